@@ -1,0 +1,342 @@
+"""``@formula``: a published or derived result as a function that knows what it claims.
+
+A formula is written once, as a short pure function over :mod:`depthwidth.mathematics`. The decorator keeps the body as it
+is and adds: where the result comes from, what kind of claim it is, the domain of every argument (checked on every call), its
+SymPy expression and its LaTeX. Calling it with numbers, arrays, tensors or symbols runs the same body.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import math
+import pkgutil
+import sys
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
+
+from .errors import InputError, nearest, shown
+from .mathematics import library_of
+
+Kind = Literal["exact", "asymptotic", "approximation", "fitted", "heuristic"]
+KINDS: dict[str, str] = {
+    "exact": "true under its assumptions at every size",
+    "asymptotic": "the leading term; the remainder has a stated order",
+    "approximation": "close on a stated range",
+    "fitted": "a form whose coefficients come from data",
+    "heuristic": "a rule of thumb its authors use, without a derivation",
+}
+
+Status = Literal["primary", "secondary", "rederived", "derived", "measured", "recalled"]
+STATUSES: dict[str, str] = {
+    "primary": "read in the primary source (paper text, authors' code or data)",
+    "secondary": "read in a secondary source (code or notes that cite the paper)",
+    "rederived": "recalled, not seen in the source's text, but derived again here and in agreement",
+    "derived": "derived here from other lines of this list",
+    "measured": "our own analysis of openly published data",
+    "recalled": "recalled; not confirmed in a text and not checkable here",
+}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The values an argument may take: an interval, with the letter the papers use for it and its unit."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    closed_low: bool = False
+    closed_high: bool = False
+    integer: bool = False
+    symbol: str = ""
+    unit: str = ""
+    typical: tuple[float, float] = (0.1, 10.0)
+    """A range that tests and examples draw from; inside the domain."""
+
+    def __str__(self) -> str:
+        left, right = "[" if self.closed_low else "(", "]" if self.closed_high else ")"
+        interval = f"{left}{_plain(self.low)}, {_plain(self.high)}{right}"
+        return f"the whole numbers of {interval}" if self.integer else interval
+
+    def contains(self, value: Any) -> Any:
+        """Whether `value` lies inside; element by element for an array or tensor. NaN never does."""
+        above = value >= self.low if self.closed_low else value > self.low
+        below = value <= self.high if self.closed_high else value < self.high
+        inside = above & below
+        return inside & (value % 1 == 0) if self.integer else inside
+
+    def assumptions(self) -> dict[str, bool]:
+        """What SymPy may assume of a symbol in this domain."""
+        known = {"real": True}
+        if self.low > 0 or (self.low == 0 and not self.closed_low):
+            known["positive"] = True
+        elif self.low == 0:
+            known["nonnegative"] = True
+        if self.integer:
+            known["integer"] = True
+        return known
+
+
+def _plain(bound: float) -> str:
+    return f"{bound:g}"
+
+
+# The domains that recur. A parameter is annotated with one of these, or with its own ``Annotated[Any, Domain(...)]``.
+Real: TypeAlias = Annotated[Any, Domain(typical=(-3.0, 3.0))]
+Positive: TypeAlias = Annotated[Any, Domain(0)]
+NonNegative: TypeAlias = Annotated[Any, Domain(0, closed_low=True)]
+Fraction01: TypeAlias = Annotated[Any, Domain(0, 1, closed_low=True, closed_high=True, typical=(0.05, 0.95))]
+Correlation: TypeAlias = Annotated[Any, Domain(-1, 1, closed_low=True, closed_high=True, symbol="rho", typical=(-0.95, 0.95))]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A default that is a fitted number: the row of ``data/coefficients`` to read when the formula is first called."""
+
+    law: str
+    name: str
+    edition: str = ""
+
+    @functools.cached_property
+    def value(self) -> float:
+        from .coefficients import coefficient
+
+        return coefficient(self.law, self.name, self.edition).value
+
+
+def fitted(law: str, name: str, edition: str = "") -> Any:
+    """A fitted number as the default of a formula's argument; typed as Any so that it can stand in a signature."""
+    return Fitted(law, name, edition)
+
+
+_REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of a formula."""
+
+    name: str
+    domain: Domain
+    default: Any = _REQUIRED
+
+    @property
+    def letter(self) -> str:
+        """The symbol the paper writes for it, its name where none is declared."""
+        return self.domain.symbol or self.name
+
+    def symbol(self) -> Any:
+        """The SymPy symbol that stands for this argument."""
+        import sympy
+
+        return sympy.Symbol(self.letter, **self.domain.assumptions())
+
+
+class Formula:
+    """A function with a source, a kind, a domain for each argument, and a symbolic form. Made by :func:`formula`."""
+
+    def __init__(
+        self, body: Callable[..., Any], kind: Kind, source: str, status: Status, symbol: str, domain: str, order: float | None
+    ) -> None:
+        functools.update_wrapper(self, body)
+        self.body = body
+        self.kind = kind
+        self.source = source
+        self.status = status
+        self.symbol = symbol or body.__name__
+        self.validity = domain
+        self.order = order
+        self.topic = body.__module__.rpartition(".")[2]
+        self.__name__: str = body.__name__
+
+    @functools.cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """The arguments in order. A parameter without a declared domain is a mistake of the author's and raises."""
+        hints = typing.get_type_hints(self.body, include_extras=True)
+        found = {}
+        for name, parameter in inspect.signature(self.body).parameters.items():
+            domains = [m for m in getattr(hints.get(name), "__metadata__", ()) if isinstance(m, Domain)]
+            if not domains:
+                raise TypeError(f"{self.name}: the argument {name!r} declares no Domain")
+            found[name] = Parameter(name, domains[0], parameter.default)
+        return found
+
+    @property
+    def name(self) -> str:
+        """``topic.function``, the name under which the command line knows it."""
+        return f"{self.topic}.{self.__name__}"
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return (self.__doc__ or "").strip().partition("\n")[0]
+
+    def __repr__(self) -> str:
+        return f"<formula {self.name}({', '.join(self.parameters)})>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.body(*self._checked(args, kwargs))
+
+    def _checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        names = list(self.parameters)
+        if len(args) > len(names):
+            raise InputError(f"{self.name} takes {len(names)} arguments ({', '.join(names)}), but {len(args)} were given")
+        given = dict(zip(names, args, strict=False))
+        for name, value in kwargs.items():
+            if name not in self.parameters:
+                takes = ", ".join(names)
+                raise InputError(f"{self.name} has no argument {name!r}{nearest(name, names)}; it takes {takes}")
+            if name in given:
+                raise InputError(f"{self.name} was given {name!r} twice")
+            given[name] = value
+        values = []
+        for name, parameter in self.parameters.items():
+            value = given.get(name, parameter.default)
+            if value is _REQUIRED:
+                raise InputError(f"{self.name} needs {name}, in {parameter.domain}")
+            if isinstance(value, Fitted):
+                value = value.value
+            values.append(self._in_domain(parameter, value))
+        return values
+
+    def _in_domain(self, parameter: Parameter, value: Any) -> Any:
+        library = library_of(value)
+        if isinstance(value, (list, tuple)):
+            import numpy
+
+            library, value = "numpy", numpy.asarray(value)
+        if library == "sympy":
+            if not getattr(value, "is_number", False):
+                return value  # a symbol: its domain is carried by its assumptions
+            if not value.is_real:
+                raise self._outside(parameter, value)
+            inside = parameter.domain.contains(float(value))
+        elif library in ("torch", "numpy"):
+            if getattr(getattr(value, "dtype", None), "kind", "f") not in "iuf":
+                raise InputError(f"{self.name}: {parameter.name} holds {value.dtype} values, not real numbers")
+            mask = parameter.domain.contains(value)
+            inside = bool(mask.all())
+            if not inside:
+                value = value[~mask].flatten()[0].item() if value.ndim else value.item()
+        elif isinstance(value, bool) or not isinstance(value, typing.SupportsFloat) or isinstance(value, complex):
+            raise InputError(f"{self.name}: {parameter.name}={shown(value)} is not a number, expected one in {parameter.domain}")
+        else:
+            inside = parameter.domain.contains(value)
+        if not inside:
+            raise self._outside(parameter, value)
+        return value
+
+    def _outside(self, parameter: Parameter, value: Any) -> InputError:
+        return InputError(f"{self.name}: {parameter.name}={value} is outside {parameter.domain}")
+
+    @functools.cached_property
+    def expr(self) -> Any:
+        """The SymPy expression: the body applied to one symbol for each argument."""
+        import sympy  # noqa: F401  (the body's functions find it in sys.modules)
+
+        try:
+            return self.body(*(parameter.symbol() for parameter in self.parameters.values()))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self.name} has no closed symbolic form ({error})") from error
+
+    def latex(self) -> str:
+        """The formula as a LaTeX equation."""
+        import sympy
+
+        return str(sympy.latex(sympy.Eq(sympy.Symbol(self.symbol), self.expr, evaluate=False)))
+
+    def card(self) -> dict[str, Any]:
+        """Everything the formula says of itself, as plain data."""
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "kind": self.kind,
+            "source": self.source,
+            "status": self.status,
+            "validity": self.validity,
+            "arguments": [
+                {
+                    "name": p.name,
+                    "symbol": p.letter,
+                    "domain": str(p.domain),
+                    "unit": p.domain.unit,
+                    "default": _default(p.default),
+                }
+                for p in self.parameters.values()
+            ],
+        }
+
+
+def _default(default: Any) -> Any:
+    if default is _REQUIRED:
+        return None
+    return default.value if isinstance(default, Fitted) else default
+
+
+def formula(
+    *,
+    kind: Kind,
+    source: str,
+    status: Status = "primary",
+    symbol: str = "",
+    domain: str = "",
+    order: float | None = None,
+) -> Callable[[Callable[..., Any]], Formula]:
+    """Declare a function to be a formula.
+
+    Parameters
+    ----------
+    kind : what sort of claim it is; one of :data:`KINDS`. The kind decides how the tests check it.
+    source : paper, arXiv id, equation or table.
+    status : how the result reached us; one of :data:`STATUSES`.
+    symbol : what the left-hand side is called in the paper, in SymPy's spelling; the function's name by default.
+    domain : the range of arguments in which the claim itself is made, in words, where that is narrower than the arguments'
+        own domains (a fit extrapolated beyond its data still returns a number).
+    order : for an asymptotic formula, the order of the remainder in the size that goes to infinity.
+    """
+    if kind not in KINDS or status not in STATUSES:
+        raise TypeError(f"a formula's kind is one of {', '.join(KINDS)} and its status one of {', '.join(STATUSES)}")
+
+    def declare(body: Callable[..., Any]) -> Formula:
+        return Formula(body, kind, source, status, symbol, domain, order)
+
+    return declare
+
+
+def formulas(kind: Kind | None = None, topic: str | None = None) -> list[Formula]:
+    """Every formula of :mod:`depthwidth.formulas`, by topic and in the order of its file; optionally of one kind or topic."""
+    return [f for f in _all() if kind in (None, f.kind) and topic in (None, f.topic)]
+
+
+def _all() -> Iterator[Formula]:
+    package = importlib.import_module("depthwidth.formulas")
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        for value in vars(module).values():
+            if isinstance(value, Formula) and value.__module__ == module.__name__:
+                yield value
+
+
+def find_formula(name: str) -> Formula:
+    """The formula called `name`: ``topic.function``, or the function's name alone where only one topic has it.
+
+    Raises
+    ------
+    InputError
+        if there is none, or more than one.
+    """
+    known = list(_all())
+    matches = [f for f in known if name in (f.name, f.__name__)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise InputError(f"{name!r} could be {' or '.join(f.name for f in matches)}; give the full name")
+    guess = nearest(name, [n for f in known for n in (f.name, f.__name__)])
+    raise InputError(f"there is no formula {shown(name)}{guess}; `depthwidth formulas list` prints them all")
+
+
+def is_symbolic(*values: Any) -> bool:
+    """Whether any of `values` is a SymPy object, so that a comparison between them cannot be decided."""
+    return "sympy" in sys.modules and library_of(*values) == "sympy"

@@ -1,0 +1,117 @@
+"""Sizes as people write them: ``1T``, ``1.3B``, ``6.7e9``, ``2**20``, ``80GB`` in; short text out."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any
+
+from .errors import InputError, nearest, shown
+
+_COUNTS = {"": 0, "K": 3, "M": 6, "B": 9, "T": 12}
+_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15} | {
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "PIB": 2**50,
+}  # fmt: skip
+_NUMBER = r"(?P<number>(?:[0-9]{1,3}(?:[_,][0-9]{3})+|[0-9]+)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?|\.[0-9]+(?:[eE][+-]?[0-9]{1,3})?)"
+_SIZE = re.compile(rf"{_NUMBER}\s*(?P<suffix>[A-Za-z]*)")
+_POWER = re.compile(r"(?P<base>[0-9]{1,6})\s*(?:\*\*|\^)\s*(?P<exponent>[0-9]{1,3})")
+_LONGEST = 64
+_LARGEST = 10**30  # far beyond any machine; keeps a typing slip from costing minutes of arithmetic
+
+# Bits that one value takes in each number format.
+DTYPE_BITS = {"fp64": 64, "fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
+
+
+def parse_count(text: Any, what: str = "size") -> Fraction:
+    """A positive count: a number, or text such as ``1.3B``, ``350M``, ``6.7e9``, ``2**20`` or ``1_000_000``.
+
+    Returns
+    -------
+    The exact value as a fraction (``1.3B`` is 1300000000 with no rounding).
+
+    Raises
+    ------
+    InputError
+        if it is not a positive finite number, with a sentence that names `what`.
+    """
+    return _parse(text, what, {suffix: 10**power for suffix, power in _COUNTS.items()}, "1.3B, 350M, 6.7e9 or 2**20")
+
+
+def parse_bytes(text: Any, what: str = "memory") -> Fraction:
+    """A positive number of bytes: a number, or text such as ``80GB`` (10^9) or ``80GiB`` (2^30).
+
+    Raises
+    ------
+    InputError
+        if it is not a positive finite size, with a sentence that names `what`.
+    """
+    return _parse(text, what, {"": 1, **_BYTES}, "80GB, 24GiB or 6.7e9 bytes")
+
+
+def _parse(text: Any, what: str, suffixes: dict[str, int], examples: str) -> Fraction:
+    problem = f"{what} {shown(text)} is not a positive size; write it like {examples}"
+    if isinstance(text, bool):
+        raise InputError(problem)
+    if not isinstance(text, str):
+        try:
+            value = Fraction(text)
+        except (TypeError, ValueError, OverflowError):
+            raise InputError(problem) from None
+    else:
+        value = _parse_text(text.strip(), problem, suffixes)
+    if not 0 < value <= _LARGEST:
+        raise InputError(problem)
+    return value
+
+
+def _parse_text(text: str, problem: str, suffixes: dict[str, int]) -> Fraction:
+    if len(text) > _LONGEST:
+        raise InputError(problem)
+    if power := _POWER.fullmatch(text):
+        return Fraction(int(power["base"]) ** int(power["exponent"]))
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise InputError(problem)
+    suffix = match["suffix"].upper()
+    if suffix not in suffixes:
+        known = [s for s in suffixes if s]
+        raise InputError(f"{problem} (unknown suffix {match['suffix']!r}; known are {', '.join(known)})")
+    return Fraction(match["number"].replace("_", "").replace(",", "")) * suffixes[suffix]
+
+
+def bits_of(dtype: str) -> int:
+    """Bits that one value of `dtype` takes.
+
+    Raises
+    ------
+    InputError
+        for an unknown format.
+    """
+    if dtype not in DTYPE_BITS:
+        known = ", ".join(DTYPE_BITS)
+        raise InputError(f"there is no number format {shown(dtype)}{nearest(str(dtype), DTYPE_BITS)}; known are {known}")
+    return DTYPE_BITS[dtype]
+
+
+def format_count(value: float, digits: int = 3) -> str:
+    """A count as people read it: 1.3e9 becomes ``1.3B``, 29657 ``29.7K``; `digits` significant digits.
+
+    >>> format_count(124_439_808)
+    '124M'
+    """
+    return _scaled(float(value), digits, [("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)])
+
+
+def format_bytes(value: float, digits: int = 3) -> str:
+    """A number of bytes in decimal units: 2.49e8 becomes ``249 MB``."""
+    units = [("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)]
+    return _scaled(float(value), digits, [(f" {unit}", size) for unit, size in units]) + ("" if abs(value) >= 1e3 else " B")
+
+
+def _scaled(value: float, digits: int, units: list[tuple[str, float]]) -> str:
+    for suffix, size in units:
+        # 999,999 rounds to 1M, not to 1000K.
+        if float(f"{abs(value):.{digits - 1}e}") >= size:
+            scaled = value / size
+            return (f"{scaled:.{digits}g}" if abs(scaled) < 10**digits else f"{scaled:.0f}") + suffix
+    return f"{value:.{digits}g}"

@@ -1,0 +1,1 @@
+"""Jobs that train real transformers to check the predictions of :mod:`depthwidth`."""
