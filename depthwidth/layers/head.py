@@ -1,0 +1,87 @@
+"""What reads the residual stream: a language-model head, a classifier, a pooler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .base import Child, Layer, Run, Shape, check_whole
+from .linear import Linear
+from .norms import Norm
+
+_LOGIT_BYTES = 4  # the loss is taken in float32 whatever the activations are
+
+
+@dataclass(frozen=True)
+class Unembedding(Layer):
+    """The matrix from features to one logit for each token; `tied` uses the token embedding's and has no weights."""
+
+    width: int
+    vocab: int
+    tied: bool = True
+    bias: bool = False
+    embedding = True
+
+    def __post_init__(self) -> None:
+        check_whole("Unembedding", width=self.width, vocab=self.vocab)
+
+    def tensors(self) -> dict[str, Shape]:
+        weight: dict[str, Shape] = {} if self.tied else {"weight": (self.vocab, self.width)}
+        return weight | {"bias": (self.vocab,)} if self.bias else weight
+
+    def own_flops(self, run: Run) -> int:
+        return 2 * run.positions * self.width * self.vocab
+
+    def own_saved(self, run: Run) -> int:
+        return run.positions * (self.width * run.value_bytes + self.vocab * _LOGIT_BYTES)
+
+
+@dataclass(frozen=True)
+class LanguageHead(Layer):
+    """Logits over the vocabulary, after a transform of the features where the family has one.
+
+    BERT transforms by a linear map, an activation and a norm; OPT's smallest-embedding model projects to a narrower width.
+    """
+
+    unembedding: Unembedding
+    transform: Linear | None = None
+    norm: Norm | None = None
+    softcap: float | None = None
+
+    def children(self) -> tuple[Child, ...]:
+        parts = (("transform", self.transform), ("norm", self.norm), ("unembedding", self.unembedding))
+        return tuple(Child(name, layer) for name, layer in parts if layer is not None)
+
+    def own_saved(self, run: Run) -> int:
+        # What the transform reads, and its result before the activation.
+        return 0 if self.transform is None else run.positions * (self.transform.inputs + self.transform.outputs) * run.value_bytes
+
+
+@dataclass(frozen=True)
+class Pooler(Layer):
+    """A linear map and a tanh of the first token's features, as BERT and ViT end with."""
+
+    width: int
+    outputs: int
+
+    def children(self) -> tuple[Child, ...]:
+        return (Child("linear", Linear(self.width, self.outputs)),)
+
+    def run_of(self, child: str, run: Run) -> Run:
+        return replace(run, tokens=1)
+
+
+@dataclass(frozen=True)
+class ClassifierHead(Layer):
+    """One logit for each of `classes`, read from the first token's features; a `pooler` before it where there is one."""
+
+    width: int
+    classes: int
+    pooler: Pooler | None = None
+    bias: bool = True
+
+    def children(self) -> tuple[Child, ...]:
+        linear = Child("linear", Linear(self.width, self.classes, self.bias))
+        return (linear,) if self.pooler is None else (Child("pooler", self.pooler), linear)
+
+    def run_of(self, child: str, run: Run) -> Run:
+        return replace(run, tokens=1)

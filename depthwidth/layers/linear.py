@@ -1,0 +1,26 @@
+"""The linear map: a matrix and, where it has one, a bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .base import Layer, Run, Shape, check_whole
+
+
+@dataclass(frozen=True)
+class Linear(Layer):
+    """``y = W x + b`` from `inputs` to `outputs` features. Its weight is stored as (outputs, inputs)."""
+
+    inputs: int
+    outputs: int
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        check_whole("Linear", inputs=self.inputs, outputs=self.outputs)
+
+    def tensors(self) -> dict[str, Shape]:
+        weight = {"weight": (self.outputs, self.inputs)}
+        return weight | {"bias": (self.outputs,)} if self.bias else weight
+
+    def own_flops(self, run: Run) -> int:
+        return 2 * run.positions * self.inputs * self.outputs

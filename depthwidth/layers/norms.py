@@ -1,0 +1,50 @@
+"""Normalisation: LayerNorm and RMSNorm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .base import Layer, Run, Shape, check_whole
+
+
+@dataclass(frozen=True)
+class Norm(Layer):
+    """A normalisation over `width` features.
+
+    With `groups` > 1 it is applied to that many slices with the same weights, as a norm over each head's query is.
+    Abstract: use :class:`LayerNorm` or :class:`RMSNorm`.
+    """
+
+    width: int
+    groups: int = 1
+    affine: bool = True
+    """Whether it has a trainable gain (and, for LayerNorm, may have a bias)."""
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        check_whole(type(self).__name__, width=self.width, groups=self.groups)
+
+    def tensors(self) -> dict[str, Shape]:
+        return {"weight": (self.width,)} if self.affine else {}
+
+    def own_saved(self, run: Run) -> int:
+        return run.positions * self.width * self.groups * run.value_bytes  # its input; the statistics are negligible
+
+
+@dataclass(frozen=True)
+class LayerNorm(Norm):
+    """Subtract the mean and divide by the standard deviation over the features (Ba et al. 2016, arXiv 1607.06450)."""
+
+    bias: bool = True
+
+    def tensors(self) -> dict[str, Shape]:
+        return super().tensors() | ({"bias": (self.width,)} if self.affine and self.bias else {})
+
+
+@dataclass(frozen=True)
+class RMSNorm(Norm):
+    """Divide by the root mean square over the features (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+
+    eps: float = 1e-6
+    unit_offset: bool = False
+    """Whether the gain is stored as its difference from one (Gemma)."""
