@@ -1,0 +1,668 @@
+"""From a budget to a shape: what each rule wants, what the hardware likes, what it costs to choose otherwise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+from .architecture import RECOMPUTE, Transformer
+from .coefficients import coefficient
+from .errors import InputError, nearest, shown
+from .formulas import shape as formulas
+from .layers.base import LARGEST, check_choice
+from .quantities import bits_of, format_bytes, format_count, parse_bytes, parse_count
+from .rules import Curve, Quantity, Rule, find_rule, meet, rules
+from .template import Template
+
+BUDGETS = {
+    "parameters": "parameters, all of them",
+    "non_embedding": "parameters without the embedding",
+    "active": "parameters that one token meets",
+    "flops": "training FLOPs",
+    "memory": "bytes of training memory",
+    "weights": "bytes of weights",
+}
+_CAPS = ("flops", "memory", "weights")  # limits rather than sizes to come close to
+_RUNNER_UP_DEPTHS = (Fraction(1, 4), Fraction(1, 3), Fraction(1, 2), Fraction(2, 3), Fraction(5, 6), Fraction(5, 4), Fraction(3, 2), Fraction(2))  # fmt: skip
+_TOLERANCE = 0.02  # of the budget: nearer than this, the shape matters more than the count
+_RUNNER_UP_MISS = 0.06
+_DISTINCT = 0.08  # in ln depth: shapes closer than this are the same advice
+_ROUNDING = 0.02  # how much rounding the feed-forward width may bring a shape back under a limit
+_SHORTLIST = 8
+_WIDTHS = 64
+_DEEPEST = 10**6
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An amount of something that a shape may use, and the conventions by which it is counted.
+
+    Parameters
+    ----------
+    kind : one of :data:`BUDGETS`.
+    amount : exact.
+    tokens : training tokens, for a FLOPs budget; `tokens_per_parameter` of all parameters by default (20: Hoffmann et al. 2022,
+        arXiv 2203.15556).
+    context, batch : length and number of sequences; the design's context and 1 by default.
+    masked : whether attention scores behind a causal mask are left out of FLOPs.
+    dtype, recompute : number format of weights and activations, and whether activations are recomputed.
+    """
+
+    kind: str
+    amount: Fraction
+    tokens: int | None = None
+    tokens_per_parameter: float = 20.0
+    context: int | None = None
+    batch: int = 1
+    masked: bool = False
+    dtype: str = "bf16"
+    recompute: str = "none"
+
+    def __post_init__(self) -> None:
+        check_choice("budget", tuple(BUDGETS), kind=self.kind)
+        check_choice("budget", RECOMPUTE, recompute=self.recompute)
+        bits_of(self.dtype)
+        if self.tokens is not None and not 0 < self.tokens <= 10**18:
+            raise InputError(f"budget: tokens={shown(self.tokens)} is not a positive number of tokens")
+        if not 0 < self.tokens_per_parameter < math.inf:
+            raise InputError(f"budget: tokens_per_parameter={shown(self.tokens_per_parameter)} is not a positive number")
+
+    @property
+    def cap(self) -> bool:
+        """Whether it is a limit that must not be exceeded, rather than a size to come close to."""
+        return self.kind in _CAPS
+
+    @property
+    def unit(self) -> str:
+        """What the amount counts."""
+        return BUDGETS[self.kind]
+
+    def of(self, tree: Transformer) -> int | Fraction:
+        """How much of it `tree` uses, exact."""
+        match self.kind:
+            case "parameters":
+                return tree.parameters
+            case "non_embedding":
+                return tree.non_embedding_parameters
+            case "active":
+                return tree.active_parameters
+            case "flops":
+                return self.flops_per_token(tree) * self.tokens_for(tree.parameters)
+            case "memory":
+                return tree.training_memory(self.context, batch=self.batch, dtype=self.dtype, recompute=self.recompute).total
+            case _:
+                return tree.weight_bytes(self.dtype)
+
+    def flops_per_token(self, tree: Transformer) -> int | Fraction:
+        """Training operations per token under this budget's conventions."""
+        return tree.flops_per_token(self.context, masked=self.masked, training=True)
+
+    def tokens_for(self, parameters: float) -> int:
+        """Training tokens of a model of this size."""
+        return self.tokens if self.tokens is not None else round(self.tokens_per_parameter * parameters)
+
+    def quantity(self, template: Template, near: float) -> Quantity:
+        """The amount as a function of continuous depth and width."""
+        if self.kind != "flops":
+            return template.polynomial(self.of, near).continuous()
+        per_token = template.polynomial(self.flops_per_token, near).continuous()
+        parameters = template.polynomial(lambda tree: tree.parameters, near).continuous()
+
+        def flops(depth: float, width: float) -> float:
+            tokens = self.tokens if self.tokens is not None else self.tokens_per_parameter * parameters(depth, width)
+            return per_token(depth, width) * tokens
+
+        return flops
+
+    def __str__(self) -> str:
+        if self.kind in ("memory", "weights"):
+            return f"{format_bytes(float(self.amount))} of {self.unit.removeprefix('bytes of ')}"
+        if self.kind == "flops":
+            return f"{float(self.amount):.3g} {self.unit}"
+        return f"{format_count(float(self.amount))} {self.unit}"
+
+
+@dataclass(frozen=True)
+class RuleShape:
+    """What a rule wants at the budget, before any rounding."""
+
+    rule: str
+    kind: str
+    source: str
+    depth: float
+    width: float
+    parameters: float
+    loss_penalty: float | None
+    """Relative loss it would cost if the plan's own rule were right, at equal parameters."""
+    extrapolated: bool
+    """Whether this shape lies outside what the rule's data covered."""
+    comparison: bool = False
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape of whole numbers, with exact counts and what it is predicted to cost."""
+
+    depth: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    parameters: int
+    non_embedding_parameters: int
+    active_parameters: int
+    amount: int | Fraction
+    """How much of the budget's quantity it uses, exact."""
+    budget_miss: float
+    """Relative distance of that amount from the budget; negative below it."""
+    loss_penalty: float
+    """Relative loss that its shape costs against the rule's best at its own size."""
+    loss_penalty_stderr: float
+    loss_change: float
+    """Relative loss against the recommended shape: the penalty and the difference in size together."""
+    parameter_equivalent: float
+    """Share of the parameters that the shape penalty wastes."""
+    flops_per_token: float
+    """Forward operations per token at the design's context."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """An interval of depths and widths, and what it is over."""
+
+    depth: tuple[float, float]
+    width: tuple[float, float]
+    over: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer to a budget. Everything the command line prints of a plan is here."""
+
+    budget: Budget
+    rule: Rule
+    template: Template
+    shape: Shape
+    rules: dict[str, RuleShape]
+    rule_band: Band | None
+    coefficient_band: Band | None
+    gpt3_like: Shape | None
+    runners_up: tuple[Shape, ...]
+    tokens: int
+    notes: tuple[str, ...]
+
+    @cached_property
+    def tree(self) -> Transformer:
+        """The recommended transformer."""
+        return self.template.at(self.shape.depth, self.shape.width)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: what ``depthwidth plan --json`` prints."""
+        best = shape_dict(self.shape)
+        return {
+            **best,
+            "budget": plain_number(self.budget.amount),
+            "budget_kind": self.budget.kind,
+            "rule": self.rule.name,
+            "rules": {name: asdict(found) for name, found in self.rules.items()},
+            "rule_band": None if self.rule_band is None else asdict(self.rule_band),
+            "coefficient_band": None if self.coefficient_band is None else asdict(self.coefficient_band),
+            "gpt3_like": None if self.gpt3_like is None else shape_dict(self.gpt3_like),
+            "runners_up": [shape_dict(shape) for shape in self.runners_up],
+            "tokens": self.tokens,
+            "vocab": self.tree.vocab,
+            "context": self.tree.context,
+            "notes": list(self.notes),
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The recommended shape and the runners-up, one row each, by depth."""
+        labelled = [("recommended", self.shape), *(("runner-up", s) for s in self.runners_up)]
+        if self.gpt3_like is not None:
+            labelled.append(("gpt3-like", self.gpt3_like))
+        return [{"choice": label, **shape_dict(s)} for label, s in sorted(labelled, key=lambda pair: pair[1].depth)]
+
+
+def shape_dict(shape: Shape) -> dict[str, Any]:
+    """A shape as plain data."""
+    return {**asdict(shape), "amount": plain_number(shape.amount)}
+
+
+def plain_number(value: int | Fraction) -> int | float:
+    """An exact number as JSON has it: an integer where it is one."""
+    return value.numerator if value.denominator == 1 else float(value)
+
+
+def plan(
+    budget: Budget | str | float,
+    *,
+    rule: str | None = None,
+    kind: str = "parameters",
+    template: Template | None = None,
+    **options: Any,
+) -> Plan:
+    """The transformer to build with a budget.
+
+    Parameters
+    ----------
+    budget : a :class:`Budget`, or an amount as people write it (``1T``, ``1.3B``, ``6.7e9``; ``80GB`` for bytes).
+    rule : the rule whose curve decides between depth and width; one of :func:`~depthwidth.rules.rules`, by default
+        ``levine2020`` for text and ``sovit2023`` for images.
+    kind : what the amount counts, one of :data:`BUDGETS`; ``parameters`` by default.
+    template : everything but the shape; the GPT-3 architecture by default.
+    options : the other fields of :class:`Budget`.
+
+    Returns
+    -------
+    A :class:`Plan`: the recommended shape of whole numbers, what every rule wants, two separate bands (over rules, and over
+    the coefficient error of the chosen rule), and runners-up along the curve of equal budget.
+
+    Raises
+    ------
+    InputError
+        if the budget is not a positive amount, holds no transformer of this design, or a name is unknown.
+
+    Examples
+    --------
+    >>> best = plan("1T").shape
+    >>> best.depth, best.width
+    (96, 29440)
+    """
+    template = Template.of() if template is None else template
+    if not isinstance(budget, Budget):
+        check_choice("plan", tuple(BUDGETS), kind=kind)
+        parse = parse_bytes if kind in ("memory", "weights") else parse_count
+        budget = Budget(kind, parse(budget, "budget"), **options)
+    elif options:
+        raise InputError(f"plan: {next(iter(options))} belongs to the Budget that was given")
+    chosen = find_rule(rule) if rule is not None else next(iter(rules(template.design.patch is not None).values()))
+    return _Planner(budget, chosen, template).plan()
+
+
+def _trained_size(tree: Transformer) -> int:
+    """The N of the rules: parameters without the embedding, of a mixture of experts those that a token meets."""
+    return tree.active_parameters - tree.embedding_parameters
+
+
+class _Planner:
+    """One budget, one rule and one template, and what is worked out of them on the way to a plan."""
+
+    def __init__(self, budget: Budget, rule: Rule, template: Template) -> None:
+        self.budget = budget
+        self.amount = float(budget.amount)
+        self.rule = rule
+        images = template.design.patch is not None
+        if images != rule.images and not rule.comparison:
+            known = ", ".join(rules(images))
+            what = "images, which this design does not read" if rule.images else "text, but this design reads images"
+            raise InputError(f"the rule {rule.name!r} is for {what}; known are {known}")
+        self.rules = rules(images)
+        self.template = template
+        # Head dimension and widths' multiples depend on the width, the count a little on them: two rounds settle it.
+        self.near = 1024.0
+        for _ in range(2):
+            self.quantity = budget.quantity(template, self.near)
+            self.near = self.wanted(rule.curve)[1]
+        self.size = template.polynomial(_trained_size, self.near).continuous()
+
+    def wanted(self, curve: Curve) -> tuple[float, float]:
+        """The shape a curve wants at the budget; where it never meets it, the narrowest or widest that the budget allows."""
+        found = meet(curve, self.quantity, self.amount)
+        if found is not None:
+            return found
+        width = self.width_closing(1.0)
+        if width is None:
+            raise InputError(self._too_small())
+        return 1.0, width
+
+    def width_closing(self, depth: float) -> float | None:
+        """The width at which `depth` blocks use up the budget."""
+        found = meet(lambda width: (depth, width), self.quantity, self.amount)
+        return None if found is None else found[1]
+
+    def depth_closing(self, width: float) -> float | None:
+        """The depth at which blocks of `width` use up the budget."""
+        found = meet(lambda depth: (depth, width), self.quantity, self.amount)
+        return None if found is None else found[0]
+
+    def _too_small(self) -> str:
+        smallest = self.template.at(1, self.template.step_at(1))
+        used = self.budget.of(smallest)
+        amount = format_bytes(float(used)) if self.budget.kind in ("memory", "weights") else format_count(float(used))
+        return (
+            f"a budget of {self.budget} is too small: one block of width {smallest.width} with {smallest.vocab} tokens "
+            f"already takes {amount}; give fewer tokens with vocab, or a larger budget"
+        )
+
+    # What a shape costs.
+
+    def best_width(self, size: float) -> float | None:
+        """The width the rule calls best for a network of this size."""
+        found = meet(self.rule.curve, self.size, size)
+        return None if found is None else found[1]
+
+    def penalty(self, depth: float, width: float) -> float:
+        """Relative loss that this shape costs against the rule's best at the same size."""
+        best = self.best_width(self.size(depth, width))
+        return float(formulas.shape_penalty(width, best)) if best else 0.0
+
+    @cached_property
+    def _best_line(self) -> tuple[float, float, float]:
+        """ln of the wanted size, ln of the best width there, and how the second changes with the first."""
+        size = self.size(*self.wanted(self.rule.curve))
+        here, beyond = (self.best_width(size * factor) for factor in (1.0, 1.1))
+        if not here or not beyond:
+            return math.log(size), math.log(self.wanted(self.rule.curve)[1]), 0.0
+        return math.log(size), math.log(here), math.log(beyond / here) / math.log(1.1)
+
+    def penalty_nearby(self, depth: float, width: float) -> float:
+        """:meth:`penalty` by a straight line through the best widths around the wanted size: good enough to screen with."""
+        log_size, log_best, slope = self._best_line
+        best = math.exp(log_best + slope * (math.log(self.size(depth, width)) - log_size))
+        return float(formulas.shape_penalty(width, best))
+
+    def measure(self, tree: Transformer, against: Shape | None = None) -> Shape:
+        """A tree with its exact counts and its predicted cost, relative to another shape where one is given."""
+        size = _trained_size(tree)
+        best = self.best_width(size)
+        penalty = float(formulas.shape_penalty(tree.width, best)) if best else 0.0
+        k = coefficient("shape_penalty", "k")
+        exponent = formulas.loss_exponent(size)
+        amount = self.budget.of(tree)
+        change = 0.0
+        if against is not None:
+            other = self.template.at(against.depth, against.width)
+            change = (1 + penalty) / (1 + against.loss_penalty) * (size / _trained_size(other)) ** exponent - 1
+        return Shape(
+            depth=tree.depth,
+            width=tree.width,
+            heads=tree.heads,
+            kv_heads=tree.kv_heads,
+            head_dim=tree.head_dim,
+            ffn=tree.ffn,
+            parameters=tree.parameters,
+            non_embedding_parameters=tree.non_embedding_parameters,
+            active_parameters=tree.active_parameters,
+            amount=amount,
+            budget_miss=float(Fraction(amount) / self.budget.amount - 1),
+            loss_penalty=penalty,
+            loss_penalty_stderr=penalty * (k.stderr or 0.0) / k.value,
+            loss_change=change,
+            parameter_equivalent=float(formulas.parameter_equivalent(penalty, exponent)),
+            flops_per_token=float(tree.flops_per_token()),
+        )
+
+    # Shapes of whole numbers.
+
+    def best_of(self, shapes: Iterator[tuple[int, int]]) -> Transformer | None:
+        """The best of some shapes: near enough to the budget first, then the least loss lost.
+
+        All are screened by the polynomial; the shortlist is then counted exactly, as rounding moves feed-forward widths.
+        """
+        screened = sorted(
+            (self.merit(self.quantity(*found), self.penalty_nearby(*found)), found) for found in set(shapes)
+        )
+        counted = []
+        for merit, (depth, width) in screened[:_SHORTLIST]:
+            if self.budget.cap and merit[0] > _ROUNDING:
+                break
+            tree = self.template.at(depth, width)
+            amount = float(self.budget.of(tree))
+            if not (self.budget.cap and amount > self.amount):
+                counted.append((self.merit(amount, self.penalty(depth, width)), width, tree))
+        return min(counted, key=lambda found: found[:2])[2] if counted else None
+
+    def merit(self, amount: float, penalty: float) -> tuple[float, float]:
+        """What the best shape has least of: the miss beyond the tolerance, then the loss of shape and miss together."""
+        miss = math.log(amount / self.amount)
+        beyond = max(0.0, miss) if self.budget.cap and miss > 0 else max(0.0, abs(miss) - _TOLERANCE)
+        return beyond, penalty + self.slope * abs(miss)
+
+    @cached_property
+    def slope(self) -> float:
+        """Relative loss per relative size, at the size the rule wants."""
+        return abs(float(formulas.loss_exponent(max(1.0, self.size(*self.wanted(self.rule.curve))))))
+
+    def around(self, width: float, factor: float) -> Iterator[tuple[int, int]]:
+        """Shapes whose width is within `factor` of `width` and whose depth then uses up the budget."""
+        step = self.template.step_at(width / factor)
+        first, last = max(1, round(width / factor / step)), max(1, round(width * factor / step))
+        # Thin out where the multiples lie closer than the loss can tell apart.
+        stride = max(1, (last - first) // _WIDTHS)
+        for count in {*range(first, last + 1, stride), max(1, round(width / step))}:
+            if (count * step) % self.template.step_at(count * step) == 0:
+                yield from self.closing(count * step)
+
+    def closing(self, width: int) -> Iterator[tuple[int, int]]:
+        """The one or two depths at which blocks of `width` come closest to the budget."""
+        depth = self.depth_closing(width)
+        if depth is not None and depth < _DEEPEST:
+            yield from ((d, width) for d in {max(1, math.floor(depth)), math.ceil(depth)})
+
+    def at_depth(self, depth: float) -> Iterator[tuple[int, int]]:
+        """Shapes of about this depth: the two nearest multiples of the width, and the depths that suit those."""
+        width = self.width_closing(depth)
+        if width is None:
+            return
+        step = self.template.step_at(width)
+        for count in (int(width / step), int(width / step) + 1):
+            if count:
+                yield max(1, round(depth)), count * step
+                near = (found for found in self.closing(count * step) if depth / 1.2 <= found[0] <= depth * 1.2)
+                yield from near
+
+    def recommended(self) -> Transformer:
+        """The shape to build: near the rule's width, or as near as the budget allows."""
+        width = self.wanted(self.rule.curve)[1]
+        best: Transformer | None = None
+        for factor in (1.25, 2.0, 8.0, 64.0):
+            best = self.best_of(self.around(width, factor)) or best
+            if best is not None and abs(math.log(float(self.budget.of(best)) / self.amount)) <= _TOLERANCE:
+                return best
+        if best is None:
+            raise InputError(self._too_small())
+        return best
+
+    def plan(self) -> Plan:
+        """Everything that is said about the budget."""
+        tree = self.recommended()
+        shape = self.measure(tree)
+        found = {name: self.rule_shape(rule) for name, rule in self.rules.items()}
+        wanted = {name: shape for name, shape in found.items() if shape is not None}
+        return Plan(
+            budget=self.budget,
+            rule=self.rule,
+            template=self.template,
+            shape=shape,
+            rules=wanted,
+            rule_band=_band(
+                [(s.depth, s.width) for s in wanted.values() if not s.comparison],
+                f"{sum(not s.comparison for s in wanted.values())} rules, whatever their evidence",
+            ),
+            coefficient_band=self.coefficient_band(),
+            gpt3_like=self.gpt3_like(shape),
+            runners_up=tuple(self.runners_up(shape)),
+            tokens=self.budget.tokens_for(shape.parameters),
+            notes=tuple(self.notes(shape, wanted)),
+        )
+
+    def rule_shape(self, rule: Rule) -> RuleShape | None:
+        """What one rule wants at the budget; None where its curve does not meet it."""
+        found = meet(rule.curve, self.quantity, self.amount)
+        if found is None:
+            return None
+        depth, width = found
+        size = self.size(depth, width)
+        parameters = self.template.polynomial(lambda tree: tree.parameters, self.near).continuous()
+        return RuleShape(
+            rule=rule.name,
+            kind=rule.kind,
+            source=rule.source,
+            depth=depth,
+            width=width,
+            parameters=parameters(depth, width),
+            loss_penalty=None if rule.name == self.rule.name else self.penalty(depth, width),
+            extrapolated=rule.extrapolates(depth, width, size),
+            comparison=rule.comparison,
+        )
+
+    def coefficient_band(self) -> Band | None:
+        """How far the chosen rule's shape moves with the error of its coefficients."""
+        curves = [self.rule.curve, *self.rule.variants().values()]
+        shapes = [found for curve in curves if (found := meet(curve, self.quantity, self.amount)) is not None]
+        return _band(shapes, self.rule.error) if len(curves) > 1 else None
+
+    def gpt3_like(self, shape: Shape) -> Shape | None:
+        """What the GPT-3 family's own depths and widths would have made of the budget."""
+        found = meet(find_rule("gpt3").curve, self.quantity, self.amount) if "gpt3" in self.rules else None
+        if found is None:
+            return None
+        tree = self.best_of(self.at_depth(found[0]))
+        return None if tree is None else self.measure(tree, against=shape)
+
+    def runners_up(self, shape: Shape) -> Iterator[Shape]:
+        """Shapes of other depths that use the same budget."""
+        depths = [shape.depth]
+        for share in _RUNNER_UP_DEPTHS:
+            tree = self.best_of(self.at_depth(max(1, float(share * shape.depth))))
+            if tree is None or any(abs(math.log(tree.depth / depth)) < _DISTINCT for depth in depths):
+                continue
+            found = self.measure(tree, against=shape)
+            # Where the multiples lie far apart, no shape of this depth may be near the budget.
+            if abs(found.budget_miss) <= _RUNNER_UP_MISS:
+                depths.append(tree.depth)
+                yield found
+
+    def notes(self, shape: Shape, wanted: dict[str, RuleShape]) -> Iterator[str]:
+        """What a reader must know before believing the numbers."""
+        own = wanted.get(self.rule.name)
+        if own is None:
+            yield (
+                f"{self.rule.name} has no shape of this budget: where its curve begins, the embedding alone takes more; "
+                "the shape given is the nearest that fits"
+            )
+        elif own.extrapolated:
+            ranges = " and ".join(f"{name} {low:g} to {high:g}" for name, low, high in self.rule.fitted_on)
+            yield f"{self.rule.name} was fitted on {ranges}; this shape extrapolates it"
+        size = shape.active_parameters - (shape.parameters - shape.non_embedding_parameters)
+        if not PENALTY_RANGE[0] <= size <= PENALTY_RANGE[1]:
+            yield (
+                f"loss penalties were measured on {format_count(PENALTY_RANGE[0])} to {format_count(PENALTY_RANGE[1])} "
+                "parameters; here they extrapolate"
+            )
+        rank = min(self.template.design.embedding_width or shape.width, self.template.design.vocab)
+        if rank < shape.width and self.template.design.patch is None:
+            yield (
+                f"the input embedding has rank {rank}, below the width: by Wies et al. 2021 (arXiv 2105.03928) width beyond "
+                "it is of limited use, and depth is worth more"
+            )
+
+
+PENALTY_RANGE = (2.3e7, 1.8e9)
+"""Sizes on which the loss penalty was measured, in parameters without the embedding."""
+
+
+def _band(shapes: list[tuple[float, float]], over: str) -> Band | None:
+    if len(shapes) < 2:
+        return None
+    depths, widths = zip(*shapes, strict=True)
+    return Band((min(depths), max(depths)), (min(widths), max(widths)), over)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A continuous optimum with what it depends on. ``float(estimate)`` is its value."""
+
+    value: float
+    low: float
+    high: float
+    """From the error of the rule's coefficients; equal to the value where the source gives none."""
+    over_rules: tuple[float, float]
+    """The smallest and the largest that any rule gives."""
+    rule: str
+    kind: str
+    error: str
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        spread = " to ".join(format_count(v) for v in self.over_rules)
+        return f"{format_count(self.value)} ({format_count(self.low)} to {format_count(self.high)} by {self.error}; {spread} over rules)"
+
+
+def optimal_width(
+    params: float | str | None = None, *, depth: float | None = None, rule: str = "levine2020", c: float = 12
+) -> Estimate:
+    """The width that suits a parameter budget, or a depth.
+
+    Parameters
+    ----------
+    params : N, parameters without the embedding, c L d^2; a number or text such as ``1T``.
+    depth : in place of `params`, the number of blocks.
+    rule : whose curve to use.
+    c : parameters per layer and squared width: 12 for a feed-forward part four times the width.
+
+    Returns
+    -------
+    An :class:`Estimate`, continuous. For exact counts of a real architecture use :func:`plan`.
+
+    Examples
+    --------
+    >>> round(float(optimal_width(params=1e12)), 1)
+    29657.0
+    >>> print(optimal_width(depth=24))
+    585 (578 to 591 by one standard error of the fit; its covariance is recalled, not confirmed; 412 to 1.54K over rules)
+    """
+    return _estimate(params, depth, rule, c, given="depth", wanted=1)
+
+
+def optimal_depth(
+    params: float | str | None = None, *, width: float | None = None, rule: str = "levine2020", c: float = 12
+) -> Estimate:
+    """The depth that suits a parameter budget, or a width; see :func:`optimal_width`.
+
+    Examples
+    --------
+    >>> round(float(optimal_depth(params="1T")), 3)
+    94.747
+    >>> round(float(optimal_depth(width=768)), 4)
+    28.9151
+    """
+    return _estimate(params, width, rule, c, given="width", wanted=0)
+
+
+def _estimate(params: Any, fixed: Any, rule: str, c: float, given: str, wanted: int) -> Estimate:
+    name = ("optimal_depth", "optimal_width")[wanted]
+    if (params is None) == (fixed is None):
+        raise InputError(f"{name} takes either params or {given}")
+    chosen = find_rule(rule)
+    quantity: Quantity
+    if params is not None:
+        amount = float(parse_count(params, "params"))
+        factor = float(parse_count(c, "c"))
+
+        def quantity(depth: float, width: float) -> float:
+            return factor * depth * width**2
+
+    else:
+        amount = float(parse_count(fixed, given))
+
+        def quantity(depth: float, width: float) -> float:
+            return depth if given == "depth" else width
+
+    def at(curve: Curve) -> float | None:
+        found = meet(curve, quantity, amount)
+        return None if found is None else found[wanted]
+
+    value = at(chosen.curve)
+    if value is None:
+        raise InputError(f"{name}: {rule} has no shape of {given if params is None else 'params'} {amount:g}")
+    moved = [value, *filter(None, map(at, chosen.variants().values()))]
+    every = [v for r in rules(chosen.images).values() if not r.comparison and (v := at(r.curve)) is not None]
+    return Estimate(value, min(moved), max(moved), (min(every), max(every)), rule, chosen.kind, chosen.error)

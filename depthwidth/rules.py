@@ -1,0 +1,256 @@
+"""The published ways to choose a shape, each as a curve through (depth, width), and where a curve meets a budget.
+
+A rule says nothing about embeddings, vocabularies or feed-forward widths: it says which depths and widths belong together.
+So a rule is a curve, and the exact count of the architecture at hand closes it (:func:`meet`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .coefficients import coefficient, covariance, editions, reference
+from .errors import InputError, nearest, shown
+from .formula import Kind
+from .formulas import shape
+
+Curve = Callable[[float], tuple[float, float]]
+"""From a positive parameter of the rule's own to (depth, width), both growing with it."""
+
+Quantity = Callable[[float, float], float]
+"""From (depth, width) to an amount, growing with both."""
+
+_SPAN = (1e-9, 1e18)  # of a curve's parameter; depths and widths outside are no networks
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A published or fitted way to choose a shape."""
+
+    name: str
+    source: str
+    kind: Kind
+    curve: Curve
+    fitted_on: tuple[tuple[str, float, float], ...] = ()
+    """Ranges of ``depth``, ``width`` or ``parameters`` that its data covered."""
+    images: bool = False
+    """Whether it was fitted on images rather than text."""
+    comparison: bool = False
+    """Whether it describes what was once built rather than what is best; it is left out of the band over rules."""
+    variants: Callable[[], dict[str, Curve]] = dict
+    """The same curve with its coefficients moved by their error."""
+    error: str = "its source gives no error"
+    """What the variants are."""
+
+    def extrapolates(self, depth: float, width: float, parameters: float) -> bool:
+        """Whether a shape lies outside what the rule's data covered."""
+        values = {"depth": depth, "width": width, "parameters": parameters}
+        return any(not low <= values[name] <= high for name, low, high in self.fitted_on)
+
+
+def meet(curve: Curve, quantity: Quantity, amount: float) -> tuple[float, float] | None:
+    """The (depth, width) at which `curve` reaches `amount` of `quantity`, continuous; None where it never does.
+
+    The logarithm of the quantity against that of the curve's parameter is close to a straight line, so the Illinois form of
+    false position converges in a few steps; it keeps the root bracketed, and bisects while an end is beyond all numbers.
+    """
+
+    def excess(log_t: float) -> float:
+        try:
+            reached = quantity(*curve(math.exp(log_t)))
+        except OverflowError:
+            return math.inf
+        except InputError:  # before the curve begins, as below the width where a depth would be negative
+            return -math.inf
+        return math.log(reached / amount) if reached > 0 else -math.inf
+
+    low, high = (math.log(t) for t in _SPAN)
+    below, above = excess(low), excess(high)
+    if below > 0 or above < 0:
+        return None
+    kept = 0  # which end stayed at the last step; its weight is halved when it stays again
+    for _ in range(200):
+        if high - low < 1e-14 * max(1.0, abs(high)):
+            break
+        finite = math.isfinite(below) and math.isfinite(above)
+        middle = (low * above - high * below) / (above - below) if finite else (low + high) / 2
+        value = excess(middle)
+        if value == 0:
+            return curve(math.exp(middle))
+        if value < 0:
+            low, below = middle, value
+            above = above / 2 if kept < 0 else above
+            kept = -1
+        else:
+            high, above = middle, value
+            below = below / 2 if kept > 0 else below
+            kept = 1
+        if abs(value) < 1e-14:
+            return curve(math.exp(middle))
+    # A curve that begins with more than the amount leaves its beginning bracketed, not a crossing.
+    return None if below == -math.inf else curve(math.exp(high))
+
+
+def rules(images: bool = False) -> dict[str, Rule]:
+    """The rules that apply to text, or to images, by name; the default first."""
+    return {rule.name: rule for rule in _RULES if rule.images == images}
+
+
+def find_rule(name: str) -> Rule:
+    """The rule called `name`.
+
+    Raises
+    ------
+    InputError
+        if there is none.
+    """
+    known = {rule.name: rule for rule in _RULES}
+    if name not in known:
+        raise InputError(f"there is no rule {shown(name)}{nearest(str(name), known)}; known are {', '.join(known)}")
+    return known[name]
+
+
+def _by_depth(width: Callable[[float], float]) -> Curve:
+    return lambda depth: (depth, width(depth))
+
+
+def _by_width(depth: Callable[[float], float]) -> Curve:
+    return lambda width: (depth(width), width)
+
+
+def _levine_variants() -> dict[str, Curve]:
+    moved = covariance("levine2020")
+    terms = {"var_a": moved["a", "a"], "var_b": moved["b", "b"], "cov_ab": moved["a", "b"]}
+
+    def shifted(sign: int) -> Curve:
+        return _by_depth(
+            lambda depth: shape.levine_width(depth) * math.exp(sign * shape.levine_relative_width_error(depth, **terms))
+        )
+
+    return {"minus one standard error": shifted(-1), "plus one standard error": shifted(+1)}
+
+
+def _gemstones_variants() -> dict[str, Curve]:
+    def of_edition(edition: str) -> Curve:
+        alpha, beta, a, b = (coefficient("gemstones2025", name, edition).value for name in ("alpha", "beta", "A", "B"))
+        return _by_width(lambda width: shape.gemstones_depth(width, alpha, beta, a, b))
+
+    return {edition: of_edition(edition) for edition in editions("gemstones2025")[1:]}
+
+
+def _liu_variants() -> dict[str, Curve]:
+    alpha_m, alpha_l = (coefficient("liu2026", name) for name in ("alpha_m", "alpha_l"))
+
+    def moved(by_m: int, by_l: int) -> Curve:
+        m, ell = alpha_m.value + by_m * (alpha_m.stderr or 0), alpha_l.value + by_l * (alpha_l.stderr or 0)
+        return _by_width(lambda width: shape.liu_depth(width, m, ell))
+
+    names = {"alpha_m": (1, 0), "alpha_l": (0, 1)}
+    return {f"{n} {s:+d} standard error": moved(s * m, s * ell) for n, (m, ell) in names.items() for s in (-1, 1)}
+
+
+def _completep_curve(parameters: float) -> tuple[float, float]:
+    aspect = shape.completep_aspect(parameters)
+    depth = shape.constant_aspect_depth(parameters, aspect)
+    return depth, aspect * depth
+
+
+def _gpt3_depth(width: float) -> float:
+    """Depth of a GPT-3-like model of this width: the family's own depths, joined on a log-log scale.
+
+    Beyond its widest model the ratio of that model stays, below its narrowest likewise.
+    """
+    points = [(float(row["width"]), float(row["depth"])) for row in reference("gpt3_family")]
+    first, last = points[0], points[-1]
+    if width <= first[0] or width >= last[0]:
+        end = first if width <= first[0] else last
+        return width * end[1] / end[0]
+    for (w0, d0), (w1, d1) in zip(points, points[1:], strict=False):
+        if width <= w1:
+            share = math.log(width / w0) / math.log(w1 / w0)
+            return d0 * (d1 / d0) ** share
+    raise AssertionError("the widths of the family are in order")
+
+
+def _measured_curve(x0: float | None = None, s: float | None = None) -> Curve:
+    moved = {name: value for name, value in (("x0", x0), ("s", s)) if value is not None}
+
+    def curve(parameters: float) -> tuple[float, float]:
+        width = shape.penalised_best_width(parameters, **moved)
+        return parameters / (12 * width**2), width
+
+    return curve
+
+
+def _measured_variants() -> dict[str, Curve]:
+    found = {}
+    for name in ("x0", "s"):
+        row = coefficient("shape_penalty", name)
+        for sign in (-1, 1):
+            found[f"{name} {sign:+d} standard error"] = _measured_curve(**{name: row.value + sign * (row.stderr or 0)})
+    return found
+
+
+_RULES = (
+    Rule(
+        "levine2020",
+        shape.levine_width.source,
+        shape.levine_width.kind,
+        _by_depth(shape.levine_width),
+        fitted_on=(("depth", 6, 48),),
+        variants=_levine_variants,
+        error="one standard error of the fit; its covariance is recalled, not confirmed",
+    ),
+    Rule(
+        "gemstones2025",
+        shape.gemstones_depth.source,
+        shape.gemstones_depth.kind,
+        _by_width(shape.gemstones_depth),
+        fitted_on=(("depth", 3, 80), ("width", 256, 3072)),
+        variants=_gemstones_variants,
+        error="the spread over the authors' other fits of the same runs",
+    ),
+    Rule(
+        "liu2026",
+        shape.liu_depth.source,
+        shape.liu_depth.kind,
+        _by_width(shape.liu_depth),
+        variants=_liu_variants,
+        error="one standard error of either exponent alone; their covariance is not published",
+    ),
+    Rule(
+        "measured2025",
+        shape.penalised_best_width.source,
+        shape.penalised_best_width.kind,
+        _measured_curve(),
+        fitted_on=(("parameters", 2.3e7, 1.8e9),),
+        variants=_measured_variants,
+        error="one standard error of either coefficient alone",
+    ),
+    Rule(
+        "completep2025",
+        shape.completep_aspect.source,
+        shape.completep_aspect.kind,
+        _completep_curve,
+        fitted_on=(("parameters", 5e7, 1.5e9),),
+        error="its optima are given to about one digit, without an error",
+    ),
+    Rule("nanochat", shape.nanochat_width.source, shape.nanochat_width.kind, _by_depth(shape.nanochat_width)),
+    Rule("marin", shape.marin_depth.source, shape.marin_depth.kind, _by_width(shape.marin_depth)),
+    Rule(
+        "gpt3",
+        "Brown et al. 2020, arXiv 2005.14165, Table 2.1, joined on a log-log scale",
+        "heuristic",
+        _by_width(_gpt3_depth),
+        fitted_on=(("width", 768, 12288),),
+        comparison=True,
+    ),
+    Rule(
+        "sovit2023",
+        shape.sovit_width.source,
+        shape.sovit_width.kind,
+        _by_depth(shape.sovit_width),
+        images=True,
+    ),
+)

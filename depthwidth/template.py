@@ -1,0 +1,205 @@
+"""An architecture whose depth and width are still open: everything else about it, and its counts as polynomials of the two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from .architecture import Transformer
+from .design import Design
+from .errors import InputError, nearest, shown
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "gpt3": {},
+    "llama2": {
+        "positions": "rotary", "norm": "rmsnorm", "bias": False, "activation": "silu", "gated": True, "tied": False,
+        "vocab": 32000, "context": 4096,
+    },
+    "llama3": {
+        "positions": "rotary", "norm": "rmsnorm", "bias": False, "activation": "silu", "gated": True, "tied": False,
+        "vocab": 128256, "context": 8192, "kv_heads": 8,
+    },
+    "mixtral": {
+        "positions": "rotary", "norm": "rmsnorm", "bias": False, "activation": "silu", "gated": True, "tied": False,
+        "vocab": 32000, "context": 4096, "kv_heads": 8, "experts": 8, "top_k": 2,
+    },
+    "vit": {"kind": "encoder", "patch": 16, "head": "classifier"},
+}  # fmt: skip
+"""Choices that belong together, by the model they are known from; the rest is :class:`~depthwidth.design.Design`'s default."""
+
+_FFN_RATIOS = {"llama2": Fraction(8, 3), "llama3": Fraction(7, 2), "mixtral": Fraction(7, 2)}
+_NARROWEST = 8
+
+
+@dataclass(frozen=True)
+class Template:
+    """A design without its depth and width.
+
+    `ffn_ratio` is hidden features per width, `head_dim` None lets the width decide, `group` is query heads per key head
+    where that ratio is kept (a fixed number of key heads stands in `design.kv_heads`). Widths are multiples of what the
+    hardware likes: of `multiple` where given, and of head_dim times the heads that one of `tensor_parallel` devices needs.
+    """
+
+    design: Design
+    ffn_ratio: Fraction = Fraction(4)
+    head_dim: int | None = None
+    group: int = 1
+    tensor_parallel: int = 1
+    multiple: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        preset: str = "gpt3",
+        *,
+        ffn_ratio: Fraction | None = None,
+        head_dim: int | None = None,
+        tensor_parallel: int = 1,
+        multiple: int | None = None,
+        **choices: Any,
+    ) -> Template:
+        """A preset with some choices of :class:`~depthwidth.design.Design` changed.
+
+        Raises
+        ------
+        InputError
+            for an unknown preset or choice, or one that makes no sense.
+        """
+        if preset not in PRESETS:
+            raise InputError(f"there is no preset {shown(preset)}{nearest(str(preset), PRESETS)}; known are {', '.join(PRESETS)}")
+        design = Design.of(depth=1, width=64, **(PRESETS[preset] | choices))
+        ratio = _FFN_RATIOS.get(preset, Fraction(8, 3) if design.gated else Fraction(4)) if ffn_ratio is None else ffn_ratio
+        return cls(design, ratio, head_dim, 1, tensor_parallel, multiple)
+
+    @classmethod
+    def like(cls, design: Design, **changes: Any) -> Template:
+        """The design with its shape forgotten: its feed-forward ratio, head dimension and head groups are kept."""
+        tree = Transformer.of_design(design)
+        if not isinstance(design.heads, (int, type(None))):
+            raise InputError("a plan keeps one number of heads for all blocks; this model's blocks differ")
+        group = tree.heads // tree.kv_heads
+        kept = replace(
+            design,
+            heads=None,
+            ffn=None,
+            head_dim=None,
+            value_dim=None,
+            kv_heads=1 if tree.kv_heads == 1 else None,
+            encoder_depth=None,
+            pooler_width=None,
+            embedding_width=design.embedding_width if design.embedding_width != design.width else None,
+            window=_period(design.window),
+        )
+        return cls(kept, Fraction(tree.ffn, tree.width), tree.head_dim, group if tree.kv_heads > 1 else 1, **changes)
+
+    def __post_init__(self) -> None:
+        for name in ("tensor_parallel", "multiple", "head_dim"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**20):
+                raise InputError(f"plan: {name}={shown(value)} is not a whole number from 1 to {2**20:,}")
+        if not 0 < self.ffn_ratio <= 1024:
+            raise InputError(f"plan: ffn_ratio={shown(self.ffn_ratio)} is not in (0, 1024]")
+
+    def head_dim_at(self, width: float) -> int:
+        """Dimensions of a head at about this width: what is asked for, or 128 for wide models, 64 for narrower ones."""
+        if self.head_dim is not None:
+            return self.head_dim
+        if width >= 1536:
+            return 128
+        return 64 if width >= 128 else max(_NARROWEST, 2 ** int(math.log2(width) - 1))
+
+    def step_at(self, width: float) -> int:
+        """What widths near `width` are multiples of."""
+        kv = self.design.kv_heads or 1
+        heads = math.lcm(kv, self.group, self.tensor_parallel)
+        liked = self.multiple or (128 if width >= 1024 else 64 if width >= 256 else 32 if width >= 128 else _NARROWEST)
+        return math.lcm(self.head_dim_at(width) * heads, liked)
+
+    def at(self, depth: int, width: int) -> Transformer:
+        """The tree at a given shape, its feed-forward width rounded to what hardware likes."""
+        exact = self.ffn_ratio * width
+        step = 1 if exact.denominator == 1 else 128 if width >= 1024 else 64 if width >= 256 else _NARROWEST
+        return self._tree(depth, width, self.head_dim_at(width), max(step, step * round(exact / step)))
+
+    def _tree(self, depth: int, width: int, head_dim: int, ffn: int) -> Transformer:
+        heads = width // head_dim
+        kv_heads = self.design.kv_heads
+        if kv_heads is None and self.group > 1:
+            kv_heads = heads // self.group
+        window = self.design.window
+        if isinstance(window, Sequence):
+            window = tuple(window[i % len(window)] for i in range(depth))
+        design = replace(
+            self.design, depth=depth, width=width, heads=heads, head_dim=head_dim, kv_heads=kv_heads, ffn=ffn, window=window
+        )
+        return Transformer.of_design(design)
+
+    def polynomial(self, reading: Callable[[Transformer], int | Fraction], near: float = 1024) -> CountPolynomial:
+        """`reading`, a count that is affine in the depth and quadratic in the width, as that polynomial.
+
+        Trees at two depths and three widths determine it exactly, in rational arithmetic. The head dimension is the one of
+        widths `near` the one wanted; the feed-forward width is not rounded.
+        """
+        head_dim = self.head_dim_at(near)
+        unit = math.lcm(head_dim * math.lcm(self.design.kv_heads or 1, self.group), self.ffn_ratio.denominator)
+        period = len(self.design.window) if isinstance(self.design.window, Sequence) else 1
+
+        def sample(depth: int) -> list[Fraction]:
+            widths = (unit, 2 * unit, 3 * unit)
+            return _quadratic(
+                [Fraction(reading(self._tree(depth, w, head_dim, int(self.ffn_ratio * w)))) for w in widths], unit
+            )
+
+        once, twice = sample(period), sample(2 * period)
+        per_block = [(b - a) / period for a, b in zip(once, twice, strict=True)]
+        return CountPolynomial(
+            tuple(a - period * b for a, b in zip(once, per_block, strict=True)),
+            tuple(per_block),
+        )
+
+
+@dataclass(frozen=True)
+class CountPolynomial:
+    """``sum_k (around[k] + depth * per_block[k]) width^k`` for k = 0, 1, 2, with exact coefficients."""
+
+    around: tuple[Fraction, ...]
+    per_block: tuple[Fraction, ...]
+
+    def exact(self, depth: int, width: int) -> Fraction:
+        """Its value at a shape of whole numbers, exact."""
+        return sum(
+            ((a + depth * b) * width**k for k, (a, b) in enumerate(zip(self.around, self.per_block, strict=True))),
+            start=Fraction(0),
+        )
+
+    def continuous(self) -> Callable[[float, float], float]:
+        """The same polynomial for real depths and widths, in floating point."""
+        a0, a1, a2 = map(float, self.around)
+        b0, b1, b2 = map(float, self.per_block)
+        return lambda depth, width: (a0 + depth * b0) + width * ((a1 + depth * b1) + width * (a2 + depth * b2))
+
+
+def _quadratic(values: list[Fraction], unit: int) -> list[Fraction]:
+    """Coefficients of the parabola through `values` at unit, 2 unit and 3 unit, lowest first (Newton's differences)."""
+    first, second, third = values
+    bend = (third - 2 * second + first) / 2
+    slope = (second - first) - 3 * bend
+    return [first - slope - bend, slope / unit, bend / unit**2]
+
+
+def _period(window: int | None | Sequence[int | None]) -> int | None | tuple[int | None, ...]:
+    if not isinstance(window, Sequence):
+        return window
+    entries = tuple(window)
+    for length in range(1, len(entries) + 1):
+        if all(entry == entries[i % length] for i, entry in enumerate(entries)):
+            return entries[:length] if length > 1 else entries[0]
+    return entries
+
+
+def choices_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, those left at None dropped."""
+    return {name: value for name, value in options.items() if value is not None}
