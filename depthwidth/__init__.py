@@ -1,1 +1,58 @@
-"""depthwidth."""
+"""How deep, how wide: transformer shapes, counts and signal moments from theory.
+
+The names below are the public interface. Importing this package is quick: each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from . import formulas, layers
+    from .architecture import TrainingMemory, Transformer
+    from .coefficients import Coefficient, coefficient, reference
+    from .description import Description, describe
+    from .design import Design
+    from .errors import InputError
+    from .formula import Formula, find_formula
+    from .planning import Budget, Estimate, Plan, Shape, optimal_depth, optimal_width, plan
+    from .rules import Rule, find_rule
+    from .tables import table, table_names
+    from .template import Template
+
+# Public name -> the module that defines it, by topic. The imports above say the same to type checkers.
+_HOME = {
+    # an architecture, and what it counts
+    "Transformer": "architecture", "TrainingMemory": "architecture", "Design": "design",
+    "Description": "description", "describe": "description",
+    # a shape for a budget
+    "plan": "planning", "optimal_width": "planning", "optimal_depth": "planning",
+    "Budget": "planning", "Plan": "planning", "Shape": "planning", "Estimate": "planning", "Template": "template",
+    "Rule": "rules", "find_rule": "rules",
+    # formulas and the numbers in them
+    "Formula": "formula", "find_formula": "formula",
+    "Coefficient": "coefficients", "coefficient": "coefficients", "reference": "coefficients",
+    "table": "tables", "table_names": "tables",
+    # the mistakes a caller can make
+    "InputError": "errors",
+}  # fmt: skip
+
+__all__ = [*_HOME, "formulas", "layers"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("formulas", "layers"):
+        return import_module(f".{name}", __name__)
+    # No public name is also a module's, or importing that module would hide the name.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -48,7 +48,7 @@ class TrainingMemory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, eq=False, repr=False)
 class Transformer(Layer):
     """A transformer: a stem, an encoder or a decoder or both, and a head.
 
@@ -142,10 +142,12 @@ class Transformer(Layer):
         return self.of_parts(**(parts | changes))
 
     def children(self) -> tuple[Child, ...]:
+        """The stem, the stacks, the head."""
         parts = (("stem", self.stem), ("encoder", self.encoder), ("decoder", self.decoder), ("head", self.head))
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
     def run_of(self, child: str, run: Run) -> Run:
+        """The pass that each part sees: an encoder reads the source, a decoder the target."""
         if self.kind != "encoder-decoder":
             return run
         if child == "encoder":
@@ -249,7 +251,7 @@ class Transformer(Layer):
         masked: bool = False,
         recompute: str = "none",
     ) -> int:
-        """Operations of a forward and a backward pass: three forward passes, four for blocks that are `recompute`\\ d.
+        """Operations of a forward and a backward pass: three forward passes, four for blocks that are recomputed.
 
         The backward pass of a matrix product takes two products of the same size.
         """

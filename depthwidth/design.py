@@ -76,11 +76,13 @@ class Design:
         before the sum).
     final_norm : whether a norm follows the last block; by default unless the placement is ``post``.
     parallel : attention and feed-forward read the same input and are added together; `shared_norm` gives them one norm.
-    activation, gated : the feed-forward part's; `experts`, `top_k` and `shared_ffn` make it a mixture of experts.
+    activation, gated : the feed-forward part's; `experts`, `top_k` and `shared_ffn` make it a mixture of experts, whose
+        shared part is scaled by a gate of its own with `shared_gate`.
     bias : whether linear maps have biases; `attention_bias` (query, key, value), `attention_out_bias` and `ffn_bias`
         override it.
     qk_norm : ``none``, ``head`` (a norm over each head's query and key) or ``full`` (over all heads together).
-    window : latest positions a query may see, None for all; a sequence gives each block its own.
+    window : latest positions a query may see, None for all; a sequence gives each block its own. Blocks with a window take
+        `window_positions` in place of `positions` where it is given (Gemma 3's two rotary bases).
     logit_scale, score_softcap, logit_softcap : see :class:`~depthwidth.layers.Attention` and the head.
     tied : whether the output matrix is the token embedding; `head_bias` gives it a bias.
     head : ``lm``, ``masked-lm`` (BERT's transform before it), ``classifier`` (`classes` of them), ``none``.
@@ -88,7 +90,8 @@ class Design:
     segments, embedding_norm, embedding_width, embedding_scale : of the stem. An `embedding_width` below `width` comes with a
         projection up and, for a language head, one down.
     patch, image, channels : for images: patch side, image side or (height, width), colour channels.
-    dropout, attention_dropout, ffn_dropout : rates on branch outputs and embeddings, attention weights, hidden features.
+    dropout, embedding_dropout, attention_dropout, ffn_dropout : rates on branch outputs, embeddings (`dropout` by default),
+        attention weights, hidden features.
     """
 
     depth: int
@@ -118,12 +121,14 @@ class Design:
     experts: int | None = None
     top_k: int = 2
     shared_ffn: int | None = None
+    shared_gate: bool = False
     bias: bool = True
     attention_bias: bool | None = None
     attention_out_bias: bool | None = None
     ffn_bias: bool | None = None
     qk_norm: str = "none"
-    window: int | None | Sequence[int | None] = None
+    window: int | Sequence[int | None] | None = None
+    window_positions: Layer | None = None
     logit_scale: float | None = None
     score_softcap: float | None = None
     logit_softcap: float | None = None
@@ -141,6 +146,7 @@ class Design:
     image: int | tuple[int, int] = 224
     channels: int = 3
     dropout: float = 0.0
+    embedding_dropout: float | None = None
     attention_dropout: float = 0.0
     ffn_dropout: float = 0.0
 
@@ -182,6 +188,7 @@ class Design:
         """Self-attention of a block, or the cross-attention of a decoder's."""
         head_dim = self._divided(heads) if self.head_dim is None else self.head_dim
         kv_heads = heads if self.kv_heads is None else self.kv_heads
+        positions = self.positions if window is None or self.window_positions is None else self.window_positions
         query_norm = key_norm = None
         if self.qk_norm == "head":
             query_norm, key_norm = self.norm_over(head_dim, heads), self.norm_over(head_dim, kv_heads)
@@ -195,7 +202,7 @@ class Design:
             value_dim=head_dim if self.value_dim is None else self.value_dim,
             causal=causal,
             window=window,
-            position=None if cross else _scores_position(self.positions),
+            position=None if cross else _scores_position(positions),
             bias=self.bias if self.attention_bias is None else self.attention_bias,
             out_bias=self.bias if self.attention_out_bias is None else self.attention_out_bias,
             query_norm=query_norm,
@@ -216,7 +223,8 @@ class Design:
         expert = dense(4 * self.width if self.ffn is None else self.ffn)
         if self.experts is None:
             return expert
-        return MixtureOfExperts(expert, self.experts, self.top_k, None if self.shared_ffn is None else dense(self.shared_ffn))
+        shared = None if self.shared_ffn is None else dense(self.shared_ffn)
+        return MixtureOfExperts(expert, self.experts, self.top_k, shared, self.shared_gate)
 
     def residual(self, branch: Attention | FeedForward | MixtureOfExperts) -> Residual:
         """A branch with the norms of this design's placement."""
@@ -269,9 +277,10 @@ class Design:
 
     def stem(self) -> TokenStem | PatchStem:
         """What turns the input into the residual stream."""
+        dropout = self.dropout if self.embedding_dropout is None else self.embedding_dropout
         if self.patch is not None:
             height, width = self.image if isinstance(self.image, Sequence) else (self.image, self.image)
-            return PatchStem(height, width, self.patch, self.channels, self.width, dropout=self.dropout)
+            return PatchStem(height, width, self.patch, self.channels, self.width, dropout=dropout)
         features = self.embedding_width or self.width
         added: LearnedPositions | SinusoidalPositions | None = None
         if self.positions == "learned":
@@ -287,7 +296,7 @@ class Design:
             norm=self.norm_over(self.width) if self.embedding_norm else None,
             projection=Linear(features, self.width, bias=False) if features != self.width else None,
             scale=self.embedding_scale,
-            dropout=self.dropout,
+            dropout=dropout,
         )
 
     def reader(self) -> LanguageHead | ClassifierHead | Pooler | None:
@@ -323,7 +332,9 @@ class Design:
 def _scores_position(positions: str | Layer) -> Rotary | ALiBi | None:
     if isinstance(positions, (Rotary, ALiBi)):
         return positions
-    return {"rotary": Rotary(), "alibi": ALiBi()}.get(positions) if isinstance(positions, str) else None
+    if positions == "rotary":
+        return Rotary()
+    return ALiBi() if positions == "alibi" else None
 
 
 def _bias_table(positions: str | Layer, heads: int) -> RelativeBias | None:

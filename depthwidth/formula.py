@@ -101,6 +101,7 @@ class Fitted:
 
     @functools.cached_property
     def value(self) -> float:
+        """The number in the table."""
         from .coefficients import coefficient
 
         return coefficient(self.law, self.name, self.edition).value
@@ -177,7 +178,22 @@ class Formula:
         return f"<formula {self.name}({', '.join(self.parameters)})>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The body's value, after every argument is checked against its domain."""
         return self.body(*self._checked(args, kwargs))
+
+    def with_fixed(self, **fixed: float) -> Callable[..., Any]:
+        """The body with these arguments and all fitted defaults filled in, without checks: for inner loops.
+
+        It takes the arguments that remain, in order. What is fixed is checked here, once.
+        """
+        for name, value in fixed.items():
+            self._in_domain(self.parameters[name], value)
+        defaults = {
+            name: p.default.value if isinstance(p.default, Fitted) else p.default
+            for name, p in self.parameters.items()
+            if p.default is not _REQUIRED
+        }
+        return functools.partial(self.body, **(defaults | fixed))
 
     def _checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         names = list(self.parameters)
@@ -202,6 +218,10 @@ class Formula:
         return values
 
     def _in_domain(self, parameter: Parameter, value: Any) -> Any:
+        if type(value) is float or type(value) is int:  # by far the most calls
+            if not parameter.domain.contains(value):
+                raise self._outside(parameter, value)
+            return value
         library = library_of(value)
         if isinstance(value, (list, tuple)):
             import numpy
@@ -221,7 +241,8 @@ class Formula:
             if not inside:
                 value = value[~mask].flatten()[0].item() if value.ndim else value.item()
         elif isinstance(value, bool) or not isinstance(value, typing.SupportsFloat) or isinstance(value, complex):
-            raise InputError(f"{self.name}: {parameter.name}={shown(value)} is not a number, expected one in {parameter.domain}")
+            expected = f"is not a number, expected one in {parameter.domain}"
+            raise InputError(f"{self.name}: {parameter.name}={shown(value)} {expected}")
         else:
             inside = parameter.domain.contains(value)
         if not inside:

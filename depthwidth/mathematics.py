@@ -19,8 +19,12 @@ _LIBRARIES = ("sympy", "torch", "mpmath", "numpy")
 # The name of each function where a library's own differs from ours.
 _NAMES = {
     "numpy": {"asin": "arcsin", "acos": "arccos", "atan": "arctan"},
-    "sympy": {"minimum": "Min", "maximum": "Max"},
+    "sympy": {"minimum": "Min", "maximum": "Max", "lgamma": "loggamma"},
+    "mpmath": {"lgamma": "loggamma"},
 }
+
+# What NumPy lacks, under SciPy's name.
+_SCIPY = {"erf": "erf", "lgamma": "gammaln"}
 
 
 def library_of(*values: Any) -> str:
@@ -30,7 +34,11 @@ def library_of(*values: Any) -> str:
 
 
 def _function(name: str) -> Callable[..., Any]:
+    plain = getattr(math, name, None)
+
     def function(*values: Any) -> Any:
+        if len(values) == 1 and type(values[0]) in (float, int) and plain is not None:
+            return plain(values[0])  # by far the most calls
         library = library_of(*values)
         if library == "math" and any(isinstance(v, Constant) for v in values):
             return Constant(getattr(math, name)(*values), lambda: _lookup("sympy", name)(*map(_symbolic, values)))
@@ -42,10 +50,10 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def _lookup(library: str, name: str) -> Callable[..., Any]:
-    if library == "numpy" and name == "erf":  # the only one NumPy lacks
+    if library == "numpy" and name in _SCIPY:
         import scipy.special
 
-        return scipy.special.erf  # type: ignore[no-any-return]
+        return getattr(scipy.special, _SCIPY[name])  # type: ignore[no-any-return]
     module = math if library == "math" else sys.modules[library]
     return getattr(module, _NAMES.get(library, {}).get(name, name))  # type: ignore[no-any-return]
 
@@ -57,6 +65,7 @@ acos = _function("acos")
 atan = _function("atan")
 erf = _function("erf")
 tanh = _function("tanh")
+lgamma = _function("lgamma")
 _ln = _function("log")
 
 
@@ -81,7 +90,9 @@ def _extreme(name: str, of_two: Callable[[Any, Any], Any], x: Any, y: Any) -> An
         return of_two(x, y)
     if library == "torch":
         torch = sys.modules["torch"]
-        x, y = (v if isinstance(v, torch.Tensor) else torch.tensor(v) for v in (x, y))
+        device = (x if isinstance(x, torch.Tensor) else y).device
+        dtype = torch.result_type(x, y)  # a Python number takes the tensor's precision, not the default one
+        x, y = (torch.as_tensor(v, dtype=dtype, device=device) for v in (x, y))
     return _lookup(library, name)(x, y)
 
 
@@ -135,6 +146,7 @@ class Constant(float):
     _op_priority = 11.0  # SymPy then leaves the operation to us instead of rounding to a Float
 
     def __new__(cls, value: float, form: Callable[[], Any]) -> Constant:
+        """A constant of this value, whose exact expression `form` makes when it is asked for."""
         self = super().__new__(cls, value)
         self._form = form
         return self

@@ -12,8 +12,8 @@ _COUNTS = {"": 0, "K": 3, "M": 6, "B": 9, "T": 12}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15} | {
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "PIB": 2**50,
 }  # fmt: skip
-_NUMBER = r"(?P<number>(?:[0-9]{1,3}(?:[_,][0-9]{3})+|[0-9]+)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?|\.[0-9]+(?:[eE][+-]?[0-9]{1,3})?)"
-_SIZE = re.compile(rf"{_NUMBER}\s*(?P<suffix>[A-Za-z]*)")
+_WHOLE = r"(?:[0-9]{1,3}(?:[_,][0-9]{3})+|[0-9]+)"
+_SIZE = re.compile(rf"(?P<number>(?:{_WHOLE}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,3}})?)\s*(?P<suffix>[A-Za-z]*)")
 _POWER = re.compile(r"(?P<base>[0-9]{1,6})\s*(?:\*\*|\^)\s*(?P<exponent>[0-9]{1,3})")
 _LONGEST = 64
 _LARGEST = 10**30  # far beyond any machine; keeps a typing slip from costing minutes of arithmetic
@@ -91,6 +91,11 @@ def bits_of(dtype: str) -> int:
         known = ", ".join(DTYPE_BITS)
         raise InputError(f"there is no number format {shown(dtype)}{nearest(str(dtype), DTYPE_BITS)}; known are {known}")
     return DTYPE_BITS[dtype]
+
+
+def plain_number(value: int | Fraction) -> int | float:
+    """An exact number as JSON has it: an integer where it is one."""
+    return value.numerator if value.denominator == 1 else float(value)
 
 
 def format_count(value: float, digits: int = 3) -> str:

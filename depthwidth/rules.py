@@ -6,13 +6,15 @@ So a rule is a curve, and the exact count of the architecture at hand closes it 
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from .coefficients import coefficient, covariance, editions, reference
 from .errors import InputError, nearest, shown
-from .formula import Kind
+from .formula import Formula, Kind
 from .formulas import shape
 
 Curve = Callable[[float], tuple[float, float]]
@@ -59,7 +61,7 @@ def meet(curve: Curve, quantity: Quantity, amount: float) -> tuple[float, float]
     def excess(log_t: float) -> float:
         try:
             reached = quantity(*curve(math.exp(log_t)))
-        except OverflowError:
+        except OverflowError:  # beyond all numbers, or beyond the curve's end
             return math.inf
         except InputError:  # before the curve begins, as below the width where a depth would be negative
             return -math.inf
@@ -88,8 +90,8 @@ def meet(curve: Curve, quantity: Quantity, amount: float) -> tuple[float, float]
             kept = 1
         if abs(value) < 1e-14:
             return curve(math.exp(middle))
-    # A curve that begins with more than the amount leaves its beginning bracketed, not a crossing.
-    return None if below == -math.inf else curve(math.exp(high))
+    # Where a curve begins above the amount or ends below it, that end is bracketed, not a crossing.
+    return curve(math.exp(high)) if math.isfinite(below) and math.isfinite(above) else None
 
 
 def rules(images: bool = False) -> dict[str, Rule]:
@@ -111,43 +113,48 @@ def find_rule(name: str) -> Rule:
     return known[name]
 
 
-def _by_depth(width: Callable[[float], float]) -> Curve:
-    return lambda depth: (depth, width(depth))
+def _by_depth(width: Formula, **coefficients: float) -> Curve:
+    width_at = _lazily(width, coefficients)
+    return lambda depth: (depth, width_at()(depth))
 
 
-def _by_width(depth: Callable[[float], float]) -> Curve:
-    return lambda width: (depth(width), width)
+def _by_width(depth: Formula, **coefficients: float) -> Curve:
+    depth_at = _lazily(depth, coefficients)
+    return lambda width: (depth_at()(width), width)
+
+
+def _lazily(formula: Formula, coefficients: dict[str, float]) -> Callable[[], Callable[[float], float]]:
+    """The formula with its coefficients filled in, which are read from their file when a curve is first followed."""
+    return functools.cache(lambda: formula.with_fixed(**coefficients))
 
 
 def _levine_variants() -> dict[str, Curve]:
     moved = covariance("levine2020")
     terms = {"var_a": moved["a", "a"], "var_b": moved["b", "b"], "cov_ab": moved["a", "b"]}
+    width_at = shape.levine_width.with_fixed()
+    error_at = shape.levine_relative_width_error.with_fixed(**terms)
 
     def shifted(sign: int) -> Curve:
-        return _by_depth(
-            lambda depth: shape.levine_width(depth) * math.exp(sign * shape.levine_relative_width_error(depth, **terms))
-        )
+        return lambda depth: (depth, width_at(depth) * math.exp(sign * error_at(depth)))
 
     return {"minus one standard error": shifted(-1), "plus one standard error": shifted(+1)}
 
 
 def _gemstones_variants() -> dict[str, Curve]:
-    def of_edition(edition: str) -> Curve:
-        alpha, beta, a, b = (coefficient("gemstones2025", name, edition).value for name in ("alpha", "beta", "A", "B"))
-        return _by_width(lambda width: shape.gemstones_depth(width, alpha, beta, a, b))
+    names = ("alpha", "beta", "A", "B")
+    return {
+        edition: _by_width(shape.gemstones_depth, **{n: coefficient("gemstones2025", n, edition).value for n in names})
+        for edition in editions("gemstones2025")[1:]
+    }
 
-    return {edition: of_edition(edition) for edition in editions("gemstones2025")[1:]}
 
-
-def _liu_variants() -> dict[str, Curve]:
-    alpha_m, alpha_l = (coefficient("liu2026", name) for name in ("alpha_m", "alpha_l"))
-
-    def moved(by_m: int, by_l: int) -> Curve:
-        m, ell = alpha_m.value + by_m * (alpha_m.stderr or 0), alpha_l.value + by_l * (alpha_l.stderr or 0)
-        return _by_width(lambda width: shape.liu_depth(width, m, ell))
-
-    names = {"alpha_m": (1, 0), "alpha_l": (0, 1)}
-    return {f"{n} {s:+d} standard error": moved(s * m, s * ell) for n, (m, ell) in names.items() for s in (-1, 1)}
+def _moved_by_stderr(law: str, names: tuple[str, ...], curve: Callable[..., Curve]) -> dict[str, Curve]:
+    """A curve with one coefficient at a time moved by its standard error, either way."""
+    found = {}
+    for row in (coefficient(law, name) for name in names):
+        for sign in (-1, 1):
+            found[f"{row.name} {sign:+d} standard error"] = curve(**{row.name: row.value + sign * (row.stderr or 0.0)})
+    return found
 
 
 def _completep_curve(parameters: float) -> tuple[float, float]:
@@ -156,40 +163,46 @@ def _completep_curve(parameters: float) -> tuple[float, float]:
     return depth, aspect * depth
 
 
+@functools.cache
+def _gpt3_points() -> tuple[tuple[float, float], ...]:
+    return tuple((float(row["width"]), float(row["depth"])) for row in reference("gpt3_family"))
+
+
 def _gpt3_depth(width: float) -> float:
     """Depth of a GPT-3-like model of this width: the family's own depths, joined on a log-log scale.
 
     Beyond its widest model the ratio of that model stays, below its narrowest likewise.
     """
-    points = [(float(row["width"]), float(row["depth"])) for row in reference("gpt3_family")]
+    points = _gpt3_points()
     first, last = points[0], points[-1]
     if width <= first[0] or width >= last[0]:
         end = first if width <= first[0] else last
         return width * end[1] / end[0]
-    for (w0, d0), (w1, d1) in zip(points, points[1:], strict=False):
+    for (w0, d0), (w1, d1) in itertools.pairwise(points):
         if width <= w1:
             share = math.log(width / w0) / math.log(w1 / w0)
-            return d0 * (d1 / d0) ** share
+            return float(d0 * (d1 / d0) ** share)
     raise AssertionError("the widths of the family are in order")
 
 
-def _measured_curve(x0: float | None = None, s: float | None = None) -> Curve:
-    moved = {name: value for name, value in (("x0", x0), ("s", s)) if value is not None}
+_MEASURED_SIZES = (2.3e7, 1.8e9)
+
+
+def _measured_curve(**coefficients: float) -> Curve:
+    width_at = _lazily(shape.penalised_best_width, coefficients)
+
+    low, high = _MEASURED_SIZES
 
     def curve(parameters: float) -> tuple[float, float]:
-        width = shape.penalised_best_width(parameters, **moved)
+        # The drift was measured over two decades; it is carried one further, no more: in the end it would turn round.
+        if parameters < low / 10:
+            raise InputError("measured2025: the curve begins at a tenth of its smallest model")
+        if parameters > high * 10:
+            raise OverflowError("measured2025: the curve ends at ten times its largest model")
+        width = width_at()(parameters)
         return parameters / (12 * width**2), width
 
     return curve
-
-
-def _measured_variants() -> dict[str, Curve]:
-    found = {}
-    for name in ("x0", "s"):
-        row = coefficient("shape_penalty", name)
-        for sign in (-1, 1):
-            found[f"{name} {sign:+d} standard error"] = _measured_curve(**{name: row.value + sign * (row.stderr or 0)})
-    return found
 
 
 _RULES = (
@@ -216,7 +229,7 @@ _RULES = (
         shape.liu_depth.source,
         shape.liu_depth.kind,
         _by_width(shape.liu_depth),
-        variants=_liu_variants,
+        variants=lambda: _moved_by_stderr("liu2026", ("alpha_m", "alpha_l"), functools.partial(_by_width, shape.liu_depth)),
         error="one standard error of either exponent alone; their covariance is not published",
     ),
     Rule(
@@ -224,8 +237,8 @@ _RULES = (
         shape.penalised_best_width.source,
         shape.penalised_best_width.kind,
         _measured_curve(),
-        fitted_on=(("parameters", 2.3e7, 1.8e9),),
-        variants=_measured_variants,
+        fitted_on=(("parameters", *_MEASURED_SIZES),),
+        variants=lambda: _moved_by_stderr("shape_penalty", ("x0", "s"), _measured_curve),
         error="one standard error of either coefficient alone",
     ),
     Rule(
@@ -242,7 +255,7 @@ _RULES = (
         "gpt3",
         "Brown et al. 2020, arXiv 2005.14165, Table 2.1, joined on a log-log scale",
         "heuristic",
-        _by_width(_gpt3_depth),
+        lambda width: (_gpt3_depth(width), width),
         fitted_on=(("width", 768, 12288),),
         comparison=True,
     ),

@@ -69,20 +69,27 @@ class Template:
             for an unknown preset or choice, or one that makes no sense.
         """
         if preset not in PRESETS:
-            raise InputError(f"there is no preset {shown(preset)}{nearest(str(preset), PRESETS)}; known are {', '.join(PRESETS)}")
+            raise InputError(
+                f"there is no preset {shown(preset)}{nearest(str(preset), PRESETS)}; known are {', '.join(PRESETS)}"
+            )
         design = Design.of(depth=1, width=64, **(PRESETS[preset] | choices))
         ratio = _FFN_RATIOS.get(preset, Fraction(8, 3) if design.gated else Fraction(4)) if ffn_ratio is None else ffn_ratio
         return cls(design, ratio, head_dim, 1, tensor_parallel, multiple)
 
     @classmethod
-    def like(cls, design: Design, **changes: Any) -> Template:
-        """The design with its shape forgotten: its feed-forward ratio, head dimension and head groups are kept."""
+    def like(cls, design: Design, choices: Mapping[str, Any] | None = None, **shape: Any) -> Template:
+        """A design with its shape forgotten: its feed-forward ratio, head dimension and head groups are kept.
+
+        `choices` change the design first; `shape` are fields of the template, which replace what would be kept.
+        """
         tree = Transformer.of_design(design)
         if not isinstance(design.heads, (int, type(None))):
             raise InputError("a plan keeps one number of heads for all blocks; this model's blocks differ")
         group = tree.heads // tree.kv_heads
         kept = replace(
             design,
+            depth=1,
+            width=64,
             heads=None,
             ffn=None,
             head_dim=None,
@@ -92,8 +99,12 @@ class Template:
             pooler_width=None,
             embedding_width=design.embedding_width if design.embedding_width != design.width else None,
             window=_period(design.window),
+            **_without_none(choices or {}),
         )
-        return cls(kept, Fraction(tree.ffn, tree.width), tree.head_dim, group if tree.kv_heads > 1 else 1, **changes)
+        if kept.kv_heads is not None:
+            group = 1
+        given = {"ffn_ratio": Fraction(tree.ffn, tree.width), "head_dim": tree.head_dim, "group": group}
+        return cls(kept, **(given | _without_none(shape)))
 
     def __post_init__(self) -> None:
         for name in ("tensor_parallel", "multiple", "head_dim"):
@@ -118,6 +129,20 @@ class Template:
         liked = self.multiple or (128 if width >= 1024 else 64 if width >= 256 else 32 if width >= 128 else _NARROWEST)
         return math.lcm(self.head_dim_at(width) * heads, liked)
 
+    def fits(self, width: int) -> bool:
+        """Whether a width is a multiple of what widths like it are to be multiples of."""
+        return width > 0 and width % self.step_at(width) == 0
+
+    def widths_beside(self, width: float) -> list[int]:
+        """The nearest fitting widths on either side."""
+        step = self.step_at(width)
+        below, above = int(width / step) * step, (int(width / step) + 1) * step
+        while below > 0 and not self.fits(below):
+            below -= step
+        while not self.fits(above):
+            above += step
+        return [found for found in (below, above) if found > 0]
+
     def at(self, depth: int, width: int) -> Transformer:
         """The tree at a given shape, its feed-forward width rounded to what hardware likes."""
         exact = self.ffn_ratio * width
@@ -137,13 +162,13 @@ class Template:
         )
         return Transformer.of_design(design)
 
-    def polynomial(self, reading: Callable[[Transformer], int | Fraction], near: float = 1024) -> CountPolynomial:
+    def polynomial(self, reading: Callable[[Transformer], int | Fraction]) -> CountPolynomial:
         """`reading`, a count that is affine in the depth and quadratic in the width, as that polynomial.
 
-        Trees at two depths and three widths determine it exactly, in rational arithmetic. The head dimension is the one of
-        widths `near` the one wanted; the feed-forward width is not rounded.
+        Trees at two depths and three widths determine it exactly, in rational arithmetic. The feed-forward width is not
+        rounded. A head dimension left open is taken as that of width 1024.
         """
-        head_dim = self.head_dim_at(near)
+        head_dim = self.head_dim_at(1024)
         unit = math.lcm(head_dim * math.lcm(self.design.kv_heads or 1, self.group), self.ffn_ratio.denominator)
         period = len(self.design.window) if isinstance(self.design.window, Sequence) else 1
 
@@ -190,7 +215,7 @@ def _quadratic(values: list[Fraction], unit: int) -> list[Fraction]:
     return [first - slope - bend, slope / unit, bend / unit**2]
 
 
-def _period(window: int | None | Sequence[int | None]) -> int | None | tuple[int | None, ...]:
+def _period(window: int | Sequence[int | None] | None) -> int | tuple[int | None, ...] | None:
     if not isinstance(window, Sequence):
         return window
     entries = tuple(window)
@@ -200,6 +225,5 @@ def _period(window: int | None | Sequence[int | None]) -> int | None | tuple[int
     return entries
 
 
-def choices_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given, those left at None dropped."""
+def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}

@@ -1,7 +1,16 @@
-"""What every test may rely on: strict floating point, one seeded generator."""
+"""What every test may rely on: strict floating point, one seeded generator, the command line in-process."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# The same examples at every run: a failure in continuous integration is a failure at home.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +23,30 @@ def strict_floating_point():
 @pytest.fixture
 def rng():
     return np.random.default_rng(20061246)
+
+
+@pytest.fixture
+def invoke(capsys, monkeypatch):
+    """Run the command line as :func:`main` does, and return its exit status, output and error text."""
+    from depthwidth.__main__ import main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["depthwidth", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return SimpleNamespace(status=stop.value.code or 0, output=captured.out, error=captured.err)
+
+    return run
+
+
+@pytest.fixture
+def in_fresh_python():
+    """Run Python source in a new interpreter and return its output."""
+
+    def run(source):
+        done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False, timeout=120)  # noqa: S603
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..errors import InputError
 from ..formula import is_symbolic
-from .base import Child, Layer, Run, check_fraction, check_whole
+from .base import Child, Layer, Run, check_fraction, check_whole, component
 from .linear import Linear
 from .norms import Norm
 from .positions import ALiBi, Rotary
@@ -14,7 +14,7 @@ from .positions import ALiBi, Rotary
 _LOGSUMEXP_BYTES = 4  # a fused kernel keeps one float32 per query and head in place of the scores
 
 
-@dataclass(frozen=True)
+@component
 class Attention(Layer):
     """Softmax attention (Vaswani et al. 2017, arXiv 1706.03762).
 

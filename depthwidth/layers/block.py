@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import groupby
 
 from ..errors import InputError
 from .attention import Attention
-from .base import Child, Layer, Run, check_fraction, check_whole
+from .base import Child, Layer, Run, check_fraction, check_whole, component
 from .feed_forward import FeedForward, MixtureOfExperts
 from .norms import Norm
 from .positions import RelativeBias
 
 
-@dataclass(frozen=True)
+@component
 class Residual(Layer):
     """``norm_stream(x + dropout(norm_out(branch(norm_in(x)))))``, each of the three norms where it is given.
 
@@ -45,7 +44,7 @@ class Residual(Layer):
         return run.positions * self.width if self.dropout else 0  # the dropout mask, one byte each
 
 
-@dataclass(frozen=True)
+@component
 class Block(Layer):
     """Attention and feed-forward, and between them cross-attention where a decoder reads an encoder.
 
@@ -76,7 +75,7 @@ class Block(Layer):
         return self.attention.width
 
 
-@dataclass(frozen=True)
+@component
 class Repeat(Layer):
     """The same block `times` times, each with weights of its own."""
 
@@ -90,7 +89,7 @@ class Repeat(Layer):
         return (Child("", self.block, copies=self.times, active=self.times),)
 
 
-@dataclass(frozen=True)
+@component
 class Stack(Layer):
     """The blocks of an encoder or a decoder, runs of equal ones written once, and what stands around them."""
 

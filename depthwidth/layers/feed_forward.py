@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..errors import InputError
 from ..formula import is_symbolic
-from .base import Child, Layer, Run, check_choice, check_fraction, check_whole
+from .base import Child, Layer, Run, check_choice, check_fraction, check_whole, component
 from .linear import Linear
 
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "relu2", "tanh", "sigmoid", "identity")
 
 
-@dataclass(frozen=True)
+@component
 class FeedForward(Layer):
     """Two maps with an activation between, ``down(f(up(x)))``, or three with a gate, ``down(f(gate(x)) * up(x))``.
 
@@ -58,22 +56,26 @@ class FeedForward(Layer):
         return run.positions * (values * run.value_bytes + mask)
 
 
-@dataclass(frozen=True)
+@component
 class MixtureOfExperts(Layer):
     """`experts` equal feed-forward parts of which a router picks `top_k` for each token (arXiv 1701.06538, 2401.04088).
 
-    A `shared` part, where there is one, serves every token.
+    A `shared` part, where there is one, serves every token; with `shared_gate` a learnt factor for each token scales it
+    (Qwen2-MoE, arXiv 2407.10671).
     """
 
     expert: FeedForward
     experts: int
     top_k: int
     shared: FeedForward | None = None
+    shared_gate: bool = False
 
     def __post_init__(self) -> None:
         check_whole("MixtureOfExperts", experts=self.experts, top_k=self.top_k)
         if not is_symbolic(self.experts, self.top_k) and self.top_k > self.experts:
             raise InputError(f"MixtureOfExperts: top_k={self.top_k} is more than experts={self.experts}")
+        if self.shared_gate and self.shared is None:
+            raise InputError("MixtureOfExperts: shared_gate needs a shared part to scale")
 
     @property
     def router(self) -> Linear:
@@ -82,7 +84,10 @@ class MixtureOfExperts(Layer):
 
     def children(self) -> tuple[Child, ...]:
         parts = (Child("router", self.router), Child("expert", self.expert, copies=self.experts, active=self.top_k))
-        return (*parts, Child("shared", self.shared)) if self.shared is not None else parts
+        if self.shared is None:
+            return parts
+        gate = (Child("shared_gate", Linear(self.expert.width, 1, bias=False)),) if self.shared_gate else ()
+        return (*parts, *gate, Child("shared", self.shared))
 
     def own_saved(self, run: Run) -> int:
         return run.positions * self.experts * run.value_bytes  # the router's scores

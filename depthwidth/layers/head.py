@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from .base import Child, Layer, Run, Shape, check_whole
+from .base import Child, Layer, Run, Shape, check_whole, component
 from .linear import Linear
 from .norms import Norm
 
 _LOGIT_BYTES = 4  # the loss is taken in float32 whatever the activations are
 
 
-@dataclass(frozen=True)
+@component
 class Unembedding(Layer):
     """The matrix from features to one logit for each token; `tied` uses the token embedding's and has no weights."""
 
@@ -35,7 +35,7 @@ class Unembedding(Layer):
         return run.positions * (self.width * run.value_bytes + self.vocab * _LOGIT_BYTES)
 
 
-@dataclass(frozen=True)
+@component
 class LanguageHead(Layer):
     """Logits over the vocabulary, after a transform of the features where the family has one.
 
@@ -52,11 +52,13 @@ class LanguageHead(Layer):
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
     def own_saved(self, run: Run) -> int:
+        if self.transform is None:
+            return 0
         # What the transform reads, and its result before the activation.
-        return 0 if self.transform is None else run.positions * (self.transform.inputs + self.transform.outputs) * run.value_bytes
+        return run.positions * (self.transform.inputs + self.transform.outputs) * run.value_bytes
 
 
-@dataclass(frozen=True)
+@component
 class Pooler(Layer):
     """A linear map and a tanh of the first token's features, as BERT and ViT end with."""
 
@@ -70,7 +72,7 @@ class Pooler(Layer):
         return replace(run, tokens=1)
 
 
-@dataclass(frozen=True)
+@component
 class ClassifierHead(Layer):
     """One logit for each of `classes`, read from the first token's features; a `pooler` before it where there is one."""
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from .base import Layer, Run, Shape, check_whole
+from .base import Layer, Run, Shape, check_whole, component
 
 
-@dataclass(frozen=True)
+@component
 class Linear(Layer):
     """``y = W x + b`` from `inputs` to `outputs` features. Its weight is stored as (outputs, inputs)."""
 
@@ -19,7 +17,7 @@ class Linear(Layer):
         check_whole("Linear", inputs=self.inputs, outputs=self.outputs)
 
     def tensors(self) -> dict[str, Shape]:
-        weight = {"weight": (self.outputs, self.inputs)}
+        weight: dict[str, Shape] = {"weight": (self.outputs, self.inputs)}
         return weight | {"bias": (self.outputs,)} if self.bias else weight
 
     def own_flops(self, run: Run) -> int:

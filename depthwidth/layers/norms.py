@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from .base import Layer, Run, Shape, check_whole
+from .base import Layer, Run, Shape, check_whole, component
 
 
-@dataclass(frozen=True)
+@component
 class Norm(Layer):
     """A normalisation over `width` features.
 
@@ -31,7 +29,7 @@ class Norm(Layer):
         return run.positions * self.width * self.groups * run.value_bytes  # its input; the statistics are negligible
 
 
-@dataclass(frozen=True)
+@component
 class LayerNorm(Norm):
     """Subtract the mean and divide by the standard deviation over the features (Ba et al. 2016, arXiv 1607.06450)."""
 
@@ -41,7 +39,7 @@ class LayerNorm(Norm):
         return super().tensors() | ({"bias": (self.width,)} if self.affine and self.bias else {})
 
 
-@dataclass(frozen=True)
+@component
 class RMSNorm(Norm):
     """Divide by the root mean square over the features (Zhang & Sennrich 2019, arXiv 1910.07467)."""
 

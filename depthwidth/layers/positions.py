@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..errors import InputError, shown
-from .base import Layer, Shape, check_whole
+from .base import Layer, Shape, check_whole, component
 
 
-@dataclass(frozen=True)
+@component
 class LearnedPositions(Layer):
     """A trainable vector for each of `context` positions, added to the token embedding.
 
@@ -28,12 +26,12 @@ class LearnedPositions(Layer):
         return {"weight": (self.context + self.offset, self.width)}
 
 
-@dataclass(frozen=True)
+@component
 class SinusoidalPositions(Layer):
     """Fixed sines and cosines added to the token embedding (Vaswani et al. 2017, arXiv 1706.03762, section 3.5)."""
 
 
-@dataclass(frozen=True)
+@component
 class Rotary(Layer):
     """Rotation of queries and keys by an angle proportional to the position (Su et al. 2021, arXiv 2104.09864).
 
@@ -52,12 +50,12 @@ class Rotary(Layer):
             raise InputError(f"Rotary: base={shown(self.base)} is not positive")
 
 
-@dataclass(frozen=True)
+@component
 class ALiBi(Layer):
     """A fixed penalty on attention scores, linear in distance (Press et al. 2021, arXiv 2108.12409)."""
 
 
-@dataclass(frozen=True)
+@component
 class RelativeBias(Layer):
     """A trainable score bias for each head and distance bucket, shared by the layers of a stack (T5, arXiv 1910.10683)."""
 

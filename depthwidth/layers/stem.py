@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..errors import InputError, shown
-from .base import Child, Layer, Run, Shape, check_fraction, check_whole
+from .base import Child, Layer, Run, Shape, check_fraction, check_whole, component
 from .linear import Linear
 from .norms import Norm
 from .positions import LearnedPositions, SinusoidalPositions
 
 
-@dataclass(frozen=True)
+@component
 class Embedding(Layer):
     """A table with one trainable vector of `width` features for each of `rows` tokens, segments or positions."""
 
@@ -26,7 +24,7 @@ class Embedding(Layer):
         return {"weight": (self.rows, self.width)}
 
 
-@dataclass(frozen=True)
+@component
 class TokenStem(Layer):
     """Token embedding, added positions and segments, then a norm and a projection to the stream's width where there are.
 
@@ -67,7 +65,7 @@ class TokenStem(Layer):
         return mask + (run.positions * self.tokens.width * run.value_bytes if self.projection else 0)
 
 
-@dataclass(frozen=True)
+@component
 class PatchStem(Layer):
     """An image cut into square patches, each mapped linearly to a token, with a class token and learned positions.
 

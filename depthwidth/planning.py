@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .architecture import RECOMPUTE, Transformer
 from .coefficients import coefficient
-from .errors import InputError, nearest, shown
+from .errors import InputError, shown
 from .formulas import shape as formulas
-from .layers.base import LARGEST, check_choice
-from .quantities import bits_of, format_bytes, format_count, parse_bytes, parse_count
+from .layers.base import check_choice
+from .quantities import bits_of, format_bytes, format_count, parse_bytes, parse_count, plain_number
 from .rules import Curve, Quantity, Rule, find_rule, meet, rules
 from .template import Template
+
+if TYPE_CHECKING:
+    import pandas
 
 BUDGETS = {
     "parameters": "parameters, all of them",
@@ -27,12 +31,13 @@ BUDGETS = {
     "weights": "bytes of weights",
 }
 _CAPS = ("flops", "memory", "weights")  # limits rather than sizes to come close to
-_RUNNER_UP_DEPTHS = (Fraction(1, 4), Fraction(1, 3), Fraction(1, 2), Fraction(2, 3), Fraction(5, 6), Fraction(5, 4), Fraction(3, 2), Fraction(2))  # fmt: skip
+_RUNNER_UP_DEPTHS = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 5 / 4, 3 / 2, 2)  # of the recommended depth
+_FREE = 0.01  # of the budget: a miss this small is no reason to leave the rule's curve
 _TOLERANCE = 0.02  # of the budget: nearer than this, the shape matters more than the count
 _RUNNER_UP_MISS = 0.06
 _DISTINCT = 0.08  # in ln depth: shapes closer than this are the same advice
 _ROUNDING = 0.02  # how much rounding the feed-forward width may bring a shape back under a limit
-_SHORTLIST = 8
+_SHORTLIST = 4
 _WIDTHS = 64
 _DEEPEST = 10**6
 
@@ -105,12 +110,12 @@ class Budget:
         """Training tokens of a model of this size."""
         return self.tokens if self.tokens is not None else round(self.tokens_per_parameter * parameters)
 
-    def quantity(self, template: Template, near: float) -> Quantity:
+    def quantity(self, template: Template) -> Quantity:
         """The amount as a function of continuous depth and width."""
         if self.kind != "flops":
-            return template.polynomial(self.of, near).continuous()
-        per_token = template.polynomial(self.flops_per_token, near).continuous()
-        parameters = template.polynomial(lambda tree: tree.parameters, near).continuous()
+            return template.polynomial(self.of).continuous()
+        per_token = template.polynomial(self.flops_per_token).continuous()
+        parameters = template.polynomial(lambda tree: tree.parameters).continuous()
 
         def flops(depth: float, width: float) -> float:
             tokens = self.tokens if self.tokens is not None else self.tokens_per_parameter * parameters(depth, width)
@@ -126,8 +131,7 @@ class Budget:
         return f"{format_count(float(self.amount))} {self.unit}"
 
 
-@dataclass(frozen=True)
-class RuleShape:
+class RuleShape(NamedTuple):
     """What a rule wants at the budget, before any rounding."""
 
     rule: str
@@ -143,8 +147,7 @@ class RuleShape:
     comparison: bool = False
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """A shape of whole numbers, with exact counts and what it is predicted to cost."""
 
     depth: int
@@ -171,8 +174,7 @@ class Shape:
     """Forward operations per token at the design's context."""
 
 
-@dataclass(frozen=True)
-class Band:
+class Band(NamedTuple):
     """An interval of depths and widths, and what it is over."""
 
     depth: tuple[float, float]
@@ -180,7 +182,7 @@ class Band:
     over: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """The answer to a budget. Everything the command line prints of a plan is here."""
 
@@ -209,9 +211,9 @@ class Plan:
             "budget": plain_number(self.budget.amount),
             "budget_kind": self.budget.kind,
             "rule": self.rule.name,
-            "rules": {name: asdict(found) for name, found in self.rules.items()},
-            "rule_band": None if self.rule_band is None else asdict(self.rule_band),
-            "coefficient_band": None if self.coefficient_band is None else asdict(self.coefficient_band),
+            "rules": {name: found._asdict() for name, found in self.rules.items()},
+            "rule_band": None if self.rule_band is None else self.rule_band._asdict(),
+            "coefficient_band": None if self.coefficient_band is None else self.coefficient_band._asdict(),
             "gpt3_like": None if self.gpt3_like is None else shape_dict(self.gpt3_like),
             "runners_up": [shape_dict(shape) for shape in self.runners_up],
             "tokens": self.tokens,
@@ -227,15 +229,39 @@ class Plan:
             labelled.append(("gpt3-like", self.gpt3_like))
         return [{"choice": label, **shape_dict(s)} for label, s in sorted(labelled, key=lambda pair: pair[1].depth)]
 
+    def equal_budget_curve(self, points: int = 200) -> list[tuple[float, float]]:
+        """(depth, width), continuous, of shapes that use the budget exactly: from a fifth of the depth to five times it."""
+        quantity = self.budget.quantity(self.template)
+        amount = float(self.budget.amount)
+        found = []
+        for i in range(points):
+            depth = self.shape.depth * 5 ** (2 * i / (points - 1) - 1)
+            shape = meet(_at_depth(depth), quantity, amount)
+            if shape is not None:
+                found.append(shape)
+        return found
+
+    def rule_curve(self, name: str, points: int = 60) -> list[tuple[float, float]]:
+        """(depth, width) along a rule's own curve, for budgets from a thirtieth to thirty times this one."""
+        quantity = self.budget.quantity(self.template)
+        curve = find_rule(name).curve
+        amounts = (float(self.budget.amount) * 30 ** (2 * i / (points - 1) - 1) for i in range(points))
+        return [shape for amount in amounts if (shape := meet(curve, quantity, amount)) is not None]
+
+    def frame(self) -> pandas.DataFrame:
+        """:meth:`rows` as a data frame."""
+        import pandas
+
+        return pandas.DataFrame(self.rows())
+
+
+def _at_depth(depth: float) -> Curve:
+    return lambda width: (depth, width)
+
 
 def shape_dict(shape: Shape) -> dict[str, Any]:
     """A shape as plain data."""
-    return {**asdict(shape), "amount": plain_number(shape.amount)}
-
-
-def plain_number(value: int | Fraction) -> int | float:
-    """An exact number as JSON has it: an integer where it is one."""
-    return value.numerator if value.denominator == 1 else float(value)
+    return {**shape._asdict(), "amount": plain_number(shape.amount)}
 
 
 def plan(
@@ -296,19 +322,39 @@ class _Planner:
         self.budget = budget
         self.amount = float(budget.amount)
         self.rule = rule
+        self.penalty_of = formulas.shape_penalty.with_fixed()
         images = template.design.patch is not None
         if images != rule.images and not rule.comparison:
             known = ", ".join(rules(images))
             what = "images, which this design does not read" if rule.images else "text, but this design reads images"
             raise InputError(f"the rule {rule.name!r} is for {what}; known are {known}")
         self.rules = rules(images)
-        self.template = template
-        # Head dimension and widths' multiples depend on the width, the count a little on them: two rounds settle it.
-        self.near = 1024.0
+        # The head dimension follows from the width, the width a little from the head dimension: two rounds settle it.
+        near = 1024.0
         for _ in range(2):
-            self.quantity = budget.quantity(template, self.near)
-            self.near = self.wanted(rule.curve)[1]
-        self.size = template.polynomial(_trained_size, self.near).continuous()
+            self.settle(replace(template, head_dim=template.head_dim_at(near)))
+            near = self.wanted(rule.curve)[1]
+        self.open_head_dim = template.head_dim is None
+
+    def settle(self, template: Template) -> None:
+        """Take this template, its counts as polynomials."""
+        self.template = template
+        self.quantity = self.budget.quantity(template)
+        self.parameters = template.polynomial(lambda tree: tree.parameters).continuous()
+        self.size = template.polynomial(_trained_size).continuous()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was worked out for another rule or template."""
+        for name in ("slope", "_best_line"):
+            self.__dict__.pop(name, None)
+
+    def with_rule(self, rule: Rule) -> _Planner:
+        """The same planner for another rule."""
+        other = copy.copy(self)
+        other.rule = rule
+        other.forget()
+        return other
 
     def wanted(self, curve: Curve) -> tuple[float, float]:
         """The shape a curve wants at the budget; where it never meets it, the narrowest or widest that the budget allows."""
@@ -322,7 +368,7 @@ class _Planner:
 
     def width_closing(self, depth: float) -> float | None:
         """The width at which `depth` blocks use up the budget."""
-        found = meet(lambda width: (depth, width), self.quantity, self.amount)
+        found = meet(_at_depth(depth), self.quantity, self.amount)
         return None if found is None else found[1]
 
     def depth_closing(self, width: float) -> float | None:
@@ -349,11 +395,11 @@ class _Planner:
     def penalty(self, depth: float, width: float) -> float:
         """Relative loss that this shape costs against the rule's best at the same size."""
         best = self.best_width(self.size(depth, width))
-        return float(formulas.shape_penalty(width, best)) if best else 0.0
+        return float(self.penalty_of(width, best)) if best else 0.0
 
     @cached_property
     def _best_line(self) -> tuple[float, float, float]:
-        """ln of the wanted size, ln of the best width there, and how the second changes with the first."""
+        """Ln of the wanted size, ln of the best width there, and how the second changes with the first."""
         size = self.size(*self.wanted(self.rule.curve))
         here, beyond = (self.best_width(size * factor) for factor in (1.0, 1.1))
         if not here or not beyond:
@@ -364,7 +410,7 @@ class _Planner:
         """:meth:`penalty` by a straight line through the best widths around the wanted size: good enough to screen with."""
         log_size, log_best, slope = self._best_line
         best = math.exp(log_best + slope * (math.log(self.size(depth, width)) - log_size))
-        return float(formulas.shape_penalty(width, best))
+        return float(self.penalty_of(width, best))
 
     def measure(self, tree: Transformer, against: Shape | None = None) -> Shape:
         """A tree with its exact counts and its predicted cost, relative to another shape where one is given."""
@@ -376,8 +422,8 @@ class _Planner:
         amount = self.budget.of(tree)
         change = 0.0
         if against is not None:
-            other = self.template.at(against.depth, against.width)
-            change = (1 + penalty) / (1 + against.loss_penalty) * (size / _trained_size(other)) ** exponent - 1
+            other = against.active_parameters - (against.parameters - against.non_embedding_parameters)
+            change = (1 + penalty) / (1 + against.loss_penalty) * (size / other) ** exponent - 1
         return Shape(
             depth=tree.depth,
             width=tree.width,
@@ -404,9 +450,7 @@ class _Planner:
 
         All are screened by the polynomial; the shortlist is then counted exactly, as rounding moves feed-forward widths.
         """
-        screened = sorted(
-            (self.merit(self.quantity(*found), self.penalty_nearby(*found)), found) for found in set(shapes)
-        )
+        screened = sorted((self.merit(self.quantity(*found), self.penalty_nearby(*found)), found) for found in set(shapes))
         counted = []
         for merit, (depth, width) in screened[:_SHORTLIST]:
             if self.budget.cap and merit[0] > _ROUNDING:
@@ -421,7 +465,7 @@ class _Planner:
         """What the best shape has least of: the miss beyond the tolerance, then the loss of shape and miss together."""
         miss = math.log(amount / self.amount)
         beyond = max(0.0, miss) if self.budget.cap and miss > 0 else max(0.0, abs(miss) - _TOLERANCE)
-        return beyond, penalty + self.slope * abs(miss)
+        return beyond, penalty + self.slope * max(0.0, abs(miss) - _FREE)
 
     @cached_property
     def slope(self) -> float:
@@ -435,7 +479,7 @@ class _Planner:
         # Thin out where the multiples lie closer than the loss can tell apart.
         stride = max(1, (last - first) // _WIDTHS)
         for count in {*range(first, last + 1, stride), max(1, round(width / step))}:
-            if (count * step) % self.template.step_at(count * step) == 0:
+            if self.template.fits(count * step):
                 yield from self.closing(count * step)
 
     def closing(self, width: int) -> Iterator[tuple[int, int]]:
@@ -449,24 +493,35 @@ class _Planner:
         width = self.width_closing(depth)
         if width is None:
             return
-        step = self.template.step_at(width)
-        for count in (int(width / step), int(width / step) + 1):
-            if count:
-                yield max(1, round(depth)), count * step
-                near = (found for found in self.closing(count * step) if depth / 1.2 <= found[0] <= depth * 1.2)
-                yield from near
+        for multiple in self.template.widths_beside(width):
+            yield max(1, round(depth)), multiple
+            yield from (found for found in self.closing(multiple) if depth / 1.2 <= found[0] <= depth * 1.2)
 
     def recommended(self) -> Transformer:
         """The shape to build: near the rule's width, or as near as the budget allows."""
+        best = self.nearest()
+        # A tiny budget has no room for heads of the usual dimension.
+        while self.open_head_dim and self.missed(best) and self.template.head_dim_at(1) > 8:
+            self.settle(replace(self.template, head_dim=self.template.head_dim_at(1) // 2))
+            narrower = self.nearest()
+            best = narrower if best is None or not self.missed(narrower) else best
+        if best is None:
+            raise InputError(self._too_small())
+        return best
+
+    def nearest(self) -> Transformer | None:
+        """The best shape around the rule's width, looking further away until one is near the budget."""
         width = self.wanted(self.rule.curve)[1]
         best: Transformer | None = None
         for factor in (1.25, 2.0, 8.0, 64.0):
             best = self.best_of(self.around(width, factor)) or best
-            if best is not None and abs(math.log(float(self.budget.of(best)) / self.amount)) <= _TOLERANCE:
-                return best
-        if best is None:
-            raise InputError(self._too_small())
+            if not self.missed(best):
+                break
         return best
+
+    def missed(self, tree: Transformer | None) -> bool:
+        """Whether a shape is not near the budget."""
+        return tree is None or abs(math.log(float(self.budget.of(tree)) / self.amount)) > _TOLERANCE
 
     def plan(self) -> Plan:
         """Everything that is said about the budget."""
@@ -498,14 +553,13 @@ class _Planner:
             return None
         depth, width = found
         size = self.size(depth, width)
-        parameters = self.template.polynomial(lambda tree: tree.parameters, self.near).continuous()
         return RuleShape(
             rule=rule.name,
             kind=rule.kind,
             source=rule.source,
             depth=depth,
             width=width,
-            parameters=parameters(depth, width),
+            parameters=self.parameters(depth, width),
             loss_penalty=None if rule.name == self.rule.name else self.penalty(depth, width),
             extrapolated=rule.extrapolates(depth, width, size),
             comparison=rule.comparison,
@@ -519,17 +573,16 @@ class _Planner:
 
     def gpt3_like(self, shape: Shape) -> Shape | None:
         """What the GPT-3 family's own depths and widths would have made of the budget."""
-        found = meet(find_rule("gpt3").curve, self.quantity, self.amount) if "gpt3" in self.rules else None
-        if found is None:
+        if "gpt3" not in self.rules:
             return None
-        tree = self.best_of(self.at_depth(found[0]))
+        tree = self.with_rule(find_rule("gpt3")).nearest()
         return None if tree is None else self.measure(tree, against=shape)
 
     def runners_up(self, shape: Shape) -> Iterator[Shape]:
         """Shapes of other depths that use the same budget."""
         depths = [shape.depth]
         for share in _RUNNER_UP_DEPTHS:
-            tree = self.best_of(self.at_depth(max(1, float(share * shape.depth))))
+            tree = self.best_of(self.at_depth(max(1, share * shape.depth)))
             if tree is None or any(abs(math.log(tree.depth / depth)) < _DISTINCT for depth in depths):
                 continue
             found = self.measure(tree, against=shape)
@@ -574,8 +627,7 @@ def _band(shapes: list[tuple[float, float]], over: str) -> Band | None:
     return Band((min(depths), max(depths)), (min(widths), max(widths)), over)
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A continuous optimum with what it depends on. ``float(estimate)`` is its value."""
 
     value: float
@@ -593,7 +645,8 @@ class Estimate:
 
     def __str__(self) -> str:
         spread = " to ".join(format_count(v) for v in self.over_rules)
-        return f"{format_count(self.value)} ({format_count(self.low)} to {format_count(self.high)} by {self.error}; {spread} over rules)"
+        moved = f"{format_count(self.low)} to {format_count(self.high)} by {self.error}"
+        return f"{format_count(self.value)} ({moved}; {spread} over rules)"
 
 
 def optimal_width(

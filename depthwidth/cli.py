@@ -1,0 +1,452 @@
+"""The command line: each command parses, calls one library function and prints what it returns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from . import __version__
+from .errors import InputError, shown
+from .output import Row, emit, print_facts, print_table
+from .quantities import DTYPE_BITS, format_bytes, format_count, parse_count
+
+if TYPE_CHECKING:
+    from .planning import Plan
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def formats(function: F) -> F:
+    """The options that choose how a command prints; the command gets the choice as `form`."""
+    for form, text in (("json", "JSON, everything"), ("csv", "CSV, one row each"), ("markdown", "a Markdown table")):
+        function = click.option(f"--{form}", "form", flag_value=form, help=f"Print {text}.")(function)
+    return function
+
+
+class NumberFirst(click.Command):
+    """A command whose first argument may be a negative number, which must be refused for what it is."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put arguments like ``-5`` behind ``--`` so that they are not taken for options."""
+        negative = [arg for arg in args if re.fullmatch(r"-(\d|\.\d|inf|nan).*", arg, re.IGNORECASE)]
+        if negative and "--" not in args:
+            args = [*(arg for arg in args if arg not in negative), "--", *negative]
+        return super().parse_args(ctx, args)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="depthwidth")
+def cli() -> None:
+    """How deep, how wide: shapes, counts and formulas of transformers, with sources and errors."""
+
+
+@cli.command(cls=NumberFirst)
+@click.argument("budget", required=False)
+@click.option("--non-embedding", "counts", flag_value="non_embedding", help="BUDGET leaves out the embedding.")
+@click.option("--active", "counts", flag_value="active", help="BUDGET counts what one token meets (mixtures of experts).")
+@click.option("--flops", metavar="N", help="Budget of training FLOPs, as 1e22.")
+@click.option("--memory", metavar="BYTES", help="Budget of training memory, as 80GB.")
+@click.option("--weights", metavar="BYTES", help="Budget of bytes of weights, as 16GB.")
+@click.option("--rule", metavar="NAME", help="Rule that decides between depth and width  [levine2020].")
+@click.option("--preset", default="gpt3", show_default=True, help="Architecture: gpt3, llama2, llama3, mixtral, vit.")
+@click.option("--like", metavar="CONFIG", help="Architecture: all but the shape of a Hugging Face config.json.")
+@click.option("--vocab", metavar="N", help="Number of tokens.")
+@click.option("--context", metavar="N", help="Positions.")
+@click.option("--head-dim", metavar="N", type=int, help="Dimensions of a head  [128 for wide models, 64 below 1536].")
+@click.option("--kv-heads", metavar="N", type=int, help="Key and value heads.")
+@click.option("--ffn-ratio", metavar="R", help="Feed-forward width per width, as 4 or 8/3.")
+@click.option("--gated/--plain", default=None, help="Gated or plain feed-forward part.")
+@click.option("--tied/--untied", default=None, help="Whether the output matrix is the token embedding.")
+@click.option("--bias/--no-bias", default=None, help="Whether linear maps have biases.")
+@click.option("--norm", help="layernorm or rmsnorm.")
+@click.option("--positions", help="learned, sinusoidal, rotary, alibi, relative or none.")
+@click.option("--experts", metavar="N", type=int, help="Experts of each feed-forward part.")
+@click.option("--top-k", metavar="N", type=int, help="Experts that a token is routed to.")
+@click.option("--kind", help="decoder, encoder or encoder-decoder.")
+@click.option("--tensor-parallel", "--tp", metavar="N", type=int, default=1, help="Heads divide among N devices.")
+@click.option("--multiple", metavar="N", type=int, help="Widths are multiples of N  [64 or 128].")
+@click.option("--tokens", metavar="N", help="Training tokens, for a FLOPs budget.")
+@click.option("--tokens-per-parameter", type=float, metavar="R", help="Training tokens per parameter  [20].")
+@click.option("--batch", metavar="N", type=int, help="Sequences at once, for a memory budget  [1].")
+@click.option("--dtype", help=f"Number format: {', '.join(DTYPE_BITS)}  [bf16].")
+@click.option("--recompute", help="none or full, for a memory budget  [none].")
+@click.option("--masked", is_flag=True, default=None, help="Leave attention scores behind the causal mask out of FLOPs.")
+@click.option("--plot", metavar="FILE", help="Draw the curve of equal budget with the rules and known models.")
+@formats
+def plan(
+    budget: str | None,
+    counts: str | None,
+    flops: str | None,
+    memory: str | None,
+    weights: str | None,
+    rule: str | None,
+    preset: str,
+    like: str | None,
+    head_dim: int | None,
+    ffn_ratio: str | None,
+    tensor_parallel: int,
+    multiple: int | None,
+    tokens: str | None,
+    tokens_per_parameter: float | None,
+    batch: int | None,
+    dtype: str | None,
+    recompute: str | None,
+    masked: bool | None,
+    plot: str | None,
+    form: str | None,
+    **design: Any,
+) -> None:
+    """The shape to build with BUDGET parameters (1T, 1.3B, 6.7e9), or with --flops, --memory or --weights.
+
+    Counts are exact for the real architecture: embedding, vocabulary, biases, gates and experts included.
+    """
+    from .planning import plan as make_plan
+    from .template import Template
+
+    given = {"flops": flops, "memory": memory, "weights": weights, counts or "parameters": budget}
+    asked = {kind: amount for kind, amount in given.items() if amount is not None}
+    if len(asked) != 1:
+        raise InputError("plan takes one budget: BUDGET parameters, --flops, --memory or --weights")
+    ((kind, amount),) = asked.items()
+    options = {
+        "tokens": None if tokens is None else int(parse_count(tokens, "tokens")),
+        "tokens_per_parameter": tokens_per_parameter, "batch": batch, "dtype": dtype, "recompute": recompute,
+        "masked": masked,
+    }  # fmt: skip
+    for name in ("vocab", "context"):
+        if design[name] is not None:
+            design[name] = _whole(design[name], name)
+    shape: dict[str, Any] = {
+        "ffn_ratio": None if ffn_ratio is None else _ratio(ffn_ratio),
+        "head_dim": head_dim, "tensor_parallel": tensor_parallel, "multiple": multiple,
+    }  # fmt: skip
+    choices = _given(design)
+    if like is None:
+        template = Template.of(preset, **shape, **choices)
+    else:
+        from .hf import read_design
+
+        template = Template.like(read_design(like), choices, **_given(shape))
+    found = make_plan(amount, rule=rule, kind=kind, template=template, **_given(options))
+    if plot is not None:
+        from .plots import plot_plan
+
+        plot_plan(found, plot)
+    emit(form, found.to_dict(), found.rows(), lambda: _print_plan(found))
+
+
+def _print_plan(plan: Plan) -> None:
+    shape = plan.shape
+    miss = f"{shape.budget_miss:+.2%} from the budget"
+    click.secho(f"{shape.depth} layers, {shape.width:,} wide", bold=True, nl=False)
+    click.echo(f" for a budget of {plan.budget}\n")
+    experts = plan.tree.experts
+    print_facts(
+        {
+            "depth x width": f"{shape.depth} x {shape.width}",
+            "heads": f"{shape.heads} of {shape.head_dim}"
+            + (f", {shape.kv_heads} key and value heads" if shape.kv_heads != shape.heads else ""),
+            "ffn": f"{shape.ffn}" + (f", {experts.experts} experts, {experts.top_k} a token" if experts else ""),
+            "parameters": f"{shape.parameters:,}" + (f" ({miss})" if plan.budget.kind == "parameters" else ""),
+            "  without embedding": f"{shape.non_embedding_parameters:,}"
+            + (f" ({miss})" if plan.budget.kind == "non_embedding" else ""),
+            **(
+                {"  active": f"{shape.active_parameters:,}" + (f" ({miss})" if plan.budget.kind == "active" else "")}
+                if experts
+                else {}
+            ),
+            **({plan.budget.unit: f"{_amount(plan, float(shape.amount))} ({miss})"} if plan.budget.cap else {}),
+            **({"training tokens": format_count(plan.tokens)} if plan.budget.kind == "flops" else {}),
+            "loss penalty of its shape": f"{shape.loss_penalty:.3%} (+- {shape.loss_penalty_stderr:.3%}), "
+            f"worth {shape.parameter_equivalent:.2%} of its parameters",
+        },
+    )
+    rows = []
+    own = plan.rules.get(plan.rule.name)
+    if own is not None:
+        rows.append((f"{plan.rule.name} wants", f"{own.depth:.1f}", f"{own.width:,.0f}", own.kind))
+    for label, band in (("by its coefficients", plan.coefficient_band), ("over the rules", plan.rule_band)):
+        if band is not None:
+            rows.append((label, _interval(band.depth, ".1f"), _interval(band.width, ",.0f"), band.over))
+    print_table(("", "depth", "width", "meaning"), rows, words=("meaning",))
+    print_table(
+        ("rule", "depth", "width", "penalty*", "kind", "fitted range"),
+        (
+            (
+                r.rule, f"{r.depth:.1f}", f"{r.width:,.0f}",
+                "" if r.loss_penalty is None else f"{r.loss_penalty:.2%}", r.kind, "outside" if r.extrapolated else "",
+            )
+            for r in plan.rules.values()
+        ),
+        title="What each rule wants at this budget, before rounding",
+        words=("kind", "fitted range"),
+    )  # fmt: skip
+    print_table(
+        ("choice", "depth", "width", "heads", "ffn", "parameters", "budget", "penalty*", "loss**"),
+        (
+            (
+                row["choice"], str(row["depth"]), f"{row['width']:,}", f"{row['heads']} x {row['head_dim']}",
+                f"{row['ffn']:,}", format_count(row["parameters"], 4), f"{row['budget_miss']:+.2%}",
+                f"{row['loss_penalty']:.2%}", f"{row['loss_change']:+.2%}",
+            )
+            for row in plan.rows()
+        ),
+        title="Shapes along the curve of equal budget",
+    )  # fmt: skip
+    click.echo(f"*  relative loss against the best shape of {plan.rule.name} at the same size")
+    click.echo("** relative loss against the recommended shape, difference in size included")
+    for note in plan.notes:
+        click.echo(f"Note: {note}.")
+
+
+def _amount(plan: Plan, amount: float) -> str:
+    return f"{amount:.4g}" if plan.budget.kind == "flops" else format_bytes(amount, 4)
+
+
+def _interval(ends: tuple[float, float], form: str) -> str:
+    return f"{ends[0]:{form}} to {ends[1]:{form}}"
+
+
+@cli.command()
+@click.argument("config")
+@click.option("--context", metavar="N", help="Length of a sequence  [the model's].")
+@click.option("--source", metavar="N", help="Length of the encoder's sequence  [as --context].")
+@click.option("--batch", metavar="N", type=int, default=1, help="Sequences at once  [1].")
+@click.option("--masked", is_flag=True, help="Leave attention scores behind the causal mask out of FLOPs.")
+@click.option("--dtype", default="bf16", show_default=True, help=f"Number format: {', '.join(DTYPE_BITS)}.")
+@formats
+def describe(
+    config: str, context: str | None, source: str | None, batch: int, masked: bool, dtype: str, form: str | None
+) -> None:
+    """Counts and verdict for a Hugging Face CONFIG (a config.json, or the folder that holds it)."""
+    from .architecture import Transformer
+    from .description import describe as make_description
+
+    found = make_description(
+        Transformer.from_config(config),
+        None if context is None else _whole(context, "context"),
+        source=None if source is None else _whole(source, "source"),
+        batch=batch,
+        masked=masked,
+        dtype=dtype,
+    )
+    emit(form, found.to_dict(), found.rows(), lambda: _print_description(found))
+
+
+def _print_description(found: Any) -> None:
+    shape, counts, costs = found.shape(), found.parameters(), found.costs()
+    lengths = f"{costs['counted_context']} tokens" + (
+        f" after {costs['counted_source']}" if costs["counted_source"] is not None else ""
+    )
+    print_facts({name.replace("_", " "): f"{value}" for name, value in shape.items() if value is not None})
+    print_facts({name.replace("_", " "): f"{value:,}" for name, value in counts.items()})
+    click.echo(f"\nAt {lengths}, batch {costs['counted_batch']}, {costs['dtype']}, "
+                  f"scores behind the mask {'left out' if costs['masked'] else 'counted'}:")  # fmt: skip
+    memory = costs["training_memory"]
+    print_facts(
+        {
+            "forward FLOPs per token": f"{costs['forward_flops_per_token']:.4g}",
+            "training FLOPs per token": f"{costs['training_flops_per_token']:.4g}",
+            "weights": format_bytes(costs["weight_bytes"]),
+            "key-value cache": format_bytes(costs["kv_cache_bytes"]),
+            "training memory (Adam)": f"{format_bytes(memory['total'])}: weights {format_bytes(memory['weights'])}, gradients "
+            f"{format_bytes(memory['gradients'])}, optimizer {format_bytes(memory['optimizer'])}, activations "
+            f"{format_bytes(memory['activations'])}",
+            "  with recomputation": f"{format_bytes(costs['training_memory_recomputed']['total'])}: activations "
+            f"{format_bytes(costs['training_memory_recomputed']['activations'])}",
+        },
+    )
+    print_table(
+        ("rule", "best depth", "best width", "width is", "loss penalty", "kind", "fitted range"),
+        (
+            (
+                v.rule, f"{v.best_depth:.1f}", f"{v.best_width:,.0f}", f"{v.width_ratio:.2f} x", f"{v.loss_penalty:.2%}",
+                v.kind, "outside" if v.extrapolated else "",
+            )
+            for v in found.verdicts
+        ),
+        title="The shape, by rules at the same number of parameters without the embedding",
+        words=("kind", "fitted range"),
+    )  # fmt: skip
+    print_table(
+        ("component", "kind", "copies", "parameters", "active", "forward FLOPs"),
+        (
+            (
+                row["site"], row["component"], str(row["copies"]), f"{row['parameters']:,}",
+                f"{row['active_parameters']:,}", f"{float(row['forward_flops']):.4g}",
+            )
+            for row in found.rows()
+        ),
+        title="Components",
+        words=("kind",),
+    )  # fmt: skip
+    for finding in found.findings():
+        click.echo(f"Note: {finding}")
+
+
+@cli.group()
+def formulas() -> None:
+    """Every formula with its source, kind of claim and domain."""
+
+
+@formulas.command("list")
+@click.option("--kind", help="Only this kind: exact, asymptotic, approximation, fitted, heuristic.")
+@click.option("--topic", help="Only this topic.")
+@formats
+def formulas_list(kind: str | None, topic: str | None, form: str | None) -> None:
+    """One line for each formula."""
+    from .formula import KINDS
+    from .formula import formulas as find
+    from .layers.base import check_choice
+
+    if kind is not None:
+        check_choice("formulas list", tuple(KINDS), kind=kind)
+    if topic is not None:
+        check_choice("formulas list", tuple(sorted({f.topic for f in find()})), topic=topic)
+    cards = [f.card() for f in find(kind, topic)]  # type: ignore[arg-type]
+    columns = ("name", "kind", "status", "source", "summary")
+    rows: list[Row] = [{key: card[key] for key in columns} for card in cards]
+    emit(
+        form,
+        cards,
+        rows,
+        lambda: print_table(
+            ("name", "kind", "status", "summary"),
+            ([row[c] for c in columns if c != "source"] for row in rows),
+            words=("kind", "status", "summary"),
+        ),
+    )
+
+
+@formulas.command("show")
+@click.argument("name")
+@formats
+def formulas_show(name: str, form: str | None) -> None:
+    """One formula: LaTeX, arguments and their domains, source, documentation."""
+    from .formula import KINDS, STATUSES, find_formula
+
+    found = find_formula(name)
+    card = {**found.card(), "latex": found.latex(), "expression": str(found.expr), "documentation": found.__doc__}
+
+    def human() -> None:
+        click.secho(found.name, bold=True, nl=False)
+        click.echo(f"  {found.summary}\n")
+        facts = {
+            "formula": card["latex"],
+            "kind": f"{found.kind}: {KINDS[found.kind]}",
+            "source": found.source,
+            "status": f"{found.status}: {STATUSES[found.status]}",
+        }
+        print_facts(facts | ({"claimed for": found.validity} if found.validity else {}))
+        print_table(
+            ("argument", "symbol", "domain", "unit", "default"),
+            (
+                (a["name"], a["symbol"], a["domain"], a["unit"], "" if a["default"] is None else f"{a['default']:g}")
+                for a in card["arguments"]
+            ),
+            words=("symbol", "domain", "unit"),
+        )
+        click.echo(_notes(found.__doc__ or ""))
+
+    emit(form, card, card["arguments"], human)
+
+
+def _notes(documentation: str) -> str:
+    """The documentation from its notes on: what stands before them is printed already."""
+    from inspect import cleandoc
+
+    return cleandoc(documentation).partition("Returns\n")[2].partition("\n")[2].partition("Examples\n")[0].strip()
+
+
+@formulas.command("eval")
+@click.argument("name")
+@click.argument("arguments", nargs=-1, metavar="[ARGUMENT=VALUE]...")
+@formats
+def formulas_eval(name: str, arguments: tuple[str, ...], form: str | None) -> None:
+    """The value of a formula, as in `eval levine_width depth=24`.
+
+    A value is a number (24, 6.7e9, 1.3B), several numbers (6,12,24), or a letter, which stays symbolic.
+    """
+    from .formula import find_formula
+
+    found = find_formula(name)
+    values = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals:
+            raise InputError(f"{shown(argument)} is not of the form ARGUMENT=VALUE, as depth=24")
+        if key in values:
+            raise InputError(f"the argument {key!r} is given twice")
+        values[key] = _value(key, text)
+    result = found(**values)
+    plain = result.tolist() if hasattr(result, "tolist") else result
+    plain = plain if isinstance(plain, (int, float, list)) else str(plain)
+    row = {"name": found.name, "value": plain, "kind": found.kind, "source": found.source}
+    emit(form, row, [row], lambda: click.echo(str(plain)))
+
+
+_LETTER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
+
+
+def _value(name: str, text: str) -> Any:
+    if "," in text and not re.fullmatch(r"\d{1,3}(,\d{3})+", text):
+        import numpy
+
+        return numpy.array([_number(name, part) for part in text.split(",")])
+    if _LETTER.fullmatch(text) and text.lower() not in ("nan", "inf", "infinity"):
+        import sympy
+
+        return sympy.Symbol(text, real=True)
+    return _number(name, text)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float(parse_count(text, name))
+
+
+@cli.command()
+@click.argument("name", required=False)
+@formats
+def table(name: str | None, form: str | None) -> None:
+    """A published table beside what the formulas give; without NAME, the list of tables."""
+    from .tables import table as rows_of
+    from .tables import table_names
+
+    rows: list[Row] = list(rows_of(name)) if name is not None else [{"table": known} for known in table_names()]
+    emit(
+        form,
+        rows,
+        rows,
+        lambda: print_table(
+            tuple(rows[0]), ([f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)
+        ),
+    )
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _whole(text: str, name: str) -> int:
+    value = parse_count(text, name)
+    if value.denominator != 1:
+        raise InputError(f"{name} {shown(text)} is not a whole number")
+    return value.numerator
+
+
+def _ratio(text: str) -> Fraction:
+    try:
+        ratio = Fraction(text) if len(text) <= 32 else Fraction(0)
+    except (ValueError, ZeroDivisionError):
+        ratio = Fraction(0)
+    if not 0 < ratio <= 1024 or ratio.denominator > 1000:
+        raise InputError(f"ffn_ratio {shown(text)} is not a ratio like 4 or 8/3")
+    return ratio

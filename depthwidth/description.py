@@ -1,0 +1,183 @@
+"""Everything there is to say about one transformer: its counts, and how its shape compares with what the rules want."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from .architecture import Transformer
+from .formulas import shape as formulas
+from .layers import PatchStem, Run, TokenStem
+from .quantities import plain_number
+from .rules import meet, rules
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one rule says of a shape, at the same number of parameters without the embedding."""
+
+    rule: str
+    kind: str
+    best_depth: float
+    best_width: float
+    width_ratio: float
+    """The shape's width over the rule's best."""
+    loss_penalty: float
+    """Relative loss that the difference is predicted to cost if the rule is right."""
+    extrapolated: bool
+
+
+@dataclass(frozen=True)
+class Description:
+    """A transformer's counts under stated conventions. Everything ``depthwidth describe`` prints is here."""
+
+    tree: Transformer
+    context: int | None = None
+    source: int | None = None
+    batch: int = 1
+    masked: bool = False
+    dtype: str = "bf16"
+
+    @cached_property
+    def run(self) -> Run:
+        """The pass that is counted."""
+        return self.tree.run(self.context, self.source, batch=self.batch, masked=self.masked)
+
+    def shape(self) -> dict[str, Any]:
+        """The numbers that make the shape. Where blocks differ, the first block's."""
+        tree, mixture = self.tree, self.tree.experts
+        return {
+            "kind": tree.kind,
+            "depth": tree.depth,
+            "encoder_depth": tree.encoder.depth if tree.encoder is not None else None,
+            "width": tree.width,
+            "heads": tree.heads,
+            "kv_heads": tree.kv_heads,
+            "head_dim": tree.head_dim,
+            "ffn": tree.ffn,
+            "vocab": tree.vocab,
+            "context": tree.context,
+            "experts": mixture.experts if mixture else None,
+            "experts_per_token": mixture.top_k if mixture else None,
+        }
+
+    def parameters(self) -> dict[str, int]:
+        """Parameter counts, exact."""
+        tree = self.tree
+        return {
+            "parameters": tree.parameters,
+            "non_embedding_parameters": tree.non_embedding_parameters,
+            "embedding_parameters": tree.embedding_parameters,
+            "active_parameters": tree.active_parameters,
+        }
+
+    def costs(self) -> dict[str, Any]:
+        """Operations and bytes at the described context and batch."""
+        tree = self.tree
+        lengths: dict[str, Any] = {"context": self.run.tokens, "source": self.run.memory or None}
+        flops = {"masked": self.masked, **lengths}
+        memory = {"batch": self.batch, "dtype": self.dtype, **lengths}
+        return {
+            "counted_context": self.run.tokens,
+            "counted_source": self.run.memory or None,
+            "counted_batch": self.batch,
+            "masked": self.masked,
+            "dtype": self.dtype,
+            "forward_flops_per_token": plain_number(tree.flops_per_token(**flops)),
+            "training_flops_per_token": plain_number(tree.flops_per_token(training=True, **flops)),
+            "weight_bytes": tree.weight_bytes(self.dtype),
+            "kv_cache_bytes": tree.kv_cache_bytes(**memory),
+            "training_memory": _with_total(tree.training_memory(**memory)),
+            "training_memory_recomputed": _with_total(tree.training_memory(recompute="full", **memory)),
+        }
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What each rule says of the shape."""
+        tree = self.tree
+        size = tree.active_parameters - tree.embedding_parameters
+        # The tree's own parameters per layer and squared width stand in for the 12 of a plain block.
+        density = size / (tree.depth * tree.width**2)
+        found = []
+        for rule in rules(images=isinstance(tree.stem, PatchStem)).values():
+            best = meet(rule.curve, lambda depth, width: density * depth * width**2, size)
+            if best is not None and not rule.comparison:
+                penalty = float(formulas.shape_penalty(tree.width, best[1]))
+                extrapolated = rule.extrapolates(*best, size)
+                found.append(Verdict(rule.name, rule.kind, *best, tree.width / best[1], penalty, extrapolated))
+        return tuple(found)
+
+    def findings(self) -> list[str]:
+        """What stands out, one sentence each."""
+        tree = self.tree
+        found = []
+        if isinstance(tree.stem, TokenStem):
+            rank = min(tree.stem.tokens.width, tree.vocab)
+            if rank < tree.width:
+                found.append(
+                    f"The input embedding has rank {rank}, below the width {tree.width}: width beyond the rank is of limited "
+                    "use (Wies et al. 2021, arXiv 2105.03928)."
+                )
+        if tree.attention.heads * tree.attention.head_dim < tree.width:
+            inner = tree.heads * tree.head_dim
+            found.append(f"Queries span {inner} dimensions in all, fewer than the width {tree.width}.")
+        if tree.kind == "encoder-decoder":
+            found.append("The rules were fitted on one stack; here they judge the decoder's blocks against all parameters.")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: what ``depthwidth describe --json`` prints."""
+        return {
+            **self.parameters(),
+            **self.shape(),
+            **self.costs(),
+            "verdicts": {verdict.rule: asdict(verdict) for verdict in self.verdicts},
+            "findings": self.findings(),
+            "components": self.rows(),
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per component; parameters, active parameters and operations add up to the totals."""
+        return self.tree.breakdown(self.run.tokens, source=self.run.memory or None, masked=self.masked)
+
+    def frame(self) -> pandas.DataFrame:
+        """:meth:`rows` as a data frame."""
+        import pandas
+
+        return pandas.DataFrame(self.rows())
+
+
+def describe(
+    tree: Transformer,
+    context: int | None = None,
+    *,
+    source: int | None = None,
+    batch: int = 1,
+    masked: bool = False,
+    dtype: str = "bf16",
+) -> Description:
+    """A transformer's counts at a context, and the rules' verdicts on its shape.
+
+    Parameters
+    ----------
+    tree : the transformer.
+    context, source, batch : lengths and number of sequences; the tree's own context and 1 by default.
+    masked : whether attention scores behind a causal mask are left out of FLOPs.
+    dtype : number format of weights and activations.
+
+    Raises
+    ------
+    InputError
+        if a length is not a positive whole number or the number format is unknown.
+    """
+    description = Description(tree, context, source, batch, masked, dtype)
+    description.costs()  # refuses bad lengths and formats here rather than when it is printed
+    return description
+
+
+def _with_total(memory: Any) -> dict[str, int]:
+    return {**asdict(memory), "total": memory.total}

@@ -1,0 +1,84 @@
+"""Pictures, drawn with matplotlib (the ``plots`` extra)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .coefficients import reference
+from .errors import InputError, shown
+from .planning import Plan
+from .quantities import format_count
+
+_FORMATS = (".png", ".pdf", ".svg", ".jpg")
+
+
+def plot_plan(plan: Plan, path: str | Path) -> None:
+    """Draw a plan: the curve of equal budget in depth and width, each rule's curve crossing it, and known models.
+
+    Raises
+    ------
+    InputError
+        if matplotlib is not installed, or the file's ending is not one of its formats, or it cannot be written.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in _FORMATS:
+        raise InputError(f"plot: {shown(str(path))} does not end in {', '.join(_FORMATS)}")
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("plot: matplotlib is not installed; pip install 'depthwidth[plots]'") from None
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.add_subplot()
+    _draw(axes, plan)
+    try:
+        figure.savefig(target, dpi=150)
+    except OSError as error:
+        raise InputError(f"plot: {shown(str(path))} cannot be written ({error.strerror})") from None
+
+
+def _draw(axes: Any, plan: Plan) -> None:
+    from matplotlib.ticker import LogLocator
+
+    curve = plan.equal_budget_curve()
+    axes.plot([d for d, _ in curve], [w for _, w in curve], color="black", lw=1.2, label=f"{plan.budget}")
+    for found in plan.rules.values():
+        marker = "s" if found.comparison else "o"
+        line = axes.plot([found.depth], [found.width], marker, ms=7, label=found.rule, zorder=4)[0]
+        points = plan.rule_curve(found.rule)
+        axes.plot([d for d, _ in points], [w for _, w in points], ":", color=line.get_color(), lw=1)
+    axes.plot([plan.shape.depth], [plan.shape.width], "*", ms=18, color="crimson", label="recommended", zorder=5)
+    if plan.coefficient_band is not None:
+        (shallow, deep), (narrow, wide) = plan.coefficient_band.depth, plan.coefficient_band.width
+        axes.plot([shallow, deep], [wide, narrow], color="crimson", lw=5, alpha=0.35, label="by the rule's coefficients")
+    low, high = curve[0][0], curve[-1][0]
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(low, high)
+    axes.set_ylim(curve[-1][1], curve[0][1])
+    _draw_known_models(axes)
+    axes.set_xlabel("depth (layers)")
+    axes.set_ylabel("width (dimensions)")
+    axes.set_title(f"Shapes that use {plan.budget}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axis.set_major_formatter(lambda value, _: format_count(value))
+        axis.set_minor_formatter("")
+    axes.figure.legend(fontsize=8, loc="outside right upper")
+    axes.grid(alpha=0.25, which="both")
+
+
+def _draw_known_models(axes: Any) -> None:
+    names: dict[tuple[float, float], list[str]] = {}
+    for row in (*reference("gpt3_family"), *reference("real_models")):
+        models = names.setdefault((float(row["depth"]), float(row["width"])), [])
+        if row["model"] not in models:
+            models.append(row["model"])
+    for (depth, width), models in names.items():
+        axes.plot([depth], [width], ".", color="gray", ms=4)
+        label = f"{' / '.join(models)} ({format_count(12 * depth * width**2, 2)})"
+        near = {"fontsize": 6, "color": "gray", "xytext": (3, 2), "textcoords": "offset points"}
+        axes.annotate(label, (depth, width), annotation_clip=True, **near)

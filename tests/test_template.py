@@ -1,0 +1,120 @@
+"""A template's polynomial equals the count of the tree, exactly, for every architecture it can hold."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from depthwidth.architecture import Transformer
+from depthwidth.errors import InputError
+from depthwidth.template import PRESETS, Template
+
+READINGS = {
+    "parameters": lambda tree: tree.parameters,
+    "non-embedding": lambda tree: tree.non_embedding_parameters,
+    "active": lambda tree: tree.active_parameters,
+    "FLOPs per token": lambda tree: tree.flops_per_token(masked=True, training=True),
+    "training memory": lambda tree: tree.training_memory().total,
+    "training memory, recomputed": lambda tree: tree.training_memory(recompute="full").total,
+    "key-value cache": lambda tree: tree.kv_cache_bytes(),
+}
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("preset", PRESETS)
+@given(depth=st.integers(1, 500), count=st.integers(1, 40))
+@settings(max_examples=8, deadline=None)
+def test_the_polynomial_is_the_count(preset, reading, depth, count):
+    template = Template.of(preset, head_dim=64)
+    width = count * 64 * 8 * 3  # heads of 64, eight of them to a key head, thirds for the gated ratio
+    tree = template._tree(depth, width, 64, int(template.ffn_ratio * width))
+    assert template.polynomial(READINGS[reading]).exact(depth, width) == READINGS[reading](tree)
+
+
+def test_a_wrong_polynomial_is_caught():
+    template = Template.of("gpt3", head_dim=64)
+    polynomial = template.polynomial(READINGS["parameters"])
+    wrong = replace(polynomial, per_block=(polynomial.per_block[0], polynomial.per_block[1] - 1, polynomial.per_block[2]))
+    assert wrong.exact(12, 768) != template.at(12, 768).parameters
+
+
+@pytest.mark.parametrize(
+    ("parameters", "vocab", "tied", "depth", "width"),
+    # The theory sheet's table of optimal shapes for a total budget, 12 L d^2 + k V d = P.
+    [
+        (1.25e8, 50257, True, 23.8286, 579.108),
+        (1.20e8, 32000, True, 24.1754, 590.360),
+        (1e9, 50304, False, 39.1549, 1355.73),
+        (1e9, 128256, True, 38.8555, 1333.39),
+        (7e9, 32000, False, 54.7221, 3216.59),
+    ],
+)
+def test_total_budgets_of_the_bare_architecture(parameters, vocab, tied, depth, width):
+    from depthwidth.rules import find_rule, meet
+
+    bare = Template.of("gpt3", bias=False, norm_affine=False, positions="none", vocab=vocab, tied=tied)
+    count = bare.polynomial(READINGS["parameters"])
+    assert count.per_block == (0, 0, 12)
+    found = meet(find_rule("levine2020").curve, count.continuous(), parameters)
+    assert found[0] == pytest.approx(depth, abs=5.1e-5)  # half a unit of the last digit printed
+    assert found[1] == pytest.approx(width, abs=5.1e-3 if width > 1000 else 5.1e-4)
+
+
+@given(
+    width=st.integers(8, 40_000),
+    preset=st.sampled_from(sorted(PRESETS)),
+    tensor_parallel=st.sampled_from([1, 2, 4, 8, 16]),
+    multiple=st.sampled_from([None, 64, 96, 256]),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_multiple_of_the_step_always_makes_a_model(width, preset, tensor_parallel, multiple):
+    template = Template.of(preset, tensor_parallel=tensor_parallel, multiple=multiple)
+    step = template.step_at(width)
+    width = step * max(1, round(width / step))
+    if width % template.step_at(width) == 0:
+        tree = template.at(3, width)
+        assert (tree.depth, tree.width) == (3, width)
+        assert tree.heads % tensor_parallel == 0
+        assert tree.heads % tree.kv_heads == 0
+        if multiple:
+            assert width % multiple == 0
+
+
+def test_llama3_8b_is_the_template_at_its_shape():
+    assert Template.of("llama3").at(32, 4096).parameters == 8_030_261_248
+
+
+def test_like_keeps_everything_but_the_shape():
+    from depthwidth.design import Design
+
+    design = Design.of(
+        depth=26, width=2304, heads=8, kv_heads=4, head_dim=256, ffn=9216, window=(4096, None) * 13, positions="rotary",
+        norm="rmsnorm", bias=False, gated=True, placement="sandwich", vocab=256000,
+    )  # fmt: skip
+    template = Template.like(design)
+    assert template.ffn_ratio == Fraction(4)
+    assert (template.head_dim, template.group) == (256, 2)
+    tree = template.at(26, 2304 * 8 // 9 // 512 * 512)
+    assert tree.attention.window == 4096
+    assert len(tree.decoder.repeats) == 26  # the windows alternate
+    # At its own width the heads follow from head_dim, so only what depends on nothing else is compared.
+    assert tree.vocab == Transformer.of_design(design).vocab
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"preset": "gpt5"}, "there is no preset 'gpt5'"),
+        ({"vocabulary": 5}, "there is no option 'vocabulary'.*did you mean 'vocab'"),
+        ({"tensor_parallel": 0}, "tensor_parallel=0 is not a whole number"),
+        ({"head_dim": -64}, "head_dim=-64 is not a whole number"),
+        ({"ffn_ratio": Fraction(-1)}, "ffn_ratio=.* is not in"),
+        ({"norm": "batchnorm"}, "norm='batchnorm' is not one of"),
+    ],
+)
+def test_a_bad_template_gets_one_sentence(arguments, sentence):
+    with pytest.raises(InputError, match=sentence) as error:
+        Template.of(**arguments)
+    assert "\n" not in str(error.value)
