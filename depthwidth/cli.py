@@ -31,10 +31,10 @@ class NumberFirst(click.Command):
     """A command whose first argument may be a negative number, which must be refused for what it is."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put arguments like ``-5`` behind ``--`` so that they are not taken for options."""
-        negative = [arg for arg in args if re.fullmatch(r"-(\d|\.\d|inf|nan).*", arg, re.IGNORECASE)]
-        if negative and "--" not in args:
-            args = [*(arg for arg in args if arg not in negative), "--", *negative]
+        """Put a first argument like ``-5`` behind ``--`` so that it is not taken for an option."""
+        first = args[0] if args else ""
+        if re.fullmatch(r"-(\d|\.\d|inf|nan).*", first, re.IGNORECASE) and "--" not in args:
+            args = [*args[1:], "--", first]
         return super().parse_args(ctx, args)
 
 

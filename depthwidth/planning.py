@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +15,7 @@ from .coefficients import coefficient
 from .errors import InputError, shown
 from .formulas import shape as formulas
 from .layers.base import check_choice
+from .optima import FlopOptimum, gemstones_flop_optimum
 from .quantities import bits_of, format_bytes, format_count, parse_bytes, parse_count, plain_number
 from .rules import Curve, Quantity, Rule, find_rule, meet, rules
 from .template import Template
@@ -196,6 +197,8 @@ class Plan:
     gpt3_like: Shape | None
     runners_up: tuple[Shape, ...]
     tokens: int
+    flop_optimum: FlopOptimum | None
+    """For a FLOPs budget, the optimum of the Gemstones law with the tokens free, for its own block and vocabulary."""
     notes: tuple[str, ...]
 
     @cached_property
@@ -217,6 +220,7 @@ class Plan:
             "gpt3_like": None if self.gpt3_like is None else shape_dict(self.gpt3_like),
             "runners_up": [shape_dict(shape) for shape in self.runners_up],
             "tokens": self.tokens,
+            "flop_optimum": None if self.flop_optimum is None else asdict(self.flop_optimum),
             "vocab": self.tree.vocab,
             "context": self.tree.context,
             "notes": list(self.notes),
@@ -543,6 +547,7 @@ class _Planner:
             gpt3_like=self.gpt3_like(shape),
             runners_up=tuple(self.runners_up(shape)),
             tokens=self.budget.tokens_for(shape.parameters),
+            flop_optimum=self.flop_optimum(),
             notes=tuple(self.notes(shape, wanted)),
         )
 
@@ -590,6 +595,12 @@ class _Planner:
             if abs(found.budget_miss) <= _RUNNER_UP_MISS:
                 depths.append(tree.depth)
                 yield found
+
+    def flop_optimum(self) -> FlopOptimum | None:
+        """What the Gemstones law makes of a FLOPs budget; None for other budgets and images."""
+        if self.budget.kind != "flops" or self.template.design.patch is not None:
+            return None
+        return gemstones_flop_optimum(self.amount)
 
     def notes(self, shape: Shape, wanted: dict[str, RuleShape]) -> Iterator[str]:
         """What a reader must know before believing the numbers."""

@@ -4,11 +4,13 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
+from helpers import agrees, check, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
+from depthwidth.rules import find_rule, meet
 from depthwidth.template import PRESETS, Template
 
 READINGS = {
@@ -40,26 +42,29 @@ def test_a_wrong_polynomial_is_caught():
     assert wrong.exact(12, 768) != template.at(12, 768).parameters
 
 
-@pytest.mark.parametrize(
-    ("parameters", "vocab", "tied", "depth", "width"),
-    # The theory sheet's table of optimal shapes for a total budget, 12 L d^2 + k V d = P.
-    [
-        (1.25e8, 50257, True, 23.8286, 579.108),
-        (1.20e8, 32000, True, 24.1754, 590.360),
-        (1e9, 50304, False, 39.1549, 1355.73),
-        (1e9, 128256, True, 38.8555, 1333.39),
-        (7e9, 32000, False, 54.7221, 3216.59),
-    ],
-)
-def test_total_budgets_of_the_bare_architecture(parameters, vocab, tied, depth, width):
-    from depthwidth.rules import find_rule, meet
+# The theory sheet's optimal shapes for a total budget: 12 L d^2 + k V d = P on the 2020 curve.
+TOTALS = table("""
+1.25e8 | 50257 | 1 | 23.8286 | 579.108 | 9.58958e7
+1.20e8 | 32000 | 1 | 24.1754 | 590.360 | 1.01108e8
+1e9 | 50304 | 2 | 39.1549 | 1355.73 | 8.63603e8
+1e9 | 128256 | 1 | 38.8555 | 1333.39 | 8.28985e8
+7e9 | 32000 | 2 | 54.7221 | 3216.59 | 6.79414e9""")
 
-    bare = Template.of("gpt3", bias=False, norm_affine=False, positions="none", vocab=vocab, tied=tied)
-    count = bare.polynomial(READINGS["parameters"])
+
+@pytest.mark.parametrize(("total", "vocab", "embeddings", "depth", "width", "nonembedding"), TOTALS)
+def test_total_budgets_of_the_bare_architecture(total, vocab, embeddings, depth, width, nonembedding):
+    def bare(tied):
+        template = Template.of("gpt3", bias=False, norm_affine=False, positions="none", vocab=int(vocab), tied=tied)
+        return template.polynomial(READINGS["parameters"])
+
+    count = bare(tied=embeddings == "1")
     assert count.per_block == (0, 0, 12)
-    found = meet(find_rule("levine2020").curve, count.continuous(), parameters)
-    assert found[0] == pytest.approx(depth, abs=5.1e-5)  # half a unit of the last digit printed
-    assert found[1] == pytest.approx(width, abs=5.1e-3 if width > 1000 else 5.1e-4)
+    found = meet(find_rule("levine2020").curve, count.continuous(), float(total))
+    check(found[0], depth)
+    check(found[1], width)
+    check(12 * found[0] * found[1] ** 2, nonembedding)
+    other = meet(find_rule("levine2020").curve, bare(tied=embeddings != "1").continuous(), float(total))
+    assert not agrees(other[0], depth)
 
 
 @given(

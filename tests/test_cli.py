@@ -1,0 +1,214 @@
+"""The command line prints what the library returns, and turns every mistake into one sentence and status 2."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from depthwidth.architecture import Transformer
+from depthwidth.description import describe
+from depthwidth.formula import formulas
+from depthwidth.planning import plan
+from depthwidth.tables import table
+
+GPT2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(GPT2))
+    return path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan", "1T"),
+        ("plan", "1.3B", "--preset", "llama3", "--tp", "4", "--rule", "gemstones2025"),
+        ("plan", "47B", "--preset", "mixtral"),
+        ("plan", "--flops", "1e22", "--tokens", "1T", "--masked"),
+        ("plan", "--memory", "80GB", "--recompute", "full", "--batch", "4"),
+        ("plan", "--weights", "16GB", "--dtype", "int4", "--untied", "--gated", "--ffn-ratio", "8/3"),
+        ("plan", "300M", "--preset", "vit"),
+        ("plan", "100M", "--vocab", "256", "--context", "512", "--norm", "rmsnorm", "--positions", "alibi", "--no-bias"),
+        ("plan", "1B", "--kind", "encoder-decoder"),
+        ("table",),
+        ("table", "levine2020-projections"),
+        ("table", "real_models"),
+        ("formulas", "list"),
+        ("formulas", "list", "--kind", "fitted", "--topic", "shape"),
+        ("formulas", "show", "levine_optimal_depth"),
+        ("formulas", "eval", "levine_width", "depth=6,12,24"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("form", ["", "--json", "--csv", "--markdown"])
+def test_every_command_prints_in_every_form(invoke, arguments, form):
+    result = invoke(*arguments, *filter(None, [form]))
+    assert result.status == 0
+    assert result.error == ""
+    if form == "--json":
+        assert json.loads(result.output)
+    elif form == "--csv":
+        rows = list(csv.DictReader(io.StringIO(result.output)))
+        assert rows
+        assert all(None not in row and None not in row.values() for row in rows)
+    elif form == "--markdown":
+        widths = {line.count("|") - line.count("\\|") for line in result.output.splitlines()}
+        assert len(widths) == 1
+    else:
+        assert "None" not in result.output
+
+
+def test_plan_prints_what_plan_returns(invoke):
+    assert json.loads(invoke("plan", "6.7e9", "--json").output) == json.loads(json.dumps(plan("6.7e9").to_dict()))
+
+
+def test_describe_prints_what_describe_returns(invoke, config):
+    printed = json.loads(invoke("describe", config, "--json").output)
+    assert printed == json.loads(json.dumps(describe(Transformer.from_config(GPT2)).to_dict()))
+    assert printed["parameters"] == 124_439_808
+    for key in ("parameters", "non_embedding_parameters", "depth", "width", "heads", "head_dim", "ffn", "vocab"):
+        assert isinstance(printed[key], int)
+
+
+def test_describe_for_people(invoke, config):
+    result = invoke("describe", config, "--context", "512", "--batch", "8", "--masked")
+    assert result.status == 0
+    assert "124,439,808" in result.output
+    assert "At 512 tokens, batch 8" in result.output
+
+
+def test_plan_like_a_config(invoke, config):
+    printed = json.loads(invoke("plan", "350M", "--like", config, "--json").output)
+    assert printed["vocab"] == 50257
+    assert printed["head_dim"] == 64
+    assert printed["context"] == 1024
+
+
+def test_the_projection_table_of_the_paper(invoke):
+    """Depths and widths of the paper's table, and how far the closed form at N = 12 L d^2 lies from them."""
+    rows = json.loads(invoke("table", "levine2020-projections", "--json").output)
+    assert len(rows) == 9
+    assert rows == json.loads(json.dumps(table("levine2020_projections")))
+    for row in rows:
+        off = {"GPT3-Large": 1}.get(row["model"], 0)  # 37.4 at 12 L d^2, 38.2 at the nominal 760M: the paper prints 38
+        assert abs(round(row["depth"]) - row["paper_depth"]) == off
+        # The printed width has three digits; the paper takes sqrt(N / 12 L) at its rounded depth, for 1T the curve itself.
+        at_depth = row["curve_width_at_paper_depth" if row["model"] == "Optimal-1T" else "width_at_paper_depth"]
+        assert row["paper_width"] == pytest.approx(at_depth, rel=0.003)
+
+
+def test_formulas_list_is_the_registry(invoke):
+    cards = json.loads(invoke("formulas", "list", "--json").output)
+    assert [card["name"] for card in cards] == [f.name for f in formulas()]
+    assert all(card["kind"] and card["source"] for card in cards)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        (("levine_width", "depth=24"), 584.6421788464676),
+        (("shape.levine_width", "depth=24", "b=0.06"), 651.3193012017389),
+        (("levine_optimal_depth", "parameters=1T"), 94.74689539),
+        (("levine_optimal_depth", "parameters=1e12"), 94.74689539),
+    ],
+)
+def test_formulas_eval(invoke, arguments, value):
+    assert json.loads(invoke("formulas", "eval", *arguments, "--json").output)["value"] == pytest.approx(value, rel=1e-9)
+
+
+def test_formulas_eval_with_a_letter_is_symbolic(invoke):
+    assert invoke("formulas", "eval", "levine_transition_parameters", "depth=L", "a=a", "b=b").output == (
+        "12*L*exp(2*L*b + 2*a)\n"
+    )
+
+
+BAD = [
+    (("plan",), "plan takes one budget"),
+    (("plan", "1T", "--flops", "1e20"), "plan takes one budget"),
+    (("plan", "1.3Q"), "unknown suffix 'Q'"),
+    (("plan", "-1"), "budget '-1' is not a positive size"),
+    (("plan", "0"), "budget '0' is not"),
+    (("plan", "nan"), "budget 'nan' is not"),
+    (("plan", "-inf"), "budget '-inf' is not"),
+    (("plan", ""), "budget '' is not"),
+    (("plan", "1e999"), "budget '1e999' is not"),
+    (("plan", "9" * 5000), "is not a positive size"),
+    (("plan", "1T", "--rule", "levine"), "did you mean 'levine2020'"),
+    (("plan", "1T", "--preset", "gpt4"), "did you mean 'gpt3'"),
+    (("plan", "1T", "--vocab", "0"), "vocab '0' is not a positive size"),
+    (("plan", "1T", "--vocab", "1.5"), "vocab '1.5' is not a whole number"),
+    (("plan", "1T", "--context", "many"), "context 'many' is not"),
+    (("plan", "1T", "--head-dim", "0"), "head_dim=0 is not a whole number"),
+    (("plan", "1T", "--kv-heads", "-2"), "kv_heads=-2 is not a whole number"),
+    (("plan", "1T", "--ffn-ratio", "1/0"), "ffn_ratio '1/0' is not a ratio"),
+    (("plan", "1T", "--experts", "4", "--top-k", "5"), "top_k=5 is more than experts=4"),
+    (("plan", "1T", "--norm", "batch"), "norm='batch' is not one of"),
+    (("plan", "1T", "--plot", "picture.bmp"), "does not end in"),
+    (("plan", "1T", "--plot", "/nowhere/at/all.png"), "cannot be written"),
+    (("plan", "1T", "--like", "nowhere.json"), "nowhere.json"),
+    (("plan", "1T", "--nonsense"), "No such option"),
+    (("plan", "--memory", "12"), "too small"),
+    (("plan", "--weights", "1GB", "--dtype", "fp3"), "there is no number format 'fp3'"),
+    (("nonsense",), "No such command"),
+    (("describe", "/nowhere/config.json"), "config.json"),
+    (("table", "nonsense"), "there is no table 'nonsense'"),
+    (("formulas", "show", "levine_widht"), "did you mean"),
+    (("formulas", "list", "--kind", "true"), "kind='true' is not one of"),
+    (("formulas", "list", "--topic", "nonsense"), "topic='nonsense' is not one of"),
+    (("formulas", "eval", "levine_width"), "needs depth"),
+    (("formulas", "eval", "levine_width", "24"), "is not of the form ARGUMENT=VALUE"),
+    (("formulas", "eval", "levine_width", "depth=-3"), "depth=-3.0 is outside"),
+    (("formulas", "eval", "levine_width", "depth=24", "depth=25"), "given twice"),
+    (("formulas", "eval", "levine_width", "depth=__import__('os')"), "is not a positive size"),
+    (("formulas", "eval", "levine_width", "deep=3"), "has no argument 'deep'"),
+    (("formulas", "eval", "levine_width", "depth=1e4000"), "depth=inf is outside"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD, ids=[" ".join(a)[:60] for a, _ in BAD])
+def test_every_mistake_is_one_sentence_and_status_2(invoke, arguments, sentence):
+    result = invoke(*arguments)
+    assert result.status == 2
+    assert result.output == ""
+    assert result.error.startswith("Error: ")
+    assert result.error.count("\n") == 1
+    assert sentence in result.error
+    assert "Traceback" not in result.error
+
+
+def test_a_reader_that_stops_early_sees_no_traceback():
+    """As ``depthwidth formulas list --json | head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "depthwidth", "formulas", "list", "--json"],  # noqa: S603
+        stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60,
+    )  # fmt: skip
+    os.close(writer)
+    assert done.stderr == b""
+    assert done.returncode == 1
+
+
+def test_version_and_help(invoke):
+    from depthwidth import __version__
+
+    assert __version__ in invoke("--version").output
+    assert "plan" in invoke("--help").output
+    assert "--tensor-parallel" in invoke("plan", "-h").output
+
+
+def test_the_picture_of_a_plan(invoke, tmp_path):
+    pytest.importorskip("matplotlib")
+    for ending in ("png", "svg", "pdf"):
+        path = tmp_path / f"plan.{ending}"
+        assert invoke("plan", "350M", "--plot", path).status == 0
+        assert path.stat().st_size > 5000
+    drawn = (tmp_path / "plan.svg").read_text()
+    assert drawn.count("<g id=") > 100

@@ -1,0 +1,65 @@
+"""A description adds up, judges by the rules, and says what stands out."""
+
+import pytest
+
+from depthwidth.architecture import Transformer
+from depthwidth.coefficients import reference
+from depthwidth.description import describe
+from depthwidth.errors import InputError
+from depthwidth.formulas import shape as formulas
+
+
+@pytest.fixture
+def gpt3():
+    return Transformer(depth=96, width=12288, heads=96, vocab=50257, context=2048)
+
+
+def test_rows_add_up_to_the_totals(gpt3):
+    found = describe(gpt3, context=777, masked=True)
+    rows = found.rows()
+    assert sum(row["parameters"] for row in rows) == gpt3.parameters
+    assert sum(row["active_parameters"] for row in rows) == gpt3.active_parameters
+    assert sum(row["forward_flops"] for row in rows) == gpt3.forward_flops(777, masked=True)
+    assert len(found.frame()) == len(rows)
+
+
+def test_the_verdict_on_known_models_is_that_of_the_formulas():
+    """Bare blocks have N = 12 L d^2 exactly, so verdicts and closed forms must agree to rounding."""
+    for row in reference("real_models"):
+        depth, width = int(row["depth"]), int(row["width"])
+        bare = Transformer(depth, width, 1, bias=False, norm_affine=False, positions="none", vocab=100)
+        verdict = {v.rule: v for v in describe(bare).verdicts}["levine2020"]
+        best = formulas.levine_optimal_width(12 * depth * width**2)
+        assert verdict.best_width == pytest.approx(best, rel=1e-9)
+        assert verdict.loss_penalty == pytest.approx(formulas.shape_penalty(width, best), rel=1e-6, abs=1e-12)
+
+
+def test_gpt3_is_found_too_deep(gpt3):
+    """The paper's projection: 80 layers of 13.4K for the size of GPT-3 175B."""
+    verdict = {v.rule: v for v in describe(gpt3).verdicts}["levine2020"]
+    assert verdict.best_depth == pytest.approx(80.46, abs=0.05)
+    assert verdict.width_ratio == pytest.approx(0.9155, abs=0.001)
+    assert verdict.extrapolated
+
+
+def test_findings():
+    factorised = Transformer(12, 768, 12, embedding_width=128, vocab=30000)
+    assert any("rank 128" in finding for finding in describe(factorised).findings())
+    assert describe(Transformer(12, 768, 12)).findings() == []
+    t5 = Transformer(6, 512, 8, kind="encoder-decoder", positions="relative")
+    assert any("one stack" in finding for finding in describe(t5).findings())
+    assert any("fewer than the width" in f for f in describe(Transformer(12, 768, 6, head_dim=64)).findings())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"context": 0}, "context=0 is not a whole number"),
+        ({"context": 2.5}, "context=2.5 is not a whole number"),
+        ({"batch": -1}, "batch=-1 is not a whole number"),
+        ({"dtype": "fp7"}, "there is no number format 'fp7'"),
+    ],
+)
+def test_a_bad_request_gets_one_sentence(gpt3, arguments, sentence):
+    with pytest.raises(InputError, match=sentence):
+        describe(gpt3, **arguments)

@@ -1,0 +1,305 @@
+"""The machinery, and what every registered formula must satisfy whatever it says."""
+
+import inspect
+import json
+import math
+import subprocess
+import sys
+from typing import Annotated, Any
+
+import mpmath
+import numpy as np
+import pytest
+import sympy
+
+from depthwidth.coefficients import laws
+from depthwidth.errors import InputError
+from depthwidth.formula import (
+    KINDS,
+    STATUSES,
+    Domain,
+    Fitted,
+    Formula,
+    Positive,
+    Real,
+    find_formula,
+    fitted,
+    formula,
+    formulas,
+    is_symbolic,
+)
+
+ALL = formulas()
+DRAWS = 4
+
+
+def by_name(f):
+    return f.name
+
+
+def draw(f, rng):
+    """Arguments from the typical ranges at which the formula's own regime check, if it has one, is content."""
+    for _ in range(200):
+        values = {}
+        for name, parameter in f.parameters.items():
+            low, high = parameter.domain.typical
+            # Sizes that span decades are drawn evenly in their logarithm.
+            value = (
+                math.exp(rng.uniform(math.log(low), math.log(high))) if low > 0 and high > 20 * low else rng.uniform(low, high)
+            )
+            values[name] = round(value) if parameter.domain.integer else float(value)
+        try:
+            f(**values)
+        except InputError:
+            continue
+        return values
+    raise AssertionError(f"{f.name}: no draw from the typical ranges lies in its regime")
+
+
+def symbolic(f):
+    try:
+        return f.expr
+    except InputError:
+        return pytest.skip(f"{f.name} declares that it has no closed symbolic form")
+
+
+def close(value, expected):
+    return value == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_there_are_formulas_of_shape_separation_and_scaling():
+    assert {"shape", "separation", "scaling"} <= {f.topic for f in ALL}
+    assert len(ALL) > 50
+    assert len({f.name for f in ALL}) == len(ALL)
+
+
+@pytest.mark.parametrize("f", ALL, ids=by_name)
+def test_card_is_complete(f):
+    assert f.source
+    assert f.kind in KINDS
+    assert f.status in STATUSES
+    assert 10 < len(f.summary) <= 128
+    assert f.summary.endswith(".")
+    for part in (".. math::", "Parameters\n", "Returns\n", "Examples\n", ">>> "):
+        assert part in inspect.getdoc(f), f"{f.name}: its docstring has no {part!r}"
+    for name in f.parameters:
+        assert name in inspect.getdoc(f), f"{f.name}: {name} is not described"
+    json.dumps(f.card())
+
+
+@pytest.mark.parametrize("f", ALL, ids=by_name)
+def test_typical_range_lies_in_the_domain(f):
+    for parameter in f.parameters.values():
+        low, high = parameter.domain.typical
+        assert low < high
+        for end in (low, high):
+            value = round(end) if parameter.domain.integer else end
+            assert parameter.domain.contains(value), f"{f.name}: {parameter.name}={value} is typical but outside its domain"
+
+
+@pytest.mark.parametrize("f", ALL, ids=by_name)
+def test_arguments_have_letters_of_their_own(f):
+    letters = [parameter.letter for parameter in f.parameters.values()]
+    assert len(set(letters)) == len(letters)
+
+
+@pytest.mark.parametrize("f", ALL, ids=by_name)
+def test_fitted_defaults_exist_and_lie_in_their_domain(f):
+    for parameter in f.parameters.values():
+        if isinstance(parameter.default, Fitted):
+            assert parameter.default.law in laws()
+            assert parameter.domain.contains(parameter.default.value)
+
+
+@pytest.mark.parametrize("f", ALL, ids=by_name)
+def test_numbers_and_arrays_agree(f, rng):
+    draws = [draw(f, rng) for _ in range(DRAWS)]
+    one_by_one = [float(f(**values)) for values in draws]
+    together = f(**{name: np.array([values[name] for values in draws]) for name in f.parameters})
+    assert np.broadcast_to(together, DRAWS) == pytest.approx(one_by_one, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("f", ALL, ids=by_name)
+def test_numbers_and_tensors_agree(f, rng):
+    torch = pytest.importorskip("torch")
+    draws = [draw(f, rng) for _ in range(DRAWS)]
+    one_by_one = [float(f(**values)) for values in draws]
+    columns = {name: torch.tensor([values[name] for values in draws], dtype=torch.float64) for name in f.parameters}
+    together = f(**columns)
+    assert torch.as_tensor(together).dtype == torch.float64
+    assert np.broadcast_to(together.numpy(), DRAWS) == pytest.approx(one_by_one, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("f", ALL, ids=by_name)
+def test_numbers_and_the_symbolic_form_agree(f, rng):
+    """Evaluated at 30 digits, so that the float path's own rounding shows."""
+    compiled = sympy.lambdify([p.symbol() for p in f.parameters.values()], symbolic(f), "mpmath")
+    for _ in range(DRAWS):
+        values = draw(f, rng)
+        with mpmath.workdps(30):
+            exact = mpmath.re(compiled(*(mpmath.mpf(values[name]) for name in f.parameters)))
+        assert close(float(f(**values)), float(exact)), f"{f.name} at {values}"
+
+
+@pytest.mark.parametrize("f", ALL, ids=by_name)
+def test_numbers_and_mpmath_agree(f, rng):
+    values = draw(f, rng)
+    result = f(**{name: mpmath.mpf(value) for name, value in values.items()})
+    assert close(float(result), float(f(**values)))
+
+
+@pytest.mark.parametrize("f", ALL, ids=by_name)
+def test_latex_renders(f):
+    symbolic(f)
+    latex = f.latex()
+    assert " = " in latex
+    assert latex.count("{") == latex.count("}")
+    assert "Dummy" not in latex
+
+
+def outside(domain):
+    """Values just outside an interval; a whole-number domain also refuses a half."""
+    values = [math.nan]
+    if domain.low > -math.inf:
+        values += [domain.low - 1, -math.inf] + ([] if domain.closed_low else [domain.low])
+    if domain.high < math.inf:
+        values += [domain.high + 1, math.inf] + ([] if domain.closed_high else [domain.high])
+    if domain.integer:
+        values.append(max(domain.low, 0) + 1.5)
+    return values
+
+
+@pytest.mark.parametrize("f", ALL, ids=by_name)
+def test_a_value_outside_its_domain_is_named(f, rng):
+    for name, parameter in f.parameters.items():
+        for wrong in outside(parameter.domain):
+            values = draw(f, rng) | {name: wrong}
+            with pytest.raises(InputError) as caught:
+                f(**values)
+            assert f"{f.name}: {name}={wrong} is outside {parameter.domain}" == str(caught.value)
+            with np.errstate(invalid="ignore"), pytest.raises(InputError, match=f"{name}="):
+                f(**(draw(f, rng) | {name: np.array([draw(f, rng)[name], wrong])}))
+
+
+# ---- the decorator itself, on a formula of its own ----
+
+
+@formula(kind="exact", source="arithmetic", status="derived", symbol="y")
+def scaled(x: Positive, slope: Annotated[Any, Domain(-1, 1, True, False, symbol="m")] = 0.5, shift: Real = 0) -> Any:
+    r"""Straight line.
+
+    .. math:: y = m x + b
+    """
+    return slope * x + shift
+
+
+def test_arguments_by_position_and_name():
+    assert scaled(2.0) == 1
+    assert scaled(2.0, 0.25, shift=1) == 1.5
+    assert scaled(x=np.array([1.0, 2.0]), slope=-1).tolist() == [-1, -2]
+    assert scaled([1.0, 2.0]).tolist() == [0.5, 1]
+
+
+def test_symbols_go_through():
+    x = sympy.Symbol("x", positive=True)
+    assert scaled(x, sympy.Rational(1, 3)) == x / 3
+    assert scaled.latex() == "y = m x + shift"
+    assert scaled.expr.diff(scaled.parameters["x"].symbol()) == scaled.parameters["slope"].symbol()
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: scaled(), "needs x, in (0, inf)"),
+        (lambda: scaled(1, 0, 0, 0), "takes 3 arguments (x, slope, shift), but 4 were given"),
+        (lambda: scaled(1, slop=0), "has no argument 'slop' (did you mean 'slope'?)"),
+        (lambda: scaled(1, x=2), "was given 'x' twice"),
+        (lambda: scaled("1"), "x='1' is not a number"),
+        (lambda: scaled(True), "x=True is not a number"),
+        (lambda: scaled(1j), "is not a number"),
+        (lambda: scaled(None), "x=None is not a number"),
+        (lambda: scaled(np.array(["a"])), "holds <U1 values, not real numbers"),
+        (lambda: scaled(np.array([1 + 1j])), "not real numbers"),
+        (lambda: scaled(1, 1), "slope=1 is outside [-1, 1)"),
+        (lambda: scaled(sympy.Integer(-1)), "x=-1 is outside (0, inf)"),
+        (lambda: scaled(sympy.I), "x=I is outside"),
+        (lambda: scaled(np.array([[1.0, 2.0], [3.0, -4.0]])), "x=-4.0 is outside"),
+    ],
+)
+def test_a_wrong_call_gets_one_sentence(call, sentence):
+    with pytest.raises(InputError) as caught:
+        call()
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_declaration_must_be_complete():
+    with pytest.raises(TypeError, match="kind is one of"):
+        formula(kind="guess", source="nobody")
+    with pytest.raises(TypeError, match="status"):
+        formula(kind="exact", source="nobody", status="heard")
+
+    @formula(kind="exact", source="nobody")
+    def bare(x: float) -> float:
+        return x
+
+    with pytest.raises(TypeError, match="'x' declares no Domain"):
+        bare(1)
+
+
+def test_a_formula_keeps_its_function():
+    assert isinstance(scaled, Formula)
+    assert scaled.body(2, 3, 4) == 10  # unchecked
+    assert scaled.__name__ == "scaled"
+    assert scaled.summary == "Straight line."
+    assert "scaled(x, slope, shift)" in repr(scaled)
+    assert scaled.card()["arguments"][1] == {
+        "name": "slope", "symbol": "m", "domain": "[-1, 1)", "unit": "", "default": 0.5,
+    }  # fmt: skip
+
+
+def test_fitted_defaults_are_read_when_they_are_needed():
+    lazy = fitted("no_such_law", "x")
+    with pytest.raises(InputError, match="no_such_law"):
+        _ = lazy.value
+    assert fitted("levine2020", "b").value == 0.0555
+
+
+def test_find_formula():
+    assert find_formula("shape.levine_width").__name__ == "levine_width"
+    assert find_formula("levine_width").name == "shape.levine_width"
+    with pytest.raises(InputError, match="did you mean 'levine_width'"):
+        find_formula("levine_widht")
+
+
+def test_formulas_by_kind_and_topic():
+    assert {f.kind for f in formulas(kind="heuristic")} == {"heuristic"}
+    assert {f.topic for f in formulas(topic="separation")} == {"separation"}
+    assert formulas(topic="nothing") == []
+
+
+def test_is_symbolic():
+    assert is_symbolic(1, sympy.Symbol("x"))
+    assert not is_symbolic(1, 2.0, np.array([1.0]))
+
+
+def test_domain_prints_as_an_interval():
+    assert str(Domain(0, 1, True, False)) == "[0, 1)"
+    assert str(Domain()) == "(-inf, inf)"
+    assert str(Domain(1, closed_low=True, integer=True)) == "the whole numbers of [1, inf)"
+    assert Domain(1, closed_low=True, integer=True).assumptions() == {"real": True, "positive": True, "integer": True}
+    assert Domain(0, closed_low=True).assumptions() == {"real": True, "nonnegative": True}
+
+
+def test_plain_numbers_need_no_library():
+    """Importing the depth-width formulas, and calling one with a float, loads nothing heavy."""
+    code = (
+        "import sys\n"
+        "from depthwidth.formulas import scaling, separation, shape\n"
+        "from depthwidth import optima\n"
+        "shape.levine_optimal_width_error(1e9); separation.log3_rank_multiset(4, 768, 12)\n"
+        "optima.gemstones_flop_optimum(1e20)\n"
+        "print([m for m in ('numpy', 'scipy', 'sympy', 'pandas', 'torch', 'mpmath') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert done.stdout.strip() == "[]"
