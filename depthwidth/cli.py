@@ -197,6 +197,11 @@ def _print_plan(plan: Plan) -> None:
         ),
         title="Shapes along the curve of equal budget",
     )  # fmt: skip
+    free = plan.flop_optimum
+    if free is not None:
+        shape_wanted = f"{free.depth:.1f} layers, {free.width:,.0f} wide, on {format_count(free.tokens)} tokens"
+        click.echo(f"With the tokens free, the Gemstones law wants {shape_wanted}")
+        click.echo("(its own block and vocabulary; not to be trusted outside 1e19 to 1e21 FLOPs).\n")
     click.echo(f"*  relative loss against the best shape of {plan.rule.name} at the same size")
     click.echo("** relative loss against the recommended shape, difference in size included")
     for note in plan.notes:

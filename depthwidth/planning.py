@@ -33,8 +33,8 @@ BUDGETS = {
 }
 _CAPS = ("flops", "memory", "weights")  # limits rather than sizes to come close to
 _RUNNER_UP_DEPTHS = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 5 / 4, 3 / 2, 2)  # of the recommended depth
-_FREE = 0.01  # of the budget: a miss this small is no reason to leave the rule's curve
-_TOLERANCE = 0.02  # of the budget: nearer than this, the shape matters more than the count
+_FREE = 0.01  # of the budget: see _Planner.demerit
+_TOLERANCE = 0.05
 _RUNNER_UP_MISS = 0.06
 _DISTINCT = 0.08  # in ln depth: shapes closer than this are the same advice
 _ROUNDING = 0.02  # how much rounding the feed-forward width may bring a shape back under a limit
@@ -383,7 +383,7 @@ class _Planner:
     def _too_small(self) -> str:
         smallest = self.template.at(1, self.template.step_at(1))
         used = self.budget.of(smallest)
-        amount = format_bytes(float(used)) if self.budget.kind in ("memory", "weights") else format_count(float(used))
+        amount = format_bytes(float(used)) if self.budget.kind in ("memory", "weights") else f"{float(used):.3g}"
         return (
             f"a budget of {self.budget} is too small: one block of width {smallest.width} with {smallest.vocab} tokens "
             f"already takes {amount}; give fewer tokens with vocab, or a larger budget"
@@ -450,26 +450,31 @@ class _Planner:
     # Shapes of whole numbers.
 
     def best_of(self, shapes: Iterator[tuple[int, int]]) -> Transformer | None:
-        """The best of some shapes: near enough to the budget first, then the least loss lost.
+        """The best of some shapes, weighing the shape against the distance from the budget.
 
         All are screened by the polynomial; the shortlist is then counted exactly, as rounding moves feed-forward widths.
         """
-        screened = sorted((self.merit(self.quantity(*found), self.penalty_nearby(*found)), found) for found in set(shapes))
+        screened = sorted((self.demerit(self.quantity(*found), self.penalty_nearby(*found)), found) for found in set(shapes))
         counted = []
-        for merit, (depth, width) in screened[:_SHORTLIST]:
-            if self.budget.cap and merit[0] > _ROUNDING:
+        for demerit, (depth, width) in screened[:_SHORTLIST]:
+            if math.isinf(demerit):
                 break
             tree = self.template.at(depth, width)
-            amount = float(self.budget.of(tree))
-            if not (self.budget.cap and amount > self.amount):
-                counted.append((self.merit(amount, self.penalty(depth, width)), width, tree))
+            amount = self.budget.of(tree)
+            if not (self.budget.cap and amount > self.budget.amount):
+                counted.append((self.demerit(float(amount), self.penalty(depth, width)), width, tree))
         return min(counted, key=lambda found: found[:2])[2] if counted else None
 
-    def merit(self, amount: float, penalty: float) -> tuple[float, float]:
-        """What the best shape has least of: the miss beyond the tolerance, then the loss of shape and miss together."""
+    def demerit(self, amount: float, penalty: float) -> float:
+        """Relative loss that a shape costs by its form and by its distance from the budget; infinite beyond a limit.
+
+        A miss below 1 % is free, since no budget is meant more exactly than that; one above 5 % costs far more than the loss
+        it makes, since it is another budget.
+        """
         miss = math.log(amount / self.amount)
-        beyond = max(0.0, miss) if self.budget.cap and miss > 0 else max(0.0, abs(miss) - _TOLERANCE)
-        return beyond, penalty + self.slope * max(0.0, abs(miss) - _FREE)
+        if self.budget.cap and miss > _ROUNDING:
+            return math.inf
+        return penalty + self.slope * max(0.0, abs(miss) - _FREE) + max(0.0, abs(miss) - _TOLERANCE)
 
     @cached_property
     def slope(self) -> float:
