@@ -22,5 +22,8 @@ def nearest(word: str, valid: Iterable[str]) -> str:
 
 def shown(value: object, limit: int = 60) -> str:
     """`value` as it may stand in an error sentence: its repr on one line, cut at `limit` characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python will write
+        text = f"a {type(value).__name__} too long to print"
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -14,7 +14,7 @@ import math
 import pkgutil
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -143,6 +143,7 @@ class Formula:
     ) -> None:
         functools.update_wrapper(self, body)
         self.body = body
+        self.numeric: Callable[..., Any] = body
         self.kind = kind
         self.source = source
         self.status = status
@@ -179,10 +180,24 @@ class Formula:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The body's value, after every argument is checked against its domain."""
-        return self.body(*self._checked(args, kwargs))
+        values = self._checked(args, kwargs)
+        return self._form(values)(*values)
+
+    def stable(self, numeric: Callable[..., Any]) -> Callable[..., Any]:
+        """Declare the form to use for numbers, arrays and tensors where the body, run in floating point, loses digits.
+
+        It takes the body's arguments. Symbols and mpmath numbers still go through the body, which says what the formula is.
+        """
+        self.numeric = numeric
+        return numeric
+
+    def _form(self, values: Iterable[Any]) -> Callable[..., Any]:
+        if self.numeric is self.body or library_of(*values) in ("sympy", "mpmath"):
+            return self.body
+        return self.numeric
 
     def with_fixed(self, **fixed: float) -> Callable[..., Any]:
-        """The body with these arguments and all fitted defaults filled in, without checks: for inner loops.
+        """The formula with these arguments and all fitted defaults filled in, without checks: for inner loops on numbers.
 
         It takes the arguments that remain, in order. What is fixed is checked here, once.
         """
@@ -193,7 +208,8 @@ class Formula:
             for name, p in self.parameters.items()
             if p.default is not _REQUIRED
         }
-        return functools.partial(self.body, **(defaults | fixed))
+        filled = defaults | fixed
+        return functools.partial(self._form(filled.values()), **filled)
 
     def _checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         names = list(self.parameters)
@@ -236,10 +252,10 @@ class Formula:
         elif library in ("torch", "numpy"):
             if getattr(getattr(value, "dtype", None), "kind", "f") not in "iuf":
                 raise InputError(f"{self.name}: {parameter.name} holds {value.dtype} values, not real numbers")
-            mask = parameter.domain.contains(value)
-            inside = bool(mask.all())
+            inside = _all_inside(parameter.domain, value)
             if not inside:
-                value = value[~mask].flatten()[0].item() if value.ndim else value.item()
+                outside = ~parameter.domain.contains(value)
+                value = value[outside].flatten()[0].item() if value.ndim else value.item()
         elif isinstance(value, bool) or not isinstance(value, typing.SupportsFloat) or isinstance(value, complex):
             expected = f"is not a number, expected one in {parameter.domain}"
             raise InputError(f"{self.name}: {parameter.name}={shown(value)} {expected}")
@@ -288,6 +304,13 @@ class Formula:
                 for p in self.parameters.values()
             ],
         }
+
+
+def _all_inside(domain: Domain, values: Any) -> bool:
+    # The extremes decide for an interval, without an array of verdicts; NaN is an extreme of any array that holds it.
+    if domain.integer or not math.prod(values.shape):
+        return bool(domain.contains(values).all())
+    return bool(domain.contains(values.min()) & domain.contains(values.max()))
 
 
 def _default(default: Any) -> Any:
