@@ -38,17 +38,25 @@ _NARROWEST = 8
 class Template:
     """A design without its depth and width.
 
-    `ffn_ratio` is hidden features per width, `head_dim` None lets the width decide, `group` is query heads per key head
-    where that ratio is kept (a fixed number of key heads stands in `design.kv_heads`). Widths are multiples of what the
-    hardware likes: of `multiple` where given, and of head_dim times the heads that one of `tensor_parallel` devices needs.
+    Widths are multiples of what the hardware likes: of `multiple` where given, 64 or 128 otherwise, and of as many heads as
+    key heads and `tensor_parallel` devices can share out evenly.
     """
 
     design: Design
     ffn_ratio: Fraction = Fraction(4)
+    """Hidden features of the feed-forward part per width."""
     head_dim: int | None = None
-    group: int = 1
+    """None lets the width decide."""
     tensor_parallel: int = 1
     multiple: int | None = None
+    group: int = 1
+    """Query heads per key head, where that ratio is kept; a fixed number of key heads stands in `design.kv_heads`."""
+    attention_ratio: Fraction = Fraction(1)
+    """Dimensions of all query heads together per width; T5's largest models have 4, and 16."""
+    shared_ratio: Fraction = Fraction(0)
+    """Hidden features of an expert that serves every token, per hidden feature of the others."""
+    scaled_embedding: bool = False
+    """Whether the token embedding is multiplied by the square root of the width, as Gemma's is."""
 
     @classmethod
     def of(
@@ -74,13 +82,14 @@ class Template:
             )
         design = Design.of(depth=1, width=64, **(PRESETS[preset] | choices))
         ratio = _FFN_RATIOS.get(preset, Fraction(8, 3) if design.gated else Fraction(4)) if ffn_ratio is None else ffn_ratio
-        return cls(design, ratio, head_dim, 1, tensor_parallel, multiple)
+        return cls(design, ratio, head_dim, tensor_parallel, multiple)
 
     @classmethod
     def like(cls, design: Design, choices: Mapping[str, Any] | None = None, **shape: Any) -> Template:
-        """A design with its shape forgotten: its feed-forward ratio, head dimension and head groups are kept.
+        """A design with its shape forgotten; its ratios, head dimension and pattern of windows are kept.
 
-        `choices` change the design first; `shape` are fields of the template, which replace what would be kept.
+        `choices` change the design first; `shape` are fields of the template, which replace what would be kept. An encoder
+        gets as many blocks as its decoder.
         """
         tree = Transformer.of_design(design)
         if not isinstance(design.heads, (int, type(None))):
@@ -103,7 +112,14 @@ class Template:
         )
         if kept.kv_heads is not None:
             group = 1
-        given = {"ffn_ratio": Fraction(tree.ffn, tree.width), "head_dim": tree.head_dim, "group": group}
+        given = {
+            "ffn_ratio": Fraction(tree.ffn, tree.width),
+            "head_dim": tree.head_dim,
+            "group": group,
+            "attention_ratio": Fraction(tree.heads * tree.head_dim, tree.width),
+            "shared_ratio": Fraction(design.shared_ffn or 0, tree.ffn),
+            "scaled_embedding": design.embedding_scale != 1 and math.isclose(design.embedding_scale, math.sqrt(tree.width)),
+        }
         return cls(kept, **(given | _without_none(shape)))
 
     def __post_init__(self) -> None:
@@ -127,7 +143,11 @@ class Template:
         kv = self.design.kv_heads or 1
         heads = math.lcm(kv, self.group, self.tensor_parallel)
         liked = self.multiple or (128 if width >= 1024 else 64 if width >= 256 else 32 if width >= 128 else _NARROWEST)
-        return math.lcm(self.head_dim_at(width) * heads, liked)
+        return math.lcm(self._width_of(heads, self.head_dim_at(width)), liked)
+
+    def _width_of(self, heads: int, head_dim: int) -> int:
+        """The smallest width whose heads are a multiple of `heads`."""
+        return (Fraction(heads * head_dim) / self.attention_ratio).numerator
 
     def fits(self, width: int) -> bool:
         """Whether a width is a multiple of what widths like it are to be multiples of."""
@@ -150,7 +170,7 @@ class Template:
         return self._tree(depth, width, self.head_dim_at(width), max(step, step * round(exact / step)))
 
     def _tree(self, depth: int, width: int, head_dim: int, ffn: int) -> Transformer:
-        heads = width // head_dim
+        heads = int(width * self.attention_ratio) // head_dim
         kv_heads = self.design.kv_heads
         if kv_heads is None and self.group > 1:
             kv_heads = heads // self.group
@@ -158,7 +178,16 @@ class Template:
         if isinstance(window, Sequence):
             window = tuple(window[i % len(window)] for i in range(depth))
         design = replace(
-            self.design, depth=depth, width=width, heads=heads, head_dim=head_dim, kv_heads=kv_heads, ffn=ffn, window=window
+            self.design,
+            depth=depth,
+            width=width,
+            heads=heads,
+            head_dim=head_dim,
+            kv_heads=kv_heads,
+            ffn=ffn,
+            shared_ffn=int(self.shared_ratio * ffn) or self.design.shared_ffn,
+            window=window,
+            embedding_scale=math.sqrt(width) if self.scaled_embedding else self.design.embedding_scale,
         )
         return Transformer.of_design(design)
 
@@ -169,7 +198,11 @@ class Template:
         rounded. A head dimension left open is taken as that of width 1024.
         """
         head_dim = self.head_dim_at(1024)
-        unit = math.lcm(head_dim * math.lcm(self.design.kv_heads or 1, self.group), self.ffn_ratio.denominator)
+        unit = math.lcm(
+            self._width_of(math.lcm(self.design.kv_heads or 1, self.group), head_dim),
+            (self.ffn_ratio * max(self.shared_ratio, 1)).denominator * self.shared_ratio.denominator,
+            self.ffn_ratio.denominator,
+        )
         period = len(self.design.window) if isinstance(self.design.window, Sequence) else 1
 
         def sample(depth: int) -> list[Fraction]:

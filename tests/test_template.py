@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
+from depthwidth.hf import families, read_design
 from depthwidth.rules import find_rule, meet
 from depthwidth.template import PRESETS, Template
 
@@ -91,21 +92,26 @@ def test_llama3_8b_is_the_template_at_its_shape():
     assert Template.of("llama3").at(32, 4096).parameters == 8_030_261_248
 
 
-def test_like_keeps_everything_but_the_shape():
-    from depthwidth.design import Design
-
-    design = Design.of(
-        depth=26, width=2304, heads=8, kv_heads=4, head_dim=256, ffn=9216, window=(4096, None) * 13, positions="rotary",
-        norm="rmsnorm", bias=False, gated=True, placement="sandwich", vocab=256000,
-    )  # fmt: skip
+@pytest.mark.parametrize("family", families())
+def test_like_a_family_at_its_own_shape_is_that_model(family):
+    """Forgetting the shape and giving it again changes nothing, and the polynomial agrees."""
+    design = read_design({"model_type": family})
+    tree = Transformer.of_design(design)
     template = Template.like(design)
-    assert template.ffn_ratio == Fraction(4)
-    assert (template.head_dim, template.group) == (256, 2)
-    tree = template.at(26, 2304 * 8 // 9 // 512 * 512)
-    assert tree.attention.window == 4096
-    assert len(tree.decoder.repeats) == 26  # the windows alternate
-    # At its own width the heads follow from head_dim, so only what depends on nothing else is compared.
-    assert tree.vocab == Transformer.of_design(design).vocab
+    again = template._tree(tree.depth, tree.width, tree.head_dim, tree.ffn)
+    assert again == tree
+    assert template.polynomial(READINGS["parameters"]).exact(tree.depth, tree.width) == tree.parameters
+
+
+def test_like_keeps_unusual_ratios():
+    t5_11b = read_design({"model_type": "t5", "d_model": 1024, "d_kv": 128, "num_heads": 128, "d_ff": 65536, "num_layers": 24})
+    template = Template.like(t5_11b)
+    assert (template.attention_ratio, template.ffn_ratio) == (16, 64)
+    assert template.at(24, 1024).parameters == Transformer.of_design(t5_11b).parameters
+    gemma2 = Template.like(read_design({"model_type": "gemma2"}))
+    windows = [block.attention.branch.window for block in gemma2.at(4, 2304).decoder.blocks()]
+    assert windows == [4096, None, 4096, None]
+    assert gemma2.at(4, 2304 * 2).stem.scale == pytest.approx((2304 * 2) ** 0.5)
 
 
 @pytest.mark.parametrize(
