@@ -1,0 +1,57 @@
+"""What the documents show is what the commands print. (Their Python examples run as doctests.)"""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRACT = (ROOT / "docs" / "contract.md").read_text(encoding="utf-8")
+
+
+def test_the_readmes_sample_of_a_plan_is_what_the_command_prints(invoke):
+    sample = re.search(r"\$ depthwidth plan 1T\n(.*?)\n\.\.\.\n", README, re.DOTALL)[1]
+    assert invoke("plan", "1T").output.startswith(sample)
+
+
+def test_every_command_line_of_the_readme_parses(invoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    (tmp_path / "path" / "to" / "config.json").write_text('{"model_type": "llama"}')
+    block = re.search(r"```sh\n(depthwidth plan 7B.*?)```", README, re.DOTALL)[1]
+    lines = [line.partition("#")[0].split() for line in block.splitlines()]
+    assert len(lines) == 5
+    for _, *arguments in lines:
+        assert invoke(*arguments).status == 0
+
+
+def test_the_keys_of_the_contract_are_there(invoke, tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text('{"model_type": "gpt2"}')
+    commands = {
+        "plan BUDGET": ("plan", "1B"),
+        "describe FILE": ("describe", config),
+        "formulas list": ("formulas", "list"),
+        "formulas show NAME": ("formulas", "show", "levine_width"),
+        "formulas eval NAME ...": ("formulas", "eval", "levine_width", "depth=3"),
+    }
+    for name, arguments in commands.items():
+        row = re.search(rf"^\| `{re.escape(name)} --json` \|(.*)\|$", CONTRACT, re.MULTILINE)[1]
+        keys = re.findall(r"`(\w+)`", re.sub(r"\([^()]*\)", "", row))
+        printed = json.loads(invoke(*arguments, "--json").output)
+        printed = printed[0] if isinstance(printed, list) else printed
+        assert keys
+        assert set(keys) <= set(printed)
+
+
+def test_the_public_names_of_the_contract_are_the_packages():
+    import depthwidth
+
+    listed = CONTRACT.partition("`from depthwidth import ...`: ")[2].partition(".\n")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == set(depthwidth.__all__)
+
+
+def test_every_link_leads_somewhere():
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"):
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
