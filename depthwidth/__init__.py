@@ -13,12 +13,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import formulas, layers
     from .architecture import TrainingMemory, Transformer
+    from .budget import Budget
     from .coefficients import Coefficient, coefficient, reference
     from .description import Description, describe
     from .design import Design
     from .errors import InputError
     from .formula import Formula, find_formula
-    from .planning import Budget, Estimate, Plan, Shape, optimal_depth, optimal_width, plan
+    from .planning import Estimate, Plan, Shape, optimal_depth, optimal_width, plan
     from .rules import Rule, find_rule
     from .tables import table, table_names
     from .template import Template
@@ -30,7 +31,7 @@ _HOME = {
     "Description": "description", "describe": "description",
     # a shape for a budget
     "plan": "planning", "optimal_width": "planning", "optimal_depth": "planning",
-    "Budget": "planning", "Plan": "planning", "Shape": "planning", "Estimate": "planning", "Template": "template",
+    "Budget": "budget", "Plan": "planning", "Shape": "planning", "Estimate": "planning", "Template": "template",
     "Rule": "rules", "find_rule": "rules",
     # formulas and the numbers in them
     "Formula": "formula", "find_formula": "formula",

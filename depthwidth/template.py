@@ -166,7 +166,8 @@ class Template:
     def at(self, depth: int, width: int) -> Transformer:
         """The tree at a given shape, its feed-forward width rounded to what hardware likes."""
         exact = self.ffn_ratio * width
-        step = 1 if exact.denominator == 1 else 128 if width >= 1024 else 64 if width >= 256 else _NARROWEST
+        # A whole multiple of the width is already a multiple of all that the width is.
+        step = 1 if self.ffn_ratio.denominator == 1 else 128 if width >= 1024 else 64 if width >= 256 else _NARROWEST
         return self._tree(depth, width, self.head_dim_at(width), max(step, step * round(exact / step)))
 
     def _tree(self, depth: int, width: int, head_dim: int, ffn: int) -> Transformer:
@@ -198,10 +199,10 @@ class Template:
         rounded. A head dimension left open is taken as that of width 1024.
         """
         head_dim = self.head_dim_at(1024)
+        # A width at which heads and hidden features, also those of a shared expert, come out whole.
         unit = math.lcm(
             self._width_of(math.lcm(self.design.kv_heads or 1, self.group), head_dim),
-            (self.ffn_ratio * max(self.shared_ratio, 1)).denominator * self.shared_ratio.denominator,
-            self.ffn_ratio.denominator,
+            self.ffn_ratio.denominator * self.shared_ratio.denominator,
         )
         period = len(self.design.window) if isinstance(self.design.window, Sequence) else 1
 

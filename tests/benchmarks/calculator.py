@@ -110,7 +110,7 @@ def counting() -> list[dict[str, object]]:
         def count(described: dict[str, object] = described) -> int:
             return Transformer.from_config(described).parameters
 
-        assert count() == build()  # noqa: S101
+        assert count() == build()
         ours, theirs = interleaved(count, build, repeats=5)
         found.append(row(f"count {name} from its config", ours, "build on torch's meta device and sum", theirs))
     return found
@@ -138,8 +138,8 @@ def main() -> None:
         print(json.dumps(rows, indent=2))  # noqa: T201
         return
     for found in rows:
-        print("\n".join(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}" for key, value in found.items()))  # noqa: T201
-        print()  # noqa: T201
+        lines = (f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}" for key, value in found.items())
+        print("\n".join(lines), end="\n\n")  # noqa: T201
 
 
 if __name__ == "__main__":
