@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,52 @@ def plot_plan(plan: Plan, path: str | Path) -> None:
     InputError
         if matplotlib is not installed, or the file's ending is not one of its formats, or it cannot be written.
     """
-    target = Path(path)
-    if target.suffix.lower() not in _FORMATS:
+    figure = _figure(path, (9, 6))
+    _draw(figure.add_subplot(), plan)
+    _save(figure, path)
+
+
+def plot_moments(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Draw the residual stream of each stack along its depth: variance, correlation between tokens, gradient variance.
+
+    `rows` are those of :func:`~depthwidth.propagation.moments_of`. Raises what :func:`plot_plan` raises.
+    """
+    figure = _figure(path, (12, 4))
+    panels = figure.subplots(1, 3)
+    for stack in ("encoder", "decoder"):
+        for axes, direction, quantity in zip(
+            panels, ("forward", "forward", "gradient"), ("variance", "correlation", "variance"), strict=True
+        ):
+            found = [
+                (row["layer"], row[quantity])
+                for row in rows
+                if row["direction"] == direction and row["site"] == f"{stack}.block.{row['layer']}"
+            ]
+            if found:
+                axes.plot(*zip(*sorted(found), strict=True), label=stack)
+            axes.set_title(f"{direction} {quantity}")
+            axes.set_xlabel("behind block")
+            axes.grid(alpha=0.25)
+    for axes in (panels[0], panels[2]):
+        axes.set_yscale("log")
+    panels[0].legend()
+    _save(figure, path)
+
+
+def _figure(path: str | Path, size: tuple[float, float]) -> Any:
+    """An empty figure, after everything that can be wrong before drawing is checked."""
+    if Path(path).suffix.lower() not in _FORMATS:
         raise InputError(f"plot: {shown(str(path))} does not end in {', '.join(_FORMATS)}")
     try:
-        import matplotlib
-
-        matplotlib.use("Agg")
         from matplotlib.figure import Figure
     except ImportError:
         raise InputError("plot: matplotlib is not installed; pip install 'depthwidth[plots]'") from None
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    axes = figure.add_subplot()
-    _draw(axes, plan)
+    return Figure(figsize=size, layout="constrained")
+
+
+def _save(figure: Any, path: str | Path) -> None:
     try:
-        figure.savefig(target, dpi=150)
+        figure.savefig(Path(path), dpi=150)
     except OSError as error:
         raise InputError(f"plot: {shown(str(path))} cannot be written ({error.strerror})") from None
 

@@ -1,0 +1,134 @@
+"""Numeric forms that keep their digits where a formula, written as in the paper, subtracts nearly equal numbers.
+
+For numbers, NumPy arrays and torch tensors only: symbols and multiple-precision numbers use the formula as written.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+from ..mathematics import atan, exp, library_of, minimum, pi, sqrt
+
+_TERMS = 14
+# sin t - t cos t, and t + (t cos t - 3 sin t)/2, as series in t^2; divided by t^3 and by t^5.
+_SECTOR = [(-1.0) ** (n + 1) * 2 * n / math.factorial(2 * n + 1) for n in range(1, _TERMS)]
+_WEDGE = [(-1.0) ** n * (n - 1) / math.factorial(2 * n + 1) for n in range(2, _TERMS + 2)]
+# t - atan t, divided by t^3.
+_ARC = [(-1.0) ** n / (2 * n + 3) for n in range(_TERMS)]
+_TAIL_BEGINS = 2.0
+_TAIL_TERMS = 90  # at t = 2 the continued fraction has then converged to the last place
+
+
+def choose(condition: Any, then: Any, otherwise: Any) -> Any:
+    """`then` where the condition holds, else `otherwise`; element by element for arrays and tensors."""
+    library = library_of(condition, then, otherwise)
+    if library == "math":
+        return then if condition else otherwise
+    return sys.modules[library].where(condition, then, otherwise)
+
+
+def atan2(y: Any, x: Any) -> Any:
+    """The angle of the point (x, y)."""
+    library = library_of(y, x)
+    return getattr(sys.modules["math" if library == "math" else library], "arctan2" if library == "numpy" else "atan2")(y, x)
+
+
+def upper_tail(t: Any) -> Any:
+    """P(Z > t) of a standard normal variable, to a few units in the last place at both ends."""
+    library = library_of(t)
+    if library == "numpy":
+        import scipy.special
+
+        return scipy.special.ndtr(-t)
+    function = math.erfc if library == "math" else sys.modules[library].erfc
+    return function(t / math.sqrt(2)) / 2
+
+
+def density(t: Any) -> Any:
+    """The standard normal density; zero, without a warning, where it leaves the range of a double."""
+    return exp(-minimum(t * t, 1400.0) / 2) / math.sqrt(2 * math.pi)
+
+
+def _series(coefficients: list[float], t2: Any) -> Any:
+    value = coefficients[-1]
+    for coefficient in reversed(coefficients[:-1]):
+        value = value * t2 + coefficient
+    return value
+
+
+def angle_from_opposite(correlation: Any) -> Any:
+    """``pi - acos(correlation)``, with all its digits at both ends."""
+    return 2 * atan2(sqrt(1 + correlation), sqrt(1 - correlation))
+
+
+def arc_cosine_1(correlation: Any) -> Any:
+    """``sqrt(1 - rho^2) + (pi - acos rho) rho``, which vanishes like (1 + rho)^(3/2) at rho = -1."""
+    angle = angle_from_opposite(correlation)
+    small = minimum(angle, 1.0)
+    near = small**3 * _series(_SECTOR, small * small)
+    return choose(angle < 1, near, sqrt((1 - correlation) * (1 + correlation)) + angle * correlation)
+
+
+def arc_cosine_2(correlation: Any) -> Any:
+    """``3 rho sqrt(1 - rho^2) + (pi - acos rho)(1 + 2 rho^2)``, which vanishes like (1 + rho)^(5/2) at rho = -1."""
+    angle = angle_from_opposite(correlation)
+    double = minimum(2 * angle, 2.0)
+    near = double**5 * _series(_WEDGE, double * double)
+    far = 3 * correlation * sqrt((1 - correlation) * (1 + correlation)) + angle * (1 + 2 * correlation * correlation)
+    return choose(2 * angle < 2, near, far)
+
+
+def partial_moments(t: Any) -> tuple[Any, Any, Any]:
+    r"""``E max(Z - t, 0)^n`` of a standard normal variable for n = 1, 2 and 4.
+
+    Below t = 2 the textbook forms lose at most two digits. Beyond, h_n = E max(Z - t, 0)^n / n! obeys
+    n h_n = h_{n-2} - t h_{n-1}, and the ratios h_n / h_{n-1} follow from above, where every term is positive.
+    """
+    height, tail = density(t), upper_tail(t)
+    t2 = t * t
+    first = height - t * tail
+    second = (1 + t2) * tail - t * height
+    fourth = (3 + 6 * t2 + t2 * t2) * tail - (5 * t + t * t2) * height
+    far = -minimum(-t, -_TAIL_BEGINS)  # max(t, 2), so that the branch that is not taken stays finite
+    ratio = 0.0 * far
+    product = [ratio] * 5
+    for n in range(_TAIL_TERMS, -1, -1):
+        ratio = 1 / (far + (n + 1) * ratio)
+        if n < 5:
+            product[n] = ratio
+    height_far = density(far)
+    r0, r1, r2, r3, r4 = product
+    return (
+        choose(t < _TAIL_BEGINS, first, height_far * r0 * r1),
+        choose(t < _TAIL_BEGINS, second, 2 * height_far * r0 * r1 * r2),
+        choose(t < _TAIL_BEGINS, fourth, 24 * height_far * r0 * r1 * r2 * r3 * r4),
+    )
+
+
+def gelu_pair(a: Any, b: Any, r: Any) -> Any:
+    """``E gelu(x) gelu(y)`` for variances a, b and correlation r.
+
+    At positive correlation all terms are positive. At negative correlation and large variance the angle and the square root
+    cancel; there their difference x - atan x is taken from its series.
+    """
+    c, spread = r * sqrt(a) * sqrt(b), (1 - r) * (1 + r)
+    determinant = 1 + a + b + a * b * spread
+    root = sqrt(determinant)
+    inverses = 1 / (1 + a) + 1 / (1 + b)
+    near = c * atan2(root, -c) + (a * b * spread + c * c * inverses) / root
+    size = -minimum(-abs(c), -root)  # max(|c|, root)
+    x = root / size
+    small = minimum(x, 0.25)
+    gap = choose(x < 0.25, small**3 * _series(_ARC, small * small), x - atan(x))
+    far = size * gap + 1 / root - inverses * root
+    return choose((c < 0) & (root < size), far, near) / (2 * pi)
+
+
+def gelu_derivative_pair(a: Any, b: Any, r: Any) -> Any:
+    """``E gelu'(x) gelu'(y)`` for variances a, b and correlation r."""
+    c = r * sqrt(a) * sqrt(b)
+    determinant = 1 + a + b + a * b * (1 - r) * (1 + r)
+    root = sqrt(determinant)
+    return (atan2(root, -c) + c / root * (1 / (1 + a) + 1 / (1 + b) + 1 / determinant)) / (2 * pi)
