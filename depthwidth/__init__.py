@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import formulas, layers
+    from .activations import activation, gated
     from .architecture import TrainingMemory, Transformer
     from .budget import Budget
     from .coefficients import Coefficient, coefficient, reference
@@ -34,7 +35,7 @@ _HOME = {
     "Budget": "budget", "Plan": "planning", "Shape": "planning", "Estimate": "planning", "Template": "template",
     "Rule": "rules", "find_rule": "rules",
     # formulas and the numbers in them
-    "Formula": "formula", "find_formula": "formula",
+    "Formula": "formula", "find_formula": "formula", "activation": "activations", "gated": "activations",
     "Coefficient": "coefficients", "coefficient": "coefficients", "reference": "coefficients",
     "table": "tables", "table_names": "tables",
     # the mistakes a caller can make

@@ -10,6 +10,7 @@ from typing import Any
 
 from .design import Design, Kind
 from .errors import InputError
+from .formula import is_symbolic
 from .layers import (
     Attention,
     Child,
@@ -17,6 +18,7 @@ from .layers import (
     FeedForward,
     LanguageHead,
     Layer,
+    LearnedPositions,
     MixtureOfExperts,
     PatchStem,
     Pooler,
@@ -223,7 +225,12 @@ class Transformer(Layer):
         """
         if isinstance(self.stem, PatchStem) and context not in (None, self.stem.context):
             raise InputError(f"an image of this model has {self.stem.context} tokens, not {context}")
+        if source is not None and self.kind != "encoder-decoder":
+            raise InputError("a source length has no meaning for a model of one stack")
         tokens = self.context if context is None else context
+        learned = self.stem.positions if isinstance(self.stem, TokenStem) else None
+        if isinstance(learned, LearnedPositions) and not is_symbolic(tokens, learned.context) and tokens > learned.context:
+            raise InputError(f"this model has {learned.context} learned positions; context={tokens} is beyond them")
         check_whole("count", context=tokens, batch=conventions.get("batch", 1))
         memory = 0
         if self.kind == "encoder-decoder":

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from .architecture import RECOMPUTE, Transformer
 from .errors import InputError, shown
-from .layers.base import check_choice
+from .layers.base import check_choice, check_whole
 from .quantities import bits_of, format_bytes, format_count
 from .rules import Quantity
 from .template import Template
@@ -22,6 +22,10 @@ BUDGETS = {
     "weights": "bytes of weights",
 }
 _CAPS = ("flops", "memory", "weights")  # limits rather than sizes to come close to
+
+
+LARGEST_AMOUNT = 10**26
+"""No budget is larger; the shapes that would use it up are beyond any dimension a component accepts."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,17 @@ class Budget:
     recompute: str = "none"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.amount, (int, Fraction)) or not 0 < self.amount <= LARGEST_AMOUNT:
+            raise InputError(f"budget: amount={shown(self.amount)} is not a positive exact number; parse text with plan(...)")
+        check_whole("budget", batch=self.batch)
+        if self.context is not None:
+            check_whole("budget", context=self.context)
+        object.__setattr__(self, "amount", Fraction(self.amount))
         check_choice("budget", tuple(BUDGETS), kind=self.kind)
         check_choice("budget", RECOMPUTE, recompute=self.recompute)
         bits_of(self.dtype)
-        if self.tokens is not None and not 0 < self.tokens <= 10**18:
-            raise InputError(f"budget: tokens={shown(self.tokens)} is not a positive number of tokens")
+        if self.tokens is not None:
+            check_whole("budget", tokens=self.tokens, largest=10**18)
         if not 0 < self.tokens_per_parameter < math.inf:
             raise InputError(f"budget: tokens_per_parameter={shown(self.tokens_per_parameter)} is not a positive number")
 
@@ -62,6 +72,16 @@ class Budget:
     def cap(self) -> bool:
         """Whether it is a limit that must not be exceeded, rather than a size to come close to."""
         return self.kind in _CAPS
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether the amount is one of bytes."""
+        return self.kind in ("memory", "weights")
+
+    @property
+    def size_share(self) -> float:
+        """How much of a relative change of the amount is one of the parameters: FLOPs buy tokens as well."""
+        return 0.5 if self.kind == "flops" and self.tokens is None else 1.0
 
     @property
     def unit(self) -> str:
@@ -106,7 +126,7 @@ class Budget:
         return flops
 
     def __str__(self) -> str:
-        if self.kind in ("memory", "weights"):
+        if self.in_bytes:
             return f"{format_bytes(float(self.amount))} of {self.unit.removeprefix('bytes of ')}"
         if self.kind == "flops":
             return f"{float(self.amount):.3g} {self.unit}"

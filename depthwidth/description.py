@@ -7,8 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .architecture import Transformer
+from .caveats import penalty_caveats, shape_caveats
+from .errors import InputError, shown
 from .formulas import shape as formulas
-from .layers import PatchStem, Run, TokenStem
+from .layers import PatchStem, Run
 from .quantities import plain_number
 from .rules import meet, rules
 
@@ -28,7 +30,8 @@ class Verdict:
     """The shape's width over the rule's best."""
     loss_penalty: float
     """Relative loss that the difference is predicted to cost if the rule is right."""
-    extrapolated: bool
+    extrapolated: bool | None
+    """Whether the best shape lies outside what the rule's data covered; None where its source does not say what that was."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Description:
             "active_parameters": tree.active_parameters,
         }
 
+    @cached_property
     def costs(self) -> dict[str, Any]:
         """Operations and bytes at the described context and batch."""
         tree = self.tree
@@ -104,7 +108,7 @@ class Description:
         density = size / (tree.depth * tree.width**2)
         found = []
         for rule in rules(images=isinstance(tree.stem, PatchStem)).values():
-            best = meet(rule.curve, lambda depth, width: density * depth * width**2, size)
+            best = meet(rule.curve(density), lambda depth, width: density * depth * width**2, size)
             if best is not None and not rule.comparison:
                 penalty = float(formulas.shape_penalty(tree.width, best[1]))
                 extrapolated = rule.extrapolates(*best, size)
@@ -112,21 +116,12 @@ class Description:
         return tuple(found)
 
     def findings(self) -> list[str]:
-        """What stands out, one sentence each."""
+        """What stands out, and what limits the verdicts; one sentence each."""
         tree = self.tree
-        found = []
-        if isinstance(tree.stem, TokenStem):
-            rank = min(tree.stem.tokens.width, tree.vocab)
-            if rank < tree.width:
-                found.append(
-                    f"The input embedding has rank {rank}, below the width {tree.width}: width beyond the rank is of limited "
-                    "use (Wies et al. 2021, arXiv 2105.03928)."
-                )
-        if tree.attention.heads * tree.attention.head_dim < tree.width:
-            inner = tree.heads * tree.head_dim
-            found.append(f"Queries span {inner} dimensions in all, fewer than the width {tree.width}.")
-        if tree.kind == "encoder-decoder":
-            found.append("The rules were fitted on one stack; here they judge the decoder's blocks against all parameters.")
+        size = tree.active_parameters - tree.embedding_parameters
+        found = [*shape_caveats(tree), *penalty_caveats(tree, size, (v.width_ratio for v in self.verdicts))]
+        if tree.experts is not None:
+            found.append("the rules are held against the parameters that a token meets, not against all")
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -134,7 +129,7 @@ class Description:
         return {
             **self.parameters(),
             **self.shape(),
-            **self.costs(),
+            **self.costs,
             "verdicts": {verdict.rule: asdict(verdict) for verdict in self.verdicts},
             "findings": self.findings(),
             "components": self.rows(),
@@ -174,8 +169,10 @@ def describe(
     InputError
         if a length is not a positive whole number or the number format is unknown.
     """
+    if not isinstance(tree, Transformer):
+        raise InputError(f"describe: {shown(tree)} is not a Transformer")
     description = Description(tree, context, source, batch, masked, dtype)
-    description.costs()  # refuses bad lengths and formats here rather than when it is printed
+    description.costs  # noqa: B018  (refuses bad lengths and formats here rather than when it is printed)
     return description
 
 

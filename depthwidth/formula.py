@@ -12,6 +12,7 @@ import importlib
 import inspect
 import math
 import pkgutil
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator
@@ -172,16 +173,28 @@ class Formula:
 
     @property
     def summary(self) -> str:
-        """The first line of the docstring."""
-        return (self.__doc__ or "").strip().partition("\n")[0]
+        """The first line of the docstring, its cross-references as plain names."""
+        first = (self.__doc__ or "").strip().partition("\n")[0]
+        return re.sub(r":\w+:`~?([^`]*)`", r"\1", first)
 
     def __repr__(self) -> str:
         return f"<formula {self.name}({', '.join(self.parameters)})>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The body's value, after every argument is checked against its domain."""
+        """The body's value, after every argument is checked against its domain.
+
+        Raises
+        ------
+        InputError
+            if an argument is missing, unknown or outside its domain, or the value leaves the range of floating-point numbers.
+        """
         values = self._checked(args, kwargs)
-        return self._form(values)(*values)
+        try:
+            return self._form(values)(*values)
+        except InputError:
+            raise
+        except (ArithmeticError, ValueError) as error:
+            raise InputError(f"{self.name} leaves the range of floating-point numbers at these arguments") from error
 
     def stable(self, numeric: Callable[..., Any]) -> Callable[..., Any]:
         """Declare the form to use for numbers, arrays and tensors where the body, run in floating point, loses digits.

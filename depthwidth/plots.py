@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,18 @@ def plot_moments(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     _save(figure, path)
 
 
-def _figure(path: str | Path, size: tuple[float, float]) -> Any:
-    """An empty figure, after everything that can be wrong before drawing is checked."""
+def check_target(path: str | Path) -> None:
+    """Refuse a file that cannot be drawn to, before anything is computed for it."""
     if Path(path).suffix.lower() not in _FORMATS:
         raise InputError(f"plot: {shown(str(path))} does not end in {', '.join(_FORMATS)}")
+    folder = Path(path).parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise InputError(f"plot: {shown(str(path))} cannot be written: there is no such folder, or it is not yours to write to")
+
+
+def _figure(path: str | Path, size: tuple[float, float]) -> Any:
+    """An empty figure, after everything that can be wrong before drawing is checked."""
+    check_target(path)
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .coefficients import coefficient, covariance, editions, reference
+from .coefficients import coefficient, covariance, reference
 from .errors import InputError, nearest, shown
 from .formula import Formula, Kind
 from .formulas import shape
@@ -33,20 +33,31 @@ class Rule:
     name: str
     source: str
     kind: Kind
-    curve: Curve
+    along: Callable[[float], Curve]
+    """The curve for blocks of c parameters per squared width; only a rule that speaks of sizes depends on c."""
     fitted_on: tuple[tuple[str, float, float], ...] = ()
-    """Ranges of ``depth``, ``width`` or ``parameters`` that its data covered."""
+    """Ranges of ``depth``, ``width`` or ``parameters`` that its data covered; empty where its source does not say."""
     images: bool = False
     """Whether it was fitted on images rather than text."""
     comparison: bool = False
     """Whether it describes what was once built rather than what is best; it is left out of the band over rules."""
-    variants: Callable[[], dict[str, Curve]] = dict
-    """The same curve with its coefficients moved by their error."""
-    error: str = "its source gives no error"
-    """What the variants are."""
+    moved: Callable[[float], dict[str, Curve]] = lambda c: {}
+    """The same curves with the coefficients moved by their error."""
+    error: str = ""
+    """What the moved curves are; empty where its source gives no error."""
 
-    def extrapolates(self, depth: float, width: float, parameters: float) -> bool:
-        """Whether a shape lies outside what the rule's data covered."""
+    def curve(self, c: float = 12) -> Curve:
+        """The curve for blocks of c parameters per squared width, 12 where a feed-forward part is four times the width."""
+        return self.along(c)
+
+    def variants(self, c: float = 12) -> dict[str, Curve]:
+        """The curve with its coefficients moved by their error, by what was moved; empty where its source gives none."""
+        return self.moved(c)
+
+    def extrapolates(self, depth: float, width: float, parameters: float) -> bool | None:
+        """Whether a shape lies outside what the rule's data covered; None where its source does not say what that was."""
+        if not self.fitted_on:
+            return None
         values = {"depth": depth, "width": width, "parameters": parameters}
         return any(not low <= values[name] <= high for name, low, high in self.fitted_on)
 
@@ -128,24 +139,31 @@ def _lazily(formula: Formula, coefficients: dict[str, float]) -> Callable[[], Ca
     return functools.cache(lambda: formula.with_fixed(**coefficients))
 
 
-def _levine_variants() -> dict[str, Curve]:
-    moved = covariance("levine2020")
-    terms = {"var_a": moved["a", "a"], "var_b": moved["b", "b"], "cov_ab": moved["a", "b"]}
-    width_at = shape.levine_width.with_fixed()
-    error_at = shape.levine_relative_width_error.with_fixed(**terms)
+def _whatever(curve: Curve) -> Callable[[float], Curve]:
+    """A curve that does not depend on the parameters of a block."""
+    return lambda c: curve
 
-    def shifted(sign: int) -> Curve:
+
+def _shifted(width_at: Callable[[float], float], error_at: Callable[[float], float]) -> dict[str, Curve]:
+    """The curve with ln(width) at every depth moved by its standard error, down and up."""
+
+    def moved(sign: int) -> Curve:
         return lambda depth: (depth, width_at(depth) * math.exp(sign * error_at(depth)))
 
-    return {"minus one standard error": shifted(-1), "plus one standard error": shifted(+1)}
+    return {"minus one standard error": moved(-1), "plus one standard error": moved(+1)}
 
 
-def _gemstones_variants() -> dict[str, Curve]:
-    names = ("alpha", "beta", "A", "B")
-    return {
-        edition: _by_width(shape.gemstones_depth, **{n: coefficient("gemstones2025", n, edition).value for n in names})
-        for edition in editions("gemstones2025")[1:]
-    }
+def _levine_variants(c: float) -> dict[str, Curve]:
+    known = covariance("levine2020")
+    terms = {"var_a": known["a", "a"], "var_b": known["b", "b"], "cov_ab": known["a", "b"]}
+    return _shifted(shape.levine_width.with_fixed(), shape.levine_relative_width_error.with_fixed(**terms))
+
+
+def _gemstones_variants(c: float) -> dict[str, Curve]:
+    known = covariance("gemstones2025")
+    names = ("ln_A", "alpha", "ln_B", "beta")
+    terms = {f"cov_{a}_{b}" if a != b else f"var_{a}": known[a, b] for i, a in enumerate(names) for b in names[i:]}
+    return _shifted(shape.gemstones_width.with_fixed(), shape.gemstones_relative_width_error.with_fixed(**terms))
 
 
 def _moved_by_stderr(law: str, names: tuple[str, ...], curve: Callable[..., Curve]) -> dict[str, Curve]:
@@ -157,10 +175,16 @@ def _moved_by_stderr(law: str, names: tuple[str, ...], curve: Callable[..., Curv
     return found
 
 
-def _completep_curve(parameters: float) -> tuple[float, float]:
-    aspect = shape.completep_aspect(parameters)
-    depth = shape.constant_aspect_depth(parameters, aspect)
-    return depth, aspect * depth
+def _completep(c: float) -> Curve:
+    aspect_at = _lazily(shape.completep_aspect, {})
+    depth_at = _lazily(shape.constant_aspect_depth, {"c": c})
+
+    def curve(parameters: float) -> tuple[float, float]:
+        aspect = aspect_at()(parameters)
+        depth = depth_at()(parameters, aspect)
+        return depth, aspect * depth
+
+    return curve
 
 
 @functools.cache
@@ -188,9 +212,8 @@ def _gpt3_depth(width: float) -> float:
 _MEASURED_SIZES = (2.3e7, 1.8e9)
 
 
-def _measured_curve(**coefficients: float) -> Curve:
+def _measured(c: float, **coefficients: float) -> Curve:
     width_at = _lazily(shape.penalised_best_width, coefficients)
-
     low, high = _MEASURED_SIZES
 
     def curve(parameters: float) -> tuple[float, float]:
@@ -200,7 +223,8 @@ def _measured_curve(**coefficients: float) -> Curve:
         if parameters > high * 10:
             raise OverflowError("measured2025: the curve ends at ten times its largest model")
         width = width_at()(parameters)
-        return parameters / (12 * width**2), width
+        # The law gives the best width for a real count of parameters; how many blocks make that count is the block's matter.
+        return parameters / (c * width**2), width
 
     return curve
 
@@ -210,52 +234,51 @@ _RULES = (
         "levine2020",
         shape.levine_width.source,
         shape.levine_width.kind,
-        _by_depth(shape.levine_width),
+        _whatever(_by_depth(shape.levine_width)),
         fitted_on=(("depth", 6, 48),),
-        variants=_levine_variants,
+        moved=_levine_variants,
         error="one standard error of the fit; its covariance is recalled, not confirmed",
     ),
     Rule(
         "gemstones2025",
         shape.gemstones_depth.source,
         shape.gemstones_depth.kind,
-        _by_width(shape.gemstones_depth),
+        _whatever(_by_width(shape.gemstones_depth)),
         fitted_on=(("depth", 3, 80), ("width", 256, 3072)),
-        variants=_gemstones_variants,
-        error="the spread over the authors' other fits of the same runs",
+        moved=_gemstones_variants,
+        error="one standard error, by our jackknife over the 22 models",
     ),
     Rule(
         "liu2026",
         shape.liu_depth.source,
         shape.liu_depth.kind,
-        _by_width(shape.liu_depth),
-        variants=lambda: _moved_by_stderr("liu2026", ("alpha_m", "alpha_l"), functools.partial(_by_width, shape.liu_depth)),
+        _whatever(_by_width(shape.liu_depth)),
+        moved=lambda c: _moved_by_stderr("liu2026", ("alpha_m", "alpha_l"), functools.partial(_by_width, shape.liu_depth)),
         error="one standard error of either exponent alone; their covariance is not published",
     ),
     Rule(
         "measured2025",
         shape.penalised_best_width.source,
         shape.penalised_best_width.kind,
-        _measured_curve(),
+        _measured,
         fitted_on=(("parameters", *_MEASURED_SIZES),),
-        variants=lambda: _moved_by_stderr("shape_penalty", ("x0", "s"), _measured_curve),
+        moved=lambda c: _moved_by_stderr("shape_penalty", ("x0", "s"), functools.partial(_measured, c)),
         error="one standard error of either coefficient alone",
     ),
     Rule(
         "completep2025",
         shape.completep_aspect.source,
         shape.completep_aspect.kind,
-        _completep_curve,
+        _completep,
         fitted_on=(("parameters", 5e7, 1.5e9),),
-        error="its optima are given to about one digit, without an error",
     ),
-    Rule("nanochat", shape.nanochat_width.source, shape.nanochat_width.kind, _by_depth(shape.nanochat_width)),
-    Rule("marin", shape.marin_depth.source, shape.marin_depth.kind, _by_width(shape.marin_depth)),
+    Rule("nanochat", shape.nanochat_width.source, shape.nanochat_width.kind, _whatever(_by_depth(shape.nanochat_width))),
+    Rule("marin", shape.marin_depth.source, shape.marin_depth.kind, _whatever(_by_width(shape.marin_depth))),
     Rule(
         "gpt3",
         "Brown et al. 2020, arXiv 2005.14165, Table 2.1, joined on a log-log scale",
         "heuristic",
-        lambda width: (_gpt3_depth(width), width),
+        _whatever(lambda width: (_gpt3_depth(width), width)),
         fitted_on=(("width", 768, 12288),),
         comparison=True,
     ),
@@ -263,7 +286,7 @@ _RULES = (
         "sovit2023",
         shape.sovit_width.source,
         shape.sovit_width.kind,
-        _by_depth(shape.sovit_width),
+        _whatever(_by_depth(shape.sovit_width)),
         images=True,
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .coefficients import reference, reference_tables
+from .coefficients import coefficient, reference, reference_tables
 from .errors import InputError, nearest, shown
 from .formulas import shape
 
@@ -65,6 +65,7 @@ def _projection(row: Row) -> Row:
         "width_at_paper_depth": (parameters / (12 * row["paper_optimal_depth"])) ** 0.5,
         "curve_width_at_paper_depth": shape.levine_width(row["paper_optimal_depth"]),
         "paper_status": row["status"],
+        "stderr_status": coefficient("levine2020", "var_a").status,
         "note": row["note"],
     }
 

@@ -32,6 +32,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 _FFN_RATIOS = {"llama2": Fraction(8, 3), "llama3": Fraction(7, 2), "mixtral": Fraction(7, 2)}
 _NARROWEST = 8
+_SHAPE = frozenset({"depth", "width", "heads", "ffn"})
+_TEXT = frozenset({"vocab", "context", "kind", "tied", "segments"})
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,13 @@ class Template:
             raise InputError(
                 f"there is no preset {shown(preset)}{nearest(str(preset), PRESETS)}; known are {', '.join(PRESETS)}"
             )
+        for name in _SHAPE & set(choices):
+            raise InputError(f"plan: {name} is part of the shape that is looked for; give head_dim, kv_heads or ffn_ratio")
+        if PRESETS[preset].get("patch") and _TEXT & set(choices):
+            raise InputError(f"plan: {min(_TEXT & set(choices))} has no meaning for images")
         design = Design.of(depth=1, width=64, **(PRESETS[preset] | choices))
+        if design.experts is None and "top_k" in choices:
+            raise InputError("plan: top_k has no meaning without experts")
         ratio = _FFN_RATIOS.get(preset, Fraction(8, 3) if design.gated else Fraction(4)) if ffn_ratio is None else ffn_ratio
         return cls(design, ratio, head_dim, tensor_parallel, multiple)
 
@@ -127,8 +135,19 @@ class Template:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**20):
                 raise InputError(f"plan: {name}={shown(value)} is not a whole number from 1 to {2**20:,}")
+        if isinstance(self.ffn_ratio, bool) or not isinstance(self.ffn_ratio, (int, float, Fraction)):
+            raise InputError(f"plan: ffn_ratio={shown(self.ffn_ratio)} is not a number")
         if not 0 < self.ffn_ratio <= 1024:
-            raise InputError(f"plan: ffn_ratio={shown(self.ffn_ratio)} is not in (0, 1024]")
+            raise InputError(f"plan: ffn_ratio={float(self.ffn_ratio):g} is not in (0, 1024]")
+        object.__setattr__(self, "ffn_ratio", Fraction(self.ffn_ratio).limit_denominator(1000))
+        kv = self.design.kv_heads
+        if kv is not None and kv % self.tensor_parallel and self.tensor_parallel % kv:
+            raise InputError(f"plan: {kv} key heads cannot be shared out evenly among tensor_parallel={self.tensor_parallel}")
+
+    @property
+    def exact(self) -> bool:
+        """Whether its polynomials are its trees' counts to the last one: no feed-forward width is rounded."""
+        return self.ffn_ratio.denominator == 1 and self.shared_ratio.denominator == 1 and self.tensor_parallel == 1
 
     def head_dim_at(self, width: float) -> int:
         """Dimensions of a head at about this width: what is asked for, or 128 for wide models, 64 for narrower ones."""
@@ -140,8 +159,9 @@ class Template:
 
     def step_at(self, width: float) -> int:
         """What widths near `width` are multiples of."""
-        kv = self.design.kv_heads or 1
-        heads = math.lcm(kv, self.group, self.tensor_parallel)
+        heads = math.lcm(self.design.kv_heads or 1, self.group, self.tensor_parallel)
+        if self.group > 1:  # then key heads grow with the width, and they are shared out as well
+            heads = math.lcm(heads, self.group * self.tensor_parallel)
         liked = self.multiple or (128 if width >= 1024 else 64 if width >= 256 else 32 if width >= 128 else _NARROWEST)
         return math.lcm(self._width_of(heads, self.head_dim_at(width)), liked)
 
@@ -168,6 +188,7 @@ class Template:
         exact = self.ffn_ratio * width
         # A whole multiple of the width is already a multiple of all that the width is.
         step = 1 if self.ffn_ratio.denominator == 1 else 128 if width >= 1024 else 64 if width >= 256 else _NARROWEST
+        step = math.lcm(step, self.tensor_parallel)
         return self._tree(depth, width, self.head_dim_at(width), max(step, step * round(exact / step)))
 
     def _tree(self, depth: int, width: int, head_dim: int, ffn: int) -> Transformer:

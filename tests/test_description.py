@@ -51,6 +51,31 @@ def test_findings():
     assert any("fewer than the width" in f for f in describe(Transformer(12, 768, 6, head_dim=64)).findings())
 
 
+def test_a_hundred_thousand_alternating_blocks_are_counted_at_once():
+    """Two kinds of block, whatever the depth: rows and time do not grow with it."""
+    deep = Transformer(100_000, 64, 1, window=(128, None) * 50_000, context=4096)
+    shallow = Transformer(2, 64, 1, window=(128, None), context=4096)
+    assert len(describe(deep).rows()) == len(describe(shallow).rows())
+    assert deep.non_embedding_parameters - 128 == 50_000 * (shallow.non_embedding_parameters - 128)
+
+
+def test_a_context_beyond_the_learned_positions_is_refused(gpt3):
+    with pytest.raises(InputError, match="2048 learned positions"):
+        describe(gpt3, context=4096)
+    with pytest.raises(InputError, match="one stack"):
+        describe(gpt3, source=5)
+    with pytest.raises(InputError, match="is not a Transformer"):
+        describe({"model_type": "gpt2"})
+
+
+def test_what_penalties_do_not_reach_is_said():
+    assert any("23M to 1.8B" in f for f in describe(Transformer(96, 12288, 96)).findings())
+    assert any(
+        "images" in f for f in describe(Transformer(12, 768, 12, kind="encoder", patch=16, head="classifier")).findings()
+    )
+    assert any("dense decoders" in f for f in describe(Transformer(12, 768, 12, experts=8)).findings())
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -60,11 +60,11 @@ def test_total_budgets_of_the_bare_architecture(total, vocab, embeddings, depth,
 
     count = bare(tied=embeddings == "1")
     assert count.per_block == (0, 0, 12)
-    found = meet(find_rule("levine2020").curve, count.continuous(), float(total))
+    found = meet(find_rule("levine2020").curve(), count.continuous(), float(total))
     check(found[0], depth)
     check(found[1], width)
     check(12 * found[0] * found[1] ** 2, nonembedding)
-    other = meet(find_rule("levine2020").curve, bare(tied=embeddings != "1").continuous(), float(total))
+    other = meet(find_rule("levine2020").curve(), bare(tied=embeddings != "1").continuous(), float(total))
     assert not agrees(other[0], depth)
 
 

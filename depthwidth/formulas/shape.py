@@ -530,6 +530,71 @@ LiuWidthTerm = Annotated[Any, Domain(0, symbol="c_m", unit="nats", typical=(200,
 LiuDepthTerm = Annotated[Any, Domain(0, symbol="c_l", unit="nats", typical=(3, 8))]
 
 
+GemstonesVariance = Annotated[Any, Domain(0, closed_low=True, typical=(0.01, 0.1))]
+GemstonesCovariance = Annotated[Any, Domain(typical=(-0.001, 0.001))]
+
+
+@formula(
+    kind="approximation",
+    source="first-order error propagation of the Gemstones fit",
+    status="derived",
+    symbol="s",
+    domain="small coefficient errors; the measured ones are not small, see data/README.md",
+)
+def gemstones_relative_width_error(
+    depth: GemstonesDepth,
+    var_ln_A: GemstonesVariance,
+    cov_ln_A_alpha: GemstonesCovariance,
+    cov_ln_A_ln_B: GemstonesCovariance,
+    cov_ln_A_beta: GemstonesCovariance,
+    var_alpha: GemstonesVariance,
+    cov_alpha_ln_B: GemstonesCovariance,
+    cov_alpha_beta: GemstonesCovariance,
+    var_ln_B: GemstonesVariance,
+    cov_ln_B_beta: GemstonesCovariance,
+    var_beta: GemstonesVariance,
+    alpha: WidthExponent = fitted("gemstones2025", "alpha"),
+    beta: DepthExponent = fitted("gemstones2025", "beta"),
+    A: WidthTerm = fitted("gemstones2025", "A"),
+    B: DepthTerm = fitted("gemstones2025", "B"),
+) -> Any:
+    r"""Standard error of ln(width) on the Gemstones curve at a fixed depth, from the covariance of its coefficients.
+
+    .. math:: s = \sqrt{g^T \Sigma\, g}, \qquad \ln w = \frac{1}{\alpha}\left(\ln\frac{\alpha A}{2\beta B} + \beta \ln d\right)
+
+    Parameters
+    ----------
+    depth : d, layers.
+    var_ln_A, var_alpha, var_ln_B, var_beta : the diagonal of Sigma, for ln A, alpha, ln B and beta.
+    cov_ln_A_alpha, cov_ln_A_ln_B, cov_ln_A_beta, cov_alpha_ln_B, cov_alpha_beta, cov_ln_B_beta : what stands beside it.
+    alpha, beta, A, B : the law's coefficients, at which the gradient g is taken.
+
+    Returns
+    -------
+    Relative standard error of the width at this depth. At a fixed budget the error is smaller, as depth and width trade off.
+
+    Examples
+    --------
+    >>> none = dict.fromkeys(list(gemstones_relative_width_error.parameters)[2:11], 0.0)
+    >>> round(gemstones_relative_width_error(40, 0.01, **none), 4)
+    0.4554
+    """
+    log_width = (log(alpha * A / (2 * beta * B)) + beta * log(depth)) / alpha
+    by_ln_A = 1 / alpha
+    by_alpha = (1 / alpha - log_width) / alpha
+    by_ln_B = -1 / alpha
+    by_beta = (log(depth) - 1 / beta) / alpha
+    return sqrt(
+        by_ln_A**2 * var_ln_A
+        + by_alpha**2 * var_alpha
+        + by_ln_B**2 * var_ln_B
+        + by_beta**2 * var_beta
+        + 2 * by_ln_A * (by_alpha * cov_ln_A_alpha + by_ln_B * cov_ln_A_ln_B + by_beta * cov_ln_A_beta)
+        + 2 * by_alpha * (by_ln_B * cov_alpha_ln_B + by_beta * cov_alpha_beta)
+        + 2 * by_ln_B * by_beta * cov_ln_B_beta
+    )
+
+
 @formula(kind="fitted", source=LIU, status="derived", symbol="l", domain=_LIU_RANGE)
 def liu_depth(
     width: LiuWidth,

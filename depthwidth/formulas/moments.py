@@ -1,0 +1,327 @@
+"""How each component of a transformer moves the moments of a signal forward and of its gradient backward.
+
+A signal at one site is described by two uncentred moments per feature: q = E[x_t^2], and c = E[x_t x_t'] over two different
+tokens; r = c/q is its correlation along the sequence. A gradient has the same two, gamma and kappa. Means are over weights and
+inputs, and tokens are exchangeable. Attention has a file of its own (:mod:`.attention`), activations too (:mod:`.gaussian`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from ..formula import Domain, formula
+from ..mathematics import Constant, log, pi
+
+SecondMoment = Annotated[Any, Domain(0, symbol="q", unit="per feature", typical=(0.1, 10))]
+Covariance = Annotated[Any, Domain(symbol="c", unit="per feature", typical=(0.01, 0.09))]
+Variance = Annotated[Any, Domain(0, closed_low=True, symbol="s_w^2", typical=(1e-4, 1e-2))]
+Features = Annotated[Any, Domain(0, symbol="d", unit="dimensions", typical=(64, 4096))]
+GradientMoment = Annotated[Any, Domain(0, closed_low=True, symbol="gamma", unit="per feature", typical=(0.1, 10))]
+Dropout = Annotated[Any, Domain(0, 1, closed_low=True, symbol="p", typical=(0.05, 0.5))]
+Scale = Annotated[Any, Domain(symbol="lambda", typical=(0.1, 1))]
+BranchScale = Annotated[Any, Domain(symbol="beta", typical=(0.05, 1))]
+Correlation = Annotated[Any, Domain(-1, 1, closed_low=True, closed_high=True, symbol="r", typical=(0.05, 0.95))]
+
+KEDIA = "Kedia et al. 2024, arXiv 2403.09635"
+EULER = Constant(0.5772156649015329, lambda: __import__("sympy").EulerGamma)
+
+
+@formula(kind="exact", source=f"{KEDIA}, linear layer (authors' code)", symbol="q'")
+def linear_second_moment(second_moment: SecondMoment, inputs: Features, weight_variance: Variance) -> Any:
+    r"""Second moment after a random linear map; the covariance between tokens is multiplied by the same factor.
+
+    .. math:: q' = d\, s_w^2\, q
+
+    Parameters
+    ----------
+    second_moment : q of the input, per feature (c gives c').
+    inputs : d, features of the input.
+    weight_variance : variance of one weight; its mean is zero.
+
+    Returns
+    -------
+    q' per feature of the output. A bias of variance s_b^2 adds s_b^2 to q' and to c'.
+
+    Examples
+    --------
+    >>> linear_second_moment(1.25, 100, 0.01)
+    1.25
+    """
+    return inputs * weight_variance * second_moment
+
+
+@formula(kind="exact", source=f"{KEDIA}, linear layer (authors' code)", symbol="gamma'")
+def linear_gradient(
+    gradient: GradientMoment,
+    outputs: Annotated[Any, Domain(0, symbol="d_out", unit="dimensions", typical=(64, 4096))],
+    weight_variance: Variance,
+) -> Any:
+    r"""Second moment of the gradient in front of a random linear map; kappa is multiplied by the same factor.
+
+    .. math:: \gamma' = d_{out}\, s_w^2\, \gamma
+
+    Parameters
+    ----------
+    gradient : gamma of the output's gradient, per feature.
+    outputs : features of the output.
+    weight_variance : variance of one weight.
+
+    Returns
+    -------
+    gamma' per feature of the input.
+
+    Examples
+    --------
+    >>> linear_gradient(2.0, 400, 0.01)
+    8.0
+    """
+    return outputs * weight_variance * gradient
+
+
+@formula(kind="exact", source=f"{KEDIA}, dropout (authors' code)", symbol="q'")
+def dropout_second_moment(second_moment: SecondMoment, rate: Dropout) -> Any:
+    r"""Second moment after dropout with rescaling; the covariance between tokens stays, and a gradient's moments move alike.
+
+    .. math:: q' = \frac{q}{1-p}
+
+    Parameters
+    ----------
+    second_moment : q, uncentred (gamma in the backward pass).
+    rate : p, the share that is dropped; the rest is divided by 1 - p.
+
+    Returns
+    -------
+    q' per feature, uncentred.
+
+    Examples
+    --------
+    >>> round(dropout_second_moment(5.0, 0.1) - 2.0**2, 4)
+    1.5556
+    """
+    return second_moment / (1 - rate)
+
+
+@formula(
+    kind="asymptotic",
+    source=f"expansion of the expected sample correlation; replaces r(1-1/d) of {KEDIA}",
+    status="derived",
+    symbol="r'",
+    order=2,
+    domain="independent Gaussian features; d well above 1",
+)
+def norm_correlation(correlation: Correlation, width: Features) -> Any:
+    r"""Correlation between two tokens after each is normalised over its own d features.
+
+    .. math:: r' = r\left(1 - \frac{1 - r^2}{2(d-1)}\right)
+
+    Parameters
+    ----------
+    correlation : r before the norm.
+    width : d, features that are normalised over. For RMSNorm, which does not centre, put d + 1.
+
+    Returns
+    -------
+    r' after the norm. The exact value is :math:`r\,\Gamma(d/2)^2/(\Gamma((d-1)/2)\Gamma((d+1)/2))\,
+    {}_2F_1(1/2, 1/2; (d+1)/2; r^2)`; the remainder here falls as the square of d.
+
+    Examples
+    --------
+    >>> round(norm_correlation(0.3, 64), 5)
+    0.29783
+    """
+    return correlation * (1 - (1 - correlation**2) / (2 * (width - 1)))
+
+
+@formula(
+    kind="exact",
+    source=f"projection and E[1/s^2] of a Gaussian sample; replaces gamma/sigma^2 of {KEDIA}",
+    status="derived",
+    symbol="gamma'",
+    domain="independent Gaussian features, an output gradient that does not depend on them",
+)
+def norm_gradient(
+    gradient: GradientMoment,
+    second_moment: SecondMoment,
+    width: Annotated[Any, Domain(3, symbol="d", unit="dimensions", typical=(64, 4096))],
+) -> Any:
+    r"""Second moment of the gradient in front of a LayerNorm without affine weights.
+
+    .. math:: \gamma' = \frac{\gamma}{q}\, \frac{d-2}{d-3}
+
+    Parameters
+    ----------
+    gradient : gamma behind the norm.
+    second_moment : q in front of it, per feature.
+    width : d, features normalised over. d > 3. For RMSNorm put d + 1.
+
+    Returns
+    -------
+    gamma' in front of the norm. Two directions of the gradient are projected out, and E[1/s^2] adds 3/d.
+
+    Examples
+    --------
+    >>> round(norm_gradient(1.0, 1.0, 16), 4)
+    1.0769
+    """
+    return gradient / second_moment * (width - 2) / (width - 3)
+
+
+@formula(kind="exact", source=f"{KEDIA}, residual (authors' code)", symbol="q'", domain="branch and stream independent")
+def residual_second_moment(
+    second_moment: SecondMoment,
+    branch_moment: Annotated[Any, Domain(0, closed_low=True, symbol="q_f", unit="per feature", typical=(0.1, 10))],
+    skip: Scale = 1,
+    branch: BranchScale = 1,
+) -> Any:
+    r"""Second moment of a residual stream after a branch is added; covariances add the same way, and gradients backward.
+
+    .. math:: q' = \lambda^2 q + \beta^2 q_f
+
+    Parameters
+    ----------
+    second_moment : q of the stream.
+    branch_moment : q_f of the branch's output.
+    skip, branch : lambda and beta, the factors on either.
+
+    Returns
+    -------
+    q' per feature.
+
+    Examples
+    --------
+    >>> residual_second_moment(1.0, 0.5)
+    1.5
+    """
+    return skip**2 * second_moment + branch**2 * branch_moment
+
+
+@formula(
+    kind="asymptotic",
+    source=f"{KEDIA}, text form, with Euler's constant added",
+    status="derived",
+    symbol="m",
+    order=1,
+    domain="token frequencies falling as 1/rank (Zipf); within 0.1 % from 1,000 tokens on",
+)
+def zipf_match_probability(vocab: Annotated[Any, Domain(1, symbol="V", unit="tokens", typical=(1000, 200000))]) -> Any:
+    r"""Probability that two positions hold the same token, when frequencies follow Zipf's law: the sum of squared frequencies.
+
+    .. math:: m = \frac{\pi^2}{6\, (\ln V + \gamma_E)^2}
+
+    Parameters
+    ----------
+    vocab : V, number of tokens.
+
+    Returns
+    -------
+    A probability. The published text form leaves out gamma_E and is 11 to 17 % too large.
+
+    Examples
+    --------
+    >>> round(zipf_match_probability(50257), 6)
+    0.012653
+    """
+    return pi**2 / 6 / (log(vocab) + EULER) ** 2
+
+
+@formula(kind="asymptotic", source="sum of the residual recursion of a pre-norm stack", status="derived", symbol="q_N", order=1)
+def pre_norm_growth(
+    second_moment: SecondMoment,
+    block_moment: Annotated[Any, Domain(0, symbol="a", unit="per feature", typical=(0.1, 3))],
+    blocks: Annotated[Any, Domain(0, closed_low=True, symbol="N", unit="blocks", typical=(1, 200))],
+) -> Any:
+    r"""Second moment of a pre-norm stream after N blocks that each add a: it grows linearly.
+
+    .. math:: q_N = q_0 + N a
+
+    Parameters
+    ----------
+    second_moment : q_0 of the input.
+    block_moment : a, what one block adds (attention and feed-forward together) at a correlation that no longer changes.
+    blocks : N.
+
+    Returns
+    -------
+    q_N per feature. The first blocks add less or more while the correlation settles, which is the remainder.
+
+    Examples
+    --------
+    >>> round(pre_norm_growth(1.0, 1.32, 192), 2)
+    254.44
+    """
+    return second_moment + blocks * block_moment
+
+
+SpreadStrength = Annotated[Any, Domain(0, symbol="a", typical=(0.1, 1.5))]
+
+
+@formula(
+    kind="asymptotic",
+    source="moments of a product of random matrices, one block of a collapsed post-norm stack",
+    status="derived",
+    symbol="E ln",
+    order=2,
+    domain="all tokens alike (r near 1), no dropout",
+)
+def post_norm_log_drift(
+    strength: SpreadStrength,
+    width: Features,
+    matrix_moment: Annotated[Any, Domain(1, closed_low=True, symbol="mu_2", typical=(2, 3))] = 3,
+) -> Any:
+    r"""Expected logarithm of the factor by which one deep post-norm block multiplies the gradient's second moment.
+
+    .. math:: E \ln f = -\frac{2a + (\mu_2 - 1) a^2}{(1+a)^2 d}
+
+    Parameters
+    ----------
+    strength : a, second moment of the branch over that of the skip path.
+    width : d.
+    matrix_moment : mu_2, 3 for attention, 2.5 for a ReLU feed-forward part four times the width.
+
+    Returns
+    -------
+    A number below zero: the typical gradient shrinks, although its mean over draws does not.
+
+    Examples
+    --------
+    >>> attention, ffn = post_norm_log_drift(1.0, 1), post_norm_log_drift(0.32, 1, 2.5)
+    >>> round(attention + ffn, 3)
+    -1.456
+    """
+    return -(2 * strength + (matrix_moment - 1) * strength**2) / ((1 + strength) ** 2 * width)
+
+
+@formula(
+    kind="asymptotic",
+    source="moments of a product of random matrices, one block of a collapsed post-norm stack",
+    status="derived",
+    symbol="Var ln",
+    order=2,
+    domain="all tokens alike (r near 1), no dropout",
+)
+def post_norm_log_variance(
+    strength: SpreadStrength,
+    width: Features,
+    matrix_spread: Annotated[Any, Domain(0, symbol="omega", typical=(3, 4))] = 4,
+) -> Any:
+    r"""Variance over draws of the logarithm of one deep post-norm block's gradient factor.
+
+    .. math:: \mathrm{Var} \ln f = \frac{2 (4a + \omega a^2)}{(1+a)^2 d}
+
+    Parameters
+    ----------
+    strength : a, second moment of the branch over that of the skip path.
+    width : d.
+    matrix_spread : omega, 4 for attention, 3.25 for a ReLU feed-forward part four times the width.
+
+    Returns
+    -------
+    A variance; over N blocks they add, so that deep narrow stacks are log-normal with a wide spread.
+
+    Examples
+    --------
+    >>> attention, ffn = post_norm_log_variance(1.0, 1), post_norm_log_variance(0.32, 1, 3.25)
+    >>> round(attention + ffn, 2)
+    5.85
+    """
+    return 2 * (4 * strength + matrix_spread * strength**2) / ((1 + strength) ** 2 * width)

@@ -1,0 +1,158 @@
+"""The components' moment maps: the sheet's worked values, exact references, and simulations with their own error bars."""
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+from helpers import agrees, check, table
+
+from depthwidth.formulas import moments
+
+ZIPF = table("""
+1000 | 0.029361
+32000 | 0.013717
+50257 | 0.012653""")
+
+
+@pytest.mark.parametrize(("vocab", "match"), ZIPF)
+def test_zipf_matches_of_the_sheet(vocab, match):
+    check(moments.zipf_match_probability(float(vocab)), match)
+
+
+@pytest.mark.parametrize(
+    ("vocab", "exact", "error"), [(1000, "0.029339", 1e-3), (32000, "0.013717", 1e-4), (50257, "0.012652", 1e-4)]
+)
+def test_zipf_matches_against_the_sum_itself(vocab, exact, error):
+    frequencies = 1 / np.arange(1, vocab + 1)
+    frequencies /= frequencies.sum()
+    truth = float((frequencies**2).sum())
+    check(truth, exact)
+    assert moments.zipf_match_probability(vocab) == pytest.approx(truth, rel=error)
+    # The published form without Euler's constant is 11 to 17 % too large.
+    assert math.pi**2 / 6 / math.log(vocab) ** 2 > 1.1 * truth
+
+
+def exact_norm_correlation(r, d):
+    """Expected sample correlation of d pairs (the sheet's closed form), at 30 digits."""
+    with mpmath.workdps(30):
+        r, d = mpmath.mpf(r), mpmath.mpf(d)
+        ratio = mpmath.gamma(d / 2) ** 2 / (mpmath.gamma((d - 1) / 2) * mpmath.gamma((d + 1) / 2))
+        return float(r * ratio * mpmath.hyp2f1(0.5, 0.5, (d + 1) / 2, r**2))
+
+
+NORMS = table("""
+0.3 | 16 | 0.29095
+0.8 | 64 | 0.79767
+0.3 | 64 | 0.29784
+0.5 | 128 | 0.49852
+0.2 | 768 | 0.19987""")
+
+
+@pytest.mark.parametrize(("r", "d", "image"), NORMS)
+def test_norm_correlation_of_the_sheet(r, d, image):
+    r, d = float(r), int(d)
+    check(exact_norm_correlation(r, d), image)
+    # The remainder is of order 1/d^2, its coefficient below 1/4 for every r.
+    assert moments.norm_correlation(r, d) == pytest.approx(exact_norm_correlation(r, d), abs=0.25 / d**2)
+    assert not agrees(r * (1 - 1 / d), image)  # the published form
+
+
+def test_the_remainder_of_norm_correlation_falls_as_the_square_of_the_width():
+    widths = np.array([16, 32, 64, 128, 256])
+    gaps = [abs(moments.norm_correlation(0.6, float(d)) / exact_norm_correlation(0.6, int(d)) - 1) for d in widths]
+    slope = np.polyfit(np.log(widths), np.log(gaps), 1)[0]
+    assert slope == pytest.approx(-moments.norm_correlation.order, abs=0.15)
+
+
+def z_score(draws, expected):
+    """Standard errors between the mean of independent draws and what it should be."""
+    return (draws.mean() - expected) / (draws.std(ddof=1) / math.sqrt(len(draws)))
+
+
+def pairs(rng, draws, width, r):
+    """Gaussian token pairs of unit variance and correlation r: two arrays (draws, width)."""
+    shared, x, y = rng.standard_normal((3, draws, width))
+    return math.sqrt(r) * shared + math.sqrt(1 - r) * x, math.sqrt(r) * shared + math.sqrt(1 - r) * y
+
+
+def normalise(x):
+    """LayerNorm without affine weights."""
+    x = x - x.mean(axis=-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True))
+
+
+@pytest.mark.parametrize(("r", "d"), [(0.3, 32), (0.8, 64)])
+def test_norm_correlation_by_simulation(rng, r, d):
+    x, y = pairs(rng, 40_000, d, r)
+    products = (normalise(x) * normalise(y)).mean(axis=-1)
+    assert abs(z_score(products, moments.norm_correlation(r, d))) < 5
+    assert abs(z_score(products, r * (1 - 1 / d))) > 5  # the published form is told apart
+
+
+@pytest.mark.parametrize(("d", "q"), [(16, 1.0), (64, 4.0)])
+def test_norm_gradient_by_simulation(rng, d, q):
+    x = rng.standard_normal((40_000, d)) * math.sqrt(q)
+    g = rng.standard_normal((40_000, d))
+    y, scale = normalise(x), x.std(axis=-1, keepdims=True)
+    front = (g - g.mean(axis=-1, keepdims=True) - y * (g * y).mean(axis=-1, keepdims=True)) / scale
+    squares = (front**2).mean(axis=-1)
+    assert abs(z_score(squares, moments.norm_gradient(1.0, q, d))) < 5
+    assert abs(z_score(squares, 1.0 / q)) > 5  # the published form is told apart
+
+
+def test_linear_and_dropout_by_simulation(rng):
+    """The sheet's check: d_in = 100, s_w^2 = 0.01, variance 1 and mean 0.5, correlation 0.3: 1.25 and 0.55."""
+    draws, d = 20_000, 100
+    x, y = (0.5 + z for z in pairs(rng, draws, d, 0.3))
+    w = rng.standard_normal((draws, d)) * 0.1
+    out_x, out_y = (w * x).sum(-1), (w * y).sum(-1)
+    assert moments.linear_second_moment(1.25, d, 0.01) == pytest.approx(1.25)
+    assert abs(z_score(out_x**2, 1.25)) < 5
+    assert abs(z_score(out_x * out_y, moments.linear_second_moment(0.55, d, 0.01))) < 5
+    kept = rng.random(draws * 20) > 0.1
+    dropped = kept * (2 + rng.standard_normal(draws * 20)) / 0.9
+    assert abs(z_score(dropped**2, moments.dropout_second_moment(5.0, 0.1))) < 5
+    assert abs(z_score(dropped**2, 5.0)) > 5
+
+
+def test_dropout_variances_of_the_sheet():
+    check(moments.dropout_second_moment(5.0, 0.1) - 4, "1.5556")
+    check(moments.dropout_second_moment(1.25, 0.5) - 1, "1.5")
+
+
+def test_the_spread_of_a_collapsed_post_norm_layer():
+    """The sheet's Xavier/ReLU constants, a = 1 for attention and 0.32 for the feed-forward part: -1.455/d and 5.86/d."""
+    drift = moments.post_norm_log_drift(1.0, 1.0) + moments.post_norm_log_drift(0.32, 1.0, 2.5)
+    spread = moments.post_norm_log_variance(1.0, 1.0) + moments.post_norm_log_variance(0.32, 1.0, 3.25)
+    check(drift, "-1.455", slack=2)  # the sheet rounds the two terms first
+    check(spread, "5.86", slack=2)
+    assert drift + spread / 2 == pytest.approx(1.475, abs=0.006)
+
+
+@pytest.mark.parametrize(("d", "layers"), [(64, 12)])
+def test_the_spread_by_simulation(rng, d, layers):
+    """Gradients of single-token post-norm blocks with two square Gaussian matrices: mean and variance of their logarithm."""
+    logs = []
+    for _ in range(1500):
+        x, g = rng.standard_normal((2, d))
+        x *= math.sqrt(d) / np.linalg.norm(x)
+        total = np.log((g**2).mean())
+        matrices = []
+        for _ in range(layers):
+            a = rng.standard_normal((d, d)) / math.sqrt(d)
+            b = rng.standard_normal((d, d)) / math.sqrt(d)
+            y = x + b @ (a @ x)
+            length = math.sqrt((y**2).mean())
+            matrices.append((a, b, y / length, length))
+            x = y / length
+        for a, b, y, length in reversed(matrices):
+            g = (g - y * (g * y).mean()) / length
+            g = g + a.T @ (b.T @ g)
+        logs.append(np.log((g**2).mean()) - total)
+    logs = np.array(logs)
+    drift, variance = layers * moments.post_norm_log_drift(1.0, d), layers * moments.post_norm_log_variance(1.0, d)
+    # First order in 1/d: the next order is a few per cent of the variance at d = 64.
+    assert logs.mean() == pytest.approx(drift, abs=4 * math.sqrt(variance / len(logs)) + 0.05 * abs(drift) + 4 * layers / d**2)
+    assert logs.var(ddof=1) == pytest.approx(variance, rel=0.2)
+    assert logs.var(ddof=1) != pytest.approx(2 * variance, rel=0.2)
