@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from .design import Design
     from .errors import InputError
     from .formula import Formula, find_formula
-    from .planning import Estimate, Plan, Shape, optimal_depth, optimal_width, plan
+    from .initialization import Recipe, recipe, schemes
+    from .planning import Estimate, Plan, optimal_depth, optimal_width, plan
+    from .propagation import propagate
     from .rules import Rule, find_rule
+    from .search import Shape
     from .tables import table, table_names
     from .template import Template
 
@@ -32,8 +35,10 @@ _HOME = {
     "Description": "description", "describe": "description",
     # a shape for a budget
     "plan": "planning", "optimal_width": "planning", "optimal_depth": "planning",
-    "Budget": "budget", "Plan": "planning", "Shape": "planning", "Estimate": "planning", "Template": "template",
+    "Budget": "budget", "Plan": "planning", "Shape": "search", "Estimate": "planning", "Template": "template",
     "Rule": "rules", "find_rule": "rules",
+    # what happens in it at initialisation, and how to initialise it
+    "propagate": "propagation", "recipe": "initialization", "Recipe": "initialization", "schemes": "initialization",
     # formulas and the numbers in them
     "Formula": "formula", "find_formula": "formula", "activation": "activations", "gated": "activations",
     "Coefficient": "coefficients", "coefficient": "coefficients", "reference": "coefficients",

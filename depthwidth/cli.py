@@ -44,6 +44,17 @@ def cli() -> None:
     """How deep, how wide: shapes, counts and formulas of transformers, with sources and errors."""
 
 
+_MEANT_FOR = {
+    "tokens": ("flops",),
+    "tokens_per_parameter": ("flops",),
+    "masked": ("flops",),
+    "batch": ("memory",),
+    "recompute": ("memory",),
+    "dtype": ("memory", "weights"),
+}
+"""The kinds of budget that each convention belongs to."""
+
+
 @cli.command(cls=NumberFirst)
 @click.argument("budget", required=False)
 @click.option("--non-embedding", "counts", flag_value="non_embedding", help="BUDGET leaves out the embedding.")
@@ -52,11 +63,16 @@ def cli() -> None:
 @click.option("--memory", metavar="BYTES", help="Budget of training memory, as 80GB.")
 @click.option("--weights", metavar="BYTES", help="Budget of bytes of weights, as 16GB.")
 @click.option("--rule", metavar="NAME", help="Rule that decides between depth and width  [levine2020].")
-@click.option("--preset", default="gpt3", show_default=True, help="Architecture: gpt3, llama2, llama3, mixtral, vit.")
+@click.option("--preset", help="Architecture: gpt3, llama2, llama3, mixtral, vit  [gpt3].")
 @click.option("--like", metavar="CONFIG", help="Architecture: all but the shape of a Hugging Face config.json.")
 @click.option("--vocab", metavar="N", help="Number of tokens.")
 @click.option("--context", metavar="N", help="Positions.")
-@click.option("--head-dim", metavar="N", type=int, help="Dimensions of a head  [128 for wide models, 64 below 1536].")
+@click.option(
+    "--head-dim",
+    metavar="N",
+    type=int,
+    help="Dimensions of a head  [128 for widths from 1536, 64 below, others where heads must divide].",
+)
 @click.option("--kv-heads", metavar="N", type=int, help="Key and value heads.")
 @click.option("--ffn-ratio", metavar="R", help="Feed-forward width per width, as 4 or 8/3.")
 @click.option("--gated/--plain", default=None, help="Gated or plain feed-forward part.")
@@ -84,7 +100,7 @@ def plan(
     memory: str | None,
     weights: str | None,
     rule: str | None,
-    preset: str,
+    preset: str | None,
     like: str | None,
     head_dim: int | None,
     ffn_ratio: str | None,
@@ -112,8 +128,17 @@ def plan(
     if len(asked) != 1:
         raise InputError("plan takes one budget: BUDGET parameters, --flops, --memory or --weights")
     ((kind, amount),) = asked.items()
+    for name, value in (("tokens", tokens), ("tokens_per_parameter", tokens_per_parameter), ("batch", batch), ("dtype", dtype),
+                        ("recompute", recompute), ("masked", masked)):  # fmt: skip
+        if value is not None and kind not in _MEANT_FOR[name]:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} has no meaning for a budget of {kind.replace('_', ' ')}")
+    if plot is not None:
+        from .plots import check_target, plot_plan
+
+        check_target(plot)
     options = {
-        "tokens": None if tokens is None else int(parse_count(tokens, "tokens")),
+        "tokens": None if tokens is None else _whole(tokens, "tokens"),
         "tokens_per_parameter": tokens_per_parameter, "batch": batch, "dtype": dtype, "recompute": recompute,
         "masked": masked,
     }  # fmt: skip
@@ -126,15 +151,15 @@ def plan(
     }  # fmt: skip
     choices = _given(design)
     if like is None:
-        template = Template.of(preset, **shape, **choices)
+        template = Template.of("gpt3" if preset is None else preset, **shape, **choices)
+    elif preset is not None:
+        raise InputError("give an architecture by --preset or by --like, not both")
     else:
         from .hf import read_design
 
         template = Template.like(read_design(like), choices, **_given(shape))
     found = make_plan(amount, rule=rule, kind=kind, template=template, **_given(options))
     if plot is not None:
-        from .plots import plot_plan
-
         plot_plan(found, plot)
     emit(form, found.to_dict(), found.rows(), lambda: _print_plan(found))
 
@@ -142,7 +167,9 @@ def plan(
 def _print_plan(plan: Plan) -> None:
     shape = plan.shape
     miss = f"{shape.budget_miss:+.2%} from the budget"
-    click.secho(f"{shape.depth} layers, {shape.width:,} wide", bold=True, nl=False)
+    encoder = plan.tree.encoder.depth if plan.tree.kind == "encoder-decoder" and plan.tree.encoder else 0
+    blocks = f"{encoder} + {shape.depth} layers (encoder + decoder)" if encoder else f"{shape.depth} layers"
+    click.secho(f"{blocks}, {shape.width:,} wide", bold=True, nl=False)
     click.echo(f" for a budget of {plan.budget}\n")
     experts = plan.tree.experts
     print_facts(
@@ -161,8 +188,7 @@ def _print_plan(plan: Plan) -> None:
             ),
             **({plan.budget.unit: f"{_amount(plan, float(shape.amount))} ({miss})"} if plan.budget.cap else {}),
             **({"training tokens": format_count(plan.tokens)} if plan.budget.kind == "flops" else {}),
-            "loss penalty of its shape": f"{shape.loss_penalty:.3%} (+- {shape.loss_penalty_stderr:.3%}), "
-            f"worth {shape.parameter_equivalent:.2%} of its parameters",
+            "loss penalty of its shape": f"{shape.loss_penalty:.3%} if {plan.rule.name} is right",
         },
     )
     rows = []
@@ -178,7 +204,7 @@ def _print_plan(plan: Plan) -> None:
         (
             (
                 r.rule, f"{r.depth:.1f}", f"{r.width:,.0f}",
-                "" if r.loss_penalty is None else f"{r.loss_penalty:.2%}", r.kind, "outside" if r.extrapolated else "",
+                "" if r.loss_penalty is None else f"{r.loss_penalty:.2%}", r.kind, _where(r.extrapolated),
             )
             for r in plan.rules.values()
         ),
@@ -206,6 +232,11 @@ def _print_plan(plan: Plan) -> None:
     click.echo("** relative loss against the recommended shape, difference in size included")
     for note in plan.notes:
         click.echo(f"Note: {note}.")
+
+
+def _where(extrapolated: bool | None) -> str:
+    """Where a shape lies in a rule's fitted range."""
+    return "not stated" if extrapolated is None else "outside" if extrapolated else "inside"
 
 
 def _amount(plan: Plan, amount: float) -> str:
@@ -243,7 +274,7 @@ def describe(
 
 
 def _print_description(found: Any) -> None:
-    shape, counts, costs = found.shape(), found.parameters(), found.costs()
+    shape, counts, costs = found.shape(), found.parameters(), found.costs
     lengths = f"{costs['counted_context']} tokens" + (
         f" after {costs['counted_source']}" if costs["counted_source"] is not None else ""
     )
@@ -270,11 +301,11 @@ def _print_description(found: Any) -> None:
         (
             (
                 v.rule, f"{v.best_depth:.1f}", f"{v.best_width:,.0f}", f"{v.width_ratio:.2f} x", f"{v.loss_penalty:.2%}",
-                v.kind, "outside" if v.extrapolated else "",
+                v.kind, _where(v.extrapolated),
             )
             for v in found.verdicts
         ),
-        title="The shape, by rules at the same number of parameters without the embedding",
+        title="The shape, by rules at the same number of parameters without the embedding (those that a token meets)",
         words=("kind", "fitted range"),
     )  # fmt: skip
     print_table(
@@ -361,10 +392,11 @@ def formulas_show(name: str, form: str | None) -> None:
 
 
 def _notes(documentation: str) -> str:
-    """The documentation from its notes on: what stands before them is printed already."""
+    """What it returns and its notes: what stands before them is printed already."""
     from inspect import cleandoc
 
-    return cleandoc(documentation).partition("Returns\n")[2].partition("\n")[2].partition("Examples\n")[0].strip()
+    heading, rest = "Returns\n-------\n", cleandoc(documentation)
+    return "Returns: " + rest.partition(heading)[2].partition("Examples\n")[0].strip()
 
 
 @formulas.command("eval")
@@ -387,10 +419,15 @@ def formulas_eval(name: str, arguments: tuple[str, ...], form: str | None) -> No
         if key in values:
             raise InputError(f"the argument {key!r} is given twice")
         values[key] = _value(key, text)
-    result = found(**values)
+    import numpy
+
+    with numpy.errstate(all="ignore"):  # what overflows is refused in the next line, in a sentence
+        result = found(**values)
+    if not hasattr(result, "free_symbols") and not numpy.isfinite(result).all():
+        raise InputError(f"{found.name} leaves the range of floating-point numbers at these arguments")
     plain = result.tolist() if hasattr(result, "tolist") else result
     plain = plain if isinstance(plain, (int, float, list)) else str(plain)
-    row = {"name": found.name, "value": plain, "kind": found.kind, "source": found.source}
+    row = {"name": found.name, "value": plain, "kind": found.kind, "status": found.status, "source": found.source}
     emit(form, row, [row], lambda: click.echo(str(plain)))
 
 
@@ -419,6 +456,23 @@ def _number(name: str, text: str) -> float:
 @cli.command()
 @click.argument("name", required=False)
 @formats
+def derive(name: str | None, form: str | None) -> None:
+    """A closed form derived from its definition, step by step; without NAME, those that can be."""
+    from .derivation import derivable
+    from .derivation import derive as derivation_of
+
+    if name is None:
+        rows: list[Row] = [{"formula": known} for known in derivable()]
+        emit(form, rows, rows, lambda: click.echo("\n".join(derivable())))
+        return
+    found = derivation_of(name)
+    data = found.to_dict()
+    emit(form, data, data["steps"], lambda: click.echo(str(found)))
+
+
+@cli.command()
+@click.argument("name", required=False)
+@formats
 def table(name: str | None, form: str | None) -> None:
     """A published table beside what the formulas give; without NAME, the list of tables."""
     from .tables import table as rows_of
@@ -435,6 +489,127 @@ def table(name: str | None, form: str | None) -> None:
     )
 
 
+@cli.command()
+@click.argument("config")
+@click.option("--init", "scheme", default="shipped", show_default=True, help="Scheme; `depthwidth init` lists them.")
+@click.option("--context", metavar="N", help="Tokens of a sequence  [the model's].")
+@click.option("--variance", type=float, help="Variance of the first block's input  [the embedding's].")
+@click.option("--correlation", type=float, help="Its correlation between tokens  [the embedding's, by Zipf's law].")
+@click.option("--gradient-correlation", type=float, default=0.0, help="Of the gradient behind the last norm  [0].")
+@click.option("--no-dropout", is_flag=True, help="Evaluation mode.")
+@click.option("--plot", metavar="FILE", help="Draw variance, correlation and gradient along the depth.")
+@formats
+def moments(
+    config: str,
+    scheme: str,
+    context: str | None,
+    variance: float | None,
+    correlation: float | None,
+    gradient_correlation: float,
+    no_dropout: bool,
+    plot: str | None,
+    form: str | None,
+) -> None:
+    """Predicted moments of signal and gradient at every site of the transformer in CONFIG, at initialisation."""
+    from .propagation import moments_of
+
+    if plot is not None:
+        from .plots import check_target, plot_moments
+
+        check_target(plot)
+    tree, made = _recipe_of(config, scheme)
+    rows: list[Row] = list(
+        moments_of(
+            tree,
+            made,
+            variance=variance,
+            correlation=correlation,
+            gradient=(1.0, gradient_correlation),
+            context=None if context is None else _whole(context, "context"),
+            dropout=not no_dropout,
+        )
+    )
+    if plot is not None:
+        plot_moments(rows, plot)
+    emit(form, rows, rows, lambda: _print_moments(rows))
+
+
+def _recipe_of(config: str, scheme: str) -> tuple[Any, Any]:
+    """The tree in a configuration file, and a scheme's recipe for it."""
+    from .architecture import Transformer
+    from .hf import read_json
+    from .initialization import recipe, shipped_options
+
+    fields = read_json(config)
+    tree = Transformer.from_config(fields)
+    return tree, recipe(tree, scheme, **(shipped_options(fields) if scheme == "shipped" else {}))
+
+
+def _print_moments(rows: list[Row]) -> None:
+    """The residual stream at a dozen depths, forward and backward."""
+    for stack in dict.fromkeys(row["site"].partition(".")[0] for row in rows if row["layer"] is not None):
+        stream = {(row["layer"], row["direction"]): row for row in rows if row["site"] == f"{stack}.block.{row['layer']}"}
+        layers = sorted({layer for layer, _ in stream})
+        print_table(
+            ("behind block", "variance", "correlation", "gradient variance", "gradient correlation"),
+            (
+                (
+                    str(layer),
+                    *(f"{stream[layer, d][q]:.5g}" for d in ("forward", "gradient") for q in ("variance", "correlation")),
+                )
+                for layer in sorted({layers[round(i * (len(layers) - 1) / 11)] for i in range(12)})
+            ),
+            title=f"The residual stream of the {stack}",
+        )
+
+
+@cli.command("init")
+@click.argument("config", required=False)
+@click.option("--scheme", default="deepscale", show_default=True, help="Name of a scheme.")
+@click.option("--yaml", "form", flag_value="yaml", help="Print YAML, everything.")
+@formats
+def init_command(config: str | None, scheme: str, form: str | None) -> None:
+    """What to set each tensor of the transformer in CONFIG to, and why; without CONFIG, the schemes."""
+    from .initialization import schemes
+
+    if config is None:
+        known: list[Row] = [{"scheme": name} for name in schemes()]
+        emit(form, known, known, lambda: click.echo("\n".join(schemes())))
+        return
+    tree, made = _recipe_of(config, scheme)
+    rows: list[Row] = made.rows(tree)
+    if form == "yaml":
+        click.echo(made.to_yaml(tree), nl=False)
+        return
+    emit(form, rows, rows, lambda: _print_recipe(made))
+
+
+def _print_recipe(made: Any) -> None:
+    """One line for each kind of tensor and branch; where blocks differ, the first and the last."""
+
+    def ends(value: Any) -> str:
+        return f"{value[0]:.4g} .. {value[-1]:.4g}" if isinstance(value, tuple) else f"{value:.4g}"
+
+    click.secho(made.scheme, bold=True, nl=False)
+    click.echo(f"  {made.source} ({made.status})\n")
+    print_table(
+        ("tensor", "std", "mean", "multiplier", "learning rate", "weight decay", "reason"),
+        (
+            (t.role, *(ends(v) for v in (t.std, t.mean, t.multiplier, t.learning_rate, t.weight_decay)), t.reason)
+            for t in made.tensors
+        ),
+        words=("reason",),
+    )
+    if made.residuals:
+        print_table(
+            ("branch", "skip factor", "branch factor", "reason"),
+            ((r.role, ends(r.skip), ends(r.branch), r.reason) for r in made.residuals),
+            words=("reason",),
+        )
+    for note in (*made.extras.get("notes", ()), *made.extras.get("remarks", ())):
+        click.echo(f"Note: {note}")
+
+
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given."""
     return {name: value for name, value in options.items() if value is not None}
@@ -449,9 +624,6 @@ def _whole(text: str, name: str) -> int:
 
 def _ratio(text: str) -> Fraction:
     try:
-        ratio = Fraction(text) if len(text) <= 32 else Fraction(0)
+        return Fraction(text[:32])
     except (ValueError, ZeroDivisionError):
-        ratio = Fraction(0)
-    if not 0 < ratio <= 1024 or ratio.denominator > 1000:
-        raise InputError(f"ffn_ratio {shown(text)} is not a ratio like 4 or 8/3")
-    return ratio
+        raise InputError(f"ffn_ratio {shown(text)} is not a ratio like 4, 2.6875 or 8/3") from None

@@ -299,8 +299,8 @@ class _Planner:
             yield f"{' and '.join(absent)} say nothing of so large or so small a budget"
         if tree.experts is not None:
             yield "the rules are held against the parameters that a token meets, not against all"
-        shapes = [shape, *others, *filter(None, found.values())]
-        ratios = [s.width / own.width for s in shapes] if own is not None else []
+        widths = [s.width for s in (shape, *others)] + [s.width for s in found.values() if s is not None]
+        ratios = [width / own.width for width in widths] if own is not None else []
         yield from penalty_caveats(tree, shape.trained_size, ratios)
         yield from shape_caveats(tree)
         better = [s for s in others if s.loss_change < -_BETTER and s.budget_miss <= max(_BETTER_MISS, shape.budget_miss)]

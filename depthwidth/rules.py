@@ -134,7 +134,7 @@ def _by_width(depth: Formula, **coefficients: float) -> Curve:
     return lambda width: (depth_at()(width), width)
 
 
-def _lazily(formula: Formula, coefficients: dict[str, float]) -> Callable[[], Callable[[float], float]]:
+def _lazily(formula: Formula, coefficients: dict[str, float]) -> Callable[[], Callable[..., float]]:
     """The formula with its coefficients filled in, which are read from their file when a curve is first followed."""
     return functools.cache(lambda: formula.with_fixed(**coefficients))
 

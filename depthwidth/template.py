@@ -135,7 +135,7 @@ class Template:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**20):
                 raise InputError(f"plan: {name}={shown(value)} is not a whole number from 1 to {2**20:,}")
-        if isinstance(self.ffn_ratio, bool) or not isinstance(self.ffn_ratio, (int, float, Fraction)):
+        if not isinstance(self.ffn_ratio, (int, float, Fraction)):
             raise InputError(f"plan: ffn_ratio={shown(self.ffn_ratio)} is not a number")
         if not 0 < self.ffn_ratio <= 1024:
             raise InputError(f"plan: ffn_ratio={float(self.ffn_ratio):g} is not in (0, 1024]")

@@ -1,5 +1,10 @@
 """What every test may rely on: strict floating point, one seeded generator, the command line in-process."""
 
+import os
+
+# Two test processes with a thread for each core would fight over two cores; set before NumPy is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import subprocess
 import sys
 from types import SimpleNamespace

@@ -77,6 +77,31 @@ def test_describe_prints_what_describe_returns(invoke, config):
         assert isinstance(printed[key], int)
 
 
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps({"model_type": "gpt2", "n_embd": 64, "n_layer": 3, "n_head": 2, "n_positions": 16}))
+    return path
+
+
+@pytest.mark.parametrize("form", ["", "--json", "--csv", "--markdown"])
+def test_moments_and_recipes_print_in_every_form(invoke, small, form):
+    for arguments in (("moments", small), ("moments", small, "--init", "deepscale", "--no-dropout", "--variance", "1"),
+                      ("init", small), ("init", small, "--scheme", "shipped"), ("init",), ("derive", "relu_pair_moment"),
+                      ("derive",)):  # fmt: skip
+        result = invoke(*arguments, *filter(None, [form]))
+        assert (result.status, result.error) == (0, "")
+        if form == "--json":
+            assert json.loads(result.output)
+
+
+def test_a_recipe_as_yaml_and_a_picture_of_moments(invoke, small, tmp_path):
+    assert 'scheme: "deepscale"' in invoke("init", small, "--yaml").output
+    pytest.importorskip("matplotlib")
+    assert invoke("moments", small, "--plot", tmp_path / "moments.png").status == 0
+    assert (tmp_path / "moments.png").stat().st_size > 5000
+
+
 def test_describe_for_people(invoke, config):
     result = invoke("describe", config, "--context", "512", "--batch", "8", "--masked")
     assert result.status == 0
@@ -167,6 +192,9 @@ BAD = [
     (("plan", "--memory", "12"), "too small"),
     (("plan", "--weights", "1GB", "--dtype", "fp3"), "there is no number format 'fp3'"),
     (("nonsense",), "No such command"),
+    (("derive", "nonsense"), "nonsense"),
+    (("moments", "/nowhere.json"), "nowhere.json"),
+    (("init", "/nowhere.json"), "nowhere.json"),
     (("describe", "/nowhere/config.json"), "config.json"),
     (("table", "nonsense"), "there is no table 'nonsense'"),
     (("formulas", "show", "levine_widht"), "did you mean"),

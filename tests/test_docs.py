@@ -31,6 +31,8 @@ def test_the_keys_of_the_contract_are_there(invoke, tmp_path):
     commands = {
         "plan BUDGET": ("plan", "1B"),
         "describe FILE": ("describe", config),
+        "moments CONFIG": ("moments", config, "--context", "16"),
+        "init CONFIG --scheme NAME": ("init", config, "--scheme", "deepscale"),
         "formulas list": ("formulas", "list"),
         "formulas show NAME": ("formulas", "show", "levine_width"),
         "formulas eval NAME ...": ("formulas", "eval", "levine_width", "depth=3"),

@@ -22,7 +22,7 @@ from .writing import as_config
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in (*DECODERS, *ENCODERS)}
 
-__all__ = ["FAMILIES", "families", "read_config", "read_design", "write_config"]
+__all__ = ["FAMILIES", "families", "read_config", "read_design", "read_json", "write_config"]
 
 
 def families() -> list[str]:

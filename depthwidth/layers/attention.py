@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
+from typing import Any
 
 from ..errors import InputError
 from ..formula import is_symbolic
+from ..interpolation import Table
+from ..signal import Place, Pullback, Signal, Walk
 from .base import Child, Layer, Run, check_fraction, check_whole, component
 from .linear import Linear
 from .norms import Norm
@@ -103,6 +107,121 @@ class Attention(Layer):
         reach = keys if self.window is None else min(keys, self.window)
         # The first `reach` queries see 1, 2, .. reach keys, the others reach each.
         return reach * (reach + 1) // 2 + (run.tokens - reach) * reach if run.masked else run.tokens * reach
+
+    def moments(self, x: Signal, place: Place) -> tuple[Signal, Pullback]:
+        walk = place.walk
+        source = walk.memory if self.cross else x
+        if source is None:
+            raise InputError(f"{place.role}: there is no encoder's output to attend to")
+        query, _ = self.query.moments(x, place.at("query"))
+        key, _ = self.key.moments(source, place.at("key"))
+        value, _ = self.value.moments(source, place.at("value"))
+        query, key = (
+            self._normed(self.query_norm, query, place, "query_norm"),
+            self._normed(self.key_norm, key, place, "key_norm"),
+        )
+        squared_scale = 1 / self.head_dim if self.scale is None else self.scale**2
+        scores = squared_scale * self.head_dim * query.second_moment * key.second_moment
+        place.at("scores").forward(Signal(scores, scores * key.correlation))
+        scores = self._capped(scores)
+        table = self._table(scores, x, source, query.correlation, walk)
+        # Everything is proportional to the values' second moment, so that tables serve layers of different value weights.
+        kept = [value.second_moment * part for part in table(min(1.0, max(0.0, source.correlation)))]
+        mixed = place.at("mix").forward(Signal(kept[0], kept[1]))
+        y, pull_out = self.out.moments(mixed, place.at("out"))
+
+        def back(g: Signal, first: int) -> Signal:
+            # Linear in the gradient's two moments: one column for each of the four parts.
+            gamma, kappa = g.second_moment, g.covariance
+            one, other, pair_one, pair_other = kept[first : first + 4]
+            return Signal(gamma * one + kappa * other, gamma * pair_one + kappa * pair_other)
+
+        def pull(g: Signal) -> Signal:
+            if not self.cross:
+                return back(g, 2)
+            shared = back(g, 6)
+            walk.memory_gradient = shared if walk.memory_gradient is None else walk.memory_gradient.plus(shared)
+            return back(g, 2)
+
+        pull_mixed = place.at("mix").traced(pull)
+        return y, lambda g: pull_mixed(pull_out(g))
+
+    @staticmethod
+    def _normed(norm: Norm | None, signal: Signal, place: Place, name: str) -> Signal:
+        return signal if norm is None else norm.moments(signal, place.at(name))[0]
+
+    def _capped(self, scores: float) -> float:
+        """Variance of the scores behind the soft cap."""
+        if self.softcap is None:
+            return scores
+        from ..activations import activation
+
+        return float(self.softcap**2 * activation("tanh").second_moment(scores / self.softcap**2))
+
+    def _table(self, scores: float, x: Signal, source: Signal, asking: float, walk: Walk) -> Table:
+        """The layer's moments over the correlation of its keys, for values of second moment 1.
+
+        Columns: second moment and covariance of the output; then, of the input's gradient, what its second moment takes of the
+        output gradient's second moment and covariance, and its covariance likewise. In cross-attention these four are the
+        asking tokens', and four more are the source's.
+        """
+        rate = self.dropout if walk.dropout else 0.0
+        numbers = tuple(round(n, 12) for n in (scores, x.second_moment, source.second_moment, asking if self.cross else 0.0))
+        key = (self, walk.length, walk.source_length, rate, *numbers)
+        table = walk.tables.get(key)
+        if table is None:
+            columns = functools.partial(self._columns, scores, x.second_moment, source.second_moment, asking, rate, walk)
+            table = walk.tables[key] = Table(columns, 0.0, 1.0)
+        return table
+
+    def _columns(self, scores: float, x: float, source: float, asking: float, rate: float, walk: Walk, r: Any) -> Any:
+        import numpy as np
+
+        from ..formulas.attention import attention_moments
+
+        length = walk.source_length if self.cross else walk.length
+        if self.window is not None and not self.cross:
+            length = min(length, self.window)
+        given = {
+            "signal": source,
+            "correlation": r,
+            "length": length,
+            "width": self.memory_width or self.width,
+            "head_dim": self.head_dim if walk.finite_width else None,
+            "value_gain": 1 / source,
+            "score_gain": scores / source**2,
+            "dropout": rate,
+            "causal": self.causal and not self.cross,
+        }
+        if self.cross:
+            given |= {"queries": walk.length, "row_correlation": asking}
+            known = None
+        else:
+            from ..softmax_integrals import overlap_table
+
+            known = overlap_table(scores, length, self.causal, given["head_dim"])(r)
+        one = attention_moments(**given, gradient_correlation=0.0, overlap=known)
+        both = attention_moments(**given, gradient_correlation=1.0, overlap=one.overlap)
+        # A gradient of correlation 1 has both moments 1, so that the difference is what the covariance adds.
+        heads = self.heads * self.value_dim / self.width
+        if not self.cross:
+            parts = [(one.gradient, both.gradient), (one.gradient_covariance, both.gradient_covariance)]
+        else:
+            per_query = source / x
+            parts = [
+                (per_query * one.query_gradient, per_query * both.query_gradient),
+                (per_query * one.query_gradient_covariance, per_query * both.query_gradient_covariance),
+                tuple(m.value_gradient + m.key_gradient for m in (one, both)),
+                tuple(m.value_gradient_covariance + m.key_gradient_covariance for m in (one, both)),
+            ]
+        columns = [one.second_moment, one.covariance]
+        for alone, together in parts:
+            columns += [heads * alone, heads * (together - alone)]
+        return np.stack([np.broadcast_to(column, r.shape) for column in columns], axis=-1)
+
+    def matrix_spread(self, walk: Walk) -> float:
+        """How strongly the size of this branch's output varies between draws: two square Gaussian matrices, value and out."""
+        return 4.0
 
     def own_flops(self, run: Run) -> int:
         # Scores and the weighted sum of values; softmax is not a matrix product and is left out, as everyone does.

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 from ..errors import InputError, shown
 from ..formula import is_symbolic
+from ..signal import Place, Pullback, Signal
 
 Shape = tuple[int, ...]
 
@@ -126,6 +127,16 @@ class Layer:
         """Values this component alone keeps while text is generated, after `run.tokens` positions."""
         return 0
 
+    def moments(self, x: Signal, place: Place) -> tuple[Signal, Pullback]:
+        """What becomes of a signal here, and the map that takes a gradient behind this component to one in front of it.
+
+        Raises
+        ------
+        InputError
+            for a component whose moments are not known.
+        """
+        raise InputError(f"{place.role}: the moments of {type(self).__name__} are not known")
+
     def run_of(self, child: str, run: Run) -> Run:
         """The pass that `child` sees when this component sees `run`; the same unless a component says otherwise."""
         return run
@@ -183,16 +194,17 @@ class Layer:
         return replace(self, **changes)
 
 
-def check_whole(owner: str, smallest: int = 1, **values: int) -> None:
-    """Refuse dimensions that are not whole numbers of at least `smallest`, with a sentence that names the first.
+def check_whole(owner: str, smallest: int = 1, largest: int | None = None, **values: int) -> None:
+    """Refuse values that are not whole numbers from `smallest` to `largest`, with a sentence that names the first.
 
     A SymPy symbol passes: a tree with symbols for dimensions has polynomials for counts.
     """
+    largest = LARGEST if largest is None else largest
     for name, value in values.items():
         if is_symbolic(value):
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= LARGEST:
-            raise InputError(f"{owner}: {name}={shown(value)} is not a whole number from {smallest} to {LARGEST:,}")
+        if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
+            raise InputError(f"{owner}: {name}={shown(value)} is not a whole number from {smallest} to {largest:,}")
 
 
 LARGEST = 10**12

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import groupby
 
 from ..errors import InputError
+from ..signal import Place, Pullback, Signal, Spread, Walk
 from .attention import Attention
 from .base import Child, Layer, Run, check_fraction, check_whole, component
 from .feed_forward import FeedForward, MixtureOfExperts
@@ -34,6 +36,56 @@ class Residual(Layer):
             ("norm_in", self.norm_in), ("", self.branch), ("norm_out", self.norm_out), ("norm_stream", self.norm_stream)
         )  # fmt: skip
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
+
+    def moments(self, x: Signal, place: Place) -> tuple[Signal, Pullback]:
+        walk = place.walk
+        rate = self.dropout if walk.dropout else 0.0
+        skip, scale = place.scales()
+        f, pull_branch = self.branch_moments(x, place, rate)
+        kept, added = x.scaled(skip), f.times(scale**2)
+        y = kept.plus(added)._replace(spread=self.added_spread(kept, added, walk))
+        pull_norm: Pullback | None = None
+        if self.norm_stream is not None:
+            y, pull_norm = self.norm_stream.moments(y, place.at("norm_stream"))
+            if walk.finite_width:
+                y = y._replace(spread=Spread(0.0, 0.0, 0.0))  # a norm leaves every draw with the same length
+        place.forward(y)
+
+        def pull(g: Signal) -> Signal:
+            if pull_norm is not None:
+                g = pull_norm(g)
+            return g.times(skip**2).plus(pull_branch(g.times(scale**2)))
+
+        return y, place.traced(pull)
+
+    def branch_moments(self, x: Signal, place: Place, rate: float) -> tuple[Signal, Pullback]:
+        """The branch with the norms on its way and its dropout, without the sum."""
+        pulls: list[Pullback] = []
+        for name, part in (("norm_in", self.norm_in), ("", self.branch), ("norm_out", self.norm_out)):
+            if part is not None:
+                x, pull_part = part.moments(x, place.at(name))
+                pulls.append(pull_part)
+
+        def pull(g: Signal) -> Signal:
+            g = g.times(1 / (1 - rate), 1.0)
+            for pull_part in reversed(pulls):
+                g = pull_part(g)
+            return g
+
+        return Signal(x.second_moment / (1 - rate), x.covariance), pull
+
+    def added_spread(self, kept: Signal, added: Signal, walk: Walk) -> Spread | None:
+        """What the spread between draws becomes when this branch, with random weights of its own, is added to a stream."""
+        if kept.spread is None:
+            return None
+        (q, c, _), (a, a_pair, _) = kept, added
+        omega = self.branch.matrix_spread(walk)
+        v, w, u = kept.spread
+        return Spread(
+            v + (4 * q * a + omega * a * a) / self.width,
+            w + (4 * c * a_pair + omega * a_pair * a_pair) / self.width,
+            u + (2 * (q * a_pair + c * a) + omega * a * a_pair) / self.width,
+        )
 
     @property
     def width(self) -> int:
@@ -68,6 +120,44 @@ class Block(Layer):
             ("cross_attention", self.cross_attention), ("feed_forward", self.feed_forward),
         )  # fmt: skip
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
+
+    def moments(self, x: Signal, place: Place) -> tuple[Signal, Pullback]:
+        present = [(child.name, child.layer) for child in self.children() if isinstance(child.layer, Residual)]
+        if not self.parallel:
+            pulls: list[Pullback] = []
+            for name, branch in present:
+                x, pull_branch = branch.moments(x, place.at(name))
+                pulls.append(pull_branch)
+            place.forward(x)
+
+            def pull(g: Signal) -> Signal:
+                for pull_branch in reversed(pulls):
+                    g = pull_branch(g)
+                return g
+
+            return x, place.traced(pull)
+        return self._parallel_moments(x, place, present)
+
+    def _parallel_moments(self, x: Signal, place: Place, branches: list[tuple[str, Residual]]) -> tuple[Signal, Pullback]:
+        """All branches read the same signal; their weights are independent, so their moments add."""
+        y, shared = (x, None) if self.norm is None else self.norm.moments(x, place.at("norm"))
+        total, pulls = x, []
+        for name, branch in branches:
+            rate = branch.dropout if place.walk.dropout else 0.0
+            f, pull_branch = branch.branch_moments(y, place.at(name), rate)
+            _, scale = place.at(name).scales()
+            spread = branch.added_spread(total, f.times(scale**2), place.walk)
+            total = total.plus(f.times(scale**2))._replace(spread=spread)
+            pulls.append((scale, pull_branch))
+        place.forward(total)
+
+        def pull(g: Signal) -> Signal:
+            front = Signal(0.0, 0.0)
+            for scale, pull_branch in pulls:
+                front = front.plus(pull_branch(g.times(scale**2)))
+            return g.plus(front if shared is None else shared(front))
+
+        return total, place.traced(pull)
 
     @property
     def width(self) -> int:
@@ -125,15 +215,50 @@ class Stack(Layer):
 
     def children(self) -> tuple[Child, ...]:
         parts = [Child("position", self.position)] if self.position is not None else []
-        first = 0
-        for repeat in self.repeats:
-            last = first + repeat.times - 1
-            # Indices as they are in the model, so that a site names its blocks: block.0-95, or block.7 for one alone.
-            parts.append(Child(f"block.{first}" if repeat.times == 1 else f"block.{first}-{last}", repeat))
-            first = last + 1
+        parts += [Child(name, block, copies, copies) for name, block, copies in self._distinct]
         if self.norm is not None:
             parts.append(Child("norm", self.norm))
         return tuple(parts)
+
+    @cached_property
+    def _distinct(self) -> tuple[tuple[str, Block, int], ...]:
+        """Each kind of block once, however its copies are scattered: where they stand, the block, how many there are.
+
+        A site names its blocks as they are counted in the model: block.0-95, block.7, or block.0,2,..,24.
+        """
+        runs: dict[Block, list[tuple[int, int]]] = {}
+        first = 0
+        for repeat in self.repeats:
+            runs.setdefault(repeat.block, []).append((first, repeat.times))
+            first += repeat.times
+        found = []
+        for block, places in runs.items():
+            names = [f"{start}" if times == 1 else f"{start}-{start + times - 1}" for start, times in places]
+            where = ",".join(names) if len(names) < 4 else f"{names[0]},{names[1]},..,{names[-1]}"
+            found.append((f"block.{where}", block, sum(times for _, times in places)))
+        return tuple(found)
+
+    def moments(self, x: Signal, place: Place) -> tuple[Signal, Pullback]:
+        walk, inside = place.walk, place.at("block")
+        entrance = place.at("input")
+        entrance.forward(x)
+        pulls: list[Pullback] = [entrance.traced(lambda g: g)]
+        for layer, block in enumerate(self.blocks()):
+            walk.layer = layer
+            x, pull_block = block.moments(x, inside)
+            pulls.append(pull_block)
+        walk.layer = None
+        if self.norm is not None:
+            x, pull_norm = self.norm.moments(x, place.at("norm"))
+            pulls.append(pull_norm)
+        place.forward(x)
+
+        def pull(g: Signal) -> Signal:
+            for pull_part in reversed(pulls):
+                g = pull_part(g)
+            return g
+
+        return x, place.traced(pull)
 
     def recomputed_bytes(self, run: Run) -> int:
         """Bytes kept for the backward pass when only block inputs are stored and each block is computed again.
@@ -141,6 +266,6 @@ class Stack(Layer):
         While the backward pass is in a block, everything that block keeps exists as well; the largest block counts.
         """
         inputs = self.depth * run.positions * self.width * run.value_bytes
-        working = max(repeat.block.saved_bytes(run) for repeat in self.repeats)
-        around = sum(c.layer.saved_bytes(run) for c in self.children() if not isinstance(c.layer, Repeat))
+        working = max(block.saved_bytes(run) for _, block, _ in self._distinct)
+        around = sum(c.layer.saved_bytes(run) for c in self.children() if not isinstance(c.layer, Block))
         return inputs + working + around

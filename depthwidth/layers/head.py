@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..signal import Place, Signal
 from .base import Child, Layer, Run, Shape, check_whole, component
 from .linear import Linear
 from .norms import Norm
@@ -50,6 +51,14 @@ class LanguageHead(Layer):
     def children(self) -> tuple[Child, ...]:
         parts = (("transform", self.transform), ("norm", self.norm), ("unembedding", self.unembedding))
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
+
+    def logits(self, x: Signal, place: Place, stem: Place) -> Signal | None:
+        """The logits' moments; a tied matrix finds its weights at the stem's place. None where a transform stands before it."""
+        if self.transform is not None or self.norm is not None:
+            return None  # its activation is not part of the tree
+        inner = place.at("unembedding")
+        owner = stem.at("tokens") if self.unembedding.tied else inner
+        return inner.forward(x.times(self.unembedding.width * owner.variance("weight")))
 
     def own_saved(self, run: Run) -> int:
         if self.transform is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..signal import Place, Pullback, Signal
 from .base import Layer, Run, Shape, check_whole, component
 
 
@@ -19,6 +20,13 @@ class Linear(Layer):
     def tensors(self) -> dict[str, Shape]:
         weight: dict[str, Shape] = {"weight": (self.outputs, self.inputs)}
         return weight | {"bias": (self.outputs,)} if self.bias else weight
+
+    def moments(self, x: Signal, place: Place) -> tuple[Signal, Pullback]:
+        weight = place.variance("weight")
+        bias = place.variance("bias") if self.bias else 0.0
+        factor = self.inputs * weight
+        y = place.forward(Signal(factor * x.second_moment + bias, factor * x.covariance + bias))
+        return y, place.traced(lambda g: g.times(self.outputs * weight))
 
     def own_flops(self, run: Run) -> int:
         return 2 * run.positions * self.inputs * self.outputs

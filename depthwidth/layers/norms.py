@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..signal import Place, Pullback, Signal
 from .base import Layer, Run, Shape, check_whole, component
 
 
@@ -25,6 +26,23 @@ class Norm(Layer):
     def tensors(self) -> dict[str, Shape]:
         return {"weight": (self.width,)} if self.affine else {}
 
+    def moments(self, x: Signal, place: Place) -> tuple[Signal, Pullback]:
+        gain = place.gain(self._offset) if self.affine else 1.0
+        q, r = x.second_moment, x.correlation
+        forward = backward = pair = 1.0
+        if x.spread is not None and r:
+            # What the norm of one draw does to first order in the spread, averaged over draws.
+            v, w = x.spread.second_moment / q**2, x.spread.second_moments / q**2
+            forward = 1 - x.spread.covariance / (x.covariance * q) + 0.75 * v + 0.25 * w
+            backward, pair = 1 + v, 1 + 0.75 * v + 0.25 * w
+        y = place.forward(Signal(gain, gain * r * forward))
+        return y, place.traced(lambda g: g.times(gain * backward / q, gain * pair / q))
+
+    @property
+    def _offset(self) -> float:
+        """What the stored gain is a difference from."""
+        return 0.0
+
     def own_saved(self, run: Run) -> int:
         return run.positions * self.width * self.groups * run.value_bytes  # its input; the statistics are negligible
 
@@ -46,3 +64,7 @@ class RMSNorm(Norm):
     eps: float = 1e-6
     unit_offset: bool = False
     """Whether the gain is stored as its difference from one (Gemma)."""
+
+    @property
+    def _offset(self) -> float:
+        return 1.0 if self.unit_offset else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import InputError, shown
+from ..signal import Place, Pullback, Signal, Spread
 from .base import Child, Layer, Run, Shape, check_fraction, check_whole, component
 from .linear import Linear
 from .norms import Norm
@@ -60,9 +61,52 @@ class TokenStem(Layer):
         )  # fmt: skip
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
+    def embed(self, place: Place, token_match: float, segment_match: float) -> tuple[Signal, Pullback]:
+        """The signal that goes into the first block, when two positions hold the same token, and segment, that often."""
+        q = self.scale**2 * place.at("tokens").variance("weight")
+        x = Signal(q, q * token_match)
+        if isinstance(self.positions, LearnedPositions):
+            x = x.plus(Signal(place.at("positions").variance("weight"), 0.0))
+        elif self.positions is not None:
+            x = x.plus(Signal(0.5, 0.5 * sinusoidal_correlation(self.tokens.width, place.walk.length)))
+        if self.segments is not None:
+            q = place.at("segments").variance("weight")
+            x = x.plus(Signal(q, q * segment_match))
+        if place.walk.finite_width:
+            x = x._replace(spread=Spread.of_gaussian(x, self.tokens.width))
+        pulls: list[Pullback] = []
+        if self.norm is not None:
+            x, pull_norm = self.norm.moments(x, place.at("norm"))
+            pulls.append(pull_norm)
+        rate = self.dropout if place.walk.dropout else 0.0
+        x = Signal(x.second_moment / (1 - rate), x.covariance, x.spread)
+        if self.projection is not None:
+            x, pull_projection = self.projection.moments(x, place.at("projection"))
+            pulls.append(pull_projection)
+        place.forward(x)
+
+        def pull(g: Signal) -> Signal:
+            for pull_part in reversed(pulls):
+                g = pull_part(g)
+            return g.times(1 / (1 - rate), 1.0)
+
+        return x, place.traced(pull)
+
     def own_saved(self, run: Run) -> int:
         mask = run.positions * self.tokens.width if self.dropout else 0
         return mask + (run.positions * self.tokens.width * run.value_bytes if self.projection else 0)
+
+
+def sinusoidal_correlation(width: int, length: int) -> float:
+    """Correlation of the sinusoidal vectors of two different positions, averaged over all pairs of `length` positions."""
+    import numpy as np
+
+    if length < 2:
+        return 0.0
+    frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)
+    distance = np.arange(1, length)
+    pairs = length - distance
+    return float(np.cos(np.outer(distance, frequencies)).mean(axis=1) @ pairs / pairs.sum())
 
 
 @component
@@ -103,6 +147,17 @@ class PatchStem(Layer):
     def vocab(self) -> int:
         """No tokens: images only."""
         return 0
+
+    def embed(self, place: Place, token_match: float, segment_match: float) -> tuple[Signal, Pullback]:
+        """The signal that goes into the first block: patches of unit variance, correlated as `token_match` says, positions."""
+        pixels = self.channels * self.patch**2
+        q = pixels * place.variance("patch.weight") + (place.variance("patch.bias") if self.bias else 0.0)
+        x = Signal(q, q * token_match).plus(Signal(place.variance("positions"), 0.0))
+        if place.walk.finite_width:
+            x = x._replace(spread=Spread.of_gaussian(x, self.width))
+        rate = self.dropout if place.walk.dropout else 0.0
+        place.forward(x := Signal(x.second_moment / (1 - rate), x.covariance, x.spread))
+        return x, place.traced(lambda g: g.times(1 / (1 - rate), 1.0))
 
     def tensors(self) -> dict[str, Shape]:
         weights: dict[str, Shape] = {"patch.weight": (self.width, self.channels, self.patch, self.patch)}
