@@ -286,7 +286,7 @@ def post_norm_log_drift(
     --------
     >>> attention, ffn = post_norm_log_drift(1.0, 1), post_norm_log_drift(0.32, 1, 2.5)
     >>> round(attention + ffn, 3)
-    -1.456
+    -1.455
     """
     return -(2 * strength + (matrix_moment - 1) * strength**2) / ((1 + strength) ** 2 * width)
 

@@ -226,6 +226,9 @@ class Stack(Layer):
 
         A site names its blocks as they are counted in the model: block.0-95, block.7, or block.0,2,..,24.
         """
+        if len(self.repeats) == 1:  # nearly every model; spares comparing blocks
+            only = self.repeats[0]
+            return ((f"block.{_span(0, only.times)}", only.block, only.times),)
         runs: dict[Block, list[tuple[int, int]]] = {}
         first = 0
         for repeat in self.repeats:
@@ -233,7 +236,7 @@ class Stack(Layer):
             first += repeat.times
         found = []
         for block, places in runs.items():
-            names = [f"{start}" if times == 1 else f"{start}-{start + times - 1}" for start, times in places]
+            names = [_span(*place) for place in places]
             where = ",".join(names) if len(names) < 4 else f"{names[0]},{names[1]},..,{names[-1]}"
             found.append((f"block.{where}", block, sum(times for _, times in places)))
         return tuple(found)
@@ -269,3 +272,7 @@ class Stack(Layer):
         working = max(block.saved_bytes(run) for _, block, _ in self._distinct)
         around = sum(c.layer.saved_bytes(run) for c in self.children() if not isinstance(c.layer, Block))
         return inputs + working + around
+
+
+def _span(start: int, times: int) -> str:
+    return f"{start}" if times == 1 else f"{start}-{start + times - 1}"

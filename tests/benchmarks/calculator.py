@@ -92,7 +92,8 @@ def counting() -> list[dict[str, object]]:
         from transformers import AutoConfig, AutoModelForCausalLM
     except ImportError:
         return []
-    from depthwidth import Transformer
+    from depthwidth import Design, Transformer
+    from depthwidth.hf import read_design
 
     found = []
     for name, config in {
@@ -107,12 +108,16 @@ def counting() -> list[dict[str, object]]:
             with torch.device("meta"):
                 return sum(p.numel() for p in AutoModelForCausalLM.from_config(built).parameters())
 
-        def count(described: dict[str, object] = described) -> int:
+        def read(described: dict[str, object] = described) -> int:
             return Transformer.from_config(described).parameters
 
-        assert count() == build()
-        ours, theirs = interleaved(count, build, repeats=5)
-        found.append(row(f"count {name} from its config", ours, "build on torch's meta device and sum", theirs))
+        def count(design: Design = read_design(described)) -> int:  # noqa: B008
+            return Transformer.of_design(design).parameters
+
+        assert read() == count() == build()
+        for what, ours_is in ((f"make the tree of {name} and count it", count), (f"the same from {name}'s config", read)):
+            ours, theirs = interleaved(ours_is, build)
+            found.append(row(what, ours, "build on torch's meta device and sum", theirs))
     return found
 
 
