@@ -59,4 +59,3 @@ def test_the_readme_marks_the_commands_that_are_run_from_it():
     readme = (ROOT / "README.md").read_text()
     for name in ("plan", "test"):
         assert f"<!-- command:{name} -->\n```" in readme
-
