@@ -531,7 +531,7 @@ def moments(
     )
     if plot is not None:
         plot_moments(rows, plot)
-    emit(form, rows, rows, lambda: _print_moments(rows))
+    emit(form, rows, rows, lambda: _print_moments(rows, causal=tree.decoder is not None))
 
 
 def _recipe_of(config: str, scheme: str) -> tuple[Any, Any]:
@@ -545,7 +545,7 @@ def _recipe_of(config: str, scheme: str) -> tuple[Any, Any]:
     return tree, recipe(tree, scheme, **(shipped_options(fields) if scheme == "shipped" else {}))
 
 
-def _print_moments(rows: list[Row]) -> None:
+def _print_moments(rows: list[Row], *, causal: bool) -> None:
     """The residual stream at a dozen depths, forward and backward."""
     for stack in dict.fromkeys(row["site"].partition(".")[0] for row in rows if row["layer"] is not None):
         stream = {(row["layer"], row["direction"]): row for row in rows if row["site"] == f"{stack}.block.{row['layer']}"}
@@ -561,6 +561,9 @@ def _print_moments(rows: list[Row]) -> None:
             ),
             title=f"The residual stream of the {stack}",
         )
+    if causal:
+        click.echo("Note: under a causal mask these are averages over positions; the gradient variance is predicted 16 to 39 % low "
+                   "after 12 layers of pre-norm, and more in deep post-norm stacks.")  # fmt: skip
 
 
 @cli.command("init")
