@@ -62,7 +62,8 @@ def propagate(
     -----
     Means are over weights and inputs, for exchangeable tokens: every pair of positions has the same correlation. Under a causal
     mask the moments are averages over positions, which is not the whole truth: after 12 layers the gradient's variance is
-    predicted 16 to 39 % too low (``data/measured/moments_stacks.csv``). Rotary, ALiBi and relative positions are taken to leave scores as they are.
+    predicted 16 to 39 % too low (``data/measured/moments_stacks.csv``). Rotary, ALiBi and relative positions are taken to leave
+    scores as they are.
     """
     import pandas
 
