@@ -296,7 +296,7 @@ class _Planner:
                 )
         absent = [name for name, wanted in found.items() if wanted is None and name != self.rule.name]
         if absent:
-            yield f"{' and '.join(absent)} say nothing of so large or so small a budget"
+            yield f"the curve of {' and of '.join(absent)} does not reach this budget"
         if tree.experts is not None:
             yield "the rules are held against the parameters that a token meets, not against all"
         widths = [s.width for s in (shape, *others)] + [s.width for s in found.values() if s is not None]
