@@ -468,3 +468,13 @@ def test_nothing_heavy_is_imported(in_fresh_python):
         "print(sorted({'torch', 'transformers', 'sympy', 'numpy', 'scipy', 'pandas', 'verify'} & set(sys.modules)))"
     )
     assert output.split() == ["6738415616", "[]"]
+
+
+def test_a_window_that_is_switched_off_may_be_zero():
+    """As transformers writes it for models whose windows are off."""
+    off = {"model_type": "qwen2_moe", "sliding_window": 0, "use_sliding_window": False}
+    assert read_config(off) == read_config({"model_type": "qwen2_moe"})
+    with pytest.raises(InputError, match="sliding_window=0"):
+        read_config(off | {"use_sliding_window": True})
+    with pytest.raises(InputError, match="sliding_window=0"):
+        read_config({"model_type": "mistral", "sliding_window": 0})

@@ -96,9 +96,12 @@ def windows(sliding: Callable[[Fields, int], bool], switch: str = "") -> Part:
     """
 
     def read(fields: Fields) -> Choices:
-        window, depth = fields.whole_or_none("sliding_window"), fields.depth("num_hidden_layers")
+        depth = fields.depth("num_hidden_layers")
         kinds = fields.words("layer_types", (FULL, SLIDING), depth)
-        if window is None or (switch and not fields.flag(switch)):
+        # Where the switch is off the size means nothing: transformers itself then writes 0.
+        off = bool(switch) and not fields.flag(switch)
+        window = None if off and fields.raw("sliding_window") == 0 else fields.whole_or_none("sliding_window")
+        if window is None or off:
             return {"window": None}
         marked = [kind == SLIDING for kind in kinds] if kinds else [sliding(fields, block) for block in range(depth)]
         return {
