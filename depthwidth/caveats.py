@@ -9,9 +9,7 @@ from .architecture import Transformer
 from .coefficients import coefficient
 from .layers import PatchStem, TokenStem
 from .quantities import format_count
-
-PENALTY_SIZES = (2.3e7, 1.8e9)
-"""Sizes on which the loss penalty was measured, in parameters without the embedding."""
+from .rules import MEASURED_SIZES
 
 
 def penalty_caveats(tree: Transformer, size: float, width_ratios: Iterable[float]) -> Iterator[str]:
@@ -20,7 +18,7 @@ def penalty_caveats(tree: Transformer, size: float, width_ratios: Iterable[float
         yield "loss penalties were measured on language models; for images they are a guess"
     elif tree.kind != "decoder" or tree.experts is not None:
         yield "loss penalties were measured on dense decoders; for this kind of model they are a guess"
-    low, high = PENALTY_SIZES
+    low, high = MEASURED_SIZES
     if not low <= size <= high:
         yield (f"loss penalties were measured on {format_count(low)} to {format_count(high)} parameters; here they extrapolate")
     farthest = coefficient("shape_penalty", "x_max").value

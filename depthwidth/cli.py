@@ -121,7 +121,7 @@ def plan(
     Counts are exact for the real architecture: embedding, vocabulary, biases, gates and experts included.
     """
     from .planning import plan as make_plan
-    from .template import Template
+    from .template import Template, without_none
 
     given = {"flops": flops, "memory": memory, "weights": weights, counts or "parameters": budget}
     asked = {kind: amount for kind, amount in given.items() if amount is not None}
@@ -149,7 +149,7 @@ def plan(
         "ffn_ratio": None if ffn_ratio is None else _ratio(ffn_ratio),
         "head_dim": head_dim, "tensor_parallel": tensor_parallel, "multiple": multiple,
     }  # fmt: skip
-    choices = _given(design)
+    choices = without_none(design)
     if like is None:
         template = Template.of("gpt3" if preset is None else preset, **shape, **choices)
     elif preset is not None:
@@ -157,8 +157,8 @@ def plan(
     else:
         from .hf import read_design
 
-        template = Template.like(read_design(like), choices, **_given(shape))
-    found = make_plan(amount, rule=rule, kind=kind, template=template, **_given(options))
+        template = Template.like(read_design(like), choices, **without_none(shape))
+    found = make_plan(amount, rule=rule, kind=kind, template=template, **without_none(options))
     if plot is not None:
         plot_plan(found, plot)
     emit(form, found.to_dict(), found.rows(), lambda: _print_plan(found))
@@ -611,11 +611,6 @@ def _print_recipe(made: Any) -> None:
         )
     for note in (*made.extras.get("notes", ()), *made.extras.get("remarks", ())):
         click.echo(f"Note: {note}")
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _whole(text: str, name: str) -> int:

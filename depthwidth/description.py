@@ -103,7 +103,7 @@ class Description:
     def verdicts(self) -> tuple[Verdict, ...]:
         """What each rule says of the shape."""
         tree = self.tree
-        size = tree.active_parameters - tree.embedding_parameters
+        size = tree.trained_size
         # The tree's own parameters per layer and squared width stand in for the 12 of a plain block.
         density = size / (tree.depth * tree.width**2)
         found = []
@@ -118,7 +118,7 @@ class Description:
     def findings(self) -> list[str]:
         """What stands out, and what limits the verdicts; one sentence each."""
         tree = self.tree
-        size = tree.active_parameters - tree.embedding_parameters
+        size = tree.trained_size
         found = [*shape_caveats(tree), *penalty_caveats(tree, size, (v.width_ratio for v in self.verdicts))]
         if tree.experts is not None:
             found.append("the rules are held against the parameters that a token meets, not against all")

@@ -16,7 +16,7 @@ from .layers.base import check_choice
 from .optima import FlopOptimum, gemstones_flop_optimum
 from .quantities import format_count, parse_bytes, parse_count, plain_number
 from .rules import Curve, Quantity, Rule, find_rule, meet, rules
-from .search import Search, Shape, at_depth, trained_size
+from .search import Search, Shape, at_depth
 from .template import Template
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Plan:
     def rule_curve(self, name: str, points: int = 60) -> list[tuple[float, float]]:
         """(depth, width) along a rule's own curve, for budgets from a thirtieth to thirty times this one."""
         quantity = self.budget.quantity(self.template)
-        curve = find_rule(name).curve(float(self.template.polynomial(trained_size).per_block[2]))
+        curve = find_rule(name).curve(float(self.template.polynomial(lambda tree: tree.trained_size).per_block[2]))
         amounts = (float(self.budget.amount) * 30 ** (2 * i / (points - 1) - 1) for i in range(points))
         return [shape for amount in amounts if (shape := meet(curve, quantity, amount)) is not None]
 

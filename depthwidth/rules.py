@@ -209,12 +209,13 @@ def _gpt3_depth(width: float) -> float:
     raise AssertionError("the widths of the family are in order")
 
 
-_MEASURED_SIZES = (2.3e7, 1.8e9)
+MEASURED_SIZES = (2.3e7, 1.8e9)
+"""Sizes of the models on which the loss penalty and the best width were measured, in parameters without the embedding."""
 
 
 def _measured(c: float, **coefficients: float) -> Curve:
     width_at = _lazily(shape.penalised_best_width, coefficients)
-    low, high = _MEASURED_SIZES
+    low, high = MEASURED_SIZES
 
     def curve(parameters: float) -> tuple[float, float]:
         # The drift was measured over two decades; it is carried one further, no more: in the end it would turn round.
@@ -261,7 +262,7 @@ _RULES = (
         shape.penalised_best_width.source,
         shape.penalised_best_width.kind,
         _measured,
-        fitted_on=(("parameters", *_MEASURED_SIZES),),
+        fitted_on=(("parameters", *MEASURED_SIZES),),
         moved=lambda c: _moved_by_stderr("shape_penalty", ("x0", "s"), functools.partial(_measured, c)),
         error="one standard error of either coefficient alone",
     ),

@@ -60,13 +60,8 @@ class Shape(NamedTuple):
 
     @property
     def trained_size(self) -> int:
-        """The N of the rules: parameters without the embedding, of a mixture of experts those that a token meets."""
+        """The N of the rules, as :attr:`~depthwidth.layers.Layer.trained_size` of the tree."""
         return self.active_parameters - (self.parameters - self.non_embedding_parameters)
-
-
-def trained_size(tree: Transformer) -> int:
-    """The N of the rules: parameters without the embedding, of a mixture of experts those that a token meets."""
-    return tree.active_parameters - tree.embedding_parameters
 
 
 def at_depth(depth: float) -> Curve:
@@ -94,7 +89,7 @@ class Search:
         self.template = template
         self.quantity = self.budget.quantity(template)
         self.parameters = template.polynomial(lambda tree: tree.parameters).continuous()
-        size = template.polynomial(trained_size)
+        size = template.polynomial(lambda tree: tree.trained_size)
         self.size = size.continuous()
         self.density = float(size.per_block[2])
         self.forget()
@@ -186,7 +181,7 @@ class Search:
 
     def measure(self, tree: Transformer, against: Shape | None = None) -> Shape:
         """A tree with its exact counts and its predicted cost, relative to another shape where one is given."""
-        size = trained_size(tree)
+        size = tree.trained_size
         best = self.best_width(size)
         penalty = float(self.penalty_of(tree.width, best)) if best else 0.0
         k = coefficient("shape_penalty", "k")

@@ -116,7 +116,7 @@ class Template:
             pooler_width=None,
             embedding_width=design.embedding_width if design.embedding_width != design.width else None,
             window=_period(design.window),
-            **_without_none(choices or {}),
+            **without_none(choices or {}),
         )
         if kept.kv_heads is not None:
             group = 1
@@ -128,7 +128,7 @@ class Template:
             "shared_ratio": Fraction(design.shared_ffn or 0, tree.ffn),
             "scaled_embedding": design.embedding_scale != 1 and math.isclose(design.embedding_scale, math.sqrt(tree.width)),
         }
-        return cls(kept, **(given | _without_none(shape)))
+        return cls(kept, **(given | without_none(shape)))
 
     def __post_init__(self) -> None:
         for name in ("tensor_parallel", "multiple", "head_dim"):
@@ -280,5 +280,6 @@ def _period(window: int | Sequence[int | None] | None) -> int | tuple[int | None
     return entries
 
 
-def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
+def without_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
     return {name: value for name, value in options.items() if value is not None}

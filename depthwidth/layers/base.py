@@ -169,6 +169,11 @@ class Layer:
         """All weights but the embedding's: the N of Kaplan et al. and of Levine et al."""
         return self.parameters - self.embedding_parameters
 
+    @property
+    def trained_size(self) -> int:
+        """The N that rules and loss laws speak of: without the embedding, and of a mixture only what a token meets."""
+        return self.active_parameters - self.embedding_parameters
+
     def flops(self, run: Run) -> int:
         """Operations of a forward pass."""
         return self.own_flops(run) + sum(c.active * c.layer.flops(self.run_of(c.name, run)) for c in self.children())
