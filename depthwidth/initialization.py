@@ -119,6 +119,13 @@ class Recipe:
                 return line
         return ResidualScale(role, 1.0, 1.0, "the plain sum")
 
+    def varies(self, role: str) -> bool:
+        """Whether any number under this role, or that of a residual there, differs from block to block."""
+        lines = [line for line in self.tensors if line.role.startswith(role)]
+        numbers = [number for line in lines for number in (line.std, line.multiplier)]
+        numbers += [scale for line in self.residuals if line.role.startswith(role) for scale in (line.skip, line.branch)]
+        return any(isinstance(number, tuple) and min(number) != max(number) for number in numbers)
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What weights alone cannot say, one sentence each."""

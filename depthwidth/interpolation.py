@@ -1,7 +1,8 @@
-"""Smooth functions of one variable, tabulated once and read many times in plain floats."""
+"""Smooth functions of one variable or two, tabulated once and read many times, in plain floats or arrays."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,3 +31,67 @@ class Table:
         i = min(max(int(place), 0), self._last)
         t = x - self._low - i * self._step
         return [((a * t + b) * t + c) * t + d for a, b, c, d in self._pieces[i]]
+
+    def of_array(self, x: Any) -> Any:
+        """The values at an array of any shape: an array for each function, along the first axis."""
+        values = self._spline(x)
+        return values.transpose(values.ndim - 1, *range(values.ndim - 1))
+
+
+class TableFamily:
+    """Tables at different values of a positive parameter, interpolated over its logarithm.
+
+    A table is made when it is first needed: at the parameter itself while only one value has been asked for, and on a grid of
+    the logarithm, of which three neighbours serve each value, from the second value on. The error falls with the third power
+    of the `step`.
+    """
+
+    def __init__(self, make: Callable[[float], Table], step: float) -> None:
+        self._make, self._step = make, step
+        self._only: tuple[float, Table] | None = None
+        self._grid: dict[int, Table] = {}
+
+    def __call__(self, parameter: Any, x: Any) -> Any:
+        """The functions' values at this parameter and `x`, both floats, or arrays that broadcast."""
+        if isinstance(parameter, float) and isinstance(x, float):
+            alone = self._alone(parameter)
+            if alone is not None:
+                return alone(x)
+            near = self._near(math.log(parameter))
+            columns = [[weight * value for value in self._at(k)(x)] for k, weight in near]
+            return [sum(each) for each in zip(*columns, strict=True)]
+        import numpy as np
+
+        low, high = float(np.min(parameter)), float(np.max(parameter))
+        alone = self._alone(high) if high - low <= 1e-9 * high else None
+        if alone is not None:
+            return alone.of_array(np.broadcast_arrays(parameter, x)[1])
+        logs, x = np.broadcast_arrays(np.log(parameter), x)
+        middle = np.rint(logs / self._step).astype(int)
+        offset = logs / self._step - middle
+        total: Any = 0.0
+        for shift in (-1, 0, 1):
+            weights = _weight(offset, shift)
+            for k in np.unique(middle):
+                total = total + np.where(middle == k, weights, 0.0) * self._at(int(k) + shift).of_array(x)
+        return total
+
+    def _alone(self, parameter: float) -> Table | None:
+        if self._only is None:
+            self._only = (parameter, self._make(parameter))
+        known, table = self._only
+        return table if abs(known - parameter) <= 1e-9 * abs(parameter) else None
+
+    def _near(self, log: float) -> list[tuple[int, float]]:
+        middle = round(log / self._step)
+        return [(middle + shift, _weight(log / self._step - middle, shift)) for shift in (-1, 0, 1)]
+
+    def _at(self, k: int) -> Table:
+        if k not in self._grid:
+            self._grid[k] = self._make(math.exp(k * self._step))
+        return self._grid[k]
+
+
+def _weight(t: Any, shift: int) -> Any:
+    """Lagrange's weight of the node at `shift` of -1, 0, 1, at t from the middle one."""
+    return (t * (t - 1) / 2, 1 - t * t, t * (t + 1) / 2)[shift + 1]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from .architecture import Transformer
@@ -67,17 +68,18 @@ def propagate(
     """
     import pandas
 
-    return pandas.DataFrame(
-        moments_of(
-            tree, init, variance=variance, correlation=correlation, token_match=token_match, gradient=gradient,
-            context=context, source=source, dropout=dropout, finite_width=finite_width,
-        )
+    walk = walk_tree(
+        tree, init, variance=variance, correlation=correlation, token_match=token_match, gradient=gradient,
+        context=context, source=source, dropout=dropout, finite_width=finite_width,
     )  # fmt: skip
+    return pandas.DataFrame(_columns(walk.rows))
 
 
 def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Any) -> list[dict[str, Any]]:
     """The rows of :func:`propagate` as plain data, with the same arguments."""
-    return list(_tidy(walk_tree(tree, init, **given).rows))
+    columns = {name: values.tolist() for name, values in _columns(walk_tree(tree, init, **given).rows).items()}
+    columns["layer"] = [None if layer is None else int(layer) for layer in columns["layer"]]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def walk_tree(
@@ -127,17 +129,50 @@ def walk_tree(
     return walk
 
 
-def _tidy(rows: list[Row]) -> Iterator[dict[str, Any]]:
-    for role, layer, direction, mean, second, pair in rows:
-        site = role if layer is None else role.replace(".block", f".block.{layer}", 1)
-        variance, covariance = second - mean**2, pair - mean**2
-        yield {
-            "site": site,
-            "layer": layer,
-            "direction": direction,
-            "mean": mean,
-            "second_moment": second,
-            "variance": variance,
-            "covariance": covariance,
-            "correlation": covariance / variance if variance else 0.0,
-        }
+_NUMBERS = ("mean", "second_moment", "covariance")
+
+
+def _columns(rows: list[Row]) -> dict[str, Any]:
+    """The rows as arrays by name, block by block in the order of the walk: up in the forward direction, down in the other."""
+    import numpy as np
+
+    parts: dict[str, list[Any]] = {name: [] for name in ("site", "layer", "direction", *_NUMBERS)}
+    # What passed a range of blocks at once has a row for each site; blocks come first in the table.
+    for (layer, direction), group in groupby(rows, key=lambda row: (row.layer, row.direction)):
+        sites = list(group)
+        roles = tuple(row.role for row in sites)
+        if isinstance(layer, range):
+            shape, order = (len(layer), len(sites)), slice(None, None, 1 if direction == "forward" else -1)
+            values = [np.stack([np.broadcast_to(row[i], shape[0]) for row in sites], axis=1)[order].ravel() for i in (3, 4, 5)]
+            numbers = np.repeat(np.array(layer, dtype=object)[order], shape[1])
+        else:
+            shape, order = (1, len(sites)), slice(None)
+            values = [np.array([row[i] for row in sites]) for i in (3, 4, 5)]
+            numbers = np.full(len(sites), layer, dtype=object)
+        parts["site"].append(_sites(roles, layer)[order].ravel())
+        parts["layer"].append(numbers)
+        parts["direction"].append(np.full(len(numbers), direction, dtype=object))
+        for name, column in zip(_NUMBERS, values, strict=True):
+            parts[name].append(column)
+    found = {name: np.concatenate(columns) for name, columns in parts.items()}
+    square = found["mean"] ** 2
+    variance, covariance = found["second_moment"] - square, found["covariance"] - square
+    correlation = np.divide(covariance, variance, out=np.zeros_like(variance), where=variance != 0)
+    return {
+        **{name: found[name] for name in ("site", "layer", "direction", "mean", "second_moment")},
+        "variance": variance,
+        "covariance": covariance,
+        "correlation": correlation,
+    }
+
+
+@functools.lru_cache(maxsize=256)
+def _sites(roles: tuple[str, ...], layer: int | range | None) -> Any:
+    """The names of these sites in each block, a row for each block."""
+    import numpy as np
+
+    layers = layer if isinstance(layer, range) else [layer]
+    names = [
+        [role if at is None else role.replace(".block", f".block.{at}", 1) for role in roles] for at in layers
+    ]  # fmt: skip
+    return np.array(names, dtype=object)

@@ -1,8 +1,14 @@
-"""The moments of a tensor at one site of a network, and of the gradient there."""
+"""The moments of a tensor at one site of a network, and of the gradient there.
+
+Two grains. A :class:`Signal` has two numbers for a tensor whose tokens are exchangeable; each may be an array over blocks. A
+:class:`TokenSignal` has a number for each position and each pair of positions, where a causal mask or a text makes them differ.
+Components compute with the attributes both have, so that most of them need not know which they are given.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +16,10 @@ from .errors import InputError
 
 if TYPE_CHECKING:
     from .initialization import Recipe
+    from .token_positions import Positions
+
+Number = Any
+"""A float, or an array over blocks; in a :class:`TokenSignal` an array over positions or pairs of them."""
 
 
 class Signal(NamedTuple):
@@ -18,69 +28,213 @@ class Signal(NamedTuple):
     Uncentred, because behind a random linear map only these survive: a mean that all tokens share is part of the covariance.
     """
 
-    second_moment: float
+    second_moment: Number
     """E[x_t^2]"""
-    covariance: float
+    covariance: Number
     """E[x_t x_t'] over two different tokens"""
     spread: Spread | None = None
     """How far both vary between draws of the weights at finite width; None where that is left out."""
 
     @property
-    def correlation(self) -> float:
-        """Covariance over second moment; 0 for a signal that is 0."""
-        return self.covariance / self.second_moment if self.second_moment else 0.0
+    def pair_second_moment(self) -> Number:
+        """Geometric mean of the second moments of two tokens."""
+        return self.second_moment
 
-    def times(self, factor: float, pair_factor: float | None = None) -> Signal:
+    @property
+    def first_second_moment(self) -> Number:
+        """Second moment of the first token of a pair."""
+        return self.second_moment
+
+    @property
+    def correlation(self) -> Number:
+        """Covariance over second moment; 0 for a signal that is 0."""
+        return quotient(self.covariance, self.second_moment)
+
+    @property
+    def averages(self) -> tuple[Number, Number]:
+        """Second moment of a token and covariance of two, on average over the positions."""
+        return self.second_moment, self.covariance
+
+    def of(self, second_moment: Number, covariance: Number, spread: Spread | None = None) -> Signal:
+        """A signal at the same positions with these moments."""
+        return Signal(second_moment, covariance, spread)
+
+    def times(self, factor: Number, pair_factor: Number | None = None) -> Signal:
         """The signal with its second moment times `factor` and its covariance times `pair_factor`, the same by default."""
         return Signal(self.second_moment * factor, self.covariance * (factor if pair_factor is None else pair_factor))
 
-    def scaled(self, factor: float) -> Signal:
+    def scaled(self, factor: Number) -> Signal:
         """The moments of `factor` times the tensor, its spread included."""
-        spread = None if self.spread is None else Spread(*(factor**4 * part for part in self.spread))
-        return Signal(factor**2 * self.second_moment, factor**2 * self.covariance, spread)
+        return Signal(factor**2 * self.second_moment, factor**2 * self.covariance, self.spread and self.spread.scaled(factor))
 
     def plus(self, other: Signal) -> Signal:
         """The sum of two independent signals."""
         return Signal(self.second_moment + other.second_moment, self.covariance + other.covariance)
 
+    def spread_as(self, spread: Spread | None) -> Signal:
+        """The same moments with this spread."""
+        return Signal(self.second_moment, self.covariance, spread)
+
+    def with_bias(self, variance: Number) -> Signal:
+        """The moments behind a bias that all tokens share."""
+        return Signal(self.second_moment + variance, self.covariance + variance)
+
+
+@dataclass(frozen=True)
+class TokenSignal:
+    """The uncentred moments per feature of a tensor at each position; a gradient has the same."""
+
+    second_moment: Number
+    """E[x_t^2] at each of n positions, shape (n,)"""
+    covariance: Number
+    """E[x_t x_t'] for two different tokens at each pair of positions, shape (n, n)"""
+    positions: Positions
+    """Which positions these are, and how to average over all of them"""
+    spread: Spread | None = None
+    """As in :class:`Signal`: shapes (n,), (n, n) and (n, n)"""
+
+    @property
+    def pair_second_moment(self) -> Number:
+        """Geometric mean of the second moments of two tokens, shape (n, n)."""
+        root = self.second_moment**0.5
+        return root[:, None] * root
+
+    @property
+    def first_second_moment(self) -> Number:
+        """Second moment of the first token of a pair, shape (n, 1)."""
+        return self.second_moment[:, None]
+
+    @property
+    def correlation(self) -> Number:
+        """Of the two tokens of each pair, shape (n, n)."""
+        return quotient(self.covariance, self.pair_second_moment)
+
+    @property
+    def averages(self) -> tuple[float, float]:
+        """Second moment of a token and covariance of two different ones, on average over the positions."""
+        return float(self.positions.mean(self.second_moment)), float(self.positions.pair_mean(self.covariance))
+
+    def of(self, second_moment: Number, covariance: Number, spread: Spread | None = None) -> TokenSignal:
+        """A signal at the same positions with these moments."""
+        return TokenSignal(second_moment, covariance, self.positions, spread)
+
+    def times(self, factor: Number, pair_factor: Number | None = None) -> TokenSignal:
+        """The signal with its second moments times `factor` and its covariances times `pair_factor`, the same by default."""
+        return self.of(self.second_moment * factor, self.covariance * (factor if pair_factor is None else pair_factor))
+
+    def scaled(self, factor: Number) -> TokenSignal:
+        """The moments of `factor` times the tensor, its spread included."""
+        return self.of(factor**2 * self.second_moment, factor**2 * self.covariance, self.spread and self.spread.scaled(factor))
+
+    def plus(self, other: TokenSignal) -> TokenSignal:
+        """The sum of two independent signals."""
+        return self.of(self.second_moment + other.second_moment, self.covariance + other.covariance)
+
+    def spread_as(self, spread: Spread | None) -> TokenSignal:
+        """The same moments with this spread."""
+        return self.of(self.second_moment, self.covariance, spread)
+
+    def with_bias(self, variance: Number) -> TokenSignal:
+        """The moments behind a bias that all tokens share."""
+        return self.of(self.second_moment + variance, self.covariance + variance)
+
+
+AnySignal = Any
+"""A :class:`Signal` or a :class:`TokenSignal`; what goes in at one grain comes out at the same."""
+
+Pullback = Callable[[AnySignal], AnySignal]
+"""From the gradient behind a component to the gradient in front of it."""
+
 
 class Spread(NamedTuple):
     """Variances over draws of the weights, for one pair of tokens, with q_t = x_t.x_t/d and c = x_t.x_t'/d of one draw."""
 
-    second_moment: float
+    second_moment: Number
     """Var(q_t)"""
-    second_moments: float
+    second_moments: Number
     """Cov(q_t, q_t')"""
-    covariance: float
-    """Cov(c, q_t)"""
+    covariance: Number
+    """Cov(c, q_t), t the first of the pair"""
 
     @classmethod
-    def of_gaussian(cls, signal: Signal, width: int) -> Spread:
+    def of_gaussian(cls, signal: AnySignal, width: int) -> Spread:
         """The spread of independent Gaussian features."""
-        q, c = signal.second_moment, signal.covariance
-        return cls(2 * q * q / width, 2 * c * c / width, 2 * q * c / width)
+        q, c, first = signal.second_moment, signal.covariance, signal.first_second_moment
+        return cls(2 * q * q / width, 2 * c * c / width, 2 * first * c / width)
+
+    @classmethod
+    def none(cls, signal: AnySignal) -> Spread:
+        """No spread: every draw alike."""
+        nothing, pairs = 0.0 * signal.second_moment, 0.0 * signal.covariance
+        return cls(nothing, pairs, pairs)
+
+    def scaled(self, factor: Number) -> Spread:
+        """The spread of `factor` times the tensor."""
+        return Spread(*(factor**4 * part for part in self))
+
+    def norm_corrections(self, signal: AnySignal) -> tuple[Number, Number, Number]:
+        """What a norm does, averaged over draws, to first order in the spread, as factors on the limit of infinite width.
+
+        On the correlation behind it; on the gradient's second moment in front of it; on that gradient's covariance.
+        """
+        q, pair = signal.second_moment, signal.pair_second_moment
+        v, w = self.second_moment / q**2, self.second_moments / pair**2
+        u = quotient(self.covariance, signal.covariance * signal.first_second_moment)
+        if isinstance(signal, TokenSignal):  # the two tokens of a pair differ
+            u, both = (u + u.T) / 2, (v[:, None] + v) / 2
+        else:
+            both = v
+        pairs = 0.75 * both + 0.25 * w
+        return 1 - u + pairs, 1 + v, 1 + pairs
+
+    def after(self, kept: AnySignal, added: AnySignal, omega: float, width: int) -> Spread:
+        """The spread of a stream `kept`, which has this one, when a branch `added` with weights of its own joins it.
+
+        `omega` says how strongly the size of the branch's output varies between draws.
+        """
+        q, c, first = kept.second_moment, kept.covariance, kept.first_second_moment
+        a, a_pair, a_first = added.second_moment, added.covariance, added.first_second_moment
+        return Spread(
+            self.second_moment + a * (4 * q + omega * a) / width,
+            self.second_moments + a_pair * (4 * c + omega * a_pair) / width,
+            self.covariance + (2 * (first * a_pair + c * a_first) + omega * a_first * a_pair) / width,
+        )
 
 
-Pullback = Callable[[Signal], Signal]
-"""From the gradient behind a component to the gradient in front of it."""
+def quotient(a: Number, b: Number) -> Number:
+    """a / b, and 0 where b is 0."""
+    if isinstance(b, float | int):
+        return a / b if b else 0.0 * a
+    import numpy as np
+
+    return np.divide(a, b, out=np.zeros(np.broadcast_shapes(np.shape(a), b.shape)), where=b != 0)
+
+
+def common(values: Number) -> float | None:
+    """The one value that all have to rounding, or None."""
+    if isinstance(values, float | int):
+        return float(values)
+    low, high = float(values.min()), float(values.max())
+    return high if high - low <= 1e-12 * abs(high) else None
 
 
 class Row(NamedTuple):
-    """What is known of one site in one direction."""
+    """What is known of one site in one direction; for a range of blocks, arrays over them."""
 
     role: str
-    layer: int | None
+    layer: int | range | None
     direction: str
-    mean: float
-    second_moment: float
-    covariance: float
+    mean: Number
+    second_moment: Number
+    covariance: Number
 
 
 @dataclass
 class Walk:
     """One pass of moments through a tree: what is known on the way, and what is written down.
 
-    `layer` is the block the walk is in, None outside the blocks. With `dropout` the network is in training mode.
+    `layer` is the block the walk is in, or a range of blocks that it passes at once on arrays; None outside the blocks. With
+    `dropout` the network is in training mode. With `positions` the tokens are not exchangeable.
     """
 
     recipe: Recipe
@@ -88,14 +242,39 @@ class Walk:
     source_length: int
     dropout: bool = True
     finite_width: bool = True
-    layer: int | None = None
-    memory: Signal | None = None
+    positions: Positions | None = None
+    layer: int | range | None = None
+    memory: AnySignal | None = None
     """The encoder's output, which cross-attention reads."""
-    memory_gradient: Signal | None = None
+    memory_gradient: AnySignal | None = None
     """What has come back to it so far; every decoder block adds its share."""
     rows: list[Row] = field(default_factory=list)
     tables: dict[Any, Any] = field(default_factory=dict)
     """Integrals tabulated for this walk."""
+    silent: bool = False
+    """Whether nothing is written down for now."""
+
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """Walk without writing anything down."""
+        before, self.silent = self.silent, True
+        try:
+            yield
+        finally:
+            self.silent = before
+
+    def write(self, role: str, layer: int | range | None, direction: str, mean: Number, signal: AnySignal) -> None:
+        """Write down the moments of a site."""
+        if not self.silent:
+            self.rows.append(Row(role, layer, direction, mean, *signal.averages))
+
+    def send_to_memory(self, gradient: AnySignal, layer: int | range | None) -> None:
+        """Add to the gradient of the encoder's output what the decoder block `layer`, or each of a range, sends there."""
+        if self.silent:
+            return
+        if isinstance(layer, range):
+            gradient = Signal(float(gradient.second_moment.sum()), float(gradient.covariance.sum()))
+        self.memory_gradient = gradient if self.memory_gradient is None else self.memory_gradient.plus(gradient)
 
 
 class Place:
@@ -117,24 +296,24 @@ class Place:
             found = self._children[child] = Place(self.walk, role)
         return found
 
-    def variance(self, tensor: str) -> float:
+    def variance(self, tensor: str) -> Number:
         """Variance of one entry of a weight, its forward multiplier included."""
         found = self._weights.get(tensor)
         if found is None:
             given = self.walk.recipe.tensor(f"{self.role}.{tensor}")
-            found = self._weights[tensor] = _product(given.std, given.multiplier)
-        return self._here(found) ** 2
+            found = self._weights[tensor] = _square(_product(given.std, given.multiplier))
+        return self._here(found)
 
-    def gain(self, offset: float = 0.0) -> float:
+    def gain(self, offset: float = 0.0) -> Number:
         """Mean square of a norm's gain, its forward multiplier included; the gain is stored as its difference from `offset`."""
         found = self._weights.get("gain")
         if found is None:
             given = self.walk.recipe.tensor(f"{self.role}.weight")
-            means = _product(given.mean + offset, given.multiplier)
-            found = self._weights["gain"] = (means, _product(given.std, given.multiplier))
-        return self._here(found[0]) ** 2 + self._here(found[1]) ** 2
+            means = _square(_product(given.mean + offset, given.multiplier))
+            found = self._weights["gain"] = (means, _square(_product(given.std, given.multiplier)))
+        return self._here(found[0]) + self._here(found[1])
 
-    def scales(self) -> tuple[float, float]:
+    def scales(self) -> tuple[Number, Number]:
         """The factors on a residual's skip path and branch."""
         found = self._weights.get("scales")
         if found is None:
@@ -142,20 +321,27 @@ class Place:
             found = self._weights["scales"] = (given.skip, given.branch)
         return self._here(found[0]), self._here(found[1])
 
-    def _here(self, value: Any) -> float:
-        return float(value[self.walk.layer or 0] if isinstance(value, tuple) else value)
+    def _here(self, value: Any) -> Number:
+        if not isinstance(value, tuple):
+            return float(value)
+        layer = self.walk.layer
+        if isinstance(layer, range):
+            import numpy as np
 
-    def forward(self, signal: Signal, mean: float = 0.0) -> Signal:
+            return np.array(value[layer.start : layer.stop])
+        return float(value[layer or 0])
+
+    def forward(self, signal: AnySignal, mean: Number = 0.0) -> Any:
         """Write down the signal that a component puts out here, and its mean over weights and inputs."""
-        self.walk.rows.append(Row(self.role, self.walk.layer, "forward", mean, signal.second_moment, signal.covariance))
+        self.walk.write(self.role, self.walk.layer, "forward", mean, signal)
         return signal
 
     def traced(self, pull: Pullback) -> Pullback:
         """`pull`, writing down the gradient that arrives behind the component here."""
         layer = self.walk.layer
 
-        def traced(gradient: Signal) -> Signal:
-            self.walk.rows.append(Row(self.role, layer, "gradient", 0.0, gradient.second_moment, gradient.covariance))
+        def traced(gradient: AnySignal) -> AnySignal:
+            self.walk.write(self.role, layer, "gradient", 0.0, gradient)
             return pull(gradient)
 
         return traced
@@ -168,6 +354,10 @@ def _product(a: Any, b: Any) -> Any:
         each_a, each_b = (x if isinstance(x, tuple) else (x,) * length for x in (a, b))
         return tuple(x * y for x, y in zip(each_a, each_b, strict=True))
     return a * b
+
+
+def _square(a: Any) -> Any:
+    return tuple(x * x for x in a) if isinstance(a, tuple) else a * a
 
 
 def check_signal(what: str, second_moment: float, correlation: float) -> Signal:

@@ -8,13 +8,15 @@ from typing import Any
 
 from ..errors import InputError
 from ..formula import is_symbolic
-from ..interpolation import Table
-from ..signal import Place, Pullback, Signal, Walk
+from ..interpolation import Table, TableFamily
+from ..signal import AnySignal, Number, Place, Pullback, Signal, Walk
 from .base import Child, Layer, Run, check_fraction, check_whole, component
 from .linear import Linear
 from .norms import Norm
 from .positions import ALiBi, Rotary
 
+_SCORE_STEP = 0.1
+"""Of the logarithm of the scores' variance: the tables between are right to 1e-4."""
 _LOGSUMEXP_BYTES = 4  # a fused kernel keeps one float32 per query and head in place of the scores
 
 
@@ -108,7 +110,7 @@ class Attention(Layer):
         # The first `reach` queries see 1, 2, .. reach keys, the others reach each.
         return reach * (reach + 1) // 2 + (run.tokens - reach) * reach if run.masked else run.tokens * reach
 
-    def moments(self, x: Signal, place: Place) -> tuple[Signal, Pullback]:
+    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         walk = place.walk
         source = walk.memory if self.cross else x
         if source is None:
@@ -116,65 +118,71 @@ class Attention(Layer):
         query, _ = self.query.moments(x, place.at("query"))
         key, _ = self.key.moments(source, place.at("key"))
         value, _ = self.value.moments(source, place.at("value"))
-        query, key = (
-            self._normed(self.query_norm, query, place, "query_norm"),
-            self._normed(self.key_norm, key, place, "key_norm"),
-        )
-        squared_scale = 1 / self.head_dim if self.scale is None else self.scale**2
-        scores = squared_scale * self.head_dim * query.second_moment * key.second_moment
-        place.at("scores").forward(Signal(scores, scores * key.correlation))
-        scores = self._capped(scores)
-        table = self._table(scores, x, source, query.correlation, walk)
-        # Everything is proportional to the values' second moment, so that tables serve layers of different value weights.
-        kept = [value.second_moment * part for part in table(min(1.0, max(0.0, source.correlation)))]
-        mixed = place.at("mix").forward(Signal(kept[0], kept[1]))
+        query = self._normed(self.query_norm, query, place, "query_norm")
+        key = self._normed(self.key_norm, key, place, "key_norm")
+        gain = self.head_dim * (1 / self.head_dim if self.scale is None else self.scale**2)
+        raw = gain * query.second_moment * key.second_moment
+        place.at("scores").forward(x.of(raw, raw * key.correlation))
+        scores = self._capped(raw)
+        rate = self.dropout if walk.dropout else 0.0
+        bias = place.at("value").variance("bias") if self.bias else 0.0
+        moved = self._exchangeable(scores, x, source, query, rate, walk)
+        # Everything is proportional to the values' weights, so that tables serve layers of different ones.
+        weight = value.second_moment - bias
+        mixed = place.at("mix").forward(x.of(weight * moved[0] + bias, weight * moved[1] + bias))
         y, pull_out = self.out.moments(mixed, place.at("out"))
 
-        def back(g: Signal, first: int) -> Signal:
+        def back(g: AnySignal, columns: Any, owner: AnySignal) -> Signal:
             # Linear in the gradient's two moments: one column for each of the four parts.
-            gamma, kappa = g.second_moment, g.covariance
-            one, other, pair_one, pair_other = kept[first : first + 4]
+            one, other, pair_one, pair_other = columns
+            gain = weight / owner.second_moment
+            gamma, kappa = gain * g.second_moment, gain * g.covariance
             return Signal(gamma * one + kappa * other, gamma * pair_one + kappa * pair_other)
 
-        def pull(g: Signal) -> Signal:
-            if not self.cross:
-                return back(g, 2)
-            shared = back(g, 6)
-            walk.memory_gradient = shared if walk.memory_gradient is None else walk.memory_gradient.plus(shared)
-            return back(g, 2)
+        layer = walk.layer
+
+        def pull(g: AnySignal) -> AnySignal:
+            if self.cross:
+                walk.send_to_memory(back(g, moved[6:10], source), layer)
+            return back(g, moved[2:6], x)
 
         pull_mixed = place.at("mix").traced(pull)
         return y, lambda g: pull_mixed(pull_out(g))
 
     @staticmethod
-    def _normed(norm: Norm | None, signal: Signal, place: Place, name: str) -> Signal:
+    def _normed(norm: Norm | None, signal: AnySignal, place: Place, name: str) -> Any:
         return signal if norm is None else norm.moments(signal, place.at(name))[0]
 
-    def _capped(self, scores: float) -> float:
+    def _capped(self, scores: Number) -> Number:
         """Variance of the scores behind the soft cap."""
         if self.softcap is None:
             return scores
         from ..activations import activation
 
-        return float(self.softcap**2 * activation("tanh").second_moment(scores / self.softcap**2))
+        return self.softcap**2 * activation("tanh").second_moment(scores / self.softcap**2)
 
-    def _table(self, scores: float, x: Signal, source: Signal, asking: float, walk: Walk) -> Table:
-        """The layer's moments over the correlation of its keys, for values of second moment 1.
+    def _exchangeable(self, scores: Number, x: Signal, source: Signal, query: Signal, rate: float, walk: Walk) -> Any:
+        """The layer's moments for exchangeable tokens of second moment 1 and values of gain 1.
 
-        Columns: second moment and covariance of the output; then, of the input's gradient, what its second moment takes of the
-        output gradient's second moment and covariance, and its covariance likewise. In cross-attention these four are the
-        asking tokens', and four more are the source's.
+        Second moment and covariance of the output; then, of the input's gradient, what its second moment takes of the output
+        gradient's second moment and covariance, and its covariance likewise. In cross-attention these four are the asking
+        tokens', and four more are the source's.
         """
-        rate = self.dropout if walk.dropout else 0.0
-        numbers = tuple(round(n, 12) for n in (scores, x.second_moment, source.second_moment, asking if self.cross else 0.0))
-        key = (self, walk.length, walk.source_length, rate, *numbers)
-        table = walk.tables.get(key)
-        if table is None:
-            columns = functools.partial(self._columns, scores, x.second_moment, source.second_moment, asking, rate, walk)
-            table = walk.tables[key] = Table(columns, 0.0, 1.0)
-        return table
+        moving = query.correlation if self.cross else source.correlation
+        fixed = source.correlation if self.cross else 0.0
+        key = (self, walk.length, walk.source_length, rate, round(fixed, 12))
+        family = walk.tables.get(key)
+        if family is None:
 
-    def _columns(self, scores: float, x: float, source: float, asking: float, rate: float, walk: Walk, r: Any) -> Any:
+            def table(score: float) -> Table:
+                return Table(functools.partial(self._columns, score, fixed, rate, walk), 0.0, 1.0)
+
+            family = walk.tables[key] = TableFamily(table, _SCORE_STEP)
+        clipped = min(1.0, max(0.0, moving)) if isinstance(moving, float) else moving.clip(0.0, 1.0)
+        return family(scores, clipped)
+
+    def _columns(self, scores: float, source: float, rate: float, walk: Walk, r: Any) -> Any:
+        """One column each over the tokens' correlation r; in cross-attention the asking tokens', where `source` is the keys'."""
         import numpy as np
 
         from ..formulas.attention import attention_moments
@@ -183,18 +191,17 @@ class Attention(Layer):
         if self.window is not None and not self.cross:
             length = min(length, self.window)
         given = {
-            "signal": source,
+            "signal": 1.0,
             "correlation": r,
             "length": length,
             "width": self.memory_width or self.width,
             "head_dim": self.head_dim if walk.finite_width else None,
-            "value_gain": 1 / source,
-            "score_gain": scores / source**2,
+            "score_gain": scores,
             "dropout": rate,
             "causal": self.causal and not self.cross,
         }
         if self.cross:
-            given |= {"queries": walk.length, "row_correlation": asking}
+            given |= {"queries": walk.length, "correlation": source + 0.0 * r, "row_correlation": r}
             known = None
         else:
             from ..softmax_integrals import overlap_table
@@ -207,10 +214,9 @@ class Attention(Layer):
         if not self.cross:
             parts = [(one.gradient, both.gradient), (one.gradient_covariance, both.gradient_covariance)]
         else:
-            per_query = source / x
             parts = [
-                (per_query * one.query_gradient, per_query * both.query_gradient),
-                (per_query * one.query_gradient_covariance, per_query * both.query_gradient_covariance),
+                (one.query_gradient, both.query_gradient),
+                (one.query_gradient_covariance, both.query_gradient_covariance),
                 tuple(m.value_gradient + m.key_gradient for m in (one, both)),
                 tuple(m.value_gradient_covariance + m.key_gradient_covariance for m in (one, both)),
             ]
@@ -219,7 +225,7 @@ class Attention(Layer):
             columns += [heads * alone, heads * (together - alone)]
         return np.stack([np.broadcast_to(column, r.shape) for column in columns], axis=-1)
 
-    def matrix_spread(self, walk: Walk) -> float:
+    def matrix_spread(self, x: AnySignal, place: Place) -> float:
         """How strongly the size of this branch's output varies between draws: two square Gaussian matrices, value and out."""
         return 4.0
 

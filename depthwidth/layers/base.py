@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 from ..errors import InputError, shown
 from ..formula import is_symbolic
-from ..signal import Place, Pullback, Signal
+from ..signal import AnySignal, Place, Pullback
 
 Shape = tuple[int, ...]
 
@@ -127,7 +127,7 @@ class Layer:
         """Values this component alone keeps while text is generated, after `run.tokens` positions."""
         return 0
 
-    def moments(self, x: Signal, place: Place) -> tuple[Signal, Pullback]:
+    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         """What becomes of a signal here, and the map that takes a gradient behind this component to one in front of it.
 
         Raises

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import groupby
+from typing import Any, NamedTuple
 
 from ..errors import InputError
-from ..signal import Place, Pullback, Signal, Spread, Walk
+from ..interpolation import Table
+from ..signal import AnySignal, Number, Place, Pullback, Signal, Spread
 from .attention import Attention
 from .base import Child, Layer, Run, check_fraction, check_whole, component
 from .feed_forward import FeedForward, MixtureOfExperts
@@ -37,55 +41,44 @@ class Residual(Layer):
         )  # fmt: skip
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
-    def moments(self, x: Signal, place: Place) -> tuple[Signal, Pullback]:
-        walk = place.walk
-        rate = self.dropout if walk.dropout else 0.0
+    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         skip, scale = place.scales()
-        f, pull_branch = self.branch_moments(x, place, rate)
+        f, pull_branch, omega = self.branch_moments(x, place)
         kept, added = x.scaled(skip), f.times(scale**2)
-        y = kept.plus(added)._replace(spread=self.added_spread(kept, added, walk))
+        y = kept.plus(added).spread_as(kept.spread and kept.spread.after(kept, added, omega, self.width))
         pull_norm: Pullback | None = None
         if self.norm_stream is not None:
             y, pull_norm = self.norm_stream.moments(y, place.at("norm_stream"))
-            if walk.finite_width:
-                y = y._replace(spread=Spread(0.0, 0.0, 0.0))  # a norm leaves every draw with the same length
+            y = y.spread_as(kept.spread and Spread.none(y))  # a norm leaves every draw with the same length
         place.forward(y)
 
-        def pull(g: Signal) -> Signal:
+        def pull(g: AnySignal) -> AnySignal:
             if pull_norm is not None:
                 g = pull_norm(g)
             return g.times(skip**2).plus(pull_branch(g.times(scale**2)))
 
         return y, place.traced(pull)
 
-    def branch_moments(self, x: Signal, place: Place, rate: float) -> tuple[Signal, Pullback]:
-        """The branch with the norms on its way and its dropout, without the sum."""
+    def branch_moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback, Number]:
+        """The branch with the norms on its way and its dropout, without the sum; and its omega, see :class:`Spread`."""
+        rate = self.dropout if place.walk.dropout else 0.0
         pulls: list[Pullback] = []
+        omega: Number = 0.0
         for name, part in (("norm_in", self.norm_in), ("", self.branch), ("norm_out", self.norm_out)):
-            if part is not None:
-                x, pull_part = part.moments(x, place.at(name))
-                pulls.append(pull_part)
+            if part is None:
+                continue
+            if part is self.branch:
+                omega = self.branch.matrix_spread(x, place)
+            x, pull_part = part.moments(x, place.at(name))
+            pulls.append(pull_part)
 
-        def pull(g: Signal) -> Signal:
+        def pull(g: AnySignal) -> AnySignal:
             g = g.times(1 / (1 - rate), 1.0)
             for pull_part in reversed(pulls):
                 g = pull_part(g)
             return g
 
-        return Signal(x.second_moment / (1 - rate), x.covariance), pull
-
-    def added_spread(self, kept: Signal, added: Signal, walk: Walk) -> Spread | None:
-        """What the spread between draws becomes when this branch, with random weights of its own, is added to a stream."""
-        if kept.spread is None:
-            return None
-        (q, c, _), (a, a_pair, _) = kept, added
-        omega = self.branch.matrix_spread(walk)
-        v, w, u = kept.spread
-        return Spread(
-            v + (4 * q * a + omega * a * a) / self.width,
-            w + (4 * c * a_pair + omega * a_pair * a_pair) / self.width,
-            u + (2 * (q * a_pair + c * a) + omega * a * a_pair) / self.width,
-        )
+        return x.times(1 / (1 - rate), 1.0), pull, omega
 
     @property
     def width(self) -> int:
@@ -121,38 +114,41 @@ class Block(Layer):
         )  # fmt: skip
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
-    def moments(self, x: Signal, place: Place) -> tuple[Signal, Pullback]:
-        present = [(child.name, child.layer) for child in self.children() if isinstance(child.layer, Residual)]
-        if not self.parallel:
-            pulls: list[Pullback] = []
-            for name, branch in present:
-                x, pull_branch = branch.moments(x, place.at(name))
-                pulls.append(pull_branch)
-            place.forward(x)
+    @property
+    def branches(self) -> list[tuple[str, Residual]]:
+        """The residual branches by name, in the order a signal meets them."""
+        return [(child.name, child.layer) for child in self.children() if isinstance(child.layer, Residual)]
 
-            def pull(g: Signal) -> Signal:
-                for pull_branch in reversed(pulls):
-                    g = pull_branch(g)
-                return g
+    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
+        if self.parallel:
+            return self._parallel_moments(x, place)
+        pulls: list[Pullback] = []
+        for name, branch in self.branches:
+            x, pull_branch = branch.moments(x, place.at(name))
+            pulls.append(pull_branch)
+        place.forward(x)
 
-            return x, place.traced(pull)
-        return self._parallel_moments(x, place, present)
+        def pull(g: AnySignal) -> AnySignal:
+            for pull_branch in reversed(pulls):
+                g = pull_branch(g)
+            return g
 
-    def _parallel_moments(self, x: Signal, place: Place, branches: list[tuple[str, Residual]]) -> tuple[Signal, Pullback]:
+        return x, place.traced(pull)
+
+    def _parallel_moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         """All branches read the same signal; their weights are independent, so their moments add."""
         y, shared = (x, None) if self.norm is None else self.norm.moments(x, place.at("norm"))
         total, pulls = x, []
-        for name, branch in branches:
-            rate = branch.dropout if place.walk.dropout else 0.0
-            f, pull_branch = branch.branch_moments(y, place.at(name), rate)
+        for name, branch in self.branches:
+            f, pull_branch, omega = branch.branch_moments(y, place.at(name))
             _, scale = place.at(name).scales()
-            spread = branch.added_spread(total, f.times(scale**2), place.walk)
-            total = total.plus(f.times(scale**2))._replace(spread=spread)
+            added = f.times(scale**2)
+            total = total.plus(added).spread_as(total.spread and total.spread.after(total, added, omega, self.width))
             pulls.append((scale, pull_branch))
         place.forward(total)
 
-        def pull(g: Signal) -> Signal:
-            front = Signal(0.0, 0.0)
+        def pull(g: AnySignal) -> AnySignal:
+            front = g.times(0.0)
             for scale, pull_branch in pulls:
                 front = front.plus(pull_branch(g.times(scale**2)))
             return g.plus(front if shared is None else shared(front))
@@ -177,6 +173,54 @@ class Repeat(Layer):
 
     def children(self) -> tuple[Child, ...]:
         return (Child("", self.block, copies=self.times, active=self.times),)
+
+    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
+        walk = place.walk
+        first = walk.layer if isinstance(walk.layer, int) else 0
+        last = first + self.times
+        if isinstance(x, Signal) and self.times > _FEW_BLOCKS:
+            return self._at_once(x, place, range(first, last))
+        pulls: list[Pullback] = []
+        for walk.layer in range(first, last):
+            x, pull_block = self.block.moments(x, place)
+            pulls.append(pull_block)
+
+        def pull(g: AnySignal) -> AnySignal:
+            for pull_block in reversed(pulls):
+                g = pull_block(g)
+            return g
+
+        return x, pull
+
+    def _at_once(self, x: Signal, place: Place, layers: range) -> tuple[Signal, Pullback]:
+        """All blocks in one pass over arrays, once the stream in front of each of them is known."""
+        import numpy as np
+
+        walk = place.walk
+        inputs = block_inputs(self.block, x, place, layers)
+        walk.layer = layers
+        y, pull_blocks = self.block.moments(inputs, place)
+        last = Signal(*(float(v[-1]) for v in y[:2]), y.spread and Spread(*(float(v[-1]) for v in y.spread)))
+
+        def pull(g: Signal) -> Signal:
+            # The gradient in front of a block is linear in the two moments of the one behind it.
+            with walk.silence():
+                unit = pull_blocks(Signal(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])))
+            shape = (2, len(layers))
+            (a, b), (c, d) = (np.broadcast_to(v, shape)[:, ::-1].tolist() for v in unit[:2])
+            gamma, kappa = float(g.second_moment), float(g.covariance)
+            behind = []
+            for one, other, pair_one, pair_other in zip(a, b, c, d, strict=True):
+                behind.append((gamma, kappa))
+                gamma, kappa = gamma * one + kappa * other, gamma * pair_one + kappa * pair_other
+            pull_blocks(Signal(*np.array(behind[::-1]).T))
+            return Signal(gamma, kappa)
+
+        return last, pull
+
+
+_FEW_BLOCKS = 2
+"""So few blocks are walked one by one."""
 
 
 @component
@@ -241,22 +285,24 @@ class Stack(Layer):
             found.append((f"block.{where}", block, sum(times for _, times in places)))
         return tuple(found)
 
-    def moments(self, x: Signal, place: Place) -> tuple[Signal, Pullback]:
+    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         walk, inside = place.walk, place.at("block")
         entrance = place.at("input")
         entrance.forward(x)
         pulls: list[Pullback] = [entrance.traced(lambda g: g)]
-        for layer, block in enumerate(self.blocks()):
-            walk.layer = layer
-            x, pull_block = block.moments(x, inside)
-            pulls.append(pull_block)
+        first = 0
+        for repeat in self.repeats:
+            walk.layer = first
+            x, pull_blocks = repeat.moments(x, inside)
+            pulls.append(pull_blocks)
+            first += repeat.times
         walk.layer = None
         if self.norm is not None:
             x, pull_norm = self.norm.moments(x, place.at("norm"))
             pulls.append(pull_norm)
         place.forward(x)
 
-        def pull(g: Signal) -> Signal:
+        def pull(g: AnySignal) -> AnySignal:
             for pull_part in reversed(pulls):
                 g = pull_part(g)
             return g
@@ -272,6 +318,124 @@ class Stack(Layer):
         working = max(block.saved_bytes(run) for _, block, _ in self._distinct)
         around = sum(c.layer.saved_bytes(run) for c in self.children() if not isinstance(c.layer, Block))
         return inputs + working + around
+
+
+# ---- the stream in front of each block ----
+
+
+def block_inputs(block: Block, x: Signal, place: Place, layers: range) -> Signal:
+    """The residual stream in front of each of these equal blocks, as arrays, given that in front of the first.
+
+    Where every branch reads a normalised stream and no number differs between the blocks, a branch's output depends on one
+    number, the correlation of two tokens. It is tabulated, and a block then costs microseconds. Otherwise each is walked.
+    """
+    walk = place.walk
+    states: list[tuple[float, ...]] = []
+    steps = None
+    with walk.silence():
+        for walk.layer in layers:
+            if steps is None and _normal(block, x, started=walk.layer > layers.start):
+                steps = [] if walk.recipe.varies(place.role) else _steps(block, x, place)
+            if steps:
+                states += _fast_states(steps, block.parallel, x, layers.stop - walk.layer)
+                break
+            states.append(_state(x))
+            x, _ = block.moments(x, place)
+    import numpy as np
+
+    columns = np.array(states).T
+    return Signal(columns[0], columns[1], Spread(*columns[2:]) if x.spread else None)
+
+
+def _state(x: Signal) -> tuple[float, ...]:
+    return (x.second_moment, x.covariance, *(x.spread or ()))
+
+
+_SMALL_EPS = 2e-5
+
+
+def _normal(block: Block, x: Signal, *, started: bool) -> bool:
+    """Whether all branches read what a norm has brought to one size; a post-norm stack's first block reads what none has."""
+    if x.covariance < 0:
+        return False
+    for _, part in block.branches:
+        norm = (block.norm if block.parallel else None) or part.norm_in or part.norm_stream
+        if norm is None or norm.eps > _SMALL_EPS * x.second_moment:
+            return False
+        if not (started or block.norm or part.norm_in):
+            return False
+    return True
+
+
+class _Step(NamedTuple):
+    """A branch as its table: output moments over the angle whose cosine is the correlation of what it reads."""
+
+    table: Table
+    skip: float
+    reads_norm: bool
+    norm_behind: float | None
+    """Second moment that a post-norm leaves"""
+    omega: float
+    width: int
+
+
+def _steps(block: Block, x: Signal, place: Place) -> list[_Step]:
+    """Each branch's table, at the stream's size."""
+    import numpy as np
+
+    size = x.second_moment
+
+    def outputs(part: Residual, at: Place, omegas: list[Any], angles: Any) -> Any:
+        y = Signal(np.full(angles.shape, size), size * np.cos(angles))
+        if block.parallel and block.norm is not None:
+            y, _ = block.norm.moments(y, place.at("norm"))
+        f, _, omega = part.branch_moments(y, at)
+        omegas.append(omega)
+        scale = at.scales()[1] ** 2
+        return np.stack([np.broadcast_to(v * scale, angles.shape) for v in f[:2]], axis=-1)
+
+    steps = []
+    for name, part in block.branches:
+        at, omegas = place.at(name), list[Any]()
+        table = Table(functools.partial(outputs, part, at, omegas), 0.0, math.pi / 2)
+        behind = None
+        if part.norm_stream is not None:
+            y, _ = part.norm_stream.moments(Signal(size, size), at.at("norm_stream"))
+            behind = y.second_moment
+        reads = part.norm_in is not None or block.norm is not None
+        skip = 1.0 if block.parallel else at.scales()[0]
+        steps.append(_Step(table, skip, reads, behind, float(np.max(omegas[0])), part.width))
+    return steps
+
+
+def _fast_states(steps: list[_Step], parallel: bool, x: Signal, times: int) -> list[tuple[float, ...]]:
+    """The stream in front of each of `times` blocks, from the branches' tables."""
+    spread = x.spread is not None
+    q, c, v, w, u = (*_state(x), 0.0, 0.0, 0.0)[:5]
+    states: list[tuple[float, ...]] = []
+    for _ in range(times):
+        states.append((q, c, v, w, u) if spread else (q, c))
+        front = 0.0
+        for k, (table, skip, reads_norm, behind, omega, width) in enumerate(steps):
+            if k == 0 or not parallel:
+                front = c / q
+                if reads_norm and spread and c:
+                    front *= 1 - u / (c * q) + (0.75 * v + 0.25 * w) / (q * q)
+                front = math.acos(min(1.0, max(0.0, front)))
+            a, pair = table(front)
+            if skip != 1.0:
+                square = skip * skip
+                q, c, v, w, u = square * q, square * c, square * square * v, square * square * w, square * square * u
+            if spread:
+                v += a * (4 * q + omega * a) / width
+                w += pair * (4 * c + omega * pair) / width
+                u += (2 * (q * pair + c * a) + omega * a * pair) / width
+            q, c = q + a, c + pair
+            if behind is not None:
+                if spread and c:
+                    c *= 1 - u / (c * q) + (0.75 * v + 0.25 * w) / (q * q)
+                q, c, v, w, u = behind, behind * c / q, 0.0, 0.0, 0.0
+    return states
 
 
 def _span(start: int, times: int) -> str:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..formula import is_symbolic
-from ..interpolation import Table
-from ..signal import Place, Pullback, Signal, Walk
+from ..interpolation import Table, TableFamily
+from ..signal import AnySignal, Number, Place, Pullback, TokenSignal, common
 from .base import Child, Layer, Run, check_choice, check_fraction, check_whole, component
 from .linear import Linear
 
@@ -55,19 +55,18 @@ class FeedForward(Layer):
         parts = (("gate", self.gate), ("up", self.up), ("down", self.down))
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
-    def moments(self, x: Signal, place: Place) -> tuple[Signal, Pullback]:
+    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         rate = self.dropout if place.walk.dropout else 0.0
         up, pull_up = self.up.moments(x, place.at("up"))
         gate, pull_gate = up, pull_up
         if self.gate is not None:
             gate, pull_gate = self.gate.moments(x, place.at("gate"))
-        known = unit_moments(self, gate.second_moment, up.second_moment, gate.correlation, place)
-        place.walk.tables["kurtosis"] = hidden_kurtosis(self, gate.second_moment, place.walk)
+        known = hidden_moments(self.activation, gate, up if self.gated else None)
         inner = place.at("activation")
-        hidden = inner.forward(Signal(known.second_moment / (1 - rate), known.pair), known.mean)
+        hidden = inner.forward(x.of(known.second_moment / (1 - rate), known.pair), known.mean)
         y, pull_down = self.down.moments(hidden, place.at("down"))
 
-        def pull(g: Signal) -> Signal:
+        def pull(g: AnySignal) -> AnySignal:
             g = g.times(1 / (1 - rate), 1.0)
             front = pull_gate(g.times(known.gate_gradient, known.gate_gradient_pair))
             if self.gated:
@@ -77,9 +76,18 @@ class FeedForward(Layer):
         pull_inner = inner.traced(pull)
         return y, lambda g: pull_inner(pull_down(g))
 
-    def matrix_spread(self, walk: Walk) -> float:
-        """How strongly the size of this branch's output varies between draws: omega of the finite-width recursion."""
-        return float(2 + (walk.tables["kurtosis"] - 1) * self.width / self.hidden)
+    def matrix_spread(self, x: AnySignal, place: Place) -> Number:
+        """How strongly the size of this branch's output varies between draws: omega of the finite-width recursion.
+
+        It depends on the kurtosis of the hidden features, E f^4 / (E f^2)^2, 6 for ReLU.
+        """
+        into = self.gate or self.up
+        at = place.at("gate" if self.gated else "up")
+        variance = self.width * at.variance("weight") * x.averages[0] + (at.variance("bias") if into.bias else 0.0)
+        kurtosis = activation_tables(self.activation)(variance, 0.0)[5]
+        if self.gated:
+            kurtosis = 3 * kurtosis  # of the Gaussian linear part
+        return 2 + (kurtosis - 1) * self.width / self.hidden
 
     def own_saved(self, run: Run) -> int:
         # The input; before and after the activation; with a gate also the other factor and the product.
@@ -88,61 +96,78 @@ class FeedForward(Layer):
         return run.positions * (values * run.value_bytes + mask)
 
 
-def hidden_kurtosis(part: FeedForward, variance: float, walk: Walk) -> float:
-    """E f^4 / (E f^2)^2 of the hidden features, on which the spread between draws of the weights depends."""
-    key = ("kurtosis", part.activation, part.gated, round(variance, 12))
-    found = walk.tables.get(key)
-    if found is None:
-        import numpy as np
+class HiddenMoments(NamedTuple):
+    """What an activation, or a gated pair, does to the moments of the hidden features: forward, and as factors on a gradient.
 
+    Without `pair`, of one token (each), with it, of two different tokens.
+    """
+
+    second_moment: Number
+    pair: Number
+    gate_gradient: Number
+    gate_gradient_pair: Number
+    mean: Number
+    linear_gradient: Number = 0.0
+    linear_gradient_pair: Number = 0.0
+
+
+def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None) -> HiddenMoments:
+    """The moments behind the activation `name` of a signal, times an independent `linear` one where the unit is gated."""
+    each = gate.second_moment
+    if isinstance(gate, TokenSignal) and common(each) is None:
         from ..activations import activation
 
-        # A rule of 256 points is good to a per cent even at a kink, ample for a correction of order 1/width.
-        x, weights = np.polynomial.hermite_e.hermegauss(256)
-        f = activation(part.activation)(x * math.sqrt(variance))
-        weights = weights / weights.sum()
-        kurtosis = float(weights @ f**4) / float(weights @ f**2) ** 2
-        found = walk.tables[key] = kurtosis * (3.0 if part.gated else 1.0)  # of the Gaussian linear part
-    return float(found)
+        f, first, rho = activation(name), gate.first_second_moment, gate.correlation
+        second, slope, mean = f.second_moment(each), f.derivative_second_moment(each), f.mean(each)
+        pair = f.pair_moment(first, rho, other_variance=first.T)
+        slope_pair = f.derivative_pair_moment(first, rho, other_variance=first.T)
+    else:
+        if isinstance(gate, TokenSignal):
+            each = float(each[0])
+        second, slope, mean, pair, slope_pair, _ = activation_tables(name)(each, _angle(gate.correlation))
+        if isinstance(gate, TokenSignal):
+            second, slope, mean = second[0], slope[0], mean[0]  # the same in every column
+            second, slope = second + 0.0 * gate.second_moment, slope + 0.0 * gate.second_moment
+    if linear is None:
+        return HiddenMoments(second, pair, slope, slope_pair, mean)
+    v, c = linear.second_moment, linear.covariance
+    return HiddenMoments(second * v, pair * c, slope * v, slope_pair * c, 0.0, second, pair)
 
 
-class UnitMoments(NamedTuple):
-    """What an activation, or a gated pair, does to the moments of the hidden features."""
-
-    second_moment: float
-    pair: float
-    gate_gradient: float
-    gate_gradient_pair: float
-    mean: float
-    linear_gradient: float = 0.0
-    linear_gradient_pair: float = 0.0
-
-
-def unit_moments(part: FeedForward, variance: float, linear: float, correlation: float, place: Place) -> UnitMoments:
-    """The moments at a correlation, read from a table over correlations that is made once for each pair of variances."""
-    key = (part.activation, part.gated, round(variance, 12), round(linear, 12) if part.gated else 0.0)
-    table = place.walk.tables.get(key)
-    if table is None:
-        table = place.walk.tables[key] = Table(functools.partial(_unit_columns, part, variance, linear), 0.0, math.pi)
-    # Over the angle the moments are smooth even where they have a square-root branch in the correlation.
-    return UnitMoments(*table(math.acos(min(1.0, max(-1.0, correlation)))))
-
-
-def _unit_columns(part: FeedForward, variance: float, linear: float, angles: Any) -> Any:
+def _angle(correlation: Number) -> Number:
+    if isinstance(correlation, float):
+        return math.acos(min(1.0, max(-1.0, correlation)))
     import numpy as np
 
+    return np.arccos(np.clip(correlation, -1.0, 1.0))
+
+
+@functools.lru_cache(maxsize=64)
+def activation_tables(name: str) -> TableFamily:
+    """Gaussian moments of an activation over its input's variance and the angle whose cosine is the correlation of two inputs.
+
+    Columns: E f^2, E f'^2, E f, E f(x) f(y), E f'(x) f'(y), and the kurtosis E f^4 / (E f^2)^2 to a per cent even at a kink. Over the angle the moments are smooth even where they have a square-root branch in the correlation.
+    """
     from ..activations import activation
 
-    f = activation(part.activation)
-    rho = np.cos(angles)
-    second, slope = f.second_moment(variance), f.derivative_second_moment(variance)
-    pair, slope_pair = f.pair_moment(variance, rho), f.derivative_pair_moment(variance, rho)
-    if not part.gated:
-        columns = [second, pair, slope, slope_pair, f.mean(variance)]
-    else:
-        # The linear part is independent of the gate, with mean zero and the same correlation between tokens.
-        columns = [second * linear, pair * linear * rho, slope * linear, slope_pair * linear * rho, 0.0, second, pair]
-    return np.stack([np.broadcast_to(column, rho.shape) for column in columns], axis=-1)
+    f = activation(name)
+
+    def columns(variance: float, angles: Any) -> Any:
+        import numpy as np
+
+        rho = np.cos(angles)
+        single = f.second_moment(variance), f.derivative_second_moment(variance), f.mean(variance)
+        both = f.pair_moment(variance, rho), f.derivative_pair_moment(variance, rho)
+        x = np.arange(-9.0, 9.0, 0.0625)
+        weights, squares = np.exp(-x * x / 2), f(x * math.sqrt(variance)) ** 2
+        kurtosis = (weights @ squares**2) * weights.sum() / (weights @ squares) ** 2
+        return np.stack([np.broadcast_to(column, rho.shape) for column in (*single, *both, kurtosis)], axis=-1)
+
+    return TableFamily(lambda variance: Table(functools.partial(columns, variance), 0.0, math.pi), _VARIANCE_STEP)
+
+
+_VARIANCE_STEP = 0.05
+"""Of the logarithm of a variance: the tables between are right to 1e-5."""
 
 
 @component
@@ -171,7 +196,7 @@ class MixtureOfExperts(Layer):
         """The map that scores the experts for a token."""
         return Linear(self.expert.width, self.experts, bias=False)
 
-    def matrix_spread(self, walk: Walk) -> float:
+    def matrix_spread(self, x: AnySignal, place: Place) -> float:
         """Not known; the branch's moments are refused before it is asked for."""
         raise NotImplementedError
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..signal import Place, Pullback, Signal
+from typing import Any
+
+from ..signal import AnySignal, Place, Pullback
 from .base import Layer, Run, Shape, check_whole, component
 
 
@@ -21,12 +23,12 @@ class Linear(Layer):
         weight: dict[str, Shape] = {"weight": (self.outputs, self.inputs)}
         return weight | {"bias": (self.outputs,)} if self.bias else weight
 
-    def moments(self, x: Signal, place: Place) -> tuple[Signal, Pullback]:
+    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         weight = place.variance("weight")
-        bias = place.variance("bias") if self.bias else 0.0
-        factor = self.inputs * weight
-        y = place.forward(Signal(factor * x.second_moment + bias, factor * x.covariance + bias))
-        return y, place.traced(lambda g: g.times(self.outputs * weight))
+        y = x.times(self.inputs * weight)
+        if self.bias:
+            y = y.with_bias(place.variance("bias"))
+        return place.forward(y), place.traced(lambda g: g.times(self.outputs * weight))
 
     def own_flops(self, run: Run) -> int:
         return 2 * run.positions * self.inputs * self.outputs

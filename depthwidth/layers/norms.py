@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..signal import Place, Pullback, Signal
+from typing import Any
+
+from ..signal import AnySignal, Place, Pullback
 from .base import Layer, Run, Shape, check_whole, component
 
 
@@ -26,17 +28,14 @@ class Norm(Layer):
     def tensors(self) -> dict[str, Shape]:
         return {"weight": (self.width,)} if self.affine else {}
 
-    def moments(self, x: Signal, place: Place) -> tuple[Signal, Pullback]:
+    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         gain = place.gain(self._offset) if self.affine else 1.0
-        q, r = x.second_moment, x.correlation
+        q, pair_q = x.second_moment + self.eps, x.pair_second_moment + self.eps
         forward = backward = pair = 1.0
-        if x.spread is not None and r:
-            # What the norm of one draw does to first order in the spread, averaged over draws.
-            v, w = x.spread.second_moment / q**2, x.spread.second_moments / q**2
-            forward = 1 - x.spread.covariance / (x.covariance * q) + 0.75 * v + 0.25 * w
-            backward, pair = 1 + v, 1 + 0.75 * v + 0.25 * w
-        y = place.forward(Signal(gain, gain * r * forward))
-        return y, place.traced(lambda g: g.times(gain * backward / q, gain * pair / q))
+        if x.spread is not None:
+            forward, backward, pair = x.spread.norm_corrections(x)
+        y = place.forward(x.of(gain * x.second_moment / q, gain * forward * x.covariance / pair_q))
+        return y, place.traced(lambda g: g.times(gain * backward / q, gain * pair / pair_q))
 
     @property
     def _offset(self) -> float:

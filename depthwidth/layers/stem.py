@@ -79,7 +79,7 @@ class TokenStem(Layer):
             x, pull_norm = self.norm.moments(x, place.at("norm"))
             pulls.append(pull_norm)
         rate = self.dropout if place.walk.dropout else 0.0
-        x = Signal(x.second_moment / (1 - rate), x.covariance, x.spread)
+        x = x.times(1 / (1 - rate), 1.0).spread_as(x.spread)
         if self.projection is not None:
             x, pull_projection = self.projection.moments(x, place.at("projection"))
             pulls.append(pull_projection)
