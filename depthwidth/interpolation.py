@@ -16,13 +16,11 @@ class Table:
 
     def __init__(self, functions: Callable[[Any], Any], low: float, high: float, nodes: int = 129) -> None:
         import numpy as np
-        from scipy.interpolate import CubicSpline
 
         x = np.linspace(low, high, nodes)
-        values = np.asarray(functions(x))  # one column for each function
-        self._spline = CubicSpline(x, values)
+        self._coefficients = spline(x, np.asarray(functions(x)))  # one column for each function
         # From the highest power to the lowest, one tuple of coefficients for each interval and function.
-        self._pieces = [[tuple(column) for column in piece.T.tolist()] for piece in self._spline.c.transpose(1, 0, 2)]
+        self._pieces = [[tuple(column) for column in piece.T.tolist()] for piece in self._coefficients.transpose(1, 0, 2)]
         self._low, self._step, self._last = low, (high - low) / (nodes - 1), nodes - 2
 
     def __call__(self, x: float) -> list[float]:
@@ -34,53 +32,107 @@ class Table:
 
     def of_array(self, x: Any) -> Any:
         """The values at an array of any shape: an array for each function, along the first axis."""
-        values = self._spline(x)
-        return values.transpose(values.ndim - 1, *range(values.ndim - 1))
+        import numpy as np
+
+        i = np.clip(((x - self._low) / self._step).astype(int), 0, self._last)
+        t = (x - self._low - i * self._step)[..., None]
+        a, b, c, d = self._coefficients[:, i]
+        values = ((a * t + b) * t + c) * t + d
+        return np.moveaxis(values, -1, 0)
+
+
+def spline(x: Any, values: Any) -> Any:
+    """Coefficients of the cubic spline with "not a knot" ends through `values` at ascending `x`.
+
+    Parameters
+    ----------
+    x : n nodes, 4 or more.
+    values : shape (n, m), a column for each of m functions.
+
+    Returns
+    -------
+    Array of shape (4, n - 1, m): in each interval, from the third power of the distance to its lower end down to the constant.
+
+    Notes
+    -----
+    The same as scipy.interpolate.CubicSpline (a test compares), whose import would be half the time of a command.
+    """
+    import numpy as np
+
+    h, n = np.diff(x), len(x)
+    slope = np.diff(values, axis=0) / h[:, None]
+    # Second derivatives m at the nodes: continuous slopes inside, one third derivative across the second and last but one.
+    matrix, right = np.zeros((n, n)), np.zeros_like(values)
+    inner = np.arange(1, n - 1)
+    matrix[inner, inner - 1], matrix[inner, inner], matrix[inner, inner + 1] = h[:-1], 2 * (h[:-1] + h[1:]), h[1:]
+    right[1:-1] = 6 * np.diff(slope, axis=0)
+    matrix[0, :3] = -h[1], h[0] + h[1], -h[0]
+    matrix[-1, -3:] = -h[-1], h[-2] + h[-1], -h[-2]
+    m = np.linalg.solve(matrix, right)
+    h = h[:, None]
+    return np.stack([np.diff(m, axis=0) / (6 * h), m[:-1] / 2, slope - h * (2 * m[:-1] + m[1:]) / 6, values[:-1]])
+
+
+_SAME = 1e-6
+"""Parameters that differ by less, relatively, share a table."""
+
+
+_EXACT_TABLES = 3
 
 
 class TableFamily:
     """Tables at different values of a positive parameter, interpolated over its logarithm.
 
-    A table is made when it is first needed: at the parameter itself while only one value has been asked for, and on a grid of
-    the logarithm, of which three neighbours serve each value, from the second value on. The error falls with the third power
-    of the `step`.
+    A table is made when it is first needed: at the parameter itself for the first few values asked for, which is all there are
+    where a norm stands in front, and from then on at a grid of the logarithm, of which three neighbours serve each value. The
+    error falls with the third power of the `step`.
     """
 
     def __init__(self, make: Callable[[float], Table], step: float) -> None:
         self._make, self._step = make, step
-        self._only: tuple[float, Table] | None = None
+        self._exact: list[tuple[float, Table]] = []
         self._grid: dict[int, Table] = {}
 
     def __call__(self, parameter: Any, x: Any) -> Any:
         """The functions' values at this parameter and `x`, both floats, or arrays that broadcast."""
         if isinstance(parameter, float) and isinstance(x, float):
-            alone = self._alone(parameter)
-            if alone is not None:
-                return alone(x)
+            exact = self._exactly(parameter)
+            if exact is not None:
+                return exact(x)
             near = self._near(math.log(parameter))
             columns = [[weight * value for value in self._at(k)(x)] for k, weight in near]
             return [sum(each) for each in zip(*columns, strict=True)]
         import numpy as np
 
-        low, high = float(np.min(parameter)), float(np.max(parameter))
-        alone = self._alone(high) if high - low <= 1e-9 * high else None
-        if alone is not None:
-            return alone.of_array(np.broadcast_arrays(parameter, x)[1])
-        logs, x = np.broadcast_arrays(np.log(parameter), x)
-        middle = np.rint(logs / self._step).astype(int)
-        offset = logs / self._step - middle
-        total: Any = 0.0
+        parameter, x = np.broadcast_arrays(parameter, x)
+        total: Any = None
+        for value, where in _groups(parameter):
+            exact = self._exactly(value)
+            if exact is None:
+                break
+            found = exact.of_array(x)
+            total = found if total is None else np.where(where, found, total)
+        else:
+            if total is not None:
+                return total
+        position = np.log(parameter) / self._step
+        middle = np.rint(position).astype(int)
+        total = 0.0
         for shift in (-1, 0, 1):
-            weights = _weight(offset, shift)
+            weights = _weight(position - middle, shift)
             for k in np.unique(middle):
                 total = total + np.where(middle == k, weights, 0.0) * self._at(int(k) + shift).of_array(x)
         return total
 
-    def _alone(self, parameter: float) -> Table | None:
-        if self._only is None:
-            self._only = (parameter, self._make(parameter))
-        known, table = self._only
-        return table if abs(known - parameter) <= 1e-9 * abs(parameter) else None
+    def _exactly(self, parameter: float) -> Table | None:
+        """The table at this parameter itself, where there is one or may still be."""
+        for known, table in self._exact:
+            if abs(known - parameter) <= _SAME * parameter:
+                return table
+        if len(self._exact) == _EXACT_TABLES:
+            return None
+        self._exact.append((parameter, self._make(parameter)))
+        return self._exact[-1][1]
 
     def _near(self, log: float) -> list[tuple[int, float]]:
         middle = round(log / self._step)
@@ -95,3 +147,19 @@ class TableFamily:
 def _weight(t: Any, shift: int) -> Any:
     """Lagrange's weight of the node at `shift` of -1, 0, 1, at t from the middle one."""
     return (t * (t - 1) / 2, 1 - t * t, t * (t + 1) / 2)[shift + 1]
+
+
+def _groups(values: Any) -> list[tuple[float, Any]]:
+    """The distinct values of an array to rounding, each with where it stands; none where they are more than a few."""
+    import numpy as np
+
+    groups: list[tuple[float, Any]] = []
+    left = np.ones(values.shape, dtype=bool)
+    while left.any():
+        if len(groups) == _EXACT_TABLES:
+            return []
+        value = float(values[left][0])
+        where = np.abs(values - value) <= _SAME * value
+        groups.append((value, where))
+        left &= ~where
+    return groups

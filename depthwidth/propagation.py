@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ from .formulas.moments import zipf_match_probability
 from .initialization import Recipe, recipe
 from .layers import LanguageHead, TokenStem
 from .layers.base import check_whole
-from .signal import Place, Row, Walk, check_signal
+from .signal import AnySignal, Place, Signal, Spread, TokenSignal, Walk, check_signal
 
 if TYPE_CHECKING:
     import pandas
+
+    from .token_positions import Positions
 
 SEGMENT_MATCH = 2 / 3
 """Probability that two positions lie in the same of two segments, cut at a place drawn uniformly: E[u^2 + (1-u)^2]."""
@@ -27,8 +30,9 @@ def propagate(
     *,
     variance: float | None = None,
     correlation: float | None = None,
-    token_match: float | None = None,
-    gradient: tuple[float, float] = (1.0, 0.0),
+    gram: Any = None,
+    token_match: Any = None,
+    gradient: tuple[float, float] | str = (1.0, 0.0),
     context: int | None = None,
     source: int | None = None,
     dropout: bool = True,
@@ -41,9 +45,13 @@ def propagate(
     tree : the transformer.
     init : a scheme by name (:func:`~depthwidth.initialization.schemes`), or a recipe.
     variance, correlation : of the input to the first block, where they are known; by default they follow from the embedding.
+    gram : the same, token by token: a symmetric array of shape (L, L) that holds E x_t.x_t'/width of that input, second moments
+        on its diagonal. L then is the context.
     token_match : probability that two positions hold the same token; by default that of Zipf's law over the vocabulary (0 for
-        image patches). Measure it on your text: the sum of squared frequencies.
-    gradient : variance and correlation of the gradient behind the last norm. A language model's loss has a correlation near 0.
+        image patches). Measure it on your text: the sum of squared frequencies. Or an array of shape (L, L) that holds 1 where
+        positions of one text have the same token, or such arrays' mean.
+    gradient : second moment and correlation of the gradient behind the last norm, or ``"loss"`` for the cross-entropy of a
+        language model, summed over positions. By default 1 and 0: a language model's correlation is near 0.
     context, source : tokens of a sequence (and of the encoder's); the tree's context by default.
     dropout : whether the network is in training mode.
     finite_width : whether to correct for finite width, to first order.
@@ -51,8 +59,10 @@ def propagate(
     Returns
     -------
     A data frame with a row for each site and direction: `site`, `layer` (missing outside the blocks), `direction` (``forward``
-    or ``gradient``), `mean`, `second_moment`, `variance`, `covariance` and `correlation` between two different tokens.
-    Forward rows describe what a component puts out, gradient rows the loss's derivative by it.
+    or ``gradient``), `mean`, `second_moment`, `variance`, `covariance` and `correlation` between two different tokens, and
+    `log_variance`, the variance over draws of the weights of the logarithm of a gradient's size where that is known to be large:
+    its typical value is then smaller than its mean by a factor of exp(log_variance / 2). Forward rows describe what a component
+    puts out, gradient rows the loss's derivative by it. Where positions differ, numbers are averages over them.
 
     Raises
     ------
@@ -61,24 +71,23 @@ def propagate(
 
     Notes
     -----
-    Means are over weights and inputs, for exchangeable tokens: every pair of positions has the same correlation. Under a causal
-    mask the moments are averages over positions, which is not the whole truth: after 12 layers the gradient's variance is
-    predicted 16 to 39 % too low (``data/measured/moments_stacks.csv``). Rotary, ALiBi and relative positions are taken to leave
-    scores as they are.
+    Means are over weights and inputs. Tokens are exchangeable (every pair of positions has the same correlation) unless a causal
+    mask or a Gram matrix makes them differ; each position is then followed by itself (:mod:`depthwidth.token_attention`).
     """
     import pandas
 
     walk = walk_tree(
-        tree, init, variance=variance, correlation=correlation, token_match=token_match, gradient=gradient,
+        tree, init, variance=variance, correlation=correlation, gram=gram, token_match=token_match, gradient=gradient,
         context=context, source=source, dropout=dropout, finite_width=finite_width,
     )  # fmt: skip
-    return pandas.DataFrame(_columns(walk.rows))
+    frame = pandas.DataFrame(_columns(walk))
+    frame["layer"] = frame["layer"].astype("Int64")
+    return frame
 
 
 def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Any) -> list[dict[str, Any]]:
     """The rows of :func:`propagate` as plain data, with the same arguments."""
-    columns = {name: values.tolist() for name, values in _columns(walk_tree(tree, init, **given).rows).items()}
-    columns["layer"] = [None if layer is None else int(layer) for layer in columns["layer"]]
+    columns = {name: values.tolist() for name, values in _columns(walk_tree(tree, init, **given)).items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -88,72 +97,178 @@ def walk_tree(
     *,
     variance: float | None = None,
     correlation: float | None = None,
-    token_match: float | None = None,
-    gradient: tuple[float, float] = (1.0, 0.0),
+    gram: Any = None,
+    token_match: Any = None,
+    gradient: tuple[float, float] | str = (1.0, 0.0),
     context: int | None = None,
     source: int | None = None,
     dropout: bool = True,
     finite_width: bool = True,
 ) -> Walk:
     """The walk behind :func:`propagate`, before its rows are made into a table; the same arguments."""
-    run = tree.run(context, source)
+    given = _Input.of(tree, variance, correlation, gram, token_match)
+    run = tree.run(given.tokens or context, source)
     check_whole("propagate", smallest=2, context=run.tokens)
-    if token_match is not None and not 0 <= token_match <= 1:
-        raise InputError(f"propagate: token_match={token_match} is not a probability")
-    behind = check_signal("propagate: gradient", *gradient)
+    if given.tokens is not None and context not in (None, given.tokens):
+        raise InputError(f"propagate: context={context} is not the {given.tokens} tokens of the array that is given")
+    if isinstance(gradient, str) and gradient != "loss":
+        raise InputError(f"propagate: gradient={gradient!r} is not 'loss' or a second moment and a correlation")
+    behind = None if isinstance(gradient, str) else check_signal("propagate: gradient", *gradient)
     made = init if isinstance(init, Recipe) else recipe(tree, init)
     walk = Walk(made, run.tokens, run.memory or run.tokens, dropout, finite_width)
     root = Place(walk, "")
-    if token_match is None:
-        token_match = float(zipf_match_probability(tree.vocab)) if isinstance(tree.stem, TokenStem) and tree.vocab > 1 else 0.0
-    x, pull_stem = tree.stem.embed(root.at("stem"), token_match, SEGMENT_MATCH)
-    if variance is not None or correlation is not None:
-        given = check_signal(
-            "propagate",
-            x.second_moment if variance is None else variance,
-            x.correlation if correlation is None else correlation,
-        )
-        x = given._replace(spread=x.spread and x.spread.of_gaussian(given, tree.width))
+    encoded: AnySignal = None
     pull_encoder = None
     if tree.kind == "encoder-decoder" and tree.encoder is not None:
-        walk.length, length = walk.source_length, walk.length
-        walk.memory, pull_encoder = tree.encoder.moments(x, root.at("encoder"))
-        walk.length = length
+        walk.length = walk.source_length
+        with walk.silence():  # the stem is written down once, where it enters the last stack
+            encoded, _ = tree.stem.embed(root.at("stem"), Signal(1.0, given.mean_match), SEGMENT_MATCH)
+        walk.memory, pull_encoder = tree.encoder.moments(given.replaced(encoded, tree.width), root.at("encoder"))
+        walk.length = run.tokens
+    walk.positions = given.positions(tree, run.tokens)
+    identity = given.identity(walk.positions)
+    x, pull_stem = tree.stem.embed(root.at("stem"), identity, SEGMENT_MATCH)
+    x = given.replaced(x, tree.width)
     name = "encoder" if tree.decoder is None else "decoder"
     y, pull = tree.stack.moments(x, root.at(name))
-    if isinstance(tree.head, LanguageHead):
-        tree.head.logits(y, root.at("head"), root.at("stem"))
-    pull_stem(pull(behind))
+    head = tree.head if isinstance(tree.head, LanguageHead) else None
+    if head is not None:
+        head.logits(y, root.at("head"), root.at("stem"))
+    if behind is None:
+        if head is None:
+            raise InputError("propagate: gradient='loss' needs a language-model head; give a second moment and a correlation")
+        gamma, kappa = head.loss_gradient(y, root.at("head"), root.at("stem"), given.mean_match)
+        behind = Signal(gamma, kappa)
+    front = pull(behind.spread_over(y))
+    pull_stem(front)
     if pull_encoder is not None and walk.memory_gradient is not None:
         pull_encoder(walk.memory_gradient)
     return walk
 
 
+@dataclass(frozen=True)
+class _Input:
+    """What a caller says of the tokens and of the first block's input."""
+
+    match: Any
+    """Probability that two positions hold the same token: a number or an array of shape (L, L)"""
+    variance: float | None
+    correlation: float | None
+    gram: Any
+
+    @classmethod
+    def of(cls, tree: Transformer, variance: Any, correlation: Any, gram: Any, match: Any) -> _Input:
+        """The input with everything checked."""
+        if gram is not None:
+            if variance is not None or correlation is not None or match is not None:
+                raise InputError("propagate: gram leaves no room for variance, correlation or token_match")
+            gram = _token_array("gram", gram)
+            if not (gram.diagonal() > 0).all():
+                raise InputError("propagate: gram has a second moment on its diagonal that is not positive")
+        if match is None:
+            match = float(zipf_match_probability(tree.vocab)) if isinstance(tree.stem, TokenStem) and tree.vocab > 1 else 0.0
+        elif not isinstance(match, float | int):
+            match = _token_array("token_match", match)
+        if not 0 <= (match if isinstance(match, float | int) else match.min()) or not (
+            match if isinstance(match, float | int) else match.max()
+        ) <= 1:
+            raise InputError(f"propagate: token_match={match} is not a probability")
+        return cls(match, variance, correlation, gram)
+
+    @property
+    def tokens(self) -> int | None:
+        """Positions of the array that is given, if one is."""
+        array = self.gram if self.gram is not None else self.match
+        return None if isinstance(array, float | int) else len(array)
+
+    @property
+    def mean_match(self) -> float:
+        """Probability that two different positions hold the same token."""
+        if isinstance(self.match, float | int):
+            return float(self.match)
+        n = len(self.match)
+        return float((self.match.sum() - self.match.trace()) / (n * (n - 1)))
+
+    def positions(self, tree: Transformer, tokens: int) -> Positions | None:
+        """The positions to follow one by one; None where tokens are exchangeable."""
+        from .token_positions import Positions
+
+        if self.tokens is not None:
+            return Positions.every(tokens)
+        return Positions.smooth(tokens) if tree.stack.causal else None
+
+    def identity(self, positions: Positions | None) -> AnySignal:
+        """A signal of second moment 1 whose covariance is the match probability."""
+        import numpy as np
+
+        if positions is None:
+            return Signal(1.0, self.mean_match)
+        n = len(positions.nodes)
+        match = self.match if not isinstance(self.match, float | int) else np.full((n, n), float(self.match))
+        return TokenSignal(np.ones(n), match, positions)
+
+    def replaced(self, x: AnySignal, width: int) -> AnySignal:
+        """The first block's input: `x` as it comes from the embedding, or what the caller gives instead."""
+        if self.gram is not None and isinstance(x, TokenSignal):
+            y: AnySignal = x.of(self.gram.diagonal().copy(), self.gram)
+        elif self.variance is not None or self.correlation is not None:
+            q, c = x.averages
+            given = check_signal(
+                "propagate",
+                q if self.variance is None else self.variance,
+                max(-1.0, min(1.0, c / q)) if self.correlation is None else self.correlation,
+            )
+            y = x.of(given.second_moment + 0.0 * x.second_moment, given.covariance + 0.0 * x.covariance)
+        else:
+            return x
+        return y.spread_as(x.spread and Spread.of_gaussian(y, width))
+
+
+def _token_array(name: str, values: Any) -> Any:
+    """A symmetric array over pairs of tokens.
+
+    Raises
+    ------
+    InputError
+        if it is none, or holds what is not a finite number.
+    """
+    import numpy as np
+
+    try:
+        array = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError(f"propagate: {name} is not an array of numbers") from None
+    if array.ndim != 2 or array.shape[0] != array.shape[1] or len(array) < 2:
+        raise InputError(f"propagate: {name} has shape {array.shape}, not (L, L) over two tokens or more")
+    if not np.isfinite(array).all() or not np.allclose(array, array.T, rtol=1e-6, atol=1e-9 * np.abs(array).max()):
+        raise InputError(f"propagate: {name} is not symmetric, or holds what is not a finite number")
+    return array
+
+
 _NUMBERS = ("mean", "second_moment", "covariance")
 
 
-def _columns(rows: list[Row]) -> dict[str, Any]:
+def _columns(walk: Walk) -> dict[str, Any]:
     """The rows as arrays by name, block by block in the order of the walk: up in the forward direction, down in the other."""
     import numpy as np
 
-    parts: dict[str, list[Any]] = {name: [] for name in ("site", "layer", "direction", *_NUMBERS)}
+    heat = _log_variances(walk)
+    parts: dict[str, list[Any]] = {name: [] for name in ("site", "layer", "direction", *_NUMBERS, "log_variance")}
     # What passed a range of blocks at once has a row for each site; blocks come first in the table.
-    for (layer, direction), group in groupby(rows, key=lambda row: (row.layer, row.direction)):
+    for (layer, direction, stack), group in groupby(walk.rows, key=lambda row: (row.layer, row.direction, row.role.split(".")[0])):
         sites = list(group)
-        roles = tuple(row.role for row in sites)
-        if isinstance(layer, range):
-            shape, order = (len(layer), len(sites)), slice(None, None, 1 if direction == "forward" else -1)
-            values = [np.stack([np.broadcast_to(row[i], shape[0]) for row in sites], axis=1)[order].ravel() for i in (3, 4, 5)]
-            numbers = np.repeat(np.array(layer, dtype=object)[order], shape[1])
-        else:
-            shape, order = (1, len(sites)), slice(None)
-            values = [np.array([row[i] for row in sites]) for i in (3, 4, 5)]
-            numbers = np.full(len(sites), layer, dtype=object)
-        parts["site"].append(_sites(roles, layer)[order].ravel())
-        parts["layer"].append(numbers)
-        parts["direction"].append(np.full(len(numbers), direction, dtype=object))
-        for name, column in zip(_NUMBERS, values, strict=True):
-            parts[name].append(column)
+        forward = direction == "forward"
+        layers = layer if isinstance(layer, range) else [layer]
+        order = slice(None, None, 1 if forward else -1)
+        for name in _NUMBERS:
+            values = [np.broadcast_to(getattr(row, name), len(layers)) for row in sites]
+            parts[name].append(np.stack(values, axis=1)[order].ravel())
+        parts["site"].append(_sites(tuple(row.role for row in sites), layer)[order].ravel())
+        parts["layer"].append(np.repeat(np.array(layers, dtype=object)[order], len(sites)))
+        parts["direction"].append(np.full(len(layers) * len(sites), direction, dtype=object))
+        known = not forward and layer is not None and stack in heat
+        logs = heat[stack][list(layers)] if known else np.zeros(len(layers))
+        parts["log_variance"].append(np.repeat(logs[order], len(sites)))
     found = {name: np.concatenate(columns) for name, columns in parts.items()}
     square = found["mean"] ** 2
     variance, covariance = found["second_moment"] - square, found["covariance"] - square
@@ -163,7 +278,22 @@ def _columns(rows: list[Row]) -> dict[str, Any]:
         "variance": variance,
         "covariance": covariance,
         "correlation": correlation,
+        "log_variance": found["log_variance"],
     }
+
+
+def _log_variances(walk: Walk) -> dict[str, Any]:
+    """For each stack, the variance of the logarithm of the gradient behind each block: what the blocks above it add up to."""
+    import numpy as np
+
+    found: dict[str, Any] = {}
+    for stack, layer, value in walk.log_variances:
+        depth = 1 + max(at.stop - 1 if isinstance(at, range) else at for name, at, _ in walk.log_variances if name == stack)
+        each = found.setdefault(stack, np.zeros(depth))
+        each[layer.start : layer.stop] += value if isinstance(layer, range) else 0.0
+        if not isinstance(layer, range):
+            each[layer] += value
+    return {stack: each[::-1].cumsum()[::-1] for stack, each in found.items()}
 
 
 @functools.lru_cache(maxsize=256)

@@ -75,6 +75,10 @@ class Signal(NamedTuple):
         """The same moments with this spread."""
         return Signal(self.second_moment, self.covariance, spread)
 
+    def spread_over(self, other: AnySignal) -> AnySignal:
+        """These moments at every position of another signal."""
+        return other.of(self.second_moment + 0.0 * other.second_moment, self.covariance + 0.0 * other.covariance)
+
     def with_bias(self, variance: Number) -> Signal:
         """The moments behind a bias that all tokens share."""
         return Signal(self.second_moment + variance, self.covariance + variance)
@@ -112,7 +116,7 @@ class TokenSignal:
     @property
     def averages(self) -> tuple[float, float]:
         """Second moment of a token and covariance of two different ones, on average over the positions."""
-        return float(self.positions.mean(self.second_moment)), float(self.positions.pair_mean(self.covariance))
+        return self.positions.mean(self.second_moment), self.positions.pair_mean(self.covariance)
 
     def of(self, second_moment: Number, covariance: Number, spread: Spread | None = None) -> TokenSignal:
         """A signal at the same positions with these moments."""
@@ -201,6 +205,15 @@ class Spread(NamedTuple):
         )
 
 
+class DrawSpread(NamedTuple):
+    """How strongly the size of a branch varies between draws of its weights."""
+
+    omega: Number
+    """Forward: of what |f(x)|^2 is, the variance in units of its squared mean, times the width; 4 for two square matrices"""
+    backward: Number
+    """mu_2: the same moment of a gradient's branch, less what its projection takes; 3 for two square matrices"""
+
+
 def quotient(a: Number, b: Number) -> Number:
     """a / b, and 0 where b is 0."""
     if isinstance(b, float | int):
@@ -251,6 +264,8 @@ class Walk:
     rows: list[Row] = field(default_factory=list)
     tables: dict[Any, Any] = field(default_factory=dict)
     """Integrals tabulated for this walk."""
+    log_variances: list[tuple[str, int | range, Number]] = field(default_factory=list)
+    """For a stack's block, or each of a range: what it adds to the variance over draws of the logarithm of the gradient"""
     silent: bool = False
     """Whether nothing is written down for now."""
 
@@ -265,8 +280,16 @@ class Walk:
 
     def write(self, role: str, layer: int | range | None, direction: str, mean: Number, signal: AnySignal) -> None:
         """Write down the moments of a site."""
-        if not self.silent:
-            self.rows.append(Row(role, layer, direction, mean, *signal.averages))
+        if self.silent:
+            return
+        if isinstance(signal, TokenSignal) and not isinstance(mean, float):
+            mean = signal.positions.mean(mean)
+        self.rows.append(Row(role, layer, direction, mean, *signal.averages))
+
+    def write_log_variance(self, role: str, value: Number) -> None:
+        """Write down what a residual adds to the variance of the logarithm of the gradient in front of it."""
+        if not self.silent and self.layer is not None:
+            self.log_variances.append((role.split(".")[0], self.layer, value))
 
     def send_to_memory(self, gradient: AnySignal, layer: int | range | None) -> None:
         """Add to the gradient of the encoder's output what the decoder block `layer`, or each of a range, sends there."""

@@ -325,3 +325,70 @@ def post_norm_log_variance(
     5.85
     """
     return 2 * (4 * strength + matrix_spread * strength**2) / ((1 + strength) ** 2 * width)
+
+
+Overlap = Annotated[Any, Domain(0, 1, closed_low=True, closed_high=True, symbol="P", typical=(0.001, 0.3))]
+PairOverlap = Annotated[Any, Domain(0, 1, closed_low=True, closed_high=True, symbol="P_2", typical=(0.001, 0.2))]
+Vocabulary = Annotated[Any, Domain(1, closed_low=True, symbol="V", unit="tokens", typical=(100, 50000))]
+Match = Annotated[Any, Domain(0, 1, closed_low=True, closed_high=True, symbol="m", typical=(0.001, 0.05))]
+
+
+@formula(
+    kind="exact",
+    source="derivative of the cross-entropy, averaged over weights and targets",
+    status="derived",
+    symbol="gamma",
+    domain="targets independent of the logits; output weights independent of the features",
+)
+def loss_gradient_second_moment(weight_variance: Variance, P: Overlap, vocab: Vocabulary) -> Any:
+    r"""Second moment, in front of the output matrix, of the gradient of the summed cross-entropy of all positions.
+
+    .. math:: \gamma = s_w^2 \left(1 - \frac{2}{V} + P\right)
+
+    Parameters
+    ----------
+    weight_variance : of one entry of the output matrix.
+    P : expected sum of squared probabilities of one token's prediction, E sum p^2.
+    vocab : V, number of tokens.
+
+    Returns
+    -------
+    gamma per feature; divide by the square of the number of positions for the gradient of the mean.
+
+    Examples
+    --------
+    >>> round(loss_gradient_second_moment(0.0004, 0.00002, 50257) / 0.0004, 4)
+    1.0
+    """
+    return weight_variance * (1 - 2 / vocab + P)
+
+
+@formula(
+    kind="exact",
+    source="derivative of the cross-entropy, averaged over weights and targets",
+    status="derived",
+    symbol="kappa",
+    domain="targets independent of the logits; output weights independent of the features",
+)
+def loss_gradient_covariance(weight_variance: Variance, P2: PairOverlap, vocab: Vocabulary, match: Match) -> Any:
+    r"""Covariance over two positions of the gradient whose second moment is :func:`loss_gradient_second_moment`.
+
+    .. math:: \kappa = s_w^2 \left(m - \frac{2}{V} + P_2\right)
+
+    Parameters
+    ----------
+    weight_variance : of one entry of the output matrix.
+    P2 : expected sum of products of two tokens' probabilities, E sum p p'.
+    vocab : V, number of tokens.
+    match : m, probability that two targets are the same token.
+
+    Returns
+    -------
+    kappa per feature.
+
+    Examples
+    --------
+    >>> round(loss_gradient_covariance(0.0004, 0.00002, 50257, 0.0127) / 0.0004, 4)
+    0.0127
+    """
+    return weight_variance * (match - 2 / vocab + P2)

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..interpolation import Table, TableFamily
-from ..signal import AnySignal, Number, Place, Pullback, Signal, Walk
+from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Signal, TokenSignal, Walk
 from .base import Child, Layer, Run, check_fraction, check_whole, component
 from .linear import Linear
 from .norms import Norm
@@ -122,29 +122,21 @@ class Attention(Layer):
         key = self._normed(self.key_norm, key, place, "key_norm")
         gain = self.head_dim * (1 / self.head_dim if self.scale is None else self.scale**2)
         raw = gain * query.second_moment * key.second_moment
-        place.at("scores").forward(x.of(raw, raw * key.correlation))
-        scores = self._capped(raw)
-        rate = self.dropout if walk.dropout else 0.0
+        place.at("scores").forward(x.of(raw, gain * query.first_second_moment * key.covariance))
         bias = place.at("value").variance("bias") if self.bias else 0.0
-        moved = self._exchangeable(scores, x, source, query, rate, walk)
         # Everything is proportional to the values' weights, so that tables serve layers of different ones.
         weight = value.second_moment - bias
-        mixed = place.at("mix").forward(x.of(weight * moved[0] + bias, weight * moved[1] + bias))
+        mixing = self._tokens if isinstance(x, TokenSignal) else self._exchangeable
+        mixed, back = mixing(raw, x, source, query, weight, walk)
+        mixed = place.at("mix").forward(mixed.with_bias(bias))
         y, pull_out = self.out.moments(mixed, place.at("out"))
-
-        def back(g: AnySignal, columns: Any, owner: AnySignal) -> Signal:
-            # Linear in the gradient's two moments: one column for each of the four parts.
-            one, other, pair_one, pair_other = columns
-            gain = weight / owner.second_moment
-            gamma, kappa = gain * g.second_moment, gain * g.covariance
-            return Signal(gamma * one + kappa * other, gamma * pair_one + kappa * pair_other)
-
         layer = walk.layer
 
         def pull(g: AnySignal) -> AnySignal:
+            asking, sent = back(g)
             if self.cross:
-                walk.send_to_memory(back(g, moved[6:10], source), layer)
-            return back(g, moved[2:6], x)
+                walk.send_to_memory(sent, layer)
+            return asking
 
         pull_mixed = place.at("mix").traced(pull)
         return y, lambda g: pull_mixed(pull_out(g))
@@ -161,13 +153,63 @@ class Attention(Layer):
 
         return self.softcap**2 * activation("tanh").second_moment(scores / self.softcap**2)
 
-    def _exchangeable(self, scores: Number, x: Signal, source: Signal, query: Signal, rate: float, walk: Walk) -> Any:
+    def _tokens(self, scores: Number, x: AnySignal, source: AnySignal, query: AnySignal, weight: Number, walk: Walk) -> Any:
+        """What the heads put out, position by position, and the map from its gradient to that of the tokens that ask.
+
+        In cross-attention also to that of the source, which is the second of the two.
+        """
+        from ..token_attention import token_attention
+        from ..token_positions import Positions
+
+        attend = token_attention(
+            x.positions,
+            Positions.one(walk.source_length) if self.cross else None,
+            causal=self.causal and not self.cross,
+            window=None if self.cross else self.window,
+            head_dim=self.head_dim if walk.finite_width else None,
+            width=(self.memory_width or self.width) if walk.finite_width else None,
+            dropout=self.dropout if walk.dropout else 0.0,
+        )
+        normed = self.query_norm is not None
+        last = float(scores[-1]) if normed else float(scores[-1] / x.second_moment[-1] / _last(source.second_moment))
+        cap = self._capped(float(scores[-1])) / float(scores[-1])
+        memory = _as_arrays(source) if self.cross else None
+        moved = attend(x.second_moment, x.covariance, last * cap, memory=memory, normed=normed)
+        value = _last(weight) / _last(source.second_moment)
+        back_gain = value * self.heads * self.value_dim / self.width
+
+        def back(g: AnySignal) -> tuple[AnySignal, AnySignal]:
+            (asked, asked_pair), (sent, sent_pair) = moved.pull(back_gain * g.second_moment, back_gain * g.covariance)
+            if self.cross:
+                return x.of(asked, asked_pair), Signal(float(sent[0]), float(sent_pair[0, 0]))
+            return x.of(asked + sent, asked_pair + sent_pair), None
+
+        return x.of(value * moved.second_moment, value * moved.covariance), back
+
+    def _exchangeable(self, scores: Number, x: Signal, source: Signal, query: Signal, weight: Number, walk: Walk) -> Any:
+        """What the heads put out, and the map from its gradient to that of the tokens that ask, as :meth:`_tokens`."""
+        parts = self._read_table(self._capped(scores), source, query, walk)
+
+        def share(g: Signal, columns: Any, owner: Signal) -> Signal:
+            # Linear in the gradient's two moments: one column for each of the four parts.
+            one, other, pair_one, pair_other = columns
+            gain = weight / owner.second_moment
+            gamma, kappa = gain * g.second_moment, gain * g.covariance
+            return Signal(gamma * one + kappa * other, gamma * pair_one + kappa * pair_other)
+
+        def back(g: Signal) -> tuple[Signal, Signal | None]:
+            return share(g, parts[2:6], x), share(g, parts[6:10], source) if self.cross else None
+
+        return Signal(weight * parts[0], weight * parts[1]), back
+
+    def _read_table(self, scores: Number, source: Signal, query: Signal, walk: Walk) -> Any:
         """The layer's moments for exchangeable tokens of second moment 1 and values of gain 1.
 
         Second moment and covariance of the output; then, of the input's gradient, what its second moment takes of the output
         gradient's second moment and covariance, and its covariance likewise. In cross-attention these four are the asking
         tokens', and four more are the source's.
         """
+        rate = self.dropout if walk.dropout else 0.0
         moving = query.correlation if self.cross else source.correlation
         fixed = source.correlation if self.cross else 0.0
         key = (self, walk.length, walk.source_length, rate, round(fixed, 12))
@@ -225,9 +267,9 @@ class Attention(Layer):
             columns += [heads * alone, heads * (together - alone)]
         return np.stack([np.broadcast_to(column, r.shape) for column in columns], axis=-1)
 
-    def matrix_spread(self, x: AnySignal, place: Place) -> float:
-        """How strongly the size of this branch's output varies between draws: two square Gaussian matrices, value and out."""
-        return 4.0
+    def draw_spread(self, x: AnySignal, place: Place) -> DrawSpread:
+        """How draws of the weights differ in size: two square Gaussian matrices, value and out."""
+        return DrawSpread(4.0, 3.0)
 
     def own_flops(self, run: Run) -> int:
         # Scores and the weighted sum of values; softmax is not a matrix product and is left out, as everyone does.
@@ -253,3 +295,15 @@ class Attention(Layer):
         if self.window is not None:
             kept = min(kept, self.window)
         return run.batch * kept * self.kv_heads * (self.head_dim + self.value_dim)
+
+
+def _last(values: Number) -> float:
+    """The number at the last position, or the one number there is."""
+    return float(values) if isinstance(values, float | int) else float(values[-1])
+
+
+def _as_arrays(signal: AnySignal) -> tuple[Any, Any]:
+    """The moments of exchangeable tokens as those of one node."""
+    import numpy as np
+
+    return np.array([signal.second_moment]), np.array([[signal.covariance]])

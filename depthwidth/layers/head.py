@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from ..signal import Place, Signal
+from ..errors import InputError
+from ..signal import AnySignal, Place
 from .base import Child, Layer, Run, Shape, check_whole, component
 from .linear import Linear
 from .norms import Norm
@@ -52,13 +54,39 @@ class LanguageHead(Layer):
         parts = (("transform", self.transform), ("norm", self.norm), ("unembedding", self.unembedding))
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
-    def logits(self, x: Signal, place: Place, stem: Place) -> Signal | None:
+    def logits(self, x: AnySignal, place: Place, stem: Place) -> Any | None:
         """The logits' moments; a tied matrix finds its weights at the stem's place. None where a transform stands before it."""
         if self.transform is not None or self.norm is not None:
             return None  # its activation is not part of the tree
-        inner = place.at("unembedding")
-        owner = stem.at("tokens") if self.unembedding.tied else inner
-        return inner.forward(x.times(self.unembedding.width * owner.variance("weight")))
+        return place.at("unembedding").forward(x.times(self.unembedding.width * self.weight_variance(place, stem)))
+
+    def weight_variance(self, place: Place, stem: Place) -> float:
+        """Variance of one entry of the output matrix, its own or the token embedding's."""
+        return float((stem.at("tokens") if self.unembedding.tied else place.at("unembedding")).variance("weight"))
+
+    def loss_gradient(self, x: AnySignal, place: Place, stem: Place, token_match: float) -> tuple[float, float]:
+        """Moments, in front of the output matrix, of the gradient of the summed cross-entropy of every position.
+
+        The targets are random: nothing is learnt yet. `token_match` is the probability that two of them are the same token.
+
+        Raises
+        ------
+        InputError
+            where a transform stands between the features and the logits.
+        """
+        from ..formulas.moments import loss_gradient_covariance, loss_gradient_second_moment
+        from ..softmax_integrals import overlap, pair_overlap
+
+        if self.transform is not None or self.norm is not None:
+            raise InputError("propagate: the loss gradient of a head with a transform is not known; give its moments as numbers")
+        weight, vocab = self.weight_variance(place, stem), self.unembedding.vocab
+        q, c = x.averages
+        variance = self.unembedding.width * weight * q
+        one, two = overlap(variance, vocab), pair_overlap(variance, max(-1.0, min(1.0, c / q)), vocab)
+        return (
+            float(loss_gradient_second_moment(weight, one.P, vocab)),
+            float(loss_gradient_covariance(weight, two.P2, vocab, token_match)),
+        )
 
     def own_saved(self, run: Run) -> int:
         if self.transform is None:

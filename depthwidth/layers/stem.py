@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..errors import InputError, shown
-from ..signal import Place, Pullback, Signal, Spread
+from ..signal import AnySignal, Place, Pullback, Spread, TokenSignal
 from .base import Child, Layer, Run, Shape, check_fraction, check_whole, component
 from .linear import Linear
 from .norms import Norm
@@ -61,19 +63,22 @@ class TokenStem(Layer):
         )  # fmt: skip
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
-    def embed(self, place: Place, token_match: float, segment_match: float) -> tuple[Signal, Pullback]:
-        """The signal that goes into the first block, when two positions hold the same token, and segment, that often."""
-        q = self.scale**2 * place.at("tokens").variance("weight")
-        x = Signal(q, q * token_match)
+    def embed(self, place: Place, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
+        """The signal that goes into the first block.
+
+        `identity` has second moment 1, and for covariance the probability that two positions hold the same token; two positions
+        are of the same segment with the probability `segment_match`.
+        """
+        x = identity.times(self.scale**2 * place.at("tokens").variance("weight"))
         if isinstance(self.positions, LearnedPositions):
-            x = x.plus(Signal(place.at("positions").variance("weight"), 0.0))
+            x = x.plus(identity.times(place.at("positions").variance("weight"), 0.0))
         elif self.positions is not None:
-            x = x.plus(Signal(0.5, 0.5 * sinusoidal_correlation(self.tokens.width, place.walk.length)))
+            x = x.plus(identity.of(0.5 * identity.second_moment, 0.5 * _sinusoidal(self.tokens.width, identity, place.walk.length)))
         if self.segments is not None:
-            q = place.at("segments").variance("weight")
-            x = x.plus(Signal(q, q * segment_match))
+            q, nothing = place.at("segments").variance("weight"), 0.0 * identity.covariance
+            x = x.plus(identity.of(q * identity.second_moment, q * segment_match + nothing))
         if place.walk.finite_width:
-            x = x._replace(spread=Spread.of_gaussian(x, self.tokens.width))
+            x = x.spread_as(Spread.of_gaussian(x, self.tokens.width))
         pulls: list[Pullback] = []
         if self.norm is not None:
             x, pull_norm = self.norm.moments(x, place.at("norm"))
@@ -85,7 +90,7 @@ class TokenStem(Layer):
             pulls.append(pull_projection)
         place.forward(x)
 
-        def pull(g: Signal) -> Signal:
+        def pull(g: AnySignal) -> AnySignal:
             for pull_part in reversed(pulls):
                 g = pull_part(g)
             return g.times(1 / (1 - rate), 1.0)
@@ -97,16 +102,26 @@ class TokenStem(Layer):
         return mask + (run.positions * self.tokens.width * run.value_bytes if self.projection else 0)
 
 
-def sinusoidal_correlation(width: int, length: int) -> float:
-    """Correlation of the sinusoidal vectors of two different positions, averaged over all pairs of `length` positions."""
+def sinusoidal_correlation(width: int, distance: Any) -> Any:
+    """Correlation of the sinusoidal vectors of two positions that are so far apart; a number or an array."""
     import numpy as np
 
+    frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)
+    return np.cos(np.multiply.outer(distance, frequencies)).mean(axis=-1)
+
+
+def _sinusoidal(width: int, identity: AnySignal, length: int) -> Any:
+    """That correlation for each pair of positions, or on average over all pairs of `length` positions."""
+    import numpy as np
+
+    if isinstance(identity, TokenSignal):
+        nodes = identity.positions.nodes
+        return sinusoidal_correlation(width, np.maximum(1, np.abs(np.subtract.outer(nodes, nodes))))
     if length < 2:
         return 0.0
-    frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)
     distance = np.arange(1, length)
     pairs = length - distance
-    return float(np.cos(np.outer(distance, frequencies)).mean(axis=1) @ pairs / pairs.sum())
+    return float(sinusoidal_correlation(width, distance) @ pairs / pairs.sum())
 
 
 @component
@@ -148,15 +163,14 @@ class PatchStem(Layer):
         """No tokens: images only."""
         return 0
 
-    def embed(self, place: Place, token_match: float, segment_match: float) -> tuple[Signal, Pullback]:
-        """The signal that goes into the first block: patches of unit variance, correlated as `token_match` says, positions."""
+    def embed(self, place: Place, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
+        """The signal that goes into the first block: patches of unit variance, correlated as `identity` says, positions."""
         pixels = self.channels * self.patch**2
-        q = pixels * place.variance("patch.weight") + (place.variance("patch.bias") if self.bias else 0.0)
-        x = Signal(q, q * token_match).plus(Signal(place.variance("positions"), 0.0))
-        if place.walk.finite_width:
-            x = x._replace(spread=Spread.of_gaussian(x, self.width))
+        x = identity.times(pixels * place.variance("patch.weight") + (place.variance("patch.bias") if self.bias else 0.0))
+        x = x.plus(identity.times(place.variance("positions"), 0.0))
+        spread = Spread.of_gaussian(x, self.width) if place.walk.finite_width else None
         rate = self.dropout if place.walk.dropout else 0.0
-        place.forward(x := Signal(x.second_moment / (1 - rate), x.covariance, x.spread))
+        place.forward(x := x.times(1 / (1 - rate), 1.0).spread_as(spread))
         return x, place.traced(lambda g: g.times(1 / (1 - rate), 1.0))
 
     def tensors(self) -> dict[str, Shape]:
