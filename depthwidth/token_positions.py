@@ -83,10 +83,6 @@ class Positions:
     def _share(self) -> Array:
         return self.weights.mean(0)
 
-    @functools.cached_property
-    def _same(self) -> Array:
-        return (self.weights[:, :, None] * self.weights[:, None, :]).mean(0)
-
     def mean(self, values: Array) -> float:
         """Average over positions of what is given at the nodes, shape (n,)."""
         return float(self._share @ np.asarray(values))
@@ -96,7 +92,7 @@ class Positions:
         length, values = self.length, np.asarray(values)
         if length == 1:
             return 0.0
-        same = np.diagonal(values) @ self._share if self.dense else (self._share @ np.diagonal(values))
+        same = self._share @ np.diagonal(values)
         return float((length * (self._share @ values @ self._share) - same) / (length - 1))
 
     def alike(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
