@@ -357,6 +357,13 @@ class _Dense:
         return (self.even.T * values) @ self.even
 
 
+def _beside(sums: Array, x: Array) -> Array:
+    """Sums over the first position of functions x (..., n, n) that bend where the two positions meet; (..., row, n)."""
+    if x.ndim == 2:
+        return np.matmul(sums, x.T[:, :, None])[..., 0].T
+    return np.matmul(sums, x.transpose(2, 1, 0)).transpose(2, 1, 0)
+
+
 class _Smooth:
     """Few nodes. The diagonal, one token with itself, is no part of the smooth covariance and is carried beside it."""
 
@@ -365,6 +372,7 @@ class _Smooth:
     def __init__(self, mask: Windows) -> None:
         self.mask, self.n = mask, mask.lengths
         self.even = mask.sums / self.n[:, None]
+        self.even_beside = mask.sums_beside / self.n[:, None]
         along = np.arange(self.n.size)
         self.alone = mask.common[along, along] / (self.n**2)[:, None]
         self.inverse = 1 / self.n[:, None]
@@ -372,7 +380,7 @@ class _Smooth:
 
     def uniform(self, x: Array, xq: Array) -> tuple[Array, Array, Array]:
         beyond = xq - np.diagonal(x)
-        column = self.even @ x
+        column = _beside(self.even_beside, x)
         own = self.even @ xq
         total = (column * self.even).sum(1) + self.alone @ beyond
         others = (total - own / self.n) / np.where(self.single, 1.0, 1 - 1 / self.n)
@@ -383,9 +391,11 @@ class _Smooth:
         density = np.exp(logarithm)
         density /= (self.even * density).sum(1, keepdims=True)
         self.a = self.even * density
+        self.a_beside = self.even_beside * density
         self.density = density * self.inverse
         turned = density.T
         self.askers = mask.askers * turned
+        self.askers_beside = (mask.askers_beside * turned).transpose(0, 2, 1)
         self.common = mask.common * (self.density[:, None] * self.density)
         self.both = mask.both * (turned[:, None] * turned)
 
@@ -399,7 +409,7 @@ class _Smooth:
             np.multiply(self.xq[k - 1], xq, out=self.xq[k])
         along = np.arange(xq.size)
         self.beyond = beyond = self.xq - self.x[:, along, along]
-        self.one = one = a @ self.x
+        self.one = one = _beside(self.a_beside, self.x)
         rows, keys = a.shape
         flat = self.common.reshape(rows * rows, keys)
         patch = (flat @ beyond.T).T.reshape(-1, rows, rows)
@@ -415,7 +425,8 @@ class _Smooth:
         t, both, one, beyond = self.askers, self.both, self.one[1:-1], self.beyond[1:-1]
         keys, rows = t.shape
         flat = both.reshape(keys * keys, rows)
-        right = h @ t.T  # (k, row, key): sums over the other row
+        # Sums over the other row; (k, row, key).
+        right = np.matmul(h.transpose(1, 0, 2), self.askers_beside).transpose(1, 0, 2)
         mass = t @ right + (flat @ extra.T).T.reshape(-1, keys, keys)
         lone = self.density * beyond[:, None]
         direct = (one * right).sum(0)
@@ -425,7 +436,8 @@ class _Smooth:
         along = np.arange(rows)
         inner = g + (h * full).sum(0)
         inner_own = g_own + (extra * full[:, along, along]).sum(0)
-        rest = t @ inner @ t.T + (flat @ inner_own).reshape(keys, keys) - crossed - crossed.T
+        over_other = np.matmul(inner[:, None, :], self.askers_beside)[:, 0]
+        rest = t @ over_other + (flat @ inner_own).reshape(keys, keys) - crossed - crossed.T
         along = np.arange(keys)
         second = np.diagonal(rest) + (self.xq[1:-1] * mass[:, along, along]).sum(0)
         return second, rest + (self.x[1:-1] * mass).sum(0)

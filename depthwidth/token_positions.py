@@ -83,17 +83,37 @@ class Positions:
     def _share(self) -> Array:
         return self.weights.mean(0)
 
+    @functools.cached_property
+    def _pair_share(self) -> Array:
+        length = self.length
+        if length == 1:
+            return np.zeros((1, 1))
+        rows = np.stack([self.beside(a).mean(0) for a in range(self.count)]) if not self.dense else self._share
+        return (length * self._share[:, None] * rows - np.diag(self._share)) / (length - 1)
+
+    def beside(self, node: int) -> Array:
+        """Interpolation of a function that is smooth on either side of one node but may bend there; (L, n).
+
+        As a function of t', a covariance of positions t and t' bends at t' = t, where the shorter window changes.
+        """
+        if self.dense or self.count == 1:
+            return self.weights
+        result = np.zeros_like(self.weights)
+        at = int(self.nodes[node])
+        position = np.arange(1, self.length + 1)
+        result[:at, : node + 1] = _interpolation(self.nodes[: node + 1], position[:at])
+        result[at - 1 :, node:] = _interpolation(self.nodes[node:], position[at - 1 :])
+        result[at - 1] = 0
+        result[at - 1, node] = 1
+        return result
+
     def mean(self, values: Array) -> float:
         """Average over positions of what is given at the nodes, shape (n,)."""
         return float(self._share @ np.asarray(values))
 
     def pair_mean(self, values: Array) -> float:
         """Average over pairs of different positions of what is given at pairs of nodes, shape (n, n); 0 for one position."""
-        length, values = self.length, np.asarray(values)
-        if length == 1:
-            return 0.0
-        same = self._share @ np.diagonal(values)
-        return float((length * (self._share @ values @ self._share) - same) / (length - 1))
+        return float((self._pair_share * np.asarray(values)).sum())
 
     def alike(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
         """The moments q and c at the nodes of a signal that is the same at every position."""
@@ -127,12 +147,23 @@ def _one(length: int) -> Positions:
 def _smooth(length: int) -> Positions:
     if length <= _FIRST + 2:
         return _every(length)
-    from scipy.interpolate import CubicSpline
-
     more = int(np.ceil(np.log(length / _FIRST) / np.log(_RATIO)))
     spaced = _FIRST * (length / _FIRST) ** (np.arange(1, more + 1) / more)
     nodes = np.unique(np.concatenate([np.arange(1, _FIRST + 1), np.rint(spaced).astype(int)]))
-    return Positions(nodes, CubicSpline(np.log(nodes), np.eye(nodes.size))(np.log(np.arange(1, length + 1))), False)
+    return Positions(nodes, _interpolation(nodes, np.arange(1, length + 1)), False)
+
+
+def _interpolation(nodes: Array, positions: Array) -> Array:
+    """Weights of the nodes at each position, for functions that are smooth in ln t; (positions, nodes)."""
+    from scipy.interpolate import CubicSpline
+
+    if nodes.size == 1:
+        return np.ones((positions.size, 1))
+    if nodes.size == 2:  # too few to know a curvature: that of 1/t is the likeliest
+        share = (1 / positions - 1 / nodes[0]) / (1 / nodes[1] - 1 / nodes[0])
+        return np.stack([1 - share, share], axis=1)
+    weights: Array = CubicSpline(np.log(nodes), np.eye(nodes.size))(np.log(positions))
+    return weights
 
 
 # ---- what is attended to ----
@@ -175,9 +206,15 @@ class Windows:
         size = (last - first + 1).astype(float)
         self.askers = columns.T @ (asking.weights / size[:, None])
         """Sum over the positions that attend to source node b, each divided by its window's length; shape (n_k, n_q)"""
-        both = columns[:, :, None] * columns[:, None, :] / (size**2)[:, None, None]
-        self.both = np.einsum("pbc,pa->bca", both, asking.weights)
+        squared = asking.weights / (size**2)[:, None]
+        self.both = np.stack([columns.T @ (column[:, None] * squared) for column in columns.T])
         """Sum over the positions that attend to source nodes b and c, divided by the length squared; (n_k, n_k, n_q)"""
+        # The same sums of functions of two positions, which bend where they meet.
+        self.sums_beside = np.empty((source.count, rows.size, source.count))
+        for node in range(source.count):
+            cumulative[1:] = np.cumsum(source.beside(node), axis=0)
+            self.sums_beside[node] = cumulative[last[rows]] - cumulative[first[rows] - 1]
+        self.askers_beside = np.stack([columns.T @ (asking.beside(node) / size[:, None]) for node in range(rows.size)])
 
 
 @functools.lru_cache(maxsize=64)
