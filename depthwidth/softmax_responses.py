@@ -102,7 +102,7 @@ class Responses:
             1 - row.P - 4 * (row.P - row.M3) + 6 * row.A22, 1 - 3 * row.P + 2 * row.M3 + 2 * row.A22,
             1 - 3 * row.P + 2 * row.M3, row.entropy, row.P,
         ]  # fmt: skip
-        self._rows = np.einsum("kx,fxn->fkn", _to_coefficients(_ROW_VARIANCES), np.stack(fields))
+        self.row_table = np.einsum("kx,fxn->fkn", _to_coefficients(_ROW_VARIANCES), np.stack(fields))
         self.pairs = self._pair_tables()
         """Chebyshev coefficients of :class:`PairResponse`; shape (3 or 2, variances, correlations, lengths, lengths)"""
 
@@ -140,7 +140,7 @@ class Responses:
 
     def row(self, variance: Array) -> RowResponse:
         """The responses of each length's row at a variance for each length; shape (lengths,)."""
-        return self.rows(variance, self._rows)
+        return self.rows(variance, self.row_table)
 
     def rows(self, variance: Array, coefficients: Array) -> RowResponse:
         """As :meth:`row`, with coefficients (fields, variances, rows) of other lengths, interpolated from these."""

@@ -35,7 +35,7 @@ import numpy as np
 
 from .errors import InputError
 from .softmax_responses import PairResponse, Responses, RowResponse
-from .token_positions import Positions, Windows, windows
+from .token_positions import Positions, Windows, _interpolation, windows
 
 Array = Any
 Moments = tuple[Array, Array]
@@ -133,14 +133,18 @@ class _Tables:
 
     def __init__(self, largest: float, mask: Windows, head_dim: int | None) -> None:
         lengths = np.unique(mask.lengths.astype(int))
-        longest = int(lengths[-1])
-        nodes = Positions.smooth(longest) if lengths.size > 1 and mask.dense else None
-        chosen = lengths if nodes is None else nodes.nodes
-        self.responses = Responses(largest, tuple(int(n) for n in chosen), head_dim)
-        self._spread = None if nodes is None or nodes.dense else nodes.weights[mask.lengths.astype(int) - 1]
-        index = np.searchsorted(chosen, mask.lengths) if self._spread is None else None
-        self._rows = self.responses._rows[:, :, index] if index is not None else self.responses._rows @ self._spread.T
-        self._pairs = None if index is None else self.responses.pairs[..., index[:, None], index]
+        self.nodes = Positions.smooth(int(lengths[-1])).nodes if mask.dense else lengths
+        self.responses = Responses(largest, tuple(int(n) for n in self.nodes), head_dim)
+        if not mask.dense:
+            index = np.searchsorted(lengths, mask.lengths)
+            self._rows = self.responses.row_table[:, :, index]
+            self._pairs = self.responses.pairs[..., index[:, None], index]
+
+    def at(self, lengths: Array) -> None:
+        """Interpolate to rows of these lengths, which need not be whole."""
+        self._spread = _interpolation(self.nodes, np.minimum(np.maximum(lengths, 1.0), self.nodes[-1]))
+        self._rows = self.responses.row_table @ self._spread.T
+        self._pairs = None
 
     def row(self, variance: Array) -> RowResponse:
         return self.responses.rows(variance, self._rows)
@@ -149,7 +153,7 @@ class _Tables:
         over_x, over_y = self.responses.bases(variance, correlation)
         if self._pairs is not None:
             both = np.einsum("fklnm,knm,lnm->fnm", self._pairs, over_x, over_y)
-        else:
+        else:  # too many pairs to keep their coefficients
             pairs = self.responses.pairs
             both = np.zeros((pairs.shape[0], *np.shape(variance)))
             for k in range(pairs.shape[1]):
@@ -179,7 +183,6 @@ class _Layer:
     def _softmax(self, qs: Array, cs: Array) -> None:
         owner, gain, q = self.owner, self.gain, self.q
         sums = owner.sums
-        n = owner.windows.lengths
         if sums.dense:
             cs = cs.copy()
             np.fill_diagonal(cs, qs)
@@ -187,8 +190,8 @@ class _Layer:
         low, high = min(cs.min(), qs.min()), max(cs.max(), qs.max())
         middle, reach = (low + high) / 2, (high - low) / 2
         x, xq = cs - middle, qs - middle
-        own, others, column = sums.uniform(x, xq)
-        apart = np.maximum(own - others, 0.0)
+        own, apart, column, n = sums.uniform(x, xq)
+        self.n = n
         if n[0] == 1 and n.size > 1:
             apart[n == 1] = apart[n > 1][:1]
         self.own, self.apart = own + middle, apart
@@ -199,6 +202,8 @@ class _Layer:
         self.correlation = np.minimum(np.maximum(self.c / roots, -1.0), 1.0)
         variance = gain * roots * (spread[:, None] * spread)
         tables = owner.tables(float(s2.max()) if s2.size else 0.0)
+        if sums.dense:
+            tables.at(n)
         self.rows = rows = tables.row(s2)
         pair = tables.pair(variance, self.correlation)
         exponent, exponent_own = gain * roots * pair.exponent, gain * q * rows.ratio
@@ -262,7 +267,7 @@ class _Layer:
             plain = gq - gc[along, along]
         second, covariance = sums.back(gc, plain, h, extra)
         if owner.noise:
-            n = owner.windows.lengths
+            n = self.n
             dropped = owner.noise * queries_own * self.own * self.rows.T
             second = second + owner.noise * sums.asked(gq * self.rows.P) + sums.asked(dropped)
             covariance = covariance - sums.asked_twice(dropped * n / np.maximum(n - 1, 1))
@@ -304,12 +309,21 @@ class _Dense:
         self.seen, self.n = mask.seen, mask.lengths
         self.even = self.seen / self.n[:, None]
 
-    def uniform(self, x: Array, xq: Array) -> tuple[Array, Array, Array]:
-        """Over each window: mean of the second moments, of the covariances, and the mean covariance with each key."""
+    def uniform(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
+        """Over each window: mean second moment, the part of it that tokens do not share, the mean covariance with each key, and
+        the number of tokens.
+
+        Tokens that repeat count less: n - 1 is tr(K)^2 / |K|^2 of the centred covariances, their effective rank.
+        """
         column = self.even @ x
         own = self.even @ xq
         total = (column * self.even).sum(1)
-        return own, (total - own / self.n) / np.where(self.n > 1, 1 - 1 / self.n, 1.0), column
+        squares = ((self.even @ (x * x)) * self.even).sum(1) - 2 * (column * column * self.even).sum(1) + total * total
+        apart = np.maximum(own - total, 0.0)
+        known = squares > _TINY * (1e-30 + apart * apart)
+        self.count = np.where(known, 1 + apart * apart / np.where(known, squares, 1.0), self.n)
+        self.count = np.minimum(np.maximum(self.count, 1.0), self.n)
+        return own, apart / np.where(self.count > 1, 1 - 1 / self.count, 1.0), column, self.count
 
     def weigh(self, logarithm: Array) -> None:
         self.a = self.seen * np.exp(np.where(self.seen > 0, logarithm, 0.0))
@@ -330,6 +344,10 @@ class _Dense:
             np.matmul(a, self.x[k], out=self.one[k])
             np.matmul(self.one[k], a.T, out=full[k])
             np.matmul(a * xq**k, a.T, out=diagonal[k])
+        # A token and its repetitions are alike.
+        repeated = self.n / self.count
+        longer = self.n[:, None] - self.n
+        diagonal *= np.where(longer > 0, repeated[:, None], np.where(longer < 0, repeated, np.sqrt(np.outer(repeated, repeated))))
         for k in range(1, terms + 1):
             mixed = (self.one[k] * self.one[1]) @ a.T
             covariances[k - 1] = full[k + 1] - mixed - mixed.T + full[k] * full[1]
@@ -378,13 +396,13 @@ class _Smooth:
         self.inverse = 1 / self.n[:, None]
         self.single = self.n == 1
 
-    def uniform(self, x: Array, xq: Array) -> tuple[Array, Array, Array]:
+    def uniform(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
         beyond = xq - np.diagonal(x)
         column = _beside(self.even_beside, x)
         own = self.even @ xq
         total = (column * self.even).sum(1) + self.alone @ beyond
-        others = (total - own / self.n) / np.where(self.single, 1.0, 1 - 1 / self.n)
-        return own, others, column + beyond * self.inverse
+        apart = (own - total) / np.where(self.single, 1.0, 1 - 1 / self.n)
+        return own, np.maximum(apart, 0.0), column + beyond * self.inverse, self.n
 
     def weigh(self, logarithm: Array) -> None:
         mask = self.mask
