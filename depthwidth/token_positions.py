@@ -1,0 +1,223 @@
+r"""Which positions a signal is followed at, and what a token of each position may attend to.
+
+A sequence has positions 1 ... L. A signal is kept at a few of them, the *nodes*: text at every one, exchangeable tokens under a
+causal mask at about a dozen, because what a mask makes of them is a smooth function of ln t. An interpolation matrix takes
+values at the nodes to values at all positions, so that sums over positions become products with small matrices, made once.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .errors import InputError
+
+Array = Any
+
+_FIRST = 4  # positions from 1 on that are nodes themselves: there, a row more or less in the window changes most
+_RATIO = 1.7
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """Nodes among the positions of a sequence.
+
+    A moment of one token is an array q (n,) over the nodes. A moment of two different tokens is a symmetric array c (n, n):
+    c[a, a] is that of two different tokens near node a; where every position is a node it stands for no pair and is ignored.
+    """
+
+    nodes: Array
+    """t_1 < ... < t_n, positions from 1 to L; shape (n,)"""
+    weights: Array
+    """Interpolation: a smooth function of position is `weights @` its values at the nodes. Shape (L, n), rows sum to 1."""
+    dense: bool
+    """Whether every position is a node."""
+
+    @classmethod
+    def every(cls, length: int) -> Positions:
+        """All positions: text, where any two tokens may correlate as they like.
+
+        Examples
+        --------
+        >>> Positions.every(3).nodes.tolist()
+        [1, 2, 3]
+        """
+        return _every(_whole("length", length))
+
+    @classmethod
+    def smooth(cls, length: int) -> Positions:
+        """Nodes for exchangeable tokens under a causal mask: the first few positions, then evenly spaced in ln t.
+
+        Examples
+        --------
+        >>> Positions.smooth(64).nodes.tolist()
+        [1, 2, 3, 4, 6, 10, 16, 26, 41, 64]
+        """
+        return _smooth(_whole("length", length))
+
+    @classmethod
+    def one(cls, length: int) -> Positions:
+        """A single node: exchangeable tokens that all attend to all.
+
+        Examples
+        --------
+        >>> Positions.one(64).mean([0.5])
+        0.5
+        """
+        return _one(_whole("length", length))
+
+    @property
+    def length(self) -> int:
+        """L, positions of the sequence."""
+        return int(self.weights.shape[0])
+
+    @property
+    def count(self) -> int:
+        """n, nodes."""
+        return int(self.nodes.size)
+
+    @functools.cached_property
+    def _share(self) -> Array:
+        return self.weights.mean(0)
+
+    @functools.cached_property
+    def _pair_share(self) -> Array:
+        length = self.length
+        if length == 1:
+            return np.zeros((1, 1))
+        rows = np.stack([self.beside(a).mean(0) for a in range(self.count)]) if not self.dense else self._share
+        return (length * self._share[:, None] * rows - np.diag(self._share)) / (length - 1)
+
+    def beside(self, node: int) -> Array:
+        """Interpolation of a function that is smooth on either side of one node but may bend there; (L, n).
+
+        As a function of t', a covariance of positions t and t' bends at t' = t, where the shorter window changes.
+        """
+        if self.dense or self.count == 1:
+            return self.weights
+        result = np.zeros_like(self.weights)
+        at = int(self.nodes[node])
+        position = np.arange(1, self.length + 1)
+        result[:at, : node + 1] = _interpolation(self.nodes[: node + 1], position[:at])
+        result[at - 1 :, node:] = _interpolation(self.nodes[node:], position[at - 1 :])
+        result[at - 1] = 0
+        result[at - 1, node] = 1
+        return result
+
+    def mean(self, values: Array) -> float:
+        """Average over positions of what is given at the nodes, shape (n,)."""
+        return float(self._share @ np.asarray(values))
+
+    def pair_mean(self, values: Array) -> float:
+        """Average over pairs of different positions of what is given at pairs of nodes, shape (n, n); 0 for one position."""
+        return float((self._pair_share * np.asarray(values)).sum())
+
+    def alike(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
+        """The moments q and c at the nodes of a signal that is the same at every position."""
+        return np.full(self.count, float(second_moment)), np.full((self.count, self.count), float(covariance))
+
+    def at_every(self, second_moment: Array, covariance: Array) -> tuple[Array, Array]:
+        """q (L,) and c (L, L) at all positions, the diagonal of c filled with q."""
+        q = self.weights @ np.asarray(second_moment)
+        c = self.weights @ np.asarray(covariance) @ self.weights.T
+        np.fill_diagonal(c, q)
+        return q, c
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise InputError(f"{name}={value!r} is not a whole number from 1")
+    return int(value)
+
+
+@functools.lru_cache(maxsize=8)
+def _every(length: int) -> Positions:
+    return Positions(np.arange(1, length + 1), np.eye(length), True)
+
+
+@functools.lru_cache(maxsize=64)
+def _one(length: int) -> Positions:
+    return Positions(np.array([length]), np.ones((length, 1)), length == 1)
+
+
+@functools.lru_cache(maxsize=64)
+def _smooth(length: int) -> Positions:
+    if length <= _FIRST + 2:
+        return _every(length)
+    more = int(np.ceil(np.log(length / _FIRST) / np.log(_RATIO)))
+    spaced = _FIRST * (length / _FIRST) ** (np.arange(1, more + 1) / more)
+    nodes = np.unique(np.concatenate([np.arange(1, _FIRST + 1), np.rint(spaced).astype(int)]))
+    return Positions(nodes, _interpolation(nodes, np.arange(1, length + 1)), False)
+
+
+def _interpolation(nodes: Array, positions: Array) -> Array:
+    """Weights of the nodes at each position, for functions that are smooth in ln t; (positions, nodes)."""
+    from scipy.interpolate import CubicSpline
+
+    if nodes.size == 1:
+        return np.ones((positions.size, 1))
+    if nodes.size == 2:  # too few to know a curvature: that of 1/t is the likeliest
+        share = (1 / positions - 1 / nodes[0]) / (1 / nodes[1] - 1 / nodes[0])
+        return np.stack([1 - share, share], axis=1)
+    weights: Array = CubicSpline(np.log(nodes), np.eye(nodes.size))(np.log(positions))
+    return weights
+
+
+# ---- what is attended to ----
+
+
+class Windows:
+    """For each position that asks, the range of positions it attends to; and sums over those ranges of smooth functions.
+
+    Parameters
+    ----------
+    asking, source : positions of the queries and of the keys; the same object in self-attention.
+    causal : a position attends to itself and to those before it.
+    window : how many latest positions, its own included; None for all.
+    """
+
+    def __init__(self, asking: Positions, source: Positions, causal: bool, window: int | None = None) -> None:
+        if asking.dense != source.dense and min(asking.length, source.length) > 1 and causal:
+            raise InputError("a causal mask needs queries and keys at the same positions")
+        self.asking, self.source, self.causal, self.window = asking, source, causal, window
+        position = np.arange(1, asking.length + 1)
+        last = position if causal else np.full(position.size, source.length)
+        first = np.ones_like(last) if window is None or not causal else np.maximum(position - window + 1, 1)
+        rows = asking.nodes - 1
+        self.lengths = (last - first + 1)[rows].astype(float)
+        """Keys in the window of each node; shape (n,)"""
+        every = np.arange(1, source.length + 1)
+        seen = (every >= first[:, None]) & (every <= last[:, None])  # (L_q, L_k)
+        self.dense = asking.dense and source.dense
+        if self.dense:
+            self.seen = seen.astype(float)
+            return
+        cumulative = np.concatenate([np.zeros((1, source.count)), np.cumsum(source.weights, axis=0)])
+        a, b = np.meshgrid(rows, rows, indexing="ij")
+        self.sums = cumulative[last[rows]] - cumulative[first[rows] - 1]
+        """Sum over the window of node a of what is given at source nodes b; shape (n_q, n_k)"""
+        high, low = np.minimum(last[a], last[b]), np.maximum(first[a], first[b]) - 1
+        self.common = cumulative[np.maximum(high, low)] - cumulative[low]
+        """The same over what the windows of nodes a and a' have in common; shape (n_q, n_q, n_k)"""
+        columns = seen[:, source.nodes - 1].astype(float)  # (L_q, n_k)
+        size = (last - first + 1).astype(float)
+        self.askers = columns.T @ (asking.weights / size[:, None])
+        """Sum over the positions that attend to source node b, each divided by its window's length; shape (n_k, n_q)"""
+        squared = asking.weights / (size**2)[:, None]
+        self.both = np.stack([columns.T @ (column[:, None] * squared) for column in columns.T])
+        """Sum over the positions that attend to source nodes b and c, divided by the length squared; (n_k, n_k, n_q)"""
+        # The same sums of functions of two positions, which bend where they meet.
+        self.sums_beside = np.empty((source.count, rows.size, source.count))
+        for node in range(source.count):
+            cumulative[1:] = np.cumsum(source.beside(node), axis=0)
+            self.sums_beside[node] = cumulative[last[rows]] - cumulative[first[rows] - 1]
+        self.askers_beside = np.stack([columns.T @ (asking.beside(node) / size[:, None]) for node in range(rows.size)])
+
+
+@functools.lru_cache(maxsize=64)
+def windows(asking: Positions, source: Positions, causal: bool, window: int | None = None) -> Windows:
+    """The :class:`Windows` for these arguments, made once."""
+    return Windows(asking, source, causal, window)
