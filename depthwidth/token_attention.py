@@ -27,6 +27,8 @@ of n by n matrices.
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -125,6 +127,12 @@ class TokenAttention:
         return _Layer(self, (q, c), keys, float(score_gain), normed).attended()
 
 
+@functools.lru_cache(maxsize=32)
+def token_attention(*arguments: Any, **options: Any) -> TokenAttention:
+    """The :class:`TokenAttention` for these arguments, made once."""
+    return TokenAttention(*arguments, **options)
+
+
 # ---- integrals at the row lengths at hand ----
 
 
@@ -182,7 +190,7 @@ class _Layer:
 
     def _softmax(self, qs: Array, cs: Array) -> None:
         owner, gain, q = self.owner, self.gain, self.q
-        sums = owner.sums
+        sums = self.sums = copy.copy(owner.sums)  # a layer's sums outlive the next layer's
         if sums.dense:
             cs = cs.copy()
             np.fill_diagonal(cs, qs)
@@ -252,7 +260,7 @@ class _Layer:
     def pull(self, gq: Array, gc: Array) -> tuple[Moments, Moments]:
         """The gradient in front, from the gradient behind."""
         gain, owner = self.gain, self.owner
-        sums = owner.sums
+        sums = self.sums
         asked = gain * gq * self.response_own, gain * gc * self.response
         queries, queries_own = gain * gc * self.product, gain * gq * self.product_own
         if sums.dense:
