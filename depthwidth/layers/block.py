@@ -64,13 +64,14 @@ class Residual(Layer):
         return y, place.traced(pull)
 
     def _collapsed_drift(self, kept: AnySignal, added: AnySignal, shape: DrawSpread, place: Place) -> Number:
-        """What the first-order spread leaves out where tokens have collapsed: there the draws of one block are log-normal.
+        """What the first-order spread leaves out: behind a norm the gradient has no component along the stream.
 
-        The norm's factor on the mean gradient, 1 + v, is half again too large where all tokens are one: then the gradient has no
-        component along the stream. Between, the weight r^16 is ours: 0.02 at r = 0.78, 0.85 at r = 0.99.
+        The norm's factor on the mean gradient, 1 + v, is then too large, by a known amount where all tokens are one
+        (:func:`~depthwidth.formulas.moments.post_norm_log_drift`). That it is so in proportion to what tokens share, their
+        correlation, is our reading.
         """
         (q, c), (a, a_pair) = kept.averages, added.averages
-        collapse = ((c + a_pair) / (q + a)) ** 16
+        collapse = quotient(c + a_pair, q + a)
         strength, width = quotient(a, q), self.width
         place.walk.write_log_variance(place.role, collapse * post_norm_log_variance(strength, width, shape.omega))
         return collapse * post_norm_log_drift(strength, width, shape.backward)
