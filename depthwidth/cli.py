@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -531,7 +532,7 @@ def moments(
     )
     if plot is not None:
         plot_moments(rows, plot)
-    emit(form, rows, rows, lambda: _print_moments(rows, causal=tree.decoder is not None))
+    emit(form, rows, rows, lambda: _print_moments(rows))
 
 
 def _recipe_of(config: str, scheme: str) -> tuple[Any, Any]:
@@ -545,7 +546,7 @@ def _recipe_of(config: str, scheme: str) -> tuple[Any, Any]:
     return tree, recipe(tree, scheme, **(shipped_options(fields) if scheme == "shipped" else {}))
 
 
-def _print_moments(rows: list[Row], *, causal: bool) -> None:
+def _print_moments(rows: list[Row]) -> None:
     """The residual stream at a dozen depths, forward and backward."""
     for stack in dict.fromkeys(row["site"].partition(".")[0] for row in rows if row["layer"] is not None):
         stream = {(row["layer"], row["direction"]): row for row in rows if row["site"] == f"{stack}.block.{row['layer']}"}
@@ -561,9 +562,15 @@ def _print_moments(rows: list[Row], *, causal: bool) -> None:
             ),
             title=f"The residual stream of the {stack}",
         )
-    if causal:
-        click.echo("Note: under a causal mask these are averages over positions; the gradient variance is predicted 16 to 39 %")
-        click.echo("low after 12 layers of pre-norm, and more in deep post-norm stacks.")
+    widest = max(row["log_variance"] for row in rows)
+    if widest > _WIDE:
+        typical, factor = math.exp(-widest / 2), math.exp(math.sqrt(widest))
+        click.echo(f"Note: gradients differ between draws of the weights. A typical one is {typical:.2g} of the mean, and")
+        click.echo(f"one draw in three is more than {factor:.2g} times as large or as small.")
+
+
+_WIDE = 0.1
+"""A variance of the logarithm from which a mean says little: draws differ by a third either way."""
 
 
 @cli.command("init")

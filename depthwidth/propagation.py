@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from .formulas.moments import zipf_match_probability
 from .initialization import Recipe, recipe
 from .layers import LanguageHead, TokenStem
 from .layers.base import check_whole
-from .signal import AnySignal, Place, Signal, Spread, TokenSignal, Walk, check_signal
+from .signal import AnySignal, Place, Row, Signal, Spread, TokenSignal, Walk, check_signal
 
 if TYPE_CHECKING:
     import pandas
@@ -32,6 +33,7 @@ def propagate(
     correlation: float | None = None,
     gram: Any = None,
     token_match: Any = None,
+    segment_match: float = SEGMENT_MATCH,
     gradient: tuple[float, float] | str = (1.0, 0.0),
     context: int | None = None,
     source: int | None = None,
@@ -50,6 +52,7 @@ def propagate(
     token_match : probability that two positions hold the same token; by default that of Zipf's law over the vocabulary (0 for
         image patches). Measure it on your text: the sum of squared frequencies. Or an array of shape (L, L) that holds 1 where
         positions of one text have the same token, or such arrays' mean.
+    segment_match : probability that two positions are of the same segment, where the embedding has segments.
     gradient : second moment and correlation of the gradient behind the last norm, or ``"loss"`` for the cross-entropy of a
         language model, summed over positions. By default 1 and 0: a language model's correlation is near 0.
     context, source : tokens of a sequence (and of the encoder's); the tree's context by default.
@@ -59,10 +62,11 @@ def propagate(
     Returns
     -------
     A data frame with a row for each site and direction: `site`, `layer` (missing outside the blocks), `direction` (``forward``
-    or ``gradient``), `mean`, `second_moment`, `variance`, `covariance` and `correlation` between two different tokens, and
-    `log_variance`, the variance over draws of the weights of the logarithm of a gradient's size where that is known to be large:
-    its typical value is then smaller than its mean by a factor of exp(log_variance / 2). Forward rows describe what a component
-    puts out, gradient rows the loss's derivative by it. Where positions differ, numbers are averages over them.
+    or ``gradient``), `mean`, `second_moment`, `variance`, `covariance` and `correlation` between two different tokens. Forward
+    rows describe what a component puts out, gradient rows the loss's derivative by it. Where positions differ, numbers are
+    averages over them. How far one network may lie from these means over draws of the weights: `spread` is the relative
+    standard deviation of the residual stream's second moment (missing elsewhere), `log_variance` the variance of the logarithm
+    of a post-norm stack's gradient, whose typical value is smaller than its mean by a factor of exp(log_variance / 2).
 
     Raises
     ------
@@ -71,14 +75,16 @@ def propagate(
 
     Notes
     -----
-    Means are over weights and inputs. Tokens are exchangeable (every pair of positions has the same correlation) unless a causal
-    mask or a Gram matrix makes them differ; each position is then followed by itself (:mod:`depthwidth.token_attention`).
+    Means are over weights and inputs. Tokens are exchangeable, every pair of positions with the same correlation, unless a
+    causal mask or a Gram matrix makes them differ; each position is then followed by itself
+    (:mod:`depthwidth.token_attention`).
     """
     import pandas
 
     walk = walk_tree(
-        tree, init, variance=variance, correlation=correlation, gram=gram, token_match=token_match, gradient=gradient,
-        context=context, source=source, dropout=dropout, finite_width=finite_width,
+        tree, init, variance=variance, correlation=correlation, gram=gram, token_match=token_match,
+        segment_match=segment_match, gradient=gradient, context=context, source=source, dropout=dropout,
+        finite_width=finite_width,
     )  # fmt: skip
     frame = pandas.DataFrame(_columns(walk))
     frame["layer"] = frame["layer"].astype("Int64")
@@ -88,6 +94,7 @@ def propagate(
 def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Any) -> list[dict[str, Any]]:
     """The rows of :func:`propagate` as plain data, with the same arguments."""
     columns = {name: values.tolist() for name, values in _columns(walk_tree(tree, init, **given)).items()}
+    columns["spread"] = [None if math.isnan(value) else value for value in columns["spread"]]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -99,6 +106,7 @@ def walk_tree(
     correlation: float | None = None,
     gram: Any = None,
     token_match: Any = None,
+    segment_match: float = SEGMENT_MATCH,
     gradient: tuple[float, float] | str = (1.0, 0.0),
     context: int | None = None,
     source: int | None = None,
@@ -113,6 +121,8 @@ def walk_tree(
         raise InputError(f"propagate: context={context} is not the {given.tokens} tokens of the array that is given")
     if isinstance(gradient, str) and gradient != "loss":
         raise InputError(f"propagate: gradient={gradient!r} is not 'loss' or a second moment and a correlation")
+    if not 0 <= segment_match <= 1:
+        raise InputError(f"propagate: segment_match={segment_match} is not a probability")
     behind = None if isinstance(gradient, str) else check_signal("propagate: gradient", *gradient)
     made = init if isinstance(init, Recipe) else recipe(tree, init)
     walk = Walk(made, run.tokens, run.memory or run.tokens, dropout, finite_width)
@@ -122,12 +132,12 @@ def walk_tree(
     if tree.kind == "encoder-decoder" and tree.encoder is not None:
         walk.length = walk.source_length
         with walk.silence():  # the stem is written down once, where it enters the last stack
-            encoded, _ = tree.stem.embed(root.at("stem"), Signal(1.0, given.mean_match), SEGMENT_MATCH)
+            encoded, _ = tree.stem.embed(root.at("stem"), Signal(1.0, given.mean_match), segment_match)
         walk.memory, pull_encoder = tree.encoder.moments(given.replaced(encoded, tree.width), root.at("encoder"))
         walk.length = run.tokens
     walk.positions = given.positions(tree, run.tokens)
     identity = given.identity(walk.positions)
-    x, pull_stem = tree.stem.embed(root.at("stem"), identity, SEGMENT_MATCH)
+    x, pull_stem = tree.stem.embed(root.at("stem"), identity, segment_match)
     x = given.replaced(x, tree.width)
     name = "encoder" if tree.decoder is None else "decoder"
     y, pull = tree.stack.moments(x, root.at(name))
@@ -167,12 +177,13 @@ class _Input:
                 raise InputError("propagate: gram has a second moment on its diagonal that is not positive")
         if match is None:
             match = float(zipf_match_probability(tree.vocab)) if isinstance(tree.stem, TokenStem) and tree.vocab > 1 else 0.0
-        elif not isinstance(match, float | int):
+        elif isinstance(match, float | int):
+            if not 0 <= match <= 1:
+                raise InputError(f"propagate: token_match={match} is not a probability")
+        else:
             match = _token_array("token_match", match)
-        if not 0 <= (match if isinstance(match, float | int) else match.min()) or not (
-            match if isinstance(match, float | int) else match.max()
-        ) <= 1:
-            raise InputError(f"propagate: token_match={match} is not a probability")
+            if match.min() < 0 or match.max() > 1:
+                raise InputError("propagate: token_match holds what is not a probability")
         return cls(match, variance, correlation, gram)
 
     @property
@@ -245,7 +256,7 @@ def _token_array(name: str, values: Any) -> Any:
     return array
 
 
-_NUMBERS = ("mean", "second_moment", "covariance")
+_NUMBERS = ("mean", "second_moment", "covariance", "spread")
 
 
 def _columns(walk: Walk) -> dict[str, Any]:
@@ -255,7 +266,7 @@ def _columns(walk: Walk) -> dict[str, Any]:
     heat = _log_variances(walk)
     parts: dict[str, list[Any]] = {name: [] for name in ("site", "layer", "direction", *_NUMBERS, "log_variance")}
     # What passed a range of blocks at once has a row for each site; blocks come first in the table.
-    for (layer, direction, stack), group in groupby(walk.rows, key=lambda row: (row.layer, row.direction, row.role.split(".")[0])):
+    for (layer, direction, stack), group in groupby(walk.rows, key=_passed_together):
         sites = list(group)
         forward = direction == "forward"
         layers = layer if isinstance(layer, range) else [layer]
@@ -278,8 +289,13 @@ def _columns(walk: Walk) -> dict[str, Any]:
         "variance": variance,
         "covariance": covariance,
         "correlation": correlation,
+        "spread": found["spread"],
         "log_variance": found["log_variance"],
     }
+
+
+def _passed_together(row: Row) -> tuple[int | range | None, str, str]:
+    return row.layer, row.direction, row.role.partition(".")[0]
 
 
 def _log_variances(walk: Walk) -> dict[str, Any]:

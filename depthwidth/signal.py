@@ -7,6 +7,7 @@ Components compute with the attributes both have, so that most of them need not 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,6 +55,11 @@ class Signal(NamedTuple):
     def averages(self) -> tuple[Number, Number]:
         """Second moment of a token and covariance of two, on average over the positions."""
         return self.second_moment, self.covariance
+
+    @property
+    def deviation(self) -> Number:
+        """Relative standard deviation of the second moment, averaged over a long sequence, between draws of the weights."""
+        return math.nan if self.spread is None else self.spread.second_moments**0.5 / self.second_moment
 
     def of(self, second_moment: Number, covariance: Number, spread: Spread | None = None) -> Signal:
         """A signal at the same positions with these moments."""
@@ -117,6 +123,14 @@ class TokenSignal:
     def averages(self) -> tuple[float, float]:
         """Second moment of a token and covariance of two different ones, on average over the positions."""
         return self.positions.mean(self.second_moment), self.positions.pair_mean(self.covariance)
+
+    @property
+    def deviation(self) -> float:
+        """As of a :class:`Signal`."""
+        if self.spread is None:
+            return math.nan
+        shared = max(0.0, self.positions.pair_mean(self.spread.second_moments))
+        return math.sqrt(shared) / self.positions.mean(self.second_moment)
 
     def of(self, second_moment: Number, covariance: Number, spread: Spread | None = None) -> TokenSignal:
         """A signal at the same positions with these moments."""
@@ -215,7 +229,7 @@ class DrawSpread(NamedTuple):
 
 
 def quotient(a: Number, b: Number) -> Number:
-    """a / b, and 0 where b is 0."""
+    """The quotient, and 0 where `b` is 0."""
     if isinstance(b, float | int):
         return a / b if b else 0.0 * a
     import numpy as np
@@ -240,6 +254,8 @@ class Row(NamedTuple):
     mean: Number
     second_moment: Number
     covariance: Number
+    spread: Number = math.nan
+    """Relative standard deviation of the second moment over draws of the weights"""
 
 
 @dataclass
@@ -284,7 +300,8 @@ class Walk:
             return
         if isinstance(signal, TokenSignal) and not isinstance(mean, float):
             mean = signal.positions.mean(mean)
-        self.rows.append(Row(role, layer, direction, mean, *signal.averages))
+        second, pair = signal.averages
+        self.rows.append(Row(role, layer, direction, mean, second, pair, signal.deviation))
 
     def write_log_variance(self, role: str, value: Number) -> None:
         """Write down what a residual adds to the variance of the logarithm of the gradient in front of it."""

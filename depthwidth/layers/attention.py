@@ -224,7 +224,7 @@ class Attention(Layer):
         return family(scores, clipped)
 
     def _columns(self, scores: float, source: float, rate: float, walk: Walk, r: Any) -> Any:
-        """One column each over the tokens' correlation r; in cross-attention the asking tokens', where `source` is the keys'."""
+        """A row for each correlation r of the tokens; in cross-attention of the asking ones, `source` being the keys'."""
         import numpy as np
 
         from ..formulas.attention import attention_moments

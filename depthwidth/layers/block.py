@@ -217,7 +217,8 @@ class Repeat(Layer):
         inputs = block_inputs(self.block, x, place, layers)
         walk.layer = layers
         y, pull_blocks = self.block.moments(inputs, place)
-        last = Signal(*(float(v[-1]) for v in y[:2]), y.spread and Spread(*(float(v[-1]) for v in y.spread)))
+        spread = y.spread and Spread(*(float(v[-1]) for v in y.spread))
+        last = Signal(float(y.second_moment[-1]), float(y.covariance[-1]), spread)
 
         def pull(g: Signal) -> Signal:
             # The gradient in front of a block is linear in the two moments of the one behind it.
@@ -272,7 +273,8 @@ class Stack(Layer):
     @property
     def causal(self) -> bool:
         """Whether tokens attend only to what comes before them."""
-        return any(repeat.block.attention.branch.causal for repeat in self.repeats)
+        branches = (repeat.block.attention.branch for repeat in self.repeats)
+        return any(isinstance(branch, Attention) and branch.causal for branch in branches)
 
     def blocks(self) -> Iterator[Block]:
         """Every block from the first to the last."""

@@ -229,9 +229,7 @@ class MixtureOfExperts(Layer):
 
         def pull(g: AnySignal) -> AnySignal:
             front = pull_expert(g.times(overlap, pair))
-            front = front.plus(
-                pull_router(g.times(by_score * one_expert.second_moment, pair_by_score * one_expert.covariance))
-            )
+            front = front.plus(pull_router(g.times(by_score * one_expert.second_moment, pair_by_score * one_expert.covariance)))
             if pull_shared is not None:
                 front = front.plus(pull_shared(g.times(gate)))
             return front

@@ -78,7 +78,7 @@ class LanguageHead(Layer):
         from ..softmax_integrals import overlap, pair_overlap
 
         if self.transform is not None or self.norm is not None:
-            raise InputError("propagate: the loss gradient of a head with a transform is not known; give its moments as numbers")
+            raise InputError("propagate: the loss gradient of a head with a transform is not known; give it as numbers")
         weight, vocab = self.weight_variance(place, stem), self.unembedding.vocab
         q, c = x.averages
         variance = self.unembedding.width * weight * q

@@ -73,7 +73,8 @@ class TokenStem(Layer):
         if isinstance(self.positions, LearnedPositions):
             x = x.plus(identity.times(place.at("positions").variance("weight"), 0.0))
         elif self.positions is not None:
-            x = x.plus(identity.of(0.5 * identity.second_moment, 0.5 * _sinusoidal(self.tokens.width, identity, place.walk.length)))
+            waves = _sinusoidal(self.tokens.width, identity, place.walk.length)
+            x = x.plus(identity.of(0.5 * identity.second_moment, 0.5 * waves))
         if self.segments is not None:
             q, nothing = place.at("segments").variance("weight"), 0.0 * identity.covariance
             x = x.plus(identity.of(q * identity.second_moment, q * segment_match + nothing))
