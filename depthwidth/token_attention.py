@@ -27,6 +27,7 @@ of n by n matrices.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -182,7 +183,7 @@ class _Layer:
 
     def _softmax(self, qs: Array, cs: Array) -> None:
         owner, gain, q = self.owner, self.gain, self.q
-        sums = owner.sums
+        sums = self.sums = copy.copy(owner.sums)  # each layer weighs its windows differently
         if sums.dense:
             cs = cs.copy()
             np.fill_diagonal(cs, qs)
@@ -252,7 +253,7 @@ class _Layer:
     def pull(self, gq: Array, gc: Array) -> tuple[Moments, Moments]:
         """The gradient in front, from the gradient behind."""
         gain, owner = self.gain, self.owner
-        sums = owner.sums
+        sums = self.sums
         asked = gain * gq * self.response_own, gain * gc * self.response
         queries, queries_own = gain * gc * self.product, gain * gq * self.product_own
         if sums.dense:
@@ -322,7 +323,7 @@ class _Dense:
         apart = np.maximum(own - total, 0.0)
         known = squares > _TINY * (1e-30 + apart * apart)
         self.count = np.where(known, 1 + apart * apart / np.where(known, squares, 1.0), self.n)
-        self.count = np.minimum(np.maximum(self.count, 1.0), self.n)
+        self.count = np.sqrt(np.minimum(np.maximum(self.count, 1.0), self.n)*self.n)
         return own, apart / np.where(self.count > 1, 1 - 1 / self.count, 1.0), column, self.count
 
     def weigh(self, logarithm: Array) -> None:
