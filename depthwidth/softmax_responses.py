@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .softmax_integrals import _LEAST, _PAIR_STEP, LARGEST_PAIR_VARIANCE, _PairGrid, _query_products, overlap
+from .softmax_integrals import _LEAST, _PAIR_STEP, LARGEST_PAIR_VARIANCE, LARGEST_VARIANCE, _PairGrid, _query_products, head_norms, overlap
 
 Array = Any
 
 _VARIANCES, _CORRELATIONS, _ROW_VARIANCES = 8, 6, 14  # Chebyshev nodes
 _LEAST_CORRELATION = -0.1
+_NORM_NODES = 6
 _SPREAD = 2.857  # the outermost of five Gauss-Hermite nodes
 
 
@@ -45,6 +46,8 @@ class RowResponse(NamedTuple):
     """nats"""
     P: Array
     """E sum p^2"""
+    norm: Array
+    """E[|q|^2/d_h T] / E[T] over the norm of the query; 1 where heads are infinite"""
 
 
 def _pairs(s2: float, rho: float, lengths: Array) -> tuple[Array, Array]:
@@ -101,10 +104,19 @@ class Responses:
             _from_two(np.log1p(grown) / s2[:, None], n), _from_two(n * row.T / (one * (1 + grown)), n), row.T,
             1 - row.P - 4 * (row.P - row.M3) + 6 * row.A22, 1 - 3 * row.P + 2 * row.M3 + 2 * row.A22,
             1 - 3 * row.P + 2 * row.M3, row.entropy, row.P,
+            self._norm(s2, n),
         ]  # fmt: skip
         self.row_table = np.einsum("kx,fxn->fkn", _to_coefficients(_ROW_VARIANCES), np.stack(fields))
         self.pairs = self._pair_tables()
         """Chebyshev coefficients of :class:`PairResponse`; shape (3 or 2, variances, correlations, lengths, lengths)"""
+
+    def _norm(self, s2: Array, n: Array) -> Array:
+        if self.head_dim is None:
+            return np.ones((s2.size, n.size))
+        norms, weights = head_norms(self.head_dim, _NORM_NODES)
+        jacobians = overlap(np.minimum(s2[:, None, None] * norms, LARGEST_VARIANCE), n[:, None]).T * weights
+        total = jacobians.sum(-1)
+        return np.where(total > 0, (jacobians * norms).sum(-1) / np.where(total > 0, total, 1.0), 1.0)
 
     def _pair_tables(self) -> Array:
         n = self.lengths[self.lengths > 1]

@@ -236,9 +236,7 @@ class _Layer:
         pair = tables.pair(variance, np.minimum(np.maximum(c[a, b] / roots, -1.0), 1.0))
         exponent, slope, product = pair.exponent * (gain * roots), pair.slope, pair.product * roots
         exponent[split:], slope[split:] = gain * q * rows.ratio, rows.slope
-        # The norm of a query of finite dimension pulls its softmax along.
-        norms = 0.0 if owner.head_dim is None else 2 / owner.head_dim
-        product[split:] = q * (1 + norms * s2 * rows.slope)
+        product[split:] = q * rows.norm
         self.product = product
         # A token whose logit varies more than its neighbours', or less with them, is attended to more: E p_j is not 1/n.
         sums.weigh(0.5 * gain * (rows.attraction * q)[:, None] * (xq - 2 * column))
