@@ -18,12 +18,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .softmax_integrals import _LEAST, _PAIR_STEP, LARGEST_PAIR_VARIANCE, _PairGrid, _query_products, overlap
+from .softmax_integrals import _LEAST, _PAIR_STEP, LARGEST_PAIR_VARIANCE, LARGEST_VARIANCE, _PairGrid, _query_products, head_norms, overlap
 
 Array = Any
 
 _VARIANCES, _CORRELATIONS, _ROW_VARIANCES = 8, 6, 14  # Chebyshev nodes
 _LEAST_CORRELATION = -0.1
+_SMALL_HEAD, _MORE_CORRELATIONS = 32, 9
+_LEAST_PRODUCT = -0.5  # rows that repel more share next to nothing, and theta runs off to minus infinity
+_NORM_NODES = 6
 _SPREAD = 2.857  # the outermost of five Gauss-Hermite nodes
 
 
@@ -45,6 +48,8 @@ class RowResponse(NamedTuple):
     """nats"""
     P: Array
     """E sum p^2"""
+    norm: Array
+    """E[|q|^2/d_h T] / E[T] over the norm of the query; 1 where heads are infinite"""
 
 
 def _pairs(s2: float, rho: float, lengths: Array) -> tuple[Array, Array]:
@@ -101,10 +106,19 @@ class Responses:
             _from_two(np.log1p(grown) / s2[:, None], n), _from_two(n * row.T / (one * (1 + grown)), n), row.T,
             1 - row.P - 4 * (row.P - row.M3) + 6 * row.A22, 1 - 3 * row.P + 2 * row.M3 + 2 * row.A22,
             1 - 3 * row.P + 2 * row.M3, row.entropy, row.P,
+            self._norm(s2, n),
         ]  # fmt: skip
         self.row_table = np.einsum("kx,fxn->fkn", _to_coefficients(_ROW_VARIANCES), np.stack(fields))
         self.pairs = self._pair_tables()
         """Chebyshev coefficients of :class:`PairResponse`; shape (3 or 2, variances, correlations, lengths, lengths)"""
+
+    def _norm(self, s2: Array, n: Array) -> Array:
+        if self.head_dim is None:
+            return np.ones((s2.size, n.size))
+        norms, weights = head_norms(self.head_dim, _NORM_NODES)
+        jacobians = overlap(np.minimum(s2[:, None, None] * norms, LARGEST_VARIANCE), n[:, None]).T * weights
+        total = jacobians.sum(-1)
+        return np.where(total > 0, (jacobians * norms).sum(-1) / np.where(total > 0, total, 1.0), 1.0)
 
     def _pair_tables(self) -> Array:
         n = self.lengths[self.lengths > 1]
@@ -115,14 +129,15 @@ class Responses:
             values = _exponents(s2, rho, n)
         else:
             # Queries' products reach beyond [-0.1, 1]; above 1 they stand for equal queries of larger norm.
-            low = max(-1.0, _LEAST_CORRELATION - _SPREAD * math.sqrt((1 + _LEAST_CORRELATION**2) / self.head_dim))
+            low = max(_LEAST_PRODUCT, _LEAST_CORRELATION - _SPREAD * math.sqrt((1 + _LEAST_CORRELATION**2) / self.head_dim))
             scale = math.log1p(min(LARGEST_PAIR_VARIANCE, self.largest * (1 + _SPREAD * math.sqrt(2 / self.head_dim))))
-            wide = _fit(_exponents(*self._grid(scale, low), n))
+            few = self.head_dim < _SMALL_HEAD
+            wide = _fit(_exponents(*self._grid(scale, low, _MORE_CORRELATIONS if few else _CORRELATIONS), n))
             products, weights = _query_products(rho[:, None], self.head_dim)
             spread = np.minimum(s2[:, None, None] * np.maximum(np.abs(products), 1), np.expm1(scale))
             clipped = np.clip(products, low, 1)
-            over_x = _basis(2 * np.log1p(spread) / scale - 1, _VARIANCES)
-            over_y = _basis(2 * (clipped - low) / (1 - low) - 1, _CORRELATIONS)
+            over_x = _basis(2 * np.log1p(spread) / scale - 1, wide.shape[1])
+            over_y = _basis(2 * (clipped - low) / (1 - low) - 1, wide.shape[2])
             theta, slope = np.einsum("fklnm,kxyp,lyp->fxypnm", wide, over_x, over_y)
             grown = np.exp(theta * spread[..., None, None])
             slope = grown * slope  # T2 but for a factor of the lengths
@@ -134,9 +149,9 @@ class Responses:
         return _pair_from_two(found, self.lengths) if self.lengths[0] == 1 else found
 
     @staticmethod
-    def _grid(scale: float, low: float) -> tuple[Array, Array]:
+    def _grid(scale: float, low: float, correlations: int = _CORRELATIONS) -> tuple[Array, Array]:
         s2 = np.expm1((_nodes(_VARIANCES) + 1) / 2 * scale)
-        return s2, low + (1 - low) * (_nodes(_CORRELATIONS) + 1) / 2
+        return s2, low + (1 - low) * (_nodes(correlations) + 1) / 2
 
     def row(self, variance: Array) -> RowResponse:
         """The responses of each length's row at a variance for each length; shape (lengths,)."""

@@ -43,7 +43,7 @@ Array = Any
 Moments = tuple[Array, Array]
 """q (n,) and c (n, n) at the nodes"""
 
-_TOLERANCE = 1e-6  # of the power series, relative to its sum
+_TOLERANCE = 1e-5  # of the power series, relative to its sum
 _MOST_TERMS = 60
 _TINY = 1e-9
 
@@ -96,14 +96,36 @@ class TokenAttention:
         self.head_dim, self.width = head_dim, width
         self.noise = dropout / (1 - dropout)
         self.sums: _Dense | _Smooth = _Dense(self.windows) if self.windows.dense else _Smooth(self.windows)
+        rows = np.arange(asking.count)
+        upper = np.triu_indices(asking.count, 0 if not self.sums.dense else 1)
+        self.split = int(upper[0].size)
+        """Where in a flat array the pairs of one row with itself begin"""
+        self.first, self.second = (np.concatenate([part, rows]) for part in upper)
+        place = np.empty((asking.count, asking.count), dtype=int)
+        if self.sums.dense:
+            place[rows, rows] = self.split + rows
+        place[upper] = place[upper[::-1]] = np.arange(self.split)
+        self._place, self._along = place, place[rows, rows]
         self._tables: dict[int, _Tables] = {}
+
+    def square(self, flat: Array) -> Array:
+        """A symmetric matrix (..., n, n) of what is given for pairs of different rows; where every position is a node, of one row
+        with itself on the diagonal."""
+        return flat[..., self._place]
+
+    def parts(self, flat: Array) -> tuple[Array, Array | None]:
+        """The matrix, and by how much one row with itself exceeds its diagonal: None where it holds that already."""
+        square = self.square(flat)
+        if self.sums.dense:
+            return square, None
+        return square, flat[..., self.split :] - flat[..., self._along]
 
     def tables(self, largest: float) -> _Tables:
         """Integrals of the softmax for score variances up to `largest`, or a power of two above it."""
         octave = max(-10, math.ceil(math.log2(max(largest, 1e-9)) - 1e-9))
         found = self._tables.get(octave)
         if found is None:
-            found = self._tables[octave] = _Tables(2.0**octave, self.windows, self.head_dim)
+            found = self._tables[octave] = _Tables(2.0**octave, self.windows, self.head_dim, self.first, self.second)
         return found
 
     def __call__(
@@ -139,14 +161,16 @@ def token_attention(*arguments: Any, **options: Any) -> TokenAttention:
 class _Tables:
     """:class:`~depthwidth.softmax_responses.Responses` for the rows of a mask."""
 
-    def __init__(self, largest: float, mask: Windows, head_dim: int | None) -> None:
+    def __init__(self, largest: float, mask: Windows, head_dim: int | None, first: Array, second: Array) -> None:
         lengths = np.unique(mask.lengths.astype(int))
         self.nodes = Positions.smooth(int(lengths[-1])).nodes if mask.dense else lengths
         self.responses = Responses(largest, tuple(int(n) for n in self.nodes), head_dim)
+        self._first, self._second = first, second
         if not mask.dense:
             index = np.searchsorted(lengths, mask.lengths)
             self._rows = self.responses.row_table[:, :, index]
-            self._pairs = self.responses.pairs[..., index[:, None], index]
+            pairs = self.responses.pairs[..., index[first], index[second]]
+            self._pairs = np.ascontiguousarray(pairs.reshape(pairs.shape[0], -1, first.size))
 
     def at(self, lengths: Array) -> None:
         """Interpolate to rows of these lengths, which need not be whole."""
@@ -160,13 +184,14 @@ class _Tables:
     def pair(self, variance: Array, correlation: Array) -> PairResponse:
         over_x, over_y = self.responses.bases(variance, correlation)
         if self._pairs is not None:
-            both = np.einsum("fklnm,knm,lnm->fnm", self._pairs, over_x, over_y)
+            both = (self._pairs * (over_x[:, None] * over_y).reshape(-1, variance.size)).sum(1)
         else:  # too many pairs to keep their coefficients
             pairs = self.responses.pairs
-            both = np.zeros((pairs.shape[0], *np.shape(variance)))
+            both = np.zeros((pairs.shape[0], variance.size))
             for k in range(pairs.shape[1]):
                 for m in range(pairs.shape[2]):
-                    both += (self._spread @ pairs[:, k, m] @ self._spread.T) * (over_x[k] * over_y[m])
+                    table = self._spread @ pairs[:, k, m] @ self._spread.T
+                    both += table[:, self._first, self._second] * (over_x[k] * over_y[m])
         return PairResponse(both[0], both[1], both[2] if both.shape[0] == 3 else correlation)
 
 
@@ -174,23 +199,28 @@ class _Tables:
 
 
 class _Layer:
-    """The softmax of one layer, and both directions through it."""
+    """The softmax of one layer, and both directions through it.
+
+    What belongs to two rows lies in flat arrays: the upper triangle of pairs of different rows, then each row with itself.
+    """
 
     def __init__(self, owner: TokenAttention, asking: Moments, source: Moments, gain: float, normed: bool) -> None:
-        self.owner, self.gain, self.normed = owner, gain, normed
+        self.owner, self.gain = owner, gain
         (q, c), (qs, cs) = asking, source
-        self.norms = self.key_norms = None
-        self.values = source
-        if normed:  # scores see correlations only
-            self.norms, self.key_norms = np.sqrt(q), np.sqrt(qs)
-            q, c = np.ones_like(q), c / np.outer(self.norms, self.norms)
-            qs, cs = np.ones_like(qs), cs / np.outer(self.key_norms, self.key_norms)
-        self.q, self.c = q, c
-        self._softmax(qs, cs)
+        self.unit = q, qs
+        if normed:
+            root, root_s = np.sqrt(q), np.sqrt(qs)
+            q, c = np.ones_like(q), c / (root[:, None] * root)
+            qs, cs = np.ones_like(qs), cs / (root_s[:, None] * root_s)
+        self.q = q
+        self._softmax(c, qs, cs)
+        if normed:
+            self._scale(*self.unit)
 
-    def _softmax(self, qs: Array, cs: Array) -> None:
+    def _softmax(self, c: Array, qs: Array, cs: Array) -> None:
         owner, gain, q = self.owner, self.gain, self.q
-        sums = self.sums = copy.copy(owner.sums)  # a layer's sums outlive the next layer's
+        sums = self.sums = copy.copy(owner.sums)  # each layer weighs its windows differently
+        a, b, split = owner.first, owner.second, owner.split
         if sums.dense:
             cs = cs.copy()
             np.fill_diagonal(cs, qs)
@@ -199,87 +229,73 @@ class _Layer:
         middle, reach = (low + high) / 2, (high - low) / 2
         x, xq = cs - middle, qs - middle
         own, apart, column, n = sums.uniform(x, xq)
-        self.n = n
-        if n[0] == 1 and n.size > 1:
+        if n[0] == 1 and n.size > 1:  # nothing is known of, or depends on, what a single token does not share
             apart[n == 1] = apart[n > 1][:1]
-        self.own, self.apart = own + middle, apart
+        self.n, self.own = n, own + middle
         self.s2 = s2 = gain * q * apart
-        root = np.sqrt(q)
-        roots = root[:, None] * root
-        spread = np.sqrt(apart)
-        self.correlation = np.minimum(np.maximum(self.c / roots, -1.0), 1.0)
-        variance = gain * roots * (spread[:, None] * spread)
-        tables = owner.tables(float(s2.max()) if s2.size else 0.0)
+        tables = owner.tables(float(s2.max()))
         if sums.dense:
             tables.at(n)
         self.rows = rows = tables.row(s2)
-        pair = tables.pair(variance, self.correlation)
-        exponent, exponent_own = gain * roots * pair.exponent, gain * q * rows.ratio
-        slope, slope_own = pair.slope, rows.slope
+        root = np.sqrt(q)
+        roots, s = root[a] * root[b], np.sqrt(s2)
+        variance = s[a] * s[b]
+        pair = tables.pair(variance, np.minimum(np.maximum(c[a, b] / roots, -1.0), 1.0))
+        exponent, slope, product = pair.exponent * (gain * roots), pair.slope, pair.product * roots
+        exponent[split:], slope[split:] = gain * q * rows.ratio, rows.slope
+        product[split:] = q * rows.norm
+        self.product = product
         # A token whose logit varies more than its neighbours', or less with them, is attended to more: E p_j is not 1/n.
         sums.weigh(0.5 * gain * (rows.attraction * q)[:, None] * (xq - 2 * column))
-        if sums.dense:
-            np.fill_diagonal(exponent, exponent_own)
-            np.fill_diagonal(slope, slope_own)
-        terms = _terms(reach * max(np.abs(exponent).max(), np.abs(exponent_own).max()))
-        covariances, full, diagonal = sums.products(x, xq, terms)
+        terms = _terms(reach * max(-exponent.min(), exponent.max()))
+        covariances, full, diagonal = (v[:, a, b] for v in sums.products(x, xq, terms))
         shared = diagonal[0]
         several = shared < 1 - _TINY  # two windows of the same single token hold no pair of different ones
         off = np.where(several, (full - diagonal) / np.where(several, 1 - shared, 1.0), diagonal)
         self.e, self.f = _coefficients(exponent, slope, off, terms)
-        self.covariance = middle + full[1] + np.einsum("kab,kab->ab", self.e, covariances)
-        self.response = np.einsum("kab,kab->ab", self.f, covariances)
-        if sums.dense:
-            self.second = np.diagonal(self.covariance).copy()
-            self.response_own = np.diagonal(self.response).copy()
-            self.e_own = self.f_own = None
-        else:
-            along = np.arange(n.size)
-            self.e_own, self.f_own = _coefficients(exponent_own, slope_own, off[:, along, along], terms)
-            cov_own = covariances[:, along, along]
-            self.second = middle + full[1, along, along] + (self.e_own * cov_own).sum(0)
-            self.response_own = (self.f_own * cov_own).sum(0)
-        self.product = pair.product * roots
-        self.product_own = q * (1 + (0.0 if owner.head_dim is None else 2 / owner.head_dim) * s2 * slope_own)
+        covariance = full[1] + middle + (self.e * covariances).sum(0)
+        response = (self.f * covariances).sum(0)
         if owner.width is not None:
             # Token products fluctuate: off the diagonal, each has this variance about its mean.
-            stir = apart[:, None] * apart / owner.width
-            kept = (1 - rows.P)[:, None] * (1 - rows.P)
-            shortest = np.minimum(n[:, None], n)
-            jacobians = shared * (1 - 1 / shortest) * np.exp(pair.exponent * variance) * slope
-            self.covariance = self.covariance + gain * self.c * stir * kept
-            self.second = self.second + gain * q * apart**2 / owner.width * rows.output_noise
-            self.response = self.response + stir * (kept - jacobians)
-            self.response_own = self.response_own + apart**2 / owner.width * rows.query_noise
-        self.second = self.second + owner.noise * rows.P * self.own
-        self.response_own = self.response_own + owner.noise * self.own * apart * rows.T
+            stir = apart[a] * apart[b] / owner.width
+            left = 1 - rows.P
+            kept = left[a] * left[b]
+            jacobians = shared * (1 - 1 / np.minimum(n[a], n[b])) * np.exp(pair.exponent * variance) * slope
+            added, responding = kept * c[a, b], kept - jacobians
+            added[split:], responding[split:] = q * rows.output_noise, rows.query_noise
+            covariance += gain * stir * added
+            response += stir * responding
+        if owner.noise:
+            covariance[split:] += owner.noise * rows.P * self.own
+            response[split:] += owner.noise * self.own * apart * rows.T
+        self.covariance, self.response = covariance, response
+
+    def _scale(self, q: Array, qs: Array) -> None:
+        """Back from tokens of unit norm. The keys' own norms cancel those of the values they come with."""
+        a, b = self.owner.first, self.owner.second
+        mean = np.sqrt(self.sums.mean(qs))
+        own = np.sqrt(q)
+        values = mean[a] * mean[b]
+        self.covariance *= values
+        self.response *= values / (own[a] * own[b])
 
     def attended(self) -> Attended:
-        return Attended(self.second, self.covariance, self.rows, self.s2, self.pull)
+        owner = self.owner
+        return Attended(self.covariance[owner.split :], owner.square(self.covariance), self.rows, self.s2, self.pull)
 
     def pull(self, gq: Array, gc: Array) -> tuple[Moments, Moments]:
         """The gradient in front, from the gradient behind."""
-        gain, owner = self.gain, self.owner
-        sums = self.sums
-        asked = gain * gq * self.response_own, gain * gc * self.response
-        queries, queries_own = gain * gc * self.product, gain * gq * self.product_own
-        if sums.dense:
-            gc = gc.copy()
-            np.fill_diagonal(gc, gq)
-            np.fill_diagonal(queries, queries_own)
-            h, extra, plain = gc * self.e + queries * self.f, None, None
-        else:
-            h = gc * self.e + queries * self.f
-            along = np.arange(gq.size)
-            extra = gq * self.e_own + queries_own * self.f_own - h[:, along, along]
-            plain = gq - gc[along, along]
-        second, covariance = sums.back(gc, plain, h, extra)
+        owner, sums, split = self.owner, self.sums, self.owner.split
+        g = np.asarray(gc, dtype=float)[owner.first, owner.second]
+        g[split:] = gq
+        ask = self.gain * self.response * g
+        weighed = self.gain * self.product * g
+        second, covariance = sums.back(*owner.parts(g), *owner.parts(g * self.e + weighed * self.f))
         if owner.noise:
-            n = self.n
-            dropped = owner.noise * queries_own * self.own * self.rows.T
-            second = second + owner.noise * sums.asked(gq * self.rows.P) + sums.asked(dropped)
-            covariance = covariance - sums.asked_twice(dropped * n / np.maximum(n - 1, 1))
-        return asked, (second, covariance)
+            dropped = owner.noise * weighed[split:] * self.own * self.rows.T
+            second = second + sums.asked(owner.noise * g[split:] * self.rows.P + dropped)
+            covariance = covariance - sums.asked_twice(dropped * self.n / np.maximum(self.n - 1, 1))
+        return (ask[split:], owner.square(ask)), (second, covariance)
 
 
 def _terms(x: float) -> int:
@@ -330,7 +346,7 @@ class _Dense:
         apart = np.maximum(own - total, 0.0)
         known = squares > _TINY * (1e-30 + apart * apart)
         self.count = np.where(known, 1 + apart * apart / np.where(known, squares, 1.0), self.n)
-        self.count = np.minimum(np.maximum(self.count, 1.0), self.n)
+        self.count = np.sqrt(np.minimum(np.maximum(self.count, 1.0), self.n)*self.n)
         return own, apart / np.where(self.count > 1, 1 - 1 / self.count, 1.0), column, self.count
 
     def weigh(self, logarithm: Array) -> None:
@@ -362,7 +378,7 @@ class _Dense:
         self.full = full
         return covariances, full, diagonal
 
-    def back(self, g: Array, _: None, h: Array, __: None) -> Moments:
+    def back(self, g: Array, g_own: None, h: Array, extra: None) -> Moments:
         a = self.a
         inner = g.copy()
         mixed = np.zeros_like(self.one[0])
@@ -376,7 +392,12 @@ class _Dense:
         result += a.T @ inner @ a - crossed - crossed.T
         return np.diagonal(result).copy(), result
 
+    def mean(self, values: Array) -> Array:
+        """Over each window."""
+        return self.even @ values
+
     def asked(self, values: Array) -> Array:
+        """Sum over the rows that attend to each key, each divided by its length."""
         return self.even.T @ values
 
     def asked_twice(self, values: Array) -> Array:
@@ -467,6 +488,9 @@ class _Smooth:
         along = np.arange(keys)
         second = np.diagonal(rest) + (self.xq[1:-1] * mass[:, along, along]).sum(0)
         return second, rest + (self.x[1:-1] * mass).sum(0)
+
+    def mean(self, values: Array) -> Array:
+        return self.even @ values
 
     def asked(self, values: Array) -> Array:
         return self.mask.askers @ values
