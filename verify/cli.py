@@ -186,6 +186,37 @@ def report(names: tuple[str, ...], html: str | None, out: str, form: str | None)
     emit(form, [one.to_dict() for one in found], [row for one in found for row in one.rows()], lambda: _print_reports(found))
 
 
+@commands.command("export")
+@click.argument("file")
+@click.option("--job", "names", multiple=True, metavar="JOB", help="Only this job's; may be given again  [all].")
+@_folder
+def export_command(file: str, names: tuple[str, ...], out: str) -> None:
+    """Write plans and rows to FILE: .zip for another machine to import, .csv or .parquet for other programs."""
+    from .transfer import export_rows
+
+    click.echo(f"{export_rows(_existing(out), file, names)} runs in {file}")
+
+
+@commands.command("import")
+@click.argument("file")
+@_folder
+def import_command(file: str, out: str) -> int:
+    """Add the plans and rows in FILE, an archive that export wrote. Doing it twice is doing it once.
+
+    Where a run is here already with other values, ours stay; that is reported, and the command ends with status 3.
+    """
+    from .tables import Store
+    from .transfer import import_rows
+
+    found = import_rows(Store(out).open(), file)
+    click.echo(f"{found.new} runs are new, {found.same} were here already; {found.plans} new plans")
+    for line in found.conflicts:
+        click.echo(f"Conflict: {line}", err=True)
+    for line in found.damaged:
+        click.echo(f"Damaged: {line}", err=True)
+    return found.status
+
+
 def _print_reports(found: Any) -> None:
     for one in found:
         click.secho(f"{one.plan['job']} ({one.plan['size']}): {one.verdict.outcome}", bold=True)

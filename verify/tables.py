@@ -368,10 +368,14 @@ class Store:
         data = json.dumps(sealed, indent=1, allow_nan=False, sort_keys=True).encode() + b"\n"
         with self.alone():
             if path.exists():
-                earlier = self.root / "plans" / "earlier"
-                earlier.mkdir(exist_ok=True)
-                shutil.copyfile(path, earlier / f"{path.stem}.{digest_of(path.read_bytes())}.json")
+                self.keep_earlier(path.name, path.read_bytes())
             write_whole(path, data)
+
+    def keep_earlier(self, name: str, data: bytes) -> None:
+        """Keep a plan that is not the one to go by, in ``plans/earlier``."""
+        earlier = self.root / "plans" / "earlier"
+        earlier.mkdir(exist_ok=True)
+        write_whole(earlier / f"{name.removesuffix('.json')}.{digest_of(data)}.json", data)
 
     def _plan_files(self) -> Iterator[tuple[Path, dict[str, Any] | str]]:
         folder = self.root / "plans"
