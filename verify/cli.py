@@ -174,13 +174,14 @@ def status(out: str, form: str | None) -> None:
 @commands.command()
 @click.argument("names", nargs=-1, metavar="[JOB]...")
 @click.option("--html", metavar="FILE", help="Write a page with pictures, all in one file.")
+@click.option("--now", is_flag=True, help="Judge by what depthwidth predicts today, not by what it predicted before measuring.")
 @_folder
 @formats
-def report(names: tuple[str, ...], html: str | None, out: str, form: str | None) -> None:
+def report(names: tuple[str, ...], html: str | None, now: bool, out: str, form: str | None) -> None:
     """Predicted against measured, claim by claim, with a verdict by the criterion that was stated before."""
     from .report import page, reports
 
-    found = reports(_existing(out), names)
+    found = reports(_existing(out), names, now=now)
     if html is not None:
         page(found, html)
     emit(form, [one.to_dict() for one in found], [row for one in found for row in one.rows()], lambda: _print_reports(found))
@@ -215,6 +216,83 @@ def import_command(file: str, out: str) -> int:
     for line in found.damaged:
         click.echo(f"Damaged: {line}", err=True)
     return found.status
+
+
+@commands.command()
+@click.argument("job")
+@click.argument("law")
+@click.option("--start", "starts", multiple=True, required=True, metavar="NAME=VALUE", help="A coefficient, and where to look.")
+@click.option("--site", default="", metavar="SITE", help="Take the quantities of this site  [those of none].")
+@click.option("--steps", default="last", show_default=True, help="last or all of each run's steps.")
+@click.option("--logarithm", is_flag=True, help="Fit the logarithm of both sides: relative errors.")
+@click.option("--errors", "method", default="bootstrap", show_default=True, help="bootstrap, profile or curvature.")
+@click.option("--draws", type=int, default=300, show_default=True, metavar="N", help="Of the bootstrap over runs.")
+@click.option("--save", metavar="NAME", help="Write coefficients, covariance and rows as NAME.*.csv.")
+@click.option("--into", metavar="FOLDER", help="Where to write them  [DIR/fits].")
+@_folder
+@formats
+def fit(
+    job: str, law: str, starts: tuple[str, ...], site: str, steps: str, method: str, draws: int, logarithm: bool,
+    save: str | None, into: str | None, out: str, form: str | None,
+) -> None:  # fmt: skip
+    """Fit LAW, as "loss = E + A * width**-alpha", to the rows of JOB.
+
+    The left side is a measured quantity; on the right stand coefficients, labels of the runs, and numbers.
+    """
+    from .fit import fit_law, points, save_fit
+    from .tables import Store
+
+    store: Store = _existing(out)
+    rows = [row for its in store.rows().values() for row in its if row["job"] == job]
+    if not rows:
+        known = sorted({its[0]["job"] for its in store.rows().values()})
+        raise InputError(f"{out} has no rows of {job!r}; it has rows of {', '.join(known) or 'no job'}")
+    taken = [point for point in points(rows, site, steps) if law.partition("=")[0].strip() in point]
+    if not taken:
+        known = sorted({row["quantity"] for row in rows if row["site"] == site})
+        raise InputError(
+            f"{job} measured no {law.partition('=')[0].strip()!r} there; it measured {', '.join(known) or 'nothing'}"
+        )
+    found = fit_law(
+        law, taken, dict(map(_start, starts)), logarithm=logarithm, group="run", method=method, draws=_positive(draws, "draws")
+    )
+    if save is not None:
+        save_fit(found, into or store.root / "fits", save, taken)
+    rows_out: list[Row] = list(found.rows())
+
+    def human() -> None:
+        print_table(
+            ("coefficient", "value", "standard error", "from", "to"),
+            ([row["name"], *(f"{row[key]:.6g}" for key in ("value", "stderr", "low", "high"))] for row in rows_out),
+            title=f"{found.law}",
+        )
+        scale = "relative" if logarithm else "absolute"
+        click.echo(
+            f"{found.points} points of {found.groups} runs; residuals {found.residual_rms:.3g} ({scale}, root mean square)"
+        )
+        click.echo(f"errors by {found.method}; from .. to is the 68.3 % interval")
+
+    data = {
+        "law": found.law, "method": found.method, "coefficients": rows_out, "covariance": found.covariance.tolist(),
+        "residual_rms": found.residual_rms, "points": found.points, "runs": found.groups, "rows": found.rows_sha256,
+    }  # fmt: skip
+    emit(form, data, rows_out, human)
+
+
+def _start(text: str) -> tuple[str, float]:
+    name, equals, value = text.partition("=")
+    try:
+        if equals and name.isidentifier():
+            return name, float(value)
+    except ValueError:
+        pass
+    raise InputError(f"--start {text!r} is not of the form NAME=VALUE, as alpha=0.4")
+
+
+def _positive(value: int, name: str) -> int:
+    if value < 2:
+        raise InputError(f"{name}={value} is not a whole number from 2")
+    return value
 
 
 def _print_reports(found: Any) -> None:

@@ -411,6 +411,36 @@ class _Problem:
         return end(-1.0), end(1.0)
 
 
+def points(rows: Sequence[Row], site: str = "", steps: str = "last") -> list[dict[str, Any]]:
+    """Rows of a store as points to fit: one a run and step, with its labels and each quantity as a column.
+
+    Parameters
+    ----------
+    rows : as a store has them.
+    site : whose quantities to take; by default those that belong to no site.
+    steps : ``last`` takes the last step of each run, ``all`` every one. Quantities without a step belong to each.
+
+    Returns
+    -------
+    Points with `run`, `seed`, `step`, the labels and the quantities. Values that are not finite, as the loss of a diverged run,
+    are left out, and with them whatever point needs them.
+    """
+    if steps not in ("last", "all"):
+        raise InputError(f"fit: steps={shown(steps)} is not one of last, all")
+    runs: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["site"] == site and np.isfinite(row["value"]):
+            runs.setdefault(row["run"], []).append(row)
+    found = []
+    for run, its in runs.items():
+        always = {row["quantity"]: row["value"] for row in its if row["step"] is None}
+        known = sorted({row["step"] for row in its if row["step"] is not None}) or [None]
+        for step in known if steps == "all" else known[-1:]:
+            here = {row["quantity"]: row["value"] for row in its if row["step"] == step}
+            found.append({"run": run, "seed": its[0]["seed"], "step": step, **its[0]["labels"], **always, **here})
+    return found
+
+
 # Laws as text: Python's own grammar, of which only arithmetic is let through. Nothing is executed.
 
 _OPERATORS: dict[type[ast.AST], Any] = {

@@ -14,7 +14,7 @@ from typing import Any
 from depthwidth.errors import InputError, nearest, shown
 
 from .jobs import Verdict, find_job
-from .sweep import predictions_of
+from .sweep import make_plan, predictions_of
 from .tables import Row, Store, finite_or_none
 
 
@@ -45,8 +45,15 @@ class Report:
         ]
 
 
-def reports(store: Store, names: Sequence[str] = ()) -> list[Report]:
+def reports(store: Store, names: Sequence[str] = (), *, now: bool = False) -> list[Report]:
     """A report for each plan in a folder, or for those of the jobs called `names`.
+
+    Parameters
+    ----------
+    store : the folder.
+    names : jobs; all by default.
+    now : put today's predictions in the place of those that were recorded before measuring. That is no test of a theory, but of
+        whether a theory that was changed since would have passed.
 
     Raises
     ------
@@ -63,15 +70,33 @@ def reports(store: Store, names: Sequence[str] = ()) -> list[Report]:
     if not plans:
         raise InputError(f"{shown(str(store.root))} holds no plan; `depthwidth verify run JOB` makes one")
     rows = store.rows()
-    return [_report(plan, rows) for plan in plans if not names or plan["job"] in names]
+    return [_report(plan, rows, now) for plan in plans if not names or plan["job"] in names]
 
 
-def _report(plan: Mapping[str, Any], rows: Mapping[str, list[Row]]) -> Report:
+def _report(plan: Mapping[str, Any], rows: Mapping[str, list[Row]], now: bool) -> Report:
     done = [run["run"] for run in plan["runs"] if run["run"] in rows]
     measured = [row for name in done for row in rows[name]]
-    verdict = find_job(plan["job"]).judge(measured, predictions_of(plan))
-    missing = len(plan["runs"]) - len(done)
+    job = find_job(plan["job"])
     notes = []
+    today = make_plan(job, plan["size"]) if now else plan
+    theory = {
+        (run["run"], p.site, p.step, p.quantity): p.value for run in today["runs"] for p in predictions_of(run)
+    }  # fmt: skip
+    others = sum(
+        row["predicted"] != theory.get((row["run"], row["site"], row["step"], row["quantity"]), row["predicted"])
+        for row in measured
+    )
+    if now:
+        if today["code"] != plan["code"]:
+            raise InputError(f"{job.name} has changed since it was measured, so that today's predictions are of other runs")
+        measured = [
+            row | {"predicted": theory.get((row["run"], row["site"], row["step"], row["quantity"]))} for row in measured
+        ]
+        notes.append(f"predicted today, after measuring; {others} predictions differ from those recorded before")
+    elif others:
+        notes.append(f"{others} rows were measured beside an earlier prediction, and are judged by it; --now takes today's")
+    verdict = job.judge(measured, predictions_of(today))
+    missing = len(plan["runs"]) - len(done)
     if missing:
         notes.append(f"{missing} of {len(plan['runs'])} runs are missing")
         verdict = Verdict("undecided", f"So far: {verdict.outcome}. {verdict.summary}", verdict.comparisons)
