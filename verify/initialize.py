@@ -207,7 +207,7 @@ def _sections(cut: str, attention: Attention, part: int) -> Callable[[Tensor], T
 
 
 def tree_of(model: nn.Module) -> Transformer:
-    """The tree of a model of the transformers library.
+    """The tree of a model of :func:`verify.build`, or of the transformers library.
 
     Raises
     ------
@@ -215,6 +215,9 @@ def tree_of(model: nn.Module) -> Transformer:
         if the model has no configuration, or one that cannot be read.
     """
     inner = _unwrapped(model)
+    tree = getattr(inner, "tree", None)
+    if isinstance(tree, Transformer):
+        return tree
     config = getattr(inner, "config", None)
     if config is None or not hasattr(config, "to_dict"):
         raise InputError(f"{type(inner).__name__} has no configuration to read its tree from: give tree=")
@@ -457,7 +460,7 @@ def apply_init(
     tree: Transformer | None = None,
     rules: Mapping[str, str] | None = None,
     seed: int = 0,
-    fold: bool = True,
+    fold: bool | None = None,
 ) -> InitReport:
     """Set every weight of `model` as `recipe` says, in place.
 
@@ -469,7 +472,8 @@ def apply_init(
     rules : see :func:`locate`.
     seed : of the random generator; equal seeds give equal weights on equal devices.
     fold : whether multipliers and residual scales are carried by weights where the function stays the same. Otherwise all
-        of them are reported in ``needs_code``.
+        of them are reported in ``needs_code``. A model of :func:`verify.build` has places for them in its code, which are
+        set instead unless `fold` is true; by default other models have them folded.
 
     Raises
     ------
@@ -484,6 +488,8 @@ def apply_init(
     tree = _matched(model, recipe, tree)
     found = locate(model, tree, rules)
     folds = _Folds(tree, recipe)
+    express = getattr(_unwrapped(model), "express", None)
+    fold = express is None if fold is None else fold
     carried, reasons = (folds.factors, folds.reasons) if fold else ({}, {})
     generators: dict[torch.device, torch.Generator] = {}
     done = []
@@ -510,7 +516,11 @@ def apply_init(
         for key, factor in carried.items()
     ]
     needs = list(folds.needs_code)
-    if not fold:
+    if express is not None:
+        express(None if fold else recipe)
+    if express is not None and not fold:
+        needs = list(recipe.notes)
+    elif not fold:
         needs += [f"{_named(*key)}: multiply its output by {factor:.6g}" for key, factor in folds.factors.items()]
     return InitReport(tuple(done), tuple(folded), tuple(needs))
 
@@ -523,7 +533,7 @@ def parameter_groups(
     *,
     tree: Transformer | None = None,
     rules: Mapping[str, str] | None = None,
-    fold: bool = True,
+    fold: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Groups for a torch optimizer: parameters of one learning rate and one weight decay together, with their ``names``.
 
@@ -543,6 +553,7 @@ def parameter_groups(
             raise InputError(f"parameter_groups: {name}={shown(value)} is not a number from 0")
     tree = _matched(model, recipe, tree)
     found = locate(model, tree, rules)
+    fold = not hasattr(_unwrapped(model), "express") if fold is None else fold
     folds = _Folds(tree, recipe) if fold else None
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
