@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-any-return"
 """Models of the transformers library as our modules, with their weights: the same logits.
 
 Which parameter is which tensor of the tree stands in :mod:`verify.initialize`. What a model's logits need beyond its tree is
@@ -108,13 +109,17 @@ def _unused(model: nn.Module) -> tuple[str, ...]:
 
 def _positions(ours: Model, theirs: nn.Module, config: Any) -> None:
     """The angles of rotary positions that are not the plain ones: taken from the library's own tables."""
-    every = [part for part in ours.modules() if isinstance(part, Attention) and isinstance(part.position, Rotary)]
+    every = [(part.layer, part.position) for part in ours.modules() if isinstance(part, Attention)]
+    every = [(layer, position) for layer, position in every if isinstance(position, Rotary)]
     tables = getattr(config, "rope_parameters", None)
     if not every or not tables:
         return
+    turned = int(every[0][1].layer.fraction * every[0][0].head_dim + 1e-6)
+    if turned % 2 and getattr(config, "model_type", "") in ("phi", "stablelm"):
+        raise InputError(f"from_hf: this model rotates {turned} dimensions of a head, which the library's code cannot pair")
     tables = tables if any(isinstance(one, dict) for one in tables.values()) else {"": tables}
-    for part in every:
-        kind = "" if "" in tables else "full_attention" if part.layer.window is None else "sliding_attention"
+    for layer, position in every:
+        kind = "" if "" in tables else "full_attention" if layer.window is None else "sliding_attention"
         table = tables.get(kind) or {}
         scaling = table.get("rope_type", table.get("type", "default"))
         if scaling in _DEPENDS_ON_LENGTH:
@@ -123,9 +128,9 @@ def _positions(ours: Model, theirs: nn.Module, config: Any) -> None:
             continue
         prefix = f"{kind}_" if kind else ""
         source = next(one for one in theirs.modules() if hasattr(one, f"{prefix}inv_freq"))
-        part.position.name = kind
-        part.position.frequencies = getattr(source, f"{prefix}inv_freq").detach().clone().to(torch.float32)
-        part.position.amplitude = float(getattr(source, f"{prefix}attention_scaling", 1.0))
+        position.name = kind
+        position.frequencies = getattr(source, f"{prefix}inv_freq").detach().clone().to(torch.float32)
+        position.amplitude = float(getattr(source, f"{prefix}attention_scaling", 1.0))
 
 
 # What else a family's logits need.

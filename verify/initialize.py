@@ -200,6 +200,9 @@ def _sections(cut: str, attention: Attention, part: int) -> Callable[[Tensor], T
 
         return group
 
+    if heads % 4:
+        raise InputError(f"codegen cuts its query map in four, and heads={heads} is not a multiple of four")
+
     def codegen(tensor: Tensor) -> Tensor:  # four device shards, each with query, value, key
         return tensor.view(4, 3, -1, *tensor.shape[1:])[:, (0, 2, 1)[part]]
 
