@@ -45,6 +45,27 @@ def cli() -> None:
     """How deep, how wide: shapes, counts and formulas of transformers, with sources and errors."""
 
 
+class _Verify(click.Group):
+    """The commands of the verifier, a package of its own: imported when one of them is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return self._group().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return self._group().get_command(ctx, cmd_name)
+
+    @staticmethod
+    def _group() -> click.Group:
+        from importlib import import_module
+
+        found = import_module("verify.cli").commands
+        assert isinstance(found, click.Group)  # noqa: S101
+        return found
+
+
+cli.add_command(_Verify("verify", help="Jobs that check predictions on real transformers, and the rows they leave."))
+
+
 _MEANT_FOR = {
     "tokens": ("flops",),
     "tokens_per_parameter": ("flops",),

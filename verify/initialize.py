@@ -8,7 +8,7 @@ transformers library are written below as data.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -200,6 +200,9 @@ def _sections(cut: str, attention: Attention, part: int) -> Callable[[Tensor], T
 
         return group
 
+    if heads % 4:
+        raise InputError(f"codegen cuts its query map in four, and heads={heads} is not a multiple of four")
+
     def codegen(tensor: Tensor) -> Tensor:  # four device shards, each with query, value, key
         return tensor.view(4, 3, -1, *tensor.shape[1:])[:, (0, 2, 1)[part]]
 
@@ -207,7 +210,7 @@ def _sections(cut: str, attention: Attention, part: int) -> Callable[[Tensor], T
 
 
 def tree_of(model: nn.Module) -> Transformer:
-    """The tree of a model of the transformers library.
+    """The tree of a model of :func:`verify.build`, or of the transformers library.
 
     Raises
     ------
@@ -215,6 +218,9 @@ def tree_of(model: nn.Module) -> Transformer:
         if the model has no configuration, or one that cannot be read.
     """
     inner = _unwrapped(model)
+    tree = getattr(inner, "tree", None)
+    if isinstance(tree, Transformer):
+        return tree
     config = getattr(inner, "config", None)
     if config is None or not hasattr(config, "to_dict"):
         raise InputError(f"{type(inner).__name__} has no configuration to read its tree from: give tree=")
@@ -232,7 +238,9 @@ def _unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def locate(model: nn.Module, tree: Transformer, rules: Mapping[str, str] | None = None) -> dict[str, list[Slice]]:
+def locate(
+    model: nn.Module, tree: Transformer, rules: Mapping[str, str] | None = None, *, unused: Collection[str] = ()
+) -> dict[str, list[Slice]]:
     """For each parameter of `model`, the tensors of `tree` that it holds.
 
     Parameters
@@ -240,6 +248,7 @@ def locate(model: nn.Module, tree: Transformer, rules: Mapping[str, str] | None 
     model : any module; its parameters are called as the tree's, or as `rules` or the rules of its ``config.model_type`` say.
     tree : what it is.
     rules : names of modules (with ``#`` for the number of a block) and their roles, as in :data:`RULES`.
+    unused : names of parameters that the model holds and does not use; they are left out.
 
     Raises
     ------
@@ -258,6 +267,11 @@ def locate(model: nn.Module, tree: Transformer, rules: Mapping[str, str] | None 
     seen: dict[tuple[str, int | None], str] = {}
     for name, parameter in model.named_parameters():
         plain = _WRAPPERS.sub("", name)
+        if plain in unused:
+            continue
+        if plain.endswith(".alpha") and hasattr(inner, "express"):
+            found[name] = []  # a trainable residual scale of ReZero's, which the tree does not have
+            continue
         if plain in own:
             slices = [Slice(*own[plain], _whole)]
         else:
@@ -457,7 +471,7 @@ def apply_init(
     tree: Transformer | None = None,
     rules: Mapping[str, str] | None = None,
     seed: int = 0,
-    fold: bool = True,
+    fold: bool | None = None,
 ) -> InitReport:
     """Set every weight of `model` as `recipe` says, in place.
 
@@ -469,7 +483,8 @@ def apply_init(
     rules : see :func:`locate`.
     seed : of the random generator; equal seeds give equal weights on equal devices.
     fold : whether multipliers and residual scales are carried by weights where the function stays the same. Otherwise all
-        of them are reported in ``needs_code``.
+        of them are reported in ``needs_code``. A model of :func:`verify.build` has places for them in its code, which are
+        set instead unless `fold` is true; by default other models have them folded.
 
     Raises
     ------
@@ -484,6 +499,8 @@ def apply_init(
     tree = _matched(model, recipe, tree)
     found = locate(model, tree, rules)
     folds = _Folds(tree, recipe)
+    express = getattr(_unwrapped(model), "express", None)
+    fold = express is None if fold is None else fold
     carried, reasons = (folds.factors, folds.reasons) if fold else ({}, {})
     generators: dict[torch.device, torch.Generator] = {}
     done = []
@@ -510,7 +527,11 @@ def apply_init(
         for key, factor in carried.items()
     ]
     needs = list(folds.needs_code)
-    if not fold:
+    if express is not None:
+        express(None if fold else recipe)
+    if express is not None and not fold:
+        needs = list(recipe.notes)
+    elif not fold:
         needs += [f"{_named(*key)}: multiply its output by {factor:.6g}" for key, factor in folds.factors.items()]
     return InitReport(tuple(done), tuple(folded), tuple(needs))
 
@@ -523,7 +544,7 @@ def parameter_groups(
     *,
     tree: Transformer | None = None,
     rules: Mapping[str, str] | None = None,
-    fold: bool = True,
+    fold: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Groups for a torch optimizer: parameters of one learning rate and one weight decay together, with their ``names``.
 
@@ -543,10 +564,11 @@ def parameter_groups(
             raise InputError(f"parameter_groups: {name}={shown(value)} is not a number from 0")
     tree = _matched(model, recipe, tree)
     found = locate(model, tree, rules)
+    fold = not hasattr(_unwrapped(model), "express") if fold is None else fold
     folds = _Folds(tree, recipe) if fold else None
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
-        rate = decay = 1.0
+        rate, decay = 1.0, 1.0 if found[name] else 0.0
         for one in found[name]:
             line = recipe.tensor(one.role)
             factor = abs(folds.factors.get((one.role, one.block), 1.0)) if folds else 1.0

@@ -12,17 +12,23 @@ import argparse
 import csv
 import datetime
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from depthwidth import __version__
 from depthwidth.architecture import Transformer
 from depthwidth.initialization import Recipe, recipe
 from depthwidth.propagation import walk_tree
+
+from .jobs import Context
+from .tables import digest_of, write_whole
 
 CORRELATION = 0.2
 QUANTITIES = ("variance", "covariance", "gradient_variance")
@@ -58,13 +64,80 @@ def simulate(tree: Transformer, made: Recipe, draws: int, seed: int) -> torch.Te
     return torch.stack(found)
 
 
+def simulated_stream(tree: Transformer, made: Recipe, correlation: float, draws: int, context: Context) -> NDArray[np.float64]:
+    """Second moment and covariance behind every block, and second moment of the gradient in front of it, for each draw.
+
+    Parameters
+    ----------
+    tree, made : a stack without embedding and head, and its recipe.
+    correlation : between the tokens of the Gaussian input, whose variance is 1.
+    draws : of weights, input and output gradient; each has a generator of its own.
+    context : where to compute. Draws are kept in its folder, so that a killed simulation goes on where it was.
+
+    Returns
+    -------
+    Array of shape (draws, 3, depth).
+    """
+    kept = context.folder / "draws.csv"
+    done = _read_draws(kept, 3 * tree.depth)[:draws]
+    saved = time.monotonic()
+    for draw in range(len(done), draws):
+        # Weights are drawn on the CPU, so that one seed means the same network on every device.
+        generator = torch.Generator().manual_seed(context.seed * 1_000_003 + draw)
+        done.append(_one_draw(tree, made, correlation, generator, context.device).flatten().tolist())
+        if time.monotonic() - saved > SAVE_S:
+            lines = "\n".join(",".join(map(repr, values)) for values in done)
+            write_whole(kept, f"{lines}\n{digest_of(lines.encode())}\n".encode())
+            saved = time.monotonic()
+            context.progress(draw / draws)
+    return np.array(done).reshape(draws, 3, tree.depth)
+
+
+SAVE_S = 2.0
+"""How often draws are kept, in seconds: the work that a kill can cost."""
+
+
+def _read_draws(path: Path, numbers: int) -> list[list[float]]:
+    """The draws that were kept; none where the file is not what was written."""
+    try:
+        lines, _, seal = path.read_text().rstrip("\n").rpartition("\n")
+        if digest_of(lines.encode()) != seal:
+            return []
+        found = [[float(cell) for cell in line.split(",")] for line in lines.splitlines()]
+    except (OSError, ValueError):
+        return []
+    return found if all(len(values) == numbers for values in found) else []
+
+
+def _one_draw(tree: Transformer, made: Recipe, correlation: float, generator: torch.Generator, device: str) -> torch.Tensor:
+    """Shape (3, depth), in float64."""
+    length, width = tree.context, tree.width
+    shared = torch.randn(1, width, generator=generator)
+    own = torch.randn(length, width, generator=generator)
+    x = math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * own
+    stream = [x.to(device).requires_grad_()]
+    for layer in range(tree.depth):
+        stream.append(_block(tree, made, layer, stream[-1], generator))
+    behind = torch.randn(length, width, generator=generator).to(device)
+    gradients = torch.autograd.grad(stream[-1], stream[:-1], behind)
+    found = torch.empty(3, tree.depth, dtype=torch.float64)
+    with torch.no_grad():
+        for layer, (y, gradient) in enumerate(zip(stream[1:], gradients, strict=True)):
+            y, gradient = y.double(), gradient.double()
+            square = y.square().sum()
+            found[0, layer] = square / (length * width)
+            found[1, layer] = (y.sum(0).square().sum() - square) / (length * (length - 1) * width)
+            found[2, layer] = gradient.square().mean()
+    return found
+
+
 def _block(tree: Transformer, made: Recipe, layer: int, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     name = "encoder" if tree.decoder is None else "decoder"
     heads, causal = tree.heads, tree.attention.causal
 
     def drawn(role: str, inputs: int, outputs: int) -> torch.Tensor:
         std = made.tensor(f"{name}.block.{role}.weight").std
-        return torch.randn(inputs, outputs, generator=generator) * (std[layer] if isinstance(std, tuple) else std)
+        return torch.randn(inputs, outputs, generator=generator).to(x.device) * (std[layer] if isinstance(std, tuple) else std)
 
     def split(y: torch.Tensor) -> torch.Tensor:
         return y.reshape(y.shape[0], heads, -1).transpose(0, 1)

@@ -1,0 +1,316 @@
+"""``depthwidth verify``: run jobs, see where they stand, report, move rows between machines, fit."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from depthwidth.cli import formats
+from depthwidth.errors import InputError
+from depthwidth.output import Row, emit, print_facts, print_table
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+RUNS_VARIABLE = "DEPTHWIDTH_RUNS"
+
+
+def _folder(function: F) -> F:
+    return click.option(
+        "--out", metavar="DIR", default=lambda: os.environ.get(RUNS_VARIABLE) or "runs",
+        help=f"Folder of plans and rows  [{RUNS_VARIABLE} in the environment, else ./runs].",
+    )(function)  # fmt: skip
+
+
+def _how(function: F) -> F:
+    """How runs are carried out."""
+    for option in (
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+        click.option(
+            "--address", metavar="ADDRESS", help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT  [starts one here]."
+        ),
+        click.option("--workers", metavar="N", type=int, help="Runs at once  [one a GPU or processor; what the cluster has]."),
+        click.option("--executor", "executor_name", type=click.Choice(["local", "ray"]), default="local", show_default=True),
+    ):
+        function = option(function)
+    return function
+
+
+@click.group("verify")
+def commands() -> None:
+    """Jobs that check predictions on real transformers, and the rows they leave."""
+
+
+@commands.command("list")
+@formats
+def list_jobs(form: str | None) -> None:
+    """The jobs: what each asks, claims, measures, and by which criterion it is judged."""
+    from .jobs import jobs
+
+    rows: list[Row] = [job.to_dict() for job in jobs().values()]
+
+    def human() -> None:
+        for job in jobs().values():
+            click.secho(job.name, bold=True)
+            words = job.to_dict()
+            print_facts({f"  {key}": words[key] for key in ("question", "claim", "measured", "criterion")})
+
+    emit(form, rows, rows, human)
+
+
+@commands.command()
+@click.argument("names", nargs=-1, required=True, metavar="JOB...")
+@click.option("--size", default="tiny", show_default=True, help="tiny, small, gpu or full.")
+@_folder
+@_how
+def run(names: tuple[str, ...], size: str, out: str, **how: Any) -> int:
+    """Plan JOB, write its predictions down, and measure what is missing.
+
+    What the folder holds already is not measured again. Ends with status 3 if a run failed, whatever the verdict otherwise.
+    """
+    from .jobs import find_job
+    from .sweep import prepare
+    from .tables import Store
+
+    for name in names:
+        find_job(name)
+    device = _ready(how["device"])
+    store = Store(out).open()
+    damaged = store.tidy()
+    return _carry_out(store, prepare(store, names, size), damaged, **{**how, "device": device})
+
+
+@commands.command()
+@_folder
+@_how
+def resume(out: str, **how: Any) -> int:
+    """Go on with everything that was planned in a folder and is not done, failed runs included."""
+    from .sweep import planned
+
+    store = _existing(out)
+    device = _ready(how["device"])
+    damaged = store.open().tidy()
+    return _carry_out(store, planned(store, damaged), damaged, **{**how, "device": device})
+
+
+def _existing(out: str) -> Any:
+    from .tables import Store
+
+    if not Path(out).is_dir():
+        raise InputError(f"there is no folder {out!r}; `depthwidth verify run JOB --out {out}` makes one")
+    return Store(out)
+
+
+def _ready(device: str) -> str:
+    """The device to use, once it is clear that there is something to run on."""
+    if importlib.util.find_spec("torch") is None:
+        raise InputError("running jobs needs torch; pip install 'depthwidth[verify]'")
+    if device != "auto":
+        return device
+    from .executors import visible_gpus
+
+    return "cuda" if visible_gpus() else "cpu"
+
+
+def _carry_out(
+    store: Any, plans: list[Any], damaged: list[Any], device: str, address: str | None, workers: int | None, executor_name: str
+) -> int:
+    from .executors import executor
+    from .sweep import sweep
+
+    for damage in damaged:
+        click.echo(f"Set aside {damage}; it will be measured again.", err=True)
+    chosen = executor(executor_name, workers=workers, device=device, address=address)
+    summary = sweep(store, plans, chosen, device, lambda line: click.echo(line, err=True), damaged)
+    click.echo(
+        f"{summary.done} runs measured, {summary.before} were there already"
+        + (f", {summary.busy} are in the hands of another process" if summary.busy else "")
+        + (f", {len(summary.failed)} FAILED" if summary.failed else "")
+        + f"; rows in {store.root}"
+    )
+    for name, error in summary.failed.items():
+        click.echo(f"{name}: {error.splitlines()[0]}", err=True)
+    return summary.status
+
+
+@commands.command()
+@_folder
+@formats
+def status(out: str, form: str | None) -> None:
+    """What is done, running, failed and left, and how long that will take."""
+    from .sweep import for_people, standing
+
+    store = _existing(out)
+    rows: list[Row] = list(standing(store))
+
+    def human() -> None:
+        print_table(
+            ("job", "size", "runs", "done", "running", "failed", "left", "time left"),
+            (
+                (
+                    row["job"], row["size"], *(str(row[key]) for key in ("runs", "done", "running", "failed", "left")),
+                    "" if row["done"] == row["runs"] else "not known yet" if row["seconds_left"] is None
+                    else for_people(row["seconds_left"]),
+                )
+                for row in rows
+            ),
+            words=("size",),
+        )  # fmt: skip
+        for row in rows:
+            for active in row["at_work"]:
+                click.echo(f"running: {row['job']} {active['what']}, {active['share']:.0%} done")
+            for failed in row["failures"]:
+                click.echo(f"failed: {row['job']} {failed['what']}: {failed['error'].partition(chr(10))[0]}")
+        for damage in store.damaged():
+            click.echo(f"damaged: {damage}")
+
+    emit(form, rows, rows, human)
+
+
+@commands.command()
+@click.argument("names", nargs=-1, metavar="[JOB]...")
+@click.option("--html", metavar="FILE", help="Write a page with pictures, all in one file.")
+@click.option("--now", is_flag=True, help="Judge by what depthwidth predicts today, not by what it predicted before measuring.")
+@_folder
+@formats
+def report(names: tuple[str, ...], html: str | None, now: bool, out: str, form: str | None) -> None:
+    """Predicted against measured, claim by claim, with a verdict by the criterion that was stated before."""
+    from .report import page, reports
+
+    found = reports(_existing(out), names, now=now)
+    if html is not None:
+        page(found, html)
+    emit(form, [one.to_dict() for one in found], [row for one in found for row in one.rows()], lambda: _print_reports(found))
+
+
+@commands.command("export")
+@click.argument("file")
+@click.option("--job", "names", multiple=True, metavar="JOB", help="Only this job's; may be given again  [all].")
+@_folder
+def export_command(file: str, names: tuple[str, ...], out: str) -> None:
+    """Write plans and rows to FILE: .zip for another machine to import, .csv or .parquet for other programs."""
+    from .transfer import export_rows
+
+    click.echo(f"{export_rows(_existing(out), file, names)} runs in {file}")
+
+
+@commands.command("import")
+@click.argument("file")
+@_folder
+def import_command(file: str, out: str) -> int:
+    """Add the plans and rows in FILE, an archive that export wrote. Doing it twice is doing it once.
+
+    Where a run is here already with other values, ours stay; that is reported, and the command ends with status 3.
+    """
+    from .tables import Store
+    from .transfer import import_rows
+
+    found = import_rows(Store(out).open(), file)
+    click.echo(f"{found.new} runs are new, {found.same} were here already; {found.plans} new plans")
+    for line in found.conflicts:
+        click.echo(f"Conflict: {line}", err=True)
+    for line in found.damaged:
+        click.echo(f"Damaged: {line}", err=True)
+    return found.status
+
+
+@commands.command()
+@click.argument("job")
+@click.argument("law")
+@click.option("--start", "starts", multiple=True, required=True, metavar="NAME=VALUE", help="A coefficient, and where to look.")
+@click.option("--site", default="", metavar="SITE", help="Take the quantities of this site  [those of none].")
+@click.option("--steps", default="last", show_default=True, help="last or all of each run's steps.")
+@click.option("--logarithm", is_flag=True, help="Fit the logarithm of both sides: relative errors.")
+@click.option("--errors", "method", default="bootstrap", show_default=True, help="bootstrap, profile or curvature.")
+@click.option("--draws", type=int, default=300, show_default=True, metavar="N", help="Of the bootstrap over runs.")
+@click.option("--save", metavar="NAME", help="Write coefficients, covariance and rows as NAME.*.csv.")
+@click.option("--into", metavar="FOLDER", help="Where to write them  [DIR/fits].")
+@_folder
+@formats
+def fit(
+    job: str, law: str, starts: tuple[str, ...], site: str, steps: str, method: str, draws: int, logarithm: bool,
+    save: str | None, into: str | None, out: str, form: str | None,
+) -> None:  # fmt: skip
+    """Fit LAW, as "loss = E + A * width**-alpha", to the rows of JOB.
+
+    The left side is a measured quantity; on the right stand coefficients, labels of the runs, and numbers.
+    """
+    from .fit import fit_law, points, save_fit
+    from .tables import Store
+
+    store: Store = _existing(out)
+    rows = [row for its in store.rows().values() for row in its if row["job"] == job]
+    if not rows:
+        known = sorted({its[0]["job"] for its in store.rows().values()})
+        raise InputError(f"{out} has no rows of {job!r}; it has rows of {', '.join(known) or 'no job'}")
+    taken = [point for point in points(rows, site, steps) if law.partition("=")[0].strip() in point]
+    if not taken:
+        known = sorted({row["quantity"] for row in rows if row["site"] == site})
+        raise InputError(
+            f"{job} measured no {law.partition('=')[0].strip()!r} there; it measured {', '.join(known) or 'nothing'}"
+        )
+    found = fit_law(
+        law, taken, dict(map(_start, starts)), logarithm=logarithm, group="run", method=method, draws=_positive(draws, "draws")
+    )
+    if save is not None:
+        save_fit(found, into or store.root / "fits", save, taken)
+    rows_out: list[Row] = list(found.rows())
+
+    def human() -> None:
+        print_table(
+            ("coefficient", "value", "standard error", "from", "to"),
+            ([row["name"], *(f"{row[key]:.6g}" for key in ("value", "stderr", "low", "high"))] for row in rows_out),
+            title=f"{found.law}",
+        )
+        scale = "relative" if logarithm else "absolute"
+        click.echo(
+            f"{found.points} points of {found.groups} runs; residuals {found.residual_rms:.3g} ({scale}, root mean square)"
+        )
+        click.echo(f"errors by {found.method}; from .. to is the 68.3 % interval")
+
+    data = {
+        "law": found.law, "method": found.method, "coefficients": rows_out, "covariance": found.covariance.tolist(),
+        "residual_rms": found.residual_rms, "points": found.points, "runs": found.groups, "rows": found.rows_sha256,
+    }  # fmt: skip
+    emit(form, data, rows_out, human)
+
+
+def _start(text: str) -> tuple[str, float]:
+    name, equals, value = text.partition("=")
+    try:
+        if equals and name.isidentifier():
+            return name, float(value)
+    except ValueError:
+        pass
+    raise InputError(f"--start {text!r} is not of the form NAME=VALUE, as alpha=0.4")
+
+
+def _positive(value: int, name: str) -> int:
+    if value < 2:
+        raise InputError(f"{name}={value} is not a whole number from 2")
+    return value
+
+
+def _print_reports(found: Any) -> None:
+    for one in found:
+        click.secho(f"{one.plan['job']} ({one.plan['size']}): {one.verdict.outcome}", bold=True)
+        click.echo(f"{one.verdict.summary}.\n")
+        facts = {key: one.plan[key] for key in ("question", "claim", "criterion")}
+        print_facts(facts | {"runs": f"{one.done} of {len(one.plan['runs'])} done, predicted {one.plan['created']}"})
+        print_table(
+            ("", "predicted", "measured", "standard error", "criterion"),
+            (
+                (
+                    line.what, *("" if v is None else f"{v:.5g}" for v in (line.predicted, line.measured, line.stderr)),
+                    {True: "met", False: "NOT met", None: ""}[line.passes] + (f" ({line.note})" if line.note else ""),
+                )
+                for line in one.verdict.comparisons
+            ),
+            words=("criterion",),
+        )  # fmt: skip
+        for note in one.notes:
+            click.echo(f"Note: {note}.")

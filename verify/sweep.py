@@ -1,0 +1,348 @@
+"""From a job to its rows: plan, claim, carry out, keep.
+
+The plan, predictions included, is on disk before the first run starts. Doing a sweep again does what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import depthwidth
+from depthwidth.errors import InputError, shown
+
+from .executors import Executor, Outcome, Task
+from .jobs import SIZES, Job, Prediction, Run, find_job, run_name
+from .tables import PLAN_NAME, Damage, Leases, Row, Store, canonical, running
+
+Plan = Mapping[str, Any]
+
+
+def now() -> str:
+    """The time, to the second, in UTC."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of the checkout that this code runs from, with ``+changed`` where files differ from it; empty elsewhere."""
+    git = shutil.which("git")
+    here = Path(__file__).resolve().parents[1]
+    if git is None or not (here / ".git").exists():
+        return ""
+
+    def ask(*words: str) -> str:
+        done = subprocess.run([git, "-C", str(here), *words], capture_output=True, text=True, check=False, timeout=30)  # noqa: S603
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    head = ask("rev-parse", "--short=12", "HEAD")
+    return head + ("+changed" if head and ask("status", "--porcelain", "-uno") else "")
+
+
+def make_plan(job: Job, size: str) -> dict[str, Any]:
+    """What is to be run, and what is predicted, as plain data.
+
+    Raises
+    ------
+    InputError
+        if there is no such size, or the job has no runs of it or describes two runs alike.
+    """
+    if size not in SIZES:
+        raise InputError(f"there is no size {shown(size)}; there are {', '.join(SIZES)}")
+    code = job.code
+    runs = [_planned(job.name, code, run) for run in job.runs(size)]
+    if not runs:
+        raise InputError(f"{job.name} has no runs of size {size}")
+    if len({run["run"] for run in runs}) < len(runs):
+        raise InputError(f"{job.name} describes two runs of size {size} alike")
+    return {
+        "job": job.name, "size": size, "code": code, "created": now(), "commit": commit(), "depthwidth": depthwidth.__version__,
+        "question": job.question, "claim": job.claim, "measured": job.measured, "criterion": job.criterion,
+        "predictions": [prediction.to_dict() for prediction in job.predict(size)], "runs": runs,
+    }  # fmt: skip
+
+
+def _planned(job: str, code: str, run: Run) -> dict[str, Any]:
+    keys = [(p.site, p.step, p.quantity) for p in run.predictions]
+    if len(set(keys)) < len(keys):
+        raise InputError(f"{job} predicts the same quantity of a run twice")
+    about = {
+        "run": run_name(job, code, run), "seed": run.seed, "spec": dict(run.spec), "labels": dict(run.labels), "cost": run.cost,
+        "cpus": run.cpus, "gpus": run.gpus, "predictions": [prediction.to_dict() for prediction in run.predictions],
+    }  # fmt: skip
+    found = json.loads(canonical(about))  # what the file will hold: tuples are lists now
+    assert isinstance(found, dict)  # noqa: S101
+    return found
+
+
+def predictions_of(about: Mapping[str, Any]) -> list[Prediction]:
+    """The predictions in a plan, or in one of its runs."""
+    return [Prediction(**row) for row in about["predictions"]]
+
+
+def same_plan(one: Plan, other: Plan) -> bool:
+    """Whether two plans ask for the same and predict the same, whenever they were made."""
+    passing = ("created", "commit")
+    return canonical({k: v for k, v in one.items() if k not in passing}) == canonical(
+        {k: v for k, v in other.items() if k not in passing}
+    )
+
+
+def prepare(store: Store, names: Sequence[str], size: str) -> list[dict[str, Any]]:
+    """Plans for the jobs called `names`, written down; a plan that is there already and says the same stays as it is."""
+    plans = []
+    known = {(plan["job"], plan["size"]): plan for plan in store.plans()}
+    for name in dict.fromkeys(names):
+        plan = make_plan(find_job(name), size)
+        there = known.get((name, size))
+        if there is not None and same_plan(there, plan):
+            plan = there
+        else:
+            store.write_plan(plan)
+        plans.append(plan)
+    return plans
+
+
+def planned(store: Store, damaged: Sequence[Damage] = ()) -> list[dict[str, Any]]:
+    """The plans in a folder, to go on with; one that was damaged is made again, since it follows from the job.
+
+    Raises
+    ------
+    InputError
+        if there are none, or a job has changed since: its runs would be others.
+    """
+    plans = store.plans()
+    for damage in damaged:
+        if found := PLAN_NAME.fullmatch(damage.path.name):
+            plans += prepare(store, [found[1]], found[2])
+    if not plans:
+        raise InputError(f"{shown(str(store.root))} holds no plan to resume; `depthwidth verify run JOB` makes one")
+    for plan in plans:
+        if find_job(plan["job"]).code != plan["code"]:
+            raise InputError(
+                f"{plan['job']} has changed since {plan['created']}, so that its runs are others now; "
+                f"`depthwidth verify run {plan['job']} --size {plan['size']}` plans it again"
+            )
+    return plans
+
+
+@dataclass
+class Summary:
+    """What came of a sweep."""
+
+    done: int = 0
+    """Runs measured now."""
+    before: int = 0
+    """Runs that had their rows already."""
+    busy: int = 0
+    """Runs that another process was at work on."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """What went wrong, by run."""
+    damaged: list[Damage] = field(default_factory=list)
+    """Files that were set aside."""
+
+    @property
+    def status(self) -> int:
+        """The exit status: 3 if a run failed, else 0."""
+        return 3 if self.failed else 0
+
+
+Tell = Callable[[str], None]
+
+
+def sweep(
+    store: Store,
+    plans: Sequence[Plan],
+    executor: Executor,
+    device: str = "cpu",
+    tell: Tell = lambda _: None,
+    damaged: Sequence[Damage] = (),
+) -> Summary:
+    """Measure whatever the plans ask for and the store does not hold.
+
+    Parameters
+    ----------
+    store : where rows go, each run's as soon as it is finished.
+    plans : what to do; the costliest runs first, so that none is left for the end alone.
+    executor : who does it.
+    device : ``cpu`` or ``cuda``.
+    tell : is called with a sentence whenever something is finished.
+    damaged : what :meth:`Store.tidy` set aside before, to be reported.
+    """
+    summary = Summary(damaged=list(damaged))
+    todo = {run["run"]: (plan, run) for plan in plans for run in plan["runs"]}
+    order = sorted(todo, key=lambda name: -todo[name][1]["cost"])
+    clock = _Clock({name: run["cost"] for name, (_, run) in todo.items()})
+    with Leases(store) as leases:
+
+        def tasks() -> Iterator[Task]:
+            for name in order:
+                plan, run = todo[name]
+                match leases.claim(name):
+                    case "done":
+                        summary.before += 1
+                        clock.costs.pop(name)
+                    case "busy":
+                        summary.busy += 1
+                        clock.costs.pop(name)
+                    case _:
+                        yield Task(
+                            plan["job"], name, plan["code"], run["spec"], run["seed"], str(store.work_folder(name).resolve()),
+                            device, run["cpus"], run["gpus"],
+                        )  # fmt: skip
+
+        for outcome in executor.run(tasks()):
+            name = outcome.task.run
+            plan, run = todo[name]
+            error = outcome.error or _keep(store, leases, plan, run, outcome)
+            leases.give_back(name)
+            if error:
+                summary.failed[name] = error
+                _keep_failure(store, outcome, error)
+            else:
+                summary.done += 1
+                shutil.rmtree(store.work_folder(name), ignore_errors=True)
+            clock.passed(name)
+            settled = summary.before + summary.busy + summary.done + len(summary.failed)
+            left = f", about {for_people(seconds)} left" if (seconds := clock.left()) and settled < len(todo) else ""
+            how = f"FAILED: {error.splitlines()[0]}" if error else for_people(outcome.wall_s)
+            tell(f"[{settled}/{len(todo)}] {plan['job']} {label(run)}: {how}{left}")
+    return summary
+
+
+def _keep(store: Store, leases: Leases, plan: Plan, run: Mapping[str, Any], outcome: Outcome) -> str:
+    """Write the rows of a run; returns what went wrong, empty if nothing did."""
+    try:
+        rows = made_rows(plan, run, outcome)
+        if not store.publish(run["run"], rows, leases[run["run"]]) and store.rows_of(run["run"]) is None:
+            return "another process took the run over while this machine was silent"
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        return f"its rows could not be written ({error.strerror}); they are lost, its last checkpoint is not"
+    return ""
+
+
+def _keep_failure(store: Store, outcome: Outcome, error: str) -> None:
+    with contextlib.suppress(OSError):  # the disk is full: the run simply has no rows, and the summary says why
+        store.write_failure(
+            outcome.task.run,
+            {"job": outcome.task.job, "error": error, "deaths": outcome.task.deaths, "host": outcome.host, "date": now()},
+        )
+
+
+def made_rows(plan: Plan, run: Mapping[str, Any], outcome: Outcome) -> list[Row]:
+    """The rows of a finished run: each measurement beside what was predicted for it, with where it comes from.
+
+    Raises
+    ------
+    InputError
+        if something that was predicted was not measured, or something was measured twice.
+    """
+    predicted = {(p.site, p.step, p.quantity): p for p in predictions_of(run)}
+    rows: dict[tuple[str, int | None, str], Row] = {}
+    for found in outcome.measurements:
+        key = (found.site, found.step, found.quantity)
+        if key in rows:
+            raise InputError(f"{found.quantity} at {shown(found.site)}, step {found.step}, was measured twice")
+        theory = predicted.get(key)
+        rows[key] = {
+            "job": plan["job"], "run": run["run"], "step": found.step, "site": found.site, "quantity": found.quantity,
+            "predicted": theory.value if theory else None, "value": float(found.value),
+            "stderr": None if found.stderr is None else float(found.stderr),
+            "formula": f"{theory.formula} {theory.version}" if theory else "", "seed": run["seed"], "labels": run["labels"],
+            "code": plan["code"], "commit": commit(), "depthwidth": depthwidth.__version__, "torch": outcome.torch,
+            "device": outcome.device, "dtype": str(run["spec"].get("dtype", "float32")), "wall_s": round(outcome.wall_s, 3),
+            "date": now(),
+        }  # fmt: skip
+    if missing := predicted.keys() - rows.keys():
+        raise InputError(f"predicted but not measured: {shown(sorted(missing, key=str)[0])} and {len(missing) - 1} more")
+    return list(rows.values())
+
+
+class _Clock:
+    """How long the rest will take, by the work that was done since the start."""
+
+    def __init__(self, costs: Mapping[str, float]) -> None:
+        self.costs = dict(costs)
+        self.began, self.done = time.monotonic(), 0.0
+
+    def passed(self, run: str) -> None:
+        self.done += self.costs.pop(run)
+
+    def left(self) -> float:
+        return (time.monotonic() - self.began) / self.done * sum(self.costs.values()) if self.done else 0.0
+
+
+def label(run: Mapping[str, Any]) -> str:
+    """A run in a few words."""
+    labels = run["labels"].items()
+    return " ".join([*(f"{key}={value}" for key, value in labels), f"seed={run['seed']}"])
+
+
+def for_people(seconds: float) -> str:
+    """A time as people say it.
+
+    Examples
+    --------
+    >>> for_people(0.25), for_people(75), for_people(9000)
+    ('0.2 s', '1 min 15 s', '2 h 30 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+# Where things stand.
+
+
+def standing(store: Store) -> list[dict[str, Any]]:
+    """For each plan: how many runs are done, running, failed and left, and how long what is left will take.
+
+    The time is that of finished runs for each unit of their declared cost, shared among the runs that are at work now (or one
+    after the other where none are); None while nothing is finished.
+    """
+    rows, busy, failures = store.rows(), running(store), store.failures()
+    table = []
+    for plan in store.plans():
+        runs = {run["run"]: run for run in plan["runs"]}
+        done = [name for name in runs if name in rows]
+        active = [name for name in runs if name in busy and name not in rows]
+        failed = [name for name in runs if name in failures and name not in rows and name not in busy]
+        left = [name for name in runs if name not in {*done, *active, *failed}]
+        spent = sum(max(row["wall_s"] for row in rows[name]) for name in done)
+        work = sum(runs[name]["cost"] for name in done)
+        shares = {name: _share_done(store, name) for name in active}
+        to_do = sum(runs[name]["cost"] * (1 - shares.get(name, 0.0)) for name in (*left, *active, *failed))
+        table.append(
+            {
+                "job": plan["job"], "size": plan["size"], "planned": plan["created"], "runs": len(runs), "done": len(done),
+                "running": len(active), "failed": len(failed), "left": len(left),
+                "seconds_left": spent / work * to_do / max(1, len(active)) if work else None,
+                "at_work": [
+                    {"run": n, "what": label(runs[n]), "share": shares[n], "since": busy[n].get("since")} for n in active
+                ],
+                "failures": [{"run": n, "what": label(runs[n]), "error": str(failures[n].get("error", ""))} for n in failed],
+            }
+        )  # fmt: skip
+    return table
+
+
+def _share_done(store: Store, run: str) -> float:
+    try:
+        return min(1.0, max(0.0, float((store.work_folder(run) / "progress").read_text()[:16])))
+    except (OSError, ValueError):
+        return 0.0
