@@ -294,13 +294,16 @@ def test_what_takes_long_is_not_diagnosed_unasked():
     assert "take a while" in describe(deep).undiagnosed
 
 
-def test_a_tree_whose_moments_are_not_known_says_so():
-    mixture = Transformer(2, 64, 1, experts=4, context=16, vocab=100)
-    described = describe(mixture)
+def test_a_tree_whose_moments_are_not_known_says_so(monkeypatch):
+    def refuse(*arguments, **given):
+        raise InputError("attention: the moments of this are not known")
+
+    monkeypatch.setattr("depthwidth.diagnosis.moments_of", refuse)
+    described = describe(encoder(1))
     assert described.diagnosis == ()
-    assert "not predicted" in described.undiagnosed
+    assert described.undiagnosed.endswith("not predicted: attention: the moments of this are not known")
     with pytest.raises(InputError):
-        describe(mixture, diagnosed=True).diagnosis  # noqa: B018
+        describe(encoder(1), diagnosed=True).diagnosis  # noqa: B018
 
 
 def test_the_command_shows_findings_and_remedies(invoke, tmp_path):

@@ -240,7 +240,7 @@ def scaled_pre_norm_second_moment(
     kind="exact",
     source="product of 1 + J/q_l over layers as a ratio of Gamma functions",
     status="derived",
-    symbol="gamma_0/gamma_N",
+    symbol="G",
     domain="constant J and s; finite-width corrections aside",
 )
 def pre_norm_gradient_growth(second_moment: SecondMoment, gain: Gain, slope: Slope, layers: Layers) -> Any:
@@ -276,7 +276,7 @@ def pre_norm_gradient_growth(second_moment: SecondMoment, gain: Gain, slope: Slo
     kind="asymptotic",
     source="Stirling's series of the ratio of Gamma functions",
     status="derived",
-    symbol="gamma_0/gamma_N",
+    symbol="G",
     order=1,
     domain="many layers",
 )
@@ -451,7 +451,7 @@ def post_norm_gradient_factor(gain: Gain, strength: Strength, skip: Scale = 1, b
     kind="exact",
     source="product of the blocks' factors",
     status="derived",
-    symbol="gamma_0/gamma_N",
+    symbol="G",
     domain="infinite width; constant a and J. At depth over width of order 1 it is a mean that no draw is near",
 )
 def post_norm_gradient_growth(
@@ -543,7 +543,7 @@ def sandwich_norm_second_moment(second_moment: SecondMoment, blocks: Branches, b
 # DeepScaleLM: lambda^2 + beta^2 = 1 and beta^2 = k/N_b^alpha.
 
 
-@formula(kind="exact", source="product of lambda^2 + beta^2 J", status="derived", symbol="gamma_0/gamma_N", domain="constant J")
+@formula(kind="exact", source="product of lambda^2 + beta^2 J", status="derived", symbol="G", domain="constant J")
 def deepscale_gradient_gain(
     gain: Gain,
     blocks: Branches,
@@ -578,7 +578,7 @@ def deepscale_gradient_gain(
     kind="exact",
     source=f"1 + x <= e^x on every block; settings of {KEDIA}",
     status="derived",
-    symbol="gamma_0/gamma_N",
+    symbol="G",
     domain="a bound, with J the largest gain of a block; the paper's own proof was not available",
 )
 def deepscale_gradient_bound(

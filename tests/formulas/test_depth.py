@@ -35,6 +35,9 @@ def walked(tree, made="xavier", **given):
     return {(r["site"], r["direction"]): (r["second_moment"], r["covariance"] + r["mean"] ** 2) for r in rows}
 
 
+EPSILON = 1e-5
+"""What a LayerNorm adds to the variance it divides by, which the laws leave out; q is 1 or more in front of the norms here."""
+
 TOP, FRONT = ("encoder", "forward"), ("encoder.input", "gradient")
 
 
@@ -45,13 +48,13 @@ TOP, FRONT = ("encoder", "forward"), ("encoder.input", "gradient")
 def test_a_pre_norm_stack_of_aligned_tokens_follows_the_laws(layers):
     apart = walked(stack(layers), correlation=1.0, gradient=(1.0, 0.0))
     shared = walked(stack(layers), correlation=1.0, gradient=(1.0, 1.0))
-    q = depth.pre_norm_second_moment(1.0, A, F, layers)
-    assert apart[TOP][0] == pytest.approx(q, rel=1e-9)
+    q, slack = depth.pre_norm_second_moment(1.0, A, F, layers), 4 * EPSILON  # the part of early norms fades as q grows
+    assert apart[TOP][0] == pytest.approx(q, rel=slack)
     gamma, kappa = apart[FRONT]
-    assert gamma - kappa == pytest.approx(depth.pre_norm_gradient_growth(1.0 + A, F, A + F, layers), rel=1e-8)
-    assert shared[FRONT][1] == pytest.approx(depth.pre_norm_gradient_growth(1.0, A + F, A + F, layers), rel=1e-8)
+    assert gamma - kappa == pytest.approx(depth.pre_norm_gradient_growth(1.0 + A, F, A + F, layers), rel=slack)
+    assert shared[FRONT][1] == pytest.approx(depth.pre_norm_gradient_growth(1.0, A + F, A + F, layers), rel=slack)
     # What tokens share grows as the stream does: the product telescopes.
-    assert shared[FRONT][1] == pytest.approx(q, rel=1e-8)
+    assert shared[FRONT][1] == pytest.approx(q, rel=slack)
     # Negative control: without the first attention in front of the feed-forward parts it is another number.
     assert gamma - kappa != pytest.approx(depth.pre_norm_gradient_growth(1.0, F, A + F, layers), rel=0.01)
 
@@ -63,9 +66,10 @@ def test_a_post_norm_stack_of_aligned_tokens_follows_the_laws(layers):
     gamma, kappa = apart[FRONT]
     expected = depth.post_norm_gradient_growth(0.0, F, A, F, layers)
     assert expected == pytest.approx(2.0**-layers)
-    assert gamma - kappa == pytest.approx(expected, rel=1e-8, abs=1e-11)  # of numbers of order 1, one taken from the other
-    assert shared[FRONT][1] == pytest.approx(depth.post_norm_gradient_growth(A, F, A, F, layers), rel=1e-8)
-    assert shared[FRONT][1] == pytest.approx(1.0, rel=1e-8)
+    slack = 4 * layers * EPSILON
+    assert gamma - kappa == pytest.approx(expected, rel=slack, abs=1e-11)  # of numbers of order 1/64, one taken from the other
+    assert shared[FRONT][1] == pytest.approx(depth.post_norm_gradient_growth(A, F, A, F, layers), rel=slack)
+    assert shared[FRONT][1] == pytest.approx(1.0, rel=slack)
 
 
 def test_the_factors_of_a_scaled_post_norm_block():
@@ -75,7 +79,7 @@ def test_the_factors_of_a_scaled_post_norm_block():
     skip, branch = (made.residual("encoder.block.attention")[i] for i in (1, 2))
     a = shared["encoder.block.0.attention.out", "forward"][0], shared["encoder.block.0.feed_forward.down", "forward"][0]
     factors = [depth.post_norm_gradient_factor(one, one, skip, branch) for one in a]
-    assert math.prod(factors) == pytest.approx(shared[FRONT][1], rel=1e-9)
+    assert math.prod(factors) == pytest.approx(shared[FRONT][1], rel=4 * EPSILON)
     nothing_back = depth.post_norm_gradient_factor(0.0, a[0], skip, branch)
     assert nothing_back == pytest.approx(skip**2 / (skip**2 + branch**2 * a[0]))
 
@@ -101,12 +105,12 @@ def test_the_collapse_exponent_is_the_slope_of_the_walk():
 
 
 def test_sandwich_norm_grows_by_one_a_branch_whatever_the_weights():
-    for scheme in ("xavier", "normal"):
+    for scheme in ("xavier", "kaiming"):
         found = walked(stack(24, "sandwich"), scheme, correlation=1.0, gradient=(1.0, 0.0))
-        assert found[TOP][0] == pytest.approx(depth.sandwich_norm_second_moment(1.0, 48), rel=1e-9)
+        assert found[TOP][0] == pytest.approx(depth.sandwich_norm_second_moment(1.0, 48), rel=10 * EPSILON)
         # Behind a norm a feed-forward part of aligned tokens has J/a = 1, attention 0; the first finds q_0 + 1.
         gamma, kappa = found[FRONT]
-        assert gamma - kappa == pytest.approx(depth.pre_norm_gradient_growth(2.0, 1.0, 2.0, 24), rel=1e-8)
+        assert gamma - kappa == pytest.approx(depth.pre_norm_gradient_growth(2.0, 1.0, 2.0, 24), rel=10 * EPSILON)
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.3])
@@ -283,9 +287,9 @@ def test_xaviers_block_from_fans_and_the_activation():
     assert depth.xavier_relu_block_second_moment(m) == pytest.approx(m * d * variance * half * d * variance, rel=1e-12)
     assert depth.relu_block_second_moment(d * variance, d * variance, m) == pytest.approx(0.32)
     found = walked(stack(1), correlation=1.0)
-    assert found["encoder.block.0.feed_forward.down", "forward"][0] == pytest.approx(F, rel=1e-9)
+    assert found["encoder.block.0.feed_forward.down", "forward"][0] == pytest.approx(F, rel=2 * EPSILON)
     assert found["encoder.block.0.attention.out", "forward"][0] == pytest.approx(
-        depth.attention_block_second_moment(1.0, 1.0), rel=1e-9
+        depth.attention_block_second_moment(1.0, 1.0), rel=2 * EPSILON
     )
 
 
