@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .coefficients import Coefficient, coefficient, reference
     from .description import Description, describe
     from .design import Design
+    from .diagnosis import Finding, diagnose, headroom
     from .errors import InputError
     from .formula import Formula, find_formula
     from .initialization import Recipe, recipe, schemes
@@ -39,6 +40,7 @@ _HOME = {
     "Rule": "rules", "find_rule": "rules",
     # what happens in it at initialisation, and how to initialise it
     "propagate": "propagation", "recipe": "initialization", "Recipe": "initialization", "schemes": "initialization",
+    "diagnose": "diagnosis", "Finding": "diagnosis", "headroom": "diagnosis",
     # formulas and the numbers in them
     "Formula": "formula", "find_formula": "formula", "activation": "activations", "gated": "activations",
     "Coefficient": "coefficients", "coefficient": "coefficients", "reference": "coefficients",

@@ -276,23 +276,36 @@ def _interval(ends: tuple[float, float], form: str) -> str:
 @click.option("--batch", metavar="N", type=int, default=1, help="Sequences at once  [1].")
 @click.option("--masked", is_flag=True, help="Leave attention scores behind the causal mask out of FLOPs.")
 @click.option("--dtype", default="bf16", show_default=True, help=f"Number format: {', '.join(DTYPE_BITS)}.")
+@click.option("--init", "scheme", default="shipped", show_default=True, help="Scheme whose signal and gradient are judged.")
+@click.option("--diagnosis/--no-diagnosis", "diagnosed", default=None, help="Judge them  [where it takes no time to speak of].")
 @formats
 def describe(
-    config: str, context: str | None, source: str | None, batch: int, masked: bool, dtype: str, form: str | None
+    config: str,
+    context: str | None,
+    source: str | None,
+    batch: int,
+    masked: bool,
+    dtype: str,
+    scheme: str,
+    diagnosed: bool | None,
+    form: str | None,
 ) -> None:
-    """Counts and verdict for a Hugging Face CONFIG (a config.json, or the folder that holds it)."""
+    """Counts, verdict and diagnosis for a Hugging Face CONFIG (a config.json, or the folder that holds it)."""
     from .architecture import Transformer
     from .description import describe as make_description
 
+    tree, made = (Transformer.from_config(config), "shipped") if diagnosed is False else _recipe_of(config, scheme)
     found = make_description(
-        Transformer.from_config(config),
+        tree,
         None if context is None else _whole(context, "context"),
         source=None if source is None else _whole(source, "source"),
         batch=batch,
         masked=masked,
         dtype=dtype,
+        init=made,
+        diagnosed=diagnosed,
     )
-    emit(form, found.to_dict(), found.rows(), lambda: _print_description(found))
+    emit(form, found.to_dict() if form == "json" else None, found.rows(), lambda: _print_description(found))
 
 
 def _print_description(found: Any) -> None:
@@ -342,8 +355,32 @@ def _print_description(found: Any) -> None:
         title="Components",
         words=("kind",),
     )  # fmt: skip
+    _print_diagnosis(found)
     for finding in found.findings():
         click.echo(f"Note: {finding}")
+
+
+def _print_diagnosis(found: Any) -> None:
+    """Each kind of finding in a line, and those that stand out in a sentence."""
+    if found.diagnosis:
+        print_table(
+            ("finding", "value", "threshold", "verdict", "where"),
+            (
+                (
+                    f.name.replace("_", " "), f"{f.value:.4g}", f"{'<' if f.rule.at_most else '>'} {f.threshold:.3g}",
+                    f.severity, f.site,
+                )
+                for f in found.diagnosis
+            ),
+            title="Signal and gradient at initialisation (headroom in bits)",
+            words=("verdict", "where"),
+        )  # fmt: skip
+    for f in found.diagnosis:
+        if f.severity != "fine":
+            mended = "no remedy known here makes it better" if f.remedy is None else f"{f.remedy} makes it {f.after:.4g}"
+            click.echo(f"{f.severity.capitalize()}: {f.sentence}; {mended}. Threshold: {f.source}.")
+    if found.undiagnosed:
+        click.echo(f"Note: {found.undiagnosed}")
 
 
 @cli.group()

@@ -17,6 +17,12 @@ from .rules import meet, rules
 if TYPE_CHECKING:
     import pandas
 
+    from .diagnosis import Finding
+    from .initialization import Recipe
+
+LARGEST_DIAGNOSED = 2048
+"""Blocks up to which :func:`describe` propagates moments without being asked; 0.2 s for 1000 of them."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -44,6 +50,9 @@ class Description:
     batch: int = 1
     masked: bool = False
     dtype: str = "bf16"
+    init: str | Recipe = "shipped"
+    diagnosed: bool | None = None
+    """Whether moments are propagated and judged; None for where that takes no time to speak of."""
 
     @cached_property
     def run(self) -> Run:
@@ -115,6 +124,36 @@ class Description:
                 found.append(Verdict(rule.name, rule.kind, *best, tree.width / best[1], penalty, extrapolated))
         return tuple(found)
 
+    @cached_property
+    def _diagnosis(self) -> tuple[tuple[Finding, ...], str]:
+        """The findings of :func:`~depthwidth.diagnosis.diagnose`, or why there are none."""
+        tree = self.tree
+        blocks = sum(stack.depth for stack in (tree.encoder, tree.decoder) if stack is not None)
+        if self.diagnosed is False:
+            return (), ""
+        if self.diagnosed is None and (blocks > LARGEST_DIAGNOSED or tree.kind == "encoder-decoder"):
+            return (), "moments of signal and gradient are left out, as they take a while here; ask for the diagnosis"
+        from .diagnosis import diagnose
+
+        dtype = self.dtype if self.dtype in ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8") else "bf16"
+        lengths: dict[str, Any] = {"context": self.context, "source": self.source}
+        try:
+            return tuple(diagnose(tree, self.init, dtype, batch=self.batch, **lengths)), ""
+        except InputError as error:
+            if self.diagnosed:
+                raise
+            return (), f"moments of signal and gradient are not predicted: {error}"
+
+    @property
+    def diagnosis(self) -> tuple[Finding, ...]:
+        """What its moments at initialisation say, the worst place of each kind; empty where they were not predicted."""
+        return self._diagnosis[0]
+
+    @property
+    def undiagnosed(self) -> str:
+        """Why there is no diagnosis, one sentence; empty where there is one or none was wanted."""
+        return self._diagnosis[1]
+
     def findings(self) -> list[str]:
         """What stands out, and what limits the verdicts; one sentence each."""
         tree = self.tree
@@ -132,6 +171,8 @@ class Description:
             **self.costs,
             "verdicts": {verdict.rule: asdict(verdict) for verdict in self.verdicts},
             "findings": self.findings(),
+            "diagnosis": [finding.to_dict() for finding in self.diagnosis],
+            "undiagnosed": self.undiagnosed,
             "components": self.rows(),
         }
 
@@ -154,6 +195,8 @@ def describe(
     batch: int = 1,
     masked: bool = False,
     dtype: str = "bf16",
+    init: str | Recipe = "shipped",
+    diagnosed: bool | None = None,
 ) -> Description:
     """A transformer's counts at a context, and the rules' verdicts on its shape.
 
@@ -163,6 +206,8 @@ def describe(
     context, source, batch : lengths and number of sequences; the tree's own context and 1 by default.
     masked : whether attention scores behind a causal mask are left out of FLOPs.
     dtype : number format of weights and activations.
+    init : the initialisation whose moments :attr:`Description.diagnosis` judges, a scheme or a recipe.
+    diagnosed : whether to do so; by default for one stack of up to 2048 blocks.
 
     Raises
     ------
@@ -171,7 +216,7 @@ def describe(
     """
     if not isinstance(tree, Transformer):
         raise InputError(f"describe: {shown(tree)} is not a Transformer")
-    description = Description(tree, context, source, batch, masked, dtype)
+    description = Description(tree, context, source, batch, masked, dtype, init, diagnosed)
     description.costs  # noqa: B018  (refuses bad lengths and formats here rather than when it is printed)
     return description
 
