@@ -80,6 +80,8 @@ class Allocation:
     budget: int | None
     """Attention parameters that all layers together could have, where that was given."""
     notes: tuple[str, ...] = ()
+    measured: Any = field(default=None, repr=False, compare=False)
+    """The measurement it was made from, a ``verify.heads.HeadsReport``; None for a design."""
 
     @property
     def parameters(self) -> int:
