@@ -55,6 +55,37 @@ def plot_moments(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     _save(figure, path)
 
 
+def plot_trainability(path: str | Path, length: int, depth: int, activation: str = "tanh") -> None:
+    """Draw where tokens collapse onto one another and where attention collapses onto one token, over the two gains.
+
+    Query-key gain to the right, residual gain upwards; see :func:`depthwidth.concentration.trainability`. Raises what
+    :func:`plot_plan` raises.
+    """
+    import numpy as np
+
+    from .concentration import trainability
+
+    figure = _figure(path, (12, 4.5))
+    found = trainability(
+        np.linspace(0.05, 4.0, 60), np.linspace(0.0, 3.0, 40), depth=depth, length=length, activation=activation
+    )
+    for axes, values, title in zip(
+        figure.subplots(1, 2), (1 - found.correlation, found.squared_sum),
+        (f"1 - correlation of two tokens behind {depth} blocks", "sum of squared weights in the last layer"), strict=True,
+    ):  # fmt: skip
+        mesh = axes.pcolormesh(found.beta, found.residual_gain, values, vmin=0, vmax=1, shading="nearest")
+        axes.plot(found.boundary, found.residual_gain, color="white", lw=1.5, label="entropy collapse to the right")
+        if found.critical_gain is not None:
+            axes.axhline(found.critical_gain, color="white", ls="--", label="rank collapse below, left of the line")
+        axes.set_xlim(found.beta[0], found.beta[-1])
+        axes.set_xlabel("query-key gain beta: scores have variance beta^2 ln n")
+        axes.set_ylabel("residual gain alpha of the attention layer")
+        axes.set_title(title)
+        axes.figure.colorbar(mesh, ax=axes)
+    axes.legend(loc="upper right", framealpha=0.4)
+    _save(figure, path)
+
+
 def check_target(path: str | Path) -> None:
     """Refuse a file that cannot be drawn to, before anything is computed for it."""
     if Path(path).suffix.lower() not in _FORMATS:

@@ -1,0 +1,311 @@
+"""Attention in the signal path: how concentrated each layer's softmax is, at which context it condenses, and what cures it.
+
+:func:`concentration` takes what a walk through a transformer knows of each softmax (variance of the scores, correlation between
+tokens, length, mask). :func:`phase_diagram` is the same over logit scale and length, :func:`trainability` the two ways in which
+deep stacks fail at initialisation, over query-key gain and residual gain.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .errors import InputError
+from .formulas import saturation as laws
+
+Array = Any
+DIFFUSE = 0.3
+"""Logit scale over condensation point below which attention is diffuse."""
+
+
+class Concentration(NamedTuple):
+    """One softmax. Averages are over rows of the mask."""
+
+    logit_variance: float
+    """sigma^2 of a row's logits after their common part is removed, nats^2"""
+    entropy: float
+    """nats"""
+    effective_tokens: float
+    """1 / E sum p^2 of the longest row"""
+    squared_sum: float
+    """E sum p^2"""
+    jacobian_trace: float
+    """1 - E sum p^2: what reaches the logits of the gradient's trace"""
+    gradient_saturation: float
+    """(S2 - 1/n)/(1 - 1/n) averaged over rows of two or more: 0 where attention is uniform, 1 where no gradient passes"""
+    ratio: float
+    """logit scale over the condensation point sqrt(2 ln n) of the longest row"""
+    phase: str
+    """diffuse (ratio below 0.3), transitional (to 1) or condensed"""
+    condensed_context: float
+    """At this logit scale rows of fewer tokens than this are condensed, exp(sigma^2/2). With logits that grow with the
+    logarithm of the length, rows of more tokens than this, exp(2 (ln n)^2 / sigma^2)."""
+    condensed_rows: float
+    """share of the mask's rows, of two or more tokens, that are condensed"""
+    headroom: float
+    """by what factor the logits may grow before the longest row condenses; below 1 it has"""
+    scale: float
+    """Remedy 1: multiply scores by this (queries and keys by its root each) to be diffuse; 1 where they are"""
+    qk_norm_gain: float
+    """Remedy 2: norms on queries and keys whose gains multiply to this bring the longest row to the edge of the diffuse band"""
+    length_temperature: float
+    """Remedy 3: scores times this times ln n do the same, and stay in their phase at every length or above it"""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {name: value if math.isfinite(value) else None for name, value in self._asdict().items() if name != "phase"} | {
+            "phase": self.phase
+        }
+
+
+def phase_of(ratio: float) -> str:
+    """Diffuse, transitional or condensed, by logit scale over condensation point."""
+    return "diffuse" if ratio < DIFFUSE else "transitional" if ratio < 1 else "condensed"
+
+
+def concentration(
+    score_variance: Any,
+    correlation: Any,
+    length: int,
+    *,
+    causal: bool = False,
+    window: int | None = None,
+    head_dim: int | None = None,
+    length_scaled: bool = False,
+) -> list[Concentration]:
+    """How concentrated the softmax of each layer is.
+
+    Parameters
+    ----------
+    score_variance : ss, variance of a raw score q.k times its scale, in nats^2, of each layer: what a walk calls the second
+        moment at a site that ends in ``attention.scores``. A number or a sequence.
+    correlation : r, of the scores of one row: that of the tokens attended to. A number or a sequence. What all scores of a row
+        have in common leaves the softmax as it is: the logits' variance is (1 - r) ss.
+    length : n, tokens of the sequence; keys in cross-attention. From 2.
+    causal : rows of 1 to n tokens.
+    window : of at most so many.
+    head_dim : d_h, where the fluctuation of the queries' norms should count; costs 30 times the time.
+    length_scaled : scores are multiplied by s ln(row's length), as scalable softmax does; `score_variance` is that of the
+        longest row.
+
+    Returns
+    -------
+    One :class:`Concentration` for each layer.
+
+    Raises
+    ------
+    InputError
+        where a variance is negative or above 1e4, a correlation outside [-1, 1], or a length below 2.
+
+    Examples
+    --------
+    >>> found = concentration([1.0, 16.0], [0.0, 0.0], 1024)
+    >>> [(layer.phase, round(layer.effective_tokens, 1), round(layer.scale, 3)) for layer in found]
+    [('diffuse', 379.4, 1.0), ('condensed', 3.7, 0.279)]
+    """
+    from .softmax_integrals import overlap, row_lengths
+
+    ss, r = np.broadcast_arrays(
+        np.atleast_1d(np.asarray(score_variance, dtype=float)), np.atleast_1d(np.asarray(correlation, dtype=float))
+    )
+    if not np.all((ss >= 0) & (ss <= 1e4)):
+        raise InputError("concentration: score_variance is outside [0, 10000]")
+    if not np.all(np.abs(r) <= 1):
+        raise InputError("concentration: correlation is outside [-1, 1]")
+    for name, value in (("length", length), ("window", window)):
+        if value is not None and not (isinstance(value, (int, np.integer)) and 2 <= value <= laws.LONGEST):
+            raise InputError(f"concentration: {name}={value} is not a whole number from 2 to 2^40")
+    variance = (1 - r) * ss
+    longest = length if window is None else min(length, window)
+    rows, weights = np.array([float(longest)]), np.ones(1)
+    if causal:
+        some, share = row_lengths(int(longest))
+        # Rows between whole lengths stand for a range of them; integrals take whole ones, which moves them by 1 in 128 at most.
+        rows = np.append(np.round(some), float(longest))
+        # Beyond the window every row has its length.
+        weights = np.append(share * (longest / length), 1 - longest / length)
+    spread = variance[:, None] * ((np.log(rows) / math.log(longest)) ** 2 if length_scaled else np.ones(rows.size))
+    average = overlap(spread, np.broadcast_to(rows, spread.shape), head_dim)
+    last = average.P[:, -1]
+    two = rows >= 2
+    shares = weights[two] / weights[two].sum()
+    saturated = ((average.P[:, two] - 1 / rows[two]) / (1 - 1 / rows[two])) @ shares
+    critical = laws.condensation_point(int(longest))
+    condensed = (np.sqrt(spread[:, two]) > np.sqrt(2 * np.log(rows[two]))) @ shares
+    result = []
+    for i, s2 in enumerate(variance.tolist()):
+        sigma = math.sqrt(s2)
+        logarithm = 2 * math.log(longest) ** 2 / s2 if length_scaled and s2 else math.inf if length_scaled else s2 / 2
+        ratio = sigma / critical
+        own_share = math.sqrt(max(1 - float(r[i]), 0.0))
+        result.append(
+            Concentration(
+                logit_variance=s2,
+                entropy=float(average.entropy[i] @ weights),
+                effective_tokens=1 / float(last[i]),
+                squared_sum=float(average.P[i] @ weights),
+                jacobian_trace=1 - float(average.P[i] @ weights),
+                gradient_saturation=max(0.0, float(saturated[i])),
+                ratio=ratio,
+                phase=phase_of(ratio),
+                condensed_context=math.exp(logarithm) if logarithm < 700 else math.inf,
+                condensed_rows=float(condensed[i]),
+                headroom=1 / ratio if ratio else math.inf,
+                scale=min(1.0, DIFFUSE / ratio) if ratio else 1.0,
+                qk_norm_gain=DIFFUSE * critical / own_share if own_share else math.inf,
+                length_temperature=DIFFUSE * critical / (sigma * math.log(longest)) if sigma else math.inf,
+            )
+        )
+    return result
+
+
+class PhaseDiagram(NamedTuple):
+    """Averages over a grid of logit scales (rows) and lengths (columns)."""
+
+    logit_std: Array
+    length: Array
+    entropy: Array
+    effective_tokens: Array
+    ratio: Array
+    """logit scale over condensation point"""
+
+    @property
+    def phase(self) -> Array:
+        """0 diffuse, 1 transitional, 2 condensed."""
+        return (self.ratio >= DIFFUSE).astype(int) + (self.ratio >= 1)
+
+
+def phase_diagram(logit_std: Any, length: Any) -> PhaseDiagram:
+    """Entropy and effective tokens at every pair of a logit scale (nats) and a length (tokens, from 2).
+
+    Raises
+    ------
+    InputError
+        for a scale below 0 or above 100, or a length that is not a whole number from 2.
+
+    Examples
+    --------
+    >>> found = phase_diagram([1.0, 4.0], [64, 1024])
+    >>> found.effective_tokens.round(1).tolist()
+    [[25.8, 379.4], [2.2, 3.7]]
+    >>> found.phase.tolist()
+    [[1, 0], [2, 2]]
+    """
+    from .softmax_integrals import overlap
+
+    sigma, n = (np.atleast_1d(np.asarray(v, dtype=float)) for v in (logit_std, length))
+    if sigma.ndim != 1 or n.ndim != 1:
+        raise InputError("phase_diagram: logit_std and length are sequences of numbers")
+    if not np.all((sigma >= 0) & (sigma <= 100)):
+        raise InputError("phase_diagram: logit_std is outside [0, 100]")
+    if not np.all((n >= 2) & (n <= laws.LONGEST) & (n % 1 == 0)):
+        raise InputError("phase_diagram: length is outside the whole numbers of [2, 2^40]")
+    # One scale and all lengths at a time: the lengths share their integrals.
+    columns = [overlap(np.full(n.size, s * s), n) for s in sigma.tolist()]
+    entropy, shared = (np.stack([getattr(c, name) for c in columns]) for name in ("entropy", "P"))
+    return PhaseDiagram(sigma, n, entropy, 1 / shared, sigma[:, None] / np.sqrt(2 * np.log(n)))
+
+
+class Trainability(NamedTuple):
+    """The end of a stack over query-key gain (columns) and residual gain of the attention layers (rows)."""
+
+    beta: Array
+    residual_gain: Array
+    correlation: Array
+    """of two tokens behind the last block; near 1 is rank collapse"""
+    squared_sum: Array
+    """of the attention weights in the last layer; near 1 is entropy collapse"""
+    boundary: Array
+    """For each residual gain the query-key gain at which the last layer's attention condenses, NaN where none of the grid's
+    does"""
+    critical_gain: float | None
+    """residual gain below which uniform attention collapses tokens; None where every finite gain ends there"""
+
+
+def trainability(
+    beta: Any,
+    residual_gain: Any,
+    *,
+    depth: int,
+    length: int | None = None,
+    activation: str = "tanh",
+    value_variance: float = 1.0,
+    weight_variance: float = 1.0,
+    mlp_residual: float = 0.0,
+    correlation: float = 0.5,
+) -> Trainability:
+    """Rank collapse and entropy collapse after `depth` blocks (Giorlandino and Goldt 2025, arXiv 2505.24333).
+
+    A block is attention, residual connection and norm, then a feed-forward layer f(W x) with output weights of the same
+    variance, its residual connection and norm.
+
+    Parameters
+    ----------
+    beta : query-key gains; raw scores have variance beta^2 ln n. 0 or more.
+    residual_gain : alpha of the attention layers. 0 or more.
+    depth : blocks, from 1.
+    length : n, tokens: attention by its exact average at this length. None for the authors' limit of infinite length.
+    activation : f, as :func:`depthwidth.activation` takes it.
+    value_variance, weight_variance : width times the variance of the weights of attention and feed-forward.
+    mlp_residual : alpha of the feed-forward layers.
+    correlation : p of two tokens in front of the first block, 0 to 1.
+
+    Raises
+    ------
+    InputError
+        where an argument is outside its range.
+
+    Examples
+    --------
+    >>> found = trainability([0.5, 4.0], [0.0, 1.0], depth=12)
+    >>> found.correlation.round(3).tolist()
+    [[1.0, 1.0], [0.998, 0.985]]
+    """
+    from . import activations
+
+    beta, alpha = (np.atleast_1d(np.asarray(v, dtype=float)) for v in (beta, residual_gain))
+    if not (np.all((beta >= 0) & (beta <= 1e3)) and np.all((alpha >= 0) & (alpha <= 1e3))):
+        raise InputError("trainability: gains are outside [0, 1000]")
+    if not (isinstance(depth, int) and 1 <= depth <= 100_000):
+        raise InputError(f"trainability: depth={depth} is not a whole number from 1 to 100,000")
+    if not (value_variance > 0 and weight_variance > 0 and mlp_residual >= 0 and 0 <= correlation <= 1):
+        raise InputError("trainability: variances are positive, mlp_residual is 0 or more and correlation is in [0, 1]")
+    f = activations.activation(activation)
+    second = weight_variance * f.second_moment(weight_variance)
+    slope = weight_variance**2 * f.derivative_second_moment(weight_variance) / second
+    slope = (second * slope + mlp_residual**2) / (second + mlp_residual**2)
+    shared = _squared_sum_table(float(beta.max()), length)
+    p = np.full((alpha.size, beta.size), float(correlation))
+    kept = alpha[:, None] ** 2
+    with np.errstate(divide="ignore"):
+        for _ in range(depth):
+            last = shared((1 - p) * beta**2)
+            in_front = p
+            moment = p + (1 - p) * last
+            p = (value_variance + kept) * p / (value_variance * moment + kept)
+            pair = weight_variance * f.pair_moment(weight_variance, np.clip(p, -1, 1).ravel()).reshape(p.shape)
+            p = np.clip((pair + mlp_residual**2 * p) / (second + mlp_residual**2), 0, 1)
+        critical = np.sqrt(2 / (1 - np.minimum(in_front, 1)))
+    above = beta >= critical
+    first = np.where(above.any(1), beta[np.argmax(above, axis=1)], np.nan)
+    gain = None if slope <= 1 + 1e-12 else laws.critical_residual_gain(value_variance, float(slope))
+    return Trainability(beta, alpha, p, last, first, gain)
+
+
+def _squared_sum_table(largest_gain: float, length: int | None) -> Any:
+    """E sum p^2 as a function of (1 - p) beta^2, the variance of the logits over ln n."""
+    if length is None:
+        return lambda x: np.maximum(0.0, 1 - np.sqrt(2 / np.maximum(x, 1e-300)))
+    if not (isinstance(length, int) and 2 <= length <= laws.LONGEST):
+        raise InputError(f"trainability: length={length} is not a whole number from 2 to 2^40")
+    if largest_gain**2 * math.log(length) > 1e4:
+        raise InputError("trainability: the scores' variance exceeds 1e4")
+    from scipy.interpolate import CubicSpline
+
+    from .softmax_integrals import overlap
+
+    scale = np.linspace(0.0, max(largest_gain, 0.1), 241)
+    table = CubicSpline(scale, overlap(scale**2 * math.log(length), np.full(scale.size, length)).P)
+    return lambda x: np.clip(table(np.sqrt(np.maximum(x, 0.0))), 0, 1)
