@@ -23,7 +23,7 @@ TOLERANCE = {"variance": 0.03, "correlation": 0.02, "gradient_variance": 0.05}
 NOISE = 3.0
 """Standard errors that are allowed on top: of a thousand right predictions, three lie further off."""
 
-_ENGINE = ("depthwidth.propagation", "depthwidth.signal", "depthwidth.formulas.moments", "depthwidth.initialization")
+ENGINE = ("depthwidth.propagation", "depthwidth.signal", "depthwidth.formulas.moments", "depthwidth.initialization")
 
 _STACKS = tuple(product(("pre", "post"), ("xavier", "deepscale"), ("full", "causal"), ("relu", "gelu", "silu")))
 # depth, width, tokens, draws, and which stacks
@@ -75,7 +75,7 @@ def _predictions(spec: Mapping[str, Any]) -> Iterator[Prediction]:
     tree, made = _built(spec)
     frame = propagate(tree, made, variance=1.0, correlation=spec["correlation"], dropout=False)
     name = "encoder" if tree.decoder is None else "decoder"
-    version = version_of(*_ENGINE)
+    version = version_of(*ENGINE)
     behind = {f"{name}.block.{layer}": layer for layer in range(tree.depth)}
     for row in frame.itertuples():
         if row.site not in behind and row.site != f"{name}.input":
