@@ -46,7 +46,7 @@ def spline(x: Any, values: Any) -> Any:
 
     Parameters
     ----------
-    x : n nodes, 4 or more.
+    x : n nodes, 3 or more; through 3 it is a parabola.
     values : shape (n, m), a column for each of m functions.
 
     Returns
@@ -62,15 +62,32 @@ def spline(x: Any, values: Any) -> Any:
     h, n = np.diff(x), len(x)
     slope = np.diff(values, axis=0) / h[:, None]
     # Second derivatives m at the nodes: continuous slopes inside, one third derivative across the second and last but one.
+    if n == 3:
+        m = np.repeat(2 * np.diff(slope, axis=0) / (h[0] + h[1]), 3, axis=0)
+        return _cubic(h[:, None], slope, m, values)
     matrix, right = np.zeros((n, n)), np.zeros_like(values)
     inner = np.arange(1, n - 1)
     matrix[inner, inner - 1], matrix[inner, inner], matrix[inner, inner + 1] = h[:-1], 2 * (h[:-1] + h[1:]), h[1:]
     right[1:-1] = 6 * np.diff(slope, axis=0)
     matrix[0, :3] = -h[1], h[0] + h[1], -h[0]
     matrix[-1, -3:] = -h[-1], h[-2] + h[-1], -h[-2]
-    m = np.linalg.solve(matrix, right)
-    h = h[:, None]
+    return _cubic(h[:, None], slope, np.linalg.solve(matrix, right), values)
+
+
+def _cubic(h: Any, slope: Any, m: Any, values: Any) -> Any:
+    import numpy as np
+
     return np.stack([np.diff(m, axis=0) / (6 * h), m[:-1] / 2, slope - h * (2 * m[:-1] + m[1:]) / 6, values[:-1]])
+
+
+def spline_values(x: Any, values: Any, at: Any) -> Any:
+    """The :func:`spline` through `values` at `x`, evaluated at each of `at`: shape (len(at), m)."""
+    import numpy as np
+
+    i = np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(x) - 2)
+    t = (at - x[i])[:, None]
+    a, b, c, d = spline(x, values)[:, i]
+    return ((a * t + b) * t + c) * t + d
 
 
 _SAME = 1e-6

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
+from .interpolation import spline_values
 
 Array = Any
 
@@ -120,7 +121,7 @@ class Positions:
         return np.full(self.count, float(second_moment)), np.full((self.count, self.count), float(covariance))
 
     def at_every(self, second_moment: Array, covariance: Array) -> tuple[Array, Array]:
-        """q (L,) and c (L, L) at all positions, the diagonal of c filled with q."""
+        """Give q (L,) and c (L, L) at all positions, the diagonal of c filled with q."""
         q = self.weights @ np.asarray(second_moment)
         c = self.weights @ np.asarray(covariance) @ self.weights.T
         np.fill_diagonal(c, q)
@@ -155,14 +156,12 @@ def _smooth(length: int) -> Positions:
 
 def _interpolation(nodes: Array, positions: Array) -> Array:
     """Weights of the nodes at each position, for functions that are smooth in ln t; (positions, nodes)."""
-    from scipy.interpolate import CubicSpline
-
     if nodes.size == 1:
         return np.ones((positions.size, 1))
     if nodes.size == 2:  # too few to know a curvature: that of 1/t is the likeliest
         share = (1 / positions - 1 / nodes[0]) / (1 / nodes[1] - 1 / nodes[0])
         return np.stack([1 - share, share], axis=1)
-    weights: Array = CubicSpline(np.log(nodes), np.eye(nodes.size))(np.log(positions))
+    weights: Array = spline_values(np.log(nodes), np.eye(nodes.size), np.log(positions))
     return weights
 
 
