@@ -93,7 +93,7 @@ def sweep(
                 columns[key] = np.where(np.isnan(columns[key]), own, columns[key])
             steps.append(_Step.of(part, place.at(name)))
     behind = steps[-1].gain_behind
-    if behind is not None and not np.allclose(columns["variance"], behind, rtol=1e-4):  # the norm's epsilon is in it
+    if behind is not None and not np.allclose(columns["variance"], behind, rtol=1e-4):
         raise InputError(f"sweep: the input of a post-norm stack is itself normalised: its variance must be {behind:.4g}")
     ends = _swept(columns, steps, finite_width)
     return pandas.DataFrame(columns | ends)
@@ -135,9 +135,11 @@ class _Step(NamedTuple):
     values: Array
     """Rows of output moments and of the four numbers that take the gradient behind the branch to that in front of its norm."""
     differences: Array
-    reads_norm: bool
+    eps_in: float | None
+    """Epsilon of the norm that the branch reads, if it has one of its own"""
     gain_behind: float | None
-    """Second moment that a post-norm leaves"""
+    """Mean square of a post-norm's gain"""
+    eps_behind: float
     omega: float
     backward: float
     width: int
@@ -151,12 +153,15 @@ class _Step(NamedTuple):
         f, pull, shape = part.branch_moments(Signal(one, 1 - root**2), place)
         unit = pull(Signal(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])))
         table = np.stack([np.broadcast_to(v, one.shape) for v in (*f[:2], *unit.second_moment, *unit.covariance)], axis=1)
-        gain = None
+        gain, eps = None, 0.0
         if part.norm_stream is not None:
-            gain = float(part.norm_stream.moments(Signal(1.0, 1.0), place.at("norm_stream"))[0].second_moment)
+            eps = part.norm_stream.eps
+            left = part.norm_stream.moments(Signal(1.0, 1.0), place.at("norm_stream"))[0].second_moment
+            gain = float(left) * (1 + eps)
         omega, backward = (float(np.max(v)) for v in shape)
         values, differences = np.ascontiguousarray(table[:-1]), np.diff(table, axis=0)
-        return cls(values, differences, part.norm_in is not None, gain, omega, backward, part.width)
+        eps_in = None if part.norm_in is None else part.norm_in.eps
+        return cls(values, differences, eps_in, gain, eps, omega, backward, part.width)
 
     def read(self, correlation: Array) -> Array:
         """The six numbers at these correlations, each along the first axis."""
@@ -216,13 +221,14 @@ def _branch(
     r = c / q
     single = pairs = 1.0
     v, w, u = spread
-    if step.reads_norm:
+    if step.eps_in is not None:
         if finite_width:
             squares = q * q
             single = 1 + v / squares
             pairs = 1 + (0.75 * v + 0.25 * w) / squares
             r = r * (pairs - np.where(c > 0, u / np.maximum(c * q, 1e-300), 0.0))
-        single, pairs = branch2 * single / q, branch2 * pairs / q
+        size = branch2 * (1 + step.eps_in) / (q + step.eps_in)  # the tables were made at a stream of second moment 1
+        single, pairs = size * single, size * pairs
     else:
         single = pairs = branch2
     a, a_pair, one, other, pair_one, pair_other = step.read(r)
@@ -237,7 +243,8 @@ def _branch(
     kept = q
     q, c = q + a, c + a_pair
     if step.gain_behind is not None:
-        single, pairs, forward = step.gain_behind / q, step.gain_behind / q, 1.0
+        size = step.gain_behind / (q + step.eps_behind)
+        single, pairs, forward = size, size, 1.0
         if finite_width:
             squares = q * q
             scale = 1 + v / squares, 1 + (0.75 * v + 0.25 * w) / squares
@@ -248,7 +255,7 @@ def _branch(
             v = w = u = 0 * q
         # The norm's factors stand behind the residual's matrix.
         matrix = [matrix[0] * single, matrix[1] * pairs, matrix[2] * single, matrix[3] * pairs]
-        q, c = np.full_like(q, step.gain_behind), step.gain_behind * forward * c / q
+        q, c = size * q, size * forward * c
     m = [
         m[0] * matrix[0] + m[1] * matrix[2], m[0] * matrix[1] + m[1] * matrix[3],
         m[2] * matrix[0] + m[3] * matrix[2], m[2] * matrix[1] + m[3] * matrix[3],
