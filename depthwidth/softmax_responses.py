@@ -25,7 +25,7 @@ Array = Any
 _VARIANCES, _CORRELATIONS, _ROW_VARIANCES = 8, 6, 14  # Chebyshev nodes
 _LEAST_CORRELATION = -0.1
 _SMALL_HEAD, _MORE_CORRELATIONS = 32, 9
-_LEAST_PRODUCT = -0.5  # rows that repel more share next to nothing, and theta runs off to minus infinity
+_LEAST_PRODUCT, _REPULSION = -0.5, 2.0  # rows that repel each other by more nats share next to nothing, and have no theta
 _NORM_NODES = 6
 _SPREAD = 2.857  # the outermost of five Gauss-Hermite nodes
 
@@ -98,6 +98,7 @@ class Responses:
         self.largest, self.head_dim = largest, head_dim
         self.lengths = n = np.asarray(lengths, dtype=float)
         self._scale = math.log1p(largest)
+        self._low = max(_LEAST_CORRELATION, -_REPULSION / largest)
         s2 = np.expm1((_nodes(_ROW_VARIANCES) + 1) / 2 * self._scale)
         row = overlap(s2[:, None], n[None, :], head_dim)
         one = np.where(n == 1, 1.0, 1 - 1 / n)  # rows of one entry do not respond; any finite value will do
@@ -124,13 +125,15 @@ class Responses:
         n = self.lengths[self.lengths > 1]
         if not n.size:
             return np.zeros((3, 1, 1, self.lengths.size, self.lengths.size))
-        s2, rho = self._grid(self._scale, _LEAST_CORRELATION)
+        s2, rho = self._grid(self._scale, self._low)
         if self.head_dim is None:
             values = _exponents(s2, rho, n)
         else:
             # Queries' products reach beyond [-0.1, 1]; above 1 they stand for equal queries of larger norm.
-            low = max(_LEAST_PRODUCT, _LEAST_CORRELATION - _SPREAD * math.sqrt((1 + _LEAST_CORRELATION**2) / self.head_dim))
-            scale = math.log1p(min(LARGEST_PAIR_VARIANCE, self.largest * (1 + _SPREAD * math.sqrt(2 / self.head_dim))))
+            reach = _SPREAD * math.sqrt((1 + self._low**2) / self.head_dim)
+            widest = min(LARGEST_PAIR_VARIANCE, self.largest * (1 + _SPREAD * math.sqrt(2 / self.head_dim)))
+            low = max(_LEAST_PRODUCT, self._low - reach, -_REPULSION / widest)
+            scale = math.log1p(widest)
             few = self.head_dim < _SMALL_HEAD
             wide = _fit(_exponents(*self._grid(scale, low, _MORE_CORRELATIONS if few else _CORRELATIONS), n))
             products, weights = _query_products(rho[:, None], self.head_dim)
@@ -172,7 +175,7 @@ class Responses:
         """Chebyshev polynomials at these points, over the variance and over the correlation."""
         shape = self.pairs.shape[1:3]
         over_x = _basis(2 * np.log1p(variance) / self._scale - 1, shape[0])
-        return over_x, _basis(2 * (correlation - _LEAST_CORRELATION) / (1 - _LEAST_CORRELATION) - 1, shape[1])
+        return over_x, _basis(2 * (correlation - self._low) / (1 - self._low) - 1, shape[1])
 
 
 def _exponents(s2: Array, rho: Array, lengths: Array) -> Array:
@@ -194,9 +197,9 @@ def _fit(values: Array) -> Array:
 
 
 def _from_two(values: Array, n: Array) -> Array:
-    """Values of a length of 1, at the front of the last axis, continued from the lengths after it."""
+    """Values of a length of 1, at the front of the last axis, continued from the length after it."""
     if n[0] == 1 and n.size > 1:
-        values[..., 0] = 3 * values[..., 1] - 3 * values[..., 2] + values[..., 3] if n.size > 3 else values[..., 1]
+        values[..., 0] = values[..., 1]
     return values
 
 
@@ -204,10 +207,7 @@ def _pair_from_two(found: Array, n: Array) -> Array:
     whole = np.empty((*found.shape[:-2], n.size, n.size))
     whole[..., 1:, 1:] = found
     whole[..., 0, 1:] = found[..., 0, :]
-    _from_two(np.swapaxes(whole[..., 1:], -1, -2), n)
     whole[..., 0] = whole[..., 1]
-    whole[..., 1:, 0] = whole[..., 0, 1:]
-    _from_two(whole, n)
     return whole
 
 
