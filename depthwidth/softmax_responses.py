@@ -18,7 +18,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .softmax_integrals import _LEAST, _PAIR_STEP, LARGEST_PAIR_VARIANCE, LARGEST_VARIANCE, _PairGrid, _query_products, head_norms, overlap
+from .softmax_integrals import (
+    _LEAST,
+    _PAIR_STEP,
+    LARGEST_PAIR_VARIANCE,
+    LARGEST_VARIANCE,
+    _PairGrid,
+    _query_products,
+    head_norms,
+    overlap,
+)
 
 Array = Any
 

@@ -55,7 +55,7 @@ def test_a_family_interpolates_between_parameters_and_agrees_in_floats_and_array
     parameters, x = np.geomspace(0.5, 3, 40), np.linspace(0.1, 0.9, 40)
     found = tables(parameters, x)
     assert len(made) < 30
-    # Three neighbours a tenth of an e-fold apart: 0.1^3 / 16 of the third derivative between them, at most 8 e^0.15 of the square.
+    # Three neighbours a tenth of an e-fold apart: 0.1^3 / 16 of the third derivative, at most 8 e^0.15 of the square.
     assert found[0] == pytest.approx(np.exp(-parameters * x), rel=3e-4)
     assert found[1] == pytest.approx(parameters**2 * x, rel=8 * math.exp(0.15) * 0.1**3 / 16)
     single = np.array([tables(float(p), float(v)) for p, v in zip(parameters, x, strict=True)]).T

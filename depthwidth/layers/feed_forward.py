@@ -61,7 +61,8 @@ class FeedForward(Layer):
         gate, pull_gate = up, pull_up
         if self.gate is not None:
             gate, pull_gate = self.gate.moments(x, place.at("gate"))
-        known = hidden_moments(self.activation, gate, up if self.gated else None)
+        width = self.width if place.walk.finite_width else math.inf
+        known = hidden_moments(self.activation, gate, up if self.gated else None, width)
         inner = place.at("activation")
         hidden = inner.forward(x.of(known.second_moment / (1 - rate), known.pair), known.mean)
         y, pull_down = self.down.moments(hidden, place.at("down"))
@@ -112,27 +113,40 @@ class HiddenMoments(NamedTuple):
     linear_gradient_pair: Number = 0.0
 
 
-def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None) -> HiddenMoments:
-    """The moments behind the activation `name` of a signal, times an independent `linear` one where the unit is gated."""
+def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: float) -> HiddenMoments:
+    """The moments behind the activation `name` of a signal, times an independent `linear` one where the unit is gated.
+
+    The correlation of two tokens in one network differs from its mean by (1 - rho^2) / sqrt(d) or so, as that of `width`
+    Gaussian features does. Pair moments bend, those of gated units most: they are averaged over such a step to either side.
+    """
     each, rho = gate.second_moment, gate.correlation
-    if not isinstance(gate, TokenSignal):
-        second, slope, mean, pair, slope_pair, *_ = activation_tables(name)(each, _angle(rho))
-    elif each.max() <= _ALIKE * each.min():
-        # Of two inputs of nearly one variance, the moments are those at the geometric mean, to second order in the difference.
-        tables = activation_tables(name)
-        second, slope, mean, *_ = tables(each, 0.0)
-        _, _, _, pair, slope_pair, *_ = tables(gate.pair_second_moment, _angle(rho))
-    else:
+    step = (1 - rho * rho) / math.sqrt(width)
+    sides = [rho + step, rho - step] if math.isfinite(width) else [rho]
+    close = isinstance(gate, TokenSignal) and each.max() <= _ALIKE * each.min()
+    if isinstance(gate, TokenSignal) and not close:
         from ..activations import activation
 
         f, first = activation(name), gate.first_second_moment
         second, slope, mean = f.second_moment(each), f.derivative_second_moment(each), f.mean(each)
-        pair = f.pair_moment(first, rho, other_variance=first.T)
-        slope_pair = f.derivative_pair_moment(first, rho, other_variance=first.T)
+        pairs = [
+            (f.pair_moment(first, side, other_variance=first.T), f.derivative_pair_moment(first, side, other_variance=first.T))
+            for side in (side.clip(-1.0, 1.0) for side in sides)
+        ]
+    else:
+        tables = activation_tables(name)
+        second, slope, mean, *_ = tables(each, 0.0)
+        # Of two inputs of nearly one variance, the moments are those at the geometric mean, to second order in the difference.
+        pairs = [tables(gate.pair_second_moment, _angle(side))[3:5] for side in sides]
+    pair, slope_pair = (sum(values) / len(sides) for values in zip(*pairs, strict=True))
     if linear is None:
         return HiddenMoments(second, pair, slope, slope_pair, mean)
     v, c = linear.second_moment, linear.covariance
-    return HiddenMoments(second * v, pair * c, slope * v, slope_pair * c, 0.0, second, pair)
+    shift = linear.pair_second_moment * step
+    products = [c + shift, c - shift] if len(sides) == 2 else [c]
+    both, slopes = (
+        sum(product * values[k] for product, values in zip(products, pairs, strict=True)) / len(sides) for k in (0, 1)
+    )
+    return HiddenMoments(second * v, both, slope * v, slopes, 0.0, second, pair)
 
 
 def _angle(correlation: Number) -> Number:
