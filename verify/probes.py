@@ -149,15 +149,15 @@ def probe(
     Attention is found where a module calls ``scaled_dot_product_attention``, torch's own multi-head attention, or the softmax
     of scores (batch, heads, queries, keys): eager and fused attention of torch and transformers, with grouped queries, masks
     and soft caps. Not covered are kernels that are none of these (flex attention, external flash attention). A key is seen when
-    its masked score is above half the lowest number of its type. The weights are those before dropout. The row stands at the
+    its masked score is nowhere near the lowest number of its type. The weights are those before dropout. The row stands at the
     module that makes the call (``mix`` in ours), or at the nearest one around it among `sites`.
 
     Compiled models run uncompiled at the steps that are measured. With activation checkpointing a block's outputs count twice.
 
-    A measured step takes, in times of a plain training step, at all sites of 4 blocks of width 256 on 8 x 128 tokens, with one
-    thread of a shared CPU (``tests/benchmarks/probes.py``): 1.2 for moments, 1.3 with those of gradients, 1.1 for attention, 1.4
-    for all of these; 2.5 for the ranks of outputs, 1.4 for those of weights, 1.05 for updates. A step that is not measured takes
-    1.0, as nothing is attached.
+    A measured step takes, in times of a plain training step, at all sites of 4 blocks of width 256 on 8 x 128 tokens, on one
+    thread of a shared CPU (``tests/benchmarks/probes.py``): 1.2 for moments, 1.3 with those of gradients, 1.1 for attention,
+    1.4 for all of these; 2.5 for the ranks of outputs, 1.4 for those of weights, 1.05 for updates. A step that is not measured
+    takes 1.0, as nothing is attached.
     """
     asked = _asked(quantities, optimizer)
     state = _Probe(model, asked, _chosen(model, sites), optimizer, steps, start, run, per_head)
@@ -244,12 +244,16 @@ def _ranks(x: Tensor) -> Tensor:
     return torch.stack((squared.sum(-1) / top, effective), dim=-1)
 
 
+def _hidden_below(dtype: torch.dtype) -> float:
+    """Masked scores are minus infinity or the lowest number there is, which a model may go on to scale (CodeGen)."""
+    return float(torch.finfo(dtype).min) * (1 / 64 if dtype == torch.float16 else 1e-6)
+
+
 def _attention(scores: Tensor) -> Tensor:
     """The quantities of :data:`ATTENTION` from masked scores (batch, heads, queries, keys): (batch, heads, 5)."""
     scores = scores.detach()
-    lowest = torch.finfo(scores.dtype).min / 2
+    seen = scores > _hidden_below(scores.dtype)
     scores = scores.float()
-    seen = scores > max(lowest, torch.finfo(torch.float32).min / 2)
     count = seen.sum(-1)
     weights = torch.softmax(scores.masked_fill(~seen, -torch.inf), dim=-1)
     some = count > 0  # a query that sees nothing (padding) has no weights
@@ -321,9 +325,9 @@ def _fused_scores(
             scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
             if mask is not None:
                 part = mask[first : first + step] if mask.dim() == 4 and mask.shape[0] > 1 else mask
-                lowest = torch.finfo(part.dtype).min / 2 if part.is_floating_point() else None
-                hidden = ~part if lowest is None else part <= lowest
-                scores = (scores if lowest is None else scores + part).masked_fill(hidden, -torch.inf)
+                added = part.is_floating_point()
+                hidden = part <= _hidden_below(part.dtype) if added else ~part
+                scores = (scores + part if added else scores).masked_fill(hidden, -torch.inf)
             yield scores
 
 
