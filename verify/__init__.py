@@ -19,7 +19,7 @@ _HOME = {
     "build": "model", "from_hf": "convert", "apply_init": "initialize", "parameter_groups": "initialize", "probe": "probes",
 }  # fmt: skip
 
-__all__ = list(_HOME)  # noqa: PLE0605
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

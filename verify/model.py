@@ -20,7 +20,7 @@ import functools
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
