@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .convert import from_hf
-    from .initialize import apply_init, parameter_groups
-    from .model import build
-    from .probes import probe
+    from .convert import from_hf as from_hf
+    from .initialize import apply_init as apply_init
+    from .initialize import parameter_groups as parameter_groups
+    from .model import build as build
+    from .probes import probe as probe
 
 # Public name -> the module that defines it. The imports above say the same to type checkers. No name is also a module's.
 _HOME = {

@@ -8,7 +8,7 @@ transformers library are written below as data.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -200,6 +200,9 @@ def _sections(cut: str, attention: Attention, part: int) -> Callable[[Tensor], T
 
         return group
 
+    if heads % 4:
+        raise InputError(f"codegen cuts its query map in four, and heads={heads} is not a multiple of four")
+
     def codegen(tensor: Tensor) -> Tensor:  # four device shards, each with query, value, key
         return tensor.view(4, 3, -1, *tensor.shape[1:])[:, (0, 2, 1)[part]]
 
@@ -235,7 +238,9 @@ def _unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def locate(model: nn.Module, tree: Transformer, rules: Mapping[str, str] | None = None) -> dict[str, list[Slice]]:
+def locate(
+    model: nn.Module, tree: Transformer, rules: Mapping[str, str] | None = None, *, unused: Collection[str] = ()
+) -> dict[str, list[Slice]]:
     """For each parameter of `model`, the tensors of `tree` that it holds.
 
     Parameters
@@ -243,6 +248,7 @@ def locate(model: nn.Module, tree: Transformer, rules: Mapping[str, str] | None 
     model : any module; its parameters are called as the tree's, or as `rules` or the rules of its ``config.model_type`` say.
     tree : what it is.
     rules : names of modules (with ``#`` for the number of a block) and their roles, as in :data:`RULES`.
+    unused : names of parameters that the model holds and does not use; they are left out.
 
     Raises
     ------
@@ -261,6 +267,11 @@ def locate(model: nn.Module, tree: Transformer, rules: Mapping[str, str] | None 
     seen: dict[tuple[str, int | None], str] = {}
     for name, parameter in model.named_parameters():
         plain = _WRAPPERS.sub("", name)
+        if plain in unused:
+            continue
+        if plain.endswith(".alpha") and hasattr(inner, "express"):
+            found[name] = []  # a trainable residual scale of ReZero's, which the tree does not have
+            continue
         if plain in own:
             slices = [Slice(*own[plain], _whole)]
         else:
@@ -557,7 +568,7 @@ def parameter_groups(
     folds = _Folds(tree, recipe) if fold else None
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
-        rate = decay = 1.0
+        rate, decay = 1.0, 1.0 if found[name] else 0.0
         for one in found[name]:
             line = recipe.tensor(one.role)
             factor = abs(folds.factors.get((one.role, one.block), 1.0)) if folds else 1.0

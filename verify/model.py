@@ -1,3 +1,4 @@
+# mypy: disable-error-code="misc, no-any-return"
 """A tree as a torch module: the same components, trained.
 
 Each component of :mod:`depthwidth.layers` has one module here, registered with :func:`module`. Parameters are called by their
@@ -48,6 +49,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 IGNORED = -100
 """Target of positions that count for no loss."""
+
+
+TRAINED_SCALES = ("rezero", "skipinit")
+"""Schemes whose branch scale is where a trainable scalar starts."""
 
 
 @functools.singledispatch
@@ -169,14 +174,18 @@ class SinusoidalPositions(nn.Module):
 
 
 def _frequencies(base: float, dims: int, device: torch.device) -> Tensor:
+    """base^(-2i / dims) for each pair i; of an odd number the last has no partner of its own."""
     return base ** (-torch.arange(0, dims, 2, device=device).float() / dims)
 
 
 class Rotary(nn.Module):
     """Rotation of queries and keys by angles proportional to the position.
 
-    `frequencies` and `amplitude` may be set where a model stretches its positions beyond the training length.
+    `frequencies` and `amplitude` may be set where a model stretches its positions beyond the training length; layers with
+    the same `name` share them.
     """
+
+    name = ""
 
     def __init__(self, layer: layers.Rotary) -> None:
         super().__init__()
@@ -185,15 +194,12 @@ class Rotary(nn.Module):
         self.register_buffer("frequencies", None, persistent=False)
         self.frequencies: Tensor | None
 
-    def turned(self, dim: int) -> int:
-        """How many of a head's dimensions are rotated; in pairs, so an even number."""
-        return 2 * (int(self.layer.fraction * dim + 1e-6) // 2)
-
     def angles(self, length: int, dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosine and sine for each position and pair: (length, pairs) each, float32."""
         frequencies = self.frequencies
         if frequencies is None:
-            frequencies = _frequencies(self.layer.base, self.turned(dim), device)
+            turned = int(self.layer.fraction * dim + 1e-6)  # a fraction of 3/10 is a little less than that
+            frequencies = _frequencies(self.layer.base, turned, device)[: dim // 2]
         with torch.autocast(device.type, enabled=False):  # a position of 1000 has no bf16
             angles = torch.arange(length, device=device).float()[:, None] * frequencies.float()
         return angles.cos() * self.amplitude, angles.sin() * self.amplitude
@@ -215,9 +221,11 @@ class ALiBi(nn.Module):
     """A penalty on scores of ``slope * distance``, the slopes a geometric series over the heads (arXiv 2108.12409).
 
     Where the number of heads is no power of two, every other slope of twice as many fills up, as in the authors' code.
+    Falcon scales the penalty like the scores, and computes it in bf16: `scale` and `coarse`.
     """
 
     scale = 1.0
+    coarse = False
 
     def __init__(self, layer: layers.ALiBi) -> None:
         super().__init__()
@@ -234,6 +242,9 @@ class ALiBi(nn.Module):
     def bias(self, heads: int, length: int, device: torch.device) -> Tensor:
         """What is added to scores: (heads, length, length)."""
         place = torch.arange(length, device=device)
+        if self.coarse:  # of the key's place alone, from which causal softmax differs by a constant, but for the rounding
+            penalty = self.slopes(heads, device).bfloat16()[:, None] * place
+            return self.scale * penalty.float()[:, None].expand(-1, length, -1)
         distance = (place[:, None] - place).abs()
         return -self.scale * self.slopes(heads, device)[:, None, None] * distance
 
@@ -294,8 +305,8 @@ class Pass:
 class Residual(nn.Module):
     """``norm_stream(skip x + scale dropout(norm_out(branch(norm_in(x)))))``: what every branch is.
 
-    A subclass says what `branch` does. `skip` and `scale` are a recipe's; a trainable `gate` multiplies the branch where the
-    recipe starts it from zero.
+    A subclass says what `branch` does. `skip` and `scale` are a recipe's; a trainable `alpha` stands in place of `scale`
+    where the recipe is ReZero's or SkipInit's.
     """
 
     def __init__(self) -> None:
@@ -305,8 +316,7 @@ class Residual(nn.Module):
         self.norm_stream: nn.Module | None = None
         self.rate = 0.0
         self.skip = self.scale = 1.0
-        self.register_parameter("gate_scalar", None)
-        self.gate_scalar: nn.Parameter | None
+        self.register_parameter("alpha", None)
 
     def branch(self, x: Tensor, run: Pass) -> Tensor:
         """Features (batch, length, width) to what is added to the stream."""
@@ -316,7 +326,7 @@ class Residual(nn.Module):
         """What is added to the stream: the branch with its norms, dropout and scale."""
         y = self.branch(x if self.norm_in is None else self.norm_in(x), run)
         y = _dropped(y if self.norm_out is None else self.norm_out(y), self.rate, self.training)
-        return _scaled(y, self.scale) if self.gate_scalar is None else self.gate_scalar * y
+        return _scaled(y, self.scale) if self.alpha is None else self.alpha * y
 
     def forward(self, x: Tensor, run: Pass) -> Tensor:
         """The stream (batch, length, width) behind this branch."""
@@ -358,7 +368,12 @@ class Mix(nn.Module):
 
 
 class Attention(Residual):
-    """Multi-head attention: self or cross, grouped queries, any mask and position of the tree."""
+    """Multi-head attention: self or cross, grouped queries, any mask and position of the tree.
+
+    Queries, keys and values are clipped to [-clip, clip] where it is given (OLMo; the tree does not hold it).
+    """
+
+    clip: float | None = None
 
     def __init__(self, layer: layers.Attention) -> None:
         super().__init__()
@@ -377,16 +392,19 @@ class Attention(Residual):
             if run.memory is None:
                 raise InputError("cross-attention has no encoder's output to attend to")
             source = run.memory
-        q = self._heads(self.query(x), layer.heads, layer.head_dim, self.query_norm)
-        k = self._heads(self.key(source), layer.kv_heads, layer.head_dim, self.key_norm)
-        v = self._heads(self.value(source), layer.kv_heads, layer.value_dim, None)
+        q, k, v = self.query(x), self.key(source), self.value(source)
+        if self.clip is not None:
+            q, k, v = (part.clamp(-self.clip, self.clip) for part in (q, k, v))
+        q = self._heads(q, layer.heads, layer.head_dim, self.query_norm)
+        k = self._heads(k, layer.kv_heads, layer.head_dim, self.key_norm)
+        v = self._heads(v, layer.kv_heads, layer.value_dim, None)
         if isinstance(self.position, Rotary):
             make = functools.partial(self.position.angles, x.shape[1], layer.head_dim, x.device)
-            cos, sin = run.table(("rotary", layer.position, layer.head_dim), make)
+            cos, sin = run.table(("rotary", self.position.name, layer.position, layer.head_dim), make)
             q, k = self.position.rotate(q, cos, sin), self.position.rotate(k, cos, sin)
         mask, causal = (None, False) if layer.cross else self._mask(x.shape[1], q, run)
         y = self.mix(q, k, v, mask, causal)
-        return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.out(y.transpose(1, 2).flatten(2))
 
     @staticmethod
     def _heads(x: Tensor, heads: int, dim: int, norm: nn.Module | None) -> Tensor:
@@ -447,7 +465,7 @@ class FeedForward(Residual):
     def branch(self, x: Tensor, run: Pass | None = None) -> Tensor:
         """Features (..., width) to the same."""
         hidden = self.activation(self.up(x), None if self.gate is None else self.gate(x))
-        return self.down(_dropped(hidden, self.hidden_rate, self.training))  # type: ignore[no-any-return]
+        return self.down(_dropped(hidden, self.hidden_rate, self.training))
 
 
 class StackedLinear(nn.Module):
@@ -480,7 +498,7 @@ class Experts(nn.Module):
     def forward(self, x: Tensor, expert: int) -> Tensor:
         """Features (tokens, width) of the tokens of one expert to the same."""
         hidden = self.activation(self.up(x, expert), None if self.gate is None else self.gate(x, expert))
-        return self.down(_dropped(hidden, self.rate, self.training), expert)  # type: ignore[no-any-return]
+        return self.down(_dropped(hidden, self.rate, self.training), expert)
 
 
 class MixtureOfExperts(Residual):
@@ -532,13 +550,14 @@ def _residual(layer: layers.Residual) -> Residual:
 
 
 class Block(nn.Module):
-    """Attention, cross-attention where there is one, feed-forward; one after the other, or side by side."""
+    """Attention, cross-attention where there is one, feed-forward; one after the other, or side by side.
+
+    Branches side by side are added to the stream together; where they have norms for the stream, the sum goes through them in
+    turn.
+    """
 
     def __init__(self, layer: layers.Block) -> None:
         super().__init__()
-        branches = (layer.attention, layer.cross_attention, layer.feed_forward)
-        if layer.parallel and any(branch is not None and branch.norm_stream is not None for branch in branches):
-            raise InputError("Block: branches in parallel are added together, so none of them can norm the stream behind it")
         self.parallel = layer.parallel
         self.norm = _optional(layer.norm)
         self.attention = module(layer.attention)
@@ -561,6 +580,8 @@ class Block(nn.Module):
         x = _scaled(x, branches[0].skip)  # they state one skip
         for branch in branches:
             x = x + branch.added(y, run)
+        for branch in branches:
+            x = x if branch.norm_stream is None else branch.norm_stream(x)
         return x
 
 
@@ -609,7 +630,7 @@ class TokenStem(nn.Module):
         if self.projection is not None and self.widened_first:
             x = self.projection(x)
         if self.positions is not None:
-            x = x + self.positions.at(x.shape[1], x.shape[2], x.device).to(x.dtype)  # type: ignore[operator]
+            x = x + self.positions.at(x.shape[1], x.shape[2], x.device).to(x.dtype)
         if self.segments is not None:
             x = x + self.segments(torch.zeros_like(tokens) if segments is None else segments)
         x = _dropped(x if self.norm is None else self.norm(x), self.rate, self.training)
@@ -709,7 +730,7 @@ class Pooler(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Features (batch, length, width) to (batch, outputs)."""
-        return self.activation(self.linear(x[:, 0]))  # type: ignore[no-any-return]
+        return self.activation(self.linear(x[:, 0]))
 
 
 class ClassifierHead(nn.Module):
@@ -722,7 +743,7 @@ class ClassifierHead(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Features (batch, length, width) to logits (batch, classes)."""
-        return self.linear(x[:, 0] if self.pooler is None else self.pooler(x))  # type: ignore[no-any-return]
+        return self.linear(x[:, 0] if self.pooler is None else self.pooler(x))
 
 
 # The whole.
@@ -746,11 +767,11 @@ class Model(nn.Module):
         if self.encoder is None or self.decoder is None:
             if source is not None:
                 raise InputError("source has no meaning for a model of one stack")
-            return (self.decoder or self.encoder)(self.stem(tokens, segments))  # type: ignore[misc, no-any-return]
+            return (self.decoder or self.encoder)(self.stem(tokens, segments))
         if source is None:
             raise InputError("an encoder-decoder model takes source tokens besides its own: model(tokens, source=...)")
         memory = self.encoder(self.stem(source, segments))
-        return self.decoder(self.stem(tokens), memory)  # type: ignore[no-any-return]
+        return self.decoder(self.stem(tokens), memory)
 
     def forward(
         self,
@@ -777,14 +798,17 @@ class Model(nn.Module):
         x = self.features(tokens, source, segments)
         logits = x if self.head is None else self.head(x, getattr(getattr(self.stem, "tokens", None), "weight", None))
         if targets is None:
-            return logits  # type: ignore[no-any-return]
+            return logits
         if not isinstance(self.head, (LanguageHead, ClassifierHead)):
             raise InputError("targets need a model with a language head or a classifier")
         loss = F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORED)
         return logits, loss
 
     def express(self, recipe: Recipe | None) -> None:
-        """Take the multipliers and residual scales of a recipe, or none; weights stay as they are."""
+        """Take the multipliers and residual scales of a recipe, or none; weights stay as they are.
+
+        ReZero and SkipInit train a scalar for each branch, which is a parameter more than the tree has.
+        """
         for name, role, block, _ in parameters(self.tree):
             multiplier = 1.0 if recipe is None else at_block(recipe.tensor(role).multiplier, block)
             place, _, leaf = name.rpartition(".")
@@ -793,7 +817,7 @@ class Model(nn.Module):
                 norm = getattr(self.get_submodule(place.rpartition(".")[0]), "query_norm", None)
                 if place.endswith(".query") and norm is not None and norm.weight is None:
                     owner = norm  # a norm without weights would undo a factor in front of it
-                owner.multiplier = multiplier  # type: ignore[assignment]
+                owner.multiplier = multiplier
             elif isinstance(owner, PatchStem):
                 owner.multipliers[leaf] = multiplier
         for stack, depth, branches in stacks(self.tree):
@@ -808,6 +832,9 @@ class Model(nn.Module):
         line = None if recipe is None else recipe.residual(role)
         residual.skip = 1.0 if line is None else float(at_block(line.skip, block))
         residual.scale = 1.0 if line is None else float(at_block(line.branch, block))
+        trained = recipe is not None and recipe.scheme in TRAINED_SCALES
+        some = next(residual.parameters())
+        residual.alpha = nn.Parameter(torch.full((), residual.scale, dtype=some.dtype, device=some.device)) if trained else None
 
 
 for _component, _made in (
