@@ -258,11 +258,8 @@ class _Ensemble:
                 stretch.grad = self.gradients[member, begin:end]
                 taken.append({"params": [stretch], "lr": lr, "weight_decay": decay})
             self.optimizers.append(make_optimizer(training, taken, self.device))
-        self.stacked = {}
-        for part in self.parts:
-            whole = part.of(self.weights).detach().requires_grad_()
-            whole.grad = part.of(self.gradients)
-            self.stacked[part.name] = whole
+        self.stacked = {part.name: part.of(self.weights).detach().requires_grad_() for part in self.parts}
+        self.stacked_gradients = [part.of(self.gradients) for part in self.parts]
 
     def _identify(self, groups: Sequence[Groups]) -> str:
         rates = [[[len(group["params"]), group["lr"], group["weight_decay"]] for group in own] for own in groups]
@@ -329,13 +326,16 @@ class _Ensemble:
             with autocast(self.device, self.training.precision):
                 losses = self._batched(self.stacked, inputs[:, part], targets[:, part])
             weighted = losses if share == 1 else losses * share
-            weighted.sum().backward()
+            # autograd would warn that these gradients, rows apart, are not laid out as it likes.
+            found = torch.autograd.grad(weighted.sum(), list(self.stacked.values()), materialize_grads=True)
+            torch._foreach_add_(self.stacked_gradients, found)
             total += weighted.detach()
         return total
 
     def _make_batched(self) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
-        base = copy.deepcopy(self.models[0]).to("meta").train()
-        wrapped = WithLoss(base, self.loss)
+        # The first member's code without its weights; those that are tied stay one.
+        empty: dict[int, Any] = {id(one): nn.Parameter(one.to("meta")) for one in self.models[0].parameters()}
+        wrapped = WithLoss(copy.deepcopy(self.models[0], empty), self.loss)
         buffers = {
             f"model.{name}": torch.stack([dict(model.named_buffers())[name] for model in self.models])
             for name, _ in self.models[0].named_buffers()

@@ -93,11 +93,11 @@ def tree(**options):
     "shape",
     [
         tree(),
-        tree(positions="rotary", norm="rmsnorm", activation="swiglu", kv_heads=2, tied=False),
+        tree(positions="rotary", norm="rmsnorm", activation="silu", gated=True, kv_heads=2, tied=False),
         tree(positions="alibi", bias=False),
-        tree(norm_position="post"),
+        tree(placement="post", positions="relative"),
     ],
-    ids=["gpt2", "llama", "alibi", "post-norm"],
+    ids=["gpt2", "llama", "alibi", "post-norm, relative"],
 )
 def test_any_tree_can_be_an_ensemble(corpus, shape):
     brief = trainings(changed(BRIEF, evaluate_every=0))
@@ -146,7 +146,9 @@ def test_a_recipe_sets_the_rates_of_each_member(corpus):
 
     each = trainings(BRIEF)
     some = made()
-    groups = [parameter_groups(m, scheme, t.learning_rate, t.weight_decay, tree=tree()) for m, t in zip(some, each, strict=True)]
+    groups = [
+        parameter_groups(m, scheme, t.learning_rate, t.weight_decay, tree=tree()) for m, t in zip(some, each, strict=True)
+    ]
     together = train_ensemble(some, corpus, each, groups=groups, mode="batched", device="cpu")
     singles = [train(m, corpus, t, recipe=scheme, tree=tree(), device="cpu") for m, t in zip(made(), each, strict=True)]
     assert furthest(together, singles) < 1e-5
