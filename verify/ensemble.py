@@ -35,7 +35,7 @@ from torch.overrides import TorchFunctionMode
 from depthwidth.errors import InputError, shown
 
 from .checkpoints import latest, save_checkpoint
-from .corpus import Corpus, mixed
+from .corpus import Corpus
 from .optim import Groups, clip, default_groups, factor, make_optimizer
 from .train import (
     Loss,
@@ -46,6 +46,7 @@ from .train import (
     default_device,
     has_diverged,
     language_loss,
+    seed_all,
     validation_loss,
 )
 
@@ -281,11 +282,11 @@ class _Ensemble:
         if self.mode == "loop":
             losses = []
             for member in range(self.members):
-                torch.manual_seed(mixed(self.trainings[member].seed, self.step, 0))
+                seed_all(self.device, self.trainings[member].seed, self.step, 0)
                 losses.append(self.pass_alone(member, inputs[member], targets[member]))
                 self.move(member)
             return torch.stack(losses)
-        torch.manual_seed(mixed(*(training.seed for training in self.trainings), self.step))
+        seed_all(self.device, *(training.seed for training in self.trainings), self.step)
         found = self.pass_together(inputs, targets)
         for member in range(self.members):
             self.move(member)

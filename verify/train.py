@@ -724,12 +724,20 @@ def _loop(run: _Run, checkpoint_every: int, probes: Sequence[Probe], report: _Re
         run.status = "finished"
 
 
+def seed_all(device: torch.device, *numbers: int) -> None:
+    """Let random numbers on the host and on `device` follow from `numbers` alone."""
+    seed = mixed(*numbers)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed also looks for devices of every kind, each time
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def _update(run: _Run, probes: Sequence[Probe]) -> Tensor:
     """One update of the weights; returns the loss before it, still on the device."""
     scale = factor(run.training, run.step)
     for group in run.optimizer.param_groups:
         group["lr"] = group["base"] * scale
-    torch.manual_seed(mixed(run.training.seed, run.step, run.world.rank))
+    seed_all(run.device, run.training.seed, run.step, run.world.rank)
     with ExitStack() as watched:
         contexts = [context for probe in probes if (context := probe(run.model, run.step)) is not None]
         for context in contexts:

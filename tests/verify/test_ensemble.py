@@ -1,7 +1,6 @@
 """Members of an ensemble have the losses they have alone; a wrong rate or a leak between them is caught."""
 
 import math
-import random
 
 import pytest
 import torch
@@ -228,11 +227,10 @@ def loads(placed, jobs):
     return [sum(jobs[place].cost for ensemble in some for place in ensemble) for some in placed]
 
 
-def test_packing_places_every_run_once_and_evenly():
-    generator = random.Random(3)
+def test_packing_places_every_run_once_and_evenly(rng):
     for _ in range(50):
-        jobs = [Job(generator.choice("abc"), generator.uniform(1, 5), generator.uniform(1, 3)) for _ in range(30)]
-        workers = generator.randint(1, 5)
+        jobs = [Job(int(rng.integers(3)), *rng.uniform((1, 1), (5, 3))) for _ in range(30)]
+        workers = int(rng.integers(1, 6))
         placed = pack(jobs, workers, memory=8.0, members=4)
         ensembles = [ensemble for some in placed for ensemble in some]
         assert sorted(place for ensemble in ensembles for place in ensemble) == list(range(30))
