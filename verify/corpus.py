@@ -182,10 +182,13 @@ def _mix(x: Tensor) -> Tensor:
 
 def mixed(*numbers: int) -> int:
     """One number from 0 to 2**63 - 1 that depends on all of `numbers` and their order: a seed out of seeds."""
-    x = torch.zeros((), dtype=torch.int64)
-    for number in numbers:
-        x = _mix(x * 3 + (number % (1 << 63)) + _GOLDEN)
-    return int(x) & (1 << 63) - 1
+    x, whole = 0, (1 << 64) - 1
+    for number in numbers:  # plain integers: many times quicker than tensors of one element
+        x = (x * 3 + number + 0x9E3779B97F4A7C15) & whole
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            x = ((x ^ x >> shift) * factor) & whole
+        x ^= x >> 31
+    return x >> 1
 
 
 def window_starts(seed: int | Tensor, step: int, batch: int, windows: int, device: torch.device | str = "cpu") -> Tensor:
@@ -203,7 +206,7 @@ def window_starts(seed: int | Tensor, step: int, batch: int, windows: int, devic
 
 def _windows_at(tokens: Tensor, starts: Tensor, context: int) -> tuple[Tensor, Tensor]:
     window = tokens[starts[..., None] + torch.arange(context + 1, device=tokens.device)].long()
-    return window[..., :-1], window[..., 1:]
+    return window[..., :-1].contiguous(), window[..., 1:].contiguous()  # models may want to view them flat
 
 
 # Where tokens come from.

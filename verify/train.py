@@ -287,7 +287,7 @@ class Probe(Protocol):
         """A context to run update number `step` in, or None where there is nothing to look at."""
 
 
-class _WithLoss(nn.Module):  # type: ignore[misc]
+class WithLoss(nn.Module):  # type: ignore[misc]
     """A model and its loss as one module, so that both are compiled and made parallel together."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
@@ -295,6 +295,7 @@ class _WithLoss(nn.Module):  # type: ignore[misc]
         self.model, self.loss = model, loss
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean nats per token."""
         return self.loss(self.model, inputs, targets)
 
 
@@ -400,7 +401,7 @@ def train(
     InputError
         if the folder holds another run, the corpus is too short or its vocabulary is not the model's.
     """
-    place = _device(device)
+    place = default_device(device)
     with ExitStack() as stack:
         world = stack.enter_context(_together(place))
         for logger in loggers:
@@ -422,7 +423,8 @@ def train(
         return run.finish()
 
 
-def _device(device: torch.device | str | None) -> torch.device:
+def default_device(device: torch.device | str | None) -> torch.device:
+    """The one asked for; otherwise this process's GPU, if there is one."""
     if device is not None:
         return torch.device(device)
     if torch.cuda.is_available():
@@ -439,7 +441,7 @@ class _Run:
         self.device = corpus.device
         self.share = world.share(training.batch)
         self.optimizer = make_optimizer(training, groups, self.device)
-        self.plain = _WithLoss(model, loss)
+        self.plain = WithLoss(model, loss)
         parallel = self.plain
         if world.size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
@@ -573,13 +575,6 @@ class _Run:
 
     # What is computed.
 
-    def autocast(self) -> AbstractContextManager[None]:
-        """Products in bfloat16 if asked."""
-        context: AbstractContextManager[None] = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.training.precision == "bfloat16"
-        )
-        return context
-
     def gradients(self, module: nn.Module) -> Tensor:
         """Mean loss over this process's share of a batch, its gradients left on the parameters."""
         rows = self.share.stop - self.share.start
@@ -594,7 +589,7 @@ class _Run:
             # Gradients of processes are averaged once, behind the last micro-batch.
             waits = contextlib.nullcontext() if last or self.world.size == 1 else self.parallel.no_sync()
             with waits:
-                with self.autocast():
+                with autocast(self.device, self.training.precision):
                     loss = module(inputs[part], targets[part])
                 weighted = loss if size == rows else loss * ((part.stop - part.start) / rows)
                 weighted.backward()
@@ -607,10 +602,22 @@ class _Run:
             return
         if not self.training.evaluate_batches or len(self.corpus.validation) <= self.training.context:
             return
+        training = self.training
         found = validation_loss(
-            self.plain, self.corpus, self.training.evaluate_batches, self.training.batch, self.training.context, self.autocast
+            self.plain,
+            self.corpus,
+            training.evaluate_batches,
+            training.batch,
+            training.context,
+            lambda: autocast(self.device, training.precision),
         )
         self.evaluations.append((self.step, *found))
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Products in bfloat16 if asked."""
+    context: AbstractContextManager[None] = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    return context
 
 
 def validation_loss(
@@ -701,8 +708,10 @@ def _loop(run: _Run, checkpoint_every: int, probes: Sequence[Probe], report: _Re
         known = len(run.losses)
         run.losses += torch.stack(pending).tolist()
         pending.clear()
-        if _has_diverged(run, known):
-            run.status = "diverged"
+        run.diverged_at = has_diverged(run.losses, known, training)
+        if run.diverged_at is not None:  # what was done after it is forgotten
+            del run.losses[run.diverged_at + 1 :]
+            run.step, run.status = len(run.losses), "diverged"
             return
         report.step()
         if at_checkpoint and run.step < training.steps:
@@ -715,12 +724,20 @@ def _loop(run: _Run, checkpoint_every: int, probes: Sequence[Probe], report: _Re
         run.status = "finished"
 
 
+def seed_all(device: torch.device, *numbers: int) -> None:
+    """Let random numbers on the host and on `device` follow from `numbers` alone."""
+    seed = mixed(*numbers)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed also looks for devices of every kind, each time
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def _update(run: _Run, probes: Sequence[Probe]) -> Tensor:
     """One update of the weights; returns the loss before it, still on the device."""
     scale = factor(run.training, run.step)
     for group in run.optimizer.param_groups:
         group["lr"] = group["base"] * scale
-    torch.manual_seed(mixed(run.training.seed, run.step, run.world.rank))
+    seed_all(run.device, run.training.seed, run.step, run.world.rank)
     with ExitStack() as watched:
         contexts = [context for probe in probes if (context := probe(run.model, run.step)) is not None]
         for context in contexts:
@@ -732,14 +749,10 @@ def _update(run: _Run, probes: Sequence[Probe]) -> Tensor:
     return run.world.mean(loss)
 
 
-def _has_diverged(run: _Run, since: int) -> bool:
-    """Whether a loss from update `since` on is lost; what was done after the first such is forgotten."""
-    above = run.training.diverged_above
-    limit = above if above is not None else 2 * run.losses[0]
-    for step, loss in enumerate(run.losses[since:], since):
+def has_diverged(losses: Sequence[float], since: int, training: Training) -> int | None:
+    """The first update from number `since` on whose loss is lost, or none."""
+    limit = training.diverged_above if training.diverged_above is not None else 2 * losses[0]
+    for step, loss in enumerate(losses[since:], since):
         if not loss <= limit or math.isinf(loss):  # NaN is not below anything
-            run.diverged_at = step
-            del run.losses[step + 1 :]
-            run.step = step + 1
-            return True
-    return False
+            return step
+    return None

@@ -1,0 +1,251 @@
+"""Members of an ensemble have the losses they have alone; a wrong rate or a leak between them is caught."""
+
+import math
+
+import pytest
+import torch
+from small_gpt import SmallGPT
+from torch.nn import functional
+
+from depthwidth import Transformer
+from depthwidth.errors import InputError
+from verify import checkpoints
+from verify.checkpoints import latest
+from verify.corpus import zipf_markov
+from verify.ensemble import Job, pack, train_ensemble
+from verify.initialize import apply_init, parameter_groups
+from verify.model import build
+from verify.train import Training, train
+
+RATES = (1e-3, 3e-3, 1e-2)
+SHORT = Training(steps=100, batch=4, context=16, warmup=5, clip=0.7, evaluate_batches=2)
+BRIEF = Training(steps=12, batch=4, context=16, warmup=3, evaluate_batches=2, evaluate_every=5)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return zipf_markov(5000, vocab=32)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def changed(training, **changes):
+    return Training.from_dict({**training.to_dict(), **changes})
+
+
+def trainings(base=SHORT):
+    return [changed(base, learning_rate=rate, data_seed=i, seed=i) for i, rate in enumerate(RATES)]
+
+
+def models(**options):
+    return [SmallGPT(seed=i, **options) for i in range(len(RATES))]
+
+
+def alone(some, corpus, each):
+    return [train(model, corpus, training, device="cpu") for model, training in zip(some, each, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def one_by_one(corpus):
+    return alone(models(), corpus, trainings())
+
+
+def furthest(ensemble, singles):
+    return max(
+        abs(a - b) for one, other in zip(ensemble, singles, strict=True) for a, b in zip(one.losses, other.losses, strict=True)
+    )
+
+
+@pytest.mark.parametrize("mode", ["batched", "loop"])
+def test_losses_over_100_steps_are_those_of_training_one_by_one(corpus, one_by_one, mode):
+    together = train_ensemble(trained := models(), corpus, trainings(), mode=mode, device="cpu")
+    assert furthest(together, one_by_one) < 1e-4
+    for member, single in zip(together, one_by_one, strict=True):
+        assert member.evaluations[-1][1] == pytest.approx(single.evaluations[-1][1], abs=1e-4)
+        assert (member.status, member.steps, member.tokens) == (single.status, single.steps, single.tokens)
+        assert member.training == single.training
+    # The modules passed in hold the trained weights.
+    loss = functional.cross_entropy(trained[0](corpus.train[None, :16].long()).transpose(1, 2), corpus.train[None, 1:17].long())
+    assert loss.item() < math.log(32)
+
+
+@pytest.mark.parametrize("mode", ["batched", "loop"])
+def test_another_members_learning_rate_is_caught(corpus, one_by_one, mode):
+    swapped = [changed(one, learning_rate=rate) for one, rate in zip(trainings(), (RATES[1], RATES[0], RATES[2]), strict=True)]
+    together = train_ensemble(models(), corpus, swapped, mode=mode, device="cpu")
+    assert furthest(together[:1], one_by_one[:1]) > 1e-2
+    assert furthest(together[1:2], one_by_one[1:2]) > 1e-2
+    assert furthest(together[2:], one_by_one[2:]) < 1e-4
+
+
+def tree(**options):
+    return Transformer(depth=2, width=32, heads=4, vocab=32, context=16, **options)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        tree(),
+        tree(positions="rotary", norm="rmsnorm", activation="silu", gated=True, kv_heads=2, tied=False),
+        tree(positions="alibi", bias=False),
+        tree(placement="post", positions="relative"),
+    ],
+    ids=["gpt2", "llama", "alibi", "post-norm, relative"],
+)
+def test_any_tree_can_be_an_ensemble(corpus, shape):
+    brief = trainings(changed(BRIEF, evaluate_every=0))
+    singles = alone([build(shape, seed=i) for i in range(3)], corpus, brief)
+    together = train_ensemble([build(shape, seed=i) for i in range(3)], corpus, brief, mode="batched", device="cpu")
+    assert furthest(together, singles) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"micro_batch": 3},
+        {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.1},
+        {"relative_clip": 4.0, "clip": None, "optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.01},
+        {"clip": None, "schedule": "wsd"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("mode", ["batched", "loop"])
+def test_whatever_a_single_run_may_do(corpus, changes, mode):
+    each = [changed(one, **{"learning_rate": one.learning_rate, **changes}) for one in trainings(BRIEF)]
+    together = train_ensemble(models(), corpus, each, mode=mode, device="cpu")
+    singles = alone(models(), corpus, each)
+    assert furthest(together, singles) < 1e-5
+    assert [[step for step, *_ in one.evaluations] for one in together] == [[0, 5, 10, 12]] * 3
+
+
+def test_with_dropout_the_loop_draws_what_a_single_run_draws(corpus):
+    each = trainings(BRIEF)
+    singles = alone(models(dropout=0.2), corpus, each)
+    assert furthest(train_ensemble(models(dropout=0.2), corpus, each, mode="loop", device="cpu"), singles) < 1e-5
+    batched = train_ensemble(models(dropout=0.2), corpus, each, mode="batched", device="cpu")
+    assert 1e-3 < furthest(batched, singles) < 1.0  # other numbers, each member its own
+
+
+def test_a_recipe_sets_the_rates_of_each_member(corpus):
+    from depthwidth import recipe
+
+    scheme = recipe(tree(), "mup", base_width=8)
+
+    def made():
+        some = [build(tree(), scheme, seed=i) for i in range(3)]
+        for model in some:
+            apply_init(model, scheme, tree=tree())
+        return some
+
+    each = trainings(BRIEF)
+    some = made()
+    groups = [
+        parameter_groups(m, scheme, t.learning_rate, t.weight_decay, tree=tree()) for m, t in zip(some, each, strict=True)
+    ]
+    together = train_ensemble(some, corpus, each, groups=groups, mode="batched", device="cpu")
+    singles = [train(m, corpus, t, recipe=scheme, tree=tree(), device="cpu") for m, t in zip(made(), each, strict=True)]
+    assert furthest(together, singles) < 1e-5
+    assert furthest(train_ensemble(made(), corpus, each, mode="batched", device="cpu"), singles) > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["batched", "loop"])
+def test_one_diverges_and_the_others_go_on(corpus, mode):
+    each = trainings(changed(BRIEF, clip=None))
+    each[1] = changed(each[1], learning_rate=1e4, warmup=0)
+    together = train_ensemble(models(), corpus, each, mode=mode, device="cpu")
+    assert [one.status for one in together] == ["finished", "diverged", "finished"]
+    singles = alone(models(), corpus, each)
+    assert (together[1].diverged_at, together[1].steps) == (singles[1].diverged_at, singles[1].steps)
+    assert furthest([together[0], together[2]], [singles[0], singles[2]]) < 1e-5
+
+
+def test_all_diverged_is_the_end(corpus):
+    together = train_ensemble(models(), corpus, changed(BRIEF, clip=None, learning_rate=1e4, warmup=0), device="cpu")
+    assert {one.status for one in together} == {"diverged"}
+
+
+def test_an_interrupted_ensemble_ends_bit_for_bit_the_same(tmp_path, corpus):
+    whole = train_ensemble(models(), corpus, trainings(BRIEF), mode="batched", device="cpu")
+
+    def stop(step, _):
+        if step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_ensemble(
+            models(), corpus, trainings(BRIEF), mode="batched", device="cpu", folder=tmp_path, checkpoint_every=3, on_step=stop
+        )
+    assert latest(tmp_path).step == 6
+    seen = []
+    resumed = train_ensemble(
+        models(), corpus, trainings(BRIEF), device="cpu", folder=tmp_path, on_step=lambda step, _: seen.append(step)
+    )
+    assert seen == [7, 8, 9, 10, 11, 12]
+    assert [one.losses for one in resumed] == [one.losses for one in whole]
+    assert [one.evaluations for one in resumed] == [one.evaluations for one in whole]
+    again = train_ensemble(models(), corpus, trainings(BRIEF), device="cpu", folder=tmp_path, on_step=lambda *_: 1 / 0)
+    assert [one.losses for one in again] == [one.losses for one in whole]
+    with pytest.raises(InputError, match="holds another ensemble"):
+        train_ensemble(models(), corpus, changed(BRIEF, beta2=0.9), device="cpu", folder=tmp_path)
+
+
+def test_a_full_disk_costs_checkpoints_only(tmp_path, corpus, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    together = train_ensemble(models(), corpus, trainings(BRIEF), device="cpu", folder=tmp_path, checkpoint_every=6)
+    assert together[0].status == "finished"
+    assert together[0].warnings == tuple(f"no checkpoint after {step} updates: No space left on device" for step in (6, 12))
+
+
+@pytest.mark.parametrize(
+    ("members", "each", "sentence"),
+    [
+        ([], [], "do not pair up"),
+        ([SmallGPT()], [BRIEF, BRIEF], "do not pair up"),
+        ([SmallGPT(), SmallGPT()], [BRIEF, changed(BRIEF, steps=3)], "differ in steps"),
+        ([SmallGPT(), SmallGPT(width=16)], BRIEF, "different names or shapes"),
+        ([SmallGPT()] * 2, BRIEF, "belongs to two members"),
+    ],
+)
+def test_what_is_not_alike_is_said_in_a_sentence(corpus, members, each, sentence):
+    with pytest.raises(InputError, match=sentence):
+        train_ensemble(members, corpus, each, device="cpu")
+
+
+# Packing.
+
+
+def loads(placed, jobs):
+    return [sum(jobs[place].cost for ensemble in some for place in ensemble) for some in placed]
+
+
+def test_packing_places_every_run_once_and_evenly(rng):
+    for _ in range(50):
+        jobs = [Job(int(rng.integers(3)), *rng.uniform((1, 1), (5, 3))) for _ in range(30)]
+        workers = int(rng.integers(1, 6))
+        placed = pack(jobs, workers, memory=8.0, members=4)
+        ensembles = [ensemble for some in placed for ensemble in some]
+        assert sorted(place for ensemble in ensembles for place in ensemble) == list(range(30))
+        for ensemble in ensembles:
+            assert len({jobs[place].shape for place in ensemble}) == 1
+            assert len(ensemble) <= 4
+            assert sum(jobs[place].memory for place in ensemble) <= 8.0
+        largest = max(sum(jobs[place].cost for place in ensemble) for ensemble in ensembles)
+        # Graham: the last to end is at most 4/3 of the best, and the best is no less than the mean and the largest.
+        assert max(loads(placed, jobs)) <= 4 / 3 * max(sum(job.cost for job in jobs) / workers + largest, largest)
+
+
+def test_packing_says_what_does_not_fit():
+    with pytest.raises(InputError, match="run 1 needs 9 bytes"):
+        pack([Job("a", 1, 1), Job("a", 1, 9)], 2, memory=8)
+    with pytest.raises(InputError, match="at least one worker"):
+        pack([], 0)
+    assert pack([], 2) == [[], []]

@@ -1,0 +1,571 @@
+"""Several models of one shape trained in one program: seeds, learning rates, initialisations, each as if it ran alone.
+
+    outcomes = train_ensemble([build(tree, seed=s) for s in range(16)], corpus, [Training(learning_rate=r) for r in rates])
+
+All weights lie in one matrix, a row a member; the members' own parameters are views of it. Two ways to go through a step give
+the same losses to rounding:
+
+- ``batched``: one forward and backward pass with the members as an axis of every tensor (``torch.func.vmap`` over
+  ``functional_call``; products become ``bmm``, attention takes members as more sequences). For what is short of work: a GPU, or
+  few tokens a step.
+- ``loop``: member after member, its weights, gradients and optimizer in cache while it is on. For a CPU that a single member
+  already fills.
+
+``auto`` tries both for a few passes and takes the quicker one; on a GPU it is ``batched``.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import heapq
+import json
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from depthwidth.errors import InputError, shown
+
+from .checkpoints import latest, save_checkpoint
+from .corpus import Corpus
+from .optim import Groups, clip, default_groups, factor, make_optimizer
+from .train import (
+    Loss,
+    Outcome,
+    Training,
+    WithLoss,
+    autocast,
+    default_device,
+    has_diverged,
+    language_loss,
+    seed_all,
+    validation_loss,
+)
+
+Mode = Literal["auto", "batched", "loop"]
+
+_ALIKE = ("steps", "batch", "context", "micro_batch", "precision", "optimizer", "compile", "evaluate_every", "evaluate_batches")
+"""Fields of :class:`Training` that members have in common. All others may differ."""
+
+
+# Attention under vmap. On a CPU torch has no rule that takes its fused kernel to a batch of batches and goes through members
+# one by one, with a warning. Sequences of several members are simply more sequences.
+
+
+class _Attention(torch.autograd.Function):  # type: ignore[misc]
+    """Attention whose vmap takes the members' axis as more sequences. Autograd sees what vmap calls, not this."""
+
+    @staticmethod
+    def forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *options: Any) -> Tensor:
+        raise RuntimeError("only meant for inside of vmap")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, dims: Sequence[int | None], *arguments: Any) -> tuple[Tensor, int]:
+        (*inputs, mask), (rate, causal, scale, grouped) = arguments[:4], arguments[4:]
+        members, batch = info.batch_size, 0
+        for i, dim in enumerate(dims[:3]):
+            whole = inputs[i].expand(members, *inputs[i].shape) if dim is None else inputs[i].movedim(dim, 0)
+            inputs[i], batch = whole.flatten(0, 1), whole.shape[1]
+        if mask is not None and (dims[3] is not None or mask.dim() == 4):
+            mask = mask.expand(members, *mask.shape) if dims[3] is None else mask.movedim(dims[3], 0)
+            mask = mask[(slice(None), *[None] * (5 - mask.dim()))]
+            mask = mask.expand(members, batch, *mask.shape[2:]).flatten(0, 1)
+        found = functional.scaled_dot_product_attention(*inputs, mask, rate, causal, scale=scale, enable_gqa=grouped)
+        return found.unflatten(0, (members, batch)), 0
+
+
+class _FoldedAttention(TorchFunctionMode):  # type: ignore[misc]
+    """Sends attention over (batch, heads, length, dim) to :class:`_Attention`."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.scaled_dot_product_attention and args[0].dim() == 4:
+            return _attend(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    return _Attention.apply(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+
+
+# The members, row by row.
+
+
+def train_ensemble(
+    models: Sequence[nn.Module],
+    corpus: Corpus,
+    trainings: Sequence[Training],
+    *,
+    mode: Mode = "auto",
+    folder: str | Path | None = None,
+    checkpoint_every: int = 0,
+    groups: Sequence[Groups] | None = None,
+    loss: Loss | None = None,
+    device: torch.device | str | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> list[Outcome]:
+    """Train models of one shape together, in place; the outcomes are those of training each alone, to rounding.
+
+    Parameters
+    ----------
+    models : one a member; equal names and shapes of weights, and equal code. Weights may start as they like.
+    corpus : that all read, each at places by its own ``data_seed``.
+    trainings : one a member, or one for all; alike in steps, batch, context, precision, optimizer, compilation and evaluation,
+        free in learning rate, decay, schedule, clipping and seeds.
+    mode : ``batched``, ``loop`` or ``auto``; see the module. With dropout, ``batched`` draws other numbers than a run alone.
+    folder, checkpoint_every : as in :func:`verify.train.train`: a killed ensemble goes on from its last checkpoint, in the same
+        mode, and on a CPU ends bit for bit the same.
+    groups : for each member its parameters with their own ``lr`` and ``weight_decay``
+        (:func:`verify.initialize.parameter_groups`).
+    loss, device : as in :func:`verify.train.train`.
+    on_step : called after each update with the number of updates done and the losses, of shape (members,), on the device.
+
+    Returns
+    -------
+    One outcome a member. ``seconds`` is the ensemble's; ``tokens`` the member's own.
+
+    Raises
+    ------
+    InputError
+        if members are not alike, or the folder holds another ensemble.
+    """
+    trainings = [trainings] * len(models) if isinstance(trainings, Training) else list(trainings)
+    _check_alike(models, trainings)
+    place = default_device(device)
+    if mode not in ("auto", "batched", "loop"):
+        raise InputError(f"train_ensemble: mode={shown(mode)} is not one of auto, batched, loop")
+    with torch.random.fork_rng([place] if place.type == "cuda" else []):
+        run = _Ensemble(models, corpus.to(place), trainings, groups, loss or language_loss(models[0]))
+        run.folder = None if folder is None else Path(folder)
+        run.restore()
+        if run.mode is None:
+            run.mode = run.quickest() if mode == "auto" else mode
+        run.go(checkpoint_every or max(run.training.steps // 10, 1), on_step)
+    return run.outcomes()
+
+
+def _check_alike(models: Sequence[nn.Module], trainings: Sequence[Training]) -> None:
+    if not models or len(models) != len(trainings):
+        raise InputError(f"train_ensemble: {len(models)} models and {len(trainings)} trainings do not pair up")
+    for training in trainings[1:]:
+        for name in _ALIKE:
+            if getattr(training, name) != getattr(trainings[0], name):
+                raise InputError(f"train_ensemble: members differ in {name}, which they must have in common")
+    shapes = [[(name, tuple(p.shape)) for name, p in model.named_parameters()] for model in models]
+    if any(some != shapes[0] for some in shapes[1:]):
+        raise InputError("train_ensemble: members have weights of different names or shapes; train those by themselves")
+    if len({id(parameter) for model in models for parameter in model.parameters()}) != sum(map(len, shapes)):
+        raise InputError("train_ensemble: a weight belongs to two members")
+
+
+@dataclass
+class _Part:
+    """Where one weight lies in a row."""
+
+    name: str
+    shape: torch.Size
+    start: int
+    stop: int
+
+    def of(self, matrix: Tensor) -> Tensor:
+        """The weight in every row: (members, *shape)."""
+        return matrix[:, self.start : self.stop].unflatten(1, self.shape) if self.shape else matrix[:, self.start]
+
+
+class _Ensemble:
+    """The state of an ensemble."""
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        corpus: Corpus,
+        trainings: Sequence[Training],
+        groups: Sequence[Groups] | None,
+        loss: Loss,
+    ) -> None:
+        self.models, self.corpus, self.trainings, self.loss = list(models), corpus, list(trainings), loss
+        self.training, self.device, self.members = trainings[0], corpus.device, len(models)
+        for model in models:
+            model.to(self.device).train()
+        if groups is None:
+            groups = [
+                default_groups(model, one.learning_rate, one.weight_decay) for model, one in zip(models, trainings, strict=True)
+            ]
+        self._lay_out(groups)
+        self.seeds = torch.tensor([one.data_seed for one in trainings], device=self.device)
+        self.mode: Literal["batched", "loop"] | None = None
+        self.folder: Path | None = None
+        self.step, self.before, self.started = 0, 0.0, time.perf_counter()
+        self.losses: list[list[float]] = [[] for _ in models]
+        self.evaluations: list[list[tuple[int, float, float]]] = [[] for _ in models]
+        self.diverged_at: list[int | None] = [None] * self.members
+        self.warnings: list[str] = []
+        self.identity = self._identify(groups)
+        self._batched: Callable[[dict[str, Tensor], Tensor, Tensor], Tensor] | None = None
+
+    def _lay_out(self, groups: Sequence[Groups]) -> None:
+        """One row a member, weights of one group of the first member side by side; optimizers take whole stretches."""
+        first = dict(self.models[0].named_parameters())
+        names = {id(parameter): name for name, parameter in first.items()}
+        order = [names[id(parameter)] for group in groups[0] for parameter in group["params"]]
+        self.parts, start = [], 0
+        for name in order:
+            size = first[name].numel()
+            self.parts.append(_Part(name, first[name].shape, start, start + size))
+            start += size
+        self.weights = torch.empty(self.members, start, device=self.device, dtype=first[order[0]].dtype)
+        self.gradients = torch.zeros_like(self.weights)
+        self.optimizers = []
+        for member, (model, own, training) in enumerate(zip(self.models, groups, self.trainings, strict=True)):
+            parameters = dict(model.named_parameters())
+            rate = {id(p): (group["lr"], group["weight_decay"]) for group in own for p in group["params"]}
+            stretches: list[list[Any]] = []
+            for part in self.parts:
+                parameter = parameters[part.name]
+                if id(parameter) not in rate:
+                    raise InputError(f"train_ensemble: member {member} does not train {part.name}, and others do")
+                with torch.no_grad():
+                    row = self.weights[member, part.start : part.stop].view(part.shape)
+                    row.copy_(parameter)
+                    parameter.data = row
+                    parameter.grad = self.gradients[member, part.start : part.stop].view(part.shape)
+                if stretches and stretches[-1][2] == rate[id(parameter)]:
+                    stretches[-1][1] = part.stop
+                else:
+                    stretches.append([part.start, part.stop, rate[id(parameter)]])
+            taken = []
+            for begin, end, (lr, decay) in stretches:
+                stretch = self.weights[member, begin:end].requires_grad_()
+                stretch.grad = self.gradients[member, begin:end]
+                taken.append({"params": [stretch], "lr": lr, "weight_decay": decay})
+            self.optimizers.append(make_optimizer(training, taken, self.device))
+        self.stacked = {part.name: part.of(self.weights).detach().requires_grad_() for part in self.parts}
+        self.stacked_gradients = [part.of(self.gradients) for part in self.parts]
+
+    def _identify(self, groups: Sequence[Groups]) -> str:
+        rates = [[[len(group["params"]), group["lr"], group["weight_decay"]] for group in own] for own in groups]
+        shapes = [[part.name, list(part.shape)] for part in self.parts]
+        trainings = [training.to_dict() for training in self.trainings]
+        what = {"trainings": trainings, "corpus": self.corpus.identity(), "weights": shapes, "rates": rates}
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    # One update.
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of all members: (members, batch, context) each."""
+        return self.corpus.batch(self.seeds, step, self.training.batch, self.training.context)
+
+    def update(self) -> Tensor:
+        """One update of every member; returns the losses before it, on the device."""
+        inputs, targets = self.batch(self.step)
+        self.gradients.zero_()
+        if self.mode == "loop":
+            losses = []
+            for member in range(self.members):
+                seed_all(self.device, self.trainings[member].seed, self.step, 0)
+                losses.append(self.pass_alone(member, inputs[member], targets[member]))
+                self.move(member)
+            return torch.stack(losses)
+        seed_all(self.device, *(training.seed for training in self.trainings), self.step)
+        found = self.pass_together(inputs, targets)
+        for member in range(self.members):
+            self.move(member)
+        return found
+
+    def move(self, member: int) -> None:
+        """Clip and step one member."""
+        training, optimizer = self.trainings[member], self.optimizers[member]
+        scale = factor(training, self.step)
+        for group in optimizer.param_groups:
+            group["lr"] = group["base"] * scale
+        clip(training, optimizer)
+        optimizer.step()
+
+    def _in_parts(self, rows: int) -> Iterator[tuple[slice, float]]:
+        size = min(self.training.micro_batch or rows, rows)
+        for start in range(0, rows, size):
+            stop = min(start + size, rows)
+            yield slice(start, stop), (stop - start) / rows
+
+    def pass_alone(self, member: int, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Forward and back through one member."""
+        total = torch.zeros((), device=self.device)
+        for part, share in self._in_parts(self.training.batch):
+            with autocast(self.device, self.training.precision):
+                loss = self.loss(self.models[member], inputs[part], targets[part])
+            weighted = loss if share == 1 else loss * share
+            weighted.backward()
+            total += weighted.detach()
+        return total
+
+    def pass_together(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Forward and back through all members at once: their losses are summed, so that each has its own gradient."""
+        if self._batched is None:
+            self._batched = self._make_batched()
+        total = torch.zeros(self.members, device=self.device)
+        for part, share in self._in_parts(self.training.batch):
+            with autocast(self.device, self.training.precision):
+                losses = self._batched(self.stacked, inputs[:, part], targets[:, part])
+            weighted = losses if share == 1 else losses * share
+            # autograd would warn that these gradients, rows apart, are not laid out as it likes.
+            found = torch.autograd.grad(weighted.sum(), list(self.stacked.values()), materialize_grads=True)
+            torch._foreach_add_(self.stacked_gradients, found)
+            total += weighted.detach()
+        return total
+
+    def _make_batched(self) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
+        # The first member's code without its weights; those that are tied stay one.
+        empty: dict[int, Any] = {id(one): nn.Parameter(one.to("meta")) for one in self.models[0].parameters()}
+        wrapped = WithLoss(copy.deepcopy(self.models[0], empty), self.loss)
+        buffers = {
+            f"model.{name}": torch.stack([dict(model.named_buffers())[name] for model in self.models])
+            for name, _ in self.models[0].named_buffers()
+        }
+
+        def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Any:
+            named = {f"model.{name}": weight for name, weight in weights.items()}
+            return functional_call(wrapped, {**named, **buffers}, (inputs, targets))
+
+        together = vmap(one, randomness="different")
+        if self.training.compile:
+            # On a GPU this also records CUDA graphs, which keep their outputs in one place.
+            compiled = torch.compile(together, mode="reduce-overhead" if self.device.type == "cuda" else None)
+            return lambda weights, inputs, targets: compiled(weights, buffers, inputs, targets).clone()
+
+        def eager(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Any:
+            with _FoldedAttention():
+                return together(weights, buffers, inputs, targets)
+
+        return eager
+
+    def quickest(self) -> Literal["batched", "loop"]:
+        """Whichever takes less time for forward and back, the better of three tries of each in turn; weights stay."""
+        if self.device.type != "cpu":
+            return "batched"
+        if self.members == 1 or self.training.compile:
+            return "loop" if self.members == 1 else "batched"
+        inputs, targets = self.batch(0)
+        seconds: dict[Literal["batched", "loop"], list[float]] = {"batched": [], "loop": []}
+        state = [copy.deepcopy(dict(model.named_buffers())) for model in self.models]
+        for _ in range(3):
+            for mode, taken in seconds.items():
+                start = time.perf_counter()
+                if mode == "batched":
+                    self.pass_together(inputs, targets)
+                else:
+                    for member in range(self.members):
+                        self.pass_alone(member, inputs[member], targets[member])
+                taken.append(time.perf_counter() - start)
+        for model, kept in zip(self.models, state, strict=True):
+            for name, buffer in model.named_buffers():
+                buffer.copy_(kept[name])
+        return min(seconds, key=lambda mode: min(seconds[mode]))
+
+    # All updates.
+
+    def go(self, checkpoint_every: int, on_step: Callable[[int, Tensor], None] | None) -> None:
+        """Update until the steps are done or every member has diverged."""
+        steps, every = self.training.steps, self.training.evaluate_every
+        wait_every = 10 if self.device.type == "cuda" else 1
+        pending: list[Tensor] = []
+        while self.step < steps and not all(at is not None for at in self.diverged_at):
+            if every and self.step % every == 0:
+                self.evaluate()
+            pending.append(self.update())
+            self.step += 1
+            if on_step is not None:
+                on_step(self.step, pending[-1])
+            at_checkpoint = self.step % checkpoint_every == 0
+            if len(pending) >= wait_every or at_checkpoint or self.step == steps:
+                self.take(torch.stack(pending, dim=1).tolist())
+                pending.clear()
+                if at_checkpoint and self.step < steps:
+                    self.save()
+        if self.step == steps:
+            self.evaluate()
+        self.save()
+
+    def take(self, rows: list[list[float]]) -> None:
+        """Losses that have become known, a row a member; those behind a member's divergence are forgotten."""
+        for member, row in enumerate(rows):
+            if self.diverged_at[member] is None:
+                known = len(self.losses[member])
+                self.losses[member] += row
+                at = has_diverged(self.losses[member], known, self.trainings[member])
+                if at is not None:
+                    self.diverged_at[member] = at
+                    del self.losses[member][at + 1 :]
+
+    def evaluate(self) -> None:
+        """Validation loss of every member that has not diverged."""
+        training = self.training
+        if not training.evaluate_batches or len(self.corpus.validation) <= training.context:
+            return
+        for member, model in enumerate(self.models):
+            done = self.evaluations[member]
+            if self.diverged_at[member] is None and not (done and done[-1][0] == self.step):
+                found = validation_loss(
+                    WithLoss(model, self.loss),
+                    self.corpus,
+                    training.evaluate_batches,
+                    training.batch,
+                    training.context,
+                    lambda: autocast(self.device, training.precision),
+                )
+                done.append((self.step, *found))
+
+    # What is saved.
+
+    def save(self) -> None:
+        """A checkpoint of all members; a disk that cannot take it is a warning."""
+        if self.folder is None:
+            return
+        tensors = {"weights": self.weights}
+        for member, optimizer in enumerate(self.optimizers):
+            for index, group in enumerate(optimizer.param_groups):
+                for key, value in optimizer.state[group["params"][0]].items():
+                    if isinstance(value, Tensor):
+                        tensors[f"optimizer/{member}/{index}/{key}"] = value
+        for member, losses in enumerate(self.losses):
+            tensors[f"losses/{member}"] = torch.tensor(losses, dtype=torch.float64)
+        state = {
+            "identity": self.identity,
+            "mode": self.mode,
+            "evaluations": [[[step, str(a), str(b)] for step, a, b in some] for some in self.evaluations],
+            "diverged_at": self.diverged_at,
+            "seconds": self.seconds,
+            "warnings": self.warnings,
+        }
+        try:
+            save_checkpoint(self.folder, self.step, tensors, state)
+        except OSError as error:
+            self.warnings.append(f"no checkpoint after {self.step} updates: {error.strerror or error}")
+
+    def restore(self) -> None:
+        """Go to the last checkpoint in the folder, if there is one."""
+        found = None if self.folder is None else latest(self.folder)
+        if found is None:
+            return
+        if found.state["identity"] != self.identity:
+            raise InputError(f"{self.folder} holds another ensemble: give this one a folder of its own")
+        with torch.no_grad():
+            self.weights.copy_(found.tensors["weights"])
+        for name, tensor in found.tensors.items():
+            if name.startswith("optimizer/"):
+                _, member, index, key = name.split("/")
+                optimizer = self.optimizers[int(member)]
+                optimizer.state[optimizer.param_groups[int(index)]["params"][0]][key] = tensor.to(self.device)
+        self.step, self.mode = found.step, found.state["mode"]
+        self.losses = [found.tensors[f"losses/{member}"].tolist() for member in range(self.members)]
+        self.evaluations = [[(int(s), float(a), float(b)) for s, a, b in some] for some in found.state["evaluations"]]
+        self.diverged_at, self.warnings = list(found.state["diverged_at"]), list(found.state["warnings"])
+        self.before = found.state["seconds"]
+
+    @property
+    def seconds(self) -> float:
+        """Spent so far, by all processes that worked on the ensemble one after another."""
+        return self.before + time.perf_counter() - self.started
+
+    def outcomes(self) -> list[Outcome]:
+        """As things stand."""
+        corpus, seconds = self.corpus.identity(), self.seconds
+        return [
+            Outcome(
+                "finished" if self.diverged_at[member] is None else "diverged",
+                len(self.losses[member]),
+                tuple(self.losses[member]),
+                tuple(self.evaluations[member]),
+                len(self.losses[member]) * training.batch * training.context,
+                seconds,
+                self.diverged_at[member],
+                corpus,
+                training.to_dict(),
+                tuple(self.warnings),
+            )
+            for member, training in enumerate(self.trainings)
+        ]
+
+
+# Which runs go where.
+
+
+class Job(NamedTuple):
+    """A run to be placed."""
+
+    shape: Hashable
+    """Runs of one shape may be an ensemble."""
+    cost: float
+    """In any unit that adds up, such as FLOPs."""
+    memory: float = 0.0
+    """Bytes while it is trained."""
+
+
+def pack(jobs: Sequence[Job], workers: int, memory: float | None = None, members: int = 16) -> list[list[list[int]]]:
+    """Runs as ensembles, and ensembles on workers so that the last one is done early.
+
+    Parameters
+    ----------
+    jobs : what is to be run.
+    workers : processes that work side by side, each on its share one after another.
+    memory : bytes a worker has; an ensemble needs the sum of its members.
+    members : of an ensemble at most.
+
+    Returns
+    -------
+    For each worker its ensembles, each a list of places in `jobs`.
+
+    Notes
+    -----
+    Equal shapes are cut into ensembles no larger than a worker's fair share of them, then the costliest goes to the worker with
+    the least to do (Graham 1969: at most 4/3 of the best).
+
+    Examples
+    --------
+    >>> pack([Job("small", 1.0)] * 4 + [Job("large", 3.0)], workers=2)
+    [[[4]], [[0, 1], [2, 3]]]
+    """
+    if workers < 1 or members < 1:
+        raise InputError("pack: there must be at least one worker and one member")
+    shapes: dict[Hashable, list[int]] = {}
+    for place, job in enumerate(jobs):
+        if memory is not None and job.memory > memory:
+            raise InputError(f"pack: run {place} needs {job.memory:,.0f} bytes, and a worker has {memory:,.0f}")
+        shapes.setdefault(job.shape, []).append(place)
+    ensembles: list[list[int]] = []
+    for places in shapes.values():
+        most = min(members, -(-len(places) // workers))
+        current: list[int] = []
+        for place in places:
+            held = sum(jobs[one].memory for one in current)
+            if current and (len(current) == most or (memory is not None and held + jobs[place].memory > memory)):
+                ensembles.append(current)
+                current = []
+            current.append(place)
+        ensembles.append(current)
+    load = [(0.0, worker) for worker in range(workers)]
+    placed: list[list[list[int]]] = [[] for _ in range(workers)]
+    for ensemble in sorted(ensembles, key=lambda one: -sum(jobs[place].cost for place in one)):
+        done, worker = heapq.heappop(load)
+        placed[worker].append(ensemble)
+        heapq.heappush(load, (done + sum(jobs[place].cost for place in ensemble), worker))
+    return placed
