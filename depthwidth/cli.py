@@ -507,6 +507,47 @@ def derive(name: str | None, form: str | None) -> None:
     emit(form, data, data["steps"], lambda: click.echo(str(found)))
 
 
+def _match_of(
+    tree: Any, context: int | None, text: str | None, tokens: str | None, windows: int | None, correlation: float | None
+) -> tuple[Any, str]:
+    """How often positions of a text match, for ``propagate``, and a sentence that says how that was found."""
+    if text is None:
+        for option, value in (("--tokens", tokens), ("--windows", windows)):
+            if value is not None:
+                raise InputError(f"{option} has no meaning without --text")
+        return None, ""
+    if correlation is not None:
+        raise InputError("give the input by --text or by --correlation, not both")
+    from .text import read_text
+
+    found, length = read_text(text, tokens, tree.vocab), tree.run(context).tokens
+    measured = found.within(length)
+    error = "" if measured.stderr is None else f" +- {measured.stderr:.2g}"
+    start = f"the first {len(found):,}" if found.truncated else f"{len(found):,}"
+    sentence = (
+        f"Text: {start} tokens ({found.kind}) of {found.source}; two positions within windows of {min(length, len(found))} "
+        f"hold the same one with probability {measured.value:.4g}{error}, over the whole text {found.match_probability():.4g}."
+    )
+    return (measured.value if windows is None else found.match_matrix(length, windows)), sentence
+
+
+@cli.command("text")
+@click.argument("file")
+@click.option("--tokens", metavar="KIND", default="words", show_default=True, help="bytes, words, ids or a tokenizer.json.")
+@click.option("--context", metavar="N", default="1024", show_default=True, help="Tokens of a window.")
+@formats
+def text_command(file: str, tokens: str, context: str, form: str | None) -> None:
+    """How often two positions of the text in FILE hold the same token, beside Zipf's law."""
+    from .text import read_text
+
+    row = read_text(file, tokens).summary(_whole(context, "context"))
+
+    def human() -> None:
+        print_facts({key.replace("_", " "): f"{v:.5g}" if isinstance(v, float) else str(v) for key, v in row.items()})
+
+    emit(form, row, [row], human)
+
+
 @cli.command()
 @click.argument("name", required=False)
 @formats
@@ -659,47 +700,6 @@ def _print_recipe(made: Any) -> None:
         )
     for note in (*made.extras.get("notes", ()), *made.extras.get("remarks", ())):
         click.echo(f"Note: {note}")
-
-
-def _match_of(
-    tree: Any, context: int | None, text: str | None, tokens: str | None, windows: int | None, correlation: float | None
-) -> tuple[Any, str]:
-    """How often positions of a text match, for ``propagate``, and a sentence that says how that was found."""
-    if text is None:
-        for option, value in (("--tokens", tokens), ("--windows", windows)):
-            if value is not None:
-                raise InputError(f"{option} has no meaning without --text")
-        return None, ""
-    if correlation is not None:
-        raise InputError("give the input by --text or by --correlation, not both")
-    from .text import read_text
-
-    found, length = read_text(text, tokens, tree.vocab), tree.run(context).tokens
-    measured = found.within(length)
-    error = "" if measured.stderr is None else f" +- {measured.stderr:.2g}"
-    start = f"the first {len(found):,}" if found.truncated else f"{len(found):,}"
-    sentence = (
-        f"Text: {start} tokens ({found.kind}) of {found.source}; two positions within windows of {min(length, len(found))} "
-        f"hold the same one with probability {measured.value:.4g}{error}, over the whole text {found.match_probability():.4g}."
-    )
-    return (measured.value if windows is None else found.match_matrix(length, windows)), sentence
-
-
-@cli.command("text")
-@click.argument("file")
-@click.option("--tokens", metavar="KIND", default="words", show_default=True, help="bytes, words, ids or a tokenizer.json.")
-@click.option("--context", metavar="N", default="1024", show_default=True, help="Tokens of a window.")
-@formats
-def text_command(file: str, tokens: str, context: str, form: str | None) -> None:
-    """How often two positions of the text in FILE hold the same token, beside Zipf's law."""
-    from .text import read_text
-
-    row = read_text(file, tokens).summary(_whole(context, "context"))
-
-    def human() -> None:
-        print_facts({key.replace("_", " "): f"{v:.5g}" if isinstance(v, float) else str(v) for key, v in row.items()})
-
-    emit(form, row, [row], human)
 
 
 def _whole(text: str, name: str) -> int:
