@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .search import Shape
     from .tables import table, table_names
     from .template import Template
+    from .text import Text, read_text
 
 # Public name -> the module that defines it, by topic. The imports above say the same to type checkers.
 _HOME = {
@@ -41,6 +42,7 @@ _HOME = {
     # what happens in it at initialisation, and how to initialise it
     "propagate": "propagation", "recipe": "initialization", "Recipe": "initialization", "schemes": "initialization",
     "diagnose": "diagnosis", "Finding": "diagnosis", "headroom": "diagnosis",
+    "Text": "text", "read_text": "text",
     # formulas and the numbers in them
     "Formula": "formula", "find_formula": "formula", "activation": "activations", "gated": "activations",
     "Coefficient": "coefficients", "coefficient": "coefficients", "reference": "coefficients",

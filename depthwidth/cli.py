@@ -529,6 +529,47 @@ def derive(name: str | None, form: str | None) -> None:
     emit(form, data, data["steps"], lambda: click.echo(str(found)))
 
 
+def _match_of(
+    tree: Any, context: int | None, text: str | None, tokens: str | None, windows: int | None, correlation: float | None
+) -> tuple[Any, str]:
+    """How often positions of a text match, for ``propagate``, and a sentence that says how that was found."""
+    if text is None:
+        for option, value in (("--tokens", tokens), ("--windows", windows)):
+            if value is not None:
+                raise InputError(f"{option} has no meaning without --text")
+        return None, ""
+    if correlation is not None:
+        raise InputError("give the input by --text or by --correlation, not both")
+    from .text import read_text
+
+    found, length = read_text(text, tokens, tree.vocab), tree.run(context).tokens
+    measured = found.within(length)
+    error = "" if measured.stderr is None else f" +- {measured.stderr:.2g}"
+    start = f"the first {len(found):,}" if found.truncated else f"{len(found):,}"
+    sentence = (
+        f"Text: {start} tokens ({found.kind}) of {found.source}; two positions within windows of {min(length, len(found))} "
+        f"hold the same one with probability {measured.value:.4g}{error}, over the whole text {found.match_probability():.4g}."
+    )
+    return (measured.value if windows is None else found.match_matrix(length, windows)), sentence
+
+
+@cli.command("text")
+@click.argument("file")
+@click.option("--tokens", metavar="KIND", default="words", show_default=True, help="bytes, words, ids or a tokenizer.json.")
+@click.option("--context", metavar="N", default="1024", show_default=True, help="Tokens of a window.")
+@formats
+def text_command(file: str, tokens: str, context: str, form: str | None) -> None:
+    """How often two positions of the text in FILE hold the same token, beside Zipf's law."""
+    from .text import read_text
+
+    row = read_text(file, tokens).summary(_whole(context, "context"))
+
+    def human() -> None:
+        print_facts({key.replace("_", " "): f"{v:.5g}" if isinstance(v, float) else str(v) for key, v in row.items()})
+
+    emit(form, row, [row], human)
+
+
 @cli.command()
 @click.argument("name", required=False)
 @formats
@@ -554,6 +595,9 @@ def table(name: str | None, form: str | None) -> None:
 @click.option("--context", metavar="N", help="Tokens of a sequence  [the model's].")
 @click.option("--variance", type=float, help="Variance of the first block's input  [the embedding's].")
 @click.option("--correlation", type=float, help="Its correlation between tokens  [the embedding's, by Zipf's law].")
+@click.option("--text", metavar="FILE", help="Text whose repeated tokens make the inputs correlate.")
+@click.option("--tokens", metavar="KIND", help="Its tokens: bytes, words, ids or a tokenizer.json  [words; bytes for few].")
+@click.option("--windows", metavar="N", type=int, help="Follow positions one by one, over N windows of the text.")
 @click.option("--gradient-correlation", type=float, default=0.0, help="Of the gradient behind the last norm  [0].")
 @click.option("--no-dropout", is_flag=True, help="Evaluation mode.")
 @click.option("--plot", metavar="FILE", help="Draw variance, correlation and gradient along the depth.")
@@ -564,6 +608,9 @@ def moments(
     context: str | None,
     variance: float | None,
     correlation: float | None,
+    text: str | None,
+    tokens: str | None,
+    windows: int | None,
     gradient_correlation: float,
     no_dropout: bool,
     plot: str | None,
@@ -577,17 +624,22 @@ def moments(
 
         check_target(plot)
     tree, made = _recipe_of(config, scheme)
+    length = None if context is None else _whole(context, "context")
+    match, source = _match_of(tree, length, text, tokens, windows, correlation)
     rows: list[Row] = list(
         moments_of(
             tree,
             made,
             variance=variance,
             correlation=correlation,
+            token_match=match,
             gradient=(1.0, gradient_correlation),
-            context=None if context is None else _whole(context, "context"),
+            context=length,
             dropout=not no_dropout,
         )
     )
+    if source and form is None:
+        click.echo(f"{source}\n")
     if plot is not None:
         plot_moments(rows, plot)
     emit(form, rows, rows, lambda: _print_moments(rows))

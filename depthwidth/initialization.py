@@ -1102,21 +1102,33 @@ def _stem_scale(tree: Transformer, kind: str) -> float:
     return tree.stem.scale if isinstance(tree.stem, TokenStem) and kind == "tokens" else 1.0
 
 
-def embedding_correlation(tree: Transformer) -> float:
+def embedding_correlation(tree: Transformer, token_match: float | None = None) -> float:
     """The correlation of two tokens' inputs that repeated words and shared segments cause, before dropout.
 
-    Words follow Zipf's law with exponent 1; the chance that two are equal is pi^2 / (6 (ln V + 0.5772)^2). Of k tables with
-    equal variance each contributes 1/k of it; two segments agree with probability 2/3. Measure it from text where you can.
+    Parameters
+    ----------
+    tree : the transformer; of k tables with equal variance each contributes 1/k of its own correlation, and two segments agree
+        with probability 2/3.
+    token_match : the chance that two positions hold the same token, as :func:`~depthwidth.text.read_text` measures it. By
+        default words follow Zipf's law with exponent 1, and it is pi^2 / (6 (ln V + 0.5772)^2).
+
+    Raises
+    ------
+    InputError
+        if that is not a probability.
 
     Examples
     --------
-    >>> round(embedding_correlation(Transformer(depth=1, width=64, kind="encoder", segments=2, vocab=32000)), 4)
-    0.2268
+    >>> bert = Transformer(depth=1, width=64, kind="encoder", segments=2, vocab=32000)
+    >>> round(embedding_correlation(bert), 4), round(embedding_correlation(bert, 0.0074), 4)
+    (0.2268, 0.2247)
     """
     stem = tree.stem
+    if token_match is not None and not 0 <= token_match <= 1:
+        raise InputError(f"embedding_correlation: token_match={shown(token_match)} is not a probability")
     if isinstance(stem, PatchStem):
         return 0.2  # assumed: neighbouring patches are alike, and how much depends on the images
-    repeat = math.pi**2 / (6 * (math.log(max(stem.vocab, 2)) + _EULER) ** 2)
+    repeat = math.pi**2 / (6 * (math.log(max(stem.vocab, 2)) + _EULER) ** 2) if token_match is None else token_match
     shared = 2 / 3 if stem.segments is not None else 0.0
     return (min(repeat, 1.0) + shared) / _tables(tree)
 
