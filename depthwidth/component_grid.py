@@ -223,38 +223,34 @@ def _attention(
     import numpy as np
 
     s = attention.raw_score_variance(score_std**2, score_std**2, 1.0)
-    overlap, M4 = _attention_overlap(s, correlation, length, head_dim)
+    overlap = _attention_overlap(s, correlation, length, head_dim)
     found = attention.attention_moments(
         1.0, correlation, length=length, width=width, value_gain=value_std**2, score_gain=s, dropout=dropout,
-        gradient=gradient_std**2, gradient_correlation=gradient_correlation, overlap=overlap,
+        gradient=gradient_std**2, gradient_correlation=gradient_correlation, overlap=overlap, equal_norms=False,
     )  # fmt: skip
-    unequal = attention.norm_fluctuation(value_std**2, correlation, overlap.P, overlap.M3, M4, s, width)
     share = head_dim / width  # one head of this size, where the layer's moments are those of all heads together
     return {
         "mean": np.zeros(()),
-        "variance": found.second_moment + unequal,
+        "variance": found.second_moment,
         "covariance": found.covariance,
         "gradient_variance": share * found.gradient,
         "gradient_covariance": share * found.gradient_covariance,
     }
 
 
-def _attention_overlap(s: Array, correlation: Array, length: Array, head_dim: Array) -> tuple[AttentionOverlap, Array]:
-    """:func:`depthwidth.softmax_integrals.attention_overlap` for arrays of head sizes too, and M4."""
+def _attention_overlap(s: Array, correlation: Array, length: Array, head_dim: Array) -> AttentionOverlap:
+    """:func:`depthwidth.softmax_integrals.attention_overlap` for arrays of head sizes too."""
     import numpy as np
 
-    from .softmax_integrals import AttentionOverlap, attention_overlap, overlap
+    from .softmax_integrals import AttentionOverlap, attention_overlap
 
     every = np.broadcast_arrays(s, correlation, length, head_dim)
     raw, r, n, heads = (values.ravel() for values in every)
-    values = np.empty((len(AttentionOverlap._fields) + 1, heads.size))
+    values = np.empty((len(AttentionOverlap._fields), heads.size))
     for size in np.unique(heads):
         here = np.flatnonzero(heads == size)
-        s2 = attention.score_variance(raw[here], r[here])
-        values[:-1, here] = attention_overlap(s2, r[here], n[here], head_dim=int(size))
-        values[-1, here] = overlap(s2, n[here], int(size)).M4
-    shaped = values.reshape(-1, *every[0].shape)
-    return AttentionOverlap(*shaped[:-1]), shaped[-1]
+        values[:, here] = attention_overlap(attention.score_variance(raw[here], r[here]), r[here], n[here], head_dim=int(size))
+    return AttentionOverlap(*values.reshape(-1, *every[0].shape))
 
 
 _PREDICTIONS: dict[str, Callable[..., Prediction]] = {
