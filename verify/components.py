@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import functools
 import hashlib
 import itertools
 import math
@@ -27,7 +28,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ from depthwidth.formulas import attention as formulas
 from depthwidth.formulas.attention import attention_moments
 from depthwidth.formulas.moments import norm_correlation
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = Any  # torch.Tensor, which mypy does not follow here
 Row = dict[str, Any]
 
 COLUMNS = (
@@ -318,17 +319,11 @@ def _attention_draws(problem: Problem, draws: Draws) -> Iterator[Row]:
             "covariance": (sums["all"] - sums["own"]) / (queries * (queries - 1)) - pair_control,
             **_gradients(sums, r_g, ep, length, queries, width, head if official else width, cross),
         }
-        expected, published = _attention_predictions(problem, s, r, rho, p, r_g)
         for quantity, value in values.items():
-            free = {"variance": (p,), "covariance": ()}.get(quantity, (p, r_g))
-            if (quantity, free) in seen:
-                continue
-            seen.add((quantity, free))
-            cell = problem.key + "".join(
-                f" {n}={_short(v)}" for n, v in zip(("dropout", "gradient_correlation"), free, strict=False)
-            )
-            cells = 81 // (1 if len(free) == 0 else 3 if len(free) == 1 else 9) if official else 1
-            yield _row(problem, draws, cell, quantity, expected[quantity], value, cells, published.get(quantity))
+            free = {"variance": {"dropout": p}, "covariance": {}}.get(quantity, {"dropout": p, "gradient_correlation": r_g})
+            if (quantity, *free.values()) not in seen:
+                seen.add((quantity, *free.values()))
+                yield _row(problem, draws, free, quantity, value, {0: 81, 1: 27, 2: 9}[len(free)] if official else 1)
 
 
 def _gradients(
@@ -361,42 +356,109 @@ def _overlap(problem: Problem, s: float, r: float, rho: float) -> tuple[float, f
     return float(found.P), float(found.P2)
 
 
-def _attention_predictions(
-    problem: Problem, s: float, r: float, rho: float, p: float, r_g: float
-) -> tuple[dict[str, float], dict[str, float]]:
-    """By this package, and by the published forms where they are for such a layer (queries and keys the same tokens)."""
-    given = dict(problem.settings)
-    width, head, length = int(given["width"]), int(given["head_dim"]), int(given["length"])
-    share = head / width if problem.grid == "official" else 1.0
-    cross = problem.grid == "cross"
-    if problem.grid == "official":
-        settings = {"correlation": r, "value_std": 1.0, "score_std": given["score_std"], "dropout": p, "gradient_std": 1.0,
-                    "gradient_correlation": r_g, "width": width, "head_dim": head, "length": length}  # fmt: skip
-        expected = {name: float(v) for name, v in predict("attention", settings).items()}
-    else:
-        layer = attention_moments(
-            1.0, r, length=length, width=width, head_dim=head, score_gain=s, dropout=p, gradient_correlation=r_g,
-            causal=problem.grid == "causal", equal_norms=True, queries=int(given["queries"]) if cross else None,
-            row_correlation=rho if cross else None,
+# ---- what is predicted at a setting ----
+
+_UNSCALED = {
+    "mean": 0.0, "std": 1.0, "correlation": 0.0, "weight_std": 1.0, "value_std": 1.0, "gradient_std": 1.0, "dropout": 0.0,
+    "gradient_correlation": 1.0,
+}  # fmt: skip
+"""Where a row is, on the axes that enter by an exact factor and are not written in its `cell`."""
+
+Prediction = dict[str, float]
+
+
+@functools.lru_cache(maxsize=64)
+def predictions(component: str, grid: str, settings: tuple[tuple[str, float], ...]) -> tuple[Prediction, Prediction]:
+    """By this package, and by the published forms where they differ, of each quantity at one setting."""
+    given = dict(settings)
+    if grid != "official":
+        return _beyond(grid, given)
+    every = {name: given[name] if name in given else _UNSCALED[name] for name in GRIDS[component]}
+    expected = {name: float(value) for name, value in predict(component, every).items()}
+    if component == "attention":
+        return expected, _published_attention(
+            every["correlation"], every["score_std"] ** 4, every["width"], every["length"], every["dropout"],
+            every["gradient_correlation"], every["head_dim"] / every["width"],
         )  # fmt: skip
-        expected = {"variance": float(layer.second_moment), "covariance": float(layer.covariance)}
-        if cross:
-            expected |= {
-                "gradient_variance": float(layer.value_gradient + layer.key_gradient),
-                "gradient_covariance": float(layer.value_gradient_covariance + layer.key_gradient_covariance),
-                "query_gradient_variance": float(layer.query_gradient),
-                "query_gradient_covariance": float(layer.query_gradient_covariance),
-            }
-            return expected, {}
-        expected |= {"gradient_variance": float(layer.gradient), "gradient_covariance": float(layer.gradient_covariance)}
-    with np.errstate(over="ignore"):
-        published = {
-            "variance": formulas.output_second_moment_published(1.0, r, s, width, length, p),
-            "covariance": formulas.output_covariance_published(1.0, r, s, width, length),
-            "gradient_variance": share * formulas.gradient_second_moment_published(1.0, 1.0, r_g, length, p),
-            "gradient_covariance": share * formulas.gradient_covariance_published(1.0, 1.0, r_g, length),
+    if component == "layernorm":
+        r = every["correlation"]
+        return expected, {"covariance": r * (1 - 1 / every["width"]), "gradient_variance": 1.0, "gradient_covariance": 1.0}
+    if component == "softmax":
+        s2, length = (1 - every["correlation"]) * every["std"] ** 2, every["length"]
+        return expected, {
+            "variance": formulas.softmax_variance_full_published(s2, length),
+            "gradient_variance": formulas.softmax_gradient_full_published(s2, length),
         }
-    return expected, published
+    return expected, {}
+
+
+def _beyond(grid: str, given: Mapping[str, float]) -> tuple[Prediction, Prediction]:
+    """Attention outside the official grid: tokens of one norm, all heads of a layer."""
+    width, length, s = int(given["width"]), int(given["length"]), given["score_variance"]
+    r = float(norm_correlation(given["correlation"], width + 1))
+    p, r_g, cross = given.get("dropout", 0.0), given.get("gradient_correlation", 0.0), grid == "cross"
+    asking: dict[str, Any] = {}
+    if cross:
+        asking = {
+            "queries": int(given["queries"]),
+            "row_correlation": float(norm_correlation(given["row_correlation"], width + 1)),
+        }
+    layer = attention_moments(
+        1.0, r, length=length, width=width, head_dim=int(given["head_dim"]), score_gain=s, dropout=p, gradient_correlation=r_g,
+        causal=grid == "causal", equal_norms=True, **asking,
+    )  # fmt: skip
+    expected = {"variance": float(layer.second_moment), "covariance": float(layer.covariance)}
+    if cross:
+        expected |= {
+            "gradient_variance": float(layer.value_gradient + layer.key_gradient),
+            "gradient_covariance": float(layer.value_gradient_covariance + layer.key_gradient_covariance),
+            "query_gradient_variance": float(layer.query_gradient),
+            "query_gradient_covariance": float(layer.query_gradient_covariance),
+        }
+        return expected, {}
+    expected |= {"gradient_variance": float(layer.gradient), "gradient_covariance": float(layer.gradient_covariance)}
+    return expected, _published_attention(r, s, width, length, p, r_g, 1.0)
+
+
+def _published_attention(
+    r: float, s: float, width: float, length: float, p: float, r_g: float, share: float
+) -> dict[str, float]:  # fmt: skip
+    return {
+        "variance": formulas.output_second_moment_published(1.0, r, s, width, length, p),
+        "covariance": formulas.output_covariance_published(1.0, r, s, width, length),
+        "gradient_variance": share * formulas.gradient_second_moment_published(1.0, 1.0, r_g, length, p),
+        "gradient_covariance": share * formulas.gradient_covariance_published(1.0, 1.0, r_g, length),
+    }
+
+
+def settings_of(row: Mapping[str, str]) -> tuple[tuple[str, float], ...]:
+    """The settings that a row's `cell` says, with the grid's own digits."""
+    axes = GRIDS[row["component"]] if row["grid"] == "official" else {}
+    axes = axes | ({} if axes else {"gradient_correlation": (0.0, 0.3), "dropout": (0.0, 0.1)})
+    found = []
+    for part in row["cell"].split():
+        name, _, text = part.partition("=")
+        found.append((name, next((value for value in axes.get(name, ()) if _short(value) == text), float(text))))
+    return tuple(found)
+
+
+def refreshed(row: Mapping[str, str]) -> dict[str, str]:
+    """A row as today's formulas would have it, its measurement as it was."""
+    expected, published = predictions(row["component"], row["grid"], settings_of(row))
+    predicted, measured, stderr = expected[row["quantity"]], float(row["measured"]), float(row["stderr"])
+    scale = float(row["scale"]) if row["scale"] else None
+    new = _compared(predicted, published.get(row["quantity"]), measured, stderr, scale)
+    return {**row, **{name: _digits(name, value) for name, value in new.items()}}
+
+
+def _compared(predicted: float, published: float | None, mean: float, stderr: float, scale: float | None) -> Row:
+    """The columns of a row that depend on the prediction."""
+    unit = abs(mean if scale is None else scale)
+    return {
+        "predicted": predicted, "published": "" if published is None else published, "measured": mean, "stderr": stderr,
+        "scale": "" if scale is None else scale, "relative_error": (predicted - mean) / unit if unit else 0.0,
+        "z": (predicted - mean) / stderr if stderr > 1e-9 * unit else 0.0,
+    }  # fmt: skip
 
 
 # ---- the other components ----
@@ -464,21 +526,18 @@ def _linear_draws(problem: Problem, draws: Draws) -> Iterator[Row]:
     for mean, std, r in itertools.product(grid["mean"], grid["std"], grid["correlation"]):
         shared = mean**2 * forward[0] + 2 * mean * std * math.sqrt(r) * forward[1] + std**2 * r * forward[2]
         mixed = 2 * std * math.sqrt(1 - r) * (mean * forward_own[0] + std * math.sqrt(r) * forward_own[1])
-        expected = predict("linear", {"mean": mean, "std": std, "correlation": r, "weight_std": 1.0, "gradient_std": 1.0,
-                                      "gradient_correlation": 0.0, "inputs": d_in, "outputs": d_out, "length": length})  # fmt: skip
-        cell = f"{problem.key} mean={_short(mean)} std={_short(std)} correlation={_short(r)}"
+        free = {"mean": mean, "std": std, "correlation": r}
         scale = None
         for quantity, which in (("variance", 2), ("covariance", 3)):
             rest = mixed + std**2 * (1 - r) * forward_own[which]
-            row = _row(problem, draws, cell, quantity, float(expected[quantity]), (shared, rest), 27, scale=scale)
+            row = _row(problem, draws, free, quantity, (shared, rest), 27, scale)
             scale = row["measured"]
             yield row
     for r in grid["gradient_correlation"]:
-        cell = f"{problem.key} gradient_correlation={_short(r)}"
         scale = None
-        for quantity, which, value in (("gradient_variance", 1, 1.0), ("gradient_covariance", 2, r)):
+        for quantity, which in (("gradient_variance", 1), ("gradient_covariance", 2)):
             rest = 2 * math.sqrt(r * (1 - r)) * backward_own[0] + (1 - r) * backward_own[which]
-            row = _row(problem, draws, cell, quantity, d_out * value, (r * backward, rest), 243, scale=scale)
+            row = _row(problem, draws, {"gradient_correlation": r}, quantity, (r * backward, rest), 243, scale)
             scale = row["measured"]
             yield row
 
@@ -502,8 +561,6 @@ def _activation_draws(problem: Problem, draws: Draws) -> Iterator[Row]:
         m, (q, c), (dq, dc) = f.double().mean(), _tokens_of_one_feature(f), _tokens_of_one_feature(slope)
         found.append(torch.stack([m, q, c, dq, dc]))
     mean, q, c, dq, dc = torch.stack(found, 1).double().cpu().numpy()
-    expected = predict(problem.component, {"std": std, "correlation": r, "gradient_std": 1.0, "gradient_correlation": 1.0,
-                                           "length": length})  # fmt: skip
     centre = mean.mean() * (2 * mean - mean.mean())  # the square of the mean, to first order in the noise
     values = {
         "mean": mean,
@@ -515,7 +572,7 @@ def _activation_draws(problem: Problem, draws: Draws) -> Iterator[Row]:
     variance = float((q - centre).mean())
     for quantity, value in values.items():
         scale = variance if quantity == "covariance" else None
-        yield _row(problem, draws, problem.key, quantity, float(expected[quantity]), value, 15, scale=scale)
+        yield _row(problem, draws, {}, quantity, value, 15, scale)
 
 
 def _tokens_of_one_feature(f: Tensor) -> tuple[Tensor, Tensor]:
@@ -547,13 +604,10 @@ def _layernorm_draws(problem: Problem, draws: Draws) -> Iterator[Row]:
             products.sum() / (width * length * (length - 1)) + within,
         ]))  # fmt: skip
     values = torch.stack(found, 1).cpu().numpy()
-    expected = predict("layernorm", {"mean": 0.0, "std": 1.0, "correlation": r, "gradient_std": 1.0,
-                                     "gradient_correlation": 1.0, "width": width, "length": length})  # fmt: skip
-    published = {"variance": 1.0, "covariance": r * (1 - 1 / width), "gradient_variance": 1.0, "gradient_covariance": 1.0}
-    for value, (quantity, theirs) in zip(values, published.items(), strict=True):
+    quantities = ("variance", "covariance", "gradient_variance", "gradient_covariance")
+    for value, quantity in zip(values, quantities, strict=True):
         # Correlations of the gradient are a factor, so that all of them share one row; the means and scales of inputs too.
-        scale = 1.0 if quantity == "covariance" else None
-        yield _row(problem, draws, problem.key, quantity, float(expected[quantity]), value, 135, theirs, scale)
+        yield _row(problem, draws, {}, quantity, value, 135, 1.0 if quantity == "covariance" else None)
 
 
 def _dropout_draws(problem: Problem, draws: Draws) -> Iterator[Row]:
@@ -583,9 +637,7 @@ def _dropout_draws(problem: Problem, draws: Draws) -> Iterator[Row]:
     own, pair, (m1, mz, me) = values[:6], values[6:12], values[12:]
     grid = GRIDS["dropout"]
     for mean, std, r in itertools.product(grid["mean"], grid["std"], grid["correlation"]):
-        cell = f"{problem.key} mean={_short(mean)} std={_short(std)} correlation={_short(r)}"
-        expected = predict("dropout", {"mean": mean, "std": std, "correlation": r, "dropout": p, "gradient_std": 1.0,
-                                       "gradient_correlation": 0.0, "width": width, "length": length})  # fmt: skip
+        free = {"mean": mean, "std": std, "correlation": r}
         a, b = std * math.sqrt(r), std * math.sqrt(1 - r)
         weights = (mean * mean, 2 * mean * a, 2 * mean * b, a * a, 2 * a * b, b * b)
         average = mean * (1 + m1) + a * mz + b * me
@@ -596,19 +648,18 @@ def _dropout_draws(problem: Problem, draws: Draws) -> Iterator[Row]:
             "covariance": sum(w * v for w, v in zip(weights, pair, strict=True)) + shift,
         }
         if mean:
-            yield _row(problem, draws, cell, "mean", mean, average, 9)
+            yield _row(problem, draws, free, "mean", average, 9)
         scale = None
         for quantity, value in values_of.items():
-            row = _row(problem, draws, cell, quantity, float(expected[quantity]), value, 9, scale=scale)
+            row = _row(problem, draws, free, quantity, value, 9, scale)
             scale = row["measured"]
             yield row
     for r in grid["gradient_correlation"]:
-        cell = f"{problem.key} gradient_correlation={_short(r)}"
         a, b = math.sqrt(r), math.sqrt(1 - r)
         scale = None
-        for quantity, basis, value in (("gradient_variance", own, 1 / (1 - p)), ("gradient_covariance", pair, r)):
-            row = _row(problem, draws, cell, quantity, value, a * a * basis[3] + 2 * a * b * basis[4] + b * b * basis[5], 81,
-                       scale=scale)  # fmt: skip
+        for quantity, basis in (("gradient_variance", own), ("gradient_covariance", pair)):
+            value = a * a * basis[3] + 2 * a * b * basis[4] + b * b * basis[5]
+            row = _row(problem, draws, {"gradient_correlation": r}, quantity, value, 81, scale)
             scale = row["measured"]
             yield row
 
@@ -627,11 +678,8 @@ def _softmax_draws(problem: Problem, draws: Draws) -> Iterator[Row]:
         jacobian = square.sum(-1) - 2 * (square * p).sum(-1) + square.sum(-1).square()
         found.append(torch.stack([apart, jacobian.mean() / length]))
     values = torch.stack(found, 1).cpu().numpy()
-    expected = predict("softmax", {"std": std, "correlation": r, "gradient_std": 1.0, "length": length})
-    s2 = (1 - r) * std * std
-    published = (formulas.softmax_variance_full_published(s2, length), formulas.softmax_gradient_full_published(s2, length))
-    for quantity, value, theirs in zip(("variance", "gradient_variance"), values, published, strict=True):
-        yield _row(problem, draws, problem.key, quantity, float(expected[quantity]), value, 5, theirs)
+    for quantity, value in zip(("variance", "gradient_variance"), values, strict=True):
+        yield _row(problem, draws, {}, quantity, value, 5)
 
 
 _SIMULATIONS: dict[str, Callable[[Problem, Draws], Iterator[Row]]] = {
@@ -649,25 +697,29 @@ def simulate(problem: Problem, draws: Draws) -> list[Row]:
 
 
 def _row(
-    problem: Problem, draws: Draws, cell: str, quantity: str, predicted: float, values: Any, cells: int,
-    published: float | None = None, scale: float | None = None,
-) -> Row:  # fmt: skip
+    problem: Problem,
+    draws: Draws,
+    free: Mapping[str, float],
+    quantity: str,
+    values: Any,
+    cells: int,
+    scale: float | None = None,
+) -> Row:
     """One comparison: mean and standard error over draws, and the relative error of what was predicted.
 
-    `values` are those of the draws, or a tuple of such arrays, drawn independently, whose means add up.
+    `values` are those of the draws, or a tuple of such arrays, drawn independently, whose means add up. `free` are the settings
+    that its problem leaves open.
     """
     parts = [np.asarray(part, dtype=float) for part in (values if isinstance(values, tuple) else (values,))]
     mean = float(sum(part.mean() for part in parts))
     stderr = math.sqrt(sum(part.var(ddof=1) / part.size for part in parts))
-    unit = mean if scale is None else scale
-    noisy = stderr > 1e-9 * abs(unit)
+    expected, published = predictions(problem.component, problem.grid, (*problem.settings, *free.items()))
+    cell = " ".join((problem.key, *(f"{name}={_short(value)}" for name, value in free.items())))
     return {
-        "component": problem.component, "grid": problem.grid, "cell": cell, "quantity": quantity, "predicted": predicted,
-        "published": "" if published is None else published, "measured": mean, "stderr": stderr,
-        "scale": "" if scale is None else scale, "relative_error": (predicted - mean) / abs(unit) if unit else 0.0,
-        "z": (predicted - mean) / stderr if noisy else 0.0, "cells": cells, "draws": min(part.size for part in parts), "seed": draws.seed,
-        "version": __version__, "torch": torch.__version__.partition("+")[0], "device": draws.device,
-        "date": datetime.date.today().isoformat(),
+        "component": problem.component, "grid": problem.grid, "cell": cell, "quantity": quantity,
+        **_compared(expected[quantity], published.get(quantity), mean, stderr, scale), "cells": cells,
+        "draws": min(part.size for part in parts), "seed": draws.seed, "version": __version__,
+        "torch": torch.__version__.partition("+")[0], "device": draws.device, "date": datetime.date.today().isoformat(),
     }  # fmt: skip
 
 
@@ -708,6 +760,12 @@ class Table:
             file.flush()
             os.fsync(file.fileno())
         waiting.replace(self.path)
+
+    def refresh(self) -> list[dict[str, str]]:
+        """Replace the predictions of all rows by today's, and return the rows."""
+        self.rows = [refreshed(row) for row in self.rows]
+        self._write(self.rows)
+        return self.rows
 
     def append(self, problem: Problem, rows: Sequence[Row], draws: Draws) -> None:
         """Add the rows of one problem in one write."""
@@ -847,11 +905,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--effort", type=float, default=1.0, help="times the usual number of draws")
+    parser.add_argument("--refresh", action="store_true", help="only predict again, for the measurements that are there")
     parser.add_argument("--only", nargs="*", default=(), metavar="NAME", help="components or grids")
     given = parser.parse_args()
     try:
         _check(given)
-        rows = run(given.out, Draws(given.device, given.seed, given.effort), given.cells, given.only, sys.stderr)
+        draws = Draws(given.device, given.seed, given.effort)
+        if given.refresh:
+            rows = Table(given.out, draws).refresh()
+        else:
+            rows = run(given.out, draws, given.cells, given.only, sys.stderr)
         _keep(given.out, rows)
     except InputError as error:
         sys.stderr.write(f"Error: {error}\n")
