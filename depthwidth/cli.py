@@ -16,6 +16,7 @@ from .output import Row, emit, print_facts, print_table
 from .quantities import DTYPE_BITS, format_bytes, format_count, parse_count
 
 if TYPE_CHECKING:
+    from .evidence import Evidence
     from .planning import Plan
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -421,11 +422,16 @@ def formulas_list(kind: str | None, topic: str | None, form: str | None) -> None
 @click.argument("name")
 @formats
 def formulas_show(name: str, form: str | None) -> None:
-    """One formula: LaTeX, arguments and their domains, source, documentation."""
+    """One formula: LaTeX, arguments and their domains, source, documentation, and how far measurements are from it."""
+    from .evidence import evidence
     from .formula import KINDS, STATUSES, find_formula
 
     found = find_formula(name)
-    card = {**found.card(), "latex": found.latex(), "expression": str(found.expr), "documentation": found.__doc__}
+    measured = evidence(found.name)
+    card = {
+        **found.card(), "latex": found.latex(), "expression": str(found.expr), "documentation": found.__doc__,
+        "evidence": [item.to_dict() for item in measured],
+    }  # fmt: skip
 
     def human() -> None:
         click.secho(found.name, bold=True, nl=False)
@@ -445,9 +451,30 @@ def formulas_show(name: str, form: str | None) -> None:
             ),
             words=("symbol", "domain", "unit"),
         )
-        click.echo(_notes(found.__doc__ or ""))
+        click.echo(_notes(found.__doc__ or "") + "\n")
+        _print_evidence(measured)
 
     emit(form, card, card["arguments"], human)
+
+
+def _print_evidence(measured: tuple[Evidence, ...]) -> None:
+    """What measurements say of a formula: errors in per cent, each with the standard error of its measurement."""
+    if not measured:
+        click.echo("Evidence: none; no measurement of ours bears on this formula by itself.")
+        return
+    print_table(
+        ("measured", "settings", "median error", "worst error", "worst at", "date", "device", "file"),
+        (
+            (
+                item.what, f"{item.settings:,}", f"{100 * item.median_error:.2g} % (noise {100 * item.median_stderr:.2g})",
+                f"{100 * item.worst_error:+.2g} % (noise {100 * item.worst_stderr:.2g})", item.worst_at, item.date, item.device,
+                f"data/measured/{item.file}",
+            )
+            for item in measured
+        ),
+        title="Evidence: error of the formula against simulation; noise is one standard error of what was measured",
+        words=("worst at", "date", "device", "file"),
+    )  # fmt: skip
 
 
 def _notes(documentation: str) -> str:

@@ -166,6 +166,48 @@ def norm_gradient(
     return gradient / second_moment * (width - 2) / (width - 3)
 
 
+@formula(
+    kind="asymptotic",
+    source=f"projections and E[1/(s s')] of two correlated Gaussian samples; replaces kappa/sigma^2 of {KEDIA}",
+    status="derived",
+    symbol="kappa'",
+    order=2,
+    domain="independent Gaussian features, an output gradient that does not depend on them; d well above 1",
+)
+def norm_gradient_covariance(
+    gradient_covariance: Annotated[Any, Domain(symbol="kappa", unit="per feature", typical=(0.01, 0.9))],
+    second_moment: SecondMoment,
+    correlation: Correlation,
+    width: Annotated[Any, Domain(3, symbol="d", unit="dimensions", typical=(64, 4096))],
+) -> Any:
+    r"""Covariance between two tokens of the gradient in front of a LayerNorm without affine weights.
+
+    .. math:: \kappa' = \frac{\kappa}{q}\left(1 - \frac{1 - 3r^2}{2(d-1)}\right)
+
+    Parameters
+    ----------
+    gradient_covariance : kappa behind the norm, between two tokens.
+    second_moment : q in front of it, per feature.
+    correlation : r of the two tokens in front of it.
+    width : d, features normalised over. d > 3. For RMSNorm put d + 1.
+
+    Returns
+    -------
+    kappa' in front of the norm; the remainder falls as the square of d.
+
+    Notes
+    -----
+    The two projections have the trace d - 3 + c^2, c the sample correlation, and
+    :math:`E[1/(s s')] = \frac{d}{2q}\frac{\Gamma(n/2 - 1/2)^2}{\Gamma(n/2)^2}\, {}_2F_1(1/2, 1/2; n/2; r^2)`, n = d - 1.
+
+    Examples
+    --------
+    >>> round(norm_gradient_covariance(1.0, 1.0, 0.0, 101), 4)
+    0.995
+    """
+    return gradient_covariance / second_moment * (1 - (1 - 3 * correlation**2) / (2 * (width - 1)))
+
+
 @formula(kind="exact", source=f"{KEDIA}, residual (authors' code)", symbol="q'", domain="branch and stream independent")
 def residual_second_moment(
     second_moment: SecondMoment,

@@ -1,0 +1,119 @@
+"""Which measured rows bear on which formula, and what they say of its error.
+
+``data/measured/evidence.csv`` says it: a formula, a file of ``data/measured/``, and which of its rows. A file of measurements
+has a row for each comparison, with at least ``measured``, ``stderr``, ``relative_error``, ``date`` and ``device``
+(``data/README.md`` describes the columns); one row may stand for several settings that differ by an exact factor, as its column
+``cells`` then says.
+
+>>> bool(evidence("shape.levine_width"))  # none of our measurements bears on that fit
+False
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .coefficients import data_directory
+from .errors import InputError
+
+_NEEDED = ("measured", "stderr", "relative_error", "date", "device")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the rows of one measurement say of one formula. Errors are relative, of the prediction against the measurement."""
+
+    formula: str
+    file: str
+    """below ``data/measured``"""
+    what: str
+    """the rows it is about"""
+    settings: int
+    """how many settings were compared"""
+    median_error: float
+    """median of the relative error's size over the rows"""
+    median_stderr: float
+    """median standard error of the measurements, in the same unit: below it an error may be noise alone"""
+    worst_error: float
+    """the relative error that is largest in size, with its sign"""
+    worst_stderr: float
+    """the standard error of that one row's measurement, relative too"""
+    worst_at: str
+    """where that is"""
+    date: str
+    """of the latest row"""
+    device: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and words."""
+        return asdict(self)
+
+
+def evidence(formula: str, directory: Path | None = None) -> tuple[Evidence, ...]:
+    """The measured evidence for a formula, one item for each line of ``evidence.csv`` that names it; empty where there is none.
+
+    Parameters
+    ----------
+    formula : ``topic.function``.
+    directory : of the measured tables; ``data/measured`` by default.
+
+    Raises
+    ------
+    InputError
+        where a line names a file or rows that are not there, or a file lacks a column or holds what is not a number.
+    """
+    return all_evidence((formula,), directory).get(formula, ())
+
+
+def all_evidence(names: tuple[str, ...] | None = None, directory: Path | None = None) -> dict[str, tuple[Evidence, ...]]:
+    """:func:`evidence` of each formula in `names`, by default of all that have any; every file is read once."""
+    directory = data_directory() / "measured" if directory is None else directory
+    tables: dict[str, list[dict[str, str]]] = {}
+    found: dict[str, list[Evidence]] = {}
+    for line in _read(directory / "evidence.csv"):
+        formula, file, where = line["formula"], line["file"], line["where"]
+        if names is not None and formula not in names:
+            continue
+        if file not in tables:
+            tables[file] = _read(directory / file)
+        wanted = dict(part.split("=", 1) for part in where.split(";")) if where else {}
+        rows = [row for row in tables[file] if all(row.get(column) == value for column, value in wanted.items())]
+        if not rows:
+            raise InputError(f"evidence.csv: {file} has no row where {where}")
+        found.setdefault(formula, []).append(_of_rows(formula, file, wanted, rows))
+    return {formula: tuple(items) for formula, items in found.items()}
+
+
+def _of_rows(formula: str, file: str, wanted: dict[str, str], rows: list[dict[str, str]]) -> Evidence:
+    missing = [column for column in _NEEDED if rows[0].get(column) is None]
+    if missing:
+        raise InputError(f"{file} has no column {missing[0]!r}, which evidence needs")
+    try:
+        errors = [float(row["relative_error"]) for row in rows]
+        noise = [float(row["stderr"]) / abs(float(row.get("scale") or row["measured"]) or 1.0) for row in rows]
+        settings = sum(int(row.get("cells") or 1) for row in rows)
+    except ValueError as error:
+        raise InputError(f"{file} holds what is not a number ({error})") from error
+    worst = max(range(len(rows)), key=lambda i: abs(errors[i]))
+    return Evidence(
+        formula, file, " ".join(wanted.values()), settings, statistics.median(map(abs, errors)), statistics.median(noise),
+        errors[worst], noise[worst], _place(rows[worst]), max(row["date"] for row in rows),
+        ", ".join(sorted({row["device"] for row in rows})),
+    )  # fmt: skip
+
+
+def _place(row: dict[str, str]) -> str:
+    """What singles a row out: the text of its setting."""
+    return next((row[column] for column in ("cell", "stack", "run") if row.get(column)), "")
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path.name} cannot be read as a table of measurements") from error

@@ -1,0 +1,95 @@
+"""Evidence: the numbers shown are those of the file, and of no other."""
+
+import csv
+import json
+import shutil
+import statistics
+
+import pytest
+from click.testing import CliRunner
+
+from depthwidth import evidence as module
+from depthwidth.cli import cli
+from depthwidth.coefficients import data_directory
+from depthwidth.errors import InputError
+from depthwidth.evidence import all_evidence, evidence
+from depthwidth.formula import find_formula
+
+MEASURED = data_directory() / "measured"
+
+
+def table(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Two measurements of one formula, three rows each."""
+    (tmp_path / "evidence.csv").write_text(
+        "formula,file,where\nmoments.norm_gradient,rows.csv,quantity=gradient\nmoments.norm_gradient,rows.csv,\n"
+    )
+    lines = ["quantity,cell,measured,stderr,relative_error,date,device,cells"]
+    lines += ["gradient,a,2.0,0.02,0.01,2026-01-02,cpu,3", "gradient,b,4.0,0.4,-0.3,2026-01-03,cpu,1"]
+    lines += ["gradient,c,1.0,0.01,0.02,2026-01-01,cpu,1", "other,d,1.0,0.5,0.9,2026-01-01,cuda,1"]
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_the_numbers_are_those_of_the_rows(small):
+    one, every = evidence("moments.norm_gradient", small)
+    assert (one.settings, one.median_error, one.worst_error, one.worst_at) == (5, 0.02, -0.3, "b")
+    assert (one.median_stderr, one.worst_stderr) == (pytest.approx(0.01), pytest.approx(0.1))
+    assert (one.date, one.device, one.what) == ("2026-01-03", "cpu", "gradient")
+    assert (every.settings, every.worst_error, every.device) == (6, 0.9, "cpu, cuda")
+    assert evidence("moments.norm_correlation", small) == ()
+
+
+def test_a_doctored_file_shows(small):
+    before = evidence("moments.norm_gradient", small)[0]
+    path = small / "rows.csv"
+    path.write_text(path.read_text().replace("-0.3", "-0.5"))
+    after = evidence("moments.norm_gradient", small)[0]
+    assert (before.worst_error, after.worst_error) == (-0.3, -0.5)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("evidence.csv", "rows.csv", "absent.csv", "absent.csv cannot be read"),
+        ("evidence.csv", "quantity=gradient", "quantity=spin", "no row where quantity=spin"),
+        ("rows.csv", "stderr", "error", "no column 'stderr'"),
+        ("rows.csv", "-0.3", "much", "not a number"),
+    ],
+)
+def test_broken_files_are_told_in_a_sentence(small, file, old, new, message):
+    path = small / file
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(InputError, match=message):
+        evidence("moments.norm_gradient", small)
+
+
+def test_every_line_of_the_kept_evidence_names_a_formula_and_rows():
+    found = all_evidence()
+    for name, items in found.items():
+        assert find_formula(name).name == name
+        assert all(item.settings > 0 and item.worst_at and item.date for item in items)
+
+
+def test_the_command_prints_what_the_file_holds(small, monkeypatch):
+    monkeypatch.setattr(module, "data_directory", lambda: small.parent)
+    shutil.copytree(small, small.parent / "measured", dirs_exist_ok=True)
+    shown = json.loads(CliRunner().invoke(cli, ["formulas", "show", "norm_gradient", "--json"]).output)
+    rows = [row for row in table(small / "rows.csv") if row["quantity"] == "gradient"]
+    errors = [float(row["relative_error"]) for row in rows]
+    assert shown["evidence"][0]["worst_error"] == max(errors, key=abs)
+    assert shown["evidence"][0]["median_error"] == statistics.median(map(abs, errors))
+    text = CliRunner().invoke(cli, ["formulas", "show", "norm_gradient"]).output
+    assert "-30 % (noise 10)" in text
+    assert "data/measured/rows.csv" in text
+
+
+def test_a_formula_without_evidence_says_so():
+    text = CliRunner().invoke(cli, ["formulas", "show", "levine_width"]).output
+    assert "Evidence: none" in text
+    assert json.loads(CliRunner().invoke(cli, ["formulas", "show", "levine_width", "--json"]).output)["evidence"] == []
