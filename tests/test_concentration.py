@@ -129,6 +129,18 @@ def test_phase_diagram_is_the_formulas():
             assert found.effective_tokens[i, j] == pytest.approx(laws.effective_tokens(float(sigma) ** 2, int(n)), rel=1e-9)
 
 
+def test_many_lengths_are_interpolated_without_loss(rng):
+    lengths = np.unique(np.round(np.geomspace(2, 2**30, 150)))
+    scales = np.array([0.05, 1.0, 3.0, 9.0])
+    found = phase_diagram(scales, lengths)
+    for i, sigma in enumerate(scales):
+        exact = overlap(np.full(lengths.size, sigma**2), lengths)
+        assert found.entropy[i] == pytest.approx(exact.entropy, abs=1e-8)
+        assert found.effective_tokens[i] == pytest.approx(1 / exact.P, rel=1e-8)
+    few = phase_diagram(scales, [100, 2**20])
+    assert few.entropy[2, 1] == pytest.approx(laws.entropy(9.0, 2**20), abs=1e-12)
+
+
 def test_it_is_quick():
     """One entropy within a millisecond, a diagram of 200 x 200 within a second; three times that here, on a loaded machine."""
     laws.entropy(1.0, 1024)

@@ -63,6 +63,8 @@ class HeadMeasure:
     effective_tokens: float
     """median of 1 / sum p^2"""
     mean_effective_tokens: float
+    squared_sum: float
+    """mean of sum p^2, whose inverse is what the theory calls effective tokens"""
     largest_weight: float
     """mean of the largest weight"""
     positional_share: float
@@ -370,7 +372,8 @@ def measure_model(
                     kind="positional" if share > BY_POSITION else "retrieval" if sharp else "diffuse",
                     logit_std=math.sqrt(float(sums["variance"][head]) / sums["rows"]),
                     entropy=float(sums["entropy"][head]) / sums["rows"],
-                    effective_tokens=median, mean_effective_tokens=float(effective[head].mean()), largest_weight=largest,
+                    effective_tokens=median, mean_effective_tokens=float(effective[head].mean()),
+                    squared_sum=float((1 / effective[head]).mean()), largest_weight=largest,
                     positional_share=share, spectrum=tuple(spectrum), gains=tuple(gains),
                 )
             )  # fmt: skip

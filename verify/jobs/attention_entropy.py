@@ -1,0 +1,113 @@
+"""Whether transformers' own models are as concentrated at initialisation as moments and softmax integrals say."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from ..tables import Row, canonical
+from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, version_of
+
+TOLERANCE = 0.10
+"""How far a layer's entropy may lie from the predicted one, in units of its distance from uniform attention's."""
+
+_ENGINE = (
+    "depthwidth.concentration", "depthwidth.softmax_integrals", "depthwidth.propagation", "depthwidth.signal",
+    "depthwidth.initialization", "depthwidth.layers.attention",
+)  # fmt: skip
+
+
+def _models(layers: int, width: int, context: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """GPT-2 and Llama as shipped, and with weights four times as large, so that attention does something."""
+    for scale, note in ((0.02, ""), (0.08, ", weights x4")):
+        shared = {"vocab_size": 256, "initializer_range": scale}
+        yield f"gpt2{note}", {
+            "model_type": "gpt2", "n_layer": layers, "n_embd": width, "n_head": width // 64, "n_positions": context, **shared,
+        }  # fmt: skip
+        yield f"llama{note}", {
+            "model_type": "llama", "num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": width // 64,
+            "intermediate_size": 8 * width // 3, "max_position_embeddings": context, **shared,
+        }  # fmt: skip
+
+
+# layers, width, context, seeds
+_SIZES: dict[str, tuple[int, int, int, int]] = {
+    "tiny": (2, 128, 64, 1),
+    "small": (4, 256, 256, 3),
+    "gpu": (12, 768, 1024, 5),
+    "full": (24, 1024, 1024, 10),
+}
+
+
+@functools.cache
+def _predicted(fields: str) -> tuple[Prediction, ...]:
+    from ..head_experiments import ENTROPY_QUANTITIES, predicted_attention
+
+    version = version_of(*_ENGINE)
+    return tuple(
+        Prediction(quantity, value, "depthwidth.concentration", version, f"layer.{layer}")
+        for layer, values in enumerate(predicted_attention(json.loads(fields)))
+        for quantity, value in zip(ENTROPY_QUANTITIES, values, strict=True)
+    )
+
+
+def runs(size: str) -> Iterator[Run]:
+    """One model a family, weight scale and seed."""
+    layers, width, context, seeds = _SIZES[size]
+    for name, fields in _models(layers, width, context):
+        for seed in range(seeds):
+            labels = {"model": name, "layers": layers, "width": width, "length": context}
+            cost = layers * context * (width * width + context * width) / 1e6
+            yield Run({"config": fields, "dtype": "float32"}, seed, labels, _predicted(canonical(fields)), cost)
+
+
+def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
+    """One model on the text: the mean over the heads of each layer."""
+    from ..head_experiments import ENTROPY_QUANTITIES, measured_attention
+
+    for layer, heads in enumerate(measured_attention(spec["config"], context.seed)):
+        for k, quantity in enumerate(ENTROPY_QUANTITIES):
+            values = [head[k] for head in heads]
+            spread = math.sqrt(sum((v - mean(values)) ** 2 for v in values) / max(1, len(values) - 1) / len(values))
+            yield Measurement(quantity, mean(values), f"layer.{layer}", stderr=spread)
+
+
+def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
+    """Layer by layer of each model, the mean over seeds."""
+    layers: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["quantity"] == "entropy":
+            layers.setdefault((row["labels"]["model"], row["site"]), []).append(row)
+    if not layers:
+        return Verdict("undecided", "no rows")
+    lines, good = [], []
+    for (model, site), its in layers.items():
+        n = int(its[0]["labels"]["length"])
+        uniform = math.fsum(math.log(m) for m in range(n // 2 + 1, n + 1)) / (n - n // 2)
+        measured, predicted = mean(row["value"] for row in its), its[0]["predicted"]
+        noise = 3 * max((row["stderr"] or 0.0) for row in its)
+        passes = abs(measured - predicted) <= TOLERANCE * abs(uniform - measured) + noise
+        below = f"{uniform - measured:.4g} below uniform, predicted {uniform - predicted:.4g}"
+        lines.append(Comparison(f"{model} {site}: entropy", predicted, measured, noise / 3, passes, below))
+        good += [f"{model} {site}"] if passes else []
+    outcome = "holds" if len(good) == len(layers) else "holds on a range" if good else "fails"
+    named = f": {', '.join(good)}" if good and outcome != "holds" else ""
+    return Verdict(outcome, f"{len(good)} of {len(layers)} layers are as concentrated as predicted{named}", tuple(lines))
+
+
+JOB = Job(
+    name="attention-entropy",
+    question="Is attention at initialisation as concentrated as the walk through the tree and the softmax integrals say?",
+    claim="Entropy and squared weights of every layer follow from the recipe, the text's repetitions and nothing else.",
+    measured="Logit variance, entropy and sum of squared weights of every head of transformers' GPT-2 and Llama.",
+    criterion="The distance of the mean entropy from uniform attention's is within 10 % of the predicted one, and three "
+    "standard errors. It holds on the layers where this is so.",
+    runs=runs,
+    measure=measure,
+    judge=judge,
+    uses=("verify.head_experiments", "verify.heads"),
+)

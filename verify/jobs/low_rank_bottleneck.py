@@ -1,0 +1,93 @@
+"""Whether more heads hurt when they share a fixed width, and help when each keeps a size of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from ..tables import Row
+from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict
+
+# heads, width, fixed head size, context, steps, seeds
+_SIZES: dict[str, tuple[tuple[int, ...], int, int, int, int, int]] = {
+    "tiny": ((2, 16), 32, 16, 16, 20, 1),
+    "small": ((1, 4, 16, 32), 64, 32, 64, 400, 2),
+    "gpu": ((1, 4, 16, 32, 64), 256, 64, 128, 3000, 3),
+    "full": ((4, 8, 16, 32, 64), 512, 128, 256, 30_000, 5),
+}
+
+
+def runs(size: str) -> Iterator[Run]:
+    """Heads rising, with sizes that share the width and with a fixed size."""
+    heads, width, fixed, context, steps, seeds = _SIZES[size]
+    for count in heads:
+        for name, dims in (("shared", max(2, width // count)), ("fixed", fixed)):
+            for seed in range(seeds):
+                spec = {
+                    "heads": count,
+                    "head_dim": dims,
+                    "width": width,
+                    "context": context,
+                    "steps": steps,
+                    "dtype": "float32",
+                }
+                labels = {"heads": count, "size": name, "head_dim": dims}
+                yield Run(spec, seed, labels, cost=steps * context * (8 * width**2 + 4 * width * count * dims))
+
+
+def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
+    """Train one small model on bytes; its held-out loss."""
+    from ..head_experiments import bottleneck_loss
+
+    names = ("heads", "head_dim", "width", "context", "steps")
+    loss, stderr = bottleneck_loss(**{name: spec[name] for name in names}, seed=context.seed)
+    yield Measurement("loss", loss, stderr=stderr)
+
+
+def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
+    """At the most heads the fixed size must win by more than twice the noise over seeds."""
+    found: dict[tuple[int, str], list[float]] = {}
+    for row in rows:
+        if row["quantity"] == "loss":
+            found.setdefault((int(row["labels"]["heads"]), row["labels"]["size"]), []).append(row["value"])
+    counts = sorted({count for count, _ in found})
+    if not counts or any((count, name) not in found for count in counts for name in ("shared", "fixed")):
+        return Verdict("undecided", "runs are missing")
+    lines = []
+    for count in counts:
+        shared, fixed = found[count, "shared"], found[count, "fixed"]
+        note = f"shared width {mean(shared):.4f}, fixed size {mean(fixed):.4f}"
+        lines.append(Comparison(f"{count} heads: loss of the fixed size less that of the shared width", None,
+                                mean(fixed) - mean(shared), _noise(shared, fixed), None, note))  # fmt: skip
+    last = lines[-1]
+    if last.stderr is None or last.measured is None:
+        return Verdict("undecided", "one seed says nothing of the noise", tuple(lines))
+    best = min(counts, key=lambda count: mean(found[count, "shared"]))
+    summary = (
+        f"at {counts[-1]} heads the fixed size is {-last.measured:+.4f} nats better; heads of a shared width do best at {best}"
+    )
+    if last.measured < -2 * last.stderr and best < counts[-1]:
+        return Verdict("holds", summary, tuple(lines))
+    return Verdict("fails" if last.measured > 2 * last.stderr else "undecided", summary, tuple(lines))
+
+
+def _noise(one: Sequence[float], other: Sequence[float]) -> float | None:
+    if min(len(one), len(other)) < 2:
+        return None
+    return math.sqrt(stdev(one) ** 2 / len(one) + stdev(other) ** 2 / len(other))
+
+
+JOB = Job(
+    name="low-rank-bottleneck",
+    question="Do more heads hurt when they share a fixed width, and help when each keeps its size?",
+    claim="Heads of d/H dimensions meet a low-rank bottleneck as H rises; heads of a fixed size do not (arXiv 2002.07028).",
+    measured="Held-out loss of small language models on bytes.",
+    criterion="At the most heads the fixed size is better by more than two standard errors over seeds, and the shared width "
+    "does best at fewer heads.",
+    runs=runs,
+    measure=measure,
+    judge=judge,
+    uses=("verify.head_experiments",),
+)
