@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .propagation import propagate
     from .rules import Rule, find_rule
     from .search import Shape
+    from .sweeps import sweep
     from .tables import table, table_names
     from .template import Template
     from .text import Text, read_text
@@ -40,7 +41,7 @@ _HOME = {
     "Budget": "budget", "Plan": "planning", "Shape": "search", "Estimate": "planning", "Template": "template",
     "Rule": "rules", "find_rule": "rules",
     # what happens in it at initialisation, and how to initialise it
-    "propagate": "propagation", "recipe": "initialization", "Recipe": "initialization", "schemes": "initialization",
+    "propagate": "propagation", "sweep": "sweeps", "recipe": "initialization", "Recipe": "initialization", "schemes": "initialization",
     "diagnose": "diagnosis", "Finding": "diagnosis", "headroom": "diagnosis",
     "Text": "text", "read_text": "text",
     # formulas and the numbers in them

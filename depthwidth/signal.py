@@ -294,6 +294,16 @@ class Walk:
         finally:
             self.silent = before
 
+    @contextmanager
+    def aside(self) -> Iterator[tuple[list[Row], list[tuple[str, int | range, Number]]]]:
+        """Write down on sheets of their own: rows, and what is known of variances of logarithms."""
+        before = self.rows, self.log_variances
+        self.rows, self.log_variances = [], []
+        try:
+            yield self.rows, self.log_variances
+        finally:
+            self.rows, self.log_variances = before
+
     def write(self, role: str, layer: int | range | None, direction: str, mean: Number, signal: AnySignal) -> None:
         """Write down the moments of a site."""
         if self.silent:

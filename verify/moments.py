@@ -84,7 +84,7 @@ def simulated_stream(tree: Transformer, made: Recipe, correlation: float, draws:
     for draw in range(len(done), draws):
         # Weights are drawn on the CPU, so that one seed means the same network on every device.
         generator = torch.Generator().manual_seed(context.seed * 1_000_003 + draw)
-        done.append(_one_draw(tree, made, correlation, generator, context.device).flatten().tolist())
+        done.append(one_draw(tree, made, correlation, generator, context.device).flatten().tolist())
         if time.monotonic() - saved > SAVE_S:
             lines = "\n".join(",".join(map(repr, values)) for values in done)
             write_whole(kept, f"{lines}\n{digest_of(lines.encode())}\n".encode())
@@ -109,7 +109,7 @@ def _read_draws(path: Path, numbers: int) -> list[list[float]]:
     return found if all(len(values) == numbers for values in found) else []
 
 
-def _one_draw(tree: Transformer, made: Recipe, correlation: float, generator: torch.Generator, device: str) -> torch.Tensor:
+def one_draw(tree: Transformer, made: Recipe, correlation: float, generator: torch.Generator, device: str) -> torch.Tensor:
     """Shape (3, depth), in float64."""
     length, width = tree.context, tree.width
     shared = torch.randn(1, width, generator=generator)

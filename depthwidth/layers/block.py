@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import InputError
 from ..formulas.moments import post_norm_log_drift, post_norm_log_variance
-from ..interpolation import Table
 from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Signal, Spread, quotient
 from .attention import Attention
 from .base import Child, Layer, Run, check_fraction, check_whole, component
 from .feed_forward import FeedForward, MixtureOfExperts
 from .norms import Norm
 from .positions import RelativeBias
+from .repetition import FEW_BLOCKS, MANY_BLOCKS, at_once, at_some
 
 
 @component
@@ -194,11 +192,13 @@ class Repeat(Layer):
     def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         walk = place.walk
         first = walk.layer if isinstance(walk.layer, int) else 0
-        last = first + self.times
-        if isinstance(x, Signal) and self.times > _FEW_BLOCKS:
-            return self._at_once(x, place, range(first, last))
+        layers = range(first, first + self.times)
+        if isinstance(x, Signal) and self.times > FEW_BLOCKS:
+            return at_once(self.block, x, place, layers)
+        if self.times > MANY_BLOCKS and self.block.cross_attention is None:
+            return at_some(self.block, x, place, layers)
         pulls: list[Pullback] = []
-        for walk.layer in range(first, last):
+        for walk.layer in layers:
             x, pull_block = self.block.moments(x, place)
             pulls.append(pull_block)
 
@@ -208,37 +208,6 @@ class Repeat(Layer):
             return g
 
         return x, pull
-
-    def _at_once(self, x: Signal, place: Place, layers: range) -> tuple[Signal, Pullback]:
-        """All blocks in one pass over arrays, once the stream in front of each of them is known."""
-        import numpy as np
-
-        walk = place.walk
-        inputs = block_inputs(self.block, x, place, layers)
-        walk.layer = layers
-        y, pull_blocks = self.block.moments(inputs, place)
-        spread = y.spread and Spread(*(float(v[-1]) for v in y.spread))
-        last = Signal(float(y.second_moment[-1]), float(y.covariance[-1]), spread)
-
-        def pull(g: Signal) -> Signal:
-            # The gradient in front of a block is linear in the two moments of the one behind it.
-            with walk.silence():
-                unit = pull_blocks(Signal(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])))
-            shape = (2, len(layers))
-            (a, b), (c, d) = (np.broadcast_to(v, shape)[:, ::-1].tolist() for v in unit[:2])
-            gamma, kappa = float(g.second_moment), float(g.covariance)
-            behind = []
-            for one, other, pair_one, pair_other in zip(a, b, c, d, strict=True):
-                behind.append((gamma, kappa))
-                gamma, kappa = gamma * one + kappa * other, gamma * pair_one + kappa * pair_other
-            pull_blocks(Signal(*np.array(behind[::-1]).T))
-            return Signal(gamma, kappa)
-
-        return last, pull
-
-
-_FEW_BLOCKS = 2
-"""So few blocks are walked one by one."""
 
 
 @component
@@ -342,124 +311,6 @@ class Stack(Layer):
         working = max(block.saved_bytes(run) for _, block, _ in self._distinct)
         around = sum(c.layer.saved_bytes(run) for c in self.children() if not isinstance(c.layer, Block))
         return inputs + working + around
-
-
-# ---- the stream in front of each block ----
-
-
-def block_inputs(block: Block, x: Signal, place: Place, layers: range) -> Signal:
-    """The residual stream in front of each of these equal blocks, as arrays, given that in front of the first.
-
-    Where every branch reads a normalised stream and no number differs between the blocks, a branch's output depends on one
-    number, the correlation of two tokens. It is tabulated, and a block then costs microseconds. Otherwise each is walked.
-    """
-    walk = place.walk
-    states: list[tuple[float, ...]] = []
-    steps = None
-    with walk.silence():
-        for walk.layer in layers:
-            if steps is None and _normal(block, x, started=walk.layer > layers.start):
-                steps = [] if walk.recipe.varies(place.role) else _steps(block, x, place)
-            if steps:
-                states += _fast_states(steps, block.parallel, x, layers.stop - walk.layer)
-                break
-            states.append(_state(x))
-            x, _ = block.moments(x, place)
-    import numpy as np
-
-    columns = np.array(states).T
-    return Signal(columns[0], columns[1], Spread(*columns[2:]) if x.spread else None)
-
-
-def _state(x: Signal) -> tuple[float, ...]:
-    return (x.second_moment, x.covariance, *(x.spread or ()))
-
-
-_SMALL_EPS = 2e-5
-
-
-def _normal(block: Block, x: Signal, *, started: bool) -> bool:
-    """Whether all branches read what a norm has brought to one size; a post-norm stack's first block reads what none has."""
-    if x.covariance < 0:
-        return False
-    for _, part in block.branches:
-        norm = (block.norm if block.parallel else None) or part.norm_in or part.norm_stream
-        if norm is None or norm.eps > _SMALL_EPS * x.second_moment:
-            return False
-        if not (started or block.norm or part.norm_in):
-            return False
-    return True
-
-
-class _Step(NamedTuple):
-    """A branch as its table: output moments over the angle whose cosine is the correlation of what it reads."""
-
-    table: Table
-    skip: float
-    reads_norm: bool
-    norm_behind: float | None
-    """Second moment that a post-norm leaves"""
-    omega: float
-    width: int
-
-
-def _steps(block: Block, x: Signal, place: Place) -> list[_Step]:
-    """Each branch's table, at the stream's size."""
-    import numpy as np
-
-    size = x.second_moment
-
-    def outputs(part: Residual, at: Place, omegas: list[Any], angles: Any) -> Any:
-        y = Signal(np.full(angles.shape, size), size * np.cos(angles))
-        if block.parallel and block.norm is not None:
-            y, _ = block.norm.moments(y, place.at("norm"))
-        f, _, shape = part.branch_moments(y, at)
-        omegas.append(shape.omega)
-        scale = at.scales()[1] ** 2
-        return np.stack([np.broadcast_to(v * scale, angles.shape) for v in f[:2]], axis=-1)
-
-    steps = []
-    for name, part in block.branches:
-        at, omegas = place.at(name), list[Any]()
-        table = Table(functools.partial(outputs, part, at, omegas), 0.0, math.pi / 2)
-        behind = None
-        if part.norm_stream is not None:
-            y, _ = part.norm_stream.moments(Signal(size, size), at.at("norm_stream"))
-            behind = y.second_moment
-        reads = part.norm_in is not None or block.norm is not None
-        skip = 1.0 if block.parallel else at.scales()[0]
-        steps.append(_Step(table, skip, reads, behind, float(np.max(omegas[0])), part.width))
-    return steps
-
-
-def _fast_states(steps: list[_Step], parallel: bool, x: Signal, times: int) -> list[tuple[float, ...]]:
-    """The stream in front of each of `times` blocks, from the branches' tables."""
-    spread = x.spread is not None
-    q, c, v, w, u = (*_state(x), 0.0, 0.0, 0.0)[:5]
-    states: list[tuple[float, ...]] = []
-    for _ in range(times):
-        states.append((q, c, v, w, u) if spread else (q, c))
-        front = 0.0
-        for k, (table, skip, reads_norm, behind, omega, width) in enumerate(steps):
-            if k == 0 or not parallel:
-                front = c / q
-                if reads_norm and spread and c:
-                    front *= 1 - u / (c * q) + (0.75 * v + 0.25 * w) / (q * q)
-                front = math.acos(min(1.0, max(0.0, front)))
-            a, pair = table(front)
-            if skip != 1.0:
-                square = skip * skip
-                q, c, v, w, u = square * q, square * c, square * square * v, square * square * w, square * square * u
-            if spread:
-                v += a * (4 * q + omega * a) / width
-                w += pair * (4 * c + omega * pair) / width
-                u += (2 * (q * pair + c * a) + omega * a * pair) / width
-            q, c = q + a, c + pair
-            if behind is not None:
-                if spread and c:
-                    c *= 1 - u / (c * q) + (0.75 * v + 0.25 * w) / (q * q)
-                q, c, v, w, u = behind, behind * c / q, 0.0, 0.0, 0.0
-    return states
 
 
 def _span(start: int, times: int) -> str:

@@ -225,8 +225,8 @@ def test_a_simulation_goes_on_from_its_kept_draws_and_distrusts_damaged_ones(tmp
 
     about = make_plan(find_job("moments"), "tiny")["runs"][0]
     drawn = []
-    real = simulation._one_draw
-    monkeypatch.setattr(simulation, "_one_draw", lambda *a: drawn.append(1) or real(*a))
+    real = simulation.one_draw
+    monkeypatch.setattr(simulation, "one_draw", lambda *a: drawn.append(1) or real(*a))
     monkeypatch.setattr(simulation, "SAVE_S", 0.0)
 
     def measured(folder):

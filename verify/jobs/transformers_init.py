@@ -139,7 +139,7 @@ def _one_draw(spec: Mapping[str, Any], seed: int, device: str) -> list[tuple[flo
 
 JOB = Job(
     name="transformers-init",
-    question="Do transformers' GPT-2, BERT and Llama, as the library initialises them, have the predicted moments on real text?",
+    question="Do transformers' GPT-2, BERT and Llama, freshly initialised, have the predicted moments on real text?",
     claim="The token kernel of the text, carried through the blocks, gives variance, correlation and gradient of every block.",
     measured="Second moment and correlation of the hidden states, and second moment of their gradient, over initialisations.",
     criterion=(

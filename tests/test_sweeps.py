@@ -7,7 +7,7 @@ from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
 from depthwidth.initialization import recipe
 from depthwidth.propagation import walk_tree
-from depthwidth.sweep import sweep
+from depthwidth.sweeps import sweep
 
 
 def stack(depth=12, placement="pre", **choices):

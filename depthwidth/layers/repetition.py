@@ -1,0 +1,354 @@
+"""Walking through many copies of one block without walking through each.
+
+Exchangeable tokens: the stream in front of every block is found first, from tables where a norm makes that possible, and all
+blocks are then passed at once as arrays. Tokens that differ from each other: blocks are walked one by one at first and then at
+growing distances, because what a block adds to the stream changes slowly along the depth; between, it is interpolated.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..interpolation import Table, spline_values
+from ..signal import Place, Pullback, Row, Signal, Spread, TokenSignal, Walk
+
+if TYPE_CHECKING:
+    from .block import Block, Residual
+
+Array = Any
+
+FEW_BLOCKS = 2
+"""So few blocks are walked one by one."""
+MANY_BLOCKS = 16
+"""More blocks than these, of tokens that differ, are walked at some."""
+
+
+# ---- exchangeable tokens ----
+
+
+def at_once(block: Block, x: Signal, place: Place, layers: range) -> tuple[Signal, Pullback]:
+    """All blocks in one pass over arrays, once the stream in front of each of them is known."""
+    import numpy as np
+
+    walk = place.walk
+    inputs = block_inputs(block, x, place, layers)
+    walk.layer = layers
+    y, pull_blocks = block.moments(inputs, place)
+    spread = y.spread and Spread(*(float(v[-1]) for v in y.spread))
+    last = Signal(float(y.second_moment[-1]), float(y.covariance[-1]), spread)
+
+    def pull(g: Signal) -> Signal:
+        # The gradient in front of a block is linear in the two moments of the one behind it.
+        with walk.silence():
+            unit = pull_blocks(Signal(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])))
+        shape = (2, len(layers))
+        (a, b), (c, d) = (np.broadcast_to(v, shape)[:, ::-1].tolist() for v in unit[:2])
+        gamma, kappa = float(g.second_moment), float(g.covariance)
+        behind = []
+        for one, other, pair_one, pair_other in zip(a, b, c, d, strict=True):
+            behind.append((gamma, kappa))
+            gamma, kappa = gamma * one + kappa * other, gamma * pair_one + kappa * pair_other
+        pull_blocks(Signal(*np.array(behind[::-1]).T))
+        return Signal(gamma, kappa)
+
+    return last, pull
+
+
+def block_inputs(block: Block, x: Signal, place: Place, layers: range) -> Signal:
+    """The residual stream in front of each of these equal blocks, as arrays, given that in front of the first.
+
+    Where every branch reads a normalised stream and no number differs between the blocks, a branch's output depends on one
+    number, the correlation of two tokens. It is tabulated, and a block then costs microseconds. Otherwise each is walked.
+    """
+    walk = place.walk
+    states: list[tuple[float, ...]] = []
+    steps = None
+    with walk.silence():
+        for walk.layer in layers:
+            if steps is None and _normal(block, x, started=walk.layer > layers.start):
+                steps = [] if walk.recipe.varies(place.role) else _steps(block, x, place)
+            if steps:
+                states += _fast_states(steps, block.parallel, x, layers.stop - walk.layer)
+                break
+            states.append(_state(x))
+            x, _ = block.moments(x, place)
+    import numpy as np
+
+    columns = np.array(states).T
+    return Signal(columns[0], columns[1], Spread(*columns[2:]) if x.spread else None)
+
+
+def _state(x: Signal) -> tuple[float, ...]:
+    return (x.second_moment, x.covariance, *(x.spread or ()))
+
+
+_SMALL_EPS = 2e-5
+
+
+def _normal(block: Block, x: Signal, *, started: bool) -> bool:
+    """Whether all branches read what a norm has brought to one size; a post-norm stack's first block reads what none has."""
+    if x.covariance < 0:
+        return False
+    for _, part in block.branches:
+        norm = (block.norm if block.parallel else None) or part.norm_in or part.norm_stream
+        if norm is None or norm.eps > _SMALL_EPS * x.second_moment:
+            return False
+        if not (started or block.norm or part.norm_in):
+            return False
+    return True
+
+
+class _Step(NamedTuple):
+    """A branch as its table: output moments over the angle whose cosine is the correlation of what it reads."""
+
+    table: Table
+    skip: float
+    reads_norm: bool
+    norm_behind: float | None
+    """Second moment that a post-norm leaves"""
+    omega: float
+    width: int
+
+
+def _steps(block: Block, x: Signal, place: Place) -> list[_Step]:
+    """Each branch's table, at the stream's size."""
+    import numpy as np
+
+    size = x.second_moment
+
+    def outputs(part: Residual, at: Place, omegas: list[Any], angles: Any) -> Any:
+        y = Signal(np.full(angles.shape, size), size * np.cos(angles))
+        if block.parallel and block.norm is not None:
+            y, _ = block.norm.moments(y, place.at("norm"))
+        f, _, shape = part.branch_moments(y, at)
+        omegas.append(shape.omega)
+        scale = at.scales()[1] ** 2
+        return np.stack([np.broadcast_to(v * scale, angles.shape) for v in f[:2]], axis=-1)
+
+    steps = []
+    for name, part in block.branches:
+        at, omegas = place.at(name), list[Any]()
+        table = Table(functools.partial(outputs, part, at, omegas), 0.0, math.pi / 2)
+        behind = None
+        if part.norm_stream is not None:
+            y, _ = part.norm_stream.moments(Signal(size, size), at.at("norm_stream"))
+            behind = y.second_moment
+        reads = part.norm_in is not None or block.norm is not None
+        skip = 1.0 if block.parallel else at.scales()[0]
+        steps.append(_Step(table, skip, reads, behind, float(np.max(omegas[0])), part.width))
+    return steps
+
+
+def _fast_states(steps: list[_Step], parallel: bool, x: Signal, times: int) -> list[tuple[float, ...]]:
+    """The stream in front of each of `times` blocks, from the branches' tables."""
+    spread = x.spread is not None
+    q, c, v, w, u = (*_state(x), 0.0, 0.0, 0.0)[:5]
+    states: list[tuple[float, ...]] = []
+    for _ in range(times):
+        states.append((q, c, v, w, u) if spread else (q, c))
+        front = 0.0
+        for k, (table, skip, reads_norm, behind, omega, width) in enumerate(steps):
+            if k == 0 or not parallel:
+                front = c / q
+                if reads_norm and spread and c:
+                    front *= 1 - u / (c * q) + (0.75 * v + 0.25 * w) / (q * q)
+                front = math.acos(min(1.0, max(0.0, front)))
+            a, pair = table(front)
+            if skip != 1.0:
+                square = skip * skip
+                q, c, v, w, u = square * q, square * c, square * square * v, square * square * w, square * square * u
+            if spread:
+                v += a * (4 * q + omega * a) / width
+                w += pair * (4 * c + omega * pair) / width
+                u += (2 * (q * pair + c * a) + omega * a * pair) / width
+            q, c = q + a, c + pair
+            if behind is not None:
+                if spread and c:
+                    c *= 1 - u / (c * q) + (0.75 * v + 0.25 * w) / (q * q)
+                q, c, v, w, u = behind, behind * c / q, 0.0, 0.0, 0.0
+    return states
+
+
+
+# ---- tokens that differ ----
+
+_EVERY = 8
+"""The first blocks are walked one by one: there the stream changes most."""
+_REACH = 0.06
+"""A step is at most this share of the distance to the first and to the last block."""
+_TOLERANCE = 1e-5
+"""Of a step's error, relative to the stream's second moment."""
+_KNOWN = 3
+"""What blocks add is extrapolated from so many of them."""
+
+
+class _Stop(NamedTuple):
+    """A block that is walked: its number, how it takes a gradient back, and what was written down in it."""
+
+    layer: int
+    pull: Pullback
+    rows: list[Row]
+    log_variances: list[tuple[str, int | range, Any]]
+
+
+class _Course:
+    """What the last few blocks add to a vector, as a polynomial in ln(layer / layers above)."""
+
+    def __init__(self, depth: int) -> None:
+        self._logs = _logs(depth)
+        self._known: list[tuple[int, Array]] = []
+
+    def know(self, layer: int, added: Array) -> None:
+        """Remember what this block adds."""
+        self._known = [*self._known[1 - _KNOWN :], (layer, added)]
+
+    def forget(self) -> None:
+        """Take back what was remembered last."""
+        self._known.pop()
+
+    def between(self, low: int, high: int) -> Array:
+        """What the blocks after `low` and before `high` add together."""
+        import numpy as np
+
+        places, known = self._logs[low + 1 : high], [self._logs[layer] for layer, _ in self._known]
+        total: Any = 0.0
+        for i, (_, added) in enumerate(self._known):
+            others = [other for j, other in enumerate(known) if j != i]
+            weights = np.prod([(places - other) / (known[i] - other) for other in others], axis=0) * np.ones(len(places))
+            total = total + weights.sum() * added
+        return total
+
+
+def _logs(depth: int) -> Array:
+    """ln(l / (N - l)) for each of N blocks: a variable in which what happens near either end is smooth."""
+    import numpy as np
+
+    middles = np.arange(depth) + 0.5
+    return np.log(middles / (depth - middles))
+
+
+def at_some(block: Block, x: TokenSignal, place: Place, layers: range) -> tuple[TokenSignal, Pullback]:
+    """All blocks, of which some are walked; steps are halved until each errs by less than 1e-5 of the stream's size."""
+    import numpy as np
+
+    walk, times = place.walk, len(layers)
+    course, stops = _Course(times), list[_Stop]()
+    count, size = len(x.second_moment), x.averages[0]
+    before = layer = 0
+    step, state, left = 1, _flat(x), _flat(x)
+    while True:
+        walk.layer = layers.start + layer
+        with walk.aside() as (rows, log_variances):
+            y, pull_block = block.moments(_signal(x, state), place)
+        added = _flat(y) - state
+        course.know(layer, added)
+        if layer - before > 1:
+            corrected = left + course.between(before, layer)
+            error = np.abs(corrected - state)[: count + count**2].max() / y.averages[0]
+            if error > _TOLERANCE:
+                course.forget()
+                step = (layer - before) // 2
+                layer = before + step
+                state = left + course.between(before, layer)
+                continue
+            state = corrected
+            step += step // 2 + 1 if error < _TOLERANCE / 10 else 0
+        elif layer >= _EVERY:
+            step += 1
+        stops.append(_Stop(layer, pull_block, rows, log_variances))
+        if layer == times - 1:
+            break
+        before, left = layer, state + added
+        # The stream changes most in the first blocks, the gradient in the last.
+        step = max(1, min(step, int(_REACH * layer), int(_REACH * (times - 1 - layer)))) if layer >= _EVERY else 1
+        layer += step
+        state = left + course.between(before, layer)
+    _write_all(walk, stops, layers)
+
+    def pull(g: TokenSignal) -> TokenSignal:
+        course, passed = _Course(times), list[_Stop]()
+        behind = _relative(g)
+        above: int | None = None
+        front = behind
+        for k in range(len(stops) - 1, -1, -1):
+            stop = stops[k]
+            if above is not None and above - stop.layer > 1:
+                # Once more from where the increments of this block itself say that it stands.
+                with walk.silence():
+                    course.know(stop.layer, _relative(stop.pull(_absolute(g, behind))) - behind)
+                behind = front + course.between(stop.layer, above)
+                course.forget()
+            with walk.aside() as (rows, _):
+                front = _relative(stop.pull(_absolute(g, behind)))
+            passed.append(stop._replace(rows=rows, log_variances=[]))
+            course.know(stop.layer, front - behind)
+            above = stop.layer
+            if k:
+                behind = front + course.between(stops[k - 1].layer, stop.layer)
+        _write_all(walk, passed, layers)
+        return _absolute(g, front)
+
+    return _signal(x, state + added), pull
+
+
+def _flat(x: TokenSignal) -> Array:
+    """The moments, and the spread where there is one, as one vector."""
+    import numpy as np
+
+    return np.concatenate([part.ravel() for part in (x.second_moment, x.covariance, *(x.spread or ()))])
+
+
+def _signal(like: TokenSignal, vector: Array) -> TokenSignal:
+    """The signal that :func:`_flat` made a vector of."""
+    import numpy as np
+
+    n = len(like.second_moment)
+    sizes = np.cumsum([n, n * n, n, n * n])
+    q, c, *spread = np.split(vector, sizes[: 4 if like.spread else 1])
+    square = (n, n)
+    if not like.spread:
+        return like.of(q, c.reshape(square))
+    v, w, u = spread
+    return like.of(q, c.reshape(square), Spread(v, w.reshape(square), u.reshape(square)))
+
+
+def _relative(g: TokenSignal) -> Array:
+    """A gradient's logarithmic size, and its moments relative to it: along the depth both change little from block to block."""
+    import numpy as np
+
+    size = g.averages[0]
+    return np.concatenate([[math.log(size)], _flat(g.of(g.second_moment / size, g.covariance / size))])
+
+
+def _absolute(like: TokenSignal, vector: Array) -> TokenSignal:
+    """The gradient that :func:`_relative` made a vector of."""
+    found = _signal(like.spread_as(None), vector[1:])
+    return found.times(math.exp(vector[0]))
+
+
+def _write_all(walk: Walk, stops: list[_Stop], layers: range) -> None:
+    """Write down every block, from the rows of those that were walked."""
+    import numpy as np
+
+    at = np.array([stop.layer for stop in stops])
+    ascending = slice(None, None, 1 if len(at) < 2 or at[1] > at[0] else -1)
+    every = _logs(len(layers))
+    logs = every[at[ascending]]
+
+    def along(values: list[float]) -> Array:
+        known = np.array(values)[ascending]
+        return known if len(known) == len(layers) else spline_values(logs, known[:, None], every)[:, 0]
+
+    for rows in zip(*(stop.rows for stop in stops), strict=True):
+        second = [row.second_moment for row in rows]
+        exact = np.exp(along([math.log(value) for value in second]))
+        shares = along([row.covariance / value for row, value in zip(rows, second, strict=True)])
+        means = along([row.mean / math.sqrt(value) for row, value in zip(rows, second, strict=True)])
+        spread = along([row.spread for row in rows]) if math.isfinite(rows[0].spread) else math.nan
+        walk.rows.append(
+            Row(rows[0].role, layers, rows[0].direction, means * np.sqrt(exact), exact, shares * exact, spread)
+        )
+    for parts in zip(*(stop.log_variances for stop in stops), strict=True):
+        walk.log_variances.append((parts[0][0], layers, along([float(value) for _, _, value in parts])))

@@ -1,0 +1,96 @@
+"""How quick moments are, each thing beside what one would do without it, in one run.
+
+    python tests/benchmarks/propagation.py           # prints a table of ratios; --json for machines
+
+- the table of every site of 1000 layers, forward and backward, against one draw of the same network in torch (of several
+  dozen that a mean needs), for exchangeable tokens and under a causal mask, where every position is followed by itself;
+- ten thousand settings of depth up to 1000 in one call against a call for each;
+- ``depthwidth moments`` on a 96-layer configuration as a whole process against ``python -c "import numpy, click"``.
+
+Nothing here passes or fails: it measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from calculator import interleaved, process, row
+
+CONFIG = {"model_type": "gpt2", "n_layer": 96, "n_embd": 1536, "n_head": 16, "vocab_size": 50257, "n_positions": 1024}
+
+
+def tables() -> list[dict[str, object]]:
+    """A thousand layers, predicted and drawn."""
+    import torch
+
+    from depthwidth import Transformer, propagate, recipe
+    from verify.moments import one_draw
+
+    found = []
+    for mask in ("full", "causal"):
+        tree = Transformer(
+            1000, 128, 2, kind="encoder" if mask == "full" else "decoder", activation="relu", bias=False, positions="none",
+            vocab=100, context=64, head="none", final_norm=False, norm_affine=False,
+        )  # fmt: skip
+        made = recipe(tree, "xavier")
+
+        def predicted(tree: Transformer = tree, made: object = made) -> object:
+            return propagate(tree, made, variance=1.0, correlation=0.2)
+
+        def drawn(tree: Transformer = tree, made: object = made) -> object:
+            return one_draw(tree, made, 0.2, torch.Generator().manual_seed(1), "cpu")
+
+        ours, theirs = interleaved(predicted, drawn, repeats=5)
+        found.append(row(f"table of 1000 layers, {mask} mask", ours, "one draw of it in torch, width 128, 64 tokens", theirs))
+    return found
+
+
+def settings() -> dict[str, object]:
+    """Ten thousand settings."""
+    import numpy as np
+
+    from depthwidth import Transformer, propagate, recipe, sweep
+
+    tree = Transformer(12, 512, 8, kind="encoder", vocab=1000, context=128)
+    made = recipe(tree, "xavier")
+    rng = np.random.default_rng(1)
+    depth, correlation, branch = rng.integers(1, 1001, 10_000), rng.uniform(0, 1, 10_000), rng.uniform(0.05, 1, 10_000)
+
+    def each() -> object:
+        trees = [Transformer(int(d), 512, 8, kind="encoder", vocab=1000, context=128) for d in depth[:20]]
+        return [propagate(t, "xavier", variance=1.0, correlation=float(r)) for t, r in zip(trees, correlation, strict=False)]
+
+    ours, theirs = interleaved(lambda: sweep(tree, made, depth=depth, correlation=correlation, branch=branch), each, repeats=5)
+    theirs = [seconds * len(depth) / 20 for seconds in theirs]
+    return row("10,000 settings of depth up to 1000 in one call", ours, "propagate for each (20 timed)", theirs)
+
+
+def whole_process() -> dict[str, object]:
+    """The command as a user meets it."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.json"
+        config.write_text(json.dumps(CONFIG))
+        ours = process(sys.executable, "-m", "depthwidth", "moments", str(config))
+        a, b = interleaved(ours, process(sys.executable, "-c", "import numpy, click"))
+    return row("depthwidth moments, 96 layers of GPT-2, whole process", a, "import numpy, click", b, faster=False)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", action="store_true")
+    rows = [*tables(), settings(), whole_process()]
+    if parser.parse_args().json:
+        print(json.dumps(rows, indent=2))  # noqa: T201
+        return
+    for found in rows:
+        lines = (f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}" for key, value in found.items())
+        print("\n".join(lines), end="\n\n")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
