@@ -109,7 +109,7 @@ def _unused(model: nn.Module) -> tuple[str, ...]:
 
 def _positions(ours: Model, theirs: nn.Module, config: Any) -> None:
     """The angles of rotary positions that are not the plain ones: taken from the library's own tables."""
-    every = [(part.layer, part.position) for part in ours.modules() if isinstance(part, Attention)]
+    every: list[tuple[Any, Any]] = [(part.layer, part.position) for part in ours.modules() if isinstance(part, Attention)]
     every = [(layer, position) for layer, position in every if isinstance(position, Rotary)]
     tables = getattr(config, "rope_parameters", None)
     if not every or not tables:

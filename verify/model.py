@@ -38,7 +38,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),  # Hendrycks & Gimpel 2016, arXiv 1606.08415
     "silu": F.silu,
     "relu2": lambda x: F.relu(x).square(),
     "tanh": torch.tanh,
@@ -82,7 +82,14 @@ def _dropped(x: Tensor, rate: float, training: bool) -> Tensor:
 # Linear maps, norms, tables. Their `multiplier` scales the output, as a recipe may want.
 
 
-class Linear(nn.Linear):
+class _Unset:
+    """For torch's modules that draw weights when they are made: a recipe sets ours."""
+
+    def reset_parameters(self) -> None:
+        """Nothing."""
+
+
+class Linear(_Unset, nn.Linear):
     """``multiplier * (W x + b)``."""
 
     multiplier = 1.0
@@ -131,7 +138,7 @@ class RMSNorm(nn.Module):
         return _scaled(F.rms_norm(x, (self.width,), weight, self.eps), self.multiplier)
 
 
-class Embedding(nn.Embedding):
+class Embedding(_Unset, nn.Embedding):
     """A table of vectors, one a token, position or segment."""
 
     multiplier = 1.0
@@ -311,7 +318,7 @@ class Residual(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm_in: nn.Module | None = None
+        self.register_module("norm_in", None)  # first, as a signal meets it
         self.norm_out: nn.Module | None = None
         self.norm_stream: nn.Module | None = None
         self.rate = 0.0
@@ -444,11 +451,12 @@ class Activation(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.name, self.f = name, ACTIVATIONS[name]
+        self.name = name
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         """Hidden features, shape kept."""
-        return self.f(x) if gate is None else self.f(gate) * x
+        f = ACTIVATIONS[self.name]
+        return f(x) if gate is None else f(gate) * x
 
 
 class FeedForward(Residual):
@@ -637,7 +645,7 @@ class TokenStem(nn.Module):
         return x if self.projection is None or self.widened_first else self.projection(x)
 
 
-class Patches(nn.Conv2d):
+class Patches(_Unset, nn.Conv2d):
     """Square patches of an image, each mapped linearly to a vector."""
 
     multiplier = 1.0
@@ -887,6 +895,8 @@ def build(
     """
     if not isinstance(tree, Transformer):
         raise InputError(f"build: {shown(tree)} is not a Transformer")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
+        raise InputError(f"build: seed={shown(seed)} is not a whole number from 0")
     if any(is_symbolic(getattr(node.layer, one.name)) for node in tree.walk() for one in fields(node.layer)):
         raise InputError("build: a dimension of the tree is a symbol; give every dimension a number")
     with torch.device("meta"):
@@ -898,6 +908,5 @@ def build(
         model.to_empty(device=where)
         if recipe is None or isinstance(recipe, str):
             recipe = find_recipe(tree, recipe or "shipped")
-        drawn = int(torch.randint(2**31, ())) if seed is None else seed
-        apply_init(model, recipe, seed=drawn)
+        apply_init(model, recipe, seed=int(torch.randint(2**31, ())) if seed is None else seed)
     return model

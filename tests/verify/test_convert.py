@@ -201,6 +201,7 @@ def test_positions_that_depend_on_the_length_are_refused(scaling):
         ("roberta", {"tie_word_embeddings": False, "hidden_act": "relu"}),
         ("t5", {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu"}),
         ("opt", {"do_layer_norm_before": False}),
+        ("opt", {"architectures": ["OPTModel"], "word_embed_proj_dim": None}),
         ("gemma2", {"attn_logit_softcapping": 0.5, "final_logit_softcapping": 0.7}),
         ("stablelm", {"use_parallel_residual": True}),
         ("bloom", {"n_head": 3}),

@@ -403,6 +403,8 @@ def test_bad_input_gets_one_sentence():
     tokens = tokens_of(tree)
     with pytest.raises(InputError, match="'gpt2' is not a Transformer"):
         build("gpt2")
+    with pytest.raises(InputError, match="seed='a' is not a whole number"):
+        build(tree, seed="a")
     with pytest.raises(InputError, match="is a symbol"):
         build(Transformer(depth=2, width=Symbol("d"), heads=Symbol("h"), head_dim=8))
     with pytest.raises(InputError, match="there is no scheme"):
