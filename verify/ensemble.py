@@ -347,16 +347,26 @@ class _Ensemble:
             return functional_call(wrapped, {**named, **buffers}, (inputs, targets))
 
         together = vmap(one, randomness="different")
-        if self.training.compile:
-            # On a GPU this also records CUDA graphs, which keep their outputs in one place.
-            compiled = torch.compile(together, mode="reduce-overhead" if self.device.type == "cuda" else None)
-            return lambda weights, inputs, targets: compiled(weights, buffers, inputs, targets).clone()
 
         def eager(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Any:
             with _FoldedAttention():
                 return together(weights, buffers, inputs, targets)
 
-        return eager
+        if not self.training.compile:
+            return eager
+        graphs: dict[torch.Size, Callable[..., Tensor]] = {}
+
+        def compiled(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+            if inputs.shape not in graphs:
+                from torch.fx.experimental.proxy_tensor import make_fx  # loads much that is only needed here
+
+                # vmap is traced away first, as the compiler knows attention but not its rule above.
+                graph = make_fx(eager)(weights, inputs, targets)
+                # On a GPU this also records CUDA graphs, which keep their outputs in one place.
+                graphs[inputs.shape] = torch.compile(graph, mode="reduce-overhead" if self.device.type == "cuda" else None)
+            return graphs[inputs.shape](weights, inputs, targets).clone()
+
+        return compiled
 
     def quickest(self) -> Literal["batched", "loop"]:
         """Whichever takes less time for forward and back, the better of three tries of each in turn; weights stay."""

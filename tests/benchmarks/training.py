@@ -4,9 +4,15 @@
     python tests/benchmarks/training.py --nanogpt PATH --sweep     # 16 models, ours in one program against 16 runs
 
 Both train the same shape (no biases, tied embedding, GELU, learned positions) on the same bytes with the same batch, context,
-optimizer and precision, each in processes of their own, in turn (A B A B ..) so that a machine that slows down slows both. What is
-printed is the median of each and of the ratios of neighbouring runs, with quartiles. nanoGPT's files are linked into a temporary
-folder, as it reads its data relative to where it is started; nothing of it is copied or changed.
+optimizer and precision, each in processes of their own, in turn (A B A B ..) so that a machine that slows down slows both.
+nanoGPT's files are linked into a temporary folder, as it reads its data relative to where it is started; none is copied.
+
+Three ratios are printed, nanoGPT's time over ours, as medians over the repeats with quartiles:
+
+- *whole processes*: from the command to its end, imports included;
+- *wall clock of an update*: the median update, as each prints or records it;
+- *processor time of an update*: that of a long run less that of a short one, over the updates between them. With one thread it
+  says the same as the wall clock on a machine that nobody else uses, and it is what to read on one that others use.
 
 Nothing here passes or fails: it measures.
 """
@@ -14,6 +20,7 @@ Nothing here passes or fails: it measures.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import pickle
@@ -24,11 +31,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 BYTES = 1 << 21
-WARM = 5  # updates not counted: caches, and nanoGPT's first evaluation
+SHORT = 8  # updates of a short run
+WARM = 5  # updates not counted in the median: caches, and nanoGPT's first evaluation
+
+
+class Taken(NamedTuple):
+    """What one run took: seconds, and the mean loss of its last five updates."""
+
+    wall: float
+    cpu: float
+    update: float
+    loss: float
 
 
 def prepare(nanogpt: Path, folder: Path) -> None:
@@ -48,43 +66,41 @@ def prepare(nanogpt: Path, folder: Path) -> None:
     corpus.save(folder / "corpus")
 
 
-def run(command: list[str], folder: Path, threads: int) -> tuple[str, float, float]:
-    """Output, seconds of wall clock and of processors."""
+def processes(commands: list[list[str]], folder: Path, threads: int) -> tuple[list[str], float, float]:
+    """Run commands side by side: outputs, seconds of wall clock and of processors."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise SystemExit(done.stderr)
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": root}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, cwd=folder, env=environment, **pipes) for command in commands]  # type: ignore[call-overload]  # noqa: S603
+    outputs = [process.communicate() for process in started]
+    for process, (_, error) in zip(started, outputs, strict=True):
+        if process.returncode:
+            raise SystemExit(error)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return done.stdout, wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return [output for output, _ in outputs], wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def theirs(options: argparse.Namespace, folder: Path, seed_steps: int) -> dict[str, Any]:
+def theirs(options: argparse.Namespace, folder: Path, steps: int) -> Taken:
     """One run of nanoGPT."""
     settings = {
         "dataset": "bytes", "out_dir": "out", "device": options.device, "dtype": options.dtype, "compile": options.compile,
         "n_layer": options.depth, "n_head": options.heads, "n_embd": options.width, "block_size": options.context,
         "batch_size": options.batch, "gradient_accumulation_steps": 1, "dropout": 0.0, "bias": False, "learning_rate": 1e-3,
-        "weight_decay": 0.1, "grad_clip": 1.0, "warmup_iters": 10, "lr_decay_iters": seed_steps, "min_lr": 1e-4,
-        "max_iters": seed_steps - 1, "eval_interval": 10**9, "eval_iters": 1, "log_interval": 1,
-        "always_save_checkpoint": False,
+        "weight_decay": 0.1, "grad_clip": 1.0, "warmup_iters": 10, "lr_decay_iters": steps, "min_lr": 1e-4,
+        "max_iters": steps - 1, "eval_interval": 10**9, "eval_iters": 1, "log_interval": 1, "always_save_checkpoint": False,
     }  # fmt: skip
     command = [sys.executable, "train.py", *(f"--{name}={value}" for name, value in settings.items())]
-    output, wall, cpu = run(command, folder, options.threads)
+    (output,), wall, cpu = processes([command], folder, options.threads)
     found = re.findall(r"iter \d+: loss ([\d.]+), time ([\d.]+)ms", output)
-    if len(found) != seed_steps:
-        raise SystemExit(f"nanoGPT did {len(found)} of {seed_steps} updates:\n{output}")
-    return {
-        "wall": wall,
-        "cpu": cpu,
-        "loss": float(found[-1][0]),
-        "step": statistics.median(float(ms) / 1e3 for _, ms in found[WARM:]),
-    }
+    if len(found) != steps:
+        raise SystemExit(f"nanoGPT did {len(found)} of {steps} updates:\n{output}")
+    update = statistics.median(float(ms) / 1e3 for _, ms in found[WARM:])
+    return Taken(wall, cpu, update, statistics.mean(float(loss) for loss, _ in found[-5:]))
 
 
 OURS = """
 import json, sys, time
-import torch
 from depthwidth import Transformer
 from verify.corpus import load
 from verify.ensemble import train_ensemble
@@ -92,98 +108,104 @@ from verify.model import build
 from verify.train import Training, train
 
 o = json.loads(sys.argv[1])
-tree = Transformer(depth=o["depth"], width=o["width"], heads=o["heads"], vocab=256, context=o["context"], bias=False, norm_bias=False)
-corpus = load("corpus")
-torch.backends.cuda.matmul.allow_tf32 = True
-times = [time.perf_counter()]
-if o["members"] == 1:
-    class Clock:
-        def log(self, step, values):
-            times.append(time.perf_counter())
-        def close(self):
-            pass
-    training = Training(steps=o["steps"], batch=o["batch"], context=o["context"], warmup=10, precision=o["precision"],
-                        compile=o["compile"], evaluate_batches=0)
-    outcomes = [train(build(tree, seed=o["first"]), corpus, training, device=o["device"], loggers=[Clock()], log_every=1, progress=False)]
-    mode = "single"
+tree = Transformer(
+    depth=o["depth"], width=o["width"], heads=o["heads"], vocab=256, context=o["context"], bias=False, norm_bias=False
+)
+corpus, times = load("corpus"), [time.perf_counter()]
+trainings = [
+    Training(steps=o["steps"], batch=o["batch"], context=o["context"], warmup=10, precision=o["precision"], data_seed=i,
+             compile=o["compile"], evaluate_batches=0)
+    for i in range(o["members"])
+]
+models = [build(tree, seed=o["first"] + i) for i in range(o["members"])]
+
+class Clock:
+    def log(self, step, values):
+        times.append(time.perf_counter())
+    def close(self):
+        pass
+
+if len(models) == 1:
+    outcomes = [train(models[0], corpus, trainings[0], device=o["device"], loggers=[Clock()], log_every=1, progress=False)]
 else:
-    models = [build(tree, seed=o["first"] + i) for i in range(o["members"])]
-    trainings = [Training(steps=o["steps"], batch=o["batch"], context=o["context"], warmup=10, precision=o["precision"], data_seed=i,
-                          compile=o["compile"], learning_rate=1e-3, evaluate_batches=0) for i in range(o["members"])]
-    outcomes = train_ensemble(models, corpus, trainings, mode=o["mode"], device=o["device"],
-                              on_step=lambda step, losses: times.append(time.perf_counter()))
-print(json.dumps({"times": times, "losses": [x.final_loss for x in outcomes], "parameters": tree.parameters}))
+    outcomes = train_ensemble(
+        models, corpus, trainings, mode=o["mode"], device=o["device"], on_step=lambda step, losses: Clock().log(step, losses)
+    )
+print(json.dumps({"times": times, "losses": [x.losses[-5:] for x in outcomes]}))
 """
 
 
-def ours(options: argparse.Namespace, folder: Path, steps: int, members: int = 1, workers: int = 1) -> dict[str, Any]:
+def ours(options: argparse.Namespace, folder: Path, steps: int, members: int) -> Taken:
     """One run of ours: a model, or an ensemble split over some processes."""
-    root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": str(options.threads if workers == 1 else 1)}
+    workers = min(options.workers, members)
     base = {
         name: getattr(options, name) for name in ("depth", "width", "heads", "context", "batch", "device", "compile", "mode")
     }
-    base |= {"steps": steps, "precision": options.dtype}
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    started = []
+    commands = []
     for worker in range(workers):
         share = members // workers + (worker < members % workers)
-        argument = json.dumps({**base, "members": share, "first": worker * 100})
-        command = [sys.executable, "-c", OURS, argument]
-        started.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True))  # noqa: S603
-    outputs = [process.communicate()[0] for process in started]
-    if any(process.returncode for process in started):
-        raise SystemExit("our run failed")
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        argument = {**base, "steps": steps, "precision": options.dtype, "members": share, "first": 100 * worker}
+        commands.append([sys.executable, "-c", OURS, json.dumps(argument)])
+    outputs, wall, cpu = processes(commands, folder, options.threads)
     found = [json.loads(output) for output in outputs]
-    steps_taken = [
-        statistics.median(b - a for a, b in zip(one["times"][WARM:], one["times"][WARM + 1 :], strict=False)) for one in found
-    ]
-    losses = [loss for one in found for loss in one["losses"]]
-    return {
-        "wall": wall,
-        "cpu": cpu,
-        "loss": statistics.mean(losses),
-        "step": max(steps_taken),
-        "parameters": found[0]["parameters"],
-    }
+    clocks = [one["times"][WARM:] for one in found]
+    update = max(statistics.median(b - a for a, b in itertools.pairwise(times)) for times in clocks)
+    return Taken(wall, cpu, update, statistics.mean(loss for one in found for row in one["losses"] for loss in row))
 
 
-def quartiles(values: list[float]) -> str:
-    """Median and quartiles."""
-    if len(values) < 2:
-        return f"{values[0]:.2f}"
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+def long_and_short(run: Callable[[int], Taken], steps: int) -> tuple[Taken, float]:
+    """A long run, and processor seconds of an update."""
+    short, long = run(SHORT), run(steps)
+    return long, (long.cpu - short.cpu) / (steps - SHORT)
 
 
 def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both in turn."""
     members, steps, tokens = (options.members if options.sweep else 1), options.steps, options.batch * options.context
-    a: list[dict[str, Any]] = []
-    b: list[dict[str, Any]] = []
+    peers = min(options.peers, members) if options.sweep else 1
+    rows = []
     for _ in range(options.repeats):
-        peers = [theirs(options, folder, steps) for _ in range(members)]
-        summed = {name: sum(one[name] for one in peers) for name in ("wall", "cpu", "step")}
-        b.append({**summed, "loss": statistics.mean(one["loss"] for one in peers)})
-        a.append(ours(options, folder, steps, members, options.workers if options.sweep else 1))
-        for name, one in (("nanoGPT", b[-1]), ("ours", a[-1])):
-            print(name, {key: round(value, 4) for key, value in one.items()}, file=sys.stderr)
+        theirs_taken = [long_and_short(lambda n: theirs(options, folder, n), steps) for _ in range(peers)]
+        ours_taken, our_cpu = long_and_short(lambda n: ours(options, folder, n, members), steps)
+        scale = members / peers
+        rows.append(
+            {
+                "their wall": scale * sum(one.wall for one, _ in theirs_taken),
+                "our wall": ours_taken.wall,
+                "their update": scale * sum(one.update for one, _ in theirs_taken),
+                "our update": ours_taken.update,
+                "their cpu": scale * sum(cpu for _, cpu in theirs_taken),
+                "our cpu": our_cpu,
+                "their loss": statistics.mean(one.loss for one, _ in theirs_taken),
+                "our loss": ours_taken.loss,
+            }
+        )
+        sys.stderr.write(json.dumps({name: round(value, 4) for name, value in rows[-1].items()}) + "\n")
+
+    def ratio(name: str) -> str:
+        return spread([row[f"their {name}"] / row[f"our {name}"] for row in rows])
+
     return {
-        "models": members,
-        "parameters": a[0]["parameters"],
+        "models": f"{members}; nanoGPT run {peers} times{'' if peers == members else ', its times scaled up'}",
         "shape": f"depth {options.depth}, width {options.width}, {options.heads} heads, context {options.context}, "
-        f"batch {options.batch}, {options.dtype}, compile {options.compile}, {options.device}, {options.threads} threads",
-        "updates a model": steps,
-        "nanoGPT tokens/s, steady": quartiles([members * tokens / one["step"] for one in b]),
-        "our tokens/s, steady": quartiles([members * tokens / one["step"] for one in a]),
-        "ratio, steady": quartiles([y["step"] / x["step"] for x, y in zip(a, b, strict=True)]),
-        "ratio, wall clock of whole processes": quartiles([y["wall"] / x["wall"] for x, y in zip(a, b, strict=True)]),
-        "ratio, processor seconds": quartiles([y["cpu"] / x["cpu"] for x, y in zip(a, b, strict=True)]),
-        "last losses, nanoGPT and ours": f"{statistics.mean(one['loss'] for one in b):.3f}, "
-        f"{statistics.mean(one['loss'] for one in a):.3f}",
+        f"batch {options.batch}, {options.dtype}, compile {options.compile}, {options.device}",
+        "updates a model": f"{steps}; {options.threads} threads a process, {options.workers} of ours",
+        "nanoGPT, tokens a processor second": spread([members * tokens / row["their cpu"] for row in rows], 0),
+        "ours, tokens a processor second": spread([members * tokens / row["our cpu"] for row in rows], 0),
+        "ratio, whole processes": ratio("wall"),
+        "ratio, wall clock of an update": ratio("update"),
+        "ratio, processor time of an update": ratio("cpu"),
+        "last losses, nanoGPT": spread([row["their loss"] for row in rows]),
+        "last losses, ours": spread([row["our loss"] for row in rows]),
     }
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """Median and quartiles."""
+    if len(values) < 2:
+        return f"{values[0]:,.{digits}f}"
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
 
 
 def main() -> None:
@@ -191,19 +213,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", type=Path, required=True)
     parser.add_argument("--sweep", action="store_true", help="many models instead of one")
-    for name, value in (("members", 16), ("workers", 1), ("depth", 4), ("width", 128), ("heads", 4), ("context", 64), ("batch", 12),
-                        ("steps", 60), ("repeats", 5), ("threads", 1)):  # fmt: skip
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--mode", default="auto")
+    sizes = {"members": 16, "peers": 16, "workers": 1, "depth": 4, "width": 128, "heads": 4, "context": 64, "batch": 12}
+    for name, value in {**sizes, "steps": 60, "repeats": 5, "threads": 1}.items():
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
+    parser.add_argument("--mode", default="auto", choices=("auto", "batched", "loop"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.steps <= SHORT + WARM:
+        parser.error(f"--steps must exceed {SHORT + WARM}")
     with tempfile.TemporaryDirectory() as name:
         prepare(options.nanogpt, Path(name))
         found = compare(options, Path(name))
-    print(json.dumps(found, indent=1) if options.json else "\n".join(f"{key:<40}{value}" for key, value in found.items()))
+    lines = json.dumps(found, indent=1) if options.json else "\n".join(f"{key:<38}{value}" for key, value in found.items())
+    sys.stdout.write(lines + "\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Members of an ensemble have the losses they have alone; a wrong rate or a leak between them is caught."""
 
+import functools
 import math
 
 import pytest
@@ -152,6 +153,22 @@ def test_a_recipe_sets_the_rates_of_each_member(corpus):
     singles = [train(m, corpus, t, recipe=scheme, tree=tree(), device="cpu") for m, t in zip(made(), each, strict=True)]
     assert furthest(together, singles) < 1e-5
     assert furthest(train_ensemble(made(), corpus, each, mode="batched", device="cpu"), singles) > 1e-3
+
+
+def test_compiled_from_a_trace_without_vmap(corpus, monkeypatch):
+    """With the compiler's tracing and autograd but not its code generator, which takes a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    each = [changed(one, compile=True, micro_batch=3) for one in trainings(changed(BRIEF, steps=4))]
+    together = train_ensemble(models(), corpus, each, mode="batched", device="cpu")
+    assert furthest(together, alone(models(), corpus, [changed(one, compile=False) for one in each])) < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_on_a_gpu_the_same(corpus, one_by_one):
+    """Batched, compiled and with CUDA graphs, in float32 without TF32: sums in another order only."""
+    each = [changed(one, compile=True) for one in trainings()]
+    assert furthest(train_ensemble(models(), corpus, each, mode="batched", device="cuda"), one_by_one) < 1e-3
 
 
 @pytest.mark.parametrize("mode", ["batched", "loop"])
