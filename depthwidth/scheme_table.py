@@ -14,8 +14,11 @@ from .initialization import recipe, schemes
 from .layers import Residual, Stack
 
 DEPTHS = (12, 192, 1000)
-WITHOUT_NORMS = ("t-fixup", "rezero", "skipinit")
-"""Schemes made for residual networks that have no norms."""
+MADE_FOR = {
+    "t-fixup": ("none",), "rezero": ("none",), "skipinit": ("none",),
+    "deepnorm": ("post",), "admin": ("post",), "layernorm-scaling": ("pre",),
+}  # fmt: skip
+"""Placements of norms that a scheme is made for, where it is not made for both; its scales mean something else elsewhere."""
 
 _JUDGED = ("gradient_ratio", "forward_growth", "correlation_at_top", "branch_share", "score_variance")
 _WIDE_SPREAD = math.log(2)
@@ -55,7 +58,7 @@ def scheme_rows(
 
 
 def _rows(name: str, depths: tuple[int, ...], width: int, context: int) -> Iterator[dict[str, Any]]:
-    for norms in ("none",) if name in WITHOUT_NORMS else ("pre", "post"):
+    for norms in MADE_FOR.get(name, ("pre", "post")):
         for depth in depths:
             tree = reference_tree(depth, norms, width, context)
             yield {"scheme": name, "norms": norms, "depth": depth, **_measured(tree, name, norms)}
@@ -158,8 +161,8 @@ Behind post-norm stacks a band stands in brackets: at this width, two draws of t
 aligned. Where it is wide, no single number describes a run, and the predicted mean over draws is one that hardly any draw has.
 
 All of it is initialisation. Schemes that act through learning rates (muP, depth-muP, CompleteP) or let branches grow from zero
-(ReZero, SkipInit) are only seen from that side; where a scheme asks for other norms than the heading says, its scales mean
-something else there. Thresholds are those of `depthwidth describe`."""
+(ReZero, SkipInit) are only seen from that side. A scheme made for one placement of norms stands under that one alone.
+Thresholds are those of `depthwidth describe`."""
 
 
 if __name__ == "__main__":
