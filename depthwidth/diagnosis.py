@@ -503,10 +503,10 @@ def _branch_share(state: _State) -> Finding | None:
         return None
     share, branch = min(shares, key=lambda pair: pair[0])
     rule = Rule(
-        16 * held.roundoff,
+        4 * held.roundoff,
         held.roundoff,
-        f"{_OURS}, from {held.name}: a branch below half a step of the sum ({held.roundoff:.2g}) is rounded away, one below 16 "
-        "such keeps less than 4 bits",
+        f"{_OURS}, from {held.name}: a branch below half a step of the sum ({held.roundoff:.2g}) is rounded away, one below "
+        "four such keeps less than 2 bits",
         at_most=False,
     )
     site = f"{branch.stack}.block.{branch.layer}.{branch.name}"
