@@ -503,10 +503,10 @@ def _branch_share(state: _State) -> Finding | None:
         return None
     share, branch = min(shares, key=lambda pair: pair[0])
     rule = Rule(
-        16 * held.roundoff,
+        4 * held.roundoff,
         held.roundoff,
-        f"{_OURS}, from {held.name}: a branch below half a step of the sum ({held.roundoff:.2g}) is rounded away, one below 16 "
-        "such keeps less than 4 bits",
+        f"{_OURS}, from {held.name}: a branch below half a step of the sum ({held.roundoff:.2g}) is rounded away, one below "
+        "four such keeps less than 2 bits",
         at_most=False,
     )
     site = f"{branch.stack}.block.{branch.layer}.{branch.name}"
@@ -681,8 +681,29 @@ def _rescaling(
 # Width.
 
 
-def _spread(state: _State) -> Finding | None:
-    """How far the gradient varies between draws of the weights, in a deep post-norm stack."""
+def gradient_log_normal(tree: Transformer, init: str | Recipe = "shipped", **given: Any) -> tuple[float, float]:
+    """Mean and variance, over draws of the weights, of the logarithm of a post-norm stack's gradient ratio.
+
+    Parameters
+    ----------
+    tree, init, given : as in :func:`diagnose`.
+
+    Returns
+    -------
+    Mean relative to the logarithm at infinite width, and variance; of the stack with the larger one, and zeros for a tree that
+    has no norms after its sums.
+
+    Notes
+    -----
+    To first order in 1/width, for tokens that have aligned (:func:`~depthwidth.formulas.moments.post_norm_log_drift`).
+    """
+    made = init if isinstance(init, Recipe) else recipe(tree, init)
+    found = _log_normal(_State(_Setting(tree, (number_format("fp32"),) * 2, False, 1, 1.0, given), made))
+    return (0.0, 0.0) if found is None else found[1:]
+
+
+def _log_normal(state: _State) -> tuple[str, float, float] | None:
+    """Stack, mean and variance of the logarithm."""
     sums: dict[str, list[float]] = {}
     width = state.setting.tree.width
     for branch in state.branches:
@@ -696,6 +717,15 @@ def _spread(state: _State) -> Finding | None:
     if not sums:
         return None
     stack, (drift, variance) = max(sums.items(), key=lambda item: item[1][1])
+    return stack, drift, variance
+
+
+def _spread(state: _State) -> Finding | None:
+    """How far the gradient varies between draws of the weights, in a deep post-norm stack."""
+    found = _log_normal(state)
+    if found is None:
+        return None
+    stack, drift, variance = found
     deviation = math.sqrt(variance)
     rule = Rule(math.log(2), _TENFOLD, f"{_OURS}: the gradient's variance of one draw is then off by a factor of 2, or 10")
     typical = math.exp(drift)

@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 def table_names() -> list[str]:
     """Every table there is: computed ones, and those that are only transcribed."""
-    return sorted({*(_spelled(name) for name in reference_tables()), *_COMPUTED})
+    return sorted({*(_spelled(name) for name in reference_tables()), *_COMPUTED, *_WHOLE})
 
 
 def table(name: str) -> list[Row]:
@@ -28,8 +28,17 @@ def table(name: str) -> list[Row]:
     spelled = _spelled(name)
     if spelled not in table_names():
         raise InputError(f"there is no table {shown(name)}{nearest(spelled, table_names())}; `depthwidth table` lists them")
+    if spelled in _WHOLE:
+        return _WHOLE[spelled]()
     rows = [{column: _cell(text) for column, text in row.items()} for row in reference(spelled.replace("-", "_"))]
     return [_COMPUTED[spelled](row) for row in rows] if spelled in _COMPUTED else rows
+
+
+def _schemes() -> list[Row]:
+    """Every initialisation scheme at three depths."""
+    from .scheme_table import scheme_rows
+
+    return scheme_rows()
 
 
 def _spelled(name: str) -> str:
@@ -86,3 +95,5 @@ _COMPUTED: dict[str, Callable[[Row], Row]] = {
     "levine2020-projections": _projection,
     "real-models": _real_model,
 }
+_WHOLE: dict[str, Callable[[], list[Row]]] = {"schemes": _schemes}
+"""Tables that are computed as a whole."""
