@@ -142,9 +142,22 @@ class TokenAttention:
         Returns
         -------
         :class:`Attended`.
+
+        Raises
+        ------
+        InputError
+            if shapes do not fit the nodes, a number is out of range, or scores vary too much for the series (about 1000 nats^2).
         """
         q, c = np.asarray(q, dtype=float), np.asarray(c, dtype=float)
         keys = (q, c) if memory is None else (np.asarray(memory[0], dtype=float), np.asarray(memory[1], dtype=float))
+        for what, positions, (second, pair) in (("tokens", self.asking, (q, c)), ("source", self.source, keys)):
+            n = positions.count
+            if second.shape != (n,) or pair.shape != (n, n):
+                raise InputError(f"moments of the {what} have shapes {second.shape} and {pair.shape}, not those of {n} nodes")
+            if not (second.min() >= 0 and np.isfinite(pair).all()):
+                raise InputError(f"a second moment of the {what} is negative or not a number")
+        if not 0 <= score_gain < math.inf:
+            raise InputError(f"score_gain={score_gain} is negative or not finite")
         return _Layer(self, (q, c), keys, float(score_gain), normed).attended()
 
 
