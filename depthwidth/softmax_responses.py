@@ -1,13 +1,13 @@
 r"""How the softmax of two Gaussian rows responds to the covariance of their logits, tabulated over variance and correlation.
 
-Let rows of n and n' >= n logits have variance s2 and, column by column, covariance v, independent otherwise, the first n columns
-shared. The overlap P2 = E sum p_j p'_j grows from 1/n' at v = 0. Written as
+Let rows of n and n' >= n logits have variance s2 and, column by column, covariance v, independent otherwise, the first n
+columns shared. The overlap P2 = E sum p_j p'_j grows from 1/n' at v = 0. Written as
 
 .. math:: P_2 = \frac{1}{n'}\left[1 + \left(1 - \frac1n\right)(e^{\theta} - 1)\right]
 
-its exponent :math:`\theta(v)` is nearly linear: :math:`\theta = v` for long diffuse rows. By Price's theorem the overlap of the
-two Jacobians is the derivative, T2 = dP2/dv. So the *exponent ratio* :math:`\theta/v` and the *slope* :math:`d\theta/dv` are all
-one needs, both smooth and between 0 and 1, and a few Chebyshev nodes carry them.
+its exponent :math:`\theta(v)` is nearly linear: :math:`\theta = v` for long diffuse rows. By Price's theorem the overlap of
+the two Jacobians is the derivative, T2 = dP2/dv. So the exponent and its *slope* :math:`d\theta/dv` are all one needs: both are
+smooth, and a few Chebyshev nodes carry them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .softmax_integrals import _LEAST, _PAIR_STEP, LARGEST_PAIR_VARIANCE, LARGEST_VARIANCE, _PairGrid, _query_products, head_norms, overlap
+from .softmax_integrals import (
+    _LEAST,
+    _PAIR_STEP,
+    LARGEST_PAIR_VARIANCE,
+    LARGEST_VARIANCE,
+    _PairGrid,
+    _query_products,
+    head_norms,
+    overlap,
+)
 
 Array = Any
 

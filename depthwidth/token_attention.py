@@ -108,8 +108,10 @@ class TokenAttention:
         self._tables: dict[int, _Tables] = {}
 
     def square(self, flat: Array) -> Array:
-        """A symmetric matrix (..., n, n) of what is given for pairs of different rows; where every position is a node, of one row
-        with itself on the diagonal."""
+        """A symmetric matrix (..., n, n) of what is given for pairs of rows.
+
+        Its diagonal is that of two different rows; where every position is a node, of one row with itself.
+        """
         return flat[..., self._place]
 
     def parts(self, flat: Array) -> tuple[Array, Array | None]:
@@ -146,7 +148,7 @@ class TokenAttention:
         Raises
         ------
         InputError
-            if shapes do not fit the nodes, a number is out of range, or scores vary too much for the series (about 1000 nats^2).
+            if shapes do not fit the nodes, a number is out of range, or scores vary too much for the series.
         """
         q, c = np.asarray(q, dtype=float), np.asarray(c, dtype=float)
         keys = (q, c) if memory is None else (np.asarray(memory[0], dtype=float), np.asarray(memory[1], dtype=float))
@@ -172,6 +174,7 @@ class _Tables:
         self.nodes = Positions.smooth(int(lengths[-1])).nodes if mask.dense else lengths
         self.responses = Responses(largest, tuple(int(n) for n in self.nodes), head_dim)
         self._first, self._second = first, second
+        self._pairs: Array = None
         if not mask.dense:
             index = np.searchsorted(lengths, mask.lengths)
             self._rows = self.responses.row_table[:, :, index]
@@ -340,8 +343,7 @@ class _Dense:
         self.even = self.seen / self.n[:, None]
 
     def uniform(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
-        """Over each window: mean second moment, the part of it that tokens do not share, the mean covariance with each key, and
-        the number of tokens.
+        """Over each window: mean second moment, what of it tokens do not share, covariance with each key, number of tokens.
 
         Tokens that repeat count less: n - 1 is tr(K)^2 / |K|^2 of the centred covariances, their effective rank.
         """
@@ -352,7 +354,7 @@ class _Dense:
         apart = np.maximum(own - total, 0.0)
         known = squares > _TINY * (1e-30 + apart * apart)
         self.count = np.where(known, 1 + apart * apart / np.where(known, squares, 1.0), self.n)
-        self.count = np.sqrt(np.minimum(np.maximum(self.count, 1.0), self.n)*self.n)
+        self.count = np.sqrt(np.minimum(np.maximum(self.count, 1.0), self.n) * self.n)
         return own, apart / np.where(self.count > 1, 1 - 1 / self.count, 1.0), column, self.count
 
     def weigh(self, logarithm: Array) -> None:
@@ -377,7 +379,9 @@ class _Dense:
         # A token and its repetitions are alike.
         repeated = self.n / self.count
         longer = self.n[:, None] - self.n
-        diagonal *= np.where(longer > 0, repeated[:, None], np.where(longer < 0, repeated, np.sqrt(np.outer(repeated, repeated))))
+        diagonal *= np.where(
+            longer > 0, repeated[:, None], np.where(longer < 0, repeated, np.sqrt(np.outer(repeated, repeated)))
+        )
         for k in range(1, terms + 1):
             mixed = (self.one[k] * self.one[1]) @ a.T
             covariances[k - 1] = full[k + 1] - mixed - mixed.T + full[k] * full[1]

@@ -120,7 +120,7 @@ class Positions:
         return np.full(self.count, float(second_moment)), np.full((self.count, self.count), float(covariance))
 
     def at_every(self, second_moment: Array, covariance: Array) -> tuple[Array, Array]:
-        """q (L,) and c (L, L) at all positions, the diagonal of c filled with q."""
+        """Moments q (L,) and c (L, L) at all positions, the diagonal of c filled with q."""
         q = self.weights @ np.asarray(second_moment)
         c = self.weights @ np.asarray(covariance) @ self.weights.T
         np.fill_diagonal(c, q)

@@ -192,7 +192,7 @@ def test_normed_scores_do_not_see_the_size_of_tokens():
 
 
 def simulate(rng, keys, gradient, ss, mask, draws, queries=None, dropout=0.0):
-    """Means over tokens and pairs for each draw of the scores, given which all else is known: output, query, key and value path.
+    """Means over tokens and pairs for each draw of the scores, given which all else is known: output and three paths.
 
     Heads and width are infinite: scores are a matrix-normal sample of covariance `queries` times `keys`.
     """
@@ -275,7 +275,7 @@ def test_attention_agrees_with_its_simulation(name):
     means, errors = simulate(rng, k, g, ss, mask, 400, dropout=rate)
     got = predicted(k, g, ss, causal=causal, window=window, dropout=rate)
     z = (got - means[:6]) / (errors[:6] + slack / 4 * np.abs(means[:6]))
-    assert np.abs(z).max() < 4, dict(z=z, got=got, means=means[:6])
+    assert np.abs(z).max() < 4, {"z": z, "got": got, "means": means[:6]}
     # What a slightly wrong theory would say is told apart: values alone, and rows that all attend to everything.
     values_alone = (means[6] - means[4]) / (errors[4] + slack / 4 * means[4])
     assert abs(values_alone) > 6
