@@ -42,9 +42,11 @@ Array = Any
 Moments = tuple[Array, Array]
 """q (n,) and c (n, n) at the nodes"""
 
+_NEGLIGIBLE = 3e-6  # of a table's coefficient
 _TOLERANCE = 1e-5  # of the power series, relative to its sum
 _MOST_TERMS = 60
 _TINY = 1e-9
+_LEAST = 1e-150  # second moments of tokens that are 0
 
 
 class Attended(NamedTuple):
@@ -81,7 +83,7 @@ class TokenAttention:
     >>> q, c = causal.asking.alike(1.0, 0.2)
     >>> out = causal(q, c)
     >>> print(f"{causal.asking.mean(out.second_moment):.3f} {causal.asking.pair_mean(out.covariance):.3f}")
-    0.295 0.227
+    0.294 0.227
     """
 
     def __init__(
@@ -175,11 +177,13 @@ class _Tables:
         self.responses = Responses(largest, tuple(int(n) for n in self.nodes), head_dim)
         self._first, self._second = first, second
         self._pairs: Array = None
+        pairs = self.responses.pairs
+        self._kept = np.argwhere(np.abs(pairs).max((0, 3, 4)) > _NEGLIGIBLE).T  # high orders are mostly nothing
         if not mask.dense:
             index = np.searchsorted(lengths, mask.lengths)
             self._rows = self.responses.row_table[:, :, index]
-            pairs = self.responses.pairs[..., index[first], index[second]]
-            self._pairs = np.ascontiguousarray(pairs.reshape(pairs.shape[0], -1, first.size))
+            at_kept = pairs[:, self._kept[0], self._kept[1]]
+            self._pairs = np.ascontiguousarray(at_kept[..., index[first], index[second]])
 
     def at(self, lengths: Array) -> None:
         """Interpolate to rows of these lengths, which need not be whole."""
@@ -192,15 +196,15 @@ class _Tables:
 
     def pair(self, variance: Array, correlation: Array) -> PairResponse:
         over_x, over_y = self.responses.bases(variance, correlation)
+        k, m = self._kept
         if self._pairs is not None:
-            both = (self._pairs * (over_x[:, None] * over_y).reshape(-1, variance.size)).sum(1)
+            both = (self._pairs * (over_x[k] * over_y[m])).sum(1)
         else:  # too many pairs to keep their coefficients
             pairs = self.responses.pairs
             both = np.zeros((pairs.shape[0], variance.size))
-            for k in range(pairs.shape[1]):
-                for m in range(pairs.shape[2]):
-                    table = self._spread @ pairs[:, k, m] @ self._spread.T
-                    both += table[:, self._first, self._second] * (over_x[k] * over_y[m])
+            for i, j in zip(k, m, strict=True):
+                table = self._spread @ pairs[:, i, j] @ self._spread.T
+                both += table[:, self._first, self._second] * (over_x[i] * over_y[j])
         return PairResponse(both[0], both[1], both[2] if both.shape[0] == 3 else correlation)
 
 
@@ -218,7 +222,7 @@ class _Layer:
         (q, c), (qs, cs) = asking, source
         self.unit = q, qs
         if normed:
-            root, root_s = np.sqrt(q), np.sqrt(qs)
+            root, root_s = (np.sqrt(np.maximum(m, _LEAST)) for m in (q, qs))
             q, c = np.ones_like(q), c / (root[:, None] * root)
             qs, cs = np.ones_like(qs), cs / (root_s[:, None] * root_s)
         self.q = q
@@ -249,7 +253,7 @@ class _Layer:
         root = np.sqrt(q)
         roots, s = root[a] * root[b], np.sqrt(s2)
         variance = s[a] * s[b]
-        pair = tables.pair(variance, np.minimum(np.maximum(c[a, b] / roots, -1.0), 1.0))
+        pair = tables.pair(variance, np.minimum(np.maximum(c[a, b] / np.maximum(roots, _LEAST), -1.0), 1.0))
         exponent, slope, product = pair.exponent * (gain * roots), pair.slope, pair.product * roots
         exponent[split:], slope[split:] = gain * q * rows.ratio, rows.slope
         product[split:] = q * rows.norm
@@ -286,7 +290,7 @@ class _Layer:
         own = np.sqrt(q)
         values = mean[a] * mean[b]
         self.covariance *= values
-        self.response *= values / (own[a] * own[b])
+        self.response *= values / np.maximum(own[a] * own[b], _LEAST)
 
     def attended(self) -> Attended:
         owner = self.owner

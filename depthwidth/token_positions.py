@@ -54,7 +54,7 @@ class Positions:
         Examples
         --------
         >>> Positions.smooth(64).nodes.tolist()
-        [1, 2, 3, 4, 6, 10, 16, 26, 41, 64]
+        [1, 2, 3, 4, 6, 10, 16, 25, 40, 64]
         """
         return _smooth(_whole("length", length))
 

@@ -188,6 +188,48 @@ def test_normed_scores_do_not_see_the_size_of_tokens():
         assert a[1] == pytest.approx(b[1])
 
 
+@pytest.mark.parametrize("kind", [Positions.one, Positions.smooth, Positions.every])
+def test_limits_that_need_no_theory(kind):
+    positions = kind(24)
+    attention = TokenAttention(positions, causal=kind is not Positions.one, head_dim=32, width=256)
+    lengths = attention.windows.lengths
+    same = attention(*positions.alike(1.0, 1.0), 1.0)  # all tokens alike: whatever is attended to, it is the same
+    assert same.second_moment == pytest.approx(1)
+    assert positions.pair_mean(same.covariance) == pytest.approx(1)
+    (asked, _), _ = same.pull(*positions.alike(1.0, 0.0))
+    assert asked == pytest.approx(0, abs=1e-9)
+    even = attention(*positions.alike(1.0, 0.0), 0.0)  # no scores
+    assert even.second_moment == pytest.approx(1 / lengths)
+    assert even.rows.entropy == pytest.approx(np.log(lengths), abs=1e-6)
+    nothing = attention(*positions.alike(0.0, 0.0), 1.0)
+    assert nothing.second_moment == pytest.approx(0)
+    assert np.isfinite(np.concatenate([np.ravel(v) for pair in nothing.pull(*positions.alike(1.0, 0.1)) for v in pair])).all()
+
+
+def test_where_every_position_is_a_node_the_diagonal_of_a_covariance_means_nothing():
+    positions = Positions.every(9)
+    attention = TokenAttention(positions, causal=True, width=64, dropout=0.1)
+    q, c = positions.alike(1.0, 0.3)
+    other = c + 5 * np.eye(9)
+    g, k = positions.alike(1.0, 0.1)
+    first, second = attention(q, c), attention(q, other)
+    assert first.second_moment == pytest.approx(second.second_moment)
+    for a, b in zip(first.pull(g, k), second.pull(g, k - 3 * np.eye(9)), strict=True):
+        assert a[0] == pytest.approx(b[0])
+        assert a[1] == pytest.approx(b[1])
+
+
+def test_pullback_is_linear():
+    positions = Positions.smooth(40)
+    out = TokenAttention(positions, causal=True, head_dim=16, width=64, dropout=0.1)(*positions.alike(1.0, 0.3))
+    rng = np.random.default_rng(1)
+    a, b = ((rng.random(positions.count), exchangeable(positions.count, 0.2) * rng.random()) for _ in range(2))
+    together = out.pull(2 * a[0] - b[0], 2 * a[1] - b[1])
+    for whole, one, two in zip(together, out.pull(*a), out.pull(*b), strict=True):
+        for x, y, z in zip(whole, one, two, strict=True):
+            assert x == pytest.approx(2 * y - z, rel=1e-9, abs=1e-12)
+
+
 # ---- simulation ----
 
 
