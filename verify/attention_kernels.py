@@ -71,9 +71,24 @@ class Kernels:
         pull = self.u / self.q[:, None]
         return np.ones_like(self.q), (self.c * (1 + self._bent()) - (pull + pull.T) / 2) / roots
 
-    def norm_pull(self, gq: Array, gc: Array) -> Pair:
-        """The gradient in front of the norm."""
-        return gq / self.q * (1 + self.v / self.q**2), gc / np.sqrt(np.outer(self.q, self.q)) * (1 + self._bent())
+    def norm_pull(self, gq: Array, gc: Array, width: float = math.inf) -> Pair:
+        """The gradient in front of the norm. Given `width`, that of one that points anywhere.
+
+        Two directions of its d are projected out, and the variance about the mean is 1/d smaller than the second moment.
+        """
+        roots = np.sqrt(np.outer(self.q, self.q))
+        lost = 1 / width, (2 - np.clip(self.c / roots, -1, 1) ** 2) / width
+        return gq / self.q * (1 + self.v / self.q**2 - lost[0]), gc / roots * (1 + self._bent() - lost[1])
+
+    def orthogonal(self, q: Array, c: Array, mu: float, width: float) -> Kernels:
+        """What the gradient sees of a residual whose sum is normed.
+
+        Behind the norm it is orthogonal to the stream, and what the block makes of it is so to the stream in front: part of the
+        spread does not reach it (mu_2 of :func:`~depthwidth.formulas.moments.post_norm_log_drift`).
+        """
+        x, xc = self.q - q, self.c - c
+        v = self.v - (2 * x * q + (mu - 1) * q * q) / width
+        return Kernels(self.q, self.c, v, self.w - (2 * xc * c + (mu - 1) * c * c) / width, self.u)
 
 
 def relu_pair(q: Array, c: Array) -> Pair:
@@ -135,7 +150,8 @@ def predict(
                 om = 2 + 5 * width / hidden  # 5: kurtosis 6 of the rectified, less 1
                 y, back = (total * up * q / 2, total * both), _through_relu(slope, total * up)
             front, x = x, x.plus(skip, *y, om, large)
-            pulls.append((front, x, skip, back))
+            mu = 3.0 if role == "attention" else 2 + 2 * width / hidden
+            pulls.append((front, x.orthogonal(*y, mu, large), skip, back))
             if not pre:
                 x = Kernels(*x.normed(), *(np.zeros_like(p) for p in (x.v, x.w, x.u)))
     g = positions.alike(1.0, 0.0)
@@ -144,7 +160,7 @@ def predict(
             g = behind.norm_pull(*g)
         b = back(g)
         if pre:
-            b = front.norm_pull(*b)
+            b = front.norm_pull(*b, large)
         g = skip**2 * g[0] + b[0], skip**2 * g[1] + b[1]
     return positions.mean(x.q), positions.pair_mean(x.c), positions.mean(g[0])
 
