@@ -1,13 +1,13 @@
 r"""How the softmax of two Gaussian rows responds to the covariance of their logits, tabulated over variance and correlation.
 
-Let rows of n and n' >= n logits have variance s2 and, column by column, covariance v, independent otherwise, the first n columns
-shared. The overlap P2 = E sum p_j p'_j grows from 1/n' at v = 0. Written as
+Let rows of n and n' >= n logits have variance s2 and, column by column, covariance v, independent otherwise, the first n
+columns shared. The overlap P2 = E sum p_j p'_j grows from 1/n' at v = 0. Written as
 
 .. math:: P_2 = \frac{1}{n'}\left[1 + \left(1 - \frac1n\right)(e^{\theta} - 1)\right]
 
-its exponent :math:`\theta(v)` is nearly linear: :math:`\theta = v` for long diffuse rows. By Price's theorem the overlap of the
-two Jacobians is the derivative, T2 = dP2/dv. So the *exponent ratio* :math:`\theta/v` and the *slope* :math:`d\theta/dv` are all
-one needs, both smooth and between 0 and 1, and a few Chebyshev nodes carry them.
+its exponent :math:`\theta(v)` is nearly linear: :math:`\theta = v` for long diffuse rows. By Price's theorem the overlap of
+the two Jacobians is the derivative, T2 = dP2/dv. So the exponent and its *slope* :math:`d\theta/dv` are all one needs: both are
+smooth, and a few Chebyshev nodes carry them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ Array = Any
 
 _VARIANCES, _CORRELATIONS, _ROW_VARIANCES = 8, 6, 14  # Chebyshev nodes
 _LEAST_CORRELATION = -0.1
+_STEEP = 4.0  # nats^2
+_TINY = 1e-300
 _SMALL_HEAD, _MORE_CORRELATIONS = 32, 9
 _LEAST_PRODUCT, _REPULSION = -0.5, 2.0  # rows that repel each other by more nats share next to nothing, and have no theta
 _NORM_NODES = 6
@@ -134,9 +136,12 @@ class Responses:
         n = self.lengths[self.lengths > 1]
         if not n.size:
             return np.zeros((3, 1, 1, self.lengths.size, self.lengths.size))
-        s2, rho = self._grid(self._scale, self._low)
+        steep = self.largest > _STEEP
+        s2, rho = self._grid(self._scale, self._low, _MORE_CORRELATIONS if steep else _CORRELATIONS)
         if self.head_dim is None:
             values = _exponents(s2, rho, n)
+        elif steep:
+            values = _averaged_exponents(s2, rho, n, self.head_dim)
         else:
             # Queries' products reach beyond [-0.1, 1]; above 1 they stand for equal queries of larger norm.
             reach = _SPREAD * math.sqrt((1 + self._low**2) / self.head_dim)
@@ -197,6 +202,24 @@ def _exponents(s2: Array, rho: Array, lengths: Array) -> Array:
             p2, t2 = _pairs(float(variance), float(correlation), lengths)
             grown = 1 + (longer * p2 - 1) / one
             values[:, i, j] = np.log(np.maximum(grown, 1e-300)) / variance, longer * t2 / (one * grown)
+    return values
+
+
+def _averaged_exponents(s2: Array, rho: Array, lengths: Array, head_dim: int) -> Array:
+    """theta/s2, d theta/dv and the products' mean, averaged over the product of two queries one by one."""
+    longer = np.maximum(lengths[:, None], lengths)
+    one = 1 - 1 / np.minimum(lengths[:, None], lengths)
+    values = np.empty((3, s2.size, rho.size, lengths.size, lengths.size))
+    for i, variance in enumerate(s2):
+        for j, correlation in enumerate(rho):
+            sums = np.zeros((3, lengths.size, lengths.size))
+            for product, weight in zip(*_query_products(correlation, head_dim), strict=True):
+                spread = min(LARGEST_PAIR_VARIANCE, float(variance) * max(1.0, abs(product)))
+                p2, t2 = _pairs(spread, min(1.0, max(-1.0, float(product))), lengths)
+                sums += weight * np.stack([p2, t2, product * t2])
+            grown = np.maximum(1 + (longer * sums[0] - 1) / one, _TINY)
+            jacobians = np.maximum(sums[1], _TINY)
+            values[:, i, j] = np.log(grown) / variance, longer * jacobians / (one * grown), sums[2] / jacobians
     return values
 
 

@@ -43,9 +43,11 @@ Array = Any
 Moments = tuple[Array, Array]
 """q (n,) and c (n, n) at the nodes"""
 
+_NEGLIGIBLE = 3e-6  # of a table's coefficient
 _TOLERANCE = 1e-5  # of the power series, relative to its sum
 _MOST_TERMS = 60
 _TINY = 1e-9
+_LEAST = 1e-150  # second moments of tokens that are 0
 
 
 class Attended(NamedTuple):
@@ -82,7 +84,7 @@ class TokenAttention:
     >>> q, c = causal.asking.alike(1.0, 0.2)
     >>> out = causal(q, c)
     >>> print(f"{causal.asking.mean(out.second_moment):.3f} {causal.asking.pair_mean(out.covariance):.3f}")
-    0.295 0.227
+    0.294 0.227
     """
 
     def __init__(
@@ -109,8 +111,10 @@ class TokenAttention:
         self._tables: dict[int, _Tables] = {}
 
     def square(self, flat: Array) -> Array:
-        """A symmetric matrix (..., n, n) of what is given for pairs of different rows; where every position is a node, of one row
-        with itself on the diagonal."""
+        """A symmetric matrix (..., n, n) of what is given for pairs of rows.
+
+        Its diagonal is that of two different rows; where every position is a node, of one row with itself.
+        """
         return flat[..., self._place]
 
     def parts(self, flat: Array) -> tuple[Array, Array | None]:
@@ -143,9 +147,22 @@ class TokenAttention:
         Returns
         -------
         :class:`Attended`.
+
+        Raises
+        ------
+        InputError
+            if shapes do not fit the nodes, a number is out of range, or scores vary too much for the series.
         """
         q, c = np.asarray(q, dtype=float), np.asarray(c, dtype=float)
         keys = (q, c) if memory is None else (np.asarray(memory[0], dtype=float), np.asarray(memory[1], dtype=float))
+        for what, positions, (second, pair) in (("tokens", self.asking, (q, c)), ("source", self.source, keys)):
+            n = positions.count
+            if second.shape != (n,) or pair.shape != (n, n):
+                raise InputError(f"moments of the {what} have shapes {second.shape} and {pair.shape}, not those of {n} nodes")
+            if not (second.min() >= 0 and np.isfinite(pair).all()):
+                raise InputError(f"a second moment of the {what} is negative or not a number")
+        if not 0 <= score_gain < math.inf:
+            raise InputError(f"score_gain={score_gain} is negative or not finite")
         return _Layer(self, (q, c), keys, float(score_gain), normed).attended()
 
 
@@ -166,11 +183,14 @@ class _Tables:
         self.nodes = Positions.smooth(int(lengths[-1])).nodes if mask.dense else lengths
         self.responses = Responses(largest, tuple(int(n) for n in self.nodes), head_dim)
         self._first, self._second = first, second
+        self._pairs: Array = None
+        pairs = self.responses.pairs
+        self._kept = np.argwhere(np.abs(pairs).max((0, 3, 4)) > _NEGLIGIBLE).T  # high orders are mostly nothing
         if not mask.dense:
             index = np.searchsorted(lengths, mask.lengths)
             self._rows = self.responses.row_table[:, :, index]
-            pairs = self.responses.pairs[..., index[first], index[second]]
-            self._pairs = np.ascontiguousarray(pairs.reshape(pairs.shape[0], -1, first.size))
+            at_kept = pairs[:, self._kept[0], self._kept[1]]
+            self._pairs = np.ascontiguousarray(at_kept[..., index[first], index[second]])
 
     def at(self, lengths: Array) -> None:
         """Interpolate to rows of these lengths, which need not be whole."""
@@ -183,15 +203,15 @@ class _Tables:
 
     def pair(self, variance: Array, correlation: Array) -> PairResponse:
         over_x, over_y = self.responses.bases(variance, correlation)
+        k, m = self._kept
         if self._pairs is not None:
-            both = (self._pairs * (over_x[:, None] * over_y).reshape(-1, variance.size)).sum(1)
+            both = (self._pairs * (over_x[k] * over_y[m])).sum(1)
         else:  # too many pairs to keep their coefficients
             pairs = self.responses.pairs
             both = np.zeros((pairs.shape[0], variance.size))
-            for k in range(pairs.shape[1]):
-                for m in range(pairs.shape[2]):
-                    table = self._spread @ pairs[:, k, m] @ self._spread.T
-                    both += table[:, self._first, self._second] * (over_x[k] * over_y[m])
+            for i, j in zip(k, m, strict=True):
+                table = self._spread @ pairs[:, i, j] @ self._spread.T
+                both += table[:, self._first, self._second] * (over_x[i] * over_y[j])
         return PairResponse(both[0], both[1], both[2] if both.shape[0] == 3 else correlation)
 
 
@@ -209,7 +229,7 @@ class _Layer:
         (q, c), (qs, cs) = asking, source
         self.unit = q, qs
         if normed:
-            root, root_s = np.sqrt(q), np.sqrt(qs)
+            root, root_s = (np.sqrt(np.maximum(m, _LEAST)) for m in (q, qs))
             q, c = np.ones_like(q), c / (root[:, None] * root)
             qs, cs = np.ones_like(qs), cs / (root_s[:, None] * root_s)
         self.q = q
@@ -240,7 +260,7 @@ class _Layer:
         root = np.sqrt(q)
         roots, s = root[a] * root[b], np.sqrt(s2)
         variance = s[a] * s[b]
-        pair = tables.pair(variance, np.minimum(np.maximum(c[a, b] / roots, -1.0), 1.0))
+        pair = tables.pair(variance, np.minimum(np.maximum(c[a, b] / np.maximum(roots, _LEAST), -1.0), 1.0))
         exponent, slope, product = pair.exponent * (gain * roots), pair.slope, pair.product * roots
         exponent[split:], slope[split:] = gain * q * rows.ratio, rows.slope
         product[split:] = q * rows.norm
@@ -277,7 +297,7 @@ class _Layer:
         own = np.sqrt(q)
         values = mean[a] * mean[b]
         self.covariance *= values
-        self.response *= values / (own[a] * own[b])
+        self.response *= values / np.maximum(own[a] * own[b], _LEAST)
 
     def attended(self) -> Attended:
         owner = self.owner
@@ -334,8 +354,7 @@ class _Dense:
         self.even = self.seen / self.n[:, None]
 
     def uniform(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
-        """Over each window: mean second moment, the part of it that tokens do not share, the mean covariance with each key, and
-        the number of tokens.
+        """Over each window: mean second moment, what of it tokens do not share, covariance with each key, number of tokens.
 
         Tokens that repeat count less: n - 1 is tr(K)^2 / |K|^2 of the centred covariances, their effective rank.
         """
@@ -346,7 +365,7 @@ class _Dense:
         apart = np.maximum(own - total, 0.0)
         known = squares > _TINY * (1e-30 + apart * apart)
         self.count = np.where(known, 1 + apart * apart / np.where(known, squares, 1.0), self.n)
-        self.count = np.sqrt(np.minimum(np.maximum(self.count, 1.0), self.n)*self.n)
+        self.count = np.sqrt(np.minimum(np.maximum(self.count, 1.0), self.n) * self.n)
         return own, apart / np.where(self.count > 1, 1 - 1 / self.count, 1.0), column, self.count
 
     def weigh(self, logarithm: Array) -> None:
@@ -371,7 +390,9 @@ class _Dense:
         # A token and its repetitions are alike.
         repeated = self.n / self.count
         longer = self.n[:, None] - self.n
-        diagonal *= np.where(longer > 0, repeated[:, None], np.where(longer < 0, repeated, np.sqrt(np.outer(repeated, repeated))))
+        diagonal *= np.where(
+            longer > 0, repeated[:, None], np.where(longer < 0, repeated, np.sqrt(np.outer(repeated, repeated)))
+        )
         for k in range(1, terms + 1):
             mixed = (self.one[k] * self.one[1]) @ a.T
             covariances[k - 1] = full[k + 1] - mixed - mixed.T + full[k] * full[1]

@@ -55,7 +55,7 @@ class Positions:
         Examples
         --------
         >>> Positions.smooth(64).nodes.tolist()
-        [1, 2, 3, 4, 6, 10, 16, 26, 41, 64]
+        [1, 2, 3, 4, 6, 10, 16, 25, 40, 64]
         """
         return _smooth(_whole("length", length))
 
@@ -121,7 +121,7 @@ class Positions:
         return np.full(self.count, float(second_moment)), np.full((self.count, self.count), float(covariance))
 
     def at_every(self, second_moment: Array, covariance: Array) -> tuple[Array, Array]:
-        """Give q (L,) and c (L, L) at all positions, the diagonal of c filled with q."""
+        """Moments q (L,) and c (L, L) at all positions, the diagonal of c filled with q."""
         q = self.weights @ np.asarray(second_moment)
         c = self.weights @ np.asarray(covariance) @ self.weights.T
         np.fill_diagonal(c, q)
