@@ -16,7 +16,7 @@ TOLERANCE = 0.10
 """How far a layer's entropy may lie from the predicted one, in units of its distance from uniform attention's."""
 
 _ENGINE = (
-    "depthwidth.concentration", "depthwidth.softmax_integrals", "depthwidth.propagation", "depthwidth.signal",
+    "depthwidth.softmax_integrals", "depthwidth.propagation", "depthwidth.signal",
     "depthwidth.initialization", "depthwidth.layers.attention",
 )  # fmt: skip
 
@@ -49,7 +49,7 @@ def _predicted(fields: str) -> tuple[Prediction, ...]:
 
     version = version_of(*_ENGINE)
     return tuple(
-        Prediction(quantity, value, "depthwidth.concentration", version, f"layer.{layer}")
+        Prediction(quantity, value, "depthwidth.softmax_integrals.overlap", version, f"layer.{layer}")
         for layer, values in enumerate(predicted_attention(json.loads(fields)))
         for quantity, value in zip(ENTROPY_QUANTITIES, values, strict=True)
     )
