@@ -23,11 +23,12 @@ from torch import Tensor, nn
 
 from depthwidth import __version__
 from depthwidth.architecture import Transformer
-from depthwidth.concentration import concentration
 from depthwidth.errors import InputError
 from depthwidth.formulas import heads as laws
+from depthwidth.formulas.attention import score_variance
 from depthwidth.initialization import recipe, shipped_options
 from depthwidth.propagation import walk_tree
+from depthwidth.softmax_integrals import overlap
 
 Row = dict[str, Any]
 FIELDS = (
@@ -90,7 +91,7 @@ def train_retrieval(
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        drawn = torch.cat([errors(64).mean(1) for _ in range(max(8, 8192 // length))])
+        drawn = torch.cat([errors(64).mean(1) for _ in range(max(8, 2048 // length))])
     return float(drawn.mean()), float(drawn.std() / math.sqrt(len(drawn)))
 
 
@@ -145,7 +146,7 @@ def train_diffuse(
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        drawn = torch.cat([errors(64).mean(1) for _ in range(max(16, 16384 // length))])
+        drawn = torch.cat([errors(64).mean(1) for _ in range(max(16, 4096 // length))])
     return float(drawn.mean()), float(drawn.std() / math.sqrt(len(drawn)))
 
 
@@ -202,14 +203,11 @@ def predicted_attention(fields: Mapping[str, Any]) -> list[Concentrated]:
     made = recipe(tree, "shipped", **shipped_options(dict(fields)))
     walk = walk_tree(tree, made, token_match=match, context=n, dropout=False)
     scores = [r for r in walk.rows if r.role.endswith("attention.scores") and r.direction == "forward"]
-    found = []
+    lengths, found = range(n // 2 + 1, n + 1), []
     for r in scores:
-        rows = [
-            concentration(r.second_moment, r.covariance / r.second_moment, length, head_dim=tree.head_dim)[0]
-            for length in range(n // 2 + 1, n + 1)
-        ]
-        averages = [math.fsum(getattr(c, name) for c in rows) / len(rows) for name in ENTROPY_QUANTITIES]
-        found.append((averages[0], averages[1], averages[2]))
+        variance = float(score_variance(r.second_moment, r.covariance / r.second_moment))
+        rows = overlap([variance] * len(lengths), list(lengths), tree.head_dim)
+        found.append((variance, float(rows.entropy.mean()), float(rows.P.mean())))
     return found
 
 
@@ -276,11 +274,16 @@ def train_language_model(
         starts = torch.randint(0, cut - context - 1, (batch,), generator=generator)
         rows = torch.stack([tokens[s : s + context] for s in starts])
         optimizer.zero_grad()
-        model(rows, labels=rows).loss.backward()
+        _next_token_loss(model, rows).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
     return held_out_loss(model, tokens[cut:], context)
+
+
+def _next_token_loss(model: nn.Module, rows: Tensor) -> Tensor:
+    logits = model(rows).logits[:, :-1]
+    return nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
 
 
 def held_out_loss(model: nn.Module, tokens: Tensor, context: int) -> tuple[float, float]:
@@ -288,7 +291,7 @@ def held_out_loss(model: nn.Module, tokens: Tensor, context: int) -> tuple[float
     model.eval()
     rows = tokens[: len(tokens) // context * context].view(-1, context)[:128]
     with torch.no_grad():
-        losses = torch.tensor([float(model(r[None], labels=r[None]).loss) for r in rows], dtype=torch.float64)
+        losses = torch.tensor([float(_next_token_loss(model, r[None])) for r in rows], dtype=torch.float64)
     return float(losses.mean()), float(losses.std() / math.sqrt(len(losses)))
 
 

@@ -437,6 +437,8 @@ def load_model(path: str | Path, seed: int = 0) -> tuple[nn.Module, Transformer,
     )
     if others and not weights:
         raise InputError(f"heads: {shown(others[0].name)} is not safetensors; only such weights are read")
+    loud = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # remarks about token numbers that play no part here
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -457,6 +459,8 @@ def load_model(path: str | Path, seed: int = 0) -> tuple[nn.Module, Transformer,
     except Exception as error:  # a damaged file, a field that the library refuses: it has no one class of error for them
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"heads: {shown(str(path))} cannot be loaded: {line[:200]}") from None
+    finally:
+        transformers.logging.set_verbosity(loud)
 
 
 def _text(file: str | Path | None, least: int) -> tuple[str, str]:

@@ -10,13 +10,13 @@ from statistics import mean
 from typing import Any
 
 from ..tables import Row, canonical
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, version_of
+from . import Comparison, Context, Job, Measurement, Outcome, Prediction, Run, Verdict, version_of
 
 TOLERANCE = 0.10
 """How far a layer's entropy may lie from the predicted one, in units of its distance from uniform attention's."""
 
 _ENGINE = (
-    "depthwidth.concentration", "depthwidth.softmax_integrals", "depthwidth.propagation", "depthwidth.signal",
+    "depthwidth.softmax_integrals", "depthwidth.propagation", "depthwidth.signal",
     "depthwidth.initialization", "depthwidth.layers.attention",
 )  # fmt: skip
 
@@ -49,7 +49,7 @@ def _predicted(fields: str) -> tuple[Prediction, ...]:
 
     version = version_of(*_ENGINE)
     return tuple(
-        Prediction(quantity, value, "depthwidth.concentration", version, f"layer.{layer}")
+        Prediction(quantity, value, "depthwidth.softmax_integrals.overlap", version, f"layer.{layer}")
         for layer, values in enumerate(predicted_attention(json.loads(fields)))
         for quantity, value in zip(ENTROPY_QUANTITIES, values, strict=True)
     )
@@ -94,7 +94,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         below = f"{uniform - measured:.4g} below uniform, predicted {uniform - predicted:.4g}"
         lines.append(Comparison(f"{model} {site}: entropy", predicted, measured, noise / 3, passes, below))
         good += [f"{model} {site}"] if passes else []
-    outcome = "holds" if len(good) == len(layers) else "holds on a range" if good else "fails"
+    outcome: Outcome = "holds" if len(good) == len(layers) else "holds on a range" if good else "fails"
     named = f": {', '.join(good)}" if good and outcome != "holds" else ""
     return Verdict(outcome, f"{len(good)} of {len(layers)} layers are as concentrated as predicted{named}", tuple(lines))
 

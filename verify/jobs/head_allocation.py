@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from ..tables import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict
+from . import Comparison, Context, Job, Measurement, Outcome, Prediction, Run, Verdict
 
 # shares of the query-key dimensions that stay, context, width, layers, steps, seeds
 _SIZES: dict[str, tuple[tuple[float, ...], int, int, int, int, int]] = {
@@ -58,7 +58,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     summary = f"the allocated cut has the lower mean loss at {len(good)} of {len(shares)} shares"
     if any(line.passes is None for line in lines):
         return Verdict("undecided", f"{summary}; one seed says nothing of the noise", tuple(lines))
-    outcome = "fails" if len(worse) == len(shares) else "holds on a range" if worse else "holds"
+    outcome: Outcome = "fails" if len(worse) == len(shares) else "holds on a range" if worse else "holds"
     return Verdict(outcome, summary, tuple(lines))
 
 

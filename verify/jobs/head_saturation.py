@@ -9,7 +9,7 @@ from typing import Any
 from depthwidth.formulas.heads import best_retrieval_error, critical_head_dim
 
 from ..tables import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, version_of
+from . import Comparison, Context, Job, Measurement, Outcome, Prediction, Run, Verdict, version_of
 
 TOLERANCE = 0.02
 """How far a trained error may lie from the predicted one, absolute."""
@@ -64,7 +64,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         good += [(n, d)] if passes else []
     worst = max(abs(row["value"] - row["predicted"]) for its in settings.values() for row in its)
     summary = f"{len(good)} of {len(settings)} settings within {TOLERANCE} of the least error; the worst is {worst:.3f} off"
-    outcome = "holds" if len(good) == len(settings) else "holds on a range" if good else "fails"
+    outcome: Outcome = "holds" if len(good) == len(settings) else "holds on a range" if good else "fails"
     return Verdict(outcome, summary, tuple(lines))
 
 

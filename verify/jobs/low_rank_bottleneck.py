@@ -26,13 +26,9 @@ def runs(size: str) -> Iterator[Run]:
         for name, dims in (("shared", max(2, width // count)), ("fixed", fixed)):
             for seed in range(seeds):
                 spec = {
-                    "heads": count,
-                    "head_dim": dims,
-                    "width": width,
-                    "context": context,
-                    "steps": steps,
+                    "size": name, "heads": count, "head_dim": dims, "width": width, "context": context, "steps": steps,
                     "dtype": "float32",
-                }
+                }  # fmt: skip
                 labels = {"heads": count, "size": name, "head_dim": dims}
                 yield Run(spec, seed, labels, cost=steps * context * (8 * width**2 + 4 * width * count * dims))
 
