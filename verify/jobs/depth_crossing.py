@@ -65,12 +65,9 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         shallow, deep = map(int, pair.split("-"))
         its = [row for row in rows if row["labels"]["pair"] == pair]
         crossing, low, high, why = crossing_of(its, shallow, deep)
-        if (
-            crossing is None
-        ):  # where the range of sizes holds the prediction, and there is surely no crossing in it, it is wrong
-            met = False if low < prediction.value < high else None
-        else:
-            met = low <= prediction.value <= high
+        # Where the range of sizes holds the prediction, and there is surely no crossing in it, the prediction is wrong.
+        absent = False if low < prediction.value < high else None
+        met = absent if crossing is None else low <= prediction.value <= high
         verdicts[pair] = "undecided" if met is None else "met" if met else "not met"
         error = None if crossing is None else (high - low) / 3.92  # of a 95 % interval
         note = why or f"95 % interval {low:.3g} to {high:.3g}"

@@ -66,6 +66,9 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         inside = best is not None and prediction.value / FACTOR <= best <= prediction.value * FACTOR
         surely_outside = high < prediction.value / FACTOR or low > prediction.value * FACTOR
         met = True if inside else False if surely_outside else None
+        widths = [row["labels"]["width"] for row in its]
+        if not widths or not min(widths) < prediction.value < max(widths):
+            met, why = None, "the predicted width is not among those that were trained"
         verdicts[prediction.site] = {True: "met", False: "not met", None: "undecided"}[met]
         error = None if best is None else (high - low) / 3.92  # of a 95 % interval
         note = why or f"95 % interval {low:.4g} to {high:.4g}"
