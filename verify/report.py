@@ -95,6 +95,8 @@ def _report(plan: Mapping[str, Any], rows: Mapping[str, list[Row]], now: bool) -
         notes.append(f"predicted today, after measuring; {others} predictions differ from those recorded before")
     elif others:
         notes.append(f"{others} rows were measured beside an earlier prediction, and are judged by it; --now takes today's")
+    if job.code != plan["code"]:
+        notes.append("the job's code has changed since this was planned, and with it perhaps how it judges")
     verdict = job.judge(measured, predictions_of(today))
     missing = len(plan["runs"]) - len(done)
     if missing:

@@ -1,0 +1,79 @@
+"""What jobs that compare shapes share: language models of a given depth and width, trained on equal tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from ..tables import Row
+from . import Prediction, Run, version_of
+from ._training import training_flops
+
+SHAPE_FORMULAS = ("depthwidth.formulas.shape", "depthwidth.coefficients")
+LEARNING_RATE = 4e-3
+"""At CompleteP's base shape, width 256 and depth 2; the recipe carries it to the other shapes."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What all shapes that are compared get alike."""
+
+    steps: int
+    batch: int
+    context: int
+    limit: int
+    """Bytes of text."""
+    vocab: int
+    """More than the largest width that is trained, or the embedding is a bottleneck (Wies et al. 2021)."""
+    precision: str
+    seeds: int
+
+
+def shape_run(depth: int, width: int, budget: Budget, data: Mapping[str, Any], seed: int, labels: Mapping[str, Any]) -> Run:
+    """One training of one shape; by CompleteP's rules one learning rate suits all shapes."""
+    tree = {
+        "depth": depth, "width": width, "heads": max(1, width // (64 if width >= 128 else 32)), "vocab": budget.vocab,
+        "context": budget.context, "positions": "learned", "activation": "gelu", "bias": False, "tied": False,
+    }  # fmt: skip
+    if width % (64 if width >= 128 else 32):
+        tree["heads"] = 4  # widths between the multiples: four heads of a quarter each
+    training = {
+        "steps": budget.steps, "batch": budget.batch, "context": budget.context, "learning_rate": LEARNING_RATE,
+        "warmup": budget.steps // 10, "evaluate_batches": 32, "precision": budget.precision,
+    }  # fmt: skip
+    spec = {
+        "tree": tree, "scheme": "completep", "options": {"base_width": 256, "base_depth": 2}, "data": dict(data),
+        "training": training, "dtype": budget.precision,
+    }  # fmt: skip
+    # Half a GPU: two models of this size share one without slowing each other by half.
+    return Run(
+        spec,
+        seed,
+        {**labels, "depth": depth, "width": width, "size": 12 * depth * width**2},
+        (),
+        training_flops(spec),
+        gpus=0.5,
+    )
+
+
+def from_shape(quantity: str, value: float, formula: str, site: str = "") -> Prediction:
+    """A prediction by one of the shape formulas."""
+    return Prediction(quantity, value, f"shape.{formula}", version_of(*SHAPE_FORMULAS), site)
+
+
+def losses(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[float]]:
+    """Final losses by the values of some labels, one a seed."""
+    found: dict[tuple[Any, ...], list[float]] = {}
+    for row in rows:
+        if row["quantity"] == "loss":
+            found.setdefault(tuple(row["labels"][name] for name in names), []).append(row["value"])
+    return found
+
+
+def seed_noise(cells: Sequence[Sequence[float]]) -> float:
+    """Standard deviation of a single loss over seeds, pooled over the cells; NaN where every cell has one seed."""
+    squares = sum((value - mean(cell)) ** 2 for cell in cells for value in cell)
+    freedom = sum(len(cell) - 1 for cell in cells)
+    return float((squares / freedom) ** 0.5) if freedom else float("nan")

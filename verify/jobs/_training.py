@@ -1,0 +1,178 @@
+"""What jobs that train share: the text, a run's description, and the training of it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from depthwidth.architecture import Transformer
+from depthwidth.errors import InputError
+from depthwidth.initialization import Recipe, recipe
+
+from ..tables import canonical, digest_of
+from . import Context, Measurement
+
+if TYPE_CHECKING:
+    from ..corpus import Corpus
+    from ..model import Model
+
+CORPUS_VARIABLE = "DEPTHWIDTH_CORPUS"
+"""A file or folder of text to train on, in place of the Python sources of the installed packages."""
+CACHE_VARIABLE = "DEPTHWIDTH_CACHE"
+"""Where tokens are kept between processes."""
+
+USES = ("verify.jobs._training", "verify.model", "verify.train", "verify.optim", "verify.corpus", "verify.initialize")
+"""The code that decides what a training finds."""
+
+
+def data_spec(limit: int, vocab: int = 256) -> dict[str, Any]:
+    """The text that a run trains on, with the hash of its tokens.
+
+    Parameters
+    ----------
+    limit : bytes of text at most.
+    vocab : 256 for bytes; more for byte-level byte-pair encoding trained on the text itself.
+    """
+    about = corpus_of(limit, vocab).identity()
+    return {"limit": limit, "vocab": vocab, "sha256": about["sha256"], "train_tokens": about["train_tokens"]}
+
+
+@functools.cache
+def corpus_of(limit: int, vocab: int) -> Corpus:
+    """The tokens, read once in a process and kept in a cache between processes."""
+    from .. import corpus
+
+    own = os.environ.get(CORPUS_VARIABLE, "")
+    name = digest_of(canonical([limit, vocab, own, _stamp(own)]).encode())
+    place = _cache() / name
+    if place.is_dir():
+        try:
+            return corpus.load(place)
+        except InputError:
+            pass  # damaged, or half-written by an older version: read the text again, and leave it alone
+    made = corpus.text(own, limit=limit) if own else corpus.python_sources(limit)
+    if vocab != 256:
+        made = _paired(made, vocab)
+    try:
+        waiting = place.with_name(f".{name}.{uuid.uuid4().hex[:8]}")
+        made.save(waiting)
+        waiting.rename(place)
+    except OSError:
+        pass  # another process was first, or the disk is full; we have the tokens
+    return made
+
+
+def _cache() -> Path:
+    own = os.environ.get(CACHE_VARIABLE)
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "depthwidth"
+    return Path(own) if own else home / "corpora"
+
+
+def _stamp(own: str) -> list[Any]:
+    """What tells one text from another without reading it."""
+    import sysconfig
+
+    place = Path(own or sysconfig.get_paths()["purelib"])
+    try:
+        about = place.stat()
+    except OSError:
+        raise InputError(f"{CORPUS_VARIABLE}={own!r} is neither a file nor a folder") from None
+    return [str(place.resolve()), about.st_mtime_ns, about.st_size]
+
+
+def _paired(made: Corpus, vocab: int) -> Corpus:
+    """Byte-level byte-pair encoding of `vocab` tokens, trained on the training part alone."""
+    import dataclasses
+
+    try:
+        import tokenizers
+    except ImportError:
+        raise InputError("a vocabulary beyond bytes needs tokenizers; pip install 'depthwidth[hf]'") from None
+    import torch
+
+    def as_text(tokens: Any) -> str:
+        return bytes(tokens.numpy().tobytes()).decode("utf-8", errors="replace")
+
+    encoder = tokenizers.Tokenizer(tokenizers.models.BPE())
+    encoder.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocab, initial_alphabet=sorted(alphabet), show_progress=False)
+    parts = [as_text(part) for part in made.train.split(1 << 16)]
+    encoder.train_from_iterator(parts, trainer)
+
+    def encoded(tokens: Any) -> Any:
+        texts = [as_text(part) for part in tokens.split(1 << 16)]
+        return torch.tensor([i for one in encoder.encode_batch(texts) for i in one.ids], dtype=torch.int32)
+
+    source = {**made.source, "tokenizer": f"byte-level BPE {vocab}"}
+    return dataclasses.replace(made, train=encoded(made.train), validation=encoded(made.validation), vocab=vocab, source=source)
+
+
+def tree_of(spec: Mapping[str, Any]) -> Transformer:
+    """The tree of a run."""
+    return Transformer(**spec["tree"])
+
+
+def recipe_of(spec: Mapping[str, Any]) -> Recipe:
+    """The recipe of a run."""
+    return recipe(tree_of(spec), spec["scheme"], **spec["options"])
+
+
+def trained(spec: Mapping[str, Any], context: Context, model: Model | None = None) -> Iterator[Measurement]:
+    """Train the model of a run: its final loss, its losses on the way, and whether it diverged.
+
+    Measures ``loss`` (final validation loss in nats per token, infinite if it diverged) with its standard error over batches of
+    windows, ``validation_loss`` at the steps of evaluation, ``training_loss`` at the last step, and ``diverged`` (0 or 1).
+    """
+    import math
+
+    from ..model import build
+    from ..train import Training, train
+
+    text = corpus_of(spec["data"]["limit"], spec["data"]["vocab"])
+    if text.identity()["sha256"] != spec["data"]["sha256"]:
+        raise InputError("the text on this machine is not the one that was planned with: give the same one to both")
+    tree, made = tree_of(spec), recipe_of(spec)
+    if model is None:
+        model = build(tree, recipe=made, seed=context.seed)
+    plan = Training.from_dict({**spec["training"], "seed": context.seed, "data_seed": context.seed})
+    outcome = train(
+        model, text, plan, folder=context.folder / "training", recipe=made, tree=tree, device=context.device, progress=False,
+        loggers=(_Progress(context, plan.steps),), log_every=1,
+    )  # fmt: skip
+    diverged = outcome.status == "diverged"
+    for step, loss, error in outcome.evaluations:
+        yield Measurement("validation_loss", loss, step=step, stderr=error if math.isfinite(error) else None)
+    final = outcome.evaluations[-1] if outcome.evaluations and not diverged else (0, math.inf, math.inf)
+    yield Measurement("loss", final[1], stderr=final[2] if math.isfinite(final[2]) else None)
+    yield Measurement("training_loss", outcome.final_loss, step=outcome.steps)
+    yield Measurement("diverged", float(diverged))
+
+
+class _Progress:
+    """Tells ``status`` how far a training is, at most once in two seconds."""
+
+    def __init__(self, context: Context, steps: int) -> None:
+        self.context, self.steps, self.told = context, steps, 0.0
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        import time
+
+        if time.monotonic() - self.told > 2:
+            self.context.progress(step / self.steps)
+            self.told = time.monotonic()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def training_flops(spec: Mapping[str, Any]) -> float:
+    """What a run costs, for the estimate of time: exact FLOPs a token times tokens, and an overhead for each block and step."""
+    tree, plan = tree_of(spec), spec["training"]
+    tokens = plan["steps"] * plan["batch"] * plan["context"]
+    # Starting a block's kernels, forward, backward and in the optimizer, takes about as long as 30 MFLOPs on one core.
+    return float(3 * tree.flops_per_token() * tokens + 3e7 * tree.depth * plan["steps"])

@@ -1,0 +1,219 @@
+"""Whether a very deep and narrow model trains with the DeepScaleLM recipe where the vanilla one does not."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from depthwidth.propagation import propagate
+
+from ..tables import Row, canonical
+from . import Comparison, Context, Job, Measurement, Outcome, Prediction, Run, Verdict, version_of
+from ._training import USES, data_spec, recipe_of, trained, training_flops, tree_of
+
+STEEP = 1e3
+"""A ratio of gradient variances between the first and the last block, either way, beyond which a model is predicted not to
+train: Adam equalises scales, but at 1e3 in variance and more the first blocks' gradients are noise of the last ones'."""
+SATURATED = 0.98
+"""A token correlation behind the last block above which it is predicted not to train: what tells tokens apart is 2 %."""
+MARGIN = 0.5
+"""A model trains if it gets at least this share of the way from knowing token frequencies to the shallow model's loss."""
+
+# depth, width, steps, batch, context, seeds, bytes of text, depth of the shallow model, precision
+_SIZES: dict[str, tuple[tuple[int, int, int, int, int, int, int, int, str], ...]] = {
+    "tiny": ((12, 32, 60, 16, 16, 1, 1 << 18, 3, "float32"),),
+    "small": ((192, 32, 300, 8, 64, 2, 1 << 22, 12, "float32"),),
+    "gpu": ((192, 128, 2000, 32, 256, 1, 1 << 25, 12, "bfloat16"),),
+    "full": (
+        (192, 256, 20000, 64, 512, 3, 1 << 28, 12, "bfloat16"),
+        (500, 160, 20000, 64, 512, 3, 1 << 28, 12, "bfloat16"),
+    ),
+}
+_LEARNING_RATE = 1e-3
+_VARIANTS = (
+    ("post", "deepscale"), ("post", "xavier"), ("pre", "deepscale"), ("pre", "xavier"),
+)  # fmt: skip
+
+
+def runs(size: str) -> Iterator[Run]:
+    """Deep models by placement and scheme, and a shallow one of as many parameters."""
+    for depth, width, steps, batch, context, seeds, limit, shallow, precision in _SIZES[size]:
+        data = data_spec(limit)
+        wide = 32 * max(1, round(width * math.sqrt(depth / shallow) / 32))
+        variants = [("deep", *variant, depth, width) for variant in _VARIANTS]
+        variants.append(("shallow", "pre", "gpt2", shallow, wide))
+        for model, placement, scheme, layers, size_of in variants:
+            for seed in range(seeds):
+                tree = {
+                    "depth": layers, "width": size_of, "heads": max(1, size_of // 64), "vocab": 256, "context": context,
+                    "positions": "learned", "placement": placement, "activation": "gelu", "bias": True, "tied": False,
+                }  # fmt: skip
+                training = {
+                    "steps": steps, "batch": batch, "context": context, "learning_rate": _LEARNING_RATE,
+                    "warmup": steps // 10, "evaluate_every": max(1, steps // 10), "precision": precision,
+                }  # fmt: skip
+                spec = {
+                    "tree": tree, "scheme": scheme, "options": {}, "data": data, "training": training, "dtype": precision,
+                }  # fmt: skip
+                labels = {"model": model, "placement": placement, "scheme": scheme, "depth": layers, "width": size_of}
+                yield Run(spec, seed, labels, _predictions(_key(spec)), training_flops(spec), gpus=1.0)
+
+
+def _key(spec: Mapping[str, Any]) -> str:
+    return canonical({name: spec[name] for name in ("tree", "scheme", "options")})
+
+
+@functools.cache
+def _predictions(key: str) -> tuple[Prediction, ...]:
+    """By propagation: how the gradient changes over the depth, what becomes of the correlation, and so whether it trains."""
+    spec = json.loads(key)
+    tree = tree_of(spec)
+    frame = propagate(tree, recipe_of(spec))
+    at = {(row.site, row.direction): row for row in frame.itertuples()}
+    first, last = "decoder.block.0", f"decoder.block.{tree.depth - 1}"
+    ratio = at[first, "gradient"].second_moment / at[last, "gradient"].second_moment
+    top = at[last, "forward"]
+    correlation = top.covariance / top.second_moment
+    trains = 1 / STEEP < ratio < STEEP and correlation < SATURATED
+    version = version_of("depthwidth.propagation", "depthwidth.signal", "depthwidth.formulas.moments")
+    formula = "depthwidth.propagate"
+    return (
+        Prediction("gradient_ratio", ratio, formula, version),
+        Prediction("correlation", correlation, formula, version, last),
+        Prediction("trains", float(trains), formula, version),
+    )
+
+
+def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
+    """Gradient ratio and correlation of the fresh model, then its training."""
+    from ..model import build
+    from ._training import corpus_of
+
+    text = corpus_of(spec["data"]["limit"], spec["data"]["vocab"])
+    counts = text.counts() + 1.0  # no token of the validation text is impossible
+    shares = counts / counts.sum()
+    unigram = -float((shares * _log(shares)).sum())
+    tree = tree_of(spec)
+    model = build(tree, recipe=recipe_of(spec), seed=context.seed).to(context.device)
+    ratio, correlation = _at_start(model, text.to(context.device), spec, context)
+    last = f"decoder.block.{tree.depth - 1}"
+    yield Measurement("gradient_ratio", ratio)
+    yield Measurement("correlation", correlation, last)
+    yield Measurement("unigram_entropy", unigram)
+    found = list(trained(spec, context, model))
+    yield from found
+    loss = next(one.value for one in found if one.quantity == "loss")
+    # Whether it trains is judged against the shallow model, which is another run: judge() does that. Here stands the share of
+    # the token frequencies' entropy that it learnt to do without.
+    yield Measurement("trains", float(math.isfinite(loss) and loss < unigram))
+
+
+def _log(x: Any) -> Any:
+    import numpy
+
+    return numpy.log(x)
+
+
+def _at_start(model: Any, text: Any, spec: Mapping[str, Any], context: Context) -> tuple[float, float]:
+    """Gradient's second moment behind the first block over that behind the last, and the correlation behind the last."""
+    import torch
+
+    kept: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: Any, inputs: Any, output: torch.Tensor) -> None:
+            output.retain_grad()
+            kept[name] = output
+
+        return hook
+
+    blocks = model.decoder.block
+    hooks = [blocks[0].register_forward_hook(keep("first")), blocks[-1].register_forward_hook(keep("last"))]
+    plan = spec["training"]
+    inputs, targets = text.batch(context.seed, 0, plan["batch"], plan["context"])
+    model.train()
+    model(inputs, targets)[1].backward()
+    for hook in hooks:
+        hook.remove()
+    model.zero_grad(set_to_none=True)
+    first, last = (kept[name].grad.double().square().mean() for name in ("first", "last"))
+    with torch.no_grad():
+        x = kept["last"].double()
+        tokens = x.shape[1]
+        square = x.square().sum((1, 2))
+        pairs = (x.sum(1).square().sum(1) - square) / (tokens - 1)
+    return float(first / last), float(pairs.sum() / square.sum())
+
+
+def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
+    """Placement by placement: does the deep DeepScaleLM model train, and the vanilla one not."""
+    runs_of: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        about = runs_of.setdefault(row["run"], {"labels": row["labels"], "predicted": {}, "values": {}, "errors": {}})
+        if row["step"] is None:
+            about["values"][row["quantity"]] = row["value"]
+            about["predicted"][row["quantity"]] = row["predicted"]
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for about in runs_of.values():
+        labels = about["labels"]
+        groups.setdefault((labels["model"], labels["placement"], labels["scheme"], str(labels["depth"])), []).append(about)
+    shallow = [about["values"]["loss"] for key, its in groups.items() if key[0] == "shallow" for about in its]
+    if not shallow or not math.isfinite(mean(shallow)):
+        return Verdict("undecided", "the shallow model that the others are measured against is missing or diverged")
+    floors = {about["values"]["unigram_entropy"] for about in runs_of.values()}
+    if mean(shallow) > min(floors):
+        why = f"the shallow model's loss, {mean(shallow):.3f}, is not below the entropy of token frequencies, {min(floors):.3f}"
+        return Verdict("undecided", f"{why}: the training was too short to tell anything")
+    lines: list[Comparison] = []
+    held: list[str] = []
+    failed: list[str] = []
+    trains: dict[tuple[str, ...], bool | None] = {}
+    for key, its in groups.items():
+        floor = its[0]["values"]["unigram_entropy"]
+        wanted = floor - MARGIN * (floor - mean(shallow))
+        losses = [about["values"]["loss"] for about in its]
+        outcomes = {loss <= wanted for loss in losses}
+        trains[key] = outcomes.pop() if len(outcomes) == 1 else None
+        name = " ".join(key)
+        loss = mean(losses) if all(map(math.isfinite, losses)) else math.inf
+        predicted = its[0]["predicted"]
+        agrees = None if trains[key] is None else trains[key] == bool(predicted["trains"])
+        lines.append(
+            Comparison(f"{name}: trains", predicted["trains"], _as_number(trains[key]), None, agrees,
+                       f"loss {loss:.3f}, shallow {mean(shallow):.3f}, token frequencies {floor:.3f}")
+        )  # fmt: skip
+        for quantity in ("gradient_ratio", "correlation"):
+            measured = mean(about["values"][quantity] for about in its)
+            lines.append(Comparison(f"{name}: {quantity} at initialisation", predicted[quantity], measured))
+    deep = sorted({(key[1], key[3]) for key in groups if key[0] == "deep"})
+    for placement, depth in deep:
+        ours, vanilla = (trains.get(("deep", placement, scheme, depth)) for scheme in ("deepscale", "xavier"))
+        (held if ours is True and vanilla is False else failed).append(f"{placement}-norm at depth {depth}")
+    summary = f"DeepScaleLM trains where the vanilla model does not: {', '.join(held) or 'nowhere'}"
+    summary += f"; not so: {', '.join(failed)}" if failed else ""
+    outcome: Outcome = "fails" if not held else "holds" if not failed else "holds on a range"
+    return Verdict(outcome, summary, tuple(lines))
+
+
+def _as_number(value: bool | None) -> float | None:
+    return None if value is None else float(value)
+
+
+JOB = Job(
+    name="deep-stability",
+    question="Does a very deep, narrow model train with the DeepScaleLM recipe where the vanilla one diverges or stalls?",
+    claim="With DeepScaleLM the gradient keeps its size over 192 and 500 layers, and the model trains; vanilla it does not.",
+    measured="Validation loss after equal steps, beside a shallow model of as many parameters; gradient ratio at the start.",
+    criterion=(
+        "A model trains if it gets at least half of the way from the entropy of token frequencies to the shallow model's loss. "
+        "For each norm placement the claim holds if every seed with DeepScaleLM trains and every vanilla one does not."
+    ),
+    runs=runs,
+    measure=measure,
+    judge=judge,
+    uses=USES,
+)

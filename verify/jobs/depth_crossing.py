@@ -1,0 +1,172 @@
+"""At which size a deeper network overtakes a shallower one of as many parameters: a scaled-down ablation of Levine et al."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from statistics import mean
+from typing import Any
+
+from depthwidth.formulas.shape import depth_pair_crossing
+
+from ..tables import Row
+from . import Comparison, Job, Outcome, Prediction, Run, Verdict
+from ._shapes import Budget, from_shape, losses, seed_noise, shape_run
+from ._training import USES, data_spec, trained
+
+_SIZES: dict[str, tuple[Budget, dict[tuple[int, int], tuple[tuple[int, ...], tuple[int, ...]]]]] = {
+    # pairs of depths, and the widths of the shallow and of the deep one
+    "tiny": (Budget(20, 8, 32, 1 << 18, 256, "float32", 2), {(1, 2): ((32, 64, 96), (32, 48, 64))}),
+    "small": (Budget(600, 16, 64, 1 << 22, 256, "float32", 2), {(2, 4): ((64, 96, 128, 192, 256), (64, 96, 128, 160, 192))}),
+    "gpu": (
+        Budget(1200, 32, 256, 1 << 25, 1024, "bfloat16", 2),
+        {
+            (2, 4): ((96, 128, 192, 256, 320, 448), (64, 96, 128, 192, 256, 320)),
+            (3, 6): ((96, 128, 192, 256, 320, 448), (64, 96, 128, 192, 256, 320)),
+        },
+    ),
+    "full": (
+        Budget(60_000, 64, 512, 1 << 31, 8192, "bfloat16", 3),
+        {
+            (3, 6): ((96, 128, 192, 256, 320, 384, 512, 640), (64, 96, 128, 160, 192, 256, 384, 448)),
+            (6, 12): ((128, 160, 192, 256, 320, 448, 640, 832), (96, 128, 160, 192, 256, 320, 448, 576)),
+            (12, 24): ((192, 256, 320, 448, 512, 704, 960, 1344), (128, 192, 256, 320, 384, 512, 704, 960)),
+        },
+    ),
+}
+DRAWS = 400
+
+
+def runs(size: str) -> Iterator[Run]:
+    """For each pair, both depths at several widths, all on equal tokens."""
+    budget, pairs = _SIZES[size]
+    data = data_spec(budget.limit, budget.vocab)
+    for pair, both in pairs.items():
+        for depth, widths in zip(pair, both, strict=True):
+            for width in widths:
+                for seed in range(budget.seeds):
+                    yield shape_run(depth, width, budget, data, seed, {"pair": f"{pair[0]}-{pair[1]}"})
+
+
+def predict(size: str) -> Iterator[Prediction]:
+    """The size at which each pair of depths is equal."""
+    for shallow, deep in _SIZES[size][1]:
+        yield from_shape("crossing", depth_pair_crossing(shallow, deep), "depth_pair_crossing", f"{shallow}-{deep}")
+
+
+def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
+    """Pair by pair: where the curves of loss against size cross, with a bootstrap interval."""
+    lines: list[Comparison] = []
+    verdicts: dict[str, str] = {}
+    found: list[tuple[int, float]] = []
+    for prediction in predictions:
+        pair = prediction.site
+        shallow, deep = map(int, pair.split("-"))
+        its = [row for row in rows if row["labels"]["pair"] == pair]
+        crossing, low, high, why = crossing_of(its, shallow, deep)
+        # Where the range of sizes holds the prediction, and there is surely no crossing in it, the prediction is wrong.
+        absent = False if low < prediction.value < high else None
+        met = absent if crossing is None else low <= prediction.value <= high
+        verdicts[pair] = "undecided" if met is None else "met" if met else "not met"
+        error = None if crossing is None else (high - low) / 3.92  # of a 95 % interval
+        note = why or f"95 % interval {low:.3g} to {high:.3g}"
+        lines.append(Comparison(f"depths {pair}: size where they are equal", prediction.value, crossing, error, met, note))
+        if crossing is not None:
+            found.append((deep, crossing))
+    sizes = [size for _, size in sorted(found)]
+    grows = all(one < other for one, other in pairwise(sizes))
+    if len(sizes) > 1:
+        lines.append(Comparison("crossings grow with depth", 1.0, float(grows), passes=grows))
+    met_pairs, failed = ([pair for pair, v in verdicts.items() if v == which] for which in ("met", "not met"))
+    outcome: Outcome = "undecided"
+    if failed or not grows:
+        outcome = "holds on a range" if met_pairs and grows else "fails"
+    elif met_pairs:
+        outcome = "holds" if len(met_pairs) == len(verdicts) else "holds on a range"
+    return Verdict(
+        outcome, "; ".join(f"depths {pair}: {verdict}" for pair, verdict in verdicts.items()) or "no rows", tuple(lines)
+    )
+
+
+def crossing_of(rows: Sequence[Row], shallow: int, deep: int) -> tuple[float | None, float, float, str]:
+    """Where two depths have equal loss: size, ends of its 95 % interval, or None and why it is not known.
+
+    Each depth's mean losses are fitted by a parabola in ln N (three numbers; a power law with a floor is no better determined
+    by so few sizes). Noise of the size that seeds show is added to the means, and the crossing found again, many times. Where
+    there is no crossing, in spite of the noise, the ends are those of the sizes in which there is none.
+    """
+    import numpy as np
+
+    curves = {depth: _curve(rows, depth) for depth in (shallow, deep)}
+    if any(len(curve) < 3 for curve in curves.values()):
+        return None, math.nan, math.nan, "fewer than three sizes of a depth"
+    if not all(math.isfinite(loss) for curve in curves.values() for cell in curve.values() for loss in cell):
+        return None, math.nan, math.nan, "a run diverged"
+    sigma = seed_noise([cell for curve in curves.values() for cell in curve.values()])
+    if not sigma > 0:
+        return None, math.nan, math.nan, "one seed shows no noise"
+    low = max(min(curve) for curve in curves.values())
+    high = min(max(curve) for curve in curves.values())
+
+    def crossing(noise: Any) -> float | None:
+        """The one place in the common range where the shallow one stops being better."""
+        fits = []
+        for curve in curves.values():
+            x = np.log(list(curve))
+            y = np.array([mean(cell) + noise() / math.sqrt(len(cell)) for cell in curve.values()])
+            fits.append(np.polyfit(x, y, 2))
+        difference: Any = fits[1] - fits[0]  # deep less shallow: falls through zero
+        slope: Any = np.polyder(difference)
+        roots = [float(r.real) for r in np.roots(difference) if abs(r.imag) < 1e-9]
+        falling = [r for r in roots if math.log(low) <= r <= math.log(high) and np.polyval(slope, r) < 0]
+        return math.exp(falling[0]) if len(falling) == 1 else None
+
+    best = crossing(lambda: 0.0)
+    rng = np.random.default_rng(0)
+    drawn = [crossing(lambda: float(rng.normal(0, sigma))) for _ in range(DRAWS)]
+    kept = [value for value in drawn if value is not None]
+    if len(kept) < 0.025 * DRAWS:
+        return None, low, high, f"the curves do not cross between {low:.3g} and {high:.3g}"
+    if best is None or len(kept) < 0.9 * DRAWS:
+        lost = f"in {DRAWS - len(kept)} of {DRAWS} draws of the noise"
+        return None, math.nan, math.nan, f"the curves do not cross between {low:.3g} and {high:.3g} {lost}"
+    ends = np.quantile(kept, [0.025, 0.975])
+    return best, float(ends[0]), float(ends[1]), ""
+
+
+def _curve(rows: Sequence[Row], depth: int) -> dict[int, list[float]]:
+    found = losses(rows, "depth", "size")
+    return {size: cell for (of, size), cell in sorted(found.items()) if of == depth}
+
+
+def _draw(axes: Any, rows: Sequence[Row]) -> None:
+    cells = losses(rows, "pair", "depth", "size")
+    for pair, depth in sorted({key[:2] for key in cells}):
+        points = sorted((size, mean(cell)) for (p, d, size), cell in cells.items() if (p, d) == (pair, depth))
+        points = [(size, loss) for size, loss in points if math.isfinite(loss)]
+        if points:
+            axes.plot(*zip(*points, strict=True), "o-", ms=4, label=f"pair {pair}, depth {depth}")
+    axes.set_xscale("log")
+    axes.set_xlabel("parameters, 12 depth width^2")
+    axes.set_ylabel("validation loss (nats per token)")
+    axes.legend()
+    axes.grid(alpha=0.25)
+
+
+JOB = Job(
+    name="depth-crossing",
+    question="At which number of parameters does a deeper network overtake a shallower one?",
+    claim="Two depths are equal where the best depth of the 2020 curve is their geometric mean; the crossing grows with depth.",
+    measured="Validation loss of both depths at several widths, on equal tokens, over seeds.",
+    criterion=(
+        "For each pair the curves cross once, the shallow ahead below and the deep above, and the 95 % bootstrap interval of "
+        "the crossing holds the predicted one; over pairs the crossing grows with depth."
+    ),
+    runs=runs,
+    measure=trained,
+    judge=judge,
+    predict=predict,
+    uses=("verify.jobs._shapes", *USES),
+    figures=(("Loss against size", _draw),),
+)

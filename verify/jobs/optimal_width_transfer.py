@@ -1,0 +1,154 @@
+"""Whether the predicted width beats its neighbours at equal parameters and tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import mean
+from typing import Any
+
+from depthwidth.coefficients import coefficient
+from depthwidth.formulas.shape import levine_optimal_width, loss_exponent
+
+from ..tables import Row
+from . import Comparison, Job, Outcome, Prediction, Run, Verdict
+from ._shapes import Budget, from_shape, losses, seed_noise, shape_run
+from ._training import USES, data_spec, trained
+
+FACTOR = 1.3
+"""How far the best width may lie from the predicted one: what the theory's own test allows for learning rates tuned anew."""
+MULTIPLE = 8
+DRAWS = 400
+
+# size, depths
+_SIZES: dict[str, tuple[Budget, tuple[tuple[float, tuple[int, ...]], ...]]] = {
+    "tiny": (Budget(20, 8, 32, 1 << 18, 256, "float32", 2), ((5e4, (1, 2, 4)),)),
+    "small": (Budget(600, 16, 64, 1 << 22, 256, "float32", 2), ((6e5, (1, 2, 3, 5, 8)),)),
+    "gpu": (Budget(1500, 32, 256, 1 << 25, 1024, "bfloat16", 2), ((1e6, (1, 2, 3, 4, 6, 10)), (6e6, (3, 4, 6, 9, 14, 20)))),
+    "full": (
+        Budget(60_000, 64, 512, 1 << 31, 8192, "bfloat16", 3),
+        ((2e6, (1, 2, 3, 4, 6, 9, 14)), (1e7, (3, 4, 6, 8, 12, 18, 26)), (6e7, (6, 8, 12, 16, 22, 32, 48))),
+    ),
+}
+
+
+def _width(size: float, depth: int) -> int:
+    return MULTIPLE * round(math.sqrt(size / (12 * depth)) / MULTIPLE)
+
+
+def runs(size: str) -> Iterator[Run]:
+    """At each size, shapes from wide and shallow to narrow and deep."""
+    budget, sizes = _SIZES[size]
+    data = data_spec(budget.limit, budget.vocab)
+    for parameters, depths in sizes:
+        for depth in depths:
+            for seed in range(budget.seeds):
+                yield shape_run(depth, _width(parameters, depth), budget, data, seed, {"budget": parameters})
+
+
+def predict(size: str) -> Iterator[Prediction]:
+    """The best width at each size, and how much the loss rises with the squared logarithm of a width off it."""
+    for parameters, _ in _SIZES[size][1]:
+        yield from_shape("best_width", levine_optimal_width(parameters), "levine_optimal_width", f"{parameters:g}")
+    yield from_shape("curvature", coefficient("shape_penalty", "k").value, "shape_penalty")
+
+
+def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
+    """Size by size: the vertex of a parabola through ln loss against ln width."""
+    lines: list[Comparison] = []
+    verdicts: dict[str, str] = {}
+    curvature = next((p.value for p in predictions if p.quantity == "curvature"), None)
+    for prediction in predictions:
+        if prediction.quantity != "best_width":
+            continue
+        its = [row for row in rows if f"{row['labels']['budget']:g}" == prediction.site]
+        best, low, high, k, why = vertex_of(its, float(prediction.site))
+        inside = best is not None and prediction.value / FACTOR <= best <= prediction.value * FACTOR
+        surely_outside = high < prediction.value / FACTOR or low > prediction.value * FACTOR
+        met = True if inside else False if surely_outside else None
+        widths = [row["labels"]["width"] for row in its]
+        if not widths or not min(widths) < prediction.value < max(widths):
+            met, why = None, "the predicted width is not among those that were trained"
+        verdicts[prediction.site] = {True: "met", False: "not met", None: "undecided"}[met]
+        error = None if best is None else (high - low) / 3.92  # of a 95 % interval
+        note = why or f"95 % interval {low:.4g} to {high:.4g}"
+        lines.append(Comparison(f"{prediction.site} parameters: best width", prediction.value, best, error, met, note))
+        if k is not None:
+            lines.append(Comparison(f"{prediction.site} parameters: curvature", curvature, k))
+    met_sizes, failed = ([size for size, v in verdicts.items() if v == which] for which in ("met", "not met"))
+    outcome: Outcome = "undecided"
+    if failed:
+        outcome = "holds on a range" if met_sizes else "fails"
+    elif met_sizes:
+        outcome = "holds" if len(met_sizes) == len(verdicts) else "holds on a range"
+    return Verdict(outcome, "; ".join(f"{size} parameters: {v}" for size, v in verdicts.items()) or "no rows", tuple(lines))
+
+
+def vertex_of(rows: Sequence[Row], parameters: float) -> tuple[float | None, float, float, float | None, str]:
+    """The width of least loss: width, ends of its 95 % interval, curvature; or None and why it is not known."""
+    import numpy as np
+
+    cells = dict(sorted(losses(rows, "width", "size").items()))
+    if len(cells) < 3:
+        return None, math.nan, math.nan, None, "fewer than three shapes"
+    if not all(math.isfinite(loss) for cell in cells.values() for loss in cell):
+        return None, math.nan, math.nan, None, "a run diverged"
+    sigma = seed_noise(list(cells.values()))
+    if not sigma > 0:
+        return None, math.nan, math.nan, None, "one seed shows no noise"
+    x = np.log([width for width, _ in cells])
+    # Rounded widths leave sizes a few per cent apart; to first order the loss is carried to the common size.
+    slope = float(loss_exponent(parameters))
+    carry = np.array([slope * math.log(parameters / size) for _, size in cells])
+    y = np.log([mean(cell) for cell in cells.values()]) + carry
+    noise = np.array([sigma / mean(cell) / math.sqrt(len(cell)) for cell in cells.values()])
+
+    def fitted(values: Any) -> tuple[float, float]:
+        second, first, _ = np.polyfit(x, values, 2, w=1 / noise)
+        return float(second), float(np.exp(-first / (2 * second))) if second > 0 else math.nan
+
+    k, best = fitted(y)
+    if not k > 0:
+        return None, math.nan, math.nan, k, "the loss has no minimum in ln width"
+    rng = np.random.default_rng(0)
+    drawn = [fitted(y + rng.normal(0, noise)) for _ in range(DRAWS)]
+    kept = [width for second, width in drawn if second > 0]
+    if len(kept) < 0.9 * DRAWS:
+        return None, math.nan, math.nan, k, "the noise of seeds hides the minimum"
+    low, high = (float(end) for end in np.quantile(kept, [0.025, 0.975]))
+    if not math.exp(x[0]) <= best <= math.exp(x[-1]):
+        return None, low, high, k, f"the minimum, at {best:.4g}, lies outside the widths that were trained"
+    return best, low, high, k, ""
+
+
+def _draw(axes: Any, rows: Sequence[Row]) -> None:
+    cells = losses(rows, "budget", "width")
+    for budget in sorted({key[0] for key in cells}):
+        points = sorted((width, mean(cell)) for (b, width), cell in cells.items() if b == budget)
+        points = [(width, loss) for width, loss in points if math.isfinite(loss)]
+        if points:
+            line = axes.plot(*zip(*points, strict=True), "o-", ms=4, label=f"{budget:g} parameters")[0]
+            axes.axvline(float(levine_optimal_width(budget)), color=line.get_color(), ls=":")
+    axes.set_xscale("log")
+    axes.set_xlabel("width (dotted: predicted best)")
+    axes.set_ylabel("validation loss (nats per token)")
+    axes.legend()
+    axes.grid(alpha=0.25)
+
+
+JOB = Job(
+    name="optimal-width-transfer",
+    question="Does the predicted width beat its neighbours at equal parameters and tokens?",
+    claim="The loss is least at the width of the 2020 curve, and rises with the squared logarithm of the width off it.",
+    measured="Validation loss of shapes of equal size, from wide and shallow to narrow and deep, on equal tokens, over seeds.",
+    criterion=(
+        "At each size a parabola through ln loss against ln width has its minimum within a factor of 1.3 of the predicted "
+        "width; it fails where the 95 % interval of the minimum lies wholly outside that."
+    ),
+    runs=runs,
+    measure=trained,
+    judge=judge,
+    predict=predict,
+    uses=("verify.jobs._shapes", *USES),
+    figures=(("Loss against width", _draw),),
+)
