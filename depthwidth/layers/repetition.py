@@ -171,12 +171,11 @@ def _fast_states(steps: list[_Step], parallel: bool, x: Signal, times: int) -> l
     return states
 
 
-
 # ---- tokens that differ ----
 
 _EVERY = 8
 """The first blocks are walked one by one: there the stream changes most."""
-_REACH = 0.06
+_REACH = 0.15
 """A step is at most this share of the distance to the first and to the last block."""
 _TOLERANCE = 1e-5
 """Of a step's error, relative to the stream's second moment."""
@@ -188,6 +187,8 @@ class _Stop(NamedTuple):
     """A block that is walked: its number, how it takes a gradient back, and what was written down in it."""
 
     layer: int
+    size: float
+    """Second moment of the stream in front of it"""
     pull: Pullback
     rows: list[Row]
     log_variances: list[tuple[str, int | range, Any]]
@@ -230,7 +231,11 @@ def _logs(depth: int) -> Array:
 
 
 def at_some(block: Block, x: TokenSignal, place: Place, layers: range) -> tuple[TokenSignal, Pullback]:
-    """All blocks, of which some are walked; steps are halved until each errs by less than 1e-5 of the stream's size."""
+    """All blocks, of which some are walked; steps are halved until each errs by less than 1e-5 of the stream's size.
+
+    A gradient passes every block, between those walked a mixture of the two beside it: what it adds up is not for extrapolating,
+    since some patterns over the positions die out within a few blocks. It is right to 1e-3.
+    """
     import numpy as np
 
     walk, times = place.walk, len(layers)
@@ -257,7 +262,7 @@ def at_some(block: Block, x: TokenSignal, place: Place, layers: range) -> tuple[
             step += step // 2 + 1 if error < _TOLERANCE / 10 else 0
         elif layer >= _EVERY:
             step += 1
-        stops.append(_Stop(layer, pull_block, rows, log_variances))
+        stops.append(_Stop(layer, x.positions.mean(state[:count]), pull_block, rows, log_variances))
         if layer == times - 1:
             break
         before, left = layer, state + added
@@ -267,28 +272,25 @@ def at_some(block: Block, x: TokenSignal, place: Place, layers: range) -> tuple[
         state = left + course.between(before, layer)
     _write_all(walk, stops, layers)
 
+    sizes = _sizes(stops, times)
+
     def pull(g: TokenSignal) -> TokenSignal:
-        course, passed = _Course(times), list[_Stop]()
-        behind = _relative(g)
-        above: int | None = None
-        front = behind
+        passed = list[_Stop]()
         for k in range(len(stops) - 1, -1, -1):
             stop = stops[k]
-            if above is not None and above - stop.layer > 1:
-                # Once more from where the increments of this block itself say that it stands.
-                with walk.silence():
-                    course.know(stop.layer, _relative(stop.pull(_absolute(g, behind))) - behind)
-                behind = front + course.between(stop.layer, above)
-                course.forget()
             with walk.aside() as (rows, _):
-                front = _relative(stop.pull(_absolute(g, behind)))
+                g = stop.pull(g)
             passed.append(stop._replace(rows=rows, log_variances=[]))
-            course.know(stop.layer, front - behind)
-            above = stop.layer
-            if k:
-                behind = front + course.between(stops[k - 1].layer, stop.layer)
+            below = stops[k - 1].layer if k else stop.layer - 1
+            for layer in range(stop.layer - 1, below, -1):
+                share = (1 / (layer + 1) - 1 / (below + 1)) / (1 / (stop.layer + 1) - 1 / (below + 1))
+                parts = [(stop, share), (stops[k - 1], 1 - share)]
+                with walk.silence():
+                    # What a branch adds to a gradient is in proportion to one over the size of the stream it reads.
+                    added = [other.pull(g).plus(g.times(-1.0)).times(w * other.size / sizes[layer]) for other, w in parts]
+                g = g.plus(added[0]).plus(added[1])
         _write_all(walk, passed, layers)
-        return _absolute(g, front)
+        return g
 
     return _signal(x, state + added), pull
 
@@ -314,18 +316,12 @@ def _signal(like: TokenSignal, vector: Array) -> TokenSignal:
     return like.of(q, c.reshape(square), Spread(v, w.reshape(square), u.reshape(square)))
 
 
-def _relative(g: TokenSignal) -> Array:
-    """A gradient's logarithmic size, and its moments relative to it: along the depth both change little from block to block."""
+def _sizes(stops: list[_Stop], times: int) -> list[float]:
+    """Second moment of the stream in front of each block."""
     import numpy as np
 
-    size = g.averages[0]
-    return np.concatenate([[math.log(size)], _flat(g.of(g.second_moment / size, g.covariance / size))])
-
-
-def _absolute(like: TokenSignal, vector: Array) -> TokenSignal:
-    """The gradient that :func:`_relative` made a vector of."""
-    found = _signal(like.spread_as(None), vector[1:])
-    return found.times(math.exp(vector[0]))
+    sizes: list[float] = np.interp(np.arange(times), [stop.layer for stop in stops], [stop.size for stop in stops]).tolist()
+    return sizes
 
 
 def _write_all(walk: Walk, stops: list[_Stop], layers: range) -> None:
@@ -347,8 +343,6 @@ def _write_all(walk: Walk, stops: list[_Stop], layers: range) -> None:
         shares = along([row.covariance / value for row, value in zip(rows, second, strict=True)])
         means = along([row.mean / math.sqrt(value) for row, value in zip(rows, second, strict=True)])
         spread = along([row.spread for row in rows]) if math.isfinite(rows[0].spread) else math.nan
-        walk.rows.append(
-            Row(rows[0].role, layers, rows[0].direction, means * np.sqrt(exact), exact, shares * exact, spread)
-        )
+        walk.rows.append(Row(rows[0].role, layers, rows[0].direction, means * np.sqrt(exact), exact, shares * exact, spread))
     for parts in zip(*(stop.log_variances for stop in stops), strict=True):
         walk.log_variances.append((parts[0][0], layers, along([float(value) for _, _, value in parts])))
