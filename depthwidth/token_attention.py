@@ -88,7 +88,7 @@ class TokenAttention:
     against simulation of one layer, causal, 16 to 48 tokens, score variances 1 and 4: exchangeable tokens and what a causal
     layer makes of them within the noise of 0.5 %; text of a Zipf vocabulary of 1000, half of each embedding the token's,
     within 2 % forward and 1.5 % in the gradient's second moment; a vocabulary of 30 and nine tenths, 5 to 10 % and 4 %.
-    Tokens of unequal norm, which a norm in front of attention excludes, are rough: with norms spread by a sixth, the query
+    Tokens of unequal norm, which a norm in front of attention excludes, are rough: with squares spread by a sixth, the query
     path is 7 % too high at score variance 1 and 40 % at 4.
 
     Few nodes stand for all to 1e-3 under a causal mask. With a window shorter than the sequence take every position: few
