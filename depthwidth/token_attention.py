@@ -78,6 +78,25 @@ class TokenAttention:
     width : d, of the tokens; None for the limit of infinite width.
     dropout : p, of the probabilities. 0 <= p < 1.
 
+    Raises
+    ------
+    InputError
+        if dropout is out of range, or a causal mask is asked for between different positions.
+
+    Notes
+    -----
+    Exact at infinite width, but for the tables (1e-3), for exchangeable tokens that attend to all or causally. Measured
+    against simulation of one layer, causal, 16 to 48 tokens, score variances 1 and 4: exchangeable tokens and what a causal
+    layer makes of them within the noise of 0.5 %; text of a Zipf vocabulary of 1000, half of each embedding the token's,
+    within 2 % forward and 1.5 % in the gradient's second moment; a vocabulary of 30 and nine tenths, 5 to 10 % and 4 %.
+    Tokens of unequal norm, which a norm in front of attention excludes, are rough: with squares spread by a sixth, the query
+    path is 7 % too high at score variance 1 and 40 % at 4.
+
+    Few nodes stand for all to 1e-3 under a causal mask. With a window shorter than the sequence take every position: few
+    nodes then give second moments to 0.5 % where the window is a quarter or more, but the gradient's covariance 10 % too low.
+
+    A layer of ten nodes takes 0.25 ms, its pullback 0.07 ms; of 256 positions, 0.4 s and 0.1 s. One signal at a time.
+
     Examples
     --------
     >>> causal = TokenAttention(Positions.smooth(64), causal=True, head_dim=64, width=256)
