@@ -21,11 +21,8 @@ from depthwidth.initialization import parameters
 from depthwidth.layers import LanguageHead
 
 from .initialize import _unwrapped, locate, tree_of
-from .model import Activation, ALiBi, Attention, ClassifierHead, MixtureOfExperts, Model, Pooler, Rotary, build
+from .model import Activation, ALiBi, Attention, ClassifierHead, Mix, MixtureOfExperts, Model, Pooler, Rotary, build
 from .model import LanguageHead as LanguageHeadModule
-
-_DEPENDS_ON_LENGTH = ("dynamic", "longrope")
-"""Kinds of rope scaling whose angles change with the length of the sequence."""
 
 
 def from_hf(model: nn.Module) -> Model:
@@ -43,8 +40,8 @@ def from_hf(model: nn.Module) -> Model:
     Raises
     ------
     InputError
-        if the family is not known, or its configuration asks for what no module here does: rotary positions that are
-        rescaled anew for each length (``dynamic``, ``longrope``).
+        if the family is not known, or its configuration asks for what no module here does: a kind of rope scaling that the
+        tests do not compare.
 
     Notes
     -----
@@ -122,15 +119,32 @@ def _positions(ours: Model, theirs: nn.Module, config: Any) -> None:
         kind = "" if "" in tables else "full_attention" if layer.window is None else "sliding_attention"
         table = tables.get(kind) or {}
         scaling = table.get("rope_type", table.get("type", "default"))
-        if scaling in _DEPENDS_ON_LENGTH:
-            raise InputError(f"from_hf: rope_type={shown(scaling)} rescales positions anew for each length, which is not built")
+        if scaling not in _SCALINGS:
+            raise InputError(f"from_hf: rope_type={shown(scaling)} is not one of {', '.join(_SCALINGS)}")
         if scaling == "default":
+            continue
+        position.name = kind
+        if scaling == "dynamic":
+            position.near, position.growth = int(config.max_position_embeddings), float(table["factor"])
             continue
         prefix = f"{kind}_" if kind else ""
         source = next(one for one in theirs.modules() if hasattr(one, f"{prefix}inv_freq"))
-        position.name = kind
-        position.frequencies = getattr(source, f"{prefix}inv_freq").detach().clone().to(torch.float32)
+        # LongRoPE writes over its table in every pass, and keeps the first one.
+        name = "original_inv_freq" if scaling == "longrope" else "inv_freq"
+        first: torch.Tensor = getattr(source, f"{prefix}{name}").detach().to(torch.float32)
+        where = next(theirs.parameters()).device
+        position.frequencies = first.clone().to(where)
         position.amplitude = float(getattr(source, f"{prefix}attention_scaling", 1.0))
+        if scaling == "longrope":
+            from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+            position.near = int(table["original_max_position_embeddings"])
+            more = {"layer_type": kind} if kind else {}
+            position.far_frequencies, _ = ROPE_INIT_FUNCTIONS[scaling](config, where, seq_len=position.near + 1, **more)
+
+
+_SCALINGS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+"""Kinds of rope scaling that the tests compare."""
 
 
 # What else a family's logits need.
@@ -187,7 +201,14 @@ def _olmo(ours: Model, config: Any) -> None:
             part.clip = config.clip_qkv
 
 
+def _gemma3(ours: Model, config: Any) -> None:
+    # The library reads attn_logit_softcapping and makes no use of it in this family (transformers 5); Gemma 3 has none.
+    for part in ours.modules():
+        if isinstance(part, Mix):
+            part.softcap = None
+
+
 _SETTINGS: dict[str, Callable[[Model, Any], None]] = {
     "roberta": _roberta, "distilbert": _distilbert, "vit": _vit, "t5": _t5, "falcon": _falcon, "qwen2_moe": _routed,
-    "qwen3_moe": _routed, "olmo": _olmo,
+    "qwen3_moe": _routed, "olmo": _olmo, "gemma3_text": _gemma3,
 }  # fmt: skip

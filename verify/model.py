@@ -188,25 +188,32 @@ def _frequencies(base: float, dims: int, device: torch.device) -> Tensor:
 class Rotary(nn.Module):
     """Rotation of queries and keys by angles proportional to the position.
 
-    `frequencies` and `amplitude` may be set where a model stretches its positions beyond the training length; layers with
-    the same `name` share them.
+    The other attributes are for models that stretch their positions beyond the training length: `frequencies` and `amplitude`
+    in place of the plain ones; `far_frequencies` for sequences longer than `near` (LongRoPE, arXiv 2402.13753); a base that
+    grows with the length, by `growth` beyond `near` (dynamic NTK). Layers with the same `name` share them.
     """
 
     name = ""
+    near: int | None = None
+    growth: float | None = None
 
     def __init__(self, layer: layers.Rotary) -> None:
         super().__init__()
         self.layer = layer
         self.amplitude = 1.0
         self.register_buffer("frequencies", None, persistent=False)
-        self.frequencies: Tensor | None
+        self.register_buffer("far_frequencies", None, persistent=False)
 
     def angles(self, length: int, dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosine and sine for each position and pair: (length, pairs) each, float32."""
-        frequencies = self.frequencies
+        near = length if self.near is None else self.near
+        far = length > near
+        frequencies = self.frequencies if not far or self.far_frequencies is None else self.far_frequencies
         if frequencies is None:
-            turned = int(self.layer.fraction * dim + 1e-6)  # a fraction of 3/10 is a little less than that
-            frequencies = _frequencies(self.layer.base, turned, device)[: dim // 2]
+            base, turned = self.layer.base, int(self.layer.fraction * dim + 1e-6)  # a fraction of 3/10 is a little less
+            if far and self.growth is not None:
+                base *= (self.growth * length / near - self.growth + 1) ** (turned / (turned - 2))
+            frequencies = _frequencies(base, turned, device)[: dim // 2]
         with torch.autocast(device.type, enabled=False):  # a position of 1000 has no bf16
             angles = torch.arange(length, device=device).float()[:, None] * frequencies.float()
         return angles.cos() * self.amplitude, angles.sin() * self.amplitude
@@ -283,11 +290,12 @@ class RelativeBias(nn.Module):
         if self.causal:
             distance = (-relative).clamp(min=0)
         else:
-            buckets //= 2
-            start = (relative > 0).long() * buckets
+            start = (relative > 0).long() * (buckets // 2)
+            buckets = max(1, buckets // 2)
             distance = relative.abs()
-        exact = buckets // 2
-        far = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.max_distance / exact) * (buckets - exact)
+        exact = max(1, buckets // 2)
+        ratio = max(self.max_distance, exact + 1) / exact
+        far = torch.log(distance.clamp(min=1).float() / exact) / math.log(ratio) * (buckets - exact)
         return start + torch.where(distance < exact, distance, (exact + far.long()).clamp(max=buckets - 1))
 
 

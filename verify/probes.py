@@ -32,6 +32,7 @@ from torch.overrides import TorchFunctionMode
 from depthwidth.errors import InputError, nearest, shown
 
 from .initialize import _WRAPPERS
+from .model import Mix
 
 MOMENTS = ("mean", "second_moment", "variance", "covariance", "correlation")
 """Of an output (batch, tokens, features), as ``propagate`` has them: covariance and correlation of two different tokens."""
@@ -135,7 +136,8 @@ def probe(
     ------
     :class:`Rows`, a list of dictionaries with the keys of :data:`COLUMNS`; a step's rows are there when it ends: at the end of
     the ``with`` block, after the optimizer's step, or after ``rows.next_step()``. `stderr` is the standard error over the
-    sequences of the step (jackknife), nan for one sequence, 0 for weights, which are known exactly.
+    sequences of the step (jackknife), nan for one sequence, 0 for weights, which are known exactly. Of a model that has
+    diverged the values are nan or infinite.
 
     Raises
     ------
@@ -160,6 +162,8 @@ def probe(
     takes 1.0, as nothing is attached.
     """
     asked = _asked(quantities, optimizer)
+    if _is_compiled(model) and not hasattr(torch.compiler, "set_stance"):
+        raise InputError("probe: to measure a compiled model uncompiled takes torch 2.6 or later; give the model itself")
     state = _Probe(model, asked, _chosen(model, sites), optimizer, steps, start, run, per_head)
     rows = state.rows
     rows._next = state.next_step
@@ -172,6 +176,11 @@ def probe(
                 state.end()
     finally:
         rows._next = None
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    """By ``torch.compile(part)`` or by ``part.compile()``, the whole or a part."""
+    return any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules())
 
 
 def _asked(quantities: str | Iterable[str], optimizer: Any) -> tuple[str, ...]:
@@ -211,7 +220,7 @@ def _moments(x: Tensor) -> Tensor | None:
     """Mean, second moment and product over pairs of tokens, for each sequence: (batch, 3); the last nan without pairs."""
     if x.dim() < 2 or not x.is_floating_point() or x.numel() == 0:
         return None
-    x = x.detach().float()
+    x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
     if x.dim() != 3 or x.shape[1] < 2:
         x = x.flatten(1)
         pair = torch.full_like(x[:, 0], torch.nan)
@@ -233,6 +242,8 @@ def _named_moments(m: Tensor) -> dict[str, Tensor]:
 def _ranks(x: Tensor) -> Tensor:
     """Stable and effective rank of each matrix (.., rows, columns): (.., 2)."""
     x = x.detach().double()
+    finite = x.isfinite().all(-1).all(-1)  # the rest of a run that diverged has no ranks, and no decomposition either
+    x = torch.where(finite[..., None, None], x, 0.0)
     gram = x @ x.mT if x.shape[-2] <= x.shape[-1] else x.mT @ x
     squared = torch.linalg.eigvalsh(gram).clamp(min=0)
     top = squared[..., -1]
@@ -241,7 +252,8 @@ def _ranks(x: Tensor) -> Tensor:
     shares = torch.where(sizes > 1e-7 * sizes[..., -1:], sizes, 0.0)
     shares = shares / shares.sum(-1, keepdim=True)
     effective = torch.special.entr(shares).sum(-1).exp()
-    return torch.stack((squared.sum(-1) / top, effective), dim=-1)
+    ranks = torch.stack((squared.sum(-1) / top, effective), dim=-1)
+    return torch.where((finite & (top > 0))[..., None], ranks, torch.nan)
 
 
 def _hidden_below(dtype: torch.dtype) -> float:
@@ -275,12 +287,14 @@ def _attention(scores: Tensor) -> Tensor:
 class _Watch(TorchFunctionMode):
     """Sees every softmax attention while a model runs forward, and hands its scores on."""
 
-    def __init__(self, found: Callable[[Tensor], None]) -> None:
+    def __init__(self, wanted: Callable[[], bool], found: Callable[[Tensor], None]) -> None:
         super().__init__()
-        self.found = found
+        self.wanted, self.found = wanted, found
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func not in _ATTENDING or not self.wanted():
+            return func(*args, **kwargs)
         if func is nn.functional.scaled_dot_product_attention:
             for scores in _fused_scores(*args, **kwargs):
                 self.found(scores)
@@ -288,7 +302,7 @@ class _Watch(TorchFunctionMode):
             with torch.no_grad():
                 whole = {**kwargs, "need_weights": True, "average_attn_weights": False, "training": False}
                 self.found(func(*args, **whole)[1].log())  # scores up to a constant for each query
-        elif func in _SOFTMAX:
+        else:
             scores = args[0] if args else kwargs["input"]
             dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
             if scores.dim() == 4 and dim in (-1, 3):
@@ -296,7 +310,13 @@ class _Watch(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-_SOFTMAX = (nn.functional.softmax, torch.softmax, Tensor.softmax)
+_ATTENDING = (
+    nn.functional.scaled_dot_product_attention,
+    nn.functional.multi_head_attention_forward,
+    nn.functional.softmax,
+    torch.softmax,
+    Tensor.softmax,
+)
 
 
 def _fused_scores(
@@ -389,7 +409,7 @@ class _Probe:
                 self._hold(part.register_forward_hook(self._leave, always_call=True))
         if self._any(WEIGHTS):
             self._weigh()
-        if any(hasattr(part, "_orig_mod") for part in self.model.modules()):
+        if _is_compiled(self.model):
             self.attached.enter_context(torch.compiler.set_stance("force_eager"))
 
     def end(self) -> None:
@@ -449,7 +469,7 @@ class _Probe:
 
     def _enter(self, name: str, part: nn.Module, given: Any) -> None:
         if not self.running:
-            self.watch = _Watch(self._attended)
+            self.watch = _Watch(lambda: self._attending() is not None, self._attended)
             self.watch.__enter__()
         self.running.append(name)
 
@@ -461,9 +481,12 @@ class _Probe:
             self.watch.__exit__(None, None, None)
             self.watch = None
 
+    def _attending(self) -> str | None:
+        """The module that calls softmax, or the nearest one around it that was asked for."""
+        return next((name for name in reversed(self.running) if name in self.sites), None)
+
     def _attended(self, scores: Tensor) -> None:
-        # The module that calls softmax, or the nearest one around it that was asked for.
-        name = next((name for name in reversed(self.running) if name in self.sites), None)
+        name = self._attending()
         if name is not None:
             with torch.no_grad(), torch.autocast(scores.device.type, enabled=False):
                 _keep(self.seen.attention, name, _attention(scores))
@@ -509,7 +532,9 @@ class _Probe:
         for kind, names, prefix in ((self.seen.outputs, MOMENTS, ""), (self.seen.gradients, MOMENTS, "gradient_")):
             for site, parts in kind.items():
                 values = _with_error(torch.cat(parts), _named_moments)
-                found += [(site, prefix + name, *values[name]) for name in names]
+                # An output without pairs of tokens has no covariance; one that is no number has all as such.
+                paired = math.isnan(values["mean"][0]) or not math.isnan(values["covariance"][0])
+                found += [(site, prefix + name, *values[name]) for name in (names if paired else names[:3])]
         for site, parts in self.seen.ranks.items():
             values = _with_error(torch.cat(parts), lambda m: dict(zip(RANKS, m.unbind(-1), strict=True)))
             found += [(site, name, *values[name]) for name in RANKS]
@@ -520,7 +545,7 @@ class _Probe:
             for head in range(parts[0].shape[1]) if self.per_head and alike else ():
                 values = _with_error(torch.cat([part[:, head] for part in parts]), _named_attention)
                 found += [(f"{site}.head.{head}", name, *values[name]) for name in ATTENTION]
-        found = [row for row in found if row[1] in self.asked and not math.isnan(row[2])]
+        found = [row for row in found if row[1] in self.asked]
         found.sort(key=lambda row: order[_site(row[0], order)])
         found += [(site, name, value, 0.0) for (site, name), value in self.seen.exact.items() if name in self.asked]
         self.rows += [dict(zip(COLUMNS, (self.run, self.step, *row), strict=True)) for row in found]
@@ -536,7 +561,7 @@ def _named_attention(m: Tensor) -> dict[str, Tensor]:
 
 def _joined(part: nn.Module, x: Tensor) -> Tensor:
     """Heads side by side where the mixed values (batch, heads, tokens, dim) of our own attention come out."""
-    return x.transpose(1, 2).flatten(2) if type(part).__name__ == "Mix" and x.dim() == 4 else x
+    return x.transpose(1, 2).flatten(2) if isinstance(part, Mix) and x.dim() == 4 else x
 
 
 def _keep(place: dict[str, list[Tensor]], name: str, value: Tensor | None) -> None:

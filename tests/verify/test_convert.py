@@ -22,7 +22,7 @@ with warnings.catch_warnings():
 transformers.logging.set_verbosity_error()
 
 from verify import from_hf  # noqa: E402
-from verify.model import Model, Rotary  # noqa: E402
+from verify.model import Model, RelativeBias, Rotary  # noqa: E402
 
 pytestmark = pytest.mark.hf
 FEW = settings(max_examples=6, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
@@ -136,6 +136,7 @@ def test_random_configurations_say_the_same(family, data):
     if family in ("phi", "stablelm"):
         assume(int(attention.position.fraction * attention.head_dim) % 2 == 0)
     ours = from_hf(theirs)
+    assert sum(p.numel() for p in ours.parameters()) == ours.tree.parameters
     # A norm over two or three features makes much of a rounding; where theirs in two precisions differs, none is right.
     assume(difference(theirs, copy.deepcopy(theirs).double(), config) < CLOSE / 3)
     assert difference(theirs, ours, config) < CLOSE
@@ -178,12 +179,52 @@ def test_gemma3_stretches_one_kind_of_layer_only():
     assert difference(theirs, from_hf(theirs), config) < CLOSE
 
 
+@pytest.mark.parametrize("family", ["llama", "phi3"])
 @pytest.mark.parametrize("scaling", ["dynamic", "longrope"])
-def test_positions_that_depend_on_the_length_are_refused(scaling):
-    more = {"short_factor": [1.0, 1.0], "long_factor": [2.0, 2.0], "original_max_position_embeddings": 8}
-    table = {"rope_type": scaling, "factor": 2.0, "rope_theta": 10000.0, **(more if scaling == "longrope" else {})}
-    with pytest.raises(InputError, match=f"rope_type='{scaling}' rescales"):
-        from_hf(built(small("llama", rope_parameters=table)))
+def test_positions_that_depend_on_the_length(scaling, family):
+    """Short sequences, long ones, short ones again: theirs keeps state in between."""
+    if (scaling, family) == ("dynamic", "phi3"):
+        pytest.skip("phi3 takes one kind of scaling only")
+    table = {"rope_type": scaling, "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+    if scaling == "longrope":
+        table |= {"short_factor": [1.0, 1.5], "long_factor": [2.0, 5.0], "original_max_position_embeddings": 8}
+    else:
+        table |= {"factor": 2.0}
+    config = small(family, rope_parameters=table, **({"max_position_embeddings": 8} if scaling == "dynamic" else {}),
+                   **({"original_max_position_embeddings": 8} if family == "phi3" else {}), num_key_value_heads=6)  # fmt: skip
+    theirs = built(config)
+    ours = from_hf(theirs)
+    tokens = torch.randint(2, 37, (2, 16), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for length in (6, 11, 16, 7):
+            part = tokens[:, :length]
+            assert (ours(part) - theirs(input_ids=part, use_cache=False).logits).abs().max() < CLOSE
+        for part in ours.modules():
+            if isinstance(part, Rotary):
+                part.near = None
+        assert (ours(tokens) - theirs(input_ids=tokens, use_cache=False).logits).abs().max() > 10 * CLOSE
+
+
+def test_other_kinds_of_scaling_are_refused():
+    theirs = built(small("llama", rope_parameters={"rope_theta": 10000.0, "rope_type": "linear", "factor": 2.0}))
+    theirs.config.rope_parameters["rope_type"] = "other"
+    with pytest.raises(InputError, match="rope_type='other' is not one of default"):
+        from_hf(theirs)
+
+
+def test_distances_beyond_the_last_bucket():
+    """T5 with sequences longer than the largest distance it tells apart."""
+    config = small("t5", relative_attention_num_buckets=12, relative_attention_max_distance=40, n_positions=200)
+    theirs = built(config)
+    ours = from_hf(theirs)
+    read, text = torch.randint(2, 37, (2, 1, 130), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = theirs(input_ids=read, decoder_input_ids=text).logits
+        assert (ours(text, source=read) - expected).abs().max() < CLOSE
+        for part in ours.modules():
+            if isinstance(part, RelativeBias):
+                part.max_distance = 50
+        assert (ours(text, source=read) - expected).abs().max() > 10 * CLOSE
 
 
 @pytest.mark.parametrize(
@@ -202,6 +243,7 @@ def test_positions_that_depend_on_the_length_are_refused(scaling):
         ("t5", {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu"}),
         ("opt", {"do_layer_norm_before": False}),
         ("opt", {"architectures": ["OPTModel"], "word_embed_proj_dim": None}),
+        ("gemma3_text", {"attn_logit_softcapping": 0.5, "final_logit_softcapping": 0.7}),
         ("gemma2", {"attn_logit_softcapping": 0.5, "final_logit_softcapping": 0.7}),
         ("stablelm", {"use_parallel_residual": True}),
         ("bloom", {"n_head": 3}),

@@ -447,6 +447,24 @@ def test_compiled_models_are_measured_uncompiled(model, tokens):
     torch.testing.assert_close(compiled(tokens), expected)
 
 
+def test_parts_compiled_in_place_are_measured_too(model, tokens):
+    with probe(model) as plain:
+        model(tokens)
+    model.decoder.block[0].compile(backend="eager")
+    with torch.no_grad():
+        model(tokens)
+        with probe(model) as rows:
+            model(tokens)
+    assert [row["site"] for row in rows] == [row["site"] for row in plain]
+
+
+def test_a_site_around_an_attention_has_its_rows(model, tokens):
+    with probe(model, "entropy", ["decoder.block.*.attention"]) as around, probe(model, "entropy", "*.mix") as inside:
+        model(tokens)
+    assert [row["site"] for row in around] == [f"decoder.block.{n}.attention" for n in (0, 1)]
+    assert [row["value"] for row in around] == [row["value"] for row in inside]
+
+
 def test_half_precision_is_measured_in_single(tokens):
     model = build(Transformer(**SHAPE), "xavier", seed=0)
     with probe(model, [*MOMENTS, *ATTENTION]) as plain, torch.no_grad():
@@ -472,6 +490,17 @@ def test_outputs_of_two_dimensions_have_no_pairs():
         F.mse_loss(model(torch.randn(3, 8, generator=torch.Generator().manual_seed(0))), torch.zeros(3, 4)).backward()
     names = {row["quantity"] for row in rows}
     assert names == {p + n for p in ("", "gradient_") for n in ("mean", "second_moment", "variance")}
+
+
+def test_a_diverged_model_has_rows_that_say_so(model, tokens):
+    with torch.no_grad():
+        model.decoder.block[1].feed_forward.down.weight[0, 0] = torch.nan
+    with probe(model, [*MOMENTS, *GRADIENTS, *ATTENTION, *RANKS, *WEIGHTS]) as rows:
+        model(tokens, tokens)[1].backward()
+    assert math.isfinite(rows.value("decoder.block.0", "effective_rank"))
+    for name in ("mean", "variance", "correlation", "gradient_variance", "stable_rank"):
+        assert math.isnan(rows.value("decoder.block.1", name)), name
+    assert math.isnan(rows.value("decoder.block.1.feed_forward.down.weight", "weight_stable_rank"))
 
 
 def test_one_sequence_has_no_error(model, tokens):
