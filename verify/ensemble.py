@@ -82,7 +82,8 @@ class _Attention(torch.autograd.Function):  # type: ignore[misc]
             mask = mask.expand(members, *mask.shape) if dims[3] is None else mask.movedim(dims[3], 0)
             mask = mask[(slice(None), *[None] * (5 - mask.dim()))]
             mask = mask.expand(members, batch, *mask.shape[2:]).flatten(0, 1)
-        found = functional.scaled_dot_product_attention(*inputs, mask, rate, causal, scale=scale, enable_gqa=grouped)
+        query, key, value = inputs
+        found = functional.scaled_dot_product_attention(query, key, value, mask, rate, causal, scale=scale, enable_gqa=grouped)
         return found.unflatten(0, (members, batch)), 0
 
 

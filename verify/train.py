@@ -17,7 +17,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -283,8 +283,32 @@ def wandb(**options: Any) -> Logger:
 class Probe(Protocol):
     """Looks at a step from inside: see :func:`train`."""
 
-    def __call__(self, model: nn.Module, step: int) -> AbstractContextManager[Any] | None:
+    def __call__(self, model: nn.Module, step: int, optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any] | None:
         """A context to run update number `step` in, or None where there is nothing to look at."""
+
+
+def measuring(steps: Callable[[int], bool] | Container[int], take: Callable[[list[Any]], None], **options: Any) -> Probe:
+    """Measure updates from inside with :func:`verify.probe`.
+
+    Parameters
+    ----------
+    steps : at which updates, counted from 0.
+    take : is given the rows of each.
+    options : of :func:`verify.probe`: quantities, sites and so on.
+    """
+    from .probes import probe
+
+    @contextlib.contextmanager
+    def measured(model: nn.Module, step: int, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        with probe(model, optimizer=optimizer, start=step, **options) as rows:
+            yield
+        take(list(rows))
+
+    def asked(model: nn.Module, step: int, optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any] | None:
+        wanted = steps(step) if callable(steps) else step in steps
+        return measured(model, step, optimizer) if wanted else None
+
+    return asked
 
 
 class WithLoss(nn.Module):  # type: ignore[misc]
@@ -389,8 +413,8 @@ def train(
     groups : parameters with their own ``lr`` and ``weight_decay`` instead.
     loss : what is made small; by default :func:`language_loss`.
     device : where; by default a GPU if there is one. On a CPU all is repeatable bit for bit with an equal number of threads.
-    probes : each is asked for a context before every update. It sees the model, not its compiled form; inside, gradients remain
-        after the update, so that a context can compare weights before and after.
+    probes : each is asked for a context before every update, :func:`measuring` makes one. It sees the model, not its compiled
+        form; inside, gradients remain after the update, so that a context can compare weights before and after.
     loggers : see :class:`Logger`.
     log_every : updates between two lines for loggers; also how often a GPU is waited for to see whether the run has diverged.
     progress : whether a bar is shown; by default if the error stream is a terminal.
@@ -739,7 +763,7 @@ def _update(run: _Run, probes: Sequence[Probe]) -> Tensor:
         group["lr"] = group["base"] * scale
     seed_all(run.device, run.training.seed, run.step, run.world.rank)
     with ExitStack() as watched:
-        contexts = [context for probe in probes if (context := probe(run.model, run.step)) is not None]
+        contexts = [context for probe in probes if (context := probe(run.model, run.step, run.optimizer)) is not None]
         for context in contexts:
             watched.enter_context(context)
         loss = run.gradients(run.parallel if contexts else run.fast)

@@ -25,7 +25,7 @@ from depthwidth.errors import InputError
 from verify import checkpoints, optim
 from verify.checkpoints import latest
 from verify.corpus import ZipfMarkov, zipf_markov
-from verify.train import Outcome, Training, language_loss, tensorboard, train, wandb
+from verify.train import Outcome, Training, language_loss, measuring, tensorboard, train, wandb
 
 HERE = Path(__file__).parent
 SHORT = Training(steps=12, batch=6, context=16, warmup=3, learning_rate=3e-3, evaluate_batches=2)
@@ -183,7 +183,7 @@ def test_doing_it_twice_is_doing_it_once(tmp_path, corpus):
         train(SmallGPT(), zipf_markov(5000, vocab=32, seed=1), SHORT, folder=tmp_path, device="cpu")
 
 
-def refuse(_, step):
+def refuse(_, step, optimizer):
     raise AssertionError(f"update {step} was done again")
 
 
@@ -245,7 +245,7 @@ def test_a_diverged_run_is_a_result(tmp_path, corpus):
 
 
 def test_not_a_number_is_a_diverged_loss(tmp_path, corpus):
-    def poison(model, step):
+    def poison(model, step, _):
         if step == 4:
             model.norm.weight.data[0] = math.nan
 
@@ -414,11 +414,24 @@ def test_probes_see_gradients_and_both_weights(corpus):
         yield
         seen.append((step, float(model.norm.weight.grad.norm()), float((model.norm.weight - before).detach().norm())))
 
-    probe = lambda model, step: watch(model, step) if step in {0, 5} else None  # noqa: E731
+    probe = lambda model, step, _: watch(model, step) if step in {0, 5} else None  # noqa: E731
     watched = train(SmallGPT(dropout=0.1), corpus, SHORT, probes=[probe], device="cpu")
     assert [step for step, *_ in seen] == [0, 5]
     assert all(gradient > 0 and moved > 0 for _, gradient, moved in seen)
     assert watched.losses == train(SmallGPT(dropout=0.1), corpus, SHORT, device="cpu").losses
+
+
+def test_rows_of_probes_along_training(corpus):
+    rows = []
+    probe = measuring(
+        {0, 11}, rows.extend, quantities=("variance", "gradient_variance", "update_ratio"), sites=["norm", "blocks.*.up"]
+    )
+    watched = train(SmallGPT(), corpus, SHORT, probes=[probe], device="cpu")
+    assert {(row["step"], row["quantity"]) for row in rows} == {
+        (step, quantity) for step in (0, 11) for quantity in ("variance", "gradient_variance", "update_ratio")
+    }
+    assert all(row["value"] > 0 for row in rows)
+    assert watched.losses == train(SmallGPT(), corpus, SHORT, device="cpu").losses
 
 
 class Recorder:
