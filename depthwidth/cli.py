@@ -350,7 +350,7 @@ def _print_diagnosis(found: Any) -> None:
                 )
                 for f in found.diagnosis
             ),
-            title="Signal and gradient at initialisation (headroom in bits)",
+            title=f"Signal and gradient at initialisation, {found.diagnosed_context:,} tokens (headroom in bits)",
             words=("verdict", "where"),
         )  # fmt: skip
     for f in found.diagnosis:
