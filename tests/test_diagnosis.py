@@ -276,6 +276,12 @@ def test_a_bad_request_gets_one_sentence(given, sentence):
         diagnose(encoder(1), **given)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, on the way to the sentence
+def test_moments_beyond_all_numbers_get_one_sentence():
+    with np.errstate(all="ignore"), pytest.raises(InputError, match="leave the range of floating-point numbers"):
+        diagnose(encoder(4), recipe(encoder(4), "normal", std=1e100))
+
+
 # In the description.
 
 
