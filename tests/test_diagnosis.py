@@ -278,7 +278,7 @@ def test_a_bad_request_gets_one_sentence(given, sentence):
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, on the way to the sentence
 def test_moments_beyond_all_numbers_get_one_sentence():
-    with np.errstate(all="ignore"), pytest.raises(InputError, match="leave the range of floating-point numbers"):
+    with np.errstate(all="ignore"), pytest.raises(InputError):  # the walk's own sentence, or that of diagnose
         diagnose(encoder(4), recipe(encoder(4), "normal", std=1e100))
 
 
