@@ -373,7 +373,7 @@ def _print_diagnosis(found: Any) -> None:
                 )
                 for f in found.diagnosis
             ),
-            title="Signal and gradient at initialisation (headroom in bits)",
+            title=f"Signal and gradient at initialisation, {found.diagnosed_context:,} tokens (headroom in bits)",
             words=("verdict", "where"),
         )  # fmt: skip
     for f in found.diagnosis:
@@ -567,6 +567,8 @@ def _match_of(
         return None, ""
     if correlation is not None:
         raise InputError("give the input by --text or by --correlation, not both")
+    if not tree.vocab:
+        raise InputError("--text has no meaning for a model of images")
     from .text import read_text
 
     found, length = read_text(text, tokens, tree.vocab), tree.run(context).tokens
@@ -713,17 +715,24 @@ _WIDE = 0.1
 @cli.command("init")
 @click.argument("config", required=False)
 @click.option("--scheme", default="deepscale", show_default=True, help="Name of a scheme.")
+@click.option("--text", metavar="FILE", help="Text whose repeated tokens DeepScaleLM makes up for  [Zipf's law].")
+@click.option("--tokens", metavar="KIND", help="Its tokens: bytes, words, ids or a tokenizer.json  [words; bytes for few].")
 @click.option("--yaml", "form", flag_value="yaml", help="Print YAML, everything.")
 @formats
-def init_command(config: str | None, scheme: str, form: str | None) -> None:
+def init_command(config: str | None, scheme: str, text: str | None, tokens: str | None, form: str | None) -> None:
     """What to set each tensor of the transformer in CONFIG to, and why; without CONFIG, the schemes."""
-    from .initialization import schemes
+    from .initialization import embedding_correlation, recipe, schemes
 
     if config is None:
         known: list[Row] = [{"scheme": name} for name in schemes()]
         emit(form, known, known, lambda: click.echo("\n".join(schemes())))
         return
     tree, made = _recipe_of(config, scheme)
+    match, source = _match_of(tree, None, text, tokens, None, None)
+    if match is not None:
+        made = recipe(tree, scheme, embedding_correlation=embedding_correlation(tree, match))
+        if form is None:
+            click.echo(f"{source}\n")
     rows: list[Row] = made.rows(tree)
     if form == "yaml":
         click.echo(made.to_yaml(tree), nl=False)

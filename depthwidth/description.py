@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from .diagnosis import Finding
     from .initialization import Recipe
 
-LARGEST_DIAGNOSED = 2048
-"""Blocks up to which :func:`describe` propagates moments without being asked; 0.2 s for 1000 of them."""
+LARGEST_DIAGNOSED = 512
+"""Blocks up to which :func:`describe` propagates moments without being asked: every published model, in well under a second."""
+LONGEST_DIAGNOSED = 4096
+"""Tokens up to which it does so; a longer context is judged at this one, as time and memory grow with its square."""
 
 
 @dataclass(frozen=True)
@@ -131,18 +133,25 @@ class Description:
         blocks = sum(stack.depth for stack in (tree.encoder, tree.decoder) if stack is not None)
         if self.diagnosed is False:
             return (), ""
-        if self.diagnosed is None and (blocks > LARGEST_DIAGNOSED or tree.kind == "encoder-decoder"):
+        if self.diagnosed is None and blocks > LARGEST_DIAGNOSED:
             return (), "moments of signal and gradient are left out, as they take a while here; ask for the diagnosis"
         from .diagnosis import diagnose
 
         dtype = self.dtype if self.dtype in ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8") else "bf16"
-        lengths: dict[str, Any] = {"context": self.context, "source": self.source}
+        lengths: dict[str, Any] = {"context": self.diagnosed_context}
+        if self.source is not None:
+            lengths["source"] = min(self.source, LONGEST_DIAGNOSED)
         try:
             return tuple(diagnose(tree, self.init, dtype, batch=self.batch, **lengths)), ""
         except InputError as error:
             if self.diagnosed:
                 raise
             return (), f"moments of signal and gradient are not predicted: {error}"
+
+    @property
+    def diagnosed_context(self) -> int:
+        """Tokens at which moments are judged."""
+        return min(self.run.tokens, LONGEST_DIAGNOSED)
 
     @property
     def diagnosis(self) -> tuple[Finding, ...]:
@@ -172,6 +181,7 @@ class Description:
             "verdicts": {verdict.rule: asdict(verdict) for verdict in self.verdicts},
             "findings": self.findings(),
             "diagnosis": [finding.to_dict() for finding in self.diagnosis],
+            "diagnosed_context": self.diagnosed_context,
             "undiagnosed": self.undiagnosed,
             "components": self.rows(),
         }
@@ -207,7 +217,7 @@ def describe(
     masked : whether attention scores behind a causal mask are left out of FLOPs.
     dtype : number format of weights and activations.
     init : the initialisation whose moments :attr:`Description.diagnosis` judges, a scheme or a recipe.
-    diagnosed : whether to do so; by default for one stack of up to 2048 blocks.
+    diagnosed : whether to do so; by default for up to 512 blocks.
 
     Raises
     ------

@@ -273,7 +273,14 @@ class _State:
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        rows = moments_of(self.setting.tree, self.made, **self.setting.given)
+        try:
+            rows = moments_of(self.setting.tree, self.made, **self.setting.given)
+        except InputError:
+            raise
+        except (ArithmeticError, ValueError):
+            rows = []
+        if not rows or not all(math.isfinite(row["second_moment"]) for row in rows):
+            raise InputError("diagnose: with this initialisation the moments leave the range of floating-point numbers")
         self._index = {(row["site"], row["direction"]): row for row in rows}
         return rows
 

@@ -159,6 +159,8 @@ Each cell: how much the signal's second moment grows from behind the first block
 tokens behind the last / the gradient's second moment behind the first block over that behind the last. All at infinite width.
 Behind post-norm stacks a band stands in brackets: at this width, two draws of the weights in three lie in it once tokens have
 aligned. Where it is wide, no single number describes a run, and the predicted mean over draws is one that hardly any draw has.
+GELU hands a little more back than on, which a thousand unscaled post-norm layers turn into powers of ten; those cells are an
+exponential extrapolated far beyond what has been simulated (N/d up to 1.5, ReLU).
 
 All of it is initialisation. Schemes that act through learning rates (muP, depth-muP, CompleteP) or let branches grow from zero
 (ReZero, SkipInit) are only seen from that side. A scheme made for one placement of norms stands under that one alone.

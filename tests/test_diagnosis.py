@@ -276,13 +276,20 @@ def test_a_bad_request_gets_one_sentence(given, sentence):
         diagnose(encoder(1), **given)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, on the way to the sentence
+def test_moments_beyond_all_numbers_get_one_sentence():
+    with np.errstate(all="ignore"), pytest.raises(InputError):  # the walk's own sentence, or that of diagnose
+        diagnose(encoder(4), recipe(encoder(4), "normal", std=1e100))
+
+
 # In the description.
 
 
 def test_a_description_holds_the_diagnosis():
     tree = encoder(24, "post")
     described = describe(tree, init="xavier", dtype="fp16")
-    assert [f.to_dict() for f in described.diagnosis] == [f.to_dict() for f in diagnose(tree, "xavier", "fp16")]
+    expected = diagnose(tree, "xavier", "fp16", context=tree.context)
+    assert [f.to_dict() for f in described.diagnosis] == [f.to_dict() for f in expected]
     assert described.to_dict()["diagnosis"][0]["name"] == "gradient_ratio"
     assert described.undiagnosed == ""
     assert describe(tree, diagnosed=False).to_dict()["diagnosis"] == []
@@ -292,6 +299,14 @@ def test_what_takes_long_is_not_diagnosed_unasked():
     deep = Transformer(100_000, 64, 1, context=16)
     assert describe(deep).diagnosis == ()
     assert "take a while" in describe(deep).undiagnosed
+
+
+def test_a_long_context_is_judged_at_a_shorter_one():
+    long = Transformer(2, 64, 1, vocab=100, context=2**17)
+    described = describe(long)
+    assert described.diagnosed_context == 4096
+    assert any("of 4096 tokens" in finding.sentence for finding in described.diagnosis)
+    assert described.costs["counted_context"] == 2**17
 
 
 def test_a_tree_whose_moments_are_not_known_says_so(monkeypatch):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import depthwidth.text
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
-from depthwidth.initialization import embedding_correlation
+from depthwidth.initialization import embedding_correlation, recipe
 from depthwidth.propagation import moments_of, propagate
 from depthwidth.text import Text, read_text
 
@@ -235,11 +235,34 @@ def test_moments_follow_the_positions_of_a_window(invoke, files):
     assert stem["correlation"] == pytest.approx((match.sum() - 16) / 240 / 2, rel=1e-9)
 
 
+def test_deepscale_takes_the_texts_matches(invoke, files):
+    config, text = files
+    printed = {row["parameter"]: row["std"] for row in json.loads(invoke("init", config, "--text", text, "--json").output)}
+    tree = Transformer.from_config(json.loads(config.read_text()))
+    start = embedding_correlation(tree, read_text(text).within(16).value)
+    made = {row["parameter"]: row["std"] for row in recipe(tree, "deepscale", embedding_correlation=start).rows(tree)}
+    zipf = {row["parameter"]: row["std"] for row in recipe(tree, "deepscale").rows(tree)}
+    value = "decoder.block.0.attention.value.weight"
+    assert printed == made
+    assert printed[value] < 0.9 * zipf[value]  # more of the values is shared, so that averaging takes less away
+    refused = invoke("init", config, "--scheme", "xavier", "--text", text)
+    assert refused.status == 2
+    assert "there is no option 'embedding_correlation'" in refused.error
+
+
 def test_a_text_and_its_numbers(invoke, files):
     _, text = files
     found = json.loads(invoke("text", text, "--context", "16", "--json").output)
     assert found == read_text(text).summary(16)
     assert "words" in invoke("text", text).output
+
+
+def test_images_have_no_text(invoke, files, tmp_path):
+    config = tmp_path / "vit.json"
+    config.write_text(json.dumps({"model_type": "vit"}))
+    result = invoke("moments", config, "--text", files[1])
+    assert (result.status, result.output) == (2, "")
+    assert "no meaning for a model of images" in result.error
 
 
 @pytest.mark.parametrize(
