@@ -802,7 +802,7 @@ def run(
     folder : where ``components.csv`` is kept.
     draws : seed, device and effort.
     cells : how many settings of each component and grid, drawn with the seed; all of them by default.
-    only : names of components, or of grids; all by default.
+    only : names of components and of grids; all components, and all grids, where none is named.
     report : a text stream for progress, or None.
 
     Raises
@@ -816,7 +816,8 @@ def run(
     for name in wanted:
         if name not in known:
             raise InputError(f"there is no component or grid {name!r}; there are {', '.join(sorted(known))}")
-    chosen = [p for p in chosen if not wanted or p.component in wanted or p.grid in wanted]
+    for names in ({p.component for p in chosen} & set(wanted), {p.grid for p in chosen} & set(wanted)):
+        chosen = [p for p in chosen if not names or p.component in names or p.grid in names]
     table = Table(folder, draws)
     missing = [p for p in chosen if (p.component, p.grid, _identity(p)) not in table.done]
     start = time.monotonic()
