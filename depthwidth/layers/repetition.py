@@ -233,14 +233,14 @@ def _logs(depth: int) -> Array:
 def at_some(block: Block, x: TokenSignal, place: Place, layers: range) -> tuple[TokenSignal, Pullback]:
     """All blocks, of which some are walked; steps are halved until each errs by less than 1e-5 of the stream's size.
 
-    A gradient passes every block, between those walked a mixture of the two beside it: what it adds up is not for extrapolating,
-    since some patterns over the positions die out within a few blocks. It is right to 1e-3.
+    A gradient passes every block, between those walked a mixture of the two beside it: what it adds up is not for
+    extrapolating, since some patterns over the positions die out within a few blocks. It is right to 1e-3.
     """
     import numpy as np
 
     walk, times = place.walk, len(layers)
     course, stops = _Course(times), list[_Stop]()
-    count, size = len(x.second_moment), x.averages[0]
+    count = len(x.second_moment)
     before = layer = 0
     step, state, left = 1, _flat(x), _flat(x)
     while True:

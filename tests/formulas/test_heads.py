@@ -254,7 +254,50 @@ def test_fixed_query_error_by_simulation(rng):
     assert change.mean() < 0.9 * h.fixed_query_error(1.0, 0.3, n)
 
 
+# n, sigma^2, sigma_r^2 | n times the error and the relative error, by Monte Carlo with (se)
+FINITE = table("""
+    64, 1, .5 | .891 .010 | .360
+    256, 1, .5 | 1.008 .008 | .382
+    1024, 1, .9 | .2533 .0013 | .0940
+""")
+
+
+@pytest.mark.parametrize(("where", "error", "relative"), FINITE)
+def test_the_limit_of_long_rows_over_estimates_short_ones(where, error, relative, rng):
+    """Drawn here and by the sheet alike; the law is above both, the more the shorter the row."""
+    n, variance, kept = map(float, where.split(","))
+    rows = int(1_500_000 // n)
+    small = math.sqrt(kept) * rng.standard_normal((rows, int(n)))
+    whole = np.exp(small + math.sqrt(variance - kept) * rng.standard_normal(small.shape))
+    whole /= whole.sum(1, keepdims=True)
+    small = np.exp(small) / np.exp(small).sum(1, keepdims=True)
+    lost, own = ((whole - small) ** 2).sum(1), (whole**2).sum(1)
+    value, se = map(float, error.split())
+    spread = math.hypot(n * lost.std() / math.sqrt(rows), se)
+    assert n * lost.mean() == pytest.approx(value, abs=4 * spread)
+    assert lost.mean() / own.mean() == pytest.approx(float(relative), abs=0.02)
+    assert n * lost.mean() + 4 * spread < n * h.fixed_query_error(variance, kept, int(n)) * (1 if n < 1024 else 1.05)
+
+
 HARMONIC = h.power_spectrum(16, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("rank", "n", "drawn"), [(1, 64, 0.966), (1, 256, 0.784), (4, 256, 0.434), (8, 256, 0.226)])
+def test_what_a_read_out_head_loses_has_a_floor(rank, n, drawn, rng):
+    """Values are the whitened keys. The drawn error is the sheet's to 5 %, and above the floor, which it nears with n."""
+    root = np.sqrt(HARMONIC)
+    errors = []
+    for _ in range(6):
+        query, keys = rng.standard_normal((200, 16)), rng.standard_normal((200, n, 16))
+        parts = query[:, None] * keys * root
+        outputs = []
+        for kept in (16, rank):
+            p = np.exp(parts[..., :kept].sum(-1))
+            outputs.append(np.einsum("bn,bnd->bd", p / p.sum(1, keepdims=True), keys))
+        errors.append(((outputs[0] - outputs[1]) ** 2).sum(1))
+    error = np.concatenate(errors)
+    assert error.mean() == pytest.approx(drawn, abs=0.05 * drawn + 3 * error.std() / math.sqrt(error.size))
+    assert error.mean() > h.readout_errors(HARMONIC)[rank]
 
 
 def test_growth_of_a_harmonic_spectrum():

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from verify.head_experiments import (  # noqa: E402
     FIELDS,
     attention_entropy,
+    attention_training,
     diffuse_saturation,
     head_allocation,
     head_saturation,
@@ -53,6 +54,8 @@ def test_rows_of_models():
         list(low_rank_bottleneck(heads=(2,), width=16, fixed=4, context=16, steps=3, seeds=1)),
         list(head_allocation(shares=(0.5,), context=16, width=16, layers=1, steps=3, seeds=1)),
     )
+    (entropies,) = list(attention_training(marks=(0,), context=16, width=16, layers=1))
+    assert entropies["measured"] == pytest.approx(entropies["predicted"], abs=0.02)
     assert [row["setting"] for row in losses] == ["width / heads", "fixed size"]
     assert [row["setting"].partition(",")[0] for row in cuts] == ["whole", "uniform", "allocated"]
     assert all(4 < row["measured"] < 7 for row in losses + cuts)

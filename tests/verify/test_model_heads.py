@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from depthwidth.errors import InputError
+from depthwidth.hf import FAMILIES
 from depthwidth.layers.positions import Rotary
 
 torch = pytest.importorskip("torch")
@@ -311,6 +312,49 @@ def test_a_folder_with_safetensors_is_read(model_of, tmp_path):
     other = measure_heads(folder, text=text, context=32)
     assert (other.context, other.tokens) == (32, 256)
     assert "bytes as tokens" in other.source
+
+
+def test_a_folders_own_tokenizer_is_used(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIGS["gpt2"] | {"vocab_size": 3}))
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"to": 0, "be": 1, "?": 2}, unk_token="?"))  # noqa: S106
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(folder / "tokenizer.json"))
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not " * 40)
+    report = measure_heads(folder, text=text)
+    assert "its own tokenizer" in report.source
+    assert report.batches[0, :5].tolist() == [0, 1, 2, 2, 0]
+    (folder / "config.json").write_text(json.dumps(CONFIGS["gpt2"] | {"vocab_size": 2}))
+    assert "tokens beyond the model's 2" in refused(lambda: measure_heads(folder, text=text))
+    (folder / "tokenizer.json").write_text("{}")
+    assert "is not a tokenizer" in refused(lambda: measure_heads(folder, text=text))
+
+
+UNMEASURED = {"gpt_neo", "gptj", "codegen", "bloom", "falcon", "vit", "t5"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_measured_and_cut_or_refused_in_a_sentence(family, tmp_path):
+    from test_initialize import config_of
+
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config_of(family)))
+    if family in UNMEASURED:
+        assert "interface" in (sentence := refused(lambda: measure_heads(path))) or "one stack" in sentence
+        return
+    model, tree, _ = load_model(path)
+    report = measure_model(model, calibration_tokens(tree)[0], tree=tree)
+    assert len(report.heads) == tree.depth * tree.heads
+    made = report.allocate(multiple=1, tolerance=0.3)
+    if tree.attention.query_norm is not None:
+        assert "normed" in refused(lambda: shrink_heads(model, made))
+    else:
+        found = shrink_heads(model, made)
+        assert found.zeroed == sum(layer.parameters_saved for layer in made.layers) > 0
+        assert found.output_change < 1e-3
 
 
 def test_random_weights_are_repeatable_and_leave_the_generator_alone(tmp_path):
