@@ -41,7 +41,8 @@ _HOME = {
     "Budget": "budget", "Plan": "planning", "Shape": "search", "Estimate": "planning", "Template": "template",
     "Rule": "rules", "find_rule": "rules",
     # what happens in it at initialisation, and how to initialise it
-    "propagate": "propagation", "sweep": "sweeps", "recipe": "initialization", "Recipe": "initialization", "schemes": "initialization",
+    "propagate": "propagation", "sweep": "sweeps",
+    "recipe": "initialization", "Recipe": "initialization", "schemes": "initialization",
     "diagnose": "diagnosis", "Finding": "diagnosis", "headroom": "diagnosis",
     "Text": "text", "read_text": "text",
     # formulas and the numbers in them

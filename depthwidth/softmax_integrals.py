@@ -423,6 +423,8 @@ class AttentionOverlap(NamedTuple):
     """E sum over i != j of p_i^2 p_j^2"""
     T: Array
     """E ||diag p - p p'||^2"""
+    R: Array
+    """the same with the query's squared norm, |q|^2/d_h, as a factor: T where d_h is infinite"""
     P2: Array
     """E sum p_j p'_j"""
     T2: Array
@@ -479,7 +481,8 @@ def attention_overlap(
         products, weights = _query_products(rho, head_dim)
         pair = pair_overlap(s2 * np.maximum(np.abs(products), 1), np.clip(products, -1, 1), n)
         two = (pair.P2 @ weights, pair.T2 @ weights, (products * pair.T2) @ weights)
-        fields = (row.P, row.M3, row.A22, row.T, *two, row.entropy, row.log_partition)
+        longer = row.T if head_dim is None else overlap(*_by_norm(variance, head_dim, length)).T
+        fields = (row.P, row.M3, row.A22, row.T, longer, *two, row.entropy, row.log_partition)
         values = np.stack([np.broadcast_to(v, shape).ravel() for v in fields])
         return _shaped(AttentionOverlap, values, shape)
     shape = np.broadcast_shapes(np.shape(variance), np.shape(correlation), np.shape(length))
@@ -496,6 +499,14 @@ def attention_overlap(
         .T
     )
     return _shaped(AttentionOverlap, values, shape)
+
+
+def _by_norm(variance: Array, head_dim: int, length: Array) -> tuple[Array, Array, int]:
+    """Arguments of :func:`overlap` that weigh its averages by the query's squared norm.
+
+    A chi-square density of d_h degrees of freedom times its variable is one of d_h + 2.
+    """
+    return np.asarray(variance) * (head_dim + 2) / head_dim, length, head_dim + 2
 
 
 _PRODUCT_NODES = 5
@@ -530,13 +541,17 @@ def row_lengths(length: int) -> tuple[Array, Array]:
 def _causal(s2: float, rho: float, length: float, head_dim: int | None) -> list[float]:
     n, weights = row_lengths(int(length))
     p, m3, _, a22, t, entropy, log_z = _over_norms(np.full(n.size, s2), n, head_dim) @ weights
+    longer = t
+    if head_dim is not None:
+        variance, lengths, dims = _by_norm(np.full(n.size, s2), head_dim, n)
+        longer = _over_norms(variance, lengths, dims)[Overlap._fields.index("T")] @ weights
     if length == 1:
-        return [p, m3, a22, t, 1.0, 0.0, 0.0, entropy, log_z]
+        return [p, m3, a22, t, longer, 1.0, 0.0, 0.0, entropy, log_z]
     two = np.zeros(3)
     for product, share in zip(*_query_products(np.array([rho]), head_dim), strict=True):
         p2, t2 = _causal_pairs(s2 * max(1.0, abs(product)), max(-1.0, min(1.0, product)), length, n, weights)
         two += share * np.array([p2, t2, product * t2])
-    return [p, m3, a22, t, *map(float, two), entropy, log_z]
+    return [p, m3, a22, t, longer, *map(float, two), entropy, log_z]
 
 
 def _causal_pairs(s2: float, rho: float, length: float, lengths: Array, weights: Array) -> tuple[float, float]:

@@ -1,5 +1,7 @@
 """Softmax averages: independent quadrature at 30 digits, worked values, identities, limits, and a simulation."""
 
+import math
+
 import mpmath
 import numpy as np
 import pytest
@@ -355,7 +357,7 @@ def test_causal_averages_are_those_of_all_rows_and_pairs():
     assert pytest.approx(rows.T.mean(), rel=1e-12) == o.T
     assert pytest.approx(pairs.P2.mean(), rel=1e-9) == o.P2
     assert pytest.approx(pairs.T2.mean(), rel=1e-9) == o.T2
-    assert attention_overlap(s2, rho, 1, causal=True)[:6] == pytest.approx((1, 1, 0, 0, 1, 0))
+    assert attention_overlap(s2, rho, 1, causal=True)[:7] == pytest.approx((1, 1, 0, 0, 0, 1, 0))
 
 
 def test_long_causal_masks_are_sampled_finely_enough(monkeypatch):
@@ -408,3 +410,20 @@ def test_a_wrong_call_gets_one_sentence(call, sentence):
     with pytest.raises(InputError, match=sentence) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_the_norm_of_a_query_goes_with_the_jacobian_of_its_row(rng):
+    """E |q|^2/d_h T by draws of queries and keys; without the norm the average is told apart."""
+    head_dim, n, s2, draws = 8, 12, 2.0, 40_000
+    q, k = rng.standard_normal((draws, head_dim)), rng.standard_normal((draws, n, head_dim))
+    logits = np.einsum("di,dji->dj", q, k) * math.sqrt(s2 / head_dim)
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    squares = (p**2).sum(1)
+    jacobian = squares - 2 * (p**3).sum(1) + squares**2
+    found = (q**2).mean(1) * jacobian
+    error = found.std() / math.sqrt(draws)
+    o = attention_overlap(s2, 0.0, n, head_dim=head_dim)
+    assert abs(found.mean() - o.R) < 5 * error
+    assert abs(found.mean() - o.T) > 5 * error
+    assert attention_overlap(s2, 0.0, n).R == attention_overlap(s2, 0.0, n).T

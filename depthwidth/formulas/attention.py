@@ -1231,7 +1231,7 @@ def attention_moments(
     rho_k = o.R2 / (o.T2 + _TINY)
     noise = query_noise(o.P, o.M3, o.A22)
     keys = key_gradient_second_moment(
-        value_gain, gradient, kappa, correlation, rho_k, o.T, o.T2, s, asking, length, dropout
+        value_gain, gradient, kappa, correlation, rho_k, o.R, o.T2, s, asking, length, dropout
     )  # fmt: skip
     value = value_gain * signal
     second_moment = output_second_moment(value, correlation, o.P, o.M3, o.A22, s, width, dropout)
