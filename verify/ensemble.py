@@ -48,6 +48,7 @@ from .train import (
     language_loss,
     seed_all,
     validation_loss,
+    weights_digest,
 )
 
 Mode = Literal["auto", "batched", "loop"]
@@ -267,7 +268,8 @@ class _Ensemble:
         rates = [[[len(group["params"]), group["lr"], group["weight_decay"]] for group in own] for own in groups]
         shapes = [[part.name, list(part.shape)] for part in self.parts]
         trainings = [training.to_dict() for training in self.trainings]
-        what = {"trainings": trainings, "corpus": self.corpus.identity(), "weights": shapes, "rates": rates}
+        start = weights_digest([self.weights])
+        what = {"trainings": trainings, "corpus": self.corpus.identity(), "weights": shapes, "rates": rates, "start": start}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     # One update.
@@ -279,8 +281,8 @@ class _Ensemble:
     def update(self) -> Tensor:
         """One update of every member; returns the losses before it, on the device."""
         inputs, targets = self.batch(self.step)
-        self.gradients.zero_()
         if self.mode == "loop":
+            self.gradients.zero_()
             losses = []
             for member in range(self.members):
                 seed_all(self.device, self.trainings[member].seed, self.step, 0)
@@ -330,7 +332,7 @@ class _Ensemble:
             weighted = losses if share == 1 else losses * share
             # autograd would warn that these gradients, rows apart, are not laid out as it likes.
             found = torch.autograd.grad(weighted.sum(), list(self.stacked.values()), materialize_grads=True)
-            torch._foreach_add_(self.stacked_gradients, found)
+            (torch._foreach_add_ if part.start else torch._foreach_copy_)(self.stacked_gradients, found)
             total += weighted.detach()
         return total
 

@@ -17,7 +17,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -404,7 +404,7 @@ def train(
     ----------
     model : any module; its weights as they are the start.
     corpus : to train on and to validate with.
-    training : how. With the corpus and the names and shapes of the weights it identifies the run.
+    training : how. With the corpus and the weights at the start it identifies the run.
     folder : for checkpoints and the outcome. If there is a checkpoint of the same run, the run goes on from it; if there is an
         outcome, it is returned and the model gets the last weights.
     checkpoint_every : updates between two checkpoints; by default a tenth of the steps. None is lost to a full disk but the one
@@ -483,13 +483,14 @@ class _Run:
         self.identity = self._identify(groups)
 
     def _identify(self, groups: Groups) -> str:
-        """A hash of all that the losses depend on, but for the weights at the start, of which it takes names and shapes."""
+        """A hash of all that the losses depend on, the weights at the start among it."""
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         weights = [
             [sorted([names[id(p)], list(p.shape)] for p in group["params"]), group["base"], group["weight_decay"]]
             for group in groups
         ]
-        what = {"training": self.training.to_dict(), "corpus": self.corpus.identity(), "weights": weights}
+        start = weights_digest(self.model.parameters())
+        what = {"training": self.training.to_dict(), "corpus": self.corpus.identity(), "weights": weights, "start": start}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     # What is saved.
@@ -636,6 +637,14 @@ class _Run:
             lambda: autocast(self.device, training.precision),
         )
         self.evaluations.append((self.step, *found))
+
+
+def weights_digest(weights: Iterable[Tensor]) -> str:
+    """SHA-256 of the bytes of some tensors, one after another."""
+    sha = hashlib.sha256()
+    for weight in weights:
+        sha.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:

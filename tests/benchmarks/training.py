@@ -2,6 +2,7 @@
 
     python tests/benchmarks/training.py --nanogpt PATH             # a checkout of github.com/karpathy/nanoGPT
     python tests/benchmarks/training.py --nanogpt PATH --sweep     # 16 models, ours in one program against 16 runs
+    python tests/benchmarks/training.py --modes                    # without nanoGPT: our two ways through an ensemble
 
 Both train the same shape (no biases, tied embedding, GELU, learned positions) on the same bytes with the same batch, context,
 optimizer and precision, each in processes of their own, in turn (A B A B ..) so that a machine that slows down slows both.
@@ -200,6 +201,35 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
+def modes(members: int, repeats: int) -> dict[str, str]:
+    """Processor milliseconds of an update of all members, in one thread, the two ways in turn."""
+    import torch
+
+    from depthwidth import Transformer
+    from verify.corpus import python_sources
+    from verify.ensemble import train_ensemble
+    from verify.model import build
+    from verify.train import Training
+
+    torch.set_num_threads(1)
+    corpus, found = python_sources(BYTES), {}
+    for width, batch, context in ((32, 4, 32), (128, 1, 32), (128, 1, 64), (128, 4, 64), (128, 12, 64)):
+        tree = Transformer(depth=4, width=width, heads=4, vocab=256, context=context)
+        training = Training(steps=4, batch=batch, context=context, evaluate_batches=0)
+        taken: dict[str, list[float]] = {"batched": [], "loop": []}
+        for _ in range(repeats):
+            for mode, seconds in taken.items():
+                times: list[float] = []
+                train_ensemble(
+                    [build(tree, seed=i) for i in range(members)], corpus, training, mode=mode, device="cpu",  # type: ignore[arg-type]
+                    on_step=lambda *_, times=times: times.append(time.process_time()),  # type: ignore[misc]
+                )  # fmt: skip
+                seconds.append(1e3 * statistics.median(b - a for a, b in itertools.pairwise(times)))
+        name = f"{members} of {tree.parameters:,} parameters, {batch * context} tokens"
+        found[name] = ", ".join(f"{mode} {spread(seconds, 0)}" for mode, seconds in taken.items())
+    return found
+
+
 def spread(values: list[float], digits: int = 2) -> str:
     """Median and quartiles."""
     if len(values) < 2:
@@ -211,7 +241,8 @@ def spread(values: list[float], digits: int = 2) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nanogpt", type=Path, required=True)
+    parser.add_argument("--nanogpt", type=Path)
+    parser.add_argument("--modes", action="store_true", help="compare the ways through an ensemble")
     parser.add_argument("--sweep", action="store_true", help="many models instead of one")
     sizes = {"members": 16, "peers": 16, "workers": 1, "depth": 4, "width": 128, "heads": 4, "context": 64, "batch": 12}
     for name, value in {**sizes, "steps": 60, "repeats": 5, "threads": 1}.items():
@@ -224,10 +255,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.steps <= SHORT + WARM:
         parser.error(f"--steps must exceed {SHORT + WARM}")
-    with tempfile.TemporaryDirectory() as name:
-        prepare(options.nanogpt, Path(name))
-        found = compare(options, Path(name))
-    lines = json.dumps(found, indent=1) if options.json else "\n".join(f"{key:<38}{value}" for key, value in found.items())
+    if options.modes:
+        found: dict[str, Any] = modes(options.members, options.repeats)
+    elif options.nanogpt is None:
+        parser.error("--nanogpt PATH or --modes says what to measure")
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            prepare(options.nanogpt, Path(name))
+            found = compare(options, Path(name))
+    lines = json.dumps(found, indent=1) if options.json else "\n".join(f"{key:<44}{value}" for key, value in found.items())
     sys.stdout.write(lines + "\n")
 
 
