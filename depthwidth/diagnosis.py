@@ -25,7 +25,7 @@ from .errors import InputError
 from .formulas.depth import feed_forward_matrix_moment, feed_forward_matrix_spread
 from .formulas.moments import post_norm_log_drift, post_norm_log_variance
 from .initialization import Recipe, at_block, recipe, stacks
-from .layers import Attention, FeedForward, LanguageHead, Residual
+from .layers import Attention, FeedForward, LanguageHead, MixtureOfExperts, Residual
 from .layers.base import check_whole
 from .number_formats import NumberFormat, number_format
 from .propagation import moments_of
@@ -321,10 +321,11 @@ class _State:
                         continue
                     site, scales = f"{place}.{child.name}", self.made.residual(f"{name}.block.{child.name}")
                     rate = child.layer.dropout if self.setting.dropout else 0.0
-                    last = f"{site}.norm_out" if child.layer.norm_out is not None else f"{site}.{_LAST[child.name]}"
-                    added = at_block(scales.branch, layer) ** 2 * self.q(last) / (1 - rate)
-                    skip = 1.0 if block.parallel else at_block(scales.skip, layer)
-                    found.append(_Branch(name, layer, child.name, child.layer, skip**2 * before, added))
+                    mixed = isinstance(child.layer.branch, MixtureOfExperts)
+                    end = "norm_out" if child.layer.norm_out is not None else "mix" if mixed else _LAST[child.name]
+                    added = at_block(scales.branch, layer) ** 2 * self.q(f"{site}.{end}") / (1 - rate)
+                    kept = at_block(scales.skip, layer) ** 2 * before
+                    found.append(_Branch(name, layer, child.name, child.layer, kept, added))
                     before = start if block.parallel else self.q(site)
                 before = self.q(place)
         return found
@@ -746,6 +747,8 @@ def _spread(state: _State) -> Finding | None:
 
 def _matrix_moments(branch: Any) -> tuple[float, float]:
     """mu_2 and omega of :func:`~depthwidth.formulas.moments.post_norm_log_drift` and its variance."""
+    if isinstance(branch, MixtureOfExperts):
+        branch = branch.expert  # as if one served every token
     if not isinstance(branch, FeedForward):
         return 3.0, 4.0
     ratio = branch.hidden / branch.width
