@@ -84,14 +84,13 @@ def spline_values(x: Any, values: Any, at: Any) -> Any:
     """The :func:`spline` through `values` at `x`, evaluated at each of `at`: shape (len(at), m)."""
     import numpy as np
 
-    i = np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(x) - 2)
-    t = (at - x[i])[:, None]
-    a, b, c, d = spline(x, values)[:, i]
-    return ((a * t + b) * t + c) * t + d
-
-
-_SAME = 1e-6
-"""Parameters that differ by less, relatively, share a table."""
+    coefficients = spline(x, values)
+    interval = np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(x) - 2)
+    found = np.empty((len(at), values.shape[1]))
+    for i in np.unique(interval):  # one small matrix product each
+        inside = interval == i
+        found[inside] = np.vander(at[inside] - x[i], 4) @ coefficients[:, i]
+    return found
 
 
 _EXACT_TABLES = 3
@@ -102,11 +101,11 @@ class TableFamily:
 
     A table is made when it is first needed: at the parameter itself for the first few values asked for, which is all there are
     where a norm stands in front, and from then on at a grid of the logarithm, of which three neighbours serve each value. The
-    error falls with the third power of the `step`.
+    error falls with the third power of the `step`. Parameters that differ by less than `same`, relatively, share a table.
     """
 
-    def __init__(self, make: Callable[[float], Table], step: float) -> None:
-        self._make, self._step = make, step
+    def __init__(self, make: Callable[[float], Table], step: float, same: float = 1e-6) -> None:
+        self._make, self._step, self._same = make, step, same
         self._exact: list[tuple[float, Table]] = []
         self._grid: dict[int, Table] = {}
 
@@ -123,7 +122,7 @@ class TableFamily:
 
         parameter, x = np.broadcast_arrays(parameter, x)
         total: Any = None
-        for value, where in _groups(parameter):
+        for value, where in _groups(parameter, self._same):
             exact = self._exactly(value)
             if exact is None:
                 break
@@ -144,7 +143,7 @@ class TableFamily:
     def _exactly(self, parameter: float) -> Table | None:
         """The table at this parameter itself, where there is one or may still be."""
         for known, table in self._exact:
-            if abs(known - parameter) <= _SAME * parameter:
+            if abs(known - parameter) <= self._same * parameter:
                 return table
         if len(self._exact) == _EXACT_TABLES:
             return None
@@ -166,7 +165,7 @@ def _weight(t: Any, shift: int) -> Any:
     return (t * (t - 1) / 2, 1 - t * t, t * (t + 1) / 2)[shift + 1]
 
 
-def _groups(values: Any) -> list[tuple[float, Any]]:
+def _groups(values: Any, same: float) -> list[tuple[float, Any]]:
     """The distinct values of an array to rounding, each with where it stands; none where they are more than a few."""
     import numpy as np
 
@@ -176,7 +175,7 @@ def _groups(values: Any) -> list[tuple[float, Any]]:
         if len(groups) == _EXACT_TABLES:
             return []
         value = float(values[left][0])
-        where = np.abs(values - value) <= _SAME * value
+        where = np.abs(values - value) <= same * value
         groups.append((value, where))
         left &= ~where
     return groups

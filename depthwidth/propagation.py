@@ -98,7 +98,15 @@ def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Any) 
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def walk_tree(
+def walk_tree(*arguments: Any, **given: Any) -> Walk:
+    """The walk behind :func:`propagate`, before its rows are made into a table; the same arguments."""
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused at the next map, in a sentence
+        return _walk_tree(*arguments, **given)
+
+
+def _walk_tree(
     tree: Transformer,
     init: str | Recipe = "shipped",
     *,
@@ -113,7 +121,6 @@ def walk_tree(
     dropout: bool = True,
     finite_width: bool = True,
 ) -> Walk:
-    """The walk behind :func:`propagate`, before its rows are made into a table; the same arguments."""
     given = _Input.of(tree, variance, correlation, gram, token_match)
     run = tree.run(given.tokens or context, source)
     check_whole("propagate", smallest=2, context=run.tokens)

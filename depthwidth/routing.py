@@ -14,8 +14,8 @@ from .errors import InputError
 
 Array = Any
 
-DRAWS = 1 << 20
-"""Random numbers behind each average. Its standard error is below 1 % for 8 experts, and 2 % for 128."""
+DRAWS = 1 << 19
+"""Random numbers behind each average. Its standard error is about 1 % for 8 experts, and 2 % for 128."""
 
 
 class Routing(NamedTuple):
@@ -56,8 +56,8 @@ def routing(variance: float, correlation: float, experts: int, top_k: int, renor
     Examples
     --------
     >>> even = routing(0.0, 0.0, 8, 2)
-    >>> round(even.overlap, 3), round(even.pair_overlap, 3)
-    (0.5, 0.125)
+    >>> round(even.overlap, 2), round(even.pair_overlap, 2)
+    (0.5, 0.13)
     >>> routing(1.0, 1.0, 8, 8).pair_overlap == routing(1.0, 1.0, 8, 8).overlap
     True
     """
@@ -67,7 +67,7 @@ def routing(variance: float, correlation: float, experts: int, top_k: int, renor
         raise InputError(f"routing: variance={variance}, correlation={correlation}, top_k={top_k} of {experts} is out of range")
     one, other = _standard(experts)
     second = correlation * one + np.sqrt(max(0.0, 1 - correlation**2)) * other if correlation < 1 else one
-    (p, w), (q, v) = (_weights(scores, variance, top_k, renormalized) for scores in (one, second))
+    (p, w), (q, v) = _first(variance, experts, top_k, renormalized), _weights(second, variance, top_k, renormalized)
 
     def jacobians(p: Array, w: Array, q: Array, v: Array) -> float:
         # trace of the product of two Jacobians, of which each row e is p_e (1 if chosen - w)
@@ -86,6 +86,12 @@ def _standard(experts: int) -> tuple[Array, Array]:
     pairs = max(2048, DRAWS // (2 * experts))
     rng = np.random.default_rng(experts)
     return rng.standard_normal((pairs, experts)), rng.standard_normal((pairs, experts))
+
+
+@functools.lru_cache(maxsize=1)
+def _first(variance: float, experts: int, top_k: int, renormalized: bool) -> tuple[Array, Array]:
+    """The weights of the first token of each pair, which do not depend on the correlation."""
+    return _weights(_standard(experts)[0], variance, top_k, renormalized)
 
 
 def _weights(scores: Array, variance: float, top_k: int, renormalized: bool) -> tuple[Array, Array]:

@@ -237,6 +237,20 @@ def quotient(a: Number, b: Number) -> Number:
     return np.divide(a, b, out=np.zeros(np.broadcast_shapes(np.shape(a), b.shape)), where=b != 0)
 
 
+def finite(signal: AnySignal, role: str) -> Any:
+    """The signal, if all its moments are finite.
+
+    Raises
+    ------
+    InputError
+        if they are not.
+    """
+    q = signal.second_moment
+    if not (math.isfinite(q) if isinstance(q, float) else bool((abs(q) < math.inf).all())):
+        raise InputError(f"{role}: the moments of this initialisation grow beyond all numbers")
+    return signal
+
+
 def common(values: Number) -> float | None:
     """The one value that all have to rounding, or None."""
     if isinstance(values, float | int):

@@ -188,11 +188,11 @@ class Windows:
         rows = asking.nodes - 1
         self.lengths = (last - first + 1)[rows].astype(float)
         """Keys in the window of each node; shape (n,)"""
-        every = np.arange(1, source.length + 1)
-        seen = (every >= first[:, None]) & (every <= last[:, None])  # (L_q, L_k)
+        # Which of the source's nodes each position attends to; (L_q, n_k)
+        columns = ((source.nodes >= first[:, None]) & (source.nodes <= last[:, None])).astype(float)
         self.dense = asking.dense and source.dense
         if self.dense:
-            self.seen = seen.astype(float)
+            self.seen = columns
             return
         cumulative = np.concatenate([np.zeros((1, source.count)), np.cumsum(source.weights, axis=0)])
         a, b = np.meshgrid(rows, rows, indexing="ij")
@@ -201,7 +201,6 @@ class Windows:
         high, low = np.minimum(last[a], last[b]), np.maximum(first[a], first[b]) - 1
         self.common = cumulative[np.maximum(high, low)] - cumulative[low]
         """The same over what the windows of nodes a and a' have in common; shape (n_q, n_q, n_k)"""
-        columns = seen[:, source.nodes - 1].astype(float)  # (L_q, n_k)
         size = (last - first + 1).astype(float)
         self.askers = columns.T @ (asking.weights / size[:, None])
         """Sum over the positions that attend to source node b, each divided by its window's length; shape (n_k, n_q)"""

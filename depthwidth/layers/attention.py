@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..interpolation import Table, TableFamily
-from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Signal, TokenSignal, Walk
+from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Signal, TokenSignal, Walk, finite
 from .base import Child, Layer, Run, check_fraction, check_whole, component
 from .linear import Linear
 from .norms import Norm
@@ -17,6 +17,8 @@ from .positions import ALiBi, Rotary
 
 _SCORE_STEP = 0.1
 """Of the logarithm of the scores' variance: the tables between are right to 1e-4."""
+LARGEST_SCORES = 64.0
+"""Variance of attention scores, in nats^2, from which on they are taken to have this one."""
 _LOGSUMEXP_BYTES = 4  # a fused kernel keeps one float32 per query and head in place of the scores
 
 
@@ -122,7 +124,8 @@ class Attention(Layer):
         key = self._normed(self.key_norm, key, place, "key_norm")
         gain = self.head_dim * (1 / self.head_dim if self.scale is None else self.scale**2)
         raw = gain * query.second_moment * key.second_moment
-        place.at("scores").forward(x.of(raw, gain * query.first_second_moment * key.covariance))
+        scores = place.at("scores")
+        scores.forward(finite(x.of(raw, gain * query.first_second_moment * key.covariance), scores.role))
         bias = place.at("value").variance("bias") if self.bias else 0.0
         # Everything is proportional to the values' weights, so that tables serve layers of different ones.
         weight = value.second_moment - bias
@@ -146,12 +149,15 @@ class Attention(Layer):
         return signal if norm is None else norm.moments(signal, place.at(name))[0]
 
     def _capped(self, scores: Number) -> Number:
-        """Variance of the scores behind the soft cap."""
-        if self.softcap is None:
-            return scores
-        from ..activations import activation
+        """Variance of the scores behind the soft cap, and no more than what the integrals of a softmax reach.
 
-        return self.softcap**2 * activation("tanh").second_moment(scores / self.softcap**2)
+        There attention is all but one-hot; what of the gradient passes queries and keys is then too small.
+        """
+        if self.softcap is not None:
+            from ..activations import activation
+
+            scores = self.softcap**2 * activation("tanh").second_moment(scores / self.softcap**2)
+        return min(scores, LARGEST_SCORES) if isinstance(scores, float) else scores.clip(None, LARGEST_SCORES)
 
     def _tokens(self, scores: Number, x: AnySignal, source: AnySignal, query: AnySignal, weight: Number, walk: Walk) -> Any:
         """What the heads put out, position by position, and the map from its gradient to that of the tokens that ask.
@@ -171,10 +177,12 @@ class Attention(Layer):
             dropout=self.dropout if walk.dropout else 0.0,
         )
         normed = self.query_norm is not None
-        last = float(scores[-1]) if normed else float(scores[-1] / x.second_moment[-1] / _last(source.second_moment))
-        cap = self._capped(float(scores[-1])) / float(scores[-1])
+        # Scores of tokens of second moment 1; what bounds the largest bounds all.
+        largest = float(scores.max())
+        bound = self._capped(largest) / largest
+        unit = float(scores[-1]) if normed else float(scores[-1] / x.second_moment[-1] / _last(source.second_moment))
         memory = _as_arrays(source) if self.cross else None
-        moved = attend(x.second_moment, x.covariance, last * cap, memory=memory, normed=normed)
+        moved = attend(x.second_moment, x.covariance, unit * bound, memory=memory, normed=normed)
         value = _last(weight) / _last(source.second_moment)
         back_gain = value * self.heads * self.value_dim / self.width
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..formulas.moments import post_norm_log_drift, post_norm_log_variance
-from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Signal, Spread, quotient
+from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Signal, Spread, finite, quotient
 from .attention import Attention
 from .base import Child, Layer, Run, check_fraction, check_whole, component
 from .feed_forward import FeedForward, MixtureOfExperts
@@ -52,7 +52,7 @@ class Residual(Layer):
                 drift = self._collapsed_drift(kept, added, shape, place)
             y, pull_norm = self.norm_stream.moments(y, place.at("norm_stream"))
             y = y.spread_as(kept.spread and Spread.none(y))  # a norm leaves every draw with the same length
-        place.forward(y)
+        place.forward(finite(y, place.role))
 
         def pull(g: AnySignal) -> AnySignal:
             if pull_norm is not None:
@@ -160,7 +160,7 @@ class Block(Layer):
             added = f.times(scale**2)
             total = total.plus(added).spread_as(total.spread and total.spread.after(total, added, shape.omega, self.width))
             pulls.append((scale, pull_branch))
-        place.forward(total)
+        place.forward(finite(total, place.role))
 
         def pull(g: AnySignal) -> AnySignal:
             front = g.times(0.0)

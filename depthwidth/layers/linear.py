@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..signal import AnySignal, Place, Pullback
+from ..signal import AnySignal, Place, Pullback, finite
 from .base import Layer, Run, Shape, check_whole, component
 
 
@@ -28,7 +28,7 @@ class Linear(Layer):
         y = x.times(self.inputs * weight)
         if self.bias:
             y = y.with_bias(place.variance("bias"))
-        return place.forward(y), place.traced(lambda g: g.times(self.outputs * weight))
+        return place.forward(finite(y, place.role)), place.traced(lambda g: g.times(self.outputs * weight))
 
     def own_flops(self, run: Run) -> int:
         return 2 * run.positions * self.inputs * self.outputs

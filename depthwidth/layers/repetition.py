@@ -12,7 +12,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..interpolation import Table, spline_values
-from ..signal import Place, Pullback, Row, Signal, Spread, TokenSignal, Walk
+from ..signal import Place, Pullback, Row, Signal, Spread, TokenSignal, Walk, finite
 
 if TYPE_CHECKING:
     from .block import Block, Residual
@@ -77,7 +77,7 @@ def block_inputs(block: Block, x: Signal, place: Place, layers: range) -> Signal
     import numpy as np
 
     columns = np.array(states).T
-    return Signal(columns[0], columns[1], Spread(*columns[2:]) if x.spread else None)
+    return finite(Signal(columns[0], columns[1], Spread(*columns[2:]) if x.spread else None), place.role)
 
 
 def _state(x: Signal) -> tuple[float, ...]:
