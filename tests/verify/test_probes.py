@@ -165,9 +165,9 @@ def test_attention_is_that_of_the_scores(model, tokens):
     "more",
     [
         {"positions": "alibi", "window": 4}, {"positions": "relative"}, {"score_softcap": 0.5, "window": 3},
-        {"kind": "encoder"}, {"value_dim": 3},
+        {"kind": "encoder"}, {"value_dim": 3}, {"logit_scale": 1.3},
     ],
-    ids=["alibi", "relative", "softcap", "encoder", "values"],
+    ids=["alibi", "relative", "softcap", "encoder", "values", "scale"],
 )  # fmt: skip
 def test_attention_with_every_kind_of_mask(more, tokens):
     model = build(Transformer(**SHAPE, **more), "xavier", seed=0)
