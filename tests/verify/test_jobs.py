@@ -32,9 +32,9 @@ def test_the_large_sizes_have_runs(name):
 
 
 @pytest.mark.parametrize("name", jobs())
-def test_a_size_can_be_planned(name, size="tiny"):
+def test_a_size_can_be_planned(name):
     """Predictions are finite and name their formula and its version; a run that is planned twice is the same run."""
-    plan = make_plan(jobs()[name], size)
+    plan = make_plan(jobs()[name], "tiny")
     predictions = [*plan["predictions"], *(p for run in plan["runs"] for p in run["predictions"])]
     assert predictions
     for prediction in predictions:
@@ -42,7 +42,7 @@ def test_a_size_can_be_planned(name, size="tiny"):
         assert prediction["formula"]
         assert "+" in prediction["version"]
     assert all(run["cost"] > 0 for run in plan["runs"])
-    assert same_plan(plan, make_plan(jobs()[name], size))
+    assert same_plan(plan, make_plan(jobs()[name], "tiny"))
 
 
 @pytest.mark.parametrize("name", jobs())
