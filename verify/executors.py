@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -331,7 +331,7 @@ class RayExecutor:
         line = _Line(tasks)
         try:
             while True:
-                while len(flying) < self._places() and (task := line.following()) is not None:
+                while len(flying) < self._places(flying.values()) and (task := line.following()) is not None:
                     flying[remote.options(**self._resources(task)).remote(task)] = task
                 if not flying:
                     return
@@ -370,12 +370,14 @@ class RayExecutor:
     def _resources(self, task: Task) -> dict[str, float]:
         return {"num_cpus": task.cpus, "num_gpus": (task.gpus or 1.0) if self.device == "cuda" else 0.0}
 
-    def _places(self) -> int:
+    def _places(self, flying: Iterable[Task]) -> int:
         """How many tasks to have with the cluster: all that fit, and as many again so that no node waits for us."""
         if self.workers is not None:
             return self.workers
-        found = self.ray.cluster_resources()
-        return 2 * max(1, int(found.get("GPU" if self.device == "cuda" else "CPU", 1)))
+        kind = "GPU" if self.device == "cuda" else "CPU"
+        needs = [self._resources(task)[f"num_{kind.lower()}s"] for task in flying] or [1.0]
+        fit = self.ray.cluster_resources().get(kind, 1.0) / (sum(needs) / len(needs))
+        return 2 * max(1, int(fit))
 
 
 def _execute_far(task: Task) -> Outcome:

@@ -429,6 +429,9 @@ class Store:
                 with contextlib.suppress(OSError):
                     if time.time() - path.stat().st_mtime > LEFTOVER_S:
                         path.unlink()
+            for path in (self.root / "leases").glob("*.json"):
+                if RUN_NAME.fullmatch(path.stem) and lease_holder(path) is None:
+                    path.unlink(missing_ok=True)
             for folder in (self.root / "work").glob("*"):
                 if RUN_NAME.fullmatch(folder.name) and self.rows_of(folder.name) is not None:
                     shutil.rmtree(folder, ignore_errors=True)

@@ -292,6 +292,7 @@ def test_a_process_number_that_was_given_to_another_is_not_taken_for_the_owner(s
 def test_the_hold_of_another_machine_ends_when_it_is_silent(store):
     path = store.root / "leases" / f"{RUN}.json"
     path.write_text(json.dumps({"token": "t", "machine": "elsewhere", "pid": 1, "started": "1", "since": 0}))
+    store.tidy()
     with Leases(store) as leases:
         assert leases.claim(RUN) == "busy"
         os.utime(path, (time.time() - tables.SILENCE_S - 1,) * 2)

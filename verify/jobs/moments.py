@@ -112,12 +112,13 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
 
 def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     """Every stack by its worst site."""
-    stacks: dict[tuple[tuple[str, Any], ...], list[Row]] = {}
+    stacks: dict[str, list[Row]] = {}
     for row in rows:
-        stacks.setdefault(tuple(row["labels"].items()), []).append(row)
+        parts = [str(row["labels"].get(part, "")) for part in ("placement", "scheme", "mask", "activation")]
+        shape = f"{row['labels'].get('depth')}x{row['labels'].get('width')}"
+        stacks.setdefault(" ".join([*parts, shape]).strip(), []).append(row)
     lines, passing, noisy = [], [], []
-    for labels, its in stacks.items():
-        name = " ".join(f"{key}={value}" for key, value in labels)
+    for name, its in stacks.items():
         worst = {q: max((r for r in its if r["quantity"] == q), key=_excess, default=None) for q in TOLERANCE}
         found = [row for row in worst.values() if row is not None]
         if all(_excess(row) <= 0 for row in found):
