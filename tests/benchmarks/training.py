@@ -2,6 +2,7 @@
 
     python tests/benchmarks/training.py --nanogpt PATH             # a checkout of github.com/karpathy/nanoGPT
     python tests/benchmarks/training.py --nanogpt PATH --sweep     # 16 models, ours in one program against 16 runs
+    python tests/benchmarks/training.py --nanogpt PATH --updates   # updates alone, in turn in one process
     python tests/benchmarks/training.py --modes                    # without nanoGPT: our two ways through an ensemble
 
 Both train the same shape (no biases, tied embedding, GELU, learned positions) on the same bytes with the same batch, context,
@@ -230,6 +231,78 @@ def modes(members: int, repeats: int) -> dict[str, str]:
     return found
 
 
+def updates(options: argparse.Namespace) -> dict[str, str]:
+    """Processor milliseconds of an update, in one process and one thread, nanoGPT's model and optimizer and ours in turn.
+
+    What ``train.py`` does in an update is written out here with nanoGPT's own model, optimizer and way to read its data; it is
+    what to read on a machine that others use, where the times of whole processes mean little.
+    """
+    import numpy as np
+    import torch
+
+    from depthwidth import Transformer
+    from verify.corpus import python_sources
+    from verify.ensemble import train_ensemble
+    from verify.model import build
+    from verify.train import Training, train
+
+    sys.path.insert(0, str(options.nanogpt))
+    from model import GPT, GPTConfig  # type: ignore[import-not-found]
+
+    torch.set_num_threads(1)
+    corpus, context, batch, members = python_sources(BYTES), options.context, options.batch, options.members
+    data = corpus.train.numpy().astype(np.uint16)
+    shape = {"n_layer": options.depth, "n_head": options.heads, "n_embd": options.width, "block_size": context}
+    peer = GPT(GPTConfig(vocab_size=256, dropout=0.0, bias=False, **shape))
+    optimizer = peer.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
+
+    def their_update() -> None:
+        places = torch.randint(len(data) - context, (batch,))
+        x, y = (torch.stack([torch.from_numpy(data[i + j : i + j + context].astype(np.int64)) for i in places]) for j in (0, 1))
+        peer(x, y)[1].backward()
+        torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    tree = Transformer(
+        depth=options.depth, width=options.width, heads=options.heads, vocab=256, context=context, bias=False, norm_bias=False
+    )
+    taken: dict[str, list[float]] = {"nanoGPT": [], "ours, one model": [], "ours, ensemble": []}
+
+    def lap(name: str, since: list[float], models: int) -> None:
+        """Add the time since the last lap, then let nanoGPT have its turn."""
+        now = time.process_time()
+        if since:
+            taken[name].append(1e3 * (now - since.pop()) / models)
+        start = time.process_time()
+        their_update()
+        taken["nanoGPT"].append(1e3 * (time.process_time() - start))
+        since.append(time.process_time())
+
+    class Clock:
+        since: list[float]
+
+        def log(self, step: int, values: object) -> None:
+            lap("ours, one model", self.since, 1)
+
+        def close(self) -> None:
+            pass
+
+    clock, since = Clock(), list[float]()
+    clock.since = []
+    training = Training(steps=options.steps, batch=batch, context=context, evaluate_batches=0)
+    train(build(tree, seed=0), corpus, training, loggers=[clock], log_every=1, device="cpu", progress=False)
+    training = Training(steps=max(options.steps // 4, 6), batch=batch, context=context, evaluate_batches=0)
+    models = [build(tree, seed=i) for i in range(members)]
+    train_ensemble(
+        models, corpus, training, mode=options.mode, device="cpu", on_step=lambda *_: lap("ours, ensemble", since, members)
+    )
+    middle = {name: statistics.median(times) for name, times in taken.items()}
+    found = {f"{name}, ms a model": spread(times, 2) for name, times in taken.items()}
+    found |= {f"ratio, {name}": f"{middle['nanoGPT'] / middle[name]:.2f}" for name in ("ours, one model", "ours, ensemble")}
+    return {"shape": f"{members} of {tree.parameters:,} parameters, {batch * context} tokens, {options.mode}", **found}
+
+
 def spread(values: list[float], digits: int = 2) -> str:
     """Median and quartiles."""
     if len(values) < 2:
@@ -242,6 +315,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", type=Path)
+    parser.add_argument("--updates", action="store_true", help="compare updates inside one process")
     parser.add_argument("--modes", action="store_true", help="compare the ways through an ensemble")
     parser.add_argument("--sweep", action="store_true", help="many models instead of one")
     sizes = {"members": 16, "peers": 16, "workers": 1, "depth": 4, "width": 128, "heads": 4, "context": 64, "batch": 12}
@@ -257,6 +331,8 @@ def main() -> None:
         parser.error(f"--steps must exceed {SHORT + WARM}")
     if options.modes:
         found: dict[str, Any] = modes(options.members, options.repeats)
+    elif options.updates and options.nanogpt is not None:
+        found = updates(options)
     elif options.nanogpt is None:
         parser.error("--nanogpt PATH or --modes says what to measure")
     else:
