@@ -69,7 +69,7 @@ def test_the_covariance_of_a_normed_gradient_against_its_exact_value():
 
 
 def test_mistakes_are_told_in_a_sentence():
-    with pytest.raises(InputError, match="no grid of 'linaer' .did you mean 'linear'"):
+    with pytest.raises(InputError, match=r"no grid of 'linaer' .did you mean 'linear'"):
         axes("linaer")
     with pytest.raises(InputError, match="'std' is missing or unknown"):
         predict("softmax", {"correlation": 0.0})
