@@ -1,6 +1,7 @@
 """The measured rows on heads still say of today's formulas what the documents claim."""
 
 import csv
+import math
 
 import pytest
 
@@ -45,3 +46,32 @@ def test_entropy_at_initialisation():
     assert abs(ratio["llama", 0] - 1) < 0.05
     assert ratio["llama", 1] < 0.75
     assert ratio["llama", 3] < 0.2
+
+
+def test_training_makes_logits_less_gaussian():
+    """How far attention is from uniform, measured over predicted: right early, too small later."""
+    ratios = {}
+    uniform = sum(math.log(n) for n in range(33, 65)) / 32
+    for r in rows("attention_training"):
+        measured, predicted = (uniform - float(r[name]) for name in ("measured", "predicted"))
+        ratios.setdefault(int(r["steps"]), []).append(measured / predicted)
+    assert all(0.9 < ratio < 1.1 for ratio in ratios[50])
+    assert all(0.6 < ratio < 0.9 for ratio in ratios[600])
+
+
+def test_heads_that_share_a_width_meet_a_bottleneck():
+    losses = {}
+    for r in rows("low_rank_bottleneck"):
+        losses.setdefault((r["setting"], int(r["heads"])), []).append(float(r["measured"]))
+    assert min(losses["width / heads", 16]) - max(losses["fixed size", 16]) > 0.1
+    assert sum(losses["width / heads", 16]) > sum(losses["width / heads", 1]) > sum(losses["width / heads", 4])
+
+
+def test_diffuse_students_lie_below_the_law_of_long_rows():
+    spectrum = laws.power_spectrum(16, 1.0, 1.0)
+    for r in rows("diffuse_saturation"):
+        n = int(r["length"])
+        law = laws.diffuse_errors(spectrum, n)[int(r["head_dim"])]
+        assert float(r["predicted"]) == pytest.approx(law, rel=1e-4)
+        low, high = {64: (0.64, 0.69), 256: (0.77, 0.82)}[n]
+        assert low < float(r["measured"]) / law < high
