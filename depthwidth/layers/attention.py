@@ -220,18 +220,20 @@ class Attention(Layer):
         rate = self.dropout if walk.dropout else 0.0
         moving = query.correlation if self.cross else source.correlation
         fixed = source.correlation if self.cross else 0.0
-        key = (self, walk.length, walk.source_length, rate, round(fixed, 12))
+        # Behind a norm, which leaves no spread, all tokens have one size in every draw.
+        equal = source.spread is None if walk.finite_width else None
+        key = (self, walk.length, walk.source_length, rate, round(fixed, 12), equal)
         family = walk.tables.get(key)
         if family is None:
 
             def table(score: float) -> Table:
-                return Table(functools.partial(self._columns, score, fixed, rate, walk), 0.0, 1.0)
+                return Table(functools.partial(self._columns, score, fixed, rate, equal, walk), 0.0, 1.0)
 
             family = walk.tables[key] = TableFamily(table, _SCORE_STEP)
         clipped = min(1.0, max(0.0, moving)) if isinstance(moving, float) else moving.clip(0.0, 1.0)
         return family(scores, clipped)
 
-    def _columns(self, scores: float, source: float, rate: float, walk: Walk, r: Any) -> Any:
+    def _columns(self, scores: float, source: float, rate: float, equal: bool | None, walk: Walk, r: Any) -> Any:
         """A row for each correlation r of the tokens; in cross-attention of the asking ones, `source` being the keys'."""
         import numpy as np
 
@@ -249,6 +251,7 @@ class Attention(Layer):
             "score_gain": scores,
             "dropout": rate,
             "causal": self.causal and not self.cross,
+            "equal_norms": equal,
         }
         if self.cross:
             given |= {"queries": walk.length, "correlation": source + 0.0 * r, "row_correlation": r}
