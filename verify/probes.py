@@ -158,7 +158,7 @@ def probe(
 
     A measured step takes, in times of a plain training step, at all sites of 4 blocks of width 256 on 8 x 128 tokens, on one
     thread of a shared CPU (``tests/benchmarks/probes.py``): 1.2 for moments, 1.3 with those of gradients, 1.1 for attention,
-    1.4 for all of these; 2.5 for the ranks of outputs, 1.4 for those of weights, 1.05 for updates. A step that is not measured
+    1.4 for all of these; 2.8 for the ranks of outputs, 1.4 for those of weights, 1.0 for updates. A step that is not measured
     takes 1.0, as nothing is attached.
     """
     asked = _asked(quantities, optimizer)
