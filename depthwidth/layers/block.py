@@ -160,9 +160,17 @@ class Block(Layer):
             added = f.times(scale**2)
             total = total.plus(added).spread_as(total.spread and total.spread.after(total, added, shape.omega, self.width))
             pulls.append((scale, pull_branch))
+        behind: list[Pullback] = []
+        for name, branch in self.branches:  # the sum is what every branch's post-norm sees, one after the other
+            if branch.norm_stream is not None:
+                total, pull_norm = branch.norm_stream.moments(total, place.at(name).at("norm_stream"))
+                total = total.spread_as(x.spread and Spread.none(total))
+                behind.append(pull_norm)
         place.forward(finite(total, place.role))
 
         def pull(g: AnySignal) -> AnySignal:
+            for pull_norm in reversed(behind):
+                g = pull_norm(g)
             front = g.times(0.0)
             for scale, pull_branch in pulls:
                 front = front.plus(pull_branch(g.times(scale**2)))

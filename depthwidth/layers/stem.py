@@ -70,14 +70,9 @@ class TokenStem(Layer):
         are of the same segment with the probability `segment_match`.
         """
         x = identity.times(self.scale**2 * place.at("tokens").variance("weight"))
-        if isinstance(self.positions, LearnedPositions):
-            x = x.plus(identity.times(place.at("positions").variance("weight"), 0.0))
-        elif self.positions is not None:
-            waves = _sinusoidal(self.tokens.width, identity, place.walk.length)
-            x = x.plus(identity.of(0.5 * identity.second_moment, 0.5 * waves))
-        if self.segments is not None:
-            q, nothing = place.at("segments").variance("weight"), 0.0 * identity.covariance
-            x = x.plus(identity.of(q * identity.second_moment, q * segment_match + nothing))
+        narrow = self.projection is not None and self.projection.inputs != self.projection.outputs
+        if not (narrow and self._added_width == self.width):
+            x = self._with_positions(x, identity, segment_match, place)
         if place.walk.finite_width:
             x = x.spread_as(Spread.of_gaussian(x, self.tokens.width))
         pulls: list[Pullback] = []
@@ -89,6 +84,10 @@ class TokenStem(Layer):
         if self.projection is not None:
             x, pull_projection = self.projection.moments(x, place.at("projection"))
             pulls.append(pull_projection)
+            if narrow and self._added_width == self.width:
+                x = self._with_positions(x, identity, segment_match, place)
+            if place.walk.finite_width:
+                x = x.spread_as(Spread.of_gaussian(x, min(self.projection.inputs, self.projection.outputs)))
         place.forward(x)
 
         def pull(g: AnySignal) -> AnySignal:
@@ -97,6 +96,24 @@ class TokenStem(Layer):
             return g.times(1 / (1 - rate), 1.0)
 
         return x, place.traced(pull)
+
+    @property
+    def _added_width(self) -> int | None:
+        """Features of the learned positions or segments; None where there are none."""
+        tables = [part for part in (self.positions, self.segments) if isinstance(part, LearnedPositions | Embedding)]
+        return tables[0].width if tables else None
+
+    def _with_positions(self, x: AnySignal, identity: AnySignal, segment_match: float, place: Place) -> Any:
+        """What positions and segments add; where they are as wide as the stream, behind the projection."""
+        if isinstance(self.positions, LearnedPositions):
+            x = x.plus(identity.times(place.at("positions").variance("weight"), 0.0))
+        elif self.positions is not None:
+            waves = _sinusoidal(self.tokens.width, identity, place.walk.length)
+            x = x.plus(identity.of(0.5 * identity.second_moment, 0.5 * waves))
+        if self.segments is not None:
+            q, nothing = place.at("segments").variance("weight"), 0.0 * identity.covariance
+            x = x.plus(identity.of(q * identity.second_moment, q * segment_match + nothing))
+        return x
 
     def own_saved(self, run: Run) -> int:
         mask = run.positions * self.tokens.width if self.dropout else 0

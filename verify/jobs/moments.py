@@ -26,17 +26,25 @@ NOISE = 3.0
 ENGINE = ("depthwidth.propagation", "depthwidth.signal", "depthwidth.formulas.moments", "depthwidth.initialization")
 
 _STACKS = tuple(product(("pre", "post"), ("xavier", "deepscale"), ("full", "causal"), ("relu", "gelu", "silu")))
-# depth, width, tokens, draws, and which stacks
-_SIZES: dict[str, tuple[tuple[int, int, int, int, tuple[tuple[str, str, str, str], ...]], ...]] = {
-    "tiny": ((3, 64, 16, 16, (_STACKS[0], _STACKS[11], _STACKS[19])),),
-    "small": ((12, 128, 64, 64, _STACKS), (48, 64, 32, 32, _STACKS[:12])),
-    "gpu": ((12, 512, 256, 256, _STACKS), (48, 256, 128, 256, _STACKS), (192, 128, 64, 128, _STACKS)),
-    "full": (
-        *((12, width, 256, 1024, _STACKS) for width in (128, 256, 512, 1024)),
-        *((depth, 256, 128, 1024, _STACKS) for depth in (1, 3, 48, 192)),
-        (1000, 256, 128, 256, _STACKS),
+_GELU = tuple(stack for stack in _STACKS if stack[3] == "gelu")
+_STEADY = tuple(stack for stack in _GELU if stack[:2] != ("post", "xavier"))  # whose gradients are not log-normal
+# depth, width, tokens, draws, dropout rate, and which stacks
+_SIZES: dict[str, tuple[tuple[int, int, int, int, float, tuple[tuple[str, str, str, str], ...]], ...]] = {
+    "tiny": ((3, 64, 16, 16, 0.0, (_STACKS[0], _STACKS[11], _STACKS[19])), (2, 64, 16, 16, 0.1, _STACKS[16:17])),
+    "small": (
+        (12, 128, 64, 192, 0.0, _STACKS), (12, 128, 64, 96, 0.1, _GELU), (1, 256, 64, 96, 0.0, _GELU),
+        (48, 64, 32, 96, 0.0, _STACKS[:12]), (192, 64, 32, 24, 0.0, _STEADY),
     ),
-}
+    "gpu": (
+        (12, 512, 256, 256, 0.0, _STACKS), (12, 512, 256, 256, 0.1, _GELU), (48, 256, 128, 256, 0.0, _STACKS),
+        (192, 128, 64, 128, 0.0, _STACKS),
+    ),
+    "full": (
+        *((12, width, 256, 1024, rate, _STACKS) for width in (128, 256, 512, 1024) for rate in (0.0, 0.1)),
+        *((depth, 256, 128, 1024, 0.0, _STACKS) for depth in (1, 3, 48, 192)),
+        (1000, 256, 128, 256, 0.0, _STACKS),
+    ),
+}  # fmt: skip
 
 
 def _built(spec: Mapping[str, Any]) -> tuple[Transformer, Recipe]:
@@ -46,13 +54,13 @@ def _built(spec: Mapping[str, Any]) -> tuple[Transformer, Recipe]:
 
 def runs(size: str) -> Iterator[Run]:
     """One run a stack: norm placement, scheme, mask, activation, and shape."""
-    for depth, width, tokens, draws, stacks in _SIZES[size]:
+    for depth, width, tokens, draws, rate, stacks in _SIZES[size]:
         for placement, scheme, mask, activation in stacks:
             tree = {
                 "depth": depth, "width": width, "heads": max(1, width // 64), "context": tokens, "vocab": 100,
                 "kind": "encoder" if mask == "full" else "decoder", "activation": activation, "gated": activation == "silu",
                 "bias": False, "positions": "none", "placement": placement, "head": "none", "final_norm": False,
-                "norm_affine": False,
+                "norm_affine": False, "dropout": rate, "attention_dropout": rate, "ffn_dropout": rate,
             }  # fmt: skip
             spec = {
                 "tree": tree, "scheme": scheme, "draws": draws, "correlation": CORRELATION, "dtype": "float32",
@@ -65,6 +73,7 @@ def runs(size: str) -> Iterator[Run]:
                 "activation": activation,
                 "depth": depth,
                 "width": width,
+                "dropout": rate,
             }
             # A draw costs its matrices, drawn and multiplied: about depth * width^2 * tokens.
             cost = draws * depth * (width / 64) ** 2 * (1 + tokens / 64)
@@ -73,7 +82,7 @@ def runs(size: str) -> Iterator[Run]:
 
 def _predictions(spec: Mapping[str, Any]) -> Iterator[Prediction]:
     tree, made = _built(spec)
-    frame = propagate(tree, made, variance=1.0, correlation=spec["correlation"], dropout=False)
+    frame = propagate(tree, made, variance=1.0, correlation=spec["correlation"])
     name = "encoder" if tree.decoder is None else "decoder"
     version = version_of(*ENGINE)
     behind = {f"{name}.block.{layer}": layer for layer in range(tree.depth)}
