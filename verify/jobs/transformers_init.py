@@ -19,8 +19,8 @@ _VOCABULARY = 1024  # tokens are bytes; the other rows of the table are there to
 _SIZES = {
     "tiny": (2, 64, 24, 12, 1),
     "small": (12, 256, 64, 48, 2),
-    "gpu": (12, 768, 256, 128, 4),
-    "full": (48, 1024, 512, 512, 8),
+    "gpu": (12, 768, 128, 128, 4),
+    "full": (24, 1024, 256, 512, 8),
 }
 
 
