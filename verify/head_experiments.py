@@ -27,7 +27,7 @@ from depthwidth.errors import InputError
 from depthwidth.formulas import heads as laws
 from depthwidth.formulas.attention import score_variance
 from depthwidth.initialization import recipe, shipped_options
-from depthwidth.propagation import walk_tree
+from depthwidth.propagation import moments_of
 from depthwidth.softmax_integrals import overlap
 
 Row = dict[str, Any]
@@ -201,11 +201,11 @@ def predicted_attention(fields: Mapping[str, Any]) -> list[Concentrated]:
     match = float((counts / n).square().sum(1).mean())
     match = (match - 1 / n) / (1 - 1 / n)  # between different positions of one sequence
     made = recipe(tree, "shipped", **shipped_options(dict(fields)))
-    walk = walk_tree(tree, made, token_match=match, context=n, dropout=False)
-    scores = [r for r in walk.rows if r.role.endswith("attention.scores") and r.direction == "forward"]
+    sites = moments_of(tree, made, token_match=match, context=n, dropout=False)
+    scores = [r for r in sites if r["site"].endswith("attention.scores") and r["direction"] == "forward"]
     lengths, found = range(n // 2 + 1, n + 1), []
     for r in scores:
-        variance = float(score_variance(r.second_moment, r.covariance / r.second_moment))
+        variance = float(score_variance(r["second_moment"], r["correlation"]))
         rows = overlap([variance] * len(lengths), list(lengths), tree.head_dim)
         found.append((variance, float(rows.entropy.mean()), float(rows.P.mean())))
     return found
