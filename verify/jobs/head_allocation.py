@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from ..tables import Row
-from . import Comparison, Context, Job, Measurement, Outcome, Prediction, Run, Verdict
+from . import Comparison, Context, Job, Measurement, Outcome, Prediction, Run, Verdict, version_of
 
 # shares of the query-key dimensions that stay, context, width, layers, steps, seeds
 _SIZES: dict[str, tuple[tuple[float, ...], int, int, int, int, int]] = {
@@ -25,6 +25,13 @@ def runs(size: str) -> Iterator[Run]:
     spec = {"shares": list(shares), "context": context, "width": width, "layers": layers, "steps": steps, "dtype": "float32"}
     for seed in range(seeds):
         yield Run(spec, seed, {"layers": layers, "width": width}, cost=steps * context * layers * width**2)
+
+
+def predict(size: str) -> Iterator[Prediction]:
+    """The sign of a difference: the loss of the allocated cut less that of the uniform one is not above 0."""
+    version = version_of("depthwidth.head_allocation")
+    for share in _SIZES[size][0]:
+        yield Prediction("loss_difference", 0.0, "depthwidth.head_allocation", version, f"{share:g}")
 
 
 def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
@@ -71,5 +78,6 @@ JOB = Job(
     runs=runs,
     measure=measure,
     judge=judge,
+    predict=predict,
     uses=("verify.head_experiments", "verify.heads", "depthwidth.head_allocation"),
 )

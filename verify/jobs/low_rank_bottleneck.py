@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from ..tables import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict
+from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, version_of
 
 # heads, width, fixed head size, context, steps, seeds
 _SIZES: dict[str, tuple[tuple[int, ...], int, int, int, int, int]] = {
@@ -31,6 +31,11 @@ def runs(size: str) -> Iterator[Run]:
                 }  # fmt: skip
                 labels = {"heads": count, "size": name, "head_dim": dims}
                 yield Run(spec, seed, labels, cost=steps * context * (8 * width**2 + 4 * width * count * dims))
+
+
+def predict(size: str) -> Iterator[Prediction]:
+    """The sign of a difference: at the most heads, the loss of the fixed size less that of the shared width is below 0."""
+    yield Prediction("loss_difference", 0.0, "heads.bottleneck_heads", version_of("depthwidth.formulas.heads"), "most heads")
 
 
 def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
@@ -85,5 +90,6 @@ JOB = Job(
     runs=runs,
     measure=measure,
     judge=judge,
+    predict=predict,
     uses=("verify.head_experiments",),
 )
