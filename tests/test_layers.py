@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,6 +34,7 @@ from depthwidth.layers import (
     TokenStem,
     Unembedding,
 )
+from depthwidth.layers.positions import rotation_overlap
 
 MANY = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 RUN = Run(tokens=5, batch=2)
@@ -281,3 +283,16 @@ def test_components_are_values():
         Linear(1, 1).inputs = 2
     assert Linear(1, 1).replace(outputs=3) == Linear(1, 3)
     assert math.isclose(Rotary().base, 10000.0)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_rotations_leave_the_mean_cosine_of_the_pairs_in_a_row(causal):
+    """Against all pairs of keys, rotated one by one; a quarter of the dimensions turned leaves more."""
+    length, head_dim = 24, 16
+    angles = np.multiply.outer(np.arange(length), 10000.0 ** (-np.arange(head_dim // 2) / (head_dim // 2)))
+    kernel = np.cos(angles[:, None] - angles[None]).mean(-1)
+    rows = range(2, length + 1) if causal else [length]
+    expected = np.mean([(kernel[:n, :n].sum() - n) / (n * (n - 1)) for n in rows])
+    assert rotation_overlap(Rotary(), head_dim, length, causal) == pytest.approx(expected, rel=1e-9)
+    assert rotation_overlap(Rotary(fraction=0.25), head_dim, length, causal) > expected + 0.05
+    assert rotation_overlap(Rotary(), head_dim, 1, causal) == 1.0

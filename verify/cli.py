@@ -190,11 +190,15 @@ def report(names: tuple[str, ...], html: str | None, now: bool, out: str, form: 
 @commands.command("export")
 @click.argument("file")
 @click.option("--job", "names", multiple=True, metavar="JOB", help="Only this job's; may be given again  [all].")
+@click.option("--evidence", is_flag=True, help="Predicted beside measured, as data/measured/ keeps them; FILE is a .csv.")
 @_folder
-def export_command(file: str, names: tuple[str, ...], out: str) -> None:
+def export_command(file: str, names: tuple[str, ...], evidence: bool, out: str) -> None:
     """Write plans and rows to FILE: .zip for another machine to import, .csv or .parquet for other programs."""
-    from .transfer import export_rows
+    from .transfer import export_evidence, export_rows
 
+    if evidence:
+        click.echo(f"{export_evidence(_existing(out), file, names)} rows in {file}")
+        return
     click.echo(f"{export_rows(_existing(out), file, names)} runs in {file}")
 
 

@@ -62,6 +62,61 @@ def export_rows(store: Store, path: str | Path, names: Sequence[str] = ()) -> in
     return len(rows)
 
 
+def export_evidence(store: Store, path: str | Path, names: Sequence[str] = ()) -> int:
+    """Write predictions beside measurements as ``data/measured/`` keeps them, for :mod:`depthwidth.evidence`.
+
+    Parameters
+    ----------
+    store, names : as in :func:`export_rows`.
+    path : a ``.csv`` file. It has a row for each quantity that was predicted and measured with an error; of deep stacks, blocks
+        1, 2, 3, 4, 6, 8, 12, 16 and so on.
+
+    Returns
+    -------
+    How many rows were written.
+
+    Raises
+    ------
+    InputError
+        if there is nothing to write, or the file cannot be written.
+    """
+    rows = [
+        _compared(row)
+        for its in store.rows().values()
+        for row in its
+        if (not names or row["job"] in names) and row["predicted"] is not None and row["stderr"] and _kept(row["site"])
+    ]
+    if not rows:
+        raise InputError(
+            f"export: {store.root} has no predicted and measured rows" + (f" of {', '.join(names)}" if names else "")
+        )
+    labels = sorted({name for row in rows for name in row["labels"]})
+    flat_rows = [{n: row["labels"].get(n) for n in labels} | {n: v for n, v in row.items() if n != "labels"} for row in rows]
+    flat_rows.sort(key=lambda row: [str(row[n]).zfill(8) for n in (*labels, "quantity")])
+    try:
+        write_whole(Path(path), as_csv(flat_rows).encode())
+    except OSError as error:
+        raise InputError(f"export: {shown(str(path))} cannot be written ({error.strerror or error})") from None
+    return len(rows)
+
+
+def _compared(row: Row) -> Row:
+    predicted, value, stderr = row["predicted"], row["value"], row["stderr"]
+    return {
+        "labels": row["labels"], "site": row["site"], "quantity": row["quantity"],
+        "predicted": float(f"{predicted:.6g}"), "measured": float(f"{value:.6g}"), "stderr": float(f"{stderr:.3g}"),
+        "relative_error": float(f"{predicted / value - 1:.3g}") if value else None,
+        "z": float(f"{(predicted - value) / stderr:.3g}"), "seed": row["seed"], "version": row["depthwidth"],
+        "torch": row["torch"], "device": row["device"], "dtype": row["dtype"], "date": row["date"][:10],
+    }  # fmt: skip
+
+
+def _kept(site: str) -> bool:
+    """Whether a site's block is one of those kept: 1, 2, 3, 4, 6, 8, 12 and so on, counted from 1."""
+    numbers = [int(part) + 1 for part in site.split(".") if part.isdigit()]
+    return all(number & (number - 1) == 0 or (number % 3 == 0 and (number // 3) & (number // 3 - 1) == 0) for number in numbers)
+
+
 def _write_archive(store: Store, target: Path, runs: set[str], names: Sequence[str]) -> None:
     waiting = target.with_name(f".{target.name}.part")
     try:

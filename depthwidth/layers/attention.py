@@ -13,7 +13,7 @@ from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Signal, Tok
 from .base import Child, Layer, Run, check_fraction, check_whole, component
 from .linear import Linear
 from .norms import Norm
-from .positions import ALiBi, Rotary
+from .positions import ALiBi, Rotary, rotation_overlap
 
 _SCORE_STEP = 0.1
 """Of the logarithm of the scores' variance: the tables between are right to 1e-4."""
@@ -125,7 +125,9 @@ class Attention(Layer):
         gain = self.head_dim * (1 / self.head_dim if self.scale is None else self.scale**2)
         raw = gain * query.second_moment * key.second_moment
         scores = place.at("scores")
-        scores.forward(finite(x.of(raw, gain * query.first_second_moment * key.covariance), scores.role))
+        # Two keys' scores share what a rotation by their distance leaves of their covariance.
+        left = self._left_by_rotation(walk.length)
+        scores.forward(finite(x.of(raw, left * gain * query.first_second_moment * key.covariance), scores.role))
         bias = place.at("value").variance("bias") if self.bias else 0.0
         # Everything is proportional to the values' weights, so that tables serve layers of different ones.
         weight = value.second_moment - bias
@@ -143,6 +145,13 @@ class Attention(Layer):
 
         pull_mixed = place.at("mix").traced(pull)
         return y, lambda g: pull_mixed(pull_out(g))
+
+    def _left_by_rotation(self, length: int) -> float:
+        """Share of the covariance of two keys' scores that is left, on average over the pairs that a query sees."""
+        if self.cross or not isinstance(self.position, Rotary):
+            return 1.0
+        reach = length if self.window is None else min(length, self.window)
+        return rotation_overlap(self.position, self.head_dim, reach, self.causal)
 
     @staticmethod
     def _normed(norm: Norm | None, signal: AnySignal, place: Place, name: str) -> Any:

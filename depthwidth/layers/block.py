@@ -70,7 +70,7 @@ class Residual(Layer):
         """
         (q, c), (a, a_pair) = kept.averages, added.averages
         collapse = quotient(c + a_pair, q + a)
-        strength, width = quotient(a, q), self.width
+        strength, width = quotient(a, q) + _NO_STRENGTH, self.width
         place.walk.write_log_variance(place.role, collapse * post_norm_log_variance(strength, width, shape.omega))
         return collapse * post_norm_log_drift(strength, width, shape.backward)
 
@@ -102,6 +102,10 @@ class Residual(Layer):
 
     def own_saved(self, run: Run) -> int:
         return run.positions * self.width if self.dropout else 0  # the dropout mask, one byte each
+
+
+_NO_STRENGTH = 1e-12
+"""Stands for the strength of a branch beside which there is no skip path, or that is 0: it then drifts nowhere."""
 
 
 @component

@@ -1,57 +1,71 @@
-"""The measured moments: the rows that are kept, and the job that makes them, at a size that runs in seconds."""
+"""The kept rows of the jobs on moments: what is predicted today, and within what was promised beforehand."""
 
 import csv
+import functools
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from verify.moments import measure  # noqa: E402
+from verify.jobs import find_job  # noqa: E402
+from verify.jobs.moments import NOISE, TOLERANCE  # noqa: E402
 
-ROWS = Path(__file__).parents[2] / "data" / "measured" / "moments_stacks.csv"
+MEASURED = Path(__file__).parents[2] / "data" / "measured"
+JOBS = {"moments": "moments.csv", "transformers-init": "transformers_init.csv"}
+LABELS = {
+    "moments": ("activation", "depth", "dropout", "mask", "placement", "scheme", "width"),
+    "transformers-init": ("depth", "family", "width", "window"),
+}
 
 
-def kept():
-    with ROWS.open(newline="", encoding="utf-8") as file:
+@functools.cache
+def kept(job):
+    with (MEASURED / JOBS[job]).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("row", kept(), ids=lambda row: f"{row['stack']} {row['quantity']}")
-def test_the_kept_rows_are_what_is_predicted_today(row):
+def excess(row, factor=1.0):
+    """How far a prediction, times `factor`, is outside what is allowed; not positive where it is inside."""
+    predicted, measured, stderr = factor * float(row["predicted"]), float(row["measured"]), float(row["stderr"])
+    allowed = TOLERANCE[row["quantity"]] * (1.0 if row["quantity"] == "correlation" else abs(measured))
+    return abs(predicted - measured) - allowed - NOISE * stderr
+
+
+# What does not meet the criterion, by name: a finding that stays visible until it is understood.
+OUTSIDE: dict[str, set[tuple[str, ...]]] = {"moments": set(), "transformers-init": set()}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_kept_rows_meet_the_criterion_but_for_those_that_are_named(job):
+    rows = kept(job)
+    assert len(rows) > 200
+    found = {tuple(row[name] for name in LABELS[job]) for row in rows if excess(row) > 0}
+    assert found == OUTSIDE[job]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_prediction_a_sixth_too_large_would_not(job):
+    """Of every quantity some rows tell it apart."""
+    for quantity in TOLERANCE:
+        rows = [row for row in kept(job) if row["quantity"] == quantity]
+        assert rows
+        assert max(excess(row, factor=7 / 6) for row in rows) > 0
+
+
+# The shallow stacks and the models, whose predictions take seconds in all.
+@pytest.mark.parametrize("job", JOBS)
+def test_the_kept_rows_are_what_is_predicted_today(job):
     """A formula that changes must bring new rows with it."""
-    from verify.moments import QUANTITIES, predict, stacks
-
-    shape = {name: int(row[name]) for name in ("depth", "width", "length")}
-    found = PREDICTIONS.setdefault(row["stack"], None)
-    if found is None:
-        tree, made = next((tree, made) for name, tree, made in stacks(**shape) if name == row["stack"])
-        found = PREDICTIONS[row["stack"]] = predict(tree, made)
-    assert found[QUANTITIES.index(row["quantity"])] == pytest.approx(float(row["predicted"]), rel=1e-4)
-
-
-PREDICTIONS: dict = {}
-
-
-def test_full_attention_is_predicted_within_its_noise():
-    """Vanilla post-norm gradients are log-normal over draws, and a mean of them says little; all others agree."""
-    rows = [r for r in kept() if " full " in r["stack"] and not r["stack"].startswith("post xavier")]
-    assert len(rows) == 27
-    for row in rows:
-        # Rows of one stack share their draws; beyond the noise, corrections of order 1/width^2 are left out.
-        assert abs(float(row["z"])) < 4 or abs(float(row["relative_error"])) < 0.05, row
-
-
-def test_causal_gradients_are_known_to_be_low():
-    """What is not right yet stays visible here until it is."""
-    rows = [r for r in kept() if " causal " in r["stack"] and r["quantity"] == "gradient_variance"]
-    assert all(float(row["relative_error"]) < 0 for row in rows)
-
-
-def test_the_job_at_a_small_size():
-    rows = list(measure(draws=12, seed=3, depth=2, width=64, length=16))
-    assert len(rows) == 24 * 3
-    full = [row for row in rows if " full " in row["stack"]]
-    assert all(abs(row["z"]) < 6 for row in full)
-    wrong = [row | {"z": (1.5 * row["predicted"] - row["measured"]) / row["stderr"]} for row in full if row["z"]]
-    assert max(abs(row["z"]) for row in wrong) > 6
+    rows = {}
+    for row in kept(job):
+        rows.setdefault(tuple(row[name] for name in LABELS[job]), {})[row["site"], row["quantity"]] = float(row["predicted"])
+    compared = 0
+    for run in find_job(job).runs("small"):
+        key = tuple(str(run.labels[name]) for name in LABELS[job])
+        for prediction in run.predictions:
+            then = rows[key].get((prediction.site, prediction.quantity))
+            if then is not None:
+                assert prediction.value == pytest.approx(then, rel=2e-4, abs=2e-5), (key, prediction)
+                compared += 1
+    assert compared == sum(map(len, rows.values()))
