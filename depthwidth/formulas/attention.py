@@ -1206,7 +1206,7 @@ def attention_moments(
     --------
     >>> layer = attention_moments(1.0, 0.2, length=64, width=256, head_dim=64, gradient_correlation=0.5)
     >>> print(f"{layer.second_moment:.4f} {layer.covariance:.4f} {layer.gradient:.3f}")
-    0.2286 0.2151 0.745
+    0.2286 0.2151 0.746
     """
     from ..errors import InputError
     from ..softmax_integrals import attention_overlap

@@ -77,7 +77,9 @@ def block_inputs(block: Block, x: Signal, place: Place, layers: range) -> Signal
     import numpy as np
 
     columns = np.array(states).T
-    return finite(Signal(columns[0], columns[1], Spread(*columns[2:]) if x.spread else None), place.role)
+    inputs = Signal(columns[0], columns[1], Spread(*columns[2:]) if x.spread else None)
+    finite(inputs, place.role)
+    return inputs
 
 
 def _state(x: Signal) -> tuple[float, ...]:

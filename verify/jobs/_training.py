@@ -41,12 +41,15 @@ def data_spec(limit: int, vocab: int = 256) -> dict[str, Any]:
     return {"limit": limit, "vocab": vocab, "sha256": about["sha256"], "train_tokens": about["train_tokens"]}
 
 
-@functools.cache
 def corpus_of(limit: int, vocab: int) -> Corpus:
     """The tokens, read once in a process and kept in a cache between processes."""
+    return _corpus(limit, vocab, os.environ.get(CORPUS_VARIABLE, ""))
+
+
+@functools.cache
+def _corpus(limit: int, vocab: int, own: str) -> Corpus:
     from .. import corpus
 
-    own = os.environ.get(CORPUS_VARIABLE, "")
     name = digest_of(canonical([limit, vocab, own, _stamp(own)]).encode())
     place = _cache() / name
     if place.is_dir():

@@ -123,9 +123,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     """Every stack by its worst site."""
     stacks: dict[str, list[Row]] = {}
     for row in rows:
-        parts = [str(row["labels"].get(part, "")) for part in ("placement", "scheme", "mask", "activation")]
-        shape = f"{row['labels'].get('depth')}x{row['labels'].get('width')}"
-        stacks.setdefault(" ".join([*parts, shape]).strip(), []).append(row)
+        stacks.setdefault(_name(row["labels"]), []).append(row)
     lines, passing, noisy = [], [], []
     for name, its in stacks.items():
         worst = {q: max((r for r in its if r["quantity"] == q), key=_excess, default=None) for q in TOLERANCE}
@@ -152,6 +150,14 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     if passing:
         return Verdict("holds on a range", f"{summary}: {', '.join(passing)}", tuple(lines))
     return Verdict("fails", summary, tuple(lines))
+
+
+def _name(labels: Mapping[str, Any]) -> str:
+    """A stack by its labels: words as they are, depth x width, and what else there is of numbers that are not 0."""
+    words = [value for value in labels.values() if isinstance(value, str)]
+    shape = "x".join(str(labels[name]) for name in ("depth", "width") if name in labels)
+    others = [f"{name} {value}" for name, value in labels.items() if not isinstance(value, str) and value]
+    return " ".join([*words, shape, *(part for part in others if not part.startswith(("depth ", "width ")))]).strip()
 
 
 def _allowed(row: Row) -> tuple[float, float]:
