@@ -339,11 +339,11 @@ class _State:
         logits, top = self.q("head.unembedding"), self.q("decoder" if setting.tree.decoder is not None else "encoder")
         if not (isinstance(head, LanguageHead) and logits and top and vocab > 1):
             return mean
+        from .formulas.moments import loss_gradient_second_moment
         from .softmax_integrals import overlap
 
-        # The cross-entropy's gradient by the logits is p - e_y; a label that knows nothing of the logits has E p_y = 1/V.
-        off = 1 - 2 / vocab + float(overlap(min(logits, 1e4), vocab).P)
-        return float(mean * math.sqrt(off * logits / (head.unembedding.width * top)))
+        weight = logits / (head.unembedding.width * top)
+        return float(mean * math.sqrt(loss_gradient_second_moment(weight, overlap(min(logits, 1e4), vocab).P, vocab)))
 
     @cached_property
     def sizes(self) -> dict[str, list[_Size]]:
@@ -545,6 +545,8 @@ def _score_variance(state: _State) -> Iterator[_Found]:
         found = _scores(other)
         if found is None:
             return None
+        from .concentration import phase_of
+
         row, variance, n = found
         rule = Rule(
             math.log(n) / 2,
@@ -552,7 +554,7 @@ def _score_variance(state: _State) -> Iterator[_Found]:
             "random-energy model: past (ln n)/2 the largest probability takes over the sum of squares, past 2 ln n attention "
             "condenses on a few tokens",
         )
-        where = "condensed" if variance > rule.limit else "transitional" if variance > 0.18 * math.log(n) else "diffuse"
+        where = phase_of(math.sqrt(variance / rule.limit))
         # Beyond 700 the context does not fit a float, and nobody's model has it.
         context = f"; it would condense at {math.exp(variance / 2):.3g} tokens or fewer" if 1 < variance < 700 else ""
         sentence = f"scores vary by {variance:.3g} within a row of {n} tokens: attention is {where}{context}"

@@ -1,6 +1,5 @@
 """Matches of tokens counted by hand, by brute force and by simulation; and files that are not what they should be."""
 
-import inspect
 import json
 import math
 import os
@@ -14,7 +13,7 @@ import depthwidth.text
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
 from depthwidth.initialization import embedding_correlation, recipe
-from depthwidth.propagation import moments_of, propagate
+from depthwidth.propagation import moments_of
 from depthwidth.text import Text, read_text
 
 
@@ -226,7 +225,6 @@ def test_moments_take_the_texts_matches(invoke, files):
     assert as_bytes[0]["correlation"] > stem["correlation"]
 
 
-@pytest.mark.skipif("gram" not in inspect.signature(propagate).parameters, reason="positions are not yet followed one by one")
 def test_moments_follow_the_positions_of_a_window(invoke, files):
     config, text = files
     rows = json.loads(invoke("moments", config, "--text", text, "--windows", "2", "--no-dropout", "--json").output)
