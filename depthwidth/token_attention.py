@@ -77,6 +77,8 @@ class TokenAttention:
     head_dim : d_h; None for the limit of infinite heads.
     width : d, of the tokens; None for the limit of infinite width.
     dropout : p, of the probabilities. 0 <= p < 1.
+    rotation : of rotary positions, the average cosine between keys so far apart; self-attention only. Scores of two keys then
+        share less than the values do. In two rows it also depends on how far the rows are apart, which is left out.
 
     Raises
     ------
@@ -109,6 +111,7 @@ class TokenAttention:
     def __init__(
         self, asking: Positions, source: Positions | None = None, *, causal: bool, window: int | None = None,
         head_dim: int | None = None, width: float | None = None, dropout: float = 0.0,
+        rotation: Callable[[Array], Array] | None = None,
     ) -> None:  # fmt: skip
         if not 0 <= dropout < 1:
             raise InputError(f"dropout={dropout} is outside [0, 1)")
@@ -128,6 +131,13 @@ class TokenAttention:
         place[upper] = place[upper[::-1]] = np.arange(self.split)
         self._place, self._along = place, place[rows, rows]
         self._tables: dict[int, _Tables] = {}
+        self.turned: Array | None = None
+        """What rotations leave of the covariance of two different tokens' keys; (n, n)"""
+        if rotation is not None:
+            apart = np.abs(asking.nodes[:, None] - asking.nodes)
+            if not self.sums.dense:  # two tokens near one node are a third of the way to its neighbours apart
+                apart = apart + np.diag(np.maximum(1, np.gradient(asking.nodes.astype(float)).astype(int) // 3))
+            self.turned = rotation(apart)
 
     def square(self, flat: Array) -> Array:
         """A symmetric matrix (..., n, n) of what is given for pairs of rows.
@@ -252,6 +262,12 @@ class _Layer:
             q, c = np.ones_like(q), c / (root[:, None] * root)
             qs, cs = np.ones_like(qs), cs / (root_s[:, None] * root_s)
         self.q = q
+        self.rest: Array | None = None  # of the values' covariance, what the scores do not share
+        if owner.turned is not None:
+            shared = cs * owner.turned
+            self.rest, cs = cs - shared, shared
+            if owner.sums.dense:
+                np.fill_diagonal(self.rest, 0.0)
         self._softmax(c, qs, cs)
         if normed:
             self._scale(*self.unit)
@@ -294,6 +310,11 @@ class _Layer:
         self.e, self.f = _coefficients(exponent, slope, off, terms)
         covariance = full[1] + middle + (self.e * covariances).sum(0)
         response = (self.f * covariances).sum(0)
+        self.slope = slope
+        if self.rest is not None:
+            more, responding = sums.apart(self.rest)
+            covariance += more[a, b]
+            response += slope * responding[a, b]
         if owner.width is not None:
             # Token products fluctuate: off the diagonal, each has this variance about its mean.
             stir = apart[a] * apart[b] / owner.width
@@ -329,7 +350,10 @@ class _Layer:
         g[split:] = gq
         ask = self.gain * self.response * g
         weighed = self.gain * self.product * g
-        second, covariance = sums.back(*owner.parts(g), *owner.parts(g * self.e + weighed * self.f))
+        powers = g * self.e + weighed * self.f
+        if self.rest is not None and sums.dense:
+            powers = np.concatenate([powers, (weighed * self.slope)[None]])
+        second, covariance = sums.back(*owner.parts(g), *owner.parts(powers))
         if owner.noise:
             dropped = owner.noise * weighed[split:] * self.own * self.rows.T
             second = second + sums.asked(owner.noise * g[split:] * self.rows.P + dropped)
@@ -417,6 +441,18 @@ class _Dense:
             covariances[k - 1] = full[k + 1] - mixed - mixed.T + full[k] * full[1]
         self.full = full
         return covariances, full, diagonal
+
+    def apart(self, rest: Array) -> tuple[Array, Array]:
+        """Over two windows: the mean of a covariance that is not the scores', and its covariance with K.
+
+        It then stands behind the powers of K for :meth:`back`.
+        """
+        a, x = self.a, self.x[1]
+        one = a @ rest
+        full = one @ a.T
+        mixed = (one * self.one[1]) @ a.T
+        self.x[-1], self.one[-1], self.full[-1] = rest, one, full
+        return full, a @ (rest * x) @ a.T - mixed - mixed.T + full * self.full[1]
 
     def back(self, g: Array, g_own: None, h: Array, extra: None) -> Moments:
         a = self.a
@@ -507,6 +543,14 @@ class _Smooth:
         pieces = one[1:-1] * beyond[1] + beyond[1:-1, None] * (one[1] + lone)  # (k, row, key)
         mixed += np.matmul(self.common, pieces.transpose(1, 2, 0)).transpose(2, 0, 1)
         return full[2:] - mixed - mixed.transpose(0, 2, 1) + full[1:-1] * full[1], full, diagonal
+
+    def apart(self, rest: Array) -> tuple[Array, Array]:
+        """Over two windows: the mean of a covariance that is not the scores'; it is smooth, and responds to nothing."""
+        keys = rest.shape[0]
+        rows = self.n.size
+        lone = (self.common.reshape(rows * rows, keys) @ np.diagonal(rest)).reshape(rows, rows)
+        full = _beside(self.a_beside, rest) @ self.a.T - lone
+        return full, np.zeros_like(full)
 
     def back(self, g: Array, g_own: Array, h: Array, extra: Array) -> Moments:
         t, both, one, beyond = self.askers, self.both, self.one[1:-1], self.beyond[1:-1]

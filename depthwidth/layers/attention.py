@@ -192,6 +192,7 @@ class Attention(Layer):
             head_dim=self.head_dim if walk.finite_width and not large else None,
             width=(self.memory_width or self.width) if walk.finite_width else None,
             dropout=self.dropout if walk.dropout else 0.0,
+            rotation=self.position.left_at(self.head_dim) if isinstance(self.position, Rotary) and not self.cross else None,
         )
         memory = _as_arrays(source) if self.cross else None
         moved = attend(x.second_moment, x.covariance, unit * bound, memory=memory, normed=normed)

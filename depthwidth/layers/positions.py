@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 from ..errors import InputError, shown
 from .base import Layer, Shape, check_whole, component
@@ -51,6 +53,10 @@ class Rotary(Layer):
         if not self.base > 0:
             raise InputError(f"Rotary: base={shown(self.base)} is not positive")
 
+    def left_at(self, head_dim: int) -> Callable[[Any], Any]:
+        """From distances of two positions, an array, to what rotations leave of a product, averaged over dimensions."""
+        return _left_at(self, head_dim)
+
 
 @component
 class ALiBi(Layer):
@@ -73,6 +79,18 @@ class RelativeBias(Layer):
 
 
 @functools.lru_cache(maxsize=64)
+def _left_at(rotary: Rotary, head_dim: int) -> Callable[[Any], Any]:
+    import numpy as np
+
+    turned = int(rotary.fraction * head_dim) // 2
+    if not turned:
+        return lambda distance: np.ones(np.shape(distance))
+    angles = rotary.base ** (-np.arange(turned) / turned)
+    share = 2 * turned / head_dim
+    return lambda distance: 1 - share * (1 - np.cos(np.multiply.outer(distance, angles)).mean(axis=-1))
+
+
+@functools.lru_cache(maxsize=64)
 def rotation_overlap(rotary: Rotary, head_dim: int, length: int, causal: bool) -> float:
     """Average cosine by which rotations turn two keys apart, over the dimensions of a head and pairs of keys in one row.
 
@@ -81,15 +99,12 @@ def rotation_overlap(rotary: Rotary, head_dim: int, length: int, causal: bool) -
     """
     import numpy as np
 
-    turned = int(rotary.fraction * head_dim) // 2
-    if length < 2 or not turned:
+    if length < 2:
         return 1.0
-    angles = rotary.base ** (-np.arange(turned) / turned)
     every = np.arange(1, length)
     # Beyond a few thousand positions a sample of the distances is as good.
     distance = every if length <= 4096 else np.unique(np.geomspace(1, length - 1, 4096).astype(int))
-    kernel = 1 + (np.cos(np.multiply.outer(distance, angles)).mean(1) - 1) * (2 * turned / head_dim)
-    kernel = np.interp(every, distance, kernel)
+    kernel = np.interp(every, distance, rotary.left_at(head_dim)(distance))
     # In a row of n keys, n - t pairs are t apart.
     rows = np.arange(2, length + 1)
     sums = rows * kernel.cumsum() - (every * kernel).cumsum()

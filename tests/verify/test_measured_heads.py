@@ -7,6 +7,7 @@ import pytest
 
 from depthwidth.coefficients import data_directory
 from depthwidth.formulas import heads as laws
+from depthwidth.layers.positions import Rotary, rotation_overlap
 
 
 def rows(name):
@@ -39,13 +40,14 @@ def test_an_allocated_cut_is_no_worse_than_a_uniform_one():
 
 
 def test_entropy_at_initialisation():
-    """GPT-2 as shipped: logit variance within 7 % in every layer. Llama as shipped: in the first alone."""
-    ratio = {(r["setting"], int(r["layer"])): float(r["predicted"]) / float(r["measured"])
-             for r in rows("attention_entropy") if r["quantity"] == "logit_variance"}  # fmt: skip
+    """Logit variance as shipped: GPT-2's within 7 % in every layer, Llama's within 13 %, which without rotations it is not."""
+    found = [r for r in rows("attention_entropy") if r["quantity"] == "logit_variance"]
+    ratio = {(r["setting"], int(r["layer"])): float(r["predicted"]) / float(r["measured"]) for r in found}
     assert all(abs(ratio["gpt2", layer] - 1) < 0.07 for layer in range(4))
-    assert abs(ratio["llama", 0] - 1) < 0.05
-    assert ratio["llama", 1] < 0.75
-    assert ratio["llama", 3] < 0.2
+    assert all(abs(ratio["llama", layer] - 1) < 0.13 for layer in range(4))
+    # Aligned tokens that no rotation turns apart would leave a quarter of it by the fourth layer.
+    left = rotation_overlap(Rotary(), 64, int(found[0]["length"]), causal=True)
+    assert ratio["llama", 3] * (1 - 0.9) / (1 - 0.9 * left) < 0.3
 
 
 def test_training_makes_logits_less_gaussian():
