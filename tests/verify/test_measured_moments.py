@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import math
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,25 @@ def test_the_kept_rows_are_what_is_predicted_today(job):
                 assert prediction.value == pytest.approx(then, rel=2e-4, abs=2e-5), (key, prediction)
                 compared += 1
     assert compared == sum(map(len, rows.values()))
+
+
+def test_vanilla_post_norm_gradients_are_log_normal_as_predicted():
+    """Typical value and spread of the gradient over draws, where a mean says little; the mean itself is told apart from it."""
+    from depthwidth import Transformer, propagate, recipe
+    from verify.moments import one_draw
+
+    draws = 150
+    tree = Transformer(
+        12, 64, 1, kind="encoder", activation="relu", bias=False, positions="none", vocab=100, context=16, placement="post",
+        head="none", final_norm=False, norm_affine=False,
+    )  # fmt: skip
+    made = recipe(tree, "xavier")
+    frame = propagate(tree, made, variance=1.0, correlation=0.9)
+    (row,) = frame[(frame.direction == "gradient") & (frame.site == "encoder.block.0")].itertuples()
+    generators = (torch.Generator().manual_seed(seed) for seed in range(draws))
+    logs = torch.tensor([float(one_draw(tree, made, 0.9, one, "cpu")[2, 1]) for one in generators]).log()
+    mean, variance = float(logs.mean()), float(logs.var())
+    error = math.sqrt(variance / draws)
+    assert abs(mean - (math.log(row.second_moment) - row.log_variance / 2)) < 5 * error
+    assert abs(mean - math.log(row.second_moment)) > 5 * error
+    assert abs(variance - row.log_variance) < 5 * variance * math.sqrt(2 / draws)  # of a Gaussian's variance
