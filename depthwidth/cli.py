@@ -629,6 +629,7 @@ def table(name: str | None, form: str | None) -> None:
 @click.option("--windows", metavar="N", type=int, help="Follow positions one by one, over N windows of the text.")
 @click.option("--gradient-correlation", type=float, default=0.0, help="Of the gradient behind the last norm  [0].")
 @click.option("--no-dropout", is_flag=True, help="Evaluation mode.")
+@click.option("--attention", is_flag=True, help="How concentrated each layer's attention is, instead.")
 @click.option("--plot", metavar="FILE", help="Draw variance, correlation and gradient along the depth.")
 @formats
 def moments(
@@ -642,6 +643,7 @@ def moments(
     windows: int | None,
     gradient_correlation: float,
     no_dropout: bool,
+    attention: bool,
     plot: str | None,
     form: str | None,
 ) -> None:
@@ -655,23 +657,39 @@ def moments(
     tree, made = _recipe_of(config, scheme)
     length = None if context is None else _whole(context, "context")
     match, source = _match_of(tree, length, text, tokens, windows, correlation)
-    rows: list[Row] = list(
-        moments_of(
-            tree,
-            made,
-            variance=variance,
-            correlation=correlation,
-            token_match=match,
-            gradient=(1.0, gradient_correlation),
-            context=length,
-            dropout=not no_dropout,
-        )
-    )
+    given = {
+        "variance": variance, "correlation": correlation, "token_match": match, "gradient": (1.0, gradient_correlation),
+        "context": length, "dropout": not no_dropout,
+    }  # fmt: skip
     if source and form is None:
         click.echo(f"{source}\n")
+    if attention:
+        from .concentration import attention_profile
+
+        profile: list[Row] = list(attention_profile(tree, made, **given))
+        emit(form, profile, profile, lambda: _print_attention(profile))
+        return
+    rows: list[Row] = list(moments_of(tree, made, **given))
     if plot is not None:
         plot_moments(rows, plot)
     emit(form, rows, rows, lambda: _print_moments(rows))
+
+
+def _print_attention(rows: list[Row]) -> None:
+    """Every softmax, one line each."""
+    print_table(
+        ("site", "logit variance", "entropy", "effective tokens", "gradient saturation", "phase", "would condense at"),
+        (
+            (
+                row["site"],
+                *(f"{row[name]:.4g}" for name in ("logit_variance", "entropy", "effective_tokens", "gradient_saturation")),
+                row["phase"],
+                f"{row['condensed_context']:.3g} tokens or fewer" if (row["condensed_context"] or 0) >= 2 else "no context",
+            )
+            for row in rows
+        ),
+        title="Attention at initialisation",
+    )
 
 
 def _recipe_of(config: str, scheme: str) -> tuple[Any, Any]:

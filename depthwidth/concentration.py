@@ -8,12 +8,16 @@ deep stacks fail at initialisation, over query-key gain and residual gain.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .errors import InputError
 from .formulas import saturation as laws
+
+if TYPE_CHECKING:
+    from .architecture import Transformer
+    from .initialization import Recipe
 
 Array = Any
 DIFFUSE = 0.3
@@ -159,6 +163,52 @@ def concentration(
             )
         )
     return result
+
+
+def attention_profile(tree: Transformer, init: str | Recipe = "shipped", **given: Any) -> list[dict[str, Any]]:
+    """How concentrated every softmax of a transformer is at initialisation, from the walk of moments through it.
+
+    Parameters
+    ----------
+    tree, init, given : as in :func:`depthwidth.propagation.propagate`.
+
+    Returns
+    -------
+    For each softmax `site` and `layer`, and the fields of :class:`Concentration` by name. Scores of variance beyond what a
+    softmax's integrals reach count as that.
+
+    Raises
+    ------
+    InputError
+        what :func:`~depthwidth.propagation.propagate` raises.
+
+    Examples
+    --------
+    >>> from depthwidth import Transformer
+    >>> rows = attention_profile(Transformer(2, 64, 2, vocab=100, context=64), "xavier")
+    >>> [(row["layer"], row["phase"], round(row["effective_tokens"])) for row in rows]
+    [(0, 'transitional', 26), (1, 'diffuse', 35)]
+    """
+    from .propagation import moments_of
+
+    run = tree.run(given.get("context"), given.get("source"))
+    blocks = {name: list(stack.blocks()) for name, stack in (("encoder", tree.encoder), ("decoder", tree.decoder)) if stack}
+    found = []
+    for row in moments_of(tree, init, **given):
+        if row["direction"] != "forward" or not row["site"].endswith(".scores"):
+            continue
+        stack, cross = row["site"].partition(".")[0], row["site"].endswith(".cross_attention.scores")
+        block = blocks[stack][row["layer"]]
+        part = block.cross_attention if cross else block.attention
+        attention = part.branch if part is not None else None
+        length = run.memory if cross or (stack == "encoder" and run.memory) else run.tokens
+        (one,) = concentration(
+            min(float(row["second_moment"]), 1e4), min(1.0, max(-1.0, row["correlation"])), length,
+            causal=bool(getattr(attention, "causal", False)) and not cross,
+            window=None if cross else getattr(attention, "window", None),
+        )  # fmt: skip
+        found.append({"site": row["site"], "layer": row["layer"]} | one.to_dict())
+    return found
 
 
 class PhaseDiagram(NamedTuple):

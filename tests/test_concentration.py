@@ -7,10 +7,12 @@ import time
 import numpy as np
 import pytest
 
+from depthwidth import Transformer, recipe
 from depthwidth.activations import activation
-from depthwidth.concentration import concentration, phase_diagram, trainability
+from depthwidth.concentration import attention_profile, concentration, phase_diagram, trainability
 from depthwidth.errors import InputError
 from depthwidth.formulas import saturation as laws
+from depthwidth.propagation import moments_of
 from depthwidth.softmax_integrals import overlap
 
 
@@ -197,3 +199,29 @@ def test_the_boundary_lies_where_scores_condense():
     for row in range(2):
         assert found.squared_sum[row][found.beta < found.boundary[row]].max() == 0
         assert found.squared_sum[row][found.beta > found.boundary[row]].min() > 0
+
+
+@pytest.mark.parametrize("choices", [{"kind": "decoder"}, {"kind": "encoder"}, {"kind": "encoder-decoder"}, {"window": 8}])
+def test_the_profile_is_the_concentration_of_every_softmax_of_the_walk(choices):
+    tree = Transformer(**{"depth": 3, "width": 64, "heads": 2, "vocab": 100, "context": 32} | choices)
+    rows = attention_profile(tree, "xavier")
+    scores = [r for r in moments_of(tree, "xavier") if r["site"].endswith("scores") and r["direction"] == "forward"]
+    assert [row["site"] for row in rows] == [r["site"] for r in scores]
+    window = choices.get("window")
+    for row, r in zip(rows, scores, strict=True):
+        causal = r["site"].startswith("decoder") and "cross" not in r["site"]
+        (one,) = concentration(r["second_moment"], r["correlation"], 32, causal=causal, window=window)
+        assert row == {"site": r["site"], "layer": r["layer"]} | one.to_dict()
+    assert any(row["phase"] != "condensed" for row in rows)
+
+
+def test_larger_weights_condense_attention_and_the_command_says_so(invoke, tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 100,
+                                  "n_positions": 32}))  # fmt: skip
+    rows = json.loads(invoke("moments", config, "--attention", "--json").output)
+    assert [row["layer"] for row in rows] == [0, 1]
+    assert all(row["phase"] == "diffuse" for row in rows)
+    assert "condense" in invoke("moments", config, "--attention").output
+    tree = Transformer.from_config(config)
+    assert {row["phase"] for row in attention_profile(tree, recipe(tree, "normal", std=0.5))} == {"condensed"}
