@@ -269,3 +269,98 @@ def test_experts_share_a_token_by_the_weights_of_their_router():
     expert, mix = (rows[f"encoder.block.0.feed_forward.{name}"] for name in ("expert.down", "mix"))
     assert mix["second_moment"] == pytest.approx(expert["second_moment"] / 2, rel=0.01)
     assert mix["covariance"] == pytest.approx(expert["covariance"] / 8, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("placement", "scheme"),
+    [
+        ("pre", "xavier"),
+        ("pre", "deepscale"),
+        ("post", "xavier"),
+        ("post", "deepscale"),
+        ("sandwich", "xavier"),
+        ("pre", "ds-init"),
+    ],
+)
+def test_walking_some_blocks_of_a_causal_stack_is_walking_all(placement, scheme, monkeypatch):
+    """Every site of every block: to 1e-4 forward and 1e-3 in gradients, as the walk promises."""
+    tree = Transformer(
+        80, 64, 1, activation="relu", bias=False, positions="none", vocab=100, context=24, placement=placement, head="none",
+    )  # fmt: skip
+    made = recipe(tree, scheme)
+    some = propagate(tree, made, variance=1.0, correlation=0.2)
+    monkeypatch.setattr("depthwidth.layers.block.MANY_BLOCKS", 10**6)
+    every = propagate(tree, made, variance=1.0, correlation=0.2)
+    both = some.merge(every, on=["site", "direction"], suffixes=("", "_every"))
+    assert len(both) == len(some) == len(every)
+    error = (both.second_moment / both.second_moment_every - 1).abs()
+    assert error[both.direction == "forward"].max() < 1e-4
+    assert error[both.direction == "gradient"].max() < 1e-3
+    assert ((both.covariance - both.covariance_every).abs() / both.second_moment_every).max() < 1e-3
+    assert (both.log_variance - both.log_variance_every).abs().max() < 1e-3
+    shallower = both[both.layer == 20].second_moment_every.to_numpy() / both[both.layer == 21].second_moment_every.to_numpy()
+    assert abs(shallower - 1).max() > 2e-3  # one block further is another number: what is compared could differ
+
+
+def test_a_text_of_its_own_is_followed_position_by_position():
+    """A text of one repeated token is one token: all positions are alike, whatever the mask makes of them."""
+    tree = Transformer(3, 64, 2, vocab=100, context=12, positions="none")
+    alike = propagate(tree, "xavier", token_match=np.ones((12, 12)), finite_width=False)
+    stream = alike[(alike.direction == "forward") & alike.site.str.fullmatch(r"decoder\.block\.\d")]
+    assert stream.correlation.to_numpy() == pytest.approx(np.ones(3), abs=1e-6)
+    unlike = propagate(tree, "xavier", token_match=np.eye(12), finite_width=False)
+    first = unlike[(unlike.direction == "forward") & (unlike.site == "decoder.input")].iloc[0]
+    assert first.correlation == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_gram_matrix_is_the_input_of_the_first_block():
+    tree = Transformer(2, 64, 2, vocab=100, context=10, kind="encoder")
+    gram = 0.3 + np.diag(np.linspace(0.5, 1.5, 10))
+    frame = propagate(tree, "xavier", gram=gram)
+    entrance = frame[(frame.direction == "forward") & (frame.site == "encoder.input")].iloc[0]
+    assert entrance.second_moment == pytest.approx(gram.diagonal().mean())
+    assert entrance.covariance == pytest.approx(0.3)
+
+
+def test_the_loss_starts_the_backward_pass(rng):
+    """Gradient of the summed cross-entropy by the features, with random output weights, targets and features."""
+    vocab, width, tokens, draws, std = 40, 32, 8, 400, 0.3
+    tree = Transformer(1, width, 1, vocab=vocab, context=tokens, tied=False)
+    made = recipe(tree, "normal", std=std)
+    frame = propagate(tree, made, gradient="loss", token_match=1 / vocab)
+    behind = frame[(frame.direction == "gradient") & (frame.site == "decoder")].iloc[0]
+    top = frame[(frame.direction == "forward") & (frame.site == "decoder")].iloc[0]
+    found = []
+    for _ in range(draws):
+        shared, own = rng.standard_normal((1, width)), rng.standard_normal((tokens, width))
+        r = top.covariance / top.second_moment
+        x = math.sqrt(top.second_moment) * (math.sqrt(r) * shared + math.sqrt(1 - r) * own)
+        weights = std * rng.standard_normal((vocab, width))
+        p = np.exp(x @ weights.T)
+        p /= p.sum(1, keepdims=True)
+        p[np.arange(tokens), rng.integers(0, vocab, tokens)] -= 1
+        found.append(((p @ weights) ** 2).mean())
+    error = np.std(found) / math.sqrt(draws)
+    # Weights and the probabilities they make are not independent: a term of order 1/width.
+    assert abs(np.mean(found) - behind.second_moment) < 5 * error + behind.second_moment / width * 3
+    assert abs(np.mean(found) - 1.5 * behind.second_moment) > 5 * error + behind.second_moment / width * 3
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"gram": np.ones((3, 4))}, r"gram has shape \(3, 4\)"),
+        ({"gram": -np.eye(4)}, "gram has a second moment on its diagonal that is not positive"),
+        ({"gram": np.array([[1.0, 0.5], [0.2, 1.0]])}, "gram is not symmetric"),
+        ({"gram": np.eye(4), "variance": 1.0}, "gram leaves no room"),
+        ({"token_match": 2 * np.ones((4, 4))}, "token_match holds what is not a probability"),
+        ({"token_match": "half"}, "token_match is not an array of numbers"),
+        ({"token_match": np.eye(4), "context": 8}, "context=8 is not the 4 tokens"),
+        ({"segment_match": 1.5}, "segment_match=1.5 is not a probability"),
+        ({"gradient": "losses"}, "gradient='losses' is not 'loss'"),
+    ],
+)
+def test_arrays_that_say_nothing_get_one_sentence(given, sentence):
+    with pytest.raises(InputError, match=sentence) as error:
+        propagate(Transformer(2, 64, 2, vocab=100, context=16), **given)
+    assert "\n" not in str(error.value)
