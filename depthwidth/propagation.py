@@ -86,15 +86,18 @@ def propagate(
         segment_match=segment_match, gradient=gradient, context=context, source=source, dropout=dropout,
         finite_width=finite_width,
     )  # fmt: skip
-    frame = pandas.DataFrame(_columns(walk))
-    frame["layer"] = frame["layer"].astype("Int64")
-    return frame
+    columns = _columns(walk)
+    columns["layer"] = pandas.arrays.IntegerArray(columns["layer"], columns["layer"] < 0)
+    columns["direction"] = pandas.Categorical.from_codes(columns["direction"], list(_DIRECTIONS))
+    return pandas.DataFrame(columns)
 
 
 def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Any) -> list[dict[str, Any]]:
     """The rows of :func:`propagate` as plain data, with the same arguments."""
     columns = {name: values.tolist() for name, values in _columns(walk_tree(tree, init, **given)).items()}
     columns["spread"] = [None if math.isnan(value) else value for value in columns["spread"]]
+    columns["layer"] = [None if layer < 0 else layer for layer in columns["layer"]]
+    columns["direction"] = [_DIRECTIONS[code] for code in columns["direction"]]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -263,11 +266,15 @@ def _token_array(name: str, values: Any) -> Any:
     return array
 
 
+_DIRECTIONS = ("forward", "gradient")
 _NUMBERS = ("mean", "second_moment", "covariance", "spread")
 
 
 def _columns(walk: Walk) -> dict[str, Any]:
-    """The rows as arrays by name, block by block in the order of the walk: up in the forward direction, down in the other."""
+    """The rows as arrays by name, block by block in the order of the walk: up in the forward direction, down in the other.
+
+    A layer of -1 is none, and directions are places in _DIRECTIONS.
+    """
     import numpy as np
 
     heat = _log_variances(walk)
@@ -282,8 +289,8 @@ def _columns(walk: Walk) -> dict[str, Any]:
             values = [np.broadcast_to(getattr(row, name), len(layers)) for row in sites]
             parts[name].append(np.stack(values, axis=1)[order].ravel())
         parts["site"].append(_sites(tuple(row.role for row in sites), layer)[order].ravel())
-        parts["layer"].append(np.repeat(np.array(layers, dtype=object)[order], len(sites)))
-        parts["direction"].append(np.full(len(layers) * len(sites), direction, dtype=object))
+        parts["layer"].append(np.repeat(np.array([-1 if at is None else at for at in layers])[order], len(sites)))
+        parts["direction"].append(np.full(len(layers) * len(sites), _DIRECTIONS.index(direction)))
         known = not forward and layer is not None and stack in heat
         logs = heat[stack][list(layers)] if known else np.zeros(len(layers))
         parts["log_variance"].append(np.repeat(logs[order], len(sites)))

@@ -256,8 +256,5 @@ def _branch(
         # The norm's factors stand behind the residual's matrix.
         matrix = [matrix[0] * single, matrix[1] * pairs, matrix[2] * single, matrix[3] * pairs]
         q, c = size * q, size * forward * c
-    m = [
-        m[0] * matrix[0] + m[1] * matrix[2], m[0] * matrix[1] + m[1] * matrix[3],
-        m[2] * matrix[0] + m[3] * matrix[2], m[2] * matrix[1] + m[3] * matrix[3],
-    ]  # fmt: skip
-    return q, c, m, [v, w, u]
+    product = np.einsum("ijn,jkn->ikn", np.array(m).reshape(2, 2, -1), np.array(matrix).reshape(2, 2, -1))
+    return q, c, list(product.reshape(4, -1)), [v, w, u]
