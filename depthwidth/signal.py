@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import InputError
+from .interpolation import Table, TableFamily
 
 if TYPE_CHECKING:
     from .initialization import Recipe
@@ -292,12 +293,23 @@ class Walk:
     memory_gradient: AnySignal | None = None
     """What has come back to it so far; every decoder block adds its share."""
     rows: list[Row] = field(default_factory=list)
-    tables: dict[Any, Any] = field(default_factory=dict)
-    """Integrals tabulated for this walk."""
+    families: dict[Any, TableFamily] = field(default_factory=dict)
+    """Integrals that this walk has asked for, see :meth:`family`"""
     log_variances: list[tuple[str, int | range, Number]] = field(default_factory=list)
     """For a stack's block, or each of a range: what it adds to the variance over draws of the logarithm of the gradient"""
     silent: bool = False
     """Whether nothing is written down for now."""
+
+    def family(self, key: Any, make: Callable[[float], Table], step: float, same: float = 1e-6) -> TableFamily:
+        """The :class:`~depthwidth.interpolation.TableFamily` of this key, this walk's own.
+
+        What a family holds depends on what it was asked for before, and no walk's numbers may depend on another's. The tables
+        themselves `make` may keep.
+        """
+        found = self.families.get(key)
+        if found is None:
+            found = self.families[key] = TableFamily(make, step, same)
+        return found
 
     @contextmanager
     def silence(self) -> Iterator[None]:

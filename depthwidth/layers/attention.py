@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..formula import is_symbolic
-from ..interpolation import Table, TableFamily
+from ..interpolation import Table
 from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Signal, TokenSignal, Walk, finite
 from .base import Child, Layer, Run, check_fraction, check_whole, component
 from .linear import Linear
@@ -235,24 +235,24 @@ class Attention(Layer):
         fixed = source.correlation if self.cross else 0.0
         # Behind a norm, which leaves no spread, all tokens have one size in every draw.
         equal = source.spread is None if walk.finite_width else None
-        key = (self, walk.length, walk.source_length, rate, round(fixed, 12), equal)
-        family = walk.tables.get(key)
-        if family is None:
-
-            def table(score: float) -> Table:
-                return Table(functools.partial(self._columns, score, fixed, rate, equal, walk), 0.0, 1.0)
-
-            family = walk.tables[key] = TableFamily(table, _SCORE_STEP)
+        given = (self, fixed, rate, equal, walk.length, walk.source_length)
+        family = walk.family(given, functools.partial(_exchangeable_table, *given), _SCORE_STEP)
         clipped = min(1.0, max(0.0, moving)) if isinstance(moving, float) else moving.clip(0.0, 1.0)
         return family(scores, clipped)
 
-    def _columns(self, scores: float, source: float, rate: float, equal: bool | None, walk: Walk, r: Any) -> Any:
-        """A row for each correlation r of the tokens; in cross-attention of the asking ones, `source` being the keys'."""
+    def columns(
+        self, scores: float, source: float, rate: float, equal: bool | None, length: int, source_length: int, r: Any
+    ) -> Any:
+        """Rows of :meth:`_read_table` for correlations r of tokens; in cross-attention of those that ask, `source` is the keys'.
+
+        `equal` says whether all tokens are of one size; None leaves finite width out.
+        """
         import numpy as np
 
         from ..formulas.attention import attention_moments
 
-        length = walk.source_length if self.cross else walk.length
+        asking = length
+        length = source_length if self.cross else length
         if self.window is not None and not self.cross:
             length = min(length, self.window)
         given = {
@@ -260,14 +260,14 @@ class Attention(Layer):
             "correlation": r,
             "length": length,
             "width": self.memory_width or self.width,
-            "head_dim": self.head_dim if walk.finite_width else None,
+            "head_dim": None if equal is None else self.head_dim,
             "score_gain": scores,
             "dropout": rate,
             "causal": self.causal and not self.cross,
             "equal_norms": equal,
         }
         if self.cross:
-            given |= {"queries": walk.length, "correlation": source + 0.0 * r, "row_correlation": r}
+            given |= {"queries": asking, "correlation": source + 0.0 * r, "row_correlation": r}
             known = None
         else:
             from ..softmax_integrals import overlap_table
@@ -331,3 +331,11 @@ def _as_arrays(signal: AnySignal) -> tuple[Any, Any]:
     import numpy as np
 
     return np.array([signal.second_moment]), np.array([[signal.covariance]])
+
+
+@functools.lru_cache(maxsize=256)
+def _exchangeable_table(
+    attention: Attention, source: float, rate: float, equal: bool | None, length: int, source_length: int, scores: float
+) -> Table:
+    """:meth:`Attention.columns` over the correlation, made once."""
+    return Table(functools.partial(attention.columns, scores, source, rate, equal, length, source_length), 0.0, 1.0)

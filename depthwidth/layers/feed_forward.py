@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..interpolation import Table, TableFamily
-from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, TokenSignal
+from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, TokenSignal, Walk
 from .base import Child, Layer, Run, check_choice, check_fraction, check_whole, component
 from .linear import Linear
 
@@ -62,7 +62,8 @@ class FeedForward(Layer):
         if self.gate is not None:
             gate, pull_gate = self.gate.moments(x, place.at("gate"))
         width = self.width if place.walk.finite_width else math.inf
-        known = hidden_moments(self.activation, gate, up if self.gated else None, width)
+        tables = activation_tables(self.activation, place.walk)
+        known = hidden_moments(self.activation, gate, up if self.gated else None, width, tables)
         inner = place.at("activation")
         hidden = inner.forward(x.of(known.second_moment / (1 - rate), known.pair), known.mean)
         y, pull_down = self.down.moments(hidden, place.at("down"))
@@ -85,7 +86,7 @@ class FeedForward(Layer):
         into = self.gate or self.up
         at = place.at("gate" if self.gated else "up")
         variance = self.width * at.variance("weight") * x.averages[0] + (at.variance("bias") if into.bias else 0.0)
-        *_, forward, backward = activation_tables(self.activation)(variance, 0.0)
+        *_, forward, backward = activation_tables(self.activation, place.walk)(variance, 0.0)
         if self.gated:
             forward = 3 * forward  # of the Gaussian linear part
         ratio = self.width / self.hidden
@@ -113,7 +114,7 @@ class HiddenMoments(NamedTuple):
     linear_gradient_pair: Number = 0.0
 
 
-def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: float) -> HiddenMoments:
+def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: float, tables: TableFamily) -> HiddenMoments:
     """The moments behind the activation `name` of a signal, times an independent `linear` one where the unit is gated.
 
     The correlation of two tokens in one network differs from its mean by (1 - rho^2) / sqrt(d) or so, as that of `width`
@@ -133,7 +134,6 @@ def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: 
             for side in (side.clip(-1.0, 1.0) for side in sides)
         ]
     else:
-        tables = activation_tables(name)
         second, slope, mean, *_ = tables(each, 0.0)
         # Of two inputs of nearly one variance, the moments are those at the geometric mean, to second order in the difference.
         pairs = [tables(gate.pair_second_moment, _angle(side))[3:5] for side in sides]
@@ -157,18 +157,22 @@ def _angle(correlation: Number) -> Number:
     return np.arccos(np.clip(correlation, -1.0, 1.0))
 
 
-@functools.lru_cache(maxsize=64)
-def activation_tables(name: str) -> TableFamily:
+def activation_tables(name: str, walk: Walk) -> TableFamily:
     """Gaussian moments of an activation over its input's variance and the angle whose cosine is the correlation of two inputs.
 
     Columns: E f^2, E f'^2, E f, E f(x) f(y), E f'(x) f'(y), and, to a per cent even at a kink, the kurtoses E f^4 / (E f^2)^2
     and E f'^4 / (E f'^2)^2. Over the angle the moments are smooth even where they have a square-root branch in the correlation.
     """
+    return walk.family(("activation", name), functools.partial(_activation_table, name), _VARIANCE_STEP)
+
+
+@functools.lru_cache(maxsize=512)
+def _activation_table(name: str, variance: float) -> Table:
     from ..activations import activation
 
     f = activation(name)
 
-    def columns(variance: float, angles: Any) -> Any:
+    def columns(angles: Any) -> Any:
         import numpy as np
 
         rho = np.cos(angles)
@@ -180,7 +184,7 @@ def activation_tables(name: str) -> TableFamily:
         kurtoses = [(weights @ s**2) * weights.sum() / (weights @ s) ** 2 for s in squares]
         return np.stack([np.broadcast_to(column, rho.shape) for column in (*single, *both, *kurtoses)], axis=-1)
 
-    return TableFamily(lambda variance: Table(functools.partial(columns, variance), 0.0, math.pi), _VARIANCE_STEP)
+    return Table(columns, 0.0, math.pi)
 
 
 _ALIKE = 1.05
@@ -226,7 +230,9 @@ class MixtureOfExperts(Layer):
         router = place.at("router")
         scores, pull_router = self.router.moments(x, router)
         y, pull_expert = self.expert.moments(x, place.at("expert"))
-        tables = _routing_tables(self.experts, self.top_k)
+        # A hundredth on the variance is a few thousandths on the averages, no more than the sample's own error.
+        make = functools.partial(_routing_table, self.experts, self.top_k)
+        tables = place.walk.family(("routing", self.experts, self.top_k), make, 0.5, same=0.02)
         overlap, pair, jacobian, pair_jacobian = tables(scores.averages[0], _angle(scores.correlation))
         if isinstance(x, TokenSignal):
             overlap, jacobian = overlap[0], jacobian[0]
@@ -258,18 +264,17 @@ class MixtureOfExperts(Layer):
         return run.positions * self.experts * run.value_bytes  # the router's scores
 
 
-@functools.lru_cache(maxsize=16)
-def _routing_tables(experts: int, top_k: int) -> TableFamily:
-    """The four averages of :func:`~depthwidth.routing.routing` over the scores' variance and the angle between two tokens."""
+@functools.lru_cache(maxsize=64)
+def _routing_table(experts: int, top_k: int, variance: float) -> Table:
+    """The four averages of :func:`~depthwidth.routing.routing` over the angle between two tokens."""
     from ..routing import routing
 
-    def columns(variance: float, angles: Any) -> Any:
+    def columns(angles: Any) -> Any:
         import numpy as np
 
         return np.array([routing(variance, float(np.cos(angle)), experts, top_k) for angle in angles])
 
-    # A hundredth on the variance is a few thousandths on the averages, no more than the sample's own error.
-    return TableFamily(lambda v: Table(functools.partial(columns, v), 0.0, math.pi, nodes=_ROUTING_NODES), 0.5, same=0.02)
+    return Table(columns, 0.0, math.pi, nodes=_ROUTING_NODES)
 
 
 _ROUTING_NODES = 13
