@@ -243,9 +243,10 @@ class Attention(Layer):
     def columns(
         self, scores: float, source: float, rate: float, equal: bool | None, length: int, source_length: int, r: Any
     ) -> Any:
-        """Rows of :meth:`_read_table` for correlations r of tokens; in cross-attention of those that ask, `source` is the keys'.
+        """Rows of :meth:`_read_table` for correlations r of the tokens.
 
-        `equal` says whether all tokens are of one size; None leaves finite width out.
+        In cross-attention r is of the tokens that ask, `source` of those attended to. `equal` says whether all tokens are of
+        one size; None leaves finite width out.
         """
         import numpy as np
 
