@@ -33,6 +33,7 @@ _SIZES: dict[str, tuple[tuple[int, int, int, int, float, tuple[tuple[str, str, s
     "tiny": ((3, 64, 16, 16, 0.0, (_STACKS[0], _STACKS[11], _STACKS[19])), (2, 64, 16, 16, 0.1, _STACKS[16:17])),
     "small": (
         (12, 128, 64, 192, 0.0, _STACKS), (12, 128, 64, 96, 0.1, _GELU), (1, 256, 64, 96, 0.0, _GELU),
+        (4, 512, 64, 48, 0.0, _GELU), (4, 1024, 64, 24, 0.0, _GELU),
         (48, 64, 32, 96, 0.0, _STACKS[:12]), (192, 64, 32, 24, 0.0, _STEADY),
     ),
     "gpu": (
