@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import codecs
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import InputError, shown
+from .files import open_regular, reading
 from .layers.base import check_whole
 
 LARGEST_PREFIX = 2**24
@@ -230,21 +230,8 @@ def read_text(path: str | os.PathLike[str], tokens: str | None = None, vocab: in
 
 def _prefix(path: Path, name: str, what: str, most: int) -> tuple[bytes, bool]:
     """The first bytes of a regular file, and whether there are more."""
-    try:
-        # Asked before opening: a pipe would block and a device may never end.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise InputError(f"{what} {name} is not a regular file")
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except FileNotFoundError:
-        raise InputError(f"there is no {what} {name}") from None
-    except PermissionError:
-        raise InputError(f"{what} {name} may not be read: permission denied") from None
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        reason = getattr(error, "strerror", None) or "it is not a path"
-        raise InputError(f"{what} {name} cannot be read: {reason}") from None
+    with reading(what, name), open_regular(path, what, name) as file:
+        data = file.read(most + 1)
     if not data.strip():
         raise InputError(f"{what} {name} is empty")
     return data[:most], len(data) > most

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import open_regular, reading
 from .fields import brief
 
 LARGEST_FILE = 5 * 10**6
@@ -49,29 +49,17 @@ def _shown(path: str | os.PathLike[str]) -> str:
 
 def _text(path: Path) -> str:
     name = _shown(path)
-    try:
+    with reading("config file", name):
         if path.is_dir():
             path = path / "config.json"
             if not path.exists():
                 raise InputError(f"folder {name} has no config.json")
             name = _shown(path)
-        # Asked before opening: a pipe would block and a device may never end.
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"config file {name} is not a regular file")
-        if status.st_size > LARGEST_FILE:
-            raise InputError(f"config file {name} has {status.st_size:,} bytes; at most {LARGEST_FILE:,} are read")
-        with path.open("rb") as file:
+        with open_regular(path, "config file", name) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > LARGEST_FILE:
+                raise InputError(f"config file {name} has {size:,} bytes; at most {LARGEST_FILE:,} are read")
             data = file.read(LARGEST_FILE)
-    except FileNotFoundError:
-        raise InputError(f"there is no config file {name}") from None
-    except PermissionError:
-        raise InputError(f"config file {name} may not be read: permission denied") from None
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        reason = getattr(error, "strerror", None) or "it is not a path"
-        raise InputError(f"config file {name} cannot be read: {reason}") from None
     if not data.strip():
         raise InputError(f"config file {name} is empty")
     try:
