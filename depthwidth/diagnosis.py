@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -269,7 +269,6 @@ class _State:
 
     setting: _Setting
     made: Recipe
-    _index: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -281,11 +280,13 @@ class _State:
             rows = []
         if not rows or not all(math.isfinite(row["second_moment"]) for row in rows):
             raise InputError("diagnose: with this initialisation the moments leave the range of floating-point numbers")
-        self._index = {(row["site"], row["direction"]): row for row in rows}
         return rows
 
+    @cached_property
+    def _index(self) -> dict[tuple[str, str], dict[str, Any]]:
+        return {(row["site"], row["direction"]): row for row in self.rows}
+
     def at(self, site: str, direction: str = "forward") -> dict[str, Any] | None:
-        self.rows  # noqa: B018  (fills the index)
         return self._index.get((site, direction))
 
     def q(self, site: str, direction: str = "forward") -> float:
