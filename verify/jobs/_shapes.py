@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
@@ -70,6 +71,24 @@ def losses(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[float
         if row["quantity"] == "loss":
             found.setdefault(tuple(row["labels"][name] for name in names), []).append(row["value"])
     return found
+
+
+def draw_losses(
+    axes: Any, cells: Mapping[tuple[Any, ...], Sequence[float]], label: Callable[..., str], across: str
+) -> dict[tuple[Any, ...], Any]:
+    """Mean loss over seeds against the last label that :func:`losses` sorted by: one line for each value of the others."""
+    lines = {}
+    for group in sorted({key[:-1] for key in cells}):
+        points = sorted((key[-1], mean(cell)) for key, cell in cells.items() if key[:-1] == group)
+        points = [(x, loss) for x, loss in points if math.isfinite(loss)]
+        if points:
+            lines[group] = axes.plot(*zip(*points, strict=True), "o-", ms=4, label=label(*group))[0]
+    axes.set_xscale("log")
+    axes.set_xlabel(across)
+    axes.set_ylabel("validation loss (nats per token)")
+    axes.legend()
+    axes.grid(alpha=0.25)
+    return lines
 
 
 def seed_noise(cells: Sequence[Sequence[float]]) -> float:

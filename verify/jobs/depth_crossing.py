@@ -12,7 +12,7 @@ from depthwidth.formulas.shape import depth_pair_crossing
 
 from ..tables import Row
 from . import Comparison, Job, Outcome, Prediction, Run, Verdict
-from ._shapes import Budget, from_shape, losses, seed_noise, shape_run
+from ._shapes import Budget, draw_losses, from_shape, losses, seed_noise, shape_run
 from ._training import USES, data_spec, trained
 
 _SIZES: dict[str, tuple[Budget, dict[tuple[int, int], tuple[tuple[int, ...], tuple[int, ...]]]]] = {
@@ -142,16 +142,7 @@ def _curve(rows: Sequence[Row], depth: int) -> dict[int, list[float]]:
 
 def _draw(axes: Any, rows: Sequence[Row]) -> None:
     cells = losses(rows, "pair", "depth", "size")
-    for pair, depth in sorted({key[:2] for key in cells}):
-        points = sorted((size, mean(cell)) for (p, d, size), cell in cells.items() if (p, d) == (pair, depth))
-        points = [(size, loss) for size, loss in points if math.isfinite(loss)]
-        if points:
-            axes.plot(*zip(*points, strict=True), "o-", ms=4, label=f"pair {pair}, depth {depth}")
-    axes.set_xscale("log")
-    axes.set_xlabel("parameters, 12 depth width^2")
-    axes.set_ylabel("validation loss (nats per token)")
-    axes.legend()
-    axes.grid(alpha=0.25)
+    draw_losses(axes, cells, lambda pair, depth: f"pair {pair}, depth {depth}", "parameters, 12 depth width^2")
 
 
 JOB = Job(

@@ -12,7 +12,7 @@ from depthwidth.formulas.shape import levine_optimal_width, loss_exponent
 
 from ..tables import Row
 from . import Comparison, Job, Outcome, Prediction, Run, Verdict
-from ._shapes import Budget, from_shape, losses, seed_noise, shape_run
+from ._shapes import Budget, draw_losses, from_shape, losses, seed_noise, shape_run
 from ._training import USES, data_spec, trained
 
 FACTOR = 1.3
@@ -123,17 +123,9 @@ def vertex_of(rows: Sequence[Row], parameters: float) -> tuple[float | None, flo
 
 def _draw(axes: Any, rows: Sequence[Row]) -> None:
     cells = losses(rows, "budget", "width")
-    for budget in sorted({key[0] for key in cells}):
-        points = sorted((width, mean(cell)) for (b, width), cell in cells.items() if b == budget)
-        points = [(width, loss) for width, loss in points if math.isfinite(loss)]
-        if points:
-            line = axes.plot(*zip(*points, strict=True), "o-", ms=4, label=f"{budget:g} parameters")[0]
-            axes.axvline(float(levine_optimal_width(budget)), color=line.get_color(), ls=":")
-    axes.set_xscale("log")
-    axes.set_xlabel("width (dotted: predicted best)")
-    axes.set_ylabel("validation loss (nats per token)")
-    axes.legend()
-    axes.grid(alpha=0.25)
+    lines = draw_losses(axes, cells, lambda budget: f"{budget:g} parameters", "width (dotted: predicted best)")
+    for (budget,), line in lines.items():
+        axes.axvline(float(levine_optimal_width(budget)), color=line.get_color(), ls=":")
 
 
 JOB = Job(
