@@ -30,7 +30,6 @@ LARGEST_TOKENIZER = 10**8
 KINDS = ("bytes", "words", "ids")
 _FEW_TOKENS = 300
 """Vocabularies up to here are taken to be bytes with a few special tokens."""
-_WINDOWS = 64
 
 
 class Measured(NamedTuple):

@@ -275,9 +275,6 @@ def _gram_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return own / (length * width), (every - own) / (length * (length - 1) * width)
 
 
-_CROSS = ("correlation", "score_variance", "width", "head_dim", "length", "row_correlation", "queries")
-
-
 def _attention_draws(problem: Problem, draws: Draws) -> Iterator[Row]:
     given = dict(problem.settings)
     official, causal, cross = problem.grid == "official", problem.grid == "causal", problem.grid == "cross"
