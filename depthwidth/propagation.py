@@ -89,7 +89,7 @@ def propagate(
     columns = _columns(walk)
     columns["layer"] = pandas.arrays.IntegerArray(columns["layer"], columns["layer"] < 0)
     columns["direction"] = pandas.Categorical.from_codes(columns["direction"], list(_DIRECTIONS))
-    return pandas.DataFrame(columns)
+    return pandas.DataFrame(columns, copy=False)  # nobody else holds them
 
 
 def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Any) -> list[dict[str, Any]]:
@@ -286,8 +286,10 @@ def _columns(walk: Walk) -> dict[str, Any]:
         layers = layer if isinstance(layer, range) else [layer]
         order = slice(None, None, 1 if forward else -1)
         for name in _NUMBERS:
-            values = [np.broadcast_to(getattr(row, name), len(layers)) for row in sites]
-            parts[name].append(np.stack(values, axis=1)[order].ravel())
+            values = np.empty((len(layers), len(sites)))
+            for k, row in enumerate(sites):
+                values[:, k] = getattr(row, name)
+            parts[name].append(values[order].ravel())
         parts["site"].append(_sites(tuple(row.role for row in sites), layer)[order].ravel())
         parts["layer"].append(np.repeat(np.array([-1 if at is None else at for at in layers])[order], len(sites)))
         parts["direction"].append(np.full(len(layers) * len(sites), _DIRECTIONS.index(direction)))

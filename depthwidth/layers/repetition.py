@@ -148,19 +148,26 @@ def _fast_states(steps: list[_Step], parallel: bool, x: Signal, times: int) -> l
     spread = x.spread is not None
     q, c, v, w, u = (*_state(x), 0.0, 0.0, 0.0)[:5]
     states: list[tuple[float, ...]] = []
+    # What a thousand blocks repeat is plain arithmetic on local names.
+    acos, each = math.acos, [(k == 0 or not parallel, step.table.pieces, *step[1:]) for k, step in enumerate(steps)]
     for _ in range(times):
         states.append((q, c, v, w, u) if spread else (q, c))
-        front = 0.0
-        for k, (table, skip, reads_norm, behind, omega, width) in enumerate(steps):
-            if k == 0 or not parallel:
-                front = c / q
+        for looks, (pieces, low, size, end), skip, reads_norm, behind, omega, width in each:
+            if looks:
+                cosine = c / q
                 if reads_norm and spread and c:
-                    front *= 1 - u / (c * q) + (0.75 * v + 0.25 * w) / (q * q)
-                front = math.acos(min(1.0, max(0.0, front)))
-            a, pair = table(front)
+                    cosine *= 1 - u / (c * q) + (0.75 * v + 0.25 * w) / (q * q)
+                front = acos(1.0 if cosine > 1.0 else 0.0 if cosine < 0.0 else cosine) - low
+            i = int(front / size)
+            if i > end:
+                i = end
+            t = front - i * size
+            (a3, a2, a1, a0), (b3, b2, b1, b0) = pieces[i]
+            a, pair = ((a3 * t + a2) * t + a1) * t + a0, ((b3 * t + b2) * t + b1) * t + b0
             if skip != 1.0:
                 square = skip * skip
-                q, c, v, w, u = square * q, square * c, square * square * v, square * square * w, square * square * u
+                fourth = square * square
+                q, c, v, w, u = square * q, square * c, fourth * v, fourth * w, fourth * u
             if spread:
                 v += a * (4 * q + omega * a) / width
                 w += pair * (4 * c + omega * pair) / width
