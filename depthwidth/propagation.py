@@ -54,7 +54,8 @@ def propagate(
         positions of one text have the same token, or such arrays' mean.
     segment_match : probability that two positions are of the same segment, where the embedding has segments.
     gradient : second moment and correlation of the gradient behind the last norm, or ``"loss"`` for the cross-entropy of a
-        language model, summed over positions. By default 1 and 0: a language model's correlation is near 0.
+        language model, summed over positions, which also passes the head's transform where there is one (BERT). By default 1
+        and 0: a language model's correlation is near 0.
     context, source : tokens of a sequence (and of the encoder's); the tree's context by default.
     dropout : whether the network is in training mode.
     finite_width : whether to correct for finite width, to first order.
@@ -152,14 +153,18 @@ def _walk_tree(
     name = "encoder" if tree.decoder is None else "decoder"
     y, pull = tree.stack.moments(x, root.at(name))
     head = tree.head if isinstance(tree.head, LanguageHead) else None
+    z, pull_head = y, None
     if head is not None:
-        head.logits(y, root.at("head"), root.at("stem"))
-    if behind is None:
-        if head is None:
-            raise InputError("propagate: gradient='loss' needs a language-model head; give a second moment and a correlation")
-        gamma, kappa = head.loss_gradient(y, root.at("head"), root.at("stem"), given.mean_match)
-        behind = Signal(gamma, kappa)
-    front = pull(behind.spread_over(y))
+        z, pull_head = head.features(y, root.at("head"))
+        head.logits(z, root.at("head"), root.at("stem"))
+    if behind is not None:
+        back = behind.spread_over(y)
+    elif head is None or pull_head is None:
+        raise InputError("propagate: gradient='loss' needs a language-model head; give a second moment and a correlation")
+    else:
+        loss = Signal(*head.loss_gradient(z, root.at("head"), root.at("stem"), given.mean_match))
+        back = pull_head(loss.spread_over(z))
+    front = pull(back)
     pull_stem(front)
     if pull_encoder is not None and walk.memory_gradient is not None:
         pull_encoder(walk.memory_gradient)
