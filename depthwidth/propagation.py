@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ def propagate(
     gradient: tuple[float, float] | str = (1.0, 0.0),
     context: int | None = None,
     source: int | None = None,
+    lengths: Iterable[Any] | Mapping[Any, float] | None = None,
     dropout: bool = True,
     finite_width: bool = True,
 ) -> pandas.DataFrame:
@@ -57,6 +59,9 @@ def propagate(
         language model, summed over positions, which also passes the head's transform where there is one (BERT). By default 1
         and 0: a language model's correlation is near 0.
     context, source : tokens of a sequence (and of the encoder's); the tree's context by default.
+    lengths : in place of `context`, for a padded batch: the length of each sequence without its padding, or a mapping from a
+        length to how many sequences have it. In a model of two stacks a length may be a pair (of the decoder's sequence, of the
+        encoder's). Rows are then averages over the real tokens, see :mod:`depthwidth.padding`.
     dropout : whether the network is in training mode.
     finite_width : whether to correct for finite width, to first order.
 
@@ -82,12 +87,11 @@ def propagate(
     """
     import pandas
 
-    walk = walk_tree(
+    columns = _columns_of(
         tree, init, variance=variance, correlation=correlation, gram=gram, token_match=token_match,
-        segment_match=segment_match, gradient=gradient, context=context, source=source, dropout=dropout,
+        segment_match=segment_match, gradient=gradient, context=context, source=source, lengths=lengths, dropout=dropout,
         finite_width=finite_width,
     )  # fmt: skip
-    columns = _columns(walk)
     columns["layer"] = pandas.arrays.IntegerArray(columns["layer"], columns["layer"] < 0)
     columns["direction"] = pandas.Categorical.from_codes(columns["direction"], list(_DIRECTIONS))
     return pandas.DataFrame(columns, copy=False)  # nobody else holds them
@@ -95,11 +99,32 @@ def propagate(
 
 def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Any) -> list[dict[str, Any]]:
     """The rows of :func:`propagate` as plain data, with the same arguments."""
-    columns = {name: values.tolist() for name, values in _columns(walk_tree(tree, init, **given)).items()}
+    columns = {name: values.tolist() for name, values in _columns_of(tree, init, **given).items()}
     columns["spread"] = [None if math.isnan(value) else value for value in columns["spread"]]
     columns["layer"] = [None if layer < 0 else layer for layer in columns["layer"]]
     columns["direction"] = [_DIRECTIONS[code] for code in columns["direction"]]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _columns_of(tree: Transformer, init: str | Recipe = "shipped", *, lengths: Any = None, **given: Any) -> dict[str, Any]:
+    """The rows as arrays: of one length, or averaged over those of a padded batch."""
+    if lengths is None:
+        return _columns(walk_tree(tree, init, **given))
+    from .padding import Batch
+
+    context, source = given.pop("context", None), given.pop("source", None)
+    if context is not None:
+        raise InputError(f"propagate: lengths leaves no room for context={context}; give one of the two")
+    for name in ("gram", "token_match"):
+        if given.get(name) is not None and not isinstance(given[name], float | int):
+            raise InputError(f"propagate: lengths leaves no room for {name} as an array, which has one length")
+    batch = Batch.of(tree, lengths, source)
+    made = init if isinstance(init, Recipe) else recipe(tree, init)
+
+    def columns(tokens: int, memory: int | None) -> dict[str, Any]:
+        return _columns(walk_tree(tree, made, context=tokens, source=memory, smallest=1, **given))
+
+    return batch.averages(tree, columns)
 
 
 def walk_tree(*arguments: Any, **given: Any) -> Walk:
@@ -124,10 +149,11 @@ def _walk_tree(
     source: int | None = None,
     dropout: bool = True,
     finite_width: bool = True,
+    smallest: int = 2,
 ) -> Walk:
     given = _Input.of(tree, variance, correlation, gram, token_match)
     run = tree.run(given.tokens or context, source)
-    check_whole("propagate", smallest=2, context=run.tokens)
+    check_whole("propagate", smallest=smallest, context=run.tokens)
     if given.tokens is not None and context not in (None, given.tokens):
         raise InputError(f"propagate: context={context} is not the {given.tokens} tokens of the array that is given")
     if isinstance(gradient, str) and gradient != "loss":
@@ -221,7 +247,7 @@ class _Input:
 
         if self.tokens is not None:
             return Positions.every(tokens)
-        return Positions.smooth(tokens) if tree.stack.causal else None
+        return Positions.smooth(tokens) if tree.stack.causal or tokens == 1 else None
 
     def identity(self, positions: Positions | None) -> AnySignal:
         """A signal of second moment 1 whose covariance is the match probability."""
