@@ -170,7 +170,7 @@ def attention_profile(tree: Transformer, init: str | Recipe = "shipped", **given
 
     Parameters
     ----------
-    tree, init, given : as in :func:`depthwidth.propagation.propagate`.
+    tree, init, given : as in :func:`depthwidth.propagation.propagate`, but for `lengths`.
 
     Returns
     -------

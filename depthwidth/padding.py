@@ -9,9 +9,10 @@ Of a pair, the first token is any real token, and the second any other one of it
 would weigh long sequences by their length twice, and a correlation could come out above 1 where they are also the louder ones.
 
 Gradients come from a loss that is a sum over real tokens, ``gradient="loss"`` from the predictions that each length makes. Of
-many lengths some are walked and the others interpolated, which adds less than 1e-4 to the averages (over a hundred lengths of
-encoders and decoders, norms before and after). With windows under a causal mask, or sinusoidal positions, walks of neighbouring
-lengths themselves differ by up to a per cent, and the averages agree to that.
+many lengths some are walked and the others interpolated, which adds less than 1e-4 to second moments, 2e-4 to correlations and
+1e-3 to gradients (measured: encoders and decoders of 2 to 40 blocks, norms before and after, scores of variance up to 7). With
+windows under a causal mask, or sinusoidal positions, walks of neighbouring lengths differ by up to two per cent themselves,
+and the averages agree to one.
 """
 
 from __future__ import annotations
