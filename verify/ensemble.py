@@ -8,21 +8,25 @@ the same losses to rounding:
 - ``batched``: one forward and backward pass with the members as an axis of every tensor (``torch.func.vmap`` over
   ``functional_call``; products become ``bmm``, attention takes members as more sequences). For what is short of work: a GPU, or
   few tokens a step.
-- ``loop``: member after member, its weights, gradients and optimizer in cache while it is on. For a CPU that a single member
-  already fills.
+- ``loop``: member after member, its weights, gradients and optimizer in cache while it is on. For a CPU whose cores a single
+  member already fills: where torch has several threads, members go side by side, each with its share of them, since products of
+  small models gain much less from a second thread than from a second member.
 
 ``auto`` tries both for a few passes and takes the quicker one; on a GPU it is ``batched``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import heapq
 import json
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -139,7 +143,8 @@ def train_ensemble(
         mode, and on a CPU ends bit for bit the same.
     groups : for each member its parameters with their own ``lr`` and ``weight_decay``
         (:func:`verify.initialize.parameter_groups`).
-    loss, device : as in :func:`verify.train.train`.
+    loss, device : as in :func:`verify.train.train`. On a CPU the loss is called from several threads at once where members go
+        side by side: unless the models draw random numbers, as dropout does, which must come in one order.
     on_step : called after each update with the number of updates done and the losses, of shape (members,), on the device.
 
     Returns
@@ -162,7 +167,8 @@ def train_ensemble(
         run.restore()
         if run.mode is None:
             run.mode = run.quickest() if mode == "auto" else mode
-        run.go(checkpoint_every or max(run.training.steps // 10, 1), on_step)
+        with run.side_by_side(run.mode):
+            run.go(checkpoint_every or max(run.training.steps // 10, 1), on_step)
     return run.outcomes()
 
 
@@ -223,6 +229,8 @@ class _Ensemble:
         self.diverged_at: list[int | None] = [None] * self.members
         self.warnings: list[str] = []
         self.identity = self._identify(groups)
+        self.each: Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]] = map
+        self._alone: Callable[[int, Tensor, Tensor], Tensor] | None = None
         self._batched: Callable[[dict[str, Tensor], Tensor, Tensor], Tensor] | None = None
 
     def _lay_out(self, groups: Sequence[Groups]) -> None:
@@ -283,12 +291,14 @@ class _Ensemble:
         inputs, targets = self.batch(self.step)
         if self.mode == "loop":
             self.gradients.zero_()
-            losses = []
-            for member in range(self.members):
+
+            def one(member: int) -> Tensor:
                 seed_all(self.device, self.trainings[member].seed, self.step, 0)
-                losses.append(self.pass_alone(member, inputs[member], targets[member]))
+                loss = self.pass_alone(member, inputs[member], targets[member])
                 self.move(member)
-            return torch.stack(losses)
+                return loss
+
+            return torch.stack(list(self.each(one, range(self.members))))
         seed_all(self.device, *(training.seed for training in self.trainings), self.step)
         found = self.pass_together(inputs, targets)
         for member in range(self.members):
@@ -312,10 +322,12 @@ class _Ensemble:
 
     def pass_alone(self, member: int, inputs: Tensor, targets: Tensor) -> Tensor:
         """Forward and back through one member."""
+        if self._alone is None:
+            self._alone = self._make_alone(self.training.compile)
         total = torch.zeros((), device=self.device)
         for part, share in self._in_parts(self.training.batch):
             with autocast(self.device, self.training.precision):
-                loss = self.loss(self.models[member], inputs[part], targets[part])
+                loss = self._alone(member, inputs[part], targets[part])
             weighted = loss if share == 1 else loss * share
             weighted.backward()
             total += weighted.detach()
@@ -324,7 +336,7 @@ class _Ensemble:
     def pass_together(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Forward and back through all members at once: their losses are summed, so that each has its own gradient."""
         if self._batched is None:
-            self._batched = self._make_batched()
+            self._batched = self._make_batched(self.training.compile)
         total = torch.zeros(self.members, device=self.device)
         for part, share in self._in_parts(self.training.batch):
             with autocast(self.device, self.training.precision):
@@ -336,10 +348,32 @@ class _Ensemble:
             total += weighted.detach()
         return total
 
-    def _make_batched(self) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
-        # The first member's code without its weights; those that are tied stay one.
+    def _without_weights(self) -> WithLoss:
+        """The first member's code and the loss, to be called with anyone's weights; those that are tied stay one."""
         empty: dict[int, Any] = {id(one): nn.Parameter(one.to("meta")) for one in self.models[0].parameters()}
-        wrapped = WithLoss(copy.deepcopy(self.models[0], empty), self.loss)
+        return WithLoss(copy.deepcopy(self.models[0], empty), self.loss)
+
+    def _make_alone(self, compile: bool) -> Callable[[int, Tensor, Tensor], Tensor]:  # noqa: A002, torch's name
+        if not compile:
+            return lambda member, inputs, targets: self.loss(self.models[member], inputs, targets)
+        wrapped = self._without_weights()
+        named = [
+            {f"model.{name}": one for name, one in (*model.named_parameters(), *model.named_buffers())} for model in self.models
+        ]
+
+        def one(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Any:
+            return functional_call(wrapped, weights, (inputs, targets))
+
+        # Of weights that are arguments there is one graph for all members. In C++ it needs Python, which members that go side
+        # by side would queue for, only at its ends.
+        graph = torch.compile(one, options={"cpp_wrapper": True} if self.device.type == "cpu" else None)
+        return lambda member, inputs, targets: graph(named[member], inputs, targets)
+
+    def _make_batched(
+        self,
+        compile: bool,  # noqa: A002, torch's name
+    ) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
+        wrapped = self._without_weights()
         buffers = {
             f"model.{name}": torch.stack([dict(model.named_buffers())[name] for model in self.models])
             for name, _ in self.models[0].named_buffers()
@@ -355,7 +389,7 @@ class _Ensemble:
             with _FoldedAttention():
                 return together(weights, buffers, inputs, targets)
 
-        if not self.training.compile:
+        if not compile:
             return eager
         graphs: dict[torch.Size, Callable[..., Tensor]] = {}
 
@@ -371,29 +405,74 @@ class _Ensemble:
 
         return compiled
 
+    @contextlib.contextmanager
+    def side_by_side(self, mode: Literal["batched", "loop"]) -> Iterator[None]:
+        """Meanwhile ``each`` gives members to threads of their own, with an even share of torch's threads each.
+
+        With one thread a member, which is so from as many members as threads on, losses do not depend on how many threads
+        there are, to the last bit.
+        """
+        threads = torch.get_num_threads()
+        crew = min(threads, self.members)
+        if mode == "batched" or crew == 1 or self.device.type != "cpu" or self._draws:
+            yield
+            return
+        torch.set_num_threads(threads // crew)  # in part this counts for all of the process, so here as well
+        try:
+            if self.training.compile and self._alone is None:
+                with self._trial():
+                    self.pass_alone(0, *(part[0] for part in self.batch(0)))  # else each would compile
+            with ThreadPoolExecutor(crew, "member", torch.set_num_threads, (threads // crew,)) as pool:
+                self.each = pool.map
+                yield
+        finally:
+            self.each = map
+            torch.set_num_threads(threads)
+
+    @cached_property
+    def _draws(self) -> bool:
+        """Whether a pass draws random numbers."""
+        before = torch.default_generator.get_state()
+        with self._trial(), torch.no_grad():
+            self.loss(self.models[0], *(part[0] for part in self.batch(0)))
+        return not torch.equal(before, torch.default_generator.get_state())
+
+    @contextlib.contextmanager
+    def _trial(self) -> Iterator[None]:
+        """Passes inside leave buffers as they were; gradients are none of an update's."""
+        state = [copy.deepcopy(dict(model.named_buffers())) for model in self.models]
+        try:
+            yield
+        finally:
+            for model, kept in zip(self.models, state, strict=True):
+                for name, buffer in model.named_buffers():
+                    buffer.copy_(kept[name])
+
     def quickest(self) -> Literal["batched", "loop"]:
-        """Whichever takes less time for forward and back, the better of three tries of each in turn; weights stay."""
+        """Whichever takes less time for forward and back, the better of three tries of each in turn, not compiled."""
         if self.device.type != "cpu":
             return "batched"
-        if self.members == 1 or self.training.compile:
-            return "loop" if self.members == 1 else "batched"
+        if self.members == 1:
+            return "loop"
         inputs, targets = self.batch(0)
         seconds: dict[Literal["batched", "loop"], list[float]] = {"batched": [], "loop": []}
         # One thread's processor time is its wall clock on an idle machine, and still right on a busy one.
         clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-        state = [copy.deepcopy(dict(model.named_buffers())) for model in self.models]
+        self._alone, self._batched = self._make_alone(False), self._make_batched(False)
+
+        def one(member: int) -> Tensor:
+            return self.pass_alone(member, inputs[member], targets[member])
+
         for _ in range(3):
             for mode, taken in seconds.items():
-                start = clock()
-                if mode == "batched":
-                    self.pass_together(inputs, targets)
-                else:
-                    for member in range(self.members):
-                        self.pass_alone(member, inputs[member], targets[member])
-                taken.append(clock() - start)
-        for model, kept in zip(self.models, state, strict=True):
-            for name, buffer in model.named_buffers():
-                buffer.copy_(kept[name])
+                with self._trial(), self.side_by_side(mode):
+                    start = clock()
+                    if mode == "batched":
+                        self.pass_together(inputs, targets)
+                    else:
+                        list(self.each(one, range(self.members)))
+                    taken.append(clock() - start)
+        self._alone = self._batched = None
         return min(seconds, key=lambda mode: min(seconds[mode]))
 
     # All updates.
@@ -436,11 +515,12 @@ class _Ensemble:
         training = self.training
         if not training.evaluate_batches or len(self.corpus.validation) <= training.context:
             return
-        for member, model in enumerate(self.models):
+
+        def one(member: int) -> None:
             done = self.evaluations[member]
             if self.diverged_at[member] is None and not (done and done[-1][0] == self.step):
                 found = validation_loss(
-                    WithLoss(model, self.loss),
+                    WithLoss(self.models[member], self.loss),
                     self.corpus,
                     training.evaluate_batches,
                     training.batch,
@@ -448,6 +528,8 @@ class _Ensemble:
                     lambda: autocast(self.device, training.precision),
                 )
                 done.append((self.step, *found))
+
+        list(self.each(one, range(self.members)))
 
     # What is saved.
 

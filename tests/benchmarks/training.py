@@ -292,7 +292,9 @@ def updates(options: argparse.Namespace) -> dict[str, str]:
     clock.since = []
     training = Training(steps=options.steps, batch=batch, context=context, evaluate_batches=0)
     train(build(tree, seed=0), corpus, training, loggers=[clock], log_every=1, device="cpu", progress=False)
-    training = Training(steps=max(options.steps // 4, 6), batch=batch, context=context, evaluate_batches=0)
+    training = Training(
+        steps=max(options.steps // 4, 6), batch=batch, context=context, evaluate_batches=0, compile=options.compile
+    )
     models = [build(tree, seed=i) for i in range(members)]
     train_ensemble(
         models, corpus, training, mode=options.mode, device="cpu", on_step=lambda *_: lap("ours, ensemble", since, members)

@@ -1,11 +1,12 @@
 """Members of an ensemble have the losses they have alone; a wrong rate or a leak between them is caught."""
 
-import functools
 import math
+import threading
 
 import pytest
 import torch
 from small_gpt import SmallGPT
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional
 
 from depthwidth import Transformer
@@ -16,7 +17,7 @@ from verify.corpus import zipf_markov
 from verify.ensemble import Job, pack, train_ensemble
 from verify.initialize import apply_init, parameter_groups
 from verify.model import build
-from verify.train import Training, train
+from verify.train import Training, language_loss, train
 
 RATES = (1e-3, 3e-3, 1e-2)
 SHORT = Training(steps=100, batch=4, context=16, warmup=5, clip=0.7, evaluate_batches=2)
@@ -133,6 +134,54 @@ def test_with_dropout_the_loop_draws_what_a_single_run_draws(corpus):
     assert 1e-3 < furthest(batched, singles) < 1.0  # other numbers, each member its own
 
 
+@pytest.fixture
+def three_threads():
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(1)
+
+
+class Watched:
+    """The usual loss, and which threads asked for it."""
+
+    def __init__(self, model, fails=None):
+        self.loss, self.threads, self.fails = language_loss(model), set(), fails
+
+    def __call__(self, model, inputs, targets):
+        self.threads.add((threading.get_ident(), torch.get_num_threads()))
+        if model is self.fails:
+            raise ZeroDivisionError
+        return self.loss(model, inputs, targets)
+
+
+def test_members_side_by_side_have_to_the_last_bit_the_losses_of_one_thread(corpus, three_threads):
+    each, some, watched = trainings(BRIEF), models(), Watched(SmallGPT())
+    together = train_ensemble(some, corpus, each, mode="loop", device="cpu", loss=watched)
+    here = (threading.get_ident(), 3)
+    assert len(watched.threads - {here}) > 1
+    assert {threads for _, threads in watched.threads - {here}} == {1}
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(1)
+    in_turn = train_ensemble(models(), corpus, each, mode="loop", device="cpu", loss=(one_thread := Watched(SmallGPT())))
+    assert one_thread.threads == {(threading.get_ident(), 1)}
+    assert [one.losses for one in together] == [one.losses for one in in_turn]
+    assert [one.evaluations for one in together] == [one.evaluations for one in in_turn]
+
+
+def test_members_that_draw_random_numbers_do_so_in_one_order(corpus, three_threads):
+    watched, each = Watched(SmallGPT()), trainings(BRIEF)
+    together = train_ensemble(models(dropout=0.2), corpus, each, mode="loop", device="cpu", loss=watched)
+    assert watched.threads == {(threading.get_ident(), 3)}
+    assert furthest(together, alone(models(dropout=0.2), corpus, each)) < 1e-5
+
+
+def test_an_error_of_one_member_is_the_callers(corpus, three_threads):
+    some = models()
+    with pytest.raises(ZeroDivisionError):
+        train_ensemble(some, corpus, trainings(BRIEF), mode="loop", device="cpu", loss=Watched(some[0], fails=some[1]))
+    assert torch.get_num_threads() == 3
+
+
 def test_a_recipe_sets_the_rates_of_each_member(corpus):
     from depthwidth import recipe
 
@@ -155,12 +204,15 @@ def test_a_recipe_sets_the_rates_of_each_member(corpus):
     assert furthest(train_ensemble(made(), corpus, each, mode="batched", device="cpu"), singles) > 1e-3
 
 
-def test_compiled_from_a_trace_without_vmap(corpus, monkeypatch):
+@pytest.mark.parametrize("mode", ["batched", "loop"])
+def test_compiled_there_is_one_graph_for_all_members(corpus, monkeypatch, three_threads, mode):
     """With the compiler's tracing and autograd but not its code generator, which takes a minute."""
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    counted, compile_for_real = CompileCounterWithBackend("aot_eager"), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: compile_for_real(graph, backend=counted))
     each = [changed(one, compile=True, micro_batch=3) for one in trainings(changed(BRIEF, steps=4))]
-    together = train_ensemble(models(depth=1), corpus, each, mode="batched", device="cpu")
+    together = train_ensemble(models(depth=1), corpus, each, mode=mode, device="cpu")
     assert furthest(together, alone(models(depth=1), corpus, [changed(one, compile=False) for one in each])) < 1e-5
+    assert counted.frame_count < 2 * len(each)  # micro-batches of 3 and of 1: not a graph a member
 
 
 @pytest.mark.gpu
