@@ -3,6 +3,7 @@
     python tests/benchmarks/training.py --nanogpt PATH             # a checkout of github.com/karpathy/nanoGPT
     python tests/benchmarks/training.py --nanogpt PATH --sweep     # 16 models, ours in one program against 16 runs
     python tests/benchmarks/training.py --nanogpt PATH --updates   # updates alone, in turn in one process
+    python tests/benchmarks/training.py --nanogpt PATH --ceiling   # where an update's time goes, and what could be gained
     python tests/benchmarks/training.py --modes                    # without nanoGPT: our two ways through an ensemble
 
 Both train the same shape (no biases, tied embedding, GELU, learned positions) on the same bytes with the same batch, context,
@@ -14,7 +15,11 @@ Three ratios are printed, nanoGPT's time over ours, as medians over the repeats 
 - *whole processes*: from the command to its end, imports included;
 - *wall clock of an update*: the median update, as each prints or records it;
 - *processor time of an update*: that of a long run less that of a short one, over the updates between them. With one thread it
-  says the same as the wall clock on a machine that nobody else uses, and it is what to read on one that others use.
+  says the same as the wall clock on a machine that nobody else uses, and it is what to read on one that others use. With
+  several threads it counts those that spin while they wait, which on a busy machine is most of it.
+
+How much of the processors others took meanwhile is printed too: where they did, neither wall clock nor, with several threads,
+processor time is a property of the programs.
 
 Nothing here passes or fails: it measures.
 """
@@ -22,6 +27,7 @@ Nothing here passes or fails: it measures.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -81,6 +87,15 @@ def processes(commands: list[list[str]], folder: Path, threads: int) -> tuple[li
             raise SystemExit(error)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return [output for output, _ in outputs], wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def busy() -> tuple[float, float]:
+    """Seconds that all processors have worked, and that they have been there, since the machine started."""
+    user, nice, system, idle, waiting, *rest = (
+        int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+    )
+    working, tick = user + nice + system + sum(rest), os.sysconf("SC_CLK_TCK")
+    return working / tick, (working + idle + waiting) / tick
 
 
 def theirs(options: argparse.Namespace, folder: Path, steps: int) -> Taken:
@@ -165,7 +180,8 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both in turn."""
     members, steps, tokens = (options.members if options.sweep else 1), options.steps, options.batch * options.context
     peers = min(options.peers, members) if options.sweep else 1
-    rows = []
+    rows, known = [], Path("/proc/stat").exists()
+    before, own = busy() if known else (0.0, 0.0), sum(os.times()[:4])
     for _ in range(options.repeats):
         theirs_taken = [long_and_short(lambda n: theirs(options, folder, n), steps) for _ in range(peers)]
         ours_taken, our_cpu = long_and_short(lambda n: ours(options, folder, n, members), steps)
@@ -184,6 +200,9 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         )
         sys.stderr.write(json.dumps({name: round(value, 4) for name, value in rows[-1].items()}) + "\n")
 
+    after = busy() if known else (0.0, 0.0)
+    others = (after[0] - before[0] - sum(os.times()[:4]) + own) / (after[1] - before[1]) if known else float("nan")
+
     def ratio(name: str) -> str:
         return spread([row[f"their {name}"] / row[f"our {name}"] for row in rows])
 
@@ -197,6 +216,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "ratio, whole processes": ratio("wall"),
         "ratio, wall clock of an update": ratio("update"),
         "ratio, processor time of an update": ratio("cpu"),
+        "processors that others took": f"{others:.0%}",
         "last losses, nanoGPT": spread([row["their loss"] for row in rows]),
         "last losses, ours": spread([row["our loss"] for row in rows]),
     }
@@ -231,13 +251,36 @@ def modes(members: int, repeats: int) -> dict[str, str]:
     return found
 
 
+def peer(options: argparse.Namespace, tokens: Any) -> Callable[[], None]:
+    """An update as nanoGPT's ``train.py`` does it, by its own model and optimizer."""
+    import numpy as np
+    import torch
+
+    sys.path.insert(0, str(options.nanogpt))
+    from model import GPT, GPTConfig  # type: ignore[import-not-found]
+
+    context, data = options.context, tokens.astype(np.uint16)
+    shape = {"n_layer": options.depth, "n_head": options.heads, "n_embd": options.width, "block_size": context}
+    model = GPT(GPTConfig(vocab_size=256, dropout=0.0, bias=False, **shape))
+    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
+
+    def update() -> None:
+        places = torch.randint(len(data) - context, (options.batch,))
+        x, y = (torch.stack([torch.from_numpy(data[i + j : i + j + context].astype(np.int64)) for i in places]) for j in (0, 1))
+        model(x, y)[1].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return update
+
+
 def updates(options: argparse.Namespace) -> dict[str, str]:
     """Processor milliseconds of an update, in one process and one thread, nanoGPT's model and optimizer and ours in turn.
 
     What ``train.py`` does in an update is written out here with nanoGPT's own model, optimizer and way to read its data; it is
     what to read on a machine that others use, where the times of whole processes mean little.
     """
-    import numpy as np
     import torch
 
     from depthwidth import Transformer
@@ -246,23 +289,9 @@ def updates(options: argparse.Namespace) -> dict[str, str]:
     from verify.model import build
     from verify.train import Training, train
 
-    sys.path.insert(0, str(options.nanogpt))
-    from model import GPT, GPTConfig  # type: ignore[import-not-found]
-
     torch.set_num_threads(1)
     corpus, context, batch, members = python_sources(BYTES), options.context, options.batch, options.members
-    data = corpus.train.numpy().astype(np.uint16)
-    shape = {"n_layer": options.depth, "n_head": options.heads, "n_embd": options.width, "block_size": context}
-    peer = GPT(GPTConfig(vocab_size=256, dropout=0.0, bias=False, **shape))
-    optimizer = peer.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
-
-    def their_update() -> None:
-        places = torch.randint(len(data) - context, (batch,))
-        x, y = (torch.stack([torch.from_numpy(data[i + j : i + j + context].astype(np.int64)) for i in places]) for j in (0, 1))
-        peer(x, y)[1].backward()
-        torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    their_update = peer(options, corpus.train.numpy())
 
     tree = Transformer(
         depth=options.depth, width=options.width, heads=options.heads, vocab=256, context=context, bias=False, norm_bias=False
@@ -305,6 +334,118 @@ def updates(options: argparse.Namespace) -> dict[str, str]:
     return {"shape": f"{members} of {tree.parameters:,} parameters, {batch * context} tokens, {options.mode}", **found}
 
 
+class Operations:
+    """The least time that each operation of an update took in any of them: what others do to a machine drops out of that.
+
+    It is less than any whole update takes: an update has no luck with all of its operations, and Python runs between them.
+    """
+
+    def __init__(self) -> None:
+        self.taken: dict[tuple[str, ...], list[list[float]]] = {}
+        self.profile: Any = None
+
+    def start(self) -> None:
+        """Before an update."""
+        from torch.profiler import ProfilerActivity, profile
+
+        self.profile = profile(activities=[ProfilerActivity.CPU])
+        self.profile.__enter__()
+
+    def stop(self) -> None:
+        """After it."""
+        if self.profile is not None:
+            self.profile.__exit__(None, None, None)
+            events = sorted(self.profile.events(), key=lambda event: (event.time_range.start, -event.time_range.end))
+            names = tuple(event.name for event in events)
+            self.taken.setdefault(names, []).append([event.self_cpu_time_total / 1e3 for event in events])
+
+    def milliseconds(self) -> tuple[float, float]:
+        """Of all operations together, and of matrix products."""
+        names, rows = max(self.taken.items(), key=lambda item: len(item[1]))
+        least = [min(column) for column in zip(*rows, strict=True)]
+        products = ("aten::mm", "aten::addmm", "aten::bmm")
+        return sum(least), sum(time for name, time in zip(names, least, strict=True) if name in products)
+
+
+def ceiling(options: argparse.Namespace) -> dict[str, str]:
+    """Where an update's time goes on either side, beside what its matrix products take by themselves.
+
+    nanoGPT with one thread and with all, ours with one, as members go side by side. Products are those of linear maps;
+    attention has its own.
+    """
+    import torch
+    from torch.nn import functional
+
+    from depthwidth import Transformer
+    from verify.corpus import python_sources
+    from verify.ensemble import train_ensemble
+    from verify.model import build
+    from verify.train import Training
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    corpus, tokens, width = python_sources(BYTES), options.batch * options.context, options.width
+    their_update = peer(options, corpus.train.numpy())
+
+    def least(function: Callable[[], Any]) -> float:
+        """Milliseconds of one thread, of 100 tries."""
+        times = []
+        for _ in range(100):
+            start = time.process_time()
+            function()
+            times.append(1e3 * (time.process_time() - start))
+        return min(times)
+
+    def watched(threads: int) -> tuple[float, float]:
+        torch.set_num_threads(threads)
+        found = Operations()
+        for _ in range(options.steps):
+            found.start()
+            their_update()
+            found.stop()
+        return found.milliseconds()
+
+    theirs_alone, theirs_all = watched(1), watched(cores)
+    torch.set_num_threads(1)
+    square = torch.randn(1024, 1024)
+    peak = 2 * 1024**3 / least(lambda: square @ square) / 1e6
+    linear = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)] * options.depth + [(256, width)]
+    alone = 0.0
+    for outputs, inputs in linear:
+        x, w, g = torch.randn(tokens, inputs), torch.randn(outputs, inputs), torch.randn(tokens, outputs)
+        alone += least(functools.partial(functional.linear, x, w)) + least(functools.partial(torch.mm, g, w))
+        alone += least(functools.partial(torch.mm, g.t(), x))
+    flops = 6 * tokens * sum(a * b for a, b in linear)
+    tree = Transformer(
+        depth=options.depth, width=width, heads=options.heads, vocab=256, context=options.context, bias=False, norm_bias=False
+    )
+    found = Operations()
+
+    def step(*_: Any) -> None:
+        found.stop()
+        found.start()
+
+    training = Training(steps=options.steps, batch=options.batch, context=options.context, evaluate_batches=0)
+    train_ensemble([build(tree, seed=0)], corpus, training, mode="loop", device="cpu", on_step=step)
+    found.profile.__exit__(None, None, None)
+    ours_alone = found.milliseconds()
+
+    def line(taken: tuple[float, float]) -> str:
+        return f"{taken[0]:.1f}, of it products {taken[1]:.1f} ({flops / taken[1] / 1e6:.0f} GFLOP/s)"
+
+    return {
+        "shape": f"{tree.parameters:,} parameters, {tokens} tokens, {flops / 1e9:.2f} GFLOP in products of linear maps",
+        "GFLOP/s of a core, 1024 x 1024 by 1024": f"{peak:.0f}",
+        "products by themselves, ms": f"{alone:.1f} ({flops / alone / 1e6:.0f} GFLOP/s)",
+        "nanoGPT, one thread, ms": line(theirs_alone),
+        f"nanoGPT, {cores} threads, ms": line(theirs_all),
+        "ours, one thread, ms": line(ours_alone),
+        "ratio, one thread": f"{theirs_alone[0] / ours_alone[0]:.2f}",
+        "ratio, all threads": f"{cores * theirs_all[0] / ours_alone[0]:.2f}",
+        "ratio, one thread, ours but its products": f"{theirs_alone[0] / ours_alone[1]:.2f}",
+        "ratio, all threads, ours but its products": f"{cores * theirs_all[0] / ours_alone[1]:.2f}",
+    }
+
+
 def spread(values: list[float], digits: int = 2) -> str:
     """Median and quartiles."""
     if len(values) < 2:
@@ -319,6 +460,7 @@ def main() -> None:
     parser.add_argument("--nanogpt", type=Path)
     parser.add_argument("--updates", action="store_true", help="compare updates inside one process")
     parser.add_argument("--modes", action="store_true", help="compare the ways through an ensemble")
+    parser.add_argument("--ceiling", action="store_true", help="where an update's time goes, and what could be gained")
     parser.add_argument("--sweep", action="store_true", help="many models instead of one")
     sizes = {"members": 16, "peers": 16, "workers": 1, "depth": 4, "width": 128, "heads": 4, "context": 64, "batch": 12}
     for name, value in {**sizes, "steps": 60, "repeats": 5, "threads": 1}.items():
@@ -335,6 +477,8 @@ def main() -> None:
         found: dict[str, Any] = modes(options.members, options.repeats)
     elif options.updates and options.nanogpt is not None:
         found = updates(options)
+    elif options.ceiling and options.nanogpt is not None:
+        found = ceiling(options)
     elif options.nanogpt is None:
         parser.error("--nanogpt PATH or --modes says what to measure")
     else:
