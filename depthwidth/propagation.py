@@ -212,10 +212,12 @@ class _Input:
 
     def positions(self, tree: Transformer, tokens: int) -> Positions | None:
         """The positions to follow one by one; None where tokens are exchangeable."""
-        from .token_positions import Positions
+        from .token_positions import Distances, Positions
 
         if self.tokens is not None:
             return Positions.every(tokens)
+        if tree.stack.penalises_distance and tree.kind != "encoder-decoder":
+            return Distances.back(tokens)
         return Positions.smooth(tokens) if tree.stack.causal else None
 
     def identity(self, positions: Positions | None) -> AnySignal:
@@ -224,9 +226,9 @@ class _Input:
 
         if positions is None:
             return Signal(1.0, self.mean_match)
-        n = len(positions.nodes)
-        match = self.match if not isinstance(self.match, float | int) else np.full((n, n), float(self.match))
-        return TokenSignal(np.ones(n), match, positions)
+        if isinstance(self.match, float | int):
+            return TokenSignal(*positions.alike(1.0, self.match), positions)
+        return TokenSignal(np.ones(len(self.match)), self.match, positions)
 
     def replaced(self, x: AnySignal, width: int) -> AnySignal:
         """The first block's input: `x` as it comes from the embedding, or what the caller gives instead."""
