@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .softmax_integrals import _ABOVE, _BELOW, _DEVIATIONS, _LEAST, _STEP, Overlap, _averaged, _log, head_norms, overlap
+from .softmax_integrals import _ABOVE, _BELOW, _DEVIATIONS, _LEAST, _STEP, _averaged, _log, head_norms, overlap
 
 Array = Any
 
@@ -201,7 +201,7 @@ def _rows(variance: float, slope: float, lengths: Array, with_entropy: bool) -> 
 
 
 class BiasedRows:
-    """Tables of :func:`biased_overlap`, less entropy and ln Z, over the variance, for rows of given lengths and variances up to a largest one.
+    """Tables of :func:`biased_overlap`, less entropy and ln Z, over variances up to a largest one, for rows of given lengths.
 
     Parameters
     ----------
@@ -212,7 +212,8 @@ class BiasedRows:
     """
 
     def __init__(self, largest: float, slope: float, lengths: tuple[int, ...], head_dim: int | None) -> None:
-        self.scales, self.weights = (np.ones(1), np.ones(1)) if head_dim is None else head_norms(head_dim, _NORM_NODES)
+        norms: tuple[Array, Array] = (np.ones(1), np.ones(1)) if head_dim is None else head_norms(head_dim, _NORM_NODES)
+        self.scales, self.weights = norms
         self._top = math.log1p(largest * float(self.scales.max()))
         nodes = np.cos(np.pi * (np.arange(_VARIANCES) + 0.5) / _VARIANCES)
         rows = np.stack(biased_overlap(np.expm1((nodes + 1) / 2 * self._top), slope, lengths, entropy=False))[:4]
@@ -225,15 +226,15 @@ class BiasedRows:
         basis = np.cos(np.arange(_VARIANCES)[:, None] * angle)
         values = np.exp((self._coefficients * basis).sum(1))
         nothing = np.full(values.shape[1:], math.nan)
-        return BiasedRow(*values, nothing, nothing)
+        return BiasedRow._make([*values, nothing, nothing])
 
     def averaged(self, variance: Array) -> tuple[BiasedRow, Array]:
         """The same over the norms of queries, and E[|q|^2/d_h T] / E[T]."""
         rows = [np.stack(self.row(variance * scale)) for scale in self.scales]
-        mean = sum(weight * row for weight, row in zip(self.weights, rows, strict=True))
+        mean: Array = sum(weight * row for weight, row in zip(self.weights, rows, strict=True))
         t = BiasedRow._fields.index("T")
         heavy = sum(w * s * row[t] for w, s, row in zip(self.weights, self.scales, rows, strict=True))
-        return BiasedRow(*mean), np.where(mean[t] > 0, heavy / np.where(mean[t] > 0, mean[t], 1.0), 1.0)
+        return BiasedRow._make(mean), np.where(mean[t] > 0, heavy / np.where(mean[t] > 0, mean[t], 1.0), 1.0)
 
 
 @functools.lru_cache(maxsize=64)
@@ -278,21 +279,50 @@ def slope_groups(slopes: tuple[float, ...], nodes: int = SLOPE_NODES) -> tuple[t
     return tuple(zip(np.exp(values)[::-1].tolist(), (vectors[0] ** 2)[::-1].tolist(), strict=True))
 
 
-def mean_overlap(variance: Array, lengths: Sequence[int], slopes: tuple[float, ...]) -> Overlap:
-    """The averages of :func:`biased_overlap` over the heads, as :class:`~depthwidth.softmax_integrals.Overlap`.
+def concentration_of_heads(variance: Array, lengths: tuple[int, ...], slopes: tuple[float, ...]) -> tuple[Array, Array]:
+    """E sum p^2 and entropy (nats) on average over heads of these slopes.
 
-    `variance` has shape (..., lengths); M4 is left out and given as NaN.
+    Parameters
+    ----------
+    variance : s2 of the Gaussian part of the logits, nats^2, of shape (..., lengths). 0 <= s2 <= 1e4.
+    lengths : of the rows, ascending whole numbers.
+    slopes : of the heads, nats a position.
+
+    Notes
+    -----
+    Interpolated over the variance, within 1e-4.
+
+    Examples
+    --------
+    >>> squares, entropy = concentration_of_heads([1.0], (256,), (0.25,))
+    >>> print(f"{squares[0]:.3f} {entropy[0]:.2f}")
+    0.204 2.08
     """
-    n = np.asarray(lengths, dtype=int)
-    order = np.argsort(n, kind="stable")
-    flat = np.asarray(variance, dtype=float).reshape(-1, n.size)
-    total = np.zeros((len(BiasedRow._fields), *flat.shape))
+    s2 = np.asarray(variance, dtype=float)
+    octave = np.ceil(np.log2(np.maximum(s2, _NO_SCORES)))
+    squares, entropy = np.empty(s2.shape), np.empty(s2.shape)
+    for value in np.unique(octave):
+        coefficients = _heads_table(float(value), lengths, slopes)
+        x = np.clip(2 * (np.log2(np.maximum(s2, _NO_SCORES)) - value) + 1, -1.0, 1.0)
+        basis = np.cos(np.arange(_OCTAVE_NODES) * np.arccos(x)[..., None])
+        here = octave == value
+        for into, which in ((squares, coefficients[0]), (entropy, coefficients[1])):
+            into[here] = (basis * which).sum(-1)[here]
+    return squares, entropy
+
+
+_OCTAVE_NODES = 4
+_NO_SCORES = 2.0**-20
+
+
+@functools.lru_cache(maxsize=32)
+def _heads_table(octave: float, lengths: tuple[int, ...], slopes: tuple[float, ...]) -> Array:
+    """Chebyshev coefficients over ln s2 in an octave, of both averages; (2, lengths, nodes)."""
+    nodes = np.cos(np.pi * (np.arange(_OCTAVE_NODES) + 0.5) / _OCTAVE_NODES)
+    variances = 2.0 ** (octave + (nodes - 1) / 2)
+    total = np.zeros((2, _OCTAVE_NODES, len(lengths)))
     for slope, share in slope_groups(slopes):
-        for i, row in enumerate(flat):
-            if np.ptp(row) == 0:
-                total[:, i, order] += share * np.stack(biased_overlap(float(row[0]), slope, n[order]))[:, 0]
-            else:
-                for j, s2 in enumerate(row):
-                    total[:, i, j] += share * np.stack(biased_overlap(float(s2), slope, n[j : j + 1]))[:, 0, 0]
-    p, m3, a22, t, entropy, log_z = total.reshape(-1, *np.shape(variance))
-    return Overlap(p, m3, np.full_like(p, np.nan), a22, t, entropy, log_z)
+        rows = biased_overlap(variances, slope, lengths)
+        total += share * np.stack([rows.P, rows.entropy])
+    inverse = np.linalg.inv(np.polynomial.chebyshev.chebvander(nodes, _OCTAVE_NODES - 1))
+    return np.einsum("kx,fxn->fnk", inverse, total)

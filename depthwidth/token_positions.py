@@ -162,7 +162,7 @@ class Distances(Positions):
         Examples
         --------
         >>> Distances.back(100).early[-10:].tolist()
-        [90, 83, 71, 61, 50, 39, 16, 6, 2, 1]
+        [94, 90, 83, 71, 50, 39, 16, 6, 2, 1]
         """
         return _distances(_whole("length", length))
 
@@ -184,8 +184,10 @@ class Distances(Positions):
     def _pair_share(self) -> Array:
         result = np.zeros(self.late.size)
         position = np.arange(1, self.length + 1)
-        # Of the mean over what comes before a token, which is smooth in its position.
-        of_node = (position - 1) @ self.weights / max(1, (position - 1).sum())
+        # The mean over what comes before a token is a constant and a term in 1/t, and what else there is smooth in ln t.
+        before = (position - 1) / max(1, (position - 1).sum())
+        of_node = (before / position) @ self.weights * self.nodes
+        of_node[-1] += before.sum() - of_node.sum()
         for node, t in enumerate(self.nodes):
             own = np.flatnonzero(self.late == node)
             if own.size:
@@ -277,7 +279,7 @@ _FAR = 2.5
 
 
 _WIDE, _END = 2.0, 3.0
-"""Ratios of nodes, and of what is left behind them to the end: there, fewer tokens look back at a token"""
+"""Ratios of nodes, and of what is left from them to the end: near it, fewer tokens look back at a token"""
 
 
 @functools.lru_cache(maxsize=16)
@@ -286,12 +288,14 @@ def _distances(length: int) -> Distances:
     more = int(np.ceil(np.log(half / _FIRST) / np.log(_WIDE)))
     spaced = _FIRST * (half / _FIRST) ** (np.arange(1, more + 1) / max(more, 1))
     ending = _END ** np.arange(np.log(max(length / 3, 1)) / np.log(_END))
-    nodes = np.concatenate([np.arange(1, _FIRST + 1), np.rint(spaced).astype(int), [length], length - np.rint(ending).astype(int)])
+    nodes = np.concatenate(
+        [np.arange(1, _FIRST + 1), np.rint(spaced).astype(int), [length], length - np.rint(ending).astype(int)]
+    )
     nodes = np.unique(nodes[(nodes >= 1) & (nodes <= length)])
     late, early = [], []
     for node, t in enumerate(nodes.tolist()):
         half = t / 2
-        more = int(np.ceil(np.log(max(half / _NEAR[-1], 1)) / np.log(_WIDE)))
+        more = int(np.ceil(np.log(max(half / _NEAR[-1], 1)) / np.log(_RATIO)))
         spaced = _NEAR[-1] * (half / _NEAR[-1]) ** (np.arange(1, more + 1) / max(more, 1))
         beginning = _FAR ** np.arange(np.log(max(half, 1)) / np.log(_FAR))
         apart = np.unique(np.concatenate([_NEAR, np.rint(spaced).astype(int), t - np.rint(beginning).astype(int)]))

@@ -120,7 +120,7 @@ def _official() -> Iterator[tuple[str, tuple[tuple[str, float], ...]]]:
 
 
 def _outside() -> Iterator[Problem]:
-    """Short sequences, large score variances, causal masks, cross-attention and ALiBi, of tokens that a norm made equally long."""
+    """Short sequences, large score variances, masks, cross-attention and ALiBi, of tokens that a norm made equally long."""
     for width, head_dim in ((128, 64), (512, 64)):
         for r, s in itertools.product((0.0, 0.3, 0.8), (1.0, 4.0)):
             for length in (2, 4, 8, 16, 32, 64):
@@ -133,7 +133,7 @@ def _outside() -> Iterator[Problem]:
         (0.0, 0.5), (0.0, 0.3, 0.8), (0.25, 1.0, 4.0), ((16, 64), (64, 16), (128, 128))
     ):
         yield _attention("cross", r, s, 256, 64, keys, row_correlation=rho, queries=queries)
-    for r, s, length, heads in itertools.product((0.0, 0.3, 0.8), (0.01, 0.25, 1.0, 4.0), (16, 64, 256), (1, 4, 16)):
+    for r, s, length, heads in itertools.product((0.0, 0.3), (0.01, 0.25, 1.0, 4.0), (16, 64, 256), (1, 4, 16)):
         yield _attention("alibi", r, s, 256, 64, length, heads=heads)
 
 

@@ -391,6 +391,8 @@ class Attention(Residual):
         self.query_norm, self.key_norm = _optional(layer.query_norm), _optional(layer.key_norm)
         self.position = _optional(layer.position)
         scale = layer.head_dim**-0.5 if layer.scale is None else layer.scale
+        if isinstance(self.position, ALiBi) and isinstance(layer.position, layers.ALiBi) and layer.position.scaled:
+            self.position.scale = scale
         self.mix = Mix(scale, layer.softcap, layer.dropout)
         self.out = module(layer.out)
 

@@ -92,6 +92,13 @@ class Attention(Layer):
         """The output map from the joined heads back to the residual stream."""
         return Linear(self.heads * self.value_dim, self.width, self.out_bias)
 
+    @property
+    def slopes(self) -> tuple[float, ...] | None:
+        """By how much the scores of each head fall with distance, nats a position; None without such penalties or a mask."""
+        if not (self.causal and isinstance(self.position, ALiBi)):
+            return None
+        return self.position.slopes(self.heads, self.head_dim**-0.5 if self.scale is None else self.scale)
+
     def children(self) -> tuple[Child, ...]:
         parts = (
             ("query", self.query), ("key", self.key), ("value", self.value),
@@ -212,9 +219,8 @@ class Attention(Layer):
         """Of the penalties on the scores, where they count: one for each head, or a zero where only other blocks have some."""
         from ..token_positions import Distances
 
-        if self.causal and not self.cross and isinstance(self.position, ALiBi):
-            if x.positions.dense or isinstance(x.positions, Distances):
-                return self.position.slopes(self.heads, self.head_dim**-0.5 if self.scale is None else self.scale)
+        if self.slopes and not self.cross and (x.positions.dense or isinstance(x.positions, Distances)):
+            return self.slopes
         return (0.0,) if isinstance(x.positions, Distances) else None
 
     def _passed(self, moved: Any, x: AnySignal, source: AnySignal, weight: Number) -> Any:
