@@ -60,7 +60,16 @@ class BiasedAttention:
 
     Notes
     -----
-    Off the diagonal the weights follow the covariances to first order. See ``docs/signal.md`` for the errors measured.
+    Off the diagonal the weights follow the covariances to first order, and keys are not attended to more for being less like
+    their neighbours, as :class:`.TokenAttention` has it. Errors against simulation of one layer of exchangeable tokens (width
+    256, heads of 64, lengths 16 to 256, score variances 0.01 to 4, 1 to 16 heads; 50, 90 and 99 percentiles): variance 0.14,
+    0.6 and 2.0 %; covariance 0.2, 0.7 and 1.7; gradient 0.5, 1.0 and 1.6; its covariance 0.1, 0.6 and 1.1. Four to six layers,
+    Xavier weights, 32 to 128 tokens: variance within 1.3 %, covariance 4 %, gradient 2 % of the mean of 96 draws, whose own
+    errors are 0.5, 1.5 and 0.7 %. Distances back stand for every position to 0.3 % of moments, 1.5 % of gradients; with a
+    window shorter than the sequence to 3 %.
+
+    At 2048 positions the sums take 0.1 s for each slope and score variance, a layer 15 ms, its pullback 10 ms; time and memory
+    grow with the length.
 
     Examples
     --------
