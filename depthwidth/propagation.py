@@ -83,8 +83,8 @@ def propagate(
     causal mask or a Gram matrix makes them differ; each position is then followed by itself
     (:mod:`depthwidth.token_attention`). With ALiBi in a causal stack each position is followed with those some distances before
     it (:mod:`depthwidth.biased_attention`). Contexts above 2048 tokens then count as 2048; at 8192 that shows in the covariance
-    of gradients alone, which falls as 1/L. In stacks without a mask, and in encoder-decoders, ALiBi is left out. So are relative
-    position biases: at T5's own scale they change E sum p^2 by 0.2 %.
+    of gradients alone, which falls as 1/L. In stacks without a mask, and in encoder-decoders, ALiBi is left out. So are
+    relative position biases: at T5's own scale they change E sum p^2 by 0.2 %.
     """
     import pandas
 
