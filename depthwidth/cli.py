@@ -622,6 +622,9 @@ def table(name: str | None, form: str | None) -> None:
 @click.argument("config")
 @click.option("--init", "scheme", default="shipped", show_default=True, help="Scheme; `depthwidth init` lists them.")
 @click.option("--context", metavar="N", help="Tokens of a sequence  [the model's].")
+@click.option(
+    "--lengths", metavar="L,L,..", help="A padded batch: its sequences' lengths without padding, which no token attends to."
+)
 @click.option("--variance", type=float, help="Variance of the first block's input  [the embedding's].")
 @click.option("--correlation", type=float, help="Its correlation between tokens  [the embedding's, by Zipf's law].")
 @click.option("--text", metavar="FILE", help="Text whose repeated tokens make the inputs correlate.")
@@ -636,6 +639,7 @@ def moments(
     config: str,
     scheme: str,
     context: str | None,
+    lengths: str | None,
     variance: float | None,
     correlation: float | None,
     text: str | None,
@@ -647,7 +651,11 @@ def moments(
     plot: str | None,
     form: str | None,
 ) -> None:
-    """Predicted moments of signal and gradient at every site of the transformer in CONFIG, at initialisation."""
+    """Predicted moments of signal and gradient at every site of the transformer in CONFIG, at initialisation.
+
+    With --lengths they are averages over the tokens of a batch that are no padding; a length may stand several times, and in a
+    model of two stacks be a pair, decoder:encoder.
+    """
     from .propagation import moments_of
 
     if plot is not None:
@@ -656,6 +664,10 @@ def moments(
         check_target(plot)
     tree, made = _recipe_of(config, scheme)
     length = None if context is None else _whole(context, "context")
+    batch = None if lengths is None else _lengths(lengths)
+    for option, value in (("--context", context), ("--windows", windows), ("--attention", attention or None)):
+        if batch is not None and value is not None:
+            raise InputError(f"give --lengths or {option}, not both")
     match, source = _match_of(tree, length, text, tokens, windows, correlation)
     given = {
         "variance": variance, "correlation": correlation, "token_match": match, "gradient": (1.0, gradient_correlation),
@@ -669,10 +681,19 @@ def moments(
         profile: list[Row] = list(attention_profile(tree, made, **given))
         emit(form, profile, profile, lambda: _print_attention(profile))
         return
-    rows: list[Row] = list(moments_of(tree, made, **given))
+    rows: list[Row] = list(moments_of(tree, made, lengths=batch, **given))
     if plot is not None:
         plot_moments(rows, plot)
     emit(form, rows, rows, lambda: _print_moments(rows))
+
+
+def _lengths(text: str) -> list[Any]:
+    """Lengths, or pairs of them, as they are typed: ``512,128,64`` or ``64:512,32:128``."""
+    found: list[Any] = []
+    for part in text.split(","):
+        lengths = [_whole(one, "lengths") for one in part.split(":")]
+        found.append(lengths[0] if len(lengths) == 1 else tuple(lengths))
+    return found
 
 
 def _print_attention(rows: list[Row]) -> None:

@@ -183,7 +183,7 @@ def attention_profile(tree: Transformer, init: str | Recipe = "shipped", **given
 
     Parameters
     ----------
-    tree, init, given : as in :func:`depthwidth.propagation.propagate`.
+    tree, init, given : as in :func:`depthwidth.propagation.propagate`, but for `lengths`.
 
     Returns
     -------
@@ -205,6 +205,8 @@ def attention_profile(tree: Transformer, init: str | Recipe = "shipped", **given
     from .layers import Attention
     from .propagation import moments_of
 
+    if given.get("lengths") is not None:
+        raise InputError("attention is said of one length: give context in place of lengths")
     run = tree.run(given.get("context"), given.get("source"))
     blocks = {name: list(stack.blocks()) for name, stack in (("encoder", tree.encoder), ("decoder", tree.decoder)) if stack}
     found = []

@@ -77,7 +77,8 @@ class Design:
     final_norm : whether a norm follows the last block; by default unless the placement is ``post``.
     parallel : attention and feed-forward read the same input and are added together; `shared_norm` gives them one norm.
     activation, gated : the feed-forward part's; `experts`, `top_k` and `shared_ffn` make it a mixture of experts, whose
-        shared part is scaled by a gate of its own with `shared_gate`.
+        shared part is scaled by a gate of its own with `shared_gate`. `renormalized` says whether the router's weights of the
+        chosen experts are made to sum to 1.
     bias : whether linear maps have biases; `attention_bias` (query, key, value), `attention_out_bias` and `ffn_bias`
         override it.
     qk_norm : ``none``, ``head`` (a norm over each head's query and key) or ``full`` (over all heads together).
@@ -85,7 +86,8 @@ class Design:
         `window_positions` in place of `positions` where it is given (Gemma 3's two rotary bases).
     logit_scale, score_softcap, logit_softcap : see :class:`~depthwidth.layers.Attention` and the head.
     tied : whether the output matrix is the token embedding; `head_bias` gives it a bias.
-    head : ``lm``, ``masked-lm`` (BERT's transform before it), ``classifier`` (`classes` of them), ``none``.
+    head : ``lm``, ``masked-lm`` (BERT's transform before it), ``classifier`` (`classes` of them), ``none``. The transform has
+        `head_activation`, by default the feed-forward part's.
     pooler : whether a pooler (of `pooler_width`, the model's by default) reads the first token.
     segments, embedding_norm, embedding_width, embedding_scale : of the stem. An `embedding_width` below `width` comes with a
         projection up and, for a language head, one down.
@@ -122,6 +124,7 @@ class Design:
     top_k: int = 2
     shared_ffn: int | None = None
     shared_gate: bool = False
+    renormalized: bool = True
     bias: bool = True
     attention_bias: bool | None = None
     attention_out_bias: bool | None = None
@@ -135,6 +138,7 @@ class Design:
     tied: bool = True
     head_bias: bool = False
     head: str = "lm"
+    head_activation: str | None = None
     classes: int = 1000
     pooler: bool = False
     pooler_width: int | None = None
@@ -224,7 +228,7 @@ class Design:
         if self.experts is None:
             return expert
         shared = None if self.shared_ffn is None else dense(self.shared_ffn)
-        return MixtureOfExperts(expert, self.experts, self.top_k, shared, self.shared_gate)
+        return MixtureOfExperts(expert, self.experts, self.top_k, shared, self.shared_gate, self.renormalized)
 
     def residual(self, branch: Attention | FeedForward | MixtureOfExperts) -> Residual:
         """A branch with the norms of this design's placement."""
@@ -310,7 +314,7 @@ class Design:
         unembedding = Unembedding(features, self.vocab, self.tied, self.head_bias)
         if self.head == "masked-lm":
             transform, norm = Linear(self.width, features), self.norm_over(features)
-            return LanguageHead(unembedding, transform, norm, self.logit_softcap)
+            return LanguageHead(unembedding, transform, norm, self.logit_softcap, self.head_activation or self.activation)
         projection = Linear(self.width, features, bias=False) if features != self.width else None
         return LanguageHead(unembedding, projection, None, self.logit_softcap)
 

@@ -338,7 +338,9 @@ class _State:
         mean = float(setting.loss_scale / (setting.batch * setting.run.tokens))
         head, vocab = setting.tree.head, setting.tree.vocab
         logits, top = self.q("head.unembedding"), self.q("decoder" if setting.tree.decoder is not None else "encoder")
-        if not (isinstance(head, LanguageHead) and logits and top and vocab > 1):
+        if not (
+            isinstance(head, LanguageHead) and head.transform is None and head.norm is None and logits and top and vocab > 1
+        ):
             return mean
         from .formulas.moments import loss_gradient_second_moment
         from .softmax_integrals import overlap

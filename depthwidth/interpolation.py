@@ -23,6 +23,11 @@ class Table:
         self._pieces = [[tuple(column) for column in piece.T.tolist()] for piece in self._coefficients.transpose(1, 0, 2)]
         self._low, self._step, self._last = low, (high - low) / (nodes - 1), nodes - 2
 
+    @property
+    def pieces(self) -> tuple[list[list[tuple[float, ...]]], float, float, int]:
+        """Coefficients of every interval and function, the lower end, an interval's length, and the last interval's number."""
+        return self._pieces, self._low, self._step, self._last
+
     def __call__(self, x: float) -> list[float]:
         """The value of each function at `x`."""
         place = (x - self._low) / self._step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ def propagate(
     gradient: tuple[float, float] | str = (1.0, 0.0),
     context: int | None = None,
     source: int | None = None,
+    lengths: Iterable[Any] | Mapping[Any, float] | None = None,
     dropout: bool = True,
     finite_width: bool = True,
 ) -> pandas.DataFrame:
@@ -58,8 +60,12 @@ def propagate(
         positions of one text have the same token, or such arrays' mean.
     segment_match : probability that two positions are of the same segment, where the embedding has segments.
     gradient : second moment and correlation of the gradient behind the last norm, or ``"loss"`` for the cross-entropy of a
-        language model, summed over positions. By default 1 and 0: a language model's correlation is near 0.
+        language model, summed over positions, which also passes the head's transform where there is one (BERT). By default 1
+        and 0: a language model's correlation is near 0.
     context, source : tokens of a sequence (and of the encoder's); the tree's context by default.
+    lengths : in place of `context`, for a padded batch: the length of each sequence without its padding, or a mapping from a
+        length to how many sequences have it. In a model of two stacks a length may be a pair (of the decoder's sequence, of the
+        encoder's). Rows are then averages over the real tokens, see :mod:`depthwidth.padding`.
     dropout : whether the network is in training mode.
     finite_width : whether to correct for finite width, to first order.
 
@@ -88,24 +94,44 @@ def propagate(
     """
     import pandas
 
-    walk = walk_tree(
+    columns = _columns_of(
         tree, init, variance=variance, correlation=correlation, gram=gram, token_match=token_match,
-        segment_match=segment_match, gradient=gradient, context=context, source=source, dropout=dropout,
+        segment_match=segment_match, gradient=gradient, context=context, source=source, lengths=lengths, dropout=dropout,
         finite_width=finite_width,
     )  # fmt: skip
-    columns = _columns(walk)
     columns["layer"] = pandas.arrays.IntegerArray(columns["layer"], columns["layer"] < 0)
     columns["direction"] = pandas.Categorical.from_codes(columns["direction"], list(_DIRECTIONS))
-    return pandas.DataFrame(columns)
+    return pandas.DataFrame(columns, copy=False)  # nobody else holds them
 
 
 def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Any) -> list[dict[str, Any]]:
     """The rows of :func:`propagate` as plain data, with the same arguments."""
-    columns = {name: values.tolist() for name, values in _columns(walk_tree(tree, init, **given)).items()}
+    columns = {name: values.tolist() for name, values in _columns_of(tree, init, **given).items()}
     columns["spread"] = [None if math.isnan(value) else value for value in columns["spread"]]
     columns["layer"] = [None if layer < 0 else layer for layer in columns["layer"]]
     columns["direction"] = [_DIRECTIONS[code] for code in columns["direction"]]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _columns_of(tree: Transformer, init: str | Recipe = "shipped", *, lengths: Any = None, **given: Any) -> dict[str, Any]:
+    """The rows as arrays: of one length, or averaged over those of a padded batch."""
+    if lengths is None:
+        return _columns(walk_tree(tree, init, **given))
+    from .padding import Batch
+
+    context, source = given.pop("context", None), given.pop("source", None)
+    if context is not None:
+        raise InputError(f"propagate: lengths leaves no room for context={context}; give one of the two")
+    for name in ("gram", "token_match"):
+        if given.get(name) is not None and not isinstance(given[name], float | int):
+            raise InputError(f"propagate: lengths leaves no room for {name} as an array, which has one length")
+    batch = Batch.of(tree, lengths, source)
+    made = init if isinstance(init, Recipe) else recipe(tree, init)
+
+    def columns(tokens: int, memory: int | None) -> dict[str, Any]:
+        return _columns(walk_tree(tree, made, context=tokens, source=memory, smallest=1, **given))
+
+    return batch.averages(tree, columns)
 
 
 def walk_tree(*arguments: Any, **given: Any) -> Walk:
@@ -130,10 +156,11 @@ def _walk_tree(
     source: int | None = None,
     dropout: bool = True,
     finite_width: bool = True,
+    smallest: int = 2,
 ) -> Walk:
     given = _Input.of(tree, variance, correlation, gram, token_match)
     run = tree.run(given.tokens or context, source)
-    check_whole("propagate", smallest=2, context=run.tokens)
+    check_whole("propagate", smallest=smallest, context=run.tokens)
     if given.tokens is not None and context not in (None, given.tokens):
         raise InputError(f"propagate: context={context} is not the {given.tokens} tokens of the array that is given")
     if isinstance(gradient, str) and gradient != "loss":
@@ -159,14 +186,18 @@ def _walk_tree(
     name = "encoder" if tree.decoder is None else "decoder"
     y, pull = tree.stack.moments(x, root.at(name))
     head = tree.head if isinstance(tree.head, LanguageHead) else None
+    z, pull_head = y, None
     if head is not None:
-        head.logits(y, root.at("head"), root.at("stem"))
-    if behind is None:
-        if head is None:
-            raise InputError("propagate: gradient='loss' needs a language-model head; give a second moment and a correlation")
-        gamma, kappa = head.loss_gradient(y, root.at("head"), root.at("stem"), given.mean_match)
-        behind = Signal(gamma, kappa)
-    front = pull(behind.spread_over(y))
+        z, pull_head = head.features(y, root.at("head"))
+        head.logits(z, root.at("head"), root.at("stem"))
+    if behind is not None:
+        back = behind.spread_over(y)
+    elif head is None or pull_head is None:
+        raise InputError("propagate: gradient='loss' needs a language-model head; give a second moment and a correlation")
+    else:
+        loss = Signal(*head.loss_gradient(z, root.at("head"), root.at("stem"), given.mean_match))
+        back = pull_head(loss.spread_over(z))
+    front = pull(back)
     pull_stem(front)
     if pull_encoder is not None and walk.memory_gradient is not None:
         pull_encoder(walk.memory_gradient)
@@ -223,9 +254,9 @@ class _Input:
 
         if self.tokens is not None:
             return Positions.every(tokens)
-        if tree.stack.penalises_distance and tree.kind != "encoder-decoder":
+        if tree.stack.penalises_distance and tree.kind != "encoder-decoder" and tokens > 1:
             return Distances.back(min(tokens, LONGEST_APART))
-        return Positions.smooth(tokens) if tree.stack.causal else None
+        return Positions.smooth(tokens) if tree.stack.causal or tokens == 1 else None
 
     def identity(self, positions: Positions | None) -> AnySignal:
         """A signal of second moment 1 whose covariance is the match probability."""
@@ -295,8 +326,10 @@ def _columns(walk: Walk) -> dict[str, Any]:
         layers = layer if isinstance(layer, range) else [layer]
         order = slice(None, None, 1 if forward else -1)
         for name in _NUMBERS:
-            values = [np.broadcast_to(getattr(row, name), len(layers)) for row in sites]
-            parts[name].append(np.stack(values, axis=1)[order].ravel())
+            values = np.empty((len(layers), len(sites)))
+            for k, row in enumerate(sites):
+                values[:, k] = getattr(row, name)
+            parts[name].append(values[order].ravel())
         parts["site"].append(_sites(tuple(row.role for row in sites), layer)[order].ravel())
         parts["layer"].append(np.repeat(np.array([-1 if at is None else at for at in layers])[order], len(sites)))
         parts["direction"].append(np.full(len(layers) * len(sites), _DIRECTIONS.index(direction)))

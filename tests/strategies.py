@@ -389,6 +389,7 @@ def designs(draw: st.DrawFn, deepest: int = 40, **forced: Any) -> dict[str, Any]
         shared = draw(st.none() | st.integers(1, 20))
         gate = shared is not None and draw(FLAG)
         choices |= {"experts": experts, "top_k": draw(st.integers(1, experts)), "shared_ffn": shared, "shared_gate": gate}
+        choices["renormalized"] = draw(FLAG)
     if kind == "encoder-decoder":
         choices["encoder_depth"] = draw(st.none() | st.integers(1, 10))
         # One list of windows cannot serve two stacks of different depth.

@@ -196,3 +196,16 @@ def test_concentration_of_a_causal_layer_is_that_of_its_rows():
     assert plain.entropy > found.entropy + 0.4
     with pytest.raises(InputError, match="causal"):
         concentration(1.0, 0.0, 8, slopes=slopes)
+
+
+def test_sequences_of_any_length_share_a_batch():
+    tree = Transformer(1, 32, 2, positions="alibi", vocab=100, context=12)
+    padded = propagate(tree, "xavier", lengths=[12, 12, 3, 1])
+    alone = propagate(tree, "xavier", lengths=[12])
+    assert len(padded) == len(alone)
+    # Short sequences have a token or two that see little else.
+    mixed = [
+        frame[frame.site.str.endswith("attention.mix") & (frame.direction == "forward")].second_moment.iloc[0]
+        for frame in (padded, alone)
+    ]
+    assert mixed[0] > mixed[1]

@@ -95,6 +95,33 @@ def test_moments_and_recipes_print_in_every_form(invoke, small, form):
             assert json.loads(result.output)
 
 
+def test_moments_of_a_padded_batch(invoke, small):
+    def mixed(*arguments):
+        rows = json.loads(invoke("moments", small, *arguments, "--json").output)
+        (found,) = [r for r in rows if (r["site"], r["direction"]) == ("decoder.block.0.attention.mix", "forward")]
+        return found["second_moment"]
+
+    short, long = mixed("--context", "4"), mixed("--context", "8")
+    assert mixed("--lengths", "4,8,4") == pytest.approx((short + long) / 2)
+    assert short > 1.01 * long
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--lengths", "4,x"), "lengths 'x' is not a positive size"),
+        (("--lengths", "17"), "beyond the 16 tokens of this model's context"),
+        (("--lengths", "4", "--context", "4"), "give --lengths or --context, not both"),
+        (("--lengths", "4", "--attention"), "give --lengths or --attention, not both"),
+        (("--lengths", "4:5"), "this model has one stack"),
+    ],
+)
+def test_lengths_that_make_no_sense_get_one_sentence(invoke, small, arguments, sentence):
+    result = invoke("moments", small, *arguments)
+    assert (result.status, result.output, result.error.count("\n")) == (2, "", 1)
+    assert sentence in result.error
+
+
 def test_a_recipe_as_yaml_and_a_picture_of_moments(invoke, small, tmp_path):
     assert 'scheme: "deepscale"' in invoke("init", small, "--yaml").output
     pytest.importorskip("matplotlib")

@@ -162,6 +162,35 @@ def test_norms_and_activations():
     assert read_design({"model_type": "t5", "feed_forward_proj": "gelu"}).activation == "gelu"
 
 
+def test_the_transform_of_a_masked_head_has_the_activation_that_the_family_gives_it():
+    relu = {"hidden_act": "relu", "architectures": ["BertForMaskedLM"]}
+    assert read_config({"model_type": "bert", **relu}).head.activation == "relu"
+    roberta = read_config({"model_type": "roberta", **relu, "architectures": ["RobertaForMaskedLM"]})
+    assert (roberta.feed_forward.activation, roberta.head.activation) == ("relu", "gelu")
+    assert read_config(write_config(roberta, "roberta")) == roberta
+    tanh = roberta.replace(head=roberta.head.replace(activation="tanh"))
+    assert sentence(write_config, tanh, "roberta").startswith("roberta cannot express head.activation=tanh")
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "qwen3_moe"])
+def test_a_router_s_weights_are_normed_where_the_file_says_so(family):
+    """transformers leaves them as they are by default; Mixtral knows no other way than to divide them by their sum."""
+
+    def normed(**field):
+        return read_config({"model_type": family, **field}).experts.renormalized
+
+    assert (normed(), normed(norm_topk_prob=False), normed(norm_topk_prob=True)) == (False, False, True)
+    assert read_config({"model_type": "mixtral"}).experts.renormalized
+    tree = read_config({"model_type": "mixtral"})
+    branch = tree.experts.replace(renormalized=False)
+    block = tree.stack.repeats[0].block
+    block = block.replace(feed_forward=block.feed_forward.replace(branch=branch))
+    plain = tree.replace(decoder=tree.decoder.of([block] * tree.depth, tree.decoder.norm))
+    problem = sentence(write_config, plain, "mixtral")
+    assert problem.startswith("mixtral cannot express decoder.block.feed_forward.renormalized=False")
+    assert "norm_topk_prob='yes'" in sentence(read_config, {"model_type": family, "norm_topk_prob": "yes"})
+
+
 def test_a_design_can_be_changed_before_the_tree_is_made():
     from dataclasses import replace
 

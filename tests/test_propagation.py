@@ -346,6 +346,23 @@ def test_the_loss_starts_the_backward_pass(rng):
     assert abs(np.mean(found) - 1.5 * behind.second_moment) > 5 * error + behind.second_moment / width * 3
 
 
+def test_a_masked_head_of_tokens_one_by_one_is_that_of_exchangeable_ones():
+    """The same tokens at both grains, forward and back; the mean that an activation has is taken off every token."""
+    tree = Transformer(1, 64, 2, vocab=100, context=6, kind="encoder", head="masked-lm", activation="relu", positions="none")
+    match = np.where(np.eye(6), 1.0, 0.3)
+    together, singly = (
+        {(row["site"], row["direction"]): row for row in moments_of(tree, "xavier", gradient="loss", token_match=m)}
+        for m in (0.3, match)
+    )
+    keys = [key for key in together if key[0].startswith("head")]
+    assert len(keys) == 7
+    for key in keys:
+        # The two grains of attention agree to a few thousandths (their own tests); the head must not add to that.
+        assert singly[key]["second_moment"] == pytest.approx(together[key]["second_moment"], rel=2e-3)
+        assert singly[key]["correlation"] == pytest.approx(together[key]["correlation"], abs=5e-3)
+    assert abs(together["head.activation", "forward"]["mean"]) > 0.1
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

@@ -2,8 +2,8 @@
 """Models of the transformers library as our modules, with their weights: the same logits.
 
 Which parameter is which tensor of the tree stands in :mod:`verify.initialize`. What a model's logits need beyond its tree is
-read here from its configuration, family by family: how positions are stretched, how a router's weights are normed, an
-activation or a scale at the head.
+read here from its configuration, family by family: how positions are stretched, the activation of a pooler, a scale at the
+head.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from depthwidth.initialization import parameters
 from depthwidth.layers import LanguageHead
 
 from .initialize import _unwrapped, locate, tree_of
-from .model import Activation, ALiBi, Attention, ClassifierHead, Mix, MixtureOfExperts, Model, Pooler, Rotary, build
+from .model import Activation, ALiBi, Attention, ClassifierHead, Mix, Model, Pooler, Rotary, build
 from .model import LanguageHead as LanguageHeadModule
 
 
@@ -161,11 +161,6 @@ def _pooler(ours: Model) -> Pooler | None:
     return head if isinstance(head, Pooler) else None
 
 
-def _roberta(ours: Model, config: Any) -> None:
-    if isinstance(ours.head, LanguageHeadModule):
-        ours.head.activation = Activation("gelu")  # whatever the blocks have
-
-
 def _distilbert(ours: Model, config: Any) -> None:
     pooler = _pooler(ours)
     if pooler is not None:
@@ -189,12 +184,6 @@ def _falcon(ours: Model, config: Any) -> None:
             part.position.scale, part.position.coarse = part.mix.scale, True
 
 
-def _routed(ours: Model, config: Any) -> None:
-    for part in ours.modules():
-        if isinstance(part, MixtureOfExperts):
-            part.normalized = bool(config.norm_topk_prob)
-
-
 def _olmo(ours: Model, config: Any) -> None:
     for part in ours.modules():
         if isinstance(part, Attention):
@@ -209,6 +198,6 @@ def _gemma3(ours: Model, config: Any) -> None:
 
 
 _SETTINGS: dict[str, Callable[[Model, Any], None]] = {
-    "roberta": _roberta, "distilbert": _distilbert, "vit": _vit, "t5": _t5, "falcon": _falcon, "qwen2_moe": _routed,
-    "qwen3_moe": _routed, "olmo": _olmo, "gemma3_text": _gemma3,
+    "distilbert": _distilbert, "vit": _vit, "t5": _t5, "falcon": _falcon, "olmo": _olmo,
+    "gemma3_text": _gemma3,
 }  # fmt: skip

@@ -516,15 +516,13 @@ class Experts(nn.Module):
 class MixtureOfExperts(Residual):
     """Each token through the `top_k` experts its router scores highest, and through a shared part where there is one.
 
-    The router's probabilities are divided by their sum over the chosen experts where `normalized` (Mixtral, Qwen3-MoE; the
-    tree does not say). Which tokens go where is data, so that ``torch.compile`` breaks its graph here.
+    The router's probabilities are divided by their sum over the chosen experts where the tree says `renormalized`. Which tokens
+    go where is data, so that ``torch.compile`` breaks its graph here.
     """
-
-    normalized = True
 
     def __init__(self, layer: layers.MixtureOfExperts) -> None:
         super().__init__()
-        self.experts, self.top_k = layer.experts, layer.top_k
+        self.experts, self.top_k, self.renormalized = layer.experts, layer.top_k, layer.renormalized
         self.router = module(layer.router)
         self.expert = Experts(layer.expert, layer.experts)
         self.shared_gate = module(layers.Linear(layer.expert.width, 1, bias=False)) if layer.shared_gate else None
@@ -535,7 +533,7 @@ class MixtureOfExperts(Residual):
         flat = x.flatten(0, -2)
         probabilities = F.softmax(self.router(flat), dim=-1, dtype=torch.float32)
         weights, chosen = probabilities.topk(self.top_k, dim=-1)
-        if self.normalized:
+        if self.renormalized:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         y = torch.zeros_like(flat)
         for expert in range(self.experts):
@@ -706,8 +704,8 @@ class Unembedding(nn.Module):
 class LanguageHead(nn.Module):
     """Logits over the vocabulary, behind a transform where there is one.
 
-    A transform with a norm is BERT's, with an activation between that the tree does not hold: the model's own, GELU where it
-    has none. A transform alone is a projection. `scale` multiplies the features (T5's tied head; the tree does not hold it).
+    A transform with a norm is BERT's, with an activation between. A transform alone is a projection. `scale` multiplies the
+    features (T5's tied head; the tree does not hold it).
     """
 
     scale = 1.0
@@ -715,7 +713,7 @@ class LanguageHead(nn.Module):
     def __init__(self, layer: layers.LanguageHead) -> None:
         super().__init__()
         self.transform = _optional(layer.transform)
-        self.activation = Activation("gelu") if layer.norm is not None and layer.transform is not None else None
+        self.activation = Activation(layer.activation) if layer.norm is not None and layer.transform is not None else None
         self.norm = _optional(layer.norm)
         self.unembedding = module(layer.unembedding)
         self.softcap = layer.softcap
@@ -771,8 +769,6 @@ class Model(nn.Module):
         self.encoder = _optional(tree.encoder)
         self.decoder = _optional(tree.decoder)
         self.head = _optional(tree.head)
-        if isinstance(self.head, LanguageHead) and self.head.activation is not None:
-            self.head.activation = Activation(tree.feed_forward.activation)
 
     def features(self, tokens: Tensor, source: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """The stream behind the last norm: (batch, length, width)."""

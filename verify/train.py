@@ -17,6 +17,7 @@ import math
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -343,7 +344,7 @@ class _World:
     def mean(self, value: Tensor) -> Tensor:
         """Over all processes."""
         if self.size > 1:
-            dist.all_reduce(value)
+            _reduce(value, dist.ReduceOp.SUM)
             value = value / self.size
         return value
 
@@ -355,9 +356,24 @@ class _World:
         """Stop unless all processes have the same number."""
         if self.size > 1:
             mine = torch.tensor([number, -number])
-            dist.all_reduce(mine, dist.ReduceOp.MAX)
+            _reduce(mine, dist.ReduceOp.MAX)
             if int(mine[0]) != -int(mine[1]):
                 raise InputError(f"processes disagree on {what}: they need one folder that all of them see")
+
+
+_REDUCED: deque[Tensor] = deque(maxlen=8)
+"""The last tensors that went around, more than the backend has threads."""
+
+
+def _reduce(value: Tensor, how: Any) -> None:
+    """Reduce over all processes, in place.
+
+    The backend's threads let go of a tensor some time after the reduction is done, and DistributedDataParallel keeps these
+    threads alive to the end of the process. If theirs is the last reference, they wait for the interpreter to free it, and
+    abort the process where that is shutting down by then.
+    """
+    _REDUCED.append(value)
+    dist.all_reduce(value, how)
 
 
 @contextlib.contextmanager
@@ -372,6 +388,7 @@ def _together(device: torch.device) -> Iterator[_World]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield _World(dist.get_rank(), dist.get_world_size())
+        dist.barrier()  # nobody leaves while another still sends
     finally:
         if ours:
             dist.destroy_process_group()

@@ -139,7 +139,10 @@ def _write_parquet(target: Path, rows: list[Row]) -> None:
     import pandas
 
     waiting = target.with_name(f".{target.name}.part")
-    pandas.DataFrame(rows).to_parquet(waiting, index=False)
+    frame = pandas.DataFrame(rows)
+    # A column of numbers that are all missing is one of numbers still.
+    frame = frame.astype({name: float for name in ("predicted", "value", "stderr") if name in frame})
+    frame.to_parquet(waiting, index=False)
     waiting.replace(target)
 
 

@@ -540,7 +540,13 @@ QWEN3 = Family(
     parts=(rope(), windows(_late, "use_sliding_window")),
 )
 
-_QWEN_MOE_NAMES = {**_LLAMA_NAMES, "ffn": "moe_intermediate_size", "experts": "num_experts", "top_k": "num_experts_per_tok"}
+_QWEN_MOE_NAMES = {
+    **_LLAMA_NAMES,
+    "ffn": "moe_intermediate_size",
+    "experts": "num_experts",
+    "top_k": "num_experts_per_tok",
+    "renormalized": "norm_topk_prob",
+}
 
 QWEN2_MOE = Family(
     "qwen2_moe",
@@ -554,6 +560,7 @@ QWEN2_MOE = Family(
         "shared_expert_intermediate_size": 5632,
         "num_experts_per_tok": 4,
         "num_experts": 60,
+        "norm_topk_prob": False,
         "qkv_bias": True,
     },
     names={**_QWEN_MOE_NAMES, "shared_ffn": "shared_expert_intermediate_size", "attention_bias": "qkv_bias"},
@@ -590,6 +597,7 @@ QWEN3_MOE = Family(
         "moe_intermediate_size": 768,
         "num_experts_per_tok": 8,
         "num_experts": 128,
+        "norm_topk_prob": False,
     },
     names={**_QWEN_MOE_NAMES, **_ATTENTION_BIAS},
     aliases={"num_local_experts": "num_experts"},

@@ -83,7 +83,7 @@ ROBERTA = Family(
     "roberta",
     defaults={**_BERT_DEFAULTS, "vocab_size": 50265, "pad_token_id": 1},
     names={choice: name for choice, name in _BERT_NAMES.items() if choice != "context"},
-    fixed=_BERT_CHOICES,
+    fixed={**_BERT_CHOICES, "head_activation": "gelu"},  # whatever the blocks have
     models=_bert_models("Roberta"),
     only=_BERT_ONLY,
     parts=(_roberta_positions(),),

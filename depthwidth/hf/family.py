@@ -126,7 +126,8 @@ TAKEN: dict[str, Callable[[Fields, str], Any]] = {
     **dict.fromkeys(("norm_eps",), Fields.positive),
     **dict.fromkeys(("score_softcap", "logit_softcap"), Fields.positive_or_none),
     **dict.fromkeys(
-        ("tied", "bias", "attention_bias", "attention_out_bias", "ffn_bias", "parallel", "norm_affine"), Fields.flag
+        ("tied", "bias", "attention_bias", "attention_out_bias", "ffn_bias", "parallel", "norm_affine", "renormalized"),
+        Fields.flag,
     ),
     **dict.fromkeys(("activation",), Fields.activation),
 }

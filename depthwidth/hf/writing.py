@@ -118,6 +118,7 @@ def _feed_forward_choices(block: Block) -> dict[str, Any]:
     choices: dict[str, Any] = {}
     if isinstance(branch, MixtureOfExperts):
         choices = {"experts": branch.experts, "top_k": branch.top_k, "shared_gate": branch.shared_gate}
+        choices["renormalized"] = branch.renormalized
         choices["shared_ffn"] = None if branch.shared is None else branch.shared.hidden
         branch = branch.expert
     if not isinstance(branch, FeedForward):
@@ -181,6 +182,7 @@ def _head_choices(tree: Transformer) -> dict[str, Any]:
             "tied": head.unembedding.tied,
             "head_bias": head.unembedding.bias,
             "logit_softcap": head.softcap,
+            "head_activation": head.activation if masked else None,
         }
     pooler = head.pooler if isinstance(head, ClassifierHead) else head
     choices: dict[str, Any] = {"head": "none", "pooler": pooler is not None}

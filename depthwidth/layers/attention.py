@@ -219,6 +219,8 @@ class Attention(Layer):
         """Of the penalties on the scores, where they count: one for each head, or a zero where only other blocks have some."""
         from ..token_positions import Distances
 
+        if x.positions.length == 1:  # it sees itself alone, at no distance
+            return None
         if self.slopes and not self.cross and (x.positions.dense or isinstance(x.positions, Distances)):
             return self.slopes
         return (0.0,) if isinstance(x.positions, Distances) else None

@@ -198,7 +198,8 @@ class MixtureOfExperts(Layer):
     """`experts` equal feed-forward parts of which a router picks `top_k` for each token (arXiv 1701.06538, 2401.04088).
 
     A `shared` part, where there is one, serves every token; with `shared_gate` a learnt factor for each token scales it
-    (Qwen2-MoE, arXiv 2407.10671).
+    (Qwen2-MoE, arXiv 2407.10671). The weights of the chosen experts are made to sum to 1 where they are `renormalized`
+    (Mixtral); otherwise they are what the softmax over all experts gives them (Qwen's ``norm_topk_prob=false``).
     """
 
     expert: FeedForward
@@ -206,6 +207,7 @@ class MixtureOfExperts(Layer):
     top_k: int
     shared: FeedForward | None = None
     shared_gate: bool = False
+    renormalized: bool = True
 
     def __post_init__(self) -> None:
         check_whole("MixtureOfExperts", experts=self.experts, top_k=self.top_k)
@@ -231,8 +233,8 @@ class MixtureOfExperts(Layer):
         scores, pull_router = self.router.moments(x, router)
         y, pull_expert = self.expert.moments(x, place.at("expert"))
         # A hundredth on the variance is a few thousandths on the averages, no more than the sample's own error.
-        make = functools.partial(_routing_table, self.experts, self.top_k)
-        tables = place.walk.family(("routing", self.experts, self.top_k), make, 0.5, same=0.02)
+        given = (self.experts, self.top_k, self.renormalized)
+        tables = place.walk.family(("routing", *given), functools.partial(_routing_table, *given), 0.5, same=0.02)
         overlap, pair, jacobian, pair_jacobian = tables(scores.averages[0], _angle(scores.correlation))
         if isinstance(x, TokenSignal):
             overlap, jacobian = overlap[0], jacobian[0]
@@ -265,14 +267,14 @@ class MixtureOfExperts(Layer):
 
 
 @functools.lru_cache(maxsize=64)
-def _routing_table(experts: int, top_k: int, variance: float) -> Table:
+def _routing_table(experts: int, top_k: int, renormalized: bool, variance: float) -> Table:
     """The four averages of :func:`~depthwidth.routing.routing` over the angle between two tokens."""
     from ..routing import routing
 
     def columns(angles: Any) -> Any:
         import numpy as np
 
-        return np.array([routing(variance, float(np.cos(angle)), experts, top_k) for angle in angles])
+        return np.array([routing(variance, float(np.cos(angle)), experts, top_k, renormalized) for angle in angles])
 
     return Table(columns, 0.0, math.pi, nodes=_ROUTING_NODES)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
-from ..errors import InputError
-from ..signal import AnySignal, Place
-from .base import Child, Layer, Run, Shape, check_whole, component
+from ..signal import AnySignal, Place, Pullback, Spread, TokenSignal
+from .base import Child, Layer, Run, Shape, check_choice, check_whole, component
+from .feed_forward import ACTIVATIONS, activation_tables, hidden_moments
 from .linear import Linear
-from .norms import Norm
+from .norms import LayerNorm, Norm
 
 _LOGIT_BYTES = 4  # the loss is taken in float32 whatever the activations are
 
@@ -49,15 +50,56 @@ class LanguageHead(Layer):
     transform: Linear | None = None
     norm: Norm | None = None
     softcap: float | None = None
+    activation: str = "gelu"
+    """Between a transform and its norm; a transform without a norm is a projection and has none."""
+
+    def __post_init__(self) -> None:
+        check_choice("LanguageHead", ACTIVATIONS, activation=self.activation)
 
     def children(self) -> tuple[Child, ...]:
         parts = (("transform", self.transform), ("norm", self.norm), ("unembedding", self.unembedding))
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
-    def logits(self, x: AnySignal, place: Place, stem: Place) -> Any | None:
-        """The logits' moments; a tied matrix finds its weights at the stem's place. None where a transform stands before it."""
-        if self.transform is not None or self.norm is not None:
-            return None  # its activation is not part of the tree
+    def features(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
+        """What the output matrix reads of the stream, and the map from its gradient to the stream's."""
+        pulls: list[Pullback] = []
+        if self.transform is not None:
+            x, pull_transform = self.transform.moments(x, place.at("transform"))
+            pulls.append(pull_transform)
+        if self.transform is not None and self.norm is not None:
+            x, pull_activation = self._activated(x, place)
+            pulls.append(pull_activation)
+        if self.norm is not None:
+            x, pull_norm = self.norm.moments(x, place.at("norm"))
+            pulls.append(pull_norm)
+
+        def pull(g: AnySignal) -> AnySignal:
+            for pull_part in reversed(pulls):
+                g = pull_part(g)
+            return g
+
+        return x, pull
+
+    def _activated(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
+        """What the norm normalises of the activated features, and the map from their gradient.
+
+        A LayerNorm takes off the mean over the features, which these have, unlike those of the stream.
+        """
+        width = self.unembedding.width if place.walk.finite_width else math.inf
+        known = hidden_moments(self.activation, x, None, width, activation_tables(self.activation, place.walk))
+        inner = place.at("activation")
+        hidden = inner.forward(x.of(known.second_moment, known.pair), known.mean)
+        pull = inner.traced(lambda g: g.times(known.gate_gradient, known.gate_gradient_pair))
+        if isinstance(self.norm, LayerNorm):
+            mean = known.mean
+            pair = mean[:, None] * mean if isinstance(x, TokenSignal) else mean * mean
+            hidden = hidden.of(hidden.second_moment - mean * mean, hidden.covariance - pair)
+        if place.walk.finite_width:  # as of Gaussian features, which these nearly are
+            hidden = hidden.spread_as(Spread.of_gaussian(hidden, self.unembedding.width))
+        return hidden, pull
+
+    def logits(self, x: AnySignal, place: Place, stem: Place) -> Any:
+        """The logits' moments, of `x` that the output matrix reads; a tied matrix finds its weights at the stem's place."""
         return place.at("unembedding").forward(x.times(self.unembedding.width * self.weight_variance(place, stem)))
 
     def weight_variance(self, place: Place, stem: Place) -> float:
@@ -67,18 +109,12 @@ class LanguageHead(Layer):
     def loss_gradient(self, x: AnySignal, place: Place, stem: Place, token_match: float) -> tuple[float, float]:
         """Moments, in front of the output matrix, of the gradient of the summed cross-entropy of every position.
 
-        The targets are random: nothing is learnt yet. `token_match` is the probability that two of them are the same token.
-
-        Raises
-        ------
-        InputError
-            where a transform stands between the features and the logits.
+        `x` is what that matrix reads. The targets are random: nothing is learnt yet. `token_match` is the probability that two
+        of them are the same token.
         """
         from ..formulas.moments import loss_gradient_covariance, loss_gradient_second_moment
         from ..softmax_integrals import overlap, pair_overlap
 
-        if self.transform is not None or self.norm is not None:
-            raise InputError("propagate: the loss gradient of a head with a transform is not known; give it as numbers")
         weight, vocab = self.weight_variance(place, stem), self.unembedding.vocab
         q, c = x.averages
         variance = self.unembedding.width * weight * q

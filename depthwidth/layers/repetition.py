@@ -148,19 +148,26 @@ def _fast_states(steps: list[_Step], parallel: bool, x: Signal, times: int) -> l
     spread = x.spread is not None
     q, c, v, w, u = (*_state(x), 0.0, 0.0, 0.0)[:5]
     states: list[tuple[float, ...]] = []
+    # What a thousand blocks repeat is plain arithmetic on local names.
+    acos, each = math.acos, [(k == 0 or not parallel, step.table.pieces, *step[1:]) for k, step in enumerate(steps)]
     for _ in range(times):
         states.append((q, c, v, w, u) if spread else (q, c))
-        front = 0.0
-        for k, (table, skip, reads_norm, behind, omega, width) in enumerate(steps):
-            if k == 0 or not parallel:
-                front = c / q
+        for looks, (pieces, low, size, end), skip, reads_norm, behind, omega, width in each:
+            if looks:
+                cosine = c / q
                 if reads_norm and spread and c:
-                    front *= 1 - u / (c * q) + (0.75 * v + 0.25 * w) / (q * q)
-                front = math.acos(min(1.0, max(0.0, front)))
-            a, pair = table(front)
+                    cosine *= 1 - u / (c * q) + (0.75 * v + 0.25 * w) / (q * q)
+                front = acos(1.0 if cosine > 1.0 else 0.0 if cosine < 0.0 else cosine) - low
+            i = int(front / size)
+            if i > end:
+                i = end
+            t = front - i * size
+            (a3, a2, a1, a0), (b3, b2, b1, b0) = pieces[i]
+            a, pair = ((a3 * t + a2) * t + a1) * t + a0, ((b3 * t + b2) * t + b1) * t + b0
             if skip != 1.0:
                 square = skip * skip
-                q, c, v, w, u = square * q, square * c, square * square * v, square * square * w, square * square * u
+                fourth = square * square
+                q, c, v, w, u = square * q, square * c, fourth * v, fourth * w, fourth * u
             if spread:
                 v += a * (4 * q + omega * a) / width
                 w += pair * (4 * c + omega * pair) / width
@@ -181,6 +188,8 @@ _REACH = 0.15
 """A step is at most this share of the distance to the first and to the last block."""
 _TOLERANCE = 1e-5
 """Of a step's error, relative to the stream's second moment."""
+_NEGLIGIBLE = 1e-5
+"""Of a gradient's second moment, where its series over the blocks between two that are walked ends."""
 _KNOWN = 3
 """What blocks add is extrapolated from so many of them."""
 
@@ -283,18 +292,46 @@ def at_some(block: Block, x: TokenSignal, place: Place, layers: range) -> tuple[
             with walk.aside() as (rows, _):
                 g = stop.pull(g)
             passed.append(stop._replace(rows=rows, log_variances=[]))
-            below = stops[k - 1].layer if k else stop.layer - 1
-            for layer in range(stop.layer - 1, below, -1):
-                share = (1 / (layer + 1) - 1 / (below + 1)) / (1 / (stop.layer + 1) - 1 / (below + 1))
-                parts = [(stop, share), (stops[k - 1], 1 - share)]
+            if k and stop.layer - stops[k - 1].layer > 1:
                 with walk.silence():
-                    # What a branch adds to a gradient is in proportion to one over the size of the stream it reads.
-                    added = [other.pull(g).plus(g.times(-1.0)).times(w * other.size / sizes[layer]) for other, w in parts]
-                g = g.plus(added[0]).plus(added[1])
+                    g = _between(g, stop, stops[k - 1], sizes)
         _write_all(walk, passed, layers)
         return g
 
     return _signal(x, state + added), pull
+
+
+def _between(g: TokenSignal, above: _Stop, below: _Stop, sizes: list[float]) -> TokenSignal:
+    """The gradient in front of the blocks between two that are walked, of that behind them.
+
+    Each adds a mixture of what the two add, in proportion to one over the size of the stream it reads: block l takes g to
+    (1 + a_l B) g. The product of these is a polynomial in B, whose coefficients are the symmetric polynomials of the a_l.
+    """
+    between = range(above.layer - 1, below.layer, -1)
+    ends = 1 / (above.layer + 1), 1 / (below.layer + 1)
+    shares = [(1 / (layer + 1) - ends[1]) / (ends[0] - ends[1]) for layer in between]
+    upper = [share * above.size / sizes[layer] for share, layer in zip(shares, between, strict=True)]
+    lower = [(1 - share) * below.size / sizes[layer] for share, layer in zip(shares, between, strict=True)]
+    each = [one + other for one, other in zip(upper, lower, strict=True)]
+    parts = [(above, sum(upper) / sum(each)), (below, sum(lower) / sum(each))]
+    coefficients = _symmetric(each)
+    total, power = g, g
+    for coefficient in coefficients[1:]:
+        added = [stop.pull(power).plus(power.times(-1.0)).times(weight) for stop, weight in parts]
+        power = added[0].plus(added[1])
+        term = power.times(coefficient)
+        total = total.plus(term)
+        if abs(term.averages[0]) < _NEGLIGIBLE * total.averages[0]:
+            break
+    return total
+
+
+def _symmetric(values: list[float]) -> list[float]:
+    """The elementary symmetric polynomials of these numbers: coefficients of the product of 1 + a x."""
+    found = [1.0]
+    for value in values:
+        found = [1.0, *(one + value * before for before, one in zip(found, [*found[1:], 0.0], strict=True))]
+    return found
 
 
 def _flat(x: TokenSignal) -> Array:
@@ -335,16 +372,24 @@ def _write_all(walk: Walk, stops: list[_Stop], layers: range) -> None:
     every = _logs(len(layers))
     logs = every[at[ascending]]
 
-    def along(values: list[float]) -> Array:
-        known = np.array(values)[ascending]
-        return known if len(known) == len(layers) else spline_values(logs, known[:, None], every)[:, 0]
-
-    for rows in zip(*(stop.rows for stop in stops), strict=True):
+    columns: list[list[float]] = []
+    groups = list(zip(*(stop.rows for stop in stops), strict=True))
+    for rows in groups:
         second = [row.second_moment for row in rows]
-        exact = np.exp(along([math.log(value) for value in second]))
-        shares = along([row.covariance / value for row, value in zip(rows, second, strict=True)])
-        means = along([row.mean / math.sqrt(value) for row, value in zip(rows, second, strict=True)])
-        spread = along([row.spread for row in rows]) if math.isfinite(rows[0].spread) else math.nan
-        walk.rows.append(Row(rows[0].role, layers, rows[0].direction, means * np.sqrt(exact), exact, shares * exact, spread))
-    for parts in zip(*(stop.log_variances for stop in stops), strict=True):
-        walk.log_variances.append((parts[0][0], layers, along([float(value) for _, _, value in parts])))
+        columns += [
+            [math.log(value) for value in second],
+            [row.covariance / value for row, value in zip(rows, second, strict=True)],
+            [row.mean / math.sqrt(value) for row, value in zip(rows, second, strict=True)],
+            [row.spread for row in rows],
+        ]
+    heats = list(zip(*(stop.log_variances for stop in stops), strict=True))
+    columns += [[float(value) for _, _, value in parts] for parts in heats]
+    known = np.array(columns).T[ascending]
+    along = (known if len(known) == len(layers) else spline_values(logs, known, every)).T
+    for number, rows in enumerate(groups):
+        size, shares, means, spread = along[4 * number : 4 * number + 4]
+        exact = np.exp(size)
+        deviation = spread if math.isfinite(rows[0].spread) else math.nan
+        walk.rows.append(Row(rows[0].role, layers, rows[0].direction, means * np.sqrt(exact), exact, shares * exact, deviation))
+    for parts, values in zip(heats, along[4 * len(groups) :], strict=True):
+        walk.log_variances.append((parts[0][0], layers, values))

@@ -298,7 +298,7 @@ MISTAKES = {
     "a gain without its offset": ("gemma", lambda ours: _set(ours, "RMSNorm", unit_offset=False)),
     "positions off by one": ("opt", lambda ours: _set(ours, "LearnedPositions", offset=1)),
     "a logit scale forgotten": ("t5", lambda ours: _set(ours, "LanguageHead", scale=1.0)),
-    "a router's weights normed": ("qwen2_moe", lambda ours: _set(ours, "MixtureOfExperts", normalized=True)),
+    "a router's weights normed": ("qwen2_moe", lambda ours: _set(ours, "MixtureOfExperts", renormalized=True)),
     "another epsilon": ("vit", lambda ours: _set(ours, "LayerNorm", eps=1e-2)),
     "a window forgotten": ("gpt_neo", lambda ours: [part.__dict__.update(layer=part.layer.replace(window=None))
                                                     for part in ours.modules() if type(part).__name__ == "Attention"]),

@@ -203,6 +203,28 @@ def test_a_tokenizer_of_the_library(tmp_path):
         text(tmp_path / "text.txt", tokenizer=str(tmp_path / "text.txt"))
 
 
+def test_pairs_of_bytes_learnt_from_the_training_part(tmp_path, monkeypatch):
+    """Byte-pair encoding that a job trains itself: pairs are used, tokens fewer, and a second reading is the kept one."""
+    pytest.importorskip("tokenizers")
+    from verify.jobs import _training
+
+    (tmp_path / "text").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "text" / name).write_text(f"the {name} sat on the mat, and the mat lay on the floor. " * 60)
+    monkeypatch.setenv(_training.CORPUS_VARIABLE, str(tmp_path / "text"))
+    monkeypatch.setenv(_training.CACHE_VARIABLE, str(tmp_path / "cache"))
+    _training._corpus.cache_clear()
+    bytes_, pairs = (_training.corpus_of(1 << 16, vocab) for vocab in (256, 300))
+    assert bytes_.vocab == 256
+    assert pairs.vocab == 300
+    assert 256 <= int(pairs.train.max()) < 300  # pairs are used
+    assert len(pairs.train) < 0.5 * len(bytes_.train)
+    assert pairs.identity()["sha256"] != bytes_.identity()["sha256"]
+    _training._corpus.cache_clear()
+    assert _training.corpus_of(1 << 16, 300).identity() == pairs.identity()
+    _training._corpus.cache_clear()
+
+
 def test_a_dataset_is_asked_for_without_its_code(monkeypatch):
     asked = {}
 

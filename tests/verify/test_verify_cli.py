@@ -266,6 +266,18 @@ def test_one_flat_table_for_other_programs(invoke, done, tmp_path):
     assert "labels" not in rows[0]
 
 
+def test_the_same_table_as_parquet(invoke, done, tmp_path):
+    pytest.importorskip("pyarrow")
+    import pandas
+
+    for ending in ("csv", "parquet"):
+        assert invoke("verify", "export", tmp_path / f"rows.{ending}", "--out", done).status == 0
+    typed, plain = pandas.read_parquet(tmp_path / "rows.parquet"), pandas.read_csv(tmp_path / "rows.csv")
+    assert list(typed.columns) == list(plain.columns)
+    assert typed["value"].tolist() == plain["value"].tolist()
+    assert {str(typed[name].dtype) for name in ("predicted", "value", "stderr")} == {"float64"}
+
+
 def test_a_fit_from_the_command_line(invoke, done, tmp_path):
     words = ("verify", "fit", "walk", "position = m + 0 * steps", "--start", "m=0.1", "--site", "end", "--out", done)
     result = invoke(*words, "--errors", "curvature", "--json", "--save", "drift", "--into", tmp_path)

@@ -17,23 +17,22 @@ from ._training import USES, data_spec, trained
 
 FACTOR = 1.3
 """How far the best width may lie from the predicted one: what the theory's own test allows for learning rates tuned anew."""
-MULTIPLE = 8
 DRAWS = 400
 
 # size, depths
 _SIZES: dict[str, tuple[Budget, tuple[tuple[float, tuple[int, ...]], ...]]] = {
-    "tiny": (Budget(20, 8, 32, 1 << 18, 256, "float32", 2), ((5e4, (1, 2, 4)),)),
-    "small": (Budget(600, 16, 64, 1 << 22, 256, "float32", 2), ((6e5, (1, 2, 3, 5, 8)),)),
-    "gpu": (Budget(1500, 32, 256, 1 << 25, 1024, "bfloat16", 2), ((1e6, (1, 2, 3, 4, 6, 10)), (6e6, (3, 4, 6, 9, 14, 20)))),
+    "tiny": (Budget(20, 8, 32, 1 << 18, 256, "float32", 2, 16), ((5e4, (1, 2, 4)),)),
+    "small": (Budget(600, 16, 64, 1 << 22, 256, "float32", 2, 16), ((6e5, (1, 2, 3, 5, 8, 14)),)),
+    "gpu": (Budget(1500, 32, 256, 1 << 25, 1024, "bfloat16", 2, 16), ((1e6, (1, 2, 3, 4, 6, 10)), (6e6, (3, 4, 6, 9, 14, 20)))),
     "full": (
-        Budget(60_000, 64, 512, 1 << 31, 8192, "bfloat16", 3),
+        Budget(60_000, 64, 512, 1 << 31, 8192, "bfloat16", 3, 32),
         ((2e6, (1, 2, 3, 4, 6, 9, 14)), (1e7, (3, 4, 6, 8, 12, 18, 26)), (6e7, (6, 8, 12, 16, 22, 32, 48))),
     ),
 }
 
 
-def _width(size: float, depth: int) -> int:
-    return MULTIPLE * round(math.sqrt(size / (12 * depth)) / MULTIPLE)
+def _width(size: float, depth: int, multiple: int) -> int:
+    return multiple * round(math.sqrt(size / (12 * depth)) / multiple)
 
 
 def runs(size: str) -> Iterator[Run]:
@@ -43,7 +42,7 @@ def runs(size: str) -> Iterator[Run]:
     for parameters, depths in sizes:
         for depth in depths:
             for seed in range(budget.seeds):
-                yield shape_run(depth, _width(parameters, depth), budget, data, seed, {"budget": parameters})
+                yield shape_run(depth, _width(parameters, depth, budget.head_dim), budget, data, seed, {"budget": parameters})
 
 
 def predict(size: str) -> Iterator[Prediction]:
