@@ -78,6 +78,7 @@ def concentration(
     window: int | None = None,
     head_dim: int | None = None,
     length_scaled: bool = False,
+    slopes: tuple[float, ...] | None = None,
 ) -> list[Concentration]:
     """How concentrated the softmax of each layer is.
 
@@ -93,6 +94,9 @@ def concentration(
     head_dim : d_h, where the fluctuation of the queries' norms should count; costs 30 times the time.
     length_scaled : scores are multiplied by s ln(row's length), as scalable softmax does; `score_variance` is that of the
         longest row.
+    slopes : of penalties on distance (ALiBi), nats a position, one for each head; with `causal`. Entropy, effective tokens,
+        squared sum, trace and saturation are then averages over heads whose scores carry them. Ratio, phase, headroom and
+        remedies are still those of the Gaussian part of the scores.
 
     Returns
     -------
@@ -101,7 +105,8 @@ def concentration(
     Raises
     ------
     InputError
-        where a variance is negative or above 1e4, a correlation outside [-1, 1], or a length below 2.
+        where a variance is negative or above 1e4, a correlation outside [-1, 1], a length below 2, or slopes are given without
+        a causal mask.
 
     Examples
     --------
@@ -131,11 +136,19 @@ def concentration(
         # Beyond the window every row has its length.
         weights = np.append(share * (longest / length), 1 - longest / length)
     spread = variance[:, None] * ((np.log(rows) / math.log(longest)) ** 2 if length_scaled else np.ones(rows.size))
-    average = overlap(spread, np.broadcast_to(rows, spread.shape), head_dim)
-    last = average.P[:, -1]
+    if slopes is not None:
+        if not causal:
+            raise InputError("concentration: slopes need a causal mask")
+        from .biased_softmax import concentration_of_heads
+
+        squares, entropy = concentration_of_heads(spread, tuple(int(n) for n in rows), slopes)
+    else:
+        average = overlap(spread, np.broadcast_to(rows, spread.shape), head_dim)
+        squares, entropy = average.P, average.entropy
+    last = squares[:, -1]
     two = rows >= 2
     shares = weights[two] / weights[two].sum()
-    saturated = ((average.P[:, two] - 1 / rows[two]) / (1 - 1 / rows[two])) @ shares
+    saturated = ((squares[:, two] - 1 / rows[two]) / (1 - 1 / rows[two])) @ shares
     critical = laws.condensation_point(int(longest))
     condensed = (np.sqrt(spread[:, two]) > np.sqrt(2 * np.log(rows[two]))) @ shares
     result = []
@@ -147,10 +160,10 @@ def concentration(
         result.append(
             Concentration(
                 logit_variance=s2,
-                entropy=float(average.entropy[i] @ weights),
+                entropy=float(entropy[i] @ weights),
                 effective_tokens=1 / float(last[i]),
-                squared_sum=float(average.P[i] @ weights),
-                jacobian_trace=1 - float(average.P[i] @ weights),
+                squared_sum=float(squares[i] @ weights),
+                jacobian_trace=1 - float(squares[i] @ weights),
                 gradient_saturation=max(0.0, float(saturated[i])),
                 ratio=ratio,
                 phase=phase_of(ratio),
@@ -189,6 +202,7 @@ def attention_profile(tree: Transformer, init: str | Recipe = "shipped", **given
     >>> [(row["layer"], row["phase"], round(row["effective_tokens"])) for row in rows]
     [(0, 'transitional', 26), (1, 'diffuse', 35)]
     """
+    from .layers import Attention
     from .propagation import moments_of
 
     if given.get("lengths") is not None:
@@ -204,10 +218,12 @@ def attention_profile(tree: Transformer, init: str | Recipe = "shipped", **given
         part = block.cross_attention if cross else block.attention
         attention = part.branch if part is not None else None
         length = run.memory if cross or (stack == "encoder" and run.memory) else run.tokens
+        slopes = attention.slopes if isinstance(attention, Attention) and not cross and tree.kind != "encoder-decoder" else None
         (one,) = concentration(
             min(float(row["second_moment"]), 1e4), min(1.0, max(-1.0, row["correlation"])), length,
             causal=bool(getattr(attention, "causal", False)) and not cross,
             window=None if cross else getattr(attention, "window", None),
+            slopes=slopes,
         )  # fmt: skip
         found.append({"site": row["site"], "layer": row["layer"]} | one.to_dict())
     return found

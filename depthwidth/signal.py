@@ -98,7 +98,7 @@ class TokenSignal:
     second_moment: Number
     """E[x_t^2] at each of n positions, shape (n,)"""
     covariance: Number
-    """E[x_t x_t'] for two different tokens at each pair of positions, shape (n, n)"""
+    """E[x_t x_t'] for two different tokens at each pair of positions: (n, n), or as the positions have it"""
     positions: Positions
     """Which positions these are, and how to average over all of them"""
     spread: Spread | None = None
@@ -106,18 +106,23 @@ class TokenSignal:
 
     @property
     def pair_second_moment(self) -> Number:
-        """Geometric mean of the second moments of two tokens, shape (n, n)."""
-        root = self.second_moment**0.5
-        return root[:, None] * root
+        """Geometric mean of the second moments of two tokens, as the covariance."""
+        one, two = self.positions.pairs(self.second_moment**0.5)
+        return one * two
 
     @property
     def first_second_moment(self) -> Number:
-        """Second moment of the first token of a pair, shape (n, 1)."""
-        return self.second_moment[:, None]
+        """Second moment of the first token of a pair; it broadcasts against the covariance."""
+        return self.positions.pairs(self.second_moment)[0]
+
+    @property
+    def other_second_moment(self) -> Number:
+        """Second moment of the second token of a pair; it broadcasts against the covariance."""
+        return self.positions.pairs(self.second_moment)[1]
 
     @property
     def correlation(self) -> Number:
-        """Of the two tokens of each pair, shape (n, n)."""
+        """Of the two tokens of each pair."""
         return quotient(self.covariance, self.pair_second_moment)
 
     @property
@@ -200,7 +205,8 @@ class Spread(NamedTuple):
         v, w = self.second_moment / q**2, self.second_moments / pair**2
         u = quotient(self.covariance, signal.covariance * signal.first_second_moment)
         if isinstance(signal, TokenSignal):  # the two tokens of a pair differ
-            u, both = (u + u.T) / 2, (v[:, None] + v) / 2
+            one, two = signal.positions.pairs(v)
+            u, both = (u + signal.positions.swapped(u)) / 2, (one + two) / 2
         else:
             both = v
         pairs = 0.75 * both + 0.25 * w

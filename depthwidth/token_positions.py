@@ -80,6 +80,19 @@ class Positions:
         """n, nodes."""
         return int(self.nodes.size)
 
+    def pairs(self, values: Array) -> tuple[Array, Array]:
+        """What is given at the nodes, shape (n,), at the first and at the second token of each pair; they broadcast."""
+        return values[:, None], values
+
+    def swapped(self, values: Array) -> Array:
+        """What is given for pairs with their two tokens exchanged."""
+        return values.T
+
+    @property
+    def distances(self) -> Array:
+        """Positions between the two tokens of each pair."""
+        return np.abs(np.subtract.outer(self.nodes, self.nodes))
+
     @functools.cached_property
     def _share(self) -> Array:
         return self.weights.mean(0)
@@ -128,6 +141,111 @@ class Positions:
         return q, c
 
 
+@dataclass(frozen=True, eq=False)
+class Distances(Positions):
+    """Nodes among the positions of a sequence, and from each node several distances back.
+
+    Where attention looks at what is near, two tokens correlate by their distance as much as by their place. A moment of two
+    different tokens is an array c (P,): the first of a pair is at a node, the second before it, at distances that are evenly
+    spaced in their logarithm. Functions of pairs are smooth in ln t and the logarithm of the distance.
+    """
+
+    late: Array
+    """Which node the first token of each pair is; (P,)"""
+    early: Array
+    """Position of the second; (P,)"""
+
+    @classmethod
+    def back(cls, length: int) -> Distances:
+        """Nodes evenly spaced in ln t; the last few distances one by one, then spaced more and more widely, and the beginning.
+
+        Examples
+        --------
+        >>> Distances.back(100).early[-10:].tolist()
+        [94, 90, 83, 71, 50, 39, 16, 6, 2, 1]
+        """
+        return _distances(_whole("length", length))
+
+    def pairs(self, values: Array) -> tuple[Array, Array]:
+        """What is given at the nodes, shape (n,), at the first and at the second token of each pair; (P,) both."""
+        return values[self.late], self.weights[self.early - 1] @ values
+
+    def swapped(self, values: Array) -> Array:
+        """The same: what depends on which of two tokens comes first is taken from the later one."""
+        return values
+
+    @property
+    def distances(self) -> Array:
+        """Positions between the two tokens of each pair."""
+        apart: Array = self.nodes[self.late] - self.early
+        return apart
+
+    @functools.cached_property
+    def _pair_share(self) -> Array:
+        result = np.zeros(self.late.size)
+        position = np.arange(1, self.length + 1)
+        # The mean over what comes before a token is a constant and a term in 1/t, and what else there is smooth in ln t.
+        before = (position - 1) / max(1, (position - 1).sum())
+        of_node = (before / position) @ self.weights * self.nodes
+        of_node[-1] += before.sum() - of_node.sum()
+        for node, t in enumerate(self.nodes):
+            own = np.flatnonzero(self.late == node)
+            if own.size:
+                apart = np.arange(1, t)
+                index, weights = lagrange(_along(t - self.early[own], t), _along(apart, t))
+                result += of_node[node] * np.bincount(own[index].ravel(), weights.ravel(), self.late.size) / (t - 1)
+        return result / result.sum()
+
+    def alike(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
+        """The moments q and c of a signal that is the same at every position."""
+        return np.full(self.count, float(second_moment)), np.full(self.late.size, float(covariance))
+
+    def at_pairs(self, one: Array, other: Array) -> Array:
+        """Interpolation to any pairs of positions: (points, P), rows sum to 1.
+
+        A token with itself is taken for two neighbours: what one has beyond that is no smooth function and kept apart.
+        """
+        later = np.maximum(np.maximum(one, other), 2)
+        apart = np.maximum(np.abs(one - other), 1)
+        nodes = np.flatnonzero(self.nodes >= 2)
+        end = self.length + 1
+        index, weights = lagrange(_along(self.nodes[nodes], end), _along(later, end))
+        result = np.zeros((later.size, self.late.size))
+        for k, node in enumerate(nodes):
+            row, column = np.nonzero(index == k)
+            own = np.flatnonzero(self.late == node)
+            t, far = float(self.nodes[node]), later[row].astype(float)
+            # Near tokens are compared at equal distance, far ones at equal place of the earlier.
+            near = 2 * apart[row] <= far
+            from_end = np.where(near, apart[row], np.maximum(far - apart[row], 1))
+            from_end = 1 / np.maximum(1 / from_end - 2 / far + 2 / t, 1 / t)
+            distance = np.clip(np.where(near, from_end, t - from_end), 1, t - 1)
+            at, share = lagrange(_along(t - self.early[own], t), _along(distance, t))
+            np.add.at(result, (row[:, None], own[at]), weights[row, column][:, None] * share)
+        return result
+
+
+def _along(distance: Array, t: Any) -> Array:
+    """A variable in which functions of the distance are smooth near both the token at t and the first one."""
+    return np.log(distance / (t - distance))
+
+
+def lagrange(nodes: Array, at: Array) -> tuple[Array, Array]:
+    """Indices and weights (points, k) of interpolation by the cubic through the four nearest nodes, fewer where there are.
+
+    `nodes` ascend.
+    """
+    count = min(4, nodes.size)
+    first = np.clip(np.searchsorted(nodes, at) - count // 2, 0, nodes.size - count)
+    index = first[:, None] + np.arange(count)
+    x, weights = nodes[index], np.ones((at.size, count))
+    for k in range(count):
+        for j in range(count):
+            if j != k:
+                weights[:, k] *= (at - x[:, j]) / (x[:, k] - x[:, j])
+    return index, weights
+
+
 def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise InputError(f"{name}={value!r} is not a whole number from 1")
@@ -152,6 +270,43 @@ def _smooth(length: int) -> Positions:
     spaced = _FIRST * (length / _FIRST) ** (np.arange(1, more + 1) / more)
     nodes = np.unique(np.concatenate([np.arange(1, _FIRST + 1), np.rint(spaced).astype(int)]))
     return Positions(nodes, _interpolation(nodes, np.arange(1, length + 1)), False)
+
+
+_NEAR = (1, 2, 3, 4, 6)
+"""Distances that are kept one by one"""
+_FAR = 2.5
+"""Ratio of two places near the beginning"""
+
+
+_WIDE, _END = 2.0, 3.0
+"""Ratios of nodes, and of what is left from them to the end: near it, fewer tokens look back at a token"""
+
+
+@functools.lru_cache(maxsize=16)
+def _distances(length: int) -> Distances:
+    half = max(length / 2, _FIRST)
+    more = int(np.ceil(np.log(half / _FIRST) / np.log(_WIDE)))
+    spaced = _FIRST * (half / _FIRST) ** (np.arange(1, more + 1) / max(more, 1))
+    ending = _END ** np.arange(np.log(max(length / 3, 1)) / np.log(_END))
+    nodes = np.concatenate(
+        [np.arange(1, _FIRST + 1), np.rint(spaced).astype(int), [length], length - np.rint(ending).astype(int)]
+    )
+    nodes = np.unique(nodes[(nodes >= 1) & (nodes <= length)])
+    late, early = [], []
+    for node, t in enumerate(nodes.tolist()):
+        half = t / 2
+        more = int(np.ceil(np.log(max(half / _NEAR[-1], 1)) / np.log(_RATIO)))
+        spaced = _NEAR[-1] * (half / _NEAR[-1]) ** (np.arange(1, more + 1) / max(more, 1))
+        beginning = _FAR ** np.arange(np.log(max(half, 1)) / np.log(_FAR))
+        apart = np.unique(np.concatenate([_NEAR, np.rint(spaced).astype(int), t - np.rint(beginning).astype(int)]))
+        apart = apart[(apart >= 1) & (apart < t)]
+        late += [node] * apart.size
+        early += (t - apart).tolist()
+    position = np.arange(1, length + 1)
+    index, weights = lagrange(_along(nodes, length + 1), _along(position, length + 1))
+    every = np.zeros((length, nodes.size))
+    np.put_along_axis(every, index, weights, axis=1)
+    return Distances(nodes, every, False, np.array(late, dtype=int), np.array(early, dtype=int))
 
 
 def _interpolation(nodes: Array, positions: Array) -> Array:

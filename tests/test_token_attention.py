@@ -234,7 +234,7 @@ def test_pullback_is_linear():
 # ---- simulation ----
 
 
-def simulate(rng, keys, gradient, ss, mask, draws, queries=None, dropout=0.0):
+def simulate(rng, keys, gradient, ss, mask, draws, queries=None, dropout=0.0, penalty=0.0):
     """Means over tokens and pairs for each draw of the scores, given which all else is known: output and three paths.
 
     Heads and width are infinite: scores are a matrix-normal sample of covariance `queries` times `keys`.
@@ -252,6 +252,7 @@ def simulate(rng, keys, gradient, ss, mask, draws, queries=None, dropout=0.0):
     found = []
     for _ in range(draws):
         scores = math.sqrt(ss) * left @ rng.standard_normal((rows, columns)) @ right.T
+        scores -= penalty
         p = np.where(mask, np.exp(scores - scores.max(1, keepdims=True)), 0.0)
         p /= p.sum(1, keepdims=True)
         jacobian = -p[:, :, None] * p[:, None, :]

@@ -35,11 +35,14 @@ import torch
 from torch.nn import functional
 
 from depthwidth import __version__
+from depthwidth.biased_attention import BiasedAttention, biased_attention
 from depthwidth.component_grid import GRIDS, predict
 from depthwidth.errors import InputError
 from depthwidth.formulas import attention as formulas
 from depthwidth.formulas.attention import attention_moments
 from depthwidth.formulas.moments import norm_correlation
+from depthwidth.layers import ALiBi
+from depthwidth.token_positions import Distances
 
 Tensor: TypeAlias = Any  # torch.Tensor, which mypy does not follow here
 Row = dict[str, Any]
@@ -117,7 +120,7 @@ def _official() -> Iterator[tuple[str, tuple[tuple[str, float], ...]]]:
 
 
 def _outside() -> Iterator[Problem]:
-    """Short sequences, large score variances, causal masks and cross-attention, of tokens that a norm made equally long."""
+    """Short sequences, large score variances, masks, cross-attention and ALiBi, of tokens that a norm made equally long."""
     for width, head_dim in ((128, 64), (512, 64)):
         for r, s in itertools.product((0.0, 0.3, 0.8), (1.0, 4.0)):
             for length in (2, 4, 8, 16, 32, 64):
@@ -130,6 +133,8 @@ def _outside() -> Iterator[Problem]:
         (0.0, 0.5), (0.0, 0.3, 0.8), (0.25, 1.0, 4.0), ((16, 64), (64, 16), (128, 128))
     ):
         yield _attention("cross", r, s, 256, 64, keys, row_correlation=rho, queries=queries)
+    for r, s, length, heads in itertools.product((0.0, 0.3), (0.01, 0.25, 1.0, 4.0), (16, 64, 256), (1, 4, 16)):
+        yield _attention("alibi", r, s, 256, 64, length, heads=heads)
 
 
 def _attention(grid: str, correlation: float, s: float, width: int, head_dim: int, length: int, **others: float) -> Problem:
@@ -153,7 +158,7 @@ def sampled(wanted: int | None, seed: int) -> list[Problem]:
 
 
 def attention_sums(
-    x: Tensor, query_weight: Tensor, key_weight: Tensor, asking: Tensor | None = None, causal: bool = False
+    x: Tensor, query_weight: Tensor, key_weight: Tensor, asking: Tensor | None = None, causal: bool = False, slope: float = 0.0
 ) -> dict[str, Tensor]:
     r"""Second moments of one head's output and of the gradient at its input, given tokens, query and key weights.
 
@@ -166,6 +171,7 @@ def attention_sums(
     query_weight, key_weight : (..., d, d_h); a score is q.k / sqrt(d_h).
     asking : tokens that ask, (..., L_q, d); those attended to by default, and then the sums of the three paths are added.
     causal : token i attends to tokens up to i.
+    slope : a score is smaller by this times the distance of its two tokens (ALiBi).
 
     Returns
     -------
@@ -178,7 +184,9 @@ def attention_sums(
     q, k = ask @ query_weight, x @ key_weight
     scores = q @ k.mT / math.sqrt(head)
     hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1 if causal else scores.shape[-1])
-    a = scores.masked_fill(hidden, -math.inf).softmax(-1)
+    place = torch.arange(x.shape[-2], device=x.device)
+    biased = scores - slope * (place[:, None] - place).abs() if slope else scores
+    a = biased.masked_fill(hidden, -math.inf).softmax(-1)
     norms = x.square().sum(-1)[..., None, :]
     columns, squares = a.sum(-2), a.square()
 
@@ -277,7 +285,8 @@ def _gram_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _attention_draws(problem: Problem, draws: Draws) -> Iterator[Row]:
     given = dict(problem.settings)
-    official, causal, cross = problem.grid == "official", problem.grid == "causal", problem.grid == "cross"
+    official, causal, cross = problem.grid == "official", problem.grid in ("causal", "alibi"), problem.grid == "cross"
+    slopes = ALiBi().slopes(int(given["heads"])) if problem.grid == "alibi" else (0.0,)
     width, head, length = int(given["width"]), int(given["head_dim"]), int(given["length"])
     queries = int(given.get("queries", length))
     r0, s = given["correlation"], given["score_std"] ** 4 if official else given["score_variance"]
@@ -287,7 +296,7 @@ def _attention_draws(problem: Problem, draws: Draws) -> Iterator[Row]:
     if official:
         number, batch = draws.count({100: 16, 316: 8, 1000: 4}[width]), 1
     else:
-        number = draws.count(min(2000, 40_000_000 / (max(length, queries) * (width + length))), 48)
+        number = draws.count(min(2000, 40_000_000 / (max(length, queries) * (width + length) * len(slopes))), 48)
         batch = max(1, min(number, 4_000_000 // (max(length, queries) * (width + length))))
     parts: list[dict[str, Tensor]] = []
     done = 0
@@ -296,9 +305,13 @@ def _attention_draws(problem: Problem, draws: Draws) -> Iterator[Row]:
         x = tokens((size, length), r0, width, generator, not official)
         asking = tokens((size, queries), rho0, width, generator, True) if cross else None
         scale = s**0.25 / math.sqrt(width)
-        wq, wk = (scale * torch.randn(size, width, head, generator=generator, device=draws.device) for _ in range(2))
+        heads: list[dict[str, Tensor]] = []
+        for slope in slopes:
+            wq, wk = (scale * torch.randn(size, width, head, generator=generator, device=draws.device) for _ in range(2))
+            heads.append(attention_sums(x, wq, wk, asking, causal, slope))
         q_in, c_in = _gram_moments(x)
-        parts.append(attention_sums(x, wq, wk, asking, causal) | {"q_in": q_in, "c_in": c_in})
+        mean = {name: sum(each[name] for each in heads) / len(heads) for name in heads[0]}
+        parts.append(mean | {"q_in": q_in, "c_in": c_in})
         done += size
     sums = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
     p_row = _overlap(problem, s, r, rho)
@@ -394,6 +407,11 @@ def _beyond(grid: str, given: Mapping[str, float]) -> tuple[Prediction, Predicti
     width, length, s = int(given["width"]), int(given["length"]), given["score_variance"]
     r = float(norm_correlation(given["correlation"], width + 1))
     p, r_g, cross = given.get("dropout", 0.0), given.get("gradient_correlation", 0.0), grid == "cross"
+    if grid == "alibi":
+        slopes = ALiBi().slopes(int(given["heads"]))
+        return _penalised(r, r_g, s, biased_attention(
+            Distances.back(length), slopes, head_dim=int(given["head_dim"]), width=width, dropout=p,
+        )), {}  # fmt: skip
     asking: dict[str, Any] = {}
     if cross:
         asking = {
@@ -415,6 +433,17 @@ def _beyond(grid: str, given: Mapping[str, float]) -> tuple[Prediction, Predicti
         return expected, {}
     expected |= {"gradient_variance": float(layer.gradient), "gradient_covariance": float(layer.gradient_covariance)}
     return expected, _published_attention(r, s, width, length, p, r_g, 1.0)
+
+
+def _penalised(r: float, r_g: float, s: float, layer: BiasedAttention) -> Prediction:
+    """Causal attention with a penalty on distance."""
+    positions = layer.positions
+    out = layer(*positions.alike(1.0, r), s)
+    (asked, asked_pair), (sent, sent_pair) = out.pull(*positions.alike(1.0, r_g))
+    return {
+        "variance": positions.mean(out.second_moment), "covariance": positions.pair_mean(out.covariance),
+        "gradient_variance": positions.mean(asked + sent), "gradient_covariance": positions.pair_mean(asked_pair + sent_pair),
+    }  # fmt: skip
 
 
 def _published_attention(

@@ -234,7 +234,6 @@ class Rotary(nn.Module):
 class ALiBi(nn.Module):
     """A penalty on scores of ``slope * distance``, the slopes a geometric series over the heads (arXiv 2108.12409).
 
-    Where the number of heads is no power of two, every other slope of twice as many fills up, as in the authors' code.
     Falcon scales the penalty like the scores, and computes it in bf16: `scale` and `coarse`.
     """
 
@@ -246,12 +245,7 @@ class ALiBi(nn.Module):
 
     def slopes(self, heads: int, device: torch.device) -> Tensor:
         """One for each head."""
-
-        def series(count: int) -> list[float]:
-            return [2 ** (-8 * (head + 1) / count) for head in range(count)]
-
-        whole = 2 ** int(math.log2(heads))
-        return torch.tensor((series(whole) + series(2 * whole)[::2])[:heads], device=device)
+        return torch.tensor(layers.ALiBi().slopes(heads), device=device)
 
     def bias(self, heads: int, length: int, device: torch.device) -> Tensor:
         """What is added to scores: (heads, length, length)."""
@@ -397,6 +391,8 @@ class Attention(Residual):
         self.query_norm, self.key_norm = _optional(layer.query_norm), _optional(layer.key_norm)
         self.position = _optional(layer.position)
         scale = layer.head_dim**-0.5 if layer.scale is None else layer.scale
+        if isinstance(self.position, ALiBi) and isinstance(layer.position, layers.ALiBi) and layer.position.scaled:
+            self.position.scale = scale
         self.mix = Mix(scale, layer.softcap, layer.dropout)
         self.out = module(layer.out)
 

@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from ..design import Design
-from ..layers import Rotary
+from ..layers import ALiBi, Rotary
 from .family import Choices, Family, Part, causal, per_block
 from .fields import Fields, brief
 from .parts import query_scale, rope, rope_table, rotary_dim, scaled_embedding, windows
@@ -359,7 +359,7 @@ def _falcon_shape() -> Part:
         if isinstance(norms, bool) or norms not in (1, 2):
             raise fields.wrong("num_ln_in_parallel_attn", "is neither 1 nor 2")
         places = {"parallel": parallel, "shared_norm": parallel and norms == 1}
-        positions: Any = "alibi" if fields.flag("alibi") else rope().read(fields)["positions"]
+        positions: Any = ALiBi(scaled=True) if fields.flag("alibi") else rope().read(fields)["positions"]
         return {**places, "kv_heads": kv_heads, "positions": positions}
 
     def write(design: Design) -> dict[str, Any]:
@@ -371,7 +371,7 @@ def _falcon_shape() -> Part:
             "multi_query": one,
             "parallel_attn": design.parallel,
             "num_ln_in_parallel_attn": 1 if design.shared_norm or not design.parallel else 2,
-            "alibi": design.positions == "alibi",
+            "alibi": design.positions == "alibi" or isinstance(design.positions, ALiBi),
             **rope().write(design),
         }
 

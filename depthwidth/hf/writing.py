@@ -10,6 +10,7 @@ from ..design import PLACEMENTS, Design
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..layers import (
+    ALiBi,
     Attention,
     Block,
     ClassifierHead,
@@ -151,7 +152,9 @@ def _positions(tree: Transformer, attention: Attention) -> Any:
         return "learned" if hasattr(tree.stem.positions, "context") else "sinusoidal"
     # Where blocks with a window have positions of their own, the others' are the model's.
     whole = next((b for b in map(_attention, tree.stack.blocks()) if b.window is None), attention).position
-    return {"ALiBi": "alibi", "NoneType": "none"}.get(type(whole).__name__, whole)
+    if isinstance(whole, ALiBi):
+        return whole if whole.scaled else "alibi"
+    return "none" if whole is None else whole
 
 
 def _stem_choices(tree: Transformer) -> dict[str, Any]:

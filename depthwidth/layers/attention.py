@@ -92,6 +92,13 @@ class Attention(Layer):
         """The output map from the joined heads back to the residual stream."""
         return Linear(self.heads * self.value_dim, self.width, self.out_bias)
 
+    @property
+    def slopes(self) -> tuple[float, ...] | None:
+        """By how much the scores of each head fall with distance, nats a position; None without such penalties or a mask."""
+        if not (self.causal and isinstance(self.position, ALiBi)):
+            return None
+        return self.position.slopes(self.heads, self.head_dim**-0.5 if self.scale is None else self.scale)
+
     def children(self) -> tuple[Child, ...]:
         parts = (
             ("query", self.query), ("key", self.key), ("value", self.value),
@@ -184,18 +191,42 @@ class Attention(Layer):
         bound = self._capped(largest) / largest
         unit = float(scores[-1]) if normed else float(scores[-1] / x.second_moment[-1] / _last(source.second_moment))
         large = largest * bound > _LARGE_SCORES and self.head_dim >= _LARGE_HEAD
+        head_dim = self.head_dim if walk.finite_width and not large else None
+        dropout = self.dropout if walk.dropout else 0.0
+        slopes = self._slopes(x)
+        if slopes:
+            from ..biased_attention import biased_attention
+
+            width = self.width if walk.finite_width else None
+            biased = biased_attention(x.positions, slopes, window=self.window, head_dim=head_dim, width=width, dropout=dropout)
+            moved: Any = biased(x.second_moment, x.covariance, unit * bound, normed=normed)
+            return self._passed(moved, x, source, weight)
         attend = token_attention(
             x.positions,
             Positions.one(walk.source_length) if self.cross else None,
             causal=self.causal and not self.cross,
             window=None if self.cross else self.window,
-            head_dim=self.head_dim if walk.finite_width and not large else None,
+            head_dim=head_dim,
             width=(self.memory_width or self.width) if walk.finite_width else None,
-            dropout=self.dropout if walk.dropout else 0.0,
+            dropout=dropout,
             rotation=self.position.left_at(self.head_dim) if isinstance(self.position, Rotary) and not self.cross else None,
         )
         memory = _as_arrays(source) if self.cross else None
         moved = attend(x.second_moment, x.covariance, unit * bound, memory=memory, normed=normed)
+        return self._passed(moved, x, source, weight)
+
+    def _slopes(self, x: TokenSignal) -> tuple[float, ...] | None:
+        """Of the penalties on the scores, where they count: one for each head, or a zero where only other blocks have some."""
+        from ..token_positions import Distances
+
+        if x.positions.length == 1:  # it sees itself alone, at no distance
+            return None
+        if self.slopes and not self.cross and (x.positions.dense or isinstance(x.positions, Distances)):
+            return self.slopes
+        return (0.0,) if isinstance(x.positions, Distances) else None
+
+    def _passed(self, moved: Any, x: AnySignal, source: AnySignal, weight: Number) -> Any:
+        """What the heads put out, from what attention passes on of values of the source's own size, and the way back."""
         value = _last(weight) / _last(source.second_moment)
         back_gain = value * self.heads * self.value_dim / self.width
 

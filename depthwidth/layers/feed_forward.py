@@ -127,10 +127,10 @@ def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: 
     if isinstance(gate, TokenSignal) and not close:
         from ..activations import activation
 
-        f, first = activation(name), gate.first_second_moment
+        f, first, other = activation(name), gate.first_second_moment, gate.other_second_moment
         second, slope, mean = f.second_moment(each), f.derivative_second_moment(each), f.mean(each)
         pairs = [
-            (f.pair_moment(first, side, other_variance=first.T), f.derivative_pair_moment(first, side, other_variance=first.T))
+            (f.pair_moment(first, side, other_variance=other), f.derivative_pair_moment(first, side, other_variance=other))
             for side in (side.clip(-1.0, 1.0) for side in sides)
         ]
     else:

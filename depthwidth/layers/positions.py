@@ -60,7 +60,32 @@ class Rotary(Layer):
 
 @component
 class ALiBi(Layer):
-    """A fixed penalty on attention scores, linear in distance (Press et al. 2021, arXiv 2108.12409)."""
+    """A fixed penalty on attention scores, linear in distance (Press et al. 2021, arXiv 2108.12409).
+
+    With `scaled`, scores are multiplied by their scale after the penalty is added, so that it is as much smaller (Falcon).
+    """
+
+    scaled: bool = False
+
+    def slopes(self, heads: int, scale: float = 1.0) -> tuple[float, ...]:
+        """The penalty of each head in nats a position, of scores that are multiplied by `scale`: a geometric series.
+
+        Where the number of heads is no power of two, every other slope of twice as many fills up, as in the authors' code.
+
+        Examples
+        --------
+        >>> ALiBi().slopes(4)
+        (0.25, 0.0625, 0.015625, 0.00390625)
+        >>> ALiBi().slopes(3)
+        (0.0625, 0.00390625, 0.25)
+        """
+
+        def series(count: int) -> list[float]:
+            return [2.0 ** (-8 * (head + 1) / count) for head in range(count)]
+
+        whole = 2 ** (heads.bit_length() - 1)
+        factor = scale if self.scaled else 1.0
+        return tuple(factor * slope for slope in (series(whole) + series(2 * whole)[::2])[:heads])
 
 
 @component

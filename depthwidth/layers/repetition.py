@@ -262,7 +262,7 @@ def at_some(block: Block, x: TokenSignal, place: Place, layers: range) -> tuple[
         course.know(layer, added)
         if layer - before > 1:
             corrected = left + course.between(before, layer)
-            error = np.abs(corrected - state)[: count + count**2].max() / y.averages[0]
+            error = np.abs(corrected - state)[: count + x.covariance.size].max() / y.averages[0]
             if error > _TOLERANCE:
                 course.forget()
                 step = (layer - before) // 2
@@ -345,10 +345,10 @@ def _signal(like: TokenSignal, vector: Array) -> TokenSignal:
     """The signal that :func:`_flat` made a vector of."""
     import numpy as np
 
-    n = len(like.second_moment)
-    sizes = np.cumsum([n, n * n, n, n * n])
+    n, square = len(like.second_moment), like.covariance.shape
+    pairs = like.covariance.size
+    sizes = np.cumsum([n, pairs, n, pairs])
     q, c, *spread = np.split(vector, sizes[: 4 if like.spread else 1])
-    square = (n, n)
     if not like.spread:
         return like.of(q, c.reshape(square))
     v, w, u = spread

@@ -133,8 +133,7 @@ def _sinusoidal(width: int, identity: AnySignal, length: int) -> Any:
     import numpy as np
 
     if isinstance(identity, TokenSignal):
-        nodes = identity.positions.nodes
-        return sinusoidal_correlation(width, np.maximum(1, np.abs(np.subtract.outer(nodes, nodes))))
+        return sinusoidal_correlation(width, np.maximum(1, identity.positions.distances))
     if length < 2:
         return 0.0
     distance = np.arange(1, length)

@@ -35,8 +35,10 @@ ROWS = table("components_cells.csv")
 SUMMARY = table("components_summary.csv")
 
 
-@pytest.mark.parametrize(("causal", "cross"), [(False, False), (True, False), (False, True)])
-def test_the_exact_averages_are_what_autograd_gives_on_average(causal, cross):
+@pytest.mark.parametrize(
+    ("causal", "cross", "slope"), [(False, False, 0.0), (True, False, 0.0), (False, True, 0.0), (True, False, 0.6)]
+)
+def test_the_exact_averages_are_what_autograd_gives_on_average(causal, cross, slope):
     """Over value weights, output gradient and dropout mask, with tokens, queries and keys held."""
     torch.manual_seed(3)
     length, queries, width, head, p, r_g, draws = 5, 4 if cross else 5, 7, 4, 0.3, 0.4, 2500
@@ -44,7 +46,7 @@ def test_the_exact_averages_are_what_autograd_gives_on_average(causal, cross):
     x = torch.randn(length, width, **double) + 0.5 * torch.randn(1, width, **double)
     asking = torch.randn(queries, width, **double) if cross else x
     wq, wk = (torch.randn(width, head, **double) / width**0.5 * 1.4 for _ in range(2))
-    sums = attention_sums(x[None], wq[None], wk[None], asking[None] if cross else None, causal)
+    sums = attention_sums(x[None], wq[None], wk[None], asking[None] if cross else None, causal, slope)
     sums = {name: float(value) for name, value in sums.items()}
     ep = p / (1 - p)
     expected = [(sums["own"] + ep * sums["own_ep"]) / queries, (sums["all"] - sums["own"]) / (queries * (queries - 1))]
@@ -56,6 +58,9 @@ def test_the_exact_averages_are_what_autograd_gives_on_average(causal, cross):
             inputs.append(asking.clone().requires_grad_())
         value = inputs[0] @ (torch.randn(width, head, **double) / width**0.5)
         scores = (inputs[-1] @ wq) @ (inputs[0] @ wk).T / head**0.5
+        place = torch.arange(length)
+        if not cross:
+            scores = scores - slope * (place[:, None] - place).abs()
         if causal:
             scores = scores.masked_fill(torch.ones(length, length, dtype=torch.bool).triu(1), -math.inf)
         kept = (torch.rand(queries, length, **double) >= p) / (1 - p)
@@ -78,7 +83,8 @@ def test_the_exact_averages_are_what_autograd_gives_on_average(causal, cross):
 
 def test_the_kept_rows_are_what_is_predicted_today():
     """A formula that changes must bring new rows with it: ``python -m verify.components --refresh``."""
-    quick = [row for row in ROWS if row["grid"] != "causal"]
+    quick = [row for row in ROWS if row["grid"] not in ("causal", "alibi")]
+    quick += [row for row in ROWS if row["grid"] == "alibi" and "length=64 heads=4" in row["cell"]]
     for row in random.Random(4).sample(quick, 120):  # noqa: S311
         now = refreshed(row)
         assert float(now["predicted"]) == pytest.approx(float(row["predicted"]), rel=1e-4, abs=1e-9), row["cell"]
@@ -101,6 +107,19 @@ def test_attention_gradients_are_within_what_was_asked():
     assert float(line["error_p90"]) < 5
     assert float(line["error_p99"]) < 7
     assert float(line["published_p99"]) > 20  # the same simulation sees what the published form leaves out
+
+
+def test_attention_with_penalties_on_distance_is_within_what_is_claimed():
+    """Every setting within 3 %, of output and gradient; a prediction that leaves the penalties out is not."""
+    rows = [row for row in ROWS if row["grid"] == "alibi"]
+    assert len(rows) == 648
+    assert max(abs(float(row["relative_error"])) for row in rows) < 0.03
+    for quantity in ("variance", "covariance", "gradient_variance", "gradient_covariance"):
+        row = next(r for r in rows if r["quantity"] == quantity and "correlation=0 score_variance=1 " in r["cell"]
+                   and "length=64 heads=4" in r["cell"] and "gradient_correlation=0.3" not in r["cell"])  # fmt: skip
+        settings = dict(settings_of(row)) | {"heads": 4}
+        plain, _ = predictions("attention", "causal", tuple(settings.items()))
+        assert abs(plain[quantity] / float(row["measured"]) - 1) > 0.05, (quantity, plain[quantity], row["measured"])
 
 
 def test_every_setting_of_the_official_grids_is_there():
@@ -153,7 +172,7 @@ def test_a_small_run_continues_where_it_was_cut_off(tmp_path):
 def test_samples_are_seeded_and_of_every_kind():
     assert sampled(2, 5) == sampled(2, 5) != sampled(2, 6)
     assert {p.component for p in sampled(1, 1)} == set(GRIDS)
-    assert len(sampled(None, 1)) == len(problems()) == 767
+    assert len(sampled(None, 1)) == len(problems()) == 839
 
 
 def test_percentiles_weigh_rows_by_the_settings_they_stand_for():
