@@ -813,7 +813,7 @@ def _print_recipe(made: Any) -> None:
 @click.option("--heads", "count", metavar="N", help="Heads as they are  [width / head-dim].")
 @click.option("--head-dim", metavar="N", help="Dimensions of a head as they are  [128 for widths from 1536, 64 below].")
 @click.option("--kv-heads", metavar="N", help="Key and value heads, which heads stay multiples of  [as many as heads].")
-@click.option("--value-dim", metavar="N", help="Dimensions of a value, which stay  [head-dim].")
+@click.option("--value-dim", metavar="N", help="Dimensions of a value, which stay in a design  [head-dim].")
 @click.option("--multiple", metavar="N", help="Head dimensions are multiples of N  [8].")
 @click.option("--tensor-parallel", "--tp", metavar="N", help="Heads divide among N devices  [1].")
 @click.option("--budget", metavar="N", help="Attention parameters of all layers together, as 1.5B: the exact optimum.")
@@ -823,11 +823,12 @@ def _print_recipe(made: Any) -> None:
 @click.option("--share", type=float, help="Dimensions of look-up layers in units of 2 ln n  [2].")
 @click.option("--tolerance", type=float, help="Relative error of diffuse layers  [0.05].")
 @click.option("--measure", is_flag=True, help="Measure MODEL, a folder or config.json, on a text: no assumptions.")
+@click.option("--keep-values", is_flag=True, help="With --measure: values stay as they are, queries and keys alone are cut.")
 @click.option("--text", metavar="FILE", help="Text to measure on  [Python's own library].")
 @click.option("--plot", metavar="FILE", help="Draw rank and entropy collapse over query-key gain and residual gain.")
 @formats
 def heads_command(
-    model: str | None, measure: bool, text: str | None, plot: str | None, form: str | None, **options: Any
+    model: str | None, measure: bool, keep_values: bool, text: str | None, plot: str | None, form: str | None, **options: Any
 ) -> None:
     """Heads and head dimension of every layer, of a design (--width --layers --context) or of MODEL, with the reason."""
     from .head_allocation import allocate_heads, design_needs, layer_ranges, present_shape
@@ -843,8 +844,10 @@ def heads_command(
         given["heads"] = given.pop("count")
     if text is not None and not measure:
         raise InputError("--text has a meaning with --measure only")
+    if keep_values and not measure:
+        raise InputError("--keep-values has a meaning with --measure only: values of a design stay as they are")
     if measure:
-        found, report = _measured_heads(model, text, given, options)
+        found, report = _measured_heads(model, text, not keep_values, given, options)
     else:
         shape = {} if model is None else present_shape(model)
         for name in ("width", "layers"):
@@ -869,7 +872,9 @@ def heads_command(
     emit(form, data, found.rows(), lambda: _print_heads(found, report))
 
 
-def _measured_heads(model: str | None, text: str | None, given: dict[str, Any], options: dict[str, Any]) -> tuple[Any, Any]:
+def _measured_heads(
+    model: str | None, text: str | None, values: bool, given: dict[str, Any], options: dict[str, Any]
+) -> tuple[Any, Any]:
     """An existing model's allocation and what was measured for it."""
     if model is None:
         raise InputError("--measure needs a model's folder or config.json")
@@ -891,7 +896,7 @@ def _measured_heads(model: str | None, text: str | None, given: dict[str, Any], 
 
     report = measure_heads(model, text=text, context=given.pop("context", None))
     assumed = {name: options[name] for name in ("share", "tolerance") if options[name] is not None}
-    return report.allocate(**assumed, **given), report
+    return report.allocate(values=values, **assumed, **given), report
 
 
 def _print_heads(found: Any, report: Any) -> None:
@@ -910,24 +915,26 @@ def _print_heads(found: Any, report: Any) -> None:
         )  # fmt: skip
     runs: list[tuple[Any, Any]] = []
     for layer in found.layers:
-        same = ("kind", "heads", "kv_heads", "head_dim", "value_dim", "criterion", "error", "parameters_saved", "flops_saved")
+        same = ("kind", "heads", "kv_heads", "head_dim", "value_dim", "criterion", "value_criterion", "error", "value_error",
+                "parameters_saved", "flops_saved")  # fmt: skip
         if runs and all(getattr(runs[-1][1], name) == getattr(layer, name) for name in same):
             runs[-1] = (runs[-1][0], layer)
         else:
             runs.append((layer, layer))
     print_table(
-        ("layers", "heads", "query, key dims", "value dims", "error", "parameters saved", "FLOPs saved", "criterion"),
+        ("layers", "heads", "query, key dims", "value dims", "error", "of it values", "parameters saved", "FLOPs saved",
+         "criterion; values"),
         (
             (
                 f"{first.layer}" if first is last else f"{first.layer} to {last.layer}",
                 f"{last.heads}" + (f" ({last.kv_heads} kv)" if last.kv_heads != last.heads else ""), str(last.head_dim),
-                str(last.value_dim), f"{last.error:.2%}", format_count(last.parameters_saved), format_count(last.flops_saved),
-                last.criterion,
+                str(last.value_dim), f"{last.error:.2%}", f"{last.value_error:.2%}", format_count(last.parameters_saved),
+                format_count(last.flops_saved), f"{last.criterion}; {last.value_criterion}",
             )
             for first, last in runs
         ),
         title=f"Heads at {found.context:,} tokens; savings are a layer's, FLOPs per token forward",
-        words=("criterion",),
+        words=("criterion; values",),
     )  # fmt: skip
     total = found.parameters + found.parameters_saved
     saved = f" ({found.parameters_saved / total:.1%})"

@@ -25,6 +25,8 @@ KINDS = ("retrieval", "diffuse", "positional")
 RECONSTRUCTION = (
     "thresholds and error curves are our reconstruction; of Yu et al. 2025 (arXiv 2510.03784) only the structure is confirmed"
 )
+AS_THEY_ARE = "as they are"
+"""The criterion of value dimensions that no need speaks of."""
 _TOLERANCE = 1e-12
 _MOST_STATES = 2_000_000
 
@@ -43,6 +45,17 @@ class LayerNeed:
     """Predicted relative error of a head of so many dimensions, 0 to 1."""
     floor: int = 1
     """Dimensions below which the layer fails at what it does."""
+    value_rank: int | None = None
+    """Dimensions of a value that meet the values' criterion, before rounding; None where values stay as they are."""
+    value_criterion: str = ""
+    """Which criterion set it, in words."""
+    value_error: Callable[[int], float] | None = field(default=None, repr=False, compare=False)
+    """Predicted relative error of the layer's output with values of so many dimensions, 0 to 1."""
+
+    def error_of(self, head_dim: int, value_dim: int) -> float:
+        """Both errors together: each leaves its share of what the layer does, as independent losses do."""
+        lost = 0.0 if self.value_error is None else self.value_error(value_dim)
+        return lost + (1 - lost) * self.error(head_dim)
 
 
 @dataclass(frozen=True)
@@ -57,8 +70,13 @@ class LayerHeads:
     """Dimensions of a query and a key."""
     value_dim: int
     criterion: str
+    """What decided `head_dim`."""
+    value_criterion: str
+    """What decided `value_dim`."""
     error: float
-    """Predicted relative error of what the layer does, 0 to 1."""
+    """Predicted relative error of what the layer does, 0 to 1, values and heads that are missing included."""
+    value_error: float
+    """The values' part of it: of the layer's output, 0 where values stay as they are."""
     parameters: int
     """of the layer's attention"""
     parameters_saved: int
@@ -295,13 +313,13 @@ def allocate_heads(
     context : n, tokens a query can attend to. From 2.
     needs : one for each layer.
     heads, head_dim, kv_heads, value_dim : the design as it stands, by which savings are counted. By default heads of 128
-        dimensions, 64 below width 1536, as many as make the width, each with its own key and value of the same size. Value
-        dimensions stay as they are; key-value heads too.
-    multiple : head dimensions are multiples of it.
+        dimensions, 64 below width 1536, as many as make the width, each with its own key and value of the same size. Key-value
+        heads stay as they are; value dimensions too, unless a need says what fewer of them lose. They never grow.
+    multiple : head dimensions are multiples of it, and value dimensions that are not as they were.
     tensor_parallel : heads divide among so many devices.
     features : M, distinct positions or features that each layer must deliver: it gets at least as many heads.
     budget : attention parameters that all layers together may have. The sum of errors over layers is then the least that any
-        choice of multiples (and, with `features`, of head counts) has, by dynamic programming.
+        choice of multiples for queries, keys and values (and, with `features`, of head counts) has, by dynamic programming.
     bias : whether query, key, value and output maps have biases.
     notes : what to say beside the result.
 
@@ -340,11 +358,11 @@ def allocate_heads(
     layers = tuple(
         LayerHeads(
             layer=index, kind=need.kind, heads=got.heads, kv_heads=got.kv_heads, head_dim=got.head_dim, value_dim=got.value_dim,
-            criterion=why, error=wanted.error(need, got), parameters=got.parameters,
-            parameters_saved=before[0] - got.parameters,
+            criterion=why, value_criterion=values, error=wanted.error(need, got), value_error=wanted.value_error(need, got),
+            parameters=got.parameters, parameters_saved=before[0] - got.parameters,
             flops_saved=plain_number(Fraction(before[1] - got.flops(run), context)),
         )
-        for index, (need, (got, why)) in enumerate(zip(needs, chosen, strict=True))
+        for index, (need, (got, why, values)) in enumerate(zip(needs, chosen, strict=True))
     )  # fmt: skip
     return Allocation(width, context, layers, budget, (*notes, RECONSTRUCTION))
 
@@ -381,6 +399,10 @@ def _present(
     return Attention(width, heads, kv_heads, head_dim, head_dim if value_dim is None else value_dim, bias=bias, out_bias=bias)
 
 
+Choice = tuple[Attention, str, str]
+"""A layer, and what decided its head dimension and its value dimension."""
+
+
 class _Wanted:
     """What a layer would get, by itself."""
 
@@ -396,27 +418,37 @@ class _Wanted:
     def error(self, need: LayerNeed, layer: Attention) -> float:
         """Heads missing deliver nothing of their share; the others are as good as their dimension allows."""
         missing = 0.0 if self.features is None else max(0.0, 1 - layer.heads / self.features)
-        return missing + (1 - missing) * need.error(layer.head_dim)
+        return missing + (1 - missing) * need.error_of(layer.head_dim, layer.value_dim)
 
-    def for_need(self, need: LayerNeed) -> tuple[Attention, str]:
+    @staticmethod
+    def value_error(need: LayerNeed, layer: Attention) -> float:
+        return 0.0 if need.value_error is None else need.value_error(layer.value_dim)
+
+    def for_need(self, need: LayerNeed) -> Choice:
         dims = self.rounded(max(need.rank, need.floor))
         why = need.criterion if need.rank >= need.floor else "retrieval: floor of 2 ln n"
         if self.heads > self.present.heads:
             why = f"head count: {self.features} features; {why}"
-        return self.present.replace(heads=self.heads, head_dim=dims), why
+        values, value_why = self.present.value_dim, AS_THEY_ARE
+        if need.value_rank is not None:
+            values, value_why = min(values, self.rounded(need.value_rank)), need.value_criterion
+        return self.present.replace(heads=self.heads, head_dim=dims, value_dim=values), why, value_why
 
     def options(self, need: LayerNeed) -> list[Attention]:
         """Every choice that could be part of an optimum: no larger than the layer can use."""
         widest = self.rounded(max(need.rank, need.floor, self.present.head_dim))
         counts = [self.present.heads] if self.features is None else range(self.step, self.heads + 1, self.step)
+        whole = self.present.value_dim
+        values = [whole] if need.value_error is None else [*range(self.multiple, whole, self.multiple), whole]
         return [
-            self.present.replace(heads=count, head_dim=dims)
+            self.present.replace(heads=count, head_dim=dims, value_dim=size)
             for count in counts
             for dims in range(self.multiple, widest + 1, self.multiple)
+            for size in values
         ]
 
 
-def _within(budget: int, wanted: _Wanted, needs: Sequence[LayerNeed]) -> list[tuple[Attention, str]]:
+def _within(budget: int, wanted: _Wanted, needs: Sequence[LayerNeed]) -> list[Choice]:
     table = {id(need): wanted.options(need) for need in needs}
     costs = {key: [layer.parameters for layer in options] for key, options in table.items()}
     errors = {id(need): [wanted.error(need, layer) for layer in table[id(need)]] for need in needs}
@@ -427,12 +459,14 @@ def _within(budget: int, wanted: _Wanted, needs: Sequence[LayerNeed]) -> list[tu
     result = []
     for need, option in zip(needs, picked, strict=True):
         layer = table[id(need)][option]
-        alone, why = wanted.for_need(need)
+        alone, why, values = wanted.for_need(need)
         if (layer.heads, layer.head_dim) != (alone.heads, alone.head_dim):
             why = f"budget; alone {alone.heads} of {alone.head_dim} by {why}"
             if layer.head_dim < need.floor:
                 why = f"budget, below the floor of {need.floor}; {why.partition('; ')[2]}"
-        result.append((layer, why))
+        if layer.value_dim != alone.value_dim:
+            values = f"budget; alone {alone.value_dim} by {values}"
+        result.append((layer, why, values))
     return result
 
 
@@ -469,8 +503,10 @@ def least_error(costs: Sequence[Sequence[int]], errors: Sequence[Sequence[float]
         return None
     cost, error = np.zeros(1, dtype=np.int64), np.zeros(1)
     steps = []
-    for index, (own_costs, own_errors) in enumerate(zip(costs, errors, strict=True)):
-        if cost.size * len(own_costs) > 50 * _MOST_STATES:
+    for index, (all_costs, all_errors) in enumerate(zip(costs, errors, strict=True)):
+        options = _unbeaten(all_costs, all_errors)
+        own_costs, own_errors = ([each[i] for i in options] for each in (all_costs, all_errors))
+        if cost.size * len(options) > 50 * _MOST_STATES:
             raise InputError("heads: this budget has too many different sums for an exact optimum; use a larger multiple")
         total = (cost[:, None] + np.asarray(own_costs, dtype=np.int64)).ravel()
         sums = (error[:, None] + np.asarray(own_errors, dtype=float)).ravel()
@@ -482,13 +518,23 @@ def least_error(costs: Sequence[Sequence[int]], errors: Sequence[Sequence[float]
         places = places[better]
         if places.size > _MOST_STATES:
             raise InputError("heads: this budget has too many different sums for an exact optimum; use a larger multiple")
-        steps.append(np.divmod(places, len(own_costs)))
+        before, chosen = np.divmod(places, len(options))
+        steps.append((before, np.asarray(options)[chosen]))
         cost, error = total[places], sums[places]
     state, picked = int(np.argmin(error)), []
     for before, option in reversed(steps):
         picked.append(int(option[state]))
         state = int(before[state])
     return picked[::-1]
+
+
+def _unbeaten(costs: Sequence[int], errors: Sequence[float]) -> list[int]:
+    """Options that no other one beats at no more cost, cheapest first: the others are part of no optimum."""
+    kept: list[int] = []
+    for option in sorted(range(len(costs)), key=lambda i: (costs[i], errors[i])):
+        if not kept or errors[option] < errors[kept[-1]]:
+            kept.append(option)
+    return kept
 
 
 def split_groups(curves: Sequence[Callable[[int, int], float]], budget: int) -> tuple[list[tuple[int, int]], float]:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from depthwidth.head_allocation import (
     retrieval_need,
     split_groups,
 )
+from depthwidth.layers.attention import Attention
 
 
 def brute(costs, errors, budget):
@@ -137,6 +139,42 @@ def test_a_budget_is_kept_and_its_optimum_exact():
     assert any(layer.criterion.startswith("budget") for layer in made.layers)
 
 
+def test_values_share_the_budget():
+    """Queries, keys and values of two layers under one budget, all choices tried; without a budget each by its criterion."""
+    needs = [
+        replace(
+            diffuse_need(laws.power_spectrum(32, exponent, 1.0)),
+            value_rank=rank, value_criterion="layer output within 5 %", value_error=lambda d, base=base: base ** min(d, 32),
+        )
+        for exponent, rank, base in ((1.0, 20, 0.85), (2.0, 9, 0.7))
+    ]  # fmt: skip
+    free = allocate_heads(256, 256, needs, heads=8, kv_heads=2)
+    assert [(layer.head_dim, layer.value_dim) for layer in free.layers] == [(32, 24), (16, 16)]
+    assert {layer.value_criterion for layer in free.layers} == {"layer output within 5 %"}
+    for layer, need in zip(free.layers, needs, strict=True):
+        assert layer.value_error == need.value_error(layer.value_dim)
+        assert 1 - layer.error == pytest.approx((1 - layer.value_error) * (1 - need.error(layer.head_dim)))
+    whole = Attention(256, 8, 2, 32, 32, bias=False, out_bias=False)
+    sizes = [(d, v) for d in (8, 16, 24, 32) for v in (8, 16, 24, 32)]
+    cost = {pair: whole.replace(head_dim=pair[0], value_dim=pair[1]).parameters for pair in sizes}
+    for share in (0.9, 0.7, 0.5):
+        budget = int(share * free.parameters)
+        made = allocate_heads(256, 256, needs, heads=8, kv_heads=2, budget=budget)
+        best = min(
+            needs[0].error_of(*one) + needs[1].error_of(*other)
+            for one in sizes for other in sizes if cost[one] + cost[other] <= budget
+        )  # fmt: skip
+        assert made.parameters <= budget
+        assert sum(layer.error for layer in made.layers) == pytest.approx(best, abs=1e-12)
+        assert made.parameters_saved == 2 * whole.parameters - made.parameters
+    assert any(layer.value_criterion == "budget; alone 24 by layer output within 5 %" for layer in made.layers)
+    # A value never grows, whatever the multiple; and one that no need speaks of stays.
+    (grown,) = allocate_heads(256, 256, needs[:1], heads=8, multiple=24).layers
+    assert (grown.head_dim, grown.value_dim) == (48, 24)
+    (kept,) = allocate_heads(256, 256, [positional_need(3)], heads=8, budget=200_000).layers
+    assert (kept.value_dim, kept.value_criterion, kept.value_error) == (32, "as they are", 0.0)
+
+
 def test_a_starved_look_up_layer_is_named():
     made = allocate_heads(256, 4096, design_needs(2, 4096), heads=8, budget=2 * (2 * 256 * 8 * 8 + 2 * 256 * 256))
     assert {layer.head_dim for layer in made.layers} == {8}
@@ -250,6 +288,10 @@ def test_the_command_draws(invoke, tmp_path):
         (("--width", "4096", "--context", "64", "--layers", "2", "--head-dim", "0"), "head_dim '0' is not a positive size"),
         (("--width", "4096", "--context", "64", "--layers", "2", "--heads", "33"), "heads=33 does not divide width=4096"),
         (("--width", "4096", "--context", "64", "--layers", "2", "--text", "x"), "--text has a meaning with --measure only"),
+        (
+            ("--width", "4096", "--context", "64", "--layers", "2", "--keep-values"),
+            "--keep-values has a meaning with --measure",
+        ),
         (("--measure",), "--measure needs a model's folder or config.json"),
         (("--width", "64", "--context", "-5", "--layers", "2"), "context '-5' is not a positive size"),
         (("nowhere/config.json",), "nowhere"),

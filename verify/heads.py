@@ -6,20 +6,26 @@ rotation and norms. For each head it keeps the second moment G_q of the queries,
 the keys leaves the softmax as it is) and what the weights do. The whitened query-key form of a head, C_q^(1/2) M C_k^(1/2), has
 the singular values of G_q^(1/2) G_k^(1/2) times the scale: their squares add up to the variance of the logits.
 
+Values are cut by what the layer puts out. A head mixes the tokens to m = sum_j p_j x_j and adds W_o W_v m to the output. What
+a value map of rank r loses of it on the text is the tail of the squared singular values of W_o W_v C_m^(1/2), where C_m is the
+covariance of m: of what the weights make of the tokens, not of the tokens. W_v C_m W_v' is the covariance of what the head
+puts out in front of W_o, and is measured there.
+
 The first token, which many models use as a sink, is left out of logits and keys; rows with fewer than half of the context are
-left out of every average.
+left out of every average but those of what the layers put out, where only the row of a decoder's first token is.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import sysconfig
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +35,9 @@ from depthwidth.errors import InputError, shown
 from depthwidth.formulas import heads as laws
 from depthwidth.head_allocation import Allocation, LayerNeed, allocate_heads, diffuse_need, retrieval_need
 from depthwidth.hf.files import read_json
-from depthwidth.layers.attention import Attention
 from depthwidth.layers.positions import Rotary
 
-from .initialize import Slice, locate, tree_of
+from .initialize import locate, tree_of
 
 LONGEST_TEXT = 50_000_000
 LARGEST_RANDOM = 2_000_000_000
@@ -97,6 +102,18 @@ class LayerForms:
 
 
 @dataclass(frozen=True)
+class ValueForms:
+    """What cutting a layer's values needs: how its heads' outputs vary together, and what the output map makes of them."""
+
+    mixed: Tensor
+    """(heads, heads, d_v, d_v): covariances of what the heads put out, about `means`"""
+    means: Tensor
+    """(heads, d_v): what the output map's bias can carry; zeros where it has none, and `mixed` are second moments then"""
+    gram: Tensor
+    """(heads, heads, d_v, d_v): W_g' W_h for the parts W_h of the output map"""
+
+
+@dataclass(frozen=True)
 class HeadsReport:
     """Every head of a model, measured."""
 
@@ -109,20 +126,30 @@ class HeadsReport:
     notes: tuple[str, ...] = ()
     batches: Tensor = field(repr=False, default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
     """the calibration tokens, (sequences, context)"""
+    values: tuple[ValueForms, ...] = field(repr=False, default=())
+    """of each layer; empty where the output maps were not found, and values stay as they are then"""
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a head."""
         return [head.to_dict() for head in self.heads]
 
-    def needs(self, share: float = 2.0, tolerance: float = 0.05) -> list[LayerNeed]:
-        """What each layer needs: the most demanding of its heads decides the rank, the mean over heads is the error."""
+    def needs(self, share: float = 2.0, tolerance: float = 0.05, values: bool = True) -> list[LayerNeed]:
+        """What each layer needs: the most demanding of its heads decides the rank, the mean over heads is the error.
+
+        Values need the rank at which the layer's output is within `tolerance` of what it was; with `values` false they stay.
+        """
+        if not 0 < tolerance < 1:
+            raise InputError(f"tolerance={tolerance} is not between 0 and 1")
         made = []
         for index, form in enumerate(self.forms):
             lost = cut_losses(self.tree.attention.position, form)
             own = [self._need(head, lost[head.kv_head], share, tolerance) for head in self.heads if head.layer == index]
             most = max(own, key=lambda need: need.rank)
             present = form.queries.shape[-1]
-            made.append(replace(most, rank=min(most.rank, max(present, most.floor)), error=_mean_error(own)))
+            need = replace(most, rank=min(most.rank, max(present, most.floor)), error=_mean_error(own))
+            if values and self.values:
+                need = replace(need, **_value_need(self.values[index], self.tree.attention.kv_heads, tolerance))
+            made.append(need)
         return made
 
     def _need(self, head: HeadMeasure, lost: Sequence[float], share: float, tolerance: float) -> LayerNeed:
@@ -144,25 +171,38 @@ class HeadsReport:
         layer = self.tree.attention
         if isinstance(layer.position, Rotary) or layer.heads != layer.kv_heads:
             # What is cut is not each head's own best form, but pairs of dimensions, or what heads with one key share.
-            if not 0 < tolerance < 1:
-                raise InputError(f"tolerance={tolerance} is not between 0 and 1")
             rank = max(1, laws.saturation_dim(lost, tolerance))
             return LayerNeed("diffuse", rank, f"diffuse: logits' variance within {100 * tolerance:g} %", kept)
         return diffuse_need(head.spectrum, tolerance, head.gains if sum(head.gains) else None)
 
-    def allocate(self, *, share: float = 2.0, tolerance: float = 0.05, **options: Any) -> Allocation:
+    def allocate(self, *, share: float = 2.0, tolerance: float = 0.05, values: bool = True, **options: Any) -> Allocation:
         """Heads and head dimensions for this model; `options` are those of :func:`depthwidth.head_allocation.allocate_heads`.
 
-        Rotary layers get an even number of dimensions whatever `multiple` is.
+        Rotary layers get an even number of dimensions of queries and keys whatever `multiple` is. With `values` false those of
+        values stay as they are.
         """
         layer = self.tree.attention
         if isinstance(layer.position, Rotary):
             options["multiple"] = math.lcm(2, options.get("multiple", 8))
         shape = {"heads": layer.heads, "head_dim": layer.head_dim, "kv_heads": layer.kv_heads, "value_dim": layer.value_dim}
-        found = allocate_heads(
-            self.tree.width, self.context, self.needs(share, tolerance), bias=layer.bias, notes=self.notes, **shape, **options
-        )
+        needs = self.needs(share, tolerance, values)
+        found = allocate_heads(self.tree.width, self.context, needs, bias=layer.bias, notes=self.notes, **shape, **options)
         return replace(found, measured=self)
+
+
+def _value_need(form: ValueForms, kv_heads: int, tolerance: float) -> dict[str, Any]:
+    """The part of a :class:`LayerNeed` that is about values."""
+    lost = _value_curve(form, kv_heads)
+    short, enough = 0, form.means.shape[1]
+    while enough - short > 1:  # what is lost falls with the rank, but for heads that cancel each other
+        middle = (short + enough) // 2
+        short, enough = (short, middle) if lost(middle) <= tolerance else (middle, enough)
+    return {
+        "value_rank": enough,
+        "value_criterion": f"layer output within {100 * tolerance:g} %",
+        # Such heads can lose more than all there is; no layer does worse than not at all.
+        "value_error": lambda d: min(1.0, max(0.0, lost(d))),
+    }
 
 
 def _mean_error(needs: Sequence[LayerNeed]) -> Any:
@@ -178,7 +218,8 @@ class _Collector:
     def __init__(self, causal: bool) -> None:
         self.causal = causal
         self.layers: list[dict[str, Any]] = []
-        self.outputs: list[list[Tensor]] = []
+        self.own = 1 if causal else 0
+        """The first row whose output counts: the first token of a decoder sees itself alone, and sinks are of another size."""
         self.index = 0
 
     def start(self) -> None:
@@ -209,15 +250,14 @@ class _Collector:
             raise InputError("heads: cross-attention is not measured")
         if self.index == len(self.layers):
             self.layers.append({"scale": float(scale)})
-            self.outputs.append([])
-        self._add(self.layers[self.index], query, key, value, scores, masked, weights)
-        self.outputs[self.index].append(output.detach())
+        self._add(self.layers[self.index], query, key, value, scores, masked, weights, output)
         self.index += 1
         return output.transpose(1, 2).contiguous(), weights
 
     def _add(
-        self, sums: dict[str, Any], query: Tensor, key: Tensor, value: Tensor, scores: Tensor, masked: Tensor, weights: Tensor
-    ) -> None:
+        self, sums: dict[str, Any], query: Tensor, key: Tensor, value: Tensor, scores: Tensor, masked: Tensor, weights: Tensor,
+        output: Tensor,
+    ) -> None:  # fmt: skip
         n = query.shape[2]
         first = n // 2 if self.causal else 0
         # What a row may attend to; the lowest finite number of the dtype stands for "not".
@@ -234,10 +274,12 @@ class _Collector:
         q = query[:, :, first:].double()
         k, v = (t[:, :, 1:].double() for t in (key, value))
         k, v = k - k.mean(2, keepdim=True), v - v.mean(2, keepdim=True)
+        o = output[:, :, self.own :].double()
         rows, places = q.shape[0] * q.shape[2], k.shape[0] * k.shape[2]
         found = {
             "rows": rows,
             "places": places,
+            "outputs": o.shape[0] * o.shape[2],
             "queries": torch.einsum("bhti,bhtj->hij", q, q),
             "keys": torch.einsum("bhti,bhtj->hij", k, k),
             "values": torch.einsum("bhti,bhtj->hij", v, k),
@@ -245,6 +287,8 @@ class _Collector:
             "variance": variance.sum((0, 2)),
             "entropy": entropy.sum((0, 2)),
             "largest": p.amax(-1).sum((0, 2)),
+            "mixed": torch.einsum("bhti,bgtj->hgij", o, o),
+            "mean_output": o.sum((0, 2)),
             **self._by_distance(p, open_, first),
         }
         for name, amount in found.items():
@@ -302,6 +346,22 @@ def _measuring(model: nn.Module, collector: _Collector) -> Iterator[None]:
         model.train(training)
 
 
+@contextmanager
+def _watching(modules: Sequence[nn.Module]) -> Iterator[list[list[Tensor]]]:
+    """What these modules put out, for as long as it lasts."""
+    seen: list[list[Tensor]] = [[] for _ in modules]
+
+    def keep(kept: list[Tensor]) -> Any:
+        return lambda module, inputs, output: kept.append(output.detach())
+
+    hooks = [module.register_forward_hook(keep(kept)) for module, kept in zip(modules, seen, strict=True)]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _passes(model: nn.Module, batches: Tensor, causal: bool) -> tuple[_Collector, Tensor]:
     """All calibration sequences through the model, one at a time; what was collected, and the last outputs."""
     collector, ends = _Collector(causal), []
@@ -348,6 +408,11 @@ def measure_model(
     causal = tree.attention.causal
     collector, _ = _passes(model, batches, causal)
     measured, forms = [], []
+    try:
+        places = _Places(model, tree)
+        values = tuple(_value_forms(sums, places.out(block)) for block, sums in enumerate(collector.layers))
+    except InputError as error:  # weights that no rule knows: queries and keys are measured without them
+        values, notes = (), (*notes, f"value dimensions stay as they are: {error}")
     for layer, sums in enumerate(collector.layers):
         scale, heads = sums["scale"], sums["queries"].shape[0]
         group = heads // sums["keys"].shape[0]
@@ -377,7 +442,17 @@ def measure_model(
                     positional_share=share, spectrum=tuple(spectrum), gains=tuple(gains),
                 )
             )  # fmt: skip
-    return HeadsReport(tuple(measured), tuple(forms), tree, batches.shape[1], batches.numel(), source, tuple(notes), batches)
+    context, tokens = batches.shape[1], batches.numel()
+    return HeadsReport(tuple(measured), tuple(forms), tree, context, tokens, source, tuple(notes), batches, values)
+
+
+def _value_forms(sums: dict[str, Any], out: _Out) -> ValueForms:
+    heads, dims = sums["mean_output"].shape
+    second, mean = (sums["mixed"] / sums["outputs"]).cpu(), (sums["mean_output"] / sums["outputs"]).cpu()
+    if out.bias is None:
+        mean = torch.zeros_like(mean)
+    parts = out.weight.detach().double().cpu().reshape(-1, heads, dims)
+    return ValueForms(second - torch.einsum("hi,gj->hgij", mean, mean), mean, torch.einsum("dhi,dgj->hgij", parts, parts))
 
 
 def _root(matrix: Tensor) -> Tensor:
@@ -396,6 +471,40 @@ def _spectrum(
     images = cross @ inverse @ vh.T
     gains = (images * images).sum(0) / value_variance if value_variance > 0 else torch.zeros_like(s)
     return ((s * scale) ** 2).tolist(), gains.tolist()
+
+
+class _Out(NamedTuple):
+    """The output map of one layer's heads: its weight as (width, heads d_v), its bias, and the module that holds them."""
+
+    weight: Tensor
+    bias: Tensor | None
+    module: nn.Module
+
+
+class _Places:
+    """Where a live model keeps what the tree calls by its roles."""
+
+    def __init__(self, model: nn.Module, tree: Transformer) -> None:
+        self.model, self.parameters = model, dict(model.named_parameters())
+        self.named = {(s.role, s.block): (name, s) for name, slices in locate(model, tree).items() for s in slices}
+        self.stack = "encoder" if tree.decoder is None else "decoder"
+
+    def find(self, role: str, leaf: str, block: int) -> tuple[Tensor, nn.Module] | None:
+        """The model's own memory of a role of attention, matrices as (outputs, inputs), and the module that holds it."""
+        place = self.named.get((f"{self.stack}.block.attention.{role}.{leaf}", block))
+        if place is None:
+            return None
+        name, part = place
+        owner = self.model.get_submodule(name.rpartition(".")[0])
+        view = part.view(self.parameters[name])
+        return (view.T if view.dim() == 2 and type(owner).__name__ == "Conv1D" else view), owner
+
+    def out(self, block: int) -> _Out:
+        """The output map."""
+        weight, bias = (self.find("out", leaf, block) for leaf in ("weight", "bias"))
+        if weight is None:
+            raise InputError(f"heads: the output map of block {block} was not found")
+        return _Out(weight[0], None if bias is None else bias[0], weight[1])
 
 
 # ---- loading ----
@@ -507,23 +616,34 @@ def _tokens(text: str, folder: Path | None, vocab: int) -> tuple[Tensor, str]:
 
 
 def calibration_tokens(
-    tree: Transformer, *, text: str | Path | None = None, context: int | None = None, folder: Path | None = None
+    tree: Transformer,
+    *,
+    text: str | Path | None = None,
+    context: int | None = None,
+    folder: Path | None = None,
+    skip: int = 0,
 ) -> tuple[Tensor, str]:
     """Up to eight sequences of `context` tokens from the start of a text, and what they are.
+
+    The first `skip` sequences are passed over: with 8 of them the rest is a text to measure on what was calibrated on those.
 
     Raises
     ------
     InputError
         where the text has fewer tokens than the context, or the context is longer than the model's.
     """
+    if isinstance(skip, bool) or not isinstance(skip, int) or skip < 0:
+        raise InputError(f"heads: skip={shown(skip)} is not a whole number from 0")
     own = tree.context or LONGEST_CONTEXT
     length = min(own, LONGEST_CONTEXT) if context is None else context
     if not 8 <= length <= own:
         raise InputError(f"heads: context={length} is not a whole number from 8 to the model's {own:,}")
-    words, name = _text(text, 8 * length * SEQUENCES)
-    ids, how = _tokens(words[: 40 * length * SEQUENCES], folder, tree.vocab)
-    if len(ids) < length:
-        raise InputError(f"heads: the text has {len(ids):,} tokens, fewer than the context of {length:,}; give a longer one")
+    words, name = _text(text, 8 * length * (SEQUENCES + skip))
+    ids, how = _tokens(words[: 40 * length * (SEQUENCES + skip)], folder, tree.vocab)
+    if len(ids) < (1 + skip) * length:
+        least = f"the context of {length:,}" if not skip else f"{1 + skip} times the context of {length:,}"
+        raise InputError(f"heads: the text has {len(ids):,} tokens, fewer than {least}; give a longer one")
+    ids = ids[skip * length :]
     rows = min(SEQUENCES, len(ids) // length)
     return ids[: rows * length].view(rows, length), f"{name}, {how}"
 
@@ -563,13 +683,15 @@ class ShrinkReport:
     """What shrinking did, all layers together."""
 
     layers: tuple[dict[str, Any], ...]
-    """layer, head_dim before and after, share of the logits' variance lost (predicted), relative change of the outputs"""
+    """layer, head_dim and value_dim before and after; predicted: the shares of the logits' variance and of the layer's output
+    that are lost; measured: the relative squared change of what the layer's
+    attention adds, without the first token of a decoder"""
     zeroed: int
-    """weights of queries and keys that are zero now, which a smaller model would not have"""
+    """weights that are zero now, which a smaller model would not have"""
     output_change: float
     """relative squared change of the model's logits (of its last hidden states, where it has none)"""
     loss_before: float | None
-    """nats per token on the calibration text; None for models that predict no next token"""
+    """nats per token on the calibration text, or on `held_out`; None for models that predict no next token"""
     loss_after: float | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -577,25 +699,33 @@ class ShrinkReport:
         return {**vars(self), "layers": [dict(row) for row in self.layers]}
 
 
-def shrink_heads(model: nn.Module, allocation: Allocation, report: HeadsReport | None = None) -> ShrinkReport:
-    """Cut queries and keys of every layer to the allocated dimensions, in place, and measure before and after.
+def shrink_heads(
+    model: nn.Module, allocation: Allocation, report: HeadsReport | None = None, held_out: Tensor | None = None
+) -> ShrinkReport:
+    """Cut queries, keys and values of every layer to the allocated dimensions, in place, and measure before and after.
 
     Where positions are not rotated into queries and keys, each head's query-key form is replaced by the truncated singular
     value decomposition of its whitened form, the best of that rank on the calibration text; heads that share a key are cut
     together. With rotary positions whole pairs of dimensions are dropped, those that add least to the logits' variance first,
-    so that the rotation stays what it was. The modules keep their shapes, with zeros in the dimensions that are gone, and the
-    scale 1/sqrt(d_h) of the full head: the function is exactly that of the smaller model.
+    so that the rotation stays what it was. Values and the output map are cut by the truncated singular value decomposition of
+    W_o W_v C_m^(1/2), see above; heads that share a value are whitened by the mean of their covariances and then each given
+    its own best output map. What a cut value loses on average goes into the output map's bias, where there is one. The modules
+    keep their shapes, with zeros in the dimensions that are gone, and the scale 1/sqrt(d_h) of the full head: the function is
+    exactly that of the smaller model.
 
     Parameters
     ----------
     model : a transformers model, changed in place.
     allocation : from :meth:`HeadsReport.allocate`; layers that ask for as many dimensions as there are, or more, stay.
     report : the measurement to cut by; the allocation's own by default.
+    held_out : tokens to measure on before and after, (sequences, context); those that were calibrated on by default, which
+        flatters the cut.
 
     Raises
     ------
     InputError
-        where heads were added or taken away, norms stand behind queries and keys, or the model was not measured.
+        where heads were added or taken away, queries or keys that norms stand behind are to be cut, or the model or its values
+        were not measured.
     """
     report = allocation.measured if report is None else report
     if not isinstance(report, HeadsReport):
@@ -604,42 +734,44 @@ def shrink_heads(model: nn.Module, allocation: Allocation, report: HeadsReport |
     layer = tree.attention
     if len(allocation.layers) != len(report.forms) or any(got.heads != layer.heads for got in allocation.layers):
         raise InputError("shrink_heads changes head dimensions only: the allocation has other layers or other heads")
-    if layer.query_norm is not None or layer.key_norm is not None:
+    queries_cut = any(got.head_dim < layer.head_dim for got in allocation.layers)
+    if queries_cut and (layer.query_norm is not None or layer.key_norm is not None):
         raise InputError("shrink_heads cannot cut heads whose queries and keys are normed behind their projection")
-    causal, batches = layer.causal, report.batches
-    before, ends_before = _passes(model, batches, causal)
-    maps: list[list[tuple[Tensor, Tensor]] | None] = []
-    lost = []
-    for got, form in zip(allocation.layers, report.forms, strict=True):
-        rank = got.head_dim
-        if rank >= form.queries.shape[-1]:
-            maps.append(None)
-            lost.append(0.0)
-            continue
-        cut = _cuts(layer.position, form, rank)
-        maps.append(cut)
-        lost.append(_lost(form, cut))
-    zeroed = 0
-    named = {(s.role, s.block): (name, s) for name, slices in locate(model, tree).items() for s in slices}
-    stack = "encoder" if tree.decoder is None else "decoder"
-    parameters = dict(model.named_parameters())
+    if not report.values and any(got.value_dim < layer.value_dim for got in allocation.layers):
+        raise InputError("shrink_heads cannot cut values that were not measured")
+    causal, batches = layer.causal, report.batches if held_out is None else held_out
+    if batches.dim() != 2 or batches.shape[1] < 2 or not len(batches):
+        raise InputError("shrink_heads: held_out has the shape (sequences, context), with a context from 2")
+    places = _Places(model, tree)
+    outs = [places.out(block) for block in range(len(report.forms))]
+    watched = [out.module for out in outs]
+    with _watching(watched) as before:
+        _, ends_before = _passes(model, batches, causal)
+    zeroed, rows = 0, []
     with torch.no_grad():
-        for block, pairs in enumerate(maps):
-            if pairs is None:
-                continue
-            for which, role in ((0, "query"), (1, "key")):
-                for leaf in ("weight", "bias"):
-                    place = named.get((f"{stack}.block.attention.{role}.{leaf}", block))
-                    if place is not None:
-                        zeroed += _apply(model, parameters, place, pairs, which, layer)
-    after, ends_after = _passes(model, batches, causal)
-    rows = []
-    for index, got in enumerate(allocation.layers):
-        one, other = (torch.cat(c.outputs[index]) for c in (before, after))
-        rows.append({
-            "layer": index, "head_dim_before": layer.head_dim, "head_dim_after": min(got.head_dim, layer.head_dim),
-            "logit_variance_lost": lost[index], "output_change": _change(one, other),
-        })  # fmt: skip
+        for block, (got, form, out) in enumerate(zip(allocation.layers, report.forms, outs, strict=True)):
+            rank, size = min(got.head_dim, layer.head_dim), min(got.value_dim, layer.value_dim)
+            lost = value_lost = 0.0
+            if rank < layer.head_dim:
+                pairs = _cuts(layer.position, form, rank)
+                lost = _lost(form, pairs)
+                group = layer.heads // layer.kv_heads
+                zeroed += _send(places, block, "query", [to for to, _ in pairs for _ in range(group)])
+                zeroed += _send(places, block, "key", [to for _, to in pairs])
+            if size < layer.value_dim:
+                cuts = _value_cuts(report.values[block], layer.kv_heads, size)
+                value_lost = _value_lost(report.values[block], cuts)
+                zeroed += _send(places, block, "value", [cut.to for cut in cuts])
+                zeroed += _cut_out(out, report.values[block], cuts)
+            rows.append({
+                "layer": block, "head_dim_before": layer.head_dim, "head_dim_after": rank,
+                "value_dim_before": layer.value_dim, "value_dim_after": size,
+                "logit_variance_lost": lost, "value_error": value_lost,
+            })  # fmt: skip
+    with _watching(watched) as after:
+        _, ends_after = _passes(model, batches, causal)
+    for row, one, other in zip(rows, before, after, strict=True):
+        row["output_change"] = _change(*(torch.cat(rows)[:, 1 if causal else 0 :] for rows in (one, other)))
     lm = causal and tree.head is not None and ends_before.shape[-1] == tree.vocab
     losses = [_next_token_loss(ends, batches) if lm else None for ends in (ends_before, ends_after)]
     return ShrinkReport(tuple(rows), zeroed, _change(ends_before, ends_after), *losses)
@@ -746,23 +878,108 @@ def _lost(form: LayerForms, maps: list[tuple[Tensor, Tensor]]) -> float:
     return gone / whole if whole else 0.0
 
 
-def _apply(
-    model: nn.Module, parameters: dict[str, Tensor], place: tuple[str, Slice], pairs: list[tuple[Tensor, Tensor]], which: int,
-    layer: Attention,
-) -> int:  # fmt: skip
-    """Send one weight or bias through the maps; how many of its numbers are zero now that a smaller head would not have."""
-    name, part = place
-    owner = model.get_submodule(name.rpartition(".")[0])
-    view = part.view(parameters[name])
-    heads = layer.heads if which == 0 else layer.kv_heads
-    group = layer.heads // layer.kv_heads if which == 0 else 1
-    transposed = view.dim() == 2 and type(owner).__name__ == "Conv1D"
-    flat = (view.T if transposed else view).reshape(heads, layer.head_dim, -1).double().cpu()
+class _ValueCut(NamedTuple):
+    """How the value of one key-value head is cut: the map into fewer dimensions, and each of its heads' map back."""
+
+    to: Tensor
+    """(d_v, d_v), zeros in all but so many columns"""
+    back: tuple[Tensor, ...]
+    """for each head, (d_v, d_v), with the same columns"""
+
+
+def _value_bases(form: ValueForms, kv_heads: int) -> list[Tensor]:
+    """For each key-value head the rows (up to d_v, d_v) that read its value's directions, in the order of what they carry.
+
+    With C the mean covariance of its heads' outputs and G the sum of their W_h' W_h, the squared singular values of the
+    whitened map [W_h C^(1/2)] are the eigenvalues of C^(1/2) G C^(1/2).
+    """
+    heads = len(form.mixed)
+    each = torch.arange(heads).view(kv_heads, -1)
+    bases = []
+    for own in each:
+        root = _root(form.mixed[own, own].mean(0))
+        gram = form.gram[own, own].sum(0)
+        carried, vectors = torch.linalg.eigh(root @ gram @ root)
+        carried, vectors = carried.flip(0), vectors.flip(1)
+        kept = carried > 1e-13 * carried[0].clamp(min=1e-300)
+        bases.append((vectors[:, kept] / carried[kept].sqrt()).T @ root @ gram)
+    return bases
+
+
+def _value_cuts(form: ValueForms, kv_heads: int, rank: int, bases: Sequence[Tensor] | None = None) -> list[_ValueCut]:
+    """The cut of every key-value head's value to so many dimensions."""
+    heads, dims = form.means.shape
+    each = torch.arange(heads).view(kv_heads, -1)
+    made = []
+    for own, rows in zip(each, _value_bases(form, kv_heads) if bases is None else bases, strict=True):
+        read = rows[:rank]
+        back = []
+        for head in own:
+            shared = form.mixed[head, head] @ read.T
+            back.append(shared @ torch.linalg.pinv(read @ shared, hermitian=True, rtol=1e-12) if len(read) else shared)
+        # How a product is split between its factors is free: each direction gets the same norm in both.
+        balance = ((sum((b * b).sum(0) for b in back) + 1e-300) / ((read * read).sum(1) + 1e-300)) ** 0.25
+        empty = read.new_zeros(dims, dims - len(read))
+        made.append(_ValueCut(torch.cat([read.T * balance, empty], 1), tuple(torch.cat([b / balance, empty], 1) for b in back)))
+    return made
+
+
+def _left_out(cuts: Sequence[_ValueCut]) -> Tensor:
+    """For each head what the cut leaves out of its output: (heads, d_v, d_v)."""
+    kept = torch.stack([back @ cut.to.T for cut in cuts for back in cut.back])
+    return torch.eye(kept.shape[-1], dtype=kept.dtype) - kept
+
+
+def _value_lost(form: ValueForms, cuts: Sequence[_ValueCut]) -> float:
+    """The share of the layer's output, squared, that the cuts lose: all heads together, and how they vary together."""
+    gone = _left_out(cuts)
+    whole = float((form.mixed * form.gram).sum())
+    lost = float((gone[:, None] @ form.mixed @ gone[None].transpose(-1, -2) * form.gram).sum())
+    return lost / whole if whole > 0 else 0.0
+
+
+def _value_curve(form: ValueForms, kv_heads: int) -> Callable[[int], float]:
+    """What is lost as a function of the values' dimensions, each computed when it is first asked for."""
+    bases = _value_bases(form, kv_heads)
+    empty = float((form.mixed * form.gram).sum()) <= 0
+
+    @functools.cache
+    def lost(rank: int) -> float:
+        if empty or rank >= form.means.shape[1]:
+            return 0.0
+        return _value_lost(form, _value_cuts(form, kv_heads, rank, bases)) if rank else 1.0
+
+    return lost
+
+
+def value_losses(form: ValueForms, kv_heads: int) -> list[float]:
+    """The share of a layer's output that :func:`shrink_heads` loses with values of 0, 1, ..., d_v dimensions.
+
+    Exact on the calibration text for a layer whose input and weights of attention stay as they are.
+    """
+    return list(map(_value_curve(form, kv_heads), range(form.means.shape[1] + 1)))
+
+
+def _send(places: _Places, block: int, role: str, maps: Sequence[Tensor]) -> int:
+    """Send weight and bias of a projection through its heads' maps; how many zeros that a smaller one would not have."""
+    found = (places.find(role, leaf, block) for leaf in ("weight", "bias"))
+    return sum(_apply(place[0], maps) for place in found if place is not None)
+
+
+def _cut_out(out: _Out, form: ValueForms, cuts: Sequence[_ValueCut]) -> int:
+    """Let the output map read the cut values; its bias takes what they lose on average."""
+    if out.bias is not None:
+        missing = torch.einsum("hij,hj->hi", _left_out(cuts), form.means).flatten()
+        out.bias.add_((out.weight.double().cpu() @ missing).to(out.bias))
+    return _apply(out.weight.T, [back for cut in cuts for back in cut.back])
+
+
+def _apply(view: Tensor, maps: Sequence[Tensor]) -> int:
+    """Send a weight (heads d, others) or bias through one map a head; how many of its numbers are zero now by that."""
+    flat = view.reshape(len(maps), len(maps[0]), -1).double().cpu()
     zeroed = 0
-    for head in range(heads):
-        to = pairs[head // group][which]
+    for head, to in enumerate(maps):
         flat[head] = to.T @ flat[head]
         zeroed += int((to.abs().sum(0) == 0).sum()) * flat.shape[-1]
-    changed = flat.reshape(heads * layer.head_dim, -1)
-    view.copy_((changed.T if transposed else changed).reshape(view.shape).to(view.dtype))
+    view.copy_(flat.reshape(view.shape).to(view.dtype))
     return zeroed

@@ -4,8 +4,10 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask a server
 
+import copy
 import json
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,16 +25,23 @@ transformers.logging.set_verbosity_error()
 
 from verify.heads import (  # noqa: E402
     LayerForms,
+    ValueForms,
     _Collector,
     _cuts,
     _lost,
+    _Places,
     _spectrum,
+    _value_cuts,
+    _value_lost,
+    _ValueCut,
+    _watching,
     calibration_tokens,
     cut_losses,
     load_model,
     measure_heads,
     measure_model,
     shrink_heads,
+    value_losses,
 )
 
 pytestmark = pytest.mark.hf
@@ -179,6 +188,7 @@ def test_an_allocation_of_everything_changes_nothing(model_of, name):
     report = measure_model(model, batches, tree=tree)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     found = shrink_heads(model, report.allocate(multiple=12, tolerance=1e-6))
+    assert {(row["head_dim_after"], row["value_dim_after"]) for row in found.layers} == {(12, 12)}
     assert found.zeroed == 0
     assert found.output_change == 0
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -189,9 +199,10 @@ def test_all_heads_cut_together(model_of, name):
     """Weights become zero as counted, the prediction is the logits' own loss, and what is left is better than a worse cut."""
     model, tree, batches = model_of(name)
     report = measure_model(model, batches, tree=tree)
-    made = report.allocate(multiple=2, tolerance=0.3)
+    made = report.allocate(multiple=2, tolerance=0.3, values=False)
     smaller = [layer.head_dim for layer in made.layers]
     assert max(smaller) < tree.head_dim
+    assert {layer.value_dim for layer in made.layers} == {12}
     found = shrink_heads(model, made)
     bias = 1 if tree.attention.bias else 0
     removed = sum((tree.head_dim - d) * (tree.heads + tree.kv_heads) * (tree.width + bias) for d in smaller)
@@ -226,7 +237,7 @@ def test_a_head_of_low_rank_loses_nothing(model_of):
                 bias[0, head] = bias[0, head] @ basis @ basis.T
     report = measure_model(model, batches, tree=tree)
     made = report.allocate(multiple=1, tolerance=1e-9)
-    assert {layer.head_dim for layer in made.layers} == {5}
+    assert {(layer.head_dim, layer.value_dim) for layer in made.layers} == {(5, 12)}
     found = shrink_heads(model, made)
     assert found.output_change < 1e-9
     assert max(row["logit_variance_lost"] for row in found.layers) < 1e-9
@@ -296,6 +307,136 @@ def test_rotation_is_left_as_it_was(model_of):
             assert alive.sum((1, 2)).tolist() == [layer.head_dim] * heads
 
 
+# ---- values ----
+
+
+def only_values(allocation, tree):
+    """The same allocation with queries and keys as they were."""
+    return replace(allocation, layers=tuple(replace(got, head_dim=tree.head_dim) for got in allocation.layers))
+
+
+def put_out(model, tree, batches):
+    """What the first layer's attention adds to the stream, a decoder's first token left out, (rows, width)."""
+    with _watching([_Places(model, tree).out(0).module]) as seen, torch.no_grad():
+        model(batches)
+    first = 1 if tree.attention.causal else 0
+    return torch.cat(seen[0]).view(*batches.shape, -1)[:, first:].flatten(0, 1).double()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_cut_values_lose_exactly_what_is_predicted(model_of, name):
+    """In the first layer, whose input and weights of attention stay: of the layer's own output, all heads together."""
+    model, tree, batches = model_of(name)
+    report = measure_model(model, batches, tree=tree)
+    made = only_values(report.allocate(multiple=2, tolerance=0.3), tree)
+    sizes = [layer.value_dim for layer in made.layers]
+    assert max(sizes) < tree.attention.value_dim
+    before = put_out(model, tree, batches)
+    found = shrink_heads(model, made)
+    after = put_out(model, tree, batches)
+    layer = tree.attention
+    whole = before - before.mean(0) if layer.out_bias else before
+    lost = float(((after - before) ** 2).sum() / (whole**2).sum())
+    predicted = value_losses(report.values[0], tree.kv_heads)
+    assert found.layers[0]["value_error"] == pytest.approx(predicted[sizes[0]], rel=1e-9)
+    assert lost == pytest.approx(predicted[sizes[0]], rel=2e-4)  # the model computes in single precision
+    assert abs(lost - predicted[sizes[0] - 1]) > 0.01 * lost  # one dimension fewer would be told apart
+    assert made.layers[0].value_error == pytest.approx(predicted[sizes[0]], rel=1e-9)
+    if layer.out_bias:
+        assert torch.allclose(after.mean(0), before.mean(0), atol=1e-5)
+    per_value = tree.kv_heads * (tree.width + layer.bias) + tree.heads * tree.width
+    assert found.zeroed == sum((layer.value_dim - size) * per_value for size in sizes)
+    again = measure_model(model, batches, tree=tree).values[0].mixed
+    ranks = torch.linalg.matrix_rank(torch.stack([again[h, h] for h in range(tree.heads)]), rtol=1e-9)
+    assert ranks.tolist() == [sizes[0]] * tree.heads
+
+
+def drawn_values(heads=1, kv_heads=1, width=7, d=6, rows=400, seed=0):
+    """Mixes of tokens, value maps and output maps, and what is measured of them: about no mean."""
+    rng = np.random.default_rng(seed)
+    m = rng.standard_normal((heads, rows, width)) @ rng.standard_normal((width, width)) * np.geomspace(3, 0.1, width)
+    wv = np.repeat(rng.standard_normal((kv_heads, width, d)), heads // kv_heads, axis=0)
+    wo = rng.standard_normal((heads, d, width))
+    o = np.einsum("htw,hwd->htd", m, wv)
+    mixed = np.einsum("hti,gtj->hgij", o, o) / rows
+    form = ValueForms(torch.tensor(mixed), torch.zeros(heads, d), torch.tensor(np.einsum("hiw,gjw->hgij", wo, wo)))
+    return form, m, wv, wo
+
+
+def test_a_value_loses_the_tail_of_its_whitened_map():
+    """The singular values of W_o W_v C_m^(1/2) themselves, in the tokens' space."""
+    form, m, wv, wo = drawn_values()
+    values, vectors = np.linalg.eigh(np.einsum("ti,tj->ij", m[0], m[0]) / m.shape[1])
+    s2 = np.linalg.svd((wv[0] @ wo[0]).T @ (vectors * values.clip(0) ** 0.5), compute_uv=False) ** 2
+    tail = [s2[r:].sum() / s2.sum() for r in range(7)]
+    assert value_losses(form, 1) == pytest.approx(tail, abs=1e-9)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 4), (4, 2), (4, 1)])
+def test_other_weightings_of_the_values_lose_more(heads, kv_heads):
+    """Without the covariance of the mixes, without the output map, and dropped dimensions: each cut worse at every rank."""
+    form, *_ = drawn_values(heads, kv_heads)
+    flat = torch.eye(6, dtype=torch.float64).expand(heads, heads, 6, 6)
+    for rank in (1, 3, 5):
+        best = _value_lost(form, _value_cuts(form, kv_heads, rank))
+        assert value_losses(form, kv_heads)[rank] == pytest.approx(best, rel=1e-9)
+        for wrong in (replace(form, mixed=flat), replace(form, gram=flat)):
+            worse = _value_lost(form, _value_cuts(wrong, kv_heads, rank)) / best
+            assert worse > (1.01 if rank == 3 else 1 + 1e-6)
+        dropped = torch.diag((torch.arange(6) < rank).double())
+        group = heads // kv_heads
+        assert _value_lost(form, [_ValueCut(dropped, (dropped,) * group)] * kv_heads) > 1.01 * best
+
+
+def test_heads_that_share_a_value_each_read_it_best():
+    """The output map that fits each head's own covariance beats the one that fits their mean."""
+    form, *_ = drawn_values(4, 1, seed=3)
+    cuts = _value_cuts(form, 1, 3)
+    mean = form.mixed[range(4), range(4)].mean(0)
+    shared = mean @ cuts[0].to @ torch.linalg.pinv(cuts[0].to.T @ mean @ cuts[0].to)
+    alone = sum(float(((g := torch.eye(6) - back @ cuts[0].to.T) @ form.mixed[h, h] @ g.T * form.gram[h, h]).sum())
+                for h, back in enumerate(cuts[0].back))  # fmt: skip
+    together = sum(float(((g := torch.eye(6) - shared @ cuts[0].to.T) @ form.mixed[h, h] @ g.T * form.gram[h, h]).sum())
+                   for h in range(4))  # fmt: skip
+    assert alone < 0.999 * together
+
+
+def test_a_budget_is_shared_by_queries_keys_and_values(model_of):
+    """Of all pairs of dimensions in two layers that fit, none has a smaller sum of errors."""
+    model, tree, batches = model_of("llama")
+    report = measure_model(model, batches, tree=tree)
+    free = report.allocate(multiple=2, tolerance=0.01)
+    budget = free.parameters * 2 // 3
+    made = report.allocate(multiple=2, budget=budget)
+    assert made.parameters <= budget
+    needs, sizes = report.needs(), range(2, 13, 2)
+    table = [{(d, v): need.error_of(d, v) for d in sizes for v in sizes} for need in needs]
+    cost = {(d, v): tree.attention.replace(head_dim=d, value_dim=v).parameters for d in sizes for v in sizes}
+    best = min(table[0][a] + table[1][b] for a in cost for b in cost if cost[a] + cost[b] <= budget)
+    assert sum(layer.error for layer in made.layers) == pytest.approx(best, abs=1e-11)
+    assert any(layer.value_criterion.startswith("budget; alone") for layer in made.layers)
+    kept = report.allocate(multiple=2, budget=budget, values=False)
+    assert sum(layer.error for layer in kept.layers) > best
+
+
+def test_a_cut_is_measured_on_another_text(model_of):
+    """Sequences behind those that were calibrated on: all heads, queries, keys and values, cut together."""
+    model, tree, batches = model_of("gpt2")
+    held_out = calibration_tokens(tree, skip=8)[0]
+    assert held_out.shape == batches.shape
+    assert not torch.equal(held_out, batches)
+    with torch.no_grad():
+        logits = model(held_out).logits
+    before = float(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), held_out[:, 1:].flatten()))
+    made = measure_model(model, batches, tree=tree).allocate(multiple=2, tolerance=0.2)
+    found = shrink_heads(model, made, held_out=held_out)
+    assert found.loss_before == pytest.approx(before, abs=1e-5)
+    assert found.loss_after != found.loss_before
+    assert found.zeroed == sum(layer.parameters_saved for layer in made.layers)
+    assert all(row["value_dim_after"] < 12 and row["head_dim_after"] < 12 for row in found.layers)
+    assert all(0 < row["output_change"] < 0.5 for row in found.layers)
+
+
 # ---- files ----
 
 
@@ -351,9 +492,20 @@ def test_every_family_is_measured_and_cut_or_refused_in_a_sentence(family, tmp_p
     made = report.allocate(multiple=1, tolerance=0.3)
     if tree.attention.query_norm is not None:
         assert "normed" in refused(lambda: shrink_heads(model, made))
-    else:
-        found = shrink_heads(model, made)
-        assert found.zeroed == sum(layer.parameters_saved for layer in made.layers) > 0
+        made = only_values(made, tree)
+    values = only_values(made, tree)
+    one = shrink_heads(copy.deepcopy(model), values)
+    # Values lose what was allowed, in the first layer as predicted, where no bias takes a part of the output.
+    assert all(0 < row["value_error"] <= 0.3 for row in one.layers)
+    if not tree.attention.out_bias:
+        assert one.layers[0]["output_change"] == pytest.approx(one.layers[0]["value_error"], rel=1e-3)
+    per_value = tree.kv_heads * (tree.width + tree.attention.bias) + tree.heads * tree.width
+    assert one.zeroed == sum((tree.head_dim - layer.value_dim) * per_value for layer in made.layers) > 0
+    if made != values:
+        queries = replace(made, layers=tuple(replace(got, value_dim=tree.attention.value_dim) for got in made.layers))
+        found = shrink_heads(model, queries)
+        assert one.zeroed + found.zeroed == sum(layer.parameters_saved for layer in made.layers)
+        assert found.zeroed > 0
         assert found.output_change < 1e-3
 
 
@@ -407,6 +559,15 @@ def test_wrong_input_gets_one_sentence(tmp_path, model_of):
     assert "needs the measurement" in refused(lambda: shrink_heads(model, _design(tree)))
     report = measure_model(model, batches, tree=tree)
     assert "changes head dimensions only" in refused(lambda: shrink_heads(model, report.allocate(features=8)))
+    assert "tolerance=1.5 is not between 0 and 1" in refused(lambda: report.allocate(tolerance=1.5))
+    cut = report.allocate(multiple=2, tolerance=0.3)
+    assert "values that were not measured" in refused(lambda: shrink_heads(model, cut, replace(report, values=())))
+    assert "held_out has the shape" in refused(lambda: shrink_heads(model, cut, held_out=batches[0]))
+    assert "skip=-1 is not a whole number" in refused(lambda: calibration_tokens(tree, skip=-1))
+    (tmp_path / "long.txt").write_text("x" * 500)
+    assert "500 tokens, fewer than 9 times the context of 64" in refused(
+        lambda: calibration_tokens(tree, text=tmp_path / "long.txt", skip=8)
+    )
     assert "with a context from 8" in refused(lambda: measure_model(model, batches[:, :4], tree=tree))
 
 
@@ -441,8 +602,19 @@ def test_the_command_measures(invoke, tmp_path):
     assert len(found["measured"]) == 8
     assert {"layer", "heads", "head_dim", "criterion"} <= set(found["layers"][0])
     assert found["measured"][0]["kind"] == "diffuse"
-    table = invoke("heads", path, "--measure")
+    for layer in found["layers"]:
+        assert layer["value_dim"] < 12
+        assert layer["value_criterion"] == "layer output within 5 %"
+        assert 0 < layer["value_error"] <= 0.05
+        assert layer["value_error"] < layer["error"]
+    table = invoke("heads", path, "--measure", "--multiple", "2")
     assert "Measured on 512 tokens" in table.output
+    assert "layer output within 5 %" in " ".join(table.output.split())
+    kept = json.loads(invoke("heads", path, "--measure", "--multiple", "2", "--keep-values", "--json").output)
+    assert {(layer["value_dim"], layer["value_criterion"], layer["value_error"]) for layer in kept["layers"]} == {
+        (12, "as they are", 0.0)
+    }
+    assert kept["parameters_saved"] < found["parameters_saved"]
     short = tmp_path / "short.txt"
     short.write_text("too short")
     wrong = invoke("heads", path, "--measure", "--text", short)
