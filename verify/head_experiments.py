@@ -15,6 +15,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from depthwidth.errors import InputError
 from depthwidth.formulas import heads as laws
 from depthwidth.formulas.attention import score_variance
 from depthwidth.initialization import recipe, shipped_options
+from depthwidth.layers import Stack
 from depthwidth.propagation import moments_of
 from depthwidth.softmax_integrals import overlap
 
@@ -78,25 +80,30 @@ def train_retrieval(
     optimizer = torch.optim.Adam([*maps, scale, gain], lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
 
-    def errors(rows: int) -> Tensor:
+    def errors(rows: int, asking: int) -> Tensor:
         keys = torch.randn(rows, length, width, generator=generator)
-        targets = torch.randint(0, length, (rows, queries), generator=generator)
+        targets = torch.randint(0, length, (rows, asking), generator=generator)
         asked = keys.gather(1, targets[..., None].expand(-1, -1, width))
         logits = scale * (asked @ maps[0]) @ (keys @ maps[1]).transpose(1, 2)
         return _errors(torch.softmax(logits, -1), targets, gain)
 
     for _ in range(steps):
         optimizer.zero_grad()
-        errors(batch).mean().backward()
+        errors(batch, queries).mean().backward()
         optimizer.step()
         schedule.step()
+    # Long rows cost most to draw, so that each answers more queries; a standard error of 0.002 there still needs many of them.
+    fresh, asking = (max(8, 2048 // length), queries) if length < 1024 else (16, 4 * queries)
     with torch.no_grad():
-        drawn = torch.cat([errors(64).mean(1) for _ in range(max(8, 2048 // length))])
+        drawn = torch.cat([errors(64, asking).mean(1) for _ in range(fresh)])
     return float(drawn.mean()), float(drawn.std() / math.sqrt(len(drawn)))
 
 
 def head_saturation(
-    lengths: Sequence[int] = (16, 64, 256), factors: Sequence[float] = (0.5, 1.0, 1.5, 2.0), seeds: int = 2, steps: int = 1500
+    lengths: Sequence[int] = (16, 64, 256, 1024),
+    factors: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
+    seeds: int = 2,
+    steps: int = 1500,
 ) -> Iterator[Row]:
     """Trained look-up heads: is their error that of the theory, the knee at 2 ln n dimensions, with nothing fitted.
 
@@ -166,6 +173,89 @@ def diffuse_saturation(
                 error, stderr = train_diffuse(n, d, spectrum, seed=seed, steps=steps)
                 where = {"length": n, "heads": 1, "head_dim": d, "seed": seed, "steps": steps}
                 yield row("diffuse-saturation", "truncation error", predicted[n][d], error, stderr, **where)
+
+
+# ---- heads that read several lags ----
+
+
+def lag_maps(lags: int, size: int, generator: torch.Generator) -> Tensor:
+    """Maps of size x size, one a lag: singular values 1/k, directions drawn, squares that add up to 1 over all lags."""
+    values = 1 / torch.arange(1, size + 1, dtype=torch.float64)
+    sides = [torch.linalg.qr(torch.randn(lags, size, size, generator=generator, dtype=torch.float64))[0] for _ in range(2)]
+    maps = sides[0] * values @ sides[1].transpose(1, 2)
+    return maps / maps.square().sum().sqrt()
+
+
+def train_lag_split(
+    heads: int,
+    *,
+    lags: int = 4,
+    size: int = 16,
+    budget: int = 32,
+    seed: int = 0,
+    start: int = 0,
+    steps: int = 4000,
+    rate: float = 2e-2,
+) -> tuple[float, float]:
+    """Least relative loss that training finds for heads with free position biases, and the floor that no heads can pass.
+
+    Task: the sum over lags 1 to `lags` of a map of the token that far back, tokens white noise; the loss is the population's,
+    exact. `heads` share `budget` dimensions of values; each learns its weights over lags 0 to twice `lags` and its value map.
+    `seed` decides the maps, `start` where training begins.
+    """
+    maps = lag_maps(lags, size, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(1000 * (seed + 1) + start)
+    floor = laws.lag_floor(torch.einsum("mij,nij->mn", maps, maps).tolist(), heads)
+    reach, rank = 2 * lags + 1, budget // heads
+    wanted = torch.zeros(reach, size, size, dtype=torch.float64)
+    wanted[1 : lags + 1] = maps
+    logits = nn.Parameter(torch.randn(heads, reach, generator=generator, dtype=torch.float64))
+    sides = [
+        nn.Parameter(torch.randn(heads, rank, size, generator=generator, dtype=torch.float64) / (size * budget**0.5) ** 0.5)
+        for _ in range(2)
+    ]
+    optimizer = torch.optim.Adam([logits, *sides], lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
+
+    def loss() -> Tensor:
+        values = sides[0].transpose(1, 2) @ sides[1]
+        made = torch.softmax(logits, -1).T @ values.flatten(1)
+        return (made - wanted.flatten(1)).square().sum()
+
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        schedule.step()
+    return float(loss().detach()), floor
+
+
+def head_split(
+    heads: Sequence[int] = (1, 2, 4, 8, 16, 32),
+    lags: int = 4,
+    size: int = 16,
+    budget: int = 32,
+    seeds: int = 3,
+    starts: int = 2,
+    steps: int = 4000,
+) -> Iterator[Row]:
+    """One budget of value dimensions, split among ever more heads that read four lags: is sharing better than dedication.
+
+    Predictions: no head count passes the floor; with as many heads as lags or more, training is not above the bound of heads
+    dedicated to lags, :func:`~depthwidth.formulas.heads.dedicated_lag_loss`, which is the same at every split. Each row is the
+    best of a few starts on one draw of the maps; `predicted` is the floor where heads are fewer than lags, and else the bound.
+    """
+    for count in heads:
+        for seed in range(seeds):
+            found = [
+                train_lag_split(count, lags=lags, size=size, budget=budget, seed=seed, start=start, steps=steps)
+                for start in range(starts)
+            ]
+            floor = found[0][1]
+            bound = laws.dedicated_lag_loss(budget // lags, size, 1)
+            where = {"length": lags, "heads": count, "head_dim": budget // count, "seed": seed, "steps": steps}
+            predicted = floor if count < lags else bound
+            yield row("head-split", "relative loss", predicted, min(loss for loss, _ in found), None, **where)
 
 
 # ---- entropy at initialisation ----
@@ -282,7 +372,8 @@ def train_language_model(
 
 
 def _next_token_loss(model: nn.Module, rows: Tensor) -> Tensor:
-    logits = model(rows).logits[:, :-1]
+    out = model(rows)
+    logits = (out if isinstance(out, Tensor) else out.logits)[:, :-1]
     return nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
 
 
@@ -330,39 +421,113 @@ def low_rank_bottleneck(
                 yield row("low-rank-bottleneck", "loss", None, loss, stderr, **where)
 
 
-def cut_losses_of(
-    seed: int, *, shares: Sequence[float], context: int, width: int, layers: int, steps: int
-) -> Iterator[tuple[str, float, int, float, float, float | None]]:
-    """Train a GPT-2 on bytes, measure it, and cut it twice to each share of its query-key dimensions, all heads together.
+def _gpt2(context: int, width: int, layers: int) -> dict[str, Any]:
+    """The configuration of a small GPT-2 on bytes, four heads a layer, without dropout."""
+    return {
+        "model_type": "gpt2", "vocab_size": 256, "n_embd": width, "n_head": 4, "n_layer": layers, "n_positions": context,
+        "bos_token_id": 0, "eos_token_id": 0, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+    }  # fmt: skip
+
+
+def _trained_gpt2(seed: int, tokens: Tensor, *, context: int, width: int, layers: int, steps: int) -> tuple[Any, float, float]:
+    """A GPT-2 of transformers, trained; its held-out loss and standard error."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(seed)
+    model = GPT2LMHeadModel(GPT2Config(**_gpt2(context, width, layers)))
+    return (model, *train_language_model(model, tokens, context=context, steps=steps, seed=seed))
+
+
+Cut = tuple[str, float, int, float, float, float]
+
+
+def cut_losses_of(seed: int, *, shares: Sequence[float], context: int, width: int, layers: int, steps: int) -> Iterator[Cut]:
+    """Train a GPT-2 on bytes, measure it, and cut it four times to each share of its dimensions, all heads together.
 
     Yields (cut, share, dimensions, predicted relative error, loss, its standard error) with cut "whole", "uniform" (one head
-    dimension in every layer) or "allocated" (the exact optimum over layers at no more parameters).
+    dimension in every layer), "allocated" (the exact optimum over layers at no more parameters), and both again with the share
+    taken of values as of queries and keys: "uniform with values", "allocated with values".
     """
     import copy
-
-    from transformers import GPT2Config, GPT2LMHeadModel
 
     from .heads import measure_model, shrink_heads
 
     tokens = _corpus(400_000)
     cut = len(tokens) * 9 // 10
-    torch.manual_seed(seed)
-    config = GPT2Config(vocab_size=256, n_embd=width, n_head=4, n_layer=layers, n_positions=context, bos_token_id=0,
-                        eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)  # fmt: skip
-    model = GPT2LMHeadModel(config)
-    loss, stderr = train_language_model(model, tokens, context=context, steps=steps, seed=seed)
+    model, loss, stderr = _trained_gpt2(seed, tokens, context=context, width=width, layers=layers, steps=steps)
     yield "whole", 1.0, width // 4, 0.0, loss, stderr
     report = measure_model(model, tokens[: 16 * context].view(16, context))
     needs, free = report.needs(), report.allocate(multiple=1)
     for share in shares:
         dims = max(1, round(share * width / 4))
-        flat = _of_one_size(free, dims)
+        for values, suffix in ((False, ""), (True, " with values")):
+            flat = _of_one_size(free, dims, dims if values else width // 4)
+            best = report.allocate(multiple=1, budget=flat.parameters, values=values)
+            for name, made in (("uniform", flat), ("allocated", best)):
+                other = copy.deepcopy(model)
+                shrink_heads(other, made, report)
+                error = math.fsum(n.error_of(got.head_dim, got.value_dim) for n, got in zip(needs, made.layers, strict=True))
+                yield name + suffix, share, dims, error / layers, *held_out_loss(other, tokens[cut:], context)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A model trained from scratch with these dimensions."""
+
+    name: str
+    """"uniform", "allocated" or "reversed" """
+    share: float
+    dims: tuple[tuple[int, int], ...]
+    """of each layer: of a query and key, of a value"""
+    parameters: int
+    """of the whole model"""
+    loss: float
+    stderr: float
+
+
+def scratch_losses_of(
+    seed: int, *, shares: Sequence[float], context: int, width: int, layers: int, steps: int
+) -> Iterator[Scratch]:
+    """Train small models from scratch, with one head dimension in every layer and with allocated ones, at equal parameters.
+
+    The allocation is that of a GPT-2 with full heads that was trained by the same seed and measured: query-key and value
+    dimensions of each layer by the exact optimum under the uniform model's parameters. "reversed" is the control: the same
+    dimensions, the last layer's in the first. All models start from weights of the same seed and see the same batches.
+    """
+    from .heads import measure_model
+    from .model import build
+
+    tokens = _corpus(400_000)
+    model, _, _ = _trained_gpt2(seed, tokens, context=context, width=width, layers=layers, steps=steps)
+    report = measure_model(model, tokens[: 16 * context].view(16, context))
+    free = report.allocate(multiple=1)
+    for share in shares:
+        dims = max(1, round(share * width / 4))
+        flat = _of_one_size(free, dims, dims)
         best = report.allocate(multiple=1, budget=flat.parameters)
-        for name, made in (("uniform", flat), ("allocated", best)):
-            other = copy.deepcopy(model)
-            shrink_heads(other, made, report)
-            error = math.fsum(need.error(got.head_dim) for need, got in zip(needs, made.layers, strict=True)) / layers
-            yield name, share, dims, error, *held_out_loss(other, tokens[cut:], context)
+        even, found = (tuple((got.head_dim, got.value_dim) for got in made.layers) for made in (flat, best))
+        for name, sizes in (("uniform", even), ("allocated", found), ("reversed", found[::-1])):
+            tree = with_head_dims(report.tree, sizes)
+            loss, stderr = train_language_model(build(tree, seed=seed), tokens, context=context, steps=steps, seed=seed)
+            yield Scratch(name, share, sizes, tree.parameters, loss, stderr)
+
+
+def with_head_dims(tree: Transformer, sizes: Sequence[tuple[int, int]]) -> Transformer:
+    """A decoder with so many dimensions of queries and keys, and of values, in each of its layers.
+
+    Raises
+    ------
+    InputError
+        where there are not as many sizes as layers, or the model is no decoder alone.
+    """
+    stack = tree.decoder
+    if stack is None or tree.encoder is not None or len(sizes) != tree.depth:
+        raise InputError(f"{len(sizes)} head sizes are given to a model that is no decoder of {len(sizes)} layers")
+    blocks = []
+    for block, (head_dim, value_dim) in zip(stack.blocks(), sizes, strict=True):
+        branch = block.attention.branch.replace(head_dim=head_dim, value_dim=value_dim)
+        blocks.append(block.replace(attention=block.attention.replace(branch=branch)))
+    return tree.replace(decoder=Stack.of(blocks, stack.norm, stack.position))
 
 
 def head_allocation(
@@ -372,18 +537,32 @@ def head_allocation(
     layers: int = 4,
     steps: int = 600,
     seeds: int = 2,
+    scratch_shares: Sequence[float] = (0.33, 0.2),
+    scratch_seeds: int = 3,
 ) -> Iterator[Row]:
-    """A trained model cut to a budget of attention parameters: is the allocated cut better than the uniform one.
+    """Is an allocation better than one head dimension for all layers, cut from a trained model and trained from scratch.
 
-    Holds where the allocated loss is not above the uniform one by more than two standard errors over seeds, at every share. The
-    column `predicted` holds the predicted relative error, not a loss.
+    Holds where the allocated loss is not above the uniform one by more than two standard errors over seeds, at every share and
+    pair by pair. The column `predicted` of a cut's loss holds the predicted relative error, not a loss; of the parameters of a
+    model from scratch, which may differ by 1 %, those of the uniform one.
     """
+    size = {"context": context, "width": width, "layers": layers, "steps": steps}
     for seed in range(seeds):
-        found = cut_losses_of(seed, shares=shares, context=context, width=width, layers=layers, steps=steps)
-        for name, share, dims, error, loss, stderr in found:
+        for name, share, dims, error, loss, stderr in cut_losses_of(seed, shares=shares, **size):
             where = {"setting": f"{name}, {share:g} of the dimensions", "length": context, "heads": 4, "head_dim": dims,
                      "seed": seed, "steps": steps}  # fmt: skip
             yield row("head-allocation", "loss", error, loss, stderr, **where)
+    for seed in range(scratch_seeds):
+        wanted: dict[float, int] = {}
+        for found in scratch_losses_of(seed, shares=scratch_shares, **size):
+            wanted.setdefault(found.share, found.parameters)  # the uniform one is first
+            where = {"setting": f"{found.name} from scratch, {found.share:g} of the dimensions", "length": context, "heads": 4,
+                     "head_dim": max(1, round(found.share * width / 4)), "seed": seed, "steps": steps}  # fmt: skip
+            yield row("head-allocation", "loss", None, found.loss, found.stderr, **where)
+            yield row("head-allocation", "parameters", wanted[found.share], found.parameters, None, **where)
+            for layer, sizes in enumerate(found.dims if found.name == "allocated" else ()):
+                for quantity, value in zip(("head_dim", "value_dim"), sizes, strict=True):
+                    yield row("head-allocation", quantity, None, value, None, **where, layer=layer)
 
 
 def attention_training(
@@ -404,9 +583,7 @@ def attention_training(
     rows = range(context // 2 + 1, context + 1)
     for seed in range(seeds):
         torch.manual_seed(seed)
-        config = GPT2Config(vocab_size=256, n_embd=width, n_head=4, n_layer=layers, n_positions=context, bos_token_id=0,
-                            eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)  # fmt: skip
-        model = GPT2LMHeadModel(config)
+        model = GPT2LMHeadModel(GPT2Config(**_gpt2(context, width, layers)))
         done = 0
         for mark in marks:
             if mark > done:
@@ -422,23 +599,19 @@ def attention_training(
                 yield row("attention-training", "entropy", predicted, measured, None, setting="gpt2 in training", **where)
 
 
-def _of_one_size(allocation: Any, dims: int) -> Any:
-    """The same allocation with one head dimension in every layer, its parameters counted."""
+def _of_one_size(allocation: Any, dims: int, value_dim: int) -> Any:
+    """The same allocation with one head dimension and one value dimension in every layer, its parameters counted."""
     from dataclasses import replace
 
-    from depthwidth.layers.attention import Attention
-
-    layers = []
-    for got in allocation.layers:
-        biased = allocation.measured.tree.attention.bias
-        layer = Attention(allocation.width, got.heads, got.kv_heads, dims, got.value_dim, bias=biased, out_bias=biased)
-        layers.append(replace(got, head_dim=dims, parameters=layer.parameters))
-    return replace(allocation, layers=tuple(layers))
+    layer = allocation.measured.tree.attention.replace(head_dim=dims, value_dim=value_dim)
+    sizes = {"head_dim": dims, "value_dim": value_dim, "parameters": layer.parameters}
+    return replace(allocation, layers=tuple(replace(got, **sizes) for got in allocation.layers))
 
 
 EXPERIMENTS: dict[str, Callable[..., Iterator[Row]]] = {
     "head-saturation": head_saturation,
     "diffuse-saturation": diffuse_saturation,
+    "head-split": head_split,
     "attention-entropy": attention_entropy,
     "attention-training": attention_training,
     "low-rank-bottleneck": low_rank_bottleneck,

@@ -17,8 +17,11 @@ from verify.head_experiments import (  # noqa: E402
     diffuse_saturation,
     head_allocation,
     head_saturation,
+    head_split,
     low_rank_bottleneck,
+    train_lag_split,
     train_retrieval,
+    with_head_dims,
 )
 
 
@@ -52,13 +55,49 @@ def test_rows_of_models():
     pytest.importorskip("transformers")
     (losses, cuts) = (
         list(low_rank_bottleneck(heads=(2,), width=16, fixed=4, context=16, steps=3, seeds=1)),
-        list(head_allocation(shares=(0.5,), context=16, width=16, layers=1, steps=3, seeds=1)),
-    )
+        list(head_allocation(shares=(0.5,), context=16, width=16, layers=1, steps=3, seeds=1, scratch_shares=(0.5,),
+                             scratch_seeds=1)),
+    )  # fmt: skip
     (entropies,) = list(attention_training(marks=(0,), context=16, width=16, layers=1))
     assert entropies["measured"] == pytest.approx(entropies["predicted"], abs=0.02)
     assert [row["setting"] for row in losses] == ["width / heads", "fixed size"]
-    assert [row["setting"].partition(",")[0] for row in cuts] == ["whole", "uniform", "allocated"]
-    assert all(4 < row["measured"] < 7 for row in losses + cuts)
+    kinds = ["", " with values", " from scratch"]
+    lost = [row for row in cuts if row["quantity"] == "loss"]
+    assert [row["setting"].partition(",")[0] for row in lost] == [
+        "whole", *(name + kind for kind in kinds for name in ("uniform", "allocated")), "reversed from scratch"
+    ]  # fmt: skip
+    assert all(4 < row["measured"] < 7 for row in losses + lost)
+    (uniform, allocated, _) = [row for row in cuts if row["quantity"] == "parameters"]
+    assert uniform["predicted"] == uniform["measured"] == allocated["predicted"]
+    assert 0.99 < allocated["measured"] / allocated["predicted"] <= 1
+    assert [(row["quantity"], row["layer"]) for row in cuts if "_dim" in row["quantity"]] == [
+        ("head_dim", 0), ("value_dim", 0)
+    ]  # fmt: skip
+
+
+def test_layers_of_different_heads_are_built_as_counted():
+    """Two layers of other head sizes: the tree's count is the module's, and equal sums of dimensions are equal parameters."""
+    from depthwidth import Transformer
+    from depthwidth.errors import InputError
+    from verify.model import build
+
+    tree = Transformer(depth=2, width=16, heads=4, vocab=20, context=8)
+    uneven, even = (with_head_dims(tree, sizes) for sizes in (((6, 1), (2, 3)), ((4, 2), (4, 2))))
+    model = build(uneven, seed=0)
+    assert sum(p.numel() for p in model.parameters()) == uneven.parameters == even.parameters < tree.parameters
+    assert model.decoder.block[0].attention.query.weight.shape == (24, 16)
+    assert model.decoder.block[1].attention.value.weight.shape == (12, 16)
+    with pytest.raises(InputError, match="3 head sizes are given to a model that is no decoder of 3 layers"):
+        with_head_dims(tree, ((1, 1),) * 3)
+
+
+def test_heads_that_serve_several_lags():
+    """Fewer heads than lags meet the floor, as many beat the bound of dedication; a wrong rank's bound would be passed."""
+    loss, floor = train_lag_split(2, size=6, budget=12, steps=300)
+    assert 0 < floor <= loss < 1.03 * floor
+    (row,) = head_split(heads=(4,), size=6, budget=12, seeds=1, starts=1, steps=400)
+    assert row["predicted"] == laws.dedicated_lag_loss(3, 6, 1)
+    assert laws.dedicated_lag_loss(4, 6, 1) < row["measured"] < 1.02 * row["predicted"]
 
 
 @pytest.mark.hf
@@ -135,6 +174,33 @@ def test_the_job_of_allocations_compares_cuts_of_one_model():
     assert found.judge(made(found, cuts(-0.01)), ()).outcome == "holds"
     assert found.judge(made(found, cuts(0.01)), ()).outcome == "fails"
     assert found.judge([], ()).outcome == "undecided"
+
+
+def test_the_job_of_allocations_compares_models_from_scratch_of_equal_parameters():
+    found = job("head-allocation")
+
+    def models(gap, parameters=1000):
+        def values(run):
+            if run.labels["part"] == "cut":
+                return []
+            noise = 0.001 * (-1) ** run.seed
+            offs = (("uniform", 0.0), ("allocated", gap + noise), ("reversed", 0.0123))
+            return [row for name, off in offs for row in (
+                ("loss", f"{name} from scratch.0.33", None, 2.0 + run.seed + off, 0.01),
+                ("parameters", f"{name} from scratch.0.33", None, parameters if off else 1000, None),
+            )]  # fmt: skip
+
+        return values
+
+    better = found.judge(made(found, models(-0.01)), ())
+    assert (better.outcome, len(better.comparisons)) == ("holds", 1)
+    assert "from scratch with 0.33" in better.comparisons[0].what
+    assert better.comparisons[0].note == "the same dimensions in reverse order: +0.0123"
+    assert found.judge(made(found, models(0.01)), ()).outcome == "fails"
+    assert found.judge(made(found, models(-0.01, 1005)), ()).outcome == "holds"
+    unequal = found.judge(made(found, models(-0.01, 1011)), ())
+    assert unequal.outcome == "undecided"
+    assert "1011 against 1000 parameters" in unequal.summary
 
 
 @pytest.mark.hf

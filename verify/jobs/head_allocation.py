@@ -1,83 +1,132 @@
-"""Whether a trained model is better cut by measured need than evenly, at no more parameters."""
+"""Whether head dimensions by measured need beat equal ones at no more parameters: in a trained model cut, and from scratch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..tables import Row
 from . import Comparison, Context, Job, Measurement, Outcome, Prediction, Run, Verdict, version_of
 
-# shares of the query-key dimensions that stay, context, width, layers, steps, seeds
-_SIZES: dict[str, tuple[tuple[float, ...], int, int, int, int, int]] = {
-    "tiny": ((0.5,), 16, 32, 2, 30, 1),
-    "small": ((0.5, 0.33, 0.2), 64, 96, 4, 600, 2),
-    "gpu": ((0.5, 0.33, 0.2), 256, 384, 8, 4000, 3),
-    "full": ((0.5, 0.33, 0.2), 512, 768, 12, 40_000, 5),
+EQUAL = 0.01
+"""How far the parameters of two models may be apart, relative, for their losses to be compared."""
+
+
+class _Size(NamedTuple):
+    shares: tuple[float, ...]
+    """of the dimensions that stay when a trained model is cut"""
+    scratch_shares: tuple[float, ...]
+    """of the dimensions that models from scratch have"""
+    context: int
+    width: int
+    layers: int
+    steps: int
+    seeds: int
+    scratch_seeds: int
+
+
+_SIZES: dict[str, _Size] = {
+    "tiny": _Size((0.5,), (0.5,), 16, 32, 2, 30, 1, 1),
+    "small": _Size((0.5, 0.33, 0.2), (0.33, 0.2), 64, 96, 4, 600, 2, 3),
+    "gpu": _Size((0.5, 0.33, 0.2), (0.33, 0.2), 256, 384, 8, 4000, 3, 3),
+    "full": _Size((0.5, 0.33, 0.2), (0.33, 0.2), 512, 768, 12, 40_000, 5, 5),
 }
+
+_KINDS = {
+    "": "cut to {} of the query-key dimensions",
+    " with values": "cut to {} of all dimensions",
+    " from scratch": "from scratch with {} of the dimensions",
+}
+"""What stands behind "uniform" and "allocated" in a site, and what it means."""
 
 
 def runs(size: str) -> Iterator[Run]:
-    """One model a seed: trained once, cut to every share."""
-    shares, context, width, layers, steps, seeds = _SIZES[size]
-    spec = {"shares": list(shares), "context": context, "width": width, "layers": layers, "steps": steps, "dtype": "float32"}
-    for seed in range(seeds):
-        yield Run(spec, seed, {"layers": layers, "width": width}, cost=steps * context * layers * width**2)
+    """One trained model a seed, cut to every share; one a seed that is measured, and those from scratch beside it."""
+    made = _SIZES[size]
+    shape = {"context": made.context, "width": made.width, "layers": made.layers, "steps": made.steps, "dtype": "float32"}
+    cost = made.steps * made.context * made.layers * made.width**2
+    labels = {"layers": made.layers, "width": made.width}
+    for seed in range(made.seeds):
+        yield Run({"part": "cut", "shares": list(made.shares), **shape}, seed, {**labels, "part": "cut"}, cost=cost)
+    for seed in range(made.scratch_seeds):
+        spec = {"part": "scratch", "shares": list(made.scratch_shares), **shape}
+        yield Run(spec, seed, {**labels, "part": "scratch"}, cost=(1 + 3 * len(made.scratch_shares)) * cost)
 
 
 def predict(size: str) -> Iterator[Prediction]:
-    """The sign of a difference: the loss of the allocated cut less that of the uniform one is not above 0."""
+    """The sign of a difference: the allocated loss less the uniform one is not above 0."""
     version = version_of("depthwidth.head_allocation")
-    for share in _SIZES[size][0]:
-        yield Prediction("loss_difference", 0.0, "depthwidth.head_allocation", version, f"{share:g}")
+    for kind in _KINDS:
+        for share in _SIZES[size].scratch_shares if kind == " from scratch" else _SIZES[size].shares:
+            yield Prediction("loss_difference", 0.0, "depthwidth.head_allocation", version, f"{share:g}{kind}")
 
 
 def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
-    """Train, measure, cut; the loss of each cut, all heads changed together."""
-    from ..head_experiments import cut_losses_of
+    """Train, measure, cut, all heads changed together; or train anew with what was measured. The loss of each."""
+    from ..head_experiments import cut_losses_of, scratch_losses_of
 
-    names = ("context", "width", "layers", "steps")
-    found = cut_losses_of(context.seed, shares=spec["shares"], **{name: spec[name] for name in names})
-    for name, share, _, error, loss, stderr in found:
-        yield Measurement("loss", loss, f"{name}.{share:g}", stderr=stderr)
-        yield Measurement("predicted_error", error, f"{name}.{share:g}")
+    size = {name: spec[name] for name in ("shares", "context", "width", "layers", "steps")}
+    if spec["part"] == "cut":
+        for name, share, _, error, loss, stderr in cut_losses_of(context.seed, **size):
+            yield Measurement("loss", loss, f"{name}.{share:g}", stderr=stderr)
+            yield Measurement("predicted_error", error, f"{name}.{share:g}")
+        return
+    for found in scratch_losses_of(context.seed, **size):
+        site = f"{found.name} from scratch.{found.share:g}"
+        yield Measurement("loss", found.loss, site, stderr=found.stderr)
+        yield Measurement("parameters", found.parameters, site)
+        for layer, (head_dim, value_dim) in enumerate(found.dims):
+            yield Measurement("head_dim", head_dim, f"{site}.{layer}")
+            yield Measurement("value_dim", value_dim, f"{site}.{layer}")
 
 
 def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
-    """Share by share: allocated against uniform, pair by pair over seeds."""
-    losses = {(row["run"], row["site"]): row["value"] for row in rows if row["quantity"] == "loss"}
-    shares = sorted({site.partition(".")[2] for _, site in losses if site.startswith("uniform")}, key=float, reverse=True)
-    if not shares:
+    """Kind by kind and share by share: allocated against uniform, pair by pair over seeds."""
+    losses, parameters = (
+        {(row["run"], row["site"]): row["value"] for row in rows if row["quantity"] == quantity}
+        for quantity in ("loss", "parameters")
+    )
+    lines, lower, worse = [], 0, 0
+    for kind, meaning in _KINDS.items():
+        shares = {site.partition(".")[2] for _, site in losses if site.partition(".")[0] == f"uniform{kind}"}
+        for share in sorted(shares, key=float, reverse=True):
+            uniform, allocated = (f"{name}{kind}.{share}" for name in ("uniform", "allocated"))
+            pairs = [(run, value) for (run, site), value in losses.items() if site == uniform and (run, allocated) in losses]
+            gaps = [losses[run, allocated] - value for run, value in pairs]
+            if not gaps:
+                continue
+            gap, noise = mean(gaps), stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else None
+            passes = None if noise is None else gap <= 2 * noise
+            for run, _ in pairs:
+                own = [parameters[run, site] for site in (allocated, uniform) if (run, site) in parameters]
+                if len(own) == 2 and abs(own[0] / own[1] - 1) > EQUAL:
+                    return Verdict("undecided", f"{meaning.format(share)}: {own[0]:g} against {own[1]:g} parameters")
+            turned = [losses[at] - value for run, value in pairs if (at := (run, f"reversed{kind}.{share}")) in losses]
+            note = f"the same dimensions in reverse order: {mean(turned):+.4f}" if turned else ""
+            what = f"{meaning.format(share)}: loss allocated less uniform"
+            lines.append(Comparison(what, None, gap, noise, passes, note))
+            lower += gap < 0
+            worse += passes is False
+    if not lines:
         return Verdict("undecided", "no rows")
-    lines, good, worse = [], [], []
-    for share in shares:
-        gaps = [
-            losses[run, f"allocated.{share}"] - value for (run, site), value in losses.items() if site == f"uniform.{share}"
-        ]
-        noise = stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else None
-        gap = mean(gaps)
-        passes = None if noise is None else gap <= 2 * noise
-        lines.append(Comparison(f"{share} of the dimensions: loss allocated less uniform", None, gap, noise, passes))
-        good += [share] if gap < 0 else []
-        worse += [share] if passes is False else []
-    summary = f"the allocated cut has the lower mean loss at {len(good)} of {len(shares)} shares"
+    summary = f"the allocated model has the lower mean loss in {lower} of {len(lines)} comparisons"
     if any(line.passes is None for line in lines):
         return Verdict("undecided", f"{summary}; one seed says nothing of the noise", tuple(lines))
-    outcome: Outcome = "fails" if len(worse) == len(shares) else "holds on a range" if worse else "holds"
+    outcome: Outcome = "fails" if worse == len(lines) else "holds on a range" if worse else "holds"
     return Verdict(outcome, summary, tuple(lines))
 
 
 JOB = Job(
     name="head-allocation",
-    question="Cut to a budget, is a trained model better with head dimensions by measured need than with equal ones?",
-    claim="The exact optimum over measured error curves loses no more than the uniform cut of as many parameters.",
-    measured="Held-out loss after both cuts of one trained model, all heads changed together.",
-    criterion="At every share the allocated loss is not above the uniform one by more than two standard errors over seeds.",
+    question="Is a model better with head dimensions by measured need than with equal ones: trained and cut, or from scratch?",
+    claim="The exact optimum over measured error curves loses no more than equal head dimensions of as many parameters.",
+    measured="Held-out loss after cuts of one trained model, all heads changed together, and of models trained from scratch.",
+    criterion="In no comparison is the allocated loss above the uniform one by more than two standard errors over seeds.",
     runs=runs,
     measure=measure,
     judge=judge,
     predict=predict,
-    uses=("verify.head_experiments", "verify.heads", "depthwidth.head_allocation"),
+    uses=("verify.head_experiments", "verify.heads", "verify.model", "verify.initialize", "depthwidth.head_allocation"),
 )

@@ -20,7 +20,7 @@ _FACTORS = (0.5, 1.0, 1.5, 2.0)
 # lengths, head dimensions in units of 2 ln n, steps, seeds
 _SIZES: dict[str, tuple[tuple[int, ...], tuple[float, ...], int, int]] = {
     "tiny": ((16,), (0.5, 1.5), 300, 1),
-    "small": ((16, 64, 256), _FACTORS, 1500, 2),
+    "small": ((16, 64, 256, 1024), _FACTORS, 1500, 2),
     "gpu": ((16, 64, 256, 1024), _FACTORS, 2500, 3),
     "full": ((16, 64, 256, 1024, 4096), (0.25, *_FACTORS, 3.0), 5000, 5),
 }
