@@ -429,7 +429,8 @@ def formulas_show(name: str, form: str | None) -> None:
     found = find_formula(name)
     measured = evidence(found.name)
     card = {
-        **found.card(), "latex": found.latex(), "expression": str(found.expr), "documentation": found.__doc__,
+        **found.card(), "latex": found.latex() if found.closed else None,
+        "expression": str(found.expr) if found.closed else None, "documentation": found.__doc__,
         "evidence": [item.to_dict() for item in measured],
     }  # fmt: skip
 
@@ -437,7 +438,7 @@ def formulas_show(name: str, form: str | None) -> None:
         click.secho(found.name, bold=True, nl=False)
         click.echo(f"  {found.summary}\n")
         facts = {
-            "formula": card["latex"],
+            "formula": card["latex"] or "no closed form: an integral, or a root that is searched for",
             "kind": f"{found.kind}: {KINDS[found.kind]}",
             "source": found.source,
             "status": f"{found.status}: {STATUSES[found.status]}",

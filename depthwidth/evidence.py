@@ -1,8 +1,8 @@
 """Which measured rows bear on which formula, and what they say of its error.
 
 ``data/measured/evidence.csv`` says it: a formula, a file of ``data/measured/``, and which of its rows. A file of measurements
-has a row for each comparison, with at least ``measured``, ``stderr``, ``relative_error``, ``date`` and ``device``
-(``data/README.md`` describes the columns); one row may stand for several settings that differ by an exact factor, as its column
+has a row for each comparison, with at least ``measured``, ``stderr``, ``date`` and ``device``, and with ``relative_error`` or
+``predicted`` (``data/README.md`` describes the columns); one row may stand for several settings that differ by an exact factor, as its column
 ``cells`` then says.
 
 >>> bool(evidence("shape.levine_width"))  # none of our measurements bears on that fit
@@ -20,7 +20,7 @@ from typing import Any
 from .coefficients import data_directory
 from .errors import InputError
 
-_NEEDED = ("measured", "stderr", "relative_error", "date", "device")
+_NEEDED = ("measured", "stderr", "date", "device")
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,15 @@ def all_evidence(names: tuple[str, ...] | None = None, directory: Path | None = 
 
 def _of_rows(formula: str, file: str, wanted: dict[str, str], rows: list[dict[str, str]]) -> Evidence:
     missing = [column for column in _NEEDED if rows[0].get(column) is None]
+    if rows[0].get("relative_error") is None and rows[0].get("predicted") is None:
+        missing.append("predicted")
     if missing:
         raise InputError(f"{file} has no column {missing[0]!r}, which evidence needs")
     try:
-        errors = [float(row["relative_error"]) for row in rows]
+        errors = [_relative_error(row) for row in rows]
         noise = [float(row["stderr"]) / abs(float(row.get("scale") or row["measured"]) or 1.0) for row in rows]
         settings = sum(int(row.get("cells") or 1) for row in rows)
-    except ValueError as error:
+    except (ValueError, ZeroDivisionError) as error:
         raise InputError(f"{file} holds what is not a number ({error})") from error
     worst = max(range(len(rows)), key=lambda i: abs(errors[i]))
     return Evidence(
@@ -106,9 +108,19 @@ def _of_rows(formula: str, file: str, wanted: dict[str, str], rows: list[dict[st
     )  # fmt: skip
 
 
+def _relative_error(row: dict[str, str]) -> float:
+    if row.get("relative_error") is not None:
+        return float(row["relative_error"])
+    return float(row["predicted"]) / float(row["measured"]) - 1
+
+
 def _place(row: dict[str, str]) -> str:
-    """What singles a row out: the text of its setting."""
-    return next((row[column] for column in ("cell", "stack", "run") if row.get(column)), "")
+    """What singles a row out: the text of its setting, or the numbers that it is made of."""
+    named = next((row[column] for column in ("cell", "stack", "run") if row.get(column)), "")
+    return named or " ".join(f"{column} {row[column]}" for column in _SETTING if row.get(column))
+
+
+_SETTING = ("length", "head_dim", "budget", "pair", "seed")
 
 
 def _read(path: Path) -> list[dict[str, str]]:

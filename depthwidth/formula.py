@@ -291,8 +291,22 @@ class Formula:
         except (TypeError, ValueError) as error:
             raise InputError(f"{self.name} has no closed symbolic form ({error})") from error
 
+    @functools.cached_property
+    def closed(self) -> bool:
+        """Whether there is a SymPy expression: not of an integral, or of a root that has to be searched for."""
+        try:
+            return self.expr is not None
+        except InputError:
+            return False
+
     def latex(self) -> str:
-        """The formula as a LaTeX equation."""
+        """The formula as a LaTeX equation.
+
+        Raises
+        ------
+        InputError
+            where it has no closed form.
+        """
         import sympy
 
         return str(sympy.latex(sympy.Eq(sympy.Symbol(self.symbol), self.expr, evaluate=False)))

@@ -43,6 +43,7 @@ def config(tmp_path):
         ("formulas", "list"),
         ("formulas", "list", "--kind", "fitted", "--topic", "shape"),
         ("formulas", "show", "levine_optimal_depth"),
+        ("formulas", "show", "best_retrieval_error"),
         ("formulas", "eval", "levine_width", "depth=6,12,24"),
     ],
     ids=" ".join,

@@ -45,6 +45,16 @@ def test_the_numbers_are_those_of_the_rows(small):
     assert evidence("moments.norm_correlation", small) == ()
 
 
+def test_a_prediction_will_do_in_place_of_an_error(small):
+    path = small / "rows.csv"
+    path.write_text("length,quantity,predicted,measured,stderr,date,device\n16,gradient,1.9,2.0,0.02,2026-01-02,cpu\n")
+    (found,) = evidence("moments.norm_gradient", small)[:1]
+    assert (found.worst_error, found.worst_at) == (pytest.approx(-0.05), "length 16")
+    path.write_text(path.read_text().replace("predicted", "guessed"))
+    with pytest.raises(InputError, match="no column 'predicted'"):
+        evidence("moments.norm_gradient", small)
+
+
 def test_a_doctored_file_shows(small):
     before = evidence("moments.norm_gradient", small)[0]
     path = small / "rows.csv"
