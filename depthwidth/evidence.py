@@ -2,8 +2,8 @@
 
 ``data/measured/evidence.csv`` says it: a formula, a file of ``data/measured/``, and which of its rows. A file of measurements
 has a row for each comparison, with at least ``measured``, ``stderr``, ``date`` and ``device``, and with ``relative_error`` or
-``predicted`` (``data/README.md`` describes the columns); one row may stand for several settings that differ by an exact factor, as its column
-``cells`` then says.
+``predicted`` (``data/README.md`` describes the columns); one row may stand for several settings that differ by an exact factor,
+as its column ``cells`` then says.
 
 >>> bool(evidence("shape.levine_width"))  # none of our measurements bears on that fit
 False
