@@ -364,17 +364,18 @@ def train_language_model(
         starts = torch.randint(0, cut - context - 1, (batch,), generator=generator)
         rows = torch.stack([tokens[s : s + context] for s in starts])
         optimizer.zero_grad()
-        _next_token_loss(model, rows).backward()
+        _loss_on(model, rows).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
     return held_out_loss(model, tokens[cut:], context)
 
 
-def _next_token_loss(model: nn.Module, rows: Tensor) -> Tensor:
+def _loss_on(model: nn.Module, rows: Tensor) -> Tensor:
+    from .heads import next_token_loss
+
     out = model(rows)
-    logits = (out if isinstance(out, Tensor) else out.logits)[:, :-1]
-    return nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+    return next_token_loss(out if isinstance(out, Tensor) else out.logits, rows)
 
 
 def held_out_loss(model: nn.Module, tokens: Tensor, context: int) -> tuple[float, float]:
@@ -382,7 +383,7 @@ def held_out_loss(model: nn.Module, tokens: Tensor, context: int) -> tuple[float
     model.eval()
     rows = tokens[: len(tokens) // context * context].view(-1, context)[:128]
     with torch.no_grad():
-        losses = torch.tensor([float(_next_token_loss(model, r[None])) for r in rows], dtype=torch.float64)
+        losses = torch.tensor([float(_loss_on(model, r[None])) for r in rows], dtype=torch.float64)
     return float(losses.mean()), float(losses.std() / math.sqrt(len(losses)))
 
 

@@ -773,7 +773,7 @@ def shrink_heads(
     for row, one, other in zip(rows, before, after, strict=True):
         row["output_change"] = _change(*(torch.cat(rows)[:, 1 if causal else 0 :] for rows in (one, other)))
     lm = causal and tree.head is not None and ends_before.shape[-1] == tree.vocab
-    losses = [_next_token_loss(ends, batches) if lm else None for ends in (ends_before, ends_after)]
+    losses = [float(next_token_loss(ends, batches)) if lm else None for ends in (ends_before, ends_after)]
     return ShrinkReport(tuple(rows), zeroed, _change(ends_before, ends_after), *losses)
 
 
@@ -782,8 +782,9 @@ def _change(before: Tensor, after: Tensor) -> float:
     return float(((before.double() - after.double()) ** 2).sum()) / scale if scale else 0.0
 
 
-def _next_token_loss(logits: Tensor, tokens: Tensor) -> float:
-    return float(nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()))
+def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Mean nats per token, of logits (B, L, V) about the tokens (B, L) that come next."""
+    return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def _grouped(form: LayerForms) -> Tensor:

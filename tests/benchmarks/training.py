@@ -101,7 +101,8 @@ def busy() -> tuple[float, float]:
 def theirs(options: argparse.Namespace, folder: Path, steps: int) -> Taken:
     """One run of nanoGPT."""
     settings = {
-        "dataset": "bytes", "out_dir": "out", "device": options.device, "dtype": options.dtype, "compile": options.compile,
+        "dataset": "bytes", "out_dir": "out", "device": options.device, "dtype": options.dtype,
+        "compile": options.compile == "both",
         "n_layer": options.depth, "n_head": options.heads, "n_embd": options.width, "block_size": options.context,
         "batch_size": options.batch, "gradient_accumulation_steps": 1, "dropout": 0.0, "bias": False, "learning_rate": 1e-3,
         "weight_decay": 0.1, "grad_clip": 1.0, "warmup_iters": 10, "lr_decay_iters": steps, "min_lr": 1e-4,
@@ -155,9 +156,8 @@ print(json.dumps({"times": times, "losses": [x.losses[-5:] for x in outcomes]}))
 def ours(options: argparse.Namespace, folder: Path, steps: int, members: int) -> Taken:
     """One run of ours: a model, or an ensemble split over some processes."""
     workers = min(options.workers, members)
-    base = {
-        name: getattr(options, name) for name in ("depth", "width", "heads", "context", "batch", "device", "compile", "mode")
-    }
+    base = {name: getattr(options, name) for name in ("depth", "width", "heads", "context", "batch", "device", "mode")}
+    base["compile"] = options.compile is not None
     commands = []
     for worker in range(workers):
         share = members // workers + (worker < members % workers)
@@ -209,7 +209,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "models": f"{members}; nanoGPT run {peers} times{'' if peers == members else ', its times scaled up'}",
         "shape": f"depth {options.depth}, width {options.width}, {options.heads} heads, context {options.context}, "
-        f"batch {options.batch}, {options.dtype}, compile {options.compile}, {options.device}",
+        f"batch {options.batch}, {options.dtype}, compile {options.compile or 'neither'}, {options.device}",
         "updates a model": f"{steps}; {options.threads} threads a process, {options.workers} of ours",
         "nanoGPT, tokens a processor second": spread([members * tokens / row["their cpu"] for row in rows], 0),
         "ours, tokens a processor second": spread([members * tokens / row["our cpu"] for row in rows], 0),
@@ -322,7 +322,7 @@ def updates(options: argparse.Namespace) -> dict[str, str]:
     training = Training(steps=options.steps, batch=batch, context=context, evaluate_batches=0)
     train(build(tree, seed=0), corpus, training, loggers=[clock], log_every=1, device="cpu", progress=False)
     training = Training(
-        steps=max(options.steps // 4, 6), batch=batch, context=context, evaluate_batches=0, compile=options.compile
+        steps=max(options.steps // 4, 6), batch=batch, context=context, evaluate_batches=0, compile=options.compile is not None
     )
     models = [build(tree, seed=i) for i in range(members)]
     train_ensemble(
@@ -468,7 +468,8 @@ def main() -> None:
     parser.add_argument("--mode", default="auto", choices=("auto", "batched", "loop"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--compile", action="store_true")
+    # nanoGPT's own command for a CPU has compile=False.
+    parser.add_argument("--compile", choices=("ours", "both"), help="which side torch.compile is on for; neither by default")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.steps <= SHORT + WARM:
