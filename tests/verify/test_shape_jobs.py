@@ -136,15 +136,15 @@ def test_a_width_in_noise_or_out_of_reach_is_undecided(rng):
 # The deep model.
 
 
-def deep_rows(losses, shallow=2.0, floor=3.0):
+def deep_rows(losses, shallow=2.0, floor=3.0, depth=192):
     rows = []
     runs = [("deep", *key, losses[key], 1.0) for key in losses] + [("shallow", "pre", "gpt2", shallow, 1.0)]
     for number, (model, placement, scheme, loss, predicted) in enumerate(runs):
-        labels = {"model": model, "placement": placement, "scheme": scheme, "depth": 192, "width": 32}
+        labels = {"model": model, "placement": placement, "scheme": scheme, "depth": depth, "width": 32, "beside": depth}
         for quantity, value in (("loss", loss), ("unigram_entropy", floor), ("gradient_ratio", 1.0), ("correlation", 0.5),
                                 ("trains", float(loss < floor))):  # fmt: skip
-            rows.append({"run": str(number), "labels": labels, "quantity": quantity, "value": value, "predicted": predicted,
-                         "step": None, "seed": 0})  # fmt: skip
+            rows.append({"run": f"{depth}-{number}", "labels": labels, "quantity": quantity, "value": value,
+                         "predicted": predicted, "step": None, "seed": 0})  # fmt: skip
     return rows
 
 
@@ -164,6 +164,15 @@ def test_deep_models_are_judged_by_placement(ours, vanilla, outcome):
         for p, v in zip(("post", "pre"), values, strict=True)
     }
     assert judged("deep-stability", deep_rows(losses), ()).outcome == outcome
+
+
+def test_each_depth_is_measured_against_its_own_shallow_model():
+    """A loss of 2.6 is more than half of the way to a shallow model's 2.4, and less than half of the way to one's 2.0."""
+    losses = {("pre", "deepscale"): 2.6, ("pre", "xavier"): 2.9}
+    one, other = deep_rows(losses, shallow=2.4), deep_rows(losses, shallow=2.0, depth=500)
+    assert judged("deep-stability", one, ()).outcome == "holds"
+    assert judged("deep-stability", one + other, ()).outcome == "holds on a range"
+    assert judged("deep-stability", [row for row in one if row["labels"]["model"] == "deep"] + other, ()).outcome == "undecided"
 
 
 def test_a_shallow_model_that_learnt_nothing_decides_nothing():

@@ -26,7 +26,7 @@ MARGIN = 0.5
 # depth, width, steps, batch, context, seeds, bytes of text, depth of the shallow model, precision
 _SIZES: dict[str, tuple[tuple[int, int, int, int, int, int, int, int, str], ...]] = {
     "tiny": ((12, 32, 60, 16, 16, 1, 1 << 18, 3, "float32"),),
-    "small": ((192, 32, 300, 8, 64, 2, 1 << 22, 12, "float32"),),
+    "small": ((192, 32, 300, 8, 64, 2, 1 << 22, 12, "float32"), (500, 32, 300, 8, 64, 1, 1 << 22, 12, "float32")),
     "gpu": ((192, 128, 2000, 32, 256, 1, 1 << 25, 12, "bfloat16"),),
     "full": (
         (192, 256, 20000, 64, 512, 3, 1 << 28, 12, "bfloat16"),
@@ -60,6 +60,7 @@ def runs(size: str) -> Iterator[Run]:
                     "tree": tree, "scheme": scheme, "options": {}, "data": data, "training": training, "dtype": precision,
                 }  # fmt: skip
                 labels = {"model": model, "placement": placement, "scheme": scheme, "depth": layers, "width": size_of}
+                labels["beside"] = depth  # a shallow model is compared with the deep ones of as many parameters
                 yield Run(spec, seed, labels, _predictions(_key(spec)), training_flops(spec), gpus=1.0)
 
 
@@ -160,13 +161,18 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for about in runs_of.values():
         labels = about["labels"]
-        groups.setdefault((labels["model"], labels["placement"], labels["scheme"], str(labels["depth"])), []).append(about)
-    shallow = [about["values"]["loss"] for key, its in groups.items() if key[0] == "shallow" for about in its]
-    if not shallow or not math.isfinite(mean(shallow)):
+        its_key = tuple(str(labels.get(name, "")) for name in ("model", "placement", "scheme", "depth", "beside"))
+        groups.setdefault(its_key, []).append(about)
+    shallow: dict[str, list[float]] = {}
+    for key, its in groups.items():
+        if key[0] == "shallow":
+            shallow.setdefault(key[4], []).extend(about["values"]["loss"] for about in its)
+    if any(not math.isfinite(mean(shallow.get(key[4], [math.inf]))) for key in groups) or not groups:
         return Verdict("undecided", "the shallow model that the others are measured against is missing or diverged")
     floors = {about["values"]["unigram_entropy"] for about in runs_of.values()}
-    if mean(shallow) > min(floors):
-        why = f"the shallow model's loss, {mean(shallow):.3f}, is not below the entropy of token frequencies, {min(floors):.3f}"
+    worst = max(mean(losses) for losses in shallow.values())
+    if worst > min(floors):
+        why = f"the shallow model's loss, {worst:.3f}, is not below the entropy of token frequencies, {min(floors):.3f}"
         return Verdict("undecided", f"{why}: the training was too short to tell anything")
     lines: list[Comparison] = []
     held: list[str] = []
@@ -174,24 +180,25 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     trains: dict[tuple[str, ...], bool | None] = {}
     for key, its in groups.items():
         floor = its[0]["values"]["unigram_entropy"]
-        wanted = floor - MARGIN * (floor - mean(shallow))
+        beside = mean(shallow[key[4]])
+        wanted = floor - MARGIN * (floor - beside)
         losses = [about["values"]["loss"] for about in its]
         outcomes = {loss <= wanted for loss in losses}
         trains[key] = outcomes.pop() if len(outcomes) == 1 else None
-        name = " ".join(key)
+        name = " ".join(key[:4])
         loss = mean(losses) if all(map(math.isfinite, losses)) else math.inf
         predicted = its[0]["predicted"]
         agrees = None if trains[key] is None else trains[key] == bool(predicted["trains"])
         lines.append(
             Comparison(f"{name}: trains", predicted["trains"], _as_number(trains[key]), None, agrees,
-                       f"loss {loss:.3f}, shallow {mean(shallow):.3f}, token frequencies {floor:.3f}")
+                       f"loss {loss:.3f}, shallow {beside:.3f}, token frequencies {floor:.3f}")
         )  # fmt: skip
         for quantity in ("gradient_ratio", "correlation"):
             measured = mean(about["values"][quantity] for about in its)
             lines.append(Comparison(f"{name}: {quantity} at initialisation", predicted[quantity], measured))
-    deep = sorted({(key[1], key[3]) for key in groups if key[0] == "deep"})
-    for placement, depth in deep:
-        ours, vanilla = (trains.get(("deep", placement, scheme, depth)) for scheme in ("deepscale", "xavier"))
+    deep = sorted({(key[1], *key[3:]) for key in groups if key[0] == "deep"})
+    for placement, depth, among in deep:
+        ours, vanilla = (trains.get(("deep", placement, scheme, depth, among)) for scheme in ("deepscale", "xavier"))
         (held if ours is True and vanilla is False else failed).append(f"{placement}-norm at depth {depth}")
     summary = f"DeepScaleLM trains where the vanilla model does not: {', '.join(held) or 'nowhere'}"
     summary += f"; not so: {', '.join(failed)}" if failed else ""
