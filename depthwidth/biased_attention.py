@@ -245,7 +245,7 @@ class _Heads:
         self.query_noise = to_nodes(1 - 3 * row.P + 2 * row.M3 + 2 * row.A22)
         self.apart = apart
         # Two rows.
-        c, q = self.x_pairs(), self.q
+        c, q = sums.pairs_of(self.x), self.q
         (s_one, s_two), (q_one, q_two), (a_one, a_two) = (positions.pairs(np.sqrt(v)) for v in (s2_nodes, q, apart))
         deviation, roots, apart_pair = s_one * s_two, q_one * q_two, a_one * a_two
         ratio, steep, kept = ((one + two) / 2 for one, two in map(positions.pairs, (ratio, steep, kept)))
@@ -256,7 +256,7 @@ class _Heads:
         v = products * deviation[..., None]
         # Beyond equal queries, which finite heads reach, the cubic goes on by its tangent.
         inside = np.minimum(v, deviation[..., None])
-        theta = v * 0 + inside * (kept[..., None] + inside * (square[..., None] + inside * cubic[..., None]))
+        theta = inside * (kept[..., None] + inside * (square[..., None] + inside * cubic[..., None]))
         slopes = kept[..., None] + inside * (2 * square[..., None] + 3 * inside * cubic[..., None])
         theta = np.clip(theta + (v - inside) * slopes, -_STEEPEST_LOG, _STEEPEST_LOG)
         growth, responses = np.exp(theta), np.exp(theta) * slopes
@@ -271,9 +271,6 @@ class _Heads:
         self.zeta_slope = sums.ordered(mean_response / mean_growth, own_slope)
         self.product = sums.ordered(product, q * to_nodes(filled(heavy)))
         self.T_pairs = sums.ordered(mean_response, (1 + grown) * own_slope) * sums.J
-
-    def x_pairs(self) -> Array:
-        return self.sums.pairs_of(self.x)
 
     second: Array
     covariance: Array

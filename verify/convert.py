@@ -181,7 +181,7 @@ def _t5(ours: Model, config: Any) -> None:
 def _falcon(ours: Model, config: Any) -> None:
     for part in ours.modules():
         if isinstance(part, Attention) and isinstance(part.position, ALiBi):
-            part.position.scale, part.position.coarse = part.mix.scale, True
+            part.position.coarse = True
 
 
 def _olmo(ours: Model, config: Any) -> None:

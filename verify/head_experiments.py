@@ -245,6 +245,7 @@ def head_split(
     dedicated to lags, :func:`~depthwidth.formulas.heads.dedicated_lag_loss`, which is the same at every split. Each row is the
     best of a few starts on one draw of the maps; `predicted` is the floor where heads are fewer than lags, and else the bound.
     """
+    bound = laws.dedicated_lag_loss(budget // lags, size, 1)
     for count in heads:
         for seed in range(seeds):
             found = [
@@ -252,7 +253,6 @@ def head_split(
                 for start in range(starts)
             ]
             floor = found[0][1]
-            bound = laws.dedicated_lag_loss(budget // lags, size, 1)
             where = {"length": lags, "heads": count, "head_dim": budget // count, "seed": seed, "steps": steps}
             predicted = floor if count < lags else bound
             yield row("head-split", "relative loss", predicted, min(loss for loss, _ in found), None, **where)

@@ -14,7 +14,7 @@ from .attention import Attention
 from .base import Child, Layer, Run, check_fraction, check_whole, component
 from .feed_forward import FeedForward, MixtureOfExperts
 from .norms import Norm
-from .positions import ALiBi, RelativeBias
+from .positions import RelativeBias
 from .repetition import FEW_BLOCKS, MANY_BLOCKS, at_once, at_some
 
 
@@ -261,7 +261,7 @@ class Stack(Layer):
     def penalises_distance(self) -> bool:
         """Whether causal scores carry a penalty that grows with distance, so that two tokens correlate by theirs."""
         branches = (repeat.block.attention.branch for repeat in self.repeats)
-        return any(isinstance(b, Attention) and b.causal and isinstance(b.position, ALiBi) for b in branches)
+        return any(isinstance(branch, Attention) and branch.slopes is not None for branch in branches)
 
     def blocks(self) -> Iterator[Block]:
         """Every block from the first to the last."""
