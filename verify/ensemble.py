@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import hashlib
 import heapq
 import json
+import math
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +40,7 @@ from torch.overrides import TorchFunctionMode
 
 from depthwidth.errors import InputError, shown
 
-from .checkpoints import latest, save_checkpoint
+from .checkpoints import Checkpoint, latest, save_checkpoint
 from .corpus import Corpus
 from .optim import Groups, clip, default_groups, factor, make_optimizer
 from .train import (
@@ -164,10 +166,12 @@ def train_ensemble(
     with torch.random.fork_rng([place] if place.type == "cuda" else []):
         run = _Ensemble(models, corpus.to(place), trainings, groups, loss or language_loss(models[0]))
         run.folder = None if folder is None else Path(folder)
-        run.restore()
-        if run.mode is None:
-            run.mode = run.quickest() if mode == "auto" else mode
-        with run.side_by_side(run.mode):
+        found = run.saved()
+        way = found.state["mode"] if found else run.quickest() if mode == "auto" else mode
+        run.settle(way)
+        if found:
+            run.restore(found)
+        with run.side_by_side(way):
             run.go(checkpoint_every or max(run.training.steps // 10, 1), on_step)
     return run.outcomes()
 
@@ -221,7 +225,6 @@ class _Ensemble:
             ]
         self._lay_out(groups)
         self.seeds = torch.tensor([one.data_seed for one in trainings], device=self.device)
-        self.mode: Literal["batched", "loop"] | None = None
         self.folder: Path | None = None
         self.step, self.before, self.started = 0, 0.0, time.perf_counter()
         self.losses: list[list[float]] = [[] for _ in models]
@@ -245,8 +248,8 @@ class _Ensemble:
             start += size
         self.weights = torch.empty(self.members, start, device=self.device, dtype=first[order[0]].dtype)
         self.gradients = torch.zeros_like(self.weights)
-        self.optimizers = []
-        for member, (model, own, training) in enumerate(zip(self.models, groups, self.trainings, strict=True)):
+        self.stretches: list[Groups] = []
+        for member, (model, own) in enumerate(zip(self.models, groups, strict=True)):
             parameters = dict(model.named_parameters())
             rate = {id(p): (group["lr"], group["weight_decay"]) for group in own for p in group["params"]}
             stretches: list[list[Any]] = []
@@ -263,12 +266,12 @@ class _Ensemble:
                     stretches[-1][1] = part.stop
                 else:
                     stretches.append([part.start, part.stop, rate[id(parameter)]])
-            taken = []
+            taken: Groups = []
             for begin, end, (lr, decay) in stretches:
                 stretch = self.weights[member, begin:end].requires_grad_()
                 stretch.grad = self.gradients[member, begin:end]
                 taken.append({"params": [stretch], "lr": lr, "weight_decay": decay})
-            self.optimizers.append(make_optimizer(training, taken, self.device))
+            self.stretches.append(taken)
         self.stacked = {part.name: part.of(self.weights).detach().requires_grad_() for part in self.parts}
         self.stacked_gradients = [part.of(self.gradients) for part in self.parts]
 
@@ -301,17 +304,55 @@ class _Ensemble:
             return torch.stack(list(self.each(one, range(self.members))))
         seed_all(self.device, *(training.seed for training in self.trainings), self.step)
         found = self.pass_together(inputs, targets)
-        for member in range(self.members):
-            self.move(member)
+        self.clip_together()
+        for which in range(len(self.optimizers)):
+            self.move(which)
         return found
 
-    def move(self, member: int) -> None:
-        """Clip and step one member."""
-        training, optimizer = self.trainings[member], self.optimizers[member]
-        scale = factor(training, self.step)
+    def settle(self, mode: Literal["batched", "loop"]) -> None:
+        """Fix the way through a step, and make the optimizers for it.
+
+        In ``loop`` each member has its own. In ``batched`` members that differ in nothing but rates, schedules and longest
+        gradient share one: on a GPU it counts how many calls an update makes, and with some a member they outlast the pass.
+        """
+        self.mode = mode
+        sharing: dict[Hashable, list[int]] = {}
+        for member, training in enumerate(self.trainings):
+            alike = (training.beta1, training.beta2, training.epsilon, training.momentum)
+            sharing.setdefault(member if self._clips_alone(member) else alike, []).append(member)
+        self.optimizers = [(members, self._make_optimizer(members)) for members in sharing.values()]
+        limits = [
+            math.inf if training.clip is None or self._clips_alone(member) else training.clip
+            for member, training in enumerate(self.trainings)
+        ]
+        self.longest = None if min(limits) == math.inf else torch.tensor(limits, device=self.device)
+
+    def _clips_alone(self, member: int) -> bool:
+        return self.mode == "loop" or self.trainings[member].relative_clip is not None
+
+    def _make_optimizer(self, members: Sequence[int]) -> torch.optim.Optimizer:
+        """One for all stretches of some members; those that always have the same rate and decay are one group."""
+        groups: dict[Hashable, dict[str, Any]] = {}
+        for member in members:
+            schedule = dataclasses.replace(self.trainings[member], seed=0, data_seed=0)
+            for stretch in self.stretches[member]:
+                key = (schedule, stretch["lr"], stretch["weight_decay"])
+                groups.setdefault(key, {**stretch, "params": [], "training": schedule})["params"] += stretch["params"]
+        return make_optimizer(self.trainings[members[0]], list(groups.values()), self.device)
+
+    def clip_together(self) -> None:
+        """Shrink gradients that are too long, each member's by its own length: :func:`verify.optim.clip` in one go."""
+        if self.longest is not None:
+            lengths = torch.linalg.vector_norm(self.gradients, dim=1)
+            self.gradients.mul_((self.longest / (lengths + 1e-6)).clamp(max=1.0).unsqueeze(1))
+
+    def move(self, which: int) -> None:
+        """Step the members of one optimizer."""
+        (first, *_), optimizer = self.optimizers[which]
         for group in optimizer.param_groups:
-            group["lr"] = group["base"] * scale
-        clip(training, optimizer)
+            group["lr"] = group["base"] * factor(group["training"], self.step)
+        if self._clips_alone(first):
+            clip(self.trainings[first], optimizer)
         optimizer.step()
 
     def _in_parts(self, rows: int) -> Iterator[tuple[slice, float]]:
@@ -538,11 +579,12 @@ class _Ensemble:
         if self.folder is None:
             return
         tensors = {"weights": self.weights}
-        for member, optimizer in enumerate(self.optimizers):
-            for index, group in enumerate(optimizer.param_groups):
-                for key, value in optimizer.state[group["params"][0]].items():
-                    if isinstance(value, Tensor):
-                        tensors[f"optimizer/{member}/{index}/{key}"] = value
+        for members, optimizer in self.optimizers:
+            for member in members:
+                for index, stretch in enumerate(self.stretches[member]):
+                    for key, value in optimizer.state[stretch["params"][0]].items():
+                        if isinstance(value, Tensor):
+                            tensors[f"optimizer/{member}/{index}/{key}"] = value
         for member, losses in enumerate(self.losses):
             tensors[f"losses/{member}"] = torch.tensor(losses, dtype=torch.float64)
         state = {
@@ -558,21 +600,24 @@ class _Ensemble:
         except OSError as error:
             self.warnings.append(f"no checkpoint after {self.step} updates: {error.strerror or error}")
 
-    def restore(self) -> None:
-        """Go to the last checkpoint in the folder, if there is one."""
+    def saved(self) -> Checkpoint | None:
+        """The last checkpoint in the folder, if there is one."""
         found = None if self.folder is None else latest(self.folder)
-        if found is None:
-            return
-        if found.state["identity"] != self.identity:
+        if found is not None and found.state["identity"] != self.identity:
             raise InputError(f"{self.folder} holds another ensemble: give this one a folder of its own")
+        return found
+
+    def restore(self, found: Checkpoint) -> None:
+        """Go to a checkpoint."""
         with torch.no_grad():
             self.weights.copy_(found.tensors["weights"])
+        owner = {member: optimizer for members, optimizer in self.optimizers for member in members}
         for name, tensor in found.tensors.items():
             if name.startswith("optimizer/"):
                 _, member, index, key = name.split("/")
-                optimizer = self.optimizers[int(member)]
-                optimizer.state[optimizer.param_groups[int(index)]["params"][0]][key] = tensor.to(self.device)
-        self.step, self.mode = found.step, found.state["mode"]
+                stretch = self.stretches[int(member)][int(index)]
+                owner[int(member)].state[stretch["params"][0]][key] = tensor.to(self.device)
+        self.step = found.step
         self.losses = [found.tensors[f"losses/{member}"].tolist() for member in range(self.members)]
         self.evaluations = [[(int(s), float(a), float(b)) for s, a, b in some] for some in found.state["evaluations"]]
         self.diverged_at, self.warnings = list(found.state["diverged_at"]), list(found.state["warnings"])

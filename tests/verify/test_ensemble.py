@@ -8,6 +8,7 @@ import torch
 from small_gpt import SmallGPT
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from depthwidth import Transformer
 from depthwidth.errors import InputError
@@ -124,6 +125,51 @@ def test_whatever_a_single_run_may_do(corpus, changes, mode):
     singles = alone(models(), corpus, each)
     assert furthest(together, singles) < 1e-5
     assert [[step for step, *_ in one.evaluations] for one in together] == [[0, 5, 10, 12]] * 3
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_members_that_differ_in_all_they_may(corpus, optimizer):
+    """Some share an optimizer in ``batched``, some cannot, and each is clipped by its own length or not at all."""
+    base = changed(BRIEF, optimizer=optimizer, learning_rate=3e-3 if optimizer == "adamw" else 0.3)
+    each = [
+        base,
+        changed(base, clip=0.1, data_seed=1),
+        changed(base, clip=None, schedule="linear", data_seed=2),
+        changed(base, weight_decay=0.3, warmup=0, data_seed=3),
+        changed(base, relative_clip=2.0, data_seed=4),
+        changed(base, beta1=0.5, momentum=0.9, data_seed=5),
+    ]
+    some = [[SmallGPT(seed=i) for i in range(len(each))] for _ in range(3)]
+    singles = alone(some[0], corpus, each)
+    assert furthest(train_ensemble(some[1], corpus, each, mode="batched", device="cpu"), singles) < 1e-5
+    alike = [changed(one, clip=1.0, relative_clip=None) for one in each]
+    assert furthest(train_ensemble(some[2], corpus, alike, mode="batched", device="cpu"), singles) > 1e-3
+
+
+class Calls(TorchDispatchMode):
+    """Counts the calls that reach a device; views of what is there do not."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.made += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def test_batched_an_update_takes_as_many_calls_whatever_the_members(corpus):
+    """What counts on a GPU, where calls of small models take longer to make than to carry out."""
+
+    def calls(members, mode):
+        each = [changed(BRIEF, evaluate_batches=0, data_seed=i) for i in range(members)]
+        some, after = [SmallGPT(seed=i) for i in range(members)], []
+        with Calls() as counted:
+            train_ensemble(some, corpus, each, mode=mode, device="cpu", on_step=lambda *_: after.append(counted.made))
+        return after[4] - after[3]
+
+    assert calls(6, "batched") == calls(2, "batched")
+    assert calls(6, "loop") > 2 * calls(2, "loop")
 
 
 def test_with_dropout_the_loop_draws_what_a_single_run_draws(corpus):
