@@ -33,6 +33,12 @@ def _how(function: F) -> F:
         click.option(
             "--address", metavar="ADDRESS", help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT  [starts one here]."
         ),
+        click.option(
+            "--ensemble",
+            metavar="N",
+            type=click.IntRange(1),
+            help="Runs of one shape that are trained in one program, at most  [as was begun; 16 on a GPU, 1 on a CPU].",
+        ),
         click.option("--workers", metavar="N", type=int, help="Runs at once  [one a GPU or processor; what the cluster has]."),
         click.option("--executor", "executor_name", type=click.Choice(["local", "ray"]), default="local", show_default=True),
     ):
@@ -81,7 +87,9 @@ def run(names: tuple[str, ...], size: str, out: str, **how: Any) -> int:
     device = _ready(how["device"])
     store = Store(out).open()
     damaged = store.tidy()
-    return _carry_out(store, prepare(store, names, size), damaged, **{**how, "device": device})
+    # On a GPU that one small model does not fill. A CPU is filled by one, and its runs are then repeatable bit for bit.
+    together = how["ensemble"] or (16 if device == "cuda" else 1)
+    return _carry_out(store, prepare(store, names, size, together), damaged, **{**how, "device": device})
 
 
 @commands.command()
@@ -117,7 +125,15 @@ def _ready(device: str) -> str:
 
 
 def _carry_out(
-    store: Any, plans: list[Any], damaged: list[Any], device: str, address: str | None, workers: int | None, executor_name: str
+    store: Any,
+    plans: list[Any],
+    damaged: list[Any],
+    *,
+    device: str,
+    address: str | None,
+    workers: int | None,
+    ensemble: int | None,
+    executor_name: str,
 ) -> int:
     from .executors import executor
     from .sweep import sweep
@@ -125,7 +141,7 @@ def _carry_out(
     for damage in damaged:
         click.echo(f"Set aside {damage}; it will be measured again.", err=True)
     chosen = executor(executor_name, workers=workers, device=device, address=address)
-    summary = sweep(store, plans, chosen, device, lambda line: click.echo(line, err=True), damaged)
+    summary = sweep(store, plans, chosen, device, lambda line: click.echo(line, err=True), damaged, ensemble)
     click.echo(
         f"{summary.done} runs measured, {summary.before} were there already"
         + (f", {summary.busy} are in the hands of another process" if summary.busy else "")

@@ -21,7 +21,6 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
-import heapq
 import json
 import math
 import time
@@ -30,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +58,7 @@ from .train import (
 
 Mode = Literal["auto", "batched", "loop"]
 
-_ALIKE = ("steps", "batch", "context", "micro_batch", "precision", "optimizer", "compile", "evaluate_every", "evaluate_batches")
+ALIKE = ("steps", "batch", "context", "micro_batch", "precision", "optimizer", "compile", "evaluate_every", "evaluate_batches")
 """Fields of :class:`Training` that members have in common. All others may differ."""
 
 
@@ -180,7 +179,7 @@ def _check_alike(models: Sequence[nn.Module], trainings: Sequence[Training]) -> 
     if not models or len(models) != len(trainings):
         raise InputError(f"train_ensemble: {len(models)} models and {len(trainings)} trainings do not pair up")
     for training in trainings[1:]:
-        for name in _ALIKE:
+        for name in ALIKE:
             if getattr(training, name) != getattr(trainings[0], name):
                 raise InputError(f"train_ensemble: members differ in {name}, which they must have in common")
     shapes = [[(name, tuple(p.shape)) for name, p in model.named_parameters()] for model in models]
@@ -646,68 +645,3 @@ class _Ensemble:
             )
             for member, training in enumerate(self.trainings)
         ]
-
-
-# Which runs go where.
-
-
-class Job(NamedTuple):
-    """A run to be placed."""
-
-    shape: Hashable
-    """Runs of one shape may be an ensemble."""
-    cost: float
-    """In any unit that adds up, such as FLOPs."""
-    memory: float = 0.0
-    """Bytes while it is trained."""
-
-
-def pack(jobs: Sequence[Job], workers: int, memory: float | None = None, members: int = 16) -> list[list[list[int]]]:
-    """Runs as ensembles, and ensembles on workers so that the last one is done early.
-
-    Parameters
-    ----------
-    jobs : what is to be run.
-    workers : processes that work side by side, each on its share one after another.
-    memory : bytes a worker has; an ensemble needs the sum of its members.
-    members : of an ensemble at most.
-
-    Returns
-    -------
-    For each worker its ensembles, each a list of places in `jobs`.
-
-    Notes
-    -----
-    Equal shapes are cut into ensembles no larger than a worker's fair share of them, then the costliest goes to the worker with
-    the least to do (Graham 1969: at most 4/3 of the best).
-
-    Examples
-    --------
-    >>> pack([Job("small", 1.0)] * 4 + [Job("large", 3.0)], workers=2)
-    [[[4]], [[0, 1], [2, 3]]]
-    """
-    if workers < 1 or members < 1:
-        raise InputError("pack: there must be at least one worker and one member")
-    shapes: dict[Hashable, list[int]] = {}
-    for place, job in enumerate(jobs):
-        if memory is not None and job.memory > memory:
-            raise InputError(f"pack: run {place} needs {job.memory:,.0f} bytes, and a worker has {memory:,.0f}")
-        shapes.setdefault(job.shape, []).append(place)
-    ensembles: list[list[int]] = []
-    for places in shapes.values():
-        most = min(members, -(-len(places) // workers))
-        current: list[int] = []
-        for place in places:
-            held = sum(jobs[one].memory for one in current)
-            if current and (len(current) == most or (memory is not None and held + jobs[place].memory > memory)):
-                ensembles.append(current)
-                current = []
-            current.append(place)
-        ensembles.append(current)
-    load = [(0.0, worker) for worker in range(workers)]
-    placed: list[list[list[int]]] = [[] for _ in range(workers)]
-    for ensemble in sorted(ensembles, key=lambda one: -sum(jobs[place].cost for place in one)):
-        done, worker = heapq.heappop(load)
-        placed[worker].append(ensemble)
-        heapq.heappush(load, (done + sum(jobs[place].cost for place in ensemble), worker))
-    return placed

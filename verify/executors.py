@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from depthwidth.errors import InputError, shown
 
-from .jobs import JOBS_VARIABLE, Context, Measurement, find_job
+from .jobs import JOBS_VARIABLE, Context, Job, Measurement, find_job
 
 RETRIES = 2
 """How often a task is given to another worker after one died with it."""
@@ -46,6 +46,15 @@ class Task:
     gpus: float = 0.0
     deaths: int = 0
     """How many workers have died with it."""
+    beside: tuple[Task, ...] = ()
+    """Other runs of the job, carried out in one program with this one,"""
+    together: str = ""
+    """which keeps its checkpoints in this folder."""
+
+    @property
+    def runs(self) -> tuple[Task, ...]:
+        """It and those beside it, each as a task of its own."""
+        return (replace(self, beside=(), together=""), *self.beside)
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,17 @@ class Outcome:
     torch: str = ""
     device: str = ""
     host: str = ""
+    beside: tuple[Outcome, ...] = ()
+    """What came of the runs beside it."""
+    note: str = ""
+    """Why runs that were to go together went one by one."""
+
+    @property
+    def runs(self) -> tuple[Outcome, ...]:
+        """An outcome for each run of the task."""
+        if not self.beside:  # one run, or an error of all
+            return tuple(replace(self, task=replace(one, deaths=self.task.deaths)) for one in self.task.runs)
+        return (replace(self, task=self.task.runs[0], beside=()), *self.beside)
 
 
 class _Line:
@@ -80,6 +100,11 @@ class _Line:
 class Executor(Protocol):
     """Carries out tasks."""
 
+    @property
+    def workers(self) -> int | None:
+        """Tasks at once, where that is known beforehand."""
+        ...
+
     def run(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
         """An outcome for each task. A task is taken from `tasks` only when there is room for it."""
         ...
@@ -87,35 +112,70 @@ class Executor(Protocol):
 
 def execute(task: Task) -> Outcome:
     """Carry out one task in this process."""
-    began = time.perf_counter()
     os.environ["OMP_NUM_THREADS"] = str(max(1, int(task.cpus)))  # for a torch that is not imported yet
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(max(1, int(task.cpus)))
+    return _execute_together(task) if task.beside else _execute_alone(task)
+
+
+def _execute_alone(task: Task) -> Outcome:
+    began = time.perf_counter()
     found: tuple[Measurement, ...] = ()
     error = ""
     try:
-        job = find_job(task.job)
-        if job.code != task.code:
-            raise InputError(f"this machine has another version of {task.job} ({job.code}, not {task.code})")
-        folder = Path(task.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone_in(folder):
-            context = Context(task.device, folder, task.seed, max(1, int(task.cpus)))
+        job = _same_job(task)
+        with _context_of(task) as context:
             found = tuple(job.measure(task.spec, context))
         if not found:
             raise InputError("it measured nothing")
     except Exception as problem:
         error = _told(problem)
+    return _outcome(task, () if error else found, error, time.perf_counter() - began)
+
+
+def _execute_together(task: Task) -> Outcome:
+    """Several runs in one program; where that fails, as it does when memory is short, one after the other."""
+    began = time.perf_counter()
+    try:
+        ensemble = _same_job(task).ensemble
+        if ensemble is None:
+            raise InputError(f"{task.job} does not say how runs go together")
+        with contextlib.ExitStack() as stack:
+            contexts = [stack.enter_context(_context_of(one)) for one in task.runs]
+            specs = [one.spec for one in task.runs]
+            found = [tuple(some) for some in ensemble.measure(specs, contexts, Path(task.together))]
+        if len(found) != len(specs) or not all(found):
+            raise InputError(f"it measured {sum(map(bool, found))} of {len(specs)} runs")
+        each = (time.perf_counter() - began) / len(found)
+        outcomes = [_outcome(one, some, "", each) for one, some in zip(task.runs, found, strict=True)]
+        note = ""
+    except Exception as problem:
+        note = _told(problem).partition("\n")[0]
+        outcomes = []  # by now nothing holds what the ensemble had in memory
+    if not outcomes:
+        outcomes = [_execute_alone(one) for one in task.runs]
+    return replace(outcomes[0], task=task, beside=tuple(outcomes[1:]), note=note)
+
+
+def _same_job(task: Task) -> Job:
+    job = find_job(task.job)
+    if job.code != task.code:
+        raise InputError(f"this machine has another version of {task.job} ({job.code}, not {task.code})")
+    return job
+
+
+@contextlib.contextmanager
+def _context_of(task: Task) -> Iterator[Context]:
+    folder = Path(task.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder):
+        yield Context(task.device, folder, task.seed, max(1, int(task.cpus)))
+
+
+def _outcome(task: Task, found: tuple[Measurement, ...], error: str, wall_s: float) -> Outcome:
     torch = sys.modules.get("torch")
-    return Outcome(
-        task,
-        () if error else found,
-        error,
-        time.perf_counter() - began,
-        str(getattr(torch, "__version__", "")),
-        _device_name(task.device, torch),
-        os.uname().nodename if hasattr(os, "uname") else "",
-    )
+    host = os.uname().nodename if hasattr(os, "uname") else ""
+    return Outcome(task, found, error, wall_s, str(getattr(torch, "__version__", "")), _device_name(task.device, torch), host)
 
 
 @contextlib.contextmanager

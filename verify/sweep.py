@@ -12,8 +12,8 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +91,17 @@ def predictions_of(about: Mapping[str, Any]) -> list[Prediction]:
 
 def same_plan(one: Plan, other: Plan) -> bool:
     """Whether two plans ask for the same and predict the same, whenever they were made."""
-    passing = ("created", "commit")
+    passing = ("created", "commit", "ensemble")
     return canonical({k: v for k, v in one.items() if k not in passing}) == canonical(
         {k: v for k, v in other.items() if k not in passing}
     )
 
 
-def prepare(store: Store, names: Sequence[str], size: str) -> list[dict[str, Any]]:
-    """Plans for the jobs called `names`, written down; a plan that is there already and says the same stays as it is."""
+def prepare(store: Store, names: Sequence[str], size: str, ensemble: int = 1) -> list[dict[str, Any]]:
+    """Plans for the jobs called `names`, written down; a plan that is there already and says the same stays as it is.
+
+    How many runs go together, `ensemble`, stands in the plan, so that whoever resumes does as was begun.
+    """
     plans = []
     known = {(plan["job"], plan["size"]): plan for plan in store.plans()}
     for name in dict.fromkeys(names):
@@ -106,7 +109,8 @@ def prepare(store: Store, names: Sequence[str], size: str) -> list[dict[str, Any
         there = known.get((name, size))
         if there is not None and same_plan(there, plan):
             plan = there
-        else:
+        if plan is not there or there.get("ensemble", 1) != ensemble:
+            plan = {**plan, "ensemble": ensemble}
             store.write_plan(plan)
         plans.append(plan)
     return plans
@@ -166,57 +170,108 @@ def sweep(
     device: str = "cpu",
     tell: Tell = lambda _: None,
     damaged: Sequence[Damage] = (),
+    ensemble: int | None = None,
 ) -> Summary:
     """Measure whatever the plans ask for and the store does not hold.
 
     Parameters
     ----------
     store : where rows go, each run's as soon as it is finished.
-    plans : what to do; the costliest runs first, so that none is left for the end alone.
+    plans : what to do. The costliest runs go first, each to whoever is idle, so that the end, in which some are, is short: it
+        comes at most a third later than it could (Graham 1969).
     executor : who does it.
     device : ``cpu`` or ``cuda``.
     tell : is called with a sentence whenever something is finished.
     damaged : what :meth:`Store.tidy` set aside before, to be reported.
+    ensemble : how many runs at most go together in one program, where the job says how (:class:`verify.jobs.Ensemble`); by
+        default as many as the plan says.
     """
     summary = Summary(damaged=list(damaged))
     todo = {run["run"]: (plan, run) for plan in plans for run in plan["runs"]}
-    order = sorted(todo, key=lambda name: -todo[name][1]["cost"])
     clock = _Clock({name: run["cost"] for name, (_, run) in todo.items()})
     with Leases(store) as leases:
 
         def tasks() -> Iterator[Task]:
-            for name in order:
-                plan, run = todo[name]
-                match leases.claim(name):
-                    case "done":
-                        summary.before += 1
-                        clock.costs.pop(name)
-                    case "busy":
-                        summary.busy += 1
-                        clock.costs.pop(name)
-                    case _:
-                        yield Task(
-                            plan["job"], name, plan["code"], run["spec"], run["seed"], str(store.work_folder(name).resolve()),
-                            device, run["cpus"], run["gpus"],
-                        )  # fmt: skip
+            for names in gathered(store, todo, ensemble, executor.workers):
+                found = {name: leases.claim(name) for name in names}
+                for name in (name for name in names if found[name] != "ours"):
+                    summary.before += found[name] == "done"
+                    summary.busy += found[name] == "busy"
+                    clock.costs.pop(name)
+                ours = [name for name in names if found[name] == "ours"]
+                if ours:
+                    # The checkpoint of an ensemble is that of all its members: those that have their rows already come along.
+                    begun = store.ensemble_folder(names).is_dir() and "busy" not in found.values()
+                    yield _task_of(store, {name: todo[name] for name in (names if begun else ours)}, device)
 
-        for outcome in executor.run(tasks()):
-            name = outcome.task.run
-            plan, run = todo[name]
-            error = outcome.error or _keep(store, leases, plan, run, outcome)
-            leases.give_back(name)
-            if error:
-                summary.failed[name] = error
-                _keep_failure(store, outcome, error)
-            else:
-                summary.done += 1
-                shutil.rmtree(store.work_folder(name), ignore_errors=True)
-            clock.passed(name)
-            settled = summary.before + summary.busy + summary.done + len(summary.failed)
-            left = f", about {for_people(seconds)} left" if (seconds := clock.left()) and settled < len(todo) else ""
-            how = f"FAILED: {error.splitlines()[0]}" if error else for_people(outcome.wall_s)
-            tell(f"[{settled}/{len(todo)}] {plan['job']} {label(run)}: {how}{left}")
+        for every in executor.run(tasks()):
+            for outcome in (one for one in every.runs if one.task.run in leases):
+                name = outcome.task.run
+                plan, run = todo[name]
+                error = outcome.error or _keep(store, leases, plan, run, outcome)
+                leases.give_back(name)
+                if error:
+                    summary.failed[name] = error
+                    _keep_failure(store, outcome, error)
+                else:
+                    summary.done += 1
+                clock.passed(name)
+                settled = summary.before + summary.busy + summary.done + len(summary.failed)
+                left = f", about {for_people(seconds)} left" if (seconds := clock.left()) and settled < len(todo) else ""
+                how = f"FAILED: {error.splitlines()[0]}" if error else for_people(outcome.wall_s)
+                tell(f"[{settled}/{len(todo)}] {plan['job']} {label(run)}: {how}{left}")
+            if every.note:
+                tell(f"{len(every.runs)} runs were measured one by one, as together they failed: {every.note}")
+            finished = [store.work_folder(one.run) for one in every.task.runs if one.run not in summary.failed]
+            if every.task.together and len(finished) == len(every.runs):
+                finished.append(Path(every.task.together))
+            for folder in finished:
+                shutil.rmtree(folder, ignore_errors=True)
     return summary
+
+
+Todo = Mapping[str, tuple[Plan, Mapping[str, Any]]]
+"""Runs by name, each with its plan."""
+
+
+def gathered(store: Store, todo: Todo, most: int | None, workers: int | None) -> list[list[str]]:
+    """Runs as they are carried out, the costliest first: each alone, or some of one shape as an ensemble.
+
+    There are `most` in an ensemble at most, by default as many as the plan says, and no more than a worker's fair share of all
+    runs, so that none is left without. An ensemble that was begun stays what it was.
+    """
+    waiting, found = dict(todo), []
+    for names in store.ensembles():
+        if len(names) > 1 and all(name in waiting for name in names):
+            found.append(names)
+            for name in names:
+                del waiting[name]
+    share = -(-len(todo) // (workers or 1))
+    alike: dict[Hashable, list[str]] = {}
+    for name, (plan, run) in waiting.items():
+        size = min(plan.get("ensemble", 1) if most is None else most, share)
+        ensemble = find_job(plan["job"]).ensemble if size > 1 else None
+        alike.setdefault(name if ensemble is None else (size, plan["job"], ensemble.shape(run["spec"])), []).append(name)
+    for key, names in alike.items():
+        size = key[0] if isinstance(key, tuple) else 1
+        found += [names[start : start + size] for start in range(0, len(names), size)]
+    return sorted(found, key=lambda names: -sum(todo[name][1]["cost"] for name in names))
+
+
+def _task_of(store: Store, runs: Todo, device: str) -> Task:
+    """One run, or several that go together."""
+    first, *others = (
+        Task(
+            plan["job"], name, plan["code"], run["spec"], run["seed"], str(store.work_folder(name).resolve()), device,
+            run["cpus"], run["gpus"],
+        )
+        for name, (plan, run) in runs.items()
+    )  # fmt: skip
+    if not others:
+        return first
+    folder = str(store.begin_ensemble(list(runs)).resolve())
+    share = min(1.0, sum(run["gpus"] for _, run in runs.values()))  # of the one GPU that an ensemble runs on
+    return replace(first, gpus=max(first.gpus, share), beside=tuple(others), together=folder)
 
 
 def _keep(store: Store, leases: Leases, plan: Plan, run: Mapping[str, Any], outcome: Outcome) -> str:

@@ -7,6 +7,7 @@ A folder of runs holds
     leases/RUN.json              which process works on a run now
     failed/RUN.json              what went wrong with a run that has no rows
     work/RUN/                    a run's own folder while it is not finished: checkpoints
+    work/DIGEST.ensemble/        the same of runs that go together, and which they are
     aside/                       files found damaged, kept for whoever wants to look
 
 A file is written beside its place, flushed to the disk and renamed into it, so that a process killed at any moment leaves the
@@ -66,6 +67,8 @@ PROVENANCE = ("code", "commit", "depthwidth", "torch", "device", "dtype", "wall_
 
 RUN_NAME = re.compile(r"[0-9a-f]{16}")
 ROWS_NAME = re.compile(r"([0-9a-f]{16})\.([0-9a-f]{16})\.csv")
+ENSEMBLE = ".ensemble"
+"""How the folders of runs that go together end."""
 PLAN_NAME = re.compile(r"([a-z0-9][a-z0-9-]{0,63})\.(tiny|small|gpu|full)\.json")
 
 HEARTBEAT_S = 15.0
@@ -435,11 +438,40 @@ class Store:
             for folder in (self.root / "work").glob("*"):
                 if RUN_NAME.fullmatch(folder.name) and self.rows_of(folder.name) is not None:
                     shutil.rmtree(folder, ignore_errors=True)
+            for folder in (self.root / "work").glob(f"*{ENSEMBLE}"):
+                if all(self.rows_of(run) is not None for run in _members(folder)):
+                    shutil.rmtree(folder, ignore_errors=True)
         return found
 
     def work_folder(self, run: str) -> Path:
         """Where a run keeps its checkpoints while it is not finished."""
         return self.root / "work" / run
+
+    def ensemble_folder(self, runs: Sequence[str]) -> Path:
+        """Where runs that go together keep their checkpoints while they are not all finished."""
+        return self.root / "work" / (digest_of(canonical(list(runs)).encode()) + ENSEMBLE)
+
+    def begin_ensemble(self, runs: Sequence[str]) -> Path:
+        """Note that these runs go together, so that whoever resumes takes the same ones."""
+        folder = self.ensemble_folder(runs)
+        with contextlib.suppress(OSError):  # the disk is full: there will be no checkpoint either
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / "members.json", canonical(list(runs)).encode())
+        return folder
+
+    def ensembles(self) -> list[list[str]]:
+        """The runs of each ensemble that was begun and is not finished."""
+        return [members for folder in sorted((self.root / "work").glob(f"*{ENSEMBLE}")) if (members := _members(folder))]
+
+
+def _members(folder: Path) -> list[str]:
+    """The runs of an ensemble; none where the record is damaged, and whatever it had done is then done again."""
+    try:
+        found = json.loads((folder / "members.json").read_bytes())
+    except (OSError, ValueError):
+        return []
+    right = isinstance(found, list) and all(isinstance(one, str) and RUN_NAME.fullmatch(one) for one in found)
+    return found if right else []
 
 
 def read_rows(data: bytes, run: str, digest: str) -> list[Row] | str:
@@ -563,6 +595,9 @@ class Leases:
 
     def __getitem__(self, run: str) -> Lease:
         return self._held[run]
+
+    def __contains__(self, run: str) -> bool:
+        return run in self._held
 
     def claim(self, run: str) -> str:
         """Take a run: ``ours``, or why not: ``done`` or ``busy``."""

@@ -15,7 +15,7 @@ from depthwidth.errors import InputError
 from verify import checkpoints
 from verify.checkpoints import latest
 from verify.corpus import zipf_markov
-from verify.ensemble import Job, pack, train_ensemble
+from verify.ensemble import train_ensemble
 from verify.initialize import apply_init, parameter_groups
 from verify.model import build
 from verify.train import Training, language_loss, train
@@ -333,34 +333,3 @@ def test_a_full_disk_costs_checkpoints_only(tmp_path, corpus, monkeypatch):
 def test_what_is_not_alike_is_said_in_a_sentence(corpus, members, each, sentence):
     with pytest.raises(InputError, match=sentence):
         train_ensemble(members, corpus, each, device="cpu")
-
-
-# Packing.
-
-
-def loads(placed, jobs):
-    return [sum(jobs[place].cost for ensemble in some for place in ensemble) for some in placed]
-
-
-def test_packing_places_every_run_once_and_evenly(rng):
-    for _ in range(50):
-        jobs = [Job(int(rng.integers(3)), *rng.uniform((1, 1), (5, 3))) for _ in range(30)]
-        workers = int(rng.integers(1, 6))
-        placed = pack(jobs, workers, memory=8.0, members=4)
-        ensembles = [ensemble for some in placed for ensemble in some]
-        assert sorted(place for ensemble in ensembles for place in ensemble) == list(range(30))
-        for ensemble in ensembles:
-            assert len({jobs[place].shape for place in ensemble}) == 1
-            assert len(ensemble) <= 4
-            assert sum(jobs[place].memory for place in ensemble) <= 8.0
-        largest = max(sum(jobs[place].cost for place in ensemble) for ensemble in ensembles)
-        # Graham: the last to end is at most 4/3 of the best, and the best is no less than the mean and the largest.
-        assert max(loads(placed, jobs)) <= 4 / 3 * max(sum(job.cost for job in jobs) / workers + largest, largest)
-
-
-def test_packing_says_what_does_not_fit():
-    with pytest.raises(InputError, match="run 1 needs 9 bytes"):
-        pack([Job("a", 1, 1), Job("a", 1, 9)], 2, memory=8)
-    with pytest.raises(InputError, match="at least one worker"):
-        pack([], 0)
-    assert pack([], 2) == [[], []]

@@ -185,6 +185,84 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     assert (two.workers, two.gpus) == (2, ["3", "5"])
 
 
+# Runs that go together.
+
+
+def together(store):
+    """The seeds of runs that went together, as each such program noted."""
+    noted = store.root.parent / "together"
+    return noted.read_text().split() if noted.exists() else []
+
+
+def test_runs_of_one_shape_go_together_and_find_what_each_finds_alone(store, expected):
+    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1), ensemble=2)
+    assert (summary.done, summary.failed) == (3, {})
+    assert together(store) == ["01"]  # the third is alone
+    assert values(store) == expected
+    assert os.listdir(store.root / "work") == []
+
+
+def test_no_worker_is_left_without_a_run_for_the_sake_of_an_ensemble(store, expected):
+    sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(3), ensemble=16)
+    assert together(store) == []
+    assert values(store) == expected
+
+
+def test_a_worker_that_is_killed_with_several_runs_is_replaced_and_they_go_on(store, expected, monkeypatch):
+    monkeypatch.setenv("WALK_TROUBLE", "die 1")
+    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1), ensemble=16)
+    assert (store.root.parent / "died-1").exists()
+    assert (summary.done, summary.failed) == (3, {})
+    assert together(store) == ["012", "012"]
+    assert values(store) == expected
+
+
+def test_one_that_kills_every_worker_takes_those_beside_it_along(store, monkeypatch):
+    monkeypatch.setenv("WALK_TROUBLE", "die always 1")
+    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1), ensemble=2)
+    assert (summary.done, len(summary.failed)) == (1, 2)
+    assert {about["deaths"] for about in store.failures().values()} == {3}
+    monkeypatch.setenv("WALK_TROUBLE", "")
+    assert sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1)).done == 2
+
+
+@pytest.mark.parametrize(("trouble", "failed"), [("raise together", 0), ("raise 1", 1)])
+def test_what_fails_together_is_tried_one_by_one(store, expected, monkeypatch, trouble, failed):
+    monkeypatch.setenv("WALK_TROUBLE", trouble)
+    told = []
+    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1), tell=told.append, ensemble=16)
+    assert (summary.done, len(summary.failed)) == (3 - failed, failed)
+    assert values(store) == [value for value in expected if not failed or value[0] != 1]
+    why = "MemoryError: too many walkers" if not failed else "RuntimeError: the walker stumbled"
+    assert f"3 runs were measured one by one, as together they failed: {why}" in told
+
+
+def test_an_ensemble_that_was_begun_is_finished_as_it_was_begun(store, expected, monkeypatch):
+    """The rows of one of its members could not be written: its checkpoint is still that of all."""
+    from verify import tables
+
+    real, calls = tables.write_whole, []
+
+    def full_at_the_second(path, data):
+        if path.parent.name == "rows":
+            calls.append(path)
+            if len(calls) == 2:
+                raise OSError(28, "No space left on device")
+        real(path, data)
+
+    monkeypatch.setattr(tables, "write_whole", full_at_the_second)
+    plans = prepare(store, ["walk"], "tiny")
+    summary = sweep(store, plans, LocalExecutor(1), ensemble=16)
+    assert (summary.done, summary.status) == (2, 3)
+    store.tidy()
+    assert store.ensembles() == [[run["run"] for run in plans[0]["runs"]]]
+    summary = sweep(store, plans, LocalExecutor(1))
+    assert (summary.done, summary.before, summary.status) == (1, 2, 0)
+    assert together(store) == ["012", "012"]
+    assert values(store) == expected
+    assert (os.listdir(store.root / "work"), os.listdir(store.root / "leases")) == ([], [])
+
+
 # Ray.
 
 

@@ -406,14 +406,19 @@ print([m for m in sys.modules if m.split(".")[0] in ("verify", "torch")])
 # The real thing: a training that is killed.
 
 
-def test_a_training_that_is_killed_ends_with_the_same_loss_bit_for_bit(invoke, walk, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("ensemble", "checkpoint"), [(1, "training/*.safetensors"), (2, "*.safetensors")], ids=["alone", "together"]
+)
+def test_a_training_that_is_killed_ends_with_the_same_loss_bit_for_bit(
+    invoke, walk, tmp_path, monkeypatch, ensemble, checkpoint
+):
     monkeypatch.setenv("DEPTHWIDTH_CACHE", str(tmp_path / "cache"))
     text = tmp_path / "text.txt"
     text.write_text("".join(f"{n} times {n} is {n * n}, and half of it is {n / 2}.\n" for n in range(6000)))
     monkeypatch.setenv("DEPTHWIDTH_CORPUS", str(text))
     whole = tmp_path / "whole"
-    sweep = ("run", "optimal-width-transfer", "--size", "tiny")
+    sweep = ("run", "optimal-width-transfer", "--size", "tiny", "--ensemble", ensemble)
     assert invoke("verify", *sweep, "--out", whole, "--workers", "2").status == 0
-    assert killed_and_resumed(sweep, walk, "training/*.safetensors", 2) == 2
+    assert killed_and_resumed(sweep, walk, checkpoint, 2) == 2
     assert values(walk) == values(whole)
     assert len(values(walk)) == 6

@@ -15,7 +15,7 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -147,7 +147,23 @@ class Verdict:
 
 Runs = Callable[[str], Iterable[Run]]
 Measure = Callable[[Mapping[str, Any], Context], Iterable[Measurement]]
+MeasureTogether = Callable[[Sequence[Mapping[str, Any]], Sequence[Context], Path], Iterable[Iterable[Measurement]]]
 Judge = Callable[[Sequence[Row], Sequence[Prediction]], Verdict]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """How several runs of a job are carried out in one program, which fills a GPU that one of them would not.
+
+    Parameters
+    ----------
+    shape : of a spec; runs with equal shapes go together.
+    measure : specs, as many contexts, and a folder for what they have in common; the measurements of each run, in order. They
+        must be those that the runs have alone, to rounding. It may be killed at any moment, as :attr:`Job.measure`.
+    """
+
+    shape: Callable[[Mapping[str, Any]], Hashable]
+    measure: MeasureTogether
 
 
 @dataclass(frozen=True)
@@ -163,6 +179,7 @@ class Job:
     measure : carries out one run: spec and context in, measurements out. It may be killed at any moment and called again with
         the same folder; it must then end with the same numbers.
     judge : a pure function of the rows and of the job's own predictions: the verdict.
+    ensemble : how several runs are carried out together, where that can be done.
     predict : predictions about the job as a whole, by size (a crossing, a slope).
     uses : modules whose code decides what is measured, besides the job's own file. A change in them makes other runs.
     figures : pictures for the report, from rows; each a title and a function that draws on matplotlib axes.
@@ -176,6 +193,7 @@ class Job:
     runs: Runs
     measure: Measure
     judge: Judge
+    ensemble: Ensemble | None = None
     predict: Callable[[str], Iterable[Prediction]] = lambda _: ()
     uses: tuple[str, ...] = ()
     figures: tuple[tuple[str, Callable[[Any, Sequence[Row]], None]], ...] = ()

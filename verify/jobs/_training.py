@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +16,22 @@ from depthwidth.errors import InputError
 from depthwidth.initialization import Recipe, recipe
 
 from ..tables import canonical, digest_of
-from . import Context, Measurement
+from . import Context, Ensemble, Measurement
 
 if TYPE_CHECKING:
     from ..corpus import Corpus
     from ..model import Model
+    from ..train import Outcome, Training
 
 CORPUS_VARIABLE = "DEPTHWIDTH_CORPUS"
 """A file or folder of text to train on, in place of the Python sources of the installed packages."""
 CACHE_VARIABLE = "DEPTHWIDTH_CACHE"
 """Where tokens are kept between processes."""
 
-USES = ("verify.jobs._training", "verify.model", "verify.train", "verify.optim", "verify.corpus", "verify.initialize")
+USES = (
+    "verify.jobs._training", "verify.model", "verify.train", "verify.ensemble", "verify.optim", "verify.corpus",
+    "verify.initialize",
+)  # fmt: skip
 """The code that decides what a training finds."""
 
 
@@ -131,22 +137,76 @@ def trained(spec: Mapping[str, Any], context: Context, model: Model | None = Non
     Measures ``loss`` (final validation loss in nats per token, infinite if it diverged) with its standard error over batches of
     windows, ``validation_loss`` at the steps of evaluation, ``training_loss`` at the last step, and ``diverged`` (0 or 1).
     """
-    import math
+    from ..train import train
 
-    from ..model import build
-    from ..train import Training, train
+    text, plan = _same_text(spec), _plan(spec, context)
+    outcome = train(
+        _model(spec, context) if model is None else model, text, plan, folder=context.folder / "training",
+        recipe=recipe_of(spec), tree=tree_of(spec), device=context.device, progress=False,
+        loggers=(_Progress(context, plan.steps),), log_every=1,
+    )  # fmt: skip
+    yield from _found(outcome)
 
+
+def trained_together(
+    specs: Sequence[Mapping[str, Any]], contexts: Sequence[Context], folder: Path
+) -> Iterator[tuple[Measurement, ...]]:
+    """What :func:`trained` measures, of several runs with one :func:`shape_of` that are trained in one program."""
+    from ..ensemble import train_ensemble
+    from ..initialize import parameter_groups
+
+    both = list(zip(specs, contexts, strict=True))
+    models, plans = [_model(*one) for one in both], [_plan(*one) for one in both]
+    rates = [
+        parameter_groups(model, recipe_of(spec), plan.learning_rate, plan.weight_decay, tree=tree_of(spec))
+        for model, plan, spec in zip(models, plans, specs, strict=True)
+    ]
+    reports = [_Progress(context, plan.steps) for context, plan in zip(contexts, plans, strict=True)]
+
+    def on_step(step: int, _: Any) -> None:
+        for report in reports:
+            report.log(step, {})
+
+    # Never by what is quicker just now: the numbers would depend on it, in the last bits.
+    outcomes = train_ensemble(
+        models, _same_text(specs[0]), plans, mode="batched", folder=folder, groups=rates, device=contexts[0].device,
+        on_step=on_step,
+    )  # fmt: skip
+    for outcome in outcomes:
+        yield tuple(_found(outcome))
+
+
+def shape_of(spec: Mapping[str, Any]) -> str:
+    """What runs trained in one program have in common: all but the seed and what :mod:`verify.ensemble` leaves free."""
+    from ..ensemble import ALIKE
+
+    return canonical({**spec, "training": {name: value for name, value in spec["training"].items() if name in ALIKE}})
+
+
+TOGETHER = Ensemble(shape_of, trained_together)
+"""For jobs whose runs are :func:`trained`."""
+
+
+def _same_text(spec: Mapping[str, Any]) -> Corpus:
     text = corpus_of(spec["data"]["limit"], spec["data"]["vocab"])
     if text.identity()["sha256"] != spec["data"]["sha256"]:
         raise InputError("the text on this machine is not the one that was planned with: give the same one to both")
-    tree, made = tree_of(spec), recipe_of(spec)
-    if model is None:
-        model = build(tree, recipe=made, seed=context.seed)
-    plan = Training.from_dict({**spec["training"], "seed": context.seed, "data_seed": context.seed})
-    outcome = train(
-        model, text, plan, folder=context.folder / "training", recipe=made, tree=tree, device=context.device, progress=False,
-        loggers=(_Progress(context, plan.steps),), log_every=1,
-    )  # fmt: skip
+    return text
+
+
+def _model(spec: Mapping[str, Any], context: Context) -> Model:
+    from ..model import build
+
+    return build(tree_of(spec), recipe=recipe_of(spec), seed=context.seed)
+
+
+def _plan(spec: Mapping[str, Any], context: Context) -> Training:
+    from ..train import Training
+
+    return Training.from_dict({**spec["training"], "seed": context.seed, "data_seed": context.seed})
+
+
+def _found(outcome: Outcome) -> Iterator[Measurement]:
     diverged = outcome.status == "diverged"
     for step, loss, error in outcome.evaluations:
         yield Measurement("validation_loss", loss, step=step, stderr=error if math.isfinite(error) else None)
@@ -163,8 +223,6 @@ class _Progress:
         self.context, self.steps, self.told = context, steps, 0.0
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        import time
-
         if time.monotonic() - self.told > 2:
             self.context.progress(step / self.steps)
             self.told = time.monotonic()

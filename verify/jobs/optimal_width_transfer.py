@@ -13,7 +13,7 @@ from depthwidth.formulas.shape import levine_optimal_width, loss_exponent
 from ..tables import Row
 from . import Comparison, Job, Outcome, Prediction, Run, Verdict
 from ._shapes import Budget, draw_losses, from_shape, losses, seed_noise, shape_run
-from ._training import USES, data_spec, trained
+from ._training import TOGETHER, USES, data_spec, trained
 
 FACTOR = 1.3
 """How far the best width may lie from the predicted one: what the theory's own test allows for learning rates tuned anew."""
@@ -139,6 +139,7 @@ JOB = Job(
     runs=runs,
     measure=trained,
     judge=judge,
+    ensemble=TOGETHER,
     predict=predict,
     uses=("verify.jobs._shapes", *USES),
     figures=(("Loss against width", _draw),),

@@ -5,9 +5,10 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from verify.jobs import Comparison, Job, Measurement, Prediction, Run, Verdict
+from verify.jobs import Comparison, Ensemble, Job, Measurement, Prediction, Run, Verdict
 from verify.tables import write_whole
 
 SIZES = {"tiny": (3, 40), "small": (6, 60)}
@@ -58,6 +59,18 @@ def measure(spec, context):
             file.write(f"{context.seed}\n")
 
 
+def together(specs, contexts, folder):
+    """Several walks, each in a folder of its own in the common one."""
+    if os.environ.get("WALK_TROUBLE") == "raise together":
+        raise MemoryError("too many walkers")
+    with (Path(os.environ.get("WALK_MARK", folder)) / "together").open("a") as file:
+        file.write("".join(str(context.seed) for context in contexts) + "\n")
+    for spec, context in zip(specs, contexts, strict=True):
+        own = folder / str(context.seed)
+        own.mkdir(parents=True, exist_ok=True)
+        yield tuple(measure(spec, replace(context, folder=own)))
+
+
 def judge(rows, predictions):
     ends = [row for row in rows if row["site"] == "end"]
     lines = tuple(
@@ -76,4 +89,5 @@ JOB = Job(
     runs=runs,
     measure=measure,
     judge=judge,
+    ensemble=Ensemble(lambda spec: spec["steps"], together),
 )
