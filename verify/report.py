@@ -95,8 +95,10 @@ def _report(plan: Mapping[str, Any], rows: Mapping[str, list[Row]], now: bool) -
         notes.append(f"predicted today, after measuring; {others} predictions differ from those recorded before")
     elif others:
         notes.append(f"{others} rows were measured beside an earlier prediction, and are judged by it; --now takes today's")
+    if job.judging != plan.get("judging", job.judging):
+        notes.append("the code that judges has changed since this was planned")
     if job.code != plan["code"]:
-        notes.append("the job's code has changed since this was planned, and with it perhaps how it judges")
+        notes.append("the code that measures has changed since this was planned")
     verdict = job.judge(measured, predictions_of(today))
     missing = len(plan["runs"]) - len(done)
     if missing:

@@ -65,7 +65,8 @@ def make_plan(job: Job, size: str) -> dict[str, Any]:
     if len({run["run"] for run in runs}) < len(runs):
         raise InputError(f"{job.name} describes two runs of size {size} alike")
     return {
-        "job": job.name, "size": size, "code": code, "created": now(), "commit": commit(), "depthwidth": depthwidth.__version__,
+        "job": job.name, "size": size, "code": code, "judging": job.judging, "created": now(), "commit": commit(),
+        "depthwidth": depthwidth.__version__,
         "question": job.question, "claim": job.claim, "measured": job.measured, "criterion": job.criterion,
         "predictions": [prediction.to_dict() for prediction in job.predict(size)], "runs": runs,
     }  # fmt: skip
@@ -91,7 +92,7 @@ def predictions_of(about: Mapping[str, Any]) -> list[Prediction]:
 
 def same_plan(one: Plan, other: Plan) -> bool:
     """Whether two plans ask for the same and predict the same, whenever they were made."""
-    passing = ("created", "commit", "ensemble")
+    passing = ("created", "commit", "ensemble", "judging")
     return canonical({k: v for k, v in one.items() if k not in passing}) == canonical(
         {k: v for k, v in other.items() if k not in passing}
     )

@@ -9,7 +9,20 @@ import pytest
 
 from depthwidth import InputError
 from verify import jobs as framework
-from verify.jobs import OUTCOMES, SIZES, Context, Job, Measurement, Prediction, Run, Verdict, find_job, jobs, run_name
+from verify.jobs import (
+    OUTCOMES,
+    SIZES,
+    Context,
+    Job,
+    Measurement,
+    Prediction,
+    Run,
+    Verdict,
+    find_job,
+    jobs,
+    run_name,
+    version_of,
+)
 from verify.sweep import made_rows, make_plan, same_plan
 
 OWN = Path(__file__).parent / "own_jobs"
@@ -93,6 +106,60 @@ def test_the_version_of_code_is_that_of_what_it_does(tmp_path):
     one = code(source)
     assert code('def f(x):\n    "Twice."\n    # really\n    return (2\n        * x)\n') == one
     assert code(source.replace("2 * x", "3 * x")) != one
+
+
+def test_the_version_of_a_formula_is_that_of_all_it_is_made_of(monkeypatch):
+    """A change in what a formula imports is seen, in its coefficients too; one in what it does not import is not."""
+    version, real = version_of("depthwidth.propagation"), framework._source
+
+    def with_a_change_in(changed):
+        monkeypatch.setattr(framework, "_source", lambda name: real(name) + ("\nchanged = 1\n" if name == changed else ""))
+        framework._version_of.cache_clear()
+        try:
+            return version_of("depthwidth.propagation"), version_of("depthwidth.formulas.shape")
+        finally:
+            monkeypatch.setattr(framework, "_source", real)
+            framework._version_of.cache_clear()
+
+    law = version_of("depthwidth.formulas.shape")
+    assert with_a_change_in("depthwidth.layers.attention") != (version, law)
+    assert with_a_change_in("depthwidth.layers.attention")[1] == law
+    assert with_a_change_in("depthwidth.formulas.shape")[1] != law
+    assert with_a_change_in("depthwidth.plots") == (version, law)
+
+
+def test_the_version_of_a_law_is_also_that_of_its_coefficients(monkeypatch, tmp_path):
+    law, none = version_of("depthwidth.formulas.shape"), version_of("depthwidth.formulas.gaussian")
+    (tmp_path / "coefficients").mkdir()
+    (tmp_path / "coefficients" / "levine2020.csv").write_text("name,value\na,1\n")
+    monkeypatch.setattr(framework, "data_directory", lambda: tmp_path)
+    framework._version_of.cache_clear()
+    assert version_of("depthwidth.formulas.shape") != law
+    assert version_of("depthwidth.formulas.gaussian") == none
+    framework._version_of.cache_clear()
+
+
+def test_a_recipe_that_decides_otherwise_makes_another_run(monkeypatch):
+    """Though the scheme is called the same; a reason that is worded otherwise does not."""
+    from depthwidth import initialization
+
+    def names():
+        job = find_job("depth-crossing")
+        return [run_name(job.name, job.code, one) for one in job.runs("tiny")]
+
+    before, real = names(), initialization.Recipe.rows
+    monkeypatch.setattr(initialization.Recipe, "rows", lambda self, tree: [r | {"reason": "so"} for r in real(self, tree)])
+    assert names() == before
+    monkeypatch.setattr(
+        initialization.Recipe, "rows", lambda self, tree: [r | {"std": 1.001 * r["std"]} for r in real(self, tree)]
+    )
+    assert not set(names()) & set(before)
+
+
+def test_what_measures_and_what_judges_are_told_apart():
+    job = find_job("depth-crossing")
+    assert job.judging != find_job("optimal-width-transfer").judging
+    assert dataclasses.replace(job, judge=find_job("moments").judge).code == job.code
 
 
 def test_a_new_file_is_a_new_job(monkeypatch, tmp_path):

@@ -142,7 +142,7 @@ def deep_rows(losses, shallow=2.0, floor=3.0, depth=192):
     for number, (model, placement, scheme, loss, predicted) in enumerate(runs):
         labels = {"model": model, "placement": placement, "scheme": scheme, "depth": depth, "width": 32, "beside": depth}
         for quantity, value in (("loss", loss), ("unigram_entropy", floor), ("gradient_ratio", 1.0), ("correlation", 0.5),
-                                ("trains", float(loss < floor))):  # fmt: skip
+                                ("beats_unigram", float(loss < floor))):  # fmt: skip
             rows.append({"run": f"{depth}-{number}", "labels": labels, "quantity": quantity, "value": value,
                          "predicted": predicted, "step": None, "seed": 0})  # fmt: skip
     return rows
@@ -164,6 +164,18 @@ def test_deep_models_are_judged_by_placement(ours, vanilla, outcome):
         for p, v in zip(("post", "pre"), values, strict=True)
     }
     assert judged("deep-stability", deep_rows(losses), ()).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("ratio", "correlation", "hoped"), [(1.0, 0.5, 1.0), (2e3, 0.5, 0.0), (1e-4, 0.5, 0.0), (1.0, 0.99, 0.0)]
+)
+def test_whether_a_model_is_predicted_to_train_follows_from_its_start(ratio, correlation, hoped):
+    rows = deep_rows({("pre", "deepscale"): 2.2, ("pre", "xavier"): 2.9})
+    given = {"gradient_ratio": ratio, "correlation": correlation}
+    rows = [row | {"predicted": given.get(row["quantity"])} for row in rows]
+    lines = {line.what: line for line in judged("deep-stability", rows, ()).comparisons}
+    line = lines["deep pre deepscale 192: trains"]
+    assert (line.predicted, line.measured, line.passes) == (hoped, 1.0, hoped == 1.0)
 
 
 def test_each_depth_is_measured_against_its_own_shallow_model():

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from depthwidth import __version__
+from depthwidth.coefficients import data_directory
 from depthwidth.errors import InputError, nearest, shown
 
 from ..tables import Row, canonical, digest_of
@@ -145,6 +146,19 @@ class Verdict:
     comparisons: tuple[Comparison, ...] = ()
 
 
+def outcome_of(met: int, failed: int, undecided: int = 0) -> Outcome:
+    """The outcome of a claim that was checked in several places, from how many of them met the criterion.
+
+    Examples
+    --------
+    >>> outcome_of(3, 0), outcome_of(2, 1), outcome_of(2, 0, 1), outcome_of(0, 1, 2), outcome_of(0, 0, 3)
+    ('holds', 'holds on a range', 'holds on a range', 'fails', 'undecided')
+    """
+    if not met:
+        return "fails" if failed else "undecided"
+    return "holds on a range" if failed or undecided else "holds"
+
+
 Runs = Callable[[str], Iterable[Run]]
 Measure = Callable[[Mapping[str, Any], Context], Iterable[Measurement]]
 MeasureTogether = Callable[[Sequence[Mapping[str, Any]], Sequence[Context], Path], Iterable[Iterable[Measurement]]]
@@ -181,7 +195,7 @@ class Job:
     judge : a pure function of the rows and of the job's own predictions: the verdict.
     ensemble : how several runs are carried out together, where that can be done.
     predict : predictions about the job as a whole, by size (a crossing, a slope).
-    uses : modules whose code decides what is measured, besides the job's own file. A change in them makes other runs.
+    uses : modules whose code decides what is measured, besides that of `measure`. A change in them makes other runs.
     figures : pictures for the report, from rows; each a title and a function that draws on matplotlib axes.
     """
 
@@ -200,12 +214,17 @@ class Job:
 
     @functools.cached_property
     def code(self) -> str:
-        """A digest of the code that decides what is measured: the job's file and what it :attr:`uses`.
+        """A digest of the code that decides what is measured: the module of :attr:`measure`, and what it :attr:`uses`.
 
-        Comments, docstrings and layout do not count.
+        Comments, docstrings and layout do not count. Where a shared function measures, this job's own file is not part of it:
+        what that says of a run stands in the run's spec.
         """
-        own = sys.modules[self.measure.__module__]
-        return code_of(own, *self.uses)
+        return code_of(sys.modules[self.measure.__module__], *self.uses)
+
+    @functools.cached_property
+    def judging(self) -> str:
+        """A digest of the code that judges: the module of :attr:`judge`."""
+        return code_of(sys.modules[self.judge.__module__])
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -227,7 +246,9 @@ def code_of(*modules: str | ModuleType) -> str:
 
 
 def version_of(*modules: str) -> str:
-    """The version of a formula that lives in `modules`: the package's, and a digest of their code.
+    """The version of a formula that lives in `modules`: the package's, and a digest of their code and of all they import of it.
+
+    Fitted coefficients of laws that the code names count as code.
 
     Examples
     --------
@@ -239,7 +260,41 @@ def version_of(*modules: str) -> str:
 
 @functools.cache
 def _version_of(modules: tuple[str, ...]) -> str:
-    return code_of(*modules)[:8]
+    known: dict[str, str] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name not in known:
+            known[name] = _essence(_source(name))
+            waiting += _imported(name)
+    for file in sorted((data_directory() / "coefficients").glob("*.csv")):
+        law = repr(file.name.partition(".")[0])
+        if any(law in code for code in known.values()):
+            known[file.name] = file.read_text(encoding="utf-8")
+    return digest_of(canonical(sorted(known.items())).encode())[:8]
+
+
+@functools.cache
+def _imported(module: str) -> tuple[str, ...]:
+    """The modules of the same package that a module imports, wherever in its code it does."""
+    package = module.partition(".")[0]
+    found = importlib.util.find_spec(module)
+    folder = module if found is not None and found.submodule_search_locations else module.rpartition(".")[0]
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(_source(module))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), folder) if node.level else node.module
+            names |= {str(base), *(f"{base}.{alias.name}" for alias in node.names)}
+    return tuple(sorted(name for name in names if name.startswith(f"{package}.") and _is_module(name)))
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # it is a name in a module, not in a package
+        return False
 
 
 def _source(module: str | ModuleType) -> str:

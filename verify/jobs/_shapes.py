@@ -10,9 +10,8 @@ from typing import Any
 
 from ..tables import Row
 from . import Prediction, Run, version_of
-from ._training import training_flops
+from ._training import decided, recipe_of, training_flops, tree_of
 
-SHAPE_FORMULAS = ("depthwidth.formulas.shape", "depthwidth.coefficients")
 LEARNING_RATE = 4e-3
 """At CompleteP's base shape, width 256 and depth 2; the recipe carries it to the other shapes."""
 
@@ -50,6 +49,8 @@ def shape_run(depth: int, width: int, budget: Budget, data: Mapping[str, Any], s
         "tree": tree, "scheme": "completep", "options": {"base_width": 256, "base_depth": 2}, "data": dict(data),
         "training": training, "dtype": budget.precision,
     }  # fmt: skip
+    built = tree_of(spec)
+    spec["decided"] = decided(built, recipe_of(spec))
     # Half a GPU: two models of this size share one without slowing each other by half.
     return Run(
         spec,
@@ -63,7 +64,7 @@ def shape_run(depth: int, width: int, budget: Budget, data: Mapping[str, Any], s
 
 def from_shape(quantity: str, value: float, formula: str, site: str = "") -> Prediction:
     """A prediction by one of the shape formulas."""
-    return Prediction(quantity, value, f"shape.{formula}", version_of(*SHAPE_FORMULAS), site)
+    return Prediction(quantity, value, f"shape.{formula}", version_of("depthwidth.formulas.shape"), site)
 
 
 def losses(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[float]]:

@@ -121,6 +121,21 @@ def _paired(made: Corpus, vocab: int) -> Corpus:
     return dataclasses.replace(made, train=encoded(made.train), validation=encoded(made.validation), vocab=vocab, source=source)
 
 
+def decided(tree: Transformer, made: Recipe) -> str:
+    """A digest of what the choices in a spec come to: every component of the tree, and what the recipe sets each tensor to.
+
+    With it in the spec, a default or a rule that changes makes other runs, and code that changes and decides the same does not.
+    Numbers count to six digits, which is what they have in common on different machines.
+    """
+
+    def plain(value: Any) -> Any:
+        return f"{value:.6g}" if isinstance(value, float) else value
+
+    rows = [*made.rows(tree), *made.residual_rows(tree)]
+    values = [[plain(value) for name, value in row.items() if name != "reason"] for row in rows]
+    return digest_of(canonical([repr(tree), values]).encode())
+
+
 def tree_of(spec: Mapping[str, Any]) -> Transformer:
     """The tree of a run."""
     return Transformer(**spec["tree"])

@@ -11,7 +11,7 @@ from typing import Any
 from depthwidth.formulas.shape import depth_pair_crossing
 
 from ..tables import Row
-from . import Comparison, Job, Outcome, Prediction, Run, Verdict
+from . import Comparison, Job, Prediction, Run, Verdict, outcome_of
 from ._shapes import Budget, draw_losses, from_shape, losses, seed_noise, shape_run
 from ._training import TOGETHER, USES, data_spec, trained
 
@@ -82,11 +82,8 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     if len(sizes) > 1:
         lines.append(Comparison("crossings grow with depth", 1.0, float(grows), passes=grows))
     met_pairs, failed = ([pair for pair, v in verdicts.items() if v == which] for which in ("met", "not met"))
-    outcome: Outcome = "undecided"
-    if failed or not grows:
-        outcome = "holds on a range" if met_pairs and grows else "fails"
-    elif met_pairs:
-        outcome = "holds" if len(met_pairs) == len(verdicts) else "holds on a range"
+    undecided = len(verdicts) - len(met_pairs) - len(failed)
+    outcome = outcome_of(len(met_pairs), len(failed), undecided) if grows else "fails"
     return Verdict(
         outcome, "; ".join(f"depths {pair}: {verdict}" for pair, verdict in verdicts.items()) or "no rows", tuple(lines)
     )

@@ -11,7 +11,7 @@ from depthwidth.coefficients import coefficient
 from depthwidth.formulas.shape import levine_optimal_width, loss_exponent
 
 from ..tables import Row
-from . import Comparison, Job, Outcome, Prediction, Run, Verdict
+from . import Comparison, Job, Prediction, Run, Verdict, outcome_of
 from ._shapes import Budget, draw_losses, from_shape, losses, seed_noise, shape_run
 from ._training import TOGETHER, USES, data_spec, trained
 
@@ -75,11 +75,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         if k is not None:
             lines.append(Comparison(f"{prediction.site} parameters: curvature", curvature, k))
     met_sizes, failed = ([size for size, v in verdicts.items() if v == which] for which in ("met", "not met"))
-    outcome: Outcome = "undecided"
-    if failed:
-        outcome = "holds on a range" if met_sizes else "fails"
-    elif met_sizes:
-        outcome = "holds" if len(met_sizes) == len(verdicts) else "holds on a range"
+    outcome = outcome_of(len(met_sizes), len(failed), len(verdicts) - len(met_sizes) - len(failed))
     return Verdict(outcome, "; ".join(f"{size} parameters: {v}" for size, v in verdicts.items()) or "no rows", tuple(lines))
 
 
@@ -133,8 +129,8 @@ JOB = Job(
     claim="The loss is least at the width of the 2020 curve, and rises with the squared logarithm of the width off it.",
     measured="Validation loss of shapes of equal size, from wide and shallow to narrow and deep, on equal tokens, over seeds.",
     criterion=(
-        "At each size a parabola through ln loss against ln width has its minimum within a factor of 1.3 of the predicted "
-        "width; it fails where the 95 % interval of the minimum lies wholly outside that."
+        f"At each size a parabola through ln loss against ln width has its minimum within a factor of {FACTOR} of the "
+        "predicted width; it fails where the 95 % interval of the minimum lies wholly outside that."
     ),
     runs=runs,
     measure=trained,
