@@ -6,13 +6,17 @@ import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from depthwidth.cli import formats
-from depthwidth.errors import InputError
+from depthwidth.errors import InputError, shown
 from depthwidth.output import Row, emit, print_facts, print_table
+
+if TYPE_CHECKING:
+    from .executors import Executor
+    from .tables import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,9 +50,26 @@ def _how(function: F) -> F:
     return function
 
 
+class _OnDisk(click.Command):
+    """A command that reads and writes a folder of runs: a disk that is full, or gone, is one sentence and status 3."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # whoever read our output has enough
+            raise
+        except OSError as error:
+            where = "" if error.filename is None else f"{error.filename}: "
+            click.echo(f"Error: {where}{error.strerror or error}; what was written before is whole", err=True)
+            return 3
+
+
 @click.group("verify")
 def commands() -> None:
     """Jobs that check predictions on real transformers, and the rows they leave."""
+
+
+commands.command_class = _OnDisk
 
 
 @commands.command("list")
@@ -78,34 +99,43 @@ def run(names: tuple[str, ...], size: str, out: str, **how: Any) -> int:
 
     What the folder holds already is not measured again. Ends with status 3 if a run failed, whatever the verdict otherwise.
     """
-    from .jobs import find_job
+    from .jobs import SIZES, find_job
     from .sweep import prepare
     from .tables import Store
 
     for name in names:
         find_job(name)
-    device = _ready(how["device"])
+    if size not in SIZES:
+        raise InputError(f"there is no size {shown(size)}; there are {', '.join(SIZES)}")
+    device, chosen = _ready(**how)
     store = Store(out).open()
     damaged = store.tidy()
     # On a GPU that one small model does not fill. A CPU is filled by one, and its runs are then repeatable bit for bit.
     together = how["ensemble"] or (16 if device == "cuda" else 1)
-    return _carry_out(store, prepare(store, names, size, together), damaged, **{**how, "device": device})
+    return _carry_out(store, prepare(store, names, size, together), damaged, chosen, device, how["ensemble"])
 
 
 @commands.command()
+@click.argument("names", nargs=-1, metavar="[JOB]...")
 @_folder
 @_how
-def resume(out: str, **how: Any) -> int:
-    """Go on with everything that was planned in a folder and is not done, failed runs included."""
+def resume(names: tuple[str, ...], out: str, **how: Any) -> int:
+    """Go on with everything that was planned in a folder and is not done, failed runs included; or with JOB alone.
+
+    A job that has changed, or is gone, is passed over and said; the command then ends with status 3.
+    """
     from .sweep import planned
 
     store = _existing(out)
-    device = _ready(how["device"])
+    device, chosen = _ready(**how)
     damaged = store.open().tidy()
-    return _carry_out(store, planned(store, damaged), damaged, **{**how, "device": device})
+    plans, passed = planned(store, damaged, names)
+    for why in passed:
+        click.echo(f"Passed over: {why}.", err=True)
+    return max(_carry_out(store, plans, damaged, chosen, device, how["ensemble"]), 3 if passed else 0)
 
 
-def _existing(out: str) -> Any:
+def _existing(out: str) -> Store:
     from .tables import Store
 
     if not Path(out).is_dir():
@@ -113,34 +143,22 @@ def _existing(out: str) -> Any:
     return Store(out)
 
 
-def _ready(device: str) -> str:
-    """The device to use, once it is clear that there is something to run on."""
+def _ready(device: str, executor_name: str, workers: int | None, address: str | None, **_: Any) -> tuple[str, Executor]:
+    """The device to use and who carries runs out, once it is clear that there is something to run on."""
     if importlib.util.find_spec("torch") is None:
         raise InputError("running jobs needs torch; pip install 'depthwidth[verify]'")
-    if device != "auto":
-        return device
-    from .executors import visible_gpus
+    from .executors import executor, visible_gpus
 
-    return "cuda" if visible_gpus() else "cpu"
+    if device == "auto":
+        device = "cuda" if visible_gpus() else "cpu"
+    return device, executor(executor_name, workers=workers, device=device, address=address)
 
 
-def _carry_out(
-    store: Any,
-    plans: list[Any],
-    damaged: list[Any],
-    *,
-    device: str,
-    address: str | None,
-    workers: int | None,
-    ensemble: int | None,
-    executor_name: str,
-) -> int:
-    from .executors import executor
+def _carry_out(store: Store, plans: list[Any], damaged: list[Any], chosen: Executor, device: str, ensemble: int | None) -> int:
     from .sweep import sweep
 
     for damage in damaged:
         click.echo(f"Set aside {damage}; it will be measured again.", err=True)
-    chosen = executor(executor_name, workers=workers, device=device, address=address)
     summary = sweep(store, plans, chosen, device, lambda line: click.echo(line, err=True), damaged, ensemble)
     click.echo(
         f"{summary.done} runs measured, {summary.before} were there already"
@@ -201,6 +219,8 @@ def report(names: tuple[str, ...], html: str | None, now: bool, out: str, form: 
     if html is not None:
         page(found, html)
     emit(form, [one.to_dict() for one in found], [row for one in found for row in one.rows()], lambda: _print_reports(found))
+    for damage in _existing(out).damaged_plans():
+        click.echo(f"Left out: {damage}.", err=True)
 
 
 @commands.command("export")
@@ -229,6 +249,8 @@ def import_command(file: str, out: str) -> int:
     from .tables import Store
     from .transfer import import_rows
 
+    if not Path(file).is_file():
+        raise InputError(f"there is no file {shown(file)}")
     found = import_rows(Store(out).open(), file)
     click.echo(f"{found.new} runs are new, {found.same} were here already; {found.plans} new plans")
     for line in found.conflicts:
@@ -260,9 +282,10 @@ def fit(
     The left side is a measured quantity; on the right stand coefficients, labels of the runs, and numbers.
     """
     from .fit import fit_law, points, save_fit
-    from .tables import Store
 
-    store: Store = _existing(out)
+    store = _existing(out)
+    if repeated := [name for name, _ in map(_start, starts) if sum(name == _start(one)[0] for one in starts) > 1]:
+        raise InputError(f"--start gives {repeated[0]} twice")
     rows = [row for its in store.rows().values() for row in its if row["job"] == job]
     if not rows:
         known = sorted({its[0]["job"] for its in store.rows().values()})
@@ -321,16 +344,14 @@ def _print_reports(found: Any) -> None:
         click.echo(f"{one.verdict.summary}.\n")
         facts = {key: one.plan[key] for key in ("question", "claim", "criterion")}
         print_facts(facts | {"runs": f"{one.done} of {len(one.plan['runs'])} done, predicted {one.plan['created']}"})
-        print_table(
-            ("", "predicted", "measured", "standard error", "criterion"),
+        lines = [
             (
-                (
-                    line.what, *("" if v is None else f"{v:.5g}" for v in (line.predicted, line.measured, line.stderr)),
-                    {True: "met", False: "NOT met", None: ""}[line.passes] + (f" ({line.note})" if line.note else ""),
-                )
-                for line in one.verdict.comparisons
-            ),
-            words=("criterion",),
-        )  # fmt: skip
+                line.what, *("" if v is None else f"{v:.5g}" for v in (line.predicted, line.measured, line.stderr)),
+                {True: "met", False: "NOT met", None: ""}[line.passes] + (f" ({line.note})" if line.note else ""),
+            )
+            for line in one.verdict.comparisons
+        ]  # fmt: skip
+        if lines:
+            print_table(("", "predicted", "measured", "standard error", "criterion"), lines, words=("criterion",))
         for note in one.notes:
             click.echo(f"Note: {note}.")

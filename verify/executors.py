@@ -125,9 +125,7 @@ def _execute_alone(task: Task) -> Outcome:
     try:
         job = _same_job(task)
         with _context_of(task) as context:
-            found = tuple(job.measure(task.spec, context))
-        if not found:
-            raise InputError("it measured nothing")
+            found = _checked(job.measure(task.spec, context))
     except Exception as problem:
         error = _told(problem)
     return _outcome(task, () if error else found, error, time.perf_counter() - began)
@@ -143,9 +141,9 @@ def _execute_together(task: Task) -> Outcome:
         with contextlib.ExitStack() as stack:
             contexts = [stack.enter_context(_context_of(one)) for one in task.runs]
             specs = [one.spec for one in task.runs]
-            found = [tuple(some) for some in ensemble.measure(specs, contexts, Path(task.together))]
-        if len(found) != len(specs) or not all(found):
-            raise InputError(f"it measured {sum(map(bool, found))} of {len(specs)} runs")
+            found = [_checked(some) for some in ensemble.measure(specs, contexts, Path(task.together))]
+        if len(found) != len(specs):
+            raise InputError(f"it measured {len(found)} of {len(specs)} runs")
         each = (time.perf_counter() - began) / len(found)
         outcomes = [_outcome(one, some, "", each) for one, some in zip(task.runs, found, strict=True)]
         note = ""
@@ -155,6 +153,23 @@ def _execute_together(task: Task) -> Outcome:
     if not outcomes:
         outcomes = [_execute_alone(one) for one in task.runs]
     return replace(outcomes[0], task=task, beside=tuple(outcomes[1:]), note=note)
+
+
+def _checked(measurements: Iterable[Measurement]) -> tuple[Measurement, ...]:
+    """What a job measured: something, and numbers."""
+    found = tuple(measurements)
+    if not found:
+        raise InputError("it measured nothing")
+    for one in found:
+        if not isinstance(one, Measurement):
+            raise InputError(f"it yields {shown(one)}, which is no Measurement")
+        for name, value in (("value", one.value), ("stderr", one.stderr)):
+            try:
+                if value is not None or name == "value":
+                    float(value)  # type: ignore[arg-type]
+            except (TypeError, ValueError):
+                raise InputError(f"the {name} of {shown(one.quantity)} is {shown(value)}, not a number") from None
+    return found
 
 
 def _same_job(task: Task) -> Job:
@@ -194,6 +209,13 @@ def _device_name(device: str, torch: Any) -> str:
     if device.startswith("cuda") and torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return device
+
+
+def told(problem: Exception) -> str:
+    """An error in a sentence, with the place where it happened."""
+    last = traceback.extract_tb(problem.__traceback__)[-1:]
+    where = "".join(f", at {Path(one.filename).name} line {one.lineno}" for one in last)
+    return f"{type(problem).__name__}: {problem}{where}"
 
 
 def _told(problem: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import io
 import math
@@ -13,9 +14,10 @@ from typing import Any
 
 from depthwidth.errors import InputError, nearest, shown
 
+from .executors import told
 from .jobs import Verdict, find_job
 from .sweep import make_plan, predictions_of
-from .tables import Row, Store, finite_or_none
+from .tables import Row, Store, finite_or_none, write_whole
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,11 @@ def reports(store: Store, names: Sequence[str] = (), *, now: bool = False) -> li
 def _report(plan: Mapping[str, Any], rows: Mapping[str, list[Row]], now: bool) -> Report:
     done = [run["run"] for run in plan["runs"] if run["run"] in rows]
     measured = [row for name in done for row in rows[name]]
-    job = find_job(plan["job"])
+    try:
+        job = find_job(plan["job"])
+    except InputError as error:
+        verdict = Verdict("undecided", f"nobody is here to judge: {error}")
+        return Report(plan, tuple(measured), len(done), verdict, ())
     notes = []
     today = make_plan(job, plan["size"]) if now else plan
     theory = {
@@ -95,11 +101,21 @@ def _report(plan: Mapping[str, Any], rows: Mapping[str, list[Row]], now: bool) -
         notes.append(f"predicted today, after measuring; {others} predictions differ from those recorded before")
     elif others:
         notes.append(f"{others} rows were measured beside an earlier prediction, and are judged by it; --now takes today's")
+    if not now and plan.get("predicted_later"):
+        notes.append(
+            "depthwidth now predicts something else of the job as a whole; judged by what was recorded before measuring, "
+            "--now takes today's"
+        )
     if job.judging != plan.get("judging", job.judging):
         notes.append("the code that judges has changed since this was planned")
     if job.code != plan["code"]:
         notes.append("the code that measures has changed since this was planned")
-    verdict = job.judge(measured, predictions_of(today))
+    if before := sum(rows[name][0]["date"] < plan["created"] for name in done):
+        notes.append(f"{before} of its runs had been measured when this plan was made")
+    try:
+        verdict = job.judge(measured, predictions_of(today))
+    except Exception as error:  # a job may be anyone's
+        verdict = Verdict("undecided", f"it could not be judged: {told(error)}")
     missing = len(plan["runs"]) - len(done)
     if missing:
         notes.append(f"{missing} of {len(plan['runs'])} runs are missing")
@@ -131,7 +147,7 @@ def page(found: Sequence[Report], path: str | Path) -> None:
         raise InputError(f"html: {shown(str(path))} does not end in .html")
     text = as_page(found)
     try:
-        target.write_text(text, encoding="utf-8")
+        write_whole(target, text.encode())
     except OSError as error:
         raise InputError(f"html: {shown(str(path))} cannot be written ({error.strerror})") from None
 
@@ -151,7 +167,7 @@ def _section(one: Report) -> str:
     facts = {
         "Question": plan["question"], "Claim": plan["claim"], "Measured": plan["measured"],
         "Criterion, stated beforehand": plan["criterion"],
-        "Predicted": f"{plan['created']}, before the first run; code {plan['code']}",
+        "Predicted": f"{plan['created']}; code {plan['code']}",
         "Runs": f"{one.done} of {len(plan['runs'])} done" + _made_on(one.measured),
     }  # fmt: skip
     listed = "".join(f"<dt>{_safe(key)}</dt><dd>{_safe(value)}</dd>" for key, value in facts.items())
@@ -191,10 +207,15 @@ Draw = Callable[[Any, Sequence[Row]], None]
 def _pictures(one: Report) -> str:
     if not one.measured:
         return ""
-    figures: tuple[tuple[str, Draw], ...] = find_job(one.plan["job"]).figures
-    if any(row["predicted"] is not None for row in one.measured):
-        figures = (("Measured against predicted", _against), *figures)
-    return "".join(f"<h3>{_safe(title)}</h3>{_svg(draw, one.measured)}" for title, draw in figures)
+    compared = [row for row in one.measured if row["predicted"] is not None]
+    quantities = sorted({row["quantity"] for row in compared})
+    pictures: list[tuple[str, Draw, Sequence[Row]]] = [
+        (f"Measured {quantity} against predicted", _against, [row for row in compared if row["quantity"] == quantity])
+        for quantity in quantities
+    ]
+    with contextlib.suppress(InputError):  # the job may not be here; its rows are
+        pictures += [(title, draw, one.measured) for title, draw in find_job(one.plan["job"]).figures]
+    return "".join(f"<h3>{_safe(title)}</h3>{_svg(draw, rows)}" for title, draw, rows in pictures)
 
 
 def _svg(draw: Draw, rows: Sequence[Row]) -> str:
@@ -214,22 +235,17 @@ def _svg(draw: Draw, rows: Sequence[Row]) -> str:
 
 
 def _against(axes: Any, rows: Sequence[Row]) -> None:
-    """Every row with a prediction, both on logarithmic axes where they are positive."""
-    pairs = [
-        (row["quantity"], row["predicted"], row["value"], row["stderr"] or 0.0) for row in rows if row["predicted"] is not None
-    ]
-    pairs = [pair for pair in pairs if all(map(math.isfinite, pair[1:]))]
-    for quantity in sorted({pair[0] for pair in pairs}):
-        its = [pair[1:] for pair in pairs if pair[0] == quantity]
-        predicted, measured, errors = (list(column) for column in zip(*its, strict=True))
-        axes.errorbar(predicted, measured, yerr=errors, fmt="o", ms=3, lw=0.8, label=quantity, alpha=0.7)
-    if pairs and all(value > 0 for _, predicted, measured, _ in pairs for value in (predicted, measured)):
-        axes.set_xscale("log")
-        axes.set_yscale("log", nonpositive="clip")
-    ends = [value for _, predicted, measured, _ in pairs for value in (predicted, measured)]
+    """Every row of one quantity, on logarithmic axes where all are positive, and the line on which both are equal."""
+    triples = [(row["predicted"], row["value"], row["stderr"] or 0.0) for row in rows]
+    triples = [triple for triple in triples if all(map(math.isfinite, triple))]
+    ends = [value for predicted, measured, _ in triples for value in (predicted, measured)]
     if ends:
+        predicted, measured, errors = (list(column) for column in zip(*triples, strict=True))
+        axes.errorbar(predicted, measured, yerr=errors, fmt="o", ms=3, lw=0.8, alpha=0.7)
         axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color="black", lw=0.8, zorder=0)
-        axes.legend()
+        if min(ends) > 0:
+            axes.set_xscale("log")
+            axes.set_yscale("log", nonpositive="clip")
     axes.set_xlabel("predicted")
     axes.set_ylabel("measured, with one standard error")
     axes.grid(alpha=0.25)

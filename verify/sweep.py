@@ -20,7 +20,7 @@ from typing import Any
 import depthwidth
 from depthwidth.errors import InputError, shown
 
-from .executors import Executor, Outcome, Task
+from .executors import Executor, Outcome, Task, told
 from .jobs import SIZES, Job, Prediction, Run, find_job, run_name
 from .tables import PLAN_NAME, Damage, Leases, Row, Store, canonical, running
 
@@ -59,7 +59,13 @@ def make_plan(job: Job, size: str) -> dict[str, Any]:
     if size not in SIZES:
         raise InputError(f"there is no size {shown(size)}; there are {', '.join(SIZES)}")
     code = job.code
-    runs = [_planned(job.name, code, run) for run in job.runs(size)]
+    try:
+        runs = [_planned(job.name, code, run) for run in job.runs(size)]
+        predictions = [prediction.to_dict() for prediction in job.predict(size)]
+    except InputError:
+        raise
+    except Exception as error:  # a job may be anyone's
+        raise InputError(f"{job.name} cannot say what to run: {told(error)}") from None
     if not runs:
         raise InputError(f"{job.name} has no runs of size {size}")
     if len({run["run"] for run in runs}) < len(runs):
@@ -68,7 +74,7 @@ def make_plan(job: Job, size: str) -> dict[str, Any]:
         "job": job.name, "size": size, "code": code, "judging": job.judging, "created": now(), "commit": commit(),
         "depthwidth": depthwidth.__version__,
         "question": job.question, "claim": job.claim, "measured": job.measured, "criterion": job.criterion,
-        "predictions": [prediction.to_dict() for prediction in job.predict(size)], "runs": runs,
+        "predictions": predictions, "runs": runs,
     }  # fmt: skip
 
 
@@ -92,7 +98,7 @@ def predictions_of(about: Mapping[str, Any]) -> list[Prediction]:
 
 def same_plan(one: Plan, other: Plan) -> bool:
     """Whether two plans ask for the same and predict the same, whenever they were made."""
-    passing = ("created", "commit", "ensemble", "judging")
+    passing = ("created", "commit", "ensemble", "judging", "predicted_later")
     return canonical({k: v for k, v in one.items() if k not in passing}) == canonical(
         {k: v for k, v in other.items() if k not in passing}
     )
@@ -101,43 +107,71 @@ def same_plan(one: Plan, other: Plan) -> bool:
 def prepare(store: Store, names: Sequence[str], size: str, ensemble: int = 1) -> list[dict[str, Any]]:
     """Plans for the jobs called `names`, written down; a plan that is there already and says the same stays as it is.
 
-    How many runs go together, `ensemble`, stands in the plan, so that whoever resumes does as was begun.
+    How many runs go together, `ensemble`, stands in the plan, so that whoever resumes does as was begun. Once a run has its
+    rows, what is predicted of the job as a whole stays as it was: a prediction that came later is put beside it, and no claim
+    is judged by it unless that is asked for.
     """
     plans = []
     known = {(plan["job"], plan["size"]): plan for plan in store.plans()}
     for name in dict.fromkeys(names):
         plan = make_plan(find_job(name), size)
         there = known.get((name, size))
-        if there is not None and same_plan(there, plan):
-            plan = there
-        if plan is not there or there.get("ensemble", 1) != ensemble:
+        if there is not None:
+            if _runs_of(there) == _runs_of(plan) and any(store.rows_of(run) is not None for run in _runs_of(plan)):
+                later = {"predicted_later": plan["predictions"]} if plan["predictions"] != there["predictions"] else {}
+                plan = {k: v for k, v in there.items() if k != "predicted_later"} | {"runs": plan["runs"]} | later
+            if same_plan(there, plan) and there.get("predicted_later") == plan.get("predicted_later"):
+                plan = there
+        if there is None or plan is not there or there.get("ensemble", 1) != ensemble:
             plan = {**plan, "ensemble": ensemble}
             store.write_plan(plan)
         plans.append(plan)
     return plans
 
 
-def planned(store: Store, damaged: Sequence[Damage] = ()) -> list[dict[str, Any]]:
+def _runs_of(plan: Plan) -> list[str]:
+    return [run["run"] for run in plan["runs"]]
+
+
+def planned(store: Store, damaged: Sequence[Damage] = (), names: Sequence[str] = ()) -> tuple[list[dict[str, Any]], list[str]]:
     """The plans in a folder, to go on with; one that was damaged is made again, since it follows from the job.
+
+    Parameters
+    ----------
+    store, damaged : the folder, and what :meth:`Store.tidy` set aside there.
+    names : jobs; all by default.
+
+    Returns
+    -------
+    The plans, and a sentence for each that cannot be gone on with, because its job is gone, or has changed.
 
     Raises
     ------
     InputError
-        if there are none, or a job has changed since: its runs would be others.
+        if there is none that can.
     """
     plans = store.plans()
     for damage in damaged:
         if found := PLAN_NAME.fullmatch(damage.path.name):
             plans += prepare(store, [found[1]], found[2])
-    if not plans:
-        raise InputError(f"{shown(str(store.root))} holds no plan to resume; `depthwidth verify run JOB` makes one")
-    for plan in plans:
-        if find_job(plan["job"]).code != plan["code"]:
-            raise InputError(
-                f"{plan['job']} has changed since {plan['created']}, so that its runs are others now; "
-                f"`depthwidth verify run {plan['job']} --size {plan['size']}` plans it again"
-            )
-    return plans
+    asked = [plan for plan in plans if not names or plan["job"] in names]
+    if not asked:
+        what = f"plan of {', '.join(names)}" if names else "plan"
+        raise InputError(f"{shown(str(store.root))} holds no {what} to resume; `depthwidth verify run JOB` makes one")
+    good, passed = [], []
+    for plan in asked:
+        try:
+            if find_job(plan["job"]).code != plan["code"]:
+                raise InputError(
+                    f"{plan['job']} has changed since {plan['created']}, so that its runs are others now; "
+                    f"`depthwidth verify run {plan['job']} --size {plan['size']}` plans it again"
+                )
+            good.append(plan)
+        except InputError as error:
+            passed.append(str(error))
+    if not good:
+        raise InputError(passed[0])
+    return good, passed
 
 
 @dataclass
@@ -192,9 +226,16 @@ def sweep(
     clock = _Clock({name: run["cost"] for name, (_, run) in todo.items()})
     with Leases(store) as leases:
 
+        def claimed(name: str) -> str:
+            try:
+                return leases.claim(name)
+            except OSError as error:
+                summary.failed[name] = f"its lease could not be written ({error.strerror})"
+                return "failed"
+
         def tasks() -> Iterator[Task]:
             for names in gathered(store, todo, ensemble, executor.workers):
-                found = {name: leases.claim(name) for name in names}
+                found = {name: claimed(name) for name in names}
                 for name in (name for name in names if found[name] != "ours"):
                     summary.before += found[name] == "done"
                     summary.busy += found[name] == "busy"
@@ -209,13 +250,7 @@ def sweep(
             for outcome in (one for one in every.runs if one.task.run in leases):
                 name = outcome.task.run
                 plan, run = todo[name]
-                error = outcome.error or _keep(store, leases, plan, run, outcome)
-                leases.give_back(name)
-                if error:
-                    summary.failed[name] = error
-                    _keep_failure(store, outcome, error)
-                else:
-                    summary.done += 1
+                error = _settle(store, leases, plan, run, outcome, summary)
                 clock.passed(name)
                 settled = summary.before + summary.busy + summary.done + len(summary.failed)
                 left = f", about {for_people(seconds)} left" if (seconds := clock.left()) and settled < len(todo) else ""
@@ -223,11 +258,7 @@ def sweep(
                 tell(f"[{settled}/{len(todo)}] {plan['job']} {label(run)}: {how}{left}")
             if every.note:
                 tell(f"{len(every.runs)} runs were measured one by one, as together they failed: {every.note}")
-            finished = [store.work_folder(one.run) for one in every.task.runs if one.run not in summary.failed]
-            if every.task.together and len(finished) == len(every.runs):
-                finished.append(Path(every.task.together))
-            for folder in finished:
-                shutil.rmtree(folder, ignore_errors=True)
+            _clear(store, every.task, summary)
     return summary
 
 
@@ -273,6 +304,27 @@ def _task_of(store: Store, runs: Todo, device: str) -> Task:
     folder = str(store.begin_ensemble(list(runs)).resolve())
     share = min(1.0, sum(run["gpus"] for _, run in runs.values()))  # of the one GPU that an ensemble runs on
     return replace(first, gpus=max(first.gpus, share), beside=tuple(others), together=folder)
+
+
+def _settle(store: Store, leases: Leases, plan: Plan, run: Mapping[str, Any], outcome: Outcome, summary: Summary) -> str:
+    """Keep what came of a run, rows or a failure, and let go of it; returns what went wrong, empty if nothing did."""
+    error = outcome.error or _keep(store, leases, plan, run, outcome)
+    leases.give_back(run["run"])
+    if error:
+        summary.failed[run["run"]] = error
+        _keep_failure(store, outcome, error)
+    else:
+        summary.done += 1
+    return error
+
+
+def _clear(store: Store, task: Task, summary: Summary) -> None:
+    """Remove the checkpoints of runs that have their rows, and of an ensemble once all of its runs have."""
+    finished = [store.work_folder(one.run) for one in task.runs if one.run not in summary.failed]
+    if task.together and len(finished) == len(task.runs):
+        finished.append(Path(task.together))
+    for folder in finished:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _keep(store: Store, leases: Leases, plan: Plan, run: Mapping[str, Any], outcome: Outcome) -> str:

@@ -269,7 +269,7 @@ class Store:
             for part in ("plans", "rows", "leases", "failed", "work"):
                 (self.root / part).mkdir(parents=True, exist_ok=True)
             write_whole(self.root / "rows" / ".writable", b"")
-            (self.root / "rows" / ".writable").unlink()
+            (self.root / "rows" / ".writable").unlink(missing_ok=True)  # another process may have opened it at the same time
         except OSError as error:
             raise InputError(f"{shown(str(self.root))} cannot be written to ({error.strerror})") from None
         return self
@@ -322,6 +322,10 @@ class Store:
                     return rows
         return None
 
+    def damaged_plans(self) -> list[Damage]:
+        """Plans that are there and cannot be gone by."""
+        return [Damage(path, plan) for path, plan in self._plan_files() if isinstance(plan, str)]
+
     def damaged(self) -> list[Damage]:
         """Files that are not whole: rows whose bytes are not those their name promises, plans that do not add up."""
         found = []
@@ -329,10 +333,7 @@ class Store:
             rows = self._read(run, digest, path)
             if isinstance(rows, str):
                 found.append(Damage(path, rows))
-        for path, plan in self._plan_files():
-            if isinstance(plan, str):
-                found.append(Damage(path, plan))
-        return found
+        return found + self.damaged_plans()
 
     def publish(self, run: str, rows: Sequence[Mapping[str, Any]], lease: Lease | None = None) -> bool:
         """Write the rows of a finished run, once.

@@ -78,8 +78,10 @@ def export_evidence(store: Store, path: str | Path, names: Sequence[str] = ()) -
     Raises
     ------
     InputError
-        if there is nothing to write, or the file cannot be written.
+        if there is nothing to write, or the file does not end in .csv or cannot be written.
     """
+    if Path(path).suffix != ".csv":
+        raise InputError(f"export: evidence goes into a .csv file, and {shown(str(path))} does not end so")
     rows = [
         _compared(row)
         for its in store.rows().values()

@@ -115,8 +115,8 @@ def test_two_sweeps_at_once_share_the_runs(store, monkeypatch):
     words = [sys.executable, "-m", "depthwidth", "verify", "run", "walk", "--size", "small", "--workers", "1"]
     both = [subprocess.Popen([*words, "--out", str(store.root)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
             for _ in range(2)]  # fmt: skip
-    output = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
+    output, errors = zip(*(process.communicate() for process in both), strict=True)
+    assert [process.returncode for process in both] == [0, 0], errors
     measured = [int(text.partition(" runs measured")[0]) for text in output]
     assert sum(measured) == 6
     assert carried_out(store) == list("012345")

@@ -177,6 +177,165 @@ def test_a_verdict_goes_by_what_was_predicted_before(invoke, done, monkeypatch):
     assert len(list((done / "plans" / "earlier").iterdir())) == 1
 
 
+LIMITED = '''
+"""A claim about the job as a whole: its limit, and everything else that may go wrong, comes from the environment."""
+
+import os
+
+from verify.jobs import Job, Measurement, Prediction, Run, Verdict
+
+
+def runs(size):
+    if os.environ.get("TROUBLE") == "runs":
+        raise LookupError("no idea")
+    return [Run({"n": 1}, seed) for seed in range(3)]
+
+
+def measure(spec, context):
+    yield Measurement("x", "seven" if os.environ.get("TROUBLE") == f"word {context.seed}" else 1.0)
+
+
+def judge(rows, predictions):
+    if os.environ.get("TROUBLE") == "judge":
+        raise ZeroDivisionError("no judge")
+    return Verdict("holds" if all(row["value"] < predictions[0].value for row in rows) else "fails", "compared")
+
+
+JOB = Job("limited", "?", "x is small.", "x", "x is below the limit.", runs, measure, judge,
+          predict=lambda size: [Prediction("limit", float(os.environ["LIMIT"]), "a limit", "1")])
+'''
+
+
+@pytest.fixture
+def limited(invoke, monkeypatch, tmp_path):
+    """A finished sweep of a job that is judged by one number for all runs, predicted to be 2."""
+    pytest.importorskip("torch")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "limited.py").write_text(LIMITED)
+    monkeypatch.setenv("DEPTHWIDTH_JOBS", str(tmp_path / "own"))
+    monkeypatch.setenv("LIMIT", "2")
+    assert invoke("verify", "run", "limited", "--out", tmp_path / "runs", "--workers", "1").status == 0
+    return tmp_path / "runs"
+
+
+def report_of(invoke, folder, *words):
+    (found,) = json.loads(invoke("verify", "report", "--out", folder, "--json", *words).output)
+    return found["outcome"], " ".join(found["notes"])
+
+
+def test_a_claim_about_the_whole_job_goes_by_what_was_predicted_before(invoke, limited, monkeypatch):
+    assert report_of(invoke, limited) == ("holds", "")
+    created = json.loads((limited / "plans" / "limited.tiny.json").read_text())["created"]
+    monkeypatch.setenv("LIMIT", "0")
+    for _ in range(2):
+        assert "3 were there already" in invoke("verify", "run", "limited", "--out", limited).output
+        outcome, notes = report_of(invoke, limited)
+        assert outcome == "holds"
+        assert "predicts something else of the job as a whole" in notes
+        assert report_of(invoke, limited, "--now")[0] == "fails"
+    assert json.loads((limited / "plans" / "limited.tiny.json").read_text())["created"] == created
+    assert len(list((limited / "plans" / "earlier").iterdir())) == 1
+    monkeypatch.setenv("LIMIT", "2")
+    invoke("verify", "run", "limited", "--out", limited)
+    assert report_of(invoke, limited) == ("holds", "")
+
+
+def test_before_anything_is_measured_the_last_prediction_counts(invoke, limited, monkeypatch):
+    for path in (limited / "rows").glob("*.csv"):
+        path.unlink()
+    monkeypatch.setenv("LIMIT", "0")
+    assert invoke("verify", "run", "limited", "--out", limited).status == 0
+    assert report_of(invoke, limited) == ("fails", "")
+
+
+def test_a_plan_that_came_after_measuring_says_so(invoke, limited):
+    from verify.tables import Store
+
+    store = Store(limited)
+    store.write_plan({**store.plans()[0], "created": "2999-01-01T00:00:00Z"})
+    assert "3 of its runs had been measured when this plan was made" in report_of(invoke, limited)[1]
+
+
+def test_a_job_that_yields_no_number_is_one_failed_run(invoke, limited, monkeypatch):
+    monkeypatch.setenv("TROUBLE", "word 1")
+    result = invoke("verify", "run", "limited", "--out", limited.parent / "other", "--workers", "1")
+    assert result.status == 3
+    assert "2 runs measured" in result.output
+    assert "the value of 'x' is 'seven', not a number" in result.error
+
+
+def test_a_job_that_fails_to_plan_or_to_judge_is_one_sentence(invoke, limited, monkeypatch):
+    monkeypatch.setenv("TROUBLE", "judge")
+    (found,) = json.loads(invoke("verify", "report", "--out", limited, "--json").output)
+    assert (found["outcome"], found["comparisons"]) == ("undecided", [])
+    assert "it could not be judged: ZeroDivisionError: no judge, at limited.py line" in found["summary"]
+    monkeypatch.setenv("TROUBLE", "runs")
+    result = invoke("verify", "run", "limited", "--out", limited.parent / "other")
+    assert (result.status, result.error.count("\n")) == (2, 1)
+    assert "limited cannot say what to run: LookupError: no idea, at limited.py line" in result.error
+
+
+def test_a_job_that_is_gone_stops_nobody_else(invoke, limited, walk, monkeypatch):
+    """Its rows are kept and its plan is shown; nobody judges it."""
+    assert invoke("verify", "run", "walk", "--out", limited, "--workers", "1").status == 0
+    next((limited / "rows").glob("*.csv")).unlink()
+    outcomes = {one["job"]: one["outcome"] for one in json.loads(invoke("verify", "report", "--out", limited, "--json").output)}
+    assert outcomes["limited"] == "undecided"
+    result = invoke("verify", "resume", "--out", limited)
+    assert result.status == 3
+    assert "Passed over: there is no job 'limited'" in result.error
+    assert invoke("verify", "resume", "walk", "--out", limited).status == 0
+    assert "holds no plan of moments" in invoke("verify", "resume", "moments", "--out", limited).error
+    outcomes = {one["job"]: one["outcome"] for one in json.loads(invoke("verify", "report", "--out", limited, "--json").output)}
+    assert outcomes["walk"] == "holds"
+
+
+@pytest.mark.parametrize("part", ["plans", "leases"])
+def test_a_full_disk_is_one_sentence_and_loses_nothing(invoke, walk, monkeypatch, part):
+    from verify import tables
+
+    real = tables.write_whole
+
+    def full(path, data):
+        if path.parent.name == part:
+            raise OSError(28, "No space left on device", str(path))
+        real(path, data)
+
+    monkeypatch.setattr(tables, "write_whole", full)
+    result = invoke("verify", "run", "walk", "--out", walk, "--workers", "1")
+    assert result.status == 3
+    assert "No space left on device" in result.error
+    assert "Traceback" not in result.error
+    monkeypatch.setattr(tables, "write_whole", real)
+    assert invoke("verify", "run", "walk", "--out", walk, "--workers", "1").status == 0
+    assert len(values(walk)) == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("run", "walk", "--size", "huge"), ("run", "walk", "--workers", "0"), ("run", "walk", "--address", "auto"),
+     ("run", "wolk"), ("import", "nothing.zip")],
+    ids=" ".join,
+)  # fmt: skip
+def test_bad_input_makes_no_folder(invoke, walk, words):
+    result = invoke("verify", *words, "--out", walk)
+    assert (result.status, result.error.count("\n")) == (2, 1)
+    assert not walk.exists()
+
+
+def test_evidence_is_written_as_a_table_only(invoke, done, tmp_path):
+    assert "goes into a .csv file" in invoke("verify", "export", tmp_path / "e.zip", "--evidence", "--out", done).error
+    assert not (tmp_path / "e.zip").exists()
+
+
+def test_a_damaged_plan_is_named_by_the_report(invoke, done, limited):
+    path = limited / "plans" / "limited.tiny.json"
+    (done / "plans" / path.name).write_bytes(path.read_bytes()[:100])
+    result = invoke("verify", "report", "--out", done)
+    assert result.status == 0
+    assert "Left out: limited.tiny.json: it is not JSON" in result.error
+
+
 def test_rows_go_to_another_machine_and_come_back(invoke, done, tmp_path):
     archive, other = tmp_path / "rows.zip", tmp_path / "other"
     assert invoke("verify", "export", archive, "--out", done).output.startswith("3 runs in")
