@@ -41,7 +41,7 @@ _SIZES: dict[str, tuple[tuple[int, int, int, int, float, tuple[tuple[str, str, s
         (48, 64, 32, 96, 0.0, _STACKS[:12]), (192, 64, 32, 24, 0.0, _STEADY),
         # Deep and wide: draws differ little there, so that a few are a sharp test.
         (48, 512, 32, 24, 0.0, _STEADY), (48, 1024, 32, 12, 0.0, _STEADY), (192, 512, 32, 12, 0.0, _STEADY),
-        (192, 1024, 32, 6, 0.0, _STEADY),
+        (192, 1024, 32, 6, 0.0, _STEADY), (1000, 256, 32, 16, 0.0, _STEADY),
     ),
     "gpu": (
         (12, 512, 256, 256, 0.0, _STACKS), (12, 512, 256, 256, 0.1, _GELU), (48, 256, 128, 256, 0.0, _STACKS),
