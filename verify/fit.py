@@ -1,6 +1,6 @@
 """Rows in, coefficients with errors out: any law on any rows, the shape penalty, a refit of the Gemstones width-depth law.
 
-The errors count models, not points, as independent: the points of one training run share its luck. The shape penalty and the
+The errors count runs, not points, as independent: the points of one training run share its luck. The shape penalty and the
 Gemstones law are fitted to published measurements of 22 models.
 """
 
@@ -243,15 +243,24 @@ def fit_law(
     logarithm : fit the logarithm of both sides, so that errors are relative.
     group : column that names the run of a point. Points of one run share its luck, so that runs are drawn in the bootstrap and
         not points; by default every point is a run.
-    method : ``bootstrap`` (refits on runs drawn with replacement), ``curvature`` (of the sum of squares at its minimum, for
-        equal independent errors) or ``profile`` (the covariance of ``curvature``, and intervals from where the sum of squares,
-        at its least over all other coefficients, has risen by one standard error's worth).
+    method : ``bootstrap`` (refits on runs drawn with replacement), ``curvature`` (of the sum of squares at its minimum) or
+        ``profile`` (the covariance of ``curvature``, and intervals from where the sum of squares, at its least over all other
+        coefficients, has risen by one standard error's worth).
     draws, seed : of the bootstrap.
+
+    Notes
+    -----
+    Where each run has one point, ``curvature`` takes errors as equal and independent: the covariance is s^2 (J'J)^-1. Where one
+    has several, it is the cluster-robust (sandwich) covariance over runs, which assumes nothing of how the points of a run hang
+    together: Liang and Zeger 1986, Biometrika 73, 13, with Bell and McCaffrey's (2002) correction of residuals for their own
+    run's pull on the fit; Cameron and Miller 2015, J. Human Resources 50, 317, review both. Its intervals are Student's with as
+    many degrees of freedom as there are more runs than coefficients. A profile exists for independent points alone.
 
     Raises
     ------
     InputError
-        if the law cannot be read, a column is missing, there are too few points, or the rows do not determine a coefficient.
+        if the law cannot be read, a column is missing, there are too few runs, the rows do not determine a coefficient, or a
+        profile is asked for of runs with several points.
     """
     if method not in METHODS:
         raise InputError(f"fit: there is no method {shown(method)}; there are {', '.join(METHODS)}")
@@ -264,13 +273,20 @@ def fit_law(
     groups, which = np.unique([str(row[group]) for row in rows] if group else np.arange(len(rows)), return_inverse=True)
     if len(groups) <= len(names):
         raise InputError(f"fit: {len(groups)} runs cannot determine {len(names)} coefficients and the scatter")
+    several = len(groups) < len(rows)
+    if several and method == "profile":
+        raise InputError(
+            f"fit: a profile is of independent points, and these are {len(rows)} points of {len(groups)} runs; "
+            "take bootstrap or curvature, or one point a run"
+        )
     problem = _Problem(right, names, data, data[left], logarithm)
     theta = problem.solve(_starts(np.array([float(start[n]) for n in names]), seed))
     residuals, jacobian = problem.residuals(theta), problem.jacobian(theta)
     freedom = len(rows) - len(names)
     scatter = float(residuals @ residuals) / freedom
-    covariance = scatter * _inverse(jacobian, names)
-    ends = theta[:, None] + np.sqrt(np.diag(covariance))[:, None] * np.array([-1.0, 1.0])
+    inverse = _inverse(jacobian, names)
+    covariance = _cluster_covariance(residuals, jacobian, inverse, which, groups, names) if several else scatter * inverse
+    ends = theta[:, None] + _quantile(len(groups) - len(names)) * np.sqrt(np.diag(covariance))[:, None] * np.array([-1.0, 1.0])
     failed = 0
     if method == "bootstrap":
         rng = np.random.default_rng(seed)
@@ -328,6 +344,34 @@ def _inverse(jacobian: Array, names: Sequence[str]) -> Array:
     return np.asarray(half @ half.T / np.outer(lengths, lengths))
 
 
+def _cluster_covariance(
+    residuals: Array, jacobian: Array, inverse: Array, which: NDArray[np.intp], groups: NDArray[Any], names: Sequence[str]
+) -> Array:
+    """(J'J)^-1 (sum over runs of s s') (J'J)^-1 with s = J_g' (1 - H_gg)^-1/2 r_g, H = J (J'J)^-1 J' (Bell and McCaffrey's).
+
+    Parameters
+    ----------
+    residuals, jacobian : r and J at the minimum, shapes (points,) and (points, coefficients).
+    inverse : (J'J)^-1.
+    which : the number of each point's run in `groups`.
+    """
+    scores = []
+    for run, name in enumerate(groups):
+        its = jacobian[which == run]
+        left, directions = np.linalg.eigh(np.eye(len(its)) - its @ inverse @ its.T)
+        if left[0] < 1e-9:  # the fit goes through these points whatever they are: leverage 1, to a float's rounding
+            alone = names[int(np.argmax(np.abs(inverse @ its.T @ directions[:, 0]) / np.sqrt(np.diag(inverse))))]
+            raise InputError(f"fit: run {name} alone determines {alone}, so that its error cannot be known; add runs like it")
+        scores.append(its.T @ (directions @ (directions.T @ residuals[which == run] / np.sqrt(left))))
+    half = inverse @ np.array(scores).T
+    return np.asarray(half @ half.T)
+
+
+def _quantile(freedom: int) -> float:
+    """Student's t at the upper end of a 68.3 % interval."""
+    return float(scipy.stats.t.ppf((1 + _ONE_SIGMA) / 2, freedom))
+
+
 @dataclass(frozen=True)
 class _Problem:
     """Least squares of a law on columns."""
@@ -381,7 +425,7 @@ class _Problem:
 
     def profile(self, theta: Array, which: int, scatter: float, freedom: int, step: float) -> tuple[float, float]:
         """Where the least sum of squares at a fixed coefficient has risen by one standard error's worth, on either side."""
-        t = float(scipy.stats.t.ppf((1 + _ONE_SIGMA) / 2, freedom))
+        t = _quantile(freedom)
         least = float(np.sum(self.residuals(theta) ** 2))
         others = [i for i in range(len(theta)) if i != which]
 

@@ -64,6 +64,8 @@ def power_law(rng, runs=24, points=1, run_noise=0.01, noise=0.002):
 
 POWER = "loss = E + A * width**-alpha"
 START = {"E": 2.0, "A": 5.0, "alpha": 0.4}
+LAWS = "loss = E + A * width**-alpha + B * tokens**-beta"
+STARTS = {**START, "B": 20.0, "beta": 0.2}
 
 
 def test_known_coefficients_lie_within_their_errors(rng):
@@ -82,13 +84,60 @@ def test_known_coefficients_lie_within_their_errors(rng):
 def test_the_bootstrap_counts_runs_and_not_points(rng):
     """Ten points of a run share its luck: taken as independent, they promise errors that are much too small."""
     rows = power_law(rng, points=10)
-    law, start = "loss = E + A * width**-alpha + B * tokens**-beta", {**START, "B": 20.0, "beta": 0.2}
-    honest = fit_law(law, rows, start, group="run", draws=60)
-    naive = fit_law(law, rows, start, draws=60)
+    honest = fit_law(LAWS, rows, STARTS, group="run", draws=60)
+    naive = fit_law(LAWS, rows, STARTS, draws=60)
     assert (honest.groups, naive.groups) == (24, 240)
     assert honest.stderr[2] > 2 * naive.stderr[2]
-    again = fit_law(law, rows, start, group="run", draws=60)
+    again = fit_law(LAWS, rows, STARTS, group="run", draws=60)
     assert (again.covariance == honest.covariance).all()
+
+
+def test_points_written_twice_are_no_new_runs(rng):
+    """Each point of 8 runs 2 or 25 times over: the same errors, where runs are named; they shrink where they are not."""
+    once = power_law(rng, runs=8)
+    two, many = (
+        fit_law(POWER, once * times, START, group="run", method="curvature") for times in (2, 25)
+    )  # fmt: skip
+    assert (two.groups, many.groups, many.points) == (8, 8, 200)
+    assert many.values == pytest.approx(two.values, rel=1e-6)
+    assert many.covariance == pytest.approx(two.covariance, rel=1e-5)
+    assert many.intervals == pytest.approx(two.intervals, rel=1e-5)
+    # The negative control: points taken as runs. Errors go as one over the root of points less coefficients, exactly.
+    naive = [fit_law(POWER, once * times, START, method="curvature").stderr for times in (1, 25)]
+    assert naive[0] / naive[1] == pytest.approx(np.sqrt((200 - 3) / (8 - 3)), rel=1e-5)
+
+
+def test_errors_over_runs_with_several_points_cover(rng):
+    """Where each run has its luck, the errors by curvature are the scatter of repeated fits; points as runs are far off."""
+    sets, truth = 40, np.array([1.7, 12.0, 0.6, 40.0, 0.3])
+    hits, naive = np.zeros(5), np.zeros(5)
+    for _ in range(sets):
+        rows = power_law(rng, runs=18, points=8)
+        found = fit_law(LAWS, rows, STARTS, group="run", method="curvature")
+        hits += (found.intervals[:, 0] < truth) & (truth < found.intervals[:, 1])
+        taken = fit_law(LAWS, rows, STARTS, method="curvature")
+        naive += (taken.intervals[:, 0] < truth) & (truth < taken.intervals[:, 1])
+    # Binomial, four standard deviations either way, as above.
+    room = 4 * np.sqrt(0.683 * 0.317 * sets)
+    assert (np.abs(hits - 0.683 * sets) < room).all(), hits
+    # What is the run's luck in truth is given too small an error, what varies within a run too large a one.
+    assert naive[2] < 0.683 * sets - room, naive
+    assert naive[4] > 0.683 * sets + room, naive
+
+
+def test_a_profile_of_runs_with_several_points_is_refused(rng):
+    rows = power_law(rng, points=4)
+    with pytest.raises(InputError, match="a profile is of independent points, and these are 96 points of 24 runs"):
+        fit_law(LAWS, rows, STARTS, group="run", method="profile")
+    one_each = [row for row in rows if row["tokens"] == 1e6]
+    assert fit_law(POWER, one_each, START, group="run", method="profile").groups == 24
+
+
+def test_a_coefficient_of_a_single_run_has_no_error(rng):
+    rows = [{**row, "odd": float(row["run"] == "5")} for row in power_law(rng, points=2)]
+    law = "loss = E + A * width**-alpha + B * odd"
+    with pytest.raises(InputError, match="run 5 alone determines B"):
+        fit_law(law, rows, {**START, "B": 0.1}, group="run", method="curvature")
 
 
 def test_the_bootstrap_agrees_with_the_curvature_where_both_hold(rng):
