@@ -3,6 +3,7 @@
 import csv
 import math
 import statistics
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +81,24 @@ def test_entropy_at_initialisation():
     # Aligned tokens that no rotation turns apart would leave a quarter of it by the fourth layer.
     left = rotation_overlap(Rotary(), 64, int(found[0]["length"]), causal=True)
     assert ratio["llama", 3] * (1 - 0.9) / (1 - 0.9 * left) < 0.3
+
+
+def test_the_page_says_of_logit_variance_what_the_rows_say():
+    """docs/heads.md, "Where it ends": each ratio to the two decimals it has there, and the largest standard error of each model."""
+    page = " ".join((Path(__file__).resolve().parents[2] / "docs" / "heads.md").read_text(encoding="utf-8").split())
+    said = {}
+    for setting in ("gpt2", "llama"):
+        its = [r for r in rows("attention_entropy") if (r["setting"], r["quantity"]) == (setting, "logit_variance")]
+        assert [r["layer"] for r in its] == ["0", "1", "2", "3"]
+        ratios = [float(r["predicted"]) / float(r["measured"]) for r in its]
+        *first, last = (f"{ratio:.2f}" for ratio in ratios)
+        # To first order the ratio's relative error is that of the measurement, its denominator.
+        error = max(ratio * float(r["stderr"]) / float(r["measured"]) for ratio, r in zip(ratios, its, strict=True))
+        said[setting] = f"{', '.join(first)} and {last} times", f"up to {error:.2f})"
+    assert f"is, layer by layer, {said['llama'][0]} the measured one in a Llama (one standard error {said['llama'][1]}" in page
+    assert f"and {said['gpt2'][0]} in GPT-2 ({said['gpt2'][1]}" in page
+    # A ratio that the rows do not give is not there: the sentence is looked for as a whole.
+    assert said["llama"][0].replace("0.88", "0.30") not in page
 
 
 def test_training_makes_logits_less_gaussian():
