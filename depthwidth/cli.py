@@ -761,9 +761,14 @@ _WIDE = 0.1
 @formats
 def init_command(config: str | None, scheme: str, text: str | None, tokens: str | None, form: str | None) -> None:
     """What to set each tensor of the transformer in CONFIG to, and why; without CONFIG, the schemes."""
-    from .initialization import embedding_correlation, recipe, schemes
+    from .initialization import embedding_correlation, recipe, scheme_options, schemes
 
+    if text is not None and "embedding_correlation" not in scheme_options(scheme):
+        able = ", ".join(name for name in schemes() if "embedding_correlation" in scheme_options(name))
+        raise InputError(f"--text has no meaning for {scheme}, which does not ask how often tokens repeat; {able} does")
     if config is None:
+        if text is not None or tokens is not None:
+            raise InputError("--text and --tokens have no meaning without CONFIG")
         known: list[Row] = [{"scheme": name} for name in schemes()]
         emit(form, known, known, lambda: click.echo("\n".join(schemes())))
         return
