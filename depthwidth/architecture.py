@@ -27,7 +27,7 @@ from .layers import (
     TokenStem,
 )
 from .layers.base import check_choice, check_whole
-from .quantities import bits_of
+from .number_formats import bits_of
 
 OPTIMIZERS = {"adam": 2, "momentum": 1, "sgd": 0}
 """Values that each optimizer keeps for a weight."""

@@ -9,7 +9,8 @@ from fractions import Fraction
 from .architecture import RECOMPUTE, Transformer
 from .errors import InputError, shown
 from .layers.base import check_choice, check_whole
-from .quantities import bits_of, format_bytes, format_count
+from .number_formats import bits_of
+from .quantities import format_bytes, format_count
 from .rules import Quantity
 from .template import Template
 

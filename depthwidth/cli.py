@@ -12,8 +12,9 @@ import click
 
 from . import __version__
 from .errors import InputError, shown
+from .number_formats import DTYPES
 from .output import Row, emit, print_facts, print_table
-from .quantities import DTYPE_BITS, format_bytes, format_count, parse_count
+from .quantities import format_bytes, format_count, parse_count
 
 if TYPE_CHECKING:
     from .evidence import Evidence
@@ -111,7 +112,7 @@ _MEANT_FOR = {
 @click.option("--tokens", metavar="N", help="Training tokens, for a FLOPs budget.")
 @click.option("--tokens-per-parameter", type=float, metavar="R", help="Training tokens per parameter  [20].")
 @click.option("--batch", metavar="N", type=int, help="Sequences at once, for a memory budget  [1].")
-@click.option("--dtype", help=f"Number format: {', '.join(DTYPE_BITS)}  [bf16].")
+@click.option("--dtype", help=f"Number format: {', '.join(DTYPES)}  [bf16].")
 @click.option("--recompute", help="none or full, for a memory budget  [none].")
 @click.option("--masked", is_flag=True, default=None, help="Leave attention scores behind the causal mask out of FLOPs.")
 @click.option("--plot", metavar="FILE", help="Draw the curve of equal budget with the rules and known models.")
@@ -276,7 +277,7 @@ def _interval(ends: tuple[float, float], form: str) -> str:
 @click.option("--source", metavar="N", help="Length of the encoder's sequence  [as --context].")
 @click.option("--batch", metavar="N", type=int, default=1, help="Sequences at once  [1].")
 @click.option("--masked", is_flag=True, help="Leave attention scores behind the causal mask out of FLOPs.")
-@click.option("--dtype", default="bf16", show_default=True, help=f"Number format: {', '.join(DTYPE_BITS)}.")
+@click.option("--dtype", default="bf16", show_default=True, help=f"Number format: {', '.join(DTYPES)}.")
 @click.option("--init", "scheme", default="shipped", show_default=True, help="Scheme whose signal and gradient are judged.")
 @click.option("--diagnosis/--no-diagnosis", "diagnosed", default=None, help="Judge them  [where it takes no time to speak of].")
 @formats
@@ -364,6 +365,9 @@ def _print_description(found: Any) -> None:
 def _print_diagnosis(found: Any) -> None:
     """Each kind of finding in a line, and those that stand out in a sentence."""
     if found.diagnosis:
+        judged = found.diagnosed_dtype
+        if judged != found.dtype:
+            judged = f"{judged} beside weights of {found.dtype}"
         print_table(
             ("finding", "value", "threshold", "verdict", "where"),
             (
@@ -373,7 +377,7 @@ def _print_diagnosis(found: Any) -> None:
                 )
                 for f in found.diagnosis
             ),
-            title=f"Signal and gradient at initialisation, {found.diagnosed_context:,} tokens (headroom in bits)",
+            title=f"Signal and gradient at initialisation, {found.diagnosed_context:,} tokens, {judged} (headroom in bits)",
             words=("verdict", "where"),
         )  # fmt: skip
     for f in found.diagnosis:

@@ -11,6 +11,7 @@ from .caveats import penalty_caveats, shape_caveats
 from .errors import InputError, shown
 from .formulas import shape as formulas
 from .layers import PatchStem, Run
+from .number_formats import judged_dtype
 from .quantities import plain_number
 from .rules import meet, rules
 
@@ -137,12 +138,11 @@ class Description:
             return (), "moments of signal and gradient are left out, as they take a while here; ask for the diagnosis"
         from .diagnosis import diagnose
 
-        dtype = self.dtype if self.dtype in ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8") else "bf16"
         lengths: dict[str, Any] = {"context": self.diagnosed_context}
         if self.source is not None:
             lengths["source"] = min(self.source, LONGEST_DIAGNOSED)
         try:
-            return tuple(diagnose(tree, self.init, dtype, batch=self.batch, **lengths)), ""
+            return tuple(diagnose(tree, self.init, self.diagnosed_dtype, batch=self.batch, **lengths)), ""
         except InputError as error:
             if self.diagnosed:
                 raise
@@ -152,6 +152,11 @@ class Description:
     def diagnosed_context(self) -> int:
         """Tokens at which moments are judged."""
         return min(self.run.tokens, LONGEST_DIAGNOSED)
+
+    @property
+    def diagnosed_dtype(self) -> str:
+        """Number format that activations and gradients are judged in; bf16 where `dtype` is one of weights alone."""
+        return judged_dtype(self.dtype)
 
     @property
     def diagnosis(self) -> tuple[Finding, ...]:
@@ -182,6 +187,7 @@ class Description:
             "findings": self.findings(),
             "diagnosis": [finding.to_dict() for finding in self.diagnosis],
             "diagnosed_context": self.diagnosed_context,
+            "diagnosed_dtype": self.diagnosed_dtype,
             "undiagnosed": self.undiagnosed,
             "components": self.rows(),
         }
@@ -215,7 +221,7 @@ def describe(
     tree : the transformer.
     context, source, batch : lengths and number of sequences; the tree's own context and 1 by default.
     masked : whether attention scores behind a causal mask are left out of FLOPs.
-    dtype : number format of weights and activations.
+    dtype : number format of weights and activations; int8, int4 and fp4 are of weights, and moments are then judged in bf16.
     init : the initialisation whose moments :attr:`Description.diagnosis` judges, a scheme or a recipe.
     diagnosed : whether to do so; by default for up to 512 blocks.
 

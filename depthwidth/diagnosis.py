@@ -27,15 +27,13 @@ from .formulas.moments import post_norm_log_drift, post_norm_log_variance
 from .initialization import Recipe, at_block, recipe, stacks
 from .layers import Attention, FeedForward, LanguageHead, MixtureOfExperts, Residual
 from .layers.base import check_whole
-from .number_formats import NumberFormat, number_format
+from .number_formats import NumberFormat, formats_of, number_format
 from .propagation import moments_of
 
 SEVERITIES = ("fine", "watch", "problem")
 
 _OURS = "ours"
 _TRAINABLE = "Schoenholz et al. 2017, arXiv 1611.01232: trained to about 6 e-foldings (recalled)"
-_FORMATS = {"fp8": ("e4m3", "e5m2")}
-"""A dtype that is two formats: that of activations and that of gradients (Micikevicius et al. 2022, arXiv 2209.05433)."""
 
 
 class Rule(NamedTuple):
@@ -151,8 +149,7 @@ def diagnose(
     check_whole("diagnose", batch=batch)
     if not (isinstance(loss_scale, (int, float)) and 0 < loss_scale < math.inf):
         raise InputError(f"diagnose: loss_scale={loss_scale} is not a positive number")
-    formats = tuple(number_format(name) for name in _FORMATS.get(dtype, (dtype, dtype)))
-    setting = _Setting(tree, formats, dtype == "fp8", batch, float(loss_scale), given)
+    setting = _Setting(tree, formats_of(dtype), dtype == "fp8", batch, float(loss_scale), given)
     made = init if isinstance(init, Recipe) else recipe(tree, init)
     state = _State(setting, made)
     tried = [_Candidate(setting, remedy) for remedy in remedies]

@@ -71,6 +71,39 @@ NUMBER_FORMATS = {
 """By name."""
 
 
+class Dtype(NamedTuple):
+    """What a name for a number format means: the memory of a value, and what activations and gradients can hold."""
+
+    bits: int
+    """Of memory that one value takes; TF32 takes the 32 of the number it is rounded from."""
+    formats: tuple[str, str] | None
+    """Names in :data:`NUMBER_FORMATS`, of activations and of gradients; None where weights alone are kept in it."""
+
+    @classmethod
+    def of(cls, name: str, bits: int) -> Dtype:
+        """One format for both."""
+        return cls(bits, (name, name))
+
+
+DTYPES = {
+    "fp64": Dtype.of("fp64", 64),
+    "fp32": Dtype.of("fp32", 32),
+    "tf32": Dtype.of("tf32", 32),
+    "fp16": Dtype.of("fp16", 16),
+    "bf16": Dtype.of("bf16", 16),
+    "fp8": Dtype(8, ("e4m3", "e5m2")),  # Micikevicius et al. 2022, section 3
+    "e4m3": Dtype.of("e4m3", 8),
+    "e5m2": Dtype.of("e5m2", 8),
+    "int8": Dtype(8, None),
+    "fp4": Dtype(4, None),
+    "int4": Dtype(4, None),
+}
+"""Every name that a ``dtype`` may have."""
+
+BESIDE_QUANTISED_WEIGHTS = "bf16"
+"""The dtype of activations and gradients where weights alone are kept in fewer bits."""
+
+
 def number_format(name: str) -> NumberFormat:
     """The format called `name`.
 
@@ -84,3 +117,44 @@ def number_format(name: str) -> NumberFormat:
         hint = nearest(str(name), NUMBER_FORMATS)
         raise InputError(f"there is no floating-point format {shown(name)}{hint}; known are {known}")
     return NUMBER_FORMATS[name]
+
+
+def bits_of(dtype: str) -> int:
+    """Bits that one value of `dtype` takes in memory.
+
+    Raises
+    ------
+    InputError
+        for an unknown format.
+    """
+    return _dtype(dtype).bits
+
+
+def judged_dtype(dtype: str) -> str:
+    """Of activations and gradients: `dtype` itself, or :data:`BESIDE_QUANTISED_WEIGHTS` where it is one of weights alone.
+
+    >>> judged_dtype("fp8"), judged_dtype("int4")
+    ('fp8', 'bf16')
+    """
+    return dtype if _dtype(dtype).formats is not None else BESIDE_QUANTISED_WEIGHTS
+
+
+def formats_of(dtype: str) -> tuple[NumberFormat, NumberFormat]:
+    """The formats of activations and of gradients.
+
+    Raises
+    ------
+    InputError
+        for an unknown format, and for one that weights alone are kept in.
+    """
+    formats = _dtype(dtype).formats
+    if formats is None:
+        able = ", ".join(name for name, known in DTYPES.items() if known.formats)
+        raise InputError(f"{dtype} is a format of weights; activations and gradients are in one of {able}")
+    return number_format(formats[0]), number_format(formats[1])
+
+
+def _dtype(name: str) -> Dtype:
+    if name not in DTYPES:
+        raise InputError(f"there is no number format {shown(name)}{nearest(str(name), DTYPES)}; known are {', '.join(DTYPES)}")
+    return DTYPES[name]

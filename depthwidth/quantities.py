@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from .errors import InputError, nearest, shown
+from .errors import InputError, shown
 
 _COUNTS = {"": 0, "K": 3, "M": 6, "B": 9, "T": 12}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15} | {
@@ -17,9 +17,6 @@ _SIZE = re.compile(rf"(?P<number>(?:{_WHOLE}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[
 _POWER = re.compile(r"(?P<base>[0-9]{1,6})\s*(?:\*\*|\^)\s*(?P<exponent>[0-9]{1,3})")
 _LONGEST = 64
 _LARGEST = 10**30  # far beyond any machine; keeps a typing slip from costing minutes of arithmetic
-
-# Bits that one value takes in each number format.
-DTYPE_BITS = {"fp64": 64, "fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
 
 
 def parse_count(text: Any, what: str = "size") -> Fraction:
@@ -77,20 +74,6 @@ def _parse_text(text: str, problem: str, suffixes: dict[str, int]) -> Fraction:
         known = [s for s in suffixes if s]
         raise InputError(f"{problem} (unknown suffix {match['suffix']!r}; known are {', '.join(known)})")
     return Fraction(match["number"].replace("_", "").replace(",", "")) * suffixes[suffix]
-
-
-def bits_of(dtype: str) -> int:
-    """Bits that one value of `dtype` takes.
-
-    Raises
-    ------
-    InputError
-        for an unknown format.
-    """
-    if dtype not in DTYPE_BITS:
-        known = ", ".join(DTYPE_BITS)
-        raise InputError(f"there is no number format {shown(dtype)}{nearest(str(dtype), DTYPE_BITS)}; known are {known}")
-    return DTYPE_BITS[dtype]
 
 
 def plain_number(value: int | Fraction) -> int | float:

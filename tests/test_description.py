@@ -1,5 +1,7 @@
 """A description adds up, judges by the rules, and says what stands out."""
 
+import json
+
 import pytest
 
 from depthwidth.architecture import Transformer
@@ -74,6 +76,22 @@ def test_what_penalties_do_not_reach_is_said():
         "images" in f for f in describe(Transformer(12, 768, 12, kind="encoder", patch=16, head="classifier")).findings()
     )
     assert any("dense decoders" in f for f in describe(Transformer(12, 768, 12, experts=8)).findings())
+
+
+def test_what_it_is_judged_in_is_said(tmp_path, invoke):
+    """A format of weights is judged in bf16, and says so; one of activations in itself, with other headroom."""
+    small = Transformer(2, 64, 2, vocab=100, context=16)
+    judged = {dtype: describe(small, dtype=dtype) for dtype in ("bf16", "int8", "int4", "fp4", "e4m3", "fp8")}
+    assert {dtype: found.to_dict()["diagnosed_dtype"] for dtype, found in judged.items()} == {
+        "bf16": "bf16", "int8": "bf16", "int4": "bf16", "fp4": "bf16", "e4m3": "e4m3", "fp8": "fp8",
+    }  # fmt: skip
+    values = {dtype: [finding.value for finding in found.diagnosis] for dtype, found in judged.items()}
+    assert values["int8"] == values["int4"] == values["fp4"] == values["bf16"] != values["e4m3"]
+    assert judged["int4"].costs["weight_bytes"] * 4 == judged["bf16"].costs["weight_bytes"]
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 100}))
+    assert "tokens, bf16 beside weights of int8 (" in invoke("describe", config, "--dtype", "int8").output
+    assert "tokens, e4m3 (" in invoke("describe", config, "--dtype", "e4m3").output
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from depthwidth.errors import InputError
-from depthwidth.number_formats import NUMBER_FORMATS, NumberFormat, number_format
-from depthwidth.quantities import DTYPE_BITS
+from depthwidth.number_formats import DTYPES, NUMBER_FORMATS, NumberFormat, bits_of, formats_of, judged_dtype, number_format
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp64", np.float64), ("fp32", np.float32), ("fp16", np.float16)])
@@ -42,9 +41,25 @@ def test_the_rule_of_the_reserved_exponent_matters():
 
 
 def test_formats_have_the_bits_that_memory_is_counted_with():
-    for name, made in NUMBER_FORMATS.items():
-        bits = 1 + made.exponent_bits + made.mantissa_bits
-        assert bits == {"e4m3": 8, "e5m2": 8, "tf32": 19}.get(name, DTYPE_BITS.get(name))
+    for name in NUMBER_FORMATS:
+        its = number_format(name)
+        # TF32 is what a unit keeps of a number that lies in memory as FP32.
+        assert 1 + its.exponent_bits + its.mantissa_bits == (19 if name == "tf32" else bits_of(name))
+    for name, dtype in DTYPES.items():
+        if dtype.formats is not None and name != "tf32":
+            assert {1 + its.exponent_bits + its.mantissa_bits for its in formats_of(name)} == {dtype.bits}
+
+
+def test_every_floating_point_format_is_a_dtype_and_weights_alone_are_in_the_rest():
+    assert set(NUMBER_FORMATS) == {name for name, dtype in DTYPES.items() if dtype.formats == (name, name)}
+    assert {name: judged_dtype(name) for name in DTYPES if judged_dtype(name) != name} == dict.fromkeys(
+        ("int8", "fp4", "int4"), "bf16"
+    )
+    assert [bits_of(name) for name in ("int8", "fp4", "int4")] == [8, 4, 4]
+    with pytest.raises(InputError, match="int8 is a format of weights; activations and gradients are in one of fp64"):
+        formats_of("int8")
+    with pytest.raises(InputError, match="did you mean 'bf16'"):
+        bits_of("bf61")
 
 
 def test_an_unknown_format_gets_one_sentence():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthwidth.errors import InputError
-from depthwidth.quantities import DTYPE_BITS, bits_of, format_bytes, format_count, parse_bytes, parse_count
+from depthwidth.quantities import format_bytes, format_count, parse_bytes, parse_count
 
 
 @pytest.mark.parametrize(
@@ -104,11 +104,3 @@ def test_more_digits():
 @given(st.floats(1, 9.9e14))
 def test_formatted_counts_read_back_within_their_digits(value):
     assert float(parse_count(format_count(value))) == pytest.approx(value, rel=0.00501)
-
-
-def test_bits():
-    assert bits_of("bf16") == 16
-    assert bits_of("fp8") == 8
-    assert all(0 < bits <= 64 for bits in DTYPE_BITS.values())
-    with pytest.raises(InputError, match="did you mean 'bf16'"):
-        bits_of("bf61")

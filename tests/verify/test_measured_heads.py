@@ -84,7 +84,7 @@ def test_entropy_at_initialisation():
 
 
 def test_the_page_says_of_logit_variance_what_the_rows_say():
-    """docs/heads.md, "Where it ends": each ratio to the two decimals it has there, and the largest standard error of each model."""
+    """docs/heads.md, "Where it ends": each ratio to two decimals, and the largest standard error of each model."""
     page = " ".join((Path(__file__).resolve().parents[2] / "docs" / "heads.md").read_text(encoding="utf-8").split())
     said = {}
     for setting in ("gpt2", "llama"):
