@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 from .architecture import Transformer
 from .errors import InputError, nearest, shown
 from .formula import is_symbolic
+from .formulas.gaussian import relu_pair_moment, relu_second_moment
+from .formulas.moments import zipf_match_probability
 from .layers import (
     Attention,
     Block,
@@ -47,11 +49,10 @@ from .layers import (
     Unembedding,
 )
 from .layers.base import Layer, Shape
+from .layers.stem import SEGMENT_MATCH
 
 PerBlock = float | tuple[float, ...]
 """One number for every block alike, or one for each block of the stack."""
-
-_EULER = 0.5772156649015329
 
 
 class TensorInit(NamedTuple):
@@ -1108,9 +1109,9 @@ def embedding_correlation(tree: Transformer, token_match: float | None = None) -
     Parameters
     ----------
     tree : the transformer; of k tables with equal variance each contributes 1/k of its own correlation, and two segments agree
-        with probability 2/3.
+        with probability :data:`~depthwidth.layers.stem.SEGMENT_MATCH`.
     token_match : the chance that two positions hold the same token, as :func:`~depthwidth.text.read_text` measures it. By
-        default words follow Zipf's law with exponent 1, and it is pi^2 / (6 (ln V + 0.5772)^2).
+        default words follow Zipf's law: :func:`~depthwidth.formulas.moments.zipf_match_probability`.
 
     Raises
     ------
@@ -1128,8 +1129,8 @@ def embedding_correlation(tree: Transformer, token_match: float | None = None) -
         raise InputError(f"embedding_correlation: token_match={shown(token_match)} is not a probability")
     if isinstance(stem, PatchStem):
         return 0.2  # assumed: neighbouring patches are alike, and how much depends on the images
-    repeat = math.pi**2 / (6 * (math.log(max(stem.vocab, 2)) + _EULER) ** 2) if token_match is None else token_match
-    shared = 2 / 3 if stem.segments is not None else 0.0
+    repeat = float(zipf_match_probability(max(stem.vocab, 2))) if token_match is None else token_match
+    shared = SEGMENT_MATCH if stem.segments is not None else 0.0
     return (min(repeat, 1.0) + shared) / _tables(tree)
 
 
@@ -1358,7 +1359,7 @@ def activation_second_moment(name: str) -> float:
     """E f(z)^2 for a standard normal z."""
     if name not in _SECOND:
         if name == "relu":
-            _SECOND[name] = 0.5
+            _SECOND[name] = float(relu_second_moment(1.0))
         else:
             from .activations import activation
 
@@ -1388,8 +1389,7 @@ def _kernel(name: str, gated: bool) -> Callable[[float], float]:
 
 
 def _relu_kernel(r: float) -> float:
-    r = min(max(r, -1.0), 1.0)
-    return (math.sqrt(1 - r * r) + (math.pi - math.acos(r)) * r) / math.pi
+    return 2 * float(relu_pair_moment(1.0, 1.0, min(max(r, -1.0), 1.0)))  # rounding may leave [-1, 1]
 
 
 def _attention_spread(attention: Attention, tokens: int, override: float | None) -> Callable[[float], tuple[float, float]]:

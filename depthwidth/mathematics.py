@@ -197,3 +197,4 @@ for _name, _operation in {
 
 pi = Constant(math.pi, lambda: sys.modules["sympy"].pi)
 e = Constant(math.e, lambda: sys.modules["sympy"].E)
+euler_gamma = Constant(0.57721566490153286, lambda: sys.modules["sympy"].EulerGamma)

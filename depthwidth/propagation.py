@@ -15,15 +15,13 @@ from .formulas.moments import zipf_match_probability
 from .initialization import Recipe, recipe
 from .layers import LanguageHead, TokenStem
 from .layers.base import check_whole
+from .layers.stem import SEGMENT_MATCH
 from .signal import AnySignal, Place, Row, Signal, Spread, TokenSignal, Walk, check_signal
 
 if TYPE_CHECKING:
     import pandas
 
     from .token_positions import Positions
-
-SEGMENT_MATCH = 2 / 3
-"""Probability that two positions lie in the same of two segments, cut at a place drawn uniformly: E[u^2 + (1-u)^2]."""
 
 
 LONGEST_APART = 2048

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from .errors import InputError
+from .mathematics import euler_gamma
 
 LARGEST_VARIANCE = 1e4
 LARGEST_PAIR_VARIANCE = 1e3
@@ -576,7 +577,7 @@ def _causal_pairs(s2: float, rho: float, length: float, lengths: Array, weights:
 def _harmonic(n: float) -> float:
     if n <= 256:
         return float((1 / np.arange(1, n + 1)).sum())
-    return math.log(n) + 0.57721566490153286 + 1 / (2 * n) - 1 / (12 * n * n)
+    return math.log(n) + euler_gamma + 1 / (2 * n) - 1 / (12 * n * n)
 
 
 class OverlapTable:

@@ -153,3 +153,13 @@ def test_a_constant_is_a_float():
     assert m.Constant.of("text") == "text"
     assert m.Constant.of(True) is True
     assert math.sin(m.pi) == math.sin(math.pi)
+
+
+def test_eulers_constant_is_one_to_every_place():
+    """As the limit it is defined by, as SymPy's own number, and exact beside a symbol."""
+    terms = 10**6
+    # H_n - ln n = gamma + 1/(2n) - 1/(12 n^2) + O(n^-4); each 1/k is rounded, their sum is not.
+    limit = math.fsum(1 / k for k in range(1, terms + 1)) - math.log(terms) - 1 / (2 * terms) + 1 / (12 * terms**2)
+    assert m.euler_gamma == pytest.approx(limit, abs=1e-14)
+    assert m.euler_gamma == float(sympy.EulerGamma)
+    assert m.euler_gamma + sympy.Symbol("q") == sympy.EulerGamma + sympy.Symbol("q")

@@ -27,7 +27,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from ..formula import Domain, formula
-from ..mathematics import exp, log
+from ..mathematics import euler_gamma, exp, log
 
 if TYPE_CHECKING:
     from ..softmax_integrals import AttentionOverlap
@@ -263,7 +263,7 @@ def causal_uniform_overlap(length: Length) -> Any:
     >>> round(causal_uniform_overlap(64), 4)
     0.074
     """
-    return (log(length) + 0.5772156649015329) / length
+    return (log(length) + euler_gamma) / length
 
 
 # ---- forward ----

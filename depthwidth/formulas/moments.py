@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from ..formula import Domain, formula
-from ..mathematics import Constant, log, pi
+from ..mathematics import euler_gamma, log, pi
 
 SecondMoment = Annotated[Any, Domain(0, symbol="q", unit="per feature", typical=(0.1, 10))]
 Covariance = Annotated[Any, Domain(symbol="c", unit="per feature", typical=(0.01, 0.09))]
@@ -23,7 +23,6 @@ BranchScale = Annotated[Any, Domain(symbol="beta", typical=(0.05, 1))]
 Correlation = Annotated[Any, Domain(-1, 1, closed_low=True, closed_high=True, symbol="r", typical=(0.05, 0.95))]
 
 KEDIA = "Kedia et al. 2024, arXiv 2403.09635"
-EULER = Constant(0.5772156649015329, lambda: __import__("sympy").EulerGamma)
 
 
 @formula(kind="exact", source=f"{KEDIA}, linear layer (authors' code)", symbol="q'")
@@ -263,7 +262,7 @@ def zipf_match_probability(vocab: Annotated[Any, Domain(1, symbol="V", unit="tok
     >>> round(zipf_match_probability(50257), 6)
     0.012653
     """
-    return pi**2 / 6 / (log(vocab) + EULER) ** 2
+    return pi**2 / 6 / (log(vocab) + euler_gamma) ** 2
 
 
 @formula(kind="asymptotic", source="sum of the residual recursion of a pre-norm stack", status="derived", symbol="q_N", order=1)

@@ -11,6 +11,9 @@ from .linear import Linear
 from .norms import Norm
 from .positions import LearnedPositions, SinusoidalPositions
 
+SEGMENT_MATCH = 2 / 3
+"""Probability that two positions lie in the same of two segments, cut at a place drawn uniformly: E[u^2 + (1-u)^2]."""
+
 
 @component
 class Embedding(Layer):
