@@ -14,14 +14,14 @@ import numpy as np
 
 from .errors import InputError
 from .formulas import saturation as laws
+from .formulas.attention import score_variance as variance_within_row
+from .formulas.saturation import DIFFUSE, LARGEST_VARIANCE
 
 if TYPE_CHECKING:
     from .architecture import Transformer
     from .initialization import Recipe
 
 Array = Any
-DIFFUSE = 0.3
-"""Logit scale over condensation point below which attention is diffuse."""
 
 
 class Concentration(NamedTuple):
@@ -119,14 +119,14 @@ def concentration(
     ss, r = np.broadcast_arrays(
         np.atleast_1d(np.asarray(score_variance, dtype=float)), np.atleast_1d(np.asarray(correlation, dtype=float))
     )
-    if not np.all((ss >= 0) & (ss <= 1e4)):
-        raise InputError("concentration: score_variance is outside [0, 10000]")
+    if not np.all((ss >= 0) & (ss <= LARGEST_VARIANCE)):
+        raise InputError(f"concentration: score_variance is outside [0, {LARGEST_VARIANCE:g}]")
     if not np.all(np.abs(r) <= 1):
         raise InputError("concentration: correlation is outside [-1, 1]")
     for name, value in (("length", length), ("window", window)):
         if value is not None and not (isinstance(value, (int, np.integer)) and 2 <= value <= laws.LONGEST):
             raise InputError(f"concentration: {name}={value} is not a whole number from 2 to 2^40")
-    variance = (1 - r) * ss
+    variance = np.asarray(variance_within_row(ss, r))
     longest = length if window is None else min(length, window)
     rows, weights = np.array([float(longest)]), np.ones(1)
     if causal:
@@ -150,11 +150,10 @@ def concentration(
     shares = weights[two] / weights[two].sum()
     saturated = ((squares[:, two] - 1 / rows[two]) / (1 - 1 / rows[two])) @ shares
     critical = laws.condensation_point(int(longest))
-    condensed = (np.sqrt(spread[:, two]) > np.sqrt(2 * np.log(rows[two]))) @ shares
+    condensed = (np.sqrt(spread[:, two]) > laws.condensation_point(rows[two])) @ shares
     result = []
     for i, s2 in enumerate(variance.tolist()):
         sigma = math.sqrt(s2)
-        logarithm = 2 * math.log(longest) ** 2 / s2 if length_scaled and s2 else math.inf if length_scaled else s2 / 2
         ratio = sigma / critical
         own_share = math.sqrt(max(1 - float(r[i]), 0.0))
         result.append(
@@ -167,7 +166,7 @@ def concentration(
                 gradient_saturation=max(0.0, float(saturated[i])),
                 ratio=ratio,
                 phase=phase_of(ratio),
-                condensed_context=math.exp(logarithm) if logarithm < 700 else math.inf,
+                condensed_context=_condensed_context(s2, int(longest), length_scaled),
                 condensed_rows=float(condensed[i]),
                 headroom=1 / ratio if ratio else math.inf,
                 scale=min(1.0, DIFFUSE / ratio) if ratio else 1.0,
@@ -176,6 +175,16 @@ def concentration(
             )
         )
     return result
+
+
+def _condensed_context(variance: float, length: int, length_scaled: bool) -> float:
+    """Tokens at which rows change their side of the condensation point; inf where that is no floating-point number."""
+    try:
+        if not length_scaled:
+            return float(laws.condensed_length(variance))
+        return float(laws.length_scaled_condensed_length(variance, length)) if variance else math.inf
+    except InputError:
+        return math.inf
 
 
 def attention_profile(tree: Transformer, init: str | Recipe = "shipped", **given: Any) -> list[dict[str, Any]]:
@@ -220,7 +229,7 @@ def attention_profile(tree: Transformer, init: str | Recipe = "shipped", **given
         length = run.memory if cross or (stack == "encoder" and run.memory) else run.tokens
         slopes = attention.slopes if isinstance(attention, Attention) and not cross and tree.kind != "encoder-decoder" else None
         (one,) = concentration(
-            min(float(row["second_moment"]), 1e4), min(1.0, max(-1.0, row["correlation"])), length,
+            min(float(row["second_moment"]), LARGEST_VARIANCE), min(1.0, max(-1.0, row["correlation"])), length,
             causal=bool(getattr(attention, "causal", False)) and not cross,
             window=None if cross else getattr(attention, "window", None),
             slopes=slopes,
@@ -275,7 +284,7 @@ def phase_diagram(logit_std: Any, length: Any) -> PhaseDiagram:
     columns = [overlap(np.full(nodes.size, s * s), nodes) for s in sigma.tolist()]
     entropy = np.stack([c.entropy for c in columns]) @ spread
     shared = np.exp(np.log(np.stack([c.P for c in columns])) @ spread)
-    return PhaseDiagram(sigma, n, entropy, 1 / shared, sigma[:, None] / np.sqrt(2 * np.log(n)))
+    return PhaseDiagram(sigma, n, entropy, 1 / shared, sigma[:, None] / laws.condensation_point(n))
 
 
 _EXACT_LENGTHS, _LENGTH_NODES = 32, 28
@@ -397,8 +406,8 @@ def _squared_sum_table(largest_gain: float, length: int | None) -> Any:
         return lambda x: np.maximum(0.0, 1 - np.sqrt(2 / np.maximum(x, 1e-300)))
     if not (isinstance(length, int) and 2 <= length <= laws.LONGEST):
         raise InputError(f"trainability: length={length} is not a whole number from 2 to 2^40")
-    if largest_gain**2 * math.log(length) > 1e4:
-        raise InputError("trainability: the scores' variance exceeds 1e4")
+    if largest_gain**2 * math.log(length) > LARGEST_VARIANCE:
+        raise InputError(f"trainability: the scores' variance exceeds {LARGEST_VARIANCE:g}")
     from scipy.interpolate import CubicSpline
 
     from .softmax_integrals import overlap

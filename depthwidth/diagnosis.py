@@ -22,8 +22,10 @@ from typing import Any, NamedTuple
 
 from .architecture import Transformer
 from .errors import InputError
+from .formulas.attention import score_variance
 from .formulas.depth import feed_forward_matrix_moment, feed_forward_matrix_spread
 from .formulas.moments import post_norm_log_drift, post_norm_log_variance
+from .formulas.saturation import LARGEST_VARIANCE, condensation_point, condensed_length
 from .initialization import Recipe, at_block, recipe, stacks
 from .layers import Attention, FeedForward, LanguageHead, MixtureOfExperts, Residual
 from .layers.base import check_whole
@@ -343,7 +345,8 @@ class _State:
         from .softmax_integrals import overlap
 
         weight = logits / (head.unembedding.width * top)
-        return float(mean * math.sqrt(loss_gradient_second_moment(weight, overlap(min(logits, 1e4), vocab).P, vocab)))
+        shared = overlap(min(logits, LARGEST_VARIANCE), vocab).P
+        return float(mean * math.sqrt(loss_gradient_second_moment(weight, shared, vocab)))
 
     @cached_property
     def sizes(self) -> dict[str, list[_Size]]:
@@ -534,7 +537,7 @@ def _scores(state: _State) -> tuple[dict[str, Any], float, int] | None:
         n = run.memory if attention.cross or sourced else run.tokens
         if attention.window is not None and not attention.cross:
             n = min(n, attention.window)
-        variance = max(0.0, float(row["second_moment"]) - float(row["covariance"]))
+        variance = float(score_variance(row["second_moment"], min(1.0, max(-1.0, row["correlation"]))))
         if n > 1 and (worst is None or variance / math.log(n) > worst[1] / math.log(worst[2])):
             worst = (row, variance, n)
     return worst
@@ -550,13 +553,13 @@ def _score_variance(state: _State) -> Iterator[_Found]:
         row, variance, n = found
         rule = Rule(
             math.log(n) / 2,
-            2 * math.log(n),
+            condensation_point(n) ** 2,
             "random-energy model: past (ln n)/2 the largest probability takes over the sum of squares, past 2 ln n attention "
             "condenses on a few tokens",
         )
         where = phase_of(math.sqrt(variance / rule.limit))
-        # Beyond 700 the context does not fit a float, and nobody's model has it.
-        context = f"; it would condense at {math.exp(variance / 2):.3g} tokens or fewer" if 1 < variance < 700 else ""
+        # Beyond 700 nobody's model has such a context.
+        context = f"; it would condense at {condensed_length(variance):.3g} tokens or fewer" if 1 < variance < 700 else ""
         sentence = f"scores vary by {variance:.3g} within a row of {n} tokens: attention is {where}{context}"
         return Finding("score_variance", row["site"], variance, rule, sentence)
 
@@ -594,7 +597,7 @@ def _attended(state: _State) -> Finding | None:
     from .softmax_integrals import overlap
 
     row, variance, n = found
-    kept = overlap(min(variance, 1e4), n)
+    kept = overlap(min(variance, LARGEST_VARIANCE), n)
     tokens, entropy = 1 / float(kept.P), float(kept.entropy)
     rule = Rule(
         math.sqrt(n), 2.0, f"{_OURS}: n exp(-s2) at s2 = (ln n)/2, where that ends; below 2 one token decides", at_most=False

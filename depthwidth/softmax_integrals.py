@@ -23,11 +23,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from .errors import InputError
+from .formulas.saturation import LARGEST_VARIANCE
+from .formulas.saturation import LONGEST as LARGEST_LENGTH
 from .mathematics import euler_gamma
 
-LARGEST_VARIANCE = 1e4
 LARGEST_PAIR_VARIANCE = 1e3
-LARGEST_LENGTH = 2**40
 HEAD_NODES = 32
 """Nodes of the average over the norm of a query, :func:`overlap` with `head_dim`."""
 

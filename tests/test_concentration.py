@@ -53,7 +53,7 @@ def test_a_longer_context_spreads_attention_of_fixed_scale_and_condenses_length_
 def test_each_remedy_puts_the_layer_on_the_edge_of_the_diffuse_band():
     r, ss, n = 0.3, 30.0, 512
     (layer,) = concentration(ss, r, n)
-    edge = (0.3 * laws.condensation_point(n)) ** 2
+    edge = (laws.DIFFUSE * laws.condensation_point(n)) ** 2
     assert layer.phase == "condensed"
     assert (1 - r) * ss * layer.scale**2 == pytest.approx(edge)
     assert (1 - r) * layer.qk_norm_gain**2 == pytest.approx(edge)
@@ -112,7 +112,7 @@ def test_no_spread_at_all():
         (lambda: trainability([-1.0], [1.0], depth=2), "gains are outside"),
         (lambda: trainability([1.0], [1.0], depth=0), "depth=0"),
         (lambda: trainability([1.0], [1.0], depth=2, length=1), "length=1"),
-        (lambda: trainability([100.0], [1.0], depth=2, length=64), "exceeds 1e4"),
+        (lambda: trainability([100.0], [1.0], depth=2, length=64), "exceeds 10000"),
         (lambda: trainability([1.0], [1.0], depth=2, correlation=2), "correlation is in"),
     ],
 )

@@ -28,11 +28,17 @@ from ._quadrature import in_doubles
 from ._regime import require
 
 LONGEST = 2**40
+"""Tokens up to which averages over rows are computed."""
+LARGEST_VARIANCE = 1e4
+"""sigma^2, nats^2, up to which they are: logits differ by hundreds of nats there, and attention is one-hot at any length."""
+DIFFUSE = 0.3
+"""Logit scale over condensation point below which attention is diffuse: the closed forms of that band are within 5 % there."""
+_LONGEST_LOGARITHM = 700.0  # nats: exp of more leaves the range of floating-point numbers
 _NATS, _NATS2 = "nats", "nats^2"
 
 Length = Annotated[Any, Domain(2, LONGEST, True, True, integer=True, symbol="n", unit="tokens", typical=(1024, 65536))]
-Variance = Annotated[Any, Domain(0, 1e4, True, True, symbol="sigma^2", unit=_NATS2, typical=(0.1, 1.0))]
-Spread = Annotated[Any, Domain(0, 1e4, symbol="sigma^2", unit=_NATS2, typical=(4.0, 100.0))]
+Variance = Annotated[Any, Domain(0, LARGEST_VARIANCE, True, True, symbol="sigma^2", unit=_NATS2, typical=(0.1, 1.0))]
+Spread = Annotated[Any, Domain(0, LARGEST_VARIANCE, symbol="sigma^2", unit=_NATS2, typical=(4.0, 100.0))]
 HeadDim = Annotated[Any, Domain(1, 1e6, True, True, integer=True, symbol="d_h", unit="dimensions", typical=(16, 256))]
 Gap = Annotated[Any, Domain(-1e4, 1e4, True, True, symbol="Delta", unit=_NATS, typical=(2.0, 12.0))]
 Range = Annotated[Any, Domain(0, 700, True, True, symbol="Delta", unit=_NATS, typical=(0.5, 6.0))]
@@ -239,7 +245,7 @@ def _variance_at(reached: Any, wanted: float, length: float) -> float:
     high = 1.0
     while reached(high, length) > wanted:
         high *= 4
-        if high > 1e4:
+        if high > LARGEST_VARIANCE:
             return math.nan
     return float(brentq(lambda s2: reached(s2, length) - wanted, 0.0, high, xtol=1e-12, rtol=1e-12))
 
@@ -277,7 +283,7 @@ def logit_std_for_tokens(tokens: Tokens, length: Length) -> Any:
         return 0.0 if k == n else math.sqrt(_variance_at(lambda s2, row: 1 / float(overlap(s2, row).P), k, n))
 
     found = in_doubles("logit_std_for_tokens", root, tokens, length, one_by_one=True)
-    require(found == found, "saturation.logit_std_for_tokens: so few tokens take a variance above 1e4")
+    require(found == found, f"saturation.logit_std_for_tokens: so few tokens take a variance above {LARGEST_VARIANCE:g}")
     return found
 
 
@@ -304,6 +310,62 @@ def condensation_point(length: Length) -> Any:
     3.7233
     """
     return sqrt(2 * log(length))
+
+
+@formula(kind="asymptotic", source=_REM, status="rederived", symbol="n_c")
+def condensed_length(
+    variance: Annotated[Any, Domain(0, 2 * _LONGEST_LOGARITHM, True, True, symbol="sigma^2", unit=_NATS2, typical=(0.5, 16.0))],
+) -> Any:
+    r"""Length below which a row of logits of this scale is condensed: :func:`condensation_point` the other way round.
+
+    .. math:: n_c = e^{\sigma^2 / 2}
+
+    Parameters
+    ----------
+    variance : sigma^2 of a logit, nats^2, at every length the same. 0 to 1400, whose exponential a float still holds.
+
+    Returns
+    -------
+    Tokens, from 1; not rounded. Longer rows are transitional or diffuse.
+
+    Examples
+    --------
+    >>> round(condensed_length(12.0), 1)
+    403.4
+    """
+    return exp(variance / 2)
+
+
+@formula(kind="asymptotic", source=_REM, status="derived", symbol="n_c")
+def length_scaled_condensed_length(
+    variance: Annotated[Any, Domain(0, LARGEST_VARIANCE, symbol="sigma^2", unit=_NATS2, typical=(4.0, 16.0))], length: Length
+) -> Any:
+    r"""Length above which a row is condensed where logits grow with the logarithm of the length, as in scalable softmax.
+
+    .. math:: n_c = e^{2 (\ln n)^2 / \sigma^2}, \qquad \sigma(n') = \sigma \frac{\ln n'}{\ln n}
+
+    Parameters
+    ----------
+    variance : sigma^2 of a logit at the length n, nats^2.
+    length : n, the length at which it is sigma^2.
+
+    Returns
+    -------
+    Tokens, from 1; not rounded. Shorter rows are transitional or diffuse: the other side than with :func:`condensed_length`.
+
+    Raises
+    ------
+    InputError
+        where it exceeds e^700.
+
+    Examples
+    --------
+    >>> round(length_scaled_condensed_length(16.0, 1024), 1)
+    404.6
+    """
+    logarithm = 2 * log(length) ** 2 / variance
+    require(logarithm <= _LONGEST_LOGARITHM, "saturation.length_scaled_condensed_length: no floating-point number is so large")
+    return exp(logarithm)
 
 
 @formula(
@@ -336,8 +398,8 @@ def _ratio_between(name: str, variance: Any, length: Any, low: float, high: floa
     require((ratio >= low) & (ratio <= high), f"saturation.{name}: {words}; saturation's integrals hold everywhere")
 
 
-_DIFFUSE = "sigma < 0.3 sqrt(2 ln n); within 1.4 % there for n from 1024, 5 % from 64"
-_DIFFUSE_ERROR = "holds for a logit scale up to 0.3 sqrt(2 ln n) only"
+_DIFFUSE = f"sigma < {DIFFUSE} sqrt(2 ln n); within 1.4 % there for n from 1024, 5 % from 64"
+_DIFFUSE_ERROR = f"holds for a logit scale up to {DIFFUSE} sqrt(2 ln n) only"
 
 
 @formula(kind="approximation", source=_REM, status="rederived", symbol="ln Z", domain=_DIFFUSE)
@@ -360,7 +422,7 @@ def diffuse_log_partition(variance: Variance, length: Length) -> Any:
     >>> round(diffuse_log_partition(1.0, 1024), 5)
     7.43063
     """
-    _ratio_between("diffuse_log_partition", variance, length, 0, 0.3, _DIFFUSE_ERROR)
+    _ratio_between("diffuse_log_partition", variance, length, 0, DIFFUSE, _DIFFUSE_ERROR)
     return log(length) + variance / 2 - (exp(variance) - 1) / (2 * length)
 
 
@@ -385,7 +447,7 @@ def diffuse_entropy_next(variance: Variance, length: Length) -> Any:
     >>> round(diffuse_entropy_next(1.0, 1024), 4)
     6.4333
     """
-    _ratio_between("diffuse_entropy_next", variance, length, 0, 0.3, _DIFFUSE_ERROR)
+    _ratio_between("diffuse_entropy_next", variance, length, 0, DIFFUSE, _DIFFUSE_ERROR)
     grown = exp(variance)
     return log(length) - variance / 2 - (grown - 1) / (2 * length) + variance * grown / length
 
@@ -410,7 +472,7 @@ def diffuse_squared_sum(variance: Variance, length: Length) -> Any:
     >>> round(diffuse_squared_sum(1.0, 1024), 6)
     0.002655
     """
-    _ratio_between("diffuse_squared_sum", variance, length, 0, 0.3, _DIFFUSE_ERROR)
+    _ratio_between("diffuse_squared_sum", variance, length, 0, DIFFUSE, _DIFFUSE_ERROR)
     return exp(variance) / length
 
 
@@ -721,7 +783,7 @@ def diffuse_finite_head_squared_sum(variance: Variance, length: Length, head_dim
     0.002676
     """
     require(head_dim > 2 * variance, "saturation.diffuse_finite_head_squared_sum: needs more dimensions than 2 s^2")
-    _ratio_between("diffuse_finite_head_squared_sum", variance, length, 0, 0.3, _DIFFUSE_ERROR)
+    _ratio_between("diffuse_finite_head_squared_sum", variance, length, 0, DIFFUSE, _DIFFUSE_ERROR)
     return (1 - 2 * variance / head_dim) ** (-(head_dim / Constant.of(2))) / length
 
 
@@ -1091,7 +1153,10 @@ def finite_output_second_moment(beta: Beta, correlation: TokenCorrelation, lengt
     0.7868
     """
     spread = (1 - correlation) * beta**2 * log(length)
-    require(spread <= 1e4, "saturation.finite_output_second_moment: the scores' variance exceeds 1e4")
+    require(
+        spread <= LARGEST_VARIANCE,
+        f"saturation.finite_output_second_moment: the scores' variance exceeds {LARGEST_VARIANCE:g}",
+    )
     return correlation + (1 - correlation) * _overlap("P", spread, length)
 
 

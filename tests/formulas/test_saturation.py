@@ -8,6 +8,7 @@ from helpers import agrees, check, golden, table
 from hypothesis import given
 from hypothesis import strategies as st
 
+from depthwidth.concentration import concentration
 from depthwidth.errors import InputError
 from depthwidth.formulas import saturation as s
 from depthwidth.formulas.attention import softmax_entropy
@@ -65,7 +66,7 @@ def test_the_inverse_ends():
     assert s.logit_std_for_tokens([2.0, 4.0], 64).shape == (2,)
     with pytest.raises(InputError, match="fewer tokens in the row"):
         s.logit_std_for_tokens(65, 64)
-    with pytest.raises(InputError, match="variance above 1e4"):
+    with pytest.raises(InputError, match=f"variance above {s.LARGEST_VARIANCE:g}"):
         s.logit_std_for_tokens(1.0001, 64)
 
 
@@ -145,6 +146,41 @@ def test_condensation_points():
         check(s.largest_normal(int(n)), value)
     check(s.condensation_point(16), "2.35482")
     check(1 - s.largest_normal(131072) / 6, ".2767")  # at 1.38 b_n, just outside the range
+
+
+def test_the_condensed_length_is_where_the_condensation_point_is_reached():
+    """A worked value, and the inverse of the condensation point; half of the exponent is told apart."""
+    check(s.condensed_length(12.0), "403.43")
+    for n in (2, 16, 1024, 131072):
+        assert s.condensed_length(s.condensation_point(n) ** 2) == pytest.approx(n, rel=1e-12)
+        assert s.condensed_length(s.condensation_point(n) ** 2 / 2) == pytest.approx(math.sqrt(n), rel=1e-12)
+    with pytest.raises(InputError, match=r"outside \[0, 1400\]"):
+        s.condensed_length(1401.0)
+
+
+def test_logits_that_grow_with_the_length_condense_above_it():
+    n, variance = 256, 9.0
+    at = s.length_scaled_condensed_length(variance, n)
+
+    def ratio(length):
+        return math.sqrt(variance) * math.log(length) / math.log(n) / math.sqrt(2 * math.log(length))
+
+    assert ratio(at) == pytest.approx(1, rel=1e-12)
+    assert ratio(0.99 * at) < 1 < ratio(1.01 * at)
+    # At the length where both are the condensation point, both forms give that length.
+    assert s.length_scaled_condensed_length(s.condensation_point(n) ** 2, n) == pytest.approx(n, rel=1e-12)
+    with pytest.raises(InputError, match="is so large"):
+        s.length_scaled_condensed_length(0.01, n)
+
+
+def test_the_band_of_the_closed_forms_is_that_of_the_phases():
+    """One constant: a form that refuses above the diffuse band, and a phase that ends there."""
+    for n in (64, 1024):
+        inside, outside = (((s.DIFFUSE + off) * s.condensation_point(n)) ** 2 for off in (-1e-6, 1e-6))
+        assert (concentration(inside, 0.0, n)[0].phase, concentration(outside, 0.0, n)[0].phase) == ("diffuse", "transitional")
+        s.diffuse_squared_sum(inside, n)
+        with pytest.raises(InputError, match=f"up to {s.DIFFUSE} sqrt"):
+            s.diffuse_squared_sum(outside, n)
 
 
 LENGTHS = (64, 1024, 16384, 131072)
