@@ -165,6 +165,11 @@ class Transformer(Layer):
         return self.decoder or self.encoder  # type: ignore[return-value]
 
     @property
+    def stack_name(self) -> str:
+        """What the path of :attr:`stack` starts with, in sites and roles: ``decoder``, or ``encoder`` where there is none."""
+        return "encoder" if self.decoder is None else "decoder"
+
+    @property
     def depth(self) -> int:
         """Number of blocks of the stack that the head reads."""
         return self.stack.depth

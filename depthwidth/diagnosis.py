@@ -336,7 +336,7 @@ class _State:
         setting = self.setting
         mean = float(setting.loss_scale / (setting.batch * setting.run.tokens))
         head, vocab = setting.tree.head, setting.tree.vocab
-        logits, top = self.q("head.unembedding"), self.q("decoder" if setting.tree.decoder is not None else "encoder")
+        logits, top = self.q("head.unembedding"), self.q(setting.tree.stack_name)
         if not (
             isinstance(head, LanguageHead) and head.transform is None and head.norm is None and logits and top and vocab > 1
         ):

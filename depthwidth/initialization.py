@@ -435,7 +435,7 @@ class _Draft:
             return "head.norm.weight"
         if head.transform is not None:
             return "head.transform.weight"
-        name = "decoder" if tree.decoder is not None else "encoder"
+        name = tree.stack_name
         last = tree.stack.repeats[-1].block.feed_forward
         if tree.stack.norm is None and last.norm_stream is not None:
             return f"{name}.block.feed_forward.norm_stream.weight"
@@ -974,7 +974,7 @@ def _depth_transfer(
     base = _number(scheme, "base_depth", base_depth)
     alpha = _number(scheme, "alpha", alpha, high=1.0, closed=True)
     depth_ratio = {name: depth / base for name, depth in _depths(tree).items()}
-    m_depth = depth_ratio["decoder" if tree.decoder is not None else "encoder"]
+    m_depth = depth_ratio[tree.stack_name]
     draft = _mup_draft(tree, scheme, std, base_width, base_head_dim, m_depth ** (alpha - 1))
 
     def scales(stack: str, branch: str, index: int) -> tuple[Values, Values, str]:

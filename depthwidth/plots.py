@@ -9,6 +9,7 @@ from typing import Any
 
 from .coefficients import reference
 from .errors import InputError, shown
+from .formulas.scaling import kaplan_nonembedding_parameters
 from .planning import Plan
 from .quantities import format_count
 
@@ -151,6 +152,6 @@ def _draw_known_models(axes: Any) -> None:
             models.append(row["model"])
     for (depth, width), models in names.items():
         axes.plot([depth], [width], ".", color="gray", ms=4)
-        label = f"{' / '.join(models)} ({format_count(12 * depth * width**2, 2)})"
+        label = f"{' / '.join(models)} ({format_count(kaplan_nonembedding_parameters(depth, width), 2)})"
         near = {"fontsize": 6, "color": "gray", "xytext": (3, 2), "textcoords": "offset points"}
         axes.annotate(label, (depth, width), annotation_clip=True, **near)

@@ -181,8 +181,7 @@ def _walk_tree(
     identity = given.identity(walk.positions)
     x, pull_stem = tree.stem.embed(root.at("stem"), identity, segment_match)
     x = given.replaced(x, tree.width)
-    name = "encoder" if tree.decoder is None else "decoder"
-    y, pull = tree.stack.moments(x, root.at(name))
+    y, pull = tree.stack.moments(x, root.at(tree.stack_name))
     head = tree.head if isinstance(tree.head, LanguageHead) else None
     z, pull_head = y, None
     if head is not None:

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .formulas.saturation import LARGEST_VARIANCE
 from .softmax_integrals import (
     _LEAST,
     _PAIR_STEP,
     LARGEST_PAIR_VARIANCE,
-    LARGEST_VARIANCE,
     _PairGrid,
     _query_products,
     head_norms,

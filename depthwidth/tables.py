@@ -8,6 +8,7 @@ from typing import Any
 from .coefficients import coefficient, reference, reference_tables
 from .errors import InputError, nearest, shown
 from .formulas import shape
+from .formulas.scaling import kaplan_nonembedding_parameters
 
 Row = dict[str, Any]
 
@@ -57,7 +58,7 @@ def _cell(text: str) -> Any:
 def _projection(row: Row) -> Row:
     """The paper's projection of one model beside the closed form at the same N = 12 L d^2, with its standard errors."""
     trained = row["trained_depth"], row["trained_width"]
-    parameters = 12 * trained[0] * trained[1] ** 2 if all(trained) else row["nominal_params"]
+    parameters = kaplan_nonembedding_parameters(*trained) if all(trained) else row["nominal_params"]
     depth = shape.levine_optimal_depth(parameters)
     return {
         "model": row["model"],
@@ -71,7 +72,7 @@ def _projection(row: Row) -> Row:
         "depth_stderr": shape.levine_optimal_depth_error(parameters),
         "width": shape.levine_optimal_width(parameters),
         "width_stderr": shape.levine_optimal_width_error(parameters),
-        "width_at_paper_depth": (parameters / (12 * row["paper_optimal_depth"])) ** 0.5,
+        "width_at_paper_depth": (parameters / kaplan_nonembedding_parameters(row["paper_optimal_depth"], 1)) ** 0.5,
         "curve_width_at_paper_depth": shape.levine_width(row["paper_optimal_depth"]),
         "paper_status": row["status"],
         "stderr_status": coefficient("levine2020", "var_a").status,
@@ -81,7 +82,7 @@ def _projection(row: Row) -> Row:
 
 def _real_model(row: Row) -> Row:
     """A model's shape beside the 2020 curve at the same size."""
-    parameters = 12 * row["depth"] * row["width"] ** 2
+    parameters = kaplan_nonembedding_parameters(row["depth"], row["width"])
     best = shape.levine_optimal_width(parameters)
     return {
         **row,

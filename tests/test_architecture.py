@@ -376,3 +376,12 @@ def test_a_deep_model_costs_no_time():
     assert tree.parameters > 3 * 10**12
     assert tree.forward_flops() > 0
     assert len(list(tree.walk())) < 30
+
+
+@pytest.mark.parametrize(("kind", "name"), [("decoder", "decoder"), ("encoder", "encoder"), ("encoder-decoder", "decoder")])
+def test_the_head_reads_the_stack_that_is_named(kind, name):
+    """The name is that of the field, and of the path under which the tree's tensors are listed."""
+    tree = Transformer(2, 24, 3, kind=kind, vocab=100)
+    assert tree.stack_name == name
+    assert getattr(tree, tree.stack_name) is tree.stack
+    assert any(row["site"].startswith(f"{name}.") for row in tree.breakdown())
