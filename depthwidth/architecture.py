@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from .checks import check_choice, check_whole
 from .design import Design, Kind
 from .errors import InputError
 from .formula import is_symbolic
@@ -26,7 +27,6 @@ from .layers import (
     Stack,
     TokenStem,
 )
-from .layers.base import check_choice, check_whole
 from .number_formats import bits_of
 
 OPTIMIZERS = {"adam": 2, "momentum": 1, "sgd": 0}

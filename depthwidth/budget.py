@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from .architecture import RECOMPUTE, Transformer
+from .checks import check_choice, check_whole
 from .errors import InputError, shown
-from .layers.base import check_choice, check_whole
 from .number_formats import bits_of
 from .quantities import format_bytes, format_count
 from .rules import Quantity

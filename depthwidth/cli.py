@@ -399,9 +399,9 @@ def formulas() -> None:
 @formats
 def formulas_list(kind: str | None, topic: str | None, form: str | None) -> None:
     """One line for each formula."""
+    from .checks import check_choice
     from .formula import KINDS
     from .formula import formulas as find
-    from .layers.base import check_choice
 
     if kind is not None:
         check_choice("formulas list", tuple(KINDS), kind=kind)

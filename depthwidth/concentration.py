@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .checks import whole
 from .errors import InputError
 from .formulas import saturation as laws
 from .formulas.attention import score_variance as variance_within_row
@@ -123,9 +124,8 @@ def concentration(
         raise InputError(f"concentration: score_variance is outside [0, {LARGEST_VARIANCE:g}]")
     if not np.all(np.abs(r) <= 1):
         raise InputError("concentration: correlation is outside [-1, 1]")
-    for name, value in (("length", length), ("window", window)):
-        if value is not None and not (isinstance(value, (int, np.integer)) and 2 <= value <= laws.LONGEST):
-            raise InputError(f"concentration: {name}={value} is not a whole number from 2 to 2^40")
+    length = whole("concentration", "length", length, 2, laws.LONGEST)
+    window = None if window is None else whole("concentration", "window", window, 2, laws.LONGEST)
     variance = np.asarray(variance_within_row(ss, r))
     longest = length if window is None else min(length, window)
     rows, weights = np.array([float(longest)]), np.ones(1)
@@ -374,8 +374,7 @@ def trainability(
     beta, alpha = (np.atleast_1d(np.asarray(v, dtype=float)) for v in (beta, residual_gain))
     if not (np.all((beta >= 0) & (beta <= 1e3)) and np.all((alpha >= 0) & (alpha <= 1e3))):
         raise InputError("trainability: gains are outside [0, 1000]")
-    if not (isinstance(depth, int) and 1 <= depth <= 100_000):
-        raise InputError(f"trainability: depth={depth} is not a whole number from 1 to 100,000")
+    depth = whole("trainability", "depth", depth, largest=100_000)
     if not (value_variance > 0 and weight_variance > 0 and mlp_residual >= 0 and 0 <= correlation <= 1):
         raise InputError("trainability: variances are positive, mlp_residual is 0 or more and correlation is in [0, 1]")
     f = activations.activation(activation)
@@ -404,8 +403,7 @@ def _squared_sum_table(largest_gain: float, length: int | None) -> Any:
     """E sum p^2 as a function of (1 - p) beta^2, the variance of the logits over ln n."""
     if length is None:
         return lambda x: np.maximum(0.0, 1 - np.sqrt(2 / np.maximum(x, 1e-300)))
-    if not (isinstance(length, int) and 2 <= length <= laws.LONGEST):
-        raise InputError(f"trainability: length={length} is not a whole number from 2 to 2^40")
+    length = whole("trainability", "length", length, 2, laws.LONGEST)
     if largest_gain**2 * math.log(length) > LARGEST_VARIANCE:
         raise InputError(f"trainability: the scores' variance exceeds {LARGEST_VARIANCE:g}")
     from scipy.interpolate import CubicSpline

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from itertools import repeat
 from typing import Any, Literal
 
+from .checks import check_choice, check_whole
 from .errors import InputError, nearest, shown
 from .formula import is_symbolic
 from .layers import (
@@ -35,7 +36,6 @@ from .layers import (
     TokenStem,
     Unembedding,
 )
-from .layers.base import check_choice, check_whole
 
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
 KINDS = ("decoder", "encoder", "encoder-decoder")

@@ -21,6 +21,7 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 from .architecture import Transformer
+from .checks import check_whole
 from .errors import InputError
 from .formulas.attention import score_variance
 from .formulas.depth import feed_forward_matrix_moment, feed_forward_matrix_spread
@@ -28,7 +29,6 @@ from .formulas.moments import post_norm_log_drift, post_norm_log_variance
 from .formulas.saturation import LARGEST_VARIANCE, condensation_point, condensed_length
 from .initialization import Recipe, at_block, recipe, stacks
 from .layers import Attention, FeedForward, LanguageHead, MixtureOfExperts, Residual
-from .layers.base import check_whole
 from .number_formats import NumberFormat, formats_of, number_format
 from .propagation import moments_of
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .architecture import Transformer
 from .budget import BUDGETS, Budget
 from .caveats import penalty_caveats, shape_caveats
+from .checks import check_choice
 from .errors import InputError, nearest, shown
-from .layers.base import check_choice
 from .optima import FlopOptimum, gemstones_flop_optimum
 from .quantities import format_count, parse_bytes, parse_count, plain_number
 from .rules import Curve, Quantity, Rule, find_rule, meet, rules

@@ -10,11 +10,11 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from .architecture import Transformer
+from .checks import check_whole
 from .errors import InputError
 from .formulas.moments import zipf_match_probability
 from .initialization import Recipe, recipe
 from .layers import LanguageHead, TokenStem
-from .layers.base import check_whole
 from .layers.stem import SEGMENT_MATCH
 from .signal import AnySignal, Place, Row, Signal, Spread, TokenSignal, Walk, check_signal
 

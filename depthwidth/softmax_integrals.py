@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from .checks import whole
 from .errors import InputError
 from .formulas.saturation import LARGEST_VARIANCE
 from .formulas.saturation import LONGEST as LARGEST_LENGTH
@@ -134,9 +135,7 @@ def overlap(variance: Array, length: Array, head_dim: int | None = None) -> Over
 def _over_norms(variance: Array, length: Array, head_dim: int | None) -> Array:
     if head_dim is None:
         return _averages(variance, length)
-    if not (isinstance(head_dim, (int, np.integer)) and head_dim >= 1):
-        raise InputError(f"head_dim={head_dim!r} is not a whole number from 1")
-    scales, weights = head_norms(int(head_dim))
+    scales, weights = head_norms(whole("overlap", "head_dim", head_dim))
     if variance.size and variance.max() * scales.max() > LARGEST_VARIANCE:
         raise InputError(f"with head_dim={head_dim} the variance can be at most {LARGEST_VARIANCE / scales.max():.4g}")
     spread = variance[:, None] * scales

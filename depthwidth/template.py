@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from .architecture import Transformer
+from .checks import check_whole
 from .design import Design
 from .errors import InputError, nearest, shown
 
@@ -132,9 +133,8 @@ class Template:
 
     def __post_init__(self) -> None:
         for name in ("tensor_parallel", "multiple", "head_dim"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**20):
-                raise InputError(f"plan: {name}={shown(value)} is not a whole number from 1 to {2**20:,}")
+            if getattr(self, name) is not None:
+                check_whole("plan", largest=2**20, **{name: getattr(self, name)})
         if not isinstance(self.ffn_ratio, (int, float, Fraction)):
             raise InputError(f"plan: ffn_ratio={shown(self.ffn_ratio)} is not a number")
         if not 0 < self.ffn_ratio <= 1024:

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .checks import check_whole
 from .errors import InputError, shown
 from .files import open_regular, reading
-from .layers.base import check_whole
 
 LARGEST_PREFIX = 2**24
 """Bytes that are read of a text; the match probability of two million words has settled to a few digits long before."""

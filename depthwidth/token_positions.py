@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .checks import whole
 from .errors import InputError
 from .interpolation import spline_values
 
@@ -46,7 +47,7 @@ class Positions:
         >>> Positions.every(3).nodes.tolist()
         [1, 2, 3]
         """
-        return _every(_whole("length", length))
+        return _every(whole("Positions", "length", length))
 
     @classmethod
     def smooth(cls, length: int) -> Positions:
@@ -57,7 +58,7 @@ class Positions:
         >>> Positions.smooth(64).nodes.tolist()
         [1, 2, 3, 4, 6, 10, 16, 25, 40, 64]
         """
-        return _smooth(_whole("length", length))
+        return _smooth(whole("Positions", "length", length))
 
     @classmethod
     def one(cls, length: int) -> Positions:
@@ -68,7 +69,7 @@ class Positions:
         >>> Positions.one(64).mean([0.5])
         0.5
         """
-        return _one(_whole("length", length))
+        return _one(whole("Positions", "length", length))
 
     @property
     def length(self) -> int:
@@ -164,7 +165,7 @@ class Distances(Positions):
         >>> Distances.back(100).early[-10:].tolist()
         [94, 90, 83, 71, 50, 39, 16, 6, 2, 1]
         """
-        return _distances(_whole("length", length))
+        return _distances(whole("Positions", "length", length))
 
     def pairs(self, values: Array) -> tuple[Array, Array]:
         """What is given at the nodes, shape (n,), at the first and at the second token of each pair; (P,) both."""
@@ -244,12 +245,6 @@ def lagrange(nodes: Array, at: Array) -> tuple[Array, Array]:
             if j != k:
                 weights[:, k] *= (at - x[:, j]) / (x[:, k] - x[:, j])
     return index, weights
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InputError(f"{name}={value!r} is not a whole number from 1")
-    return int(value)
 
 
 @functools.lru_cache(maxsize=8)

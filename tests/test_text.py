@@ -245,7 +245,7 @@ def test_deepscale_takes_the_texts_matches(invoke, files):
     assert printed[value] < 0.9 * zipf[value]  # more of the values is shared, so that averaging takes less away
     refused = invoke("init", config, "--scheme", "xavier", "--text", text)
     assert refused.status == 2
-    assert "there is no option 'embedding_correlation'" in refused.error
+    assert "--text has no meaning for xavier" in refused.error
 
 
 def test_a_text_and_its_numbers(invoke, files):

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any
 
+from ..checks import whole
 from ..errors import InputError
 from ..formula import Domain, fitted, formula
 from ..mathematics import Constant, exp, log, maximum, minimum, sqrt, tanh
@@ -905,8 +906,7 @@ def lag_error(decays: Sequence[float], lag: int) -> float:
     """
     if not decays or not all(0 <= z < 1 for z in decays):
         raise InputError("decays are numbers from 0 to below 1, at least one")
-    if not (isinstance(lag, int) and 0 <= lag <= 4096):
-        raise InputError(f"lag={lag} is not a whole number from 0 to 4096")
+    lag = whole("lag_error", "lag", lag, 0, 4096)
     b = [1.0] + [0.0] * lag
     for z in decays:
         # Multiply by (w - z), then divide by (1 - z w).
@@ -922,8 +922,7 @@ def best_lag_error(heads: int, lag: int) -> float:
     >>> round(best_lag_error(3, 8), 4)
     0.8645
     """
-    if heads < 1:
-        raise InputError(f"heads={heads} is not a whole number from 1")
+    heads = whole("best_lag_error", "heads", heads)
     if heads > lag:
         return 0.0
     from scipy.optimize import minimize_scalar
@@ -1103,8 +1102,7 @@ def lag_floor(gram: Sequence[Sequence[float]], heads: int) -> float:
     import numpy as np
 
     matrix = np.asarray(gram, dtype=float)
-    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
-        raise InputError(f"heads={heads} is not a whole number from 1")
+    heads = whole("lag_floor", "heads", heads)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.allclose(matrix, matrix.T) or not np.trace(matrix) > 0:
         raise InputError("gram is a square, symmetric matrix of inner products with a positive trace")
     values = np.linalg.eigvalsh(matrix)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..checks import LARGEST, is_whole, not_whole
 from ..errors import InputError, nearest, shown
-from ..layers.base import LARGEST
 
 DEEPEST = 100_000
 """Blocks; some families list a kind for each, so a slip in the depth must not cost memory."""
@@ -80,9 +80,9 @@ class Fields:
     def whole(self, name: str, smallest: int = 1, largest: int = LARGEST) -> int:
         """A whole number."""
         value = self.raw(name)
-        if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
-            raise self.wrong(name, f"is not a whole number from {smallest} to {largest:,}")
-        return value
+        if not is_whole(value, smallest, largest):
+            raise self.wrong(name, not_whole(smallest, largest))
+        return int(value)
 
     def whole_or_none(self, name: str) -> int | None:
         """A positive whole number, or null."""

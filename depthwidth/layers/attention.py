@@ -6,11 +6,12 @@ import functools
 from dataclasses import replace
 from typing import Any
 
+from ..checks import check_fraction, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..interpolation import Table
 from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Signal, TokenSignal, Walk, finite
-from .base import Child, Layer, Run, check_fraction, check_whole, component
+from .base import Child, Layer, Run, component
 from .linear import Linear
 from .norms import Norm
 from .positions import ALiBi, Rotary, rotation_overlap

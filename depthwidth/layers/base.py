@@ -18,8 +18,8 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
-from ..errors import InputError, shown
-from ..formula import is_symbolic
+from ..checks import check_whole as check_whole  # head_allocation takes it from here
+from ..errors import InputError
 from ..signal import AnySignal, Place, Pullback
 
 Shape = tuple[int, ...]
@@ -197,34 +197,3 @@ class Layer:
     def replace(self, **changes: Any) -> Any:
         """The same component with some fields changed."""
         return replace(self, **changes)
-
-
-def check_whole(owner: str, smallest: int = 1, largest: int | None = None, **values: int) -> None:
-    """Refuse values that are not whole numbers from `smallest` to `largest`, with a sentence that names the first.
-
-    A SymPy symbol passes: a tree with symbols for dimensions has polynomials for counts.
-    """
-    largest = LARGEST if largest is None else largest
-    for name, value in values.items():
-        if is_symbolic(value):
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
-            raise InputError(f"{owner}: {name}={shown(value)} is not a whole number from {smallest} to {largest:,}")
-
-
-LARGEST = 10**12
-"""No dimension of a network is larger; a value beyond it is a slip, and would only cost time."""
-
-
-def check_fraction(owner: str, **values: float) -> None:
-    """Refuse rates that do not lie in [0, 1), with a sentence that names the first."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-            raise InputError(f"{owner}: {name}={shown(value)} is not in [0, 1)")
-
-
-def check_choice(owner: str, choices: tuple[str, ...], **values: str) -> None:
-    """Refuse a word that is not one of `choices`, with a sentence that names it."""
-    for name, value in values.items():
-        if value not in choices:
-            raise InputError(f"{owner}: {name}={shown(value)} is not one of {', '.join(choices)}")

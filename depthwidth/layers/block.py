@@ -7,11 +7,12 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any
 
+from ..checks import check_fraction, check_whole
 from ..errors import InputError
 from ..formulas.moments import post_norm_log_drift, post_norm_log_variance
 from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Signal, Spread, finite, quotient
 from .attention import Attention
-from .base import Child, Layer, Run, check_fraction, check_whole, component
+from .base import Child, Layer, Run, component
 from .feed_forward import FeedForward, MixtureOfExperts
 from .norms import Norm
 from .positions import RelativeBias

@@ -6,11 +6,12 @@ import functools
 import math
 from typing import Any, NamedTuple
 
+from ..checks import check_choice, check_fraction, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..interpolation import Table, TableFamily
 from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, TokenSignal, Walk
-from .base import Child, Layer, Run, check_choice, check_fraction, check_whole, component
+from .base import Child, Layer, Run, component
 from .linear import Linear
 
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "relu2", "tanh", "sigmoid", "identity")

@@ -6,8 +6,9 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from ..checks import check_choice, check_whole
 from ..signal import AnySignal, Place, Pullback, Spread, TokenSignal
-from .base import Child, Layer, Run, Shape, check_choice, check_whole, component
+from .base import Child, Layer, Run, Shape, component
 from .feed_forward import ACTIVATIONS, activation_tables, hidden_moments
 from .linear import Linear
 from .norms import LayerNorm, Norm

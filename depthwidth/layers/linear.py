@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..checks import check_whole
 from ..signal import AnySignal, Place, Pullback, finite
-from .base import Layer, Run, Shape, check_whole, component
+from .base import Layer, Run, Shape, component
 
 
 @component

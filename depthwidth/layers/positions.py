@@ -6,8 +6,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from ..checks import check_whole
 from ..errors import InputError, shown
-from .base import Layer, Shape, check_whole, component
+from .base import Layer, Shape, component
 
 
 @component

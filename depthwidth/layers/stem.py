@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..checks import check_fraction, check_whole
 from ..errors import InputError, shown
 from ..signal import AnySignal, Place, Pullback, Spread, TokenSignal
-from .base import Child, Layer, Run, Shape, check_fraction, check_whole, component
+from .base import Child, Layer, Run, Shape, component
 from .linear import Linear
 from .norms import Norm
 from .positions import LearnedPositions, SinusoidalPositions
