@@ -6,19 +6,38 @@ import numpy as np
 import pytest
 
 from depthwidth.errors import InputError
-from depthwidth.routing import routing
+from depthwidth.routing import DRAWS, routing
 from depthwidth.softmax_integrals import overlap, pair_overlap
 
 
-def test_with_all_experts_chosen_it_is_the_softmax():
-    """Where k is n the averages are those of the softmax integrals, which are exact; the sample's error is about a per cent."""
-    found = routing(1.5, 0.4, 16, 16)
-    assert found.overlap == pytest.approx(overlap(1.5, 16).P, rel=0.02)
-    assert found.jacobian == pytest.approx(overlap(1.5, 16).T, rel=0.02)
-    pair = pair_overlap(1.5, 0.4, 16)
-    assert found.pair_overlap == pytest.approx(pair.P2, rel=0.02)
-    assert found.pair_jacobian == pytest.approx(pair.T2, rel=0.02)
-    assert found.overlap != pytest.approx(overlap(1.0, 16).P, rel=0.02)  # another variance is told apart
+def softmaxes(scores):
+    shares = np.exp(scores)
+    return shares / shares.sum(1, keepdims=True)
+
+
+def test_with_all_experts_chosen_it_is_the_softmax(rng):
+    """Where k is n the averages are those of the softmax integrals, which are exact, to four standard errors of the sample.
+
+    The scatter of one pair of tokens is taken from other draws, and of the Jacobians diag(w) - w w' written out.
+    """
+    variance, correlation, experts = 1.5, 0.4, 16
+    one, other = rng.standard_normal((2, 20_000, experts))
+    w = softmaxes(math.sqrt(variance) * one)
+    v = softmaxes(math.sqrt(variance) * (correlation * one + math.sqrt(1 - correlation**2) * other))
+    scatter = {
+        "overlap": (w * w).sum(1),
+        "pair_overlap": (w * v).sum(1),
+        "jacobian": (w**2).sum(1) - 2 * (w**3).sum(1) + (w**2).sum(1) ** 2,
+        "pair_jacobian": (w * v).sum(1) - (w * v**2).sum(1) - (w**2 * v).sum(1) + (w * v).sum(1) ** 2,
+    }
+    error = {name: values.std() / math.sqrt(DRAWS / (2 * experts)) for name, values in scatter.items()}
+    found, alone, pair = routing(variance, correlation, experts, experts), overlap(1.5, 16), pair_overlap(1.5, 0.4, 16)
+    exact = {"overlap": alone.P, "pair_overlap": pair.P2, "jacobian": alone.T, "pair_jacobian": pair.T2}
+    off = {name: (getattr(found, name) - exact[name]) / error[name] for name in exact}
+    assert all(abs(z) < 4 for z in off.values()), off
+    # Three per cent more variance is told apart, and so is a correlation of 0.45 for 0.4.
+    assert abs(found.overlap - overlap(1.03 * variance, 16).P) > 4 * error["overlap"]
+    assert abs(found.pair_overlap - pair_overlap(1.5, 0.45, 16).P2) > 4 * error["pair_overlap"]
 
 
 @pytest.mark.parametrize(("experts", "top_k"), [(8, 2), (64, 8)])

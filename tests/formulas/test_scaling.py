@@ -63,11 +63,6 @@ def test_kaplan_sizes(network, printed):
     check(count, printed)
 
 
-def test_kaplan_pair_differs_in_size_and_ratio():
-    check(4288 / 6, "715")
-    check(1600 / 48, "33")
-
-
 @pytest.mark.parametrize("row", reference("gemstones_models_loss"), ids=lambda row: f"{row['width']}x{row['depth']}")
 def test_gemstones_parameters(row):
     width, depth = int(row["width"]), int(row["depth"])
