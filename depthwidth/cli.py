@@ -447,6 +447,8 @@ def formulas_show(name: str, form: str | None) -> None:
             "source": found.source,
             "status": f"{found.status}: {STATUSES[found.status]}",
         }
+        if found.order is not None:
+            facts["remainder"] = f"relative to the value, falls as one over the size to the power {found.order:g}"
         print_facts(facts | ({"claimed for": found.validity} if found.validity else {}))
         print_table(
             ("argument", "symbol", "domain", "unit", "default"),

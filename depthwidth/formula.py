@@ -25,7 +25,7 @@ from .mathematics import library_of
 Kind = Literal["exact", "asymptotic", "approximation", "fitted", "heuristic"]
 KINDS: dict[str, str] = {
     "exact": "true under its assumptions at every size",
-    "asymptotic": "the leading term; the remainder has a stated order",
+    "asymptotic": "the leading term of a limit",
     "approximation": "close on a stated range",
     "fitted": "a form whose coefficients come from data",
     "heuristic": "a rule of thumb its authors use, without a derivation",
@@ -320,6 +320,7 @@ class Formula:
             "source": self.source,
             "status": self.status,
             "validity": self.validity,
+            "order": self.order,
             "arguments": [
                 {
                     "name": p.name,
@@ -365,7 +366,8 @@ def formula(
     symbol : what the left-hand side is called in the paper, in SymPy's spelling; the function's name by default.
     domain : the range of arguments in which the claim itself is made, in words, where that is narrower than the arguments'
         own domains (a fit extrapolated beyond its data still returns a number).
-    order : for an asymptotic formula, the order of the remainder in the size that goes to infinity.
+    order : for an asymptotic formula whose remainder is known to be of it: the remainder, relative to the exact value, falls as
+        one over this power of the size that goes to infinity, logarithms aside.
     """
     if kind not in KINDS or status not in STATUSES:
         raise TypeError(f"a formula's kind is one of {', '.join(KINDS)} and its status one of {', '.join(STATUSES)}")

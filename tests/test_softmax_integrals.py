@@ -207,14 +207,6 @@ def test_error_of_the_cheap_forms():
     assert diffuse_entropy(9.0, 64) < 0 < overlap(9.0, 64).entropy
 
 
-def test_remainders_have_their_order():
-    n = np.array([128, 256, 512, 1024])
-    gap = np.abs(softmax_variance_series(0.5, n) - overlap(0.5, n).element_variance(n))
-    assert np.polyfit(np.log(n), np.log(gap), 1)[0] == pytest.approx(-4, abs=0.15)
-    gap = np.abs(overlap(0.5, n).entropy - diffuse_entropy(0.5, n))
-    assert np.polyfit(np.log(n), np.log(gap), 1)[0] == pytest.approx(-1, abs=0.05)
-
-
 # ---- identities and limits ----
 
 

@@ -243,7 +243,7 @@ def softmax_variance_series(variance: RowVariance, length: Length) -> Any:
     return (e - 1 - (2 * (e**3 - e) - 3 * e * (e - 1)) / length) / length**2
 
 
-@formula(kind="asymptotic", source="sum of 1/n over rows", status="derived", symbol="P", order=2,
+@formula(kind="asymptotic", source="sum of 1/n over rows", status="derived", symbol="P", order=1,
          domain="uniform attention, sigma^2 = 0")  # fmt: skip
 def causal_uniform_overlap(length: Length) -> Any:
     r"""Average over the rows of a causal mask of P, for uniform attention.

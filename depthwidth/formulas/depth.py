@@ -783,7 +783,7 @@ def feed_forward_matrix_spread(
     source="sum of the two blocks of a layer",
     status="derived",
     symbol="E ln",
-    order=2,
+    order=1,
     domain="all tokens alike (r near 1), no dropout, ReLU",
 )
 def post_norm_layer_log_drift(
@@ -821,7 +821,7 @@ def post_norm_layer_log_drift(
     source="sum of the two blocks of a layer",
     status="derived",
     symbol="Var ln",
-    order=2,
+    order=1,
     domain="all tokens alike (r near 1), no dropout, ReLU",
 )
 def post_norm_layer_log_variance(

@@ -265,7 +265,7 @@ def zipf_match_probability(vocab: Annotated[Any, Domain(1, symbol="V", unit="tok
     return pi**2 / 6 / (log(vocab) + euler_gamma) ** 2
 
 
-@formula(kind="asymptotic", source="sum of the residual recursion of a pre-norm stack", status="derived", symbol="q_N", order=1)
+@formula(kind="asymptotic", source="sum of the residual recursion of a pre-norm stack", status="derived", symbol="q_N")
 def pre_norm_growth(
     second_moment: SecondMoment,
     block_moment: Annotated[Any, Domain(0, symbol="a", unit="per feature", typical=(0.1, 3))],
@@ -283,7 +283,9 @@ def pre_norm_growth(
 
     Returns
     -------
-    q_N per feature. The first blocks add less or more while the correlation settles, which is the remainder.
+    q_N per feature. Blocks add less or more while the correlation settles, and that takes a power of the depth: with attention
+    that adds a_A r and a ReLU feed-forward part that adds a_F, 1 - r falls as N^(-h), h = a_A/(a_A + a_F), and so does the
+    remainder relative to q_N. For Xavier h is 0.76: at r = 0.2 this is 11 % too large after 50 blocks, 2 % after 400.
 
     Examples
     --------
@@ -301,7 +303,7 @@ SpreadStrength = Annotated[Any, Domain(0, symbol="a", typical=(0.1, 1.5))]
     source="moments of a product of random matrices, one block of a collapsed post-norm stack",
     status="derived",
     symbol="E ln",
-    order=2,
+    order=1,
     domain="all tokens alike (r near 1), no dropout",
 )
 def post_norm_log_drift(
@@ -337,7 +339,7 @@ def post_norm_log_drift(
     source="moments of a product of random matrices, one block of a collapsed post-norm stack",
     status="derived",
     symbol="Var ln",
-    order=2,
+    order=1,
     domain="all tokens alike (r near 1), no dropout",
 )
 def post_norm_log_variance(

@@ -159,14 +159,12 @@ def test_values_receive_all_of_the_gradient():
 
 def test_long_sequences():
     """Forward r V. Backward, L P2 tends to exp(rho s2), not to 1: even then the gradient is not that of uniform attention."""
-    gap = []
     for length in (1024, 4096, 16384):
         got = layer(1.0, 0.3, 0.2, 0.0, length=length, width=math.inf, head_dim=None)
-        gap.append(got.second_moment - long_output_second_moment(1.0, 0.3))
+        assert 0 < got.second_moment - long_output_second_moment(1.0, 0.3) < 0.7 * 1.03 * math.exp(0.7) / length  # (1 - r) P
         assert got.value_gradient == pytest.approx(0.2 * math.exp(0.3 * 0.7), rel=30 / length)
         assert got.value_gradient_covariance == pytest.approx(0.2, rel=30 / length)
         assert got.query_gradient == pytest.approx(0, abs=3 / length)
-    assert np.polyfit(np.log([1024, 4096, 16384]), np.log(gap), 1)[0] == pytest.approx(-1, abs=0.02)
     assert got.covariance == pytest.approx(0.3, rel=1e-3)
 
 

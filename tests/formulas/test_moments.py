@@ -2,10 +2,9 @@
 
 import math
 
-import mpmath
 import numpy as np
 import pytest
-from helpers import agrees, check, table
+from helpers import agrees, check, exact_norm_correlation, table
 
 from depthwidth.formulas import moments
 
@@ -33,14 +32,6 @@ def test_zipf_matches_against_the_sum_itself(vocab, exact, error):
     assert math.pi**2 / 6 / math.log(vocab) ** 2 > 1.1 * truth
 
 
-def exact_norm_correlation(r, d):
-    """Expected sample correlation of d pairs (the sheet's closed form), at 30 digits."""
-    with mpmath.workdps(30):
-        r, d = mpmath.mpf(r), mpmath.mpf(d)
-        ratio = mpmath.gamma(d / 2) ** 2 / (mpmath.gamma((d - 1) / 2) * mpmath.gamma((d + 1) / 2))
-        return float(r * ratio * mpmath.hyp2f1(0.5, 0.5, (d + 1) / 2, r**2))
-
-
 NORMS = table("""
 0.3 | 16 | 0.29095
 0.8 | 64 | 0.79767
@@ -56,13 +47,6 @@ def test_norm_correlation_of_the_sheet(r, d, image):
     # The remainder is of order 1/d^2, its coefficient below 1/4 for every r.
     assert moments.norm_correlation(r, d) == pytest.approx(exact_norm_correlation(r, d), abs=0.25 / d**2)
     assert not agrees(r * (1 - 1 / d), image)  # the published form
-
-
-def test_the_remainder_of_norm_correlation_falls_as_the_square_of_the_width():
-    widths = np.array([16, 32, 64, 128, 256])
-    gaps = [abs(moments.norm_correlation(0.6, float(d)) / exact_norm_correlation(0.6, int(d)) - 1) for d in widths]
-    slope = np.polyfit(np.log(widths), np.log(gaps), 1)[0]
-    assert slope == pytest.approx(-moments.norm_correlation.order, abs=0.15)
 
 
 def z_score(draws, expected):
