@@ -248,7 +248,7 @@ def softmax_variance_series(variance: RowVariance, length: Length) -> Any:
 def causal_uniform_overlap(length: Length) -> Any:
     r"""Average over the rows of a causal mask of P, for uniform attention.
 
-    .. math:: \bar P \approx \frac{\ln L + 0.57722}{L}
+    .. math:: \bar P \approx \frac{\ln L + \gamma_E}{L}
 
     Parameters
     ----------

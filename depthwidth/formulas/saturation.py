@@ -361,7 +361,7 @@ def length_scaled_condensed_length(
     Examples
     --------
     >>> round(length_scaled_condensed_length(16.0, 1024), 1)
-    404.6
+    405.7
     """
     logarithm = 2 * log(length) ** 2 / variance
     require(logarithm <= _LONGEST_LOGARITHM, "saturation.length_scaled_condensed_length: no floating-point number is so large")
