@@ -473,15 +473,22 @@ def _print_evidence(measured: tuple[Evidence, ...]) -> None:
         ("measured", "settings", "median error", "worst error", "worst at", "date", "device", "file"),
         (
             (
-                item.what, f"{item.settings:,}", f"{100 * item.median_error:.2g} % (noise {100 * item.median_stderr:.2g})",
-                f"{100 * item.worst_error:+.2g} % (noise {100 * item.worst_stderr:.2g})", item.worst_at, item.date, item.device,
+                item.what, f"{item.settings:,}", _error(item.median_error, item.median_stderr),
+                _error(item.worst_error, item.worst_stderr, "+"), item.worst_at, item.date, item.device,
                 f"data/measured/{item.file}",
             )
             for item in measured
         ),
-        title="Evidence: error of the formula against simulation; noise is one standard error of what was measured",
+        title="Evidence: error of the formula against what was measured; noise is one standard error of that",
         words=("worst at", "date", "device", "file"),
     )  # fmt: skip
+
+
+def _error(error: float | None, noise: float | None, sign: str = "") -> str:
+    if error is None or noise is None:
+        return "undecided"
+    figures = ".3g" if abs(error) >= 1 else ".2g"
+    return f"{100 * error:{sign}{figures}} % (noise {100 * noise:.2g})"
 
 
 def _notes(documentation: str) -> str:

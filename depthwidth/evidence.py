@@ -3,7 +3,7 @@
 ``data/measured/evidence.csv`` says it: a formula, a file of ``data/measured/``, and which of its rows. A file of measurements
 has a row for each comparison, with at least ``measured``, ``stderr``, ``date`` and ``device``, and with ``relative_error`` or
 ``predicted`` (``data/README.md`` describes the columns); one row may stand for several settings that differ by an exact factor,
-as its column ``cells`` then says.
+as its column ``cells`` then says. Where ``measured`` is empty, a measurement was made and did not decide.
 
 >>> bool(evidence("shape.levine_width"))  # none of our measurements bears on that fit
 False
@@ -33,14 +33,16 @@ class Evidence:
     what: str
     """the rows it is about"""
     settings: int
-    """how many settings were compared"""
-    median_error: float
+    """how many settings were measured"""
+    undecided: int
+    """of these, where what was found is too uncertain to be a number; errors are over the others, None where there are none"""
+    median_error: float | None
     """median of the relative error's size over the rows"""
-    median_stderr: float
+    median_stderr: float | None
     """median standard error of the measurements, in the same unit: below it an error may be noise alone"""
-    worst_error: float
+    worst_error: float | None
     """the relative error that is largest in size, with its sign"""
-    worst_stderr: float
+    worst_stderr: float | None
     """the standard error of that one row's measurement, relative too"""
     worst_at: str
     """where that is"""
@@ -94,18 +96,20 @@ def _of_rows(formula: str, file: str, wanted: dict[str, str], rows: list[dict[st
         missing.append("predicted")
     if missing:
         raise InputError(f"{file} has no column {missing[0]!r}, which evidence needs")
+    decided = [row for row in rows if row["measured"]]
     try:
-        errors = [_relative_error(row) for row in rows]
-        noise = [float(row["stderr"]) / abs(float(row.get("scale") or row["measured"]) or 1.0) for row in rows]
-        settings = sum(int(row.get("cells") or 1) for row in rows)
+        errors = [_relative_error(row) for row in decided]
+        noise = [float(row["stderr"]) / abs(float(row.get("scale") or row["measured"]) or 1.0) for row in decided]
+        settings, known = (sum(int(row.get("cells") or 1) for row in some) for some in (rows, decided))
     except (ValueError, ZeroDivisionError) as error:
         raise InputError(f"{file} holds what is not a number ({error})") from error
-    worst = max(range(len(rows)), key=lambda i: abs(errors[i]))
-    return Evidence(
-        formula, file, " ".join(wanted.values()), settings, statistics.median(map(abs, errors)), statistics.median(noise),
-        errors[worst], noise[worst], _place(rows[worst]), max(row["date"] for row in rows),
-        ", ".join(sorted({row["device"] for row in rows})),
-    )  # fmt: skip
+    about = (formula, file, " ".join(wanted.values()), settings, settings - known)
+    when = (max(row["date"] for row in rows), ", ".join(sorted({row["device"] for row in rows})))
+    if not decided:
+        return Evidence(*about, None, None, None, None, _place(rows[0]), *when)
+    worst = max(range(len(decided)), key=lambda i: abs(errors[i]))
+    medians = (statistics.median(map(abs, errors)), statistics.median(noise))
+    return Evidence(*about, *medians, errors[worst], noise[worst], _place(decided[worst]), *when)
 
 
 def _relative_error(row: dict[str, str]) -> float:

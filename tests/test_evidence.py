@@ -99,6 +99,21 @@ def test_the_command_prints_what_the_file_holds(small, monkeypatch):
     assert "data/measured/rows.csv" in text
 
 
+def test_a_measurement_that_did_not_decide_is_evidence_too(small, monkeypatch):
+    path = small / "rows.csv"
+    path.write_text(path.read_text().replace("gradient,a,2.0,0.02,0.01", "gradient,a,,,"))
+    some = evidence("moments.norm_gradient", small)[0]
+    assert (some.settings, some.undecided, some.worst_error) == (5, 3, -0.3)
+    path.write_text("quantity,cell,predicted,measured,stderr,date,device\ngradient,a,2.0,,,2026-01-02,cpu\n")
+    (small / "evidence.csv").write_text("formula,file,where\nmoments.norm_gradient,rows.csv,\n")
+    (none,) = evidence("moments.norm_gradient", small)
+    assert (none.settings, none.undecided, none.median_error, none.worst_error, none.worst_at) == (1, 1, None, None, "a")
+    shutil.copytree(small, small.parent / "measured", dirs_exist_ok=True)
+    monkeypatch.setattr(module, "data_directory", lambda: small.parent)
+    result = CliRunner().invoke(cli, ["formulas", "show", "norm_gradient"])
+    assert (result.exit_code, result.output.count("undecided")) == (0, 2)
+
+
 def test_a_formula_without_evidence_says_so():
     text = CliRunner().invoke(cli, ["formulas", "show", "levine_width"]).output
     assert "Evidence: none" in text

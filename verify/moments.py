@@ -87,7 +87,7 @@ def one_draw(tree: Transformer, made: Recipe, correlation: float, generator: tor
 
 
 def _block(tree: Transformer, made: Recipe, layer: int, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    name = "encoder" if tree.decoder is None else "decoder"
+    name = tree.stack_name
     heads, causal = tree.heads, tree.attention.causal
 
     def drawn(role: str, inputs: int, outputs: int) -> torch.Tensor:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
+from depthwidth.formulas.scaling import kaplan_nonembedding_parameters
+
 from ..tables import Row
 from . import Prediction, Run, version_of
 from ._training import decided, recipe_of, training_flops, tree_of
@@ -52,14 +54,8 @@ def shape_run(depth: int, width: int, budget: Budget, data: Mapping[str, Any], s
     built = tree_of(spec)
     spec["decided"] = decided(built, recipe_of(spec))
     # Half a GPU: two models of this size share one without slowing each other by half.
-    return Run(
-        spec,
-        seed,
-        {**labels, "depth": depth, "width": width, "size": 12 * depth * width**2},
-        (),
-        training_flops(spec),
-        gpus=0.5,
-    )
+    shape = {"depth": depth, "width": width, "size": kaplan_nonembedding_parameters(depth, width)}
+    return Run(spec, seed, {**labels, **shape}, (), training_flops(spec), gpus=0.5)
 
 
 def from_shape(quantity: str, value: float, formula: str, site: str = "") -> Prediction:

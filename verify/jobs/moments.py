@@ -92,7 +92,7 @@ def runs(size: str) -> Iterator[Run]:
 def _predictions(spec: Mapping[str, Any]) -> Iterator[Prediction]:
     tree, made = _built(spec)
     frame = propagate(tree, made, variance=1.0, correlation=spec["correlation"])
-    name = "encoder" if tree.decoder is None else "decoder"
+    name = tree.stack_name
     version = version_of("depthwidth.propagation", "depthwidth.initialization")
     behind = {f"{name}.block.{layer}": layer for layer in range(tree.depth)}
     for row in frame.itertuples():
@@ -113,7 +113,7 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     from ..moments import simulated_stream
 
     tree, made = _built(spec)
-    name = "encoder" if tree.decoder is None else "decoder"
+    name = tree.stack_name
     found = simulated_stream(tree, made, spec["correlation"], spec["draws"], context)
     draws = len(found)
     mean, error = found.mean(0), found.std(0, ddof=1) / math.sqrt(draws)

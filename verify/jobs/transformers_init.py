@@ -86,7 +86,7 @@ def _predictions(spec: Mapping[str, Any]) -> Iterator[Prediction]:
 
 def _sites(tree: Transformer) -> list[str]:
     """Where transformers shows the residual stream: in front of each block, and behind the last where no norm follows."""
-    name = "encoder" if tree.decoder is None else "decoder"
+    name = tree.stack_name
     behind = [f"{name}.block.{layer}" for layer in range(tree.depth)]
     return [f"{name}.input", *(behind if tree.decoder is None else behind[:-1])]
 
