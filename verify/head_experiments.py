@@ -1,23 +1,26 @@
-"""Predicted against trained and measured heads: look-up students, diffuse students, attention entropy, bottleneck, allocation.
+"""Predicted against trained and measured heads: what jobs on heads carry out, and three experiments that are no jobs.
 
-    python -m verify.head_experiments head-saturation --out data/measured/head_saturation.csv
+    python -m verify.head_experiments diffuse-saturation --out data/measured/diffuse_saturation.csv
 
-Each function is one experiment: it writes its predictions down first, then trains or measures, and yields one row a number.
-Sizes are those of a CPU in minutes; arguments make them larger.
+Diffuse students, heads that share lags, and attention along a training: each of these functions is one experiment. It writes
+its predictions down first, then trains or measures, and yields one row a number. Sizes are those of a CPU in minutes; arguments
+make them larger.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import datetime
+import json
 import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +34,12 @@ from depthwidth.initialization import recipe, shipped_options
 from depthwidth.layers import Stack
 from depthwidth.propagation import moments_of
 from depthwidth.softmax_integrals import overlap
+
+from .checkpoints import latest, save_checkpoint
+from .train import Training, WithLoss, language_loss, train, validation_loss, weights_digest
+
+if TYPE_CHECKING:
+    from .corpus import Corpus
 
 Row = dict[str, Any]
 FIELDS = (
@@ -56,6 +65,65 @@ def row(experiment: str, quantity: str, predicted: float | None, measured: float
     return found | where
 
 
+# ---- parameters that are fitted to what is drawn ----
+
+
+def _fit(
+    parameters: Sequence[nn.Parameter],
+    loss: Callable[[], Tensor],
+    generator: torch.Generator,
+    *,
+    steps: int,
+    rate: float,
+    rise: float = 0.3,
+    folder: Path | None = None,
+) -> None:
+    """Make `loss` small by Adam with a one-cycle rate, in place; with a folder it can be killed, and goes on bit for bit.
+
+    Parameters
+    ----------
+    loss : draws by `generator` alone, so that with the generator's state in a checkpoint it draws on as if nothing had been.
+    rate : the highest learning rate, reached at the share `rise` of the steps.
+    folder : for checkpoints, one every tenth of the steps and one at the end.
+
+    Raises
+    ------
+    InputError
+        where the folder holds the checkpoints of another fit.
+    """
+    optimizer = torch.optim.Adam(parameters, lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=rise)
+    identity = "" if folder is None else f"{weights_digest(parameters)} {steps} {rate} {rise}"
+    found, done = None if folder is None else latest(folder), 0
+    if found is not None:
+        if found.state["identity"] != identity:
+            raise InputError(f"{folder} holds another fit: give this one a folder of its own")
+        done = found.step
+        memory: dict[int, dict[str, Tensor]] = {}
+        with torch.no_grad():
+            for name, tensor in found.tensors.items():
+                kind, _, place = name.partition("/")
+                if kind == "generator":
+                    generator.set_state(tensor)
+                elif kind == "parameter":
+                    parameters[int(place)].copy_(tensor)
+                else:
+                    memory.setdefault(int(place), {})[kind] = tensor
+        optimizer.load_state_dict({"state": memory, "param_groups": found.state["groups"]})
+        schedule.load_state_dict(found.state["schedule"])
+    for step in range(done + 1, steps + 1):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        schedule.step()
+        if folder is not None and (step == steps or step % max(1, steps // 10) == 0):
+            tensors = {f"parameter/{i}": parameter for i, parameter in enumerate(parameters)}
+            kept = optimizer.state_dict()
+            tensors |= {f"{name}/{i}": value for i, memory in kept["state"].items() for name, value in memory.items()}
+            state = {"identity": identity, "groups": kept["param_groups"], "schedule": schedule.state_dict()}
+            save_checkpoint(folder, step, {**tensors, "generator": generator.get_state()}, state)
+
+
 # ---- one head that looks a token up ----
 
 
@@ -66,56 +134,45 @@ def _errors(weights: Tensor, targets: Tensor, gain: Tensor | float) -> Tensor:
 
 
 def train_retrieval(
-    length: int, head_dim: int, *, seed: int = 0, steps: int = 1500, batch: int = 32, queries: int = 16, rate: float = 6e-3
+    length: int,
+    head_dim: int,
+    *,
+    seed: int = 0,
+    steps: int = 1500,
+    batch: int = 32,
+    queries: int = 16,
+    rate: float = 6e-3,
+    folder: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[float, float]:
     """Least error that a trained head reaches when it copies the value of one of `length` Gaussian tokens, and its stderr.
 
     Keys are N(0, I) in 64 dimensions (32 from 64 tokens on), the query is one of them. Learned: the two maps to `head_dim`
-    dimensions, a scale and an output gain; Adam with a one-cycle rate.
+    dimensions, a scale and an output gain; Adam with a one-cycle rate. Weights and tokens are drawn on the device, where they
+    stay; `folder` keeps checkpoints, from which a training that was killed goes on.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     width = 64 if length < 64 else 32
-    maps = [nn.Parameter(torch.randn(width, head_dim, generator=generator) / width**0.5) for _ in range(2)]
-    scale, gain = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor(1.0))
-    optimizer = torch.optim.Adam([*maps, scale, gain], lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
+
+    def drawn_map() -> nn.Parameter:
+        return nn.Parameter(torch.randn(width, head_dim, generator=generator, device=device) / width**0.5)
+
+    maps = [drawn_map() for _ in range(2)]
+    scale, gain = (nn.Parameter(torch.tensor(start, device=device)) for start in (0.3, 1.0))
 
     def errors(rows: int, asking: int) -> Tensor:
-        keys = torch.randn(rows, length, width, generator=generator)
-        targets = torch.randint(0, length, (rows, asking), generator=generator)
+        keys = torch.randn(rows, length, width, generator=generator, device=device)
+        targets = torch.randint(0, length, (rows, asking), generator=generator, device=device)
         asked = keys.gather(1, targets[..., None].expand(-1, -1, width))
         logits = scale * (asked @ maps[0]) @ (keys @ maps[1]).transpose(1, 2)
         return _errors(torch.softmax(logits, -1), targets, gain)
 
-    for _ in range(steps):
-        optimizer.zero_grad()
-        errors(batch, queries).mean().backward()
-        optimizer.step()
-        schedule.step()
+    _fit([*maps, scale, gain], lambda: errors(batch, queries).mean(), generator, steps=steps, rate=rate, folder=folder)
     # Long rows cost most to draw, so that each answers more queries; a standard error of 0.002 there still needs many of them.
     fresh, asking = (max(8, 2048 // length), queries) if length < 1024 else (16, 4 * queries)
     with torch.no_grad():
         drawn = torch.cat([errors(64, asking).mean(1) for _ in range(fresh)])
     return float(drawn.mean()), float(drawn.std() / math.sqrt(len(drawn)))
-
-
-def head_saturation(
-    lengths: Sequence[int] = (16, 64, 256, 1024),
-    factors: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
-    seeds: int = 2,
-    steps: int = 1500,
-) -> Iterator[Row]:
-    """Trained look-up heads: is their error that of the theory, the knee at 2 ln n dimensions, with nothing fitted.
-
-    Prediction: :func:`~depthwidth.formulas.heads.best_retrieval_error`. Holds where no trained error is more than 0.02 from it.
-    """
-    settings = [(n, max(1, round(f * laws.critical_head_dim(n)))) for n in lengths for f in factors]
-    predicted = {pair: laws.best_retrieval_error(*pair) for pair in settings}
-    for n, d in settings:
-        for seed in range(seeds):
-            error, stderr = train_retrieval(n, d, seed=seed, steps=steps)
-            where = {"length": n, "heads": 1, "head_dim": d, "seed": seed, "steps": steps}
-            yield row("head-saturation", "retrieval error", predicted[n, d], error, stderr, **where)
 
 
 def train_diffuse(
@@ -138,8 +195,6 @@ def train_diffuse(
     # Small enough that the student's own logits start with a variance near 0.1: larger starts stay stuck at long rows.
     size = (0.1 / (rank * rank * head_dim)) ** 0.25
     maps = [nn.Parameter(size * torch.randn(rank, head_dim, generator=generator)) for _ in range(2)]
-    optimizer = torch.optim.Adam(maps, lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
 
     def errors(rows: int) -> Tensor:
         keys, asked = torch.randn(rows, length, rank, generator=generator), torch.randn(rows, 8, rank, generator=generator)
@@ -147,11 +202,7 @@ def train_diffuse(
         given = torch.softmax((asked @ maps[0]) @ (keys @ maps[1]).transpose(1, 2), -1)
         return ((wanted - given) ** 2).sum(-1)
 
-    for _ in range(steps):
-        optimizer.zero_grad()
-        (length * errors(batch).mean()).backward()
-        optimizer.step()
-        schedule.step()
+    _fit(maps, lambda: length * errors(batch).mean(), generator, steps=steps, rate=rate)
     with torch.no_grad():
         drawn = torch.cat([errors(64).mean(1) for _ in range(max(16, 4096 // length))])
     return float(drawn.mean()), float(drawn.std() / math.sqrt(len(drawn)))
@@ -214,19 +265,13 @@ def train_lag_split(
         nn.Parameter(torch.randn(heads, rank, size, generator=generator, dtype=torch.float64) / (size * budget**0.5) ** 0.5)
         for _ in range(2)
     ]
-    optimizer = torch.optim.Adam([logits, *sides], lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
 
     def loss() -> Tensor:
         values = sides[0].transpose(1, 2) @ sides[1]
         made = torch.softmax(logits, -1).T @ values.flatten(1)
         return (made - wanted.flatten(1)).square().sum()
 
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss().backward()
-        optimizer.step()
-        schedule.step()
+    _fit([logits, *sides], loss, generator, steps=steps, rate=rate, rise=0.1)
     return float(loss().detach()), floor
 
 
@@ -258,34 +303,36 @@ def head_split(
             yield row("head-split", "relative loss", predicted, min(loss for loss, _ in found), None, **where)
 
 
+def calibration_rows(text: Corpus, sequences: int, context: int) -> Tensor:
+    """The first tokens of the training text, (sequences, context), that attention is measured on.
+
+    Raises
+    ------
+    InputError
+        where the text is shorter.
+    """
+    wanted = sequences * context
+    if len(text.train) < wanted:
+        raise InputError(
+            f"heads are measured on {sequences} sequences of {context} tokens, and the text has {len(text.train):,}"
+        )
+    return text.train[:wanted].long().view(sequences, context)
+
+
 # ---- entropy at initialisation ----
-
-ENTROPY_MODELS: dict[str, dict[str, Any]] = {
-    "gpt2": {"model_type": "gpt2", "n_layer": 4, "n_embd": 256, "n_head": 4, "n_positions": 256, "vocab_size": 256},
-    "gpt2, weights x4": {"model_type": "gpt2", "n_layer": 4, "n_embd": 256, "n_head": 4, "n_positions": 256, "vocab_size": 256,
-                         "initializer_range": 0.08},
-    "llama": {"model_type": "llama", "num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4,
-              "intermediate_size": 688, "max_position_embeddings": 256, "vocab_size": 256},
-    "llama, weights x4": {"model_type": "llama", "num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4,
-                          "intermediate_size": 688, "max_position_embeddings": 256, "vocab_size": 256,
-                          "initializer_range": 0.08},
-}  # fmt: skip
-
 
 Concentrated = tuple[float, float, float]
 ENTROPY_QUANTITIES = ("logit_variance", "entropy", "squared_sum")
 
 
-def predicted_attention(fields: Mapping[str, Any]) -> list[Concentrated]:
-    """Logit variance, entropy and sum of squared weights of each layer of a configuration at initialisation, on our text.
+def predicted_attention(fields: Mapping[str, Any], batches: Tensor) -> list[Concentrated]:
+    """Logit variance, entropy and sum of squared weights of each layer of a configuration at initialisation.
 
-    Score variance and token correlation are those of the walk through the tree; the text enters by how often two of its tokens
-    are equal. Averages are over the rows that :func:`measured_attention` takes: the later half.
+    Score variance and token correlation are those of the walk through the tree; the text, `batches` of shape (sequences,
+    context), enters by how often two tokens of a sequence are equal. Averages are over the rows that
+    :func:`measured_attention` takes: the later half.
     """
-    from .heads import calibration_tokens
-
     tree = Transformer.from_config(dict(fields))
-    batches, _ = calibration_tokens(tree)
     n = batches.shape[1]
     counts = torch.stack([torch.bincount(b, minlength=tree.vocab) for b in batches]).double()
     match = float((counts / n).square().sum(1).mean())
@@ -301,174 +348,130 @@ def predicted_attention(fields: Mapping[str, Any]) -> list[Concentrated]:
     return found
 
 
-def measured_attention(fields: Mapping[str, Any], seed: int) -> list[list[Concentrated]]:
+def measured_attention(
+    fields: Mapping[str, Any], seed: int, batches: Tensor, device: torch.device | str = "cpu"
+) -> list[list[Concentrated]]:
     """The same of every head of the model that transformers initialises, layer by layer."""
-    import json
-
-    from .heads import calibration_tokens, load_model, measure_model
+    from .heads import load_model, measure_model
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.json"
         path.write_text(json.dumps(dict(fields)), encoding="utf-8")
         model, tree, _ = load_model(path, seed)
-    report = measure_model(model, calibration_tokens(tree)[0], tree=tree)
+    report = measure_model(model.to(device), batches, tree=tree)
     layers: list[list[Concentrated]] = [[] for _ in report.forms]
     for head in report.heads:
         layers[head.layer].append((head.logit_std**2, head.entropy, head.squared_sum))
     return layers
 
 
-def attention_entropy(models: Sequence[str] = tuple(ENTROPY_MODELS), seeds: int = 3) -> Iterator[Row]:
-    """Models as transformers initialises them: is attention as concentrated as moments and softmax integrals say.
-
-    Holds where the entropy's distance from that of uniform attention is within 10 % of the predicted distance.
-    """
-    for name in models:
-        fields = ENTROPY_MODELS[name]
-        wanted = predicted_attention(fields)
-        drawn = [measured_attention(fields, seed) for seed in range(seeds)]
-        tree = Transformer.from_config(dict(fields))
-        for layer, predicted in enumerate(wanted):
-            heads = torch.tensor([head for run in drawn for head in run[layer]], dtype=torch.float64)
-            for k, quantity in enumerate(ENTROPY_QUANTITIES):
-                where = {
-                    "setting": name,
-                    "length": tree.context,
-                    "heads": tree.heads,
-                    "head_dim": tree.head_dim,
-                    "layer": layer,
-                }
-                stderr = float(heads[:, k].std() / math.sqrt(len(heads)))
-                yield row("attention-entropy", quantity, predicted[k], float(heads[:, k].mean()), stderr, **where)
-
-
 # ---- small language models ----
 
+CALIBRATION_SEQUENCES = 16
+"""How many sequences the heads of a small language model are measured on."""
 
-def _llama(**shape: Any) -> nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(LlamaConfig(**shape))
+def _fresh_gpt2(config: Mapping[str, Any], seed: int) -> Any:
+    """A GPT-2 as transformers initialises it. Whoever calls keeps their random numbers."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    fields = {name: value for name, value in config.items() if name != "model_type"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GPT2LMHeadModel(GPT2Config(**fields))
 
 
 def train_language_model(
-    model: nn.Module, tokens: Tensor, *, context: int, steps: int, seed: int, batch: int = 16, rate: float = 2e-3
-) -> tuple[float, float]:
-    """Train on the first nine tenths of a stream of tokens; loss on the last, nats per token, with its standard error."""
-    generator = torch.Generator().manual_seed(seed)
-    cut = len(tokens) * 9 // 10
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
-    model.train()
-    for _ in range(steps):
-        starts = torch.randint(0, cut - context - 1, (batch,), generator=generator)
-        rows = torch.stack([tokens[s : s + context] for s in starts])
-        optimizer.zero_grad()
-        _loss_on(model, rows).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    return held_out_loss(model, tokens[cut:], context)
+    model: nn.Module, text: Corpus, training: Training, folder: Path | None, device: torch.device | str
+) -> tuple[float, float | None]:
+    """Train in place by :func:`verify.train.train`, and go on from what the folder holds of it.
 
-
-def _loss_on(model: nn.Module, rows: Tensor) -> Tensor:
-    from .heads import next_token_loss
-
-    out = model(rows)
-    return next_token_loss(out if isinstance(out, Tensor) else out.logits, rows)
-
-
-def held_out_loss(model: nn.Module, tokens: Tensor, context: int) -> tuple[float, float]:
-    """Mean loss over whole rows of a stream, and its standard error over rows."""
-    model.eval()
-    rows = tokens[: len(tokens) // context * context].view(-1, context)[:128]
-    with torch.no_grad():
-        losses = torch.tensor([float(_loss_on(model, r[None])) for r in rows], dtype=torch.float64)
-    return float(losses.mean()), float(losses.std() / math.sqrt(len(losses)))
-
-
-def _corpus(characters: int) -> Tensor:
-    from .heads import _text
-
-    text, _ = _text(None, characters)
-    return torch.frombuffer(bytearray(text[:characters].encode("utf-8", "ignore")), dtype=torch.uint8).long()
-
-
-def bottleneck_loss(
-    heads: int, head_dim: int, *, seed: int, width: int, context: int, steps: int, layers: int = 2
-) -> tuple[float, float]:
-    """Held-out loss of a small model on bytes with so many heads of so many dimensions."""
-    torch.manual_seed(seed)
-    model = _llama(
-        vocab_size=256, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, head_dim=head_dim,
-        intermediate_size=2 * width, max_position_embeddings=context, num_key_value_heads=heads,
-    )  # fmt: skip
-    return train_language_model(model, _corpus(400_000), context=context, steps=steps, seed=seed)
-
-
-def low_rank_bottleneck(
-    heads: Sequence[int] = (1, 4, 16, 32), width: int = 64, fixed: int = 32, context: int = 64, steps: int = 400, seeds: int = 2
-) -> Iterator[Row]:
-    """More heads: do they hurt when they share a width, and help when each keeps its size (Bhojanapalli et al. 2020).
-
-    Two-layer models on bytes, heads of width/H against heads of `fixed` dimensions. The theory gives an order, not a number: at
-    the largest H the fixed size wins, by more than twice the standard error over seeds.
+    Returns
+    -------
+    Loss on the validation text, nats per token, infinite where it diverged; its standard error over batches of windows.
     """
-    for count in heads:
-        for name, size in (("width / heads", max(2, width // count)), ("fixed size", fixed)):
-            for seed in range(seeds):
-                loss, stderr = bottleneck_loss(count, size, seed=seed, width=width, context=context, steps=steps)
-                where = {"setting": name, "length": context, "heads": count, "head_dim": size, "seed": seed, "steps": steps}
-                yield row("low-rank-bottleneck", "loss", None, loss, stderr, **where)
+    outcome = train(model, text, training, folder=folder, device=device, progress=False)
+    if outcome.status == "diverged":
+        return math.inf, None
+    return _with_error(*outcome.evaluations[-1][1:])
 
 
-def _gpt2(context: int, width: int, layers: int) -> dict[str, Any]:
-    """The configuration of a small GPT-2 on bytes, four heads a layer, without dropout."""
-    return {
-        "model_type": "gpt2", "vocab_size": 256, "n_embd": width, "n_head": 4, "n_layer": layers, "n_positions": context,
-        "bos_token_id": 0, "eos_token_id": 0, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
-    }  # fmt: skip
+def held_out_loss(model: nn.Module, text: Corpus, training: Training) -> tuple[float, float | None]:
+    """What :func:`train_language_model` says of a model as it is; the text lies where the model does."""
+    module = WithLoss(model, language_loss(model))
+    return _with_error(*validation_loss(module, text, training.evaluate_batches, training.batch, training.context))
 
 
-def _trained_gpt2(seed: int, tokens: Tensor, *, context: int, width: int, layers: int, steps: int) -> tuple[Any, float, float]:
-    """A GPT-2 of transformers, trained; its held-out loss and standard error."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(seed)
-    model = GPT2LMHeadModel(GPT2Config(**_gpt2(context, width, layers)))
-    return (model, *train_language_model(model, tokens, context=context, steps=steps, seed=seed))
+def _with_error(loss: float, error: float) -> tuple[float, float | None]:
+    return loss, error if math.isfinite(error) else None
 
 
-Cut = tuple[str, float, int, float, float, float]
+@dataclass(frozen=True)
+class Setting:
+    """What a model to be measured is, what it is trained on, and where."""
+
+    config: Mapping[str, Any]
+    """of a GPT-2, see :func:`verify.jobs._heads.gpt2_config`"""
+    text: Corpus
+    training: Training
+    """its seeds among it; the first is that of the weights too"""
+    folder: Path | None = None
+    """for checkpoints: every training has a folder of its own in it"""
+    device: torch.device | str = "cpu"
+
+    def place(self, name: str) -> Path | None:
+        """The folder of one training."""
+        return None if self.folder is None else self.folder / name
+
+    def trained(self) -> tuple[Any, float, float | None]:
+        """The model, trained; its loss and standard error.
+
+        Raises
+        ------
+        InputError
+            where it diverged.
+        """
+        model = _fresh_gpt2(self.config, self.training.seed)
+        loss, stderr = train_language_model(model, self.text, self.training, self.place("whole"), self.device)
+        if not math.isfinite(loss):
+            raise InputError("the model whose heads were to be measured diverged in training")
+        return model, loss, stderr
+
+    def measured(self, model: Any) -> Any:
+        """Its heads on the first sequences of the text."""
+        from .heads import measure_model
+
+        return measure_model(model, calibration_rows(self.text, CALIBRATION_SEQUENCES, self.training.context))
 
 
-def cut_losses_of(seed: int, *, shares: Sequence[float], context: int, width: int, layers: int, steps: int) -> Iterator[Cut]:
-    """Train a GPT-2 on bytes, measure it, and cut it four times to each share of its dimensions, all heads together.
+Cut = tuple[str, float, int, float, float, float | None]
+
+
+def cut_losses_of(setting: Setting, shares: Sequence[float]) -> Iterator[Cut]:
+    """Train a GPT-2, measure it, and cut it four times to each share of its dimensions, all heads together.
 
     Yields (cut, share, dimensions, predicted relative error, loss, its standard error) with cut "whole", "uniform" (one head
     dimension in every layer), "allocated" (the exact optimum over layers at no more parameters), and both again with the share
     taken of values as of queries and keys: "uniform with values", "allocated with values".
     """
-    import copy
+    from .heads import shrink_heads
 
-    from .heads import measure_model, shrink_heads
-
-    tokens = _corpus(400_000)
-    cut = len(tokens) * 9 // 10
-    model, loss, stderr = _trained_gpt2(seed, tokens, context=context, width=width, layers=layers, steps=steps)
-    yield "whole", 1.0, width // 4, 0.0, loss, stderr
-    report = measure_model(model, tokens[: 16 * context].view(16, context))
+    model, loss, stderr = setting.trained()
+    report = setting.measured(model)
+    whole, layers = report.tree.head_dim, report.tree.depth
+    yield "whole", 1.0, whole, 0.0, loss, stderr
+    text = setting.text.to(setting.device)
     needs, free = report.needs(), report.allocate(multiple=1)
     for share in shares:
-        dims = max(1, round(share * width / 4))
+        dims = max(1, round(share * whole))
         for values, suffix in ((False, ""), (True, " with values")):
-            flat = _of_one_size(free, dims, dims if values else width // 4)
+            flat = _of_one_size(free, dims, dims if values else whole)
             best = report.allocate(multiple=1, budget=flat.parameters, values=values)
             for name, made in (("uniform", flat), ("allocated", best)):
                 other = copy.deepcopy(model)
                 shrink_heads(other, made, report)
                 error = math.fsum(n.error_of(got.head_dim, got.value_dim) for n, got in zip(needs, made.layers, strict=True))
-                yield name + suffix, share, dims, error / layers, *held_out_loss(other, tokens[cut:], context)
+                yield name + suffix, share, dims, error / layers, *held_out_loss(other, text, setting.training)
 
 
 @dataclass(frozen=True)
@@ -483,33 +486,32 @@ class Scratch:
     parameters: int
     """of the whole model"""
     loss: float
-    stderr: float
+    stderr: float | None
 
 
-def scratch_losses_of(
-    seed: int, *, shares: Sequence[float], context: int, width: int, layers: int, steps: int
-) -> Iterator[Scratch]:
+def scratch_losses_of(setting: Setting, shares: Sequence[float]) -> Iterator[Scratch]:
     """Train small models from scratch, with one head dimension in every layer and with allocated ones, at equal parameters.
 
     The allocation is that of a GPT-2 with full heads that was trained by the same seed and measured: query-key and value
     dimensions of each layer by the exact optimum under the uniform model's parameters. "reversed" is the control: the same
     dimensions, the last layer's in the first. All models start from weights of the same seed and see the same batches.
     """
-    from .heads import measure_model
     from .model import build
 
-    tokens = _corpus(400_000)
-    model, _, _ = _trained_gpt2(seed, tokens, context=context, width=width, layers=layers, steps=steps)
-    report = measure_model(model, tokens[: 16 * context].view(16, context))
+    model, _, _ = setting.trained()
+    report = setting.measured(model)
     free = report.allocate(multiple=1)
     for share in shares:
-        dims = max(1, round(share * width / 4))
+        dims = max(1, round(share * report.tree.head_dim))
         flat = _of_one_size(free, dims, dims)
         best = report.allocate(multiple=1, budget=flat.parameters)
         even, found = (tuple((got.head_dim, got.value_dim) for got in made.layers) for made in (flat, best))
         for name, sizes in (("uniform", even), ("allocated", found), ("reversed", found[::-1])):
             tree = with_head_dims(report.tree, sizes)
-            loss, stderr = train_language_model(build(tree, seed=seed), tokens, context=context, steps=steps, seed=seed)
+            # A folder is called as the dimensions: on a GPU a second measurement may round to another allocation.
+            place = setting.place("-".join(f"{head_dim}.{value_dim}" for head_dim, value_dim in sizes))
+            fresh = build(tree, seed=setting.training.seed)
+            loss, stderr = train_language_model(fresh, setting.text, setting.training, place, setting.device)
             yield Scratch(name, share, sizes, tree.parameters, loss, stderr)
 
 
@@ -531,39 +533,17 @@ def with_head_dims(tree: Transformer, sizes: Sequence[tuple[int, int]]) -> Trans
     return tree.replace(decoder=Stack.of(blocks, stack.norm, stack.position))
 
 
-def head_allocation(
-    shares: Sequence[float] = (0.5, 0.33, 0.2),
-    context: int = 64,
-    width: int = 96,
-    layers: int = 4,
-    steps: int = 600,
-    seeds: int = 2,
-    scratch_shares: Sequence[float] = (0.33, 0.2),
-    scratch_seeds: int = 3,
-) -> Iterator[Row]:
-    """Is an allocation better than one head dimension for all layers, cut from a trained model and trained from scratch.
+class _Looks:
+    """A probe that measures a model's heads in front of the updates with these numbers."""
 
-    Holds where the allocated loss is not above the uniform one by more than two standard errors over seeds, at every share and
-    pair by pair. The column `predicted` of a cut's loss holds the predicted relative error, not a loss; of the parameters of a
-    model from scratch, which may differ by 1 %, those of the uniform one.
-    """
-    size = {"context": context, "width": width, "layers": layers, "steps": steps}
-    for seed in range(seeds):
-        for name, share, dims, error, loss, stderr in cut_losses_of(seed, shares=shares, **size):
-            where = {"setting": f"{name}, {share:g} of the dimensions", "length": context, "heads": 4, "head_dim": dims,
-                     "seed": seed, "steps": steps}  # fmt: skip
-            yield row("head-allocation", "loss", error, loss, stderr, **where)
-    for seed in range(scratch_seeds):
-        wanted: dict[float, int] = {}
-        for found in scratch_losses_of(seed, shares=scratch_shares, **size):
-            wanted.setdefault(found.share, found.parameters)  # the uniform one is first
-            where = {"setting": f"{found.name} from scratch, {found.share:g} of the dimensions", "length": context, "heads": 4,
-                     "head_dim": max(1, round(found.share * width / 4)), "seed": seed, "steps": steps}  # fmt: skip
-            yield row("head-allocation", "loss", None, found.loss, found.stderr, **where)
-            yield row("head-allocation", "parameters", wanted[found.share], found.parameters, None, **where)
-            for layer, sizes in enumerate(found.dims if found.name == "allocated" else ()):
-                for quantity, value in zip(("head_dim", "value_dim"), sizes, strict=True):
-                    yield row("head-allocation", quantity, None, value, None, **where, layer=layer)
+    def __init__(self, marks: Sequence[int], batches: Tensor) -> None:
+        self.marks, self.batches, self.reports = marks, batches, dict[int, Any]()
+
+    def __call__(self, model: nn.Module, step: int, optimizer: torch.optim.Optimizer | None = None) -> None:
+        from .heads import measure_model
+
+        if step in self.marks:
+            self.reports[step] = measure_model(model, self.batches)
 
 
 def attention_training(
@@ -571,52 +551,46 @@ def attention_training(
 ) -> Iterator[Row]:
     """A model while it trains: does a head's logit variance still say how concentrated it is.
 
-    A GPT-2 on bytes is measured at these steps. Prediction: the softmax integrals at each head's own measured logit variance;
-    what is tested is the Gaussian shape of its logits. Holds where the entropy's distance from uniform attention is within 20 %
-    of the predicted one.
+    A GPT-2 on bytes is measured after so many updates. Prediction: the softmax integrals at each head's own measured logit
+    variance; what is tested is the Gaussian shape of its logits. Holds where the entropy's distance from uniform attention is
+    within 20 % of the predicted one.
     """
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from .jobs._heads import BYTES, gpt2_config, training_spec
+    from .jobs._training import corpus_of
 
-    from .heads import measure_model
-
-    tokens = _corpus(400_000)
-    batches = tokens[: 16 * context].view(16, context)
+    text = corpus_of(BYTES["small"], 256)
+    batches = calibration_rows(text, CALIBRATION_SEQUENCES, context)
+    setting = f"gpt2 in training, text {text.identity()['sha256'][:16]}"
     rows = range(context // 2 + 1, context + 1)
     for seed in range(seeds):
-        torch.manual_seed(seed)
-        model = GPT2LMHeadModel(GPT2Config(**_gpt2(context, width, layers)))
-        done = 0
-        for mark in marks:
-            if mark > done:
-                train_language_model(model, tokens, context=context, steps=mark - done, seed=seed + mark)
-                done = mark
+        look = _Looks(marks, batches)
+        model = _fresh_gpt2(gpt2_config(context, width, layers), seed)
+        if max(marks):
+            training = Training(**training_spec(max(marks), context), seed=seed, data_seed=seed)
+            train(model, text, training, device="cpu", probes=(look,), progress=False)
+        look(model, max(marks))
+        for mark, report in sorted(look.reports.items()):
             found: list[list[tuple[float, float]]] = [[] for _ in range(layers)]
-            for head in measure_model(model, batches).heads:
+            for head in report.heads:
                 theory = overlap([head.logit_std**2] * len(rows), list(rows)).entropy.mean()
                 found[head.layer].append((float(theory), head.entropy))
             for layer, pairs in enumerate(found):
                 predicted, measured = (math.fsum(pair[k] for pair in pairs) / len(pairs) for k in (0, 1))
                 where = {"length": context, "heads": 4, "head_dim": width // 4, "layer": layer, "seed": seed, "steps": mark}
-                yield row("attention-training", "entropy", predicted, measured, None, setting="gpt2 in training", **where)
+                yield row("attention-training", "entropy", predicted, measured, None, setting=setting, **where)
 
 
 def _of_one_size(allocation: Any, dims: int, value_dim: int) -> Any:
     """The same allocation with one head dimension and one value dimension in every layer, its parameters counted."""
-    from dataclasses import replace
-
     layer = allocation.measured.tree.attention.replace(head_dim=dims, value_dim=value_dim)
     sizes = {"head_dim": dims, "value_dim": value_dim, "parameters": layer.parameters}
     return replace(allocation, layers=tuple(replace(got, **sizes) for got in allocation.layers))
 
 
 EXPERIMENTS: dict[str, Callable[..., Iterator[Row]]] = {
-    "head-saturation": head_saturation,
     "diffuse-saturation": diffuse_saturation,
     "head-split": head_split,
-    "attention-entropy": attention_entropy,
     "attention-training": attention_training,
-    "low-rank-bottleneck": low_rank_bottleneck,
-    "head-allocation": head_allocation,
 }
 
 
@@ -629,8 +603,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     options = parser.parse_args()
     given = {name: getattr(options, name) for name in ("seeds", "steps") if getattr(options, name) is not None}
-    if options.experiment.startswith("attention") and "steps" in given:
-        raise InputError(f"{options.experiment} takes no --steps")
+    if options.experiment == "attention-training" and "steps" in given:
+        parser.error("attention-training takes no --steps")
     stamp = {"version": __version__, "torch": torch.__version__, "device": "cpu", "dtype": "float32",
              "date": datetime.date.today().isoformat()}  # fmt: skip
     waiting = options.out.with_suffix(".part")  # a table is there whole, or not at all

@@ -11,9 +11,15 @@ from typing import Any
 
 from ..tables import Row, canonical
 from . import Comparison, Context, Job, Measurement, Outcome, Prediction, Run, Verdict, version_of
+from ._heads import planned_text
+from ._training import corpus_of, data_spec
 
 TOLERANCE = 0.10
 """How far a layer's entropy may lie from the predicted one, in units of its distance from uniform attention's."""
+
+_SEQUENCES = 8
+_BYTES = 1 << 18
+"""Of text, of which the first eight sequences are taken."""
 
 _ENGINE = (
     "depthwidth.softmax_integrals", "depthwidth.propagation", "depthwidth.signal",
@@ -44,13 +50,15 @@ _SIZES: dict[str, tuple[int, int, int, int]] = {
 
 
 @functools.cache
-def _predicted(fields: str) -> tuple[Prediction, ...]:
-    from ..head_experiments import ENTROPY_QUANTITIES, predicted_attention
+def _predicted(fields: str, context: int, sha256: str) -> tuple[Prediction, ...]:
+    """Of one configuration on one text."""
+    from ..head_experiments import ENTROPY_QUANTITIES, calibration_rows, predicted_attention
 
     version = version_of(*_ENGINE)
+    batches = calibration_rows(corpus_of(_BYTES, 256), _SEQUENCES, context)
     return tuple(
         Prediction(quantity, value, "depthwidth.softmax_integrals.overlap", version, f"layer.{layer}")
-        for layer, values in enumerate(predicted_attention(json.loads(fields)))
+        for layer, values in enumerate(predicted_attention(json.loads(fields), batches))
         for quantity, value in zip(ENTROPY_QUANTITIES, values, strict=True)
     )
 
@@ -58,18 +66,21 @@ def _predicted(fields: str) -> tuple[Prediction, ...]:
 def runs(size: str) -> Iterator[Run]:
     """One model a family, weight scale and seed."""
     layers, width, context, seeds = _SIZES[size]
+    data = data_spec(_BYTES)
     for name, fields in _models(layers, width, context):
         for seed in range(seeds):
             labels = {"model": name, "layers": layers, "width": width, "length": context}
             cost = layers * context * (width * width + context * width) / 1e6
-            yield Run({"config": fields, "dtype": "float32"}, seed, labels, _predicted(canonical(fields)), cost)
+            spec = {"config": fields, "data": data, "sequences": _SEQUENCES, "context": context, "dtype": "float32"}
+            yield Run(spec, seed, labels, _predicted(canonical(fields), context, data["sha256"]), cost)
 
 
 def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
-    """One model on the text: the mean over the heads of each layer."""
-    from ..head_experiments import ENTROPY_QUANTITIES, measured_attention
+    """One model on the text: the mean over the heads of each layer. It takes seconds, and begins again after a kill."""
+    from ..head_experiments import ENTROPY_QUANTITIES, calibration_rows, measured_attention
 
-    for layer, heads in enumerate(measured_attention(spec["config"], context.seed)):
+    batches = calibration_rows(planned_text(spec["data"]), spec["sequences"], spec["context"])
+    for layer, heads in enumerate(measured_attention(spec["config"], context.seed, batches, context.device)):
         for k, quantity in enumerate(ENTROPY_QUANTITIES):
             values = [head[k] for head in heads]
             spread = math.sqrt(sum((v - mean(values)) ** 2 for v in values) / max(1, len(values) - 1) / len(values))
@@ -109,5 +120,5 @@ JOB = Job(
     runs=runs,
     measure=measure,
     judge=judge,
-    uses=("verify.head_experiments", "verify.heads"),
+    uses=("verify.head_experiments", "verify.heads", "verify.jobs._heads"),
 )

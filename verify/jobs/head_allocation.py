@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from ..tables import Row
 from . import Comparison, Context, Job, Measurement, Outcome, Prediction, Run, Verdict, version_of
+from ._heads import BYTES, gpt2_config, planned_text, training_spec
+from ._training import USES, data_spec
 
 EQUAL = 0.01
 """How far the parameters of two models may be apart, relative, for their losses to be compared."""
@@ -45,7 +47,10 @@ _KINDS = {
 def runs(size: str) -> Iterator[Run]:
     """One trained model a seed, cut to every share; one a seed that is measured, and those from scratch beside it."""
     made = _SIZES[size]
-    shape = {"context": made.context, "width": made.width, "layers": made.layers, "steps": made.steps, "dtype": "float32"}
+    shape = {
+        "config": gpt2_config(made.context, made.width, made.layers), "data": data_spec(BYTES[size]),
+        "training": training_spec(made.steps, made.context), "dtype": "float32",
+    }  # fmt: skip
     cost = made.steps * made.context * made.layers * made.width**2
     labels = {"layers": made.layers, "width": made.width}
     for seed in range(made.seeds):
@@ -64,16 +69,23 @@ def predict(size: str) -> Iterator[Prediction]:
 
 
 def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
-    """Train, measure, cut, all heads changed together; or train anew with what was measured. The loss of each."""
-    from ..head_experiments import cut_losses_of, scratch_losses_of
+    """Train, measure, cut, all heads changed together; or train anew with what was measured. The loss of each.
 
-    size = {name: spec[name] for name in ("shares", "context", "width", "layers", "steps")}
+    Every training goes on from its own checkpoints; measuring and cutting take seconds, and begin again.
+    """
+    from ..head_experiments import Setting, cut_losses_of, scratch_losses_of
+    from ..train import Training
+
+    plan = Training.from_dict({**spec["training"], "seed": context.seed, "data_seed": context.seed})
+    setting = Setting(spec["config"], planned_text(spec["data"]), plan, context.folder, context.device)
+    shares = spec["shares"]
     if spec["part"] == "cut":
-        for name, share, _, error, loss, stderr in cut_losses_of(context.seed, **size):
+        for name, share, _, error, loss, stderr in cut_losses_of(setting, shares):
             yield Measurement("loss", loss, f"{name}.{share:g}", stderr=stderr)
             yield Measurement("predicted_error", error, f"{name}.{share:g}")
         return
-    for found in scratch_losses_of(context.seed, **size):
+    for done, found in enumerate(scratch_losses_of(setting, shares), 2):
+        context.progress(done / (1 + 3 * len(shares)))
         site = f"{found.name} from scratch.{found.share:g}"
         yield Measurement("loss", found.loss, site, stderr=found.stderr)
         yield Measurement("parameters", found.parameters, site)
@@ -88,6 +100,8 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         {(row["run"], row["site"]): row["value"] for row in rows if row["quantity"] == quantity}
         for quantity in ("loss", "parameters")
     )
+    if not all(map(math.isfinite, losses.values())):
+        return Verdict("undecided", "a run diverged")
     lines, lower, worse = [], 0, 0
     for kind, meaning in _KINDS.items():
         shares = {site.partition(".")[2] for _, site in losses if site.partition(".")[0] == f"uniform{kind}"}
@@ -128,5 +142,5 @@ JOB = Job(
     measure=measure,
     judge=judge,
     predict=predict,
-    uses=("verify.head_experiments", "verify.heads", "verify.model", "verify.initialize", "depthwidth.head_allocation"),
+    uses=("verify.head_experiments", "verify.heads", "verify.jobs._heads", "depthwidth.head_allocation", *USES),
 )

@@ -43,7 +43,10 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     """Train one head; its error on fresh rows."""
     from ..head_experiments import train_retrieval
 
-    error, stderr = train_retrieval(spec["length"], spec["head_dim"], seed=context.seed, steps=spec["steps"])
+    error, stderr = train_retrieval(
+        spec["length"], spec["head_dim"], seed=context.seed, steps=spec["steps"],
+        folder=context.folder / "training", device=context.device,
+    )  # fmt: skip
     yield Measurement("retrieval_error", error, stderr=stderr)
 
 

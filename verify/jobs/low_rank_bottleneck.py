@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
-from typing import Any
 
 from ..tables import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, version_of
+from . import Comparison, Job, Prediction, Run, Verdict, version_of
+from ._heads import BYTES, training_spec
+from ._training import USES, data_spec, trained, training_flops
+
+_LAYERS = 2
 
 # heads, width, fixed head size, context, steps, seeds
 _SIZES: dict[str, tuple[tuple[int, ...], int, int, int, int, int]] = {
@@ -20,31 +23,28 @@ _SIZES: dict[str, tuple[tuple[int, ...], int, int, int, int, int]] = {
 
 
 def runs(size: str) -> Iterator[Run]:
-    """Heads rising, with sizes that share the width and with a fixed size."""
+    """Heads rising, with sizes that share the width and with a fixed size, in models built and initialised as Llama is."""
     heads, width, fixed, context, steps, seeds = _SIZES[size]
+    data = data_spec(BYTES[size])
     for count in heads:
         for name, dims in (("shared", max(2, width // count)), ("fixed", fixed)):
+            tree = {
+                "depth": _LAYERS, "width": width, "heads": count, "head_dim": dims, "ffn": 2 * width, "vocab": 256,
+                "context": context, "positions": "rotary", "norm": "rmsnorm", "activation": "silu", "gated": True,
+                "bias": False, "tied": False,
+            }  # fmt: skip
             for seed in range(seeds):
                 spec = {
-                    "size": name, "heads": count, "head_dim": dims, "width": width, "context": context, "steps": steps,
-                    "dtype": "float32",
+                    "size": name, "tree": tree, "scheme": "shipped", "options": {"family": "llama"}, "data": data,
+                    "training": training_spec(steps, context), "dtype": "float32",
                 }  # fmt: skip
                 labels = {"heads": count, "size": name, "head_dim": dims}
-                yield Run(spec, seed, labels, cost=steps * context * (8 * width**2 + 4 * width * count * dims))
+                yield Run(spec, seed, labels, cost=training_flops(spec))
 
 
 def predict(size: str) -> Iterator[Prediction]:
     """The sign of a difference: at the most heads, the loss of the fixed size less that of the shared width is below 0."""
     yield Prediction("loss_difference", 0.0, "heads.bottleneck_heads", version_of("depthwidth.formulas.heads"), "most heads")
-
-
-def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
-    """Train one small model on bytes; its held-out loss."""
-    from ..head_experiments import bottleneck_loss
-
-    names = ("heads", "head_dim", "width", "context", "steps")
-    loss, stderr = bottleneck_loss(**{name: spec[name] for name in names}, seed=context.seed)
-    yield Measurement("loss", loss, stderr=stderr)
 
 
 def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
@@ -53,6 +53,8 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     for row in rows:
         if row["quantity"] == "loss":
             found.setdefault((int(row["labels"]["heads"]), row["labels"]["size"]), []).append(row["value"])
+    if not all(math.isfinite(loss) for losses in found.values() for loss in losses):
+        return Verdict("undecided", "a run diverged")
     counts = sorted({count for count, _ in found})
     if not counts or any((count, name) not in found for count in counts for name in ("shared", "fixed")):
         return Verdict("undecided", "runs are missing")
@@ -88,8 +90,8 @@ JOB = Job(
     criterion="At the most heads the fixed size is better by more than two standard errors over seeds, and the shared width "
     "does best at fewer heads.",
     runs=runs,
-    measure=measure,
+    measure=trained,
     judge=judge,
     predict=predict,
-    uses=("verify.head_experiments",),
+    uses=("verify.jobs._heads", *USES),
 )
