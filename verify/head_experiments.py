@@ -10,6 +10,7 @@ make them larger.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import csv
 import datetime
@@ -121,7 +122,8 @@ def _fit(
             kept = optimizer.state_dict()
             tensors |= {f"{name}/{i}": value for i, memory in kept["state"].items() for name, value in memory.items()}
             state = {"identity": identity, "groups": kept["param_groups"], "schedule": schedule.state_dict()}
-            save_checkpoint(folder, step, {**tensors, "generator": generator.get_state()}, state)
+            with contextlib.suppress(OSError):  # a full disk costs the checkpoint that did not fit, not the training
+                save_checkpoint(folder, step, {**tensors, "generator": generator.get_state()}, state)
 
 
 # ---- one head that looks a token up ----
@@ -169,7 +171,7 @@ def train_retrieval(
 
     _fit([*maps, scale, gain], lambda: errors(batch, queries).mean(), generator, steps=steps, rate=rate, folder=folder)
     # Long rows cost most to draw, so that each answers more queries; a standard error of 0.002 there still needs many of them.
-    fresh, asking = (max(8, 2048 // length), queries) if length < 1024 else (16, 4 * queries)
+    fresh, asking = (max(8, 8192 // length), queries) if length < 1024 else (16, 4 * queries)
     with torch.no_grad():
         drawn = torch.cat([errors(64, asking).mean(1) for _ in range(fresh)])
     return float(drawn.mean()), float(drawn.std() / math.sqrt(len(drawn)))

@@ -89,6 +89,14 @@ def test_a_killed_look_up_training_goes_on_bit_for_bit(monkeypatch, tmp_path, at
         train_retrieval(16, 4, steps=31, folder=tmp_path)
 
 
+def test_a_full_disk_costs_a_checkpoint_not_the_training(monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(head_experiments, "save_checkpoint", full)
+    assert train_retrieval(16, 4, steps=5, folder=tmp_path) == train_retrieval(16, 4, steps=5)
+
+
 def test_a_look_up_training_lies_on_its_device(monkeypatch):
     """On the device `meta`, which refuses to work with tensors of another and to say a number; generators do not know it."""
     asked, real = [], torch.Generator
