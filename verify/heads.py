@@ -487,7 +487,7 @@ class _Places:
     def __init__(self, model: nn.Module, tree: Transformer) -> None:
         self.model, self.parameters = model, dict(model.named_parameters())
         self.named = {(s.role, s.block): (name, s) for name, slices in locate(model, tree).items() for s in slices}
-        self.stack = "encoder" if tree.decoder is None else "decoder"
+        self.stack = tree.stack_name
 
     def find(self, role: str, leaf: str, block: int) -> tuple[Tensor, nn.Module] | None:
         """The model's own memory of a role of attention, matrices as (outputs, inputs), and the module that holds it."""

@@ -33,7 +33,8 @@ from verify.head_experiments import (  # noqa: E402
     with_head_dims,
 )
 from verify.jobs import Context, find_job  # noqa: E402
-from verify.jobs._heads import gpt2_config, planned_text, training_spec  # noqa: E402
+from verify.jobs._heads import gpt2_config, training_spec  # noqa: E402
+from verify.jobs._training import planned_text  # noqa: E402
 from verify.sweep import make_plan  # noqa: E402
 from verify.train import Training  # noqa: E402
 

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from depthwidth.errors import InputError
-
-from ._training import corpus_of
-
-if TYPE_CHECKING:
-    from ..corpus import Corpus
+from typing import Any
 
 BYTES = {"tiny": 1 << 18, "small": 1 << 22, "gpu": 1 << 25, "full": 1 << 28}
 """Of text, by size: more than the largest training of that size reads, but for ``full``, which reads its own 1.2 times."""
@@ -30,17 +22,3 @@ def gpt2_config(context: int, width: int, layers: int) -> dict[str, Any]:
         "model_type": "gpt2", "vocab_size": 256, "n_embd": width, "n_head": 4, "n_layer": layers, "n_positions": context,
         "bos_token_id": 0, "eos_token_id": 0, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
     }  # fmt: skip
-
-
-def planned_text(data: Mapping[str, Any]) -> Corpus:
-    """The text that a run was planned with, by what :func:`~verify.jobs._training.data_spec` says of it.
-
-    Raises
-    ------
-    InputError
-        where the text on this machine is another.
-    """
-    text = corpus_of(data["limit"], data["vocab"])
-    if text.identity()["sha256"] != data["sha256"]:
-        raise InputError("the text on this machine is not the one that was planned with: give the same one to both")
-    return text

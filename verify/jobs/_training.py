@@ -47,6 +47,20 @@ def data_spec(limit: int, vocab: int = 256) -> dict[str, Any]:
     return {"limit": limit, "vocab": vocab, "sha256": about["sha256"], "train_tokens": about["train_tokens"]}
 
 
+def planned_text(data: Mapping[str, Any]) -> Corpus:
+    """The text that a run was planned with, by what :func:`data_spec` said of it.
+
+    Raises
+    ------
+    InputError
+        where the text on this machine is another.
+    """
+    text = corpus_of(data["limit"], data["vocab"])
+    if text.identity()["sha256"] != data["sha256"]:
+        raise InputError("the text on this machine is not the one that was planned with: give the same one to both")
+    return text
+
+
 def corpus_of(limit: int, vocab: int) -> Corpus:
     """The tokens, read once in a process and kept in a cache between processes."""
     return _corpus(limit, vocab, os.environ.get(CORPUS_VARIABLE, ""))
@@ -154,7 +168,7 @@ def trained(spec: Mapping[str, Any], context: Context, model: Model | None = Non
     """
     from ..train import train
 
-    text, plan = _same_text(spec), _plan(spec, context)
+    text, plan = planned_text(spec["data"]), _plan(spec, context)
     outcome = train(
         _model(spec, context) if model is None else model, text, plan, folder=context.folder / "training",
         recipe=recipe_of(spec), tree=tree_of(spec), device=context.device, progress=False,
@@ -184,7 +198,7 @@ def trained_together(
 
     # Never by what is quicker just now: the numbers would depend on it, in the last bits.
     outcomes = train_ensemble(
-        models, _same_text(specs[0]), plans, mode="batched", folder=folder, groups=rates, device=contexts[0].device,
+        models, planned_text(specs[0]["data"]), plans, mode="batched", folder=folder, groups=rates, device=contexts[0].device,
         on_step=on_step,
     )  # fmt: skip
     for outcome in outcomes:
@@ -200,13 +214,6 @@ def shape_of(spec: Mapping[str, Any]) -> str:
 
 TOGETHER = Ensemble(shape_of, trained_together)
 """For jobs whose runs are :func:`trained`."""
-
-
-def _same_text(spec: Mapping[str, Any]) -> Corpus:
-    text = corpus_of(spec["data"]["limit"], spec["data"]["vocab"])
-    if text.identity()["sha256"] != spec["data"]["sha256"]:
-        raise InputError("the text on this machine is not the one that was planned with: give the same one to both")
-    return text
 
 
 def _model(spec: Mapping[str, Any], context: Context) -> Model:

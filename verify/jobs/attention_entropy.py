@@ -10,9 +10,8 @@ from statistics import mean
 from typing import Any
 
 from ..tables import Row, canonical
-from . import Comparison, Context, Job, Measurement, Outcome, Prediction, Run, Verdict, version_of
-from ._heads import planned_text
-from ._training import corpus_of, data_spec
+from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from ._training import corpus_of, data_spec, planned_text
 
 TOLERANCE = 0.10
 """How far a layer's entropy may lie from the predicted one, in units of its distance from uniform attention's."""
@@ -20,11 +19,6 @@ TOLERANCE = 0.10
 _SEQUENCES = 8
 _BYTES = 1 << 18
 """Of text, of which the first eight sequences are taken."""
-
-_ENGINE = (
-    "depthwidth.softmax_integrals", "depthwidth.propagation", "depthwidth.signal",
-    "depthwidth.initialization", "depthwidth.layers.attention",
-)  # fmt: skip
 
 
 def _models(layers: int, width: int, context: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -54,7 +48,7 @@ def _predicted(fields: str, context: int, sha256: str) -> tuple[Prediction, ...]
     """Of one configuration on one text."""
     from ..head_experiments import ENTROPY_QUANTITIES, calibration_rows, predicted_attention
 
-    version = version_of(*_ENGINE)
+    version = version_of("depthwidth.propagation", "depthwidth.initialization")
     batches = calibration_rows(corpus_of(_BYTES, 256), _SEQUENCES, context)
     return tuple(
         Prediction(quantity, value, "depthwidth.softmax_integrals.overlap", version, f"layer.{layer}")
@@ -105,7 +99,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         below = f"{uniform - measured:.4g} below uniform, predicted {uniform - predicted:.4g}"
         lines.append(Comparison(f"{model} {site}: entropy", predicted, measured, noise / 3, passes, below))
         good += [f"{model} {site}"] if passes else []
-    outcome: Outcome = "holds" if len(good) == len(layers) else "holds on a range" if good else "fails"
+    outcome = outcome_of(len(good), len(layers) - len(good))
     named = f": {', '.join(good)}" if good and outcome != "holds" else ""
     return Verdict(outcome, f"{len(good)} of {len(layers)} layers are as concentrated as predicted{named}", tuple(lines))
 
@@ -115,8 +109,8 @@ JOB = Job(
     question="Is attention at initialisation as concentrated as the walk through the tree and the softmax integrals say?",
     claim="Entropy and squared weights of every layer follow from the recipe, the text's repetitions and nothing else.",
     measured="Logit variance, entropy and sum of squared weights of every head of transformers' GPT-2 and Llama.",
-    criterion="The distance of the mean entropy from uniform attention's is within 10 % of the predicted one, and three "
-    "standard errors. It holds on the layers where this is so.",
+    criterion=f"The distance of the mean entropy from uniform attention's is within {100 * TOLERANCE:g} % of the predicted one "
+    "and three standard errors. It holds on the layers where this is so.",
     runs=runs,
     measure=measure,
     judge=judge,

@@ -8,9 +8,9 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from ..tables import Row
-from . import Comparison, Context, Job, Measurement, Outcome, Prediction, Run, Verdict, version_of
-from ._heads import BYTES, gpt2_config, planned_text, training_spec
-from ._training import USES, data_spec
+from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from ._heads import BYTES, gpt2_config, training_spec
+from ._training import USES, data_spec, planned_text
 
 EQUAL = 0.01
 """How far the parameters of two models may be apart, relative, for their losses to be compared."""
@@ -128,8 +128,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     summary = f"the allocated model has the lower mean loss in {lower} of {len(lines)} comparisons"
     if any(line.passes is None for line in lines):
         return Verdict("undecided", f"{summary}; one seed says nothing of the noise", tuple(lines))
-    outcome: Outcome = "fails" if worse == len(lines) else "holds on a range" if worse else "holds"
-    return Verdict(outcome, summary, tuple(lines))
+    return Verdict(outcome_of(len(lines) - worse, worse), summary, tuple(lines))
 
 
 JOB = Job(

@@ -9,12 +9,11 @@ from typing import Any
 from depthwidth.formulas.heads import best_retrieval_error, critical_head_dim
 
 from ..tables import Row
-from . import Comparison, Context, Job, Measurement, Outcome, Prediction, Run, Verdict, version_of
+from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 
 TOLERANCE = 0.02
 """How far a trained error may lie from the predicted one, absolute."""
 
-_ENGINE = ("depthwidth.retrieval_integrals", "depthwidth.softmax_integrals", "depthwidth.formulas.heads")
 _FACTORS = (0.5, 1.0, 1.5, 2.0)
 
 # lengths, head dimensions in units of 2 ln n, steps, seeds
@@ -29,7 +28,7 @@ _SIZES: dict[str, tuple[tuple[int, ...], tuple[float, ...], int, int]] = {
 def runs(size: str) -> Iterator[Run]:
     """One training a length, head dimension and seed."""
     lengths, factors, steps, seeds = _SIZES[size]
-    version = version_of(*_ENGINE)
+    version = version_of("depthwidth.formulas.heads")
     for n in lengths:
         for d in sorted({max(1, round(f * critical_head_dim(n))) for f in factors}):
             predicted = Prediction("retrieval_error", best_retrieval_error(n, d), "heads.best_retrieval_error", version)
@@ -67,8 +66,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         good += [(n, d)] if passes else []
     worst = max(abs(row["value"] - row["predicted"]) for its in settings.values() for row in its)
     summary = f"{len(good)} of {len(settings)} settings within {TOLERANCE} of the least error; the worst is {worst:.3f} off"
-    outcome: Outcome = "holds" if len(good) == len(settings) else "holds on a range" if good else "fails"
-    return Verdict(outcome, summary, tuple(lines))
+    return Verdict(outcome_of(len(good), len(settings) - len(good)), summary, tuple(lines))
 
 
 JOB = Job(
@@ -76,7 +74,7 @@ JOB = Job(
     question="Does a trained head look tokens up as well as the theory's best head, at every length and head dimension?",
     claim="The error is min over c of 1 - (E p_t)^2 / E sum p^2, with the knee at 2 ln n dimensions and nothing fitted.",
     measured="Normalised squared error of a trained look-up head on fresh Gaussian keys.",
-    criterion="Every seed's error is within 0.02 of the predicted one. It holds on the settings where this is so.",
+    criterion=f"Every seed's error is within {TOLERANCE} of the predicted one. It holds on the settings where this is so.",
     runs=runs,
     measure=measure,
     judge=judge,

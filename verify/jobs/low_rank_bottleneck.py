@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
+from typing import Any
 
 from ..tables import Row
 from . import Comparison, Job, Prediction, Run, Verdict, version_of
 from ._heads import BYTES, training_spec
-from ._training import USES, data_spec, trained, training_flops
+from ._training import TOGETHER, USES, data_spec, decided, recipe_of, trained, training_flops, tree_of
 
 _LAYERS = 2
 
@@ -34,10 +35,11 @@ def runs(size: str) -> Iterator[Run]:
                 "bias": False, "tied": False,
             }  # fmt: skip
             for seed in range(seeds):
-                spec = {
+                spec: dict[str, Any] = {
                     "size": name, "tree": tree, "scheme": "shipped", "options": {"family": "llama"}, "data": data,
                     "training": training_spec(steps, context), "dtype": "float32",
                 }  # fmt: skip
+                spec["decided"] = decided(tree_of(spec), recipe_of(spec))
                 labels = {"heads": count, "size": name, "head_dim": dims}
                 yield Run(spec, seed, labels, cost=training_flops(spec))
 
@@ -92,6 +94,7 @@ JOB = Job(
     runs=runs,
     measure=trained,
     judge=judge,
+    ensemble=TOGETHER,
     predict=predict,
     uses=("verify.jobs._heads", *USES),
 )
