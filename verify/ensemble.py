@@ -12,7 +12,10 @@ the same losses to rounding:
   member already fills: where torch has several threads, members go side by side, each with its share of them, since products of
   small models gain much less from a second thread than from a second member.
 
-``auto`` tries both for a few passes and takes the quicker one; on a GPU it is ``batched``.
+``auto`` tries both for a few passes and takes the quicker one; on a GPU it is ``batched`` wherever that can run the models.
+
+Buffers that a pass changes (running means of a batch norm) are each member's own in both. What ``torch.func.vmap`` cannot take,
+such as a mixture of experts that decides from its data how large a tensor is, goes through ``loop`` only.
 """
 
 from __future__ import annotations
@@ -51,6 +54,7 @@ from .train import (
     default_device,
     has_diverged,
     language_loss,
+    mean_and_error,
     seed_all,
     validation_loss,
     weights_digest,
@@ -140,6 +144,7 @@ def train_ensemble(
     trainings : one a member, or one for all; alike in steps, batch, context, precision, optimizer, compilation and evaluation,
         free in learning rate, decay, schedule, clipping and seeds.
     mode : ``batched``, ``loop`` or ``auto``; see the module. With dropout, ``batched`` draws other numbers than a run alone.
+        ``auto`` is ``loop`` for models that ``batched`` cannot run.
     folder, checkpoint_every : as in :func:`verify.train.train`: a killed ensemble goes on from its last checkpoint, in the same
         mode, and on a CPU ends bit for bit the same.
     groups : for each member its parameters with their own ``lr`` and ``weight_decay``
@@ -155,7 +160,7 @@ def train_ensemble(
     Raises
     ------
     InputError
-        if members are not alike, or the folder holds another ensemble.
+        if members are not alike, the folder holds another ensemble, or ``batched`` is asked for and cannot run the models.
     """
     trainings = [trainings] * len(models) if isinstance(trainings, Training) else list(trainings)
     _check_alike(models, trainings)
@@ -201,6 +206,39 @@ class _Part:
     def of(self, matrix: Tensor) -> Tensor:
         """The weight in every row: (members, *shape)."""
         return matrix[:, self.start : self.stop].unflatten(1, self.shape) if self.shape else matrix[:, self.start]
+
+
+def _called(
+    code: WithLoss, weights: dict[str, Tensor], buffers: dict[str, Tensor], *data: Tensor
+) -> tuple[Any, dict[str, Tensor]]:
+    """The loss by these weights and buffers, and the buffers that the pass has replaced; others are changed in place."""
+    named = {**weights, **buffers}
+    loss = functional_call(code, named, data)
+    return loss, {name: named[name] for name in buffers if named[name] is not buffers[name]}
+
+
+def _write_back(replaced: dict[str, Tensor], buffers: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in replaced.items():
+            if value.shape != buffers[name].shape:
+                raise InputError(f"train_ensemble: the buffer {name.removeprefix('model.')} changes its shape")
+            buffers[name].copy_(value)
+
+
+_NO_RULE = ("vmap", "batching rule", "batched tensor")
+"""In what torch says, in any case, where it cannot take an operation to several members at once."""
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[None]:
+    """Says it in a sentence where models cannot go through one pass together."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        if not any(words in str(error).lower() for words in _NO_RULE):
+            raise
+        reason = " ".join(str(error).split()).removeprefix("vmap: ").split(". ")[0].rstrip(".")
+        raise InputError(f"train_ensemble: such models do not go through one pass; take mode='loop' ({reason})") from error
 
 
 class _Ensemble:
@@ -379,7 +417,7 @@ class _Ensemble:
             self._batched = self._make_batched(self.training.compile)
         total = torch.zeros(self.members, device=self.device)
         for part, share in self._in_parts(self.training.batch):
-            with autocast(self.device, self.training.precision):
+            with autocast(self.device, self.training.precision), _said():
                 losses = self._batched(self.stacked, inputs[:, part], targets[:, part])
             weighted = losses if share == 1 else losses * share
             # autograd would warn that these gradients, rows apart, are not laid out as it likes.
@@ -388,46 +426,74 @@ class _Ensemble:
             total += weighted.detach()
         return total
 
-    def _without_weights(self) -> WithLoss:
+    @cached_property
+    def _code(self) -> WithLoss:
         """The first member's code and the loss, to be called with anyone's weights; those that are tied stay one."""
         empty: dict[int, Any] = {id(one): nn.Parameter(one.to("meta")) for one in self.models[0].parameters()}
         return WithLoss(copy.deepcopy(self.models[0], empty), self.loss)
 
+    @cached_property
+    def _stacked_buffers(self) -> dict[str, Tensor]:
+        """Each buffer of all members: (members, *shape).
+
+        The members' own become views of it, so that what a pass writes there (running means) is theirs. One that never changes
+        costs nothing.
+        """
+        named = [dict(model.named_buffers()) for model in self.models]
+        shapes = [{name: (buffer.shape, buffer.dtype) for name, buffer in some.items()} for some in named]
+        if any(some != shapes[0] for some in shapes[1:]):
+            raise InputError("train_ensemble: members have buffers of different names or shapes; take mode='loop'")
+        _ = self._code  # copies the first member, while its buffers are its own
+        stacked = {}
+        for name in named[0]:
+            stacked[f"model.{name}"] = torch.stack([some[name] for some in named])
+            for some, row in zip(named, stacked[f"model.{name}"], strict=True):
+                some[name].data = row
+        return stacked
+
     def _make_alone(self, compile: bool) -> Callable[[int, Tensor, Tensor], Tensor]:  # noqa: A002, torch's name
         if not compile:
             return lambda member, inputs, targets: self.loss(self.models[member], inputs, targets)
-        wrapped = self._without_weights()
-        named = [
-            {f"model.{name}": one for name, one in (*model.named_parameters(), *model.named_buffers())} for model in self.models
-        ]
+        code = self._code
+        weights, buffers = (
+            [{f"model.{name}": one for name, one in getattr(model, kind)()} for model in self.models]
+            for kind in ("named_parameters", "named_buffers")
+        )
 
-        def one(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Any:
-            return functional_call(wrapped, weights, (inputs, targets))
+        def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Any:
+            return _called(code, weights, buffers, inputs, targets)
 
         # Of weights that are arguments there is one graph for all members. In C++ it needs Python, which members that go side
         # by side would queue for, only at its ends.
         graph = torch.compile(one, options={"cpp_wrapper": True} if self.device.type == "cpu" else None)
-        return lambda member, inputs, targets: graph(named[member], inputs, targets)
+
+        def alone(member: int, inputs: Tensor, targets: Tensor) -> Any:
+            loss, replaced = graph(weights[member], buffers[member], inputs, targets)
+            _write_back(replaced, buffers[member])
+            return loss
+
+        return alone
+
+    def _for_all(self, data: int | None) -> Callable[..., Any]:
+        """One member's pass, for all at once; `data` is the axis along which they have inputs and targets of their own."""
+        code = self._code
+
+        def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Any:
+            return _called(code, {f"model.{name}": weight for name, weight in weights.items()}, buffers, inputs, targets)
+
+        return vmap(one, in_dims=(0, 0, data, data), randomness="different")  # type: ignore[no-any-return]
 
     def _make_batched(
         self,
         compile: bool,  # noqa: A002, torch's name
     ) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
-        wrapped = self._without_weights()
-        buffers = {
-            f"model.{name}": torch.stack([dict(model.named_buffers())[name] for model in self.models])
-            for name, _ in self.models[0].named_buffers()
-        }
-
-        def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Any:
-            named = {f"model.{name}": weight for name, weight in weights.items()}
-            return functional_call(wrapped, {**named, **buffers}, (inputs, targets))
-
-        together = vmap(one, randomness="different")
+        buffers, together = self._stacked_buffers, self._for_all(data=0)
 
         def eager(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Any:
             with _FoldedAttention():
-                return together(weights, buffers, inputs, targets)
+                losses, replaced = together(weights, buffers, inputs, targets)
+            _write_back(replaced, buffers)
+            return losses
 
         if not compile:
             return eager
@@ -437,8 +503,9 @@ class _Ensemble:
             if inputs.shape not in graphs:
                 from torch.fx.experimental.proxy_tensor import make_fx  # loads much that is only needed here
 
-                # vmap is traced away first, as the compiler knows attention but not its rule above.
-                graph = make_fx(eager)(weights, inputs, targets)
+                # vmap is traced away first, as the compiler knows attention but not its rule above. Tracing is a pass as well.
+                with self._trial():
+                    graph = make_fx(eager)(weights, inputs, targets)
                 # On a GPU this also records CUDA graphs, which keep their outputs in one place.
                 graphs[inputs.shape] = torch.compile(graph, mode="reduce-overhead" if self.device.type == "cuda" else None)
             return graphs[inputs.shape](weights, inputs, targets).clone()
@@ -480,39 +547,52 @@ class _Ensemble:
     @contextlib.contextmanager
     def _trial(self) -> Iterator[None]:
         """Passes inside leave buffers as they were; gradients are none of an update's."""
-        state = [copy.deepcopy(dict(model.named_buffers())) for model in self.models]
+        held = [
+            (part._buffers, name, buffer, buffer.clone())
+            for model in self.models
+            for part in model.modules()
+            for name, buffer in part._buffers.items()
+            if buffer is not None
+        ]
         try:
             yield
         finally:
-            for model, kept in zip(self.models, state, strict=True):
-                for name, buffer in model.named_buffers():
-                    buffer.copy_(kept[name])
+            for place, name, buffer, before in held:
+                place[name] = buffer.copy_(before)  # a pass may have put another tensor in its place
 
     def quickest(self) -> Literal["batched", "loop"]:
-        """Whichever takes less time for forward and back, the better of three tries of each in turn, not compiled."""
-        if self.device.type != "cpu":
-            return "batched"
-        if self.members == 1:
+        """Whichever takes less time for forward and back, the better of three tries of each in turn, not compiled.
+
+        On a GPU it is ``batched``, if that goes; ``loop`` where it does not.
+        """
+        on_cpu = self.device.type == "cpu"
+        if self.members == 1 and on_cpu:
             return "loop"
         inputs, targets = self.batch(0)
         seconds: dict[Literal["batched", "loop"], list[float]] = {"batched": [], "loop": []}
         # One thread's processor time is its wall clock on an idle machine, and still right on a busy one.
         clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-        self._alone, self._batched = self._make_alone(False), self._make_batched(False)
 
         def one(member: int) -> Tensor:
             return self.pass_alone(member, inputs[member], targets[member])
 
-        for _ in range(3):
-            for mode, taken in seconds.items():
-                with self._trial(), self.side_by_side(mode):
-                    start = clock()
-                    if mode == "batched":
-                        self.pass_together(inputs, targets)
-                    else:
-                        list(self.each(one, range(self.members)))
-                    taken.append(clock() - start)
-        self._alone = self._batched = None
+        try:
+            self._alone, self._batched = self._make_alone(False), self._make_batched(False)
+            for _ in range(3 if on_cpu else 1):
+                for mode, taken in seconds.items():
+                    with self._trial(), self.side_by_side(mode):
+                        start = clock()
+                        if mode == "batched":
+                            self.pass_together(inputs, targets)
+                            if not on_cpu:
+                                return "batched"
+                        else:
+                            list(self.each(one, range(self.members)))
+                        taken.append(clock() - start)
+        except InputError:
+            return "loop"
+        finally:
+            self._alone = self._batched = None
         return min(seconds, key=lambda mode: min(seconds[mode]))
 
     # All updates.
@@ -555,21 +635,48 @@ class _Ensemble:
         training = self.training
         if not training.evaluate_batches or len(self.corpus.validation) <= training.context:
             return
+        wanted = [
+            member
+            for member, done in enumerate(self.evaluations)
+            if self.diverged_at[member] is None and not (done and done[-1][0] == self.step)
+        ]
+        together = self._validated_together() if wanted and self.mode == "batched" else None
+        found = [together[member] for member in wanted] if together else self.each(self._validated_alone, wanted)
+        for member, (loss, error) in zip(wanted, found, strict=True):
+            self.evaluations[member].append((self.step, loss, error))
 
-        def one(member: int) -> None:
-            done = self.evaluations[member]
-            if self.diverged_at[member] is None and not (done and done[-1][0] == self.step):
-                found = validation_loss(
-                    WithLoss(self.models[member], self.loss),
-                    self.corpus,
-                    training.evaluate_batches,
-                    training.batch,
-                    training.context,
-                    lambda: autocast(self.device, training.precision),
-                )
-                done.append((self.step, *found))
+    def _validated_alone(self, member: int) -> tuple[float, float]:
+        training = self.training
+        return validation_loss(
+            WithLoss(self.models[member], self.loss),
+            self.corpus,
+            training.evaluate_batches,
+            training.batch,
+            training.context,
+            lambda: autocast(self.device, training.precision),
+        )
 
-        list(self.each(one, range(self.members)))
+    def _validated_together(self) -> list[tuple[float, float]] | None:
+        """What :meth:`_validated_alone` finds of each member, in one pass a batch; nothing where only training takes one."""
+        training, buffers, together = self.training, self._stacked_buffers, self._for_all(data=None)
+        batches = self.corpus.validation_batches(training.evaluate_batches, training.batch, training.context)
+        rows = []
+        self._code.eval()
+        try:
+            with torch.no_grad(), autocast(self.device, training.precision), _FoldedAttention(), _said():
+                for inputs, targets in batches:
+                    row = torch.zeros(self.members, device=self.device)
+                    for part, share in self._in_parts(len(inputs)):  # no more at once than in training
+                        losses, replaced = together(self.stacked, buffers, inputs[part], targets[part])
+                        _write_back(replaced, buffers)
+                        row += losses.float() * share
+                    rows.append(row)
+        except InputError:
+            return None
+        finally:
+            self._code.train()
+        means, errors = mean_and_error(torch.stack(rows))
+        return list(zip(means.tolist(), errors.tolist(), strict=True))
 
     # What is saved.
 
@@ -584,6 +691,9 @@ class _Ensemble:
                     for key, value in optimizer.state[stretch["params"][0]].items():
                         if isinstance(value, Tensor):
                             tensors[f"optimizer/{member}/{index}/{key}"] = value
+        for member, model in enumerate(self.models):
+            kept = model.state_dict()  # buffers that are part of it
+            tensors |= {f"buffers/{member}/{name}": buffer for name, buffer in model.named_buffers() if name in kept}
         for member, losses in enumerate(self.losses):
             tensors[f"losses/{member}"] = torch.tensor(losses, dtype=torch.float64)
         state = {
@@ -616,6 +726,11 @@ class _Ensemble:
                 _, member, index, key = name.split("/")
                 stretch = self.stretches[int(member)][int(index)]
                 owner[int(member)].state[stretch["params"][0]][key] = tensor.to(self.device)
+        with torch.no_grad():
+            for place, model in enumerate(self.models):
+                for name, buffer in model.named_buffers():
+                    if f"buffers/{place}/{name}" in found.tensors:
+                        buffer.copy_(found.tensors[f"buffers/{place}/{name}"])
         self.step = found.step
         self.losses = [found.tensors[f"losses/{member}"].tolist() for member in range(self.members)]
         self.evaluations = [[(int(s), float(a), float(b)) for s, a, b in some] for some in found.state["evaluations"]]

@@ -686,11 +686,18 @@ def validation_loss(
     module.eval()
     try:
         with torch.no_grad(), autocast():
-            losses = torch.stack([module(*one).float() for one in corpus.validation_batches(batches, batch, context)]).double()
+            losses = torch.stack([module(*one).float() for one in corpus.validation_batches(batches, batch, context)])
     finally:
         module.train(was)
-    error = float(losses.std() / math.sqrt(len(losses))) if len(losses) > 1 else math.inf
-    return float(losses.mean()), error
+    mean, error = mean_and_error(losses)
+    return float(mean), float(error)
+
+
+def mean_and_error(losses: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over batches (batches, ...), and its standard error, infinite for a single one; of shape (...)."""
+    losses = losses.double()
+    mean, count = losses.mean(0), len(losses)
+    return mean, losses.std(0) / math.sqrt(count) if count > 1 else torch.full_like(mean, math.inf)
 
 
 class _Report:

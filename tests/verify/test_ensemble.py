@@ -15,10 +15,10 @@ from depthwidth.errors import InputError
 from verify import checkpoints
 from verify.checkpoints import latest
 from verify.corpus import zipf_markov
-from verify.ensemble import train_ensemble
+from verify.ensemble import _Ensemble, train_ensemble
 from verify.initialize import apply_init, parameter_groups
 from verify.model import build
-from verify.train import Training, language_loss, train
+from verify.train import Training, WithLoss, language_loss, train, validation_loss
 
 RATES = (1e-3, 3e-3, 1e-2)
 SHORT = Training(steps=100, batch=4, context=16, warmup=5, clip=0.7, evaluate_batches=2)
@@ -65,6 +65,12 @@ def furthest(ensemble, singles):
     )
 
 
+def evaluations_apart(ensemble, singles):
+    """Largest difference of validation losses and their errors, evaluation by evaluation."""
+    found = [torch.tensor([one.evaluations for one in some], dtype=torch.float64) for some in (ensemble, singles)]
+    return float((found[0] - found[1]).abs().max())
+
+
 @pytest.mark.parametrize("mode", ["batched", "loop"])
 def test_losses_over_100_steps_are_those_of_training_one_by_one(corpus, one_by_one, mode):
     together = train_ensemble(trained := models(), corpus, trainings(), mode=mode, device="cpu")
@@ -106,6 +112,120 @@ def test_any_tree_can_be_an_ensemble(corpus, shape):
     singles = alone([build(shape, seed=i) for i in range(3)], corpus, brief)
     together = train_ensemble([build(shape, seed=i) for i in range(3)], corpus, brief, mode="batched", device="cpu")
     assert furthest(together, singles) < 1e-5
+
+
+class Kept(SmallGPT):
+    """With buffers of all kinds: changed in place (a batch norm's), put another in their place, and never changed."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.batch_norm = torch.nn.BatchNorm1d(32)
+        self.register_buffer("mean_size", torch.zeros(32))
+        self.register_buffer("ones", torch.ones(32))
+
+    def forward(self, tokens):
+        x = self.batch_norm(self.tokens(tokens).transpose(1, 2)).transpose(1, 2) * self.ones
+        if self.training:
+            self.mean_size = 0.9 * self.mean_size + 0.1 * x.detach().abs().mean((0, 1))
+        for block in self.blocks:
+            x = block(x + self.mean_size)
+        return self.head(self.norm(x))
+
+
+def kept():
+    return [Kept(seed=i) for i in range(len(RATES))]
+
+
+def apart(some, others):
+    """The largest difference of two lists of models' buffers, relative to the larger of the two entries and 1."""
+    return max(
+        float(((a.double() - b.double()).abs() / b.double().abs().clamp(min=1.0)).max())
+        for one, other in zip(some, others, strict=True)
+        for a, b in zip(one.buffers(), other.buffers(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(("mode", "compile"), [("batched", False), ("loop", False), ("batched", True), ("loop", True)], ids=str)
+def test_buffers_that_a_pass_changes_are_each_members_own(corpus, monkeypatch, mode, compile):  # noqa: A002, torch's name
+    """As 20 updates leave them alone: validation, which a batch norm does with its running means, is the same then."""
+    compile_for_real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: compile_for_real(graph, backend="aot_eager"))
+    each = trainings(changed(BRIEF, steps=20, evaluate_every=7))
+    singles = alone(by_themselves := kept(), corpus, each)
+    together = train_ensemble(members := kept(), corpus, [changed(t, compile=compile) for t in each], mode=mode, device="cpu")
+    assert furthest(together, singles) < 1e-5
+    assert apart(members, by_themselves) < 1e-5  # float32, of sums in another order
+    assert evaluations_apart(together, singles) < 1e-5
+    # Forgotten, as copies of the first ones would be, they are seen.
+    assert members[0].batch_norm.num_batches_tracked == 20
+    assert apart(kept(), by_themselves) > 0.1
+    forgetful = Kept()
+    forgetful.load_state_dict({**members[0].state_dict(), **dict(Kept().named_buffers())})
+    loss = WithLoss(forgetful, language_loss(forgetful))
+    assert abs(validation_loss(loss, corpus, 2, 4, 16)[0] - singles[0].evaluations[-1][1]) > 1e-2
+
+
+def test_after_the_tries_of_auto_buffers_are_still_the_members(corpus, monkeypatch):
+    def tried(self):
+        assert quickest(self) in ("batched", "loop")
+        return "batched"
+
+    quickest = _Ensemble.quickest
+    monkeypatch.setattr(_Ensemble, "quickest", tried)
+    alone(by_themselves := kept(), corpus, trainings(BRIEF))
+    train_ensemble(members := kept(), corpus, trainings(BRIEF), device="cpu")
+    assert apart(members, by_themselves) < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["batched", "loop"])
+def test_a_checkpoint_holds_what_a_pass_changes(tmp_path, corpus, mode):
+    whole = train_ensemble(unbroken := kept(), corpus, trainings(BRIEF), mode=mode, device="cpu")
+
+    def stop(step, _):
+        if step == 8:
+            raise KeyboardInterrupt
+
+    options = {"mode": mode, "device": "cpu", "folder": tmp_path, "checkpoint_every": 3}
+    with pytest.raises(KeyboardInterrupt):
+        train_ensemble(kept(), corpus, trainings(BRIEF), on_step=stop, **options)
+    assert latest(tmp_path).step == 6
+    resumed = train_ensemble(members := kept(), corpus, trainings(BRIEF), **options)
+    assert apart(members, unbroken) == 0
+    assert [one.evaluations for one in resumed] == [one.evaluations for one in whole]
+
+
+def test_buffers_of_different_shapes_go_in_a_loop(corpus):
+    def made():
+        some = models()
+        some[0].register_buffer("table", torch.ones(3))
+        some[1].register_buffer("table", torch.ones(4))
+        some[2].register_buffer("table", torch.ones(5))
+        return some
+
+    with pytest.raises(InputError, match="buffers of different names or shapes; take mode='loop'"):
+        train_ensemble(made(), corpus, trainings(BRIEF), mode="batched", device="cpu")
+    singles = alone(made(), corpus, trainings(BRIEF))
+    assert furthest(train_ensemble(made(), corpus, trainings(BRIEF), device="cpu"), singles) < 1e-5
+
+
+def test_a_mixture_of_experts_goes_in_a_loop(corpus):
+    """Its routing decides how many tokens an expert has, which torch's vmap cannot take."""
+
+    def made():
+        return [build(tree(experts=4), seed=i) for i in range(3)]
+
+    with pytest.raises(InputError, match=r"such models do not go through one pass; take mode='loop'.*dynamic shape"):
+        train_ensemble(made(), corpus, trainings(BRIEF), mode="batched", device="cpu")
+    together = train_ensemble(made(), corpus, trainings(BRIEF), device="cpu")
+    assert furthest(together, alone(made(), corpus, trainings(BRIEF))) < 1e-5
+
+
+def test_an_error_of_the_loss_stays_what_it_is(corpus):
+    def wrong(model, inputs, targets):
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        train_ensemble(models(), corpus, BRIEF, mode="batched", device="cpu", loss=wrong)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +290,34 @@ def test_batched_an_update_takes_as_many_calls_whatever_the_members(corpus):
 
     assert calls(6, "batched") == calls(2, "batched")
     assert calls(6, "loop") > 2 * calls(2, "loop")
+
+
+def test_batched_an_evaluation_takes_as_many_calls_whatever_the_members(corpus):
+    def calls(members, mode):
+        each = [changed(BRIEF, steps=1, evaluate_batches=2, micro_batch=3, data_seed=i) for i in range(members)]
+        before = [changed(one, evaluate_batches=0) for one in each]
+        found = []
+        for some in (each, before):
+            with Calls() as counted:
+                train_ensemble([SmallGPT(seed=i) for i in range(members)], corpus, some, mode=mode, device="cpu")
+            found.append(counted.made)
+        return found[0] - found[1]
+
+    assert calls(6, "batched") == calls(2, "batched")
+    assert calls(6, "loop") > 2 * calls(2, "loop")
+
+
+def test_what_only_training_can_do_together_is_evaluated_one_by_one(corpus):
+    class Asks(SmallGPT):
+        def forward(self, tokens):
+            logits = super().forward(tokens)
+            return logits if self.training or logits.sum() > math.inf else 2 * logits
+
+    some = [Asks(seed=i) for i in range(3)]
+    together = train_ensemble(some, corpus, trainings(BRIEF), mode="batched", device="cpu")
+    singles = alone([Asks(seed=i) for i in range(3)], corpus, trainings(BRIEF))
+    assert furthest(together, singles) < 1e-5
+    assert evaluations_apart(together, singles) < 1e-5
 
 
 def test_with_dropout_the_loop_draws_what_a_single_run_draws(corpus):
