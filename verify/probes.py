@@ -18,10 +18,12 @@ it costs nothing. Where it measures, it reads; the model computes what it would 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fnmatch
 import functools
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,8 +118,11 @@ def probe(
         - ``mean``, ``second_moment``, ``variance``, ``covariance``, ``correlation`` of the output (batch, tokens, features) of
           a module, over features; the last two over pairs of different tokens of a sequence. ``variance`` is the second moment
           less the squared mean, as in the columns of :func:`depthwidth.propagate`. An output (batch, features) has the first
-          three; of a tuple the first tensor is meant.
-        - ``gradient_mean`` .. ``gradient_correlation``: of the gradient of that output, as the loss scales it.
+          three; of a tuple, dictionary or data class the first floating-point tensor of two dimensions or more is meant, of one
+          of transformers' outputs the last hidden state or the logits. Where tokens come first (``batch_first=False``) tokens
+          and sequences are exchanged.
+        - ``gradient_mean`` .. ``gradient_correlation``: of the gradient of that output as the module returned it, whatever
+          is written into it afterwards; as the loss scales it.
         - ``entropy`` in nats, ``attended_tokens`` exp(entropy), ``participation`` 1/sum p^2, ``score_variance`` over the keys
           a query sees, ``visible_tokens`` that it sees: of each softmax attention, averaged over queries, then heads.
         - ``stable_rank`` ||X||_F^2 / ||X||_2^2 and ``effective_rank`` exp(entropy of the normalised singular values) (Roy &
@@ -142,7 +147,15 @@ def probe(
     Raises
     ------
     InputError
-        if a quantity is unknown, no module has one of the `sites`, or ``update_ratio`` has no optimizer.
+        if a quantity is unknown, no module has one of the `sites`, none of either is named, or ``update_ratio`` has no
+        optimizer.
+
+    Warns
+    -----
+    UserWarning
+        names the sites whose gradient is nan because it cannot be had: their output shares its memory with other tensors
+        (a view, as torch's linear maps of three dimensions return) and was changed in place where no probe can follow, outside
+        of the model's modules for one.
 
     Notes
     -----
@@ -188,6 +201,8 @@ def _asked(quantities: str | Iterable[str], optimizer: Any) -> tuple[str, ...]:
     for name in asked:
         if name not in QUANTITIES:
             raise InputError(f"probe: there is no quantity {shown(name)}{nearest(str(name), QUANTITIES)}")
+    if not asked:
+        raise InputError("probe: quantities names none, and there is nothing to measure")
     if "update_ratio" in asked and optimizer is None:
         raise InputError("probe: update_ratio is measured across a step of an optimizer; give optimizer=")
     return asked
@@ -207,6 +222,8 @@ def _chosen(model: nn.Module, sites: Sites) -> dict[str, nn.Module]:
             raise InputError("probe: no module of the model passes the filter of sites")
         return found
     patterns = (sites,) if isinstance(sites, str) else tuple(sites)
+    if not patterns:
+        raise InputError("probe: sites names none, and there is nothing to measure; None are all")
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in every):
             raise InputError(f"probe: no module is called {shown(pattern)}{nearest(pattern, every)}")
@@ -351,6 +368,89 @@ def _fused_scores(
             yield scores
 
 
+# Whose moments these are.
+
+
+def _first_tensor(out: Any) -> Tensor | None:
+    """What of a module's output is measured."""
+    if isinstance(out, Tensor):
+        return out if out.is_floating_point() and out.dim() >= 2 else None
+    for name in ("last_hidden_state", "logits"):
+        if isinstance(getattr(out, name, None), Tensor):
+            return _first_tensor(getattr(out, name))
+    parts: Iterable[Any] = ()
+    if isinstance(out, Mapping):
+        parts = out.values()
+    elif isinstance(out, (tuple, list)):
+        parts = out
+    elif dataclasses.is_dataclass(out):
+        parts = (getattr(out, one.name, None) for one in dataclasses.fields(out))
+    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
+
+
+class _Returned:
+    """The gradient of an output as its module returned it, where that output is a view.
+
+    A hook on a tensor sees the gradient of what the tensor was when the hook was put on, unless the tensor is a view. Once
+    something is written into a view, or into another one of the same base, autograd sends the gradient of what is read
+    afterwards around the view's own place in the graph: through a node ``CopySlices`` straight to the base. The gradient is
+    then the sum of both ways. Nodes come to hold this object by their hooks, so it must not hold any of them.
+    """
+
+    def __init__(self, first: Tensor, base: Tensor, keep: Callable[[Tensor], None], lost: Callable[[Tensor], None]) -> None:
+        self.keep, self.lost = keep, lost
+        # An alias without contents has the counter of writes, but does not keep the memory.
+        self.writes = first.detach()
+        self.writes.data = first.new_empty(0)
+        self.version = self.writes._version
+        self.base = (base.size(), base.stride(), base.storage_offset())
+        self.view = (first.size(), first.stride(), first.storage_offset())
+        self.around = self.unknown = False
+        self.ways: list[Tensor] = []
+
+    def settle(self, base: Tensor, origin: Any) -> None:
+        """Look for the way around; `origin` is the node that the base came from when the module returned.
+
+        Every write that autograd follows is a node. After one that it does not follow, it makes the nodes of views anew, and
+        what is then read of them is in nobody's sight.
+        """
+        writes, self.version = self.writes._version - self.version, self.writes._version
+        node, first = base.grad_fn, None
+        while node is not None and node is not origin and node.name().endswith("CopySlices"):
+            node, first, writes = node.next_functions[0][0], node, writes - 1
+        self.unknown = node is not origin or writes != 0
+        if first is not None and not self.unknown:
+            self.around = True
+            first.register_hook(self.through_writes)
+
+    def known(self) -> bool:
+        return not self.unknown and self.version == self.writes._version
+
+    def through_view(self, gradient: Tensor) -> None:
+        if self.known() and not self.around:
+            self.keep(gradient)
+        else:
+            self.ways.append(gradient)
+
+    def through_writes(self, gradients: Sequence[Tensor | None], behind: Any) -> None:
+        whole = gradients[0]
+        if whole is None:
+            return
+        size, stride, offset = self.base
+        if whole.stride() != stride:
+            whole = torch.empty_strided(size, stride, dtype=whole.dtype, device=whole.device).copy_(whole)
+        size, stride, start = self.view
+        self.ways.append(whole.as_strided(size, stride, start - offset + whole.storage_offset()))
+
+    def arrived(self, gradients: Any) -> None:
+        """Both ways have been gone: the gradient of the base is complete."""
+        ways, self.ways = self.ways, []
+        if not self.known():
+            self.lost(self.writes)
+        elif ways:
+            self.keep(functools.reduce(torch.add, ways))
+
+
 # The probe itself.
 
 
@@ -364,6 +464,7 @@ class _Step:
     attention: dict[str, list[Tensor]] = field(default_factory=dict)
     exact: dict[tuple[str, str], float] = field(default_factory=dict)
     before: dict[str, Tensor] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
 
 
 class _Probe:
@@ -385,6 +486,7 @@ class _Probe:
         self.seen = _Step()
         self.attached = contextlib.ExitStack()
         self.running: list[str] = []
+        self.returned: list[tuple[_Returned, Tensor, Any]] = []
         self.watch: _Watch | None = None
         self.active = False
 
@@ -403,7 +505,7 @@ class _Probe:
         for name, part in self.sites.items():
             if outputs and not isinstance(part, (nn.ModuleList, nn.ModuleDict)):
                 self._hold(part.register_forward_hook(functools.partial(self._out, name)))
-        if self._any(ATTENTION):
+        if self._any((*ATTENTION, *GRADIENTS)):
             for name, part in _chosen(self.model, None).items():
                 self._hold(part.register_forward_pre_hook(functools.partial(self._enter, name)))
                 self._hold(part.register_forward_hook(self._leave, always_call=True))
@@ -417,6 +519,7 @@ class _Probe:
         if self.active:
             self.attached.close()
             self.active = False
+            self.returned.clear()
             self._write()
 
     def next_step(self) -> None:
@@ -445,30 +548,37 @@ class _Probe:
     # Hooks.
 
     def _out(self, name: str, part: nn.Module, given: Any, out: Any) -> None:
-        first = out
-        while isinstance(first, (tuple, list)) and first:
-            first = first[0]
-        if hasattr(first, "last_hidden_state"):
-            first = first.last_hidden_state
-        elif hasattr(first, "logits"):
-            first = first.logits
-        if not isinstance(first, Tensor):
+        first = _first_tensor(out)
+        if first is None:
             return
         x = _joined(part, first)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             if self._any(MOMENTS):
                 _keep(self.seen.outputs, name, _moments(x))
-            if self._any(RANKS) and x.dim() == 3 and x.is_floating_point():
+            if self._any(RANKS) and x.dim() == 3:
                 _keep(self.seen.ranks, name, _ranks(x))
         if self._any(GRADIENTS) and first.requires_grad:
-            first.register_hook(functools.partial(self._gradient, name, part, self.seen))
+            keep = functools.partial(self._gradient, name, part, self.seen)
+            base = first._base
+            if base is None or base.grad_fn is None or base.dtype != first.dtype:
+                first.register_hook(keep)
+                return
+            returned = _Returned(first, base, keep, functools.partial(self._lose, name, len(first), self.seen))
+            origin = base.grad_fn
+            first.register_hook(returned.through_view)
+            origin.register_prehook(returned.arrived)
+            self.returned.append((returned, base, origin))
 
     def _gradient(self, name: str, part: nn.Module, seen: _Step, gradient: Tensor) -> None:
         with torch.no_grad():
             _keep(seen.gradients, name, _moments(_joined(part, gradient)))
 
+    def _lose(self, name: str, sequences: int, seen: _Step, like: Tensor) -> None:
+        _keep(seen.gradients, name, torch.full((sequences, 3), torch.nan, device=like.device))
+        seen.lost.add(name)
+
     def _enter(self, name: str, part: nn.Module, given: Any) -> None:
-        if not self.running:
+        if not self.running and self._any(ATTENTION):
             self.watch = _Watch(lambda: self._attending() is not None, self._attended)
             self.watch.__enter__()
         self.running.append(name)
@@ -477,6 +587,10 @@ class _Probe:
         if not self.running:
             return
         self.running.pop()
+        if not self.running:  # the outermost is done, and what its modules wrote in place is written
+            for returned, base, origin in self.returned:
+                returned.settle(base, origin)
+            self.returned.clear()
         if not self.running and self.watch is not None:
             self.watch.__exit__(None, None, None)
             self.watch = None
@@ -527,6 +641,9 @@ class _Probe:
     # Rows.
 
     def _write(self) -> None:
+        if self.seen.lost:
+            sites = ", ".join(sorted(self.seen.lost))
+            warnings.warn(f"probe: no gradient at {sites}, whose output was changed in place out of sight: nan", stacklevel=2)
         order = {name: place for place, name in enumerate(self.sites)}
         found: list[tuple[str, str, float, float]] = []
         for kind, names, prefix in ((self.seen.outputs, MOMENTS, ""), (self.seen.gradients, MOMENTS, "gradient_")):

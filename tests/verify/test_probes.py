@@ -4,6 +4,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask a server
 
+import contextlib
+import dataclasses
 import math
 import warnings
 
@@ -17,7 +19,7 @@ torch = pytest.importorskip("torch")
 
 from torch.nn import functional as F  # noqa: E402, N812
 
-from verify import build, probe  # noqa: E402
+from verify import build, probe, probes  # noqa: E402
 from verify.probes import ATTENTION, COLUMNS, GRADIENTS, MOMENTS, QUANTITIES, RANKS, UPDATES, WEIGHTS  # noqa: E402
 
 SHAPE = {"depth": 2, "width": 24, "heads": 4, "vocab": 31, "context": 12}
@@ -198,8 +200,6 @@ def test_known_values_of_attention():
 
 
 def test_cross_attention_and_chunks(tokens, monkeypatch):
-    from verify import probes
-
     model = build(Transformer(**SHAPE, kind="encoder-decoder"), "xavier", seed=0)
     with probe(model, ATTENTION) as whole:
         model(tokens, source=tokens[:, :6])
@@ -492,6 +492,155 @@ def test_outputs_of_two_dimensions_have_no_pairs():
     assert names == {p + n for p in ("", "gradient_") for n in ("mean", "second_moment", "variance")}
 
 
+# Outputs that are written into later.
+
+
+def residual(model, x, in_place):
+    h = model[0](x)
+    branch = model[1](h.clone())
+    if in_place:
+        h += branch
+        return h
+    return h + branch
+
+
+def activation(model, x, in_place):
+    return model[1](F.relu(model[0](x), inplace=in_place))
+
+
+def dropped_tokens(model, x, in_place):
+    """Written into through a view of the view, twice, and read before, between and after."""
+    h = model[0](x)
+    before = h.clone().sin()  # autograd keeps what the sine reads
+    if in_place:
+        h[:, 0] = 2 * before[:, 1]
+        between = h.clone().cos()
+        h[..., 3].mul_(before[..., 2])
+        return model[1](h) + before + between
+    kept = torch.cat((2 * before[:, 1:2], h[:, 1:]), dim=1)
+    between = kept.cos()
+    kept = torch.cat((kept[..., :3], kept[..., 3:4] * before[..., 2:3], kept[..., 4:]), dim=-1)
+    return model[1](kept) + before + between
+
+
+def turned(model, x, in_place):
+    """The output of a site is a transposed half of a tensor whose other half, and whole, go elsewhere."""
+    whole = 1.5 * model[0](x)
+    half = model[2](whole)
+    rest = whole.clone().sin().sum() + model[1](whole.clone())
+    square = half.clone().square()
+    return (half.add_(square) if in_place else half + square).cos().sum() + rest
+
+
+class Half(torch.nn.Module):
+    def forward(self, whole):
+        return whole[:, 1:, 2:].transpose(1, 2)
+
+
+def gradients_at(forward, in_place, dims=3):
+    """Moments of the gradient of every output by a probe, of a model made anew."""
+    torch.manual_seed(0)
+    linear = [torch.nn.Linear(8, 8) for _ in range(2)]
+    model = torch.nn.Module()
+    model.parts = torch.nn.ModuleList([*linear, Half()])
+    model.forward = lambda x: forward(model.parts, x, in_place)
+    x = torch.randn(*(4, 5, 8)[-dims:], generator=torch.Generator().manual_seed(1))
+    with probe(model, GRADIENTS, "parts.[02]") as rows:
+        model(x).square().sum().backward()
+    return {(row["site"], row["quantity"]): row["value"] for row in rows}
+
+
+@pytest.mark.parametrize("forward", [residual, activation, dropped_tokens, turned])
+def test_what_is_written_into_an_output_later_leaves_its_gradient(forward, monkeypatch):
+    """In place as out of place: linear maps of three dimensions return views, whose hooks see a part of the gradient."""
+    expected = gradients_at(forward, in_place=False)
+    assert expected["parts.0", "gradient_second_moment"] > 0
+    assert gradients_at(forward, in_place=True) == pytest.approx(expected, rel=1e-5, abs=1e-8)
+    # Negative control: with hooks on the outputs alone it is not.
+    monkeypatch.setattr(probes._Returned, "settle", lambda *_: None)
+    monkeypatch.setattr(probes._Returned, "known", lambda _: True)
+    assert gradients_at(forward, in_place=True) != pytest.approx(expected, rel=1e-2, abs=1e-8)
+
+
+@pytest.mark.parametrize("forward", [residual, activation])
+def test_outputs_that_are_no_views_too(forward):
+    expected = gradients_at(forward, in_place=False, dims=2)
+    assert gradients_at(forward, in_place=True, dims=2) == pytest.approx(expected, rel=1e-5)
+
+
+def outside(model, x):
+    """Not within a module, whose hooks could find the way around."""
+    h = model[0](x)
+    branch = model[1](h.clone())
+    h += branch
+    return h
+
+
+class Unfollowed(torch.nn.Sequential):
+    def forward(self, x):
+        h = self[0](x)
+        with torch.no_grad():
+            h.mul_(2.0)
+        return self[1](h)
+
+
+def base_as_well(model, x):
+    """Written into as a whole, of which the output is a view."""
+    h = model[0](x)
+    branch = model[1](h.clone())
+    h._base.add_(branch.flatten(0, 1))
+    return h
+
+
+@pytest.mark.parametrize("forward", [outside, lambda model, x: model(x), base_as_well], ids=["outside", "no_grad", "base"])
+def test_where_a_write_cannot_be_followed_that_is_said(forward):
+    torch.manual_seed(0)
+    model, x = Unfollowed(torch.nn.Linear(8, 8), torch.nn.Tanh()), torch.randn(4, 5, 8)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(pytest.warns(UserWarning, match="no gradient at 0, whose output was changed in place"))
+        rows = stack.enter_context(probe(model, GRADIENTS))
+        forward(model, x).sum().backward()
+    assert math.isnan(rows.value("0", "gradient_second_moment"))
+    assert rows.value("1", "gradient_second_moment") == 1  # that of the sum
+
+
+# What modules return.
+
+
+@dataclasses.dataclass
+class Named:
+    count: int
+    hidden: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda h: {"hidden": h},
+        lambda h: (None, h),
+        lambda h: [h.argmax(-1), {"lengths": torch.ones(3, dtype=torch.long), "states": (h,)}],
+        lambda h: (h.square().mean(), h),  # a loss and what it is of
+        lambda h: Named(3, h),
+    ],
+    ids=["dictionary", "None first", "nested, integers first", "number first", "data class"],
+)
+def test_the_first_floating_tensor_of_an_output_is_measured(wrap):
+    class Wraps(torch.nn.Linear):
+        def forward(self, x):
+            h = super().forward(x)
+            self.seen = h
+            h.retain_grad()
+            return wrap(h)
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(Wraps(8, 6))
+    with probe(model, [*MOMENTS, *GRADIENTS], "0") as rows:
+        model(torch.randn(3, 5, 8))
+        model[0].seen.square().sum().backward()
+    agree(rows, "0", moments_of(model[0].seen.detach()))
+    agree(rows, "0", moments_of(model[0].seen.grad), prefix="gradient_")
+
+
 def test_a_diverged_model_has_rows_that_say_so(model, tokens):
     with torch.no_grad():
         model.decoder.block[1].feed_forward.down.weight[0, 0] = torch.nan
@@ -522,6 +671,9 @@ def test_bad_input_gets_one_sentence(model):
         ({"quantities": "update_ratio"}, "give optimizer="),
         ({"sites": "decoder.blok.0"}, "no module is called 'decoder.blok.0'"),
         ({"sites": lambda name, part: False}, "passes the filter"),
+        ({"sites": []}, "sites names none"),
+        ({"sites": ["decoder", "*.nowhere"]}, r"no module is called '\*.nowhere'"),
+        ({"quantities": []}, "quantities names none"),
     ):
         with pytest.raises(InputError, match=sentence), probe(model, **wrong):
             pass
