@@ -114,6 +114,14 @@ class Corpus:
             raise InputError(f"corpus: a context of {context} wants {context + 1} {split} tokens or more, and has {have:,}")
         return windows
 
+    def largest(self) -> int:
+        """The largest number that a token has; -1 where there is none."""
+        found: int | None = self.__dict__.get("_largest")
+        if found is None:
+            found = max((int(tokens.max()) for tokens in (self.train, self.validation) if len(tokens)), default=-1)
+            object.__setattr__(self, "_largest", found)
+        return found
+
     def counts(self) -> NDArray[np.int64]:
         """How often each token occurs in the training block: shape (vocab,)."""
         found = np.zeros(self.vocab, dtype=np.int64)
@@ -262,7 +270,7 @@ def text(
     Raises
     ------
     InputError
-        if there is nothing to read.
+        if there is nothing to read, as in an empty file.
     """
     place = Path(path)
     source = {"kind": "text", "path": place.name, "pattern": pattern, "limit": limit, "tokenizer": _called(tokenizer)}
@@ -277,16 +285,18 @@ def text(
             files = _files(place, pattern)
         else:
             raise InputError(f"there is no file or folder {shown(str(path))}")
-        data = bytearray()
+        data, some = bytearray(), False
         for file in files:
-            data += file.read_bytes() + b"\n"
+            read = file.read_bytes()
+            some = some or bool(read)
+            data += read + b"\n"
             if limit is not None and len(data) >= limit:
                 del data[limit:]
                 break
     except OSError as error:
         raise InputError(f"{shown(str(path))} cannot be read: {error.strerror or error}") from None
-    if not data:
-        raise InputError(f"{shown(str(path))} holds no text that matches {pattern!r}")
+    if not data or not some:
+        raise InputError(f"{shown(str(path))} holds no text" + ("" if place.is_file() else f" that matches {pattern!r}"))
     if tokenizer is None:
         return split(torch.frombuffer(data, dtype=torch.uint8), 256, source, validation)
     tokens, vocab = tokenized([data.decode("utf-8", errors="replace")], tokenizer)
@@ -375,6 +385,11 @@ def dataset(
 # A source whose entropy is known.
 
 
+def _check_count(who: str, name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise InputError(f"{who}: {name}={shown(value)} is not a whole number from 0")
+
+
 @dataclass(frozen=True)
 class ZipfMarkov:
     """A stationary chain over `vocab` tokens whose single tokens follow Zipf's law exactly.
@@ -407,6 +422,7 @@ class ZipfMarkov:
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and 0 <= value <= 8):
                 raise InputError(f"ZipfMarkov: {name}={shown(value)} is not a number from 0 to 8")
+        _check_count("ZipfMarkov", "seed", self.seed)
 
     def stationary(self) -> NDArray[np.float64]:
         """Probability of each token: shape (vocab,)."""
@@ -443,7 +459,15 @@ class ZipfMarkov:
         return float(-(p * np.log(p)).sum())
 
     def sample(self, tokens: int, seed: int = 0) -> NDArray[np.int64]:
-        """One stretch of the chain: shape (tokens,)."""
+        """One stretch of the chain: shape (tokens,).
+
+        Raises
+        ------
+        InputError
+            if one of the two is not a whole number from 0.
+        """
+        _check_count("ZipfMarkov", "tokens", tokens)
+        _check_count("ZipfMarkov", "seed", seed)
         uniforms = np.random.default_rng(seed).random(tokens).tolist()
         rows = [row.tolist() for row in np.cumsum(self.transition(), axis=1)]
         last = self.vocab - 1
@@ -461,6 +485,11 @@ def zipf_markov(tokens: int, *, validation: float = 0.05, seed: int = 0, **optio
     ----------
     tokens : in all.
     seed : of the sample. `options` are those of :class:`ZipfMarkov`.
+
+    Raises
+    ------
+    InputError
+        if a number is not in its range.
     """
     source = ZipfMarkov(**options)
     sampled = torch.from_numpy(source.sample(tokens, seed)).to(_dtype(source.vocab))

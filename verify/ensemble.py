@@ -51,10 +51,13 @@ from .train import (
     Training,
     WithLoss,
     autocast,
+    check_tokens,
     default_device,
     has_diverged,
     language_loss,
+    make_folder,
     mean_and_error,
+    said_of_tokens,
     seed_all,
     validation_loss,
     weights_digest,
@@ -160,10 +163,13 @@ def train_ensemble(
     Raises
     ------
     InputError
-        if members are not alike, the folder holds another ensemble, or ``batched`` is asked for and cannot run the models.
+        if members are not alike or have nothing to train, the corpus holds tokens that they do not know, the folder holds
+        another ensemble or cannot be one, or ``batched`` is asked for and cannot run the models.
     """
     trainings = [trainings] * len(models) if isinstance(trainings, Training) else list(trainings)
     _check_alike(models, trainings)
+    for model in models if loss is None else ():
+        check_tokens(model, corpus)
     place = default_device(device)
     if mode not in ("auto", "batched", "loop"):
         raise InputError(f"train_ensemble: mode={shown(mode)} is not one of auto, batched, loop")
@@ -171,6 +177,8 @@ def train_ensemble(
         run = _Ensemble(models, corpus.to(place), trainings, groups, loss or language_loss(models[0]))
         run.folder = None if folder is None else Path(folder)
         found = run.saved()
+        if run.folder is not None and found is None:
+            make_folder(run.folder)
         way = found.state["mode"] if found else run.quickest() if mode == "auto" else mode
         run.settle(way)
         if found:
@@ -278,6 +286,8 @@ class _Ensemble:
         first = dict(self.models[0].named_parameters())
         names = {id(parameter): name for name, parameter in first.items()}
         order = [names[id(parameter)] for group in groups[0] for parameter in group["params"]]
+        if not order:
+            raise InputError("train_ensemble: the models have no parameter to train")
         self.parts, start = [], 0
         for name in order:
             size = first[name].numel()
@@ -289,6 +299,8 @@ class _Ensemble:
         for member, (model, own) in enumerate(zip(self.models, groups, strict=True)):
             parameters = dict(model.named_parameters())
             rate = {id(p): (group["lr"], group["weight_decay"]) for group in own for p in group["params"]}
+            if len(rate) > len(order):
+                raise InputError(f"train_ensemble: member {member} trains weights that the first one does not")
             stretches: list[list[Any]] = []
             for part in self.parts:
                 parameter = parameters[part.name]
@@ -404,7 +416,7 @@ class _Ensemble:
             self._alone = self._make_alone(self.training.compile)
         total = torch.zeros((), device=self.device)
         for part, share in self._in_parts(self.training.batch):
-            with autocast(self.device, self.training.precision):
+            with autocast(self.device, self.training.precision), said_of_tokens(self.corpus, self.training.context):
                 loss = self._alone(member, inputs[part], targets[part])
             weighted = loss if share == 1 else loss * share
             weighted.backward()
@@ -417,7 +429,8 @@ class _Ensemble:
             self._batched = self._make_batched(self.training.compile)
         total = torch.zeros(self.members, device=self.device)
         for part, share in self._in_parts(self.training.batch):
-            with autocast(self.device, self.training.precision), _said():
+            said = said_of_tokens(self.corpus, self.training.context)
+            with autocast(self.device, self.training.precision), _said(), said:
                 losses = self._batched(self.stacked, inputs[:, part], targets[:, part])
             weighted = losses if share == 1 else losses * share
             # autograd would warn that these gradients, rows apart, are not laid out as it likes.
@@ -432,21 +445,27 @@ class _Ensemble:
         empty: dict[int, Any] = {id(one): nn.Parameter(one.to("meta")) for one in self.models[0].parameters()}
         return WithLoss(copy.deepcopy(self.models[0], empty), self.loss)
 
+    def _held(self, model: nn.Module) -> dict[str, Tensor]:
+        """What a model has beside the weights that are trained, by name."""
+        trained = {part.name for part in self.parts}
+        still = {name: one for name, one in model.named_parameters() if name not in trained}
+        return {**still, **dict(model.named_buffers())}
+
     @cached_property
     def _stacked_buffers(self) -> dict[str, Tensor]:
-        """Each buffer of all members: (members, *shape).
+        """Each buffer, and each weight that is not trained, of all members: (members, *shape).
 
         The members' own become views of it, so that what a pass writes there (running means) is theirs. One that never changes
         costs nothing.
         """
-        named = [dict(model.named_buffers()) for model in self.models]
+        named = [self._held(model) for model in self.models]
         shapes = [{name: (buffer.shape, buffer.dtype) for name, buffer in some.items()} for some in named]
         if any(some != shapes[0] for some in shapes[1:]):
             raise InputError("train_ensemble: members have buffers of different names or shapes; take mode='loop'")
         _ = self._code  # copies the first member, while its buffers are its own
         stacked = {}
         for name in named[0]:
-            stacked[f"model.{name}"] = torch.stack([some[name] for some in named])
+            stacked[f"model.{name}"] = torch.stack([some[name].detach() for some in named])
             for some, row in zip(named, stacked[f"model.{name}"], strict=True):
                 some[name].data = row
         return stacked
@@ -692,8 +711,8 @@ class _Ensemble:
                         if isinstance(value, Tensor):
                             tensors[f"optimizer/{member}/{index}/{key}"] = value
         for member, model in enumerate(self.models):
-            kept = model.state_dict()  # buffers that are part of it
-            tensors |= {f"buffers/{member}/{name}": buffer for name, buffer in model.named_buffers() if name in kept}
+            kept = model.state_dict()
+            tensors |= {f"held/{member}/{name}": one for name, one in self._held(model).items() if name in kept}
         for member, losses in enumerate(self.losses):
             tensors[f"losses/{member}"] = torch.tensor(losses, dtype=torch.float64)
         state = {
@@ -728,9 +747,9 @@ class _Ensemble:
                 owner[int(member)].state[stretch["params"][0]][key] = tensor.to(self.device)
         with torch.no_grad():
             for place, model in enumerate(self.models):
-                for name, buffer in model.named_buffers():
-                    if f"buffers/{place}/{name}" in found.tensors:
-                        buffer.copy_(found.tensors[f"buffers/{place}/{name}"])
+                for name, one in self._held(model).items():
+                    if f"held/{place}/{name}" in found.tensors:
+                        one.copy_(found.tensors[f"held/{place}/{name}"])
         self.step = found.step
         self.losses = [found.tensors[f"losses/{member}"].tolist() for member in range(self.members)]
         self.evaluations = [[(int(s), float(a), float(b)) for s, a, b in some] for some in found.state["evaluations"]]

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from depthwidth.errors import InputError
+
 if TYPE_CHECKING:
     from .train import Training
 
@@ -54,6 +56,8 @@ def default_groups(model: nn.Module, learning_rate: float, weight_decay: float) 
 
 def make_optimizer(training: Training, groups: Groups, device: torch.device) -> torch.optim.Optimizer:
     """The optimizer of a run, in its fused form where there is one; each group remembers its full rate as ``base``."""
+    if not any(group["params"] for group in groups):
+        raise InputError("train: the model has no parameter to train")
     for group in groups:
         group["base"] = group["lr"]
     if training.optimizer == "sgd":

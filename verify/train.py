@@ -41,6 +41,7 @@ from .optim import SCHEDULES, Groups, clip, default_groups, factor, make_optimiz
 _COUNTS = ("warmup", "evaluate_every", "evaluate_batches", "seed", "data_seed")
 _SIZES = ("learning_rate", "weight_decay", "epsilon", "clip", "relative_clip", "diverged_above")
 _FRACTIONS = ("beta1", "beta2", "momentum", "final", "cooldown")
+_BELOW_ONE = ("beta1", "beta2")
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,9 @@ class Training:
             right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most
             if not right and not (value is None and name in optional):
                 raise InputError(f"Training: {name}={shown(value)} is not a number from 0{' to 1' if most == 1 else ''}")
+        for name in _BELOW_ONE:
+            if getattr(self, name) == 1:
+                raise InputError(f"Training: {name}=1 would average nothing in; it is to be below 1")
         for name in ("clip", "relative_clip"):
             if getattr(self, name) == 0:
                 raise InputError(f"Training: {name}=0 would stop every update; None clips nothing")
@@ -440,13 +444,16 @@ def train(
     Raises
     ------
     InputError
-        if the folder holds another run, the corpus is too short or its vocabulary is not the model's.
+        if the folder holds another run or cannot be one, the corpus is too short or holds tokens that the model does not know,
+        or the model has no parameter to train.
     """
     place = default_device(device)
     with ExitStack() as stack:
         world = stack.enter_context(_together(place))
         for logger in loggers:
             stack.callback(logger.close)
+        if loss is None:  # a loss of the caller's may make other tokens of these
+            check_tokens(model, corpus)
         model.to(place)
         if recipe is not None:
             groups = parameter_groups(model, recipe, training.learning_rate, training.weight_decay, tree=tree)
@@ -457,6 +464,8 @@ def train(
         done = run.restore()
         if done is not None:
             return done
+        if run.folder is not None:
+            make_folder(run.folder)
         # Whoever called keeps their random numbers.
         stack.enter_context(torch.random.fork_rng([place] if place.type == "cuda" else []))
         report = stack.enter_context(_Report(run, () if world.rank else loggers, log_every, progress))
@@ -471,6 +480,66 @@ def default_device(device: torch.device | str | None) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
+
+
+def table_rows(model: nn.Module) -> int | None:
+    """How many tokens a model knows, where it shows that.
+
+    By our tree, by transformers' ``get_input_embeddings``, or by its only ``nn.Embedding``, if as many outputs come out of one
+    of its linear maps: else it might be a table of positions.
+    """
+    if isinstance(tree := getattr(model, "tree", None), Transformer):
+        return tree.vocab or None  # 0 for images
+    with contextlib.suppress(AttributeError, NotImplementedError, TypeError):
+        rows = model.get_input_embeddings().num_embeddings
+        return rows if isinstance(rows, int) else None
+    tables = [part.num_embeddings for part in model.modules() if isinstance(part, nn.Embedding)]
+    outputs = {part.out_features for part in model.modules() if isinstance(part, nn.Linear)}
+    return tables[0] if len(tables) == 1 and tables[0] in outputs else None
+
+
+def check_tokens(model: nn.Module, corpus: Corpus) -> None:
+    """Refuse a corpus with tokens that the model does not know."""
+    rows, largest = table_rows(model), corpus.largest()
+    if rows is not None and largest >= rows:
+        raise InputError(f"train: the corpus holds token {largest}, and the model knows 0 to {rows - 1}")
+
+
+# What torch says of an index beyond a table, and of a target beyond the logits; otherwise under vmap.
+_TABLE_TOO_SMALL: dict[type, tuple[str, ...]] = {
+    IndexError: ("index out of range in self", "Target "),
+    RuntimeError: ("is out of bounds for dimension",),
+}
+
+
+@contextlib.contextmanager
+def said_of_tokens(corpus: Corpus, context: int) -> Iterator[None]:
+    """Says in a sentence what a table that is too small says in torch's words; of models that do not show their size."""
+    try:
+        yield
+    except (IndexError, RuntimeError) as error:
+        if not any(words in str(error) for words in _TABLE_TOO_SMALL.get(type(error), ())):
+            raise
+        what = f"the corpus holds tokens 0 to {corpus.largest()}, in windows of {context}"
+        raise InputError(f"train: {what}, for which a table of the model has too few rows ({error})") from error
+
+
+def make_folder(place: Path) -> None:
+    """Make a folder for checkpoints, if it is not there.
+
+    Raises
+    ------
+    InputError
+        if it is a file, or cannot be made or written to.
+    """
+    if place.exists() and not place.is_dir():
+        raise InputError(f"{shown(str(place))} is a file, not a folder for checkpoints")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {shown(str(place))} cannot be made: {error.strerror or error}") from None
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"the folder {shown(str(place))} cannot be written to")
 
 
 class _Run:
@@ -631,7 +700,7 @@ class _Run:
             # Gradients of processes are averaged once, behind the last micro-batch.
             waits = contextlib.nullcontext() if last or self.world.size == 1 else self.parallel.no_sync()
             with waits:
-                with autocast(self.device, self.training.precision):
+                with autocast(self.device, self.training.precision), said_of_tokens(self.corpus, self.training.context):
                     loss = module(inputs[part], targets[part])
                 weighted = loss if size == rows else loss * ((part.stop - part.start) / rows)
                 weighted.backward()

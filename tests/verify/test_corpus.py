@@ -243,16 +243,34 @@ def test_a_dataset_is_asked_for_without_its_code(monkeypatch):
         dataset("some/text")
 
 
+def empty_file(folder):
+    (folder / "empty.txt").touch()
+    return folder / "empty.txt"
+
+
+def test_the_largest_token_of_either_part():
+    assert Corpus(torch.tensor([1, 5, 2]), torch.tensor([3]), 9).largest() == 5
+    assert Corpus(torch.tensor([1]), torch.tensor([7]), 9).largest() == 7
+    assert Corpus(torch.tensor([1]), torch.tensor([], dtype=torch.long), 9).largest() == 1
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
         (lambda p: text(p / "absent"), "no file or folder"),
         (lambda p: text(p), "holds no text"),
+        (lambda p: text(empty_file(p)), "holds no text"),
+        (lambda p: text(empty_file(p), tokenizer="tokenizer.json"), "holds no text"),
+        (lambda p: text(empty_file(p).parent), r"holds no text that matches '\*'"),
         (lambda p: Corpus(torch.zeros(3), torch.zeros(0, dtype=torch.uint8), 4), "not one row of whole numbers"),
         (lambda p: Corpus(torch.tensor([5]), torch.tensor([0]), 4), "outside 0 to 3"),
         (lambda p: zipf_markov(20, vocab=4, validation=1.0), "not a fraction"),
         (lambda p: zipf_markov(20, vocab=1), "vocab=1 is not"),
         (lambda p: zipf_markov(20, vocab=4, strength=math.nan), "strength=nan is not"),
+        (lambda p: zipf_markov(-5), "tokens=-5 is not a whole number from 0"),
+        (lambda p: zipf_markov(20.5), r"tokens=20\.5 is not a whole number"),
+        (lambda p: zipf_markov(20, vocab=4, seed=-1), "seed=-1 is not a whole number"),
+        (lambda p: ZipfMarkov(seed=-1), "seed=-1 is not a whole number"),
         (lambda p: zipf_markov(20, vocab=4).batch(0, 0, 2, 30), "a context of 30 wants 31"),
     ],
 )

@@ -178,6 +178,30 @@ def test_after_the_tries_of_auto_buffers_are_still_the_members(corpus, monkeypat
 
 
 @pytest.mark.parametrize("mode", ["batched", "loop"])
+def test_weights_that_are_not_trained_stay_each_members_own(corpus, mode):
+    def made():
+        some = models()
+        for model in some:
+            model.positions.weight.requires_grad_(False)
+        return some
+
+    before = [model.positions.weight.clone() for model in made()]
+    together = train_ensemble(members := made(), corpus, trainings(BRIEF), mode=mode, device="cpu")
+    singles = alone(made(), corpus, trainings(BRIEF))
+    assert furthest(together, singles) < 1e-5
+    assert evaluations_apart(together, singles) < 1e-5
+    assert all(torch.equal(model.positions.weight, kept) for model, kept in zip(members, before, strict=True))
+    assert furthest(together, alone(models(), corpus, trainings(BRIEF))) > 1e-4  # those of which they are trained
+    odd = made()
+    odd[1].positions.weight.requires_grad_(True)
+    for order in (odd, odd[::-1]):
+        with pytest.raises(InputError, match=r"does not train positions|trains weights that the first one does not"):
+            train_ensemble(order[:2], corpus, BRIEF, mode=mode, device="cpu")
+        with pytest.raises(InputError, match=r"does not train positions|trains weights that the first one does not"):
+            train_ensemble(order[1:], corpus, BRIEF, mode=mode, device="cpu")
+
+
+@pytest.mark.parametrize("mode", ["batched", "loop"])
 def test_a_checkpoint_holds_what_a_pass_changes(tmp_path, corpus, mode):
     whole = train_ensemble(unbroken := kept(), corpus, trainings(BRIEF), mode=mode, device="cpu")
 

@@ -21,10 +21,12 @@ from train_script import corpus as script_corpus
 from train_script import model as script_model
 from train_script import run as script_run
 
+from depthwidth import Transformer
 from depthwidth.errors import InputError
-from verify import checkpoints, optim
+from verify import build, checkpoints, optim
 from verify.checkpoints import latest
-from verify.corpus import ZipfMarkov, zipf_markov
+from verify.corpus import Corpus, ZipfMarkov, zipf_markov
+from verify.ensemble import train_ensemble
 from verify.train import Outcome, Training, language_loss, measuring, tensorboard, train, wandb
 
 HERE = Path(__file__).parent
@@ -185,7 +187,7 @@ def test_doing_it_twice_is_doing_it_once(tmp_path, corpus):
         train(SmallGPT(), zipf_markov(5000, vocab=32, seed=1), SHORT, folder=tmp_path, device="cpu")
 
 
-def refuse(_, step, optimizer):
+def refuse(_, step, optimizer=None):
     raise AssertionError(f"update {step} was done again")
 
 
@@ -524,6 +526,8 @@ def test_bfloat16_is_near(corpus):
         ({"learning_rate": math.inf}, "learning_rate=inf is not a number from 0"),
         ({"weight_decay": math.nan}, "weight_decay=nan"),
         ({"beta1": 1.5}, "beta1=1.5 is not a number from 0 to 1"),
+        ({"beta1": 1.0}, "beta1=1 would average nothing in"),
+        ({"beta2": 1}, "beta2=1 would average nothing in"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"clip": 0}, "would stop every update"),
         ({"stepz": 3}, "there is no 'stepz'.*did you mean 'steps'"),
@@ -533,6 +537,100 @@ def test_bfloat16_is_near(corpus):
 def test_what_is_wrong_is_said_in_a_sentence(wrong, sentence):
     with pytest.raises(InputError, match=sentence):
         Training.from_dict(wrong)
+
+
+class Looked(torch.nn.Module):
+    """A model that does not show how many tokens it knows: its tables are parameters."""
+
+    def __init__(self, rows=20):
+        super().__init__()
+        self.table = torch.nn.Parameter(0.1 * torch.randn(rows, 8, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, tokens):
+        return functional.embedding(tokens, self.table) @ self.table.T
+
+
+class Single(torch.nn.Module):
+    """One embedding, by `tokens` of tokens or of positions, and a head."""
+
+    def __init__(self, rows, outputs, positions):
+        super().__init__()
+        self.table, self.head, self.positions = torch.nn.Embedding(rows, 8), torch.nn.Linear(8, outputs), positions
+
+    def forward(self, tokens):
+        x = self.table(torch.arange(tokens.shape[1]).expand_as(tokens) if self.positions else tokens)
+        return self.head(x)
+
+
+class Theirs(SmallGPT):
+    """As transformers' models show their table."""
+
+    def get_input_embeddings(self):
+        return self.tokens
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: build(Transformer(depth=1, width=16, heads=2, vocab=31, context=16)),
+        lambda: Theirs(vocab=31),
+        lambda: Single(31, 31, positions=False),
+    ],
+    ids=["ours", "transformers", "one embedding"],
+)
+def test_a_vocabulary_that_is_too_small_is_said_beforehand(corpus, model):
+    assert corpus.largest() == 31
+    with pytest.raises(InputError, match="the corpus holds token 31, and the model knows 0 to 30"):
+        train(model(), corpus, SHORT, device="cpu", probes=[refuse])
+    with pytest.raises(InputError, match="the corpus holds token 31, and the model knows 0 to 30"):
+        train_ensemble([model(), model()], corpus, SHORT, device="cpu", on_step=refuse)
+
+
+def test_a_vocabulary_that_is_too_small_is_said_where_it_is_found(corpus):
+    for model in (Looked, lambda: Single(31, 32, positions=False), lambda: Single(32, 31, positions=False)):
+        with pytest.raises(InputError, match="the corpus holds tokens 0 to 31, in windows of 16, for which a table"):
+            train(model(), corpus, SHORT, device="cpu")
+        for mode in ("loop", "batched"):
+            with pytest.raises(InputError, match="the corpus holds tokens 0 to 31, in windows of 16, for which a table"):
+                train_ensemble([model(), model()], corpus, SHORT, mode=mode, device="cpu")
+
+
+def test_a_table_of_positions_or_a_rare_token_is_no_reason_to_refuse(corpus):
+    assert train(Single(16, 32, positions=True), corpus, SHORT, device="cpu").status == "finished"
+    few = Corpus(corpus.train.clamp(max=19), corpus.validation.clamp(max=19), 32)
+    assert train(SmallGPT(vocab=20), few, SHORT, device="cpu").status == "finished"
+    halves = train(Single(16, 16, positions=False), corpus, SHORT, device="cpu", loss=of_halves)
+    assert halves.status == "finished"
+
+
+def of_halves(model, inputs, targets):
+    return functional.cross_entropy(model(inputs // 2).flatten(0, 1), (targets // 2).flatten())
+
+
+def test_an_index_error_of_the_models_own_stays_one(corpus):
+    class Wrong(SmallGPT):
+        def forward(self, tokens):
+            return [super().forward(tokens)][1]
+
+    with pytest.raises(IndexError, match="list index"):
+        train(Wrong(), corpus, SHORT, device="cpu")
+
+
+def test_without_a_parameter_to_train_that_is_said(corpus):
+    with pytest.raises(InputError, match="the model has no parameter to train"):
+        train(SmallGPT().requires_grad_(False), corpus, SHORT, device="cpu")
+    with pytest.raises(InputError, match="the models have no parameter to train"):
+        train_ensemble([SmallGPT().requires_grad_(False)], corpus, SHORT, device="cpu")
+
+
+def test_a_folder_that_is_none_is_refused_before_a_step(tmp_path, corpus):
+    (tmp_path / "p3.py").write_text("print()")
+    for folder, sentence in (("p3.py", "is a file, not a folder"), ("p3.py/sub", "cannot be made: Not a directory")):
+        with pytest.raises(InputError, match=sentence):
+            train(SmallGPT(), corpus, SHORT, folder=tmp_path / folder, device="cpu", probes=[refuse])
+        with pytest.raises(InputError, match=sentence):
+            train_ensemble([SmallGPT()], corpus, SHORT, folder=tmp_path / folder, device="cpu", on_step=refuse)
+    assert (tmp_path / "p3.py").read_text() == "print()"
 
 
 def test_training_is_json_and_back():
