@@ -3,7 +3,7 @@
     outcomes = train_ensemble([build(tree, seed=s) for s in range(16)], corpus, [Training(learning_rate=r) for r in rates])
 
 All weights lie in one matrix, a row a member; the members' own parameters are views of it. Two ways to go through a step give
-the same losses to rounding:
+the same losses to rounding, which grows with the updates where training is chaotic (docs/training.md has the figures):
 
 - ``batched``: one forward and backward pass with the members as an axis of every tensor (``torch.func.vmap`` over
   ``functional_call``; products become ``bmm``, attention takes members as more sequences). For what is short of work: a GPU, or
