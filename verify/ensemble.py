@@ -679,10 +679,10 @@ class _Ensemble:
         """What :meth:`_validated_alone` finds of each member, in one pass a batch; nothing where only training takes one."""
         training, buffers, together = self.training, self._stacked_buffers, self._for_all(data=None)
         batches = self.corpus.validation_batches(training.evaluate_batches, training.batch, training.context)
-        rows = []
+        rows, said = [], said_of_tokens(self.corpus, training.context)
         self._code.eval()
         try:
-            with torch.no_grad(), autocast(self.device, training.precision), _FoldedAttention(), _said():
+            with torch.no_grad(), autocast(self.device, training.precision), _FoldedAttention(), _said(), said:
                 for inputs, targets in batches:
                     row = torch.zeros(self.members, device=self.device)
                     for part, share in self._in_parts(len(inputs)):  # no more at once than in training

@@ -754,7 +754,7 @@ def validation_loss(
     was = module.training
     module.eval()
     try:
-        with torch.no_grad(), autocast():
+        with torch.no_grad(), autocast(), said_of_tokens(corpus, context):
             losses = torch.stack([module(*one).float() for one in corpus.validation_batches(batches, batch, context)])
     finally:
         module.train(was)

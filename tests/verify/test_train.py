@@ -590,9 +590,10 @@ def test_a_vocabulary_that_is_too_small_is_said_where_it_is_found(corpus):
     for model in (Looked, lambda: Single(31, 32, positions=False), lambda: Single(32, 31, positions=False)):
         with pytest.raises(InputError, match="the corpus holds tokens 0 to 31, in windows of 16, for which a table"):
             train(model(), corpus, SHORT, device="cpu")
-        for mode in ("loop", "batched"):
+        for mode, every in itertools.product(("loop", "batched"), (0, 1)):  # found in training, or in an evaluation before it
+            each = changed(SHORT, evaluate_every=every, evaluate_batches=8)
             with pytest.raises(InputError, match="the corpus holds tokens 0 to 31, in windows of 16, for which a table"):
-                train_ensemble([model(), model()], corpus, SHORT, mode=mode, device="cpu")
+                train_ensemble([model(), model()], corpus, each, mode=mode, device="cpu")
 
 
 def test_a_table_of_positions_or_a_rare_token_is_no_reason_to_refuse(corpus):
