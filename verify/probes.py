@@ -42,7 +42,7 @@ RANKS = ("stable_rank", "effective_rank")
 """Of the matrix (tokens, features) of each sequence."""
 GRADIENTS = tuple(f"gradient_{name}" for name in MOMENTS)
 """The moments of the gradient of an output."""
-ATTENTION = ("entropy", "attended_tokens", "participation", "score_variance", "visible_tokens")
+ATTENTION = ("entropy", "entropy_tokens", "effective_tokens", "score_variance", "visible_tokens")
 """Of softmax attention, averaged over queries and heads."""
 WEIGHTS = ("weight_stable_rank", "weight_effective_rank")
 """Of each weight matrix, by the name of the parameter."""
@@ -123,7 +123,7 @@ def probe(
           and sequences are exchanged.
         - ``gradient_mean`` .. ``gradient_correlation``: of the gradient of that output as the module returned it, whatever
           is written into it afterwards; as the loss scales it.
-        - ``entropy`` in nats, ``attended_tokens`` exp(entropy), ``participation`` 1/sum p^2, ``score_variance`` over the keys
+        - ``entropy`` in nats, ``entropy_tokens`` exp(entropy), ``effective_tokens`` 1/sum p^2, ``score_variance`` over the keys
           a query sees, ``visible_tokens`` that it sees: of each softmax attention, averaged over queries, then heads.
         - ``stable_rank`` ||X||_F^2 / ||X||_2^2 and ``effective_rank`` exp(entropy of the normalised singular values) (Roy &
           Vetterli 2007) of each sequence's output; ``weight_stable_rank``, ``weight_effective_rank`` of weight matrices, before
@@ -287,14 +287,14 @@ def _attention(scores: Tensor) -> Tensor:
     weights = torch.softmax(scores.masked_fill(~seen, -torch.inf), dim=-1)
     some = count > 0  # a query that sees nothing (padding) has no weights
     entropy = torch.special.entr(torch.where(some[..., None], weights, 0.0)).sum(-1)
-    participation = 1 / torch.where(some, weights.square().sum(-1), torch.nan)
+    effective = 1 / torch.where(some, weights.square().sum(-1), torch.nan)
     kept = torch.where(seen, scores, 0.0)
     centre = kept.sum(-1, keepdim=True) / count[..., None]
     variance = torch.where(seen, (kept - centre).square(), 0.0).sum(-1) / count
     columns = (
         torch.where(some, entropy, torch.nan),
         torch.where(some, entropy.exp(), torch.nan),
-        participation,
+        effective,
         torch.where(count > 1, variance, torch.nan),
         torch.where(some, count.float(), torch.nan),
     )

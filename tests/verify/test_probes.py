@@ -53,8 +53,8 @@ def attention_of(weights, scores=None):
     spread = torch.stack([scores[i][seen[i]].var(correction=0) for i in map(tuple, (seen.sum(-1) > 1).nonzero().tolist())])
     return {
         "entropy": entropy.mean().item(),
-        "attended_tokens": entropy.exp().mean().item(),
-        "participation": (1 / weights.square().sum(-1)).mean().item(),
+        "entropy_tokens": entropy.exp().mean().item(),
+        "effective_tokens": (1 / weights.square().sum(-1)).mean().item(),
         "score_variance": spread.mean().item(),  # over queries that see two keys or more
         "visible_tokens": seen.sum(-1).float().mean().item(),
     }
@@ -194,7 +194,7 @@ def test_known_values_of_attention():
         model(torch.zeros(2, 9, dtype=torch.long))
     site = "decoder.block.0.attention.mix"
     agree(rows, site, {
-        "entropy": sum(math.log(i) for i in range(1, 10)) / 9, "attended_tokens": 5.0, "participation": 5.0,
+        "entropy": sum(math.log(i) for i in range(1, 10)) / 9, "entropy_tokens": 5.0, "effective_tokens": 5.0,
         "score_variance": 0.0, "visible_tokens": 5.0,
     })  # fmt: skip
 
