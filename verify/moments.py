@@ -37,8 +37,9 @@ def simulated_stream(tree: Transformer, made: Recipe, correlation: float, draws:
     done = _read_draws(kept, 3 * tree.depth)[:draws]
     saved = time.monotonic()
     for draw in range(len(done), draws):
-        # Weights are drawn on the CPU, so that one seed means the same network on every device.
-        generator = torch.Generator().manual_seed(context.seed * 1_000_003 + draw)
+        # Drawn where they are used: a host would take longer to draw them than a GPU to do all the rest. So one seed means one
+        # network on one kind of device; what is compared with theory are means over draws.
+        generator = torch.Generator(context.device).manual_seed(context.seed * 1_000_003 + draw)
         done.append(one_draw(tree, made, correlation, generator, context.device).flatten().tolist())
         if time.monotonic() - saved > SAVE_S:
             lines = "\n".join(",".join(map(repr, values)) for values in done)
@@ -65,17 +66,17 @@ def _read_draws(path: Path, numbers: int) -> list[list[float]]:
 
 
 def one_draw(tree: Transformer, made: Recipe, correlation: float, generator: torch.Generator, device: str) -> torch.Tensor:
-    """Shape (3, depth), in float64."""
+    """Shape (3, depth), in float64, on the host; `generator` is one of `device`."""
     length, width = tree.context, tree.width
-    shared = torch.randn(1, width, generator=generator)
-    own = torch.randn(length, width, generator=generator)
+    shared = torch.randn(1, width, generator=generator, device=device)
+    own = torch.randn(length, width, generator=generator, device=device)
     x = math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * own
-    stream = [x.to(device).requires_grad_()]
+    stream = [x.requires_grad_()]
     for layer in range(tree.depth):
         stream.append(_block(tree, made, layer, stream[-1], generator))
-    behind = torch.randn(length, width, generator=generator).to(device)
+    behind = torch.randn(length, width, generator=generator, device=device)
     gradients = torch.autograd.grad(stream[-1], stream[:-1], behind)
-    found = torch.empty(3, tree.depth, dtype=torch.float64)
+    found = torch.empty(3, tree.depth, dtype=torch.float64, device=device)
     with torch.no_grad():
         for layer, (y, gradient) in enumerate(zip(stream[1:], gradients, strict=True)):
             y, gradient = y.double(), gradient.double()
@@ -83,7 +84,7 @@ def one_draw(tree: Transformer, made: Recipe, correlation: float, generator: tor
             found[0, layer] = square / (length * width)
             found[1, layer] = (y.sum(0).square().sum() - square) / (length * (length - 1) * width)
             found[2, layer] = gradient.square().mean()
-    return found
+    return found.cpu()  # once: a device that is asked for every number waits as often
 
 
 def _block(tree: Transformer, made: Recipe, layer: int, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -92,7 +93,9 @@ def _block(tree: Transformer, made: Recipe, layer: int, x: torch.Tensor, generat
 
     def drawn(role: str, inputs: int, outputs: int) -> torch.Tensor:
         std = made.tensor(f"{name}.block.{role}.weight").std
-        return torch.randn(inputs, outputs, generator=generator).to(x.device) * (std[layer] if isinstance(std, tuple) else std)
+        return torch.randn(inputs, outputs, generator=generator, device=x.device) * (
+            std[layer] if isinstance(std, tuple) else std
+        )
 
     def split(y: torch.Tensor) -> torch.Tensor:
         return y.reshape(y.shape[0], heads, -1).transpose(0, 1)
@@ -100,7 +103,7 @@ def _block(tree: Transformer, made: Recipe, layer: int, x: torch.Tensor, generat
     def dropped(y: torch.Tensor, rate: float) -> torch.Tensor:
         if not rate:
             return y
-        return y * (torch.rand(y.shape, generator=generator) >= rate).to(y.device) / (1 - rate)
+        return y * (torch.rand(y.shape, generator=generator, device=y.device) >= rate) / (1 - rate)
 
     def attend(y: torch.Tensor) -> torch.Tensor:
         width = y.shape[1]

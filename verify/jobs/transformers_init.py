@@ -19,7 +19,7 @@ _VOCABULARY = 1024  # tokens are bytes; the other rows of the table are there to
 _SIZES = {
     "tiny": (2, 64, 24, 12, 1),
     "small": (12, 256, 64, 48, 2),
-    "gpu": (12, 768, 128, 128, 4),
+    "gpu": (12, 768, 128, 96, 4),
     "full": (24, 1024, 256, 512, 8),
 }
 
@@ -120,7 +120,8 @@ def _one_draw(spec: Mapping[str, Any], seed: int, device: str) -> list[tuple[flo
     choices = {key: value for key, value in spec["config"].items() if key != "model_type"}
     config = transformers.AutoConfig.for_model(spec["config"]["model_type"], **choices)
     torch.manual_seed(seed)
-    model = transformers.AutoModel.from_config(config).eval().to(device)
+    with torch.device(device):  # where weights are drawn too
+        model = transformers.AutoModel.from_config(config).eval()
     output = model(input_ids=torch.tensor([spec["tokens"]], device=device), output_hidden_states=True)
     last = output.last_hidden_state
     stream = output.hidden_states[: len(_sites(_tree(spec)))]
