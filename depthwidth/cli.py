@@ -4,41 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import __version__
 from .errors import InputError, shown
 from .number_formats import DTYPES
+from .options import COUNT, NumberFirst, Renamed, formats
 from .output import Row, emit, print_facts, print_table
-from .quantities import format_bytes, format_count, parse_count
+from .quantities import format_bytes, format_count, parse_count, parse_whole
 
 if TYPE_CHECKING:
     from .evidence import Evidence
     from .planning import Plan
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def formats(function: F) -> F:
-    """The options that choose how a command prints; the command gets the choice as `form`."""
-    for form, text in (("json", "JSON, everything"), ("csv", "CSV, one row each"), ("markdown", "a Markdown table")):
-        function = click.option(f"--{form}", "form", flag_value=form, help=f"Print {text}.")(function)
-    return function
-
-
-class NumberFirst(click.Command):
-    """A command whose first argument may be a negative number, which must be refused for what it is."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put a first argument like ``-5`` behind ``--`` so that it is not taken for an option."""
-        first = args[0] if args else ""
-        if re.fullmatch(r"-(\d|\.\d|inf|nan).*", first, re.IGNORECASE) and "--" not in args:
-            args = [*args[1:], "--", first]
-        return super().parse_args(ctx, args)
+    from .propagation import WalkOptions
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -89,29 +70,28 @@ _MEANT_FOR = {
 @click.option("--rule", metavar="NAME", help="Rule that decides between depth and width  [levine2020].")
 @click.option("--preset", help="Architecture: gpt3, llama2, llama3, mixtral, vit  [gpt3].")
 @click.option("--like", metavar="CONFIG", help="Architecture: all but the shape of a Hugging Face config.json.")
-@click.option("--vocab", metavar="N", help="Number of tokens.")
-@click.option("--context", metavar="N", help="Positions.")
+@click.option("--vocab", type=COUNT, help="Number of tokens.")
+@click.option("--context", type=COUNT, help="Positions.")
 @click.option(
     "--head-dim",
-    metavar="N",
-    type=int,
+    type=COUNT,
     help="Dimensions of a head  [128 for widths from 1536, 64 below, others where heads must divide].",
 )
-@click.option("--kv-heads", metavar="N", type=int, help="Key and value heads.")
+@click.option("--kv-heads", type=COUNT, help="Key and value heads.")
 @click.option("--ffn-ratio", metavar="R", help="Feed-forward width per width, as 4 or 8/3.")
 @click.option("--gated/--plain", default=None, help="Gated or plain feed-forward part.")
 @click.option("--tied/--untied", default=None, help="Whether the output matrix is the token embedding.")
 @click.option("--bias/--no-bias", default=None, help="Whether linear maps have biases.")
 @click.option("--norm", help="layernorm or rmsnorm.")
 @click.option("--positions", help="learned, sinusoidal, rotary, alibi, relative or none.")
-@click.option("--experts", metavar="N", type=int, help="Experts of each feed-forward part.")
-@click.option("--top-k", metavar="N", type=int, help="Experts that a token is routed to.")
+@click.option("--experts", type=COUNT, help="Experts of each feed-forward part.")
+@click.option("--top-k", type=COUNT, help="Experts that a token is routed to.")
 @click.option("--kind", help="decoder, encoder or encoder-decoder.")
-@click.option("--tensor-parallel", "--tp", metavar="N", type=int, default=1, help="Heads divide among N devices.")
-@click.option("--multiple", metavar="N", type=int, help="Widths are multiples of N  [64 or 128].")
-@click.option("--tokens", metavar="N", help="Training tokens, for a FLOPs budget.")
+@click.option("--tensor-parallel", "--tp", type=COUNT, default=1, help="Heads divide among N devices.")
+@click.option("--multiple", type=COUNT, help="Widths are multiples of N  [64 or 128].")
+@click.option("--tokens", type=COUNT, help="Training tokens, for a FLOPs budget.")
 @click.option("--tokens-per-parameter", type=float, metavar="R", help="Training tokens per parameter  [20].")
-@click.option("--batch", metavar="N", type=int, help="Sequences at once, for a memory budget  [1].")
+@click.option("--batch", type=COUNT, help="Sequences at once, for a memory budget  [1].")
 @click.option("--dtype", help=f"Number format: {', '.join(DTYPES)}  [bf16].")
 @click.option("--recompute", help="none or full, for a memory budget  [none].")
 @click.option("--masked", is_flag=True, default=None, help="Leave attention scores behind the causal mask out of FLOPs.")
@@ -130,7 +110,7 @@ def plan(
     ffn_ratio: str | None,
     tensor_parallel: int,
     multiple: int | None,
-    tokens: str | None,
+    tokens: int | None,
     tokens_per_parameter: float | None,
     batch: int | None,
     dtype: str | None,
@@ -162,13 +142,9 @@ def plan(
 
         check_target(plot)
     options = {
-        "tokens": None if tokens is None else _whole(tokens, "tokens"),
-        "tokens_per_parameter": tokens_per_parameter, "batch": batch, "dtype": dtype, "recompute": recompute,
+        "tokens": tokens, "tokens_per_parameter": tokens_per_parameter, "batch": batch, "dtype": dtype, "recompute": recompute,
         "masked": masked,
     }  # fmt: skip
-    for name in ("vocab", "context"):
-        if design[name] is not None:
-            design[name] = _whole(design[name], name)
     shape: dict[str, Any] = {
         "ffn_ratio": None if ffn_ratio is None else _ratio(ffn_ratio),
         "head_dim": head_dim, "tensor_parallel": tensor_parallel, "multiple": multiple,
@@ -273,18 +249,26 @@ def _interval(ends: tuple[float, float], form: str) -> str:
 
 @cli.command()
 @click.argument("config")
-@click.option("--context", metavar="N", help="Length of a sequence  [the model's].")
-@click.option("--source", metavar="N", help="Length of the encoder's sequence  [as --context].")
-@click.option("--batch", metavar="N", type=int, default=1, help="Sequences at once  [1].")
+@click.option("--context", type=COUNT, help="Length of a sequence  [the model's].")
+@click.option("--source", type=COUNT, help="Length of the encoder's sequence  [as --context].")
+@click.option("--batch", type=COUNT, default=1, help="Sequences at once  [1].")
 @click.option("--masked", is_flag=True, help="Leave attention scores behind the causal mask out of FLOPs.")
 @click.option("--dtype", default="bf16", show_default=True, help=f"Number format: {', '.join(DTYPES)}.")
-@click.option("--init", "scheme", default="shipped", show_default=True, help="Scheme whose signal and gradient are judged.")
+@click.option(
+    "--scheme",
+    "--init",
+    "scheme",
+    metavar="NAME",
+    default="shipped",
+    show_default=True,
+    help="Scheme whose signal and gradient are judged.",
+)
 @click.option("--diagnosis/--no-diagnosis", "diagnosed", default=None, help="Judge them  [where it takes no time to speak of].")
 @formats
 def describe(
     config: str,
-    context: str | None,
-    source: str | None,
+    context: int | None,
+    source: int | None,
     batch: int,
     masked: bool,
     dtype: str,
@@ -299,8 +283,8 @@ def describe(
     tree, made = (Transformer.from_config(config), "shipped") if diagnosed is False else _recipe_of(config, scheme)
     found = make_description(
         tree,
-        None if context is None else _whole(context, "context"),
-        source=None if source is None else _whole(source, "source"),
+        context,
+        source=source,
         batch=batch,
         masked=masked,
         dtype=dtype,
@@ -570,12 +554,18 @@ def derive(name: str | None, form: str | None) -> None:
     emit(form, data, data["steps"], lambda: click.echo(str(found)))
 
 
+_tokenizer = click.option(
+    "--tokenizer", "--tokens", cls=Renamed, metavar="KIND",
+    help="Its tokens: bytes, words, ids or a tokenizer.json  [words; bytes for few].",
+)  # fmt: skip
+
+
 def _match_of(
-    tree: Any, context: int | None, text: str | None, tokens: str | None, windows: int | None, correlation: float | None
+    tree: Any, context: int | None, text: str | None, tokenizer: str | None, windows: int | None, correlation: float | None
 ) -> tuple[Any, str]:
     """How often positions of a text match, for ``propagate``, and a sentence that says how that was found."""
     if text is None:
-        for option, value in (("--tokens", tokens), ("--windows", windows)):
+        for option, value in (("--tokenizer", tokenizer), ("--windows", windows)):
             if value is not None:
                 raise InputError(f"{option} has no meaning without --text")
         return None, ""
@@ -585,7 +575,7 @@ def _match_of(
         raise InputError("--text has no meaning for a model of images")
     from .text import read_text
 
-    found, length = read_text(text, tokens, tree.vocab), tree.run(context).tokens
+    found, length = read_text(text, tokenizer, tree.vocab), tree.run(context).tokens
     measured = found.within(length)
     error = "" if measured.stderr is None else f" +- {measured.stderr:.2g}"
     start = f"the first {len(found):,}" if found.truncated else f"{len(found):,}"
@@ -598,14 +588,22 @@ def _match_of(
 
 @cli.command("text")
 @click.argument("file")
-@click.option("--tokens", metavar="KIND", default="words", show_default=True, help="bytes, words, ids or a tokenizer.json.")
-@click.option("--context", metavar="N", default="1024", show_default=True, help="Tokens of a window.")
+@click.option(
+    "--tokenizer",
+    "--tokens",
+    cls=Renamed,
+    metavar="KIND",
+    default="words",
+    show_default=True,
+    help="bytes, words, ids or a tokenizer.json.",
+)
+@click.option("--context", type=COUNT, default=1024, show_default=True, help="Tokens of a window.")
 @formats
-def text_command(file: str, tokens: str, context: str, form: str | None) -> None:
+def text_command(file: str, tokenizer: str, context: int, form: str | None) -> None:
     """How often two positions of the text in FILE hold the same token, beside Zipf's law."""
     from .text import read_text
 
-    row = read_text(file, tokens).summary(_whole(context, "context"))
+    row = read_text(file, tokenizer).summary(context)
 
     def human() -> None:
         print_facts({key.replace("_", " "): f"{v:.5g}" if isinstance(v, float) else str(v) for key, v in row.items()})
@@ -634,17 +632,27 @@ def table(name: str | None, form: str | None) -> None:
 
 @cli.command()
 @click.argument("config")
-@click.option("--init", "scheme", default="shipped", show_default=True, help="Scheme; `depthwidth init` lists them.")
-@click.option("--context", metavar="N", help="Tokens of a sequence  [the model's].")
+@click.option(
+    "--scheme",
+    "--init",
+    "scheme",
+    metavar="NAME",
+    default="shipped",
+    show_default=True,
+    help="Scheme; `depthwidth init` lists them.",
+)
+@click.option("--context", type=COUNT, help="Tokens of a sequence  [the model's].")
+@click.option("--source", type=COUNT, help="Tokens of the encoder's sequence  [as --context].")
 @click.option(
     "--lengths", metavar="L,L,..", help="A padded batch: its sequences' lengths without padding, which no token attends to."
 )
 @click.option("--variance", type=float, help="Variance of the first block's input  [the embedding's].")
 @click.option("--correlation", type=float, help="Its correlation between tokens  [the embedding's, by Zipf's law].")
 @click.option("--text", metavar="FILE", help="Text whose repeated tokens make the inputs correlate.")
-@click.option("--tokens", metavar="KIND", help="Its tokens: bytes, words, ids or a tokenizer.json  [words; bytes for few].")
-@click.option("--windows", metavar="N", type=int, help="Follow positions one by one, over N windows of the text.")
-@click.option("--gradient-correlation", type=float, default=0.0, help="Of the gradient behind the last norm  [0].")
+@_tokenizer
+@click.option("--windows", type=COUNT, help="Follow positions one by one, over N windows of the text.")
+@click.option("--gradient", metavar="KIND", help="Behind the last norm: unit, of second moment 1, or the loss's own  [unit].")
+@click.option("--gradient-correlation", type=float, help="Of the unit gradient between tokens  [0].")
 @click.option("--no-dropout", is_flag=True, help="Evaluation mode.")
 @click.option("--attention", is_flag=True, help="How concentrated each layer's attention is, instead.")
 @click.option("--plot", metavar="FILE", help="Draw variance, correlation and gradient along the depth.")
@@ -652,14 +660,16 @@ def table(name: str | None, form: str | None) -> None:
 def moments(
     config: str,
     scheme: str,
-    context: str | None,
+    context: int | None,
+    source: int | None,
     lengths: str | None,
     variance: float | None,
     correlation: float | None,
     text: str | None,
-    tokens: str | None,
+    tokenizer: str | None,
     windows: int | None,
-    gradient_correlation: float,
+    gradient: str | None,
+    gradient_correlation: float | None,
     no_dropout: bool,
     attention: bool,
     plot: str | None,
@@ -677,18 +687,17 @@ def moments(
 
         check_target(plot)
     tree, made = _recipe_of(config, scheme)
-    length = None if context is None else _whole(context, "context")
     batch = None if lengths is None else _lengths(lengths)
     for option, value in (("--context", context), ("--windows", windows), ("--attention", attention or None)):
         if batch is not None and value is not None:
             raise InputError(f"give --lengths or {option}, not both")
-    match, source = _match_of(tree, length, text, tokens, windows, correlation)
-    given = {
-        "variance": variance, "correlation": correlation, "token_match": match, "gradient": (1.0, gradient_correlation),
-        "context": length, "dropout": not no_dropout,
+    match, sentence = _match_of(tree, context, text, tokenizer, windows, correlation)
+    given: WalkOptions = {
+        "variance": variance, "correlation": correlation, "token_match": match,
+        "gradient": _gradient(gradient, gradient_correlation), "context": context, "source": source, "dropout": not no_dropout,
     }  # fmt: skip
-    if source and form is None:
-        click.echo(f"{source}\n")
+    if sentence and form is None:
+        click.echo(f"{sentence}\n")
     if attention:
         from .concentration import attention_profile
 
@@ -701,11 +710,24 @@ def moments(
     emit(form, rows, rows, lambda: _print_moments(rows))
 
 
+def _gradient(kind: str | None, correlation: float | None) -> tuple[float, float] | str:
+    """The gradient behind the last norm, as ``propagate`` takes it."""
+    from .checks import check_choice
+
+    if kind is not None:
+        check_choice("moments", ("unit", "loss"), gradient=kind)
+    if kind != "loss":
+        return 1.0, correlation or 0.0
+    if correlation is not None:
+        raise InputError("--gradient-correlation has no meaning for --gradient loss, which has a correlation of its own")
+    return "loss"
+
+
 def _lengths(text: str) -> list[Any]:
     """Lengths, or pairs of them, as they are typed: ``512,128,64`` or ``64:512,32:128``."""
     found: list[Any] = []
     for part in text.split(","):
-        lengths = [_whole(one, "lengths") for one in part.split(":")]
+        lengths = [parse_whole(one, "lengths") for one in part.split(":")]
         found.append(lengths[0] if len(lengths) == 1 else tuple(lengths))
     return found
 
@@ -767,12 +789,12 @@ _WIDE = 0.1
 
 @cli.command("init")
 @click.argument("config", required=False)
-@click.option("--scheme", default="deepscale", show_default=True, help="Name of a scheme.")
+@click.option("--scheme", metavar="NAME", default="deepscale", show_default=True, help="Name of a scheme.")
 @click.option("--text", metavar="FILE", help="Text whose repeated tokens DeepScaleLM makes up for  [Zipf's law].")
-@click.option("--tokens", metavar="KIND", help="Its tokens: bytes, words, ids or a tokenizer.json  [words; bytes for few].")
+@_tokenizer
 @click.option("--yaml", "form", flag_value="yaml", help="Print YAML, everything.")
 @formats
-def init_command(config: str | None, scheme: str, text: str | None, tokens: str | None, form: str | None) -> None:
+def init_command(config: str | None, scheme: str, text: str | None, tokenizer: str | None, form: str | None) -> None:
     """What to set each tensor of the transformer in CONFIG to, and why; without CONFIG, the schemes."""
     from .initialization import embedding_correlation, recipe, scheme_options, schemes
 
@@ -780,13 +802,13 @@ def init_command(config: str | None, scheme: str, text: str | None, tokens: str 
         able = ", ".join(name for name in schemes() if "embedding_correlation" in scheme_options(name))
         raise InputError(f"--text has no meaning for {scheme}, which does not ask how often tokens repeat; {able} does")
     if config is None:
-        if text is not None or tokens is not None:
-            raise InputError("--text and --tokens have no meaning without CONFIG")
+        if text is not None or tokenizer is not None:
+            raise InputError("--text and --tokenizer have no meaning without CONFIG")
         known: list[Row] = [{"scheme": name} for name in schemes()]
         emit(form, known, known, lambda: click.echo("\n".join(schemes())))
         return
     tree, made = _recipe_of(config, scheme)
-    match, source = _match_of(tree, None, text, tokens, None, None)
+    match, source = _match_of(tree, None, text, tokenizer, None, None)
     if match is not None:
         made = recipe(tree, scheme, embedding_correlation=embedding_correlation(tree, match))
         if form is None:
@@ -826,17 +848,17 @@ def _print_recipe(made: Any) -> None:
 
 @cli.command("heads", cls=NumberFirst)
 @click.argument("model", required=False)
-@click.option("--width", metavar="N", help="Width of a new design.")
-@click.option("--layers", metavar="N", help="Its layers.")
-@click.option("--context", metavar="N", help="Tokens a query can attend to  [the model's].")
-@click.option("--heads", "count", metavar="N", help="Heads as they are  [width / head-dim].")
-@click.option("--head-dim", metavar="N", help="Dimensions of a head as they are  [128 for widths from 1536, 64 below].")
-@click.option("--kv-heads", metavar="N", help="Key and value heads, which heads stay multiples of  [as many as heads].")
-@click.option("--value-dim", metavar="N", help="Dimensions of a value, which stay in a design  [head-dim].")
-@click.option("--multiple", metavar="N", help="Head dimensions are multiples of N  [8].")
-@click.option("--tensor-parallel", "--tp", metavar="N", help="Heads divide among N devices  [1].")
-@click.option("--budget", metavar="N", help="Attention parameters of all layers together, as 1.5B: the exact optimum.")
-@click.option("--features", metavar="N", help="Positions or features each layer must deliver: at least as many heads.")
+@click.option("--width", type=COUNT, help="Width of a new design.")
+@click.option("--layers", type=COUNT, help="Its layers.")
+@click.option("--context", type=COUNT, help="Tokens a query can attend to  [the model's].")
+@click.option("--heads", type=COUNT, help="Heads as they are  [width / head-dim].")
+@click.option("--head-dim", type=COUNT, help="Dimensions of a head as they are  [128 for widths from 1536, 64 below].")
+@click.option("--kv-heads", type=COUNT, help="Key and value heads, which heads stay multiples of  [as many as heads].")
+@click.option("--value-dim", type=COUNT, help="Dimensions of a value, which stay in a design  [head-dim].")
+@click.option("--multiple", type=COUNT, help="Head dimensions are multiples of N  [8].")
+@click.option("--tensor-parallel", "--tp", type=COUNT, help="Heads divide among N devices  [1].")
+@click.option("--budget", type=COUNT, help="Attention parameters of all layers together, as 1.5B: the exact optimum.")
+@click.option("--features", type=COUNT, help="Positions or features each layer must deliver: at least as many heads.")
 @click.option("--diffuse", metavar="LAYERS", help="Layers without look-ups, as 20-31,3, of an assumed power-law spectrum.")
 @click.option("--positional", metavar="LAYERS", help="Layers that attend by position alone.")
 @click.option("--share", type=float, help="Dimensions of look-up layers in units of 2 ln n  [2].")
@@ -856,11 +878,9 @@ def heads_command(
         from .plots import check_target, plot_trainability
 
         check_target(plot)
-    whole = ("width", "layers", "context", "count", "head_dim", "kv_heads", "value_dim", "multiple", "tensor_parallel",
+    whole = ("width", "layers", "context", "heads", "head_dim", "kv_heads", "value_dim", "multiple", "tensor_parallel",
              "budget", "features")  # fmt: skip
-    given: dict[str, Any] = {name: _whole(options[name], name) for name in whole if options[name] is not None}
-    if "count" in given:
-        given["heads"] = given.pop("count")
+    given: dict[str, Any] = {name: options[name] for name in whole if options[name] is not None}
     if text is not None and not measure:
         raise InputError("--text has a meaning with --measure only")
     if keep_values and not measure:
@@ -960,13 +980,6 @@ def _print_heads(found: Any, report: Any) -> None:
     click.echo(f"{format_count(found.parameters)} attention parameters, {format_count(found.parameters_saved)}{saved} fewer.")
     for note in found.notes:
         click.echo(f"Note: {note}.")
-
-
-def _whole(text: str, name: str) -> int:
-    value = parse_count(text, name)
-    if value.denominator != 1:
-        raise InputError(f"{name} {shown(text)} is not a whole number")
-    return value.numerator
 
 
 def _ratio(text: str) -> Fraction:

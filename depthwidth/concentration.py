@@ -8,7 +8,7 @@ deep stacks fail at initialisation, over query-key gain and residual gain.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from .formulas.saturation import DIFFUSE, LARGEST_VARIANCE
 if TYPE_CHECKING:
     from .architecture import Transformer
     from .initialization import Recipe
+    from .propagation import PropagationOptions
 
 Array = Any
 
@@ -187,7 +188,9 @@ def _condensed_context(variance: float, length: int, length_scaled: bool) -> flo
         return math.inf
 
 
-def attention_profile(tree: Transformer, init: str | Recipe = "shipped", **given: Any) -> list[dict[str, Any]]:
+def attention_profile(
+    tree: Transformer, init: str | Recipe = "shipped", **given: Unpack[PropagationOptions]
+) -> list[dict[str, Any]]:
     """How concentrated every softmax of a transformer is at initialisation, from the walk of moments through it.
 
     Parameters

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from .architecture import Transformer
 from .checks import check_whole
@@ -30,7 +30,7 @@ from .formulas.saturation import LARGEST_VARIANCE, condensation_point, condensed
 from .initialization import Recipe, at_block, recipe, stacks
 from .layers import Attention, FeedForward, LanguageHead, MixtureOfExperts, Residual
 from .number_formats import NumberFormat, formats_of, number_format
-from .propagation import moments_of
+from .propagation import PropagationOptions, moments_of
 
 SEVERITIES = ("fine", "watch", "problem")
 
@@ -118,7 +118,7 @@ def diagnose(
     batch: int = 1,
     loss_scale: float = 1.0,
     remedies: Sequence[str | Recipe] = ("deepscale",),
-    **given: Any,
+    **given: Unpack[PropagationOptions],
 ) -> list[Finding]:
     """What the moments of a transformer at initialisation say about training it.
 
@@ -165,7 +165,7 @@ def headroom(
     *,
     batch: int = 1,
     loss_scale: float = 1.0,
-    **given: Any,
+    **given: Unpack[PropagationOptions],
 ) -> list[dict[str, Any]]:
     """Bits of headroom of activations, scores, logits and gradients in several number formats.
 
@@ -240,7 +240,7 @@ class _Setting:
     """Whether only what goes into matrix products is held in the format, as with 8 bits."""
     batch: int
     loss_scale: float
-    given: Mapping[str, Any]
+    given: PropagationOptions
 
     @cached_property
     def run(self) -> Any:
@@ -694,7 +694,9 @@ def _rescaling(
 # Width.
 
 
-def gradient_log_normal(tree: Transformer, init: str | Recipe = "shipped", **given: Any) -> tuple[float, float]:
+def gradient_log_normal(
+    tree: Transformer, init: str | Recipe = "shipped", **given: Unpack[PropagationOptions]
+) -> tuple[float, float]:
     """Mean and variance, over draws of the weights, of the logarithm of a post-norm stack's gradient ratio.
 
     Parameters

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .architecture import Transformer
 from .budget import BUDGETS, Budget
 from .caveats import penalty_caveats, shape_caveats
-from .checks import check_choice
+from .checks import check_choice, newer
 from .errors import InputError, nearest, shown
 from .optima import FlopOptimum, gemstones_flop_optimum
 from .quantities import format_count, parse_bytes, parse_count, plain_number
@@ -341,16 +341,22 @@ class Estimate(NamedTuple):
 
 
 def optimal_width(
-    params: float | str | None = None, *, depth: float | None = None, rule: str = "levine2020", c: float = 12
+    parameters: float | str | None = None,
+    *,
+    depth: float | None = None,
+    rule: str = "levine2020",
+    c: float = 12,
+    params: float | str | None = None,
 ) -> Estimate:
     """The width that suits a parameter budget, or a depth.
 
     Parameters
     ----------
-    params : N, parameters without the embedding, c L d^2; a number or text such as ``1T``.
-    depth : in place of `params`, the number of blocks.
+    parameters : N, parameters without the embedding, c L d^2; a number or text such as ``1T``.
+    depth : in place of `parameters`, the number of blocks.
     rule : whose curve to use.
     c : parameters per layer and squared width: 12 for a feed-forward part four times the width.
+    params : an older name of `parameters`.
 
     Returns
     -------
@@ -358,37 +364,44 @@ def optimal_width(
 
     Examples
     --------
-    >>> round(float(optimal_width(params=1e12)), 1)
+    >>> round(float(optimal_width(parameters=1e12)), 1)
     29657.0
     >>> print(optimal_width(depth=24))
     585 (578 to 591 by one standard error of the fit; its covariance is recalled, not confirmed; 460 to 2.4K over rules)
     """
-    return _estimate(params, depth, rule, c, given="depth", wanted=1)
+    parameters = newer("optimal_width", parameters=parameters, params=params)
+    return _estimate(parameters, depth, rule, c, given="depth", wanted=1)
 
 
 def optimal_depth(
-    params: float | str | None = None, *, width: float | None = None, rule: str = "levine2020", c: float = 12
+    parameters: float | str | None = None,
+    *,
+    width: float | None = None,
+    rule: str = "levine2020",
+    c: float = 12,
+    params: float | str | None = None,
 ) -> Estimate:
     """The depth that suits a parameter budget, or a width; see :func:`optimal_width`.
 
     Examples
     --------
-    >>> round(float(optimal_depth(params="1T")), 3)
+    >>> round(float(optimal_depth(parameters="1T")), 3)
     94.747
     >>> round(float(optimal_depth(width=768)), 4)
     28.9151
     """
-    return _estimate(params, width, rule, c, given="width", wanted=0)
+    parameters = newer("optimal_depth", parameters=parameters, params=params)
+    return _estimate(parameters, width, rule, c, given="width", wanted=0)
 
 
-def _estimate(params: Any, fixed: Any, rule: str, c: float, given: str, wanted: int) -> Estimate:
+def _estimate(parameters: Any, fixed: Any, rule: str, c: float, given: str, wanted: int) -> Estimate:
     name = ("optimal_depth", "optimal_width")[wanted]
-    if (params is None) == (fixed is None):
-        raise InputError(f"{name} takes either params or {given}")
+    if (parameters is None) == (fixed is None):
+        raise InputError(f"{name} takes either parameters or {given}")
     chosen = find_rule(rule)
     quantity: Quantity
-    if params is not None:
-        amount = float(parse_count(params, "params"))
+    if parameters is not None:
+        amount = float(parse_count(parameters, "parameters"))
 
         def quantity(depth: float, width: float) -> float:
             return c * depth * width**2
@@ -406,7 +419,7 @@ def _estimate(params: Any, fixed: Any, rule: str, c: float, given: str, wanted: 
     c = float(parse_count(c, "c"))
     value = at(chosen.curve(c))
     if value is None:
-        raise InputError(f"{name}: {rule} has no shape of {given if params is None else 'params'} {amount:g}")
+        raise InputError(f"{name}: {rule} has no shape of {given if parameters is None else 'parameters'} {amount:g}")
     moved = [value, *filter(None, map(at, chosen.variants(c).values()))]
     every = [v for r in rules(chosen.images).values() if not r.comparison and (v := at(r.curve(c))) is not None]
     return Estimate(value, min(moved), max(moved), (min(every), max(every)), rule, chosen.kind, chosen.error)

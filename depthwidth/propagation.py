@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from .architecture import Transformer
 from .checks import check_whole
@@ -26,6 +26,27 @@ if TYPE_CHECKING:
 
 LONGEST_APART = 2048
 """Tokens of a context above which, with ALiBi, more are taken to change nothing: its flattest head forgets within 256 or so."""
+
+
+class WalkOptions(TypedDict, total=False):
+    """The arguments of :func:`propagate` behind `init`, but for `lengths`; described there."""
+
+    variance: float | None
+    correlation: float | None
+    gram: Any
+    token_match: Any
+    segment_match: float
+    gradient: tuple[float, float] | str
+    context: int | None
+    source: int | None
+    dropout: bool
+    finite_width: bool
+
+
+class PropagationOptions(WalkOptions, total=False):
+    """The arguments of :func:`propagate` behind `init`."""
+
+    lengths: Iterable[Any] | Mapping[Any, float] | None
 
 
 def propagate(
@@ -102,7 +123,7 @@ def propagate(
     return pandas.DataFrame(columns, copy=False)  # nobody else holds them
 
 
-def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Any) -> list[dict[str, Any]]:
+def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Unpack[PropagationOptions]) -> list[dict[str, Any]]:
     """The rows of :func:`propagate` as plain data, with the same arguments."""
     columns = {name: values.tolist() for name, values in _columns_of(tree, init, **given).items()}
     columns["spread"] = [None if math.isnan(value) else value for value in columns["spread"]]
@@ -132,12 +153,15 @@ def _columns_of(tree: Transformer, init: str | Recipe = "shipped", *, lengths: A
     return batch.averages(tree, columns)
 
 
-def walk_tree(*arguments: Any, **given: Any) -> Walk:
-    """The walk behind :func:`propagate`, before its rows are made into a table; the same arguments."""
+def walk_tree(tree: Transformer, init: str | Recipe = "shipped", *, smallest: int = 2, **given: Unpack[WalkOptions]) -> Walk:
+    """The walk behind :func:`propagate`, before its rows are made into a table; the same arguments.
+
+    `smallest` is how many tokens a sequence has at least.
+    """
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused at the next map, in a sentence
-        return _walk_tree(*arguments, **given)
+        return _walk_tree(tree, init, smallest=smallest, **given)
 
 
 def _walk_tree(

@@ -34,6 +34,20 @@ def parse_count(text: Any, what: str = "size") -> Fraction:
     return _parse(text, what, {suffix: 10**power for suffix, power in _COUNTS.items()}, "1.3B, 350M, 6.7e9 or 2**20")
 
 
+def parse_whole(text: Any, what: str = "size") -> int:
+    """A positive whole number, written as :func:`parse_count` takes it.
+
+    Raises
+    ------
+    InputError
+        if it is none, with a sentence that names `what`.
+    """
+    value = parse_count(text, what)
+    if value.denominator != 1:
+        raise InputError(f"{what} {shown(text)} is not a whole number")
+    return value.numerator
+
+
 def parse_bytes(text: Any, what: str = "memory") -> Fraction:
     """A positive number of bytes: a number, or text such as ``80GB`` (10^9) or ``80GiB`` (2^30).
 

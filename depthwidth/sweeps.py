@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .architecture import Transformer
-from .errors import InputError
+from .checks import newer
+from .errors import InputError, shown
 from .initialization import Recipe, recipe
 from .layers.block import Block, Residual, Stack
 from .signal import Place, Signal, Walk
@@ -28,10 +29,11 @@ def sweep(
     branch: Any = None,
     variance: Any = 1.0,
     correlation: Any = 0.0,
-    gradient_correlation: Any = 0.0,
+    gradient: tuple[Any, Any] | None = None,
     context: int | None = None,
     dropout: bool = True,
     finite_width: bool = True,
+    gradient_correlation: Any = None,
 ) -> pandas.DataFrame:
     """What :func:`~depthwidth.propagation.propagate` says of the two ends of a stack, for many settings in one call.
 
@@ -42,14 +44,16 @@ def sweep(
     depth : blocks; the tree's by default.
     skip, branch : factors on the skip path and on every branch; the recipe's by default.
     variance, correlation : of the input to the first block, the correlation in [0, 1].
-    gradient_correlation : of the gradient behind the last block, whose second moment is 1.
+    gradient : second moment and correlation of the gradient behind the last block, 1 and 0 by default. A loss has no place
+        here: the stack ends before the head.
     context, dropout, finite_width : as in :func:`~depthwidth.propagation.propagate`.
+    gradient_correlation : an older way to give ``gradient=(1, gradient_correlation)``.
 
     Returns
     -------
-    A data frame with a row for each setting, the arrays broadcast against each other: the six arguments, then
-    `top_variance` and `top_correlation` behind the last block, `gradient` and `front_gradient_correlation`, the gradient's
-    second moment and correlation in front of the first.
+    A data frame with a row for each setting, the arrays broadcast against each other: `depth`, `skip`, `branch`,
+    `variance`, `correlation` and `gradient_correlation` as given, then `top_variance` and `top_correlation` behind the last
+    block, `gradient` and `front_gradient_correlation`, the gradient's second moment and correlation in front of the first.
 
     Raises
     ------
@@ -72,12 +76,14 @@ def sweep(
     import numpy as np
     import pandas
 
+    size, kappa = _gradient_behind(gradient, gradient_correlation)
     given = {
         "depth": tree.stack.depth if depth is None else depth, "skip": np.nan if skip is None else skip,
         "branch": np.nan if branch is None else branch, "variance": variance, "correlation": correlation,
-        "gradient_correlation": gradient_correlation,
+        "gradient_correlation": kappa, "gradient": size,
     }  # fmt: skip
     columns = _checked(given)
+    size = columns.pop("gradient")
     block = _only_block(tree.stack)
     made = init if isinstance(init, Recipe) else recipe(tree, init)
     run = tree.run(context)
@@ -96,7 +102,18 @@ def sweep(
     if behind is not None and not np.allclose(columns["variance"], behind, rtol=1e-4):
         raise InputError(f"sweep: the input of a post-norm stack is itself normalised: its variance must be {behind:.4g}")
     ends = _swept(columns, steps, finite_width)
+    ends["gradient"] *= size
     return pandas.DataFrame(columns | ends)
+
+
+def _gradient_behind(gradient: Any, correlation: Any) -> tuple[Any, Any]:
+    """Second moment and correlation of the gradient behind the stack, from the argument and its older form."""
+    newer("sweep", gradient=gradient, gradient_correlation=correlation)
+    if gradient is None:
+        return 1.0, 0.0 if correlation is None else correlation
+    if not isinstance(gradient, (tuple, list)) or len(gradient) != 2:
+        raise InputError(f"sweep: gradient={shown(gradient)} is not a second moment and a correlation")
+    return gradient[0], gradient[1]
 
 
 def _checked(given: dict[str, Any]) -> dict[str, Array]:
@@ -107,7 +124,10 @@ def _checked(given: dict[str, Any]) -> dict[str, Array]:
         columns = dict(zip(given, (np.ravel(a) for a in np.broadcast_arrays(*arrays)), strict=True))
     except (TypeError, ValueError) as error:
         raise InputError(f"sweep: the arguments are not arrays of numbers that broadcast ({error})") from None
-    bounds = {"depth": (1, 1e6), "variance": (1e-300, 1e300), "correlation": (0, 1), "gradient_correlation": (-1, 1)}
+    bounds = {
+        "depth": (1, 1e6), "variance": (1e-300, 1e300), "correlation": (0, 1), "gradient_correlation": (-1, 1),
+        "gradient": (1e-300, 1e300),
+    }  # fmt: skip
     for name, (low, high) in bounds.items():
         if not ((columns[name] >= low) & (columns[name] <= high)).all():
             raise InputError(f"sweep: {name} is outside [{low:g}, {high:g}]")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .checks import check_whole
+from .checks import check_whole, newer
 from .errors import InputError, shown
 from .files import open_regular, reading
 
@@ -180,37 +180,43 @@ class Text:
         }
 
 
-def read_text(path: str | os.PathLike[str], tokens: str | None = None, vocab: int | None = None) -> Text:
+def read_text(
+    path: str | os.PathLike[str], tokenizer: str | None = None, vocab: int | None = None, *, tokens: str | None = None
+) -> Text:
     """The tokens of a file.
 
     Parameters
     ----------
     path : a text in UTF-8. Of a long one, the first 16 MiB are read.
-    tokens : ``bytes``, ``words`` (runs without white space), ``ids`` (the file holds token numbers: decimal, apart by white
+    tokenizer : ``bytes``, ``words`` (runs without white space), ``ids`` (the file holds token numbers: decimal, apart by white
         space, or NumPy's .npy), or a ``tokenizer.json`` of Hugging Face's tokenizers, if that library is installed. By default
         words, or bytes for a vocabulary of at most 300.
     vocab : tokens that the model knows, for that default.
+    tokens : an older name of `tokenizer`.
 
     Raises
     ------
     InputError
-        if the file is missing, empty, not text, or holds fewer than two tokens; if `tokens` is none of these.
+        if the file is missing, empty, not text, or holds fewer than two tokens; if `tokenizer` is none of these.
     """
-    if tokens is None:
-        tokens = "bytes" if vocab is not None and vocab <= _FEW_TOKENS else "words"
-    if not isinstance(tokens, (str, os.PathLike)):
-        raise InputError(f"tokens={shown(tokens)} is none of {', '.join(KINDS)} and no tokenizer file")
+    tokenizer = newer("read_text", tokenizer=tokenizer, tokens=tokens)
+    if tokenizer is None:
+        tokenizer = "bytes" if vocab is not None and vocab <= _FEW_TOKENS else "words"
+    if not isinstance(tokenizer, (str, os.PathLike)):
+        raise InputError(f"tokenizer={shown(tokenizer)} is none of {', '.join(KINDS)} and no tokenizer file")
     name = shown(os.fspath(path), limit=300) if isinstance(path, (str, os.PathLike)) else shown(path)
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"text {name} is not the path of a file")
-    if tokens not in KINDS and not Path(tokens).exists():
-        raise InputError(f"tokens={shown(tokens)} is none of {', '.join(KINDS)}, and there is no tokenizer file of that name")
-    if tokens == "ids" and Path(path).suffix == ".npy":
+    if tokenizer not in KINDS and not Path(tokenizer).exists():
+        raise InputError(
+            f"tokenizer={shown(tokenizer)} is none of {', '.join(KINDS)}, and there is no tokenizer file of that name"
+        )
+    if tokenizer == "ids" and Path(path).suffix == ".npy":
         return _npy(Path(path), name)
     data, truncated = _prefix(Path(path), name, "text", LARGEST_PREFIX)
     if b"\0" in data:
         raise InputError(f"text {name} holds null bytes, so that it is not text")
-    if tokens == "bytes":
+    if tokenizer == "bytes":
         import numpy as np
 
         return Text(np.frombuffer(data, dtype=np.uint8), "bytes", name, truncated)
@@ -219,12 +225,12 @@ def read_text(path: str | os.PathLike[str], tokens: str | None = None, vocab: in
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=not truncated)
     except UnicodeDecodeError:
         raise InputError(f"text {name} is not UTF-8 text") from None
-    if tokens not in KINDS:
-        return Text(_tokenized(text, Path(tokens)), f"tokenizer {Path(tokens).name}", name, truncated)
+    if tokenizer not in KINDS:
+        return Text(_tokenized(text, Path(tokenizer)), f"tokenizer {Path(tokenizer).name}", name, truncated)
     parts = text.split()
     if truncated and not text[-1:].isspace():
         parts = parts[:-1]  # cut in two
-    return Text(_numbers(parts, name) if tokens == "ids" else _words(parts), tokens, name, truncated)
+    return Text(_numbers(parts, name) if tokenizer == "ids" else _words(parts), tokenizer, name, truncated)
 
 
 def _prefix(path: Path, name: str, what: str, most: int) -> tuple[bytes, bool]:

@@ -12,7 +12,9 @@ import pytest
 from depthwidth.architecture import Transformer
 from depthwidth.description import describe
 from depthwidth.formula import formulas
+from depthwidth.initialization import recipe, shipped_options
 from depthwidth.planning import plan
+from depthwidth.propagation import moments_of
 from depthwidth.tables import table
 
 GPT2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}
@@ -87,7 +89,7 @@ def small(tmp_path):
 
 @pytest.mark.parametrize("form", ["", "--json", "--csv", "--markdown"])
 def test_moments_and_recipes_print_in_every_form(invoke, small, form):
-    for arguments in (("moments", small), ("moments", small, "--init", "deepscale", "--no-dropout", "--variance", "1"),
+    for arguments in (("moments", small), ("moments", small, "--scheme", "deepscale", "--no-dropout", "--variance", "1"),
                       ("init", small), ("init", small, "--scheme", "shipped"), ("init",), ("derive", "relu_pair_moment"),
                       ("derive",)):  # fmt: skip
         result = invoke(*arguments, *filter(None, [form]))
@@ -105,6 +107,71 @@ def test_moments_of_a_padded_batch(invoke, small):
     short, long = mixed("--context", "4"), mixed("--context", "8")
     assert mixed("--lengths", "4,8,4") == pytest.approx((short + long) / 2)
     assert short > 1.01 * long
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("plan", "100M", "--head-dim", "0.128K"), ("plan", "100M", "--head-dim", "128")),
+        (("plan", "--memory", "80GB", "--batch", "2**3"), ("plan", "--memory", "80GB", "--batch", "8")),
+        (
+            ("describe", "CONFIG", "--batch", "0.002K", "--context", "1e1"),
+            ("describe", "CONFIG", "--batch", "2", "--context", "10"),
+        ),
+        (("describe", "CONFIG", "--init", "xavier"), ("describe", "CONFIG", "--scheme", "xavier")),
+        (("moments", "CONFIG", "--init", "xavier"), ("moments", "CONFIG", "--scheme", "xavier")),
+        (("text", "CONFIG", "--tokens", "bytes"), ("text", "CONFIG", "--tokenizer", "bytes")),
+        (
+            ("moments", "CONFIG", "--text", "CONFIG", "--tokens", "bytes"),
+            ("moments", "CONFIG", "--text", "CONFIG", "--tokenizer", "bytes"),
+        ),
+        (
+            ("init", "CONFIG", "--text", "CONFIG", "--tokens", "bytes"),
+            ("init", "CONFIG", "--text", "CONFIG", "--tokenizer", "bytes"),
+        ),
+    ],
+)
+def test_counts_are_read_alike_and_older_names_still_work(invoke, small, one, other):
+    first, second = (invoke(*(small if word == "CONFIG" else word for word in words), "--json") for words in (one, other))
+    assert (first.status, first.error) == (0, "")
+    assert first.output == second.output
+
+
+def test_help_names_an_option_by_its_newer_name_alone(invoke):
+    for command in ("text", "moments", "init"):
+        printed = invoke(command, "--help").output
+        assert "--tokenizer KIND" in printed
+        assert "--tokens" not in printed
+
+
+def test_moments_start_from_the_loss_and_know_the_encoders_length(invoke, small, tmp_path):
+    def printed(config, *arguments):
+        return json.loads(invoke("moments", config, *arguments, "--json").output)
+
+    tree = Transformer.from_config(json.loads(small.read_text()))
+    made = recipe(tree, **shipped_options(json.loads(small.read_text())))
+    assert printed(small, "--gradient", "loss") == moments_of(tree, made, gradient="loss")
+    assert printed(small, "--gradient", "unit") == printed(small) != printed(small, "--gradient", "loss")
+    path = tmp_path / "t5.json"
+    path.write_text(json.dumps({"model_type": "t5", "d_model": 64, "num_layers": 2, "num_heads": 2, "d_kv": 32, "d_ff": 128}))
+    pairs = Transformer.from_config(path)
+    made = recipe(pairs, **shipped_options(path))
+    assert printed(path, "--context", "8", "--source", "4") == moments_of(pairs, made, context=8, source=4)
+    assert printed(path, "--context", "8", "--source", "4") != printed(path, "--context", "8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--gradient", "los"), "gradient='los' is not one of unit, loss"),
+        (("--gradient", "loss", "--gradient-correlation", "0.5"), "--gradient-correlation has no meaning for --gradient loss"),
+        (("--source", "4"), "a source length has no meaning for a model of one stack"),
+    ],
+)
+def test_a_gradient_or_source_that_makes_no_sense_gets_one_sentence(invoke, small, arguments, sentence):
+    result = invoke("moments", small, *arguments)
+    assert (result.status, result.output, result.error.count("\n")) == (2, "", 1)
+    assert sentence in result.error
 
 
 @pytest.mark.parametrize(
@@ -198,8 +265,8 @@ BAD = [
     (("plan", "1T", "--vocab", "0"), "vocab '0' is not a positive size"),
     (("plan", "1T", "--vocab", "1.5"), "vocab '1.5' is not a whole number"),
     (("plan", "1T", "--context", "many"), "context 'many' is not"),
-    (("plan", "1T", "--head-dim", "0"), "head_dim=0 is not a whole number"),
-    (("plan", "1T", "--kv-heads", "-2"), "kv_heads=-2 is not a whole number"),
+    (("plan", "1T", "--head-dim", "0"), "head_dim '0' is not a positive size"),
+    (("plan", "1T", "--kv-heads", "-2"), "kv_heads '-2' is not a positive size"),
     (("plan", "1T", "--ffn-ratio", "1/0"), "ffn_ratio '1/0' is not a ratio"),
     (("plan", "1T", "--experts", "4", "--top-k", "5"), "top_k=5 is more than experts=4"),
     (("plan", "1T", "--norm", "batch"), "norm='batch' is not one of"),
@@ -222,6 +289,8 @@ BAD = [
     (("nonsense",), "No such command"),
     (("derive", "nonsense"), "nonsense"),
     (("moments", "/nowhere.json"), "nowhere.json"),
+    (("plan", "1T", "--batch", "half"), "batch 'half' is not a positive size"),
+    (("describe", "/nowhere.json", "--batch", "2.5"), "batch '2.5' is not a whole number"),
     (("init", "/nowhere.json"), "nowhere.json"),
     (("init", "/nowhere.json", "--scheme", "xavier", "--text", "words.txt"), "--text has no meaning for xavier"),
     (("init", "--scheme", "xavir", "--text", "words.txt"), "did you mean 'xavier'"),

@@ -334,7 +334,7 @@ def test_a_tree_whose_moments_are_not_known_says_so(monkeypatch):
 def test_the_command_shows_findings_and_remedies(invoke, tmp_path):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 2, "n_positions": 16}))
-    printed = invoke("describe", config, "--init", "gpt2", "--dtype", "fp16", "--batch", "4096").output
+    printed = invoke("describe", config, "--scheme", "gpt2", "--dtype", "fp16", "--batch", "4096").output
     assert "Signal and gradient at initialisation" in printed
     assert "underflow gradients" in printed
     assert "loss scale" in printed
@@ -342,6 +342,6 @@ def test_the_command_shows_findings_and_remedies(invoke, tmp_path):
     assert {"name", "value", "threshold", "source", "remedy", "after"} <= set(rows[0])
     quiet = json.loads(invoke("describe", config, "--json", "--no-diagnosis").output)
     assert quiet["diagnosis"] == []
-    wrong = invoke("describe", config, "--init", "nothing")
+    wrong = invoke("describe", config, "--scheme", "nothing")
     assert wrong.status == 2
     assert "there is no scheme 'nothing'" in wrong.error

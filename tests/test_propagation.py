@@ -1,5 +1,6 @@
 """Moments through whole models: the sheet's stacks, a simulation of our own, laws of depth, and what must not be accepted."""
 
+import inspect
 import json
 import math
 
@@ -10,7 +11,7 @@ from helpers import table
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
 from depthwidth.initialization import recipe
-from depthwidth.propagation import moments_of, propagate, walk_tree
+from depthwidth.propagation import PropagationOptions, WalkOptions, moments_of, propagate, walk_tree
 
 
 def stack(layers, placement, *, width=128, heads=2, length=64, **choices):
@@ -228,6 +229,13 @@ def test_every_kind_of_tree_is_walked(choices):
         assert row["second_moment"] > 0
         assert -1.0001 <= row["correlation"] <= 1.0001
     assert {row["direction"] for row in rows} == {"forward", "gradient"}
+
+
+def test_the_arguments_that_are_handed_on_are_those_of_propagate():
+    """`moments_of`, `diagnose` and others take them by one list, which type checkers and editors read."""
+    arguments = list(inspect.signature(propagate).parameters)[2:]
+    assert set(PropagationOptions.__annotations__) == set(arguments)
+    assert set(WalkOptions.__annotations__) == set(arguments) - {"lengths"}
 
 
 def test_the_gradient_is_linear_in_what_comes_back():

@@ -35,12 +35,12 @@ def test_both_ends_are_those_of_the_walk(placement, finite_width):
     variance = 1.0 if placement == "post" else 1.7
     frame = sweep(
         stack(placement=placement), "xavier", depth=depths, variance=variance, correlation=correlations,
-        gradient_correlation=0.3, finite_width=finite_width,
+        gradient=(2.0, 0.3), finite_width=finite_width,
     )  # fmt: skip
     for depth, r, found in zip(depths, correlations, frame[ENDS].to_numpy(), strict=True):
         tree = stack(depth, placement)
         expected = walked(
-            tree, recipe(tree, "xavier"), variance=variance, correlation=r, gradient=(1.0, 0.3), finite_width=finite_width
+            tree, recipe(tree, "xavier"), variance=variance, correlation=r, gradient=(2.0, 0.3), finite_width=finite_width
         )
         # A norm's epsilon leaves a stream of 1 - 1e-5, where the sweep's tables are made at 1; there are two norms in a block.
         tolerance = 1e-4 + 2e-5 * depth
@@ -63,6 +63,14 @@ def test_scales_of_skip_and_branch_are_those_of_a_recipe():
     assert found[1] != pytest.approx(expected, rel=1e-2)  # another branch scale is another network
 
 
+def test_the_gradient_is_given_as_propagate_takes_it_or_by_its_older_name():
+    tree = stack()
+    old = sweep(tree, "xavier", correlation=0.2, gradient_correlation=[0.0, 0.3])
+    new = sweep(tree, "xavier", correlation=0.2, gradient=(1.0, [0.0, 0.3]))
+    assert new.equals(old)
+    assert not np.isclose(old.gradient[0], old.gradient[1])
+
+
 @pytest.mark.parametrize(
     ("choices", "given", "sentence"),
     [
@@ -74,6 +82,9 @@ def test_scales_of_skip_and_branch_are_those_of_a_recipe():
         ({"kind": "decoder"}, {}, "under a causal mask"),
         ({"placement": "post"}, {"variance": 2.0}, "its variance must be 1"),
         ({"parallel": True}, {}, "shares it with others"),
+        ({}, {"gradient": "loss"}, "gradient='loss' is not a second moment and a correlation"),
+        ({}, {"gradient": (0.0, 0.5)}, "gradient is outside"),
+        ({}, {"gradient": (1.0, 0.5), "gradient_correlation": 0.5}, "older name of gradient"),
     ],
 )
 def test_nonsense_gets_one_sentence(choices, given, sentence):

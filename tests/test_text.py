@@ -221,7 +221,7 @@ def test_moments_take_the_texts_matches(invoke, files):
     shown = invoke("moments", config, "--text", text).output
     assert "words" in shown
     assert "within windows of 16" in shown
-    as_bytes = json.loads(invoke("moments", config, "--text", text, "--tokens", "bytes", "--no-dropout", "--json").output)
+    as_bytes = json.loads(invoke("moments", config, "--text", text, "--tokenizer", "bytes", "--no-dropout", "--json").output)
     assert as_bytes[0]["correlation"] > stem["correlation"]
 
 
@@ -267,8 +267,8 @@ def test_images_have_no_text(invoke, files, tmp_path):
     ("arguments", "sentence"),
     [
         (("--text", "/nowhere.txt"), "there is no text"),
-        (("--tokens", "bytes"), "--tokens has no meaning without --text"),
-        (("--text", "TEXT", "--tokens", "nothing"), "none of bytes, words, ids"),
+        (("--tokenizer", "bytes"), "--tokenizer has no meaning without --text"),
+        (("--text", "TEXT", "--tokenizer", "nothing"), "none of bytes, words, ids"),
         (("--text", "TEXT", "--correlation", "0.1"), "give the input by --text or by --correlation"),
     ],
 )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from depthwidth.cli import formats
 from depthwidth.errors import InputError, shown
+from depthwidth.options import formats
 from depthwidth.output import Row, emit, print_facts, print_table
 
 if TYPE_CHECKING:
