@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from .initialization import Recipe, recipe, schemes
     from .planning import Estimate, Plan, optimal_depth, optimal_width, plan
     from .propagation import propagate
+    from .published_tables import table, table_names
     from .rules import Rule, find_rule
     from .search import Shape
     from .sweeps import sweep
-    from .tables import table, table_names
     from .template import Template
     from .text import Text, read_text
 
@@ -48,7 +48,7 @@ _HOME = {
     # formulas and the numbers in them
     "Formula": "formula", "find_formula": "formula", "activation": "activations", "gated": "activations",
     "Coefficient": "coefficients", "coefficient": "coefficients", "reference": "coefficients",
-    "table": "tables", "table_names": "tables",
+    "table": "published_tables", "table_names": "published_tables",
     # the mistakes a caller can make
     "InputError": "errors",
 }  # fmt: skip

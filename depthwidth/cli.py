@@ -616,8 +616,8 @@ def text_command(file: str, tokenizer: str, context: int, form: str | None) -> N
 @formats
 def table(name: str | None, form: str | None) -> None:
     """A published table beside what the formulas give; without NAME, the list of tables."""
-    from .tables import table as rows_of
-    from .tables import table_names
+    from .published_tables import table as rows_of
+    from .published_tables import table_names
 
     rows: list[Row] = list(rows_of(name)) if name is not None else [{"table": known} for known in table_names()]
     emit(

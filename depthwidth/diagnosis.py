@@ -38,7 +38,7 @@ _OURS = "ours"
 _TRAINABLE = "Schoenholz et al. 2017, arXiv 1611.01232: trained to about 6 e-foldings (recalled)"
 
 
-class Rule(NamedTuple):
+class Thresholds(NamedTuple):
     """The thresholds of one kind of finding; a value beyond `threshold` is to be watched, one beyond `limit` is a problem."""
 
     threshold: float
@@ -64,7 +64,7 @@ class Finding:
     site: str
     """Where in the network it is worst."""
     value: float
-    rule: Rule
+    rule: Thresholds
     sentence: str
     """What the number means here."""
     remedy: str | None = None
@@ -454,11 +454,11 @@ _TENFOLD = math.log(10)
 _FOLDS = 6.0
 
 
-def _ratio_rule(ratio: float, reason: str) -> Rule:
+def _ratio_rule(ratio: float, reason: str) -> Thresholds:
     """A ratio may lie within a factor on either side of 1."""
     sign = 1.0 if ratio >= 1 else -1.0
     source = f"{_OURS}: {reason}; limit by {_TRAINABLE}"
-    return Rule(math.exp(sign * _TENFOLD), math.exp(sign * _FOLDS), source, at_most=ratio >= 1)
+    return Thresholds(math.exp(sign * _TENFOLD), math.exp(sign * _FOLDS), source, at_most=ratio >= 1)
 
 
 def _gradient_ratio(state: _State, stack: str, depth: int) -> Finding | None:
@@ -487,7 +487,7 @@ def _forward_growth(state: _State, stack: str, depth: int) -> Finding | None:
     return Finding("forward_growth", f"{stack}.block.{depth - 1}", ratio, rule, sentence)
 
 
-_COLLAPSE = Rule(
+_COLLAPSE = Thresholds(
     0.9,
     0.99,
     f"{_OURS}: query gradients go as (1 - r)^2 (attention.query_gradient_second_moment; Noci et al. 2022, arXiv 2206.03126), "
@@ -513,7 +513,7 @@ def _branch_share(state: _State) -> Finding | None:
     if not shares or state.setting.matrices_only:
         return None
     share, branch = min(shares, key=lambda pair: pair[0])
-    rule = Rule(
+    rule = Thresholds(
         4 * held.roundoff,
         held.roundoff,
         f"{_OURS}, from {held.name}: a branch below half a step of the sum ({held.roundoff:.2g}) is rounded away, one below "
@@ -551,7 +551,7 @@ def _score_variance(state: _State) -> Iterator[_Found]:
         from .concentration import phase_of
 
         row, variance, n = found
-        rule = Rule(
+        rule = Thresholds(
             math.log(n) / 2,
             condensation_point(n) ** 2,
             "random-energy model: past (ln n)/2 the largest probability takes over the sum of squares, past 2 ln n attention "
@@ -599,7 +599,7 @@ def _attended(state: _State) -> Finding | None:
     row, variance, n = found
     kept = overlap(min(variance, LARGEST_VARIANCE), n)
     tokens, entropy = 1 / float(kept.P), float(kept.entropy)
-    rule = Rule(
+    rule = Thresholds(
         math.sqrt(n), 2.0, f"{_OURS}: n exp(-s2) at s2 = (ln n)/2, where that ends; below 2 one token decides", at_most=False
     )
     sentence = (
@@ -633,10 +633,10 @@ def _headroom(state: _State) -> Iterator[_Found]:
     kinds = ("activations", "gradients") if setting.matrices_only else ("activations", "scores", "logits", "gradients")
     for kind in kinds:
         held = setting.formats[kind == "gradients"]
-        over = Rule(
+        over = Thresholds(
             _OUTLIERS, 0.0, f"{_OURS}: below 0 it overflows; 4 bits are kept for what training adds ({held.source})", False
         )
-        under = Rule(
+        under = Thresholds(
             _bits_where(_LOST),
             _bits_where(_HALF_LOST),
             f"{_OURS}: {_LOST:.0%} and {_HALF_LOST:.0%} of a Gaussian rounded to zero ({held.source}; for gradients see "
@@ -644,7 +644,7 @@ def _headroom(state: _State) -> Iterator[_Found]:
             at_most=False,
         )
 
-        def overflow(other: _State, kind: str = kind, held: NumberFormat = held, rule: Rule = over) -> Finding | None:
+        def overflow(other: _State, kind: str = kind, held: NumberFormat = held, rule: Thresholds = over) -> Finding | None:
             sizes = other.sizes[kind]
             if not sizes:
                 return None
@@ -653,7 +653,7 @@ def _headroom(state: _State) -> Iterator[_Found]:
             text = f"{kind} reach {top.peak:.3g} and {held.name} ends at {held.largest:.3g}: {bits:.1f} bits"
             return Finding(f"overflow_{kind}", top.site, bits, rule, text)
 
-        def underflow(other: _State, kind: str = kind, held: NumberFormat = held, rule: Rule = under) -> Finding | None:
+        def underflow(other: _State, kind: str = kind, held: NumberFormat = held, rule: Thresholds = under) -> Finding | None:
             sizes = other.sizes[kind]
             if not sizes:
                 return None
@@ -742,7 +742,9 @@ def _spread(state: _State) -> Finding | None:
         return None
     stack, drift, variance = found
     deviation = math.sqrt(variance)
-    rule = Rule(math.log(2), _TENFOLD, f"{_OURS}: the gradient's variance of one draw is then off by a factor of 2, or 10")
+    rule = Thresholds(
+        math.log(2), _TENFOLD, f"{_OURS}: the gradient's variance of one draw is then off by a factor of 2, or 10"
+    )
     typical = math.exp(drift)
     low, high = typical / math.exp(deviation), typical * math.exp(deviation)
     sentence = (
@@ -779,7 +781,7 @@ def _depth_to_width(state: _State) -> Finding | None:
     tree = state.setting.tree
     depth = max(depth for _, depth in state.stacks)
     ratio = depth / tree.width
-    rule = Rule(
+    rule = Thresholds(
         1.5, 15.0, f"{_OURS}: corrections for finite width were compared with simulations up to N/d = 1.5 (d = 128, N = 192)"
     )
     sentence = f"depth over width is {ratio:.3g}; the predictions are to first order in it"

@@ -15,7 +15,7 @@ from depthwidth.formula import formulas
 from depthwidth.initialization import recipe, shipped_options
 from depthwidth.planning import plan
 from depthwidth.propagation import moments_of
-from depthwidth.tables import table
+from depthwidth.published_tables import table
 
 GPT2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}
 

@@ -9,7 +9,7 @@ import pytest
 
 from depthwidth.architecture import Transformer
 from depthwidth.description import describe
-from depthwidth.diagnosis import SEVERITIES, Rule, diagnose, headroom, share_lost
+from depthwidth.diagnosis import SEVERITIES, Thresholds, diagnose, headroom, share_lost
 from depthwidth.errors import InputError
 from depthwidth.initialization import recipe
 from depthwidth.number_formats import number_format
@@ -215,8 +215,8 @@ def test_the_loss_gradient_against_simulation(rng, spread):
     assert over.value == pytest.approx(math.log2(65504 / max(s.peak for s in state.sizes["gradients"])))
 
 
-def test_a_rule_judges_on_its_side():
-    low, high = Rule(2.0, 1.0, "", at_most=False), Rule(1.0, 2.0, "")
+def test_thresholds_judge_on_their_side():
+    low, high = Thresholds(2.0, 1.0, "", at_most=False), Thresholds(1.0, 2.0, "")
     assert [low.severity(v) for v in (3.0, 1.5, 0.5)] == list(SEVERITIES)
     assert [high.severity(v) for v in (0.5, 1.5, 3.0)] == list(SEVERITIES)
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_importing_the_calculator_imports_neither_torch_nor_verify(in_fresh_python):
     source = """
-import sys, depthwidth, depthwidth.cli, depthwidth.hf, depthwidth.planning, depthwidth.tables
+import sys, depthwidth, depthwidth.cli, depthwidth.hf, depthwidth.planning, depthwidth.published_tables
 depthwidth.plan("1T")
 print([m for m in ("torch", "verify", "sympy", "pandas", "scipy", "matplotlib", "numpy", "transformers") if m in sys.modules])
 """

@@ -12,8 +12,8 @@ from depthwidth.errors import InputError
 from depthwidth.formulas import depth as laws
 from depthwidth.initialization import recipe, schemes
 from depthwidth.propagation import moments_of
+from depthwidth.published_tables import table_names
 from depthwidth.scheme_table import DEPTHS, MADE_FOR, reference_tree, scheme_document, scheme_rows
-from depthwidth.tables import table_names
 
 PAGE = (Path(__file__).parents[1] / "docs" / "schemes.md").read_text(encoding="utf-8")
 
