@@ -1,0 +1,27 @@
+"""Recipes: with which standard deviation every tensor of a transformer starts, how outputs and branches are scaled, and why.
+
+>>> from depthwidth import Transformer
+>>> gpt2 = Transformer(depth=12, width=768, heads=12, vocab=50257, context=1024)
+>>> found = recipe(gpt2, "gpt2")
+>>> round(found.tensor("decoder.block.attention.out.weight").std, 6)
+0.004082
+>>> found.residual("decoder.block.attention").branch
+1.0
+
+A tensor's *role* is its path in the tree without the number of its block. What depends on the depth is a tuple with a value
+for each block. Standard deviations are those of the stored weights; a multiplier scales what the tensor makes of its input.
+"""
+
+from .activation_moment import activation_second_moment
+from .deepscale import deepscale_scales, embedding_correlation
+from .draft import Choice, Draft, Scheme, TensorRule, scheme
+from .recipes import PerBlock, Recipe, ResidualScale, TensorInit, at_block
+from .registry import recipe, scheme_options, schemes
+from .shipped import shipped_options
+from .tensors import TABLES, Weight, parameters, stacks, weights
+
+__all__ = [
+    "TABLES", "Choice", "Draft", "PerBlock", "Recipe", "ResidualScale", "Scheme", "TensorInit", "TensorRule", "Weight",
+    "activation_second_moment", "at_block", "deepscale_scales", "embedding_correlation", "parameters", "recipe", "scheme",
+    "scheme_options", "schemes", "shipped_options", "stacks", "weights",
+]  # fmt: skip

@@ -1,0 +1,337 @@
+"""DeepScaleLM: unit variance at every site and depth, with the correlation of tokens followed through the stack."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..architecture import Transformer
+from ..errors import InputError, shown
+from ..formulas.gaussian import relu_pair_moment
+from ..formulas.moments import zipf_match_probability
+from ..layers import Attention, FeedForward, LanguageHead, MixtureOfExperts, PatchStem, SinusoidalPositions, Stack, TokenStem
+from ..layers.stem import SEGMENT_MATCH
+from .activation_moment import activation_second_moment
+from .draft import Choice, Draft, Values, finite_number, scheme
+from .tensor_rules import vector_choice
+from .tensors import BRANCHES, TABLES, Weight, stacks, stem_scale, summed_tables
+
+
+def embedding_correlation(tree: Transformer, token_match: float | None = None) -> float:
+    """The correlation of two tokens' inputs that repeated words and shared segments cause, before dropout.
+
+    Parameters
+    ----------
+    tree : the transformer; of k tables with equal variance each contributes 1/k of its own correlation, and two segments agree
+        with probability :data:`~depthwidth.layers.stem.SEGMENT_MATCH`.
+    token_match : the chance that two positions hold the same token, as :func:`~depthwidth.text.read_text` measures it. By
+        default words follow Zipf's law: :func:`~depthwidth.formulas.moments.zipf_match_probability`.
+
+    Raises
+    ------
+    InputError
+        if that is not a probability.
+
+    Examples
+    --------
+    >>> bert = Transformer(depth=1, width=64, kind="encoder", segments=2, vocab=32000)
+    >>> round(embedding_correlation(bert), 4), round(embedding_correlation(bert, 0.0074), 4)
+    (0.2268, 0.2247)
+    """
+    stem = tree.stem
+    if token_match is not None and not 0 <= token_match <= 1:
+        raise InputError(f"embedding_correlation: token_match={shown(token_match)} is not a probability")
+    if isinstance(stem, PatchStem):
+        return 0.2  # assumed: neighbouring patches are alike, and how much depends on the images
+    repeat = float(zipf_match_probability(max(stem.vocab, 2))) if token_match is None else token_match
+    shared = SEGMENT_MATCH if stem.segments is not None else 0.0
+    return (min(repeat, 1.0) + shared) / summed_tables(tree)
+
+
+def deepscale_scales(branches: int, k: float = 2.0, alpha: float = 1.0, together: int = 1) -> tuple[float, float]:
+    """Lambda and beta of a stack: beta^2 = k / branches^alpha, and lambda^2 + beta^2 = 1.
+
+    Where blocks add `together` branches at once, lambda^2 + together beta^2 = 1.
+
+    >>> [round(value**2, 6) for value in deepscale_scales(384)]
+    [0.994792, 0.005208]
+    """
+    beta2 = min(k / branches**alpha, 1 / together)
+    return math.sqrt(1 - together * beta2), math.sqrt(beta2)
+
+
+class _Blocks(NamedTuple):
+    """What the recursion along depth found for one stack."""
+
+    value: dict[str, list[float]]
+    """Per attention branch and block, D_l: the variance of its output over that of its values, dropout left out."""
+    correlation: list[float]
+    """Of tokens at the input of each block, and at the end."""
+
+
+@scheme(
+    "deepscale",
+    "Kedia et al. 2024 (DeepScaleLM), arXiv 2403.09635, authors' code",
+    "primary: the released code; gated, grouped and mixture parts, other activations and exact=True are derived",
+)
+def deepscale(
+    tree: Transformer,
+    dropout: float | None = None,
+    embedding_correlation: float | None = None,
+    k: float = 2.0,
+    alpha: float = 1.0,
+    exact: bool = False,
+    context: int | None = None,
+) -> Draft:
+    """`k` and `alpha` set beta^2 = k / branches^alpha.
+
+    Dropout is the tree's, or `dropout` everywhere. `exact` takes attention's spread from softmax integrals over `context`
+    tokens where the released code takes the correlation itself. Tokens start with `embedding_correlation`, by default that of
+    :func:`embedding_correlation`.
+    """
+    name = "deepscale"
+    if dropout is not None:
+        dropout = finite_number(name, "dropout", dropout, high=1 - 1e-9, closed=True)
+    k, alpha = finite_number(name, "k", k, closed=True), finite_number(name, "alpha", alpha, closed=True)
+    start = _correlation_at_start(tree) if embedding_correlation is None else embedding_correlation
+    start = finite_number(name, "embedding_correlation", start, high=1.0, closed=exact)
+    tokens = int(finite_number(name, "context", context or tree.context))
+    early = tree.stem.dropout if dropout is None else dropout
+    scales, found = {}, {}
+    memory = 0.0
+    for (where, depth, branches), stack in zip(stacks(tree), filter(None, (tree.encoder, tree.decoder)), strict=True):
+        count = depth * len(branches)
+        if k > count**alpha:
+            raise InputError(f"deepscale: k={k:g} is more than the number of branches to the power alpha, so beta exceeds 1")
+        together = len(branches) if stack.repeats[0].block.parallel else 1
+        scales[where] = deepscale_scales(count, k, alpha, together)
+        found[where] = _along_depth(stack, scales[where], start * (1 - early), memory, dropout, tokens, exact)
+        memory = found[where].correlation[-1]
+
+    def rule(weight: Weight) -> Choice:
+        plain = vector_choice(weight)
+        if plain is not None:
+            return _after_embedding(plain, early) if weight.role == "stem.norm.weight" else plain
+        if weight.kind in (*TABLES, "patch"):
+            return _deepscale_table(tree, weight, early)
+        if weight.stack:
+            rate = _dropout_of(tree, weight, dropout)
+            return _deepscale_inner(weight, rate, dropout, found[weight.stack], exact)
+        return Choice(1 / math.sqrt(weight.fan_in), "1/sqrt(fan-in), which keeps the variance")
+
+    def residual(stack: str, branch: str, index: int) -> tuple[Values, Values, str]:
+        skip, scale = scales[stack]
+        if tree.stack.repeats[0].block.parallel:
+            return skip, scale, f"one sum with one skip: lambda^2 + 2 beta^2 = 1 with beta^2 = {k:g} / branches^{alpha:g}"
+        return skip, scale, f"lambda^2 + beta^2 = 1 with beta^2 = {k:g} / branches^{alpha:g}"
+
+    draft = Draft(tree, rule, residual)
+    draft.extras |= {
+        "lambda": {stack: value[0] for stack, value in scales.items()},
+        "beta": {stack: value[1] for stack, value in scales.items()},
+        "embedding_correlation": start,
+        "correlation": {stack: tuple(value.correlation) for stack, value in found.items()},
+    }
+    head = tree.head
+    if isinstance(head, LanguageHead) and head.unembedding.tied:
+        std = _table_std(tree, early)[0] / stem_scale(tree, "tokens")
+        draft.output = 1 / (std * math.sqrt(head.unembedding.width))
+        draft.output_reason = "logits over std sqrt(width) of the tied table, for unit variance"
+    if isinstance(tree.stem, PatchStem) and embedding_correlation is None:
+        draft.remarks.append("the correlation of image patches is assumed to be 0.2; measure it and give embedding_correlation")
+    return draft
+
+
+def _correlation_at_start(tree: Transformer) -> float:
+    return embedding_correlation(tree)
+
+
+def _after_embedding(plain: Choice, dropout: float) -> Choice:
+    """A norm of the embedding stands before its dropout, which the gain makes up for."""
+    if not dropout:
+        return plain
+    gain = math.sqrt(1 - dropout) - (1.0 - plain.mean)
+    return plain._replace(mean=gain, reason="sqrt(1 - p), so that the dropout after it leaves unit variance")
+
+
+def _table_std(tree: Transformer, dropout: float) -> tuple[float, str]:
+    """What one of the summed tables puts into the stream."""
+    stem, tables = tree.stem, summed_tables(tree)
+    if isinstance(stem, TokenStem) and isinstance(stem.positions, SinusoidalPositions) and dropout < 0.5:
+        return math.sqrt((0.5 - dropout) / tables), "sqrt((1/2 - p) / tables): sines and cosines have variance 1/2 already"
+    return math.sqrt((1 - dropout) / tables), f"sqrt((1 - p) / {tables}): unit variance after the sum of tables and dropout"
+
+
+def _deepscale_table(tree: Transformer, weight: Weight, dropout: float) -> Choice:
+    std, reason = _table_std(tree, dropout)
+    if weight.kind == "class_token":
+        reason = "sqrt((1 - p) / 2), as the patches it stands beside"
+    return Choice(std / math.sqrt(weight.fan_in) / stem_scale(tree, weight.kind), reason)
+
+
+def _dropout_of(tree: Transformer, weight: Weight, dropout: float | None) -> float:
+    if dropout is not None:
+        return dropout
+    stack = tree.decoder if weight.stack == "decoder" else tree.encoder
+    branch = getattr(stack.repeats[0].block, weight.branch or "attention")  # type: ignore[union-attr]
+    return float(branch.dropout)
+
+
+def _deepscale_inner(weight: Weight, rate: float, override: float | None, blocks: _Blocks, exact: bool) -> Choice:
+    owner, kind = weight.owner, weight.kind
+    if isinstance(owner, Attention) and kind in ("query", "key"):
+        scale = owner.head_dim**-0.5 if owner.scale is None else owner.scale
+        # Scores of unit variance whatever the scale is that the model multiplies them by.
+        std = (scale * scale * owner.head_dim) ** -0.25 / math.sqrt(weight.fan_in)
+        return Choice(std, "1/sqrt(width): unit score variance")
+    if isinstance(owner, Attention):
+        spread = blocks.value[weight.branch]
+        name = "D_l" if exact else "r_l"
+        reason = f"sqrt(sqrt((1 - p) / {name}) / fan-in), value and output together undo the averaging over tokens"
+        return Choice(lambda block: math.sqrt(math.sqrt((1 - rate) / spread[block]) / weight.fan_in), reason)
+    if isinstance(owner, FeedForward):
+        hidden_rate = 0.0 if override == 0 else owner.dropout
+        return _deepscale_ffn(weight, owner, (1 - rate) * (1 - hidden_rate))
+    if kind == "router":
+        return Choice(0.1 / math.sqrt(weight.fan_in), "0.1/sqrt(width), so that the chosen experts weigh nearly alike (ours)")
+    return Choice(1 / math.sqrt(weight.fan_in), "1/sqrt(fan-in), which keeps the variance")
+
+
+def _deepscale_ffn(weight: Weight, part: FeedForward, keep: float) -> Choice:
+    second = activation_second_moment(part.activation)
+    if part.activation == "relu" and not part.gated and weight.mixture is None:
+        std = (2 * keep / (part.width * part.hidden)) ** 0.25
+        return Choice(std, "(2 (1 - p) / (width hidden))^(1/4); at four times the width, sqrt(sqrt((1 - p) / 2) / width)")
+    if weight.kind != "down":
+        return Choice(1 / math.sqrt(weight.fan_in), "1/sqrt(width): the activation sees unit variance")
+    reason = "sqrt((1 - p) / (hidden E f^2)) with the activation's own second moment"
+    factor = 1.0
+    if weight.mixture is not None:
+        factor, more = _mixture_factor(weight, weight.mixture)
+        reason = f"{reason}; {more}"
+    return Choice(math.sqrt(factor * keep / (part.hidden * second)), reason)
+
+
+def _mixture_factor(weight: Weight, mixture: MixtureOfExperts) -> tuple[float, str]:
+    half = 0.5 if mixture.shared is not None else 1.0
+    if ".shared." in weight.role:
+        gate = ", and a gate of one half scales it" if mixture.shared_gate else ""
+        return half * (4.0 if gate else 1.0), f"half of the variance{gate} (ours)"
+    return half * mixture.top_k, f"times sqrt({mixture.top_k}), as that many experts are averaged (ours)"
+
+
+def _along_depth(
+    stack: Stack,
+    scales: tuple[float, float],
+    start: float,
+    memory: float,
+    dropout: float | None,
+    tokens: int,
+    exact: bool,
+) -> _Blocks:
+    """The correlation of tokens along a stack, with the variance that each attention branch gives for it."""
+    skip2, scale2 = (value * value for value in scales)
+    r = start
+    value: dict[str, list[float]] = {"attention": [], "cross_attention": []}
+    correlations = [r]
+    spreads: dict[Any, Callable[[float], tuple[float, float]]] = {}
+    kernels: dict[Any, Callable[[float], float]] = {}
+    for block in stack.blocks():
+        added = 0.0
+        before = r
+        for name in BRANCHES:
+            residual = getattr(block, name)
+            if residual is None:
+                continue
+            rate = residual.dropout if dropout is None else dropout
+            branch = residual.branch
+            if isinstance(branch, Attention):
+                reads = memory if branch.cross else (before if block.parallel else r)
+                kind = (branch.causal, branch.window, branch.cross, branch.dropout)
+                if kind not in spreads:
+                    spreads[kind] = _attention_spread(branch, tokens, dropout) if exact else _released_spread
+                variance, covariance = spreads[kind](reads)
+                value[name].append(variance)
+                out = (1 - rate) * covariance / variance
+            else:
+                part = branch.expert if isinstance(branch, MixtureOfExperts) else branch
+                unit = (part.activation, part.gated)
+                if unit not in kernels:
+                    kernels[unit] = _kernel(*unit)
+                out = (1 - rate) * kernels[unit](before if block.parallel else r)
+            if block.parallel:
+                added += scale2 * out
+            else:
+                r = (skip2 * r + scale2 * out) / (skip2 + scale2)
+        if block.parallel:
+            count = 2 + (block.cross_attention is not None)
+            r = (skip2 * before + added) / (skip2 + count * scale2)
+        correlations.append(r)
+    return _Blocks(value, correlations)
+
+
+def _released_spread(r: float) -> tuple[float, float]:
+    """The released recursion's leading order for long sequences: variance and covariance are both r."""
+    return r, r
+
+
+def _kernel(name: str, gated: bool) -> Callable[[float], float]:
+    """E f(x) f(y) / E f^2 at unit variance, as a function of the correlation; for a gated unit times the correlation."""
+    if name == "relu":
+        pair = _relu_kernel
+    else:
+        import numpy as np
+
+        from ..activations import activation
+
+        grid = np.linspace(0.0, 1.0, 257)
+        values = np.asarray(activation(name).pair_moment(1.0, grid)) / activation_second_moment(name)
+
+        def pair(r: float) -> float:
+            return float(np.interp(r, grid, values))
+
+    return (lambda r: r * pair(r)) if gated else pair
+
+
+def _relu_kernel(r: float) -> float:
+    return 2 * float(relu_pair_moment(1.0, 1.0, min(max(r, -1.0), 1.0)))  # rounding may leave [-1, 1]
+
+
+def _attention_spread(attention: Attention, tokens: int, override: float | None) -> Callable[[float], tuple[float, float]]:
+    """D(r) = r + (1 - r) P + e_p P and the covariance over r, averaged over the rows of a causal mask.
+
+    The covariance takes P2 ~ exp(r s) / (exp(r s) + n - 1) with s = 1 - r: it matters where it is small beside r.
+    """
+    import numpy as np
+
+    rate = attention.dropout if override is None else override
+    reach = min(tokens, attention.window or tokens)
+    grid, share, pair = _overlap_table(tokens, reach, attention.causal)
+    variances = grid + (1 - grid) * share + rate / (1 - rate) * share
+    covariances = grid + (1 - grid) * pair
+
+    def spread(r: float) -> tuple[float, float]:
+        return float(np.interp(r, grid, variances)), float(np.interp(r, grid, covariances))
+
+    return spread
+
+
+@functools.lru_cache(maxsize=64)
+def _overlap_table(tokens: int, reach: int, causal: bool) -> tuple[Any, Any, Any]:
+    """P and P2 at unit score variance on a grid of correlations, averaged over the rows of a mask."""
+    import numpy as np
+
+    from ..softmax_integrals import overlap
+
+    grid = 1 - (1 - np.linspace(0.0, 1.0, 33)) ** 2  # finer towards 1, where correlations go
+    lengths, rows = [tokens], np.array([tokens])
+    if causal:
+        lengths = sorted({*range(1, min(reach, 8) + 1), *(round(reach ** (i / 24)) for i in range(25))})
+        rows = np.minimum(np.arange(1, tokens + 1), reach)
+    table = overlap((1 - grid)[:, None], np.array(lengths)[None, :]).P
+    shares = [np.interp(np.log(rows), np.log(lengths), line).mean() for line in table]
+    shared = np.exp(grid * (1 - grid))
+    pair = [(one / (one + rows - 1)).mean() for one in shared]
+    return grid, np.array(shares), np.array(pair)
