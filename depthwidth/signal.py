@@ -11,13 +11,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .errors import InputError
 from .interpolation import Table, TableFamily
 
 if TYPE_CHECKING:
-    from .initialization import Recipe
     from .token_positions import Positions
 
 Number = Any
@@ -279,6 +278,19 @@ class Row(NamedTuple):
     """Relative standard deviation of the second moment over draws of the weights"""
 
 
+class Scales(Protocol):
+    """What a walk asks of a :class:`~depthwidth.initialization.Recipe`, which knows components and is above this module."""
+
+    def tensor(self, role: str, /) -> Any:
+        """With `std`, `mean` and `multiplier`: a number, or one for each block."""
+
+    def residual(self, role: str, /) -> Any:
+        """With `skip` and `branch`: a number, or one for each block."""
+
+    def varies(self, role: str, /) -> bool:
+        """Whether any number under this role differs from block to block."""
+
+
 @dataclass
 class Walk:
     """One pass of moments through a tree: what is known on the way, and what is written down.
@@ -287,7 +299,7 @@ class Walk:
     `dropout` the network is in training mode. With `positions` the tokens are not exchangeable.
     """
 
-    recipe: Recipe
+    recipe: Scales
     length: int
     source_length: int
     dropout: bool = True

@@ -1,7 +1,9 @@
 """Recipes: worked values of the sources, the shape of every recipe, exponents by slope, and bad input."""
 
+import importlib
 import json
 import math
+import pkgutil
 import re
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from helpers import check
 from strategies import PUBLISHED
 
+from depthwidth import initialization
 from depthwidth.architecture import Transformer
 from depthwidth.coefficients import reference
 from depthwidth.errors import InputError
@@ -34,6 +37,17 @@ BERT = {"kind": "encoder", "placement": "post", "segments": 2, "vocab": 30522, "
 def std(found, role, block=0):
     value = found.tensor(role).std
     return value[block] if isinstance(value, tuple) else value
+
+
+def test_every_scheme_of_a_file_is_in_the_registry():
+    """A new file without its line there would be a scheme that no command knows."""
+    written = {
+        found.name
+        for info in pkgutil.iter_modules(initialization.__path__)
+        for found in vars(importlib.import_module(f"depthwidth.initialization.{info.name}")).values()
+        if isinstance(found, initialization.Scheme)
+    }
+    assert written == set(schemes())
 
 
 # DeepScaleLM.
