@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .softmax_integrals import _ABOVE, _BELOW, _DEVIATIONS, _LEAST, _STEP, _averaged, _log, head_norms, overlap
+from . import softmax_quadrature as quad
+from .softmax_integrals import overlap
+from .softmax_quadrature import head_norms
 
 Array = Any
 
@@ -89,7 +91,7 @@ def marginals(variance: float, slope: float, length: int) -> Array:
     if slope < _FLATTEST:
         return np.full(length, 1 / length)
     if variance < 1e-9:
-        plain = np.exp(-np.minimum(slope * distance, -_LEAST))
+        plain = np.exp(-np.minimum(slope * distance, -quad.LEAST))
         return plain / plain.sum()
     grid = _Grid(variance, slope, length)
     # Far out E p_d falls as exp(-m d) does: interpolated in its logarithm.
@@ -98,7 +100,7 @@ def marginals(variance: float, slope: float, length: int) -> Array:
     product = grid.product(reach)
     tails = np.array([float(product @ grid.shifted(1, -slope * d)) for d in at])
     logs = np.log(np.maximum(tails, 1e-300)) + slope * at
-    values = np.exp(np.maximum(np.interp(distance, at, logs) - slope * distance, _LEAST))
+    values = np.exp(np.maximum(np.interp(distance, at, logs) - slope * distance, quad.LEAST))
     return values / values.sum()
 
 
@@ -107,20 +109,22 @@ class _Grid:
 
     def __init__(self, variance: float, slope: float, longest: int) -> None:
         sigma, logarithm = math.sqrt(variance), math.log(longest)
-        low = _BELOW + _DEVIATIONS * sigma + logarithm
-        self.u = _STEP * np.arange(-math.ceil(low / _STEP), math.ceil((_ABOVE + _DEVIATIONS * sigma) / _STEP))
+        low = quad.BELOW + quad.DEVIATIONS * sigma + logarithm
+        self.u = quad.STEP * np.arange(
+            -math.ceil(low / quad.STEP), math.ceil((quad.ABOVE + quad.DEVIATIONS * sigma) / quad.STEP)
+        )
         if variance > 1e-12:
-            values = [v[0] for v in _averaged(self.u, _STEP, np.array([sigma]), (1, 2, 3, 4), logarithm)]
+            values = [v[0] for v in quad.averaged(self.u, quad.STEP, np.array([sigma]), (1, 2, 3, 4), logarithm)]
         else:
             t = np.exp(np.minimum(self.u, 6.0))
             values = [-np.expm1(-t), np.exp(-t), *(t**j * np.exp(-t) for j in (1, 2, 3, 4))]
         less, psi0, *psi = values
-        logs = _log(less, psi0)
+        logs = quad.log_psi(less, psi0)
         alive = logs > -300.0  # where a single key has killed the product
         ratios = [np.where(alive, p / np.maximum(psi0, 1e-300), 0.0) for p in psi]
         self.f = np.stack([logs, *ratios, ratios[1] ** 2])
         self.slope = slope
-        f, h = self.f, _STEP
+        f, h = self.f, quad.STEP
         inner = (11 * (f[:, :-5] + f[:, 5:]) - 93 * (f[:, 1:-4] + f[:, 4:-1]) + 802 * (f[:, 2:-3] + f[:, 3:-2])) * (h / 1440)
         self.integral = np.zeros_like(f)
         self.integral[:, 3:-2] = np.cumsum(inner, axis=1)
@@ -133,7 +137,7 @@ class _Grid:
 
     def _at(self, values: Array, distance: float) -> Array:
         """`values` at u - m `distance`, by six neighbours; nothing is left below the grid."""
-        place = self.slope * distance / _STEP
+        place = self.slope * distance / quad.STEP
         whole = math.ceil(place)
         weights = _six_weights(whole - place)
         result = np.zeros_like(values)
@@ -162,7 +166,7 @@ class _Grid:
 
     def weights(self, sums: Array) -> Array:
         """The product of all psi_0, times the step; the last points of the grid hold no information."""
-        product = np.exp(np.clip(sums[0], _LEAST, 0.0)) * _STEP
+        product = np.exp(np.clip(sums[0], quad.LEAST, 0.0)) * quad.STEP
         product[-4:] = 0
         return product
 
@@ -194,7 +198,7 @@ def _rows(variance: float, slope: float, lengths: Array, with_entropy: bool) -> 
         one = float(weights @ sums[1])  # 1, but for the quadrature
         p, m3, m4 = (float(weights @ sums[k]) / (one * factor) for k, factor in ((2, 1), (3, 2), (4, 6)))
         a22 = float(weights @ (sums[2] ** 2 - sums[5])) / (6 * one)
-        log_z = float((_STEP * (-np.expm1(np.maximum(sums[0][:-4], _LEAST)) - plain[:-4])).sum())
+        log_z = float((quad.STEP * (-np.expm1(np.maximum(sums[0][:-4], quad.LEAST)) - plain[:-4])).sum())
         entropy = log_z - variance * (1 - p) + distant[n - 1]
         found[:, i] = p, m3, a22, p - 2 * m3 + m4 + a22, entropy, log_z
     return found

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
+from .hermite import gauss_hermite, hermite_polynomials
 
 TERMS = (64, 192, 768)
 _LAST = 16
@@ -74,15 +75,8 @@ def _half_grid(level: int, depth: int, terms: int) -> tuple[Array, Array, Array,
     edges = np.concatenate([[0.0], 2.0 ** np.arange(-depth, 1), np.arange(1.75, EXTENT, 0.75), [EXTENT]])
     z, weights = _fill(edges, level)
     weights = weights * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-    basis = hermite(z, terms) * weights
+    basis = hermite_polynomials(z, terms) * weights
     return z, weights, np.ascontiguousarray(basis[0::2].T), np.ascontiguousarray(basis[1::2].T)
-
-
-@functools.lru_cache(maxsize=1)
-def _few_nodes() -> tuple[Array, Array]:
-    """Gauss-Hermite nodes and weights for the standard normal density."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(8)
-    return nodes, weights / weights.sum()
 
 
 @functools.lru_cache(maxsize=1)
@@ -98,14 +92,6 @@ def _interpolation(place: Array) -> Array:
     basis = np.cos(order[:, None] * angles)
     basis[0] /= 2
     return 2 / _NODES * np.cos(order * np.pi * (order[:, None] + 0.5) / _NODES) @ basis
-
-
-def hermite(z: Array, terms: int) -> Array:
-    """The first Hermite polynomials orthonormal under the standard normal density; shape (terms, *z.shape)."""
-    values = np.empty((terms, *z.shape))
-    for n in range(terms):
-        values[n] = 1.0 if n == 0 else z if n == 1 else (z * values[n - 1] - math.sqrt(n - 1) * values[n - 2]) / math.sqrt(n)
-    return values
 
 
 def _graded(centres: Array, scale: Array, steps: int) -> Array:
@@ -273,7 +259,7 @@ class GaussianFunction:
             means[part] = (values * weights).sum(-1)
             squares[part] = _squared(values, weights)
             if terms:
-                coefficients[:, part] = (hermite(z, terms) * (values * weights)).sum(-1)
+                coefficients[:, part] = (hermite_polynomials(z, terms) * (values * weights)).sum(-1)
             self._check_growth(root[part], mean[part], squares[part])
         return means, squares, coefficients
 
@@ -404,7 +390,7 @@ class GaussianFunction:
                 v = np.arange(-wide, wide + 1) * inner[part, None]
                 wv = np.exp(-v * v / 2) * inner[part, None] / math.sqrt(2 * math.pi)
             else:
-                v, wv = (np.broadcast_to(row, (part.size, row.size)) for row in _few_nodes())
+                v, wv = (np.broadcast_to(row, (part.size, row.size)) for row in gauss_hermite(8))
             v = v * own[part, None]
             for i, offset in enumerate((0.0, 0.5)):
                 z = (np.arange(-points[part].max(), points[part].max() + 1) + offset) * outer[part, None]

@@ -11,19 +11,12 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from .softmax_integrals import head_norms
-
-Array = Any
-
-# Trapezoid sums whose integrands are analytic for |Im u| < pi/2: a step of 0.25 costs less than 1e-15.
-_STEP = 0.25
-_BELOW, _ABOVE = 38.0, 3.75  # e^-38 is 3e-17, exp(-e^3.75) is 3e-19
-_DEVIATIONS = 9.0
-_LEAST = -700.0
+from . import softmax_quadrature as quad
+from .softmax_quadrature import head_norms
 
 
 class Planted(NamedTuple):
@@ -58,47 +51,17 @@ def planted(gap: float, variance: float, length: float) -> Planted:
     0.79614 0.63453 0.001746
     """
     sigma, longest = math.sqrt(variance), math.log(length)
-    low = -(max(gap, _DEVIATIONS * sigma + longest) + _BELOW)
-    high = _ABOVE + min(-gap, _DEVIATIONS * sigma)
-    u = _STEP * np.arange(math.floor(low / _STEP), math.ceil(high / _STEP) + 1)
-    less, psi0, psi2 = _averaged(u, sigma, longest)
-    log_psi0 = np.where(less < 0.5, np.log1p(-np.minimum(less, 0.5)), np.log(np.maximum(psi0, 1e-300)))
+    low = -(max(gap, quad.DEVIATIONS * sigma + longest) + quad.BELOW)
+    high = quad.ABOVE + min(-gap, quad.DEVIATIONS * sigma)
+    u = quad.STEP * np.arange(math.floor(low / quad.STEP), math.ceil(high / quad.STEP) + 1)
+    less, psi0, psi2 = (values[0] for values in quad.averaged(u, quad.STEP, np.array([sigma]), (2,), longest))
+    log_psi0 = quad.log_psi(less, psi0)
     y = u + gap
     t = np.exp(np.minimum(y, 6.0))
-    survives = np.exp(np.maximum((length - 1) * log_psi0 - t, _LEAST))
+    survives = np.exp(np.maximum((length - 1) * log_psi0 - t, quad.LEAST))
     first, second = float((t * survives).sum()), float((t * t * survives).sum())
-    fewer = np.exp(np.maximum((length - 2) * log_psi0 - t, _LEAST))
-    return Planted(_STEP * first, _STEP * second, _STEP * (length - 1) * float((psi2 * fewer).sum()))
-
-
-def _averaged(u: Array, sigma: float, longest: float) -> tuple[Array, Array, Array]:
-    """1 - psi_0, psi_0 and psi_2 at evenly spaced u."""
-    if sigma < _STEP / 3:  # narrow: a Gauss-Hermite rule is exact to rounding
-        z, weights = _hermite()
-        y = u[:, None] + sigma * z
-    else:
-        parts = math.ceil(_STEP / (0.75 * sigma))
-        step = _STEP / parts
-        # The upper tail matters at large n, where the largest of the logits decides.
-        above = _DEVIATIONS * sigma + min(4 * sigma * sigma, longest + sigma * sigma / 2)
-        x = step * np.arange(-math.ceil(_DEVIATIONS * sigma / step), math.ceil(above / step) + 1)
-        weights = np.exp(np.maximum(-((x / sigma) ** 2) / 2, _LEAST)) * (step / (sigma * math.sqrt(2 * math.pi)))
-        y = u[0] + x[0] + step * np.arange(parts * (u.size - 1) + x.size)
-        t = np.exp(np.minimum(y, 6.0))
-        k0 = np.exp(-t)
-        kernels = np.stack([-np.expm1(-t), k0, t * t * k0])
-        windows = np.lib.stride_tricks.sliding_window_view(kernels, x.size, axis=1)[:, ::parts]
-        less, psi0, psi2 = windows @ weights
-        return less, psi0, psi2
-    t = np.exp(np.minimum(y, 6.0))
-    k0 = np.exp(-t)
-    return -np.expm1(-t) @ weights, k0 @ weights, (t * t * k0) @ weights
-
-
-@functools.lru_cache(maxsize=1)
-def _hermite() -> tuple[Array, Array]:
-    z, weights = np.polynomial.hermite_e.hermegauss(24)
-    return z, weights / weights.sum()
+    fewer = np.exp(np.maximum((length - 2) * log_psi0 - t, quad.LEAST))
+    return Planted(quad.STEP * first, quad.STEP * second, quad.STEP * (length - 1) * float((psi2 * fewer).sum()))
 
 
 class Retrieval(NamedTuple):

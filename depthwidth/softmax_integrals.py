@@ -22,31 +22,23 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from . import softmax_quadrature as quad
 from .checks import whole
 from .errors import InputError
 from .formulas.saturation import LARGEST_VARIANCE
 from .formulas.saturation import LONGEST as LARGEST_LENGTH
+from .hermite import gauss_hermite
 from .mathematics import euler_gamma
+from .softmax_quadrature import head_norms
 
 LARGEST_PAIR_VARIANCE = 1e3
-HEAD_NODES = 32
-"""Nodes of the average over the norm of a query, :func:`overlap` with `head_dim`."""
-
-# Both the outer integral and the average over x are trapezoid sums. Their integrands are analytic for |Im y| < pi/2, so that
-# the error of a step h is about exp(-pi^2/h), and that of a Gaussian factor exp(-2 (pi sigma/h)^2).
-_STEP = 0.25
+# Sums over two variables have the square of the nodes, and 3e-8 is what is claimed of them: a coarser, shorter grid.
 _PAIR_STEP = 0.3
-_COARSEST = 0.75  # a step of this many standard deviations integrates a Gaussian to 1e-15
-_DEVIATIONS = 9.5
-_ABOVE = 3.75  # exp(-e^3.75) is 3e-19
-_BELOW = 36.0  # and e^-36 is 2e-16
 _PAIR_BELOW = 24.0
 _PAIR_DEVIATIONS = 8.0
+_PAIR_NODES = 10
 _DEAD = -40.0
-_LEAST = -700.0  # exponents below are raised to it, so that nothing underflows
 _ROWS_AT_ONCE = 1024
-_FEW = 4  # averages that are quicker one by one
-_LARGE = 500_000  # elements of a table that is not worth its memory
 
 Array = Any
 _Fields = TypeVar("_Fields")
@@ -143,22 +135,6 @@ def _over_norms(variance: Array, length: Array, head_dim: int | None) -> Array:
     return _averages(spread.ravel(), lengths.ravel()).reshape(-1, *spread.shape) @ weights
 
 
-@functools.lru_cache(maxsize=64)
-def head_norms(head_dim: int, nodes: int = HEAD_NODES) -> tuple[Array, Array]:
-    """Nodes and weights of the average over chi^2/d_h with d_h degrees of freedom: generalised Gauss-Laguerre.
-
-    From the Jacobi matrix, whose entries stay moderate where the Gamma functions of the textbook weights overflow.
-    """
-    alpha = head_dim / 2 - 1
-    index = np.arange(nodes)
-    matrix = np.diag(2 * index + 1 + alpha)
-    beside = np.sqrt(index[1:] * (index[1:] + alpha))
-    values, vectors = np.linalg.eigh(matrix + np.diag(beside, 1) + np.diag(beside, -1))
-    scales, weights = 2 * values / head_dim, vectors[0] ** 2
-    seen = weights > 1e-18  # the outermost nodes weigh nothing
-    return scales[seen], weights[seen]
-
-
 def _rows(variance: Array, length: Array) -> tuple[Array, Array]:
     variance, length = np.asarray(variance), np.asarray(length)
     for name, values in (("variance", variance), ("length", length)):
@@ -201,96 +177,29 @@ def _octave(variance: Array, n: Array) -> Array:
     distinct, index = np.unique(variance, return_inverse=True)
     sigma, widest = np.sqrt(distinct), math.sqrt(distinct[-1])
     longest = math.log(n.max())
-    low = _BELOW + _DEVIATIONS * widest + longest
-    u = _STEP * np.arange(-math.ceil(low / _STEP), math.ceil((_ABOVE + _DEVIATIONS * widest) / _STEP))
-    less, psi0, psi2, psi3, psi4 = _averaged(u, _STEP, sigma, (2, 3, 4), longest)
-    log_psi0 = _log(less, psi0)
+    low = quad.BELOW + quad.DEVIATIONS * widest + longest
+    u = quad.STEP * np.arange(-math.ceil(low / quad.STEP), math.ceil((quad.ABOVE + quad.DEVIATIONS * widest) / quad.STEP))
+    less, psi0, psi2, psi3, psi4 = quad.averaged(u, quad.STEP, sigma, (2, 3, 4), longest)
+    log_psi0 = quad.log_psi(less, psi0)
     if distinct.size == 1:  # one variance, many lengths: a matrix product does the sums
         exponent = (n[:, None] - 1) * log_psi0
-        powers = np.exp(np.maximum(exponent, _LEAST)) * _STEP
+        powers = np.exp(np.maximum(exponent, quad.LEAST)) * quad.STEP
         weights = np.stack([psi2[0], psi3[0] / 2, psi4[0] / 6, psi2[0] ** 2 / 6 / psi0[0]], axis=1)
         m2, m3, m4, a22 = (powers @ weights).T * n
         exponent += log_psi0
     else:
         log_psi0, psi2, psi3, psi4, psi0 = (v[index] for v in (log_psi0, psi2, psi3, psi4, psi0))
         exponent = (n[:, None] - 1) * log_psi0
-        powers = np.exp(np.maximum(exponent, _LEAST)) * (_STEP * n[:, None])
+        powers = np.exp(np.maximum(exponent, quad.LEAST)) * (quad.STEP * n[:, None])
         m2, m3, m4 = (np.einsum("pu,pu->p", powers, v) for v in (psi2, psi3 / 2, psi4 / 6))
         a22 = np.einsum("pu,pu->p", powers, psi2**2 / 6 / psi0)
         exponent += log_psi0
     plain = -np.expm1(-np.exp(np.minimum(u, 5.0)))  # 1 - exp(-e^u)
-    log_z = _STEP * (-np.expm1(np.maximum(exponent, _LEAST)) - plain).sum(-1)
+    log_z = quad.STEP * (-np.expm1(np.maximum(exponent, quad.LEAST)) - plain).sum(-1)
     a22 = a22 * (n - 1)
     rows = np.stack([m2, m3, m4, a22, m2 - 2 * m3 + m4 + a22, log_z - variance * (1 - m2), log_z])
     rows[:, n == 1] = np.array([[1.0], [1.0], [1.0], [0.0], [0.0], [0.0], [0.0]])
     return rows
-
-
-def _log(less: Array, psi0: Array) -> Array:
-    """The logarithm of psi_0, from 1 - psi_0 where that is small."""
-    return np.where(less < 0.5, np.log1p(-np.minimum(less, 0.5)), np.log(np.maximum(psi0, 1e-300)))
-
-
-def _kernels(y: Array, orders: tuple[int, ...]) -> list[Array]:
-    """1 - K_0, K_0 and the K_j."""
-    t = np.exp(np.minimum(y, 6.0))
-    k0 = np.exp(-t)
-    powers = {1: t * k0}
-    for j in range(2, max(orders) + 1):
-        powers[j] = powers[j - 1] * t
-    return [-np.expm1(-t), k0, *(powers[j] for j in orders)]
-
-
-def _averaged(u: Array, step: float, sigma: Array, orders: tuple[int, ...], longest: float = 0.0) -> list[Array]:
-    """1 - psi_0, psi_0 and the psi_j at evenly spaced u, a row for each standard deviation (ascending, within an octave).
-
-    `longest` is ln n: at large n the average looks far into the upper tail of x.
-    """
-    narrowest, widest = sigma[0], sigma[-1]
-    parts = math.ceil(step / (_COARSEST * narrowest)) if narrowest else 0
-    if 1 <= parts <= 4:
-        fine = step / parts
-        above = _DEVIATIONS * widest + min(4 * widest**2, longest + widest**2 / 2)
-        below, above = math.ceil(_DEVIATIONS * widest / fine), math.ceil(above / fine)
-        x = fine * np.arange(-below, above + 1)
-        weights = np.exp(np.maximum(-((x / sigma[:, None]) ** 2) / 2, _LEAST))
-        weights *= (fine / math.sqrt(2 * math.pi)) / sigma[:, None]
-        y = u[0] + fine * np.arange(-below, parts * (u.size - 1) + above + 1)
-        kernels = np.stack(_kernels(y, orders))
-        if sigma.size < _FEW or x.size * u.size > _LARGE:
-            return [np.stack([np.convolve(k, w[::-1], "valid")[::parts] for w in weights]) for k in kernels]
-        windows = np.lib.stride_tricks.sliding_window_view(kernels, x.size, axis=1)[:, ::parts]
-        return list(weights @ np.ascontiguousarray(windows).swapaxes(1, 2))
-    # Narrow Gaussians: one set of Gauss-Hermite nodes, with weights that are exact for polynomials at each sigma.
-    x, weights = _shared_hermite(widest, sigma)
-    return [weights @ k for k in _kernels(u + x[:, None], orders)]
-
-
-_NARROW_NODES = 24
-_PAIR_NODES = 10
-
-
-def _shared_hermite(widest: float, sigma: Array) -> tuple[Array, Array]:
-    """Nodes for N(0, widest^2), and for each smaller sigma the weights that integrate polynomials below degree 24 exactly."""
-    z, weights, basis = _hermite(_NARROW_NODES)
-    if not widest:
-        return z[:1] * 0, np.ones((sigma.size, 1))
-    ratio = (sigma / widest) ** 2 - 1
-    expected = np.zeros((sigma.size, _NARROW_NODES))  # of the orthonormal Hermite polynomials of z, z ~ N(0, ratio + 1)
-    expected[:, 0] = 1
-    for k in range(2, _NARROW_NODES, 2):
-        expected[:, k] = expected[:, k - 2] * ratio * math.sqrt((k - 1) / k)
-    return widest * z, expected @ basis * weights
-
-
-@functools.lru_cache(maxsize=4)
-def _hermite(nodes: int) -> tuple[Array, Array, Array]:
-    """Gauss-Hermite nodes and weights for the standard normal density, and the orthonormal polynomials there."""
-    z, weights = np.polynomial.hermite_e.hermegauss(nodes)
-    basis = np.empty((nodes, nodes))
-    for k in range(nodes):
-        basis[k] = 1 if k == 0 else z if k == 1 else (z * basis[k - 1] - math.sqrt(k - 1) * basis[k - 2]) / math.sqrt(k)
-    return z, weights / weights.sum(), basis
 
 
 # ---- two rows ----
@@ -360,7 +269,7 @@ def _pairs(s2: float, rho: float, lengths: Array, longers: Array) -> Array:
         grid = _PairGrid(s2, rho, lengths[rows].min(), longers[rows].max())
         for i in rows:
             extra = longers[i] - lengths[i]
-            result[:, i] = grid.at(lengths[i], np.exp(np.maximum(extra * grid.log_psi0, _LEAST)) if extra else None)
+            result[:, i] = grid.at(lengths[i], np.exp(np.maximum(extra * grid.log_psi0, quad.LEAST)) if extra else None)
     return result
 
 
@@ -370,39 +279,39 @@ class _PairGrid:
     def __init__(self, s2: float, rho: float, shortest: float, longest: float) -> None:
         sigma, longest = math.sqrt(s2), math.log(longest)
         shared, own = sigma * math.sqrt(abs(rho)), np.array([sigma * math.sqrt(1 - abs(rho))])
-        low, high = _PAIR_BELOW + _PAIR_DEVIATIONS * sigma + longest, _ABOVE + _PAIR_DEVIATIONS * sigma
+        low, high = _PAIR_BELOW + _PAIR_DEVIATIONS * sigma + longest, quad.ABOVE + _PAIR_DEVIATIONS * sigma
         u = _PAIR_STEP * np.arange(-math.ceil(low / _PAIR_STEP), math.ceil(high / _PAIR_STEP))
-        less, k0 = (v[0] for v in _averaged(u, _PAIR_STEP, np.array([sigma]), (1,), longest)[:2])
-        u = u[(shortest - 1) * _log(less, k0) > _DEAD]  # a range that starts at the lower end
-        parts = math.ceil(_PAIR_STEP / (_COARSEST * shared)) if shared else 0
+        less, k0 = (v[0] for v in quad.averaged(u, _PAIR_STEP, np.array([sigma]), (1,), longest)[:2])
+        u = u[(shortest - 1) * quad.log_psi(less, k0) > _DEAD]  # a range that starts at the lower end
+        parts = math.ceil(_PAIR_STEP / (quad.COARSEST * shared)) if shared else 0
         if 1 <= parts <= 4:
             step = _PAIR_STEP / parts
             reach = math.ceil(_PAIR_DEVIATIONS * shared / step)
             weights = np.exp(-((step * np.arange(-reach, reach + 1) / shared) ** 2) / 2)
             weights /= weights.sum()
             wide = u[0] + step * np.arange(-reach, parts * (u.size - 1) + reach + 1)
-            values = [v[0] for v in _averaged(wide, step, own, (1, 2), longest)]
+            values = [v[0] for v in quad.averaged(wide, step, own, (1, 2), longest)]
             rows = [np.lib.stride_tricks.sliding_window_view(v, weights.size)[::parts] for v in values]
         else:
-            z, weights, _ = _hermite(_PAIR_NODES) if shared else (np.zeros(1), np.ones(1), None)
-            columns = [_averaged(u + shared * node, _PAIR_STEP, own, (1, 2), longest) for node in z]
+            z, weights = gauss_hermite(_PAIR_NODES) if shared else (np.zeros(1), np.ones(1))
+            columns = [quad.averaged(u + shared * node, _PAIR_STEP, own, (1, 2), longest) for node in z]
             rows = [np.concatenate([c[k] for c in columns]).T for k in range(4)]
         less, k0, k1, k2 = (np.ascontiguousarray(v) for v in rows)
         mirror = slice(None, None, -1) if rho < 0 else slice(None)  # the shared part enters the second row with this sign
         less_m, k0_m, k1_m, k2_m = (np.ascontiguousarray(v[:, mirror].T) for v in (less, k0, k1, k2))
         marginal = less @ weights
         both = marginal[:, None] + (less_m.T @ weights)[None, :] - (less * weights) @ less_m
-        self.log_both = _log(both, (k0 * weights) @ k0_m)
-        self.log_psi0 = _log(marginal, k0 @ weights)
+        self.log_both = quad.log_psi(both, (k0 * weights) @ k0_m)
+        self.log_psi0 = quad.log_psi(marginal, k0 @ weights)
         first, second = k1 * weights, k2 * weights
         self.n11, self.n21, self.n22 = first @ k1_m, second @ k1_m, second @ k2_m
         self.n12 = first @ k2_m
-        self.cross = self.n11 * self.n11 * np.exp(-np.maximum(self.log_both, _LEAST))
+        self.cross = self.n11 * self.n11 * np.exp(-np.maximum(self.log_both, quad.LEAST))
         self.s2, self.rho = s2, rho
 
     def at(self, n: float, second_row: Array | None) -> Array:
         """P2, M21, M12 and T2 for rows of n entries; `second_row` weighs u' for what only the second row attends to."""
-        powers = np.exp(np.maximum((n - 1) * self.log_both, _LEAST)) * (_PAIR_STEP**2 * n)
+        powers = np.exp(np.maximum((n - 1) * self.log_both, quad.LEAST)) * (_PAIR_STEP**2 * n)
         if second_row is not None:
             powers *= second_row
         p2, m21, m12, m22, a22 = (float(np.vdot(powers, v)) for v in (self.n11, self.n21, self.n12, self.n22, self.cross))
@@ -516,7 +425,7 @@ def _query_products(rho: Array, head_dim: int | None) -> tuple[Array, Array]:
     """Nodes and weights of the average over q.q'/d_h. A product above 1 stands for equal queries of larger norm."""
     if head_dim is None:
         return rho, np.ones(1)
-    z, weights, _ = _hermite(_PRODUCT_NODES)
+    z, weights = gauss_hermite(_PRODUCT_NODES)
     return rho + z * np.sqrt((1 + rho**2) / head_dim), weights
 
 
@@ -557,8 +466,8 @@ def _causal(s2: float, rho: float, length: float, head_dim: int | None) -> list[
 def _causal_pairs(s2: float, rho: float, length: float, lengths: Array, weights: Array) -> tuple[float, float]:
     """P2 and T2 on average over the pairs of rows of different lengths."""
     grid = _PairGrid(s2, rho, 2.0, length)
-    kept = np.exp(np.maximum(grid.log_psi0, _LEAST))
-    left = -np.expm1(np.maximum(grid.log_psi0, _LEAST))
+    kept = np.exp(np.maximum(grid.log_psi0, quad.LEAST))
+    left = -np.expm1(np.maximum(grid.log_psi0, quad.LEAST))
     p2 = t2 = 0.0
     for rows, weight in zip(lengths, weights, strict=True):
         following = length - rows
@@ -566,7 +475,7 @@ def _causal_pairs(s2: float, rho: float, length: float, lengths: Array, weights:
             p2 += weight * (_harmonic(length) - 1)
         elif following > 0:
             # The second row is k entries longer, and psi_0^k is summed over k = 1 ... `following`.
-            sums = grid.at(rows, -np.expm1(np.maximum(following * grid.log_psi0, _LEAST)) * kept / left)
+            sums = grid.at(rows, -np.expm1(np.maximum(following * grid.log_psi0, quad.LEAST)) * kept / left)
             p2 += weight * sums[0]
             t2 += weight * sums[3]
     pairs = (length - 1) / 2
@@ -687,17 +596,17 @@ def _largest(s2: float, n: float) -> float:
     if n == 1 or s2 == 0:
         return 1 / n
     sigma = math.sqrt(s2)
-    u = _STEP * np.arange(-math.ceil((_BELOW + _DEVIATIONS * sigma + math.log(n)) / _STEP),
-                          math.ceil((_ABOVE + _DEVIATIONS * sigma) / _STEP))  # fmt: skip
-    panels = math.ceil(2 * _DEVIATIONS * sigma / min(1.0, sigma))
-    width = 2 * _DEVIATIONS * sigma / panels
+    u = quad.STEP * np.arange(-math.ceil((quad.BELOW + quad.DEVIATIONS * sigma + math.log(n)) / quad.STEP),
+                          math.ceil((quad.ABOVE + quad.DEVIATIONS * sigma) / quad.STEP))  # fmt: skip
+    panels = math.ceil(2 * quad.DEVIATIONS * sigma / min(1.0, sigma))
+    width = 2 * quad.DEVIATIONS * sigma / panels
     nodes, weights, cumulative = _panel()
     x = width * ((np.arange(panels) - panels / 2)[:, None] + nodes)
     density = np.exp(-((x / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
-    less, k0, k1 = (v * density for v in _kernels(u[:, None, None] + x, (1,)))
+    less, k0, k1 = (v * density for v in quad.kernels(u[:, None, None] + x, (1,)))
     sums = width * (k0 @ weights)
     before = np.cumsum(sums, axis=1) - sums
     below = before[..., None] + width * (k0 @ cumulative.T)  # the other logits: smaller than this one, and weighed by exp(-tZ)
     above = (width * (less @ weights)).sum(1)[:, None, None] + (sums.sum(1)[:, None, None] - below)
-    powers = np.exp(np.maximum((n - 1) * _log(above, below), _LEAST))
-    return float(n * _STEP * width * ((powers * k1) @ weights).sum())
+    powers = np.exp(np.maximum((n - 1) * quad.log_psi(above, below), quad.LEAST))
+    return float(n * quad.STEP * width * ((powers * k1) @ weights).sum())

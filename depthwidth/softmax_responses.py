@@ -20,14 +20,13 @@ import numpy as np
 
 from .formulas.saturation import LARGEST_VARIANCE
 from .softmax_integrals import (
-    _LEAST,
     _PAIR_STEP,
     LARGEST_PAIR_VARIANCE,
     _PairGrid,
     _query_products,
-    head_norms,
     overlap,
 )
+from .softmax_quadrature import LEAST, head_norms
 
 Array = Any
 
@@ -66,10 +65,10 @@ class RowResponse(NamedTuple):
 def _pairs(s2: float, rho: float, lengths: Array) -> tuple[Array, Array]:
     """P2 and T2 for every pair of these row lengths, all 2 or more and ascending; upper triangles, mirrored."""
     grid = _PairGrid(s2, rho, lengths[0], lengths[-1])
-    extra = np.exp(np.maximum((lengths[None, :] - lengths[:, None])[..., None].clip(0) * grid.log_psi0, _LEAST))
+    extra = np.exp(np.maximum((lengths[None, :] - lengths[:, None])[..., None].clip(0) * grid.log_psi0, LEAST))
     p2, t2 = np.empty((2, lengths.size, lengths.size))
     stack = [grid.n11, grid.n11 - grid.n21 - grid.n12 + grid.n22, grid.cross]
-    live = np.maximum(grid.log_both, _LEAST)
+    live = np.maximum(grid.log_both, LEAST)
     for i, n in enumerate(lengths):
         powers = np.exp((n - 1) * live)
         over_first = [np.einsum("uv,uv->v", powers, part) for part in stack]  # what remains depends on the second row

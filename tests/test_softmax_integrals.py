@@ -8,7 +8,7 @@ import pytest
 from helpers import agrees, check, table
 from scipy import integrate, stats
 
-from depthwidth import softmax_integrals
+from depthwidth import softmax_integrals, softmax_quadrature
 from depthwidth.errors import InputError
 from depthwidth.formulas.attention import (
     diffuse_entropy,
@@ -19,6 +19,7 @@ from depthwidth.formulas.attention import (
     softmax_variance_published,
     softmax_variance_series,
 )
+from depthwidth.retrieval_integrals import planted
 from depthwidth.softmax_integrals import (
     OverlapTable,
     attention_overlap,
@@ -84,13 +85,31 @@ def test_many_entries_against_adaptive_quadrature(s2, n):
     assert pytest.approx(total, rel=1e-8) == overlap(s2, n).P
 
 
-def test_a_finer_grid_changes_nothing(monkeypatch):
+@pytest.fixture
+def finer(monkeypatch):
+    """Makes the grid of all averages over one row finer and longer."""
+
+    def refine():
+        for name, value in {"STEP": 0.17, "BELOW": 42.0, "DEVIATIONS": 11.5, "COARSEST": 0.5}.items():
+            monkeypatch.setattr(softmax_quadrature, name, value)
+
+    return refine
+
+
+def test_a_finer_grid_changes_a_planted_target_no_more(finer):
+    """But for what is below 1e-24: such numbers come from the far tails of the distractors, where the finer grid reaches."""
+    cases = [(gap, s2, n) for gap in (-3.0, 0.0, 4.0, 15.0) for s2 in (0.0, 7e-3, 0.3, 4.0, 60.0) for n in (2, 64, 2**30)]
+    coarse = np.array([planted(*case) for case in cases])
+    finer()
+    fine = np.array([planted(*case) for case in cases])
+    assert (np.abs(coarse - fine) < 5e-12 * fine + 1e-24).all()
+    assert (np.abs(coarse[:, 0] / np.array([planted(gap + 1e-9, s2, n).probability for gap, s2, n in cases]) - 1) > 5e-12).any()
+
+
+def test_a_finer_grid_changes_nothing(finer):
     cases = np.array([(s2, n) for s2 in VARIANCES for n in LENGTHS]).T
     coarse = np.array(overlap(*cases))
-    monkeypatch.setattr(softmax_integrals, "_STEP", 0.17)
-    monkeypatch.setattr(softmax_integrals, "_BELOW", 42.0)
-    monkeypatch.setattr(softmax_integrals, "_DEVIATIONS", 11.5)
-    monkeypatch.setattr(softmax_integrals, "_COARSEST", 0.5)
+    finer()
     fine = np.array(overlap(*cases))
     assert np.abs(coarse / np.where(fine == 0, 1, fine) - (fine != 0))[[0, 1, 2, 3, 4, 6]].max() < 5e-12
     assert np.abs(coarse - fine)[5].max() < 1e-11  # the entropy, which is small after a cancellation
