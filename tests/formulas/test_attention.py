@@ -10,6 +10,7 @@ from depthwidth.errors import InputError
 from depthwidth.formulas.attention import (
     attention_moments,
     causal_uniform_overlap,
+    common_share_variance,
     gradient_covariance_published,
     gradient_second_moment_published,
     grouped_feature_gradient,
@@ -84,6 +85,20 @@ def test_second_moment_with_tokens_of_unequal_norm():
         norms = norm_fluctuation(1.0, r, row.P, row.M3, row.M4, 1.0, 256)
         long = (1 - r) ** 2 / 256 * (1 - output_noise(row.P, row.M3, row.A22))
         check(got.second_moment + norms + long, printed, slack=1.2)
+
+
+@pytest.mark.parametrize("r", [0.2, 0.5, 0.9])
+def test_the_share_of_the_common_part_over_tokens(r, rng):
+    """Simulated for 40 common parts of 2,000 tokens each; terms of second order are a few over the width."""
+    d, shares = 256, []
+    for common in rng.standard_normal((40, d)):
+        common *= math.sqrt(d / (common @ common))
+        tokens = math.sqrt(r) * common + math.sqrt(1 - r) * rng.standard_normal((2000, d))
+        shares.append(((tokens @ common) ** 2 / (tokens**2).sum(1) / (common @ common)).var(ddof=1))
+    mean, error = np.mean(shares), np.std(shares, ddof=1) / math.sqrt(len(shares))
+    predicted = common_share_variance(r, d)
+    assert abs(mean - predicted) < 4 * error + 4 / d * predicted
+    assert abs(mean - predicted * (1 - r / 2)) > 4 * error + 4 / d * predicted  # a power too much is seen
 
 
 @pytest.mark.parametrize(("setting", "second_moment", "covariance", "gradient"), MEASURED)
