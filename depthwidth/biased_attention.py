@@ -200,8 +200,8 @@ class _Heads:
         return self.full + sums.common(self.beyond)
 
     def _rows(self, slope: float, s2: Array, apart: Array) -> None:
-        """Theta and what follows from it: for each row with itself exactly, for two rows between."""
-        owner, sums, positions = self.owner, self.sums, self.owner.positions
+        """Theta and what follows from it: for each row with itself exactly, then for two rows between."""
+        owner, sums = self.owner, self.sums
         table = owner.rows(slope, float(s2.max()))
 
         def at_known(values: Array) -> Array:
@@ -244,11 +244,20 @@ class _Heads:
         self.output_noise = to_nodes(1 - row.P - 4 * (row.P - row.M3) + 6 * row.A22)
         self.query_noise = to_nodes(1 - 3 * row.P + 2 * row.M3 + 2 * row.A22)
         self.apart = apart
-        # Two rows.
+        self._two_rows(s2_nodes, (ratio, steep, kept), own_theta, own_slope, to_nodes(filled(heavy)))
+
+    def _two_rows(self, s2: Array, exponents: tuple[Array, ...], own_theta: Array, own_slope: Array, heavy: Array) -> None:
+        """Theta of pairs of rows and its slope, a cubic in the product of queries, from those of each row with itself.
+
+        `exponents` are of each row theta/s2, its slope at equal queries and the root of that at independent ones; `heavy` is by
+        how much the averages weigh the queries' norm.
+        """
+        owner, sums, positions, apart = self.owner, self.sums, self.owner.positions, self.apart
+        grown = np.expm1(own_theta)
         c, q = sums.pairs_of(self.x), self.q
-        (s_one, s_two), (q_one, q_two), (a_one, a_two) = (positions.pairs(np.sqrt(v)) for v in (s2_nodes, q, apart))
+        (s_one, s_two), (q_one, q_two), (a_one, a_two) = (positions.pairs(np.sqrt(v)) for v in (s2, q, apart))
         deviation, roots, apart_pair = s_one * s_two, q_one * q_two, a_one * a_two
-        ratio, steep, kept = ((one + two) / 2 for one, two in map(positions.pairs, (ratio, steep, kept)))
+        ratio, steep, kept = ((one + two) / 2 for one, two in map(positions.pairs, exponents))
         kept = kept * kept
         rho = np.clip(c / np.maximum(roots, _LEAST), -1.0, 1.0)
         square, cubic = (3 * ratio - 2 * kept - steep) / deviation, (steep + kept - 2 * ratio) / deviation**2
@@ -269,7 +278,7 @@ class _Heads:
         safe = np.maximum(apart_pair, _TINY)
         self.zeta = sums.ordered(theta_pair / safe, own_theta / np.maximum(apart, _TINY))
         self.zeta_slope = sums.ordered(mean_response / mean_growth, own_slope)
-        self.product = sums.ordered(product, q * to_nodes(filled(heavy)))
+        self.product = sums.ordered(product, q * heavy)
         self.T_pairs = sums.ordered(mean_response, (1 + grown) * own_slope) * sums.J
 
     second: Array

@@ -12,7 +12,7 @@ from .errors import InputError, shown
 from .formulas import shape as formulas
 from .layers import PatchStem, Run
 from .number_formats import judged_dtype
-from .quantities import plain_number
+from .quantities import format_bytes, plain_number
 from .rules import meet, rules
 
 if TYPE_CHECKING:
@@ -109,6 +109,23 @@ class Description:
             "kv_cache_bytes": tree.kv_cache_bytes(**memory),
             "training_memory": _with_total(tree.training_memory(**memory)),
             "training_memory_recomputed": _with_total(tree.training_memory(recompute="full", **memory)),
+        }
+
+    def cost_facts(self) -> dict[str, str]:
+        """:attr:`costs` as people read them."""
+        costs = self.costs
+        memory, recomputed = (
+            {name: format_bytes(amount) for name, amount in costs[kind].items()}
+            for kind in ("training_memory", "training_memory_recomputed")
+        )
+        parts = ", ".join(f"{name} {memory[name]}" for name in ("weights", "gradients", "optimizer", "activations"))
+        return {
+            "forward FLOPs per token": f"{costs['forward_flops_per_token']:.4g}",
+            "training FLOPs per token": f"{costs['training_flops_per_token']:.4g}",
+            "weights": format_bytes(costs["weight_bytes"]),
+            "key-value cache": format_bytes(costs["kv_cache_bytes"]),
+            "training memory (Adam)": f"{memory['total']}: {parts}",
+            "  with recomputation": f"{recomputed['total']}: activations {recomputed['activations']}",
         }
 
     @cached_property

@@ -93,6 +93,12 @@ class Finding:
         """The severity of :attr:`after`; None without a remedy."""
         return None if self.after is None else self.rule.severity(self.after)
 
+    @property
+    def advice(self) -> str:
+        """What it means, what mends it, and where the threshold comes from, as one line."""
+        mended = "no remedy known here makes it better" if self.remedy is None else f"{self.remedy} makes it {self.after:.4g}"
+        return f"{self.severity.capitalize()}: {self.sentence}; {mended}. Threshold: {self.source}."
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data. ``direction`` says on which side of ``threshold`` the value should be."""
         return {

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import groupby
 from typing import Any
 
 from .errors import InputError, shown
@@ -139,6 +140,11 @@ class Allocation:
     def rows(self) -> list[dict[str, Any]]:
         """One row a layer."""
         return [layer.to_dict() for layer in self.layers]
+
+    def runs(self) -> list[tuple[LayerHeads, LayerHeads]]:
+        """The first and the last of each run of layers that are alike in all but their number."""
+        alike = [list(same) for _, same in groupby(self.layers, key=lambda layer: replace(layer, layer=0))]
+        return [(same[0], same[-1]) for same in alike]
 
 
 # ---- what layers need ----

@@ -14,7 +14,7 @@ from .caveats import penalty_caveats, shape_caveats
 from .checks import check_choice, newer
 from .errors import InputError, nearest, shown
 from .optima import FlopOptimum, gemstones_flop_optimum
-from .quantities import format_count, parse_bytes, parse_count, plain_number
+from .quantities import format_bytes, format_count, parse_bytes, parse_count, plain_number
 from .rules import Curve, Quantity, Rule, find_rule, meet, rules
 from .search import Search, Shape, at_depth
 from .template import Template
@@ -76,6 +76,38 @@ class Plan:
     def tree(self) -> Transformer:
         """The recommended transformer."""
         return self.template.at(self.shape.depth, self.shape.width)
+
+    @property
+    def headline(self) -> str:
+        """Depth and width in words."""
+        encoder = self.tree.encoder.depth if self.tree.kind == "encoder-decoder" and self.tree.encoder else 0
+        layers = f"{encoder} + {self.shape.depth} layers (encoder + decoder)" if encoder else f"{self.shape.depth} layers"
+        return f"{layers}, {self.shape.width:,} wide"
+
+    def facts(self) -> dict[str, str]:
+        """What there is to say of the recommended shape, as people read it."""
+        shape, kind, experts = self.shape, self.budget.kind, self.tree.experts
+        miss = f" ({shape.budget_miss:+.2%} from the budget)"
+
+        def counted(number: int, by: str) -> str:
+            return f"{number:,}" + (miss if kind == by else "")
+
+        facts = {
+            "depth x width": f"{shape.depth} x {shape.width}",
+            "heads": f"{shape.heads} of {shape.head_dim}"
+            + (f", {shape.kv_heads} key and value heads" if shape.kv_heads != shape.heads else ""),
+            "ffn": f"{shape.ffn}" + (f", {experts.experts} experts, {experts.top_k} a token" if experts else ""),
+            "parameters": counted(shape.parameters, "parameters"),
+            "  without embedding": counted(shape.non_embedding_parameters, "non_embedding"),
+        }
+        if experts:
+            facts["  active"] = counted(shape.active_parameters, "active")
+        if self.budget.cap:
+            amount = float(shape.amount)
+            facts[self.budget.unit] = (f"{amount:.4g}" if kind == "flops" else format_bytes(amount, 4)) + miss
+        if kind == "flops":
+            facts["training tokens"] = format_count(self.tokens)
+        return facts | {"loss penalty of its shape": f"{shape.loss_penalty:.3%} if {self.rule.name} is right"}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: what ``depthwidth plan --json`` prints."""
