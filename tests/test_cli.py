@@ -138,10 +138,13 @@ def test_counts_are_read_alike_and_older_names_still_work(invoke, small, one, ot
 
 
 def test_help_names_an_option_by_its_newer_name_alone(invoke):
-    for command in ("text", "moments", "init"):
-        printed = invoke(command, "--help").output
-        assert "--tokenizer KIND" in printed
-        assert "--tokens" not in printed
+    for newer, older, commands in (
+        ("--tokenizer KIND", "--tokens", ("text", "moments", "init")), ("--scheme NAME", "--init", ("describe", "moments"))
+    ):  # fmt: skip
+        for command in commands:
+            printed = invoke(command, "--help").output
+            assert newer in printed
+            assert older not in printed
 
 
 def test_moments_start_from_the_loss_and_know_the_encoders_length(invoke, small, tmp_path):
