@@ -60,7 +60,7 @@ class Finding:
 
     name: str
     """``gradient_ratio``, ``forward_growth``, ``correlation_at_top``, ``branch_share``, ``score_variance``,
-    ``attended_tokens``, ``overflow_KIND``, ``underflow_KIND`` (bits of headroom), ``gradient_spread``, ``depth_to_width``."""
+    ``effective_tokens``, ``overflow_KIND``, ``underflow_KIND`` (bits of headroom), ``gradient_spread``, ``depth_to_width``."""
     site: str
     """Where in the network it is worst."""
     value: float
@@ -612,7 +612,7 @@ def _attended(state: _State) -> Finding | None:
         f"a query attends to {tokens:.3g} of {n} tokens (entropy {entropy:.3g} of at most {math.log(n):.3g} nats); the softmax "
         f"passes {1 - float(kept.P):.3g} of its gradient"
     )
-    return Finding("attended_tokens", row["site"], tokens, rule, sentence)
+    return Finding("effective_tokens", row["site"], tokens, rule, sentence)
 
 
 # Headroom.

@@ -95,7 +95,7 @@ def test_condensed_scores_are_mended_by_a_number():
     scores = findings["score_variance"]
     assert scores.severity == "problem"
     assert "condensed" in scores.sentence
-    assert findings["attended_tokens"].severity != "fine"
+    assert findings["effective_tokens"].severity != "fine"
     words, number = scores.remedy.rsplit(" ", 1)
     assert words == "multiply query weights by"
     # By the stored weights rather than by the multiplier that the remedy sets: the same scores, by another route.
