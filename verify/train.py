@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import hashlib
+import importlib
 import inspect
 import json
 import math
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -348,7 +349,7 @@ class _World:
     def mean(self, value: Tensor) -> Tensor:
         """Over all processes."""
         if self.size > 1:
-            _reduce(value, dist.ReduceOp.SUM)
+            dist.all_reduce(value)
             value = value / self.size
         return value
 
@@ -360,24 +361,9 @@ class _World:
         """Stop unless all processes have the same number."""
         if self.size > 1:
             mine = torch.tensor([number, -number])
-            _reduce(mine, dist.ReduceOp.MAX)
+            dist.all_reduce(mine, dist.ReduceOp.MAX)
             if int(mine[0]) != -int(mine[1]):
                 raise InputError(f"processes disagree on {what}: they need one folder that all of them see")
-
-
-_REDUCED: deque[Tensor] = deque(maxlen=8)
-"""The last tensors that went around, more than the backend has threads."""
-
-
-def _reduce(value: Tensor, how: Any) -> None:
-    """Reduce over all processes, in place.
-
-    The backend's threads let go of a tensor some time after the reduction is done, and DistributedDataParallel keeps these
-    threads alive to the end of the process. If theirs is the last reference, they wait for the interpreter to free it, and
-    abort the process where that is shutting down by then.
-    """
-    _REDUCED.append(value)
-    dist.all_reduce(value, how)
 
 
 @contextlib.contextmanager
@@ -388,6 +374,10 @@ def _together(device: torch.device) -> Iterator[_World]:
         return
     ours = not dist.is_initialized()
     if ours:
+        # What torch imports while there is a group takes it for a default argument and keeps it, and its threads, to the end.
+        # Such a thread that then asks for an interpreter that is gone aborts the process. So this goes first.
+        importlib.import_module("torch._dynamo")
+
         # Numbers that processes agree on lie on the host, so the host's backend is always there.
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
@@ -395,6 +385,7 @@ def _together(device: torch.device) -> Iterator[_World]:
         dist.barrier()  # nobody leaves while another still sends
     finally:
         if ours:
+            gc.collect()  # DistributedDataParallel holds the group, and is part of a circle
             dist.destroy_process_group()
 
 
@@ -460,6 +451,7 @@ def train(
         elif groups is None:
             groups = default_groups(model, training.learning_rate, training.weight_decay)
         run = _Run(model, corpus.to(place), training, groups, loss or language_loss(model), world)
+        stack.callback(run.leave)
         run.folder = None if folder is None else Path(folder)
         done = run.restore()
         if done is not None:
@@ -578,6 +570,10 @@ class _Run:
         start = weights_digest(self.model.parameters())
         what = {"training": self.training.to_dict(), "corpus": self.corpus.identity(), "weights": weights, "start": start}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    def leave(self) -> None:
+        """Let go of what holds the group of processes."""
+        self.parallel = self.fast = self.plain
 
     # What is saved.
 

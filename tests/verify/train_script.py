@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from small_gpt import SmallGPT
@@ -68,4 +69,6 @@ if __name__ == "__main__":
             dropout = 0.0
     outcome = run(folder, probes, dropout)
     if os.environ.get("RANK", "0") == "0":
-        print(json.dumps({"losses": [loss.hex() for loss in outcome.losses], "evaluations": outcome.evaluations}))  # noqa: T201
+        threads = [Path(f"/proc/self/task/{one}/comm").read_text().strip() for one in os.listdir("/proc/self/task")]
+        losses = [loss.hex() for loss in outcome.losses]
+        print(json.dumps({"losses": losses, "evaluations": outcome.evaluations, "threads": threads}))  # noqa: T201
