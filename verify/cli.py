@@ -111,8 +111,8 @@ def run(names: tuple[str, ...], size: str, out: str, **how: Any) -> int:
     store = Store(out).open()
     damaged = store.tidy()
     # On a GPU that one small model does not fill. A CPU is filled by one, and its runs are then repeatable bit for bit.
-    together = how["ensemble"] or (16 if device == "cuda" else 1)
-    return _carry_out(store, prepare(store, names, size, together), damaged, chosen, device, how["ensemble"])
+    plans = prepare(store, names, size, how["ensemble"], default=16 if device == "cuda" else 1)
+    return _carry_out(store, plans, damaged, chosen, device, how["ensemble"])
 
 
 @commands.command()

@@ -165,6 +165,8 @@ def _checked(measurements: Iterable[Measurement]) -> tuple[Measurement, ...]:
             raise InputError(f"it yields {shown(one)}, which is no Measurement")
         for name, value in (("value", one.value), ("stderr", one.stderr)):
             try:
+                if isinstance(value, str):
+                    raise TypeError
                 if value is not None or name == "value":
                     float(value)  # type: ignore[arg-type]
             except (TypeError, ValueError):
@@ -220,6 +222,8 @@ def told(problem: Exception) -> str:
 
 def _told(problem: Exception) -> str:
     """The error and the last places it passed, short enough for a record."""
+    if isinstance(problem, InputError):
+        return str(problem)
     lines = traceback.format_exception(problem)
     return (lines[-1].strip() + "\n" + "".join(lines[-6:-1]))[:4000]
 

@@ -15,7 +15,7 @@ from typing import Any
 from depthwidth.errors import InputError, nearest, shown
 
 from .executors import told
-from .jobs import Verdict, find_job
+from .jobs import Job, Prediction, Verdict, find_job
 from .sweep import make_plan, predictions_of
 from .tables import Row, Store, finite_or_none, write_whole
 
@@ -84,36 +84,29 @@ def _report(plan: Mapping[str, Any], rows: Mapping[str, list[Row]], now: bool) -
         verdict = Verdict("undecided", f"nobody is here to judge: {error}")
         return Report(plan, tuple(measured), len(done), verdict, ())
     notes = []
-    today = make_plan(job, plan["size"]) if now else plan
-    theory = {
-        (run["run"], p.site, p.step, p.quantity): p.value for run in today["runs"] for p in predictions_of(run)
-    }  # fmt: skip
-    others = sum(
-        row["predicted"] != theory.get((row["run"], row["site"], row["step"], row["quantity"]), row["predicted"])
-        for row in measured
-    )
-    if now:
-        if today["code"] != plan["code"]:
-            raise InputError(f"{job.name} has changed since it was measured, so that today's predictions are of other runs")
-        measured = [
-            row | {"predicted": theory.get((row["run"], row["site"], row["step"], row["quantity"]))} for row in measured
-        ]
+    if changed := _changed(job, plan):
+        notes.append(changed)
+    predictions = predictions_of(plan)
+    if now and job.code == plan["code"]:
+        today = make_plan(job, plan["size"])
+        measured, others = _with_predictions_of(today, measured)
+        others += _differing(predictions, predictions_of(today))
+        predictions = predictions_of(today)
         notes.append(f"predicted today, after measuring; {others} predictions differ from those recorded before")
-    elif others:
-        notes.append(f"{others} rows were measured beside an earlier prediction, and are judged by it; --now takes today's")
-    if not now and plan.get("predicted_later"):
-        notes.append(
-            "depthwidth now predicts something else of the job as a whole; judged by what was recorded before measuring, "
-            "--now takes today's"
-        )
-    if job.judging != plan.get("judging", job.judging):
-        notes.append("the code that judges has changed since this was planned")
-    if job.code != plan["code"]:
-        notes.append("the code that measures has changed since this was planned")
+    elif now:
+        notes.append("today's predictions are of other runs, so that it is judged by those recorded before")
+    else:
+        if others := _with_predictions_of(plan, measured)[1]:
+            notes.append(f"{others} rows were measured beside an earlier prediction, and are judged by it; --now takes today's")
+        if _differing(predictions, _predicted_now(job, plan["size"])):
+            notes.append(
+                "depthwidth now predicts something else of the job as a whole; judged by what was recorded before measuring, "
+                "--now takes today's"
+            )
     if before := sum(rows[name][0]["date"] < plan["created"] for name in done):
         notes.append(f"{before} of its runs had been measured when this plan was made")
     try:
-        verdict = job.judge(measured, predictions_of(today))
+        verdict = job.judge(measured, predictions)
     except Exception as error:  # a job may be anyone's
         verdict = Verdict("undecided", f"it could not be judged: {told(error)}")
     missing = len(plan["runs"]) - len(done)
@@ -121,6 +114,36 @@ def _report(plan: Mapping[str, Any], rows: Mapping[str, list[Row]], now: bool) -
         notes.append(f"{missing} of {len(plan['runs'])} runs are missing")
         verdict = Verdict("undecided", f"So far: {verdict.outcome}. {verdict.summary}", verdict.comparisons)
     return Report(plan, tuple(measured), len(done), verdict, tuple(notes))
+
+
+def _changed(job: Job, plan: Mapping[str, Any]) -> str:
+    """What of a job's code has changed since a plan was made; empty where nothing has."""
+    measures, judges = job.code != plan["code"], job.judging != plan.get("judging", job.judging)
+    if measures and judges and job.measure.__module__ == job.judge.__module__:
+        return "the job's file, which predicts, measures and judges, has changed since this was planned"
+    which = [word for word, changed in (("measures", measures), ("judges", judges)) if changed]
+    return f"the code that {' and that which '.join(which)} has changed since this was planned" if which else ""
+
+
+def _with_predictions_of(plan: Mapping[str, Any], rows: Sequence[Row]) -> tuple[list[Row], int]:
+    """The rows beside what a plan predicts, and for how many that is something else than they have."""
+    theory = {(run["run"], p.site, p.step, p.quantity): p.value for run in plan["runs"] for p in predictions_of(run)}
+    found = [row | {"predicted": theory.get((row["run"], row["site"], row["step"], row["quantity"]))} for row in rows]
+    others = sum(one["predicted"] not in (None, row["predicted"]) for one, row in zip(found, rows, strict=True))
+    return found, others
+
+
+def _predicted_now(job: Job, size: str) -> list[Prediction]:
+    """What is predicted of a job as a whole; nothing where that fails, as a job may be anyone's."""
+    with contextlib.suppress(Exception):
+        return list(job.predict(size))
+    return []
+
+
+def _differing(recorded: Sequence[Prediction], other: Sequence[Prediction]) -> int:
+    """How many of the recorded predictions have another value among the others."""
+    values = {(p.site, p.step, p.quantity): p.value for p in other}
+    return sum(values.get((p.site, p.step, p.quantity), p.value) != p.value for p in recorded)
 
 
 # The page.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import depthwidth
-from depthwidth.errors import InputError, shown
+from depthwidth.errors import InputError, nearest, shown
 
 from .executors import Executor, Outcome, Task, told
 from .jobs import SIZES, Job, Prediction, Run, find_job, run_name
@@ -98,18 +98,20 @@ def predictions_of(about: Mapping[str, Any]) -> list[Prediction]:
 
 def same_plan(one: Plan, other: Plan) -> bool:
     """Whether two plans ask for the same and predict the same, whenever they were made."""
-    passing = ("created", "commit", "ensemble", "judging", "predicted_later")
+    passing = ("created", "commit", "ensemble", "judging")
     return canonical({k: v for k, v in one.items() if k not in passing}) == canonical(
         {k: v for k, v in other.items() if k not in passing}
     )
 
 
-def prepare(store: Store, names: Sequence[str], size: str, ensemble: int = 1) -> list[dict[str, Any]]:
+def prepare(
+    store: Store, names: Sequence[str], size: str, ensemble: int | None = None, default: int = 1
+) -> list[dict[str, Any]]:
     """Plans for the jobs called `names`, written down; a plan that is there already and says the same stays as it is.
 
-    How many runs go together, `ensemble`, stands in the plan, so that whoever resumes does as was begun. Once a run has its
-    rows, what is predicted of the job as a whole stays as it was: a prediction that came later is put beside it, and no claim
-    is judged by it unless that is asked for.
+    How many runs go together stands in the plan, so that whoever resumes does as was begun: `ensemble`; where it is None, what
+    the plan that is there says, and `default` for a new one. Once a run has its rows, what is predicted of the job as a whole
+    stays as it was, and so does the way that it is judged.
     """
     plans = []
     known = {(plan["job"], plan["size"]): plan for plan in store.plans()}
@@ -118,12 +120,13 @@ def prepare(store: Store, names: Sequence[str], size: str, ensemble: int = 1) ->
         there = known.get((name, size))
         if there is not None:
             if _runs_of(there) == _runs_of(plan) and any(store.rows_of(run) is not None for run in _runs_of(plan)):
-                later = {"predicted_later": plan["predictions"]} if plan["predictions"] != there["predictions"] else {}
-                plan = {k: v for k, v in there.items() if k != "predicted_later"} | {"runs": plan["runs"]} | later
-            if same_plan(there, plan) and there.get("predicted_later") == plan.get("predicted_later"):
+                plan = {**there, "runs": plan["runs"]}
+            if same_plan(there, plan):
                 plan = there
-        if there is None or plan is not there or there.get("ensemble", 1) != ensemble:
-            plan = {**plan, "ensemble": ensemble}
+        before = None if there is None else there.get("ensemble")
+        together = ensemble or before or default
+        if plan is not there or together != before:
+            plan = {**plan, "ensemble": together}
             store.write_plan(plan)
         plans.append(plan)
     return plans
@@ -148,16 +151,18 @@ def planned(store: Store, damaged: Sequence[Damage] = (), names: Sequence[str] =
     Raises
     ------
     InputError
-        if there is none that can.
+        if there are none, or none of a job in `names`.
     """
     plans = store.plans()
     for damage in damaged:
         if found := PLAN_NAME.fullmatch(damage.path.name):
             plans += prepare(store, [found[1]], found[2])
+    jobs = {plan["job"] for plan in plans}
+    for name in [*names, *([] if plans else [""])]:
+        if name not in jobs:
+            what = f"plan of {name}{nearest(name, jobs)}" if name else "plan"
+            raise InputError(f"{shown(str(store.root))} holds no {what} to resume; `depthwidth verify run JOB` makes one")
     asked = [plan for plan in plans if not names or plan["job"] in names]
-    if not asked:
-        what = f"plan of {', '.join(names)}" if names else "plan"
-        raise InputError(f"{shown(str(store.root))} holds no {what} to resume; `depthwidth verify run JOB` makes one")
     good, passed = [], []
     for plan in asked:
         try:
@@ -169,8 +174,6 @@ def planned(store: Store, damaged: Sequence[Damage] = (), names: Sequence[str] =
             good.append(plan)
         except InputError as error:
             passed.append(str(error))
-    if not good:
-        raise InputError(passed[0])
     return good, passed
 
 

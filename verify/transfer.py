@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -260,5 +261,17 @@ def _difference(run: str, ours: Sequence[Row], theirs: Sequence[Row]) -> str:
     made = [f"{rows[0]['device']}, torch {rows[0]['torch'] or 'none'}" for rows in (ours, theirs)]
     if one.keys() != other.keys():
         return f"run {run}: {len(one)} and {len(other)} rows, of different things; ours stay"
-    gap, key = max((abs(one[key] - other[key]) / max(abs(one[key]), abs(other[key]), 1e-300), key) for key in one)
-    return f"run {run}: {key[2]} differs by {gap:.2g} of its value ({made[0]} here, {made[1]} there); ours stay"
+
+    def gap(key: tuple[str, int | None, str]) -> float:
+        a, b = one[key], other[key]
+        if a == b or (math.isnan(a) and math.isnan(b)):
+            return 0.0
+        return abs(a - b) / max(abs(a), abs(b)) if math.isfinite(a) and math.isfinite(b) else math.inf
+
+    key = max(one, key=gap)
+    how = f"by {gap(key):.2g} of its value"
+    if gap(key) == math.inf:
+        how = f"({one[key]:.4g} and {other[key]:.4g})"
+    elif not gap(key):
+        return f"run {run}: the values are the same, but not what else a row says of them; ours stay"
+    return f"run {run}: {key[2]} differs {how} ({made[0]} here, {made[1]} there); ours stay"

@@ -156,6 +156,16 @@ def test_a_recipe_that_decides_otherwise_makes_another_run(monkeypatch):
     assert not set(names()) & set(before)
 
 
+def test_a_run_planned_with_another_recipe_is_not_measured(monkeypatch, tmp_path):
+    from verify.jobs import _training
+
+    spec = next(iter(find_job("depth-crossing").runs("tiny"))).spec
+    context = Context("cpu", tmp_path, 0)
+    assert _training._model(spec, context).training
+    with pytest.raises(InputError, match="comes to something else by this code"):
+        _training._model({**spec, "options": {**spec["options"], "base_width": 128}}, context)
+
+
 def test_what_measures_and_what_judges_are_told_apart():
     job = find_job("depth-crossing")
     assert job.judging != find_job("optimal-width-transfer").judging

@@ -233,8 +233,9 @@ def test_a_claim_about_the_whole_job_goes_by_what_was_predicted_before(invoke, l
         assert outcome == "holds"
         assert "predicts something else of the job as a whole" in notes
         assert report_of(invoke, limited, "--now")[0] == "fails"
+        assert "1 predictions differ" in report_of(invoke, limited, "--now")[1]
     assert json.loads((limited / "plans" / "limited.tiny.json").read_text())["created"] == created
-    assert len(list((limited / "plans" / "earlier").iterdir())) == 1
+    assert not (limited / "plans" / "earlier").exists()
     monkeypatch.setenv("LIMIT", "2")
     invoke("verify", "run", "limited", "--out", limited)
     assert report_of(invoke, limited) == ("holds", "")
@@ -285,7 +286,7 @@ def test_a_job_that_is_gone_stops_nobody_else(invoke, limited, walk, monkeypatch
     assert result.status == 3
     assert "Passed over: there is no job 'limited'" in result.error
     assert invoke("verify", "resume", "walk", "--out", limited).status == 0
-    assert "holds no plan of moments" in invoke("verify", "resume", "moments", "--out", limited).error
+    assert "holds no plan of moments" in invoke("verify", "resume", "walk", "moments", "--out", limited).error
     outcomes = {one["job"]: one["outcome"] for one in json.loads(invoke("verify", "report", "--out", limited, "--json").output)}
     assert outcomes["walk"] == "holds"
 
@@ -368,6 +369,19 @@ def test_the_same_run_with_other_values_is_a_conflict_and_ours_stay(invoke, done
     assert result.output == "0 runs are new, 2 were here already; 1 new plans\n"
     assert "position differs by 0.33 of its value" in result.error
     assert values(other) == before
+
+
+def test_a_conflict_of_a_training_is_told(tmp_path):
+    """Its last loss is a row of the run and one of its last step: equal gaps, at a step and at none."""
+    from verify.transfer import _difference
+
+    def rows(loss, **changes):
+        row = {"site": "", "quantity": "loss", "step": None, "value": loss, "device": "cpu", "torch": "2", **changes}
+        return [row, row | {"quantity": "validation_loss", "step": 20}]
+
+    assert "loss differs by 0.5 of its value" in _difference("r", rows(1.0), rows(2.0))
+    assert "loss differs (1 and inf)" in _difference("r", rows(1.0), rows(float("inf")))
+    assert "the values are the same" in _difference("r", rows(1.0), rows(1.0, stderr=2.0))
 
 
 def archive_with(path, files):
@@ -492,8 +506,12 @@ def test_a_job_that_changed_is_planned_again_and_not_mixed(invoke, done, monkeyp
 
     monkeypatch.setitem(find_job("walk").__dict__, "code", "0" * 16)
     result = invoke("verify", "resume", "--out", done)
-    assert result.status == 2
-    assert "walk has changed since" in result.error
+    assert result.status == 3
+    assert "Passed over: walk has changed since" in result.error
+    (found,) = json.loads(invoke("verify", "report", "--now", "--out", done, "--json").output)
+    assert found["outcome"] == "holds"
+    assert "the code that measures has changed" in found["notes"][0]
+    assert "judged by those recorded before" in found["notes"][1]
 
 
 def test_the_folder_is_that_of_the_environment(invoke, walk, monkeypatch, tmp_path):
@@ -560,6 +578,16 @@ assert CliRunner().invoke(cli, ["--help"]).exit_code == 0
 print([m for m in sys.modules if m.split(".")[0] in ("verify", "torch")])
 """
     assert in_fresh_python(source).strip() == "[]"
+
+
+def test_a_plan_remembers_how_many_runs_go_together(invoke, walk):
+    from verify.tables import Store
+
+    def together(*words):
+        assert invoke("verify", "run", "walk", "--out", walk, "--workers", "1", *words).status == 0
+        return Store(walk).plans()[0]["ensemble"]
+
+    assert [together("--ensemble", "2"), together(), together("--ensemble", "3")] == [2, 2, 3]
 
 
 # The real thing: a training that is killed.

@@ -150,6 +150,21 @@ def decided(tree: Transformer, made: Recipe) -> str:
     return digest_of(canonical([repr(tree), values]).encode())
 
 
+def check_decided(spec: Mapping[str, Any], tree: Transformer, made: Recipe) -> None:
+    """Refuse to measure a run whose tree or recipe has become another since it was planned.
+
+    Raises
+    ------
+    InputError
+        where it has.
+    """
+    if decided(tree, made) != spec["decided"]:
+        raise InputError(
+            "its tree or recipe comes to something else by this code than by that which planned it; `depthwidth verify run` "
+            "plans it again"
+        )
+
+
 def tree_of(spec: Mapping[str, Any]) -> Transformer:
     """The tree of a run."""
     return Transformer(**spec["tree"])
@@ -219,7 +234,9 @@ TOGETHER = Ensemble(shape_of, trained_together)
 def _model(spec: Mapping[str, Any], context: Context) -> Model:
     from ..model import build
 
-    return build(tree_of(spec), recipe=recipe_of(spec), seed=context.seed)
+    tree, made = tree_of(spec), recipe_of(spec)
+    check_decided(spec, tree, made)
+    return build(tree, recipe=made, seed=context.seed)
 
 
 def _plan(spec: Mapping[str, Any], context: Context) -> Training:

@@ -13,7 +13,7 @@ from depthwidth.propagation import propagate
 
 from ..tables import Row, canonical
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
-from ._training import USES, data_spec, decided, recipe_of, trained, training_flops, tree_of
+from ._training import USES, check_decided, data_spec, decided, recipe_of, trained, training_flops, tree_of
 
 STEEP = 1e3
 """A ratio of gradient variances between the first and the last block, either way, beyond which a model is predicted not to
@@ -101,8 +101,9 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     counts = text.counts() + 1.0  # no token of the validation text is impossible
     shares = counts / counts.sum()
     unigram = -float((shares * _log(shares)).sum())
-    tree = tree_of(spec)
-    model = build(tree, recipe=recipe_of(spec), seed=context.seed).to(context.device)
+    tree, made = tree_of(spec), recipe_of(spec)
+    check_decided(spec, tree, made)
+    model = build(tree, recipe=made, seed=context.seed).to(context.device)
     ratio, correlation = _at_start(model, text.to(context.device), spec, context)
     last = f"decoder.block.{tree.depth - 1}"
     yield Measurement("gradient_ratio", ratio)

@@ -13,7 +13,7 @@ from depthwidth.propagation import propagate
 
 from ..tables import Row
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
-from ._training import decided
+from ._training import check_decided, decided
 
 CORRELATION = 0.2
 """Between two tokens of the input; what a text's unigram counts imply is of this order."""
@@ -114,6 +114,7 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     from ..moments import simulated_stream
 
     tree, made = _built(spec)
+    check_decided(spec, tree, made)
     name = tree.stack_name
     found = simulated_stream(tree, made, spec["correlation"], spec["draws"], context)
     draws = len(found)
