@@ -1,5 +1,6 @@
 """Workers that die, stumble or are too many, on this machine and on a Ray cluster: no run is lost, none is doubled."""
 
+import glob
 import os
 import subprocess
 import sys
@@ -287,7 +288,7 @@ def test_a_node_of_a_ray_cluster_dies_in_the_middle_of_a_sweep(store, expected, 
     )
     deadline = time.time() + 60
     # Both nodes are at work, each a part of the way, when one of them dies.
-    while len(list(store.root.glob("work/*/progress"))) < 2 and time.time() < deadline and process.poll() is None:
+    while len(glob.glob(str(store.root / "work" / "*" / "progress"))) < 2 and time.time() < deadline and process.poll() is None:
         time.sleep(0.05)
     cluster.remove_node(cluster.nodes[1], allow_graceful=False)
     output, errors = process.communicate(timeout=120)

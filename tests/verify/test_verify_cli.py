@@ -1,6 +1,7 @@
 """``depthwidth verify`` from the outside: what it prints, how it ends, and what survives when it is killed."""
 
 import csv
+import glob
 import io
 import json
 import os
@@ -38,7 +39,8 @@ def killed_and_resumed(verb, folder, checkpoint, times, **environment):
         process = command(*verb, "--out", folder, "--workers", "1", **environment)
         deadline = time.monotonic() + 120
         while attempt < times and process.poll() is None and time.monotonic() < deadline:
-            if len(list(folder.glob("rows/*.csv"))) >= attempt and list(folder.glob(f"work/*/{checkpoint}")):
+            # glob.glob passes over a folder that is removed meanwhile; pathlib's raises.
+            if len(list(folder.glob("rows/*.csv"))) >= attempt and glob.glob(str(folder / "work" / "*" / checkpoint)):
                 process.send_signal(signal.SIGKILL)
                 kills += 1
                 break
