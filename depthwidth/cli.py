@@ -11,7 +11,7 @@ import click
 from . import __version__
 from .errors import InputError, shown
 from .number_formats import DTYPES
-from .options import COUNT, NumberFirst, Renamed, formats
+from .options import COUNT, NumberFirst, Renamed, formats, scheme_option
 from .output import Row, emit, print_facts, print_table
 from .pages import print_attention, print_description, print_formula, print_heads, print_moments, print_plan, print_recipe
 from .quantities import parse_count, parse_whole
@@ -169,16 +169,7 @@ def plan(
 @click.option("--batch", type=COUNT, default=1, help="Sequences at once  [1].")
 @click.option("--masked", is_flag=True, help="Leave attention scores behind the causal mask out of FLOPs.")
 @click.option("--dtype", default="bf16", show_default=True, help=f"Number format: {', '.join(DTYPES)}.")
-@click.option(
-    "--scheme",
-    "--init",
-    "scheme",
-    cls=Renamed,
-    metavar="NAME",
-    default="shipped",
-    show_default=True,
-    help="Scheme whose signal and gradient are judged.",
-)
+@scheme_option("Scheme whose signal and gradient are judged.")
 @click.option("--diagnosis/--no-diagnosis", "diagnosed", default=None, help="Judge them  [where it takes no time to speak of].")
 @formats
 def describe(
@@ -412,16 +403,7 @@ def table(name: str | None, form: str | None) -> None:
 
 @cli.command()
 @click.argument("config")
-@click.option(
-    "--scheme",
-    "--init",
-    "scheme",
-    cls=Renamed,
-    metavar="NAME",
-    default="shipped",
-    show_default=True,
-    help="Scheme; `depthwidth init` lists them.",
-)
+@scheme_option("Scheme; `depthwidth init` lists them.")
 @click.option("--context", type=COUNT, help="Tokens of a sequence  [the model's].")
 @click.option("--source", type=COUNT, help="Tokens of the encoder's sequence  [as --context].")
 @click.option(

@@ -46,6 +46,13 @@ class Renamed(click.Option):
             self.opts = names
 
 
+def scheme_option(text: str) -> Callable[[F], F]:
+    """The initialisation scheme that a command starts from, as `scheme`; `text` is the command's help on it."""
+    return click.option(
+        "--scheme", "--init", "scheme", cls=Renamed, metavar="NAME", default="shipped", show_default=True, help=text
+    )
+
+
 class NumberFirst(click.Command):
     """A command whose first argument may be a negative number, which must be refused for what it is."""
 

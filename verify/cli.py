@@ -99,14 +99,13 @@ def run(names: tuple[str, ...], size: str, out: str, **how: Any) -> int:
 
     What the folder holds already is not measured again. Ends with status 3 if a run failed, whatever the verdict otherwise.
     """
-    from .jobs import SIZES, find_job
+    from .jobs import check_size, find_job
     from .sweep import prepare
     from .tables import Store
 
     for name in names:
         find_job(name)
-    if size not in SIZES:
-        raise InputError(f"there is no size {shown(size)}; there are {', '.join(SIZES)}")
+    check_size(size)
     device, chosen = _ready(**how)
     store = Store(out).open()
     damaged = store.tidy()
@@ -284,8 +283,11 @@ def fit(
     from .fit import fit_law, points, save_fit
 
     store = _existing(out)
-    if repeated := [name for name, _ in map(_start, starts) if sum(name == _start(one)[0] for one in starts) > 1]:
-        raise InputError(f"--start gives {repeated[0]} twice")
+    begin: dict[str, float] = {}
+    for name, value in map(_start, starts):
+        if name in begin:
+            raise InputError(f"--start gives {name} twice")
+        begin[name] = value
     rows = [row for its in store.rows().values() for row in its if row["job"] == job]
     if not rows:
         known = sorted({its[0]["job"] for its in store.rows().values()})
@@ -296,9 +298,7 @@ def fit(
         raise InputError(
             f"{job} measured no {law.partition('=')[0].strip()!r} there; it measured {', '.join(known) or 'nothing'}"
         )
-    found = fit_law(
-        law, taken, dict(map(_start, starts)), logarithm=logarithm, group="run", method=method, draws=_positive(draws, "draws")
-    )
+    found = fit_law(law, taken, begin, logarithm=logarithm, group="run", method=method, draws=_positive(draws, "draws"))
     if save is not None:
         save_fit(found, into or store.root / "fits", save, taken)
     rows_out: list[Row] = list(found.rows())

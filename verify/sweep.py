@@ -21,7 +21,7 @@ import depthwidth
 from depthwidth.errors import InputError, nearest, shown
 
 from .executors import Executor, Outcome, Task, told
-from .jobs import SIZES, Job, Prediction, Run, find_job, run_name
+from .jobs import Job, Prediction, Run, check_size, find_job, run_name
 from .tables import PLAN_NAME, Damage, Leases, Row, Store, canonical, running
 
 Plan = Mapping[str, Any]
@@ -56,8 +56,7 @@ def make_plan(job: Job, size: str) -> dict[str, Any]:
     InputError
         if there is no such size, or the job has no runs of it or describes two runs alike.
     """
-    if size not in SIZES:
-        raise InputError(f"there is no size {shown(size)}; there are {', '.join(SIZES)}")
+    check_size(size)
     code = job.code
     try:
         runs = [_planned(job.name, code, run) for run in job.runs(size)]

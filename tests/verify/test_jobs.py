@@ -161,9 +161,9 @@ def test_a_run_planned_with_another_recipe_is_not_measured(monkeypatch, tmp_path
 
     spec = next(iter(find_job("depth-crossing").runs("tiny"))).spec
     context = Context("cpu", tmp_path, 0)
-    assert _training._model(spec, context).training
+    assert _training.model_of(spec, context).training
     with pytest.raises(InputError, match="comes to something else by this code"):
-        _training._model({**spec, "options": {**spec["options"], "base_width": 128}}, context)
+        _training.model_of({**spec, "options": {**spec["options"], "base_width": 128}}, context)
 
 
 def test_what_measures_and_what_judges_are_told_apart():

@@ -35,6 +35,19 @@ SIZES: dict[str, str] = {
     "full": "what one would run with a cluster",
 }
 
+
+def check_size(size: str) -> None:
+    """Refuse what is not the name of a size.
+
+    Raises
+    ------
+    InputError
+        with the names there are.
+    """
+    if size not in SIZES:
+        raise InputError(f"there is no size {shown(size)}; there are {', '.join(SIZES)}")
+
+
 Outcome = Literal["holds", "holds on a range", "fails", "undecided"]
 OUTCOMES: dict[str, str] = {
     "holds": "the criterion is met everywhere it was checked",

@@ -135,7 +135,7 @@ def _paired(made: Corpus, vocab: int) -> Corpus:
     return dataclasses.replace(made, train=encoded(made.train), validation=encoded(made.validation), vocab=vocab, source=source)
 
 
-def decided(tree: Transformer, made: Recipe) -> str:
+def decided(spec: Mapping[str, Any]) -> str:
     """A digest of what the choices in a spec come to: every component of the tree, and what the recipe sets each tensor to.
 
     With it in the spec, a default or a rule that changes makes other runs, and code that changes and decides the same does not.
@@ -145,12 +145,13 @@ def decided(tree: Transformer, made: Recipe) -> str:
     def plain(value: Any) -> Any:
         return f"{value:.6g}" if isinstance(value, float) else value
 
+    tree, made = tree_of(spec), recipe_of(spec)
     rows = [*made.rows(tree), *made.residual_rows(tree)]
     values = [[plain(value) for name, value in row.items() if name != "reason"] for row in rows]
     return digest_of(canonical([repr(tree), values]).encode())
 
 
-def check_decided(spec: Mapping[str, Any], tree: Transformer, made: Recipe) -> None:
+def check_decided(spec: Mapping[str, Any]) -> None:
     """Refuse to measure a run whose tree or recipe has become another since it was planned.
 
     Raises
@@ -158,7 +159,7 @@ def check_decided(spec: Mapping[str, Any], tree: Transformer, made: Recipe) -> N
     InputError
         where it has.
     """
-    if decided(tree, made) != spec["decided"]:
+    if decided(spec) != spec["decided"]:
         raise InputError(
             "its tree or recipe comes to something else by this code than by that which planned it; `depthwidth verify run` "
             "plans it again"
@@ -185,7 +186,7 @@ def trained(spec: Mapping[str, Any], context: Context, model: Model | None = Non
 
     text, plan = planned_text(spec["data"]), _plan(spec, context)
     outcome = train(
-        _model(spec, context) if model is None else model, text, plan, folder=context.folder / "training",
+        model_of(spec, context) if model is None else model, text, plan, folder=context.folder / "training",
         recipe=recipe_of(spec), tree=tree_of(spec), device=context.device, progress=False,
         loggers=(_Progress(context, plan.steps),), log_every=1,
     )  # fmt: skip
@@ -200,7 +201,7 @@ def trained_together(
     from ..initialize import parameter_groups
 
     both = list(zip(specs, contexts, strict=True))
-    models, plans = [_model(*one) for one in both], [_plan(*one) for one in both]
+    models, plans = [model_of(*one) for one in both], [_plan(*one) for one in both]
     rates = [
         parameter_groups(model, recipe_of(spec), plan.learning_rate, plan.weight_decay, tree=tree_of(spec))
         for model, plan, spec in zip(models, plans, specs, strict=True)
@@ -231,12 +232,12 @@ TOGETHER = Ensemble(shape_of, trained_together)
 """For jobs whose runs are :func:`trained`."""
 
 
-def _model(spec: Mapping[str, Any], context: Context) -> Model:
+def model_of(spec: Mapping[str, Any], context: Context) -> Model:
+    """The fresh model of a run, if its tree and recipe still are what was planned."""
     from ..model import build
 
-    tree, made = tree_of(spec), recipe_of(spec)
-    check_decided(spec, tree, made)
-    return build(tree, recipe=made, seed=context.seed)
+    check_decided(spec)
+    return build(tree_of(spec), recipe=recipe_of(spec), seed=context.seed)
 
 
 def _plan(spec: Mapping[str, Any], context: Context) -> Training:

@@ -13,7 +13,7 @@ from depthwidth.propagation import propagate
 
 from ..tables import Row, canonical
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
-from ._training import USES, check_decided, data_spec, decided, recipe_of, trained, training_flops, tree_of
+from ._training import USES, data_spec, decided, model_of, planned_text, recipe_of, trained, training_flops, tree_of
 
 STEEP = 1e3
 """A ratio of gradient variances between the first and the last block, either way, beyond which a model is predicted not to
@@ -59,7 +59,7 @@ def runs(size: str) -> Iterator[Run]:
                 spec: dict[str, Any] = {
                     "tree": tree, "scheme": scheme, "options": {}, "data": data, "training": training, "dtype": precision,
                 }  # fmt: skip
-                spec["decided"] = decided(tree_of(spec), recipe_of(spec))
+                spec["decided"] = decided(spec)
                 labels = {"model": model, "placement": placement, "scheme": scheme, "depth": layers, "width": size_of}
                 labels["beside"] = depth  # a shallow model is compared with the deep ones of as many parameters
                 yield Run(spec, seed, labels, _predictions(_key(spec)), training_flops(spec), gpus=1.0)
@@ -94,18 +94,13 @@ def _predicted_to_train(gradient_ratio: float, correlation: float) -> bool:
 
 def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     """Gradient ratio and correlation of the fresh model, then its training."""
-    from ..model import build
-    from ._training import corpus_of
-
-    text = corpus_of(spec["data"]["limit"], spec["data"]["vocab"])
+    text = planned_text(spec["data"])
     counts = text.counts() + 1.0  # no token of the validation text is impossible
     shares = counts / counts.sum()
     unigram = -float((shares * _log(shares)).sum())
-    tree, made = tree_of(spec), recipe_of(spec)
-    check_decided(spec, tree, made)
-    model = build(tree, recipe=made, seed=context.seed).to(context.device)
+    model = model_of(spec, context).to(context.device)
     ratio, correlation = _at_start(model, text.to(context.device), spec, context)
-    last = f"decoder.block.{tree.depth - 1}"
+    last = f"decoder.block.{spec['tree']['depth'] - 1}"
     yield Measurement("gradient_ratio", ratio)
     yield Measurement("correlation", correlation, last)
     yield Measurement("unigram_entropy", unigram)

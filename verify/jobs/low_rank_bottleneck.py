@@ -10,7 +10,7 @@ from typing import Any
 from ..tables import Row
 from . import Comparison, Job, Prediction, Run, Verdict, version_of
 from ._heads import BYTES, training_spec
-from ._training import TOGETHER, USES, data_spec, decided, recipe_of, trained, training_flops, tree_of
+from ._training import TOGETHER, USES, data_spec, decided, trained, training_flops
 
 _LAYERS = 2
 
@@ -39,7 +39,7 @@ def runs(size: str) -> Iterator[Run]:
                     "size": name, "tree": tree, "scheme": "shipped", "options": {"family": "llama"}, "data": data,
                     "training": training_spec(steps, context), "dtype": "float32",
                 }  # fmt: skip
-                spec["decided"] = decided(tree_of(spec), recipe_of(spec))
+                spec["decided"] = decided(spec)
                 labels = {"heads": count, "size": name, "head_dim": dims}
                 yield Run(spec, seed, labels, cost=training_flops(spec))
 

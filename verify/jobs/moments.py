@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from depthwidth.architecture import Transformer
-from depthwidth.initialization import Recipe, recipe
 from depthwidth.propagation import propagate
 
 from ..tables import Row
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
-from ._training import check_decided, decided
+from ._training import check_decided, decided, recipe_of, tree_of
 
 CORRELATION = 0.2
 """Between two tokens of the input; what a text's unigram counts imply is of this order."""
@@ -56,11 +54,6 @@ _SIZES: dict[str, tuple[tuple[int, int, int, int, float, tuple[tuple[str, str, s
 }  # fmt: skip
 
 
-def _built(spec: Mapping[str, Any]) -> tuple[Transformer, Recipe]:
-    tree = Transformer(**spec["tree"])
-    return tree, recipe(tree, spec["scheme"], **spec["options"])
-
-
 def runs(size: str) -> Iterator[Run]:
     """One run a stack: norm placement, scheme, mask, activation, and shape."""
     for depth, width, tokens, draws, rate, stacks in _SIZES[size]:
@@ -75,7 +68,7 @@ def runs(size: str) -> Iterator[Run]:
                 "tree": tree, "scheme": scheme, "draws": draws, "correlation": CORRELATION, "dtype": "float32",
                 "options": {"embedding_correlation": CORRELATION} if scheme == "deepscale" else {},
             }  # fmt: skip
-            spec["decided"] = decided(*_built(spec))
+            spec["decided"] = decided(spec)
             labels = {
                 "placement": placement,
                 "scheme": scheme,
@@ -91,7 +84,7 @@ def runs(size: str) -> Iterator[Run]:
 
 
 def _predictions(spec: Mapping[str, Any]) -> Iterator[Prediction]:
-    tree, made = _built(spec)
+    tree, made = tree_of(spec), recipe_of(spec)
     frame = propagate(tree, made, variance=1.0, correlation=spec["correlation"])
     name = tree.stack_name
     version = version_of("depthwidth.propagation", "depthwidth.initialization")
@@ -113,8 +106,8 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
 
     from ..moments import simulated_stream
 
-    tree, made = _built(spec)
-    check_decided(spec, tree, made)
+    tree, made = tree_of(spec), recipe_of(spec)
+    check_decided(spec)
     name = tree.stack_name
     found = simulated_stream(tree, made, spec["correlation"], spec["draws"], context)
     draws = len(found)
