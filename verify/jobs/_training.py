@@ -184,7 +184,7 @@ def trained(spec: Mapping[str, Any], context: Context, model: Model | None = Non
     """
     from ..train import train
 
-    text, plan = planned_text(spec["data"]), _plan(spec, context)
+    text, plan = planned_text(spec["data"]), training_of(spec, context)
     outcome = train(
         model_of(spec, context) if model is None else model, text, plan, folder=context.folder / "training",
         recipe=recipe_of(spec), tree=tree_of(spec), device=context.device, progress=False,
@@ -201,7 +201,7 @@ def trained_together(
     from ..initialize import parameter_groups
 
     both = list(zip(specs, contexts, strict=True))
-    models, plans = [model_of(*one) for one in both], [_plan(*one) for one in both]
+    models, plans = [model_of(*one) for one in both], [training_of(*one) for one in both]
     rates = [
         parameter_groups(model, recipe_of(spec), plan.learning_rate, plan.weight_decay, tree=tree_of(spec))
         for model, plan, spec in zip(models, plans, specs, strict=True)
@@ -240,7 +240,8 @@ def model_of(spec: Mapping[str, Any], context: Context) -> Model:
     return build(tree_of(spec), recipe=recipe_of(spec), seed=context.seed)
 
 
-def _plan(spec: Mapping[str, Any], context: Context) -> Training:
+def training_of(spec: Mapping[str, Any], context: Context) -> Training:
+    """How a run is trained, with its seed for what is drawn and for what is read."""
     from ..train import Training
 
     return Training.from_dict({**spec["training"], "seed": context.seed, "data_seed": context.seed})

@@ -114,5 +114,5 @@ JOB = Job(
     runs=runs,
     measure=measure,
     judge=judge,
-    uses=("verify.head_experiments", "verify.heads", "verify.jobs._heads"),
+    uses=("verify.head_experiments", "verify.heads"),
 )

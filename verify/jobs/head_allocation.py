@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..tables import Row
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._heads import BYTES, gpt2_config, training_spec
-from ._training import USES, data_spec, planned_text
+from ._training import USES, data_spec, planned_text, training_of
 
 EQUAL = 0.01
 """How far the parameters of two models may be apart, relative, for their losses to be compared."""
@@ -74,10 +74,8 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     Every training goes on from its own checkpoints; measuring and cutting take seconds, and begin again.
     """
     from ..head_experiments import Setting, cut_losses_of, scratch_losses_of
-    from ..train import Training
 
-    plan = Training.from_dict({**spec["training"], "seed": context.seed, "data_seed": context.seed})
-    setting = Setting(spec["config"], planned_text(spec["data"]), plan, context.folder, context.device)
+    setting = Setting(spec["config"], planned_text(spec["data"]), training_of(spec, context), context.folder, context.device)
     shares = spec["shares"]
     if spec["part"] == "cut":
         for name, share, _, error, loss, stderr in cut_losses_of(setting, shares):
