@@ -12,46 +12,68 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import formulas, layers
-    from .activations import activation, gated
+    from .analysis.description import Description, describe
+    from .analysis.diagnosis import Finding, diagnose, headroom
+    from .analysis.propagation import propagate
+    from .analysis.published_tables import table, table_names
+    from .analysis.sweeps import sweep
+    from .analysis.text import Text, read_text
     from .architecture import TrainingMemory, Transformer
-    from .budget import Budget
+    from .architecture.design import Design
     from .coefficients import Coefficient, coefficient, reference
-    from .description import Description, describe
-    from .design import Design
-    from .diagnosis import Finding, diagnose, headroom
     from .errors import InputError
     from .formula import Formula, find_formula
     from .initialization import Recipe, recipe, schemes
-    from .planning import Estimate, Plan, optimal_depth, optimal_width, plan
-    from .propagation import propagate
-    from .published_tables import table, table_names
-    from .rules import Rule, find_rule
-    from .search import Shape
-    from .sweeps import sweep
-    from .template import Template
-    from .text import Text, read_text
+    from .layers.activations import activation, gated
+    from .planning.budget import Budget
+    from .planning.plan import Estimate, Plan, optimal_depth, optimal_width, plan
+    from .planning.rules import Rule, find_rule
+    from .planning.search import Shape
+    from .planning.template import Template
 
 # Public name -> the module that defines it, by topic. The imports above say the same to type checkers.
 _HOME = {
     # an architecture, and what it counts
-    "Transformer": "architecture", "TrainingMemory": "architecture", "Design": "design",
-    "Description": "description", "describe": "description",
+    "Transformer": "architecture",
+    "TrainingMemory": "architecture",
+    "Design": "architecture.design",
+    "Description": "analysis.description",
+    "describe": "analysis.description",
     # a shape for a budget
-    "plan": "planning", "optimal_width": "planning", "optimal_depth": "planning",
-    "Budget": "budget", "Plan": "planning", "Shape": "search", "Estimate": "planning", "Template": "template",
-    "Rule": "rules", "find_rule": "rules",
+    "plan": "planning.plan",
+    "optimal_width": "planning.plan",
+    "optimal_depth": "planning.plan",
+    "Budget": "planning.budget",
+    "Plan": "planning.plan",
+    "Shape": "planning.search",
+    "Estimate": "planning.plan",
+    "Template": "planning.template",
+    "Rule": "planning.rules",
+    "find_rule": "planning.rules",
     # what happens in it at initialisation, and how to initialise it
-    "propagate": "propagation", "sweep": "sweeps",
-    "recipe": "initialization", "Recipe": "initialization", "schemes": "initialization",
-    "diagnose": "diagnosis", "Finding": "diagnosis", "headroom": "diagnosis",
-    "Text": "text", "read_text": "text",
+    "propagate": "analysis.propagation",
+    "sweep": "analysis.sweeps",
+    "recipe": "initialization",
+    "Recipe": "initialization",
+    "schemes": "initialization",
+    "diagnose": "analysis.diagnosis",
+    "Finding": "analysis.diagnosis",
+    "headroom": "analysis.diagnosis",
+    "Text": "analysis.text",
+    "read_text": "analysis.text",
     # formulas and the numbers in them
-    "Formula": "formula", "find_formula": "formula", "activation": "activations", "gated": "activations",
-    "Coefficient": "coefficients", "coefficient": "coefficients", "reference": "coefficients",
-    "table": "published_tables", "table_names": "published_tables",
+    "Formula": "formula",
+    "find_formula": "formula",
+    "activation": "layers.activations",
+    "gated": "layers.activations",
+    "Coefficient": "coefficients",
+    "coefficient": "coefficients",
+    "reference": "coefficients",
+    "table": "analysis.published_tables",
+    "table_names": "analysis.published_tables",
     # the mistakes a caller can make
     "InputError": "errors",
-}  # fmt: skip
+}
 
 __all__ = [*_HOME, "formulas", "layers"]
 

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 
 def test_importing_the_calculator_imports_neither_torch_nor_verify(in_fresh_python):
     source = """
-import sys, depthwidth, depthwidth.cli, depthwidth.hf, depthwidth.planning, depthwidth.published_tables
+import sys, depthwidth, depthwidth.cli, depthwidth.architecture.hf
+import depthwidth.planning.plan, depthwidth.analysis.published_tables
 depthwidth.plan("1T")
 print([m for m in ("torch", "verify", "sympy", "pandas", "scipy", "matplotlib", "numpy", "transformers") if m in sys.modules])
 """
@@ -48,9 +49,9 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 BACKWARD = {
-    ("depthwidth.architecture", "depthwidth.hf"): "Transformer.from_config and to_config, for convenience",
+    ("depthwidth.architecture", "depthwidth.architecture.hf"): "Transformer.from_config and to_config, for convenience",
     ("depthwidth.layers.block", "depthwidth.layers.repetition"): "a stack walks its blocks at once, where it can",
-    ("depthwidth.formulas.saturation", "depthwidth.softmax_integrals"): "numbers of formulas that are integrals",
+    ("depthwidth.formulas.saturation", "depthwidth.numerics.softmax"): "numbers of formulas that are integrals",
 }
 """Imports inside functions that point against the others."""
 
@@ -75,7 +76,7 @@ def test_imports_go_one_way():
         )
     del arrows["depthwidth"]  # its list of public names
     arrows = {one: (others & arrows.keys()) - {one} - {b for a, b in BACKWARD if a == one} for one, others in arrows.items()}
-    assert "depthwidth.options" in arrows["verify"]
+    assert "depthwidth.cli.options" in arrows["verify"]
     assert "verify" in arrows["depthwidth.cli"]
     graphlib.TopologicalSorter(arrows).prepare()  # a CycleError names the modules
     for one, other in (*BACKWARD, ("verify", "depthwidth.cli")):

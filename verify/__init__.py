@@ -9,16 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .convert import from_hf as from_hf
-    from .initialize import apply_init as apply_init
-    from .initialize import parameter_groups as parameter_groups
-    from .model import build as build
-    from .probes import probe as probe
+    from .measure.probes import probe as probe
+    from .models.convert import from_hf as from_hf
+    from .models.initialize import apply_init as apply_init
+    from .models.initialize import parameter_groups as parameter_groups
+    from .models.model import build as build
 
 # Public name -> the module that defines it. The imports above say the same to type checkers. No name is also a module's.
 _HOME = {
-    "build": "model", "from_hf": "convert", "apply_init": "initialize", "parameter_groups": "initialize", "probe": "probes",
-}  # fmt: skip
+    "build": "models.model",
+    "from_hf": "models.convert",
+    "apply_init": "models.initialize",
+    "parameter_groups": "models.initialize",
+    "probe": "measure.probes",
+}
 
 __all__ = list(_HOME)
 

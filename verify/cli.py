@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from depthwidth.cli.options import formats
+from depthwidth.cli.output import Row, emit, print_facts, print_table
 from depthwidth.errors import InputError, shown
-from depthwidth.options import formats
-from depthwidth.output import Row, emit, print_facts, print_table
 
 if TYPE_CHECKING:
-    from .executors import Executor
-    from .tables import Store
+    from .runs.executors import Executor
+    from .runs.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -100,8 +100,8 @@ def run(names: tuple[str, ...], size: str, out: str, **how: Any) -> int:
     What the folder holds already is not measured again. Ends with status 3 if a run failed, whatever the verdict otherwise.
     """
     from .jobs import check_size, find_job
-    from .sweep import prepare
-    from .tables import Store
+    from .runs.store import Store
+    from .runs.sweep import prepare
 
     for name in names:
         find_job(name)
@@ -123,7 +123,7 @@ def resume(names: tuple[str, ...], out: str, **how: Any) -> int:
 
     A job that has changed, or is gone, is passed over and said; the command then ends with status 3.
     """
-    from .sweep import planned
+    from .runs.sweep import planned
 
     store = _existing(out)
     device, chosen = _ready(**how)
@@ -135,7 +135,7 @@ def resume(names: tuple[str, ...], out: str, **how: Any) -> int:
 
 
 def _existing(out: str) -> Store:
-    from .tables import Store
+    from .runs.store import Store
 
     if not Path(out).is_dir():
         raise InputError(f"there is no folder {out!r}; `depthwidth verify run JOB --out {out}` makes one")
@@ -146,7 +146,7 @@ def _ready(device: str, executor_name: str, workers: int | None, address: str | 
     """The device to use and who carries runs out, once it is clear that there is something to run on."""
     if importlib.util.find_spec("torch") is None:
         raise InputError("running jobs needs torch; pip install 'depthwidth[verify]'")
-    from .executors import executor, visible_gpus
+    from .runs.executors import executor, visible_gpus
 
     if device == "auto":
         device = "cuda" if visible_gpus() else "cpu"
@@ -154,7 +154,7 @@ def _ready(device: str, executor_name: str, workers: int | None, address: str | 
 
 
 def _carry_out(store: Store, plans: list[Any], damaged: list[Any], chosen: Executor, device: str, ensemble: int | None) -> int:
-    from .sweep import sweep
+    from .runs.sweep import sweep
 
     for damage in damaged:
         click.echo(f"Set aside {damage}; it will be measured again.", err=True)
@@ -175,7 +175,7 @@ def _carry_out(store: Store, plans: list[Any], damaged: list[Any], chosen: Execu
 @formats
 def status(out: str, form: str | None) -> None:
     """What is done, running, failed and left, and how long that will take."""
-    from .sweep import for_people, standing
+    from .runs.sweep import for_people, standing
 
     store = _existing(out)
     rows: list[Row] = list(standing(store))
@@ -212,7 +212,7 @@ def status(out: str, form: str | None) -> None:
 @formats
 def report(names: tuple[str, ...], html: str | None, now: bool, out: str, form: str | None) -> None:
     """Predicted against measured, claim by claim, with a verdict by the criterion that was stated before."""
-    from .report import page, reports
+    from .runs.report import page, reports
 
     found = reports(_existing(out), names, now=now)
     if html is not None:
@@ -229,7 +229,7 @@ def report(names: tuple[str, ...], html: str | None, now: bool, out: str, form: 
 @_folder
 def export_command(file: str, names: tuple[str, ...], evidence: bool, out: str) -> None:
     """Write plans and rows to FILE: .zip for another machine to import, .csv or .parquet for other programs."""
-    from .transfer import export_evidence, export_rows
+    from .runs.transfer import export_evidence, export_rows
 
     if evidence:
         click.echo(f"{export_evidence(_existing(out), file, names)} rows in {file}")
@@ -245,8 +245,8 @@ def import_command(file: str, out: str) -> int:
 
     Where a run is here already with other values, ours stay; that is reported, and the command ends with status 3.
     """
-    from .tables import Store
-    from .transfer import import_rows
+    from .runs.store import Store
+    from .runs.transfer import import_rows
 
     if not Path(file).is_file():
         raise InputError(f"there is no file {shown(file)}")
@@ -280,7 +280,7 @@ def fit(
 
     The left side is a measured quantity; on the right stand coefficients, labels of the runs, and numbers.
     """
-    from .fit import fit_law, points, save_fit
+    from .runs.fit import fit_law, points, save_fit
 
     store = _existing(out)
     begin: dict[str, float] = {}

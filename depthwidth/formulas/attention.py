@@ -3,7 +3,7 @@ r"""Moments of activations and gradients through softmax attention with random w
 Tokens are exchangeable: x has second moment q per feature and correlation r between two tokens. The output before its
 projection has second moment and covariance *per feature*; so has its gradient, gamma and kappa. Heads drop out of all of them.
 
-What the softmax does enters as a few averages, from :mod:`depthwidth.softmax_integrals`: over one row of probabilities,
+What the softmax does enters as a few averages, from :mod:`depthwidth.numerics.softmax`: over one row of probabilities,
 P = E sum p^2, M3, M4, A22 = E sum_{i != j} p_i^2 p_j^2 and T = E ||diag p - pp'||^2; over two rows, P2 and T2. They are taken
 at score variance s2 = (1 - r) ss and row correlation rho = r, ss being the variance of a raw score. Under a causal mask the
 same formulas hold with the averages over row lengths.
@@ -30,7 +30,7 @@ from ..formula import Domain, formula
 from ..mathematics import euler_gamma, exp, log
 
 if TYPE_CHECKING:
-    from ..softmax_integrals import AttentionOverlap
+    from ..numerics.softmax import AttentionOverlap
 
 _PER_FEATURE = "per feature, squared units of the activation"
 _GRADIENT = "per feature, squared units of the gradient"
@@ -1216,7 +1216,7 @@ def attention_moments(
     queries : L_q, where it differs from `length`: cross-attention, not with `causal`.
     row_correlation : rho, of two queries' tokens, where it differs from `correlation`.
     overlap : the averages of the softmax where they are known already, as from
-        :class:`depthwidth.softmax_integrals.OverlapTable`.
+        :class:`depthwidth.numerics.softmax.OverlapTable`.
     equal_norms : whether all tokens have one norm, as behind a layer norm (True), or those of Gaussian vectors (False): the
         output's terms of :func:`equal_norm_shift` or :func:`norm_fluctuation`, of order s/d, and that of
         :func:`short_row_covariance_shift`. Left out by default.
@@ -1238,7 +1238,7 @@ def attention_moments(
     0.2286 0.2151 0.746
     """
     from ..errors import InputError
-    from ..softmax_integrals import attention_overlap
+    from ..numerics.softmax import attention_overlap
 
     asking = length if queries is None else queries
     rho = correlation if row_correlation is None else row_correlation
@@ -1319,7 +1319,7 @@ def position_second_moments(
     """
     import numpy
 
-    from ..softmax_integrals import overlap
+    from ..numerics.softmax import overlap
 
     s = raw_score_variance(score_gain, 1.0, signal)
     row = overlap(score_variance(s, correlation), numpy.arange(1, length + 1), head_dim)

@@ -12,7 +12,7 @@ rho; f is the activation and f' its derivative. For each f with a closed form:
 =============================  ======================================================  ==========
 
 Gated units f(u) v have moments of the product and of its gradients with respect to u (the gate) and v (the linear part).
-Activations without a closed form (SiLU, tanh, GELU by tanh, your own) are in :mod:`depthwidth.activations`.
+Activations without a closed form (SiLU, tanh, GELU by tanh, your own) are in :mod:`depthwidth.layers.activations`.
 """
 
 from __future__ import annotations
@@ -1158,7 +1158,7 @@ def geglu_pair_moment(variance: Variance, linear_variance: LinearVariance, corre
 
     Notes
     -----
-    A correlated linear part: :func:`depthwidth.activations.gated`.
+    A correlated linear part: :func:`depthwidth.layers.activations.gated`.
 
     Examples
     --------
@@ -1218,7 +1218,7 @@ def geglu_gate_gradient_pair_moment(variance: Variance, linear_variance: LinearV
 
     Notes
     -----
-    A correlated linear part: :func:`depthwidth.activations.gated`.
+    A correlated linear part: :func:`depthwidth.layers.activations.gated`.
 
     Examples
     --------

@@ -148,7 +148,7 @@ def best_retrieval_error(length: ShortLength, head_dim: SmallHead) -> Any:
     """
 
     def least(n: float, d: float) -> float:
-        from ..retrieval_integrals import best_retrieval
+        from ..numerics.retrieval import best_retrieval
 
         return best_retrieval(int(n), int(d)).error
 

@@ -57,7 +57,7 @@ _THOUSAND = "checked for n from 64 to 131072"
 
 def _overlap(field: str, *values: Any) -> Any:
     def average(variance: Any, length: Any, head_dim: Any = None) -> Any:
-        from ..softmax_integrals import overlap
+        from ..numerics.softmax import overlap
 
         return getattr(overlap(variance, length, None if head_dim is None else int(head_dim)), field)
 
@@ -181,7 +181,7 @@ def largest_weight(variance: Variance, length: Length) -> Any:
     >>> round(largest_weight(1.0, 1024), 5)
     0.01624
     """
-    from ..softmax_integrals import max_probability
+    from ..numerics.softmax import max_probability
 
     return in_doubles("largest_weight", max_probability, variance, length)
 
@@ -278,7 +278,7 @@ def logit_std_for_tokens(tokens: Tokens, length: Length) -> Any:
     require(tokens <= length, "saturation.logit_std_for_tokens: there are fewer tokens in the row than it should attend to")
 
     def root(k: float, n: float) -> float:
-        from ..softmax_integrals import overlap
+        from ..numerics.softmax import overlap
 
         return 0.0 if k == n else math.sqrt(_variance_at(lambda s2, row: 1 / float(overlap(s2, row).P), k, n))
 
@@ -698,7 +698,7 @@ def _curvature(field: str, *values: Any) -> Any:
     def coefficient(variance: Any, length: Any) -> float:
         import numpy as np
 
-        from ..softmax_integrals import overlap
+        from ..numerics.softmax import overlap
 
         if not variance:
             return 0.0
@@ -792,7 +792,7 @@ def diffuse_finite_head_squared_sum(variance: Variance, length: Length, head_dim
 
 def _planted(field: str, *values: Any) -> Any:
     def average(gap: float, variance: float, length: float) -> float:
-        from ..retrieval_integrals import planted
+        from ..numerics.retrieval import planted
 
         return float(getattr(planted(gap, variance, length), field))
 

@@ -11,7 +11,7 @@ def activation_second_moment(name: str) -> float:
         if name == "relu":
             _SECOND[name] = float(relu_second_moment(1.0))
         else:
-            from ..activations import activation
+            from ..layers.activations import activation
 
             _SECOND[name] = float(activation(name).second_moment(1.0))
     return _SECOND[name]

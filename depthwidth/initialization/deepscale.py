@@ -26,7 +26,8 @@ def embedding_correlation(tree: Transformer, token_match: float | None = None) -
     ----------
     tree : the transformer; of k tables with equal variance each contributes 1/k of its own correlation, and two segments agree
         with probability :data:`~depthwidth.layers.stem.SEGMENT_MATCH`.
-    token_match : the chance that two positions hold the same token, as :func:`~depthwidth.text.read_text` measures it. By
+    token_match : the chance that two positions hold the same token, as :func:`~depthwidth.analysis.text.read_text` measures
+    it. By
         default words follow Zipf's law: :func:`~depthwidth.formulas.moments.zipf_match_probability`.
 
     Raises
@@ -284,7 +285,7 @@ def _kernel(name: str, gated: bool) -> Callable[[float], float]:
     else:
         import numpy as np
 
-        from ..activations import activation
+        from ..layers.activations import activation
 
         grid = np.linspace(0.0, 1.0, 257)
         values = np.asarray(activation(name).pair_moment(1.0, grid)) / activation_second_moment(name)
@@ -323,7 +324,7 @@ def _overlap_table(tokens: int, reach: int, causal: bool) -> tuple[Any, Any, Any
     """P and P2 at unit score variance on a grid of correlations, averaged over the rows of a mask."""
     import numpy as np
 
-    from ..softmax_integrals import overlap
+    from ..numerics.softmax import overlap
 
     grid = 1 - (1 - np.linspace(0.0, 1.0, 33)) ** 2  # finer towards 1, where correlations go
     lengths, rows = [tokens], np.array([tokens])

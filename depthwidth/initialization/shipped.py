@@ -18,11 +18,11 @@ from .tensors import Weight
 @scheme(
     "shipped",
     "transformers 5, `_init_weights` of each family",
-    "primary; measured on small models of every family (tests/verify/test_initialize.py)",
+    "primary; measured on small models of every family (tests/verify/models/test_initialize.py)",
 )
 def shipped(tree: Transformer, family: str | None = None, initializer_range: float | None = None) -> Draft:
     """By default the family whose architecture is nearest, and its own standard deviation."""
-    from ..hf import FAMILIES
+    from ..architecture.hf import FAMILIES
 
     if family is not None and family not in FAMILIES:
         raise InputError(f"shipped: there is no family {shown(family)}{nearest(str(family), FAMILIES)}")
@@ -57,8 +57,8 @@ def shipped_options(config: Mapping[str, Any] | str | PathLike[str]) -> dict[str
     >>> shipped_options({"model_type": "opt", "init_std": 0.006})
     {'family': 'opt', 'initializer_range': 0.006}
     """
-    from ..hf import read_design
-    from ..hf.files import read_json
+    from ..architecture.hf import read_design
+    from ..architecture.hf.files import read_json
 
     fields = config if isinstance(config, Mapping) else read_json(config)
     read_design(fields)  # a broken file gets its own sentence

@@ -9,7 +9,7 @@ from typing import Any
 from ..checks import check_fraction, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
-from ..interpolation import Table
+from ..numerics.interpolation import Table
 from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Signal, TokenSignal, Walk, finite
 from .base import Child, Layer, Run, component
 from .linear import Linear
@@ -173,7 +173,7 @@ class Attention(Layer):
         There attention is all but one-hot; what of the gradient passes queries and keys is then too small.
         """
         if self.softcap is not None:
-            from ..activations import activation
+            from .activations import activation
 
             scores = self.softcap**2 * activation("tanh").second_moment(scores / self.softcap**2)
         return min(scores, LARGEST_SCORES) if isinstance(scores, float) else scores.clip(None, LARGEST_SCORES)
@@ -183,8 +183,8 @@ class Attention(Layer):
 
         In cross-attention also to that of the source, which is the second of the two.
         """
-        from ..token_attention import token_attention
-        from ..token_positions import Positions
+        from ..signal.attention import token_attention
+        from ..signal.positions import Positions
 
         normed = self.query_norm is not None
         # Scores of tokens of second moment 1; what bounds the largest bounds all.
@@ -196,7 +196,7 @@ class Attention(Layer):
         dropout = self.dropout if walk.dropout else 0.0
         slopes = self._slopes(x)
         if slopes:
-            from ..biased_attention import biased_attention
+            from ..signal.alibi_attention import biased_attention
 
             width = self.width if walk.finite_width else None
             biased = biased_attention(x.positions, slopes, window=self.window, head_dim=head_dim, width=width, dropout=dropout)
@@ -218,7 +218,7 @@ class Attention(Layer):
 
     def _slopes(self, x: TokenSignal) -> tuple[float, ...] | None:
         """Of the penalties on the scores, where they count: one for each head, or a zero where only other blocks have some."""
-        from ..token_positions import Distances
+        from ..signal.positions import Distances
 
         if x.positions.length == 1:  # it sees itself alone, at no distance
             return None
@@ -303,7 +303,7 @@ class Attention(Layer):
             given |= {"queries": asking, "correlation": source + 0.0 * r, "row_correlation": r}
             known = None
         else:
-            from ..softmax_integrals import overlap_table
+            from ..numerics.softmax import overlap_table
 
             known = overlap_table(scores, length, self.causal, given["head_dim"])(r)
         one = attention_moments(**given, gradient_correlation=0.0, overlap=known)

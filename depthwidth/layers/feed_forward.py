@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ..checks import check_choice, check_fraction, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
-from ..interpolation import Table, TableFamily
+from ..numerics.interpolation import Table, TableFamily
 from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, TokenSignal, Walk
 from .base import Child, Layer, Run, component
 from .linear import Linear
@@ -126,7 +126,7 @@ def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: 
     sides = [rho + step, rho - step] if math.isfinite(width) else [rho]
     close = isinstance(gate, TokenSignal) and each.max() <= _ALIKE * each.min()
     if isinstance(gate, TokenSignal) and not close:
-        from ..activations import activation
+        from .activations import activation
 
         f, first, other = activation(name), gate.first_second_moment, gate.other_second_moment
         second, slope, mean = f.second_moment(each), f.derivative_second_moment(each), f.mean(each)
@@ -169,7 +169,7 @@ def activation_tables(name: str, walk: Walk) -> TableFamily:
 
 @functools.lru_cache(maxsize=512)
 def _activation_table(name: str, variance: float) -> Table:
-    from ..activations import activation
+    from .activations import activation
 
     f = activation(name)
 
@@ -269,8 +269,8 @@ class MixtureOfExperts(Layer):
 
 @functools.lru_cache(maxsize=64)
 def _routing_table(experts: int, top_k: int, renormalized: bool, variance: float) -> Table:
-    """The four averages of :func:`~depthwidth.routing.routing` over the angle between two tokens."""
-    from ..routing import routing
+    """The four averages of :func:`~depthwidth.numerics.routing.routing` over the angle between two tokens."""
+    from ..numerics.routing import routing
 
     def columns(angles: Any) -> Any:
         import numpy as np

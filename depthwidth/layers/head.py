@@ -114,7 +114,7 @@ class LanguageHead(Layer):
         of them are the same token.
         """
         from ..formulas.moments import loss_gradient_covariance, loss_gradient_second_moment
-        from ..softmax_integrals import overlap, pair_overlap
+        from ..numerics.softmax import overlap, pair_overlap
 
         weight, vocab = self.weight_variance(place, stem), self.unembedding.vocab
         q, c = x.averages

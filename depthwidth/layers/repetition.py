@@ -11,7 +11,7 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..interpolation import Table, spline_values
+from ..numerics.interpolation import Table, spline_values
 from ..signal import Place, Pullback, Row, Signal, Spread, TokenSignal, Walk, finite
 
 if TYPE_CHECKING:

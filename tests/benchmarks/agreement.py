@@ -18,9 +18,9 @@ import torch
 
 from depthwidth import Transformer
 from verify import build
-from verify.corpus import python_sources
-from verify.ensemble import train_ensemble
-from verify.train import Outcome, Training, train
+from verify.training.corpus import python_sources
+from verify.training.ensemble import train_ensemble
+from verify.training.train import Outcome, Training, train
 
 
 def moved(model: torch.nn.Module, seed: int) -> torch.nn.Module:

@@ -93,7 +93,7 @@ def counting() -> list[dict[str, object]]:
     except ImportError:
         return []
     from depthwidth import Design, Transformer
-    from depthwidth.hf import read_design
+    from depthwidth.architecture.hf import read_design
 
     found = []
     for name, config in {

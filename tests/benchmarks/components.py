@@ -46,7 +46,7 @@ def warm(call: Callable[[], object], repeats: int = 7) -> list[float]:
 
 def grids() -> dict[str, object]:
     """The whole official grid against one draw of one of its settings."""
-    from depthwidth.component_grid import GRIDS, count, predict_grid
+    from depthwidth.analysis.component_grid import GRIDS, count, predict_grid
 
     rng = np.random.default_rng(0)
 

@@ -92,7 +92,7 @@ def two_points(slow: Callable[[float, float], float], name: str) -> dict[str, ob
 
 def entropies() -> list[dict[str, object]]:
     """One entropy, and a diagram."""
-    from depthwidth.concentration import phase_diagram
+    from depthwidth.analysis.concentration import phase_diagram
     from depthwidth.formulas import saturation
 
     def drawn() -> float:

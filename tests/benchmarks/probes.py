@@ -20,7 +20,7 @@ import torch
 
 from depthwidth import Transformer
 from verify import build, probe
-from verify.probes import ATTENTION, GRADIENTS, MOMENTS, RANKS, UPDATES, WEIGHTS
+from verify.measure.probes import ATTENTION, GRADIENTS, MOMENTS, RANKS, UPDATES, WEIGHTS
 
 KINDS = {
     "off": MOMENTS, "moments": MOMENTS, "moments and gradients": MOMENTS + GRADIENTS, "attention": ATTENTION,

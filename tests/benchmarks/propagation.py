@@ -28,7 +28,7 @@ def tables() -> list[dict[str, object]]:
     import torch
 
     from depthwidth import Transformer, propagate, recipe
-    from verify.moments import one_draw
+    from verify.measure.stacks import one_draw
 
     found = []
     for mask in ("full", "causal"):

@@ -24,12 +24,12 @@ JOB = Job("thousand", "?", ".", ".", ".", runs, lambda spec, context: (), judge)
 
 def main() -> None:
     """Measure and print."""
-    from verify.executors import Outcome, Task
     from verify.jobs import Measurement
-    from verify.report import reports
-    from verify.sweep import made_rows, prepare, standing
-    from verify.tables import Leases, Store
-    from verify.transfer import export_rows, import_rows
+    from verify.runs.executors import Outcome, Task
+    from verify.runs.report import reports
+    from verify.runs.store import Leases, Store
+    from verify.runs.sweep import made_rows, prepare, standing
+    from verify.runs.transfer import export_rows, import_rows
 
     with tempfile.TemporaryDirectory() as folder:
         own = Path(folder) / "jobs"

@@ -59,7 +59,7 @@ class Taken(NamedTuple):
 
 def prepare(nanogpt: Path, folder: Path) -> None:
     """Links to nanoGPT's files, and the corpus as it wants it."""
-    from verify.corpus import python_sources
+    from verify.training.corpus import python_sources
 
     for name in ("train.py", "model.py", "configurator.py"):
         if not (nanogpt / name).is_file():
@@ -120,10 +120,10 @@ def theirs(options: argparse.Namespace, folder: Path, steps: int) -> Taken:
 OURS = """
 import json, sys, time
 from depthwidth import Transformer
-from verify.corpus import load
-from verify.ensemble import train_ensemble
-from verify.model import build
-from verify.train import Training, train
+from verify.training.corpus import load
+from verify.training.ensemble import train_ensemble
+from verify.models.model import build
+from verify.training.train import Training, train
 
 o = json.loads(sys.argv[1])
 tree = Transformer(
@@ -227,10 +227,10 @@ def modes(members: int, repeats: int) -> dict[str, str]:
     import torch
 
     from depthwidth import Transformer
-    from verify.corpus import python_sources
-    from verify.ensemble import train_ensemble
-    from verify.model import build
-    from verify.train import Training
+    from verify.models.model import build
+    from verify.training.corpus import python_sources
+    from verify.training.ensemble import train_ensemble
+    from verify.training.train import Training
 
     torch.set_num_threads(1)
     corpus, found = python_sources(BYTES), {}
@@ -284,10 +284,10 @@ def updates(options: argparse.Namespace) -> dict[str, str]:
     import torch
 
     from depthwidth import Transformer
-    from verify.corpus import python_sources
-    from verify.ensemble import train_ensemble
-    from verify.model import build
-    from verify.train import Training, train
+    from verify.models.model import build
+    from verify.training.corpus import python_sources
+    from verify.training.ensemble import train_ensemble
+    from verify.training.train import Training, train
 
     torch.set_num_threads(1)
     corpus, context, batch, members = python_sources(BYTES), options.context, options.batch, options.members
@@ -377,10 +377,10 @@ def ceiling(options: argparse.Namespace) -> dict[str, str]:
     from torch.nn import functional
 
     from depthwidth import Transformer
-    from verify.corpus import python_sources
-    from verify.ensemble import train_ensemble
-    from verify.model import build
-    from verify.train import Training
+    from verify.models.model import build
+    from verify.training.corpus import python_sources
+    from verify.training.ensemble import train_ensemble
+    from verify.training.train import Training
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     corpus, tokens, width = python_sources(BYTES), options.batch * options.context, options.width

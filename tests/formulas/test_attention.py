@@ -29,7 +29,7 @@ from depthwidth.formulas.attention import (
     score_variance,
     softmax_entropy,
 )
-from depthwidth.softmax_integrals import OverlapTable, overlap, pair_overlap
+from depthwidth.numerics.softmax import OverlapTable, overlap, pair_overlap
 
 SHEET = {"length": 64, "width": 256, "head_dim": 64}
 

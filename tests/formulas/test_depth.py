@@ -9,11 +9,11 @@ from helpers import check, table
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 
+from depthwidth.analysis.propagation import moments_of
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
 from depthwidth.formulas import depth, gaussian, moments
 from depthwidth.initialization import recipe
-from depthwidth.propagation import moments_of
 
 A, F = 1.0, depth.xavier_relu_block_second_moment(4)  # Xavier, ReLU, four times the width
 

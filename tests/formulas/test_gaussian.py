@@ -12,10 +12,10 @@ from helpers import agrees, check
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthwidth.activations import NAMED, Activation, activation
 from depthwidth.errors import InputError
 from depthwidth.formula import Correlation, Positive, formula, formulas
 from depthwidth.formulas import gaussian
+from depthwidth.layers.activations import NAMED, Activation, activation
 
 ALL = formulas(topic="gaussian")
 FAMILIES = ["identity", "relu", "leaky_relu", "relu2", "gelu", "erf"]

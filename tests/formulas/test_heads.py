@@ -14,7 +14,7 @@ from depthwidth.errors import InputError
 from depthwidth.formula import formulas
 from depthwidth.formulas import heads as h
 from depthwidth.formulas.saturation import gap_for_weight
-from depthwidth.retrieval_integrals import best_retrieval, retrieval_error_at
+from depthwidth.numerics.retrieval import best_retrieval, retrieval_error_at
 
 # ---- sharp heads ----
 

@@ -10,7 +10,7 @@ from scipy.special import roots_genlaguerre
 
 from depthwidth.formula import find_formula, formulas
 from depthwidth.formulas import attention, depth, gaussian, heads, moments
-from depthwidth.softmax_integrals import overlap
+from depthwidth.numerics.softmax import overlap
 
 LONG = 2.0 ** np.arange(14, 21)
 """Lengths at which a logarithm moves a slope by 1/ln n, less than 0.11."""

@@ -8,12 +8,12 @@ from helpers import agrees, check, golden, table
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthwidth.concentration import concentration
+from depthwidth.analysis.concentration import concentration
 from depthwidth.errors import InputError
 from depthwidth.formulas import saturation as s
 from depthwidth.formulas.attention import softmax_entropy
-from depthwidth.retrieval_integrals import planted
-from depthwidth.softmax_integrals import overlap
+from depthwidth.numerics.retrieval import planted
+from depthwidth.numerics.softmax import overlap
 
 EXACT = golden("softmax_iid_logits_exact")
 

@@ -14,7 +14,7 @@ from depthwidth.coefficients import coefficient, covariance, editions, reference
 from depthwidth.errors import InputError
 from depthwidth.formulas import shape
 from depthwidth.formulas.separation import depth_efficiency_threshold
-from depthwidth.optima import gemstones_flop_optimum
+from depthwidth.planning.optima import gemstones_flop_optimum
 
 BUDGETS = st.floats(4, 15).map(lambda exponent: 10.0**exponent)
 

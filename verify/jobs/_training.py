@@ -15,13 +15,13 @@ from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
 from depthwidth.initialization import Recipe, recipe
 
-from ..tables import canonical, digest_of
+from ..runs.store import canonical, digest_of
 from . import Context, Ensemble, Measurement
 
 if TYPE_CHECKING:
-    from ..corpus import Corpus
-    from ..model import Model
-    from ..train import Outcome, Training
+    from ..models.model import Model
+    from ..training.corpus import Corpus
+    from ..training.train import Outcome, Training
 
 CORPUS_VARIABLE = "DEPTHWIDTH_CORPUS"
 """A file or folder of text to train on, in place of the Python sources of the installed packages."""
@@ -29,9 +29,14 @@ CACHE_VARIABLE = "DEPTHWIDTH_CACHE"
 """Where tokens are kept between processes."""
 
 USES = (
-    "verify.jobs._training", "verify.model", "verify.train", "verify.ensemble", "verify.optim", "verify.corpus",
-    "verify.initialize",
-)  # fmt: skip
+    "verify.jobs._training",
+    "verify.models.model",
+    "verify.training.train",
+    "verify.training.ensemble",
+    "verify.training.optim",
+    "verify.training.corpus",
+    "verify.models.initialize",
+)
 """The code that decides what a training finds."""
 
 
@@ -68,7 +73,7 @@ def corpus_of(limit: int, vocab: int) -> Corpus:
 
 @functools.cache
 def _corpus(limit: int, vocab: int, own: str) -> Corpus:
-    from .. import corpus
+    from ..training import corpus
 
     name = digest_of(canonical([limit, vocab, own, _stamp(own)]).encode())
     place = _cache() / name
@@ -182,7 +187,7 @@ def trained(spec: Mapping[str, Any], context: Context, model: Model | None = Non
     Measures ``loss`` (final validation loss in nats per token, infinite if it diverged) with its standard error over batches of
     windows, ``validation_loss`` at the steps of evaluation, ``training_loss`` at the last step, and ``diverged`` (0 or 1).
     """
-    from ..train import train
+    from ..training.train import train
 
     text, plan = planned_text(spec["data"]), training_of(spec, context)
     outcome = train(
@@ -197,8 +202,8 @@ def trained_together(
     specs: Sequence[Mapping[str, Any]], contexts: Sequence[Context], folder: Path
 ) -> Iterator[tuple[Measurement, ...]]:
     """What :func:`trained` measures, of several runs with one :func:`shape_of` that are trained in one program."""
-    from ..ensemble import train_ensemble
-    from ..initialize import parameter_groups
+    from ..models.initialize import parameter_groups
+    from ..training.ensemble import train_ensemble
 
     both = list(zip(specs, contexts, strict=True))
     models, plans = [model_of(*one) for one in both], [training_of(*one) for one in both]
@@ -222,8 +227,8 @@ def trained_together(
 
 
 def shape_of(spec: Mapping[str, Any]) -> str:
-    """What runs trained in one program have in common: all but the seed and what :mod:`verify.ensemble` leaves free."""
-    from ..ensemble import ALIKE
+    """Everything that runs trained in one program share: all but the seed and what :mod:`verify.training.ensemble` varies."""
+    from ..training.ensemble import ALIKE
 
     return canonical({**spec, "training": {name: value for name, value in spec["training"].items() if name in ALIKE}})
 
@@ -234,7 +239,7 @@ TOGETHER = Ensemble(shape_of, trained_together)
 
 def model_of(spec: Mapping[str, Any], context: Context) -> Model:
     """The fresh model of a run, if its tree and recipe still are what was planned."""
-    from ..model import build
+    from ..models.model import build
 
     check_decided(spec)
     return build(tree_of(spec), recipe=recipe_of(spec), seed=context.seed)
@@ -242,7 +247,7 @@ def model_of(spec: Mapping[str, Any], context: Context) -> Model:
 
 def training_of(spec: Mapping[str, Any], context: Context) -> Training:
     """How a run is trained, with its seed for what is drawn and for what is read."""
-    from ..train import Training
+    from ..training.train import Training
 
     return Training.from_dict({**spec["training"], "seed": context.seed, "data_seed": context.seed})
 

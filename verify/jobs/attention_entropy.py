@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from ..tables import Row, canonical
+from ..runs.store import Row, canonical
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._training import corpus_of, data_spec, planned_text
 
@@ -46,12 +46,12 @@ _SIZES: dict[str, tuple[int, int, int, int]] = {
 @functools.cache
 def _predicted(fields: str, context: int, sha256: str) -> tuple[Prediction, ...]:
     """Of one configuration on one text."""
-    from ..head_experiments import ENTROPY_QUANTITIES, calibration_rows, predicted_attention
+    from ._head_experiments import ENTROPY_QUANTITIES, calibration_rows, predicted_attention
 
-    version = version_of("depthwidth.propagation", "depthwidth.initialization")
+    version = version_of("depthwidth.analysis.propagation", "depthwidth.initialization")
     batches = calibration_rows(corpus_of(_BYTES, 256), _SEQUENCES, context)
     return tuple(
-        Prediction(quantity, value, "depthwidth.softmax_integrals.overlap", version, f"layer.{layer}")
+        Prediction(quantity, value, "depthwidth.numerics.softmax.overlap", version, f"layer.{layer}")
         for layer, values in enumerate(predicted_attention(json.loads(fields), batches))
         for quantity, value in zip(ENTROPY_QUANTITIES, values, strict=True)
     )
@@ -71,7 +71,7 @@ def runs(size: str) -> Iterator[Run]:
 
 def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     """One model on the text: the mean over the heads of each layer. It takes seconds, and begins again after a kill."""
-    from ..head_experiments import ENTROPY_QUANTITIES, calibration_rows, measured_attention
+    from ._head_experiments import ENTROPY_QUANTITIES, calibration_rows, measured_attention
 
     batches = calibration_rows(planned_text(spec["data"]), spec["sequences"], spec["context"])
     for layer, heads in enumerate(measured_attention(spec["config"], context.seed, batches, context.device)):
@@ -114,5 +114,5 @@ JOB = Job(
     runs=runs,
     measure=measure,
     judge=judge,
-    uses=("verify.head_experiments", "verify.heads"),
+    uses=("verify.jobs._head_experiments", "verify.measure.heads"),
 )

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from depthwidth.propagation import propagate
+from depthwidth.analysis.propagation import propagate
 
-from ..tables import Row, canonical
+from ..runs.store import Row, canonical
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._training import USES, data_spec, decided, model_of, planned_text, recipe_of, trained, training_flops, tree_of
 
@@ -80,7 +80,7 @@ def _predictions(key: str) -> tuple[Prediction, ...]:
     ratio = at[first, "gradient"].second_moment / at[last, "gradient"].second_moment
     top = at[last, "forward"]
     correlation = top.covariance / top.second_moment
-    version = version_of("depthwidth.propagation", "depthwidth.initialization")
+    version = version_of("depthwidth.analysis.propagation", "depthwidth.initialization")
     formula = "depthwidth.propagate"
     return (
         Prediction("gradient_ratio", ratio, formula, version),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from ..tables import Row
+from ..runs.store import Row
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._heads import BYTES, gpt2_config, training_spec
 from ._training import USES, data_spec, planned_text, training_of
@@ -62,10 +62,10 @@ def runs(size: str) -> Iterator[Run]:
 
 def predict(size: str) -> Iterator[Prediction]:
     """The sign of a difference: the allocated loss less the uniform one is not above 0."""
-    version = version_of("depthwidth.head_allocation")
+    version = version_of("depthwidth.planning.head_allocation")
     for kind in _KINDS:
         for share in _SIZES[size].scratch_shares if kind == " from scratch" else _SIZES[size].shares:
-            yield Prediction("loss_difference", 0.0, "depthwidth.head_allocation", version, f"{share:g}{kind}")
+            yield Prediction("loss_difference", 0.0, "depthwidth.planning.head_allocation", version, f"{share:g}{kind}")
 
 
 def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
@@ -73,7 +73,7 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
 
     Every training goes on from its own checkpoints; measuring and cutting take seconds, and begin again.
     """
-    from ..head_experiments import Setting, cut_losses_of, scratch_losses_of
+    from ._head_experiments import Setting, cut_losses_of, scratch_losses_of
 
     setting = Setting(spec["config"], planned_text(spec["data"]), training_of(spec, context), context.folder, context.device)
     shares = spec["shares"]
@@ -139,5 +139,11 @@ JOB = Job(
     measure=measure,
     judge=judge,
     predict=predict,
-    uses=("verify.head_experiments", "verify.heads", "verify.jobs._heads", "depthwidth.head_allocation", *USES),
+    uses=(
+        "verify.jobs._head_experiments",
+        "verify.measure.heads",
+        "verify.jobs._heads",
+        "depthwidth.planning.head_allocation",
+        *USES,
+    ),
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from depthwidth.formulas.heads import best_retrieval_error, critical_head_dim
 
-from ..tables import Row
+from ..runs.store import Row
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 
 TOLERANCE = 0.02
@@ -40,7 +40,7 @@ def runs(size: str) -> Iterator[Run]:
 
 def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     """Train one head; its error on fresh rows."""
-    from ..head_experiments import train_retrieval
+    from ._head_experiments import train_retrieval
 
     error, stderr = train_retrieval(
         spec["length"], spec["head_dim"], seed=context.seed, steps=spec["steps"],
@@ -78,5 +78,5 @@ JOB = Job(
     runs=runs,
     measure=measure,
     judge=judge,
-    uses=("verify.head_experiments",),
+    uses=("verify.jobs._head_experiments",),
 )

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from depthwidth.propagation import propagate
+from depthwidth.analysis.propagation import propagate
 
-from ..tables import Row
+from ..runs.store import Row
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._training import check_decided, decided, recipe_of, tree_of
 
@@ -87,7 +87,7 @@ def _predictions(spec: Mapping[str, Any]) -> Iterator[Prediction]:
     tree, made = tree_of(spec), recipe_of(spec)
     frame = propagate(tree, made, variance=1.0, correlation=spec["correlation"])
     name = tree.stack_name
-    version = version_of("depthwidth.propagation", "depthwidth.initialization")
+    version = version_of("depthwidth.analysis.propagation", "depthwidth.initialization")
     behind = {f"{name}.block.{layer}": layer for layer in range(tree.depth)}
     for row in frame.itertuples():
         if row.site not in behind and row.site != f"{name}.input":
@@ -104,7 +104,7 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     """Means over draws of weights, input and output gradient, with their standard errors."""
     import numpy
 
-    from ..moments import simulated_stream
+    from ..measure.stacks import simulated_stream
 
     tree, made = tree_of(spec), recipe_of(spec)
     check_decided(spec)
@@ -186,5 +186,5 @@ JOB = Job(
     runs=runs,
     measure=measure,
     judge=judge,
-    uses=("verify.moments",),
+    uses=("verify.measure.stacks",),
 )

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from depthwidth.analysis.propagation import propagate
 from depthwidth.architecture import Transformer
 from depthwidth.initialization import recipe, shipped_options
-from depthwidth.propagation import propagate
 
 from . import Context, Job, Measurement, Prediction, Run, version_of
 from .moments import WITHIN, judge
@@ -72,7 +72,7 @@ def _predictions(spec: Mapping[str, Any]) -> Iterator[Prediction]:
         tree, recipe(tree, "shipped", **shipped_options(spec["config"])), dropout=False,
         token_match=(text[:, None] == text).astype(float), segment_match=1.0,  # transformers puts all in one segment
     )  # fmt: skip
-    version = version_of("depthwidth.propagation", "depthwidth.initialization", "depthwidth.hf")
+    version = version_of("depthwidth.analysis.propagation", "depthwidth.initialization", "depthwidth.architecture.hf")
     known = {(row.site, row.direction): row for row in frame.itertuples()}
     last = _sites(tree)[-1]
     for site in _sites(tree):

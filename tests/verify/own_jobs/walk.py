@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from verify.jobs import Comparison, Ensemble, Job, Measurement, Prediction, Run, Verdict
-from verify.tables import write_whole
+from verify.runs.store import write_whole
 
 SIZES = {"tiny": (3, 40), "small": (6, 60)}
 

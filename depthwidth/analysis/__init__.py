@@ -1,0 +1,1 @@
+"""Readings of a tree: propagated moments, sweeps, saturation, diagnosis, description, published tables."""

@@ -1,0 +1,258 @@
+"""Everything there is to say about one transformer: its counts, and how its shape compares with what the rules want."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..architecture import Transformer
+from ..architecture.number_formats import judged_dtype
+from ..errors import InputError, shown
+from ..formulas import shape as formulas
+from ..layers import PatchStem, Run
+from ..planning.caveats import penalty_caveats, shape_caveats
+from ..planning.rules import meet, rules
+from ..quantities import format_bytes, plain_number
+
+if TYPE_CHECKING:
+    import pandas
+
+    from ..initialization import Recipe
+    from .diagnosis import Finding
+
+LARGEST_DIAGNOSED = 512
+"""Blocks up to which :func:`describe` propagates moments without being asked: every published model, in well under a second."""
+LONGEST_DIAGNOSED = 4096
+"""Tokens up to which it does so; a longer context is judged at this one, as time and memory grow with its square."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one rule says of a shape, at the same number of parameters without the embedding."""
+
+    rule: str
+    kind: str
+    best_depth: float
+    best_width: float
+    width_ratio: float
+    """The shape's width over the rule's best."""
+    loss_penalty: float
+    """Relative loss that the difference is predicted to cost if the rule is right."""
+    extrapolated: bool | None
+    """Whether the best shape lies outside what the rule's data covered; None where its source does not say what that was."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """A transformer's counts under stated conventions. Everything ``depthwidth describe`` prints is here."""
+
+    tree: Transformer
+    context: int | None = None
+    source: int | None = None
+    batch: int = 1
+    masked: bool = False
+    dtype: str = "bf16"
+    init: str | Recipe = "shipped"
+    diagnosed: bool | None = None
+    """Whether moments are propagated and judged; None for where that takes no time to speak of."""
+
+    @cached_property
+    def run(self) -> Run:
+        """The pass that is counted."""
+        return self.tree.run(self.context, self.source, batch=self.batch, masked=self.masked)
+
+    def shape(self) -> dict[str, Any]:
+        """The numbers that make the shape. Where blocks differ, the first block's."""
+        tree, mixture = self.tree, self.tree.experts
+        return {
+            "kind": tree.kind,
+            "depth": tree.depth,
+            "encoder_depth": tree.encoder.depth if tree.encoder is not None else None,
+            "width": tree.width,
+            "heads": tree.heads,
+            "kv_heads": tree.kv_heads,
+            "head_dim": tree.head_dim,
+            "ffn": tree.ffn,
+            "vocab": tree.vocab,
+            "context": tree.context,
+            "experts": mixture.experts if mixture else None,
+            "experts_per_token": mixture.top_k if mixture else None,
+        }
+
+    def parameters(self) -> dict[str, int]:
+        """Parameter counts, exact."""
+        tree = self.tree
+        return {
+            "parameters": tree.parameters,
+            "non_embedding_parameters": tree.non_embedding_parameters,
+            "embedding_parameters": tree.embedding_parameters,
+            "active_parameters": tree.active_parameters,
+        }
+
+    @cached_property
+    def costs(self) -> dict[str, Any]:
+        """Operations and bytes at the described context and batch."""
+        tree = self.tree
+        lengths: dict[str, Any] = {"context": self.run.tokens, "source": self.run.memory or None}
+        flops = {"masked": self.masked, **lengths}
+        memory = {"batch": self.batch, "dtype": self.dtype, **lengths}
+        return {
+            "counted_context": self.run.tokens,
+            "counted_source": self.run.memory or None,
+            "counted_batch": self.batch,
+            "masked": self.masked,
+            "dtype": self.dtype,
+            "forward_flops_per_token": plain_number(tree.flops_per_token(**flops)),
+            "training_flops_per_token": plain_number(tree.flops_per_token(training=True, **flops)),
+            "weight_bytes": tree.weight_bytes(self.dtype),
+            "kv_cache_bytes": tree.kv_cache_bytes(**memory),
+            "training_memory": _with_total(tree.training_memory(**memory)),
+            "training_memory_recomputed": _with_total(tree.training_memory(recompute="full", **memory)),
+        }
+
+    def cost_facts(self) -> dict[str, str]:
+        """:attr:`costs` as people read them."""
+        costs = self.costs
+        memory, recomputed = (
+            {name: format_bytes(amount) for name, amount in costs[kind].items()}
+            for kind in ("training_memory", "training_memory_recomputed")
+        )
+        parts = ", ".join(f"{name} {memory[name]}" for name in ("weights", "gradients", "optimizer", "activations"))
+        return {
+            "forward FLOPs per token": f"{costs['forward_flops_per_token']:.4g}",
+            "training FLOPs per token": f"{costs['training_flops_per_token']:.4g}",
+            "weights": format_bytes(costs["weight_bytes"]),
+            "key-value cache": format_bytes(costs["kv_cache_bytes"]),
+            "training memory (Adam)": f"{memory['total']}: {parts}",
+            "  with recomputation": f"{recomputed['total']}: activations {recomputed['activations']}",
+        }
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What each rule says of the shape."""
+        tree = self.tree
+        size = tree.trained_size
+        # The tree's own parameters per layer and squared width stand in for the 12 of a plain block.
+        density = size / (tree.depth * tree.width**2)
+        found = []
+        for rule in rules(images=isinstance(tree.stem, PatchStem)).values():
+            best = meet(rule.curve(density), lambda depth, width: density * depth * width**2, size)
+            if best is not None and not rule.comparison:
+                penalty = float(formulas.shape_penalty(tree.width, best[1]))
+                extrapolated = rule.extrapolates(*best, size)
+                found.append(Verdict(rule.name, rule.kind, *best, tree.width / best[1], penalty, extrapolated))
+        return tuple(found)
+
+    @cached_property
+    def _diagnosis(self) -> tuple[tuple[Finding, ...], str]:
+        """The findings of :func:`~depthwidth.analysis.diagnosis.diagnose`, or why there are none."""
+        tree = self.tree
+        blocks = sum(stack.depth for stack in (tree.encoder, tree.decoder) if stack is not None)
+        if self.diagnosed is False:
+            return (), ""
+        if self.diagnosed is None and blocks > LARGEST_DIAGNOSED:
+            return (), "moments of signal and gradient are left out, as they take a while here; ask for the diagnosis"
+        from .diagnosis import diagnose
+
+        lengths: dict[str, Any] = {"context": self.diagnosed_context}
+        if self.source is not None:
+            lengths["source"] = min(self.source, LONGEST_DIAGNOSED)
+        try:
+            return tuple(diagnose(tree, self.init, self.diagnosed_dtype, batch=self.batch, **lengths)), ""
+        except InputError as error:
+            if self.diagnosed:
+                raise
+            return (), f"moments of signal and gradient are not predicted: {error}"
+
+    @property
+    def diagnosed_context(self) -> int:
+        """Tokens at which moments are judged."""
+        return min(self.run.tokens, LONGEST_DIAGNOSED)
+
+    @property
+    def diagnosed_dtype(self) -> str:
+        """Number format that activations and gradients are judged in; bf16 where `dtype` is one of weights alone."""
+        return judged_dtype(self.dtype)
+
+    @property
+    def diagnosis(self) -> tuple[Finding, ...]:
+        """What its moments at initialisation say, the worst place of each kind; empty where they were not predicted."""
+        return self._diagnosis[0]
+
+    @property
+    def undiagnosed(self) -> str:
+        """Why there is no diagnosis, one sentence; empty where there is one or none was wanted."""
+        return self._diagnosis[1]
+
+    def findings(self) -> list[str]:
+        """What stands out, and what limits the verdicts; one sentence each."""
+        tree = self.tree
+        size = tree.trained_size
+        found = [*shape_caveats(tree), *penalty_caveats(tree, size, (v.width_ratio for v in self.verdicts))]
+        if tree.experts is not None:
+            found.append("the rules are held against the parameters that a token meets, not against all")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: what ``depthwidth describe --json`` prints."""
+        return {
+            **self.parameters(),
+            **self.shape(),
+            **self.costs,
+            "verdicts": {verdict.rule: asdict(verdict) for verdict in self.verdicts},
+            "findings": self.findings(),
+            "diagnosis": [finding.to_dict() for finding in self.diagnosis],
+            "diagnosed_context": self.diagnosed_context,
+            "diagnosed_dtype": self.diagnosed_dtype,
+            "undiagnosed": self.undiagnosed,
+            "components": self.rows(),
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per component; parameters, active parameters and operations add up to the totals."""
+        return self.tree.breakdown(self.run.tokens, source=self.run.memory or None, masked=self.masked)
+
+    def frame(self) -> pandas.DataFrame:
+        """:meth:`rows` as a data frame."""
+        import pandas
+
+        return pandas.DataFrame(self.rows())
+
+
+def describe(
+    tree: Transformer,
+    context: int | None = None,
+    *,
+    source: int | None = None,
+    batch: int = 1,
+    masked: bool = False,
+    dtype: str = "bf16",
+    init: str | Recipe = "shipped",
+    diagnosed: bool | None = None,
+) -> Description:
+    """A transformer's counts at a context, and the rules' verdicts on its shape.
+
+    Parameters
+    ----------
+    tree : the transformer.
+    context, source, batch : lengths and number of sequences; the tree's own context and 1 by default.
+    masked : whether attention scores behind a causal mask are left out of FLOPs.
+    dtype : number format of weights and activations; int8, int4 and fp4 are of weights, and moments are then judged in bf16.
+    init : the initialisation whose moments :attr:`Description.diagnosis` judges, a scheme or a recipe.
+    diagnosed : whether to do so; by default for up to 512 blocks.
+
+    Raises
+    ------
+    InputError
+        if a length is not a positive whole number or the number format is unknown.
+    """
+    if not isinstance(tree, Transformer):
+        raise InputError(f"describe: {shown(tree)} is not a Transformer")
+    description = Description(tree, context, source, batch, masked, dtype, init, diagnosed)
+    description.costs  # noqa: B018  (refuses bad lengths and formats here rather than when it is printed)
+    return description
+
+
+def _with_total(memory: Any) -> dict[str, int]:
+    return {**asdict(memory), "total": memory.total}

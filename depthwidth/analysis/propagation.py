@@ -1,0 +1,403 @@
+"""``propagate``: push the moments of a signal forward through any tree, and those of a gradient back."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from ..architecture import Transformer
+from ..checks import check_whole
+from ..errors import InputError
+from ..formulas.moments import zipf_match_probability
+from ..initialization import Recipe, recipe
+from ..layers import LanguageHead, TokenStem
+from ..layers.stem import SEGMENT_MATCH
+from ..signal import AnySignal, Place, Row, Signal, Spread, TokenSignal, Walk, check_signal
+
+if TYPE_CHECKING:
+    import pandas
+
+    from ..signal.positions import Positions
+
+
+LONGEST_APART = 2048
+"""Tokens of a context above which, with ALiBi, more are taken to change nothing: its flattest head forgets within 256 or so."""
+
+
+class WalkOptions(TypedDict, total=False):
+    """The arguments of :func:`propagate` behind `init`, but for `lengths`; described there."""
+
+    variance: float | None
+    correlation: float | None
+    gram: Any
+    token_match: Any
+    segment_match: float
+    gradient: tuple[float, float] | str
+    context: int | None
+    source: int | None
+    dropout: bool
+    finite_width: bool
+
+
+class PropagationOptions(WalkOptions, total=False):
+    """The arguments of :func:`propagate` behind `init`."""
+
+    lengths: Iterable[Any] | Mapping[Any, float] | None
+
+
+def propagate(
+    tree: Transformer,
+    init: str | Recipe = "shipped",
+    *,
+    variance: float | None = None,
+    correlation: float | None = None,
+    gram: Any = None,
+    token_match: Any = None,
+    segment_match: float = SEGMENT_MATCH,
+    gradient: tuple[float, float] | str = (1.0, 0.0),
+    context: int | None = None,
+    source: int | None = None,
+    lengths: Iterable[Any] | Mapping[Any, float] | None = None,
+    dropout: bool = True,
+    finite_width: bool = True,
+) -> pandas.DataFrame:
+    """Predict the moments at every site of a transformer at initialisation.
+
+    Parameters
+    ----------
+    tree : the transformer.
+    init : a scheme by name (:func:`~depthwidth.initialization.schemes`), or a recipe.
+    variance, correlation : of the input to the first block, where they are known; by default they follow from the embedding.
+    gram : the same, token by token: a symmetric array of shape (L, L) that holds E x_t.x_t'/width of that input, second moments
+        on its diagonal. L then is the context.
+    token_match : probability that two positions hold the same token; by default that of Zipf's law over the vocabulary (0 for
+        image patches). Measure it on your text: the sum of squared frequencies. Or an array of shape (L, L) that holds 1 where
+        positions of one text have the same token, or such arrays' mean.
+    segment_match : probability that two positions are of the same segment, where the embedding has segments.
+    gradient : second moment and correlation of the gradient behind the last norm, or ``"loss"`` for the cross-entropy of a
+        language model, summed over positions, which also passes the head's transform where there is one (BERT). By default 1
+        and 0: a language model's correlation is near 0.
+    context, source : tokens of a sequence (and of the encoder's); the tree's context by default.
+    lengths : in place of `context`, for a padded batch: the length of each sequence without its padding, or a mapping from a
+        length to how many sequences have it. In a model of two stacks a length may be a pair (of the decoder's sequence, of the
+        encoder's). Rows are then averages over the real tokens, see :mod:`depthwidth.analysis.padding`.
+    dropout : whether the network is in training mode.
+    finite_width : whether to correct for finite width, to first order.
+
+    Returns
+    -------
+    A data frame with a row for each site and direction: `site`, `layer` (missing outside the blocks), `direction` (``forward``
+    or ``gradient``), `mean`, `second_moment`, `variance`, `covariance` and `correlation` between two different tokens. Forward
+    rows describe what a component puts out, gradient rows the loss's derivative by it. Where positions differ, numbers are
+    averages over them. How far one network may lie from these means over draws of the weights: `spread` is the relative
+    standard deviation of the residual stream's second moment (missing elsewhere), `log_variance` the variance of the logarithm
+    of a post-norm stack's gradient, whose typical value is smaller than its mean by a factor of exp(log_variance / 2).
+
+    Raises
+    ------
+    InputError
+        if a number is out of range, the scheme is unknown, or the tree holds a component whose moments are not known.
+
+    Notes
+    -----
+    Means are over weights and inputs. Tokens are exchangeable, every pair of positions with the same correlation, unless a
+    causal mask or a Gram matrix makes them differ; each position is then followed by itself
+    (:mod:`depthwidth.signal.attention`). With ALiBi in a causal stack each position is followed with those some distances
+    before
+    it (:mod:`depthwidth.signal.alibi_attention`). Contexts above 2048 tokens then count as 2048; at 8192 that shows in the
+    covariance
+    of gradients alone, which falls as 1/L. In stacks without a mask, and in encoder-decoders, ALiBi is left out. So are
+    relative position biases: at T5's own scale they change E sum p^2 by 0.2 %.
+    """
+    import pandas
+
+    columns = _columns_of(
+        tree, init, variance=variance, correlation=correlation, gram=gram, token_match=token_match,
+        segment_match=segment_match, gradient=gradient, context=context, source=source, lengths=lengths, dropout=dropout,
+        finite_width=finite_width,
+    )  # fmt: skip
+    columns["layer"] = pandas.arrays.IntegerArray(columns["layer"], columns["layer"] < 0)
+    columns["direction"] = pandas.Categorical.from_codes(columns["direction"], list(_DIRECTIONS))
+    return pandas.DataFrame(columns, copy=False)  # nobody else holds them
+
+
+def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Unpack[PropagationOptions]) -> list[dict[str, Any]]:
+    """The rows of :func:`propagate` as plain data, with the same arguments."""
+    columns = {name: values.tolist() for name, values in _columns_of(tree, init, **given).items()}
+    columns["spread"] = [None if math.isnan(value) else value for value in columns["spread"]]
+    columns["layer"] = [None if layer < 0 else layer for layer in columns["layer"]]
+    columns["direction"] = [_DIRECTIONS[code] for code in columns["direction"]]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _columns_of(tree: Transformer, init: str | Recipe = "shipped", *, lengths: Any = None, **given: Any) -> dict[str, Any]:
+    """The rows as arrays: of one length, or averaged over those of a padded batch."""
+    if lengths is None:
+        return _columns(walk_tree(tree, init, **given))
+    from .padding import Batch
+
+    context, source = given.pop("context", None), given.pop("source", None)
+    if context is not None:
+        raise InputError(f"propagate: lengths leaves no room for context={context}; give one of the two")
+    for name in ("gram", "token_match"):
+        if given.get(name) is not None and not isinstance(given[name], float | int):
+            raise InputError(f"propagate: lengths leaves no room for {name} as an array, which has one length")
+    batch = Batch.of(tree, lengths, source)
+    made = init if isinstance(init, Recipe) else recipe(tree, init)
+
+    def columns(tokens: int, memory: int | None) -> dict[str, Any]:
+        return _columns(walk_tree(tree, made, context=tokens, source=memory, smallest=1, **given))
+
+    return batch.averages(tree, columns)
+
+
+def walk_tree(tree: Transformer, init: str | Recipe = "shipped", *, smallest: int = 2, **given: Unpack[WalkOptions]) -> Walk:
+    """The walk behind :func:`propagate`, before its rows are made into a table; the same arguments.
+
+    `smallest` is how many tokens a sequence has at least.
+    """
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused at the next map, in a sentence
+        return _walk_tree(tree, init, smallest=smallest, **given)
+
+
+def _walk_tree(
+    tree: Transformer,
+    init: str | Recipe = "shipped",
+    *,
+    variance: float | None = None,
+    correlation: float | None = None,
+    gram: Any = None,
+    token_match: Any = None,
+    segment_match: float = SEGMENT_MATCH,
+    gradient: tuple[float, float] | str = (1.0, 0.0),
+    context: int | None = None,
+    source: int | None = None,
+    dropout: bool = True,
+    finite_width: bool = True,
+    smallest: int = 2,
+) -> Walk:
+    given = _Input.of(tree, variance, correlation, gram, token_match)
+    run = tree.run(given.tokens or context, source)
+    check_whole("propagate", smallest=smallest, context=run.tokens)
+    if given.tokens is not None and context not in (None, given.tokens):
+        raise InputError(f"propagate: context={context} is not the {given.tokens} tokens of the array that is given")
+    if isinstance(gradient, str) and gradient != "loss":
+        raise InputError(f"propagate: gradient={gradient!r} is not 'loss' or a second moment and a correlation")
+    if not 0 <= segment_match <= 1:
+        raise InputError(f"propagate: segment_match={segment_match} is not a probability")
+    behind = None if isinstance(gradient, str) else check_signal("propagate: gradient", *gradient)
+    made = init if isinstance(init, Recipe) else recipe(tree, init)
+    walk = Walk(made, run.tokens, run.memory or run.tokens, dropout, finite_width)
+    root = Place(walk, "")
+    encoded: AnySignal = None
+    pull_encoder = None
+    if tree.kind == "encoder-decoder" and tree.encoder is not None:
+        walk.length = walk.source_length
+        with walk.silence():  # the stem is written down once, where it enters the last stack
+            encoded, _ = tree.stem.embed(root.at("stem"), Signal(1.0, given.mean_match), segment_match)
+        walk.memory, pull_encoder = tree.encoder.moments(given.replaced(encoded, tree.width), root.at("encoder"))
+        walk.length = run.tokens
+    walk.positions = given.positions(tree, run.tokens)
+    identity = given.identity(walk.positions)
+    x, pull_stem = tree.stem.embed(root.at("stem"), identity, segment_match)
+    x = given.replaced(x, tree.width)
+    y, pull = tree.stack.moments(x, root.at(tree.stack_name))
+    head = tree.head if isinstance(tree.head, LanguageHead) else None
+    z, pull_head = y, None
+    if head is not None:
+        z, pull_head = head.features(y, root.at("head"))
+        head.logits(z, root.at("head"), root.at("stem"))
+    if behind is not None:
+        back = behind.spread_over(y)
+    elif head is None or pull_head is None:
+        raise InputError("propagate: gradient='loss' needs a language-model head; give a second moment and a correlation")
+    else:
+        loss = Signal(*head.loss_gradient(z, root.at("head"), root.at("stem"), given.mean_match))
+        back = pull_head(loss.spread_over(z))
+    front = pull(back)
+    pull_stem(front)
+    if pull_encoder is not None and walk.memory_gradient is not None:
+        pull_encoder(walk.memory_gradient)
+    return walk
+
+
+@dataclass(frozen=True)
+class _Input:
+    """What a caller says of the tokens and of the first block's input."""
+
+    match: Any
+    """Probability that two positions hold the same token: a number or an array of shape (L, L)"""
+    variance: float | None
+    correlation: float | None
+    gram: Any
+
+    @classmethod
+    def of(cls, tree: Transformer, variance: Any, correlation: Any, gram: Any, match: Any) -> _Input:
+        """The input with everything checked."""
+        if gram is not None:
+            if variance is not None or correlation is not None or match is not None:
+                raise InputError("propagate: gram leaves no room for variance, correlation or token_match")
+            gram = _token_array("gram", gram)
+            if not (gram.diagonal() > 0).all():
+                raise InputError("propagate: gram has a second moment on its diagonal that is not positive")
+        if match is None:
+            match = float(zipf_match_probability(tree.vocab)) if isinstance(tree.stem, TokenStem) and tree.vocab > 1 else 0.0
+        elif isinstance(match, float | int):
+            if not 0 <= match <= 1:
+                raise InputError(f"propagate: token_match={match} is not a probability")
+        else:
+            match = _token_array("token_match", match)
+            if match.min() < 0 or match.max() > 1:
+                raise InputError("propagate: token_match holds what is not a probability")
+        return cls(match, variance, correlation, gram)
+
+    @property
+    def tokens(self) -> int | None:
+        """Positions of the array that is given, if one is."""
+        array = self.gram if self.gram is not None else self.match
+        return None if isinstance(array, float | int) else len(array)
+
+    @property
+    def mean_match(self) -> float:
+        """Probability that two different positions hold the same token."""
+        if isinstance(self.match, float | int):
+            return float(self.match)
+        n = len(self.match)
+        return float((self.match.sum() - self.match.trace()) / (n * (n - 1)))
+
+    def positions(self, tree: Transformer, tokens: int) -> Positions | None:
+        """The positions to follow one by one; None where tokens are exchangeable."""
+        from ..signal.positions import Distances, Positions
+
+        if self.tokens is not None:
+            return Positions.every(tokens)
+        if tree.stack.penalises_distance and tree.kind != "encoder-decoder" and tokens > 1:
+            return Distances.back(min(tokens, LONGEST_APART))
+        return Positions.smooth(tokens) if tree.stack.causal or tokens == 1 else None
+
+    def identity(self, positions: Positions | None) -> AnySignal:
+        """A signal of second moment 1 whose covariance is the match probability."""
+        import numpy as np
+
+        if positions is None:
+            return Signal(1.0, self.mean_match)
+        if isinstance(self.match, float | int):
+            return TokenSignal(*positions.alike(1.0, self.match), positions)
+        return TokenSignal(np.ones(len(self.match)), self.match, positions)
+
+    def replaced(self, x: AnySignal, width: int) -> AnySignal:
+        """The first block's input: `x` as it comes from the embedding, or what the caller gives instead."""
+        if self.gram is not None and isinstance(x, TokenSignal):
+            y: AnySignal = x.of(self.gram.diagonal().copy(), self.gram)
+        elif self.variance is not None or self.correlation is not None:
+            q, c = x.averages
+            given = check_signal(
+                "propagate",
+                q if self.variance is None else self.variance,
+                max(-1.0, min(1.0, c / q)) if self.correlation is None else self.correlation,
+            )
+            y = x.of(given.second_moment + 0.0 * x.second_moment, given.covariance + 0.0 * x.covariance)
+        else:
+            return x
+        return y.spread_as(x.spread and Spread.of_gaussian(y, width))
+
+
+def _token_array(name: str, values: Any) -> Any:
+    """A symmetric array over pairs of tokens.
+
+    Raises
+    ------
+    InputError
+        if it is none, or holds what is not a finite number.
+    """
+    import numpy as np
+
+    try:
+        array = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError(f"propagate: {name} is not an array of numbers") from None
+    if array.ndim != 2 or array.shape[0] != array.shape[1] or len(array) < 2:
+        raise InputError(f"propagate: {name} has shape {array.shape}, not (L, L) over two tokens or more")
+    if not np.isfinite(array).all() or not np.allclose(array, array.T, rtol=1e-6, atol=1e-9 * np.abs(array).max()):
+        raise InputError(f"propagate: {name} is not symmetric, or holds what is not a finite number")
+    return array
+
+
+_DIRECTIONS = ("forward", "gradient")
+_NUMBERS = ("mean", "second_moment", "covariance", "spread")
+
+
+def _columns(walk: Walk) -> dict[str, Any]:
+    """The rows as arrays by name, block by block in the order of the walk: up in the forward direction, down in the other.
+
+    A layer of -1 is none, and directions are places in _DIRECTIONS.
+    """
+    import numpy as np
+
+    heat = _log_variances(walk)
+    parts: dict[str, list[Any]] = {name: [] for name in ("site", "layer", "direction", *_NUMBERS, "log_variance")}
+    # What passed a range of blocks at once has a row for each site; blocks come first in the table.
+    for (layer, direction, stack), group in groupby(walk.rows, key=_passed_together):
+        sites = list(group)
+        forward = direction == "forward"
+        layers = layer if isinstance(layer, range) else [layer]
+        order = slice(None, None, 1 if forward else -1)
+        for name in _NUMBERS:
+            values = np.empty((len(layers), len(sites)))
+            for k, row in enumerate(sites):
+                values[:, k] = getattr(row, name)
+            parts[name].append(values[order].ravel())
+        parts["site"].append(_sites(tuple(row.role for row in sites), layer)[order].ravel())
+        parts["layer"].append(np.repeat(np.array([-1 if at is None else at for at in layers])[order], len(sites)))
+        parts["direction"].append(np.full(len(layers) * len(sites), _DIRECTIONS.index(direction)))
+        known = not forward and layer is not None and stack in heat
+        logs = heat[stack][list(layers)] if known else np.zeros(len(layers))
+        parts["log_variance"].append(np.repeat(logs[order], len(sites)))
+    found = {name: np.concatenate(columns) for name, columns in parts.items()}
+    square = found["mean"] ** 2
+    variance, covariance = found["second_moment"] - square, found["covariance"] - square
+    correlation = np.divide(covariance, variance, out=np.zeros_like(variance), where=variance != 0)
+    return {
+        **{name: found[name] for name in ("site", "layer", "direction", "mean", "second_moment")},
+        "variance": variance,
+        "covariance": covariance,
+        "correlation": correlation,
+        "spread": found["spread"],
+        "log_variance": found["log_variance"],
+    }
+
+
+def _passed_together(row: Row) -> tuple[int | range | None, str, str]:
+    return row.layer, row.direction, row.role.partition(".")[0]
+
+
+def _log_variances(walk: Walk) -> dict[str, Any]:
+    """For each stack, the variance of the logarithm of the gradient behind each block: what the blocks above it add up to."""
+    import numpy as np
+
+    found: dict[str, Any] = {}
+    for stack, layer, value in walk.log_variances:
+        layers = layer if isinstance(layer, range) else range(layer, layer + 1)
+        each = found.get(stack, np.zeros(0))
+        if len(each) < layers.stop:
+            each = found[stack] = np.concatenate([each, np.zeros(layers.stop - len(each))])
+        each[layers.start : layers.stop] += value
+    return {stack: each[::-1].cumsum()[::-1] for stack, each in found.items()}
+
+
+@functools.lru_cache(maxsize=256)
+def _sites(roles: tuple[str, ...], layer: int | range | None) -> Any:
+    """The names of these sites in each block, a row for each block."""
+    import numpy as np
+
+    layers = layer if isinstance(layer, range) else [layer]
+    names = [
+        [role if at is None else role.replace(".block", f".block.{at}", 1) for role in roles] for at in layers
+    ]  # fmt: skip
+    return np.array(names, dtype=object)

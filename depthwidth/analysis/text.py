@@ -1,0 +1,302 @@
+"""How often two positions of a text hold the same token: measured, where Zipf's law is a guess.
+
+Two positions with the same token share a row of the embedding, and this is what makes a language model's inputs correlate. The
+probability differs by a factor of ten between bytes, words and subwords, and is higher within one passage than over a corpus.
+
+>>> import numpy as np
+>>> text = Text(np.array([0, 1, 0, 2, 0, 1, 3, 3]), "ids", "example")
+>>> text.match_probability(), round(text.within(4).value, 4)
+(0.17857142857142858, 0.1667)
+>>> text.match_matrix(3).astype(int).tolist()
+[[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..checks import check_whole, newer
+from ..errors import InputError, shown
+from ..files import open_regular, reading
+
+LARGEST_PREFIX = 2**24
+"""Bytes that are read of a text; the match probability of two million words has settled to a few digits long before."""
+LARGEST_TOKENIZER = 10**8
+"""Bytes; the largest published tokenizer files have a third of it."""
+KINDS = ("bytes", "words", "ids")
+_FEW_TOKENS = 300
+"""Vocabularies up to here are taken to be bytes with a few special tokens."""
+
+
+class Measured(NamedTuple):
+    """A mean over windows of a text, and its standard error, None for a single one."""
+
+    value: float
+    stderr: float | None
+    windows: int
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as token numbers."""
+
+    ids: Any
+    """One-dimensional array of whole numbers."""
+    kind: str
+    """What a token is: ``bytes``, ``words`` (runs without white space), ``ids`` (as given) or ``tokenizer FILE``."""
+    source: str
+    truncated: bool = False
+    """Whether the file goes on behind what was read."""
+
+    def __post_init__(self) -> None:
+        import numpy as np
+
+        ids = np.asarray(self.ids)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise InputError(f"text {self.source}: token numbers are a one-dimensional array of whole numbers")
+        if len(ids) < 2:
+            raise InputError(f"text {self.source} holds {len(ids)} tokens ({self.kind}); a match needs two")
+        # Small numbers in order of their size, so that counting takes no more memory than there are distinct tokens.
+        object.__setattr__(self, "ids", np.unique(ids, return_inverse=True)[1].reshape(-1))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def distinct(self) -> int:
+        """Number of different tokens."""
+        return int(self.ids.max()) + 1
+
+    def counts(self) -> Any:
+        """How often each token occurs, the most frequent first."""
+        import numpy as np
+
+        return np.sort(np.bincount(self.ids))[::-1]
+
+    def match_probability(self) -> float:
+        r"""Probability that two different positions of the whole text hold the same token.
+
+        The unbiased estimate :math:`\sum_v n_v (n_v - 1) / (n (n - 1))`; squared frequencies would count each position with
+        itself.
+        """
+        counts = self.counts().astype(float)
+        return float(counts @ (counts - 1) / (len(self) * (len(self) - 1.0)))
+
+    def within(self, length: int) -> Measured:
+        """The same within windows of `length` tokens, as a model meets them; of the whole text where it is shorter.
+
+        Raises
+        ------
+        InputError
+            if the length is not a whole number of two or more.
+        """
+        import numpy as np
+
+        check_whole("text", smallest=2, length=length)
+        length = min(length, len(self))
+        windows = len(self) // length
+        rows = np.sort(self.ids[: windows * length].reshape(windows, length), axis=1)
+        # Sorted, equal tokens are runs; a run of k holds k (k - 1) pairs.
+        starts = np.ones(rows.shape, dtype=bool)
+        starts[:, 1:] = rows[:, 1:] != rows[:, :-1]
+        first = np.flatnonzero(starts)
+        runs = np.diff(np.append(first, rows.size)).astype(float)
+        pairs = np.bincount(first // length, weights=runs * (runs - 1), minlength=windows)
+        each = pairs / (length * (length - 1.0))
+        error = float(each.std(ddof=1) / windows**0.5) if windows > 1 else None
+        return Measured(float(each.mean()), error, windows)
+
+    def match_matrix(self, length: int, windows: int = 1) -> Any:
+        """Which positions of a window hold the same token: the `token_match` that ``propagate`` takes, position by position.
+
+        Parameters
+        ----------
+        length : L, tokens of a window.
+        windows : how many to average over, evenly spaced through the text; the first alone by default.
+
+        Returns
+        -------
+        An array of shape (L, L): 1 on the diagonal, elsewhere the share of windows in which the two positions match.
+
+        Raises
+        ------
+        InputError
+            if the text has fewer tokens than that, or an argument is not a whole number.
+        """
+        import numpy as np
+
+        check_whole("text", smallest=2, length=length)
+        check_whole("text", windows=windows)
+        if length > len(self):
+            raise InputError(f"text {self.source} holds {len(self)} tokens ({self.kind}), fewer than the window of {length}")
+        last = len(self) - length
+        places = sorted({round(last * i / max(1, windows - 1)) for i in range(windows)}) if windows > 1 else [0]
+        total = np.zeros((length, length))
+        for place in places:
+            window = self.ids[place : place + length]
+            total += window[:, None] == window[None, :]
+        return total / len(places)
+
+    def match_by_distance(self, farthest: int) -> Any:
+        """Probability that tokens 1, 2, .. `farthest` positions apart are the same, an array of that length.
+
+        Raises
+        ------
+        InputError
+            if the text is not longer than that.
+        """
+        import numpy as np
+
+        check_whole("text", farthest=farthest)
+        if farthest >= len(self):
+            raise InputError(f"text {self.source} holds {len(self)} tokens ({self.kind}); farthest={farthest} is too far")
+        return np.array([np.mean(self.ids[apart:] == self.ids[:-apart]) for apart in range(1, farthest + 1)])
+
+    def summary(self, context: int = 1024) -> dict[str, Any]:
+        """What there is to say of it, as plain data."""
+        import numpy as np
+
+        from ..formulas.moments import zipf_match_probability
+
+        share = self.counts() / len(self)
+        found = self.within(context)
+        return {
+            "source": self.source,
+            "tokens_are": self.kind,
+            "tokens": len(self),
+            "truncated": self.truncated,
+            "distinct": self.distinct,
+            "entropy_nats": float(-(share @ np.log(share))),
+            "match_probability": self.match_probability(),
+            "window": min(context, len(self)),
+            "windows": found.windows,
+            "match_within_windows": found.value,
+            "match_within_windows_stderr": found.stderr,
+            "zipf_match_probability": float(zipf_match_probability(self.distinct)) if self.distinct > 1 else 1.0,
+        }
+
+
+def read_text(
+    path: str | os.PathLike[str], tokenizer: str | None = None, vocab: int | None = None, *, tokens: str | None = None
+) -> Text:
+    """The tokens of a file.
+
+    Parameters
+    ----------
+    path : a text in UTF-8. Of a long one, the first 16 MiB are read.
+    tokenizer : ``bytes``, ``words`` (runs without white space), ``ids`` (the file holds token numbers: decimal, apart by white
+        space, or NumPy's .npy), or a ``tokenizer.json`` of Hugging Face's tokenizers, if that library is installed. By default
+        words, or bytes for a vocabulary of at most 300.
+    vocab : tokens that the model knows, for that default.
+    tokens : an older name of `tokenizer`.
+
+    Raises
+    ------
+    InputError
+        if the file is missing, empty, not text, or holds fewer than two tokens; if `tokenizer` is none of these.
+    """
+    tokenizer = newer("read_text", tokenizer=tokenizer, tokens=tokens)
+    if tokenizer is None:
+        tokenizer = "bytes" if vocab is not None and vocab <= _FEW_TOKENS else "words"
+    if not isinstance(tokenizer, (str, os.PathLike)):
+        raise InputError(f"tokenizer={shown(tokenizer)} is none of {', '.join(KINDS)} and no tokenizer file")
+    name = shown(os.fspath(path), limit=300) if isinstance(path, (str, os.PathLike)) else shown(path)
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"text {name} is not the path of a file")
+    if tokenizer not in KINDS and not Path(tokenizer).exists():
+        raise InputError(
+            f"tokenizer={shown(tokenizer)} is none of {', '.join(KINDS)}, and there is no tokenizer file of that name"
+        )
+    if tokenizer == "ids" and Path(path).suffix == ".npy":
+        return _npy(Path(path), name)
+    data, truncated = _prefix(Path(path), name, "text", LARGEST_PREFIX)
+    if b"\0" in data:
+        raise InputError(f"text {name} holds null bytes, so that it is not text")
+    if tokenizer == "bytes":
+        import numpy as np
+
+        return Text(np.frombuffer(data, dtype=np.uint8), "bytes", name, truncated)
+    try:
+        # Where reading stopped within a character, its first bytes are left over, and no mistake.
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=not truncated)
+    except UnicodeDecodeError:
+        raise InputError(f"text {name} is not UTF-8 text") from None
+    if tokenizer not in KINDS:
+        return Text(_tokenized(text, Path(tokenizer)), f"tokenizer {Path(tokenizer).name}", name, truncated)
+    parts = text.split()
+    if truncated and not text[-1:].isspace():
+        parts = parts[:-1]  # cut in two
+    return Text(_numbers(parts, name) if tokenizer == "ids" else _words(parts), tokenizer, name, truncated)
+
+
+def _prefix(path: Path, name: str, what: str, most: int) -> tuple[bytes, bool]:
+    """The first bytes of a regular file, and whether there are more."""
+    with reading(what, name), open_regular(path, what, name) as file:
+        data = file.read(most + 1)
+    if not data.strip():
+        raise InputError(f"{what} {name} is empty")
+    return data[:most], len(data) > most
+
+
+def _words(parts: list[str]) -> Any:
+    import numpy as np
+
+    known: dict[str, int] = {}
+    return np.fromiter((known.setdefault(word, len(known)) for word in parts), dtype=np.int64, count=len(parts))
+
+
+def _numbers(parts: list[str], name: str) -> Any:
+    import numpy as np
+
+    for part in parts:
+        if not (part.isascii() and part.isdigit() and len(part) <= 18):
+            raise InputError(f"text {name} holds {shown(part)}, which is not a token number")
+    return np.array([int(part) for part in parts], dtype=np.int64)
+
+
+def _npy(path: Path, name: str) -> Text:
+    import numpy as np
+
+    _prefix(path, name, "text", 64)  # whether it can be read at all
+    try:
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError, SyntaxError):
+        raise InputError(f"text {name} is not an array of NumPy's format") from None
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise InputError(f"text {name} holds an array of {ids.ndim} dimensions of {ids.dtype}, not token numbers in a row")
+    most = LARGEST_PREFIX // 4
+    return Text(np.array(ids[:most]), "ids", name, len(ids) > most)
+
+
+def _tokenized(text: str, path: Path) -> Any:
+    import numpy as np
+
+    name = shown(os.fspath(path), limit=300)
+    data, more = _prefix(path, name, "tokenizer", LARGEST_TOKENIZER)
+    if more:
+        raise InputError(f"tokenizer {name} is larger than {LARGEST_TOKENIZER:,} bytes")
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise InputError("a tokenizer file needs the package tokenizers; without it there are bytes, words and ids") from None
+    try:
+        tokenizer = Tokenizer.from_buffer(data)
+    except Exception:  # the library raises nothing narrower, whatever is wrong with a file
+        raise InputError(f"tokenizer {name} is not a file of the tokenizers library") from None
+    # In pieces at line ends: a tokenizer holds several objects a token.
+    pieces = (tokenizer.encode(line, add_special_tokens=False).ids for line in _lines(text))
+    return np.array([one for piece in pieces for one in piece], dtype=np.int64)
+
+
+def _lines(text: str, size: int = 65536) -> Any:
+    """Pieces of about `size` characters that end where lines do."""
+    start = 0
+    while start < len(text):
+        end = text.find("\n", min(len(text), start + size))
+        end = len(text) if end < 0 else end + 1
+        yield text[start:end]
+        start = end

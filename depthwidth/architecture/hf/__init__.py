@@ -1,0 +1,95 @@
+"""Hugging Face configurations: a ``config.json`` in, a tree out, and back.
+
+Nothing of the transformers library is needed or run: a configuration is data, and what each family makes of its fields is
+written in :mod:`.decoders` and :mod:`.encoders`. ``auto_map`` and its like are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+from ...errors import InputError, nearest
+from ..design import Design
+from ..transformer import Transformer
+from .decoders import DECODERS
+from .encoders import ENCODERS
+from .family import Family
+from .fields import brief
+from .files import read_json
+from .writing import as_config
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (*DECODERS, *ENCODERS)}
+
+__all__ = ["FAMILIES", "families", "read_config", "read_design", "read_json", "write_config"]
+
+
+def families() -> list[str]:
+    """The model types that can be read and written.
+
+    >>> "llama" in families()
+    True
+    """
+    return sorted(FAMILIES)
+
+
+def read_design(config: Mapping[str, Any] | str | PathLike[str]) -> Design:
+    """The design that a configuration describes: a mapping, a ``config.json`` file, or a folder with one.
+
+    Raises
+    ------
+    InputError
+        if the file cannot be read, the model type is unknown, or a field makes no sense.
+
+    Examples
+    --------
+    >>> read_design({"model_type": "gpt2", "n_layer": 24}).depth
+    24
+    """
+    if not isinstance(config, Mapping):
+        config = read_json(config)
+    model_type = config.get("model_type")
+    known = f"known are {', '.join(families())}"
+    if model_type is None:
+        raise InputError(f"config: model_type is missing; {known}")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        hint = nearest(model_type, FAMILIES) if isinstance(model_type, str) else ""
+        raise InputError(f"config: model_type={brief(model_type)} is not a family this can read{hint}; {known}")
+    return FAMILIES[model_type].design(config)
+
+
+def read_config(config: Mapping[str, Any] | str | PathLike[str]) -> Transformer:
+    """The tree that a configuration describes: a mapping, a ``config.json`` file, or a folder with one.
+
+    Raises
+    ------
+    InputError
+        if the file cannot be read, the model type is unknown, or a field makes no sense.
+
+    Examples
+    --------
+    >>> read_config({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}).parameters
+    6738415616
+    """
+    return Transformer.of_design(read_design(config))
+
+
+def write_config(tree: Transformer, family: str) -> dict[str, Any]:
+    """A configuration of `family` that describes `tree`; :func:`read_config` gives back an equal tree.
+
+    Raises
+    ------
+    InputError
+        if the family is unknown, or cannot express the tree; the sentence names the first thing it cannot.
+
+    Examples
+    --------
+    >>> write_config(Transformer(depth=2, width=64, heads=4), "llama")
+    Traceback (most recent call last):
+    depthwidth.errors.InputError: llama cannot express stem.positions=LearnedPositions, which it would read back as None
+    """
+    if not isinstance(family, str) or family not in FAMILIES:
+        hint = nearest(family, FAMILIES) if isinstance(family, str) else ""
+        raise InputError(f"there is no family {brief(family)}{hint}; known are {', '.join(families())}")
+    return as_config(tree, FAMILIES[family])

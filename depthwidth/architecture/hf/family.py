@@ -1,0 +1,143 @@
+"""What a family of models is: which fields its configuration has, and what each says of a design."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ...errors import InputError
+from ..design import Design
+from .fields import SPELLINGS, Fields, brief
+
+Choices = dict[str, Any]
+
+
+class Part(NamedTuple):
+    """Choices that take more than copying one field: how they are read, and how a design's are written as fields."""
+
+    read: Callable[[Fields], Choices]
+    write: Callable[[Design], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One ``model_type``.
+
+    To add one, write these from its configuration class and add it to the list in its file; the tests take it from there.
+    """
+
+    model_type: str
+    defaults: Mapping[str, Any]
+    """Every field that is read, with the value that transformers gives it where a file leaves it out."""
+    names: Mapping[str, str]
+    """Choices of a design that are one field each: ``{"depth": "num_hidden_layers"}``."""
+    fixed: Mapping[str, Any]
+    """Choices that every model of the family shares."""
+    models: Mapping[str, Choices]
+    """The head of each model class; the first is assumed where a file names none."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other spellings of fields."""
+    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Fields that change the model in a way a tree cannot say, with the values that do not; the first is the default."""
+    parts: tuple[Part, ...] = ()
+
+    def design(self, config: Mapping[str, Any]) -> Design:
+        """The design that `config` describes.
+
+        Raises
+        ------
+        InputError
+            naming the field that makes no sense.
+        """
+        only = {name: values[0] for name, values in self.only.items()}
+        labels = {"architectures": None, "num_labels": None, "id2label": None}
+        fields = Fields(self.model_type, config, {**labels, **only, **self.defaults}, self.aliases)
+        for name, values in self.only.items():
+            # 0 == False, but a file that says 0 where true or false belongs is a slip.
+            if not any(fields.raw(name) == value and type(fields.raw(name)) is type(value) for value in values):
+                raise fields.wrong(name, f"is not supported, only {' or '.join(map(repr, values))}")
+        choices: Choices = {**self.fixed}
+        for choice, name in self.names.items():
+            choices[choice] = TAKEN[choice](fields, name)
+        for part in self.parts:
+            choices.update(part.read(fields))
+        choices.update(self._head(fields))
+        self._check(fields, choices)
+        return Design(**choices)
+
+    def fields(self, design: Design) -> dict[str, Any]:
+        """The fields that describe `design`, as far as this family has fields for it."""
+        config: dict[str, Any] = {"model_type": self.model_type}
+        for name, choices in self.models.items():
+            if all(getattr(design, choice) == value for choice, value in choices.items()):
+                config["architectures"] = [name]
+                break
+        else:
+            known = ", ".join(self.models)
+            raise InputError(f"{self.model_type} cannot express a model with this kind and head; its models are {known}")
+        for choice, name in self.names.items():
+            value = getattr(design, choice)
+            config[name] = SPELLINGS[value][0] if choice == "activation" else value
+        for part in self.parts:
+            config.update(part.write(design))
+        if design.head == "classifier":
+            config["num_labels"] = design.classes
+        return config
+
+    def _head(self, fields: Fields) -> Choices:
+        name = fields.model() or next(iter(self.models))
+        if name not in self.models:
+            known = ", ".join(self.models)
+            raise InputError(f"{self.model_type} config: architectures names {brief(name)}, and only {known} are supported")
+        choices = dict(self.models[name])
+        if choices["head"] == "classifier":
+            labels = fields.table("id2label")
+            choices["classes"] = len(labels) or (2 if fields.raw("num_labels") is None else fields.whole("num_labels"))
+        return choices
+
+    def _check(self, fields: Fields, choices: Choices) -> None:
+        """Refuse numbers that do not fit together, by the names they have in the file."""
+        heads = choices["heads"]
+        if choices.get("head_dim") is None and choices["width"] % heads:
+            self._misfit(fields, "width", "is not a multiple of", "heads")
+        if heads % (choices.get("kv_heads") or heads):
+            self._misfit(fields, "heads", "is not a multiple of", "kv_heads")
+        if choices.get("experts") is not None and choices["top_k"] > choices["experts"]:
+            self._misfit(fields, "top_k", "is more than", "experts")
+
+    def _misfit(self, fields: Fields, choice: str, problem: str, other: str) -> None:
+        # A family that derives its key heads from flags has no one field to name.
+        there = fields.said(self.names[other]) if other in self.names else other
+        raise fields.wrong(self.names[choice], f"{problem} {there}")
+
+
+# How the field of each choice is taken.
+TAKEN: dict[str, Callable[[Fields, str], Any]] = {
+    **dict.fromkeys(("depth",), Fields.depth),
+    **dict.fromkeys(("encoder_depth",), Fields.depth_or_none),
+    **dict.fromkeys(("width", "heads", "vocab", "context", "experts", "top_k", "channels"), Fields.whole),
+    **dict.fromkeys(
+        ("kv_heads", "head_dim", "value_dim", "ffn", "shared_ffn", "window", "embedding_width", "pooler_width"),
+        Fields.whole_or_none,
+    ),
+    **dict.fromkeys(("segments",), Fields.count),
+    **dict.fromkeys(("dropout", "attention_dropout", "ffn_dropout", "embedding_dropout"), Fields.rate),
+    **dict.fromkeys(("norm_eps",), Fields.positive),
+    **dict.fromkeys(("score_softcap", "logit_softcap"), Fields.positive_or_none),
+    **dict.fromkeys(
+        ("tied", "bias", "attention_bias", "attention_out_bias", "ffn_bias", "parallel", "norm_affine", "renormalized"),
+        Fields.flag,
+    ),
+    **dict.fromkeys(("activation",), Fields.activation),
+}
+
+
+def causal(prefix: str, head: str = "ForCausalLM", **choices: Any) -> dict[str, Choices]:
+    """The two models most decoders have: one with a language head, one without."""
+    return {f"{prefix}{head}": {"head": "lm", "pooler": False, **choices}, f"{prefix}Model": {"head": "none", "pooler": False}}
+
+
+def per_block(value: Any, depth: int) -> Sequence[Any]:
+    """A choice that may differ between blocks, as one value for each."""
+    return list(value) if isinstance(value, (list, tuple)) else [value] * depth

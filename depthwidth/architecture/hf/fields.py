@@ -1,0 +1,176 @@
+"""The fields of one configuration, each checked as it is taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ...checks import LARGEST, is_whole, not_whole
+from ...errors import InputError, nearest, shown
+
+DEEPEST = 100_000
+"""Blocks; some families list a kind for each, so a slip in the depth must not cost memory."""
+
+# What transformers calls each activation, its names for the same function together; the first is the one that is written.
+SPELLINGS: dict[str, tuple[str, ...]] = {
+    "relu": ("relu",),
+    "gelu": ("gelu", "gelu_python"),
+    "gelu_tanh": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_python_tanh", "gelu_accurate"),
+    "quick_gelu": ("quick_gelu",),
+    "silu": ("silu", "swish"),
+    "relu2": ("relu2",),
+    "tanh": ("tanh",),
+    "sigmoid": ("sigmoid",),
+    "identity": ("linear",),
+}
+ACTIVATION_OF = {spelling: name for name, spellings in SPELLINGS.items() for spelling in spellings}
+
+
+def brief(value: object, limit: int = 60) -> str:
+    """`value` as it may stand in an error sentence."""
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
+        return f"a number of {value.bit_length():,} bits"  # writing it out could take minutes
+    try:
+        return shown(value, limit)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__}"
+
+
+class Fields:
+    """Typed access to a configuration; a field that is left out has its family's default.
+
+    Every method takes the name of a field as the file spells it, and refuses a value of the wrong kind with one sentence.
+    """
+
+    def __init__(
+        self, model_type: str, config: Mapping[str, Any], defaults: Mapping[str, Any], aliases: Mapping[str, str]
+    ) -> None:
+        self.model_type = model_type
+        self.defaults = defaults
+        self.values = dict(config)
+        self.spelled: dict[str, str] = {}
+        for other, name in aliases.items():
+            if other not in config:
+                continue
+            if name in config and config[name] != config[other]:
+                here, there = brief(config[name]), brief(config[other])
+                raise InputError(f"{model_type} config: {name}={here} and {other}={there} are one field and differ")
+            if name not in config:
+                self.values[name] = config[other]
+                self.spelled[name] = other
+
+    def has(self, name: str) -> bool:
+        """Whether the file gives the field a value other than null."""
+        return self.values.get(name) is not None
+
+    def raw(self, name: str) -> Any:
+        """The value as it is, or the default."""
+        return self.values[name] if name in self.values else self.defaults[name]
+
+    def wrong(self, name: str, problem: str) -> InputError:
+        """The error for a field; `problem` follows its name and value."""
+        return InputError(f"{self.model_type} config: {self.said(name)} {problem}")
+
+    def said(self, name: str) -> str:
+        """The field as the file spells it, with its value."""
+        value = self.values.get(name, self.defaults.get(name))
+        return f"{self.spelled.get(name, name)}={brief(value)}"
+
+    def whole(self, name: str, smallest: int = 1, largest: int = LARGEST) -> int:
+        """A whole number."""
+        value = self.raw(name)
+        if not is_whole(value, smallest, largest):
+            raise self.wrong(name, not_whole(smallest, largest))
+        return int(value)
+
+    def whole_or_none(self, name: str) -> int | None:
+        """A positive whole number, or null."""
+        return None if self.raw(name) is None else self.whole(name)
+
+    def depth(self, name: str) -> int:
+        """A number of blocks."""
+        return self.whole(name, largest=DEEPEST)
+
+    def depth_or_none(self, name: str) -> int | None:
+        """A number of blocks, or null."""
+        return None if self.raw(name) is None else self.depth(name)
+
+    def count(self, name: str) -> int:
+        """A whole number that may be zero."""
+        return self.whole(name, smallest=0)
+
+    def positive(self, name: str) -> float:
+        """A positive finite number."""
+        number = as_number(self.raw(name))
+        if not 0 < number < math.inf:
+            raise self.wrong(name, "is not a positive number")
+        return number
+
+    def positive_or_none(self, name: str) -> float | None:
+        """A positive finite number, or null."""
+        return None if self.raw(name) is None else self.positive(name)
+
+    def rate(self, name: str) -> float:
+        """A dropout rate; null is none."""
+        value = self.raw(name)
+        number = 0.0 if value is None else as_number(value)
+        if not 0 <= number < 1:
+            raise self.wrong(name, "is not a rate in [0, 1)")
+        return number
+
+    def flag(self, name: str) -> bool:
+        """True or false."""
+        value = self.raw(name)
+        if not isinstance(value, bool):
+            raise self.wrong(name, "is neither true nor false")
+        return value
+
+    def model(self) -> str | None:
+        """The model class that the file names first, where it names one."""
+        names = self.raw("architectures")
+        if names is None or names == []:
+            return None
+        if not isinstance(names, (list, tuple)) or not names or not isinstance(names[0], str):
+            raise self.wrong("architectures", "is not a list of model classes")
+        return names[0]
+
+    def activation(self, name: str) -> str:
+        """An activation, by this library's name for it."""
+        value = self.raw(name)
+        if not isinstance(value, str) or value not in ACTIVATION_OF:
+            raise self.wrong(name, f"is not an activation this knows{_like(value)}; known are {', '.join(ACTIVATION_OF)}")
+        return ACTIVATION_OF[value]
+
+    def table(self, name: str) -> Mapping[str, Any]:
+        """An object; empty where it is null."""
+        value = self.raw(name)
+        if value is not None and not isinstance(value, Mapping):
+            raise self.wrong(name, "is not an object")
+        return value or {}
+
+    def words(self, name: str, choices: tuple[str, ...], length: int) -> list[str] | None:
+        """A list of `length` words of `choices`, or null."""
+        value = self.raw(name)
+        if value is None:
+            return None
+        if not isinstance(value, (list, tuple)) or len(value) != length:
+            raise self.wrong(name, f"is not a list of {length} words, one for each block")
+        for word in value:
+            if not isinstance(word, str) or word not in choices:
+                raise InputError(f"{self.model_type} config: {name} holds {brief(word)}; known are {', '.join(choices)}")
+        return list(value)
+
+
+def as_number(value: Any) -> float:
+    """`value` as a float, not-a-number for everything that is no number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _like(value: object) -> str:
+    return nearest(value, ACTIVATION_OF) if isinstance(value, str) else ""

@@ -1,0 +1,163 @@
+"""Choices that several families write in the same way: rotary positions, windows, feed-forward parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ...errors import InputError
+from ...layers import Rotary
+from ..design import Design
+from .family import Choices, Part, per_block
+from .fields import SPELLINGS, Fields, as_number, brief
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def rope(
+    theta: float = 10000.0, fraction: float | None = None, theta_name: str = "rope_theta", fraction_name: str = ""
+) -> Part:
+    """Rotary positions of base `theta`.
+
+    A family that may rotate a part of each head has a default `fraction`. Transformers 5 keeps both in ``rope_parameters``;
+    before, they were fields of their own, and ``rope_scaling`` told how to stretch them, which no count depends on.
+    """
+    fraction_name = fraction_name or "partial_rotary_factor"
+
+    def read(fields: Fields) -> Choices:
+        table = rope_table(fields)
+        base = _rope_number(fields, table, "rope_theta", theta_name, theta, math.inf)
+        part = 1.0
+        if fraction is not None:
+            part = _rope_number(fields, table, "partial_rotary_factor", fraction_name, fraction, 1.0)
+        return {"positions": Rotary(base=base, fraction=part)}
+
+    def write(design: Design) -> dict[str, Any]:
+        if not isinstance(design.positions, Rotary):
+            return {}
+        table = {"rope_type": "default", "rope_theta": design.positions.base}
+        config: dict[str, Any] = {theta_name: design.positions.base, "rope_parameters": table}
+        if fraction is not None:
+            table["partial_rotary_factor"] = config[fraction_name] = design.positions.fraction
+        return config
+
+    return Part(read, write)
+
+
+def rope_table(fields: Fields, layer_type: str = FULL) -> Any:
+    """``rope_scaling`` or ``rope_parameters``; of a table for each kind of layer, that of `layer_type`."""
+    for name in ("rope_scaling", "rope_parameters"):
+        if fields.has(name):
+            table = fields.table(name)
+            inner = table.get(layer_type)
+            if inner is None:
+                return {} if FULL in table or SLIDING in table else table
+            if not hasattr(inner, "get"):
+                raise InputError(f"{fields.model_type} config: {layer_type}={brief(inner)} in {name} is not an object")
+            return inner
+    return {}
+
+
+def _rope_number(fields: Fields, table: Any, inner: str, outer: str, default: float, largest: float) -> float:
+    name, value = (inner, table[inner]) if table.get(inner) is not None else (outer, fields.values.get(outer))
+    if value is None:
+        return default
+    number = as_number(value)
+    if not 0 < number <= largest or number == math.inf:
+        bound = "a positive number" if largest == math.inf else f"a number in (0, {largest:g}]"
+        raise InputError(f"{fields.model_type} config: {name}={brief(value)} is not {bound}")
+    return number
+
+
+def rotary_dim(name: str = "rotary_dim") -> Part:
+    """Rotation of the first `rotary_dim` dimensions of each head in neighbouring pairs (GPT-J)."""
+
+    def read(fields: Fields) -> Choices:
+        width, heads = fields.whole("n_embd"), fields.whole("n_head")
+        head_dim = width // heads
+        turned = fields.whole_or_none(name)
+        if turned is not None and turned > max(head_dim, 1):
+            raise fields.wrong(name, f"is more than the {head_dim} dimensions of a head")
+        return {"positions": Rotary(fraction=1.0 if turned is None else turned / max(head_dim, 1), interleaved=True)}
+
+    def write(design: Design) -> dict[str, Any]:
+        if not isinstance(design.positions, Rotary):
+            return {}
+        return {name: round(design.positions.fraction * (design.head_dim or 1))}
+
+    return Part(read, write)
+
+
+def windows(sliding: Callable[[Fields, int], bool], switch: str = "") -> Part:
+    """A window of ``sliding_window`` tokens in the blocks that ``layer_types`` names, by default those that are `sliding`.
+
+    `switch` names a field without which no block has a window.
+    """
+
+    def read(fields: Fields) -> Choices:
+        depth = fields.depth("num_hidden_layers")
+        kinds = fields.words("layer_types", (FULL, SLIDING), depth)
+        # Where the switch is off the size means nothing: transformers itself then writes 0.
+        off = bool(switch) and not fields.flag(switch)
+        window = None if off and fields.raw("sliding_window") == 0 else fields.whole_or_none("sliding_window")
+        if window is None or off:
+            return {"window": None}
+        marked = [kind == SLIDING for kind in kinds] if kinds else [sliding(fields, block) for block in range(depth)]
+        return {
+            "window": (window if all(marked) else tuple(window if mark else None for mark in marked)) if any(marked) else None
+        }
+
+    def write(design: Design) -> dict[str, Any]:
+        each = per_block(design.window, design.depth)
+        kinds = [FULL if window is None else SLIDING for window in each]
+        config = {"sliding_window": next((w for w in each if w is not None), None), "layer_types": kinds}
+        return {**config, switch: SLIDING in kinds} if switch else config
+
+    return Part(read, write)
+
+
+def scaled_embedding() -> Part:
+    """The token embedding multiplied by the square root of the width (Gemma)."""
+    return Part(lambda fields: {"embedding_scale": math.sqrt(fields.whole("hidden_size"))}, lambda design: {})
+
+
+def query_scale() -> Part:
+    """Scores multiplied by one over the square root of ``query_pre_attn_scalar`` (Gemma 2), by default the head dimension."""
+
+    def read(fields: Fields) -> Choices:
+        scalar = fields.whole("query_pre_attn_scalar")
+        return {"logit_scale": None if scalar == fields.whole("head_dim") else scalar**-0.5}
+
+    def write(design: Design) -> dict[str, Any]:
+        scale = design.logit_scale
+        if scale is None:
+            return {"query_pre_attn_scalar": design.head_dim}
+        # The field is a whole number, so the nearest one whose scale is this one.
+        return {"query_pre_attn_scalar": max(1, round(1 / (scale * scale)))} if scale > 1e-9 else {}
+
+    return Part(read, write)
+
+
+def t5_feed_forward() -> Part:
+    """``feed_forward_proj``: the activation, after ``gated-`` for a gated one; ``gated-gelu`` means its tanh form."""
+
+    def read(fields: Fields) -> Choices:
+        value = fields.raw("feed_forward_proj")
+        word = value if isinstance(value, str) else ""
+        gated, name = word.startswith("gated-"), word.removeprefix("gated-")
+        spelled = {"gelu_tanh": "gelu"} if gated else {}
+        names = {spelling: act for act, spellings in SPELLINGS.items() for spelling in spellings}
+        names |= {other: act for act, other in spelled.items()}
+        if name not in names:
+            raise fields.wrong("feed_forward_proj", "is not an activation such as 'relu' or 'gated-gelu'")
+        return {"gated": gated, "activation": names[name]}
+
+    def write(design: Design) -> dict[str, Any]:
+        name = SPELLINGS[design.activation][0]
+        if design.gated:
+            # 'gated-gelu' is taken by the tanh form; the other spelling of gelu is not.
+            name = {"gelu_tanh": "gated-gelu", "gelu": "gated-gelu_python"}.get(design.activation, f"gated-{name}")
+        return {"feed_forward_proj": name}
+
+    return Part(read, write)

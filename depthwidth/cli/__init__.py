@@ -1,0 +1,5 @@
+"""The command line: commands and their options, pages, tables and pictures."""
+
+from .commands import cli
+
+__all__ = ["cli"]

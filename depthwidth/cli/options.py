@@ -1,0 +1,64 @@
+"""What the options of several commands have in common: how counts are read, how a command prints, names that were others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ..quantities import parse_whole
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def formats(function: F) -> F:
+    """The options that choose how a command prints; the command gets the choice as `form`."""
+    for form, text in (("json", "JSON, everything"), ("csv", "CSV, one row each"), ("markdown", "a Markdown table")):
+        function = click.option(f"--{form}", "form", flag_value=form, help=f"Print {text}.")(function)
+    return function
+
+
+class _Count(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """An option's value as :func:`parse_whole` reads it, called by the option's own name."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):  # a default
+            return value
+        return parse_whole(value, "count" if param is None else param.opts[0].lstrip("-").replace("-", "_"))
+
+
+COUNT = _Count()
+
+
+class Renamed(click.Option):
+    """An option whose first name is the one to use; its other names are older, still work, and stand in no help."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The line of the help, with the first name alone."""
+        names, self.opts = self.opts, self.opts[:1]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = names
+
+
+def scheme_option(text: str) -> Callable[[F], F]:
+    """The initialisation scheme that a command starts from, as `scheme`; `text` is the command's help on it."""
+    return click.option(
+        "--scheme", "--init", "scheme", cls=Renamed, metavar="NAME", default="shipped", show_default=True, help=text
+    )
+
+
+class NumberFirst(click.Command):
+    """A command whose first argument may be a negative number, which must be refused for what it is."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put a first argument like ``-5`` behind ``--`` so that it is not taken for an option."""
+        first = args[0] if args else ""
+        if re.fullmatch(r"-(\d|\.\d|inf|nan).*", first, re.IGNORECASE) and "--" not in args:
+            args = [*args[1:], "--", first]
+        return super().parse_args(ctx, args)

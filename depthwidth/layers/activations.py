@@ -1,0 +1,402 @@
+"""Activations by name or as you type them, and their moments under Gaussian input.
+
+>>> silu = activation("silu")
+>>> round(silu.second_moment(1.0), 5)
+0.35578
+>>> activation("x*erf(x)/2").moments(1.0, 0.5).closed_form
+False
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, nearest, shown
+from ..formula import Correlation, Domain, Formula, Positive, Real
+from ..formulas import gaussian
+from ..numerics.expressions import Expression, parse
+
+if TYPE_CHECKING:
+    from ..numerics.gaussian import GaussianFunction
+
+NAMED = {
+    "identity": "x",
+    "relu": "relu(x)",
+    "leaky_relu": "relu(x) - 0.01*relu(-x)",
+    "relu2": "relu(x)^2",
+    "gelu": "x*Phi(x)",
+    "gelu_tanh": "x*(1 + tanh(sqrt(2/pi)*(x + 0.044715*x^3)))/2",
+    "quick_gelu": "x*sigmoid(1.702*x)",
+    "silu": "x*sigmoid(x)",
+    "tanh": "tanh(x)",
+    "erf": "erf(x)",
+    "sigmoid": "sigmoid(x)",
+}
+"""The activations known by name, as functions of x. Phi is the standard normal distribution function."""
+
+GATED = {"reglu": "relu", "geglu": "gelu", "swiglu": "silu", "glu": "sigmoid", "bilinear": "identity"}
+"""The gated units f(u) v known by name, and the activation f of their gate."""
+
+_ALIASES = {
+    "swish": "silu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
+    "gelu_erf": "gelu", "squared_relu": "relu2", "relu_squared": "relu2", "linear": "identity", "logistic": "sigmoid",
+}  # fmt: skip
+_QUANTITIES = ("mean", "second_moment", "pair_moment", "derivative_second_moment", "derivative_pair_moment")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What a layer of one activation passes on, forward and backward. Numbers, or arrays of one shape."""
+
+    mean: Any
+    """E f(x)"""
+    second_moment: Any
+    """E f(x)^2, not centred"""
+    pair_moment: Any
+    """E f(x) f(y), not centred"""
+    derivative_second_moment: Any
+    """E f'(x)^2"""
+    derivative_pair_moment: Any
+    """E f'(x) f'(y)"""
+    closed_form: bool
+    """Whether all five come from formulas; otherwise some are integrals, good to 1e-10 of their scale."""
+
+    @property
+    def variance(self) -> Any:
+        """E f^2 - (E f)^2."""
+        return self.second_moment - self.mean**2
+
+    @property
+    def covariance(self) -> Any:
+        """E f f - (E f)^2."""
+        return self.pair_moment - self.mean**2
+
+    @property
+    def correlation(self) -> Any:
+        """Covariance over variance: what becomes of the input's correlation."""
+        return self.covariance / self.variance
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists."""
+        return {key: value.tolist() if hasattr(value, "tolist") else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class GatedMoments:
+    """What a gated unit f(u) v passes on. Numbers, or arrays of one shape."""
+
+    mean: Any
+    """E f(u) v"""
+    second_moment: Any
+    """E (f(u) v)^2"""
+    pair_moment: Any
+    """E f(u) v f(u') v' over two tokens"""
+    gate_gradient_second_moment: Any
+    """E (f'(u) v)^2, of the derivative by u"""
+    gate_gradient_pair_moment: Any
+    """E f'(u) v f'(u') v'"""
+    linear_gradient_second_moment: Any
+    """E f(u)^2, of the derivative by v"""
+    linear_gradient_pair_moment: Any
+    """E f(u) f(u')"""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists."""
+        return {key: value.tolist() if hasattr(value, "tolist") else value for key, value in asdict(self).items()}
+
+
+class Activation:
+    """An activation f: its value, exact derivative, SymPy form, and moments under Gaussian input. Made by :func:`activation`.
+
+    All moments take numbers or NumPy arrays that broadcast and return floats or arrays. Variances are positive, correlations
+    in [-1, 1], and `mean` (0 by default) is that of every input. What has no formula is integrated to 1e-10 of its scale: of
+    E f^2 for second moments, of the root of E f(x)^2 E f(y)^2 for products. An :class:`InputError` says which argument is out
+    of range, or that the function has no finite moment.
+    """
+
+    def __init__(self, name: str, expression: Expression, closed: dict[str, Callable[..., Any]] | None = None) -> None:
+        from ..numerics.gaussian import GaussianFunction
+
+        self.name = name
+        self.expression = expression
+        self._closed = closed or {}
+        kinks = expression.kinks
+        self._value = GaussianFunction(expression, kinks, name)
+        self._slope = GaussianFunction(expression.derivative, kinks, f"the derivative of {name}")
+
+    def __repr__(self) -> str:
+        return f"<activation {self.name}: {self.expression}>"
+
+    def __call__(self, x: Any) -> Any:
+        """The value f(x), a NumPy number or array."""
+        return self.expression(x)
+
+    def derivative(self, x: Any) -> Any:
+        """The exact derivative f'(x); at a kink, one of its slopes or their mean."""
+        return self.expression.derivative(x)
+
+    @property
+    def symbolic(self) -> Any:
+        """The function as a SymPy expression in a real symbol x."""
+        return self.expression.symbolic
+
+    @property
+    def closed_forms(self) -> tuple[str, ...]:
+        """The quantities that have a formula at zero mean."""
+        return tuple(self._closed)
+
+    def mean(self, variance: Any, mean: Any = 0.0) -> Any:
+        """E f(x) for x of this variance and mean."""
+        return self._one_point("mean", self._value, 0, variance, mean)
+
+    def second_moment(self, variance: Any, mean: Any = 0.0) -> Any:
+        """E f(x)^2."""
+        return self._one_point("second_moment", self._value, 1, variance, mean)
+
+    def derivative_second_moment(self, variance: Any, mean: Any = 0.0) -> Any:
+        """E f'(x)^2: by how much the variance of a gradient grows on its way back."""
+        return self._one_point("derivative_second_moment", self._slope, 1, variance, mean)
+
+    def pair_moment(self, variance: Any, correlation: Any, mean: Any = 0.0, other_variance: Any = None) -> Any:
+        """E f(x) f(y) for x and y of this correlation, and of equal variance unless the other is given."""
+        return self._two_point("pair_moment", self._value, variance, correlation, mean, other_variance)
+
+    def derivative_pair_moment(self, variance: Any, correlation: Any, mean: Any = 0.0, other_variance: Any = None) -> Any:
+        """E f'(x) f'(y): by how much the covariance of a gradient over two tokens grows."""
+        return self._two_point("derivative_pair_moment", self._slope, variance, correlation, mean, other_variance)
+
+    def moments(self, variance: Any, correlation: Any, mean: Any = 0.0) -> Moments:
+        """All five, for two inputs of equal variance.
+
+        Parameters
+        ----------
+        variance : of each input; positive.
+        correlation : of the two inputs, in [-1, 1]; broadcasts against the variance.
+        mean : of each input.
+
+        Examples
+        --------
+        >>> m = activation("gelu").moments(1.0, 0.5)
+        >>> [round(v, 5) for v in (m.mean, m.second_moment, m.pair_moment, m.variance)]
+        [0.28209, 0.42522, 0.22729, 0.34564]
+        """
+        return Moments(
+            self.mean(variance, mean),
+            self.second_moment(variance, mean),
+            self.pair_moment(variance, correlation, mean),
+            self.derivative_second_moment(variance, mean),
+            self.derivative_pair_moment(variance, correlation, mean),
+            closed_form=all(self._has_formula(quantity, mean) for quantity in _QUANTITIES),
+        )
+
+    def _has_formula(self, quantity: str, mean: Any) -> bool:
+        import numpy as np
+
+        if quantity not in self._closed:
+            return False
+        return "mean" in _parameters(self._closed[quantity]) or not np.any(mean)
+
+    def _one_point(self, quantity: str, function: GaussianFunction, order: int, variance: Any, mean: Any) -> Any:
+        (a, mu), shape = _checked(self.name, variance=(variance, Positive), mean=(mean, Real))
+        if self._has_formula(quantity, mu):
+            formula = self._closed[quantity]
+            result = formula(a, mean=mu) if "mean" in _parameters(formula) else formula(a)
+        else:
+            result = function.moments(a, mu)[order]
+        return _shaped(result, shape)
+
+    def _two_point(
+        self, quantity: str, function: GaussianFunction, variance: Any, correlation: Any, mean: Any, other_variance: Any
+    ) -> Any:
+        (a, b, rho, mu), shape = _checked(
+            self.name,
+            variance=(variance, Positive),
+            other_variance=(variance if other_variance is None else other_variance, Positive),
+            correlation=(correlation, Correlation),
+            mean=(mean, Real),
+        )
+        result = self._closed[quantity](a, b, rho) if self._has_formula(quantity, mu) else function.pair(a, b, rho, mu)
+        return _shaped(result, shape)
+
+
+class GatedActivation:
+    """A gated unit f(u) v: the activation f of its gate, times a linear part. Made by :func:`gated`."""
+
+    def __init__(self, name: str, gate: Activation) -> None:
+        from ..numerics.gaussian import GaussianFunction
+
+        self.name = name
+        self.gate = gate
+        kinks = gate.expression.kinks
+        self._value = GaussianFunction(lambda x: x * gate(x), kinks, f"x times {gate.name}")
+        self._slope = GaussianFunction(lambda x: x * gate.derivative(x), kinks, f"x times the derivative of {gate.name}")
+
+    def __repr__(self) -> str:
+        return f"<gated unit {self.name}: f(u) v with f(x) = {self.gate.expression}>"
+
+    def moments(self, variance: Any, linear_variance: Any, correlation: Any, gate_correlation: Any = 0.0) -> GatedMoments:
+        """The moments of f(u) v and of its gradients, for two tokens of equal variance and zero mean.
+
+        Parameters
+        ----------
+        variance : of u, the gate's input; positive.
+        linear_variance : of v; positive.
+        correlation : between two tokens, the same for u and for v, in [-1, 1].
+        gate_correlation : between u and v of one token; 0, separate weights, by default.
+
+        Notes
+        -----
+        With s the gate correlation, v = s sqrt(b/a) u + sqrt(1 - s^2) v0, and v0 is independent of the gate; so that every
+        moment is one of f(u) and one of u f(u).
+
+        Examples
+        --------
+        >>> m = gated("swiglu").moments(1.0, 1.0, 0.5)
+        >>> round(m.second_moment, 5), round(m.gate_gradient_second_moment, 5)
+        (0.35578, 0.37948)
+        """
+        (a, b, rho, s), shape = _checked(
+            self.name,
+            variance=(variance, Positive),
+            linear_variance=(linear_variance, Positive),
+            correlation=(correlation, Correlation),
+            gate_correlation=(gate_correlation, Correlation),
+        )
+        gate, zero = self.gate, 0.0 * a
+        value, slope = gate.second_moment(a), gate.derivative_second_moment(a)
+        value_pair, slope_pair = gate.pair_moment(a, rho), gate.derivative_pair_moment(a, rho)
+        rotated = bool(s.any())
+        # What the part of v along u contributes, E (u f)^2 and the like, over a.
+        along = {
+            "value": self._value.moments(a, zero)[1] / a if rotated else zero,
+            "slope": self._slope.moments(a, zero)[1] / a if rotated else zero,
+            "value_pair": self._value.pair(a, a, rho, zero) / a if rotated else zero,
+            "slope_pair": self._slope.pair(a, a, rho, zero) / a if rotated else zero,
+        }
+        share = s * s
+        mean = s * (b / a) ** 0.5 * self._value.moments(a, zero)[0] if rotated else zero
+        return GatedMoments(
+            *(
+                _shaped(result, shape)
+                for result in (
+                    mean,
+                    b * (share * along["value"] + (1 - share) * value),
+                    b * (share * along["value_pair"] + (1 - share) * rho * value_pair),
+                    b * (share * along["slope"] + (1 - share) * slope),
+                    b * (share * along["slope_pair"] + (1 - share) * rho * slope_pair),
+                    value,
+                    value_pair,
+                )
+            )
+        )
+
+
+def _parameters(formula: Callable[..., Any]) -> tuple[str, ...]:
+    inner = formula.func if isinstance(formula, functools.partial) else formula
+    return tuple(inner.parameters) if isinstance(inner, Formula) else ()
+
+
+def _checked(name: str, **arguments: tuple[Any, Any]) -> tuple[list[Any], tuple[int, ...]]:
+    """The arguments as float arrays of one axis and one length, and the shape they stand for."""
+    import numpy as np
+
+    arrays = []
+    for key, (value, kind) in arguments.items():
+        domain: Domain = kind.__metadata__[0]
+        try:
+            array = np.asarray(value)
+            if array.dtype.kind not in "iuf":
+                raise TypeError
+            array = array.astype(float)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{name}: {key}={shown(value)} is not a number or an array of numbers") from error
+        inside = domain.contains(array) & np.isfinite(array)
+        if not inside.all():
+            raise InputError(f"{name}: {key}={array[~inside].flat[0]} is outside {domain}")
+        arrays.append(array)
+    try:
+        together = np.broadcast_arrays(*arrays)
+    except ValueError as error:
+        shapes = ", ".join(f"{key} {array.shape}" for key, array in zip(arguments, arrays, strict=True))
+        raise InputError(f"{name}: the shapes of its arguments do not fit together ({shapes})") from error
+    return [array.reshape(-1) for array in together], together[0].shape
+
+
+def _shaped(result: Any, shape: tuple[int, ...]) -> Any:
+    import numpy as np
+
+    array = np.broadcast_to(np.asarray(result, dtype=float), (math.prod(shape),)).reshape(shape)
+    return float(array) if array.ndim == 0 else array
+
+
+def _formulas_of(name: str, **fixed: float) -> dict[str, Callable[..., Any]]:
+    """The closed forms that :mod:`depthwidth.formulas.gaussian` has for an activation."""
+    found: dict[str, Callable[..., Any]] = {}
+    for quantity in _QUANTITIES:
+        formula = getattr(gaussian, f"{name}_{quantity}", None)
+        if formula is not None:
+            found[quantity] = functools.partial(formula, **fixed) if fixed else formula
+    return found
+
+
+def activation(name: str, slope: float | None = None) -> Activation:
+    """The activation called `name`, or the one that `name` writes as a function of x.
+
+    Parameters
+    ----------
+    name : a name of :data:`NAMED` (or one that configurations use for it, as gelu_new and swish), or an expression in x that
+        :func:`depthwidth.numerics.expressions.parse` reads, as ``x*erf(x)/2``.
+    slope : of leaky_relu below zero, 0.01 by default; for no other activation.
+
+    Raises
+    ------
+    InputError
+        if it is neither; nothing is executed.
+
+    Examples
+    --------
+    >>> activation("gelu").closed_forms
+    ('mean', 'second_moment', 'pair_moment', 'derivative_second_moment', 'derivative_pair_moment')
+    >>> round(activation("max(x, 0.1*x)").pair_moment(1.0, 0.5), 5)
+    0.29664
+    """
+    key = _ALIASES.get(name, name) if isinstance(name, str) else ""
+    if slope is not None and key != "leaky_relu":
+        raise InputError(f"only leaky_relu takes a slope, not {shown(name)}")
+    if key == "leaky_relu":
+        return _leaky_relu(0.01 if slope is None else slope)
+    if key in NAMED:
+        return Activation(key, parse(NAMED[key]), _formulas_of(key))
+    if key in GATED:
+        raise InputError(f"{key} is a gated unit of two inputs: use gated({key!r}), or its gate {GATED[key]!r}")
+    if isinstance(name, str) and name.isidentifier() and name != "x":
+        known = [*NAMED, *_ALIASES, *GATED]
+        raise InputError(
+            f"there is no activation {shown(name)}{nearest(name, known)}; known are {', '.join(NAMED)} and expressions in x"
+        )
+    expression = parse(name)
+    return Activation(expression.text, expression)
+
+
+def _leaky_relu(slope: float) -> Activation:
+    if isinstance(slope, bool) or not isinstance(slope, (int, float)) or not -1e100 < slope < 1e100:
+        raise InputError(f"leaky_relu: slope={shown(slope)} is not a number")
+    sign, size = ("-", slope) if slope >= 0 else ("+", -slope)
+    expression = parse(f"relu(x) {sign} {float(size)!r}*relu(-x)")
+    return Activation("leaky_relu", expression, _formulas_of("leaky_relu", slope=float(slope)))
+
+
+def gated(name: str) -> GatedActivation:
+    """The gated unit f(u) v called `name` (reglu, geglu, swiglu, glu, bilinear), or the one with the gate `name`.
+
+    Examples
+    --------
+    >>> gated("geglu")
+    <gated unit geglu: f(u) v with f(x) = x*Phi(x)>
+    """
+    gate = GATED.get(name, name) if isinstance(name, str) else name
+    return GatedActivation(name if isinstance(name, str) else "gated", activation(gate))

@@ -1,0 +1,1 @@
+"""Mathematics without a theory: quadrature, interpolation, softmax integrals, the expression parser."""

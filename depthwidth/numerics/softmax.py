@@ -1,0 +1,612 @@
+r"""Exact averages of a softmax over n independent Gaussian logits, at any n and any variance, by quadrature.
+
+With logits x_j ~ N(0, s2), Z = sum_j exp(x_j) and p_j = exp(x_j) / Z, write 1/Z^k as an integral of exp(-tZ). The logits then
+separate, and with t = e^u and K_j(y) = e^{jy} exp(-e^y) all that is needed is
+
+.. math:: \psi_j(u) = E\, K_j(u + x), \qquad E \sum_i p_i^j = \frac{n}{(j-1)!} \int \psi_j(u)\, \psi_0(u)^{n-1}\, du
+
+Every sum has positive terms, so that a probability of 1e-9 keeps its digits. Two rows whose logits correlate are the same in
+two variables. Nothing is assumed about n; the usual log-normal forms are off by 16 % at n = 64, s2 = 1 and by a factor of six
+at s2 = 4.
+
+Logits that are not independent but exchangeable, x_j = common + noise, have the same softmax as the noise alone: s2 is then
+(1 - r) times the variance of a raw score.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from ..checks import whole
+from ..errors import InputError
+from ..formulas.saturation import LARGEST_VARIANCE
+from ..formulas.saturation import LONGEST as LARGEST_LENGTH
+from ..mathematics import euler_gamma
+from . import softmax_grid as quad
+from .hermite import gauss_hermite
+from .softmax_grid import head_norms
+
+LARGEST_PAIR_VARIANCE = 1e3
+# Sums over two variables have the square of the nodes, and 3e-8 is what is claimed of them: a coarser, shorter grid.
+_PAIR_STEP = 0.3
+_PAIR_BELOW = 24.0
+_PAIR_DEVIATIONS = 8.0
+_PAIR_NODES = 10
+_DEAD = -40.0
+_ROWS_AT_ONCE = 1024
+
+Array = Any
+_Fields = TypeVar("_Fields")
+
+
+class Overlap(NamedTuple):
+    """Averages over one row of softmax probabilities p_1 ... p_n. Each has the shape of the arguments, broadcast."""
+
+    P: Array
+    """E sum p^2, from 1/n (uniform) to 1 (one-hot); its inverse counts the entries attended to"""
+    M3: Array
+    """E sum p^3"""
+    M4: Array
+    """E sum p^4"""
+    A22: Array
+    """E sum over i != j of p_i^2 p_j^2"""
+    T: Array
+    """E ||diag p - p p'||^2, the squared Frobenius norm of the softmax's Jacobian"""
+    entropy: Array
+    """E of -sum p ln p, in nats"""
+    log_partition: Array
+    """E ln Z, in nats"""
+
+    @property
+    def jacobian_trace(self) -> Array:
+        """E trace(diag p - p p') = 1 - P."""
+        return 1 - self.P
+
+    def element_variance(self, length: Array) -> Array:
+        """Variance of one probability, P/n - 1/n^2, for rows of this length n."""
+        return (self.P - 1 / np.asarray(length, dtype=float)) / length
+
+
+class PairOverlap(NamedTuple):
+    """Averages over two rows of probabilities p and p' whose logits correlate column by column."""
+
+    P2: Array
+    """E sum p_j p'_j"""
+    M21: Array
+    """E sum p_j^2 p'_j"""
+    M12: Array
+    """E sum p_j p'_j^2; equals M21 for rows of one length"""
+    T2: Array
+    """E trace[(diag p - p p')(diag p' - p' p'')], the overlap of the two Jacobians"""
+
+
+# ---- one row ----
+
+
+def overlap(variance: Array, length: Array, head_dim: int | None = None) -> Overlap:
+    r"""Averages of a softmax over independent Gaussian logits.
+
+    Parameters
+    ----------
+    variance : s2, variance of each logit, in nats^2. 0 <= s2 <= 1e4. A number or an array.
+    length : n, entries in the row. A whole number from 1 to 2^40, or an array that broadcasts against `variance`.
+    head_dim : d_h, dimensions of a query. Given, the logits are products of a Gaussian query with Gaussian keys: their variance
+        is s2 times \|q\|^2/d_h, and the averages are taken over that too. Left out, d_h is infinite.
+
+    Returns
+    -------
+    :class:`Overlap`.
+
+    Raises
+    ------
+    InputError
+        where an argument is outside its range.
+
+    Notes
+    -----
+    Relative error below 5e-12 up to s2 = 50 and n = 131072, measured against finer grids and, at n = 2, multiple precision. The
+    entropy is E ln Z - s2 (1 - P), which cancels where it is small: its absolute error is below 1e-11.
+
+    Examples
+    --------
+    >>> row = overlap(1.0, 64)
+    >>> print(f"{row.P:.5f} {row.T:.5f} {row.entropy:.4f}")
+    0.03880 0.03408 3.6847
+    >>> overlap([0.0, 1.0], 4).P.round(4).tolist()
+    [0.25, 0.392]
+    """
+    variance, length = _rows(variance, length)
+    return _shaped(Overlap, _over_norms(variance.ravel(), length.ravel(), head_dim), variance.shape)
+
+
+def _over_norms(variance: Array, length: Array, head_dim: int | None) -> Array:
+    if head_dim is None:
+        return _averages(variance, length)
+    scales, weights = head_norms(whole("overlap", "head_dim", head_dim))
+    if variance.size and variance.max() * scales.max() > LARGEST_VARIANCE:
+        raise InputError(f"with head_dim={head_dim} the variance can be at most {LARGEST_VARIANCE / scales.max():.4g}")
+    spread = variance[:, None] * scales
+    lengths = np.broadcast_to(length[:, None], spread.shape)
+    return _averages(spread.ravel(), lengths.ravel()).reshape(-1, *spread.shape) @ weights
+
+
+def _rows(variance: Array, length: Array) -> tuple[Array, Array]:
+    variance, length = np.asarray(variance), np.asarray(length)
+    for name, values in (("variance", variance), ("length", length)):
+        if values.dtype.kind not in "iuf":
+            raise InputError(f"{name} holds {values.dtype} values, not real numbers")
+    variance, length = variance.astype(float), length.astype(float)
+    if not np.all((variance >= 0) & (variance <= LARGEST_VARIANCE)):
+        raise InputError(f"variance is outside [0, {LARGEST_VARIANCE:g}]")
+    if not np.all((length >= 1) & (length <= LARGEST_LENGTH) & (length % 1 == 0)):
+        raise InputError("length is outside the whole numbers of [1, 2^40]")
+    try:
+        variance, length = np.broadcast_arrays(variance, length)
+    except ValueError:
+        raise InputError(f"variance of shape {variance.shape} and length of shape {length.shape} do not broadcast") from None
+    return variance, length
+
+
+def _shaped(kind: Callable[..., _Fields], values: Array, shape: tuple[int, ...]) -> _Fields:
+    return kind(*(float(v[0]) if shape == () else v.reshape(shape) for v in values))
+
+
+def _averages(variance: Array, length: Array) -> Array:
+    """The fields of :class:`Overlap`, one a row, for flat arrays; variances of one octave share their grid."""
+    result = np.empty((len(Overlap._fields), variance.size))
+    octave = np.ceil(np.log2(np.maximum(variance, 1e-3)))
+    octave[variance == 0] = -np.inf
+    for value in np.unique(octave):
+        members = np.flatnonzero(octave == value)
+        at_once = _ROWS_AT_ONCE if value <= 6 else _ROWS_AT_ONCE // 16
+        for part in np.array_split(members, math.ceil(members.size / at_once)):
+            result[:, part] = _uniform(length[part]) if value == -np.inf else _octave(variance[part], length[part])
+    return result
+
+
+def _uniform(n: Array) -> Array:
+    return np.stack([1 / n, n**-2, n**-3, (n - 1) / n**3, (1 - 1 / n) / n, np.log(n), np.log(n)])
+
+
+def _octave(variance: Array, n: Array) -> Array:
+    distinct, index = np.unique(variance, return_inverse=True)
+    sigma, widest = np.sqrt(distinct), math.sqrt(distinct[-1])
+    longest = math.log(n.max())
+    low = quad.BELOW + quad.DEVIATIONS * widest + longest
+    u = quad.STEP * np.arange(-math.ceil(low / quad.STEP), math.ceil((quad.ABOVE + quad.DEVIATIONS * widest) / quad.STEP))
+    less, psi0, psi2, psi3, psi4 = quad.averaged(u, quad.STEP, sigma, (2, 3, 4), longest)
+    log_psi0 = quad.log_psi(less, psi0)
+    if distinct.size == 1:  # one variance, many lengths: a matrix product does the sums
+        exponent = (n[:, None] - 1) * log_psi0
+        powers = np.exp(np.maximum(exponent, quad.LEAST)) * quad.STEP
+        weights = np.stack([psi2[0], psi3[0] / 2, psi4[0] / 6, psi2[0] ** 2 / 6 / psi0[0]], axis=1)
+        m2, m3, m4, a22 = (powers @ weights).T * n
+        exponent += log_psi0
+    else:
+        log_psi0, psi2, psi3, psi4, psi0 = (v[index] for v in (log_psi0, psi2, psi3, psi4, psi0))
+        exponent = (n[:, None] - 1) * log_psi0
+        powers = np.exp(np.maximum(exponent, quad.LEAST)) * (quad.STEP * n[:, None])
+        m2, m3, m4 = (np.einsum("pu,pu->p", powers, v) for v in (psi2, psi3 / 2, psi4 / 6))
+        a22 = np.einsum("pu,pu->p", powers, psi2**2 / 6 / psi0)
+        exponent += log_psi0
+    plain = -np.expm1(-np.exp(np.minimum(u, 5.0)))  # 1 - exp(-e^u)
+    log_z = quad.STEP * (-np.expm1(np.maximum(exponent, quad.LEAST)) - plain).sum(-1)
+    a22 = a22 * (n - 1)
+    rows = np.stack([m2, m3, m4, a22, m2 - 2 * m3 + m4 + a22, log_z - variance * (1 - m2), log_z])
+    rows[:, n == 1] = np.array([[1.0], [1.0], [1.0], [0.0], [0.0], [0.0], [0.0]])
+    return rows
+
+
+# ---- two rows ----
+
+
+def pair_overlap(variance: Array, correlation: Array, length: Array, longer: Array | None = None) -> PairOverlap:
+    r"""Averages over two rows of softmax probabilities whose Gaussian logits correlate column by column.
+
+    Parameters
+    ----------
+    variance : s2, variance of each logit in both rows, in nats^2. 0 <= s2 <= 1000.
+    correlation : rho, between the logits of one column in the two rows. -1 <= rho <= 1.
+    length : n, entries of the first row. A whole number from 1 to 2^40.
+    longer : n' >= n, entries of the second row, whose first n columns are those of the first row, as under a causal mask;
+        n by default.
+
+    Returns
+    -------
+    :class:`PairOverlap`; the arguments are broadcast.
+
+    Raises
+    ------
+    InputError
+        where an argument is outside its range.
+
+    Notes
+    -----
+    Relative error below 3e-8 up to s2 = 9 and n = 4096, measured against finer grids.
+
+    Examples
+    --------
+    >>> pair = pair_overlap(1.0, 0.5, 64)
+    >>> print(f"{pair.P2:.5f} {pair.T2:.5f}")
+    0.02481 0.02259
+    """
+    shape = np.broadcast_shapes(*(np.shape(v) for v in (variance, correlation, length, length if longer is None else longer)))
+    variance, length = _rows(np.broadcast_to(variance, shape), length)
+    longer = length if longer is None else _rows(variance, longer)[1]
+    correlation = np.broadcast_to(np.asarray(correlation, dtype=float), shape)
+    if not np.all(np.abs(correlation) <= 1):
+        raise InputError("correlation is outside [-1, 1]")
+    if not np.all(variance <= LARGEST_PAIR_VARIANCE):
+        raise InputError(f"variance is outside [0, {LARGEST_PAIR_VARIANCE:g}], the range for two rows")
+    if not np.all(longer >= length):
+        raise InputError("longer is below length")
+    result = np.empty((len(PairOverlap._fields), variance.size))
+    keys = np.stack([variance.ravel(), correlation.ravel()])
+    distinct, index = np.unique(keys, axis=1, return_inverse=True)
+    index = index.ravel()
+    lengths, longers = length.ravel(), longer.ravel()
+    for which, (s2, rho) in enumerate(distinct.T):
+        members = np.flatnonzero(index == which)
+        result[:, members] = _pairs(float(s2), float(rho), lengths[members], longers[members])
+    return _shaped(PairOverlap, result, shape)
+
+
+def _pairs(s2: float, rho: float, lengths: Array, longers: Array) -> Array:
+    result = np.empty((len(PairOverlap._fields), lengths.size))
+    alone = lengths == 1  # the first row is one-hot; what remains is the second row's first entry, 1/n' on average
+    if alone.any():
+        second = overlap(s2, longers[alone])
+        result[:, alone] = 1 / longers[alone]
+        result[2, alone] *= second.P
+        result[3, alone] = 0
+    rows = np.flatnonzero(~alone)
+    if rows.size:
+        grid = _PairGrid(s2, rho, lengths[rows].min(), longers[rows].max())
+        for i in rows:
+            extra = longers[i] - lengths[i]
+            result[:, i] = grid.at(lengths[i], np.exp(np.maximum(extra * grid.log_psi0, quad.LEAST)) if extra else None)
+    return result
+
+
+class _PairGrid:
+    """What the pair integrals at one variance and correlation share over all lengths."""
+
+    def __init__(self, s2: float, rho: float, shortest: float, longest: float) -> None:
+        sigma, longest = math.sqrt(s2), math.log(longest)
+        shared, own = sigma * math.sqrt(abs(rho)), np.array([sigma * math.sqrt(1 - abs(rho))])
+        low, high = _PAIR_BELOW + _PAIR_DEVIATIONS * sigma + longest, quad.ABOVE + _PAIR_DEVIATIONS * sigma
+        u = _PAIR_STEP * np.arange(-math.ceil(low / _PAIR_STEP), math.ceil(high / _PAIR_STEP))
+        less, k0 = (v[0] for v in quad.averaged(u, _PAIR_STEP, np.array([sigma]), (1,), longest)[:2])
+        u = u[(shortest - 1) * quad.log_psi(less, k0) > _DEAD]  # a range that starts at the lower end
+        parts = math.ceil(_PAIR_STEP / (quad.COARSEST * shared)) if shared else 0
+        if 1 <= parts <= 4:
+            step = _PAIR_STEP / parts
+            reach = math.ceil(_PAIR_DEVIATIONS * shared / step)
+            weights = np.exp(-((step * np.arange(-reach, reach + 1) / shared) ** 2) / 2)
+            weights /= weights.sum()
+            wide = u[0] + step * np.arange(-reach, parts * (u.size - 1) + reach + 1)
+            values = [v[0] for v in quad.averaged(wide, step, own, (1, 2), longest)]
+            rows = [np.lib.stride_tricks.sliding_window_view(v, weights.size)[::parts] for v in values]
+        else:
+            z, weights = gauss_hermite(_PAIR_NODES) if shared else (np.zeros(1), np.ones(1))
+            columns = [quad.averaged(u + shared * node, _PAIR_STEP, own, (1, 2), longest) for node in z]
+            rows = [np.concatenate([c[k] for c in columns]).T for k in range(4)]
+        less, k0, k1, k2 = (np.ascontiguousarray(v) for v in rows)
+        mirror = slice(None, None, -1) if rho < 0 else slice(None)  # the shared part enters the second row with this sign
+        less_m, k0_m, k1_m, k2_m = (np.ascontiguousarray(v[:, mirror].T) for v in (less, k0, k1, k2))
+        marginal = less @ weights
+        both = marginal[:, None] + (less_m.T @ weights)[None, :] - (less * weights) @ less_m
+        self.log_both = quad.log_psi(both, (k0 * weights) @ k0_m)
+        self.log_psi0 = quad.log_psi(marginal, k0 @ weights)
+        first, second = k1 * weights, k2 * weights
+        self.n11, self.n21, self.n22 = first @ k1_m, second @ k1_m, second @ k2_m
+        self.n12 = first @ k2_m
+        self.cross = self.n11 * self.n11 * np.exp(-np.maximum(self.log_both, quad.LEAST))
+        self.s2, self.rho = s2, rho
+
+    def at(self, n: float, second_row: Array | None) -> Array:
+        """P2, M21, M12 and T2 for rows of n entries; `second_row` weighs u' for what only the second row attends to."""
+        powers = np.exp(np.maximum((n - 1) * self.log_both, quad.LEAST)) * (_PAIR_STEP**2 * n)
+        if second_row is not None:
+            powers *= second_row
+        p2, m21, m12, m22, a22 = (float(np.vdot(powers, v)) for v in (self.n11, self.n21, self.n12, self.n22, self.cross))
+        return np.array([p2, m21, m12, p2 - m21 - m12 + m22 + (n - 1) * a22])
+
+
+# ---- a whole attention map ----
+
+
+class AttentionOverlap(NamedTuple):
+    """What the moments of an attention layer need of its softmax: averages over rows, and over pairs of different rows."""
+
+    P: Array
+    """E sum p^2"""
+    M3: Array
+    """E sum p^3"""
+    A22: Array
+    """E sum over i != j of p_i^2 p_j^2"""
+    T: Array
+    """E ||diag p - p p'||^2"""
+    R: Array
+    """the same with the query's squared norm, |q|^2/d_h, as a factor: T where d_h is infinite"""
+    P2: Array
+    """E sum p_j p'_j"""
+    T2: Array
+    """E trace[(diag p - p p')(diag p' - p' p'')]"""
+    R2: Array
+    """the same with the correlation of the two rows' queries as a factor: rho T2 where d_h is infinite"""
+    entropy: Array
+    """E of -sum p ln p, in nats"""
+    log_partition: Array
+    """E ln Z, in nats"""
+
+
+def attention_overlap(
+    variance: Array, correlation: Array, length: Array, causal: bool = False, head_dim: int | None = None
+) -> AttentionOverlap:
+    """The averages of an attention map with exchangeable tokens.
+
+    Parameters
+    ----------
+    variance : s2, variance of a row's scores after their common part is removed, in nats^2. 0 <= s2 <= 1000.
+    correlation : rho, of the scores of two rows, column by column; in self-attention that of the tokens. -1 <= rho <= 1.
+    length : n, keys a row attends to; with `causal`, the number of rows, of which the first attends to one key, the second to
+        two. A whole number from 1 to 2^40.
+    causal : average over row lengths 1 to n, and over pairs of rows of different lengths.
+    head_dim : d_h. Given, what concerns one row is averaged over the norm of its query, as in :func:`overlap`, and what
+        concerns two rows over the product of their queries, q.q'/d_h, a Gaussian with variance (1 + rho^2)/d_h.
+
+    Returns
+    -------
+    :class:`AttentionOverlap`; the arguments are broadcast. Of a single causal row, there are no pairs: P2 = 1, T2 = R2 = 0.
+
+    Raises
+    ------
+    InputError
+        where an argument is outside its range.
+
+    Notes
+    -----
+    Causal sums are exact for the first 64 rows; the rows after them are integrated over ln n, to 1e-5.
+
+    Examples
+    --------
+    >>> round(attention_overlap(1.0, 0.2, 64).P, 5)
+    0.0388
+    >>> round(attention_overlap(1.0, 0.2, 64, causal=True).P, 4)
+    0.127
+    """
+    if not causal:
+        row = overlap(variance, length, head_dim)
+        shape = np.broadcast_shapes(np.shape(row.P), np.shape(correlation))
+        s2, rho, n = (np.broadcast_to(np.asarray(v, dtype=float), shape)[..., None] for v in (variance, correlation, length))
+        if not np.all(np.abs(rho) <= 1):
+            raise InputError("correlation is outside [-1, 1]")
+        products, weights = _query_products(rho, head_dim)
+        pair = pair_overlap(s2 * np.maximum(np.abs(products), 1), np.clip(products, -1, 1), n)
+        two = (pair.P2 @ weights, pair.T2 @ weights, (products * pair.T2) @ weights)
+        longer = row.T if head_dim is None else overlap(*_by_norm(variance, head_dim, length)).T
+        fields = (row.P, row.M3, row.A22, row.T, longer, *two, row.entropy, row.log_partition)
+        values = np.stack([np.broadcast_to(v, shape).ravel() for v in fields])
+        return _shaped(AttentionOverlap, values, shape)
+    shape = np.broadcast_shapes(np.shape(variance), np.shape(correlation), np.shape(length))
+    variance, length = _rows(np.broadcast_to(variance, shape), length)
+    correlation = np.broadcast_to(np.asarray(correlation, dtype=float), shape)
+    if not np.all(np.abs(correlation) <= 1):
+        raise InputError("correlation is outside [-1, 1]")
+    if not np.all(variance <= LARGEST_PAIR_VARIANCE):
+        raise InputError(f"variance is outside [0, {LARGEST_PAIR_VARIANCE:g}], the range for two rows")
+    problems = zip(variance.ravel(), correlation.ravel(), length.ravel(), strict=True)
+    values = (
+        np.array([_causal(float(s2), float(rho), float(n), head_dim) for s2, rho, n in problems])
+        .reshape(-1, len(AttentionOverlap._fields))
+        .T
+    )
+    return _shaped(AttentionOverlap, values, shape)
+
+
+def _by_norm(variance: Array, head_dim: int, length: Array) -> tuple[Array, Array, int]:
+    """Arguments of :func:`overlap` that weigh its averages by the query's squared norm.
+
+    A chi-square density of d_h degrees of freedom times its variable is one of d_h + 2.
+    """
+    return np.asarray(variance) * (head_dim + 2) / head_dim, length, head_dim + 2
+
+
+_PRODUCT_NODES = 5
+
+
+def _query_products(rho: Array, head_dim: int | None) -> tuple[Array, Array]:
+    """Nodes and weights of the average over q.q'/d_h. A product above 1 stands for equal queries of larger norm."""
+    if head_dim is None:
+        return rho, np.ones(1)
+    z, weights = gauss_hermite(_PRODUCT_NODES)
+    return rho + z * np.sqrt((1 + rho**2) / head_dim), weights
+
+
+_EXACT_ROWS = 64
+_SAMPLED_ROWS = 24
+
+
+def row_lengths(length: int) -> tuple[Array, Array]:
+    """Lengths and weights that average a smooth function of the length over the rows 1 to `length` of a causal mask.
+
+    All of them up to 64 rows; beyond, the integral over ln n from half a row below to half a row above what it stands for.
+    """
+    exact = np.arange(1.0, min(length, _EXACT_ROWS) + 1)
+    if length <= _EXACT_ROWS:
+        return exact, np.full(exact.size, 1 / length)
+    low, high = math.log(_EXACT_ROWS + 0.5), math.log(length + 0.5)
+    nodes, weights = np.polynomial.legendre.leggauss(_SAMPLED_ROWS)
+    sampled = np.exp(low + (high - low) * (nodes + 1) / 2)
+    return np.concatenate([exact, sampled]), np.concatenate([exact * 0 + 1, weights * (high - low) / 2 * sampled]) / length
+
+
+def _causal(s2: float, rho: float, length: float, head_dim: int | None) -> list[float]:
+    n, weights = row_lengths(int(length))
+    p, m3, _, a22, t, entropy, log_z = _over_norms(np.full(n.size, s2), n, head_dim) @ weights
+    longer = t
+    if head_dim is not None:
+        variance, lengths, dims = _by_norm(np.full(n.size, s2), head_dim, n)
+        longer = _over_norms(variance, lengths, dims)[Overlap._fields.index("T")] @ weights
+    if length == 1:
+        return [p, m3, a22, t, longer, 1.0, 0.0, 0.0, entropy, log_z]
+    two = np.zeros(3)
+    for product, share in zip(*_query_products(np.array([rho]), head_dim), strict=True):
+        p2, t2 = _causal_pairs(s2 * max(1.0, abs(product)), max(-1.0, min(1.0, product)), length, n, weights)
+        two += share * np.array([p2, t2, product * t2])
+    return [p, m3, a22, t, longer, *map(float, two), entropy, log_z]
+
+
+def _causal_pairs(s2: float, rho: float, length: float, lengths: Array, weights: Array) -> tuple[float, float]:
+    """P2 and T2 on average over the pairs of rows of different lengths."""
+    grid = _PairGrid(s2, rho, 2.0, length)
+    kept = np.exp(np.maximum(grid.log_psi0, quad.LEAST))
+    left = -np.expm1(np.maximum(grid.log_psi0, quad.LEAST))
+    p2 = t2 = 0.0
+    for rows, weight in zip(lengths, weights, strict=True):
+        following = length - rows
+        if rows == 1:  # its one entry is 1, and 1/n' on average in the row of length n'
+            p2 += weight * (_harmonic(length) - 1)
+        elif following > 0:
+            # The second row is k entries longer, and psi_0^k is summed over k = 1 ... `following`.
+            sums = grid.at(rows, -np.expm1(np.maximum(following * grid.log_psi0, quad.LEAST)) * kept / left)
+            p2 += weight * sums[0]
+            t2 += weight * sums[3]
+    pairs = (length - 1) / 2
+    return float(p2 / pairs), float(t2 / pairs)
+
+
+def _harmonic(n: float) -> float:
+    if n <= 256:
+        return float((1 / np.arange(1, n + 1)).sum())
+    return math.log(n) + euler_gamma + 1 / (2 * n) - 1 / (12 * n * n)
+
+
+class OverlapTable:
+    """Interpolated :func:`attention_overlap` of self-attention at one score variance and length, for recursions over depth.
+
+    Along depth only the tokens' correlation r moves; with it the variance (1 - r) ss of a row's scores and the correlation r of
+    the scores of two rows.
+
+    Parameters
+    ----------
+    score_variance : ss, variance of a raw score q.k / sqrt(d_h), in nats^2. 0 <= ss <= 1000.
+    length : tokens. A whole number from 1 to 2^40.
+    causal : rows attend to themselves and what comes before.
+    head_dim : as in :func:`attention_overlap`.
+
+    Notes
+    -----
+    Relative error below 1e-5 for infinite heads. With `head_dim`, below 1e-4 at d_h = 64 and ss up to 4; up to 3e-3 in P2, T2
+    and R2 at d_h of 32 or less and larger ss, where the average over q.q'/d_h is itself no better.
+
+    Examples
+    --------
+    >>> table = OverlapTable(1.0, 64)
+    >>> round(table(0.25).P, 4), round(attention_overlap(0.75, 0.25, 64).P, 4)
+    (0.0315, 0.0315)
+    """
+
+    def __init__(self, score_variance: float, length: int, causal: bool = False, head_dim: int | None = None) -> None:
+        self.score_variance, self.length, self.causal, self.head_dim = score_variance, length, causal, head_dim
+        # With finite heads the average over q.q'/d_h bends near r = 1, and more nodes than these gain little.
+        for degree in (12, 24, 48) if head_dim is None else (16,):
+            nodes = np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))
+            r = (nodes + 1) / 2
+            values = np.array(attention_overlap((1 - r) * score_variance, r, length, causal, head_dim))
+            values[_R2] /= np.maximum(values[_T2], 1e-300)  # their ratio, which may pass through 0
+            self._logs = np.all(values > 0, axis=1)
+            self._logs[_R2] = False
+            values[self._logs] = np.log(values[self._logs])
+            self._coefficients = np.linalg.solve(np.polynomial.chebyshev.chebvander(nodes, degree), values.T)
+            if np.abs(self._coefficients[-2:]).max() < _TABLE_TAIL:
+                break
+
+    def __call__(self, correlation: Array) -> AttentionOverlap:
+        """The averages at these correlations of the tokens, 0 <= r <= 1."""
+        r = np.asarray(correlation, dtype=float)
+        if not np.all((r >= 0) & (r <= 1)):
+            raise InputError("correlation is outside [0, 1]")
+        values = np.polynomial.chebyshev.chebval(2 * r.ravel() - 1, self._coefficients)
+        values[self._logs] = np.exp(values[self._logs])
+        values[_R2] *= values[_T2]
+        return _shaped(AttentionOverlap, values, r.shape)
+
+
+_TABLE_TAIL = 1e-6
+_T2, _R2 = (AttentionOverlap._fields.index(name) for name in ("T2", "R2"))
+
+
+@functools.lru_cache(maxsize=64)
+def overlap_table(score_variance: float, length: int, causal: bool = False, head_dim: int | None = None) -> OverlapTable:
+    """The :class:`OverlapTable` for these arguments, made once."""
+    return OverlapTable(score_variance, length, causal, head_dim)
+
+
+# ---- the largest probability ----
+
+_PANEL_NODES = 10
+
+
+def max_probability(variance: Array, length: Array) -> Array:
+    """Average of the largest of n softmax probabilities over independent Gaussian logits.
+
+    Parameters
+    ----------
+    variance : s2, variance of each logit, in nats^2. 0 <= s2 <= 1e4.
+    length : n, entries in the row. A whole number from 1 to 2^40.
+
+    Returns
+    -------
+    A number from 1/n to 1; the arguments are broadcast.
+
+    Raises
+    ------
+    InputError
+        where an argument is outside its range.
+
+    Examples
+    --------
+    >>> round(max_probability(1.0, 64), 5)
+    0.10727
+    """
+    variance, length = _rows(variance, length)
+    values = np.array([_largest(float(s2), float(n)) for s2, n in zip(variance.ravel(), length.ravel(), strict=True)])
+    return float(values[0]) if variance.shape == () else values.reshape(variance.shape)
+
+
+@functools.lru_cache(maxsize=1)
+def _panel() -> tuple[Array, Array, Array]:
+    """Gauss-Legendre nodes and weights on [0, 1], and the matrix that integrates from 0 to each node."""
+    nodes, weights = np.polynomial.legendre.leggauss(_PANEL_NODES)
+    legendre = np.polynomial.legendre
+    to_coefficients = np.linalg.inv(legendre.legvander(nodes, _PANEL_NODES - 1))
+    antiderivatives = [legendre.legint(row, lbnd=-1) for row in np.eye(_PANEL_NODES)]
+    integrals = np.stack([legendre.legval(nodes, c) for c in antiderivatives], axis=1)
+    return (nodes + 1) / 2, weights / 2, integrals @ to_coefficients / 2
+
+
+def _largest(s2: float, n: float) -> float:
+    if n == 1 or s2 == 0:
+        return 1 / n
+    sigma = math.sqrt(s2)
+    u = quad.STEP * np.arange(-math.ceil((quad.BELOW + quad.DEVIATIONS * sigma + math.log(n)) / quad.STEP),
+                          math.ceil((quad.ABOVE + quad.DEVIATIONS * sigma) / quad.STEP))  # fmt: skip
+    panels = math.ceil(2 * quad.DEVIATIONS * sigma / min(1.0, sigma))
+    width = 2 * quad.DEVIATIONS * sigma / panels
+    nodes, weights, cumulative = _panel()
+    x = width * ((np.arange(panels) - panels / 2)[:, None] + nodes)
+    density = np.exp(-((x / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
+    less, k0, k1 = (v * density for v in quad.kernels(u[:, None, None] + x, (1,)))
+    sums = width * (k0 @ weights)
+    before = np.cumsum(sums, axis=1) - sums
+    below = before[..., None] + width * (k0 @ cumulative.T)  # the other logits: smaller than this one, and weighed by exp(-tZ)
+    above = (width * (less @ weights)).sum(1)[:, None, None] + (sums.sum(1)[:, None, None] - below)
+    powers = np.exp(np.maximum((n - 1) * quad.log_psi(above, below), quad.LEAST))
+    return float(n * quad.STEP * width * ((powers * k1) @ weights).sum())

@@ -1,0 +1,1 @@
+"""From a budget to a shape: rules, templates, search, plans, head allocation."""

@@ -1,0 +1,134 @@
+"""What a shape may use: an amount of parameters, FLOPs or bytes, and the conventions by which it is counted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ..architecture import RECOMPUTE, Transformer
+from ..architecture.number_formats import bits_of
+from ..checks import check_choice, check_whole
+from ..errors import InputError, shown
+from ..quantities import format_bytes, format_count
+from .rules import Quantity
+from .template import Template
+
+BUDGETS = {
+    "parameters": "parameters, all of them",
+    "non_embedding": "parameters without the embedding",
+    "active": "parameters that one token meets",
+    "flops": "training FLOPs",
+    "memory": "bytes of training memory",
+    "weights": "bytes of weights",
+}
+_CAPS = ("flops", "memory", "weights")  # limits rather than sizes to come close to
+
+
+LARGEST_AMOUNT = 10**26
+"""No budget is larger; the shapes that would use it up are beyond any dimension a component accepts."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An amount of something that a shape may use, and the conventions by which it is counted.
+
+    Parameters
+    ----------
+    kind : one of :data:`BUDGETS`.
+    amount : exact.
+    tokens : training tokens, for a FLOPs budget; `tokens_per_parameter` of all parameters by default (20: Hoffmann et al. 2022,
+        arXiv 2203.15556).
+    context, batch : length and number of sequences; the design's context and 1 by default.
+    masked : whether attention scores behind a causal mask are left out of FLOPs.
+    dtype, recompute : number format of weights and activations, and whether activations are recomputed.
+    """
+
+    kind: str
+    amount: Fraction
+    tokens: int | None = None
+    tokens_per_parameter: float = 20.0
+    context: int | None = None
+    batch: int = 1
+    masked: bool = False
+    dtype: str = "bf16"
+    recompute: str = "none"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.amount, (int, Fraction)) or not 0 < self.amount <= LARGEST_AMOUNT:
+            raise InputError(f"budget: amount={shown(self.amount)} is not a positive exact number; parse text with plan(...)")
+        check_whole("budget", batch=self.batch)
+        if self.context is not None:
+            check_whole("budget", context=self.context)
+        object.__setattr__(self, "amount", Fraction(self.amount))
+        check_choice("budget", tuple(BUDGETS), kind=self.kind)
+        check_choice("budget", RECOMPUTE, recompute=self.recompute)
+        bits_of(self.dtype)
+        if self.tokens is not None:
+            check_whole("budget", tokens=self.tokens, largest=10**18)
+        if not 0 < self.tokens_per_parameter < math.inf:
+            raise InputError(f"budget: tokens_per_parameter={shown(self.tokens_per_parameter)} is not a positive number")
+
+    @property
+    def cap(self) -> bool:
+        """Whether it is a limit that must not be exceeded, rather than a size to come close to."""
+        return self.kind in _CAPS
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether the amount is one of bytes."""
+        return self.kind in ("memory", "weights")
+
+    @property
+    def size_share(self) -> float:
+        """How much of a relative change of the amount is one of the parameters: FLOPs buy tokens as well."""
+        return 0.5 if self.kind == "flops" and self.tokens is None else 1.0
+
+    @property
+    def unit(self) -> str:
+        """What the amount counts."""
+        return BUDGETS[self.kind]
+
+    def of(self, tree: Transformer) -> int | Fraction:
+        """How much of it `tree` uses, exact."""
+        match self.kind:
+            case "parameters":
+                return tree.parameters
+            case "non_embedding":
+                return tree.non_embedding_parameters
+            case "active":
+                return tree.active_parameters
+            case "flops":
+                return self.flops_per_token(tree) * self.tokens_for(tree.parameters)
+            case "memory":
+                return tree.training_memory(self.context, batch=self.batch, dtype=self.dtype, recompute=self.recompute).total
+            case _:
+                return tree.weight_bytes(self.dtype)
+
+    def flops_per_token(self, tree: Transformer) -> int | Fraction:
+        """Training operations per token under this budget's conventions."""
+        return tree.flops_per_token(self.context, masked=self.masked, training=True)
+
+    def tokens_for(self, parameters: float) -> int:
+        """Training tokens of a model of this size."""
+        return self.tokens if self.tokens is not None else round(self.tokens_per_parameter * parameters)
+
+    def quantity(self, template: Template) -> Quantity:
+        """The amount as a function of continuous depth and width."""
+        if self.kind != "flops":
+            return template.polynomial(self.of).continuous()
+        per_token = template.polynomial(self.flops_per_token).continuous()
+        parameters = template.polynomial(lambda tree: tree.parameters).continuous()
+
+        def flops(depth: float, width: float) -> float:
+            tokens = self.tokens if self.tokens is not None else self.tokens_per_parameter * parameters(depth, width)
+            return per_token(depth, width) * tokens
+
+        return flops
+
+    def __str__(self) -> str:
+        if self.in_bytes:
+            return f"{format_bytes(float(self.amount))} of {self.unit.removeprefix('bytes of ')}"
+        if self.kind == "flops":
+            return f"{float(self.amount):.3g} {self.unit}"
+        return f"{format_count(float(self.amount))} {self.unit}"

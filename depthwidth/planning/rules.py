@@ -1,0 +1,293 @@
+"""The published ways to choose a shape, each as a curve through (depth, width), and where a curve meets a budget.
+
+A rule says nothing about embeddings, vocabularies or feed-forward widths: it says which depths and widths belong together.
+So a rule is a curve, and the exact count of the architecture at hand closes it (:func:`meet`).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..coefficients import coefficient, covariance, reference
+from ..errors import InputError, nearest, shown
+from ..formula import Formula, Kind
+from ..formulas import shape
+
+Curve = Callable[[float], tuple[float, float]]
+"""From a positive parameter of the rule's own to (depth, width), both growing with it."""
+
+Quantity = Callable[[float, float], float]
+"""From (depth, width) to an amount, growing with both."""
+
+_SPAN = (1e-9, 1e18)  # of a curve's parameter; depths and widths outside are no networks
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A published or fitted way to choose a shape."""
+
+    name: str
+    source: str
+    kind: Kind
+    along: Callable[[float], Curve]
+    """The curve for blocks of c parameters per squared width; only a rule that speaks of sizes depends on c."""
+    fitted_on: tuple[tuple[str, float, float], ...] = ()
+    """Ranges of ``depth``, ``width`` or ``parameters`` that its data covered; empty where its source does not say."""
+    images: bool = False
+    """Whether it was fitted on images rather than text."""
+    comparison: bool = False
+    """Whether it describes what was once built rather than what is best; it is left out of the band over rules."""
+    moved: Callable[[float], dict[str, Curve]] = lambda c: {}
+    """The same curves with the coefficients moved by their error."""
+    error: str = ""
+    """What the moved curves are; empty where its source gives no error."""
+
+    def curve(self, c: float = 12) -> Curve:
+        """The curve for blocks of c parameters per squared width, 12 where a feed-forward part is four times the width."""
+        return self.along(c)
+
+    def variants(self, c: float = 12) -> dict[str, Curve]:
+        """The curve with its coefficients moved by their error, by what was moved; empty where its source gives none."""
+        return self.moved(c)
+
+    def extrapolates(self, depth: float, width: float, parameters: float) -> bool | None:
+        """Whether a shape lies outside what the rule's data covered; None where its source does not say what that was."""
+        if not self.fitted_on:
+            return None
+        values = {"depth": depth, "width": width, "parameters": parameters}
+        return any(not low <= values[name] <= high for name, low, high in self.fitted_on)
+
+
+def meet(curve: Curve, quantity: Quantity, amount: float) -> tuple[float, float] | None:
+    """The (depth, width) at which `curve` reaches `amount` of `quantity`, continuous; None where it never does.
+
+    The logarithm of the quantity against that of the curve's parameter is close to a straight line, so the Illinois form of
+    false position converges in a few steps; it keeps the root bracketed, and bisects while an end is beyond all numbers.
+    """
+
+    def excess(log_t: float) -> float:
+        try:
+            reached = quantity(*curve(math.exp(log_t)))
+        except OverflowError:  # beyond all numbers, or beyond the curve's end
+            return math.inf
+        except InputError:  # before the curve begins, as below the width where a depth would be negative
+            return -math.inf
+        return math.log(reached / amount) if reached > 0 else -math.inf
+
+    low, high = (math.log(t) for t in _SPAN)
+    below, above = excess(low), excess(high)
+    if below > 0 or above < 0:
+        return None
+    kept = 0  # which end stayed at the last step; its weight is halved when it stays again
+    for _ in range(200):
+        if high - low < 1e-14 * max(1.0, abs(high)):
+            break
+        finite = math.isfinite(below) and math.isfinite(above)
+        middle = (low * above - high * below) / (above - below) if finite else (low + high) / 2
+        value = excess(middle)
+        if value == 0:
+            return curve(math.exp(middle))
+        if value < 0:
+            low, below = middle, value
+            above = above / 2 if kept < 0 else above
+            kept = -1
+        else:
+            high, above = middle, value
+            below = below / 2 if kept > 0 else below
+            kept = 1
+        if abs(value) < 1e-14:
+            return curve(math.exp(middle))
+    # Where a curve begins above the amount or ends below it, that end is bracketed, not a crossing.
+    return curve(math.exp(high)) if math.isfinite(below) and math.isfinite(above) else None
+
+
+def rules(images: bool = False) -> dict[str, Rule]:
+    """The rules that apply to text, or to images, by name; the default first."""
+    return {rule.name: rule for rule in _RULES if rule.images == images}
+
+
+def find_rule(name: str) -> Rule:
+    """The rule called `name`.
+
+    Raises
+    ------
+    InputError
+        if there is none.
+    """
+    known = {rule.name: rule for rule in _RULES}
+    if name not in known:
+        raise InputError(f"there is no rule {shown(name)}{nearest(str(name), known)}; known are {', '.join(known)}")
+    return known[name]
+
+
+def _by_depth(width: Formula, **coefficients: float) -> Curve:
+    width_at = _lazily(width, coefficients)
+    return lambda depth: (depth, width_at()(depth))
+
+
+def _by_width(depth: Formula, **coefficients: float) -> Curve:
+    depth_at = _lazily(depth, coefficients)
+    return lambda width: (depth_at()(width), width)
+
+
+def _lazily(formula: Formula, coefficients: dict[str, float]) -> Callable[[], Callable[..., float]]:
+    """The formula with its coefficients filled in, which are read from their file when a curve is first followed."""
+    return functools.cache(lambda: formula.with_fixed(**coefficients))
+
+
+def _whatever(curve: Curve) -> Callable[[float], Curve]:
+    """A curve that does not depend on the parameters of a block."""
+    return lambda c: curve
+
+
+def _shifted(width_at: Callable[[float], float], error_at: Callable[[float], float]) -> dict[str, Curve]:
+    """The curve with ln(width) at every depth moved by its standard error, down and up."""
+
+    def moved(sign: int) -> Curve:
+        return lambda depth: (depth, width_at(depth) * math.exp(sign * error_at(depth)))
+
+    return {"minus one standard error": moved(-1), "plus one standard error": moved(+1)}
+
+
+def _levine_variants(c: float) -> dict[str, Curve]:
+    known = covariance("levine2020")
+    terms = {"var_a": known["a", "a"], "var_b": known["b", "b"], "cov_ab": known["a", "b"]}
+    return _shifted(shape.levine_width.with_fixed(), shape.levine_relative_width_error.with_fixed(**terms))
+
+
+def _gemstones_variants(c: float) -> dict[str, Curve]:
+    known = covariance("gemstones2025")
+    names = ("ln_A", "alpha", "ln_B", "beta")
+    terms = {f"cov_{a}_{b}" if a != b else f"var_{a}": known[a, b] for i, a in enumerate(names) for b in names[i:]}
+    return _shifted(shape.gemstones_width.with_fixed(), shape.gemstones_relative_width_error.with_fixed(**terms))
+
+
+def _moved_by_stderr(law: str, names: tuple[str, ...], curve: Callable[..., Curve]) -> dict[str, Curve]:
+    """A curve with one coefficient at a time moved by its standard error, either way."""
+    found = {}
+    for row in (coefficient(law, name) for name in names):
+        for sign in (-1, 1):
+            found[f"{row.name} {sign:+d} standard error"] = curve(**{row.name: row.value + sign * (row.stderr or 0.0)})
+    return found
+
+
+def _completep(c: float) -> Curve:
+    aspect_at = _lazily(shape.completep_aspect, {})
+    depth_at = _lazily(shape.constant_aspect_depth, {"c": c})
+
+    def curve(parameters: float) -> tuple[float, float]:
+        aspect = aspect_at()(parameters)
+        depth = depth_at()(parameters, aspect)
+        return depth, aspect * depth
+
+    return curve
+
+
+@functools.cache
+def _gpt3_points() -> tuple[tuple[float, float], ...]:
+    return tuple((float(row["width"]), float(row["depth"])) for row in reference("gpt3_family"))
+
+
+def _gpt3_depth(width: float) -> float:
+    """Depth of a GPT-3-like model of this width: the family's own depths, joined on a log-log scale.
+
+    Beyond its widest model the ratio of that model stays, below its narrowest likewise.
+    """
+    points = _gpt3_points()
+    first, last = points[0], points[-1]
+    if width <= first[0] or width >= last[0]:
+        end = first if width <= first[0] else last
+        return width * end[1] / end[0]
+    for (w0, d0), (w1, d1) in itertools.pairwise(points):
+        if width <= w1:
+            share = math.log(width / w0) / math.log(w1 / w0)
+            return float(d0 * (d1 / d0) ** share)
+    raise AssertionError("the widths of the family are in order")
+
+
+MEASURED_SIZES = (2.3e7, 1.8e9)
+"""Sizes of the models on which the loss penalty and the best width were measured, in parameters without the embedding."""
+
+
+def _measured(c: float, **coefficients: float) -> Curve:
+    width_at = _lazily(shape.penalised_best_width, coefficients)
+    low, high = MEASURED_SIZES
+
+    def curve(parameters: float) -> tuple[float, float]:
+        # The drift was measured over two decades; it is carried one further, no more: in the end it would turn round.
+        if parameters < low / 10:
+            raise InputError("measured2025: the curve begins at a tenth of its smallest model")
+        if parameters > high * 10:
+            raise OverflowError("measured2025: the curve ends at ten times its largest model")
+        width = width_at()(parameters)
+        # The law gives the best width for a real count of parameters; how many blocks make that count is the block's matter.
+        return parameters / (c * width**2), width
+
+    return curve
+
+
+_RULES = (
+    Rule(
+        "levine2020",
+        shape.levine_width.source,
+        shape.levine_width.kind,
+        _whatever(_by_depth(shape.levine_width)),
+        fitted_on=(("depth", 6, 48),),
+        moved=_levine_variants,
+        error="one standard error of the fit; its covariance is recalled, not confirmed",
+    ),
+    Rule(
+        "gemstones2025",
+        shape.gemstones_depth.source,
+        shape.gemstones_depth.kind,
+        _whatever(_by_width(shape.gemstones_depth)),
+        fitted_on=(("depth", 3, 80), ("width", 256, 3072)),
+        moved=_gemstones_variants,
+        error="one standard error, by our jackknife over the 22 models",
+    ),
+    Rule(
+        "liu2026",
+        shape.liu_depth.source,
+        shape.liu_depth.kind,
+        _whatever(_by_width(shape.liu_depth)),
+        moved=lambda c: _moved_by_stderr("liu2026", ("alpha_m", "alpha_l"), functools.partial(_by_width, shape.liu_depth)),
+        error="one standard error of either exponent alone; their covariance is not published",
+    ),
+    Rule(
+        "measured2025",
+        shape.penalised_best_width.source,
+        shape.penalised_best_width.kind,
+        _measured,
+        fitted_on=(("parameters", *MEASURED_SIZES),),
+        moved=lambda c: _moved_by_stderr("shape_penalty", ("x0", "s"), functools.partial(_measured, c)),
+        error="one standard error of either coefficient alone",
+    ),
+    Rule(
+        "completep2025",
+        shape.completep_aspect.source,
+        shape.completep_aspect.kind,
+        _completep,
+        fitted_on=(("parameters", 5e7, 1.5e9),),
+    ),
+    Rule("nanochat", shape.nanochat_width.source, shape.nanochat_width.kind, _whatever(_by_depth(shape.nanochat_width))),
+    Rule("marin", shape.marin_depth.source, shape.marin_depth.kind, _whatever(_by_width(shape.marin_depth))),
+    Rule(
+        "gpt3",
+        "Brown et al. 2020, arXiv 2005.14165, Table 2.1, joined on a log-log scale",
+        "heuristic",
+        _whatever(lambda width: (_gpt3_depth(width), width)),
+        fitted_on=(("width", 768, 12288),),
+        comparison=True,
+    ),
+    Rule(
+        "sovit2023",
+        shape.sovit_width.source,
+        shape.sovit_width.kind,
+        _whatever(_by_depth(shape.sovit_width)),
+        images=True,
+    ),
+)

@@ -1,0 +1,286 @@
+"""An architecture whose depth and width are still open: everything else about it, and its counts as polynomials of the two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from ..architecture import Transformer
+from ..architecture.design import Design
+from ..checks import check_whole
+from ..errors import InputError, nearest, shown
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "gpt3": {},
+    "llama2": {
+        "positions": "rotary", "norm": "rmsnorm", "bias": False, "activation": "silu", "gated": True, "tied": False,
+        "vocab": 32000, "context": 4096,
+    },
+    "llama3": {
+        "positions": "rotary", "norm": "rmsnorm", "bias": False, "activation": "silu", "gated": True, "tied": False,
+        "vocab": 128256, "context": 8192, "kv_heads": 8,
+    },
+    "mixtral": {
+        "positions": "rotary", "norm": "rmsnorm", "bias": False, "activation": "silu", "gated": True, "tied": False,
+        "vocab": 32000, "context": 4096, "kv_heads": 8, "experts": 8, "top_k": 2,
+    },
+    "vit": {"kind": "encoder", "patch": 16, "head": "classifier"},
+}  # fmt: skip
+"""Choices that belong together, by the model they are known from; the rest is
+:class:`~depthwidth.architecture.design.Design`'s default."""
+
+_FFN_RATIOS = {"llama2": Fraction(8, 3), "llama3": Fraction(7, 2), "mixtral": Fraction(7, 2)}
+_NARROWEST = 8
+_SHAPE = frozenset({"depth", "width", "heads", "ffn"})
+_TEXT = frozenset({"vocab", "context", "kind", "tied", "segments"})
+
+
+@dataclass(frozen=True)
+class Template:
+    """A design without its depth and width.
+
+    Widths are multiples of what the hardware likes: of `multiple` where given, 64 or 128 otherwise, and of as many heads as
+    key heads and `tensor_parallel` devices can share out evenly.
+    """
+
+    design: Design
+    ffn_ratio: Fraction = Fraction(4)
+    """Hidden features of the feed-forward part per width."""
+    head_dim: int | None = None
+    """None lets the width decide."""
+    tensor_parallel: int = 1
+    multiple: int | None = None
+    group: int = 1
+    """Query heads per key head, where that ratio is kept; a fixed number of key heads stands in `design.kv_heads`."""
+    attention_ratio: Fraction = Fraction(1)
+    """Dimensions of all query heads together per width; T5's largest models have 4, and 16."""
+    shared_ratio: Fraction = Fraction(0)
+    """Hidden features of an expert that serves every token, per hidden feature of the others."""
+    scaled_embedding: bool = False
+    """Whether the token embedding is multiplied by the square root of the width, as Gemma's is."""
+
+    @classmethod
+    def of(
+        cls,
+        preset: str = "gpt3",
+        *,
+        ffn_ratio: Fraction | None = None,
+        head_dim: int | None = None,
+        tensor_parallel: int = 1,
+        multiple: int | None = None,
+        **choices: Any,
+    ) -> Template:
+        """A preset with some choices of :class:`~depthwidth.architecture.design.Design` changed.
+
+        Raises
+        ------
+        InputError
+            for an unknown preset or choice, or one that makes no sense.
+        """
+        if preset not in PRESETS:
+            raise InputError(
+                f"there is no preset {shown(preset)}{nearest(str(preset), PRESETS)}; known are {', '.join(PRESETS)}"
+            )
+        for name in _SHAPE & set(choices):
+            raise InputError(f"plan: {name} is part of the shape that is looked for; give head_dim, kv_heads or ffn_ratio")
+        if PRESETS[preset].get("patch") and _TEXT & set(choices):
+            raise InputError(f"plan: {min(_TEXT & set(choices))} has no meaning for images")
+        design = Design.of(depth=1, width=64, **(PRESETS[preset] | choices))
+        if design.experts is None and "top_k" in choices:
+            raise InputError("plan: top_k has no meaning without experts")
+        ratio = _FFN_RATIOS.get(preset, Fraction(8, 3) if design.gated else Fraction(4)) if ffn_ratio is None else ffn_ratio
+        return cls(design, ratio, head_dim, tensor_parallel, multiple)
+
+    @classmethod
+    def like(cls, design: Design, choices: Mapping[str, Any] | None = None, **shape: Any) -> Template:
+        """A design with its shape forgotten; its ratios, head dimension and pattern of windows are kept.
+
+        `choices` change the design first; `shape` are fields of the template, which replace what would be kept. An encoder
+        gets as many blocks as its decoder.
+        """
+        tree = Transformer.of_design(design)
+        if not isinstance(design.heads, (int, type(None))):
+            raise InputError("a plan keeps one number of heads for all blocks; this model's blocks differ")
+        group = tree.heads // tree.kv_heads
+        kept = replace(
+            design,
+            depth=1,
+            width=64,
+            heads=None,
+            ffn=None,
+            head_dim=None,
+            value_dim=None,
+            kv_heads=1 if tree.kv_heads == 1 else None,
+            encoder_depth=None,
+            pooler_width=None,
+            embedding_width=design.embedding_width if design.embedding_width != design.width else None,
+            window=_period(design.window),
+            **without_none(choices or {}),
+        )
+        if kept.kv_heads is not None:
+            group = 1
+        given = {
+            "ffn_ratio": Fraction(tree.ffn, tree.width),
+            "head_dim": tree.head_dim,
+            "group": group,
+            "attention_ratio": Fraction(tree.heads * tree.head_dim, tree.width),
+            "shared_ratio": Fraction(design.shared_ffn or 0, tree.ffn),
+            "scaled_embedding": design.embedding_scale != 1 and math.isclose(design.embedding_scale, math.sqrt(tree.width)),
+        }
+        return cls(kept, **(given | without_none(shape)))
+
+    def __post_init__(self) -> None:
+        for name in ("tensor_parallel", "multiple", "head_dim"):
+            if getattr(self, name) is not None:
+                check_whole("plan", largest=2**20, **{name: getattr(self, name)})
+        if not isinstance(self.ffn_ratio, (int, float, Fraction)):
+            raise InputError(f"plan: ffn_ratio={shown(self.ffn_ratio)} is not a number")
+        if not 0 < self.ffn_ratio <= 1024:
+            raise InputError(f"plan: ffn_ratio={float(self.ffn_ratio):g} is not in (0, 1024]")
+        object.__setattr__(self, "ffn_ratio", Fraction(self.ffn_ratio).limit_denominator(1000))
+        kv = self.design.kv_heads
+        if kv is not None and kv % self.tensor_parallel and self.tensor_parallel % kv:
+            raise InputError(f"plan: {kv} key heads cannot be shared out evenly among tensor_parallel={self.tensor_parallel}")
+
+    @property
+    def exact(self) -> bool:
+        """Whether its polynomials are its trees' counts to the last one: no feed-forward width is rounded."""
+        return self.ffn_ratio.denominator == 1 and self.shared_ratio.denominator == 1 and self.tensor_parallel == 1
+
+    def head_dim_at(self, width: float) -> int:
+        """Dimensions of a head at about this width: what is asked for, or 128 for wide models, 64 for narrower ones."""
+        if self.head_dim is not None:
+            return self.head_dim
+        if width >= 1536:
+            return 128
+        return 64 if width >= 128 else max(_NARROWEST, 2 ** int(math.log2(width) - 1))
+
+    def step_at(self, width: float) -> int:
+        """What widths near `width` are multiples of."""
+        heads = math.lcm(self.design.kv_heads or 1, self.group, self.tensor_parallel)
+        if self.group > 1:  # then key heads grow with the width, and they are shared out as well
+            heads = math.lcm(heads, self.group * self.tensor_parallel)
+        liked = self.multiple or (128 if width >= 1024 else 64 if width >= 256 else 32 if width >= 128 else _NARROWEST)
+        return math.lcm(self._width_of(heads, self.head_dim_at(width)), liked)
+
+    def _width_of(self, heads: int, head_dim: int) -> int:
+        """The smallest width whose heads are a multiple of `heads`."""
+        return (Fraction(heads * head_dim) / self.attention_ratio).numerator
+
+    def fits(self, width: int) -> bool:
+        """Whether a width is a multiple of what widths like it are to be multiples of."""
+        return width > 0 and width % self.step_at(width) == 0
+
+    def widths_beside(self, width: float) -> list[int]:
+        """The nearest fitting widths on either side."""
+        step = self.step_at(width)
+        below, above = int(width / step) * step, (int(width / step) + 1) * step
+        while below > 0 and not self.fits(below):
+            below -= step
+        while not self.fits(above):
+            above += step
+        return [found for found in (below, above) if found > 0]
+
+    def at(self, depth: int, width: int) -> Transformer:
+        """The tree at a given shape, its feed-forward width rounded to what hardware likes."""
+        exact = self.ffn_ratio * width
+        # A whole multiple of the width is already a multiple of all that the width is.
+        step = 1 if self.ffn_ratio.denominator == 1 else 128 if width >= 1024 else 64 if width >= 256 else _NARROWEST
+        step = math.lcm(step, self.tensor_parallel)
+        return self._tree(depth, width, self.head_dim_at(width), max(step, step * round(exact / step)))
+
+    def _tree(self, depth: int, width: int, head_dim: int, ffn: int) -> Transformer:
+        heads = int(width * self.attention_ratio) // head_dim
+        kv_heads = self.design.kv_heads
+        if kv_heads is None and self.group > 1:
+            kv_heads = heads // self.group
+        window = self.design.window
+        if isinstance(window, Sequence):
+            window = tuple(window[i % len(window)] for i in range(depth))
+        design = replace(
+            self.design,
+            depth=depth,
+            width=width,
+            heads=heads,
+            head_dim=head_dim,
+            kv_heads=kv_heads,
+            ffn=ffn,
+            shared_ffn=int(self.shared_ratio * ffn) or self.design.shared_ffn,
+            window=window,
+            embedding_scale=math.sqrt(width) if self.scaled_embedding else self.design.embedding_scale,
+        )
+        return Transformer.of_design(design)
+
+    def polynomial(self, reading: Callable[[Transformer], int | Fraction]) -> CountPolynomial:
+        """`reading`, a count that is affine in the depth and quadratic in the width, as that polynomial.
+
+        Trees at two depths and three widths determine it exactly, in rational arithmetic. The feed-forward width is not
+        rounded. A head dimension left open is taken as that of width 1024.
+        """
+        head_dim = self.head_dim_at(1024)
+        # A width at which heads and hidden features, also those of a shared expert, come out whole.
+        unit = math.lcm(
+            self._width_of(math.lcm(self.design.kv_heads or 1, self.group), head_dim),
+            self.ffn_ratio.denominator * self.shared_ratio.denominator,
+        )
+        period = len(self.design.window) if isinstance(self.design.window, Sequence) else 1
+
+        def sample(depth: int) -> list[Fraction]:
+            widths = (unit, 2 * unit, 3 * unit)
+            return _quadratic(
+                [Fraction(reading(self._tree(depth, w, head_dim, int(self.ffn_ratio * w)))) for w in widths], unit
+            )
+
+        once, twice = sample(period), sample(2 * period)
+        per_block = [(b - a) / period for a, b in zip(once, twice, strict=True)]
+        return CountPolynomial(
+            tuple(a - period * b for a, b in zip(once, per_block, strict=True)),
+            tuple(per_block),
+        )
+
+
+@dataclass(frozen=True)
+class CountPolynomial:
+    """``sum_k (around[k] + depth * per_block[k]) width^k`` for k = 0, 1, 2, with exact coefficients."""
+
+    around: tuple[Fraction, ...]
+    per_block: tuple[Fraction, ...]
+
+    def exact(self, depth: int, width: int) -> Fraction:
+        """Its value at a shape of whole numbers, exact."""
+        return sum(
+            ((a + depth * b) * width**k for k, (a, b) in enumerate(zip(self.around, self.per_block, strict=True))),
+            start=Fraction(0),
+        )
+
+    def continuous(self) -> Callable[[float, float], float]:
+        """The same polynomial for real depths and widths, in floating point."""
+        a0, a1, a2 = map(float, self.around)
+        b0, b1, b2 = map(float, self.per_block)
+        return lambda depth, width: (a0 + depth * b0) + width * ((a1 + depth * b1) + width * (a2 + depth * b2))
+
+
+def _quadratic(values: list[Fraction], unit: int) -> list[Fraction]:
+    """Coefficients of the parabola through `values` at unit, 2 unit and 3 unit, lowest first (Newton's differences)."""
+    first, second, third = values
+    bend = (third - 2 * second + first) / 2
+    slope = (second - first) - 3 * bend
+    return [first - slope - bend, slope / unit, bend / unit**2]
+
+
+def _period(window: int | Sequence[int | None] | None) -> int | tuple[int | None, ...] | None:
+    if not isinstance(window, Sequence):
+        return window
+    entries = tuple(window)
+    for length in range(1, len(entries) + 1):
+        if all(entry == entries[i % length] for i, entry in enumerate(entries)):
+            return entries[:length] if length > 1 else entries[0]
+    return entries
+
+
+def without_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}

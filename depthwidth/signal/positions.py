@@ -1,0 +1,371 @@
+r"""Which positions a signal is followed at, and what a token of each position may attend to.
+
+A sequence has positions 1 ... L. A signal is kept at a few of them, the *nodes*: text at every one, exchangeable tokens under a
+causal mask at about a dozen, because what a mask makes of them is a smooth function of ln t. An interpolation matrix takes
+values at the nodes to values at all positions, so that sums over positions become products with small matrices, made once.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..checks import whole
+from ..errors import InputError
+from ..numerics.interpolation import spline_values
+
+Array = Any
+
+_FIRST = 4  # positions from 1 on that are nodes themselves: there, a row more or less in the window changes most
+_RATIO = 1.7
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """Nodes among the positions of a sequence.
+
+    A moment of one token is an array q (n,) over the nodes. A moment of two different tokens is a symmetric array c (n, n):
+    c[a, a] is that of two different tokens near node a; where every position is a node it stands for no pair and is ignored.
+    """
+
+    nodes: Array
+    """t_1 < ... < t_n, positions from 1 to L; shape (n,)"""
+    weights: Array
+    """Interpolation: a smooth function of position is `weights @` its values at the nodes. Shape (L, n), rows sum to 1."""
+    dense: bool
+    """Whether every position is a node."""
+
+    @classmethod
+    def every(cls, length: int) -> Positions:
+        """All positions: text, where any two tokens may correlate as they like.
+
+        Examples
+        --------
+        >>> Positions.every(3).nodes.tolist()
+        [1, 2, 3]
+        """
+        return _every(whole("Positions", "length", length))
+
+    @classmethod
+    def smooth(cls, length: int) -> Positions:
+        """Nodes for exchangeable tokens under a causal mask: the first few positions, then evenly spaced in ln t.
+
+        Examples
+        --------
+        >>> Positions.smooth(64).nodes.tolist()
+        [1, 2, 3, 4, 6, 10, 16, 25, 40, 64]
+        """
+        return _smooth(whole("Positions", "length", length))
+
+    @classmethod
+    def one(cls, length: int) -> Positions:
+        """A single node: exchangeable tokens that all attend to all.
+
+        Examples
+        --------
+        >>> Positions.one(64).mean([0.5])
+        0.5
+        """
+        return _one(whole("Positions", "length", length))
+
+    @property
+    def length(self) -> int:
+        """L, positions of the sequence."""
+        return int(self.weights.shape[0])
+
+    @property
+    def count(self) -> int:
+        """n, nodes."""
+        return int(self.nodes.size)
+
+    def pairs(self, values: Array) -> tuple[Array, Array]:
+        """What is given at the nodes, shape (n,), at the first and at the second token of each pair; they broadcast."""
+        return values[:, None], values
+
+    def swapped(self, values: Array) -> Array:
+        """What is given for pairs with their two tokens exchanged."""
+        return values.T
+
+    @property
+    def distances(self) -> Array:
+        """Positions between the two tokens of each pair."""
+        return np.abs(np.subtract.outer(self.nodes, self.nodes))
+
+    @functools.cached_property
+    def _share(self) -> Array:
+        return self.weights.mean(0)
+
+    @functools.cached_property
+    def _pair_share(self) -> Array:
+        length = self.length
+        if length == 1:
+            return np.zeros((1, 1))
+        rows = np.stack([self.beside(a).mean(0) for a in range(self.count)]) if not self.dense else self._share
+        return (length * self._share[:, None] * rows - np.diag(self._share)) / (length - 1)
+
+    def beside(self, node: int) -> Array:
+        """Interpolation of a function that is smooth on either side of one node but may bend there; (L, n).
+
+        As a function of t', a covariance of positions t and t' bends at t' = t, where the shorter window changes.
+        """
+        if self.dense or self.count == 1:
+            return self.weights
+        result = np.zeros_like(self.weights)
+        at = int(self.nodes[node])
+        position = np.arange(1, self.length + 1)
+        result[:at, : node + 1] = _interpolation(self.nodes[: node + 1], position[:at])
+        result[at - 1 :, node:] = _interpolation(self.nodes[node:], position[at - 1 :])
+        result[at - 1] = 0
+        result[at - 1, node] = 1
+        return result
+
+    def mean(self, values: Array) -> float:
+        """Average over positions of what is given at the nodes, shape (n,)."""
+        return float(self._share @ np.asarray(values))
+
+    def pair_mean(self, values: Array) -> float:
+        """Average over pairs of different positions of what is given at pairs of nodes, shape (n, n); 0 for one position."""
+        return float((self._pair_share * np.asarray(values)).sum())
+
+    def alike(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
+        """The moments q and c at the nodes of a signal that is the same at every position."""
+        return np.full(self.count, float(second_moment)), np.full((self.count, self.count), float(covariance))
+
+    def at_every(self, second_moment: Array, covariance: Array) -> tuple[Array, Array]:
+        """Moments q (L,) and c (L, L) at all positions, the diagonal of c filled with q."""
+        q = self.weights @ np.asarray(second_moment)
+        c = self.weights @ np.asarray(covariance) @ self.weights.T
+        np.fill_diagonal(c, q)
+        return q, c
+
+
+@dataclass(frozen=True, eq=False)
+class Distances(Positions):
+    """Nodes among the positions of a sequence, and from each node several distances back.
+
+    Where attention looks at what is near, two tokens correlate by their distance as much as by their place. A moment of two
+    different tokens is an array c (P,): the first of a pair is at a node, the second before it, at distances that are evenly
+    spaced in their logarithm. Functions of pairs are smooth in ln t and the logarithm of the distance.
+    """
+
+    late: Array
+    """Which node the first token of each pair is; (P,)"""
+    early: Array
+    """Position of the second; (P,)"""
+
+    @classmethod
+    def back(cls, length: int) -> Distances:
+        """Nodes evenly spaced in ln t; the last few distances one by one, then spaced more and more widely, and the beginning.
+
+        Examples
+        --------
+        >>> Distances.back(100).early[-10:].tolist()
+        [94, 90, 83, 71, 50, 39, 16, 6, 2, 1]
+        """
+        return _distances(whole("Positions", "length", length))
+
+    def pairs(self, values: Array) -> tuple[Array, Array]:
+        """What is given at the nodes, shape (n,), at the first and at the second token of each pair; (P,) both."""
+        return values[self.late], self.weights[self.early - 1] @ values
+
+    def swapped(self, values: Array) -> Array:
+        """The same: what depends on which of two tokens comes first is taken from the later one."""
+        return values
+
+    @property
+    def distances(self) -> Array:
+        """Positions between the two tokens of each pair."""
+        apart: Array = self.nodes[self.late] - self.early
+        return apart
+
+    @functools.cached_property
+    def _pair_share(self) -> Array:
+        result = np.zeros(self.late.size)
+        position = np.arange(1, self.length + 1)
+        # The mean over what comes before a token is a constant and a term in 1/t, and what else there is smooth in ln t.
+        before = (position - 1) / max(1, (position - 1).sum())
+        of_node = (before / position) @ self.weights * self.nodes
+        of_node[-1] += before.sum() - of_node.sum()
+        for node, t in enumerate(self.nodes):
+            own = np.flatnonzero(self.late == node)
+            if own.size:
+                apart = np.arange(1, t)
+                index, weights = lagrange(_along(t - self.early[own], t), _along(apart, t))
+                result += of_node[node] * np.bincount(own[index].ravel(), weights.ravel(), self.late.size) / (t - 1)
+        return result / result.sum()
+
+    def alike(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
+        """The moments q and c of a signal that is the same at every position."""
+        return np.full(self.count, float(second_moment)), np.full(self.late.size, float(covariance))
+
+    def at_pairs(self, one: Array, other: Array) -> Array:
+        """Interpolation to any pairs of positions: (points, P), rows sum to 1.
+
+        A token with itself is taken for two neighbours: what one has beyond that is no smooth function and kept apart.
+        """
+        later = np.maximum(np.maximum(one, other), 2)
+        apart = np.maximum(np.abs(one - other), 1)
+        nodes = np.flatnonzero(self.nodes >= 2)
+        end = self.length + 1
+        index, weights = lagrange(_along(self.nodes[nodes], end), _along(later, end))
+        result = np.zeros((later.size, self.late.size))
+        for k, node in enumerate(nodes):
+            row, column = np.nonzero(index == k)
+            own = np.flatnonzero(self.late == node)
+            t, far = float(self.nodes[node]), later[row].astype(float)
+            # Near tokens are compared at equal distance, far ones at equal place of the earlier.
+            near = 2 * apart[row] <= far
+            from_end = np.where(near, apart[row], np.maximum(far - apart[row], 1))
+            from_end = 1 / np.maximum(1 / from_end - 2 / far + 2 / t, 1 / t)
+            distance = np.clip(np.where(near, from_end, t - from_end), 1, t - 1)
+            at, share = lagrange(_along(t - self.early[own], t), _along(distance, t))
+            np.add.at(result, (row[:, None], own[at]), weights[row, column][:, None] * share)
+        return result
+
+
+def _along(distance: Array, t: Any) -> Array:
+    """A variable in which functions of the distance are smooth near both the token at t and the first one."""
+    return np.log(distance / (t - distance))
+
+
+def lagrange(nodes: Array, at: Array) -> tuple[Array, Array]:
+    """Indices and weights (points, k) of interpolation by the cubic through the four nearest nodes, fewer where there are.
+
+    `nodes` ascend.
+    """
+    count = min(4, nodes.size)
+    first = np.clip(np.searchsorted(nodes, at) - count // 2, 0, nodes.size - count)
+    index = first[:, None] + np.arange(count)
+    x, weights = nodes[index], np.ones((at.size, count))
+    for k in range(count):
+        for j in range(count):
+            if j != k:
+                weights[:, k] *= (at - x[:, j]) / (x[:, k] - x[:, j])
+    return index, weights
+
+
+@functools.lru_cache(maxsize=8)
+def _every(length: int) -> Positions:
+    return Positions(np.arange(1, length + 1), np.eye(length), True)
+
+
+@functools.lru_cache(maxsize=64)
+def _one(length: int) -> Positions:
+    return Positions(np.array([length]), np.ones((length, 1)), length == 1)
+
+
+@functools.lru_cache(maxsize=64)
+def _smooth(length: int) -> Positions:
+    if length <= _FIRST + 2:
+        return _every(length)
+    more = int(np.ceil(np.log(length / _FIRST) / np.log(_RATIO)))
+    spaced = _FIRST * (length / _FIRST) ** (np.arange(1, more + 1) / more)
+    nodes = np.unique(np.concatenate([np.arange(1, _FIRST + 1), np.rint(spaced).astype(int)]))
+    return Positions(nodes, _interpolation(nodes, np.arange(1, length + 1)), False)
+
+
+_NEAR = (1, 2, 3, 4, 6)
+"""Distances that are kept one by one"""
+_FAR = 2.5
+"""Ratio of two places near the beginning"""
+
+
+_WIDE, _END = 2.0, 3.0
+"""Ratios of nodes, and of what is left from them to the end: near it, fewer tokens look back at a token"""
+
+
+@functools.lru_cache(maxsize=16)
+def _distances(length: int) -> Distances:
+    half = max(length / 2, _FIRST)
+    more = int(np.ceil(np.log(half / _FIRST) / np.log(_WIDE)))
+    spaced = _FIRST * (half / _FIRST) ** (np.arange(1, more + 1) / max(more, 1))
+    ending = _END ** np.arange(np.log(max(length / 3, 1)) / np.log(_END))
+    nodes = np.concatenate(
+        [np.arange(1, _FIRST + 1), np.rint(spaced).astype(int), [length], length - np.rint(ending).astype(int)]
+    )
+    nodes = np.unique(nodes[(nodes >= 1) & (nodes <= length)])
+    late, early = [], []
+    for node, t in enumerate(nodes.tolist()):
+        half = t / 2
+        more = int(np.ceil(np.log(max(half / _NEAR[-1], 1)) / np.log(_RATIO)))
+        spaced = _NEAR[-1] * (half / _NEAR[-1]) ** (np.arange(1, more + 1) / max(more, 1))
+        beginning = _FAR ** np.arange(np.log(max(half, 1)) / np.log(_FAR))
+        apart = np.unique(np.concatenate([_NEAR, np.rint(spaced).astype(int), t - np.rint(beginning).astype(int)]))
+        apart = apart[(apart >= 1) & (apart < t)]
+        late += [node] * apart.size
+        early += (t - apart).tolist()
+    position = np.arange(1, length + 1)
+    index, weights = lagrange(_along(nodes, length + 1), _along(position, length + 1))
+    every = np.zeros((length, nodes.size))
+    np.put_along_axis(every, index, weights, axis=1)
+    return Distances(nodes, every, False, np.array(late, dtype=int), np.array(early, dtype=int))
+
+
+def _interpolation(nodes: Array, positions: Array) -> Array:
+    """Weights of the nodes at each position, for functions that are smooth in ln t; (positions, nodes)."""
+    if nodes.size == 1:
+        return np.ones((positions.size, 1))
+    if nodes.size == 2:  # too few to know a curvature: that of 1/t is the likeliest
+        share = (1 / positions - 1 / nodes[0]) / (1 / nodes[1] - 1 / nodes[0])
+        return np.stack([1 - share, share], axis=1)
+    weights: Array = spline_values(np.log(nodes), np.eye(nodes.size), np.log(positions))
+    return weights
+
+
+# ---- what is attended to ----
+
+
+class Windows:
+    """For each position that asks, the range of positions it attends to; and sums over those ranges of smooth functions.
+
+    Parameters
+    ----------
+    asking, source : positions of the queries and of the keys; the same object in self-attention.
+    causal : a position attends to itself and to those before it.
+    window : how many latest positions, its own included; None for all.
+    """
+
+    def __init__(self, asking: Positions, source: Positions, causal: bool, window: int | None = None) -> None:
+        if asking.dense != source.dense and min(asking.length, source.length) > 1 and causal:
+            raise InputError("a causal mask needs queries and keys at the same positions")
+        self.asking, self.source, self.causal, self.window = asking, source, causal, window
+        position = np.arange(1, asking.length + 1)
+        last = position if causal else np.full(position.size, source.length)
+        first = np.ones_like(last) if window is None or not causal else np.maximum(position - window + 1, 1)
+        rows = asking.nodes - 1
+        self.lengths = (last - first + 1)[rows].astype(float)
+        """Keys in the window of each node; shape (n,)"""
+        # Which of the source's nodes each position attends to; (L_q, n_k)
+        columns = ((source.nodes >= first[:, None]) & (source.nodes <= last[:, None])).astype(float)
+        self.dense = asking.dense and source.dense
+        if self.dense:
+            self.seen = columns
+            return
+        cumulative = np.concatenate([np.zeros((1, source.count)), np.cumsum(source.weights, axis=0)])
+        a, b = np.meshgrid(rows, rows, indexing="ij")
+        self.sums = cumulative[last[rows]] - cumulative[first[rows] - 1]
+        """Sum over the window of node a of what is given at source nodes b; shape (n_q, n_k)"""
+        high, low = np.minimum(last[a], last[b]), np.maximum(first[a], first[b]) - 1
+        self.common = cumulative[np.maximum(high, low)] - cumulative[low]
+        """The same over what the windows of nodes a and a' have in common; shape (n_q, n_q, n_k)"""
+        size = (last - first + 1).astype(float)
+        self.askers = columns.T @ (asking.weights / size[:, None])
+        """Sum over the positions that attend to source node b, each divided by its window's length; shape (n_k, n_q)"""
+        squared = asking.weights / (size**2)[:, None]
+        self.both = np.stack([columns.T @ (column[:, None] * squared) for column in columns.T])
+        """Sum over the positions that attend to source nodes b and c, divided by the length squared; (n_k, n_k, n_q)"""
+        # The same sums of functions of two positions, which bend where they meet.
+        self.sums_beside = np.empty((source.count, rows.size, source.count))
+        for node in range(source.count):
+            cumulative[1:] = np.cumsum(source.beside(node), axis=0)
+            self.sums_beside[node] = cumulative[last[rows]] - cumulative[first[rows] - 1]
+        self.askers_beside = np.stack([columns.T @ (asking.beside(node) / size[:, None]) for node in range(rows.size)])
+
+
+@functools.lru_cache(maxsize=64)
+def windows(asking: Positions, source: Positions, causal: bool, window: int | None = None) -> Windows:
+    """The :class:`Windows` for these arguments, made once."""
+    return Windows(asking, source, causal, window)

@@ -1,0 +1,469 @@
+"""The moments of a tensor at one site of a network, and of the gradient there.
+
+Two grains. A :class:`Signal` has two numbers for a tensor whose tokens are exchangeable; each may be an array over blocks. A
+:class:`TokenSignal` has a number for each position and each pair of positions, where a causal mask or a text makes them differ.
+Components compute with the attributes both have, so that most of them need not know which they are given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from ..errors import InputError
+from ..numerics.interpolation import Table, TableFamily
+
+if TYPE_CHECKING:
+    from .positions import Positions
+
+Number = Any
+"""A float, or an array over blocks; in a :class:`TokenSignal` an array over positions or pairs of them."""
+
+
+class Signal(NamedTuple):
+    """Two uncentred moments per feature of a tensor whose tokens are exchangeable; a gradient has the same two.
+
+    Uncentred, because behind a random linear map only these survive: a mean that all tokens share is part of the covariance.
+    """
+
+    second_moment: Number
+    """E[x_t^2]"""
+    covariance: Number
+    """E[x_t x_t'] over two different tokens"""
+    spread: Spread | None = None
+    """How far both vary between draws of the weights at finite width; None where that is left out."""
+
+    @property
+    def pair_second_moment(self) -> Number:
+        """Geometric mean of the second moments of two tokens."""
+        return self.second_moment
+
+    @property
+    def first_second_moment(self) -> Number:
+        """Second moment of the first token of a pair."""
+        return self.second_moment
+
+    @property
+    def correlation(self) -> Number:
+        """Covariance over second moment; 0 for a signal that is 0."""
+        return quotient(self.covariance, self.second_moment)
+
+    @property
+    def averages(self) -> tuple[Number, Number]:
+        """Second moment of a token and covariance of two, on average over the positions."""
+        return self.second_moment, self.covariance
+
+    @property
+    def deviation(self) -> Number:
+        """Relative standard deviation of the second moment, averaged over a long sequence, between draws of the weights."""
+        return math.nan if self.spread is None else self.spread.second_moments**0.5 / self.second_moment
+
+    def of(self, second_moment: Number, covariance: Number, spread: Spread | None = None) -> Signal:
+        """A signal at the same positions with these moments."""
+        return Signal(second_moment, covariance, spread)
+
+    def times(self, factor: Number, pair_factor: Number | None = None) -> Signal:
+        """The signal with its second moment times `factor` and its covariance times `pair_factor`, the same by default."""
+        return Signal(self.second_moment * factor, self.covariance * (factor if pair_factor is None else pair_factor))
+
+    def scaled(self, factor: Number) -> Signal:
+        """The moments of `factor` times the tensor, its spread included."""
+        return Signal(factor**2 * self.second_moment, factor**2 * self.covariance, self.spread and self.spread.scaled(factor))
+
+    def plus(self, other: Signal) -> Signal:
+        """The sum of two independent signals."""
+        return Signal(self.second_moment + other.second_moment, self.covariance + other.covariance)
+
+    def spread_as(self, spread: Spread | None) -> Signal:
+        """The same moments with this spread."""
+        return Signal(self.second_moment, self.covariance, spread)
+
+    def spread_over(self, other: AnySignal) -> AnySignal:
+        """These moments at every position of another signal."""
+        return other.of(self.second_moment + 0.0 * other.second_moment, self.covariance + 0.0 * other.covariance)
+
+    def with_bias(self, variance: Number) -> Signal:
+        """The moments behind a bias that all tokens share."""
+        return Signal(self.second_moment + variance, self.covariance + variance)
+
+
+@dataclass(frozen=True)
+class TokenSignal:
+    """The uncentred moments per feature of a tensor at each position; a gradient has the same."""
+
+    second_moment: Number
+    """E[x_t^2] at each of n positions, shape (n,)"""
+    covariance: Number
+    """E[x_t x_t'] for two different tokens at each pair of positions: (n, n), or as the positions have it"""
+    positions: Positions
+    """Which positions these are, and how to average over all of them"""
+    spread: Spread | None = None
+    """As in :class:`Signal`: shapes (n,), (n, n) and (n, n)"""
+
+    @property
+    def pair_second_moment(self) -> Number:
+        """Geometric mean of the second moments of two tokens, as the covariance."""
+        one, two = self.positions.pairs(self.second_moment**0.5)
+        return one * two
+
+    @property
+    def first_second_moment(self) -> Number:
+        """Second moment of the first token of a pair; it broadcasts against the covariance."""
+        return self.positions.pairs(self.second_moment)[0]
+
+    @property
+    def other_second_moment(self) -> Number:
+        """Second moment of the second token of a pair; it broadcasts against the covariance."""
+        return self.positions.pairs(self.second_moment)[1]
+
+    @property
+    def correlation(self) -> Number:
+        """Of the two tokens of each pair."""
+        return quotient(self.covariance, self.pair_second_moment)
+
+    @property
+    def averages(self) -> tuple[float, float]:
+        """Second moment of a token and covariance of two different ones, on average over the positions."""
+        return self.positions.mean(self.second_moment), self.positions.pair_mean(self.covariance)
+
+    @property
+    def deviation(self) -> float:
+        """As of a :class:`Signal`."""
+        if self.spread is None:
+            return math.nan
+        shared = max(0.0, self.positions.pair_mean(self.spread.second_moments))
+        return math.sqrt(shared) / self.positions.mean(self.second_moment)
+
+    def of(self, second_moment: Number, covariance: Number, spread: Spread | None = None) -> TokenSignal:
+        """A signal at the same positions with these moments."""
+        return TokenSignal(second_moment, covariance, self.positions, spread)
+
+    def times(self, factor: Number, pair_factor: Number | None = None) -> TokenSignal:
+        """The signal with its second moments times `factor` and its covariances times `pair_factor`, the same by default."""
+        return self.of(self.second_moment * factor, self.covariance * (factor if pair_factor is None else pair_factor))
+
+    def scaled(self, factor: Number) -> TokenSignal:
+        """The moments of `factor` times the tensor, its spread included."""
+        return self.of(factor**2 * self.second_moment, factor**2 * self.covariance, self.spread and self.spread.scaled(factor))
+
+    def plus(self, other: TokenSignal) -> TokenSignal:
+        """The sum of two independent signals."""
+        return self.of(self.second_moment + other.second_moment, self.covariance + other.covariance)
+
+    def spread_as(self, spread: Spread | None) -> TokenSignal:
+        """The same moments with this spread."""
+        return self.of(self.second_moment, self.covariance, spread)
+
+    def with_bias(self, variance: Number) -> TokenSignal:
+        """The moments behind a bias that all tokens share."""
+        return self.of(self.second_moment + variance, self.covariance + variance)
+
+
+AnySignal = Any
+"""A :class:`Signal` or a :class:`TokenSignal`; what goes in at one grain comes out at the same."""
+
+Pullback = Callable[[AnySignal], AnySignal]
+"""From the gradient behind a component to the gradient in front of it."""
+
+
+class Spread(NamedTuple):
+    """Variances over draws of the weights, for one pair of tokens, with q_t = x_t.x_t/d and c = x_t.x_t'/d of one draw."""
+
+    second_moment: Number
+    """Var(q_t)"""
+    second_moments: Number
+    """Cov(q_t, q_t')"""
+    covariance: Number
+    """Cov(c, q_t), t the first of the pair"""
+
+    @classmethod
+    def of_gaussian(cls, signal: AnySignal, width: int) -> Spread:
+        """The spread of independent Gaussian features."""
+        q, c, first = signal.second_moment, signal.covariance, signal.first_second_moment
+        return cls(2 * q * q / width, 2 * c * c / width, 2 * first * c / width)
+
+    @classmethod
+    def none(cls, signal: AnySignal) -> Spread:
+        """No spread: every draw alike."""
+        nothing, pairs = 0.0 * signal.second_moment, 0.0 * signal.covariance
+        return cls(nothing, pairs, pairs)
+
+    def scaled(self, factor: Number) -> Spread:
+        """The spread of `factor` times the tensor."""
+        return Spread(*(factor**4 * part for part in self))
+
+    def norm_corrections(self, signal: AnySignal) -> tuple[Number, Number, Number]:
+        """What a norm does, averaged over draws, to first order in the spread, as factors on the limit of infinite width.
+
+        On the correlation behind it; on the gradient's second moment in front of it; on that gradient's covariance.
+        """
+        q, pair = signal.second_moment, signal.pair_second_moment
+        v, w = self.second_moment / q**2, self.second_moments / pair**2
+        u = quotient(self.covariance, signal.covariance * signal.first_second_moment)
+        if isinstance(signal, TokenSignal):  # the two tokens of a pair differ
+            one, two = signal.positions.pairs(v)
+            u, both = (u + signal.positions.swapped(u)) / 2, (one + two) / 2
+        else:
+            both = v
+        pairs = 0.75 * both + 0.25 * w
+        return 1 - u + pairs, 1 + v, 1 + pairs
+
+    def after(self, kept: AnySignal, added: AnySignal, omega: float, width: int) -> Spread:
+        """The spread of a stream `kept`, which has this one, when a branch `added` with weights of its own joins it.
+
+        `omega` says how strongly the size of the branch's output varies between draws.
+        """
+        q, c, first = kept.second_moment, kept.covariance, kept.first_second_moment
+        a, a_pair, a_first = added.second_moment, added.covariance, added.first_second_moment
+        return Spread(
+            self.second_moment + a * (4 * q + omega * a) / width,
+            self.second_moments + a_pair * (4 * c + omega * a_pair) / width,
+            self.covariance + (2 * (first * a_pair + c * a_first) + omega * a_first * a_pair) / width,
+        )
+
+
+class DrawSpread(NamedTuple):
+    """How strongly the size of a branch varies between draws of its weights."""
+
+    omega: Number
+    """Forward: of what |f(x)|^2 is, the variance in units of its squared mean, times the width; 4 for two square matrices"""
+    backward: Number
+    """mu_2: the same moment of a gradient's branch, less what its projection takes; 3 for two square matrices"""
+
+
+def quotient(a: Number, b: Number) -> Number:
+    """The quotient, and 0 where `b` is 0."""
+    if isinstance(b, float | int):
+        return a / b if b else 0.0 * a
+    import numpy as np
+
+    return np.divide(a, b, out=np.zeros(np.broadcast_shapes(np.shape(a), b.shape)), where=b != 0)
+
+
+def finite(signal: AnySignal, role: str) -> Any:
+    """The signal, if all its moments are finite.
+
+    Raises
+    ------
+    InputError
+        if they are not.
+    """
+    q = signal.second_moment
+    if not (math.isfinite(q) if isinstance(q, float) else bool((abs(q) < math.inf).all())):
+        raise InputError(f"{role}: the moments of this initialisation grow beyond all numbers")
+    return signal
+
+
+def common(values: Number) -> float | None:
+    """The one value that all have to rounding, or None."""
+    if isinstance(values, float | int):
+        return float(values)
+    low, high = float(values.min()), float(values.max())
+    return high if high - low <= 1e-12 * abs(high) else None
+
+
+class Row(NamedTuple):
+    """What is known of one site in one direction; for a range of blocks, arrays over them."""
+
+    role: str
+    layer: int | range | None
+    direction: str
+    mean: Number
+    second_moment: Number
+    covariance: Number
+    spread: Number = math.nan
+    """Relative standard deviation of the second moment over draws of the weights"""
+
+
+class Scales(Protocol):
+    """What a walk asks of a :class:`~depthwidth.initialization.Recipe`, which knows components and is above this module."""
+
+    def tensor(self, role: str, /) -> Any:
+        """With `std`, `mean` and `multiplier`: a number, or one for each block."""
+
+    def residual(self, role: str, /) -> Any:
+        """With `skip` and `branch`: a number, or one for each block."""
+
+    def varies(self, role: str, /) -> bool:
+        """Whether any number under this role differs from block to block."""
+
+
+@dataclass
+class Walk:
+    """One pass of moments through a tree: what is known on the way, and what is written down.
+
+    `layer` is the block the walk is in, or a range of blocks that it passes at once on arrays; None outside the blocks. With
+    `dropout` the network is in training mode. With `positions` the tokens are not exchangeable.
+    """
+
+    recipe: Scales
+    length: int
+    source_length: int
+    dropout: bool = True
+    finite_width: bool = True
+    positions: Positions | None = None
+    layer: int | range | None = None
+    memory: AnySignal | None = None
+    """The encoder's output, which cross-attention reads."""
+    memory_gradient: AnySignal | None = None
+    """What has come back to it so far; every decoder block adds its share."""
+    rows: list[Row] = field(default_factory=list)
+    families: dict[Any, TableFamily] = field(default_factory=dict)
+    """Integrals that this walk has asked for, see :meth:`family`"""
+    log_variances: list[tuple[str, int | range, Number]] = field(default_factory=list)
+    """For a stack's block, or each of a range: what it adds to the variance over draws of the logarithm of the gradient"""
+    silent: bool = False
+    """Whether nothing is written down for now."""
+
+    def family(self, key: Any, make: Callable[[float], Table], step: float, same: float = 1e-6) -> TableFamily:
+        """The :class:`~depthwidth.numerics.interpolation.TableFamily` of this key, this walk's own.
+
+        What a family holds depends on what it was asked for before, and no walk's numbers may depend on another's. The tables
+        themselves `make` may keep.
+        """
+        found = self.families.get(key)
+        if found is None:
+            found = self.families[key] = TableFamily(make, step, same)
+        return found
+
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """Walk without writing anything down."""
+        before, self.silent = self.silent, True
+        try:
+            yield
+        finally:
+            self.silent = before
+
+    @contextmanager
+    def aside(self) -> Iterator[tuple[list[Row], list[tuple[str, int | range, Number]]]]:
+        """Write down on sheets of their own: rows, and what is known of variances of logarithms."""
+        before = self.rows, self.log_variances
+        self.rows, self.log_variances = [], []
+        try:
+            yield self.rows, self.log_variances
+        finally:
+            self.rows, self.log_variances = before
+
+    def write(self, role: str, layer: int | range | None, direction: str, mean: Number, signal: AnySignal) -> None:
+        """Write down the moments of a site."""
+        if self.silent:
+            return
+        if isinstance(signal, TokenSignal) and not isinstance(mean, float):
+            mean = signal.positions.mean(mean)
+        second, pair = signal.averages
+        self.rows.append(Row(role, layer, direction, mean, second, pair, signal.deviation))
+
+    def write_log_variance(self, role: str, value: Number) -> None:
+        """Write down what a residual adds to the variance of the logarithm of the gradient in front of it."""
+        if not self.silent and self.layer is not None:
+            self.log_variances.append((role.split(".")[0], self.layer, value))
+
+    def send_to_memory(self, gradient: AnySignal, layer: int | range | None) -> None:
+        """Add to the gradient of the encoder's output what the decoder block `layer`, or each of a range, sends there."""
+        if self.silent:
+            return
+        if isinstance(layer, range):
+            gradient = Signal(float(gradient.second_moment.sum()), float(gradient.covariance.sum()))
+        self.memory_gradient = gradient if self.memory_gradient is None else self.memory_gradient.plus(gradient)
+
+
+class Place:
+    """A site of the tree during a walk: where a component finds its weights' variances and leaves its moments."""
+
+    def __init__(self, walk: Walk, role: str) -> None:
+        self.walk = walk
+        self.role = role
+        self._children: dict[str, Place] = {}
+        self._weights: dict[str, Any] = {}
+
+    def at(self, child: str) -> Place:
+        """The place of a part; a part without a name stands at its owner's."""
+        if not child:
+            return self
+        found = self._children.get(child)
+        if found is None:
+            role = f"{self.role}.{child}" if self.role else child
+            found = self._children[child] = Place(self.walk, role)
+        return found
+
+    def variance(self, tensor: str) -> Number:
+        """Variance of one entry of a weight, its forward multiplier included."""
+        found = self._weights.get(tensor)
+        if found is None:
+            given = self.walk.recipe.tensor(f"{self.role}.{tensor}")
+            found = self._weights[tensor] = _square(_product(given.std, given.multiplier))
+        return self._here(found)
+
+    def gain(self, offset: float = 0.0) -> Number:
+        """Mean square of a norm's gain, its forward multiplier included; the gain is stored as its difference from `offset`."""
+        found = self._weights.get("gain")
+        if found is None:
+            given = self.walk.recipe.tensor(f"{self.role}.weight")
+            means = _square(_product(given.mean + offset, given.multiplier))
+            found = self._weights["gain"] = (means, _square(_product(given.std, given.multiplier)))
+        return self._here(found[0]) + self._here(found[1])
+
+    def scales(self) -> tuple[Number, Number]:
+        """The factors on a residual's skip path and branch."""
+        found = self._weights.get("scales")
+        if found is None:
+            given = self.walk.recipe.residual(self.role)
+            found = self._weights["scales"] = (given.skip, given.branch)
+        return self._here(found[0]), self._here(found[1])
+
+    def _here(self, value: Any) -> Number:
+        if not isinstance(value, tuple):
+            return float(value)
+        layer = self.walk.layer
+        if isinstance(layer, range):
+            import numpy as np
+
+            return np.array(value[layer.start : layer.stop])
+        return float(value[layer or 0])
+
+    def forward(self, signal: AnySignal, mean: Number = 0.0) -> Any:
+        """Write down the signal that a component puts out here, and its mean over weights and inputs."""
+        self.walk.write(self.role, self.walk.layer, "forward", mean, signal)
+        return signal
+
+    def traced(self, pull: Pullback) -> Pullback:
+        """`pull`, writing down the gradient that arrives behind the component here."""
+        layer = self.walk.layer
+
+        def traced(gradient: AnySignal) -> AnySignal:
+            self.walk.write(self.role, layer, "gradient", 0.0, gradient)
+            return pull(gradient)
+
+        return traced
+
+
+def _product(a: Any, b: Any) -> Any:
+    """The product of two numbers, or of one number for each block."""
+    if isinstance(a, tuple) or isinstance(b, tuple):
+        length = len(a) if isinstance(a, tuple) else len(b)
+        each_a, each_b = (x if isinstance(x, tuple) else (x,) * length for x in (a, b))
+        return tuple(x * y for x, y in zip(each_a, each_b, strict=True))
+    return a * b
+
+
+def _square(a: Any) -> Any:
+    return tuple(x * x for x in a) if isinstance(a, tuple) else a * a
+
+
+def check_signal(what: str, second_moment: float, correlation: float) -> Signal:
+    """A signal from what a caller gives.
+
+    Raises
+    ------
+    InputError
+        if the second moment is not positive and finite, or the correlation not in [-1, 1].
+    """
+    if not 0 < second_moment < float("inf"):
+        raise InputError(f"{what}: variance={second_moment} is not a positive number")
+    if not -1 <= correlation <= 1:
+        raise InputError(f"{what}: correlation={correlation} is outside [-1, 1]")
+    return Signal(second_moment, second_moment * correlation)

@@ -1,0 +1,93 @@
+"""Many settings of a stack in one call: the same ends as walking each, and what it refuses."""
+
+import numpy as np
+import pytest
+
+from depthwidth.analysis.propagation import walk_tree
+from depthwidth.analysis.sweeps import sweep
+from depthwidth.architecture import Transformer
+from depthwidth.errors import InputError
+from depthwidth.initialization import recipe
+
+
+def stack(depth=12, placement="pre", **choices):
+    given = {"kind": "encoder", "activation": "relu", "bias": False, "positions": "none", "vocab": 100, "context": 64,
+             "placement": placement, "head": "none", "final_norm": False, "norm_affine": False} | choices  # fmt: skip
+    return Transformer(depth, 128, 2, **given)
+
+
+def walked(tree, made, **given):
+    rows = walk_tree(tree, made, **given).rows
+    (top,) = (row for row in rows if (row.role, row.direction) == ("encoder", "forward"))
+    (front,) = (row for row in rows if (row.role, row.direction) == ("encoder.input", "gradient"))
+    return np.array([
+        top.second_moment, top.covariance / top.second_moment, front.second_moment, front.covariance / front.second_moment
+    ])  # fmt: skip
+
+
+ENDS = ["top_variance", "top_correlation", "gradient", "front_gradient_correlation"]
+
+
+@pytest.mark.parametrize("finite_width", [False, True])
+@pytest.mark.parametrize("placement", ["pre", "post", "sandwich"])
+def test_both_ends_are_those_of_the_walk(placement, finite_width):
+    depths, correlations = [1, 48, 12], [0.2, 0.9, 0.0]
+    variance = 1.0 if placement == "post" else 1.7
+    frame = sweep(
+        stack(placement=placement), "xavier", depth=depths, variance=variance, correlation=correlations,
+        gradient=(2.0, 0.3), finite_width=finite_width,
+    )  # fmt: skip
+    for depth, r, found in zip(depths, correlations, frame[ENDS].to_numpy(), strict=True):
+        tree = stack(depth, placement)
+        expected = walked(
+            tree, recipe(tree, "xavier"), variance=variance, correlation=r, gradient=(2.0, 0.3), finite_width=finite_width
+        )
+        # A norm's epsilon leaves a stream of 1 - 1e-5, where the sweep's tables are made at 1; there are two norms in a block.
+        tolerance = 1e-4 + 2e-5 * depth
+        if placement == "post" and finite_width:
+            tolerance += 0.7 / 128  # the walk takes its input for Gaussian, the sweep for normalised: a term of order 1/d
+        assert found == pytest.approx(expected, rel=tolerance, abs=tolerance / 10)
+
+
+def test_scales_of_skip_and_branch_are_those_of_a_recipe():
+    tree = stack(24)
+    made = recipe(tree, "xavier")
+    scaled = made.__class__(**{name: getattr(made, name) for name in made.__dataclass_fields__} | {
+        "residuals": tuple(
+            made.residual(f"encoder.block.{name}")._replace(skip=0.9, branch=0.4) for name in ("attention", "feed_forward")
+        )
+    })  # fmt: skip
+    expected = walked(tree, scaled, variance=1.0, correlation=0.2)
+    found = sweep(tree, made, skip=0.9, branch=[0.4, 0.5], correlation=0.2)[ENDS].to_numpy()
+    assert found[0] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert found[1] != pytest.approx(expected, rel=1e-2)  # another branch scale is another network
+
+
+def test_the_gradient_is_given_as_propagate_takes_it_or_by_its_older_name():
+    tree = stack()
+    old = sweep(tree, "xavier", correlation=0.2, gradient_correlation=[0.0, 0.3])
+    new = sweep(tree, "xavier", correlation=0.2, gradient=(1.0, [0.0, 0.3]))
+    assert new.equals(old)
+    assert not np.isclose(old.gradient[0], old.gradient[1])
+
+
+@pytest.mark.parametrize(
+    ("choices", "given", "sentence"),
+    [
+        ({}, {"depth": 0}, "depth is outside"),
+        ({}, {"depth": 1.5}, "depth is not a whole number"),
+        ({}, {"correlation": -0.1}, "correlation is outside"),
+        ({}, {"variance": [1.0, np.nan]}, "variance is outside"),
+        ({}, {"depth": [1, 2], "variance": [1.0, 1.0, 1.0]}, "do not broadcast|broadcast"),
+        ({"kind": "decoder"}, {}, "under a causal mask"),
+        ({"placement": "post"}, {"variance": 2.0}, "its variance must be 1"),
+        ({"parallel": True}, {}, "shares it with others"),
+        ({}, {"gradient": "loss"}, "gradient='loss' is not a second moment and a correlation"),
+        ({}, {"gradient": (0.0, 0.5)}, "gradient is outside"),
+        ({}, {"gradient": (1.0, 0.5), "gradient_correlation": 0.5}, "older name of gradient"),
+    ],
+)
+def test_nonsense_gets_one_sentence(choices, given, sentence):
+    with pytest.raises(InputError, match=sentence) as error:
+        sweep(stack(**choices), "xavier", **given)
+    assert "\n" not in str(error.value)

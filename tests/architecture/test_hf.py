@@ -1,0 +1,509 @@
+"""Configurations are read as what they are: data that nobody vouches for."""
+
+import json
+import math
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import PUBLISHED, configs, designs
+
+from depthwidth.architecture import Transformer
+from depthwidth.architecture.hf import FAMILIES, families, read_config, read_design, write_config
+from depthwidth.architecture.hf.files import LARGEST_FILE
+from depthwidth.errors import InputError
+from depthwidth.layers import ALiBi, LayerNorm, MixtureOfExperts, RMSNorm, Rotary
+
+QUICK = settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+
+def sentence(call, *arguments):
+    """The one sentence that a call is refused with."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments)
+    text = str(caught.value)
+    assert text
+    assert "\n" not in text
+    assert "Traceback" not in text
+    assert ". " not in text.replace("... ", ""), "two sentences"
+    assert len(text) < 700
+    return text
+
+
+def outcome(call, *arguments):
+    """What a call returns, or the error that it is refused with; any other error is a failure."""
+    try:
+        return call(*arguments)
+    except InputError as error:
+        text = str(error)
+    assert "\n" not in text
+    assert len(text) < 1000
+    return InputError(text)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models_have_their_published_number_of_weights(name):
+    config, weights = PUBLISHED[name]
+    assert read_config(config).parameters == weights
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models_are_written_and_read_back(name):
+    config, _ = PUBLISHED[name]
+    tree = read_config(config)
+    written = write_config(tree, config["model_type"])
+    assert read_config(json.loads(json.dumps(written))) == tree
+    assert tree.to_config(config["model_type"]) == written
+
+
+def test_active_weights_of_mixtures():
+    """Mixtral 8x7B uses 12.9B weights for a token (arXiv 2401.04088: 13B), Qwen3-30B-A3B about 3.3B (arXiv 2505.09388)."""
+    mixtral = read_config(PUBLISHED["Mixtral-8x7B-v0.1"][0])
+    assert mixtral.active_parameters == mixtral.parameters - 32 * 6 * 3 * 4096 * 14336 == 12879925248
+    qwen = read_config(PUBLISHED["Qwen3-30B-A3B"][0])
+    assert qwen.active_parameters == qwen.parameters - 48 * 120 * 3 * 2048 * 768 == 3353032704
+
+
+def test_families_are_listed_in_order():
+    assert families() == sorted(FAMILIES)
+    wanted = {
+        "gpt2",
+        "llama",
+        "mistral",
+        "mixtral",
+        "qwen2",
+        "qwen3",
+        "gemma",
+        "gemma2",
+        "phi",
+        "phi3",
+        "opt",
+        "gpt_neox",
+        "gptj",
+    }
+    wanted |= {"bloom", "falcon", "olmo2", "bert", "roberta", "t5", "vit"}
+    assert wanted <= set(families())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_file_that_leaves_everything_out_has_the_family_s_defaults(family):
+    tree = read_config({"model_type": family})
+    assert tree == read_config({"model_type": family, **FAMILIES[family].defaults})
+    assert read_config(write_config(tree, family)) == tree
+
+
+# What the fields say.
+
+
+def test_both_spellings_of_a_field_are_read():
+    assert read_design({"model_type": "gpt2", "hidden_size": 96}).width == 96
+    assert read_design({"model_type": "gpt2", "n_embd": 96}).width == 96
+    assert read_design({"model_type": "gpt2", "n_embd": 96, "hidden_size": 96}).width == 96
+    text = sentence(read_design, {"model_type": "gpt2", "n_embd": 96, "hidden_size": 48})
+    assert text == "gpt2 config: n_embd=96 and hidden_size=48 are one field and differ"
+    # A mistake is named as the file spells it.
+    assert "hidden_size='768' is not" in sentence(read_design, {"model_type": "gpt2", "hidden_size": "768"})
+
+
+@pytest.mark.parametrize("fields", [
+    {"rope_theta": 5e5}, {"rope_theta": 500000, "rope_scaling": {"type": "dynamic", "factor": 2}},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+    {"rope_parameters": {"rope_theta": 5e5}, "rope_theta": 1.0},
+    {"rope_parameters": None, "rope_scaling": None, "rope_theta": 5e5},
+])  # fmt: skip
+def test_rotary_positions_of_old_and_new_files(fields):
+    assert read_design({"model_type": "llama", **fields}).positions == Rotary(base=5e5)
+
+
+def test_positions_of_each_kind():
+    assert read_design({"model_type": "phi", "partial_rotary_factor": 0.4}).positions == Rotary(fraction=0.4)
+    assert read_design({"model_type": "gpt_neox", "rotary_pct": 0.5, "rotary_emb_base": 7}).positions == Rotary(7.0, 0.5)
+    assert read_design({"model_type": "gptj"}).positions == Rotary(fraction=0.25, interleaved=True)
+    assert read_config({"model_type": "bloom"}).attention.position == ALiBi()
+    assert read_config({"model_type": "roberta", "max_position_embeddings": 514}).context == 512
+    gemma = read_config({"model_type": "gemma3_text", "rope_theta": 1e6, "rope_local_base_freq": 1e4})
+    assert [block.attention.branch.position.base for block in gemma.stack.blocks()][4:7] == [1e4, 1e6, 1e4]
+
+
+def test_windows_of_each_kind():
+    assert read_config({"model_type": "mistral"}).attention.window == 4096
+    assert read_config({"model_type": "mistral", "sliding_window": None}).attention.window is None
+    assert read_design({"model_type": "qwen2", "num_hidden_layers": 3, "sliding_window": 5}).window is None
+    fields = {"num_hidden_layers": 3, "sliding_window": 5, "use_sliding_window": True, "max_window_layers": 2}
+    assert read_design({"model_type": "qwen2", **fields}).window == (None, None, 5)
+    assert read_design({"model_type": "gemma2", "num_hidden_layers": 3}).window == (4096, None, 4096)
+    named = {"num_hidden_layers": 2, "layer_types": ["full_attention", "sliding_attention"]}
+    assert read_design({"model_type": "gemma2", **named}).window == (None, 4096)
+    assert read_design({"model_type": "gpt_neo", "num_layers": 2, "attention_types": [[["global", "local"], 1]]}).window == (
+        None,
+        256,
+    )
+
+
+def test_heads_of_each_kind():
+    bert = {"model_type": "bert", "num_hidden_layers": 1}
+    weights = {model: read_config({**bert, "architectures": [model]}).parameters for model in FAMILIES["bert"].models}
+    assert weights["BertModel"] - weights["BertForMaskedLM"] == -2 * 768 - 30522
+    assert weights["BertForSequenceClassification"] - weights["BertModel"] == 2 * 769
+    three = {**bert, "architectures": ["BertForSequenceClassification"], "id2label": {"0": "a", "1": "b", "2": "c"}}
+    assert read_config(three).parameters - weights["BertModel"] == 3 * 769
+    assert read_config({"model_type": "llama", "architectures": ["LlamaModel"]}).head is None
+    assert read_config({"model_type": "vit"}).head.classes == 2
+
+
+def test_norms_and_activations():
+    gemma = read_config({"model_type": "gemma", "hidden_act": "gelu"})
+    assert gemma.feed_forward.activation == "gelu_tanh"
+    assert gemma.stem.scale == math.sqrt(3072)
+    assert gemma.stack.norm == RMSNorm(3072, eps=1e-6, unit_offset=True)
+    assert read_config({"model_type": "olmo"}).stack.norm == LayerNorm(4096, affine=False)
+    assert read_design({"model_type": "t5", "feed_forward_proj": "gated-gelu"}).activation == "gelu_tanh"
+    assert read_design({"model_type": "t5", "feed_forward_proj": "gelu"}).activation == "gelu"
+
+
+def test_the_transform_of_a_masked_head_has_the_activation_that_the_family_gives_it():
+    relu = {"hidden_act": "relu", "architectures": ["BertForMaskedLM"]}
+    assert read_config({"model_type": "bert", **relu}).head.activation == "relu"
+    roberta = read_config({"model_type": "roberta", **relu, "architectures": ["RobertaForMaskedLM"]})
+    assert (roberta.feed_forward.activation, roberta.head.activation) == ("relu", "gelu")
+    assert read_config(write_config(roberta, "roberta")) == roberta
+    tanh = roberta.replace(head=roberta.head.replace(activation="tanh"))
+    assert sentence(write_config, tanh, "roberta").startswith("roberta cannot express head.activation=tanh")
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "qwen3_moe"])
+def test_a_router_s_weights_are_normed_where_the_file_says_so(family):
+    """transformers leaves them as they are by default; Mixtral knows no other way than to divide them by their sum."""
+
+    def normed(**field):
+        return read_config({"model_type": family, **field}).experts.renormalized
+
+    assert (normed(), normed(norm_topk_prob=False), normed(norm_topk_prob=True)) == (False, False, True)
+    assert read_config({"model_type": "mixtral"}).experts.renormalized
+    tree = read_config({"model_type": "mixtral"})
+    branch = tree.experts.replace(renormalized=False)
+    block = tree.stack.repeats[0].block
+    block = block.replace(feed_forward=block.feed_forward.replace(branch=branch))
+    plain = tree.replace(decoder=tree.decoder.of([block] * tree.depth, tree.decoder.norm))
+    problem = sentence(write_config, plain, "mixtral")
+    assert problem.startswith("mixtral cannot express decoder.block.feed_forward.renormalized=False")
+    assert "norm_topk_prob='yes'" in sentence(read_config, {"model_type": family, "norm_topk_prob": "yes"})
+
+
+def test_a_design_can_be_changed_before_the_tree_is_made():
+    from dataclasses import replace
+
+    design = read_design({"model_type": "llama"})
+    assert Transformer.of_design(replace(design, depth=2)).depth == 2
+    assert (
+        Transformer.of_design(design)
+        == read_config({"model_type": "llama"})
+        == Transformer.from_config({"model_type": "llama"})
+    )
+
+
+def test_code_and_quantization_in_a_file_are_ignored():
+    extra = {"auto_map": {"AutoConfig": "evil.py--Evil"}, "trust_remote_code": True, "quantization_config": {"bits": 4},
+             "custom_pipelines": {"x": {"impl": "evil.Run"}}, "dtype": "bfloat16", "torch_dtype": "float16"}  # fmt: skip
+    assert read_config({"model_type": "gpt2", **extra}) == read_config({"model_type": "gpt2"})
+
+
+# What is refused: each with one sentence that names the field as the file spells it.
+
+REFUSED = {
+    "model_type is missing": {},
+    "model_type=7 is not a family": {"model_type": 7},
+    "model_type='lama' is not a family this can read (did you mean 'llama'?)": {"model_type": "lama"},
+    "model_type='llava'": {"model_type": "llava", "text_config": {"model_type": "llama"}},
+    "n_layer='12' is not a whole number": {"model_type": "gpt2", "n_layer": "12"},
+    "n_layer=True is not": {"model_type": "gpt2", "n_layer": True},
+    "n_layer=0 is not": {"model_type": "gpt2", "n_layer": 0},
+    "n_layer=-3 is not": {"model_type": "gpt2", "n_layer": -3},
+    "n_layer=None is not": {"model_type": "gpt2", "n_layer": None},
+    "n_layer=100001 is not a whole number from 1 to 100,000": {"model_type": "gpt2", "n_layer": 100001},
+    "n_embd=768.0 is not": {"model_type": "gpt2", "n_embd": 768.0},
+    "n_embd=nan is not": {"model_type": "gpt2", "n_embd": math.nan},
+    "n_embd=a number of 33,220 bits is not": {"model_type": "gpt2", "n_embd": 10**10000},
+    "vocab_size=[5] is not": {"model_type": "gpt2", "vocab_size": [5]},
+    "n_embd=768 is not a multiple of n_head=11": {"model_type": "gpt2", "n_head": 11},
+    "num_attention_heads=32 is not a multiple of num_key_value_heads=7": {"model_type": "llama", "num_key_value_heads": 7},
+    "num_experts_per_tok=9 is more than num_local_experts=8": {"model_type": "mixtral", "num_experts_per_tok": 9},
+    "resid_pdrop=1.0 is not a rate": {"model_type": "gpt2", "resid_pdrop": 1.0},
+    "resid_pdrop=nan is not a rate": {"model_type": "gpt2", "resid_pdrop": math.nan},
+    "resid_pdrop='0' is not a rate": {"model_type": "gpt2", "resid_pdrop": "0"},
+    "rms_norm_eps=0 is not a positive number": {"model_type": "llama", "rms_norm_eps": 0},
+    "rms_norm_eps=inf is not a positive number": {"model_type": "llama", "rms_norm_eps": math.inf},
+    "attention_bias='yes' is neither true nor false": {"model_type": "llama", "attention_bias": "yes"},
+    "tie_word_embeddings=0 is neither": {"model_type": "llama", "tie_word_embeddings": 0},
+    "hidden_act='silo' is not an activation this knows (did you mean 'silu'?)": {"model_type": "llama", "hidden_act": "silo"},
+    "hidden_act=None is not an activation": {"model_type": "llama", "hidden_act": None},
+    "rope_theta='big' is not a positive number": {"model_type": "llama", "rope_theta": "big"},
+    "rope_parameters=5 is not an object": {"model_type": "llama", "rope_parameters": 5},
+    "full_attention=5 in rope_parameters": {"model_type": "llama", "rope_parameters": {"full_attention": 5}},
+    "rotary_pct=1.5 is not a number in (0, 1]": {"model_type": "gpt_neox", "rotary_pct": 1.5},
+    "rotary_dim=999 is more than the 256": {"model_type": "gptj", "rotary_dim": 999},
+    "architectures=[7] is not a list": {"model_type": "llama", "architectures": [7]},
+    "architectures='LlamaModel' is not a list": {"model_type": "llama", "architectures": "LlamaModel"},
+    "architectures names 'LlamaForTokenClassification', and only": {
+        "model_type": "llama", "architectures": ["LlamaForTokenClassification"]
+    },
+    "architectures names 'GPT2LMHeadModel'": {"model_type": "llama", "architectures": ["GPT2LMHeadModel"]},
+    "layer_types=['full_attention'] is not a list of 26": {"model_type": "gemma2", "layer_types": ["full_attention"]},
+    "layer_types holds 'odd'": {"model_type": "gemma2", "num_hidden_layers": 1, "layer_types": ["odd"]},
+    "attention_types=[[['global', 'local'], 12]] names 24 blocks of num_layers=3": {"model_type": "gpt_neo", "num_layers": 3},
+    "attention_types=7 is not a list": {"model_type": "gpt_neo", "attention_types": 7},
+    "add_cross_attention=True is not supported, only False": {"model_type": "gpt2", "add_cross_attention": True},
+    "is_decoder=True is not supported": {"model_type": "bert", "is_decoder": True},
+    "decoder_sparse_step=2 is not supported": {"model_type": "qwen2_moe", "decoder_sparse_step": 2},
+    "mlp_only_layers=[0] is not supported": {"model_type": "qwen3_moe", "mlp_only_layers": [0]},
+    "qk_layernorm=True is not supported": {"model_type": "stablelm", "qk_layernorm": True},
+    "num_kv_heads=4 needs new_decoder_architecture=True": {
+        "model_type": "falcon", "num_attention_heads": 8, "hidden_size": 64, "num_kv_heads": 4, "multi_query": False
+    },
+    "parallel_attn=False does not go with": {"model_type": "falcon", "new_decoder_architecture": True, "parallel_attn": False},
+    "num_ln_in_parallel_attn=3 is neither 1 nor 2": {"model_type": "falcon", "num_ln_in_parallel_attn": 3},
+    "word_embed_proj_dim=5 differs from hidden_size=768": {
+        "model_type": "opt", "architectures": ["OPTModel", "OPTForCausalLM"], "word_embed_proj_dim": 5
+    },
+    "max_position_embeddings=2 leaves no positions": {"model_type": "roberta", "max_position_embeddings": 2},
+    "patch_size=300 is larger than image_size=224": {"model_type": "vit", "patch_size": 300},
+    "patch_size=[4, 8] is not supported": {"model_type": "vit", "patch_size": [4, 8]},
+    "image_size=[1, 2, 3] is not one number": {"model_type": "vit", "image_size": [1, 2, 3]},
+    "num_labels=0 is not": {"model_type": "vit", "num_labels": 0},
+    "id2label=['a'] is not an object": {"model_type": "vit", "id2label": ["a"]},
+    "feed_forward_proj='gated-gated-gelu' is not": {"model_type": "t5", "feed_forward_proj": "gated-gated-gelu"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("start", REFUSED)
+def test_a_field_that_makes_no_sense_gets_one_sentence(start):
+    assert start in sentence(read_config, REFUSED[start])
+
+
+@pytest.mark.parametrize("value", [None, 5, 5.0, b"config.json", ["config.json"], object(), True])
+def test_neither_mapping_nor_path(value):
+    assert "is neither a mapping nor the path of a file" in sentence(read_config, value)
+
+
+# Files.
+
+
+def test_a_file_and_its_folder_are_read(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    (tmp_path / "other.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"model_type": "gpt2"}).encode())
+    assert read_config(tmp_path).parameters == 124439808
+    assert read_config(str(tmp_path)) == read_config(tmp_path / "config.json") == read_config(str(tmp_path / "other.json"))
+    (tmp_path / "link.json").symlink_to(tmp_path / "config.json")
+    assert read_config(tmp_path / "link.json") == read_config(tmp_path)
+
+
+BAD_FILES = {
+    "is empty": b"",
+    "is empty ": b" \n\t ",
+    "is not JSON: Expecting value at line 1, column 1": b"hello",
+    "is not JSON: ": b'{"model_type": "gpt2",}',
+    "is not UTF-8 text": b"\xff\xfe\x00\x01\x80",
+    "is not UTF-8 text ": '{"model_type": "gpt2"}'.encode("utf-16"),
+    "is not JSON": b"\x00\x01\x02\x03",
+    "holds a JSON list, not an object": b'[{"model_type": "gpt2"}]',
+    "holds a JSON str, not an object": b'"gpt2"',
+    "holds a JSON NoneType, not an object": b"null",
+    "is nested too deeply": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "is nested too deeply ": b"[" * 1_000_000,
+    "has the key 'n_layer' twice": b'{"model_type": "gpt2", "n_layer": 1, "n_layer": 2}',
+    "holds a number with too many digits": b'{"model_type": "gpt2", "n_layer": ' + b"9" * 5000 + b"}",
+    "n_layer=inf is not a whole number": b'{"model_type": "gpt2", "n_layer": Infinity}',
+    "resid_pdrop=nan is not a rate": b'{"model_type": "gpt2", "resid_pdrop": NaN}',
+    "rms_norm_eps=inf is not a positive": b'{"model_type": "llama", "rms_norm_eps": 1e999}',
+    "n_layer=a number of": b'{"model_type": "gpt2", "n_layer": ' + b"9" * 4000 + b"}",
+    "'\\ud800' is not a family": b'{"model_type": "\\ud800"}',
+}
+
+
+@pytest.mark.parametrize("problem", BAD_FILES)
+def test_a_bad_file_gets_one_sentence(problem, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(BAD_FILES[problem])
+    assert problem.strip() in sentence(read_config, path)
+
+
+def test_paths_that_are_no_files(tmp_path):
+    assert "there is no config file" in sentence(read_config, tmp_path / "nowhere.json")
+    assert "has no config.json" in sentence(read_config, tmp_path)
+    assert "cannot be read: it is not a path" in sentence(read_config, "a\0b")
+    assert "cannot be read" in sentence(read_config, "x" * 5000)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert "config file" in sentence(read_config, tmp_path / "loop")
+    (tmp_path / "plain").write_text("{}")
+    assert "config file" in sentence(read_config, tmp_path / "plain" / "config.json")
+    assert "is not a regular file" in sentence(read_config, "/dev/zero")
+    os.mkfifo(tmp_path / "pipe")
+    assert "is not a regular file" in sentence(read_config, tmp_path / "pipe")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "config.json").mkdir()
+    assert "is not a regular file" in sentence(read_config, tmp_path / "sub")
+
+
+def test_a_file_that_is_too_large_is_not_opened(tmp_path):
+    path = tmp_path / "config.json"
+    with path.open("wb") as file:
+        file.truncate(200 * 10**6)  # takes no space on most file systems
+    assert "has 200,000,000 bytes; at most 5,000,000 are read" in sentence(read_config, path)
+    text = json.dumps({"model_type": "gpt2"})
+    path.write_text(text + " " * (LARGEST_FILE - len(text)))
+    assert read_config(path).depth == 12
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("{}")
+    path.chmod(0)
+    assert "permission denied" in sentence(read_config, path)
+
+
+def test_permission_denied_is_one_sentence(tmp_path, monkeypatch):
+    """The same for those who run the tests as root."""
+    path = tmp_path / "config.json"
+    path.write_text("{}")
+
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "open", refuse)
+    assert "may not be read: permission denied" in sentence(read_config, path)
+
+
+# Writing.
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@QUICK
+@given(data=st.data())
+def test_what_is_written_is_read_back(family, data):
+    tree = read_config(data.draw(configs(FAMILIES[family])))
+    assert read_config(json.loads(json.dumps(write_config(tree, family)))) == tree
+
+
+@settings(QUICK, max_examples=150)
+@given(choices=designs(deepest=6), family=st.sampled_from(families()))
+def test_a_tree_is_written_exactly_or_refused(choices, family):
+    tree = Transformer(**choices)
+    config = outcome(write_config, tree, family)
+    if isinstance(config, InputError):
+        assert family in str(config)
+    else:
+        assert read_config(config) == tree
+
+
+CANNOT = {
+    "gpt2": ({"positions": "rotary"}, "gpt2 cannot express"),
+    "llama": ({}, "llama cannot express"),
+    "bert": ({}, "bert cannot express a model with this kind and head"),
+    "mixtral": ({"norm": "rmsnorm", "gated": True, "bias": False, "positions": "rotary"}, "mixtral cannot express"),
+    "opt": ({"heads": [1, 2, 4]}, "opt cannot express this tree"),
+    "bloom": ({"positions": "alibi", "embedding_norm": True, "ffn": 7}, "bloom cannot express"),
+}
+
+
+@pytest.mark.parametrize("family", CANNOT)
+def test_what_a_family_cannot_express_is_named(family):
+    choices, start = CANNOT[family]
+    tree = Transformer(**{"depth": 3, "width": 24, "heads": 3, **choices})
+    assert sentence(write_config, tree, family).startswith(start)
+
+
+def test_the_first_thing_a_family_cannot_express_is_named():
+    tree = Transformer(depth=2, width=24, heads=3)
+    changed = tree.replace(stem=tree.stem.replace(scale=2.0))
+    assert sentence(write_config, changed, "gpt2") == "gpt2 cannot express stem.scale=2.0, which it would read back as 1.0"
+    assert "there is no family 'gtp2' (did you mean 'gpt2'?)" in sentence(write_config, tree, "gtp2")
+    assert "is not a Transformer" in sentence(write_config, {"model_type": "gpt2"}, "gpt2")
+    mixed = Transformer(depth=2, width=24, heads=3, experts=2, ffn=5)
+    blocks = list(mixed.stack.blocks())[:1] + list(tree.stack.blocks())[:1]
+    assert isinstance(mixed.stack.repeats[0].block.feed_forward.branch, MixtureOfExperts)
+    mixed = mixed.replace(decoder=mixed.decoder.of(blocks, mixed.decoder.norm))
+    assert "qwen2_moe cannot express" in sentence(write_config, mixed, "qwen2_moe")
+
+
+def test_symbols_cannot_be_written():
+    import sympy
+
+    depth, width = sympy.symbols("L d", positive=True, integer=True)
+    tree = Transformer(depth=depth, width=width, heads=1)
+    assert "cannot express symbols" in sentence(write_config, tree, "gpt2")
+
+
+# Noise.
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from([0, -1, 10**30, 1e308, 2**63])
+)
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6
+)
+
+
+# Fields that are read beside those with a default.
+BESIDE = (
+    "rope_theta", "rope_parameters", "rope_scaling", "partial_rotary_factor", "rotary_pct", "rope_local_base_freq",
+    "hidden_activation", "architectures", "num_labels", "id2label",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(QUICK, max_examples=30)
+@given(data=st.data())
+def test_changed_configurations_are_read_or_refused(family, data):
+    """Nothing but one sentence, whatever the fields hold."""
+    kind = FAMILIES[family]
+    config = data.draw(configs(kind))
+    known = [*kind.defaults, *kind.aliases, *kind.only, *BESIDE]
+    rope = st.dictionaries(
+        st.sampled_from(["full_attention", "sliding_attention", "rope_theta", "partial_rotary_factor"]), JSON
+    )
+    for name in data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=3)):
+        config[name] = data.draw(JSON | rope)
+    tree = outcome(read_config, config)
+    assert isinstance(tree, InputError) or tree.parameters > 0
+
+
+@settings(QUICK, max_examples=200)
+@given(config=st.dictionaries(st.text(max_size=10) | st.just("model_type"), JSON))
+def test_any_object_is_read_or_refused(config):
+    outcome(read_config, config)
+
+
+@settings(QUICK, max_examples=200)
+@given(data=st.binary(max_size=200))
+def test_any_file_is_read_or_refused(data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("any") / "config.json"
+    path.write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        read_config(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_heavy_is_imported(in_fresh_python):
+    output = in_fresh_python(
+        "import sys; from depthwidth.architecture.hf import read_config, write_config;"
+        "tree = read_config({'model_type': 'llama'}); write_config(tree, 'llama'); print(tree.parameters);"
+        "print(sorted({'torch', 'transformers', 'sympy', 'numpy', 'scipy', 'pandas', 'verify'} & set(sys.modules)))"
+    )
+    assert output.split() == ["6738415616", "[]"]
+
+
+def test_a_window_that_is_switched_off_may_be_zero():
+    """As transformers writes it for models whose windows are off."""
+    off = {"model_type": "qwen2_moe", "sliding_window": 0, "use_sliding_window": False}
+    assert read_config(off) == read_config({"model_type": "qwen2_moe"})
+    with pytest.raises(InputError, match="sliding_window=0"):
+        read_config(off | {"use_sliding_window": True})
+    with pytest.raises(InputError, match="sliding_window=0"):
+        read_config({"model_type": "mistral", "sliding_window": 0})

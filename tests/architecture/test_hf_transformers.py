@@ -1,0 +1,275 @@
+"""What is read from a configuration is the model that transformers builds from it, weight by weight."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask a server
+
+import copy
+import dataclasses
+import warnings
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import PUBLISHED, configs
+
+from depthwidth.architecture import Transformer
+from depthwidth.architecture.hf import FAMILIES, read_config, read_design, write_config
+from depthwidth.layers import Rotary
+
+pytestmark = pytest.mark.hf
+torch = pytest.importorskip("torch")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    transformers = pytest.importorskip("transformers")
+transformers.logging.set_verbosity_error()
+
+FEW = settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+
+def parse(config):
+    """The configuration object; transformers writes into the tables it is given, so it gets its own."""
+    return transformers.AutoConfig.for_model(**copy.deepcopy(config))
+
+
+def built(config, device="meta", **more):
+    """The model that transformers builds, without memory for its weights."""
+    with warnings.catch_warnings(), torch.device(device):
+        warnings.simplefilter("ignore")
+        parsed = parse(config)
+        for name, value in more.items():
+            setattr(parsed, name, value)
+        return getattr(transformers, config["architectures"][0])(parsed)
+
+
+def count(config):
+    """Its weights; tied ones are one tensor and counted once."""
+    return sum(p.numel() for p in built(config).parameters())
+
+
+def known_difference(config):
+    """What transformers 5 has more than the model the configuration describes, and why."""
+    untied = config.get("tie_word_embeddings") is False
+    if untied and config["architectures"][0] in ("BertForMaskedLM", "RobertaForMaskedLM"):
+        return config.get("vocab_size", 30522)  # the bias is there twice, once unused
+    if untied and config["architectures"][0] == "T5ForConditionalGeneration":
+        # The class ties the head whatever the file says, and unties it when it meets the published weights of T5 1.1.
+        return -config.get("vocab_size", 32128) * config["d_model"]
+    return 0
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models_have_the_weights_transformers_gives_them(name):
+    config, _ = PUBLISHED[name]
+    assert read_config(config).parameters + known_difference(config) == count(config)
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "Qwen2-0.5B", "gemma-2b", "Mixtral-8x7B-v0.1", "bert-base-uncased", "t5-small", "falcon-7b"]
+)
+def test_every_model_class_of_a_family(name):
+    """Heads, poolers and none."""
+    config, _ = PUBLISHED[name]
+    for model in FAMILIES[config["model_type"]].models:
+        one = {**config, "architectures": [model], "num_labels": 3}
+        assert read_config(one).parameters == count(one), model
+
+
+def test_the_encoder_of_t5_alone():
+    config = {**PUBLISHED["t5-small"][0], "architectures": ["T5EncoderModel"]}
+    assert read_config(config).parameters == count(config) == 35330816
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@FEW
+@given(data=st.data())
+def test_random_configurations(family, data):
+    config = data.draw(configs(FAMILIES[family]))
+    assert read_config(config).parameters + known_difference(config) == count(config)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@FEW
+@given(data=st.data())
+def test_what_is_written_is_read_back_and_built(family, data):
+    """A tree, its configuration, the tree again; and transformers builds as many weights from it."""
+    tree = read_config(data.draw(configs(FAMILIES[family])))
+    config = write_config(tree, family)
+    assert read_config(config) == tree
+    assert tree.parameters + known_difference(config) == count({**config, "pad_token_id": config.get("pad_token_id", 0)})
+
+
+SHAPES = st.fixed_dictionaries({
+    "depth": st.integers(1, 5), "width": st.sampled_from([12, 24, 48]), "heads": st.sampled_from([1, 2, 3, 6]),
+    "ffn": st.none() | st.integers(1, 50), "vocab": st.integers(4, 60), "context": st.integers(2, 60),
+    "tied": st.booleans(), "activation": st.sampled_from(["relu", "gelu", "gelu_tanh", "silu"]),
+})  # fmt: skip
+LLAMAS = {"norm": "rmsnorm", "gated": True, "bias": False, "positions": "rotary"}
+EXPRESSED = {
+    "gpt2": {},
+    "llama": LLAMAS,
+    "mistral": {**LLAMAS, "kv_heads": 1, "window": 7},
+    "mixtral": {**LLAMAS, "kv_heads": 1, "experts": 4, "top_k": 3},
+    "qwen2": {**LLAMAS, "attention_bias": True},
+    "qwen3": {**LLAMAS, "qk_norm": "head", "head_dim": 10},
+    "qwen2_moe": {**LLAMAS, "experts": 3, "shared_ffn": 5, "shared_gate": True, "attention_bias": True},
+    "olmo2": {**LLAMAS, "qk_norm": "full", "placement": "output"},
+    "gpt_neox": {"positions": "rotary", "parallel": True},
+    "gptj": {"positions": Rotary(interleaved=True), "parallel": True, "shared_norm": True, "attention_bias": False,
+             "attention_out_bias": False, "head_bias": True},
+    "opt": {"position_offset": 2, "embedding_width": 5},
+    "bert": {"kind": "encoder", "placement": "post", "embedding_norm": True, "segments": 2, "head": "masked-lm",
+             "head_bias": True},
+    "vit": {"kind": "encoder", "positions": "none", "patch": 4, "image": 12, "head": "classifier", "classes": 7},
+    "t5": {"kind": "encoder-decoder", "norm": "rmsnorm", "bias": False, "positions": "relative", "logit_scale": 1.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", EXPRESSED)
+@FEW
+@given(shape=SHAPES)
+def test_trees_of_our_own_are_built_by_transformers(family, shape):
+    tree = Transformer(**shape, **EXPRESSED[family])
+    config = write_config(tree, family)
+    assert read_config(config) == tree
+    assert tree.parameters + known_difference(config) == count({**config, "pad_token_id": 0})
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_defaults_are_those_of_transformers(family):
+    """A field that a file leaves out means the same here and there."""
+    kind = type(transformers.AutoConfig.for_model(family.model_type))
+    theirs = {field.name: field.default for field in dataclasses.fields(kind)}
+    # Spellings of older files that the class converts; the values are compared through the models above.
+    ours = {name: value for name, value in family.defaults.items() if name not in LEGACY.get(family.model_type, ())}
+    only = {name: values[0] for name, values in family.only.items()}
+    for name, value in {**ours, **only}.items():
+        expected = theirs.get(name)
+        assert (family.model_type, name, value) == (family.model_type, name, DERIVED.get((family.model_type, name), expected))
+        assert name in theirs or name in ("head_dim", "tie_word_embeddings"), name
+
+
+LEGACY = {"bloom": ("seq_length",), "t5": ("n_positions", "tie_word_embeddings"), "gemma3_text": ("sliding_window_pattern",)}
+# Fields whose default the class computes when it is made.
+DERIVED = {("gpt_neo", "attention_types"): [[["global", "local"], 12]]}
+
+
+# GPT-J and CodeGen have one base, whatever their file says.
+ROTATED = [name for name in FAMILIES if getattr(read_design({"model_type": name}).positions, "interleaved", None) is False]
+
+
+@pytest.mark.parametrize("family", ROTATED)
+@pytest.mark.parametrize(
+    "old", [{}, {"rope_theta": 77.0}, {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 55.0}]
+)
+def test_rotary_bases_are_those_of_transformers(family, old):
+    config = {"model_type": family, **old}
+    if family == "gpt_neox":
+        config = {name.replace("rope_theta", "rotary_emb_base"): value for name, value in config.items()}
+    if family == "phi3":
+        config.pop("rope_scaling", None)  # takes one kind of scaling only
+    parsed = parse(config)
+    design = read_design(config)
+    table = parsed.rope_parameters
+    whole = table.get("full_attention", table)
+    assert whole["rope_theta"] == design.positions.base
+    assert whole.get("partial_rotary_factor", 1.0) == design.positions.fraction
+    if "sliding_attention" in table:
+        assert table["sliding_attention"]["rope_theta"] == design.window_positions.base
+
+
+WRONG = {
+    "key heads ignored": ("Llama-2-70b", {"num_key_value_heads": None}),
+    "a bias where there is none": ("Meta-Llama-3-8B", {"attention_bias": True}),
+    "one expert fewer": ("Mixtral-8x7B-v0.1", {"num_local_experts": 7}),
+    "tied": ("Llama-2-7b", {"tie_word_embeddings": True}),
+    "no segments": ("bert-base-uncased", {"type_vocab_size": 0}),
+    "positions": ("gpt2", {"n_positions": 1023}),
+    "two norms for one": ("falcon-40b", {"num_ln_in_parallel_attn": 1}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_comparison_can_fail(name):
+    """A field read a little wrong changes the count."""
+    model, change = WRONG[name]
+    config, _ = PUBLISHED[model]
+    assert read_config({**config, **change}).parameters != count(config)
+
+
+# Operations: what torch counts while a small model of each family runs.
+
+SMALL = {
+    "vocab": 37, "context": 16, "width": 24, "depth": 2, "heads": 6, "kv_heads": 3, "head_dim": 4, "ffn": 10, "experts": 3,
+    "top_k": 2, "shared_ffn": 7,
+}  # fmt: skip
+SMALL_ONLY = {
+    "gptj": {"rotary_dim": 2},
+    "codegen": {"rotary_dim": 2, "n_head": 4},  # its query map is cut in four
+    "opt": {"word_embed_proj_dim": 5},
+    "gpt_neo": {"attention_types": [[["global"], 2]]},
+    "falcon": {"multi_query": False},
+    "stablelm": {"partial_rotary_factor": 0.5},
+    "vit": {"image_size": [9, 13], "patch_size": 4},
+    "t5": {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 5},
+    # Hidden scores are counted, but those beyond a window are not, and eager attention computes them all.
+    "mistral": {"sliding_window": None},
+    "gemma2": {"sliding_window": 16},
+    "gemma3_text": {"sliding_window": 16},
+}
+BATCH, TOKENS, SOURCE = 2, 11, 7
+
+
+def small(family, model):
+    sizes = {name: SMALL[choice] for choice, name in FAMILIES[family].names.items() if choice in SMALL}
+    return {"model_type": family, "pad_token_id": 0, **sizes, **SMALL_ONLY.get(family, {}), "architectures": [model]}
+
+
+def measured(config):
+    """Operations of matrix products that torch counts, with attention spelled out."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = built(config, "cpu", _attn_implementation="eager", _experts_implementation="eager").eval()
+    tokens = torch.zeros(BATCH, TOKENS, dtype=torch.long) + 3
+    inputs = {"input_ids": tokens}
+    if config["model_type"] == "vit":
+        height, width = config["image_size"]
+        inputs = {"pixel_values": torch.zeros(BATCH, 3, height, width)}
+    elif config["architectures"][0] in ("T5Model", "T5ForConditionalGeneration"):
+        inputs = {"input_ids": tokens[:, :SOURCE], "decoder_input_ids": tokens}
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model(**inputs)
+    return counter.get_total_flops()
+
+
+def expected(config):
+    tree = read_config(config)
+    if config["model_type"] == "vit":
+        return tree.forward_flops(batch=BATCH)
+    source = SOURCE if tree.kind == "encoder-decoder" else None
+    return tree.forward_flops(TOKENS, source=source, batch=BATCH)
+
+
+CLASSES = [(name, model) for name, family in FAMILIES.items() for model in family.models if model != "OPTModel"]
+
+
+@pytest.mark.parametrize(("family", "model"), CLASSES)
+def test_forward_operations_are_those_torch_counts(family, model):
+    """Exactly, under the convention that hidden scores are counted; torch's table of rotary angles is no matrix product."""
+    config = small(family, model)
+    assert expected(config) == measured(config)
+
+
+def test_operations_of_opt_without_a_head():
+    config = {**small("opt", "OPTModel"), "word_embed_proj_dim": None}
+    assert expected(config) == measured(config)
+
+
+def test_the_comparison_of_operations_can_fail():
+    """One key head fewer, or cross-attention over the wrong sequence, is seen."""
+    llama = small("llama", "LlamaForCausalLM")
+    assert expected({**llama, "num_key_value_heads": 2}) != measured(llama)
+    t5 = small("t5", "T5ForConditionalGeneration")
+    assert read_config(t5).forward_flops(TOKENS, source=TOKENS, batch=BATCH) != measured(t5)

@@ -1,0 +1,363 @@
+"""The command line prints what the library returns, and turns every mistake into one sentence and status 2."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from depthwidth.analysis.description import describe
+from depthwidth.analysis.propagation import moments_of
+from depthwidth.analysis.published_tables import table
+from depthwidth.architecture import Transformer
+from depthwidth.formula import formulas
+from depthwidth.initialization import recipe, shipped_options
+from depthwidth.planning.plan import plan
+
+GPT2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(GPT2))
+    return path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan", "1T"),
+        ("plan", "1.3B", "--preset", "llama3", "--tp", "4", "--rule", "gemstones2025"),
+        ("plan", "47B", "--preset", "mixtral"),
+        ("plan", "--flops", "1e22", "--tokens", "1T", "--masked"),
+        ("plan", "--memory", "80GB", "--recompute", "full", "--batch", "4"),
+        ("plan", "--weights", "16GB", "--dtype", "int4", "--untied", "--gated", "--ffn-ratio", "8/3"),
+        ("plan", "300M", "--preset", "vit"),
+        ("plan", "100M", "--vocab", "256", "--context", "512", "--norm", "rmsnorm", "--positions", "alibi", "--no-bias"),
+        ("plan", "1B", "--kind", "encoder-decoder"),
+        ("table",),
+        ("table", "levine2020-projections"),
+        ("table", "real_models"),
+        ("formulas", "list"),
+        ("formulas", "list", "--kind", "fitted", "--topic", "shape"),
+        ("formulas", "show", "levine_optimal_depth"),
+        ("formulas", "show", "best_retrieval_error"),
+        ("formulas", "eval", "levine_width", "depth=6,12,24"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("form", ["", "--json", "--csv", "--markdown"])
+def test_every_command_prints_in_every_form(invoke, arguments, form):
+    result = invoke(*arguments, *filter(None, [form]))
+    assert result.status == 0
+    assert result.error == ""
+    if form == "--json":
+        assert json.loads(result.output)
+    elif form == "--csv":
+        rows = list(csv.DictReader(io.StringIO(result.output)))
+        assert rows
+        assert all(None not in row and None not in row.values() for row in rows)
+    elif form == "--markdown":
+        widths = {line.count("|") - line.count("\\|") for line in result.output.splitlines()}
+        assert len(widths) == 1
+    else:
+        assert "None" not in result.output
+
+
+def test_plan_prints_what_plan_returns(invoke):
+    assert json.loads(invoke("plan", "6.7e9", "--json").output) == json.loads(json.dumps(plan("6.7e9").to_dict()))
+
+
+def test_describe_prints_what_describe_returns(invoke, config):
+    printed = json.loads(invoke("describe", config, "--json").output)
+    assert printed == json.loads(json.dumps(describe(Transformer.from_config(GPT2)).to_dict()))
+    assert printed["parameters"] == 124_439_808
+    for key in ("parameters", "non_embedding_parameters", "depth", "width", "heads", "head_dim", "ffn", "vocab"):
+        assert isinstance(printed[key], int)
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps({"model_type": "gpt2", "n_embd": 64, "n_layer": 3, "n_head": 2, "n_positions": 16}))
+    return path
+
+
+@pytest.mark.parametrize("form", ["", "--json", "--csv", "--markdown"])
+def test_moments_and_recipes_print_in_every_form(invoke, small, form):
+    for arguments in (("moments", small), ("moments", small, "--scheme", "deepscale", "--no-dropout", "--variance", "1"),
+                      ("init", small), ("init", small, "--scheme", "shipped"), ("init",), ("derive", "relu_pair_moment"),
+                      ("derive",)):  # fmt: skip
+        result = invoke(*arguments, *filter(None, [form]))
+        assert (result.status, result.error) == (0, "")
+        if form == "--json":
+            assert json.loads(result.output)
+
+
+def test_moments_of_a_padded_batch(invoke, small):
+    def mixed(*arguments):
+        rows = json.loads(invoke("moments", small, *arguments, "--json").output)
+        (found,) = [r for r in rows if (r["site"], r["direction"]) == ("decoder.block.0.attention.mix", "forward")]
+        return found["second_moment"]
+
+    short, long = mixed("--context", "4"), mixed("--context", "8")
+    assert mixed("--lengths", "4,8,4") == pytest.approx((short + long) / 2)
+    assert short > 1.01 * long
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("plan", "100M", "--head-dim", "0.128K"), ("plan", "100M", "--head-dim", "128")),
+        (("plan", "--memory", "80GB", "--batch", "2**3"), ("plan", "--memory", "80GB", "--batch", "8")),
+        (
+            ("describe", "CONFIG", "--batch", "0.002K", "--context", "1e1"),
+            ("describe", "CONFIG", "--batch", "2", "--context", "10"),
+        ),
+        (("describe", "CONFIG", "--init", "xavier"), ("describe", "CONFIG", "--scheme", "xavier")),
+        (("moments", "CONFIG", "--init", "xavier"), ("moments", "CONFIG", "--scheme", "xavier")),
+        (("text", "CONFIG", "--tokens", "bytes"), ("text", "CONFIG", "--tokenizer", "bytes")),
+        (
+            ("moments", "CONFIG", "--text", "CONFIG", "--tokens", "bytes"),
+            ("moments", "CONFIG", "--text", "CONFIG", "--tokenizer", "bytes"),
+        ),
+        (
+            ("init", "CONFIG", "--text", "CONFIG", "--tokens", "bytes"),
+            ("init", "CONFIG", "--text", "CONFIG", "--tokenizer", "bytes"),
+        ),
+    ],
+)
+def test_counts_are_read_alike_and_older_names_still_work(invoke, small, one, other):
+    first, second = (invoke(*(small if word == "CONFIG" else word for word in words), "--json") for words in (one, other))
+    assert (first.status, first.error) == (0, "")
+    assert first.output == second.output
+
+
+def test_help_names_an_option_by_its_newer_name_alone(invoke):
+    for newer, older, commands in (
+        ("--tokenizer KIND", "--tokens", ("text", "moments", "init")), ("--scheme NAME", "--init", ("describe", "moments"))
+    ):  # fmt: skip
+        for command in commands:
+            printed = invoke(command, "--help").output
+            assert newer in printed
+            assert older not in printed
+
+
+def test_moments_start_from_the_loss_and_know_the_encoders_length(invoke, small, tmp_path):
+    def printed(config, *arguments):
+        return json.loads(invoke("moments", config, *arguments, "--json").output)
+
+    tree = Transformer.from_config(json.loads(small.read_text()))
+    made = recipe(tree, **shipped_options(json.loads(small.read_text())))
+    assert printed(small, "--gradient", "loss") == moments_of(tree, made, gradient="loss")
+    assert printed(small, "--gradient", "unit") == printed(small) != printed(small, "--gradient", "loss")
+    path = tmp_path / "t5.json"
+    path.write_text(json.dumps({"model_type": "t5", "d_model": 64, "num_layers": 2, "num_heads": 2, "d_kv": 32, "d_ff": 128}))
+    pairs = Transformer.from_config(path)
+    made = recipe(pairs, **shipped_options(path))
+    assert printed(path, "--context", "8", "--source", "4") == moments_of(pairs, made, context=8, source=4)
+    assert printed(path, "--context", "8", "--source", "4") != printed(path, "--context", "8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--gradient", "los"), "gradient='los' is not one of unit, loss"),
+        (("--gradient", "loss", "--gradient-correlation", "0.5"), "--gradient-correlation has no meaning for --gradient loss"),
+        (("--source", "4"), "a source length has no meaning for a model of one stack"),
+    ],
+)
+def test_a_gradient_or_source_that_makes_no_sense_gets_one_sentence(invoke, small, arguments, sentence):
+    result = invoke("moments", small, *arguments)
+    assert (result.status, result.output, result.error.count("\n")) == (2, "", 1)
+    assert sentence in result.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--lengths", "4,x"), "lengths 'x' is not a positive size"),
+        (("--lengths", "17"), "beyond the 16 tokens of this model's context"),
+        (("--lengths", "4", "--context", "4"), "give --lengths or --context, not both"),
+        (("--lengths", "4", "--attention"), "give --lengths or --attention, not both"),
+        (("--lengths", "4:5"), "this model has one stack"),
+    ],
+)
+def test_lengths_that_make_no_sense_get_one_sentence(invoke, small, arguments, sentence):
+    result = invoke("moments", small, *arguments)
+    assert (result.status, result.output, result.error.count("\n")) == (2, "", 1)
+    assert sentence in result.error
+
+
+def test_a_recipe_as_yaml_and_a_picture_of_moments(invoke, small, tmp_path):
+    assert 'scheme: "deepscale"' in invoke("init", small, "--yaml").output
+    pytest.importorskip("matplotlib")
+    assert invoke("moments", small, "--plot", tmp_path / "moments.png").status == 0
+    assert (tmp_path / "moments.png").stat().st_size > 5000
+
+
+def test_describe_for_people(invoke, config):
+    result = invoke("describe", config, "--context", "512", "--batch", "8", "--masked")
+    assert result.status == 0
+    assert "124,439,808" in result.output
+    assert "At 512 tokens, batch 8" in result.output
+
+
+def test_plan_like_a_config(invoke, config):
+    printed = json.loads(invoke("plan", "350M", "--like", config, "--json").output)
+    assert printed["vocab"] == 50257
+    assert printed["head_dim"] == 64
+    assert printed["context"] == 1024
+
+
+def test_the_projection_table_of_the_paper(invoke):
+    """Depths and widths of the paper's table, and how far the closed form at N = 12 L d^2 lies from them."""
+    rows = json.loads(invoke("table", "levine2020-projections", "--json").output)
+    assert len(rows) == 9
+    assert rows == json.loads(json.dumps(table("levine2020_projections")))
+    for row in rows:
+        off = {"GPT3-Large": 1}.get(row["model"], 0)  # 37.4 at 12 L d^2, 38.2 at the nominal 760M: the paper prints 38
+        assert abs(round(row["depth"]) - row["paper_depth"]) == off
+        # The printed width has three digits; the paper takes sqrt(N / 12 L) at its rounded depth, for 1T the curve itself.
+        at_depth = row["curve_width_at_paper_depth" if row["model"] == "Optimal-1T" else "width_at_paper_depth"]
+        assert row["paper_width"] == pytest.approx(at_depth, rel=0.003)
+
+
+def test_formulas_list_is_the_registry(invoke):
+    cards = json.loads(invoke("formulas", "list", "--json").output)
+    assert [card["name"] for card in cards] == [f.name for f in formulas()]
+    assert all(card["kind"] and card["source"] for card in cards)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        (("levine_width", "depth=24"), 584.6421788464676),
+        (("shape.levine_width", "depth=24", "b=0.06"), 651.3193012017389),
+        (("levine_optimal_depth", "parameters=1T"), 94.74689539),
+        (("levine_optimal_depth", "parameters=1e12"), 94.74689539),
+    ],
+)
+def test_formulas_eval(invoke, arguments, value):
+    assert json.loads(invoke("formulas", "eval", *arguments, "--json").output)["value"] == pytest.approx(value, rel=1e-9)
+
+
+def test_formulas_eval_with_a_letter_is_symbolic(invoke):
+    assert invoke("formulas", "eval", "levine_transition_parameters", "depth=L", "a=a", "b=b").output == (
+        "12*L*exp(2*L*b + 2*a)\n"
+    )
+
+
+BAD = [
+    (("plan",), "plan takes one budget"),
+    (("plan", "1T", "--flops", "1e20"), "plan takes one budget"),
+    (("plan", "1.3Q"), "unknown suffix 'Q'"),
+    (("plan", "-1"), "budget '-1' is not a positive size"),
+    (("plan", "0"), "budget '0' is not"),
+    (("plan", "nan"), "budget 'nan' is not"),
+    (("plan", "-inf"), "budget '-inf' is not"),
+    (("plan", ""), "budget '' is not"),
+    (("plan", "1e999"), "budget '1e999' is not"),
+    (("plan", "9" * 5000), "is not a positive size"),
+    (("plan", "1T", "--rule", "levine"), "did you mean 'levine2020'"),
+    (("plan", "1T", "--preset", "gpt4"), "did you mean 'gpt3'"),
+    (("plan", "1T", "--vocab", "0"), "vocab '0' is not a positive size"),
+    (("plan", "1T", "--vocab", "1.5"), "vocab '1.5' is not a whole number"),
+    (("plan", "1T", "--context", "many"), "context 'many' is not"),
+    (("plan", "1T", "--head-dim", "0"), "head_dim '0' is not a positive size"),
+    (("plan", "1T", "--kv-heads", "-2"), "kv_heads '-2' is not a positive size"),
+    (("plan", "1T", "--ffn-ratio", "1/0"), "ffn_ratio '1/0' is not a ratio"),
+    (("plan", "1T", "--experts", "4", "--top-k", "5"), "top_k=5 is more than experts=4"),
+    (("plan", "1T", "--norm", "batch"), "norm='batch' is not one of"),
+    (("plan", "1T", "--plot", "picture.bmp"), "does not end in"),
+    (("plan", "1T", "--plot", "/nowhere/at/all.png"), "cannot be written"),
+    (("plan", "1T", "--tokens", "1B"), "--tokens has no meaning"),
+    (("plan", "1T", "--dtype", "int4"), "--dtype has no meaning"),
+    (("plan", "1T", "--top-k", "3"), "top_k has no meaning"),
+    (("plan", "300M", "--preset", "vit", "--vocab", "10"), "vocab has no meaning for images"),
+    (("plan", "1T", "--preset", "gpt3", "--like", "c.json"), "not both"),
+    (("plan", "100K", "--non-embedding", "--head-dim", "128"), "too small"),
+    (("plan", "7B", "--tp", "3", "--kv-heads", "8"), "shared out evenly"),
+    (("plan", "1e30", "--non-embedding"), "is not a positive exact number"),
+    (("formulas", "eval", "levine_width", "depth=1e6"), "leaves the range of floating-point numbers"),
+    (("formulas", "eval", "levine_width", "depth=20000,10"), "leaves the range of floating-point numbers"),
+    (("plan", "1T", "--like", "nowhere.json"), "nowhere.json"),
+    (("plan", "1T", "--nonsense"), "No such option"),
+    (("plan", "--memory", "12"), "too small"),
+    (("plan", "--weights", "1GB", "--dtype", "fp3"), "there is no number format 'fp3'"),
+    (("nonsense",), "No such command"),
+    (("derive", "nonsense"), "nonsense"),
+    (("moments", "/nowhere.json"), "nowhere.json"),
+    (("plan", "1T", "--batch", "half"), "batch 'half' is not a positive size"),
+    (("describe", "/nowhere.json", "--batch", "2.5"), "batch '2.5' is not a whole number"),
+    (("init", "/nowhere.json"), "nowhere.json"),
+    (("init", "/nowhere.json", "--scheme", "xavier", "--text", "words.txt"), "--text has no meaning for xavier"),
+    (("init", "--scheme", "xavir", "--text", "words.txt"), "did you mean 'xavier'"),
+    (("init", "--text", "words.txt"), "have no meaning without CONFIG"),
+    (("describe", "/nowhere/config.json"), "config.json"),
+    (("table", "nonsense"), "there is no table 'nonsense'"),
+    (("formulas", "show", "levine_widht"), "did you mean"),
+    (("formulas", "list", "--kind", "true"), "kind='true' is not one of"),
+    (("formulas", "list", "--topic", "nonsense"), "topic='nonsense' is not one of"),
+    (("formulas", "eval", "levine_width"), "needs depth"),
+    (("formulas", "eval", "levine_width", "24"), "is not of the form ARGUMENT=VALUE"),
+    (("formulas", "eval", "levine_width", "depth=-3"), "depth=-3.0 is outside"),
+    (("formulas", "eval", "levine_width", "depth=24", "depth=25"), "given twice"),
+    (("formulas", "eval", "levine_width", "depth=__import__('os')"), "is not a positive size"),
+    (("formulas", "eval", "levine_width", "deep=3"), "has no argument 'deep'"),
+    (("formulas", "eval", "levine_width", "depth=1e4000"), "depth=inf is outside"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD, ids=[" ".join(a)[:60] for a, _ in BAD])
+def test_every_mistake_is_one_sentence_and_status_2(invoke, arguments, sentence):
+    result = invoke(*arguments)
+    assert result.status == 2
+    assert result.output == ""
+    assert result.error.startswith("Error: ")
+    assert result.error.count("\n") == 1
+    assert sentence in result.error
+    assert "Traceback" not in result.error
+
+
+def test_a_reader_that_stops_early_sees_no_traceback():
+    """As ``depthwidth formulas list --json | head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "depthwidth", "formulas", "list", "--json"],
+        stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60,
+    )  # fmt: skip
+    os.close(writer)
+    assert done.stderr == b""
+    assert done.returncode == 1
+
+
+def test_version_and_help(invoke):
+    from depthwidth import __version__
+
+    assert __version__ in invoke("--version").output
+    assert "plan" in invoke("--help").output
+    assert "--tensor-parallel" in invoke("plan", "-h").output
+
+
+def test_the_picture_of_a_plan(invoke, tmp_path):
+    pytest.importorskip("matplotlib")
+    for ending in ("png", "svg", "pdf"):
+        path = tmp_path / f"plan.{ending}"
+        assert invoke("plan", "350M", "--plot", path).status == 0
+        assert path.stat().st_size > 5000
+    drawn = (tmp_path / "plan.svg").read_text()
+    assert drawn.count("<g id=") > 100
+
+
+def test_the_order_of_a_remainder_is_shown_where_one_is_stated(invoke):
+    shown = invoke("formulas", "show", "norm_correlation").output
+    assert "falls as one over the size to the power 2" in shown
+    assert json.loads(invoke("formulas", "show", "norm_correlation", "--json").output)["order"] == 2
+    assert "remainder" not in invoke("formulas", "show", "condensation_point").output
+    assert json.loads(invoke("formulas", "show", "condensation_point", "--json").output)["order"] is None

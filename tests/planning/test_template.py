@@ -1,0 +1,131 @@
+"""A template's polynomial equals the count of the tree, exactly, for every architecture it can hold."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+from helpers import agrees, check, table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from depthwidth.architecture import Transformer
+from depthwidth.architecture.hf import families, read_design
+from depthwidth.errors import InputError
+from depthwidth.planning.rules import find_rule, meet
+from depthwidth.planning.template import PRESETS, Template
+
+READINGS = {
+    "parameters": lambda tree: tree.parameters,
+    "non-embedding": lambda tree: tree.non_embedding_parameters,
+    "active": lambda tree: tree.active_parameters,
+    "FLOPs per token": lambda tree: tree.flops_per_token(masked=True, training=True),
+    "training memory": lambda tree: tree.training_memory().total,
+    "training memory, recomputed": lambda tree: tree.training_memory(recompute="full").total,
+    "key-value cache": lambda tree: tree.kv_cache_bytes(),
+}
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("preset", PRESETS)
+@given(depth=st.integers(1, 500), count=st.integers(1, 40))
+@settings(max_examples=8, deadline=None)
+def test_the_polynomial_is_the_count(preset, reading, depth, count):
+    template = Template.of(preset, head_dim=64)
+    width = count * 64 * 8 * 3  # heads of 64, eight of them to a key head, thirds for the gated ratio
+    tree = template._tree(depth, width, 64, int(template.ffn_ratio * width))
+    assert template.polynomial(READINGS[reading]).exact(depth, width) == READINGS[reading](tree)
+
+
+def test_a_wrong_polynomial_is_caught():
+    template = Template.of("gpt3", head_dim=64)
+    polynomial = template.polynomial(READINGS["parameters"])
+    wrong = replace(polynomial, per_block=(polynomial.per_block[0], polynomial.per_block[1] - 1, polynomial.per_block[2]))
+    assert wrong.exact(12, 768) != template.at(12, 768).parameters
+
+
+# The theory sheet's optimal shapes for a total budget: 12 L d^2 + k V d = P on the 2020 curve.
+TOTALS = table("""
+1.25e8 | 50257 | 1 | 23.8286 | 579.108 | 9.58958e7
+1.20e8 | 32000 | 1 | 24.1754 | 590.360 | 1.01108e8
+1e9 | 50304 | 2 | 39.1549 | 1355.73 | 8.63603e8
+1e9 | 128256 | 1 | 38.8555 | 1333.39 | 8.28985e8
+7e9 | 32000 | 2 | 54.7221 | 3216.59 | 6.79414e9""")
+
+
+@pytest.mark.parametrize(("total", "vocab", "embeddings", "depth", "width", "nonembedding"), TOTALS)
+def test_total_budgets_of_the_bare_architecture(total, vocab, embeddings, depth, width, nonembedding):
+    def bare(tied):
+        template = Template.of("gpt3", bias=False, norm_affine=False, positions="none", vocab=int(vocab), tied=tied)
+        return template.polynomial(READINGS["parameters"])
+
+    count = bare(tied=embeddings == "1")
+    assert count.per_block == (0, 0, 12)
+    found = meet(find_rule("levine2020").curve(), count.continuous(), float(total))
+    check(found[0], depth)
+    check(found[1], width)
+    check(12 * found[0] * found[1] ** 2, nonembedding)
+    other = meet(find_rule("levine2020").curve(), bare(tied=embeddings != "1").continuous(), float(total))
+    assert not agrees(other[0], depth)
+
+
+@given(
+    width=st.integers(8, 40_000),
+    preset=st.sampled_from(sorted(PRESETS)),
+    tensor_parallel=st.sampled_from([1, 2, 4, 8, 16]),
+    multiple=st.sampled_from([None, 64, 96, 256]),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_multiple_of_the_step_always_makes_a_model(width, preset, tensor_parallel, multiple):
+    template = Template.of(preset, tensor_parallel=tensor_parallel, multiple=multiple)
+    step = template.step_at(width)
+    width = step * max(1, round(width / step))
+    if width % template.step_at(width) == 0:
+        tree = template.at(3, width)
+        assert (tree.depth, tree.width) == (3, width)
+        assert tree.heads % tensor_parallel == 0
+        assert tree.heads % tree.kv_heads == 0
+        if multiple:
+            assert width % multiple == 0
+
+
+def test_llama3_8b_is_the_template_at_its_shape():
+    assert Template.of("llama3").at(32, 4096).parameters == 8_030_261_248
+
+
+@pytest.mark.parametrize("family", families())
+def test_like_a_family_at_its_own_shape_is_that_model(family):
+    """Forgetting the shape and giving it again changes nothing, and the polynomial agrees."""
+    design = read_design({"model_type": family})
+    tree = Transformer.of_design(design)
+    template = Template.like(design)
+    again = template._tree(tree.depth, tree.width, tree.head_dim, tree.ffn)
+    assert again == tree
+    assert template.polynomial(READINGS["parameters"]).exact(tree.depth, tree.width) == tree.parameters
+
+
+def test_like_keeps_unusual_ratios():
+    t5_11b = read_design({"model_type": "t5", "d_model": 1024, "d_kv": 128, "num_heads": 128, "d_ff": 65536, "num_layers": 24})
+    template = Template.like(t5_11b)
+    assert (template.attention_ratio, template.ffn_ratio) == (16, 64)
+    assert template.at(24, 1024).parameters == Transformer.of_design(t5_11b).parameters
+    gemma2 = Template.like(read_design({"model_type": "gemma2"}))
+    windows = [block.attention.branch.window for block in gemma2.at(4, 2304).decoder.blocks()]
+    assert windows == [4096, None, 4096, None]
+    assert gemma2.at(4, 2304 * 2).stem.scale == pytest.approx((2304 * 2) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"preset": "gpt5"}, "there is no preset 'gpt5'"),
+        ({"vocabulary": 5}, "there is no option 'vocabulary'.*did you mean 'vocab'"),
+        ({"tensor_parallel": 0}, "tensor_parallel=0 is not a whole number"),
+        ({"head_dim": -64}, "head_dim=-64 is not a whole number"),
+        ({"ffn_ratio": Fraction(-1)}, "ffn_ratio=.* is not in"),
+        ({"norm": "batchnorm"}, "norm='batchnorm' is not one of"),
+    ],
+)
+def test_a_bad_template_gets_one_sentence(arguments, sentence):
+    with pytest.raises(InputError, match=sentence) as error:
+        Template.of(**arguments)
+    assert "\n" not in str(error.value)

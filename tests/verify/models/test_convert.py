@@ -1,0 +1,369 @@
+"""Models of the transformers library as our modules: the same logits, for every family and class that is read."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask a server
+
+import copy
+import warnings
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from strategies import configs
+
+from depthwidth.architecture.hf import FAMILIES, read_config
+from depthwidth.errors import InputError
+
+torch = pytest.importorskip("torch")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    transformers = pytest.importorskip("transformers")
+transformers.logging.set_verbosity_error()
+
+from verify import from_hf  # noqa: E402
+from verify.models.model import Model, RelativeBias, Rotary  # noqa: E402
+
+pytestmark = pytest.mark.hf
+FEW = settings(max_examples=6, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+CLOSE = 1e-4  # absolute, in float32; logits here are of order 1, so that it is some hundred roundings
+
+SMALL = {
+    "vocab": 37, "context": 16, "width": 24, "depth": 2, "heads": 6, "kv_heads": 3, "head_dim": 4, "ffn": 10, "experts": 3,
+    "top_k": 2, "shared_ffn": 7,
+}  # fmt: skip
+SMALL_ONLY = {
+    "gptj": {"rotary_dim": 2},
+    "codegen": {"rotary_dim": 2, "n_head": 4},  # its query map is cut in four
+    "opt": {"word_embed_proj_dim": 5},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 5},
+    "falcon": {"multi_query": False},
+    "stablelm": {"partial_rotary_factor": 0.5},
+    "vit": {"image_size": [9, 13], "patch_size": 4, "pooler_output_size": 9},
+    "t5": {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 5},
+    "mistral": {"sliding_window": 5},
+    "gemma2": {"sliding_window": 5},
+    "gemma3_text": {"sliding_window": 5, "sliding_window_pattern": 2},
+}
+CLASSES = [(name, model) for name, family in FAMILIES.items() for model in family.models if model != "OPTModel"]
+
+
+def small(family, model=None, **more):
+    sizes = {name: SMALL[choice] for choice, name in FAMILIES[family].names.items() if choice in SMALL}
+    model = model or next(iter(FAMILIES[family].models))
+    return {"model_type": family, "pad_token_id": 0, **sizes, **SMALL_ONLY.get(family, {}), "architectures": [model], **more}
+
+
+def built(config, seed=0):
+    """A model of the library in which no two weights are equal, norms and biases included."""
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parsed = transformers.AutoConfig.for_model(**copy.deepcopy(config))
+        parsed._experts_implementation = "eager"  # the grouped kernel wants widths of multiples of four
+        model = getattr(transformers, config["architectures"][0])(parsed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+def inputs(config, tree, length=11, source=7):
+    """For theirs and for ours: tokens that are not padding, images, or two sequences."""
+    batch = 2
+    generator = torch.Generator().manual_seed(5)
+
+    def tokens(count):
+        first = min(2, tree.vocab - 1)
+        return torch.randint(first, tree.vocab, (batch, min(count, tree.context)), generator=generator)
+
+    if config["model_type"] == "vit":
+        images = torch.randn(batch, tree.stem.channels, tree.stem.height, tree.stem.width_pixels, generator=generator)
+        return {"pixel_values": images}, {"tokens": images}
+    if tree.kind == "encoder-decoder":
+        text, read = tokens(length), tokens(source)
+        return {"input_ids": read, "decoder_input_ids": text}, {"tokens": text, "source": read}
+    text = tokens(length)
+    if config["model_type"] == "bert" and tree.stem.segments is not None:
+        kinds = torch.randint(0, tree.stem.segments.rows, text.shape, generator=generator)
+        return {"input_ids": text, "token_type_ids": kinds}, {"tokens": text, "segments": kinds}
+    return {"input_ids": text}, {"tokens": text}
+
+
+def answer(model, tree, given):
+    """Logits; the pooler's output or the last hidden state of a model without a head."""
+    out = model(**given, use_cache=False) if tree.kind != "encoder" else model(**given)
+    if tree.head is None:
+        return out.last_hidden_state
+    return out.pooler_output if "pooler_output" in out else out.logits
+
+
+def difference(model, other, config):
+    """Largest absolute difference of what two models say, the second ours or theirs."""
+    tree = read_config(config)
+    theirs, mine = inputs(config, tree)
+    double = next(other.parameters()).dtype == torch.float64
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if isinstance(other, Model):
+            said = other(**mine)
+        else:
+            said = answer(other, tree, {k: v.double() if double and v.is_floating_point() else v for k, v in theirs.items()})
+        return (answer(model, tree, theirs) - said).abs().max().item()
+
+
+@pytest.mark.parametrize(("family", "model"), CLASSES)
+def test_every_class_of_every_family_says_the_same(family, model):
+    config = small(family, model)
+    theirs = built(config)
+    ours = from_hf(theirs)
+    assert sum(p.numel() for p in ours.parameters()) == ours.tree.parameters == read_config(config).parameters
+    assert difference(theirs, ours, config) < CLOSE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@FEW
+@given(data=st.data())
+def test_random_configurations_say_the_same(family, data):
+    config = {"pad_token_id": 0, **data.draw(configs(FAMILIES[family]))}
+    if config.get("use_sliding_window") is False:
+        config.pop("layer_types", None)  # transformers looks for the window that the switch took away
+    theirs = built(config)
+    attention = read_config(config).attention
+    if family == "codegen":
+        assume(attention.heads % 4 == 0)
+    if family in ("phi", "stablelm"):
+        assume(int(attention.position.fraction * attention.head_dim) % 2 == 0)
+    ours = from_hf(theirs)
+    assert sum(p.numel() for p in ours.parameters()) == ours.tree.parameters
+    # A norm over two or three features makes much of a rounding; where theirs in two precisions differs, none is right.
+    assume(difference(theirs, copy.deepcopy(theirs).double(), config) < CLOSE / 3)
+    assert difference(theirs, ours, config) < CLOSE
+
+
+@pytest.mark.parametrize(
+    ("scaling", "family"),
+    [
+        ({"rope_type": "linear", "factor": 2.0}, "llama"),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}, "qwen2"),
+        (
+            {
+                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8,
+            },
+            "llama",
+        ),
+    ],
+    ids=["linear", "yarn", "llama3"],
+)  # fmt: skip
+def test_stretched_positions(scaling, family):
+    config = small(family, rope_parameters={"rope_theta": 10000.0, **scaling})
+    theirs = built(config)
+    ours = from_hf(theirs)
+    assert difference(theirs, ours, config) < CLOSE
+    # and they matter: plain angles are seen
+    for part in ours.modules():
+        if isinstance(part, Rotary):
+            part.frequencies, part.amplitude = None, 1.0
+    assert difference(theirs, ours, config) > 10 * CLOSE
+
+
+def test_gemma3_stretches_one_kind_of_layer_only():
+    tables = {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 10000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+    }
+    config = small("gemma3_text", rope_parameters=tables)
+    theirs = built(config)
+    assert difference(theirs, from_hf(theirs), config) < CLOSE
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+@pytest.mark.parametrize("scaling", ["dynamic", "longrope"])
+def test_positions_that_depend_on_the_length(scaling, family):
+    """Short sequences, long ones, short ones again: theirs keeps state in between."""
+    if (scaling, family) == ("dynamic", "phi3"):
+        pytest.skip("phi3 takes one kind of scaling only")
+    table = {"rope_type": scaling, "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+    if scaling == "longrope":
+        table |= {"short_factor": [1.0, 1.5], "long_factor": [2.0, 5.0], "original_max_position_embeddings": 8}
+    else:
+        table |= {"factor": 2.0}
+    config = small(family, rope_parameters=table, **({"max_position_embeddings": 8} if scaling == "dynamic" else {}),
+                   **({"original_max_position_embeddings": 8} if family == "phi3" else {}), num_key_value_heads=6)  # fmt: skip
+    theirs = built(config)
+    ours = from_hf(theirs)
+    tokens = torch.randint(2, 37, (2, 16), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for length in (6, 11, 16, 7):
+            part = tokens[:, :length]
+            assert (ours(part) - theirs(input_ids=part, use_cache=False).logits).abs().max() < CLOSE
+        for part in ours.modules():
+            if isinstance(part, Rotary):
+                part.near = None
+        assert (ours(tokens) - theirs(input_ids=tokens, use_cache=False).logits).abs().max() > 10 * CLOSE
+
+
+def test_other_kinds_of_scaling_are_refused():
+    theirs = built(small("llama", rope_parameters={"rope_theta": 10000.0, "rope_type": "linear", "factor": 2.0}))
+    theirs.config.rope_parameters["rope_type"] = "other"
+    with pytest.raises(InputError, match="rope_type='other' is not one of default"):
+        from_hf(theirs)
+
+
+def test_distances_beyond_the_last_bucket():
+    """T5 with sequences longer than the largest distance it tells apart."""
+    config = small("t5", relative_attention_num_buckets=12, relative_attention_max_distance=40, n_positions=200)
+    theirs = built(config)
+    ours = from_hf(theirs)
+    read, text = torch.randint(2, 37, (2, 1, 130), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = theirs(input_ids=read, decoder_input_ids=text).logits
+        assert (ours(text, source=read) - expected).abs().max() < CLOSE
+        for part in ours.modules():
+            if isinstance(part, RelativeBias):
+                part.max_distance = 50
+        assert (ours(text, source=read) - expected).abs().max() > 10 * CLOSE
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("qwen3_moe", {"norm_topk_prob": True}),
+        ("qwen3_moe", {"norm_topk_prob": False}),
+        ("olmo", {"clip_qkv": 0.3}),
+        ("falcon", {"alibi": True}),
+        ("falcon", {"alibi": True, "parallel_attn": False, "bias": True}),
+        ("falcon", {"multi_query": True}),
+        ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 2}),
+        ("gptj", {"tie_word_embeddings": True}),
+        ("bert", {"tie_word_embeddings": False}),
+        ("roberta", {"tie_word_embeddings": False, "hidden_act": "relu"}),
+        ("t5", {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu"}),
+        ("opt", {"do_layer_norm_before": False}),
+        ("opt", {"architectures": ["OPTModel"], "word_embed_proj_dim": None}),
+        ("gemma3_text", {"attn_logit_softcapping": 0.5, "final_logit_softcapping": 0.7}),
+        ("gemma2", {"attn_logit_softcapping": 0.5, "final_logit_softcapping": 0.7}),
+        ("stablelm", {"use_parallel_residual": True}),
+        ("bloom", {"n_head": 3}),
+        ("vit", {"architectures": ["ViTModel"], "pooler_act": "relu"}),
+    ],
+)
+def test_what_a_tree_does_not_hold(family, more):
+    config = small(family, **more)
+    theirs = built(config)
+    assert difference(theirs, from_hf(theirs), config) < CLOSE
+
+
+# Each of these, done wrong, must be seen.
+
+
+def _swap(ours, name, *parts):
+    one, other = (ours.get_parameter(name.format(part)) for part in parts)
+    with torch.no_grad():
+        first = one.clone()
+        one.copy_(other)
+        other.copy_(first)
+
+
+def _set(ours, kind, **values):
+    for part in ours.modules():
+        if type(part).__name__ == kind:
+            for name, value in values.items():
+                assert getattr(part, name) != value
+                setattr(part, name, value)
+
+
+def _roll(ours, name, dim):
+    with torch.no_grad():
+        weight = ours.get_parameter(name)
+        weight.copy_(weight.roll(1, dim))
+
+
+def _turn(ours, name):
+    with torch.no_grad():
+        weight = ours.get_parameter(name)
+        weight.copy_(weight.T.clone())
+
+
+MISTAKES = {
+    "query and key exchanged": ("gpt2", lambda ours: _swap(ours, "decoder.block.1.attention.{}.weight", "query", "key")),
+    "gate and up exchanged": ("llama", lambda ours: _swap(ours, "decoder.block.1.feed_forward.{}.weight", "gate", "up")),
+    "two blocks exchanged": ("bert", lambda ours: _swap(ours, "encoder.block.{}.attention.out.bias", 0, 1)),
+    "a square matrix transposed": ("gpt2", lambda ours: _turn(ours, "decoder.block.0.attention.out.weight")),
+    "heads in another order": ("falcon", lambda ours: _roll(ours, "decoder.block.0.attention.query.weight", 0)),
+    "experts in another order": ("mixtral", lambda ours: _roll(ours, "decoder.block.0.feed_forward.expert.up.weight", 0)),
+    "a bias forgotten": ("phi", lambda ours: ours.get_parameter("head.unembedding.bias").data.zero_()),
+    "a gain without its offset": ("gemma", lambda ours: _set(ours, "RMSNorm", unit_offset=False)),
+    "positions off by one": ("opt", lambda ours: _set(ours, "LearnedPositions", offset=1)),
+    "a logit scale forgotten": ("t5", lambda ours: _set(ours, "LanguageHead", scale=1.0)),
+    "a router's weights normed": ("qwen2_moe", lambda ours: _set(ours, "MixtureOfExperts", renormalized=True)),
+    "another epsilon": ("vit", lambda ours: _set(ours, "LayerNorm", eps=1e-2)),
+    "a window forgotten": ("gpt_neo", lambda ours: [part.__dict__.update(layer=part.layer.replace(window=None))
+                                                    for part in ours.modules() if type(part).__name__ == "Attention"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_caught(name):
+    family, spoil = MISTAKES[name]
+    config = small(family)
+    theirs = built(config)
+    ours = from_hf(theirs)
+    assert difference(theirs, ours, config) < CLOSE
+    spoil(ours)
+    assert difference(theirs, ours, config) > 3 * CLOSE
+
+
+def test_the_copy_is_a_copy_and_theirs_stays():
+    theirs = built(small("llama"))
+    before = {name: value.clone() for name, value in theirs.state_dict().items()}
+    ours = from_hf(theirs)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in theirs.state_dict().items())
+
+
+def test_training_mode_precision_and_gradients_come_along():
+    theirs = built(small("gpt2")).to(torch.bfloat16).train()
+    ours = from_hf(theirs)
+    assert ours.training
+    assert {p.dtype for p in ours.parameters()} == {torch.bfloat16}
+    assert all(p.requires_grad for p in ours.parameters())
+    assert not from_hf(theirs.eval()).training
+
+
+def test_gradients_are_the_same():
+    """The loss of transformers shifts its labels, ours takes targets as they stand."""
+    config = small("llama")
+    theirs = built(config)
+    ours = from_hf(theirs)
+    tokens = inputs(config, ours.tree)[1]["tokens"]
+    theirs(input_ids=tokens, labels=tokens).loss.backward()
+    _, loss = ours(tokens[:, :-1], tokens[:, 1:])
+    loss.backward()
+    pairs = [
+        ("model.layers.0.self_attn.q_proj.weight", "decoder.block.0.attention.query.weight"),
+        ("model.embed_tokens.weight", "stem.tokens.weight"),
+        ("model.layers.1.post_attention_layernorm.weight", "decoder.block.1.feed_forward.norm_in.weight"),
+    ]
+    for name, own in pairs:
+        torch.testing.assert_close(ours.get_parameter(own).grad, theirs.get_parameter(name).grad, rtol=1e-4, atol=1e-6)
+
+
+def test_bad_models_get_one_sentence():
+    with pytest.raises(InputError, match="Linear has no configuration"):
+        from_hf(torch.nn.Linear(2, 2))
+    with torch.device("meta"):
+        config = transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=9, n_positions=4)
+        empty = transformers.GPT2LMHeadModel(config)
+    with pytest.raises(InputError, match="no weights yet"):
+        from_hf(empty)
+    config = small("codegen", n_head=6)
+    with pytest.raises(InputError, match="heads=6 is not a multiple of four"):
+        from_hf(built(config))
+    config = small("phi", partial_rotary_factor=0.75)
+    with pytest.raises(InputError, match="rotates 3 dimensions"):
+        from_hf(built(config))

@@ -1,0 +1,310 @@
+"""Workers that die, stumble or are too many, on this machine and on a Ray cluster: no run is lost, none is doubled."""
+
+import glob
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from depthwidth import InputError
+
+pytest.importorskip("torch")
+
+from verify.runs.executors import LocalExecutor, Task, executor, processors
+from verify.runs.store import Store, running
+from verify.runs.sweep import prepare, sweep
+
+OWN = Path(__file__).parents[1] / "own_jobs"
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path):
+    monkeypatch.setenv("DEPTHWIDTH_JOBS", str(OWN))
+    monkeypatch.setenv("WALK_MARK", str(tmp_path))
+    monkeypatch.setenv("WALK_LOG", str(tmp_path / "log"))
+    return Store(tmp_path / "runs").open()
+
+
+def carried_out(store):
+    """The seeds of runs that came to their end, as each of them noted."""
+    return sorted((store.root.parent / "log").read_text().split())
+
+
+def values(store):
+    return sorted((rows[0]["seed"], [row["value"] for row in rows]) for rows in store.rows().values())
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """What an undisturbed sweep finds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEPTHWIDTH_JOBS", str(OWN))
+        store = Store(tmp_path_factory.mktemp("undisturbed")).open()
+        sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1))
+    return values(store)
+
+
+def test_two_workers_find_what_one_finds(store, expected):
+    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(2))
+    assert (summary.done, summary.status) == (3, 0)
+    assert values(store) == expected
+    assert carried_out(store) == ["0", "1", "2"]
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_run_goes_on(store, expected, monkeypatch):
+    monkeypatch.setenv("WALK_TROUBLE", "die 1")
+    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(2))
+    assert (store.root.parent / "died-1").exists()
+    assert (summary.done, summary.failed) == (3, {})
+    assert values(store) == expected
+    assert carried_out(store) == ["0", "1", "2"]
+
+
+def test_a_run_that_kills_every_worker_is_given_up_and_the_others_are_not(store, monkeypatch):
+    monkeypatch.setenv("WALK_TROUBLE", "die always 1")
+    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1))
+    assert (summary.done, summary.status) == (2, 3)
+    (error,) = summary.failed.values()
+    assert "ended with code -9, 3 times" in error
+    assert carried_out(store) == ["0", "2"]
+    (about,) = store.failures().values()
+    assert about["deaths"] == 3
+
+
+def test_a_run_that_stumbles_is_a_failure_and_is_not_tried_again_at_once(store, expected, monkeypatch):
+    monkeypatch.setenv("WALK_TROUBLE", "raise 2")
+    plans = prepare(store, ["walk"], "tiny")
+    summary = sweep(store, plans, LocalExecutor(1))
+    (error,) = summary.failed.values()
+    assert error.startswith("RuntimeError: the walker stumbled")
+    assert "walk.py" in error
+    assert (summary.done, summary.status) == (2, 3)
+    monkeypatch.setenv("WALK_TROUBLE", "")
+    summary = sweep(store, plans, LocalExecutor(1))
+    assert (summary.done, summary.before, summary.status) == (1, 2, 0)
+    assert store.failures() == {}
+    assert values(store) == expected
+
+
+def test_a_disk_that_is_full_when_the_rows_come(store, expected, monkeypatch):
+    from verify.runs import store as tables
+
+    plans = prepare(store, ["walk"], "tiny")
+    real, calls = tables.write_whole, []
+
+    def full_once(path, data):
+        if path.parent.name == "rows" and not calls:
+            calls.append(path)
+            raise OSError(28, "No space left on device")
+        real(path, data)
+
+    monkeypatch.setattr(tables, "write_whole", full_once)
+    summary = sweep(store, plans, LocalExecutor(1))
+    assert (summary.done, summary.status) == (2, 3)
+    assert "No space left on device" in next(iter(summary.failed.values()))
+    assert sweep(store, plans, LocalExecutor(1)).done == 1
+    assert values(store) == expected
+    # The checkpoint was kept: the run that was done again only had to tell its end.
+    assert len(carried_out(store)) == 4
+
+
+def test_two_sweeps_at_once_share_the_runs(store, monkeypatch):
+    monkeypatch.setenv("WALK_PAUSE", "0.01")
+    words = [sys.executable, "-m", "depthwidth", "verify", "run", "walk", "--size", "small", "--workers", "1"]
+    both = [subprocess.Popen([*words, "--out", str(store.root)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
+            for _ in range(2)]  # fmt: skip
+    output, errors = zip(*(process.communicate() for process in both), strict=True)
+    assert [process.returncode for process in both] == [0, 0], errors
+    measured = [int(text.partition(" runs measured")[0]) for text in output]
+    assert sum(measured) == 6
+    assert carried_out(store) == list("012345")
+    assert running(store) == {}
+
+
+def test_a_worker_with_other_code_refuses(store):
+    from verify.runs.executors import execute
+
+    plan = prepare(store, ["walk"], "tiny")[0]
+    run = plan["runs"][0]
+    found = execute(Task("walk", run["run"], "0" * 16, run["spec"], run["seed"], str(store.work_folder(run["run"])), "cpu"))
+    assert "another version of walk" in found.error
+
+
+class Places(LocalExecutor):
+    """Remembers how much was at work at once, without any process."""
+
+    def most(self, sizes):
+        from verify.runs.executors import _Line
+
+        crew, line, seen = [None] * self.workers, _Line(iter([task(cpus) for cpus in sizes])), []
+        while True:
+            self._hand_out(crew, line)
+            busy = [w.task.cpus for w in crew if w is not None and w.task is not None]
+            if not busy:
+                return seen
+            seen.append(busy)
+            next(w for w in crew if w is not None and w.task is not None).task = None
+
+    def _hire(self, place):
+        from types import SimpleNamespace
+
+        from verify.runs.executors import _Worker
+
+        return _Worker(SimpleNamespace(is_alive=lambda: True), SimpleNamespace(send=lambda _: None))
+
+
+def task(cpus):
+    return Task("walk", "0" * 16, "", {}, 0, "", "cpu", cpus)
+
+
+def test_runs_that_need_several_processors_get_them():
+    for sizes in ([1, 1, 1, 1], [2, 1, 2, 1], [4, 1, 1], [9, 1], [3, 3, 3], [0.5] * 6):
+        seen = Places(4).most(sizes)
+        assert all(sum(max(1, c) for c in busy) <= 4 or len(busy) == 1 for busy in seen), seen
+        assert max(len(busy) for busy in seen) == min(4, len(sizes)) or max(sizes) > 1
+
+
+def test_what_makes_no_executor():
+    with pytest.raises(InputError, match="workers=0"):
+        LocalExecutor(0)
+    with pytest.raises(InputError, match="there is no executor 'slurm'"):
+        executor("slurm")
+    with pytest.raises(InputError, match="no meaning for the local"):
+        executor("local", address="auto")
+    assert LocalExecutor().workers == processors()
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(InputError, match="no CUDA device"):
+        LocalExecutor(device="cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    two = LocalExecutor(device="cuda")
+    assert (two.workers, two.gpus) == (2, ["3", "5"])
+
+
+# Runs that go together.
+
+
+def together(store):
+    """The seeds of runs that went together, as each such program noted."""
+    noted = store.root.parent / "together"
+    return noted.read_text().split() if noted.exists() else []
+
+
+def test_runs_of_one_shape_go_together_and_find_what_each_finds_alone(store, expected):
+    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1), ensemble=2)
+    assert (summary.done, summary.failed) == (3, {})
+    assert together(store) == ["01"]  # the third is alone
+    assert values(store) == expected
+    assert os.listdir(store.root / "work") == []
+
+
+def test_no_worker_is_left_without_a_run_for_the_sake_of_an_ensemble(store, expected):
+    sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(3), ensemble=16)
+    assert together(store) == []
+    assert values(store) == expected
+
+
+def test_a_worker_that_is_killed_with_several_runs_is_replaced_and_they_go_on(store, expected, monkeypatch):
+    monkeypatch.setenv("WALK_TROUBLE", "die 1")
+    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1), ensemble=16)
+    assert (store.root.parent / "died-1").exists()
+    assert (summary.done, summary.failed) == (3, {})
+    assert together(store) == ["012", "012"]
+    assert values(store) == expected
+
+
+def test_one_that_kills_every_worker_takes_those_beside_it_along(store, monkeypatch):
+    monkeypatch.setenv("WALK_TROUBLE", "die always 1")
+    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1), ensemble=2)
+    assert (summary.done, len(summary.failed)) == (1, 2)
+    assert {about["deaths"] for about in store.failures().values()} == {3}
+    monkeypatch.setenv("WALK_TROUBLE", "")
+    assert sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1)).done == 2
+
+
+@pytest.mark.parametrize(("trouble", "failed"), [("raise together", 0), ("raise 1", 1)])
+def test_what_fails_together_is_tried_one_by_one(store, expected, monkeypatch, trouble, failed):
+    monkeypatch.setenv("WALK_TROUBLE", trouble)
+    told = []
+    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1), tell=told.append, ensemble=16)
+    assert (summary.done, len(summary.failed)) == (3 - failed, failed)
+    assert values(store) == [value for value in expected if not failed or value[0] != 1]
+    why = "MemoryError: too many walkers" if not failed else "RuntimeError: the walker stumbled"
+    assert f"3 runs were measured one by one, as together they failed: {why}" in told
+
+
+def test_an_ensemble_that_was_begun_is_finished_as_it_was_begun(store, expected, monkeypatch):
+    """The rows of one of its members could not be written: its checkpoint is still that of all."""
+    from verify.runs import store as tables
+
+    real, calls = tables.write_whole, []
+
+    def full_at_the_second(path, data):
+        if path.parent.name == "rows":
+            calls.append(path)
+            if len(calls) == 2:
+                raise OSError(28, "No space left on device")
+        real(path, data)
+
+    monkeypatch.setattr(tables, "write_whole", full_at_the_second)
+    plans = prepare(store, ["walk"], "tiny")
+    summary = sweep(store, plans, LocalExecutor(1), ensemble=16)
+    assert (summary.done, summary.status) == (2, 3)
+    store.tidy()
+    assert store.ensembles() == [[run["run"] for run in plans[0]["runs"]]]
+    summary = sweep(store, plans, LocalExecutor(1))
+    assert (summary.done, summary.before, summary.status) == (1, 2, 0)
+    assert together(store) == ["012", "012"]
+    assert values(store) == expected
+    assert (os.listdir(store.root / "work"), os.listdir(store.root / "leases")) == ([], [])
+
+
+# Ray.
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Three nodes on this machine: a head that computes nothing, and two that do."""
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'depthwidth[ray]'")
+    from ray.cluster_utils import Cluster
+
+    small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+    monkeypatch.setenv("WALK_PAUSE", "0.15")  # workers inherit it from the nodes
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    made.nodes = [made.add_node(num_cpus=1, object_store_memory=small["object_store_memory"]) for _ in range(2)]
+    yield made
+    made.shutdown()
+
+
+def test_a_node_of_a_ray_cluster_dies_in_the_middle_of_a_sweep(store, expected, cluster):
+    words = [sys.executable, "-m", "depthwidth", "verify", "run", "walk", "--out", str(store.root)]
+    process = subprocess.Popen(  # noqa: S603
+        [*words, "--executor", "ray", "--address", cluster.address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.time() + 60
+    # Both nodes are at work, each a part of the way, when one of them dies.
+    while len(glob.glob(str(store.root / "work" / "*" / "progress"))) < 2 and time.time() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    cluster.remove_node(cluster.nodes[1], allow_graceful=False)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "3 runs measured" in output
+    assert values(store) == expected
+    assert carried_out(store) == ["0", "1", "2"]
+    assert os.listdir(store.root / "leases") == []
+
+
+def test_no_cluster_at_an_address_is_one_sentence(invoke, store):
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'depthwidth[ray]'")
+    words = [sys.executable, "-m", "depthwidth", "verify", "run", "walk", "--out", str(store.root)]
+    done = subprocess.run(  # noqa: S603
+        [*words, "--executor", "ray", "--address", "auto"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("Error: there is no Ray cluster at 'auto'")
+    assert "Traceback" not in done.stderr

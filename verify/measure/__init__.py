@@ -1,0 +1,1 @@
+"""Moments, attention and heads of live models."""

@@ -1,0 +1,1 @@
+"""A tree as a torch module, and models of the transformers library as trees."""

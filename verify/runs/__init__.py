@@ -1,0 +1,1 @@
+"""Runs carried out on one machine or many; their rows, kept, moved, fitted and reported."""

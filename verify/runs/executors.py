@@ -1,0 +1,482 @@
+"""Who carries out runs: processes on this machine, or a Ray cluster. One interface, two implementations.
+
+An executor takes tasks as it has room for them and gives back an outcome for each, in whatever order they finish. It never
+writes rows: that is for the one process that holds the leases. A worker that dies (killed, out of memory, its machine gone) is
+replaced and its task given to another, which goes on from the run's last checkpoint; an error that the run itself raises is an
+outcome like any other, and is not tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Protocol
+
+from depthwidth.errors import InputError, shown
+
+from ..jobs import JOBS_VARIABLE, Context, Job, Measurement, find_job
+
+RETRIES = 2
+"""How often a task is given to another worker after one died with it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run as it is handed to a worker."""
+
+    job: str
+    run: str
+    code: str
+    """The code that the plan was made with; a worker that has other code refuses."""
+    spec: Mapping[str, Any]
+    seed: int
+    folder: str
+    device: str
+    cpus: float = 1.0
+    gpus: float = 0.0
+    deaths: int = 0
+    """How many workers have died with it."""
+    beside: tuple[Task, ...] = ()
+    """Other runs of the job, carried out in one program with this one,"""
+    together: str = ""
+    """which keeps its checkpoints in this folder."""
+
+    @property
+    def runs(self) -> tuple[Task, ...]:
+        """It and those beside it, each as a task of its own."""
+        return (replace(self, beside=(), together=""), *self.beside)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a task: measurements, or an error."""
+
+    task: Task
+    measurements: tuple[Measurement, ...] = ()
+    error: str = ""
+    wall_s: float = 0.0
+    torch: str = ""
+    device: str = ""
+    host: str = ""
+    beside: tuple[Outcome, ...] = ()
+    """What came of the runs beside it."""
+    note: str = ""
+    """Why runs that were to go together went one by one."""
+
+    @property
+    def runs(self) -> tuple[Outcome, ...]:
+        """An outcome for each run of the task."""
+        if not self.beside:  # one run, or an error of all
+            return tuple(replace(self, task=replace(one, deaths=self.task.deaths)) for one in self.task.runs)
+        return (replace(self, task=self.task.runs[0], beside=()), *self.beside)
+
+
+class _Line:
+    """Tasks that wait: those that came back first, then those that are still to be taken."""
+
+    def __init__(self, tasks: Iterator[Task]) -> None:
+        self._tasks = tasks
+        self._back: list[Task] = []
+
+    def following(self) -> Task | None:
+        """The next task, None when there are no more."""
+        return self._back.pop(0) if self._back else next(self._tasks, None)
+
+    def back(self, task: Task) -> None:
+        """Put a task in front again."""
+        self._back.append(task)
+
+
+class Executor(Protocol):
+    """Carries out tasks."""
+
+    @property
+    def workers(self) -> int | None:
+        """Tasks at once, where that is known beforehand."""
+        ...
+
+    def run(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
+        """An outcome for each task. A task is taken from `tasks` only when there is room for it."""
+        ...
+
+
+def execute(task: Task) -> Outcome:
+    """Carry out one task in this process."""
+    os.environ["OMP_NUM_THREADS"] = str(max(1, int(task.cpus)))  # for a torch that is not imported yet
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(max(1, int(task.cpus)))
+    return _execute_together(task) if task.beside else _execute_alone(task)
+
+
+def _execute_alone(task: Task) -> Outcome:
+    began = time.perf_counter()
+    found: tuple[Measurement, ...] = ()
+    error = ""
+    try:
+        job = _same_job(task)
+        with _context_of(task) as context:
+            found = _checked(job.measure(task.spec, context))
+    except Exception as problem:
+        error = _told(problem)
+    return _outcome(task, () if error else found, error, time.perf_counter() - began)
+
+
+def _execute_together(task: Task) -> Outcome:
+    """Several runs in one program; where that fails, as it does when memory is short, one after the other."""
+    began = time.perf_counter()
+    try:
+        ensemble = _same_job(task).ensemble
+        if ensemble is None:
+            raise InputError(f"{task.job} does not say how runs go together")
+        with contextlib.ExitStack() as stack:
+            contexts = [stack.enter_context(_context_of(one)) for one in task.runs]
+            specs = [one.spec for one in task.runs]
+            found = [_checked(some) for some in ensemble.measure(specs, contexts, Path(task.together))]
+        if len(found) != len(specs):
+            raise InputError(f"it measured {len(found)} of {len(specs)} runs")
+        each = (time.perf_counter() - began) / len(found)
+        outcomes = [_outcome(one, some, "", each) for one, some in zip(task.runs, found, strict=True)]
+        note = ""
+    except Exception as problem:
+        note = _told(problem).partition("\n")[0]
+        outcomes = []  # by now nothing holds what the ensemble had in memory
+    if not outcomes:
+        outcomes = [_execute_alone(one) for one in task.runs]
+    return replace(outcomes[0], task=task, beside=tuple(outcomes[1:]), note=note)
+
+
+def _checked(measurements: Iterable[Measurement]) -> tuple[Measurement, ...]:
+    """What a job measured: something, and numbers."""
+    found = tuple(measurements)
+    if not found:
+        raise InputError("it measured nothing")
+    for one in found:
+        if not isinstance(one, Measurement):
+            raise InputError(f"it yields {shown(one)}, which is no Measurement")
+        for name, value in (("value", one.value), ("stderr", one.stderr)):
+            try:
+                if isinstance(value, str):
+                    raise TypeError
+                if value is not None or name == "value":
+                    float(value)  # type: ignore[arg-type]
+            except (TypeError, ValueError):
+                raise InputError(f"the {name} of {shown(one.quantity)} is {shown(value)}, not a number") from None
+    return found
+
+
+def _same_job(task: Task) -> Job:
+    job = find_job(task.job)
+    if job.code != task.code:
+        raise InputError(f"this machine has another version of {task.job} ({job.code}, not {task.code})")
+    return job
+
+
+@contextlib.contextmanager
+def _context_of(task: Task) -> Iterator[Context]:
+    folder = Path(task.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder):
+        yield Context(task.device, folder, task.seed, max(1, int(task.cpus)))
+
+
+def _outcome(task: Task, found: tuple[Measurement, ...], error: str, wall_s: float) -> Outcome:
+    torch = sys.modules.get("torch")
+    host = os.uname().nodename if hasattr(os, "uname") else ""
+    return Outcome(task, found, error, wall_s, str(getattr(torch, "__version__", "")), _device_name(task.device, torch), host)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """No other worker in this folder: a worker whose driver was killed may need a moment to die."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(folder / ".lock", timeout=60):
+            yield
+    except Timeout:
+        raise InputError("another process is still at work on this run") from None
+
+
+def _device_name(device: str, torch: Any) -> str:
+    if device.startswith("cuda") and torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return device
+
+
+def told(problem: Exception) -> str:
+    """An error in a sentence, with the place where it happened."""
+    last = traceback.extract_tb(problem.__traceback__)[-1:]
+    where = "".join(f", at {Path(one.filename).name} line {one.lineno}" for one in last)
+    return f"{type(problem).__name__}: {problem}{where}"
+
+
+def _told(problem: Exception) -> str:
+    """The error and the last places it passed, short enough for a record."""
+    if isinstance(problem, InputError):
+        return str(problem)
+    lines = traceback.format_exception(problem)
+    return (lines[-1].strip() + "\n" + "".join(lines[-6:-1]))[:4000]
+
+
+# Processes on this machine.
+
+
+def _serve(channel: Connection, environment: Mapping[str, str]) -> None:
+    """A worker: takes tasks until there are no more, or until its driver is gone."""
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver gets it too, and decides
+    _die_with_parent()
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            channel.send(execute(channel.recv()))
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@dataclass
+class _Worker:
+    process: Any
+    channel: Connection
+    task: Task | None = None
+
+
+class LocalExecutor:
+    """Processes on this machine.
+
+    Parameters
+    ----------
+    workers : how many; by default one a GPU, or one a processor that this process may use.
+    device : ``cpu`` or ``cuda``. With ``cuda``, worker i sees GPU i modulo their number, so that several share one GPU when
+        there are more workers than GPUs.
+    retries : see :data:`RETRIES`.
+    """
+
+    def __init__(self, workers: int | None = None, device: str = "cpu", retries: int = RETRIES) -> None:
+        self.gpus = visible_gpus() if device == "cuda" else []
+        if device == "cuda" and not self.gpus:
+            raise InputError("there is no CUDA device here")
+        if workers is not None and workers < 1:
+            raise InputError(f"workers={workers} is not a whole number of at least 1")
+        self.workers = workers or len(self.gpus) or processors()
+        self.device = device
+        self.retries = retries
+
+    def run(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
+        """See :class:`Executor`."""
+        crew: list[_Worker | None] = [None] * self.workers
+        line = _Line(tasks)
+        try:
+            while True:
+                self._hand_out(crew, line)
+                busy = [worker for worker in crew if worker is not None and worker.task is not None]
+                if not busy:
+                    return
+                ready = set(wait([w.channel for w in busy] + [w.process.sentinel for w in busy]))
+                for worker in busy:
+                    if worker.channel in ready or worker.process.sentinel in ready:
+                        outcome = self._collect(worker, line)
+                        if outcome is not None:
+                            yield outcome
+        finally:
+            for hired in filter(None, crew):
+                hired.process.kill()
+                hired.process.join()
+                hired.channel.close()
+
+    def _hand_out(self, crew: list[_Worker | None], line: _Line) -> None:
+        """Give tasks to idle workers while there is room; a task that needs several processors waits until they are free."""
+        for place, worker in enumerate(crew):
+            if worker is not None and worker.task is not None:
+                continue
+            taken = sum(self._size(other.task) for other in crew if other is not None and other.task is not None)
+            if taken >= self.workers:
+                return
+            task = line.following()
+            if task is None:
+                return
+            if taken and taken + self._size(task) > self.workers:
+                line.back(task)
+                return
+            if worker is None or not worker.process.is_alive():
+                worker = crew[place] = self._hire(place)
+            worker.task = task
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a worker that died idle is seen to be dead
+                worker.channel.send(task)
+
+    def _size(self, task: Task) -> float:
+        """How many workers' places a task takes."""
+        return max(1.0, task.cpus) if self.device == "cpu" else 1.0
+
+    def _hire(self, place: int) -> _Worker:
+        spawn = multiprocessing.get_context("spawn")  # a forked child of a process with threads, or with CUDA, may hang
+        ours, theirs = spawn.Pipe()
+        environment = {"CUDA_VISIBLE_DEVICES": self.gpus[place % len(self.gpus)] if self.gpus else ""}
+        process = spawn.Process(target=_serve, args=(theirs, environment), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _collect(self, worker: _Worker, line: _Line) -> Outcome | None:
+        """The outcome of a worker's task; None if the worker died and another will take it."""
+        task = worker.task
+        assert task is not None  # noqa: S101
+        worker.task = None
+        with contextlib.suppress(EOFError, ConnectionResetError):
+            if worker.channel.poll():
+                outcome = worker.channel.recv()
+                assert isinstance(outcome, Outcome)  # noqa: S101
+                return outcome
+        worker.process.kill()  # it is dead, or does not answer
+        worker.process.join()
+        worker.channel.close()
+        return bury(task, f"the worker ended with code {worker.process.exitcode}", self.retries, line)
+
+
+def bury(task: Task, why: str, retries: int, line: _Line) -> Outcome | None:
+    """Give the task of a dead worker to another, or give it up."""
+    again = replace(task, deaths=task.deaths + 1)
+    if again.deaths > retries:
+        return Outcome(again, error=f"{why}, {again.deaths} times")
+    line.back(again)
+    return None
+
+
+def processors() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [name for name in listed.split(",") if name]
+    import torch
+
+    return [str(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+
+
+# A Ray cluster.
+
+
+class RayExecutor:
+    """A Ray cluster: an existing one by its address, or one started here and stopped at the end.
+
+    Parameters
+    ----------
+    address : as ``ray.init`` takes it (``auto``, ``HOST:PORT``, ``ray://HOST:PORT``); None starts a cluster on this machine.
+    workers : most tasks at once; by default whatever the cluster's processors and GPUs allow.
+    device : ``cpu`` or ``cuda``; with ``cuda`` each task occupies the GPUs that its run declares, one where it declares none.
+    retries : see :data:`RETRIES`.
+
+    Notes
+    -----
+    The nodes must have this version of depthwidth installed: a worker with other code refuses its task. A run goes on from its
+    checkpoint on another node where its folder is on a file system that both share, and begins again where it is not.
+    """
+
+    def __init__(
+        self, address: str | None = None, workers: int | None = None, device: str = "cpu", retries: int = RETRIES
+    ) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise InputError("ray is not installed; pip install 'depthwidth[ray]'") from None
+        if workers is not None and workers < 1:
+            raise InputError(f"workers={workers} is not a whole number of at least 1")
+        self.ray = ray
+        self.address, self.workers, self.device, self.retries = address, workers, device, retries
+
+    def run(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
+        """See :class:`Executor`."""
+        ray = self.ray
+        self._connect()
+        # Deaths are counted here: Ray's own retries would not show in the record.
+        remote = ray.remote(max_retries=0)(_execute_far)
+        flying: dict[Any, Task] = {}
+        line = _Line(tasks)
+        try:
+            while True:
+                while len(flying) < self._places(flying.values()) and (task := line.following()) is not None:
+                    flying[remote.options(**self._resources(task)).remote(task)] = task
+                if not flying:
+                    return
+                ready, _ = ray.wait(list(flying), num_returns=1, timeout=5.0)
+                for reference in ready:
+                    task = flying.pop(reference)
+                    try:
+                        outcome: Outcome | None = ray.get(reference)
+                    except ray.exceptions.RayError as error:
+                        # execute() turns the run's own errors into outcomes: this is a worker or a node that died.
+                        why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+                        outcome = bury(task, why, self.retries, line)
+                    if outcome is not None:
+                        yield outcome
+        finally:
+            for reference in flying:
+                with contextlib.suppress(Exception):
+                    ray.cancel(reference, force=True)
+            ray.shutdown()
+
+    def _connect(self) -> None:
+        environment = {name: os.environ[name] for name in (JOBS_VARIABLE, "PYTHONPATH") if name in os.environ}
+        options: dict[str, Any] = {} if self.address else {"num_cpus": processors(), "include_dashboard": False}
+        try:
+            self.ray.init(
+                address=self.address,
+                runtime_env={"env_vars": environment},
+                log_to_driver=False,
+                logging_level="ERROR",
+                **options,
+            )
+        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(f"there is no Ray cluster at {shown(self.address)}: {first}") from None
+
+    def _resources(self, task: Task) -> dict[str, float]:
+        return {"num_cpus": task.cpus, "num_gpus": (task.gpus or 1.0) if self.device == "cuda" else 0.0}
+
+    def _places(self, flying: Iterable[Task]) -> int:
+        """How many tasks to have with the cluster: all that fit, and as many again so that no node waits for us."""
+        if self.workers is not None:
+            return self.workers
+        kind = "GPU" if self.device == "cuda" else "CPU"
+        needs = [self._resources(task)[f"num_{kind.lower()}s"] for task in flying] or [1.0]
+        fit = self.ray.cluster_resources().get(kind, 1.0) / (sum(needs) / len(needs))
+        return 2 * max(1, int(fit))
+
+
+def _execute_far(task: Task) -> Outcome:
+    """:func:`execute`, on a node."""
+    return execute(task)
+
+
+def executor(name: str, *, workers: int | None = None, device: str = "cpu", address: str | None = None) -> Executor:
+    """The executor called `name`: ``local`` or ``ray``."""
+    if name == "ray":
+        return RayExecutor(address, workers, device)
+    if name != "local":
+        raise InputError(f"there is no executor {shown(name)}; there are local and ray")
+    if address is not None:
+        raise InputError("an address has no meaning for the local executor")
+    return LocalExecutor(workers, device)

@@ -1,0 +1,277 @@
+"""Rows from one machine to another: an archive out, an archive in, and one flat table for other programs.
+
+An archive comes from elsewhere and is not trusted: only files named as plans and rows are looked at, nothing is unpacked by a
+path that the archive chooses, sizes are limited, and every file must be what its digest says before it is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from depthwidth.cli.output import as_csv
+from depthwidth.errors import InputError, shown
+
+from .store import PLAN_NAME, ROWS_NAME, Row, Store, flat, read_plan, read_rows, same_values, write_whole
+from .sweep import same_plan
+
+LARGEST_FILE = 256 * 2**20
+LARGEST_ARCHIVE = 4 * 2**30
+"""Bytes when unpacked. A million rows take about 300 MB."""
+
+
+def export_rows(store: Store, path: str | Path, names: Sequence[str] = ()) -> int:
+    """Write what a folder holds to one file.
+
+    Parameters
+    ----------
+    store : the folder.
+    path : ``.zip`` for an archive that :func:`import_rows` reads; ``.csv`` or ``.parquet`` for one flat table of all rows, with
+        labels as columns.
+    names : jobs; all by default.
+
+    Returns
+    -------
+    How many runs were written.
+
+    Raises
+    ------
+    InputError
+        if there is nothing to write, the ending is none of these, or the file cannot be written.
+    """
+    target = Path(path)
+    if target.suffix not in (".zip", ".csv", ".parquet"):
+        raise InputError(f"export: {shown(str(path))} does not end in .zip, .csv or .parquet")
+    rows = {run: its for run, its in store.rows().items() if not names or its[0]["job"] in names}
+    if not rows:
+        raise InputError(f"export: {store.root} has no rows" + (f" of {', '.join(names)}" if names else ""))
+    try:
+        if target.suffix == ".zip":
+            _write_archive(store, target, set(rows), names)
+        elif target.suffix == ".csv":
+            write_whole(target, as_csv(flat(row for its in rows.values() for row in its)).encode())
+        else:
+            _write_parquet(target, flat(row for its in rows.values() for row in its))
+    except OSError as error:
+        raise InputError(f"export: {shown(str(path))} cannot be written ({error.strerror or error})") from None
+    return len(rows)
+
+
+def export_evidence(store: Store, path: str | Path, names: Sequence[str] = ()) -> int:
+    """Write predictions beside measurements as ``data/measured/`` keeps them, for :mod:`depthwidth.evidence`.
+
+    Parameters
+    ----------
+    store, names : as in :func:`export_rows`.
+    path : a ``.csv`` file. It has a row for each quantity that was predicted and measured with an error; of deep stacks, blocks
+        1, 2, 3, 4, 6, 8, 12, 16 and so on.
+
+    Returns
+    -------
+    How many rows were written.
+
+    Raises
+    ------
+    InputError
+        if there is nothing to write, or the file does not end in .csv or cannot be written.
+    """
+    if Path(path).suffix != ".csv":
+        raise InputError(f"export: evidence goes into a .csv file, and {shown(str(path))} does not end so")
+    rows = [
+        _compared(row)
+        for its in store.rows().values()
+        for row in its
+        if (not names or row["job"] in names) and row["predicted"] is not None and row["stderr"] and _kept(row["site"])
+    ]
+    if not rows:
+        raise InputError(
+            f"export: {store.root} has no predicted and measured rows" + (f" of {', '.join(names)}" if names else "")
+        )
+    labels = sorted({name for row in rows for name in row["labels"]})
+    flat_rows = [{n: row["labels"].get(n) for n in labels} | {n: v for n, v in row.items() if n != "labels"} for row in rows]
+    flat_rows.sort(key=lambda row: [str(row[n]).zfill(8) for n in (*labels, "quantity")])
+    try:
+        write_whole(Path(path), as_csv(flat_rows).encode())
+    except OSError as error:
+        raise InputError(f"export: {shown(str(path))} cannot be written ({error.strerror or error})") from None
+    return len(rows)
+
+
+def _compared(row: Row) -> Row:
+    predicted, value, stderr = row["predicted"], row["value"], row["stderr"]
+    return {
+        "labels": row["labels"], "site": row["site"], "quantity": row["quantity"],
+        "predicted": float(f"{predicted:.6g}"), "measured": float(f"{value:.6g}"), "stderr": float(f"{stderr:.3g}"),
+        "relative_error": float(f"{predicted / value - 1:.3g}") if value else None,
+        "z": float(f"{(predicted - value) / stderr:.3g}"), "seed": row["seed"], "version": row["depthwidth"],
+        "torch": row["torch"], "device": row["device"], "dtype": row["dtype"], "date": row["date"][:10],
+    }  # fmt: skip
+
+
+def _kept(site: str) -> bool:
+    """Whether a site's block is one of those kept: 1, 2, 3, 4, 6, 8, 12 and so on, counted from 1."""
+    numbers = [int(part) + 1 for part in site.split(".") if part.isdigit()]
+    return all(number & (number - 1) == 0 or (number % 3 == 0 and (number // 3) & (number // 3 - 1) == 0) for number in numbers)
+
+
+def _write_archive(store: Store, target: Path, runs: set[str], names: Sequence[str]) -> None:
+    waiting = target.with_name(f".{target.name}.part")
+    try:
+        with zipfile.ZipFile(waiting, "w", zipfile.ZIP_DEFLATED) as archive:
+            for folder in ("plans", "rows"):
+                for path in sorted((store.root / folder).iterdir()):
+                    plan, rows = PLAN_NAME.fullmatch(path.name), ROWS_NAME.fullmatch(path.name)
+                    if (plan and (not names or plan[1] in names)) or (rows and rows[1] in runs):
+                        # One date for all files, so that the same rows make the same archive.
+                        archive.writestr(zipfile.ZipInfo(f"{folder}/{path.name}"), path.read_bytes(), zipfile.ZIP_DEFLATED)
+        waiting.replace(target)
+    finally:
+        with contextlib.suppress(OSError):
+            waiting.unlink(missing_ok=True)
+
+
+def _write_parquet(target: Path, rows: list[Row]) -> None:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise InputError("export: Parquet needs pyarrow, which is not installed; .csv holds the same")
+    import pandas
+
+    waiting = target.with_name(f".{target.name}.part")
+    frame = pandas.DataFrame(rows)
+    # A column of numbers that are all missing is one of numbers still.
+    frame = frame.astype({name: float for name in ("predicted", "value", "stderr") if name in frame})
+    frame.to_parquet(waiting, index=False)
+    waiting.replace(target)
+
+
+@dataclass
+class Imported:
+    """What an archive brought."""
+
+    new: int = 0
+    """Runs that were not here."""
+    same: int = 0
+    """Runs that were here with the same values."""
+    plans: int = 0
+    """Plans that were not here."""
+    conflicts: list[str] = field(default_factory=list)
+    """Runs and plans that are here and say something else; ours were kept."""
+    damaged: list[str] = field(default_factory=list)
+    """Files in the archive that are not what was written; they were left out."""
+
+    @property
+    def status(self) -> int:
+        """The exit status: 3 if there is something to look at, else 0."""
+        return 3 if self.conflicts or self.damaged else 0
+
+
+def import_rows(store: Store, path: str | Path) -> Imported:
+    """Add what an archive of :func:`export_rows` holds; doing it again adds nothing.
+
+    Where a run is here already with other values, ours stay and the difference is reported.
+
+    Raises
+    ------
+    InputError
+        if it is no such archive, or holds anything else than plans and rows; nothing is imported then.
+    """
+    found = Imported()
+    ours = store.rows()
+    plans = {(plan["job"], plan["size"]): plan for plan in store.plans()}
+    for folder, name, read in _members(path):
+        try:
+            data = read()
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+            found.damaged.append(f"{name}: it cannot be unpacked ({error})")
+            continue
+        if folder == "plans":
+            plan = read_plan(data)
+            if isinstance(plan, str):
+                found.damaged.append(f"{name}: {plan}")
+            elif name != f"{plan['job']}.{plan['size']}.json":
+                found.damaged.append(f"{name}: it is the plan of {plan['job']} {plan['size']}")
+            elif (there := plans.get((plan["job"], plan["size"]))) is None:
+                store.write_plan(plan)
+                found.plans += 1
+            elif not same_plan(there, plan):
+                store.keep_earlier(name, data)
+                why = "was made by other code" if there["code"] != plan["code"] else "predicts or asks for something else"
+                found.conflicts.append(
+                    f"the plan of {plan['job']} {plan['size']} {why}; ours stays, theirs is in plans/earlier"
+                )
+            continue
+        run, digest = ROWS_NAME.fullmatch(name).groups()  # type: ignore[union-attr]
+        rows = read_rows(data, run, digest)
+        if isinstance(rows, str):
+            found.damaged.append(f"{name}: {rows}")
+        elif run not in ours:
+            if store.publish(run, rows):
+                ours[run] = rows
+                found.new += 1
+        elif same_values(ours[run], rows):
+            found.same += 1
+        else:
+            found.conflicts.append(_difference(run, ours[run], rows))
+    return found
+
+
+def _members(path: str | Path) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
+    """Folder, name and reader of every file of an archive, after all of them are known to be plans or rows."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except FileNotFoundError:
+        raise InputError(f"import: there is no file {shown(str(path))}") from None
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise InputError(f"import: {shown(str(path))} is not an archive of rows ({error})") from None
+    with archive:
+        listed = archive.infolist()
+        for member in listed:
+            folder, _, name = member.filename.partition("/")
+            pattern = {"plans": PLAN_NAME, "rows": ROWS_NAME}.get(folder)
+            if pattern is None or not pattern.fullmatch(name):
+                raise InputError(f"import: {shown(member.filename)} is neither a plan nor rows; nothing was imported")
+            if member.file_size > LARGEST_FILE:
+                raise InputError(f"import: {shown(member.filename)} has more than {LARGEST_FILE} bytes; nothing was imported")
+        if sum(member.file_size for member in listed) > LARGEST_ARCHIVE:
+            raise InputError(f"import: {shown(str(path))} has more than {LARGEST_ARCHIVE} bytes unpacked; nothing was imported")
+        if len({member.filename for member in listed}) < len(listed):
+            raise InputError(f"import: {shown(str(path))} holds one file twice; nothing was imported")
+        for member in listed:
+            folder, _, name = member.filename.partition("/")
+
+            def read(member: zipfile.ZipInfo = member) -> bytes:
+                with archive.open(member) as file:
+                    return file.read(member.file_size + 1)
+
+            yield folder, name, read
+
+
+def _difference(run: str, ours: Sequence[Row], theirs: Sequence[Row]) -> str:
+    """How two measurements of one run differ, in a few words."""
+
+    def keyed(rows: Sequence[Row]) -> dict[tuple[str, int | None, str], float]:
+        return {(row["site"], row["step"], row["quantity"]): row["value"] for row in rows}
+
+    one, other = keyed(ours), keyed(theirs)
+    made = [f"{rows[0]['device']}, torch {rows[0]['torch'] or 'none'}" for rows in (ours, theirs)]
+    if one.keys() != other.keys():
+        return f"run {run}: {len(one)} and {len(other)} rows, of different things; ours stay"
+
+    def gap(key: tuple[str, int | None, str]) -> float:
+        a, b = one[key], other[key]
+        if a == b or (math.isnan(a) and math.isnan(b)):
+            return 0.0
+        return abs(a - b) / max(abs(a), abs(b)) if math.isfinite(a) and math.isfinite(b) else math.inf
+
+    key = max(one, key=gap)
+    how = f"by {gap(key):.2g} of its value"
+    if gap(key) == math.inf:
+        how = f"({one[key]:.4g} and {other[key]:.4g})"
+    elif not gap(key):
+        return f"run {run}: the values are the same, but not what else a row says of them; ours stay"
+    return f"run {run}: {key[2]} differs {how} ({made[0]} here, {made[1]} there); ours stay"

@@ -1,0 +1,1 @@
+"""Text, one training loop, many models at once."""
