@@ -8,7 +8,7 @@ from ..architecture import Transformer
 from ..checks import newer
 from ..errors import InputError, shown
 from ..initialization import Recipe, recipe
-from ..layers.block import Block, Residual, Stack
+from ..layers import Block, Residual, Stack
 from ..signal import Place, Signal, Walk
 
 if TYPE_CHECKING:

@@ -24,13 +24,10 @@ from typing import Annotated, Any
 
 from ..formula import Domain, formula
 from ..mathematics import Constant, exp, library_of, log, maximum, pi, sqrt
+from ..numerics.bounds import LARGEST_VARIANCE, LONGEST
 from ._quadrature import in_doubles
 from ._regime import require
 
-LONGEST = 2**40
-"""Tokens up to which averages over rows are computed."""
-LARGEST_VARIANCE = 1e4
-"""sigma^2, nats^2, up to which they are: logits differ by hundreds of nats there, and attention is one-hot at any length."""
 DIFFUSE = 0.3
 """Logit scale over condensation point below which attention is diffuse: the closed forms of that band are within 5 % there."""
 _LONGEST_LOGARITHM = 700.0  # nats: exp of more leaves the range of floating-point numbers

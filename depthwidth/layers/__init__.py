@@ -2,12 +2,13 @@
 
 from .attention import Attention
 from .base import Child, Layer, Node, Run
-from .block import Block, Repeat, Residual, Stack
+from .block import Block, Residual
 from .feed_forward import ACTIVATIONS, FeedForward, MixtureOfExperts
 from .head import ClassifierHead, LanguageHead, Pooler, Unembedding
 from .linear import Linear
 from .norms import LayerNorm, Norm, RMSNorm
 from .positions import ALiBi, LearnedPositions, RelativeBias, Rotary, SinusoidalPositions
+from .stack import Repeat, Stack
 from .stem import Embedding, PatchStem, TokenStem
 
 __all__ = [

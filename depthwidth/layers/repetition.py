@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..numerics.interpolation import Table, spline_values
 from ..signal import Place, Pullback, Row, Signal, Spread, TokenSignal, Walk, finite
-
-if TYPE_CHECKING:
-    from .block import Block, Residual
+from .block import Block, Residual
 
 Array = Any
 

@@ -24,10 +24,10 @@ import numpy as np
 
 from ..checks import whole
 from ..errors import InputError
-from ..formulas.saturation import LARGEST_VARIANCE
-from ..formulas.saturation import LONGEST as LARGEST_LENGTH
 from ..mathematics import euler_gamma
 from . import softmax_grid as quad
+from .bounds import LARGEST_VARIANCE
+from .bounds import LONGEST as LARGEST_LENGTH
 from .hermite import gauss_hermite
 from .softmax_grid import head_norms
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..formulas.saturation import LARGEST_VARIANCE
+from .bounds import LARGEST_VARIANCE
 from .softmax import (
     _PAIR_STEP,
     LARGEST_PAIR_VARIANCE,

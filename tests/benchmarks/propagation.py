@@ -28,7 +28,7 @@ def tables() -> list[dict[str, object]]:
     import torch
 
     from depthwidth import Transformer, propagate, recipe
-    from verify.measure.stacks import one_draw
+    from verify.jobs._stacks import one_draw
 
     found = []
     for mask in ("full", "causal"):

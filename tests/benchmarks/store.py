@@ -25,9 +25,10 @@ JOB = Job("thousand", "?", ".", ".", ".", runs, lambda spec, context: (), judge)
 def main() -> None:
     """Measure and print."""
     from verify.jobs import Measurement
+    from verify.runs.claims import Leases
     from verify.runs.executors import Outcome, Task
     from verify.runs.report import reports
-    from verify.runs.store import Leases, Store
+    from verify.runs.store import Store
     from verify.runs.sweep import made_rows, prepare, standing
     from verify.runs.transfer import export_rows, import_rows
 

@@ -52,7 +52,8 @@ def killed_and_resumed(verb, folder, checkpoint, times, **environment):
 
 def values(folder):
     """What was measured, without where and when."""
-    from verify.runs.store import PROVENANCE, Store
+    from verify.rows import PROVENANCE
+    from verify.runs.store import Store
 
     return {
         run: [{k: repr(v) for k, v in row.items() if k not in PROVENANCE} for row in rows]
@@ -295,6 +296,7 @@ def test_a_job_that_is_gone_stops_nobody_else(invoke, limited, walk, monkeypatch
 
 @pytest.mark.parametrize("part", ["plans", "leases"])
 def test_a_full_disk_is_one_sentence_and_loses_nothing(invoke, walk, monkeypatch, part):
+    from verify.runs import claims
     from verify.runs import store as tables
 
     real = tables.write_whole
@@ -304,12 +306,14 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(invoke, walk, monkeypatch
             raise OSError(28, "No space left on device", str(path))
         real(path, data)
 
-    monkeypatch.setattr(tables, "write_whole", full)
+    for module in (tables, claims):
+        monkeypatch.setattr(module, "write_whole", full)
     result = invoke("verify", "run", "walk", "--out", walk, "--workers", "1")
     assert result.status == 3
     assert "No space left on device" in result.error
     assert "Traceback" not in result.error
-    monkeypatch.setattr(tables, "write_whole", real)
+    for module in (tables, claims):
+        monkeypatch.setattr(module, "write_whole", real)
     assert invoke("verify", "run", "walk", "--out", walk, "--workers", "1").status == 0
     assert len(values(walk)) == 3
 

@@ -25,7 +25,7 @@ from depthwidth import __version__
 from depthwidth.coefficients import data_directory
 from depthwidth.errors import InputError, nearest, shown
 
-from ..runs.store import Row, canonical, digest_of
+from ..rows import Row, canonical, digest_of
 
 Size = Literal["tiny", "small", "gpu", "full"]
 SIZES: dict[str, str] = {

@@ -37,7 +37,8 @@ from depthwidth.layers import Stack
 from depthwidth.numerics.softmax import overlap
 
 from ..training.checkpoints import latest, save_checkpoint
-from ..training.train import Training, WithLoss, language_loss, train, validation_loss, weights_digest
+from ..training.settings import Training
+from ..training.train import WithLoss, language_loss, train, validation_loss, weights_digest
 
 if TYPE_CHECKING:
     from ..training.corpus import Corpus

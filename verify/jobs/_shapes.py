@@ -10,7 +10,7 @@ from typing import Any
 
 from depthwidth.formulas.scaling import kaplan_nonembedding_parameters
 
-from ..runs.store import Row
+from ..rows import Row
 from . import Prediction, Run, version_of
 from ._training import decided, training_flops
 

@@ -15,13 +15,14 @@ from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
 from depthwidth.initialization import Recipe, recipe
 
-from ..runs.store import canonical, digest_of
+from ..rows import canonical, digest_of
 from . import Context, Ensemble, Measurement
 
 if TYPE_CHECKING:
     from ..models.model import Model
     from ..training.corpus import Corpus
-    from ..training.train import Outcome, Training
+    from ..training.settings import Training
+    from ..training.train import Outcome
 
 CORPUS_VARIABLE = "DEPTHWIDTH_CORPUS"
 """A file or folder of text to train on, in place of the Python sources of the installed packages."""
@@ -247,7 +248,7 @@ def model_of(spec: Mapping[str, Any], context: Context) -> Model:
 
 def training_of(spec: Mapping[str, Any], context: Context) -> Training:
     """How a run is trained, with its seed for what is drawn and for what is read."""
-    from ..training.train import Training
+    from ..training.settings import Training
 
     return Training.from_dict({**spec["training"], "seed": context.seed, "data_seed": context.seed})
 

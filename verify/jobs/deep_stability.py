@@ -11,7 +11,7 @@ from typing import Any
 
 from depthwidth.analysis.propagation import propagate
 
-from ..runs.store import Row, canonical
+from ..rows import Row, canonical
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._training import USES, data_spec, decided, model_of, planned_text, recipe_of, trained, training_flops, tree_of
 

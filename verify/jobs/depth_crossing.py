@@ -10,7 +10,7 @@ from typing import Any
 
 from depthwidth.formulas.shape import depth_pair_crossing
 
-from ..runs.store import Row
+from ..rows import Row
 from . import Comparison, Job, Prediction, Run, Verdict, outcome_of
 from ._shapes import Budget, draw_losses, from_shape, losses, seed_noise, shape_run
 from ._training import TOGETHER, USES, data_spec, trained

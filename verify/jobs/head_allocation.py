@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from ..runs.store import Row
+from ..rows import Row
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._heads import BYTES, gpt2_config, training_spec
 from ._training import USES, data_spec, planned_text, training_of

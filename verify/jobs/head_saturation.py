@@ -8,7 +8,7 @@ from typing import Any
 
 from depthwidth.formulas.heads import best_retrieval_error, critical_head_dim
 
-from ..runs.store import Row
+from ..rows import Row
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 
 TOLERANCE = 0.02

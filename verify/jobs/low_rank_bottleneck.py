@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from ..runs.store import Row
+from ..rows import Row
 from . import Comparison, Job, Prediction, Run, Verdict, version_of
 from ._heads import BYTES, training_spec
 from ._training import TOGETHER, USES, data_spec, decided, trained, training_flops

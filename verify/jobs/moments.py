@@ -9,7 +9,7 @@ from typing import Any
 
 from depthwidth.analysis.propagation import propagate
 
-from ..runs.store import Row
+from ..rows import Row
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._training import check_decided, decided, recipe_of, tree_of
 
@@ -104,7 +104,7 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     """Means over draws of weights, input and output gradient, with their standard errors."""
     import numpy
 
-    from ..measure.stacks import simulated_stream
+    from ._stacks import simulated_stream
 
     tree, made = tree_of(spec), recipe_of(spec)
     check_decided(spec)
@@ -186,5 +186,5 @@ JOB = Job(
     runs=runs,
     measure=measure,
     judge=judge,
-    uses=("verify.measure.stacks",),
+    uses=("verify.jobs._stacks",),
 )

@@ -10,7 +10,7 @@ from typing import Any
 from depthwidth.coefficients import coefficient
 from depthwidth.formulas.shape import levine_optimal_width, loss_exponent
 
-from ..runs.store import Row
+from ..rows import Row
 from . import Comparison, Job, Prediction, Run, Verdict, outcome_of
 from ._shapes import Budget, draw_losses, from_shape, losses, seed_noise, shape_run
 from ._training import TOGETHER, USES, data_spec, trained

@@ -23,7 +23,7 @@ from depthwidth.cli.output import as_csv
 from depthwidth.errors import InputError, nearest, shown
 from depthwidth.formulas.shape import levine_optimal_width
 
-from .store import write_whole
+from ..files import write_whole
 
 Array = NDArray[np.float64]
 Row = Mapping[str, Any]

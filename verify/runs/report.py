@@ -14,9 +14,11 @@ from typing import Any
 
 from depthwidth.errors import InputError, nearest, shown
 
+from ..files import write_whole
 from ..jobs import Job, Prediction, Verdict, find_job
+from ..rows import Row, finite_or_none
 from .executors import told
-from .store import Row, Store, finite_or_none, write_whole
+from .store import Store
 from .sweep import make_plan, predictions_of
 
 

@@ -21,8 +21,10 @@ import depthwidth
 from depthwidth.errors import InputError, nearest, shown
 
 from ..jobs import Job, Prediction, Run, check_size, find_job, run_name
+from ..rows import Row, canonical
+from .claims import Leases, running
 from .executors import Executor, Outcome, Task, told
-from .store import PLAN_NAME, Damage, Leases, Row, Store, canonical, running
+from .store import PLAN_NAME, Damage, Store
 
 Plan = Mapping[str, Any]
 

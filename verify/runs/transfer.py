@@ -18,7 +18,9 @@ from pathlib import Path
 from depthwidth.cli.output import as_csv
 from depthwidth.errors import InputError, shown
 
-from .store import PLAN_NAME, ROWS_NAME, Row, Store, flat, read_plan, read_rows, same_values, write_whole
+from ..files import write_whole
+from ..rows import Row, flat, same_values
+from .store import PLAN_NAME, ROWS_NAME, Store, read_plan, read_rows
 from .sweep import same_plan
 
 LARGEST_FILE = 256 * 2**20

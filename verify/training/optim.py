@@ -1,6 +1,6 @@
 """What moves the weights: schedules of the learning rate, groups of decay, and the two ways to clip a gradient.
 
->>> from verify.training.train import Training
+>>> from verify.training.settings import Training
 >>> training = Training(steps=7, warmup=2, schedule="linear", final=0.0)
 >>> [round(factor(training, step), 2) for step in range(7)]
 [0.5, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2]
@@ -9,20 +9,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from depthwidth.errors import InputError
 
-if TYPE_CHECKING:
-    from .train import Training
+from .settings import Training
 
 Groups = list[dict[str, Any]]
 """Groups of parameters as a torch optimizer takes them, each with ``params``, ``lr`` and ``weight_decay``."""
-
-SCHEDULES = ("cosine", "linear", "constant", "wsd")
 
 
 def factor(training: Training, step: int) -> float:

@@ -8,8 +8,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from verify.files import write_whole
 from verify.jobs import Comparison, Ensemble, Job, Measurement, Prediction, Run, Verdict
-from verify.runs.store import write_whole
 
 SIZES = {"tiny": (3, 40), "small": (6, 60)}
 

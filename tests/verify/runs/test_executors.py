@@ -13,8 +13,9 @@ from depthwidth import InputError
 
 pytest.importorskip("torch")
 
+from verify.runs.claims import running
 from verify.runs.executors import LocalExecutor, Task, executor, processors
-from verify.runs.store import Store, running
+from verify.runs.store import Store
 from verify.runs.sweep import prepare, sweep
 
 OWN = Path(__file__).parents[1] / "own_jobs"

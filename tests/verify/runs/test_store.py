@@ -14,8 +14,12 @@ import time
 import pytest
 
 from depthwidth import InputError
-from verify.runs import store as tables
-from verify.runs.store import COLUMNS, Leases, Store, rows_from_csv, rows_to_csv
+from verify.rows import COLUMNS, PROVENANCE, digest_of, rows_from_csv, rows_to_csv
+from verify.runs import claims
+from verify.runs import store as stored
+from verify.runs.claims import Leases
+from verify.runs.leases import SILENCE_S, lease_holder
+from verify.runs.store import Store
 
 RUN = "0123456789abcdef"
 OTHER = "fedcba9876543210"
@@ -123,9 +127,9 @@ def test_a_damaged_file_is_noticed_set_aside_and_measured_again(store, harm):
 def test_a_file_with_the_right_digest_and_the_wrong_content_is_noticed(store):
     """As a newer version with other columns would write it."""
     data = rows_to_csv([row()]).replace(b"quantity", b"quality")
-    (store.root / "rows" / f"{RUN}.{tables.digest_of(data)}.csv").write_bytes(data)
+    (store.root / "rows" / f"{RUN}.{digest_of(data)}.csv").write_bytes(data)
     data = rows_to_csv([row()])
-    (store.root / "rows" / f"{OTHER}.{tables.digest_of(data)}.csv").write_bytes(data)
+    (store.root / "rows" / f"{OTHER}.{digest_of(data)}.csv").write_bytes(data)
     reasons = " ".join(map(str, store.damaged()))
     assert "does not begin with the columns" in reasons
     assert "rows of another run" in reasons
@@ -171,7 +175,7 @@ def test_a_plan_that_changes_keeps_the_earlier_one(store):
     store.write_plan({**plan, "code": "d"})
     assert [one["code"] for one in store.plans()] == ["d"]
     (kept,) = (store.root / "plans" / "earlier").iterdir()
-    assert tables.read_plan(kept.read_bytes()) == plan
+    assert stored.read_plan(kept.read_bytes()) == plan
 
 
 # A disk that is full, a process that is killed.
@@ -254,11 +258,11 @@ def test_a_run_is_in_one_hand(store):
     with Leases(store) as one, Leases(store) as other:
         assert one.claim(RUN) == "ours"
         assert other.claim(RUN) == "busy"
-        assert set(tables.running(store)) == {RUN}
+        assert set(claims.running(store)) == {RUN}
         store.publish(RUN, [row()], one[RUN])
         one.give_back(RUN)
         assert other.claim(RUN) == "done"
-    assert tables.running(store) == {}
+    assert claims.running(store) == {}
 
 
 def hold(root, channel):
@@ -276,7 +280,7 @@ def test_the_hold_of_a_killed_process_ends_at_once(store):
         assert leases.claim(RUN) == "busy"
         process.kill()
         process.join()
-        assert tables.running(store) == {}
+        assert claims.running(store) == {}
         assert leases.claim(RUN) == "ours"
 
 
@@ -286,7 +290,7 @@ def test_a_process_number_that_was_given_to_another_is_not_taken_for_the_owner(s
         path = store.root / "leases" / f"{RUN}.json"
         about = json.loads(path.read_bytes())
         path.write_text(json.dumps({**about, "started": "12345"}))  # our number, another start
-        assert tables.lease_holder(path) is None
+        assert lease_holder(path) is None
 
 
 def test_the_hold_of_another_machine_ends_when_it_is_silent(store):
@@ -295,7 +299,7 @@ def test_the_hold_of_another_machine_ends_when_it_is_silent(store):
     store.tidy()
     with Leases(store) as leases:
         assert leases.claim(RUN) == "busy"
-        os.utime(path, (time.time() - tables.SILENCE_S - 1,) * 2)
+        os.utime(path, (time.time() - SILENCE_S - 1,) * 2)
         assert leases.claim(RUN) == "ours"
 
 
@@ -333,4 +337,4 @@ def test_a_folder_that_is_none(tmp_path):
 
 def test_the_documented_columns_are_those_that_are_written():
     assert tuple(row()) == tuple(COLUMNS)
-    assert set(tables.PROVENANCE) < set(COLUMNS)
+    assert set(PROVENANCE) < set(COLUMNS)

@@ -15,8 +15,9 @@ from torch.nn import functional
 from depthwidth.architecture import Transformer
 from depthwidth.initialization import Recipe
 
-from ..jobs import Context
-from ..runs.store import digest_of, write_whole
+from ..files import write_whole
+from ..rows import digest_of
+from . import Context
 
 
 def simulated_stream(tree: Transformer, made: Recipe, correlation: float, draws: int, context: Context) -> NDArray[np.float64]:

@@ -1,0 +1,165 @@
+"""Runs of equal blocks, and the stack of an encoder or a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+from ..checks import check_whole
+from ..errors import InputError
+from ..signal import AnySignal, Place, Pullback, Signal
+from .attention import Attention
+from .base import Child, Layer, Run, component
+from .block import Block
+from .norms import Norm
+from .positions import RelativeBias
+from .repetition import FEW_BLOCKS, MANY_BLOCKS, at_once, at_some
+
+
+@component
+class Repeat(Layer):
+    """The same block `times` times, each with weights of its own."""
+
+    block: Block
+    times: int
+
+    def __post_init__(self) -> None:
+        check_whole("Repeat", times=self.times)
+
+    def children(self) -> tuple[Child, ...]:
+        return (Child("", self.block, copies=self.times, active=self.times),)
+
+    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
+        walk = place.walk
+        first = walk.layer if isinstance(walk.layer, int) else 0
+        layers = range(first, first + self.times)
+        if isinstance(x, Signal) and self.times > FEW_BLOCKS:
+            return at_once(self.block, x, place, layers)
+        if self.times > MANY_BLOCKS and self.block.cross_attention is None:
+            return at_some(self.block, x, place, layers)
+        pulls: list[Pullback] = []
+        for walk.layer in layers:
+            x, pull_block = self.block.moments(x, place)
+            pulls.append(pull_block)
+
+        def pull(g: AnySignal) -> AnySignal:
+            for pull_block in reversed(pulls):
+                g = pull_block(g)
+            return g
+
+        return x, pull
+
+
+@component
+class Stack(Layer):
+    """The blocks of an encoder or a decoder, runs of equal ones written once, and what stands around them."""
+
+    repeats: tuple[Repeat, ...]
+    norm: Norm | None = None
+    """The norm after the last block."""
+    position: RelativeBias | None = None
+    """A table of score biases that all blocks share."""
+
+    @classmethod
+    def of(cls, blocks: Iterable[Block], norm: Norm | None = None, position: RelativeBias | None = None) -> Stack:
+        """A stack of the given blocks in order, runs of equal ones joined."""
+        return cls(tuple(Repeat(block, sum(1 for _ in run)) for block, run in groupby(blocks)), norm, position)
+
+    def __post_init__(self) -> None:
+        if not self.repeats:
+            raise InputError("Stack: it has no blocks; the depth is at least 1")
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return sum(repeat.times for repeat in self.repeats)
+
+    @property
+    def width(self) -> int:
+        """Features of the residual stream."""
+        return self.repeats[0].block.width
+
+    @property
+    def causal(self) -> bool:
+        """Whether tokens attend only to what comes before them."""
+        branches = (repeat.block.attention.branch for repeat in self.repeats)
+        return any(isinstance(branch, Attention) and branch.causal for branch in branches)
+
+    @property
+    def penalises_distance(self) -> bool:
+        """Whether causal scores carry a penalty that grows with distance, so that two tokens correlate by theirs."""
+        branches = (repeat.block.attention.branch for repeat in self.repeats)
+        return any(isinstance(branch, Attention) and branch.slopes is not None for branch in branches)
+
+    def blocks(self) -> Iterator[Block]:
+        """Every block from the first to the last."""
+        for repeat in self.repeats:
+            yield from (repeat.block for _ in range(repeat.times))
+
+    def children(self) -> tuple[Child, ...]:
+        parts = [Child("position", self.position)] if self.position is not None else []
+        parts += [Child(name, block, copies, copies) for name, block, copies in self._distinct]
+        if self.norm is not None:
+            parts.append(Child("norm", self.norm))
+        return tuple(parts)
+
+    @cached_property
+    def _distinct(self) -> tuple[tuple[str, Block, int], ...]:
+        """Each kind of block once, however its copies are scattered: where they stand, the block, how many there are.
+
+        A site names its blocks as they are counted in the model: block.0-95, block.7, or block.0,2,..,24.
+        """
+        if len(self.repeats) == 1:  # nearly every model; spares comparing blocks
+            only = self.repeats[0]
+            return ((f"block.{_span(0, only.times)}", only.block, only.times),)
+        runs: dict[Block, list[tuple[int, int]]] = {}
+        first = 0
+        for repeat in self.repeats:
+            runs.setdefault(repeat.block, []).append((first, repeat.times))
+            first += repeat.times
+        found = []
+        for block, places in runs.items():
+            names = [_span(*place) for place in places]
+            where = ",".join(names) if len(names) < 4 else f"{names[0]},{names[1]},..,{names[-1]}"
+            found.append((f"block.{where}", block, sum(times for _, times in places)))
+        return tuple(found)
+
+    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
+        walk, inside = place.walk, place.at("block")
+        entrance = place.at("input")
+        entrance.forward(x)
+        pulls: list[Pullback] = [entrance.traced(lambda g: g)]
+        first = 0
+        for repeat in self.repeats:
+            walk.layer = first
+            x, pull_blocks = repeat.moments(x, inside)
+            pulls.append(pull_blocks)
+            first += repeat.times
+        walk.layer = None
+        if self.norm is not None:
+            x, pull_norm = self.norm.moments(x, place.at("norm"))
+            pulls.append(pull_norm)
+        place.forward(x)
+
+        def pull(g: AnySignal) -> AnySignal:
+            for pull_part in reversed(pulls):
+                g = pull_part(g)
+            return g
+
+        return x, place.traced(pull)
+
+    def recomputed_bytes(self, run: Run) -> int:
+        """Bytes kept for the backward pass when only block inputs are stored and each block is computed again.
+
+        While the backward pass is in a block, everything that block keeps exists as well; the largest block counts.
+        """
+        inputs = self.depth * run.positions * self.width * run.value_bytes
+        working = max(block.saved_bytes(run) for _, block, _ in self._distinct)
+        around = sum(c.layer.saved_bytes(run) for c in self.children() if not isinstance(c.layer, Block))
+        return inputs + working + around
+
+
+def _span(start: int, times: int) -> str:
+    return f"{start}" if times == 1 else f"{start}-{start + times - 1}"
