@@ -296,7 +296,7 @@ def test_plain_numbers_need_no_library():
     code = (
         "import sys\n"
         "from depthwidth.formulas import scaling, separation, shape\n"
-        "from depthwidth import optima\n"
+        "from depthwidth.planning import optima\n"
         "shape.levine_optimal_width_error(1e9); separation.log3_rank_multiset(4, 768, 12)\n"
         "optima.gemstones_flop_optimum(1e20)\n"
         "print([m for m in ('numpy', 'scipy', 'sympy', 'pandas', 'torch', 'mpmath') if m in sys.modules])"
