@@ -54,6 +54,14 @@ def test_the_public_names_of_the_contract_are_the_packages():
 
 
 def test_every_link_leads_somewhere():
-    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"):
+    for document in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "data" / "README.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_letter_of_a_formula_is_in_the_glossary():
+    from letters import letters, written
+
+    listed = written((ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"))
+    missing = {letter: names - listed.get(letter, set()) for letter, names in letters().items()}
+    assert not {letter: names for letter, names in missing.items() if names}, "python tests/letters.py writes the table again"
