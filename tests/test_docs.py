@@ -65,3 +65,34 @@ def test_every_letter_of_a_formula_is_in_the_glossary():
     listed = written((ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"))
     missing = {letter: names - listed.get(letter, set()) for letter, names in letters().items()}
     assert not {letter: names for letter, names in missing.items() if names}, "python tests/letters.py writes the table again"
+
+
+def numbered_formulas(page):
+    """The rows of a derivation's table of numbered formulas: number, and what is in its last cell."""
+    table = page.read_text(encoding="utf-8").partition("## Numbered formulas")[2].partition("```")[0]
+    return dict(re.findall(r"^\| \((\w+)\) \|.*\| (.*) \|$", table, re.MULTILINE))
+
+
+def test_numbers_of_derivations_that_the_code_names_exist():
+    named = 0
+    for source in (ROOT / "depthwidth").rglob("*.py"):
+        for name, numbers in re.findall(
+            r"docs/derivations/([\w-]+\.md)(?:, )?((?:[^\n.]*\(\w+\))*)", source.read_text("utf-8")
+        ):
+            rows = numbered_formulas(ROOT / "docs" / "derivations" / name)
+            assert rows, name
+            for number in re.findall(r"\((\w\d+)\)", numbers):
+                assert number in rows, f"{source.name} names ({number}) of {name}"
+                named += 1
+    assert named > 60
+
+
+def test_what_derivations_name_is_in_the_code():
+    defined = set()
+    for source in (ROOT / "depthwidth").rglob("*.py"):
+        defined |= set(re.findall(r"^ *(?:def|class) (\w+)|^ +(\w+): ", source.read_text("utf-8"), re.MULTILINE))
+    defined = {name for pair in defined for name in pair if name}
+    for page in (ROOT / "docs" / "derivations").glob("*.md"):
+        for number, cell in numbered_formulas(page).items():
+            for name in re.findall(r"`([\w.]+)", cell):
+                assert name.rpartition(".")[2] in defined, f"{page.name} ({number}) names {name}"

@@ -20,6 +20,8 @@ e_p                    p/(1 - p) for dropout p on the probabilities
 
 The gradient reaches the input by three paths: values, queries and keys. The published theory keeps the first; its forms are
 here under names that end in ``_published``.
+
+Derivation: docs/derivations/attention.md, whose numbers (A1) to (A16) stand at the functions.
 """
 
 from __future__ import annotations
@@ -82,6 +84,8 @@ def raw_score_variance(query_gain: QueryGain, key_gain: KeyGain, signal: Signal)
 
     .. math:: s = A_q A_k q^2
 
+    Derivation: docs/derivations/attention.md, (A1).
+
     Parameters
     ----------
     query_gain, key_gain : A_q and A_k, width times the variance of a weight.
@@ -104,6 +108,8 @@ def score_variance(raw_score_variance: Raw, correlation: Correlation) -> Any:
     r"""Variance of the scores of one row after their common part, which the softmax ignores, is removed.
 
     .. math:: \sigma^2 = (1 - r)\, s
+
+    Derivation: docs/derivations/attention.md, (A2).
 
     Parameters
     ----------
@@ -128,6 +134,8 @@ def jacobian_norm(P: SumP2, M3: SumP3, M4: SumP4, A22: CrossP2) -> Any:
 
     .. math:: E\,\lVert \mathrm{diag}\,p - p p^\top \rVert_F^2 = P - 2 M_3 + M_4 + A_{22}
 
+    Derivation: docs/derivations/attention.md, (A3).
+
     Parameters
     ----------
     P, M3, M4 : E sum p^2, E sum p^3, E sum p^4.
@@ -151,6 +159,8 @@ def softmax_entropy(log_partition: Annotated[Any, Domain(symbol="ln Z", unit="na
     r"""Average entropy of a softmax over independent Gaussian logits.
 
     .. math:: H = E \ln Z - \sigma^2 (1 - P)
+
+    Derivation: docs/derivations/softmax.md, (S4).
 
     Parameters
     ----------
@@ -275,6 +285,8 @@ def dropout_noise(dropout: Dropout) -> Any:
 
     .. math:: e_p = \frac{p}{1 - p}
 
+    Derivation: docs/derivations/attention.md, (A7).
+
     Parameters
     ----------
     dropout : p, the fraction set to zero. 0 <= p < 1.
@@ -296,6 +308,8 @@ def output_noise(P: SumP2, M3: SumP3, A22: CrossP2) -> Any:
     r"""Response of the attended second moment to noise in the token products: factor of the 1/d term of the output.
 
     .. math:: C = 1 - P - 4(P - M_3) + 6 A_{22}
+
+    Derivation: docs/derivations/attention.md, (A4).
 
     Parameters
     ----------
@@ -323,6 +337,8 @@ def query_noise(P: SumP2, M3: SumP3, A22: CrossP2) -> Any:
     r"""Response of the query path to noise in the token products: factor of its 1/d term.
 
     .. math:: C_Q = 1 - 3P + 2 M_3 + 2 A_{22}
+
+    Derivation: docs/derivations/attention.md, (A5).
 
     Parameters
     ----------
@@ -360,6 +376,8 @@ def output_second_moment(
     r"""Second moment of the attention output, before its projection.
 
     .. math:: V\left[r + (1-r)P + \frac{p}{1-p} P + \frac{s(1-r)^2}{d}\,\bigl(1 - P - 4(P - M_3) + 6A_{22}\bigr)\right]
+
+    Derivation: docs/derivations/attention.md, (A6).
 
     Parameters
     ----------
@@ -400,6 +418,8 @@ def output_covariance(
     r"""Covariance between two tokens of the attention output.
 
     .. math:: V\left[r + (1-r) P_2 + \frac{\rho\, s (1-r)^2}{d}\right]
+
+    Derivation: docs/derivations/attention.md, (A6).
 
     Parameters
     ----------
@@ -457,6 +477,8 @@ def common_share_variance(correlation: Correlation, width: Width) -> Any:
 
     .. math:: \frac{2\, r (1-r)^2 (2 - r)}{d}
 
+    Derivation: docs/derivations/attention.md, (A9).
+
     Parameters
     ----------
     correlation : r, of the tokens: the mean of that share where it is not negative.
@@ -486,6 +508,8 @@ def equal_norm_shift(
     r"""What tokens of exactly one norm, as behind a layer norm, take from the second moment of the attention output.
 
     .. math:: -\frac{V s\, r (1-r)^2 (2 - r)}{d}\,(1 - 7P + 12M_3 - 6M_4)
+
+    Derivation: docs/derivations/attention.md, (A10).
 
     Parameters
     ----------
@@ -571,6 +595,8 @@ def short_row_covariance_shift(
 
     .. math:: -\frac{V s (1-r)^2}{d}\left[\rho\,\bigl(1 - (1-P)^2(1-P_2)\bigr) + 2 P_2 (1 - 3P + 2M_3)\right]
 
+    Derivation: docs/derivations/attention.md, (A8).
+
     Parameters
     ----------
     value_moment : V, second moment of a value per feature.
@@ -634,6 +660,8 @@ def value_gradient_second_moment(
 
     .. math:: \gamma_V = g_V \frac{L_q}{L_k}\left[\gamma\frac{P}{1-p} + (L_q - 1)\,\kappa P_2\right]
 
+    Derivation: docs/derivations/attention.md, (A11).
+
     Parameters
     ----------
     value_gain : g_V = V/q, width times the variance of a value weight.
@@ -661,6 +689,8 @@ def value_gradient_covariance(
     r"""Covariance between two tokens of the input's gradient that comes through the values.
 
     .. math:: \kappa_V = g_V \frac{L_q}{L_k}\,\frac{\gamma(1 - P) + (L_q - 1)\,\kappa(1 - P_2)}{L_k - 1}
+
+    Derivation: docs/derivations/attention.md, (A12).
 
     Parameters
     ----------
@@ -695,6 +725,8 @@ def query_gradient_second_moment(
     r"""Second moment of the input's gradient that comes through the queries.
 
     .. math:: \gamma_Q = g_V\, \gamma\, s\left[(1-r)\left(1 - r + \frac{p}{1-p}\right) T + \frac{(1-r)^2}{d}\, C_Q\right]
+
+    Derivation: docs/derivations/attention.md, (A13).
 
     Parameters
     ----------
@@ -736,6 +768,8 @@ def query_gradient_covariance(
 
     .. math:: \kappa_Q = g_V\, \kappa\, s (1-r)^2 \left[T_2 + \frac{C_Q}{d}\right]
 
+    Derivation: docs/derivations/attention.md, (A13).
+
     Parameters
     ----------
     value_gain : g_V = V/q.
@@ -769,6 +803,8 @@ def key_row_correlation(
     r"""Correlation of two queries as the key path weighs it, with the fluctuation of their product at finite head size.
 
     .. math:: \rho' = \rho + (1-r)\, s\, \frac{1 + \rho^2}{d_h}
+
+    Derivation: docs/derivations/attention.md, (A14).
 
     Parameters
     ----------
@@ -813,6 +849,8 @@ def key_gradient_second_moment(
         \gamma_K = g_V \frac{L_q}{L_k}\, s
         \left[\gamma\left(1 - r + \frac{p}{1-p}\right) T + (L_q - 1)\,\kappa (1-r) \rho' T_2\right]
 
+    Derivation: docs/derivations/attention.md, (A15).
+
     Parameters
     ----------
     value_gain : g_V = V/q.
@@ -849,6 +887,8 @@ def key_gradient_covariance(
     r"""Covariance between two tokens of the input's gradient that comes through the keys.
 
     .. math:: \kappa_K = -\frac{\gamma_K}{L_k - 1}
+
+    Derivation: docs/derivations/attention.md, (A16).
 
     Parameters
     ----------

@@ -728,6 +728,8 @@ def feed_forward_matrix_moment(
 
     .. math:: \mu_2 = 2 + \frac{\kappa_s}{m}
 
+    Derivation: docs/derivations/post-norm.md, (N3).
+
     Parameters
     ----------
     ratio : m, hidden features over width.
@@ -760,6 +762,8 @@ def feed_forward_matrix_spread(
     r"""How much the size of a feed-forward part's output varies between draws of its weights: d times the relative variance.
 
     .. math:: \omega = 2 + \frac{\kappa_4 - 1}{m}
+
+    Derivation: docs/derivations/post-norm.md, (N4).
 
     Parameters
     ----------

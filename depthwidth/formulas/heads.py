@@ -11,6 +11,8 @@ their names; statements that give an order without a constant are of kind ``heur
 
 A spectrum below is the squared singular values s_m^2, in nats^2, of the whitened query-key form C_q^(1/2) M C_k^(1/2): the part
 of the logits' variance that each direction carries, largest first.
+
+Derivation: docs/derivations/heads.md, whose numbers (H1) to (H27) stand at the functions.
 """
 
 from __future__ import annotations
@@ -56,6 +58,8 @@ def critical_head_dim(length: Length) -> Any:
 
     .. math:: d_{crit} = 2 \ln n
 
+    Derivation: docs/derivations/heads.md, (H2).
+
     Parameters
     ----------
     length : n, tokens to choose from.
@@ -85,6 +89,8 @@ def smallest_noise(head_dim: HeadDim, length: ShortLength) -> Any:
 
     .. math:: \sigma_{min} = \sqrt{d_h} - \sqrt{d_h - 2 \ln n}
 
+    Derivation: docs/derivations/heads.md, (H3).
+
     Parameters
     ----------
     head_dim : d_h >= 2 ln n.
@@ -107,6 +113,8 @@ def smallest_gap(head_dim: HeadDim, length: ShortLength) -> Any:
     r"""Smallest logit of a target, above the distractors' mean, at which a head can look it up.
 
     .. math:: \Delta_{min} = d_h \left(1 - \sqrt{1 - 2 \ln n / d_h}\right)
+
+    Derivation: docs/derivations/heads.md, (H4).
 
     Parameters
     ----------
@@ -131,6 +139,8 @@ def best_retrieval_error(length: ShortLength, head_dim: SmallHead) -> Any:
     r"""Least normalised squared error of a head that copies the value of one token out of n.
 
     .. math:: \mathrm{NMSE}^* = \min_c \left[1 - \frac{(E\,p_t)^2}{E \sum_j p_j^2}\right]
+
+    Derivation: docs/derivations/heads.md, (H5).
 
     Parameters
     ----------
@@ -161,6 +171,8 @@ def largest_cosine(length: ShortLength, head_dim: SphereDim) -> Any:
     r"""Median of the largest cosine between a query and n random unit keys.
 
     .. math:: x_n = 2\, B^{-1}\!\left(2^{-1/n};\ \tfrac{d_h - 1}{2}, \tfrac{d_h - 1}{2}\right) - 1
+
+    Derivation: docs/derivations/heads.md, (H6).
 
     Parameters
     ----------
@@ -201,6 +213,8 @@ def unit_key_temperature(length: ShortLength, head_dim: SphereDim, miss: Miss) -
 
     .. math:: \beta \ge \frac{\ln \frac{(n-1)(1-\epsilon)}{\epsilon}}{1 - x_n}
 
+    Derivation: docs/derivations/heads.md, (H7).
+
     Parameters
     ----------
     length : n, keys.
@@ -228,6 +242,8 @@ def qk_norm_cap(
     r"""Largest weight that a head with normalised queries and keys can give to one token.
 
     .. math:: p_{max} \le \frac{1}{1 + (n - 1) \exp(-2 g \sqrt{d_h})}
+
+    Derivation: docs/derivations/heads.md, (H8).
 
     Parameters
     ----------
@@ -339,6 +355,8 @@ def hardmax_rank(length: ShortLength) -> Any:
 
     .. math:: E R = n \left(1 - (1 - 1/n)^n\right)
 
+    Derivation: docs/derivations/heads.md, (H9).
+
     Parameters
     ----------
     length : n, tokens.
@@ -366,6 +384,8 @@ def causal_hardmax_rank(length: ShortLength) -> Any:
 
     .. math:: E R = (n + 1)/2
 
+    Derivation: docs/derivations/heads.md, (H10).
+
     Parameters
     ----------
     length : n, tokens.
@@ -392,6 +412,8 @@ def gaussian_hardmax_fraction(
 
     .. math:: \frac{E R}{n} \approx E_g\!\left[1 - \exp\!\left(-e^{\tau g - \tau^2/2}\right)\right],
         \qquad \tau = \frac{b_n^2}{\sqrt{2 d_h}}
+
+    Derivation: docs/derivations/heads.md, (H11).
 
     Parameters
     ----------
@@ -453,6 +475,8 @@ def total_variation_bound(eta: Eta) -> Any:
 
     .. math:: \mathrm{TV}(p, p') \le \tanh(\eta/2)
 
+    Derivation: docs/derivations/heads.md, (H12).
+
     Parameters
     ----------
     eta : largest difference of the logits up to a common constant, nats. Of a truncated form: s_{r+1} |x_q| max |x_j|, with s
@@ -475,6 +499,8 @@ def output_certificate(eta: Eta, radius: Annotated[Any, Domain(0, closed_low=Tru
     r"""Largest change of an attention output when every logit moves by at most eta.
 
     .. math:: \lVert o - o' \rVert \le 2 R_v \tanh(\eta/2)
+
+    Derivation: docs/derivations/heads.md, (H13).
 
     Parameters
     ----------
@@ -502,6 +528,8 @@ def bounded_logit_error(
 
     .. math:: \lVert p - p' \rVert^2 \le \frac{2 e^\Delta}{n} \tanh(\eta/2)
 
+    Derivation: docs/derivations/heads.md, (H14).
+
     Parameters
     ----------
     length : n, tokens.
@@ -527,6 +555,8 @@ def fixed_query_error(variance: Variance, kept_variance: Kept, length: Length) -
 
     .. math:: \mathrm{MSE} \approx \left(e^{\sigma^2} - e^{\sigma_r^2}\right)/n
 
+    Derivation: docs/derivations/heads.md, (H15).
+
     Parameters
     ----------
     variance : sigma^2 of the full logits, nats^2.
@@ -551,6 +581,8 @@ def relative_truncation_error(lost_variance: Annotated[Any, Domain(0, closed_low
     r"""Relative squared error of a diffuse head that loses part of the logits' variance. It does not fall with the length.
 
     .. math:: 1 - e^{-\tau^2}, \qquad \tau^2 = \sigma^2 - \sigma_r^2
+
+    Derivation: docs/derivations/heads.md, (H16).
 
     Parameters
     ----------
@@ -593,7 +625,7 @@ def weight_growth(spectrum: Sequence[float]) -> list[float]:
     r"""F(0), F(1), ..., F(R): the second moment of an unnormalised attention weight with the first r directions kept.
 
     F(r) is the product over m <= r of (1 - 2 s_m^2)^(-1/2), the average of exp(sigma_q^2) over Gaussian queries. Our
-    reconstruction of the diffuse case, not a theorem of Yu et al. 2025.
+    reconstruction of the diffuse case, not a theorem of Yu et al. 2025. Derivation: docs/derivations/heads.md, (H17).
 
     Raises
     ------
@@ -626,6 +658,7 @@ def readout_errors(spectrum: Sequence[float], gains: Sequence[float] | None = No
     """What a head that reads content out loses at rank 0, 1, ..., R: the sum over m > r of s_m^2 times gain_m, at any length.
 
     `gains` are the squared lengths of the value images of the whitened key directions, 1 where values are the whitened keys.
+    Derivation: docs/derivations/heads.md, (H18).
     """
     values = _spectrum(spectrum)
     weights = [1.0] * len(values) if gains is None else [float(g) for g in gains]
@@ -856,6 +889,8 @@ def one_head_lag_error(decay: Annotated[Any, Domain(0, 1, True, False, symbol="z
 
     .. math:: \epsilon^2 = 1 - z^{2T}(1 - z^2)
 
+    Derivation: docs/derivations/heads.md, (H20).
+
     Parameters
     ----------
     decay : z, of the weights (1 - z) z^s over lags s; any real output gain.
@@ -879,6 +914,8 @@ def best_lag_decay(lag: Lag) -> Any:
 
     .. math:: z^2 = \frac{T}{T + 1}
 
+    Derivation: docs/derivations/heads.md, (H21).
+
     Parameters
     ----------
     lag : T.
@@ -900,6 +937,7 @@ def lag_error(decays: Sequence[float], lag: int) -> float:
 
     The sum of the squares of the first lag + 1 Taylor coefficients of the Blaschke product over (w - z)/(1 - z w): exact, and
     0 from lag + 1 heads on, whose gains then diverge as decays approach one another.
+    Derivation: docs/derivations/heads.md, (H19).
 
     >>> round(lag_error([0.3, 0.6, 0.8], 4), 10)
     0.830982391
@@ -950,6 +988,8 @@ def split_heads(a: Prefactor, p: Power, b: OtherPrefactor, q: OtherPower, budget
 
     .. math:: H^* = \left(\frac{a p}{b q}\right)^{1/(p + q)} D^{q/(p + q)}
 
+    Derivation: docs/derivations/heads.md, (H24).
+
     Parameters
     ----------
     a, p : the error falls as a H^-p with the number of heads,
@@ -974,6 +1014,8 @@ def split_prefactor(a: Prefactor, p: Power, b: OtherPrefactor, q: OtherPower) ->
 
     .. math:: \kappa = a\, \frac{p + q}{q} \left(\frac{a p}{b q}\right)^{-p/(p + q)}
 
+    Derivation: docs/derivations/heads.md, (H25).
+
     Parameters
     ----------
     a, p : the error falls as a H^-p with the number of heads,
@@ -996,6 +1038,8 @@ def split_error(a: Prefactor, p: Power, b: OtherPrefactor, q: OtherPower, budget
     r"""Error at the best split of a budget of dimensions between heads and head dimension.
 
     .. math:: \mathrm{err}^* = \kappa D^{-\rho}, \qquad \rho = \frac{p q}{p + q}
+
+    Derivation: docs/derivations/heads.md, (H25).
 
     Parameters
     ----------
@@ -1068,6 +1112,8 @@ def fewer_heads_than_lags_loss(heads: Heads, lags: Lags) -> Any:
 
     H attention patterns span at most H directions over the lags, whatever their values do.
 
+    Derivation: docs/derivations/heads.md, (H22).
+
     Parameters
     ----------
     heads : H.
@@ -1121,6 +1167,8 @@ def dedicated_lag_loss(
 
     .. math:: \frac{\mathrm{loss}}{\mathrm{loss}_0} = t + (1 - t)\,\epsilon^2, \qquad
         t = \frac{\sum_{k > d_m} k^{-2a}}{\sum_{k \le d_x} k^{-2a}}
+
+    Derivation: docs/derivations/heads.md, (H23).
 
     Parameters
     ----------

@@ -315,6 +315,8 @@ def post_norm_log_drift(
 
     .. math:: E \ln f = -\frac{2a + (\mu_2 - 1) a^2}{(1+a)^2 d}
 
+    Derivation: docs/derivations/post-norm.md, (N1).
+
     Parameters
     ----------
     strength : a, second moment of the branch over that of the skip path.
@@ -350,6 +352,8 @@ def post_norm_log_variance(
     r"""Variance over draws of the logarithm of one deep post-norm block's gradient factor.
 
     .. math:: \mathrm{Var} \ln f = \frac{2 (4a + \omega a^2)}{(1+a)^2 d}
+
+    Derivation: docs/derivations/post-norm.md, (N2).
 
     Parameters
     ----------

@@ -5,6 +5,8 @@ The target's logit is a number, the distractors' are independent Gaussians. As i
 
 .. math:: E\,p_t^j = \frac{1}{(j-1)!}\int K_j(u + \Delta)\, \psi_0(u)^{n-1}\, du, \qquad
     E \sum_{i \ne t} p_i^2 = (n - 1) \int \psi_2(u)\, K_0(u + \Delta)\, \psi_0(u)^{n-2}\, du
+
+Derivation: docs/derivations/softmax.md, (S11), and heads.md, (H5).
 """
 
 from __future__ import annotations

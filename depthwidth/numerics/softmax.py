@@ -11,6 +11,8 @@ at s2 = 4.
 
 Logits that are not independent but exchangeable, x_j = common + noise, have the same softmax as the noise alone: s2 is then
 (1 - r) times the variance of a raw score.
+
+Derivation: docs/derivations/softmax.md, (S1) to (S9).
 """
 
 from __future__ import annotations

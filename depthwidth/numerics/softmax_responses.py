@@ -8,6 +8,8 @@ columns shared. The overlap P2 = E sum p_j p'_j grows from 1/n' at v = 0. Writte
 its exponent :math:`\theta(v)` is nearly linear: :math:`\theta = v` for long diffuse rows. By Price's theorem the overlap of
 the two Jacobians is the derivative, T2 = dP2/dv. So the exponent and its *slope* :math:`d\theta/dv` are all one needs: both are
 smooth, and a few Chebyshev nodes carry them.
+
+Derivation: docs/derivations/softmax.md, (S10).
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ within 1.3 % (2.9 % at score variance 4), the overlap of two Jacobians within 4.
 the slope of 0.84 is up to 15 % off, of what is then 200 times smaller.
 
 Heads have slopes of their own; a layer is the average over them (:func:`~depthwidth.numerics.alibi_softmax.slope_groups`).
+
+Derivation: docs/derivations/alibi.md, (L6) to (L8).
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ key      A sum over i, i' of G_ii' K_ii' dw_jl/dZ
 
 Since the exponent is a product of a function of the rows and one of the columns, every sum is a short power series of products
 of n by n matrices.
+
+Derivation: docs/derivations/tokens.md, (T3) to (T7).
 """
 
 from __future__ import annotations

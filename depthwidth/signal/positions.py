@@ -3,6 +3,8 @@ r"""Which positions a signal is followed at, and what a token of each position m
 A sequence has positions 1 ... L. A signal is kept at a few of them, the *nodes*: text at every one, exchangeable tokens under a
 causal mask at about a dozen, because what a mask makes of them is a smooth function of ln t. An interpolation matrix takes
 values at the nodes to values at all positions, so that sums over positions become products with small matrices, made once.
+
+Derivation: docs/derivations/tokens.md, (T1) and (T2).
 """
 
 from __future__ import annotations

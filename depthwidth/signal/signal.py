@@ -3,6 +3,8 @@
 Two grains. A :class:`Signal` has two numbers for a tensor whose tokens are exchangeable; each may be an array over blocks. A
 :class:`TokenSignal` has a number for each position and each pair of positions, where a causal mask or a text makes them differ.
 Components compute with the attributes both have, so that most of them need not know which they are given.
+
+Derivation: docs/derivations/finite-width.md, (W1) to (W6), for the classes Spread and DrawSpread.
 """
 
 from __future__ import annotations
