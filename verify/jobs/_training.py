@@ -31,6 +31,17 @@ CACHE_VARIABLE = "DEPTHWIDTH_CACHE"
 
 USES = (
     "verify.jobs._training",
+    "verify.models.base",
+    "verify.models.linear",
+    "verify.models.norms",
+    "verify.models.activations",
+    "verify.models.positions",
+    "verify.models.attention",
+    "verify.models.feed_forward",
+    "verify.models.block",
+    "verify.models.stack",
+    "verify.models.stem",
+    "verify.models.head",
     "verify.models.model",
     "verify.training.train",
     "verify.training.ensemble",

@@ -21,9 +21,13 @@ from depthwidth.errors import InputError, shown
 from depthwidth.initialization import parameters
 from depthwidth.layers import LanguageHead
 
+from .activations import Activation
+from .attention import Attention, Mix
+from .head import ClassifierHead, Pooler
+from .head import LanguageHead as LanguageHeadModule
 from .initialize import _unwrapped, locate, tree_of
-from .model import Activation, ALiBi, Attention, ClassifierHead, Mix, Model, Pooler, Rotary, build
-from .model import LanguageHead as LanguageHeadModule
+from .model import Model, build
+from .positions import ALiBi, Rotary
 
 
 def from_hf(model: nn.Module) -> Model:

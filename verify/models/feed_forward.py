@@ -1,0 +1,100 @@
+# mypy: disable-error-code="misc, no-any-return"
+"""The feed-forward part of a block: plain or gated, dense or a mixture of experts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from depthwidth import layers
+
+from .activations import Activation
+from .base import Pass, Residual, _dropped, _optional, _scaled, module
+
+
+class FeedForward(Residual):
+    """Two maps with an activation between, or three with a gate."""
+
+    def __init__(self, layer: layers.FeedForward) -> None:
+        super().__init__()
+        self.gate = _optional(layer.gate)
+        self.up = module(layer.up)
+        self.activation = Activation(layer.activation)
+        self.hidden_rate = layer.dropout
+        self.down = module(layer.down)
+
+    def branch(self, x: Tensor, run: Pass | None = None) -> Tensor:
+        """Features (..., width) to the same."""
+        hidden = self.activation(self.up(x), None if self.gate is None else self.gate(x))
+        return self.down(_dropped(hidden, self.hidden_rate, self.training))
+
+
+class StackedLinear(nn.Module):
+    """The same linear map for each expert, their weights stacked: (experts, outputs, inputs)."""
+
+    multiplier = 1.0
+
+    def __init__(self, layer: layers.Linear, experts: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(experts, layer.outputs, layer.inputs))
+        self.bias = nn.Parameter(torch.empty(experts, layer.outputs)) if layer.bias else None
+
+    def forward(self, x: Tensor, expert: int) -> Tensor:
+        """Features (tokens, inputs) of the tokens of one expert to (tokens, outputs)."""
+        y = F.linear(x, self.weight[expert], None if self.bias is None else self.bias[expert])
+        return _scaled(y, self.multiplier)
+
+
+class Experts(nn.Module):
+    """Equal feed-forward parts, their weights stacked."""
+
+    def __init__(self, layer: layers.FeedForward, experts: int) -> None:
+        super().__init__()
+        self.gate = None if layer.gate is None else StackedLinear(layer.gate, experts)
+        self.up = StackedLinear(layer.up, experts)
+        self.activation = Activation(layer.activation)
+        self.rate = layer.dropout
+        self.down = StackedLinear(layer.down, experts)
+
+    def forward(self, x: Tensor, expert: int) -> Tensor:
+        """Features (tokens, width) of the tokens of one expert to the same."""
+        hidden = self.activation(self.up(x, expert), None if self.gate is None else self.gate(x, expert))
+        return self.down(_dropped(hidden, self.rate, self.training), expert)
+
+
+class MixtureOfExperts(Residual):
+    """Each token through the `top_k` experts its router scores highest, and through a shared part where there is one.
+
+    The router's probabilities are divided by their sum over the chosen experts where the tree says `renormalized`. Which tokens
+    go where is data, so that ``torch.compile`` breaks its graph here.
+    """
+
+    def __init__(self, layer: layers.MixtureOfExperts) -> None:
+        super().__init__()
+        self.experts, self.top_k, self.renormalized = layer.experts, layer.top_k, layer.renormalized
+        self.router = module(layer.router)
+        self.expert = Experts(layer.expert, layer.experts)
+        self.shared_gate = module(layers.Linear(layer.expert.width, 1, bias=False)) if layer.shared_gate else None
+        self.shared = FeedForward(layer.shared) if layer.shared is not None else None
+
+    def branch(self, x: Tensor, run: Pass | None = None) -> Tensor:
+        """Features (..., width) to the same."""
+        flat = x.flatten(0, -2)
+        probabilities = F.softmax(self.router(flat), dim=-1, dtype=torch.float32)
+        weights, chosen = probabilities.topk(self.top_k, dim=-1)
+        if self.renormalized:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        y = torch.zeros_like(flat)
+        for expert in range(self.experts):
+            token, place = torch.where(chosen == expert)
+            part = weights[token, place, None] * self.expert(flat[token], expert)
+            y = y.index_add(0, token, part.to(y.dtype))
+        if self.shared is not None:
+            common = self.shared.branch(flat)
+            y = y + (common if self.shared_gate is None else torch.sigmoid(self.shared_gate(flat)) * common)
+        return y.view_as(x)
+
+
+module.register(layers.FeedForward, FeedForward)
+module.register(layers.MixtureOfExperts, MixtureOfExperts)

@@ -1,0 +1,89 @@
+# mypy: disable-error-code="misc, no-any-return"
+"""What reads the stream: logits, classes, a pooled vector."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from depthwidth import layers
+
+from .activations import Activation
+from .base import _optional, _scaled, module
+
+
+class Unembedding(nn.Module):
+    """One logit for each token; a tied one has no matrix of its own and is given the embedding's."""
+
+    multiplier = 1.0
+
+    def __init__(self, layer: layers.Unembedding) -> None:
+        super().__init__()
+        self.weight = None if layer.tied else nn.Parameter(torch.empty(layer.vocab, layer.width))
+        self.bias = nn.Parameter(torch.empty(layer.vocab)) if layer.bias else None
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Features (..., width) to logits (..., vocab)."""
+        return _scaled(F.linear(x, embedding if self.weight is None else self.weight, self.bias), self.multiplier)
+
+
+class LanguageHead(nn.Module):
+    """Logits over the vocabulary, behind a transform where there is one.
+
+    A transform with a norm is BERT's, with an activation between. A transform alone is a projection. `scale` multiplies the
+    features (T5's tied head; the tree does not hold it).
+    """
+
+    scale = 1.0
+
+    def __init__(self, layer: layers.LanguageHead) -> None:
+        super().__init__()
+        self.transform = _optional(layer.transform)
+        self.activation = Activation(layer.activation) if layer.norm is not None and layer.transform is not None else None
+        self.norm = _optional(layer.norm)
+        self.unembedding = module(layer.unembedding)
+        self.softcap = layer.softcap
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Features (batch, length, width) to logits (batch, length, vocab)."""
+        if self.transform is not None:
+            x = self.transform(x)
+        if self.activation is not None:
+            x = self.activation(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        logits = self.unembedding(_scaled(x, self.scale), embedding)
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+class Pooler(nn.Module):
+    """A linear map and a tanh of the first token's features."""
+
+    def __init__(self, layer: layers.Pooler) -> None:
+        super().__init__()
+        self.linear = module(layers.Linear(layer.width, layer.outputs))
+        self.activation = Activation("tanh")
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """Features (batch, length, width) to (batch, outputs)."""
+        return self.activation(self.linear(x[:, 0]))
+
+
+class ClassifierHead(nn.Module):
+    """One logit for each class, read from the first token."""
+
+    def __init__(self, layer: layers.ClassifierHead) -> None:
+        super().__init__()
+        self.pooler = _optional(layer.pooler)
+        self.linear = module(layers.Linear(layer.width, layer.classes, layer.bias))
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """Features (batch, length, width) to logits (batch, classes)."""
+        return self.linear(x[:, 0] if self.pooler is None else self.pooler(x))
+
+
+module.register(layers.Unembedding, Unembedding)
+module.register(layers.LanguageHead, LanguageHead)
+module.register(layers.Pooler, Pooler)
+module.register(layers.ClassifierHead, ClassifierHead)

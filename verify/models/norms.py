@@ -1,0 +1,52 @@
+# mypy: disable-error-code="misc, no-any-return"
+"""Normalisation of the features of each token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from depthwidth import layers
+
+from .base import _scaled, module
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over the last dimension, with or without gain and bias."""
+
+    multiplier = 1.0
+
+    def __init__(self, layer: layers.LayerNorm) -> None:
+        super().__init__()
+        self.width, self.eps = layer.width, layer.eps
+        self.weight = nn.Parameter(torch.empty(layer.width)) if layer.affine else None
+        self.bias = nn.Parameter(torch.empty(layer.width)) if layer.affine and layer.bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (..., width), normalised."""
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return _scaled(F.layer_norm(x, (self.width,), weight, bias, self.eps), self.multiplier)
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm over the last dimension; with a unit offset the stored weights are the gain less one."""
+
+    multiplier = 1.0
+
+    def __init__(self, layer: layers.RMSNorm) -> None:
+        super().__init__()
+        self.width, self.eps, self.unit_offset = layer.width, layer.eps, layer.unit_offset
+        self.weight = nn.Parameter(torch.empty(layer.width)) if layer.affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (..., width), normalised."""
+        weight = self.weight
+        if weight is not None:
+            weight = (weight + 1 if self.unit_offset else weight).to(x.dtype)
+        return _scaled(F.rms_norm(x, (self.width,), weight, self.eps), self.multiplier)
+
+
+module.register(layers.LayerNorm, LayerNorm)
+module.register(layers.RMSNorm, RMSNorm)
