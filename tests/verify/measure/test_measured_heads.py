@@ -120,7 +120,7 @@ def test_entropy_at_initialisation():
 
 
 def test_the_page_says_of_logit_variance_what_the_rows_say():
-    """docs/heads.md, "Where it ends": each ratio to two decimals, and the largest standard error of each model."""
+    """docs/heads.md, "Limits": each ratio to two decimals, and the largest standard error of each model."""
     page = " ".join((Path(__file__).resolve().parents[3] / "docs" / "heads.md").read_text(encoding="utf-8").split())
     said = {}
     for model in ("gpt2", "llama"):
