@@ -193,9 +193,9 @@ def test_the_loss_gradient_against_simulation(rng, spread):
     made = recipe(tree, "xavier")
     made = with_std(made, "head.unembedding.weight", spread)
     over = found(tree, made, "fp16", batch=batch)["overflow_gradients"]
-    from depthwidth.analysis.diagnosis import _Setting, _State
+    from depthwidth.analysis.diagnosis import Network, Setting
 
-    state = _State(_Setting(tree, (number_format("fp16"),) * 2, False, batch, 1.0, {}), made)
+    state = Network(Setting(tree, (number_format("fp16"),) * 2, False, batch, 1.0, {}), made)
     squares = []
     for _ in range(300):
         x = rng.standard_normal((8, width))
@@ -323,7 +323,7 @@ def test_a_tree_whose_moments_are_not_known_says_so(monkeypatch):
     def refuse(*arguments, **given):
         raise InputError("attention: the moments of this are not known")
 
-    monkeypatch.setattr("depthwidth.analysis.diagnosis.moments_of", refuse)
+    monkeypatch.setattr("depthwidth.analysis.diagnosis.network.moments_of", refuse)
     described = describe(encoder(1))
     assert described.diagnosis == ()
     assert described.undiagnosed.endswith("not predicted: attention: the moments of this are not known")

@@ -1,0 +1,154 @@
+"""The parts that every check shares: thresholds, findings, remedies, and the check itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .network import Network
+
+SEVERITIES = ("fine", "watch", "problem")
+
+OURS = "ours"
+"""The source of a threshold that nobody has published."""
+
+
+class Thresholds(NamedTuple):
+    """The two bounds of one kind of finding: a value beyond `threshold` should be watched, one beyond `limit` is a problem."""
+
+    threshold: float
+    limit: float
+    source: str
+    """The origin of both bounds; ``ours`` if nobody has published any."""
+    at_most: bool = True
+    """True if values should stay below the bounds, False if above."""
+
+    def severity(self, value: float) -> str:
+        """One of :data:`SEVERITIES`."""
+        beyond = [value > bound if self.at_most else value < bound for bound in (self.threshold, self.limit)]
+        return SEVERITIES[2 if beyond[1] else 1 if beyond[0] else 0]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number of a network at initialisation, and the thresholds that judge it."""
+
+    name: str
+    """``gradient_ratio``, ``forward_growth``, ``correlation_at_top``, ``branch_share``, ``score_variance``,
+    ``effective_tokens``, ``overflow_KIND``, ``underflow_KIND`` (bits of headroom), ``gradient_spread``, ``depth_to_width``."""
+    site: str
+    """The site of the network with the worst value."""
+    value: float
+    rule: Thresholds
+    sentence: str
+    """The number's meaning for training."""
+    remedy: str | None = None
+    """``scheme NAME`` for :func:`~depthwidth.initialization.recipe`, or a quantity to multiply and the factor. None if the
+    value is fine, or if none of the remedies tried improves it."""
+    after: float | None = None
+    """The same number of the remedied network, propagated anew."""
+
+    @property
+    def threshold(self) -> float:
+        """The bound that decides: the limit if the value is beyond it, otherwise the first threshold."""
+        return self.rule.limit if self.severity == "problem" else self.rule.threshold
+
+    @property
+    def source(self) -> str:
+        """The origin of the threshold."""
+        return self.rule.source
+
+    @property
+    def severity(self) -> str:
+        """``fine``, ``watch`` or ``problem``."""
+        return self.rule.severity(self.value)
+
+    @property
+    def severity_after(self) -> str | None:
+        """The severity of :attr:`after`; None without a remedy."""
+        return None if self.after is None else self.rule.severity(self.after)
+
+    @property
+    def advice(self) -> str:
+        """The meaning, the remedy and the origin of the threshold, on one line."""
+        mended = "no remedy known here makes it better" if self.remedy is None else f"{self.remedy} makes it {self.after:.4g}"
+        return f"{self.severity.capitalize()}: {self.sentence}; {mended}. Threshold: {self.source}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data. ``direction`` is the side of ``threshold`` on which the value should lie."""
+        return {
+            "name": self.name,
+            "site": self.site,
+            "value": self.value,
+            "threshold": self.threshold,
+            "direction": "at most" if self.rule.at_most else "at least",
+            "source": self.source,
+            "severity": self.severity,
+            "sentence": self.sentence,
+            "remedy": self.remedy,
+            "after": self.after,
+            "severity_after": self.severity_after,
+        }
+
+
+class Remedy(NamedTuple):
+    """A change to a network, and the value of the finding after it."""
+
+    text: str
+    after: float
+
+
+def no_own_remedy(network: Network, finding: Finding) -> Remedy | None:
+    """The default of :attr:`Check.own_remedy`: only the schemes given to ``diagnose`` are tried."""
+    return None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: a file of :mod:`~depthwidth.analysis.diagnosis.checks` that defines one as ``CHECK``.
+
+    An outsider's check is passed to :func:`~depthwidth.analysis.diagnosis.add_check`.
+    """
+
+    order: float
+    """Findings are listed by this number."""
+    findings: Callable[[Network], Iterable[Finding]]
+    """The findings in one network: none if the check does not apply, several if it looks at several kinds of tensor."""
+    own_remedy: Callable[[Network, Finding], Remedy | None] = no_own_remedy
+    """A remedy better suited than another scheme, tried first."""
+
+    def again(self, network: Network, finding: Finding) -> Finding | None:
+        """The finding of the same name in another network; None if there is none."""
+        return next((found for found in self.findings(network) if found.name == finding.name), None)
+
+
+# Thresholds for a ratio between the two ends of a stack.
+
+TENFOLD = math.log(10)
+"""In ln(ratio), the first threshold. Ours: past a factor of ten, one step size cannot suit both ends of a stack."""
+E_FOLDINGS = 6.0
+"""In ln(ratio), the limit: stacks have trained to a depth of about six e-foldings of signal or gradient."""
+TRAINABLE = "Schoenholz et al. 2017, arXiv 1611.01232: trained to about 6 e-foldings (recalled)"
+
+
+def ratio_thresholds(ratio: float, reason: str) -> Thresholds:
+    """Bounds on the side of 1 on which `ratio` lies: a factor of 10, then exp(6)."""
+    sign = 1.0 if ratio >= 1 else -1.0
+    source = f"{OURS}: {reason}; limit by {TRAINABLE}"
+    return Thresholds(math.exp(sign * TENFOLD), math.exp(sign * E_FOLDINGS), source, at_most=ratio >= 1)
+
+
+def worst_stack(measure: Callable[[Network, str, int], Finding | None]) -> Callable[[Network], list[Finding]]:
+    """A check of every stack (its name, its depth) that reports the worst one."""
+
+    def findings(network: Network) -> list[Finding]:
+        found = [f for name, depth in network.stacks if (f := measure(network, name, depth)) is not None]
+        return [max(found, key=_badness)] if found else []
+
+    return findings
+
+
+def _badness(finding: Finding) -> tuple[int, float]:
+    return SEVERITIES.index(finding.severity), abs(math.log(max(finding.value, 1e-300)))

@@ -1,0 +1,27 @@
+"""Vanishing or exploding gradients: the gradient's second moment at the first block over that at the last."""
+
+from __future__ import annotations
+
+from ..base import Check, Finding, ratio_thresholds, worst_stack
+from ..network import Network
+
+REASON = "beyond a factor of 10 one step size of SGD, or one clipping threshold, cannot suit both ends"
+
+
+def gradient_ratio(network: Network, stack: str, depth: int) -> Finding | None:
+    """The finding for one stack; None if no gradient reaches its last block."""
+    first, last = f"{stack}.block.0", f"{stack}.block.{depth - 1}"
+    above = network.q(last, "gradient") * network.last_gain(stack, depth)
+    if not above:
+        return None
+    ratio = network.q(first, "gradient") / above
+    rule = ratio_thresholds(ratio, REASON)
+    if rule.severity(ratio) == "fine":
+        verdict = "stays within a factor of ten along the depth"
+    else:
+        verdict = "explodes towards the input" if ratio > 1 else "vanishes towards the input"
+    sentence = f"the gradient's variance behind the first block is {ratio:.3g} times that behind the last: it {verdict}"
+    return Finding("gradient_ratio", first, ratio, rule, sentence)
+
+
+CHECK = Check(10, worst_stack(gradient_ratio))

@@ -1,0 +1,106 @@
+"""Spread between seeds: the gradient of a deep post-norm stack is log-normal over draws of the weights."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any, Unpack
+
+from ....architecture import Transformer
+from ....architecture.number_formats import number_format
+from ....formulas.depth import feed_forward_matrix_moment, feed_forward_matrix_spread
+from ....formulas.moments import post_norm_log_drift, post_norm_log_variance
+from ....initialization import Recipe, recipe
+from ....layers import FeedForward, MixtureOfExperts
+from ...propagation import PropagationOptions
+from ..base import OURS, TENFOLD, Check, Finding, Thresholds
+from ..network import Network, Setting
+
+SPREAD = Thresholds(math.log(2), TENFOLD, f"{OURS}: the gradient's variance of one draw is then off by a factor of 2, or 10")
+
+
+def gradient_log_normal(
+    tree: Transformer, init: str | Recipe = "shipped", **given: Unpack[PropagationOptions]
+) -> tuple[float, float]:
+    """Mean and variance, over draws of the weights, of the logarithm of a post-norm stack's gradient ratio.
+
+    Parameters
+    ----------
+    tree, init, given : as in :func:`~depthwidth.analysis.diagnosis.diagnose`.
+
+    Returns
+    -------
+    Mean relative to the logarithm at infinite width, and variance; of the stack with the larger one, and zeros for a tree that
+    has no norms after its sums.
+
+    Raises
+    ------
+    InputError
+        for the reasons of :func:`~depthwidth.analysis.propagation.propagate`.
+
+    Notes
+    -----
+    To first order in 1/width, for tokens that have aligned (:func:`~depthwidth.formulas.moments.post_norm_log_drift`).
+    """
+    made = init if isinstance(init, Recipe) else recipe(tree, init)
+    found = _log_normal(Network(Setting(tree, (number_format("fp32"),) * 2, False, 1, 1.0, given), made))
+    return (0.0, 0.0) if found is None else found[1:]
+
+
+def _log_normal(network: Network) -> tuple[str, float, float] | None:
+    """The stack with the larger variance, and mean and variance of the logarithm."""
+    sums: dict[str, list[float]] = {}
+    width = network.setting.tree.width
+    for branch in network.branches:
+        if branch.residual.norm_stream is None or not (branch.kept and branch.added):
+            continue
+        moment, omega = _matrix_moments(branch.residual.branch)
+        strength = branch.added / branch.kept
+        into = sums.setdefault(branch.stack, [0.0, 0.0])
+        into[0] += post_norm_log_drift(strength, width, moment)
+        into[1] += post_norm_log_variance(strength, width, omega)
+    if not sums:
+        return None
+    stack, (drift, variance) = max(sums.items(), key=lambda item: item[1][1])
+    return stack, drift, variance
+
+
+def gradient_spread(network: Network) -> Iterator[Finding]:
+    """The finding for the post-norm stack that varies most between draws; none without post-norm stacks."""
+    found = _log_normal(network)
+    if found is None:
+        return
+    stack, drift, variance = found
+    deviation = math.sqrt(variance)
+    typical = math.exp(drift)
+    low, high = typical / math.exp(deviation), typical * math.exp(deviation)
+    sentence = (
+        f"once its tokens have aligned the gradient of this post-norm stack is log-normal over draws of the weights: "
+        f"typically {typical:.3g} times the infinite-width value, two draws of three within {low:.2g} and {high:.3g}"
+    )
+    yield Finding("gradient_spread", stack, deviation, SPREAD, sentence)
+
+
+def _matrix_moments(branch: Any) -> tuple[float, float]:
+    """mu_2 and omega of :func:`~depthwidth.formulas.moments.post_norm_log_drift` and its variance."""
+    if isinstance(branch, MixtureOfExperts):
+        branch = branch.expert  # as if one served every token
+    if not isinstance(branch, FeedForward):
+        return 3.0, 4.0
+    ratio = branch.hidden / branch.width
+    return feed_forward_matrix_moment(ratio), feed_forward_matrix_spread(ratio, _kurtosis(branch.activation, branch.gated))
+
+
+@functools.lru_cache(maxsize=32)
+def _kurtosis(name: str, gated: bool) -> float:
+    """E f^4 / (E f^2)^2 of the hidden features at unit variance; a Gaussian linear part has 3 of its own."""
+    from ....layers.activations import activation
+    from ....numerics.hermite import gauss_hermite
+
+    x, weights = gauss_hermite(256)
+    f = activation(name)(x)
+    return float(weights @ f**4) / float(weights @ f**2) ** 2 * (3.0 if gated else 1.0)
+
+
+CHECK = Check(80, gradient_spread)
