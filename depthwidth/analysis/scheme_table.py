@@ -1,4 +1,4 @@
-"""What every initialisation scheme does to signal and gradient at depth 12, 192 and 1000: ``depthwidth table schemes``."""
+"""Signal and gradient of every initialisation scheme at depth 12, 192 and 1000: ``depthwidth table schemes``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MADE_FOR = {
     "t-fixup": ("none",), "rezero": ("none",), "skipinit": ("none",),
     "deepnorm": ("post",), "admin": ("post",), "layernorm-scaling": ("pre",),
 }  # fmt: skip
-"""Placements of norms that a scheme is made for, where it is not made for both; its scales mean something else elsewhere."""
+"""Placements of norms that a scheme is made for, if not for both; under another placement its scales mean something else."""
 
 _JUDGED = ("gradient_ratio", "forward_growth", "correlation_at_top", "branch_share", "score_variance")
 _WIDE_SPREAD = math.log(2)
@@ -38,11 +38,11 @@ def scheme_rows(
     Returns
     -------
     Rows with `scheme`, `norms` (``pre``, ``post``, or ``none`` for the schemes made for that), `depth`; at infinite width the
-    ratio of the second moment behind the last block to that behind the first (`growth`), the correlation of two tokens behind
-    the last (`correlation`), the ratio of the gradient's second moment behind the first block to that behind the last
-    (`gradient`); `gradient_low` and `gradient_high`, between which two draws of the weights in three lie at this width once
-    tokens have aligned, for post-norm; `verdict` (of :func:`~depthwidth.analysis.diagnosis.diagnose`) and `because`, what
-    stands out.
+    ratio of the second moment after the last block to that after the first (`growth`), the correlation of two tokens after
+    the last (`correlation`), the ratio of the gradient's second moment at the first block's output to that at the last's
+    (`gradient`); for post-norm `gradient_low` and `gradient_high`, between which two draws of the weights in three lie at this
+    width once tokens have aligned; `verdict` (of :func:`~depthwidth.analysis.diagnosis.diagnose`) and `because`, the findings
+    behind it.
 
     Raises
     ------
@@ -51,9 +51,9 @@ def scheme_rows(
 
     Notes
     -----
-    Deep post-norm stacks without residual scaling are where a single number fails: their gradient is log-normal over draws, and
-    the band is what one run will see. Schemes that wait for training to grow (ReZero, SkipInit) or act through learning rates
-    (muP and its kin) are seen here at initialisation alone.
+    A single number fails for deep post-norm stacks without residual scaling: their gradient is log-normal over draws, and
+    one run lies within the band. Schemes whose branches grow in training (ReZero, SkipInit) or that act through learning rates
+    (muP and related schemes) are described at initialisation only.
     """
     return [row for name in (schemes() if names is None else names) for row in _rows(name, tuple(depths), width, context)]
 
@@ -66,7 +66,7 @@ def _rows(name: str, depths: tuple[int, ...], width: int, context: int) -> Itera
 
 
 def reference_tree(depth: int, norms: str, width: int = 1024, context: int = 256) -> Transformer:
-    """The network of the table; with ``none`` its norms are taken out."""
+    """The network of the table; ``none`` removes its norms."""
     tree = Transformer(
         depth, width, max(1, width // 64), vocab=32000, context=context, kind="encoder",
         placement="post" if norms == "post" else "pre", logit_scale=0.0 if norms == "none" else None,
@@ -125,7 +125,7 @@ _TITLES = {"pre": "Norms before the branches", "post": "Norms after the sum", "n
 
 
 def scheme_document(rows: list[dict[str, Any]]) -> str:
-    """The rows as the page ``docs/schemes.md``: a table for each placement, a line for each scheme."""
+    """The page ``docs/schemes.md``: one table per placement of norms, one line per scheme."""
     depths = sorted({row["depth"] for row in rows})
     lines = [_HEAD]
     for norms, title in _TITLES.items():
@@ -152,20 +152,21 @@ def _cell(row: dict[str, Any]) -> str:
 
 _HEAD = """# Every scheme at depth 12, 192 and 1000
 
-What `propagate` says each initialisation scheme does, for an encoder 1024 wide with GELU, 256 tokens and 32,000 words, without
-dropout. `depthwidth table schemes` computes it again (`--csv` and `--json` give a row a depth), and
+Predictions of `propagate` for each initialisation scheme: an encoder of width 1024 with GELU, 256 tokens and 32,000 words,
+without dropout. `depthwidth table schemes` computes the table again (`--csv` and `--json` give one row per depth), and
 `python -m depthwidth.analysis.scheme_table > docs/schemes.md` writes this page.
 
-Each cell: how much the signal's second moment grows from behind the first block to behind the last / the correlation of two
-tokens behind the last / the gradient's second moment behind the first block over that behind the last. All at infinite width.
-Behind post-norm stacks a band stands in brackets: at this width, two draws of the weights in three lie in it once tokens have
-aligned. Where it is wide, no single number describes a run, and the predicted mean over draws is one that hardly any draw has.
-GELU hands a little more back than on, which a thousand unscaled post-norm layers turn into powers of ten; those cells are an
-exponential extrapolated far beyond what has been simulated (N/d up to 1.5, ReLU).
+Each cell has three numbers, all at infinite width: the ratio of the signal's second moment after the last block to that after
+the first; the correlation of two tokens after the last block; and the ratio of the gradient's second moment at the first
+block's output to that at the last's. For post-norm stacks a band follows in brackets: at this width, once tokens have
+aligned, two draws of the weights in three lie within it. If the band is wide, no single number describes a run, and hardly
+any draw has the predicted mean over draws. A GELU branch amplifies gradients slightly more than signals, which a thousand
+unscaled post-norm layers turn into powers of ten. Those cells are an exponential extrapolation far beyond what has been
+simulated (depth over width up to 1.5, ReLU).
 
-All of it is initialisation. Schemes that act through learning rates (muP, depth-muP, CompleteP) or let branches grow from zero
-(ReZero, SkipInit) are only seen from that side. A scheme made for one placement of norms stands under that one alone.
-Thresholds are those of `depthwidth describe`."""
+The table covers initialisation only. Schemes that act through learning rates (muP, depth-muP, CompleteP) or let branches grow
+from zero (ReZero, SkipInit) have further effects in training. A scheme made for one placement of norms is listed under that
+placement only. Thresholds are those of `depthwidth describe`."""
 
 
 if __name__ == "__main__":

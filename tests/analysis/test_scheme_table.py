@@ -50,6 +50,10 @@ def test_the_page_holds_the_table(scheme, norms):
             assert (row["growth"], row["correlation"], row["gradient"]) != pytest.approx(other, rel=0.06)
 
 
+def test_the_page_begins_as_it_is_written():
+    assert PAGE.startswith(scheme_document([]).rstrip("\n"))
+
+
 def test_the_page_has_every_scheme_at_every_depth():
     for scheme in schemes():
         for norms in MADE_FOR.get(scheme, ("pre", "post")):
