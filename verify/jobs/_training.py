@@ -29,28 +29,6 @@ CORPUS_VARIABLE = "DEPTHWIDTH_CORPUS"
 CACHE_VARIABLE = "DEPTHWIDTH_CACHE"
 """Where tokens are kept between processes."""
 
-USES = (
-    "verify.jobs._training",
-    "verify.models.base",
-    "verify.models.linear",
-    "verify.models.norms",
-    "verify.models.activations",
-    "verify.models.positions",
-    "verify.models.attention",
-    "verify.models.feed_forward",
-    "verify.models.block",
-    "verify.models.stack",
-    "verify.models.stem",
-    "verify.models.head",
-    "verify.models.model",
-    "verify.training.train",
-    "verify.training.ensemble",
-    "verify.training.optim",
-    "verify.training.corpus",
-    "verify.models.initialize",
-)
-"""The code that decides what a training finds."""
-
 
 def data_spec(limit: int, vocab: int = 256) -> dict[str, Any]:
     """The text that a run trains on, with the hash of its tokens.

@@ -114,5 +114,4 @@ JOB = Job(
     runs=runs,
     measure=measure,
     judge=judge,
-    uses=("verify.jobs._head_experiments", "verify.measure.heads"),
 )

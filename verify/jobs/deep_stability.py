@@ -13,7 +13,7 @@ from depthwidth.analysis.propagation import propagate
 
 from ..rows import Row, canonical
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
-from ._training import USES, data_spec, decided, model_of, planned_text, recipe_of, trained, training_flops, tree_of
+from ._training import data_spec, decided, model_of, planned_text, recipe_of, trained, training_flops, tree_of
 
 STEEP = 1e3
 """A ratio of gradient variances between the first and the last block, either way, beyond which a model is predicted not to
@@ -221,5 +221,4 @@ JOB = Job(
     runs=runs,
     measure=measure,
     judge=judge,
-    uses=USES,
 )

@@ -13,7 +13,7 @@ from depthwidth.formulas.shape import depth_pair_crossing
 from ..rows import Row
 from . import Comparison, Job, Prediction, Run, Verdict, outcome_of
 from ._shapes import Budget, draw_losses, from_shape, losses, seed_noise, shape_run
-from ._training import TOGETHER, USES, data_spec, trained
+from ._training import TOGETHER, data_spec, trained
 
 _SIZES: dict[str, tuple[Budget, dict[tuple[int, int], tuple[tuple[int, ...], tuple[int, ...]]]]] = {
     # pairs of depths, and the widths of the shallow and of the deep one
@@ -159,6 +159,5 @@ JOB = Job(
     judge=judge,
     ensemble=TOGETHER,
     predict=predict,
-    uses=("verify.jobs._shapes", *USES),
     figures=(("Loss against size", _draw),),
 )

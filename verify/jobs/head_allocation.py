@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..rows import Row
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._heads import BYTES, gpt2_config, training_spec
-from ._training import USES, data_spec, planned_text, training_of
+from ._training import data_spec, planned_text, training_of
 
 EQUAL = 0.01
 """How far the parameters of two models may be apart, relative, for their losses to be compared."""
@@ -139,11 +139,5 @@ JOB = Job(
     measure=measure,
     judge=judge,
     predict=predict,
-    uses=(
-        "verify.jobs._head_experiments",
-        "verify.measure.heads",
-        "verify.jobs._heads",
-        "depthwidth.planning.head_allocation",
-        *USES,
-    ),
+    uses=("depthwidth.planning.head_allocation",),
 )

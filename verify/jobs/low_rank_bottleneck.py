@@ -10,7 +10,7 @@ from typing import Any
 from ..rows import Row
 from . import Comparison, Job, Prediction, Run, Verdict, version_of
 from ._heads import BYTES, training_spec
-from ._training import TOGETHER, USES, data_spec, decided, trained, training_flops
+from ._training import TOGETHER, data_spec, decided, trained, training_flops
 
 _LAYERS = 2
 
@@ -96,5 +96,4 @@ JOB = Job(
     judge=judge,
     ensemble=TOGETHER,
     predict=predict,
-    uses=("verify.jobs._heads", *USES),
 )

@@ -13,7 +13,7 @@ from depthwidth.formulas.shape import levine_optimal_width, loss_exponent
 from ..rows import Row
 from . import Comparison, Job, Prediction, Run, Verdict, outcome_of
 from ._shapes import Budget, draw_losses, from_shape, losses, seed_noise, shape_run
-from ._training import TOGETHER, USES, data_spec, trained
+from ._training import TOGETHER, data_spec, trained
 
 FACTOR = 1.3
 """How far the best width may lie from the predicted one: what the theory's own test allows for learning rates tuned anew."""
@@ -137,6 +137,5 @@ JOB = Job(
     judge=judge,
     ensemble=TOGETHER,
     predict=predict,
-    uses=("verify.jobs._shapes", *USES),
     figures=(("Loss against width", _draw),),
 )

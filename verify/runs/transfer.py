@@ -6,7 +6,6 @@ path that the archive chooses, sizes are limited, and every file must be what it
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import math
 import zipfile
@@ -18,7 +17,7 @@ from pathlib import Path
 from depthwidth.cli.output import as_csv
 from depthwidth.errors import InputError, shown
 
-from ..files import write_whole
+from ..files import open_whole, write_whole
 from ..rows import Row, flat, same_values
 from .store import PLAN_NAME, ROWS_NAME, Store, read_plan, read_rows
 from .sweep import same_plan
@@ -123,19 +122,13 @@ def _kept(site: str) -> bool:
 
 
 def _write_archive(store: Store, target: Path, runs: set[str], names: Sequence[str]) -> None:
-    waiting = target.with_name(f".{target.name}.part")
-    try:
-        with zipfile.ZipFile(waiting, "w", zipfile.ZIP_DEFLATED) as archive:
-            for folder in ("plans", "rows"):
-                for path in sorted((store.root / folder).iterdir()):
-                    plan, rows = PLAN_NAME.fullmatch(path.name), ROWS_NAME.fullmatch(path.name)
-                    if (plan and (not names or plan[1] in names)) or (rows and rows[1] in runs):
-                        # One date for all files, so that the same rows make the same archive.
-                        archive.writestr(zipfile.ZipInfo(f"{folder}/{path.name}"), path.read_bytes(), zipfile.ZIP_DEFLATED)
-        waiting.replace(target)
-    finally:
-        with contextlib.suppress(OSError):
-            waiting.unlink(missing_ok=True)
+    with open_whole(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for folder in ("plans", "rows"):
+            for path in sorted((store.root / folder).iterdir()):
+                plan, rows = PLAN_NAME.fullmatch(path.name), ROWS_NAME.fullmatch(path.name)
+                if (plan and (not names or plan[1] in names)) or (rows and rows[1] in runs):
+                    # One date for all files, so that the same rows make the same archive.
+                    archive.writestr(zipfile.ZipInfo(f"{folder}/{path.name}"), path.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
 def _write_parquet(target: Path, rows: list[Row]) -> None:
@@ -143,12 +136,11 @@ def _write_parquet(target: Path, rows: list[Row]) -> None:
         raise InputError("export: Parquet needs pyarrow, which is not installed; .csv holds the same")
     import pandas
 
-    waiting = target.with_name(f".{target.name}.part")
     frame = pandas.DataFrame(rows)
     # A column of numbers that are all missing is one of numbers still.
     frame = frame.astype({name: float for name in ("predicted", "value", "stderr") if name in frame})
-    frame.to_parquet(waiting, index=False)
-    waiting.replace(target)
+    with open_whole(target) as file:
+        frame.to_parquet(file, index=False)
 
 
 @dataclass

@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +18,8 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from ..files import write_whole
 
 KEEP = 2
 """How many checkpoints of a run are kept."""
@@ -33,33 +33,6 @@ class Checkpoint(NamedTuple):
     step: int
     tensors: dict[str, Tensor]
     state: dict[str, Any]
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Let `path` hold `data`, or what it held before if this fails or the machine stops.
-
-    Raises
-    ------
-    OSError
-        if it cannot be written, as on a full disk; what was written of it is removed.
-    """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    with contextlib.suppress(OSError):  # the folder's entry too, where the system lets a folder be flushed
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
@@ -79,7 +52,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(plain, metadata={"step": str(step), "state": json.dumps(state)})
     path = folder / f"step-{step:010d}-{hashlib.sha256(data).hexdigest()[:32]}.safetensors"
-    write_atomically(path, data)
+    write_whole(path, data)
     killed = folder.glob(".step-*.part")  # of a process that was killed while it wrote
     for old in (*killed, *(path for _, _, path in list(_found(folder))[KEEP:])):
         with contextlib.suppress(OSError):

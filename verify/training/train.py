@@ -34,8 +34,9 @@ from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError, shown
 from depthwidth.initialization import Recipe
 
+from ..files import write_whole
 from ..models.initialize import parameter_groups
-from .checkpoints import latest, save_checkpoint, write_atomically
+from .checkpoints import latest, save_checkpoint
 from .corpus import Corpus, mixed
 from .optim import Groups, clip, default_groups, factor, make_optimizer
 from .settings import Training
@@ -575,7 +576,7 @@ class _Run:
         if self.folder is None or self.world.rank:
             return
         with contextlib.suppress(OSError):
-            write_atomically(self.folder / "outcome.json", json.dumps(done.to_dict(), indent=1).encode())
+            write_whole(self.folder / "outcome.json", json.dumps(done.to_dict(), indent=1).encode())
 
     # What is computed.
 

@@ -22,6 +22,7 @@ from verify.jobs import (
     jobs,
     run_name,
     version_of,
+    versions,
 )
 from verify.runs.sweep import made_rows, make_plan, same_plan
 
@@ -100,7 +101,7 @@ def test_the_version_of_code_is_that_of_what_it_does(tmp_path):
         path.write_text(text)
         module = type(framework)("own")
         module.__file__ = str(path)
-        return framework.code_of(module)
+        return versions.code_of(module)
 
     source = 'def f(x):\n    """Double it."""\n    return 2 * x\n'
     one = code(source)
@@ -108,18 +109,56 @@ def test_the_version_of_code_is_that_of_what_it_does(tmp_path):
     assert code(source.replace("2 * x", "3 * x")) != one
 
 
+@pytest.mark.parametrize(
+    ("job", "module", "counts"),
+    [
+        ("depth-crossing", "verify.jobs._training", True),
+        ("depth-crossing", "verify.training.optim", True),  # imported by what the job's module imports
+        ("depth-crossing", "verify.models.initialize", True),
+        ("depth-crossing", "verify.jobs.depth_crossing", False),  # a shared function measures; the spec says the rest
+        ("depth-crossing", "verify.measure.heads", False),
+        ("head-allocation", "verify.measure.heads", True),
+        ("head-allocation", "depthwidth.planning.head_allocation", True),  # named in `uses`
+        ("attention-entropy", "verify.jobs.attention_entropy", True),
+        ("attention-entropy", "verify.runs.report", False),
+        ("attention-entropy", "verify.rows", False),
+        ("walk", "verify.files", False),
+    ],
+)
+def test_the_code_of_a_job_is_all_that_its_measurement_imports(monkeypatch, job, module, counts):
+    """Nobody lists it, so that nobody can forget a module."""
+    monkeypatch.setenv("DEPTHWIDTH_JOBS", str(OWN))
+    found, real = find_job(job), versions._source
+
+    def changed(name):
+        named = name if isinstance(name, str) else name.__name__
+        return real(name) + ("\nchanged = 1\n" if named == module else "")
+
+    before = dataclasses.replace(found).code
+    monkeypatch.setattr(versions, "_source", changed)
+    assert (dataclasses.replace(found).code != before) == counts
+
+
+def test_a_public_name_of_the_verifier_counts_as_the_module_that_defines_it(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text("def measure(spec, context):\n    from verify import build, probe\n")
+    module = type(framework)("own")
+    module.__file__ = str(path)
+    assert set(versions._imports_of(module, "verify")) == {"verify.models.model", "verify.measure.probes"}
+
+
 def test_the_version_of_a_formula_is_that_of_all_it_is_made_of(monkeypatch):
     """A change in what a formula imports is seen, in its coefficients too; one in what it does not import is not."""
-    version, real = version_of("depthwidth.analysis.propagation"), framework._source
+    version, real = version_of("depthwidth.analysis.propagation"), versions._source
 
     def with_a_change_in(changed):
-        monkeypatch.setattr(framework, "_source", lambda name: real(name) + ("\nchanged = 1\n" if name == changed else ""))
-        framework._version_of.cache_clear()
+        monkeypatch.setattr(versions, "_source", lambda name: real(name) + ("\nchanged = 1\n" if name == changed else ""))
+        versions._version_of.cache_clear()
         try:
             return version_of("depthwidth.analysis.propagation"), version_of("depthwidth.formulas.shape")
         finally:
-            monkeypatch.setattr(framework, "_source", real)
-            framework._version_of.cache_clear()
+            monkeypatch.setattr(versions, "_source", real)
+            versions._version_of.cache_clear()
 
     law = version_of("depthwidth.formulas.shape")
     assert with_a_change_in("depthwidth.layers.attention") != (version, law)
@@ -132,11 +171,11 @@ def test_the_version_of_a_law_is_also_that_of_its_coefficients(monkeypatch, tmp_
     law, none = version_of("depthwidth.formulas.shape"), version_of("depthwidth.formulas.gaussian")
     (tmp_path / "coefficients").mkdir()
     (tmp_path / "coefficients" / "levine2020.csv").write_text("name,value\na,1\n")
-    monkeypatch.setattr(framework, "data_directory", lambda: tmp_path)
-    framework._version_of.cache_clear()
+    monkeypatch.setattr(versions, "data_directory", lambda: tmp_path)
+    versions._version_of.cache_clear()
     assert version_of("depthwidth.formulas.shape") != law
     assert version_of("depthwidth.formulas.gaussian") == none
-    framework._version_of.cache_clear()
+    versions._version_of.cache_clear()
 
 
 def test_a_recipe_that_decides_otherwise_makes_another_run(monkeypatch):

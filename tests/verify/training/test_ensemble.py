@@ -1,6 +1,7 @@
 """Members of an ensemble have the losses they have alone; a wrong rate or a leak between them is caught."""
 
 import math
+import os
 import threading
 
 import pytest
@@ -14,7 +15,6 @@ from depthwidth import Transformer
 from depthwidth.errors import InputError
 from verify.models.initialize import apply_init, parameter_groups
 from verify.models.model import build
-from verify.training import checkpoints
 from verify.training.checkpoints import latest
 from verify.training.corpus import zipf_markov
 from verify.training.ensemble import _Ensemble, train_ensemble
@@ -486,7 +486,7 @@ def test_a_full_disk_costs_checkpoints_only(tmp_path, corpus, monkeypatch):
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     together = train_ensemble(models(), corpus, trainings(BRIEF), device="cpu", folder=tmp_path, checkpoint_every=6)
     assert together[0].status == "finished"
     assert together[0].warnings == tuple(f"no checkpoint after {step} updates: No space left on device" for step in (6, 12))

@@ -203,13 +203,13 @@ def test_a_full_disk_costs_checkpoints_only(tmp_path, corpus, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         flush(handle)
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     outcome = train(SmallGPT(), corpus, SHORT, folder=tmp_path, checkpoint_every=5, device="cpu")
     assert outcome.losses == plain.losses
     assert outcome.status == "finished"
     assert outcome.warnings == tuple(f"no checkpoint after {step} updates: No space left on device" for step in (10, 12))
     assert [path.name[:15] for path in tmp_path.iterdir()] == ["step-0000000005"]
-    monkeypatch.setattr(checkpoints.os, "fsync", flush)
+    monkeypatch.setattr(os, "fsync", flush)
     assert train(SmallGPT(), corpus, SHORT, folder=tmp_path, device="cpu").losses == plain.losses
 
 
