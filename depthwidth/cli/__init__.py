@@ -1,5 +1,5 @@
-"""The command line: commands and their options, pages, tables and pictures."""
+"""The command line: a file for each command or group, with its options and its pages."""
 
-from .commands import cli
+from .main import cli
 
 __all__ = ["cli"]

@@ -75,3 +75,8 @@ def print_facts(facts: Mapping[str, str]) -> None:
     """Names and values, one pair a line."""
     width = max(map(len, facts))
     click.echo("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()) + "\n")
+
+
+def fitted_range(extrapolated: bool | None) -> str:
+    """The place of a shape relative to the range that a rule was fitted on."""
+    return "not stated" if extrapolated is None else "outside" if extrapolated else "inside"

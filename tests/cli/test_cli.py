@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,9 @@ from depthwidth.analysis.description import describe
 from depthwidth.analysis.propagation import moments_of
 from depthwidth.analysis.published_tables import table
 from depthwidth.architecture import Transformer
+from depthwidth.architecture.number_formats import DTYPES
+from depthwidth.cli import main, options
+from depthwidth.cli.main import COMMANDS
 from depthwidth.formula import formulas
 from depthwidth.initialization import recipe, shipped_options
 from depthwidth.planning.plan import plan
@@ -343,6 +347,34 @@ def test_version_and_help(invoke):
     assert __version__ in invoke("--version").output
     assert "plan" in invoke("--help").output
     assert "--tensor-parallel" in invoke("plan", "-h").output
+
+
+def test_a_command_loads_no_other(in_fresh_python):
+    """Nor does the help page of all commands load any."""
+    source = """
+import sys
+from depthwidth.cli.main import COMMANDS, cli
+cli(["--help"], standalone_mode=False)
+files = {entry.module for entry in COMMANDS.values()}
+assert not files & set(sys.modules)
+cli(["plan", "--help"], standalone_mode=False)
+print([name for name in files & set(sys.modules)], "depthwidth.architecture" in sys.modules)
+"""
+    assert in_fresh_python(source).splitlines()[-1] == "['depthwidth.cli.plan'] False"
+
+
+def test_every_file_of_a_command_is_listed_and_fits_the_help_page(invoke):
+    folder = Path(main.__file__).parent
+    listed = {entry.module.rpartition(".")[2] for entry in COMMANDS.values()}
+    shared = {"__init__", "main", "options", "output", "inputs", "plots"}
+    assert {path.stem for path in folder.glob("*.py")} == listed - {"cli"} | shared
+    printed = invoke("--help").output
+    for name, entry in COMMANDS.items():
+        assert f"  {name:<8}  {entry.summary}\n" in printed
+
+
+def test_the_help_names_every_number_format():
+    assert ", ".join(DTYPES) == options.DTYPES
 
 
 def test_the_picture_of_a_plan(invoke, tmp_path):

@@ -1,0 +1,186 @@
+"""``depthwidth formulas list | show | eval``: the commands and their pages."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import InputError, shown
+from ..quantities import parse_count
+from .options import formats
+from .output import Row, emit, print_facts, print_table
+
+if TYPE_CHECKING:
+    from ..evidence import Evidence
+    from ..formula import Formula
+
+
+@click.group()
+def formulas() -> None:
+    """Every formula with its source, kind of claim and domain."""
+
+
+@formulas.command("list")
+@click.option("--kind", help="Only this kind: exact, asymptotic, approximation, fitted, heuristic.")
+@click.option("--topic", help="Only this topic.")
+@formats
+def formulas_list(kind: str | None, topic: str | None, form: str | None) -> None:
+    """One line for each formula."""
+    from ..checks import check_choice
+    from ..formula import KINDS
+    from ..formula import formulas as find
+
+    if kind is not None:
+        check_choice("formulas list", tuple(KINDS), kind=kind)
+    if topic is not None:
+        check_choice("formulas list", tuple(sorted({f.topic for f in find()})), topic=topic)
+    cards = [f.card() for f in find(kind, topic)]  # type: ignore[arg-type]
+    columns = ("name", "kind", "status", "source", "summary")
+    rows: list[Row] = [{key: card[key] for key in columns} for card in cards]
+    emit(
+        form,
+        cards,
+        rows,
+        lambda: print_table(
+            ("name", "kind", "status", "summary"),
+            ([row[c] for c in columns if c != "source"] for row in rows),
+            words=("kind", "status", "summary"),
+        ),
+    )
+
+
+@formulas.command("show")
+@click.argument("name")
+@formats
+def formulas_show(name: str, form: str | None) -> None:
+    """One formula: LaTeX, arguments and their domains, source, documentation, and how far measurements are from it."""
+    from ..evidence import evidence
+    from ..formula import find_formula
+
+    found = find_formula(name)
+    measured = evidence(found.name)
+    card = {
+        **found.card(), "latex": found.latex() if found.closed else None,
+        "expression": str(found.expr) if found.closed else None, "documentation": found.__doc__,
+        "evidence": [item.to_dict() for item in measured],
+    }  # fmt: skip
+
+    emit(form, card, card["arguments"], lambda: print_formula(found, card, measured))
+
+
+@formulas.command("eval")
+@click.argument("name")
+@click.argument("arguments", nargs=-1, metavar="[ARGUMENT=VALUE]...")
+@formats
+def formulas_eval(name: str, arguments: tuple[str, ...], form: str | None) -> None:
+    """The value of a formula, as in `eval levine_width depth=24`.
+
+    A value is a number (24, 6.7e9, 1.3B), several numbers (6,12,24), or a letter, which stays symbolic.
+    """
+    from ..formula import find_formula
+
+    found = find_formula(name)
+    values = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals:
+            raise InputError(f"{shown(argument)} is not of the form ARGUMENT=VALUE, as depth=24")
+        if key in values:
+            raise InputError(f"the argument {key!r} is given twice")
+        values[key] = _value(key, text)
+    import numpy
+
+    with numpy.errstate(all="ignore"):  # what overflows is refused in the next line, in a sentence
+        result = found(**values)
+    if not hasattr(result, "free_symbols") and not numpy.isfinite(result).all():
+        raise InputError(f"{found.name} leaves the range of floating-point numbers at these arguments")
+    plain = result.tolist() if hasattr(result, "tolist") else result
+    plain = plain if isinstance(plain, (int, float, list)) else str(plain)
+    row = {"name": found.name, "value": plain, "kind": found.kind, "status": found.status, "source": found.source}
+    emit(form, row, [row], lambda: click.echo(str(plain)))
+
+
+_LETTER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
+
+
+def _value(name: str, text: str) -> Any:
+    if "," in text and not re.fullmatch(r"\d{1,3}(,\d{3})+", text):
+        import numpy
+
+        return numpy.array([_number(name, part) for part in text.split(",")])
+    if _LETTER.fullmatch(text) and text.lower() not in ("nan", "inf", "infinity"):
+        import sympy
+
+        return sympy.Symbol(text, real=True)
+    return _number(name, text)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float(parse_count(text, name))
+
+
+def print_formula(found: Formula, card: dict[str, Any], measured: tuple[Evidence, ...]) -> None:
+    """A formula with its arguments and documentation, and how far measurements are from it."""
+    from ..formula import KINDS, STATUSES
+
+    click.secho(found.name, bold=True, nl=False)
+    click.echo(f"  {found.summary}\n")
+    facts = {
+        "formula": card["latex"] or "no closed form: an integral, or a root that is searched for",
+        "kind": f"{found.kind}: {KINDS[found.kind]}",
+        "source": found.source,
+        "status": f"{found.status}: {STATUSES[found.status]}",
+    }
+    if found.order is not None:
+        facts["remainder"] = f"relative to the value, falls as one over the size to the power {found.order:g}"
+    print_facts(facts | ({"claimed for": found.validity} if found.validity else {}))
+    print_table(
+        ("argument", "symbol", "domain", "unit", "default"),
+        (
+            (a["name"], a["symbol"], a["domain"], a["unit"], "" if a["default"] is None else f"{a['default']:g}")
+            for a in card["arguments"]
+        ),
+        words=("symbol", "domain", "unit"),
+    )
+    click.echo(_notes(found.__doc__ or "") + "\n")
+    _print_evidence(measured)
+
+
+def _print_evidence(measured: tuple[Evidence, ...]) -> None:
+    """What measurements say of a formula: errors in per cent, each with the standard error of its measurement."""
+    if not measured:
+        click.echo("Evidence: none; no measurement of ours bears on this formula by itself.")
+        return
+    print_table(
+        ("measured", "settings", "median error", "worst error", "worst at", "date", "device", "file"),
+        (
+            (
+                item.what, f"{item.settings:,}", _error(item.median_error, item.median_stderr),
+                _error(item.worst_error, item.worst_stderr, "+"), item.worst_at, item.date, item.device,
+                f"data/measured/{item.file}",
+            )
+            for item in measured
+        ),
+        title="Evidence: error of the formula against what was measured; noise is one standard error of that",
+        words=("worst at", "date", "device", "file"),
+    )  # fmt: skip
+
+
+def _error(error: float | None, noise: float | None, sign: str = "") -> str:
+    if error is None or noise is None:
+        return "undecided"
+    figures = ".3g" if abs(error) >= 1 else ".2g"
+    return f"{100 * error:{sign}{figures}} % (noise {100 * noise:.2g})"
+
+
+def _notes(documentation: str) -> str:
+    """What it returns and its notes: what stands before them is printed already."""
+    from inspect import cleandoc
+
+    heading, rest = "Returns\n-------\n", cleandoc(documentation)
+    return "Returns: " + rest.partition(heading)[2].partition("Examples\n")[0].strip()

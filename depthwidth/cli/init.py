@@ -1,0 +1,74 @@
+"""``depthwidth init``: the command and its page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import InputError
+from .inputs import match_of, recipe_of, tokenizer_option
+from .options import formats
+from .output import Row, emit, print_table
+
+if TYPE_CHECKING:
+    from ..initialization import Recipe
+
+
+@click.command()
+@click.argument("config", required=False)
+@click.option("--scheme", metavar="NAME", default="deepscale", show_default=True, help="Name of a scheme.")
+@click.option("--text", metavar="FILE", help="Text whose repeated tokens DeepScaleLM makes up for  [Zipf's law].")
+@tokenizer_option
+@click.option("--yaml", "form", flag_value="yaml", help="Print YAML, everything.")
+@formats
+def init(config: str | None, scheme: str, text: str | None, tokenizer: str | None, form: str | None) -> None:
+    """What to set each tensor of the transformer in CONFIG to, and why; without CONFIG, the schemes."""
+    from ..initialization import embedding_correlation, recipe, scheme_options, schemes
+
+    if text is not None and "embedding_correlation" not in scheme_options(scheme):
+        able = ", ".join(name for name in schemes() if "embedding_correlation" in scheme_options(name))
+        raise InputError(f"--text has no meaning for {scheme}, which does not ask how often tokens repeat; {able} does")
+    if config is None:
+        if text is not None or tokenizer is not None:
+            raise InputError("--text and --tokenizer have no meaning without CONFIG")
+        known: list[Row] = [{"scheme": name} for name in schemes()]
+        emit(form, known, known, lambda: click.echo("\n".join(schemes())))
+        return
+    tree, made = recipe_of(config, scheme)
+    match, source = match_of(tree, None, text, tokenizer, None, None)
+    if match is not None:
+        made = recipe(tree, scheme, embedding_correlation=embedding_correlation(tree, match))
+        if form is None:
+            click.echo(f"{source}\n")
+    rows: list[Row] = made.rows(tree)
+    if form == "yaml":
+        click.echo(made.to_yaml(tree), nl=False)
+        return
+    emit(form, rows, rows, lambda: print_recipe(made))
+
+
+def print_recipe(made: Recipe) -> None:
+    """One line for each kind of tensor and branch; where blocks differ, the first and the last."""
+
+    def ends(value: Any) -> str:
+        return f"{value[0]:.4g} .. {value[-1]:.4g}" if isinstance(value, tuple) else f"{value:.4g}"
+
+    click.secho(made.scheme, bold=True, nl=False)
+    click.echo(f"  {made.source} ({made.status})\n")
+    print_table(
+        ("tensor", "std", "mean", "multiplier", "learning rate", "weight decay", "reason"),
+        (
+            (t.role, *(ends(v) for v in (t.std, t.mean, t.multiplier, t.learning_rate, t.weight_decay)), t.reason)
+            for t in made.tensors
+        ),
+        words=("reason",),
+    )
+    if made.residuals:
+        print_table(
+            ("branch", "skip factor", "branch factor", "reason"),
+            ((r.role, ends(r.skip), ends(r.branch), r.reason) for r in made.residuals),
+            words=("reason",),
+        )
+    for note in (*made.extras.get("notes", ()), *made.extras.get("remarks", ())):
+        click.echo(f"Note: {note}")
