@@ -21,17 +21,17 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "identity": lambda x: x,
 }
-"""Those of :data:`depthwidth.layers.ACTIVATIONS`, as torch functions."""
+"""The torch function of each activation of :data:`depthwidth.layers.ACTIVATIONS`."""
 
 
 class Activation(nn.Module):
-    """``f(x)``, or ``f(gate) * x`` where there is a gate. It has no weights; probes read it."""
+    """``f(x)``, or ``f(gate) * x`` with a gate. It has no weights; probes read it."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
-        """Hidden features, shape kept."""
+        """Hidden features to hidden features of the same shape."""
         f = ACTIVATIONS[self.name]
         return f(x) if gate is None else f(gate) * x

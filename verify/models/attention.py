@@ -1,9 +1,10 @@
 # mypy: disable-error-code="misc, no-any-return"
-"""Attention: self or cross, with grouped queries, any mask and position."""
+"""Attention: self or cross, with grouped queries, any mask and any position component."""
 
 from __future__ import annotations
 
 import functools
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,15 @@ from torch.nn import functional as F  # noqa: N812
 from depthwidth import layers
 from depthwidth.errors import InputError
 
-from .base import Pass, Residual, _dropped, _optional, module
-from .positions import ALiBi, Rotary
+from .base import Branch, Pass, builds, dropped, module, optional, scaled
 
 
 class Mix(nn.Module):
-    """Softmax attention proper: queries, keys and values in, mixed values out. It has no weights; probes read it."""
+    """Softmax attention itself: queries, keys and values in, mixed values out. It has no weights; probes read it."""
+
+    heads_first = True
+    """The output is (batch, heads, length, dim)."""
+    settings: ClassVar = {"score_softcap": "softcap"}
 
     def __init__(self, scale: float, softcap: float | None, dropout: float) -> None:
         super().__init__()
@@ -26,7 +30,7 @@ class Mix(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """Queries (batch, heads, length, dim); keys and values (batch, kv_heads, source, dim).
 
-        `mask` says which keys a query sees, or what is added to scores; `causal` hides later keys without one.
+        `mask` is true for keys that a query sees, or a summand of the scores; without a mask `causal` hides later keys.
         """
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
@@ -35,10 +39,10 @@ class Mix(nn.Module):
         if self.softcap is None:
             return F.scaled_dot_product_attention(q, k, v, mask, rate, causal, scale=self.scale)
         weights = F.softmax(self.scores(q, k, mask, causal), dim=-1, dtype=torch.float32).to(v.dtype)
-        return _dropped(weights, rate, True) @ v
+        return dropped(weights, rate, True) @ v
 
     def scores(self, q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        """Scores (batch, heads, length, source), hidden ones minus infinity; keys as many as queries."""
+        """Scores (batch, heads, length, source), minus infinity for hidden keys; as many key heads as query heads."""
         scores = q @ k.transpose(-2, -1) * self.scale
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
@@ -49,78 +53,79 @@ class Mix(nn.Module):
         return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
 
 
-class Attention(Residual):
-    """Multi-head attention: self or cross, grouped queries, any mask and position of the tree.
+@builds(layers.Attention)
+class Attention(Branch):
+    """Multi-head attention: self or cross, grouped queries, any mask and any position component.
 
-    Queries, keys and values are clipped to [-clip, clip] where it is given (OLMo; the tree does not hold it).
+    If `clip` is given, queries, keys and values are clipped to [-clip, clip] (OLMo; the tree does not hold it).
     """
 
     clip: float | None = None
+    settings: ClassVar = {"qkv_clip": "clip"}
 
     def __init__(self, layer: layers.Attention) -> None:
         super().__init__()
         self.layer = layer
         self.query, self.key, self.value = module(layer.query), module(layer.key), module(layer.value)
-        self.query_norm, self.key_norm = _optional(layer.query_norm), _optional(layer.key_norm)
-        self.position = _optional(layer.position)
-        scale = layer.head_dim**-0.5 if layer.scale is None else layer.scale
-        if isinstance(self.position, ALiBi) and isinstance(layer.position, layers.ALiBi) and layer.position.scaled:
-            self.position.scale = scale
-        self.mix = Mix(scale, layer.softcap, layer.dropout)
+        self.query_norm, self.key_norm = optional(layer.query_norm), optional(layer.key_norm)
+        self.position = optional(layer.position)
+        self.mix = Mix(layer.head_dim**-0.5 if layer.scale is None else layer.scale, layer.softcap, layer.dropout)
         self.out = module(layer.out)
+        # A norm without weights undoes a factor of its input.
+        self.query.deferred = layer.query_norm is not None and not layer.query_norm.parameters
 
     def branch(self, x: Tensor, run: Pass) -> Tensor:
-        """Features (batch, length, width) to the same."""
+        """Features (batch, length, width) to features of the same shape."""
         layer, source = self.layer, x
         if layer.cross:
             if run.memory is None:
-                raise InputError("cross-attention has no encoder's output to attend to")
+                raise InputError("cross-attention has no encoder output to attend to")
             source = run.memory
         q, k, v = self.query(x), self.key(source), self.value(source)
         if self.clip is not None:
             q, k, v = (part.clamp(-self.clip, self.clip) for part in (q, k, v))
-        q = self._heads(q, layer.heads, layer.head_dim, self.query_norm)
-        k = self._heads(k, layer.kv_heads, layer.head_dim, self.key_norm)
-        v = self._heads(v, layer.kv_heads, layer.value_dim, None)
-        if isinstance(self.position, Rotary):
-            make = functools.partial(self.position.angles, x.shape[1], layer.head_dim, x.device)
-            cos, sin = run.table(("rotary", self.position.name, layer.position, layer.head_dim), make)
-            q, k = self.position.rotate(q, cos, sin), self.position.rotate(k, cos, sin)
+        q = _split(q, layer.heads, layer.head_dim, self.query_norm, layer.query_norm)
+        k = _split(k, layer.kv_heads, layer.head_dim, self.key_norm, layer.key_norm)
+        v = _split(v, layer.kv_heads, layer.value_dim)
+        if self.query.deferred:
+            q = scaled(q, self.query.multiplier)
+        if self.position is not None:
+            q, k = self.position.encode(q, k, run)
         mask, causal = (None, False) if layer.cross else self._mask(x.shape[1], q, run)
         y = self.mix(q, k, v, mask, causal)
         return self.out(y.transpose(1, 2).flatten(2))
 
-    @staticmethod
-    def _heads(x: Tensor, heads: int, dim: int, norm: nn.Module | None) -> Tensor:
-        """Features (batch, length, heads * dim) as (batch, heads, length, dim); a norm over all heads comes before."""
-        whole = norm is not None and norm.width != dim
-        x = norm(x) if whole and norm is not None else x
-        x = x.unflatten(-1, (heads, dim))
-        return (norm(x) if norm is not None and not whole else x).transpose(1, 2)
-
     def _mask(self, length: int, q: Tensor, run: Pass) -> tuple[Tensor | None, bool]:
-        """What :class:`Mix` takes as mask and whether the plain causal one does."""
+        """The mask for :class:`Mix`, and whether the plain causal mask is enough."""
         layer = self.layer
         near = layer.causal and layer.window is not None and layer.window < length
-        biased = run.bias is not None or isinstance(self.position, ALiBi)
+        biased = run.bias is not None or (self.position is not None and self.position.biased)
         if not (near or biased):
             return None, layer.causal
-        key = ("mask", layer.causal, layer.window if near else None, layer.heads, layer.position)
+        # Equal positions without weights share one mask.
+        position = layer.position if layer.position is None or not layer.position.parameters else id(self)
+        key = ("mask", layer.causal, layer.window if near else None, layer.heads, position)
         return run.table(key, functools.partial(self._masked, length, near, q, run)), False
 
     def _masked(self, length: int, near: bool, q: Tensor, run: Pass) -> Tensor:
-        place = torch.arange(length, device=q.device)
-        distance = place[:, None] - place
+        position = torch.arange(length, device=q.device)
+        distance = position[:, None] - position
         seen = distance >= 0 if self.layer.causal else torch.ones_like(distance, dtype=torch.bool)
         if near and self.layer.window is not None:
             seen = seen & (distance < self.layer.window)
         bias = run.bias
-        if isinstance(self.position, ALiBi):
-            penalty = self.position.bias(self.layer.heads, length, q.device)
-            bias = penalty if bias is None else bias + penalty
+        if self.position is not None and self.position.biased:
+            own = self.position.bias(self.layer.heads, length, self.mix.scale, q.device)
+            bias = own if bias is None else bias + own
         if bias is None:
             return seen
         return bias.masked_fill(~seen, -torch.inf).to(q.dtype)
 
 
-module.register(layers.Attention, Attention)
+def _split(x: Tensor, heads: int, dim: int, norm: nn.Module | None = None, layer: layers.Norm | None = None) -> Tensor:
+    """Features (batch, length, heads * dim) as (batch, heads, length, dim), normalised over all heads or over each."""
+    whole = layer is not None and layer.width != dim
+    if norm is not None and whole:
+        x = norm(x)
+    x = x.unflatten(-1, (heads, dim))
+    return (x if norm is None or whole else norm(x)).transpose(1, 2)

@@ -1,12 +1,28 @@
 # mypy: disable-error-code="misc, no-any-return"
-"""What the modules of all components share: how the module of a component is found, and small steps of a forward pass."""
+"""The registry of torch modules, their base classes, and small steps that several of them share.
+
+A component of your own needs a module of its own, registered with :func:`builds`:
+
+>>> from depthwidth.layers.base import component
+>>> @component
+... class Doubling(layers.Layer):
+...     '''Twice its input.'''
+>>> @builds(Doubling)
+... class DoublingModule(nn.Module):
+...     def __init__(self, layer: Doubling) -> None:
+...         super().__init__()
+...
+...     def forward(self, x: Tensor) -> Tensor:
+...         return 2 * x
+>>> module(Doubling())
+DoublingModule()
+"""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -14,63 +30,118 @@ from torch.nn import functional as F  # noqa: N812
 from depthwidth import layers
 from depthwidth.errors import InputError
 
+Maker = Callable[[Any], nn.Module]
+M = TypeVar("M", bound=Maker)
 
-@functools.singledispatch
+_MAKERS: dict[type[layers.Layer], Maker] = {}
+
+
+def builds(*components: type[layers.Layer]) -> Callable[[M], M]:
+    """Decorate the class or function that makes the torch module of a component; it is called with the component.
+
+    The module of a component also serves the component's subclasses that have none of their own. A later registration
+    replaces an earlier one.
+    """
+
+    def register(maker: M) -> M:
+        _MAKERS.update(dict.fromkeys(components, maker))
+        return maker
+
+    return register
+
+
 def module(layer: layers.Layer) -> nn.Module:
-    """The module of one component. Register a new component with ``module.register(Component, Module)``.
+    """The torch module of a component, on the current device, its weights not yet drawn.
 
     Raises
     ------
     InputError
-        if no module is registered for the component.
+        if no module is registered for the component or a class it inherits from.
     """
-    raise InputError(f"{type(layer).__name__} has no torch module: register one with verify.models.model.module")
+    for kind in type(layer).__mro__:
+        if kind in _MAKERS:
+            return _MAKERS[kind](layer)
+    name = type(layer).__name__
+    raise InputError(f"{name} has no torch module: decorate one with @verify.models.base.builds({name})")
 
 
-def _optional(layer: layers.Layer | None) -> nn.Module | None:
+def optional(layer: layers.Layer | None) -> nn.Module | None:
+    """The module of a component that may be absent."""
     return None if layer is None else module(layer)
 
 
-def _scaled(x: Tensor, factor: float) -> Tensor:
+def scaled(x: Tensor, factor: float) -> Tensor:
+    """``factor * x``; `x` itself if the factor is 1."""
     return x if factor == 1.0 else factor * x
 
 
-def _dropped(x: Tensor, rate: float, training: bool) -> Tensor:
+def dropped(x: Tensor, rate: float, training: bool) -> Tensor:
+    """`x` after dropout; `x` itself outside of training."""
     return F.dropout(x, rate) if rate and training else x
 
 
-class _Unset:
-    """For torch's modules that draw weights when they are made: a recipe sets ours."""
+def set_multiplier(owner: nn.Module, tensor: str, factor: float) -> None:
+    """Let `owner` multiply the output of one of its tensors by the factor that a recipe gives it.
+
+    A module keeps the factor of its ``weight`` as ``multiplier`` and that of a tensor with another name in the dictionary
+    ``multipliers``. A bias has the factor of the weight beside it.
+
+    Raises
+    ------
+    InputError
+        if the module has no place for the factor, unless the factor is 1.
+    """
+    if tensor in getattr(owner, "multipliers", {}):
+        owner.multipliers[tensor] = factor
+    elif tensor == "weight" and hasattr(owner, "multiplier"):
+        owner.multiplier = factor
+    elif factor != 1.0 and not tensor.endswith("bias"):
+        place = f"{type(owner).__name__}.multipliers[{tensor!r}]"
+        raise InputError(f"the recipe multiplies the output of {tensor} by {factor:.6g}, and there is no {place} for it")
+
+
+class Undrawn:
+    """For torch's modules that draw their weights on creation: ours get theirs from a recipe."""
 
     def reset_parameters(self) -> None:
-        """Nothing."""
+        """Do nothing."""
+
+
+class Table(Undrawn, nn.Embedding):
+    """A vector of `width` features for each of `rows` tokens, positions or segments."""
+
+    multiplier = 1.0
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002, torch's name
+        """Whole numbers (...) to vectors (..., width)."""
+        return scaled(super().forward(input), self.multiplier)
 
 
 @dataclass
 class Pass:
-    """What the blocks of a stack share in one pass: another stack's output, a score bias, tables made once."""
+    """Data that the blocks of a stack share in one forward pass: another stack's output, a score bias, tables made once."""
 
     memory: Tensor | None = None
     bias: Tensor | None = None
     tables: dict[Hashable, Any] = field(default_factory=dict)
 
     def table(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The table of this key, made when it is first asked for."""
+        """The table of this key, made on first use."""
         if key not in self.tables:
             self.tables[key] = make()
         return self.tables[key]
 
 
-class Residual(nn.Module):
-    """``norm_stream(skip x + scale dropout(norm_out(branch(norm_in(x)))))``: what every branch is.
+class Branch(nn.Module):
+    """A residual branch: ``norm_stream(skip x + scale dropout(norm_out(branch(norm_in(x)))))``.
 
-    A subclass says what `branch` does. `skip` and `scale` are a recipe's; a trainable `alpha` stands in place of `scale`
-    where the recipe is ReZero's or SkipInit's.
+    A subclass computes `branch`; the norms and the dropout rate come from the :class:`~depthwidth.layers.Residual` around it.
+    `skip` and `scale` are a recipe's; a trainable `alpha` replaces `scale` under ReZero and SkipInit.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_module("norm_in", None)  # first, as a signal meets it
+        self.register_module("norm_in", None)  # first in the order of a forward pass
         self.norm_out: nn.Module | None = None
         self.norm_stream: nn.Module | None = None
         self.rate = 0.0
@@ -78,16 +149,16 @@ class Residual(nn.Module):
         self.register_parameter("alpha", None)
 
     def branch(self, x: Tensor, run: Pass) -> Tensor:
-        """Features (batch, length, width) to what is added to the stream."""
+        """The branch itself: features (batch, length, width) to features of the same shape."""
         raise NotImplementedError
 
     def added(self, x: Tensor, run: Pass) -> Tensor:
-        """What is added to the stream: the branch with its norms, dropout and scale."""
+        """The summand of the stream: the branch with its norms, dropout and scale."""
         y = self.branch(x if self.norm_in is None else self.norm_in(x), run)
-        y = _dropped(y if self.norm_out is None else self.norm_out(y), self.rate, self.training)
-        return _scaled(y, self.scale) if self.alpha is None else self.alpha * y
+        y = dropped(y if self.norm_out is None else self.norm_out(y), self.rate, self.training)
+        return scaled(y, self.scale) if self.alpha is None else self.alpha * y
 
     def forward(self, x: Tensor, run: Pass) -> Tensor:
-        """The stream (batch, length, width) behind this branch."""
-        y = _scaled(x, self.skip) + self.added(x, run)
+        """The stream (batch, length, width) after this branch."""
+        y = scaled(x, self.skip) + self.added(x, run)
         return y if self.norm_stream is None else self.norm_stream(y)

@@ -8,54 +8,59 @@ from torch import Tensor, nn
 from depthwidth import layers
 from depthwidth.errors import InputError
 
-from .base import Pass, Residual, _optional, _scaled, module
+from .base import Branch, Pass, builds, module, optional, scaled
 
 
-def _residual(layer: layers.Residual) -> Residual:
+@builds(layers.Residual)
+def residual(layer: layers.Residual) -> Branch:
+    """The module of the branch, with the norms and the dropout rate of the residual around it.
+
+    Raises
+    ------
+    InputError
+        if the branch's module is not a :class:`~verify.models.base.Branch`.
+    """
     made = module(layer.branch)
-    if not isinstance(made, Residual):
-        raise InputError(f"the module of {type(layer.branch).__name__} is not a Residual, so it cannot be a branch")
-    made.norm_in, made.norm_out = _optional(layer.norm_in), _optional(layer.norm_out)
-    made.norm_stream = _optional(layer.norm_stream)
+    if not isinstance(made, Branch):
+        name = type(layer.branch).__name__
+        raise InputError(f"{name} cannot be a branch: its module {type(made).__name__} is no verify.models.base.Branch")
+    made.norm_in, made.norm_out = optional(layer.norm_in), optional(layer.norm_out)
+    made.norm_stream = optional(layer.norm_stream)
     made.rate = layer.dropout
     return made
 
 
+@builds(layers.Block)
 class Block(nn.Module):
-    """Attention, cross-attention where there is one, feed-forward; one after the other, or side by side.
+    """Attention, cross-attention if present, feed-forward: in sequence or in parallel.
 
-    Branches side by side are added to the stream together; where they have norms for the stream, the sum goes through them in
-    turn.
+    Parallel branches are added to the stream together; if they have norms for the stream, the sum passes through them in turn.
     """
 
     def __init__(self, layer: layers.Block) -> None:
         super().__init__()
         self.parallel = layer.parallel
-        self.norm = _optional(layer.norm)
+        self.norm = optional(layer.norm)
         self.attention = module(layer.attention)
-        self.cross_attention = _optional(layer.cross_attention)
+        self.cross_attention = optional(layer.cross_attention)
         self.feed_forward = module(layer.feed_forward)
 
-    def branches(self) -> list[Residual]:
-        """In the order a signal meets them."""
+    def branches(self) -> list[Branch]:
+        """The branches, in the order of a forward pass."""
         present = (self.attention, self.cross_attention, self.feed_forward)
-        return [branch for branch in present if isinstance(branch, Residual)]
+        return [branch for branch in present if branch is not None]
 
     def forward(self, x: Tensor, run: Pass) -> Tensor:
-        """The stream (batch, length, width) behind this block."""
+        """The stream (batch, length, width) after this block."""
         branches = self.branches()
         if not self.parallel:
             for branch in branches:
                 x = branch(x, run)
             return x
         y = x if self.norm is None else self.norm(x)
-        x = _scaled(x, branches[0].skip)  # they state one skip
+        x = scaled(x, branches[0].skip)  # parallel branches state one skip scale
         for branch in branches:
             x = x + branch.added(y, run)
         for branch in branches:
             x = x if branch.norm_stream is None else branch.norm_stream(x)
         return x
-
-
-module.register(layers.Residual, _residual)
-module.register(layers.Block, Block)

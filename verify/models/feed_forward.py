@@ -10,28 +10,29 @@ from torch.nn import functional as F  # noqa: N812
 from depthwidth import layers
 
 from .activations import Activation
-from .base import Pass, Residual, _dropped, _optional, _scaled, module
+from .base import Branch, Pass, builds, dropped, module, optional, scaled
 
 
-class FeedForward(Residual):
-    """Two maps with an activation between, or three with a gate."""
+@builds(layers.FeedForward)
+class FeedForward(Branch):
+    """Two linear maps with an activation between, or three with a gate."""
 
     def __init__(self, layer: layers.FeedForward) -> None:
         super().__init__()
-        self.gate = _optional(layer.gate)
+        self.gate = optional(layer.gate)
         self.up = module(layer.up)
         self.activation = Activation(layer.activation)
         self.hidden_rate = layer.dropout
         self.down = module(layer.down)
 
     def branch(self, x: Tensor, run: Pass | None = None) -> Tensor:
-        """Features (..., width) to the same."""
+        """Features (..., width) to features of the same shape."""
         hidden = self.activation(self.up(x), None if self.gate is None else self.gate(x))
-        return self.down(_dropped(hidden, self.hidden_rate, self.training))
+        return self.down(dropped(hidden, self.hidden_rate, self.training))
 
 
 class StackedLinear(nn.Module):
-    """The same linear map for each expert, their weights stacked: (experts, outputs, inputs)."""
+    """A linear map for each expert, their weights stacked: (experts, outputs, inputs)."""
 
     multiplier = 1.0
 
@@ -41,13 +42,13 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(experts, layer.outputs)) if layer.bias else None
 
     def forward(self, x: Tensor, expert: int) -> Tensor:
-        """Features (tokens, inputs) of the tokens of one expert to (tokens, outputs)."""
+        """Features (tokens, inputs) of one expert's tokens to features (tokens, outputs)."""
         y = F.linear(x, self.weight[expert], None if self.bias is None else self.bias[expert])
-        return _scaled(y, self.multiplier)
+        return scaled(y, self.multiplier)
 
 
 class Experts(nn.Module):
-    """Equal feed-forward parts, their weights stacked."""
+    """Feed-forward parts of one shape, their weights stacked."""
 
     def __init__(self, layer: layers.FeedForward, experts: int) -> None:
         super().__init__()
@@ -58,16 +59,17 @@ class Experts(nn.Module):
         self.down = StackedLinear(layer.down, experts)
 
     def forward(self, x: Tensor, expert: int) -> Tensor:
-        """Features (tokens, width) of the tokens of one expert to the same."""
+        """Features (tokens, width) of one expert's tokens to features of the same shape."""
         hidden = self.activation(self.up(x, expert), None if self.gate is None else self.gate(x, expert))
-        return self.down(_dropped(hidden, self.rate, self.training), expert)
+        return self.down(dropped(hidden, self.rate, self.training), expert)
 
 
-class MixtureOfExperts(Residual):
-    """Each token through the `top_k` experts its router scores highest, and through a shared part where there is one.
+@builds(layers.MixtureOfExperts)
+class MixtureOfExperts(Branch):
+    """Each token through the `top_k` experts of highest router score, and through a shared part if there is one.
 
-    The router's probabilities are divided by their sum over the chosen experts where the tree says `renormalized`. Which tokens
-    go where is data, so that ``torch.compile`` breaks its graph here.
+    If `renormalized`, the router's probabilities are divided by their sum over the chosen experts. The routing depends on the
+    data, so ``torch.compile`` breaks its graph here.
     """
 
     def __init__(self, layer: layers.MixtureOfExperts) -> None:
@@ -76,10 +78,10 @@ class MixtureOfExperts(Residual):
         self.router = module(layer.router)
         self.expert = Experts(layer.expert, layer.experts)
         self.shared_gate = module(layers.Linear(layer.expert.width, 1, bias=False)) if layer.shared_gate else None
-        self.shared = FeedForward(layer.shared) if layer.shared is not None else None
+        self.shared = optional(layer.shared)
 
     def branch(self, x: Tensor, run: Pass | None = None) -> Tensor:
-        """Features (..., width) to the same."""
+        """Features (..., width) to features of the same shape."""
         flat = x.flatten(0, -2)
         probabilities = F.softmax(self.router(flat), dim=-1, dtype=torch.float32)
         weights, chosen = probabilities.topk(self.top_k, dim=-1)
@@ -94,7 +96,3 @@ class MixtureOfExperts(Residual):
             common = self.shared.branch(flat)
             y = y + (common if self.shared_gate is None else torch.sigmoid(self.shared_gate(flat)) * common)
         return y.view_as(x)
-
-
-module.register(layers.FeedForward, FeedForward)
-module.register(layers.MixtureOfExperts, MixtureOfExperts)

@@ -1,7 +1,12 @@
 # mypy: disable-error-code="misc, no-any-return"
-"""What reads the stream: logits, classes, a pooled vector."""
+"""Heads: the features after the last norm to logits of tokens or classes, or to a pooled vector.
+
+A head with ``logits = True`` can be trained by cross-entropy.
+"""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +15,12 @@ from torch.nn import functional as F  # noqa: N812
 from depthwidth import layers
 
 from .activations import Activation
-from .base import _optional, _scaled, module
+from .base import builds, module, optional, scaled
 
 
+@builds(layers.Unembedding)
 class Unembedding(nn.Module):
-    """One logit for each token; a tied one has no matrix of its own and is given the embedding's."""
+    """One logit for each token; a tied one uses the embedding's matrix instead of its own."""
 
     multiplier = 1.0
 
@@ -25,23 +31,26 @@ class Unembedding(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Features (..., width) to logits (..., vocab)."""
-        return _scaled(F.linear(x, embedding if self.weight is None else self.weight, self.bias), self.multiplier)
+        return scaled(F.linear(x, embedding if self.weight is None else self.weight, self.bias), self.multiplier)
 
 
+@builds(layers.LanguageHead)
 class LanguageHead(nn.Module):
-    """Logits over the vocabulary, behind a transform where there is one.
+    """Logits over the vocabulary, after a transform if there is one.
 
     A transform with a norm is BERT's, with an activation between. A transform alone is a projection. `scale` multiplies the
     features (T5's tied head; the tree does not hold it).
     """
 
+    logits = True
     scale = 1.0
+    settings: ClassVar = {"head_scale": "scale"}
 
     def __init__(self, layer: layers.LanguageHead) -> None:
         super().__init__()
-        self.transform = _optional(layer.transform)
+        self.transform = optional(layer.transform)
         self.activation = Activation(layer.activation) if layer.norm is not None and layer.transform is not None else None
-        self.norm = _optional(layer.norm)
+        self.norm = optional(layer.norm)
         self.unembedding = module(layer.unembedding)
         self.softcap = layer.softcap
 
@@ -53,37 +62,46 @@ class LanguageHead(nn.Module):
             x = self.activation(x)
         if self.norm is not None:
             x = self.norm(x)
-        logits = self.unembedding(_scaled(x, self.scale), embedding)
+        logits = self.unembedding(scaled(x, self.scale), embedding)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
+@builds(layers.Pooler)
 class Pooler(nn.Module):
     """A linear map and a tanh of the first token's features."""
+
+    settings: ClassVar = {"pooler_activation": "function"}
 
     def __init__(self, layer: layers.Pooler) -> None:
         super().__init__()
         self.linear = module(layers.Linear(layer.width, layer.outputs))
         self.activation = Activation("tanh")
 
+    @property
+    def function(self) -> str:
+        """The name of the activation."""
+        return self.activation.name
+
+    @function.setter
+    def function(self, name: str) -> None:
+        self.activation = Activation(name)
+
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Features (batch, length, width) to (batch, outputs)."""
         return self.activation(self.linear(x[:, 0]))
 
 
+@builds(layers.ClassifierHead)
 class ClassifierHead(nn.Module):
-    """One logit for each class, read from the first token."""
+    """One logit for each class, from the first token's features."""
+
+    logits = True
 
     def __init__(self, layer: layers.ClassifierHead) -> None:
         super().__init__()
-        self.pooler = _optional(layer.pooler)
+        self.pooler = optional(layer.pooler)
         self.linear = module(layers.Linear(layer.width, layer.classes, layer.bias))
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Features (batch, length, width) to logits (batch, classes)."""
         return self.linear(x[:, 0] if self.pooler is None else self.pooler(x))
-
-
-module.register(layers.Unembedding, Unembedding)
-module.register(layers.LanguageHead, LanguageHead)
-module.register(layers.Pooler, Pooler)
-module.register(layers.ClassifierHead, ClassifierHead)

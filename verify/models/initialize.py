@@ -269,7 +269,7 @@ def locate(
         plain = _WRAPPERS.sub("", name)
         if plain in unused:
             continue
-        if plain.endswith(".alpha") and hasattr(inner, "express"):
+        if plain.endswith(".alpha") and hasattr(inner, "apply_multipliers"):
             found[name] = []  # a trainable residual scale of ReZero's, which the tree does not have
             continue
         if plain in own:
@@ -499,8 +499,8 @@ def apply_init(
     tree = _matched(model, recipe, tree)
     found = locate(model, tree, rules)
     folds = _Folds(tree, recipe)
-    express = getattr(_unwrapped(model), "express", None)
-    fold = express is None if fold is None else fold
+    apply_multipliers = getattr(_unwrapped(model), "apply_multipliers", None)
+    fold = apply_multipliers is None if fold is None else fold
     carried, reasons = (folds.factors, folds.reasons) if fold else ({}, {})
     generators: dict[torch.device, torch.Generator] = {}
     done = []
@@ -527,9 +527,9 @@ def apply_init(
         for key, factor in carried.items()
     ]
     needs = list(folds.needs_code)
-    if express is not None:
-        express(None if fold else recipe)
-    if express is not None and not fold:
+    if apply_multipliers is not None:
+        apply_multipliers(None if fold else recipe)
+    if apply_multipliers is not None and not fold:
         needs = list(recipe.notes)
     elif not fold:
         needs += [f"{_named(*key)}: multiply its output by {factor:.6g}" for key, factor in folds.factors.items()]
@@ -564,7 +564,7 @@ def parameter_groups(
             raise InputError(f"parameter_groups: {name}={shown(value)} is not a number from 0")
     tree = _matched(model, recipe, tree)
     found = locate(model, tree, rules)
-    fold = not hasattr(_unwrapped(model), "express") if fold is None else fold
+    fold = not hasattr(_unwrapped(model), "apply_multipliers") if fold is None else fold
     folds = _Folds(tree, recipe) if fold else None
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():

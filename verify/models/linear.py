@@ -7,20 +7,21 @@ from torch import Tensor, nn
 
 from depthwidth import layers
 
-from .base import _scaled, _Unset, module
+from .base import Undrawn, builds, scaled
 
 
-class Linear(_Unset, nn.Linear):
+@builds(layers.Linear)
+class Linear(Undrawn, nn.Linear):
     """``multiplier * (W x + b)``."""
 
     multiplier = 1.0
+    deferred = False
+    """Whether the caller applies the multiplier, after a norm that would undo it here."""
 
     def __init__(self, layer: layers.Linear) -> None:
         super().__init__(layer.inputs, layer.outputs, layer.bias)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, torch's name
-        """Features (..., inputs) to (..., outputs)."""
-        return _scaled(super().forward(input), self.multiplier)
-
-
-module.register(layers.Linear, Linear)
+        """Features (..., inputs) to features (..., outputs)."""
+        y = super().forward(input)
+        return y if self.deferred else scaled(y, self.multiplier)

@@ -1,8 +1,9 @@
 # mypy: disable-error-code="misc, no-any-return"
-"""A tree as a torch module: the same components, trained.
+"""A whole model: a tree as a torch module.
 
-Each component of :mod:`depthwidth.layers` has one module here, registered with :func:`module`. Parameters are called by their
-place in the tree, ``decoder.block.17.attention.query.weight``, so that recipes, probes and copied weights find them by name.
+Each component of :mod:`depthwidth.layers` has its module in the file of the same name here, registered with
+:func:`~verify.models.base.builds`. A parameter's name is its place in the tree, ``decoder.block.17.attention.query.weight``:
+recipes, probes and copied weights find it by name.
 
 >>> from depthwidth import Transformer
 >>> tree = Transformer(depth=2, width=32, heads=4, vocab=50, context=16)
@@ -34,12 +35,12 @@ from .activations import Activation as Activation
 from .attention import Attention as Attention
 from .attention import Mix as Mix
 from .base import Pass as Pass
-from .base import Residual as Residual
-from .base import _optional, module
+from .base import module, optional, set_multiplier
 from .block import Block as Block
 from .feed_forward import FeedForward as FeedForward
 from .feed_forward import MixtureOfExperts as MixtureOfExperts
-from .head import ClassifierHead, LanguageHead
+from .head import ClassifierHead as ClassifierHead
+from .head import LanguageHead as LanguageHead
 from .head import Pooler as Pooler
 from .linear import Linear as Linear
 from .norms import LayerNorm as LayerNorm
@@ -48,29 +49,30 @@ from .positions import ALiBi as ALiBi
 from .positions import RelativeBias as RelativeBias
 from .positions import Rotary as Rotary
 from .stack import Stack as Stack
-from .stem import PatchStem
+from .stem import PatchStem as PatchStem
+from .stem import TokenStem as TokenStem
 
 IGNORED = -100
-"""Target of positions that count for no loss."""
+"""Target of positions that are left out of the loss."""
 
 
 TRAINED_SCALES = ("rezero", "skipinit")
-"""Schemes whose branch scale is where a trainable scalar starts."""
+"""Schemes whose branch scale is the initial value of a trainable scalar."""
 
 
 class Model(nn.Module):
-    """A transformer. Its ``tree`` says what it is; :func:`build` makes it."""
+    """A transformer, described by its ``tree``; :func:`build` makes it."""
 
     def __init__(self, tree: Transformer) -> None:
         super().__init__()
         self.tree = tree
         self.stem = module(tree.stem)
-        self.encoder = _optional(tree.encoder)
-        self.decoder = _optional(tree.decoder)
-        self.head = _optional(tree.head)
+        self.encoder = optional(tree.encoder)
+        self.decoder = optional(tree.decoder)
+        self.head = optional(tree.head)
 
     def features(self, tokens: Tensor, source: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
-        """The stream behind the last norm: (batch, length, width)."""
+        """The stream after the last norm: (batch, length, width)."""
         if self.encoder is None or self.decoder is None:
             if source is not None:
                 raise InputError("source has no meaning for a model of one stack")
@@ -88,52 +90,46 @@ class Model(nn.Module):
         source: Tensor | None = None,
         segments: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits, and the loss where targets are given.
+        """Logits, and the loss if targets are given.
 
         Parameters
         ----------
         tokens : (batch, length) whole numbers; images (batch, channels, height, width) for a model of images.
-        targets : of each position (batch, length), not shifted; -100 counts for nothing. A classifier's are (batch,).
-        source : (batch, source length), what the encoder of an encoder-decoder model reads.
-        segments : of `tokens` (of `source` where there is one), for a model that has them; all 0 by default.
+        targets : (batch, length), not shifted; positions with -100 are left out. A classifier's are (batch,).
+        source : (batch, source length), the encoder's input in an encoder-decoder model.
+        segments : of `tokens`, or of `source` if given, for a model that has them; all 0 by default.
 
         Returns
         -------
         Logits (batch, length, vocab) or (batch, classes); a model without a head gives its features. With `targets` also the
-        cross-entropy in nats, averaged over the positions that count.
+        cross-entropy in nats, averaged over the positions that are not left out.
         """
         x = self.features(tokens, source, segments)
-        logits = x if self.head is None else self.head(x, getattr(getattr(self.stem, "tokens", None), "weight", None))
+        logits = x if self.head is None else self.head(x, getattr(self.stem, "table", None))
         if targets is None:
             return logits
-        if not isinstance(self.head, (LanguageHead, ClassifierHead)):
+        if not getattr(self.head, "logits", False):
             raise InputError("targets need a model with a language head or a classifier")
         loss = F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORED)
         return logits, loss
 
-    def express(self, recipe: Recipe | None) -> None:
-        """Take the multipliers and residual scales of a recipe, or none; weights stay as they are.
+    def apply_multipliers(self, recipe: Recipe | None) -> None:
+        """Set the multipliers and residual scales of a recipe, or reset them to 1; the weights stay.
 
-        ReZero and SkipInit train a scalar for each branch, which is a parameter more than the tree has.
+        ReZero and SkipInit train a scalar for each branch: one parameter more than the tree has.
         """
         for name, role, block, _ in parameters(self.tree):
             multiplier = 1.0 if recipe is None else at_block(recipe.tensor(role).multiplier, block)
-            place, _, leaf = name.rpartition(".")
-            owner = self.get_submodule(place)
-            if leaf == "weight":
-                norm = getattr(self.get_submodule(place.rpartition(".")[0]), "query_norm", None)
-                if place.endswith(".query") and norm is not None and norm.weight is None:
-                    owner = norm  # a norm without weights would undo a factor in front of it
-                owner.multiplier = multiplier
-            elif isinstance(owner, PatchStem):
-                owner.multipliers[leaf] = multiplier
+            place, _, tensor = name.rpartition(".")
+            set_multiplier(self.get_submodule(place), tensor, multiplier)
         for stack, depth, branches in stacks(self.tree):
             for block in range(depth):
                 for branch in branches:
                     self._scale(f"{stack}.block.{block}.{branch}", f"{stack}.block.{branch}", block, recipe)
 
     def _scale(self, place: str, role: str, block: int, recipe: Recipe | None) -> None:
-        residual = getattr(self.get_submodule(place.rpartition(".")[0]), place.rpartition(".")[2])
+        parent, _, name = place.rpartition(".")
+        residual = getattr(self.get_submodule(parent), name)
         if residual is None:
             return
         line = None if recipe is None else recipe.residual(role)
@@ -151,14 +147,14 @@ def build(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Model:
-    """The torch module of a tree, its weights set as a recipe says.
+    """The torch module of a tree, initialised by a recipe.
 
     Parameters
     ----------
-    tree : any :class:`~depthwidth.Transformer` whose dimensions are numbers.
-    recipe : a :class:`~depthwidth.Recipe` of this tree, or the name of a scheme; ``shipped`` by default. Its multipliers and
-        residual scales stand in the modules and not in the weights.
-    seed : of the weights; drawn from torch's global generator by default, so that ``torch.manual_seed`` decides.
+    tree : a :class:`~depthwidth.Transformer` whose dimensions are numbers.
+    recipe : a :class:`~depthwidth.Recipe` of this tree, or the name of a scheme; ``shipped`` by default. The modules, not the
+        weights, carry its multipliers and residual scales.
+    seed : of the weights; by default drawn from torch's global generator, which ``torch.manual_seed`` seeds.
     dtype, device : of the weights. On the device ``meta`` the model has shapes and no weights.
 
     Raises
@@ -174,11 +170,11 @@ def build(
         raise InputError("build: a dimension of the tree is a symbol; give every dimension a number")
     with torch.device("meta"):
         model = Model(tree).to(dtype)
-    where = torch.device("cpu" if device is None else device)
-    if where.type != "meta":
+    place = torch.device("cpu" if device is None else device)
+    if place.type != "meta":
         from .initialize import apply_init
 
-        model.to_empty(device=where)
+        model.to_empty(device=place)
         if recipe is None or isinstance(recipe, str):
             recipe = find_recipe(tree, recipe or "shipped")
         apply_init(model, recipe, seed=int(torch.randint(2**31, ())) if seed is None else seed)

@@ -9,9 +9,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from depthwidth import layers
 
-from .base import _scaled, module
+from .base import builds, scaled
 
 
+@builds(layers.LayerNorm)
 class LayerNorm(nn.Module):
     """LayerNorm over the last dimension, with or without gain and bias."""
 
@@ -27,11 +28,12 @@ class LayerNorm(nn.Module):
         """Features (..., width), normalised."""
         weight = None if self.weight is None else self.weight.to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return _scaled(F.layer_norm(x, (self.width,), weight, bias, self.eps), self.multiplier)
+        return scaled(F.layer_norm(x, (self.width,), weight, bias, self.eps), self.multiplier)
 
 
+@builds(layers.RMSNorm)
 class RMSNorm(nn.Module):
-    """RMSNorm over the last dimension; with a unit offset the stored weights are the gain less one."""
+    """RMSNorm over the last dimension; with a unit offset the stored weights are the gain minus one."""
 
     multiplier = 1.0
 
@@ -45,8 +47,4 @@ class RMSNorm(nn.Module):
         weight = self.weight
         if weight is not None:
             weight = (weight + 1 if self.unit_offset else weight).to(x.dtype)
-        return _scaled(F.rms_norm(x, (self.width,), weight, self.eps), self.multiplier)
-
-
-module.register(layers.LayerNorm, LayerNorm)
-module.register(layers.RMSNorm, RMSNorm)
+        return scaled(F.rms_norm(x, (self.width,), weight, self.eps), self.multiplier)

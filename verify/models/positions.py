@@ -1,9 +1,14 @@
 # mypy: disable-error-code="misc, no-any-return"
-"""How a model knows the order of its tokens."""
+"""Positions: added to the embedding, rotated into queries and keys, or added to attention scores.
+
+A position component inside attention subclasses :class:`ScorePosition`; one that is added to the embedding has a method `at`.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +16,11 @@ from torch import Tensor, nn
 from depthwidth import layers
 from depthwidth.errors import InputError
 
-from .base import _scaled, module
-from .stem import Embedding
+from .base import Pass, Table, builds, scaled
 
 
-class LearnedPositions(Embedding):
+@builds(layers.LearnedPositions)
+class LearnedPositions(Table):
     """A vector for each position."""
 
     def __init__(self, layer: layers.LearnedPositions) -> None:
@@ -23,35 +28,52 @@ class LearnedPositions(Embedding):
         self.context, self.offset = layer.context, layer.offset
 
     def at(self, length: int, width: int, device: torch.device) -> Tensor:
-        """Vectors of the first positions: (length, width)."""
+        """Vectors of the first `length` positions: (length, width)."""
         if length > self.context:
             raise InputError(f"this model has {self.context} learned positions; a sequence of {length} is beyond them")
         return self(torch.arange(self.offset, self.offset + length, device=device))
 
 
+@builds(layers.SinusoidalPositions)
 class SinusoidalPositions(nn.Module):
-    """Sines and cosines in turn, of wavelengths from 2 pi to 10000 * 2 pi (arXiv 1706.03762, section 3.5)."""
+    """Alternating sines and cosines of wavelengths from 2 pi to 10000 * 2 pi (arXiv 1706.03762, section 3.5)."""
 
     def __init__(self, layer: layers.SinusoidalPositions) -> None:
         super().__init__()
 
     def at(self, length: int, width: int, device: torch.device) -> Tensor:
-        """Vectors of the first positions: (length, width)."""
+        """Vectors of the first `length` positions: (length, width)."""
         angles = torch.outer(torch.arange(length, device=device).float(), _frequencies(10000.0, width + width % 2, device))
         return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :width]
 
 
 def _frequencies(base: float, dims: int, device: torch.device) -> Tensor:
-    """base^(-2i / dims) for each pair i; of an odd number the last has no partner of its own."""
+    """``base^(-2i / dims)`` for each pair i; of an odd number of dimensions the last one has no partner."""
     return base ** (-torch.arange(0, dims, 2, device=device).float() / dims)
 
 
-class Rotary(nn.Module):
+class ScorePosition(nn.Module):
+    """A position component inside attention: it changes queries and keys, or adds a bias to scores, or both."""
+
+    biased = False
+    """Whether it adds a bias to scores."""
+
+    def encode(self, q: Tensor, k: Tensor, run: Pass) -> tuple[Tensor, Tensor]:
+        """Queries (batch, heads, length, dim) and keys (batch, kv_heads, length, dim) with their positions."""
+        return q, k
+
+    def bias(self, heads: int, length: int, scale: float, device: torch.device) -> Tensor:
+        """The summand of scores, for queries and keys whose product is multiplied by `scale`: (heads, length, length)."""
+        raise NotImplementedError
+
+
+@builds(layers.Rotary)
+class Rotary(ScorePosition):
     """Rotation of queries and keys by angles proportional to the position.
 
-    The other attributes are for models that stretch their positions beyond the training length: `frequencies` and `amplitude`
-    in place of the plain ones; `far_frequencies` for sequences longer than `near` (LongRoPE, arXiv 2402.13753); a base that
-    grows with the length, by `growth` beyond `near` (dynamic NTK). Layers with the same `name` share them.
+    Models that stretch their positions beyond the training length set the other attributes: `frequencies` and `amplitude`
+    replace the plain ones; `far_frequencies` serve sequences longer than `near` (LongRoPE, arXiv 2402.13753); the base grows
+    with the length, by `growth` beyond `near` (dynamic NTK). Layers with the same `name` share their angles.
     """
 
     name = ""
@@ -79,6 +101,13 @@ class Rotary(nn.Module):
             angles = torch.arange(length, device=device).float()[:, None] * frequencies.float()
         return angles.cos() * self.amplitude, angles.sin() * self.amplitude
 
+    def encode(self, q: Tensor, k: Tensor, run: Pass) -> tuple[Tensor, Tensor]:
+        """Queries and keys (batch, heads, length, dim), rotated."""
+        length, dim = q.shape[-2:]
+        make = functools.partial(self.angles, length, dim, q.device)
+        cos, sin = run.table(("rotary", self.name, self.layer, dim), make)
+        return self.rotate(q, cos, sin), self.rotate(k, cos, sin)
+
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Queries or keys (..., length, dim), rotated."""
         turned = 2 * cos.shape[-1]
@@ -92,37 +121,43 @@ class Rotary(nn.Module):
         return pairs if turned == x.shape[-1] else torch.cat((pairs, x[..., turned:]), dim=-1)
 
 
-class ALiBi(nn.Module):
-    """A penalty on scores of ``slope * distance``, the slopes a geometric series over the heads (arXiv 2108.12409).
+@builds(layers.ALiBi)
+class ALiBi(ScorePosition):
+    """A penalty on scores of ``slope * distance``; the slopes of the heads are a geometric series (arXiv 2108.12409).
 
-    Falcon scales the penalty like the scores, and computes it in bf16: `scale` and `coarse`.
+    With `coarse` the penalty is computed in bf16 (Falcon).
     """
 
-    scale = 1.0
+    biased = True
     coarse = False
+    settings: ClassVar = {"coarse_penalty": "coarse"}
 
     def __init__(self, layer: layers.ALiBi) -> None:
         super().__init__()
+        self.scaled = layer.scaled
 
     def slopes(self, heads: int, device: torch.device) -> Tensor:
-        """One for each head."""
+        """The slope of each head."""
         return torch.tensor(layers.ALiBi().slopes(heads), device=device)
 
-    def bias(self, heads: int, length: int, device: torch.device) -> Tensor:
-        """What is added to scores: (heads, length, length)."""
-        place = torch.arange(length, device=device)
-        if self.coarse:  # of the key's place alone, from which causal softmax differs by a constant, but for the rounding
-            penalty = self.slopes(heads, device).bfloat16()[:, None] * place
-            return self.scale * penalty.float()[:, None].expand(-1, length, -1)
-        distance = (place[:, None] - place).abs()
-        return -self.scale * self.slopes(heads, device)[:, None, None] * distance
+    def bias(self, heads: int, length: int, scale: float, device: torch.device) -> Tensor:
+        """The penalty: (heads, length, length)."""
+        scale = scale if self.scaled else 1.0
+        position = torch.arange(length, device=device)
+        if self.coarse:  # a function of the key's position alone: in causal softmax a constant apart, except for the rounding
+            penalty = self.slopes(heads, device).bfloat16()[:, None] * position
+            return scale * penalty.float()[:, None].expand(-1, length, -1)
+        distance = (position[:, None] - position).abs()
+        return -scale * self.slopes(heads, device)[:, None, None] * distance
 
 
+@builds(layers.RelativeBias)
 class RelativeBias(nn.Module):
-    """A trainable score bias for each head and bucket of distances (T5)."""
+    """A trainable score bias for each head and bucket of distances, shared by the blocks of a stack (T5)."""
 
     multiplier = 1.0
     causal = True
+    """Whether queries see earlier keys only; the stack sets it."""
 
     def __init__(self, layer: layers.RelativeBias) -> None:
         super().__init__()
@@ -130,15 +165,15 @@ class RelativeBias(nn.Module):
         self.weight = nn.Parameter(torch.empty(layer.buckets, layer.heads))
 
     def forward(self, length: int) -> Tensor:
-        """What is added to scores: (heads, length, length)."""
-        place = torch.arange(length, device=self.weight.device)
-        table = self.weight[self.bucket(place - place[:, None])]
-        return _scaled(table.permute(2, 0, 1), self.multiplier)
+        """The summand of scores: (heads, length, length)."""
+        position = torch.arange(length, device=self.weight.device)
+        table = self.weight[self.bucket(position - position[:, None])]
+        return scaled(table.permute(2, 0, 1), self.multiplier)
 
     def bucket(self, relative: Tensor) -> Tensor:
-        """The bucket of a key's position less its query's: exact when near, logarithmic up to `max_distance`.
+        """The bucket of the difference of a key's and its query's position: exact if near, logarithmic up to `max_distance`.
 
-        Half of the buckets are for each direction where both are seen.
+        Without a causal mask each direction has half of the buckets.
         """
         buckets = self.weight.shape[0]
         start = torch.zeros_like(relative)
@@ -152,10 +187,3 @@ class RelativeBias(nn.Module):
         ratio = max(self.max_distance, exact + 1) / exact
         far = torch.log(distance.clamp(min=1).float() / exact) / math.log(ratio) * (buckets - exact)
         return start + torch.where(distance < exact, distance, (exact + far.long()).clamp(max=buckets - 1))
-
-
-module.register(layers.LearnedPositions, LearnedPositions)
-module.register(layers.SinusoidalPositions, SinusoidalPositions)
-module.register(layers.Rotary, Rotary)
-module.register(layers.ALiBi, ALiBi)
-module.register(layers.RelativeBias, RelativeBias)

@@ -7,28 +7,27 @@ from torch import Tensor, nn
 
 from depthwidth import layers
 
-from .base import Pass, _optional, module
-from .positions import RelativeBias
+from .base import Pass, builds, module, optional
 
 
+@builds(layers.Stack)
 class Stack(nn.Module):
-    """The blocks of an encoder or a decoder and the norm behind them."""
+    """The blocks of an encoder or a decoder, and the norm after the last one.
+
+    The module of a block maps the stream and the pass's shared data to the stream: ``block(x, run)``.
+    """
 
     def __init__(self, layer: layers.Stack) -> None:
         super().__init__()
-        self.position = _optional(layer.position)
-        if isinstance(self.position, RelativeBias):
-            first = layer.repeats[0].block.attention.branch
-            self.position.causal = isinstance(first, layers.Attention) and first.causal
+        self.position = optional(layer.position)
+        if self.position is not None:
+            self.position.causal = layer.causal
         self.block = nn.ModuleList(module(block) for block in layer.blocks())
-        self.norm = _optional(layer.norm)
+        self.norm = optional(layer.norm)
 
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
-        """The stream (batch, length, width), and that of another stack to attend to, to the last block's, normed."""
+        """The stream (batch, length, width) after the last block and norm; `memory` is another stack's output to attend to."""
         run = Pass(memory, None if self.position is None else self.position(x.shape[1]))
         for block in self.block:
             x = block(x, run)
         return x if self.norm is None else self.norm(x)
-
-
-module.register(layers.Stack, Stack)

@@ -18,7 +18,9 @@ from torch.nn import functional as F  # noqa: E402, N812
 
 import verify  # noqa: E402
 from verify import apply_init, build, parameter_groups  # noqa: E402
-from verify.models.model import ACTIVATIONS, RelativeBias, module  # noqa: E402
+from verify.models.activations import ACTIVATIONS  # noqa: E402
+from verify.models.base import builds, module  # noqa: E402
+from verify.models.positions import RelativeBias  # noqa: E402
 
 SOME = settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 SMALL = {"depth": 2, "width": 24, "heads": 4, "vocab": 31, "context": 12}
@@ -339,7 +341,7 @@ def test_expressed_scales_are_the_folded_ones(scheme, placement):
             parameter.copy_(ours.get_parameter(name) * factors.get(name, 1.0))
     torch.testing.assert_close(folded(tokens), ours(tokens), rtol=1e-7, atol=1e-9)
     if factors:
-        ours.express(None)
+        ours.apply_multipliers(None)
         assert not torch.allclose(folded(tokens), ours(tokens), rtol=1e-3)
 
 
@@ -390,7 +392,7 @@ def test_a_new_component_is_one_registration():
 
     with pytest.raises(InputError, match="Nothing has no torch module"):
         module(Nothing())
-    module.register(Nothing, lambda layer: torch.nn.Identity())
+    builds(Nothing)(lambda layer: torch.nn.Identity())
     assert isinstance(module(Nothing()), torch.nn.Identity)
 
 
@@ -420,7 +422,7 @@ def test_bad_input_gets_one_sentence():
     with pytest.raises(InputError, match="targets need"):
         build(Transformer(**SMALL, head="none"), seed=0)(tokens, tokens)
     images = Transformer(depth=1, width=8, heads=2, kind="encoder", positions="none", patch=4, image=8, head="classifier")
-    with pytest.raises(InputError, match=r"images of shape \[3, 8, 9\]"):
+    with pytest.raises(InputError, match=r"takes images of shape \[3, 8, 8\], and these are of shape \[3, 8, 9\]"):
         build(images, seed=0)(torch.zeros(1, 3, 8, 9))
 
 
