@@ -62,17 +62,3 @@ def check_choice(owner: str, choices: tuple[str, ...], **values: str) -> None:
     for name, value in values.items():
         if value not in choices:
             raise InputError(f"{owner}: {name}={shown(value)} is not one of {', '.join(choices)}")
-
-
-def newer(owner: str, **values: Any) -> Any:
-    """The value of an argument that has a newer name, given first, and an older one; None where it has neither.
-
-    Raises
-    ------
-    InputError
-        if both are given.
-    """
-    (name, value), (older, other) = values.items()
-    if value is not None and other is not None:
-        raise InputError(f"{owner}: {older} is an older name of {name}; give one of them")
-    return other if value is None else value

@@ -327,7 +327,7 @@ def _recipes() -> Iterator[Case]:
             yield "init", f"{name}.json", "--scheme", scheme, "--json"
     for name in FULL:
         yield "init", f"{name}.json", "--json"
-    for form in ((), ("--csv",), ("--markdown",), ("--yaml",)):
+    for form in ((), ("--csv",), ("--markdown",)):
         for name in ("gpt2", "t5"):
             yield "init", f"{name}.json", *form
     yield "init", "--json"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..architecture import Transformer
-from ..checks import newer
 from ..errors import InputError, shown
 from ..initialization import Recipe, recipe
 from ..layers import Block, Residual, Stack
@@ -33,7 +32,6 @@ def sweep(
     context: int | None = None,
     dropout: bool = True,
     finite_width: bool = True,
-    gradient_correlation: Any = None,
 ) -> pandas.DataFrame:
     """What :func:`~depthwidth.analysis.propagation.propagate` says of the two ends of a stack, for many settings in one call.
 
@@ -47,7 +45,6 @@ def sweep(
     gradient : second moment and correlation of the gradient behind the last block, 1 and 0 by default. A loss has no place
         here: the stack ends before the head.
     context, dropout, finite_width : as in :func:`~depthwidth.analysis.propagation.propagate`.
-    gradient_correlation : an older way to give ``gradient=(1, gradient_correlation)``.
 
     Returns
     -------
@@ -76,7 +73,7 @@ def sweep(
     import numpy as np
     import pandas
 
-    size, kappa = _gradient_behind(gradient, gradient_correlation)
+    size, kappa = _gradient_behind(gradient)
     given = {
         "depth": tree.stack.depth if depth is None else depth, "skip": np.nan if skip is None else skip,
         "branch": np.nan if branch is None else branch, "variance": variance, "correlation": correlation,
@@ -106,11 +103,10 @@ def sweep(
     return pandas.DataFrame(columns | ends)
 
 
-def _gradient_behind(gradient: Any, correlation: Any) -> tuple[Any, Any]:
-    """Second moment and correlation of the gradient behind the stack, from the argument and its older form."""
-    newer("sweep", gradient=gradient, gradient_correlation=correlation)
+def _gradient_behind(gradient: Any) -> tuple[Any, Any]:
+    """Second moment and correlation of the gradient at the output of the stack."""
     if gradient is None:
-        return 1.0, 0.0 if correlation is None else correlation
+        return 1.0, 0.0
     if not isinstance(gradient, (tuple, list)) or len(gradient) != 2:
         raise InputError(f"sweep: gradient={shown(gradient)} is not a second moment and a correlation")
     return gradient[0], gradient[1]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..checks import check_whole, newer
+from ..checks import check_whole
 from ..errors import InputError, shown
 from ..files import open_regular, reading
 
@@ -180,9 +180,7 @@ class Text:
         }
 
 
-def read_text(
-    path: str | os.PathLike[str], tokenizer: str | None = None, vocab: int | None = None, *, tokens: str | None = None
-) -> Text:
+def read_text(path: str | os.PathLike[str], tokenizer: str | None = None, vocab: int | None = None) -> Text:
     """The tokens of a file.
 
     Parameters
@@ -192,14 +190,12 @@ def read_text(
         space, or NumPy's .npy), or a ``tokenizer.json`` of Hugging Face's tokenizers, if that library is installed. By default
         words, or bytes for a vocabulary of at most 300.
     vocab : tokens that the model knows, for that default.
-    tokens : an older name of `tokenizer`.
 
     Raises
     ------
     InputError
         if the file is missing, empty, not text, or holds fewer than two tokens; if `tokenizer` is none of these.
     """
-    tokenizer = newer("read_text", tokenizer=tokenizer, tokens=tokens)
     if tokenizer is None:
         tokenizer = "bytes" if vocab is not None and vocab <= _FEW_TOKENS else "words"
     if not isinstance(tokenizer, (str, os.PathLike)):

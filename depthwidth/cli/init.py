@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 @click.option("--scheme", metavar="NAME", default="deepscale", show_default=True, help="Name of a scheme.")
 @click.option("--text", metavar="FILE", help="Text whose repeated tokens DeepScaleLM makes up for  [Zipf's law].")
 @tokenizer_option
-@click.option("--yaml", "form", flag_value="yaml", help="Print YAML, everything.")
 @formats
 def init(config: str | None, scheme: str, text: str | None, tokenizer: str | None, form: str | None) -> None:
     """What to set each tensor of the transformer in CONFIG to, and why; without CONFIG, the schemes."""
@@ -42,9 +41,6 @@ def init(config: str | None, scheme: str, text: str | None, tokenizer: str | Non
         if form is None:
             click.echo(f"{source}\n")
     rows: list[Row] = made.rows(tree)
-    if form == "yaml":
-        click.echo(made.to_yaml(tree), nl=False)
-        return
     emit(form, rows, rows, lambda: print_recipe(made))
 
 

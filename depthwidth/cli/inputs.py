@@ -7,12 +7,10 @@ from typing import Any
 import click
 
 from ..errors import InputError
-from .options import Renamed
 
 tokenizer_option = click.option(
-    "--tokenizer", "--tokens", cls=Renamed, metavar="KIND",
-    help="Its tokens: bytes, words, ids or a tokenizer.json  [words; bytes for few].",
-)  # fmt: skip
+    "--tokenizer", metavar="KIND", help="Its tokens: bytes, words, ids or a tokenizer.json  [words; bytes for few]."
+)
 
 
 def match_of(

@@ -1,4 +1,4 @@
-"""What the options of several commands have in common: how counts are read, how a command prints, names that were others."""
+"""Options that several commands share: counts, output formats, the scheme."""
 
 from __future__ import annotations
 
@@ -37,23 +37,9 @@ DTYPES = "fp64, fp32, tf32, fp16, bf16, fp8, e4m3, e5m2, int8, fp4, int4"
 """The names of number formats. Written out, as importing them would double the time of a help page; a test compares."""
 
 
-class Renamed(click.Option):
-    """An option whose first name is the one to use; its other names are older, still work, and stand in no help."""
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The line of the help, with the first name alone."""
-        names, self.opts = self.opts, self.opts[:1]
-        try:
-            return super().get_help_record(ctx)
-        finally:
-            self.opts = names
-
-
 def scheme_option(text: str) -> Callable[[F], F]:
     """The initialisation scheme that a command starts from, as `scheme`; `text` is the command's help on it."""
-    return click.option(
-        "--scheme", "--init", "scheme", cls=Renamed, metavar="NAME", default="shipped", show_default=True, help=text
-    )
+    return click.option("--scheme", metavar="NAME", default="shipped", show_default=True, help=text)
 
 
 class NumberFirst(click.Command):

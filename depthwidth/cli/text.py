@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .options import COUNT, Renamed, formats
+from .options import COUNT, formats
 from .output import emit, print_facts
 
 
@@ -12,8 +12,6 @@ from .output import emit, print_facts
 @click.argument("file")
 @click.option(
     "--tokenizer",
-    "--tokens",
-    cls=Renamed,
     metavar="KIND",
     default="words",
     show_default=True,

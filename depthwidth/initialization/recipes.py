@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from ..architecture import Transformer
 from ..errors import InputError, nearest, shown
 from .tensors import parameters, stacks
-from .yaml_text import as_yaml
 
 PerBlock = float | tuple[float, ...]
 """One number for every block alike, or one for each block of the stack."""
@@ -139,10 +138,6 @@ class Recipe:
         if tree is not None:
             data |= {"parameters": self.rows(tree), "branches": self.residual_rows(tree)}
         return data
-
-    def to_yaml(self, tree: Transformer | None = None) -> str:
-        """:meth:`to_dict` as YAML text."""
-        return as_yaml(self.to_dict(tree))
 
 
 def at_block(value: PerBlock, block: int | None) -> float:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..architecture import Transformer
-from ..checks import check_choice, newer
+from ..checks import check_choice
 from ..errors import InputError, nearest, shown
 from ..quantities import format_bytes, format_count, parse_bytes, parse_count, plain_number
 from .budget import BUDGETS, Budget
@@ -378,7 +378,6 @@ def optimal_width(
     depth: float | None = None,
     rule: str = "levine2020",
     c: float = 12,
-    params: float | str | None = None,
 ) -> Estimate:
     """The width that suits a parameter budget, or a depth.
 
@@ -388,7 +387,6 @@ def optimal_width(
     depth : in place of `parameters`, the number of blocks.
     rule : whose curve to use.
     c : parameters per layer and squared width: 12 for a feed-forward part four times the width.
-    params : an older name of `parameters`.
 
     Returns
     -------
@@ -401,7 +399,6 @@ def optimal_width(
     >>> print(optimal_width(depth=24))
     585 (578 to 591 by one standard error of the fit; its covariance is recalled, not confirmed; 460 to 2.4K over rules)
     """
-    parameters = newer("optimal_width", parameters=parameters, params=params)
     return _estimate(parameters, depth, rule, c, given="depth", wanted=1)
 
 
@@ -411,7 +408,6 @@ def optimal_depth(
     width: float | None = None,
     rule: str = "levine2020",
     c: float = 12,
-    params: float | str | None = None,
 ) -> Estimate:
     """The depth that suits a parameter budget, or a width; see :func:`optimal_width`.
 
@@ -422,7 +418,6 @@ def optimal_depth(
     >>> round(float(optimal_depth(width=768)), 4)
     28.9151
     """
-    parameters = newer("optimal_depth", parameters=parameters, params=params)
     return _estimate(parameters, width, rule, c, given="width", wanted=0)
 
 

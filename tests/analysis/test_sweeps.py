@@ -63,12 +63,12 @@ def test_scales_of_skip_and_branch_are_those_of_a_recipe():
     assert found[1] != pytest.approx(expected, rel=1e-2)  # another branch scale is another network
 
 
-def test_the_gradient_is_given_as_propagate_takes_it_or_by_its_older_name():
+def test_the_gradient_may_be_an_array_of_correlations():
     tree = stack()
-    old = sweep(tree, "xavier", correlation=0.2, gradient_correlation=[0.0, 0.3])
-    new = sweep(tree, "xavier", correlation=0.2, gradient=(1.0, [0.0, 0.3]))
-    assert new.equals(old)
-    assert not np.isclose(old.gradient[0], old.gradient[1])
+    found = sweep(tree, "xavier", correlation=0.2, gradient=(1.0, [0.0, 0.3]))
+    for row, kappa in zip(found.gradient, (0.0, 0.3), strict=True):
+        assert row == sweep(tree, "xavier", correlation=0.2, gradient=(1.0, kappa)).gradient[0]
+    assert not np.isclose(found.gradient[0], found.gradient[1])
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,6 @@ def test_the_gradient_is_given_as_propagate_takes_it_or_by_its_older_name():
         ({"parallel": True}, {}, "shares it with others"),
         ({}, {"gradient": "loss"}, "gradient='loss' is not a second moment and a correlation"),
         ({}, {"gradient": (0.0, 0.5)}, "gradient is outside"),
-        ({}, {"gradient": (1.0, 0.5), "gradient_correlation": 0.5}, "older name of gradient"),
     ],
 )
 def test_nonsense_gets_one_sentence(choices, given, sentence):

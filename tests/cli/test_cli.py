@@ -122,33 +122,12 @@ def test_moments_of_a_padded_batch(invoke, small):
             ("describe", "CONFIG", "--batch", "0.002K", "--context", "1e1"),
             ("describe", "CONFIG", "--batch", "2", "--context", "10"),
         ),
-        (("describe", "CONFIG", "--init", "xavier"), ("describe", "CONFIG", "--scheme", "xavier")),
-        (("moments", "CONFIG", "--init", "xavier"), ("moments", "CONFIG", "--scheme", "xavier")),
-        (("text", "CONFIG", "--tokens", "bytes"), ("text", "CONFIG", "--tokenizer", "bytes")),
-        (
-            ("moments", "CONFIG", "--text", "CONFIG", "--tokens", "bytes"),
-            ("moments", "CONFIG", "--text", "CONFIG", "--tokenizer", "bytes"),
-        ),
-        (
-            ("init", "CONFIG", "--text", "CONFIG", "--tokens", "bytes"),
-            ("init", "CONFIG", "--text", "CONFIG", "--tokenizer", "bytes"),
-        ),
     ],
 )
-def test_counts_are_read_alike_and_older_names_still_work(invoke, small, one, other):
+def test_counts_are_read_alike(invoke, small, one, other):
     first, second = (invoke(*(small if word == "CONFIG" else word for word in words), "--json") for words in (one, other))
     assert (first.status, first.error) == (0, "")
     assert first.output == second.output
-
-
-def test_help_names_an_option_by_its_newer_name_alone(invoke):
-    for newer, older, commands in (
-        ("--tokenizer KIND", "--tokens", ("text", "moments", "init")), ("--scheme NAME", "--init", ("describe", "moments"))
-    ):  # fmt: skip
-        for command in commands:
-            printed = invoke(command, "--help").output
-            assert newer in printed
-            assert older not in printed
 
 
 def test_moments_start_from_the_loss_and_know_the_encoders_length(invoke, small, tmp_path):
@@ -197,8 +176,7 @@ def test_lengths_that_make_no_sense_get_one_sentence(invoke, small, arguments, s
     assert sentence in result.error
 
 
-def test_a_recipe_as_yaml_and_a_picture_of_moments(invoke, small, tmp_path):
-    assert 'scheme: "deepscale"' in invoke("init", small, "--yaml").output
+def test_the_picture_of_moments(invoke, small, tmp_path):
     pytest.importorskip("matplotlib")
     assert invoke("moments", small, "--plot", tmp_path / "moments.png").status == 0
     assert (tmp_path / "moments.png").stat().st_size > 5000

@@ -358,14 +358,6 @@ def test_experts_share_a_row():
     assert 24 * down["std"] ** 2 * activation_second_moment("silu") == pytest.approx(2)
 
 
-def test_yaml_is_what_the_dictionary_says():
-    yaml = pytest.importorskip("yaml")
-    tree = Transformer(depth=2, width=32, heads=2, vocab=100)
-    for scheme in schemes():
-        found = recipe(tree, scheme)
-        assert yaml.safe_load(found.to_yaml(tree)) == json.loads(json.dumps(found.to_dict(tree)))
-
-
 def test_residual_rows():
     tree = Transformer(depth=2, width=32, heads=2)
     rows = recipe(tree, "deepscale").residual_rows(tree)

@@ -205,7 +205,6 @@ def test_optimal_width_and_depth():
     assert width.over_rules[0] < 18000
     assert float(optimal_width(depth=48)) == pytest.approx(2214.98, abs=5e-3)
     assert float(optimal_depth(width=768)) == pytest.approx(28.9151, abs=5e-5)
-    assert optimal_width(params=1e12) == width  # its older name
     assert float(optimal_depth(parameters=1e9, c=15)) == pytest.approx(38.5953, abs=5e-5)
     # The inverse of the inverse is the identity.
     assert float(optimal_width(depth=float(optimal_depth(width=5000)))) == pytest.approx(5000, rel=1e-10)
@@ -239,7 +238,6 @@ def test_optimal_width_and_depth():
         (lambda: plan("100K", kind="non_embedding", template=Template.of(head_dim=128)), "too small"),
         (lambda: optimal_width(), "takes either parameters or depth"),
         (lambda: optimal_width(parameters=1e9, depth=5), "takes either parameters or depth"),
-        (lambda: optimal_depth(parameters=1e9, params=1e9), "params is an older name of parameters"),
         (lambda: optimal_depth(width=100), "has no shape of width 100"),
     ],
 )  # fmt: skip
