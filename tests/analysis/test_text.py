@@ -140,12 +140,12 @@ def read_text_of(folder, data, **given):
         (b"", {}, "is empty"),
         (b" \n ", {}, "is empty"),
         (b"word", {}, "holds 1 tokens .words.; a match needs two"),
-        (b"x", {"tokens": "bytes"}, "holds 1 tokens"),
+        (b"x", {"tokenizer": "bytes"}, "holds 1 tokens"),
         (b"\x00\x01 \x02", {}, "null bytes"),
         (b"\xff\xfe\xfd word", {}, "not UTF-8"),
-        (b"1 2 x", {"tokens": "ids"}, "holds 'x', which is not a token number"),
-        (b"1 -2", {"tokens": "ids"}, "holds '-2'"),
-        (b"a b", {"tokens": "letters"}, "'letters' is none of bytes, words, ids"),
+        (b"1 2 x", {"tokenizer": "ids"}, "holds 'x', which is not a token number"),
+        (b"1 -2", {"tokenizer": "ids"}, "holds '-2'"),
+        (b"a b", {"tokenizer": "letters"}, "'letters' is none of bytes, words, ids"),
     ],
 )
 def test_what_is_not_a_text_gets_one_sentence(tmp_path, data, given, sentence):
