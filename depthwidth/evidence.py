@@ -5,7 +5,7 @@ has a row for each comparison, with at least ``measured``, ``stderr``, ``date`` 
 ``predicted`` (``data/README.md`` describes the columns); one row may stand for several settings that differ by an exact factor,
 as its column ``cells`` then says. Where ``measured`` is empty, a measurement was made and did not decide.
 
->>> bool(evidence("shape.levine_width"))  # none of our measurements bears on that fit
+>>> bool(evidence("rules.levine_width"))  # none of our measurements bears on that fit
 False
 """
 

@@ -114,6 +114,7 @@ def fitted(law: str, name: str, edition: str = "") -> Any:
 
 
 _REQUIRED = inspect.Parameter.empty
+_PACKAGE = "depthwidth.formulas"
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Formula:
         self.symbol = symbol or body.__name__
         self.validity = domain
         self.order = order
-        self.topic = body.__module__.rpartition(".")[2]
+        self.topic = _topic(body.__module__)
         self.__name__: str = body.__name__
 
     @functools.cached_property
@@ -177,7 +178,7 @@ class Formula:
 
     @property
     def name(self) -> str:
-        """``topic.function``, the name under which the command line knows it."""
+        """``topic.function``, the name under which the command line knows it; a file in a topic's folder is not part of it."""
         return f"{self.topic}.{self.__name__}"
 
     @property
@@ -343,6 +344,11 @@ class Formula:
         }
 
 
+def _topic(module: str) -> str:
+    """The part of a module's name after ``depthwidth.formulas``; elsewhere its last part."""
+    return module.removeprefix(f"{_PACKAGE}.").partition(".")[0] if module.startswith(_PACKAGE) else module.rpartition(".")[2]
+
+
 def _all_inside(domain: Domain, values: Any) -> bool:
     # The extremes decide for an interval, without an array of verdicts; NaN is an extreme of any array that holds it.
     if domain.integer or not math.prod(values.shape):
@@ -388,14 +394,17 @@ def formula(
 
 
 def formulas(kind: Kind | None = None, topic: str | None = None) -> list[Formula]:
-    """Every formula of :mod:`depthwidth.formulas`, by topic and in the order of its file; optionally of one kind or topic."""
+    """Every formula of :mod:`depthwidth.formulas`, by topic and in the order of its file; optionally of one kind or topic.
+
+    A topic is a file of that package, or a folder with a file for each part of the theory.
+    """
     return [f for f in _all() if kind in (None, f.kind) and topic in (None, f.topic)]
 
 
 def _all() -> Iterator[Formula]:
-    package = importlib.import_module("depthwidth.formulas")
-    for info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"{package.__name__}.{info.name}")
+    package = importlib.import_module(_PACKAGE)
+    for info in pkgutil.walk_packages(package.__path__, f"{_PACKAGE}."):
+        module = importlib.import_module(info.name)
         for value in vars(module).values():
             if isinstance(value, Formula) and value.__module__ == module.__name__:
                 yield value

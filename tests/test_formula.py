@@ -67,8 +67,8 @@ def close(value, expected):
     return value == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-def test_there_are_formulas_of_shape_separation_and_scaling():
-    assert {"shape", "separation", "scaling"} <= {f.topic for f in ALL}
+def test_there_are_formulas_of_rules_separation_and_scaling():
+    assert {"rules", "separation", "scaling"} <= {f.topic for f in ALL}
     assert len(ALL) > 50
     assert len({f.name for f in ALL}) == len(ALL)
 
@@ -266,8 +266,8 @@ def test_fitted_defaults_are_read_when_they_are_needed():
 
 
 def test_find_formula():
-    assert find_formula("shape.levine_width").__name__ == "levine_width"
-    assert find_formula("levine_width").name == "shape.levine_width"
+    assert find_formula("rules.levine_width").__name__ == "levine_width"
+    assert find_formula("levine_width").name == "rules.levine_width"
     with pytest.raises(InputError, match="did you mean 'levine_width'"):
         find_formula("levine_widht")
 
@@ -295,9 +295,9 @@ def test_plain_numbers_need_no_library():
     """Importing the depth-width formulas, and calling one with a float, loads nothing heavy."""
     code = (
         "import sys\n"
-        "from depthwidth.formulas import scaling, separation, shape\n"
+        "from depthwidth.formulas import rules, scaling, separation\n"
         "from depthwidth.planning import optima\n"
-        "shape.levine_optimal_width_error(1e9); separation.log3_rank_multiset(4, 768, 12)\n"
+        "rules.levine_optimal_width_error(1e9); separation.log3_rank_multiset(4, 768, 12)\n"
         "optima.gemstones_flop_optimum(1e20)\n"
         "print([m for m in ('numpy', 'scipy', 'sympy', 'pandas', 'torch', 'mpmath') if m in sys.modules])"
     )

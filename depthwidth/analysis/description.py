@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..architecture import Transformer
 from ..architecture.number_formats import judged_dtype
 from ..errors import InputError, shown
-from ..formulas import shape as formulas
+from ..formulas import shape_penalty
 from ..layers import PatchStem, Run
 from ..planning.caveats import penalty_caveats, shape_caveats
 from ..planning.rules import meet, rules
@@ -139,7 +139,7 @@ class Description:
         for rule in rules(images=isinstance(tree.stem, PatchStem)).values():
             best = meet(rule.curve(density), lambda depth, width: density * depth * width**2, size)
             if best is not None and not rule.comparison:
-                penalty = float(formulas.shape_penalty(tree.width, best[1]))
+                penalty = float(shape_penalty.shape_penalty(tree.width, best[1]))
                 extrapolated = rule.extrapolates(*best, size)
                 found.append(Verdict(rule.name, rule.kind, *best, tree.width / best[1], penalty, extrapolated))
         return tuple(found)

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..coefficients import coefficient, reference, reference_tables
 from ..errors import InputError, nearest, shown
-from ..formulas import shape
+from ..formulas import rules as laws
+from ..formulas import shape_penalty
 from ..formulas.scaling import kaplan_nonembedding_parameters
 
 Row = dict[str, Any]
@@ -59,7 +60,7 @@ def _projection(row: Row) -> Row:
     """The paper's projection of one model beside the closed form at the same N = 12 L d^2, with its standard errors."""
     trained = row["trained_depth"], row["trained_width"]
     parameters = kaplan_nonembedding_parameters(*trained) if all(trained) else row["nominal_params"]
-    depth = shape.levine_optimal_depth(parameters)
+    depth = laws.levine_optimal_depth(parameters)
     return {
         "model": row["model"],
         "nominal_params": row["nominal_params"],
@@ -69,11 +70,11 @@ def _projection(row: Row) -> Row:
         "paper_depth": row["paper_optimal_depth"],
         "paper_width": row["paper_optimal_width"],
         "depth": depth,
-        "depth_stderr": shape.levine_optimal_depth_error(parameters),
-        "width": shape.levine_optimal_width(parameters),
-        "width_stderr": shape.levine_optimal_width_error(parameters),
+        "depth_stderr": laws.levine_optimal_depth_error(parameters),
+        "width": laws.levine_optimal_width(parameters),
+        "width_stderr": laws.levine_optimal_width_error(parameters),
         "width_at_paper_depth": (parameters / kaplan_nonembedding_parameters(row["paper_optimal_depth"], 1)) ** 0.5,
-        "curve_width_at_paper_depth": shape.levine_width(row["paper_optimal_depth"]),
+        "curve_width_at_paper_depth": laws.levine_width(row["paper_optimal_depth"]),
         "paper_status": row["status"],
         "stderr_status": coefficient("levine2020", "var_a").status,
         "note": row["note"],
@@ -83,12 +84,12 @@ def _projection(row: Row) -> Row:
 def _real_model(row: Row) -> Row:
     """A model's shape beside the 2020 curve at the same size."""
     parameters = kaplan_nonembedding_parameters(row["depth"], row["width"])
-    best = shape.levine_optimal_width(parameters)
+    best = laws.levine_optimal_width(parameters)
     return {
         **row,
-        "levine_depth": shape.levine_optimal_depth(parameters),
+        "levine_depth": laws.levine_optimal_depth(parameters),
         "levine_width": best,
-        "loss_penalty": shape.shape_penalty(row["width"], best),
+        "loss_penalty": shape_penalty.shape_penalty(row["width"], best),
     }
 
 

@@ -195,7 +195,7 @@ def _swept(columns: dict[str, Array], steps: list[_Step], finite_width: bool) ->
     """Both ends of every setting: the deepest first, so that those that are done fall off the end of the arrays."""
     import numpy as np
 
-    from ..formulas.moments import post_norm_log_drift
+    from ..formulas.depth import post_norm_log_drift
 
     order = np.argsort(-columns["depth"], kind="stable")
     depth = columns["depth"][order]

@@ -78,7 +78,7 @@ def depth_efficiency_threshold(width: Width) -> Any:
     -----
     Below it every layer multiplies the rank's logarithm by three; above it depth and width contribute alike. Only the form,
     ln(width) linear in depth, carries over to practice: the measured slope is 0.0555 per layer, 20 times below ln 3. Read as
-    advice this would give 6 layers at width 768, where :func:`~depthwidth.formulas.shape.levine_depth` gives 29.
+    advice this would give 6 layers at width 768, where :func:`~depthwidth.formulas.rules.levine_depth` gives 29.
 
     Examples
     --------

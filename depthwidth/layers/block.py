@@ -6,7 +6,7 @@ from typing import Any
 
 from ..checks import check_fraction
 from ..errors import InputError
-from ..formulas.moments import post_norm_log_drift, post_norm_log_variance
+from ..formulas.depth import post_norm_log_drift, post_norm_log_variance
 from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Spread, finite, quotient
 from .attention import Attention
 from .base import Child, Layer, Run, component
@@ -61,7 +61,7 @@ class Residual(Layer):
         """What the first-order spread leaves out: behind a norm the gradient has no component along the stream.
 
         The norm's factor on the mean gradient, 1 + v, is then too large, by a known amount where all tokens are one
-        (:func:`~depthwidth.formulas.moments.post_norm_log_drift`). That it is so in proportion to what tokens share, their
+        (:func:`~depthwidth.formulas.depth.post_norm_log_drift`). That it is so in proportion to what tokens share, their
         correlation, is our reading.
         """
         (q, c), (a, a_pair) = kept.averages, added.averages

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from ..coefficients import coefficient, covariance, reference
 from ..errors import InputError, nearest, shown
 from ..formula import Formula, Kind
-from ..formulas import shape
+from ..formulas import rules as laws
+from ..formulas import shape_penalty
 
 Curve = Callable[[float], tuple[float, float]]
 """From a positive parameter of the rule's own to (depth, width), both growing with it."""
@@ -156,14 +157,14 @@ def _shifted(width_at: Callable[[float], float], error_at: Callable[[float], flo
 def _levine_variants(c: float) -> dict[str, Curve]:
     known = covariance("levine2020")
     terms = {"var_a": known["a", "a"], "var_b": known["b", "b"], "cov_ab": known["a", "b"]}
-    return _shifted(shape.levine_width.with_fixed(), shape.levine_relative_width_error.with_fixed(**terms))
+    return _shifted(laws.levine_width.with_fixed(), laws.levine_relative_width_error.with_fixed(**terms))
 
 
 def _gemstones_variants(c: float) -> dict[str, Curve]:
     known = covariance("gemstones2025")
     names = ("ln_A", "alpha", "ln_B", "beta")
     terms = {f"cov_{a}_{b}" if a != b else f"var_{a}": known[a, b] for i, a in enumerate(names) for b in names[i:]}
-    return _shifted(shape.gemstones_width.with_fixed(), shape.gemstones_relative_width_error.with_fixed(**terms))
+    return _shifted(laws.gemstones_width.with_fixed(), laws.gemstones_relative_width_error.with_fixed(**terms))
 
 
 def _moved_by_stderr(law: str, names: tuple[str, ...], curve: Callable[..., Curve]) -> dict[str, Curve]:
@@ -176,8 +177,8 @@ def _moved_by_stderr(law: str, names: tuple[str, ...], curve: Callable[..., Curv
 
 
 def _completep(c: float) -> Curve:
-    aspect_at = _lazily(shape.completep_aspect, {})
-    depth_at = _lazily(shape.constant_aspect_depth, {"c": c})
+    aspect_at = _lazily(laws.completep_aspect, {})
+    depth_at = _lazily(laws.constant_aspect_depth, {"c": c})
 
     def curve(parameters: float) -> tuple[float, float]:
         aspect = aspect_at()(parameters)
@@ -214,7 +215,7 @@ MEASURED_SIZES = (2.3e7, 1.8e9)
 
 
 def _measured(c: float, **coefficients: float) -> Curve:
-    width_at = _lazily(shape.penalised_best_width, coefficients)
+    width_at = _lazily(shape_penalty.penalised_best_width, coefficients)
     low, high = MEASURED_SIZES
 
     def curve(parameters: float) -> tuple[float, float]:
@@ -233,34 +234,34 @@ def _measured(c: float, **coefficients: float) -> Curve:
 _RULES = (
     Rule(
         "levine2020",
-        shape.levine_width.source,
-        shape.levine_width.kind,
-        _whatever(_by_depth(shape.levine_width)),
+        laws.levine_width.source,
+        laws.levine_width.kind,
+        _whatever(_by_depth(laws.levine_width)),
         fitted_on=(("depth", 6, 48),),
         moved=_levine_variants,
         error="one standard error of the fit; its covariance is recalled, not confirmed",
     ),
     Rule(
         "gemstones2025",
-        shape.gemstones_depth.source,
-        shape.gemstones_depth.kind,
-        _whatever(_by_width(shape.gemstones_depth)),
+        laws.gemstones_depth.source,
+        laws.gemstones_depth.kind,
+        _whatever(_by_width(laws.gemstones_depth)),
         fitted_on=(("depth", 3, 80), ("width", 256, 3072)),
         moved=_gemstones_variants,
         error="one standard error, by our jackknife over the 22 models",
     ),
     Rule(
         "liu2026",
-        shape.liu_depth.source,
-        shape.liu_depth.kind,
-        _whatever(_by_width(shape.liu_depth)),
-        moved=lambda c: _moved_by_stderr("liu2026", ("alpha_m", "alpha_l"), functools.partial(_by_width, shape.liu_depth)),
+        laws.liu_depth.source,
+        laws.liu_depth.kind,
+        _whatever(_by_width(laws.liu_depth)),
+        moved=lambda c: _moved_by_stderr("liu2026", ("alpha_m", "alpha_l"), functools.partial(_by_width, laws.liu_depth)),
         error="one standard error of either exponent alone; their covariance is not published",
     ),
     Rule(
         "measured2025",
-        shape.penalised_best_width.source,
-        shape.penalised_best_width.kind,
+        shape_penalty.penalised_best_width.source,
+        shape_penalty.penalised_best_width.kind,
         _measured,
         fitted_on=(("parameters", *MEASURED_SIZES),),
         moved=lambda c: _moved_by_stderr("shape_penalty", ("x0", "s"), functools.partial(_measured, c)),
@@ -268,13 +269,13 @@ _RULES = (
     ),
     Rule(
         "completep2025",
-        shape.completep_aspect.source,
-        shape.completep_aspect.kind,
+        laws.completep_aspect.source,
+        laws.completep_aspect.kind,
         _completep,
         fitted_on=(("parameters", 5e7, 1.5e9),),
     ),
-    Rule("nanochat", shape.nanochat_width.source, shape.nanochat_width.kind, _whatever(_by_depth(shape.nanochat_width))),
-    Rule("marin", shape.marin_depth.source, shape.marin_depth.kind, _whatever(_by_width(shape.marin_depth))),
+    Rule("nanochat", laws.nanochat_width.source, laws.nanochat_width.kind, _whatever(_by_depth(laws.nanochat_width))),
+    Rule("marin", laws.marin_depth.source, laws.marin_depth.kind, _whatever(_by_width(laws.marin_depth))),
     Rule(
         "gpt3",
         "Brown et al. 2020, arXiv 2005.14165, Table 2.1, joined on a log-log scale",
@@ -285,9 +286,9 @@ _RULES = (
     ),
     Rule(
         "sovit2023",
-        shape.sovit_width.source,
-        shape.sovit_width.kind,
-        _whatever(_by_depth(shape.sovit_width)),
+        laws.sovit_width.source,
+        laws.sovit_width.kind,
+        _whatever(_by_depth(laws.sovit_width)),
         images=True,
     ),
 )

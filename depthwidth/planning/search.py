@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..architecture import Transformer
 from ..coefficients import coefficient
 from ..errors import InputError
-from ..formulas import shape as formulas
+from ..formulas import shape_penalty
 from ..quantities import format_bytes
 from .budget import Budget
 from .rules import Curve, Rule, meet
@@ -77,7 +77,7 @@ class Search:
         self.amount = float(budget.amount)
         self.rule = rule
         self.open_head_dim = template.head_dim is None
-        self.penalty_of = formulas.shape_penalty.with_fixed()
+        self.penalty_of = shape_penalty.shape_penalty.with_fixed()
         # The head dimension follows from the width, the width a little from the head dimension: two rounds settle it.
         near = 1024.0
         for _ in range(2):
@@ -164,7 +164,7 @@ class Search:
     @cached_property
     def slope(self) -> float:
         """Relative loss per relative amount of the budget, at the size the rule wants."""
-        exponent = float(formulas.loss_exponent(max(1.0, self.size(*self.wanted()))))
+        exponent = float(shape_penalty.loss_exponent(max(1.0, self.size(*self.wanted()))))
         return abs(exponent) * self.budget.size_share
 
     def demerit(self, amount: float, penalty: float) -> float:
@@ -185,7 +185,7 @@ class Search:
         best = self.best_width(size)
         penalty = float(self.penalty_of(tree.width, best)) if best else 0.0
         k = coefficient("shape_penalty", "k")
-        exponent = formulas.loss_exponent(size)
+        exponent = shape_penalty.loss_exponent(size)
         amount = self.budget.of(tree)
         change = 0.0
         if against is not None:
@@ -205,7 +205,7 @@ class Search:
             loss_penalty=penalty,
             loss_penalty_stderr=penalty * (k.stderr or 0.0) / k.value,
             loss_change=change,
-            parameter_equivalent=float(formulas.parameter_equivalent(penalty, exponent)),
+            parameter_equivalent=float(shape_penalty.parameter_equivalent(penalty, exponent)),
             flops_per_token=float(tree.flops_per_token()),
         )
 

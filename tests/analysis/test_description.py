@@ -8,7 +8,8 @@ from depthwidth.analysis.description import describe
 from depthwidth.architecture import Transformer
 from depthwidth.coefficients import reference
 from depthwidth.errors import InputError
-from depthwidth.formulas import shape as formulas
+from depthwidth.formulas import rules as laws
+from depthwidth.formulas import shape_penalty
 
 
 @pytest.fixture
@@ -31,9 +32,9 @@ def test_the_verdict_on_known_models_is_that_of_the_formulas():
         depth, width = int(row["depth"]), int(row["width"])
         bare = Transformer(depth, width, 1, bias=False, norm_affine=False, positions="none", vocab=100)
         verdict = {v.rule: v for v in describe(bare).verdicts}["levine2020"]
-        best = formulas.levine_optimal_width(12 * depth * width**2)
+        best = laws.levine_optimal_width(12 * depth * width**2)
         assert verdict.best_width == pytest.approx(best, rel=1e-9)
-        assert verdict.loss_penalty == pytest.approx(formulas.shape_penalty(width, best), rel=1e-6, abs=1e-12)
+        assert verdict.loss_penalty == pytest.approx(shape_penalty.shape_penalty(width, best), rel=1e-6, abs=1e-12)
 
 
 def test_gpt3_is_found_too_deep(gpt3):

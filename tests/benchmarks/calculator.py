@@ -58,7 +58,7 @@ def closed_form() -> list[dict[str, object]]:
     from scipy.special import lambertw
 
     from depthwidth.coefficients import coefficient
-    from depthwidth.formulas.shape import levine_optimal_depth
+    from depthwidth.formulas.rules import levine_optimal_depth
 
     a, b = (coefficient("levine2020", name).value for name in "ab")
     budgets = np.geomspace(1e6, 1e15, 1_000_000)

@@ -47,7 +47,7 @@ def config(tmp_path):
         ("table", "levine2020-projections"),
         ("table", "real_models"),
         ("formulas", "list"),
-        ("formulas", "list", "--kind", "fitted", "--topic", "shape"),
+        ("formulas", "list", "--kind", "fitted", "--topic", "rules"),
         ("formulas", "show", "levine_optimal_depth"),
         ("formulas", "show", "best_retrieval_error"),
         ("formulas", "eval", "levine_width", "depth=6,12,24"),
@@ -219,7 +219,7 @@ def test_formulas_list_is_the_registry(invoke):
     ("arguments", "value"),
     [
         (("levine_width", "depth=24"), 584.6421788464676),
-        (("shape.levine_width", "depth=24", "b=0.06"), 651.3193012017389),
+        (("rules.levine_width", "depth=24", "b=0.06"), 651.3193012017389),
         (("levine_optimal_depth", "parameters=1T"), 94.74689539),
         (("levine_optimal_depth", "parameters=1e12"), 94.74689539),
     ],

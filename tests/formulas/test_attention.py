@@ -9,7 +9,6 @@ from helpers import agrees, check, table
 from depthwidth.errors import InputError
 from depthwidth.formulas.attention import (
     attention_moments,
-    causal_uniform_overlap,
     common_share_variance,
     gradient_covariance_published,
     gradient_second_moment_published,
@@ -27,8 +26,8 @@ from depthwidth.formulas.attention import (
     query_gradient_second_moment,
     query_noise,
     score_variance,
-    softmax_entropy,
 )
+from depthwidth.formulas.saturation import causal_uniform_overlap, softmax_entropy
 from depthwidth.numerics.softmax import OverlapTable, overlap, pair_overlap
 
 SHEET = {"length": 64, "width": 256, "head_dim": 64}

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from depthwidth.analysis.propagation import moments_of
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
-from depthwidth.formulas import depth, gaussian, moments
+from depthwidth.formulas import depth, gaussian
 from depthwidth.initialization import recipe
 
 A, F = 1.0, depth.xavier_relu_block_second_moment(4)  # Xavier, ReLU, four times the width
@@ -194,7 +194,7 @@ def test_the_growth_of_a_pre_norm_stream_settles_as_slowly_as_its_correlation():
     """The remainder falls as the power A/(A + F) of the depth, 0.76 for Xavier and ReLU, and not as one over it."""
     layers = np.array([400, 800, 1600, 3200])
     found = [walked(stack(int(n)), correlation=0.2)[TOP][0] for n in layers]
-    gaps = np.abs(moments.pre_norm_growth(1.0, A + F, layers.astype(float)) / found - 1)
+    gaps = np.abs(depth.pre_norm_growth(1.0, A + F, layers.astype(float)) / found - 1)
     power = -np.polyfit(np.log(layers), np.log(gaps), 1)[0]
     # 0.749 here: the next order, (1 - r)^(3/2) of the ReLU's kernel, still counts, and so does 1/L of the attention.
     assert power == pytest.approx(A / (A + F), abs=0.02)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import agrees, check, exact_norm_correlation, table
 
-from depthwidth.formulas import moments
+from depthwidth.formulas import depth, moments
 
 ZIPF = table("""
 1000 | 0.029361
@@ -107,8 +107,8 @@ def test_dropout_variances_of_the_sheet():
 
 def test_the_spread_of_a_collapsed_post_norm_layer():
     """The sheet's Xavier/ReLU constants, a = 1 for attention and 0.32 for the feed-forward part: -1.455/d and 5.86/d."""
-    drift = moments.post_norm_log_drift(1.0, 1.0) + moments.post_norm_log_drift(0.32, 1.0, 2.5)
-    spread = moments.post_norm_log_variance(1.0, 1.0) + moments.post_norm_log_variance(0.32, 1.0, 3.25)
+    drift = depth.post_norm_log_drift(1.0, 1.0) + depth.post_norm_log_drift(0.32, 1.0, 2.5)
+    spread = depth.post_norm_log_variance(1.0, 1.0) + depth.post_norm_log_variance(0.32, 1.0, 3.25)
     check(drift, "-1.455", slack=2)  # the sheet rounds the two terms first
     check(spread, "5.86", slack=2)
     assert drift + spread / 2 == pytest.approx(1.475, abs=0.006)
@@ -135,7 +135,7 @@ def test_the_spread_by_simulation(rng, d, layers):
             g = g + a.T @ (b.T @ g)
         logs.append(np.log((g**2).mean()) - total)
     logs = np.array(logs)
-    drift, variance = layers * moments.post_norm_log_drift(1.0, d), layers * moments.post_norm_log_variance(1.0, d)
+    drift, variance = layers * depth.post_norm_log_drift(1.0, d), layers * depth.post_norm_log_variance(1.0, d)
     # First order in 1/d: the next order is a few per cent of the variance at d = 64.
     assert logs.mean() == pytest.approx(drift, abs=4 * math.sqrt(variance / len(logs)) + 0.05 * abs(drift) + 4 * layers / d**2)
     assert logs.var(ddof=1) == pytest.approx(variance, rel=0.2)

@@ -9,7 +9,7 @@ from helpers import exact_norm_correlation
 from scipy.special import roots_genlaguerre
 
 from depthwidth.formula import find_formula, formulas
-from depthwidth.formulas import attention, depth, gaussian, heads, moments
+from depthwidth.formulas import attention, depth, gaussian, heads, moments, saturation
 from depthwidth.numerics.softmax import overlap
 
 LONG = 2.0 ** np.arange(14, 21)
@@ -97,13 +97,13 @@ def truncation(variance, kept, length):
 
 # formula | sizes | formula at a size | exact value there
 EXACT = {
-    "attention.diffuse_entropy": (
-        LONG, lambda n: attention.diffuse_entropy(0.5, n), lambda n: float(overlap(0.5, n).entropy),
+    "saturation.diffuse_entropy": (
+        LONG, lambda n: saturation.diffuse_entropy(0.5, n), lambda n: float(overlap(0.5, n).entropy),
     ),
-    "attention.softmax_variance_series": (
-        MANY, lambda n: attention.softmax_variance_series(0.5, n), lambda n: float(overlap(0.5, n).element_variance(n)),
+    "saturation.softmax_variance_series": (
+        MANY, lambda n: saturation.softmax_variance_series(0.5, n), lambda n: float(overlap(0.5, n).element_variance(n)),
     ),
-    "attention.causal_uniform_overlap": (LONG, attention.causal_uniform_overlap, harmonic_overlap),
+    "saturation.causal_uniform_overlap": (LONG, saturation.causal_uniform_overlap, harmonic_overlap),
     "attention.long_output_second_moment": (
         MANY, lambda n: attention.long_output_second_moment(2.0, 0.3), lambda n: attended(2.0, 0.3, n),
     ),
@@ -138,8 +138,8 @@ SIMULATED = dict.fromkeys(
     (
         "depth.post_norm_layer_log_drift",
         "depth.post_norm_layer_log_variance",
-        "moments.post_norm_log_drift",
-        "moments.post_norm_log_variance",
+        "depth.post_norm_log_drift",
+        "depth.post_norm_log_variance",
     ),
     ("test_depth.py", "test_the_log_normal_spread_by_simulation"),
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from depthwidth.analysis.concentration import concentration
 from depthwidth.errors import InputError
 from depthwidth.formulas import saturation as s
-from depthwidth.formulas.attention import softmax_entropy
+from depthwidth.formulas.saturation import softmax_entropy
 from depthwidth.numerics.retrieval import planted
 from depthwidth.numerics.softmax import overlap
 

@@ -10,14 +10,12 @@ from scipy import integrate, stats
 
 from depthwidth.errors import InputError
 from depthwidth.formulas.attention import (
-    diffuse_entropy,
-    overlap_ratio,
     softmax_gradient_full_published,
     softmax_gradient_published,
     softmax_variance_full_published,
     softmax_variance_published,
-    softmax_variance_series,
 )
+from depthwidth.formulas.saturation import diffuse_entropy, overlap_ratio, softmax_variance_series
 from depthwidth.numerics import softmax as softmax_integrals
 from depthwidth.numerics import softmax_grid as softmax_quadrature
 from depthwidth.numerics.retrieval import planted

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
-from depthwidth.formulas import shape as formulas
+from depthwidth.formulas import rules as laws
+from depthwidth.formulas import shape_penalty
 from depthwidth.planning.budget import BUDGETS, Budget
 from depthwidth.planning.plan import optimal_depth, optimal_width, plan
 from depthwidth.planning.rules import rules
@@ -118,7 +119,7 @@ def test_the_measured_rule_is_its_law_on_the_models_it_was_fitted_on():
     gemstones = Template.of("gpt3", gated=True, bias=False, positions="rotary", norm="rmsnorm", kv_heads=None, vocab=50304,
                             tied=False, ffn_ratio=Fraction(4), head_dim=128)  # fmt: skip
     found = plan(2e8, kind="non_embedding", rule="measured2025", template=gemstones).rules["measured2025"]
-    assert found.width == pytest.approx(formulas.penalised_best_width(2e8), rel=0.01)
+    assert found.width == pytest.approx(shape_penalty.penalised_best_width(2e8), rel=0.01)
 
 
 def test_the_band_of_the_gemstones_rule_is_the_measured_error():
@@ -139,8 +140,8 @@ def test_penalties_are_the_formula_at_the_shapes_own_size():
     """By a second route: the best width from the curve closed at the tree's own count without embedding."""
     found = plan("1.3B", template=Template.of("gpt3", bias=False, norm_affine=False, positions="none"))
     for shape in found.runners_up:
-        best = formulas.levine_optimal_width(shape.non_embedding_parameters)
-        assert shape.loss_penalty == pytest.approx(formulas.shape_penalty(shape.width, best), rel=1e-8)
+        best = laws.levine_optimal_width(shape.non_embedding_parameters)
+        assert shape.loss_penalty == pytest.approx(shape_penalty.shape_penalty(shape.width, best), rel=1e-8)
 
 
 def test_the_two_bands_are_separate():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from depthwidth.coefficients import reference
 from depthwidth.errors import InputError
-from depthwidth.formulas import shape
+from depthwidth.formulas import rules as laws
 from depthwidth.planning.rules import find_rule, meet, rules
 
 BUDGETS = st.floats(math.log(1e4), math.log(1e15)).map(math.exp)
@@ -20,9 +20,9 @@ def plain(depth, width):
 
 
 CLOSED_FORMS = {
-    "levine2020": (shape.levine_optimal_depth, shape.levine_optimal_width),
-    "gemstones2025": (shape.gemstones_optimal_depth, shape.gemstones_optimal_width),
-    "liu2026": (shape.liu_optimal_depth, shape.liu_optimal_width),
+    "levine2020": (laws.levine_optimal_depth, laws.levine_optimal_width),
+    "gemstones2025": (laws.gemstones_optimal_depth, laws.gemstones_optimal_width),
+    "liu2026": (laws.liu_optimal_depth, laws.liu_optimal_width),
 }
 
 
@@ -39,7 +39,7 @@ def test_a_curve_meets_a_budget_where_the_closed_form_says(name, budget):
 
 def test_a_wrong_closed_form_is_caught():
     depth, _ = meet(find_rule("levine2020").curve(), plain, 1e9)
-    assert depth != pytest.approx(shape.levine_optimal_depth(1e9, b=0.0556), rel=1e-4)
+    assert depth != pytest.approx(laws.levine_optimal_depth(1e9, b=0.0556), rel=1e-4)
 
 
 EVERYWHERE = sorted(set(rules()) - {"measured2025"})  # which begins and ends near its data
@@ -87,7 +87,7 @@ def test_the_error_of_the_2020_curve_agrees_with_its_closed_form():
     depth, _ = meet(rule.curve(), plain, 1e9)
     for curve in rule.variants().values():
         moved, _ = meet(curve, plain, 1e9)
-        assert abs(moved - depth) == pytest.approx(shape.levine_optimal_depth_error(1e9), rel=0.02)
+        assert abs(moved - depth) == pytest.approx(laws.levine_optimal_depth_error(1e9), rel=0.02)
 
 
 def test_the_gpt3_curve_passes_through_the_family():

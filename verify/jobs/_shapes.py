@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
+from depthwidth.formula import find_formula
 from depthwidth.formulas.scaling import kaplan_nonembedding_parameters
 
 from ..rows import Row
@@ -58,8 +59,9 @@ def shape_run(depth: int, width: int, budget: Budget, data: Mapping[str, Any], s
 
 
 def from_shape(quantity: str, value: float, formula: str, site: str = "") -> Prediction:
-    """A prediction by one of the shape formulas."""
-    return Prediction(quantity, value, f"shape.{formula}", version_of("depthwidth.formulas.shape"), site)
+    """A prediction by one of the formulas for shapes."""
+    found = find_formula(formula)
+    return Prediction(quantity, value, found.name, version_of(found.__module__), site)
 
 
 def losses(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[float]]:

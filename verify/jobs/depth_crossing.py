@@ -8,7 +8,7 @@ from itertools import pairwise
 from statistics import mean
 from typing import Any
 
-from depthwidth.formulas.shape import depth_pair_crossing
+from depthwidth.formulas.depth_pairs import depth_pair_crossing
 
 from ..rows import Row
 from . import Comparison, Job, Prediction, Run, Verdict, outcome_of

@@ -8,7 +8,8 @@ from statistics import mean
 from typing import Any
 
 from depthwidth.coefficients import coefficient
-from depthwidth.formulas.shape import levine_optimal_width, loss_exponent
+from depthwidth.formulas.rules import levine_optimal_width
+from depthwidth.formulas.shape_penalty import loss_exponent
 
 from ..rows import Row
 from . import Comparison, Job, Prediction, Run, Verdict, outcome_of

@@ -21,7 +21,7 @@ from scipy.optimize import brentq, least_squares, minimize
 
 from depthwidth.cli.output import as_csv
 from depthwidth.errors import InputError, nearest, shown
-from depthwidth.formulas.shape import levine_optimal_width
+from depthwidth.formulas.rules import levine_optimal_width
 
 from ..files import write_whole
 

@@ -155,25 +155,25 @@ def test_the_version_of_a_formula_is_that_of_all_it_is_made_of(monkeypatch):
         monkeypatch.setattr(versions, "_source", lambda name: real(name) + ("\nchanged = 1\n" if name == changed else ""))
         versions._version_of.cache_clear()
         try:
-            return version_of("depthwidth.analysis.propagation"), version_of("depthwidth.formulas.shape")
+            return version_of("depthwidth.analysis.propagation"), version_of("depthwidth.formulas.rules.levine")
         finally:
             monkeypatch.setattr(versions, "_source", real)
             versions._version_of.cache_clear()
 
-    law = version_of("depthwidth.formulas.shape")
+    law = version_of("depthwidth.formulas.rules.levine")
     assert with_a_change_in("depthwidth.layers.attention") != (version, law)
     assert with_a_change_in("depthwidth.layers.attention")[1] == law
-    assert with_a_change_in("depthwidth.formulas.shape")[1] != law
+    assert with_a_change_in("depthwidth.formulas.rules.levine")[1] != law
     assert with_a_change_in("depthwidth.cli.plots") == (version, law)
 
 
 def test_the_version_of_a_law_is_also_that_of_its_coefficients(monkeypatch, tmp_path):
-    law, none = version_of("depthwidth.formulas.shape"), version_of("depthwidth.formulas.gaussian")
+    law, none = version_of("depthwidth.formulas.rules.levine"), version_of("depthwidth.formulas.gaussian")
     (tmp_path / "coefficients").mkdir()
     (tmp_path / "coefficients" / "levine2020.csv").write_text("name,value\na,1\n")
     monkeypatch.setattr(versions, "data_directory", lambda: tmp_path)
     versions._version_of.cache_clear()
-    assert version_of("depthwidth.formulas.shape") != law
+    assert version_of("depthwidth.formulas.rules.levine") != law
     assert version_of("depthwidth.formulas.gaussian") == none
     versions._version_of.cache_clear()
 

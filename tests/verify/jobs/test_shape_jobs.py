@@ -4,7 +4,9 @@ import math
 
 import pytest
 
-from depthwidth.formulas.shape import depth_pair_advantage, depth_pair_crossing, levine_optimal_width, shape_penalty
+from depthwidth.formulas.depth_pairs import depth_pair_advantage, depth_pair_crossing
+from depthwidth.formulas.rules import levine_optimal_width
+from depthwidth.formulas.shape_penalty import shape_penalty
 from verify.jobs import find_job
 from verify.jobs.depth_crossing import crossing_of
 from verify.jobs.optimal_width_transfer import vertex_of

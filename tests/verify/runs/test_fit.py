@@ -9,7 +9,8 @@ import pytest
 from helpers import check
 
 from depthwidth.coefficients import coefficient, covariance, reference
-from depthwidth.formulas import shape
+from depthwidth.formulas import rules as laws
+from depthwidth.formulas import shape_penalty
 from verify.runs.fit import (
     GEMSTONES_NAMES,
     GemstonesRuns,
@@ -53,7 +54,7 @@ def test_pooled_shape_penalty_covers_every_token_count():
 def test_loss_exponents_are_those_of_the_fit_at_100_billion_tokens():
     fit = fit_shape_penalty(MODELS)
     for parameters in (1e8, 1e9, 1e10):
-        assert fit.loss_exponent(parameters) == pytest.approx(shape.loss_exponent(parameters), abs=0.001)
+        assert fit.loss_exponent(parameters) == pytest.approx(shape_penalty.loss_exponent(parameters), abs=0.001)
 
 
 def test_counting_12_w_squared_d_moves_the_best_width():
@@ -76,7 +77,7 @@ def made_up(k=0.04, x0=0.2, s=-0.05, noise=0.0, rng=None):
     for row in MODELS:
         size, width = float(row["nonembedding_params"]), float(row["width"])
         log_size = math.log(size / 2e8)
-        offset = math.log(width / shape.levine_optimal_width(size)) - x0 - s * log_size
+        offset = math.log(width / laws.levine_optimal_width(size)) - x0 - s * log_size
         loss = (1.8 + 1.1 * math.exp(-0.17 * log_size)) * (1 + k * offset**2)
         rows.append({**row, "loss": loss * (1 + (noise * rng.standard_normal() if noise else 0))})
     return rows
@@ -174,7 +175,7 @@ def test_stored_covariance_is_the_jackknife(runs):
 
 def test_stored_covariance_gives_the_stated_error_of_the_best_width():
     """19 % at 1e9 parameters and 21 % at 1e12, by the formula's own derivatives, in logarithms or not."""
-    formula = shape.gemstones_optimal_width
+    formula = laws.gemstones_optimal_width
     moments = covariance("gemstones2025")
     names = ("alpha", "beta", "A", "B")
     symbols = {name: parameter.symbol() for name, parameter in formula.parameters.items()}

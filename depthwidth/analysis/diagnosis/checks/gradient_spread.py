@@ -9,8 +9,12 @@ from typing import Any, Unpack
 
 from ....architecture import Transformer
 from ....architecture.number_formats import number_format
-from ....formulas.depth import feed_forward_matrix_moment, feed_forward_matrix_spread
-from ....formulas.moments import post_norm_log_drift, post_norm_log_variance
+from ....formulas.depth import (
+    feed_forward_matrix_moment,
+    feed_forward_matrix_spread,
+    post_norm_log_drift,
+    post_norm_log_variance,
+)
 from ....initialization import Recipe, recipe
 from ....layers import FeedForward, MixtureOfExperts
 from ...propagation import PropagationOptions
@@ -41,7 +45,7 @@ def gradient_log_normal(
 
     Notes
     -----
-    To first order in 1/width, for tokens that have aligned (:func:`~depthwidth.formulas.moments.post_norm_log_drift`).
+    To first order in 1/width, for tokens that have aligned (:func:`~depthwidth.formulas.depth.post_norm_log_drift`).
     """
     made = init if isinstance(init, Recipe) else recipe(tree, init)
     found = _log_normal(Network(Setting(tree, (number_format("fp32"),) * 2, False, 1, 1.0, given), made))
@@ -83,7 +87,7 @@ def gradient_spread(network: Network) -> Iterator[Finding]:
 
 
 def _matrix_moments(branch: Any) -> tuple[float, float]:
-    """mu_2 and omega of :func:`~depthwidth.formulas.moments.post_norm_log_drift` and its variance."""
+    """mu_2 and omega of :func:`~depthwidth.formulas.depth.post_norm_log_drift` and its variance."""
     if isinstance(branch, MixtureOfExperts):
         branch = branch.expert  # as if one served every token
     if not isinstance(branch, FeedForward):

@@ -1,0 +1,78 @@
+"""Laws of depth: what a stack of equal residual blocks does to the moments of a signal and of its gradient.
+
+Symbols as in :mod:`.moments`: q and c are second moment and covariance of the stream, r = c/q its correlation between tokens,
+gamma the gradient's second moment, p dropout, lambda and beta the factors on skip and branch. A layer is an attention block and
+a feed-forward block, which add a_A and a_F to the stream and whose gradients gain J_A and J_F, all at a norm's unit input.
+``depthwidth.analysis.propagation`` walks real trees, whose a and J move with the correlation; these say in one line what the
+walk comes to once they no longer do.
+
+A gradient has two parts that go their own ways: gamma - kappa, in which the tokens' gradients differ, and kappa, which they
+share. Where tokens have aligned without dropout, attention passes on the second alone: J_A is 0 for the first and a_A for the
+second, while a ReLU part has J_F = a_F for both.
+"""
+
+from .blocks import (
+    attention_block_second_moment,
+    feed_forward_matrix_moment,
+    feed_forward_matrix_spread,
+    relu_block_second_moment,
+    residual_correlation,
+    xavier_relu_block_second_moment,
+)
+from .deepscale import (
+    deepscale_correlation,
+    deepscale_correlation_limit,
+    deepscale_correlation_rate,
+    deepscale_gradient_bound,
+    deepscale_gradient_gain,
+)
+from .post_norm import (
+    post_norm_collapse,
+    post_norm_gradient_factor,
+    post_norm_gradient_growth,
+    post_norm_layer_log_drift,
+    post_norm_layer_log_variance,
+    post_norm_log_drift,
+    post_norm_log_variance,
+)
+from .pre_norm import (
+    pre_norm_collapse,
+    pre_norm_collapse_exponent,
+    pre_norm_correlation_limit,
+    pre_norm_gradient_growth,
+    pre_norm_gradient_power_law,
+    pre_norm_growth,
+    pre_norm_second_moment,
+    sandwich_norm_second_moment,
+    scaled_pre_norm_second_moment,
+)
+
+__all__ = [
+    "attention_block_second_moment",
+    "deepscale_correlation",
+    "deepscale_correlation_limit",
+    "deepscale_correlation_rate",
+    "deepscale_gradient_bound",
+    "deepscale_gradient_gain",
+    "feed_forward_matrix_moment",
+    "feed_forward_matrix_spread",
+    "post_norm_collapse",
+    "post_norm_gradient_factor",
+    "post_norm_gradient_growth",
+    "post_norm_layer_log_drift",
+    "post_norm_layer_log_variance",
+    "post_norm_log_drift",
+    "post_norm_log_variance",
+    "pre_norm_collapse",
+    "pre_norm_collapse_exponent",
+    "pre_norm_correlation_limit",
+    "pre_norm_gradient_growth",
+    "pre_norm_gradient_power_law",
+    "pre_norm_growth",
+    "pre_norm_second_moment",
+    "relu_block_second_moment",
+    "residual_correlation",
+    "sandwich_norm_second_moment",
+    "scaled_pre_norm_second_moment",
+    "xavier_relu_block_second_moment",
+]

@@ -1,0 +1,202 @@
+"""One residual block at a norm's unit input: what it adds, and how unevenly its matrices stretch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from ...formula import Domain, formula
+from ..moments import KEDIA, BranchScale, Correlation, Dropout, Scale, SecondMoment
+from ._domains import HiddenRatio, Strength
+
+
+# One block, at a norm's unit input.
+@formula(kind="exact", source=f"{KEDIA}, feed-forward block (authors' code)", symbol="a_F", domain="infinite width")
+def relu_block_second_moment(
+    up_gain: Annotated[Any, Domain(0, symbol="A_1", typical=(0.3, 2))],
+    down_gain: Annotated[Any, Domain(0, symbol="A_2", typical=(0.3, 2))],
+    ratio: HiddenRatio = 4,
+    dropout: Dropout = 0,
+) -> Any:
+    r"""What a ReLU feed-forward block adds to the stream's second moment; its gradient gains the same factor.
+
+    .. math:: a_F = \frac{m A_1 A_2}{2 (1-p)}
+
+    Parameters
+    ----------
+    up_gain, down_gain : width times the variance of one weight, of either matrix.
+    ratio : m, hidden features over width.
+    dropout : p of the block's output.
+
+    Returns
+    -------
+    a_F per feature, at an input of second moment 1. J_F is the same number.
+
+    Examples
+    --------
+    >>> round(relu_block_second_moment(0.4, 0.4), 6)
+    0.32
+    """
+    return ratio * up_gain * down_gain / (2 * (1 - dropout))
+
+
+@formula(kind="exact", source="Xavier's variances 2/(fan-in + fan-out) in the block above", status="derived", symbol="a_F")
+def xavier_relu_block_second_moment(ratio: HiddenRatio) -> Any:
+    r"""What a ReLU feed-forward block with Xavier's initialisation adds to the stream's second moment.
+
+    .. math:: a_F = \frac{2 m}{(1+m)^2}
+
+    Parameters
+    ----------
+    ratio : m, hidden features over width.
+
+    Returns
+    -------
+    a_F per feature; largest, 1/2, at m = 1.
+
+    Examples
+    --------
+    >>> xavier_relu_block_second_moment(4)
+    0.32
+    """
+    return 2 * ratio / (1 + ratio) ** 2
+
+
+@formula(
+    kind="asymptotic",
+    source=f"{KEDIA}, attention block (authors' code)",
+    symbol="a_A",
+    order=1,
+    domain="sequences much longer than 1/r; score variance of order 1",
+)
+def attention_block_second_moment(
+    value_gain: Annotated[Any, Domain(0, symbol="A_v", typical=(0.3, 2))],
+    out_gain: Annotated[Any, Domain(0, symbol="A_o", typical=(0.3, 2))],
+    correlation: Annotated[Any, Domain(0, 1, closed_high=True, symbol="r", typical=(0.2, 1))] = 1,
+    dropout: Dropout = 0,
+) -> Any:
+    r"""What an attention block adds to the stream's second moment: averaging leaves of the values what tokens share.
+
+    .. math:: a_A = \frac{A_v A_o r}{1-p}
+
+    Parameters
+    ----------
+    value_gain, out_gain : width times the variance of one weight, of either matrix.
+    correlation : r of the tokens at the norm.
+    dropout : p of the block's output.
+
+    Returns
+    -------
+    a_A per feature, at an input of second moment 1. What it leaves out falls as one over the length:
+    :func:`~depthwidth.formulas.attention.output_second_moment` has it.
+
+    Examples
+    --------
+    >>> attention_block_second_moment(1.0, 1.0)
+    1.0
+    """
+    return value_gain * out_gain * correlation / (1 - dropout)
+
+
+@formula(kind="exact", source=f"{KEDIA}, residual (authors' code)", symbol="r'", domain="branch and stream independent")
+def residual_correlation(
+    correlation: Correlation,
+    branch_correlation: Annotated[Any, Domain(-1, 1, closed_low=True, closed_high=True, symbol="r_f", typical=(0.05, 0.95))],
+    second_moment: SecondMoment,
+    branch_moment: Strength,
+    skip: Scale = 1,
+    branch: BranchScale = 1,
+) -> Any:
+    r"""Correlation between tokens behind a residual sum: the mean of both, weighted by what each contributes.
+
+    .. math:: r' = \frac{\lambda^2 q r + \beta^2 a r_f}{\lambda^2 q + \beta^2 a}
+
+    Parameters
+    ----------
+    correlation : r of the stream.
+    branch_correlation : r_f of the branch's output: 1 - p of attention over a long sequence, (1-p) k(r) of a ReLU part, with k
+        the arc-cosine kernel E f f / E f^2.
+    second_moment : q of the stream.
+    branch_moment : a of the branch's output.
+    skip, branch : lambda and beta, the factors on either.
+
+    Returns
+    -------
+    r'.
+
+    Examples
+    --------
+    >>> residual_correlation(0.2, 1.0, 1.0, 1.0)
+    0.6
+    """
+    kept, added = skip**2 * second_moment, branch**2 * branch_moment
+    return (kept * correlation + added * branch_correlation) / (kept + added)
+
+
+@formula(
+    kind="asymptotic",
+    source="second moment of the squared singular values of a product of Gaussian matrices around a diagonal",
+    status="derived",
+    symbol="mu_2",
+    order=1,
+    domain="width to infinity",
+)
+def feed_forward_matrix_moment(
+    ratio: HiddenRatio,
+    slope_kurtosis: Annotated[Any, Domain(1, closed_low=True, symbol="kappa_s", typical=(1, 3))] = 2,
+) -> Any:
+    r"""How unevenly a plain feed-forward part stretches directions: tr (J J')^2 / d over (tr J J' / d)^2.
+
+    .. math:: \mu_2 = 2 + \frac{\kappa_s}{m}
+
+    Derivation: docs/derivations/post-norm.md, (N3).
+
+    Parameters
+    ----------
+    ratio : m, hidden features over width.
+    slope_kurtosis : E f'^4 / (E f'^2)^2; 2 for ReLU, whose slope is 0 or 1, and 1 for a linear map.
+
+    Returns
+    -------
+    mu_2; 3 for two square matrices in a row, as in attention, where m = 1 and the slope is 1.
+
+    Examples
+    --------
+    >>> feed_forward_matrix_moment(4), feed_forward_matrix_moment(1, 1)
+    (2.5, 3.0)
+    """
+    return 2 + slope_kurtosis / ratio
+
+
+@formula(
+    kind="asymptotic",
+    source="variance of the squared length of a random feed-forward part's output",
+    status="derived",
+    symbol="omega",
+    order=1,
+    domain="width to infinity",
+)
+def feed_forward_matrix_spread(
+    ratio: HiddenRatio,
+    kurtosis: Annotated[Any, Domain(1, closed_low=True, symbol="kappa_4", typical=(2, 8))] = 6,
+) -> Any:
+    r"""How much the size of a feed-forward part's output varies between draws of its weights: d times the relative variance.
+
+    .. math:: \omega = 2 + \frac{\kappa_4 - 1}{m}
+
+    Derivation: docs/derivations/post-norm.md, (N4).
+
+    Parameters
+    ----------
+    ratio : m, hidden features over width.
+    kurtosis : E f^4 / (E f^2)^2 of the hidden features; 6 for ReLU, 3 for a linear map.
+
+    Returns
+    -------
+    omega; 4 for two square matrices in a row, as in attention, where m = 1 and the kurtosis is 3.
+
+    Examples
+    --------
+    >>> feed_forward_matrix_spread(4), feed_forward_matrix_spread(1, 3)
+    (3.25, 4.0)
+    """
+    return 2 + (kurtosis - 1) / ratio

@@ -1,0 +1,265 @@
+"""Post-norm stacks: growth of the gradient, its spread over draws at finite width, and rank collapse at an exponential rate."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from ...formula import Domain, formula
+from ..moments import BranchScale, Features, Scale
+from ._domains import Attention, FeedForward, Gain, Gap, HiddenRatio, Layers, Strength
+from .blocks import feed_forward_matrix_moment, feed_forward_matrix_spread
+
+AttentionGain = Annotated[Any, Domain(0, closed_low=True, symbol="J_A", typical=(0.05, 1))]
+FeedForwardGain = Annotated[Any, Domain(0, closed_low=True, symbol="J_F", typical=(0.05, 1))]
+
+
+@formula(
+    kind="exact",
+    source="residual sum and the norm behind it",
+    status="derived",
+    symbol="f",
+    domain="infinite width; constant a and J",
+)
+def post_norm_gradient_factor(gain: Gain, strength: Strength, skip: Scale = 1, branch: BranchScale = 1) -> Any:
+    r"""By what one post-norm block multiplies a gradient on its way back.
+
+    .. math:: f = \frac{\lambda^2 + \beta^2 J}{\lambda^2 + \beta^2 a}
+
+    Parameters
+    ----------
+    gain : J of the branch.
+    strength : a, what the branch adds, dropout included. A gradient that tokens share passes dropout as it is, so that f is
+        below 1 for it even where J without dropout is a.
+    skip, branch : lambda and beta, the factors on skip and branch.
+
+    Returns
+    -------
+    f; 1 where J = a, and 1/(1+a) where the branch gives nothing back.
+
+    Examples
+    --------
+    >>> post_norm_gradient_factor(0.0, 1.0)
+    0.5
+    """
+    return (skip**2 + branch**2 * gain) / (skip**2 + branch**2 * strength)
+
+
+@formula(
+    kind="exact",
+    source="product of the blocks' factors",
+    status="derived",
+    symbol="G",
+    domain="infinite width; constant a and J. At depth over width of order 1 it is a mean that no draw is near",
+)
+def post_norm_gradient_growth(
+    attention_gain: AttentionGain,
+    feed_forward_gain: FeedForwardGain,
+    attention: Attention,
+    feed_forward: FeedForward,
+    layers: Layers,
+) -> Any:
+    r"""How much a gradient gains, or loses, on its way through N post-norm layers: exponential in depth.
+
+    .. math:: \left(\frac{(1 + J_A)(1 + J_F)}{(1 + a_A)(1 + a_F)}\right)^N
+
+    Parameters
+    ----------
+    attention_gain, feed_forward_gain : J_A and J_F.
+    attention, feed_forward : a_A and a_F, what the two blocks of a layer add.
+    layers : N.
+
+    Returns
+    -------
+    The ratio of gamma at the input to gamma at the output.
+
+    Examples
+    --------
+    >>> post_norm_gradient_growth(0.0, 0.5, 1.0, 0.5, 10) == 2.0**-10
+    True
+    """
+    return ((1 + attention_gain) * (1 + feed_forward_gain) / ((1 + attention) * (1 + feed_forward))) ** layers
+
+
+@formula(
+    kind="approximation",
+    source="linearised correlation recursion of a post-norm stack",
+    status="derived",
+    symbol="1 - r_N",
+    domain="long sequences, p = 0, ReLU; within 6 % from g_0 = 0.1, within 1 % from 0.01",
+)
+def post_norm_collapse(gap: Gap, attention: Attention, layers: Layers) -> Any:
+    r"""How far from alike the tokens of a post-norm stack still are after N layers: rank collapse at an exponential rate.
+
+    .. math:: 1 - r_N = g_0 (1 + a_A)^{-N}
+
+    Parameters
+    ----------
+    gap : g_0 = 1 - r_0 of the input.
+    attention : a_A, what an attention block adds once tokens have aligned.
+    layers : N.
+
+    Returns
+    -------
+    1 - r_N. The feed-forward parts leave it as it is, to first order in 1 - r.
+
+    Examples
+    --------
+    >>> post_norm_collapse(0.5, 1.0, 4)
+    0.03125
+    """
+    return gap * (1 + attention) ** (-layers)
+
+
+@formula(
+    kind="asymptotic",
+    source="sum of the two blocks of a layer",
+    status="derived",
+    symbol="E ln",
+    order=1,
+    domain="all tokens alike (r near 1), no dropout, ReLU",
+)
+def post_norm_layer_log_drift(
+    attention: Attention,
+    feed_forward: FeedForward,
+    width: Annotated[Any, Domain(0, symbol="d", unit="dimensions", typical=(64, 4096))],
+    ratio: HiddenRatio = 4,
+) -> Any:
+    r"""Expected logarithm of the factor by which one deep post-norm layer multiplies the gradient's second moment.
+
+    .. math:: E \ln f = -\frac{2 a_A + 2 a_A^2}{(1+a_A)^2 d} - \frac{2 a_F + (1 + 2/m) a_F^2}{(1+a_F)^2 d}
+
+    Parameters
+    ----------
+    attention, feed_forward : a_A and a_F, what the two blocks of a layer add.
+    width : d.
+    ratio : m, hidden features over width.
+
+    Returns
+    -------
+    A number below zero; times the layers, the logarithm of the typical gradient over that of infinite width.
+
+    Examples
+    --------
+    >>> round(post_norm_layer_log_drift(1.0, xavier_relu_block_second_moment(4), 1), 3)
+    -1.455
+    """
+    return post_norm_log_drift(attention, width, 3) + post_norm_log_drift(
+        feed_forward, width, feed_forward_matrix_moment(ratio)
+    )
+
+
+@formula(
+    kind="asymptotic",
+    source="sum of the two blocks of a layer",
+    status="derived",
+    symbol="Var ln",
+    order=1,
+    domain="all tokens alike (r near 1), no dropout, ReLU",
+)
+def post_norm_layer_log_variance(
+    attention: Attention,
+    feed_forward: FeedForward,
+    width: Annotated[Any, Domain(0, symbol="d", unit="dimensions", typical=(64, 4096))],
+    ratio: HiddenRatio = 4,
+) -> Any:
+    r"""Variance over draws of the logarithm of one deep post-norm layer's gradient factor.
+
+    .. math:: \mathrm{Var} \ln f = \frac{2 (4 a_A + 4 a_A^2)}{(1+a_A)^2 d} + \frac{2 (4 a_F + (2 + 5/m) a_F^2)}{(1+a_F)^2 d}
+
+    Parameters
+    ----------
+    attention, feed_forward : a_A and a_F, what the two blocks of a layer add.
+    width : d.
+    ratio : m, hidden features over width.
+
+    Returns
+    -------
+    A variance; times the layers, that of the logarithm of the gradient's second moment.
+
+    Examples
+    --------
+    >>> round(post_norm_layer_log_variance(1.0, xavier_relu_block_second_moment(4), 1), 2)
+    5.85
+    """
+    return post_norm_log_variance(attention, width, 4) + post_norm_log_variance(
+        feed_forward, width, feed_forward_matrix_spread(ratio)
+    )
+
+
+SpreadStrength = Annotated[Any, Domain(0, symbol="a", typical=(0.1, 1.5))]
+
+
+@formula(
+    kind="asymptotic",
+    source="moments of a product of random matrices, one block of a collapsed post-norm stack",
+    status="derived",
+    symbol="E ln",
+    order=1,
+    domain="all tokens alike (r near 1), no dropout",
+)
+def post_norm_log_drift(
+    strength: SpreadStrength,
+    width: Features,
+    matrix_moment: Annotated[Any, Domain(1, closed_low=True, symbol="mu_2", typical=(2, 3))] = 3,
+) -> Any:
+    r"""Expected logarithm of the factor by which one deep post-norm block multiplies the gradient's second moment.
+
+    .. math:: E \ln f = -\frac{2a + (\mu_2 - 1) a^2}{(1+a)^2 d}
+
+    Derivation: docs/derivations/post-norm.md, (N1).
+
+    Parameters
+    ----------
+    strength : a, second moment of the branch over that of the skip path.
+    width : d.
+    matrix_moment : mu_2, 3 for attention, 2.5 for a ReLU feed-forward part four times the width.
+
+    Returns
+    -------
+    A number below zero: the typical gradient shrinks, although its mean over draws does not.
+
+    Examples
+    --------
+    >>> attention, ffn = post_norm_log_drift(1.0, 1), post_norm_log_drift(0.32, 1, 2.5)
+    >>> round(attention + ffn, 3)
+    -1.455
+    """
+    return -(2 * strength + (matrix_moment - 1) * strength**2) / ((1 + strength) ** 2 * width)
+
+
+@formula(
+    kind="asymptotic",
+    source="moments of a product of random matrices, one block of a collapsed post-norm stack",
+    status="derived",
+    symbol="Var ln",
+    order=1,
+    domain="all tokens alike (r near 1), no dropout",
+)
+def post_norm_log_variance(
+    strength: SpreadStrength,
+    width: Features,
+    matrix_spread: Annotated[Any, Domain(0, symbol="omega", typical=(3, 4))] = 4,
+) -> Any:
+    r"""Variance over draws of the logarithm of one deep post-norm block's gradient factor.
+
+    .. math:: \mathrm{Var} \ln f = \frac{2 (4a + \omega a^2)}{(1+a)^2 d}
+
+    Derivation: docs/derivations/post-norm.md, (N2).
+
+    Parameters
+    ----------
+    strength : a, second moment of the branch over that of the skip path.
+    width : d.
+    matrix_spread : omega, 4 for attention, 3.25 for a ReLU feed-forward part four times the width.
+
+    Returns
+    -------
+    A variance; over N blocks they add, so that deep narrow stacks are log-normal with a wide spread.
+
+    Examples
+    --------
+    >>> attention, ffn = post_norm_log_variance(1.0, 1), post_norm_log_variance(0.32, 1, 3.25)
+    >>> round(attention + ffn, 2)
+    5.85
+    """
+    return 2 * (4 * strength + matrix_spread * strength**2) / ((1 + strength) ** 2 * width)

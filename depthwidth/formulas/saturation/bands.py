@@ -1,0 +1,466 @@
+"""The condensation point, and closed forms for the diffuse, the transitional and the condensed band, each with its range."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from ...formula import Domain, formula
+from ...mathematics import Constant, euler_gamma, exp, library_of, log, pi, sqrt
+from ...numerics.bounds import LARGEST_VARIANCE
+from .._quadrature import in_doubles
+from .._regime import require
+from ._domains import NATS2, Length, RowLength, RowVariance, Variance
+
+
+@formula(kind="asymptotic", source="random-energy model", status="derived", symbol="H", order=1,
+         domain="L to infinity; at L = 64, 0.7 % low for sigma^2 = 1, 18 % for 4, negative for 9")  # fmt: skip
+def diffuse_entropy(variance: RowVariance, length: RowLength) -> Any:
+    r"""Entropy of a softmax whose weight is spread over many entries.
+
+    .. math:: H \approx \ln L - \sigma^2/2
+
+    Parameters
+    ----------
+    variance : sigma^2 of a logit, nats^2.
+    length : L, entries of the row.
+
+    Returns
+    -------
+    nats.
+
+    Examples
+    --------
+    >>> round(diffuse_entropy(1.0, 64), 4)
+    3.6589
+    """
+    return log(length) - variance / 2
+
+
+@formula(kind="approximation", source="ratio of the leading log-normal moments", status="derived", symbol="P",
+         domain="variance P/L - 1/L^2 is 3 % high at L = 64, sigma^2 = 0.5; 30 % at 16, 1")  # fmt: skip
+def overlap_ratio(variance: RowVariance, length: RowLength) -> Any:
+    r"""Cheap substitute for P; with rho sigma^2 in place of the variance, for P2.
+
+    .. math:: P \approx \frac{e^{\sigma^2}}{e^{\sigma^2} + L - 1}
+
+    Parameters
+    ----------
+    variance : sigma^2 of a logit, nats^2.
+    length : L, entries of the row.
+
+    Returns
+    -------
+    E sum p^2, from 1/L to 1.
+
+    Examples
+    --------
+    >>> overlap_ratio(0.0, 4)
+    0.25
+    """
+    return exp(variance) / (exp(variance) + length - 1)
+
+
+@formula(kind="asymptotic", source="delta method, second order", status="derived", symbol="v", order=2,
+         domain="-0.5 % at L = 64, sigma^2 = 0.5; -6 % at 64, 1; useless beyond")  # fmt: skip
+def softmax_variance_series(variance: RowVariance, length: RowLength) -> Any:
+    r"""Variance of one softmax probability, to second order in 1/L.
+
+    .. math:: v = \frac{1}{L^2}\left[e - 1 - \frac{2(e^3 - e) - 3e(e - 1)}{L}\right], \quad e = e^{\sigma^2}
+
+    Parameters
+    ----------
+    variance : sigma^2 of a logit, nats^2.
+    length : L, entries of the row.
+
+    Returns
+    -------
+    Variance of p_j over the logits.
+
+    Examples
+    --------
+    >>> round(softmax_variance_series(0.5, 64) * 64**2, 4)
+    0.6103
+    """
+    e = exp(variance)
+    return (e - 1 - (2 * (e**3 - e) - 3 * e * (e - 1)) / length) / length**2
+
+
+@formula(kind="asymptotic", source="sum of 1/n over rows", status="derived", symbol="P", order=1,
+         domain="uniform attention, sigma^2 = 0")  # fmt: skip
+def causal_uniform_overlap(length: RowLength) -> Any:
+    r"""Average over the rows of a causal mask of P, for uniform attention.
+
+    .. math:: \bar P \approx \frac{\ln L + \gamma_E}{L}
+
+    Parameters
+    ----------
+    length : L, tokens.
+
+    Returns
+    -------
+    Mean of 1/n over n = 1 to L: several times the 1/L of a full mask.
+
+    Examples
+    --------
+    >>> round(causal_uniform_overlap(64), 4)
+    0.074
+    """
+    return (log(length) + euler_gamma) / length
+
+
+DIFFUSE = 0.3
+"""Logit scale over condensation point below which attention is diffuse: the closed forms of that band are within 5 % there."""
+_LONGEST_LOGARITHM = 700.0  # nats: exp of more leaves the range of floating-point numbers
+Spread = Annotated[Any, Domain(0, LARGEST_VARIANCE, symbol="sigma^2", unit=NATS2, typical=(4.0, 100.0))]
+_REM = "random-energy model, Derrida 1981; range measured for this package against the integrals"
+
+
+@formula(kind="asymptotic", source=_REM, status="rederived", symbol="sigma_c")
+def condensation_point(length: Length) -> Any:
+    r"""Logit scale above which a few tokens hold all the weight: the freezing point of the random-energy model.
+
+    .. math:: \sigma_c = \sqrt{2 \ln n}
+
+    Parameters
+    ----------
+    length : n, entries of the row. A whole number from 2.
+
+    Returns
+    -------
+    nats.
+
+    Examples
+    --------
+    >>> round(condensation_point(1024), 4)
+    3.7233
+    """
+    return sqrt(2 * log(length))
+
+
+@formula(kind="asymptotic", source=_REM, status="rederived", symbol="n_c")
+def condensed_length(
+    variance: Annotated[Any, Domain(0, 2 * _LONGEST_LOGARITHM, True, True, symbol="sigma^2", unit=NATS2, typical=(0.5, 16.0))],
+) -> Any:
+    r"""Length below which a row of logits of this scale is condensed: :func:`condensation_point` the other way round.
+
+    .. math:: n_c = e^{\sigma^2 / 2}
+
+    Parameters
+    ----------
+    variance : sigma^2 of a logit, nats^2, at every length the same. 0 to 1400, whose exponential a float still holds.
+
+    Returns
+    -------
+    Tokens, from 1; not rounded. Longer rows are transitional or diffuse.
+
+    Examples
+    --------
+    >>> round(condensed_length(12.0), 1)
+    403.4
+    """
+    return exp(variance / 2)
+
+
+@formula(kind="asymptotic", source=_REM, status="derived", symbol="n_c")
+def length_scaled_condensed_length(
+    variance: Annotated[Any, Domain(0, LARGEST_VARIANCE, symbol="sigma^2", unit=NATS2, typical=(4.0, 16.0))], length: Length
+) -> Any:
+    r"""Length above which a row is condensed where logits grow with the logarithm of the length, as in scalable softmax.
+
+    .. math:: n_c = e^{2 (\ln n)^2 / \sigma^2}, \qquad \sigma(n') = \sigma \frac{\ln n'}{\ln n}
+
+    Parameters
+    ----------
+    variance : sigma^2 of a logit at the length n, nats^2.
+    length : n, the length at which it is sigma^2.
+
+    Returns
+    -------
+    Tokens, from 1; not rounded. Shorter rows are transitional or diffuse: the other side than with :func:`condensed_length`.
+
+    Raises
+    ------
+    InputError
+        where it exceeds e^700.
+
+    Examples
+    --------
+    >>> round(length_scaled_condensed_length(16.0, 1024), 1)
+    405.7
+    """
+    logarithm = 2 * log(length) ** 2 / variance
+    require(logarithm <= _LONGEST_LOGARITHM, "saturation.length_scaled_condensed_length: no floating-point number is so large")
+    return exp(logarithm)
+
+
+@formula(
+    kind="asymptotic", source="extreme-value theory: location of the largest of n normals", status="rederived", symbol="b_n"
+)
+def largest_normal(length: Length) -> Any:
+    r"""Typical size of the largest of n standard normals, the condensation point at finite n.
+
+    .. math:: b_n = \sqrt{2 \ln n} - \frac{\ln \ln n + \ln 4\pi}{2 \sqrt{2 \ln n}}
+
+    Parameters
+    ----------
+    length : n. A whole number from 2.
+
+    Returns
+    -------
+    Standard deviations; negative below n = 3, where it means nothing.
+
+    Examples
+    --------
+    >>> round(largest_normal(1024), 4)
+    3.1234
+    """
+    root = sqrt(2 * log(length))
+    return root - (log(log(length)) + log(4 * pi)) / (2 * root)
+
+
+def require_ratio(name: str, variance: Any, length: Any, low: float, high: float, words: str) -> None:
+    """Refuse with `words` where the logit scale over the condensation point is not between `low` and `high`."""
+    ratio = sqrt(variance) / condensation_point.body(length)
+    require((ratio >= low) & (ratio <= high), f"saturation.{name}: {words}; saturation's integrals hold everywhere")
+
+
+_DIFFUSE = f"sigma < {DIFFUSE} sqrt(2 ln n); within 1.4 % there for n from 1024, 5 % from 64"
+DIFFUSE_ERROR = f"holds for a logit scale up to {DIFFUSE} sqrt(2 ln n) only"
+
+
+@formula(kind="approximation", source=_REM, status="rederived", symbol="ln Z", domain=_DIFFUSE)
+def diffuse_log_partition(variance: Variance, length: Length) -> Any:
+    r"""Average log partition function of diffuse attention.
+
+    .. math:: E \ln Z \approx \ln n + \frac{\sigma^2}{2} - \frac{e^{\sigma^2} - 1}{2n}
+
+    Parameters
+    ----------
+    variance : sigma^2 of a logit, nats^2.
+    length : n, entries of the row.
+
+    Returns
+    -------
+    nats. Outside sigma <= 0.3 sqrt(2 ln n) it refuses.
+
+    Examples
+    --------
+    >>> round(diffuse_log_partition(1.0, 1024), 5)
+    7.43063
+    """
+    require_ratio("diffuse_log_partition", variance, length, 0, DIFFUSE, DIFFUSE_ERROR)
+    return log(length) + variance / 2 - (exp(variance) - 1) / (2 * length)
+
+
+@formula(kind="approximation", source=_REM, status="derived", symbol="H", domain=_DIFFUSE)
+def diffuse_entropy_next(variance: Variance, length: Length) -> Any:
+    r"""Average entropy of diffuse attention, with its 1/n correction.
+
+    .. math:: E H \approx \ln n - \frac{\sigma^2}{2} - \frac{e^{\sigma^2} - 1}{2n} + \frac{\sigma^2 e^{\sigma^2}}{n}
+
+    Parameters
+    ----------
+    variance : sigma^2 of a logit, nats^2.
+    length : n, entries of the row.
+
+    Returns
+    -------
+    nats. Outside sigma <= 0.3 sqrt(2 ln n) it refuses; the leading term alone is
+    :func:`~depthwidth.formulas.saturation.diffuse_entropy`.
+
+    Examples
+    --------
+    >>> round(diffuse_entropy_next(1.0, 1024), 4)
+    6.4333
+    """
+    require_ratio("diffuse_entropy_next", variance, length, 0, DIFFUSE, DIFFUSE_ERROR)
+    grown = exp(variance)
+    return log(length) - variance / 2 - (grown - 1) / (2 * length) + variance * grown / length
+
+
+@formula(kind="approximation", source=_REM, status="rederived", symbol="S_2", domain=_DIFFUSE)
+def diffuse_squared_sum(variance: Variance, length: Length) -> Any:
+    r"""Sum of squared weights of diffuse attention: n exp(-sigma^2) tokens are attended to.
+
+    .. math:: E \sum_j p_j^2 \approx e^{\sigma^2} / n
+
+    Parameters
+    ----------
+    variance : sigma^2 of a logit, nats^2.
+    length : n, entries of the row.
+
+    Returns
+    -------
+    1/n to 1. Outside sigma <= 0.3 sqrt(2 ln n) it refuses: at n = 1024, sigma = 2 it would be 1.9 times too large.
+
+    Examples
+    --------
+    >>> round(diffuse_squared_sum(1.0, 1024), 6)
+    0.002655
+    """
+    require_ratio("diffuse_squared_sum", variance, length, 0, DIFFUSE, DIFFUSE_ERROR)
+    return exp(variance) / length
+
+
+@formula(kind="approximation", source="derived for this package: one logit against the annealed rest", status="derived",
+         symbol="S_2", domain="sigma < 0.6 sqrt(2 ln n); within 12 % there for n from 1024, 24 % from 64")  # fmt: skip
+def one_body_squared_sum(variance: Variance, length: Length) -> Any:
+    r"""Sum of squared weights where one logit competes with the average of all others.
+
+    .. math:: E \sum_j p_j^2 \approx n\, E_g\!\left[\left(\frac{a}{1 + a}\right)^2\right],
+        \qquad a = \exp\!\left(\sigma g - \ln(n - 1) - \tfrac{\sigma^2}{2}\right)
+
+    Parameters
+    ----------
+    variance : sigma^2 of a logit, nats^2.
+    length : n, entries of the row.
+
+    Returns
+    -------
+    1/n to 1. Outside sigma <= 0.6 sqrt(2 ln n) it refuses.
+
+    Examples
+    --------
+    >>> round(one_body_squared_sum(4.0, 1024), 5)
+    0.0265
+    """
+    require_ratio("one_body_squared_sum", variance, length, 0, 0.6, "holds for a logit scale up to 0.6 sqrt(2 ln n) only")
+
+    def average(s2: Any, n: Any) -> Any:
+        import numpy as np
+
+        s2, n = (np.asarray(v, dtype=float)[..., None] for v in (s2, n))
+        # Where (a/(1+a))^2 weighs, the density is shifted by up to 2 sigma.
+        g = np.linspace(-9.0, 9.0 + 2 * math.sqrt(float(s2.max())), 401)
+        logit = np.sqrt(s2) * g - np.log(n - 1) - s2 / 2
+        with np.errstate(under="ignore"):
+            weight = 1 / (1 + np.exp(-np.clip(logit, -300, 300)))
+            values = (weight**2 * np.exp(-g * g / 2)).sum(-1)
+        result = n[..., 0] * values * (g[1] - g[0]) / math.sqrt(2 * math.pi)
+        return result if result.ndim else float(result)
+
+    return in_doubles("one_body_squared_sum", average, variance, length)
+
+
+_LEADING = "leading order in n: off by a factor of 2 to 8 at any realistic n"
+
+
+@formula(kind="asymptotic", source=_REM, status="rederived", symbol="S_2", domain=_LEADING)
+def typical_squared_sum(variance: Spread, length: Length) -> Any:
+    r"""Typical sum of squared weights between half the condensation point and the point itself, to leading order.
+
+    .. math:: \textstyle\sum_j p_j^2 \sim \exp\!\left(-(\sigma_c - \sigma)^2\right)
+
+    Parameters
+    ----------
+    variance : sigma^2 of a logit, nats^2; sigma_c/2 <= sigma <= sigma_c.
+    length : n, entries of the row.
+
+    Returns
+    -------
+    1/n to 1, in a typical row rather than on average.
+
+    Examples
+    --------
+    >>> round(typical_squared_sum(9.0, 1024), 3)
+    0.593
+    """
+    require_ratio("typical_squared_sum", variance, length, 0.5, 1, "holds from 0.5 to 1 times sqrt(2 ln n) only")
+    return exp(-((condensation_point.body(length) - sqrt(variance)) ** 2))
+
+
+@formula(kind="asymptotic", source=_REM, status="rederived", symbol="S_2", domain=_LEADING)
+def rare_squared_sum(variance: Spread, length: Length) -> Any:
+    r"""Average sum of squared weights below the condensation point, carried by rare rows, to leading order.
+
+    .. math:: E \sum_j p_j^2 \sim n \exp\!\left(-\frac{(\ln n + \sigma^2/2)^2}{2 \sigma^2}\right)
+
+    Parameters
+    ----------
+    variance : sigma^2 of a logit, nats^2; sigma_c/sqrt(3) <= sigma <= sigma_c.
+    length : n, entries of the row.
+
+    Returns
+    -------
+    1/n to 1.
+
+    Examples
+    --------
+    >>> round(rare_squared_sum(9.0, 1024), 3)
+    0.72
+    """
+    require_ratio("rare_squared_sum", variance, length, 1 / math.sqrt(3), 1, "holds from 0.577 to 1 times sqrt(2 ln n) only")
+    return length * exp(-((log(length) + variance / 2) ** 2) / (2 * variance))
+
+
+_CONDENSED = "sigma > 1.4 b_n"
+
+
+def _condensed(name: str, variance: Any, length: Any) -> Any:
+    share = largest_normal.body(length) / sqrt(variance)
+    require(
+        (share <= 1 / 1.4) & (length >= 16),
+        f"saturation.{name}: holds for n from 16 and a logit scale above 1.4 b_n only; saturation's integrals hold everywhere",
+    )
+    return share
+
+
+@formula(kind="approximation", source=_REM, status="rederived", symbol="S_2",
+         domain=f"{_CONDENSED}: within 4 % above 1.6 b_n, 11 % low at 1.4 b_n, for n from 1024")  # fmt: skip
+def condensed_squared_sum(variance: Spread, length: Length) -> Any:
+    r"""Sum of squared weights of condensed attention.
+
+    .. math:: E \sum_j p_j^2 \approx 1 - b_n/\sigma
+
+    Parameters
+    ----------
+    variance : sigma^2 of a logit, nats^2; sigma > 1.4 b_n.
+    length : n, entries of the row, from 16.
+
+    Returns
+    -------
+    0 to 1.
+
+    Examples
+    --------
+    >>> round(condensed_squared_sum(36.0, 1024), 4)
+    0.4794
+    """
+    return 1 - _condensed("condensed_squared_sum", variance, length)
+
+
+@formula(kind="approximation", source=f"{_REM}; Poisson-Dirichlet weights", status="rederived", symbol="H",
+         domain=f"{_CONDENSED}: within 4 % above 2.5 b_n, 13 % high at 1.9 b_n, 50 % at 1.4 b_n, for n from 1024")  # fmt: skip
+def condensed_entropy(variance: Spread, length: Length) -> Any:
+    r"""Entropy of condensed attention, which no longer depends on the length but through b_n.
+
+    .. math:: E H \approx \psi(1) - \psi(1 - b_n/\sigma)
+
+    Parameters
+    ----------
+    variance : sigma^2 of a logit, nats^2; sigma > 1.4 b_n.
+    length : n, entries of the row, from 16.
+
+    Returns
+    -------
+    nats.
+
+    Examples
+    --------
+    >>> round(condensed_entropy(100.0, 1024), 4)
+    0.6783
+    """
+    share = _condensed("condensed_entropy", variance, length)
+    return _digamma(Constant.of(1)) - _digamma(1 - share)
+
+
+def _digamma(x: Any) -> Any:
+    import sys
+
+    library = library_of(x)
+    if library in ("sympy", "torch", "mpmath"):
+        return sys.modules[library].digamma(x)
+    from scipy.special import digamma
+
+    return digamma(x) if library == "numpy" else float(digamma(float(x)))

@@ -1,0 +1,144 @@
+"""One target among Gaussian distractors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from ...formula import Domain, formula
+from ...mathematics import exp, log
+from .._quadrature import in_doubles
+from ._domains import EXACT, NATS, Length, Variance
+from .bands import require_ratio
+
+Gap = Annotated[Any, Domain(-1e4, 1e4, True, True, symbol="Delta", unit=NATS, typical=(2.0, 12.0))]
+Miss = Annotated[Any, Domain(0, 1, symbol="epsilon", typical=(0.01, 0.5))]
+
+
+def _planted(field: str, *values: Any) -> Any:
+    def average(gap: float, variance: float, length: float) -> float:
+        from ...numerics.retrieval import planted
+
+        return float(getattr(planted(gap, variance, length), field))
+
+    return in_doubles(field, average, *values, one_by_one=True)
+
+
+@formula(kind="exact", source=EXACT, status="derived", symbol="p_t")
+def target_weight(gap: Gap, variance: Variance, length: Length) -> Any:
+    r"""Average attention weight on one target among Gaussian distractors.
+
+    .. math:: E\, p_t = \int e^{u + \Delta} \exp(-e^{u + \Delta})\, \psi_0(u)^{n-1}\, du
+
+    Parameters
+    ----------
+    gap : Delta, the target's logit above the distractors' mean, nats.
+    variance : sigma^2 of a distractor's logit, nats^2.
+    length : n, entries with the target.
+
+    Returns
+    -------
+    0 to 1.
+
+    Examples
+    --------
+    >>> round(target_weight(8.0, 4.0, 1024), 5)
+    0.28824
+    """
+    return _planted("probability", gap, variance, length)
+
+
+@formula(kind="exact", source=EXACT, status="derived", symbol="E p_t^2")
+def target_weight_squared(gap: Gap, variance: Variance, length: Length) -> Any:
+    r"""Average squared attention weight on one target among Gaussian distractors.
+
+    .. math:: E\, p_t^2 = \int e^{2(u + \Delta)} \exp(-e^{u + \Delta})\, \psi_0(u)^{n-1}\, du
+
+    Parameters
+    ----------
+    gap : Delta, the target's logit above the distractors' mean, nats.
+    variance : sigma^2 of a distractor's logit, nats^2.
+    length : n, entries with the target.
+
+    Returns
+    -------
+    0 to 1.
+
+    Examples
+    --------
+    >>> round(target_weight_squared(8.0, 4.0, 1024), 5)
+    0.0844
+    """
+    return _planted("squared", gap, variance, length)
+
+
+@formula(kind="exact", source=EXACT, status="derived", symbol="S_2'")
+def distractor_squared_sum(gap: Gap, variance: Variance, length: Length) -> Any:
+    r"""Average of the distractors' squared attention weights beside one target.
+
+    .. math:: E \sum_{j \ne t} p_j^2 = (n - 1) \int \psi_2(u) \exp(-e^{u + \Delta})\, \psi_0(u)^{n-2}\, du
+
+    Parameters
+    ----------
+    gap : Delta, the target's logit above the distractors' mean, nats.
+    variance : sigma^2 of a distractor's logit, nats^2.
+    length : n, entries with the target.
+
+    Returns
+    -------
+    0 to 1.
+
+    Examples
+    --------
+    >>> round(distractor_squared_sum(8.0, 4.0, 1024), 6)
+    0.015739
+    """
+    return _planted("others", gap, variance, length)
+
+
+@formula(kind="approximation", source="annealed average of Z", status="derived", symbol="p_t",
+         domain="sigma < 0.6 sqrt(2 ln n)")  # fmt: skip
+def annealed_target_weight(gap: Gap, variance: Variance, length: Length) -> Any:
+    r"""Attention weight on one target, with the distractors' partition function replaced by its average.
+
+    .. math:: p_t \approx \frac{1}{1 + (n - 1) \exp(\sigma^2/2 - \Delta)}
+
+    Parameters
+    ----------
+    gap : Delta, the target's logit above the distractors' mean, nats.
+    variance : sigma^2 of a distractor's logit, nats^2.
+    length : n, entries with the target.
+
+    Returns
+    -------
+    0 to 1. Outside sigma <= 0.6 sqrt(2 ln n) it refuses.
+
+    Examples
+    --------
+    >>> round(annealed_target_weight(8.0, 4.0, 1024), 5)
+    0.28282
+    """
+    require_ratio("annealed_target_weight", variance, length, 0, 0.6, "holds for a logit scale up to 0.6 sqrt(2 ln n) only")
+    return 1 / (1 + (length - 1) * exp(variance / 2 - gap))
+
+
+@formula(kind="exact", source="algebra", status="derived", symbol="Delta")
+def gap_for_weight(length: Length, miss: Miss) -> Any:
+    r"""Gap that gives a target all but a given share of the weight, against n - 1 equal distractors.
+
+    .. math:: \Delta = \ln \frac{(n - 1)(1 - \epsilon)}{\epsilon}
+
+    Parameters
+    ----------
+    length : n, entries with the target.
+    miss : epsilon, the weight that the distractors keep.
+
+    Returns
+    -------
+    nats.
+
+    Examples
+    --------
+    >>> round(gap_for_weight(1024, 0.01), 4)
+    11.5256
+    """
+    return log((length - 1) * (1 - miss) / miss)
