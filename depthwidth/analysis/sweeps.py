@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..architecture import Transformer
 from ..errors import InputError, shown
+from ..formulas.moments import norm_moment
 from ..initialization import Recipe, recipe
 from ..layers import Block, Residual, Stack
-from ..signal import Place, Signal, Walk
+from ..signal import DrawSpread, Place, Signal, Spread, Walk
+from ..signal.residual import add_branch, norm_factors, post_norm_drift
 
 if TYPE_CHECKING:
     import pandas
@@ -98,7 +100,7 @@ def sweep(
     behind = steps[-1].gain_behind
     if behind is not None and not np.allclose(columns["variance"], behind, rtol=1e-4):
         raise InputError(f"sweep: the input of a post-norm stack is itself normalised: its variance must be {behind:.4g}")
-    ends = _swept(columns, steps, finite_width)
+    ends = _ends(columns, steps, finite_width)
     ends["gradient"] *= size
     return pandas.DataFrame(columns | ends)
 
@@ -179,6 +181,37 @@ class _Step(NamedTuple):
         eps_in = None if part.norm_in is None else part.norm_in.eps
         return cls(values, differences, eps_in, gain, eps, omega, backward, part.width)
 
+    def pass_through(self, x: Signal, skip: Array, branch: Array) -> tuple[Signal, Array]:
+        """The stream after this branch, and the rows of the 2 by 2 matrix that takes a gradient back through it."""
+        import numpy as np
+
+        skip2, branch2 = skip * skip, branch * branch
+        correlation, gain, pair_gain = x.correlation, branch2, branch2
+        if self.eps_in is not None:  # the tables were made at a stream of second moment 1
+            known = norm_factors(x)
+            gain = norm_moment.body(branch2, x.second_moment + self.eps_in, 1 + self.eps_in)
+            correlation, gain, pair_gain = (
+                correlation * known.covariance, gain * known.gradient, gain * known.gradient_covariance
+            )  # fmt: skip
+        a, a_pair, one, other, pair_one, pair_other = self.read(correlation)
+        added = Signal(a * branch2, a_pair * branch2)
+        matrix = [skip2 + gain * one, gain * other, pair_gain * pair_one, skip2 + pair_gain * pair_other]
+        y = add_branch(x, added, self.omega, self.width, skip)
+        if self.gain_behind is None:
+            return y, np.stack(matrix)
+        known, scale = norm_factors(y), norm_moment.body
+        size = y.second_moment + self.eps_behind
+        gain, pair_gain = (scale(1.0, size, self.gain_behind, k) for k in (known.gradient, known.gradient_covariance))
+        if x.spread is not None:
+            drift, _ = post_norm_drift(x.times(skip2), added, DrawSpread(self.omega, self.backward), self.width)
+            gain, pair_gain = gain * (1 + drift), pair_gain * (1 + drift)
+        # The gradient meets the norm first, so that its factors stand at the right of the residual's matrix.
+        matrix = [matrix[0] * gain, matrix[1] * pair_gain, matrix[2] * gain, matrix[3] * pair_gain]
+        y = Signal(
+            scale(y.second_moment, size, self.gain_behind), scale(y.covariance, size, self.gain_behind, known.covariance)
+        )
+        return y.spread_as(x.spread and Spread.none(y)), np.stack(matrix)
+
     def read(self, correlation: Array) -> Array:
         """The six numbers at these correlations, each along the first axis."""
         import numpy as np
@@ -191,86 +224,36 @@ class _Step(NamedTuple):
         return np.ascontiguousarray(found.T)
 
 
-def _swept(columns: dict[str, Array], steps: list[_Step], finite_width: bool) -> dict[str, Array]:
+def _ends(columns: dict[str, Array], steps: list[_Step], finite_width: bool) -> dict[str, Array]:
     """Both ends of every setting: the deepest first, so that those that are done fall off the end of the arrays."""
     import numpy as np
-
-    from ..formulas.depth import post_norm_log_drift
 
     order = np.argsort(-columns["depth"], kind="stable")
     depth = columns["depth"][order]
     left = np.searchsorted(-depth, -np.arange(1, depth[0] + 1), side="right")  # settings that have a block of this number
-    q, r0, skip2, branch2 = (columns[k][order] for k in ("variance", "correlation", "skip", "branch"))
-    skip2, branch2 = skip2**2, branch2**2
-    c = q * r0
-    d = steps[0].width
-    spread = [2 * q * q / d, 2 * c * c / d, 2 * q * c / d] if finite_width else [0 * q] * 3
-    m = [np.ones_like(q), np.zeros_like(q), np.zeros_like(q), np.ones_like(q)]  # rows of the product of matrices
-    done = np.empty((8, len(q)))
+    q, r, skip, branch = (columns[k][order] for k in ("variance", "correlation", "skip", "branch"))
+    x = Signal(q, q * r)
+    if finite_width:
+        x = x.spread_as(Spread.of_gaussian(x, steps[0].width))
+    through = np.stack([np.ones_like(q), np.zeros_like(q), np.zeros_like(q), np.ones_like(q)])
+    done = np.empty((6, len(q)))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for block in range(int(depth[0])):
             n = int(left[block])
-            if n < len(q):
-                done[:, n : len(q)] = [v[n:] for v in (q, c, *m, q, q)]
-                q, c, skip2, branch2 = q[:n], c[:n], skip2[:n], branch2[:n]
-                m, spread = [v[:n] for v in m], [v[:n] for v in spread]
+            if n < x.second_moment.size:
+                done[:, n : x.second_moment.size] = [v[n:] for v in (*x[:2], *through)]
+                x = Signal(x.second_moment[:n], x.covariance[:n], x.spread and Spread(*(v[:n] for v in x.spread)))
+                skip, branch, through = skip[:n], branch[:n], through[:, :n]
             for step in steps:
-                q, c, m, spread = _branch(step, q, c, m, spread, skip2, branch2, finite_width, post_norm_log_drift)
-    done[:, : len(q)] = [*(q, c), *m, q, q]
-    back = np.empty_like(done)
-    back[:, order] = done
-    q, c, a, b, e, f = back[:6]
+                x, matrix = step.pass_through(x, skip, branch)
+                through = np.einsum("ijn,jkn->ikn", through.reshape(2, 2, -1), matrix.reshape(2, 2, -1)).reshape(4, -1)
+    done[:, : x.second_moment.size] = [*x[:2], *through]
+    found = np.empty_like(done)
+    found[:, order] = done
+    q, c, one, other, pair_one, pair_other = found
     kappa = columns["gradient_correlation"]
-    gamma = a + b * kappa
+    gamma = one + other * kappa
     return {
-        "top_variance": q, "top_correlation": c / q, "gradient": gamma, "front_gradient_correlation": (e + f * kappa) / gamma,
+        "top_variance": q, "top_correlation": c / q, "gradient": gamma,
+        "front_gradient_correlation": (pair_one + pair_other * kappa) / gamma,
     }  # fmt: skip
-
-
-def _branch(
-    step: _Step, q: Array, c: Array, m: list[Array], spread: list[Array], skip2: Array, branch2: Array, finite_width: bool,
-    log_drift: Any,
-) -> tuple[Array, Array, list[Array], list[Array]]:  # fmt: skip
-    """One residual branch, forward, and its matrix multiplied to the right of those before it."""
-    import numpy as np
-
-    r = c / q
-    single = pairs = 1.0
-    v, w, u = spread
-    if step.eps_in is not None:
-        if finite_width:
-            squares = q * q
-            single = 1 + v / squares
-            pairs = 1 + (0.75 * v + 0.25 * w) / squares
-            r = r * (pairs - np.where(c > 0, u / np.maximum(c * q, 1e-300), 0.0))
-        size = branch2 * (1 + step.eps_in) / (q + step.eps_in)  # the tables were made at a stream of second moment 1
-        single, pairs = size * single, size * pairs
-    else:
-        single = pairs = branch2
-    a, a_pair, one, other, pair_one, pair_other = step.read(r)
-    a, a_pair = a * branch2, a_pair * branch2
-    matrix = [skip2 + single * one, single * other, pairs * pair_one, skip2 + pairs * pair_other]
-    q, c = skip2 * q, skip2 * c
-    if finite_width:
-        fourth = skip2 * skip2
-        v = fourth * v + a * (4 * q + step.omega * a) / step.width
-        w = fourth * w + a_pair * (4 * c + step.omega * a_pair) / step.width
-        u = fourth * u + (2 * (q * a_pair + c * a) + step.omega * a * a_pair) / step.width
-    kept = q
-    q, c = q + a, c + a_pair
-    if step.gain_behind is not None:
-        size = step.gain_behind / (q + step.eps_behind)
-        single, pairs, forward = size, size, 1.0
-        if finite_width:
-            squares = q * q
-            scale = 1 + v / squares, 1 + (0.75 * v + 0.25 * w) / squares
-            forward = scale[1] - np.where(c > 0, u / np.maximum(c * q, 1e-300), 0.0)
-            strength = np.where(kept > 0, a / np.maximum(kept, 1e-300), 0.0)
-            drift = 1 + c / q * log_drift(strength, step.width, step.backward)
-            single, pairs = single * scale[0] * drift, pairs * scale[1] * drift
-            v = w = u = 0 * q
-        # The norm's factors stand behind the residual's matrix.
-        matrix = [matrix[0] * single, matrix[1] * pairs, matrix[2] * single, matrix[3] * pairs]
-        q, c = size * q, size * forward * c
-    product = np.einsum("ijn,jkn->ikn", np.array(m).reshape(2, 2, -1), np.array(matrix).reshape(2, 2, -1))
-    return q, c, list(product.reshape(4, -1)), [v, w, u]

@@ -207,6 +207,75 @@ def norm_gradient_covariance(
     return gradient_covariance / second_moment * (1 - (1 - 3 * correlation**2) / (2 * (width - 1)))
 
 
+@formula(
+    kind="asymptotic",
+    source="division by the root mean square, which does not fluctuate in the limit",
+    status="derived",
+    symbol="m'",
+    domain="width to infinity; for LayerNorm, features without a common mean",
+)
+def norm_moment(
+    moment: Annotated[Any, Domain(symbol="m", unit="per feature", typical=(0.1, 2))],
+    size: Annotated[Any, Domain(0, symbol="q", unit="per feature", typical=(0.1, 10))],
+    gain: Annotated[Any, Domain(0, closed_low=True, symbol="g^2", typical=(0.5, 2))] = 1,
+    factor: Annotated[Any, Domain(symbol="k", typical=(0.9, 1.1))] = 1,
+) -> Any:
+    r"""Second moment or covariance at a norm's output, and of a gradient at its input.
+
+    .. math:: m' = \frac{g^2 k}{q}\, m
+
+    Parameters
+    ----------
+    moment : m at the norm's input; of a gradient, at its output.
+    size : q, second moment of the norm's input, its epsilon included; for two tokens the geometric mean of theirs.
+    gain : mean square of the norm's trainable gain.
+    factor : k, what fluctuations at finite width change (:mod:`~depthwidth.formulas.finite_width`); 1 in the limit.
+
+    Returns
+    -------
+    m', per feature.
+
+    Examples
+    --------
+    >>> norm_moment(0.5, 2.0)
+    0.25
+    """
+    return gain * factor * moment / size
+
+
+@formula(
+    kind="asymptotic",
+    source="subtraction of the mean over features, which does not fluctuate in the limit",
+    status="derived",
+    symbol="m'",
+    domain="width to infinity",
+)
+def centred_moment(
+    moment: Annotated[Any, Domain(symbol="m", unit="per feature", typical=(0.5, 2))],
+    mean: Annotated[Any, Domain(symbol="mu", typical=(-0.5, 0.5))],
+    other_mean: Annotated[Any, Domain(symbol="mu'", typical=(-0.5, 0.5))],
+) -> Any:
+    r"""Second moment or covariance of features whose mean a LayerNorm has subtracted.
+
+    .. math:: m' = m - \mu \mu'
+
+    Parameters
+    ----------
+    moment : m, uncentred.
+    mean, other_mean : expected features of the first and of the second token; the same twice for a second moment.
+
+    Returns
+    -------
+    m', per feature. Of d independent features with one mean, a fraction 1/d of m' less is left.
+
+    Examples
+    --------
+    >>> centred_moment(1.0, 0.5, 0.5)
+    0.75
+    """
+    return moment - mean * other_mean
+
+
 @formula(kind="exact", source=f"{KEDIA}, residual (authors' code)", symbol="q'", domain="branch and stream independent")
 def residual_second_moment(
     second_moment: SecondMoment,

@@ -13,6 +13,7 @@ from ..formulas.gaussian import relu_pair_moment
 from ..formulas.moments import zipf_match_probability
 from ..layers import Attention, FeedForward, LanguageHead, MixtureOfExperts, PatchStem, SinusoidalPositions, Stack, TokenStem
 from ..layers.stem import SEGMENT_MATCH
+from ..signal.residual import advance
 from .activation_moment import activation_second_moment
 from .draft import Choice, Draft, Values, finite_number, scheme
 from .tensor_rules import vector_choice
@@ -233,7 +234,7 @@ def _along_depth(
     exact: bool,
 ) -> _Blocks:
     """The correlation of tokens along a stack, with the variance that each attention branch gives for it."""
-    skip2, scale2 = (value * value for value in scales)
+    skip, scale2 = scales[0], scales[1] ** 2
     r = start
     value: dict[str, list[float]] = {"attention": [], "cross_attention": []}
     correlations = [r]
@@ -265,12 +266,17 @@ def _along_depth(
             if block.parallel:
                 added += scale2 * out
             else:
-                r = (skip2 * r + scale2 * out) / (skip2 + scale2)
+                r = _correlation_after(r, 1, scale2 * out, scale2, skip)
         if block.parallel:
-            count = 2 + (block.cross_attention is not None)
-            r = (skip2 * before + added) / (skip2 + count * scale2)
+            r = _correlation_after(before, 2 + (block.cross_attention is not None), added, scale2, skip)
         correlations.append(r)
     return _Blocks(value, correlations)
+
+
+def _correlation_after(r: float, branches: int, added: float, scale2: float, skip: float) -> float:
+    """The correlation of a stream of unit variance after branches of unit variance that add this covariance together."""
+    q, c, *_ = advance(1.0, r, None, None, None, branches * scale2, added, 0.0, 1, skip)
+    return float(c / q)
 
 
 def _released_spread(r: float) -> tuple[float, float]:

@@ -326,7 +326,7 @@ class Attention(Layer):
 
     def draw_spread(self, x: AnySignal, place: Place) -> DrawSpread:
         """How draws of the weights differ in size: two square Gaussian matrices, value and out."""
-        return DrawSpread(4.0, 3.0)
+        return DrawSpread.of_matrices(1.0, 3.0, 1.0)  # the kurtosis of Gaussian hidden features, and of a slope of 1
 
     def own_flops(self, run: Run) -> int:
         # Scores and the weighted sum of values; softmax is not a matrix product and is left out, as everyone does.

@@ -6,8 +6,8 @@ from typing import Any
 
 from ..checks import check_fraction
 from ..errors import InputError
-from ..formulas.depth import post_norm_log_drift, post_norm_log_variance
-from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Spread, finite, quotient
+from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Spread, finite
+from ..signal.residual import add_branch, add_gradient, post_norm_drift
 from .attention import Attention
 from .base import Child, Layer, Run, component
 from .feed_forward import FeedForward, MixtureOfExperts
@@ -38,58 +38,46 @@ class Residual(Layer):
 
     def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         skip, scale = place.scales()
-        f, pull_branch, shape = self.branch_moments(x, place)
-        kept, added = x.scaled(skip), f.times(scale**2)
-        y = kept.plus(added).spread_as(kept.spread and kept.spread.after(kept, added, shape.omega, self.width))
+        f, pull_branch, draw = self.branch_moments(x, place)
+        added = f.times(scale**2)
+        y = add_branch(x, added, draw.omega, self.width, skip)
         pull_norm: Pullback | None = None
         drift: Number = 0.0
         if self.norm_stream is not None:
-            if kept.spread:
-                drift = self._collapsed_drift(kept, added, shape, place)
+            if x.spread:
+                drift, log_variance = post_norm_drift(x.times(skip**2), added, draw, self.width)
+                place.walk.write_log_variance(place.role, log_variance)
             y, pull_norm = self.norm_stream.moments(y, place.at("norm_stream"))
-            y = y.spread_as(kept.spread and Spread.none(y))  # a norm leaves every draw with the same length
+            y = y.spread_as(x.spread and Spread.none(y))  # a norm leaves every draw with the same length
         place.forward(finite(y, place.role))
 
         def pull(g: AnySignal) -> AnySignal:
             if pull_norm is not None:
                 g = pull_norm(g).times(1 + drift)
-            return g.times(skip**2).plus(pull_branch(g.times(scale**2)))
+            return add_gradient(g, pull_branch(g.times(scale**2)), skip)
 
         return y, place.traced(pull)
-
-    def _collapsed_drift(self, kept: AnySignal, added: AnySignal, shape: DrawSpread, place: Place) -> Number:
-        """What the first-order spread leaves out: behind a norm the gradient has no component along the stream.
-
-        The norm's factor on the mean gradient, 1 + v, is then too large, by a known amount where all tokens are one
-        (:func:`~depthwidth.formulas.depth.post_norm_log_drift`). That it is so in proportion to what tokens share, their
-        correlation, is our reading.
-        """
-        (q, c), (a, a_pair) = kept.averages, added.averages
-        collapse = quotient(c + a_pair, q + a)
-        strength, width = quotient(a, q) + _NO_STRENGTH, self.width
-        place.walk.write_log_variance(place.role, collapse * post_norm_log_variance(strength, width, shape.omega))
-        return collapse * post_norm_log_drift(strength, width, shape.backward)
 
     def branch_moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback, DrawSpread]:
         """The branch with the norms on its way and its dropout, without the sum; and how draws of its weights differ."""
         rate = self.dropout if place.walk.dropout else 0.0
         pulls: list[Pullback] = []
-        shape = DrawSpread(0.0, 0.0)
+        draw = DrawSpread(0.0, 0.0)
         for name, part in (("norm_in", self.norm_in), ("", self.branch), ("norm_out", self.norm_out)):
             if part is None:
                 continue
             if part is self.branch:
-                shape = self.branch.draw_spread(x, place)
+                draw = self.branch.draw_spread(x, place)
             x, pull_part = part.moments(x, place.at(name))
             pulls.append(pull_part)
 
         def pull(g: AnySignal) -> AnySignal:
-            g = g.times(1 / (1 - rate), 1.0)
+            g = g.after_dropout(rate)
             for pull_part in reversed(pulls):
                 g = pull_part(g)
             return g
 
-        return x.times(1 / (1 - rate), 1.0), pull, shape
+        return x.after_dropout(rate), pull, draw
 
     @property
     def width(self) -> int:
@@ -98,10 +86,6 @@ class Residual(Layer):
 
     def own_saved(self, run: Run) -> int:
         return run.positions * self.width if self.dropout else 0  # the dropout mask, one byte each
-
-
-_NO_STRENGTH = 1e-12
-"""Stands for the strength of a branch beside which there is no skip path, or that is 0: it then drifts nowhere."""
 
 
 @component
@@ -155,10 +139,9 @@ class Block(Layer):
         y, shared = (x, None) if self.norm is None else self.norm.moments(x, place.at("norm"))
         total, pulls = x, []
         for name, branch in self.branches:
-            f, pull_branch, shape = branch.branch_moments(y, place.at(name))
+            f, pull_branch, draw = branch.branch_moments(y, place.at(name))
             _, scale = place.at(name).scales()
-            added = f.times(scale**2)
-            total = total.plus(added).spread_as(total.spread and total.spread.after(total, added, shape.omega, self.width))
+            total = add_branch(total, f.times(scale**2), draw.omega, self.width)
             pulls.append((scale, pull_branch))
         behind: list[Pullback] = []
         for name, branch in self.branches:  # the sum is what every branch's post-norm sees, one after the other

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..checks import check_choice, check_fraction, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
+from ..formulas.experts import router_gradient_gain, sigmoid_gate_second_moment
+from ..formulas.finite_width import correlation_spread, gated_kurtosis, two_sided_mean
+from ..formulas.moments import dropout_second_moment, linear_second_moment
 from ..numerics.interpolation import Table, TableFamily
 from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, TokenSignal, Walk
 from .base import Child, Layer, Run, component
@@ -66,11 +70,11 @@ class FeedForward(Layer):
         tables = activation_tables(self.activation, place.walk)
         known = hidden_moments(self.activation, gate, up if self.gated else None, width, tables)
         inner = place.at("activation")
-        hidden = inner.forward(x.of(known.second_moment / (1 - rate), known.pair), known.mean)
+        hidden = inner.forward(x.of(dropout_second_moment.body(known.second_moment, rate), known.pair), known.mean)
         y, pull_down = self.down.moments(hidden, place.at("down"))
 
         def pull(g: AnySignal) -> AnySignal:
-            g = g.times(1 / (1 - rate), 1.0)
+            g = g.after_dropout(rate)
             front = pull_gate(g.times(known.gate_gradient, known.gate_gradient_pair))
             if self.gated:
                 front = front.plus(pull_up(g.times(known.linear_gradient, known.linear_gradient_pair)))
@@ -86,12 +90,12 @@ class FeedForward(Layer):
         """
         into = self.gate or self.up
         at = place.at("gate" if self.gated else "up")
-        variance = self.width * at.variance("weight") * x.averages[0] + (at.variance("bias") if into.bias else 0.0)
-        *_, forward, backward = activation_tables(self.activation, place.walk)(variance, 0.0)
-        if self.gated:
-            forward = 3 * forward  # of the Gaussian linear part
-        ratio = self.width / self.hidden
-        return DrawSpread(2 + (forward - 1) * ratio, 2 + backward * ratio)
+        variance = linear_second_moment.body(x.averages[0], self.width, at.variance("weight"))
+        variance += at.variance("bias") if into.bias else 0.0
+        *_, kurtosis, slope_kurtosis = activation_tables(self.activation, place.walk)(variance, 0.0)
+        return DrawSpread.of_matrices(
+            self.hidden / self.width, gated_kurtosis.body(kurtosis) if self.gated else kurtosis, slope_kurtosis
+        )
 
     def own_saved(self, run: Run) -> int:
         # The input; before and after the activation; with a gate also the other factor and the product.
@@ -122,7 +126,7 @@ def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: 
     Gaussian features does. Pair moments bend, those of gated units most: they are averaged over such a step to either side.
     """
     each, rho = gate.second_moment, gate.correlation
-    step = (1 - rho * rho) / math.sqrt(width)
+    step = correlation_spread.body(rho, width)
     sides = [rho + step, rho - step] if math.isfinite(width) else [rho]
     close = isinstance(gate, TokenSignal) and each.max() <= _ALIKE * each.min()
     if isinstance(gate, TokenSignal) and not close:
@@ -138,16 +142,19 @@ def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: 
         second, slope, mean, *_ = tables(each, 0.0)
         # Of two inputs of nearly one variance, the moments are those at the geometric mean, to second order in the difference.
         pairs = [tables(gate.pair_second_moment, _angle(side))[3:5] for side in sides]
-    pair, slope_pair = (sum(values) / len(sides) for values in zip(*pairs, strict=True))
+    pair, slope_pair = (_averaged(values) for values in zip(*pairs, strict=True))
     if linear is None:
         return HiddenMoments(second, pair, slope, slope_pair, mean)
     v, c = linear.second_moment, linear.covariance
     shift = linear.pair_second_moment * step
     products = [c + shift, c - shift] if len(sides) == 2 else [c]
-    both, slopes = (
-        sum(product * values[k] for product, values in zip(products, pairs, strict=True)) / len(sides) for k in (0, 1)
-    )
+    both, slopes = (_averaged([product * values[k] for product, values in zip(products, pairs, strict=True)]) for k in (0, 1))
     return HiddenMoments(second * v, both, slope * v, slopes, 0.0, second, pair)
+
+
+def _averaged(sides: Sequence[Number]) -> Number:
+    """The mean over networks of a moment that is known at the two sides of the mean correlation, or at the mean alone."""
+    return two_sided_mean.body(*sides) if len(sides) == 2 else sides[0]
 
 
 def _angle(correlation: Number) -> Number:
@@ -240,24 +247,31 @@ class MixtureOfExperts(Layer):
         if isinstance(x, TokenSignal):
             overlap, jacobian = overlap[0], jacobian[0]
         # A score's gradient is that of a weighted sum of the experts' outputs, each as large as y over all features.
-        by_score, pair_by_score = self.expert.width * jacobian / self.experts, self.expert.width * pair_jacobian / self.experts
-        one_expert = y
+        by_score = router_gradient_gain.body(y.second_moment, jacobian, self.expert.width, self.experts)
+        pair_by_score = router_gradient_gain.body(y.covariance, pair_jacobian, self.expert.width, self.experts)
         y = y.times(overlap, pair)
         pull_shared: Pullback | None = None
         if self.shared is not None:
             shared, pull_shared = self.shared.moments(x, place.at("shared"))
-            gate = 0.25 if self.shared_gate else 1.0  # the square of a sigmoid near its middle
+            gate = self._gate_second_moment(x, place)
             y = y.plus(shared.times(gate))
         place.at("mix").forward(y)
 
         def pull(g: AnySignal) -> AnySignal:
             front = pull_expert(g.times(overlap, pair))
-            front = front.plus(pull_router(g.times(by_score * one_expert.second_moment, pair_by_score * one_expert.covariance)))
+            front = front.plus(pull_router(g.times(by_score, pair_by_score)))
             if pull_shared is not None:
                 front = front.plus(pull_shared(g.times(gate)))
             return front
 
         return y, place.at("mix").traced(pull)
+
+    def _gate_second_moment(self, x: AnySignal, place: Place) -> Number:
+        """Second moment of the learnt factor on the shared part; 1 without one."""
+        if not self.shared_gate:
+            return 1.0
+        variance = linear_second_moment.body(x.averages[0], self.expert.width, place.at("shared_gate").variance("weight"))
+        return sigmoid_gate_second_moment.body(variance)
 
     def draw_spread(self, x: AnySignal, place: Place) -> DrawSpread:
         """How draws of the weights differ in size: as one expert's, which is more than that of several."""

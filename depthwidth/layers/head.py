@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..checks import check_choice, check_whole
+from ..formulas.moments import centred_moment, linear_second_moment
 from ..signal import AnySignal, Place, Pullback, Spread, TokenSignal
 from .base import Child, Layer, Run, Shape, component
 from .feed_forward import ACTIVATIONS, activation_tables, hidden_moments
@@ -92,16 +93,17 @@ class LanguageHead(Layer):
         hidden = inner.forward(x.of(known.second_moment, known.pair), known.mean)
         pull = inner.traced(lambda g: g.times(known.gate_gradient, known.gate_gradient_pair))
         if isinstance(self.norm, LayerNorm):
-            mean = known.mean
-            pair = mean[:, None] * mean if isinstance(x, TokenSignal) else mean * mean
-            hidden = hidden.of(hidden.second_moment - mean * mean, hidden.covariance - pair)
+            mean, centred = known.mean, centred_moment.body
+            first = mean[:, None] if isinstance(x, TokenSignal) else mean
+            hidden = hidden.of(centred(hidden.second_moment, mean, mean), centred(hidden.covariance, first, mean))
         if place.walk.finite_width:  # as of Gaussian features, which these nearly are
             hidden = hidden.spread_as(Spread.of_gaussian(hidden, self.unembedding.width))
         return hidden, pull
 
     def logits(self, x: AnySignal, place: Place, stem: Place) -> Any:
         """The logits' moments, of `x` that the output matrix reads; a tied matrix finds its weights at the stem's place."""
-        return place.at("unembedding").forward(x.times(self.unembedding.width * self.weight_variance(place, stem)))
+        gain = linear_second_moment.body(1.0, self.unembedding.width, self.weight_variance(place, stem))
+        return place.at("unembedding").forward(x.times(gain))
 
     def weight_variance(self, place: Place, stem: Place) -> float:
         """Variance of one entry of the output matrix, its own or the token embedding's."""
@@ -118,7 +120,7 @@ class LanguageHead(Layer):
 
         weight, vocab = self.weight_variance(place, stem), self.unembedding.vocab
         q, c = x.averages
-        variance = self.unembedding.width * weight * q
+        variance = linear_second_moment.body(q, self.unembedding.width, weight)
         one, two = overlap(variance, vocab), pair_overlap(variance, max(-1.0, min(1.0, c / q)), vocab)
         return (
             float(loss_gradient_second_moment(weight, one.P, vocab)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..checks import check_whole
+from ..formulas.moments import linear_gradient, linear_second_moment
 from ..signal import AnySignal, Place, Pullback, finite
 from .base import Layer, Run, Shape, component
 
@@ -26,10 +27,11 @@ class Linear(Layer):
 
     def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         weight = place.variance("weight")
-        y = x.times(self.inputs * weight)
+        y = x.times(linear_second_moment.body(1.0, self.inputs, weight))
         if self.bias:
             y = y.with_bias(place.variance("bias"))
-        return place.forward(finite(y, place.role)), place.traced(lambda g: g.times(self.outputs * weight))
+        back = linear_gradient.body(1.0, self.outputs, weight)
+        return place.forward(finite(y, place.role)), place.traced(lambda g: g.times(back))
 
     def own_flops(self, run: Run) -> int:
         return 2 * run.positions * self.inputs * self.outputs

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..checks import check_whole
+from ..formulas.moments import norm_moment
 from ..signal import AnySignal, Place, Pullback
+from ..signal.residual import norm_factors
 from .base import Layer, Run, Shape, component
 
 
@@ -31,12 +33,11 @@ class Norm(Layer):
 
     def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         gain = place.gain(self._offset) if self.affine else 1.0
-        q, pair_q = x.second_moment + self.eps, x.pair_second_moment + self.eps
-        forward = backward = pair = 1.0
-        if x.spread is not None:
-            forward, backward, pair = x.spread.norm_corrections(x)
-        y = place.forward(x.of(gain * x.second_moment / q, gain * forward * x.covariance / pair_q))
-        return y, place.traced(lambda g: g.times(gain * backward / q, gain * pair / pair_q))
+        size, pair_size = x.second_moment + self.eps, x.pair_second_moment + self.eps
+        known, scale = norm_factors(x), norm_moment.body
+        y = place.forward(x.of(scale(x.second_moment, size, gain), scale(x.covariance, pair_size, gain, known.covariance)))
+        back, pair_back = scale(1.0, size, gain, known.gradient), scale(1.0, pair_size, gain, known.gradient_covariance)
+        return y, place.traced(lambda g: g.times(back, pair_back))
 
     @property
     def _offset(self) -> float:

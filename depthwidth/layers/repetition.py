@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ..numerics.interpolation import Table, spline_values
 from ..signal import Place, Pullback, Row, Signal, Spread, TokenSignal, Walk, finite
+from ..signal.residual import advance, covariance_factor
 from .block import Block, Residual
 
 Array = Any
@@ -104,7 +105,8 @@ class _Step(NamedTuple):
     """A branch as its table: output moments over the angle whose cosine is the correlation of what it reads."""
 
     table: Table
-    skip: float
+    skip: float | None
+    """Factor on the stream; None for 1"""
     reads_norm: bool
     norm_behind: float | None
     """Second moment that a post-norm leaves"""
@@ -136,45 +138,38 @@ def _steps(block: Block, x: Signal, place: Place) -> list[_Step]:
             y, _ = part.norm_stream.moments(Signal(size, size), at.at("norm_stream"))
             behind = y.second_moment
         reads = part.norm_in is not None or block.norm is not None
-        skip = 1.0 if block.parallel else at.scales()[0]
+        skip = None if block.parallel or at.scales()[0] == 1 else at.scales()[0]
         steps.append(_Step(table, skip, reads, behind, float(np.max(omegas[0])), part.width))
     return steps
 
 
 def _fast_states(steps: list[_Step], parallel: bool, x: Signal, times: int) -> list[tuple[float, ...]]:
-    """The stream in front of each of `times` blocks, from the branches' tables."""
-    spread = x.spread is not None
-    q, c, v, w, u = (*_state(x), 0.0, 0.0, 0.0)[:5]
+    """The stream at the input of each of `times` blocks, from the branches' tables: :func:`advance` with plain floats."""
+    q, c = x.second_moment, x.covariance
+    v, w, u = x.spread or (None, None, None)
     states: list[tuple[float, ...]] = []
-    # What a thousand blocks repeat is plain arithmetic on local names.
     acos, each = math.acos, [(k == 0 or not parallel, step.table.pieces, *step[1:]) for k, step in enumerate(steps)]
     for _ in range(times):
-        states.append((q, c, v, w, u) if spread else (q, c))
+        states.append((q, c) if v is None else (q, c, v, w, u))
         for looks, (pieces, low, size, end), skip, reads_norm, behind, omega, width in each:
             if looks:
                 cosine = c / q
-                if reads_norm and spread and c:
-                    cosine *= 1 - u / (c * q) + (0.75 * v + 0.25 * w) / (q * q)
-                front = acos(1.0 if cosine > 1.0 else 0.0 if cosine < 0.0 else cosine) - low
-            i = int(front / size)
+                if reads_norm and v is not None:
+                    cosine *= covariance_factor(q, c, v, w, u)
+                at = acos(1.0 if cosine > 1.0 else 0.0 if cosine < 0.0 else cosine) - low
+            i = int(at / size)
             if i > end:
                 i = end
-            t = front - i * size
+            t = at - i * size
             (a3, a2, a1, a0), (b3, b2, b1, b0) = pieces[i]
             a, pair = ((a3 * t + a2) * t + a1) * t + a0, ((b3 * t + b2) * t + b1) * t + b0
-            if skip != 1.0:
-                square = skip * skip
-                fourth = square * square
-                q, c, v, w, u = square * q, square * c, fourth * v, fourth * w, fourth * u
-            if spread:
-                v += a * (4 * q + omega * a) / width
-                w += pair * (4 * c + omega * pair) / width
-                u += (2 * (q * pair + c * a) + omega * a * pair) / width
-            q, c = q + a, c + pair
+            q, c, v, w, u = advance(q, c, v, w, u, a, pair, omega, width, skip)
             if behind is not None:
-                if spread and c:
-                    c *= 1 - u / (c * q) + (0.75 * v + 0.25 * w) / (q * q)
-                q, c, v, w, u = behind, behind * c / q, 0.0, 0.0, 0.0
+                correlation = c / q
+                if v is not None:
+                    correlation *= covariance_factor(q, c, v, w, u)
+                    v = w = u = 0.0
+                q, c = behind, behind * correlation
     return states
 
 

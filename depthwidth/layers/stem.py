@@ -84,7 +84,7 @@ class TokenStem(Layer):
             x, pull_norm = self.norm.moments(x, place.at("norm"))
             pulls.append(pull_norm)
         rate = self.dropout if place.walk.dropout else 0.0
-        x = x.times(1 / (1 - rate), 1.0).spread_as(x.spread)
+        x = x.after_dropout(rate).spread_as(x.spread)
         if self.projection is not None:
             x, pull_projection = self.projection.moments(x, place.at("projection"))
             pulls.append(pull_projection)
@@ -97,7 +97,7 @@ class TokenStem(Layer):
         def pull(g: AnySignal) -> AnySignal:
             for pull_part in reversed(pulls):
                 g = pull_part(g)
-            return g.times(1 / (1 - rate), 1.0)
+            return g.after_dropout(rate)
 
         return x, place.traced(pull)
 
@@ -191,8 +191,8 @@ class PatchStem(Layer):
         x = x.plus(identity.times(place.variance("positions"), 0.0))
         spread = Spread.of_gaussian(x, self.width) if place.walk.finite_width else None
         rate = self.dropout if place.walk.dropout else 0.0
-        place.forward(x := x.times(1 / (1 - rate), 1.0).spread_as(spread))
-        return x, place.traced(lambda g: g.times(1 / (1 - rate), 1.0))
+        place.forward(x := x.after_dropout(rate).spread_as(spread))
+        return x, place.traced(lambda g: g.after_dropout(rate))
 
     def tensors(self) -> dict[str, Shape]:
         weights: dict[str, Shape] = {"patch.weight": (self.width, self.channels, self.patch, self.patch)}

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import InputError
+from ..formulas.depth import feed_forward_matrix_moment, feed_forward_matrix_spread
+from ..formulas.finite_width import gaussian_spread
+from ..formulas.moments import dropout_second_moment
 from ..numerics.interpolation import Table, TableFamily
 
 if TYPE_CHECKING:
@@ -71,9 +74,9 @@ class Signal(NamedTuple):
         """The signal with its second moment times `factor` and its covariance times `pair_factor`, the same by default."""
         return Signal(self.second_moment * factor, self.covariance * (factor if pair_factor is None else pair_factor))
 
-    def scaled(self, factor: Number) -> Signal:
-        """The moments of `factor` times the tensor, its spread included."""
-        return Signal(factor**2 * self.second_moment, factor**2 * self.covariance, self.spread and self.spread.scaled(factor))
+    def after_dropout(self, rate: float) -> Signal:
+        """The moments after dropout with rescaling, forward or backward: two tokens lose different features."""
+        return self.times(dropout_second_moment.body(1.0, rate), 1.0)
 
     def plus(self, other: Signal) -> Signal:
         """The sum of two independent signals."""
@@ -147,9 +150,9 @@ class TokenSignal:
         """The signal with its second moments times `factor` and its covariances times `pair_factor`, the same by default."""
         return self.of(self.second_moment * factor, self.covariance * (factor if pair_factor is None else pair_factor))
 
-    def scaled(self, factor: Number) -> TokenSignal:
-        """The moments of `factor` times the tensor, its spread included."""
-        return self.of(factor**2 * self.second_moment, factor**2 * self.covariance, self.spread and self.spread.scaled(factor))
+    def after_dropout(self, rate: float) -> TokenSignal:
+        """The moments after dropout with rescaling, forward or backward: two tokens lose different features."""
+        return self.times(dropout_second_moment.body(1.0, rate), 1.0)
 
     def plus(self, other: TokenSignal) -> TokenSignal:
         """The sum of two independent signals."""
@@ -185,46 +188,14 @@ class Spread(NamedTuple):
     def of_gaussian(cls, signal: AnySignal, width: int) -> Spread:
         """The spread of independent Gaussian features."""
         q, c, first = signal.second_moment, signal.covariance, signal.first_second_moment
-        return cls(2 * q * q / width, 2 * c * c / width, 2 * first * c / width)
+        spread = gaussian_spread.body
+        return cls(spread(q, q, width), spread(c, c, width), spread(first, c, width))
 
     @classmethod
     def none(cls, signal: AnySignal) -> Spread:
         """No spread: every draw alike."""
         nothing, pairs = 0.0 * signal.second_moment, 0.0 * signal.covariance
         return cls(nothing, pairs, pairs)
-
-    def scaled(self, factor: Number) -> Spread:
-        """The spread of `factor` times the tensor."""
-        return Spread(*(factor**4 * part for part in self))
-
-    def norm_corrections(self, signal: AnySignal) -> tuple[Number, Number, Number]:
-        """What a norm does, averaged over draws, to first order in the spread, as factors on the limit of infinite width.
-
-        On the correlation behind it; on the gradient's second moment in front of it; on that gradient's covariance.
-        """
-        q, pair = signal.second_moment, signal.pair_second_moment
-        v, w = self.second_moment / q**2, self.second_moments / pair**2
-        u = quotient(self.covariance, signal.covariance * signal.first_second_moment)
-        if isinstance(signal, TokenSignal):  # the two tokens of a pair differ
-            one, two = signal.positions.pairs(v)
-            u, both = (u + signal.positions.swapped(u)) / 2, (one + two) / 2
-        else:
-            both = v
-        pairs = 0.75 * both + 0.25 * w
-        return 1 - u + pairs, 1 + v, 1 + pairs
-
-    def after(self, kept: AnySignal, added: AnySignal, omega: float, width: int) -> Spread:
-        """The spread of a stream `kept`, which has this one, when a branch `added` with weights of its own joins it.
-
-        `omega` says how strongly the size of the branch's output varies between draws.
-        """
-        q, c, first = kept.second_moment, kept.covariance, kept.first_second_moment
-        a, a_pair, a_first = added.second_moment, added.covariance, added.first_second_moment
-        return Spread(
-            self.second_moment + a * (4 * q + omega * a) / width,
-            self.second_moments + a_pair * (4 * c + omega * a_pair) / width,
-            self.covariance + (2 * (first * a_pair + c * a_first) + omega * a_first * a_pair) / width,
-        )
 
 
 class DrawSpread(NamedTuple):
@@ -235,11 +206,21 @@ class DrawSpread(NamedTuple):
     backward: Number
     """mu_2: the same moment of a gradient's branch, less what its projection takes; 3 for two square matrices"""
 
+    @classmethod
+    def of_matrices(cls, ratio: float, kurtosis: Number, slope_kurtosis: Number) -> DrawSpread:
+        """Of two Gaussian matrices with `ratio` times as many hidden features between them as the stream has.
+
+        The kurtoses are those of the hidden features and of their derivative by what they are functions of.
+        """
+        return cls(feed_forward_matrix_spread.body(ratio, kurtosis), feed_forward_matrix_moment.body(ratio, slope_kurtosis))
+
 
 def quotient(a: Number, b: Number) -> Number:
     """The quotient, and 0 where `b` is 0."""
     if isinstance(b, float | int):
         return a / b if b else 0.0 * a
+    if b.all():  # much the most calls, and three times quicker
+        return a / b
     import numpy as np
 
     return np.divide(a, b, out=np.zeros(np.broadcast_shapes(np.shape(a), b.shape)), where=b != 0)

@@ -1,0 +1,342 @@
+"""Fluctuations between networks: how far one draw of the weights lies from the mean, to first order in one over the width.
+
+For one draw of the weights let q_t = x_t.x_t/d and c = x_t.x_t'/d for two tokens t, t' of a tensor with d features. Their
+means over draws are written q and c as well. Three numbers describe how draws scatter: v = Var(q_t), w = Cov(q_t, q_t') and
+u = Cov(c, q_t). The residual recursion of :mod:`depthwidth.signal.residual` carries them along the depth.
+
+Derivation: docs/derivations/finite-width.md, whose numbers (W1) to (W6) stand at the functions.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from ..formula import Domain, formula
+from ..mathematics import sqrt
+
+Moment = Annotated[Any, Domain(symbol="m", unit="per feature", typical=(0.1, 2))]
+BranchMoment = Annotated[Any, Domain(symbol="m_f", unit="per feature", typical=(0.1, 2))]
+SecondMoment = Annotated[Any, Domain(0, closed_low=True, symbol="q", unit="per feature", typical=(0.5, 2))]
+Covariance = Annotated[Any, Domain(symbol="c", unit="per feature", typical=(0.05, 0.4))]
+BranchSecondMoment = Annotated[Any, Domain(0, closed_low=True, symbol="a", unit="per feature", typical=(0.5, 2))]
+BranchCovariance = Annotated[Any, Domain(symbol="a_2", unit="per feature", typical=(0.05, 0.4))]
+Width = Annotated[Any, Domain(0, symbol="d", unit="dimensions", typical=(64, 4096))]
+Omega = Annotated[Any, Domain(0, closed_low=True, symbol="omega", typical=(2, 5))]
+RelativeVariance = Annotated[Any, Domain(0, closed_low=True, symbol="v", typical=(0.001, 0.05))]
+RelativeSharedVariance = Annotated[Any, Domain(0, closed_low=True, symbol="w", typical=(0.001, 0.05))]
+RelativeCovariance = Annotated[Any, Domain(symbol="u", typical=(0.001, 0.05))]
+Correlation = Annotated[Any, Domain(-1, 1, closed_low=True, closed_high=True, symbol="r", typical=(0.05, 0.95))]
+
+NORM = "second-order expansion of c / sqrt(q_t q_t') in the deviations of one draw"
+
+
+@formula(
+    kind="exact",
+    source="Isserlis' theorem",
+    status="derived",
+    symbol="v",
+    domain="independent Gaussian features",
+)
+def gaussian_spread(moment: Moment, other_moment: Annotated[Any, Domain(symbol="m'", typical=(0.1, 2))], width: Width) -> Any:
+    r"""Covariance over draws of two mean products of features, each over d independent Gaussian features.
+
+    .. math:: v = \frac{2 m m'}{d}
+
+    Derivation: docs/derivations/finite-width.md, (W1).
+
+    Parameters
+    ----------
+    moment, other_moment : m and m': q and q for Var(q_t), c and c for Cov(q_t, q_t'), q and c for Cov(c, q_t).
+    width : d, the features.
+
+    Returns
+    -------
+    v, w or u, in the unit of m m'.
+
+    Examples
+    --------
+    >>> gaussian_spread(1.0, 1.0, 64)
+    0.03125
+    """
+    return 2 * moment * other_moment / width
+
+
+@formula(
+    kind="exact",
+    source="variance of |x + f|^2/d given x, for a last weight matrix that is Gaussian and independent of x",
+    status="derived",
+    symbol="Delta v",
+    domain="for two different tokens: exact where the branch is linear in what it reads, and taken for all",
+)
+def residual_spread(moment: Moment, branch_moment: BranchMoment, width: Width, omega: Omega) -> Any:
+    r"""Increase of Var(q_t), or of Cov(q_t, q_t') over two tokens, when a branch with weights of its own joins the stream.
+
+    .. math:: \Delta v = \frac{m_f (4 m + \omega m_f)}{d}
+
+    Derivation: docs/derivations/finite-width.md, (W3).
+
+    Parameters
+    ----------
+    moment : m, of the stream: q for Var(q_t), c for Cov(q_t, q_t').
+    branch_moment : m_f, the same moment of the branch's output.
+    width : d, features of the stream.
+    omega : d times the relative variance over draws of the branch's squared norm; 4 for attention
+        (:func:`~depthwidth.formulas.depth.feed_forward_matrix_spread`).
+
+    Returns
+    -------
+    The increase, in the unit of m^2: 4 m m_f / d from the product of stream and branch, the rest from the branch's own size.
+
+    Examples
+    --------
+    >>> residual_spread(1.0, 0.5, 64, 4)
+    0.046875
+    """
+    return branch_moment * (4 * moment + omega * branch_moment) / width
+
+
+@formula(
+    kind="exact",
+    source="covariance of |x + f|^2/d and (x + f).(x' + f')/d given x and x'",
+    status="derived",
+    symbol="Delta u",
+    domain="exact where the branch is linear in what it reads, and taken for all",
+)
+def residual_pair_spread(
+    second_moment: SecondMoment,
+    covariance: Covariance,
+    branch_moment: BranchSecondMoment,
+    branch_covariance: BranchCovariance,
+    width: Width,
+    omega: Omega,
+) -> Any:
+    r"""Increase of Cov(c, q_t) when a branch with weights of its own joins the stream.
+
+    .. math:: \Delta u = \frac{2 (q a_2 + c a) + \omega a a_2}{d}
+
+    Derivation: docs/derivations/finite-width.md, (W3).
+
+    Parameters
+    ----------
+    second_moment : q of the stream, of the first token of the pair.
+    covariance : c of the stream.
+    branch_moment : a, second moment of the branch's output for the first token.
+    branch_covariance : a_2, covariance of the branch's outputs for both tokens.
+    width : d, features of the stream.
+    omega : as in :func:`residual_spread`.
+
+    Returns
+    -------
+    The increase, in the unit of q c.
+
+    Examples
+    --------
+    >>> residual_pair_spread(1.0, 0.25, 0.5, 0.125, 64, 4)
+    0.0078125
+    """
+    cross = 2 * (second_moment * branch_covariance + covariance * branch_moment)
+    return (cross + omega * branch_moment * branch_covariance) / width
+
+
+@formula(kind="asymptotic", source=NORM, status="derived", symbol="E c'", domain="first order in v, w and u")
+def norm_covariance_factor(
+    variance: RelativeVariance, shared_variance: RelativeSharedVariance, covariance: RelativeCovariance
+) -> Any:
+    r"""Factor that fluctuations of the input put on the mean correlation of two tokens after each is normalised.
+
+    .. math:: E \frac{c}{\sqrt{q_t q_{t'}}} = \frac{c}{q} \left(1 - u + \tfrac34 v + \tfrac14 w\right)
+
+    Derivation: docs/derivations/finite-width.md, (W4).
+
+    Parameters
+    ----------
+    variance : v here is Var(q_t)/q^2; for two tokens that differ, the mean over both.
+    shared_variance : w here is Cov(q_t, q_t')/q^2.
+    covariance : u here is Cov(c, q_t)/(c q); for two tokens that differ, the mean over both.
+
+    Returns
+    -------
+    A factor near 1; for Gaussian features :func:`~depthwidth.formulas.moments.norm_correlation` over r.
+
+    Examples
+    --------
+    >>> norm_covariance_factor(0.03125, 0.0078125, 0.03125)  # Gaussian features, d = 64, r = 1/2
+    0.994140625
+    """
+    return 1 - covariance + _inverse_size(variance, shared_variance)
+
+
+@formula(kind="asymptotic", source="expansion of E[1/q_t]", status="derived", symbol="E 1/q", domain="first order in v")
+def norm_gradient_factor(variance: RelativeVariance) -> Any:
+    r"""Factor that fluctuations of a norm's input put on the second moment of the gradient at that input.
+
+    .. math:: E \frac{1}{q_t} = \frac1q (1 + v)
+
+    Derivation: docs/derivations/finite-width.md, (W5).
+
+    Parameters
+    ----------
+    variance : v here is Var(q_t)/q^2.
+
+    Returns
+    -------
+    A factor above 1. It leaves out that the norm projects the gradient: for Gaussian features it is 1 + 2/d, and
+    :func:`~depthwidth.formulas.moments.norm_gradient` has the exact (d - 2)/(d - 3), 1 + 1/d.
+
+    Examples
+    --------
+    >>> norm_gradient_factor(0.03125)
+    1.03125
+    """
+    return 1 + variance
+
+
+@formula(
+    kind="asymptotic", source="expansion of E[1/sqrt(q_t q_t')]", status="derived", symbol="E 1/q", domain="first order in v, w"
+)
+def norm_gradient_covariance_factor(variance: RelativeVariance, shared_variance: RelativeSharedVariance) -> Any:
+    r"""Factor that fluctuations of a norm's input put on the covariance over two tokens of the gradient at that input.
+
+    .. math:: E \frac{1}{\sqrt{q_t q_{t'}}} = \frac1q \left(1 + \tfrac34 v + \tfrac14 w\right)
+
+    Derivation: docs/derivations/finite-width.md, (W6).
+
+    Parameters
+    ----------
+    variance : v here is Var(q_t)/q^2; for two tokens that differ, the mean over both.
+    shared_variance : w here is Cov(q_t, q_t')/q^2.
+
+    Returns
+    -------
+    A factor above 1; projections are left out, as in :func:`norm_gradient_factor`.
+
+    Examples
+    --------
+    >>> norm_gradient_covariance_factor(0.03125, 0.0078125)
+    1.025390625
+    """
+    return 1 + _inverse_size(variance, shared_variance)
+
+
+def _inverse_size(variance: Any, shared_variance: Any) -> Any:
+    """E q/sqrt(q_t q_t') - 1 to second order in the deviations of q_t and q_t'."""
+    return 0.75 * variance + 0.25 * shared_variance
+
+
+@formula(
+    kind="asymptotic",
+    source="variance of the sample correlation of Gaussian features (Fisher 1915)",
+    status="derived",
+    symbol="Delta r",
+    domain="independent Gaussian features; d well above 1",
+)
+def correlation_spread(correlation: Correlation, width: Width) -> Any:
+    r"""Standard deviation over draws of the correlation of two tokens.
+
+    .. math:: \Delta r = \frac{1 - r^2}{\sqrt d}
+
+    Parameters
+    ----------
+    correlation : r, the mean.
+    width : d, features over which the correlation is taken.
+
+    Returns
+    -------
+    A standard deviation; its square is right up to a relative remainder of order 1/d.
+
+    Examples
+    --------
+    >>> correlation_spread(0.5, 144)
+    0.0625
+    """
+    return (1 - correlation * correlation) / sqrt(width)
+
+
+@formula(
+    kind="approximation",
+    source="two-point Gauss-Hermite rule over the correlation of two tokens",
+    status="derived",
+    symbol="E f",
+    domain="a moment that is smooth over the spread of the correlation; the rule is exact for cubic polynomials",
+)
+def two_sided_mean(
+    above: Annotated[Any, Domain(symbol="f_+", typical=(0.1, 1))], below: Annotated[Any, Domain(symbol="f_-", typical=(0.1, 1))]
+) -> Any:
+    r"""Mean over draws of a pair moment f(rho) whose correlation rho scatters around its mean r.
+
+    .. math:: E f(\rho) = \frac{f(r + \Delta r) + f(r - \Delta r)}{2}
+
+    Parameters
+    ----------
+    above, below : f at one standard deviation :func:`correlation_spread` above and below the mean correlation.
+
+    Returns
+    -------
+    E f. The remainder is the fourth derivative of f times Delta r^4 / 12, of order 1/d^2.
+
+    Examples
+    --------
+    >>> two_sided_mean(0.5625, 0.4375)
+    0.5
+    """
+    return (above + below) / 2
+
+
+@formula(
+    kind="exact",
+    source="product of the moments of two independent factors, one of them Gaussian",
+    status="derived",
+    symbol="kappa_g",
+    domain="a gate independent of the linear part",
+)
+def gated_kurtosis(
+    kurtosis: Annotated[Any, Domain(1, closed_low=True, symbol="kappa_4", typical=(2, 8))],
+) -> Any:
+    r"""Kurtosis E h^4 / (E h^2)^2 of the hidden features h = f(u) v of a gated unit.
+
+    .. math:: \kappa_g = 3 \kappa_4
+
+    Parameters
+    ----------
+    kurtosis : kappa_4 = E f^4 / (E f^2)^2 of the activated gate.
+
+    Returns
+    -------
+    kappa_g; 3 is the kurtosis of v, which is Gaussian.
+
+    Examples
+    --------
+    >>> gated_kurtosis(6.0)
+    18.0
+    """
+    return 3 * kurtosis
+
+
+@formula(
+    kind="approximation",
+    source="the drift of collapsed tokens, in proportion to what tokens share",
+    status="derived",
+    symbol="ln f",
+    domain="exact at r = 1, where all tokens are one, and no drift at r = 0; linear between is an assumption",
+)
+def collapsed_share(correlation: Correlation, collapsed: Annotated[Any, Domain(symbol="x", typical=(-0.05, 0.2))]) -> Any:
+    r"""A post-norm block's drift, or variance, of the log gradient where its tokens are correlated but not yet one.
+
+    .. math:: \ln f = r x
+
+    Parameters
+    ----------
+    correlation : r of two tokens of the sum that the norm reads.
+    collapsed : x at r = 1, :func:`~depthwidth.formulas.moments.post_norm_log_drift` or
+        :func:`~depthwidth.formulas.moments.post_norm_log_variance`.
+
+    Returns
+    -------
+    The same quantity at r.
+
+    Examples
+    --------
+    >>> collapsed_share(0.5, -0.0234375)
+    -0.01171875
+    """
+    return correlation * collapsed
