@@ -327,8 +327,8 @@ def collapsed_share(correlation: Correlation, collapsed: Annotated[Any, Domain(s
     Parameters
     ----------
     correlation : r of two tokens of the sum that the norm reads.
-    collapsed : x at r = 1, :func:`~depthwidth.formulas.moments.post_norm_log_drift` or
-        :func:`~depthwidth.formulas.moments.post_norm_log_variance`.
+    collapsed : x at r = 1, :func:`~depthwidth.formulas.depth.post_norm_log_drift` or
+        :func:`~depthwidth.formulas.depth.post_norm_log_variance`.
 
     Returns
     -------

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ..formulas.depth import post_norm_log_drift, post_norm_log_variance
 from ..formulas.finite_width import (
     collapsed_share,
     norm_covariance_factor,
@@ -23,7 +24,7 @@ from ..formulas.finite_width import (
     residual_pair_spread,
     residual_spread,
 )
-from ..formulas.moments import post_norm_log_drift, post_norm_log_variance, residual_second_moment
+from ..formulas.moments import residual_second_moment
 from .signal import AnySignal, DrawSpread, Number, Spread, TokenSignal, quotient
 
 # The bodies: arguments come from signals that have been checked, and a thousand layers call these ten thousand times.
@@ -121,7 +122,7 @@ def post_norm_drift(kept: AnySignal, branch: AnySignal, draw: DrawSpread, width:
     """What the first-order factors leave out of a post-norm block: the mean and the variance over draws of its log gradient.
 
     At a norm's output the gradient has no component along the stream, so that the norm's factor on the mean gradient, 1 + v,
-    is too large; by how much is known where all tokens are one (:func:`~depthwidth.formulas.moments.post_norm_log_drift`), and
+    is too large; by how much is known where all tokens are one (:func:`~depthwidth.formulas.depth.post_norm_log_drift`), and
     taken in proportion to the correlation elsewhere (:func:`~depthwidth.formulas.finite_width.collapsed_share`).
 
     Parameters
