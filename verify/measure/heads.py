@@ -37,7 +37,7 @@ from depthwidth.formulas import heads as laws
 from depthwidth.layers.positions import Rotary
 from depthwidth.planning.head_allocation import Allocation, LayerNeed, allocate_heads, diffuse_need, retrieval_need
 
-from ..models.initialize import locate, tree_of
+from ..models.locate import locate, tree_of
 
 LONGEST_TEXT = 50_000_000
 LARGEST_RANDOM = 2_000_000_000

@@ -33,7 +33,7 @@ from torch.overrides import TorchFunctionMode
 
 from depthwidth.errors import InputError, nearest, shown
 
-from ..models.initialize import _WRAPPERS
+from ..models.locate import WRAPPERS
 from ..models.model import Mix
 
 MOMENTS = ("mean", "second_moment", "variance", "covariance", "correlation")
@@ -212,7 +212,7 @@ def _chosen(model: nn.Module, sites: Sites) -> dict[str, nn.Module]:
     """The modules that are measured, by the name of their site."""
     every = {}
     for name, part in model.named_modules():
-        plain = _WRAPPERS.sub("", f"{name}.").removesuffix(".")
+        plain = WRAPPERS.sub("", f"{name}.").removesuffix(".")
         every[plain] = part  # of a wrapper and what it wraps, the inner one
     if sites is None:
         return every

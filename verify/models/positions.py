@@ -57,6 +57,8 @@ class ScorePosition(nn.Module):
 
     biased = False
     """Whether it adds a bias to scores."""
+    rotates = False
+    """Whether it rotates queries and keys by angles that a model may stretch, as :class:`Rotary` does."""
 
     def encode(self, q: Tensor, k: Tensor, run: Pass) -> tuple[Tensor, Tensor]:
         """Queries (batch, heads, length, dim) and keys (batch, kv_heads, length, dim) with their positions."""
@@ -76,6 +78,7 @@ class Rotary(ScorePosition):
     with the length, by `growth` beyond `near` (dynamic NTK). Layers with the same `name` share their angles.
     """
 
+    rotates = True
     name = ""
     near: int | None = None
     growth: float | None = None

@@ -1,7 +1,7 @@
 """Hugging Face configurations: a ``config.json`` in, a tree out, and back.
 
-Nothing of the transformers library is needed or run: a configuration is data, and what each family makes of its fields is
-written in :mod:`.decoders` and :mod:`.encoders`. ``auto_map`` and its like are ignored.
+The transformers library is neither needed nor run: a configuration is data, and each file of :mod:`.families` says how a family
+or a few of one kin read theirs. ``auto_map`` and similar fields are ignored.
 """
 
 from __future__ import annotations
@@ -13,14 +13,10 @@ from typing import Any
 from ...errors import InputError, nearest
 from ..design import Design
 from ..transformer import Transformer
-from .decoders import DECODERS
-from .encoders import ENCODERS
-from .family import Family
+from .families import FAMILIES
 from .fields import brief
 from .files import read_json
 from .writing import as_config
-
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (*DECODERS, *ENCODERS)}
 
 __all__ = ["FAMILIES", "families", "read_config", "read_design", "read_json", "write_config"]
 

@@ -1,4 +1,4 @@
-"""What a family of models is: which fields its configuration has, and what each says of a design."""
+"""A family of models: the fields of its configuration, its model classes and its weight names."""
 
 from __future__ import annotations
 
@@ -9,38 +9,67 @@ from typing import Any, NamedTuple
 from ...errors import InputError
 from ..design import Design
 from .fields import SPELLINGS, Fields, brief
+from .weights import WeightNames
 
 Choices = dict[str, Any]
 
 
 class Part(NamedTuple):
-    """Choices that take more than copying one field: how they are read, and how a design's are written as fields."""
+    """Choices of a design that need more than copying one field."""
 
     read: Callable[[Fields], Choices]
+    """From the fields to the choices."""
     write: Callable[[Design], dict[str, Any]]
+    """From a design to the fields."""
+
+
+SETTINGS = {
+    "coarse_penalty": "whether ALiBi's penalty is computed in bf16",
+    "head_scale": "a factor on the features that a language head reads",
+    "pooler_activation": "the pooler's activation, by our name; tanh by default",
+    "qkv_clip": "the largest absolute value of queries, keys and values; None for no limit",
+    "score_softcap": "the cap of attention scores; None for no cap",
+}
+"""The settings of a torch module that a tree does not hold."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """One ``model_type``.
+    """One ``model_type`` of the transformers library.
 
-    To add one, write these from its configuration class and add it to the list in its file; the tests take it from there.
+    To add a family, write one of these, from its configuration class and its model class, in a file of
+    :mod:`depthwidth.architecture.hf.families`. The shared tests pick it up.
     """
 
     model_type: str
     defaults: Mapping[str, Any]
-    """Every field that is read, with the value that transformers gives it where a file leaves it out."""
+    """Every field that is read, with the library's value for a file that leaves it out."""
     names: Mapping[str, str]
     """Choices of a design that are one field each: ``{"depth": "num_hidden_layers"}``."""
     fixed: Mapping[str, Any]
     """Choices that every model of the family shares."""
     models: Mapping[str, Choices]
-    """The head of each model class; the first is assumed where a file names none."""
+    """The head of each model class; the first one is the default."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other spellings of fields."""
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Fields that change the model in a way a tree cannot say, with the values that do not; the first is the default."""
+    """Fields that change the model in a way that no tree describes, with the values that do not; the first is the default."""
     parts: tuple[Part, ...] = ()
+    """Choices that need more than copying one field."""
+    weights: WeightNames = field(default_factory=dict)
+    """The role of each module of the library's model (:mod:`depthwidth.architecture.hf.weights`)."""
+    unused: Mapping[str, str] = field(default_factory=dict)
+    """Parameters that a model holds and does not use if it has the other one, too: ``{unused: other}``."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that the logits need beyond the tree: names of :data:`SETTINGS`, each with a value or a function of the
+    configuration that returns it."""
+    even_rotation: bool = False
+    """Whether the library's code fails for rotary positions on an odd number of a head's dimensions."""
+
+    def __post_init__(self) -> None:
+        for name in self.settings:
+            if name not in SETTINGS:
+                raise InputError(f"{self.model_type}: there is no setting {brief(name)}; known are {', '.join(SETTINGS)}")
 
     def design(self, config: Mapping[str, Any]) -> Design:
         """The design that `config` describes.
@@ -59,7 +88,7 @@ class Family:
                 raise fields.wrong(name, f"is not supported, only {' or '.join(map(repr, values))}")
         choices: Choices = {**self.fixed}
         for choice, name in self.names.items():
-            choices[choice] = TAKEN[choice](fields, name)
+            choices[choice] = READERS[choice](fields, name)
         for part in self.parts:
             choices.update(part.read(fields))
         choices.update(self._head(fields))
@@ -85,6 +114,11 @@ class Family:
             config["num_labels"] = design.classes
         return config
 
+    def setting(self, name: str, config: Mapping[str, Any]) -> Any:
+        """The value of one of :attr:`settings` for a configuration."""
+        value = self.settings[name]
+        return value(config) if callable(value) else value
+
     def _head(self, fields: Fields) -> Choices:
         name = fields.model() or next(iter(self.models))
         if name not in self.models:
@@ -97,7 +131,7 @@ class Family:
         return choices
 
     def _check(self, fields: Fields, choices: Choices) -> None:
-        """Refuse numbers that do not fit together, by the names they have in the file."""
+        """Refuse numbers that contradict each other, by their names in the file."""
         heads = choices["heads"]
         if choices.get("head_dim") is None and choices["width"] % heads:
             self._misfit(fields, "width", "is not a multiple of", "heads")
@@ -107,13 +141,12 @@ class Family:
             self._misfit(fields, "top_k", "is more than", "experts")
 
     def _misfit(self, fields: Fields, choice: str, problem: str, other: str) -> None:
-        # A family that derives its key heads from flags has no one field to name.
+        # In a family that derives its key heads from flags, no single field can be named.
         there = fields.said(self.names[other]) if other in self.names else other
         raise fields.wrong(self.names[choice], f"{problem} {there}")
 
 
-# How the field of each choice is taken.
-TAKEN: dict[str, Callable[[Fields, str], Any]] = {
+READERS: dict[str, Callable[[Fields, str], Any]] = {
     **dict.fromkeys(("depth",), Fields.depth),
     **dict.fromkeys(("encoder_depth",), Fields.depth_or_none),
     **dict.fromkeys(("width", "heads", "vocab", "context", "experts", "top_k", "channels"), Fields.whole),
@@ -131,6 +164,7 @@ TAKEN: dict[str, Callable[[Fields, str], Any]] = {
     ),
     **dict.fromkeys(("activation",), Fields.activation),
 }
+"""The function that reads the field of each choice."""
 
 
 def causal(prefix: str, head: str = "ForCausalLM", **choices: Any) -> dict[str, Choices]:
@@ -139,5 +173,10 @@ def causal(prefix: str, head: str = "ForCausalLM", **choices: Any) -> dict[str, 
 
 
 def per_block(value: Any, depth: int) -> Sequence[Any]:
-    """A choice that may differ between blocks, as one value for each."""
+    """A choice that may differ between blocks, as one value per block."""
     return list(value) if isinstance(value, (list, tuple)) else [value] * depth
+
+
+def without(table: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """The table without some of its entries."""
+    return {name: value for name, value in table.items() if name not in names}

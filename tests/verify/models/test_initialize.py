@@ -21,7 +21,8 @@ with warnings.catch_warnings():
     transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
 
-from verify.models.initialize import RULES, apply_init, locate, parameter_groups, tree_of  # noqa: E402
+from verify.models.initialize import apply_init, parameter_groups  # noqa: E402
+from verify.models.locate import locate, tree_of  # noqa: E402
 
 pytestmark = pytest.mark.hf
 
@@ -402,7 +403,7 @@ def test_wrong_models_get_one_sentence():
         apply_init(Own(TREE).to("meta"), recipe(TREE, "gpt2"), tree=TREE)
     other = Own(TREE)
     other.extra = torch.nn.Linear(2, 2)
-    with pytest.raises(InputError, match=r"no rule says what extra\.weight"):
+    with pytest.raises(InputError, match=r"no weight name says what extra\.weight"):
         apply_init(other, recipe(TREE, "gpt2"), tree=TREE)
     with pytest.raises(InputError, match="lr=-1"):
         parameter_groups(Own(TREE), recipe(TREE, "gpt2"), lr=-1, tree=TREE)
@@ -411,9 +412,9 @@ def test_wrong_models_get_one_sentence():
 def test_a_wrong_rule_is_caught():
     config = config_of("llama")
     model, tree = built(config), read_config(config)
-    swapped = {**RULES["llama"], "layers.#.mlp.down_proj": "decoder.block.feed_forward.up"}
+    swapped = {**FAMILIES["llama"].weights, "layers.#.mlp.down_proj": "decoder.block.feed_forward.up"}
     with pytest.raises(InputError):
         locate(model, tree, swapped)
-    swapped = {**RULES["llama"], "layers.#.self_attn.q_proj": "decoder.block.attention.key"}
+    swapped = {**FAMILIES["llama"].weights, "layers.#.self_attn.q_proj": "decoder.block.attention.key"}
     with pytest.raises(InputError, match="shape"):
         locate(model, tree, swapped)

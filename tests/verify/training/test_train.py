@@ -354,7 +354,8 @@ def test_norm_of_scale_invariant_weights_goes_to_its_equilibrium():
 def test_a_recipe_sets_rate_and_decay_of_each_weight(corpus):
     transformers = pytest.importorskip("transformers")
     from depthwidth import recipe
-    from verify.models.initialize import apply_init, tree_of
+    from verify.models.initialize import apply_init
+    from verify.models.locate import tree_of
 
     config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=32, n_positions=16, resid_pdrop=0, embd_pdrop=0,
                                      attn_pdrop=0)  # fmt: skip

@@ -1,0 +1,187 @@
+"""BERT, RoBERTa and DistilBERT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...design import Design
+from ..family import Choices, Family, Part, without
+from ..fields import Fields
+from ..weights import in_blocks
+
+_BERT_CHOICES = {"kind": "encoder", "positions": "learned", "placement": "post", "embedding_norm": True}
+_BERT_NAMES = {
+    "vocab": "vocab_size",
+    "context": "max_position_embeddings",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "ffn": "intermediate_size",
+    "activation": "hidden_act",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "segments": "type_vocab_size",
+    "norm_eps": "layer_norm_eps",
+    "tied": "tie_word_embeddings",
+}
+_BERT_DEFAULTS = {
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "tie_word_embeddings": True,
+}
+_BERT_ONLY = {"is_decoder": (False,), "add_cross_attention": (False,)}
+
+
+def _bert_models(prefix: str, *, pooled: bool = True) -> dict[str, Choices]:
+    return {
+        f"{prefix}ForMaskedLM": {"head": "masked-lm", "head_bias": True, "pooler": False},
+        f"{prefix}Model": {"head": "none", "pooler": pooled},
+        # RoBERTa and DistilBERT keep the classifier's extra linear map outside the encoder; it is the same one.
+        f"{prefix}ForSequenceClassification": {"head": "classifier", "pooler": True},
+    }
+
+
+_EMBEDDING_WEIGHTS = {
+    "embeddings.word_embeddings": "stem.tokens",
+    "embeddings.position_embeddings": "stem.positions",
+    "embeddings.token_type_embeddings": "stem.segments",
+    "embeddings.LayerNorm": "stem.norm",
+}
+_BERT_WEIGHTS = {
+    **_EMBEDDING_WEIGHTS,
+    "pooler.dense": "head.pooler.linear|head.linear",
+    **in_blocks(
+        "encoder.layer.#",
+        "encoder",
+        {
+            "attention.self.query": "attention.query",
+            "attention.self.key": "attention.key",
+            "attention.self.value": "attention.value",
+            "attention.output.dense": "attention.out",
+            "attention.output.LayerNorm": "attention.norm_stream",
+            "intermediate.dense": "feed_forward.up",
+            "output.dense": "feed_forward.down",
+            "output.LayerNorm": "feed_forward.norm_stream",
+        },
+    ),
+}
+
+
+BERT = Family(
+    "bert",
+    defaults=_BERT_DEFAULTS,
+    names=_BERT_NAMES,
+    fixed=_BERT_CHOICES,
+    models=_bert_models("Bert"),
+    only=_BERT_ONLY,
+    weights={
+        **_BERT_WEIGHTS,
+        "cls.predictions": "head.unembedding",
+        "cls.predictions.decoder": "head.unembedding",
+        "cls.predictions.transform.dense": "head.transform",
+        "cls.predictions.transform.LayerNorm": "head.norm",
+        "classifier": "head.linear",
+    },
+    unused={"cls.predictions.bias": "cls.predictions.decoder.bias"},
+)
+
+
+def _roberta_positions() -> Part:
+    """Positions start after the padding token's number, and its table counts the rows before them."""
+
+    def read(fields: Fields) -> Choices:
+        offset = fields.count("pad_token_id") + 1
+        rows = fields.whole("max_position_embeddings")
+        if rows <= offset:
+            raise fields.wrong("max_position_embeddings", f"leaves no positions after {fields.said('pad_token_id')}")
+        return {"context": rows - offset, "position_offset": offset}
+
+    def write(design: Design) -> dict[str, Any]:
+        offset = design.position_offset
+        return {"max_position_embeddings": design.context + offset, "pad_token_id": max(offset - 1, 0)}
+
+    return Part(read, write)
+
+
+ROBERTA = Family(
+    "roberta",
+    defaults={**_BERT_DEFAULTS, "vocab_size": 50265, "pad_token_id": 1},
+    names=without(_BERT_NAMES, "context"),
+    fixed={**_BERT_CHOICES, "head_activation": "gelu"},  # whatever the blocks have
+    models=_bert_models("Roberta"),
+    only=_BERT_ONLY,
+    parts=(_roberta_positions(),),
+    weights={
+        **_BERT_WEIGHTS,
+        "lm_head": "head.unembedding",
+        "lm_head.decoder": "head.unembedding",
+        "lm_head.dense": "head.transform",
+        "lm_head.layer_norm": "head.norm",
+        "classifier.dense": "head.pooler.linear",
+        "classifier.out_proj": "head.linear",
+    },
+    unused={"lm_head.bias": "lm_head.decoder.bias"},
+)
+
+DISTILBERT = Family(
+    "distilbert",
+    defaults={
+        "vocab_size": 30522,
+        "max_position_embeddings": 512,
+        "n_layers": 6,
+        "n_heads": 12,
+        "dim": 768,
+        "hidden_dim": 3072,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "activation": "gelu",
+        "tie_word_embeddings": True,
+    },
+    names={
+        "vocab": "vocab_size",
+        "context": "max_position_embeddings",
+        "width": "dim",
+        "depth": "n_layers",
+        "heads": "n_heads",
+        "ffn": "hidden_dim",
+        "activation": "activation",
+        "dropout": "dropout",
+        "attention_dropout": "attention_dropout",
+        "tied": "tie_word_embeddings",
+    },
+    aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
+    fixed={**_BERT_CHOICES, "norm_eps": 1e-12},
+    models=_bert_models("DistilBert", pooled=False),
+    weights={
+        **_EMBEDDING_WEIGHTS,
+        **in_blocks(
+            "transformer.layer.#",
+            "encoder",
+            {
+                "attention.q_lin": "attention.query",
+                "attention.k_lin": "attention.key",
+                "attention.v_lin": "attention.value",
+                "attention.out_lin": "attention.out",
+                "sa_layer_norm": "attention.norm_stream",
+                "ffn.lin1": "feed_forward.up",
+                "ffn.lin2": "feed_forward.down",
+                "output_layer_norm": "feed_forward.norm_stream",
+            },
+        ),
+        "vocab_projector": "head.unembedding",
+        "vocab_transform": "head.transform",
+        "vocab_layer_norm": "head.norm",
+        "pre_classifier": "head.pooler.linear",
+        "classifier": "head.linear",
+    },
+    settings={"pooler_activation": "relu"},
+)

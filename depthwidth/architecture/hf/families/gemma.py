@@ -1,0 +1,147 @@
+"""Gemma 1, 2 and 3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....layers import Rotary
+from ...design import Design
+from ..family import Choices, Family, Part, causal, without
+from ..fields import Fields
+from ..parts import query_scale, rope, rope_table, scaled_embedding, windows
+from ..weights import WeightNames
+from .llama import (
+    ATTENTION_BIAS,
+    ATTENTION_WEIGHTS,
+    GATED_WEIGHTS,
+    LLAMA_CHOICES,
+    LLAMA_DEFAULTS,
+    LLAMA_NAMES,
+    QK_NORM_WEIGHTS,
+    llama_weights,
+)
+
+_GEMMA_DEFAULTS = {
+    **LLAMA_DEFAULTS,
+    "vocab_size": 256000,
+    "hidden_size": 3072,
+    "intermediate_size": 24576,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+    "hidden_act": "gelu_pytorch_tanh",
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+}
+_GEMMA_CHOICES = {**LLAMA_CHOICES, "norm_unit_offset": True}
+
+
+def _gemma_activation() -> Part:
+    """The released files say gelu and mean its tanh form, and a later field that overrides it says so."""
+
+    def read(fields: Fields) -> Choices:
+        name = fields.activation("hidden_activation" if fields.has("hidden_activation") else "hidden_act")
+        return {"activation": "gelu_tanh" if name == "gelu" else name}
+
+    return Part(read, lambda design: {})
+
+
+GEMMA = Family(
+    "gemma",
+    defaults=_GEMMA_DEFAULTS,
+    names={**LLAMA_NAMES, **ATTENTION_BIAS},
+    fixed=_GEMMA_CHOICES,
+    models=causal("Gemma"),
+    only={"use_bidirectional_attention": (None, False)},
+    parts=(rope(), scaled_embedding(), _gemma_activation()),
+    weights=llama_weights(),
+)
+
+_GEMMA2_DEFAULTS = {
+    **without(_GEMMA_DEFAULTS, "hidden_act"),
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "layer_types": None,
+    "final_logit_softcapping": 30.0,
+    "attn_logit_softcapping": 50.0,
+}
+_GEMMA2_NAMES = {
+    **GEMMA.names,
+    "activation": "hidden_activation",
+    "score_softcap": "attn_logit_softcapping",
+    "logit_softcap": "final_logit_softcapping",
+}
+_GEMMA2_CHOICES = {**_GEMMA_CHOICES, "placement": "sandwich"}
+
+_GEMMA2_BLOCK: WeightNames = {
+    **ATTENTION_WEIGHTS,
+    "post_attention_layernorm": "attention.norm_out",
+    "pre_feedforward_layernorm": "feed_forward.norm_in",
+    **GATED_WEIGHTS,
+    "post_feedforward_layernorm": "feed_forward.norm_out",
+}
+
+GEMMA2 = Family(
+    "gemma2",
+    defaults=_GEMMA2_DEFAULTS,
+    names=_GEMMA2_NAMES,
+    fixed=_GEMMA2_CHOICES,
+    models=causal("Gemma2"),
+    only={"use_bidirectional_attention": (None, False)},
+    parts=(rope(), scaled_embedding(), query_scale(), windows(lambda fields, block: block % 2 == 0)),
+    weights=llama_weights(_GEMMA2_BLOCK),
+)
+
+
+def _two_ropes() -> Part:
+    """Rotary positions whose base differs between blocks with and without a window."""
+
+    def read(fields: Fields) -> Choices:
+        everywhere = rope(1000000.0).read(fields)
+        near = Fields(fields.model_type, {"rope_parameters": rope_table(fields, "sliding_attention")}, {}, {})
+        if not fields.has("rope_parameters"):
+            near.values["rope_local_base_freq"] = fields.values.get("rope_local_base_freq")
+        local = rope(theta_name="rope_local_base_freq").read(near)["positions"]
+        return {**everywhere, "window_positions": local}
+
+    def write(design: Design) -> dict[str, Any]:
+        if not isinstance(design.positions, Rotary):
+            return {}
+        local = design.window_positions if isinstance(design.window_positions, Rotary) else Rotary()
+        bases = {"full_attention": design.positions.base, "sliding_attention": local.base}
+        return {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}}
+
+    return Part(read, write)
+
+
+def _every(fields: Fields, block: int) -> bool:
+    return (block + 1) % fields.whole("sliding_window_pattern") != 0
+
+
+GEMMA3 = Family(
+    "gemma3_text",
+    defaults={
+        **_GEMMA2_DEFAULTS,
+        "vocab_size": 262208,
+        "max_position_embeddings": 131072,
+        "final_logit_softcapping": None,
+        "attn_logit_softcapping": None,
+        "sliding_window_pattern": 6,
+    },
+    names=_GEMMA2_NAMES,
+    fixed={**_GEMMA2_CHOICES, "qk_norm": "head"},
+    models={"Gemma3ForCausalLM": {"head": "lm", "pooler": False}, "Gemma3TextModel": {"head": "none", "pooler": False}},
+    only={"use_bidirectional_attention": (False, None)},
+    parts=(_two_ropes(), scaled_embedding(), query_scale(), windows(_every)),
+    weights=llama_weights({**_GEMMA2_BLOCK, **QK_NORM_WEIGHTS}),
+    # The library reads attn_logit_softcapping and makes no use of it in this family (transformers 5); Gemma 3 has no such cap.
+    settings={"score_softcap": None},
+)

@@ -1,0 +1,49 @@
+"""The weight names of a family: which tensor of the tree each parameter of the transformers library is.
+
+A table maps the name of a module in the library's model to a role of the tree. ``#`` stands for the number of a block. The
+library's prefix of the base model (``model.``, ``transformer.``) is left out. A role may list alternatives, separated by ``|``,
+of which the first one that the tree has is meant. :class:`Fused` is for a parameter that holds several tensors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+LAYOUTS = {
+    "rows": "one after the other along the first dimension",
+    "columns": "one after the other along the last dimension: the matrix is stored as (inputs, outputs)",
+    "halves": "two of equal size along the dimension of outputs",
+    "key_groups": "for each key head its queries, its key and its value",
+    "shards": "in four shards for four devices; in each, queries, values, keys",
+}
+"""The ways in which one parameter holds several tensors."""
+
+
+class Fused(NamedTuple):
+    """Several tensors of the tree in one parameter."""
+
+    layout: str
+    """A name of :data:`LAYOUTS`."""
+    roles: tuple[str, ...]
+
+
+WeightNames = Mapping[str, str | Fused]
+
+QKV = ("attention.query", "attention.key", "attention.value")
+
+
+def in_blocks(prefix: str, stack: str, table: WeightNames) -> dict[str, str | Fused]:
+    """The table of one block, for the blocks of `stack` that the library calls `prefix`.
+
+    >>> in_blocks("h.#", "decoder", {"ln_1": "attention.norm_in|norm"})
+    {'h.#.ln_1': 'decoder.block.attention.norm_in|decoder.block.norm'}
+    """
+    made: dict[str, str | Fused] = {}
+    for name, role in table.items():
+        if isinstance(role, Fused):
+            made[f"{prefix}.{name}"] = Fused(role.layout, tuple(f"{stack}.block.{one}" for one in role.roles))
+        else:
+            made[f"{prefix}.{name}"] = re.sub(r"[^|]+", lambda found: f"{stack}.block.{found[0]}", role)
+    return made

@@ -1,0 +1,217 @@
+# mypy: disable-error-code="no-any-return"
+"""The parameters of a live model, ours or the transformers library's, and the tensors of a tree that they hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from depthwidth.architecture import Transformer
+from depthwidth.architecture.hf import FAMILIES
+from depthwidth.architecture.hf.family import Family
+from depthwidth.architecture.hf.weights import LAYOUTS, Fused, WeightNames
+from depthwidth.errors import InputError, nearest, shown
+from depthwidth.initialization import Weight, parameters, weights
+
+WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.|^module\.")
+"""The prefixes that compilers and data-parallel wrappers add to a parameter's name."""
+
+View = Callable[[Tensor], Tensor]
+Key = tuple[str, int | None]
+"""The role of a tensor and the number of its block; None outside of blocks."""
+
+
+class Slice(NamedTuple):
+    """A part of a parameter that is one tensor of the tree, or all of it."""
+
+    role: str
+    block: int | None
+    view: View
+
+    @property
+    def key(self) -> Key:
+        """Role and block."""
+        return self.role, self.block
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model without the wrappers of ``torch.compile`` and data parallelism."""
+    while True:
+        inner = getattr(model, "_orig_mod", None) or (getattr(model, "module", None) if not hasattr(model, "config") else None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def family_of(model: nn.Module) -> Family | None:
+    """The Hugging Face family of a model, by its ``config.model_type``; None for a model without one."""
+    return FAMILIES.get(getattr(getattr(unwrapped(model), "config", None), "model_type", ""))
+
+
+def tree_of(model: nn.Module) -> Transformer:
+    """The tree of a model of :func:`verify.build`, or of the transformers library.
+
+    Raises
+    ------
+    InputError
+        if the model has no configuration, or one that cannot be read.
+    """
+    inner = unwrapped(model)
+    tree = getattr(inner, "tree", None)
+    if isinstance(tree, Transformer):
+        return tree
+    config = getattr(inner, "config", None)
+    if config is None or not hasattr(config, "to_dict"):
+        raise InputError(f"{type(inner).__name__} has no configuration to read its tree from: give tree=")
+    fields = {**config.to_dict(), "architectures": [type(inner).__name__]}
+    if fields.get("sliding_window") == 0:  # the library's configuration of a model without windows
+        fields["sliding_window"] = None
+    return Transformer.from_config(fields)
+
+
+def locate(
+    model: nn.Module, tree: Transformer, names: WeightNames | None = None, *, unused: Collection[str] = ()
+) -> dict[str, list[Slice]]:
+    """The tensors of `tree` that each parameter of `model` holds.
+
+    Parameters
+    ----------
+    model : any module; its parameters have the tree's names, or those of `names`.
+    tree : the model's tree.
+    names : weight names as in :mod:`depthwidth.architecture.hf.weights`; by default those of the model's family.
+    unused : names of parameters to leave out, which the model holds and does not use.
+
+    Raises
+    ------
+    InputError
+        if a parameter has no role, a tensor of the tree has no parameter, or their sizes differ.
+    """
+    inner = unwrapped(model)
+    if names is None:
+        family = family_of(inner)
+        names = {} if family is None else family.weights
+    prefix = f"{getattr(inner, 'base_model_prefix', '')}."
+    own = {name: (role, block) for name, role, block, _ in parameters(tree)}
+    places = places_of(tree)
+    found: dict[str, list[Slice]] = {}
+    seen: dict[Key, str] = {}
+    for name, parameter in model.named_parameters():
+        plain = WRAPPERS.sub("", name)
+        if plain in unused:
+            continue
+        if plain.endswith(".alpha") and hasattr(inner, "apply_multipliers"):
+            found[name] = []  # a trainable residual scale of ReZero's, which the tree does not have
+            continue
+        slices = [Slice(*own[plain], _whole)] if plain in own else list(_named(plain.removeprefix(prefix), names, places))
+        if not slices:
+            raise InputError(f"no weight name says what {name} of {type(inner).__name__} is{nearest(plain, own)}")
+        for one in slices:
+            if one.key in seen:
+                raise InputError(f"{seen[one.key]} and {name} are both {site_of(*one.key)}")
+            seen[one.key] = name
+            if one.key not in places or one.view(parameter).numel() != torch.Size(places[one.key].shape).numel():
+                raise InputError(f"{name} of shape {list(parameter.shape)} does not fit {site_of(*one.key)} of the tree")
+        found[name] = slices
+    missing = [site_of(*key) for key in places if key not in seen]
+    if missing:
+        raise InputError(f"{type(inner).__name__} has no parameter for {missing[0]}")
+    return found
+
+
+def site_of(role: str, block: int | None) -> str:
+    """The name of a tensor in our models."""
+    return role if block is None else role.replace(".block.", f".block.{block}.", 1)
+
+
+def places_of(tree: Transformer) -> dict[Key, Weight]:
+    """Every tensor of a tree by role and block."""
+    return {(one.role, block): one for one in weights(tree) for block in (one.blocks if one.stack else (None,))}
+
+
+def _named(name: str, names: WeightNames, places: Mapping[Key, Weight]) -> Iterator[Slice]:
+    """The slices of a parameter by the table of names."""
+    number = re.search(r"\.(\d+)\.", f".{name}")
+    block = int(number[1]) if number else None
+    template = re.sub(r"(^|\.)\d+\.", r"\1#.", name, count=1)
+    module, _, leaf = template.rpartition(".")
+    if template in names:  # a parameter of its own, not a module's weight or bias
+        role, leaf = names[template], "weight"
+    elif module in names:
+        role = names[module]
+    else:
+        return
+    if isinstance(role, Fused):
+        for part, one in enumerate(role.roles):
+            key = (f"{one}.{leaf}", block)
+            if key not in places:
+                raise InputError(f"{name} holds {site_of(*key)}, and the tree has no such tensor")
+            yield Slice(*key, _part(role.layout, places[key].owner, part))
+        return
+    for one in role.split("|"):
+        for full in (f"{one}.{leaf}", one):
+            key = (full, block if ".block." in full else None)
+            if key in places:
+                yield Slice(*key, _whole)
+                return
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _part(layout: str, attention: Any, part: int) -> View:
+    """The view of the part-th tensor of a fused parameter; `attention` is the component that the tensor belongs to."""
+    if layout not in _CUTS:
+        raise InputError(f"there is no layout {shown(layout)} of a fused parameter{nearest(layout, LAYOUTS)}")
+    return _CUTS[layout](attention, part)
+
+
+def _section(attention: Any, part: int) -> slice:
+    """The range of queries, keys or values in their joined dimension."""
+    heads, kv, dim = attention.heads, attention.kv_heads, attention.head_dim
+    sizes = (heads * dim, kv * dim, kv * attention.value_dim)
+    start = sum(sizes[:part])
+    return slice(start, start + sizes[part])
+
+
+def _rows(attention: Any, part: int) -> View:
+    section = _section(attention, part)
+    return lambda tensor: tensor[section]
+
+
+def _columns(attention: Any, part: int) -> View:
+    section = _section(attention, part)
+    return lambda tensor: tensor[..., section]
+
+
+def _halves(attention: Any, part: int) -> View:
+    return lambda tensor: tensor.chunk(2, dim=-2 if tensor.dim() > 1 else 0)[part]
+
+
+def _key_groups(attention: Any, part: int) -> View:
+    heads, kv, dim = attention.heads, attention.kv_heads, attention.head_dim
+
+    def view(tensor: Tensor) -> Tensor:
+        split = tensor.view(kv, heads // kv + 2, dim, *tensor.shape[1:])
+        return (split[:, :-2], split[:, -2], split[:, -1])[part]
+
+    return view
+
+
+def _shards(attention: Any, part: int) -> View:
+    if attention.heads % 4:
+        raise InputError(f"codegen cuts its query map in four, and heads={attention.heads} is not a multiple of four")
+    return lambda tensor: tensor.view(4, 3, -1, *tensor.shape[1:])[:, (0, 2, 1)[part]]
+
+
+_CUTS: dict[str, Callable[[Any, int], View]] = {
+    "rows": _rows,
+    "columns": _columns,
+    "halves": _halves,
+    "key_groups": _key_groups,
+    "shards": _shards,
+}
