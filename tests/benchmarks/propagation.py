@@ -20,15 +20,17 @@ from pathlib import Path
 
 from calculator import interleaved, process, row
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for stack_simulation
+
 CONFIG = {"model_type": "gpt2", "n_layer": 96, "n_embd": 1536, "n_head": 16, "vocab_size": 50257, "n_positions": 1024}
 
 
 def tables() -> list[dict[str, object]]:
     """A thousand layers, predicted and drawn."""
     import torch
+    from stack_simulation import one_draw
 
     from depthwidth import Transformer, propagate, recipe
-    from verify.jobs._stacks import one_draw
 
     found = []
     for mask in ("full", "causal"):

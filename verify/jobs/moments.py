@@ -1,4 +1,4 @@
-"""Whether the moments of signal and gradient at initialisation come out as predicted, block by block."""
+"""Moments of signal and gradient at initialisation, block by block, against their prediction."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CORRELATION = 0.2
 """Between two tokens of the input; what a text's unigram counts imply is of this order."""
 
 TOLERANCE = {"variance": 0.03, "correlation": 0.02, "gradient_variance": 0.05}
-"""How far a prediction may lie off: relative for variances, absolute for the correlation."""
+"""Largest error of a prediction: relative for variances, absolute for the correlation."""
 
 NOISE = 3.0
-"""Standard errors that are allowed on top: of a thousand right predictions, three lie further off."""
+"""Standard errors of the measurement that are allowed on top: three of a thousand right predictions lie further off."""
 
 WITHIN = (
     f"variance within {100 * TOLERANCE['variance']:g} %, correlation within {TOLERANCE['correlation']}, "
@@ -88,14 +88,14 @@ def _predictions(spec: Mapping[str, Any]) -> Iterator[Prediction]:
     frame = propagate(tree, made, variance=1.0, correlation=spec["correlation"])
     name = tree.stack_name
     version = version_of("depthwidth.analysis.propagation", "depthwidth.initialization")
-    behind = {f"{name}.block.{layer}": layer for layer in range(tree.depth)}
+    blocks = {f"{name}.block.{layer}": layer for layer in range(tree.depth)}
     for row in frame.itertuples():
-        if row.site not in behind and row.site != f"{name}.input":
+        if row.site not in blocks and row.site != f"{name}.input":
             continue
         if row.direction == "gradient":
-            if behind.get(row.site) != tree.depth - 1:  # behind the last block it is given
+            if blocks.get(row.site) != tree.depth - 1:  # at the last block's output it is given
                 yield Prediction("gradient_variance", row.second_moment, "depthwidth.propagate", version, row.site)
-        elif row.site in behind:
+        elif row.site in blocks:
             yield Prediction("variance", row.second_moment, "depthwidth.propagate", version, row.site)
             yield Prediction("correlation", row.covariance / row.second_moment, "depthwidth.propagate", version, row.site)
 
@@ -104,12 +104,16 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     """Means over draws of weights, input and output gradient, with their standard errors."""
     import numpy
 
-    from ._stacks import simulated_stream
+    from ..measure.stacks import sample_stack
 
     tree, made = tree_of(spec), recipe_of(spec)
     check_decided(spec)
     name = tree.stack_name
-    found = simulated_stream(tree, made, spec["correlation"], spec["draws"], context)
+    first = context.seed * 1_000_003
+    found = sample_stack(
+        tree, made, spec["correlation"], spec["draws"], seed=first, device=context.device, folder=context.folder,
+        progress=context.progress,
+    )  # fmt: skip
     draws = len(found)
     mean, error = found.mean(0), found.std(0, ddof=1) / math.sqrt(draws)
     for layer in range(tree.depth):
@@ -119,8 +123,8 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
         ratio = pair.mean() / variance.mean()
         spread = numpy.std((pair - ratio * variance) / variance.mean(), ddof=1)  # of a ratio of means, to first order
         yield Measurement("correlation", ratio, site, stderr=spread / math.sqrt(draws))
-        in_front = site.replace(f".block.{layer}", f".block.{layer - 1}") if layer else f"{name}.input"
-        yield Measurement("gradient_variance", mean[2, layer], in_front, stderr=error[2, layer])
+        input_site = site.replace(f".block.{layer}", f".block.{layer - 1}") if layer else f"{name}.input"
+        yield Measurement("gradient_variance", mean[2, layer], input_site, stderr=error[2, layer])
 
 
 def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
@@ -179,12 +183,11 @@ def _excess(row: Row) -> float:
 
 JOB = Job(
     name="moments",
-    question="Are the moments of signal and gradient at initialisation those that propagation predicts, behind every block?",
+    question="Are the moments of signal and gradient at initialisation those that propagation predicts, at every block?",
     claim="Variance, token correlation and gradient variance follow the recursion of moments, with nothing fitted.",
     measured="Second moment and correlation of the residual stream, and second moment of its gradient, over random draws.",
     criterion=f"At every site: {WITHIN}. It holds on the stacks where all sites meet this.",
     runs=runs,
     measure=measure,
     judge=judge,
-    uses=("verify.jobs._stacks",),
 )

@@ -342,7 +342,7 @@ def test_moments_at_a_tiny_size_are_as_predicted_and_a_wrong_prediction_is_not(t
 
 def test_a_simulation_goes_on_from_its_kept_draws_and_distrusts_damaged_ones(tmp_path, monkeypatch):
     pytest.importorskip("torch")
-    from verify.jobs import _stacks as simulation
+    from verify.measure import stacks as simulation
 
     about = make_plan(find_job("moments"), "tiny")["runs"][0]
     drawn = []

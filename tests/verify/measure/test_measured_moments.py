@@ -74,8 +74,9 @@ def test_the_kept_rows_are_what_is_predicted_today(job):
 
 def test_vanilla_post_norm_gradients_are_log_normal_as_predicted():
     """Typical value and spread of the gradient over draws, where a mean says little; the mean itself is told apart from it."""
+    from stack_simulation import one_draw
+
     from depthwidth import Transformer, propagate, recipe
-    from verify.jobs._stacks import one_draw
 
     draws = 150
     tree = Transformer(

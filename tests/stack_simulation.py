@@ -1,73 +1,24 @@
-"""Simulation of whole stacks at initialisation: random weights, Gaussian inputs, and an independent gradient sent back."""
-
-from __future__ import annotations
+"""A transformer stack at initialisation, written out by hand: independent of the components and modules that it checks."""
 
 import math
-import time
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 
 from depthwidth.architecture import Transformer
 from depthwidth.initialization import Recipe
 
-from ..files import write_whole
-from ..rows import digest_of
-from . import Context
 
+def one_draw(tree: Transformer, made: Recipe, correlation: float, generator: torch.Generator, device: str) -> torch.Tensor:
+    """Moments of one network with Gaussian input, and of an independent Gaussian gradient at its output.
 
-def simulated_stream(tree: Transformer, made: Recipe, correlation: float, draws: int, context: Context) -> NDArray[np.float64]:
-    """Second moment and covariance behind every block, and second moment of the gradient in front of it, for each draw.
-
-    Parameters
-    ----------
-    tree, made : a stack without embedding and head, and its recipe.
-    correlation : between the tokens of the Gaussian input, whose variance is 1.
-    draws : of weights, input and output gradient; each has a generator of its own.
-    context : where to compute. Draws are kept in its folder, so that a killed simulation goes on where it was.
+    `correlation` is that of two tokens of the input, whose variance is 1; `generator` is one of `device`.
 
     Returns
     -------
-    Array of shape (draws, 3, depth).
+    Second moment and covariance of each block's output, and second moment of the gradient at each block's input: shape
+    (3, depth), float64, on the host.
     """
-    kept = context.folder / "draws.csv"
-    done = _read_draws(kept, 3 * tree.depth)[:draws]
-    saved = time.monotonic()
-    for draw in range(len(done), draws):
-        # Drawn where they are used: a host would take longer to draw them than a GPU to do all the rest. So one seed means one
-        # network on one kind of device; what is compared with theory are means over draws.
-        generator = torch.Generator(context.device).manual_seed(context.seed * 1_000_003 + draw)
-        done.append(one_draw(tree, made, correlation, generator, context.device).flatten().tolist())
-        if time.monotonic() - saved > SAVE_S:
-            lines = "\n".join(",".join(map(repr, values)) for values in done)
-            write_whole(kept, f"{lines}\n{digest_of(lines.encode())}\n".encode())
-            saved = time.monotonic()
-            context.progress(draw / draws)
-    return np.array(done).reshape(draws, 3, tree.depth)
-
-
-SAVE_S = 2.0
-"""How often draws are kept, in seconds: the work that a kill can cost."""
-
-
-def _read_draws(path: Path, numbers: int) -> list[list[float]]:
-    """The draws that were kept; none where the file is not what was written."""
-    try:
-        lines, _, seal = path.read_text().rstrip("\n").rpartition("\n")
-        if digest_of(lines.encode()) != seal:
-            return []
-        found = [[float(cell) for cell in line.split(",")] for line in lines.splitlines()]
-    except (OSError, ValueError):
-        return []
-    return found if all(len(values) == numbers for values in found) else []
-
-
-def one_draw(tree: Transformer, made: Recipe, correlation: float, generator: torch.Generator, device: str) -> torch.Tensor:
-    """Shape (3, depth), in float64, on the host; `generator` is one of `device`."""
     length, width = tree.context, tree.width
     shared = torch.randn(1, width, generator=generator, device=device)
     own = torch.randn(length, width, generator=generator, device=device)
@@ -75,8 +26,8 @@ def one_draw(tree: Transformer, made: Recipe, correlation: float, generator: tor
     stream = [x.requires_grad_()]
     for layer in range(tree.depth):
         stream.append(_block(tree, made, layer, stream[-1], generator))
-    behind = torch.randn(length, width, generator=generator, device=device)
-    gradients = torch.autograd.grad(stream[-1], stream[:-1], behind)
+    output_gradient = torch.randn(length, width, generator=generator, device=device)
+    gradients = torch.autograd.grad(stream[-1], stream[:-1], output_gradient)
     found = torch.empty(3, tree.depth, dtype=torch.float64, device=device)
     with torch.no_grad():
         for layer, (y, gradient) in enumerate(zip(stream[1:], gradients, strict=True)):
@@ -117,11 +68,7 @@ def _block(tree: Transformer, made: Recipe, layer: int, x: torch.Tensor, generat
 
     def feed_forward(y: torch.Tensor) -> torch.Tensor:
         part, width = tree.feed_forward, y.shape[1]
-        activation: Any = {
-            "relu": functional.relu,
-            "gelu": functional.gelu,
-            "silu": functional.silu,
-        }[part.activation]
+        activation = {"relu": functional.relu, "gelu": functional.gelu, "silu": functional.silu}[part.activation]
         up = y @ drawn("feed_forward.up", width, part.hidden)
         hidden = activation(y @ drawn("feed_forward.gate", width, part.hidden)) * up if part.gated else activation(up)
         return dropped(hidden, part.dropout) @ drawn("feed_forward.down", part.hidden, width)
