@@ -1,8 +1,6 @@
 """Evidence: the numbers shown are those of the file, and of no other."""
 
-import csv
 import json
-import shutil
 import statistics
 
 import pytest
@@ -10,30 +8,34 @@ from click.testing import CliRunner
 
 from depthwidth import evidence as module
 from depthwidth.cli import cli
-from depthwidth.coefficients import data_directory
 from depthwidth.errors import InputError
 from depthwidth.evidence import all_evidence, evidence
 from depthwidth.formula import find_formula
 
-MEASURED = data_directory() / "measured"
+HEADER = "job,run,site,quantity,predicted,value,stderr,seed,labels,device,date\n"
 
 
-def table(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def line(quantity, site, value, stderr, error, day, device="cpu", cells=1):
+    labels = json.dumps({"cells": cells, "relative_error": error}).replace('"', '""')
+    return f'made,,{site},{quantity},,{value},{stderr},1,"{labels}",{device},2026-01-0{day}\n'
 
 
 @pytest.fixture
 def small(tmp_path):
     """Two measurements of one formula, three rows each."""
-    (tmp_path / "evidence.csv").write_text(
+    data = tmp_path / "data"
+    (data / "measured").mkdir(parents=True)
+    (data / "evidence.csv").write_text(
         "formula,file,where\nmoments.norm_gradient,rows.csv,quantity=gradient\nmoments.norm_gradient,rows.csv,\n"
     )
-    lines = ["quantity,cell,measured,stderr,relative_error,date,device,cells"]
-    lines += ["gradient,a,2.0,0.02,0.01,2026-01-02,cpu,3", "gradient,b,4.0,0.4,-0.3,2026-01-03,cpu,1"]
-    lines += ["gradient,c,1.0,0.01,0.02,2026-01-01,cpu,1", "other,d,1.0,0.5,0.9,2026-01-01,cuda,1"]
-    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
-    return tmp_path
+    (data / "measured" / "rows.csv").write_text(
+        HEADER
+        + line("gradient", "a", 2.0, 0.02, 0.01, 2, cells=3)
+        + line("gradient", "b", 4.0, 0.4, -0.3, 3)
+        + line("gradient", "c", 1.0, 0.01, 0.02, 1)
+        + line("other", "d", 1.0, 0.5, 0.9, 1, "cuda")
+    )
+    return data
 
 
 def test_the_numbers_are_those_of_the_rows(small):
@@ -45,19 +47,29 @@ def test_the_numbers_are_those_of_the_rows(small):
     assert evidence("moments.norm_correlation", small) == ()
 
 
-def test_a_prediction_will_do_in_place_of_an_error(small):
-    path = small / "rows.csv"
-    path.write_text("length,quantity,predicted,measured,stderr,date,device\n16,gradient,1.9,2.0,0.02,2026-01-02,cpu\n")
+def test_without_a_recorded_error_it_is_that_of_the_rows_numbers(small):
+    path = small / "measured" / "rows.csv"
+    path.write_text(HEADER + 'made,r,,gradient,1.9,2.0,0.02,,"{""length"": 16}",cpu,2026-01-02\n')
     (found,) = evidence("moments.norm_gradient", small)[:1]
     assert (found.worst_error, found.worst_at) == (pytest.approx(-0.05), "length 16")
+    path.write_text(path.read_text().replace('""length"": 16', '""scale"": 10.0'))
+    (found,) = evidence("moments.norm_gradient", small)[:1]
+    assert (found.worst_error, found.worst_stderr, found.worst_at) == (pytest.approx(-0.01), pytest.approx(0.002), "r")
     path.write_text(path.read_text().replace("predicted", "guessed"))
     with pytest.raises(InputError, match="no column 'predicted'"):
         evidence("moments.norm_gradient", small)
 
 
+def test_rows_are_chosen_by_columns_and_by_labels(small):
+    index = small / "evidence.csv"
+    index.write_text(index.read_text().replace("quantity=gradient", "cells=1;quantity=gradient"))
+    one = evidence("moments.norm_gradient", small)[0]
+    assert (one.settings, one.what) == (2, "1 gradient")
+
+
 def test_a_doctored_file_shows(small):
     before = evidence("moments.norm_gradient", small)[0]
-    path = small / "rows.csv"
+    path = small / "measured" / "rows.csv"
     path.write_text(path.read_text().replace("-0.3", "-0.5"))
     after = evidence("moments.norm_gradient", small)[0]
     assert (before.worst_error, after.worst_error) == (-0.3, -0.5)
@@ -69,11 +81,14 @@ def test_a_doctored_file_shows(small):
         ("evidence.csv", "rows.csv", "absent.csv", "absent.csv cannot be read"),
         ("evidence.csv", "quantity=gradient", "quantity=spin", "no row where quantity=spin"),
         ("rows.csv", "stderr", "error", "no column 'stderr'"),
-        ("rows.csv", "-0.3", "much", "not a number"),
+        ("rows.csv", "4.0,0.4", "4.0,much", "not a number"),
+        ("rows.csv", '"{""cells"": 3', '"[""cells"", 3', "must be a JSON object"),
+        ("rows.csv", "gradient,,4.0", "gradient,4.0", "cannot be read as a table"),
     ],
 )
 def test_broken_files_are_told_in_a_sentence(small, file, old, new, message):
-    path = small / file
+    path = next(small.rglob(file))
+    assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(InputError, match=message):
         evidence("moments.norm_gradient", small)
@@ -87,11 +102,10 @@ def test_every_line_of_the_kept_evidence_names_a_formula_and_rows():
 
 
 def test_the_command_prints_what_the_file_holds(small, monkeypatch):
-    monkeypatch.setattr(module, "data_directory", lambda: small.parent)
-    shutil.copytree(small, small.parent / "measured", dirs_exist_ok=True)
+    monkeypatch.setattr(module, "data_directory", lambda: small)
     shown = json.loads(CliRunner().invoke(cli, ["formulas", "show", "norm_gradient", "--json"]).output)
-    rows = [row for row in table(small / "rows.csv") if row["quantity"] == "gradient"]
-    errors = [float(row["relative_error"]) for row in rows]
+    rows = [row for row in module.measured_rows(small / "measured" / "rows.csv") if row["quantity"] == "gradient"]
+    errors = [module.labels_of(row)["relative_error"] for row in rows]
     assert shown["evidence"][0]["worst_error"] == max(errors, key=abs)
     assert shown["evidence"][0]["median_error"] == statistics.median(map(abs, errors))
     text = CliRunner().invoke(cli, ["formulas", "show", "norm_gradient"]).output
@@ -100,16 +114,15 @@ def test_the_command_prints_what_the_file_holds(small, monkeypatch):
 
 
 def test_a_measurement_that_did_not_decide_is_evidence_too(small, monkeypatch):
-    path = small / "rows.csv"
-    path.write_text(path.read_text().replace("gradient,a,2.0,0.02,0.01", "gradient,a,,,"))
+    path = small / "measured" / "rows.csv"
+    path.write_text(path.read_text().replace("a,gradient,,2.0,0.02", "a,gradient,,nan,"))
     some = evidence("moments.norm_gradient", small)[0]
     assert (some.settings, some.undecided, some.worst_error) == (5, 3, -0.3)
-    path.write_text("quantity,cell,predicted,measured,stderr,date,device\ngradient,a,2.0,,,2026-01-02,cpu\n")
+    path.write_text(HEADER + "made,,a,gradient,2.0,nan,,,{},cpu,2026-01-02\n")
     (small / "evidence.csv").write_text("formula,file,where\nmoments.norm_gradient,rows.csv,\n")
     (none,) = evidence("moments.norm_gradient", small)
     assert (none.settings, none.undecided, none.median_error, none.worst_error, none.worst_at) == (1, 1, None, None, "a")
-    shutil.copytree(small, small.parent / "measured", dirs_exist_ok=True)
-    monkeypatch.setattr(module, "data_directory", lambda: small.parent)
+    monkeypatch.setattr(module, "data_directory", lambda: small)
     result = CliRunner().invoke(cli, ["formulas", "show", "norm_gradient"])
     assert (result.exit_code, result.output.count("undecided")) == (0, 2)
 

@@ -288,13 +288,13 @@ def fit(
         if name in begin:
             raise InputError(f"--start gives {name} twice")
         begin[name] = value
-    rows = [row for its in store.rows().values() for row in its if row["job"] == job]
+    rows = [row for its in store.rows().values() for row in its if row.job == job]
     if not rows:
-        known = sorted({its[0]["job"] for its in store.rows().values()})
+        known = sorted({its[0].job for its in store.rows().values()})
         raise InputError(f"{out} has no rows of {job!r}; it has rows of {', '.join(known) or 'no job'}")
     taken = [point for point in points(rows, site, steps) if law.partition("=")[0].strip() in point]
     if not taken:
-        known = sorted({row["quantity"] for row in rows if row["site"] == site})
+        known = sorted({row.quantity for row in rows if row.site == site})
         raise InputError(
             f"{job} measured no {law.partition('=')[0].strip()!r} there; it measured {', '.join(known) or 'nothing'}"
         )

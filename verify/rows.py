@@ -1,4 +1,7 @@
-"""The rows of every measurement: their columns, their text, and how they compare."""
+"""The one schema of everything measured: a row is one number with its prediction, its labels and its provenance.
+
+Rows in a folder of runs and the files of ``data/measured`` have the same columns, and :func:`rows_to_csv` writes both.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,67 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from depthwidth.errors import InputError, shown
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One measured number. ``data/README.md`` and ``docs/verify.md`` describe the columns.
+
+    Parameters
+    ----------
+    job, run : the job, and the name of the run; ``""`` if the run's name is not known.
+    step, site, quantity : the training step (None if there is none), the place in the model or in a grid of settings, and the
+        name of the quantity.
+    predicted, value, stderr : the prediction made beforehand, the measurement, and its standard error. A value of NaN is a
+        measurement that did not decide.
+    formula : name and version of the formula behind the prediction.
+    seed : of the run.
+    labels : a few plain values, by name, that tables and fits group by.
+    code, commit, depthwidth, torch, device, dtype, wall_s, date : provenance. Rows measured before a column was recorded have
+        ``""`` or None there.
+    """
+
+    job: str = ""
+    run: str = ""
+    step: int | None = None
+    site: str = ""
+    quantity: str
+    predicted: float | None = None
+    value: float
+    stderr: float | None = None
+    formula: str = ""
+    seed: int | None = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    code: str = ""
+    commit: str = ""
+    depthwidth: str = ""
+    torch: str = ""
+    device: str = ""
+    dtype: str = ""
+    wall_s: float | None = None
+    date: str = ""
+
+    @property
+    def expected(self) -> float:
+        """The prediction of a row that must have one.
+
+        Raises
+        ------
+        InputError
+            if it has none.
+        """
+        if self.predicted is None:
+            raise InputError(f"nothing was predicted for {shown(self.quantity)} at {shown(self.site)}")
+        return self.predicted
+
+    def to_dict(self) -> dict[str, Any]:
+        """The columns in order, as plain data."""
+        return {name: getattr(self, name) for name in COLUMNS}
+
 
 COLUMNS: dict[str, str] = {
     "job": "text",
@@ -24,7 +83,7 @@ COLUMNS: dict[str, str] = {
     "value": "number",
     "stderr": "number?",
     "formula": "text",
-    "seed": "whole",
+    "seed": "whole?",
     "labels": "object",
     "code": "text",
     "commit": "text",
@@ -32,13 +91,15 @@ COLUMNS: dict[str, str] = {
     "torch": "text",
     "device": "text",
     "dtype": "text",
-    "wall_s": "number",
+    "wall_s": "number?",
     "date": "text",
 }
-"""The columns of a row in their order, and what each holds; a question mark where it may be empty."""
+"""The columns of a row in the order of a file, and the type of each; a question mark if a cell may be empty."""
+
+assert tuple(COLUMNS) == tuple(one.name for one in fields(Row))  # noqa: S101
 
 PROVENANCE = ("code", "commit", "depthwidth", "torch", "device", "dtype", "wall_s", "date")
-"""Columns that say how a row came about; two measurements of one run may differ in these and still say the same."""
+"""Columns that say where and when a row was measured. Two measurements of one run may differ in these and still agree."""
 
 
 def digest_of(data: bytes) -> str:
@@ -47,12 +108,12 @@ def digest_of(data: bytes) -> str:
 
 
 def canonical(value: Any) -> str:
-    """`value` as JSON that depends on nothing but the value.
+    """`value` as JSON that depends on the value alone: sorted keys, no spaces.
 
     Raises
     ------
     InputError
-        if it is not made of what JSON knows, or holds a number that is not finite.
+        if it cannot be written as JSON, or holds a number that is not finite.
     """
     try:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
@@ -60,16 +121,19 @@ def canonical(value: Any) -> str:
         raise InputError(f"a run's description must be plain JSON: {error}") from None
 
 
-def rows_to_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows as CSV with every column of :data:`COLUMNS`; numbers with all their digits, so that they come back bit for bit."""
+def rows_to_csv(rows: Sequence[Row]) -> bytes:
+    """Rows as CSV with all columns of :data:`COLUMNS`; numbers keep all their digits, so that they are read back bit for bit.
+
+    Raises
+    ------
+    InputError
+        if a row holds something of another type than its column.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
-        if row.keys() != COLUMNS.keys():
-            odd = sorted(row.keys() ^ COLUMNS.keys())
-            raise InputError(f"a row has other columns than it should: {', '.join(odd)}")
-        writer.writerow([_to_text(name, row[name]) for name in COLUMNS])
+        writer.writerow([_to_text(name, getattr(row, name)) for name in COLUMNS])
     return text.getvalue().encode()
 
 
@@ -79,7 +143,7 @@ def rows_from_csv(data: bytes, where: str = "rows") -> list[Row]:
     Raises
     ------
     InputError
-        if anything in it is not as it should be; the sentence says what, and in which line.
+        if the bytes are not such a file; the sentence names the fault and its line.
     """
     try:
         lines = list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True))
@@ -91,7 +155,8 @@ def rows_from_csv(data: bytes, where: str = "rows") -> list[Row]:
     for number, line in enumerate(lines[1:], 2):
         if len(line) != len(COLUMNS):
             raise InputError(f"{where}, line {number}: {len(line)} cells for {len(COLUMNS)} columns")
-        rows.append({name: _from_text(name, cell, f"{where}, line {number}") for name, cell in zip(COLUMNS, line, strict=True)})
+        cells = zip(COLUMNS, line, strict=True)
+        rows.append(Row(**{name: _from_text(name, cell, f"{where}, line {number}") for name, cell in cells}))
     if not rows:
         raise InputError(f"{where} holds no rows")
     return rows
@@ -113,14 +178,17 @@ def _to_text(name: str, value: Any) -> str:
             fine = isinstance(value, Mapping)
             value = canonical(value) if fine else value
     if not fine:
-        raise InputError(f"a row's {name} must be {_WORDS[kind]}, not {shown(value)}")
+        raise InputError(f"a row's {name} must be {_TYPES[kind]}, not {shown(value)}")
     return str(value)
 
 
-_WORDS = {
-    "text": "text", "whole": "a whole number", "whole?": "a whole number or nothing", "number": "a number",
-    "number?": "a number or nothing", "object": "an object",
-}  # fmt: skip
+_TYPES = {
+    "text": "text",
+    "whole?": "a whole number or nothing",
+    "number": "a number",
+    "number?": "a number or nothing",
+    "object": "an object",
+}
 
 
 def _from_text(name: str, cell: str, where: str) -> Any:
@@ -141,27 +209,30 @@ def _from_text(name: str, cell: str, where: str) -> Any:
                     return value
     except ValueError:
         pass
-    raise InputError(f"{where}: {name} must be {_WORDS[kind]}, not {shown(cell)}")
+    raise InputError(f"{where}: {name} must be {_TYPES[kind]}, not {shown(cell)}")
 
 
 def same_values(ours: Sequence[Row], theirs: Sequence[Row]) -> bool:
-    """Whether two measurements of one run found the same, whatever machine and hour they were made in."""
+    """True if two measurements of one run agree, whatever machine and hour they come from."""
     return [_value_of(row) for row in ours] == [_value_of(row) for row in theirs]
 
 
 def _value_of(row: Row) -> tuple[str, ...]:
-    # As text, so that two NaN are the same. The prediction is no part of what was measured.
-    return tuple(_to_text(name, row[name]) for name in COLUMNS if name not in (*PROVENANCE, "predicted", "formula"))
+    # As text, so that two NaN are equal. The prediction is not part of the measurement.
+    return tuple(_to_text(name, getattr(row, name)) for name in COLUMNS if name not in (*PROVENANCE, "predicted", "formula"))
 
 
 def finite_or_none(value: float | None) -> float | None:
-    """For JSON, which has no infinity."""
+    """A number for JSON, which has no infinity: None unless it is finite."""
     return value if value is not None and math.isfinite(value) else None
 
 
-def flat(rows: Iterable[Row]) -> list[Row]:
-    """Rows with their labels as columns of their own, before the provenance, for tables that people read."""
+def flat(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Rows as dictionaries with one key for each label, before the provenance: tables for people and other programs."""
     rows = list(rows)
-    names = sorted({name for row in rows for name in row["labels"]} - COLUMNS.keys())
-    before, after = list(COLUMNS)[: list(COLUMNS).index("labels")], PROVENANCE
-    return [{n: row[n] for n in before} | {n: row["labels"].get(n) for n in names} | {n: row[n] for n in after} for row in rows]
+    names = sorted({name for row in rows for name in row.labels} - COLUMNS.keys())
+    before = list(COLUMNS)[: list(COLUMNS).index("labels")]
+    return [
+        {n: getattr(row, n) for n in before} | {n: row.labels.get(n) for n in names} | {n: getattr(row, n) for n in PROVENANCE}
+        for row in rows
+    ]

@@ -17,7 +17,7 @@ def runs(size):
         yield Run({{"tree": {{"depth": 12, "width": 512, "heads": 8}}, "steps": 1000}}, seed, {{"depth": 12, "width": 512}},
                   (Prediction("loss", 3.0, "made.up", "1"),))
 def judge(rows, predictions):
-    return Verdict("holds", f"{{sum(row['value'] for row in rows):.3g}}")
+    return Verdict("holds", f"{{sum(row.value for row in rows):.3g}}")
 JOB = Job("thousand", "?", ".", ".", ".", runs, lambda spec, context: (), judge)
 """
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def values(folder):
     from verify.runs.store import Store
 
     return {
-        run: [{k: repr(v) for k, v in row.items() if k not in PROVENANCE} for row in rows]
+        run: [{k: repr(v) for k, v in row.to_dict().items() if k not in PROVENANCE} for row in rows]
         for run, rows in Store(folder).rows().items()
     }
 
@@ -191,17 +192,20 @@ from verify.jobs import Job, Measurement, Prediction, Run, Verdict
 def runs(size):
     if os.environ.get("TROUBLE") == "runs":
         raise LookupError("no idea")
-    return [Run({"n": 1}, seed) for seed in range(3)]
+    theory = (Prediction("x", 1.5, "a thought", "1"),)
+    return [Run({"n": 1}, seed, predictions=theory if "ERROR" in os.environ else ()) for seed in range(3)]
 
 
 def measure(spec, context):
-    yield Measurement("x", "seven" if os.environ.get("TROUBLE") == f"word {context.seed}" else 1.0)
+    value = "seven" if os.environ.get("TROUBLE") == f"word {context.seed}" else 1.0
+    error = float(os.environ["ERROR"]) if "ERROR" in os.environ else None
+    yield Measurement("x", value, stderr=error, labels={"twice": 2 * context.seed})
 
 
 def judge(rows, predictions):
     if os.environ.get("TROUBLE") == "judge":
         raise ZeroDivisionError("no judge")
-    return Verdict("holds" if all(row["value"] < predictions[0].value for row in rows) else "fails", "compared")
+    return Verdict("holds" if all(row.value < predictions[0].value for row in rows) else "fails", "compared")
 
 
 JOB = Job("limited", "?", "x is small.", "x", "x is below the limit.", runs, measure, judge,
@@ -335,6 +339,23 @@ def test_evidence_is_written_as_a_table_only(invoke, done, tmp_path):
     assert not (tmp_path / "e.zip").exists()
 
 
+def test_evidence_has_the_columns_of_every_row(invoke, limited, tmp_path, monkeypatch):
+    """The rows that were predicted and have an error, with all their digits."""
+    from verify.rows import rows_from_csv
+
+    monkeypatch.setenv("ERROR", "0.1234567890123")
+    folder = tmp_path / "with errors"
+    assert invoke("verify", "run", "limited", "--out", folder, "--workers", "1").status == 0
+    assert (
+        "no predicted and measured rows" in invoke("verify", "export", tmp_path / "e.csv", "--evidence", "--out", limited).error
+    )
+    assert invoke("verify", "export", tmp_path / "e.csv", "--evidence", "--out", folder).status == 0
+    rows = rows_from_csv((tmp_path / "e.csv").read_bytes())
+    assert [(row.seed, row.predicted, row.stderr, row.labels) for row in rows] == [
+        (seed, 1.5, 0.1234567890123, {"twice": 2 * seed}) for seed in range(3)
+    ]
+
+
 def test_a_damaged_plan_is_named_by_the_report(invoke, done, limited):
     path = limited / "plans" / "limited.tiny.json"
     (done / "plans" / path.name).write_bytes(path.read_bytes()[:100])
@@ -365,9 +386,7 @@ def test_the_same_run_with_other_values_is_a_conflict_and_ours_stay(invoke, done
     invoke("verify", "export", archive, "--out", done)
     theirs = Store(other).open()
     for number, (run, rows) in enumerate(Store(done).rows().items()):
-        changed = [
-            row | {"date": "another day", "wall_s": 9.0, "value": row["value"] * (1.5 if number == 0 else 1)} for row in rows
-        ]
+        changed = [replace(row, date="another day", wall_s=9.0, value=row.value * (1.5 if number == 0 else 1)) for row in rows]
         theirs.publish(run, changed)
     before = values(other)
     result = invoke("verify", "import", archive, "--out", other)
@@ -379,11 +398,12 @@ def test_the_same_run_with_other_values_is_a_conflict_and_ours_stay(invoke, done
 
 def test_a_conflict_of_a_training_is_told(tmp_path):
     """Its last loss is a row of the run and one of its last step: equal gaps, at a step and at none."""
+    from verify.rows import Row
     from verify.runs.transfer import _difference
 
     def rows(loss, **changes):
-        row = {"site": "", "quantity": "loss", "step": None, "value": loss, "device": "cpu", "torch": "2", **changes}
-        return [row, row | {"quantity": "validation_loss", "step": 20}]
+        row = Row(quantity="loss", value=loss, device="cpu", torch="2", **changes)
+        return [row, replace(row, quantity="validation_loss", step=20)]
 
     assert "loss differs by 0.5 of its value" in _difference("r", rows(1.0), rows(2.0))
     assert "loss differs (1 and inf)" in _difference("r", rows(1.0), rows(float("inf")))
@@ -461,7 +481,7 @@ def test_a_fit_from_the_command_line(invoke, done, tmp_path):
     words = ("verify", "fit", "walk", "position = m + 0 * steps", "--start", "m=0.1", "--site", "end", "--out", done)
     result = invoke(*words, "--errors", "curvature", "--json", "--save", "drift", "--into", tmp_path)
     assert result.status == 0
-    ends = [rows[-1]["value"] for rows in values_plain(done)]
+    ends = [rows[-1].value for rows in values_plain(done)]
     assert json.loads(result.output)["coefficients"][0]["value"] == pytest.approx(sum(ends) / 3, rel=1e-6)
     assert {path.name for path in tmp_path.glob("drift*")} == {"drift.csv", "drift.covariance.csv", "drift.rows.csv"}
     assert "68.3 % interval" in invoke(*words).output

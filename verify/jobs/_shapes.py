@@ -68,8 +68,8 @@ def losses(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[float
     """Final losses by the values of some labels, one a seed."""
     found: dict[tuple[Any, ...], list[float]] = {}
     for row in rows:
-        if row["quantity"] == "loss":
-            found.setdefault(tuple(row["labels"][name] for name in names), []).append(row["value"])
+        if row.quantity == "loss":
+            found.setdefault(tuple(row.labels[name] for name in names), []).append(row.value)
     return found
 
 

@@ -85,16 +85,16 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     """Layer by layer of each model, the mean over seeds."""
     layers: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row["quantity"] == "entropy":
-            layers.setdefault((row["labels"]["model"], row["site"]), []).append(row)
+        if row.quantity == "entropy":
+            layers.setdefault((row.labels["model"], row.site), []).append(row)
     if not layers:
         return Verdict("undecided", "no rows")
     lines, good = [], []
     for (model, site), its in layers.items():
-        n = int(its[0]["labels"]["length"])
+        n = int(its[0].labels["length"])
         uniform = math.fsum(math.log(m) for m in range(n // 2 + 1, n + 1)) / (n - n // 2)
-        measured, predicted = mean(row["value"] for row in its), its[0]["predicted"]
-        noise = 3 * max((row["stderr"] or 0.0) for row in its)
+        measured, predicted = mean(row.value for row in its), its[0].expected
+        noise = 3 * max((row.stderr or 0.0) for row in its)
         passes = abs(measured - predicted) <= TOLERANCE * abs(uniform - measured) + noise
         below = f"{uniform - measured:.4g} below uniform, predicted {uniform - predicted:.4g}"
         lines.append(Comparison(f"{model} {site}: entropy", predicted, measured, noise / 3, passes, below))

@@ -152,10 +152,10 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     """Placement by placement: does the deep DeepScaleLM model train, and the vanilla one not."""
     runs_of: dict[str, dict[str, Any]] = {}
     for row in rows:
-        about = runs_of.setdefault(row["run"], {"labels": row["labels"], "predicted": {}, "values": {}, "errors": {}})
-        if row["step"] is None:
-            about["values"][row["quantity"]] = row["value"]
-            about["predicted"][row["quantity"]] = row["predicted"]
+        about = runs_of.setdefault(row.run, {"labels": row.labels, "predicted": {}, "values": {}, "errors": {}})
+        if row.step is None:
+            about["values"][row.quantity] = row.value
+            about["predicted"][row.quantity] = row.predicted
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for about in runs_of.values():
         labels = about["labels"]

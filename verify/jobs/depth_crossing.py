@@ -66,7 +66,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     for prediction in predictions:
         pair = prediction.site
         shallow, deep = map(int, pair.split("-"))
-        its = [row for row in rows if row["labels"]["pair"] == pair]
+        its = [row for row in rows if row.labels["pair"] == pair]
         crossing, low, high, why = crossing_of(its, shallow, deep)
         # Where the range of sizes holds the prediction, and there is surely no crossing in it, the prediction is wrong.
         absent = False if low < prediction.value < high else None

@@ -95,8 +95,7 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
 def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     """Kind by kind and share by share: allocated against uniform, pair by pair over seeds."""
     losses, parameters = (
-        {(row["run"], row["site"]): row["value"] for row in rows if row["quantity"] == quantity}
-        for quantity in ("loss", "parameters")
+        {(row.run, row.site): row.value for row in rows if row.quantity == quantity} for quantity in ("loss", "parameters")
     )
     if not all(map(math.isfinite, losses.values())):
         return Verdict("undecided", "a run diverged")

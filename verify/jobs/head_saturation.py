@@ -53,18 +53,18 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     """Setting by setting; the worst seed counts."""
     settings: dict[tuple[int, int], list[Row]] = {}
     for row in rows:
-        if row["quantity"] == "retrieval_error":
-            settings.setdefault((int(row["labels"]["length"]), int(row["labels"]["head_dim"])), []).append(row)
+        if row.quantity == "retrieval_error":
+            settings.setdefault((int(row.labels["length"]), int(row.labels["head_dim"])), []).append(row)
     if not settings:
         return Verdict("undecided", "no rows")
     lines, good = [], []
     for (n, d), its in sorted(settings.items()):
-        values, predicted = [row["value"] for row in its], its[0]["predicted"]
+        values, predicted = [row.value for row in its], its[0].expected
         passes = all(abs(v - predicted) <= TOLERANCE for v in values)
-        spread = stdev(values) if len(values) > 1 else its[0]["stderr"]
+        spread = stdev(values) if len(values) > 1 else its[0].stderr
         lines.append(Comparison(f"n={n} d_h={d}", predicted, mean(values), spread, passes))
         good += [(n, d)] if passes else []
-    worst = max(abs(row["value"] - row["predicted"]) for its in settings.values() for row in its)
+    worst = max(abs(row.value - row.expected) for its in settings.values() for row in its)
     summary = f"{len(good)} of {len(settings)} settings within {TOLERANCE} of the least error; the worst is {worst:.3f} off"
     return Verdict(outcome_of(len(good), len(settings) - len(good)), summary, tuple(lines))
 

@@ -53,8 +53,8 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     """At the most heads the fixed size must win by more than twice the noise over seeds."""
     found: dict[tuple[int, str], list[float]] = {}
     for row in rows:
-        if row["quantity"] == "loss":
-            found.setdefault((int(row["labels"]["heads"]), row["labels"]["size"]), []).append(row["value"])
+        if row.quantity == "loss":
+            found.setdefault((int(row.labels["heads"]), row.labels["size"]), []).append(row.value)
     if not all(math.isfinite(loss) for losses in found.values() for loss in losses):
         return Verdict("undecided", "a run diverged")
     counts = sorted({count for count, _ in found})

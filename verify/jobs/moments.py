@@ -131,10 +131,10 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     """Every stack by its worst site."""
     stacks: dict[str, list[Row]] = {}
     for row in rows:
-        stacks.setdefault(_name(row["labels"]), []).append(row)
+        stacks.setdefault(_name(row.labels), []).append(row)
     lines, passing, noisy = [], [], []
     for name, its in stacks.items():
-        worst = {q: max((r for r in its if r["quantity"] == q), key=_excess, default=None) for q in TOLERANCE}
+        worst = {q: max((r for r in its if r.quantity == q), key=_excess, default=None) for q in TOLERANCE}
         found = [row for row in worst.values() if row is not None]
         if all(_excess(row) <= 0 for row in found):
             passing.append(name)
@@ -143,7 +143,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         for row in found:
             note = "noise above the tolerance" if _allowed(row)[1] > _allowed(row)[0] else ""
             lines.append(
-                Comparison(f"{name}: {row['quantity']} at {row['site']}", row["predicted"], row["value"], row["stderr"],
+                Comparison(f"{name}: {row.quantity} at {row.site}", row.predicted, row.value, row.stderr,
                            _excess(row) <= 0, note)
             )  # fmt: skip
     summary = f"{len(passing)} of {len(stacks)} stacks are predicted within the tolerance at every site"
@@ -167,8 +167,8 @@ def _name(labels: Mapping[str, Any]) -> str:
 
 def _allowed(row: Row) -> tuple[float, float]:
     """The tolerance and the noise of a row, in the row's unit."""
-    scale = 1.0 if row["quantity"] == "correlation" else abs(row["value"])
-    return TOLERANCE[row["quantity"]] * scale, NOISE * (row["stderr"] or 0.0)
+    scale = 1.0 if row.quantity == "correlation" else abs(row.value)
+    return TOLERANCE[row.quantity] * scale, NOISE * (row.stderr or 0.0)
 
 
 def _excess(row: Row) -> float:
@@ -177,7 +177,7 @@ def _excess(row: Row) -> float:
     NaN, which no comparison would catch, counts as infinitely far.
     """
     tolerance, noise = _allowed(row)
-    off = abs(row["predicted"] - row["value"])
+    off = abs(row.expected - row.value)
     return (off - tolerance - noise) / tolerance if math.isfinite(off) and tolerance > 0 else math.inf
 
 

@@ -61,12 +61,12 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     for prediction in predictions:
         if prediction.quantity != "best_width":
             continue
-        its = [row for row in rows if f"{row['labels']['budget']:g}" == prediction.site]
+        its = [row for row in rows if f"{row.labels['budget']:g}" == prediction.site]
         best, low, high, k, why = vertex_of(its, float(prediction.site))
         inside = best is not None and prediction.value / FACTOR <= best <= prediction.value * FACTOR
         surely_outside = high < prediction.value / FACTOR or low > prediction.value * FACTOR
         met = True if inside else False if surely_outside else None
-        widths = [row["labels"]["width"] for row in its]
+        widths = [row.labels["width"] for row in its]
         if not widths or not min(widths) < prediction.value < max(widths):
             met, why = None, "the predicted width is not among those that were trained"
         verdicts[prediction.site] = {True: "met", False: "not met", None: "undecided"}[met]

@@ -24,9 +24,10 @@ from depthwidth.errors import InputError, nearest, shown
 from depthwidth.formulas.rules import levine_optimal_width
 
 from ..files import write_whole
+from ..rows import Row
 
 Array = NDArray[np.float64]
-Row = Mapping[str, Any]
+Point = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class PenaltyFit:
         return -self.exponent * falling / (self.floor + falling)
 
 
-def fit_shape_penalty(rows: Sequence[Row], loss: str = "loss_nats_100B_tokens", size0: float = 2e8) -> PenaltyFit:
+def fit_shape_penalty(rows: Sequence[Point], loss: str = "loss_nats_100B_tokens", size0: float = 2e8) -> PenaltyFit:
     """Fit the quadratic penalty of a shape away from the best one, on models trained on equally many tokens.
 
     Parameters
@@ -110,7 +111,7 @@ class GemstonesRuns:
     model: NDArray[np.int64]
 
     @classmethod
-    def of(cls, rows: Sequence[Row], every: int = 2385) -> GemstonesRuns:
+    def of(cls, rows: Sequence[Point], every: int = 2385) -> GemstonesRuns:
         """The points at steps divisible by `every`; 2385 gives the 770 points of the authors' fit."""
         kept = [row for row in rows if row["step"] % every == 0]
         columns = ("width", "depth", "params_active_precise", "tokens", "final_loss")
@@ -223,7 +224,7 @@ _ONE_SIGMA = 0.6826894921370859
 
 def fit_law(
     law: str,
-    rows: Sequence[Row],
+    rows: Sequence[Point],
     start: Mapping[str, float],
     *,
     logarithm: bool = False,
@@ -314,7 +315,7 @@ def fit_law(
     )  # fmt: skip
 
 
-def _column(rows: Sequence[Row], name: str) -> Array:
+def _column(rows: Sequence[Point], name: str) -> Array:
     try:
         found = np.array([float(row[name]) for row in rows])
     except KeyError:
@@ -473,15 +474,15 @@ def points(rows: Sequence[Row], site: str = "", steps: str = "last") -> list[dic
         raise InputError(f"fit: steps={shown(steps)} is not one of last, all")
     runs: dict[str, list[Row]] = {}
     for row in rows:
-        if row["site"] == site and np.isfinite(row["value"]):
-            runs.setdefault(row["run"], []).append(row)
+        if row.site == site and np.isfinite(row.value):
+            runs.setdefault(row.run, []).append(row)
     found = []
     for run, its in runs.items():
-        always = {row["quantity"]: row["value"] for row in its if row["step"] is None}
-        known = sorted({row["step"] for row in its if row["step"] is not None}) or [None]
+        always = {row.quantity: row.value for row in its if row.step is None}
+        known: list[int | None] = [*sorted({row.step for row in its if row.step is not None})] or [None]
         for step in known if steps == "all" else known[-1:]:
-            here = {row["quantity"]: row["value"] for row in its if row["step"] == step}
-            found.append({"run": run, "seed": its[0]["seed"], "step": step, **its[0]["labels"], **always, **here})
+            here = {row.quantity: row.value for row in its if row.step == step}
+            found.append({"run": run, "seed": its[0].seed, "step": step, **its[0].labels, **always, **here})
     return found
 
 
@@ -541,7 +542,9 @@ def _evaluate(node: ast.expr, known: Mapping[str, Any]) -> Any:
     raise AssertionError(node)  # _check has let nothing else through
 
 
-def save_fit(found: Fit, folder: str | Path, name: str, rows: Sequence[Row], *, unit: Mapping[str, str] | None = None) -> Path:
+def save_fit(
+    found: Fit, folder: str | Path, name: str, rows: Sequence[Point], *, unit: Mapping[str, str] | None = None
+) -> Path:
     """Write a fit as ``data/coefficients`` has them: coefficients, covariance, and the rows they came from.
 
     Parameters

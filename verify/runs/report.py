@@ -8,7 +8,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Report:
             "summary": self.verdict.summary, "comparisons": self.rows(), "notes": list(self.notes),
         }  # fmt: skip
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[dict[str, Any]]:
         """One row a comparison."""
         head = {"job": self.plan["job"], "size": self.plan["size"]}
         return [
@@ -105,7 +105,7 @@ def _report(plan: Mapping[str, Any], rows: Mapping[str, list[Row]], now: bool) -
                 "depthwidth now predicts something else of the job as a whole; judged by what was recorded before measuring, "
                 "--now takes today's"
             )
-    if before := sum(rows[name][0]["date"] < plan["created"] for name in done):
+    if before := sum(rows[name][0].date < plan["created"] for name in done):
         notes.append(f"{before} of its runs had been measured when this plan was made")
     try:
         verdict = job.judge(measured, predictions)
@@ -130,8 +130,8 @@ def _changed(job: Job, plan: Mapping[str, Any]) -> str:
 def _with_predictions_of(plan: Mapping[str, Any], rows: Sequence[Row]) -> tuple[list[Row], int]:
     """The rows beside what a plan predicts, and for how many that is something else than they have."""
     theory = {(run["run"], p.site, p.step, p.quantity): p.value for run in plan["runs"] for p in predictions_of(run)}
-    found = [row | {"predicted": theory.get((row["run"], row["site"], row["step"], row["quantity"]))} for row in rows]
-    others = sum(one["predicted"] not in (None, row["predicted"]) for one, row in zip(found, rows, strict=True))
+    found = [replace(row, predicted=theory.get((row.run, row.site, row.step, row.quantity))) for row in rows]
+    others = sum(one.predicted not in (None, row.predicted) for one, row in zip(found, rows, strict=True))
     return found, others
 
 
@@ -204,7 +204,7 @@ def _section(one: Report) -> str:
 
 
 def _made_on(rows: Sequence[Row]) -> str:
-    devices = sorted({f"{row['device']}, {row['dtype']}" for row in rows})
+    devices = sorted({f"{row.device}, {row.dtype}" for row in rows})
     return f"; on {'; '.join(devices)}" if devices else ""
 
 
@@ -232,10 +232,10 @@ Draw = Callable[[Any, Sequence[Row]], None]
 def _pictures(one: Report) -> str:
     if not one.measured:
         return ""
-    compared = [row for row in one.measured if row["predicted"] is not None]
-    quantities = sorted({row["quantity"] for row in compared})
+    compared = [row for row in one.measured if row.predicted is not None]
+    quantities = sorted({row.quantity for row in compared})
     pictures: list[tuple[str, Draw, Sequence[Row]]] = [
-        (f"Measured {quantity} against predicted", _against, [row for row in compared if row["quantity"] == quantity])
+        (f"Measured {quantity} against predicted", _against, [row for row in compared if row.quantity == quantity])
         for quantity in quantities
     ]
     with contextlib.suppress(InputError):  # the job may not be here; its rows are
@@ -261,7 +261,7 @@ def _svg(draw: Draw, rows: Sequence[Row]) -> str:
 
 def _against(axes: Any, rows: Sequence[Row]) -> None:
     """Every row of one quantity, on logarithmic axes where all are positive, and the line on which both are equal."""
-    triples = [(row["predicted"], row["value"], row["stderr"] or 0.0) for row in rows]
+    triples = [(row.predicted, row.value, row.stderr or 0.0) for row in rows if row.predicted is not None]
     triples = [triple for triple in triples if all(map(math.isfinite, triple))]
     ends = [value for predicted, measured, _ in triples for value in (predicted, measured)]
     if ends:

@@ -149,7 +149,7 @@ class Store:
                 found.append(Damage(path, rows))
         return found + self.damaged_plans()
 
-    def publish(self, run: str, rows: Sequence[Mapping[str, Any]], lease: Lease | None = None) -> bool:
+    def publish(self, run: str, rows: Sequence[Row], lease: Lease | None = None) -> bool:
         """Write the rows of a finished run, once.
 
         Parameters
@@ -164,8 +164,11 @@ class Store:
         """
         if not rows:
             raise InputError(f"run {run} measured nothing")
-        if odd := {row["run"] for row in rows} - {run}:
+        if odd := {row.run for row in rows} - {run}:
             raise InputError(f"rows of {', '.join(sorted(odd))} are offered as those of {run}")
+        for name in ("seed", "wall_s"):  # every run has them; only rows in data/measured may lack them
+            if any(getattr(row, name) is None for row in rows):
+                raise InputError(f"a row's {name} must be a {'whole ' * (name == 'seed')}number, not None")
         data = rows_to_csv(rows)
         with self.alone():
             if self.rows_of(run) is not None or (lease is not None and not lease.held()):
@@ -297,7 +300,7 @@ def read_rows(data: bytes, run: str, digest: str) -> list[Row] | str:
         rows = rows_from_csv(data, "it")
     except InputError as error:
         return str(error)
-    return rows if {row["run"] for row in rows} == {run} else "it holds rows of another run"
+    return rows if {row.run for row in rows} == {run} else "it holds rows of another run"
 
 
 _PLAN_KEYS = {"job", "size", "code", "created", "claim", "criterion", "predictions", "runs"}

@@ -367,15 +367,27 @@ def made_rows(plan: Plan, run: Mapping[str, Any], outcome: Outcome) -> list[Row]
         if key in rows:
             raise InputError(f"{found.quantity} at {shown(found.site)}, step {found.step}, was measured twice")
         theory = predicted.get(key)
-        rows[key] = {
-            "job": plan["job"], "run": run["run"], "step": found.step, "site": found.site, "quantity": found.quantity,
-            "predicted": theory.value if theory else None, "value": float(found.value),
-            "stderr": None if found.stderr is None else float(found.stderr),
-            "formula": f"{theory.formula} {theory.version}" if theory else "", "seed": run["seed"], "labels": run["labels"],
-            "code": plan["code"], "commit": commit(), "depthwidth": depthwidth.__version__, "torch": outcome.torch,
-            "device": outcome.device, "dtype": str(run["spec"].get("dtype", "float32")), "wall_s": round(outcome.wall_s, 3),
-            "date": now(),
-        }  # fmt: skip
+        rows[key] = Row(
+            job=plan["job"],
+            run=run["run"],
+            step=found.step,
+            site=found.site,
+            quantity=found.quantity,
+            predicted=theory.value if theory else None,
+            value=float(found.value),
+            stderr=None if found.stderr is None else float(found.stderr),
+            formula=f"{theory.formula} {theory.version}" if theory else "",
+            seed=run["seed"],
+            labels=run["labels"] | dict(found.labels),
+            code=plan["code"],
+            commit=commit(),
+            depthwidth=depthwidth.__version__,
+            torch=outcome.torch,
+            device=outcome.device,
+            dtype=str(run["spec"].get("dtype", "float32")),
+            wall_s=round(outcome.wall_s, 3),
+            date=now(),
+        )
     if missing := predicted.keys() - rows.keys():
         raise InputError(f"predicted but not measured: {shown(sorted(missing, key=str)[0])} and {len(missing) - 1} more")
     return list(rows.values())
@@ -435,7 +447,7 @@ def standing(store: Store) -> list[dict[str, Any]]:
         active = [name for name in runs if name in busy and name not in rows]
         failed = [name for name in runs if name in failures and name not in rows and name not in busy]
         left = [name for name in runs if name not in {*done, *active, *failed}]
-        spent = sum(max(row["wall_s"] for row in rows[name]) for name in done)
+        spent = sum(max(row.wall_s or 0.0 for row in rows[name]) for name in done)
         work = sum(runs[name]["cost"] for name in done)
         shares = {name: _share_done(store, name) for name in active}
         to_do = sum(runs[name]["cost"] * (1 - shares.get(name, 0.0)) for name in (*left, *active, *failed))

@@ -13,12 +13,13 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from depthwidth.cli.output import as_csv
 from depthwidth.errors import InputError, shown
 
 from ..files import open_whole, write_whole
-from ..rows import Row, flat, same_values
+from ..rows import Row, flat, rows_to_csv, same_values
 from .store import PLAN_NAME, ROWS_NAME, Store, read_plan, read_rows
 from .sweep import same_plan
 
@@ -49,7 +50,7 @@ def export_rows(store: Store, path: str | Path, names: Sequence[str] = ()) -> in
     target = Path(path)
     if target.suffix not in (".zip", ".csv", ".parquet"):
         raise InputError(f"export: {shown(str(path))} does not end in .zip, .csv or .parquet")
-    rows = {run: its for run, its in store.rows().items() if not names or its[0]["job"] in names}
+    rows = {run: its for run, its in store.rows().items() if not names or its[0].job in names}
     if not rows:
         raise InputError(f"export: {store.root} has no rows" + (f" of {', '.join(names)}" if names else ""))
     try:
@@ -65,17 +66,17 @@ def export_rows(store: Store, path: str | Path, names: Sequence[str] = ()) -> in
 
 
 def export_evidence(store: Store, path: str | Path, names: Sequence[str] = ()) -> int:
-    """Write predictions beside measurements as ``data/measured/`` keeps them, for :mod:`depthwidth.evidence`.
+    """Write the rows that bear on a formula as ``data/measured/`` keeps them, for :mod:`depthwidth.evidence`.
 
     Parameters
     ----------
     store, names : as in :func:`export_rows`.
-    path : a ``.csv`` file. It has a row for each quantity that was predicted and measured with an error; of deep stacks, blocks
-        1, 2, 3, 4, 6, 8, 12, 16 and so on.
+    path : a ``.csv`` file, with the columns of :class:`verify.rows.Row`. It has the rows that were predicted and measured with
+        a standard error; of deep stacks those of blocks 1, 2, 3, 4, 6, 8, 12, 16 and so on.
 
     Returns
     -------
-    How many rows were written.
+    The number of rows that were written.
 
     Raises
     ------
@@ -85,34 +86,26 @@ def export_evidence(store: Store, path: str | Path, names: Sequence[str] = ()) -
     if Path(path).suffix != ".csv":
         raise InputError(f"export: evidence goes into a .csv file, and {shown(str(path))} does not end so")
     rows = [
-        _compared(row)
+        row
         for its in store.rows().values()
         for row in its
-        if (not names or row["job"] in names) and row["predicted"] is not None and row["stderr"] and _kept(row["site"])
+        if (not names or row.job in names) and row.predicted is not None and row.stderr and _kept(row.site)
     ]
     if not rows:
         raise InputError(
             f"export: {store.root} has no predicted and measured rows" + (f" of {', '.join(names)}" if names else "")
         )
-    labels = sorted({name for row in rows for name in row["labels"]})
-    flat_rows = [{n: row["labels"].get(n) for n in labels} | {n: v for n, v in row.items() if n != "labels"} for row in rows]
-    flat_rows.sort(key=lambda row: [str(row[n]).zfill(8) for n in (*labels, "quantity")])
+    rows.sort(key=_order)
     try:
-        write_whole(Path(path), as_csv(flat_rows).encode())
+        write_whole(Path(path), rows_to_csv(rows))
     except OSError as error:
         raise InputError(f"export: {shown(str(path))} cannot be written ({error.strerror or error})") from None
     return len(rows)
 
 
-def _compared(row: Row) -> Row:
-    predicted, value, stderr = row["predicted"], row["value"], row["stderr"]
-    return {
-        "labels": row["labels"], "site": row["site"], "quantity": row["quantity"],
-        "predicted": float(f"{predicted:.6g}"), "measured": float(f"{value:.6g}"), "stderr": float(f"{stderr:.3g}"),
-        "relative_error": float(f"{predicted / value - 1:.3g}") if value else None,
-        "z": float(f"{(predicted - value) / stderr:.3g}"), "seed": row["seed"], "version": row["depthwidth"],
-        "torch": row["torch"], "device": row["device"], "dtype": row["dtype"], "date": row["date"][:10],
-    }  # fmt: skip
+def _order(row: Row) -> list[str]:
+    labels = (str(row.labels[name]).zfill(8) for name in sorted(row.labels))
+    return [row.job, *labels, row.quantity, row.site, str(row.seed).zfill(8)]
 
 
 def _kept(site: str) -> bool:
@@ -131,7 +124,7 @@ def _write_archive(store: Store, target: Path, runs: set[str], names: Sequence[s
                     archive.writestr(zipfile.ZipInfo(f"{folder}/{path.name}"), path.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
-def _write_parquet(target: Path, rows: list[Row]) -> None:
+def _write_parquet(target: Path, rows: list[dict[str, Any]]) -> None:
     if importlib.util.find_spec("pyarrow") is None:
         raise InputError("export: Parquet needs pyarrow, which is not installed; .csv holds the same")
     import pandas
@@ -249,10 +242,10 @@ def _difference(run: str, ours: Sequence[Row], theirs: Sequence[Row]) -> str:
     """How two measurements of one run differ, in a few words."""
 
     def keyed(rows: Sequence[Row]) -> dict[tuple[str, int | None, str], float]:
-        return {(row["site"], row["step"], row["quantity"]): row["value"] for row in rows}
+        return {(row.site, row.step, row.quantity): row.value for row in rows}
 
     one, other = keyed(ours), keyed(theirs)
-    made = [f"{rows[0]['device']}, torch {rows[0]['torch'] or 'none'}" for rows in (ours, theirs)]
+    made = [f"{rows[0].device}, torch {rows[0].torch or 'none'}" for rows in (ours, theirs)]
     if one.keys() != other.keys():
         return f"run {run}: {len(one)} and {len(other)} rows, of different things; ours stay"
 

@@ -34,6 +34,7 @@ from verify.jobs._head_experiments import (  # noqa: E402
 from verify.jobs._heads import gpt2_config, training_spec  # noqa: E402
 from verify.jobs._training import planned_text  # noqa: E402
 from verify.measure import heads  # noqa: E402
+from verify.rows import Row  # noqa: E402
 from verify.runs.sweep import make_plan  # noqa: E402
 from verify.training import train as train_module  # noqa: E402
 from verify.training.corpus import zipf_markov  # noqa: E402
@@ -347,8 +348,8 @@ def job(name):
 def made(job, values, size="small"):
     """Rows as the framework would have them: a value for each run and prediction, by `values(run, prediction)`."""
     return [
-        {"run": f"{i}", "labels": dict(run.labels), "quantity": quantity, "site": site, "step": None, "seed": run.seed,
-         "predicted": predicted, "value": value, "stderr": stderr}
+        Row(run=f"{i}", labels=dict(run.labels), quantity=quantity, site=site, seed=run.seed, predicted=predicted, value=value,
+            stderr=stderr)
         for i, run in enumerate(job.runs(size)) for quantity, site, predicted, value, stderr in values(run)
     ]  # fmt: skip
 

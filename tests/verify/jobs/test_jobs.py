@@ -24,6 +24,7 @@ from verify.jobs import (
     version_of,
     versions,
 )
+from verify.rows import Row
 from verify.runs.sweep import made_rows, make_plan, same_plan
 
 OWN = Path(__file__).parents[1] / "own_jobs"
@@ -275,7 +276,7 @@ def test_rows_stand_beside_their_predictions():
     rows = made_rows(
         plan, plan["runs"][0], outcome_of(plan, [Measurement("loss", 1.25, step=10), Measurement("loss", 2, step=0)])
     )
-    assert [(r["step"], r["predicted"], r["value"], r["formula"]) for r in rows] == [
+    assert [(r.step, r.predicted, r.value, r.formula) for r in rows] == [
         (10, 1.5, 1.25, "shape.f 0.1.0+a"),
         (0, None, 2.0, ""),
     ]
@@ -291,7 +292,7 @@ def test_rows_stand_beside_their_predictions():
 def moment_rows(**changes):
     base = {"site": "decoder.block.0", "labels": {"depth": 2}, "stderr": 0.001}
     values = {"variance": 1.0, "correlation": 0.5, "gradient_variance": 2.0} | changes.pop("values", {})
-    return [{**base, "quantity": q, "predicted": p, "value": values[q], **changes}
+    return [Row(**{**base, "quantity": q, "predicted": p, "value": values[q], **changes})
             for q, p in (("variance", 1.0), ("correlation", 0.5), ("gradient_variance", 2.0))]  # fmt: skip
 
 
@@ -336,7 +337,7 @@ def test_moments_at_a_tiny_size_are_as_predicted_and_a_wrong_prediction_is_not(t
         found = outcome_of({**plan, "runs": [about]}, moments.measure(about["spec"], Context("cpu", folder, about["seed"])))
         rows += made_rows(plan, about, found)
     assert moments.judge(rows, ()).outcome == "holds"
-    wrong = [r | {"predicted": r["predicted"] * (1.5 if r["quantity"] == "gradient_variance" else 1)} for r in rows]
+    wrong = [dataclasses.replace(r, predicted=r.predicted * (1.5 if r.quantity == "gradient_variance" else 1)) for r in rows]
     assert moments.judge(wrong, ()).outcome == "fails"
 
 

@@ -1,6 +1,7 @@
 """The judges of the jobs that train, on rows whose truth is known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -10,10 +11,11 @@ from depthwidth.formulas.shape_penalty import shape_penalty
 from verify.jobs import find_job
 from verify.jobs.depth_crossing import crossing_of
 from verify.jobs.optimal_width_transfer import vertex_of
+from verify.rows import Row
 
 
 def loss_row(labels, value, seed=0):
-    return {"quantity": "loss", "labels": labels, "value": value, "seed": seed, "step": None}
+    return Row(quantity="loss", labels=labels, value=value, seed=seed)
 
 
 def crossing_rows(rng, at, noise=0.002, seeds=3, span=4.0, pair=(3, 6)):
@@ -72,7 +74,7 @@ def test_intervals_of_crossings_cover_the_truth(rng):
 def test_no_crossing_in_a_range_that_holds_the_prediction_is_a_failure(rng):
     true = float(depth_pair_crossing(3, 6))
     rows = crossing_rows(rng, true)
-    better = [r | {"value": r["value"] * (0.95 if r["labels"]["depth"] == 3 else 1)} for r in rows]
+    better = [replace(r, value=r.value * (0.95 if r.labels["depth"] == 3 else 1)) for r in rows]
     verdict = judged("depth-crossing", better, pair_prediction())
     assert verdict.outcome == "fails"
     assert "do not cross" in verdict.comparisons[0].note
@@ -81,9 +83,9 @@ def test_no_crossing_in_a_range_that_holds_the_prediction_is_a_failure(rng):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda rows: [r for r in rows if r["seed"] == 0], "one seed shows no noise"),
-        (lambda rows: [*rows[:-1], rows[-1] | {"value": math.inf}], "a run diverged"),
-        (lambda rows: [r for r in rows if r["labels"]["depth"] == 3], "fewer than three sizes"),
+        (lambda rows: [r for r in rows if r.seed == 0], "one seed shows no noise"),
+        (lambda rows: [*rows[:-1], replace(rows[-1], value=math.inf)], "a run diverged"),
+        (lambda rows: [r for r in rows if r.labels["depth"] == 3], "fewer than three sizes"),
         (lambda rows: [], "fewer than three sizes"),
     ],
 )
@@ -131,7 +133,7 @@ def test_a_width_in_noise_or_out_of_reach_is_undecided(rng):
     true = float(levine_optimal_width(SIZE))
     noisy = width_rows(rng, true, k=0.001, noise=0.2)
     assert judged("optimal-width-transfer", noisy, width_prediction()).outcome in ("undecided", "holds")
-    narrow = [r for r in width_rows(rng, 0.3 * true) if r["labels"]["width"] < 0.8 * true]
+    narrow = [r for r in width_rows(rng, 0.3 * true) if r.labels["width"] < 0.8 * true]
     assert judged("optimal-width-transfer", narrow, width_prediction()).outcome == "undecided"
 
 
@@ -145,8 +147,9 @@ def deep_rows(losses, shallow=2.0, floor=3.0, depth=192):
         labels = {"model": model, "placement": placement, "scheme": scheme, "depth": depth, "width": 32, "beside": depth}
         for quantity, value in (("loss", loss), ("unigram_entropy", floor), ("gradient_ratio", 1.0), ("correlation", 0.5),
                                 ("beats_unigram", float(loss < floor))):  # fmt: skip
-            rows.append({"run": f"{depth}-{number}", "labels": labels, "quantity": quantity, "value": value,
-                         "predicted": predicted, "step": None, "seed": 0})  # fmt: skip
+            rows.append(
+                Row(run=f"{depth}-{number}", labels=labels, quantity=quantity, value=value, predicted=predicted, seed=0)
+            )
     return rows
 
 
@@ -174,7 +177,7 @@ def test_deep_models_are_judged_by_placement(ours, vanilla, outcome):
 def test_whether_a_model_is_predicted_to_train_follows_from_its_start(ratio, correlation, hoped):
     rows = deep_rows({("pre", "deepscale"): 2.2, ("pre", "xavier"): 2.9})
     given = {"gradient_ratio": ratio, "correlation": correlation}
-    rows = [row | {"predicted": given.get(row["quantity"])} for row in rows]
+    rows = [replace(row, predicted=given.get(row.quantity)) for row in rows]
     lines = {line.what: line for line in judged("deep-stability", rows, ()).comparisons}
     line = lines["deep pre deepscale 192: trains"]
     assert (line.predicted, line.measured, line.passes) == (hoped, 1.0, hoped == 1.0)
@@ -186,7 +189,7 @@ def test_each_depth_is_measured_against_its_own_shallow_model():
     one, other = deep_rows(losses, shallow=2.4), deep_rows(losses, shallow=2.0, depth=500)
     assert judged("deep-stability", one, ()).outcome == "holds"
     assert judged("deep-stability", one + other, ()).outcome == "holds on a range"
-    assert judged("deep-stability", [row for row in one if row["labels"]["model"] == "deep"] + other, ()).outcome == "undecided"
+    assert judged("deep-stability", [row for row in one if row.labels["model"] == "deep"] + other, ()).outcome == "undecided"
 
 
 def test_a_shallow_model_that_learnt_nothing_decides_nothing():

@@ -1,9 +1,9 @@
 """The measured rows on heads still say of today's formulas what the documents claim."""
 
-import csv
 import math
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,24 +15,12 @@ from verify.jobs import find_job
 from verify.jobs.attention_entropy import TOLERANCE as ENTROPY_TOLERANCE
 from verify.jobs.head_allocation import EQUAL
 from verify.jobs.head_saturation import TOLERANCE as LOOK_UP_TOLERANCE
+from verify.rows import rows_from_csv
 
 
 def rows(name):
-    with (data_directory() / "measured" / f"{name}.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def exported(name):
-    """The rows that `verify export` wrote of a job, as the job's own judge takes them."""
-
-    def number(text):
-        return float(text) if text else None
-
-    return [
-        {"run": r.get("run"), "site": r["site"], "quantity": r["quantity"], "predicted": number(r["predicted"]),
-         "value": number(r.get("measured") or r["value"]), "stderr": number(r["stderr"]), "labels": r}
-        for r in rows(name)
-    ]  # fmt: skip
+    """The committed rows of a job, which its own judge takes as they are."""
+    return rows_from_csv((data_directory() / "measured" / f"{name}.csv").read_bytes(), name)
 
 
 def judged(name, its):
@@ -40,27 +28,26 @@ def judged(name, its):
 
 
 def test_trained_look_up_heads_reach_the_least_error():
-    found = exported("head_saturation")
-    assert {int(r["labels"]["length"]) for r in found} == {16, 64, 256, 1024}
+    found = rows("head_saturation")
+    assert {int(r.labels["length"]) for r in found} == {16, 64, 256, 1024}
     assert judged("head-saturation", found).outcome == "holds"
     for r in found:
-        n, d = int(r["labels"]["length"]), int(r["labels"]["head_dim"])
-        assert r["predicted"] == pytest.approx(laws.best_retrieval_error(n, d), rel=1e-5)  # rows keep six digits
+        n, d = int(r.labels["length"]), int(r.labels["head_dim"])
+        assert r.predicted == pytest.approx(laws.best_retrieval_error(n, d), rel=1e-5)  # rows keep six digits
         # Least: no training gets below it, to 4 standard errors (one in a thousand sets of 32 rows would).
-        assert r["value"] > r["predicted"] - 4 * r["stderr"]
+        assert r.value > r.predicted - 4 * r.stderr
     # What the documents print of it.
-    assert max(abs(r["value"] - r["predicted"]) for r in found) < 0.003 < LOOK_UP_TOLERANCE
+    assert max(abs(r.value - r.predicted) for r in found) < 0.003 < LOOK_UP_TOLERANCE
     # The negative control: the errors of one dimension fewer are others.
     fewer = [
-        r | {"predicted": laws.best_retrieval_error(int(r["labels"]["length"]), int(r["labels"]["head_dim"]) - 1)}
-        for r in found
+        replace(r, predicted=laws.best_retrieval_error(int(r.labels["length"]), int(r.labels["head_dim"]) - 1)) for r in found
     ]
     assert judged("head-saturation", fewer).outcome != "holds"
 
 
 def allocation_gaps(kind, which="allocated"):
     """Loss less that of the uniform model, seed by seed, for each share of the dimensions."""
-    losses = {(r["run"], r["site"]): r["value"] for r in exported("head_allocation") if r["quantity"] == "loss"}
+    losses = {(r.run, r.site): r.value for r in rows("head_allocation") if r.quantity == "loss"}
     gaps = {}
     for (run, site), loss in losses.items():
         name, _, share = site.partition(".")
@@ -76,14 +63,14 @@ def below_zero(values):
 
 def test_an_allocated_model_is_no_worse_than_a_uniform_one():
     """Cut, cut with values, and from scratch, by the job's criterion; the same rows with both exchanged do not hold."""
-    found = exported("head_allocation")
+    found = rows("head_allocation")
     verdict = judged("head-allocation", found)
     assert (verdict.outcome, len(verdict.comparisons)) == ("holds", 8)
     other = {"uniform": "allocated", "allocated": "uniform"}
     turned = []
     for r in found:
-        first, rest = re.match(r"(\w+)(.*)", r["site"]).groups()
-        turned.append(r | {"site": other.get(first, first) + rest})
+        first, rest = re.match(r"(\w+)(.*)", r.site).groups()
+        turned.append(replace(r, site=other.get(first, first) + rest))
     assert judged("head-allocation", turned).outcome != "holds"
 
 
@@ -99,7 +86,7 @@ def test_where_allocation_gains():
     for share, values in scratch.items():
         assert below_zero([gap - other for gap, other in zip(values, turned[share], strict=True)]), (share, turned)
         assert statistics.mean(turned[share]) > 0
-    counts = {(r["run"], r["site"]): r["value"] for r in exported("head_allocation") if r["quantity"] == "parameters"}
+    counts = {(r.run, r.site): r.value for r in rows("head_allocation") if r.quantity == "parameters"}
     assert len(counts) == 18
     for (run, site), count in counts.items():
         even = counts[run, f"uniform from scratch.{site.partition('.')[2]}"]
@@ -108,14 +95,14 @@ def test_where_allocation_gains():
 
 def test_entropy_at_initialisation():
     """By the job's criterion in every layer; without rotations Llama's fourth would miss it."""
-    found = exported("attention_entropy")
+    found = rows("attention_entropy")
     verdict = judged("attention-entropy", found)
     assert (verdict.outcome, len(verdict.comparisons)) == ("holds", 16)
     # Aligned tokens that no rotation turns apart leave a fraction of the variance by the fourth layer, and where scores are as
     # small as here the distance from uniform attention goes as their variance.
-    its = [r for r in found if r["labels"]["model"] == "llama" and r["site"] == "layer.3" and r["quantity"] == "logit_variance"]
-    left = rotation_overlap(Rotary(), 64, int(its[0]["labels"]["length"]), causal=True)
-    ratio = its[0]["predicted"] / statistics.mean(r["value"] for r in its)
+    its = [r for r in found if r.labels["model"] == "llama" and r.site == "layer.3" and r.quantity == "logit_variance"]
+    left = rotation_overlap(Rotary(), 64, int(its[0].labels["length"]), causal=True)
+    ratio = its[0].predicted / statistics.mean(r.value for r in its)
     assert ratio * (1 - 0.9) / (1 - 0.9 * left) < 1 - ENTROPY_TOLERANCE
 
 
@@ -127,11 +114,11 @@ def test_the_page_says_of_logit_variance_what_the_rows_say():
         ratios, errors = [], []
         for layer in range(4):
             its = [r for r in rows("attention_entropy")
-                   if (r["model"], r["site"], r["quantity"]) == (model, f"layer.{layer}", "logit_variance")]  # fmt: skip
-            measured = statistics.mean(float(r["measured"]) for r in its)  # over seeds
-            ratios.append(float(its[0]["predicted"]) / measured)
+                   if (r.labels["model"], r.site, r.quantity) == (model, f"layer.{layer}", "logit_variance")]  # fmt: skip
+            measured = statistics.mean(r.value for r in its)  # over seeds
+            ratios.append(float(its[0].predicted) / measured)
             # To first order the ratio's relative error is that of the measurement, its denominator.
-            errors.append(ratios[-1] * math.hypot(*(float(r["stderr"]) for r in its)) / len(its) / measured)
+            errors.append(ratios[-1] * math.hypot(*(r.stderr for r in its)) / len(its) / measured)
         (*first, last), error = (f"{ratio:.2f}" for ratio in ratios), max(errors)
         said[model] = f"{', '.join(first)} and {last} times", f"up to {error:.2f})"
     assert f"is, layer by layer, {said['llama'][0]} the measured one in a Llama (one standard error {said['llama'][1]}" in page
@@ -145,19 +132,19 @@ def test_training_makes_logits_less_gaussian():
     ratios = {}
     uniform = sum(math.log(n) for n in range(33, 65)) / 32
     for r in rows("attention_training"):
-        measured, predicted = (uniform - float(r[name]) for name in ("measured", "predicted"))
-        ratios.setdefault(int(r["steps"]), []).append(measured / predicted)
+        measured, predicted = (uniform - number for number in (r.value, r.predicted))
+        ratios.setdefault(r.step, []).append(measured / predicted)
     assert all(abs(ratio - 1) < 0.2 for steps in (0, 50) for ratio in ratios[steps]), ratios
     assert statistics.mean(ratios[600]) < 0.8, ratios
     assert all(late < early for early, late in zip(ratios[50], ratios[600], strict=True)), ratios
 
 
 def test_heads_that_share_a_width_meet_a_bottleneck():
-    found = exported("low_rank_bottleneck")
+    found = rows("low_rank_bottleneck")
     assert judged("low-rank-bottleneck", found).outcome == "holds"
     # The control: the kinds exchanged.
     other = {"shared": "fixed", "fixed": "shared"}
-    turned = [r | {"labels": r["labels"] | {"size": other[r["labels"]["size"]]}} for r in found]
+    turned = [replace(r, labels=r.labels | {"size": other[r.labels["size"]]}) for r in found]
     assert judged("low-rank-bottleneck", turned).outcome == "fails"
 
 
@@ -166,10 +153,10 @@ def test_diffuse_students_lie_below_the_law_of_long_rows():
     spectrum = laws.power_spectrum(16, 1.0, 1.0)
     ratios = {}
     for r in rows("diffuse_saturation"):
-        n, d = int(r["length"]), int(r["head_dim"])
+        n, d = r.labels["length"], r.labels["head_dim"]
         law = laws.diffuse_errors(spectrum, n)[d]
-        assert float(r["predicted"]) == pytest.approx(law, rel=1e-5)  # rows keep six digits
-        ratios[n, d] = float(r["measured"]) / law
+        assert r.predicted == pytest.approx(law, rel=1e-5)  # rows keep six digits
+        ratios[n, d] = r.value / law
     assert sorted({n for n, _ in ratios}) == [64, 256]
     assert all(0.5 < ratio < 1 for ratio in ratios.values())
     assert all(ratios[64, d] < ratios[256, d] for n, d in ratios if n == 64)
@@ -179,7 +166,7 @@ def test_sharing_heads_beats_dedicating_them():
     """Below as many heads as lags the floor holds, two heads reach it; from there every draw is below the dedicated bound."""
     losses = {}
     for r in rows("head_split"):
-        losses.setdefault(int(r["heads"]), []).append((float(r["measured"]), float(r["predicted"])))
+        losses.setdefault(r.labels["heads"], []).append((r.value, r.predicted))
     assert sorted(losses) == [1, 2, 4, 8, 16, 32]
     assert all(loss > floor - 1e-4 for heads in (1, 2) for loss, floor in losses[heads])
     assert all(loss < floor + 0.01 for loss, floor in losses[2])

@@ -1,6 +1,5 @@
 """The kept rows of the jobs on moments: what is predicted today, and within what was promised beforehand."""
 
-import csv
 import functools
 import math
 from pathlib import Path
@@ -11,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from verify.jobs import find_job  # noqa: E402
 from verify.jobs.moments import NOISE, TOLERANCE  # noqa: E402
+from verify.rows import rows_from_csv  # noqa: E402
 
 MEASURED = Path(__file__).parents[3] / "data" / "measured"
 JOBS = {"moments": "moments.csv", "transformers-init": "transformers_init.csv"}
@@ -22,15 +22,18 @@ LABELS = {
 
 @functools.cache
 def kept(job):
-    with (MEASURED / JOBS[job]).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return rows_from_csv((MEASURED / JOBS[job]).read_bytes(), job)
+
+
+def key_of(job, labels):
+    return tuple(str(labels[name]) for name in LABELS[job])
 
 
 def excess(row, factor=1.0):
     """How far a prediction, times `factor`, is outside what is allowed; not positive where it is inside."""
-    predicted, measured, stderr = factor * float(row["predicted"]), float(row["measured"]), float(row["stderr"])
-    allowed = TOLERANCE[row["quantity"]] * (1.0 if row["quantity"] == "correlation" else abs(measured))
-    return abs(predicted - measured) - allowed - NOISE * stderr
+    predicted = factor * row.predicted
+    allowed = TOLERANCE[row.quantity] * (1.0 if row.quantity == "correlation" else abs(row.value))
+    return abs(predicted - row.value) - allowed - NOISE * row.stderr
 
 
 # What does not meet the criterion, by name: a finding that stays visible until it is understood.
@@ -41,7 +44,7 @@ OUTSIDE: dict[str, set[tuple[str, ...]]] = {"moments": set(), "transformers-init
 def test_the_kept_rows_meet_the_criterion_but_for_those_that_are_named(job):
     rows = kept(job)
     assert len(rows) > 100
-    found = {tuple(row[name] for name in LABELS[job]) for row in rows if excess(row) > 0}
+    found = {key_of(job, row.labels) for row in rows if excess(row) > 0}
     assert found == OUTSIDE[job]
 
 
@@ -49,7 +52,7 @@ def test_the_kept_rows_meet_the_criterion_but_for_those_that_are_named(job):
 def test_a_prediction_a_sixth_too_large_would_not(job):
     """Of every quantity some rows tell it apart."""
     for quantity in TOLERANCE:
-        rows = [row for row in kept(job) if row["quantity"] == quantity]
+        rows = [row for row in kept(job) if row.quantity == quantity]
         assert rows
         assert max(excess(row, factor=7 / 6) for row in rows) > 0
 
@@ -60,10 +63,10 @@ def test_the_kept_rows_are_what_is_predicted_today(job):
     """A formula that changes must bring new rows with it."""
     rows = {}
     for row in kept(job):
-        rows.setdefault(tuple(row[name] for name in LABELS[job]), {})[row["site"], row["quantity"]] = float(row["predicted"])
+        rows.setdefault(key_of(job, row.labels), {})[row.site, row.quantity] = row.predicted
     compared = 0
     for run in find_job(job).runs("small"):
-        key = tuple(str(run.labels[name]) for name in LABELS[job])
+        key = key_of(job, run.labels)
         for prediction in run.predictions:
             then = rows[key].get((prediction.site, prediction.quantity))
             if then is not None:

@@ -72,10 +72,9 @@ def together(specs, contexts, folder):
 
 
 def judge(rows, predictions):
-    ends = [row for row in rows if row["site"] == "end"]
+    ends = [row for row in rows if row.site == "end"]
     lines = tuple(
-        Comparison(f"seed {row['seed']}", row["predicted"], row["value"], passes=abs(row["value"]) < 4 * row["step"] ** 0.5)
-        for row in ends
+        Comparison(f"seed {row.seed}", row.predicted, row.value, passes=abs(row.value) < 4 * row.step**0.5) for row in ends
     )
     return Verdict("holds" if ends and all(line.passes for line in lines) else "fails", f"{len(ends)} walks ended", lines)
 

@@ -35,7 +35,7 @@ def carried_out(store):
 
 
 def values(store):
-    return sorted((rows[0]["seed"], [row["value"] for row in rows]) for rows in store.rows().values())
+    return sorted((rows[0].seed, [row.value for row in rows]) for rows in store.rows().values())
 
 
 @pytest.fixture(scope="module")

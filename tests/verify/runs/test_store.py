@@ -10,17 +10,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
 from depthwidth import InputError
-from verify.rows import COLUMNS, PROVENANCE, digest_of, rows_from_csv, rows_to_csv
+from verify.rows import COLUMNS, PROVENANCE, Row, digest_of, rows_from_csv, rows_to_csv
 from verify.runs import claims
 from verify.runs import store as stored
 from verify.runs.claims import Leases
 from verify.runs.leases import SILENCE_S, lease_holder
 from verify.runs.store import Store
 
+ROOT = Path(__file__).parents[3]
 RUN = "0123456789abcdef"
 OTHER = "fedcba9876543210"
 
@@ -31,7 +34,7 @@ def row(run=RUN, **changes):
         "stderr": 1e-300, "formula": "", "seed": 3, "labels": {"depth": 2, "name": 'with, "quotes"\nand lines'}, "code": "c",
         "commit": "", "depthwidth": "0.1.0", "torch": "2", "device": "cpu", "dtype": "float32", "wall_s": 1.5, "date": "d",
     }  # fmt: skip
-    return made | changes
+    return Row(**(made | changes))
 
 
 @pytest.fixture
@@ -50,8 +53,8 @@ def file_of(store, run=RUN):
 @pytest.mark.parametrize("value", [0.1 + 0.2, -0.0, 5e-324, 1.7976931348623157e308, math.inf, -math.inf, math.nan, 3])
 def test_numbers_come_back_bit_for_bit(value):
     (back,) = rows_from_csv(rows_to_csv([row(value=value)]))
-    assert repr(back["value"]) == repr(float(value))
-    assert back | {"value": 0} == row(value=0)
+    assert repr(back.value) == repr(float(value))
+    assert replace(back, value=0) == row(value=0)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +69,7 @@ def test_numbers_come_back_bit_for_bit(value):
         ({"labels": [1]}, "labels must be an object"),
         ({"labels": {"depth": math.nan}}, "must be plain JSON"),
         ({"labels": {"depth": {1, 2}}}, "must be plain JSON"),
-        ({"extra": 1}, "other columns than it should: extra"),
+        ({"wall_s": None}, "wall_s must be a number, not None"),
     ],
     ids=str,
 )
@@ -243,7 +246,7 @@ def test_killed_in_the_middle_of_writing(store):
         assert len(found) > 3
         for number, run in enumerate(sorted(found)):
             assert int(run, 16) == number
-            assert [r["value"] for r in found[run]] == [number + step / 7 for step in range(50)]
+            assert [r.value for r in found[run]] == [number + step / 7 for step in range(50)]
     leftovers = list((store.root / "rows").glob(".*.part"))
     for path in leftovers:
         os.utime(path, (1, 1))
@@ -315,7 +318,7 @@ def test_who_lost_a_run_writes_no_rows_of_it(store):
         assert not store.publish(RUN, [row(value=3.0)])
         slept.give_back(RUN)
         assert awake[RUN].held()
-    assert [r["value"] for r in store.rows()[RUN]] == [2.0]
+    assert [r.value for r in store.rows()[RUN]] == [2.0]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"machine": "m"}'])
@@ -336,5 +339,10 @@ def test_a_folder_that_is_none(tmp_path):
 
 
 def test_the_documented_columns_are_those_that_are_written():
-    assert tuple(row()) == tuple(COLUMNS)
+    assert tuple(row().to_dict()) == tuple(COLUMNS)
+    assert [one.name for one in fields(Row)] == list(COLUMNS)
+    with pytest.raises(TypeError, match="extra"):
+        row(extra=1)
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("docs/verify.md", "data/README.md")]
+    assert all(f"`{name}`" in page for name in COLUMNS for page in pages)
     assert set(PROVENANCE) < set(COLUMNS)
