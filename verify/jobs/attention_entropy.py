@@ -1,4 +1,4 @@
-"""Whether transformers' own models are as concentrated at initialisation as moments and softmax integrals say."""
+"""Concentration of attention in transformers' own models at initialisation, against moments and softmax integrals."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..rows import Row, canonical
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from ._heads import calibration_rows
 from ._training import corpus_of, data_spec, planned_text
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 TOLERANCE = 0.10
-"""How far a layer's entropy may lie from the predicted one, in units of its distance from uniform attention's."""
+"""Allowed error of a layer's entropy, relative to its distance from the entropy of uniform attention."""
 
 _SEQUENCES = 8
 _BYTES = 1 << 18
-"""Of text, of which the first eight sequences are taken."""
+"""Bytes of text, of which the first eight sequences are used."""
 
 
 def _models(layers: int, width: int, context: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """GPT-2 and Llama as shipped, and with weights four times as large, so that attention does something."""
+    """GPT-2 and Llama as shipped, and with weights four times as large, so that attention is not uniform."""
     for scale, note in ((0.02, ""), (0.08, ", weights x4")):
         shared = {"vocab_size": 256, "initializer_range": scale}
         yield f"gpt2{note}", {
@@ -43,22 +48,72 @@ _SIZES: dict[str, tuple[int, int, int, int]] = {
 }
 
 
+Concentrated = tuple[float, float, float]
+QUANTITIES = ("logit_variance", "entropy", "squared_sum")
+
+
+def predicted_attention(fields: Mapping[str, Any], batches: Tensor) -> list[Concentrated]:
+    """Logit variance, entropy and sum of squared weights of each layer of a configuration at initialisation.
+
+    Score variance and token correlation come from the propagation through the tree; the text, `batches` of shape (sequences,
+    context), enters through the frequency with which two tokens of a sequence are equal. Averages are over the later half of
+    the rows, as in :func:`measured_attention`.
+    """
+    import torch
+
+    from depthwidth.analysis.propagation import moments_of
+    from depthwidth.architecture import Transformer
+    from depthwidth.formulas.attention import score_variance
+    from depthwidth.initialization import recipe, shipped_options
+    from depthwidth.numerics.softmax import overlap
+
+    tree = Transformer.from_config(dict(fields))
+    n = batches.shape[1]
+    counts = torch.stack([torch.bincount(b, minlength=tree.vocab) for b in batches]).double()
+    match = float((counts / n).square().sum(1).mean())
+    match = (match - 1 / n) / (1 - 1 / n)  # between different positions of one sequence
+    made = recipe(tree, "shipped", **shipped_options(dict(fields)))
+    sites = moments_of(tree, made, token_match=match, context=n, dropout=False)
+    scores = [r for r in sites if r["site"].endswith("attention.scores") and r["direction"] == "forward"]
+    lengths, found = range(n // 2 + 1, n + 1), []
+    for r in scores:
+        variance = float(score_variance(r["second_moment"], r["correlation"]))
+        rows = overlap([variance] * len(lengths), list(lengths), tree.head_dim)
+        found.append((variance, float(rows.entropy.mean()), float(rows.P.mean())))
+    return found
+
+
+def measured_attention(fields: Mapping[str, Any], seed: int, batches: Tensor, device: str = "cpu") -> list[list[Concentrated]]:
+    """The same numbers of every head of the model as transformers initialises it, layer by layer."""
+    import tempfile
+
+    from ..measure.heads import load_model, measure_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(dict(fields)), encoding="utf-8")
+        model, tree, _ = load_model(path, seed)
+    report = measure_model(model.to(device), batches, tree=tree)
+    layers: list[list[Concentrated]] = [[] for _ in report.forms]
+    for head in report.heads:
+        layers[head.layer].append((head.logit_std**2, head.entropy, head.squared_sum))
+    return layers
+
+
 @functools.cache
 def _predicted(fields: str, context: int, sha256: str) -> tuple[Prediction, ...]:
-    """Of one configuration on one text."""
-    from ._head_experiments import ENTROPY_QUANTITIES, calibration_rows, predicted_attention
-
+    """The predictions for one configuration on one text."""
     version = version_of("depthwidth.analysis.propagation", "depthwidth.initialization")
     batches = calibration_rows(corpus_of(_BYTES, 256), _SEQUENCES, context)
     return tuple(
         Prediction(quantity, value, "depthwidth.numerics.softmax.overlap", version, f"layer.{layer}")
         for layer, values in enumerate(predicted_attention(json.loads(fields), batches))
-        for quantity, value in zip(ENTROPY_QUANTITIES, values, strict=True)
+        for quantity, value in zip(QUANTITIES, values, strict=True)
     )
 
 
 def runs(size: str) -> Iterator[Run]:
-    """One model a family, weight scale and seed."""
+    """One run for each family, weight scale and seed."""
     layers, width, context, seeds = _SIZES[size]
     data = data_spec(_BYTES)
     for name, fields in _models(layers, width, context):
@@ -70,19 +125,17 @@ def runs(size: str) -> Iterator[Run]:
 
 
 def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
-    """One model on the text: the mean over the heads of each layer. It takes seconds, and begins again after a kill."""
-    from ._head_experiments import ENTROPY_QUANTITIES, calibration_rows, measured_attention
-
+    """One model on the text: means over the heads of each layer. A killed measurement, of seconds, starts again."""
     batches = calibration_rows(planned_text(spec["data"]), spec["sequences"], spec["context"])
     for layer, heads in enumerate(measured_attention(spec["config"], context.seed, batches, context.device)):
-        for k, quantity in enumerate(ENTROPY_QUANTITIES):
+        for k, quantity in enumerate(QUANTITIES):
             values = [head[k] for head in heads]
             spread = math.sqrt(sum((v - mean(values)) ** 2 for v in values) / max(1, len(values) - 1) / len(values))
             yield Measurement(quantity, mean(values), f"layer.{layer}", stderr=spread)
 
 
 def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
-    """Layer by layer of each model, the mean over seeds."""
+    """Each layer of each model, by the mean over seeds."""
     layers: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if row.quantity == "entropy":
@@ -106,11 +159,11 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
 
 JOB = Job(
     name="attention-entropy",
-    question="Is attention at initialisation as concentrated as the walk through the tree and the softmax integrals say?",
-    claim="Entropy and squared weights of every layer follow from the recipe, the text's repetitions and nothing else.",
+    question="Is attention at initialisation as concentrated as moment propagation and the softmax integrals predict?",
+    claim="Entropy and squared weights of every layer follow from the recipe and the text's repetitions alone.",
     measured="Logit variance, entropy and sum of squared weights of every head of transformers' GPT-2 and Llama.",
     criterion=f"The distance of the mean entropy from uniform attention's is within {100 * TOLERANCE:g} % of the predicted one "
-    "and three standard errors. It holds on the layers where this is so.",
+    "and three standard errors. It holds on the layers that meet this.",
     runs=runs,
     measure=measure,
     judge=judge,

@@ -1,4 +1,4 @@
-"""Whether head dimensions by measured need beat equal ones at no more parameters: in a trained model cut, and from scratch."""
+"""Head dimensions by measured need against equal ones at no more parameters: in a trained model, cut, and from scratch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ._heads import BYTES, gpt2_config, training_spec
 from ._training import data_spec, planned_text, training_of
 
 EQUAL = 0.01
-"""How far the parameters of two models may be apart, relative, for their losses to be compared."""
+"""Largest relative difference of parameters at which the losses of two models are compared."""
 
 
 class _Size(NamedTuple):
     shares: tuple[float, ...]
-    """of the dimensions that stay when a trained model is cut"""
+    """of the dimensions that remain when a trained model is cut"""
     scratch_shares: tuple[float, ...]
     """of the dimensions that models from scratch have"""
     context: int
@@ -41,11 +41,11 @@ _KINDS = {
     " with values": "cut to {} of all dimensions",
     " from scratch": "from scratch with {} of the dimensions",
 }
-"""What stands behind "uniform" and "allocated" in a site, and what it means."""
+"""The part of a site that follows "uniform" or "allocated", and its meaning."""
 
 
 def runs(size: str) -> Iterator[Run]:
-    """One trained model a seed, cut to every share; one a seed that is measured, and those from scratch beside it."""
+    """For each seed one trained model that is cut to every share, and one that is measured, with models from scratch."""
     made = _SIZES[size]
     shape = {
         "config": gpt2_config(made.context, made.width, made.layers), "data": data_spec(BYTES[size]),
@@ -69,11 +69,11 @@ def predict(size: str) -> Iterator[Prediction]:
 
 
 def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
-    """Train, measure, cut, all heads changed together; or train anew with what was measured. The loss of each.
+    """Train, measure and cut, all heads together; or train from scratch with the measured dimensions. The loss of each model.
 
-    Every training goes on from its own checkpoints; measuring and cutting take seconds, and begin again.
+    A killed training continues from its own checkpoints; measuring and cutting take seconds and start again.
     """
-    from ._head_experiments import Setting, cut_losses_of, scratch_losses_of
+    from ._head_models import Setting, cut_losses_of, scratch_losses_of
 
     setting = Setting(spec["config"], planned_text(spec["data"]), training_of(spec, context), context.folder, context.device)
     shares = spec["shares"]
@@ -93,7 +93,7 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
 
 
 def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
-    """Kind by kind and share by share: allocated against uniform, pair by pair over seeds."""
+    """For each kind of model and share: allocated against uniform, in pairs over seeds."""
     losses, parameters = (
         {(row.run, row.site): row.value for row in rows if row.quantity == quantity} for quantity in ("loss", "parameters")
     )
@@ -124,7 +124,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         return Verdict("undecided", "no rows")
     summary = f"the allocated model has the lower mean loss in {lower} of {len(lines)} comparisons"
     if any(line.passes is None for line in lines):
-        return Verdict("undecided", f"{summary}; one seed says nothing of the noise", tuple(lines))
+        return Verdict("undecided", f"{summary}; one seed does not show the noise", tuple(lines))
     return Verdict(outcome_of(len(lines) - worse, worse), summary, tuple(lines))
 
 

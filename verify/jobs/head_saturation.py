@@ -1,4 +1,4 @@
-"""Whether a trained look-up head's error, and its knee over the head dimension, are those of the theory."""
+"""Error of a trained look-up head, and its knee over the head dimension, against theory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..rows import Row
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 
 TOLERANCE = 0.02
-"""How far a trained error may lie from the predicted one, absolute."""
+"""Allowed difference between a trained error and the predicted one, absolute."""
 
 _FACTORS = (0.5, 1.0, 1.5, 2.0)
 
@@ -26,7 +26,7 @@ _SIZES: dict[str, tuple[tuple[int, ...], tuple[float, ...], int, int]] = {
 
 
 def runs(size: str) -> Iterator[Run]:
-    """One training a length, head dimension and seed."""
+    """One training for each length, head dimension and seed."""
     lengths, factors, steps, seeds = _SIZES[size]
     version = version_of("depthwidth.formulas.heads")
     for n in lengths:
@@ -40,7 +40,7 @@ def runs(size: str) -> Iterator[Run]:
 
 def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     """Train one head; its error on fresh rows."""
-    from ._head_experiments import train_retrieval
+    from ..training.single_heads import train_retrieval
 
     error, stderr = train_retrieval(
         spec["length"], spec["head_dim"], seed=context.seed, steps=spec["steps"],
@@ -50,7 +50,7 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
 
 
 def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
-    """Setting by setting; the worst seed counts."""
+    """Each setting, by its worst seed."""
     settings: dict[tuple[int, int], list[Row]] = {}
     for row in rows:
         if row.quantity == "retrieval_error":
@@ -74,7 +74,7 @@ JOB = Job(
     question="Does a trained head look tokens up as well as the theory's best head, at every length and head dimension?",
     claim="The error is min over c of 1 - (E p_t)^2 / E sum p^2, with the knee at 2 ln n dimensions and nothing fitted.",
     measured="Normalised squared error of a trained look-up head on fresh Gaussian keys.",
-    criterion=f"Every seed's error is within {TOLERANCE} of the predicted one. It holds on the settings where this is so.",
+    criterion=f"Every seed's error is within {TOLERANCE} of the predicted one. It holds on the settings that meet this.",
     runs=runs,
     measure=measure,
     judge=judge,

@@ -82,8 +82,8 @@ def _imported(module: str) -> tuple[str, ...]:
 
 def _imports_of(module: str | ModuleType, package: str) -> tuple[str, ...]:
     if isinstance(module, str):
-        found = importlib.util.find_spec(module)
-        folder = module if found is not None and found.submodule_search_locations else module.rpartition(".")[0]
+        found = _find(module)
+        folder = module if found is not None and found.name == "__init__.py" else module.rpartition(".")[0]
     else:
         folder = module.__package__ or ""
     names: set[str] = set()
@@ -93,7 +93,7 @@ def _imports_of(module: str | ModuleType, package: str) -> tuple[str, ...]:
         elif isinstance(node, ast.ImportFrom):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), folder) if node.level else node.module
             names |= {str(base), *(_home(f"{base}.{alias.name}") for alias in node.names)}
-    return tuple(sorted(name for name in names if name.startswith(f"{package}.") and _is_module(name)))
+    return tuple(sorted(name for name in names if name.startswith(f"{package}.") and _find(name) is not None))
 
 
 def _home(name: str) -> str:
@@ -102,19 +102,22 @@ def _home(name: str) -> str:
     return f"verify.{verify._HOME[attribute]}" if package == "verify" and attribute in verify._HOME else name
 
 
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # a name in a module, not in a package
-        return False
+@functools.cache
+def _find(module: str) -> Path | None:
+    """The file of a module, found without importing its package, which may import torch; None if there is no such module."""
+    package, *parts = module.split(".")
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        return None
+    place = Path(found.origin)
+    if parts:
+        folder = place.parent.joinpath(*parts)
+        place = folder / "__init__.py" if folder.is_dir() else folder.with_name(f"{folder.name}.py")
+    return place if place.is_file() else None
 
 
 def _source(module: str | ModuleType) -> str:
-    if isinstance(module, str):
-        found = importlib.util.find_spec(module)
-        path = found.origin if found is not None else None
-    else:
-        path = module.__file__
+    path = _find(module) if isinstance(module, str) else module.__file__
     if path is None:
         raise InputError(f"the source of {module} cannot be found")
     return Path(path).read_text(encoding="utf-8")

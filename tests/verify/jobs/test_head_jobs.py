@@ -1,4 +1,4 @@
-"""The experiments on heads at their smallest size, and what their jobs make of rows."""
+"""The jobs on heads at their smallest size, and their verdicts on made rows."""
 
 import os
 
@@ -6,33 +6,22 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing h
 
 import dataclasses
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from depthwidth.errors import InputError
-from depthwidth.formulas import heads as laws
 
 torch = pytest.importorskip("torch")
 
-from verify.jobs import Context, find_job  # noqa: E402
-from verify.jobs import _head_experiments as head_experiments  # noqa: E402
-from verify.jobs._head_experiments import (  # noqa: E402
-    FIELDS,
-    Setting,
-    attention_training,
-    calibration_rows,
-    cut_losses_of,
-    diffuse_saturation,
-    head_split,
-    main,
-    measured_attention,
-    scratch_losses_of,
-    train_lag_split,
-    train_retrieval,
-    with_head_dims,
-)
-from verify.jobs._heads import gpt2_config, training_spec  # noqa: E402
+from killing import Killed, killing  # noqa: E402
+
+from verify.jobs import Context, _head_models, find_job  # noqa: E402
+from verify.jobs._head_models import Setting, cut_losses_of, scratch_losses_of, with_head_dims  # noqa: E402
+from verify.jobs._heads import calibration_rows, fresh_gpt2, gpt2_config, training_spec  # noqa: E402
 from verify.jobs._training import planned_text  # noqa: E402
+from verify.jobs.attention_entropy import measured_attention  # noqa: E402
 from verify.measure import heads  # noqa: E402
 from verify.rows import Row  # noqa: E402
 from verify.runs.sweep import make_plan  # noqa: E402
@@ -41,90 +30,11 @@ from verify.training.corpus import zipf_markov  # noqa: E402
 from verify.training.train import Training  # noqa: E402
 
 
-def test_a_trained_head_reaches_the_predicted_error():
-    """n = 16, half and one and a half times the critical dimension; a dimension fewer or more is told apart."""
-    for d in (3, 7):
-        error, stderr = train_retrieval(16, d, steps=300)
-        assert stderr < 0.004
-        assert error == pytest.approx(laws.best_retrieval_error(16, d), abs=0.02)
-        for wrong in (d - 1, d + 1):
-            assert abs(error - laws.best_retrieval_error(16, wrong)) > 0.02
-
-
-def test_training_is_repeatable():
-    one, again, other = (train_retrieval(16, 4, steps=5, seed=seed) for seed in (3, 3, 4))
-    assert one == again != other
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing may catch it."""
-
-
-def killing(monkeypatch, owner, name, at):
-    """Let the call number `at` of a function be the last; returns how many calls there were."""
-    real, calls = getattr(owner, name), []
-
-    def once_more(*given, **named):
-        calls.append(name)
-        if len(calls) == at:
-            raise Killed
-        return real(*given, **named)
-
-    monkeypatch.setattr(owner, name, once_more)
-    return calls
-
-
-@pytest.mark.parametrize("at", [1, 4, 12, 30])
-def test_a_killed_look_up_training_goes_on_bit_for_bit(monkeypatch, tmp_path, at):
-    """Killed before the first checkpoint, between two, and at its last update; checkpoints are three updates apart."""
-    whole = train_retrieval(16, 4, steps=30)
-    with monkeypatch.context() as patch:
-        killing(patch, torch.optim.Adam, "step", at)
-        with pytest.raises(Killed):
-            train_retrieval(16, 4, steps=30, folder=tmp_path)
-    calls = killing(monkeypatch, torch.optim.Adam, "step", 0)
-    assert train_retrieval(16, 4, steps=30, folder=tmp_path) == whole
-    assert len(calls) == 30 - 3 * ((at - 1) // 3)
-    calls.clear()
-    assert train_retrieval(16, 4, steps=30, folder=tmp_path) == whole
-    assert not calls
-    with pytest.raises(InputError, match="holds another fit"):
-        train_retrieval(16, 4, steps=31, folder=tmp_path)
-
-
-def test_a_full_disk_costs_a_checkpoint_not_the_training(monkeypatch, tmp_path):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(head_experiments, "save_checkpoint", full)
-    assert train_retrieval(16, 4, steps=5, folder=tmp_path) == train_retrieval(16, 4, steps=5)
-
-
-def test_a_look_up_training_lies_on_its_device(monkeypatch):
-    """On the device `meta`, which refuses to work with tensors of another and to say a number; generators do not know it."""
-    asked, real = [], torch.Generator
-
-    class Generator(real):
-        def __new__(cls, device="cpu"):
-            asked.append(device)
-            return real.__new__(cls)
-
-    monkeypatch.setattr(torch, "Generator", Generator)
-    steps = killing(monkeypatch, torch.optim.Adam, "step", 0)
-    with pytest.raises(RuntimeError, match="item"):  # the error that is asked for at the end
-        train_retrieval(16, 4, steps=2, device="meta")
-    assert (asked, len(steps)) == (["meta"], 2)
-    randn = torch.randn
-    monkeypatch.setattr(torch, "randn", lambda *size, **more: randn(*size, **(more | {"device": None})))
-    with pytest.raises((RuntimeError, NotImplementedError), match="device"):  # the control: tokens drawn elsewhere
-        train_retrieval(16, 4, steps=2, device="meta")
-
-
 @pytest.mark.hf
 def test_a_model_is_measured_where_it_lies(monkeypatch):
     """Every sum over a model on the device `meta` is taken there, of tokens that lie on the host."""
     pytest.importorskip("transformers")
-    model = head_experiments._fresh_gpt2(gpt2_config(16, 16, 2), 0).to("meta")
+    model = fresh_gpt2(gpt2_config(16, 16, 2), 0).to("meta")
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: self)
     collector, _ = heads._passes(model, torch.zeros(2, 16, dtype=torch.long), True)
     sums = [value for layer in collector.layers for value in layer.values() if isinstance(value, torch.Tensor)]
@@ -142,13 +52,6 @@ def test_a_fresh_model_is_put_on_the_device_and_measured_there(monkeypatch):
         with pytest.raises(AttributeError, match="forms"):  # of the report, which is none here
             measured_attention(fields, 0, torch.zeros(1, 16).long(), device)
     assert seen == ["meta", "cpu"]
-
-
-def test_rows_of_diffuse_students():
-    (row,) = diffuse_saturation(lengths=(64,), dims=(4,), steps=60)
-    assert set(row) == set(FIELDS)
-    # A diffuse student lies below the law of long rows, which its teacher's own truncation shares.
-    assert 0.5 < row["measured"] / row["predicted"] < 1.05
 
 
 SMALL = Setting(
@@ -204,30 +107,10 @@ def test_trainings_are_asked_to_lie_on_the_device(monkeypatch):
         asked.append((str(folder), device))
         raise Killed
 
-    monkeypatch.setattr(head_experiments, "train", spy)
+    monkeypatch.setattr(_head_models, "train", spy)
     with pytest.raises(Killed):
-        next(cut_losses_of(dataclasses.replace(SMALL, device="cuda", folder=head_experiments.Path("there")), (0.5,)))
+        next(cut_losses_of(dataclasses.replace(SMALL, device="cuda", folder=Path("there")), (0.5,)))
     assert asked == [("there/whole", "cuda")]
-
-
-@pytest.mark.hf
-def test_rows_along_a_training():
-    pytest.importorskip("transformers")
-    (fresh,) = attention_training(marks=(0,), context=16, width=16, layers=1)
-    rows = list(attention_training(marks=(0, 2, 4), context=16, width=16, layers=1))
-    assert fresh["measured"] == pytest.approx(fresh["predicted"], abs=0.02)
-    assert [row["steps"] for row in rows] == [0, 2, 4]
-    assert rows[0] == fresh
-    assert len({row["measured"] for row in rows}) == 3
-
-
-def test_mistakes_in_what_is_typed(capsys, monkeypatch):
-    for words in (["attention-training", "--steps", "3"], ["head-saturation"]):
-        monkeypatch.setattr("sys.argv", ["head_experiments", *words, "--out", "nowhere.csv"])
-        with pytest.raises(SystemExit) as found:
-            main()
-        assert found.value.code == 2
-        assert "Traceback" not in capsys.readouterr().err
 
 
 def test_layers_of_different_heads_are_built_as_counted():
@@ -243,15 +126,6 @@ def test_layers_of_different_heads_are_built_as_counted():
     assert model.decoder.block[1].attention.value.weight.shape == (12, 16)
     with pytest.raises(InputError, match="3 head sizes are given to a model that is no decoder of 3 layers"):
         with_head_dims(tree, ((1, 1),) * 3)
-
-
-def test_heads_that_serve_several_lags():
-    """Fewer heads than lags meet the floor, as many beat the bound of dedication; a wrong rank's bound would be passed."""
-    loss, floor = train_lag_split(2, size=6, budget=12, steps=300)
-    assert 0 < floor <= loss < 1.03 * floor
-    (row,) = head_split(heads=(4,), size=6, budget=12, seeds=1, starts=1, steps=400)
-    assert row["predicted"] == laws.dedicated_lag_loss(3, 6, 1)
-    assert laws.dedicated_lag_loss(4, 6, 1) < row["measured"] < 1.02 * row["predicted"]
 
 
 # ---- jobs ----
@@ -439,4 +313,95 @@ def test_the_job_of_entropies_judges_by_the_distance_from_uniform():
 
     assert found.judge(made(found, values(1.05), "tiny"), ()).outcome == "holds"
     assert found.judge(made(found, values(1.3), "tiny"), ()).outcome == "fails"
+    assert found.judge([], ()).outcome == "undecided"
+
+
+# ---- the jobs without language models of their own, and the one that follows a training ----
+
+
+@pytest.mark.parametrize("name", ["diffuse-saturation", "head-split"])
+def test_a_small_job_holds_at_its_smallest(name, tmp_path):
+    found = job(name)
+    plan = make_plan(found, "tiny")
+    rows = []
+    for about, measured in carried_out(name, tmp_path):
+        (prediction,), (one,) = about["predictions"], measured
+        rows.append(
+            Row(run=about["run"], labels=about["labels"], quantity=one.quantity, predicted=prediction["value"], value=one.value,
+                stderr=one.stderr, seed=about["seed"])
+        )  # fmt: skip
+    assert len(rows) == len(plan["runs"])
+    assert found.judge(rows, ()).outcome == "holds"
+    # The controls: twice as much is above the law and the bound, 0.4 times below the floor and half of the law.
+    assert found.judge([replace(row, value=2 * row.value) for row in rows], ()).outcome != "holds"
+    assert found.judge([replace(row, value=0.4 * row.value) for row in rows], ()).outcome != "holds"
+
+
+def test_diffuse_students_are_nearer_to_the_law_at_greater_length():
+    found = job("diffuse-saturation")
+
+    def ratios(short, long):
+        def values(run):
+            ratio = {64: short, 256: long}[run.labels["length"]]
+            return [(p.quantity, "", p.value, ratio * p.value, 0.001) for p in run.predictions]
+
+        return values
+
+    assert found.judge(made(found, ratios(0.67, 0.8)), ()).outcome == "holds"
+    assert found.judge(made(found, ratios(0.8, 0.67)), ()).outcome == "holds on a range"
+    assert found.judge(made(found, ratios(0.4, 1.1)), ()).outcome == "fails"
+
+
+@pytest.mark.hf
+def test_heads_are_measured_along_a_training_and_earlier_looks_survive_a_kill(monkeypatch, tmp_path):
+    """Killed at the last of four updates: the looks at 0 and 2 are those of before, which are not taken again."""
+    pytest.importorskip("transformers")
+    from verify.jobs import attention_training
+
+    found = job("attention-training")
+    about = make_plan(found, "tiny")["runs"][0]
+    looked, real = [], attention_training._Looks.look
+
+    def look(self, model):
+        looked.append(model)
+        return real(self, model)
+
+    monkeypatch.setattr(attention_training._Looks, "look", look)
+
+    def measured(folder):
+        folder.mkdir(exist_ok=True)
+        looked.clear()
+        return list(found.measure(about["spec"], Context("cpu", folder, about["seed"]))), len(looked)
+
+    whole, count = measured(tmp_path / "whole")
+    assert count == 3
+    with monkeypatch.context() as patch:
+        killing(patch, train_module, "_update", 4)
+        with pytest.raises(Killed):
+            measured(tmp_path / "killed")
+    again, count = measured(tmp_path / "killed")
+    assert (again, count) == (whole, 1)
+    assert [(one.quantity, one.step) for one in whole] == [
+        (quantity, step) for step in (0, 2, 4) for quantity in ("entropy", "gaussian_entropy")
+    ]
+    # Fresh attention is Gaussian.
+    assert whole[0].value == pytest.approx(whole[1].value, abs=0.02)
+
+
+def test_the_job_along_a_training_judges_each_number_of_updates():
+    found = job("attention-training")
+    uniform = sum(map(float, torch.arange(33.0, 65.0).log())) / 32
+
+    def rows(*ratios):
+        return [
+            Row(quantity=quantity, value=uniform - 0.5 * factor, site="layer.0", step=50 * mark, labels={"length": 64})
+            for mark, ratio in enumerate(ratios)
+            for quantity, factor in (("entropy", ratio), ("gaussian_entropy", 1.0))
+        ]
+
+    assert found.judge(rows(1.1, 0.85), ()).outcome == "holds"
+    verdict = found.judge(rows(1.1, 0.7), ())
+    assert verdict.outcome == "holds on a range"
+    assert "after 0 updates" in verdict.summary
+    assert found.judge(rows(0.7), ()).outcome == "fails"
     assert found.judge([], ()).outcome == "undecided"

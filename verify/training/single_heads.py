@@ -1,0 +1,215 @@
+"""Training of single heads on synthetic tasks: look-ups, random-attention teachers, several lags."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from depthwidth.errors import InputError
+from depthwidth.formulas import heads as laws
+
+from .checkpoints import latest, save_checkpoint
+from .train import weights_digest
+
+
+def fit_parameters(
+    parameters: Sequence[nn.Parameter],
+    loss: Callable[[], Tensor],
+    generator: torch.Generator,
+    *,
+    steps: int,
+    rate: float,
+    rise: float = 0.3,
+    folder: Path | None = None,
+) -> None:
+    """Minimise `loss` in place, by Adam with a one-cycle learning rate. With a folder, a killed fit continues bit for bit.
+
+    Parameters
+    ----------
+    loss : takes its random numbers from `generator` alone, so that the generator's state in a checkpoint continues them.
+    rate : the highest learning rate, reached after the share `rise` of the steps.
+    folder : for checkpoints: one every tenth of the steps and one at the end.
+
+    Raises
+    ------
+    InputError
+        if the folder holds the checkpoints of another fit.
+    """
+    optimizer = torch.optim.Adam(parameters, lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=rise)
+    identity = "" if folder is None else f"{weights_digest(parameters)} {steps} {rate} {rise}"
+    found, done = None if folder is None else latest(folder), 0
+    if found is not None:
+        if found.state["identity"] != identity:
+            raise InputError(f"{folder} holds another fit: give this one a folder of its own")
+        done = found.step
+        memory: dict[int, dict[str, Tensor]] = {}
+        with torch.no_grad():
+            for name, tensor in found.tensors.items():
+                kind, _, place = name.partition("/")
+                if kind == "generator":
+                    generator.set_state(tensor)
+                elif kind == "parameter":
+                    parameters[int(place)].copy_(tensor)
+                else:
+                    memory.setdefault(int(place), {})[kind] = tensor
+        optimizer.load_state_dict({"state": memory, "param_groups": found.state["groups"]})
+        schedule.load_state_dict(found.state["schedule"])
+    for step in range(done + 1, steps + 1):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        schedule.step()
+        if folder is not None and (step == steps or step % max(1, steps // 10) == 0):
+            tensors = {f"parameter/{i}": parameter for i, parameter in enumerate(parameters)}
+            kept = optimizer.state_dict()
+            tensors |= {f"{name}/{i}": value for i, memory in kept["state"].items() for name, value in memory.items()}
+            state = {"identity": identity, "groups": kept["param_groups"], "schedule": schedule.state_dict()}
+            with contextlib.suppress(OSError):  # a full disk costs the checkpoint that did not fit, not the training
+                save_checkpoint(folder, step, {**tensors, "generator": generator.get_state()}, state)
+
+
+def _errors(weights: Tensor, targets: Tensor, gain: Tensor | float) -> Tensor:
+    """Squared error of copying the target's value, averaged exactly over independent values of variance 1.
+
+    Shapes: weights (..., queries, tokens), targets (..., queries); the result is (..., queries).
+    """
+    hit = weights.gather(-1, targets[..., None])[..., 0]
+    return 1 - 2 * gain * hit + gain**2 * (weights**2).sum(-1)
+
+
+def train_retrieval(
+    length: int,
+    head_dim: int,
+    *,
+    seed: int = 0,
+    steps: int = 1500,
+    batch: int = 32,
+    queries: int = 16,
+    rate: float = 6e-3,
+    folder: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[float, float]:
+    """Least error of a trained head that copies the value of one of `length` Gaussian tokens, and its standard error.
+
+    Keys are N(0, I) in 64 dimensions (32 for 64 tokens and more); the query is one of them. Learned: the two maps to `head_dim`
+    dimensions, a scale and an output gain. Weights and tokens are drawn on the device and stay there; `folder` keeps
+    checkpoints, from which a killed training continues.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    width = 64 if length < 64 else 32
+
+    def drawn_map() -> nn.Parameter:
+        return nn.Parameter(torch.randn(width, head_dim, generator=generator, device=device) / width**0.5)
+
+    maps = [drawn_map() for _ in range(2)]
+    scale, gain = (nn.Parameter(torch.tensor(start, device=device)) for start in (0.3, 1.0))
+
+    def errors(rows: int, asking: int) -> Tensor:
+        keys = torch.randn(rows, length, width, generator=generator, device=device)
+        targets = torch.randint(0, length, (rows, asking), generator=generator, device=device)
+        asked = keys.gather(1, targets[..., None].expand(-1, -1, width))
+        logits = scale * (asked @ maps[0]) @ (keys @ maps[1]).transpose(1, 2)
+        return _errors(torch.softmax(logits, -1), targets, gain)
+
+    fit_parameters(
+        [*maps, scale, gain], lambda: errors(batch, queries).mean(), generator, steps=steps, rate=rate, folder=folder
+    )
+    # Long rows cost most to draw, so that each answers more queries; a standard error of 0.002 there still needs many of them.
+    fresh, asking = (max(8, 8192 // length), queries) if length < 1024 else (16, 4 * queries)
+    with torch.no_grad():
+        drawn = torch.cat([errors(64, asking).mean(1) for _ in range(fresh)])
+    return float(drawn.mean()), float(drawn.std() / math.sqrt(len(drawn)))
+
+
+def train_diffuse(
+    length: int,
+    head_dim: int,
+    spectrum: Sequence[float],
+    *,
+    seed: int = 0,
+    steps: int = 800,
+    batch: int = 64,
+    rate: float = 1e-2,
+    folder: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[float, float]:
+    """Error of a student of `head_dim` dimensions for a random-attention teacher with this spectrum, and its standard error.
+
+    The error is the sum of squared differences of the weights: that per channel of unit-variance values which are independent
+    of the keys. `folder` keeps checkpoints, from which a killed training continues.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    rank = len(spectrum)
+    teacher = torch.tensor(spectrum, device=device).sqrt()
+    # The student's own logits start with a variance near 0.1; with larger starts it does not learn long rows.
+    size = (0.1 / (rank * rank * head_dim)) ** 0.25
+    maps = [nn.Parameter(size * torch.randn(rank, head_dim, generator=generator, device=device)) for _ in range(2)]
+
+    def errors(rows: int) -> Tensor:
+        keys, asked = (torch.randn(rows, n, rank, generator=generator, device=device) for n in (length, 8))
+        wanted = torch.softmax((asked * teacher) @ keys.transpose(1, 2), -1)
+        given = torch.softmax((asked @ maps[0]) @ (keys @ maps[1]).transpose(1, 2), -1)
+        return ((wanted - given) ** 2).sum(-1)
+
+    fit_parameters(maps, lambda: length * errors(batch).mean(), generator, steps=steps, rate=rate, folder=folder)
+    with torch.no_grad():
+        drawn = torch.cat([errors(64).mean(1) for _ in range(max(16, 4096 // length))])
+    return float(drawn.mean()), float(drawn.std() / math.sqrt(len(drawn)))
+
+
+def lag_maps(lags: int, size: int, generator: torch.Generator) -> Tensor:
+    """One map for each lag, (lags, size, size): singular values 1/k, random directions, squares that sum to 1 over all lags."""
+    values = 1 / torch.arange(1, size + 1, dtype=torch.float64)
+    sides = [torch.linalg.qr(torch.randn(lags, size, size, generator=generator, dtype=torch.float64))[0] for _ in range(2)]
+    maps = sides[0] * values @ sides[1].transpose(1, 2)
+    return maps / maps.square().sum().sqrt()
+
+
+def lag_floor(heads: int, *, lags: int = 4, size: int = 16, seed: int = 0) -> float:
+    """The relative loss that no `heads` heads can pass on the maps of a seed: :func:`depthwidth.formulas.heads.lag_floor`."""
+    maps = lag_maps(lags, size, torch.Generator().manual_seed(seed))
+    return float(laws.lag_floor(torch.einsum("mij,nij->mn", maps, maps).tolist(), heads))
+
+
+def train_lag_split(
+    heads: int,
+    *,
+    lags: int = 4,
+    size: int = 16,
+    budget: int = 32,
+    seed: int = 0,
+    start: int = 0,
+    steps: int = 4000,
+    rate: float = 2e-2,
+    folder: Path | None = None,
+) -> float:
+    """Least relative loss that training finds for heads with free position biases that read several lags.
+
+    Task: the sum over lags 1 to `lags` of a map of the token that far back, tokens white noise; the loss is the population's,
+    exact. `heads` share `budget` dimensions of values; each learns its weights over lags 0 to twice `lags` and its value map.
+    `seed` determines the maps, `start` the initial weights; `folder` keeps checkpoints, from which a killed training continues.
+    """
+    maps = lag_maps(lags, size, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(1000 * (seed + 1) + start)
+    reach, rank = 2 * lags + 1, budget // heads
+    wanted = torch.zeros(reach, size, size, dtype=torch.float64)
+    wanted[1 : lags + 1] = maps
+    logits = nn.Parameter(torch.randn(heads, reach, generator=generator, dtype=torch.float64))
+    sides = [
+        nn.Parameter(torch.randn(heads, rank, size, generator=generator, dtype=torch.float64) / (size * budget**0.5) ** 0.5)
+        for _ in range(2)
+    ]
+
+    def loss() -> Tensor:
+        values = sides[0].transpose(1, 2) @ sides[1]
+        made = torch.softmax(logits, -1).T @ values.flatten(1)
+        return (made - wanted.flatten(1)).square().sum()
+
+    fit_parameters([logits, *sides], loss, generator, steps=steps, rate=rate, rise=0.1, folder=folder)
+    return float(loss().detach())
