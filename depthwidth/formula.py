@@ -14,6 +14,7 @@ import math
 import pkgutil
 import re
 import sys
+import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -68,6 +69,13 @@ class Domain:
         inside = above & below
         return inside & (value % 1 == 0) if self.integer else inside
 
+    def contains_all(self, values: Any) -> bool:
+        """Whether every element of an array or tensor lies inside."""
+        if self.integer or not math.prod(values.shape):
+            return bool(self.contains(values).all())
+        # The extremes decide for an interval, without an array of verdicts; NaN is an extreme of any array that holds it.
+        return bool(self.contains(values.min()) & self.contains(values.max()))
+
     def assumptions(self) -> dict[str, bool]:
         """What SymPy may assume of a symbol in this domain."""
         known = {"real": True}
@@ -84,12 +92,15 @@ def _plain(bound: float) -> str:
     return f"{bound:g}"
 
 
-# The domains that recur. A parameter is annotated with one of these, or with its own ``Annotated[Any, Domain(...)]``.
+# The domains that recur. A parameter is annotated with an alias such as these, or with its own
+# ``Annotated[Any, Domain(...), "meaning"]``. ``Annotated[Alias, "meaning"]`` gives the argument a meaning of its own.
 Real: TypeAlias = Annotated[Any, Domain(typical=(-3.0, 3.0))]
 Positive: TypeAlias = Annotated[Any, Domain(0)]
 NonNegative: TypeAlias = Annotated[Any, Domain(0, closed_low=True)]
 Fraction01: TypeAlias = Annotated[Any, Domain(0, 1, closed_low=True, closed_high=True, typical=(0.05, 0.95))]
-Correlation: TypeAlias = Annotated[Any, Domain(-1, 1, closed_low=True, closed_high=True, symbol="rho", typical=(-0.95, 0.95))]
+Correlation: TypeAlias = Annotated[
+    Any, Domain(-1, 1, True, True, symbol="rho", typical=(-0.95, 0.95)), "correlation between two tokens"
+]
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,7 @@ def fitted(law: str, name: str, edition: str = "") -> Any:
 
 
 _REQUIRED = inspect.Parameter.empty
+_INDENTED: dict[str, Any] = {"initial_indent": "    ", "subsequent_indent": "    ", "break_long_words": False}
 _PACKAGE = "depthwidth.formulas"
 
 
@@ -124,6 +136,8 @@ class Parameter:
     name: str
     domain: Domain
     default: Any = _REQUIRED
+    meaning: str = ""
+    """The quantity, as a noun phrase without the letter, the unit and the range, which the domain knows."""
 
     @property
     def letter(self) -> str:
@@ -135,6 +149,46 @@ class Parameter:
         import sympy
 
         return sympy.Symbol(self.letter, **self.domain.assumptions())
+
+    def __str__(self) -> str:
+        """The argument's entry in a numpydoc section."""
+        letter = f"{self.domain.symbol} in " if self.domain.symbol not in ("", self.name) else "in "
+        unit = f", {self.domain.unit}" if self.domain.unit else ""
+        default = f", default {_named(self.default)}" if self.default is not _REQUIRED else ""
+        entry = f"{self.name} : {letter}{self.domain}{unit}{default}"
+        if self.meaning:
+            word = self.meaning.partition(" ")[0]
+            letter = word[0].upper() if word.isalpha() and len(word) > 2 else word[0]  # "f at ..." is a formula's letter
+            entry += "\n" + textwrap.fill(f"{letter}{self.meaning[1:]}.", 120, **_INDENTED)
+        return entry
+
+
+class _Documentation:
+    """``__doc__`` of formulas: the body's docstring, with a section on its parameters made from their domains.
+
+    It is made when it is first asked for, since annotations take time to evaluate.
+    """
+
+    def __init__(self, of_the_class: str | None) -> None:
+        self.of_the_class = of_the_class
+
+    def __get__(self, instance: Formula | None, owner: type) -> str | None:
+        if instance is None:
+            return self.of_the_class
+        documented = vars(instance)["__doc__"] = _documented(instance)
+        return documented
+
+
+def _documented(of: Formula) -> str:
+    text = inspect.cleandoc(of.body.__doc__ or "")
+    if not of.parameters or _PARAMETERS in text:
+        return text
+    section = f"{_PARAMETERS}{chr(10).join(map(str, of.parameters.values()))}"
+    before, returns, after = text.partition("\n\nReturns\n-------\n")
+    return f"{before}\n\n{section}{returns}{after}"
+
+
+_PARAMETERS = "Parameters\n----------\n"
 
 
 class Formula:
@@ -149,10 +203,12 @@ class Formula:
     with_fixed : a partial function with the fitted defaults filled in.
     """
 
+    __doc__ = _Documentation(__doc__)
+
     def __init__(
         self, body: Callable[..., Any], kind: Kind, source: str, status: Status, symbol: str, domain: str, order: float | None
     ) -> None:
-        functools.update_wrapper(self, body)
+        functools.update_wrapper(self, body, assigned=("__module__", "__name__", "__qualname__"))
         self.body = body
         self.numeric: Callable[..., Any] = body
         self.kind = kind
@@ -170,10 +226,12 @@ class Formula:
         hints = typing.get_type_hints(self.body, include_extras=True)
         found = {}
         for name, parameter in inspect.signature(self.body).parameters.items():
-            domains = [m for m in getattr(hints.get(name), "__metadata__", ()) if isinstance(m, Domain)]
-            if not domains:
+            declared = getattr(hints.get(name), "__metadata__", ())
+            domain = next((m for m in declared if isinstance(m, Domain)), None)
+            if domain is None:
                 raise TypeError(f"{self.name}: the argument {name!r} declares no Domain")
-            found[name] = Parameter(name, domains[0], parameter.default)
+            meaning = next((m for m in reversed(declared) if isinstance(m, str)), "")
+            found[name] = Parameter(name, domain, parameter.default, meaning)
         return found
 
     @property
@@ -184,7 +242,7 @@ class Formula:
     @property
     def summary(self) -> str:
         """The first line of the docstring, its cross-references as plain names."""
-        first = (self.__doc__ or "").strip().partition("\n")[0]
+        first = (self.body.__doc__ or "").strip().partition("\n")[0]
         return re.sub(r":\w+:`~?([^`]*)`", r"\1", first)
 
     def __repr__(self) -> str:
@@ -261,32 +319,36 @@ class Formula:
             if not parameter.domain.contains(value):
                 raise self._outside(parameter, value)
             return value
-        library = library_of(value)
         if isinstance(value, (list, tuple)):
             import numpy
 
-            library, value = "numpy", numpy.asarray(value)
-        if library == "sympy":
-            if not getattr(value, "is_number", False):
-                return value  # a symbol: its domain is carried by its assumptions
-            if not value.is_real:
-                raise self._outside(parameter, value)
-            inside = parameter.domain.contains(float(value))
-        elif library in ("torch", "numpy"):
-            if getattr(getattr(value, "dtype", None), "kind", "f") not in "iuf":
-                raise InputError(f"{self.name}: {parameter.name} holds {value.dtype} values, not real numbers")
-            inside = _all_inside(parameter.domain, value)
-            if not inside:
-                outside = ~parameter.domain.contains(value)
-                value = value[outside].flatten()[0].item() if value.ndim else value.item()
-        elif isinstance(value, bool) or not isinstance(value, typing.SupportsFloat) or isinstance(value, complex):
+            value = numpy.asarray(value)
+        if hasattr(value, "free_symbols"):
+            self._require_symbol(parameter, value)
+        elif hasattr(value, "dtype"):
+            self._require_array(parameter, value)
+        else:
+            self._require_number(parameter, value)
+        return value
+
+    def _require_symbol(self, parameter: Parameter, value: Any) -> None:
+        # The domain of what is not a number is carried by its assumptions.
+        if getattr(value, "is_number", False) and not (value.is_real and parameter.domain.contains(float(value))):
+            raise self._outside(parameter, value)
+
+    def _require_array(self, parameter: Parameter, value: Any) -> None:
+        if getattr(value.dtype, "kind", "f") not in "iuf":  # a tensor's dtype has no kind
+            raise InputError(f"{self.name}: {parameter.name} holds {value.dtype} values, not real numbers")
+        if not parameter.domain.contains_all(value):
+            outside = ~parameter.domain.contains(value)
+            raise self._outside(parameter, value[outside].flatten()[0].item() if value.ndim else value.item())
+
+    def _require_number(self, parameter: Parameter, value: Any) -> None:
+        if isinstance(value, (bool, complex)) or not isinstance(value, typing.SupportsFloat):
             expected = f"is not a number, expected one in {parameter.domain}"
             raise InputError(f"{self.name}: {parameter.name}={shown(value)} {expected}")
-        else:
-            inside = parameter.domain.contains(value)
-        if not inside:
+        if not parameter.domain.contains(value):
             raise self._outside(parameter, value)
-        return value
 
     def _outside(self, parameter: Parameter, value: Any) -> InputError:
         return InputError(f"{self.name}: {parameter.name}={value} is outside {parameter.domain}")
@@ -349,11 +411,9 @@ def _topic(module: str) -> str:
     return module.removeprefix(f"{_PACKAGE}.").partition(".")[0] if module.startswith(_PACKAGE) else module.rpartition(".")[2]
 
 
-def _all_inside(domain: Domain, values: Any) -> bool:
-    # The extremes decide for an interval, without an array of verdicts; NaN is an extreme of any array that holds it.
-    if domain.integer or not math.prod(values.shape):
-        return bool(domain.contains(values).all())
-    return bool(domain.contains(values.min()) & domain.contains(values.max()))
+def _named(default: Any) -> str:
+    """A default as documentation writes it: of a fitted number its name, so that no table is read for it."""
+    return f"the fitted {default.law} {default.name}" if isinstance(default, Fitted) else f"{default:g}"
 
 
 def _default(default: Any) -> Any:

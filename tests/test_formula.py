@@ -82,8 +82,9 @@ def test_card_is_complete(f):
     assert f.summary.endswith(".")
     for part in (".. math::", "Parameters\n", "Returns\n", "Examples\n", ">>> "):
         assert part in inspect.getdoc(f), f"{f.name}: its docstring has no {part!r}"
-    for name in f.parameters:
-        assert name in inspect.getdoc(f), f"{f.name}: {name} is not described"
+    for parameter in f.parameters.values():
+        assert parameter.meaning, f"{f.name}: {parameter.name} is not described"
+        assert f"\n{parameter}\n" in inspect.getdoc(f)
     json.dumps(f.card())
 
 
@@ -256,6 +257,47 @@ def test_a_formula_keeps_its_function():
     assert scaled.card()["arguments"][1] == {
         "name": "slope", "symbol": "m", "domain": "[-1, 1)", "unit": "", "default": 0.5,
     }  # fmt: skip
+
+
+def test_the_documentation_describes_each_argument():
+    """From its domain, and from the words beside the domain: the last of them, as an alias has words of its own."""
+    Length = Annotated[Any, Domain(1, closed_low=True, integer=True, symbol="n", unit="tokens"), "entries of the row"]
+
+    def body(x: Annotated[Positive, "quantity"], length: Annotated[Length, "f of it"] = 2) -> Any:
+        """Product.
+
+        Returns
+        -------
+        A number.
+        """
+        return x * length
+
+    body.__annotations__ = {"x": Annotated[Positive, "quantity"], "length": Annotated[Length, "f of it"], "return": Any}
+    product = formula(kind="exact", source="arithmetic")(body)
+    assert inspect.getdoc(product).splitlines()[:9] == [
+        "Product.", "",
+        "Parameters", "----------",
+        "x : in (0, inf)", "    Quantity.",
+        "length : n in the whole numbers of [1, inf), tokens, default 2", "    f of it.",
+        "",
+    ]  # fmt: skip
+    assert "Returns\n-------\nA number." in product.__doc__
+    assert "takes a few microseconds" in Formula.__doc__
+
+
+def test_a_documented_parameters_section_is_kept():
+    @formula(kind="exact", source="arithmetic")
+    def own(x: Positive) -> Any:
+        """Itself.
+
+        Parameters
+        ----------
+        x : as it is.
+        """
+        return x
+
+    assert own.__doc__.count("Parameters") == 1
+    assert own.__doc__.endswith("x : as it is.")
 
 
 def test_fitted_defaults_are_read_when_they_are_needed():

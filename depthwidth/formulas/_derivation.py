@@ -379,14 +379,24 @@ _ROUTES: dict[str, Callable[[], _Route]] = {
 }
 
 _DEFINITIONS = {
-    "identity": "x", "relu": r"\max(x, 0)", "leaky_relu": r"\max(x, 0) + s\min(x, 0)", "relu2": r"\max(x, 0)^2",
-    "gelu": r"x\,\Phi(x)", "erf": r"\mathrm{erf}(x)", "reglu": r"\max(u, 0)\, v", "geglu": r"u\,\Phi(u)\, v",
-}  # fmt: skip
+    "identity": "x",
+    "relu": r"\max(x, 0)",
+    "leaky_relu": r"\max(x, 0) + s\min(x, 0)",
+    "relu2": r"\max(x, 0)^2",
+    "gelu": r"x\,\Phi(x)",
+    "erf": r"\mathrm{erf}(x)",
+    "reglu": r"\max(u, 0)\, v",
+    "geglu": r"u\,\Phi(u)\, v",
+}
 _EXPECTATIONS = {
-    "mean": "E[f]", "second_moment": "E[f^2]", "pair_moment": "E[f f]", "derivative_second_moment": "E[f'^2]",
-    "derivative_pair_moment": "E[f' f']", "gate_gradient_second_moment": r"E[(\partial_u f)^2]",
+    "mean": "E[f]",
+    "second_moment": "E[f^2]",
+    "pair_moment": "E[f f]",
+    "derivative_second_moment": "E[f'^2]",
+    "derivative_pair_moment": "E[f' f']",
+    "gate_gradient_second_moment": r"E[(\partial_u f)^2]",
     "gate_gradient_pair_moment": r"E[\partial_u f\, \partial_u f]",
-}  # fmt: skip
+}
 
 
 def derivable() -> tuple[str, ...]:

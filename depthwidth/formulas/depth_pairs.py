@@ -10,8 +10,8 @@ from .rules._domains import BlockCoefficient, Parameters
 from .rules.levine import LEVINE, Intercept, Slope, levine_optimal_depth, levine_transition_parameters
 from .shape_penalty import Curvature
 
-ShallowDepth = Annotated[Any, Domain(0, symbol="L_1", unit="layers", typical=(6, 12))]
-DeepDepth = Annotated[Any, Domain(0, symbol="L_2", unit="layers", typical=(18, 48))]
+ShallowDepth = Annotated[Any, Domain(0, symbol="L_1", unit="layers", typical=(6, 12)), "depth of the shallow network"]
+DeepDepth = Annotated[Any, Domain(0, symbol="L_2", unit="layers", typical=(18, 48)), "depth of the deep network"]
 _CROSSING = "a prediction: equal penalties on both sides of the best shape; depths 6 to 48"
 
 
@@ -26,11 +26,6 @@ def depth_pair_crossing(
     r"""Size at which a shallow and a deep network with as many parameters reach the same loss.
 
     .. math:: N = c\, \bar L\, e^{2a + 2b\bar L}, \qquad \bar L = \sqrt{L_1 L_2}
-
-    Parameters
-    ----------
-    shallow, deep : L_1 and L_2, layers. Both > 0.
-    a, b, c : the 2020 curve.
 
     Returns
     -------
@@ -61,13 +56,6 @@ def depth_pair_advantage(
     r"""How much lower the deep network's loss is than the shallow one's, both with this many parameters.
 
     .. math:: \Delta = \frac{k}{2} \ln\frac{L_2}{L_1}\, \ln\frac{L^*(N)}{\sqrt{L_1 L_2}}
-
-    Parameters
-    ----------
-    parameters : N, without embeddings. N > 0.
-    shallow, deep : L_1 and L_2, layers. Both > 0.
-    k : curvature of :func:`shape_penalty`.
-    a, b, c : the 2020 curve.
 
     Returns
     -------

@@ -18,15 +18,15 @@ from ..formula import Domain, formula
     domain="gate scores of small variance; the relative error is -s^2/4 for s^2 below 0.5, and -28 % at s^2 = 2",
 )
 def sigmoid_gate_second_moment(
-    score_variance: Annotated[Any, Domain(0, closed_low=True, symbol="s^2", unit="nats^2", typical=(0.001, 0.1))],
+    score_variance: Annotated[
+        Any,
+        Domain(0, closed_low=True, symbol="s^2", unit="nats^2", typical=(0.001, 0.1)),
+        "variance of the gate's score; the leading order does not depend on it",
+    ],
 ) -> Any:
     r"""Second moment of the sigmoid gate that scales the shared part of a mixture of experts.
 
     .. math:: E\,\sigma(z)^2 = \tfrac14, \qquad z \sim N(0, s^2)
-
-    Parameters
-    ----------
-    score_variance : s^2 of the gate's score. The leading order does not depend on it.
 
     Returns
     -------
@@ -52,26 +52,39 @@ def sigmoid_gate_second_moment(
     domain="experts' outputs independent of each other, of the router and of the gradient",
 )
 def router_gradient_gain(
-    expert_moment: Annotated[Any, Domain(symbol="a", unit="per feature", typical=(0.1, 2))],
-    jacobian: Annotated[Any, Domain(symbol="J", typical=(0.01, 0.3))],
-    width: Annotated[Any, Domain(0, symbol="d", unit="dimensions", typical=(64, 4096))],
-    experts: Annotated[Any, Domain(1, closed_low=True, symbol="E", typical=(2, 128))],
+    expert_moment: Annotated[
+        Any,
+        Domain(symbol="a", unit="per feature", typical=(0.1, 2)),
+        "second moment of one expert's output; its covariance over two tokens for the covariance",
+    ],
+    jacobian: Annotated[
+        Any,
+        Domain(symbol="J", typical=(0.01, 0.3)),
+        "expected squared Frobenius norm of the Jacobian of the experts' weights with respect to the scores",
+    ],
+    width: Annotated[
+        Any,
+        Domain(0, symbol="d", unit="dimensions", typical=(64, 4096)),
+        "features over which the inner product of gradient and expert's output runs",
+    ],
+    experts: Annotated[
+        Any,
+        Domain(1, closed_low=True, symbol="E", typical=(2, 128)),
+        "experts; J is summed over the scores, and g is per score",
+    ],
 ) -> Any:
     r"""Factor from the second moment of the gradient at a mixture's output to that at one of its router's scores.
 
     .. math:: g = \frac{d\, J}{E}\, a
 
-    Parameters
-    ----------
-    expert_moment : a, second moment of one expert's output; its covariance over two tokens for the covariance.
-    jacobian : J, expected squared Frobenius norm of the Jacobian of the experts' weights by the scores
-        (:func:`~depthwidth.numerics.routing.routing`); for the covariance that of two tokens' Jacobians' product.
-    width : d, features that the inner product of gradient and expert's output runs over.
-    experts : E; J is summed over the scores, and g is per score.
-
     Returns
     -------
     g, such that the gradient at a score has the second moment g gamma.
+
+    Notes
+    -----
+    J is :func:`~depthwidth.numerics.routing.routing`'s; for the covariance it is that of the product of two tokens'
+    Jacobians.
 
     Examples
     --------

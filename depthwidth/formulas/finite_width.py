@@ -14,18 +14,44 @@ from typing import Annotated, Any
 from ..formula import Domain, formula
 from ..mathematics import sqrt
 
-Moment = Annotated[Any, Domain(symbol="m", unit="per feature", typical=(0.1, 2))]
-BranchMoment = Annotated[Any, Domain(symbol="m_f", unit="per feature", typical=(0.1, 2))]
-SecondMoment = Annotated[Any, Domain(0, closed_low=True, symbol="q", unit="per feature", typical=(0.5, 2))]
-Covariance = Annotated[Any, Domain(symbol="c", unit="per feature", typical=(0.05, 0.4))]
-BranchSecondMoment = Annotated[Any, Domain(0, closed_low=True, symbol="a", unit="per feature", typical=(0.5, 2))]
-BranchCovariance = Annotated[Any, Domain(symbol="a_2", unit="per feature", typical=(0.05, 0.4))]
-Width = Annotated[Any, Domain(0, symbol="d", unit="dimensions", typical=(64, 4096))]
-Omega = Annotated[Any, Domain(0, closed_low=True, symbol="omega", typical=(2, 5))]
-RelativeVariance = Annotated[Any, Domain(0, closed_low=True, symbol="v", typical=(0.001, 0.05))]
-RelativeSharedVariance = Annotated[Any, Domain(0, closed_low=True, symbol="w", typical=(0.001, 0.05))]
-RelativeCovariance = Annotated[Any, Domain(symbol="u", typical=(0.001, 0.05))]
-Correlation = Annotated[Any, Domain(-1, 1, closed_low=True, closed_high=True, symbol="r", typical=(0.05, 0.95))]
+Moment = Annotated[
+    Any, Domain(symbol="m", unit="per feature", typical=(0.1, 2)), "moment of the stream: q for Var(q_t), c for Cov(q_t, q_t')"
+]
+BranchMoment = Annotated[
+    Any, Domain(symbol="m_f", unit="per feature", typical=(0.1, 2)), "the same moment of the branch's output"
+]
+SecondMoment = Annotated[
+    Any,
+    Domain(0, closed_low=True, symbol="q", unit="per feature", typical=(0.5, 2)),
+    "second moment of the stream, of the first token of the pair",
+]
+Covariance = Annotated[Any, Domain(symbol="c", unit="per feature", typical=(0.05, 0.4)), "covariance of the stream"]
+BranchSecondMoment = Annotated[
+    Any,
+    Domain(0, closed_low=True, symbol="a", unit="per feature", typical=(0.5, 2)),
+    "second moment of the branch's output for the first token",
+]
+BranchCovariance = Annotated[
+    Any, Domain(symbol="a_2", unit="per feature", typical=(0.05, 0.4)), "covariance of the branch's outputs for both tokens"
+]
+Width = Annotated[Any, Domain(0, symbol="d", unit="dimensions", typical=(64, 4096)), "features"]
+Omega = Annotated[
+    Any,
+    Domain(0, closed_low=True, symbol="omega", typical=(2, 5)),
+    "d times the relative variance over draws of the branch's squared norm; 4 for attention",
+]
+RelativeVariance = Annotated[
+    Any,
+    Domain(0, closed_low=True, symbol="v", typical=(0.001, 0.05)),
+    "Var(q_t)/q^2; for two tokens that differ, the mean over both",
+]
+RelativeSharedVariance = Annotated[Any, Domain(0, closed_low=True, symbol="w", typical=(0.001, 0.05)), "Cov(q_t, q_t')/q^2"]
+RelativeCovariance = Annotated[
+    Any, Domain(symbol="u", typical=(0.001, 0.05)), "Cov(c, q_t)/(c q); for two tokens that differ, the mean over both"
+]
+Correlation = Annotated[
+    Any, Domain(-1, 1, closed_low=True, closed_high=True, symbol="r", typical=(0.05, 0.95)), "correlation of two tokens"
+]
 
 NORM = "second-order expansion of c / sqrt(q_t q_t') in the deviations of one draw"
 
@@ -37,17 +63,16 @@ NORM = "second-order expansion of c / sqrt(q_t q_t') in the deviations of one dr
     symbol="v",
     domain="independent Gaussian features",
 )
-def gaussian_spread(moment: Moment, other_moment: Annotated[Any, Domain(symbol="m'", typical=(0.1, 2))], width: Width) -> Any:
+def gaussian_spread(
+    moment: Annotated[Moment, "q for Var(q_t) and Cov(c, q_t), c for Cov(q_t, q_t')"],
+    other_moment: Annotated[Any, Domain(symbol="m'", typical=(0.1, 2)), "q for Var(q_t), c for Cov(q_t, q_t') and Cov(c, q_t)"],
+    width: Width,
+) -> Any:
     r"""Covariance over draws of two mean products of features, each over d independent Gaussian features.
 
     .. math:: v = \frac{2 m m'}{d}
 
     Derivation: docs/derivations/finite-width.md, (W1).
-
-    Parameters
-    ----------
-    moment, other_moment : m and m': q and q for Var(q_t), c and c for Cov(q_t, q_t'), q and c for Cov(c, q_t).
-    width : d, the features.
 
     Returns
     -------
@@ -75,17 +100,13 @@ def residual_spread(moment: Moment, branch_moment: BranchMoment, width: Width, o
 
     Derivation: docs/derivations/finite-width.md, (W3).
 
-    Parameters
-    ----------
-    moment : m, of the stream: q for Var(q_t), c for Cov(q_t, q_t').
-    branch_moment : m_f, the same moment of the branch's output.
-    width : d, features of the stream.
-    omega : d times the relative variance over draws of the branch's squared norm; 4 for attention
-        (:func:`~depthwidth.formulas.depth.feed_forward_matrix_spread`).
-
     Returns
     -------
     The increase, in the unit of m^2: 4 m m_f / d from the product of stream and branch, the rest from the branch's own size.
+
+    Notes
+    -----
+    omega is :func:`~depthwidth.formulas.depth.feed_forward_matrix_spread` for a feed-forward part.
 
     Examples
     --------
@@ -116,15 +137,6 @@ def residual_pair_spread(
 
     Derivation: docs/derivations/finite-width.md, (W3).
 
-    Parameters
-    ----------
-    second_moment : q of the stream, of the first token of the pair.
-    covariance : c of the stream.
-    branch_moment : a, second moment of the branch's output for the first token.
-    branch_covariance : a_2, covariance of the branch's outputs for both tokens.
-    width : d, features of the stream.
-    omega : as in :func:`residual_spread`.
-
     Returns
     -------
     The increase, in the unit of q c.
@@ -132,7 +144,7 @@ def residual_pair_spread(
     Examples
     --------
     >>> residual_pair_spread(1.0, 0.25, 0.5, 0.125, 64, 4)
-    0.0078125
+    0.01171875
     """
     cross = 2 * (second_moment * branch_covariance + covariance * branch_moment)
     return (cross + omega * branch_moment * branch_covariance) / width
@@ -147,12 +159,6 @@ def norm_covariance_factor(
     .. math:: E \frac{c}{\sqrt{q_t q_{t'}}} = \frac{c}{q} \left(1 - u + \tfrac34 v + \tfrac14 w\right)
 
     Derivation: docs/derivations/finite-width.md, (W4).
-
-    Parameters
-    ----------
-    variance : v here is Var(q_t)/q^2; for two tokens that differ, the mean over both.
-    shared_variance : w here is Cov(q_t, q_t')/q^2.
-    covariance : u here is Cov(c, q_t)/(c q); for two tokens that differ, the mean over both.
 
     Returns
     -------
@@ -173,10 +179,6 @@ def norm_gradient_factor(variance: RelativeVariance) -> Any:
     .. math:: E \frac{1}{q_t} = \frac1q (1 + v)
 
     Derivation: docs/derivations/finite-width.md, (W5).
-
-    Parameters
-    ----------
-    variance : v here is Var(q_t)/q^2.
 
     Returns
     -------
@@ -200,11 +202,6 @@ def norm_gradient_covariance_factor(variance: RelativeVariance, shared_variance:
     .. math:: E \frac{1}{\sqrt{q_t q_{t'}}} = \frac1q \left(1 + \tfrac34 v + \tfrac14 w\right)
 
     Derivation: docs/derivations/finite-width.md, (W6).
-
-    Parameters
-    ----------
-    variance : v here is Var(q_t)/q^2; for two tokens that differ, the mean over both.
-    shared_variance : w here is Cov(q_t, q_t')/q^2.
 
     Returns
     -------
@@ -235,11 +232,6 @@ def correlation_spread(correlation: Correlation, width: Width) -> Any:
 
     .. math:: \Delta r = \frac{1 - r^2}{\sqrt d}
 
-    Parameters
-    ----------
-    correlation : r, the mean.
-    width : d, features over which the correlation is taken.
-
     Returns
     -------
     A standard deviation; its square is right up to a relative remainder of order 1/d.
@@ -260,15 +252,16 @@ def correlation_spread(correlation: Correlation, width: Width) -> Any:
     domain="a moment that is smooth over the spread of the correlation; the rule is exact for cubic polynomials",
 )
 def two_sided_mean(
-    above: Annotated[Any, Domain(symbol="f_+", typical=(0.1, 1))], below: Annotated[Any, Domain(symbol="f_-", typical=(0.1, 1))]
+    above: Annotated[
+        Any, Domain(symbol="f_+", typical=(0.1, 1)), "f at one :func:`correlation_spread` above the mean correlation"
+    ],
+    below: Annotated[
+        Any, Domain(symbol="f_-", typical=(0.1, 1)), "f at one :func:`correlation_spread` below the mean correlation"
+    ],
 ) -> Any:
     r"""Mean over draws of a pair moment f(rho) whose correlation rho scatters around its mean r.
 
     .. math:: E f(\rho) = \frac{f(r + \Delta r) + f(r - \Delta r)}{2}
-
-    Parameters
-    ----------
-    above, below : f at one standard deviation :func:`correlation_spread` above and below the mean correlation.
 
     Returns
     -------
@@ -290,15 +283,13 @@ def two_sided_mean(
     domain="a gate independent of the linear part",
 )
 def gated_kurtosis(
-    kurtosis: Annotated[Any, Domain(1, closed_low=True, symbol="kappa_4", typical=(2, 8))],
+    kurtosis: Annotated[
+        Any, Domain(1, closed_low=True, symbol="kappa_4", typical=(2, 8)), "E f^4 / (E f^2)^2 of the activated gate"
+    ],
 ) -> Any:
     r"""Kurtosis E h^4 / (E h^2)^2 of the hidden features h = f(u) v of a gated unit.
 
     .. math:: \kappa_g = 3 \kappa_4
-
-    Parameters
-    ----------
-    kurtosis : kappa_4 = E f^4 / (E f^2)^2 of the activated gate.
 
     Returns
     -------
@@ -319,16 +310,17 @@ def gated_kurtosis(
     symbol="ln f",
     domain="exact at r = 1, where all tokens are one, and no drift at r = 0; linear between is an assumption",
 )
-def collapsed_share(correlation: Correlation, collapsed: Annotated[Any, Domain(symbol="x", typical=(-0.05, 0.2))]) -> Any:
+def collapsed_share(
+    correlation: Correlation,
+    collapsed: Annotated[
+        Any,
+        Domain(symbol="x", typical=(-0.05, 0.2)),
+        "the drift or variance at r = 1, from :func:`~depthwidth.formulas.depth.post_norm_log_drift` or its variance",
+    ],
+) -> Any:
     r"""A post-norm block's drift, or variance, of the log gradient where its tokens are correlated but not yet one.
 
     .. math:: \ln f = r x
-
-    Parameters
-    ----------
-    correlation : r of two tokens of the sum that the norm reads.
-    collapsed : x at r = 1, :func:`~depthwidth.formulas.depth.post_norm_log_drift` or
-        :func:`~depthwidth.formulas.depth.post_norm_log_variance`.
 
     Returns
     -------

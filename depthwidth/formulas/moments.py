@@ -12,30 +12,41 @@ from typing import Annotated, Any
 from ..formula import Domain, formula
 from ..mathematics import euler_gamma, log, pi
 
-SecondMoment = Annotated[Any, Domain(0, symbol="q", unit="per feature", typical=(0.1, 10))]
-Covariance = Annotated[Any, Domain(symbol="c", unit="per feature", typical=(0.01, 0.09))]
-Variance = Annotated[Any, Domain(0, closed_low=True, symbol="s_w^2", typical=(1e-4, 1e-2))]
-Features = Annotated[Any, Domain(0, symbol="d", unit="dimensions", typical=(64, 4096))]
-GradientMoment = Annotated[Any, Domain(0, closed_low=True, symbol="gamma", unit="per feature", typical=(0.1, 10))]
-Dropout = Annotated[Any, Domain(0, 1, closed_low=True, symbol="p", typical=(0.05, 0.5))]
-Scale = Annotated[Any, Domain(symbol="lambda", typical=(0.1, 1))]
-BranchScale = Annotated[Any, Domain(symbol="beta", typical=(0.05, 1))]
-Correlation = Annotated[Any, Domain(-1, 1, closed_low=True, closed_high=True, symbol="r", typical=(0.05, 0.95))]
+SecondMoment = Annotated[Any, Domain(0, symbol="q", unit="per feature", typical=(0.1, 10)), "second moment"]
+Covariance = Annotated[Any, Domain(symbol="c", unit="per feature", typical=(0.01, 0.09)), "covariance between two tokens"]
+Variance = Annotated[
+    Any, Domain(0, closed_low=True, symbol="s_w^2", typical=(1e-4, 1e-2)), "variance of one weight, whose mean is zero"
+]
+Features = Annotated[Any, Domain(0, symbol="d", unit="dimensions", typical=(64, 4096)), "features"]
+GradientMoment = Annotated[
+    Any, Domain(0, closed_low=True, symbol="gamma", unit="per feature", typical=(0.1, 10)), "second moment of the gradient"
+]
+Dropout = Annotated[Any, Domain(0, 1, closed_low=True, symbol="p", typical=(0.05, 0.5)), "dropout rate"]
+Scale = Annotated[Any, Domain(symbol="lambda", typical=(0.1, 1)), "factor on the skip path"]
+BranchScale = Annotated[Any, Domain(symbol="beta", typical=(0.05, 1)), "factor on the branch"]
+Correlation = Annotated[
+    Any, Domain(-1, 1, closed_low=True, closed_high=True, symbol="r", typical=(0.05, 0.95)), "correlation between two tokens"
+]
 
 KEDIA = "Kedia et al. 2024, arXiv 2403.09635"
+NormInput = Annotated[SecondMoment, "second moment of the norm's input"]
+NormWidth = Annotated[
+    Any,
+    Domain(3, symbol="d", unit="dimensions", typical=(64, 4096)),
+    "features normalised over; for RMSNorm, which does not centre, one more",
+]
+OutputWeightVariance = Annotated[Variance, "variance of one entry of the output matrix"]
 
 
 @formula(kind="exact", source=f"{KEDIA}, linear layer (authors' code)", symbol="q'")
-def linear_second_moment(second_moment: SecondMoment, inputs: Features, weight_variance: Variance) -> Any:
+def linear_second_moment(
+    second_moment: Annotated[SecondMoment, "second moment of the input; with c in its place, the result is c'"],
+    inputs: Annotated[Features, "features of the input"],
+    weight_variance: Variance,
+) -> Any:
     r"""Second moment after a random linear map; the covariance between tokens is multiplied by the same factor.
 
     .. math:: q' = d\, s_w^2\, q
-
-    Parameters
-    ----------
-    second_moment : q of the input, per feature (c gives c').
-    inputs : d, features of the input.
-    weight_variance : variance of one weight; its mean is zero.
 
     Returns
     -------
@@ -51,19 +62,13 @@ def linear_second_moment(second_moment: SecondMoment, inputs: Features, weight_v
 
 @formula(kind="exact", source=f"{KEDIA}, linear layer (authors' code)", symbol="gamma'")
 def linear_gradient(
-    gradient: GradientMoment,
-    outputs: Annotated[Any, Domain(0, symbol="d_out", unit="dimensions", typical=(64, 4096))],
+    gradient: Annotated[GradientMoment, "second moment of the output's gradient"],
+    outputs: Annotated[Any, Domain(0, symbol="d_out", unit="dimensions", typical=(64, 4096)), "features of the output"],
     weight_variance: Variance,
 ) -> Any:
     r"""Second moment of the gradient in front of a random linear map; kappa is multiplied by the same factor.
 
     .. math:: \gamma' = d_{out}\, s_w^2\, \gamma
-
-    Parameters
-    ----------
-    gradient : gamma of the output's gradient, per feature.
-    outputs : features of the output.
-    weight_variance : variance of one weight.
 
     Returns
     -------
@@ -78,15 +83,13 @@ def linear_gradient(
 
 
 @formula(kind="exact", source=f"{KEDIA}, dropout (authors' code)", symbol="q'")
-def dropout_second_moment(second_moment: SecondMoment, rate: Dropout) -> Any:
+def dropout_second_moment(
+    second_moment: Annotated[SecondMoment, "second moment, uncentred; gamma in the backward pass"],
+    rate: Annotated[Dropout, "dropout rate; what is kept is divided by 1 - p"],
+) -> Any:
     r"""Second moment after dropout with rescaling; the covariance between tokens stays, and a gradient's moments move alike.
 
     .. math:: q' = \frac{q}{1-p}
-
-    Parameters
-    ----------
-    second_moment : q, uncentred (gamma in the backward pass).
-    rate : p, the share that is dropped; the rest is divided by 1 - p.
 
     Returns
     -------
@@ -108,15 +111,13 @@ def dropout_second_moment(second_moment: SecondMoment, rate: Dropout) -> Any:
     order=2,
     domain="independent Gaussian features; d well above 1",
 )
-def norm_correlation(correlation: Correlation, width: Features) -> Any:
+def norm_correlation(
+    correlation: Annotated[Correlation, "correlation between two tokens at the norm's input"],
+    width: Annotated[Features, "features normalised over; for RMSNorm, which does not centre, one more"],
+) -> Any:
     r"""Correlation between two tokens after each is normalised over its own d features.
 
     .. math:: r' = r\left(1 - \frac{1 - r^2}{2(d-1)}\right)
-
-    Parameters
-    ----------
-    correlation : r before the norm.
-    width : d, features that are normalised over. For RMSNorm, which does not centre, put d + 1.
 
     Returns
     -------
@@ -139,19 +140,13 @@ def norm_correlation(correlation: Correlation, width: Features) -> Any:
     domain="independent Gaussian features, an output gradient that does not depend on them",
 )
 def norm_gradient(
-    gradient: GradientMoment,
-    second_moment: SecondMoment,
-    width: Annotated[Any, Domain(3, symbol="d", unit="dimensions", typical=(64, 4096))],
+    gradient: Annotated[GradientMoment, "second moment of the gradient with respect to the norm's output"],
+    second_moment: NormInput,
+    width: NormWidth,
 ) -> Any:
     r"""Second moment of the gradient in front of a LayerNorm without affine weights.
 
     .. math:: \gamma' = \frac{\gamma}{q}\, \frac{d-2}{d-3}
-
-    Parameters
-    ----------
-    gradient : gamma behind the norm.
-    second_moment : q in front of it, per feature.
-    width : d, features normalised over. d > 3. For RMSNorm put d + 1.
 
     Returns
     -------
@@ -174,21 +169,18 @@ def norm_gradient(
     domain="independent Gaussian features, an output gradient that does not depend on them; d well above 1",
 )
 def norm_gradient_covariance(
-    gradient_covariance: Annotated[Any, Domain(symbol="kappa", unit="per feature", typical=(0.01, 0.9))],
-    second_moment: SecondMoment,
-    correlation: Correlation,
-    width: Annotated[Any, Domain(3, symbol="d", unit="dimensions", typical=(64, 4096))],
+    gradient_covariance: Annotated[
+        Any,
+        Domain(symbol="kappa", unit="per feature", typical=(0.01, 0.9)),
+        "covariance between two tokens of the gradient with respect to the norm's output",
+    ],
+    second_moment: NormInput,
+    correlation: Annotated[Correlation, "correlation between the two tokens at the norm's input"],
+    width: NormWidth,
 ) -> Any:
     r"""Covariance between two tokens of the gradient in front of a LayerNorm without affine weights.
 
     .. math:: \kappa' = \frac{\kappa}{q}\left(1 - \frac{1 - 3r^2}{2(d-1)}\right)
-
-    Parameters
-    ----------
-    gradient_covariance : kappa behind the norm, between two tokens.
-    second_moment : q in front of it, per feature.
-    correlation : r of the two tokens in front of it.
-    width : d, features normalised over. d > 3. For RMSNorm put d + 1.
 
     Returns
     -------
@@ -215,21 +207,28 @@ def norm_gradient_covariance(
     domain="width to infinity; for LayerNorm, features without a common mean",
 )
 def norm_moment(
-    moment: Annotated[Any, Domain(symbol="m", unit="per feature", typical=(0.1, 2))],
-    size: Annotated[Any, Domain(0, symbol="q", unit="per feature", typical=(0.1, 10))],
-    gain: Annotated[Any, Domain(0, closed_low=True, symbol="g^2", typical=(0.5, 2))] = 1,
-    factor: Annotated[Any, Domain(symbol="k", typical=(0.9, 1.1))] = 1,
+    moment: Annotated[
+        Any,
+        Domain(symbol="m", unit="per feature", typical=(0.1, 2)),
+        "moment at the norm's input; of a gradient, at its output",
+    ],
+    size: Annotated[
+        Any,
+        Domain(0, symbol="q", unit="per feature", typical=(0.1, 10)),
+        "second moment of the norm's input, its epsilon included; for two tokens, the geometric mean of theirs",
+    ],
+    gain: Annotated[
+        Any, Domain(0, closed_low=True, symbol="g^2", typical=(0.5, 2)), "mean square of the norm's trainable gain"
+    ] = 1,
+    factor: Annotated[
+        Any,
+        Domain(symbol="k", typical=(0.9, 1.1)),
+        "factor of fluctuations at finite width, :mod:`~depthwidth.formulas.finite_width`; 1 in the limit",
+    ] = 1,
 ) -> Any:
     r"""Second moment or covariance at a norm's output, and of a gradient at its input.
 
     .. math:: m' = \frac{g^2 k}{q}\, m
-
-    Parameters
-    ----------
-    moment : m at the norm's input; of a gradient, at its output.
-    size : q, second moment of the norm's input, its epsilon included; for two tokens the geometric mean of theirs.
-    gain : mean square of the norm's trainable gain.
-    factor : k, what fluctuations at finite width change (:mod:`~depthwidth.formulas.finite_width`); 1 in the limit.
 
     Returns
     -------
@@ -251,18 +250,17 @@ def norm_moment(
     domain="width to infinity",
 )
 def centred_moment(
-    moment: Annotated[Any, Domain(symbol="m", unit="per feature", typical=(0.5, 2))],
-    mean: Annotated[Any, Domain(symbol="mu", typical=(-0.5, 0.5))],
-    other_mean: Annotated[Any, Domain(symbol="mu'", typical=(-0.5, 0.5))],
+    moment: Annotated[Any, Domain(symbol="m", unit="per feature", typical=(0.5, 2)), "uncentred moment"],
+    mean: Annotated[Any, Domain(symbol="mu", typical=(-0.5, 0.5)), "expected feature of the first token"],
+    other_mean: Annotated[
+        Any,
+        Domain(symbol="mu'", typical=(-0.5, 0.5)),
+        "expected feature of the second token; that of the first for a second moment",
+    ],
 ) -> Any:
     r"""Second moment or covariance of features whose mean a LayerNorm has subtracted.
 
     .. math:: m' = m - \mu \mu'
-
-    Parameters
-    ----------
-    moment : m, uncentred.
-    mean, other_mean : expected features of the first and of the second token; the same twice for a second moment.
 
     Returns
     -------
@@ -278,20 +276,18 @@ def centred_moment(
 
 @formula(kind="exact", source=f"{KEDIA}, residual (authors' code)", symbol="q'", domain="branch and stream independent")
 def residual_second_moment(
-    second_moment: SecondMoment,
-    branch_moment: Annotated[Any, Domain(0, closed_low=True, symbol="q_f", unit="per feature", typical=(0.1, 10))],
+    second_moment: Annotated[SecondMoment, "second moment of the stream"],
+    branch_moment: Annotated[
+        Any,
+        Domain(0, closed_low=True, symbol="q_f", unit="per feature", typical=(0.1, 10)),
+        "second moment of the branch's output",
+    ],
     skip: Scale = 1,
     branch: BranchScale = 1,
 ) -> Any:
     r"""Second moment of a residual stream after a branch is added; covariances add the same way, and gradients backward.
 
     .. math:: q' = \lambda^2 q + \beta^2 q_f
-
-    Parameters
-    ----------
-    second_moment : q of the stream.
-    branch_moment : q_f of the branch's output.
-    skip, branch : lambda and beta, the factors on either.
 
     Returns
     -------
@@ -313,14 +309,12 @@ def residual_second_moment(
     order=1,
     domain="token frequencies falling as 1/rank (Zipf); within 0.1 % from 1,000 tokens on",
 )
-def zipf_match_probability(vocab: Annotated[Any, Domain(1, symbol="V", unit="tokens", typical=(1000, 200000))]) -> Any:
+def zipf_match_probability(
+    vocab: Annotated[Any, Domain(1, symbol="V", unit="tokens", typical=(1000, 200000)), "vocabulary size"],
+) -> Any:
     r"""Probability that two positions hold the same token, when frequencies follow Zipf's law: the sum of squared frequencies.
 
     .. math:: m = \frac{\pi^2}{6\, (\ln V + \gamma_E)^2}
-
-    Parameters
-    ----------
-    vocab : V, number of tokens.
 
     Returns
     -------
@@ -334,10 +328,22 @@ def zipf_match_probability(vocab: Annotated[Any, Domain(1, symbol="V", unit="tok
     return pi**2 / 6 / (log(vocab) + euler_gamma) ** 2
 
 
-Overlap = Annotated[Any, Domain(0, 1, closed_low=True, closed_high=True, symbol="P", typical=(0.001, 0.3))]
-PairOverlap = Annotated[Any, Domain(0, 1, closed_low=True, closed_high=True, symbol="P_2", typical=(0.001, 0.2))]
-Vocabulary = Annotated[Any, Domain(1, closed_low=True, symbol="V", unit="tokens", typical=(100, 50000))]
-Match = Annotated[Any, Domain(0, 1, closed_low=True, closed_high=True, symbol="m", typical=(0.001, 0.05))]
+Overlap = Annotated[
+    Any,
+    Domain(0, 1, closed_low=True, closed_high=True, symbol="P", typical=(0.001, 0.3)),
+    "expected sum of squared probabilities of one token's prediction, E sum p^2",
+]
+PairOverlap = Annotated[
+    Any,
+    Domain(0, 1, closed_low=True, closed_high=True, symbol="P_2", typical=(0.001, 0.2)),
+    "expected sum of products of two tokens' probabilities, E sum p p'",
+]
+Vocabulary = Annotated[Any, Domain(1, closed_low=True, symbol="V", unit="tokens", typical=(100, 50000)), "vocabulary size"]
+Match = Annotated[
+    Any,
+    Domain(0, 1, closed_low=True, closed_high=True, symbol="m", typical=(0.001, 0.05)),
+    "probability that two targets are the same token",
+]
 
 
 @formula(
@@ -347,16 +353,10 @@ Match = Annotated[Any, Domain(0, 1, closed_low=True, closed_high=True, symbol="m
     symbol="gamma",
     domain="targets independent of the logits; output weights independent of the features",
 )
-def loss_gradient_second_moment(weight_variance: Variance, P: Overlap, vocab: Vocabulary) -> Any:
+def loss_gradient_second_moment(weight_variance: OutputWeightVariance, P: Overlap, vocab: Vocabulary) -> Any:
     r"""Second moment, in front of the output matrix, of the gradient of the summed cross-entropy of all positions.
 
     .. math:: \gamma = s_w^2 \left(1 - \frac{2}{V} + P\right)
-
-    Parameters
-    ----------
-    weight_variance : of one entry of the output matrix.
-    P : expected sum of squared probabilities of one token's prediction, E sum p^2.
-    vocab : V, number of tokens.
 
     Returns
     -------
@@ -377,17 +377,10 @@ def loss_gradient_second_moment(weight_variance: Variance, P: Overlap, vocab: Vo
     symbol="kappa",
     domain="targets independent of the logits; output weights independent of the features",
 )
-def loss_gradient_covariance(weight_variance: Variance, P2: PairOverlap, vocab: Vocabulary, match: Match) -> Any:
+def loss_gradient_covariance(weight_variance: OutputWeightVariance, P2: PairOverlap, vocab: Vocabulary, match: Match) -> Any:
     r"""Covariance over two positions of the gradient whose second moment is :func:`loss_gradient_second_moment`.
 
     .. math:: \kappa = s_w^2 \left(m - \frac{2}{V} + P_2\right)
-
-    Parameters
-    ----------
-    weight_variance : of one entry of the output matrix.
-    P2 : expected sum of products of two tokens' probabilities, E sum p p'.
-    vocab : V, number of tokens.
-    match : m, probability that two targets are the same token.
 
     Returns
     -------

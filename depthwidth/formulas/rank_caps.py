@@ -9,7 +9,11 @@ from ..mathematics import minimum
 from .rules._domains import BlockCoefficient, Parameters, Width
 
 WIES = "Wies et al. 2021, arXiv 2105.03928"
-Rank = Annotated[Any, Domain(0, symbol="r", unit="dimensions", typical=(64, 1024))]
+Rank = Annotated[
+    Any,
+    Domain(0, symbol="r", unit="dimensions", typical=(64, 1024)),
+    "rank of the input embedding: at most the vocabulary, or the inner dimension of a factorised embedding",
+]
 
 
 @formula(kind="heuristic", source=WIES, status="derived", symbol="d_useful", domain="embedding rank below the width")
@@ -17,11 +21,6 @@ def rank_capped_width(width: Width, rank: Rank) -> Any:
     r"""Width that the embedding lets a network use.
 
     .. math:: d_{useful} = \min(d_x, r)
-
-    Parameters
-    ----------
-    width : d_x, dimensions. d_x > 0.
-    rank : r, rank of the input embedding: at most the vocabulary, or the inner dimension of a factorised embedding.
 
     Returns
     -------
@@ -45,12 +44,6 @@ def rank_capped_depth(parameters: Parameters, rank: Rank, c: BlockCoefficient = 
     r"""Depth that spends a parameter budget at a width equal to the embedding's rank.
 
     .. math:: L = \frac{N}{c r^2}
-
-    Parameters
-    ----------
-    parameters : N, without embeddings. N > 0.
-    rank : r, rank of the input embedding.
-    c : parameters per layer and squared width.
 
     Returns
     -------

@@ -8,28 +8,32 @@ from ..formula import Domain, fitted, formula
 from ..mathematics import Constant
 
 GEMSTONES = "McLeish et al. 2025, arXiv 2502.06857"
-Width = Annotated[Any, Domain(0, symbol="w", unit="dimensions", typical=(256, 3072))]
-Depth = Annotated[Any, Domain(0, symbol="d", unit="layers", typical=(3, 80))]
-Vocabulary = Annotated[Any, Domain(0, closed_low=True, symbol="V", unit="tokens", typical=(1e4, 1e5))]
-Tokens = Annotated[Any, Domain(0, symbol="T", unit="tokens", typical=(1e10, 3.5e11))]
+Width = Annotated[Any, Domain(0, symbol="w", unit="dimensions", typical=(256, 3072)), "dimension of the residual stream"]
+Depth = Annotated[Any, Domain(0, symbol="d", unit="layers", typical=(3, 80)), "number of blocks"]
+Vocabulary = Annotated[
+    Any,
+    Domain(0, closed_low=True, symbol="V", unit="tokens", typical=(1e4, 1e5)),
+    "vocabulary size, the rows of an embedding matrix",
+]
+Tokens = Annotated[Any, Domain(0, symbol="T", unit="tokens", typical=(1e10, 3.5e11)), "training tokens"]
 _EXPONENT = (0.2, 0.5)
 
 
 @formula(kind="approximation", source="Kaplan et al. 2020, arXiv 2001.08361, section 2.1", status="primary", symbol="N")
 def kaplan_nonembedding_parameters(
-    depth: Annotated[Any, Domain(0, symbol="n_layer", unit="layers", typical=(6, 96))],
-    width: Annotated[Any, Domain(0, symbol="d_model", unit="dimensions", typical=(256, 12288))],
-    c: Annotated[Any, Domain(0, symbol="c", unit="parameters per layer and squared width", typical=(8, 16))] = 12,
+    depth: Annotated[Any, Domain(0, symbol="n_layer", unit="layers", typical=(6, 96)), "number of blocks"],
+    width: Annotated[
+        Any, Domain(0, symbol="d_model", unit="dimensions", typical=(256, 12288)), "dimension of the residual stream"
+    ],
+    c: Annotated[
+        Any,
+        Domain(0, symbol="c", unit="parameters per layer and squared width", typical=(8, 16)),
+        "12 for plain attention with a feed-forward layer four times the width; 15 for the Gemstones block",
+    ] = 12,
 ) -> Any:
     r"""Parameters of a transformer without embeddings, biases and norms.
 
     .. math:: N = c\, n_{layer}\, d_{model}^2
-
-    Parameters
-    ----------
-    depth : n_layer, blocks. > 0.
-    width : d_model, dimensions. > 0.
-    c : 12 for plain attention with a feed-forward layer four times the width; 15 for the Gemstones block.
 
     Returns
     -------
@@ -55,12 +59,6 @@ def gemstones_parameters(width: Width, depth: Depth, vocab: Vocabulary = 50304) 
 
     .. math:: p = d\,(15 w^2 + 2 w) + 2 V w + w
 
-    Parameters
-    ----------
-    width : w, dimensions. > 0.
-    depth : d, layers. > 0.
-    vocab : V, rows of each of the two embedding matrices.
-
     Returns
     -------
     A count, embeddings included.
@@ -84,19 +82,16 @@ def gemstones_parameters(width: Width, depth: Depth, vocab: Vocabulary = 50304) 
 def gemstones_flops_per_token(
     width: Width,
     depth: Depth,
-    context: Annotated[Any, Domain(0, closed_low=True, symbol="s", unit="tokens", typical=(512, 8192))] = 2048,
-    vocab: Vocabulary = 50304,
+    context: Annotated[
+        Any, Domain(0, closed_low=True, symbol="s", unit="tokens", typical=(512, 8192)), "tokens of a training sequence"
+    ] = 2048,
+    vocab: Annotated[
+        Vocabulary, "vocabulary size, the rows of the output matrix; looking up the input embedding is not counted"
+    ] = 50304,
 ) -> Any:
     r"""Training FLOPs per token as the Gemstones authors count them: forward and backward, causal attention.
 
     .. math:: F = d \left(90 w^2 + \frac{735}{4} w + \frac{21}{2} \cdot \frac{129}{128}\, s w\right) + w\,(6 V + 21)
-
-    Parameters
-    ----------
-    width : w, dimensions. > 0.
-    depth : d, layers. > 0.
-    context : s, tokens of a training sequence.
-    vocab : V, rows of the output matrix; looking up the input embedding is not counted.
 
     Returns
     -------
@@ -128,30 +123,43 @@ def gemstones_flops_per_token(
 def gemstones_loss(
     width: Width,
     depth: Depth,
-    parameters: Annotated[Any, Domain(0, symbol="p", unit="parameters with embeddings", typical=(5e7, 2e9))],
+    parameters: Annotated[
+        Any,
+        Domain(0, symbol="p", unit="parameters with embeddings", typical=(5e7, 2e9)),
+        "all parameters with both embeddings, from :func:`gemstones_parameters`",
+    ],
     tokens: Tokens,
-    A: Annotated[Any, Domain(0, symbol="A", unit="nats", typical=(2, 6))] = fitted("gemstones2025", "A"),
-    alpha: Annotated[Any, Domain(0, symbol="alpha", typical=_EXPONENT)] = fitted("gemstones2025", "alpha"),
-    B: Annotated[Any, Domain(0, symbol="B", unit="nats", typical=(0.5, 1.5))] = fitted("gemstones2025", "B"),
-    beta: Annotated[Any, Domain(0, symbol="beta", typical=_EXPONENT)] = fitted("gemstones2025", "beta"),
-    C: Annotated[Any, Domain(0, symbol="C", unit="nats", typical=(400, 3000))] = fitted("gemstones2025", "C"),
-    gamma: Annotated[Any, Domain(0, symbol="gamma", typical=_EXPONENT)] = fitted("gemstones2025", "gamma"),
-    D: Annotated[Any, Domain(0, symbol="D", unit="nats", typical=(2e4, 2e5))] = fitted("gemstones2025", "D"),
-    zeta: Annotated[Any, Domain(0, symbol="zeta", typical=_EXPONENT)] = fitted("gemstones2025", "zeta"),
-    epsilon: Annotated[Any, Domain(0, closed_low=True, symbol="epsilon", unit="nats", typical=(1.4, 2))] = fitted(
-        "gemstones2025", "epsilon"
+    A: Annotated[Any, Domain(0, symbol="A", unit="nats", typical=(2, 6)), "factor of the width term"] = fitted(
+        "gemstones2025", "A"
     ),
+    alpha: Annotated[Any, Domain(0, symbol="alpha", typical=_EXPONENT), "exponent of the width term"] = fitted(
+        "gemstones2025", "alpha"
+    ),
+    B: Annotated[Any, Domain(0, symbol="B", unit="nats", typical=(0.5, 1.5)), "factor of the depth term"] = fitted(
+        "gemstones2025", "B"
+    ),
+    beta: Annotated[Any, Domain(0, symbol="beta", typical=_EXPONENT), "exponent of the depth term"] = fitted(
+        "gemstones2025", "beta"
+    ),
+    C: Annotated[Any, Domain(0, symbol="C", unit="nats", typical=(400, 3000)), "factor of the parameters' term"] = fitted(
+        "gemstones2025", "C"
+    ),
+    gamma: Annotated[Any, Domain(0, symbol="gamma", typical=_EXPONENT), "exponent of the parameters' term"] = fitted(
+        "gemstones2025", "gamma"
+    ),
+    D: Annotated[Any, Domain(0, symbol="D", unit="nats", typical=(2e4, 2e5)), "factor of the tokens' term"] = fitted(
+        "gemstones2025", "D"
+    ),
+    zeta: Annotated[Any, Domain(0, symbol="zeta", typical=_EXPONENT), "exponent of the tokens' term"] = fitted(
+        "gemstones2025", "zeta"
+    ),
+    epsilon: Annotated[
+        Any, Domain(0, closed_low=True, symbol="epsilon", unit="nats", typical=(1.4, 2)), "loss left at infinite size"
+    ] = fitted("gemstones2025", "epsilon"),
 ) -> Any:
     r"""Validation loss of a Gemstones model from its width, depth, size and training tokens.
 
     .. math:: \mathrm{loss} = A w^{-\alpha} + B d^{-\beta} + C p^{-\gamma} + D T^{-\zeta} + \epsilon
-
-    Parameters
-    ----------
-    width, depth : w and d. > 0.
-    parameters : p, all parameters with both embeddings (:func:`gemstones_parameters`).
-    tokens : T, training tokens.
-    A, alpha, B, beta, C, gamma, D, zeta, epsilon : the fit.
 
     Returns
     -------
@@ -178,27 +186,35 @@ def gemstones_loss(
     domain="about 200 reconstructed Chinchilla runs",
 )
 def liu_loss(
-    width: Annotated[Any, Domain(0, symbol="m", unit="dimensions", typical=(256, 8192))],
-    depth: Annotated[Any, Domain(0, symbol="l", unit="layers", typical=(4, 64))],
-    tokens: Annotated[Any, Domain(0, symbol="D", unit="tokens", typical=(1e9, 1e12))],
-    c_m: Annotated[Any, Domain(0, symbol="c_m", unit="nats", typical=(200, 500))] = fitted("liu2026", "c_m"),
-    alpha_m: Annotated[Any, Domain(0, symbol="alpha_m", typical=(0.9, 1.1))] = fitted("liu2026", "alpha_m"),
-    c_l: Annotated[Any, Domain(0, symbol="c_l", unit="nats", typical=(3, 8))] = fitted("liu2026", "c_l"),
-    alpha_l: Annotated[Any, Domain(0, symbol="alpha_l", typical=(0.9, 1.5))] = fitted("liu2026", "alpha_l"),
-    c_D: Annotated[Any, Domain(0, symbol="c_D", unit="nats", typical=(5, 15))] = fitted("liu2026", "c_D"),
-    alpha_D: Annotated[Any, Domain(0, symbol="alpha_D", typical=(0.25, 0.35))] = fitted("liu2026", "alpha_D"),
-    L_0: Annotated[Any, Domain(0, closed_low=True, symbol="L_0", unit="nats", typical=(1.5, 2))] = fitted("liu2026", "L_0"),
+    width: Annotated[Any, Domain(0, symbol="m", unit="dimensions", typical=(256, 8192)), "dimension of the residual stream"],
+    depth: Annotated[Any, Domain(0, symbol="l", unit="layers", typical=(4, 64)), "number of blocks"],
+    tokens: Annotated[Any, Domain(0, symbol="D", unit="tokens", typical=(1e9, 1e12)), "training tokens"],
+    c_m: Annotated[Any, Domain(0, symbol="c_m", unit="nats", typical=(200, 500)), "factor of the width term"] = fitted(
+        "liu2026", "c_m"
+    ),
+    alpha_m: Annotated[Any, Domain(0, symbol="alpha_m", typical=(0.9, 1.1)), "exponent of the width term"] = fitted(
+        "liu2026", "alpha_m"
+    ),
+    c_l: Annotated[
+        Any, Domain(0, symbol="c_l", unit="nats", typical=(3, 8)), "factor of the depth term, for depth in layers"
+    ] = fitted("liu2026", "c_l"),
+    alpha_l: Annotated[Any, Domain(0, symbol="alpha_l", typical=(0.9, 1.5)), "exponent of the depth term"] = fitted(
+        "liu2026", "alpha_l"
+    ),
+    c_D: Annotated[
+        Any, Domain(0, symbol="c_D", unit="nats", typical=(5, 15)), "factor of the tokens' term, for tokens in millions"
+    ] = fitted("liu2026", "c_D"),
+    alpha_D: Annotated[Any, Domain(0, symbol="alpha_D", typical=(0.25, 0.35)), "exponent of the tokens' term"] = fitted(
+        "liu2026", "alpha_D"
+    ),
+    L_0: Annotated[
+        Any, Domain(0, closed_low=True, symbol="L_0", unit="nats", typical=(1.5, 2)), "loss left at infinite size"
+    ] = fitted("liu2026", "L_0"),
 ) -> Any:
     r"""Loss from width, depth and tokens under the additive inverse-depth law.
 
     .. math:: \mathrm{loss} = \frac{c_m}{m^{\alpha_m}} + \frac{c_l}{l^{\alpha_l}}
         + \frac{c_D}{(D / 10^6)^{\alpha_D}} + L_0
-
-    Parameters
-    ----------
-    width, depth : m and l. > 0.
-    tokens : D, training tokens.
-    c_m, alpha_m, c_l, alpha_l, c_D, alpha_D, L_0 : the fit; c_l for depth in layers, c_D for tokens in millions.
 
     Returns
     -------

@@ -16,11 +16,19 @@ from ..mathematics import e as euler
 from ._regime import require
 
 # Beyond 600 layers 3^L leaves the range of a double.
-Shallow = Annotated[Any, Domain(2, 600, True, True, integer=True, symbol="L", unit="layers", typical=(2, 4))]
-Layers = Annotated[Any, Domain(1, 600, True, True, integer=True, symbol="L", unit="layers", typical=(2, 6))]
-Deep = Annotated[Any, Domain(1, 600, True, True, integer=True, symbol="L", unit="layers", typical=(12, 96))]
-Width = Annotated[Any, Domain(1, closed_low=True, integer=True, symbol="d_x", unit="dimensions", typical=(256, 12288))]
-Heads = Annotated[Any, Domain(1, closed_low=True, integer=True, symbol="H", typical=(1, 64))]
+Shallow = Annotated[
+    Any, Domain(2, 600, True, True, integer=True, symbol="L", unit="layers", typical=(2, 4)), "layers, below log_3 d_x"
+]
+Layers = Annotated[Any, Domain(1, 600, True, True, integer=True, symbol="L", unit="layers", typical=(2, 6)), "layers"]
+Deep = Annotated[
+    Any, Domain(1, 600, True, True, integer=True, symbol="L", unit="layers", typical=(12, 96)), "layers, above log_3 d_x"
+]
+Width = Annotated[
+    Any,
+    Domain(1, closed_low=True, integer=True, symbol="d_x", unit="dimensions", typical=(256, 12288)),
+    "dimension of the residual stream",
+]
+Heads = Annotated[Any, Domain(1, closed_low=True, integer=True, symbol="H", typical=(1, 64)), "heads, fewer than d_x"]
 
 _SOURCE = "Levine et al. 2020, arXiv 2006.12467"
 _EFFICIENT = "integer L below log_3 d_x; simplified self-attention, balanced split of the positions"
@@ -44,10 +52,6 @@ def position_sums(depth: Layers) -> Any:
 
     .. math:: C(L) = \frac{3^L - 1}{2}
 
-    Parameters
-    ----------
-    depth : L, layers. A whole number from 1.
-
     Returns
     -------
     A count. Each sum is one place where the two halves of the input can meet.
@@ -65,10 +69,6 @@ def depth_efficiency_threshold(width: Width) -> Any:
     r"""Depth at which the theory's two regimes meet. Never an optimal depth.
 
     .. math:: L_{th} = \log_3 d_x
-
-    Parameters
-    ----------
-    width : d_x, dimensions.
 
     Returns
     -------
@@ -94,12 +94,6 @@ def log3_rank_lower_efficient(depth: Shallow, width: Width, heads: Heads) -> Any
 
     .. math:: 3^{L-2}\left(\log_3(d_x - H) + a\right), \qquad a = -L + 2 - \log_3 2
 
-    Parameters
-    ----------
-    depth : L, layers. A whole number, 2 <= L < log_3 d_x.
-    width : d_x, dimensions.
-    heads : H < d_x.
-
     Returns
     -------
     log_3 of the bound: doubly exponential in the depth, polynomial in the width.
@@ -118,16 +112,10 @@ def log3_rank_lower_efficient(depth: Shallow, width: Width, heads: Heads) -> Any
 
 
 @formula(kind="exact", source=f"{_SOURCE}, Theorem 1", status="rederived", symbol="R_up")
-def log3_rank_upper_efficient(depth: Layers, width: Width, heads: Heads) -> Any:
+def log3_rank_upper_efficient(depth: Layers, width: Width, heads: Annotated[Heads, "heads"]) -> Any:
     r"""Upper bound on log_3 of the separation rank; meant for L < log_3 d_x but true at every depth.
 
     .. math:: \frac{3^L - 1}{2} \log_3(d_x + H)
-
-    Parameters
-    ----------
-    depth : L, layers. A whole number from 1.
-    width : d_x, dimensions.
-    heads : H.
 
     Returns
     -------
@@ -151,12 +139,6 @@ def log3_rank_multiset(depth: Shallow, width: Width, heads: Heads) -> Any:
 
     .. math:: \log_3 \left(\!\!\binom{n}{k}\!\!\right) = \log_3 \frac{\Gamma(n + k)}{\Gamma(k + 1)\,\Gamma(n)},
         \qquad n = \frac{d_x - H}{2},\; k = 3^{L-2}
-
-    Parameters
-    ----------
-    depth : L, layers. A whole number, 2 <= L < log_3 d_x.
-    width : d_x, dimensions.
-    heads : H < d_x.
 
     Returns
     -------
@@ -184,12 +166,6 @@ def log3_rank_lower_inefficient(depth: Deep, width: Width, heads: Heads) -> Any:
     .. math:: \tfrac12 d_x L + b_1 + b_2, \qquad b_1 = -L\left(\tfrac{H}{2} + 1\right),\;
         b_2 = -d_x\left(1 + \tfrac12 \log_3 \tfrac{d_x - H}{2}\right)
 
-    Parameters
-    ----------
-    depth : L, layers. A whole number above log_3 d_x.
-    width : d_x, dimensions.
-    heads : H < d_x.
-
     Returns
     -------
     log_3 of the bound: linear in depth and in width alike.
@@ -210,17 +186,13 @@ def log3_rank_lower_inefficient(depth: Deep, width: Width, heads: Heads) -> Any:
 
 
 @formula(kind="exact", source=f"{_SOURCE}, Theorem 2", status="rederived", symbol="R_up", domain=_INEFFICIENT)
-def log3_rank_upper_inefficient(depth: Deep, width: Width, heads: Heads) -> Any:
+def log3_rank_upper_inefficient(
+    depth: Deep, width: Width, heads: Annotated[Heads, "heads, fewer than d_x; the bound does not depend on them"]
+) -> Any:
     r"""Upper bound on log_3 of the separation rank where depth is inefficient, L > log_3 d_x.
 
     .. math:: 2 d_x L + c_1 + c_2, \qquad c_1 = L,\;
         c_2 = -2 d_x \log_3 \frac{d_x}{2\sqrt{2e}} + \log_3 d_x
-
-    Parameters
-    ----------
-    depth : L, layers. A whole number above log_3 d_x.
-    width : d_x, dimensions.
-    heads : H < d_x; the bound does not depend on it.
 
     Returns
     -------
@@ -238,19 +210,28 @@ def log3_rank_upper_inefficient(depth: Deep, width: Width, heads: Heads) -> Any:
 
 @formula(kind="exact", source=f"{_SOURCE}; corollary of Theorem 1", status="derived", symbol="C_1", domain=_EFFICIENT)
 def log3_shallow_size_needed(
-    deep_depth: Annotated[Any, Domain(2, 600, True, True, integer=True, symbol="L_d", unit="layers", typical=(3, 4))],
-    deep_width: Annotated[Any, Domain(1, closed_low=True, integer=True, symbol="d_d", unit="dimensions", typical=(256, 12288))],
-    deep_heads: Annotated[Any, Domain(1, closed_low=True, integer=True, symbol="H_d", typical=(1, 64))],
-    shallow_depth: Annotated[Any, Domain(1, 600, True, True, integer=True, symbol="L_s", unit="layers", typical=(1, 2))],
+    deep_depth: Annotated[
+        Any,
+        Domain(2, 600, True, True, integer=True, symbol="L_d", unit="layers", typical=(3, 4)),
+        "layers of the deep network, below log_3 d_d",
+    ],
+    deep_width: Annotated[
+        Any,
+        Domain(1, closed_low=True, integer=True, symbol="d_d", unit="dimensions", typical=(256, 12288)),
+        "width of the deep network",
+    ],
+    deep_heads: Annotated[
+        Any, Domain(1, closed_low=True, integer=True, symbol="H_d", typical=(1, 64)), "heads of the deep network"
+    ],
+    shallow_depth: Annotated[
+        Any,
+        Domain(1, 600, True, True, integer=True, symbol="L_s", unit="layers", typical=(1, 2)),
+        "layers of the shallow network",
+    ],
 ) -> Any:
     r"""log_3 of the width and heads a shallower network needs, at least, to match a deep one where depth is efficient.
 
     .. math:: \log_3(d_s + H_s) \ge \frac{2 \cdot 3^{L_d - 2} \left(\log_3(d_d - H_d) + a_d\right)}{3^{L_s} - 1}
-
-    Parameters
-    ----------
-    deep_depth, deep_width, deep_heads : the deep network, with L_d < log_3 d_d.
-    shallow_depth : L_s, layers.
 
     Returns
     -------
@@ -270,18 +251,17 @@ def log3_shallow_size_needed(
 
 @formula(kind="asymptotic", source=f"{_SOURCE}; corollary of Theorem 2", status="derived", symbol="d_s", domain=_INEFFICIENT)
 def shallow_width_needed(
-    deep_depth: Annotated[Any, Domain(0, symbol="L_d", unit="layers", typical=(24, 96))],
-    deep_width: Annotated[Any, Domain(0, symbol="d_d", unit="dimensions", typical=(256, 12288))],
-    shallow_depth: Annotated[Any, Domain(0, symbol="L_s", unit="layers", typical=(12, 24))],
+    deep_depth: Annotated[
+        Any, Domain(0, symbol="L_d", unit="layers", typical=(24, 96)), "layers of the deep network, well above log_3 d_d"
+    ],
+    deep_width: Annotated[Any, Domain(0, symbol="d_d", unit="dimensions", typical=(256, 12288)), "width of the deep network"],
+    shallow_depth: Annotated[
+        Any, Domain(0, symbol="L_s", unit="layers", typical=(12, 24)), "layers of the shallow network, also above the threshold"
+    ],
 ) -> Any:
     r"""Width a shallower network needs, at least, to match a deep one where depth is inefficient: the leading term.
 
     .. math:: d_s \ge \frac{d_d L_d}{4 L_s}
-
-    Parameters
-    ----------
-    deep_depth, deep_width : the deep network, with L_d well above log_3 d_d.
-    shallow_depth : L_s, layers, also above the threshold.
 
     Returns
     -------
@@ -307,19 +287,13 @@ def shallow_width_needed(
     domain="L above log_3 d_x; up to constants and logarithms",
 )
 def log_rank_bottleneck(
-    depth: Annotated[Any, Domain(0, symbol="L", unit="layers", typical=(12, 96))],
-    width: Annotated[Any, Domain(0, symbol="d_x", unit="dimensions", typical=(256, 12288))],
-    rank: Annotated[Any, Domain(0, symbol="r", unit="dimensions", typical=(64, 1024))],
+    depth: Annotated[Any, Domain(0, symbol="L", unit="layers", typical=(12, 96)), "layers"],
+    width: Annotated[Any, Domain(0, symbol="d_x", unit="dimensions", typical=(256, 12288)), "dimension of the residual stream"],
+    rank: Annotated[Any, Domain(0, symbol="r", unit="dimensions", typical=(64, 1024)), "rank of the input embedding"],
 ) -> Any:
     r"""Growth of the log separation rank under an embedding of rank r, without its constant.
 
     .. math:: \log \mathrm{sep} = \tilde O\left(L \min(r, d_x)\right)
-
-    Parameters
-    ----------
-    depth : L, layers.
-    width : d_x, dimensions.
-    rank : r, rank of the input embedding.
 
     Returns
     -------

@@ -19,22 +19,21 @@ from .rules.levine import Intercept, Slope, levine_optimal_width
     domain="loss increases of a few per cent",
 )
 def kaplan_compute_overhead(
-    loss_increase: Annotated[Any, Domain(0, closed_low=True, symbol="delta", unit="relative", typical=(0.001, 0.05))],
-    reference_overhead: Annotated[Any, Domain(0, symbol="u", unit="relative", typical=(0.1, 0.3))] = fitted(
-        "kaplan2020", "compute_overhead"
-    ),
-    reference_increase: Annotated[Any, Domain(0, symbol="delta_0", unit="relative", typical=(0.005, 0.02))] = fitted(
-        "kaplan2020", "loss_increase"
-    ),
+    loss_increase: Annotated[
+        Any, Domain(0, closed_low=True, symbol="delta", unit="relative", typical=(0.001, 0.05)), "relative increase of the loss"
+    ],
+    reference_overhead: Annotated[
+        Any,
+        Domain(0, symbol="u", unit="relative", typical=(0.1, 0.3)),
+        "published compute overhead: 22 % more compute for 1 % of loss",
+    ] = fitted("kaplan2020", "compute_overhead"),
+    reference_increase: Annotated[
+        Any, Domain(0, symbol="delta_0", unit="relative", typical=(0.005, 0.02)), "published loss increase that goes with it"
+    ] = fitted("kaplan2020", "loss_increase"),
 ) -> Any:
     r"""Share of extra compute that makes up for a relative loss increase.
 
     .. math:: \Delta_C = (1 + \delta)^{\ln(1 + u) / \ln(1 + \delta_0)} - 1
-
-    Parameters
-    ----------
-    loss_increase : delta, relative increase of the loss. delta >= 0.
-    reference_overhead, reference_increase : the published pair, 22 % more compute for 1 % of loss.
 
     Returns
     -------
@@ -57,24 +56,22 @@ PENALTY = "our analysis of the 22 Gemstones models (arXiv 2502.06857)"
 _PENALTY_RANGE = (
     "2.3e7 to 1.8e9 parameters, widths off by less than a factor of 2.2, 50B to 300B tokens, one learning-rate rule"
 )
-Curvature = Annotated[Any, Domain(0, symbol="k", typical=(0.02, 0.05))]
+Curvature = Annotated[Any, Domain(0, symbol="k", typical=(0.02, 0.05)), "curvature of the penalty in ln width, 0.033 +- 0.003"]
 
 
 @formula(kind="fitted", source=PENALTY, status="measured", symbol="p", domain=_PENALTY_RANGE)
 def shape_penalty(
-    width: Annotated[Any, Domain(0, symbol="w", unit="dimensions", typical=(700, 1500))],
-    best_width: Annotated[Any, Domain(0, symbol="w^*", unit="dimensions", typical=(700, 1500))],
+    width: Annotated[Any, Domain(0, symbol="w", unit="dimensions", typical=(700, 1500)), "width"],
+    best_width: Annotated[
+        Any,
+        Domain(0, symbol="w^*", unit="dimensions", typical=(700, 1500)),
+        "best width at the same number of parameters, from :func:`penalised_best_width`",
+    ],
     k: Curvature = fitted("shape_penalty", "k"),
 ) -> Any:
     r"""Relative loss increase of a width away from the best one, at equal parameters and tokens.
 
     .. math:: p = k \left(\ln\frac{w}{w^*}\right)^2
-
-    Parameters
-    ----------
-    width : w, dimensions. w > 0.
-    best_width : w*, the best width at the same number of parameters (:func:`penalised_best_width`).
-    k : curvature, 0.033 +- 0.003.
 
     Returns
     -------
@@ -94,25 +91,23 @@ def shape_penalty(
 
 @formula(kind="fitted", source=PENALTY, status="measured", symbol="w^*", domain=_PENALTY_RANGE)
 def penalised_best_width(
-    parameters: Parameters,
-    x0: Annotated[Any, Domain(symbol="x_0", typical=(0.05, 0.15))] = fitted("shape_penalty", "x0"),
-    s: Annotated[Any, Domain(symbol="s", typical=(-0.1, -0.05))] = fitted("shape_penalty", "s"),
-    N_0: Annotated[Any, Domain(0, symbol="N_0", unit="parameters", typical=(1e8, 3e8))] = fitted("shape_penalty", "N_0"),
+    parameters: Annotated[Parameters, "actual number of parameters without embeddings"],
+    x0: Annotated[Any, Domain(symbol="x_0", typical=(0.05, 0.15)), "ln of the factor at N_0, 0.10 +- 0.02"] = fitted(
+        "shape_penalty", "x0"
+    ),
+    s: Annotated[Any, Domain(symbol="s", typical=(-0.1, -0.05)), "drift of the factor per ln N, -0.08 +- 0.02"] = fitted(
+        "shape_penalty", "s"
+    ),
+    N_0: Annotated[
+        Any, Domain(0, symbol="N_0", unit="parameters", typical=(1e8, 3e8)), "size at which the factor is exp(x_0)"
+    ] = fitted("shape_penalty", "N_0"),
     a: Intercept = fitted("levine2020", "a"),
     b: Slope = fitted("levine2020", "b"),
-    c: BlockCoefficient = 12,
+    c: Annotated[BlockCoefficient, "as of the 2020 curve: 12 also for blocks of another kind"] = 12,
 ) -> Any:
     r"""Best width measured on the Gemstones models: the 2020 curve times a slowly drifting factor.
 
     .. math:: w^*(N) = d_x^*(N)\, e^{x_0} \left(\frac{N}{N_0}\right)^{s}
-
-    Parameters
-    ----------
-    parameters : N, the real count without embeddings. N > 0.
-    x0 : ln of the factor at N_0, 0.10 +- 0.02.
-    s : drift of the factor per ln N, -0.08 +- 0.02.
-    N_0 : 2e8.
-    a, b, c : the 2020 curve, with its own c = 12 also for blocks of another kind.
 
     Returns
     -------
@@ -131,18 +126,19 @@ def penalised_best_width(
 )
 def loss_exponent(
     parameters: Parameters,
-    exponent_1e8: Annotated[Any, Domain(symbol="g_8", typical=(-0.07, -0.06))] = fitted("shape_penalty", "exponent_1e8"),
-    exponent_1e9: Annotated[Any, Domain(symbol="g_9", typical=(-0.06, -0.05))] = fitted("shape_penalty", "exponent_1e9"),
-    exponent_1e10: Annotated[Any, Domain(symbol="g_10", typical=(-0.04, -0.03))] = fitted("shape_penalty", "exponent_1e10"),
+    exponent_1e8: Annotated[Any, Domain(symbol="g_8", typical=(-0.07, -0.06)), "exponent at 1e8 parameters"] = fitted(
+        "shape_penalty", "exponent_1e8"
+    ),
+    exponent_1e9: Annotated[Any, Domain(symbol="g_9", typical=(-0.06, -0.05)), "exponent at 1e9 parameters"] = fitted(
+        "shape_penalty", "exponent_1e9"
+    ),
+    exponent_1e10: Annotated[Any, Domain(symbol="g_10", typical=(-0.04, -0.03)), "exponent at 1e10 parameters"] = fitted(
+        "shape_penalty", "exponent_1e10"
+    ),
 ) -> Any:
     r"""Local exponent of the loss in the number of parameters, linear in ln N between three measured points.
 
     .. math:: g(N) = \frac{d\ln \mathrm{loss}}{d\ln N} = g_i + (g_{i+1} - g_i)\, \frac{\ln N - \ln N_i}{\ln N_{i+1} - \ln N_i}
-
-    Parameters
-    ----------
-    parameters : N, without embeddings. N > 0.
-    exponent_1e8, exponent_1e9, exponent_1e10 : the exponents at 1e8, 1e9 and 1e10 parameters.
 
     Returns
     -------
@@ -159,17 +155,16 @@ def loss_exponent(
 
 @formula(kind="approximation", source=PENALTY, status="derived", symbol="q", domain="penalties of a few per cent")
 def parameter_equivalent(
-    penalty: Annotated[Any, Domain(0, closed_low=True, symbol="p", unit="relative loss", typical=(1e-3, 5e-2))],
-    exponent: Annotated[Any, Domain(high=0, symbol="g", typical=(-0.07, -0.03))],
+    penalty: Annotated[
+        Any,
+        Domain(0, closed_low=True, symbol="p", unit="relative loss", typical=(1e-3, 5e-2)),
+        "relative loss increase of the shape",
+    ],
+    exponent: Annotated[Any, Domain(high=0, symbol="g", typical=(-0.07, -0.03)), "d ln(loss)/d ln(N) at this size"],
 ) -> Any:
     r"""Share of the parameters that a shape penalty wastes: a network this much smaller, of the best shape, does as well.
 
     .. math:: q = 1 - (1 + p)^{1/g}
-
-    Parameters
-    ----------
-    penalty : p, relative loss increase of the shape. p >= 0.
-    exponent : g, dln(loss)/dln(N) at this size. g < 0.
 
     Returns
     -------

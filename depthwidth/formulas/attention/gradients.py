@@ -24,15 +24,35 @@ from ._domains import (
 )
 from .output import dropout_noise
 
-KeyRowCorrelation = Annotated[Any, Domain(symbol=r"\rho'", typical=(0.02, 0.95))]
-HeadDim = Annotated[Any, Domain(0, symbol="d_h", unit="dimensions", typical=(16, 256))]
-Kappa = Annotated[Any, Domain(symbol="kappa", unit=GRADIENT, typical=(0.05, 0.4))]
-Queries = Annotated[Any, Domain(1, closed_low=True, integer=True, symbol="L_q", unit="tokens", typical=(8, 512))]
-Keys = Annotated[Any, Domain(1, closed_low=True, integer=True, symbol="L_k", unit="tokens", typical=(8, 512))]
-TwoKeys = Annotated[Any, Domain(2, closed_low=True, integer=True, symbol="L_k", unit="tokens", typical=(8, 512))]
-JacobianNorm = Annotated[Any, Domain(**UNIT, symbol="T", typical=(0.01, 0.2))]
-PairJacobian = Annotated[Any, Domain(-1, 1, closed_low=True, closed_high=True, symbol="T_2", typical=(0.005, 0.15))]
-Noise = Annotated[Any, Domain(symbol="C_Q", typical=(0.3, 1.0))]
+KeyRowCorrelation = Annotated[
+    Any, Domain(symbol=r"\rho'", typical=(0.02, 0.95)), "correlation of two queries, from :func:`key_row_correlation`"
+]
+HeadDim = Annotated[Any, Domain(0, symbol="d_h", unit="dimensions", typical=(16, 256)), "dimensions of a query"]
+Kappa = Annotated[
+    Any, Domain(symbol="kappa", unit=GRADIENT, typical=(0.05, 0.4)), "covariance between tokens of the output's gradient"
+]
+Queries = Annotated[
+    Any,
+    Domain(1, closed_low=True, integer=True, symbol="L_q", unit="tokens", typical=(8, 512)),
+    "tokens that attend; in self-attention as many as there are keys",
+]
+Keys = Annotated[
+    Any,
+    Domain(1, closed_low=True, integer=True, symbol="L_k", unit="tokens", typical=(8, 512)),
+    "tokens attended to; in self-attention as many as there are queries",
+]
+TwoKeys = Annotated[
+    Any, Domain(2, closed_low=True, integer=True, symbol="L_k", unit="tokens", typical=(8, 512)), "tokens attended to"
+]
+JacobianNorm = Annotated[
+    Any, Domain(**UNIT, symbol="T", typical=(0.01, 0.2)), "squared norm of the softmax's Jacobian, on average"
+]
+PairJacobian = Annotated[
+    Any,
+    Domain(-1, 1, closed_low=True, closed_high=True, symbol="T_2", typical=(0.005, 0.15)),
+    "overlap of the softmax's Jacobians of two rows",
+]
+Noise = Annotated[Any, Domain(symbol="C_Q", typical=(0.3, 1.0)), "from :func:`query_noise`; 1 for long rows"]
 
 
 @formula(kind="exact", source="Wigner average of trace(J E J E)", status="derived", symbol="C_Q")
@@ -42,11 +62,6 @@ def query_noise(P: SumP2, M3: SumP3, A22: CrossP2) -> Any:
     .. math:: C_Q = 1 - 3P + 2 M_3 + 2 A_{22}
 
     Derivation: docs/derivations/attention.md, (A5).
-
-    Parameters
-    ----------
-    P, M3 : E sum p^2 and E sum p^3.
-    A22 : E sum over i != j of p_i^2 p_j^2.
 
     Returns
     -------
@@ -75,14 +90,6 @@ def value_gradient_second_moment(
 
     Derivation: docs/derivations/attention.md, (A11).
 
-    Parameters
-    ----------
-    value_gain : g_V = V/q, width times the variance of a value weight.
-    gamma, kappa : second moment and covariance between tokens of the output's gradient.
-    P, P2 : overlap of one row with itself and with another, dropout left out.
-    queries, keys : L_q and L_k, tokens that ask and tokens attended to; both L in self-attention.
-    dropout : p, of the probabilities.
-
     Returns
     -------
     Per feature, units of gamma.
@@ -104,13 +111,6 @@ def value_gradient_covariance(
     .. math:: \kappa_V = g_V \frac{L_q}{L_k}\,\frac{\gamma(1 - P) + (L_q - 1)\,\kappa(1 - P_2)}{L_k - 1}
 
     Derivation: docs/derivations/attention.md, (A12).
-
-    Parameters
-    ----------
-    value_gain : g_V = V/q.
-    gamma, kappa : second moment and covariance of the output's gradient.
-    P, P2 : overlap of one row with itself and with another.
-    queries, keys : L_q and L_k, tokens that ask and tokens attended to. L_k >= 2.
 
     Returns
     -------
@@ -141,17 +141,6 @@ def query_gradient_second_moment(
 
     Derivation: docs/derivations/attention.md, (A13).
 
-    Parameters
-    ----------
-    value_gain : g_V = V/q.
-    gamma : second moment of the output's gradient.
-    correlation : r, of the tokens attended to.
-    T : squared norm of the softmax's Jacobian.
-    raw_score_variance : s, of a score.
-    width : d, of the tokens.
-    dropout : p, of the probabilities.
-    noise : C_Q of :func:`query_noise`; 1 for long rows.
-
     Returns
     -------
     Per feature, units of gamma.
@@ -162,9 +151,9 @@ def query_gradient_second_moment(
     0.038
     """
     apart = 1 - correlation
-    return value_gain * gamma * raw_score_variance * (
-        apart * (apart + dropout_noise.body(dropout)) * T + apart**2 / width * noise
-    )  # fmt: skip
+    return (
+        value_gain * gamma * raw_score_variance * (apart * (apart + dropout_noise.body(dropout)) * T + apart**2 / width * noise)
+    )
 
 
 @formula(kind="approximation", source=OURS, status="derived", symbol="kappa_Q", domain=TESTED)
@@ -175,23 +164,13 @@ def query_gradient_covariance(
     T2: PairJacobian,
     raw_score_variance: Raw,
     width: Width,
-    noise: Noise = 1,
+    noise: Annotated[Noise, "as :func:`query_noise`, for two rows: about (1 - P)^2 - T2; 1 for long rows"] = 1,
 ) -> Any:
     r"""Covariance between two tokens of the input's gradient that comes through the queries.
 
     .. math:: \kappa_Q = g_V\, \kappa\, s (1-r)^2 \left[T_2 + \frac{C_Q}{d}\right]
 
     Derivation: docs/derivations/attention.md, (A13).
-
-    Parameters
-    ----------
-    value_gain : g_V = V/q.
-    kappa : covariance between tokens of the output's gradient.
-    correlation : r, of the tokens attended to.
-    T2 : overlap of the softmax's Jacobians of two rows.
-    raw_score_variance : s, of a score.
-    width : d, of the tokens.
-    noise : C_Q for two rows, about (1 - P)^2 - T2; 1 for long rows.
 
     Returns
     -------
@@ -218,13 +197,6 @@ def key_row_correlation(
     .. math:: \rho' = \rho + (1-r)\, s\, \frac{1 + \rho^2}{d_h}
 
     Derivation: docs/derivations/attention.md, (A14).
-
-    Parameters
-    ----------
-    row_correlation : rho, of the tokens that ask.
-    correlation : r, of the tokens attended to.
-    raw_score_variance : s, of a score.
-    head_dim : d_h, dimensions of a query.
 
     Returns
     -------
@@ -264,17 +236,6 @@ def key_gradient_second_moment(
 
     Derivation: docs/derivations/attention.md, (A15).
 
-    Parameters
-    ----------
-    value_gain : g_V = V/q.
-    gamma, kappa : second moment and covariance of the output's gradient.
-    correlation : r, of the tokens attended to.
-    key_row_correlation : rho', of two queries, :func:`key_row_correlation`.
-    T, T2 : squared norm of the softmax's Jacobian, and the overlap of those of two rows.
-    raw_score_variance : s, of a score.
-    queries, keys : L_q and L_k, tokens that ask and tokens attended to.
-    dropout : p, of the probabilities.
-
     Returns
     -------
     Per feature, units of gamma. The part with kappa grows with the length: where gradients of tokens correlate, it is as large
@@ -287,14 +248,16 @@ def key_gradient_second_moment(
     """
     apart = 1 - correlation
     own = gamma * (apart + dropout_noise.body(dropout)) * T
-    return value_gain * queries / keys * raw_score_variance * (
-        own + (queries - 1) * kappa * apart * key_row_correlation * T2
-    )  # fmt: skip
+    return value_gain * queries / keys * raw_score_variance * (own + (queries - 1) * kappa * apart * key_row_correlation * T2)
 
 
 @formula(kind="exact", source="shift invariance of the softmax", status="derived", symbol="kappa_K")
 def key_gradient_covariance(
-    key_gradient_moment: Annotated[Any, Domain(0, closed_low=True, symbol="gamma_K", unit=GRADIENT, typical=(0.01, 1.0))],
+    key_gradient_moment: Annotated[
+        Any,
+        Domain(0, closed_low=True, symbol="gamma_K", unit=GRADIENT, typical=(0.01, 1.0)),
+        "from :func:`key_gradient_second_moment`",
+    ],
     keys: TwoKeys,
 ) -> Any:
     r"""Covariance between two tokens of the input's gradient that comes through the keys.
@@ -302,11 +265,6 @@ def key_gradient_covariance(
     .. math:: \kappa_K = -\frac{\gamma_K}{L_k - 1}
 
     Derivation: docs/derivations/attention.md, (A16).
-
-    Parameters
-    ----------
-    key_gradient_moment : gamma_K, :func:`key_gradient_second_moment`.
-    keys : L_k, tokens attended to. L_k >= 2.
 
     Returns
     -------
@@ -322,17 +280,20 @@ def key_gradient_covariance(
 
 @formula(kind="exact", source=OURS, status="derived", symbol="G gamma")
 def grouped_feature_gradient(
-    moment: Annotated[Any, Domain(symbol="m", unit=GRADIENT, typical=(0.01, 1.0))],
-    group: Annotated[Any, Domain(1, closed_low=True, integer=True, symbol="G", unit="query heads per key", typical=(1, 16))],
+    moment: Annotated[
+        Any,
+        Domain(symbol="m", unit=GRADIENT, typical=(0.01, 1.0)),
+        "second moment or covariance between tokens at a feature of a key or value of its own head",
+    ],
+    group: Annotated[
+        Any,
+        Domain(1, closed_low=True, integer=True, symbol="G", unit="query heads per key", typical=(1, 16)),
+        "query heads that share one key and value head",
+    ],
 ) -> Any:
     r"""Moment of the gradient at one feature of a key or value that several query heads share.
 
     .. math:: m_G = G\, m
-
-    Parameters
-    ----------
-    moment : m, second moment or covariance between tokens at a feature of a key or value of its own head.
-    group : G, query heads that share one key and value head.
 
     Returns
     -------

@@ -122,9 +122,19 @@ def attention_moments(
     signal, correlation, rho, length, width, value_gain, score_gain, dropout, gradient, gradient_correlation, asking = (
         _number_or_array(v)
         for v in (
-            signal, correlation, rho, length, width, value_gain, score_gain, dropout, gradient, gradient_correlation, asking,
+            signal,
+            correlation,
+            rho,
+            length,
+            width,
+            value_gain,
+            score_gain,
+            dropout,
+            gradient,
+            gradient_correlation,
+            asking,
         )
-    )  # fmt: skip
+    )
     s = raw_score_variance(score_gain, 1.0, signal)
     s2 = score_variance(s, correlation)
     o = attention_overlap(s2, rho, length, causal, head_dim) if overlap is None else overlap
@@ -134,9 +144,7 @@ def attention_moments(
     # The correlation that the key path weighs; any number where the Jacobians do not overlap at all.
     rho_k = o.R2 / (o.T2 + _TINY)
     noise = query_noise(o.P, o.M3, o.A22)
-    keys = key_gradient_second_moment(
-        value_gain, gradient, kappa, correlation, rho_k, o.R, o.T2, s, asking, length, dropout
-    )  # fmt: skip
+    keys = key_gradient_second_moment(value_gain, gradient, kappa, correlation, rho_k, o.R, o.T2, s, asking, length, dropout)
     value = value_gain * signal
     second_moment = output_second_moment(value, correlation, o.P, o.M3, o.A22, s, width, dropout)
     covariance = output_covariance(value, correlation, o.P2, rho, s, width)

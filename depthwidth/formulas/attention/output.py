@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from ...formula import formula
 from ..saturation._domains import SumP2
@@ -23,16 +23,12 @@ from ._domains import (
 
 
 @formula(kind="exact", source="variance of a Bernoulli mask", status="primary", symbol="e_p")
-def dropout_noise(dropout: Dropout) -> Any:
+def dropout_noise(dropout: Annotated[Dropout, "fraction set to zero"]) -> Any:
     r"""Variance that dropout adds to an entry of unit second moment.
 
     .. math:: e_p = \frac{p}{1 - p}
 
     Derivation: docs/derivations/attention.md, (A7).
-
-    Parameters
-    ----------
-    dropout : p, the fraction set to zero. 0 <= p < 1.
 
     Returns
     -------
@@ -54,11 +50,6 @@ def output_noise(P: SumP2, M3: SumP3, A22: CrossP2) -> Any:
 
     Derivation: docs/derivations/attention.md, (A4).
 
-    Parameters
-    ----------
-    P, M3 : E sum p^2 and E sum p^3.
-    A22 : E sum over i != j of p_i^2 p_j^2.
-
     Returns
     -------
     Dimensionless; 1 for a long row, 0 for one entry.
@@ -79,11 +70,11 @@ def output_noise(P: SumP2, M3: SumP3, A22: CrossP2) -> Any:
 def output_second_moment(
     value_moment: Value,
     correlation: Correlation,
-    P: SumP2,
+    P: Annotated[SumP2, "E sum p^2 of a row of probabilities at score variance (1 - r) s"],
     M3: SumP3,
     A22: CrossP2,
     raw_score_variance: Raw,
-    width: Width,
+    width: Annotated[Width, "width of the tokens; infinite for the leading order"],
     dropout: Dropout = 0,
 ) -> Any:
     r"""Second moment of the attention output, before its projection.
@@ -91,15 +82,6 @@ def output_second_moment(
     .. math:: V\left[r + (1-r)P + \frac{p}{1-p} P + \frac{s(1-r)^2}{d}\,\bigl(1 - P - 4(P - M_3) + 6A_{22}\bigr)\right]
 
     Derivation: docs/derivations/attention.md, (A6).
-
-    Parameters
-    ----------
-    value_moment : V, second moment of a value per feature.
-    correlation : r, of the tokens attended to.
-    P, M3, A22 : averages of a row of probabilities at score variance (1 - r) s.
-    raw_score_variance : s, of a score q.k / sqrt(d_h).
-    width : d, of the tokens; infinite for the leading order.
-    dropout : p, of the probabilities.
 
     Returns
     -------
@@ -123,7 +105,7 @@ def output_second_moment(
 def output_covariance(
     value_moment: Value,
     correlation: Correlation,
-    P2: PairP2,
+    P2: Annotated[PairP2, "E sum p_j p'_j over two rows, at score variance (1 - r) s and row correlation rho"],
     row_correlation: RowCorrelation,
     raw_score_variance: Raw,
     width: Width,
@@ -133,15 +115,6 @@ def output_covariance(
     .. math:: V\left[r + (1-r) P_2 + \frac{\rho\, s (1-r)^2}{d}\right]
 
     Derivation: docs/derivations/attention.md, (A6).
-
-    Parameters
-    ----------
-    value_moment : V, second moment of a value per feature.
-    correlation : r, of the tokens attended to.
-    P2 : E sum p_j p'_j of two rows, at score variance (1 - r) s and row correlation rho.
-    row_correlation : rho, of the tokens that ask; r in self-attention.
-    raw_score_variance : s, of a score.
-    width : d, of the tokens.
 
     Returns
     -------
@@ -162,11 +135,6 @@ def long_output_second_moment(value_moment: Value, correlation: Correlation) -> 
 
     .. math:: q_{\text{out}} \to r V
 
-    Parameters
-    ----------
-    value_moment : V, second moment of a value per feature.
-    correlation : r, of the tokens.
-
     Returns
     -------
     Per feature, units of V; also the covariance between two tokens. The remainder is O(1/L) at infinite width.
@@ -180,16 +148,14 @@ def long_output_second_moment(value_moment: Value, correlation: Correlation) -> 
 
 
 @formula(kind="exact", source=OURS, status="derived", symbol="r_G", domain="infinite width and head size")
-def grouped_head_correlation(correlation: Correlation, P: SumP2, P2: PairP2) -> Any:
+def grouped_head_correlation(
+    correlation: Annotated[Correlation, "correlation of the tokens; it or P is above 0"],
+    P: SumP2,
+    P2: Annotated[PairP2, "E sum p_j p'_j at row correlation 0, as the heads' queries are independent"],
+) -> Any:
     r"""Correlation of one output feature between two heads that share their keys and values.
 
     .. math:: r_G = \frac{r + (1-r) P_2(\rho = 0)}{r + (1-r) P}
-
-    Parameters
-    ----------
-    correlation : r, of the tokens. r > 0 or P > 0.
-    P : E sum p^2.
-    P2 : E sum p_j p'_j at row correlation 0: the heads' queries are independent.
 
     Returns
     -------

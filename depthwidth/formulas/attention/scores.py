@@ -8,9 +8,13 @@ from ...formula import Domain, formula
 from ..saturation._domains import SumP2
 from ._domains import PER_FEATURE, Correlation, CrossP2, Raw, SumP3, SumP4
 
-Signal = Annotated[Any, Domain(0, symbol="q", unit=PER_FEATURE, typical=(0.5, 2.0))]
-QueryGain = Annotated[Any, Domain(0, closed_low=True, symbol="A_q", typical=(0.5, 2.0))]
-KeyGain = Annotated[Any, Domain(0, closed_low=True, symbol="A_k", typical=(0.5, 2.0))]
+Signal = Annotated[Any, Domain(0, symbol="q", unit=PER_FEATURE, typical=(0.5, 2.0)), "second moment of the input"]
+QueryGain = Annotated[
+    Any, Domain(0, closed_low=True, symbol="A_q", typical=(0.5, 2.0)), "width times the variance of a query weight"
+]
+KeyGain = Annotated[
+    Any, Domain(0, closed_low=True, symbol="A_k", typical=(0.5, 2.0)), "width times the variance of a key weight"
+]
 
 
 @formula(kind="exact", source="product of independent projections", status="derived", symbol="s")
@@ -20,11 +24,6 @@ def raw_score_variance(query_gain: QueryGain, key_gain: KeyGain, signal: Signal)
     .. math:: s = A_q A_k q^2
 
     Derivation: docs/derivations/attention.md, (A1).
-
-    Parameters
-    ----------
-    query_gain, key_gain : A_q and A_k, width times the variance of a weight.
-    signal : q, second moment of the input per feature.
 
     Returns
     -------
@@ -46,11 +45,6 @@ def score_variance(raw_score_variance: Raw, correlation: Correlation) -> Any:
 
     Derivation: docs/derivations/attention.md, (A2).
 
-    Parameters
-    ----------
-    raw_score_variance : s, of a score q.k / sqrt(d_h).
-    correlation : r, of the tokens attended to.
-
     Returns
     -------
     nats^2. Attention collapses onto one token where this exceeds about 2 ln L.
@@ -70,11 +64,6 @@ def jacobian_norm(P: SumP2, M3: SumP3, M4: SumP4, A22: CrossP2) -> Any:
     .. math:: E\,\lVert \mathrm{diag}\,p - p p^\top \rVert_F^2 = P - 2 M_3 + M_4 + A_{22}
 
     Derivation: docs/derivations/attention.md, (A3).
-
-    Parameters
-    ----------
-    P, M3, M4 : E sum p^2, E sum p^3, E sum p^4.
-    A22 : E sum over i != j of p_i^2 p_j^2.
 
     Returns
     -------

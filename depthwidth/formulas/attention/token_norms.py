@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from ...formula import formula
 from ..saturation._domains import SumP2
@@ -11,19 +11,17 @@ from ._domains import OURS, Correlation, PairP2, Raw, RowCorrelation, SumP3, Sum
 
 @formula(kind="approximation", source=OURS, status="derived", symbol="q_norm", domain="first order in 1/d")
 def norm_fluctuation(
-    value_moment: Value, correlation: Correlation, P: SumP2, M3: SumP3, M4: SumP4, raw_score_variance: Raw, width: Width
+    value_moment: Value,
+    correlation: Correlation,
+    P: SumP2,
+    M3: SumP3,
+    M4: SumP4,
+    raw_score_variance: Raw,
+    width: Annotated[Width, "width of the tokens; their norms are those of Gaussian vectors of this many dimensions"],
 ) -> Any:
     r"""What tokens of unequal norm add to the second moment of the attention output.
 
     .. math:: \frac{2 V s (1-r)^3}{d}\,(2P - 5M_3 + 3M_4)
-
-    Parameters
-    ----------
-    value_moment : V, second moment of a value per feature.
-    correlation : r, of the tokens.
-    P, M3, M4 : averages of a row of probabilities.
-    raw_score_variance : s, of a score.
-    width : d. The norms are those of Gaussian vectors of this many dimensions.
 
     Returns
     -------
@@ -38,17 +36,14 @@ def norm_fluctuation(
 
 
 @formula(kind="approximation", source=OURS, status="derived", symbol="v_common", domain="first order in 1/d")
-def common_share_variance(correlation: Correlation, width: Width) -> Any:
+def common_share_variance(
+    correlation: Annotated[Correlation, "correlation of the tokens: the mean of that share if it is not negative"], width: Width
+) -> Any:
     r"""Variance, over tokens of one norm, of the share of a token's squared norm along what all tokens have in common.
 
     .. math:: \frac{2\, r (1-r)^2 (2 - r)}{d}
 
     Derivation: docs/derivations/attention.md, (A9).
-
-    Parameters
-    ----------
-    correlation : r, of the tokens: the mean of that share where it is not negative.
-    width : d, of the tokens.
 
     Returns
     -------
@@ -76,14 +71,6 @@ def equal_norm_shift(
     .. math:: -\frac{V s\, r (1-r)^2 (2 - r)}{d}\,(1 - 7P + 12M_3 - 6M_4)
 
     Derivation: docs/derivations/attention.md, (A10).
-
-    Parameters
-    ----------
-    value_moment : V, second moment of a value per feature.
-    correlation : r, of the tokens.
-    P, M3, M4 : averages of a row of probabilities.
-    raw_score_variance : s, of a score.
-    width : d, of the tokens.
 
     Returns
     -------
@@ -120,16 +107,6 @@ def equal_norm_covariance_shift(
 
     .. math:: -\frac{V s\, r (1-r)^2 (2 - r)}{d}\,\bigl[(1 - 3P + 2M_3)(1 - 2 P_2) - 2\rho P_2 (1 - P)^2\bigr]
 
-    Parameters
-    ----------
-    value_moment : V, second moment of a value per feature.
-    correlation : r, of the tokens.
-    P, M3 : averages of a row of probabilities.
-    P2 : of two rows.
-    row_correlation : rho, of the tokens that ask.
-    raw_score_variance : s, of a score.
-    width : d, of the tokens.
-
     Returns
     -------
     Per feature, units of V; add it to :func:`output_covariance`. Exact to first order for uniform attention, and for rows
@@ -141,9 +118,12 @@ def equal_norm_covariance_shift(
     -0.00293
     """
     spread = common_share_variance.body(correlation, width) / 2
-    return -value_moment * raw_score_variance * spread * (
-        (1 - 3 * P + 2 * M3) * (1 - 2 * P2) - 2 * row_correlation * P2 * (1 - P) ** 2
-    )  # fmt: skip
+    return (
+        -value_moment
+        * raw_score_variance
+        * spread
+        * ((1 - 3 * P + 2 * M3) * (1 - 2 * P2) - 2 * row_correlation * P2 * (1 - P) ** 2)
+    )
 
 
 @formula(kind="approximation", source=OURS, status="derived", symbol="c_rows", domain="first order in 1/d")
@@ -162,16 +142,6 @@ def short_row_covariance_shift(
     .. math:: -\frac{V s (1-r)^2}{d}\left[\rho\,\bigl(1 - (1-P)^2(1-P_2)\bigr) + 2 P_2 (1 - 3P + 2M_3)\right]
 
     Derivation: docs/derivations/attention.md, (A8).
-
-    Parameters
-    ----------
-    value_moment : V, second moment of a value per feature.
-    correlation : r, of the tokens attended to.
-    P, M3 : averages of a row of probabilities.
-    P2 : of two rows.
-    row_correlation : rho, of the tokens that ask.
-    raw_score_variance : s, of a score.
-    width : d, of the tokens.
 
     Returns
     -------

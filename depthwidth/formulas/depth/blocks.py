@@ -8,24 +8,24 @@ from ...formula import Domain, formula
 from ..moments import KEDIA, BranchScale, Correlation, Dropout, Scale, SecondMoment
 from ._domains import HiddenRatio, Strength
 
+OutputDropout = Annotated[Dropout, "dropout rate of the block's output"]
+
 
 # One block, at a norm's unit input.
 @formula(kind="exact", source=f"{KEDIA}, feed-forward block (authors' code)", symbol="a_F", domain="infinite width")
 def relu_block_second_moment(
-    up_gain: Annotated[Any, Domain(0, symbol="A_1", typical=(0.3, 2))],
-    down_gain: Annotated[Any, Domain(0, symbol="A_2", typical=(0.3, 2))],
+    up_gain: Annotated[
+        Any, Domain(0, symbol="A_1", typical=(0.3, 2)), "width times the variance of a weight of the first matrix"
+    ],
+    down_gain: Annotated[
+        Any, Domain(0, symbol="A_2", typical=(0.3, 2)), "width times the variance of a weight of the second matrix"
+    ],
     ratio: HiddenRatio = 4,
-    dropout: Dropout = 0,
+    dropout: OutputDropout = 0,
 ) -> Any:
     r"""What a ReLU feed-forward block adds to the stream's second moment; its gradient gains the same factor.
 
     .. math:: a_F = \frac{m A_1 A_2}{2 (1-p)}
-
-    Parameters
-    ----------
-    up_gain, down_gain : width times the variance of one weight, of either matrix.
-    ratio : m, hidden features over width.
-    dropout : p of the block's output.
 
     Returns
     -------
@@ -44,10 +44,6 @@ def xavier_relu_block_second_moment(ratio: HiddenRatio) -> Any:
     r"""What a ReLU feed-forward block with Xavier's initialisation adds to the stream's second moment.
 
     .. math:: a_F = \frac{2 m}{(1+m)^2}
-
-    Parameters
-    ----------
-    ratio : m, hidden features over width.
 
     Returns
     -------
@@ -69,20 +65,16 @@ def xavier_relu_block_second_moment(ratio: HiddenRatio) -> Any:
     domain="sequences much longer than 1/r; score variance of order 1",
 )
 def attention_block_second_moment(
-    value_gain: Annotated[Any, Domain(0, symbol="A_v", typical=(0.3, 2))],
-    out_gain: Annotated[Any, Domain(0, symbol="A_o", typical=(0.3, 2))],
-    correlation: Annotated[Any, Domain(0, 1, closed_high=True, symbol="r", typical=(0.2, 1))] = 1,
-    dropout: Dropout = 0,
+    value_gain: Annotated[Any, Domain(0, symbol="A_v", typical=(0.3, 2)), "width times the variance of a value weight"],
+    out_gain: Annotated[Any, Domain(0, symbol="A_o", typical=(0.3, 2)), "width times the variance of an output weight"],
+    correlation: Annotated[
+        Any, Domain(0, 1, closed_high=True, symbol="r", typical=(0.2, 1)), "correlation of the tokens at the norm"
+    ] = 1,
+    dropout: OutputDropout = 0,
 ) -> Any:
     r"""What an attention block adds to the stream's second moment: averaging leaves of the values what tokens share.
 
     .. math:: a_A = \frac{A_v A_o r}{1-p}
-
-    Parameters
-    ----------
-    value_gain, out_gain : width times the variance of one weight, of either matrix.
-    correlation : r of the tokens at the norm.
-    dropout : p of the block's output.
 
     Returns
     -------
@@ -99,10 +91,14 @@ def attention_block_second_moment(
 
 @formula(kind="exact", source=f"{KEDIA}, residual (authors' code)", symbol="r'", domain="branch and stream independent")
 def residual_correlation(
-    correlation: Correlation,
-    branch_correlation: Annotated[Any, Domain(-1, 1, closed_low=True, closed_high=True, symbol="r_f", typical=(0.05, 0.95))],
-    second_moment: SecondMoment,
-    branch_moment: Strength,
+    correlation: Annotated[Correlation, "correlation of the stream"],
+    branch_correlation: Annotated[
+        Any,
+        Domain(-1, 1, closed_low=True, closed_high=True, symbol="r_f", typical=(0.05, 0.95)),
+        "correlation of the branch's output: 1 - p for attention over a long sequence, (1-p) k(r) for a ReLU part",
+    ],
+    second_moment: Annotated[SecondMoment, "second moment of the stream"],
+    branch_moment: Annotated[Strength, "second moment of the branch's output"],
     skip: Scale = 1,
     branch: BranchScale = 1,
 ) -> Any:
@@ -110,18 +106,13 @@ def residual_correlation(
 
     .. math:: r' = \frac{\lambda^2 q r + \beta^2 a r_f}{\lambda^2 q + \beta^2 a}
 
-    Parameters
-    ----------
-    correlation : r of the stream.
-    branch_correlation : r_f of the branch's output: 1 - p of attention over a long sequence, (1-p) k(r) of a ReLU part, with k
-        the arc-cosine kernel E f f / E f^2.
-    second_moment : q of the stream.
-    branch_moment : a of the branch's output.
-    skip, branch : lambda and beta, the factors on either.
-
     Returns
     -------
     r'.
+
+    Notes
+    -----
+    k is the arc-cosine kernel E f f / E f^2.
 
     Examples
     --------
@@ -142,18 +133,17 @@ def residual_correlation(
 )
 def feed_forward_matrix_moment(
     ratio: HiddenRatio,
-    slope_kurtosis: Annotated[Any, Domain(1, closed_low=True, symbol="kappa_s", typical=(1, 3))] = 2,
+    slope_kurtosis: Annotated[
+        Any,
+        Domain(1, closed_low=True, symbol="kappa_s", typical=(1, 3)),
+        "E f'^4 / (E f'^2)^2; 2 for ReLU, whose slope is 0 or 1, and 1 for a linear map",
+    ] = 2,
 ) -> Any:
     r"""How unevenly a plain feed-forward part stretches directions: tr (J J')^2 / d over (tr J J' / d)^2.
 
     .. math:: \mu_2 = 2 + \frac{\kappa_s}{m}
 
     Derivation: docs/derivations/post-norm.md, (N3).
-
-    Parameters
-    ----------
-    ratio : m, hidden features over width.
-    slope_kurtosis : E f'^4 / (E f'^2)^2; 2 for ReLU, whose slope is 0 or 1, and 1 for a linear map.
 
     Returns
     -------
@@ -177,18 +167,17 @@ def feed_forward_matrix_moment(
 )
 def feed_forward_matrix_spread(
     ratio: HiddenRatio,
-    kurtosis: Annotated[Any, Domain(1, closed_low=True, symbol="kappa_4", typical=(2, 8))] = 6,
+    kurtosis: Annotated[
+        Any,
+        Domain(1, closed_low=True, symbol="kappa_4", typical=(2, 8)),
+        "E f^4 / (E f^2)^2 of the hidden features; 6 for ReLU, 3 for a linear map",
+    ] = 6,
 ) -> Any:
     r"""How much the size of a feed-forward part's output varies between draws of its weights: d times the relative variance.
 
     .. math:: \omega = 2 + \frac{\kappa_4 - 1}{m}
 
     Derivation: docs/derivations/post-norm.md, (N4).
-
-    Parameters
-    ----------
-    ratio : m, hidden features over width.
-    kurtosis : E f^4 / (E f^2)^2 of the hidden features; 6 for ReLU, 3 for a linear map.
 
     Returns
     -------

@@ -10,7 +10,10 @@ from .._regime import require
 from ..moments import KEDIA, Correlation, Dropout
 from ._domains import Branches, Gain
 
-Start = Annotated[Any, Domain(-1, 1, closed_low=True, closed_high=True, symbol="r_0", typical=(0.05, 0.6))]
+Start = Annotated[
+    Any, Domain(-1, 1, closed_low=True, closed_high=True, symbol="r_0", typical=(0.05, 0.6)), "correlation of the input"
+]
+ShareExponent = Annotated[Any, Domain(0, symbol="alpha", typical=(0.5, 1.5)), "exponent in beta^2 = k / N_b^alpha"]
 
 
 # DeepScaleLM: lambda^2 + beta^2 = 1 and beta^2 = k/N_b^alpha.
@@ -18,18 +21,12 @@ Start = Annotated[Any, Domain(-1, 1, closed_low=True, closed_high=True, symbol="
 def deepscale_gradient_gain(
     gain: Gain,
     blocks: Branches,
-    k: Annotated[Any, Domain(0, symbol="k", typical=(0.5, 1.4))] = 2,
-    alpha: Annotated[Any, Domain(0, symbol="alpha", typical=(0.5, 1.5))] = 1,
+    k: Annotated[Any, Domain(0, symbol="k", typical=(0.5, 1.4)), "factor in beta^2 = k / N_b^alpha, which is at most 1"] = 2,
+    alpha: ShareExponent = 1,
 ) -> Any:
     r"""How much a gradient gains through a DeepScaleLM stack whose blocks have one gain J.
 
     .. math:: \left(1 + \frac{k (J - 1)}{N_b^\alpha}\right)^{N_b}
-
-    Parameters
-    ----------
-    gain : J of a block at unit input.
-    blocks : N_b, residual blocks; two a layer.
-    k, alpha : beta^2 = k / N_b^alpha, which is at most 1.
 
     Returns
     -------
@@ -53,20 +50,14 @@ def deepscale_gradient_gain(
     domain="a bound, with J the largest gain of a block; the paper's own proof was not available",
 )
 def deepscale_gradient_bound(
-    gain: Gain,
+    gain: Annotated[Gain, "largest gain of any block"],
     blocks: Branches,
-    k: Annotated[Any, Domain(0, symbol="k", typical=(0.5, 2))] = 2,
-    alpha: Annotated[Any, Domain(0, symbol="alpha", typical=(0.5, 1.5))] = 1,
+    k: Annotated[Any, Domain(0, symbol="k", typical=(0.5, 2)), "factor in beta^2 = k / N_b^alpha"] = 2,
+    alpha: ShareExponent = 1,
 ) -> Any:
     r"""The most that a gradient can gain through a DeepScaleLM stack; free of depth for alpha = 1.
 
     .. math:: e^{k (J - 1) N_b^{1-\alpha}}
-
-    Parameters
-    ----------
-    gain : J, the largest of any block.
-    blocks : N_b, residual blocks; two a layer.
-    k, alpha : beta^2 = k / N_b^alpha.
 
     Returns
     -------
@@ -94,11 +85,6 @@ def deepscale_correlation_rate(correlation: Correlation, dropout: Dropout) -> An
     .. math:: \frac{dr}{d\tau} = (1-p)(1 + k(r)) - 2 r, \quad
               k(r) = \frac{\sqrt{1-r^2} + (\pi - \arccos r)\, r}{\pi}
 
-    Parameters
-    ----------
-    correlation : r.
-    dropout : p.
-
     Returns
     -------
     Per unit of tau, the sum of beta^2 over layers: 1 for the whole stack at k = 2, alpha = 1, whatever its depth.
@@ -119,17 +105,18 @@ def deepscale_correlation_rate(correlation: Correlation, dropout: Dropout) -> An
     symbol="r",
     domain="as the rate's, r_0 >= 0; within 0.006",
 )
-def deepscale_correlation(start: Start, time: Annotated[Any, Domain(0, closed_low=True, symbol="tau", typical=(0.1, 3))],
-                          dropout: Dropout) -> Any:  # fmt: skip
+def deepscale_correlation(
+    start: Start,
+    time: Annotated[
+        Any,
+        Domain(0, closed_low=True, symbol="tau", typical=(0.1, 3)),
+        "sum of beta^2 over layers; 1 after the last one at k = 2, alpha = 1",
+    ],
+    dropout: Dropout,
+) -> Any:
     r"""Correlation of tokens along a DeepScaleLM stack.
 
     .. math:: r(\tau) = \frac{r_- - w r_+}{1 - w}, \quad w = \frac{r_0 - r_-}{r_0 - r_+} e^{-\tau\sqrt{B^2 - 4AC}}
-
-    Parameters
-    ----------
-    start : r_0 of the input.
-    time : tau, the sum of beta^2 over layers; 1 behind the last one at k = 2, alpha = 1.
-    dropout : p.
 
     Returns
     -------
@@ -156,10 +143,6 @@ def deepscale_correlation_limit(dropout: Dropout) -> Any:
     r"""The correlation towards which tokens move in a stack of unit ReLU blocks; dropout keeps it below 1.
 
     .. math:: r^* = \frac{-B - \sqrt{B^2 - 4AC}}{2A}
-
-    Parameters
-    ----------
-    dropout : p.
 
     Returns
     -------

@@ -9,8 +9,14 @@ from ..moments import BranchScale, Features, Scale
 from ._domains import Attention, FeedForward, Gain, Gap, HiddenRatio, Layers, Strength
 from .blocks import feed_forward_matrix_moment, feed_forward_matrix_spread
 
-AttentionGain = Annotated[Any, Domain(0, closed_low=True, symbol="J_A", typical=(0.05, 1))]
-FeedForwardGain = Annotated[Any, Domain(0, closed_low=True, symbol="J_F", typical=(0.05, 1))]
+AttentionGain = Annotated[
+    Any, Domain(0, closed_low=True, symbol="J_A", typical=(0.05, 1)), "gain of the gradient through the attention block"
+]
+FeedForwardGain = Annotated[
+    Any, Domain(0, closed_low=True, symbol="J_F", typical=(0.05, 1)), "gain of the gradient through the feed-forward block"
+]
+LayerWidth = Annotated[Any, Domain(0, symbol="d", unit="dimensions", typical=(64, 4096)), "width"]
+Width = Annotated[Features, "width"]
 
 
 @formula(
@@ -20,21 +26,23 @@ FeedForwardGain = Annotated[Any, Domain(0, closed_low=True, symbol="J_F", typica
     symbol="f",
     domain="infinite width; constant a and J",
 )
-def post_norm_gradient_factor(gain: Gain, strength: Strength, skip: Scale = 1, branch: BranchScale = 1) -> Any:
+def post_norm_gradient_factor(
+    gain: Gain,
+    strength: Annotated[Strength, "second moment that the branch adds, dropout included"],
+    skip: Scale = 1,
+    branch: BranchScale = 1,
+) -> Any:
     r"""By what one post-norm block multiplies a gradient on its way back.
 
     .. math:: f = \frac{\lambda^2 + \beta^2 J}{\lambda^2 + \beta^2 a}
 
-    Parameters
-    ----------
-    gain : J of the branch.
-    strength : a, what the branch adds, dropout included. A gradient that tokens share passes dropout as it is, so that f is
-        below 1 for it even where J without dropout is a.
-    skip, branch : lambda and beta, the factors on skip and branch.
-
     Returns
     -------
     f; 1 where J = a, and 1/(1+a) where the branch gives nothing back.
+
+    Notes
+    -----
+    A gradient that tokens share passes dropout as it is, so that f is below 1 for it even if J without dropout is a.
 
     Examples
     --------
@@ -62,12 +70,6 @@ def post_norm_gradient_growth(
 
     .. math:: \left(\frac{(1 + J_A)(1 + J_F)}{(1 + a_A)(1 + a_F)}\right)^N
 
-    Parameters
-    ----------
-    attention_gain, feed_forward_gain : J_A and J_F.
-    attention, feed_forward : a_A and a_F, what the two blocks of a layer add.
-    layers : N.
-
     Returns
     -------
     The ratio of gamma at the input to gamma at the output.
@@ -87,16 +89,14 @@ def post_norm_gradient_growth(
     symbol="1 - r_N",
     domain="long sequences, p = 0, ReLU; within 6 % from g_0 = 0.1, within 1 % from 0.01",
 )
-def post_norm_collapse(gap: Gap, attention: Attention, layers: Layers) -> Any:
+def post_norm_collapse(
+    gap: Gap,
+    attention: Annotated[Attention, "second moment that an attention block adds once tokens have aligned"],
+    layers: Layers,
+) -> Any:
     r"""How far from alike the tokens of a post-norm stack still are after N layers: rank collapse at an exponential rate.
 
     .. math:: 1 - r_N = g_0 (1 + a_A)^{-N}
-
-    Parameters
-    ----------
-    gap : g_0 = 1 - r_0 of the input.
-    attention : a_A, what an attention block adds once tokens have aligned.
-    layers : N.
 
     Returns
     -------
@@ -121,18 +121,12 @@ def post_norm_collapse(gap: Gap, attention: Attention, layers: Layers) -> Any:
 def post_norm_layer_log_drift(
     attention: Attention,
     feed_forward: FeedForward,
-    width: Annotated[Any, Domain(0, symbol="d", unit="dimensions", typical=(64, 4096))],
+    width: LayerWidth,
     ratio: HiddenRatio = 4,
 ) -> Any:
     r"""Expected logarithm of the factor by which one deep post-norm layer multiplies the gradient's second moment.
 
     .. math:: E \ln f = -\frac{2 a_A + 2 a_A^2}{(1+a_A)^2 d} - \frac{2 a_F + (1 + 2/m) a_F^2}{(1+a_F)^2 d}
-
-    Parameters
-    ----------
-    attention, feed_forward : a_A and a_F, what the two blocks of a layer add.
-    width : d.
-    ratio : m, hidden features over width.
 
     Returns
     -------
@@ -140,7 +134,7 @@ def post_norm_layer_log_drift(
 
     Examples
     --------
-    >>> round(post_norm_layer_log_drift(1.0, xavier_relu_block_second_moment(4), 1), 3)
+    >>> round(post_norm_layer_log_drift(1.0, 0.32, 1), 3)
     -1.455
     """
     return post_norm_log_drift(attention, width, 3) + post_norm_log_drift(
@@ -159,18 +153,12 @@ def post_norm_layer_log_drift(
 def post_norm_layer_log_variance(
     attention: Attention,
     feed_forward: FeedForward,
-    width: Annotated[Any, Domain(0, symbol="d", unit="dimensions", typical=(64, 4096))],
+    width: LayerWidth,
     ratio: HiddenRatio = 4,
 ) -> Any:
     r"""Variance over draws of the logarithm of one deep post-norm layer's gradient factor.
 
     .. math:: \mathrm{Var} \ln f = \frac{2 (4 a_A + 4 a_A^2)}{(1+a_A)^2 d} + \frac{2 (4 a_F + (2 + 5/m) a_F^2)}{(1+a_F)^2 d}
-
-    Parameters
-    ----------
-    attention, feed_forward : a_A and a_F, what the two blocks of a layer add.
-    width : d.
-    ratio : m, hidden features over width.
 
     Returns
     -------
@@ -178,7 +166,7 @@ def post_norm_layer_log_variance(
 
     Examples
     --------
-    >>> round(post_norm_layer_log_variance(1.0, xavier_relu_block_second_moment(4), 1), 2)
+    >>> round(post_norm_layer_log_variance(1.0, 0.32, 1), 2)
     5.85
     """
     return post_norm_log_variance(attention, width, 4) + post_norm_log_variance(
@@ -186,7 +174,9 @@ def post_norm_layer_log_variance(
     )
 
 
-SpreadStrength = Annotated[Any, Domain(0, symbol="a", typical=(0.1, 1.5))]
+SpreadStrength = Annotated[
+    Any, Domain(0, symbol="a", typical=(0.1, 1.5)), "second moment of the branch divided by that of the skip path"
+]
 
 
 @formula(
@@ -199,20 +189,18 @@ SpreadStrength = Annotated[Any, Domain(0, symbol="a", typical=(0.1, 1.5))]
 )
 def post_norm_log_drift(
     strength: SpreadStrength,
-    width: Features,
-    matrix_moment: Annotated[Any, Domain(1, closed_low=True, symbol="mu_2", typical=(2, 3))] = 3,
+    width: Width,
+    matrix_moment: Annotated[
+        Any,
+        Domain(1, closed_low=True, symbol="mu_2", typical=(2, 3)),
+        "from :func:`feed_forward_matrix_moment`: 3 for attention, 2.5 for a ReLU feed-forward part four times the width",
+    ] = 3,
 ) -> Any:
     r"""Expected logarithm of the factor by which one deep post-norm block multiplies the gradient's second moment.
 
     .. math:: E \ln f = -\frac{2a + (\mu_2 - 1) a^2}{(1+a)^2 d}
 
     Derivation: docs/derivations/post-norm.md, (N1).
-
-    Parameters
-    ----------
-    strength : a, second moment of the branch over that of the skip path.
-    width : d.
-    matrix_moment : mu_2, 3 for attention, 2.5 for a ReLU feed-forward part four times the width.
 
     Returns
     -------
@@ -237,20 +225,18 @@ def post_norm_log_drift(
 )
 def post_norm_log_variance(
     strength: SpreadStrength,
-    width: Features,
-    matrix_spread: Annotated[Any, Domain(0, symbol="omega", typical=(3, 4))] = 4,
+    width: Width,
+    matrix_spread: Annotated[
+        Any,
+        Domain(0, symbol="omega", typical=(3, 4)),
+        "from :func:`feed_forward_matrix_spread`: 4 for attention, 3.25 for a ReLU feed-forward part four times the width",
+    ] = 4,
 ) -> Any:
     r"""Variance over draws of the logarithm of one deep post-norm block's gradient factor.
 
     .. math:: \mathrm{Var} \ln f = \frac{2 (4a + \omega a^2)}{(1+a)^2 d}
 
     Derivation: docs/derivations/post-norm.md, (N2).
-
-    Parameters
-    ----------
-    strength : a, second moment of the branch over that of the skip path.
-    width : d.
-    matrix_spread : omega, 4 for attention, 3.25 for a ReLU feed-forward part four times the width.
 
     Returns
     -------

@@ -10,24 +10,24 @@ from .._regime import require
 from ..moments import BranchScale, Dropout, SecondMoment
 from ._domains import Attention, Branches, FeedForward, Gain, Gap, Layers
 
-Slope = Annotated[Any, Domain(0, symbol="s", unit="per feature and layer", typical=(0.3, 3))]
-Shrink = Annotated[Any, Domain(0, 1, symbol="lambda", typical=(0.5, 0.99))]
+Slope = Annotated[
+    Any, Domain(0, symbol="s", unit="per feature and layer", typical=(0.3, 3)), "second moment that a layer adds to the stream"
+]
+Shrink = Annotated[
+    Any,
+    Domain(0, 1, symbol="lambda", typical=(0.5, 0.99)),
+    "factor on the skip path of either block; for 1 see :func:`pre_norm_second_moment`",
+]
+StartMoment = Annotated[SecondMoment, "second moment of the input, q_0"]
 
 
 @formula(kind="exact", source="sum of the residual recursion", status="derived", symbol="q_N", domain="constant a_A and a_F")
 def pre_norm_second_moment(
-    second_moment: SecondMoment, attention: Attention, feed_forward: FeedForward, layers: Layers, branch: BranchScale = 1
+    second_moment: StartMoment, attention: Attention, feed_forward: FeedForward, layers: Layers, branch: BranchScale = 1
 ) -> Any:
     r"""Second moment of a pre-norm stream after N layers whose skip is the plain sum: linear in depth.
 
     .. math:: q_N = q_0 + N \beta^2 (a_A + a_F)
-
-    Parameters
-    ----------
-    second_moment : q_0 of the input.
-    attention, feed_forward : a_A and a_F, what the two blocks of a layer add.
-    layers : N.
-    branch : beta, the factor on branches.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def pre_norm_second_moment(
     kind="exact", source="solution of the residual recursion", status="derived", symbol="q_N", domain="constant a_A and a_F"
 )
 def scaled_pre_norm_second_moment(
-    second_moment: SecondMoment,
+    second_moment: StartMoment,
     attention: Attention,
     feed_forward: FeedForward,
     layers: Layers,
@@ -55,14 +55,6 @@ def scaled_pre_norm_second_moment(
     r"""Second moment of a pre-norm stream whose skip is scaled down: it settles instead of growing.
 
     .. math:: q_N = \lambda^{4N} q_0 + \beta^2 (\lambda^2 a_A + a_F) \frac{1 - \lambda^{4N}}{1 - \lambda^4}
-
-    Parameters
-    ----------
-    second_moment : q_0 of the input.
-    attention, feed_forward : a_A and a_F, what the two blocks of a layer add.
-    layers : N.
-    skip : lambda < 1, the factor on the skip of either block; for 1 see :func:`pre_norm_second_moment`.
-    branch : beta, the factor on branches.
 
     Returns
     -------
@@ -84,18 +76,19 @@ def scaled_pre_norm_second_moment(
     symbol="G",
     domain="constant J and s; finite-width corrections aside",
 )
-def pre_norm_gradient_growth(second_moment: SecondMoment, gain: Gain, slope: Slope, layers: Layers) -> Any:
+def pre_norm_gradient_growth(
+    second_moment: Annotated[
+        SecondMoment,
+        "second moment at the input of the first of these blocks, q_0; for feed-forward blocks, after the first attention",
+    ],
+    gain: Gain,
+    slope: Slope,
+    layers: Layers,
+) -> Any:
     r"""How much a gradient gains on its way through N pre-norm layers in front of which the stream grows linearly.
 
     .. math:: \prod_{l=0}^{N-1} \left(1 + \frac{J}{q_0 + s l}\right)
               = \frac{\Gamma(N + (q_0+J)/s)\, \Gamma(q_0/s)}{\Gamma((q_0+J)/s)\, \Gamma(N + q_0/s)}
-
-    Parameters
-    ----------
-    second_moment : q_0 in front of the first of these blocks; behind the first attention for feed-forward blocks.
-    gain : J of the block at a norm's unit input.
-    slope : s, what a layer adds to the stream.
-    layers : N.
 
     Returns
     -------
@@ -122,21 +115,14 @@ def pre_norm_gradient_growth(second_moment: SecondMoment, gain: Gain, slope: Slo
     domain="many layers",
 )
 def pre_norm_gradient_power_law(
-    second_moment: SecondMoment,
+    second_moment: Annotated[SecondMoment, "second moment at the input of the first of these blocks, q_0"],
     gain: Gain,
-    slope: Slope,
-    layers: Annotated[Any, Domain(0, symbol="N", unit="layers", typical=(10, 200))],
+    slope: Annotated[Slope, "second moment that a layer adds to the stream; J/s is the exponent"],
+    layers: Annotated[Any, Domain(0, symbol="N", unit="layers", typical=(10, 200)), "layers"],
 ) -> Any:
     r"""The gradient of a deep pre-norm stack as a power of its depth.
 
     .. math:: \frac{\Gamma(q_0/s)}{\Gamma((q_0+J)/s)}\, N^{J/s}
-
-    Parameters
-    ----------
-    second_moment : q_0 in front of the first of these blocks.
-    gain : J of the block at a norm's unit input.
-    slope : s, what a layer adds to the stream; J/s is the exponent.
-    layers : N.
 
     Returns
     -------
@@ -157,14 +143,13 @@ def pre_norm_gradient_power_law(
     symbol="x",
     domain="the exponent in the limit of many layers, p = 0, ReLU",
 )
-def pre_norm_collapse_exponent(attention: Attention, feed_forward: FeedForward) -> Any:
+def pre_norm_collapse_exponent(
+    attention: Annotated[Attention, "second moment that an attention block adds once tokens have aligned"],
+    feed_forward: Annotated[FeedForward, "second moment that a feed-forward block adds once tokens have aligned"],
+) -> Any:
     r"""With which power of depth the tokens of a pre-norm stack become alike: 1 - r falls as N to this power.
 
     .. math:: x = -\frac{a_A}{a_A + a_F}
-
-    Parameters
-    ----------
-    attention, feed_forward : a_A and a_F, what the two blocks of a layer add once tokens have aligned.
 
     Returns
     -------
@@ -186,19 +171,12 @@ def pre_norm_collapse_exponent(attention: Attention, feed_forward: FeedForward) 
     domain="long sequences, p = 0, ReLU; within 2 % from g_0 = 0.1, within 1 % from 0.01",
 )
 def pre_norm_collapse(
-    gap: Gap, second_moment: SecondMoment, attention: Attention, feed_forward: FeedForward, layers: Layers
+    gap: Gap, second_moment: StartMoment, attention: Attention, feed_forward: FeedForward, layers: Layers
 ) -> Any:
     r"""How far from alike the tokens of a pre-norm stack still are after N layers: rank collapse by a power of depth.
 
     .. math:: 1 - r_N = g_0 \frac{q_0}{q_0 + s N} \prod_{l=0}^{N-1} \left(1 + \frac{a_F}{q_0 + a_A + s l}\right),
               \quad s = a_A + a_F
-
-    Parameters
-    ----------
-    gap : g_0 = 1 - r_0 of the input.
-    second_moment : q_0 of the input.
-    attention, feed_forward : a_A and a_F, what the two blocks of a layer add.
-    layers : N.
 
     Returns
     -------
@@ -223,20 +201,18 @@ def pre_norm_collapse(
     domain="many layers, long sequences, ReLU, a_F at most V; within 0.007",
 )
 def pre_norm_correlation_limit(
-    attention: Annotated[Any, Domain(0, symbol="V", unit="per feature", typical=(0.5, 2))],
-    feed_forward: FeedForward,
-    dropout: Dropout,
+    attention: Annotated[
+        Any,
+        Domain(0, symbol="V", unit="per feature", typical=(0.5, 2)),
+        "width times value variance times width times output variance; attention adds V r",
+    ],
+    feed_forward: Annotated[FeedForward, "second moment that a ReLU part adds, before dropout"],
+    dropout: Annotated[Dropout, "dropout rate of both blocks' outputs"],
 ) -> Any:
     r"""Where dropout stops rank collapse in a deep pre-norm stack: the correlation of what a layer adds.
 
     .. math:: r^* (V r^* + a_F) = (1-p) \left(V r^* + a_F \left(\tfrac{1}{\pi} + \tfrac{r^*}{2}
               + (\tfrac12 - \tfrac1\pi) {r^*}^2\right)\right)
-
-    Parameters
-    ----------
-    attention : V, width times value variance times width times output variance; attention adds V r.
-    feed_forward : a_F, what a ReLU part adds before dropout.
-    dropout : p of both blocks' outputs.
 
     Returns
     -------
@@ -255,16 +231,14 @@ def pre_norm_correlation_limit(
 
 
 @formula(kind="exact", source="sum of branches of unit size", status="derived", symbol="q_N", domain="unit gains of the norms")
-def sandwich_norm_second_moment(second_moment: SecondMoment, blocks: Branches, branch: BranchScale = 1) -> Any:
+def sandwich_norm_second_moment(
+    second_moment: StartMoment,
+    blocks: Branches,
+    branch: Annotated[BranchScale, "factor on the branches, or the gain of the norms at their outputs"] = 1,
+) -> Any:
     r"""Second moment of a stream to which every branch is added behind a norm of its own: linear, whatever the weights.
 
     .. math:: q = q_0 + N_b \beta^2
-
-    Parameters
-    ----------
-    second_moment : q_0 of the input.
-    blocks : N_b, residual blocks; two a layer.
-    branch : beta, the factor on branches, or the gain of the norms behind them.
 
     Returns
     -------
@@ -280,19 +254,17 @@ def sandwich_norm_second_moment(second_moment: SecondMoment, blocks: Branches, b
 
 @formula(kind="asymptotic", source="sum of the residual recursion of a pre-norm stack", status="derived", symbol="q_N")
 def pre_norm_growth(
-    second_moment: SecondMoment,
-    block_moment: Annotated[Any, Domain(0, symbol="a", unit="per feature", typical=(0.1, 3))],
-    blocks: Annotated[Any, Domain(0, closed_low=True, symbol="N", unit="blocks", typical=(1, 200))],
+    second_moment: StartMoment,
+    block_moment: Annotated[
+        Any,
+        Domain(0, symbol="a", unit="per feature", typical=(0.1, 3)),
+        "second moment that one block adds (attention and feed-forward together) once the correlation no longer changes",
+    ],
+    blocks: Annotated[Any, Domain(0, closed_low=True, symbol="N", unit="blocks", typical=(1, 200)), "blocks"],
 ) -> Any:
     r"""Second moment of a pre-norm stream after N blocks that each add a: it grows linearly.
 
     .. math:: q_N = q_0 + N a
-
-    Parameters
-    ----------
-    second_moment : q_0 of the input.
-    block_moment : a, what one block adds (attention and feed-forward together) at a correlation that no longer changes.
-    blocks : N.
 
     Returns
     -------

@@ -10,24 +10,24 @@ from ._domains import INPUT, QUARTER, Variance
 from .piecewise import relu2_pair_moment, relu_derivative_pair_moment, relu_pair_moment
 from .smooth import gelu_derivative_pair_moment, gelu_derivative_second_moment, gelu_pair_moment, gelu_second_moment
 
-LinearVariance = Annotated[Any, Domain(0, symbol="b", unit=INPUT, typical=(0.1, 5.0))]
-GateCorrelation = Annotated[Any, Domain(-1, 1, closed_low=True, closed_high=True, symbol="s", typical=(-0.95, 0.95))]
+LinearVariance = Annotated[Any, Domain(0, symbol="b", unit=INPUT, typical=(0.1, 5.0)), "variance of v, the linear part"]
+GateCorrelation = Annotated[
+    Any,
+    Domain(-1, 1, closed_low=True, closed_high=True, symbol="s", typical=(-0.95, 0.95)),
+    "correlation of u and v of one token; 0 for separate weights",
+]
+GateVariance = Annotated[Variance, "variance of u, the gate's input"]
+PairCorrelation = Annotated[Correlation, "correlation between two tokens, the same for u and for v"]
 
 
 # ---- ReGLU, relu(u) v, and GEGLU, gelu(u) v ----
 
 
 @formula(kind="exact", source="Stein's lemma", status="derived", symbol=r"E[f v]")
-def reglu_mean(variance: Variance, linear_variance: LinearVariance, gate_correlation: GateCorrelation = 0) -> Any:
+def reglu_mean(variance: GateVariance, linear_variance: LinearVariance, gate_correlation: GateCorrelation = 0) -> Any:
     r"""Mean of a ReGLU unit, relu(u) v.
 
     .. math:: E[f(u)\,v] = \frac{s\sqrt{ab}}{2}
-
-    Parameters
-    ----------
-    variance : a, the variance of u, the gate's input. a > 0.
-    linear_variance : b, the variance of v. b > 0.
-    gate_correlation : s, between u and v of one token; 0, separate weights, by default.
 
     Returns
     -------
@@ -46,16 +46,10 @@ def reglu_mean(variance: Variance, linear_variance: LinearVariance, gate_correla
 
 
 @formula(kind="exact", source="Stein's lemma", status="derived", symbol=r"E[f^2 v^2]")
-def reglu_second_moment(variance: Variance, linear_variance: LinearVariance, gate_correlation: GateCorrelation = 0) -> Any:
+def reglu_second_moment(variance: GateVariance, linear_variance: LinearVariance, gate_correlation: GateCorrelation = 0) -> Any:
     r"""Second moment of a ReGLU unit, relu(u) v.
 
     .. math:: E[f(u)^2 v^2] = ab\left(\frac12 + s^2\right)
-
-    Parameters
-    ----------
-    variance : a, the variance of u, the gate's input. a > 0.
-    linear_variance : b, the variance of v. b > 0.
-    gate_correlation : s, between u and v of one token; 0, separate weights, by default.
 
     Returns
     -------
@@ -75,18 +69,11 @@ def reglu_second_moment(variance: Variance, linear_variance: LinearVariance, gat
 
 @formula(kind="exact", source="Gaussian conditioning", status="derived", symbol=r"E[f v f v]")
 def reglu_pair_moment(
-    variance: Variance, linear_variance: LinearVariance, correlation: Correlation, gate_correlation: GateCorrelation = 0
+    variance: GateVariance, linear_variance: LinearVariance, correlation: PairCorrelation, gate_correlation: GateCorrelation = 0
 ) -> Any:
     r"""Product of a ReGLU unit over two tokens.
 
     .. math:: E[f v f v] = s^2 \frac ba E[\mathrm{relu}^2\,\mathrm{relu}^2] + (1-s^2)\, b\rho\, E[\mathrm{relu}\,\mathrm{relu}]
-
-    Parameters
-    ----------
-    variance : a, the variance of u, the gate's input. a > 0.
-    linear_variance : b, the variance of v. b > 0.
-    correlation : rho, between two tokens, the same for u and for v. -1 <= rho <= 1.
-    gate_correlation : s, between u and v of one token; 0, separate weights, by default.
 
     Returns
     -------
@@ -109,17 +96,11 @@ def reglu_pair_moment(
 
 @formula(kind="exact", source="Gaussian symmetry", status="derived", symbol=r"E[f'^2 v^2]")
 def reglu_gate_gradient_second_moment(
-    variance: Variance, linear_variance: LinearVariance, gate_correlation: GateCorrelation = 0
+    variance: GateVariance, linear_variance: LinearVariance, gate_correlation: GateCorrelation = 0
 ) -> Any:
     r"""Second moment of a ReGLU's derivative by its gate input, relu'(u) v.
 
     .. math:: E[f'(u)^2 v^2] = \frac b2
-
-    Parameters
-    ----------
-    variance : a, the variance of u, the gate's input. a > 0.
-    linear_variance : b, the variance of v. b > 0.
-    gate_correlation : s, between u and v of one token; 0, separate weights, by default.
 
     Returns
     -------
@@ -139,19 +120,12 @@ def reglu_gate_gradient_second_moment(
 
 @formula(kind="exact", source="Gaussian conditioning", status="derived", symbol=r"E[f' v f' v]")
 def reglu_gate_gradient_pair_moment(
-    variance: Variance, linear_variance: LinearVariance, correlation: Correlation, gate_correlation: GateCorrelation = 0
+    variance: GateVariance, linear_variance: LinearVariance, correlation: PairCorrelation, gate_correlation: GateCorrelation = 0
 ) -> Any:
     r"""Product over two tokens of a ReGLU's derivatives by its gate input.
 
     .. math:: E[f' v f' v] = s^2\frac ba E[\mathrm{relu}\,\mathrm{relu}]
               + (1-s^2)\, b\rho\left(\frac14 + \frac{\arcsin\rho}{2\pi}\right)
-
-    Parameters
-    ----------
-    variance : a, the variance of u, the gate's input. a > 0.
-    linear_variance : b, the variance of v. b > 0.
-    correlation : rho, between two tokens, the same for u and for v. -1 <= rho <= 1.
-    gate_correlation : s, between u and v of one token; 0, separate weights, by default.
 
     Returns
     -------
@@ -172,16 +146,10 @@ def reglu_gate_gradient_pair_moment(
 
 
 @formula(kind="exact", source="Stein's lemma", status="derived", symbol=r"E[f v]")
-def geglu_mean(variance: Variance, linear_variance: LinearVariance, gate_correlation: GateCorrelation = 0) -> Any:
+def geglu_mean(variance: GateVariance, linear_variance: LinearVariance, gate_correlation: GateCorrelation = 0) -> Any:
     r"""Mean of a GEGLU unit, gelu(u) v.
 
     .. math:: E[f(u)\,v] = \frac{s\sqrt{ab}}{2}
-
-    Parameters
-    ----------
-    variance : a, the variance of u, the gate's input. a > 0.
-    linear_variance : b, the variance of v. b > 0.
-    gate_correlation : s, between u and v of one token; 0, separate weights, by default.
 
     Returns
     -------
@@ -200,16 +168,10 @@ def geglu_mean(variance: Variance, linear_variance: LinearVariance, gate_correla
 
 
 @formula(kind="exact", source="Stein's lemma", status="derived", symbol=r"E[f^2 v^2]")
-def geglu_second_moment(variance: Variance, linear_variance: LinearVariance, gate_correlation: GateCorrelation = 0) -> Any:
+def geglu_second_moment(variance: GateVariance, linear_variance: LinearVariance, gate_correlation: GateCorrelation = 0) -> Any:
     r"""Second moment of a GEGLU unit, gelu(u) v.
 
     .. math:: E[f(u)^2 v^2] = b\left(M + 2 s^2 a \frac{dM}{da}\right), \qquad M(a) = E[f(u)^2]
-
-    Parameters
-    ----------
-    variance : a, the variance of u, the gate's input. a > 0.
-    linear_variance : b, the variance of v. b > 0.
-    gate_correlation : s, between u and v of one token; 0, separate weights, by default.
 
     Returns
     -------
@@ -232,16 +194,10 @@ def geglu_second_moment(variance: Variance, linear_variance: LinearVariance, gat
 
 
 @formula(kind="exact", source="Gaussian conditioning", status="derived", symbol=r"E[f v f v]")
-def geglu_pair_moment(variance: Variance, linear_variance: LinearVariance, correlation: Correlation) -> Any:
+def geglu_pair_moment(variance: GateVariance, linear_variance: LinearVariance, correlation: PairCorrelation) -> Any:
     r"""Product of a GEGLU unit over two tokens, gate and linear part independent.
 
     .. math:: E[f v f v] = b\rho\, E[\mathrm{gelu}\,\mathrm{gelu}]
-
-    Parameters
-    ----------
-    variance : a, the variance of u, the gate's input. a > 0.
-    linear_variance : b, the variance of v. b > 0.
-    correlation : rho, between two tokens, the same for u and for v. -1 <= rho <= 1.
 
     Returns
     -------
@@ -261,17 +217,11 @@ def geglu_pair_moment(variance: Variance, linear_variance: LinearVariance, corre
 
 @formula(kind="exact", source="Stein's lemma", status="derived", symbol=r"E[f'^2 v^2]")
 def geglu_gate_gradient_second_moment(
-    variance: Variance, linear_variance: LinearVariance, gate_correlation: GateCorrelation = 0
+    variance: GateVariance, linear_variance: LinearVariance, gate_correlation: GateCorrelation = 0
 ) -> Any:
     r"""Second moment of a GEGLU's derivative by its gate input, gelu'(u) v.
 
     .. math:: E[f'(u)^2 v^2] = b\left(M' + 2 s^2 a \frac{dM'}{da}\right), \qquad M'(a) = E[f'(u)^2]
-
-    Parameters
-    ----------
-    variance : a, the variance of u, the gate's input. a > 0.
-    linear_variance : b, the variance of v. b > 0.
-    gate_correlation : s, between u and v of one token; 0, separate weights, by default.
 
     Returns
     -------
@@ -292,16 +242,12 @@ def geglu_gate_gradient_second_moment(
 
 
 @formula(kind="exact", source="Gaussian conditioning", status="derived", symbol=r"E[f' v f' v]")
-def geglu_gate_gradient_pair_moment(variance: Variance, linear_variance: LinearVariance, correlation: Correlation) -> Any:
+def geglu_gate_gradient_pair_moment(
+    variance: GateVariance, linear_variance: LinearVariance, correlation: PairCorrelation
+) -> Any:
     r"""Product over two tokens of a GEGLU's derivatives by its gate input, gate and linear part independent.
 
     .. math:: E[f' v f' v] = b\rho\, E[\mathrm{gelu}'\,\mathrm{gelu}']
-
-    Parameters
-    ----------
-    variance : a, the variance of u, the gate's input. a > 0.
-    linear_variance : b, the variance of v. b > 0.
-    correlation : rho, between two tokens, the same for u and for v. -1 <= rho <= 1.
 
     Returns
     -------

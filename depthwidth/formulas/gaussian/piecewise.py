@@ -10,7 +10,7 @@ from .. import _stable
 from ._domains import KEDIA, QUARTER, Mean, OtherVariance, Variance
 from ._normal import density, distribution
 
-Slope = Annotated[Any, Domain(symbol="s", typical=(0.01, 0.5))]
+Slope = Annotated[Any, Domain(symbol="s", typical=(0.01, 0.5)), "slope below zero"]
 _CHO_SAUL = "Cho & Saul 2009, arc-cosine kernel"
 
 
@@ -22,11 +22,6 @@ def identity_mean(variance: Variance, mean: Mean = 0) -> Any:
     r"""Mean of a linear unit.
 
     .. math:: E[x] = \mu
-
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    mean : mu, the mean of x; 0 by default.
 
     Returns
     -------
@@ -46,11 +41,6 @@ def identity_second_moment(variance: Variance, mean: Mean = 0) -> Any:
 
     .. math:: E[x^2] = a + \mu^2
 
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    mean : mu, the mean of x; 0 by default.
-
     Returns
     -------
     Squared units of the activation; shape of the arguments, broadcast.
@@ -68,12 +58,6 @@ def identity_pair_moment(variance: Variance, other_variance: OtherVariance, corr
     r"""Product of a linear unit over two tokens.
 
     .. math:: E[x y] = \rho \sqrt{ab}
-
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    other_variance : b, the variance of y. b > 0.
-    correlation : rho, between x and y. -1 <= rho <= 1.
 
     Returns
     -------
@@ -93,10 +77,6 @@ def identity_derivative_second_moment(variance: Variance) -> Any:
 
     .. math:: E[1] = 1
 
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-
     Returns
     -------
     A gain, dimensionless; shape of the arguments, broadcast.
@@ -114,12 +94,6 @@ def identity_derivative_pair_moment(variance: Variance, other_variance: OtherVar
     r"""Product of a linear unit's slopes over two tokens.
 
     .. math:: E[1] = 1
-
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    other_variance : b, the variance of y. b > 0.
-    correlation : rho, between x and y. -1 <= rho <= 1.
 
     Returns
     -------
@@ -141,11 +115,6 @@ def relu_mean(variance: Variance, mean: Mean = 0) -> Any:
     r"""Mean of a ReLU.
 
     .. math:: E[f] = \mu\,\Phi(\alpha) + \sqrt a\,\varphi(\alpha), \qquad \alpha = \mu/\sqrt a
-
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    mean : mu, the mean of x; 0 by default.
 
     Returns
     -------
@@ -175,11 +144,6 @@ def relu_second_moment(variance: Variance, mean: Mean = 0) -> Any:
     r"""Second moment of a ReLU.
 
     .. math:: E[f^2] = (a + \mu^2)\,\Phi(\alpha) + \mu\sqrt a\,\varphi(\alpha), \qquad \alpha = \mu/\sqrt a
-
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    mean : mu, the mean of x; 0 by default.
 
     Returns
     -------
@@ -211,12 +175,6 @@ def relu_pair_moment(variance: Variance, other_variance: OtherVariance, correlat
 
     .. math:: E[f f] = \frac{\sqrt{ab}}{2\pi}\left(\sqrt{1-\rho^2} + (\pi - \arccos\rho)\,\rho\right)
 
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    other_variance : b, the variance of y. b > 0.
-    correlation : rho, between x and y. -1 <= rho <= 1.
-
     Returns
     -------
     Squared units of the activation; shape of the arguments, broadcast.
@@ -246,11 +204,6 @@ def relu_derivative_second_moment(variance: Variance, mean: Mean = 0) -> Any:
 
     .. math:: E[f'^2] = \Phi(\mu/\sqrt a)
 
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    mean : mu, the mean of x; 0 by default.
-
     Returns
     -------
     A gain, dimensionless; shape of the arguments, broadcast.
@@ -273,12 +226,6 @@ def relu_derivative_pair_moment(variance: Variance, other_variance: OtherVarianc
     r"""Product of a ReLU's slopes over two tokens: the share of units that are on for both.
 
     .. math:: E[f' f'] = \frac14 + \frac{\arcsin\rho}{2\pi}
-
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    other_variance : b, the variance of y. b > 0.
-    correlation : rho, between x and y. -1 <= rho <= 1.
 
     Returns
     -------
@@ -310,12 +257,6 @@ def leaky_relu_mean(variance: Variance, slope: Slope = 0.01, mean: Mean = 0) -> 
 
     .. math:: E[f] = s\mu + (1-s)\,E[\mathrm{relu}]
 
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    slope : s, the slope below zero; 0.01 by default.
-    mean : mu, the mean of x; 0 by default.
-
     Returns
     -------
     Units of the activation; shape of the arguments, broadcast.
@@ -337,12 +278,6 @@ def leaky_relu_second_moment(variance: Variance, slope: Slope = 0.01, mean: Mean
     r"""Second moment of a leaky ReLU.
 
     .. math:: E[f^2] = s^2(a+\mu^2) + (1-s^2)\,E[\mathrm{relu}^2]
-
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    slope : s, the slope below zero; 0.01 by default.
-    mean : mu, the mean of x; 0 by default.
 
     Returns
     -------
@@ -368,13 +303,6 @@ def leaky_relu_pair_moment(
 
     .. math:: E[f f] = s\rho\sqrt{ab} + (1-s)^2\,E[\mathrm{relu}\,\mathrm{relu}]
 
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    other_variance : b, the variance of y. b > 0.
-    correlation : rho, between x and y. -1 <= rho <= 1.
-    slope : s, the slope below zero; 0.01 by default.
-
     Returns
     -------
     Squared units of the activation; shape of the arguments, broadcast.
@@ -398,12 +326,6 @@ def leaky_relu_derivative_second_moment(variance: Variance, slope: Slope = 0.01,
 
     .. math:: E[f'^2] = s^2 + (1-s^2)\,\Phi(\mu/\sqrt a)
 
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    slope : s, the slope below zero; 0.01 by default.
-    mean : mu, the mean of x; 0 by default.
-
     Returns
     -------
     A gain, dimensionless; shape of the arguments, broadcast.
@@ -423,13 +345,6 @@ def leaky_relu_derivative_pair_moment(
     r"""Product of a leaky ReLU's slopes over two tokens.
 
     .. math:: E[f' f'] = s + (1-s)^2\left(\frac14 + \frac{\arcsin\rho}{2\pi}\right)
-
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    other_variance : b, the variance of y. b > 0.
-    correlation : rho, between x and y. -1 <= rho <= 1.
-    slope : s, the slope below zero; 0.01 by default.
 
     Returns
     -------
@@ -452,11 +367,6 @@ def relu2_mean(variance: Variance, mean: Mean = 0) -> Any:
 
     .. math:: E[f] = (a + \mu^2)\,\Phi(\alpha) + \mu\sqrt a\,\varphi(\alpha), \qquad \alpha = \mu/\sqrt a
 
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    mean : mu, the mean of x; 0 by default.
-
     Returns
     -------
     Units of the activation; shape of the arguments, broadcast.
@@ -475,11 +385,6 @@ def relu2_second_moment(variance: Variance, mean: Mean = 0) -> Any:
 
     .. math:: E[f^2] = (\mu^4 + 6\mu^2 a + 3a^2)\,\Phi(\alpha) + \mu\sqrt a\,(\mu^2 + 5a)\,\varphi(\alpha),
               \qquad \alpha = \mu/\sqrt a
-
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    mean : mu, the mean of x; 0 by default.
 
     Returns
     -------
@@ -510,12 +415,6 @@ def relu2_pair_moment(variance: Variance, other_variance: OtherVariance, correla
 
     .. math:: E[f f] = \frac{ab}{2\pi}\left(3\rho\sqrt{1-\rho^2} + (\pi - \arccos\rho)(1 + 2\rho^2)\right)
 
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    other_variance : b, the variance of y. b > 0.
-    correlation : rho, between x and y. -1 <= rho <= 1.
-
     Returns
     -------
     Squared units of the activation; shape of the arguments, broadcast.
@@ -540,11 +439,6 @@ def relu2_derivative_second_moment(variance: Variance, mean: Mean = 0) -> Any:
 
     .. math:: E[f'^2] = 4 E[\mathrm{relu}^2]
 
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    mean : mu, the mean of x; 0 by default.
-
     Returns
     -------
     Squared units of the input; shape of the arguments, broadcast.
@@ -566,12 +460,6 @@ def relu2_derivative_pair_moment(variance: Variance, other_variance: OtherVarian
     r"""Product of a squared ReLU's slopes over two tokens.
 
     .. math:: E[f' f'] = \frac{2\sqrt{ab}}{\pi}\left(\sqrt{1-\rho^2} + (\pi - \arccos\rho)\,\rho\right)
-
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    other_variance : b, the variance of y. b > 0.
-    correlation : rho, between x and y. -1 <= rho <= 1.
 
     Returns
     -------

@@ -22,11 +22,6 @@ def gelu_mean(variance: Variance, mean: Mean = 0) -> Any:
 
     .. math:: E[f] = \mu\,\Phi(\beta) + \frac{a}{\sqrt{1+a}}\,\varphi(\beta), \qquad \beta = \frac{\mu}{\sqrt{1+a}}
 
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    mean : mu, the mean of x; 0 by default.
-
     Returns
     -------
     Units of the activation; shape of the arguments, broadcast.
@@ -59,10 +54,6 @@ def gelu_second_moment(variance: Variance) -> Any:
 
     .. math:: E[f^2] = \frac a4 + \frac{a}{2\pi}\arctan\frac{a}{\sqrt{1+2a}} + \frac{a^2}{\pi(1+a)\sqrt{1+2a}}
 
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-
     Returns
     -------
     Squared units of the activation; shape of the arguments, broadcast.
@@ -88,12 +79,6 @@ def gelu_pair_moment(variance: Variance, other_variance: OtherVariance, correlat
 
     .. math:: E[f f] = \frac c4 + \frac{c}{2\pi}\arcsin\frac{c}{\sqrt{(1+a)(1+b)}} + \frac{ab + k c^2}{2\pi\sqrt D},
               \quad c = \rho\sqrt{ab},\; k = \tfrac1{1+a} + \tfrac1{1+b} - 1,\; D = (1+a)(1+b) - c^2
-
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    other_variance : b, the variance of y. b > 0.
-    correlation : rho, between x and y. -1 <= rho <= 1.
 
     Returns
     -------
@@ -127,10 +112,6 @@ def gelu_derivative_second_moment(variance: Variance) -> Any:
     .. math:: E[f'^2] = \frac14 + \frac{1}{2\pi}\arctan\frac{a}{\sqrt{1+2a}}
               + \frac{a}{2\pi\sqrt{1+2a}}\left(\frac{2}{1+a} + \frac{1}{1+2a}\right)
 
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-
     Returns
     -------
     A gain, dimensionless; shape of the arguments, broadcast.
@@ -157,12 +138,6 @@ def gelu_derivative_pair_moment(variance: Variance, other_variance: OtherVarianc
     .. math:: E[f' f'] = \frac14 + \frac{1}{2\pi}\arctan\frac{c}{\sqrt D}
               + \frac{c}{2\pi\sqrt D}\left(\frac1{1+a} + \frac1{1+b} + \frac1D\right),
               \quad c = \rho\sqrt{ab},\; D = (1+a)(1+b) - c^2
-
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    other_variance : b, the variance of y. b > 0.
-    correlation : rho, between x and y. -1 <= rho <= 1.
 
     Returns
     -------
@@ -197,11 +172,6 @@ def erf_mean(variance: Variance, mean: Mean = 0) -> Any:
 
     .. math:: E[f] = \mathrm{erf}\frac{\mu}{\sqrt{1+2a}}
 
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    mean : mu, the mean of x; 0 by default.
-
     Returns
     -------
     Units of the activation; shape of the arguments, broadcast.
@@ -219,10 +189,6 @@ def erf_second_moment(variance: Variance) -> Any:
     r"""Second moment of an error function.
 
     .. math:: E[f^2] = \frac2\pi \arctan\frac{2a}{\sqrt{1+4a}}
-
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
 
     Returns
     -------
@@ -245,12 +211,6 @@ def erf_pair_moment(variance: Variance, other_variance: OtherVariance, correlati
     r"""Product of an error function over two tokens.
 
     .. math:: E[f f] = \frac2\pi \arctan\frac{2c}{\sqrt{1 + 2a + 2b + 4ab(1-\rho^2)}}, \qquad c = \rho\sqrt{ab}
-
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    other_variance : b, the variance of y. b > 0.
-    correlation : rho, between x and y. -1 <= rho <= 1.
 
     Returns
     -------
@@ -277,11 +237,6 @@ def erf_derivative_second_moment(variance: Variance, mean: Mean = 0) -> Any:
 
     .. math:: E[f'^2] = \frac{4}{\pi\sqrt{1+4a}}\; e^{-2\mu^2/(1+4a)}
 
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    mean : mu, the mean of x; 0 by default.
-
     Returns
     -------
     A gain, dimensionless; shape of the arguments, broadcast.
@@ -299,12 +254,6 @@ def erf_derivative_pair_moment(variance: Variance, other_variance: OtherVariance
     r"""Product of an error function's slopes over two tokens.
 
     .. math:: E[f' f'] = \frac{4}{\pi\sqrt{1 + 2a + 2b + 4ab(1-\rho^2)}}
-
-    Parameters
-    ----------
-    variance : a, the variance of x. a > 0.
-    other_variance : b, the variance of y. b > 0.
-    correlation : rho, between x and y. -1 <= rho <= 1.
 
     Returns
     -------

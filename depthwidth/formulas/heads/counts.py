@@ -11,18 +11,17 @@ from .._regime import require
 from ._domains import WHOLE, HeadDim, Heads, ShortLength, Width
 
 
-@formula(kind="exact", source="Mahdavi, Liao, Thrampoulidis 2024, arXiv 2306.02010; explicit form recalled", status="recalled",
-         symbol="N", domain="queries of Kruskal rank n, contexts of rank n, n < d")  # fmt: skip
-def memorised_examples(heads: Heads, length: ShortLength, head_dim: HeadDim) -> Any:
+@formula(
+    kind="exact",
+    source="Mahdavi, Liao, Thrampoulidis 2024, arXiv 2306.02010; explicit form recalled",
+    status="recalled",
+    symbol="N",
+    domain="queries of Kruskal rank n, contexts of rank n, n < d",
+)
+def memorised_examples(heads: Heads, length: Annotated[ShortLength, "tokens of an example"], head_dim: HeadDim) -> Any:
     r"""Examples that one attention layer can memorise: linear in the heads, in their dimension only up to n.
 
     .. math:: N = H (\min(n, d_h) - 1) + 1
-
-    Parameters
-    ----------
-    heads : H.
-    length : n, tokens of an example.
-    head_dim : d_h.
 
     Returns
     -------
@@ -36,19 +35,19 @@ def memorised_examples(heads: Heads, length: ShortLength, head_dim: HeadDim) -> 
     return heads * (minimum(length, head_dim) - 1) + 1
 
 
-@formula(kind="heuristic", source="Adler 2025, arXiv 2509.22840 v1: order of growth, constant taken as 1", status="secondary",
-         symbol="D_K")  # fmt: skip
+@formula(
+    kind="heuristic",
+    source="Adler 2025, arXiv 2509.22840 v1: order of growth, constant taken as 1",
+    status="secondary",
+    symbol="D_K",
+)
 def relation_key_dim(
-    relations: Annotated[Any, Domain(2, closed_low=True, symbol="m", typical=(1e3, 1e6))], width: Width
+    relations: Annotated[Any, Domain(2, closed_low=True, symbol="m", typical=(1e3, 1e6)), "directed pairs"],
+    width: Annotated[Width, "width of the items' embeddings"],
 ) -> Any:
     r"""Total key dimension, over all heads, that recovering so many relations between items takes, to an order of magnitude.
 
     .. math:: D_K = H d_h \sim \frac{m \ln m}{d}
-
-    Parameters
-    ----------
-    relations : m, directed pairs.
-    width : d, of the items' embeddings.
 
     Returns
     -------
@@ -63,23 +62,17 @@ def relation_key_dim(
 
 
 _AMSEL = "Amsel, Yehudai, Bruna 2025, arXiv 2407.16153, Theorem 2"
-FullDim = Annotated[Any, Domain(2, symbol="d", unit="dimensions", typical=(128, 512), **WHOLE)]
-Rank = Annotated[Any, Domain(1, symbol="r", unit="dimensions", typical=(1, 16), **WHOLE)]
+FullDim = Annotated[Any, Domain(2, symbol="d", unit="dimensions", typical=(128, 512), **WHOLE), "dimensions of the points"]
+Rank = Annotated[Any, Domain(1, symbol="r", unit="dimensions", typical=(1, 16), **WHOLE), "rank of a head, at most d"]
 
 
 @formula(kind="heuristic", source=f"{_AMSEL}: order, constant taken as 1", status="secondary", symbol="H")
 def low_rank_heads_high_dim(
-    width: FullDim, rank: Rank, error: Annotated[Any, Domain(0, 1, symbol="epsilon", typical=(0.2, 0.9))]
+    width: FullDim, rank: Rank, error: Annotated[Any, Domain(0, 1, symbol="epsilon", typical=(0.2, 0.9)), "squared error"]
 ) -> Any:
     r"""Heads of low rank that finding the nearest of two points takes, in high dimension. One full-rank head is enough.
 
     .. math:: H = \Omega\!\left((d/r)^{1/\epsilon}\right)
-
-    Parameters
-    ----------
-    width : d, of the points.
-    rank : r <= d, of a head.
-    error : epsilon, squared.
 
     Returns
     -------
@@ -100,11 +93,6 @@ def log_low_rank_heads_high_accuracy(width: FullDim, rank: Rank) -> Any:
 
     .. math:: \ln H = \Omega\!\left(d - r \ln(d/r)\right)
 
-    Parameters
-    ----------
-    width : d, of the points.
-    rank : r <= d, of a head.
-
     Returns
     -------
     To the order.
@@ -118,18 +106,19 @@ def log_low_rank_heads_high_accuracy(width: FullDim, rank: Rank) -> Any:
     return width - rank * log(width / (rank * Constant.of(1)))
 
 
-@formula(kind="heuristic", source="Sanford, Hsu, Telgarsky 2023, arXiv 2306.02896: order, constant taken as 1",
-         status="recalled", symbol="m")  # fmt: skip
-def sparse_average_dim(chosen: Annotated[Any, Domain(1, closed_low=True, integer=True, symbol="q", typical=(1, 64))],
-                       length: ShortLength) -> Any:  # fmt: skip
+@formula(
+    kind="heuristic",
+    source="Sanford, Hsu, Telgarsky 2023, arXiv 2306.02896: order, constant taken as 1",
+    status="recalled",
+    symbol="m",
+)
+def sparse_average_dim(
+    chosen: Annotated[Any, Domain(1, closed_low=True, integer=True, symbol="q", typical=(1, 64)), "tokens averaged"],
+    length: ShortLength,
+) -> Any:
     r"""Embedding dimension that averaging q chosen tokens out of n takes one attention unit.
 
     .. math:: m \sim q \ln n
-
-    Parameters
-    ----------
-    chosen : q, tokens averaged.
-    length : n, tokens.
 
     Returns
     -------
@@ -146,24 +135,26 @@ def sparse_average_dim(chosen: Annotated[Any, Domain(1, closed_low=True, integer
 _COUNT = "Yu et al. 2026, arXiv 2510.06662"
 
 
-@formula(kind="exact", source=f"{_COUNT}, Theorem 2(2)", status="primary", symbol="k",
-         domain="bounded weights, H < D; parameters grow at least as eps^-k")  # fmt: skip
+@formula(
+    kind="exact",
+    source=f"{_COUNT}, Theorem 2(2)",
+    status="primary",
+    symbol="k",
+    domain="bounded weights, H < D; parameters grow at least as eps^-k",
+)
 def too_few_heads_exponent(
-    length: Annotated[Any, Domain(4, LONGEST, True, True, integer=True, symbol="T", unit="tokens", typical=(128, 4096))],
-    head_width: Annotated[Any, Domain(1, symbol="w", typical=(1, 32), **WHOLE)],
-    heads: Annotated[Any, Domain(1, symbol="s", typical=(1, 3), **WHOLE)],
-    intrinsic_dim: Annotated[Any, Domain(2, symbol="D", typical=(4, 12), **WHOLE)],
+    length: Annotated[
+        Any, Domain(4, LONGEST, True, True, integer=True, symbol="T", unit="tokens", typical=(128, 4096)), "tokens"
+    ],
+    head_width: Annotated[Any, Domain(1, symbol="w", typical=(1, 32), **WHOLE), "dimensions of a head"],
+    heads: Annotated[Any, Domain(1, symbol="s", typical=(1, 3), **WHOLE), "heads, fewer than D"],
+    intrinsic_dim: Annotated[
+        Any, Domain(2, symbol="D", typical=(4, 12), **WHOLE), "minima over parts of the sequence on which the target depends"
+    ],
 ) -> Any:
     r"""Exponent of the parameters over the accuracy for a layer with fewer heads than the target's intrinsic dimension.
 
     .. math:: M = \Omega(\epsilon^{-k}), \qquad k = \frac{T/4 - s - D + 1}{(w + 1) s + 1} - 1
-
-    Parameters
-    ----------
-    length : T, tokens.
-    head_width : w, dimensions of a head.
-    heads : s < D.
-    intrinsic_dim : D, minima over parts of the sequence that the target depends on.
 
     Returns
     -------
@@ -180,20 +171,16 @@ def too_few_heads_exponent(
 
 @formula(kind="fitted", source=f"{_COUNT}, fit on MS MARCO", status="primary", symbol="E/E_0", domain="H < 12, T from 8 to 64")
 def head_count_decay(
-    heads: Annotated[Any, Domain(0, symbol="H", typical=(1, 11), **WHOLE)],
-    length: Annotated[Any, Domain(1, symbol="T", unit="tokens", typical=(8, 64), **WHOLE)],
-    alpha: Annotated[Any, Domain(symbol="alpha", typical=(-1.5, -1.0))] = fitted("yu2026_heads", "alpha"),
-    delta: Annotated[Any, Domain(symbol="delta", typical=(0.2, 0.3))] = fitted("yu2026_heads", "delta"),
+    heads: Annotated[Any, Domain(0, symbol="H", typical=(1, 11), **WHOLE), "heads"],
+    length: Annotated[Any, Domain(1, symbol="T", unit="tokens", typical=(8, 64), **WHOLE), "tokens"],
+    alpha: Annotated[Any, Domain(symbol="alpha", typical=(-1.5, -1.0)), "factor in the exponent"] = fitted(
+        "yu2026_heads", "alpha"
+    ),
+    delta: Annotated[Any, Domain(symbol="delta", typical=(0.2, 0.3)), "power of the length"] = fitted("yu2026_heads", "delta"),
 ) -> Any:
     r"""Factor by which training error falls with the number of heads at a given length.
 
     .. math:: E \propto \exp\!\left(\alpha H / T^\delta\right)
-
-    Parameters
-    ----------
-    heads : H.
-    length : T, tokens.
-    alpha, delta : the fit.
 
     Returns
     -------

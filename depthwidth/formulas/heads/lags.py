@@ -14,21 +14,23 @@ from .._quadrature import in_doubles
 from .._regime import require
 from ._domains import OURS, SPLIT, WHOLE, Heads
 
-Lag = Annotated[Any, Domain(0, 4096, True, True, integer=True, symbol="T", unit="tokens", typical=(1, 32))]
+Lag = Annotated[Any, Domain(0, 4096, True, True, integer=True, symbol="T", unit="tokens", typical=(1, 32)), "lag, in tokens"]
 
 
 @formula(kind="exact", source=f"{OURS}: least squares over one geometric kernel", status="derived", symbol="epsilon^2")
-def one_head_lag_error(decay: Annotated[Any, Domain(0, 1, True, False, symbol="z", typical=(0.1, 0.95))], lag: Lag) -> Any:
+def one_head_lag_error(
+    decay: Annotated[
+        Any,
+        Domain(0, 1, True, False, symbol="z", typical=(0.1, 0.95)),
+        "decay of the weights (1 - z) z^s over lags s; any real output gain",
+    ],
+    lag: Lag,
+) -> Any:
     r"""Squared error of one linear-bias head that should pick the token at a given lag.
 
     .. math:: \epsilon^2 = 1 - z^{2T}(1 - z^2)
 
     Derivation: docs/derivations/heads.md, (H20).
-
-    Parameters
-    ----------
-    decay : z, of the weights (1 - z) z^s over lags s; any real output gain.
-    lag : T.
 
     Returns
     -------
@@ -49,10 +51,6 @@ def best_lag_decay(lag: Lag) -> Any:
     .. math:: z^2 = \frac{T}{T + 1}
 
     Derivation: docs/derivations/heads.md, (H21).
-
-    Parameters
-    ----------
-    lag : T.
 
     Returns
     -------
@@ -100,25 +98,28 @@ def best_lag_error(heads: int, lag: int) -> float:
     from scipy.optimize import minimize_scalar
 
     return min(
-        float(minimize_scalar(lambda z: lag_error([z] * heads, lag), bounds=(low / 8, (low + 1) / 8 - 1e-9), method="bounded",
-                              options={"xatol": 1e-9}).fun)
+        float(
+            minimize_scalar(
+                lambda z: lag_error([z] * heads, lag),
+                bounds=(low / 8, (low + 1) / 8 - 1e-9),
+                method="bounded",
+                options={"xatol": 1e-9},
+            ).fun
+        )
         for low in range(8)
-    )  # fmt: skip
+    )
 
 
 @formula(kind="heuristic", source=f"{OURS}: canonical tensor decomposition, count of freedoms", status="derived", symbol="H")
 def shared_lag_heads(
-    lags: Annotated[Any, Domain(1, symbol="M", typical=(1, 16), **WHOLE)],
-    value_dim: Annotated[Any, Domain(1, symbol="d_x", typical=(4, 64), **WHOLE)],
+    lags: Annotated[
+        Any, Domain(1, symbol="M", typical=(1, 16), **WHOLE), "positions to be read, each through its own d_x x d_x map"
+    ],
+    value_dim: Annotated[Any, Domain(1, symbol="d_x", typical=(4, 64), **WHOLE), "dimensions of a value"],
 ) -> Any:
     r"""Rank-one heads that serve M lags jointly, by counting freedoms: dedicating heads to lags is not optimal.
 
     .. math:: H \approx \frac{M d_x^2}{M + 2 d_x - 2}
-
-    Parameters
-    ----------
-    lags : M, positions to be read, each through its own d_x x d_x map.
-    value_dim : d_x.
 
     Returns
     -------
@@ -132,13 +133,24 @@ def shared_lag_heads(
     return lags * value_dim**2 / (lags + 2 * value_dim - Constant.of(2))
 
 
-Lags = Annotated[Any, Domain(1, symbol="M", typical=(2, 16), **WHOLE)]
-MapSize = Annotated[Any, Domain(1, 4096, True, True, integer=True, symbol="d_x", unit="dimensions", typical=(8, 64))]
+Lags = Annotated[Any, Domain(1, symbol="M", typical=(2, 16), **WHOLE), "positions to be read, each through its own map"]
+MapSize = Annotated[
+    Any,
+    Domain(1, 4096, True, True, integer=True, symbol="d_x", unit="dimensions", typical=(8, 64)),
+    "size of the square map through which the lag is read",
+]
 
 
-@formula(kind="exact", source=f"{OURS}: rank of the maps over lags; least where the maps are uncorrelated and of one size",
-         status="derived", symbol="loss/loss_0", domain="linear sequence model on white noise")  # fmt: skip
-def fewer_heads_than_lags_loss(heads: Heads, lags: Lags) -> Any:
+@formula(
+    kind="exact",
+    source=f"{OURS}: rank of the maps over lags; least where the maps are uncorrelated and of one size",
+    status="derived",
+    symbol="loss/loss_0",
+    domain="linear sequence model on white noise",
+)
+def fewer_heads_than_lags_loss(
+    heads: Heads, lags: Annotated[Lags, "positions to be read, each through its own map A_m"]
+) -> Any:
     r"""Least relative loss of H heads of any dimension that deliver M lags through uncorrelated maps of one size.
 
     .. math:: \frac{\mathrm{loss}}{\mathrm{loss}_0} \ge \max\!\left(0,\, 1 - \frac{H}{M}\right)
@@ -146,11 +158,6 @@ def fewer_heads_than_lags_loss(heads: Heads, lags: Lags) -> Any:
     H attention patterns span at most H directions over the lags, whatever their values do.
 
     Derivation: docs/derivations/heads.md, (H22).
-
-    Parameters
-    ----------
-    heads : H.
-    lags : M, positions to be read, each through its own map A_m.
 
     Returns
     -------
@@ -188,13 +195,28 @@ def lag_floor(gram: Sequence[Sequence[float]], heads: int) -> float:
     return max(0.0, float(values[: max(0, len(values) - heads)].sum() / values.sum()))
 
 
-@formula(kind="exact", source=f"{SPLIT}; an upper bound, which heads that serve several lags beat", status="derived",
-         symbol="loss/loss_0", domain="linear sequence model on white noise, singular values k^-a")  # fmt: skip
+@formula(
+    kind="exact",
+    source=f"{SPLIT}; an upper bound, which heads that serve several lags beat",
+    status="derived",
+    symbol="loss/loss_0",
+    domain="linear sequence model on white noise, singular values k^-a",
+)
 def dedicated_lag_loss(
-    value_rank: Annotated[Any, Domain(1, 4096, True, True, integer=True, symbol="d_m", unit="dimensions", typical=(1, 8))],
+    value_rank: Annotated[
+        Any,
+        Domain(1, 4096, True, True, integer=True, symbol="d_m", unit="dimensions", typical=(1, 8)),
+        "dimensions of the values of a lag's group, at most d_x; over all its heads if their patterns are one",
+    ],
     size: MapSize,
-    exponent: Annotated[Any, Domain(0, 20, True, True, symbol="a", typical=(0.5, 2.0))],
-    kernel_error: Annotated[Any, Domain(0, 1, True, True, symbol="epsilon^2", typical=(0.0, 0.5))] = 0,
+    exponent: Annotated[
+        Any, Domain(0, 20, True, True, symbol="a", typical=(0.5, 2.0)), "the map's singular values fall as k^-a"
+    ],
+    kernel_error: Annotated[
+        Any,
+        Domain(0, 1, True, True, symbol="epsilon^2", typical=(0.0, 0.5)),
+        "squared error of the group's pattern: 0 for a free position bias, :func:`best_lag_error` for linear biases",
+    ] = 0,
 ) -> Any:
     r"""Relative loss of heads dedicated to lags: what their value rank cuts off, and what their patterns miss.
 
@@ -202,13 +224,6 @@ def dedicated_lag_loss(
         t = \frac{\sum_{k > d_m} k^{-2a}}{\sum_{k \le d_x} k^{-2a}}
 
     Derivation: docs/derivations/heads.md, (H23).
-
-    Parameters
-    ----------
-    value_rank : d_m <= d_x, dimensions of the values of a lag's group, over all its heads where their patterns are one.
-    size : d_x, of the square map through which the lag is read.
-    exponent : a; the map's singular values fall as k^-a.
-    kernel_error : epsilon^2 of the group's pattern: 0 for a free position bias, :func:`best_lag_error` for linear biases.
 
     Returns
     -------

@@ -13,19 +13,15 @@ from ..saturation._domains import Length
 from ..saturation.bands import largest_normal
 from ._domains import OURS, WHOLE, Heads, ShortLength, Width
 
-Depth = Annotated[Any, Domain(1, symbol="L", unit="layers", typical=(2, 96), **WHOLE)]
+Depth = Annotated[Any, Domain(1, symbol="L", unit="layers", typical=(2, 96), **WHOLE), "layers"]
 _BHOJANAPALLI = "Bhojanapalli et al. 2020, arXiv 2002.07028"
 
 
 @formula(kind="exact", source=f"{_BHOJANAPALLI}, Theorem 1", status="primary", symbol="d_p")
-def dense_pattern_head_dim(length: ShortLength) -> Any:
+def dense_pattern_head_dim(length: Annotated[ShortLength, "tokens; the width must be at least as large"]) -> Any:
     r"""Head dimension from which every positive attention matrix can be represented, for every input of full rank.
 
     .. math:: d_p \ge n
-
-    Parameters
-    ----------
-    length : n, tokens; the width must be n or more too.
 
     Returns
     -------
@@ -45,11 +41,6 @@ def bottleneck_heads(width: Width, length: ShortLength) -> Any:
 
     .. math:: H = d / n
 
-    Parameters
-    ----------
-    width : d.
-    length : n, tokens.
-
     Returns
     -------
     Heads; BERT-large on 128 tokens has 8.
@@ -62,30 +53,31 @@ def bottleneck_heads(width: Width, length: ShortLength) -> Any:
     return width / (length * Constant.of(1))
 
 
-@formula(kind="approximation", source=f"{_BHOJANAPALLI}; counts matched to its tables", status="rederived", symbol="N",
-         domain="within 1 % of the printed counts of ten models with 1.6M for positions, biases and norms")  # fmt: skip
+@formula(
+    kind="approximation",
+    source=f"{_BHOJANAPALLI}; counts matched to its tables",
+    status="rederived",
+    symbol="N",
+    domain="within 1 % of the printed counts of ten models with 1.6M for positions, biases and norms",
+)
 def fixed_head_parameters(
     depth: Depth,
     heads: Heads,
-    head_dim: Annotated[Any, Domain(1, symbol="d_p", unit="dimensions", typical=(32, 256), **WHOLE)],
+    head_dim: Annotated[Any, Domain(1, symbol="d_p", unit="dimensions", typical=(32, 256), **WHOLE), "dimensions of a head"],
     width: Width,
-    ffn: Annotated[Any, Domain(1, symbol="d_ff", unit="dimensions", typical=(1024, 4096), **WHOLE)],
-    vocab: Annotated[Any, Domain(1, symbol="V", unit="tokens", typical=(1e4, 1e5), **WHOLE)] = 30000,
-    rest: Annotated[Any, Domain(0, closed_low=True, symbol="N_rest", typical=(1e5, 1e6))] = 1.6e6,
+    ffn: Annotated[
+        Any,
+        Domain(1, symbol="d_ff", unit="dimensions", typical=(1024, 4096), **WHOLE),
+        "hidden features of the feed-forward part",
+    ],
+    vocab: Annotated[Any, Domain(1, symbol="V", unit="tokens", typical=(1e4, 1e5), **WHOLE), "vocabulary size"] = 30000,
+    rest: Annotated[
+        Any, Domain(0, closed_low=True, symbol="N_rest", typical=(1e5, 1e6)), "parameters of positions, biases and norms"
+    ] = 1.6e6,
 ) -> Any:
     r"""Parameters of an encoder whose head size does not depend on the number of heads.
 
     .. math:: N = L (4 H d_p d + 2 d\, d_{ff}) + V d + N_{rest}
-
-    Parameters
-    ----------
-    depth : L, layers.
-    heads : H, heads of a layer.
-    head_dim : d_p, dimensions of each.
-    width : d.
-    ffn : d_ff.
-    vocab : V.
-    rest : N_rest, positions, biases and norms.
 
     Returns
     -------
@@ -99,18 +91,15 @@ def fixed_head_parameters(
     return depth * (4 * heads * head_dim * width + 2 * width * ffn) + vocab * width + rest
 
 
-@formula(kind="exact", source="occupancy of n boxes by n balls", status="derived", symbol="R",
-         domain="independent uniform arg-max")  # fmt: skip
+@formula(
+    kind="exact", source="occupancy of n boxes by n balls", status="derived", symbol="R", domain="independent uniform arg-max"
+)
 def hardmax_rank(length: ShortLength) -> Any:
     r"""Average rank of a hard-max attention matrix whose rows pick independently: 0.632 n.
 
     .. math:: E R = n \left(1 - (1 - 1/n)^n\right)
 
     Derivation: docs/derivations/heads.md, (H9).
-
-    Parameters
-    ----------
-    length : n, tokens.
 
     Returns
     -------
@@ -128,18 +117,19 @@ def hardmax_rank(length: ShortLength) -> Any:
     return length * (1 - (1 - Constant.of(1) / length) ** length)
 
 
-@formula(kind="exact", source="every row's own column, and those below", status="derived", symbol="R",
-         domain="independent uniform arg-max")  # fmt: skip
+@formula(
+    kind="exact",
+    source="every row's own column, and those below",
+    status="derived",
+    symbol="R",
+    domain="independent uniform arg-max",
+)
 def causal_hardmax_rank(length: ShortLength) -> Any:
     r"""Average rank of a causal hard-max attention matrix whose rows pick independently.
 
     .. math:: E R = (n + 1)/2
 
     Derivation: docs/derivations/heads.md, (H10).
-
-    Parameters
-    ----------
-    length : n, tokens.
 
     Returns
     -------
@@ -153,11 +143,18 @@ def causal_hardmax_rank(length: ShortLength) -> Any:
     return (length + 1) / Constant.of(2)
 
 
-@formula(kind="approximation", source=f"{OURS}: Poisson picks with log-normal rates of the keys' norms", status="derived",
-         symbol="R/n", domain="Gaussian keys, d_h >= 8; within 0.015 for n from 64 to 1024")  # fmt: skip
+@formula(
+    kind="approximation",
+    source=f"{OURS}: Poisson picks with log-normal rates of the keys' norms",
+    status="derived",
+    symbol="R/n",
+    domain="Gaussian keys, d_h >= 8; within 0.015 for n from 64 to 1024",
+)
 def gaussian_hardmax_fraction(
-    length: Annotated[Any, Domain(16, LONGEST, True, True, integer=True, symbol="n", unit="tokens", typical=(64, 1024))],
-    head_dim: Annotated[Any, Domain(8, 1e6, True, True, integer=True, symbol="d_h", typical=(8, 256))],
+    length: Annotated[
+        Any, Domain(16, LONGEST, True, True, integer=True, symbol="n", unit="tokens", typical=(64, 1024)), "tokens"
+    ],
+    head_dim: Annotated[Any, Domain(8, 1e6, True, True, integer=True, symbol="d_h", typical=(8, 256)), "head dimension"],
 ) -> Any:
     r"""Rank over length of a hard-max attention matrix with Gaussian queries and keys.
 
@@ -165,11 +162,6 @@ def gaussian_hardmax_fraction(
         \qquad \tau = \frac{b_n^2}{\sqrt{2 d_h}}
 
     Derivation: docs/derivations/heads.md, (H11).
-
-    Parameters
-    ----------
-    length : n, tokens, from 16.
-    head_dim : d_h, from 8.
 
     Returns
     -------
@@ -194,16 +186,17 @@ def gaussian_hardmax_fraction(
     return in_doubles("gaussian_hardmax_fraction", average, length, head_dim)
 
 
-@formula(kind="approximation", source=f"{OURS}: inverse of the rank law", status="derived", symbol="d_h",
-         domain="95 % of the limit, Gaussian keys")  # fmt: skip
-def head_dim_for_hardmax_rank(length: Length) -> Any:
+@formula(
+    kind="approximation",
+    source=f"{OURS}: inverse of the rank law",
+    status="derived",
+    symbol="d_h",
+    domain="95 % of the limit, Gaussian keys",
+)
+def head_dim_for_hardmax_rank(length: Annotated[Length, "tokens"]) -> Any:
     r"""Head dimension at which a hard-max matrix with Gaussian keys reaches 95 % of its largest rank.
 
     .. math:: d_h \approx 3.2\, b_n^4
-
-    Parameters
-    ----------
-    length : n, tokens.
 
     Returns
     -------

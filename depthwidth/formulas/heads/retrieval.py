@@ -13,22 +13,24 @@ from ..saturation._domains import Length
 from ..saturation.target import Miss, gap_for_weight
 from ._domains import OURS, HeadDim, ShortLength
 
-SmallHead = Annotated[Any, Domain(1, 4096, True, True, integer=True, symbol="d_h", unit="dimensions", typical=(4, 32))]
-SphereDim = Annotated[Any, Domain(2, 1e6, True, True, integer=True, symbol="d_h", unit="dimensions", typical=(4, 128))]
+SmallHead = Annotated[
+    Any, Domain(1, 4096, True, True, integer=True, symbol="d_h", unit="dimensions", typical=(4, 32)), "dimensions of the keys"
+]
+SphereDim = Annotated[
+    Any, Domain(2, 1e6, True, True, integer=True, symbol="d_h", unit="dimensions", typical=(4, 128)), "head dimension"
+]
 _MEMORY = f"{OURS}; mechanism of Lucibello and Mezard 2023, arXiv 2304.14964"
+RetrievalDim = Annotated[HeadDim, "head dimension, at least 2 ln n"]
+Choices = Annotated[ShortLength, "number of keys"]
 
 
 @formula(kind="asymptotic", source=_MEMORY, status="derived", symbol="d_crit", domain="Gaussian keys, annealed average")
-def critical_head_dim(length: Length) -> Any:
+def critical_head_dim(length: Annotated[Length, "tokens to choose from"]) -> Any:
     r"""Head dimension below which no logit scale lets a head look one token up.
 
     .. math:: d_{crit} = 2 \ln n
 
     Derivation: docs/derivations/heads.md, (H2).
-
-    Parameters
-    ----------
-    length : n, tokens to choose from.
 
     Returns
     -------
@@ -50,17 +52,12 @@ def _require_retrieval(name: str, head_dim: Any, length: Any) -> Any:
 
 
 @formula(kind="asymptotic", source=_MEMORY, status="derived", symbol="sigma_min", domain="Gaussian keys, annealed average")
-def smallest_noise(head_dim: HeadDim, length: ShortLength) -> Any:
+def smallest_noise(head_dim: RetrievalDim, length: Choices) -> Any:
     r"""Smallest standard deviation of the distractors' logits at which a head can look one token up.
 
     .. math:: \sigma_{min} = \sqrt{d_h} - \sqrt{d_h - 2 \ln n}
 
     Derivation: docs/derivations/heads.md, (H3).
-
-    Parameters
-    ----------
-    head_dim : d_h >= 2 ln n.
-    length : n, tokens to choose from.
 
     Returns
     -------
@@ -75,17 +72,12 @@ def smallest_noise(head_dim: HeadDim, length: ShortLength) -> Any:
 
 
 @formula(kind="asymptotic", source=_MEMORY, status="derived", symbol="Delta_min", domain="Gaussian keys, annealed average")
-def smallest_gap(head_dim: HeadDim, length: ShortLength) -> Any:
+def smallest_gap(head_dim: RetrievalDim, length: Choices) -> Any:
     r"""Smallest logit of a target, above the distractors' mean, at which a head can look it up.
 
     .. math:: \Delta_{min} = d_h \left(1 - \sqrt{1 - 2 \ln n / d_h}\right)
 
     Derivation: docs/derivations/heads.md, (H4).
-
-    Parameters
-    ----------
-    head_dim : d_h >= 2 ln n.
-    length : n, tokens to choose from.
 
     Returns
     -------
@@ -99,19 +91,19 @@ def smallest_gap(head_dim: HeadDim, length: ShortLength) -> Any:
     return head_dim * (1 - sqrt(_require_retrieval("smallest_gap", head_dim, length) / (head_dim * Constant.of(1))))
 
 
-@formula(kind="exact", source=f"{OURS}: planted target averaged over the target's norm", status="derived", symbol="NMSE*",
-         domain="independent Gaussian keys, the best logit scale and output gain")  # fmt: skip
-def best_retrieval_error(length: ShortLength, head_dim: SmallHead) -> Any:
+@formula(
+    kind="exact",
+    source=f"{OURS}: planted target averaged over the target's norm",
+    status="derived",
+    symbol="NMSE*",
+    domain="independent Gaussian keys, the best logit scale and output gain",
+)
+def best_retrieval_error(length: Choices, head_dim: SmallHead) -> Any:
     r"""Least normalised squared error of a head that copies the value of one token out of n.
 
     .. math:: \mathrm{NMSE}^* = \min_c \left[1 - \frac{(E\,p_t)^2}{E \sum_j p_j^2}\right]
 
     Derivation: docs/derivations/heads.md, (H5).
-
-    Parameters
-    ----------
-    length : n, tokens to choose from.
-    head_dim : d_h, dimensions of the keys.
 
     Returns
     -------
@@ -131,19 +123,19 @@ def best_retrieval_error(length: ShortLength, head_dim: SmallHead) -> Any:
     return in_doubles("best_retrieval_error", least, length, head_dim, one_by_one=True)
 
 
-@formula(kind="exact", source=f"{OURS}: median of the largest of n cosines", status="derived", symbol="x_n",
-         domain="keys uniform on the sphere")  # fmt: skip
-def largest_cosine(length: ShortLength, head_dim: SphereDim) -> Any:
+@formula(
+    kind="exact",
+    source=f"{OURS}: median of the largest of n cosines",
+    status="derived",
+    symbol="x_n",
+    domain="keys uniform on the sphere",
+)
+def largest_cosine(length: Choices, head_dim: SphereDim) -> Any:
     r"""Median of the largest cosine between a query and n random unit keys.
 
     .. math:: x_n = 2\, B^{-1}\!\left(2^{-1/n};\ \tfrac{d_h - 1}{2}, \tfrac{d_h - 1}{2}\right) - 1
 
     Derivation: docs/derivations/heads.md, (H6).
-
-    Parameters
-    ----------
-    length : n, keys.
-    head_dim : d_h, from 2.
 
     Returns
     -------
@@ -172,20 +164,21 @@ def _expm1(x: Any) -> Any:
     return np.expm1(x)
 
 
-@formula(kind="approximation", source=f"{OURS}: every distractor placed at the largest cosine", status="derived",
-         symbol="beta", domain="sufficient in half of random key draws; conservative")  # fmt: skip
-def unit_key_temperature(length: ShortLength, head_dim: SphereDim, miss: Miss) -> Any:
+@formula(
+    kind="approximation",
+    source=f"{OURS}: every distractor placed at the largest cosine",
+    status="derived",
+    symbol="beta",
+    domain="sufficient in half of random key draws; conservative",
+)
+def unit_key_temperature(
+    length: Choices, head_dim: SphereDim, miss: Annotated[Miss, "weight that the distractors may keep"]
+) -> Any:
     r"""Inverse temperature that suffices for one target among n unit-norm keys.
 
     .. math:: \beta \ge \frac{\ln \frac{(n-1)(1-\epsilon)}{\epsilon}}{1 - x_n}
 
     Derivation: docs/derivations/heads.md, (H7).
-
-    Parameters
-    ----------
-    length : n, keys.
-    head_dim : d_h, from 2.
-    miss : epsilon, the weight that the distractors may keep.
 
     Returns
     -------
@@ -201,19 +194,17 @@ def unit_key_temperature(length: ShortLength, head_dim: SphereDim, miss: Miss) -
 
 @formula(kind="exact", source=f"{OURS}: extremes of a cosine", status="derived", symbol="p_cap")
 def qk_norm_cap(
-    length: ShortLength, head_dim: HeadDim, gain: Annotated[Any, Domain(0, 100, True, True, symbol="g", typical=(0.1, 1.0))] = 1
+    length: ShortLength,
+    head_dim: Annotated[HeadDim, "head dimension; logits are g sqrt(d_h) times a cosine"],
+    gain: Annotated[
+        Any, Domain(0, 100, True, True, symbol="g", typical=(0.1, 1.0)), "product of the gains of the two norms"
+    ] = 1,
 ) -> Any:
     r"""Largest weight that a head with normalised queries and keys can give to one token.
 
     .. math:: p_{max} \le \frac{1}{1 + (n - 1) \exp(-2 g \sqrt{d_h})}
 
     Derivation: docs/derivations/heads.md, (H8).
-
-    Parameters
-    ----------
-    length : n, tokens.
-    head_dim : d_h; logits are g sqrt(d_h) times a cosine.
-    gain : g, product of the gains of the two norms.
 
     Returns
     -------
@@ -229,16 +220,16 @@ def qk_norm_cap(
 
 @formula(kind="heuristic", source=f"{OURS}: working rule from the least retrieval error", status="derived", symbol="d_h")
 def comfortable_head_dim(
-    length: Length, share: Annotated[Any, Domain(0, closed_low=True, symbol="kappa", typical=(1, 3))] = 2
+    length: Annotated[Length, "tokens"],
+    share: Annotated[
+        Any,
+        Domain(0, closed_low=True, symbol="kappa", typical=(1, 3)),
+        "1 leaves half of the error, 2.2 about 1 %, 3 next to none",
+    ] = 2,
 ) -> Any:
     r"""Head dimension for a layer that may have to look tokens up, before rounding to the hardware's multiple.
 
     .. math:: d_h = 2 \kappa \ln n
-
-    Parameters
-    ----------
-    length : n, tokens.
-    share : kappa. 1 leaves half of the error, 2.2 about 1 %, 3 as good as nothing; 2 by default.
 
     Returns
     -------

@@ -9,11 +9,15 @@ from ...errors import InputError
 from ...formula import Domain, formula
 from ._domains import SPLIT
 
-Prefactor = Annotated[Any, Domain(0, symbol="a", typical=(0.5, 4.0))]
-OtherPrefactor = Annotated[Any, Domain(0, symbol="b", typical=(0.5, 4.0))]
-Power = Annotated[Any, Domain(0, symbol="p", typical=(0.5, 3.0))]
-OtherPower = Annotated[Any, Domain(0, symbol="q", typical=(0.5, 3.0))]
-Budget = Annotated[Any, Domain(0, symbol="D", unit="dimensions", typical=(16, 1024))]
+Prefactor = Annotated[Any, Domain(0, symbol="a", typical=(0.5, 4.0)), "prefactor of the error in the number of heads"]
+OtherPrefactor = Annotated[Any, Domain(0, symbol="b", typical=(0.5, 4.0)), "prefactor of the error in the head dimension"]
+Power = Annotated[
+    Any, Domain(0, symbol="p", typical=(0.5, 3.0)), "exponent of the error in the number of heads: it falls as a H^-p"
+]
+OtherPower = Annotated[
+    Any, Domain(0, symbol="q", typical=(0.5, 3.0)), "exponent of the error in the head dimension: it falls as b d^-q"
+]
+Budget = Annotated[Any, Domain(0, symbol="D", unit="dimensions", typical=(16, 1024)), "dimensions of all heads, H d"]
 
 
 @formula(kind="exact", source=SPLIT, status="derived", symbol="H*", domain="error a H^-p + b d^-q at H d = D")
@@ -23,12 +27,6 @@ def split_heads(a: Prefactor, p: Power, b: OtherPrefactor, q: OtherPower, budget
     .. math:: H^* = \left(\frac{a p}{b q}\right)^{1/(p + q)} D^{q/(p + q)}
 
     Derivation: docs/derivations/heads.md, (H24).
-
-    Parameters
-    ----------
-    a, p : the error falls as a H^-p with the number of heads,
-    b, q : and as b d^-q with their dimension.
-    budget : D = H d.
 
     Returns
     -------
@@ -50,11 +48,6 @@ def split_prefactor(a: Prefactor, p: Power, b: OtherPrefactor, q: OtherPower) ->
 
     Derivation: docs/derivations/heads.md, (H25).
 
-    Parameters
-    ----------
-    a, p : the error falls as a H^-p with the number of heads,
-    b, q : and as b d^-q with their dimension.
-
     Returns
     -------
     kappa.
@@ -74,12 +67,6 @@ def split_error(a: Prefactor, p: Power, b: OtherPrefactor, q: OtherPower, budget
     .. math:: \mathrm{err}^* = \kappa D^{-\rho}, \qquad \rho = \frac{p q}{p + q}
 
     Derivation: docs/derivations/heads.md, (H25).
-
-    Parameters
-    ----------
-    a, p : the error falls as a H^-p with the number of heads,
-    b, q : and as b d^-q with their dimension.
-    budget : D = H d.
 
     Returns
     -------

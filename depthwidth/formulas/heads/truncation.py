@@ -14,27 +14,41 @@ from .._regime import require
 from ..saturation._domains import Length
 from ._domains import OURS, RECONSTRUCTION
 
-Eta = Annotated[Any, Domain(0, 100, True, True, symbol="eta", unit="nats", typical=(0.05, 2.0))]
-Variance = Annotated[Any, Domain(0, 300, True, True, symbol="sigma^2", unit="nats^2", typical=(1.0, 2.0))]
-Kept = Annotated[Any, Domain(0, 300, True, True, symbol="sigma_r^2", unit="nats^2", typical=(0.1, 0.9))]
+Eta = Annotated[
+    Any,
+    Domain(0, 100, True, True, symbol="eta", unit="nats", typical=(0.05, 2.0)),
+    "largest difference of the logits, up to a common constant",
+]
+Variance = Annotated[
+    Any, Domain(0, 300, True, True, symbol="sigma^2", unit="nats^2", typical=(1.0, 2.0)), "variance of the full logits"
+]
+Kept = Annotated[
+    Any,
+    Domain(0, 300, True, True, symbol="sigma_r^2", unit="nats^2", typical=(0.1, 0.9)),
+    "variance of the smaller head's logits, at most sigma^2",
+]
+Tokens = Annotated[Length, "tokens"]
 
 
 @formula(kind="exact", source=OURS, status="derived", symbol="TV")
-def total_variation_bound(eta: Eta) -> Any:
+def total_variation_bound(
+    eta: Annotated[
+        Eta, "largest difference of the logits, up to a common constant; for a truncated form, s_{r+1} |x_q| max |x_j|"
+    ],
+) -> Any:
     r"""Largest change of attention weights, in total variation, when every logit moves by at most eta.
 
     .. math:: \mathrm{TV}(p, p') \le \tanh(\eta/2)
 
     Derivation: docs/derivations/heads.md, (H12).
 
-    Parameters
-    ----------
-    eta : largest difference of the logits up to a common constant, nats. Of a truncated form: s_{r+1} |x_q| max |x_j|, with s
-        its plain singular values.
-
     Returns
     -------
     0 to 1; attained by two tokens.
+
+    Notes
+    -----
+    A truncated form changes the logits by at most s_{r+1} |x_q| max |x_j|, s being its plain singular values.
 
     Examples
     --------
@@ -45,17 +59,15 @@ def total_variation_bound(eta: Eta) -> Any:
 
 
 @formula(kind="exact", source=OURS, status="derived", symbol="|o - o'|")
-def output_certificate(eta: Eta, radius: Annotated[Any, Domain(0, closed_low=True, symbol="R_v")]) -> Any:
+def output_certificate(
+    eta: Eta,
+    radius: Annotated[Any, Domain(0, closed_low=True, symbol="R_v"), "radius of the smallest ball that holds the values"],
+) -> Any:
     r"""Largest change of an attention output when every logit moves by at most eta.
 
     .. math:: \lVert o - o' \rVert \le 2 R_v \tanh(\eta/2)
 
     Derivation: docs/derivations/heads.md, (H13).
-
-    Parameters
-    ----------
-    eta : largest difference of the logits up to a common constant, nats.
-    radius : R_v, of the smallest ball that holds the values.
 
     Returns
     -------
@@ -69,22 +81,24 @@ def output_certificate(eta: Eta, radius: Annotated[Any, Domain(0, closed_low=Tru
     return 2 * radius * tanh(eta / 2)
 
 
-@formula(kind="exact", source=f"{OURS}; the 1/n is the confirmed content of Yu et al. 2025, arXiv 2510.03784, Theorem 5.1",
-         status="derived", symbol="|p - p'|^2")  # fmt: skip
+@formula(
+    kind="exact",
+    source=f"{OURS}; the 1/n is the confirmed content of Yu et al. 2025, arXiv 2510.03784, Theorem 5.1",
+    status="derived",
+    symbol="|p - p'|^2",
+)
 def bounded_logit_error(
-    length: Length, range_nats: Annotated[Any, Domain(0, 700, True, True, symbol="Delta", typical=(0.5, 4.0))], eta: Eta
+    length: Tokens,
+    range_nats: Annotated[
+        Any, Domain(0, 700, True, True, symbol="Delta", typical=(0.5, 4.0)), "largest minus smallest logit, before and after"
+    ],
+    eta: Eta,
 ) -> Any:
     r"""Largest squared change of attention weights when bounded logits move by at most eta.
 
     .. math:: \lVert p - p' \rVert^2 \le \frac{2 e^\Delta}{n} \tanh(\eta/2)
 
     Derivation: docs/derivations/heads.md, (H14).
-
-    Parameters
-    ----------
-    length : n, tokens.
-    range_nats : Delta, largest minus smallest logit, before and after.
-    eta : largest difference of the logits up to a common constant, nats.
 
     Returns
     -------
@@ -98,20 +112,20 @@ def bounded_logit_error(
     return 2 * exp(range_nats) / length * tanh(eta / 2)
 
 
-@formula(kind="asymptotic", source=RECONSTRUCTION, status="derived", symbol="MSE", order=1,
-         domain="n to infinity; an over-estimate by 10 % at n = 16 exp(2 sigma^2)")  # fmt: skip
-def fixed_query_error(variance: Variance, kept_variance: Kept, length: Length) -> Any:
+@formula(
+    kind="asymptotic",
+    source=RECONSTRUCTION,
+    status="derived",
+    symbol="MSE",
+    order=1,
+    domain="n to infinity; an over-estimate by 10 % at n = 16 exp(2 sigma^2)",
+)
+def fixed_query_error(variance: Variance, kept_variance: Kept, length: Tokens) -> Any:
     r"""Squared error per value channel of a head that keeps part of the logits' variance, for one query.
 
     .. math:: \mathrm{MSE} \approx \left(e^{\sigma^2} - e^{\sigma_r^2}\right)/n
 
     Derivation: docs/derivations/heads.md, (H15).
-
-    Parameters
-    ----------
-    variance : sigma^2 of the full logits, nats^2.
-    kept_variance : sigma_r^2 <= sigma^2 of those of the smaller head.
-    length : n, tokens.
 
     Returns
     -------
@@ -127,16 +141,16 @@ def fixed_query_error(variance: Variance, kept_variance: Kept, length: Length) -
 
 
 @formula(kind="asymptotic", source=RECONSTRUCTION, status="derived", symbol="MSE/MSE_0", order=1, domain="n to infinity")
-def relative_truncation_error(lost_variance: Annotated[Any, Domain(0, closed_low=True, symbol="tau^2", unit="nats^2")]) -> Any:
+def relative_truncation_error(
+    lost_variance: Annotated[
+        Any, Domain(0, closed_low=True, symbol="tau^2", unit="nats^2"), "logit variance lost, sigma^2 - sigma_r^2"
+    ],
+) -> Any:
     r"""Relative squared error of a diffuse head that loses part of the logits' variance. It does not fall with the length.
 
     .. math:: 1 - e^{-\tau^2}, \qquad \tau^2 = \sigma^2 - \sigma_r^2
 
     Derivation: docs/derivations/heads.md, (H16).
-
-    Parameters
-    ----------
-    lost_variance : tau^2, nats^2.
 
     Returns
     -------

@@ -21,18 +21,19 @@ def _completep_line(parameters: Any, *ratios: Any) -> Any:
 @formula(kind="approximation", source=f"{COMPLETEP}, three sizes", status="secondary", symbol="rho^*", domain=_COMPLETEP_RANGE)
 def completep_aspect(
     parameters: Parameters,
-    ratio_50M: Annotated[Any, Domain(0, symbol="rho_1", typical=(30, 50))] = fitted("completep2025", "ratio_50M"),
-    ratio_300M: Annotated[Any, Domain(0, symbol="rho_2", typical=(40, 60))] = fitted("completep2025", "ratio_300M"),
-    ratio_1500M: Annotated[Any, Domain(0, symbol="rho_3", typical=(50, 80))] = fitted("completep2025", "ratio_1500M"),
+    ratio_50M: Annotated[Any, Domain(0, symbol="rho_1", typical=(30, 50)), "measured ratio at 5e7 parameters"] = fitted(
+        "completep2025", "ratio_50M"
+    ),
+    ratio_300M: Annotated[Any, Domain(0, symbol="rho_2", typical=(40, 60)), "measured ratio at 3e8 parameters"] = fitted(
+        "completep2025", "ratio_300M"
+    ),
+    ratio_1500M: Annotated[Any, Domain(0, symbol="rho_3", typical=(50, 80)), "measured ratio at 1.5e9 parameters"] = fitted(
+        "completep2025", "ratio_1500M"
+    ),
 ) -> Any:
     r"""Best ratio of width to depth measured at three sizes with CompleteP, linear in ln N between them.
 
     .. math:: \rho^*(N) = \rho_i + (\rho_{i+1} - \rho_i)\, \frac{\ln N - \ln N_i}{\ln N_{i+1} - \ln N_i}
-
-    Parameters
-    ----------
-    parameters : N, without embeddings. N > 0.
-    ratio_50M, ratio_300M, ratio_1500M : the measured ratios at 5e7, 3e8 and 1.5e9 parameters.
 
     Returns
     -------
@@ -55,18 +56,19 @@ def completep_aspect(
 )
 def completep_lowest_aspect(
     parameters: Parameters,
-    ratio_50M: Annotated[Any, Domain(0, symbol="rho_1", typical=(10, 14))] = fitted("completep2025", "lowest_ratio_50M"),
-    ratio_300M: Annotated[Any, Domain(0, symbol="rho_2", typical=(12, 18))] = fitted("completep2025", "lowest_ratio_300M"),
-    ratio_1500M: Annotated[Any, Domain(0, symbol="rho_3", typical=(10, 14))] = fitted("completep2025", "lowest_ratio_1500M"),
+    ratio_50M: Annotated[Any, Domain(0, symbol="rho_1", typical=(10, 14)), "measured ratio at 5e7 parameters"] = fitted(
+        "completep2025", "lowest_ratio_50M"
+    ),
+    ratio_300M: Annotated[Any, Domain(0, symbol="rho_2", typical=(12, 18)), "measured ratio at 3e8 parameters"] = fitted(
+        "completep2025", "lowest_ratio_300M"
+    ),
+    ratio_1500M: Annotated[Any, Domain(0, symbol="rho_3", typical=(10, 14)), "measured ratio at 1.5e9 parameters"] = fitted(
+        "completep2025", "lowest_ratio_1500M"
+    ),
 ) -> Any:
     r"""Lowest ratio of width to depth within 1 % of the best loss under CompleteP, linear in ln N between three sizes.
 
     .. math:: \rho_{min}(N) = \rho_i + (\rho_{i+1} - \rho_i)\, \frac{\ln N - \ln N_i}{\ln N_{i+1} - \ln N_i}
-
-    Parameters
-    ----------
-    parameters : N, without embeddings. N > 0.
-    ratio_50M, ratio_300M, ratio_1500M : the measured ratios at 5e7, 3e8 and 1.5e9 parameters.
 
     Returns
     -------

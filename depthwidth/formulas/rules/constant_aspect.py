@@ -15,12 +15,6 @@ def constant_aspect_width(parameters: Parameters, aspect: Ratio, c: BlockCoeffic
 
     .. math:: d_x = \left(\frac{\rho N}{c}\right)^{1/3}
 
-    Parameters
-    ----------
-    parameters : N, without embeddings. N > 0.
-    aspect : rho, width per layer.
-    c : parameters per layer and squared width.
-
     Returns
     -------
     Width in dimensions. Exact as algebra; that a constant ratio is a good rule is a heuristic.
@@ -38,12 +32,6 @@ def constant_aspect_depth(parameters: Parameters, aspect: Ratio, c: BlockCoeffic
     r"""Depth of the network with this many parameters and this ratio of width to depth.
 
     .. math:: L = \left(\frac{N}{c \rho^2}\right)^{1/3}
-
-    Parameters
-    ----------
-    parameters : N, without embeddings. N > 0.
-    aspect : rho, width per layer.
-    c : parameters per layer and squared width.
 
     Returns
     -------

@@ -11,12 +11,15 @@ from ._domains import BlockCoefficient, Parameters
 
 GEMSTONES = "McLeish et al. 2025, arXiv 2502.06857, width-depth law"
 _GEMSTONES_RANGE = "widths 256 to 3072, depths 3 to 80, 48M to 2B parameters; embeddings ignored"
-WidthExponent = Annotated[Any, Domain(0, symbol="alpha", typical=(0.2, 0.4))]
-DepthExponent = Annotated[Any, Domain(0, symbol="beta", typical=(0.3, 0.6))]
-WidthTerm = Annotated[Any, Domain(0, symbol="A", unit="nats", typical=(2, 6))]
-DepthTerm = Annotated[Any, Domain(0, symbol="B", unit="nats", typical=(0.5, 1.5))]
-GemstonesWidth = Annotated[Any, Domain(0, symbol="w", unit="dimensions", typical=(256, 3072))]
-GemstonesDepth = Annotated[Any, Domain(0, symbol="d", unit="layers", typical=(6, 80))]
+WidthExponent = Annotated[Any, Domain(0, symbol="alpha", typical=(0.2, 0.4)), "exponent of the width term"]
+DepthExponent = Annotated[Any, Domain(0, symbol="beta", typical=(0.3, 0.6)), "exponent of the depth term"]
+WidthTerm = Annotated[Any, Domain(0, symbol="A", unit="nats", typical=(2, 6)), "factor of the width term"]
+DepthTerm = Annotated[Any, Domain(0, symbol="B", unit="nats", typical=(0.5, 1.5)), "factor of the depth term"]
+GemstonesWidth = Annotated[
+    Any, Domain(0, symbol="w", unit="dimensions", typical=(256, 3072)), "dimension of the residual stream"
+]
+GemstonesDepth = Annotated[Any, Domain(0, symbol="d", unit="layers", typical=(6, 80)), "number of blocks"]
+GemstonesBlock = Annotated[BlockCoefficient, "parameters per layer and squared width: 12, or 15 for the authors' own block"]
 
 
 @formula(kind="fitted", source=GEMSTONES, status="derived", symbol="d", domain=_GEMSTONES_RANGE)
@@ -30,12 +33,6 @@ def gemstones_depth(
     r"""Depth that goes with this width where the Gemstones law is stationary at a fixed number of parameters.
 
     .. math:: d(w) = \left(\frac{2\beta B}{\alpha A}\, w^{\alpha}\right)^{1/\beta}
-
-    Parameters
-    ----------
-    width : w, the residual stream's dimension. w > 0.
-    alpha, beta : exponents of the width and the depth term.
-    A, B : factors of the width and the depth term, nats.
 
     Returns
     -------
@@ -66,12 +63,6 @@ def gemstones_width(
 
     .. math:: w(d) = \left(\frac{\alpha A}{2\beta B}\, d^{\beta}\right)^{1/\alpha}
 
-    Parameters
-    ----------
-    depth : d, layers. d > 0.
-    alpha, beta : exponents of the width and the depth term.
-    A, B : factors of the width and the depth term, nats.
-
     Returns
     -------
     Width in dimensions.
@@ -87,7 +78,7 @@ def gemstones_width(
 @formula(kind="fitted", source=GEMSTONES, status="derived", symbol="w^*", domain=_GEMSTONES_RANGE)
 def gemstones_optimal_width(
     parameters: Parameters,
-    c: BlockCoefficient = 12,
+    c: GemstonesBlock = 12,
     alpha: WidthExponent = fitted("gemstones2025", "alpha"),
     beta: DepthExponent = fitted("gemstones2025", "beta"),
     A: WidthTerm = fitted("gemstones2025", "A"),
@@ -96,12 +87,6 @@ def gemstones_optimal_width(
     r"""Width with the lowest Gemstones loss at this many parameters.
 
     .. math:: w^*(N) = \left[\frac{\alpha A}{2\beta B} \left(\frac{N}{c}\right)^{\beta}\right]^{1/(\alpha + 2\beta)}
-
-    Parameters
-    ----------
-    parameters : N, without embeddings. N > 0.
-    c : parameters per layer and squared width: 12, or 15 for the authors' own block.
-    alpha, beta, A, B : the width and the depth term.
 
     Returns
     -------
@@ -122,7 +107,7 @@ def gemstones_optimal_width(
 @formula(kind="fitted", source=GEMSTONES, status="derived", symbol="d^*", domain=_GEMSTONES_RANGE)
 def gemstones_optimal_depth(
     parameters: Parameters,
-    c: BlockCoefficient = 12,
+    c: GemstonesBlock = 12,
     alpha: WidthExponent = fitted("gemstones2025", "alpha"),
     beta: DepthExponent = fitted("gemstones2025", "beta"),
     A: WidthTerm = fitted("gemstones2025", "A"),
@@ -131,12 +116,6 @@ def gemstones_optimal_depth(
     r"""Depth with the lowest Gemstones loss at this many parameters.
 
     .. math:: d^*(N) = \frac{N}{c\, w^*(N)^2}
-
-    Parameters
-    ----------
-    parameters : N, without embeddings. N > 0.
-    c : parameters per layer and squared width: 12, or 15 for the authors' own block.
-    alpha, beta, A, B : the width and the depth term.
 
     Returns
     -------
@@ -150,8 +129,8 @@ def gemstones_optimal_depth(
     return optimal_depth(parameters / c, alpha, beta, A, B)
 
 
-GemstonesVariance = Annotated[Any, Domain(0, closed_low=True, typical=(0.01, 0.1))]
-GemstonesCovariance = Annotated[Any, Domain(typical=(-0.001, 0.001))]
+GemstonesVariance = Annotated[Any, Domain(0, closed_low=True, typical=(0.01, 0.1)), "an entry on the diagonal of Sigma"]
+GemstonesCovariance = Annotated[Any, Domain(typical=(-0.001, 0.001)), "an entry beside the diagonal of Sigma"]
 
 
 @formula(
@@ -181,13 +160,6 @@ def gemstones_relative_width_error(
     r"""Standard error of ln(width) on the Gemstones curve at a fixed depth, from the covariance of its coefficients.
 
     .. math:: s = \sqrt{g^T \Sigma\, g}, \qquad \ln w = \frac{1}{\alpha}\left(\ln\frac{\alpha A}{2\beta B} + \beta \ln d\right)
-
-    Parameters
-    ----------
-    depth : d, layers.
-    var_ln_A, var_alpha, var_ln_B, var_beta : the diagonal of Sigma, for ln A, alpha, ln B and beta.
-    cov_ln_A_alpha, cov_ln_A_ln_B, cov_ln_A_beta, cov_alpha_ln_B, cov_alpha_beta, cov_ln_B_beta : what stands beside it.
-    alpha, beta, A, B : the law's coefficients, at which the gradient g is taken.
 
     Returns
     -------

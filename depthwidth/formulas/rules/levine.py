@@ -9,11 +9,21 @@ from ...mathematics import exp, lambertw, log, sqrt
 from .._regime import require
 from ._domains import BlockCoefficient, Depth, Parameters, Width
 
-Intercept = Annotated[Any, Domain(symbol="a", unit="ln dimensions", typical=(4.5, 5.5))]
-Slope = Annotated[Any, Domain(0, symbol="b", unit="per layer", typical=(0.04, 0.07))]
-VarianceA = Annotated[Any, Domain(0, closed_low=True, symbol="sigma_a^2", typical=(8e-4, 1e-3))]
-VarianceB = Annotated[Any, Domain(0, closed_low=True, symbol="sigma_b^2", unit="per squared layer", typical=(1.5e-6, 2e-6))]
-CovarianceAB = Annotated[Any, Domain(symbol="sigma_ab", unit="per layer", typical=(-3.4e-5, 3.4e-5))]
+Intercept = Annotated[
+    Any,
+    Domain(symbol="a", unit="ln dimensions", typical=(4.5, 5.5)),
+    "intercept of the curve, the natural logarithm of a width",
+]
+Slope = Annotated[Any, Domain(0, symbol="b", unit="per layer", typical=(0.04, 0.07)), "slope of the curve"]
+VarianceA = Annotated[Any, Domain(0, closed_low=True, symbol="sigma_a^2", typical=(8e-4, 1e-3)), "variance of a in the fit"]
+VarianceB = Annotated[
+    Any,
+    Domain(0, closed_low=True, symbol="sigma_b^2", unit="per squared layer", typical=(1.5e-6, 2e-6)),
+    "variance of b in the fit",
+]
+CovarianceAB = Annotated[
+    Any, Domain(symbol="sigma_ab", unit="per layer", typical=(-3.4e-5, 3.4e-5)), "covariance of a and b in the fit"
+]
 LEVINE = "Levine et al. 2020, arXiv 2006.12467"
 _LEVINE_RANGE = "depths 6 to 48; other depths extrapolate the fit"
 _LEVINE_BUDGETS = "3.3e6 to 2.8e9 parameters, where the depth is 6 to 48; other budgets extrapolate the fit"
@@ -22,19 +32,17 @@ _SIGMA = "the fit's statistical error only; its covariance is recalled and uncon
 
 @formula(kind="fitted", source=f"{LEVINE}, fit of the transition width", status="secondary", symbol="d_x", domain=_LEVINE_RANGE)
 def levine_width(
-    depth: Annotated[Any, Domain(0, closed_low=True, symbol="L", unit="layers", typical=(6, 48))],
+    depth: Annotated[
+        Any,
+        Domain(0, closed_low=True, symbol="L", unit="layers", typical=(6, 48)),
+        "number of blocks (attention and feed-forward)",
+    ],
     a: Intercept = fitted("levine2020", "a"),
     b: Slope = fitted("levine2020", "b"),
 ) -> Any:
     r"""Width at which a network of this depth is balanced: the 2020 curve.
 
     .. math:: d_x(L) = e^{a + b L}
-
-    Parameters
-    ----------
-    depth : L, the number of blocks (attention and feed-forward). L >= 0.
-    a : intercept, natural log of a width.
-    b : slope, per layer.
 
     Returns
     -------
@@ -54,16 +62,16 @@ def levine_width(
 
 
 @formula(kind="fitted", source=f"{LEVINE}, inverse of the transition width", status="derived", symbol="L", domain=_LEVINE_RANGE)
-def levine_depth(width: Width, a: Intercept = fitted("levine2020", "a"), b: Slope = fitted("levine2020", "b")) -> Any:
+def levine_depth(
+    width: Annotated[
+        Width, "dimension of the residual stream, above exp(a): 154 with the published fit. The curve has no depth below"
+    ],
+    a: Intercept = fitted("levine2020", "a"),
+    b: Slope = fitted("levine2020", "b"),
+) -> Any:
     r"""Depth that balances a network of this width: the inverse of :func:`levine_width`.
 
     .. math:: L(d_x) = \frac{\ln d_x - a}{b}
-
-    Parameters
-    ----------
-    width : d_x, the residual stream's dimension. Above exp(a), 154 with the published fit: the curve has no depth below.
-    a : intercept, natural log of a width.
-    b : slope, per layer.
 
     Returns
     -------
@@ -92,12 +100,6 @@ def levine_transition_parameters(
 
     .. math:: N(L) = c L\, e^{2a + 2bL}
 
-    Parameters
-    ----------
-    depth : L, layers. L > 0.
-    a, b : intercept and slope of :func:`levine_width`.
-    c : parameters per layer and squared width, 12 for a feed-forward layer four times the width.
-
     Returns
     -------
     Parameters without embeddings. A larger network of this depth is too shallow, a smaller one too deep.
@@ -120,12 +122,6 @@ def levine_optimal_depth(
     r"""Depth of the balanced network with this many parameters: the inverse of :func:`levine_transition_parameters`.
 
     .. math:: L^*(N) = \frac{1}{2b}\, W_0\!\left(\frac{2 b N}{c\, e^{2a}}\right)
-
-    Parameters
-    ----------
-    parameters : N, without embeddings. N > 0.
-    a, b : intercept and slope of :func:`levine_width`.
-    c : parameters per layer and squared width.
 
     Returns
     -------
@@ -154,12 +150,6 @@ def levine_optimal_width(
 
     .. math:: d_x^*(N) = \sqrt{\frac{N}{c\, L^*(N)}}
 
-    Parameters
-    ----------
-    parameters : N, without embeddings. N > 0.
-    a, b : intercept and slope of :func:`levine_width`.
-    c : parameters per layer and squared width.
-
     Returns
     -------
     Width in dimensions, not rounded to a multiple of the head dimension.
@@ -177,16 +167,13 @@ def levine_relative_width_error(
     depth: Depth,
     var_a: VarianceA = fitted("levine2020", "var_a"),
     var_b: VarianceB = fitted("levine2020", "var_b"),
-    cov_ab: CovarianceAB = fitted("levine2020", "cov_ab"),
+    cov_ab: Annotated[CovarianceAB, "covariance of a and b in the fit; the matrix must be positive semi-definite"] = fitted(
+        "levine2020", "cov_ab"
+    ),
 ) -> Any:
     r"""Relative standard error of :func:`levine_width` at a given depth.
 
     .. math:: s(L) = \frac{\sigma_d}{d} = \sqrt{\sigma_a^2 + L^2 \sigma_b^2 + 2 L \sigma_{ab}}
-
-    Parameters
-    ----------
-    depth : L, layers. L > 0.
-    var_a, var_b, cov_ab : the fit's covariance matrix; it must be positive semi-definite.
 
     Returns
     -------
@@ -219,11 +206,6 @@ def levine_relative_transition_error(
 
     .. math:: \frac{\Delta N}{N} = 2\, s(L)
 
-    Parameters
-    ----------
-    depth : L, layers. L > 0.
-    var_a, var_b, cov_ab : the fit's covariance matrix.
-
     Returns
     -------
     A fraction of the size.
@@ -249,12 +231,6 @@ def levine_optimal_depth_error(
     r"""Standard error of :func:`levine_optimal_depth` at a given number of parameters.
 
     .. math:: \sigma_L = \frac{2\, s(L^*)}{1/L^* + 2b}
-
-    Parameters
-    ----------
-    parameters : N, without embeddings. N > 0.
-    a, b, c : as in :func:`levine_optimal_depth`.
-    var_a, var_b, cov_ab : the fit's covariance matrix.
 
     Returns
     -------
@@ -283,12 +259,6 @@ def levine_optimal_width_error(
 
     .. math:: \sigma_d = d_x^*\, \frac{\sigma_L}{2 L^*}
 
-    Parameters
-    ----------
-    parameters : N, without embeddings. N > 0.
-    a, b, c : as in :func:`levine_optimal_width`.
-    var_a, var_b, cov_ab : the fit's covariance matrix.
-
     Returns
     -------
     Dimensions. Far smaller than the error at a given depth, because the budget ties the width to the depth.
@@ -309,11 +279,6 @@ def levine_width_exponent(depth: Depth, b: Slope = fitted("levine2020", "b")) ->
 
     .. math:: \frac{d\ln d_x^*}{d\ln N} = \frac{b L}{1 + 2 b L}
 
-    Parameters
-    ----------
-    depth : L, the depth on the curve. L > 0.
-    b : slope of :func:`levine_width`.
-
     Returns
     -------
     Between 0 and 1/2.
@@ -331,11 +296,6 @@ def levine_depth_exponent(depth: Depth, b: Slope = fitted("levine2020", "b")) ->
     r"""Local exponent with which the balanced depth grows with the parameters.
 
     .. math:: \frac{d\ln L^*}{d\ln N} = \frac{1}{1 + 2 b L}
-
-    Parameters
-    ----------
-    depth : L, the depth on the curve. L > 0.
-    b : slope of :func:`levine_width`.
 
     Returns
     -------

@@ -10,12 +10,12 @@ from ._domains import BlockCoefficient, Parameters
 
 LIU = "Liu, Kangaslahti, Liu, Gore 2026, arXiv 2602.05970, Eq. 3"
 _LIU_RANGE = "about 200 reconstructed Chinchilla runs"
-LiuWidth = Annotated[Any, Domain(0, symbol="m", unit="dimensions", typical=(512, 8192))]
-LiuDepth = Annotated[Any, Domain(0, symbol="l", unit="layers", typical=(6, 64))]
-LiuWidthExponent = Annotated[Any, Domain(0, symbol="alpha_m", typical=(0.9, 1.1))]
-LiuDepthExponent = Annotated[Any, Domain(0, symbol="alpha_l", typical=(0.9, 1.5))]
-LiuWidthTerm = Annotated[Any, Domain(0, symbol="c_m", unit="nats", typical=(200, 500))]
-LiuDepthTerm = Annotated[Any, Domain(0, symbol="c_l", unit="nats", typical=(3, 8))]
+LiuWidth = Annotated[Any, Domain(0, symbol="m", unit="dimensions", typical=(512, 8192)), "dimension of the residual stream"]
+LiuDepth = Annotated[Any, Domain(0, symbol="l", unit="layers", typical=(6, 64)), "number of blocks"]
+LiuWidthExponent = Annotated[Any, Domain(0, symbol="alpha_m", typical=(0.9, 1.1)), "exponent of the width term"]
+LiuDepthExponent = Annotated[Any, Domain(0, symbol="alpha_l", typical=(0.9, 1.5)), "exponent of the depth term"]
+LiuWidthTerm = Annotated[Any, Domain(0, symbol="c_m", unit="nats", typical=(200, 500)), "factor of the width term"]
+LiuDepthTerm = Annotated[Any, Domain(0, symbol="c_l", unit="nats", typical=(3, 8)), "factor of the depth term"]
 
 
 @formula(kind="fitted", source=LIU, status="derived", symbol="l", domain=_LIU_RANGE)
@@ -29,12 +29,6 @@ def liu_depth(
     r"""Depth that goes with this width where the inverse-depth law is stationary at a fixed number of parameters.
 
     .. math:: l(m) = \left(\frac{2\alpha_l c_l}{\alpha_m c_m}\, m^{\alpha_m}\right)^{1/\alpha_l}
-
-    Parameters
-    ----------
-    width : m, the residual stream's dimension. m > 0.
-    alpha_m, alpha_l : exponents of the width and the depth term.
-    c_m, c_l : factors of the width and the depth term, nats.
 
     Returns
     -------
@@ -65,12 +59,6 @@ def liu_width(
 
     .. math:: m(l) = \left(\frac{\alpha_m c_m}{2\alpha_l c_l}\, l^{\alpha_l}\right)^{1/\alpha_m}
 
-    Parameters
-    ----------
-    depth : l, layers. l > 0.
-    alpha_m, alpha_l : exponents of the width and the depth term.
-    c_m, c_l : factors of the width and the depth term, nats.
-
     Returns
     -------
     Width in dimensions.
@@ -97,12 +85,6 @@ def liu_optimal_width(
     .. math:: m^*(N) = \left[\frac{\alpha_m c_m}{2\alpha_l c_l}
         \left(\frac{N}{c}\right)^{\alpha_l}\right]^{1/(\alpha_m + 2\alpha_l)}
 
-    Parameters
-    ----------
-    parameters : N, without embeddings. N > 0.
-    c : parameters per layer and squared width.
-    alpha_m, alpha_l, c_m, c_l : the width and the depth term.
-
     Returns
     -------
     Width in dimensions.
@@ -127,12 +109,6 @@ def liu_optimal_depth(
     r"""Depth with the lowest loss under the inverse-depth law at this many parameters.
 
     .. math:: l^*(N) = \frac{N}{c\, m^*(N)^2}
-
-    Parameters
-    ----------
-    parameters : N, without embeddings. N > 0.
-    c : parameters per layer and squared width.
-    alpha_m, alpha_l, c_m, c_l : the width and the depth term.
 
     Returns
     -------

@@ -14,11 +14,6 @@ def nanochat_width(depth: Depth, ratio: Ratio = fitted("heuristics", "ratio", "n
 
     .. math:: d_x = \rho L
 
-    Parameters
-    ----------
-    depth : L, layers. L > 0.
-    ratio : width per layer, 64.
-
     Returns
     -------
     Width in dimensions.
@@ -40,11 +35,6 @@ def nanochat_depth(width: Width, ratio: Ratio = fitted("heuristics", "ratio", "n
     r"""Depth whose nanochat width this is: the inverse of :func:`nanochat_width`.
 
     .. math:: L = d_x / \rho
-
-    Parameters
-    ----------
-    width : d_x, dimensions. d_x > 0.
-    ratio : width per layer, 64.
 
     Returns
     -------

@@ -8,9 +8,19 @@ from ...formula import Domain
 from ...numerics.bounds import LARGEST_VARIANCE, LONGEST
 
 NATS, NATS2 = "nats", "nats^2"
-Length = Annotated[Any, Domain(2, LONGEST, True, True, integer=True, symbol="n", unit="tokens", typical=(1024, 65536))]
-Variance = Annotated[Any, Domain(0, LARGEST_VARIANCE, True, True, symbol="sigma^2", unit=NATS2, typical=(0.1, 1.0))]
-RowVariance = Annotated[Any, Domain(0, closed_low=True, symbol="sigma^2", unit=NATS2, typical=(0.1, 1.0))]
-RowLength = Annotated[Any, Domain(1, closed_low=True, integer=True, symbol="L", unit="tokens", typical=(64, 2048))]
-SumP2 = Annotated[Any, Domain(0, 1, True, True, symbol="P", typical=(0.01, 0.3))]
+Length = Annotated[
+    Any, Domain(2, LONGEST, True, True, integer=True, symbol="n", unit="tokens", typical=(1024, 65536)), "entries of the row"
+]
+Variance = Annotated[
+    Any, Domain(0, LARGEST_VARIANCE, True, True, symbol="sigma^2", unit=NATS2, typical=(0.1, 1.0)), "variance of a logit"
+]
+RowVariance = Annotated[
+    Any,
+    Domain(0, closed_low=True, symbol="sigma^2", unit=NATS2, typical=(0.1, 1.0)),
+    "variance of a logit after the part common to its row is removed",
+]
+RowLength = Annotated[
+    Any, Domain(1, closed_low=True, integer=True, symbol="L", unit="tokens", typical=(64, 2048)), "entries of the row"
+]
+SumP2 = Annotated[Any, Domain(0, 1, True, True, symbol="P", typical=(0.01, 0.3)), "E sum p^2 of a row of probabilities"]
 EXACT = "derived for this package: Laplace transform of Z, random-energy model at finite n"

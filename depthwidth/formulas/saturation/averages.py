@@ -13,19 +13,18 @@ from ._domains import EXACT, Length, RowVariance, SumP2, Variance
 
 
 @formula(kind="exact", source="Gaussian integration by parts", status="derived", symbol="H")
-def softmax_entropy(log_partition: Annotated[Any, Domain(symbol="ln Z", unit="nats", typical=(4.0, 6.0))],
-                    variance: RowVariance, P: SumP2) -> Any:  # fmt: skip
+def softmax_entropy(
+    log_partition: Annotated[
+        Any, Domain(symbol="ln Z", unit="nats", typical=(4.0, 6.0)), "average log partition function, E ln Z"
+    ],
+    variance: RowVariance,
+    P: SumP2,
+) -> Any:
     r"""Average entropy of a softmax over independent Gaussian logits.
 
     .. math:: H = E \ln Z - \sigma^2 (1 - P)
 
     Derivation: docs/derivations/softmax.md, (S4).
-
-    Parameters
-    ----------
-    log_partition : E ln Z, nats.
-    variance : sigma^2 of a logit, nats^2.
-    P : E sum p^2.
 
     Returns
     -------
@@ -39,7 +38,9 @@ def softmax_entropy(log_partition: Annotated[Any, Domain(symbol="ln Z", unit="na
     return log_partition - variance * (1 - P)
 
 
-Tokens = Annotated[Any, Domain(1, LONGEST, False, True, symbol="k", unit="tokens", typical=(2.0, 512.0))]
+Tokens = Annotated[
+    Any, Domain(1, LONGEST, False, True, symbol="k", unit="tokens", typical=(2.0, 512.0)), "effective tokens, at most n"
+]
 
 
 def softmax_average(field: str, *values: Any) -> Any:
@@ -59,11 +60,6 @@ def log_partition(variance: Variance, length: Length) -> Any:
 
     .. math:: E \ln Z = \int \left[\exp(-e^u) - \psi_0(u)^n\right] du, \qquad \psi_0(u) = E \exp(-e^{u + \sigma g})
 
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2. 0 to 1e4.
-    length : n, entries of the row. A whole number from 2.
-
     Returns
     -------
     nats.
@@ -81,11 +77,6 @@ def entropy(variance: Variance, length: Length) -> Any:
     r"""Average entropy of softmax attention over n Gaussian logits.
 
     .. math:: E H = E \ln Z - \sigma^2 \left(1 - E \textstyle\sum_j p_j^2\right)
-
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2. 0 to 1e4.
-    length : n, entries of the row. A whole number from 2.
 
     Returns
     -------
@@ -105,11 +96,6 @@ def squared_sum(variance: Variance, length: Length) -> Any:
 
     .. math:: E \sum_j p_j^2 = n \int \psi_2(u)\, \psi_0(u)^{n-1}\, du
 
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2. 0 to 1e4.
-    length : n, entries of the row. A whole number from 2.
-
     Returns
     -------
     1/n (uniform) to 1 (one-hot).
@@ -127,11 +113,6 @@ def effective_tokens(variance: Variance, length: Length) -> Any:
     r"""Effective number of attended tokens: the inverse of the average squared sum.
 
     .. math:: n_{eff} = 1 / E \textstyle\sum_j p_j^2
-
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2. 0 to 1e4.
-    length : n, entries of the row. A whole number from 2.
 
     Returns
     -------
@@ -156,11 +137,6 @@ def largest_weight(variance: Variance, length: Length) -> Any:
     .. math:: E\, p_{max} = n \int du\; E_g\!\left[e^{u+\sigma g} e^{-e^{u+\sigma g}} \Phi(u, g)^{n-1}\right],
         \qquad \Phi(u, g) = E_{g'}\!\left[1_{g' < g} \exp(-e^{u+\sigma g'})\right]
 
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2. 0 to 1e4.
-    length : n, entries of the row. A whole number from 2.
-
     Returns
     -------
     1/n to 1.
@@ -181,11 +157,6 @@ def jacobian_trace(variance: Variance, length: Length) -> Any:
 
     .. math:: E\, \mathrm{tr}(\mathrm{diag}\,p - p p^\top) = 1 - E \textstyle\sum_j p_j^2
 
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2. 0 to 1e4.
-    length : n, entries of the row. A whole number from 2.
-
     Returns
     -------
     0 (saturated: one-hot) to 1 - 1/n (uniform).
@@ -200,17 +171,13 @@ def jacobian_trace(variance: Variance, length: Length) -> Any:
 
 @formula(kind="exact", source=EXACT, status="derived", symbol="V_out")
 def output_variance(
-    variance: Variance, length: Length, value_variance: Annotated[Any, Domain(0, closed_low=True, symbol="v^2")] = 1
+    variance: Variance,
+    length: Length,
+    value_variance: Annotated[Any, Domain(0, closed_low=True, symbol="v^2"), "variance of a value's channel, of mean 0"] = 1,
 ) -> Any:
     r"""Variance per channel of the attention output, for values independent of the logits and of each other.
 
     .. math:: \mathrm{Var}\, o = v^2\, E \textstyle\sum_j p_j^2
-
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2. 0 to 1e4.
-    length : n, entries of the row. A whole number from 2.
-    value_variance : v^2 of a value's channel, mean 0.
 
     Returns
     -------
@@ -241,11 +208,6 @@ def logit_std_for_tokens(tokens: Tokens, length: Length) -> Any:
     r"""Logit scale at which attention covers a wanted number of tokens.
 
     .. math:: \sigma:\quad 1 / E \textstyle\sum_j p_j^2(\sigma, n) = k
-
-    Parameters
-    ----------
-    tokens : k, effective tokens, 1 < k <= n.
-    length : n, entries of the row. A whole number from 2.
 
     Returns
     -------

@@ -12,18 +12,23 @@ from .._quadrature import in_doubles
 from .._regime import require
 from ._domains import NATS2, Length, RowLength, RowVariance, Variance
 
+Spread = Annotated[Any, Domain(0, LARGEST_VARIANCE, symbol="sigma^2", unit=NATS2, typical=(4.0, 100.0)), "variance of a logit"]
+CondensedVariance = Annotated[Spread, "variance of a logit; sigma > 1.4 b_n"]
+CondensedLength = Annotated[Length, "entries of the row, at least 16"]
 
-@formula(kind="asymptotic", source="random-energy model", status="derived", symbol="H", order=1,
-         domain="L to infinity; at L = 64, 0.7 % low for sigma^2 = 1, 18 % for 4, negative for 9")  # fmt: skip
+
+@formula(
+    kind="asymptotic",
+    source="random-energy model",
+    status="derived",
+    symbol="H",
+    order=1,
+    domain="L to infinity; at L = 64, 0.7 % low for sigma^2 = 1, 18 % for 4, negative for 9",
+)
 def diffuse_entropy(variance: RowVariance, length: RowLength) -> Any:
     r"""Entropy of a softmax whose weight is spread over many entries.
 
     .. math:: H \approx \ln L - \sigma^2/2
-
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2.
-    length : L, entries of the row.
 
     Returns
     -------
@@ -37,17 +42,17 @@ def diffuse_entropy(variance: RowVariance, length: RowLength) -> Any:
     return log(length) - variance / 2
 
 
-@formula(kind="approximation", source="ratio of the leading log-normal moments", status="derived", symbol="P",
-         domain="variance P/L - 1/L^2 is 3 % high at L = 64, sigma^2 = 0.5; 30 % at 16, 1")  # fmt: skip
+@formula(
+    kind="approximation",
+    source="ratio of the leading log-normal moments",
+    status="derived",
+    symbol="P",
+    domain="variance P/L - 1/L^2 is 3 % high at L = 64, sigma^2 = 0.5; 30 % at 16, 1",
+)
 def overlap_ratio(variance: RowVariance, length: RowLength) -> Any:
     r"""Cheap substitute for P; with rho sigma^2 in place of the variance, for P2.
 
     .. math:: P \approx \frac{e^{\sigma^2}}{e^{\sigma^2} + L - 1}
-
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2.
-    length : L, entries of the row.
 
     Returns
     -------
@@ -61,17 +66,18 @@ def overlap_ratio(variance: RowVariance, length: RowLength) -> Any:
     return exp(variance) / (exp(variance) + length - 1)
 
 
-@formula(kind="asymptotic", source="delta method, second order", status="derived", symbol="v", order=2,
-         domain="-0.5 % at L = 64, sigma^2 = 0.5; -6 % at 64, 1; useless beyond")  # fmt: skip
+@formula(
+    kind="asymptotic",
+    source="delta method, second order",
+    status="derived",
+    symbol="v",
+    order=2,
+    domain="-0.5 % at L = 64, sigma^2 = 0.5; -6 % at 64, 1; useless beyond",
+)
 def softmax_variance_series(variance: RowVariance, length: RowLength) -> Any:
     r"""Variance of one softmax probability, to second order in 1/L.
 
     .. math:: v = \frac{1}{L^2}\left[e - 1 - \frac{2(e^3 - e) - 3e(e - 1)}{L}\right], \quad e = e^{\sigma^2}
-
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2.
-    length : L, entries of the row.
 
     Returns
     -------
@@ -86,16 +92,18 @@ def softmax_variance_series(variance: RowVariance, length: RowLength) -> Any:
     return (e - 1 - (2 * (e**3 - e) - 3 * e * (e - 1)) / length) / length**2
 
 
-@formula(kind="asymptotic", source="sum of 1/n over rows", status="derived", symbol="P", order=1,
-         domain="uniform attention, sigma^2 = 0")  # fmt: skip
-def causal_uniform_overlap(length: RowLength) -> Any:
+@formula(
+    kind="asymptotic",
+    source="sum of 1/n over rows",
+    status="derived",
+    symbol="P",
+    order=1,
+    domain="uniform attention, sigma^2 = 0",
+)
+def causal_uniform_overlap(length: Annotated[RowLength, "tokens"]) -> Any:
     r"""Average over the rows of a causal mask of P, for uniform attention.
 
     .. math:: \bar P \approx \frac{\ln L + \gamma_E}{L}
-
-    Parameters
-    ----------
-    length : L, tokens.
 
     Returns
     -------
@@ -112,7 +120,6 @@ def causal_uniform_overlap(length: RowLength) -> Any:
 DIFFUSE = 0.3
 """Logit scale over condensation point below which attention is diffuse: the closed forms of that band are within 5 % there."""
 _LONGEST_LOGARITHM = 700.0  # nats: exp of more leaves the range of floating-point numbers
-Spread = Annotated[Any, Domain(0, LARGEST_VARIANCE, symbol="sigma^2", unit=NATS2, typical=(4.0, 100.0))]
 _REM = "random-energy model, Derrida 1981; range measured for this package against the integrals"
 
 
@@ -121,10 +128,6 @@ def condensation_point(length: Length) -> Any:
     r"""Logit scale above which a few tokens hold all the weight: the freezing point of the random-energy model.
 
     .. math:: \sigma_c = \sqrt{2 \ln n}
-
-    Parameters
-    ----------
-    length : n, entries of the row. A whole number from 2.
 
     Returns
     -------
@@ -140,15 +143,15 @@ def condensation_point(length: Length) -> Any:
 
 @formula(kind="asymptotic", source=_REM, status="rederived", symbol="n_c")
 def condensed_length(
-    variance: Annotated[Any, Domain(0, 2 * _LONGEST_LOGARITHM, True, True, symbol="sigma^2", unit=NATS2, typical=(0.5, 16.0))],
+    variance: Annotated[
+        Any,
+        Domain(0, 2 * _LONGEST_LOGARITHM, True, True, symbol="sigma^2", unit=NATS2, typical=(0.5, 16.0)),
+        "variance of a logit, the same at every length; up to 1400, so that a float holds its exponential",
+    ],
 ) -> Any:
     r"""Length below which a row of logits of this scale is condensed: :func:`condensation_point` the other way round.
 
     .. math:: n_c = e^{\sigma^2 / 2}
-
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2, at every length the same. 0 to 1400, whose exponential a float still holds.
 
     Returns
     -------
@@ -164,16 +167,16 @@ def condensed_length(
 
 @formula(kind="asymptotic", source=_REM, status="derived", symbol="n_c")
 def length_scaled_condensed_length(
-    variance: Annotated[Any, Domain(0, LARGEST_VARIANCE, symbol="sigma^2", unit=NATS2, typical=(4.0, 16.0))], length: Length
+    variance: Annotated[
+        Any,
+        Domain(0, LARGEST_VARIANCE, symbol="sigma^2", unit=NATS2, typical=(4.0, 16.0)),
+        "variance of a logit at the length n",
+    ],
+    length: Annotated[Length, "length at which the variance is sigma^2"],
 ) -> Any:
     r"""Length above which a row is condensed where logits grow with the logarithm of the length, as in scalable softmax.
 
     .. math:: n_c = e^{2 (\ln n)^2 / \sigma^2}, \qquad \sigma(n') = \sigma \frac{\ln n'}{\ln n}
-
-    Parameters
-    ----------
-    variance : sigma^2 of a logit at the length n, nats^2.
-    length : n, the length at which it is sigma^2.
 
     Returns
     -------
@@ -197,14 +200,10 @@ def length_scaled_condensed_length(
 @formula(
     kind="asymptotic", source="extreme-value theory: location of the largest of n normals", status="rederived", symbol="b_n"
 )
-def largest_normal(length: Length) -> Any:
+def largest_normal(length: Annotated[Length, "number of normal variables"]) -> Any:
     r"""Typical size of the largest of n standard normals, the condensation point at finite n.
 
     .. math:: b_n = \sqrt{2 \ln n} - \frac{\ln \ln n + \ln 4\pi}{2 \sqrt{2 \ln n}}
-
-    Parameters
-    ----------
-    length : n. A whole number from 2.
 
     Returns
     -------
@@ -235,11 +234,6 @@ def diffuse_log_partition(variance: Variance, length: Length) -> Any:
 
     .. math:: E \ln Z \approx \ln n + \frac{\sigma^2}{2} - \frac{e^{\sigma^2} - 1}{2n}
 
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2.
-    length : n, entries of the row.
-
     Returns
     -------
     nats. Outside sigma <= 0.3 sqrt(2 ln n) it refuses.
@@ -258,11 +252,6 @@ def diffuse_entropy_next(variance: Variance, length: Length) -> Any:
     r"""Average entropy of diffuse attention, with its 1/n correction.
 
     .. math:: E H \approx \ln n - \frac{\sigma^2}{2} - \frac{e^{\sigma^2} - 1}{2n} + \frac{\sigma^2 e^{\sigma^2}}{n}
-
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2.
-    length : n, entries of the row.
 
     Returns
     -------
@@ -285,11 +274,6 @@ def diffuse_squared_sum(variance: Variance, length: Length) -> Any:
 
     .. math:: E \sum_j p_j^2 \approx e^{\sigma^2} / n
 
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2.
-    length : n, entries of the row.
-
     Returns
     -------
     1/n to 1. Outside sigma <= 0.3 sqrt(2 ln n) it refuses: at n = 1024, sigma = 2 it would be 1.9 times too large.
@@ -303,18 +287,18 @@ def diffuse_squared_sum(variance: Variance, length: Length) -> Any:
     return exp(variance) / length
 
 
-@formula(kind="approximation", source="derived for this package: one logit against the annealed rest", status="derived",
-         symbol="S_2", domain="sigma < 0.6 sqrt(2 ln n); within 12 % there for n from 1024, 24 % from 64")  # fmt: skip
+@formula(
+    kind="approximation",
+    source="derived for this package: one logit against the annealed rest",
+    status="derived",
+    symbol="S_2",
+    domain="sigma < 0.6 sqrt(2 ln n); within 12 % there for n from 1024, 24 % from 64",
+)
 def one_body_squared_sum(variance: Variance, length: Length) -> Any:
     r"""Sum of squared weights where one logit competes with the average of all others.
 
     .. math:: E \sum_j p_j^2 \approx n\, E_g\!\left[\left(\frac{a}{1 + a}\right)^2\right],
         \qquad a = \exp\!\left(\sigma g - \ln(n - 1) - \tfrac{\sigma^2}{2}\right)
-
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2.
-    length : n, entries of the row.
 
     Returns
     -------
@@ -347,15 +331,12 @@ _LEADING = "leading order in n: off by a factor of 2 to 8 at any realistic n"
 
 
 @formula(kind="asymptotic", source=_REM, status="rederived", symbol="S_2", domain=_LEADING)
-def typical_squared_sum(variance: Spread, length: Length) -> Any:
+def typical_squared_sum(
+    variance: Annotated[Spread, "variance of a logit; sigma_c/2 <= sigma <= sigma_c"], length: Length
+) -> Any:
     r"""Typical sum of squared weights between half the condensation point and the point itself, to leading order.
 
     .. math:: \textstyle\sum_j p_j^2 \sim \exp\!\left(-(\sigma_c - \sigma)^2\right)
-
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2; sigma_c/2 <= sigma <= sigma_c.
-    length : n, entries of the row.
 
     Returns
     -------
@@ -371,15 +352,12 @@ def typical_squared_sum(variance: Spread, length: Length) -> Any:
 
 
 @formula(kind="asymptotic", source=_REM, status="rederived", symbol="S_2", domain=_LEADING)
-def rare_squared_sum(variance: Spread, length: Length) -> Any:
+def rare_squared_sum(
+    variance: Annotated[Spread, "variance of a logit; sigma_c/sqrt(3) <= sigma <= sigma_c"], length: Length
+) -> Any:
     r"""Average sum of squared weights below the condensation point, carried by rare rows, to leading order.
 
     .. math:: E \sum_j p_j^2 \sim n \exp\!\left(-\frac{(\ln n + \sigma^2/2)^2}{2 \sigma^2}\right)
-
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2; sigma_c/sqrt(3) <= sigma <= sigma_c.
-    length : n, entries of the row.
 
     Returns
     -------
@@ -406,17 +384,17 @@ def _condensed(name: str, variance: Any, length: Any) -> Any:
     return share
 
 
-@formula(kind="approximation", source=_REM, status="rederived", symbol="S_2",
-         domain=f"{_CONDENSED}: within 4 % above 1.6 b_n, 11 % low at 1.4 b_n, for n from 1024")  # fmt: skip
-def condensed_squared_sum(variance: Spread, length: Length) -> Any:
+@formula(
+    kind="approximation",
+    source=_REM,
+    status="rederived",
+    symbol="S_2",
+    domain=f"{_CONDENSED}: within 4 % above 1.6 b_n, 11 % low at 1.4 b_n, for n from 1024",
+)
+def condensed_squared_sum(variance: CondensedVariance, length: CondensedLength) -> Any:
     r"""Sum of squared weights of condensed attention.
 
     .. math:: E \sum_j p_j^2 \approx 1 - b_n/\sigma
-
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2; sigma > 1.4 b_n.
-    length : n, entries of the row, from 16.
 
     Returns
     -------
@@ -430,17 +408,17 @@ def condensed_squared_sum(variance: Spread, length: Length) -> Any:
     return 1 - _condensed("condensed_squared_sum", variance, length)
 
 
-@formula(kind="approximation", source=f"{_REM}; Poisson-Dirichlet weights", status="rederived", symbol="H",
-         domain=f"{_CONDENSED}: within 4 % above 2.5 b_n, 13 % high at 1.9 b_n, 50 % at 1.4 b_n, for n from 1024")  # fmt: skip
-def condensed_entropy(variance: Spread, length: Length) -> Any:
+@formula(
+    kind="approximation",
+    source=f"{_REM}; Poisson-Dirichlet weights",
+    status="rederived",
+    symbol="H",
+    domain=f"{_CONDENSED}: within 4 % above 2.5 b_n, 13 % high at 1.9 b_n, 50 % at 1.4 b_n, for n from 1024",
+)
+def condensed_entropy(variance: CondensedVariance, length: CondensedLength) -> Any:
     r"""Entropy of condensed attention, which no longer depends on the length but through b_n.
 
     .. math:: E H \approx \psi(1) - \psi(1 - b_n/\sigma)
-
-    Parameters
-    ----------
-    variance : sigma^2 of a logit, nats^2; sigma > 1.4 b_n.
-    length : n, entries of the row, from 16.
 
     Returns
     -------

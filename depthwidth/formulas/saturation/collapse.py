@@ -12,20 +12,22 @@ from ._domains import Length
 from .averages import softmax_average
 
 _GIORLANDINO = "Giorlandino and Goldt 2025, arXiv 2505.24333"
-Beta = Annotated[Any, Domain(0, 1e3, symbol="beta", typical=(0.5, 4.0))]
-TokenCorrelation = Annotated[Any, Domain(0, 1, True, False, symbol="p", typical=(0.0, 0.9))]
-ValueVariance = Annotated[Any, Domain(0, symbol="sigma_v^2", typical=(0.5, 2.0))]
+Beta = Annotated[Any, Domain(0, 1e3, symbol="beta", typical=(0.5, 4.0)), "query-key gain; a raw score has variance beta^2 ln n"]
+TokenCorrelation = Annotated[
+    Any, Domain(0, 1, True, False, symbol="p", typical=(0.0, 0.9)), "correlation of two tokens of unit variance"
+]
+ValueVariance = Annotated[
+    Any, Domain(0, symbol="sigma_v^2", typical=(0.5, 2.0)), "width times the variance of a value-output weight"
+]
 
 
 @formula(kind="asymptotic", source=f"{_GIORLANDINO}, authors' code", status="primary", symbol="beta_c", domain="n to infinity")
-def entropy_collapse_gain(correlation: TokenCorrelation) -> Any:
+def entropy_collapse_gain(
+    correlation: Annotated[TokenCorrelation, "correlation of two tokens at the input of the attention layer"],
+) -> Any:
     r"""Query-key gain at the boundary between rank collapse (below) and entropy collapse (above).
 
     .. math:: \beta_c = \sqrt{\frac{2}{1 - p}}
-
-    Parameters
-    ----------
-    correlation : p, of two tokens in front of the attention layer.
 
     Returns
     -------
@@ -46,11 +48,6 @@ def collapsed_output_second_moment(beta: Beta, correlation: TokenCorrelation) ->
 
     .. math:: q = p + (1 - p)\, \max\!\left(0,\, 1 - \beta_c/\beta\right)
 
-    Parameters
-    ----------
-    beta : query-key gain; a raw score has variance beta^2 ln n.
-    correlation : p, of two tokens of unit variance.
-
     Returns
     -------
     p (uniform attention: rank collapse) to 1 (one-hot: entropy collapse). The covariance is p in both phases.
@@ -64,16 +61,10 @@ def collapsed_output_second_moment(beta: Beta, correlation: TokenCorrelation) ->
 
 
 @formula(kind="exact", source=f"finite-n form of {_GIORLANDINO}, derived for this package", status="derived", symbol="q_att")
-def finite_output_second_moment(beta: Beta, correlation: TokenCorrelation, length: Length) -> Any:
+def finite_output_second_moment(beta: Beta, correlation: TokenCorrelation, length: Annotated[Length, "tokens"]) -> Any:
     r"""Second moment of the attention output at a finite number of tokens, in front of the value weights.
 
     .. math:: q = p + (1 - p)\, E \textstyle\sum_j p_j^2\big|_{\sigma^2 = (1 - p) \beta^2 \ln n}
-
-    Parameters
-    ----------
-    beta : query-key gain; a raw score has variance beta^2 ln n.
-    correlation : p, of two tokens of unit variance.
-    length : n, tokens.
 
     Returns
     -------
@@ -92,24 +83,22 @@ def finite_output_second_moment(beta: Beta, correlation: TokenCorrelation, lengt
     return correlation + (1 - correlation) * softmax_average("P", spread, length)
 
 
-@formula(kind="exact", source=f"{_GIORLANDINO}, residual block of the authors' code without biases", status="primary",
-         symbol="p'")  # fmt: skip
+@formula(
+    kind="exact", source=f"{_GIORLANDINO}, residual block of the authors' code without biases", status="primary", symbol="p'"
+)
 def residual_attention_correlation(
-    output_moment: Annotated[Any, Domain(0, 1, True, True, symbol="q_att", typical=(0.5, 1.0))],
-    correlation: TokenCorrelation,
+    output_moment: Annotated[
+        Any,
+        Domain(0, 1, True, True, symbol="q_att", typical=(0.5, 1.0)),
+        "second moment of the attention output before the value weights",
+    ],
+    correlation: Annotated[TokenCorrelation, "correlation of two tokens of unit variance at the layer's input"],
     value_variance: ValueVariance,
-    residual_gain: Annotated[Any, Domain(0, closed_low=True, symbol="alpha", typical=(0.1, 3.0))],
+    residual_gain: Annotated[Any, Domain(0, closed_low=True, symbol="alpha", typical=(0.1, 3.0)), "factor on the skip path"],
 ) -> Any:
     r"""Correlation of two tokens behind an attention layer, its residual connection and a norm.
 
     .. math:: p' = \frac{(\sigma_v^2 + \alpha^2)\, p}{\sigma_v^2 q_{att} + \alpha^2}
-
-    Parameters
-    ----------
-    output_moment : q_att, second moment of the attention output in front of the value weights.
-    correlation : p, of two tokens of unit variance in front of the layer.
-    value_variance : sigma_v^2, width times the variance of a value-output weight.
-    residual_gain : alpha, what the skip connection is multiplied by.
 
     Returns
     -------
@@ -124,20 +113,24 @@ def residual_attention_correlation(
     return (value_variance + kept) * correlation / (value_variance * output_moment + kept)
 
 
-@formula(kind="asymptotic", source=f"{_GIORLANDINO}: stability of p = 1, derived again for this package", status="rederived",
-         symbol="alpha_c", domain="query-key gain below the boundary; the MLP without a residual of its own")  # fmt: skip
+@formula(
+    kind="asymptotic",
+    source=f"{_GIORLANDINO}: stability of p = 1, derived again for this package",
+    status="rederived",
+    symbol="alpha_c",
+    domain="query-key gain below the boundary; the MLP without a residual of its own",
+)
 def critical_residual_gain(
-    value_variance: ValueVariance, slope: Annotated[Any, Domain(1, symbol="chi", typical=(1.1, 3.0))]
+    value_variance: ValueVariance,
+    slope: Annotated[
+        Any,
+        Domain(1, symbol="chi", typical=(1.1, 3.0)),
+        "factor by which the rest of the block multiplies 1 - p of two almost equal tokens",
+    ],
 ) -> Any:
     r"""Residual gain above which tokens do not collapse onto one another, below the entropy-collapse boundary.
 
     .. math:: \alpha_c = \frac{\sigma_v}{\sqrt{\chi - 1}}
-
-    Parameters
-    ----------
-    value_variance : sigma_v^2, width times the variance of a value-output weight.
-    slope : chi, by how much the rest of the block multiplies 1 - p of two almost equal tokens. At 1 or below (a ReLU network
-        at its critical point has exactly 1) every finite residual gain ends in rank collapse.
 
     Returns
     -------
@@ -146,6 +139,9 @@ def critical_residual_gain(
     Notes
     -----
     One attention layer with uniform weights multiplies 1 - p by alpha^2/(alpha^2 + sigma_v^2).
+
+    At chi of 1 or below (a ReLU network at its critical point has exactly 1) every finite residual gain ends in rank
+    collapse.
 
     Examples
     --------

@@ -12,21 +12,21 @@ from ._domains import Length, Variance
 from .averages import softmax_average
 from .bands import DIFFUSE, DIFFUSE_ERROR, require_ratio
 
-HeadDim = Annotated[Any, Domain(1, 1e6, True, True, integer=True, symbol="d_h", unit="dimensions", typical=(16, 256))]
+HeadDim = Annotated[
+    Any,
+    Domain(1, 1e6, True, True, integer=True, symbol="d_h", unit="dimensions", typical=(16, 256)),
+    "dimensions of a query and a key",
+]
+QueryKeyVariance = Annotated[Variance, "variance of the logits over queries and keys"]
 
 
-@formula(kind="exact", source="derived for this package: logits are Gaussian given the query's norm", status="derived",
-         symbol="S_2")  # fmt: skip
-def finite_head_squared_sum(variance: Variance, length: Length, head_dim: HeadDim) -> Any:
+@formula(
+    kind="exact", source="derived for this package: logits are Gaussian given the query's norm", status="derived", symbol="S_2"
+)
+def finite_head_squared_sum(variance: QueryKeyVariance, length: Length, head_dim: HeadDim) -> Any:
     r"""Sum of squared weights when logits are products of Gaussian queries and keys in few dimensions.
 
     .. math:: X(n, s; d_h) = E_u\, X\!\left(n, s\sqrt{u}\right), \qquad u \sim \chi^2_{d_h} / d_h
-
-    Parameters
-    ----------
-    variance : s^2 of the logits over queries and keys, nats^2.
-    length : n, entries of the row.
-    head_dim : d_h, dimensions of a query and a key.
 
     Returns
     -------
@@ -40,18 +40,13 @@ def finite_head_squared_sum(variance: Variance, length: Length, head_dim: HeadDi
     return softmax_average("P", variance, length, head_dim)
 
 
-@formula(kind="exact", source="derived for this package: logits are Gaussian given the query's norm", status="derived",
-         symbol="H")  # fmt: skip
-def finite_head_entropy(variance: Variance, length: Length, head_dim: HeadDim) -> Any:
+@formula(
+    kind="exact", source="derived for this package: logits are Gaussian given the query's norm", status="derived", symbol="H"
+)
+def finite_head_entropy(variance: QueryKeyVariance, length: Length, head_dim: HeadDim) -> Any:
     r"""Entropy when logits are products of Gaussian queries and keys in few dimensions.
 
     .. math:: H(n, s; d_h) = E_u\, H\!\left(n, s\sqrt{u}\right), \qquad u \sim \chi^2_{d_h} / d_h
-
-    Parameters
-    ----------
-    variance : s^2 of the logits over queries and keys, nats^2.
-    length : n, entries of the row.
-    head_dim : d_h, dimensions of a query and a key.
 
     Returns
     -------
@@ -89,11 +84,6 @@ def head_dim_correction(variance: Variance, length: Length) -> Any:
 
     .. math:: c = s^4 \frac{\partial^2}{\partial (\sigma^2)^2} E \textstyle\sum_j p_j^2
 
-    Parameters
-    ----------
-    variance : s^2 of the logits, nats^2.
-    length : n, entries of the row.
-
     Returns
     -------
     Dimensionless: S_2(d_h) = S_2 + c/d_h + O(1/d_h^2).
@@ -116,11 +106,6 @@ def head_dim_entropy_correction(variance: Variance, length: Length) -> Any:
 
     .. math:: c_H = s^4 \frac{\partial^2}{\partial (\sigma^2)^2} E H
 
-    Parameters
-    ----------
-    variance : s^2 of the logits, nats^2.
-    length : n, entries of the row.
-
     Returns
     -------
     nats: H(d_h) = H + c_H/d_h + O(1/d_h^2).
@@ -133,18 +118,19 @@ def head_dim_entropy_correction(variance: Variance, length: Length) -> Any:
     return _curvature("entropy", variance, length)
 
 
-@formula(kind="approximation", source="derived for this package: Gaussian query's norm in the diffuse form", status="derived",
-         symbol="S_2", domain="d_h > 2 s^2 and diffuse attention")  # fmt: skip
-def diffuse_finite_head_squared_sum(variance: Variance, length: Length, head_dim: HeadDim) -> Any:
+@formula(
+    kind="approximation",
+    source="derived for this package: Gaussian query's norm in the diffuse form",
+    status="derived",
+    symbol="S_2",
+    domain="d_h > 2 s^2 and diffuse attention",
+)
+def diffuse_finite_head_squared_sum(
+    variance: Variance, length: Length, head_dim: Annotated[HeadDim, "dimensions of a query and a key, more than 2 s^2"]
+) -> Any:
     r"""Sum of squared weights of diffuse attention with few head dimensions.
 
     .. math:: E \sum_j p_j^2 \approx \frac{1}{n} \left(1 - \frac{2 s^2}{d_h}\right)^{-d_h/2}
-
-    Parameters
-    ----------
-    variance : s^2 of the logits, nats^2.
-    length : n, entries of the row.
-    head_dim : d_h > 2 s^2.
 
     Returns
     -------

@@ -8,8 +8,12 @@ from ...formula import Domain, formula
 from ...mathematics import Constant, exp, log, sqrt
 from ._domains import NATS, Length
 
-Range = Annotated[Any, Domain(0, 700, True, True, symbol="Delta", unit=NATS, typical=(0.5, 6.0))]
-Cosine = Annotated[Any, Domain(-1, 1, True, False, symbol="rho", typical=(0.0, 0.9))]
+Range = Annotated[
+    Any,
+    Domain(0, 700, True, True, symbol="Delta", unit=NATS, typical=(0.5, 6.0)),
+    "largest minus smallest logit, divided by the temperature",
+]
+Cosine = Annotated[Any, Domain(-1, 1, True, False, symbol="rho", typical=(0.0, 0.9)), "cosine between different tokens"]
 _VELICKOVIC = "Velickovic et al. 2024, arXiv 2410.01104, Lemma 2.1 and Theorem 2.2"
 
 
@@ -18,11 +22,6 @@ def dispersion_lower(range_nats: Range, length: Length) -> Any:
     r"""Least weight a token can have when logits lie in a bounded range.
 
     .. math:: p_j \ge e^{-\Delta} / n
-
-    Parameters
-    ----------
-    range_nats : Delta, largest minus smallest logit, over the temperature.
-    length : n, entries of the row.
 
     Returns
     -------
@@ -42,11 +41,6 @@ def dispersion_upper(range_nats: Range, length: Length) -> Any:
 
     .. math:: p_j \le e^{\Delta} / n
 
-    Parameters
-    ----------
-    range_nats : Delta, largest minus smallest logit, over the temperature.
-    length : n, entries of the row.
-
     Returns
     -------
     1/n or more; above 1 it says nothing.
@@ -63,17 +57,18 @@ _CHEN = "Chen, Lin, Polyanskiy, Rigollet 2025, arXiv 2510.05554"
 
 
 @formula(kind="exact", source=f"{_CHEN}; formula derived for this package", status="derived", symbol="p_self")
-def self_weight(gamma: Annotated[Any, Domain(0, 50, True, True, symbol="gamma", typical=(0.5, 3.0))], cosine: Cosine,
-                length: Length) -> Any:  # fmt: skip
+def self_weight(
+    gamma: Annotated[
+        Any,
+        Domain(0, 50, True, True, symbol="gamma", typical=(0.5, 3.0)),
+        "logits are gamma ln n times the cosine of two tokens",
+    ],
+    cosine: Cosine,
+    length: Annotated[Length, "tokens"],
+) -> Any:
     r"""Weight of a token on itself when logits grow with the logarithm of the length.
 
     .. math:: p = \frac{n^{\gamma(1 - \rho)}}{n^{\gamma(1 - \rho)} + n - 1}
-
-    Parameters
-    ----------
-    gamma : logits are gamma ln n times the cosine of two tokens.
-    cosine : rho, between different tokens.
-    length : n, tokens.
 
     Returns
     -------
@@ -93,10 +88,6 @@ def critical_length_scaling(cosine: Cosine) -> Any:
 
     .. math:: \gamma_c = \frac{1}{1 - \rho}
 
-    Parameters
-    ----------
-    cosine : rho, between different tokens.
-
     Returns
     -------
     Logits per ln n and cosine.
@@ -109,27 +100,34 @@ def critical_length_scaling(cosine: Cosine) -> Any:
     return 1 / (1 - cosine)
 
 
-@formula(kind="exact", source="Nakanishi 2025, arXiv 2501.19399, Eq. 11; the bound derived for this package", status="derived",
-         symbol="p_max")  # fmt: skip
+@formula(
+    kind="exact",
+    source="Nakanishi 2025, arXiv 2501.19399, Eq. 11; the bound derived for this package",
+    status="derived",
+    symbol="p_max",
+)
 def ssmax_weight(
-    scale: Annotated[Any, Domain(0, 50, True, True, symbol="s", typical=(0.1, 1.0))],
-    gap: Annotated[Any, Domain(0, 1e3, True, True, symbol="Delta", typical=(1.0, 5.0))],
+    scale: Annotated[
+        Any,
+        Domain(0, 50, True, True, symbol="s", typical=(0.1, 1.0)),
+        "learned per head; 0.168 initially, and 1/ln n for plain softmax",
+    ],
+    gap: Annotated[
+        Any, Domain(0, 1e3, True, True, symbol="Delta", typical=(1.0, 5.0)), "largest logit minus the others, before scaling"
+    ],
     length: Length,
 ) -> Any:
     r"""Largest weight of scalable softmax, whose logits are multiplied by s ln n, when all others are equal.
 
     .. math:: p_{max} = \frac{1}{1 + (n - 1)\, n^{-s \Delta}}
 
-    Parameters
-    ----------
-    scale : s, learned per head; 0.168 initially. For plain softmax, 1/ln n.
-    gap : Delta, of the largest to the others before scaling. With the gap to the second largest it is a lower bound, with
-        the gap to the smallest an upper one.
-    length : n, entries of the row.
-
     Returns
     -------
     1/n to 1; the switch is at a gap of 1/s at every length.
+
+    Notes
+    -----
+    With the gap to the second largest logit it is a lower bound, with the gap to the smallest an upper one.
 
     Examples
     --------
@@ -140,17 +138,16 @@ def ssmax_weight(
 
 
 @formula(kind="exact", source="Zhai et al. 2023, arXiv 2303.06296, Theorem 3.1", status="primary", symbol="H_low")
-def entropy_lower_bound(spectral_bound: Annotated[Any, Domain(0, 300, True, True, symbol="S", typical=(0.5, 12.0))],
-                        length: Length) -> Any:  # fmt: skip
+def entropy_lower_bound(
+    spectral_bound: Annotated[
+        Any, Domain(0, 300, True, True, symbol="S", typical=(0.5, 12.0)), "product of the spectral norms of W_K W_Q' and X X'"
+    ],
+    length: Annotated[Length, "tokens, T in the paper"],
+) -> Any:
     r"""Least attention entropy that a spectral bound on the logits allows. It is attained.
 
     .. math:: H \ge \ln(1 + (T - 1)\beta) + \frac{S \sqrt{T (T - 1)}\, \beta}{1 + (T - 1) \beta},
         \qquad \beta = \exp\!\left(-S \sqrt{T/(T - 1)}\right)
-
-    Parameters
-    ----------
-    spectral_bound : S, the product of the spectral norms of W_K W_Q' and X X'.
-    length : T, tokens.
 
     Returns
     -------

@@ -10,8 +10,14 @@ from .._quadrature import in_doubles
 from ._domains import EXACT, NATS, Length, Variance
 from .bands import require_ratio
 
-Gap = Annotated[Any, Domain(-1e4, 1e4, True, True, symbol="Delta", unit=NATS, typical=(2.0, 12.0))]
-Miss = Annotated[Any, Domain(0, 1, symbol="epsilon", typical=(0.01, 0.5))]
+Gap = Annotated[
+    Any,
+    Domain(-1e4, 1e4, True, True, symbol="Delta", unit=NATS, typical=(2.0, 12.0)),
+    "the target's logit above the distractors' mean",
+]
+Miss = Annotated[Any, Domain(0, 1, symbol="epsilon", typical=(0.01, 0.5)), "weight that the distractors keep"]
+DistractorVariance = Annotated[Variance, "variance of a distractor's logit"]
+RowWithTarget = Annotated[Length, "entries of the row, the target included"]
 
 
 def _planted(field: str, *values: Any) -> Any:
@@ -24,16 +30,10 @@ def _planted(field: str, *values: Any) -> Any:
 
 
 @formula(kind="exact", source=EXACT, status="derived", symbol="p_t")
-def target_weight(gap: Gap, variance: Variance, length: Length) -> Any:
+def target_weight(gap: Gap, variance: DistractorVariance, length: RowWithTarget) -> Any:
     r"""Average attention weight on one target among Gaussian distractors.
 
     .. math:: E\, p_t = \int e^{u + \Delta} \exp(-e^{u + \Delta})\, \psi_0(u)^{n-1}\, du
-
-    Parameters
-    ----------
-    gap : Delta, the target's logit above the distractors' mean, nats.
-    variance : sigma^2 of a distractor's logit, nats^2.
-    length : n, entries with the target.
 
     Returns
     -------
@@ -48,16 +48,10 @@ def target_weight(gap: Gap, variance: Variance, length: Length) -> Any:
 
 
 @formula(kind="exact", source=EXACT, status="derived", symbol="E p_t^2")
-def target_weight_squared(gap: Gap, variance: Variance, length: Length) -> Any:
+def target_weight_squared(gap: Gap, variance: DistractorVariance, length: RowWithTarget) -> Any:
     r"""Average squared attention weight on one target among Gaussian distractors.
 
     .. math:: E\, p_t^2 = \int e^{2(u + \Delta)} \exp(-e^{u + \Delta})\, \psi_0(u)^{n-1}\, du
-
-    Parameters
-    ----------
-    gap : Delta, the target's logit above the distractors' mean, nats.
-    variance : sigma^2 of a distractor's logit, nats^2.
-    length : n, entries with the target.
 
     Returns
     -------
@@ -72,16 +66,10 @@ def target_weight_squared(gap: Gap, variance: Variance, length: Length) -> Any:
 
 
 @formula(kind="exact", source=EXACT, status="derived", symbol="S_2'")
-def distractor_squared_sum(gap: Gap, variance: Variance, length: Length) -> Any:
+def distractor_squared_sum(gap: Gap, variance: DistractorVariance, length: RowWithTarget) -> Any:
     r"""Average of the distractors' squared attention weights beside one target.
 
     .. math:: E \sum_{j \ne t} p_j^2 = (n - 1) \int \psi_2(u) \exp(-e^{u + \Delta})\, \psi_0(u)^{n-2}\, du
-
-    Parameters
-    ----------
-    gap : Delta, the target's logit above the distractors' mean, nats.
-    variance : sigma^2 of a distractor's logit, nats^2.
-    length : n, entries with the target.
 
     Returns
     -------
@@ -95,18 +83,13 @@ def distractor_squared_sum(gap: Gap, variance: Variance, length: Length) -> Any:
     return _planted("others", gap, variance, length)
 
 
-@formula(kind="approximation", source="annealed average of Z", status="derived", symbol="p_t",
-         domain="sigma < 0.6 sqrt(2 ln n)")  # fmt: skip
-def annealed_target_weight(gap: Gap, variance: Variance, length: Length) -> Any:
+@formula(
+    kind="approximation", source="annealed average of Z", status="derived", symbol="p_t", domain="sigma < 0.6 sqrt(2 ln n)"
+)
+def annealed_target_weight(gap: Gap, variance: DistractorVariance, length: RowWithTarget) -> Any:
     r"""Attention weight on one target, with the distractors' partition function replaced by its average.
 
     .. math:: p_t \approx \frac{1}{1 + (n - 1) \exp(\sigma^2/2 - \Delta)}
-
-    Parameters
-    ----------
-    gap : Delta, the target's logit above the distractors' mean, nats.
-    variance : sigma^2 of a distractor's logit, nats^2.
-    length : n, entries with the target.
 
     Returns
     -------
@@ -122,15 +105,10 @@ def annealed_target_weight(gap: Gap, variance: Variance, length: Length) -> Any:
 
 
 @formula(kind="exact", source="algebra", status="derived", symbol="Delta")
-def gap_for_weight(length: Length, miss: Miss) -> Any:
+def gap_for_weight(length: RowWithTarget, miss: Miss) -> Any:
     r"""Gap that gives a target all but a given share of the weight, against n - 1 equal distractors.
 
     .. math:: \Delta = \ln \frac{(n - 1)(1 - \epsilon)}{\epsilon}
-
-    Parameters
-    ----------
-    length : n, entries with the target.
-    miss : epsilon, the weight that the distractors keep.
 
     Returns
     -------
