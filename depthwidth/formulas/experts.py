@@ -15,7 +15,7 @@ from ..formula import Domain, formula
     source="square of a sigmoid at its middle",
     status="derived",
     symbol="E sigma^2",
-    domain="gate scores of small variance; the relative error is -s^2/4 for s^2 below 0.5, and -28 % at s^2 = 2",
+    domain="gate scores of small variance; the relative error is about -s^2/4 for s^2 below 0.5, and -21 % at s^2 = 2",
 )
 def sigmoid_gate_second_moment(
     score_variance: Annotated[

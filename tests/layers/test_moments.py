@@ -1,0 +1,339 @@
+"""Moments of single components: against simulations with their own standard errors, exact integrals, and worked values."""
+
+import math
+
+import numpy as np
+import pytest
+from passes import Given, gaussian, start, through
+
+from depthwidth.layers import (
+    Attention,
+    Embedding,
+    FeedForward,
+    LanguageHead,
+    LayerNorm,
+    Linear,
+    MixtureOfExperts,
+    Residual,
+    RMSNorm,
+    SinusoidalPositions,
+    TokenStem,
+    Unembedding,
+)
+from depthwidth.layers.activations import activation
+from depthwidth.layers.attention import LARGEST_SCORES
+from depthwidth.layers.feed_forward import activation_tables, hidden_moments
+from depthwidth.layers.stem import SEGMENT_MATCH, sinusoidal_correlation
+from depthwidth.numerics.routing import routing
+from depthwidth.numerics.softmax import overlap
+from depthwidth.signal import Signal
+
+
+def pairs(rng, draws, width, r, q=1.0):
+    """Two tokens of Gaussian features of second moment q and correlation r: (draws, 2, width)."""
+    x, z = rng.standard_normal((2, draws, width))
+    return math.sqrt(q) * np.stack([x, r * x + math.sqrt(1 - r * r) * z], axis=1)
+
+
+def same(sample, expected, slack=0.0):
+    """Standard errors between the mean of independent draws and a prediction, which may be off by this share of it."""
+    error = sample.std(ddof=1) / math.sqrt(len(sample)) + slack * abs(expected) / 5
+    return abs(sample.mean() - expected) < 5 * error
+
+
+# Linear maps, norms, dropout.
+
+
+def test_a_linear_map_by_hand():
+    y, front = through(Linear(12, 20), Signal(0.5, 0.2), Given(weight=0.1, bias=0.03), Signal(2.0, -0.5))
+    assert y == pytest.approx((0.5 * 1.2 + 0.03, 0.2 * 1.2 + 0.03, None))
+    assert front == pytest.approx((2.0 * 2.0, -0.5 * 2.0, None))
+
+
+@pytest.mark.parametrize("norm", [RMSNorm(48, eps=0.25), LayerNorm(48, eps=0.25)])
+def test_a_norm_at_infinite_width_by_hand(norm):
+    """Its epsilon is added to the second moment, of one token and of both."""
+    y, front = through(norm, Signal(0.75, 0.3), Given(), Signal(2.0, 0.5))
+    assert y == pytest.approx((0.75, 0.3, None))
+    assert front == pytest.approx((2.0, 0.5, None))
+    y, front = through(norm, Signal(1.75, 0.3), Given(), Signal(2.0, 0.5))
+    assert y == pytest.approx((0.875, 0.15, None))
+    assert front == pytest.approx((1.0, 0.25, None))
+
+
+def test_a_norm_of_gaussian_features_by_simulation(rng):
+    """Output correlation, and the size of the gradient without its projection, which is left out on purpose."""
+    d, r = 24, 0.5
+    x = pairs(rng, 60_000, d, r, 1.7)
+    size = np.sqrt((x * x).mean(-1, keepdims=True))
+    y, front = through(RMSNorm(d, eps=0.0), gaussian(1.7, 1.7 * r, d), Given(), Signal(1.0, 1.0))
+    assert same((x / size).prod(1).mean(-1), y.covariance, slack=1 / d**2)
+    assert same(1 / size[:, 0, 0] ** 2, front.second_moment, slack=8 / d**2)
+    assert same(1 / size.prod(1)[:, 0], front.covariance, slack=8 / d**2)
+    assert not same((x / size).prod(1).mean(-1), r, slack=1 / d**2)
+
+
+def test_dropout_of_a_branch_adds_to_single_tokens_alone():
+    layer = Residual(FeedForward(8, 16, activation="identity", bias=False), dropout=0.2)
+    given = Given(up_weight=1 / 8, down_weight=1 / 16)
+    y, pull, _ = layer.branch_moments(Signal(1.0, 0.4), start(given, finite_width=False))
+    assert y == pytest.approx((1.25, 0.4, None))
+    assert pull(Signal(1.0, 0.4)) == pytest.approx((1.25, 0.4, None))
+
+
+def test_dropout_by_simulation(rng):
+    x = pairs(rng, 40_000, 4, 0.5)
+    kept = rng.random(x.shape) > 0.3
+    dropped = x * kept / 0.7
+    y = Signal(1.0, 0.5).after_dropout(0.3)
+    assert same((dropped[:, 0] ** 2).mean(-1), y.second_moment)
+    assert same(dropped.prod(1).mean(-1), y.covariance)
+    assert not same((dropped[:, 0] ** 2).mean(-1), 1.3)
+
+
+# Residual branches.
+
+
+def test_a_residual_branch_scales_and_adds():
+    """Squares of both factors forward and backward; a post-norm divides by the second moment of the sum."""
+    branch = FeedForward(16, 64, activation="identity", bias=False)
+    given = Given(skip=0.8, branch=0.5, up_weight=1 / 16, down_weight=1 / 64)
+    y, front = through(Residual(branch), Signal(2.0, 0.6), given, Signal(1.0, 0.2), finite_width=False)
+    assert y == pytest.approx((0.89 * 2.0, 0.89 * 0.6, None))
+    assert front == pytest.approx((0.89, 0.89 * 0.2, None))
+    y, front = through(
+        Residual(branch, norm_stream=RMSNorm(16, eps=0.0)), Signal(2.0, 0.6), given, Signal(1.0, 0.2), finite_width=False
+    )
+    assert y == pytest.approx((1.0, 0.3, None))
+    assert front == pytest.approx((1 / 2.0, 0.2 / 2.0, None))
+
+
+# Feed-forward parts.
+
+
+@pytest.mark.parametrize(("name", "kurtosis", "slope_kurtosis"), [
+    ("identity", 3.0, 1.0), ("relu", 6.0, 2.0), ("relu2", 105 / 2 / 1.5**2, 6.0), ("tanh", None, None),
+])  # fmt: skip
+def test_kurtoses_of_hidden_features(name, kurtosis, slope_kurtosis):
+    """By hand where they are rational; else by draws."""
+    *_, found, slope = activation_tables(name, start(Given()).walk)(1.3, 0.0)
+    if kurtosis is None:
+        x = math.sqrt(1.3) * np.random.default_rng(5).standard_normal(1_000_000)
+        f, df = (activation(name)(x), activation(name).derivative(x))
+        kurtosis, slope_kurtosis = ((v**4).mean() / (v**2).mean() ** 2 for v in (f, df))
+    assert found == pytest.approx(kurtosis, rel=0.015)
+    assert slope == pytest.approx(slope_kurtosis, rel=0.03)  # a jump falls on a node of the quadrature
+
+
+@pytest.mark.parametrize(("name", "gated"), [("relu", False), ("relu", True), ("silu", True), ("identity", False)])
+def test_draws_of_a_feed_forward_part_by_simulation(rng, name, gated):
+    """The relative variance of |f|^2 over draws of both matrices, exact in the width given the kurtosis."""
+    d, hidden, draws = 16, 48, 20_000
+    layer = FeedForward(d, hidden, activation=name, gated=gated, bias=False)
+    given = Given(gate_weight=1 / d, up_weight=1 / d, down_weight=1 / hidden)
+    omega, _ = layer.draw_spread(Signal(1.0, 0.3), start(given))
+    u, v = rng.standard_normal((2, draws, hidden))
+    h = activation(name)(u) * (v if gated else 1.0)
+    f = rng.standard_normal((draws, d)) * np.sqrt((h * h).mean(1, keepdims=True))
+    squares = (f * f).mean(1)
+    relative = (squares / squares.mean() - 1) ** 2
+    # (1 + 2/d)(1 + (kappa - 1)/hidden) - 1, of which omega/d is the first order
+    exact = (1 + 2 / d) * (1 + (omega - 2) / d) - 1
+    assert same(relative, exact, slack=0.05)
+    assert not same(relative, (1 + 2 / d) * (1 + (1.4 * (omega - 2) + 0.4) / d) - 1, slack=0.05)
+
+
+@pytest.mark.parametrize(("name", "ratio", "moment"), [("relu", 4, 2.5), ("relu", 2, 3.0), ("identity", 1, 3.0)])
+def test_the_second_number_of_a_draw(name, ratio, moment):
+    """2 + kappa_s / m: 2.5 for a ReLU part four times as wide."""
+    layer = FeedForward(16, 16 * ratio, activation=name, bias=False)
+    assert layer.draw_spread(Signal(1.0, 0.3), start(Given(up_weight=1 / 16)))[1] == pytest.approx(moment, rel=0.01)
+
+
+def test_draws_of_attention_are_those_of_two_square_matrices(rng):
+    layer = Attention(16, 2, 2, 8, 8, bias=False)
+    omega, moment = layer.draw_spread(Signal(1.0, 0.3), start(Given()))
+    assert (omega, moment) == (4.0, 3.0)
+    d, draws = 16, 20_000
+    x = rng.standard_normal(d)
+    first, second = rng.standard_normal((2, draws, d, d))
+    squares = (np.einsum("nij,njk,k->ni", second, first, x) ** 2).mean(1)
+    assert same((squares / squares.mean() - 1) ** 2, (1 + 2 / d) ** 2 - 1, slack=0.03)
+    assert (1 + 2 / d) ** 2 - 1 == pytest.approx(omega / d, rel=1 / d)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_hidden_moments_are_averages_over_the_sample_correlation(rng, gated):
+    """The correlation of two tokens scatters between networks; the pair moment at its mean alone is told apart."""
+    d, r, name = 16, 0.6, "relu"
+    x = pairs(rng, 40_000, d, r)
+    rho = x.prod(1).sum(-1) / np.sqrt((x * x).sum(-1).prod(-1))
+    mean, linear = float(rho.mean()), (Signal(1.0, float(rho.mean())) if gated else None)
+    tables = activation_tables(name, start(Given()).walk)
+    found = hidden_moments(name, Signal(1.0, mean), linear, d, tables)
+    pair = np.asarray(activation(name).pair_moment(1.0, rho)) * (rho if gated else 1.0)
+    assert same(pair, found.pair, slack=0.003)
+    plain = hidden_moments(name, Signal(1.0, mean), linear, math.inf, tables)
+    assert not same(pair, plain.pair, slack=0.003)
+    assert found.second_moment == pytest.approx(0.5)
+    slope = np.asarray(activation(name).derivative_pair_moment(1.0, rho)) * (rho if gated else 1.0)
+    assert same(slope, found.gate_gradient_pair, slack=0.01)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_feed_forward_part_by_simulation(rng, gated):
+    """Two tokens of fixed sizes, drawn weights and output gradients: all four moments."""
+    d, hidden, draws, r = 12, 20, 6000, 0.5
+    layer = FeedForward(d, hidden, activation="relu", gated=gated, bias=False, dropout=0.25)
+    given = Given(gate_weight=1.5 / d, up_weight=0.8 / d, down_weight=1.2 / hidden)
+    y, front = through(layer, Signal(1.0, r), given, Signal(1.0, 0.3), finite_width=False)
+    x = np.zeros((2, d))
+    x[0, 0], x[1, 0], x[1, 1] = math.sqrt(d), r * math.sqrt(d), math.sqrt(d * (1 - r * r))
+    gate, up = (math.sqrt(v / d) * rng.standard_normal((draws, hidden, d)) for v in (1.5, 0.8))
+    down = math.sqrt(1.2 / hidden) * rng.standard_normal((draws, d, hidden))
+    g = pairs(rng, draws, d, 0.3)
+    mask = (rng.random((draws, 2, hidden)) > 0.25) / 0.75
+    v = np.einsum("nhd,td->nth", up, x)
+    u = np.einsum("nhd,td->nth", gate, x) if gated else v
+    f, df = np.maximum(u, 0), (u > 0) * 1.0
+    out = np.einsum("ndh,nth->ntd", down, f * (v if gated else 1) * mask)
+    by_hidden = np.einsum("ndh,ntd->nth", down, g) * mask
+    if gated:
+        back = np.einsum("nhd,nth->ntd", gate, by_hidden * df * v) + np.einsum("nhd,nth->ntd", up, by_hidden * f)
+    else:
+        back = np.einsum("nhd,nth->ntd", up, by_hidden * df)
+    assert same((out**2).mean((1, 2)), y.second_moment)
+    assert same(out.prod(1).mean(-1), y.covariance)
+    assert not same((out**2).mean((1, 2)), 0.9 * y.second_moment)
+    # The gradient's draws share weights with the features they pass: a term of order 1/d.
+    assert same((back**2).mean((1, 2)), front.second_moment, slack=0.25)
+    assert same(back.prod(1).mean(-1), front.covariance, slack=0.25)
+    assert not same((back**2).mean((1, 2)), 0.5 * front.second_moment, slack=0.25)
+
+
+# Mixtures of experts.
+
+
+def mixture(**choices):
+    expert = FeedForward(32, 24, activation="identity", bias=False)
+    return MixtureOfExperts(expert, 4, 2, **choices)
+
+
+GIVEN = {
+    "router_weight": 1 / 32, "expert.up_weight": 1 / 32, "expert.down_weight": 1 / 24,
+    "shared.up_weight": 1 / 32, "shared.down_weight": 1 / 24, "shared_gate_weight": 1e-5 / 32,
+}  # fmt: skip
+
+
+def test_a_shared_gate_is_a_quarter_of_the_shared_part():
+    """Beside the same mixture without a gate and without a shared part, forward and backward."""
+    shared = FeedForward(32, 24, activation="identity", bias=False)
+    parts = [mixture(), mixture(shared=shared), mixture(shared=shared, shared_gate=True)]
+    found = [through(one, Signal(1.0, 0.4), Given(**GIVEN), Signal(1.0, 0.2), finite_width=False) for one in parts]
+    exact = float(activation("sigmoid").second_moment(1e-5))
+    for side in (0, 1):
+        for moment in (0, 1):
+            without, plain, gated = (pair[side][moment] for pair in found)
+            assert (gated - without) / (plain - without) == pytest.approx(exact, rel=1e-4)
+
+
+def test_experts_and_their_router_by_simulation(rng):
+    """Second moments and covariances forward and back of two tokens: each expert, the mixture, and the router's own path."""
+    d, hidden, experts, top, draws, r = 16, 12, 4, 2, 8000, 0.5
+    layer = MixtureOfExperts(FeedForward(d, hidden, activation="identity", bias=False), experts, top)
+    given = Given(router_weight=1.0 / d, **{"expert.up_weight": 1 / d, "expert.down_weight": 1 / hidden})
+    y, front = through(layer, Signal(1.0, r), given, Signal(1.0, 0.3), finite_width=False)
+    x = np.zeros((2, d))
+    x[0, 0], x[1, 0], x[1, 1] = math.sqrt(d), r * math.sqrt(d), math.sqrt(d * (1 - r * r))
+    router = rng.standard_normal((draws, experts, d)) / math.sqrt(d)
+    up = rng.standard_normal((draws, experts, hidden, d)) / math.sqrt(d)
+    down = rng.standard_normal((draws, experts, d, hidden)) / math.sqrt(hidden)
+    matrix = down @ up
+    g = pairs(rng, draws, d, 0.3)
+    scores = np.einsum("ned,td->nte", router, x)
+    chosen = scores >= np.sort(scores, axis=-1)[..., [-top]]
+    w = np.where(chosen, np.exp(scores), 0.0)
+    w /= w.sum(-1, keepdims=True)
+    outputs = np.einsum("nedk,tk->nted", matrix, x)
+    out = np.einsum("nte,nted->ntd", w, outputs)
+    by_weight = np.einsum("ntd,nted->nte", g, outputs)
+    by_score = w * (by_weight - (by_weight * w).sum(-1, keepdims=True))
+    back = np.einsum("nte,nedk,ntd->ntk", w, matrix, g) + np.einsum("nte,ned->ntd", by_score, router)
+    for sample, expected in (
+        ((out**2).mean((1, 2)), y.second_moment), (out.prod(1).mean(-1), y.covariance),
+        ((back**2).mean((1, 2)), front.second_moment), (back.prod(1).mean(-1), front.covariance),
+    ):  # fmt: skip
+        assert same(sample, expected, slack=0.03)
+        assert not same(sample, 0.85 * expected, slack=0.03)
+    overlap_ = routing(1.0, r, experts, top)
+    assert y.second_moment == pytest.approx(overlap_.overlap, rel=0.03)
+
+
+# The ends of the tree.
+
+
+def test_two_segments_by_integration():
+    """A cut at u, drawn uniformly: both positions before it or both after it."""
+    u = (np.arange(100_000) + 0.5) / 100_000
+    assert pytest.approx((u**2 + (1 - u) ** 2).mean(), rel=1e-8) == SEGMENT_MATCH
+
+
+@pytest.mark.parametrize(("width", "distance"), [(16, 1), (64, 5), (64, 200)])
+def test_sinusoidal_positions_by_their_vectors(width, distance):
+    """Sines and cosines written out: second moment 1/2, and the correlation of two positions that far apart."""
+    frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)
+
+    def vector(position):
+        return np.concatenate([np.sin(position * frequencies), np.cos(position * frequencies)])
+
+    one, other = vector(7), vector(7 + distance)
+    assert (one**2).mean() == pytest.approx(0.5)
+    assert (one * other).mean() / 0.5 == pytest.approx(sinusoidal_correlation(width, distance))
+
+
+def test_a_stem_adds_its_tables():
+    """Tokens by their match, positions of no covariance, sinusoids of second moment 1/2, segments by theirs."""
+    stem = TokenStem(Embedding(50, 8), SinusoidalPositions(), Embedding(2, 8), scale=2.0)
+    given = Given(tokens_weight=0.25, segments_weight=0.5)
+    place = start(given, length=3, finite_width=False)
+    x, pull = stem.embed(place, Signal(1.0, 0.1), 0.6)
+    waves = (2 * sinusoidal_correlation(8, 1) + sinusoidal_correlation(8, 2)) / 3  # three positions: two pairs, then one
+    assert x == pytest.approx((1.0 + 0.5 + 0.5, 0.1 + 0.5 * waves + 0.3, None))
+    assert pull(Signal(1.0, 0.2)) == pytest.approx((1.0, 0.2, None))
+
+
+def test_a_head_takes_off_the_mean_by_simulation(rng):
+    """BERT's transform: GELU features have a mean that a LayerNorm removes, so that the correlation behind it is lower."""
+    d, draws, r = 48, 3000, 0.5
+    head = LanguageHead(Unembedding(d, 20), Linear(d, d, bias=False), LayerNorm(d, eps=0.0), activation="gelu")
+    given = Given(transform_weight=1.0 / d)
+    place = start(given, finite_width=True)
+    x, _ = head.features(gaussian(1.0, r, d).spread_as(None), place)
+    token = np.zeros((2, d))
+    token[0, 0], token[1, 0], token[1, 1] = math.sqrt(d), r * math.sqrt(d), math.sqrt(d * (1 - r * r))
+    hidden = activation("gelu")(np.einsum("ndk,tk->ntd", rng.standard_normal((draws, d, d)) / math.sqrt(d), token))
+    centred = hidden - hidden.mean(-1, keepdims=True)
+    normed = centred / np.sqrt((centred**2).mean(-1, keepdims=True))
+    assert same(normed.prod(1).mean(-1), x.covariance, slack=0.03)
+    rms = hidden / np.sqrt((hidden**2).mean(-1, keepdims=True))
+    assert not same(rms.prod(1).mean(-1), x.covariance, slack=0.03)
+
+
+# Attention's limits.
+
+
+def test_the_largest_scores_are_all_but_one_hot():
+    """Scores of more variance count as the limit, others as they are. There one key has most of the attention."""
+    layer = Attention(16, 2, 2, 8, 8)
+    assert LARGEST_SCORES == 64.0
+    assert [layer._capped(value) for value in (1.0, 63.0, 64.0, 65.0, 1e6)] == [1.0, 63.0, 64.0, 64.0, 64.0]
+    assert layer._capped(np.array([63.0, 65.0])).tolist() == [63.0, 64.0]
+    assert float(overlap(LARGEST_SCORES, 128).P) == pytest.approx(0.681, abs=1e-3)
+    assert float(overlap(LARGEST_SCORES / 2, 128).P) < 0.6
+
+
+def test_a_soft_cap_by_simulation(rng):
+    z = math.sqrt(30.0) * rng.standard_normal(400_000)
+    capped = (8 * np.tanh(z / 8)) ** 2
+    assert same(capped, Attention(16, 2, 2, 8, 8, softcap=8.0)._capped(30.0))
+    assert not same(capped, 30.0)

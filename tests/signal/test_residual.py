@@ -1,0 +1,198 @@
+"""The recursion over residual branches: against Isserlis' theorem, exact integrals and simulations, at every grain alike."""
+
+import math
+
+import numpy as np
+import pytest
+from helpers import exact_norm_correlation
+from passes import gaussian
+from scipy.special import gammaln, hyp2f1
+
+from depthwidth.formulas.finite_width import norm_covariance_factor, norm_gradient_covariance_factor, norm_gradient_factor
+from depthwidth.signal import DrawSpread, Signal, Spread, TokenSignal
+from depthwidth.signal.positions import Positions
+from depthwidth.signal.residual import add_branch, add_gradient, advance, covariance_factor, norm_factors, post_norm_drift
+
+CASES = [(1.0, 0.3, 0.5, 0.2, 1.0), (2.0, -0.4, 1.5, 0.1, 0.7), (0.3, 0.3, 1.0, 0.9, 1.3)]
+
+
+@pytest.mark.parametrize(("q", "c", "a", "a_pair", "skip"), CASES)
+def test_a_sum_of_gaussian_features_is_gaussian(q, c, a, a_pair, skip):
+    """A branch of one Gaussian matrix adds Gaussian features, omega = 2; Isserlis' theorem has v, w and u of the sum."""
+    d = 48
+    stream = gaussian(q, c, d)
+    found = add_branch(stream, Signal(a, a_pair), 2.0, d, skip)
+    expected = gaussian(skip**2 * q + a, skip**2 * c + a_pair, d)
+    assert found[:2] == pytest.approx(expected[:2], rel=1e-14)
+    assert tuple(found.spread) == pytest.approx(tuple(expected.spread), rel=1e-14)
+    for wrong in (1.99, 2.01):
+        other = add_branch(stream, Signal(a, a_pair), wrong, d, skip)
+        assert tuple(other.spread) != pytest.approx(tuple(expected.spread), rel=1e-4)
+
+
+def test_omega_is_the_relative_variance_of_the_branch_alone():
+    """With nothing before it, the sum is the branch."""
+    d, omega = 32, 5.5
+    _, _, v, w, u = advance(0.0, 0.0, 0.0, 0.0, 0.0, 0.8, 0.3, omega, d)
+    assert v * d / 0.8**2 == pytest.approx(omega)
+    assert (w * d / 0.3**2, u * d / (0.8 * 0.3)) == pytest.approx((omega, omega))
+
+
+def test_two_square_matrices_by_simulation(rng):
+    """A fixed token, two Gaussian matrices: v within its standard error, and neither omega 3 nor a cross term of 3."""
+    d, draws, a = 24, 12_000, 0.7
+    x = np.sqrt(np.arange(1, d + 1) / (d + 1) * 2)  # any vector; its mean square is q
+    q = float((x**2).mean())
+    first, second = rng.standard_normal((2, draws, d, d)) / math.sqrt(d)
+    branch = math.sqrt(a / q) * np.einsum("nij,njk,k->ni", second, first, x)
+    squares = ((x + branch) ** 2).mean(1)
+    omega = 4 + 4 / d  # of two matrices at this width: (1 + 2/d)^2 - 1 over 1/d
+    variance, error = squares.var(ddof=1), squares.var(ddof=1) * math.sqrt(2 * 1.5 / draws)
+    _, _, v, _, _ = advance(q, 0.0, 0.0, 0.0, 0.0, a, 0.0, omega, d)
+    assert abs(variance - v) < 5 * error
+    assert abs(variance - a * (4 * q + 3 * a) / d) > 5 * error
+    assert abs(variance - a * (3 * q + omega * a) / d) > 5 * error
+
+
+# Norms: exact expectations over Gaussian features, d of them, as an RMSNorm meets them.
+
+
+def inverse_size(d, r=None):
+    """E 1/q_t, or with a correlation E 1/sqrt(q_t q_t'), of Gaussian features of second moment 1."""
+    if r is None:
+        return d / (d - 2)
+    ratio = math.exp(2 * (gammaln((d - 1) / 2) - gammaln(d / 2)))
+    return d / 2 * ratio * float(hyp2f1(0.5, 0.5, d / 2, r * r))
+
+
+EXACT = {
+    "covariance": lambda d, r: exact_norm_correlation(r, d + 1) / r,
+    "gradient": lambda d, r: inverse_size(d),
+    "gradient_covariance": inverse_size,
+}
+
+
+def order(name, r, factor):
+    """Power with which a factor approaches the exact one."""
+    widths = [64, 128, 256, 512]
+    return np.polyfit(np.log(widths), [math.log(abs(factor(d, r) - EXACT[name](d, r))) for d in widths], 1)[0]
+
+
+@pytest.mark.parametrize("r", [0.2, 0.6, 0.9])
+@pytest.mark.parametrize("name", EXACT)
+def test_norm_factors_of_gaussian_features_are_right_to_first_order(name, r):
+    """The remainder falls as the square of the width; with another coefficient as the width."""
+
+    def factor(d, r):
+        return getattr(norm_factors(gaussian(1.7, 1.7 * r, d)), name)
+
+    assert order(name, r, factor) == pytest.approx(-2, abs=0.15)
+    for wrong in (lambda d, r: factor(d, r) + 0.1 / d, lambda d, r: factor(d, r) - 0.1 / d):
+        assert order(name, r, wrong) > -1.7
+
+
+@pytest.mark.parametrize(("formula", "powers"), [
+    (norm_covariance_factor, (-0.5, -0.5, 1.0)), (norm_gradient_factor, (-1.0, 0.0, 0.0)),
+    (norm_gradient_covariance_factor, (-0.5, -0.5, 0.0)),
+])  # fmt: skip
+@pytest.mark.parametrize(("rho", "kappa"), [(0.6, 0.3), (0.0, 0.0), (0.2, 0.5)])
+def test_norm_factors_of_log_normal_sizes(formula, powers, rho, kappa):
+    """q_t, q_t' and c as exponentials of Gaussians: v, w and u one by one, and the expectation in closed form."""
+    s, weights = 1e-3, np.array(powers)
+    gram = np.array([[1, rho, kappa], [rho, 1, kappa], [kappa, kappa, 1]])
+    # ln E q^a q'^b c^e for variables of mean 1: the variance of the sum of logarithms, less that of each, over 2.
+    exact = s * s / 2 * (weights @ gram @ weights - weights.sum())
+    v, w, u = s * s, rho * s * s, kappa * s * s
+    given = {"variance": v, "shared_variance": w, "covariance": u}
+    assert formula(**{name: given[name] for name in formula.parameters}) - 1 == pytest.approx(exact, rel=1e-5)
+
+
+def test_floats_arrays_and_tokens_pass_through_the_same_lines():
+    """One setting as floats, as a row of an array, and as two tokens that happen to be alike."""
+    d, omega = 64, 3.25
+    rows = [(q, c, a, a_pair, skip) for q, c, a, a_pair, skip in CASES]
+    q, c, a, a_pair, skip = (np.array(column) for column in zip(*rows, strict=True))
+    together = add_branch(gaussian(q, c, d), Signal(a, a_pair), omega, d, skip)
+    array_factors = norm_factors(together)
+    positions = Positions.every(3)
+    for k, (q, c, a, a_pair, skip) in enumerate(rows):
+        single = add_branch(gaussian(q, c, d), Signal(a, a_pair), omega, d, skip)
+        assert [float(v[k]) for v in (*together[:2], *together.spread)] == pytest.approx([*single[:2], *single.spread])
+        factors = norm_factors(single)
+        assert [float(v[k]) for v in array_factors] == pytest.approx(tuple(factors))
+        assert covariance_factor(*single[:2], *single.spread) == pytest.approx(factors.covariance, rel=1e-15)
+        pairs = np.full((3, 3), 1.0)
+        tokens = TokenSignal(np.full(3, q), c * pairs, positions)
+        tokens = tokens.spread_as(Spread.of_gaussian(tokens, d))
+        branch = TokenSignal(np.full(3, a), a_pair * pairs, positions)
+        seen = add_branch(tokens, branch, omega, d, skip)
+        assert (seen.second_moment[1], seen.covariance[0, 2]) == pytest.approx(single[:2])
+        assert [seen.spread[0][1], seen.spread[1][0, 2], seen.spread[2][0, 2]] == pytest.approx(tuple(single.spread))
+        of_tokens = norm_factors(seen)
+        assert (of_tokens.covariance[0, 2], of_tokens.gradient[1]) == pytest.approx(factors[:2])
+        assert of_tokens.gradient_covariance[0, 2] == pytest.approx(factors.gradient_covariance)
+
+
+def test_two_tokens_that_differ_by_isserlis():
+    """u is that of the first token of each pair, and norms average over both."""
+    d, positions = 40, Positions.every(2)
+    gram, added = np.array([[1.0, 0.3], [0.3, 2.0]]), np.array([[0.5, 0.1], [0.1, 0.2]])
+
+    def tokens(gram):
+        signal = TokenSignal(gram.diagonal().copy(), gram, positions)
+        return signal.spread_as(Spread.of_gaussian(signal, d))
+
+    found, expected = add_branch(tokens(gram), tokens(added).spread_as(None), 2.0, d, 0.9), tokens(0.81 * gram + added)
+    for one, other in zip(found.spread, expected.spread, strict=True):
+        assert one == pytest.approx(other, rel=1e-14)
+    assert expected.spread.covariance[0, 1] != pytest.approx(expected.spread.covariance[1, 0])
+    # The exact correlation of two normalised Gaussian vectors does not depend on their sizes.
+    factors, r = norm_factors(expected), float(expected.correlation[0, 1])
+    assert factors.covariance[0, 1] == pytest.approx(exact_norm_correlation(r, d + 1) / r, abs=2 / d**2)
+    assert factors.covariance[0, 1] == pytest.approx(factors.covariance[1, 0])
+
+
+def test_without_a_spread_nothing_is_corrected():
+    assert norm_factors(Signal(1.0, 0.3)) == (1.0, 1.0, 1.0)
+    assert add_branch(Signal(1.0, 0.3), Signal(0.5, 0.1), 4.0, 64) == Signal(1.5, 0.4)
+    assert covariance_factor(1.0, 0.0, 0.1, 0.0, 0.0) == pytest.approx(1.075)  # no pair, no covariance to divide by
+
+
+def test_a_gradient_comes_by_both_paths():
+    assert add_gradient(Signal(2.0, 0.5), Signal(0.3, 0.1), 0.9) == pytest.approx((0.81 * 2 + 0.3, 0.81 * 0.5 + 0.1, None))
+
+
+def test_the_drift_of_a_post_norm_block_by_simulation(rng):
+    """One token and a branch of two square matrices: mean and variance of the log gradient, and half of both at r = 1/2."""
+    d, draws, a = 32, 12_000, 0.6
+    x, g = rng.standard_normal((2, draws, d))
+    x /= np.sqrt((x**2).mean(1, keepdims=True))
+    first, second = rng.standard_normal((2, draws, d, d)) / math.sqrt(d)
+    jacobian = np.eye(d) + math.sqrt(a) * second @ first
+    y = np.einsum("nij,nj->ni", jacobian, x)
+    size = np.sqrt((y**2).mean(1, keepdims=True))
+    normed = y / size
+    # Deep in a stack the gradient that arrives has no component along the norm's output: what follows is homogeneous in it.
+    g -= normed * (g * normed).mean(1, keepdims=True)
+    back = np.einsum("nij,ni->nj", jacobian, g / size)
+    logs = np.log((back**2).sum(1) / (g**2).sum(1))
+    draw = DrawSpread.of_matrices(1.0, 3.0, 1.0)
+    drift, variance = post_norm_drift(Signal(1.0, 1.0), Signal(a, a), draw, d)
+    error = logs.std() / math.sqrt(draws)
+    assert abs(logs.mean() - drift) < 5 * error + 4 / d**2
+    assert abs(logs.mean() - 1.8 * drift) > 5 * error + 4 / d**2
+    assert logs.var() == pytest.approx(variance, rel=5 * math.sqrt(2 / draws) + 2 / d)
+    # Two tokens share r of it.
+    half = post_norm_drift(Signal(1.0, 0.5), Signal(a, 0.5 * a), draw, d)
+    assert half == pytest.approx((0.5 * drift, 0.5 * variance))
+    # No branch, no drift; no skip path, the same at any size of the branch.
+    assert post_norm_drift(Signal(1.0, 1.0), Signal(0.0, 0.0), draw, d)[0] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_drift_depends_on_the_ratio_of_branch_and_stream_alone():
+    draw, d = DrawSpread(3.25, 2.5), 48
+    small, large = (post_norm_drift(Signal(k, 0.4 * k), Signal(0.3 * k, 0.2 * k), draw, d) for k in (1.0, 7.0))
+    assert small == pytest.approx(large)
+    r, a = 0.6 / 1.3, 0.3
+    assert small[0] == pytest.approx(-r * (2 * a + 1.5 * a * a) / ((1 + a) ** 2 * d))
+    assert small[1] == pytest.approx(r * 2 * (4 * a + 3.25 * a * a) / ((1 + a) ** 2 * d))
