@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import softmax_grid as quad
+from .chebyshev import chebyshev_basis, chebyshev_coefficients, chebyshev_nodes
+from .interpolation import lagrange_weights
 from .softmax import overlap
 from .softmax_grid import head_norms
 
@@ -33,6 +35,8 @@ _FORGOTTEN = 60.0  # a penalty of so many nats leaves nothing
 _FLATTEST = 1e-7  # a slope below it is none
 _VARIANCES = 14  # Chebyshev nodes, as in softmax_responses
 _NORM_NODES = 6
+_NEIGHBORS = range(-2, 4)
+"""Grid points, from the one below a place, whose polynomial gives the value there."""
 
 
 class BiasedRow(NamedTuple):
@@ -142,12 +146,12 @@ class _Grid:
         """`values` at u - m `distance`, by six neighbours; nothing is left below the grid."""
         place = self.slope * distance / quad.STEP
         whole = math.ceil(place)
-        weights = _six_weights(whole - place)
+        weights = lagrange_weights(_NEIGHBORS, whole - place)
         result = np.zeros_like(values)
         size = values.shape[-1]
         low, high = whole + 2, size - max(0, 3 - whole)  # where all six lie on the grid
         if low < high:
-            for k, weight in zip(range(-2, 4), weights, strict=True):
+            for k, weight in zip(_NEIGHBORS, weights, strict=True):
                 result[..., low:high] += weight * values[..., low - whole + k : high - whole + k]
         return result
 
@@ -175,12 +179,6 @@ class _Grid:
 
     def product(self, n: int) -> Array:
         return self.weights(self.sums(n))
-
-
-def _six_weights(t: float) -> list[float]:
-    """Of the values at -2 ... 3 in the polynomial through them, at t from 0 to 1."""
-    places = range(-2, 4)
-    return [math.prod((t - j) / (k - j) for j in places if j != k) for k in places]
 
 
 def _rows(variance: float, slope: float, lengths: Array, with_entropy: bool) -> Array:
@@ -222,15 +220,14 @@ class BiasedRows:
         norms: tuple[Array, Array] = (np.ones(1), np.ones(1)) if head_dim is None else head_norms(head_dim, _NORM_NODES)
         self.scales, self.weights = norms
         self._top = math.log1p(largest * float(self.scales.max()))
-        nodes = np.cos(np.pi * (np.arange(_VARIANCES) + 0.5) / _VARIANCES)
-        rows = np.stack(biased_overlap(np.expm1((nodes + 1) / 2 * self._top), slope, lengths, entropy=False))[:4]
-        inverse = np.linalg.inv(np.polynomial.chebyshev.chebvander(nodes, _VARIANCES - 1))
-        self._coefficients = np.einsum("kx,fxn->fkn", inverse, np.log(np.maximum(rows, 1e-300)))  # they span decades
+        variances = np.expm1((chebyshev_nodes(_VARIANCES) + 1) / 2 * self._top)
+        rows = np.stack(biased_overlap(variances, slope, lengths, entropy=False))[:4]
+        logs = np.log(np.maximum(rows, 1e-300))  # they span decades
+        self._coefficients = np.einsum("kx,fxn->fkn", chebyshev_coefficients(_VARIANCES), logs)
 
     def row(self, variance: Array) -> BiasedRow:
         """Of each length's row at a variance for each, shape (lengths,), for queries of fixed norm."""
-        angle = np.arccos(np.clip(2 * np.log1p(variance) / self._top - 1, -1.0, 1.0))
-        basis = np.cos(np.arange(_VARIANCES)[:, None] * angle)
+        basis = chebyshev_basis(2 * np.log1p(variance) / self._top - 1, _VARIANCES)
         values = np.exp((self._coefficients * basis).sum(1))
         nothing = np.full(values.shape[1:], math.nan)
         return BiasedRow._make([*values, nothing, nothing])
@@ -310,8 +307,8 @@ def concentration_of_heads(variance: Array, lengths: tuple[int, ...], slopes: tu
     squares, entropy = np.empty(s2.shape), np.empty(s2.shape)
     for value in np.unique(octave):
         coefficients = _heads_table(float(value), lengths, slopes)
-        x = np.clip(2 * (np.log2(np.maximum(s2, _NO_SCORES)) - value) + 1, -1.0, 1.0)
-        basis = np.cos(np.arange(_OCTAVE_NODES) * np.arccos(x)[..., None])
+        basis = chebyshev_basis(2 * (np.log2(np.maximum(s2, _NO_SCORES)) - value) + 1, _OCTAVE_NODES)
+        basis = np.moveaxis(basis, 0, -1)
         here = octave == value
         for into, which in ((squares, coefficients[0]), (entropy, coefficients[1])):
             into[here] = (basis * which).sum(-1)[here]
@@ -325,11 +322,9 @@ _NO_SCORES = 2.0**-20
 @functools.lru_cache(maxsize=32)
 def _heads_table(octave: float, lengths: tuple[int, ...], slopes: tuple[float, ...]) -> Array:
     """Chebyshev coefficients over ln s2 in an octave, of both averages; (2, lengths, nodes)."""
-    nodes = np.cos(np.pi * (np.arange(_OCTAVE_NODES) + 0.5) / _OCTAVE_NODES)
-    variances = 2.0 ** (octave + (nodes - 1) / 2)
+    variances = 2.0 ** (octave + (chebyshev_nodes(_OCTAVE_NODES) - 1) / 2)
     total = np.zeros((2, _OCTAVE_NODES, len(lengths)))
     for slope, share in slope_groups(slopes):
         rows = biased_overlap(variances, slope, lengths)
         total += share * np.stack([rows.P, rows.entropy])
-    inverse = np.linalg.inv(np.polynomial.chebyshev.chebvander(nodes, _OCTAVE_NODES - 1))
-    return np.einsum("kx,fxn->fnk", inverse, total)
+    return np.einsum("kx,fxn->fnk", chebyshev_coefficients(_OCTAVE_NODES), total)

@@ -1,28 +1,33 @@
-"""Functions of x typed by a user: read by a small parser of its own, never executed, exact in value and derivative.
+"""Expressions typed by a user, read by Python's own grammar through a whitelist: nothing is ever executed.
 
-``parse("x * erf(x) / 2")`` gives an :class:`Expression`: a NumPy function, its exact derivative, its SymPy form, and the
-points where it has a kink. What is not made of numbers, x, ``+ - * / ^ **``, brackets and the functions of :data:`FUNCTIONS`
-is refused with one sentence.
+``parse("x * erf(x) / 2")`` gives an :class:`Expression`, a function of x: its values, its exact derivative, its SymPy form and
+the points at which it has a kink. ``read("E + A * width**-alpha")`` gives the :class:`Node` of a law in any variables. Both are
+made of numbers, variables, ``+ - * / ^ **``, brackets and the functions of :data:`FUNCTIONS`; anything else is refused in one
+sentence. Derivatives are taken in forward mode and not by SymPy, whose import takes longer than most commands.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import math
-import operator
 import re
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError, nearest, shown
+from .roots import bisect_sign_changes
 
 MAX_LENGTH = 1000
+"""Characters of an expression."""
 MAX_DEPTH = 40
+"""Levels of brackets, calls, signs and exponents inside each other."""
 MAX_HEIGHT = 120
-"""No sum or product chains more terms than this."""
+"""Terms that a sum or product may chain."""
 MAX_POWER = 64
-"""Of nested powers, the product of their exponents stays below this."""
+"""Largest exponent; of nested powers, the largest product of exponents."""
 MAX_CONSTANT = 1e100
 
 
@@ -107,174 +112,179 @@ FUNCTIONS: dict[str, Function] = {
 }  # fmt: skip
 """What an expression may call. The slope of a step is zero: it is taken everywhere but at the jump."""
 
-_ALIASES = {"ln": "log", "tan_h": "tanh", "Abs": "abs", "Heaviside": "heaviside", "step": "heaviside", "logistic": "sigmoid",
-            "arctan": "atan", "arcsinh": "asinh", "ReLU": "relu"}  # fmt: skip
+_ALIASES = {
+    "ln": "log",
+    "Abs": "abs",
+    "Heaviside": "heaviside",
+    "step": "heaviside",
+    "logistic": "sigmoid",
+    "arctan": "atan",
+    "arcsinh": "asinh",
+    "ReLU": "relu",
+}
 _CONSTANTS = {"pi": math.pi, "e": math.e}
 _PAIRS = ("max", "min")
-_TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|([A-Za-z_]\w*)|(\*\*|[-+*/^(),]))", re.ASCII)
+_CHARACTERS = re.compile(r"[\w\s.+\-*/^(),]", re.ASCII)
+_NUMBER = re.compile(r"\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?", re.ASCII)
+_SIGNS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "^"}
 
 
 @dataclass(frozen=True)
-class _Node:
-    """A number, x, an operation or a call. `constant` is the value where no x occurs; `power` bounds nested exponents."""
+class Node:
+    """A number, a variable, an operation or a call. `constant` is the value of what holds no variable."""
 
     kind: str
-    parts: tuple[_Node, ...] = ()
+    """``number``, ``variable``, a constant's name, an operator (``neg`` is the sign), or a function's name."""
+    parts: tuple[Node, ...] = ()
     text: str = ""
+    """A number as it was typed, or a variable's name."""
     constant: float | None = None
     power: float = 1.0
+    """Bounds the product of nested exponents."""
     height: int = 1
 
+    def walk(self) -> Iterator[Node]:
+        """The node itself and all below it."""
+        yield self
+        for part in self.parts:
+            yield from part.walk()
 
-class _Parser:
-    def __init__(self, text: str) -> None:
+    @property
+    def variables(self) -> frozenset[str]:
+        """The names of all variables."""
+        return frozenset(node.text for node in self.walk() if node.kind == "variable")
+
+    def __call__(self, values: Mapping[str, Any]) -> Any:
+        """The value where each variable has one of `values`: numbers or arrays. Nan or infinity outside its domain."""
+        with _quiet():
+            return _evaluate(self, values, None)[0]
+
+
+class _Reader:
+    """Turns Python's syntax tree of a text into nodes, and refuses whatever an expression may not hold."""
+
+    def __init__(self, text: str, variables: tuple[str, ...] | None) -> None:
         self.text = text
-        self.tokens = self._split(text)
-        self.at = 0
-        self.depth = 0
+        self.source = text.replace("^", "**")  # in Python ^ binds less than +
+        self.variables = variables
 
     def refuse(self, reason: str) -> InputError:
         return InputError(f"the expression {shown(self.text)} {reason}")
 
-    def _split(self, text: str) -> list[tuple[str, str]]:
-        tokens, at, end = [], 0, len(text.rstrip())
-        while at < end:
-            match = _TOKEN.match(text, at)
-            if match is None:
-                wrong = text[at:].strip()[:1]
-                raise self.refuse(f"holds {wrong!r}; it may use numbers, x, + - * / ^, brackets and functions")
-            kind = ("number", "name", "sign")[(match.lastindex or 1) - 1]
-            tokens.append((kind, match.group(match.lastindex or 1)))
-            at = match.end()
-        return tokens
+    @property
+    def allowed(self) -> str:
+        names = "variables" if self.variables is None else ", ".join((*self.variables, *_CONSTANTS))
+        return f"it may use numbers, {names}, + - * / ^, brackets and {', '.join((*FUNCTIONS, *_PAIRS))}"
 
-    def peek(self) -> str:
-        return self.tokens[self.at][1] if self.at < len(self.tokens) else ""
+    def whole(self) -> Node:
+        if not self.text.strip():
+            raise self.refuse("is empty")
+        wrong = next((character for character in self.text if not _CHARACTERS.match(character)), None)
+        if wrong is not None:
+            raise self.refuse(f"holds {wrong!r}; {self.allowed}")
+        self._check_brackets()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of odd literals, which are refused below
+                tree = ast.parse(self.source.strip(), mode="eval").body
+        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+            why = getattr(error, "msg", "") or "too complex"
+            raise self.refuse(f"cannot be read: {why.partition('. ')[0]}") from None
+        return self.node(tree, 1)
 
-    def take(self, expected: str = "") -> tuple[str, str]:
-        if self.at >= len(self.tokens):
-            raise self.refuse("ends too early" + (f", before {expected!r}" if expected else ""))
-        token = self.tokens[self.at]
-        if expected and token[1] != expected:
-            raise self.refuse(f"has {token[1]!r} where {expected!r} was expected")
-        self.at += 1
-        return token
+    def _check_brackets(self) -> None:
+        """Refuse nesting that Python's parser would answer with a sentence of its own, or not at all."""
+        depth = 0
+        for character in self.text:
+            depth += (character == "(") - (character == ")")
+            if depth > MAX_DEPTH:
+                raise self.refuse(f"is nested deeper than {MAX_DEPTH} levels")
 
-    def whole(self) -> _Node:
-        if not self.tokens:
-            raise self.refuse("is empty; a function of x was expected, as x*erf(x)/2")
-        node = self.sum()
-        if self.at < len(self.tokens):
-            raise self.refuse(f"has {self.peek()!r} where an operator or the end was expected")
-        if node.constant is not None:
-            raise self.refuse("is not a function of x")
-        return node
-
-    def sum(self) -> _Node:
-        node = self.product()
-        while self.peek() in ("+", "-"):
-            sign = self.take()[1]
-            node = self.combine(sign, node, self.product())
-        return node
-
-    def product(self) -> _Node:
-        node = self.signed()
-        while self.peek() in ("*", "/"):
-            sign = self.take()[1]
-            node = self.combine(sign, node, self.signed())
-        return node
-
-    def signed(self) -> _Node:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
+    def node(self, tree: ast.expr, depth: int) -> Node:
+        if depth > MAX_DEPTH:
             raise self.refuse(f"is nested deeper than {MAX_DEPTH} levels")
-        if self.peek() == "-":
-            self.take()
-            node = self.combine("neg", self.signed())
-        elif self.peek() == "+":
-            self.take()
-            node = self.signed()
-        else:
-            node = self.raised()
-        self.depth -= 1
-        return node
+        # A chain a + b + c leans to the left: it is read in a loop, so that its length is no depth.
+        chain: list[tuple[str, ast.expr]] = []
+        while isinstance(tree, ast.BinOp) and type(tree.op) in _SIGNS:
+            chain.append((_SIGNS[type(tree.op)], tree.right))
+            tree = tree.left
+        found = self.leaf(tree, depth)
+        for sign, right in reversed(chain):
+            found = self.combine(sign, found, self.node(right, depth + 1))
+        return found
 
-    def raised(self) -> _Node:
-        base = self.atom()
-        if self.peek() in ("^", "**"):
-            self.take()
-            return self.combine("^", base, self.signed())
-        return base
+    def leaf(self, tree: ast.expr, depth: int) -> Node:
+        match tree:
+            case ast.Constant(value=int() | float()) if _NUMBER.fullmatch(text := self.segment(tree)):
+                return self.number(text)
+            case ast.Name(id=name):
+                return self.named(name)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return self.combine("neg", self.node(operand, depth + 1))
+            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+                return self.node(operand, depth + 1)
+            case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
+                return self.call(name, [self.node(argument, depth + 1) for argument in arguments])
+        raise self.refuse(f"holds {shown(self.segment(tree))}; {self.allowed}")
 
-    def atom(self) -> _Node:
-        kind, text = self.take()
-        if kind == "number":
-            if len(text) > 40:
-                raise self.refuse("holds a number of more than 40 characters")
-            return self.bounded(_Node("number", text=text, constant=float(text)))
-        if text == "(":
-            node = self.sum()
-            self.take(")")
-            return node
-        if kind == "name":
-            return self.named(text)
-        raise self.refuse(f"has {text!r} where a number, x, a function or a bracket was expected")
+    def segment(self, tree: ast.expr) -> str:
+        return ast.get_source_segment(self.source.strip(), tree) or type(tree).__name__
 
-    def named(self, text: str) -> _Node:
-        if text == "x":
-            return _Node("x")
-        if text in _CONSTANTS:
-            return _Node(text, constant=_CONSTANTS[text])
-        name = _ALIASES.get(text, text)
-        if name not in FUNCTIONS and name not in _PAIRS:
-            known = [*FUNCTIONS, *_PAIRS]
-            raise self.refuse(f"uses {shown(text)}{nearest(text, known)}; it may use x, pi, e and {', '.join(known)}")
-        self.take("(")
-        parts = [self.sum()]
-        while self.peek() == ",":
-            self.take()
-            parts.append(self.sum())
-        self.take(")")
-        if name in _PAIRS:
-            if len(parts) < 2:
-                raise self.refuse(f"gives {name} one argument; it takes two or more")
-            node = parts[0]
-            for part in parts[1:]:
-                node = self.combine(name, node, part)
-            return node
-        if len(parts) != 1:
-            raise self.refuse(f"gives {name} {len(parts)} arguments; it takes one")
-        return self.combine(name, parts[0])
+    def number(self, text: str) -> Node:
+        if len(text) > 40:
+            raise self.refuse("holds a number of more than 40 characters")
+        return self.bounded(Node("number", text=text, constant=float(text)))
 
-    def combine(self, kind: str, *parts: _Node) -> _Node:
-        power = max(part.power for part in parts)
-        if kind == "*":
-            power = sum(part.power for part in parts if part.constant is None) or 1.0
-        if kind == "^":
-            base, exponent = parts
-            if exponent.constant is None:
-                if base.constant is None or base.constant <= 0:
-                    raise self.refuse("raises to a power that depends on x; only a positive number can be, otherwise use exp")
-            else:
-                power = base.power * max(1.0, abs(exponent.constant))
-                if abs(exponent.constant) > MAX_POWER:
-                    raise self.refuse(f"has an exponent beyond {MAX_POWER}")
+    def named(self, name: str) -> Node:
+        if self.variables is None or name in self.variables:
+            return Node("variable", text=name)
+        if name in _CONSTANTS:
+            return Node(name, constant=_CONSTANTS[name])
+        if _ALIASES.get(name, name) in (*FUNCTIONS, *_PAIRS):
+            raise self.refuse(f"uses {name} without an argument, as in {name}({self.variables[0]})")
+        raise self.refuse(f"uses {shown(name)}{nearest(name, (*self.variables, *_CONSTANTS))}; {self.allowed}")
+
+    def call(self, name: str, arguments: list[Node]) -> Node:
+        function = _ALIASES.get(name, name)
+        if function not in FUNCTIONS and function not in _PAIRS:
+            raise self.refuse(f"uses {shown(name)}{nearest(name, (*FUNCTIONS, *_PAIRS))}; {self.allowed}")
+        if function in _PAIRS:
+            if len(arguments) < 2:
+                raise self.refuse(f"gives {name} {len(arguments)} arguments; it takes two or more")
+            return functools.reduce(lambda one, other: self.combine(function, one, other), arguments)
+        if len(arguments) != 1:
+            raise self.refuse(f"gives {name} {len(arguments)} arguments; it takes one")
+        return self.combine(function, arguments[0])
+
+    def combine(self, kind: str, *parts: Node) -> Node:
+        power = self._power(kind, *parts)
         if power > MAX_POWER:
             raise self.refuse(f"has powers of powers beyond the {MAX_POWER}th")
         height = 1 + max(part.height for part in parts)
         if height > MAX_HEIGHT:
             raise self.refuse(f"chains more than {MAX_HEIGHT} operations")
-        node = _Node(kind, parts, power=power, height=height)
+        node = Node(kind, parts, power=power, height=height)
         if all(part.constant is not None for part in parts):
             with _quiet():
                 try:
-                    value = float(_value(node, 0.0))
+                    value = float(_evaluate(node, {}, None)[0])
                 except (ArithmeticError, ValueError, TypeError):
                     value = math.nan
-            node = self.bounded(_Node(kind, parts, constant=value, height=height))
+            node = self.bounded(Node(kind, parts, constant=value, height=height))
         return node
 
-    def bounded(self, node: _Node) -> _Node:
+    def _power(self, kind: str, *parts: Node) -> float:
+        if kind == "*":
+            return sum(part.power for part in parts if part.constant is None) or 1.0
+        if kind == "^":
+            base, exponent = parts
+            if exponent.constant is not None:
+                if abs(exponent.constant) > MAX_POWER:
+                    raise self.refuse(f"has an exponent beyond {MAX_POWER}")
+                return base.power * max(1.0, abs(exponent.constant))
+        return max(part.power for part in parts)
+
+    def bounded(self, node: Node) -> Node:
         value = node.constant
         if value is None or not math.isfinite(value) or abs(value) > MAX_CONSTANT or 0 < abs(value) < 1 / MAX_CONSTANT:
             raise self.refuse("holds a constant that is not a real number between 1e-100 and 1e100 in size")
@@ -285,90 +295,110 @@ def _quiet() -> Any:
     return _numpy().errstate(all="ignore")
 
 
-def _value(node: _Node, x: Any) -> Any:
-    return _BY_KIND[node.kind](node, x, False)[0]
+def _evaluate(node: Node, values: Mapping[str, Any], by: str | None) -> tuple[Any, Any]:
+    """Value and, if `by` names a variable, derivative by it (forward mode); otherwise the second is meaningless."""
+    kind = node.kind
+    if kind == "variable":
+        return values[node.text], float(node.text == by)
+    if kind == "number":
+        return float(node.text), 0.0
+    if kind in _CONSTANTS:
+        return _CONSTANTS[kind], 0.0
+    if kind == "^":
+        return _evaluate_power(node, values, by)
+    u, du = _evaluate(node.parts[0], values, by)
+    if kind == "neg":
+        return -u, -du
+    if kind in FUNCTIONS:
+        function = FUNCTIONS[kind]
+        return function.value(u), (function.slope(u) * du if by else 0.0)
+    return _evaluate_pair(kind, u, du, *_evaluate(node.parts[1], values, by), bool(by))
 
 
-def _dual(node: _Node, x: Any) -> tuple[Any, Any]:
-    return _BY_KIND[node.kind](node, x, True)
-
-
-def _evaluate_constant(node: _Node, x: Any, slope: bool) -> tuple[Any, Any]:
-    return (float(node.text) if node.kind == "number" else _CONSTANTS[node.kind]), 0.0
-
-
-def _evaluate_binary(node: _Node, x: Any, slope: bool) -> tuple[Any, Any]:
-    (u, du), (v, dv) = (_BY_KIND[part.kind](part, x, slope) for part in node.parts)
+def _evaluate_pair(kind: str, u: Any, du: Any, v: Any, dv: Any, slope: bool) -> tuple[Any, Any]:
     numpy = _numpy()
-    if node.kind == "+":
+    if kind == "+":
         return u + v, du + dv
-    if node.kind == "-":
+    if kind == "-":
         return u - v, du - dv
-    if node.kind == "*":
+    if kind == "*":
         return u * v, (u * dv + du * v if slope else 0.0)
-    if node.kind == "/":
-        u, v = numpy.float64(u), numpy.float64(v) if isinstance(v, float) else v
+    if kind == "/":
+        u, v = numpy.float64(u), numpy.float64(v) if isinstance(v, float) else v  # Python's floats raise at 1/0
         return u / v, ((du - u / v * dv) / v if slope else 0.0)
-    larger = (u > v) == (node.kind == "max")
+    larger = (u > v) == (kind == "max")
     return numpy.where(larger, u, v), (numpy.where(larger, du, dv) if slope else 0.0)
 
 
-def _evaluate_power(node: _Node, x: Any, slope: bool) -> tuple[Any, Any]:
+def _evaluate_power(node: Node, values: Mapping[str, Any], by: str | None) -> tuple[Any, Any]:
     base, exponent = node.parts
-    u, du = _BY_KIND[base.kind](base, x, slope)
+    u, du = _evaluate(base, values, by)
     numpy = _numpy()
     if exponent.constant is not None:
         p = exponent.constant
         u = numpy.float64(u) if isinstance(u, float) else u
         value = u * u if p == 2 else u * u * u if p == 3 else u**p
-        if not slope or p == 0:
+        if not by or p == 0:
             return value, 0.0 * du
         return value, (2 * u * du if p == 2 else p * u ** (p - 1) * du)
-    v, dv = _BY_KIND[exponent.kind](exponent, x, slope)
-    value = numpy.exp(math.log(base.constant or 1.0) * v)
-    return value, value * math.log(base.constant or 1.0) * dv
+    v, dv = _evaluate(exponent, values, by)
+    if base.constant is not None and base.constant > 0:
+        value = numpy.exp(math.log(base.constant) * v)
+        return value, value * math.log(base.constant) * dv
+    value = numpy.power(u, v)
+    return value, (value * (dv * numpy.log(u) + v * du / u) if by else 0.0)
 
 
-def _evaluate_negative(node: _Node, x: Any, slope: bool) -> tuple[Any, Any]:
-    u, du = _BY_KIND[node.parts[0].kind](node.parts[0], x, slope)
-    return -u, -du
+_SYMBOLIC: dict[str, Callable[..., Any]] = {
+    "+": lambda u, v: u + v,
+    "-": lambda u, v: u - v,
+    "*": lambda u, v: u * v,
+    "/": lambda u, v: u / v,
+    "^": lambda u, v: u**v,
+    "neg": lambda u: -u,
+    "max": lambda u, v: _sympy().Max(u, v),
+    "min": lambda u, v: _sympy().Min(u, v),
+    "pi": lambda: _sympy().pi,
+    "e": lambda: _sympy().E,
+}
 
 
-def _evaluate_function(node: _Node, x: Any, slope: bool) -> tuple[Any, Any]:
-    u, du = _BY_KIND[node.parts[0].kind](node.parts[0], x, slope)
-    function = FUNCTIONS[node.kind]
-    return function.value(u), (function.slope(u) * du if slope else 0.0)
-
-
-_BY_KIND: dict[str, Callable[[_Node, Any, bool], tuple[Any, Any]]] = {
-    "x": lambda node, x, slope: (x, 1.0),
-    "^": _evaluate_power, "neg": _evaluate_negative,
-    **dict.fromkeys(("number", *_CONSTANTS), _evaluate_constant),
-    **dict.fromkeys(("+", "-", "*", "/", *_PAIRS), _evaluate_binary),
-    **dict.fromkeys(FUNCTIONS, _evaluate_function),
-}  # fmt: skip
-
-
-_OPERATORS: dict[str, Callable[..., Any]] = {
-    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "^": operator.pow, "neg": operator.neg,
-    "max": lambda u, v: _sympy().Max(u, v), "min": lambda u, v: _sympy().Min(u, v),
-    "pi": lambda: _sympy().pi, "e": lambda: _sympy().E,
-}  # fmt: skip
-
-
-def _symbolic(node: _Node, x: Any) -> Any:
-    if node.kind == "x":
-        return x
+def _symbolic(node: Node, symbols: Mapping[str, Any]) -> Any:
+    if node.kind == "variable":
+        return symbols[node.text]
     if node.kind == "number":
         return _sympy().Rational(node.text)
-    build = _OPERATORS[node.kind] if node.kind in _OPERATORS else FUNCTIONS[node.kind].symbolic
-    return build(*(_symbolic(part, x) for part in node.parts))
+    build = _SYMBOLIC[node.kind] if node.kind in _SYMBOLIC else FUNCTIONS[node.kind].symbolic
+    return build(*(_symbolic(part, symbols) for part in node.parts))
 
 
-def _walk(node: _Node) -> Iterator[_Node]:
-    yield node
-    for part in node.parts:
-        yield from _walk(part)
+def read(text: str, variables: tuple[str, ...] | None = None) -> Node:
+    """The expression that `text` writes, as ``E + A * width**-alpha``.
+
+    Parameters
+    ----------
+    text : numbers, variables, ``+ - * / ^ **``, brackets, the functions of :data:`FUNCTIONS`, max and min. At most 1,000
+        characters, 40 levels deep, exponents up to 64. Nothing is executed.
+    variables : the names that it may use, beside ``pi`` and ``e``; any name, and no constant, by default.
+
+    Raises
+    ------
+    InputError
+        for anything else, in one sentence.
+
+    Examples
+    --------
+    >>> law = read("E + A * width**-alpha")
+    >>> sorted(law.variables)
+    ['A', 'E', 'alpha', 'width']
+    >>> law({"E": 1.5, "A": 8.0, "width": 64.0, "alpha": 0.5})
+    np.float64(2.5)
+    """
+    if not isinstance(text, str):
+        raise InputError(f"an expression is text, not {shown(type(text).__name__)}")
+    if len(text) > MAX_LENGTH:
+        raise InputError(f"the expression has {len(text):,} characters; at most {MAX_LENGTH:,} are read")
+    return _Reader(text, variables).whole()
 
 
 @dataclass(frozen=True)
@@ -376,35 +406,34 @@ class Expression:
     """A function of x with its exact derivative. Made by :func:`parse`."""
 
     text: str
-    _node: _Node
+    _node: Node
 
     def __call__(self, x: Any) -> Any:
-        """The value at x, a number or an array. Not a number where the expression is not defined."""
+        """The value at x, a number or an array. Not a number outside the expression's domain."""
         x = _numpy().asarray(x, dtype=float)
-        with _quiet():
-            return _value(self._node, x)
+        return self._node({"x": x})
 
     def derivative(self, x: Any) -> Any:
         """The exact derivative at x; at a kink, one of the two slopes or their mean."""
         x = _numpy().asarray(x, dtype=float)
         with _quiet():
-            return _dual(self._node, x)[1] + 0 * x
+            return _evaluate(self._node, {"x": x}, "x")[1] + 0 * x
 
     @property
     def symbolic(self) -> Any:
         """The SymPy expression, in a real symbol x."""
-        return _symbolic(self._node, _sympy().Symbol("x", real=True))
+        return _symbolic(self._node, {"x": _sympy().Symbol("x", real=True)})
 
     @functools.cached_property
     def kinks(self) -> tuple[float, ...]:
-        """Where the function or its derivative may jump: the zeros of what abs, relu, sign, max and min compare.
+        """Points at which the function or its derivative may jump: the zeros of the arguments of abs, relu, sign, max, min.
 
         Found by bisection between 18,001 points spaced evenly in ratio from 1e-6 to 1e6 on both sides of 0.
         """
         found: list[float] = []
-        for node in _walk(self._node):
+        for node in self._node.walk():
             if node.constant is None and (node.kind in _PAIRS or (node.kind in FUNCTIONS and FUNCTIONS[node.kind].kink)):
-                inner = _Node("-", node.parts) if node.kind in _PAIRS else node.parts[0]
+                inner = Node("-", node.parts) if node.kind in _PAIRS else node.parts[0]
                 found += self._sign_changes(inner)
         points: list[float] = []
         for point in sorted(found):
@@ -412,22 +441,14 @@ class Expression:
                 points.append(0.0 if abs(point) < 1e-13 else point)
         return tuple(points)
 
-    def _sign_changes(self, node: _Node) -> list[float]:
+    def _sign_changes(self, node: Node) -> list[float]:
         numpy = _numpy()
         side = numpy.geomspace(1e-6, 1e6, 9000)
         grid = numpy.concatenate([-side[::-1], [0.0], side])
-        with _quiet():
-            signs = numpy.sign(_value(node, grid)) + 0 * grid
-            (changes,) = numpy.nonzero(signs[1:] != signs[:-1])
-            if changes.size > 200:
-                raise InputError(f"the expression {shown(self.text)} has more than 200 kinks; moments need fewer")
-            low, high, left = grid[changes], grid[changes + 1], signs[changes]
-            for _ in range(100):
-                middle = (low + high) / 2
-                same = numpy.sign(_value(node, middle)) + 0 * middle == left
-                low, high = numpy.where(same, middle, low), numpy.where(same, high, middle)
-        points: list[float] = high.tolist()
-        return points
+        points = bisect_sign_changes(lambda x: node({"x": x}) + 0 * x, grid)
+        if points.size > 200:
+            raise InputError(f"the expression {shown(self.text)} has more than 200 kinks; moments need fewer")
+        return list(points.tolist())
 
     def __str__(self) -> str:
         return self.text
@@ -438,13 +459,12 @@ def parse(text: str) -> Expression:
 
     Parameters
     ----------
-    text : numbers, ``x``, ``pi``, ``e``, ``+ - * / ^ **``, brackets, and the functions of :data:`FUNCTIONS` with max and min.
-        At most 1,000 characters, 40 levels deep, exponents to 64. Nothing is executed.
+    text : as for :func:`read`, in the one variable ``x``. A power that depends on x needs a positive number as its base.
 
     Raises
     ------
     InputError
-        for anything else, with one sentence.
+        for anything else, in one sentence.
 
     Examples
     --------
@@ -454,8 +474,14 @@ def parse(text: str) -> Expression:
     >>> f.symbolic
     x*erf(x)/2
     """
-    if not isinstance(text, str):
-        raise InputError(f"an expression is text, not {shown(type(text).__name__)}")
-    if len(text) > MAX_LENGTH:
-        raise InputError(f"the expression has {len(text):,} characters; at most {MAX_LENGTH:,} are read")
-    return Expression(text.strip(), _Parser(text).whole())
+    node = read(text, ("x",))
+    if node.constant is not None:
+        raise InputError(f"the expression {shown(text)} is not a function of x")
+    for power in (one for one in node.walk() if one.kind == "^"):
+        base, exponent = power.parts
+        if exponent.constant is None and (base.constant is None or base.constant <= 0):
+            raise InputError(
+                f"the expression {shown(text)} raises to a power that depends on x; only a positive number can be, "
+                "otherwise use exp"
+            )
+    return Expression(text.strip(), node)

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from .chebyshev import chebyshev_nodes, chebyshev_weights
 from .hermite import gauss_hermite, hermite_polynomials
 
 TERMS = (64, 192, 768)
@@ -82,16 +83,12 @@ def _half_grid(level: int, depth: int, terms: int) -> tuple[Array, Array, Array,
 @functools.lru_cache(maxsize=1)
 def _octave_nodes() -> Array:
     """Chebyshev points of the first kind on [-1, 0]."""
-    return (np.cos(np.pi * (np.arange(_NODES) + 0.5) / _NODES) - 1) / 2
+    return (chebyshev_nodes(_NODES) - 1) / 2
 
 
 def _interpolation(place: Array) -> Array:
     """Weights, shape (nodes, places), of the values at the nodes in the polynomial through them, at places of [-1, 0]."""
-    angles = np.arccos(np.clip(2 * place + 1, -1.0, 1.0))
-    order = np.arange(_NODES)
-    basis = np.cos(order[:, None] * angles)
-    basis[0] /= 2
-    return 2 / _NODES * np.cos(order * np.pi * (order[:, None] + 0.5) / _NODES) @ basis
+    return chebyshev_weights(2 * place + 1, _NODES)
 
 
 def _graded(centres: Array, scale: Array, steps: int) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -165,8 +165,21 @@ class TableFamily:
         return self._grid[k]
 
 
+def lagrange_weights(nodes: Sequence[Any], at: Any) -> list[Any]:
+    """Weight of the value at each node in the polynomial through them all, evaluated at `at`.
+
+    `nodes` and `at` are numbers, or arrays that broadcast against each other: one problem for each element.
+
+    Examples
+    --------
+    >>> lagrange_weights([0.0, 1.0, 3.0], 1.0)
+    [-0.0, 1.0, 0.0]
+    """
+    return [math.prod((at - other) / (node - other) for j, other in enumerate(nodes) if j != i) for i, node in enumerate(nodes)]
+
+
 def _weight(t: Any, shift: int) -> Any:
-    """Lagrange's weight of the node at `shift` of -1, 0, 1, at t from the middle one."""
+    """The :func:`lagrange_weights` of nodes -1, 0, 1 in closed form, which recursions over layers ask for: that of `shift`."""
     return (t * (t - 1) / 2, 1 - t * t, t * (t + 1) / 2)[shift + 1]
 
 

@@ -30,6 +30,7 @@ from ..mathematics import euler_gamma
 from . import softmax_grid as quad
 from .bounds import LARGEST_VARIANCE
 from .bounds import LONGEST as LARGEST_LENGTH
+from .chebyshev import chebyshev_nodes
 from .hermite import gauss_hermite
 from .softmax_grid import head_norms
 
@@ -519,7 +520,7 @@ class OverlapTable:
         self.score_variance, self.length, self.causal, self.head_dim = score_variance, length, causal, head_dim
         # With finite heads the average over q.q'/d_h bends near r = 1, and more nodes than these gain little.
         for degree in (12, 24, 48) if head_dim is None else (16,):
-            nodes = np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))
+            nodes = chebyshev_nodes(degree + 1)
             r = (nodes + 1) / 2
             values = np.array(attention_overlap((1 - r) * score_variance, r, length, causal, head_dim))
             values[_R2] /= np.maximum(values[_T2], 1e-300)  # their ratio, which may pass through 0

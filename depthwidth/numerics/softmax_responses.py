@@ -14,13 +14,13 @@ Derivation: docs/derivations/softmax.md, (S10).
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .bounds import LARGEST_VARIANCE
+from .chebyshev import chebyshev_basis, chebyshev_coefficients, chebyshev_nodes
 from .softmax import (
     _PAIR_STEP,
     LARGEST_PAIR_VARIANCE,
@@ -111,7 +111,7 @@ class Responses:
         self.lengths = n = np.asarray(lengths, dtype=float)
         self._scale = math.log1p(largest)
         self._low = max(_LEAST_CORRELATION, -_REPULSION / largest)
-        s2 = np.expm1((_nodes(_ROW_VARIANCES) + 1) / 2 * self._scale)
+        s2 = np.expm1((chebyshev_nodes(_ROW_VARIANCES) + 1) / 2 * self._scale)
         row = overlap(s2[:, None], n[None, :], head_dim)
         one = np.where(n == 1, 1.0, 1 - 1 / n)  # rows of one entry do not respond; any finite value will do
         grown = np.maximum((n * row.P - 1) / one, 0)
@@ -121,7 +121,7 @@ class Responses:
             1 - 3 * row.P + 2 * row.M3, row.entropy, row.P,
             self._norm(s2, n),
         ]  # fmt: skip
-        self.row_table = np.einsum("kx,fxn->fkn", _to_coefficients(_ROW_VARIANCES), np.stack(fields))
+        self.row_table = np.einsum("kx,fxn->fkn", chebyshev_coefficients(_ROW_VARIANCES), np.stack(fields))
         self.pairs = self._pair_tables()
         """Chebyshev coefficients of :class:`PairResponse`; shape (3 or 2, variances, correlations, lengths, lengths)"""
 
@@ -154,8 +154,8 @@ class Responses:
             products, weights = _query_products(rho[:, None], self.head_dim)
             spread = np.minimum(s2[:, None, None] * np.maximum(np.abs(products), 1), np.expm1(scale))
             clipped = np.clip(products, low, 1)
-            over_x = _basis(2 * np.log1p(spread) / scale - 1, wide.shape[1])
-            over_y = _basis(2 * (clipped - low) / (1 - low) - 1, wide.shape[2])
+            over_x = chebyshev_basis(2 * np.log1p(spread) / scale - 1, wide.shape[1])
+            over_y = chebyshev_basis(2 * (clipped - low) / (1 - low) - 1, wide.shape[2])
             theta, slope = np.einsum("fklnm,kxyp,lyp->fxypnm", wide, over_x, over_y)
             grown = np.exp(theta * spread[..., None, None])
             slope = grown * slope  # T2 but for a factor of the lengths
@@ -168,8 +168,8 @@ class Responses:
 
     @staticmethod
     def _grid(scale: float, low: float, correlations: int = _CORRELATIONS) -> tuple[Array, Array]:
-        s2 = np.expm1((_nodes(_VARIANCES) + 1) / 2 * scale)
-        return s2, low + (1 - low) * (_nodes(correlations) + 1) / 2
+        s2 = np.expm1((chebyshev_nodes(_VARIANCES) + 1) / 2 * scale)
+        return s2, low + (1 - low) * (chebyshev_nodes(correlations) + 1) / 2
 
     def row(self, variance: Array) -> RowResponse:
         """The responses of each length's row at a variance for each length; shape (lengths,)."""
@@ -177,7 +177,7 @@ class Responses:
 
     def rows(self, variance: Array, coefficients: Array) -> RowResponse:
         """As :meth:`row`, with coefficients (fields, variances, rows) of other lengths, interpolated from these."""
-        basis = _basis(2 * np.log1p(variance) / self._scale - 1, _ROW_VARIANCES)
+        basis = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, _ROW_VARIANCES)
         return RowResponse(*(coefficients * basis).sum(1))
 
     def pair(self, variance: Array, correlation: Array) -> PairResponse:
@@ -189,8 +189,8 @@ class Responses:
     def bases(self, variance: Array, correlation: Array) -> tuple[Array, Array]:
         """Chebyshev polynomials at these points, over the variance and over the correlation."""
         shape = self.pairs.shape[1:3]
-        over_x = _basis(2 * np.log1p(variance) / self._scale - 1, shape[0])
-        return over_x, _basis(2 * (correlation - self._low) / (1 - self._low) - 1, shape[1])
+        over_x = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, shape[0])
+        return over_x, chebyshev_basis(2 * (correlation - self._low) / (1 - self._low) - 1, shape[1])
 
 
 def _exponents(s2: Array, rho: Array, lengths: Array) -> Array:
@@ -225,7 +225,7 @@ def _averaged_exponents(s2: Array, rho: Array, lengths: Array, head_dim: int) ->
 
 
 def _fit(values: Array) -> Array:
-    to_x, to_y = _to_coefficients(values.shape[1]), _to_coefficients(values.shape[2])
+    to_x, to_y = chebyshev_coefficients(values.shape[1]), chebyshev_coefficients(values.shape[2])
     return np.einsum("kx,ly,fxynm->fklnm", to_x, to_y, values)
 
 
@@ -242,18 +242,3 @@ def _pair_from_two(found: Array, n: Array) -> Array:
     whole[..., 0, 1:] = found[..., 0, :]
     whole[..., 0] = whole[..., 1]
     return whole
-
-
-@functools.lru_cache(maxsize=16)
-def _nodes(count: int) -> Array:
-    return np.cos(np.pi * (np.arange(count) + 0.5) / count)
-
-
-@functools.lru_cache(maxsize=16)
-def _to_coefficients(count: int) -> Array:
-    return np.linalg.inv(np.polynomial.chebyshev.chebvander(_nodes(count), count - 1))
-
-
-def _basis(x: Array, count: int) -> Array:
-    angle = np.arccos(np.minimum(np.maximum(x, -1.0), 1.0))
-    return np.cos(np.arange(count).reshape(-1, *(1,) * angle.ndim) * angle)

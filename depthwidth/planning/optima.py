@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..coefficients import coefficient
 from ..errors import InputError
 from ..formulas.scaling import gemstones_flops_per_token, gemstones_loss, gemstones_parameters
+from ..numerics.roots import bisect
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ def gemstones_flop_optimum(flops: float, context: int = 2048, vocab: int = 50304
     law = {name: coefficient("gemstones2025", name, edition).value for name in _LAW}
 
     def best_log_depth(log_width: float) -> float:
-        return _root(lambda log_depth: _slopes(log_width, log_depth, flops, context, vocab, law)[1], *_DEPTHS)
+        return bisect(lambda log_depth: _slopes(log_width, log_depth, flops, context, vocab, law)[1], *_DEPTHS)
 
-    log_width = _root(lambda lw: _slopes(lw, best_log_depth(lw), flops, context, vocab, law)[0], *_WIDTHS)
+    log_width = bisect(lambda lw: _slopes(lw, best_log_depth(lw), flops, context, vocab, law)[0], *_WIDTHS)
     log_depth = best_log_depth(log_width)
     if log_width in _WIDTHS or log_depth in _DEPTHS:
         raise InputError(f"gemstones_flop_optimum: the law has no best shape for flops={flops:g} among widths 1 to 1e8")
@@ -89,16 +89,3 @@ def _slopes(
     by_width = -width_term - size_term * (1 + p_square / p) + token_term * (1 + f_square / f)
     by_depth = -depth_term - size_term * p_depth / p + token_term * f_depth / f
     return by_width, by_depth
-
-
-def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where an increasing function changes sign, by bisection to the last bit; the nearer end where it does not."""
-    if function(low) >= 0:
-        return low
-    if function(high) <= 0:
-        return high
-    while True:
-        middle = (low + high) / 2
-        if not low < middle < high:
-            return middle
-        low, high = (middle, high) if function(middle) < 0 else (low, middle)

@@ -17,6 +17,7 @@ from ..errors import InputError, nearest, shown
 from ..formula import Formula, Kind
 from ..formulas import rules as laws
 from ..formulas import shape_penalty
+from ..numerics.roots import false_position
 
 Curve = Callable[[float], tuple[float, float]]
 """From a positive parameter of the rule's own to (depth, width), both growing with it."""
@@ -66,8 +67,8 @@ class Rule:
 def meet(curve: Curve, quantity: Quantity, amount: float) -> tuple[float, float] | None:
     """The (depth, width) at which `curve` reaches `amount` of `quantity`, continuous; None where it never does.
 
-    The logarithm of the quantity against that of the curve's parameter is close to a straight line, so the Illinois form of
-    false position converges in a few steps; it keeps the root bracketed, and bisects while an end is beyond all numbers.
+    The logarithm of the quantity against that of the curve's parameter is close to a straight line, so that false position
+    converges in a few steps. A curve that begins above the amount or ends below it never reaches it.
     """
 
     def excess(log_t: float) -> float:
@@ -79,31 +80,8 @@ def meet(curve: Curve, quantity: Quantity, amount: float) -> tuple[float, float]
             return -math.inf
         return math.log(reached / amount) if reached > 0 else -math.inf
 
-    low, high = (math.log(t) for t in _SPAN)
-    below, above = excess(low), excess(high)
-    if below > 0 or above < 0:
-        return None
-    kept = 0  # which end stayed at the last step; its weight is halved when it stays again
-    for _ in range(200):
-        if high - low < 1e-14 * max(1.0, abs(high)):
-            break
-        finite = math.isfinite(below) and math.isfinite(above)
-        middle = (low * above - high * below) / (above - below) if finite else (low + high) / 2
-        value = excess(middle)
-        if value == 0:
-            return curve(math.exp(middle))
-        if value < 0:
-            low, below = middle, value
-            above = above / 2 if kept < 0 else above
-            kept = -1
-        else:
-            high, above = middle, value
-            below = below / 2 if kept > 0 else below
-            kept = 1
-        if abs(value) < 1e-14:
-            return curve(math.exp(middle))
-    # Where a curve begins above the amount or ends below it, that end is bracketed, not a crossing.
-    return curve(math.exp(high)) if math.isfinite(below) and math.isfinite(above) else None
+    root = false_position(excess, *(math.log(t) for t in _SPAN))
+    return None if root is None else curve(math.exp(root))
 
 
 def rules(images: bool = False) -> dict[str, Rule]:

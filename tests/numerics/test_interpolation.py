@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import CubicSpline
 
-from depthwidth.numerics.interpolation import Table, TableFamily, spline, spline_values
+from depthwidth.numerics.interpolation import Table, TableFamily, _weight, lagrange_weights, spline, spline_values
 
 
 @pytest.mark.parametrize("nodes", [3, 4, 5, 20])
@@ -68,3 +68,21 @@ def test_arrays_of_a_few_parameters_use_their_own_tables():
     found = tables(parameters, np.full(4, 0.5))
     assert made == [1.0, 2.0]
     assert found[1] == pytest.approx(parameters**2 / 2, rel=1e-12)
+
+
+def test_lagrange_weights_reproduce_polynomials_and_nothing_more(rng):
+    nodes = [-2.0, -1.0, 0.5, 1.0, 3.0]
+    for at in (-1.7, 0.5, 2.2):
+        weights = lagrange_weights(nodes, at)
+        for power in range(5):
+            assert sum(w * x**power for w, x in zip(weights, nodes, strict=True)) == pytest.approx(at**power, rel=1e-12)
+    assert sum(w * x**5 for w, x in zip(weights, nodes, strict=True)) != pytest.approx(2.2**5, rel=1e-3)
+    columns = lagrange_weights([np.full(3, node) for node in nodes], np.array([-1.7, 0.5, 2.2]))
+    assert [column[2] for column in columns] == weights
+
+
+@pytest.mark.parametrize("t", [-0.5, -0.2, 0.0, 0.3, 0.5])
+def test_the_closed_weights_of_three_neighbors_are_lagranges(t):
+    assert [_weight(t, shift) for shift in (-1, 0, 1)] == pytest.approx(
+        lagrange_weights([-1.0, 0.0, 1.0], t), rel=4e-16, abs=1e-16
+    )
