@@ -1,0 +1,146 @@
+"""Checks that the module of every component passes: its parameters, its operations, its state saved and loaded."""
+
+import io
+
+import pytest
+
+from depthwidth import layers
+from depthwidth.layers.base import Run
+
+torch = pytest.importorskip("torch")
+
+from small_models import counted_flops  # noqa: E402
+
+from verify.models import base, model  # noqa: E402, F401, the second registers all modules
+from verify.models.base import Pass, module  # noqa: E402
+
+BATCH, LENGTH, SOURCE, WIDTH = 2, 6, 5, 12
+ATTENTION = layers.Attention(width=WIDTH, heads=4, kv_heads=2, head_dim=4, value_dim=3)
+FEED_FORWARD = layers.FeedForward(WIDTH, 20)
+BLOCK = layers.Block(
+    layers.Residual(ATTENTION, norm_in=layers.LayerNorm(WIDTH)), layers.Residual(FEED_FORWARD, norm_in=layers.LayerNorm(WIDTH))
+)
+EXAMPLES = {
+    "linear": layers.Linear(WIDTH, 7),
+    "layer norm": layers.LayerNorm(WIDTH),
+    "layer norm without bias": layers.LayerNorm(WIDTH, bias=False),
+    "rms norm": layers.RMSNorm(WIDTH),
+    "norm without weights": layers.RMSNorm(WIDTH, affine=False),
+    "embedding": layers.Embedding(11, WIDTH),
+    "learned positions": layers.LearnedPositions(9, WIDTH, offset=2),
+    "sinusoidal positions": layers.SinusoidalPositions(),
+    "rotary": layers.Rotary(),
+    "alibi": layers.ALiBi(),
+    "relative bias": layers.RelativeBias(heads=4),
+    "attention": ATTENTION,
+    "attention with everything": ATTENTION.replace(
+        position=layers.Rotary(fraction=0.5), window=3, softcap=2.0, out_bias=False,
+        query_norm=layers.RMSNorm(4, groups=4), key_norm=layers.RMSNorm(4, groups=2),
+    ),
+    "attention with penalties": ATTENTION.replace(position=layers.ALiBi(), bias=False),
+    "cross-attention": ATTENTION.replace(causal=False, memory_width=WIDTH),
+    "feed-forward": FEED_FORWARD,
+    "gated feed-forward": FEED_FORWARD.replace(gated=True, bias=False),
+    "mixture": layers.MixtureOfExperts(FEED_FORWARD, experts=3, top_k=2),
+    "mixture with a shared part": layers.MixtureOfExperts(
+        FEED_FORWARD.replace(gated=True), experts=3, top_k=1, shared=FEED_FORWARD, shared_gate=True
+    ),
+    "residual": layers.Residual(FEED_FORWARD, norm_in=layers.RMSNorm(WIDTH), norm_out=layers.RMSNorm(WIDTH)),
+    "block": BLOCK,
+    "parallel block": BLOCK.replace(parallel=True, norm=layers.LayerNorm(WIDTH)),
+    "block with cross-attention": BLOCK.replace(
+        cross_attention=layers.Residual(ATTENTION.replace(causal=False, memory_width=WIDTH))
+    ),
+    "stack": layers.Stack.of([BLOCK, BLOCK], norm=layers.LayerNorm(WIDTH)),
+    "stack with shared positions": layers.Stack.of([BLOCK], position=layers.RelativeBias(heads=4)),
+    "token stem": layers.TokenStem(
+        layers.Embedding(11, 5), layers.LearnedPositions(9, 5), layers.Embedding(2, 5), layers.LayerNorm(5),
+        layers.Linear(5, WIDTH),
+    ),
+    "patch stem": layers.PatchStem(height=8, width_pixels=12, patch=4, channels=3, width=WIDTH),
+    "unembedding": layers.Unembedding(WIDTH, 11, tied=False),
+    "tied unembedding": layers.Unembedding(WIDTH, 11, tied=True, bias=True),
+    "language head": layers.LanguageHead(layers.Unembedding(WIDTH, 11, tied=False)),
+    "masked head": layers.LanguageHead(
+        layers.Unembedding(WIDTH, 11, tied=True), layers.Linear(WIDTH, WIDTH), layers.LayerNorm(WIDTH)
+    ),
+    "pooler": layers.Pooler(WIDTH, 5),
+    "classifier": layers.ClassifierHead(WIDTH, 3),
+    "classifier with a pooler": layers.ClassifierHead(WIDTH, 3, pooler=layers.Pooler(WIDTH, WIDTH)),
+}  # fmt: skip
+EMBEDDING = torch.randn(11, WIDTH)
+IMAGES = torch.randn(BATCH, 3, 8, 12)
+STREAM = torch.randn(BATCH, LENGTH, WIDTH)
+TOKENS = torch.zeros(BATCH, LENGTH, dtype=torch.long)
+INPUTS = {
+    layers.Embedding: lambda part: part(TOKENS),
+    layers.LearnedPositions: lambda part: part.at(LENGTH, WIDTH, STREAM.device),
+    layers.SinusoidalPositions: lambda part: part.at(LENGTH, WIDTH, STREAM.device),
+    layers.Rotary: lambda part: torch.stack(part.encode(STREAM[:, None], STREAM[:, None], Pass())),
+    layers.ALiBi: lambda part: part.bias(4, LENGTH, 1.0, STREAM.device),
+    layers.RelativeBias: lambda part: part(LENGTH),
+    layers.Attention: lambda part: part(STREAM, Pass(STREAM[:, :SOURCE])),
+    layers.FeedForward: lambda part: part(STREAM, Pass()),
+    layers.MixtureOfExperts: lambda part: part(STREAM, Pass()),
+    layers.Residual: lambda part: part(STREAM, Pass()),
+    layers.Block: lambda part: part(STREAM, Pass(STREAM[:, :SOURCE])),
+    layers.TokenStem: lambda part: part(TOKENS),
+    layers.PatchStem: lambda part: part(IMAGES),
+    layers.Unembedding: lambda part: part(STREAM, EMBEDDING),
+    layers.LanguageHead: lambda part: part(STREAM, EMBEDDING),
+}
+RUN = Run(LENGTH, memory=SOURCE, batch=BATCH)
+
+
+def drawn(layer, seed=0):
+    part = module(layer).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in part.parameters():
+            parameter.normal_(generator=generator)
+    return part
+
+
+def output(layer, part):
+    return INPUTS.get(type(layer), lambda part: part(STREAM))(part)
+
+
+def test_every_component_has_an_example():
+    ours = {kind for kind in base._MAKERS if kind.__module__.startswith("depthwidth.")}
+    assert {type(layer) for layer in EXAMPLES.values()} == ours
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_parameters_are_the_components(name):
+    layer = EXAMPLES[name]
+    part = module(layer)
+    assert sum(p.numel() for p in part.parameters()) == layer.parameters
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_operations_are_those_torch_counts(name):
+    """Hidden scores are counted, those outside of a window too."""
+    layer = EXAMPLES[name]
+    part = drawn(layer)
+    counted = layer.replace(window=None) if hasattr(layer, "window") else layer
+    assert counted_flops(lambda: output(layer, part)) == counted.flops(RUN)
+
+
+def test_a_count_that_is_off_is_seen():
+    layer = EXAMPLES["feed-forward"]
+    assert counted_flops(lambda: output(layer, drawn(layer))) != layer.replace(hidden=21).flops(RUN)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_saved_state_gives_the_same_output(name):
+    layer = EXAMPLES[name]
+    one, two = drawn(layer), drawn(layer, seed=1)
+    before = output(layer, one)
+    assert before.isfinite().all()
+    if layer.parameters:
+        assert not torch.equal(before, output(layer, two))
+    file = io.BytesIO()
+    torch.save(one.state_dict(), file)
+    file.seek(0)
+    two.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(before, output(layer, two))
