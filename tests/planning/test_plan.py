@@ -14,7 +14,8 @@ from depthwidth.formulas import rules as laws
 from depthwidth.formulas import shape_penalty
 from depthwidth.planning.budget import BUDGETS, Budget
 from depthwidth.planning.plan import optimal_depth, optimal_width, plan
-from depthwidth.planning.rules import rules
+from depthwidth.planning.rules import meet, rules
+from depthwidth.planning.search import Search
 from depthwidth.planning.template import PRESETS, Template
 
 
@@ -246,6 +247,74 @@ def test_nonsense_gets_one_sentence(call, sentence):
     with pytest.raises(InputError, match=sentence) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+# The policy of what is said beside a shape: what appears just below and just above each number.
+
+
+def shapes_beside(monkeypatch, first, then):
+    """Make the search find `first` at the first depth that is tried for a runner-up, `then` at all others."""
+    found = iter([first])
+    monkeypatch.setattr(Search, "beside", lambda self, depth: [next(found, then)])
+
+
+@pytest.mark.parametrize(("depth", "distinct"), [(2166, False), (2167, True)])
+def test_runners_up_are_eight_per_cent_apart_in_depth(monkeypatch, depth, distinct):
+    """ln(2166/2000) is 0.0797, ln(2167/2000) 0.0802; both cost about the budget of 1T."""
+    shapes_beside(monkeypatch, (2000, 6400), (depth, 6144))
+    assert [shape.depth for shape in plan("1T").runners_up] == ([2000, depth] if distinct else [2000])
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_runner_up_misses_the_budget_by_six_per_cent_at_most(monkeypatch, side):
+    template = Template.of()
+    count = template.polynomial(lambda tree: tree.parameters)
+    edge = meet(lambda depth: (depth, 6144), count.continuous(), 1e12 * (1 + side * 0.06))[0]
+    for depth, kept in ((math.floor(edge), side > 0), (math.ceil(edge), side < 0)):
+        shapes_beside(monkeypatch, (depth, 6144), (depth, 6144))
+        found = plan("1T").runners_up
+        assert bool(found) == kept
+        assert all(0.0593 < abs(shape.budget_miss) < 0.06 for shape in found)  # one layer of 2,200 is 0.05 %
+
+
+def test_runners_up_reach_from_a_quarter_of_the_depth_to_twice_it():
+    found = plan("1T")
+    shares = [shape.depth / found.shape.depth for shape in found.runners_up]
+    assert (min(shares), max(shares)) == (pytest.approx(1 / 4, rel=0.03), pytest.approx(2, rel=0.03))
+    assert len(shares) == 8
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_shape_fifteen_per_cent_from_its_rule_is_explained(monkeypatch, side):
+    own = plan("1T").rules["levine2020"].depth
+    edge = own * math.exp(side * 0.15)
+    for depth, explained in ((math.floor(edge), side < 0), (math.ceil(edge), side > 0)):
+        monkeypatch.setattr(Search, "recommended", lambda self, depth=depth: self.template.at(depth, 29696))
+        said = [note for note in plan("1T").notes if f"{own:.1f} layers" in note]
+        assert bool(said) == explained, depth / own
+
+
+@pytest.mark.parametrize(
+    ("change", "miss", "said"),
+    [
+        (-4.9e-4, 0.0, False),  # differences of the predicted loss below this are less than its error
+        (-5.1e-4, 0.0, True),
+        (+5.1e-4, 0.0, False),
+        (-0.01, 0.0099, True),
+        (-0.01, 0.0101, False),  # it may be better because it spends more
+        (-0.01, -0.05, True),
+    ],
+)
+def test_a_runner_up_of_lower_loss_is_pointed_out(monkeypatch, change, miss, said):
+    measure = Search.measure
+
+    def measured(self, tree, against=None):
+        found = measure(self, tree, against)
+        return found if against is None else found._replace(loss_change=change, budget_miss=miss)
+
+    assert abs(plan("1T").shape.budget_miss) < 0.009
+    monkeypatch.setattr(Search, "measure", measured)
+    assert any("runner-up has the lower predicted loss" in note for note in plan("1T").notes) == said
 
 
 def test_every_kind_of_budget_is_described():
