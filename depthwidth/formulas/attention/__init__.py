@@ -21,7 +21,7 @@ e_p                    p/(1 - p) for dropout p on the probabilities
 The gradient reaches the input by three paths: values, queries and keys. The published theory keeps the first; its forms are
 here under names that end in ``_published``.
 
-Derivation: docs/derivations/attention.md, whose numbers (A1) to (A16) stand at the functions.
+Derivation: docs/derivations/attention.md, whose numbers (A1) to (A19) stand at the functions.
 """
 
 from .gradients import (

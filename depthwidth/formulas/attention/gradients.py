@@ -295,6 +295,8 @@ def grouped_feature_gradient(
 
     .. math:: m_G = G\, m
 
+    Derivation: docs/derivations/attention.md, (A18).
+
     Returns
     -------
     Units of the moment.

@@ -157,6 +157,8 @@ def grouped_head_correlation(
 
     .. math:: r_G = \frac{r + (1-r) P_2(\rho = 0)}{r + (1-r) P}
 
+    Derivation: docs/derivations/attention.md, (A19).
+
     Returns
     -------
     Dimensionless. It leaves the moments after a random output projection as they are; heads of their own have 0.

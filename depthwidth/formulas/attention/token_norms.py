@@ -23,6 +23,8 @@ def norm_fluctuation(
 
     .. math:: \frac{2 V s (1-r)^3}{d}\,(2P - 5M_3 + 3M_4)
 
+    Derivation: docs/derivations/attention.md, (A17).
+
     Returns
     -------
     Per feature, units of V; add it to :func:`output_second_moment`.
