@@ -138,39 +138,39 @@ def _ratio(text: str) -> Fraction:
 
 
 def print_plan(plan: Plan) -> None:
-    """A plan: its shape, what each rule wants, and the shapes along the curve of equal budget."""
+    """Print a plan: its shape, the optimum of each rule, and shapes of equal budget."""
     click.secho(plan.headline, bold=True, nl=False)
-    click.echo(f" for a budget of {plan.budget}\n")
+    click.echo(f", for {plan.budget}\n")
     print_facts(plan.facts())
-    _print_wants(plan)
+    _print_optimum(plan)
     _print_rules(plan)
     _print_choices(plan)
     free = plan.flop_optimum
     if free is not None:
-        shape_wanted = f"{free.depth:.1f} layers, {free.width:,.0f} wide, on {format_count(free.tokens)} tokens"
-        click.echo(f"With the tokens free, the Gemstones law wants {shape_wanted}")
-        click.echo("(its own block and vocabulary; not to be trusted outside 1e19 to 1e21 FLOPs).\n")
-    click.echo(f"*  relative loss against the best shape of {plan.rule.name} at the same size")
-    click.echo("** relative loss against the recommended shape, difference in size included")
+        optimum = f"{free.depth:.1f} layers x {free.width:,.0f} wide, trained on {format_count(free.tokens)} tokens"
+        click.echo(f"Optimum of the Gemstones law with a free number of tokens: {optimum}")
+        click.echo("(for its own block and vocabulary; unreliable outside 1e19 to 1e21 FLOPs).\n")
+    click.echo(f"loss penalty: relative loss compared with the {plan.rule.name} optimum of the same size")
+    click.echo("loss change: relative loss compared with the recommended shape, difference in size included\n")
     for note in plan.notes:
         click.echo(f"Note: {note}.")
 
 
-def _print_wants(plan: Plan) -> None:
-    """What the plan's own rule wants before rounding, and the two bands about it."""
+def _print_optimum(plan: Plan) -> None:
+    """Print the optimum of the plan's own rule before rounding, and the two bands around it."""
     rows = []
     own = plan.rules.get(plan.rule.name)
     if own is not None:
-        rows.append((f"{plan.rule.name} wants", f"{own.depth:.1f}", f"{own.width:,.0f}", own.kind))
-    for label, band in (("by its coefficients", plan.coefficient_band), ("over the rules", plan.rule_band)):
+        rows.append((f"{plan.rule.name} optimum", f"{own.depth:.1f}", f"{own.width:,.0f}", own.kind))
+    for label, band in (("  coefficient error", plan.coefficient_band), ("range across rules", plan.rule_band)):
         if band is not None:
             rows.append((label, _interval(band.depth, ".1f"), _interval(band.width, ",.0f"), band.over))
-    print_table(("", "depth", "width", "meaning"), rows, words=("meaning",))
+    print_table(("", "depth", "width", "basis"), rows, words=("basis",))
 
 
 def _print_rules(plan: Plan) -> None:
     print_table(
-        ("rule", "depth", "width", "penalty*", "kind", "fitted range"),
+        ("rule", "depth", "width", "loss penalty", "kind", "fitted range"),
         (
             (
                 r.rule, f"{r.depth:.1f}", f"{r.width:,.0f}",
@@ -178,14 +178,14 @@ def _print_rules(plan: Plan) -> None:
             )
             for r in plan.rules.values()
         ),
-        title="What each rule wants at this budget, before rounding",
+        title="Optimum of each rule at this budget, before rounding",
         words=("kind", "fitted range"),
     )  # fmt: skip
 
 
 def _print_choices(plan: Plan) -> None:
     print_table(
-        ("choice", "depth", "width", "heads", "ffn", "parameters", "budget", "penalty*", "loss**"),
+        ("choice", "depth", "width", "heads", "feed-forward", "parameters", "off budget", "loss penalty", "loss change"),
         (
             (
                 row["choice"], str(row["depth"]), f"{row['width']:,}", f"{row['heads']} x {row['head_dim']}",
@@ -194,7 +194,7 @@ def _print_choices(plan: Plan) -> None:
             )
             for row in plan.rows()
         ),
-        title="Shapes along the curve of equal budget",
+        title="Shapes of equal budget",
     )  # fmt: skip
 
 

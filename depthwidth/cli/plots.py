@@ -126,7 +126,7 @@ def _draw(axes: Any, plan: Plan) -> None:
     axes.plot([plan.shape.depth], [plan.shape.width], "*", ms=18, color="crimson", label="recommended", zorder=5)
     if plan.coefficient_band is not None:
         (shallow, deep), (narrow, wide) = plan.coefficient_band.depth, plan.coefficient_band.width
-        axes.plot([shallow, deep], [wide, narrow], color="crimson", lw=5, alpha=0.35, label="by the rule's coefficients")
+        axes.plot([shallow, deep], [wide, narrow], color="crimson", lw=5, alpha=0.35, label="coefficient error")
     low, high = curve[0][0], curve[-1][0]
     axes.set_xscale("log")
     axes.set_yscale("log")

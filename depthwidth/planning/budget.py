@@ -1,4 +1,4 @@
-"""What a shape may use: an amount of parameters, FLOPs or bytes, and the conventions by which it is counted."""
+"""Budgets: an amount of parameters, FLOPs or bytes, and the conventions by which it is counted."""
 
 from __future__ import annotations
 
@@ -15,39 +15,46 @@ from .rules import Quantity
 from .template import Template
 
 BUDGETS = {
-    "parameters": "parameters, all of them",
-    "non_embedding": "parameters without the embedding",
-    "active": "parameters that one token meets",
+    "parameters": "total parameters",
+    "non_embedding": "non-embedding parameters",
+    "active": "active parameters",
     "flops": "training FLOPs",
-    "memory": "bytes of training memory",
-    "weights": "bytes of weights",
+    "memory": "training memory",
+    "weights": "weights",
 }
-_CAPS = ("flops", "memory", "weights")  # limits rather than sizes to come close to
-
+"""Kinds of budget, and their names in text."""
+_CAPS = ("flops", "memory", "weights")
+"""Budgets that are limits, rather than sizes to come close to."""
 
 LARGEST_AMOUNT = 10**26
-"""No budget is larger; the shapes that would use it up are beyond any dimension a component accepts."""
+"""The largest budget accepted: shapes that use it up have dimensions beyond those that a component accepts."""
+TOKENS_PER_PARAMETER = 20.0
+"""Training tokens per parameter, by default: compute-optimal by Hoffmann et al. 2022, arXiv 2203.15556."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """An amount of something that a shape may use, and the conventions by which it is counted.
+    """An amount of parameters, FLOPs or bytes that a shape may use, and the conventions by which it is counted.
 
     Parameters
     ----------
     kind : one of :data:`BUDGETS`.
     amount : exact.
-    tokens : training tokens, for a FLOPs budget; `tokens_per_parameter` of all parameters by default (20: Hoffmann et al. 2022,
-        arXiv 2203.15556).
+    tokens : training tokens, for a FLOPs budget; by default `tokens_per_parameter` for each of all parameters.
     context, batch : length and number of sequences; the design's context and 1 by default.
-    masked : whether attention scores behind a causal mask are left out of FLOPs.
-    dtype, recompute : number format of weights and activations, and whether activations are recomputed.
+    masked : whether attention scores hidden by a causal mask are excluded from FLOPs.
+    dtype, recompute : number format of weights and activations, and which activations are recomputed.
+
+    Raises
+    ------
+    InputError
+        if a value is out of range or a name is unknown.
     """
 
     kind: str
     amount: Fraction
     tokens: int | None = None
-    tokens_per_parameter: float = 20.0
+    tokens_per_parameter: float = TOKENS_PER_PARAMETER
     context: int | None = None
     batch: int = 1
     masked: bool = False
@@ -71,26 +78,26 @@ class Budget:
 
     @property
     def cap(self) -> bool:
-        """Whether it is a limit that must not be exceeded, rather than a size to come close to."""
+        """True for a limit that must not be exceeded, False for a size to come close to."""
         return self.kind in _CAPS
 
     @property
     def in_bytes(self) -> bool:
-        """Whether the amount is one of bytes."""
+        """True if the amount is a number of bytes."""
         return self.kind in ("memory", "weights")
 
     @property
     def size_share(self) -> float:
-        """How much of a relative change of the amount is one of the parameters: FLOPs buy tokens as well."""
+        """Relative change of the parameters per relative change of the amount: 1/2 if FLOPs pay for tokens as well."""
         return 0.5 if self.kind == "flops" and self.tokens is None else 1.0
 
     @property
     def unit(self) -> str:
-        """What the amount counts."""
+        """The counted quantity in words."""
         return BUDGETS[self.kind]
 
     def of(self, tree: Transformer) -> int | Fraction:
-        """How much of it `tree` uses, exact."""
+        """The amount that `tree` uses, exact."""
         match self.kind:
             case "parameters":
                 return tree.parameters
@@ -128,7 +135,7 @@ class Budget:
 
     def __str__(self) -> str:
         if self.in_bytes:
-            return f"{format_bytes(float(self.amount))} of {self.unit.removeprefix('bytes of ')}"
+            return f"{format_bytes(float(self.amount))} of {self.unit}"
         if self.kind == "flops":
             return f"{float(self.amount):.3g} {self.unit}"
         return f"{format_count(float(self.amount))} {self.unit}"

@@ -1,4 +1,4 @@
-"""What must be said beside a predicted loss penalty: where its measurement does not reach."""
+"""Caveats beside a predicted loss penalty and a shape: limits of the measurements and of the rules."""
 
 from __future__ import annotations
 
@@ -11,35 +11,38 @@ from ..layers import PatchStem, TokenStem
 from ..quantities import format_count
 from .rules import MEASURED_SIZES
 
+EXPERTS_CAVEAT = "for a mixture of experts, the rules are compared at its active parameters, not at all parameters"
+
 
 def penalty_caveats(tree: Transformer, size: float, width_ratios: Iterable[float]) -> Iterator[str]:
-    """Sentences on the penalty of a tree of this size, and of shapes whose width over the best one is given."""
+    """Sentences on the penalty of a tree of this size, and of shapes whose width relative to the optimum is given."""
     if isinstance(tree.stem, PatchStem):
         yield "loss penalties were measured on language models; for images they are a guess"
     elif tree.kind != "decoder" or tree.experts is not None:
         yield "loss penalties were measured on dense decoders; for this kind of model they are a guess"
     low, high = MEASURED_SIZES
     if not low <= size <= high:
-        yield (f"loss penalties were measured on {format_count(low)} to {format_count(high)} parameters; here they extrapolate")
+        sizes = f"{format_count(low)} to {format_count(high)} parameters"
+        yield f"loss penalties were measured from {sizes}; here they are extrapolated"
     farthest = coefficient("shape_penalty", "x_max").value
     if any(abs(math.log(ratio)) > farthest for ratio in width_ratios):
-        yield f"penalties of widths off by more than a factor of {math.exp(farthest):.1f} extrapolate the measured parabola"
+        yield f"penalties of widths more than {math.exp(farthest):.1f} times off the optimum extrapolate the measured parabola"
 
 
 def shape_caveats(tree: Transformer) -> Iterator[str]:
-    """Sentences on what limits a shape whatever the rules say."""
+    """Sentences on limits of a shape that are independent of the rules."""
     if isinstance(tree.stem, TokenStem):
         rank = min(tree.stem.tokens.width, tree.vocab)
         if rank < tree.width:
             yield (
-                f"the input embedding has rank {rank}, below the width {tree.width}: by Wies et al. 2021 (arXiv 2105.03928) "
-                "width beyond it is of limited use, and depth is worth more"
+                f"the input embedding has rank {rank}, below the width {tree.width}: width beyond the rank is of limited use, "
+                "and depth is worth more (Wies et al. 2021, arXiv 2105.03928)"
             )
     inner = tree.heads * tree.head_dim
     if inner < tree.width:
-        yield f"queries span {inner} dimensions in all, fewer than the width {tree.width}"
+        yield f"the queries of all heads together span {inner} dimensions, fewer than the width {tree.width}"
     if tree.kind == "encoder-decoder":
-        yield "the rules were fitted on one stack; here they judge the decoder's blocks against all parameters"
+        yield "the rules were fitted on models of one stack; here they compare the decoder's depth with all parameters"
     if tree.embedding_parameters > tree.non_embedding_parameters:
         share = tree.embedding_parameters / tree.parameters
-        yield f"the embedding takes {share:.0%} of the parameters, which the rules do not speak of"
+        yield f"the embedding takes {share:.0%} of the parameters, which the rules do not cover"

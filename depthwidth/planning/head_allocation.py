@@ -1,11 +1,12 @@
-"""How many heads each layer gets, and of how many dimensions: per layer by criterion, or over all layers by an exact optimum.
+"""Allocation of heads and head dimensions: per layer by a criterion, or over all layers by an exact optimum.
 
-What a layer needs is a :class:`LayerNeed`: the rank its queries and keys must have, why, and the error at every smaller one.
-For a new design the needs are assumed (:func:`design_needs`), for an existing model measured (``verify.measure.heads``); what
-follows
-is the same. Early layers that trade heads against their dimension under one budget, later ones that shrink the dimension alone,
-is the confirmed shape of the strategy of Yu et al. 2025 (arXiv 2510.03784). Where "early" ends is not defined there, so that
-here each layer is judged by itself; thresholds and error curves are ours.
+The input is a :class:`LayerNeed` for each layer: the rank that its queries and keys must have, the criterion, and the error at
+every smaller rank. For a new design the needs are assumed (:func:`design_needs`), for an existing model they are measured
+(``verify.measure.heads``); the allocation is the same.
+
+Yu et al. 2025 (arXiv 2510.03784) let early layers trade heads against their dimension under one budget and let later ones
+shrink the dimension alone; that structure is confirmed. They do not define where the early layers end, so each layer is judged
+by itself here; thresholds and error curves are ours.
 """
 
 from __future__ import annotations
@@ -17,52 +18,69 @@ from fractions import Fraction
 from itertools import groupby
 from typing import Any
 
+from ..checks import check_whole
 from ..errors import InputError, shown
 from ..formulas import heads as laws
 from ..layers.attention import Attention
-from ..layers.base import Run, check_whole
+from ..layers.base import Run
 from ..quantities import plain_number
+from . import policy
 
 KINDS = ("retrieval", "diffuse", "positional")
 RECONSTRUCTION = (
     "thresholds and error curves are our reconstruction; of Yu et al. 2025 (arXiv 2510.03784) only the structure is confirmed"
 )
-AS_THEY_ARE = "as they are"
-"""The criterion of value dimensions that no need speaks of."""
-_TOLERANCE = 1e-12
+UNCHANGED = "unchanged"
+"""The criterion of value dimensions if a need sets none."""
+
+SHARE = 2.0
+"""Default dimensions of a retrieval layer in units of 2 ln n. Ours: with twice the critical dimension the predicted error is
+below 0.01 from 1,024 tokens on."""
+DIFFUSE_ERROR = 0.05
+"""Default relative error of a diffuse layer. Ours: a round number."""
+NEGLIGIBLE_SHARE = 3.5
+"""Retrieval errors are computed up to this share, 7 ln n dimensions (error 5e-6 at 1,024 tokens), and are constant beyond."""
+MULTIPLE = 8
+"""Default step of head dimensions, as tensor cores need."""
+
+_EQUAL = 1e-12
+"""Errors that differ by less are equal."""
 _MOST_STATES = 2_000_000
+"""Sums of costs that the exact optimum keeps at one layer, 32 bytes each."""
+_MOST_PAIRS = 50 * _MOST_STATES
+"""Pairs of such a sum and an option that it compares in one layer, 16 bytes each."""
 
 
 @dataclass(frozen=True)
 class LayerNeed:
-    """What the heads of one layer need."""
+    """The requirements of one layer's heads."""
 
     kind: str
-    """What the layer's heads do: retrieval, diffuse or positional, or a mixture's most demanding kind."""
+    """The task of the layer's heads: retrieval, diffuse or positional; of a mixture, the most demanding kind."""
     rank: int
     """Dimensions of queries and keys that meet the criterion, before rounding."""
     criterion: str
-    """Which criterion set it, in words."""
+    """The criterion that set the rank, in words."""
     error: Callable[[int], float] = field(repr=False, compare=False)
-    """Predicted relative error of a head of so many dimensions, 0 to 1."""
+    """Predicted relative error of a head by its number of dimensions, 0 to 1."""
     floor: int = 1
-    """Dimensions below which the layer fails at what it does."""
+    """Dimensions below which the layer fails at its task."""
     value_rank: int | None = None
-    """Dimensions of a value that meet the values' criterion, before rounding; None where values stay as they are."""
+    """Dimensions of a value that meet the values' criterion, before rounding; None if values stay unchanged."""
     value_criterion: str = ""
-    """Which criterion set it, in words."""
+    """The criterion that set the value rank, in words."""
     value_error: Callable[[int], float] | None = field(default=None, repr=False, compare=False)
-    """Predicted relative error of the layer's output with values of so many dimensions, 0 to 1."""
+    """Predicted relative error of the layer's output by the number of value dimensions, 0 to 1."""
 
     def error_of(self, head_dim: int, value_dim: int) -> float:
-        """Both errors together: each leaves its share of what the layer does, as independent losses do."""
+        """Both errors together, combined as independent losses are."""
         lost = 0.0 if self.value_error is None else self.value_error(value_dim)
         return lost + (1 - lost) * self.error(head_dim)
 
 
 @dataclass(frozen=True)
 class LayerHeads:
-    """What one layer gets."""
+    """The heads of one layer."""
 
     layer: int
     kind: str
@@ -72,18 +90,18 @@ class LayerHeads:
     """Dimensions of a query and a key."""
     value_dim: int
     criterion: str
-    """What decided `head_dim`."""
+    """The reason for `head_dim`."""
     value_criterion: str
-    """What decided `value_dim`."""
+    """The reason for `value_dim`."""
     error: float
-    """Predicted relative error of what the layer does, 0 to 1, values and heads that are missing included."""
+    """Predicted relative error of the layer, 0 to 1, from dimensions, values and missing heads together."""
     value_error: float
-    """The values' part of it: of the layer's output, 0 where values stay as they are."""
+    """The part of it from values: relative to the layer's output, 0 if values stay unchanged."""
     parameters: int
-    """of the layer's attention"""
+    """Of the layer's attention."""
     parameters_saved: int
     flops_saved: int | float
-    """forward, per token at full context, scores counted without the mask"""
+    """Of the forward pass, per token at full context; scores hidden by the mask are counted."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -98,10 +116,10 @@ class Allocation:
     context: int
     layers: tuple[LayerHeads, ...]
     budget: int | None
-    """Attention parameters that all layers together could have, where that was given."""
+    """Attention parameters allowed for all layers together, if given."""
     notes: tuple[str, ...] = ()
     measured: Any = field(default=None, repr=False, compare=False)
-    """The measurement it was made from, a ``verify.measure.heads.HeadsReport``; None for a design."""
+    """The measurement behind it, a ``verify.measure.heads.HeadsReport``; None for a design."""
 
     @property
     def parameters(self) -> int:
@@ -110,7 +128,7 @@ class Allocation:
 
     @property
     def parameters_saved(self) -> int:
-        """How many fewer than before; negative where layers grew."""
+        """Reduction of the parameters; negative if layers grew."""
         return sum(layer.parameters_saved for layer in self.layers)
 
     @property
@@ -120,11 +138,11 @@ class Allocation:
 
     @property
     def key_dim(self) -> int:
-        """The budget variable D of Yu et al. 2025 over all layers: the sum of heads times head dimension."""
+        """The budget variable D of Yu et al. 2025 over all layers: the sum of heads times head dimensions."""
         return sum(layer.heads * layer.head_dim for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON has it."""
+        """Plain data, as ``depthwidth heads --json`` prints it."""
         return {
             "width": self.width,
             "context": self.context,
@@ -139,20 +157,25 @@ class Allocation:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a layer."""
+        """One row per layer."""
         return [layer.to_dict() for layer in self.layers]
 
     def runs(self) -> list[tuple[LayerHeads, LayerHeads]]:
-        """The first and the last of each run of layers that are alike in all but their number."""
+        """The first and the last layer of each run of consecutive layers with equal heads."""
         alike = [list(same) for _, same in groupby(self.layers, key=lambda layer: replace(layer, layer=0))]
         return [(same[0], same[-1]) for same in alike]
 
 
-# ---- what layers need ----
+# The needs of layers.
 
 
-def retrieval_need(context: int, share: float = 2.0) -> LayerNeed:
-    """A layer that may have to look one token up among `context`: 2 `share` ln n dimensions, at least 2 ln n.
+def retrieval_need(context: int, share: float = SHARE) -> LayerNeed:
+    """The need of a layer that must find one token among `context`: 2 `share` ln n dimensions, at least 2 ln n.
+
+    Raises
+    ------
+    InputError
+        if `share` is below 1, at which no head can retrieve.
 
     Examples
     --------
@@ -163,21 +186,28 @@ def retrieval_need(context: int, share: float = 2.0) -> LayerNeed:
     from ..numerics.retrieval import best_retrieval
 
     if not share >= 1:
-        raise InputError(f"share={share} is below 1: no head looks a token up with fewer than 2 ln n dimensions")
+        raise InputError(f"share={share} is below 1: no head retrieves a token with fewer than 2 ln n dimensions")
     rank = math.ceil(laws.comfortable_head_dim(context, share))
     floor = math.ceil(laws.critical_head_dim(context))
-    # Beyond 6 ln n the error is below 1e-5 at every length, and integrals of no interest would take most of the time.
-    most = math.ceil(laws.comfortable_head_dim(context, 3.5))
+    # Integrals beyond it are of no interest and would take most of the time.
+    most = math.ceil(laws.comfortable_head_dim(context, NEGLIGIBLE_SHARE))
     return LayerNeed(
         "retrieval", rank, f"retrieval: {2 * share:g} ln n", lambda d: best_retrieval(context, min(d, most)).error, floor
     )
 
 
-def diffuse_need(spectrum: Sequence[float], tolerance: float = 0.05, gains: Sequence[float] | None = None) -> LayerNeed:
-    """A layer of diffuse heads with this spectrum: the rank at which both laws for a smaller head are within `tolerance`.
+def diffuse_need(
+    spectrum: Sequence[float], tolerance: float = DIFFUSE_ERROR, gains: Sequence[float] | None = None
+) -> LayerNeed:
+    """The need of a layer of diffuse heads with this spectrum: the rank at which both error laws are within `tolerance`.
 
-    One law is for values independent of the keys, (F(R) - F(r))/F(R), where it exists; the other for values that the keys
+    One law is for values independent of the keys, (F(R) - F(r))/F(R), if it exists; the other is for values that the keys
     predict, the share of s_m^2 times gain beyond the rank. The larger of the two errors counts.
+
+    Raises
+    ------
+    InputError
+        if `tolerance` is not between 0 and 1.
 
     Examples
     --------
@@ -204,7 +234,7 @@ def diffuse_need(spectrum: Sequence[float], tolerance: float = 0.05, gains: Sequ
 
 
 def positional_need(frequencies: int = 1) -> LayerNeed:
-    """A layer that attends by position alone: two dimensions for each frequency it uses."""
+    """The need of a layer that attends by position alone: two dimensions for each of its frequencies."""
     check_whole("heads", frequencies=frequencies)
     rank = 2 * frequencies
     return LayerNeed("positional", rank, "positional: 2 per frequency", lambda d: max(0.0, 1 - d / rank))
@@ -215,30 +245,30 @@ def design_needs(
     context: int,
     *,
     kinds: Mapping[int, str] | None = None,
-    share: float = 2.0,
-    tolerance: float = 0.05,
+    share: float = SHARE,
+    tolerance: float = DIFFUSE_ERROR,
     rank: int = 128,
     exponent: float = 1.0,
     logit_variance: float = 1.0,
     frequencies: int = 1,
 ) -> list[LayerNeed]:
-    """Needs of a design of which nothing is measured: every layer may have to look tokens up, unless `kinds` says otherwise.
+    """Needs of a design without measurements: every layer must be able to retrieve, except those in `kinds`.
 
     Parameters
     ----------
-    layers : how many.
-    context : n, tokens a query can attend to. From 2.
+    layers : number of layers.
+    context : n, tokens that a query can attend to. From 2.
     kinds : from a layer's number to "retrieval", "diffuse" or "positional".
     share : dimensions of a retrieval layer, in units of 2 ln n.
-    tolerance : relative error that a diffuse layer may have.
-    rank, exponent, logit_variance : the spectrum that diffuse layers are assumed to have, s_m^2 proportional to m^-exponent up
-        to this rank, with this sum in nats^2.
-    frequencies : that a positional layer uses.
+    tolerance : relative error allowed in a diffuse layer.
+    rank, exponent, logit_variance : the assumed spectrum of diffuse layers: s_m^2 proportional to m^-exponent up to this rank,
+        with this sum in nats^2.
+    frequencies : number of frequencies of a positional layer.
 
     Raises
     ------
     InputError
-        where a number or kind is not what it should be.
+        if a number is out of range or a kind is unknown.
     """
     check_whole("heads", layers=layers)
     check_whole("heads", 2, context=context)
@@ -247,7 +277,7 @@ def design_needs(
         if kind not in KINDS:
             raise InputError(f"heads: {shown(kind)} is not one of {', '.join(KINDS)}")
         if not 0 <= layer < layers:
-            raise InputError(f"heads: there is no layer {layer}; there are 0 to {layers - 1}")
+            raise InputError(f"heads: there is no layer {layer}; layers are numbered 0 to {layers - 1}")
     if logit_variance < 0:
         raise InputError(f"heads: logit_variance={logit_variance} is negative")
     made = {"retrieval": retrieval_need(context, share)}
@@ -259,7 +289,12 @@ def design_needs(
 
 
 def layer_ranges(text: str, layers: int) -> list[int]:
-    """Layers written as ``3``, ``20-31`` or both with commas between.
+    """Parse layers written as ``3`` or ``20-31``, separated by commas.
+
+    Raises
+    ------
+    InputError
+        if a part is neither, or a layer does not exist.
 
     Examples
     --------
@@ -273,16 +308,17 @@ def layer_ranges(text: str, layers: int) -> list[int]:
             raise InputError(f"heads: {shown(part)} is not a layer like 3 or a range like 20-31")
         start, end = int(first[:9]), int((last or first)[:9])
         if not start <= end < layers:
-            raise InputError(f"heads: there are no layers {part.strip()}; there are 0 to {layers - 1}")
+            raise InputError(f"heads: there are no layers {part.strip()}; layers are numbered 0 to {layers - 1}")
         found |= set(range(start, end + 1))
     return sorted(found)
 
 
 _LONGEST_RANGES = 10_000
+"""Characters that are read; a longer text is a mistake."""
 
 
 def present_shape(model: str) -> dict[str, int | None]:
-    """Width, layers, context and heads of a Hugging Face configuration, as :func:`allocate_heads` takes them."""
+    """Width, layers, context and heads of a Hugging Face configuration, as arguments of :func:`allocate_heads`."""
     from ..architecture import Transformer
 
     tree = Transformer.from_config(model)
@@ -293,7 +329,7 @@ def present_shape(model: str) -> dict[str, int | None]:
     }  # fmt: skip
 
 
-# ---- from needs to heads ----
+# From needs to heads.
 
 
 def allocate_heads(
@@ -305,39 +341,39 @@ def allocate_heads(
     head_dim: int | None = None,
     kv_heads: int | None = None,
     value_dim: int | None = None,
-    multiple: int = 8,
+    multiple: int = MULTIPLE,
     tensor_parallel: int = 1,
     features: int | None = None,
     budget: int | None = None,
     bias: bool = False,
     notes: Sequence[str] = (),
 ) -> Allocation:
-    """Heads and head dimensions of every layer.
+    """Allocate heads and head dimensions to every layer.
 
     Parameters
     ----------
     width : d.
-    context : n, tokens a query can attend to. From 2.
+    context : n, tokens that a query can attend to. From 2.
     needs : one for each layer.
-    heads, head_dim, kv_heads, value_dim : the design as it stands, by which savings are counted. By default heads of 128
-        dimensions, 64 below width 1536, as many as make the width, each with its own key and value of the same size. Key-value
-        heads stay as they are; value dimensions too, unless a need says what fewer of them lose. They never grow.
-    multiple : head dimensions are multiples of it, and value dimensions that are not as they were.
-    tensor_parallel : heads divide among so many devices.
+    heads, head_dim, kv_heads, value_dim : the present design, relative to which savings are counted. By default heads of 128
+        dimensions, 64 below width 1536, as many as fill the width, each with its own key and value of the same size. The number
+        of key-value heads stays; value dimensions stay too unless a need gives their error, and never grow.
+    multiple : step of head dimensions, and of value dimensions that change.
+    tensor_parallel : number of devices among which heads divide.
     features : M, distinct positions or features that each layer must deliver: it gets at least as many heads.
-    budget : attention parameters that all layers together may have. The sum of errors over layers is then the least that any
-        choice of multiples for queries, keys and values (and, with `features`, of head counts) has, by dynamic programming.
-    bias : whether query, key, value and output maps have biases.
-    notes : what to say beside the result.
+    budget : attention parameters allowed for all layers together. The allocation then has the least sum of errors over layers
+        of all choices of multiples for queries, keys and values (and, with `features`, of head counts), by dynamic programming.
+    bias : True if query, key, value and output maps have biases.
+    notes : further notes on the result.
 
     Returns
     -------
-    :class:`Allocation`. Without a budget each layer gets what its criterion asks for.
+    :class:`Allocation`. Without a budget each layer meets its own criterion.
 
     Raises
     ------
     InputError
-        where dimensions do not fit together, or the budget is below the least that the layers can have.
+        if dimensions do not fit together, or the budget is below the least possible number of parameters.
 
     Examples
     --------
@@ -354,18 +390,18 @@ def allocate_heads(
     if not needs:
         raise InputError("heads: there are no layers")
     step = math.lcm(present.kv_heads, tensor_parallel)
-    wanted = _Wanted(present, multiple, step, features)
+    choices = _Choices(present, multiple, step, features)
     if budget is None:
-        chosen = [wanted.for_need(need) for need in needs]
+        chosen = [choices.for_need(need) for need in needs]
     else:
         check_whole("heads", budget=budget)
-        chosen = _within(budget, wanted, needs)
+        chosen = _within(budget, choices, needs)
     run = Run(tokens=context)
     before = present.parameters, present.flops(run)
     layers = tuple(
         LayerHeads(
             layer=index, kind=need.kind, heads=got.heads, kv_heads=got.kv_heads, head_dim=got.head_dim, value_dim=got.value_dim,
-            criterion=why, value_criterion=values, error=wanted.error(need, got), value_error=wanted.value_error(need, got),
+            criterion=why, value_criterion=values, error=choices.error(need, got), value_error=choices.value_error(need, got),
             parameters=got.parameters, parameters_saved=before[0] - got.parameters,
             flops_saved=plain_number(Fraction(before[1] - got.flops(run), context)),
         )
@@ -383,14 +419,14 @@ def _present(
     value_dim: int | None,
     bias: bool,
 ) -> Attention:
-    """The attention layer as it stands, every dimension checked."""
+    """The present attention layer, every dimension checked."""
     check_whole("heads", width=width)
     check_whole("heads", 2, context=context)
     for name, value in (("heads", heads), ("head_dim", head_dim), ("kv_heads", kv_heads), ("value_dim", value_dim)):
         if value is not None:
             check_whole("heads", **{name: value})
     if heads is None:
-        size = head_dim or (128 if width >= 1536 else 64)
+        size = head_dim or policy.usual_head_dim(width)
         heads = max(1, width // size)
         if kv_heads is not None:
             heads = max(kv_heads, heads // kv_heads * kv_heads)
@@ -407,11 +443,11 @@ def _present(
 
 
 Choice = tuple[Attention, str, str]
-"""A layer, and what decided its head dimension and its value dimension."""
+"""A layer, and the reasons for its head dimension and its value dimension."""
 
 
-class _Wanted:
-    """What a layer would get, by itself."""
+class _Choices:
+    """The possible heads of a layer, and the best of them without a budget."""
 
     def __init__(self, present: Attention, multiple: int, step: int, features: int | None) -> None:
         if features is not None:
@@ -423,7 +459,7 @@ class _Wanted:
         return self.multiple * math.ceil(dims / self.multiple)
 
     def error(self, need: LayerNeed, layer: Attention) -> float:
-        """Heads missing deliver nothing of their share; the others are as good as their dimension allows."""
+        """The error of a layer: missing heads deliver nothing, the others have the error of their dimensions."""
         missing = 0.0 if self.features is None else max(0.0, 1 - layer.heads / self.features)
         return missing + (1 - missing) * need.error_of(layer.head_dim, layer.value_dim)
 
@@ -436,13 +472,13 @@ class _Wanted:
         why = need.criterion if need.rank >= need.floor else "retrieval: floor of 2 ln n"
         if self.heads > self.present.heads:
             why = f"head count: {self.features} features; {why}"
-        values, value_why = self.present.value_dim, AS_THEY_ARE
+        values, value_why = self.present.value_dim, UNCHANGED
         if need.value_rank is not None:
             values, value_why = min(values, self.rounded(need.value_rank)), need.value_criterion
         return self.present.replace(heads=self.heads, head_dim=dims, value_dim=values), why, value_why
 
     def options(self, need: LayerNeed) -> list[Attention]:
-        """Every choice that could be part of an optimum: no larger than the layer can use."""
+        """Every choice that may be part of an optimum: none is larger than the layer can use."""
         widest = self.rounded(max(need.rank, need.floor, self.present.head_dim))
         counts = [self.present.heads] if self.features is None else range(self.step, self.heads + 1, self.step)
         whole = self.present.value_dim
@@ -455,45 +491,51 @@ class _Wanted:
         ]
 
 
-def _within(budget: int, wanted: _Wanted, needs: Sequence[LayerNeed]) -> list[Choice]:
-    table = {id(need): wanted.options(need) for need in needs}
+def _within(budget: int, choices: _Choices, needs: Sequence[LayerNeed]) -> list[Choice]:
+    """The choices of least total error within a budget, with reasons."""
+    table = {id(need): choices.options(need) for need in needs}
     costs = {key: [layer.parameters for layer in options] for key, options in table.items()}
-    errors = {id(need): [wanted.error(need, layer) for layer in table[id(need)]] for need in needs}
+    errors = {id(need): [choices.error(need, layer) for layer in table[id(need)]] for need in needs}
     picked = least_error([costs[id(n)] for n in needs], [errors[id(n)] for n in needs], budget)
     if picked is None:
         least = sum(min(costs[id(n)]) for n in needs)
-        raise InputError(f"heads: a budget of {budget:,} attention parameters is below the least that fits, {least:,}")
+        raise InputError(f"heads: the budget of {budget:,} attention parameters is below the least possible, {least:,}")
     result = []
     for need, option in zip(needs, picked, strict=True):
         layer = table[id(need)][option]
-        alone, why, values = wanted.for_need(need)
+        alone, why, values = choices.for_need(need)
         if (layer.heads, layer.head_dim) != (alone.heads, alone.head_dim):
-            why = f"budget; alone {alone.heads} of {alone.head_dim} by {why}"
+            why = f"budget; without it {alone.heads} x {alone.head_dim} by {why}"
             if layer.head_dim < need.floor:
                 why = f"budget, below the floor of {need.floor}; {why.partition('; ')[2]}"
         if layer.value_dim != alone.value_dim:
-            values = f"budget; alone {alone.value_dim} by {values}"
+            values = f"budget; without it {alone.value_dim} by {values}"
         result.append((layer, why, values))
     return result
 
 
-# ---- the exact optimum ----
+# The exact optimum.
 
 
 def least_error(costs: Sequence[Sequence[int]], errors: Sequence[Sequence[float]], budget: int) -> list[int] | None:
-    """Which option to take of each item so that the costs' sum is at most `budget` and the errors' sum is least.
+    """The option of each item with the least sum of errors whose costs sum to at most `budget`.
 
-    Exact: all sums of costs that are not beaten by a cheaper one with no more error are kept, item by item.
+    Exact: item by item, all sums of costs are kept that no cheaper sum with at most the same error beats.
 
     Parameters
     ----------
-    costs : of each option of each item, whole numbers.
-    errors : the same shape.
-    budget : largest sum of costs.
+    costs : the cost of each option of each item, whole numbers.
+    errors : the error of each option, in the same shape.
+    budget : the largest sum of costs allowed.
 
     Returns
     -------
-    An option's index for each item, the cheapest where several are best to 1e-12; None where nothing fits.
+    An option's index for each item, the cheapest if several are best to 1e-12; None if nothing fits.
+
+    Raises
+    ------
+    InputError
+        if there are too many different sums of costs to keep.
 
     Examples
     --------
@@ -513,7 +555,7 @@ def least_error(costs: Sequence[Sequence[int]], errors: Sequence[Sequence[float]
     for index, (all_costs, all_errors) in enumerate(zip(costs, errors, strict=True)):
         options = _unbeaten(all_costs, all_errors)
         own_costs, own_errors = ([each[i] for i in options] for each in (all_costs, all_errors))
-        if cost.size * len(options) > 50 * _MOST_STATES:
+        if cost.size * len(options) > _MOST_PAIRS:
             raise InputError("heads: this budget has too many different sums for an exact optimum; use a larger multiple")
         total = (cost[:, None] + np.asarray(own_costs, dtype=np.int64)).ravel()
         sums = (error[:, None] + np.asarray(own_errors, dtype=float)).ravel()
@@ -521,7 +563,7 @@ def least_error(costs: Sequence[Sequence[int]], errors: Sequence[Sequence[float]
         places = places[np.lexsort((sums[places], total[places]))]
         best = np.minimum.accumulate(sums[places])
         better = np.ones(places.size, dtype=bool)
-        better[1:] = sums[places][1:] < best[:-1] - _TOLERANCE
+        better[1:] = sums[places][1:] < best[:-1] - _EQUAL
         places = places[better]
         if places.size > _MOST_STATES:
             raise InputError("heads: this budget has too many different sums for an exact optimum; use a larger multiple")
@@ -536,7 +578,7 @@ def least_error(costs: Sequence[Sequence[int]], errors: Sequence[Sequence[float]
 
 
 def _unbeaten(costs: Sequence[int], errors: Sequence[float]) -> list[int]:
-    """Options that no other one beats at no more cost, cheapest first: the others are part of no optimum."""
+    """Options with less error than every cheaper one, cheapest first: no other is part of an optimum."""
     kept: list[int] = []
     for option in sorted(range(len(costs)), key=lambda i: (costs[i], errors[i])):
         if not kept or errors[option] < errors[kept[-1]]:
@@ -545,21 +587,21 @@ def _unbeaten(costs: Sequence[int], errors: Sequence[float]) -> list[int]:
 
 
 def split_groups(curves: Sequence[Callable[[int, int], float]], budget: int) -> tuple[list[tuple[int, int]], float]:
-    """The whole numbers of heads H and dimensions d of each group with the least sum of errors, at sum of H d <= `budget`.
+    """Split one budget of key dimensions among groups of heads, by your own error curves.
 
     Parameters
     ----------
-    curves : the error of each group as a function of H and d.
-    budget : D, from one dimension a group.
+    curves : the error of each group as a function of its number of heads H and their dimension d, both whole.
+    budget : D, the largest sum of H d over groups; at least one for each group.
 
     Returns
     -------
-    (H, d) of each group, and the sum of errors.
+    (H, d) of each group with the least sum of errors, and that sum.
 
     Raises
     ------
     InputError
-        where the budget is too small, or above 4096, where listing every pair takes too long.
+        if the budget is too small, or above 4096, at which listing every pair takes too long.
 
     Examples
     --------
@@ -568,7 +610,7 @@ def split_groups(curves: Sequence[Callable[[int, int], float]], budget: int) -> 
     ([(3, 3), (5, 3)], 0.937778)
     """
     if not curves:
-        raise InputError("heads: there are no groups to split a budget over")
+        raise InputError("heads: there are no groups to split the budget among")
     check_whole("heads", len(curves), 4096, budget=budget)
     pairs = [(h, d) for h in range(1, budget + 1) for d in range(1, budget // h + 1)]
     costs = [[h * d for h, d in pairs]] * len(curves)

@@ -1,4 +1,4 @@
-"""From a budget to a shape: what each rule wants, what the hardware likes, what it costs to choose otherwise."""
+"""From a budget to a shape: the optimum of each rule, the rounding that hardware needs, and the cost of alternatives."""
 
 from __future__ import annotations
 
@@ -12,26 +12,21 @@ from ..architecture import Transformer
 from ..checks import check_choice
 from ..errors import InputError, nearest, shown
 from ..quantities import format_bytes, format_count, parse_bytes, parse_count, plain_number
+from . import policy
 from .budget import BUDGETS, Budget
-from .caveats import penalty_caveats, shape_caveats
+from .caveats import EXPERTS_CAVEAT, penalty_caveats, shape_caveats
 from .optima import FlopOptimum, gemstones_flop_optimum
-from .rules import Curve, Quantity, Rule, find_rule, meet, rules
+from .policy import DEFAULT_RULE
+from .rules import Curve, Quantity, Rule, default_rule, find_rule, meet, rules
 from .search import Search, Shape, at_depth
 from .template import Template
 
 if TYPE_CHECKING:
     import pandas
 
-_RUNNER_UP_DEPTHS = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 5 / 4, 3 / 2, 2)  # of the recommended depth
-_RUNNER_UP_MISS = 0.06
-_MOVED = 0.15  # in ln depth: a recommendation this far from its rule is explained
-_BETTER = 5e-4  # relative loss
-_BETTER_MISS = 0.01  # of the budget
-_DISTINCT = 0.08  # in ln depth: shapes closer than this are the same advice
-
 
 class RuleShape(NamedTuple):
-    """What a rule wants at the budget, before any rounding."""
+    """The optimum of a rule at the budget, before any rounding."""
 
     rule: str
     kind: str
@@ -40,23 +35,24 @@ class RuleShape(NamedTuple):
     width: float
     parameters: float
     loss_penalty: float | None
-    """Relative loss it would cost if the plan's own rule were right, at equal parameters."""
+    """Relative loss compared with the plan's own rule at equal parameters, if that one is right; None for the plan's rule."""
     extrapolated: bool | None
-    """Whether this shape lies outside what the rule's data covered; None where its source does not say what that was."""
+    """Whether this shape lies outside the range of the rule's data; None if its source does not state that range."""
     comparison: bool = False
 
 
 class Band(NamedTuple):
-    """An interval of depths and widths, and what it is over."""
+    """An interval of depths and widths."""
 
     depth: tuple[float, float]
     width: tuple[float, float]
     over: str
+    """The cause of the variation: a coefficient error, or the choice of rule."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """The answer to a budget. Everything the command line prints of a plan is here."""
+    """The answer to a budget, with everything that the command line prints of it."""
 
     budget: Budget
     rule: Rule
@@ -69,7 +65,7 @@ class Plan:
     runners_up: tuple[Shape, ...]
     tokens: int
     flop_optimum: FlopOptimum | None
-    """For a FLOPs budget, the optimum of the Gemstones law with the tokens free, for its own block and vocabulary."""
+    """For a FLOPs budget, the optimum of the Gemstones law over shapes and tokens, for its own block and vocabulary."""
     notes: tuple[str, ...]
 
     @cached_property
@@ -79,26 +75,26 @@ class Plan:
 
     @property
     def headline(self) -> str:
-        """Depth and width in words."""
+        """Depth and width, as in ``95 layers x 29,696 wide``."""
         encoder = self.tree.encoder.depth if self.tree.kind == "encoder-decoder" and self.tree.encoder else 0
         layers = f"{encoder} + {self.shape.depth} layers (encoder + decoder)" if encoder else f"{self.shape.depth} layers"
-        return f"{layers}, {self.shape.width:,} wide"
+        return f"{layers} x {self.shape.width:,} wide"
 
     def facts(self) -> dict[str, str]:
-        """What there is to say of the recommended shape, as people read it."""
+        """The recommended shape and its counts, formatted for people."""
         shape, kind, experts = self.shape, self.budget.kind, self.tree.experts
-        miss = f" ({shape.budget_miss:+.2%} from the budget)"
+        miss = f" ({abs(shape.budget_miss):.2%} {'below' if shape.budget_miss < 0 else 'above'} the budget)"
 
         def counted(number: int, by: str) -> str:
             return f"{number:,}" + (miss if kind == by else "")
 
         facts = {
-            "depth x width": f"{shape.depth} x {shape.width}",
-            "heads": f"{shape.heads} of {shape.head_dim}"
-            + (f", {shape.kv_heads} key and value heads" if shape.kv_heads != shape.heads else ""),
-            "ffn": f"{shape.ffn}" + (f", {experts.experts} experts, {experts.top_k} a token" if experts else ""),
-            "parameters": counted(shape.parameters, "parameters"),
-            "  without embedding": counted(shape.non_embedding_parameters, "non_embedding"),
+            "heads x head dimension": f"{shape.heads} x {shape.head_dim}"
+            + (f", {shape.kv_heads} key-value heads" if shape.kv_heads != shape.heads else ""),
+            "feed-forward width": f"{shape.ffn:,}"
+            + (f", {experts.experts} experts, {experts.top_k} per token" if experts else ""),
+            "total parameters": counted(shape.parameters, "parameters"),
+            "  non-embedding": counted(shape.non_embedding_parameters, "non_embedding"),
         }
         if experts:
             facts["  active"] = counted(shape.active_parameters, "active")
@@ -107,10 +103,10 @@ class Plan:
             facts[self.budget.unit] = (f"{amount:.4g}" if kind == "flops" else format_bytes(amount, 4)) + miss
         if kind == "flops":
             facts["training tokens"] = format_count(self.tokens)
-        return facts | {"loss penalty of its shape": f"{shape.loss_penalty:.3%} if {self.rule.name} is right"}
+        return facts | {"predicted loss penalty": f"{shape.loss_penalty:.3%}, if {self.rule.name} is right"}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: what ``depthwidth plan --json`` prints."""
+        """Plain data, as ``depthwidth plan --json`` prints it."""
         best = shape_dict(self.shape)
         return {
             **best,
@@ -139,7 +135,7 @@ class Plan:
         return [{"choice": label, **shape_dict(s)} for label, s in sorted(labelled, key=lambda pair: pair[1].depth)]
 
     def equal_budget_curve(self, points: int = 200) -> list[tuple[float, float]]:
-        """(depth, width), continuous, of shapes that use the budget exactly: from a fifth of the depth to five times it."""
+        """Continuous (depth, width) of shapes that use the budget exactly, from a fifth of the depth to five times it."""
         quantity = self.budget.quantity(self.template)
         amount = float(self.budget.amount)
         found = []
@@ -151,7 +147,7 @@ class Plan:
         return found
 
     def rule_curve(self, name: str, points: int = 60) -> list[tuple[float, float]]:
-        """(depth, width) along a rule's own curve, for budgets from a thirtieth to thirty times this one."""
+        """Continuous (depth, width) along a rule's curve, for budgets from a thirtieth to thirty times this one."""
         quantity = self.budget.quantity(self.template)
         curve = find_rule(name).curve(float(self.template.polynomial(lambda tree: tree.trained_size).per_block[2]))
         amounts = (float(self.budget.amount) * 30 ** (2 * i / (points - 1) - 1) for i in range(points))
@@ -181,22 +177,22 @@ def plan(
 
     Parameters
     ----------
-    budget : a :class:`Budget`, or an amount as people write it (``1T``, ``1.3B``, ``6.7e9``; ``80GB`` for bytes).
+    budget : a :class:`Budget`, or an amount such as ``1T``, ``1.3B``, ``6.7e9``, or ``80GB`` for bytes.
     rule : the rule whose curve decides between depth and width; one of :func:`~depthwidth.planning.rules.rules`, by default
         ``levine2020`` for text and ``sovit2023`` for images.
-    kind : what the amount counts, one of :data:`BUDGETS`; ``parameters`` by default.
-    template : everything but the shape; the GPT-3 architecture by default.
+    kind : the quantity that the amount counts, one of :data:`BUDGETS`; ``parameters`` by default.
+    template : the architecture without its shape; that of GPT-3 by default.
     options : the other fields of :class:`Budget`.
 
     Returns
     -------
-    A :class:`Plan`: the recommended shape of whole numbers, what every rule wants, two separate bands (over rules, and over
-    the coefficient error of the chosen rule), and runners-up along the curve of equal budget.
+    A :class:`Plan`: the recommended shape of whole numbers, the optimum of every rule, two separate bands (across rules, and
+    from the coefficient error of the chosen rule), and runners-up of equal budget.
 
     Raises
     ------
     InputError
-        if the budget is not a positive amount, holds no transformer of this design, or a name is unknown.
+        if the budget is not a positive amount, is too small for any transformer of this design, or a name is unknown.
 
     Examples
     --------
@@ -217,12 +213,12 @@ def plan(
         budget = Budget(kind, parse(budget, "budget"), **options)
     elif options:
         raise InputError(f"plan: {next(iter(options))} belongs to the Budget that was given")
-    chosen = find_rule(rule) if rule is not None else next(iter(rules(template.design.patch is not None).values()))
+    chosen = default_rule(images=template.design.patch is not None) if rule is None else find_rule(rule)
     return _Planner(budget, chosen, template).plan()
 
 
 class _Planner:
-    """What is said about one budget under one rule."""
+    """Everything that a plan reports for one budget and one rule."""
 
     def __init__(self, budget: Budget, rule: Rule, template: Template) -> None:
         images = template.design.patch is not None
@@ -236,13 +232,13 @@ class _Planner:
         self.search = Search(budget, rule, template)
 
     def plan(self) -> Plan:
-        """Everything that is said about the budget."""
+        """The whole plan."""
         search = self.search
-        tree = search.recommended()
+        tree = search.recommend()
         shape = search.measure(tree)
         found = {name: self.rule_shape(rule) for name, rule in self.rules.items()}
-        wanted = {name: shape for name, shape in found.items() if shape is not None}
-        spoken = [(s.depth, s.width) for s in wanted.values() if not s.comparison]
+        optima = {name: shape for name, shape in found.items() if shape is not None}
+        compared = [(s.depth, s.width) for s in optima.values() if not s.comparison]
         like = self.gpt3_like(shape)
         others = tuple(self.runners_up(shape))
         return Plan(
@@ -250,8 +246,8 @@ class _Planner:
             rule=self.rule,
             template=search.template,
             shape=shape,
-            rules=wanted,
-            rule_band=_band(spoken, f"{len(spoken)} rules, whatever their evidence"),
+            rules=optima,
+            rule_band=_band(compared, f"{len(compared)} rules, not weighted by evidence"),
             coefficient_band=self.coefficient_band(),
             gpt3_like=like,
             runners_up=others,
@@ -261,9 +257,9 @@ class _Planner:
         )
 
     def rule_shape(self, rule: Rule) -> RuleShape | None:
-        """What one rule wants at the budget; None where its curve does not meet it."""
+        """The optimum of one rule at the budget; None if its curve does not meet it."""
         search = self.search
-        found = search.meets(rule.curve(search.density))
+        found = search.meet_budget(rule.curve(search.density))
         if found is None:
             return None
         return RuleShape(
@@ -279,67 +275,67 @@ class _Planner:
         )
 
     def coefficient_band(self) -> Band | None:
-        """How far the chosen rule's shape moves with the error of its coefficients."""
+        """The range of the chosen rule's optimum over the error of its coefficients."""
         density = self.search.density
         curves = [self.rule.curve(density), *self.rule.variants(density).values()]
-        shapes = [found for curve in curves if (found := self.search.meets(curve)) is not None]
+        shapes = [found for curve in curves if (found := self.search.meet_budget(curve)) is not None]
         return _band(shapes, self.rule.error) if len(curves) > 1 else None
 
     def gpt3_like(self, shape: Shape) -> Shape | None:
-        """What the GPT-3 family's own depths and widths would have made of the budget."""
+        """The shape for this budget along the depths and widths of the GPT-3 family."""
         found = self.search.with_rule(find_rule("gpt3")).nearest() if "gpt3" in self.rules else None
         return None if found is None else self.search.measure(found[1], against=shape)
 
     def runners_up(self, shape: Shape) -> Iterator[Shape]:
-        """Shapes of other depths that use the same budget."""
+        """Shapes of other depths for the same budget."""
         depths = [shape.depth]
-        for share in _RUNNER_UP_DEPTHS:
-            found = self.search.best_of(self.search.beside(max(1, share * shape.depth)))
-            if found is None or any(abs(math.log(found[1].depth / depth)) < _DISTINCT for depth in depths):
+        for share in policy.RUNNER_UP_DEPTHS:
+            found = self.search.cheapest(self.search.shapes_of_depth(max(1, share * shape.depth)))
+            if found is None or any(abs(math.log(found[1].depth / depth)) < policy.DISTINCT_DEPTHS for depth in depths):
                 continue
             other = self.search.measure(found[1], against=shape)
-            # Where the multiples lie far apart, no shape of this depth may be near the budget.
-            if abs(other.budget_miss) <= _RUNNER_UP_MISS:
+            # If allowed widths are far apart, no shape of this depth may be near the budget.
+            if abs(other.budget_miss) <= policy.RUNNER_UP_MISS:
                 depths.append(other.depth)
                 yield other
 
     def flop_optimum(self) -> FlopOptimum | None:
-        """What the Gemstones law makes of a FLOPs budget; None for other budgets and images."""
+        """The optimum of the Gemstones law for a FLOPs budget; None for other budgets and for images."""
         if self.budget.kind != "flops" or "gemstones2025" not in self.rules:
             return None
         return gemstones_flop_optimum(float(self.budget.amount))
 
     def notes(self, tree: Transformer, shape: Shape, found: dict[str, RuleShape | None], others: list[Shape]) -> Iterator[str]:
-        """What a reader must know before believing the numbers."""
+        """Caveats on the numbers, one sentence each."""
         own = found[self.rule.name]
         if own is None:
             yield (
-                f"{self.rule.name} has no shape of this budget: its curve begins beyond it or ends before it; "
-                "the shape given is the nearest that fits"
+                f"{self.rule.name} has no shape at this budget, as its curve begins above it or ends below it; "
+                "the nearest shape that fits is given"
             )
         else:
             if own.extrapolated:
                 ranges = " and ".join(f"{name} {low:g} to {high:g}" for name, low, high in self.rule.fitted_on)
-                yield f"{self.rule.name} was fitted on {ranges}; this shape extrapolates it"
-            if abs(math.log(shape.depth / own.depth)) > _MOVED:
+                yield f"{self.rule.name} was fitted on {ranges}; this shape is outside that range"
+            if abs(math.log(shape.depth / own.depth)) > policy.MOVED:
                 yield (
-                    f"the widths that heads and hardware allow lie far apart here: {self.rule.name} itself wants "
-                    f"{own.depth:.1f} layers, {own.width:,.0f} wide"
+                    f"heads and hardware allow few widths here; the {self.rule.name} optimum before rounding is "
+                    f"{own.depth:.1f} layers x {own.width:,.0f} wide"
                 )
-        absent = [name for name, wanted in found.items() if wanted is None and name != self.rule.name]
+        absent = [name for name, optimum in found.items() if optimum is None and name != self.rule.name]
         if absent:
             yield f"the curve of {' and of '.join(absent)} does not reach this budget"
         if tree.experts is not None:
-            yield "the rules are held against the parameters that a token meets, not against all"
+            yield EXPERTS_CAVEAT
         widths = [s.width for s in (shape, *others)] + [s.width for s in found.values() if s is not None]
         ratios = [width / own.width for width in widths] if own is not None else []
         yield from penalty_caveats(tree, shape.trained_size, ratios)
         yield from shape_caveats(tree)
-        better = [s for s in others if s.loss_change < -_BETTER and s.budget_miss <= max(_BETTER_MISS, shape.budget_miss)]
-        if better:
+        largest_miss = max(policy.BETTER_MISS, shape.budget_miss)
+        if any(s.loss_change < -policy.BETTER_LOSS and s.budget_miss <= largest_miss for s in others):
             yield (
-                "a runner-up has the lower predicted loss: it spends less on the embedding, which the rule's curve does not "
-                "weigh (the best width at a fixed total is narrower than the curve's)"
+                "a runner-up has a lower predicted loss: it spends less on the embedding, which the rule's curve ignores "
+                "(at a fixed total the best width is narrower than the curve's)"
             )
 
 
@@ -351,14 +347,14 @@ def _band(shapes: list[tuple[float, float]], over: str) -> Band | None:
 
 
 class Estimate(NamedTuple):
-    """A continuous optimum with what it depends on. ``float(estimate)`` is its value."""
+    """A continuous optimum and its uncertainty. ``float(estimate)`` is its value."""
 
     value: float
     low: float
     high: float
-    """From the error of the rule's coefficients; equal to the value where the source gives none."""
+    """From the error of the rule's coefficients; equal to the value if the source gives none."""
     over_rules: tuple[float, float]
-    """The smallest and the largest that any rule gives."""
+    """The smallest and the largest optimum of any rule."""
     rule: str
     kind: str
     error: str
@@ -368,48 +364,53 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         spread = " to ".join(format_count(v) for v in self.over_rules)
-        moved = f"{format_count(self.low)} to {format_count(self.high)} by {self.error}; " if self.error else ""
-        return f"{format_count(self.value)} ({moved}{spread} over rules)"
+        moved = f"{format_count(self.low)} to {format_count(self.high)} within {self.error}; " if self.error else ""
+        return f"{format_count(self.value)} ({moved}{spread} across rules)"
 
 
 def optimal_width(
     parameters: float | str | None = None,
     *,
     depth: float | None = None,
-    rule: str = "levine2020",
+    rule: str = DEFAULT_RULE,
     c: float = 12,
 ) -> Estimate:
-    """The width that suits a parameter budget, or a depth.
+    """The optimal width for a number of parameters, or for a depth.
 
     Parameters
     ----------
-    parameters : N, parameters without the embedding, c L d^2; a number or text such as ``1T``.
-    depth : in place of `parameters`, the number of blocks.
-    rule : whose curve to use.
-    c : parameters per layer and squared width: 12 for a feed-forward part four times the width.
+    parameters : N, non-embedding parameters, c L d^2; a number or text such as ``1T``.
+    depth : the number of blocks, instead of `parameters`.
+    rule : the rule whose curve to use, one of :func:`~depthwidth.planning.rules.rules`.
+    c : parameters per layer and squared width: 12 if the feed-forward width is four times the width.
 
     Returns
     -------
     An :class:`Estimate`, continuous. For exact counts of a real architecture use :func:`plan`.
+
+    Raises
+    ------
+    InputError
+        if not exactly one of `parameters` and `depth` is given, or the rule is unknown or has no shape there.
 
     Examples
     --------
     >>> round(float(optimal_width(parameters=1e12)), 1)
     29657.0
     >>> print(optimal_width(depth=24))
-    585 (578 to 591 by one standard error of the fit; its covariance is recalled, not confirmed; 460 to 2.4K over rules)
+    585 (578 to 591 within one standard error of the fit, whose covariance is recalled, not confirmed; 460 to 2.4K across rules)
     """
-    return _estimate(parameters, depth, rule, c, given="depth", wanted=1)
+    return _estimate(parameters, depth, rule, c, given="depth", sought=1)
 
 
 def optimal_depth(
     parameters: float | str | None = None,
     *,
     width: float | None = None,
-    rule: str = "levine2020",
+    rule: str = DEFAULT_RULE,
     c: float = 12,
 ) -> Estimate:
-    """The depth that suits a parameter budget, or a width; see :func:`optimal_width`.
+    """The optimal depth for a number of parameters, or for a width; see :func:`optimal_width`.
 
     Examples
     --------
@@ -418,11 +419,11 @@ def optimal_depth(
     >>> round(float(optimal_depth(width=768)), 4)
     28.9151
     """
-    return _estimate(parameters, width, rule, c, given="width", wanted=0)
+    return _estimate(parameters, width, rule, c, given="width", sought=0)
 
 
-def _estimate(parameters: Any, fixed: Any, rule: str, c: float, given: str, wanted: int) -> Estimate:
-    name = ("optimal_depth", "optimal_width")[wanted]
+def _estimate(parameters: Any, fixed: Any, rule: str, c: float, given: str, sought: int) -> Estimate:
+    name = ("optimal_depth", "optimal_width")[sought]
     if (parameters is None) == (fixed is None):
         raise InputError(f"{name} takes either parameters or {given}")
     chosen = find_rule(rule)
@@ -441,7 +442,7 @@ def _estimate(parameters: Any, fixed: Any, rule: str, c: float, given: str, want
 
     def at(curve: Curve) -> float | None:
         found = meet(curve, quantity, amount)
-        return None if found is None else found[wanted]
+        return None if found is None else found[sought]
 
     c = float(parse_count(c, "c"))
     value = at(chosen.curve(c))

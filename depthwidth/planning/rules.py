@@ -18,6 +18,7 @@ from ..formula import Formula, Kind
 from ..formulas import rules as laws
 from ..formulas import shape_penalty
 from ..numerics.roots import false_position
+from .policy import DEFAULT_IMAGE_RULE, DEFAULT_RULE
 
 Curve = Callable[[float], tuple[float, float]]
 """From a positive parameter of the rule's own to (depth, width), both growing with it."""
@@ -36,28 +37,28 @@ class Rule:
     source: str
     kind: Kind
     along: Callable[[float], Curve]
-    """The curve for blocks of c parameters per squared width; only a rule that speaks of sizes depends on c."""
+    """The curve for blocks of c parameters per squared width; it depends on c only if the rule is stated in parameters."""
     fitted_on: tuple[tuple[str, float, float], ...] = ()
-    """Ranges of ``depth``, ``width`` or ``parameters`` that its data covered; empty where its source does not say."""
+    """Ranges of ``depth``, ``width`` or ``parameters`` of its data; empty if its source does not state them."""
     images: bool = False
-    """Whether it was fitted on images rather than text."""
+    """True if it was fitted on images, False if on text."""
     comparison: bool = False
-    """Whether it describes what was once built rather than what is best; it is left out of the band over rules."""
+    """True if it describes models that were built rather than an optimum; it is left out of the range across rules."""
     moved: Callable[[float], dict[str, Curve]] = lambda c: {}
-    """The same curves with the coefficients moved by their error."""
+    """From c to the same curve with its coefficients moved by their error, by the name of the change."""
     error: str = ""
-    """What the moved curves are; empty where its source gives no error."""
+    """The size of that change in words; empty if the source gives no error."""
 
     def curve(self, c: float = 12) -> Curve:
-        """The curve for blocks of c parameters per squared width, 12 where a feed-forward part is four times the width."""
+        """The curve for blocks of c parameters per squared width: 12 if the feed-forward width is four times the width."""
         return self.along(c)
 
     def variants(self, c: float = 12) -> dict[str, Curve]:
-        """The curve with its coefficients moved by their error, by what was moved; empty where its source gives none."""
+        """The curve with its coefficients moved by their error, by the name of the change; empty without an error."""
         return self.moved(c)
 
     def extrapolates(self, depth: float, width: float, parameters: float) -> bool | None:
-        """Whether a shape lies outside what the rule's data covered; None where its source does not say what that was."""
+        """Whether a shape lies outside the range of the rule's data; None if its source does not state that range."""
         if not self.fitted_on:
             return None
         values = {"depth": depth, "width": width, "parameters": parameters}
@@ -85,8 +86,13 @@ def meet(curve: Curve, quantity: Quantity, amount: float) -> tuple[float, float]
 
 
 def rules(images: bool = False) -> dict[str, Rule]:
-    """The rules that apply to text, or to images, by name; the default first."""
+    """The rules for text, or for images, by name."""
     return {rule.name: rule for rule in _RULES if rule.images == images}
+
+
+def default_rule(images: bool = False) -> Rule:
+    """The rule of a plan that names none, for text or for images."""
+    return find_rule(DEFAULT_IMAGE_RULE if images else DEFAULT_RULE)
 
 
 def find_rule(name: str) -> Rule:
@@ -118,7 +124,7 @@ def _lazily(formula: Formula, coefficients: dict[str, float]) -> Callable[[], Ca
     return functools.cache(lambda: formula.with_fixed(**coefficients))
 
 
-def _whatever(curve: Curve) -> Callable[[float], Curve]:
+def _independent_of_c(curve: Curve) -> Callable[[float], Curve]:
     """A curve that does not depend on the parameters of a block."""
     return lambda c: curve
 
@@ -214,27 +220,27 @@ _RULES = (
         "levine2020",
         laws.levine_width.source,
         laws.levine_width.kind,
-        _whatever(_by_depth(laws.levine_width)),
+        _independent_of_c(_by_depth(laws.levine_width)),
         fitted_on=(("depth", 6, 48),),
         moved=_levine_variants,
-        error="one standard error of the fit; its covariance is recalled, not confirmed",
+        error="one standard error of the fit, whose covariance is recalled, not confirmed",
     ),
     Rule(
         "gemstones2025",
         laws.gemstones_depth.source,
         laws.gemstones_depth.kind,
-        _whatever(_by_width(laws.gemstones_depth)),
+        _independent_of_c(_by_width(laws.gemstones_depth)),
         fitted_on=(("depth", 3, 80), ("width", 256, 3072)),
         moved=_gemstones_variants,
-        error="one standard error, by our jackknife over the 22 models",
+        error="one standard error from our jackknife over the 22 models",
     ),
     Rule(
         "liu2026",
         laws.liu_depth.source,
         laws.liu_depth.kind,
-        _whatever(_by_width(laws.liu_depth)),
+        _independent_of_c(_by_width(laws.liu_depth)),
         moved=lambda c: _moved_by_stderr("liu2026", ("alpha_m", "alpha_l"), functools.partial(_by_width, laws.liu_depth)),
-        error="one standard error of either exponent alone; their covariance is not published",
+        error="one standard error of one exponent at a time, as their covariance is not published",
     ),
     Rule(
         "measured2025",
@@ -243,7 +249,7 @@ _RULES = (
         _measured,
         fitted_on=(("parameters", *MEASURED_SIZES),),
         moved=lambda c: _moved_by_stderr("shape_penalty", ("x0", "s"), functools.partial(_measured, c)),
-        error="one standard error of either coefficient alone",
+        error="one standard error of one coefficient at a time",
     ),
     Rule(
         "completep2025",
@@ -252,13 +258,13 @@ _RULES = (
         _completep,
         fitted_on=(("parameters", 5e7, 1.5e9),),
     ),
-    Rule("nanochat", laws.nanochat_width.source, laws.nanochat_width.kind, _whatever(_by_depth(laws.nanochat_width))),
-    Rule("marin", laws.marin_depth.source, laws.marin_depth.kind, _whatever(_by_width(laws.marin_depth))),
+    Rule("nanochat", laws.nanochat_width.source, laws.nanochat_width.kind, _independent_of_c(_by_depth(laws.nanochat_width))),
+    Rule("marin", laws.marin_depth.source, laws.marin_depth.kind, _independent_of_c(_by_width(laws.marin_depth))),
     Rule(
         "gpt3",
         "Brown et al. 2020, arXiv 2005.14165, Table 2.1, joined on a log-log scale",
         "heuristic",
-        _whatever(lambda width: (_gpt3_depth(width), width)),
+        _independent_of_c(lambda width: (_gpt3_depth(width), width)),
         fitted_on=(("width", 768, 12288),),
         comparison=True,
     ),
@@ -266,7 +272,7 @@ _RULES = (
         "sovit2023",
         laws.sovit_width.source,
         laws.sovit_width.kind,
-        _whatever(_by_depth(laws.sovit_width)),
+        _independent_of_c(_by_depth(laws.sovit_width)),
         images=True,
     ),
 )

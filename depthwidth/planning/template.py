@@ -1,4 +1,4 @@
-"""An architecture whose depth and width are still open: everything else about it, and its counts as polynomials of the two."""
+"""An architecture without its depth and width, and its counts as polynomials of the two."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..architecture import Transformer
 from ..architecture.design import Design
 from ..checks import check_whole
 from ..errors import InputError, nearest, shown
+from . import policy
 
 PRESETS: dict[str, dict[str, Any]] = {
     "gpt3": {},
@@ -29,11 +30,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "vit": {"kind": "encoder", "patch": 16, "head": "classifier"},
 }  # fmt: skip
-"""Choices that belong together, by the model they are known from; the rest is
-:class:`~depthwidth.architecture.design.Design`'s default."""
+"""Choices that belong together, by the model that made them known; the rest are the defaults of
+:class:`~depthwidth.architecture.design.Design`."""
 
 _FFN_RATIOS = {"llama2": Fraction(8, 3), "llama3": Fraction(7, 2), "mixtral": Fraction(7, 2)}
-_NARROWEST = 8
 _SHAPE = frozenset({"depth", "width", "heads", "ffn"})
 _TEXT = frozenset({"vocab", "context", "kind", "tied", "segments"})
 
@@ -42,25 +42,25 @@ _TEXT = frozenset({"vocab", "context", "kind", "tied", "segments"})
 class Template:
     """A design without its depth and width.
 
-    Widths are multiples of what the hardware likes: of `multiple` where given, 64 or 128 otherwise, and of as many heads as
-    key heads and `tensor_parallel` devices can share out evenly.
+    Widths are multiples of `multiple`, or of 64 or 128 by default, and hold a number of heads that divides evenly among the
+    key-value heads and among the `tensor_parallel` devices.
     """
 
     design: Design
     ffn_ratio: Fraction = Fraction(4)
-    """Hidden features of the feed-forward part per width."""
+    """Feed-forward width over the width."""
     head_dim: int | None = None
-    """None lets the width decide."""
+    """None if it follows from the width."""
     tensor_parallel: int = 1
     multiple: int | None = None
     group: int = 1
-    """Query heads per key head, where that ratio is kept; a fixed number of key heads stands in `design.kv_heads`."""
+    """Query heads per key-value head, if that ratio is fixed; a fixed number of key-value heads is `design.kv_heads`."""
     attention_ratio: Fraction = Fraction(1)
-    """Dimensions of all query heads together per width; T5's largest models have 4, and 16."""
+    """Dimensions of all query heads together over the width; 4 and 16 in T5's largest models."""
     shared_ratio: Fraction = Fraction(0)
-    """Hidden features of an expert that serves every token, per hidden feature of the others."""
+    """Hidden features of the shared expert over those of a routed one."""
     scaled_embedding: bool = False
-    """Whether the token embedding is multiplied by the square root of the width, as Gemma's is."""
+    """True if the token embedding is multiplied by the square root of the width, as in Gemma."""
 
     @classmethod
     def of(
@@ -78,14 +78,14 @@ class Template:
         Raises
         ------
         InputError
-            for an unknown preset or choice, or one that makes no sense.
+            if the preset or a choice is unknown, or a choice is out of range.
         """
         if preset not in PRESETS:
             raise InputError(
                 f"there is no preset {shown(preset)}{nearest(str(preset), PRESETS)}; known are {', '.join(PRESETS)}"
             )
         for name in _SHAPE & set(choices):
-            raise InputError(f"plan: {name} is part of the shape that is looked for; give head_dim, kv_heads or ffn_ratio")
+            raise InputError(f"plan: {name} is part of the shape to be found; give head_dim, kv_heads or ffn_ratio instead")
         if PRESETS[preset].get("patch") and _TEXT & set(choices):
             raise InputError(f"plan: {min(_TEXT & set(choices))} has no meaning for images")
         design = Design.of(depth=1, width=64, **(PRESETS[preset] | choices))
@@ -96,14 +96,19 @@ class Template:
 
     @classmethod
     def like(cls, design: Design, choices: Mapping[str, Any] | None = None, **shape: Any) -> Template:
-        """A design with its shape forgotten; its ratios, head dimension and pattern of windows are kept.
+        """A design without its shape; its ratios, head dimension and pattern of windows are kept.
 
-        `choices` change the design first; `shape` are fields of the template, which replace what would be kept. An encoder
+        `choices` change the design first; `shape` are fields of the template, which override the values kept. An encoder
         gets as many blocks as its decoder.
+
+        Raises
+        ------
+        InputError
+            if the blocks differ in their number of heads, or a value is out of range.
         """
         tree = Transformer.of_design(design)
         if not isinstance(design.heads, (int, type(None))):
-            raise InputError("a plan keeps one number of heads for all blocks; this model's blocks differ")
+            raise InputError("plan: the blocks of this model differ in their number of heads; a plan has one number for all")
         group = tree.heads // tree.kv_heads
         kept = replace(
             design,
@@ -143,39 +148,40 @@ class Template:
         object.__setattr__(self, "ffn_ratio", Fraction(self.ffn_ratio).limit_denominator(1000))
         kv = self.design.kv_heads
         if kv is not None and kv % self.tensor_parallel and self.tensor_parallel % kv:
-            raise InputError(f"plan: {kv} key heads cannot be shared out evenly among tensor_parallel={self.tensor_parallel}")
+            raise InputError(
+                f"plan: kv_heads={kv} cannot be divided evenly among tensor_parallel={self.tensor_parallel} devices"
+            )
 
     @property
     def exact(self) -> bool:
-        """Whether its polynomials are its trees' counts to the last one: no feed-forward width is rounded."""
+        """True if its polynomials equal the counts of its trees: no feed-forward width is rounded."""
         return self.ffn_ratio.denominator == 1 and self.shared_ratio.denominator == 1 and self.tensor_parallel == 1
 
     def head_dim_at(self, width: float) -> int:
-        """Dimensions of a head at about this width: what is asked for, or 128 for wide models, 64 for narrower ones."""
+        """Head dimension at about this width: the one given, or 128 for wide models, 64 for narrower ones."""
         if self.head_dim is not None:
             return self.head_dim
-        if width >= 1536:
-            return 128
-        return 64 if width >= 128 else max(_NARROWEST, 2 ** int(math.log2(width) - 1))
+        if width >= policy.NARROW:
+            return policy.usual_head_dim(width)
+        return max(policy.SMALLEST_STEP, 2 ** int(math.log2(width) - 1))
 
     def step_at(self, width: float) -> int:
-        """What widths near `width` are multiples of."""
+        """The step of allowed widths near `width`."""
         heads = math.lcm(self.design.kv_heads or 1, self.group, self.tensor_parallel)
-        if self.group > 1:  # then key heads grow with the width, and they are shared out as well
+        if self.group > 1:  # then key-value heads grow with the width, and divide among the devices as well
             heads = math.lcm(heads, self.group * self.tensor_parallel)
-        liked = self.multiple or (128 if width >= 1024 else 64 if width >= 256 else 32 if width >= 128 else _NARROWEST)
-        return math.lcm(self._width_of(heads, self.head_dim_at(width)), liked)
+        return math.lcm(self._width_of(heads, self.head_dim_at(width)), self.multiple or policy.width_step(width))
 
     def _width_of(self, heads: int, head_dim: int) -> int:
         """The smallest width whose heads are a multiple of `heads`."""
         return (Fraction(heads * head_dim) / self.attention_ratio).numerator
 
     def fits(self, width: int) -> bool:
-        """Whether a width is a multiple of what widths like it are to be multiples of."""
+        """Whether a width is a multiple of the step there."""
         return width > 0 and width % self.step_at(width) == 0
 
     def widths_beside(self, width: float) -> list[int]:
-        """The nearest fitting widths on either side."""
+        """The nearest allowed widths on either side."""
         step = self.step_at(width)
         below, above = int(width / step) * step, (int(width / step) + 1) * step
         while below > 0 and not self.fits(below):
@@ -185,10 +191,10 @@ class Template:
         return [found for found in (below, above) if found > 0]
 
     def at(self, depth: int, width: int) -> Transformer:
-        """The tree at a given shape, its feed-forward width rounded to what hardware likes."""
+        """The tree at a given shape, its feed-forward width rounded to a multiple that suits hardware."""
         exact = self.ffn_ratio * width
-        # A whole multiple of the width is already a multiple of all that the width is.
-        step = 1 if self.ffn_ratio.denominator == 1 else 128 if width >= 1024 else 64 if width >= 256 else _NARROWEST
+        # A whole multiple of the width needs no rounding.
+        step = 1 if self.ffn_ratio.denominator == 1 else policy.ffn_step(width)
         step = math.lcm(step, self.tensor_parallel)
         return self._tree(depth, width, self.head_dim_at(width), max(step, step * round(exact / step)))
 
@@ -215,13 +221,13 @@ class Template:
         return Transformer.of_design(design)
 
     def polynomial(self, reading: Callable[[Transformer], int | Fraction]) -> CountPolynomial:
-        """`reading`, a count that is affine in the depth and quadratic in the width, as that polynomial.
+        """The polynomial of `reading`, a count that is affine in the depth and quadratic in the width.
 
         Trees at two depths and three widths determine it exactly, in rational arithmetic. The feed-forward width is not
-        rounded. A head dimension left open is taken as that of width 1024.
+        rounded. An open head dimension is taken as that of width 1024.
         """
-        head_dim = self.head_dim_at(1024)
-        # A width at which heads and hidden features, also those of a shared expert, come out whole.
+        head_dim = self.head_dim_at(policy.REFERENCE_WIDTH)
+        # A width at which the numbers of heads and of hidden features, those of a shared expert too, are whole.
         unit = math.lcm(
             self._width_of(math.lcm(self.design.kv_heads or 1, self.group), head_dim),
             self.ffn_ratio.denominator * self.shared_ratio.denominator,
@@ -250,7 +256,7 @@ class CountPolynomial:
     per_block: tuple[Fraction, ...]
 
     def exact(self, depth: int, width: int) -> Fraction:
-        """Its value at a shape of whole numbers, exact."""
+        """The value at a shape of whole numbers, exact."""
         return sum(
             ((a + depth * b) * width**k for k, (a, b) in enumerate(zip(self.around, self.per_block, strict=True))),
             start=Fraction(0),

@@ -263,7 +263,7 @@ BAD = [
     (("plan", "300M", "--preset", "vit", "--vocab", "10"), "vocab has no meaning for images"),
     (("plan", "1T", "--preset", "gpt3", "--like", "c.json"), "not both"),
     (("plan", "100K", "--non-embedding", "--head-dim", "128"), "too small"),
-    (("plan", "7B", "--tp", "3", "--kv-heads", "8"), "shared out evenly"),
+    (("plan", "7B", "--tp", "3", "--kv-heads", "8"), "divided evenly"),
     (("plan", "1e30", "--non-embedding"), "is not a positive exact number"),
     (("formulas", "eval", "levine_width", "depth=1e6"), "leaves the range of floating-point numbers"),
     (("formulas", "eval", "levine_width", "depth=20000,10"), "leaves the range of floating-point numbers"),

@@ -167,12 +167,12 @@ def test_values_share_the_budget():
         assert made.parameters <= budget
         assert sum(layer.error for layer in made.layers) == pytest.approx(best, abs=1e-12)
         assert made.parameters_saved == 2 * whole.parameters - made.parameters
-    assert any(layer.value_criterion == "budget; alone 24 by layer output within 5 %" for layer in made.layers)
+    assert any(layer.value_criterion == "budget; without it 24 by layer output within 5 %" for layer in made.layers)
     # A value never grows, whatever the multiple; and one that no need speaks of stays.
     (grown,) = allocate_heads(256, 256, needs[:1], heads=8, multiple=24).layers
     assert (grown.head_dim, grown.value_dim) == (48, 24)
     (kept,) = allocate_heads(256, 256, [positional_need(3)], heads=8, budget=200_000).layers
-    assert (kept.value_dim, kept.value_criterion, kept.value_error) == (32, "as they are", 0.0)
+    assert (kept.value_dim, kept.value_criterion, kept.value_error) == (32, "unchanged", 0.0)
 
 
 def test_a_starved_look_up_layer_is_named():
@@ -217,7 +217,7 @@ def test_constraints_hold(groups, kv_heads, multiple, context):
         (lambda: allocate_heads(512, 64, design_needs(1, 64), head_dim=0), "head_dim=0 is not a whole number from 1"),
         (lambda: allocate_heads(512, 64, design_needs(1, 64), heads=8, kv_heads=3), "kv_heads=3 does not divide heads=8"),
         (lambda: allocate_heads(512, 64, design_needs(1, 64), heads=8, tensor_parallel=3), "do not divide among 3 devices"),
-        (lambda: allocate_heads(512, 64, design_needs(1, 64), budget=1000), "is below the least that fits"),
+        (lambda: allocate_heads(512, 64, design_needs(1, 64), budget=1000), "is below the least possible"),
         (lambda: allocate_heads(512, 64, []), "there are no layers"),
         (lambda: design_needs(4, 64, kinds={4: "diffuse"}), "there is no layer 4"),
         (lambda: design_needs(4, 64, kinds={0: "sharp"}), "'sharp' is not one of retrieval, diffuse, positional"),

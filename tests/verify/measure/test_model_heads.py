@@ -414,7 +414,7 @@ def test_a_budget_is_shared_by_queries_keys_and_values(model_of):
     cost = {(d, v): tree.attention.replace(head_dim=d, value_dim=v).parameters for d in sizes for v in sizes}
     best = min(table[0][a] + table[1][b] for a in cost for b in cost if cost[a] + cost[b] <= budget)
     assert sum(layer.error for layer in made.layers) == pytest.approx(best, abs=1e-11)
-    assert any(layer.value_criterion.startswith("budget; alone") for layer in made.layers)
+    assert any(layer.value_criterion.startswith("budget; without it") for layer in made.layers)
     kept = report.allocate(multiple=2, budget=budget, values=False)
     assert sum(layer.error for layer in kept.layers) > best
 
@@ -612,7 +612,7 @@ def test_the_command_measures(invoke, tmp_path):
     assert "layer output within 5 %" in " ".join(table.output.split())
     kept = json.loads(invoke("heads", path, "--measure", "--multiple", "2", "--keep-values", "--json").output)
     assert {(layer["value_dim"], layer["value_criterion"], layer["value_error"]) for layer in kept["layers"]} == {
-        (12, "as they are", 0.0)
+        (12, "unchanged", 0.0)
     }
     assert kept["parameters_saved"] < found["parameters_saved"]
     short = tmp_path / "short.txt"
