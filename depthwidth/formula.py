@@ -63,21 +63,21 @@ class Domain:
         return f"the whole numbers of {interval}" if self.integer else interval
 
     def contains(self, value: Any) -> Any:
-        """Whether `value` lies inside; element by element for an array or tensor. NaN never does."""
+        """True if `value` lies inside; element by element for an array or tensor. NaN never does."""
         above = value >= self.low if self.closed_low else value > self.low
         below = value <= self.high if self.closed_high else value < self.high
         inside = above & below
         return inside & (value % 1 == 0) if self.integer else inside
 
     def contains_all(self, values: Any) -> bool:
-        """Whether every element of an array or tensor lies inside."""
+        """True if every element of an array or tensor lies inside."""
         if self.integer or not math.prod(values.shape):
             return bool(self.contains(values).all())
         # The extremes decide for an interval, without an array of verdicts; NaN is an extreme of any array that holds it.
         return bool(self.contains(values.min()) & self.contains(values.max()))
 
     def assumptions(self) -> dict[str, bool]:
-        """What SymPy may assume of a symbol in this domain."""
+        """SymPy's assumptions for a symbol in this domain."""
         known = {"real": True}
         if self.low > 0 or (self.low == 0 and not self.closed_low):
             known["positive"] = True
@@ -141,7 +141,7 @@ class Parameter:
 
     @property
     def letter(self) -> str:
-        """The symbol the paper writes for it, its name where none is declared."""
+        """The paper's symbol for it, or its name if none is declared."""
         return self.domain.symbol or self.name
 
     def symbol(self) -> Any:
@@ -265,7 +265,7 @@ class Formula:
             raise InputError(f"{self.name} leaves the range of floating-point numbers at these arguments") from error
 
     def stable(self, numeric: Callable[..., Any]) -> Callable[..., Any]:
-        """Declare the form to use for numbers, arrays and tensors where the body, run in floating point, loses digits.
+        """Declare the form to use for numbers, arrays and tensors if the body loses digits in floating point.
 
         It takes the body's arguments. Symbols and mpmath numbers still go through the body, which says what the formula is.
         """
@@ -365,7 +365,7 @@ class Formula:
 
     @functools.cached_property
     def closed(self) -> bool:
-        """Whether there is a SymPy expression: not of an integral, or of a root that has to be searched for."""
+        """True if there is a SymPy expression; integrals and roots found by search have none."""
         try:
             return self.expr is not None
         except InputError:
@@ -377,7 +377,7 @@ class Formula:
         Raises
         ------
         InputError
-            where it has no closed form.
+            if it has no closed form.
         """
         import sympy
 
@@ -439,7 +439,7 @@ def formula(
     source : paper, arXiv id, equation or table.
     status : how the result reached us; one of :data:`STATUSES`.
     symbol : what the left-hand side is called in the paper, in SymPy's spelling; the function's name by default.
-    domain : the range of arguments in which the claim itself is made, in words, where that is narrower than the arguments'
+    domain : the range of arguments in which the claim itself is made, in words, if that is narrower than the arguments'
         own domains (a fit extrapolated beyond its data still returns a number).
     order : for an asymptotic formula whose remainder is known to be of it: the remainder, relative to the exact value, falls as
         one over this power of the size that goes to infinity, logarithms aside.
@@ -471,7 +471,7 @@ def _all() -> Iterator[Formula]:
 
 
 def find_formula(name: str) -> Formula:
-    """The formula called `name`: ``topic.function``, or the function's name alone where only one topic has it.
+    """The formula called `name`: ``topic.function``, or the function's name alone if only one topic has it.
 
     Raises
     ------
@@ -489,5 +489,5 @@ def find_formula(name: str) -> Formula:
 
 
 def is_symbolic(*values: Any) -> bool:
-    """Whether any of `values` is a SymPy object, so that a comparison between them cannot be decided."""
+    """True if any of `values` is a SymPy object, so that a comparison between them cannot be decided."""
     return "sympy" in sys.modules and library_of(*values) == "sympy"

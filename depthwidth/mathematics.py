@@ -146,6 +146,16 @@ def _symbolic(value: Any) -> Any:
 class Constant(float):
     """A float that remembers its exact symbolic form, so that ``2 * pi * x`` stays ``2*pi*x`` when x is a symbol.
 
+    A formula body is written once and runs on numbers and symbols. With ``math.pi`` in it, ``Formula.expr`` and ``latex()``
+    would show 6.28318530717959; with the dispatched library's own, every body would have to look that library up first. So
+    ``pi`` is a float (all numeric libraries take it as it is, at no cost) whose arithmetic with SymPy objects, integers,
+    fractions and other constants is carried along in SymPy. `form` is a function, so that SymPy is loaded by symbols only.
+    ``Constant.of(3)`` is the integer 3 of a body that divides by it: ``1 / Constant.of(3)`` is 1/3 exactly.
+
+    How it works: each arithmetic operator, in both orders, is replaced by :func:`_lifted`, which looks at the other operand:
+    a SymPy object gets the exact form, an exact number makes a new constant, and anything else sees the plain float.
+    ``_op_priority`` is SymPy's own protocol, by which ``Symbol * pi`` asks this class first.
+
     >>> 2 * pi
     6.283185307179586
     >>> from sympy import Symbol
@@ -164,7 +174,7 @@ class Constant(float):
 
     @classmethod
     def of(cls, value: Any) -> Any:
-        """`value` as a constant where it is a plain integer or fraction, otherwise `value` itself."""
+        """`value` as a constant if it is a plain integer or fraction, otherwise `value` itself."""
         if type(value) in (int, Fraction):
             return cls(float(value), lambda: _symbolic(value))
         return value
@@ -188,9 +198,8 @@ def _lifted(operation: Callable[[Any, Any], Any], name: str, *, reflected: bool)
     return method
 
 
-for _name, _operation in {
-    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "truediv": operator.truediv, "pow": operator.pow,
-}.items():  # fmt: skip
+for _name in ("add", "sub", "mul", "truediv", "pow"):
+    _operation: Callable[[Any, Any], Any] = getattr(operator, _name)
     setattr(Constant, f"__{_name}__", _lifted(_operation, f"__{_name}__", reflected=False))
     setattr(Constant, f"__r{_name}__", _lifted(_operation, f"__r{_name}__", reflected=True))
 

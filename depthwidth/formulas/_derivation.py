@@ -60,7 +60,7 @@ class Derivation:
 
     @property
     def verified(self) -> bool:
-        """Whether every check holds; the first is that the result equals the formula as it is written."""
+        """True if every check holds; the first is that the result equals the formula as it is written."""
         return all(check.holds for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
@@ -435,7 +435,7 @@ def derive(name: str) -> Derivation:
 
 
 def _limits(family: str, quantity: str) -> list[Check]:
-    """What must hold of a product: the square at correlation 1, the square of the mean at correlation 0."""
+    """Conditions on a product: the square at correlation 1, the square of the mean at correlation 0."""
     if "pair" not in quantity:
         return []
     v = _symbols()
@@ -456,7 +456,7 @@ def _limits(family: str, quantity: str) -> list[Check]:
 
 
 def equal(left: Any, right: Any) -> bool:
-    """Whether two expressions in the formulas' symbols are the same function, decided by algebra.
+    """True if two expressions in the formulas' symbols are the same function, decided by algebra.
 
     Inverse functions of the correlation are first written by one angle, and arcsines by arctangents.
     """
@@ -495,7 +495,7 @@ def _root_form(z: Any) -> Any:
 
 
 def _is_zero(expression: Any) -> bool:
-    """Whether an algebraic expression in the symbols vanishes: over one denominator, by roots of irreducible polynomials."""
+    """True if an algebraic expression in the symbols vanishes: over one denominator, by roots of irreducible polynomials."""
     import sympy
 
     v = _symbols()

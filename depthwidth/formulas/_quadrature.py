@@ -11,7 +11,7 @@ from ..mathematics import library_of
 
 
 def in_doubles(name: str, function: Callable[..., Any], *values: Any, one_by_one: bool = False) -> Any:
-    """`function` of the values as doubles, given back in the library they came from; one by one where it takes only numbers.
+    """`function` of the values as doubles, returned in the library they came from; one by one if it takes only numbers.
 
     Raises
     ------

@@ -8,7 +8,7 @@ from ..errors import InputError
 
 
 def require(holds: Any, sentence: str) -> None:
-    """Refuse with `sentence` where `holds` is false for a number, or for any element of an array or tensor.
+    """Refuse with `sentence` if `holds` is false for a number, or for any element of an array or tensor.
 
     A condition on symbols cannot be decided and passes.
     """

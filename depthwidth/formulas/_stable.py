@@ -1,4 +1,4 @@
-"""Numeric forms that keep their digits where a formula, written as in the paper, subtracts nearly equal numbers.
+"""Numeric forms without the cancellation of a formula that, as the paper writes it, subtracts nearly equal numbers.
 
 For numbers, NumPy arrays and torch tensors only: symbols and multiple-precision numbers use the formula as written.
 """
@@ -22,7 +22,7 @@ _TAIL_TERMS = 90  # at t = 2 the continued fraction has then converged to the la
 
 
 def choose(condition: Any, then: Any, otherwise: Any) -> Any:
-    """`then` where the condition holds, else `otherwise`; element by element for arrays and tensors."""
+    """`then` if the condition holds, else `otherwise`; element by element for arrays and tensors."""
     library = library_of(condition, then, otherwise)
     if library == "math":
         return then if condition else otherwise
@@ -47,7 +47,7 @@ def upper_tail(t: Any) -> Any:
 
 
 def density(t: Any) -> Any:
-    """The standard normal density; zero, without a warning, where it leaves the range of a double."""
+    """The standard normal density; zero, without a warning, outside the range of a double."""
     return exp(-minimum(t * t, 1400.0) / 2) / math.sqrt(2 * math.pi)
 
 

@@ -23,7 +23,7 @@ def depth_pair_crossing(
     b: Slope = fitted("levine2020", "b"),
     c: BlockCoefficient = 12,
 ) -> Any:
-    r"""Size at which a shallow and a deep network with as many parameters reach the same loss.
+    r"""Size at which a shallow and a deep network with equally many parameters reach the same loss.
 
     .. math:: N = c\, \bar L\, e^{2a + 2b\bar L}, \qquad \bar L = \sqrt{L_1 L_2}
 
@@ -53,13 +53,13 @@ def depth_pair_advantage(
     b: Slope = fitted("levine2020", "b"),
     c: BlockCoefficient = 12,
 ) -> Any:
-    r"""How much lower the deep network's loss is than the shallow one's, both with this many parameters.
+    r"""Relative loss advantage of the deep network over the shallow one at this many parameters each.
 
     .. math:: \Delta = \frac{k}{2} \ln\frac{L_2}{L_1}\, \ln\frac{L^*(N)}{\sqrt{L_1 L_2}}
 
     Returns
     -------
-    Fraction of the loss; negative where the shallow network wins.
+    Fraction of the loss; negative if the shallow network wins.
 
     Examples
     --------

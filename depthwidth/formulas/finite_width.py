@@ -1,4 +1,4 @@
-"""Fluctuations between networks: how far one draw of the weights lies from the mean, to first order in one over the width.
+"""Fluctuations between networks: deviations of one draw of the weights from the mean, to first order in 1/width.
 
 For one draw of the weights let q_t = x_t.x_t/d and c = x_t.x_t'/d for two tokens t, t' of a tensor with d features. Their
 means over draws are written q and c as well. Three numbers describe how draws scatter: v = Var(q_t), w = Cov(q_t, q_t') and
@@ -91,10 +91,10 @@ def gaussian_spread(
     source="variance of |x + f|^2/d given x, for a last weight matrix that is Gaussian and independent of x",
     status="derived",
     symbol="Delta v",
-    domain="for two different tokens: exact where the branch is linear in what it reads, and taken for all",
+    domain="for two different tokens: exact for branches that are linear in their input, and used for all",
 )
 def residual_spread(moment: Moment, branch_moment: BranchMoment, width: Width, omega: Omega) -> Any:
-    r"""Increase of Var(q_t), or of Cov(q_t, q_t') over two tokens, when a branch with weights of its own joins the stream.
+    r"""Increase of Var(q_t), or of Cov(q_t, q_t') over two tokens, by adding a branch with weights of its own.
 
     .. math:: \Delta v = \frac{m_f (4 m + \omega m_f)}{d}
 
@@ -121,7 +121,7 @@ def residual_spread(moment: Moment, branch_moment: BranchMoment, width: Width, o
     source="covariance of |x + f|^2/d and (x + f).(x' + f')/d given x and x'",
     status="derived",
     symbol="Delta u",
-    domain="exact where the branch is linear in what it reads, and taken for all",
+    domain="exact for branches that are linear in their input, and used for all",
 )
 def residual_pair_spread(
     second_moment: SecondMoment,
@@ -131,7 +131,7 @@ def residual_pair_spread(
     width: Width,
     omega: Omega,
 ) -> Any:
-    r"""Increase of Cov(c, q_t) when a branch with weights of its own joins the stream.
+    r"""Increase of Cov(c, q_t) by adding a branch with weights of its own to the stream.
 
     .. math:: \Delta u = \frac{2 (q a_2 + c a) + \omega a a_2}{d}
 
@@ -154,7 +154,7 @@ def residual_pair_spread(
 def norm_covariance_factor(
     variance: RelativeVariance, shared_variance: RelativeSharedVariance, covariance: RelativeCovariance
 ) -> Any:
-    r"""Factor that fluctuations of the input put on the mean correlation of two tokens after each is normalised.
+    r"""Factor by which fluctuations of the input change the mean correlation of two tokens after a norm.
 
     .. math:: E \frac{c}{\sqrt{q_t q_{t'}}} = \frac{c}{q} \left(1 - u + \tfrac34 v + \tfrac14 w\right)
 
@@ -174,7 +174,7 @@ def norm_covariance_factor(
 
 @formula(kind="asymptotic", source="expansion of E[1/q_t]", status="derived", symbol="E 1/q", domain="first order in v")
 def norm_gradient_factor(variance: RelativeVariance) -> Any:
-    r"""Factor that fluctuations of a norm's input put on the second moment of the gradient at that input.
+    r"""Factor by which fluctuations of a norm's input change the second moment of the gradient at that input.
 
     .. math:: E \frac{1}{q_t} = \frac1q (1 + v)
 
@@ -197,7 +197,7 @@ def norm_gradient_factor(variance: RelativeVariance) -> Any:
     kind="asymptotic", source="expansion of E[1/sqrt(q_t q_t')]", status="derived", symbol="E 1/q", domain="first order in v, w"
 )
 def norm_gradient_covariance_factor(variance: RelativeVariance, shared_variance: RelativeSharedVariance) -> Any:
-    r"""Factor that fluctuations of a norm's input put on the covariance over two tokens of the gradient at that input.
+    r"""Factor by which fluctuations of a norm's input change the gradient's covariance over two tokens at that input.
 
     .. math:: E \frac{1}{\sqrt{q_t q_{t'}}} = \frac1q \left(1 + \tfrac34 v + \tfrac14 w\right)
 
@@ -318,7 +318,7 @@ def collapsed_share(
         "the drift or variance at r = 1, from :func:`~depthwidth.formulas.depth.post_norm_log_drift` or its variance",
     ],
 ) -> Any:
-    r"""A post-norm block's drift, or variance, of the log gradient where its tokens are correlated but not yet one.
+    r"""Drift or variance of a post-norm block's log gradient at tokens that are correlated but not identical.
 
     .. math:: \ln f = r x
 

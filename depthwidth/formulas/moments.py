@@ -1,4 +1,4 @@
-"""How each component of a transformer moves the moments of a signal forward and of its gradient backward.
+"""The effect of each component of a transformer on the moments of a signal, forward, and of its gradient, backward.
 
 A signal at one site is described by two uncentred moments per feature: q = E[x_t^2], and c = E[x_t x_t'] over two different
 tokens; r = c/q is its correlation along the sequence. A gradient has the same two, gamma and kappa. Means are over weights and
@@ -44,7 +44,7 @@ def linear_second_moment(
     inputs: Annotated[Features, "features of the input"],
     weight_variance: Variance,
 ) -> Any:
-    r"""Second moment after a random linear map; the covariance between tokens is multiplied by the same factor.
+    r"""Second moment after a random linear layer; the covariance between tokens is multiplied by the same factor.
 
     .. math:: q' = d\, s_w^2\, q
 
@@ -66,7 +66,7 @@ def linear_gradient(
     outputs: Annotated[Any, Domain(0, symbol="d_out", unit="dimensions", typical=(64, 4096)), "features of the output"],
     weight_variance: Variance,
 ) -> Any:
-    r"""Second moment of the gradient in front of a random linear map; kappa is multiplied by the same factor.
+    r"""Second moment of the gradient with respect to the input of a random linear layer; kappa has the same factor.
 
     .. math:: \gamma' = d_{out}\, s_w^2\, \gamma
 
@@ -87,7 +87,7 @@ def dropout_second_moment(
     second_moment: Annotated[SecondMoment, "second moment, uncentred; gamma in the backward pass"],
     rate: Annotated[Dropout, "dropout rate; what is kept is divided by 1 - p"],
 ) -> Any:
-    r"""Second moment after dropout with rescaling; the covariance between tokens stays, and a gradient's moments move alike.
+    r"""Second moment after dropout with rescaling, forward and backward; the covariance between tokens does not change.
 
     .. math:: q' = \frac{q}{1-p}
 
@@ -144,13 +144,13 @@ def norm_gradient(
     second_moment: NormInput,
     width: NormWidth,
 ) -> Any:
-    r"""Second moment of the gradient in front of a LayerNorm without affine weights.
+    r"""Second moment of the gradient with respect to the input of a LayerNorm without affine weights.
 
     .. math:: \gamma' = \frac{\gamma}{q}\, \frac{d-2}{d-3}
 
     Returns
     -------
-    gamma' in front of the norm. Two directions of the gradient are projected out, and E[1/s^2] adds 3/d.
+    gamma' at the norm's input. Two directions of the gradient are projected out, and E[1/s^2] adds 3/d.
 
     Examples
     --------
@@ -178,13 +178,13 @@ def norm_gradient_covariance(
     correlation: Annotated[Correlation, "correlation between the two tokens at the norm's input"],
     width: NormWidth,
 ) -> Any:
-    r"""Covariance between two tokens of the gradient in front of a LayerNorm without affine weights.
+    r"""Covariance between two tokens of the gradient with respect to the input of a LayerNorm without affine weights.
 
     .. math:: \kappa' = \frac{\kappa}{q}\left(1 - \frac{1 - 3r^2}{2(d-1)}\right)
 
     Returns
     -------
-    kappa' in front of the norm; the remainder falls as the square of d.
+    kappa' at the norm's input; the remainder falls as the square of d.
 
     Notes
     -----
@@ -354,7 +354,7 @@ Match = Annotated[
     domain="targets independent of the logits; output weights independent of the features",
 )
 def loss_gradient_second_moment(weight_variance: OutputWeightVariance, P: Overlap, vocab: Vocabulary) -> Any:
-    r"""Second moment, in front of the output matrix, of the gradient of the summed cross-entropy of all positions.
+    r"""Second moment of the gradient of the summed cross-entropy with respect to the output matrix's input.
 
     .. math:: \gamma = s_w^2 \left(1 - \frac{2}{V} + P\right)
 
@@ -378,7 +378,7 @@ def loss_gradient_second_moment(weight_variance: OutputWeightVariance, P: Overla
     domain="targets independent of the logits; output weights independent of the features",
 )
 def loss_gradient_covariance(weight_variance: OutputWeightVariance, P2: PairOverlap, vocab: Vocabulary, match: Match) -> Any:
-    r"""Covariance over two positions of the gradient whose second moment is :func:`loss_gradient_second_moment`.
+    r"""Covariance over two positions of the gradient with the second moment :func:`loss_gradient_second_moment`.
 
     .. math:: \kappa = s_w^2 \left(m - \frac{2}{V} + P_2\right)
 

@@ -18,7 +18,7 @@ Rank = Annotated[
 
 @formula(kind="heuristic", source=WIES, status="derived", symbol="d_useful", domain="embedding rank below the width")
 def rank_capped_width(width: Width, rank: Rank) -> Any:
-    r"""Width that the embedding lets a network use.
+    r"""Useful width of a network, capped by the rank of its embedding.
 
     .. math:: d_{useful} = \min(d_x, r)
 

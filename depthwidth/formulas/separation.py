@@ -66,7 +66,7 @@ def position_sums(depth: Layers) -> Any:
 
 @formula(kind="exact", source=f"{_SOURCE}, boundary of the two theorems", status="primary", symbol="L_th")
 def depth_efficiency_threshold(width: Width) -> Any:
-    r"""Depth at which the theory's two regimes meet. Never an optimal depth.
+    r"""Depth at which the theory's two regimes meet; not an optimal depth.
 
     .. math:: L_{th} = \log_3 d_x
 
@@ -90,7 +90,7 @@ def depth_efficiency_threshold(width: Width) -> Any:
 
 @formula(kind="exact", source=f"{_SOURCE}, Theorem 1", status="rederived", symbol="R_low", domain=_EFFICIENT)
 def log3_rank_lower_efficient(depth: Shallow, width: Width, heads: Heads) -> Any:
-    r"""Lower bound on log_3 of the separation rank where depth is efficient, L < log_3 d_x.
+    r"""Lower bound on log_3 of the separation rank in the depth-efficient regime, L < log_3 d_x.
 
     .. math:: 3^{L-2}\left(\log_3(d_x - H) + a\right), \qquad a = -L + 2 - \log_3 2
 
@@ -100,7 +100,7 @@ def log3_rank_lower_efficient(depth: Shallow, width: Width, heads: Heads) -> Any
 
     Notes
     -----
-    Follows from :func:`log3_rank_multiset` by (n/k)^k. It can be negative, and so say nothing, where H is most of d_x.
+    Follows from :func:`log3_rank_multiset` by (n/k)^k. It can be negative, and so says nothing, if H is most of d_x.
 
     Examples
     --------
@@ -135,7 +135,7 @@ def log3_rank_upper_efficient(depth: Layers, width: Width, heads: Annotated[Head
 
 @formula(kind="exact", source=f"{_SOURCE}, proof of Theorem 1", status="rederived", symbol="R_low", domain=_EFFICIENT)
 def log3_rank_multiset(depth: Shallow, width: Width, heads: Heads) -> Any:
-    r"""Lower bound on log_3 of the separation rank where depth is efficient, before it is simplified.
+    r"""Lower bound on log_3 of the separation rank in the depth-efficient regime, before simplification.
 
     .. math:: \log_3 \left(\!\!\binom{n}{k}\!\!\right) = \log_3 \frac{\Gamma(n + k)}{\Gamma(k + 1)\,\Gamma(n)},
         \qquad n = \frac{d_x - H}{2},\; k = 3^{L-2}
@@ -161,7 +161,7 @@ def log3_rank_multiset(depth: Shallow, width: Width, heads: Heads) -> Any:
 
 @formula(kind="exact", source=f"{_SOURCE}, Theorem 2", status="rederived", symbol="R_low", domain=_INEFFICIENT)
 def log3_rank_lower_inefficient(depth: Deep, width: Width, heads: Heads) -> Any:
-    r"""Lower bound on log_3 of the separation rank where depth is inefficient, L > log_3 d_x.
+    r"""Lower bound on log_3 of the separation rank in the depth-inefficient regime, L > log_3 d_x.
 
     .. math:: \tfrac12 d_x L + b_1 + b_2, \qquad b_1 = -L\left(\tfrac{H}{2} + 1\right),\;
         b_2 = -d_x\left(1 + \tfrac12 \log_3 \tfrac{d_x - H}{2}\right)
@@ -189,7 +189,7 @@ def log3_rank_lower_inefficient(depth: Deep, width: Width, heads: Heads) -> Any:
 def log3_rank_upper_inefficient(
     depth: Deep, width: Width, heads: Annotated[Heads, "heads, fewer than d_x; the bound does not depend on them"]
 ) -> Any:
-    r"""Upper bound on log_3 of the separation rank where depth is inefficient, L > log_3 d_x.
+    r"""Upper bound on log_3 of the separation rank in the depth-inefficient regime, L > log_3 d_x.
 
     .. math:: 2 d_x L + c_1 + c_2, \qquad c_1 = L,\;
         c_2 = -2 d_x \log_3 \frac{d_x}{2\sqrt{2e}} + \log_3 d_x
@@ -229,7 +229,7 @@ def log3_shallow_size_needed(
         "layers of the shallow network",
     ],
 ) -> Any:
-    r"""log_3 of the width and heads a shallower network needs, at least, to match a deep one where depth is efficient.
+    r"""log_3 of the least width plus heads with which a shallower network can match a deep one (depth-efficient regime).
 
     .. math:: \log_3(d_s + H_s) \ge \frac{2 \cdot 3^{L_d - 2} \left(\log_3(d_d - H_d) + a_d\right)}{3^{L_s} - 1}
 
@@ -259,7 +259,7 @@ def shallow_width_needed(
         Any, Domain(0, symbol="L_s", unit="layers", typical=(12, 24)), "layers of the shallow network, also above the threshold"
     ],
 ) -> Any:
-    r"""Width a shallower network needs, at least, to match a deep one where depth is inefficient: the leading term.
+    r"""Least width with which a shallower network can match a deep one (depth-inefficient regime): the leading term.
 
     .. math:: d_s \ge \frac{d_d L_d}{4 L_s}
 

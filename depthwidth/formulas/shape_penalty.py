@@ -1,4 +1,4 @@
-"""What a shape away from the best one costs, in loss, in parameters and in compute."""
+"""Cost of a shape away from the best one: in loss, in parameters and in compute."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def kaplan_compute_overhead(
         Any, Domain(0, symbol="delta_0", unit="relative", typical=(0.005, 0.02)), "published loss increase that goes with it"
     ] = fitted("kaplan2020", "loss_increase"),
 ) -> Any:
-    r"""Share of extra compute that makes up for a relative loss increase.
+    r"""Fraction of extra compute that makes up for a relative loss increase.
 
     .. math:: \Delta_C = (1 + \delta)^{\ln(1 + u) / \ln(1 + \delta_0)} - 1
 
@@ -162,7 +162,7 @@ def parameter_equivalent(
     ],
     exponent: Annotated[Any, Domain(high=0, symbol="g", typical=(-0.07, -0.03)), "d ln(loss)/d ln(N) at this size"],
 ) -> Any:
-    r"""Share of the parameters that a shape penalty wastes: a network this much smaller, of the best shape, does as well.
+    r"""Fraction of the parameters wasted by a shape penalty: a network smaller by it, of the best shape, does as well.
 
     .. math:: q = 1 - (1 + p)^{1/g}
 

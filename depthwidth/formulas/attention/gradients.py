@@ -84,7 +84,7 @@ def query_noise(P: SumP2, M3: SumP3, A22: CrossP2) -> Any:
 def value_gradient_second_moment(
     value_gain: ValueGain, gamma: Gamma, kappa: Kappa, P: SumP2, P2: PairP2, queries: Queries, keys: Keys, dropout: Dropout = 0
 ) -> Any:
-    r"""Second moment of the input's gradient that comes through the values.
+    r"""Second moment of the input's gradient along the value path.
 
     .. math:: \gamma_V = g_V \frac{L_q}{L_k}\left[\gamma\frac{P}{1-p} + (L_q - 1)\,\kappa P_2\right]
 
@@ -106,7 +106,7 @@ def value_gradient_second_moment(
 def value_gradient_covariance(
     value_gain: ValueGain, gamma: Gamma, kappa: Kappa, P: SumP2, P2: PairP2, queries: Queries, keys: TwoKeys
 ) -> Any:
-    r"""Covariance between two tokens of the input's gradient that comes through the values.
+    r"""Covariance between two tokens of the input's gradient along the value path.
 
     .. math:: \kappa_V = g_V \frac{L_q}{L_k}\,\frac{\gamma(1 - P) + (L_q - 1)\,\kappa(1 - P_2)}{L_k - 1}
 
@@ -135,7 +135,7 @@ def query_gradient_second_moment(
     dropout: Dropout = 0,
     noise: Noise = 1,
 ) -> Any:
-    r"""Second moment of the input's gradient that comes through the queries.
+    r"""Second moment of the input's gradient along the query path.
 
     .. math:: \gamma_Q = g_V\, \gamma\, s\left[(1-r)\left(1 - r + \frac{p}{1-p}\right) T + \frac{(1-r)^2}{d}\, C_Q\right]
 
@@ -166,7 +166,7 @@ def query_gradient_covariance(
     width: Width,
     noise: Annotated[Noise, "as :func:`query_noise`, for two rows: about (1 - P)^2 - T2; 1 for long rows"] = 1,
 ) -> Any:
-    r"""Covariance between two tokens of the input's gradient that comes through the queries.
+    r"""Covariance between two tokens of the input's gradient along the query path.
 
     .. math:: \kappa_Q = g_V\, \kappa\, s (1-r)^2 \left[T_2 + \frac{C_Q}{d}\right]
 
@@ -192,7 +192,7 @@ def query_gradient_covariance(
 def key_row_correlation(
     row_correlation: RowCorrelation, correlation: Correlation, raw_score_variance: Raw, head_dim: HeadDim
 ) -> Any:
-    r"""Correlation of two queries as the key path weighs it, with the fluctuation of their product at finite head size.
+    r"""Effective correlation of two queries in the key path, including the fluctuation of their product at finite head size.
 
     .. math:: \rho' = \rho + (1-r)\, s\, \frac{1 + \rho^2}{d_h}
 
@@ -228,7 +228,7 @@ def key_gradient_second_moment(
     keys: Keys,
     dropout: Dropout = 0,
 ) -> Any:
-    r"""Second moment of the input's gradient that comes through the keys.
+    r"""Second moment of the input's gradient along the key path.
 
     .. math::
         \gamma_K = g_V \frac{L_q}{L_k}\, s
@@ -260,7 +260,7 @@ def key_gradient_covariance(
     ],
     keys: TwoKeys,
 ) -> Any:
-    r"""Covariance between two tokens of the input's gradient that comes through the keys.
+    r"""Covariance between two tokens of the input's gradient along the key path.
 
     .. math:: \kappa_K = -\frac{\gamma_K}{L_k - 1}
 

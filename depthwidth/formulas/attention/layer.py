@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class AttentionMoments(NamedTuple):
-    """What an attention layer passes on, forward and backward. Numbers, or arrays of one shape."""
+    """Moments of an attention layer's output and of its input's gradient. Numbers, or arrays of one shape."""
 
     second_moment: Any
     """of the output before its projection, per feature"""
@@ -88,11 +88,11 @@ def attention_moments(
     gradient_correlation : r_g = kappa/gamma, between two tokens. A loss on every token has about 0, which makes the gradient
         small: the result is linear in it.
     causal : a token attends to itself and those before it. The results are then averages over tokens, and over pairs of tokens.
-    queries : L_q, where it differs from `length`: cross-attention, not with `causal`.
-    row_correlation : rho, of two queries' tokens, where it differs from `correlation`.
-    overlap : the averages of the softmax where they are known already, as from
+    queries : L_q, if it differs from `length`: cross-attention, not with `causal`.
+    row_correlation : rho, of two queries' tokens, if it differs from `correlation`.
+    overlap : the averages of the softmax if they are known already, as from
         :class:`depthwidth.numerics.softmax.OverlapTable`.
-    equal_norms : whether all tokens have one norm, as behind a layer norm (True), or those of Gaussian vectors (False): the
+    equal_norms : whether all tokens have one norm, as after a layer norm (True), or those of Gaussian vectors (False): the
         output's terms of :func:`equal_norm_shift` or :func:`norm_fluctuation`, of order s/d, and that of
         :func:`short_row_covariance_shift`. Left out by default.
 
@@ -104,7 +104,7 @@ def attention_moments(
     Raises
     ------
     InputError
-        where an argument is outside its range.
+        if an argument is outside its range.
 
     Examples
     --------
@@ -193,7 +193,7 @@ def position_second_moments(
     Raises
     ------
     InputError
-        where an argument is outside its range.
+        if an argument is outside its range.
 
     Examples
     --------

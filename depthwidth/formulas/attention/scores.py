@@ -39,7 +39,7 @@ def raw_score_variance(query_gain: QueryGain, key_gain: KeyGain, signal: Signal)
 
 @formula(kind="exact", source="shift invariance of the softmax", status="derived", symbol="sigma^2")
 def score_variance(raw_score_variance: Raw, correlation: Correlation) -> Any:
-    r"""Variance of the scores of one row after their common part, which the softmax ignores, is removed.
+    r"""Variance of the scores within a row, without their common part, which the softmax ignores.
 
     .. math:: \sigma^2 = (1 - r)\, s
 

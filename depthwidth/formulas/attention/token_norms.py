@@ -19,7 +19,7 @@ def norm_fluctuation(
     raw_score_variance: Raw,
     width: Annotated[Width, "width of the tokens; their norms are those of Gaussian vectors of this many dimensions"],
 ) -> Any:
-    r"""What tokens of unequal norm add to the second moment of the attention output.
+    r"""Increase of the attention output's second moment by unequal norms of the tokens.
 
     .. math:: \frac{2 V s (1-r)^3}{d}\,(2P - 5M_3 + 3M_4)
 
@@ -41,7 +41,7 @@ def norm_fluctuation(
 def common_share_variance(
     correlation: Annotated[Correlation, "correlation of the tokens: the mean of that share if it is not negative"], width: Width
 ) -> Any:
-    r"""Variance, over tokens of one norm, of the share of a token's squared norm along what all tokens have in common.
+    r"""Variance over tokens of equal norm of the fraction of their squared norm along the tokens' common component.
 
     .. math:: \frac{2\, r (1-r)^2 (2 - r)}{d}
 
@@ -68,7 +68,7 @@ def common_share_variance(
 def equal_norm_shift(
     value_moment: Value, correlation: Correlation, P: SumP2, M3: SumP3, M4: SumP4, raw_score_variance: Raw, width: Width
 ) -> Any:
-    r"""What tokens of exactly one norm, as behind a layer norm, take from the second moment of the attention output.
+    r"""Change of the attention output's second moment by exactly equal norms of the tokens, as after a layer norm.
 
     .. math:: -\frac{V s\, r (1-r)^2 (2 - r)}{d}\,(1 - 7P + 12M_3 - 6M_4)
 
@@ -105,7 +105,7 @@ def equal_norm_covariance_shift(
     raw_score_variance: Raw,
     width: Width,
 ) -> Any:
-    r"""What tokens of exactly one norm take from the covariance between two tokens of the attention output.
+    r"""Change of the attention output's covariance between two tokens by exactly equal norms of the tokens.
 
     .. math:: -\frac{V s\, r (1-r)^2 (2 - r)}{d}\,\bigl[(1 - 3P + 2M_3)(1 - 2 P_2) - 2\rho P_2 (1 - P)^2\bigr]
 
@@ -139,7 +139,7 @@ def short_row_covariance_shift(
     raw_score_variance: Raw,
     width: Width,
 ) -> Any:
-    r"""What rows of finite length take from the term in 1/d of the covariance between two tokens of the attention output.
+    r"""Correction for finite row length to the 1/d term of the attention output's covariance between two tokens.
 
     .. math:: -\frac{V s (1-r)^2}{d}\left[\rho\,\bigl(1 - (1-P)^2(1-P_2)\bigr) + 2 P_2 (1 - 3P + 2M_3)\right]
 

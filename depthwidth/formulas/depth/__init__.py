@@ -1,4 +1,4 @@
-"""Laws of depth: what a stack of equal residual blocks does to the moments of a signal and of its gradient.
+"""Laws of depth: the moments of a signal and of its gradient along a stack of equal residual blocks.
 
 Symbols as in :mod:`.moments`: q and c are second moment and covariance of the stream, r = c/q its correlation between tokens,
 gamma the gradient's second moment, p dropout, lambda and beta the factors on skip and branch. A layer is an attention block and

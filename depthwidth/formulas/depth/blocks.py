@@ -1,4 +1,4 @@
-"""One residual block at a norm's unit input: what it adds, and how unevenly its matrices stretch."""
+"""One residual block at a norm's unit input: the second moment it adds, and the spread of its matrices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def relu_block_second_moment(
     ratio: HiddenRatio = 4,
     dropout: OutputDropout = 0,
 ) -> Any:
-    r"""What a ReLU feed-forward block adds to the stream's second moment; its gradient gains the same factor.
+    r"""Second moment that a ReLU feed-forward block adds to the stream; its gradient gains the same factor.
 
     .. math:: a_F = \frac{m A_1 A_2}{2 (1-p)}
 
@@ -41,7 +41,7 @@ def relu_block_second_moment(
 
 @formula(kind="exact", source="Xavier's variances 2/(fan-in + fan-out) in the block above", status="derived", symbol="a_F")
 def xavier_relu_block_second_moment(ratio: HiddenRatio) -> Any:
-    r"""What a ReLU feed-forward block with Xavier's initialisation adds to the stream's second moment.
+    r"""Second moment that a ReLU feed-forward block with Xavier's initialisation adds to the stream.
 
     .. math:: a_F = \frac{2 m}{(1+m)^2}
 
@@ -72,13 +72,13 @@ def attention_block_second_moment(
     ] = 1,
     dropout: OutputDropout = 0,
 ) -> Any:
-    r"""What an attention block adds to the stream's second moment: averaging leaves of the values what tokens share.
+    r"""Second moment that an attention block adds to the stream: averaging keeps only what the tokens' values share.
 
     .. math:: a_A = \frac{A_v A_o r}{1-p}
 
     Returns
     -------
-    a_A per feature, at an input of second moment 1. What it leaves out falls as one over the length:
+    a_A per feature, at an input of second moment 1. The part it leaves out falls as one over the length:
     :func:`~depthwidth.formulas.attention.output_second_moment` has it.
 
     Examples
@@ -102,7 +102,7 @@ def residual_correlation(
     skip: Scale = 1,
     branch: BranchScale = 1,
 ) -> Any:
-    r"""Correlation between tokens behind a residual sum: the mean of both, weighted by what each contributes.
+    r"""Correlation between tokens after a residual sum: the mean of both correlations, weighted by second moment.
 
     .. math:: r' = \frac{\lambda^2 q r + \beta^2 a r_f}{\lambda^2 q + \beta^2 a}
 
@@ -139,7 +139,7 @@ def feed_forward_matrix_moment(
         "E f'^4 / (E f'^2)^2; 2 for ReLU, whose slope is 0 or 1, and 1 for a linear map",
     ] = 2,
 ) -> Any:
-    r"""How unevenly a plain feed-forward part stretches directions: tr (J J')^2 / d over (tr J J' / d)^2.
+    r"""Unevenness of the singular values of a plain feed-forward part: tr (J J')^2 / d over (tr J J' / d)^2.
 
     .. math:: \mu_2 = 2 + \frac{\kappa_s}{m}
 
@@ -173,7 +173,7 @@ def feed_forward_matrix_spread(
         "E f^4 / (E f^2)^2 of the hidden features; 6 for ReLU, 3 for a linear map",
     ] = 6,
 ) -> Any:
-    r"""How much the size of a feed-forward part's output varies between draws of its weights: d times the relative variance.
+    r"""Width times the relative variance, over draws of the weights, of the squared norm of a feed-forward part's output.
 
     .. math:: \omega = 2 + \frac{\kappa_4 - 1}{m}
 

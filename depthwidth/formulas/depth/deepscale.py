@@ -24,7 +24,7 @@ def deepscale_gradient_gain(
     k: Annotated[Any, Domain(0, symbol="k", typical=(0.5, 1.4)), "factor in beta^2 = k / N_b^alpha, which is at most 1"] = 2,
     alpha: ShareExponent = 1,
 ) -> Any:
-    r"""How much a gradient gains through a DeepScaleLM stack whose blocks have one gain J.
+    r"""Growth of the gradient through a DeepScaleLM stack whose blocks all have the gain J.
 
     .. math:: \left(1 + \frac{k (J - 1)}{N_b^\alpha}\right)^{N_b}
 
@@ -55,7 +55,7 @@ def deepscale_gradient_bound(
     k: Annotated[Any, Domain(0, symbol="k", typical=(0.5, 2)), "factor in beta^2 = k / N_b^alpha"] = 2,
     alpha: ShareExponent = 1,
 ) -> Any:
-    r"""The most that a gradient can gain through a DeepScaleLM stack; free of depth for alpha = 1.
+    r"""Upper bound on the growth of the gradient through a DeepScaleLM stack; independent of depth for alpha = 1.
 
     .. math:: e^{k (J - 1) N_b^{1-\alpha}}
 
@@ -80,7 +80,7 @@ def deepscale_gradient_bound(
     domain="unit blocks, lambda^2 + beta^2 = 1, ReLU, long sequences",
 )
 def deepscale_correlation_rate(correlation: Correlation, dropout: Dropout) -> Any:
-    r"""How fast the correlation of tokens moves along a DeepScaleLM stack of unit blocks.
+    r"""Rate of change of the correlation of tokens along a DeepScaleLM stack of unit blocks.
 
     .. math:: \frac{dr}{d\tau} = (1-p)(1 + k(r)) - 2 r, \quad
               k(r) = \frac{\sqrt{1-r^2} + (\pi - \arccos r)\, r}{\pi}
@@ -140,7 +140,7 @@ def deepscale_correlation(
     domain="as the rate's; within 0.006",
 )
 def deepscale_correlation_limit(dropout: Dropout) -> Any:
-    r"""The correlation towards which tokens move in a stack of unit ReLU blocks; dropout keeps it below 1.
+    r"""Limit of the correlation of tokens in a deep stack of unit ReLU blocks; dropout keeps it below 1.
 
     .. math:: r^* = \frac{-B - \sqrt{B^2 - 4AC}}{2A}
 

@@ -21,7 +21,7 @@ Width = Annotated[Features, "width"]
 
 @formula(
     kind="exact",
-    source="residual sum and the norm behind it",
+    source="residual sum and the norm after it",
     status="derived",
     symbol="f",
     domain="infinite width; constant a and J",
@@ -32,13 +32,13 @@ def post_norm_gradient_factor(
     skip: Scale = 1,
     branch: BranchScale = 1,
 ) -> Any:
-    r"""By what one post-norm block multiplies a gradient on its way back.
+    r"""Factor by which one post-norm block multiplies the gradient's second moment in the backward pass.
 
     .. math:: f = \frac{\lambda^2 + \beta^2 J}{\lambda^2 + \beta^2 a}
 
     Returns
     -------
-    f; 1 where J = a, and 1/(1+a) where the branch gives nothing back.
+    f; 1 if J = a, and 1/(1+a) if no gradient passes through the branch.
 
     Notes
     -----
@@ -66,7 +66,7 @@ def post_norm_gradient_growth(
     feed_forward: FeedForward,
     layers: Layers,
 ) -> Any:
-    r"""How much a gradient gains, or loses, on its way through N post-norm layers: exponential in depth.
+    r"""Growth or decay of the gradient through N post-norm layers: exponential in depth.
 
     .. math:: \left(\frac{(1 + J_A)(1 + J_F)}{(1 + a_A)(1 + a_F)}\right)^N
 
@@ -94,7 +94,7 @@ def post_norm_collapse(
     attention: Annotated[Attention, "second moment that an attention block adds once tokens have aligned"],
     layers: Layers,
 ) -> Any:
-    r"""How far from alike the tokens of a post-norm stack still are after N layers: rank collapse at an exponential rate.
+    r"""One minus the correlation of tokens after N post-norm layers: rank collapse at an exponential rate.
 
     .. math:: 1 - r_N = g_0 (1 + a_A)^{-N}
 

@@ -52,13 +52,13 @@ def scaled_pre_norm_second_moment(
     skip: Shrink,
     branch: BranchScale,
 ) -> Any:
-    r"""Second moment of a pre-norm stream whose skip is scaled down: it settles instead of growing.
+    r"""Second moment of a pre-norm stream whose skip is scaled down: it converges instead of growing.
 
     .. math:: q_N = \lambda^{4N} q_0 + \beta^2 (\lambda^2 a_A + a_F) \frac{1 - \lambda^{4N}}{1 - \lambda^4}
 
     Returns
     -------
-    q_N per feature; 1 at every depth where q_0 = a_A = a_F = 1 and lambda^2 + beta^2 = 1 (DeepScaleLM).
+    q_N per feature; 1 at every depth if q_0 = a_A = a_F = 1 and lambda^2 + beta^2 = 1 (DeepScaleLM).
 
     Examples
     --------
@@ -85,7 +85,7 @@ def pre_norm_gradient_growth(
     slope: Slope,
     layers: Layers,
 ) -> Any:
-    r"""How much a gradient gains on its way through N pre-norm layers in front of which the stream grows linearly.
+    r"""Growth of the gradient through N pre-norm layers if the stream grows linearly.
 
     .. math:: \prod_{l=0}^{N-1} \left(1 + \frac{J}{q_0 + s l}\right)
               = \frac{\Gamma(N + (q_0+J)/s)\, \Gamma(q_0/s)}{\Gamma((q_0+J)/s)\, \Gamma(N + q_0/s)}
@@ -120,7 +120,7 @@ def pre_norm_gradient_power_law(
     slope: Annotated[Slope, "second moment that a layer adds to the stream; J/s is the exponent"],
     layers: Annotated[Any, Domain(0, symbol="N", unit="layers", typical=(10, 200)), "layers"],
 ) -> Any:
-    r"""The gradient of a deep pre-norm stack as a power of its depth.
+    r"""Growth of the gradient through a deep pre-norm stack: a power of the depth.
 
     .. math:: \frac{\Gamma(q_0/s)}{\Gamma((q_0+J)/s)}\, N^{J/s}
 
@@ -147,7 +147,7 @@ def pre_norm_collapse_exponent(
     attention: Annotated[Attention, "second moment that an attention block adds once tokens have aligned"],
     feed_forward: Annotated[FeedForward, "second moment that a feed-forward block adds once tokens have aligned"],
 ) -> Any:
-    r"""With which power of depth the tokens of a pre-norm stack become alike: 1 - r falls as N to this power.
+    r"""Exponent of rank collapse in a pre-norm stack: 1 - r falls as N to this power.
 
     .. math:: x = -\frac{a_A}{a_A + a_F}
 
@@ -173,7 +173,7 @@ def pre_norm_collapse_exponent(
 def pre_norm_collapse(
     gap: Gap, second_moment: StartMoment, attention: Attention, feed_forward: FeedForward, layers: Layers
 ) -> Any:
-    r"""How far from alike the tokens of a pre-norm stack still are after N layers: rank collapse by a power of depth.
+    r"""One minus the correlation of tokens after N pre-norm layers: rank collapse by a power of depth.
 
     .. math:: 1 - r_N = g_0 \frac{q_0}{q_0 + s N} \prod_{l=0}^{N-1} \left(1 + \frac{a_F}{q_0 + a_A + s l}\right),
               \quad s = a_A + a_F
@@ -209,7 +209,7 @@ def pre_norm_correlation_limit(
     feed_forward: Annotated[FeedForward, "second moment that a ReLU part adds, before dropout"],
     dropout: Annotated[Dropout, "dropout rate of both blocks' outputs"],
 ) -> Any:
-    r"""Where dropout stops rank collapse in a deep pre-norm stack: the correlation of what a layer adds.
+    r"""Correlation at which dropout stops rank collapse in a deep pre-norm stack.
 
     .. math:: r^* (V r^* + a_F) = (1-p) \left(V r^* + a_F \left(\tfrac{1}{\pi} + \tfrac{r^*}{2}
               + (\tfrac12 - \tfrac1\pi) {r^*}^2\right)\right)
@@ -236,7 +236,7 @@ def sandwich_norm_second_moment(
     blocks: Branches,
     branch: Annotated[BranchScale, "factor on the branches, or the gain of the norms at their outputs"] = 1,
 ) -> Any:
-    r"""Second moment of a stream to which every branch is added behind a norm of its own: linear, whatever the weights.
+    r"""Second moment of a sandwich-norm stream, whose branches end in a norm: linear in depth for any weights.
 
     .. math:: q = q_0 + N_b \beta^2
 

@@ -151,7 +151,7 @@ def relu_second_moment(variance: Variance, mean: Mean = 0) -> Any:
 
     Notes
     -----
-    Half the variance at zero mean, which is what the factor 2 of He initialization makes good.
+    Half the variance at zero mean, which the factor 2 of He initialisation compensates.
 
     Examples
     --------

@@ -1,10 +1,10 @@
-"""How many dimensions a head needs, how many heads a layer, and what is lost with fewer.
+"""Dimensions that a head needs, heads that a layer needs, and the loss with fewer.
 
 Sharp heads, which look one token up, need about 2 ln n dimensions and gain nothing beyond 6 ln n. Diffuse heads lose what the
 discarded singular directions of their query-key form carried; absolutely, that falls as 1/n, relatively it does not. How many
 heads a layer needs is the number of things it must deliver, below which no width helps.
 
-What is whose: the budget D = sum of H d_m over groups of heads, the trade of heads against head dimension in early layers and
+Attribution: the budget D = sum of H d_m over groups of heads, the trade of heads against head dimension in early layers and
 the smaller head dimension of later ones are the confirmed structure of Yu et al. 2025 (arXiv 2510.03784), whose theorems could
 not be read; formulas here whose source says *our reconstruction* are ours and not that paper's. Theorems of other papers carry
 their names; statements that give an order without a constant are of kind ``heuristic`` and take the constant to be 1.

@@ -1,4 +1,4 @@
-"""How many heads, or dimensions over all heads, a task takes."""
+"""Number of heads, or of dimensions over all heads, that a task needs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def relation_key_dim(
     relations: Annotated[Any, Domain(2, closed_low=True, symbol="m", typical=(1e3, 1e6)), "directed pairs"],
     width: Annotated[Width, "width of the items' embeddings"],
 ) -> Any:
-    r"""Total key dimension, over all heads, that recovering so many relations between items takes, to an order of magnitude.
+    r"""Total key dimension over all heads needed to recover so many relations between items, to an order of magnitude.
 
     .. math:: D_K = H d_h \sim \frac{m \ln m}{d}
 
@@ -70,7 +70,7 @@ Rank = Annotated[Any, Domain(1, symbol="r", unit="dimensions", typical=(1, 16), 
 def low_rank_heads_high_dim(
     width: FullDim, rank: Rank, error: Annotated[Any, Domain(0, 1, symbol="epsilon", typical=(0.2, 0.9)), "squared error"]
 ) -> Any:
-    r"""Heads of low rank that finding the nearest of two points takes, in high dimension. One full-rank head is enough.
+    r"""Number of low-rank heads needed to find the nearest of two points in high dimension. One full-rank head is enough.
 
     .. math:: H = \Omega\!\left((d/r)^{1/\epsilon}\right)
 
@@ -89,7 +89,7 @@ def low_rank_heads_high_dim(
 
 @formula(kind="heuristic", source=f"{_AMSEL}: order, constant taken as 1", status="secondary", symbol="ln H")
 def log_low_rank_heads_high_accuracy(width: FullDim, rank: Rank) -> Any:
-    r"""Logarithm of the number of low-rank heads that finding the nearest of two points takes, at high accuracy.
+    r"""Logarithm of the number of low-rank heads needed to find the nearest of two points at high accuracy.
 
     .. math:: \ln H = \Omega\!\left(d - r \ln(d/r)\right)
 
@@ -116,7 +116,7 @@ def sparse_average_dim(
     chosen: Annotated[Any, Domain(1, closed_low=True, integer=True, symbol="q", typical=(1, 64)), "tokens averaged"],
     length: ShortLength,
 ) -> Any:
-    r"""Embedding dimension that averaging q chosen tokens out of n takes one attention unit.
+    r"""Embedding dimension that one attention unit needs to average q chosen tokens out of n.
 
     .. math:: m \sim q \ln n
 
@@ -152,7 +152,7 @@ def too_few_heads_exponent(
         Any, Domain(2, symbol="D", typical=(4, 12), **WHOLE), "minima over parts of the sequence on which the target depends"
     ],
 ) -> Any:
-    r"""Exponent of the parameters over the accuracy for a layer with fewer heads than the target's intrinsic dimension.
+    r"""Exponent by which parameters grow with accuracy for a layer with fewer heads than the target's intrinsic dimension.
 
     .. math:: M = \Omega(\epsilon^{-k}), \qquad k = \frac{T/4 - s - D + 1}{(w + 1) s + 1} - 1
 

@@ -1,4 +1,4 @@
-"""Heads that deliver earlier positions: linear biases, and several lags through maps of their own."""
+"""Heads that read earlier positions: linear biases, and several lags through maps of their own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def one_head_lag_error(
     ],
     lag: Lag,
 ) -> Any:
-    r"""Squared error of one linear-bias head that should pick the token at a given lag.
+    r"""Squared error of one linear-bias head that is to pick the token at a given lag.
 
     .. math:: \epsilon^2 = 1 - z^{2T}(1 - z^2)
 
@@ -46,7 +46,7 @@ def one_head_lag_error(
 
 @formula(kind="exact", source=f"{OURS}: minimum of the error over the decay", status="derived", symbol="z")
 def best_lag_decay(lag: Lag) -> Any:
-    r"""Decay with which one linear-bias head picks a given lag best.
+    r"""Best decay of one linear-bias head for a given lag.
 
     .. math:: z^2 = \frac{T}{T + 1}
 
@@ -117,7 +117,7 @@ def shared_lag_heads(
     ],
     value_dim: Annotated[Any, Domain(1, symbol="d_x", typical=(4, 64), **WHOLE), "dimensions of a value"],
 ) -> Any:
-    r"""Rank-one heads that serve M lags jointly, by counting freedoms: dedicating heads to lags is not optimal.
+    r"""Rank-one heads that serve M lags jointly, by counting degrees of freedom: dedicating heads to lags is not optimal.
 
     .. math:: H \approx \frac{M d_x^2}{M + 2 d_x - 2}
 
@@ -143,7 +143,7 @@ MapSize = Annotated[
 
 @formula(
     kind="exact",
-    source=f"{OURS}: rank of the maps over lags; least where the maps are uncorrelated and of one size",
+    source=f"{OURS}: rank of the maps over lags; least if the maps are uncorrelated and of one size",
     status="derived",
     symbol="loss/loss_0",
     domain="linear sequence model on white noise",
@@ -180,7 +180,7 @@ def lag_floor(gram: Sequence[Sequence[float]], heads: int) -> float:
     Raises
     ------
     InputError
-        where `gram` is not square, symmetric and positive, or `heads` is not a whole number from 1.
+        if `gram` is not square, symmetric and positive, or `heads` is not a whole number from 1.
 
     >>> lag_floor([[1.0, 0.5], [0.5, 1.0]], 1)
     0.25
@@ -218,7 +218,7 @@ def dedicated_lag_loss(
         "squared error of the group's pattern: 0 for a free position bias, :func:`best_lag_error` for linear biases",
     ] = 0,
 ) -> Any:
-    r"""Relative loss of heads dedicated to lags: what their value rank cuts off, and what their patterns miss.
+    r"""Relative loss of heads dedicated to lags, from their value rank and from the error of their patterns.
 
     .. math:: \frac{\mathrm{loss}}{\mathrm{loss}_0} = t + (1 - t)\,\epsilon^2, \qquad
         t = \frac{\sum_{k > d_m} k^{-2a}}{\sum_{k \le d_x} k^{-2a}}
@@ -228,7 +228,7 @@ def dedicated_lag_loss(
     Returns
     -------
     0 to 1. A dedication bounds the best loss from above: four lags in 16 dimensions at 4 heads of 8 lose 0.036 so, and 0.029
-    where heads may serve several (``head_split.csv``).
+    if heads may serve several (``head_split.csv``).
 
     Examples
     --------

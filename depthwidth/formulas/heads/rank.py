@@ -156,7 +156,7 @@ def gaussian_hardmax_fraction(
     ],
     head_dim: Annotated[Any, Domain(8, 1e6, True, True, integer=True, symbol="d_h", typical=(8, 256)), "head dimension"],
 ) -> Any:
-    r"""Rank over length of a hard-max attention matrix with Gaussian queries and keys.
+    r"""Rank divided by length of a hard-max attention matrix with Gaussian queries and keys.
 
     .. math:: \frac{E R}{n} \approx E_g\!\left[1 - \exp\!\left(-e^{\tau g - \tau^2/2}\right)\right],
         \qquad \tau = \frac{b_n^2}{\sqrt{2 d_h}}

@@ -26,7 +26,7 @@ Choices = Annotated[ShortLength, "number of keys"]
 
 @formula(kind="asymptotic", source=_MEMORY, status="derived", symbol="d_crit", domain="Gaussian keys, annealed average")
 def critical_head_dim(length: Annotated[Length, "tokens to choose from"]) -> Any:
-    r"""Head dimension below which no logit scale lets a head look one token up.
+    r"""Head dimension below which a head cannot look up one token at any logit scale.
 
     .. math:: d_{crit} = 2 \ln n
 
@@ -53,7 +53,7 @@ def _require_retrieval(name: str, head_dim: Any, length: Any) -> Any:
 
 @formula(kind="asymptotic", source=_MEMORY, status="derived", symbol="sigma_min", domain="Gaussian keys, annealed average")
 def smallest_noise(head_dim: RetrievalDim, length: Choices) -> Any:
-    r"""Smallest standard deviation of the distractors' logits at which a head can look one token up.
+    r"""Smallest standard deviation of the distractors' logits at which a head can look up one token.
 
     .. math:: \sigma_{min} = \sqrt{d_h} - \sqrt{d_h - 2 \ln n}
 
@@ -107,7 +107,7 @@ def best_retrieval_error(length: Choices, head_dim: SmallHead) -> Any:
 
     Returns
     -------
-    0 to 1. Trained heads reach it without any fitted number (n = 16 to 1024), to 0.01 above it where it is below 0.05.
+    0 to 1. Trained heads reach it without any fitted number (n = 16 to 1024), to 0.01 above it if it is below 0.05.
 
     Examples
     --------

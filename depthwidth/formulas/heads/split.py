@@ -22,7 +22,7 @@ Budget = Annotated[Any, Domain(0, symbol="D", unit="dimensions", typical=(16, 10
 
 @formula(kind="exact", source=SPLIT, status="derived", symbol="H*", domain="error a H^-p + b d^-q at H d = D")
 def split_heads(a: Prefactor, p: Power, b: OtherPrefactor, q: OtherPower, budget: Budget) -> Any:
-    r"""Best number of heads of a budget of dimensions, for power-law errors.
+    r"""Best number of heads for a budget of dimensions, for power-law errors.
 
     .. math:: H^* = \left(\frac{a p}{b q}\right)^{1/(p + q)} D^{q/(p + q)}
 

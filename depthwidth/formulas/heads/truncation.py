@@ -36,7 +36,7 @@ def total_variation_bound(
         Eta, "largest difference of the logits, up to a common constant; for a truncated form, s_{r+1} |x_q| max |x_j|"
     ],
 ) -> Any:
-    r"""Largest change of attention weights, in total variation, when every logit moves by at most eta.
+    r"""Largest change of attention weights, in total variation, if every logit moves by at most eta.
 
     .. math:: \mathrm{TV}(p, p') \le \tanh(\eta/2)
 
@@ -63,7 +63,7 @@ def output_certificate(
     eta: Eta,
     radius: Annotated[Any, Domain(0, closed_low=True, symbol="R_v"), "radius of the smallest ball that holds the values"],
 ) -> Any:
-    r"""Largest change of an attention output when every logit moves by at most eta.
+    r"""Largest change of an attention output if every logit moves by at most eta.
 
     .. math:: \lVert o - o' \rVert \le 2 R_v \tanh(\eta/2)
 
@@ -94,7 +94,7 @@ def bounded_logit_error(
     ],
     eta: Eta,
 ) -> Any:
-    r"""Largest squared change of attention weights when bounded logits move by at most eta.
+    r"""Largest squared change of attention weights if bounded logits move by at most eta.
 
     .. math:: \lVert p - p' \rVert^2 \le \frac{2 e^\Delta}{n} \tanh(\eta/2)
 
@@ -174,7 +174,7 @@ def _spectrum(spectrum: Sequence[float]) -> list[float]:
 
 
 def power_spectrum(rank: int, exponent: float, total: float) -> list[float]:
-    """The spectrum s_m^2 proportional to m^-exponent, m = 1 to `rank`, with this sum: a stand-in where nothing was measured.
+    """The spectrum s_m^2 proportional to m^-exponent, m = 1 to `rank`, with this sum: a stand-in if nothing was measured.
 
     >>> [round(v, 4) for v in power_spectrum(3, 1.0, 1.1)]
     [0.6, 0.3, 0.2]
@@ -194,7 +194,7 @@ def weight_growth(spectrum: Sequence[float]) -> list[float]:
     Raises
     ------
     InputError
-        where the largest s_m^2 is 1/2 or more: then the average is infinite, and attention is not diffuse.
+        if the largest s_m^2 is 1/2 or more: then the average is infinite, and attention is not diffuse.
 
     >>> [round(v, 4) for v in weight_growth(power_spectrum(16, 1.0, 1.0))[:3]]
     [1.0, 1.5648, 1.8647]
@@ -219,7 +219,7 @@ def diffuse_errors(spectrum: Sequence[float], length: int) -> list[float]:
 
 
 def readout_errors(spectrum: Sequence[float], gains: Sequence[float] | None = None) -> list[float]:
-    """What a head that reads content out loses at rank 0, 1, ..., R: the sum over m > r of s_m^2 times gain_m, at any length.
+    """Loss of a head that reads content out, at rank 0, 1, ..., R: the sum over m > r of s_m^2 times gain_m, at any length.
 
     `gains` are the squared lengths of the value images of the whitened key directions, 1 where values are the whitened keys.
     Derivation: docs/derivations/heads.md, (H18).

@@ -1,4 +1,4 @@
-"""Where a loss law with a power of the width and a power of the depth is stationary at a fixed number of parameters."""
+"""Shapes of least loss at a fixed number of parameters, for loss laws with a power of the width and one of the depth."""
 
 from __future__ import annotations
 

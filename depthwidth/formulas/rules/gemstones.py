@@ -30,7 +30,7 @@ def gemstones_depth(
     A: WidthTerm = fitted("gemstones2025", "A"),
     B: DepthTerm = fitted("gemstones2025", "B"),
 ) -> Any:
-    r"""Depth that goes with this width where the Gemstones law is stationary at a fixed number of parameters.
+    r"""Depth of least Gemstones loss at this width, for a fixed number of parameters.
 
     .. math:: d(w) = \left(\frac{2\beta B}{\alpha A}\, w^{\alpha}\right)^{1/\beta}
 
@@ -59,7 +59,7 @@ def gemstones_width(
     A: WidthTerm = fitted("gemstones2025", "A"),
     B: DepthTerm = fitted("gemstones2025", "B"),
 ) -> Any:
-    r"""Width that goes with this depth where the Gemstones law is stationary: the inverse of :func:`gemstones_depth`.
+    r"""Width of least Gemstones loss at this depth: the inverse of :func:`gemstones_depth`.
 
     .. math:: w(d) = \left(\frac{\alpha A}{2\beta B}\, d^{\beta}\right)^{1/\alpha}
 

@@ -26,7 +26,7 @@ def liu_depth(
     c_m: LiuWidthTerm = fitted("liu2026", "c_m"),
     c_l: LiuDepthTerm = fitted("liu2026", "c_l"),
 ) -> Any:
-    r"""Depth that goes with this width where the inverse-depth law is stationary at a fixed number of parameters.
+    r"""Depth of least loss under the inverse-depth law at this width, for a fixed number of parameters.
 
     .. math:: l(m) = \left(\frac{2\alpha_l c_l}{\alpha_m c_m}\, m^{\alpha_m}\right)^{1/\alpha_l}
 
@@ -55,7 +55,7 @@ def liu_width(
     c_m: LiuWidthTerm = fitted("liu2026", "c_m"),
     c_l: LiuDepthTerm = fitted("liu2026", "c_l"),
 ) -> Any:
-    r"""Width that goes with this depth where the inverse-depth law is stationary: the inverse of :func:`liu_depth`.
+    r"""Width of least loss under the inverse-depth law at this depth: the inverse of :func:`liu_depth`.
 
     .. math:: m(l) = \left(\frac{\alpha_m c_m}{2\alpha_l c_l}\, l^{\alpha_l}\right)^{1/\alpha_m}
 

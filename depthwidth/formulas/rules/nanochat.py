@@ -32,7 +32,7 @@ def nanochat_width(depth: Depth, ratio: Ratio = fitted("heuristics", "ratio", "n
 
 @formula(kind="heuristic", source="nanochat, public code", status="primary", symbol="L", domain="small language models")
 def nanochat_depth(width: Width, ratio: Ratio = fitted("heuristics", "ratio", "nanochat")) -> Any:
-    r"""Depth whose nanochat width this is: the inverse of :func:`nanochat_width`.
+    r"""Depth that nanochat gives a model of this width: the inverse of :func:`nanochat_width`.
 
     .. math:: L = d_x / \rho
 

@@ -57,7 +57,7 @@ def sovit_scaled(
     ],
     compute_factor: Annotated[Any, Domain(0, symbol="tau", typical=(1, 1000)), "compute divided by the compute of the start"],
 ) -> Any:
-    r"""One dimension of a vision transformer when all of them are scaled to a larger compute together.
+    r"""One dimension of a vision transformer after all dimensions are scaled together to a larger compute.
 
     .. math:: x_k(\tau) = x_k\, \tau^{s_k / 3}
 
@@ -85,7 +85,7 @@ def sovit_width(
     s_width: WidthGrowth = fitted("sovit2023", "s_width"),
     s_depth: DepthGrowth = fitted("sovit2023", "s_depth"),
 ) -> Any:
-    r"""Width that goes with this depth when a vision transformer is scaled as in SoViT.
+    r"""Width of a vision transformer of this depth, scaled as in SoViT.
 
     .. math:: x_w(x_d) = x_{w0} \left(\frac{x_d}{x_{d0}}\right)^{s_w / s_d}
 
@@ -114,7 +114,7 @@ def sovit_depth(
     s_width: WidthGrowth = fitted("sovit2023", "s_width"),
     s_depth: DepthGrowth = fitted("sovit2023", "s_depth"),
 ) -> Any:
-    r"""Depth that goes with this width when a vision transformer is scaled as in SoViT.
+    r"""Depth of a vision transformer of this width, scaled as in SoViT.
 
     .. math:: x_d(x_w) = x_{d0} \left(\frac{x_w}{x_{w0}}\right)^{s_d / s_w}
 

@@ -1,4 +1,4 @@
-"""How concentrated softmax attention is: exact averages over Gaussian logits, closed forms with their ranges, lengths.
+"""Concentration of softmax attention: exact averages over Gaussian logits, closed forms with their ranges, lengths.
 
 Logits l_j are independent, N(0, sigma^2), over the n entries a query attends to; weights are p_j = exp(l_j)/Z. A calculator
 should use the integrals, whose names are plain (:func:`entropy`, :func:`squared_sum`, ...): each costs a fraction of a

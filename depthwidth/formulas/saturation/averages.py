@@ -153,7 +153,7 @@ def largest_weight(variance: Variance, length: Length) -> Any:
 
 @formula(kind="exact", source=EXACT, status="derived", symbol="tr J")
 def jacobian_trace(variance: Variance, length: Length) -> Any:
-    r"""Average trace of the softmax's Jacobian: how much gradient still reaches the logits.
+    r"""Average trace of the softmax's Jacobian, the part of the gradient that reaches the logits.
 
     .. math:: E\, \mathrm{tr}(\mathrm{diag}\,p - p p^\top) = 1 - E \textstyle\sum_j p_j^2
 
@@ -205,7 +205,7 @@ def _variance_at(reached: Any, wanted: float, length: float) -> float:
 
 @formula(kind="exact", source=EXACT, status="derived", symbol="sigma")
 def logit_std_for_tokens(tokens: Tokens, length: Length) -> Any:
-    r"""Logit scale at which attention covers a wanted number of tokens.
+    r"""Logit scale at which attention covers a given number of tokens.
 
     .. math:: \sigma:\quad 1 / E \textstyle\sum_j p_j^2(\sigma, n) = k
 
@@ -216,7 +216,7 @@ def logit_std_for_tokens(tokens: Tokens, length: Length) -> Any:
     Raises
     ------
     InputError
-        where k exceeds n, or would take a variance above 1e4.
+        if k exceeds n, or needs a variance above 1e4.
 
     Examples
     --------

@@ -101,7 +101,7 @@ def softmax_variance_series(variance: RowVariance, length: RowLength) -> Any:
     domain="uniform attention, sigma^2 = 0",
 )
 def causal_uniform_overlap(length: Annotated[RowLength, "tokens"]) -> Any:
-    r"""Average over the rows of a causal mask of P, for uniform attention.
+    r"""Average of P over the rows of a causal mask, for uniform attention.
 
     .. math:: \bar P \approx \frac{\ln L + \gamma_E}{L}
 
@@ -149,7 +149,7 @@ def condensed_length(
         "variance of a logit, the same at every length; up to 1400, so that a float holds its exponential",
     ],
 ) -> Any:
-    r"""Length below which a row of logits of this scale is condensed: :func:`condensation_point` the other way round.
+    r"""Length below which a row of logits of this scale is condensed: the inverse of :func:`condensation_point`.
 
     .. math:: n_c = e^{\sigma^2 / 2}
 
@@ -174,7 +174,7 @@ def length_scaled_condensed_length(
     ],
     length: Annotated[Length, "length at which the variance is sigma^2"],
 ) -> Any:
-    r"""Length above which a row is condensed where logits grow with the logarithm of the length, as in scalable softmax.
+    r"""Length above which a row is condensed if logits grow with the logarithm of the length, as in scalable softmax.
 
     .. math:: n_c = e^{2 (\ln n)^2 / \sigma^2}, \qquad \sigma(n') = \sigma \frac{\ln n'}{\ln n}
 
@@ -185,7 +185,7 @@ def length_scaled_condensed_length(
     Raises
     ------
     InputError
-        where it exceeds e^700.
+        if it exceeds e^700.
 
     Examples
     --------
@@ -207,7 +207,7 @@ def largest_normal(length: Annotated[Length, "number of normal variables"]) -> A
 
     Returns
     -------
-    Standard deviations; negative below n = 3, where it means nothing.
+    Standard deviations; negative and meaningless below n = 3.
 
     Examples
     --------
@@ -219,7 +219,7 @@ def largest_normal(length: Annotated[Length, "number of normal variables"]) -> A
 
 
 def require_ratio(name: str, variance: Any, length: Any, low: float, high: float, words: str) -> None:
-    """Refuse with `words` where the logit scale over the condensation point is not between `low` and `high`."""
+    """Refuse with `words` if the logit scale divided by the condensation point is not between `low` and `high`."""
     ratio = sqrt(variance) / condensation_point.body(length)
     require((ratio >= low) & (ratio <= high), f"saturation.{name}: {words}; saturation's integrals hold everywhere")
 
@@ -295,7 +295,7 @@ def diffuse_squared_sum(variance: Variance, length: Length) -> Any:
     domain="sigma < 0.6 sqrt(2 ln n); within 12 % there for n from 1024, 24 % from 64",
 )
 def one_body_squared_sum(variance: Variance, length: Length) -> Any:
-    r"""Sum of squared weights where one logit competes with the average of all others.
+    r"""Sum of squared weights in the approximation of one logit against the average of all others.
 
     .. math:: E \sum_j p_j^2 \approx n\, E_g\!\left[\left(\frac{a}{1 + a}\right)^2\right],
         \qquad a = \exp\!\left(\sigma g - \ln(n - 1) - \tfrac{\sigma^2}{2}\right)
@@ -416,7 +416,7 @@ def condensed_squared_sum(variance: CondensedVariance, length: CondensedLength) 
     domain=f"{_CONDENSED}: within 4 % above 2.5 b_n, 13 % high at 1.9 b_n, 50 % at 1.4 b_n, for n from 1024",
 )
 def condensed_entropy(variance: CondensedVariance, length: CondensedLength) -> Any:
-    r"""Entropy of condensed attention, which no longer depends on the length but through b_n.
+    r"""Entropy of condensed attention, which depends on the length only through b_n.
 
     .. math:: E H \approx \psi(1) - \psi(1 - b_n/\sigma)
 

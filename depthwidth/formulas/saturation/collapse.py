@@ -31,7 +31,7 @@ def entropy_collapse_gain(
 
     Returns
     -------
-    beta, where a raw score has variance beta^2 ln n. The same as :func:`condensation_point` for the part of the score that
+    beta: a raw score has variance beta^2 ln n. The same as :func:`condensation_point` for the part of the score that
     differs between tokens.
 
     Examples
@@ -44,7 +44,7 @@ def entropy_collapse_gain(
 
 @formula(kind="asymptotic", source=f"{_GIORLANDINO}, authors' code", status="primary", symbol="q_att", domain="n to infinity")
 def collapsed_output_second_moment(beta: Beta, correlation: TokenCorrelation) -> Any:
-    r"""Second moment of the attention output in the limit of long rows, in front of the value weights.
+    r"""Second moment of the attention output in the limit of long rows, before the value weights.
 
     .. math:: q = p + (1 - p)\, \max\!\left(0,\, 1 - \beta_c/\beta\right)
 
@@ -62,7 +62,7 @@ def collapsed_output_second_moment(beta: Beta, correlation: TokenCorrelation) ->
 
 @formula(kind="exact", source=f"finite-n form of {_GIORLANDINO}, derived for this package", status="derived", symbol="q_att")
 def finite_output_second_moment(beta: Beta, correlation: TokenCorrelation, length: Annotated[Length, "tokens"]) -> Any:
-    r"""Second moment of the attention output at a finite number of tokens, in front of the value weights.
+    r"""Second moment of the attention output at a finite number of tokens, before the value weights.
 
     .. math:: q = p + (1 - p)\, E \textstyle\sum_j p_j^2\big|_{\sigma^2 = (1 - p) \beta^2 \ln n}
 
@@ -96,7 +96,7 @@ def residual_attention_correlation(
     value_variance: ValueVariance,
     residual_gain: Annotated[Any, Domain(0, closed_low=True, symbol="alpha", typical=(0.1, 3.0)), "factor on the skip path"],
 ) -> Any:
-    r"""Correlation of two tokens behind an attention layer, its residual connection and a norm.
+    r"""Correlation of two tokens after an attention layer, its residual connection and a norm.
 
     .. math:: p' = \frac{(\sigma_v^2 + \alpha^2)\, p}{\sigma_v^2 q_{att} + \alpha^2}
 

@@ -144,7 +144,7 @@ def entropy_lower_bound(
     ],
     length: Annotated[Length, "tokens, T in the paper"],
 ) -> Any:
-    r"""Least attention entropy that a spectral bound on the logits allows. It is attained.
+    r"""Smallest attention entropy under a spectral bound on the logits; the bound is attained.
 
     .. math:: H \ge \ln(1 + (T - 1)\beta) + \frac{S \sqrt{T (T - 1)}\, \beta}{1 + (T - 1) \beta},
         \qquad \beta = \exp\!\left(-S \sqrt{T/(T - 1)}\right)
