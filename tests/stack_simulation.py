@@ -73,13 +73,13 @@ def _block(tree: Transformer, made: Recipe, layer: int, x: torch.Tensor, generat
         hidden = activation(y @ drawn("feed_forward.gate", width, part.hidden)) * up if part.gated else activation(up)
         return dropped(hidden, part.dropout) @ drawn("feed_forward.down", part.hidden, width)
 
-    block = tree.stack.repeats[0].block
-    pre = block.attention.norm_in is not None
+    (_, first), *_ = tree.stack.repeats[0].block.branches
+    pre = first.norm_in is not None
     for role, branch in (("attention", attend), ("feed_forward", feed_forward)):
         scales = made.residual(f"{name}.block.{role}")
         skip, scale = (s[layer] if isinstance(s, tuple) else s for s in (scales.skip, scales.branch))
         y = functional.layer_norm(x, x.shape[1:]) if pre else x
-        x = skip * x + scale * dropped(branch(y), block.attention.dropout)
+        x = skip * x + scale * dropped(branch(y), first.dropout)
         if not pre:
             x = functional.layer_norm(x, x.shape[1:])
     return x

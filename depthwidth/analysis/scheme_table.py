@@ -85,13 +85,7 @@ def _bare(stack: Stack | None) -> Stack | None:
     def bare(part: Residual) -> Residual:
         return replace(part, norm_in=None, norm_out=None, norm_stream=None)
 
-    repeats = tuple(
-        replace(
-            repeat,
-            block=replace(repeat.block, attention=bare(repeat.block.attention), feed_forward=bare(repeat.block.feed_forward)),
-        )
-        for repeat in stack.repeats
-    )
+    repeats = tuple(replace(repeat, block=repeat.block.replace_branches(bare)) for repeat in stack.repeats)
     return replace(stack, repeats=repeats, norm=None)
 
 

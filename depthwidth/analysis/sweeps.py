@@ -8,7 +8,7 @@ from ..architecture import Transformer
 from ..errors import InputError, shown
 from ..formulas.moments import norm_moment
 from ..initialization import Recipe, recipe
-from ..layers import Block, Residual, Stack
+from ..layers import BlockLike, Residual, Stack
 from ..signal import DrawSpread, Place, Signal, Spread, Walk
 from ..signal.residual import add_branch, norm_factors, post_norm_drift
 
@@ -136,7 +136,7 @@ def _checked(given: dict[str, Any]) -> dict[str, Array]:
     return columns | {"depth": columns["depth"].astype(int)}
 
 
-def _only_block(stack: Stack) -> Block:
+def _only_block(stack: Stack) -> BlockLike:
     if len(stack.repeats) > 1:
         raise InputError("sweep: the stack has more than one kind of block; propagate it instead")
     block = stack.repeats[0].block

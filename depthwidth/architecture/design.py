@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import repeat
 from typing import Any, Literal
@@ -11,14 +11,16 @@ from ..checks import check_choice, check_whole
 from ..errors import InputError, nearest, shown
 from ..formula import is_symbolic
 from ..layers import (
+    PLACEMENTS,
     ALiBi,
     Attention,
     Block,
+    Branch,
     ClassifierHead,
     Embedding,
     FeedForward,
+    Head,
     LanguageHead,
-    Layer,
     LayerNorm,
     LearnedPositions,
     Linear,
@@ -26,6 +28,7 @@ from ..layers import (
     Norm,
     PatchStem,
     Pooler,
+    Position,
     RelativeBias,
     Repeat,
     Residual,
@@ -33,20 +36,14 @@ from ..layers import (
     Rotary,
     SinusoidalPositions,
     Stack,
+    Stem,
     TokenStem,
     Unembedding,
 )
 
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
 KINDS = ("decoder", "encoder", "encoder-decoder")
-POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
 NORMS = ("layernorm", "rmsnorm")
-PLACEMENTS = {
-    "pre": ("norm_in",),
-    "post": ("norm_stream",),
-    "sandwich": ("norm_in", "norm_out"),
-    "output": ("norm_out",),
-}
 HEADS = ("lm", "masked-lm", "classifier", "none")
 QK_NORMS = ("none", "head", "full")
 
@@ -107,7 +104,7 @@ class Design:
     context: int = 2048
     kind: Kind = "decoder"
     encoder_depth: int | None = None
-    positions: str | Layer = "learned"
+    positions: str | Position = "learned"
     position_offset: int = 0
     norm: str = "layernorm"
     norm_bias: bool = True
@@ -131,7 +128,7 @@ class Design:
     ffn_bias: bool | None = None
     qk_norm: str = "none"
     window: int | Sequence[int | None] | None = None
-    window_positions: Layer | None = None
+    window_positions: Position | None = None
     logit_scale: float | None = None
     score_softcap: float | None = None
     logit_softcap: float | None = None
@@ -162,7 +159,7 @@ class Design:
         check_choice("Transformer", HEADS, head=self.head)
         check_choice("Transformer", QK_NORMS, qk_norm=self.qk_norm)
         if isinstance(self.positions, str):
-            check_choice("Transformer", POSITIONS, positions=self.positions)
+            check_choice("Transformer", (*_POSITIONS, "none"), positions=self.positions)
         if self.encoder_depth is not None:
             check_whole("Transformer", encoder_depth=self.encoder_depth)
         if self.shared_norm and not self.parallel:
@@ -206,7 +203,7 @@ class Design:
             value_dim=head_dim if self.value_dim is None else self.value_dim,
             causal=causal,
             window=window,
-            position=None if cross else _scores_position(positions),
+            position=None if cross else _position(positions, "attention", self),
             bias=self.bias if self.attention_bias is None else self.attention_bias,
             out_bias=self.bias if self.attention_out_bias is None else self.attention_out_bias,
             query_norm=query_norm,
@@ -230,7 +227,7 @@ class Design:
         shared = None if self.shared_ffn is None else dense(self.shared_ffn)
         return MixtureOfExperts(expert, self.experts, self.top_k, shared, self.shared_gate, self.renormalized)
 
-    def residual(self, branch: Attention | FeedForward | MixtureOfExperts) -> Residual:
+    def residual(self, branch: Branch) -> Residual:
         """A branch with the norms of this design's placement."""
         places = () if self.shared_norm else PLACEMENTS[self.placement]
         norms = {place: self.norm_over(self.width) for place in places}
@@ -257,7 +254,7 @@ class Design:
         heads = self.heads if self.heads is not None else self._default_heads()
         final = self.placement != "post" if self.final_norm is None else self.final_norm
         norm = self.norm_over(self.width) if final else None
-        bias = _bias_table(self.positions, heads[0] if isinstance(heads, Sequence) else heads)
+        bias = _bias_table(self, heads[0] if isinstance(heads, Sequence) else heads)
         if not isinstance(heads, Sequence) and not isinstance(self.window, Sequence):
             return Stack((Repeat(self.block(heads, self.window, causal=causal, cross=cross), depth),), norm, bias)
         if depth > _DEEPEST:
@@ -279,23 +276,16 @@ class Design:
         """The causal stack, where there is one."""
         return None if self.kind == "encoder" else self.stack(self.depth, causal=True, cross=self.kind == "encoder-decoder")
 
-    def stem(self) -> TokenStem | PatchStem:
-        """What turns the input into the residual stream."""
+    def stem(self) -> Stem:
+        """The stem, which turns the input into the residual stream."""
         dropout = self.dropout if self.embedding_dropout is None else self.embedding_dropout
         if self.patch is not None:
             height, width = self.image if isinstance(self.image, Sequence) else (self.image, self.image)
             return PatchStem(height, width, self.patch, self.channels, self.width, dropout=dropout)
         features = self.embedding_width or self.width
-        added: LearnedPositions | SinusoidalPositions | None = None
-        if self.positions == "learned":
-            added = LearnedPositions(self.context, self.width, self.position_offset)
-        elif self.positions == "sinusoidal":
-            added = SinusoidalPositions()
-        elif isinstance(self.positions, (LearnedPositions, SinusoidalPositions)):
-            added = self.positions
         return TokenStem(
             tokens=Embedding(self.vocab, features),
-            positions=added,
+            positions=_position(self.positions, "stem", self),
             segments=Embedding(self.segments, self.width) if self.segments else None,
             norm=self.norm_over(self.width) if self.embedding_norm else None,
             projection=Linear(features, self.width, bias=False) if features != self.width else None,
@@ -303,7 +293,7 @@ class Design:
             dropout=dropout,
         )
 
-    def reader(self) -> LanguageHead | ClassifierHead | Pooler | None:
+    def reader(self) -> Head | None:
         """The head."""
         pooler = Pooler(self.width, self.pooler_width or self.width) if self.pooler else None
         if self.head == "none":
@@ -333,18 +323,26 @@ class Design:
         return self.width // head_dim
 
 
-def _scores_position(positions: str | Layer) -> Rotary | ALiBi | None:
-    if isinstance(positions, (Rotary, ALiBi)):
-        return positions
-    if positions == "rotary":
-        return Rotary()
-    return ALiBi() if positions == "alibi" else None
+_POSITIONS: dict[str, Callable[[Design, int], Position]] = {
+    "learned": lambda design, heads: LearnedPositions(design.context, design.width, design.position_offset),
+    "sinusoidal": lambda design, heads: SinusoidalPositions(),
+    "rotary": lambda design, heads: Rotary(),
+    "alibi": lambda design, heads: ALiBi(),
+    "relative": lambda design, heads: RelativeBias(heads),
+}
 
 
-def _bias_table(positions: str | Layer, heads: int) -> RelativeBias | None:
-    if isinstance(positions, RelativeBias):
-        return positions.replace(heads=heads)  # type: ignore[no-any-return]
-    return RelativeBias(heads) if positions == "relative" else None
+def _position(positions: str | Position, home: str, design: Design, heads: int = 1) -> Position | None:
+    """The component of a design's positions, if this part of a model is its home."""
+    if positions == "none":
+        return None
+    found = _POSITIONS[positions](design, heads) if isinstance(positions, str) else positions
+    return found if found.home == home else None
+
+
+def _bias_table(design: Design, heads: int) -> RelativeBias | None:
+    found = _position(design.positions, "stack", design, heads)
+    return None if found is None else found.replace(heads=heads)
 
 
 def _per_block(name: str, value: Any, depth: int) -> Iterable[Any]:

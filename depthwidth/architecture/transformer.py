@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..checks import check_choice, check_whole
 from ..errors import InputError
@@ -14,17 +15,14 @@ from ..formula import is_symbolic
 from ..layers import (
     Attention,
     Child,
-    ClassifierHead,
     FeedForward,
+    Head,
     LanguageHead,
     Layer,
-    LearnedPositions,
     MixtureOfExperts,
-    PatchStem,
-    Pooler,
     Run,
     Stack,
-    TokenStem,
+    Stem,
 )
 from .design import Design, Kind
 from .number_formats import bits_of
@@ -71,10 +69,10 @@ class Transformer(Layer):
     """
 
     kind: Kind
-    stem: TokenStem | PatchStem
+    stem: Stem
     encoder: Stack | None
     decoder: Stack | None
-    head: LanguageHead | ClassifierHead | Pooler | None
+    head: Head | None
     context: int
     """Positions it is made for; the default of every count that depends on a length."""
 
@@ -90,7 +88,7 @@ class Transformer(Layer):
 
     def _set_design(self, design: Design) -> None:
         stem = design.stem()
-        context = stem.context if isinstance(stem, PatchStem) else design.context
+        context = design.context if stem.fixed_context is None else stem.fixed_context
         self._set(design.kind, stem, design.encoder(), design.decoder(), design.reader(), context)
 
     def _set(self, *values: Any) -> None:
@@ -100,10 +98,10 @@ class Transformer(Layer):
     @classmethod
     def of_parts(
         cls,
-        stem: TokenStem | PatchStem,
+        stem: Stem,
         encoder: Stack | None,
         decoder: Stack | None,
-        head: LanguageHead | ClassifierHead | Pooler | None,
+        head: Head | None,
         context: int,
     ) -> Transformer:
         """A transformer of given components."""
@@ -149,6 +147,12 @@ class Transformer(Layer):
         parts = (("stem", self.stem), ("encoder", self.encoder), ("decoder", self.decoder), ("head", self.head))
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
+    def choices(self) -> dict[str, Any]:
+        """The choices of a design that are no component's."""
+        encoder_depth = self.encoder.depth if self.encoder is not None and self.decoder is not None else None
+        sizes = {"kind": self.kind, "depth": self.depth, "width": self.width, "encoder_depth": encoder_depth}
+        return sizes | {"context": self.context} | ({"head": "none"} if self.head is None else {})
+
     def run_of(self, child: str, run: Run) -> Run:
         """The pass that each part sees: an encoder reads the source, a decoder the target."""
         if self.kind != "encoder-decoder":
@@ -159,6 +163,17 @@ class Transformer(Layer):
         return replace(run, tokens=run.tokens + run.memory) if child == "stem" else run
 
     # The shape, in the words people use. Where blocks differ these are the first block's.
+
+    @cached_property
+    def stacks(self) -> dict[str, Stack]:
+        """The encoder and the decoder by name, as far as they exist."""
+        both = (("encoder", self.encoder), ("decoder", self.decoder))
+        return {name: stack for name, stack in both if stack is not None}
+
+    @property
+    def language_head(self) -> LanguageHead | None:
+        """The head, if it is one for language models."""
+        return None if self.head is None else self.head.as_language_head
 
     @property
     def stack(self) -> Stack:
@@ -183,19 +198,25 @@ class Transformer(Layer):
     @property
     def attention(self) -> Attention:
         """Self-attention of the first block."""
-        return self.stack.repeats[0].block.attention.branch  # type: ignore[return-value]
+        return cast("Attention", self._of_first_block("as_attention", "softmax attention"))
 
     @property
     def feed_forward(self) -> FeedForward:
         """The feed-forward part of the first block; of a mixture, one expert."""
-        branch = self.stack.repeats[0].block.feed_forward.branch
-        return branch.expert if isinstance(branch, MixtureOfExperts) else branch  # type: ignore[return-value]
+        return cast("FeedForward", self._of_first_block("as_feed_forward", "feed-forward part"))
 
     @property
     def experts(self) -> MixtureOfExperts | None:
-        """The mixture of experts of the first block, where it has one."""
-        branch = self.stack.repeats[0].block.feed_forward.branch
-        return branch if isinstance(branch, MixtureOfExperts) else None
+        """The mixture of experts of the first block, if it has one."""
+        return cast("MixtureOfExperts | None", self.stack.repeats[0].block.as_mixture)
+
+    def _of_first_block(self, name: str, words: str) -> Any:
+        block = self.stack.repeats[0].block
+        found = getattr(block, name)
+        if found is None:
+            inside = ", ".join(type(residual.branch).__name__ for _, residual in block.branches) or "no residual branches"
+            raise InputError(f"the first block has no {words}; its {type(block).__name__} holds {inside}")
+        return found
 
     @property
     def heads(self) -> int:
@@ -229,14 +250,15 @@ class Transformer(Layer):
 
         `conventions` are the other fields of :class:`~depthwidth.layers.Run`: batch, masked, value_bytes, fused.
         """
-        if isinstance(self.stem, PatchStem) and context not in (None, self.stem.context):
-            raise InputError(f"an image of this model has {self.stem.context} tokens, not {context}")
+        fixed = self.stem.fixed_context
+        if fixed is not None and context not in (None, fixed):
+            raise InputError(f"an image of this model has {fixed} tokens, not {context}")
         if source is not None and self.kind != "encoder-decoder":
             raise InputError("a source length has no meaning for a model of one stack")
         tokens = self.context if context is None else context
-        learned = self.stem.positions if isinstance(self.stem, TokenStem) else None
-        if isinstance(learned, LearnedPositions) and not is_symbolic(tokens, learned.context) and tokens > learned.context:
-            raise InputError(f"this model has {learned.context} learned positions; context={tokens} is beyond them")
+        longest = self.stem.longest
+        if longest is not None and not is_symbolic(tokens, longest) and tokens > longest:
+            raise InputError(f"this model has {longest} learned positions; context={tokens} is beyond them")
         check_whole("count", context=tokens, batch=conventions.get("batch", 1))
         memory = 0
         if self.kind == "encoder-decoder":
@@ -272,7 +294,7 @@ class Transformer(Layer):
         run = self.run(context, source, batch=batch, masked=masked)
         again = 0
         if recompute == "full":
-            again = sum(c.layer.flops(self.run_of(c.name, run)) for c in self.children() if isinstance(c.layer, Stack))
+            again = sum(stack.flops(self.run_of(name, run)) for name, stack in self.stacks.items())
         return 3 * self.flops(run) + again
 
     def flops_per_token(
@@ -323,12 +345,8 @@ class Transformer(Layer):
         run = self.run(context, source, batch=batch, value_bytes=max(1, bits_of(dtype) // 8), fused=fused)
         if recompute == "none":
             return self.saved_bytes(run)
-        return sum(
-            c.layer.recomputed_bytes(self.run_of(c.name, run))
-            if isinstance(c.layer, Stack)
-            else c.layer.saved_bytes(self.run_of(c.name, run))
-            for c in self.children()
-        )
+        around = sum(c.layer.saved_bytes(self.run_of(c.name, run)) for c in self.children() if c.name not in self.stacks)
+        return around + sum(stack.recomputed_bytes(self.run_of(name, run)) for name, stack in self.stacks.items())
 
     def training_memory(
         self,

@@ -8,20 +8,20 @@
 >>> found.residual("decoder.block.attention").branch
 1.0
 
-A tensor's *role* is its path in the tree without the number of its block. What depends on the depth is a tuple with a value
-for each block. Standard deviations are those of the stored weights; a multiplier scales what the tensor makes of its input.
+A tensor's *role* is its path in the tree without the number of its block; a number that differs between blocks is a tuple with
+a value for each. Standard deviations are those of the stored weights; a multiplier scales what the tensor makes of its input.
 """
 
 from .activation_moment import activation_second_moment
 from .deepscale import deepscale_scales, embedding_correlation
 from .draft import Choice, Draft, Scheme, TensorRule, scheme
-from .recipes import PerBlock, Recipe, ResidualScale, TensorInit, at_block
+from .recipes import Mean, PerBlock, Recipe, ResidualScale, TensorInit, at_block
 from .registry import recipe, scheme_options, schemes
 from .shipped import shipped_options
 from .tensors import TABLES, Weight, parameters, stacks, weights
 
 __all__ = [
-    "TABLES", "Choice", "Draft", "PerBlock", "Recipe", "ResidualScale", "Scheme", "TensorInit", "TensorRule", "Weight",
+    "TABLES", "Choice", "Draft", "Mean", "PerBlock", "Recipe", "ResidualScale", "Scheme", "TensorInit", "TensorRule", "Weight",
     "activation_second_moment", "at_block", "deepscale_scales", "embedding_correlation", "parameters", "recipe", "scheme",
     "scheme_options", "schemes", "shipped_options", "stacks", "weights",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..architecture import Transformer
 from .draft import Choice, Draft, Values, scheme
-from .tensor_rules import BRANCH_KINDS, XAVIER, fan_rule, for_post_norm, scaled, xavier_std
+from .tensor_rules import XAVIER, fan_rule, for_post_norm, scaled, xavier_std
 from .tensors import Weight, depths_of
 
 
@@ -28,8 +28,11 @@ def deepnorm(tree: Transformer, embedding_std: float | None = None) -> Draft:
             alphas[name], betas[name] = 0.81 * both, 0.87 / both
 
     def rule(weight: Weight) -> Choice:
+        choice = base(weight)
+        if not weight.job.carries:
+            return choice
         beta = betas.get(weight.stack, 1.0)
-        return scaled(weight, base, beta, BRANCH_KINDS, f"times beta = {beta:.6g}")
+        return scaled(choice, beta, f"times beta = {beta:.6g}")
 
     def scales(stack: str, branch: str, index: int) -> tuple[Values, Values, str]:
         return alphas[stack], 1.0, "DeepNorm: the skip is multiplied by alpha, so that one step changes the output by O(1)"

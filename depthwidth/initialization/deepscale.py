@@ -11,13 +11,13 @@ from ..architecture import Transformer
 from ..errors import InputError, shown
 from ..formulas.gaussian import relu_pair_moment
 from ..formulas.moments import zipf_match_probability
-from ..layers import Attention, FeedForward, LanguageHead, MixtureOfExperts, PatchStem, SinusoidalPositions, Stack, TokenStem
+from ..layers import AttentionLike, FeedForwardLike, MixtureLike, Stack
 from ..layers.stem import SEGMENT_MATCH
 from ..signal.residual import advance
 from .activation_moment import activation_second_moment
 from .draft import Choice, Draft, Values, finite_number, scheme
-from .tensor_rules import vector_choice
-from .tensors import BRANCHES, TABLES, Weight, stacks, stem_scale, summed_tables
+from .tensor_rules import stated_choice
+from .tensors import Weight, stacks
 
 
 def embedding_correlation(tree: Transformer, token_match: float | None = None) -> float:
@@ -45,11 +45,11 @@ def embedding_correlation(tree: Transformer, token_match: float | None = None) -
     stem = tree.stem
     if token_match is not None and not 0 <= token_match <= 1:
         raise InputError(f"embedding_correlation: token_match={shown(token_match)} is not a probability")
-    if isinstance(stem, PatchStem):
+    if stem.images:
         return 0.2  # assumed: neighbouring patches are alike, and how much depends on the images
     repeat = float(zipf_match_probability(max(stem.vocab, 2))) if token_match is None else token_match
-    shared = SEGMENT_MATCH if stem.segments is not None else 0.0
-    return (min(repeat, 1.0) + shared) / summed_tables(tree)
+    shared = SEGMENT_MATCH if stem.segmented else 0.0
+    return (min(repeat, 1.0) + shared) / tree.stem.summed_tables
 
 
 def deepscale_scales(branches: int, k: float = 2.0, alpha: float = 1.0, together: int = 1) -> tuple[float, float]:
@@ -103,7 +103,7 @@ def deepscale(
     early = tree.stem.dropout if dropout is None else dropout
     scales, found = {}, {}
     memory = 0.0
-    for (where, depth, branches), stack in zip(stacks(tree), filter(None, (tree.encoder, tree.decoder)), strict=True):
+    for (where, depth, branches), stack in zip(stacks(tree), tree.stacks.values(), strict=True):
         count = depth * len(branches)
         if k > count**alpha:
             raise InputError(f"deepscale: k={k:g} is more than the number of branches to the power alpha, so beta exceeds 1")
@@ -113,10 +113,10 @@ def deepscale(
         memory = found[where].correlation[-1]
 
     def rule(weight: Weight) -> Choice:
-        plain = vector_choice(weight)
+        plain = stated_choice(weight)
         if plain is not None:
-            return _after_embedding(plain, early) if weight.role == "stem.norm.weight" else plain
-        if weight.kind in (*TABLES, "patch"):
+            return _after_embedding(weight, plain, early) if weight.role == "stem.norm.weight" else plain
+        if weight.job.group == "table" or weight.kind == "patch":
             return _deepscale_table(tree, weight, early)
         if weight.stack:
             rate = _dropout_of(tree, weight, dropout)
@@ -136,12 +136,12 @@ def deepscale(
         "embedding_correlation": start,
         "correlation": {stack: tuple(value.correlation) for stack, value in found.items()},
     }
-    head = tree.head
-    if isinstance(head, LanguageHead) and head.unembedding.tied:
-        std = _table_std(tree, early)[0] / stem_scale(tree, "tokens")
+    head = tree.language_head
+    if head is not None and head.unembedding.tied:
+        std = _table_std(tree, early)[0] / tree.stem.table_scale("tokens")
         draft.output = 1 / (std * math.sqrt(head.unembedding.width))
         draft.output_reason = "logits over std sqrt(width) of the tied table, for unit variance"
-    if isinstance(tree.stem, PatchStem) and embedding_correlation is None:
+    if tree.stem.images and embedding_correlation is None:
         draft.remarks.append("the correlation of image patches is assumed to be 0.2; measure it and give embedding_correlation")
     return draft
 
@@ -150,18 +150,18 @@ def _correlation_at_start(tree: Transformer) -> float:
     return embedding_correlation(tree)
 
 
-def _after_embedding(plain: Choice, dropout: float) -> Choice:
+def _after_embedding(weight: Weight, plain: Choice, dropout: float) -> Choice:
     """A norm of the embedding stands before its dropout, which the gain makes up for."""
     if not dropout:
         return plain
-    gain = math.sqrt(1 - dropout) - (1.0 - plain.mean)
+    gain = math.sqrt(1 - dropout) - weight.tensor.offset
     return plain._replace(mean=gain, reason="sqrt(1 - p), so that the dropout after it leaves unit variance")
 
 
 def _table_std(tree: Transformer, dropout: float) -> tuple[float, str]:
     """What one of the summed tables puts into the stream."""
-    stem, tables = tree.stem, summed_tables(tree)
-    if isinstance(stem, TokenStem) and isinstance(stem.positions, SinusoidalPositions) and dropout < 0.5:
+    stem, tables = tree.stem, tree.stem.summed_tables
+    if stem.fixed_variance and dropout < 0.5:
         return math.sqrt((0.5 - dropout) / tables), "sqrt((1/2 - p) / tables): sines and cosines have variance 1/2 already"
     return math.sqrt((1 - dropout) / tables), f"sqrt((1 - p) / {tables}): unit variance after the sum of tables and dropout"
 
@@ -170,38 +170,37 @@ def _deepscale_table(tree: Transformer, weight: Weight, dropout: float) -> Choic
     std, reason = _table_std(tree, dropout)
     if weight.kind == "class_token":
         reason = "sqrt((1 - p) / 2), as the patches it stands beside"
-    return Choice(std / math.sqrt(weight.fan_in) / stem_scale(tree, weight.kind), reason)
+    return Choice(std / math.sqrt(weight.fan_in) / tree.stem.table_scale(weight.kind), reason)
 
 
 def _dropout_of(tree: Transformer, weight: Weight, dropout: float | None) -> float:
     if dropout is not None:
         return dropout
-    stack = tree.decoder if weight.stack == "decoder" else tree.encoder
-    branch = getattr(stack.repeats[0].block, weight.branch or "attention")  # type: ignore[union-attr]
-    return float(branch.dropout)
+    branches = tree.stacks[weight.stack].repeats[0].block.branches
+    return float(dict(branches).get(weight.branch, branches[0][1]).dropout)
 
 
 def _deepscale_inner(weight: Weight, rate: float, override: float | None, blocks: _Blocks, exact: bool) -> Choice:
-    owner, kind = weight.owner, weight.kind
-    if isinstance(owner, Attention) and kind in ("query", "key"):
-        scale = owner.head_dim**-0.5 if owner.scale is None else owner.scale
+    attention, feed_forward, kind = weight.owner.as_attention, weight.owner.as_feed_forward, weight.kind
+    if attention is not None and kind in ("query", "key"):
+        scale = attention.score_scale
         # Scores of unit variance whatever the scale is that the model multiplies them by.
-        std = (scale * scale * owner.head_dim) ** -0.25 / math.sqrt(weight.fan_in)
+        std = (scale * scale * attention.head_dim) ** -0.25 / math.sqrt(weight.fan_in)
         return Choice(std, "1/sqrt(width): unit score variance")
-    if isinstance(owner, Attention):
+    if attention is not None:
         spread = blocks.value[weight.branch]
         name = "D_l" if exact else "r_l"
         reason = f"sqrt(sqrt((1 - p) / {name}) / fan-in), value and output together undo the averaging over tokens"
         return Choice(lambda block: math.sqrt(math.sqrt((1 - rate) / spread[block]) / weight.fan_in), reason)
-    if isinstance(owner, FeedForward):
-        hidden_rate = 0.0 if override == 0 else owner.dropout
-        return _deepscale_ffn(weight, owner, (1 - rate) * (1 - hidden_rate))
     if kind == "router":
         return Choice(0.1 / math.sqrt(weight.fan_in), "0.1/sqrt(width), so that the chosen experts weigh nearly alike (ours)")
+    if feed_forward is not None and kind in ("gate", "up", "down"):
+        hidden_rate = 0.0 if override == 0 else feed_forward.dropout
+        return _deepscale_ffn(weight, feed_forward, (1 - rate) * (1 - hidden_rate))
     return Choice(1 / math.sqrt(weight.fan_in), "1/sqrt(fan-in), which keeps the variance")
 
 
-def _deepscale_ffn(weight: Weight, part: FeedForward, keep: float) -> Choice:
+def _deepscale_ffn(weight: Weight, part: FeedForwardLike, keep: float) -> Choice:
     second = activation_second_moment(part.activation)
     if part.activation == "relu" and not part.gated and weight.mixture is None:
         std = (2 * keep / (part.width * part.hidden)) ** 0.25
@@ -216,7 +215,7 @@ def _deepscale_ffn(weight: Weight, part: FeedForward, keep: float) -> Choice:
     return Choice(math.sqrt(factor * keep / (part.hidden * second)), reason)
 
 
-def _mixture_factor(weight: Weight, mixture: MixtureOfExperts) -> tuple[float, str]:
+def _mixture_factor(weight: Weight, mixture: MixtureLike) -> tuple[float, str]:
     half = 0.5 if mixture.shared is not None else 1.0
     if ".shared." in weight.role:
         gate = ", and a gate of one half scales it" if mixture.shared_gate else ""
@@ -236,29 +235,28 @@ def _along_depth(
     """The correlation of tokens along a stack, with the variance that each attention branch gives for it."""
     skip, scale2 = scales[0], scales[1] ** 2
     r = start
-    value: dict[str, list[float]] = {"attention": [], "cross_attention": []}
+    value: dict[str, list[float]] = {name: [] for name in stack.branches}
     correlations = [r]
     spreads: dict[Any, Callable[[float], tuple[float, float]]] = {}
     kernels: dict[Any, Callable[[float], float]] = {}
     for block in stack.blocks():
         added = 0.0
         before = r
-        for name in BRANCHES:
-            residual = getattr(block, name)
-            if residual is None:
-                continue
+        for name, residual in block.branches:
             rate = residual.dropout if dropout is None else dropout
-            branch = residual.branch
-            if isinstance(branch, Attention):
-                reads = memory if branch.cross else (before if block.parallel else r)
-                kind = (branch.causal, branch.window, branch.cross, branch.dropout)
+            attention, part = residual.branch.as_attention, residual.branch.as_feed_forward
+            if attention is not None:
+                reads = memory if attention.cross else (before if block.parallel else r)
+                kind = (attention.causal, attention.window, attention.cross, attention.dropout)
                 if kind not in spreads:
-                    spreads[kind] = _attention_spread(branch, tokens, dropout) if exact else _released_spread
+                    spreads[kind] = _attention_spread(attention, tokens, dropout) if exact else _released_spread
                 variance, covariance = spreads[kind](reads)
                 value[name].append(variance)
                 out = (1 - rate) * covariance / variance
+            elif part is None:
+                other = type(residual.branch).__name__
+                raise InputError(f"deepscale: it follows attention and feed-forward parts along the depth; {name} is a {other}")
             else:
-                part = branch.expert if isinstance(branch, MixtureOfExperts) else branch
                 unit = (part.activation, part.gated)
                 if unit not in kernels:
                     kernels[unit] = _kernel(*unit)
@@ -268,7 +266,7 @@ def _along_depth(
             else:
                 r = _correlation_after(r, 1, scale2 * out, scale2, skip)
         if block.parallel:
-            r = _correlation_after(before, 2 + (block.cross_attention is not None), added, scale2, skip)
+            r = _correlation_after(before, len(block.branches), added, scale2, skip)
         correlations.append(r)
     return _Blocks(value, correlations)
 
@@ -306,7 +304,7 @@ def _relu_kernel(r: float) -> float:
     return 2 * float(relu_pair_moment(1.0, 1.0, min(max(r, -1.0), 1.0)))  # rounding may leave [-1, 1]
 
 
-def _attention_spread(attention: Attention, tokens: int, override: float | None) -> Callable[[float], tuple[float, float]]:
+def _attention_spread(attention: AttentionLike, tokens: int, override: float | None) -> Callable[[float], tuple[float, float]]:
     """D(r) = r + (1 - r) P + e_p P and the covariance over r, averaged over the rows of a causal mask.
 
     The covariance takes P2 ~ exp(r s) / (exp(r s) + n - 1) with s = 1 - r: it matters where it is small beside r.

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from ..architecture import Transformer
 from ..errors import InputError, shown
-from ..layers import ClassifierHead, LanguageHead
-from .recipes import PerBlock, ResidualScale, TensorInit, at_block
+from .recipes import Mean, PerBlock, ResidualScale, TensorInit, at_block
 from .tensors import Weight, stacks, weights
 
 Values = float | Callable[[int], float]
@@ -26,7 +25,7 @@ class Choice(NamedTuple):
     multiplier: Values = 1.0
     learning_rate: Values = 1.0
     weight_decay: Values = 1.0
-    mean: float = 0.0
+    mean: Mean = 0.0
 
 
 TensorRule = Callable[[Weight], Choice]
@@ -89,21 +88,16 @@ class Draft:
 
     def _output_place(self) -> str:
         tree, head = self.tree, self.tree.head
-        if isinstance(head, ClassifierHead):
-            return "head.linear.weight"
-        if not isinstance(head, LanguageHead):
+        place = None if head is None else head.logits_tensor
+        if place is None:
             return ""
-        if not head.unembedding.tied:
-            return "head.unembedding.weight"
-        if head.norm is not None:
-            return "head.norm.weight"
-        if head.transform is not None:
-            return "head.transform.weight"
-        name = tree.stack_name
-        last = tree.stack.repeats[-1].block.feed_forward
-        if tree.stack.norm is None and last.norm_stream is not None:
-            return f"{name}.block.feed_forward.norm_stream.weight"
-        return f"{name}.norm.weight" if tree.stack.norm is not None else ""
+        if place:
+            return f"head.{place}"
+        if tree.stack.norm is not None:
+            return f"{tree.stack_name}.norm.weight"
+        branches = tree.stack.repeats[-1].block.branches
+        post_normed = branches and branches[-1][1].norm_stream is not None
+        return f"{tree.stack_name}.block.{branches[-1][0]}.norm_stream.weight" if post_normed else ""
 
     def residuals(self) -> tuple[ResidualScale, ...]:
         """The scales of every residual branch; none where the scheme says nothing of them."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from ..architecture import Transformer
-from ..layers import Attention, FeedForward
 from .activation_moment import activation_second_moment
 from .draft import Draft, scheme
 from .tensor_rules import XAVIER, fan_rule, xavier_std
@@ -17,8 +16,9 @@ def xavier(tree: Transformer, embedding_std: float | None = None, per_head: bool
     """With `per_head`, queries, keys and values count the outputs of one head, not of all."""
 
     def matrix(weight: Weight) -> tuple[float, str]:
-        if per_head and weight.kind in ("query", "key", "value") and isinstance(weight.owner, Attention):
-            features = weight.owner.value_dim if weight.kind == "value" else weight.owner.head_dim
+        attention = weight.owner.as_attention
+        if per_head and weight.kind in ("query", "key", "value") and attention is not None:
+            features = attention.value_dim if weight.kind == "value" else attention.head_dim
             return math.sqrt(2 / (weight.fan_in + features)), "Xavier for each head's map: sqrt(2 / (width + head_dim))"
         return xavier_std(weight), XAVIER
 
@@ -30,8 +30,8 @@ def kaiming(tree: Transformer, embedding_std: float | None = None) -> Draft:
     """Each matrix makes up for the activation before it, if there is one."""
 
     def matrix(weight: Weight) -> tuple[float, str]:
-        if weight.kind == "down" and isinstance(weight.owner, FeedForward):
-            gain = 1 / activation_second_moment(weight.owner.activation)
+        if weight.reads:
+            gain = 1 / activation_second_moment(weight.reads)
             return math.sqrt(gain / weight.fan_in), "sqrt(1 / (E f^2 fan-in)), which undoes the activation before it"
         return math.sqrt(1 / weight.fan_in), "sqrt(1 / fan-in): no activation stands before it"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..architecture import Transformer
 from ..errors import InputError, nearest, shown
@@ -14,14 +14,19 @@ PerBlock = float | tuple[float, ...]
 """One number for every block alike, or one for each block of the stack."""
 
 
+Mean = float | Literal["identity"]
+"""The value that entries are drawn around: a number, or ``identity`` for ones on the diagonal and zeros beside it."""
+
+
 class TensorInit(NamedTuple):
     """How one role starts and trains."""
 
     role: str
     std: PerBlock
     """Standard deviation of the stored weights; 0 sets them to the mean."""
-    mean: float
-    """Mean of the stored weights: 1 for the gain of a norm, 0 where a norm stores its gain less one, 0 for the rest."""
+    mean: Mean
+    """Mean of the stored weights: 1 for the gain of a norm (0 if it is stored as its difference from one), ``identity`` for a
+    matrix that starts as one, 0 for the rest."""
     multiplier: PerBlock
     """What the tensor's output is multiplied by in the forward pass."""
     learning_rate: PerBlock

@@ -9,9 +9,8 @@ from typing import Any
 
 from ..architecture import Transformer
 from ..errors import InputError, nearest, shown
-from ..layers import Attention, LearnedPositions, PatchStem
 from .draft import Choice, Draft, TensorRule, finite_number, scheme
-from .tensor_rules import normal_rule, vector_choice
+from .tensor_rules import normal_rule, stated_choice
 from .tensors import Weight
 
 
@@ -40,14 +39,16 @@ def shipped(tree: Transformer, family: str | None = None, initializer_range: flo
 
 def _family_like(tree: Transformer) -> str:
     """The family whose initialisation a tree without a name most likely means."""
-    stem, attention = tree.stem, tree.attention
-    if isinstance(stem, PatchStem):
+    stem, block = tree.stem, tree.stack.repeats[0].block
+    if stem.images:
         return "vit"
-    if tree.stack.position is not None and attention.scale == 1.0:
+    attention, feed_forward = block.as_attention, block.as_feed_forward
+    if tree.stack.position is not None and attention is not None and attention.scale == 1.0:
         return "t5"
     if tree.kind != "decoder":
         return "bert"
-    plain = isinstance(stem.positions, LearnedPositions) and not tree.feed_forward.gated and tree.experts is None
+    gated = feed_forward is not None and feed_forward.gated
+    plain = stem.learned_positions and not gated and block.as_mixture is None
     return "gpt2" if plain else "llama"
 
 
@@ -76,12 +77,13 @@ def _t5(tree: Transformer, factor: float) -> TensorRule:
         if weight.kind == "gain":
             return Choice(0.0, "t5: a gain of the factor", weight_decay=0.0, mean=factor)
         if weight.kind == "query":
-            per_head = weight.owner.head_dim if isinstance(weight.owner, Attention) else 1
+            attention = weight.owner.as_attention
+            per_head = 1 if attention is None else attention.head_dim
             return Choice(factor / math.sqrt(weight.fan_in * per_head), "t5: factor / sqrt(width head_dim)")
         if weight.kind in ("tokens", "unembedding"):
             return Choice(factor, "t5: the factor itself")
         if weight.kind == "score_bias":
             return Choice(factor / math.sqrt(tree.width), "t5: factor / sqrt(width)", weight_decay=0.0)
-        return vector_choice(weight) or Choice(factor / math.sqrt(weight.fan_in), "t5: factor / sqrt(fan-in)")
+        return stated_choice(weight) or Choice(factor / math.sqrt(weight.fan_in), "t5: factor / sqrt(fan-in)")
 
     return rule

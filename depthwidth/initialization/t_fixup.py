@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..architecture import Transformer
 from .draft import Choice, Draft, scheme
-from .tensor_rules import BRANCH_KINDS, XAVIER, fan_rule, scaled, without_norms, xavier_std
-from .tensors import TABLES, Weight, depths_of
+from .tensor_rules import XAVIER, fan_rule, scaled, without_norms, xavier_std
+from .tensors import Weight, depths_of
 
 
 @scheme(
@@ -21,12 +21,13 @@ def t_fixup(tree: Transformer, embedding_std: float | None = None) -> Draft:
     table = (9 * depths.get("encoder", tree.depth)) ** -0.25
 
     def rule(weight: Weight) -> Choice:
-        if weight.kind in TABLES:
-            return scaled(weight, base, table, TABLES, "times (9N)^(-1/4)")
-        if not weight.stack:
-            return base(weight)
+        choice = base(weight)
+        if weight.job.group == "table":
+            return scaled(choice, table, "times (9N)^(-1/4)")
+        if not weight.stack or not weight.job.carries:
+            return choice
         decoder = both and weight.stack == "decoder"
         factor = (9 * depths[weight.stack]) ** -0.25 if decoder else 0.67 * depths[weight.stack] ** -0.25
-        return scaled(weight, base, factor, BRANCH_KINDS, "times (9N)^(-1/4)" if decoder else "times 0.67 N^(-1/4)")
+        return scaled(choice, factor, "times (9N)^(-1/4)" if decoder else "times 0.67 N^(-1/4)")
 
     return without_norms(Draft(tree, rule))

@@ -1,27 +1,39 @@
-"""Rules that several schemes start from, and what they say of a tree that they were not made for."""
+"""Rules that several schemes start from, and their remarks on a tree that a scheme was not made for."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ..architecture import Transformer
-from ..layers import RMSNorm
+from ..layers import Constant, Draw, Identity
 from .draft import Choice, Draft, TensorRule, finite_number
-from .tensors import TABLES, Weight, branch_counts, weights
+from .tensors import Weight, branch_counts, weights
 
 
-def vector_choice(weight: Weight) -> Choice | None:
-    """Norms that pass the signal on and biases of zero, which every scheme has; never decayed."""
+def stated_choice(weight: Weight) -> Choice | None:
+    """The start that the component states: gains of one, biases of zero, an identity; never decayed. None for a random draw.
+
+    Every scheme sets these, unless it has a reason to differ.
+    """
+    start = weight.start
+    if isinstance(start, Draw):
+        return None
+    if isinstance(start, Identity):
+        return Choice(0.0, "an identity matrix", weight_decay=0.0, mean="identity")
+    return Choice(0.0, _reason(weight, start), weight_decay=0.0, mean=start.value)
+
+
+def _reason(weight: Weight, start: Constant) -> str:
     if weight.kind == "gain":
-        offset = isinstance(weight.layer, RMSNorm) and weight.layer.unit_offset
-        reason = "a gain of one, stored as its difference from one" if offset else "a gain of one"
-        return Choice(0.0, reason, weight_decay=0.0, mean=0.0 if offset else 1.0)
-    if weight.kind == "bias":
-        return Choice(0.0, "biases start at zero", weight_decay=0.0)
+        size = start.value + weight.tensor.offset
+        gain = "a gain of one" if size == 1 else f"a gain of {size:g}"
+        return f"{gain}, stored as its difference from one" if weight.tensor.offset == 1 else gain
+    if start.value:
+        return f"starts at {start.value:g}"
     if weight.kind == "score_bias":
-        return Choice(0.0, "score biases start at zero, so that scores have the variance of query and key", weight_decay=0.0)
-    return None
+        return "score biases start at zero, so that scores have the variance of query and key"
+    return "biases start at zero" if weight.kind == "bias" else "starts at zero"
 
 
 def normal_rule(tree: Transformer, std: float, *, deep: bool = False, where: str = "") -> TensorRule:
@@ -32,10 +44,10 @@ def normal_rule(tree: Transformer, std: float, *, deep: bool = False, where: str
     counts = branch_counts(tree)
 
     def rule(weight: Weight) -> Choice:
-        plain = vector_choice(weight)
+        plain = stated_choice(weight)
         if plain is not None and not (weight.kind == "score_bias" and where):
             return plain
-        if deep and weight.kind in ("out", "down"):
+        if deep and weight.stack and weight.job.writes:
             branches = counts[weight.stack]
             reason = f"{where}normal with {std:g}/sqrt({branches}), one over the root of the number of residual branches"
             return Choice(std / math.sqrt(branches), reason)
@@ -50,10 +62,10 @@ def fan_rule(tree: Transformer, embedding_std: float | None, matrix: Callable[[W
     why = "1/sqrt(width), as tensor2tensor and fairseq start tables" if embedding_std is None else "embedding_std as given"
 
     def rule(weight: Weight) -> Choice:
-        plain = vector_choice(weight)
+        plain = stated_choice(weight)
         if plain is not None:
             return plain
-        if weight.kind in TABLES:
+        if weight.job.group == "table":
             return Choice(table, why)
         if weight.kind in ("unembedding", "classifier"):
             return Choice(1 / math.sqrt(weight.fan_in), "1/sqrt(width), for logits of unit variance")
@@ -86,20 +98,16 @@ def without_norms(draft: Draft) -> Draft:
     return draft
 
 
-def scaled(weight: Weight, rule: TensorRule, factor: float, kinds: Sequence[str], reason: str) -> Choice:
-    """What `rule` says, with the standard deviations of these kinds of tensor multiplied by `factor`."""
-    choice = rule(weight)
-    if weight.kind in kinds and not callable(choice.std):
-        return choice._replace(std=choice.std * factor, reason=f"{choice.reason}; {reason}")
-    return choice
-
-
-BRANCH_KINDS = ("value", "out", "gate", "up", "down")
+def scaled(choice: Choice, factor: float, reason: str) -> Choice:
+    """The choice with its standard deviation multiplied by `factor`."""
+    if callable(choice.std) or not choice.std:
+        return choice
+    return choice._replace(std=choice.std * factor, reason=f"{choice.reason}; {reason}")
 
 
 def for_post_norm(draft: Draft, scheme: str) -> Draft:
     """The draft of a scheme for norms after the sum, with a remark where this tree has them elsewhere."""
-    block = draft.tree.stack.repeats[0].block
-    if block.attention.norm_stream is None:
+    branches = draft.tree.stack.repeats[0].block.branches
+    if branches and branches[0][1].norm_stream is None:
         draft.remarks.append(f"{scheme} is made for norms after the sum, and this tree has them elsewhere")
     return draft

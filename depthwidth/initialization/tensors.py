@@ -1,138 +1,123 @@
-"""The tensors of a tree: role, kind and shape of each, those of equal blocks once."""
+"""The tensors of a tree: role, kind, shape, fans and start of each, those of equal blocks once.
+
+A *site* is a path in the tree with the number of a block, ``decoder.block.17.attention.query.weight``. A *role* is the same
+path without it, ``decoder.block.attention.query.weight``, and stands for the tensor in every block.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..architecture import Transformer
-from ..layers import (
-    Attention,
-    Block,
-    ClassifierHead,
-    Embedding,
-    FeedForward,
-    LearnedPositions,
-    Linear,
-    MixtureOfExperts,
-    Norm,
-    PatchStem,
-    RelativeBias,
-    Stack,
-    TokenStem,
-    Unembedding,
-)
-from ..layers.base import Layer, Shape
+from ..layers import KINDS, BlockLike, Child, Kind, Layer, MixtureLike, Start
+from ..layers.tensor import Shape, Tensor
 
 
 class Weight(NamedTuple):
-    """A tensor that stands at one place in each of several equal blocks, or once outside of them."""
+    """A tensor with one role: it stands in each of several equal blocks, or once outside of blocks."""
 
     role: str
-    kind: str
-    """What it does: tokens, positions, segments, class_token, patch, projection, query, key, value, out, gate, up, down,
-    router, shared_gate, gain, bias, score_bias, transform, pooler, classifier, unembedding."""
+    tensor: Tensor
+    """As the component states it; its kind is the parent's word for it if the component has none."""
     shape: Shape
     """Of all copies together: equal experts are stacked."""
     layer: Layer
-    owner: Layer
-    """The attention, feed-forward part or stem that it belongs to; otherwise the layer itself."""
-    mixture: MixtureOfExperts | None
-    """The mixture of experts that the owner is part of, where it is."""
+    owners: tuple[Layer, ...]
+    """The branches or the stem that it belongs to, from the outermost: of an expert's weight the mixture, then the expert."""
+    reads: str
+    """The activation whose output it multiplies, by name; empty if there is none."""
+    branch: str
+    """Path, from its block, of the residual branch that it belongs to, such as ``attention``; empty for none."""
     stack: str
-    """``encoder`` or ``decoder`` for what stands in a block, otherwise empty."""
+    """``encoder`` or ``decoder`` for a tensor of a block, otherwise empty."""
     blocks: tuple[int, ...]
     """The blocks that have it, (0,) outside of blocks."""
 
     @property
-    def branch(self) -> str:
-        """``attention``, ``cross_attention`` or ``feed_forward``, empty for what belongs to no branch."""
-        parts = self.role.split(".")
-        return parts[2] if self.stack and parts[2] in BRANCHES else ""
+    def kind(self) -> str:
+        """Its job, a name of :data:`~depthwidth.layers.tensor.KINDS`."""
+        return self.tensor.kind
+
+    @property
+    def job(self) -> Kind:
+        """The entry of :data:`~depthwidth.layers.tensor.KINDS` for its kind."""
+        return KINDS[self.tensor.kind]
+
+    @property
+    def start(self) -> Start:
+        """The values it starts with, unless a scheme has a reason to differ."""
+        return self.tensor.start
 
     @property
     def fan_in(self) -> int:
-        """Numbers that one output is a sum over; a table looks one row up."""
-        if isinstance(self.layer, Linear):
-            return self.layer.inputs
-        if self.kind == "patch":
-            return math.prod(self.shape[1:])
-        return self.shape[-1] if self.kind == "unembedding" else 1
+        """Numbers that one output is a sum over; 1 for a table, of which one row is looked up."""
+        return self.tensor.fan_in
 
     @property
     def fan_out(self) -> int:
         """Outputs that one input contributes to."""
-        if isinstance(self.layer, Linear):
-            return self.layer.outputs
-        return self.shape[0] if self.kind in ("patch", "unembedding") else self.shape[-1]
+        return self.tensor.fan_out
+
+    @property
+    def owner(self) -> Layer:
+        """The innermost branch, or the stem, that it belongs to; otherwise the component that holds it."""
+        return self.owners[-1] if self.owners else self.layer
+
+    @property
+    def mixture(self) -> MixtureLike | None:
+        """The mixture of experts that the weight is part of, if it is."""
+        return next((found for owner in self.owners if (found := owner.as_mixture) is not None), None)
 
 
-BRANCHES = ("attention", "cross_attention", "feed_forward")
-TABLES = ("tokens", "positions", "segments", "class_token")
-VECTORS = ("gain", "bias", "score_bias")
-INNER = ("query", "key", "value", "out", "gate", "up", "down")
-_LINEARS = {name: name for name in (*INNER, "router", "shared_gate", "projection", "transform")}
+TABLES = tuple(kind.name for kind in KINDS.values() if kind.group == "table")
 
 
 def weights(tree: Transformer) -> Iterator[Weight]:
-    """The tensors of a tree, those of equal blocks once."""
+    """The tensors of a tree, those of equal blocks once, in the order a signal meets them."""
+    stacks = tree.stacks
     for child in tree.children():
-        if not isinstance(child.layer, Stack):
-            yield from _weights_of(tree, child.layer, child.name, "", (0,))
+        if child.name not in stacks:
+            yield from _inside(child, child.name)
             continue
-        stack, name = child.layer, child.name
-        if stack.position is not None:
-            yield from _weights_of(tree, stack.position, f"{name}.position", "", (0,))
-        kinds: dict[Block, list[int]] = {}
+        name, stack = child.name, stacks[child.name]
+        before, after = stack.around
+        for part in before:
+            yield from _inside(part, f"{name}.{part.name}")
+        places: dict[BlockLike, list[int]] = {}
         for index, block in enumerate(stack.blocks()):
-            kinds.setdefault(block, []).append(index)
-        for block, places in kinds.items():
-            yield from _weights_of(tree, block, f"{name}.block", name, tuple(places))
-        if stack.norm is not None:
-            yield from _weights_of(tree, stack.norm, f"{name}.norm", "", (0,))
+            places.setdefault(block, []).append(index)
+        for block, indices in places.items():
+            yield from _in_block(block, name, tuple(indices))
+        for part in after:
+            yield from _inside(part, f"{name}.{part.name}")
 
 
-def _weights_of(tree: Transformer, layer: Layer, site: str, stack: str, blocks: tuple[int, ...]) -> Iterator[Weight]:
-    owner: Layer | None = None
-    mixture: MixtureOfExperts | None = None
-    place = around = ""
-    for node in layer.walk(site):
-        if isinstance(node.layer, (Attention, FeedForward, TokenStem, PatchStem)):
-            place, owner = node.site, node.layer
-        elif isinstance(node.layer, MixtureOfExperts):
-            around, mixture = node.site, node.layer
-        mine = owner if owner is not None and node.site.startswith(place) else node.layer
-        group = mixture if mixture is not None and node.site.startswith(around) else None
-        for name, shape in node.layer.tensors().items():
-            role = f"{node.site}.{name}"
-            whole = (node.copies, *shape) if node.copies > 1 else shape
-            yield Weight(role, _kind(tree, role, node.layer, name), whole, node.layer, mine, group, stack, blocks)
+def _in_block(block: BlockLike, stack: str, blocks: tuple[int, ...]) -> Iterator[Weight]:
+    role = f"{stack}.block"
+    branches = [(f"{role}.{name}.", name) for name, _ in block.branches]
+    for weight in _inside(Child("block", block), role):
+        branch = next((name for start, name in branches if weight.role.startswith(start)), "")
+        yield weight._replace(branch=branch, stack=stack, blocks=blocks)
 
 
-def _kind(tree: Transformer, role: str, layer: Layer, name: str) -> str:
-    if isinstance(layer, Norm):
-        return "gain" if name == "weight" else "bias"
-    if name.endswith("bias"):
-        return "bias"
-    if isinstance(layer, PatchStem):
-        return {"patch.weight": "patch", "class_token": "class_token"}.get(name, "positions")
-    if isinstance(layer, LearnedPositions):
-        return "positions"
-    if isinstance(layer, RelativeBias):
-        return "score_bias"
-    if isinstance(layer, Unembedding):
-        return "unembedding"
-    last = role.split(".")[-2]
-    if isinstance(layer, Embedding):
-        return last
-    if last in _LINEARS:
-        return last
-    return "classifier" if isinstance(tree.head, ClassifierHead) and role == "head.linear.weight" else "pooler"
+def _inside(child: Child, role: str, copies: int = 1, owners: tuple[Layer, ...] = ()) -> Iterator[Weight]:
+    """The weights of a part and of everything in it."""
+    layer = child.layer
+    if layer.owner:
+        owners = (*owners, layer)
+    for name, tensor in layer.tensors().items():
+        if child.kind and KINDS[tensor.kind].generic:
+            tensor = tensor._replace(kind=child.kind)
+        shape = (copies, *tensor.shape) if copies > 1 else tensor.shape
+        yield Weight(f"{role}.{name}", tensor, shape, layer, owners, child.reads, "", "", (0,))
+    for part in layer.children():
+        inner = f"{role}.{part.name}" if part.name else role
+        yield from _inside(part, inner, copies * part.copies, owners)
 
 
 def parameters(tree: Transformer) -> Iterator[tuple[str, str, int | None, Shape]]:
-    """Name, role, block and shape of every tensor, in the order a signal meets them; equal experts are one, stacked."""
+    """Name (its site), role, block and shape of every tensor, in the order a signal meets them; equal experts are stacked."""
     every = list(weights(tree))
     done = set()
     for weight in every:
@@ -147,17 +132,21 @@ def parameters(tree: Transformer) -> Iterator[tuple[str, str, int | None, Shape]
                         inside.setdefault(block, []).append(one)
             for block in sorted(inside):
                 for one in inside[block]:
-                    yield one.role.replace(".block.", f".block.{block}.", 1), one.role, block, one.shape
+                    yield site_of(one.role, block), one.role, block, one.shape
+
+
+def site_of(role: str, block: int | None) -> str:
+    """The path of a role in one block; the role itself outside of blocks.
+
+    >>> site_of("decoder.block.attention.out.weight", 3)
+    'decoder.block.3.attention.out.weight'
+    """
+    return role if block is None else role.replace(".block.", f".block.{block}.", 1)
 
 
 def stacks(tree: Transformer) -> list[tuple[str, int, tuple[str, ...]]]:
     """Name, depth and branches of each stack, the branches in order."""
-    found: list[tuple[str, int, tuple[str, ...]]] = []
-    for name, stack in (("encoder", tree.encoder), ("decoder", tree.decoder)):
-        if stack is not None:
-            cross = any(repeat.block.cross_attention is not None for repeat in stack.repeats)
-            found.append((name, stack.depth, BRANCHES if cross else ("attention", "feed_forward")))
-    return found
+    return [(name, stack.depth, stack.branches) for name, stack in tree.stacks.items()]
 
 
 def depths_of(tree: Transformer) -> dict[str, int]:
@@ -168,16 +157,3 @@ def depths_of(tree: Transformer) -> dict[str, int]:
 def branch_counts(tree: Transformer) -> dict[str, int]:
     """Number of residual branches by stack."""
     return {name: depth * len(branches) for name, depth, branches in stacks(tree)}
-
-
-def summed_tables(tree: Transformer) -> int:
-    """Number of tables of equal variance whose rows are summed into the stream's input."""
-    stem = tree.stem
-    if isinstance(stem, PatchStem):
-        return 2  # the patches' own map and their positions
-    return 1 + isinstance(stem.positions, LearnedPositions) + (stem.segments is not None)
-
-
-def stem_scale(tree: Transformer, kind: str) -> float:
-    """What the stem multiplies the rows of such a table by."""
-    return tree.stem.scale if isinstance(tree.stem, TokenStem) and kind == "tokens" else 1.0

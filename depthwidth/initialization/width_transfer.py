@@ -5,23 +5,15 @@ from __future__ import annotations
 import math
 
 from ..architecture import Transformer
-from ..layers import Attention
 from .draft import Choice, Draft, TensorRule, Values, finite_number, scheme
-from .tensor_rules import vector_choice
-from .tensors import INNER, Weight, depths_of
-
-_HIDDEN = (*INNER, "projection", "transform", "pooler")
-OUTPUT = ("unembedding", "classifier", "router", "shared_gate")
+from .tensor_rules import stated_choice
+from .tensors import Weight, depths_of
 
 
 def scales_scores(weight: Weight) -> bool:
-    """Where a factor on attention scores stands: at the query's norm where it has one, otherwise at the query's matrix."""
-    attention = weight.owner
-    if not isinstance(attention, Attention):
-        return False
-    if attention.query_norm is not None and attention.query_norm.affine:
-        return weight.role.endswith(".query_norm.weight")
-    return weight.kind == "query"
+    """Whether a factor on attention scores belongs at this weight: the query's norm if it has one, or the query's matrix."""
+    attention = weight.owner.as_attention
+    return attention is not None and weight.role.endswith(f".{attention.scores_tensor}")
 
 
 def _width_rule(tree: Transformer, std: float, m_width: float, score: float, depth_rate: float) -> TensorRule:
@@ -29,13 +21,13 @@ def _width_rule(tree: Transformer, std: float, m_width: float, score: float, dep
 
     def rule(weight: Weight) -> Choice:
         rate = depth_rate if weight.stack else 1.0
-        choice = vector_choice(weight)
+        choice = stated_choice(weight)
         if choice is not None:
             choice = choice._replace(learning_rate=rate)
-        elif weight.kind in _HIDDEN:
+        elif weight.job.group == "hidden":
             reason = f"hidden: variance and learning rate over the width ratio {m_width:g}, decay times it"
             choice = Choice(std / math.sqrt(m_width), reason, learning_rate=rate / m_width, weight_decay=m_width)
-        elif weight.kind in OUTPUT:
+        elif weight.job.group == "output":
             inner = 1.0 if weight.kind in ("unembedding", "classifier") else 1 / m_width
             reason = "output: constant variance and learning rate, output over the width ratio"
             choice = Choice(std, reason, multiplier=inner, learning_rate=rate)

@@ -1,35 +1,58 @@
-"""The components of a transformer, one a file: what each is, its weights, its operations, its memory."""
+"""The components of a transformer, one a file: the weights, operations, memory and moments of each.
+
+To write one of your own, subclass :class:`Branch` (added to the residual stream), :class:`BlockLike` (repeated by a stack),
+:class:`Norm`, :class:`Position`, :class:`Stem`, :class:`Head` or plain :class:`Layer`, and decorate it with :func:`component`.
+"""
 
 from .attention import Attention
-from .base import Child, Layer, Node, Run
-from .block import Block, Residual
+from .base import Branch, Child, Layer, Node, Run, component
+from .block import PLACEMENTS, Block, BlockLike, Residual
 from .feed_forward import ACTIVATIONS, FeedForward, MixtureOfExperts
-from .head import ClassifierHead, LanguageHead, Pooler, Unembedding
+from .head import ClassifierHead, Head, LanguageHead, Pooler, Unembedding
+from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 from .linear import Linear
 from .norms import LayerNorm, Norm, RMSNorm
-from .positions import ALiBi, LearnedPositions, RelativeBias, Rotary, SinusoidalPositions
+from .positions import ALiBi, LearnedPositions, Position, RelativeBias, Rotary, SinusoidalPositions
 from .stack import Repeat, Stack
-from .stem import Embedding, PatchStem, TokenStem
+from .stem import Embedding, PatchStem, Stem, TokenStem
+from .tensor import DRAW, IDENTITY, KINDS, ONES, ZEROS, Constant, Draw, Identity, Kind, Start, Tensor
 
 __all__ = [
     "ACTIVATIONS",
+    "DRAW",
+    "IDENTITY",
+    "KINDS",
+    "ONES",
+    "PLACEMENTS",
+    "ZEROS",
     "ALiBi",
     "Attention",
+    "AttentionLike",
     "Block",
+    "BlockLike",
+    "Branch",
     "Child",
     "ClassifierHead",
+    "Constant",
+    "Draw",
     "Embedding",
     "FeedForward",
+    "FeedForwardLike",
+    "Head",
+    "Identity",
+    "Kind",
     "LanguageHead",
     "Layer",
     "LayerNorm",
     "LearnedPositions",
     "Linear",
+    "MixtureLike",
     "MixtureOfExperts",
     "Node",
     "Norm",
     "PatchStem",
     "Pooler",
+    "Position",
     "RMSNorm",
     "RelativeBias",
     "Repeat",
@@ -38,6 +61,10 @@ __all__ = [
     "Run",
     "SinusoidalPositions",
     "Stack",
+    "Start",
+    "Stem",
+    "Tensor",
     "TokenStem",
     "Unembedding",
+    "component",
 ]

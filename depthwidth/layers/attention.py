@@ -11,10 +11,11 @@ from ..errors import InputError
 from ..formula import is_symbolic
 from ..numerics.interpolation import Table
 from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Signal, TokenSignal, Walk, finite
-from .base import Child, Layer, Run, component
+from .base import Branch, Child, Run, component
+from .interfaces import AttentionLike
 from .linear import Linear
 from .norms import Norm
-from .positions import ALiBi, Rotary, rotation_overlap
+from .positions import Position
 
 _SCORE_STEP = 0.1
 """Of the logarithm of the scores' variance: the tables between are right to 1e-4."""
@@ -22,11 +23,12 @@ LARGEST_SCORES = 64.0
 """Variance of attention scores, in nats^2, from which on they are taken to have this one."""
 _LARGE_SCORES, _LARGE_HEAD = 8.0, 64
 """Scores of more variance, of heads of so many dimensions, are those of infinite heads: right to 1 %, and seconds quicker."""
+_JOBS = {name: name for name in ("query", "key", "value", "out")}
 _LOGSUMEXP_BYTES = 4  # a fused kernel keeps one float32 per query and head in place of the scores
 
 
 @component
-class Attention(Layer):
+class Attention(Branch):
     """Softmax attention (Vaswani et al. 2017, arXiv 1706.03762).
 
     `kv_heads` keys and values serve `heads` queries: equal numbers are multi-head, one is multi-query (arXiv 1911.02150),
@@ -44,7 +46,7 @@ class Attention(Layer):
     causal: bool = True
     window: int | None = None
     """How many latest positions a query may see, its own included; None for all."""
-    position: Rotary | ALiBi | None = None
+    position: Position | None = None
     bias: bool = True
     """Whether the query, key and value maps have biases."""
     out_bias: bool = True
@@ -96,9 +98,27 @@ class Attention(Layer):
     @property
     def slopes(self) -> tuple[float, ...] | None:
         """By how much the scores of each head fall with distance, nats a position; None without such penalties or a mask."""
-        if not (self.causal and isinstance(self.position, ALiBi)):
+        if not self.causal or self.position is None:
             return None
-        return self.position.slopes(self.heads, self.head_dim**-0.5 if self.scale is None else self.scale)
+        return self.position.penalties(self.heads, self.score_scale)
+
+    @property
+    def penalises_distance(self) -> bool:
+        return self.slopes is not None
+
+    @property
+    def score_scale(self) -> float:
+        """What scores are multiplied by."""
+        return float(self.head_dim**-0.5) if self.scale is None else self.scale
+
+    @property
+    def scores_tensor(self) -> str:
+        """Path, from the attention, of the weight where a factor on the scores belongs: of the query's norm if it has one."""
+        return "query.weight" if self.query_norm is None or not self.query_norm.affine else "query_norm.weight"
+
+    @property
+    def as_attention(self) -> AttentionLike:
+        return self
 
     def children(self) -> tuple[Child, ...]:
         parts = (
@@ -106,7 +126,26 @@ class Attention(Layer):
             ("query_norm", self.query_norm), ("key_norm", self.key_norm),
             ("position", self.position), ("out", self.out),
         )  # fmt: skip
-        return tuple(Child(name, layer) for name, layer in parts if layer is not None)
+        return tuple(Child(name, layer, kind=_JOBS.get(name, "")) for name, layer in parts if layer is not None)
+
+    def choices(self) -> dict[str, Any]:
+        if self.cross:  # a design gives it the choices of self-attention
+            return {}
+        norm, position = self.query_norm, self.position
+        whole = {"positions": "none" if position is None else position.word}
+        return (whole if self.window is None else {"window_positions": position}) | {
+            "heads": self.heads,
+            "kv_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "value_dim": self.value_dim,
+            "window": self.window,
+            "attention_bias": self.bias,
+            "attention_out_bias": self.out_bias,
+            "qk_norm": "none" if norm is None else "head" if norm.width == self.head_dim else "full",
+            "logit_scale": self.scale,
+            "score_softcap": self.softcap,
+            "attention_dropout": self.dropout,
+        }
 
     def run_of(self, child: str, run: Run) -> Run:
         if self.cross and child in ("key", "value", "key_norm"):
@@ -158,10 +197,10 @@ class Attention(Layer):
 
     def _left_by_rotation(self, length: int) -> float:
         """Share of the covariance of two keys' scores that is left, on average over the pairs that a query sees."""
-        if self.cross or not isinstance(self.position, Rotary):
+        if self.cross or self.position is None:
             return 1.0
         reach = length if self.window is None else min(length, self.window)
-        return rotation_overlap(self.position, self.head_dim, reach, self.causal)
+        return self.position.mean_rotation(self.head_dim, reach, self.causal)
 
     @staticmethod
     def _normed(norm: Norm | None, signal: AnySignal, place: Place, name: str) -> Any:
@@ -210,7 +249,7 @@ class Attention(Layer):
             head_dim=head_dim,
             width=(self.memory_width or self.width) if walk.finite_width else None,
             dropout=dropout,
-            rotation=self.position.left_at(self.head_dim) if isinstance(self.position, Rotary) and not self.cross else None,
+            rotation=None if self.position is None or self.cross else self.position.rotation(self.head_dim),
         )
         memory = _as_arrays(source) if self.cross else None
         moved = attend(x.second_moment, x.covariance, unit * bound, memory=memory, normed=normed)

@@ -1,13 +1,17 @@
-"""What every component of a transformer is: its own tensors, its children, and the counts that follow from them.
+"""The contract of a component: its own tensors, its children, and the counts that follow from them.
 
-A component is a frozen dataclass. It says four things of itself, and nothing of what lies inside its children:
+A component is a frozen dataclass, made with :func:`component`. It describes itself, and nothing inside its children:
 
-- ``tensors()``: the name and shape of each weight it holds;
+- ``tensors()``: each weight it holds: shape, kind, fans, start;
 - ``children()``: its parts, each with the number of copies that exist and the number a token passes through;
 - ``own_flops(run)``: the matrix-multiply operations of its own on one forward pass;
-- ``own_saved(run)``, ``own_cache(run)``: bytes it keeps for the backward pass, values it keeps for generation.
+- ``own_saved(run)``, ``own_cache(run)``: bytes it keeps for the backward pass, values it keeps for generation;
+- ``moments(x, place)``: the second moments of its output, and the map of a gradient from its output to its input.
 
 Every count of a tree is the sum of these over its nodes, in exact integers.
+
+Three base classes say what is asked of a component by its place in the tree: :class:`Branch` of what is added to the residual
+stream, :class:`~depthwidth.layers.block.BlockLike` of what a stack repeats, :class:`Layer` of everything else.
 """
 
 from __future__ import annotations
@@ -16,22 +20,28 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, dataclass_transform
 
-from ..checks import check_whole as check_whole  # head_allocation takes it from here
 from ..errors import InputError
-from ..signal import AnySignal, Place, Pullback
-
-Shape = tuple[int, ...]
+from ..signal import AnySignal, DrawSpread, Place, Pullback
+from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
+from .tensor import Shape as Shape
+from .tensor import Tensor
 
 
 class Child(NamedTuple):
     """A part of a component. Of `copies` equal ones, a token passes through `active`."""
 
     name: str
+    """Part of the dotted path of everything inside; empty for the content of a wrapper, which takes the wrapper's own path."""
     layer: Layer
     copies: int = 1
     active: int = 1
+    kind: str = ""
+    """The job of the part's own matrix or table, a name of :data:`~depthwidth.layers.tensor.KINDS`, if the part is a plain
+    :class:`~depthwidth.layers.Linear` or table that does not know its job."""
+    reads: str = ""
+    """The activation whose output the part reads, by name; empty if it reads none."""
 
 
 class Node(NamedTuple):
@@ -61,12 +71,17 @@ def component(cls: type[T]) -> type[T]:
 
 @dataclass(frozen=True)
 class Run:
-    """One pass over one batch, as counts see it.
+    """The sizes of one pass over one batch, and the conventions of a count.
 
-    `tokens` positions are read per sequence, `memory` positions are there for cross-attention, `batch` sequences are read
-    at once. With `masked`, attention scores that a causal mask hides are left out, as a kernel that skips them does;
-    without it they are counted, as published 6N + 12LdT figures do. `value_bytes` is the size of one activation. A `fused`
-    attention kernel stores no score matrix for the backward pass.
+    Parameters
+    ----------
+    tokens : positions of each sequence.
+    memory : positions of the encoder's output that cross-attention reads.
+    batch : sequences.
+    masked : leave out attention scores that a causal mask hides, as a kernel that skips them does; otherwise they are counted,
+        as in the published 6N + 12LdT.
+    value_bytes : size of one activation.
+    fused : the attention kernel keeps no score matrix for the backward pass.
     """
 
     tokens: int
@@ -84,10 +99,12 @@ class Run:
 
 @component
 class Layer:
-    """A component of a transformer. Subclasses are frozen dataclasses; see the module's docstring for what they say."""
+    """A component of a transformer. Subclasses are frozen dataclasses; the module's docstring lists their methods."""
 
     embedding = False
     """Whether its own weights count as embedding: a table of tokens, positions or segments, or the output matrix."""
+    owner = False
+    """Whether schemes ask it about the weights inside it (:attr:`depthwidth.initialization.Weight.owner`)."""
 
     @cached_property
     def _values(self) -> tuple[Any, ...]:
@@ -107,13 +124,32 @@ class Layer:
         values = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
         return f"{type(self).__name__}({values})"
 
-    def tensors(self) -> dict[str, Shape]:
-        """Name and shape of each weight this component holds itself."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Each weight that this component holds itself, by name."""
         return {}
 
     def children(self) -> tuple[Child, ...]:
         """The parts, in the order a signal meets them."""
         return ()
+
+    def choices(self) -> dict[str, Any]:
+        """The choices of a :class:`~depthwidth.architecture.design.Design` that this component itself stands for."""
+        return {}
+
+    @property
+    def as_attention(self) -> AttentionLike | None:
+        """The softmax attention that this component is or wraps; None if there is none."""
+        return None
+
+    @property
+    def as_feed_forward(self) -> FeedForwardLike | None:
+        """The feed-forward part that this component is or wraps, of a mixture one expert; None if there is none."""
+        return None
+
+    @property
+    def as_mixture(self) -> MixtureLike | None:
+        """The mixture of experts that this component is or wraps; None if there is none."""
+        return None
 
     def own_flops(self, run: Run) -> int:
         """Floating-point operations of this component alone in a forward pass: two per multiply-add of a matrix product."""
@@ -128,7 +164,13 @@ class Layer:
         return 0
 
     def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
-        """What becomes of a signal here, and the map that takes a gradient behind this component to one in front of it.
+        """The moments of the output, and the map of a gradient from the output to the input.
+
+        Parameters
+        ----------
+        x : moments of the input, a :class:`~depthwidth.signal.Signal` or :class:`~depthwidth.signal.TokenSignal`.
+        place : where the component stands: the variances of its weights (``place.variance("weight")``), the places of its
+            parts (``place.at("query")``), and ``place.forward(y)`` and ``place.traced(pull)`` to report its moments.
 
         Raises
         ------
@@ -138,7 +180,7 @@ class Layer:
         raise InputError(f"{place.role}: the moments of {type(self).__name__} are not known")
 
     def run_of(self, child: str, run: Run) -> Run:
-        """The pass that `child` sees when this component sees `run`; the same unless a component says otherwise."""
+        """The pass of `child` when this component's pass is `run`; the same unless a component overrides it."""
         return run
 
     # Sums over the tree. Each component is counted once however often it is used: copies multiply.
@@ -146,7 +188,7 @@ class Layer:
     @cached_property
     def own_parameters(self) -> int:
         """Weights this component holds itself."""
-        return sum(math.prod(shape) for shape in self.tensors().values())
+        return sum(math.prod(tensor.shape) for tensor in self.tensors().values())
 
     @cached_property
     def parameters(self) -> int:
@@ -155,7 +197,7 @@ class Layer:
 
     @cached_property
     def active_parameters(self) -> int:
-        """Weights that one token meets: of a mixture of experts, only those it is routed to."""
+        """Weights that one token passes through: of a mixture of experts, only those it is routed to."""
         return self.own_parameters + sum(c.active * c.layer.active_parameters for c in self.children())
 
     @cached_property
@@ -166,12 +208,12 @@ class Layer:
 
     @property
     def non_embedding_parameters(self) -> int:
-        """All weights but the embedding's: the N of Kaplan et al. and of Levine et al."""
+        """All weights except the embedding's: the N of Kaplan et al. and of Levine et al."""
         return self.parameters - self.embedding_parameters
 
     @property
     def trained_size(self) -> int:
-        """The N that rules and loss laws speak of: without the embedding, and of a mixture only what a token meets."""
+        """The N of rules and loss laws: active parameters without the embedding."""
         return self.active_parameters - self.embedding_parameters
 
     def flops(self, run: Run) -> int:
@@ -197,3 +239,53 @@ class Layer:
     def replace(self, **changes: Any) -> Any:
         """The same component with some fields changed."""
         return replace(self, **changes)
+
+
+@component
+class Branch(Layer):
+    """A component whose output a :class:`~depthwidth.layers.block.Residual` adds to the residual stream.
+
+    A subclass has a `width`, the features of the stream, as a field or a property. The rest has defaults.
+    """
+
+    if TYPE_CHECKING:  # a default here would be the default of a dataclass field of this name
+
+        @property
+        def width(self) -> int:
+            """Features of the residual stream."""
+
+    owner = True
+    causal = False
+    """Whether it mixes positions and a position reads only itself and earlier ones."""
+
+    @property
+    def last(self) -> str:
+        """Path, from the branch, of the output that is added to the stream: its last part by default."""
+        children = self.children()
+        return children[-1].name if children else ""
+
+    @property
+    def penalises_distance(self) -> bool:
+        """Whether attention scores fall with distance, so that the correlation of two tokens depends on theirs (ALiBi)."""
+        return False
+
+    def draw_spread(self, x: AnySignal, place: Place) -> DrawSpread:
+        """How strongly the size of the output varies between draws of the weights, for the input `x` of the branch.
+
+        By default as two square Gaussian matrices in a row. It sets corrections of the order of one over the width.
+        """
+        return DrawSpread(4.0, 3.0)
+
+
+def check_branch(owner: str, branch: object) -> None:
+    """Refuse what cannot be the branch of a residual.
+
+    Raises
+    ------
+    InputError
+        if it is not a :class:`Branch`, or has no width.
+    """
+    if not isinstance(branch, Branch):
+        raise InputError(f"{owner}: {type(branch).__name__} is not a Branch, so that it cannot be added to the stream")
+    if not hasattr(branch, "width"):
+        raise InputError(f"{owner}: {type(branch).__name__} has no width, the features of the residual stream")

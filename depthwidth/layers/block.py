@@ -1,33 +1,44 @@
-"""How parts become a network: a residual branch with its norms, a block of branches, a stack of repeated blocks."""
+"""Residual branches with their norms, and blocks of them."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import check_fraction
 from ..errors import InputError
 from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Spread, finite
 from ..signal.residual import add_branch, add_gradient, post_norm_drift
-from .attention import Attention
-from .base import Child, Layer, Run, component
-from .feed_forward import FeedForward, MixtureOfExperts
+from .base import Branch, Child, Layer, Run, check_branch, component
+from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 from .norms import Norm
+
+PLACEMENTS = {
+    "pre": ("norm_in",),
+    "post": ("norm_stream",),
+    "sandwich": ("norm_in", "norm_out"),
+    "output": ("norm_out",),
+}
+"""The names of placements of norms, and the norms that a residual then has."""
 
 
 @component
 class Residual(Layer):
-    """``norm_stream(x + dropout(norm_out(branch(norm_in(x)))))``, each of the three norms where it is given.
+    """``norm_stream(x + dropout(norm_out(branch(norm_in(x)))))``, with each of the three norms that is given.
 
     Pre-norm has `norm_in`, post-norm `norm_stream`, sandwich-norm `norm_in` and `norm_out`; OLMo 2 has `norm_out` alone.
     """
 
-    branch: Attention | FeedForward | MixtureOfExperts
+    branch: Branch
     norm_in: Norm | None = None
     norm_out: Norm | None = None
     norm_stream: Norm | None = None
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        check_branch("Residual", self.branch)
         check_fraction("Residual", dropout=self.dropout)
 
     def children(self) -> tuple[Child, ...]:
@@ -82,20 +93,123 @@ class Residual(Layer):
     @property
     def width(self) -> int:
         """Features of the stream it adds to."""
-        return self.branch.expert.width if isinstance(self.branch, MixtureOfExperts) else self.branch.width
+        return self.branch.width
+
+    def choices(self) -> dict[str, Any]:
+        here = tuple(name for name in ("norm_in", "norm_out", "norm_stream") if getattr(self, name) is not None)
+        placement = next((name for name, norms in PLACEMENTS.items() if norms == here), "pre")
+        return {"placement": placement, "dropout": self.dropout}
+
+    @property
+    def last(self) -> str:
+        """Path, from the residual, of the output that is added to the stream before dropout."""
+        return self.branch.last if self.norm_out is None else "norm_out"
 
     def own_saved(self, run: Run) -> int:
         return run.positions * self.width if self.dropout else 0  # the dropout mask, one byte each
 
 
-@component
-class Block(Layer):
-    """Attention and feed-forward, and between them cross-attention where a decoder reads an encoder.
+L = TypeVar("L", bound=Layer)
 
-    With `parallel` all branches read the block's own input and their outputs are added together (GPT-J, arXiv 2204.02311);
-    `norm`, where given, then normalises that input once for all of them.
+
+@component
+class BlockLike(Layer):
+    """A component that a stack repeats: it reads the residual stream, and its output is the next block's input.
+
+    A subclass has `width`, the features of the stream, as a field or a property. The rest has defaults, which find the residual
+    branches among its parts, however deep.
     """
 
+    if TYPE_CHECKING:  # a default here would be the default of a dataclass field of this name
+
+        @property
+        def width(self) -> int:
+            """Features of the residual stream."""
+
+    parallel = False
+    """Whether all branches read the block's own input, and their outputs are added to it together."""
+    plain = False
+    """Whether its moments are those of its branches, one after the other or in parallel, and nothing else acts on the stream.
+    Many plain blocks are propagated at once, all others one by one."""
+    streams = 1
+    """Copies of the residual stream that it keeps. A stack copies the stem's output before the first block, and takes the mean
+    of the copies after the last."""
+
+    @property
+    def norm(self) -> Norm | None:
+        """The norm of the input that parallel branches share, if they have one in common."""
+        return None
+
+    @cached_property
+    def branches(self) -> tuple[tuple[str, Residual], ...]:
+        """The residual branches in the order a signal meets them, each with its path from the block."""
+        return tuple(_residuals(self, ""))
+
+    def replace_branches(self, change: Callable[[Residual], Residual]) -> BlockLike:
+        """The same block with `change` applied to each of its residual branches."""
+        return _with_residuals(self, change)
+
+    @property
+    def causal(self) -> bool:
+        """Whether a branch mixes positions and hides later ones from earlier ones."""
+        return any(residual.branch.causal for _, residual in self.branches)
+
+    @property
+    def penalises_distance(self) -> bool:
+        """Whether the attention scores of a branch fall with distance."""
+        return any(residual.branch.penalises_distance for _, residual in self.branches)
+
+    @property
+    def reads_memory(self) -> bool:
+        """Whether a branch reads the output of an encoder."""
+        return any(found is not None and found.cross for found in (part.branch.as_attention for _, part in self.branches))
+
+    @property
+    def as_attention(self) -> AttentionLike | None:
+        """The first self-attention among its branches."""
+        every = (residual.branch.as_attention for _, residual in self.branches)
+        return next((found for found in every if found is not None and not found.cross), None)
+
+    @property
+    def as_feed_forward(self) -> FeedForwardLike | None:
+        """The first feed-forward part among its branches."""
+        return next((found for _, part in self.branches if (found := part.branch.as_feed_forward) is not None), None)
+
+    @property
+    def as_mixture(self) -> MixtureLike | None:
+        """The first mixture of experts among its branches."""
+        return next((found for _, part in self.branches if (found := part.branch.as_mixture) is not None), None)
+
+
+def _residuals(layer: Layer, path: str) -> Iterator[tuple[str, Residual]]:
+    for child in layer.children():
+        inner = ".".join(filter(None, (path, child.name)))
+        if isinstance(child.layer, Residual):
+            yield inner, child.layer
+        else:
+            yield from _residuals(child.layer, inner)
+
+
+def _with_residuals(layer: L, change: Callable[[Residual], Residual]) -> L:
+    changed: dict[str, Layer] = {}
+    for field in fields(layer):
+        part = getattr(layer, field.name)
+        if isinstance(part, Residual):
+            changed[field.name] = change(part)
+        elif isinstance(part, Layer):
+            changed[field.name] = _with_residuals(part, change)
+    return replace(layer, **changed)
+
+
+@component
+class Block(BlockLike):
+    """Attention, then cross-attention if a decoder reads an encoder, then feed-forward.
+
+    With `parallel` all branches read the block's own input and their outputs are added together (GPT-J, arXiv 2204.02311);
+    `norm`, if given, then normalises that input once for all of them.
+    """
+
+    plain = True
     attention: Residual
     feed_forward: Residual
     cross_attention: Residual | None = None
@@ -113,10 +227,8 @@ class Block(Layer):
         )  # fmt: skip
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
-    @property
-    def branches(self) -> list[tuple[str, Residual]]:
-        """The residual branches by name, in the order a signal meets them."""
-        return [(child.name, child.layer) for child in self.children() if isinstance(child.layer, Residual)]
+    def choices(self) -> dict[str, Any]:
+        return {"parallel": self.parallel, "shared_norm": self.parallel and self.norm is not None}
 
     def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         if self.parallel:
@@ -165,3 +277,17 @@ class Block(Layer):
     def width(self) -> int:
         """Features of the residual stream."""
         return self.attention.width
+
+
+def check_block(owner: str, block: object) -> None:
+    """Refuse what a stack cannot repeat.
+
+    Raises
+    ------
+    InputError
+        if it is not a :class:`BlockLike`, or has no width.
+    """
+    if not isinstance(block, BlockLike):
+        raise InputError(f"{owner}: {type(block).__name__} is not a BlockLike, so that a stack cannot repeat it")
+    if not hasattr(block, "width"):
+        raise InputError(f"{owner}: {type(block).__name__} has no width, the features of the residual stream")

@@ -15,14 +15,15 @@ from ..formulas.finite_width import correlation_spread, gated_kurtosis, two_side
 from ..formulas.moments import dropout_second_moment, linear_second_moment
 from ..numerics.interpolation import Table, TableFamily
 from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, TokenSignal, Walk
-from .base import Child, Layer, Run, component
+from .base import Branch, Child, Run, component
+from .interfaces import FeedForwardLike, MixtureLike
 from .linear import Linear
 
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "relu2", "tanh", "sigmoid", "identity")
 
 
 @component
-class FeedForward(Layer):
+class FeedForward(Branch):
     """Two maps with an activation between, ``down(f(up(x)))``, or three with a gate, ``down(f(gate(x)) * up(x))``.
 
     Gated: Shazeer 2020, arXiv 2002.05202 (GEGLU with gelu, SwiGLU with silu, ReGLU with relu).
@@ -57,8 +58,23 @@ class FeedForward(Layer):
         return Linear(self.hidden, self.width, self.bias)
 
     def children(self) -> tuple[Child, ...]:
-        parts = (("gate", self.gate), ("up", self.up), ("down", self.down))
-        return tuple(Child(name, layer) for name, layer in parts if layer is not None)
+        gate = () if self.gate is None else (Child("gate", self.gate, kind="gate"),)
+        return (*gate, Child("up", self.up, kind="up"), Child("down", self.down, kind="down", reads=self.activation))
+
+    @property
+    def as_feed_forward(self) -> FeedForwardLike:
+        return self
+
+    def choices(self) -> dict[str, Any]:
+        return {
+            "ffn": self.hidden,
+            "activation": self.activation,
+            "gated": self.gated,
+            # The one bias that most families have is the feed-forward part's; attention's are beside it.
+            "bias": self.bias,
+            "ffn_bias": self.bias,
+            "ffn_dropout": self.dropout,
+        }
 
     def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         rate = self.dropout if place.walk.dropout else 0.0
@@ -202,7 +218,7 @@ _VARIANCE_STEP = 0.05
 
 
 @component
-class MixtureOfExperts(Layer):
+class MixtureOfExperts(Branch):
     """`experts` equal feed-forward parts of which a router picks `top_k` for each token (arXiv 1701.06538, 2401.04088).
 
     A `shared` part, where there is one, serves every token; with `shared_gate` a learnt factor for each token scales it
@@ -230,11 +246,36 @@ class MixtureOfExperts(Layer):
         return Linear(self.expert.width, self.experts, bias=False)
 
     def children(self) -> tuple[Child, ...]:
-        parts = (Child("router", self.router), Child("expert", self.expert, copies=self.experts, active=self.top_k))
+        router = Child("router", self.router, kind="router")
+        parts = (router, Child("expert", self.expert, copies=self.experts, active=self.top_k))
         if self.shared is None:
             return parts
-        gate = (Child("shared_gate", Linear(self.expert.width, 1, bias=False)),) if self.shared_gate else ()
-        return (*parts, *gate, Child("shared", self.shared))
+        gate = Child("shared_gate", Linear(self.expert.width, 1, bias=False), kind="shared_gate")
+        return (*parts, *((gate,) if self.shared_gate else ()), Child("shared", self.shared))
+
+    last = "mix"
+
+    @property
+    def width(self) -> int:
+        """Features of the residual stream."""
+        return self.expert.width
+
+    @property
+    def as_feed_forward(self) -> FeedForwardLike:
+        return self.expert
+
+    @property
+    def as_mixture(self) -> MixtureLike:
+        return self
+
+    def choices(self) -> dict[str, Any]:
+        return {
+            "experts": self.experts,
+            "top_k": self.top_k,
+            "shared_gate": self.shared_gate,
+            "renormalized": self.renormalized,
+            "shared_ffn": None if self.shared is None else self.shared.hidden,
+        }
 
     def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         router = place.at("router")

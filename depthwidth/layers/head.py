@@ -1,4 +1,4 @@
-"""What reads the residual stream: a language-model head, a classifier, a pooler."""
+"""Heads, which read the residual stream: a language-model head, a classifier, a pooler."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from ..checks import check_choice, check_whole
+from ..errors import InputError
 from ..formulas.moments import centred_moment, linear_second_moment
 from ..signal import AnySignal, Place, Pullback, Spread, TokenSignal
-from .base import Child, Layer, Run, Shape, component
+from .base import Child, Layer, Run, component
 from .feed_forward import ACTIVATIONS, activation_tables, hidden_moments
 from .linear import Linear
-from .norms import LayerNorm, Norm
+from .norms import Norm
+from .tensor import ZEROS, Tensor
 
 _LOGIT_BYTES = 4  # the loss is taken in float32 whatever the activations are
 
@@ -30,9 +32,16 @@ class Unembedding(Layer):
     def __post_init__(self) -> None:
         check_whole("Unembedding", width=self.width, vocab=self.vocab)
 
-    def tensors(self) -> dict[str, Shape]:
-        weight: dict[str, Shape] = {} if self.tied else {"weight": (self.vocab, self.width)}
-        return weight | {"bias": (self.vocab,)} if self.bias else weight
+    def tensors(self) -> dict[str, Tensor]:
+        weights = {}
+        if not self.tied:
+            weights["weight"] = Tensor((self.vocab, self.width), "unembedding", self.width, self.vocab)
+        if self.bias:
+            weights["bias"] = Tensor((self.vocab,), "bias", start=ZEROS)
+        return weights
+
+    def choices(self) -> dict[str, Any]:
+        return {"tied": self.tied, "head_bias": self.bias}
 
     def own_flops(self, run: Run) -> int:
         return 2 * run.positions * self.width * self.vocab
@@ -42,7 +51,29 @@ class Unembedding(Layer):
 
 
 @component
-class LanguageHead(Layer):
+class Head(Layer):
+    """A component that reads the residual stream and puts out logits or features. Each answer has a default."""
+
+    @property
+    def logits_tensor(self) -> str | None:
+        """Path, from the head, of the weight where a factor on its logits belongs.
+
+        An empty path says that the weight stands before the head, at the last norm of the stack, as the output matrix is tied.
+        None if the head has no logits.
+        """
+        return None
+
+    @property
+    def as_language_head(self) -> LanguageHead | None:
+        """The language-model head that this component is or wraps; None if there is none."""
+        return None
+
+    def choices(self) -> dict[str, Any]:
+        raise InputError(f"a design has no word for the head {type(self).__name__}")
+
+
+@component
+class LanguageHead(Head):
     """Logits over the vocabulary, after a transform of the features where the family has one.
 
     BERT transforms by a linear map, an activation and a norm; OPT's smallest-embedding model projects to a narrower width.
@@ -55,12 +86,33 @@ class LanguageHead(Layer):
     activation: str = "gelu"
     """Between a transform and its norm; a transform without a norm is a projection and has none."""
 
+    @property
+    def as_language_head(self) -> LanguageHead:
+        return self
+
+    @property
+    def logits_tensor(self) -> str:
+        if not self.unembedding.tied:
+            return "unembedding.weight"
+        if self.norm is not None:
+            return "norm.weight"
+        return "" if self.transform is None else "transform.weight"
+
+    def choices(self) -> dict[str, Any]:
+        masked = self.norm is not None
+        return {
+            "head": "masked-lm" if masked else "lm",
+            "logit_softcap": self.softcap,
+            "head_activation": self.activation if masked else None,
+        }
+
     def __post_init__(self) -> None:
         check_choice("LanguageHead", ACTIVATIONS, activation=self.activation)
 
     def children(self) -> tuple[Child, ...]:
-        parts = (("transform", self.transform), ("norm", self.norm), ("unembedding", self.unembedding))
-        return tuple(Child(name, layer) for name, layer in parts if layer is not None)
+        transform = () if self.transform is None else (Child("transform", self.transform, kind="transform"),)
+        norm = () if self.norm is None else (Child("norm", self.norm),)
+        return (*transform, *norm, Child("unembedding", self.unembedding))
 
     def features(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         """What the output matrix reads of the stream, and the map from its gradient to the stream's."""
@@ -92,7 +144,7 @@ class LanguageHead(Layer):
         inner = place.at("activation")
         hidden = inner.forward(x.of(known.second_moment, known.pair), known.mean)
         pull = inner.traced(lambda g: g.times(known.gate_gradient, known.gate_gradient_pair))
-        if isinstance(self.norm, LayerNorm):
+        if self.norm is not None and self.norm.centred:
             mean, centred = known.mean, centred_moment.body
             first = mean[:, None] if isinstance(x, TokenSignal) else mean
             hidden = hidden.of(centred(hidden.second_moment, mean, mean), centred(hidden.covariance, first, mean))
@@ -135,21 +187,24 @@ class LanguageHead(Layer):
 
 
 @component
-class Pooler(Layer):
+class Pooler(Head):
     """A linear map and a tanh of the first token's features, as BERT and ViT end with."""
 
     width: int
     outputs: int
 
     def children(self) -> tuple[Child, ...]:
-        return (Child("linear", Linear(self.width, self.outputs)),)
+        return (Child("linear", Linear(self.width, self.outputs), kind="pooler"),)
+
+    def choices(self) -> dict[str, Any]:
+        return {"head": "none", "pooler": True, "pooler_width": self.outputs}
 
     def run_of(self, child: str, run: Run) -> Run:
         return replace(run, tokens=1)
 
 
 @component
-class ClassifierHead(Layer):
+class ClassifierHead(Head):
     """One logit for each of `classes`, read from the first token's features; a `pooler` before it where there is one."""
 
     width: int
@@ -158,8 +213,13 @@ class ClassifierHead(Layer):
     bias: bool = True
 
     def children(self) -> tuple[Child, ...]:
-        linear = Child("linear", Linear(self.width, self.classes, self.bias))
+        linear = Child("linear", Linear(self.width, self.classes, self.bias), kind="classifier")
         return (linear,) if self.pooler is None else (Child("pooler", self.pooler), linear)
+
+    logits_tensor = "linear.weight"
+
+    def choices(self) -> dict[str, Any]:
+        return {"head": "classifier", "classes": self.classes}
 
     def run_of(self, child: str, run: Run) -> Run:
         return replace(run, tokens=1)

@@ -7,7 +7,8 @@ from typing import Any
 from ..checks import check_whole
 from ..formulas.moments import linear_gradient, linear_second_moment
 from ..signal import AnySignal, Place, Pullback, finite
-from .base import Layer, Run, Shape, component
+from .base import Layer, Run, component
+from .tensor import ZEROS, Tensor
 
 
 @component
@@ -21,9 +22,11 @@ class Linear(Layer):
     def __post_init__(self) -> None:
         check_whole("Linear", inputs=self.inputs, outputs=self.outputs)
 
-    def tensors(self) -> dict[str, Shape]:
-        weight: dict[str, Shape] = {"weight": (self.outputs, self.inputs)}
-        return weight | {"bias": (self.outputs,)} if self.bias else weight
+    def tensors(self) -> dict[str, Tensor]:
+        weight = {"weight": Tensor((self.outputs, self.inputs), "matrix", self.inputs, self.outputs)}
+        if not self.bias:
+            return weight
+        return weight | {"bias": Tensor((self.outputs,), "bias", self.inputs, self.outputs, start=ZEROS)}
 
     def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         weight = place.variance("weight")

@@ -8,7 +8,8 @@ from ..checks import check_whole
 from ..formulas.moments import norm_moment
 from ..signal import AnySignal, Place, Pullback
 from ..signal.residual import norm_factors
-from .base import Layer, Run, Shape, component
+from .base import Layer, Run, component
+from .tensor import ZEROS, Constant, Tensor
 
 
 @component
@@ -24,12 +25,16 @@ class Norm(Layer):
     affine: bool = True
     """Whether it has a trainable gain (and, for LayerNorm, may have a bias)."""
     eps: float = 1e-5
+    centred = False
+    """Whether it subtracts the mean over the features."""
 
     def __post_init__(self) -> None:
         check_whole(type(self).__name__, width=self.width, groups=self.groups)
 
-    def tensors(self) -> dict[str, Shape]:
-        return {"weight": (self.width,)} if self.affine else {}
+    def tensors(self) -> dict[str, Tensor]:
+        if not self.affine:
+            return {}
+        return {"weight": Tensor((self.width,), "gain", start=Constant(1.0 - self._offset), offset=self._offset)}
 
     def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
         gain = place.gain(self._offset) if self.affine else 1.0
@@ -41,8 +46,11 @@ class Norm(Layer):
 
     @property
     def _offset(self) -> float:
-        """What the stored gain is a difference from."""
+        """Added to the stored gain before it is used."""
         return 0.0
+
+    def choices(self) -> dict[str, Any]:
+        return {"norm_affine": self.affine, "norm_eps": self.eps, "norm_bias": True, "norm_unit_offset": False}
 
     def own_saved(self, run: Run) -> int:
         return run.positions * self.width * self.groups * run.value_bytes  # its input; the statistics are negligible
@@ -54,8 +62,14 @@ class LayerNorm(Norm):
 
     bias: bool = True
 
-    def tensors(self) -> dict[str, Shape]:
-        return super().tensors() | ({"bias": (self.width,)} if self.affine and self.bias else {})
+    centred = True
+
+    def tensors(self) -> dict[str, Tensor]:
+        bias = {"bias": Tensor((self.width,), "bias", start=ZEROS)} if self.affine and self.bias else {}
+        return super().tensors() | bias
+
+    def choices(self) -> dict[str, Any]:
+        return super().choices() | {"norm": "layernorm", "norm_bias": self.bias}
 
 
 @component
@@ -69,3 +83,6 @@ class RMSNorm(Norm):
     @property
     def _offset(self) -> float:
         return 1.0 if self.unit_offset else 0.0
+
+    def choices(self) -> dict[str, Any]:
+        return super().choices() | {"norm": "rmsnorm", "norm_unit_offset": self.unit_offset}

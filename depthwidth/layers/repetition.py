@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ..numerics.interpolation import Table, spline_values
 from ..signal import Place, Pullback, Row, Signal, Spread, TokenSignal, Walk, finite
 from ..signal.residual import advance, covariance_factor
-from .block import Block, Residual
+from .block import BlockLike, Residual
 
 Array = Any
 
@@ -27,7 +27,7 @@ MANY_BLOCKS = 16
 # ---- exchangeable tokens ----
 
 
-def at_once(block: Block, x: Signal, place: Place, layers: range) -> tuple[Signal, Pullback]:
+def at_once(block: BlockLike, x: Signal, place: Place, layers: range) -> tuple[Signal, Pullback]:
     """All blocks in one pass over arrays, once the stream in front of each of them is known."""
     import numpy as np
 
@@ -55,7 +55,7 @@ def at_once(block: Block, x: Signal, place: Place, layers: range) -> tuple[Signa
     return last, pull
 
 
-def block_inputs(block: Block, x: Signal, place: Place, layers: range) -> Signal:
+def block_inputs(block: BlockLike, x: Signal, place: Place, layers: range) -> Signal:
     """The residual stream in front of each of these equal blocks, as arrays, given that in front of the first.
 
     Where every branch reads a normalised stream and no number differs between the blocks, a branch's output depends on one
@@ -88,7 +88,7 @@ def _state(x: Signal) -> tuple[float, ...]:
 _SMALL_EPS = 2e-5
 
 
-def _normal(block: Block, x: Signal, *, started: bool) -> bool:
+def _normal(block: BlockLike, x: Signal, *, started: bool) -> bool:
     """Whether all branches read what a norm has brought to one size; a post-norm stack's first block reads what none has."""
     if x.covariance < 0:
         return False
@@ -114,7 +114,7 @@ class _Step(NamedTuple):
     width: int
 
 
-def _steps(block: Block, x: Signal, place: Place) -> list[_Step]:
+def _steps(block: BlockLike, x: Signal, place: Place) -> list[_Step]:
     """Each branch's table, at the stream's size."""
     import numpy as np
 
@@ -234,7 +234,7 @@ def _logs(depth: int) -> Array:
     return np.log(middles / (depth - middles))
 
 
-def at_some(block: Block, x: TokenSignal, place: Place, layers: range) -> tuple[TokenSignal, Pullback]:
+def at_some(block: BlockLike, x: TokenSignal, place: Place, layers: range) -> tuple[TokenSignal, Pullback]:
     """All blocks, of which some are walked; steps are halved until each errs by less than 1e-5 of the stream's size.
 
     A gradient passes every block, between those walked a mixture of the two beside it: what it adds up is not for

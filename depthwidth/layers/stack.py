@@ -10,9 +10,8 @@ from typing import Any
 from ..checks import check_whole
 from ..errors import InputError
 from ..signal import AnySignal, Place, Pullback, Signal
-from .attention import Attention
 from .base import Child, Layer, Run, component
-from .block import Block
+from .block import BlockLike, check_block
 from .norms import Norm
 from .positions import RelativeBias
 from .repetition import FEW_BLOCKS, MANY_BLOCKS, at_once, at_some
@@ -22,10 +21,11 @@ from .repetition import FEW_BLOCKS, MANY_BLOCKS, at_once, at_some
 class Repeat(Layer):
     """The same block `times` times, each with weights of its own."""
 
-    block: Block
+    block: BlockLike
     times: int
 
     def __post_init__(self) -> None:
+        check_block("Repeat", self.block)
         check_whole("Repeat", times=self.times)
 
     def children(self) -> tuple[Child, ...]:
@@ -35,9 +35,9 @@ class Repeat(Layer):
         walk = place.walk
         first = walk.layer if isinstance(walk.layer, int) else 0
         layers = range(first, first + self.times)
-        if isinstance(x, Signal) and self.times > FEW_BLOCKS:
+        if self.block.plain and isinstance(x, Signal) and self.times > FEW_BLOCKS:
             return at_once(self.block, x, place, layers)
-        if self.times > MANY_BLOCKS and self.block.cross_attention is None:
+        if self.block.plain and self.times > MANY_BLOCKS and not self.block.reads_memory:
             return at_some(self.block, x, place, layers)
         pulls: list[Pullback] = []
         for walk.layer in layers:
@@ -63,7 +63,7 @@ class Stack(Layer):
     """A table of score biases that all blocks share."""
 
     @classmethod
-    def of(cls, blocks: Iterable[Block], norm: Norm | None = None, position: RelativeBias | None = None) -> Stack:
+    def of(cls, blocks: Iterable[BlockLike], norm: Norm | None = None, position: RelativeBias | None = None) -> Stack:
         """A stack of the given blocks in order, runs of equal ones joined."""
         return cls(tuple(Repeat(block, sum(1 for _ in run)) for block, run in groupby(blocks)), norm, position)
 
@@ -84,29 +84,41 @@ class Stack(Layer):
     @property
     def causal(self) -> bool:
         """Whether tokens attend only to what comes before them."""
-        branches = (repeat.block.attention.branch for repeat in self.repeats)
-        return any(isinstance(branch, Attention) and branch.causal for branch in branches)
+        return any(repeat.block.causal for repeat in self.repeats)
 
     @property
     def penalises_distance(self) -> bool:
         """Whether causal scores carry a penalty that grows with distance, so that two tokens correlate by theirs."""
-        branches = (repeat.block.attention.branch for repeat in self.repeats)
-        return any(isinstance(branch, Attention) and branch.slopes is not None for branch in branches)
+        return any(repeat.block.penalises_distance for repeat in self.repeats)
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[BlockLike]:
         """Every block from the first to the last."""
         for repeat in self.repeats:
             yield from (repeat.block for _ in range(repeat.times))
 
     def children(self) -> tuple[Child, ...]:
-        parts = [Child("position", self.position)] if self.position is not None else []
-        parts += [Child(name, block, copies, copies) for name, block, copies in self._distinct]
-        if self.norm is not None:
-            parts.append(Child("norm", self.norm))
-        return tuple(parts)
+        blocks = tuple(Child(name, block, copies, copies) for name, block, copies in self._distinct)
+        position, norm = self.around
+        return (*position, *blocks, *norm)
+
+    def choices(self) -> dict[str, Any]:
+        own = {} if self.position is None else {"positions": self.position.word}
+        return own | {"final_norm": self.norm is not None}
+
+    @property
+    def around(self) -> tuple[tuple[Child, ...], tuple[Child, ...]]:
+        """The parts before the first block and after the last."""
+        position = () if self.position is None else (Child("position", self.position),)
+        return position, () if self.norm is None else (Child("norm", self.norm),)
 
     @cached_property
-    def _distinct(self) -> tuple[tuple[str, Block, int], ...]:
+    def branches(self) -> tuple[str, ...]:
+        """Paths of the residual branches from a block, in order; of blocks that differ, those of all."""
+        every = sorted((tuple(name for name, _ in repeat.block.branches) for repeat in self.repeats), key=len, reverse=True)
+        return tuple(dict.fromkeys(name for names in every for name in names))
+
+    @cached_property
+    def _distinct(self) -> tuple[tuple[str, BlockLike, int], ...]:
         """Each kind of block once, however its copies are scattered: where they stand, the block, how many there are.
 
         A site names its blocks as they are counted in the model: block.0-95, block.7, or block.0,2,..,24.
@@ -114,7 +126,7 @@ class Stack(Layer):
         if len(self.repeats) == 1:  # nearly every model; spares comparing blocks
             only = self.repeats[0]
             return ((f"block.{_span(0, only.times)}", only.block, only.times),)
-        runs: dict[Block, list[tuple[int, int]]] = {}
+        runs: dict[BlockLike, list[tuple[int, int]]] = {}
         first = 0
         for repeat in self.repeats:
             runs.setdefault(repeat.block, []).append((first, repeat.times))
@@ -157,7 +169,7 @@ class Stack(Layer):
         """
         inputs = self.depth * run.positions * self.width * run.value_bytes
         working = max(block.saved_bytes(run) for _, block, _ in self._distinct)
-        around = sum(c.layer.saved_bytes(run) for c in self.children() if not isinstance(c.layer, Block))
+        around = sum(c.layer.saved_bytes(run) for side in self.around for c in side)
         return inputs + working + around
 
 

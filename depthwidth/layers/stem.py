@@ -1,19 +1,97 @@
-"""What turns an input into the residual stream: token tables with positions, or image patches."""
+"""Stems, which turn an input into the residual stream: token tables with positions, or image patches."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..checks import check_fraction, check_whole
 from ..errors import InputError, shown
-from ..signal import AnySignal, Place, Pullback, Spread, TokenSignal
-from .base import Child, Layer, Run, Shape, component
+from ..signal import AnySignal, Place, Pullback, Spread
+from .base import Child, Layer, Run, component
 from .linear import Linear
 from .norms import Norm
-from .positions import LearnedPositions, SinusoidalPositions
+from .positions import Position
+from .tensor import ZEROS, Tensor
 
+_JOBS = {"tokens": "tokens", "segments": "segments", "projection": "projection"}
 SEGMENT_MATCH = 2 / 3
 """Probability that two positions lie in the same of two segments, cut at a place drawn uniformly: E[u^2 + (1-u)^2]."""
+
+
+@component
+class Stem(Layer):
+    """A component that turns an input into the residual stream.
+
+    Abstract: a subclass has `width` (features of the stream), `vocab` (tokens it knows, 0 for images) and `dropout`, as fields
+    or properties.
+    """
+
+    if TYPE_CHECKING:  # a default here would be the default of a dataclass field of this name
+
+        @property
+        def width(self) -> int:
+            """Features of the residual stream."""
+
+        @property
+        def vocab(self) -> int:
+            """Tokens it knows; 0 for images."""
+
+        @property
+        def dropout(self) -> float:
+            """Rate on the features of the stream."""
+
+    owner = True
+    images = False
+    """Whether it reads images, and not tokens."""
+
+    @property
+    def fixed_context(self) -> int | None:
+        """The number of tokens of every input; None if inputs may be of any length."""
+        return None
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens it can read; None without a limit."""
+        return None
+
+    @property
+    def rank(self) -> int | None:
+        """The highest rank of the features it puts out for all tokens together; None if nothing bounds it."""
+        return None
+
+    @property
+    def summed_tables(self) -> int:
+        """Tables of equal variance whose rows are summed into the stream."""
+        return 1
+
+    @property
+    def fixed_variance(self) -> float:
+        """Second moment of the vectors without weights that it adds, such as sines and cosines."""
+        return 0.0
+
+    @property
+    def learned_positions(self) -> bool:
+        """Whether it adds trained vectors for positions."""
+        return False
+
+    @property
+    def segmented(self) -> bool:
+        """Whether it adds vectors for segments."""
+        return False
+
+    def table_scale(self, kind: str) -> float:
+        """The factor on the rows of its tables of this kind."""
+        return 1.0
+
+    def embed(self, place: Place, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
+        """The moments of the first block's input, and the map of a gradient back through the stem.
+
+        Parameters
+        ----------
+        identity : a signal of second moment 1 whose covariance is the probability that two positions hold the same token.
+        segment_match : the probability that two positions are of the same segment.
+        """
+        raise InputError(f"{place.role}: the moments of {type(self).__name__} are not known")
 
 
 @component
@@ -27,24 +105,24 @@ class Embedding(Layer):
     def __post_init__(self) -> None:
         check_whole("Embedding", rows=self.rows, width=self.width)
 
-    def tensors(self) -> dict[str, Shape]:
-        return {"weight": (self.rows, self.width)}
+    def tensors(self) -> dict[str, Tensor]:
+        return {"weight": Tensor((self.rows, self.width), "table")}
 
 
 @component
-class TokenStem(Layer):
-    """Token embedding, added positions and segments, then a norm and a projection to the stream's width where there are.
+class TokenStem(Stem):
+    """Token embedding, added positions and segments, then a norm and a projection to the stream's width, if it has them.
 
     The embedding may be narrower than the stream (`projection` widens it), which bounds its rank.
     """
 
     tokens: Embedding
-    positions: LearnedPositions | SinusoidalPositions | None = None
+    positions: Position | None = None
     segments: Embedding | None = None
     norm: Norm | None = None
     projection: Linear | None = None
     scale: float = 1.0
-    """What the token embedding is multiplied by (Gemma: the square root of the width)."""
+    """Factor on the token embedding (Gemma: the square root of the width)."""
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -65,14 +143,47 @@ class TokenStem(Layer):
             ("tokens", self.tokens), ("positions", self.positions), ("segments", self.segments),
             ("norm", self.norm), ("projection", self.projection),
         )  # fmt: skip
-        return tuple(Child(name, layer) for name, layer in parts if layer is not None)
+        return tuple(Child(name, layer, kind=_JOBS.get(name, "")) for name, layer in parts if layer is not None)
+
+    @property
+    def summed_tables(self) -> int:
+        return 1 + self.learned_positions + self.segmented
+
+    @property
+    def fixed_variance(self) -> float:
+        return 0.0 if self.positions is None else self.positions.fixed_variance
+
+    @property
+    def learned_positions(self) -> bool:
+        return self.positions is not None and self.positions.vectors_width is not None
+
+    @property
+    def segmented(self) -> bool:
+        return self.segments is not None
+
+    @property
+    def longest(self) -> int | None:
+        return None if self.positions is None else self.positions.longest
+
+    @property
+    def rank(self) -> int:
+        return min(self.tokens.width, self.vocab)
+
+    def table_scale(self, kind: str) -> float:
+        return self.scale if kind == "tokens" else 1.0
+
+    def choices(self) -> dict[str, Any]:
+        return {
+            "vocab": self.vocab,
+            **({} if self.positions is None else {"positions": self.positions.word}),
+            "segments": self.segments.rows if self.segments else 0,
+            "embedding_norm": self.norm is not None,
+            "embedding_width": self.tokens.width,
+            "embedding_scale": self.scale,
+            "embedding_dropout": self.dropout,
+        }
 
     def embed(self, place: Place, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
-        """The signal that goes into the first block.
-
-        `identity` has second moment 1, and for covariance the probability that two positions hold the same token; two positions
-        are of the same segment with the probability `segment_match`.
-        """
         x = identity.times(self.scale**2 * place.at("tokens").variance("weight"))
         narrow = self.projection is not None and self.projection.inputs != self.projection.outputs
         if not (narrow and self._added_width == self.width):
@@ -104,16 +215,14 @@ class TokenStem(Layer):
     @property
     def _added_width(self) -> int | None:
         """Features of the learned positions or segments; None where there are none."""
-        tables = [part for part in (self.positions, self.segments) if isinstance(part, LearnedPositions | Embedding)]
-        return tables[0].width if tables else None
+        if self.positions is not None and self.positions.vectors_width is not None:
+            return self.positions.vectors_width
+        return None if self.segments is None else self.segments.width
 
     def _with_positions(self, x: AnySignal, identity: AnySignal, segment_match: float, place: Place) -> Any:
         """What positions and segments add; where they are as wide as the stream, behind the projection."""
-        if isinstance(self.positions, LearnedPositions):
-            x = x.plus(identity.times(place.at("positions").variance("weight"), 0.0))
-        elif self.positions is not None:
-            waves = _sinusoidal(self.tokens.width, identity, place.walk.length)
-            x = x.plus(identity.of(0.5 * identity.second_moment, 0.5 * waves))
+        if self.positions is not None:
+            x = self.positions.add(x, identity, place, self.tokens.width)
         if self.segments is not None:
             q, nothing = place.at("segments").variance("weight"), 0.0 * identity.covariance
             x = x.plus(identity.of(q * identity.second_moment, q * segment_match + nothing))
@@ -124,29 +233,8 @@ class TokenStem(Layer):
         return mask + (run.positions * self.tokens.width * run.value_bytes if self.projection else 0)
 
 
-def sinusoidal_correlation(width: int, distance: Any) -> Any:
-    """Correlation of the sinusoidal vectors of two positions that are so far apart; a number or an array."""
-    import numpy as np
-
-    frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)
-    return np.cos(np.multiply.outer(distance, frequencies)).mean(axis=-1)
-
-
-def _sinusoidal(width: int, identity: AnySignal, length: int) -> Any:
-    """That correlation for each pair of positions, or on average over all pairs of `length` positions."""
-    import numpy as np
-
-    if isinstance(identity, TokenSignal):
-        return sinusoidal_correlation(width, np.maximum(1, identity.positions.distances))
-    if length < 2:
-        return 0.0
-    distance = np.arange(1, length)
-    pairs = length - distance
-    return float(sinusoidal_correlation(width, distance) @ pairs / pairs.sum())
-
-
 @component
-class PatchStem(Layer):
+class PatchStem(Stem):
     """An image cut into square patches, each mapped linearly to a token, with a class token and learned positions.
 
     Dosovitskiy et al. 2020, arXiv 2010.11929.
@@ -161,6 +249,9 @@ class PatchStem(Layer):
     bias: bool = True
     dropout: float = 0.0
     embedding = True
+    images = True
+    summed_tables = 2  # the patches' own map and their positions
+    learned_positions = True
 
     def __post_init__(self) -> None:
         check_whole("PatchStem", height=self.height, width_pixels=self.width_pixels, patch=self.patch)
@@ -180,12 +271,20 @@ class PatchStem(Layer):
         return self.patches + self.class_token
 
     @property
+    def fixed_context(self) -> int:
+        return self.context
+
+    @property
     def vocab(self) -> int:
         """No tokens: images only."""
         return 0
 
+    def choices(self) -> dict[str, Any]:
+        image = (self.height, self.width_pixels)
+        return {"patch": self.patch, "image": image, "channels": self.channels, "embedding_dropout": self.dropout}
+
     def embed(self, place: Place, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
-        """The signal that goes into the first block: patches of unit variance, correlated as `identity` says, positions."""
+        # Patches of unit variance, correlated as `identity` says, and positions.
         pixels = self.channels * self.patch**2
         x = identity.times(pixels * place.variance("patch.weight") + (place.variance("patch.bias") if self.bias else 0.0))
         x = x.plus(identity.times(place.variance("positions"), 0.0))
@@ -194,13 +293,14 @@ class PatchStem(Layer):
         place.forward(x := x.after_dropout(rate).spread_as(spread))
         return x, place.traced(lambda g: g.after_dropout(rate))
 
-    def tensors(self) -> dict[str, Shape]:
-        weights: dict[str, Shape] = {"patch.weight": (self.width, self.channels, self.patch, self.patch)}
+    def tensors(self) -> dict[str, Tensor]:
+        kernel = (self.width, self.channels, self.patch, self.patch)
+        weights = {"patch.weight": Tensor(kernel, "patch", self.channels * self.patch**2, self.width)}
         if self.bias:
-            weights["patch.bias"] = (self.width,)
+            weights["patch.bias"] = Tensor((self.width,), "bias", start=ZEROS)
         if self.class_token:
-            weights["class_token"] = (1, 1, self.width)
-        return weights | {"positions": (1, self.context, self.width)}
+            weights["class_token"] = Tensor((1, 1, self.width), "class_token")
+        return weights | {"positions": Tensor((1, self.context, self.width), "positions")}
 
     def own_flops(self, run: Run) -> int:
         return 2 * run.batch * self.patches * self.channels * self.patch**2 * self.width

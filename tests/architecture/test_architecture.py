@@ -69,8 +69,10 @@ def test_weights_are_the_sum_over_every_tensor(choices):
     """One route sums nested totals, the other multiplies out each tensor's shape at each place it stands."""
     tree = Transformer(**choices)
     nodes = list(tree.walk())
-    assert tree.parameters == sum(n.copies * math.prod(shape) for n in nodes for shape in n.layer.tensors().values())
-    assert tree.active_parameters == sum(n.active * math.prod(shape) for n in nodes for shape in n.layer.tensors().values())
+    assert tree.parameters == sum(n.copies * math.prod(tensor.shape) for n in nodes for tensor in n.layer.tensors().values())
+    assert tree.active_parameters == sum(
+        n.active * math.prod(tensor.shape) for n in nodes for tensor in n.layer.tensors().values()
+    )
     assert tree.parameters == sum(part.layer.parameters for part in tree.children())
 
 
@@ -81,7 +83,7 @@ def test_a_total_that_does_not_add_up_is_seen():
             return super().own_parameters + 1
 
     part = Padded(3, 4)
-    assert part.parameters != sum(math.prod(shape) for n in part.walk() for shape in n.layer.tensors().values())
+    assert part.parameters != sum(math.prod(tensor.shape) for n in part.walk() for tensor in n.layer.tensors().values())
 
 
 def by_hand(L, d, a, f, V, S):

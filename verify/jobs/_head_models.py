@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from torch import nn
 
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
-from depthwidth.layers import Stack
+from depthwidth.layers import Residual, Stack
 
 from ..training.settings import Training
 from ..training.train import WithLoss, language_loss, train, validation_loss
@@ -171,9 +172,16 @@ def with_head_dims(tree: Transformer, sizes: Sequence[tuple[int, int]]) -> Trans
         raise InputError(f"{len(sizes)} head sizes are given to a model that is no decoder of {len(sizes)} layers")
     blocks = []
     for block, (head_dim, value_dim) in zip(stack.blocks(), sizes, strict=True):
-        branch = block.attention.branch.replace(head_dim=head_dim, value_dim=value_dim)
-        blocks.append(block.replace(attention=block.attention.replace(branch=branch)))
+        blocks.append(block.replace_branches(functools.partial(_resized, head_dim=head_dim, value_dim=value_dim)))
     return tree.replace(decoder=Stack.of(blocks, stack.norm, stack.position))
+
+
+def _resized(part: Residual, **sizes: int) -> Residual:
+    """The residual with other sizes of heads, if its branch is attention."""
+    if part.branch.as_attention is None:
+        return part
+    resized: Residual = part.replace(branch=part.branch.replace(**sizes))
+    return resized
 
 
 def _of_one_size(allocation: Any, dims: int, value_dim: int) -> Any:

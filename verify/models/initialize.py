@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf.weights import WeightNames
 from depthwidth.errors import InputError, shown
-from depthwidth.initialization import Recipe, TensorInit, Weight, at_block, stacks
+from depthwidth.initialization import Mean, Recipe, TensorInit, Weight, at_block, stacks
 from depthwidth.layers import Residual, Stack
 from depthwidth.layers.base import Layer
 
@@ -126,11 +126,16 @@ class _Folds:
         if not last and factor != 1.0:
             self._once(f"{place}: multiply the branch by {factor:.6g}, as no matrix of it writes the stream")
 
-    def start(self, key: Key, line: TensorInit) -> tuple[float, float]:
+    def start(self, key: Key, line: TensorInit) -> tuple[Mean, float]:
         """Mean and standard deviation of a tensor that carries its factor."""
         factor = self.factors.get(key, 1.0)
-        offset = 1.0 if getattr(self.places[key].layer, "unit_offset", False) else 0.0
-        return factor * (line.mean + offset) - offset, abs(factor) * at_block(line.std, key[1])
+        std = abs(factor) * at_block(line.std, key[1])
+        if line.mean == "identity":
+            if factor != 1.0:
+                raise InputError(f"{site_of(*key)} starts as an identity matrix and cannot carry the factor {factor:.6g}")
+            return line.mean, std
+        offset = self.places[key].tensor.offset
+        return factor * (line.mean + offset) - offset, std
 
 
 def _normed_without_weights(attention: Layer) -> bool:
@@ -140,7 +145,7 @@ def _normed_without_weights(attention: Layer) -> bool:
 
 def _writes(weight: Weight, place: str) -> bool:
     """Whether the output of a weight of this branch is added to the residual stream."""
-    return weight.kind in ("out", "down") and weight.role.startswith(f"{place}.")
+    return weight.job.writes and weight.role.startswith(f"{place}.")
 
 
 def _check(model: nn.Module, recipe: Recipe, tree: Transformer | None) -> Transformer:
@@ -229,12 +234,15 @@ def apply_init(
     return InitReport(tuple(done), tuple(folded), tuple(needs))
 
 
-def _set(part: Tensor, mean: float, std: float, generator: torch.Generator | None) -> None:
-    """Draw a tensor, or fill it if its standard deviation is 0."""
+def _set(part: Tensor, mean: Mean, std: float, generator: torch.Generator | None) -> None:
+    """Draw a tensor around its mean, or set it to the mean if its standard deviation is 0."""
+    center = 0.0 if mean == "identity" else mean
     if std == 0:
-        part.fill_(mean)
+        part.fill_(center)
     else:
-        part.normal_(mean, std, generator=generator)
+        part.normal_(center, std, generator=generator)
+    if mean == "identity":
+        part += torch.eye(*part.shape[-2:], dtype=part.dtype, device=part.device)
 
 
 def parameter_groups(

@@ -1,0 +1,140 @@
+"""The weights of a component: the shape of each, its job, its fans, and the values it starts with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..errors import InputError, nearest, shown
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A random draw of mean 0. The initialisation scheme chooses its standard deviation, by the tensor's kind and fans."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Every entry has this value: 1 for the gain of a norm, 0 for a bias."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Ones on the diagonal of the last two dimensions and zeros beside it: an identity matrix, or a batch of them."""
+
+
+Start = Draw | Constant | Identity
+"""The values a tensor starts with, unless a scheme has a reason to differ."""
+
+DRAW, ZEROS, ONES, IDENTITY = Draw(), Constant(0.0), Constant(1.0), Identity()
+
+
+class Kind(NamedTuple):
+    """The job of a tensor. Schemes choose by it."""
+
+    name: str
+    job: str
+    """One phrase."""
+    group: str
+    """``table`` (a row is looked up), ``input`` (its fan-in does not grow with the width), ``hidden`` (both fans grow),
+    ``output`` (its fan-out does not grow), ``vector`` (one number a feature, position or head)."""
+    carries: bool = False
+    """Whether the size of a branch's output is proportional to it: schemes that start branches smaller scale it."""
+    writes: bool = False
+    """Whether its output is added to the residual stream, through at most a norm and dropout."""
+    generic: bool = False
+    """Whether the component that holds it does not know its job; the parent may say more (:attr:`Child.kind`)."""
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("tokens", "a row for each token", "table"),
+        Kind("positions", "a row for each position", "table"),
+        Kind("segments", "a row for each segment", "table"),
+        Kind("class_token", "the row before all patches of an image", "table"),
+        Kind("table", "rows that are looked up", "table", generic=True),
+        Kind("patch", "pixels of a patch to the stream", "input"),
+        Kind("mixing", "a few entries that mix heads, positions or copies of the stream", "input"),
+        Kind("projection", "a narrow embedding to the stream", "hidden"),
+        Kind("query", "the stream to queries", "hidden"),
+        Kind("key", "the stream to keys", "hidden"),
+        Kind("value", "the stream to values", "hidden", carries=True),
+        Kind("out", "heads to the stream", "hidden", carries=True, writes=True),
+        Kind("gate", "the stream to a gate", "hidden", carries=True),
+        Kind("up", "the stream to hidden features", "hidden", carries=True),
+        Kind("down", "hidden features to the stream", "hidden", carries=True, writes=True),
+        Kind("read", "the stream into a branch", "hidden", carries=True),
+        Kind("write", "a branch to the stream", "hidden", carries=True, writes=True),
+        Kind("kernel", "a convolution inside a branch", "hidden", carries=True),
+        Kind("matrix", "a matrix of any other kind", "hidden", generic=True),
+        Kind("transform", "the stream to the features of a head", "hidden"),
+        Kind("pooler", "the first token's features to a head", "hidden"),
+        Kind("router", "the stream to a score for each expert", "output"),
+        Kind("shared_gate", "the stream to the gate of a shared expert", "output"),
+        Kind("classifier", "features to classes", "output"),
+        Kind("unembedding", "features to tokens", "output"),
+        Kind("gain", "a factor for each feature", "vector"),
+        Kind("bias", "a summand for each feature", "vector"),
+        Kind("score_bias", "a summand for attention scores", "vector"),
+        Kind("vector", "a vector or scalar of any other kind", "vector"),
+    )
+}
+"""Every kind of tensor by name. A component of your own takes its tensors' kinds from here."""
+
+
+class _Fields(NamedTuple):
+    shape: Shape
+    kind: str
+    fan_in: int
+    fan_out: int
+    start: Start
+    offset: float
+
+
+class Tensor(_Fields):
+    """One weight of a component.
+
+    Parameters
+    ----------
+    shape : as it is stored.
+    kind : its job, a name of :data:`KINDS`.
+    fan_in : numbers that one output is a sum over; 1 for a table, of which one row is looked up, and for a vector.
+    fan_out : outputs that one input contributes to; the last dimension by default.
+    start : the values it starts with, unless a scheme has a reason to differ.
+    offset : added to the stored values before they are used: 1 for a gain that is stored as its difference from one.
+
+    Raises
+    ------
+    InputError
+        if there is no such kind.
+
+    Examples
+    --------
+    >>> Tensor((64, 4), "kernel", fan_in=4, fan_out=4).start
+    Draw()
+    >>> Tensor((2, 2), "mixer", start=IDENTITY)
+    Traceback (most recent call last):
+    depthwidth.errors.InputError: Tensor: there is no kind of tensor 'mixer' (did you mean 'mixing'?)
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        shape: Shape,
+        kind: str,
+        fan_in: Any = 1,
+        fan_out: Any = None,
+        start: Start = DRAW,
+        offset: float = 0.0,
+    ) -> Tensor:
+        if kind not in KINDS:
+            raise InputError(f"Tensor: there is no kind of tensor {shown(kind)}{nearest(str(kind), KINDS)}")
+        if fan_out is None:
+            fan_out = shape[-1] if shape else 1
+        return super().__new__(cls, shape, kind, fan_in, fan_out, start, offset)
