@@ -25,8 +25,11 @@ def formulas() -> None:
 @formulas.command("list")
 @click.option("--kind", help="Only this kind: exact, asymptotic, approximation, fitted, heuristic.")
 @click.option("--topic", help="Only this topic.")
+@click.option(
+    "--used/--unused", default=None, help="Only formulas that the calculator itself computes with, or only those it does not."
+)
 @formats
-def formulas_list(kind: str | None, topic: str | None, form: str | None) -> None:
+def formulas_list(kind: str | None, topic: str | None, used: bool | None, form: str | None) -> None:
     """One line for each formula."""
     from ..checks import check_choice
     from ..formula import KINDS
@@ -36,7 +39,13 @@ def formulas_list(kind: str | None, topic: str | None, form: str | None) -> None
         check_choice("formulas list", tuple(KINDS), kind=kind)
     if topic is not None:
         check_choice("formulas list", tuple(sorted({f.topic for f in find()})), topic=topic)
-    cards = [f.card() for f in find(kind, topic)]  # type: ignore[arg-type]
+    found = find(kind, topic)  # type: ignore[arg-type]
+    if used is not None:
+        from ..formulas._usage import used_formulas
+
+        reached = used_formulas()
+        found = [f for f in found if (f.name in reached) == used]
+    cards = [f.card() for f in found]
     columns = ("name", "kind", "status", "source", "summary")
     rows: list[Row] = [{key: card[key] for key in columns} for card in cards]
     emit(
