@@ -255,8 +255,12 @@ def test_a_formula_keeps_its_function():
     assert scaled.summary == "Straight line."
     assert "scaled(x, slope, shift)" in repr(scaled)
     assert scaled.card()["arguments"][1] == {
-        "name": "slope", "symbol": "m", "domain": "[-1, 1)", "unit": "", "default": 0.5,
-    }  # fmt: skip
+        "name": "slope",
+        "symbol": "m",
+        "domain": "[-1, 1)",
+        "unit": "",
+        "default": 0.5,
+    }
 
 
 def test_the_documentation_describes_each_argument():
@@ -275,12 +279,16 @@ def test_the_documentation_describes_each_argument():
     body.__annotations__ = {"x": Annotated[Positive, "quantity"], "length": Annotated[Length, "f of it"], "return": Any}
     product = formula(kind="exact", source="arithmetic")(body)
     assert inspect.getdoc(product).splitlines()[:9] == [
-        "Product.", "",
-        "Parameters", "----------",
-        "x : in (0, inf)", "    Quantity.",
-        "length : n in the whole numbers of [1, inf), tokens, default 2", "    f of it.",
+        "Product.",
         "",
-    ]  # fmt: skip
+        "Parameters",
+        "----------",
+        "x : in (0, inf)",
+        "    Quantity.",
+        "length : n in the whole numbers of [1, inf), tokens, default 2",
+        "    f of it.",
+        "",
+    ]
     assert "Returns\n-------\nA number." in product.__doc__
     assert "takes a few microseconds" in Formula.__doc__
 

@@ -1,4 +1,4 @@
-"""Moments through whole models: the sheet's stacks, a simulation of our own, laws of depth, and what must not be accepted."""
+"""Moments through whole models: worked stacks, a simulation of our own, laws of depth, and what must not be accepted."""
 
 import inspect
 import json
@@ -15,7 +15,7 @@ from depthwidth.initialization import recipe
 
 
 def stack(layers, placement, *, width=128, heads=2, length=64, **choices):
-    """The sheet's experiment: ReLU, four times the width, full attention, no affine norms, nothing around the blocks."""
+    """Setting of the worked stacks: ReLU, four times the width, full attention, no affine norms, no stem and head."""
     return Transformer(
         layers, width, heads, kind="encoder", activation="relu", bias=False, positions="none", vocab=100, context=length,
         placement=placement, head="none", final_norm=False, norm_affine=False, **choices,
@@ -30,9 +30,9 @@ def ends(tree, made, *, finite_width, **given):
     return top.second_moment, top.covariance / top.second_moment, front.second_moment
 
 
-# Section 8 of the sheet, d = 128, h = 2, L = 64, r_0 = 0.2, r_g = 0, p = 0: q, r and gamma_in of the recursion at infinite
-# width, and gamma_in with finite width. The sheet's own attention formula differs from ours by terms of order 1/d, which the
-# tests of attention show to be in our favour; hence the tolerances.
+# Worked by the recursion of docs/derivations for d = 128, h = 2, L = 64, r_0 = 0.2, r_g = 0, p = 0: q, r and gamma_in at
+# infinite width, and gamma_in with finite width. They were worked with an attention formula that differs from ours by terms
+# of order 1/d, for which the tests of attention favour ours; hence the tolerances.
 STACKS = table("""
 pre | xavier | 1 | 1.551 | .372 | 1.362 | 1.369
 pre | xavier | 2 | 2.264 | .511 | 1.664 | 1.677
@@ -56,21 +56,21 @@ post | deepscale | 192 | 1 | .767 | .424 | .457""")
 
 
 @pytest.mark.parametrize(("placement", "scheme", "layers", "q", "r", "gamma", "gamma_width"), STACKS)
-def test_the_stacks_of_the_sheet(placement, scheme, layers, q, r, gamma, gamma_width):
+def test_worked_stacks(placement, scheme, layers, q, r, gamma, gamma_width):
     tree = stack(int(layers), placement)
     made = recipe(tree, scheme, **({"embedding_correlation": 0.2} if scheme == "deepscale" else {}))
     wide = ends(tree, made, finite_width=False)
     assert wide[0] == pytest.approx(float(q), rel=1e-3)
     assert wide[1] == pytest.approx(float(r), abs=1.1e-3)
     assert wide[2] == pytest.approx(float(gamma), rel=7e-3, abs=6e-4)
-    # In post-norm stacks we take off what the sheet leaves out on purpose, the gradient's projection: up to 4/d in all where
-    # tokens stay apart, and 1.5/d a layer once they have collapsed. Which of the two holds is measured below.
+    # In post-norm stacks we subtract the gradient's projection, which the worked values leave out on purpose: up to 4/d in
+    # total while tokens stay apart, and 1.5/d per layer once they have collapsed. Which of the two holds is measured below.
     narrow = ends(tree, made, finite_width=True)
     projection = 0.0 if placement == "pre" else 1.5 * int(layers) / 128 if scheme == "xavier" else 4 / 128
     assert (1 - projection) * 0.98 * float(gamma_width) - 6e-4 < narrow[2] < 1.02 * float(gamma_width) + 6e-4
 
 
-# What the sheet measured, with its standard error: q, its error, gamma_in, its error.
+# Measured in simulations of these stacks, with its standard error: q, its error, gamma_in, its error.
 MEASURED = table("""
 pre | xavier | 6 | 6.05 | .13 | 2.61 | .04
 pre | xavier | 12 | 12.9 | .2 | 3.76 | .11

@@ -83,7 +83,7 @@ def test_deep_vanilla_post_norm_is_owned_up_to():
     assert scaled["verdict"] == "fine"
     tree = reference_tree(192, "post")
     drift, variance = gradient_log_normal(tree, "xavier")
-    # GELU at four times the width: a_F = 0.2329 (sheet), J_F is about as large; the law is ReLU's, and the collapse takes a few
+    # GELU at four times the width: a_F = 0.2329, J_F is about as large; the law is ReLU's, and the collapse takes a few
     # layers.
     assert variance == pytest.approx(192 * laws.post_norm_layer_log_variance(1.0, 0.2329, 1024), rel=0.03)
     assert drift == pytest.approx(192 * laws.post_norm_layer_log_drift(1.0, 0.2329, 1024), rel=0.03)

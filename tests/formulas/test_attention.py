@@ -21,8 +21,8 @@ from depthwidth.formulas.attention import (
     norm_fluctuation,
     output_covariance_published,
     output_noise,
+    output_second_moment,
     output_second_moment_published,
-    position_second_moments,
     query_gradient_second_moment,
     query_noise,
     score_variance,
@@ -30,7 +30,7 @@ from depthwidth.formulas.attention import (
 from depthwidth.formulas.saturation import causal_uniform_overlap, softmax_entropy
 from depthwidth.numerics.softmax import OverlapTable, overlap, pair_overlap
 
-SHEET = {"length": 64, "width": 256, "head_dim": 64}
+SETTING = {"length": 64, "width": 256, "head_dim": 64}
 
 # gain of queries and keys | r, r_g, p | covariance | gamma_in | its paths | kappa_in | error of the published gradient, %
 WORKED = table("""
@@ -52,7 +52,7 @@ MEASURED = [
 
 
 def layer(gain, r, r_g, p, **more):
-    return attention_moments(1.0, r, score_gain=gain**2, dropout=p, gradient_correlation=r_g, **(SHEET | more))
+    return attention_moments(1.0, r, score_gain=gain**2, dropout=p, gradient_correlation=r_g, **(SETTING | more))
 
 
 @pytest.mark.parametrize(("gain", "setting", "covariance", "gradient", "paths", "gradient_covariance", "published"), WORKED)
@@ -149,7 +149,9 @@ def test_causal_full_mask_error():
 
 
 def test_positions():
-    by_position = position_second_moments(1.0, 0.2, length=64, width=256, head_dim=64, dropout=0.1)
+    """Output moments at the positions 1 to L of a causal row: the first token attends to itself alone."""
+    row = overlap(score_variance(1.0, 0.2), np.arange(1, 65), 64)
+    by_position = output_second_moment(1.0, 0.2, row.P, row.M3, row.A22, 1.0, 256, 0.1)
     assert by_position[0] == pytest.approx(1 / 0.9)
     assert np.all(np.diff(by_position) < 0)
     assert by_position.mean() == pytest.approx(layer(1.0, 0.2, 0.0, 0.1, causal=True).second_moment, rel=1e-9)
@@ -311,9 +313,15 @@ SIMULATED = [
 def test_simulated_layer(rng, case):
     mean, error, rows = simulate(rng, 600, **case)
     got = attention_moments(
-        1.0, case["r"], length=case["length"], width=case["width"], head_dim=case["width"] // case["heads"],
-        dropout=case.get("p", 0.0), gradient_correlation=case["r_g"], causal=case.get("causal", False),
-    )  # fmt: skip
+        1.0,
+        case["r"],
+        length=case["length"],
+        width=case["width"],
+        head_dim=case["width"] // case["heads"],
+        dropout=case.get("p", 0.0),
+        gradient_correlation=case["r_g"],
+        causal=case.get("causal", False),
+    )
     z = (predicted(got) - mean[:8]) / error[:8]
     assert np.all(np.abs(z) < 5), f"{np.round(z, 1)} standard errors from {mean[:8]}"
     # The published gradient is told apart.

@@ -1,4 +1,4 @@
-"""Laws of depth: derived again by SymPy, held against the walk through real stacks, simulation and the sheet."""
+"""Laws of depth: derived again by SymPy, held against propagation through real stacks, simulation and worked values."""
 
 import math
 
@@ -21,12 +21,22 @@ A, F = 1.0, depth.xavier_relu_block_second_moment(4)  # Xavier, ReLU, four times
 def stack(layers, placement="pre", **choices):
     return Transformer(
         **{
-            "depth": layers, "width": 128, "heads": 2, "kind": "encoder", "activation": "relu", "bias": False,
-            "positions": "none", "vocab": 100, "context": 64, "placement": placement, "head": "none", "final_norm": False,
+            "depth": layers,
+            "width": 128,
+            "heads": 2,
+            "kind": "encoder",
+            "activation": "relu",
+            "bias": False,
+            "positions": "none",
+            "vocab": 100,
+            "context": 64,
+            "placement": placement,
+            "head": "none",
+            "final_norm": False,
             "norm_affine": False,
         }
         | choices
-    )  # fmt: skip
+    )
 
 
 def walked(tree, made="xavier", **given):
@@ -240,8 +250,8 @@ def test_the_rate_has_the_exact_kernel():
         assert depth.deepscale_correlation_rate(r, 0.2) == pytest.approx(0.8 * (1 + relu_kernel(r)) - 2 * r, abs=1e-12)
 
 
-# Sheet, section 7.2: r(1) from r_0.
-SHEET = table("""
+# Derived: r(1) from r_0, by integrating the rate.
+WORKED = table("""
 0.1 | 0.0 | .7339
 0.2 | 0.0 | .7605
 0.3 | 0.0 | .7876
@@ -250,8 +260,8 @@ SHEET = table("""
 0.3 | 0.1 | .6934""")
 
 
-@pytest.mark.parametrize(("start", "rate", "r"), SHEET)
-def test_the_sheets_correlations_at_the_top(start, rate, r):
+@pytest.mark.parametrize(("start", "rate", "r"), WORKED)
+def test_correlations_at_the_top(start, rate, r):
     start, rate = float(start), float(rate)
     check(integrated(start, 1.0, rate), r, slack=1.2)  # one of the six is printed a tenth of its last place too high
     assert depth.deepscale_correlation(start, 1.0, rate) == pytest.approx(float(r), abs=0.006)
@@ -280,7 +290,7 @@ def test_what_the_approximation_of_the_limit_cannot_do_is_refused():
         depth.deepscale_gradient_gain(1.0, 1, 2.0)
 
 
-# Xavier and ReLU: what the sheet types in, from fans and Gaussian moments.
+# Xavier and ReLU: the constants of a layer, from fans and Gaussian moments.
 
 
 def test_xaviers_block_from_fans_and_the_activation():
@@ -325,7 +335,7 @@ def test_the_constants_of_the_spread_are_gaussian_moments(rng):
     )
 
 
-def test_a_layer_of_the_sheet():
+def test_a_layer_of_worked_constants():
     """Section 6: E = -1.455/d, Var = 5.86/d a layer of Xavier/ReLU; the second is printed a hundredth too large."""
     check(depth.post_norm_layer_log_drift(A, F, 1.0), "-1.455")
     assert depth.post_norm_layer_log_variance(A, F, 1.0) == pytest.approx(5.86, abs=0.011)

@@ -38,18 +38,17 @@ def test_gaussian_and_residual_spreads_by_simulation(rng, r):
     f, h = rng.standard_normal((2, draws, d)) * math.sqrt(0.8)
     k = 0.5 * f + math.sqrt(0.75) * h  # covariance 0.4 with f
     samples = {"v": ((x * x).mean(1),) * 2, "w": ((x * x).mean(1), (y * y).mean(1)), "u": ((x * y).mean(1), (x * x).mean(1))}
-    expected = {
-        "v": fw.gaussian_spread(1.0, 1.0, d), "w": fw.gaussian_spread(r, r, d), "u": fw.gaussian_spread(1.0, r, d)
-    }  # fmt: skip
+    expected = {"v": fw.gaussian_spread(1.0, 1.0, d), "w": fw.gaussian_spread(r, r, d), "u": fw.gaussian_spread(1.0, r, d)}
     for name, sample in samples.items():
         assert abs(deviations(sample, expected[name])) < 5
         assert abs(deviations(sample, 1.5 * expected[name])) > 5
     x, y = x + f, y + k
     samples = {"v": ((x * x).mean(1),) * 2, "w": ((x * x).mean(1), (y * y).mean(1)), "u": ((x * y).mean(1), (x * x).mean(1))}
     increase = {
-        "v": fw.residual_spread(1.0, 0.8, d, 2), "w": fw.residual_spread(r, 0.4, d, 2),
+        "v": fw.residual_spread(1.0, 0.8, d, 2),
+        "w": fw.residual_spread(r, 0.4, d, 2),
         "u": fw.residual_pair_spread(1.0, r, 0.8, 0.4, d, 2),
-    }  # fmt: skip
+    }
     for name, sample in samples.items():
         assert abs(deviations(sample, expected[name] + increase[name])) < 5
         assert abs(deviations(sample, expected[name] + 1.3 * increase[name])) > 5 or r < 0 or name == "w"

@@ -54,9 +54,12 @@ def test_relu_worked_values(rho, kernel, centred, slopes):
 
 @pytest.mark.parametrize(
     ("mu", "sigma", "mean", "variance", "on"),
-    [(0.5, 1, "0.69780", "0.55344", "0.69146"), (1, 1, "1.08332", "0.75109", "0.84134"),
-     (-1, 2, "0.39559", "0.68206", "0.30854")],
-)  # fmt: skip
+    [
+        (0.5, 1, "0.69780", "0.55344", "0.69146"),
+        (1, 1, "1.08332", "0.75109", "0.84134"),
+        (-1, 2, "0.39559", "0.68206", "0.30854"),
+    ],
+)
 def test_relu_of_inputs_with_a_mean(mu, sigma, mean, variance, on):
     a = float(sigma**2)
     check(gaussian.relu_mean(a, mu), mean)
@@ -87,9 +90,14 @@ def test_gelu_worked_values(a, mean, second, variance, slope):
 
 @pytest.mark.parametrize(
     ("rho", "value", "slopes"),
-    [(0, ".07958", ".25"), (0.25, ".14769", ".29509"), (0.5, ".22729", ".34227"), (0.75, ".31923", ".39429"),
-     (0.95, ".40277", ".44242")],
-)  # fmt: skip
+    [
+        (0, ".07958", ".25"),
+        (0.25, ".14769", ".29509"),
+        (0.5, ".22729", ".34227"),
+        (0.75, ".31923", ".39429"),
+        (0.95, ".40277", ".44242"),
+    ],
+)
 def test_gelu_pairs_worked_values(rho, value, slopes):
     check(gaussian.gelu_pair_moment(1.0, 1.0, rho), value)
     check(gaussian.gelu_derivative_pair_moment(1.0, 1.0, rho), slopes)
@@ -113,9 +121,14 @@ def test_gelu_by_tanh_differs_by_less_than_three_in_ten_thousand():
 # ---- the numeric forms against the formula as written, at 300 digits, on the whole domain ----
 
 GRID = {
-    "variance": VARIANCES, "other_variance": VARIANCES, "linear_variance": [1e-6, 1.0, 1e6], "correlation": CORRELATIONS,
-    "gate_correlation": [-1.0, 0.0, 0.3, 1.0], "slope": [0.01, 0.5], "mean": [-30.0, -5.0, -2.1, -1.9, -0.5, 0.0, 1.0, 8.0],
-}  # fmt: skip
+    "variance": VARIANCES,
+    "other_variance": VARIANCES,
+    "linear_variance": [1e-6, 1.0, 1e6],
+    "correlation": CORRELATIONS,
+    "gate_correlation": [-1.0, 0.0, 0.3, 1.0],
+    "slope": [0.01, 0.5],
+    "mean": [-30.0, -5.0, -2.1, -1.9, -0.5, 0.0, 1.0, 8.0],
+}
 
 
 def worst_error(f, number=None):
@@ -408,10 +421,12 @@ def test_simulation_with_a_mean(family, mu, rng):
     x, y = inputs(rng, 0.8, 0.8, 0.4, mu)
     found = f.moments(0.8, 0.4, mean=mu)
     for sample, expected in (
-        (f(x), found.mean), (f(x) ** 2, found.second_moment), (f(x) * f(y), found.pair_moment),
+        (f(x), found.mean),
+        (f(x) ** 2, found.second_moment),
+        (f(x) * f(y), found.pair_moment),
         (f.derivative(x) ** 2, found.derivative_second_moment),
         (f.derivative(x) * f.derivative(y), found.derivative_pair_moment),
-    ):  # fmt: skip
+    ):
         assert abs(z_score(sample, expected)) < 5
         assert abs(z_score(sample, expected + 0.05 * math.sqrt((sample**2).mean()))) > 5
 

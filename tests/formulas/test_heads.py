@@ -264,7 +264,7 @@ FINITE = table("""
 
 @pytest.mark.parametrize(("where", "error", "relative"), FINITE)
 def test_the_limit_of_long_rows_over_estimates_short_ones(where, error, relative, rng):
-    """Drawn here and by the sheet alike; the law is above both, the more the shorter the row."""
+    """Drawn twice, here and for the printed values; the law is above both, the more the shorter the row."""
     n, variance, kept = map(float, where.split(","))
     rows = int(1_500_000 // n)
     small = math.sqrt(kept) * rng.standard_normal((rows, int(n)))
@@ -284,7 +284,7 @@ HARMONIC = h.power_spectrum(16, 1.0, 1.0)
 
 @pytest.mark.parametrize(("rank", "n", "drawn"), [(1, 64, 0.966), (1, 256, 0.784), (4, 256, 0.434), (8, 256, 0.226)])
 def test_what_a_read_out_head_loses_has_a_floor(rank, n, drawn, rng):
-    """Values are the whitened keys. The drawn error is the sheet's to 5 %, and above the floor, which it nears with n."""
+    """Values are the whitened keys. The drawn error is the printed one to 5 %, and above the floor, which it nears with n."""
     root = np.sqrt(HARMONIC)
     errors = []
     for _ in range(6):
@@ -329,8 +329,12 @@ def test_readout_floors():
 
 
 def test_saturation_dimensions():
-    cases = {64: ((1e-2, 8), (1e-3, 15)), 256: ((1e-2, 0), (1e-3, 13)), 1024: ((1e-2, 0), (1e-3, 5), (1e-4, 15)),
-             4096: ((1e-2, 0), (1e-3, 0), (1e-4, 11))}  # fmt: skip
+    cases = {
+        64: ((1e-2, 8), (1e-3, 15)),
+        256: ((1e-2, 0), (1e-3, 13)),
+        1024: ((1e-2, 0), (1e-3, 5), (1e-4, 15)),
+        4096: ((1e-2, 0), (1e-3, 0), (1e-4, 11)),
+    }
     for n, wanted in cases.items():
         for tolerance, rank in wanted:
             assert h.saturation_dim(h.diffuse_errors(HARMONIC, n), tolerance) == rank
@@ -408,8 +412,11 @@ def test_too_few_heads():
 
 def test_the_published_tables_fall_off_at_the_intrinsic_dimension():
     """The synthetic target of dimension 4: from three heads to four the error falls 5 times or more, at long T 100 times."""
-    rows = {(int(r["n_heads"]), int(r["sequence_length"])): float(r["mean"])
-            for r in reference("yu2026_head_count") if r["table"] == "T2_synthetic_D4_headdim8"}  # fmt: skip
+    rows = {
+        (int(r["n_heads"]), int(r["sequence_length"])): float(r["mean"])
+        for r in reference("yu2026_head_count")
+        if r["table"] == "T2_synthetic_D4_headdim8"
+    }
     for length in (8, 16, 32, 64, 128):
         assert rows[3, length] / rows[4, length] > 5
     assert rows[3, 128] / rows[4, 128] > 100
@@ -457,7 +464,7 @@ def test_equal_decays_are_best_among_drawn_ones(rng):
 
 # ---- heads that read several lags ----
 
-# Sheet, section 6.4: numerical optimum of the exact population loss, 16 dimensions, lags 1 to 4, 32 dimensions of values.
+# Numerical optimum of the exact population loss, 16 dimensions, lags 1 to 4, 32 dimensions of values.
 SHARED = {1: 0.7087, 2: 0.4504, 4: 0.0285, 8: 0.0057, 16: 0.0020, 32: 0.0009}
 
 
@@ -479,8 +486,10 @@ def test_dedicated_heads_bound_shared_ones():
 def test_the_dedicated_bound_is_the_loss_of_dedicated_heads(rng):
     """Truncated maps behind patterns that miss by epsilon^2, added up: uncorrelated maps, each with its own."""
     size, rank, lags = 8, 3, 2
-    maps = [u * (1 / np.arange(1, size + 1)) @ v for u, v in
-            (np.linalg.qr(rng.standard_normal((2, size, size)))[0] for _ in range(lags))]  # fmt: skip
+    maps = [
+        u * (1 / np.arange(1, size + 1)) @ v
+        for u, v in (np.linalg.qr(rng.standard_normal((2, size, size)))[0] for _ in range(lags))
+    ]
     losses = []
     for a in maps:
         u, s, v = np.linalg.svd(a)
@@ -526,8 +535,11 @@ def test_splits():
     check(h.split_prefactor(*one[:4]), "1.88988")
     budgets = h.group_budgets([h.split_prefactor(a, 2, 1, 1) for a in (1, 4)], 2 / 3, 24)
     heads = [h.split_heads(a, 2, 1, 1, d) for a, d in zip((1, 4), budgets, strict=True)]
-    for value, text in zip((*budgets, *heads, *(d / n for d, n in zip(budgets, heads, strict=True))),
-                           ("10.347", "13.653", "2.745", "4.780", "3.769", "2.856"), strict=True):  # fmt: skip
+    for value, text in zip(
+        (*budgets, *heads, *(d / n for d, n in zip(budgets, heads, strict=True))),
+        ("10.347", "13.653", "2.745", "4.780", "3.769", "2.856"),
+        strict=True,
+    ):
         check(value, text)
     total = sum(h.split_error(a, 2, 1, 1, d) for a, d in zip((1, 4), budgets, strict=True))
     check(total, ".92318")

@@ -1,4 +1,4 @@
-"""The components' moment maps: the sheet's worked values, exact references, and simulations with their own error bars."""
+"""The components' moment maps: worked values, exact references, and simulations with their own error bars."""
 
 import math
 
@@ -15,7 +15,7 @@ ZIPF = table("""
 
 
 @pytest.mark.parametrize(("vocab", "match"), ZIPF)
-def test_zipf_matches_of_the_sheet(vocab, match):
+def test_zipf_matches(vocab, match):
     check(moments.zipf_match_probability(float(vocab)), match)
 
 
@@ -41,7 +41,7 @@ NORMS = table("""
 
 
 @pytest.mark.parametrize(("r", "d", "image"), NORMS)
-def test_norm_correlation_of_the_sheet(r, d, image):
+def test_norm_correlation(r, d, image):
     r, d = float(r), int(d)
     check(exact_norm_correlation(r, d), image)
     # The remainder is of order 1/d^2, its coefficient below 1/4 for every r.
@@ -86,7 +86,7 @@ def test_norm_gradient_by_simulation(rng, d, q):
 
 
 def test_linear_and_dropout_by_simulation(rng):
-    """The sheet's check: d_in = 100, s_w^2 = 0.01, variance 1 and mean 0.5, correlation 0.3: 1.25 and 0.55."""
+    """Worked by hand: d_in = 100, s_w^2 = 0.01, variance 1 and mean 0.5, correlation 0.3: 1.25 and 0.55."""
     draws, d = 20_000, 100
     x, y = (0.5 + z for z in pairs(rng, draws, d, 0.3))
     w = rng.standard_normal((draws, d)) * 0.1
@@ -100,16 +100,16 @@ def test_linear_and_dropout_by_simulation(rng):
     assert abs(z_score(dropped**2, 5.0)) > 5
 
 
-def test_dropout_variances_of_the_sheet():
+def test_dropout_variances():
     check(moments.dropout_second_moment(5.0, 0.1) - 4, "1.5556")
     check(moments.dropout_second_moment(1.25, 0.5) - 1, "1.5")
 
 
 def test_the_spread_of_a_collapsed_post_norm_layer():
-    """The sheet's Xavier/ReLU constants, a = 1 for attention and 0.32 for the feed-forward part: -1.455/d and 5.86/d."""
+    """Xavier/ReLU constants, a = 1 for attention and 0.32 for the feed-forward part: -1.455/d and 5.86/d."""
     drift = depth.post_norm_log_drift(1.0, 1.0) + depth.post_norm_log_drift(0.32, 1.0, 2.5)
     spread = depth.post_norm_log_variance(1.0, 1.0) + depth.post_norm_log_variance(0.32, 1.0, 3.25)
-    check(drift, "-1.455", slack=2)  # the sheet rounds the two terms first
+    check(drift, "-1.455", slack=2)  # the printed sum is of two rounded terms
     check(spread, "5.86", slack=2)
     assert drift + spread / 2 == pytest.approx(1.475, abs=0.006)
 

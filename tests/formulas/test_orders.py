@@ -98,41 +98,60 @@ def truncation(variance, kept, length):
 # formula | sizes | formula at a size | exact value there
 EXACT = {
     "saturation.diffuse_entropy": (
-        LONG, lambda n: saturation.diffuse_entropy(0.5, n), lambda n: float(overlap(0.5, n).entropy),
+        LONG,
+        lambda n: saturation.diffuse_entropy(0.5, n),
+        lambda n: float(overlap(0.5, n).entropy),
     ),
     "saturation.softmax_variance_series": (
-        MANY, lambda n: saturation.softmax_variance_series(0.5, n), lambda n: float(overlap(0.5, n).element_variance(n)),
+        MANY,
+        lambda n: saturation.softmax_variance_series(0.5, n),
+        lambda n: float(overlap(0.5, n).element_variance(n)),
     ),
     "saturation.causal_uniform_overlap": (LONG, saturation.causal_uniform_overlap, harmonic_overlap),
     "attention.long_output_second_moment": (
-        MANY, lambda n: attention.long_output_second_moment(2.0, 0.3), lambda n: attended(2.0, 0.3, n),
+        MANY,
+        lambda n: attention.long_output_second_moment(2.0, 0.3),
+        lambda n: attended(2.0, 0.3, n),
     ),
     "depth.attention_block_second_moment": (
-        MANY, lambda n: depth.attention_block_second_moment(0.7, 1.3, 0.5, 0.1), lambda n: attended(0.7, 0.5, n) * 1.3 / 0.9,
+        MANY,
+        lambda n: depth.attention_block_second_moment(0.7, 1.3, 0.5, 0.1),
+        lambda n: attended(0.7, 0.5, n) * 1.3 / 0.9,
     ),
     "depth.pre_norm_gradient_power_law": (
-        MANY, lambda n: depth.pre_norm_gradient_power_law(2.0, 0.32, 1.32, n),
+        MANY,
+        lambda n: depth.pre_norm_gradient_power_law(2.0, 0.32, 1.32, n),
         lambda n: depth.pre_norm_gradient_growth(2.0, 0.32, 1.32, n),
     ),
     "depth.deepscale_correlation_rate": (
-        MANY, lambda n: depth.deepscale_correlation_rate(0.4, 0.1), lambda n: deepscale_step(0.4, 0.1, n),
+        MANY,
+        lambda n: depth.deepscale_correlation_rate(0.4, 0.1),
+        lambda n: deepscale_step(0.4, 0.1, n),
     ),
     "depth.feed_forward_matrix_moment": (
-        MANY, lambda d: depth.feed_forward_matrix_moment(4, 2), lambda d: matrix_moment(4, 2, d),
+        MANY,
+        lambda d: depth.feed_forward_matrix_moment(4, 2),
+        lambda d: matrix_moment(4, 2, d),
     ),
     "depth.feed_forward_matrix_spread": (
-        MANY, lambda d: depth.feed_forward_matrix_spread(4, 6), lambda d: matrix_spread(4, 6, d),
+        MANY,
+        lambda d: depth.feed_forward_matrix_spread(4, 6),
+        lambda d: matrix_spread(4, 6, d),
     ),
     "heads.fixed_query_error": (MANY, lambda n: heads.fixed_query_error(0.5, 0.3, n), lambda n: truncation(0.5, 0.3, n)),
     "heads.relative_truncation_error": (
-        MANY, lambda n: heads.relative_truncation_error(0.2), lambda n: truncation(0.5, 0.3, n) / float(overlap(0.5, n).P),
+        MANY,
+        lambda n: heads.relative_truncation_error(0.2),
+        lambda n: truncation(0.5, 0.3, n) / float(overlap(0.5, n).P),
     ),
     "moments.norm_correlation": (MANY, lambda d: moments.norm_correlation(0.6, d), lambda d: exact_norm_correlation(0.6, d)),
     "moments.norm_gradient_covariance": (
-        2.0 ** np.arange(4, 9), lambda d: moments.norm_gradient_covariance(1.0, 1.0, 0.5, d), lambda d: normed_gradient(0.5, d),
+        2.0 ** np.arange(4, 9),
+        lambda d: moments.norm_gradient_covariance(1.0, 1.0, 0.5, d),
+        lambda d: normed_gradient(0.5, d),
     ),
     "moments.zipf_match_probability": (LONG, moments.zipf_match_probability, zipf_match),
-}  # fmt: skip
+}
 
 SIMULATED = dict.fromkeys(
     (

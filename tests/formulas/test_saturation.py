@@ -36,7 +36,8 @@ LARGEST = table("64, 1 | .10727\n256, 2 | .18607\n1024, 1 | .01624\n1024, 3 | .2
 @pytest.mark.parametrize(("where", "value"), LARGEST)
 def test_largest_weight(where, value):
     n, sigma = map(float, where.split(","))
-    # The sheet's own grid in g is good to 1e-5: at (256, 2) 800,000 draws give 0.18607 +- 0.00013, two finer grids .186075.
+    # The printed values come from a grid in g that is good to 1e-5: at (256, 2) 800,000 draws give 0.18607 +- 0.00013, and two
+    # finer grids .186075.
     assert s.largest_weight(sigma**2, int(n)) == pytest.approx(float(value), abs=1e-5)
 
 
@@ -269,7 +270,7 @@ def test_head_dimension_at_fixed_scale(n, scale, values, coefficient, entropy_co
 
 
 def test_finite_heads_against_a_dense_integral_over_the_norm():
-    """The sheet's own values for few dimensions are 0.06 % low at d_h = 8, 0.13 % at 4; three rules agree here to 1e-9."""
+    """The printed values for few dimensions are 0.06 % low at d_h = 8, 0.13 % at 4; three rules agree here to 1e-9."""
     from scipy.stats import chi2
 
     for n, variance, d in ((1024, 1.0, 8), (1024, 4.0, 8), (256, 1.0, 4)):
@@ -315,7 +316,7 @@ def test_planted_target(where, weight, annealed, squared, others):
     check(s.distractor_squared_sum(*place), others)
     if annealed:
         check(s.annealed_target_weight(*place), annealed)
-    else:  # sigma is 0.74 of the condensation point, where the sheet prints .96017 all the same
+    else:  # sigma is 0.74 of the condensation point, for which .96017 was printed all the same
         with pytest.raises(InputError, match=r"0\.6 sqrt"):
             s.annealed_target_weight(*place)
         check(1 / (1 + (n - 1) * math.exp(sigma**2 / 2 - gap)), ".96017")

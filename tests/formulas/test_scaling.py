@@ -51,7 +51,7 @@ def test_liu_coefficients_as_printed():
     assert scaled == pytest.approx(coefficient("liu2026", "c_l").value / 24 ** law["alpha_l"], rel=1e-14)
 
 
-# A sheet prints 1.32383e9 and 1.46514e9 for the first and the last: 12 x 6 x 4288^2 is 1 323 859 968 and 12 x 207 x 768^2 is
+# Printed as 1.32383e9 and 1.46514e9 for the first and the last: 12 x 6 x 4288^2 is 1 323 859 968 and 12 x 207 x 768^2 is
 # 1 465 122 816.
 KAPLAN = [((6, 4288), "1.32386e9"), ((48, 1600), "1.47456e9"), ((207, 768), "1.46512e9")]
 

@@ -149,7 +149,7 @@ def test_the_two_bands_are_separate():
     found = plan("1T")
     coefficient, over_rules = found.coefficient_band, found.rule_band
     assert coefficient.width[0] < found.rules["levine2020"].width < coefficient.width[1]
-    # The sheet: sigma_L 1.57 and sigma_d 246 at fixed N = 1e12 (first order; the curve's own shift is 2 % less).
+    # To first order, sigma_L is 1.57 and sigma_d 246 at fixed N = 1e12; the curve's own shift is 2 % less.
     assert coefficient.depth[1] - coefficient.depth[0] == pytest.approx(2 * 1.57076, rel=0.02)
     assert coefficient.width[1] - coefficient.width[0] == pytest.approx(2 * 245.833, rel=0.02)
     assert over_rules.width[1] - over_rules.width[0] > 10 * (coefficient.width[1] - coefficient.width[0])

@@ -43,7 +43,7 @@ def test_a_wrong_polynomial_is_caught():
     assert wrong.exact(12, 768) != template.at(12, 768).parameters
 
 
-# The theory sheet's optimal shapes for a total budget: 12 L d^2 + k V d = P on the 2020 curve.
+# Optimal shapes for a total budget, derived: 12 L d^2 + k V d = P on the 2020 curve.
 TOTALS = table("""
 1.25e8 | 50257 | 1 | 23.8286 | 579.108 | 9.58958e7
 1.20e8 | 32000 | 1 | 24.1754 | 590.360 | 1.01108e8

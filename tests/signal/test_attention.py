@@ -101,7 +101,7 @@ def test_causal_output_has_the_averaged_overlaps_of_the_scalar_formulas():
     (0.6, 0.0, (0.6417, 0.6175, 0.1281, 0.0137), (0.0141, 0.0140, 0.0015, 0.0002)),
 ])  # fmt: skip
 @pytest.mark.parametrize("kind", [Positions.smooth, Positions.every])
-def test_causal_attention_agrees_with_the_measured_values_of_the_sheet(kind, r, r_g, measured, errors):
+def test_causal_attention_agrees_with_measured_values(kind, r, r_g, measured, errors):
     positions = kind(64)
     attention = TokenAttention(positions, causal=True, head_dim=64, width=256)
     out, asked, source = np.split(summary(positions, attention(*positions.alike(1.0, r), 1.0), positions.alike(1.0, r_g)), 3)

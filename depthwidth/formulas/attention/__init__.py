@@ -35,7 +35,7 @@ from .gradients import (
     value_gradient_covariance,
     value_gradient_second_moment,
 )
-from .layer import AttentionMoments, attention_moments, position_second_moments
+from .layer import AttentionMoments, attention_moments
 from .output import (
     dropout_noise,
     grouped_head_correlation,
@@ -62,40 +62,3 @@ from .token_norms import (
     norm_fluctuation,
     short_row_covariance_shift,
 )
-
-__all__ = [
-    "AttentionMoments",
-    "attention_moments",
-    "common_share_variance",
-    "dropout_noise",
-    "equal_norm_covariance_shift",
-    "equal_norm_shift",
-    "gradient_covariance_published",
-    "gradient_second_moment_published",
-    "grouped_feature_gradient",
-    "grouped_head_correlation",
-    "jacobian_norm",
-    "key_gradient_covariance",
-    "key_gradient_second_moment",
-    "key_row_correlation",
-    "long_output_second_moment",
-    "norm_fluctuation",
-    "output_covariance",
-    "output_covariance_published",
-    "output_noise",
-    "output_second_moment",
-    "output_second_moment_published",
-    "position_second_moments",
-    "query_gradient_covariance",
-    "query_gradient_second_moment",
-    "query_noise",
-    "raw_score_variance",
-    "score_variance",
-    "short_row_covariance_shift",
-    "softmax_gradient_full_published",
-    "softmax_gradient_published",
-    "softmax_variance_full_published",
-    "softmax_variance_published",
-    "value_gradient_covariance",
-    "value_gradient_second_moment",
-]

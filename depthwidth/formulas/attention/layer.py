@@ -168,47 +168,6 @@ def attention_moments(
     )
 
 
-def position_second_moments(
-    signal: Any,
-    correlation: Any,
-    *,
-    length: int,
-    width: float,
-    head_dim: int | None = None,
-    value_gain: Any = 1.0,
-    score_gain: Any = 1.0,
-    dropout: Any = 0.0,
-) -> Any:
-    """Second moment of the causal attention output at each of the positions 1 to L.
-
-    Parameters
-    ----------
-    signal, correlation, width, head_dim, value_gain, score_gain, dropout : numbers, as in :func:`attention_moments`.
-    length : L, tokens.
-
-    Returns
-    -------
-    Array of shape (L,), per feature. The first token attends to itself alone and keeps all of its value.
-
-    Raises
-    ------
-    InputError
-        if an argument is outside its range.
-
-    Examples
-    --------
-    >>> position_second_moments(1.0, 0.2, length=3, width=256).round(3).tolist()
-    [1.0, 0.696, 0.568]
-    """
-    import numpy
-
-    from ...numerics.softmax import overlap
-
-    s = raw_score_variance(score_gain, 1.0, signal)
-    row = overlap(score_variance(s, correlation), numpy.arange(1, length + 1), head_dim)
-    return output_second_moment(value_gain * signal, correlation, row.P, row.M3, row.A22, s, width, dropout)
-
-
 _TINY = 1e-300
 
 

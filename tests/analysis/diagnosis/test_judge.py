@@ -43,14 +43,15 @@ def test_deepscale_is_found_healthy_at_every_depth(placement, depth):
 
 
 def test_what_deep_vanilla_stacks_suffer_from():
-    """The sheet's measured stacks: linear growth and gradients that grow to the input in pre-norm, collapse in post-norm."""
+    """Measured stacks: linear growth and gradients that grow to the input in pre-norm, collapse in post-norm."""
     pre, post = found(encoder(192), "xavier", **INPUT), found(encoder(192, "post"), "xavier", **INPUT)
     assert pre["forward_growth"].severity == "watch"
-    assert pre["forward_growth"].value == pytest.approx(245 / 1.55, rel=0.02)  # sheet, section 8
+    assert pre["forward_growth"].value == pytest.approx(245 / 1.55, rel=0.02)  # measured
     assert pre["correlation_at_top"].severity == "watch"
     assert post["correlation_at_top"].severity == "problem"
     assert post["forward_growth"].severity == "fine"
-    # Per layer the variance of ln gamma is 5.86/d (sheet, section 6); collapse is not immediate, which costs a few per cent.
+    # Per layer the variance of ln gamma is 5.86/d (docs/derivations/post-norm.md); collapse takes a few layers, which costs
+    # a few per cent.
     assert post["gradient_spread"].value == pytest.approx(math.sqrt(5.86 * 192 / 128), rel=0.05)
     assert post["gradient_spread"].severity == "problem"
     assert "gradient_spread" not in pre

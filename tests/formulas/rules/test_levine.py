@@ -223,7 +223,7 @@ def test_the_ratio_of_width_to_depth_is_least_at_one_over_b():
     depth = 1 / coefficient("levine2020", "b").value
     check(depth, "18.0180")
     check(rules.levine_width(depth) / depth, "23.2808")
-    # 12 L (23.2808 L)^2 at L = 18.0180; a sheet that prints both prints 3.80575e7 for it, 0.03 % too much.
+    # 12 L (23.2808 L)^2 at L = 18.0180; a second printed value of it, 3.80575e7, is 0.03 % too large.
     check(rules.levine_transition_parameters(depth), "3.80449e7")
     assert rules.levine_transition_parameters(depth) == pytest.approx(12 * depth * (23.2808 * depth) ** 2, rel=1e-5)
     assert all(rules.levine_width(d) / d > 23.2808 for d in (depth * 0.9, depth * 1.1))
