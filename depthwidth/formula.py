@@ -243,7 +243,7 @@ class Formula:
     def summary(self) -> str:
         """The first line of the docstring, its cross-references as plain names."""
         first = (self.body.__doc__ or "").strip().partition("\n")[0]
-        return re.sub(r":\w+:`~?([^`]*)`", r"\1", first)
+        return _without_markup(first)
 
     def __repr__(self) -> str:
         return f"<formula {self.name}({', '.join(self.parameters)})>"
@@ -400,10 +400,16 @@ class Formula:
                     "domain": str(p.domain),
                     "unit": p.domain.unit,
                     "default": _default(p.default),
+                    "meaning": _without_markup(p.meaning),
                 }
                 for p in self.parameters.values()
             ],
         }
+
+
+def _without_markup(text: str) -> str:
+    """A text with its cross-references as plain names."""
+    return re.sub(r":\w+:`~?([^`]*)`", r"\1", text)
 
 
 def _topic(module: str) -> str:

@@ -260,6 +260,7 @@ def test_a_formula_keeps_its_function():
         "domain": "[-1, 1)",
         "unit": "",
         "default": 0.5,
+        "meaning": "",
     }
 
 

@@ -149,12 +149,12 @@ def print_formula(found: Formula, card: dict[str, Any], measured: tuple[Evidence
         facts["remainder"] = f"relative to the value, falls as one over the size to the power {found.order:g}"
     print_facts(facts | ({"claimed for": found.validity} if found.validity else {}))
     print_table(
-        ("argument", "symbol", "domain", "unit", "default"),
+        ("argument", "symbol", "domain", "unit", "default", "meaning"),
         (
-            (a["name"], a["symbol"], a["domain"], a["unit"], "" if a["default"] is None else f"{a['default']:g}")
+            (a["name"], a["symbol"], a["domain"], a["unit"], "" if a["default"] is None else f"{a['default']:g}", a["meaning"])
             for a in card["arguments"]
         ),
-        words=("symbol", "domain", "unit"),
+        words=("symbol", "domain", "unit", "meaning"),
     )
     click.echo(_notes(found.__doc__ or "") + "\n")
     _print_evidence(measured)
