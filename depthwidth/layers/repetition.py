@@ -11,7 +11,7 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-from ..numerics.interpolation import Table, spline_values
+from ..numerics.interpolation import Table, lagrange_weights, spline_values
 from ..signal import Place, Pullback, Row, Signal, Spread, TokenSignal, Walk, finite
 from ..signal.residual import advance, covariance_factor
 from .block import BlockLike, Residual
@@ -217,13 +217,9 @@ class _Course:
         """What the blocks after `low` and before `high` add together."""
         import numpy as np
 
-        places, known = self._logs[low + 1 : high], [self._logs[layer] for layer, _ in self._known]
-        total: Any = 0.0
-        for i, (_, added) in enumerate(self._known):
-            others = [other for j, other in enumerate(known) if j != i]
-            weights = np.prod([(places - other) / (known[i] - other) for other in others], axis=0) * np.ones(len(places))
-            total = total + weights.sum() * added
-        return total
+        at, known = self._logs[low + 1 : high], [self._logs[layer] for layer, _ in self._known]
+        weights = (np.broadcast_to(weight, at.shape).sum() for weight in lagrange_weights(known, at))
+        return sum(weight * added for weight, (_, added) in zip(weights, self._known, strict=True))
 
 
 def _logs(depth: int) -> Array:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..checks import whole
 from ..errors import InputError
-from ..numerics.interpolation import spline_values
+from ..numerics.interpolation import lagrange_weights, spline_values
 
 Array = Any
 
@@ -195,7 +195,7 @@ class Distances(Positions):
             own = np.flatnonzero(self.late == node)
             if own.size:
                 apart = np.arange(1, t)
-                index, weights = lagrange(_along(t - self.early[own], t), _along(apart, t))
+                index, weights = neighbor_weights(_along(t - self.early[own], t), _along(apart, t))
                 result += of_node[node] * np.bincount(own[index].ravel(), weights.ravel(), self.late.size) / (t - 1)
         return result / result.sum()
 
@@ -212,7 +212,7 @@ class Distances(Positions):
         apart = np.maximum(np.abs(one - other), 1)
         nodes = np.flatnonzero(self.nodes >= 2)
         end = self.length + 1
-        index, weights = lagrange(_along(self.nodes[nodes], end), _along(later, end))
+        index, weights = neighbor_weights(_along(self.nodes[nodes], end), _along(later, end))
         result = np.zeros((later.size, self.late.size))
         for k, node in enumerate(nodes):
             row, column = np.nonzero(index == k)
@@ -223,7 +223,7 @@ class Distances(Positions):
             from_end = np.where(near, apart[row], np.maximum(far - apart[row], 1))
             from_end = 1 / np.maximum(1 / from_end - 2 / far + 2 / t, 1 / t)
             distance = np.clip(np.where(near, from_end, t - from_end), 1, t - 1)
-            at, share = lagrange(_along(t - self.early[own], t), _along(distance, t))
+            at, share = neighbor_weights(_along(t - self.early[own], t), _along(distance, t))
             np.add.at(result, (row[:, None], own[at]), weights[row, column][:, None] * share)
         return result
 
@@ -233,20 +233,23 @@ def _along(distance: Array, t: Any) -> Array:
     return np.log(distance / (t - distance))
 
 
-def lagrange(nodes: Array, at: Array) -> tuple[Array, Array]:
-    """Indices and weights (points, k) of interpolation by the cubic through the four nearest nodes, fewer where there are.
+def neighbor_weights(nodes: Array, at: Array) -> tuple[Array, Array]:
+    """Interpolation by the cubic through the four nearest nodes, or through all if there are fewer.
 
-    `nodes` ascend.
+    Parameters
+    ----------
+    nodes : ascending, shape (n,).
+    at : where the values are wanted, shape (points,).
+
+    Returns
+    -------
+    Indices of the nodes and their weights, both of shape (points, k), k at most 4.
     """
     count = min(4, nodes.size)
     first = np.clip(np.searchsorted(nodes, at) - count // 2, 0, nodes.size - count)
     index = first[:, None] + np.arange(count)
-    x, weights = nodes[index], np.ones((at.size, count))
-    for k in range(count):
-        for j in range(count):
-            if j != k:
-                weights[:, k] *= (at - x[:, j]) / (x[:, k] - x[:, j])
-    return index, weights
+    weights = lagrange_weights(list(nodes[index].T), at)
+    return index, np.stack([np.broadcast_to(weight, at.shape) for weight in weights], axis=1)
 
 
 @functools.lru_cache(maxsize=8)
@@ -300,7 +303,7 @@ def _distances(length: int) -> Distances:
         late += [node] * apart.size
         early += (t - apart).tolist()
     position = np.arange(1, length + 1)
-    index, weights = lagrange(_along(nodes, length + 1), _along(position, length + 1))
+    index, weights = neighbor_weights(_along(nodes, length + 1), _along(position, length + 1))
     every = np.zeros((length, nodes.size))
     np.put_along_axis(every, index, weights, axis=1)
     return Distances(nodes, every, False, np.array(late, dtype=int), np.array(early, dtype=int))

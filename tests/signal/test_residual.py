@@ -152,6 +152,28 @@ def test_two_tokens_that_differ_by_isserlis():
     assert factors.covariance[0, 1] == pytest.approx(factors.covariance[1, 0])
 
 
+def test_two_tokens_of_unequal_spread_count_alike():
+    """Log-normal sizes of different variances: the expectation of c over the root of both, in closed form."""
+    s = 1e-6
+    gram = s * np.array([[1.0, 0.3, 0.5], [0.3, 4.0, 0.2], [0.5, 0.2, 2.0]])  # of ln q_t, ln q_t' and ln c
+    powers = np.array([-0.5, -0.5, 1.0])
+    exact = (powers @ gram @ powers - powers @ gram.diagonal()) / 2
+    tokens = TokenSignal(np.array([1.0, 2.0]), np.array([[1.0, 0.4], [0.4, 2.0]]), Positions.every(2))
+    q, c = tokens.second_moment, 0.4
+    spread = Spread(
+        gram.diagonal()[:2] * q**2,
+        np.array([[0.0, gram[0, 1]], [gram[0, 1], 0.0]]) * tokens.pair_second_moment**2,
+        np.array([[0.0, gram[0, 2] * q[0] * c], [gram[1, 2] * q[1] * c, 0.0]]),
+    )
+    factors = norm_factors(tokens.spread_as(spread))
+    assert factors.covariance[0, 1] - 1 == pytest.approx(exact, rel=1e-5)
+    assert factors.covariance[1, 0] - 1 == pytest.approx(exact, rel=1e-5)
+    powers = np.array([-0.5, -0.5, 0.0])
+    exact = (powers @ gram @ powers - powers @ gram.diagonal()) / 2
+    assert factors.gradient_covariance[0, 1] - 1 == pytest.approx(exact, rel=1e-5)
+    assert factors.gradient - 1 == pytest.approx(gram.diagonal()[:2], rel=1e-5)
+
+
 def test_without_a_spread_nothing_is_corrected():
     assert norm_factors(Signal(1.0, 0.3)) == (1.0, 1.0, 1.0)
     assert add_branch(Signal(1.0, 0.3), Signal(0.5, 0.1), 4.0, 64) == Signal(1.5, 0.4)

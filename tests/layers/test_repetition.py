@@ -1,0 +1,177 @@
+"""Many copies of a block: which of them are walked, how exact the rest is, and the policy numbers behind that."""
+
+import math
+
+import numpy as np
+import pytest
+from passes import Given, start
+
+from depthwidth.layers import Attention, Block, FeedForward, Repeat, Residual, RMSNorm
+from depthwidth.layers import repetition as module
+from depthwidth.layers.base import component
+from depthwidth.signal import Signal, TokenSignal
+from depthwidth.signal.positions import Positions
+
+WIDTH = 64
+SEEN = []
+"""Layers, or ranges of layers, at which the blocks below were asked for moments."""
+
+
+@component
+class Watched(Block):
+    """A block that notes where it is asked for moments."""
+
+    def moments(self, x, site, /):
+        if not current(site).silent:
+            SEEN.append(current(site).layer)
+        return super().moments(x, site)
+
+
+def current(site):
+    """The pass that a site belongs to."""
+    return getattr(site, "trace", None) or site.walk
+
+
+def block(kind=Watched, eps=0.0, causal=True, placement="pre", **choices):
+    norm = {"norm_in" if placement == "pre" else "norm_stream": RMSNorm(WIDTH, eps=eps)}
+    attention = Attention(WIDTH, 2, 2, 32, 32, causal=causal, bias=False, out_bias=False)
+    feed_forward = FeedForward(WIDTH, 4 * WIDTH, activation="relu", bias=False)
+    return kind(Residual(attention, **norm), Residual(feed_forward, **norm), **choices)
+
+
+def given(**scales):
+    matrices = ("query_weight", "key_weight", "value_weight", "out_weight", "up_weight")
+    return Given(**scales, **dict.fromkeys(matrices, 1 / WIDTH), down_weight=1 / (4 * WIDTH))
+
+
+def tokens(length=12, correlation=0.2):
+    positions = Positions.smooth(length)
+    return TokenSignal(*positions.alike(1.0, correlation), positions)
+
+
+def walk(one, times, x, scales=None, gradient=True):
+    """Stream behind the last block and gradient in front of the first."""
+    SEEN.clear()
+    y, pull = Repeat(one, times).moments(x, start(scales or given(), finite_width=x.spread is not None))
+    g = Signal(1.0, 0.2) if isinstance(x, Signal) else y.of(0 * y.second_moment + 1.0, 0 * y.covariance + 0.2)
+    return y, pull(g) if gradient else None
+
+
+@pytest.mark.parametrize(("times", "singly"), [(1, True), (2, True), (3, False), (9, False)])
+def test_few_exchangeable_blocks_are_walked_and_more_are_passed_together(times, singly):
+    walk(block(causal=False), times, Signal(1.0, 0.2))
+    assert ([*range(times)] if singly else [range(times)]) == SEEN
+
+
+@pytest.mark.parametrize(("times", "singly"), [(16, True), (17, False)])
+def test_up_to_sixteen_blocks_of_tokens_that_differ_are_walked(times, singly, monkeypatch):
+    """Beyond that they may be sampled; steps longer than one begin where both ends are 14 blocks away."""
+    asked = []
+    monkeypatch.setattr("depthwidth.layers.stack.at_some", lambda one, x, *others: asked.append(1) or (x, None))
+    walk(block(), times, tokens(), gradient=False)
+    assert (asked == []) == singly
+    assert ([*range(times)] if singly else []) == SEEN
+
+
+def test_how_a_deep_stack_is_sampled():
+    """The first nine blocks one by one, then steps of at most 15 % of the distance to either end; the last block is walked."""
+    depth = 400
+    walk(block(), depth, tokens(), gradient=False)
+    assert SEEN[:9] == list(range(9))
+    visited = sorted(set(SEEN))
+    assert visited[-1] == depth - 1
+    steps = np.diff(visited)
+    reach = [max(1, int(0.15 * min(layer, depth - 1 - layer))) for layer in visited[:-1]]
+    assert (steps[8:] <= np.array(reach[8:])).all()
+    # Where the distance to an end is what limits a step, it is taken whole.
+    assert visited[-8:] == [*range(depth - 8, depth)]
+    assert any(step == limit > 1 for step, limit in zip(steps[8:], reach[8:], strict=True))
+    assert len(SEEN) < depth / 5
+
+
+@pytest.mark.parametrize("skip", [1.0, 0.97])
+def test_sampled_blocks_end_where_all_blocks_do(skip, monkeypatch):
+    """The stream to 1e-5 of its size for each step, the gradient to 1e-3."""
+    scales = given(skip=skip, branch=0.5)
+    some, front = walk(block(Block), 60, tokens(), scales)
+    monkeypatch.setattr("depthwidth.layers.stack.MANY_BLOCKS", 10**6)
+    every, exact = walk(block(Block), 60, tokens(), scales)
+    size = every.averages[0]
+    assert np.abs(some.second_moment - every.second_moment).max() < 3e-5 * size
+    assert np.abs(some.covariance - every.covariance).max() < 3e-5 * size
+    assert front.averages == pytest.approx(exact.averages, rel=1e-3)
+    assert np.abs(np.diff(every.second_moment)).max() > 1e-3 * size  # positions differ, or nothing was compared
+
+
+@pytest.mark.parametrize(("parallel", "placement", "skip"), [
+    (False, "pre", 1.0), (False, "pre", 0.9), (False, "post", 1.0), (False, "post", 0.9), (True, "pre", 1.0),
+])  # fmt: skip
+@pytest.mark.parametrize("spread", [True, False])
+def test_blocks_passed_together_are_blocks_walked_one_by_one(parallel, placement, skip, spread, monkeypatch):
+    """From tables, with plain floats, against each component in turn; spreads included."""
+    from passes import gaussian
+
+    x = gaussian(1.0, 0.2, WIDTH) if spread else Signal(1.0, 0.2)
+    scales = given(skip=skip, branch=0.7)
+    one = block(Block, eps=1e-9, causal=False, placement=placement, parallel=parallel)
+    together, front = walk(one, 40, x, scales)
+    monkeypatch.setattr("depthwidth.layers.stack.FEW_BLOCKS", 10**6)
+    monkeypatch.setattr("depthwidth.layers.stack.MANY_BLOCKS", 10**6)
+    singly, exact = walk(one, 40, x, scales)
+    assert together[:2] == pytest.approx(singly[:2], rel=1e-7)
+    assert front[:2] == pytest.approx(exact[:2], rel=1e-6 if placement == "pre" else 4e-4)  # tables: 1e-5 for each block
+    if spread:
+        assert tuple(together.spread) == pytest.approx(tuple(singly.spread), rel=1e-6, abs=1e-15)
+
+
+@pytest.mark.parametrize(("second_moment", "normal"), [(0.6, True), (0.4, False)])
+def test_tables_need_an_epsilon_that_is_small_beside_the_stream(second_moment, normal):
+    """At most 2e-5 of it, so that the branch's output depends on the correlation alone to that."""
+    assert module._normal(block(eps=1e-5, causal=False), Signal(second_moment, 0.1), started=True) == normal
+    assert not module._normal(block(causal=False), Signal(1.0, -0.1), started=True)
+    assert not module._normal(block(causal=False, placement="post"), Signal(1.0, 0.1), started=False)
+
+
+def test_the_variable_along_the_depth_is_symmetric():
+    """ln(l/(N - l)) at the middle of each block."""
+    logs = module._logs(10)
+    assert logs == pytest.approx(-logs[::-1])
+    assert logs[0] == pytest.approx(math.log(0.5 / 9.5))
+
+
+def test_what_blocks_add_between_is_extrapolated_by_a_parabola():
+    """Exact for a parabola of that variable, from the last three blocks known; of a cubic it is not."""
+    logs = module._logs(50)
+    for power, exact in ((0, True), (1, True), (2, True), (3, False)):
+        course = module._Course(50)
+        for layer in (3, 5, 8, 12):
+            course.know(layer, np.array([logs[layer] ** power, 1.0]))
+        found = course.between(12, 20)
+        assert found[1] == pytest.approx(7)
+        assert (found[0] == pytest.approx((logs[13:20] ** power).sum(), rel=1e-9)) == exact
+
+
+def test_elementary_symmetric_polynomials():
+    assert module._symmetric([2.0, 3.0, 5.0]) == [1.0, 10.0, 31.0, 30.0]
+
+
+def test_a_gradient_between_two_walked_blocks_is_a_product(rng):
+    """Every block adds a mixture of what the two add, over the size of its stream: against the product written out."""
+    n, depth = 5, 40
+    positions = Positions.every(n)
+    matrix = 0.25 * rng.uniform(0.5, 1.0, (n, n)) / n
+
+    def pull(g):
+        return g.of(g.second_moment + matrix @ g.second_moment, g.covariance)
+
+    sizes = [1.0 + 0.1 * layer for layer in range(depth)]
+    below, above = (module._Stop(layer, sizes[layer], pull, [], []) for layer in (20, 30))
+    g = TokenSignal(rng.uniform(1, 2, n), np.zeros((n, n)), positions)
+    found = module._between(g, above, below, sizes).second_moment
+    exact = g.second_moment
+    for layer in range(29, 20, -1):
+        share = (1 / (layer + 1) - 1 / 21) / (1 / 31 - 1 / 21)
+        strength = (share * sizes[30] + (1 - share) * sizes[20]) / sizes[layer]
+        exact = exact + strength * matrix @ exact
+    assert found == pytest.approx(exact, rel=1e-6)
+    assert found != pytest.approx(exact, rel=1e-12)  # the series ends where a term is below 1e-5
