@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from depthwidth.signal import Place, Signal, Spread, Walk
+from depthwidth.signal import Signal, Site, Spread, Trace
 
 
 class Given:
@@ -27,7 +27,7 @@ class Given:
 
 def start(given, length=8, finite_width=True, **options):
     """A place at the root of a tree."""
-    return Place(Walk(given, length, length, finite_width=finite_width, **options), "part")
+    return Site(Trace(given, length, length, finite_width=finite_width, **options), "part")
 
 
 def through(layer, signal, given, gradient=None, **options):

@@ -16,7 +16,7 @@ from ..formulas.moments import zipf_match_probability
 from ..initialization import Recipe, recipe
 from ..layers import LanguageHead, TokenStem
 from ..layers.stem import SEGMENT_MATCH
-from ..signal import AnySignal, Place, Row, Signal, Spread, TokenSignal, Walk, check_signal
+from ..signal import AnySignal, Record, Signal, Site, Spread, TokenSignal, Trace, check_signal
 
 if TYPE_CHECKING:
     import pandas
@@ -28,7 +28,7 @@ LONGEST_APART = 2048
 """Tokens of a context above which, with ALiBi, more are taken to change nothing: its flattest head forgets within 256 or so."""
 
 
-class WalkOptions(TypedDict, total=False):
+class TraceOptions(TypedDict, total=False):
     """The arguments of :func:`propagate` behind `init`, but for `lengths`; described there."""
 
     variance: float | None
@@ -43,7 +43,7 @@ class WalkOptions(TypedDict, total=False):
     finite_width: bool
 
 
-class PropagationOptions(WalkOptions, total=False):
+class PropagationOptions(TraceOptions, total=False):
     """The arguments of :func:`propagate` behind `init`."""
 
     lengths: Iterable[Any] | Mapping[Any, float] | None
@@ -137,7 +137,7 @@ def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Unpac
 def _columns_of(tree: Transformer, init: str | Recipe = "shipped", *, lengths: Any = None, **given: Any) -> dict[str, Any]:
     """The rows as arrays: of one length, or averaged over those of a padded batch."""
     if lengths is None:
-        return _columns(walk_tree(tree, init, **given))
+        return _columns(trace_tree(tree, init, **given))
     from .padding import Batch
 
     context, source = given.pop("context", None), given.pop("source", None)
@@ -150,12 +150,12 @@ def _columns_of(tree: Transformer, init: str | Recipe = "shipped", *, lengths: A
     made = init if isinstance(init, Recipe) else recipe(tree, init)
 
     def columns(tokens: int, memory: int | None) -> dict[str, Any]:
-        return _columns(walk_tree(tree, made, context=tokens, source=memory, smallest=1, **given))
+        return _columns(trace_tree(tree, made, context=tokens, source=memory, smallest=1, **given))
 
     return batch.averages(tree, columns)
 
 
-def walk_tree(tree: Transformer, init: str | Recipe = "shipped", *, smallest: int = 2, **given: Unpack[WalkOptions]) -> Walk:
+def trace_tree(tree: Transformer, init: str | Recipe = "shipped", *, smallest: int = 2, **given: Unpack[TraceOptions]) -> Trace:
     """The walk behind :func:`propagate`, before its rows are made into a table; the same arguments.
 
     `smallest` is how many tokens a sequence has at least.
@@ -163,10 +163,10 @@ def walk_tree(tree: Transformer, init: str | Recipe = "shipped", *, smallest: in
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused at the next map, in a sentence
-        return _walk_tree(tree, init, smallest=smallest, **given)
+        return _trace_tree(tree, init, smallest=smallest, **given)
 
 
-def _walk_tree(
+def _trace_tree(
     tree: Transformer,
     init: str | Recipe = "shipped",
     *,
@@ -181,7 +181,7 @@ def _walk_tree(
     dropout: bool = True,
     finite_width: bool = True,
     smallest: int = 2,
-) -> Walk:
+) -> Trace:
     given = _Input.of(tree, variance, correlation, gram, token_match)
     run = tree.run(given.tokens or context, source)
     check_whole("propagate", smallest=smallest, context=run.tokens)
@@ -193,18 +193,18 @@ def _walk_tree(
         raise InputError(f"propagate: segment_match={segment_match} is not a probability")
     behind = None if isinstance(gradient, str) else check_signal("propagate: gradient", *gradient)
     made = init if isinstance(init, Recipe) else recipe(tree, init)
-    walk = Walk(made, run.tokens, run.memory or run.tokens, dropout, finite_width)
-    root = Place(walk, "")
+    trace = Trace(made, run.tokens, run.memory or run.tokens, dropout, finite_width)
+    root = Site(trace, "")
     encoded: AnySignal = None
     pull_encoder = None
     if tree.kind == "encoder-decoder" and tree.encoder is not None:
-        walk.length = walk.source_length
-        with walk.silence():  # the stem is written down once, where it enters the last stack
+        trace.length = trace.source_length
+        with trace.silence():  # the stem is written down once, where it enters the last stack
             encoded, _ = tree.stem.embed(root.at("stem"), Signal(1.0, given.mean_match), segment_match)
-        walk.memory, pull_encoder = tree.encoder.moments(given.replaced(encoded, tree.width), root.at("encoder"))
-        walk.length = run.tokens
-    walk.positions = given.positions(tree, run.tokens)
-    identity = given.identity(walk.positions)
+        trace.memory, pull_encoder = tree.encoder.moments(given.replaced(encoded, tree.width), root.at("encoder"))
+        trace.length = run.tokens
+    trace.positions = given.positions(tree, run.tokens)
+    identity = given.identity(trace.positions)
     x, pull_stem = tree.stem.embed(root.at("stem"), identity, segment_match)
     x = given.replaced(x, tree.width)
     y, pull = tree.stack.moments(x, root.at(tree.stack_name))
@@ -222,9 +222,9 @@ def _walk_tree(
         back = pull_head(loss.spread_over(z))
     front = pull(back)
     pull_stem(front)
-    if pull_encoder is not None and walk.memory_gradient is not None:
-        pull_encoder(walk.memory_gradient)
-    return walk
+    if pull_encoder is not None and trace.memory_gradient is not None:
+        pull_encoder(trace.memory_gradient)
+    return trace
 
 
 @dataclass(frozen=True)
@@ -333,17 +333,17 @@ _DIRECTIONS = ("forward", "gradient")
 _NUMBERS = ("mean", "second_moment", "covariance", "spread")
 
 
-def _columns(walk: Walk) -> dict[str, Any]:
+def _columns(trace: Trace) -> dict[str, Any]:
     """The rows as arrays by name, block by block in the order of the walk: up in the forward direction, down in the other.
 
     A layer of -1 is none, and directions are places in _DIRECTIONS.
     """
     import numpy as np
 
-    heat = _log_variances(walk)
+    heat = _log_variances(trace)
     parts: dict[str, list[Any]] = {name: [] for name in ("site", "layer", "direction", *_NUMBERS, "log_variance")}
     # What passed a range of blocks at once has a row for each site; blocks come first in the table.
-    for (layer, direction, stack), group in groupby(walk.rows, key=_passed_together):
+    for (layer, direction, stack), group in groupby(trace.records, key=_passed_together):
         sites = list(group)
         forward = direction == "forward"
         layers = layer if isinstance(layer, range) else [layer]
@@ -373,16 +373,16 @@ def _columns(walk: Walk) -> dict[str, Any]:
     }
 
 
-def _passed_together(row: Row) -> tuple[int | range | None, str, str]:
+def _passed_together(row: Record) -> tuple[int | range | None, str, str]:
     return row.layer, row.direction, row.role.partition(".")[0]
 
 
-def _log_variances(walk: Walk) -> dict[str, Any]:
+def _log_variances(trace: Trace) -> dict[str, Any]:
     """For each stack, the variance of the logarithm of the gradient behind each block: what the blocks above it add up to."""
     import numpy as np
 
     found: dict[str, Any] = {}
-    for stack, layer, value in walk.log_variances:
+    for stack, layer, value in trace.log_variances:
         layers = layer if isinstance(layer, range) else range(layer, layer + 1)
         each = found.get(stack, np.zeros(0))
         if len(each) < layers.stop:

@@ -9,7 +9,7 @@ from ..errors import InputError, shown
 from ..formulas.moments import norm_moment
 from ..initialization import Recipe, recipe
 from ..layers import BlockLike, Residual, Stack
-from ..signal import DrawSpread, Place, Signal, Spread, Walk
+from ..signal import DrawSpread, Signal, Site, Spread, Trace
 from ..signal.residual import add_branch, norm_factors, post_norm_drift
 
 if TYPE_CHECKING:
@@ -86,17 +86,17 @@ def sweep(
     block = _only_block(tree.stack)
     made = init if isinstance(init, Recipe) else recipe(tree, init)
     run = tree.run(context)
-    walk = Walk(made, run.tokens, run.tokens, dropout, finite_width, layer=0)
-    place = Place(walk, "encoder.block")
-    if made.varies(place.role):
+    trace = Trace(made, run.tokens, run.tokens, dropout, finite_width, layer=0)
+    site = Site(trace, "encoder.block")
+    if made.varies(site.role):
         raise InputError(f"sweep: {made.scheme} has other numbers in each block; propagate one depth at a time")
     steps = []
-    with walk.silence():
+    with trace.silence():
         for name, part in block.branches:
-            own_skip, own_branch = place.at(name).scales()
+            own_skip, own_branch = site.at(name).scales()
             for key, own in (("skip", own_skip), ("branch", own_branch)):
                 columns[key] = np.where(np.isnan(columns[key]), own, columns[key])
-            steps.append(_Step.of(part, place.at(name)))
+            steps.append(_Step.of(part, site.at(name)))
     behind = steps[-1].gain_behind
     if behind is not None and not np.allclose(columns["variance"], behind, rtol=1e-4):
         raise InputError(f"sweep: the input of a post-norm stack is itself normalised: its variance must be {behind:.4g}")
@@ -163,18 +163,18 @@ class _Step(NamedTuple):
     width: int
 
     @classmethod
-    def of(cls, part: Residual, place: Place) -> _Step:
+    def of(cls, part: Residual, site: Site) -> _Step:
         import numpy as np
 
         root = np.linspace(0, 1, _NODES + 1)
         one = np.ones_like(root)
-        f, pull, shape = part.branch_moments(Signal(one, 1 - root**2), place)
+        f, pull, shape = part.branch_moments(Signal(one, 1 - root**2), site)
         unit = pull(Signal(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])))
         table = np.stack([np.broadcast_to(v, one.shape) for v in (*f[:2], *unit.second_moment, *unit.covariance)], axis=1)
         gain, eps = None, 0.0
         if part.norm_stream is not None:
             eps = part.norm_stream.eps
-            left = part.norm_stream.moments(Signal(1.0, 1.0), place.at("norm_stream"))[0].second_moment
+            left = part.norm_stream.moments(Signal(1.0, 1.0), site.at("norm_stream"))[0].second_moment
             gain = float(left) * (1 + eps)
         omega, backward = (float(np.max(v)) for v in shape)
         values, differences = np.ascontiguousarray(table[:-1]), np.diff(table, axis=0)

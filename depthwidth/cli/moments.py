@@ -14,7 +14,7 @@ from .options import COUNT, formats, scheme_option
 from .output import Row, emit, print_table
 
 if TYPE_CHECKING:
-    from ..analysis.propagation import WalkOptions
+    from ..analysis.propagation import TraceOptions
 
 
 @click.command()
@@ -71,7 +71,7 @@ def moments(
         if batch is not None and value is not None:
             raise InputError(f"give --lengths or {option}, not both")
     match, sentence = match_of(tree, context, text, tokenizer, windows, correlation)
-    given: WalkOptions = {
+    given: TraceOptions = {
         "variance": variance, "correlation": correlation, "token_match": match,
         "gradient": _gradient(gradient, gradient_correlation), "context": context, "source": source, "dropout": not no_dropout,
     }  # fmt: skip

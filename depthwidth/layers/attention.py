@@ -10,7 +10,7 @@ from ..checks import check_fraction, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..numerics.interpolation import Table
-from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Signal, TokenSignal, Walk, finite
+from ..signal import AnySignal, DrawSpread, Number, Pullback, Signal, Site, TokenSignal, Trace, finite
 from .base import Branch, Child, Run, component
 from .interfaces import AttentionLike
 from .linear import Linear
@@ -161,38 +161,38 @@ class Attention(Branch):
         # The first `reach` queries see 1, 2, .. reach keys, the others reach each.
         return reach * (reach + 1) // 2 + (run.tokens - reach) * reach if run.masked else run.tokens * reach
 
-    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
-        walk = place.walk
-        source = walk.memory if self.cross else x
+    def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        trace = site.trace
+        source = trace.memory if self.cross else x
         if source is None:
-            raise InputError(f"{place.role}: there is no encoder's output to attend to")
-        query, _ = self.query.moments(x, place.at("query"))
-        key, _ = self.key.moments(source, place.at("key"))
-        value, _ = self.value.moments(source, place.at("value"))
-        query = self._normed(self.query_norm, query, place, "query_norm")
-        key = self._normed(self.key_norm, key, place, "key_norm")
+            raise InputError(f"{site.role}: there is no encoder's output to attend to")
+        query, _ = self.query.moments(x, site.at("query"))
+        key, _ = self.key.moments(source, site.at("key"))
+        value, _ = self.value.moments(source, site.at("value"))
+        query = self._normed(self.query_norm, query, site, "query_norm")
+        key = self._normed(self.key_norm, key, site, "key_norm")
         gain = self.head_dim * (1 / self.head_dim if self.scale is None else self.scale**2)
         raw = gain * query.second_moment * key.second_moment
-        scores = place.at("scores")
+        scores = site.at("scores")
         # Two keys' scores share what a rotation by their distance leaves of their covariance.
-        left = self._left_by_rotation(walk.length)
-        scores.forward(finite(x.of(raw, left * gain * query.first_second_moment * key.covariance), scores.role))
-        bias = place.at("value").variance("bias") if self.bias else 0.0
+        left = self._left_by_rotation(trace.length)
+        scores.record(finite(x.of(raw, left * gain * query.first_second_moment * key.covariance), scores.role))
+        bias = site.at("value").variance("bias") if self.bias else 0.0
         # Everything is proportional to the values' weights, so that tables serve layers of different ones.
         weight = value.second_moment - bias
         mixing = self._tokens if isinstance(x, TokenSignal) else self._exchangeable
-        mixed, back = mixing(raw, x, source, query, weight, walk)
-        mixed = place.at("mix").forward(mixed.with_bias(bias))
-        y, pull_out = self.out.moments(mixed, place.at("out"))
-        layer = walk.layer
+        mixed, back = mixing(raw, x, source, query, weight, trace)
+        mixed = site.at("mix").record(mixed.with_bias(bias))
+        y, pull_out = self.out.moments(mixed, site.at("out"))
+        layer = trace.layer
 
         def pull(g: AnySignal) -> AnySignal:
             asking, sent = back(g)
             if self.cross:
-                walk.send_to_memory(sent, layer)
+                trace.add_memory_gradient(sent, layer)
             return asking
 
-        pull_mixed = place.at("mix").traced(pull)
+        pull_mixed = site.at("mix").record_gradient(pull)
         return y, lambda g: pull_mixed(pull_out(g))
 
     def _left_by_rotation(self, length: int) -> float:
@@ -203,8 +203,8 @@ class Attention(Branch):
         return self.position.mean_rotation(self.head_dim, reach, self.causal)
 
     @staticmethod
-    def _normed(norm: Norm | None, signal: AnySignal, place: Place, name: str) -> Any:
-        return signal if norm is None else norm.moments(signal, place.at(name))[0]
+    def _normed(norm: Norm | None, signal: AnySignal, site: Site, name: str) -> Any:
+        return signal if norm is None else norm.moments(signal, site.at(name))[0]
 
     def _capped(self, scores: Number) -> Number:
         """Variance of the scores behind the soft cap, and no more than what the integrals of a softmax reach.
@@ -217,7 +217,7 @@ class Attention(Branch):
             scores = self.softcap**2 * activation("tanh").second_moment(scores / self.softcap**2)
         return min(scores, LARGEST_SCORES) if isinstance(scores, float) else scores.clip(None, LARGEST_SCORES)
 
-    def _tokens(self, scores: Number, x: AnySignal, source: AnySignal, query: AnySignal, weight: Number, walk: Walk) -> Any:
+    def _tokens(self, scores: Number, x: AnySignal, source: AnySignal, query: AnySignal, weight: Number, trace: Trace) -> Any:
         """What the heads put out, position by position, and the map from its gradient to that of the tokens that ask.
 
         In cross-attention also to that of the source, which is the second of the two.
@@ -231,23 +231,23 @@ class Attention(Branch):
         bound = self._capped(largest) / largest
         unit = float(scores[-1]) if normed else float(scores[-1] / x.second_moment[-1] / _last(source.second_moment))
         large = largest * bound > _LARGE_SCORES and self.head_dim >= _LARGE_HEAD
-        head_dim = self.head_dim if walk.finite_width and not large else None
-        dropout = self.dropout if walk.dropout else 0.0
+        head_dim = self.head_dim if trace.finite_width and not large else None
+        dropout = self.dropout if trace.dropout else 0.0
         slopes = self._slopes(x)
         if slopes:
             from ..signal.alibi_attention import biased_attention
 
-            width = self.width if walk.finite_width else None
+            width = self.width if trace.finite_width else None
             biased = biased_attention(x.positions, slopes, window=self.window, head_dim=head_dim, width=width, dropout=dropout)
             moved: Any = biased(x.second_moment, x.covariance, unit * bound, normed=normed)
             return self._passed(moved, x, source, weight)
         attend = token_attention(
             x.positions,
-            Positions.one(walk.source_length) if self.cross else None,
+            Positions.one(trace.source_length) if self.cross else None,
             causal=self.causal and not self.cross,
             window=None if self.cross else self.window,
             head_dim=head_dim,
-            width=(self.memory_width or self.width) if walk.finite_width else None,
+            width=(self.memory_width or self.width) if trace.finite_width else None,
             dropout=dropout,
             rotation=None if self.position is None or self.cross else self.position.rotation(self.head_dim),
         )
@@ -278,9 +278,9 @@ class Attention(Branch):
 
         return x.of(value * moved.second_moment, value * moved.covariance), back
 
-    def _exchangeable(self, scores: Number, x: Signal, source: Signal, query: Signal, weight: Number, walk: Walk) -> Any:
+    def _exchangeable(self, scores: Number, x: Signal, source: Signal, query: Signal, weight: Number, trace: Trace) -> Any:
         """What the heads put out, and the map from its gradient to that of the tokens that ask, as :meth:`_tokens`."""
-        parts = self._read_table(self._capped(scores), source, query, walk)
+        parts = self._read_table(self._capped(scores), source, query, trace)
 
         def share(g: Signal, columns: Any, owner: Signal) -> Signal:
             # Linear in the gradient's two moments: one column for each of the four parts.
@@ -294,20 +294,20 @@ class Attention(Branch):
 
         return Signal(weight * parts[0], weight * parts[1]), back
 
-    def _read_table(self, scores: Number, source: Signal, query: Signal, walk: Walk) -> Any:
+    def _read_table(self, scores: Number, source: Signal, query: Signal, trace: Trace) -> Any:
         """The layer's moments for exchangeable tokens of second moment 1 and values of gain 1.
 
         Second moment and covariance of the output; then, of the input's gradient, what its second moment takes of the output
         gradient's second moment and covariance, and its covariance likewise. In cross-attention these four are the asking
         tokens', and four more are the source's.
         """
-        rate = self.dropout if walk.dropout else 0.0
+        rate = self.dropout if trace.dropout else 0.0
         moving = query.correlation if self.cross else source.correlation
         fixed = source.correlation if self.cross else 0.0
         # Behind a norm, which leaves no spread, all tokens have one size in every draw.
-        equal = source.spread is None if walk.finite_width else None
-        given = (self, fixed, rate, equal, walk.length, walk.source_length)
-        family = walk.family(given, functools.partial(_exchangeable_table, *given), _SCORE_STEP)
+        equal = source.spread is None if trace.finite_width else None
+        given = (self, fixed, rate, equal, trace.length, trace.source_length)
+        family = trace.family(given, functools.partial(_exchangeable_table, *given), _SCORE_STEP)
         clipped = min(1.0, max(0.0, moving)) if isinstance(moving, float) else moving.clip(0.0, 1.0)
         return family(scores, clipped)
 
@@ -363,7 +363,7 @@ class Attention(Branch):
             columns += [heads * alone, heads * (together - alone)]
         return np.stack([np.broadcast_to(column, r.shape) for column in columns], axis=-1)
 
-    def draw_spread(self, x: AnySignal, place: Place) -> DrawSpread:
+    def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
         """How draws of the weights differ in size: two square Gaussian matrices, value and out."""
         return DrawSpread.of_matrices(1.0, 3.0, 1.0)  # the kurtosis of Gaussian hidden features, and of a slope of 1
 

@@ -6,7 +6,7 @@ A component is a frozen dataclass, made with :func:`component`. It describes its
 - ``children()``: its parts, each with the number of copies that exist and the number a token passes through;
 - ``own_flops(run)``: the matrix-multiply operations of its own on one forward pass;
 - ``own_saved(run)``, ``own_cache(run)``: bytes it keeps for the backward pass, values it keeps for generation;
-- ``moments(x, place)``: the second moments of its output, and the map of a gradient from its output to its input.
+- ``moments(x, site)``: the second moments of its output, and the map of a gradient from its output to its input.
 
 Every count of a tree is the sum of these over its nodes, in exact integers.
 
@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, dataclass_transform
 
 from ..errors import InputError
-from ..signal import AnySignal, DrawSpread, Place, Pullback
+from ..signal import AnySignal, DrawSpread, Pullback, Site
 from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 from .tensor import Shape as Shape
 from .tensor import Tensor
@@ -163,21 +163,21 @@ class Layer:
         """Values this component alone keeps while text is generated, after `run.tokens` positions."""
         return 0
 
-    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
+    def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """The moments of the output, and the map of a gradient from the output to the input.
 
         Parameters
         ----------
         x : moments of the input, a :class:`~depthwidth.signal.Signal` or :class:`~depthwidth.signal.TokenSignal`.
-        place : where the component stands: the variances of its weights (``place.variance("weight")``), the places of its
-            parts (``place.at("query")``), and ``place.forward(y)`` and ``place.traced(pull)`` to report its moments.
+        site : the component's site, with the variances of its weights (``site.variance("weight")``) and the sites of its parts
+            (``site.at("query")``); ``site.record(y)`` and ``site.record_gradient(pull)`` record its moments.
 
         Raises
         ------
         InputError
             for a component whose moments are not known.
         """
-        raise InputError(f"{place.role}: the moments of {type(self).__name__} are not known")
+        raise InputError(f"{site.role}: the moments of {type(self).__name__} are not known")
 
     def run_of(self, child: str, run: Run) -> Run:
         """The pass of `child` when this component's pass is `run`; the same unless a component overrides it."""
@@ -232,7 +232,7 @@ class Layer:
         """Every component of the tree, parents first. A repeated block appears once, with its number of copies."""
         yield Node(site, self, copies, active)
         for child in self.children():
-            # A child without a name is a wrapper's content: it stands at the wrapper's own place.
+            # A child without a name is a wrapper's content: it has the wrapper's own site.
             place = ".".join(filter(None, (site, child.name)))
             yield from child.layer.walk(place, copies * child.copies, active * child.active)
 
@@ -269,12 +269,12 @@ class Branch(Layer):
         """Whether attention scores fall with distance, so that the correlation of two tokens depends on theirs (ALiBi)."""
         return False
 
-    def draw_spread(self, x: AnySignal, place: Place) -> DrawSpread:
+    def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
         """How strongly the size of the output varies between draws of the weights, for the input `x` of the branch.
 
         By default as two square Gaussian matrices in a row. It sets corrections of the order of one over the width.
         """
-        return DrawSpread(4.0, 3.0)
+        return DrawSpread.of_matrices(1.0, 3.0, 1.0)
 
 
 def check_branch(owner: str, branch: object) -> None:

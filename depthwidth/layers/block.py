@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import check_fraction
 from ..errors import InputError
-from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, Spread, finite
+from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, Spread, finite
 from ..signal.residual import add_branch, add_gradient, post_norm_drift
 from .base import Branch, Child, Layer, Run, check_branch, component
 from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
@@ -47,9 +47,9 @@ class Residual(Layer):
         )  # fmt: skip
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
-    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
-        skip, scale = place.scales()
-        f, pull_branch, draw = self.branch_moments(x, place)
+    def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        skip, scale = site.scales()
+        f, pull_branch, draw = self.branch_moments(x, site)
         added = f.times(scale**2)
         y = add_branch(x, added, draw.omega, self.width, skip)
         pull_norm: Pullback | None = None
@@ -57,29 +57,29 @@ class Residual(Layer):
         if self.norm_stream is not None:
             if x.spread:
                 drift, log_variance = post_norm_drift(x.times(skip**2), added, draw, self.width)
-                place.walk.write_log_variance(place.role, log_variance)
-            y, pull_norm = self.norm_stream.moments(y, place.at("norm_stream"))
+                site.trace.record_log_variance(site.role, log_variance)
+            y, pull_norm = self.norm_stream.moments(y, site.at("norm_stream"))
             y = y.spread_as(x.spread and Spread.none(y))  # a norm leaves every draw with the same length
-        place.forward(finite(y, place.role))
+        site.record(finite(y, site.role))
 
         def pull(g: AnySignal) -> AnySignal:
             if pull_norm is not None:
                 g = pull_norm(g).times(1 + drift)
             return add_gradient(g, pull_branch(g.times(scale**2)), skip)
 
-        return y, place.traced(pull)
+        return y, site.record_gradient(pull)
 
-    def branch_moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback, DrawSpread]:
+    def branch_moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback, DrawSpread]:
         """The branch with the norms on its way and its dropout, without the sum; and how draws of its weights differ."""
-        rate = self.dropout if place.walk.dropout else 0.0
+        rate = self.dropout if site.trace.dropout else 0.0
         pulls: list[Pullback] = []
         draw = DrawSpread(0.0, 0.0)
         for name, part in (("norm_in", self.norm_in), ("", self.branch), ("norm_out", self.norm_out)):
             if part is None:
                 continue
             if part is self.branch:
-                draw = self.branch.draw_spread(x, place)
-            x, pull_part = part.moments(x, place.at(name))
+                draw = self.branch.draw_spread(x, site)
+            x, pull_part = part.moments(x, site.at(name))
             pulls.append(pull_part)
 
         def pull(g: AnySignal) -> AnySignal:
@@ -230,38 +230,38 @@ class Block(BlockLike):
     def choices(self) -> dict[str, Any]:
         return {"parallel": self.parallel, "shared_norm": self.parallel and self.norm is not None}
 
-    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
+    def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         if self.parallel:
-            return self._parallel_moments(x, place)
+            return self._parallel_moments(x, site)
         pulls: list[Pullback] = []
         for name, branch in self.branches:
-            x, pull_branch = branch.moments(x, place.at(name))
+            x, pull_branch = branch.moments(x, site.at(name))
             pulls.append(pull_branch)
-        place.forward(x)
+        site.record(x)
 
         def pull(g: AnySignal) -> AnySignal:
             for pull_branch in reversed(pulls):
                 g = pull_branch(g)
             return g
 
-        return x, place.traced(pull)
+        return x, site.record_gradient(pull)
 
-    def _parallel_moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
+    def _parallel_moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """All branches read the same signal; their weights are independent, so their moments add."""
-        y, shared = (x, None) if self.norm is None else self.norm.moments(x, place.at("norm"))
+        y, shared = (x, None) if self.norm is None else self.norm.moments(x, site.at("norm"))
         total, pulls = x, []
         for name, branch in self.branches:
-            f, pull_branch, draw = branch.branch_moments(y, place.at(name))
-            _, scale = place.at(name).scales()
+            f, pull_branch, draw = branch.branch_moments(y, site.at(name))
+            _, scale = site.at(name).scales()
             total = add_branch(total, f.times(scale**2), draw.omega, self.width)
             pulls.append((scale, pull_branch))
         behind: list[Pullback] = []
         for name, branch in self.branches:  # the sum is what every branch's post-norm sees, one after the other
             if branch.norm_stream is not None:
-                total, pull_norm = branch.norm_stream.moments(total, place.at(name).at("norm_stream"))
+                total, pull_norm = branch.norm_stream.moments(total, site.at(name).at("norm_stream"))
                 total = total.spread_as(x.spread and Spread.none(total))
                 behind.append(pull_norm)
-        place.forward(finite(total, place.role))
+        site.record(finite(total, site.role))
 
         def pull(g: AnySignal) -> AnySignal:
             for pull_norm in reversed(behind):
@@ -271,7 +271,7 @@ class Block(BlockLike):
                 front = front.plus(pull_branch(g.times(scale**2)))
             return g.plus(front if shared is None else shared(front))
 
-        return total, place.traced(pull)
+        return total, site.record_gradient(pull)
 
     @property
     def width(self) -> int:

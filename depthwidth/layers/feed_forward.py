@@ -14,7 +14,7 @@ from ..formulas.experts import router_gradient_gain, sigmoid_gate_second_moment
 from ..formulas.finite_width import correlation_spread, gated_kurtosis, two_sided_mean
 from ..formulas.moments import dropout_second_moment, linear_second_moment
 from ..numerics.interpolation import Table, TableFamily
-from ..signal import AnySignal, DrawSpread, Number, Place, Pullback, TokenSignal, Walk
+from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, TokenSignal, Trace
 from .base import Branch, Child, Run, component
 from .interfaces import FeedForwardLike, MixtureLike
 from .linear import Linear
@@ -76,18 +76,18 @@ class FeedForward(Branch):
             "ffn_dropout": self.dropout,
         }
 
-    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
-        rate = self.dropout if place.walk.dropout else 0.0
-        up, pull_up = self.up.moments(x, place.at("up"))
+    def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        rate = self.dropout if site.trace.dropout else 0.0
+        up, pull_up = self.up.moments(x, site.at("up"))
         gate, pull_gate = up, pull_up
         if self.gate is not None:
-            gate, pull_gate = self.gate.moments(x, place.at("gate"))
-        width = self.width if place.walk.finite_width else math.inf
-        tables = activation_tables(self.activation, place.walk)
+            gate, pull_gate = self.gate.moments(x, site.at("gate"))
+        width = self.width if site.trace.finite_width else math.inf
+        tables = activation_tables(self.activation, site.trace)
         known = hidden_moments(self.activation, gate, up if self.gated else None, width, tables)
-        inner = place.at("activation")
-        hidden = inner.forward(x.of(dropout_second_moment.body(known.second_moment, rate), known.pair), known.mean)
-        y, pull_down = self.down.moments(hidden, place.at("down"))
+        inner = site.at("activation")
+        hidden = inner.record(x.of(dropout_second_moment.body(known.second_moment, rate), known.pair), known.mean)
+        y, pull_down = self.down.moments(hidden, site.at("down"))
 
         def pull(g: AnySignal) -> AnySignal:
             g = g.after_dropout(rate)
@@ -96,19 +96,19 @@ class FeedForward(Branch):
                 front = front.plus(pull_up(g.times(known.linear_gradient, known.linear_gradient_pair)))
             return front
 
-        pull_inner = inner.traced(pull)
+        pull_inner = inner.record_gradient(pull)
         return y, lambda g: pull_inner(pull_down(g))
 
-    def draw_spread(self, x: AnySignal, place: Place) -> DrawSpread:
+    def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
         """How draws of the weights differ in size, by the kurtosis of the hidden features and of their slopes.
 
         For ReLU, whose E f^4 / (E f^2)^2 is 6 and E f'^4 / (E f'^2)^2 is 2, four times as wide: 3.25 and 2.5.
         """
         into = self.gate or self.up
-        at = place.at("gate" if self.gated else "up")
+        at = site.at("gate" if self.gated else "up")
         variance = linear_second_moment.body(x.averages[0], self.width, at.variance("weight"))
         variance += at.variance("bias") if into.bias else 0.0
-        *_, kurtosis, slope_kurtosis = activation_tables(self.activation, place.walk)(variance, 0.0)
+        *_, kurtosis, slope_kurtosis = activation_tables(self.activation, site.trace)(variance, 0.0)
         return DrawSpread.of_matrices(
             self.hidden / self.width, gated_kurtosis.body(kurtosis) if self.gated else kurtosis, slope_kurtosis
         )
@@ -181,13 +181,13 @@ def _angle(correlation: Number) -> Number:
     return np.arccos(np.clip(correlation, -1.0, 1.0))
 
 
-def activation_tables(name: str, walk: Walk) -> TableFamily:
+def activation_tables(name: str, trace: Trace) -> TableFamily:
     """Gaussian moments of an activation over its input's variance and the angle whose cosine is the correlation of two inputs.
 
     Columns: E f^2, E f'^2, E f, E f(x) f(y), E f'(x) f'(y), and, to a per cent even at a kink, the kurtoses E f^4 / (E f^2)^2
     and E f'^4 / (E f'^2)^2. Over the angle the moments are smooth even where they have a square-root branch in the correlation.
     """
-    return walk.family(("activation", name), functools.partial(_activation_table, name), _VARIANCE_STEP)
+    return trace.family(("activation", name), functools.partial(_activation_table, name), _VARIANCE_STEP)
 
 
 @functools.lru_cache(maxsize=512)
@@ -277,13 +277,13 @@ class MixtureOfExperts(Branch):
             "shared_ffn": None if self.shared is None else self.shared.hidden,
         }
 
-    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
-        router = place.at("router")
+    def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        router = site.at("router")
         scores, pull_router = self.router.moments(x, router)
-        y, pull_expert = self.expert.moments(x, place.at("expert"))
+        y, pull_expert = self.expert.moments(x, site.at("expert"))
         # A hundredth on the variance is a few thousandths on the averages, no more than the sample's own error.
         given = (self.experts, self.top_k, self.renormalized)
-        tables = place.walk.family(("routing", *given), functools.partial(_routing_table, *given), 0.5, same=0.02)
+        tables = site.trace.family(("routing", *given), functools.partial(_routing_table, *given), 0.5, same=0.02)
         overlap, pair, jacobian, pair_jacobian = tables(scores.averages[0], _angle(scores.correlation))
         if isinstance(x, TokenSignal):
             overlap, jacobian = overlap[0], jacobian[0]
@@ -293,10 +293,10 @@ class MixtureOfExperts(Branch):
         y = y.times(overlap, pair)
         pull_shared: Pullback | None = None
         if self.shared is not None:
-            shared, pull_shared = self.shared.moments(x, place.at("shared"))
-            gate = self._gate_second_moment(x, place)
+            shared, pull_shared = self.shared.moments(x, site.at("shared"))
+            gate = self._gate_second_moment(x, site)
             y = y.plus(shared.times(gate))
-        place.at("mix").forward(y)
+        site.at("mix").record(y)
 
         def pull(g: AnySignal) -> AnySignal:
             front = pull_expert(g.times(overlap, pair))
@@ -305,18 +305,18 @@ class MixtureOfExperts(Branch):
                 front = front.plus(pull_shared(g.times(gate)))
             return front
 
-        return y, place.at("mix").traced(pull)
+        return y, site.at("mix").record_gradient(pull)
 
-    def _gate_second_moment(self, x: AnySignal, place: Place) -> Number:
+    def _gate_second_moment(self, x: AnySignal, site: Site) -> Number:
         """Second moment of the learnt factor on the shared part; 1 without one."""
         if not self.shared_gate:
             return 1.0
-        variance = linear_second_moment.body(x.averages[0], self.expert.width, place.at("shared_gate").variance("weight"))
+        variance = linear_second_moment.body(x.averages[0], self.expert.width, site.at("shared_gate").variance("weight"))
         return sigmoid_gate_second_moment.body(variance)
 
-    def draw_spread(self, x: AnySignal, place: Place) -> DrawSpread:
+    def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
         """How draws of the weights differ in size: as one expert's, which is more than that of several."""
-        return self.expert.draw_spread(x, place.at("expert"))
+        return self.expert.draw_spread(x, site.at("expert"))
 
     def own_saved(self, run: Run) -> int:
         return run.positions * self.experts * run.value_bytes  # the router's scores

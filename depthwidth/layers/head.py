@@ -9,7 +9,7 @@ from typing import Any
 from ..checks import check_choice, check_whole
 from ..errors import InputError
 from ..formulas.moments import centred_moment, linear_second_moment
-from ..signal import AnySignal, Place, Pullback, Spread, TokenSignal
+from ..signal import AnySignal, Pullback, Site, Spread, TokenSignal
 from .base import Child, Layer, Run, component
 from .feed_forward import ACTIVATIONS, activation_tables, hidden_moments
 from .linear import Linear
@@ -114,17 +114,17 @@ class LanguageHead(Head):
         norm = () if self.norm is None else (Child("norm", self.norm),)
         return (*transform, *norm, Child("unembedding", self.unembedding))
 
-    def features(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
+    def features(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """What the output matrix reads of the stream, and the map from its gradient to the stream's."""
         pulls: list[Pullback] = []
         if self.transform is not None:
-            x, pull_transform = self.transform.moments(x, place.at("transform"))
+            x, pull_transform = self.transform.moments(x, site.at("transform"))
             pulls.append(pull_transform)
         if self.transform is not None and self.norm is not None:
-            x, pull_activation = self._activated(x, place)
+            x, pull_activation = self._activated(x, site)
             pulls.append(pull_activation)
         if self.norm is not None:
-            x, pull_norm = self.norm.moments(x, place.at("norm"))
+            x, pull_norm = self.norm.moments(x, site.at("norm"))
             pulls.append(pull_norm)
 
         def pull(g: AnySignal) -> AnySignal:
@@ -134,34 +134,34 @@ class LanguageHead(Head):
 
         return x, pull
 
-    def _activated(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
+    def _activated(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """What the norm normalises of the activated features, and the map from their gradient.
 
         A LayerNorm takes off the mean over the features, which these have, unlike those of the stream.
         """
-        width = self.unembedding.width if place.walk.finite_width else math.inf
-        known = hidden_moments(self.activation, x, None, width, activation_tables(self.activation, place.walk))
-        inner = place.at("activation")
-        hidden = inner.forward(x.of(known.second_moment, known.pair), known.mean)
-        pull = inner.traced(lambda g: g.times(known.gate_gradient, known.gate_gradient_pair))
+        width = self.unembedding.width if site.trace.finite_width else math.inf
+        known = hidden_moments(self.activation, x, None, width, activation_tables(self.activation, site.trace))
+        inner = site.at("activation")
+        hidden = inner.record(x.of(known.second_moment, known.pair), known.mean)
+        pull = inner.record_gradient(lambda g: g.times(known.gate_gradient, known.gate_gradient_pair))
         if self.norm is not None and self.norm.centred:
             mean, centred = known.mean, centred_moment.body
             first = mean[:, None] if isinstance(x, TokenSignal) else mean
             hidden = hidden.of(centred(hidden.second_moment, mean, mean), centred(hidden.covariance, first, mean))
-        if place.walk.finite_width:  # as of Gaussian features, which these nearly are
+        if site.trace.finite_width:  # as of Gaussian features, which these nearly are
             hidden = hidden.spread_as(Spread.of_gaussian(hidden, self.unembedding.width))
         return hidden, pull
 
-    def logits(self, x: AnySignal, place: Place, stem: Place) -> Any:
+    def logits(self, x: AnySignal, site: Site, stem: Site) -> Any:
         """The logits' moments, of `x` that the output matrix reads; a tied matrix finds its weights at the stem's place."""
-        gain = linear_second_moment.body(1.0, self.unembedding.width, self.weight_variance(place, stem))
-        return place.at("unembedding").forward(x.times(gain))
+        gain = linear_second_moment.body(1.0, self.unembedding.width, self.weight_variance(site, stem))
+        return site.at("unembedding").record(x.times(gain))
 
-    def weight_variance(self, place: Place, stem: Place) -> float:
+    def weight_variance(self, site: Site, stem: Site) -> float:
         """Variance of one entry of the output matrix, its own or the token embedding's."""
-        return float((stem.at("tokens") if self.unembedding.tied else place.at("unembedding")).variance("weight"))
+        return float((stem.at("tokens") if self.unembedding.tied else site.at("unembedding")).variance("weight"))
 
-    def loss_gradient(self, x: AnySignal, place: Place, stem: Place, token_match: float) -> tuple[float, float]:
+    def loss_gradient(self, x: AnySignal, site: Site, stem: Site, token_match: float) -> tuple[float, float]:
         """Moments, in front of the output matrix, of the gradient of the summed cross-entropy of every position.
 
         `x` is what that matrix reads. The targets are random: nothing is learnt yet. `token_match` is the probability that two
@@ -170,7 +170,7 @@ class LanguageHead(Head):
         from ..formulas.moments import loss_gradient_covariance, loss_gradient_second_moment
         from ..numerics.softmax import overlap, pair_overlap
 
-        weight, vocab = self.weight_variance(place, stem), self.unembedding.vocab
+        weight, vocab = self.weight_variance(site, stem), self.unembedding.vocab
         q, c = x.averages
         variance = linear_second_moment.body(q, self.unembedding.width, weight)
         one, two = overlap(variance, vocab), pair_overlap(variance, max(-1.0, min(1.0, c / q)), vocab)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..checks import check_whole
 from ..formulas.moments import linear_gradient, linear_second_moment
-from ..signal import AnySignal, Place, Pullback, finite
+from ..signal import AnySignal, Pullback, Site, finite
 from .base import Layer, Run, component
 from .tensor import ZEROS, Tensor
 
@@ -28,13 +28,13 @@ class Linear(Layer):
             return weight
         return weight | {"bias": Tensor((self.outputs,), "bias", self.inputs, self.outputs, start=ZEROS)}
 
-    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
-        weight = place.variance("weight")
+    def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        weight = site.variance("weight")
         y = x.times(linear_second_moment.body(1.0, self.inputs, weight))
         if self.bias:
-            y = y.with_bias(place.variance("bias"))
+            y = y.with_bias(site.variance("bias"))
         back = linear_gradient.body(1.0, self.outputs, weight)
-        return place.forward(finite(y, place.role)), place.traced(lambda g: g.times(back))
+        return site.record(finite(y, site.role)), site.record_gradient(lambda g: g.times(back))
 
     def own_flops(self, run: Run) -> int:
         return 2 * run.positions * self.inputs * self.outputs

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..checks import check_whole
 from ..formulas.moments import norm_moment
-from ..signal import AnySignal, Place, Pullback
+from ..signal import AnySignal, Pullback, Site
 from ..signal.residual import norm_factors
 from .base import Layer, Run, component
 from .tensor import ZEROS, Constant, Tensor
@@ -36,13 +36,13 @@ class Norm(Layer):
             return {}
         return {"weight": Tensor((self.width,), "gain", start=Constant(1.0 - self._offset), offset=self._offset)}
 
-    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
-        gain = place.gain(self._offset) if self.affine else 1.0
+    def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        gain = site.gain(self._offset) if self.affine else 1.0
         size, pair_size = x.second_moment + self.eps, x.pair_second_moment + self.eps
         known, scale = norm_factors(x), norm_moment.body
-        y = place.forward(x.of(scale(x.second_moment, size, gain), scale(x.covariance, pair_size, gain, known.covariance)))
+        y = site.record(x.of(scale(x.second_moment, size, gain), scale(x.covariance, pair_size, gain, known.covariance)))
         back, pair_back = scale(1.0, size, gain, known.gradient), scale(1.0, pair_size, gain, known.gradient_covariance)
-        return y, place.traced(lambda g: g.times(back, pair_back))
+        return y, site.record_gradient(lambda g: g.times(back, pair_back))
 
     @property
     def _offset(self) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checks import check_whole
 from ..errors import InputError, shown
-from ..signal import AnySignal, Place, TokenSignal
+from ..signal import AnySignal, Site, TokenSignal
 from .base import Layer, component
 from .tensor import ZEROS, Tensor
 
@@ -46,7 +46,7 @@ class Position(Layer):
         """Second moment of the fixed vectors that it adds."""
         return 0.0
 
-    def add(self, x: AnySignal, identity: AnySignal, place: Place, width: int) -> Any:
+    def add(self, x: AnySignal, identity: AnySignal, site: Site, width: int) -> Any:
         """The moments of `x`, features of a `width`, with its vectors added.
 
         `identity` has second moment 1 and, for covariance, the probability that two positions hold the same token.
@@ -100,8 +100,8 @@ class LearnedPositions(Position):
     def longest(self) -> int | None:
         return self.context
 
-    def add(self, x: AnySignal, identity: AnySignal, place: Place, width: int) -> Any:
-        return x.plus(identity.times(place.at("positions").variance("weight"), 0.0))
+    def add(self, x: AnySignal, identity: AnySignal, site: Site, width: int) -> Any:
+        return x.plus(identity.times(site.at("positions").variance("weight"), 0.0))
 
 
 @component
@@ -115,8 +115,8 @@ class SinusoidalPositions(Position):
     def fixed_variance(self) -> float:
         return 0.5
 
-    def add(self, x: AnySignal, identity: AnySignal, place: Place, width: int) -> Any:
-        waves = _sinusoidal(width, identity, place.walk.length)
+    def add(self, x: AnySignal, identity: AnySignal, site: Site, width: int) -> Any:
+        waves = _sinusoidal(width, identity, site.trace.length)
         return x.plus(identity.of(0.5 * identity.second_moment, 0.5 * waves))
 
 

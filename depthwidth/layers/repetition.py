@@ -1,8 +1,11 @@
-"""Walking through many copies of one block without walking through each.
+"""Shortcuts through many copies of one block.
 
-Exchangeable tokens: the stream in front of every block is found first, from tables where a norm makes that possible, and all
-blocks are then passed at once as arrays. Tokens that differ from each other: blocks are walked one by one at first and then at
-growing distances, because what a block adds to the stream changes slowly along the depth; between, it is interpolated.
+Exchangeable tokens: :func:`block_inputs` finds the stream at the input of every block, from tables if norms permit, and
+:func:`apply_all_blocks` then evaluates all blocks together as arrays. Tokens that differ from each other:
+:func:`apply_sampled_blocks` evaluates the first blocks one by one and later ones at growing distances, because the
+increments of the stream change slowly along the depth; it interpolates between them.
+
+The policy numbers below trade time for accuracy. ``tests/layers/test_repetition.py`` holds both against evaluating every block.
 """
 
 from __future__ import annotations
@@ -12,72 +15,73 @@ import math
 from typing import Any, NamedTuple
 
 from ..numerics.interpolation import Table, lagrange_weights, spline_values
-from ..signal import Place, Pullback, Row, Signal, Spread, TokenSignal, Walk, finite
+from ..signal import LogVariance, Pullback, Record, Signal, Site, Spread, TokenSignal, Trace, finite
 from ..signal.residual import advance, covariance_factor
 from .block import BlockLike, Residual
 
 Array = Any
 
 FEW_BLOCKS = 2
-"""So few blocks are walked one by one."""
+"""Up to this many blocks of exchangeable tokens are evaluated one by one: arrays cost more than two evaluations."""
 MANY_BLOCKS = 16
-"""More blocks than these, of tokens that differ, are walked at some."""
+"""Up to this many blocks of tokens that differ are evaluated one by one: sampling evaluates nearly all of them anyway."""
 
 
 # ---- exchangeable tokens ----
 
 
-def at_once(block: BlockLike, x: Signal, place: Place, layers: range) -> tuple[Signal, Pullback]:
-    """All blocks in one pass over arrays, once the stream in front of each of them is known."""
+def apply_all_blocks(block: BlockLike, x: Signal, site: Site, layers: range) -> tuple[Signal, Pullback]:
+    """All blocks together, as arrays, given the stream at the input of each from :func:`block_inputs`."""
     import numpy as np
 
-    walk = place.walk
-    inputs = block_inputs(block, x, place, layers)
-    walk.layer = layers
-    y, pull_blocks = block.moments(inputs, place)
+    trace = site.trace
+    inputs = block_inputs(block, x, site, layers)
+    trace.layer = layers
+    y, pull_blocks = block.moments(inputs, site)
     spread = y.spread and Spread(*(float(v[-1]) for v in y.spread))
     last = Signal(float(y.second_moment[-1]), float(y.covariance[-1]), spread)
 
     def pull(g: Signal) -> Signal:
-        # The gradient in front of a block is linear in the two moments of the one behind it.
-        with walk.silence():
+        # The gradient at a block's input is linear in the two moments of that at its output.
+        with trace.silence():
             unit = pull_blocks(Signal(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])))
         shape = (2, len(layers))
         (a, b), (c, d) = (np.broadcast_to(v, shape)[:, ::-1].tolist() for v in unit[:2])
         gamma, kappa = float(g.second_moment), float(g.covariance)
-        behind = []
+        outputs = []
         for one, other, pair_one, pair_other in zip(a, b, c, d, strict=True):
-            behind.append((gamma, kappa))
+            outputs.append((gamma, kappa))
             gamma, kappa = gamma * one + kappa * other, gamma * pair_one + kappa * pair_other
-        pull_blocks(Signal(*np.array(behind[::-1]).T))
+        pull_blocks(Signal(*np.array(outputs[::-1]).T))
         return Signal(gamma, kappa)
 
     return last, pull
 
 
-def block_inputs(block: BlockLike, x: Signal, place: Place, layers: range) -> Signal:
-    """The residual stream in front of each of these equal blocks, as arrays, given that in front of the first.
+def block_inputs(block: BlockLike, x: Signal, site: Site, layers: range) -> Signal:
+    """The residual stream at the input of each of these equal blocks, as arrays, given that at the first.
 
-    Where every branch reads a normalised stream and no number differs between the blocks, a branch's output depends on one
-    number, the correlation of two tokens. It is tabulated, and a block then costs microseconds. Otherwise each is walked.
+    If every branch reads a normalised stream and no weight variance differs between the blocks, a branch's output depends on
+    one number, the correlation of two tokens. It is tabulated, and a block then costs microseconds. Otherwise each block is
+    evaluated.
     """
-    walk = place.walk
+    trace = site.trace
     states: list[tuple[float, ...]] = []
     steps = None
-    with walk.silence():
-        for walk.layer in layers:
-            if steps is None and _normal(block, x, started=walk.layer > layers.start):
-                steps = [] if walk.recipe.varies(place.role) else _steps(block, x, place)
+    with trace.silence():
+        for trace.layer in layers:
+            if steps is None and _normal(block, x, started=trace.layer > layers.start):
+                steps = [] if trace.recipe.varies(site.role) else _steps(block, x, site)
             if steps:
-                states += _fast_states(steps, block.parallel, x, layers.stop - walk.layer)
+                states += _fast_states(steps, block.parallel, x, layers.stop - trace.layer)
                 break
             states.append(_state(x))
-            x, _ = block.moments(x, place)
+            x, _ = block.moments(x, site)
     import numpy as np
 
     columns = np.array(states).T
     inputs = Signal(columns[0], columns[1], Spread(*columns[2:]) if x.spread else None)
-    finite(inputs, place.role)
+    finite(inputs, site.role)
     return inputs
 
 
@@ -86,10 +90,11 @@ def _state(x: Signal) -> tuple[float, ...]:
 
 
 _SMALL_EPS = 2e-5
+"""Largest epsilon of a norm, relative to the stream's second moment, at which its output counts as of one size."""
 
 
 def _normal(block: BlockLike, x: Signal, *, started: bool) -> bool:
-    """Whether all branches read what a norm has brought to one size; a post-norm stack's first block reads what none has."""
+    """True if all branches read a normalised stream. The first block of a post-norm stack does not."""
     if x.covariance < 0:
         return False
     for _, part in block.branches:
@@ -102,28 +107,28 @@ def _normal(block: BlockLike, x: Signal, *, started: bool) -> bool:
 
 
 class _Step(NamedTuple):
-    """A branch as its table: output moments over the angle whose cosine is the correlation of what it reads."""
+    """A branch as a table: its output moments over the angle whose cosine is the correlation of its input."""
 
     table: Table
     skip: float | None
     """Factor on the stream; None for 1"""
     reads_norm: bool
     norm_behind: float | None
-    """Second moment that a post-norm leaves"""
+    """Second moment at the output of a post-norm"""
     omega: float
     width: int
 
 
-def _steps(block: BlockLike, x: Signal, place: Place) -> list[_Step]:
-    """Each branch's table, at the stream's size."""
+def _steps(block: BlockLike, x: Signal, site: Site) -> list[_Step]:
+    """A table for each branch, at the stream's current size."""
     import numpy as np
 
     size = x.second_moment
 
-    def outputs(part: Residual, at: Place, omegas: list[Any], angles: Any) -> Any:
+    def outputs(part: Residual, at: Site, omegas: list[Any], angles: Any) -> Any:
         y = Signal(np.full(angles.shape, size), size * np.cos(angles))
         if block.parallel and block.norm is not None:
-            y, _ = block.norm.moments(y, place.at("norm"))
+            y, _ = block.norm.moments(y, site.at("norm"))
         f, _, shape = part.branch_moments(y, at)
         omegas.append(shape.omega)
         scale = at.scales()[1] ** 2
@@ -131,7 +136,7 @@ def _steps(block: BlockLike, x: Signal, place: Place) -> list[_Step]:
 
     steps = []
     for name, part in block.branches:
-        at, omegas = place.at(name), list[Any]()
+        at, omegas = site.at(name), list[Any]()
         table = Table(functools.partial(outputs, part, at, omegas), 0.0, math.pi / 2)
         behind = None
         if part.norm_stream is not None:
@@ -146,6 +151,9 @@ def _steps(block: BlockLike, x: Signal, place: Place) -> list[_Step]:
 def _fast_states(steps: list[_Step], parallel: bool, x: Signal, times: int) -> list[tuple[float, ...]]:
     """The stream at the input of each of `times` blocks, from the branches' tables: :func:`advance` with plain floats."""
     q, c = x.second_moment, x.covariance
+    v: Any
+    w: Any
+    u: Any
     v, w, u = x.spread or (None, None, None)
     states: list[tuple[float, ...]] = []
     acos, each = math.acos, [(k == 0 or not parallel, step.table.pieces, *step[1:]) for k, step in enumerate(steps)]
@@ -176,45 +184,45 @@ def _fast_states(steps: list[_Step], parallel: bool, x: Signal, times: int) -> l
 # ---- tokens that differ ----
 
 _EVERY = 8
-"""The first blocks are walked one by one: there the stream changes most."""
+"""The first blocks are evaluated one by one, since the stream changes most there."""
 _REACH = 0.15
-"""A step is at most this share of the distance to the first and to the last block."""
+"""Largest step, as a share of the distance to the nearer end of the stack."""
 _TOLERANCE = 1e-5
-"""Of a step's error, relative to the stream's second moment."""
+"""Largest error of a step, relative to the stream's second moment; beyond it the step is halved."""
 _NEGLIGIBLE = 1e-5
-"""Of a gradient's second moment, where its series over the blocks between two that are walked ends."""
+"""Size of a term, relative to the gradient's second moment, at which the series over the blocks of a gap ends."""
 _KNOWN = 3
-"""What blocks add is extrapolated from so many of them."""
+"""Evaluated blocks through which the increments of the stream are interpolated, by a polynomial of one degree less."""
 
 
 class _Stop(NamedTuple):
-    """A block that is walked: its number, how it takes a gradient back, and what was written down in it."""
+    """An evaluated block: its number, its pullback and its records."""
 
     layer: int
     size: float
-    """Second moment of the stream in front of it"""
+    """Second moment of the stream at its input"""
     pull: Pullback
-    rows: list[Row]
-    log_variances: list[tuple[str, int | range, Any]]
+    records: list[Record]
+    log_variances: list[LogVariance]
 
 
 class _Course:
-    """What the last few blocks add to a vector, as a polynomial in ln(layer / layers above)."""
+    """The increments of the last few evaluated blocks, as a polynomial in ln(layer / layers above)."""
 
     def __init__(self, depth: int) -> None:
         self._logs = _logs(depth)
         self._known: list[tuple[int, Array]] = []
 
-    def know(self, layer: int, added: Array) -> None:
-        """Remember what this block adds."""
+    def append(self, layer: int, added: Array) -> None:
+        """Add the increment of one more block, and drop the oldest."""
         self._known = [*self._known[1 - _KNOWN :], (layer, added)]
 
-    def forget(self) -> None:
-        """Take back what was remembered last."""
+    def pop(self) -> None:
+        """Remove the last increment."""
         self._known.pop()
 
     def between(self, low: int, high: int) -> Array:
-        """What the blocks after `low` and before `high` add together."""
+        """Sum of the increments of the blocks after `low` and before `high`."""
         import numpy as np
 
         at, known = self._logs[low + 1 : high], [self._logs[layer] for layer, _ in self._known]
@@ -223,37 +231,37 @@ class _Course:
 
 
 def _logs(depth: int) -> Array:
-    """ln(l / (N - l)) for each of N blocks: a variable in which what happens near either end is smooth."""
+    """ln(l / (N - l)) at the middle of each of N blocks: a variable in which the stream is smooth near either end."""
     import numpy as np
 
     middles = np.arange(depth) + 0.5
     return np.log(middles / (depth - middles))
 
 
-def at_some(block: BlockLike, x: TokenSignal, place: Place, layers: range) -> tuple[TokenSignal, Pullback]:
-    """All blocks, of which some are walked; steps are halved until each errs by less than 1e-5 of the stream's size.
+def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: range) -> tuple[TokenSignal, Pullback]:
+    """All blocks, of which some are evaluated; a step is halved until its error is below 1e-5 of the stream's size.
 
-    A gradient passes every block, between those walked a mixture of the two beside it: what it adds up is not for
-    extrapolating, since some patterns over the positions die out within a few blocks. It is right to 1e-3.
+    The gradient passes every block; those of a gap act as mixtures of the two evaluated blocks beside it. Its increments cannot
+    be extrapolated, since some patterns over the positions die out within a few blocks. Error of the gradient: 1e-3.
     """
     import numpy as np
 
-    walk, times = place.walk, len(layers)
+    trace, times = site.trace, len(layers)
     course, stops = _Course(times), list[_Stop]()
     count = len(x.second_moment)
     before = layer = 0
     step, state, left = 1, _flat(x), _flat(x)
     while True:
-        walk.layer = layers.start + layer
-        with walk.aside() as (rows, log_variances):
-            y, pull_block = block.moments(_signal(x, state), place)
+        trace.layer = layers.start + layer
+        with trace.divert() as (records, log_variances):
+            y, pull_block = block.moments(_signal(x, state), site)
         added = _flat(y) - state
-        course.know(layer, added)
+        course.append(layer, added)
         if layer - before > 1:
             corrected = left + course.between(before, layer)
             error = np.abs(corrected - state)[: count + x.covariance.size].max() / y.averages[0]
             if error > _TOLERANCE:
-                course.forget()
+                course.pop()
                 step = (layer - before) // 2
                 layer = before + step
                 state = left + course.between(before, layer)
@@ -262,7 +270,7 @@ def at_some(block: BlockLike, x: TokenSignal, place: Place, layers: range) -> tu
             step += step // 2 + 1 if error < _TOLERANCE / 10 else 0
         elif layer >= _EVERY:
             step += 1
-        stops.append(_Stop(layer, x.positions.mean(state[:count]), pull_block, rows, log_variances))
+        stops.append(_Stop(layer, x.positions.mean(state[:count]), pull_block, records, log_variances))
         if layer == times - 1:
             break
         before, left = layer, state + added
@@ -270,7 +278,7 @@ def at_some(block: BlockLike, x: TokenSignal, place: Place, layers: range) -> tu
         step = max(1, min(step, int(_REACH * layer), int(_REACH * (times - 1 - layer)))) if layer >= _EVERY else 1
         layer += step
         state = left + course.between(before, layer)
-    _write_all(walk, stops, layers)
+    _record_all(trace, stops, layers)
 
     sizes = _sizes(stops, times)
 
@@ -278,23 +286,24 @@ def at_some(block: BlockLike, x: TokenSignal, place: Place, layers: range) -> tu
         passed = list[_Stop]()
         for k in range(len(stops) - 1, -1, -1):
             stop = stops[k]
-            with walk.aside() as (rows, _):
+            with trace.divert() as (records, _):
                 g = stop.pull(g)
-            passed.append(stop._replace(rows=rows, log_variances=[]))
+            passed.append(stop._replace(records=records, log_variances=[]))
             if k and stop.layer - stops[k - 1].layer > 1:
-                with walk.silence():
+                with trace.silence():
                     g = _between(g, stop, stops[k - 1], sizes)
-        _write_all(walk, passed, layers)
+        _record_all(trace, passed, layers)
         return g
 
     return _signal(x, state + added), pull
 
 
 def _between(g: TokenSignal, above: _Stop, below: _Stop, sizes: list[float]) -> TokenSignal:
-    """The gradient in front of the blocks between two that are walked, of that behind them.
+    """The gradient at the lower end of a gap between two evaluated blocks, given that at the upper end.
 
-    Each adds a mixture of what the two add, in proportion to one over the size of the stream it reads: block l takes g to
-    (1 + a_l B) g. The product of these is a polynomial in B, whose coefficients are the symmetric polynomials of the a_l.
+    Each block of the gap adds a mixture of the two blocks' increments, in proportion to one over the size of the stream it
+    reads: block l takes g to (1 + a_l B) g. The product of these is a polynomial in B, whose coefficients are the symmetric
+    polynomials of the a_l.
     """
     between = range(above.layer - 1, below.layer, -1)
     ends = 1 / (above.layer + 1), 1 / (below.layer + 1)
@@ -316,7 +325,7 @@ def _between(g: TokenSignal, above: _Stop, below: _Stop, sizes: list[float]) -> 
 
 
 def _symmetric(values: list[float]) -> list[float]:
-    """The elementary symmetric polynomials of these numbers: coefficients of the product of 1 + a x."""
+    """Elementary symmetric polynomials of these numbers: the coefficients of the product of 1 + a x."""
     found = [1.0]
     for value in values:
         found = [1.0, *(one + value * before for before, one in zip(found, [*found[1:], 0.0], strict=True))]
@@ -324,14 +333,14 @@ def _symmetric(values: list[float]) -> list[float]:
 
 
 def _flat(x: TokenSignal) -> Array:
-    """The moments, and the spread where there is one, as one vector."""
+    """The moments, and the spread if there is one, as one vector."""
     import numpy as np
 
     return np.concatenate([part.ravel() for part in (x.second_moment, x.covariance, *(x.spread or ()))])
 
 
 def _signal(like: TokenSignal, vector: Array) -> TokenSignal:
-    """The signal that :func:`_flat` made a vector of."""
+    """The inverse of :func:`_flat`."""
     import numpy as np
 
     n, square = len(like.second_moment), like.covariance.shape
@@ -345,15 +354,15 @@ def _signal(like: TokenSignal, vector: Array) -> TokenSignal:
 
 
 def _sizes(stops: list[_Stop], times: int) -> list[float]:
-    """Second moment of the stream in front of each block."""
+    """Second moment of the stream at the input of each block."""
     import numpy as np
 
     sizes: list[float] = np.interp(np.arange(times), [stop.layer for stop in stops], [stop.size for stop in stops]).tolist()
     return sizes
 
 
-def _write_all(walk: Walk, stops: list[_Stop], layers: range) -> None:
-    """Write down every block, from the rows of those that were walked."""
+def _record_all(trace: Trace, stops: list[_Stop], layers: range) -> None:
+    """Record every block, by interpolation between the records of those that were evaluated."""
     import numpy as np
 
     at = np.array([stop.layer for stop in stops])
@@ -362,23 +371,25 @@ def _write_all(walk: Walk, stops: list[_Stop], layers: range) -> None:
     logs = every[at[ascending]]
 
     columns: list[list[float]] = []
-    groups = list(zip(*(stop.rows for stop in stops), strict=True))
-    for rows in groups:
-        second = [row.second_moment for row in rows]
+    groups = list(zip(*(stop.records for stop in stops), strict=True))
+    for group in groups:
+        second = [record.second_moment for record in group]
         columns += [
             [math.log(value) for value in second],
-            [row.covariance / value for row, value in zip(rows, second, strict=True)],
-            [row.mean / math.sqrt(value) for row, value in zip(rows, second, strict=True)],
-            [row.spread for row in rows],
+            [record.covariance / value for record, value in zip(group, second, strict=True)],
+            [record.mean / math.sqrt(value) for record, value in zip(group, second, strict=True)],
+            [record.spread for record in group],
         ]
     heats = list(zip(*(stop.log_variances for stop in stops), strict=True))
     columns += [[float(value) for _, _, value in parts] for parts in heats]
     known = np.array(columns).T[ascending]
     along = (known if len(known) == len(layers) else spline_values(logs, known, every)).T
-    for number, rows in enumerate(groups):
+    for number, group in enumerate(groups):
+        first = group[0]
         size, shares, means, spread = along[4 * number : 4 * number + 4]
         exact = np.exp(size)
-        deviation = spread if math.isfinite(rows[0].spread) else math.nan
-        walk.rows.append(Row(rows[0].role, layers, rows[0].direction, means * np.sqrt(exact), exact, shares * exact, deviation))
+        deviation = spread if math.isfinite(first.spread) else math.nan
+        record = Record(first.role, layers, first.direction, means * np.sqrt(exact), exact, shares * exact, deviation)
+        trace.records.append(record)
     for parts, values in zip(heats, along[4 * len(groups) :], strict=True):
-        walk.log_variances.append((parts[0][0], layers, values))
+        trace.log_variances.append(LogVariance(parts[0].stack, layers, values))

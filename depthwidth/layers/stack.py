@@ -9,12 +9,12 @@ from typing import Any
 
 from ..checks import check_whole
 from ..errors import InputError
-from ..signal import AnySignal, Place, Pullback, Signal
+from ..signal import AnySignal, Pullback, Signal, Site
 from .base import Child, Layer, Run, component
 from .block import BlockLike, check_block
 from .norms import Norm
 from .positions import RelativeBias
-from .repetition import FEW_BLOCKS, MANY_BLOCKS, at_once, at_some
+from .repetition import FEW_BLOCKS, MANY_BLOCKS, apply_all_blocks, apply_sampled_blocks
 
 
 @component
@@ -31,17 +31,17 @@ class Repeat(Layer):
     def children(self) -> tuple[Child, ...]:
         return (Child("", self.block, copies=self.times, active=self.times),)
 
-    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
-        walk = place.walk
-        first = walk.layer if isinstance(walk.layer, int) else 0
+    def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        trace = site.trace
+        first = trace.layer if isinstance(trace.layer, int) else 0
         layers = range(first, first + self.times)
         if self.block.plain and isinstance(x, Signal) and self.times > FEW_BLOCKS:
-            return at_once(self.block, x, place, layers)
+            return apply_all_blocks(self.block, x, site, layers)
         if self.block.plain and self.times > MANY_BLOCKS and not self.block.reads_memory:
-            return at_some(self.block, x, place, layers)
+            return apply_sampled_blocks(self.block, x, site, layers)
         pulls: list[Pullback] = []
-        for walk.layer in layers:
-            x, pull_block = self.block.moments(x, place)
+        for trace.layer in layers:
+            x, pull_block = self.block.moments(x, site)
             pulls.append(pull_block)
 
         def pull(g: AnySignal) -> AnySignal:
@@ -138,29 +138,29 @@ class Stack(Layer):
             found.append((f"block.{where}", block, sum(times for _, times in places)))
         return tuple(found)
 
-    def moments(self, x: AnySignal, place: Place) -> tuple[Any, Pullback]:
-        walk, inside = place.walk, place.at("block")
-        entrance = place.at("input")
-        entrance.forward(x)
-        pulls: list[Pullback] = [entrance.traced(lambda g: g)]
+    def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        trace, inside = site.trace, site.at("block")
+        entrance = site.at("input")
+        entrance.record(x)
+        pulls: list[Pullback] = [entrance.record_gradient(lambda g: g)]
         first = 0
         for repeat in self.repeats:
-            walk.layer = first
+            trace.layer = first
             x, pull_blocks = repeat.moments(x, inside)
             pulls.append(pull_blocks)
             first += repeat.times
-        walk.layer = None
+        trace.layer = None
         if self.norm is not None:
-            x, pull_norm = self.norm.moments(x, place.at("norm"))
+            x, pull_norm = self.norm.moments(x, site.at("norm"))
             pulls.append(pull_norm)
-        place.forward(x)
+        site.record(x)
 
         def pull(g: AnySignal) -> AnySignal:
             for pull_part in reversed(pulls):
                 g = pull_part(g)
             return g
 
-        return x, place.traced(pull)
+        return x, site.record_gradient(pull)
 
     def recomputed_bytes(self, run: Run) -> int:
         """Bytes kept for the backward pass when only block inputs are stored and each block is computed again.

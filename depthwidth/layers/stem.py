@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checks import check_fraction, check_whole
 from ..errors import InputError, shown
-from ..signal import AnySignal, Place, Pullback, Spread
+from ..signal import AnySignal, Pullback, Site, Spread
 from .base import Child, Layer, Run, component
 from .linear import Linear
 from .norms import Norm
@@ -83,7 +83,7 @@ class Stem(Layer):
         """The factor on the rows of its tables of this kind."""
         return 1.0
 
-    def embed(self, place: Place, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
+    def embed(self, site: Site, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
         """The moments of the first block's input, and the map of a gradient back through the stem.
 
         Parameters
@@ -91,7 +91,7 @@ class Stem(Layer):
         identity : a signal of second moment 1 whose covariance is the probability that two positions hold the same token.
         segment_match : the probability that two positions are of the same segment.
         """
-        raise InputError(f"{place.role}: the moments of {type(self).__name__} are not known")
+        raise InputError(f"{site.role}: the moments of {type(self).__name__} are not known")
 
 
 @component
@@ -183,34 +183,34 @@ class TokenStem(Stem):
             "embedding_dropout": self.dropout,
         }
 
-    def embed(self, place: Place, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
-        x = identity.times(self.scale**2 * place.at("tokens").variance("weight"))
+    def embed(self, site: Site, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
+        x = identity.times(self.scale**2 * site.at("tokens").variance("weight"))
         narrow = self.projection is not None and self.projection.inputs != self.projection.outputs
         if not (narrow and self._added_width == self.width):
-            x = self._with_positions(x, identity, segment_match, place)
-        if place.walk.finite_width:
+            x = self._with_positions(x, identity, segment_match, site)
+        if site.trace.finite_width:
             x = x.spread_as(Spread.of_gaussian(x, self.tokens.width))
         pulls: list[Pullback] = []
         if self.norm is not None:
-            x, pull_norm = self.norm.moments(x, place.at("norm"))
+            x, pull_norm = self.norm.moments(x, site.at("norm"))
             pulls.append(pull_norm)
-        rate = self.dropout if place.walk.dropout else 0.0
+        rate = self.dropout if site.trace.dropout else 0.0
         x = x.after_dropout(rate).spread_as(x.spread)
         if self.projection is not None:
-            x, pull_projection = self.projection.moments(x, place.at("projection"))
+            x, pull_projection = self.projection.moments(x, site.at("projection"))
             pulls.append(pull_projection)
             if narrow and self._added_width == self.width:
-                x = self._with_positions(x, identity, segment_match, place)
-            if place.walk.finite_width:
+                x = self._with_positions(x, identity, segment_match, site)
+            if site.trace.finite_width:
                 x = x.spread_as(Spread.of_gaussian(x, min(self.projection.inputs, self.projection.outputs)))
-        place.forward(x)
+        site.record(x)
 
         def pull(g: AnySignal) -> AnySignal:
             for pull_part in reversed(pulls):
                 g = pull_part(g)
             return g.after_dropout(rate)
 
-        return x, place.traced(pull)
+        return x, site.record_gradient(pull)
 
     @property
     def _added_width(self) -> int | None:
@@ -219,12 +219,12 @@ class TokenStem(Stem):
             return self.positions.vectors_width
         return None if self.segments is None else self.segments.width
 
-    def _with_positions(self, x: AnySignal, identity: AnySignal, segment_match: float, place: Place) -> Any:
+    def _with_positions(self, x: AnySignal, identity: AnySignal, segment_match: float, site: Site) -> Any:
         """What positions and segments add; where they are as wide as the stream, behind the projection."""
         if self.positions is not None:
-            x = self.positions.add(x, identity, place, self.tokens.width)
+            x = self.positions.add(x, identity, site, self.tokens.width)
         if self.segments is not None:
-            q, nothing = place.at("segments").variance("weight"), 0.0 * identity.covariance
+            q, nothing = site.at("segments").variance("weight"), 0.0 * identity.covariance
             x = x.plus(identity.of(q * identity.second_moment, q * segment_match + nothing))
         return x
 
@@ -283,15 +283,15 @@ class PatchStem(Stem):
         image = (self.height, self.width_pixels)
         return {"patch": self.patch, "image": image, "channels": self.channels, "embedding_dropout": self.dropout}
 
-    def embed(self, place: Place, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
+    def embed(self, site: Site, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
         # Patches of unit variance, correlated as `identity` says, and positions.
         pixels = self.channels * self.patch**2
-        x = identity.times(pixels * place.variance("patch.weight") + (place.variance("patch.bias") if self.bias else 0.0))
-        x = x.plus(identity.times(place.variance("positions"), 0.0))
-        spread = Spread.of_gaussian(x, self.width) if place.walk.finite_width else None
-        rate = self.dropout if place.walk.dropout else 0.0
-        place.forward(x := x.after_dropout(rate).spread_as(spread))
-        return x, place.traced(lambda g: g.after_dropout(rate))
+        x = identity.times(pixels * site.variance("patch.weight") + (site.variance("patch.bias") if self.bias else 0.0))
+        x = x.plus(identity.times(site.variance("positions"), 0.0))
+        spread = Spread.of_gaussian(x, self.width) if site.trace.finite_width else None
+        rate = self.dropout if site.trace.dropout else 0.0
+        site.record(x := x.after_dropout(rate).spread_as(spread))
+        return x, site.record_gradient(lambda g: g.after_dropout(rate))
 
     def tensors(self) -> dict[str, Tensor]:
         kernel = (self.width, self.channels, self.patch, self.patch)

@@ -1,37 +1,42 @@
-"""The moments of a tensor at one site, in two grains, and the pass that carries them through a network."""
+"""The moments of a tensor at one site, in two grains; the recursion over residual branches; the pass that records both."""
 
+from .residual import NormFactors, add_branch, add_gradient, advance, norm_factors, post_norm_drift
 from .signal import (
     AnySignal,
     DrawSpread,
     Number,
-    Place,
     Pullback,
-    Row,
-    Scales,
     Signal,
     Spread,
     TokenSignal,
-    Walk,
     check_signal,
     common,
     finite,
     quotient,
 )
+from .trace import LogVariance, Record, Scales, Site, Trace
 
 __all__ = [
     "AnySignal",
     "DrawSpread",
+    "LogVariance",
+    "NormFactors",
     "Number",
-    "Place",
     "Pullback",
-    "Row",
+    "Record",
     "Scales",
     "Signal",
+    "Site",
     "Spread",
     "TokenSignal",
-    "Walk",
+    "Trace",
+    "add_branch",
+    "add_gradient",
+    "advance",
     "check_signal",
     "common",
     "finite",
+    "norm_factors",
+    "post_norm_drift",
     "quotient",
 ]

@@ -10,16 +10,14 @@ Derivation: docs/derivations/finite-width.md, (W1) to (W6), for the classes Spre
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InputError
 from ..formulas.depth import feed_forward_matrix_moment, feed_forward_matrix_spread
 from ..formulas.finite_width import gaussian_spread
 from ..formulas.moments import dropout_second_moment
-from ..numerics.interpolation import Table, TableFamily
 
 if TYPE_CHECKING:
     from .positions import Positions
@@ -246,195 +244,6 @@ def common(values: Number) -> float | None:
         return float(values)
     low, high = float(values.min()), float(values.max())
     return high if high - low <= 1e-12 * abs(high) else None
-
-
-class Row(NamedTuple):
-    """What is known of one site in one direction; for a range of blocks, arrays over them."""
-
-    role: str
-    layer: int | range | None
-    direction: str
-    mean: Number
-    second_moment: Number
-    covariance: Number
-    spread: Number = math.nan
-    """Relative standard deviation of the second moment over draws of the weights"""
-
-
-class Scales(Protocol):
-    """What a walk asks of a :class:`~depthwidth.initialization.Recipe`, which knows components and is above this module."""
-
-    def tensor(self, role: str, /) -> Any:
-        """With `std`, `mean` and `multiplier`: a number, or one for each block."""
-
-    def residual(self, role: str, /) -> Any:
-        """With `skip` and `branch`: a number, or one for each block."""
-
-    def varies(self, role: str, /) -> bool:
-        """Whether any number under this role differs from block to block."""
-
-
-@dataclass
-class Walk:
-    """One pass of moments through a tree: what is known on the way, and what is written down.
-
-    `layer` is the block the walk is in, or a range of blocks that it passes at once on arrays; None outside the blocks. With
-    `dropout` the network is in training mode. With `positions` the tokens are not exchangeable.
-    """
-
-    recipe: Scales
-    length: int
-    source_length: int
-    dropout: bool = True
-    finite_width: bool = True
-    positions: Positions | None = None
-    layer: int | range | None = None
-    memory: AnySignal | None = None
-    """The encoder's output, which cross-attention reads."""
-    memory_gradient: AnySignal | None = None
-    """What has come back to it so far; every decoder block adds its share."""
-    rows: list[Row] = field(default_factory=list)
-    families: dict[Any, TableFamily] = field(default_factory=dict)
-    """Integrals that this walk has asked for, see :meth:`family`"""
-    log_variances: list[tuple[str, int | range, Number]] = field(default_factory=list)
-    """For a stack's block, or each of a range: what it adds to the variance over draws of the logarithm of the gradient"""
-    silent: bool = False
-    """Whether nothing is written down for now."""
-
-    def family(self, key: Any, make: Callable[[float], Table], step: float, same: float = 1e-6) -> TableFamily:
-        """The :class:`~depthwidth.numerics.interpolation.TableFamily` of this key, this walk's own.
-
-        What a family holds depends on what it was asked for before, and no walk's numbers may depend on another's. The tables
-        themselves `make` may keep.
-        """
-        found = self.families.get(key)
-        if found is None:
-            found = self.families[key] = TableFamily(make, step, same)
-        return found
-
-    @contextmanager
-    def silence(self) -> Iterator[None]:
-        """Walk without writing anything down."""
-        before, self.silent = self.silent, True
-        try:
-            yield
-        finally:
-            self.silent = before
-
-    @contextmanager
-    def aside(self) -> Iterator[tuple[list[Row], list[tuple[str, int | range, Number]]]]:
-        """Write down on sheets of their own: rows, and what is known of variances of logarithms."""
-        before = self.rows, self.log_variances
-        self.rows, self.log_variances = [], []
-        try:
-            yield self.rows, self.log_variances
-        finally:
-            self.rows, self.log_variances = before
-
-    def write(self, role: str, layer: int | range | None, direction: str, mean: Number, signal: AnySignal) -> None:
-        """Write down the moments of a site."""
-        if self.silent:
-            return
-        if isinstance(signal, TokenSignal) and not isinstance(mean, float):
-            mean = signal.positions.mean(mean)
-        second, pair = signal.averages
-        self.rows.append(Row(role, layer, direction, mean, second, pair, signal.deviation))
-
-    def write_log_variance(self, role: str, value: Number) -> None:
-        """Write down what a residual adds to the variance of the logarithm of the gradient in front of it."""
-        if not self.silent and self.layer is not None:
-            self.log_variances.append((role.split(".")[0], self.layer, value))
-
-    def send_to_memory(self, gradient: AnySignal, layer: int | range | None) -> None:
-        """Add to the gradient of the encoder's output what the decoder block `layer`, or each of a range, sends there."""
-        if self.silent:
-            return
-        if isinstance(layer, range):
-            gradient = Signal(float(gradient.second_moment.sum()), float(gradient.covariance.sum()))
-        self.memory_gradient = gradient if self.memory_gradient is None else self.memory_gradient.plus(gradient)
-
-
-class Place:
-    """A site of the tree during a walk: where a component finds its weights' variances and leaves its moments."""
-
-    def __init__(self, walk: Walk, role: str) -> None:
-        self.walk = walk
-        self.role = role
-        self._children: dict[str, Place] = {}
-        self._weights: dict[str, Any] = {}
-
-    def at(self, child: str) -> Place:
-        """The place of a part; a part without a name stands at its owner's."""
-        if not child:
-            return self
-        found = self._children.get(child)
-        if found is None:
-            role = f"{self.role}.{child}" if self.role else child
-            found = self._children[child] = Place(self.walk, role)
-        return found
-
-    def variance(self, tensor: str) -> Number:
-        """Variance of one entry of a weight, its forward multiplier included."""
-        found = self._weights.get(tensor)
-        if found is None:
-            given = self.walk.recipe.tensor(f"{self.role}.{tensor}")
-            found = self._weights[tensor] = _square(_product(given.std, given.multiplier))
-        return self._here(found)
-
-    def gain(self, offset: float = 0.0) -> Number:
-        """Mean square of a norm's gain, its forward multiplier included; the gain is stored as its difference from `offset`."""
-        found = self._weights.get("gain")
-        if found is None:
-            given = self.walk.recipe.tensor(f"{self.role}.weight")
-            means = _square(_product(given.mean + offset, given.multiplier))
-            found = self._weights["gain"] = (means, _square(_product(given.std, given.multiplier)))
-        return self._here(found[0]) + self._here(found[1])
-
-    def scales(self) -> tuple[Number, Number]:
-        """The factors on a residual's skip path and branch."""
-        found = self._weights.get("scales")
-        if found is None:
-            given = self.walk.recipe.residual(self.role)
-            found = self._weights["scales"] = (given.skip, given.branch)
-        return self._here(found[0]), self._here(found[1])
-
-    def _here(self, value: Any) -> Number:
-        if not isinstance(value, tuple):
-            return float(value)
-        layer = self.walk.layer
-        if isinstance(layer, range):
-            import numpy as np
-
-            return np.array(value[layer.start : layer.stop])
-        return float(value[layer or 0])
-
-    def forward(self, signal: AnySignal, mean: Number = 0.0) -> Any:
-        """Write down the signal that a component puts out here, and its mean over weights and inputs."""
-        self.walk.write(self.role, self.walk.layer, "forward", mean, signal)
-        return signal
-
-    def traced(self, pull: Pullback) -> Pullback:
-        """`pull`, writing down the gradient that arrives behind the component here."""
-        layer = self.walk.layer
-
-        def traced(gradient: AnySignal) -> AnySignal:
-            self.walk.write(self.role, layer, "gradient", 0.0, gradient)
-            return pull(gradient)
-
-        return traced
-
-
-def _product(a: Any, b: Any) -> Any:
-    """The product of two numbers, or of one number for each block."""
-    if isinstance(a, tuple) or isinstance(b, tuple):
-        length = len(a) if isinstance(a, tuple) else len(b)
-        each_a, each_b = (x if isinstance(x, tuple) else (x,) * length for x in (a, b))
-        return tuple(x * y for x, y in zip(each_a, each_b, strict=True))
-    return a * b
-
-
-def _square(a: Any) -> Any:
-    return tuple(x * x for x in a) if isinstance(a, tuple) else a * a
 
 
 def check_signal(what: str, second_moment: float, correlation: float) -> Signal:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import table
 
-from depthwidth.analysis.propagation import PropagationOptions, WalkOptions, moments_of, propagate, walk_tree
+from depthwidth.analysis.propagation import PropagationOptions, TraceOptions, moments_of, propagate, trace_tree
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
 from depthwidth.initialization import recipe
@@ -24,7 +24,7 @@ def stack(layers, placement, *, width=128, heads=2, length=64, **choices):
 
 def ends(tree, made, *, finite_width, **given):
     """Second moment and correlation behind the last block, and the input gradient's second moment."""
-    rows = walk_tree(tree, made, variance=1.0, correlation=0.2, finite_width=finite_width, **given).rows
+    rows = trace_tree(tree, made, variance=1.0, correlation=0.2, finite_width=finite_width, **given).records
     (top,) = [row for row in rows if (row.role, row.direction) == ("encoder", "forward")]
     (front,) = [row for row in rows if (row.role, row.direction) == ("encoder.input", "gradient")]
     return top.second_moment, top.covariance / top.second_moment, front.second_moment
@@ -235,7 +235,7 @@ def test_the_arguments_that_are_handed_on_are_those_of_propagate():
     """`moments_of`, `diagnose` and others take them by one list, which type checkers and editors read."""
     arguments = list(inspect.signature(propagate).parameters)[2:]
     assert set(PropagationOptions.__annotations__) == set(arguments)
-    assert set(WalkOptions.__annotations__) == set(arguments) - {"lengths"}
+    assert set(TraceOptions.__annotations__) == set(arguments) - {"lengths"}
 
 
 def test_the_gradient_is_linear_in_what_comes_back():
@@ -243,7 +243,7 @@ def test_the_gradient_is_linear_in_what_comes_back():
     made = recipe(tree, "xavier")
 
     def front(gradient):
-        rows = walk_tree(tree, made, variance=1.0, correlation=0.2, gradient=gradient).rows
+        rows = trace_tree(tree, made, variance=1.0, correlation=0.2, gradient=gradient).records
         return next(row.second_moment for row in rows if (row.role, row.direction) == ("encoder.input", "gradient"))
 
     assert front((2.0, 0.3)) == pytest.approx(2 * front((1.0, 0.3)))

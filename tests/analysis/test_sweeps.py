@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from depthwidth.analysis.propagation import walk_tree
+from depthwidth.analysis.propagation import trace_tree
 from depthwidth.analysis.sweeps import sweep
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
@@ -17,7 +17,7 @@ def stack(depth=12, placement="pre", **choices):
 
 
 def walked(tree, made, **given):
-    rows = walk_tree(tree, made, **given).rows
+    rows = trace_tree(tree, made, **given).records
     (top,) = (row for row in rows if (row.role, row.direction) == ("encoder", "forward"))
     (front,) = (row for row in rows if (row.role, row.direction) == ("encoder.input", "gradient"))
     return np.array([

@@ -23,7 +23,8 @@ from depthwidth.layers import (
 from depthwidth.layers.activations import activation
 from depthwidth.layers.attention import LARGEST_SCORES
 from depthwidth.layers.feed_forward import activation_tables, hidden_moments
-from depthwidth.layers.stem import SEGMENT_MATCH, sinusoidal_correlation
+from depthwidth.layers.positions import sinusoidal_correlation
+from depthwidth.layers.stem import SEGMENT_MATCH
 from depthwidth.numerics.routing import routing
 from depthwidth.numerics.softmax import overlap
 from depthwidth.signal import Signal
@@ -116,7 +117,7 @@ def test_a_residual_branch_scales_and_adds():
 ])  # fmt: skip
 def test_kurtoses_of_hidden_features(name, kurtosis, slope_kurtosis):
     """By hand where they are rational; else by draws."""
-    *_, found, slope = activation_tables(name, start(Given()).walk)(1.3, 0.0)
+    *_, found, slope = activation_tables(name, start(Given()).trace)(1.3, 0.0)
     if kurtosis is None:
         x = math.sqrt(1.3) * np.random.default_rng(5).standard_normal(1_000_000)
         f, df = (activation(name)(x), activation(name).derivative(x))
@@ -169,7 +170,7 @@ def test_hidden_moments_are_averages_over_the_sample_correlation(rng, gated):
     x = pairs(rng, 40_000, d, r)
     rho = x.prod(1).sum(-1) / np.sqrt((x * x).sum(-1).prod(-1))
     mean, linear = float(rho.mean()), (Signal(1.0, float(rho.mean())) if gated else None)
-    tables = activation_tables(name, start(Given()).walk)
+    tables = activation_tables(name, start(Given()).trace)
     found = hidden_moments(name, Signal(1.0, mean), linear, d, tables)
     pair = np.asarray(activation(name).pair_moment(1.0, rho)) * (rho if gated else 1.0)
     assert same(pair, found.pair, slack=0.003)
@@ -295,8 +296,8 @@ def test_a_stem_adds_its_tables():
     """Tokens by their match, positions of no covariance, sinusoids of second moment 1/2, segments by theirs."""
     stem = TokenStem(Embedding(50, 8), SinusoidalPositions(), Embedding(2, 8), scale=2.0)
     given = Given(tokens_weight=0.25, segments_weight=0.5)
-    place = start(given, length=3, finite_width=False)
-    x, pull = stem.embed(place, Signal(1.0, 0.1), 0.6)
+    site = start(given, length=3, finite_width=False)
+    x, pull = stem.embed(site, Signal(1.0, 0.1), 0.6)
     waves = (2 * sinusoidal_correlation(8, 1) + sinusoidal_correlation(8, 2)) / 3  # three positions: two pairs, then one
     assert x == pytest.approx((1.0 + 0.5 + 0.5, 0.1 + 0.5 * waves + 0.3, None))
     assert pull(Signal(1.0, 0.2)) == pytest.approx((1.0, 0.2, None))
@@ -307,8 +308,8 @@ def test_a_head_takes_off_the_mean_by_simulation(rng):
     d, draws, r = 48, 3000, 0.5
     head = LanguageHead(Unembedding(d, 20), Linear(d, d, bias=False), LayerNorm(d, eps=0.0), activation="gelu")
     given = Given(transform_weight=1.0 / d)
-    place = start(given, finite_width=True)
-    x, _ = head.features(gaussian(1.0, r, d).spread_as(None), place)
+    site = start(given, finite_width=True)
+    x, _ = head.features(gaussian(1.0, r, d).spread_as(None), site)
     token = np.zeros((2, d))
     token[0, 0], token[1, 0], token[1, 1] = math.sqrt(d), r * math.sqrt(d), math.sqrt(d * (1 - r * r))
     hidden = activation("gelu")(np.einsum("ndk,tk->ntd", rng.standard_normal((draws, d, d)) / math.sqrt(d), token))

@@ -1,4 +1,4 @@
-"""Many copies of a block: which of them are walked, how exact the rest is, and the policy numbers behind that."""
+"""Many copies of a block: which of them are evaluated, how exact the rest is, and the policy numbers behind that."""
 
 import math
 
@@ -22,14 +22,9 @@ class Watched(Block):
     """A block that notes where it is asked for moments."""
 
     def moments(self, x, site, /):
-        if not current(site).silent:
-            SEEN.append(current(site).layer)
+        if not site.trace.silent:
+            SEEN.append(site.trace.layer)
         return super().moments(x, site)
-
-
-def current(site):
-    """The pass that a site belongs to."""
-    return getattr(site, "trace", None) or site.walk
 
 
 def block(kind=Watched, eps=0.0, causal=True, placement="pre", **choices):
@@ -49,7 +44,7 @@ def tokens(length=12, correlation=0.2):
     return TokenSignal(*positions.alike(1.0, correlation), positions)
 
 
-def walk(one, times, x, scales=None, gradient=True):
+def evaluate(one, times, x, scales=None, gradient=True):
     """Stream behind the last block and gradient in front of the first."""
     SEEN.clear()
     y, pull = Repeat(one, times).moments(x, start(scales or given(), finite_width=x.spread is not None))
@@ -59,7 +54,7 @@ def walk(one, times, x, scales=None, gradient=True):
 
 @pytest.mark.parametrize(("times", "singly"), [(1, True), (2, True), (3, False), (9, False)])
 def test_few_exchangeable_blocks_are_walked_and_more_are_passed_together(times, singly):
-    walk(block(causal=False), times, Signal(1.0, 0.2))
+    evaluate(block(causal=False), times, Signal(1.0, 0.2))
     assert ([*range(times)] if singly else [range(times)]) == SEEN
 
 
@@ -67,8 +62,8 @@ def test_few_exchangeable_blocks_are_walked_and_more_are_passed_together(times, 
 def test_up_to_sixteen_blocks_of_tokens_that_differ_are_walked(times, singly, monkeypatch):
     """Beyond that they may be sampled; steps longer than one begin where both ends are 14 blocks away."""
     asked = []
-    monkeypatch.setattr("depthwidth.layers.stack.at_some", lambda one, x, *others: asked.append(1) or (x, None))
-    walk(block(), times, tokens(), gradient=False)
+    monkeypatch.setattr("depthwidth.layers.stack.apply_sampled_blocks", lambda one, x, *others: asked.append(1) or (x, None))
+    evaluate(block(), times, tokens(), gradient=False)
     assert (asked == []) == singly
     assert ([*range(times)] if singly else []) == SEEN
 
@@ -76,7 +71,7 @@ def test_up_to_sixteen_blocks_of_tokens_that_differ_are_walked(times, singly, mo
 def test_how_a_deep_stack_is_sampled():
     """The first nine blocks one by one, then steps of at most 15 % of the distance to either end; the last block is walked."""
     depth = 400
-    walk(block(), depth, tokens(), gradient=False)
+    evaluate(block(), depth, tokens(), gradient=False)
     assert SEEN[:9] == list(range(9))
     visited = sorted(set(SEEN))
     assert visited[-1] == depth - 1
@@ -93,9 +88,9 @@ def test_how_a_deep_stack_is_sampled():
 def test_sampled_blocks_end_where_all_blocks_do(skip, monkeypatch):
     """The stream to 1e-5 of its size for each step, the gradient to 1e-3."""
     scales = given(skip=skip, branch=0.5)
-    some, front = walk(block(Block), 60, tokens(), scales)
+    some, front = evaluate(block(Block), 60, tokens(), scales)
     monkeypatch.setattr("depthwidth.layers.stack.MANY_BLOCKS", 10**6)
-    every, exact = walk(block(Block), 60, tokens(), scales)
+    every, exact = evaluate(block(Block), 60, tokens(), scales)
     size = every.averages[0]
     assert np.abs(some.second_moment - every.second_moment).max() < 3e-5 * size
     assert np.abs(some.covariance - every.covariance).max() < 3e-5 * size
@@ -114,10 +109,10 @@ def test_blocks_passed_together_are_blocks_walked_one_by_one(parallel, placement
     x = gaussian(1.0, 0.2, WIDTH) if spread else Signal(1.0, 0.2)
     scales = given(skip=skip, branch=0.7)
     one = block(Block, eps=1e-9, causal=False, placement=placement, parallel=parallel)
-    together, front = walk(one, 40, x, scales)
+    together, front = evaluate(one, 40, x, scales)
     monkeypatch.setattr("depthwidth.layers.stack.FEW_BLOCKS", 10**6)
     monkeypatch.setattr("depthwidth.layers.stack.MANY_BLOCKS", 10**6)
-    singly, exact = walk(one, 40, x, scales)
+    singly, exact = evaluate(one, 40, x, scales)
     assert together[:2] == pytest.approx(singly[:2], rel=1e-7)
     assert front[:2] == pytest.approx(exact[:2], rel=1e-6 if placement == "pre" else 4e-4)  # tables: 1e-5 for each block
     if spread:
@@ -145,7 +140,7 @@ def test_what_blocks_add_between_is_extrapolated_by_a_parabola():
     for power, exact in ((0, True), (1, True), (2, True), (3, False)):
         course = module._Course(50)
         for layer in (3, 5, 8, 12):
-            course.know(layer, np.array([logs[layer] ** power, 1.0]))
+            course.append(layer, np.array([logs[layer] ** power, 1.0]))
         found = course.between(12, 20)
         assert found[1] == pytest.approx(7)
         assert (found[0] == pytest.approx((logs[13:20] ** power).sum(), rel=1e-9)) == exact

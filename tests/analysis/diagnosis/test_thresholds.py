@@ -16,7 +16,7 @@ from depthwidth.initialization import recipe
 from depthwidth.initialization.recipes import ResidualScale
 from depthwidth.layers import Attention, FeedForward
 from depthwidth.numerics.softmax import overlap
-from depthwidth.signal import Place, Signal, Walk
+from depthwidth.signal import Signal, Site, Trace
 
 
 def encoder(depth, placement="pre", width=128, **choices):
@@ -163,8 +163,8 @@ def test_draws_differ_as_the_layers_say(branch):
     """The diagnosis and the recursion take the spread of a branch from different functions, which must agree."""
     tree = encoder(1, width=64)
     made = _unit_variance(recipe(tree, "xavier"), branch.width)
-    place = Place(Walk(made, 64, 64), "encoder.block.feed_forward")
-    spread = branch.draw_spread(Signal(1.0, 0.2), place)
+    site = Site(Trace(made, 64, 64), "encoder.block.feed_forward")
+    spread = branch.draw_spread(Signal(1.0, 0.2), site)
     moment, omega = _matrix_moments(branch)
     assert spread.omega == pytest.approx(omega, rel=0.01)
     if isinstance(branch, Attention) or branch.activation == "relu":  # the diagnosis takes every slope's kurtosis for ReLU's

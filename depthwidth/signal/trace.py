@@ -1,0 +1,222 @@
+"""One forward and backward pass of moments through a tree: what it knows at each site, and the records it leaves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from ..numerics.interpolation import Table, TableFamily
+from .signal import AnySignal, Number, Pullback, Signal, TokenSignal
+
+if TYPE_CHECKING:
+    from .positions import Positions
+
+
+class Record(NamedTuple):
+    """The moments of one site in one direction; for a range of blocks, arrays over them."""
+
+    role: str
+    """The site's path without the block's number"""
+    layer: int | range | None
+    direction: str
+    """``forward`` or ``gradient``"""
+    mean: Number
+    second_moment: Number
+    covariance: Number
+    spread: Number = math.nan
+    """Relative standard deviation of the second moment over draws of the weights"""
+
+
+class LogVariance(NamedTuple):
+    """A residual's share of the variance over draws of the log gradient, for one block or a range of blocks."""
+
+    stack: str
+    layer: int | range
+    value: Number
+
+
+class Scales(Protocol):
+    """The part of a :class:`~depthwidth.initialization.Recipe` that a trace reads; recipes import components, and so this."""
+
+    def tensor(self, role: str, /) -> Any:
+        """The start of one tensor: `std`, `mean` and `multiplier`, each a number or one for each block."""
+
+    def residual(self, role: str, /) -> Any:
+        """The factors `skip` and `branch` of one residual, each a number or one for each block."""
+
+    def varies(self, role: str, /) -> bool:
+        """True if any number under this role differs from block to block."""
+
+
+@dataclass
+class Trace:
+    """One pass of moments through a tree.
+
+    Parameters
+    ----------
+    recipe : the variances of all weights and the residual scales.
+    length, source_length : tokens of a sequence, and of the encoder's sequence.
+    dropout : training mode.
+    finite_width : carry spreads and correct for them.
+    positions : the positions that are followed one by one; None for exchangeable tokens.
+    layer : the current block, or a range of blocks that are passed together as arrays; None outside the blocks.
+    """
+
+    recipe: Scales
+    length: int
+    source_length: int
+    dropout: bool = True
+    finite_width: bool = True
+    positions: Positions | None = None
+    layer: int | range | None = None
+    memory: AnySignal | None = None
+    """The encoder's output, which cross-attention reads"""
+    memory_gradient: AnySignal | None = None
+    """The gradient at that output so far; every decoder block adds its share"""
+    records: list[Record] = field(default_factory=list)
+    families: dict[Any, TableFamily] = field(default_factory=dict)
+    """Tables that this trace has asked for, see :meth:`family`"""
+    log_variances: list[LogVariance] = field(default_factory=list)
+    silent: bool = False
+    """True while nothing is recorded"""
+
+    def family(self, key: Any, make: Callable[[float], Table], step: float, same: float = 1e-6) -> TableFamily:
+        """The :class:`~depthwidth.numerics.interpolation.TableFamily` of this key, private to this trace.
+
+        The tables of a family depend on the order of the questions, and no trace's numbers may depend on another trace. `make`
+        may keep the tables themselves.
+        """
+        found = self.families.get(key)
+        if found is None:
+            found = self.families[key] = TableFamily(make, step, same)
+        return found
+
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """Record nothing inside this context."""
+        before, self.silent = self.silent, True
+        try:
+            yield
+        finally:
+            self.silent = before
+
+    @contextmanager
+    def divert(self) -> Iterator[tuple[list[Record], list[LogVariance]]]:
+        """Record into two separate lists inside this context."""
+        before = self.records, self.log_variances
+        self.records, self.log_variances = [], []
+        try:
+            yield self.records, self.log_variances
+        finally:
+            self.records, self.log_variances = before
+
+    def record(self, role: str, layer: int | range | None, direction: str, mean: Number, signal: AnySignal) -> None:
+        """Record the moments of a site."""
+        if self.silent:
+            return
+        if isinstance(signal, TokenSignal) and not isinstance(mean, float):
+            mean = signal.positions.mean(mean)
+        second, pair = signal.averages
+        self.records.append(Record(role, layer, direction, mean, second, pair, signal.deviation))
+
+    def record_log_variance(self, role: str, value: Number) -> None:
+        """Record a residual's share of the variance of the log gradient at its input."""
+        if not self.silent and self.layer is not None:
+            self.log_variances.append(LogVariance(role.split(".")[0], self.layer, value))
+
+    def add_memory_gradient(self, gradient: AnySignal, layer: int | range | None) -> None:
+        """Add the gradient that the decoder block `layer`, or each of a range, sends to the encoder's output."""
+        if self.silent:
+            return
+        if isinstance(layer, range):
+            gradient = Signal(float(gradient.second_moment.sum()), float(gradient.covariance.sum()))
+        self.memory_gradient = gradient if self.memory_gradient is None else self.memory_gradient.plus(gradient)
+
+
+class Site:
+    """A named place in the tree during a trace: a component finds its weights' variances and leaves its records here."""
+
+    def __init__(self, trace: Trace, role: str) -> None:
+        self.trace = trace
+        self.role = role
+        self._children: dict[str, Site] = {}
+        self._weights: dict[str, Any] = {}
+
+    def at(self, child: str) -> Site:
+        """The site of a part; a part without a name has its owner's site."""
+        if not child:
+            return self
+        found = self._children.get(child)
+        if found is None:
+            role = f"{self.role}.{child}" if self.role else child
+            found = self._children[child] = Site(self.trace, role)
+        return found
+
+    def variance(self, tensor: str) -> Number:
+        """Variance of one entry of a weight, its forward multiplier included."""
+        found = self._weights.get(tensor)
+        if found is None:
+            given = self.trace.recipe.tensor(f"{self.role}.{tensor}")
+            found = self._weights[tensor] = _square(_product(given.std, given.multiplier))
+        return self._here(found)
+
+    def gain(self, offset: float = 0.0) -> Number:
+        """Mean square of a norm's gain, its forward multiplier included.
+
+        The stored gain is the gain less `offset`.
+        """
+        found = self._weights.get("gain")
+        if found is None:
+            given = self.trace.recipe.tensor(f"{self.role}.weight")
+            means = _square(_product(given.mean + offset, given.multiplier))
+            found = self._weights["gain"] = (means, _square(_product(given.std, given.multiplier)))
+        return self._here(found[0]) + self._here(found[1])
+
+    def scales(self) -> tuple[Number, Number]:
+        """The factors on a residual's skip path and on its branch."""
+        found = self._weights.get("scales")
+        if found is None:
+            given = self.trace.recipe.residual(self.role)
+            found = self._weights["scales"] = (given.skip, given.branch)
+        return self._here(found[0]), self._here(found[1])
+
+    def _here(self, value: Any) -> Number:
+        if not isinstance(value, tuple):
+            return float(value)
+        layer = self.trace.layer
+        if isinstance(layer, range):
+            import numpy as np
+
+            return np.array(value[layer.start : layer.stop])
+        return float(value[layer or 0])
+
+    def record(self, signal: AnySignal, mean: Number = 0.0) -> Any:
+        """Record the signal at a component's output here, and its mean over weights and inputs; return the signal."""
+        self.trace.record(self.role, self.trace.layer, "forward", mean, signal)
+        return signal
+
+    def record_gradient(self, pull: Pullback) -> Pullback:
+        """`pull`, preceded by a record of the gradient at the component's output here."""
+        layer = self.trace.layer
+
+        def recorded(gradient: AnySignal) -> AnySignal:
+            self.trace.record(self.role, layer, "gradient", 0.0, gradient)
+            return pull(gradient)
+
+        return recorded
+
+
+def _product(a: Any, b: Any) -> Any:
+    """The product of two numbers, or of one number for each block."""
+    if isinstance(a, tuple) or isinstance(b, tuple):
+        length = len(a) if isinstance(a, tuple) else len(b)
+        each_a, each_b = (x if isinstance(x, tuple) else (x,) * length for x in (a, b))
+        return tuple(x * y for x, y in zip(each_a, each_b, strict=True))
+    return a * b
+
+
+def _square(a: Any) -> Any:
+    return tuple(x * x for x in a) if isinstance(a, tuple) else a * a
