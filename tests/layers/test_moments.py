@@ -16,6 +16,7 @@ from depthwidth.layers import (
     MixtureOfExperts,
     Residual,
     RMSNorm,
+    Rotary,
     SinusoidalPositions,
     TokenStem,
     Unembedding,
@@ -27,7 +28,8 @@ from depthwidth.layers.positions import sinusoidal_correlation
 from depthwidth.layers.stem import SEGMENT_MATCH
 from depthwidth.numerics.routing import routing
 from depthwidth.numerics.softmax import overlap
-from depthwidth.signal import Signal
+from depthwidth.signal import Signal, TokenSignal
+from depthwidth.signal.positions import Positions
 
 
 def pairs(rng, draws, width, r, q=1.0):
@@ -338,3 +340,105 @@ def test_a_soft_cap_by_simulation(rng):
     capped = (8 * np.tanh(z / 8)) ** 2
     assert same(capped, Attention(16, 2, 2, 8, 8, softcap=8.0)._capped(30.0))
     assert not same(capped, 30.0)
+
+
+@pytest.mark.parametrize(("head_dim", "scores", "infinite"), [(64, 8.5, True), (64, 7.5, False), (60, 8.5, False)])
+def test_large_scores_of_large_heads_are_those_of_infinite_heads(head_dim, scores, infinite, monkeypatch):
+    """From a variance of 8 and 64 dimensions on, to spare seconds."""
+    asked = {}
+
+    def attend(positions, memory, **given):
+        asked.update(given)
+        raise StopIteration
+
+    monkeypatch.setattr("depthwidth.signal.attention.token_attention", attend)
+    layer = Attention(16, 1, 1, head_dim, 8, bias=False, out_bias=False)
+    given = Given(query_weight=1 / 16, key_weight=scores / 16, value_weight=1 / 16, out_weight=1 / 16)
+    positions = Positions.smooth(6)
+    x = TokenSignal(*positions.alike(1.0, 0.2), positions)
+    with pytest.raises(StopIteration):
+        layer.moments(x, start(given))
+    assert asked["head_dim"] == (None if infinite else head_dim)
+
+
+def test_infinite_heads_are_right_to_one_per_cent_for_large_scores():
+    """At the threshold itself: sums of squared probabilities over finite heads, against infinite ones."""
+    for keys in (8, 64, 1024):
+        finite, limit = overlap(8.0, keys, 64).P, overlap(8.0, keys).P
+        assert float(limit) == pytest.approx(float(finite), rel=0.011)
+
+
+def test_grouped_heads_of_one_token_by_hand():
+    """A sequence of one token: value and output maps alone; each value head's gradient is that of two query heads."""
+    layer = Attention(16, 4, 2, 8, 6, bias=False, out_bias=False)
+    given = Given(query_weight=1 / 16, key_weight=1 / 16, value_weight=0.05, out_weight=0.03)
+    positions = Positions.every(1)
+    x = TokenSignal(np.array([2.0]), np.array([[2.0]]), positions)
+    y, pull = layer.moments(x, start(given, length=1))
+    assert y.second_moment == pytest.approx([2.0 * 16 * 0.05 * 24 * 0.03])
+    front = pull(x.of(np.array([1.0]), np.array([[1.0]])))
+    assert front.second_moment == pytest.approx([16 * 0.03 * 24 * 0.05])
+
+
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_scores_of_two_tokens_by_hand(scale):
+    """Second moment d_h scale^2 q_q q_k; of two keys' scores what a rotation by one position leaves of their covariance."""
+    width, head_dim, r = 16, 8, 0.4
+    layer = Attention(
+        width, 2, 2, head_dim, 8, causal=False, bias=False, out_bias=False, position=Rotary(base=100.0), scale=scale
+    )
+    given = Given(query_weight=2 / width, key_weight=3 / width, value_weight=1 / width, out_weight=1 / width)
+    site = start(given, length=2, finite_width=False)
+    layer.moments(Signal(1.5, 1.5 * r), site)
+    (scores,) = [record for record in site.trace.records if record.role.endswith("scores")]
+    expected = head_dim * (1 / head_dim if scale is None else scale**2) * 3.0 * 4.5
+    assert scores.second_moment == pytest.approx(expected)
+    cosine = np.cos(100.0 ** (-np.arange(4) / 4)).mean()
+    assert scores.covariance == pytest.approx(expected * r * cosine)
+
+
+# Gated parts, positions of unequal variance, post-norm residuals.
+
+
+def test_a_bilinear_part_by_hand():
+    """f = down (gate x * up x): products of covariances forward, and both paths back."""
+    d, hidden = 16, 40
+    layer = FeedForward(d, hidden, activation="identity", gated=True, bias=False)
+    given = Given(gate_weight=2 / d, up_weight=3 / d, down_weight=0.5 / hidden)
+    y, front = through(layer, Signal(1.0, 0.4), given, Signal(1.0, 0.3), finite_width=False)
+    assert y[:2] == pytest.approx((6 * 0.5, 6 * 0.16 * 0.5))
+    gamma, kappa = d * 0.5 / hidden, d * 0.5 / hidden * 0.3
+    both = hidden * (2 / d * 3 + 3 / d * 2)
+    assert front[:2] == pytest.approx((both * gamma, both * 0.4 * kappa), rel=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [1.04, 1.4])
+def test_hidden_moments_of_tokens_of_unequal_variance(ratio):
+    """Against the pair moment of both variances: nearly alike from tables, to 1e-4, and else by itself."""
+    positions = Positions.every(2)
+    q = np.array([1.0, ratio])
+    pair = 0.5 * math.sqrt(ratio)
+    x = TokenSignal(q, np.array([[1.0, pair], [pair, ratio]]), positions)
+    found = hidden_moments("gelu", x, None, math.inf, activation_tables("gelu", start(Given()).trace))
+    exact = activation("gelu").pair_moment(1.0, 0.5, other_variance=ratio)
+    assert found.pair[0, 1] == pytest.approx(float(exact), rel=1e-4 if ratio < 1.05 else 1e-9)
+    assert found.second_moment == pytest.approx([float(activation("gelu").second_moment(v)) for v in q], rel=1e-4)
+
+
+@pytest.mark.parametrize("skip", [1.0, 0.8])
+def test_the_drift_of_a_post_norm_residual_is_that_of_the_scaled_stream(skip):
+    d, ratio = 16, 4
+    branch = FeedForward(d, ratio * d, activation="identity", bias=False)
+    layer = Residual(branch, norm_stream=RMSNorm(d, eps=0.0))
+    given = Given(skip=skip, branch=0.5, up_weight=1 / d, down_weight=1 / (ratio * d))
+    site = start(given)
+    site.trace.layer = 0
+    x = gaussian(1.0, 1.0, d)
+    _, pull = layer.moments(x, site)
+    a = 0.25 / skip**2
+    ((_, _, variance),) = site.trace.log_variances
+    assert variance == pytest.approx(2 * (4 * a + 2.5 * a * a) / ((1 + a) ** 2 * d), rel=1e-9)
+    size, v = skip**2 + 0.25, skip**4 * 2 + 0.25 * (4 * skip**2 + 2.5 * 0.25)
+    drift = -(2 * a + 1.25 * a * a) / ((1 + a) ** 2 * d)
+    expected = (1 + v / d / size**2) / size * (1 + drift) * size
+    assert pull(Signal(1.0, 0.0)).second_moment == pytest.approx(expected, rel=1e-9)
