@@ -68,17 +68,12 @@ def _fused(device: torch.device) -> bool | None:
     return True if device.type in {"cpu", "cuda"} else None
 
 
-def norm(tensors: list[Tensor]) -> Tensor:
-    """Euclidean norm of all entries of all tensors together."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
-
-
 def clip(training: Training, optimizer: torch.optim.Optimizer) -> Tensor | None:
-    """Shrink gradients that are too long, in place, and return the norm that all had together; none where nothing is clipped.
+    """Shrink gradients that are too long, in place, and return the norm that all had together; None if nothing is clipped.
 
     Two thresholds, each for a global norm, without waiting for the device:
 
-    - ``clip``: a number, for all parameters together;
+    - ``clip``: a number, for all parameters together (:func:`torch.nn.utils.clip_grad_norm_`);
     - ``relative_clip`` = C: ``sqrt(2 C lambda / eta)`` times the norm of the weights, for the parameters that decay at their
       group's rate lambda while they learn at eta (Li et al. 2022, arXiv 2202.00980, algorithm 1; there sqrt(C) = 2). With C = 1
       it is the gradient that scale-invariant weights have at equilibrium, so that C must exceed 1.
@@ -86,10 +81,8 @@ def clip(training: Training, optimizer: torch.optim.Optimizer) -> Tensor | None:
     if training.clip is None and training.relative_clip is None:
         return None
     groups = optimizer.param_groups
-    whole = norm([parameter.grad for group in groups for parameter in group["params"] if parameter.grad is not None])
-    if training.clip is not None:
-        gradients = [parameter.grad for group in groups for parameter in group["params"] if parameter.grad is not None]
-        torch._foreach_mul_(gradients, (training.clip / (whole + 1e-6)).clamp(max=1.0))
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    whole: Tensor = nn.utils.clip_grad_norm_(parameters, math.inf if training.clip is None else training.clip)
     if training.relative_clip is not None:
         _clip_relatively(training.relative_clip, groups)
     return whole
@@ -110,4 +103,5 @@ def _clip_relatively(C: float, groups: Groups) -> None:
     norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter, _ in held]))
     ratios = torch.tensor([ratio for _, ratio in held], dtype=norms.dtype, device=norms.device)
     limit = math.sqrt(2 * C) * torch.linalg.vector_norm(norms * ratios.sqrt())
-    torch._foreach_mul_(gradients, (limit / norm(gradients).clamp(min=1e-30)).clamp(max=1.0))
+    length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (limit / length.clamp(min=1e-30)).clamp(max=1.0))

@@ -395,7 +395,7 @@ def check_tokens(model: nn.Module, corpus: Corpus) -> None:
         raise InputError(f"train: the corpus holds token {largest}, and the model knows 0 to {rows - 1}")
 
 
-# What torch says of an index beyond a table, and of a target beyond the logits; otherwise under vmap.
+# Torch's words for an index beyond a table and for a target beyond the logits; others under vmap.
 _TABLE_TOO_SMALL: dict[type, tuple[str, ...]] = {
     IndexError: ("index out of range in self", "Target "),
     RuntimeError: ("is out of bounds for dimension",),
@@ -403,8 +403,8 @@ _TABLE_TOO_SMALL: dict[type, tuple[str, ...]] = {
 
 
 @contextlib.contextmanager
-def said_of_tokens(corpus: Corpus, context: int) -> Iterator[None]:
-    """Says in a sentence what a table that is too small says in torch's words; of models that do not show their size."""
+def explain_token_errors(corpus: Corpus, context: int) -> Iterator[None]:
+    """Turn torch's error about a table with too few rows into one sentence, for models that do not show their size."""
     try:
         yield
     except (IndexError, RuntimeError) as error:
@@ -594,7 +594,7 @@ class _Run:
             # Gradients of processes are averaged once, behind the last micro-batch.
             waits = contextlib.nullcontext() if last or self.world.size == 1 else self.parallel.no_sync()
             with waits:
-                with autocast(self.device, self.training.precision), said_of_tokens(self.corpus, self.training.context):
+                with autocast(self.device, self.training.precision), explain_token_errors(self.corpus, self.training.context):
                     loss = module(inputs[part], targets[part])
                 weighted = loss if size == rows else loss * ((part.stop - part.start) / rows)
                 weighted.backward()
@@ -648,7 +648,7 @@ def validation_loss(
     was = module.training
     module.eval()
     try:
-        with torch.no_grad(), autocast(), said_of_tokens(corpus, context):
+        with torch.no_grad(), autocast(), explain_token_errors(corpus, context):
             losses = torch.stack([module(*one).float() for one in corpus.validation_batches(batches, batch, context)])
     finally:
         module.train(was)

@@ -17,7 +17,8 @@ from verify.models.initialize import apply_init, parameter_groups
 from verify.models.model import build
 from verify.training.checkpoints import latest
 from verify.training.corpus import zipf_markov
-from verify.training.ensemble import _Ensemble, train_ensemble
+from verify.training.ensemble import train_ensemble
+from verify.training.ensemble_passes import Passes
 from verify.training.train import Training, WithLoss, language_loss, train, validation_loss
 
 RATES = (1e-3, 3e-3, 1e-2)
@@ -170,8 +171,8 @@ def test_after_the_tries_of_auto_buffers_are_still_the_members(corpus, monkeypat
         assert quickest(self) in ("batched", "loop")
         return "batched"
 
-    quickest = _Ensemble.quickest
-    monkeypatch.setattr(_Ensemble, "quickest", tried)
+    quickest = Passes.quickest
+    monkeypatch.setattr(Passes, "quickest", tried)
     alone(by_themselves := kept(), corpus, trainings(BRIEF))
     train_ensemble(members := kept(), corpus, trainings(BRIEF), device="cpu")
     assert apart(members, by_themselves) < 1e-5
