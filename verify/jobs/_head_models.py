@@ -98,7 +98,7 @@ def cut_losses_of(setting: Setting, shares: Sequence[float]) -> Iterator[Cut]:
     dimension in every layer), "allocated" (the exact optimum over layers at no more parameters), and the last two again with
     values cut like queries and keys: "uniform with values", "allocated with values".
     """
-    from ..measure.heads import shrink_heads
+    from ..measure.head_shrinking import shrink_heads
 
     model, loss, stderr = setting.train_whole()
     report = setting.measure(model)

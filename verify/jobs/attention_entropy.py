@@ -87,7 +87,8 @@ def measured_attention(fields: Mapping[str, Any], seed: int, batches: Tensor, de
     """The same numbers of every head of the model as transformers initialises it, layer by layer."""
     import tempfile
 
-    from ..measure.heads import load_model, measure_model
+    from ..measure.head_models import load_model
+    from ..measure.heads import measure_model
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.json"

@@ -36,7 +36,7 @@ def test_a_model_is_measured_where_it_lies(monkeypatch):
     pytest.importorskip("transformers")
     model = fresh_gpt2(gpt2_config(16, 16, 2), 0).to("meta")
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: self)
-    collector, _ = heads._passes(model, torch.zeros(2, 16, dtype=torch.long), True)
+    collector, _ = heads.run_passes(model, torch.zeros(2, 16, dtype=torch.long), True)
     sums = [value for layer in collector.layers for value in layer.values() if isinstance(value, torch.Tensor)]
     assert len(sums) > 20
     assert {value.device.type for value in sums} == {"meta"}

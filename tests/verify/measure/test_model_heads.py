@@ -23,26 +23,20 @@ with warnings.catch_warnings():
     transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
 
-from verify.measure.heads import (  # noqa: E402
-    LayerForms,
-    ValueForms,
-    _Collector,
-    _cuts,
-    _lost,
-    _Places,
-    _spectrum,
-    _value_cuts,
-    _value_lost,
-    _ValueCut,
-    _watching,
-    calibration_tokens,
+from verify.measure.head_cuts import (  # noqa: E402
+    ValueCut,
     cut_losses,
-    load_model,
-    measure_heads,
-    measure_model,
-    shrink_heads,
+    query_key_cuts,
+    query_key_loss,
+    query_key_spectrum,
+    value_cuts,
+    value_loss,
     value_losses,
 )
+from verify.measure.head_forms import LayerForms, ValueForms  # noqa: E402
+from verify.measure.head_models import calibration_tokens, load_model  # noqa: E402
+from verify.measure.head_shrinking import shrink_heads  # noqa: E402
+from verify.measure.heads import Places, _Collector, measure_heads, measure_model, recorded_outputs  # noqa: E402
 
 pytestmark = pytest.mark.hf
 
@@ -118,7 +112,7 @@ def test_the_spectrum_adds_up_to_the_logits_variance():
     sums = attended(query, key + 5.0, causal=False)
     for head in range(3):
         form = [sums[name][head] / sums[count] for name, count in (("queries", "rows"), ("keys", "places"))]
-        spectrum, _ = _spectrum(*form, torch.zeros(6, 6, dtype=torch.float64), 0.0, 1.0)
+        spectrum, _ = query_key_spectrum(*form, torch.zeros(6, 6, dtype=torch.float64), 0.0, 1.0)
         assert sum(spectrum) == pytest.approx(float(sums["variance"][head]) / sums["rows"], rel=1e-5)
 
 
@@ -262,9 +256,9 @@ def test_the_whitened_cut_is_the_best_of_its_rank():
         return sum(float(((s - (q[h] @ to_q) @ (k[0] @ to_k).T) ** 2).mean()) for h, s in enumerate(scores)) / whole
 
     for rank in (1, 3, 6):
-        ((to_q, to_k),) = _cuts(None, form, rank)
+        ((to_q, to_k),) = query_key_cuts(None, form, rank)
         best = loss(to_q, to_k)
-        assert _lost(form, [(to_q, to_k)]) == pytest.approx(best, rel=1e-9)
+        assert query_key_loss(form, [(to_q, to_k)]) == pytest.approx(best, rel=1e-9)
         assert cut_losses(None, form)[0][rank] == pytest.approx(best, rel=1e-9)
         generator = torch.Generator().manual_seed(rank)
         for _ in range(20):
@@ -282,7 +276,7 @@ def test_rotary_cuts_keep_whole_pairs():
         (Rotary(interleaved=True), [(0, 1), (2, 3), (4, 5), (6, 7)]),
     ):
         for rank in (2, 4, 6):
-            ((to_q, to_k),) = _cuts(position, form, rank)
+            ((to_q, to_k),) = query_key_cuts(position, form, rank)
             kept = to_q.diag()
             assert torch.equal(to_q, to_k)
             assert int(kept.sum()) == rank
@@ -317,7 +311,7 @@ def only_values(allocation, tree):
 
 def put_out(model, tree, batches):
     """What the first layer's attention adds to the stream, a decoder's first token left out, (rows, width)."""
-    with _watching([_Places(model, tree).out(0).module]) as seen, torch.no_grad():
+    with recorded_outputs([Places(model, tree).out(0).module]) as seen, torch.no_grad():
         model(batches)
     first = 1 if tree.attention.causal else 0
     return torch.cat(seen[0]).view(*batches.shape, -1)[:, first:].flatten(0, 1).double()
@@ -378,20 +372,20 @@ def test_other_weightings_of_the_values_lose_more(heads, kv_heads):
     form, *_ = drawn_values(heads, kv_heads)
     flat = torch.eye(6, dtype=torch.float64).expand(heads, heads, 6, 6)
     for rank in (1, 3, 5):
-        best = _value_lost(form, _value_cuts(form, kv_heads, rank))
+        best = value_loss(form, value_cuts(form, kv_heads, rank))
         assert value_losses(form, kv_heads)[rank] == pytest.approx(best, rel=1e-9)
         for wrong in (replace(form, mixed=flat), replace(form, gram=flat)):
-            worse = _value_lost(form, _value_cuts(wrong, kv_heads, rank)) / best
+            worse = value_loss(form, value_cuts(wrong, kv_heads, rank)) / best
             assert worse > (1.01 if rank == 3 else 1 + 1e-6)
         dropped = torch.diag((torch.arange(6) < rank).double())
         group = heads // kv_heads
-        assert _value_lost(form, [_ValueCut(dropped, (dropped,) * group)] * kv_heads) > 1.01 * best
+        assert value_loss(form, [ValueCut(dropped, (dropped,) * group)] * kv_heads) > 1.01 * best
 
 
 def test_heads_that_share_a_value_each_read_it_best():
     """The output map that fits each head's own covariance beats the one that fits their mean."""
     form, *_ = drawn_values(4, 1, seed=3)
-    cuts = _value_cuts(form, 1, 3)
+    cuts = value_cuts(form, 1, 3)
     mean = form.mixed[range(4), range(4)].mean(0)
     shared = mean @ cuts[0].to @ torch.linalg.pinv(cuts[0].to.T @ mean @ cuts[0].to)
     alone = sum(float(((g := torch.eye(6) - back @ cuts[0].to.T) @ form.mixed[h, h] @ g.T * form.gram[h, h]).sum())

@@ -1,0 +1,166 @@
+"""Models and texts to measure heads on: a local folder of the transformers library, a file of text."""
+
+from __future__ import annotations
+
+import sysconfig
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from depthwidth.architecture import Transformer
+from depthwidth.architecture.hf.files import read_json
+from depthwidth.errors import InputError, shown
+
+LONGEST_TEXT = 50_000_000
+
+LARGEST_RANDOM = 2_000_000_000
+
+LONGEST_CONTEXT = 1024
+
+SEQUENCES = 8
+
+
+def load_model(path: str | Path, seed: int = 0) -> tuple[nn.Module, Transformer, str]:
+    """A model from a local folder (config.json and safetensors weights) or, with random weights, from a configuration alone.
+
+    Nothing is downloaded, unpickled or run from the folder.
+
+    Returns
+    -------
+    The model in evaluation mode, its tree, and where its weights come from.
+
+    Raises
+    ------
+    InputError
+        where the folder's weights are not safetensors, do not fit, or the configuration cannot be read.
+    """
+    fields = read_json(path)
+    tree = Transformer.from_config(fields)
+    check_measurable(tree)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import transformers
+
+    from depthwidth.architecture.hf import FAMILIES
+
+    family = str(fields.get("model_type"))
+    known = FAMILIES[family].models
+    wanted = next((name for name in fields.get("architectures") or () if name in known), next(iter(known)))
+    plain = {key: value for key, value in fields.items() if key not in ("auto_map", "architectures", "_attn_implementation")}
+    folder = Path(path) if Path(path).is_dir() else None
+    weights = [] if folder is None else sorted(folder.glob("*.safetensors"))
+    others = (
+        []
+        if folder is None
+        else [f for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")]
+    )
+    if others and not weights:
+        raise InputError(f"heads: {shown(others[0].name)} is not safetensors; only such weights are read")
+    loud = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # remarks about token numbers that play no part here
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            config = transformers.AutoConfig.for_model(**plain)
+            cls = getattr(transformers, wanted)
+            if weights and folder is not None:
+                model = cls.from_pretrained(
+                    str(folder), config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
+                )
+                return model.eval(), tree, "the folder's weights"
+            if tree.parameters > LARGEST_RANDOM:
+                raise InputError(f"heads: random weights of {tree.parameters:,} parameters are too many to measure here")
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                return cls(config).eval(), tree, f"random weights as transformers initialises them, seed {seed}"
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file, a field that the library refuses: it has no one class of error for them
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"heads: {shown(str(path))} cannot be loaded: {line[:200]}") from None
+    finally:
+        transformers.logging.set_verbosity(loud)
+
+
+def _text(file: str | Path | None, least: int) -> tuple[str, str]:
+    """The calibration text and what to call it; without a file, Python's own library, in the order of its file names."""
+    if file is not None:
+        path = Path(file)
+        try:
+            if not path.is_file():
+                raise InputError(f"heads: there is no text file {shown(str(file))}")
+            if path.stat().st_size > LONGEST_TEXT:
+                raise InputError(f"heads: {shown(str(file))} is larger than {LONGEST_TEXT:,} bytes; give a part of it")
+            return path.read_text(encoding="utf-8"), shown(path.name)
+        except UnicodeDecodeError:
+            raise InputError(f"heads: {shown(str(file))} is not UTF-8 text") from None
+        except OSError as error:
+            raise InputError(f"heads: {shown(str(file))} cannot be read ({error.strerror})") from None
+    parts, size = [], 0
+    for source in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
+        parts.append(source.read_text(encoding="utf-8", errors="ignore"))
+        size += len(parts[-1])
+        if size >= least:
+            break
+    return "\n".join(parts), "Python's own library"
+
+
+def _tokens(text: str, folder: Path | None, vocab: int) -> tuple[Tensor, str]:
+    """Tokens by the folder's own tokenizer, or bytes."""
+    if folder is not None and (folder / "tokenizer.json").is_file():
+        from tokenizers import Tokenizer
+
+        try:
+            ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+        except Exception:  # the library raises plain Exception
+            raise InputError(f"heads: {shown(str(folder / 'tokenizer.json'))} is not a tokenizer that can be read") from None
+        if ids and max(ids) >= vocab:
+            raise InputError(f"heads: the folder's tokenizer has tokens beyond the model's {vocab:,}")
+        return torch.tensor(ids, dtype=torch.long), "tokens of its own tokenizer"
+    ids = (
+        torch.frombuffer(bytearray(text.encode("utf-8")), dtype=torch.uint8).long()
+        if text
+        else torch.empty(0, dtype=torch.long)
+    )
+    return ids % vocab, "bytes as tokens"
+
+
+def calibration_tokens(
+    tree: Transformer,
+    *,
+    text: str | Path | None = None,
+    context: int | None = None,
+    folder: Path | None = None,
+    skip: int = 0,
+) -> tuple[Tensor, str]:
+    """Up to eight sequences of `context` tokens from the start of a text, and what they are.
+
+    The first `skip` sequences are passed over: with 8 of them the rest is a text to measure on what was calibrated on those.
+
+    Raises
+    ------
+    InputError
+        where the text has fewer tokens than the context, or the context is longer than the model's.
+    """
+    if isinstance(skip, bool) or not isinstance(skip, int) or skip < 0:
+        raise InputError(f"heads: skip={shown(skip)} is not a whole number from 0")
+    own = tree.context or LONGEST_CONTEXT
+    length = min(own, LONGEST_CONTEXT) if context is None else context
+    if not 8 <= length <= own:
+        raise InputError(f"heads: context={length} is not a whole number from 8 to the model's {own:,}")
+    words, name = _text(text, 8 * length * (SEQUENCES + skip))
+    ids, how = _tokens(words[: 40 * length * (SEQUENCES + skip)], folder, tree.vocab)
+    if len(ids) < (1 + skip) * length:
+        least = f"the context of {length:,}" if not skip else f"{1 + skip} times the context of {length:,}"
+        raise InputError(f"heads: the text has {len(ids):,} tokens, fewer than {least}; give a longer one")
+    ids = ids[skip * length :]
+    rows = min(SEQUENCES, len(ids) // length)
+    return ids[: rows * length].view(rows, length), f"{name}, {how}"
+
+
+def check_measurable(tree: Transformer) -> None:
+    """Refuse a model whose heads are not measured."""
+    if tree.kind == "encoder-decoder" or tree.vocab == 0:
+        raise InputError("heads: only text models with one stack, decoders and encoders, are measured")
