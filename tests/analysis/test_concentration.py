@@ -173,6 +173,7 @@ def test_one_block_by_hand():
     assert found.squared_sum[0, 0] == pytest.approx(1 - 2.0 / beta)
 
 
+@pytest.mark.slow
 def test_the_critical_residual_gain_divides_the_stacks():
     """Below it 1 - p dies out over depth, above it p settles; so the formula's gain, from the slope of tanh at p = 1."""
     found = trainability([0.2], [0.0], depth=1)
@@ -215,6 +216,7 @@ def test_the_profile_is_the_concentration_of_every_softmax_of_the_walk(choices):
     assert any(row["phase"] != "condensed" for row in rows)
 
 
+@pytest.mark.slow
 def test_larger_weights_condense_attention_and_the_command_says_so(invoke, tmp_path):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 100,

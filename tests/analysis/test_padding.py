@@ -108,6 +108,7 @@ def test_a_token_alone_attends_to_itself(kind):
         assert row["correlation"] == pytest.approx(long[key]["correlation"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_of_many_lengths_some_are_walked(monkeypatch):
     """What is interpolated between them is right to 1e-4 of a length's own numbers."""
     tree = small(depth=1, kind="encoder", context=64)

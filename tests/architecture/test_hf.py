@@ -457,6 +457,7 @@ BESIDE = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(QUICK, max_examples=30)
 @given(data=st.data())

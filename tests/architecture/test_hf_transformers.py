@@ -17,7 +17,7 @@ from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES, read_config, read_design, write_config
 from depthwidth.layers import Rotary
 
-pytestmark = pytest.mark.hf
+pytestmark = [pytest.mark.hf, pytest.mark.slow]
 torch = pytest.importorskip("torch")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -394,6 +394,7 @@ class SingleToken:
         return np.array(found)
 
 
+@pytest.mark.slow
 def test_the_log_normal_spread_by_simulation(rng):
     width, draws = 64, 10_000
     logs = SingleToken(rng, width, draws).log_gradients(10)

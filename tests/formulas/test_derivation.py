@@ -15,6 +15,7 @@ def test_every_gaussian_formula_has_a_derivation():
     assert set(derivable()) == {f.__name__ for f in formulas(topic="gaussian")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", derivable())
 def test_the_derivation_gives_the_formula(name):
     found = derive(name)

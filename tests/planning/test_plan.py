@@ -65,6 +65,7 @@ def test_a_limit_is_used_but_never_exceeded(kind, amount, preset):
         assert shape.budget_miss <= 0
 
 
+@pytest.mark.slow
 @given(exponent=st.floats(4, 15), rule=st.sampled_from(sorted(rules())))
 @settings(max_examples=60, deadline=None)
 def test_any_budget_without_embedding_makes_a_plan(exponent, rule):
@@ -75,6 +76,7 @@ def test_any_budget_without_embedding_makes_a_plan(exponent, rule):
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False)) == json.loads(json.dumps(found.to_dict()))
 
 
+@pytest.mark.slow
 @given(exponent=st.floats(4, 15))
 @settings(max_examples=60, deadline=None)
 def test_any_total_budget_makes_a_plan_or_says_that_the_vocabulary_does_not_fit(exponent):
@@ -87,6 +89,7 @@ def test_any_total_budget_makes_a_plan_or_says_that_the_vocabulary_does_not_fit(
         assert plan(10**exponent).shape.parameters >= narrowest
 
 
+@pytest.mark.slow
 @given(small=st.floats(7.5, 13), factor=st.floats(1.3, 50))
 @settings(max_examples=30, deadline=None)
 def test_more_parameters_never_make_a_narrower_optimum(small, factor):
@@ -95,6 +98,7 @@ def test_more_parameters_never_make_a_narrower_optimum(small, factor):
     assert two.depth > one.depth
 
 
+@pytest.mark.slow
 @given(exponent=st.floats(17.5, 23), preset=st.sampled_from(["gpt3", "llama2", "llama3", "mixtral"]))
 @settings(max_examples=40, deadline=None)
 def test_no_runner_up_is_much_cheaper_by_shape_and_budget_than_the_recommendation(exponent, preset):
@@ -255,7 +259,7 @@ def test_nonsense_gets_one_sentence(call, sentence):
 def shapes_beside(monkeypatch, first, then):
     """Make the search find `first` at the first depth that is tried for a runner-up, `then` at all others."""
     found = iter([first])
-    monkeypatch.setattr(Search, "beside", lambda self, depth: [next(found, then)])
+    monkeypatch.setattr(Search, "shapes_of_depth", lambda self, depth: [next(found, then)])
 
 
 @pytest.mark.parametrize(("depth", "distinct"), [(2166, False), (2167, True)])
@@ -289,8 +293,8 @@ def test_a_shape_fifteen_per_cent_from_its_rule_is_explained(monkeypatch, side):
     own = plan("1T").rules["levine2020"].depth
     edge = own * math.exp(side * 0.15)
     for depth, explained in ((math.floor(edge), side < 0), (math.ceil(edge), side > 0)):
-        monkeypatch.setattr(Search, "recommended", lambda self, depth=depth: self.template.at(depth, 29696))
-        said = [note for note in plan("1T").notes if f"{own:.1f} layers" in note]
+        monkeypatch.setattr(Search, "recommend", lambda self, depth=depth: self.template.at(depth, 29696))
+        said = [note for note in plan("1T").notes if f"{own:.1f} layers x" in note]
         assert bool(said) == explained, depth / own
 
 
@@ -314,7 +318,7 @@ def test_a_runner_up_of_lower_loss_is_pointed_out(monkeypatch, change, miss, sai
 
     assert abs(plan("1T").shape.budget_miss) < 0.009
     monkeypatch.setattr(Search, "measure", measured)
-    assert any("runner-up has the lower predicted loss" in note for note in plan("1T").notes) == said
+    assert any("runner-up has a lower predicted loss" in note for note in plan("1T").notes) == said
 
 
 def test_every_kind_of_budget_is_described():

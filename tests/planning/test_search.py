@@ -19,9 +19,9 @@ def search(amount=10**9, kind="parameters", template=None, rule="levine2020"):
     return Search(Budget(kind, Fraction(amount)), find_rule(rule), template or Template.of("gpt3", head_dim=64))
 
 
-def demerit(one, miss, penalty=0.0):
+def cost(one, miss, penalty=0.0):
     """Of a shape whose amount is off by `miss` on a logarithmic scale."""
-    return one.demerit(one.amount * math.exp(miss), penalty)
+    return one.cost(one.amount * math.exp(miss), penalty)
 
 
 # The cost of missing a budget.
@@ -30,19 +30,19 @@ def demerit(one, miss, penalty=0.0):
 @pytest.mark.parametrize("side", [1, -1])
 def test_a_miss_below_one_per_cent_is_free_and_its_excess_costs_the_loss_it_makes(side):
     one = search()
-    assert demerit(one, side * 0.0099, 0.003) == 0.003
-    assert demerit(one, side * 0.0101, 0.003) == pytest.approx(0.003 + one.slope * 1e-4, rel=1e-6)
+    assert cost(one, side * 0.0099, 0.003) == 0.003
+    assert cost(one, side * 0.0101, 0.003) == pytest.approx(0.003 + one.loss_per_amount * 1e-4, rel=1e-6)
     # The loss of that slope: a budget 1 % smaller has a best shape whose loss is higher by about as much.
-    assert 0.04 < one.slope < 0.1
+    assert 0.04 < one.loss_per_amount < 0.1
 
 
 @pytest.mark.parametrize("side", [1, -1])
 def test_a_miss_beyond_five_per_cent_costs_itself(side):
     """Up to 5 % only the loss is counted, a few hundredths of the miss; from there on the miss as a whole besides."""
     one = search()
-    assert demerit(one, side * 0.0499) - demerit(one, side * 0.0498) == pytest.approx(one.slope * 1e-4, rel=1e-5)
-    assert demerit(one, side * 0.0502) - demerit(one, side * 0.0501) == pytest.approx((one.slope + 1) * 1e-4, rel=1e-5)
-    assert demerit(one, side * 0.0501) - demerit(one, side * 0.05) == pytest.approx((one.slope + 1) * 1e-4, rel=1e-5)
+    assert cost(one, side * 0.0499) - cost(one, side * 0.0498) == pytest.approx(one.loss_per_amount * 1e-4, rel=1e-5)
+    assert cost(one, side * 0.0502) - cost(one, side * 0.0501) == pytest.approx((one.loss_per_amount + 1) * 1e-4, rel=1e-5)
+    assert cost(one, side * 0.0501) - cost(one, side * 0.05) == pytest.approx((one.loss_per_amount + 1) * 1e-4, rel=1e-5)
 
 
 def test_a_limit_may_be_passed_only_by_what_rounding_brings_back():
@@ -51,11 +51,11 @@ def test_a_limit_may_be_passed_only_by_what_rounding_brings_back():
     whole = search(80 * 10**9, "memory", Template.of("gpt3", head_dim=128))
     assert whole.template.exact
     assert not rounded.template.exact
-    assert math.isfinite(demerit(rounded, 0.0199))
-    assert demerit(rounded, 0.0201) == math.inf
-    assert demerit(whole, 1e-6) == math.inf
-    assert math.isfinite(demerit(whole, -1e-6))
-    assert math.isfinite(demerit(search(), 1.0))  # a size to come close to is no limit
+    assert math.isfinite(cost(rounded, 0.0199))
+    assert cost(rounded, 0.0201) == math.inf
+    assert cost(whole, 1e-6) == math.inf
+    assert math.isfinite(cost(whole, -1e-6))
+    assert math.isfinite(cost(search(), 1.0))  # a size to come close to is no limit
 
 
 def test_a_shape_half_as_large_again_as_its_budget_is_no_answer():
@@ -73,13 +73,13 @@ def test_a_shape_half_as_large_again_as_its_budget_is_no_answer():
 class Stubbed(Search):
     """A search that finds what it is told to, and remembers how often it looked."""
 
-    def __init__(self, demerits, template=None):
+    def __init__(self, costs, template=None):
         super().__init__(Budget("parameters", Fraction(10**9)), find_rule("levine2020"), template or Template.of("gpt3"))
-        self.demerits, self.looked = list(demerits), 0
+        self.costs, self.looked = list(costs), 0
 
-    def best_of(self, shapes):
+    def cheapest(self, shapes):
         self.looked += 1
-        return self.demerits.pop(0), self.template.at(12, 64 * math.lcm(self.template.head_dim, 12))
+        return self.costs.pop(0), self.template.at(12, 64 * math.lcm(self.template.head_dim, 12))
 
 
 @pytest.mark.parametrize(("first", "looked"), [(0.0019, 1), (0.0021, 2)])
@@ -92,13 +92,13 @@ def test_it_looks_further_away_until_a_shape_costs_less_than_two_thousandths(fir
 
 def test_the_ranges_in_which_it_looks(monkeypatch):
     one, factors = Stubbed([1.0] * 4), []
-    monkeypatch.setattr(one, "around", lambda width, factor: factors.append(factor))
+    monkeypatch.setattr(one, "shapes_around", lambda width, factor: factors.append(factor))
     one.nearest()
     assert factors == [1.25, 2.0, 8.0, 64.0]
 
 
 class Heads(Search):
-    """A search whose best demerit depends on the head dimension as told."""
+    """A search whose best cost depends on the head dimension as told."""
 
     def __init__(self, by_head_dim):
         super().__init__(Budget("parameters", Fraction(10**9)), find_rule("levine2020"), Template.of("gpt3"))
@@ -115,14 +115,14 @@ def test_an_unusual_head_dimension_must_win_two_ten_thousandths_for_each_step_fr
     others = sorted({128, 96, 80, 64, 48, 32, 16, 8} - {usual}, key=lambda dim: abs(math.log(dim / usual)))
     other = others[rank - 1]
     for gain, chosen in ((1.9e-4, usual), (2.1e-4, other)):
-        assert Heads({usual: 5e-3, other: 5e-3 - rank * gain}).recommended().head_dim == chosen
+        assert Heads({usual: 5e-3, other: 5e-3 - rank * gain}).recommend().head_dim == chosen
 
 
 def test_a_good_shape_with_usual_heads_ends_the_search():
     usual = Heads({}).template.head_dim_at(1024)
     other = 96 if usual != 96 else 64
-    assert Heads({usual: 1.9e-3, other: 0.0}).recommended().head_dim == usual
-    assert Heads({usual: 2.1e-3, other: 0.0}).recommended().head_dim == other
+    assert Heads({usual: 1.9e-3, other: 0.0}).recommend().head_dim == usual
+    assert Heads({usual: 2.1e-3, other: 0.0}).recommend().head_dim == other
 
 
 # How many shapes it looks at.
@@ -136,12 +136,12 @@ def test_four_shapes_are_counted_exactly():
 
     def both(amount):
         one = search(amount, template=Template.of("llama2"))
-        shapes = list(one.around(one.wanted()[1], 1.25))
+        shapes = list(one.shapes_around(one.optimum()[1], 1.25))
         everything = min(
-            (one.demerit(float(one.budget.of(tree)), one.penalty(tree.depth, tree.width)), (tree.depth, tree.width))
+            (one.cost(float(one.budget.of(tree)), one.penalty(tree.depth, tree.width)), (tree.depth, tree.width))
             for tree in (one.template.at(*shape) for shape in set(shapes))
         )
-        found, tree = one.best_of(shapes)
+        found, tree = one.cheapest(shapes)
         return (found, (tree.depth, tree.width)), everything
 
     found, best = both(2_719_279_080)
@@ -158,7 +158,7 @@ def test_every_width_nearby_is_tried_up_to_twenty_nine_thousand():
     def left_out(width):
         step = one.template.step_at(width)
         fitting = {k * step for k in range(math.ceil(width / 1.25 / step), int(width * 1.25 / step) + 1)}
-        return fitting - {found for _, found in one.around(width, 1.25)}
+        return fitting - {found for _, found in one.shapes_around(width, 1.25)}
 
     one.budget, one.amount = replace(one.budget, amount=Fraction(10**14)), 1e14
     assert left_out(28_000) == set()
@@ -189,9 +189,9 @@ def test_depths_beside_one_lie_within_a_fifth_of_it():
     one = search(10**10, template=Template.of("gpt3", head_dim=128, multiple=1024))
     near = far = 0
     for depth in range(4, 200):
-        width = one.meets(lambda width, depth=depth: (depth, width))[1]
-        closing = {shape for found in one.template.widths_beside(width) for shape in one.closing(found)}
-        kept = set(one.beside(depth)) - {(depth, found) for found in one.template.widths_beside(width)}
+        width = one.meet_budget(lambda width, depth=depth: (depth, width))[1]
+        closing = {shape for found in one.template.widths_beside(width) for shape in one.shapes_of_width(found)}
+        kept = set(one.shapes_of_depth(depth)) - {(depth, found) for found in one.template.widths_beside(width)}
         factors = {shape: max(shape[0] / depth, depth / shape[0]) for shape in closing if shape[0] != depth}
         assert kept == {shape for shape, factor in factors.items() if factor <= 1.2}
         near += sum(1.15 < factor <= 1.2 for factor in factors.values())

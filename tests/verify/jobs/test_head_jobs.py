@@ -29,6 +29,8 @@ from verify.training import train as train_module  # noqa: E402
 from verify.training.corpus import zipf_markov  # noqa: E402
 from verify.training.train import Training  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.hf
 def test_a_model_is_measured_where_it_lies(monkeypatch):

@@ -39,6 +39,7 @@ def test_a_job_says_what_it_is(name):
     assert home.exists(), "one claim a file, called as the job"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", jobs())
 def test_the_large_sizes_have_runs(name, monkeypatch):
     """The first of them, without reading gigabytes of text; predicting all would take longer than this test may."""
@@ -52,6 +53,7 @@ def test_the_large_sizes_have_runs(name, monkeypatch):
         assert run_name(name, "code", first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", jobs())
 def test_a_size_can_be_planned(name):
     """Predictions are finite and name their formula and its version; a run that is planned twice is the same run."""
@@ -66,6 +68,7 @@ def test_a_size_can_be_planned(name):
     assert same_plan(plan, make_plan(jobs()[name], "tiny"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", jobs())
 def test_without_rows_nothing_is_claimed(name):
     job = jobs()[name]
@@ -148,6 +151,7 @@ def test_a_public_name_of_the_verifier_counts_as_the_module_that_defines_it(tmp_
     assert set(versions._imports_of(module, "verify")) == {"verify.models.model", "verify.measure.probes"}
 
 
+@pytest.mark.slow
 def test_the_version_of_a_formula_is_that_of_all_it_is_made_of(monkeypatch):
     """A change in what a formula imports is seen, in its coefficients too; one in what it does not import is not."""
     version, real = version_of("depthwidth.analysis.propagation"), versions._source
@@ -326,6 +330,7 @@ def test_noise_widens_the_tolerance_and_is_named():
     assert find_job("moments").judge(moment_rows(values={"variance": 1.2}, stderr=0.02), ()).outcome == "fails"
 
 
+@pytest.mark.slow
 def test_moments_at_a_tiny_size_are_as_predicted_and_a_wrong_prediction_is_not(tmp_path):
     pytest.importorskip("torch")
     moments = find_job("moments")

@@ -61,6 +61,7 @@ def test_a_right_crossing_holds_and_a_wrong_one_fails(rng):
     assert judged("depth-crossing", crossing_rows(rng, 3 * true), pair_prediction()).outcome == "fails"
 
 
+@pytest.mark.slow
 def test_intervals_of_crossings_cover_the_truth(rng):
     """95 % intervals over 10 sets: 9.5 expected, standard deviation 0.7; seeds' noise itself is known to 15 % only."""
     true = float(depth_pair_crossing(3, 6))

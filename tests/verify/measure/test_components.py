@@ -25,6 +25,8 @@ from verify.measure.components import (  # noqa: E402
 )  # fmt: skip
 from verify.rows import rows_from_csv  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def table(name):
     return rows_from_csv((data_directory() / "measured" / name).read_bytes(), name)

@@ -27,6 +27,7 @@ def judged(name, its):
     return find_job(name).judge(its, ())
 
 
+@pytest.mark.slow
 def test_trained_look_up_heads_reach_the_least_error():
     found = rows("head_saturation")
     assert {int(r.labels["length"]) for r in found} == {16, 64, 256, 1024}

@@ -12,6 +12,8 @@ from verify.jobs import find_job  # noqa: E402
 from verify.jobs.moments import NOISE, TOLERANCE  # noqa: E402
 from verify.rows import rows_from_csv  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 MEASURED = Path(__file__).parents[3] / "data" / "measured"
 JOBS = {"moments": "moments.csv", "transformers-init": "transformers_init.csv"}
 LABELS = {

@@ -38,7 +38,7 @@ from verify.measure.head_models import calibration_tokens, load_model  # noqa: E
 from verify.measure.head_shrinking import shrink_heads  # noqa: E402
 from verify.measure.heads import Places, _Collector, measure_heads, measure_model, recorded_outputs  # noqa: E402
 
-pytestmark = pytest.mark.hf
+pytestmark = [pytest.mark.hf, pytest.mark.slow]
 
 CONFIGS = {
     "gpt2": {"model_type": "gpt2", "n_layer": 2, "n_embd": 48, "n_head": 4, "n_positions": 64, "vocab_size": 256,

@@ -110,6 +110,7 @@ def test_the_mixed_values_have_their_heads_side_by_side(model, tokens):
     agree(rows, "decoder.block.0.attention.mix", moments_of(kept[0][0].detach()))
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_many_batches(model):
     """The standard error of a correlation over 16 sequences, against the scatter of many such batches."""
     generator = torch.Generator().manual_seed(2)
@@ -436,6 +437,7 @@ def test_a_probe_changes_nothing(model, tokens):
     assert all(torch.equal(plain[name], p.grad) for name, p in model.named_parameters())
 
 
+@pytest.mark.slow
 def test_compiled_models_are_measured_uncompiled(model, tokens):
     compiled = torch.compile(model, backend="eager")
     expected = compiled(tokens)
@@ -448,6 +450,7 @@ def test_compiled_models_are_measured_uncompiled(model, tokens):
     torch.testing.assert_close(compiled(tokens), expected)
 
 
+@pytest.mark.slow
 def test_parts_compiled_in_place_are_measured_too(model, tokens):
     with probe(model) as plain:
         model(tokens)

@@ -12,6 +12,8 @@ from depthwidth.layers import ALiBi  # noqa: E402
 from verify import build  # noqa: E402
 from verify.models.model import Pass  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def test_penalties_are_those_of_transformers():
     """Up to a constant of each row, which a softmax does not see."""

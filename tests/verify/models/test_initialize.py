@@ -296,6 +296,7 @@ def test_unit_offset_gains_carry_factors():
     assert gains == pytest.approx([1, 1 / math.sqrt(2), 1 / math.sqrt(3)], rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
 def test_under_compile(family):
     config = config_of(family)
@@ -320,6 +321,7 @@ def test_under_compile(family):
 # Parameter groups.
 
 
+@pytest.mark.slow
 def test_groups_hold_every_parameter_once():
     for scheme in schemes():
         config = config_of("gpt2")

@@ -23,6 +23,7 @@ SOME = settings(max_examples=60, deadline=None, derandomize=True, database=None,
 # Counts.
 
 
+@pytest.mark.slow
 @SOME
 @given(choices=designs(deepest=4))
 def test_every_design_has_its_trees_parameters_and_uses_them(choices):
@@ -52,6 +53,7 @@ def test_operations_of_every_design_are_those_torch_counts(choices):
     assert counted_flops(lambda: model(**given)) == tree.forward_flops(tokens, source=source, batch=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_models_have_their_parameters(name):
     config, _ = PUBLISHED[name]
@@ -123,6 +125,7 @@ def test_autocast_keeps_the_function():
         assert abs(low - loss) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [{}, {"positions": "rotary", "norm": "rmsnorm", "gated": True, "kv_heads": 2}, {"positions": "alibi", "window": 3}],

@@ -14,6 +14,8 @@ torch = pytest.importorskip("torch")
 
 from verify.jobs.moments import NOISE, TOLERANCE  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 WIDTH, HEADS, DEPTH, CORRELATION, STD = 64, 2, 2, 0.1, 0.15
 LENGTHS = (2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 16)
 """Most sequences are short: 44 of 176 places are no padding."""

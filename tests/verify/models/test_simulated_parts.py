@@ -20,6 +20,8 @@ torch = pytest.importorskip("torch")
 from verify import build  # noqa: E402
 from verify.jobs.moments import NOISE, TOLERANCE  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def of_tokens(x):
     """Second moment of a feature, and mean product of two tokens, of (length, width)."""

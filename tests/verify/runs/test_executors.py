@@ -18,6 +18,8 @@ from verify.runs.executors import LocalExecutor, Task, executor, processors
 from verify.runs.store import Store
 from verify.runs.sweep import prepare, sweep
 
+pytestmark = pytest.mark.slow
+
 OWN = Path(__file__).parents[1] / "own_jobs"
 
 

@@ -68,6 +68,7 @@ LAWS = "loss = E + A * width**-alpha + B * tokens**-beta"
 STARTS = {**START, "B": 20.0, "beta": 0.2}
 
 
+@pytest.mark.slow
 def test_known_coefficients_lie_within_their_errors(rng):
     """Over many synthetic sets the 68.3 % intervals cover the truth about so often."""
     hits, sets = np.zeros((2, 3)), 40
@@ -81,6 +82,7 @@ def test_known_coefficients_lie_within_their_errors(rng):
     assert (np.abs(hits - 0.683 * sets) < 4 * np.sqrt(0.683 * 0.317 * sets)).all(), hits
 
 
+@pytest.mark.slow
 def test_the_bootstrap_counts_runs_and_not_points(rng):
     """Ten points of a run share its luck: taken as independent, they promise errors that are much too small."""
     rows = power_law(rng, points=10)
@@ -107,6 +109,7 @@ def test_points_written_twice_are_no_new_runs(rng):
     assert naive[0] / naive[1] == pytest.approx(np.sqrt((200 - 3) / (8 - 3)), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_errors_over_runs_with_several_points_cover(rng):
     """Where each run has its luck, the errors by curvature are the scatter of repeated fits; points as runs are far off."""
     sets, truth = 40, np.array([1.7, 12.0, 0.6, 40.0, 0.3])
@@ -140,6 +143,7 @@ def test_a_coefficient_of_a_single_run_has_no_error(rng):
         fit_law(law, rows, {**START, "B": 0.1}, group="run", method="curvature")
 
 
+@pytest.mark.slow
 def test_the_bootstrap_agrees_with_the_curvature_where_both_hold(rng):
     rows = power_law(rng, runs=96)
     one, other = (fit_law(POWER, rows, START, method=method, draws=200) for method in ("curvature", "bootstrap"))

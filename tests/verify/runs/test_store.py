@@ -230,6 +230,7 @@ for number in range(100000):
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_writing(store):
     """kill -9 at ten moments: every file that is there is whole, and there are no gaps."""
     here = os.path.dirname(__file__)

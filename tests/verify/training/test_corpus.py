@@ -161,6 +161,7 @@ def test_a_folder_is_read_in_an_order_of_its_own(tmp_path):
     assert len(python_sources(3, root=tmp_path, validation=0).train) == 3
 
 
+@pytest.mark.slow
 def test_the_default_corpus_is_there_without_a_download():
     corpus = python_sources(1 << 16)
     assert len(corpus.train) + len(corpus.validation) == 1 << 16

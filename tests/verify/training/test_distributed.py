@@ -10,6 +10,8 @@ import pytest
 import torch
 from train_script import run
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 

@@ -21,6 +21,8 @@ from verify.training.ensemble import train_ensemble
 from verify.training.ensemble_passes import Passes
 from verify.training.train import Training, WithLoss, language_loss, train, validation_loss
 
+pytestmark = pytest.mark.slow
+
 RATES = (1e-3, 3e-3, 1e-2)
 SHORT = Training(steps=100, batch=4, context=16, warmup=5, clip=0.7, evaluate_batches=2)
 BRIEF = Training(steps=12, batch=4, context=16, warmup=3, evaluate_batches=2, evaluate_every=5)

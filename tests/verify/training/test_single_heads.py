@@ -7,6 +7,8 @@ from depthwidth.formulas import heads as laws
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 from killing import Killed, killing  # noqa: E402
 
 from verify.training import single_heads  # noqa: E402

@@ -112,6 +112,7 @@ def test_micro_batches_change_nothing_but_rounding(corpus):
     assert parts == pytest.approx(whole, rel=2e-5)
 
 
+@pytest.mark.slow
 def test_loss_approaches_its_floor_and_does_not_pass_it():
     corpus = zipf_markov(60_000, vocab=16, strength=2.0, validation=0.3)
     training = Training(steps=150, batch=16, context=16, learning_rate=1e-2, warmup=10, evaluate_batches=30)
@@ -132,6 +133,7 @@ def script(folder, *arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)  # noqa: S603
 
 
+@pytest.mark.slow
 def test_killed_runs_end_bit_for_bit_as_the_unbroken_one(tmp_path, unbroken):
     for arguments in (("kill-in-write", "1"), ("kill-at", "23"), ("kill-in-write", "2")):
         done = script(tmp_path, *arguments)
@@ -152,6 +154,7 @@ def test_killed_runs_end_bit_for_bit_as_the_unbroken_one(tmp_path, unbroken):
     assert not list(tmp_path.glob(".*.part"))
 
 
+@pytest.mark.slow
 def test_weights_after_a_stop_are_those_of_the_unbroken_run(tmp_path, unbroken):
     first = train(script_model(), script_corpus(), SCRIPT, folder=tmp_path, checkpoint_every=7, device="cpu", time_limit=0.0)
     assert (first.status, first.steps) == ("stopped", 1)
@@ -161,6 +164,7 @@ def test_weights_after_a_stop_are_those_of_the_unbroken_run(tmp_path, unbroken):
     assert broken.seconds > first.seconds
 
 
+@pytest.mark.slow
 def test_a_forgotten_optimizer_is_caught(tmp_path, unbroken):
     """Negative control: a checkpoint without one moment of one weight ends elsewhere."""
     train(script_model(), script_corpus(), SCRIPT, folder=tmp_path, device="cpu", time_limit=0.0)
@@ -328,6 +332,7 @@ def test_relative_clipping_is_that_of_the_paper():
     assert total([weights[0].grad]) != pytest.approx(math.sqrt(4 * 0.1 / 0.5) * total([weights[0].detach()]), rel=1e-2)
 
 
+@pytest.mark.slow
 def test_norm_of_scale_invariant_weights_goes_to_its_equilibrium():
     """SGD with decay on a loss of the direction alone: |x|^4 -> eta sigma^2 / (2 lambda), whatever the norm at the start."""
     eta, decay, size = 0.05, 0.05, 200
