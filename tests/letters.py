@@ -3,7 +3,7 @@
     python tests/letters.py            # writes the table into docs/glossary.md
     python tests/letters.py --print    # prints it
 
-One line a letter: the arguments it stands for, their units, and the topics (files of depthwidth/formulas) that use it.
+One line per letter: the arguments it stands for with their meanings, their units, and the topics that use it.
 """
 
 from __future__ import annotations
@@ -30,19 +30,27 @@ def letters() -> dict[str, set[str]]:
 
 def table() -> str:
     """The table in Markdown."""
-    units, topics = defaultdict(set), defaultdict(set)
+    units, topics, meanings = defaultdict(set), defaultdict(set), defaultdict(set)
     for formula in formulas():
         for parameter in formula.parameters.values():
             topics[parameter.letter].add(formula.topic)
+            meanings[parameter.letter, parameter.name].add(parameter.meaning)
             if parameter.domain.unit:
                 units[parameter.letter].add(parameter.domain.unit)
     lines = ["| letter | arguments | units | topics |", "|---|---|---|---|"]
     for letter, names in sorted(letters().items(), key=lambda pair: (pair[0].lower(), pair[0])):
-        cells = (f"`{name}`" for name in sorted(names))
+        cells = (_described(name, meanings[letter, name]) for name in sorted(names))
         lines.append(
-            f"| `{letter}` | {', '.join(cells)} | {'; '.join(sorted(units[letter]))} | {', '.join(sorted(topics[letter]))} |"
+            f"| `{letter}` | {'; '.join(cells)} | {'; '.join(sorted(units[letter]))} | {', '.join(sorted(topics[letter]))} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _described(name: str, meanings: set[str]) -> str:
+    """An argument with its shortest meaning, the most general one."""
+    shortest = min(filter(None, meanings), key=lambda text: (len(text), text), default="")
+    words = re.sub(r":\w+:`~?([^`]*)`|`", r"\1", shortest.partition(";")[0]).replace("|", "/")
+    return f"`{name}`" + (f": {words}" if words else "")
 
 
 def written(text: str) -> dict[str, set[str]]:
