@@ -35,6 +35,7 @@ from depthwidth.layers.positions import Rotary
 from depthwidth.planning.head_allocation import Allocation, LayerNeed, allocate_heads, diffuse_need, retrieval_need
 
 from ..models.locate import locate, tree_of
+from .attention import concentration
 from .head_cuts import cut_losses, query_key_spectrum, value_loss_curve
 from .head_forms import HeadMeasure, LayerForms, ValueForms
 from .head_models import calibration_tokens, check_measurable, load_model
@@ -205,8 +206,7 @@ class _Collector:
         count = seen.sum(-1).clamp(min=1)
         mean = torch.where(seen, x, 0.0).sum(-1) / count
         variance = torch.where(seen, (x - mean[..., None]) ** 2, 0.0).sum(-1) / count
-        shared = (p * p).sum(-1)
-        entropy = -(p * torch.log(p.clamp(min=1e-300))).sum(-1)
+        entropy, shared = concentration(p)
         q = query[:, :, first:].double()
         k, v = (t[:, :, 1:].double() for t in (key, value))
         k, v = k - k.mean(2, keepdim=True), v - v.mean(2, keepdim=True)

@@ -35,6 +35,7 @@ from depthwidth.errors import InputError, nearest, shown
 
 from ..models.locate import WRAPPERS
 from ..models.model import Mix
+from .attention import concentration
 
 MOMENTS = ("mean", "second_moment", "variance", "covariance", "correlation")
 """Of an output (batch, tokens, features), as ``propagate`` has them: covariance and correlation of two different tokens."""
@@ -286,8 +287,8 @@ def _attention(scores: Tensor) -> Tensor:
     count = seen.sum(-1)
     weights = torch.softmax(scores.masked_fill(~seen, -torch.inf), dim=-1)
     some = count > 0  # a query that sees nothing (padding) has no weights
-    entropy = torch.special.entr(torch.where(some[..., None], weights, 0.0)).sum(-1)
-    effective = 1 / torch.where(some, weights.square().sum(-1), torch.nan)
+    entropy, shared = concentration(torch.where(some[..., None], weights, 0.0))
+    effective = 1 / torch.where(some, shared, torch.nan)
     kept = torch.where(seen, scores, 0.0)
     centre = kept.sum(-1, keepdim=True) / count[..., None]
     variance = torch.where(seen, (kept - centre).square(), 0.0).sum(-1) / count

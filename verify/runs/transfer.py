@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +90,7 @@ def export_evidence(store: Store, path: str | Path, names: Sequence[str] = ()) -
         row
         for its in store.rows().values()
         for row in its
-        if (not names or row.job in names) and row.predicted is not None and row.stderr and _kept(row.site)
+        if (not names or row.job in names) and row.predicted is not None and row.stderr is not None and _kept(row.site)
     ]
     if not rows:
         raise InputError(
@@ -109,8 +110,8 @@ def _order(row: Row) -> list[str]:
 
 
 def _kept(site: str) -> bool:
-    """Whether a site's block is one of those kept: 1, 2, 3, 4, 6, 8, 12 and so on, counted from 1."""
-    numbers = [int(part) + 1 for part in site.split(".") if part.isdigit()]
+    """True unless a site is in a block that is left out: those kept are 1, 2, 3, 4, 6, 8, 12 and so on, counted from 1."""
+    numbers = [int(number) + 1 for number in re.findall(r"\b(?:block|layer)\.(\d+)", site)]
     return all(number & (number - 1) == 0 or (number % 3 == 0 and (number // 3) & (number // 3 - 1) == 0) for number in numbers)
 
 

@@ -1,0 +1,36 @@
+"""Concentration of attention: entropy and squared sum of rows of probabilities, measured in one way everywhere."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Concentration(NamedTuple):
+    """The concentration of each row of attention weights. Means over many batches are taken by adding these up."""
+
+    entropy: Tensor
+    """in nats: ln n for n equal weights, 0 for a single one"""
+    squared_sum: Tensor
+    """1/n for n equal weights, 1 for a single one; its inverse is the effective number of tokens"""
+
+
+def concentration(weights: Tensor) -> Concentration:
+    """Entropy and squared sum of probability rows.
+
+    Parameters
+    ----------
+    weights : (..., keys), not negative, each row with sum 1. A weight of 0 adds nothing to either.
+
+    Returns
+    -------
+    Two tensors of shape (...), in the dtype of the weights.
+    """
+    return Concentration(torch.special.entr(weights).sum(-1), squared_sum(weights))
+
+
+def squared_sum(weights: Tensor) -> Tensor:
+    """The sum of squares of each probability row: (..., keys) to (...)."""
+    return weights.square().sum(-1)
