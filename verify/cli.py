@@ -1,4 +1,4 @@
-"""``depthwidth verify``: run jobs, see where they stand, report, move rows between machines, fit."""
+"""``depthwidth verify``: run jobs, show their state, report, move rows between machines, fit."""
 
 from __future__ import annotations
 
@@ -26,24 +26,29 @@ RUNS_VARIABLE = "DEPTHWIDTH_RUNS"
 def _folder(function: F) -> F:
     return click.option(
         "--out", metavar="DIR", default=lambda: os.environ.get(RUNS_VARIABLE) or "runs",
-        help=f"Folder of plans and rows  [{RUNS_VARIABLE} in the environment, else ./runs].",
+        help=f"Folder of plans and rows.  [default: {RUNS_VARIABLE} in the environment, else ./runs]",
     )(function)  # fmt: skip
 
 
 def _how(function: F) -> F:
-    """How runs are carried out."""
+    """Options for the execution of runs."""
     for option in (
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
         click.option(
-            "--address", metavar="ADDRESS", help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT  [starts one here]."
+            "--address", metavar="ADDRESS", help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT.  [default: start one here]"
         ),
         click.option(
             "--ensemble",
             metavar="N",
             type=click.IntRange(1),
-            help="Runs of one shape that are trained in one program, at most  [as was begun; 16 on a GPU, 1 on a CPU].",
+            help="Most runs of one shape in one program.  [default: as in the plan; 16 on a GPU, 1 on a CPU for a new one]",
         ),
-        click.option("--workers", metavar="N", type=int, help="Runs at once  [one a GPU or processor; what the cluster has]."),
+        click.option(
+            "--workers",
+            metavar="N",
+            type=int,
+            help="Runs at once.  [default: one per GPU or processor; all that fit the cluster]",
+        ),
         click.option("--executor", "executor_name", type=click.Choice(["local", "ray"]), default="local", show_default=True),
     ):
         function = option(function)
@@ -51,22 +56,22 @@ def _how(function: F) -> F:
 
 
 class _OnDisk(click.Command):
-    """A command that reads and writes a folder of runs: a disk that is full, or gone, is one sentence and status 3."""
+    """A command on a folder of runs: a full or missing disk gives one sentence and status 3."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # whoever read our output has enough
+        except BrokenPipeError:  # the reader of our output has closed it
             raise
         except OSError as error:
             where = "" if error.filename is None else f"{error.filename}: "
-            click.echo(f"Error: {where}{error.strerror or error}; what was written before is whole", err=True)
+            click.echo(f"Error: {where}{error.strerror or error}; files written before are whole", err=True)
             return 3
 
 
 @click.group("verify")
 def commands() -> None:
-    """Jobs that check predictions on real transformers, and the rows they leave."""
+    """Check predictions on real transformers: run jobs, keep their rows, report."""
 
 
 commands.command_class = _OnDisk
@@ -75,7 +80,7 @@ commands.command_class = _OnDisk
 @commands.command("list")
 @formats
 def list_jobs(form: str | None) -> None:
-    """The jobs: what each asks, claims, measures, and by which criterion it is judged."""
+    """List the jobs: question, claim, measured quantity and criterion of each."""
     from .jobs import jobs
 
     rows: list[Row] = [job.to_dict() for job in jobs().values()]
@@ -95,13 +100,13 @@ def list_jobs(form: str | None) -> None:
 @_folder
 @_how
 def run(names: tuple[str, ...], size: str, out: str, **how: Any) -> int:
-    """Plan JOB, write its predictions down, and measure what is missing.
+    """Plan JOB, record its predictions, and measure what is missing.
 
-    What the folder holds already is not measured again. Ends with status 3 if a run failed, whatever the verdict otherwise.
+    Runs with rows in the folder are not measured again. The exit status is 3 if a run failed, whatever the verdict.
     """
     from .jobs import check_size, find_job
+    from .runs.plans import prepare
     from .runs.store import Store
-    from .runs.sweep import prepare
 
     for name in names:
         find_job(name)
@@ -109,7 +114,7 @@ def run(names: tuple[str, ...], size: str, out: str, **how: Any) -> int:
     device, chosen = _ready(**how)
     store = Store(out).open()
     damaged = store.tidy()
-    # On a GPU that one small model does not fill. A CPU is filled by one, and its runs are then repeatable bit for bit.
+    # One small model does not fill a GPU. It does fill a CPU, where single runs are repeatable bit for bit.
     plans = prepare(store, names, size, how["ensemble"], default=16 if device == "cuda" else 1)
     return _carry_out(store, plans, damaged, chosen, device, how["ensemble"])
 
@@ -119,18 +124,18 @@ def run(names: tuple[str, ...], size: str, out: str, **how: Any) -> int:
 @_folder
 @_how
 def resume(names: tuple[str, ...], out: str, **how: Any) -> int:
-    """Go on with everything that was planned in a folder and is not done, failed runs included; or with JOB alone.
+    """Resume all planned runs of a folder that are not done, failed ones included; or those of JOB alone.
 
-    A job that has changed, or is gone, is passed over and said; the command then ends with status 3.
+    Jobs that changed or no longer exist are skipped and reported, with exit status 3.
     """
-    from .runs.sweep import planned
+    from .runs.plans import load_plans
 
     store = _existing(out)
     device, chosen = _ready(**how)
     damaged = store.open().tidy()
-    plans, passed = planned(store, damaged, names)
+    plans, passed = load_plans(store, damaged, names)
     for why in passed:
-        click.echo(f"Passed over: {why}.", err=True)
+        click.echo(f"Skipped: {why}.", err=True)
     return max(_carry_out(store, plans, damaged, chosen, device, how["ensemble"]), 3 if passed else 0)
 
 
@@ -143,7 +148,7 @@ def _existing(out: str) -> Store:
 
 
 def _ready(device: str, executor_name: str, workers: int | None, address: str | None, **_: Any) -> tuple[str, Executor]:
-    """The device to use and who carries runs out, once it is clear that there is something to run on."""
+    """The device and the executor, after a check that torch is installed."""
     if importlib.util.find_spec("torch") is None:
         raise InputError("running jobs needs torch; pip install 'depthwidth[verify]'")
     from .runs.executors import executor, visible_gpus
@@ -154,14 +159,14 @@ def _ready(device: str, executor_name: str, workers: int | None, address: str | 
 
 
 def _carry_out(store: Store, plans: list[Any], damaged: list[Any], chosen: Executor, device: str, ensemble: int | None) -> int:
-    from .runs.sweep import sweep
+    from .runs.driver import carry_out
 
     for damage in damaged:
         click.echo(f"Set aside {damage}; it will be measured again.", err=True)
-    summary = sweep(store, plans, chosen, device, lambda line: click.echo(line, err=True), damaged, ensemble)
+    summary = carry_out(store, plans, chosen, device, lambda line: click.echo(line, err=True), damaged, ensemble)
     click.echo(
-        f"{summary.done} runs measured, {summary.before} were there already"
-        + (f", {summary.busy} are in the hands of another process" if summary.busy else "")
+        f"{summary.done} runs measured, {summary.before} already done"
+        + (f", {summary.busy} in progress in another process" if summary.busy else "")
         + (f", {len(summary.failed)} FAILED" if summary.failed else "")
         + f"; rows in {store.root}"
     )
@@ -174,11 +179,11 @@ def _carry_out(store: Store, plans: list[Any], damaged: list[Any], chosen: Execu
 @_folder
 @formats
 def status(out: str, form: str | None) -> None:
-    """What is done, running, failed and left, and how long that will take."""
-    from .runs.sweep import for_people, standing
+    """Show the runs that are done, running, failed and left, and the time left."""
+    from .runs.status import for_people, status_table
 
     store = _existing(out)
-    rows: list[Row] = list(standing(store))
+    rows: list[Row] = list(status_table(store))
 
     def human() -> None:
         print_table(
@@ -206,12 +211,12 @@ def status(out: str, form: str | None) -> None:
 
 @commands.command()
 @click.argument("names", nargs=-1, metavar="[JOB]...")
-@click.option("--html", metavar="FILE", help="Write a page with pictures, all in one file.")
-@click.option("--now", is_flag=True, help="Judge by what depthwidth predicts today, not by what it predicted before measuring.")
+@click.option("--html", metavar="FILE", help="Write one self-contained HTML page with pictures.")
+@click.option("--now", is_flag=True, help="Judge by today's predictions instead of those recorded before measuring.")
 @_folder
 @formats
 def report(names: tuple[str, ...], html: str | None, now: bool, out: str, form: str | None) -> None:
-    """Predicted against measured, claim by claim, with a verdict by the criterion that was stated before."""
+    """Compare predictions and measurements, claim by claim, with a verdict by the criterion stated beforehand."""
     from .runs.report import page, reports
 
     found = reports(_existing(out), names, now=now)
@@ -224,11 +229,15 @@ def report(names: tuple[str, ...], html: str | None, now: bool, out: str, form: 
 
 @commands.command("export")
 @click.argument("file")
-@click.option("--job", "names", multiple=True, metavar="JOB", help="Only this job's; may be given again  [all].")
-@click.option("--evidence", is_flag=True, help="Predicted beside measured, as data/measured/ keeps them; FILE is a .csv.")
+@click.option("--job", "names", multiple=True, metavar="JOB", help="Only this job; may be repeated.  [default: all]")
+@click.option(
+    "--evidence",
+    is_flag=True,
+    help="Only rows with a prediction and an error, in the columns of data/measured; FILE is a .csv.",
+)
 @_folder
 def export_command(file: str, names: tuple[str, ...], evidence: bool, out: str) -> None:
-    """Write plans and rows to FILE: .zip for another machine to import, .csv or .parquet for other programs."""
+    """Write plans and rows to FILE: .zip to import on another machine, .csv or .parquet for other programs."""
     from .runs.transfer import export_evidence, export_rows
 
     if evidence:
@@ -241,9 +250,9 @@ def export_command(file: str, names: tuple[str, ...], evidence: bool, out: str) 
 @click.argument("file")
 @_folder
 def import_command(file: str, out: str) -> int:
-    """Add the plans and rows in FILE, an archive that export wrote. Doing it twice is doing it once.
+    """Add the plans and rows in FILE, an archive written by export. Importing it again changes nothing.
 
-    Where a run is here already with other values, ours stay; that is reported, and the command ends with status 3.
+    If a run exists here with other values, the existing rows stay, the conflict is reported, and the exit status is 3.
     """
     from .runs.store import Store
     from .runs.transfer import import_rows
@@ -251,7 +260,7 @@ def import_command(file: str, out: str) -> int:
     if not Path(file).is_file():
         raise InputError(f"there is no file {shown(file)}")
     found = import_rows(Store(out).open(), file)
-    click.echo(f"{found.new} runs are new, {found.same} were here already; {found.plans} new plans")
+    click.echo(f"{found.new} new runs, {found.same} already here; {found.plans} new plans")
     for line in found.conflicts:
         click.echo(f"Conflict: {line}", err=True)
     for line in found.damaged:
@@ -262,23 +271,30 @@ def import_command(file: str, out: str) -> int:
 @commands.command()
 @click.argument("job")
 @click.argument("law")
-@click.option("--start", "starts", multiple=True, required=True, metavar="NAME=VALUE", help="A coefficient, and where to look.")
-@click.option("--site", default="", metavar="SITE", help="Take the quantities of this site  [those of none].")
-@click.option("--steps", default="last", show_default=True, help="last or all of each run's steps.")
-@click.option("--logarithm", is_flag=True, help="Fit the logarithm of both sides: relative errors.")
+@click.option(
+    "--start",
+    "starts",
+    multiple=True,
+    required=True,
+    metavar="NAME=VALUE",
+    help="A coefficient and its start value; may be repeated.",
+)
+@click.option("--site", default="", metavar="SITE", help="Use the quantities of this site.  [default: those without a site]")
+@click.option("--steps", default="last", show_default=True, help="last or all steps of each run.")
+@click.option("--logarithm", is_flag=True, help="Fit the logarithm of both sides, for relative errors.")
 @click.option("--errors", "method", default="bootstrap", show_default=True, help="bootstrap, profile or curvature.")
-@click.option("--draws", type=int, default=300, show_default=True, metavar="N", help="Of the bootstrap over runs.")
+@click.option("--draws", type=int, default=300, show_default=True, metavar="N", help="Number of bootstrap samples over runs.")
 @click.option("--save", metavar="NAME", help="Write coefficients, covariance and rows as NAME.*.csv.")
-@click.option("--into", metavar="FOLDER", help="Where to write them  [DIR/fits].")
+@click.option("--into", metavar="FOLDER", help="Folder for these files.  [default: DIR/fits]")
 @_folder
 @formats
 def fit(
     job: str, law: str, starts: tuple[str, ...], site: str, steps: str, method: str, draws: int, logarithm: bool,
     save: str | None, into: str | None, out: str, form: str | None,
 ) -> None:  # fmt: skip
-    """Fit LAW, as "loss = E + A * width**-alpha", to the rows of JOB.
+    """Fit LAW, for example "loss = E + A * width**-alpha", to the rows of JOB.
 
-    The left side is a measured quantity; on the right stand coefficients, labels of the runs, and numbers.
+    The left side is a measured quantity; the right side has coefficients, labels of the runs, and numbers.
     """
     from .runs.fit import fit_law, points, save_fit
 
@@ -329,7 +345,7 @@ def _start(text: str) -> tuple[str, float]:
             return name, float(value)
     except ValueError:
         pass
-    raise InputError(f"--start {text!r} is not of the form NAME=VALUE, as alpha=0.4")
+    raise InputError(f"--start {text!r} is not of the form NAME=VALUE, such as alpha=0.4")
 
 
 def _positive(value: int, name: str) -> int:

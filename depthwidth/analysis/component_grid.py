@@ -1,8 +1,8 @@
 """The moments of single components over whole grids of settings, each grid in one vectorised call.
 
 The grids are those of the official simulations of Kedia et al. 2024 (arXiv 2403.09635): 49,315 settings of seven components.
-Their axes are facts read in the authors' code; the predictions are this package's own formulas. ``verify.measure.components``
-simulates the same settings.
+Their axes are facts read in the authors' code; the predictions are this package's own formulas. The job
+``components`` of ``depthwidth verify`` simulates the same settings.
 
 >>> cells("softmax")["length"].size
 625
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from ..numerics.softmax import AttentionOverlap
 
 Array = Any
-Prediction = dict[str, Array]
+ComponentMoments = dict[str, Array]
 
 QUANTITIES = ("mean", "variance", "covariance", "gradient_variance", "gradient_covariance")
-"""What is predicted: centred moments per feature of the output, the covariance between two tokens, and the second moment and
-covariance between tokens of the gradient at the input."""
+"""The predicted quantities: centred moments per feature of the output, the covariance between two tokens, and the second moment
+and covariance between tokens of the gradient at the input."""
 
 _THIRDS = (0.0, 1 / 3, 2 / 3)
 _FIFTHS = (0.0, 0.2, 0.4, 0.6, 0.8)
@@ -71,11 +71,11 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
 }  # fmt: skip
 """Each component's axes. Standard deviations are those of the input, of a weight and of the output's gradient; correlations are
 between tokens, of the input and of the gradient. One weight of values has the deviation `value_std`/sqrt(width), one of queries
-and of keys `score_std`/sqrt(width). Where there is no axis the input has zero mean, and for attention unit deviation."""
+and of keys `score_std`/sqrt(width). Without such an axis the input has zero mean, and for attention unit deviation."""
 
 
 def count(component: str) -> int:
-    """How many settings the grid of a component has."""
+    """Number of settings in the grid of a component."""
     return math.prod(map(len, axes(component).values()))
 
 
@@ -108,7 +108,7 @@ def cells(component: str) -> dict[str, Array]:
     return {name: grid.ravel() for name, grid in zip(given, np.meshgrid(*given.values(), indexing="ij"), strict=True)}
 
 
-def predict(component: str, settings: Mapping[str, Any]) -> Prediction:
+def predict(component: str, settings: Mapping[str, Any]) -> ComponentMoments:
     """Moments of a component's output and of the gradient at its input.
 
     Parameters
@@ -132,7 +132,7 @@ def predict(component: str, settings: Mapping[str, Any]) -> Prediction:
     return _PREDICTIONS[component](**settings)
 
 
-def predict_grid(component: str) -> Prediction:
+def predict_grid(component: str) -> ComponentMoments:
     """:func:`predict` at every setting of the grid: flat arrays in the order of :func:`cells`."""
     import numpy as np
 
@@ -146,7 +146,7 @@ def predict_grid(component: str) -> Prediction:
 def _linear(
     *, mean: Array, std: Array, correlation: Array, weight_std: Array, gradient_std: Array, gradient_correlation: Array,
     inputs: Array, outputs: Array, length: Array,
-) -> Prediction:  # fmt: skip
+) -> ComponentMoments:  # fmt: skip
     w, gamma = weight_std**2, gradient_std**2
     back = moments.linear_gradient(gamma, outputs, w)
     return {
@@ -158,10 +158,10 @@ def _linear(
     }
 
 
-def _activation(name: str) -> Callable[..., Prediction]:
+def _activation(name: str) -> Callable[..., ComponentMoments]:
     def predicted(
         *, std: Array, correlation: Array, gradient_std: Array, gradient_correlation: Array, length: Array
-    ) -> Prediction:
+    ) -> ComponentMoments:
         from ..layers.activations import activation
 
         found = activation(name).moments(std**2, correlation)
@@ -180,7 +180,7 @@ def _activation(name: str) -> Callable[..., Prediction]:
 def _layernorm(
     *, mean: Array, std: Array, correlation: Array, gradient_std: Array, gradient_correlation: Array, width: Array,
     length: Array,
-) -> Prediction:  # fmt: skip
+) -> ComponentMoments:  # fmt: skip
     gamma, q = gradient_std**2, std**2
     return {
         "mean": 0.0 * mean,
@@ -194,7 +194,7 @@ def _layernorm(
 def _dropout(
     *, mean: Array, std: Array, correlation: Array, dropout: Array, gradient_std: Array, gradient_correlation: Array,
     width: Array, length: Array,
-) -> Prediction:  # fmt: skip
+) -> ComponentMoments:  # fmt: skip
     gamma = gradient_std**2
     return {
         "mean": mean,
@@ -205,7 +205,7 @@ def _dropout(
     }
 
 
-def _softmax(*, std: Array, correlation: Array, gradient_std: Array, length: Array) -> Prediction:
+def _softmax(*, std: Array, correlation: Array, gradient_std: Array, length: Array) -> ComponentMoments:
     from ..numerics.softmax import overlap
 
     row = overlap(attention.score_variance(std**2, correlation), length)
@@ -219,7 +219,7 @@ def _softmax(*, std: Array, correlation: Array, gradient_std: Array, length: Arr
 def _attention(
     *, correlation: Array, value_std: Array, score_std: Array, dropout: Array, gradient_std: Array, gradient_correlation: Array,
     width: Array, head_dim: Array, length: Array,
-) -> Prediction:  # fmt: skip
+) -> ComponentMoments:  # fmt: skip
     import numpy as np
 
     s = attention.raw_score_variance(score_std**2, score_std**2, 1.0)
@@ -228,7 +228,7 @@ def _attention(
         1.0, correlation, length=length, width=width, value_gain=value_std**2, score_gain=s, dropout=dropout,
         gradient=gradient_std**2, gradient_correlation=gradient_correlation, overlap=overlap, equal_norms=False,
     )  # fmt: skip
-    share = head_dim / width  # one head of this size, where the layer's moments are those of all heads together
+    share = head_dim / width  # one head of this size; the layer's moments are those of all heads together
     return {
         "mean": np.zeros(()),
         "variance": found.second_moment,
@@ -253,7 +253,7 @@ def _attention_overlap(s: Array, correlation: Array, length: Array, head_dim: Ar
     return AttentionOverlap(*values.reshape(-1, *every[0].shape))
 
 
-_PREDICTIONS: dict[str, Callable[..., Prediction]] = {
+_PREDICTIONS: dict[str, Callable[..., ComponentMoments]] = {
     "linear": _linear,
     "relu": _activation("relu"),
     "gelu": _activation("gelu"),

@@ -26,10 +26,12 @@ def main() -> None:
     """Measure and print."""
     from verify.jobs import Measurement
     from verify.runs.claims import Leases
-    from verify.runs.executors import Outcome, Task
+    from verify.runs.driver import build_rows
+    from verify.runs.executors import Task, TaskResult
+    from verify.runs.plans import prepare
     from verify.runs.report import reports
+    from verify.runs.status import status_table
     from verify.runs.store import Store
-    from verify.runs.sweep import made_rows, prepare, standing
     from verify.runs.transfer import export_rows, import_rows
 
     with tempfile.TemporaryDirectory() as folder:
@@ -53,11 +55,11 @@ def main() -> None:
                 for run in plan["runs"]:
                     leases.claim(run["run"])
                     task = Task("thousand", run["run"], plan["code"], run["spec"], run["seed"], "", "cpu")
-                    store.publish(run["run"], made_rows(plan, run, Outcome(task, tuple(losses))), leases[run["run"]])
-                    leases.give_back(run["run"])
+                    store.publish(run["run"], build_rows(plan, run, TaskResult(task, tuple(losses))), leases[run["run"]])
+                    leases.release(run["run"])
 
         timed(f"lease, write and give back {RUNS} runs", keep)
-        timed("status", standing, Store(store.root))
+        timed("status", status_table, Store(store.root))
         timed("report", reports, Store(store.root))
         timed("export", export_rows, Store(store.root), Path(folder) / "rows.zip")
         timed("import", import_rows, other, Path(folder) / "rows.zip")

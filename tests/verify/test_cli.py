@@ -89,10 +89,10 @@ def test_every_command_prints_in_every_form(invoke, walk, form):
 
 
 def test_doing_it_twice_is_doing_it_once(invoke, walk):
-    assert "3 runs measured, 0 were there already" in invoke("verify", "run", "walk", "--out", walk).output
+    assert "3 runs measured, 0 already done" in invoke("verify", "run", "walk", "--out", walk).output
     before = {path: path.read_bytes() for path in walk.glob("*/*") if path.is_file()}
-    assert "0 runs measured, 3 were there already" in invoke("verify", "run", "walk", "--out", walk).output
-    assert "0 runs measured, 3 were there already" in invoke("verify", "resume", "--out", walk).output
+    assert "0 runs measured, 3 already done" in invoke("verify", "run", "walk", "--out", walk).output
+    assert "0 runs measured, 3 already done" in invoke("verify", "resume", "--out", walk).output
     assert before == {path: path.read_bytes() for path in walk.glob("*/*") if path.is_file()}
 
 
@@ -173,11 +173,11 @@ def test_a_verdict_goes_by_what_was_predicted_before(invoke, done, monkeypatch):
         for run in job.runs("tiny")
     )
     monkeypatch.setitem(job.__dict__, "runs", lambda size: late)
-    assert "3 were there already" in invoke("verify", "run", "walk", "--out", done).output
+    assert "3 already done" in invoke("verify", "run", "walk", "--out", done).output
     (before,) = json.loads(invoke("verify", "report", "--out", done, "--json").output)
     (now,) = json.loads(invoke("verify", "report", "--out", done, "--now", "--json").output)
     assert {line["predicted"] for line in before["comparisons"]} == {0.0}
-    assert "3 rows were measured beside an earlier prediction" in before["notes"][0]
+    assert "3 rows have an earlier prediction" in before["notes"][0]
     assert {line["predicted"] for line in now["comparisons"]} == {5.0}
     assert "predicted today, after measuring" in now["notes"][0]
     assert len(list((done / "plans" / "earlier").iterdir())) == 1
@@ -237,10 +237,10 @@ def test_a_claim_about_the_whole_job_goes_by_what_was_predicted_before(invoke, l
     created = json.loads((limited / "plans" / "limited.tiny.json").read_text())["created"]
     monkeypatch.setenv("LIMIT", "0")
     for _ in range(2):
-        assert "3 were there already" in invoke("verify", "run", "limited", "--out", limited).output
+        assert "3 already done" in invoke("verify", "run", "limited", "--out", limited).output
         outcome, notes = report_of(invoke, limited)
         assert outcome == "holds"
-        assert "predicts something else of the job as a whole" in notes
+        assert "predicts something else for the job as a whole" in notes
         assert report_of(invoke, limited, "--now")[0] == "fails"
         assert "1 predictions differ" in report_of(invoke, limited, "--now")[1]
     assert json.loads((limited / "plans" / "limited.tiny.json").read_text())["created"] == created
@@ -293,7 +293,7 @@ def test_a_job_that_is_gone_stops_nobody_else(invoke, limited, walk, monkeypatch
     assert outcomes["limited"] == "undecided"
     result = invoke("verify", "resume", "--out", limited)
     assert result.status == 3
-    assert "Passed over: there is no job 'limited'" in result.error
+    assert "Skipped: there is no job 'limited'" in result.error
     assert invoke("verify", "resume", "walk", "--out", limited).status == 0
     assert "holds no plan of moments" in invoke("verify", "resume", "walk", "moments", "--out", limited).error
     outcomes = {one["job"]: one["outcome"] for one in json.loads(invoke("verify", "report", "--out", limited, "--json").output)}
@@ -370,11 +370,11 @@ def test_rows_go_to_another_machine_and_come_back(invoke, done, tmp_path):
     archive, other = tmp_path / "rows.zip", tmp_path / "other"
     assert invoke("verify", "export", archive, "--out", done).output.startswith("3 runs in")
     first = invoke("verify", "import", archive, "--out", other)
-    assert (first.status, first.output) == (0, "3 runs are new, 0 were here already; 1 new plans\n")
+    assert (first.status, first.output) == (0, "3 new runs, 0 already here; 1 new plans\n")
     assert values(other) == values(done)
     second = invoke("verify", "import", archive, "--out", other)
-    assert (second.status, second.output) == (0, "0 runs are new, 3 were here already; 0 new plans\n")
-    assert "0 runs measured, 3 were there already" in invoke("verify", "resume", "--out", other).output
+    assert (second.status, second.output) == (0, "0 new runs, 3 already here; 0 new plans\n")
+    assert "0 runs measured, 3 already done" in invoke("verify", "resume", "--out", other).output
     assert invoke("verify", "report", "--out", other).output == invoke("verify", "report", "--out", done).output
     again = tmp_path / "again.zip"
     invoke("verify", "export", again, "--out", other)
@@ -393,7 +393,7 @@ def test_the_same_run_with_other_values_is_a_conflict_and_ours_stay(invoke, done
     before = values(other)
     result = invoke("verify", "import", archive, "--out", other)
     assert result.status == 3
-    assert result.output == "0 runs are new, 2 were here already; 1 new plans\n"
+    assert result.output == "0 new runs, 2 already here; 1 new plans\n"
     assert "position differs by 0.33 of its value" in result.error
     assert values(other) == before
 
@@ -517,7 +517,7 @@ def test_damaged_rows_are_set_aside_and_measured_again(invoke, done):
     result = invoke("verify", "resume", "--out", done)
     assert result.status == 0
     assert f"Set aside {path.name}" in result.error
-    assert "1 runs measured, 2 were there already" in result.output
+    assert "1 runs measured, 2 already done" in result.output
     assert values(done) == before
 
 
@@ -525,7 +525,7 @@ def test_a_damaged_plan_is_made_again(invoke, done):
     path = done / "plans" / "walk.tiny.json"
     path.write_bytes(path.read_bytes()[:500])
     result = invoke("verify", "resume", "--out", done)
-    assert (result.status, "3 were there already" in result.output) == (0, True)
+    assert (result.status, "3 already done" in result.output) == (0, True)
     assert len(json.loads(path.read_bytes())["runs"]) == 3
 
 
@@ -535,7 +535,7 @@ def test_a_job_that_changed_is_planned_again_and_not_mixed(invoke, done, monkeyp
     monkeypatch.setitem(find_job("walk").__dict__, "code", "0" * 16)
     result = invoke("verify", "resume", "--out", done)
     assert result.status == 3
-    assert "Passed over: walk has changed since" in result.error
+    assert "Skipped: walk has changed since" in result.error
     (found,) = json.loads(invoke("verify", "report", "--now", "--out", done, "--json").output)
     assert found["outcome"] == "holds"
     assert "the code that measures has changed" in found["notes"][0]
@@ -557,7 +557,7 @@ BAD = [
     (("run", "walk", "--size", "huge"), "there is no size 'huge'"),
     (("run", "walk", "--workers", "0"), "workers=0"),
     (("run", "walk", "--executor", "slurm"), "slurm"),
-    (("run", "walk", "--address", "auto"), "no meaning for the local executor"),
+    (("run", "walk", "--address", "auto"), "the local executor takes no address"),
     (("run", "walk", "--out", "/proc/nothing"), "cannot be written to"),
     (("resume", "--out", "nowhere"), "there is no folder 'nowhere'"),
     (("resume", "--out", "."), "holds no plan"),

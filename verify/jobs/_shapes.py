@@ -1,4 +1,4 @@
-"""What jobs that compare shapes share: language models of a given depth and width, trained on equal tokens."""
+"""Language models of a given depth and width, trained on equal tokens: shared by the jobs that compare shapes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from . import Prediction, Run, version_of
 from ._training import decided, training_flops
 
 LEARNING_RATE = 4e-3
-"""At CompleteP's base shape, width 256 and depth 2; the recipe carries it to the other shapes."""
+"""Learning rate at CompleteP's base shape, width 256 and depth 2; the recipe transfers it to the other shapes."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What all shapes that are compared get alike."""
+    """The resources and settings that all compared shapes have in common."""
 
     steps: int
     batch: int
@@ -29,17 +29,17 @@ class Budget:
     limit: int
     """Bytes of text."""
     vocab: int
-    """More than the largest width that is trained, or the embedding is a bottleneck (Wies et al. 2021)."""
+    """Larger than any trained width; otherwise the embedding is a bottleneck (Wies et al. 2021)."""
     precision: str
     seeds: int
     head_dim: int
-    """Of every shape, so that shapes differ in depth and width alone; all widths are multiples of it."""
+    """The same for every shape, so that shapes differ in depth and width alone; all widths are multiples of it."""
 
 
 def shape_run(depth: int, width: int, budget: Budget, data: Mapping[str, Any], seed: int, labels: Mapping[str, Any]) -> Run:
-    """One training of one shape; by CompleteP's rules one learning rate suits all shapes."""
-    # Rotary positions: with learned ones, short trainings end before a model of few layers looks beyond the last token, and
-    # shapes are compared by when that begins.
+    """One training of one shape; under CompleteP one learning rate suits all shapes."""
+    # Rotary positions: with learned ones, short trainings end before a model of few layers attends beyond the last token, and
+    # the comparison would be of when that begins.
     tree = {
         "depth": depth, "width": width, "heads": width // budget.head_dim, "vocab": budget.vocab,
         "context": budget.context, "positions": "rotary", "activation": "gelu", "bias": False, "tied": False,
@@ -65,7 +65,7 @@ def from_shape(quantity: str, value: float, formula: str, site: str = "") -> Pre
 
 
 def losses(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[float]]:
-    """Final losses by the values of some labels, one a seed."""
+    """Final losses, one per seed, grouped by the values of some labels."""
     found: dict[tuple[Any, ...], list[float]] = {}
     for row in rows:
         if row.quantity == "loss":
@@ -76,7 +76,7 @@ def losses(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[float
 def draw_losses(
     axes: Any, cells: Mapping[tuple[Any, ...], Sequence[float]], label: Callable[..., str], across: str
 ) -> dict[tuple[Any, ...], Any]:
-    """Mean loss over seeds against the last label that :func:`losses` sorted by: one line for each value of the others."""
+    """Mean loss over seeds against the last label that :func:`losses` grouped by: one line for each value of the others."""
     lines = {}
     for group in sorted({key[:-1] for key in cells}):
         points = sorted((key[-1], mean(cell)) for key, cell in cells.items() if key[:-1] == group)
@@ -92,7 +92,7 @@ def draw_losses(
 
 
 def seed_noise(cells: Sequence[Sequence[float]]) -> float:
-    """Standard deviation of a single loss over seeds, pooled over the cells; NaN where every cell has one seed."""
+    """Standard deviation of a single loss over seeds, pooled over the cells; NaN if every cell has one seed."""
     squares = sum((value - mean(cell)) ** 2 for cell in cells for value in cell)
     freedom = sum(len(cell) - 1 for cell in cells)
     return float((squares / freedom) ** 0.5) if freedom else float("nan")

@@ -1,4 +1,4 @@
-"""What jobs that train share: the text, a run's description, and the training of it."""
+"""Training, shared by jobs: the text, the description of a run, and its training."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from ..training.train import Outcome
 
 CORPUS_VARIABLE = "DEPTHWIDTH_CORPUS"
-"""A file or folder of text to train on, in place of the Python sources of the installed packages."""
+"""Environment variable with a file or folder of text to train on, instead of the sources of the installed packages."""
 CACHE_VARIABLE = "DEPTHWIDTH_CACHE"
-"""Where tokens are kept between processes."""
+"""Environment variable with the folder of cached tokens."""
 
 
 def data_spec(limit: int, vocab: int = 256) -> dict[str, Any]:
-    """The text that a run trains on, with the hash of its tokens.
+    """The description of the text that a run trains on, with the hash of its tokens.
 
     Parameters
     ----------
@@ -43,21 +43,21 @@ def data_spec(limit: int, vocab: int = 256) -> dict[str, Any]:
 
 
 def planned_text(data: Mapping[str, Any]) -> Corpus:
-    """The text that a run was planned with, by what :func:`data_spec` said of it.
+    """The text that a run was planned with, from its :func:`data_spec`.
 
     Raises
     ------
     InputError
-        where the text on this machine is another.
+        if the text on this machine is a different one.
     """
     text = corpus_of(data["limit"], data["vocab"])
     if text.identity()["sha256"] != data["sha256"]:
-        raise InputError("the text on this machine is not the one that was planned with: give the same one to both")
+        raise InputError("the text on this machine is not the one that was planned with: use the same text for both")
     return text
 
 
 def corpus_of(limit: int, vocab: int) -> Corpus:
-    """The tokens, read once in a process and kept in a cache between processes."""
+    """The tokens of the text, read once per process and cached between processes."""
     return _corpus(limit, vocab, os.environ.get(CORPUS_VARIABLE, ""))
 
 
@@ -71,7 +71,7 @@ def _corpus(limit: int, vocab: int, own: str) -> Corpus:
         try:
             return corpus.load(place)
         except InputError:
-            pass  # damaged, or half-written by an older version: read the text again, and leave it alone
+            pass  # damaged, or half-written by an older version: read the text again, and leave the file
     made = corpus.text(own, limit=limit) if own else corpus.python_sources(limit)
     if vocab != 256:
         made = _paired(made, vocab)
@@ -91,7 +91,7 @@ def _cache() -> Path:
 
 
 def _stamp(own: str) -> list[Any]:
-    """What tells one text from another without reading it."""
+    """Path, time and size: they distinguish texts without reading them."""
     import sysconfig
 
     place = Path(own or sysconfig.get_paths()["purelib"])
@@ -131,10 +131,10 @@ def _paired(made: Corpus, vocab: int) -> Corpus:
 
 
 def decided(spec: Mapping[str, Any]) -> str:
-    """A digest of what the choices in a spec come to: every component of the tree, and what the recipe sets each tensor to.
+    """A digest of the decisions in a spec: every component of the tree, and the recipe's settings of each tensor.
 
-    With it in the spec, a default or a rule that changes makes other runs, and code that changes and decides the same does not.
-    Numbers count to six digits, which is what they have in common on different machines.
+    With it in the spec, a changed default or rule makes other runs, and changed code that decides the same does not. Numbers
+    count to six digits, to which different machines agree.
     """
 
     def plain(value: Any) -> Any:
@@ -147,17 +147,16 @@ def decided(spec: Mapping[str, Any]) -> str:
 
 
 def check_decided(spec: Mapping[str, Any]) -> None:
-    """Refuse to measure a run whose tree or recipe has become another since it was planned.
+    """Refuse to measure a run whose tree or recipe has changed since it was planned.
 
     Raises
     ------
     InputError
-        where it has.
+        if it has.
     """
     if decided(spec) != spec["decided"]:
         raise InputError(
-            "its tree or recipe comes to something else by this code than by that which planned it; `depthwidth verify run` "
-            "plans it again"
+            "its tree or recipe is different in this code from the one that was planned; `depthwidth verify run` plans it again"
         )
 
 
@@ -172,7 +171,7 @@ def recipe_of(spec: Mapping[str, Any]) -> Recipe:
 
 
 def trained(spec: Mapping[str, Any], context: Context, model: Model | None = None) -> Iterator[Measurement]:
-    """Train the model of a run: its final loss, its losses on the way, and whether it diverged.
+    """Train the model of a run and measure its losses and divergence.
 
     Measures ``loss`` (final validation loss in nats per token, infinite if it diverged) with its standard error over batches of
     windows, ``validation_loss`` at the steps of evaluation, ``training_loss`` at the last step, and ``diverged`` (0 or 1).
@@ -191,7 +190,7 @@ def trained(spec: Mapping[str, Any], context: Context, model: Model | None = Non
 def trained_together(
     specs: Sequence[Mapping[str, Any]], contexts: Sequence[Context], folder: Path
 ) -> Iterator[tuple[Measurement, ...]]:
-    """What :func:`trained` measures, of several runs with one :func:`shape_of` that are trained in one program."""
+    """The measurements of :func:`trained` for several runs of one :func:`shape_of`, trained in one program."""
     from ..models.initialize import parameter_groups
     from ..training.ensemble import train_ensemble
 
@@ -207,7 +206,7 @@ def trained_together(
         for report in reports:
             report.log(step, {})
 
-    # Never by what is quicker just now: the numbers would depend on it, in the last bits.
+    # Always the same mode: choosing the quicker one would change the last bits of the numbers.
     outcomes = train_ensemble(
         models, planned_text(specs[0]["data"]), plans, mode="batched", folder=folder, groups=rates, device=contexts[0].device,
         on_step=on_step,
@@ -217,18 +216,18 @@ def trained_together(
 
 
 def shape_of(spec: Mapping[str, Any]) -> str:
-    """Everything that runs trained in one program share: all but the seed and what :mod:`verify.training.ensemble` varies."""
+    """Everything that runs in one program have in common: all but the seed and the settings that an ensemble varies."""
     from ..training.ensemble import ALIKE
 
     return canonical({**spec, "training": {name: value for name, value in spec["training"].items() if name in ALIKE}})
 
 
 TOGETHER = Ensemble(shape_of, trained_together)
-"""For jobs whose runs are :func:`trained`."""
+"""The ensemble of jobs whose runs are :func:`trained`."""
 
 
 def model_of(spec: Mapping[str, Any], context: Context) -> Model:
-    """The fresh model of a run, if its tree and recipe still are what was planned."""
+    """The fresh model of a run, once its tree and recipe are known to be those that were planned."""
     from ..models.model import build
 
     check_decided(spec)
@@ -236,7 +235,7 @@ def model_of(spec: Mapping[str, Any], context: Context) -> Model:
 
 
 def training_of(spec: Mapping[str, Any], context: Context) -> Training:
-    """How a run is trained, with its seed for what is drawn and for what is read."""
+    """The training of a run, with its seed for random numbers and for the order of the data."""
     from ..training.settings import Training
 
     return Training.from_dict({**spec["training"], "seed": context.seed, "data_seed": context.seed})
@@ -253,7 +252,7 @@ def _found(outcome: Outcome) -> Iterator[Measurement]:
 
 
 class _Progress:
-    """Tells ``status`` how far a training is, at most once in two seconds."""
+    """Reports the progress of a training to ``status``, at most every two seconds."""
 
     def __init__(self, context: Context, steps: int) -> None:
         self.context, self.steps, self.told = context, steps, 0.0
@@ -268,7 +267,7 @@ class _Progress:
 
 
 def training_flops(spec: Mapping[str, Any]) -> float:
-    """What a run costs, for the estimate of time: exact FLOPs a token times tokens, and an overhead for each block and step."""
+    """The cost of a run, for the estimate of time: exact FLOPs per token times tokens, and an overhead per block and step."""
     tree, plan = tree_of(spec), spec["training"]
     tokens = plan["steps"] * plan["batch"] * plan["context"]
     # Starting a block's kernels, forward, backward and in the optimizer, takes about as long as 30 MFLOPs on one core.

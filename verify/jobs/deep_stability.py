@@ -1,4 +1,4 @@
-"""Whether a very deep and narrow model trains with the DeepScaleLM recipe where the vanilla one does not."""
+"""Training of very deep and narrow models with the DeepScaleLM recipe and without it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, o
 from ._training import data_spec, decided, model_of, planned_text, recipe_of, trained, training_flops, tree_of
 
 STEEP = 1e3
-"""A ratio of gradient variances between the first and the last block, either way, beyond which a model is predicted not to
-train: Adam equalises scales, but at 1e3 in variance and more the first blocks' gradients are noise of the last ones'."""
+"""Ratio of the gradient variances at the first and the last block, either way, beyond which a model is predicted not to train:
+Adam equalises scales, but from 1e3 in variance on the gradients of the first blocks are lost in the noise of the last."""
 SATURATED = 0.98
-"""A token correlation behind the last block above which it is predicted not to train: what tells tokens apart is 2 %."""
+"""Token correlation at the output of the last block above which a model is predicted not to train: tokens differ by 2 %."""
 MARGIN = 0.5
-"""A model trains if it gets at least this share of the way from knowing token frequencies to the shallow model's loss."""
+"""Share of the way from the entropy of token frequencies to the shallow model's loss, at which a model counts as trained."""
 
 # depth, width, steps, batch, context, seeds, bytes of text, depth of the shallow model, precision
 _SIZES: dict[str, tuple[tuple[int, int, int, int, int, int, int, int, str], ...]] = {
@@ -71,7 +71,7 @@ def _key(spec: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _predictions(key: str) -> tuple[Prediction, ...]:
-    """By propagation: how the gradient changes over the depth, and what becomes of the correlation."""
+    """By propagation: the ratio of gradients over the depth, and the correlation at the last block."""
     spec = json.loads(key)
     tree = tree_of(spec)
     frame = propagate(tree, recipe_of(spec))
@@ -107,7 +107,7 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     found = list(trained(spec, context, model))
     yield from found
     loss = next(one.value for one in found if one.quantity == "loss")
-    # Whether it trains is judged beside the shallow model, which is another run: judge() does that.
+    # judge() decides if it trains, by the loss of the shallow model, which is another run.
     yield Measurement("beats_unigram", float(math.isfinite(loss) and loss < unigram))
 
 
@@ -118,7 +118,7 @@ def _log(x: Any) -> Any:
 
 
 def _at_start(model: Any, text: Any, spec: Mapping[str, Any], context: Context) -> tuple[float, float]:
-    """Gradient's second moment behind the first block over that behind the last, and the correlation behind the last."""
+    """Gradient variance at the output of the first block over that at the last, and the correlation at the last."""
     import torch
 
     kept: dict[str, torch.Tensor] = {}
@@ -149,7 +149,7 @@ def _at_start(model: Any, text: Any, spec: Mapping[str, Any], context: Context) 
 
 
 def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
-    """Placement by placement: does the deep DeepScaleLM model train, and the vanilla one not."""
+    """For each norm placement: the deep DeepScaleLM model trains, and the vanilla one does not."""
     runs_of: dict[str, dict[str, Any]] = {}
     for row in rows:
         about = runs_of.setdefault(row.run, {"labels": row.labels, "predicted": {}, "values": {}, "errors": {}})
@@ -171,7 +171,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     worst = max(mean(losses) for losses in shallow.values())
     if worst > min(floors):
         why = f"the shallow model's loss, {worst:.3f}, is not below the entropy of token frequencies, {min(floors):.3f}"
-        return Verdict("undecided", f"{why}: the training was too short to tell anything")
+        return Verdict("undecided", f"{why}: the training was too short")
     lines: list[Comparison] = []
     held: list[str] = []
     failed: list[str] = []
@@ -199,7 +199,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     for placement, depth, among in deep:
         ours, vanilla = (trains.get(("deep", placement, scheme, depth, among)) for scheme in ("deepscale", "xavier"))
         (held if ours is True and vanilla is False else failed).append(f"{placement}-norm at depth {depth}")
-    summary = f"DeepScaleLM trains where the vanilla model does not: {', '.join(held) or 'nowhere'}"
+    summary = f"DeepScaleLM trains and the vanilla model does not: {', '.join(held) or 'nowhere'}"
     summary += f"; not so: {', '.join(failed)}" if failed else ""
     return Verdict(outcome_of(len(held), len(failed)), summary, tuple(lines))
 
@@ -210,7 +210,7 @@ def _as_number(value: bool | None) -> float | None:
 
 JOB = Job(
     name="deep-stability",
-    question="Does a very deep, narrow model train with the DeepScaleLM recipe where the vanilla one diverges or stalls?",
+    question="Does a very deep, narrow model train with the DeepScaleLM recipe if the vanilla one diverges or stalls?",
     claim="With DeepScaleLM the gradient keeps its size over 192 and 500 layers, and the model trains; vanilla it does not.",
     measured="Validation loss after equal steps, beside a shallow model of as many parameters; gradient ratio at the start.",
     criterion=(

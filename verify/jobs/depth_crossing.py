@@ -1,4 +1,4 @@
-"""At which size a deeper network overtakes a shallower one of as many parameters: a scaled-down ablation of Levine et al."""
+"""The size at which a deeper network overtakes a shallower one of as many parameters: a small ablation of Levine et al."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def predict(size: str) -> Iterator[Prediction]:
 
 
 def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
-    """Pair by pair: where the curves of loss against size cross, with a bootstrap interval."""
+    """For each pair of depths the size at which their losses cross, with a bootstrap interval."""
     lines: list[Comparison] = []
     verdicts: dict[str, str] = {}
     found: list[tuple[int, float]] = []
@@ -68,13 +68,13 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         shallow, deep = map(int, pair.split("-"))
         its = [row for row in rows if row.labels["pair"] == pair]
         crossing, low, high, why = crossing_of(its, shallow, deep)
-        # Where the range of sizes holds the prediction, and there is surely no crossing in it, the prediction is wrong.
+        # If the range of sizes contains the prediction and surely no crossing, the prediction is wrong.
         absent = False if low < prediction.value < high else None
         met = absent if crossing is None else low <= prediction.value <= high
         verdicts[pair] = "undecided" if met is None else "met" if met else "not met"
         error = None if crossing is None else (high - low) / 3.92  # of a 95 % interval
         note = why or f"95 % interval {low:.3g} to {high:.3g}"
-        lines.append(Comparison(f"depths {pair}: size where they are equal", prediction.value, crossing, error, met, note))
+        lines.append(Comparison(f"depths {pair}: size of equal loss", prediction.value, crossing, error, met, note))
         if crossing is not None:
             found.append((deep, crossing))
     sizes = [size for _, size in sorted(found)]
@@ -90,11 +90,11 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
 
 
 def crossing_of(rows: Sequence[Row], shallow: int, deep: int) -> tuple[float | None, float, float, str]:
-    """Where two depths have equal loss: size, ends of its 95 % interval, or None and why it is not known.
+    """The size at which two depths have equal loss, with its 95 % interval; or None and the reason.
 
     Each depth's mean losses are fitted by a parabola in ln N (three numbers; a power law with a floor is no better determined
-    by so few sizes). Noise of the size that seeds show is added to the means, and the crossing found again, many times. Where
-    there is no crossing, in spite of the noise, the ends are those of the sizes in which there is none.
+    by so few sizes). Noise of the size that seeds show is added to the means, and the crossing found again, many times. If
+    there is no crossing, in spite of the noise, the interval is the range of sizes without one.
     """
     import numpy as np
 
@@ -110,7 +110,7 @@ def crossing_of(rows: Sequence[Row], shallow: int, deep: int) -> tuple[float | N
     high = min(max(curve) for curve in curves.values())
 
     def crossing(noise: Any) -> float | None:
-        """The one place in the common range where the shallow one stops being better."""
+        """The one size in the common range at which the shallow network stops being better."""
         fits = []
         for curve in curves.values():
             x = np.log(list(curve))
@@ -148,7 +148,7 @@ def _draw(axes: Any, rows: Sequence[Row]) -> None:
 JOB = Job(
     name="depth-crossing",
     question="At which number of parameters does a deeper network overtake a shallower one?",
-    claim="Two depths are equal where the best depth of the 2020 curve is their geometric mean; the crossing grows with depth.",
+    claim="Two depths are equal at the size whose best depth by the 2020 curve is their geometric mean; it grows with depth.",
     measured="Validation loss of both depths at several widths, on equal tokens, over seeds.",
     criterion=(
         "For each pair the curves cross once, the shallow ahead below and the deep above, and the 95 % bootstrap interval of "

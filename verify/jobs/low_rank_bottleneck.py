@@ -1,4 +1,4 @@
-"""Whether more heads hurt when they share a fixed width, and help when each keeps a size of its own."""
+"""More heads of a shared width against more heads of a fixed size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIZES: dict[str, tuple[tuple[int, ...], int, int, int, int, int]] = {
 
 
 def runs(size: str) -> Iterator[Run]:
-    """Heads rising, with sizes that share the width and with a fixed size, in models built and initialised as Llama is."""
+    """More and more heads, of a shared width and of a fixed size, in models built and initialised like Llama."""
     heads, width, fixed, context, steps, seeds = _SIZES[size]
     data = data_spec(BYTES[size])
     for count in heads:
@@ -50,7 +50,7 @@ def predict(size: str) -> Iterator[Prediction]:
 
 
 def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
-    """At the most heads the fixed size must win by more than twice the noise over seeds."""
+    """With the most heads the fixed size must win by more than twice the noise over seeds."""
     found: dict[tuple[int, str], list[float]] = {}
     for row in rows:
         if row.quantity == "loss":
@@ -68,7 +68,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
                                 mean(fixed) - mean(shared), _noise(shared, fixed), None, note))  # fmt: skip
     last = lines[-1]
     if last.stderr is None or last.measured is None:
-        return Verdict("undecided", "one seed says nothing of the noise", tuple(lines))
+        return Verdict("undecided", "one seed does not show the noise", tuple(lines))
     best = min(counts, key=lambda count: mean(found[count, "shared"]))
     summary = (
         f"at {counts[-1]} heads the fixed size is {-last.measured:+.4f} nats better; heads of a shared width do best at {best}"
@@ -86,7 +86,7 @@ def _noise(one: Sequence[float], other: Sequence[float]) -> float | None:
 
 JOB = Job(
     name="low-rank-bottleneck",
-    question="Do more heads hurt when they share a fixed width, and help when each keeps its size?",
+    question="Do more heads hurt if they share a fixed width, and help if each keeps its size?",
     claim="Heads of d/H dimensions meet a low-rank bottleneck as H rises; heads of a fixed size do not (arXiv 2002.07028).",
     measured="Held-out loss of small language models on bytes.",
     criterion="At the most heads the fixed size is better by more than two standard errors over seeds, and the shared width "

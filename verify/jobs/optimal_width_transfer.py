@@ -1,4 +1,4 @@
-"""Whether the predicted width beats its neighbours at equal parameters and tokens."""
+"""The predicted width against its neighbours at equal parameters and tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ._shapes import Budget, draw_losses, from_shape, losses, seed_noise, shape_
 from ._training import TOGETHER, data_spec, trained
 
 FACTOR = 1.3
-"""How far the best width may lie from the predicted one: what the theory's own test allows for learning rates tuned anew."""
+"""Allowed factor between the best width and the predicted one: that of the paper's own test with tuned learning rates."""
 DRAWS = 400
 
 # size, depths
@@ -37,7 +37,7 @@ def _width(size: float, depth: int, multiple: int) -> int:
 
 
 def runs(size: str) -> Iterator[Run]:
-    """At each size, shapes from wide and shallow to narrow and deep."""
+    """Shapes of each size, from wide and shallow to narrow and deep."""
     budget, sizes = _SIZES[size]
     data = data_spec(budget.limit, budget.vocab)
     for parameters, depths in sizes:
@@ -54,7 +54,7 @@ def predict(size: str) -> Iterator[Prediction]:
 
 
 def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
-    """Size by size: the vertex of a parabola through ln loss against ln width."""
+    """For each size the vertex of a parabola through ln loss against ln width."""
     lines: list[Comparison] = []
     verdicts: dict[str, str] = {}
     curvature = next((p.value for p in predictions if p.quantity == "curvature"), None)
@@ -81,7 +81,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
 
 
 def vertex_of(rows: Sequence[Row], parameters: float) -> tuple[float | None, float, float, float | None, str]:
-    """The width of least loss: width, ends of its 95 % interval, curvature; or None and why it is not known."""
+    """The width of least loss, the ends of its 95 % interval, and the curvature; or None and the reason."""
     import numpy as np
 
     cells = dict(sorted(losses(rows, "width", "size").items()))
@@ -93,7 +93,7 @@ def vertex_of(rows: Sequence[Row], parameters: float) -> tuple[float | None, flo
     if not sigma > 0:
         return None, math.nan, math.nan, None, "one seed shows no noise"
     x = np.log([width for width, _ in cells])
-    # Rounded widths leave sizes a few per cent apart; to first order the loss is carried to the common size.
+    # Rounded widths leave sizes a few per cent apart; the loss is corrected to the common size, to first order.
     slope = float(loss_exponent(parameters))
     carry = np.array([slope * math.log(parameters / size) for _, size in cells])
     y = np.log([mean(cell) for cell in cells.values()]) + carry
@@ -131,7 +131,7 @@ JOB = Job(
     measured="Validation loss of shapes of equal size, from wide and shallow to narrow and deep, on equal tokens, over seeds.",
     criterion=(
         f"At each size a parabola through ln loss against ln width has its minimum within a factor of {FACTOR} of the "
-        "predicted width; it fails where the 95 % interval of the minimum lies wholly outside that."
+        "predicted width; it fails if the 95 % interval of the minimum lies wholly outside that."
     ),
     runs=runs,
     measure=trained,

@@ -1,4 +1,4 @@
-"""Whether transformers' own GPT-2, BERT and Llama, as the library initialises them, do on real text what is predicted."""
+"""Moments of transformers' own GPT-2, BERT and Llama, as the library initialises them, on real text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from depthwidth.initialization import recipe, shipped_options
 from . import Context, Job, Measurement, Prediction, Run, version_of
 from .moments import WITHIN, judge
 
-_VOCABULARY = 1024  # tokens are bytes; the other rows of the table are there to be left alone
+_VOCABULARY = 1024  # tokens are bytes; the other rows of the table stay unused
 
 # depth, width, tokens, draws, windows of text
 _SIZES = {
@@ -25,7 +25,7 @@ _SIZES = {
 
 
 def _config(family: str, depth: int, width: int, tokens: int) -> dict[str, Any]:
-    """A configuration of the family at its own defaults but for the shape."""
+    """A configuration of the family with its own defaults except for the shape."""
     heads = max(1, width // 64)
     shapes: dict[str, dict[str, Any]] = {
         "gpt2": {"n_layer": depth, "n_embd": width, "n_head": heads, "n_positions": tokens,
@@ -40,7 +40,7 @@ def _config(family: str, depth: int, width: int, tokens: int) -> dict[str, Any]:
 
 
 def runs(size: str) -> Iterator[Run]:
-    """One run for each family and window of text; the text is Python's own sources, and stands in the run itself."""
+    """One run for each family and window of text; the text is Python's own sources, and part of the run's description."""
     depth, width, tokens, draws, windows = _SIZES[size]
     for window, text in enumerate(_texts(windows, tokens)):
         for family in ("gpt2", "bert", "llama"):
@@ -79,20 +79,20 @@ def _predictions(spec: Mapping[str, Any]) -> Iterator[Prediction]:
         row = known[site, "forward"]
         yield Prediction("variance", row.second_moment, "depthwidth.propagate", version, site)
         yield Prediction("correlation", row.covariance / row.second_moment, "depthwidth.propagate", version, site)
-        if tree.decoder is not None or site != last:  # behind a post-norm stack it is given
+        if tree.decoder is not None or site != last:  # the gradient at the output of a post-norm stack is given
             gradient = known[site, "gradient"].second_moment
             yield Prediction("gradient_variance", gradient, "depthwidth.propagate", version, site)
 
 
 def _sites(tree: Transformer) -> list[str]:
-    """Where transformers shows the residual stream: in front of each block, and behind the last where no norm follows."""
+    """The sites whose residual stream transformers returns: the input of each block, and the last output if no norm follows."""
     name = tree.stack_name
-    behind = [f"{name}.block.{layer}" for layer in range(tree.depth)]
-    return [f"{name}.input", *(behind if tree.decoder is None else behind[:-1])]
+    outputs = [f"{name}.block.{layer}" for layer in range(tree.depth)]
+    return [f"{name}.input", *(outputs if tree.decoder is None else outputs[:-1])]
 
 
 def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
-    """Means over draws of the weights, and of the gradient behind the last norm, with their standard errors."""
+    """Means over draws of the weights, and of the gradient at the output of the last norm, with their standard errors."""
     import numpy as np
 
     draws = []
@@ -141,7 +141,7 @@ def _one_draw(spec: Mapping[str, Any], seed: int, device: str) -> list[tuple[flo
 JOB = Job(
     name="transformers-init",
     question="Do transformers' GPT-2, BERT and Llama, freshly initialised, have the predicted moments on real text?",
-    claim="The token kernel of the text, carried through the blocks, gives variance, correlation and gradient of every block.",
+    claim="The token kernel of the text, propagated through the blocks, gives variance, correlation and gradient of each.",
     measured="Second moment and correlation of the hidden states, and second moment of their gradient, over initialisations.",
     criterion=f"At every block: {WITHIN}. It holds on the models where all blocks meet this.",
     runs=runs,

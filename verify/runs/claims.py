@@ -1,4 +1,4 @@
-"""The runs that this process works on, and those that any process does."""
+"""Leases on runs: those of this process, and those of any process."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .store import RUN_NAME, Store
 
 
 class Leases:
-    """The runs that this process works on; entered and left like a lock.
+    """The runs that this process works on; a context manager.
 
-    At most one process holds a run. A hold ends when it is given back, when its process is gone (seen at once on the same
+    At most one process holds a run. A lease ends when it is released, when its process is gone (detected at once on the same
     machine), or when a process on another machine has been silent for :data:`SILENCE_S`.
     """
 
@@ -37,7 +37,7 @@ class Leases:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for run in list(self._held):
-            self.give_back(run)
+            self.release(run)
         self._thread.join(timeout=1)
 
     def _beat(self) -> None:
@@ -52,7 +52,7 @@ class Leases:
         return run in self._held
 
     def claim(self, run: str) -> str:
-        """Take a run: ``ours``, or why not: ``done`` or ``busy``."""
+        """Lease a run: ``ours``, or the reason against it, ``done`` or ``busy``."""
         path = self.store.root / "leases" / f"{run}.json"
         with self.store.alone():
             if self.store.rows_of(run) is not None:
@@ -71,8 +71,8 @@ class Leases:
             self._held[run] = Lease(path, token)
         return "ours"
 
-    def give_back(self, run: str) -> None:
-        """Let go of a run."""
+    def release(self, run: str) -> None:
+        """Release a run."""
         lease = self._held.pop(run, None)
         if lease is not None:
             with contextlib.suppress(OSError, InputError), self.store.alone():
@@ -81,7 +81,7 @@ class Leases:
 
 
 def running(store: Store) -> dict[str, dict[str, Any]]:
-    """Runs that some process works on now, and which."""
+    """The leased runs, each with the process that works on it."""
     found = {}
     folder = store.root / "leases"
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():

@@ -1,9 +1,9 @@
-"""Who carries out runs: processes on this machine, or a Ray cluster. One interface, two implementations.
+"""Executors carry out runs: processes on this machine, or a Ray cluster. One interface, two implementations.
 
-An executor takes tasks as it has room for them and gives back an outcome for each, in whatever order they finish. It never
-writes rows: that is for the one process that holds the leases. A worker that dies (killed, out of memory, its machine gone) is
-replaced and its task given to another, which goes on from the run's last checkpoint; an error that the run itself raises is an
-outcome like any other, and is not tried again.
+An executor takes tasks as it has room for them and yields a result for each, in the order they finish. It never writes rows:
+the process that holds the leases does. A worker that dies (killed, out of memory, its machine gone) is replaced and its task
+given to another, which continues from the run's last checkpoint; an error that the run itself raises is a result like any
+other, and is not tried again.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from depthwidth.errors import InputError, shown
 from ..jobs import JOBS_VARIABLE, Context, Job, Measurement, find_job
 
 RETRIES = 2
-"""How often a task is given to another worker after one died with it."""
+"""Number of times that a task is given to another worker after one died with it."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A run as it is handed to a worker."""
+    """A run as a worker receives it."""
 
     job: str
     run: str
     code: str
-    """The code that the plan was made with; a worker that has other code refuses."""
+    """Digest of the code that the plan was made with; a worker with other code refuses the task."""
     spec: Mapping[str, Any]
     seed: int
     folder: str
@@ -45,21 +45,21 @@ class Task:
     cpus: float = 1.0
     gpus: float = 0.0
     deaths: int = 0
-    """How many workers have died with it."""
+    """Number of workers that have died with it."""
     beside: tuple[Task, ...] = ()
-    """Other runs of the job, carried out in one program with this one,"""
+    """Other runs of the job, carried out in one program with this one."""
     together: str = ""
-    """which keeps its checkpoints in this folder."""
+    """The folder of that program's checkpoints."""
 
     @property
     def runs(self) -> tuple[Task, ...]:
-        """It and those beside it, each as a task of its own."""
+        """Itself and the runs beside it, each as a separate task."""
         return (replace(self, beside=(), together=""), *self.beside)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a task: measurements, or an error."""
+class TaskResult:
+    """The result of a task: measurements, or an error."""
 
     task: Task
     measurements: tuple[Measurement, ...] = ()
@@ -68,32 +68,32 @@ class Outcome:
     torch: str = ""
     device: str = ""
     host: str = ""
-    beside: tuple[Outcome, ...] = ()
-    """What came of the runs beside it."""
+    beside: tuple[TaskResult, ...] = ()
+    """The results of the runs beside it."""
     note: str = ""
-    """Why runs that were to go together went one by one."""
+    """The reason why runs planned for one program were carried out one by one."""
 
     @property
-    def runs(self) -> tuple[Outcome, ...]:
-        """An outcome for each run of the task."""
+    def runs(self) -> tuple[TaskResult, ...]:
+        """A result for each run of the task."""
         if not self.beside:  # one run, or an error of all
             return tuple(replace(self, task=replace(one, deaths=self.task.deaths)) for one in self.task.runs)
         return (replace(self, task=self.task.runs[0], beside=()), *self.beside)
 
 
-class _Line:
-    """Tasks that wait: those that came back first, then those that are still to be taken."""
+class _Queue:
+    """Waiting tasks: first those that were put back, then those not taken yet."""
 
     def __init__(self, tasks: Iterator[Task]) -> None:
         self._tasks = tasks
         self._back: list[Task] = []
 
-    def following(self) -> Task | None:
-        """The next task, None when there are no more."""
+    def take(self) -> Task | None:
+        """The next task, None if there are no more."""
         return self._back.pop(0) if self._back else next(self._tasks, None)
 
-    def back(self, task: Task) -> None:
-        """Put a task in front again."""
+    def put_back(self, task: Task) -> None:
+        """Return a task to the head of the queue."""
         self._back.append(task)
 
 
@@ -102,15 +102,15 @@ class Executor(Protocol):
 
     @property
     def workers(self) -> int | None:
-        """Tasks at once, where that is known beforehand."""
+        """Number of tasks at once, None if it is not known beforehand."""
         ...
 
-    def run(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
-        """An outcome for each task. A task is taken from `tasks` only when there is room for it."""
+    def run(self, tasks: Iterator[Task]) -> Iterator[TaskResult]:
+        """A result for each task. A task is taken from `tasks` only when there is room for it."""
         ...
 
 
-def execute(task: Task) -> Outcome:
+def execute(task: Task) -> TaskResult:
     """Carry out one task in this process."""
     os.environ["OMP_NUM_THREADS"] = str(max(1, int(task.cpus)))  # for a torch that is not imported yet
     if "torch" in sys.modules:
@@ -118,7 +118,7 @@ def execute(task: Task) -> Outcome:
     return _execute_together(task) if task.beside else _execute_alone(task)
 
 
-def _execute_alone(task: Task) -> Outcome:
+def _execute_alone(task: Task) -> TaskResult:
     began = time.perf_counter()
     found: tuple[Measurement, ...] = ()
     error = ""
@@ -127,17 +127,17 @@ def _execute_alone(task: Task) -> Outcome:
         with _context_of(task) as context:
             found = _checked(job.measure(task.spec, context))
     except Exception as problem:
-        error = _told(problem)
-    return _outcome(task, () if error else found, error, time.perf_counter() - began)
+        error = _error_record(problem)
+    return _result(task, () if error else found, error, time.perf_counter() - began)
 
 
-def _execute_together(task: Task) -> Outcome:
-    """Several runs in one program; where that fails, as it does when memory is short, one after the other."""
+def _execute_together(task: Task) -> TaskResult:
+    """Several runs in one program; if that fails, for example for lack of memory, one after the other."""
     began = time.perf_counter()
     try:
         ensemble = _same_job(task).ensemble
         if ensemble is None:
-            raise InputError(f"{task.job} does not say how runs go together")
+            raise InputError(f"{task.job} has no ensemble, so its runs cannot be carried out together")
         with contextlib.ExitStack() as stack:
             contexts = [stack.enter_context(_context_of(one)) for one in task.runs]
             specs = [one.spec for one in task.runs]
@@ -145,24 +145,24 @@ def _execute_together(task: Task) -> Outcome:
         if len(found) != len(specs):
             raise InputError(f"it measured {len(found)} of {len(specs)} runs")
         each = (time.perf_counter() - began) / len(found)
-        outcomes = [_outcome(one, some, "", each) for one, some in zip(task.runs, found, strict=True)]
+        results = [_result(one, some, "", each) for one, some in zip(task.runs, found, strict=True)]
         note = ""
     except Exception as problem:
-        note = _told(problem).partition("\n")[0]
-        outcomes = []  # by now nothing holds what the ensemble had in memory
-    if not outcomes:
-        outcomes = [_execute_alone(one) for one in task.runs]
-    return replace(outcomes[0], task=task, beside=tuple(outcomes[1:]), note=note)
+        note = _error_record(problem).partition("\n")[0]
+        results = []  # the memory of the ensemble is free by now
+    if not results:
+        results = [_execute_alone(one) for one in task.runs]
+    return replace(results[0], task=task, beside=tuple(results[1:]), note=note)
 
 
 def _checked(measurements: Iterable[Measurement]) -> tuple[Measurement, ...]:
-    """What a job measured: something, and numbers."""
+    """The measurements of a job, checked: at least one, and numbers."""
     found = tuple(measurements)
     if not found:
         raise InputError("it measured nothing")
     for one in found:
         if not isinstance(one, Measurement):
-            raise InputError(f"it yields {shown(one)}, which is no Measurement")
+            raise InputError(f"it yields {shown(one)}, which is not a Measurement")
         for name, value in (("value", one.value), ("stderr", one.stderr)):
             try:
                 if isinstance(value, str):
@@ -189,22 +189,24 @@ def _context_of(task: Task) -> Iterator[Context]:
         yield Context(task.device, folder, task.seed, max(1, int(task.cpus)))
 
 
-def _outcome(task: Task, found: tuple[Measurement, ...], error: str, wall_s: float) -> Outcome:
+def _result(task: Task, found: tuple[Measurement, ...], error: str, wall_s: float) -> TaskResult:
     torch = sys.modules.get("torch")
     host = os.uname().nodename if hasattr(os, "uname") else ""
-    return Outcome(task, found, error, wall_s, str(getattr(torch, "__version__", "")), _device_name(task.device, torch), host)
+    return TaskResult(
+        task, found, error, wall_s, str(getattr(torch, "__version__", "")), _device_name(task.device, torch), host
+    )
 
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """No other worker in this folder: a worker whose driver was killed may need a moment to die."""
+    """Lock a folder: a worker whose driver was killed may need a moment to die."""
     from filelock import FileLock, Timeout
 
     try:
         with FileLock(folder / ".lock", timeout=60):
             yield
     except Timeout:
-        raise InputError("another process is still at work on this run") from None
+        raise InputError("another process is still working on this run") from None
 
 
 def _device_name(device: str, torch: Any) -> str:
@@ -213,15 +215,15 @@ def _device_name(device: str, torch: Any) -> str:
     return device
 
 
-def told(problem: Exception) -> str:
-    """An error in a sentence, with the place where it happened."""
+def describe_error(problem: Exception) -> str:
+    """An error in one sentence, with its file and line."""
     last = traceback.extract_tb(problem.__traceback__)[-1:]
     where = "".join(f", at {Path(one.filename).name} line {one.lineno}" for one in last)
     return f"{type(problem).__name__}: {problem}{where}"
 
 
-def _told(problem: Exception) -> str:
-    """The error and the last places it passed, short enough for a record."""
+def _error_record(problem: Exception) -> str:
+    """An error with the end of its traceback, short enough for a record."""
     if isinstance(problem, InputError):
         return str(problem)
     lines = traceback.format_exception(problem)
@@ -232,9 +234,9 @@ def _told(problem: Exception) -> str:
 
 
 def _serve(channel: Connection, environment: Mapping[str, str]) -> None:
-    """A worker: takes tasks until there are no more, or until its driver is gone."""
+    """The loop of a worker: it takes tasks until there are no more, or until its driver is gone."""
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver gets it too, and decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver receives it too, and decides
     _die_with_parent()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
@@ -265,9 +267,9 @@ class LocalExecutor:
 
     Parameters
     ----------
-    workers : how many; by default one a GPU, or one a processor that this process may use.
-    device : ``cpu`` or ``cuda``. With ``cuda``, worker i sees GPU i modulo their number, so that several share one GPU when
-        there are more workers than GPUs.
+    workers : number of processes; by default one per GPU, or one per processor that this process may use.
+    device : ``cpu`` or ``cuda``. With ``cuda``, worker i sees GPU i modulo their number, so several share one GPU if there are
+        more workers than GPUs.
     retries : see :data:`RETRIES`.
     """
 
@@ -281,53 +283,53 @@ class LocalExecutor:
         self.device = device
         self.retries = retries
 
-    def run(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
+    def run(self, tasks: Iterator[Task]) -> Iterator[TaskResult]:
         """See :class:`Executor`."""
-        crew: list[_Worker | None] = [None] * self.workers
-        line = _Line(tasks)
+        workers: list[_Worker | None] = [None] * self.workers
+        queue = _Queue(tasks)
         try:
             while True:
-                self._hand_out(crew, line)
-                busy = [worker for worker in crew if worker is not None and worker.task is not None]
+                self._assign(workers, queue)
+                busy = [worker for worker in workers if worker is not None and worker.task is not None]
                 if not busy:
                     return
                 ready = set(wait([w.channel for w in busy] + [w.process.sentinel for w in busy]))
                 for worker in busy:
                     if worker.channel in ready or worker.process.sentinel in ready:
-                        outcome = self._collect(worker, line)
-                        if outcome is not None:
-                            yield outcome
+                        result = self._collect(worker, queue)
+                        if result is not None:
+                            yield result
         finally:
-            for hired in filter(None, crew):
+            for hired in filter(None, workers):
                 hired.process.kill()
                 hired.process.join()
                 hired.channel.close()
 
-    def _hand_out(self, crew: list[_Worker | None], line: _Line) -> None:
-        """Give tasks to idle workers while there is room; a task that needs several processors waits until they are free."""
-        for place, worker in enumerate(crew):
+    def _assign(self, workers: list[_Worker | None], queue: _Queue) -> None:
+        """Give tasks to idle workers while there is room; a task for several processors waits until they are free."""
+        for place, worker in enumerate(workers):
             if worker is not None and worker.task is not None:
                 continue
-            taken = sum(self._size(other.task) for other in crew if other is not None and other.task is not None)
+            taken = sum(self._size(other.task) for other in workers if other is not None and other.task is not None)
             if taken >= self.workers:
                 return
-            task = line.following()
+            task = queue.take()
             if task is None:
                 return
             if taken and taken + self._size(task) > self.workers:
-                line.back(task)
+                queue.put_back(task)
                 return
             if worker is None or not worker.process.is_alive():
-                worker = crew[place] = self._hire(place)
+                worker = workers[place] = self._start_worker(place)
             worker.task = task
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a worker that died idle is seen to be dead
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # one that died idle: its sentinel tells
                 worker.channel.send(task)
 
     def _size(self, task: Task) -> float:
-        """How many workers' places a task takes."""
+        """Number of workers' places that a task takes."""
         return max(1.0, task.cpus) if self.device == "cpu" else 1.0
 
-    def _hire(self, place: int) -> _Worker:
+    def _start_worker(self, place: int) -> _Worker:
         spawn = multiprocessing.get_context("spawn")  # a forked child of a process with threads, or with CUDA, may hang
         ours, theirs = spawn.Pipe()
         environment = {"CUDA_VISIBLE_DEVICES": self.gpus[place % len(self.gpus)] if self.gpus else ""}
@@ -336,28 +338,28 @@ class LocalExecutor:
         theirs.close()
         return _Worker(process, ours)
 
-    def _collect(self, worker: _Worker, line: _Line) -> Outcome | None:
-        """The outcome of a worker's task; None if the worker died and another will take it."""
+    def _collect(self, worker: _Worker, queue: _Queue) -> TaskResult | None:
+        """The result of a worker's task; None if the worker died and another will take it."""
         task = worker.task
         assert task is not None  # noqa: S101
         worker.task = None
         with contextlib.suppress(EOFError, ConnectionResetError):
             if worker.channel.poll():
-                outcome = worker.channel.recv()
-                assert isinstance(outcome, Outcome)  # noqa: S101
-                return outcome
-        worker.process.kill()  # it is dead, or does not answer
+                result = worker.channel.recv()
+                assert isinstance(result, TaskResult)  # noqa: S101
+                return result
+        worker.process.kill()  # dead, or not answering
         worker.process.join()
         worker.channel.close()
-        return bury(task, f"the worker ended with code {worker.process.exitcode}", self.retries, line)
+        return retry_or_fail(task, f"the worker ended with code {worker.process.exitcode}", self.retries, queue)
 
 
-def bury(task: Task, why: str, retries: int, line: _Line) -> Outcome | None:
-    """Give the task of a dead worker to another, or give it up."""
+def retry_or_fail(task: Task, why: str, retries: int, queue: _Queue) -> TaskResult | None:
+    """Give the task of a dead worker to another, or fail it after too many deaths."""
     again = replace(task, deaths=task.deaths + 1)
     if again.deaths > retries:
-        return Outcome(again, error=f"{why}, {again.deaths} times")
-    line.back(again)
+        return TaskResult(again, error=f"{why}, {again.deaths} times")
+    queue.put_back(again)
     return None
 
 
@@ -385,14 +387,14 @@ class RayExecutor:
     Parameters
     ----------
     address : as ``ray.init`` takes it (``auto``, ``HOST:PORT``, ``ray://HOST:PORT``); None starts a cluster on this machine.
-    workers : most tasks at once; by default whatever the cluster's processors and GPUs allow.
-    device : ``cpu`` or ``cuda``; with ``cuda`` each task occupies the GPUs that its run declares, one where it declares none.
+    workers : largest number of tasks at once; by default as many as the cluster's processors and GPUs allow.
+    device : ``cpu`` or ``cuda``; with ``cuda`` each task occupies the GPUs that its run declares, one if it declares none.
     retries : see :data:`RETRIES`.
 
     Notes
     -----
-    The nodes must have this version of depthwidth installed: a worker with other code refuses its task. A run goes on from its
-    checkpoint on another node where its folder is on a file system that both share, and begins again where it is not.
+    The nodes must have this version of depthwidth installed: a worker with other code refuses its task. On another node a run
+    continues from its checkpoint if both share the file system of its folder, and else starts again.
     """
 
     def __init__(
@@ -407,17 +409,17 @@ class RayExecutor:
         self.ray = ray
         self.address, self.workers, self.device, self.retries = address, workers, device, retries
 
-    def run(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
+    def run(self, tasks: Iterator[Task]) -> Iterator[TaskResult]:
         """See :class:`Executor`."""
         ray = self.ray
         self._connect()
         # Deaths are counted here: Ray's own retries would not show in the record.
         remote = ray.remote(max_retries=0)(_execute_far)
         flying: dict[Any, Task] = {}
-        line = _Line(tasks)
+        queue = _Queue(tasks)
         try:
             while True:
-                while len(flying) < self._places(flying.values()) and (task := line.following()) is not None:
+                while len(flying) < self._places(flying.values()) and (task := queue.take()) is not None:
                     flying[remote.options(**self._resources(task)).remote(task)] = task
                 if not flying:
                     return
@@ -425,13 +427,13 @@ class RayExecutor:
                 for reference in ready:
                     task = flying.pop(reference)
                     try:
-                        outcome: Outcome | None = ray.get(reference)
+                        result: TaskResult | None = ray.get(reference)
                     except ray.exceptions.RayError as error:
-                        # execute() turns the run's own errors into outcomes: this is a worker or a node that died.
+                        # execute() turns the run's own errors into results, so a worker or a node died.
                         why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-                        outcome = bury(task, why, self.retries, line)
-                    if outcome is not None:
-                        yield outcome
+                        result = retry_or_fail(task, why, self.retries, queue)
+                    if result is not None:
+                        yield result
         finally:
             for reference in flying:
                 with contextlib.suppress(Exception):
@@ -457,7 +459,7 @@ class RayExecutor:
         return {"num_cpus": task.cpus, "num_gpus": (task.gpus or 1.0) if self.device == "cuda" else 0.0}
 
     def _places(self, flying: Iterable[Task]) -> int:
-        """How many tasks to have with the cluster: all that fit, and as many again so that no node waits for us."""
+        """Number of tasks to submit: all that fit, and as many again so that no node waits for the driver."""
         if self.workers is not None:
             return self.workers
         kind = "GPU" if self.device == "cuda" else "CPU"
@@ -466,7 +468,7 @@ class RayExecutor:
         return 2 * max(1, int(fit))
 
 
-def _execute_far(task: Task) -> Outcome:
+def _execute_far(task: Task) -> TaskResult:
     """:func:`execute`, on a node."""
     return execute(task)
 
@@ -478,5 +480,5 @@ def executor(name: str, *, workers: int | None = None, device: str = "cpu", addr
     if name != "local":
         raise InputError(f"there is no executor {shown(name)}; there are local and ray")
     if address is not None:
-        raise InputError("an address has no meaning for the local executor")
+        raise InputError("the local executor takes no address")
     return LocalExecutor(workers, device)

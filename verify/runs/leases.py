@@ -1,4 +1,4 @@
-"""Lease files: which process, on which machine, works on a run, and whether it still lives."""
+"""Lease files: the process and machine that work on a run, and a test of their life."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 HEARTBEAT_S = 15.0
-"""How often the owner of a lease shows that it is alive."""
+"""Interval in seconds at which the owner of a lease shows that it is alive."""
 
 SILENCE_S = 180.0
-"""After how long without that a lease of another machine counts as given up: twelve heartbeats, more than a slow disk takes."""
+"""Seconds without a heartbeat after which a lease of another machine has ended: twelve, more than a slow disk takes."""
 
 
 def machine_name() -> str:
-    """The machine since it was started, and the process numbers that are known here: a container has its own."""
+    """A name for this machine since its start and for its process numbers: a container has its own."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -29,7 +29,7 @@ def machine_name() -> str:
 
 
 def start_time(pid: int) -> str:
-    """When a process was started, in the kernel's ticks: another process that got its number has another time."""
+    """Start time of a process in the kernel's ticks: another process with the same number has another one."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -42,7 +42,7 @@ def _alive(pid: int, started: str) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        pass  # it is there, and somebody else's
+        pass  # it exists, and belongs to another user
     return start_time(pid) == started
 
 
@@ -54,11 +54,11 @@ class Lease:
     token: str
 
     def held(self) -> bool:
-        """Whether it is still ours: another may have taken it if this machine was silent for too long."""
+        """True if the lease is still ours: another process may have taken it if this machine was silent for too long."""
         return (_read_lease(self.path) or {}).get("token") == self.token
 
     def beat(self) -> None:
-        """Show that we are alive."""
+        """Write a heartbeat."""
         with contextlib.suppress(OSError):
             os.utime(self.path)
 
@@ -72,7 +72,7 @@ def _read_lease(path: Path) -> dict[str, Any] | None:
 
 
 def lease_holder(path: Path) -> dict[str, Any] | None:
-    """Who works on a run now: machine, process and since when; None where nobody does, or whoever did is gone."""
+    """The process that works on a run: machine, number and start; None if there is none, or it is gone."""
     found = _read_lease(path)
     if found is None:
         return None
@@ -87,7 +87,7 @@ def lease_holder(path: Path) -> dict[str, Any] | None:
 
 
 def _clock_of(folder: Path) -> float:
-    """The time by the clock of the file system, which heartbeats are written in; machines' own clocks differ."""
+    """The time by the clock of the file system, which dates the heartbeats; machines' own clocks differ."""
     probe = folder / f".clock.{uuid.uuid4().hex[:8]}.part"
     try:
         probe.touch()

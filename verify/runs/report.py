@@ -17,14 +17,14 @@ from depthwidth.errors import InputError, nearest, shown
 from ..files import write_whole
 from ..jobs import Job, Prediction, Verdict, find_job
 from ..rows import Row, finite_or_none
-from .executors import told
+from .executors import describe_error
+from .plans import make_plan, predictions_of
 from .store import Store
-from .sweep import make_plan, predictions_of
 
 
 @dataclass(frozen=True)
 class Report:
-    """One job of one size: its plan, the rows there are, and the verdict."""
+    """One job of one size: its plan, its rows so far, and the verdict."""
 
     plan: Mapping[str, Any]
     measured: tuple[Row, ...]
@@ -41,7 +41,7 @@ class Report:
         }  # fmt: skip
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a comparison."""
+        """One dictionary for each comparison."""
         head = {"job": self.plan["job"], "size": self.plan["size"]}
         return [
             head | {k: finite_or_none(v) if isinstance(v, float) else v for k, v in line.to_dict().items()}
@@ -56,8 +56,8 @@ def reports(store: Store, names: Sequence[str] = (), *, now: bool = False) -> li
     ----------
     store : the folder.
     names : jobs; all by default.
-    now : put today's predictions in the place of those that were recorded before measuring. That is no test of a theory, but of
-        whether a theory that was changed since would have passed.
+    now : use today's predictions instead of those that were recorded before measuring. That does not test a theory; it tells
+        if a theory that has changed since would have passed.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def _report(plan: Mapping[str, Any], rows: Mapping[str, list[Row]], now: bool) -
     try:
         job = find_job(plan["job"])
     except InputError as error:
-        verdict = Verdict("undecided", f"nobody is here to judge: {error}")
+        verdict = Verdict("undecided", f"the job that judges these rows is not installed: {error}")
         return Report(plan, tuple(measured), len(done), verdict, ())
     notes = []
     if changed := _changed(job, plan):
@@ -96,21 +96,21 @@ def _report(plan: Mapping[str, Any], rows: Mapping[str, list[Row]], now: bool) -
         predictions = predictions_of(today)
         notes.append(f"predicted today, after measuring; {others} predictions differ from those recorded before")
     elif now:
-        notes.append("today's predictions are of other runs, so that it is judged by those recorded before")
+        notes.append("today's predictions are for other runs; judged by those recorded before measuring")
     else:
         if others := _with_predictions_of(plan, measured)[1]:
-            notes.append(f"{others} rows were measured beside an earlier prediction, and are judged by it; --now takes today's")
+            notes.append(f"{others} rows have an earlier prediction and are judged by it; --now uses today's")
         if _differing(predictions, _predicted_now(job, plan["size"])):
             notes.append(
-                "depthwidth now predicts something else of the job as a whole; judged by what was recorded before measuring, "
-                "--now takes today's"
+                "depthwidth now predicts something else for the job as a whole; judged by the prediction recorded before "
+                "measuring, --now uses today's"
             )
     if before := sum(rows[name][0].date < plan["created"] for name in done):
         notes.append(f"{before} of its runs had been measured when this plan was made")
     try:
         verdict = job.judge(measured, predictions)
     except Exception as error:  # a job may be anyone's
-        verdict = Verdict("undecided", f"it could not be judged: {told(error)}")
+        verdict = Verdict("undecided", f"it could not be judged: {describe_error(error)}")
     missing = len(plan["runs"]) - len(done)
     if missing:
         notes.append(f"{missing} of {len(plan['runs'])} runs are missing")
@@ -119,7 +119,7 @@ def _report(plan: Mapping[str, Any], rows: Mapping[str, list[Row]], now: bool) -
 
 
 def _changed(job: Job, plan: Mapping[str, Any]) -> str:
-    """What of a job's code has changed since a plan was made; empty where nothing has."""
+    """A sentence about the code of a job that has changed since a plan was made; empty if none has."""
     measures, judges = job.code != plan["code"], job.judging != plan.get("judging", job.judging)
     if measures and judges and job.measure.__module__ == job.judge.__module__:
         return "the job's file, which predicts, measures and judges, has changed since this was planned"
@@ -128,7 +128,7 @@ def _changed(job: Job, plan: Mapping[str, Any]) -> str:
 
 
 def _with_predictions_of(plan: Mapping[str, Any], rows: Sequence[Row]) -> tuple[list[Row], int]:
-    """The rows beside what a plan predicts, and for how many that is something else than they have."""
+    """The rows with the predictions of a plan, and the number of rows that had another prediction."""
     theory = {(run["run"], p.site, p.step, p.quantity): p.value for run in plan["runs"] for p in predictions_of(run)}
     found = [replace(row, predicted=theory.get((row.run, row.site, row.step, row.quantity))) for row in rows]
     others = sum(one.predicted not in (None, row.predicted) for one, row in zip(found, rows, strict=True))
@@ -136,14 +136,14 @@ def _with_predictions_of(plan: Mapping[str, Any], rows: Sequence[Row]) -> tuple[
 
 
 def _predicted_now(job: Job, size: str) -> list[Prediction]:
-    """What is predicted of a job as a whole; nothing where that fails, as a job may be anyone's."""
+    """The predictions for a job as a whole; none if that fails, since a job may be anyone's."""
     with contextlib.suppress(Exception):
         return list(job.predict(size))
     return []
 
 
 def _differing(recorded: Sequence[Prediction], other: Sequence[Prediction]) -> int:
-    """How many of the recorded predictions have another value among the others."""
+    """Number of recorded predictions that have another value among the others."""
     values = {(p.site, p.step, p.quantity): p.value for p in other}
     return sum(values.get((p.site, p.step, p.quantity), p.value) != p.value for p in recorded)
 
@@ -160,7 +160,7 @@ svg { max-width: 100%; height: auto; } dt { font-weight: 600; } dd { margin: 0 0
 
 
 def page(found: Sequence[Report], path: str | Path) -> None:
-    """Write reports as one HTML file that needs nothing else: no script, no address, pictures inside.
+    """Write reports as one self-contained HTML file: no script, no link, pictures inside.
 
     Raises
     ------
@@ -238,7 +238,7 @@ def _pictures(one: Report) -> str:
         (f"Measured {quantity} against predicted", _against, [row for row in compared if row.quantity == quantity])
         for quantity in quantities
     ]
-    with contextlib.suppress(InputError):  # the job may not be here; its rows are
+    with contextlib.suppress(InputError):  # the job may not be installed; its rows are here
         pictures += [(title, draw, one.measured) for title, draw in find_job(one.plan["job"]).figures]
     return "".join(f"<h3>{_safe(title)}</h3>{_svg(draw, rows)}" for title, draw, rows in pictures)
 
@@ -252,7 +252,7 @@ def _svg(draw: Draw, rows: Sequence[Row]) -> str:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     draw(figure.subplots(), rows)
     text = io.StringIO()
-    # A fixed salt gives the same page for the same rows; without it the ids of the picture's parts are random.
+    # With a fixed salt the same rows give the same page; without it the ids in the picture are random.
     with matplotlib.rc_context({"svg.hashsalt": "depthwidth", "svg.fonttype": "path"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
     found = re.search(r"<svg.*</svg>", text.getvalue(), re.DOTALL)
@@ -260,7 +260,7 @@ def _svg(draw: Draw, rows: Sequence[Row]) -> str:
 
 
 def _against(axes: Any, rows: Sequence[Row]) -> None:
-    """Every row of one quantity, on logarithmic axes where all are positive, and the line on which both are equal."""
+    """All rows of one quantity, on logarithmic axes if all are positive, and the line of equality."""
     triples = [(row.predicted, row.value, row.stderr or 0.0) for row in rows if row.predicted is not None]
     triples = [triple for triple in triples if all(map(math.isfinite, triple))]
     ends = [value for predicted, measured, _ in triples for value in (predicted, measured)]

@@ -1,18 +1,18 @@
-"""Rows that survive: one folder, one file a run, each there whole or not at all.
+"""Storage of rows: one folder with one file per run, whole or absent.
 
 A folder of runs holds
 
-    plans/JOB.SIZE.json          what is to be run and what is predicted, written before anything runs
+    plans/JOB.SIZE.json          the runs and all predictions, written before anything runs
     rows/RUN.DIGEST.csv          the rows of one finished run; the digest is of the file's own bytes
-    leases/RUN.json              which process works on a run now
-    failed/RUN.json              what went wrong with a run that has no rows
-    work/RUN/                    a run's own folder while it is not finished: checkpoints
-    work/DIGEST.ensemble/        the same of runs that go together, and which they are
-    aside/                       files found damaged, kept for whoever wants to look
+    leases/RUN.json              the process that works on a run
+    failed/RUN.json              the error of a run that has no rows
+    work/RUN/                    the checkpoints of an unfinished run
+    work/DIGEST.ensemble/        the same for runs in one program, with their names
+    aside/                       damaged files, kept for inspection
 
-A file is written beside its place, flushed to the disk and renamed into it, so that a process killed at any moment leaves the
-old state or the new one. What a disk or a copy damages afterwards is noticed, because the name carries the digest: such a file
-is set aside and reported, and its run counts as not done. Nothing here is ever unpickled or executed.
+A file is written beside its place, flushed to the disk and renamed, so that a process killed at any moment leaves the old state
+or the new one. Later damage is noticed, because the name holds the digest: such a file is set aside and reported, and its run
+counts as not done. Nothing here is ever unpickled or executed.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from .leases import Lease, lease_holder
 RUN_NAME = re.compile(r"[0-9a-f]{16}")
 ROWS_NAME = re.compile(r"([0-9a-f]{16})\.([0-9a-f]{16})\.csv")
 ENSEMBLE = ".ensemble"
-"""How the folders of runs that go together end."""
+"""Suffix of the folders of runs in one program."""
 PLAN_NAME = re.compile(r"([a-z0-9][a-z0-9-]{0,63})\.(tiny|small|gpu|full)\.json")
 
 LEFTOVER_S = 3600.0
-"""Age at which a half-written file can belong to nobody any more."""
+"""Age in seconds at which a half-written file belongs to no living process."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that is not what it should be, and why."""
+    """A damaged file and the fault."""
 
     path: Path
     reason: str
@@ -60,12 +60,12 @@ class Store:
 
     Parameters
     ----------
-    root : the folder; made when something is first written.
+    root : the folder; created when something is first written.
 
     Raises
     ------
     InputError
-        if there is something else than a folder at that path, or it cannot be written to.
+        if the path is not a folder, or it cannot be written to.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -78,7 +78,7 @@ class Store:
         return f"Store({str(self.root)!r})"
 
     def open(self) -> Store:
-        """Make the folder where it is missing, and check that it can be written to."""
+        """Create the folder if it is missing, and check that it can be written to."""
         try:
             for part in ("plans", "rows", "leases", "failed", "work"):
                 (self.root / part).mkdir(parents=True, exist_ok=True)
@@ -90,14 +90,14 @@ class Store:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Nobody else changes leases or rows while inside. The system lets go of it when a process dies, however it dies."""
+        """Lock leases and rows. The system releases the lock when the process dies, however it dies."""
         from filelock import FileLock, Timeout
 
         try:
             with FileLock(self.root / ".lock", timeout=60):
                 yield
         except Timeout:
-            raise InputError(f"{shown(str(self.root))} is locked by another process that does not let go") from None
+            raise InputError(f"{shown(str(self.root))} is locked by another process, which does not release it") from None
 
     # Rows.
 
@@ -108,7 +108,7 @@ class Store:
                 yield found[1], found[2], path
 
     def _read(self, run: str, digest: str, path: Path) -> list[Row] | str:
-        """The rows of a file, or what is wrong with it."""
+        """The rows of a file, or its fault."""
         try:
             about = path.stat()
             key = (path.name, about.st_size, about.st_mtime_ns)
@@ -119,7 +119,7 @@ class Store:
         return self._checked[key]
 
     def rows(self) -> dict[str, list[Row]]:
-        """The rows of every finished run, by its name. Damaged files are left out; :meth:`damaged` names them."""
+        """The rows of every finished run, by its name, without damaged files, which :meth:`damaged` names."""
         found: dict[str, list[Row]] = {}
         for run, digest, path in self._files():
             rows = self._read(run, digest, path)
@@ -128,7 +128,7 @@ class Store:
         return found
 
     def rows_of(self, run: str) -> list[Row] | None:
-        """The rows of one run, None while it has none."""
+        """The rows of one run, None if it has none."""
         for path in sorted((self.root / "rows").glob(f"{run}.*.csv")):
             if found := ROWS_NAME.fullmatch(path.name):
                 rows = self._read(found[1], found[2], path)
@@ -137,11 +137,11 @@ class Store:
         return None
 
     def damaged_plans(self) -> list[Damage]:
-        """Plans that are there and cannot be gone by."""
+        """Damaged plans."""
         return [Damage(path, plan) for path, plan in self._plan_files() if isinstance(plan, str)]
 
     def damaged(self) -> list[Damage]:
-        """Files that are not whole: rows whose bytes are not those their name promises, plans that do not add up."""
+        """Damaged files: rows and plans that do not match their digest."""
         found = []
         for run, digest, path in self._files():
             rows = self._read(run, digest, path)
@@ -155,12 +155,12 @@ class Store:
         Parameters
         ----------
         run : its name.
-        rows : with every column; nothing is written if one is not as it should be.
-        lease : what this process holds on the run; without it nothing is written if someone else took the run over.
+        rows : nothing is written if one holds a wrong type.
+        lease : of this process on the run; nothing is written if another process has taken the run over.
 
         Returns
         -------
-        Whether they were written; False where the run has rows already, or is not ours any more.
+        True if they were written; False if the run has rows already, or is not ours any more.
         """
         if not rows:
             raise InputError(f"run {run} measured nothing")
@@ -181,7 +181,7 @@ class Store:
     # Plans.
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
-        """Write what is to be run and what is predicted; a plan of the same job and size that differs moves to ``earlier``."""
+        """Write a plan; an existing one of the same job and size is kept in ``plans/earlier``."""
         path = self.root / "plans" / f"{plan['job']}.{plan['size']}.json"
         if not PLAN_NAME.fullmatch(path.name):
             raise InputError(f"{shown(path.name)} is not a name for a plan")
@@ -193,7 +193,7 @@ class Store:
             write_whole(path, data)
 
     def keep_earlier(self, name: str, data: bytes) -> None:
-        """Keep a plan that is not the one to go by, in ``plans/earlier``."""
+        """Keep a superseded plan in ``plans/earlier``."""
         earlier = self.root / "plans" / "earlier"
         earlier.mkdir(exist_ok=True)
         write_whole(earlier / f"{name.removesuffix('.json')}.{digest_of(data)}.json", data)
@@ -211,17 +211,17 @@ class Store:
                 yield path, plan
 
     def plans(self) -> list[dict[str, Any]]:
-        """All plans that are whole."""
+        """All plans that are not damaged."""
         return [plan for _, plan in self._plan_files() if isinstance(plan, dict)]
 
     # Failures.
 
     def write_failure(self, run: str, about: Mapping[str, Any]) -> None:
-        """Keep what went wrong with a run, for :meth:`failures`."""
+        """Record the error of a run, for :meth:`failures`."""
         write_whole(self.root / "failed" / f"{run}.json", json.dumps(about, indent=1, default=str).encode())
 
     def failures(self) -> dict[str, dict[str, Any]]:
-        """What went wrong, by run; of runs that have no rows."""
+        """The recorded errors, by run."""
         found = {}
         folder = self.root / "failed"
         for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
@@ -233,12 +233,12 @@ class Store:
                 found[path.stem] = about if isinstance(about, dict) else {"error": str(about)}
         return found
 
-    # Keeping house.
+    # Cleaning up.
 
     def tidy(self) -> list[Damage]:
-        """Set damaged files aside and remove what dead processes left; returns what was set aside.
+        """Set damaged files aside and remove the remains of dead processes; returns the files set aside.
 
-        A run whose rows were damaged is then not done, and the next :command:`run` or :command:`resume` measures it again.
+        A run whose rows were damaged counts as not done; the next :command:`run` or :command:`resume` measures it again.
         """
         with self.alone():
             found = self.damaged()
@@ -262,15 +262,15 @@ class Store:
         return found
 
     def work_folder(self, run: str) -> Path:
-        """Where a run keeps its checkpoints while it is not finished."""
+        """The folder of the checkpoints of an unfinished run."""
         return self.root / "work" / run
 
     def ensemble_folder(self, runs: Sequence[str]) -> Path:
-        """Where runs that go together keep their checkpoints while they are not all finished."""
+        """The folder of the checkpoints of runs in one program, until all of them are finished."""
         return self.root / "work" / (digest_of(canonical(list(runs)).encode()) + ENSEMBLE)
 
     def begin_ensemble(self, runs: Sequence[str]) -> Path:
-        """Note that these runs go together, so that whoever resumes takes the same ones."""
+        """Record that these runs are carried out in one program, so that a resumed sweep takes the same ones."""
         folder = self.ensemble_folder(runs)
         with contextlib.suppress(OSError):  # the disk is full: there will be no checkpoint either
             folder.mkdir(parents=True, exist_ok=True)
@@ -278,12 +278,12 @@ class Store:
         return folder
 
     def ensembles(self) -> list[list[str]]:
-        """The runs of each ensemble that was begun and is not finished."""
+        """The runs of each started ensemble that is not finished."""
         return [members for folder in sorted((self.root / "work").glob(f"*{ENSEMBLE}")) if (members := _members(folder))]
 
 
 def _members(folder: Path) -> list[str]:
-    """The runs of an ensemble; none where the record is damaged, and whatever it had done is then done again."""
+    """The runs of an ensemble; none if the record is damaged, and its work is then done again."""
     try:
         found = json.loads((folder / "members.json").read_bytes())
     except (OSError, ValueError):
@@ -293,7 +293,7 @@ def _members(folder: Path) -> list[str]:
 
 
 def read_rows(data: bytes, run: str, digest: str) -> list[Row] | str:
-    """The rows in the bytes of ``RUN.DIGEST.csv``, or what is wrong with them."""
+    """The rows in the bytes of ``RUN.DIGEST.csv``, or their fault."""
     if digest_of(data) != digest:
         return f"its {len(data)} bytes are not those that were written"
     try:
@@ -308,7 +308,7 @@ _RUN_KEYS = {"run", "seed", "spec", "labels", "cost", "cpus", "gpus", "predictio
 
 
 def read_plan(data: bytes) -> dict[str, Any] | str:
-    """The plan in the bytes of a file, or what is wrong with it."""
+    """The plan in the bytes of a file, or its fault."""
     try:
         plan = json.loads(data)
     except ValueError:

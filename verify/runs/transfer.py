@@ -1,7 +1,7 @@
-"""Rows from one machine to another: an archive out, an archive in, and one flat table for other programs.
+"""Rows from one machine to another: archives, and flat tables for other programs.
 
-An archive comes from elsewhere and is not trusted: only files named as plans and rows are looked at, nothing is unpacked by a
-path that the archive chooses, sizes are limited, and every file must be what its digest says before it is written.
+An archive is not trusted: only files named as plans and rows are read, nothing is unpacked to a path that the archive chooses,
+sizes are limited, and every file must match its digest before it is written.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from depthwidth.errors import InputError, shown
 
 from ..files import open_whole, write_whole
 from ..rows import Row, flat, rows_to_csv, same_values
+from .plans import same_plan
 from .store import PLAN_NAME, ROWS_NAME, Store, read_plan, read_rows
-from .sweep import same_plan
 
 LARGEST_FILE = 256 * 2**20
 LARGEST_ARCHIVE = 4 * 2**30
@@ -30,7 +30,7 @@ LARGEST_ARCHIVE = 4 * 2**30
 
 
 def export_rows(store: Store, path: str | Path, names: Sequence[str] = ()) -> int:
-    """Write what a folder holds to one file.
+    """Write the plans and rows of a folder to one file.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def export_rows(store: Store, path: str | Path, names: Sequence[str] = ()) -> in
 
     Returns
     -------
-    How many runs were written.
+    The number of runs that were written.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def _write_parquet(target: Path, rows: list[dict[str, Any]]) -> None:
     import pandas
 
     frame = pandas.DataFrame(rows)
-    # A column of numbers that are all missing is one of numbers still.
+    # A column in which all numbers are missing is still one of numbers.
     frame = frame.astype({name: float for name in ("predicted", "value", "stderr") if name in frame})
     with open_whole(target) as file:
         frame.to_parquet(file, index=False)
@@ -139,18 +139,18 @@ def _write_parquet(target: Path, rows: list[dict[str, Any]]) -> None:
 
 @dataclass
 class Imported:
-    """What an archive brought."""
+    """Counts of what an archive contained."""
 
     new: int = 0
-    """Runs that were not here."""
+    """Runs that are new here."""
     same: int = 0
     """Runs that were here with the same values."""
     plans: int = 0
-    """Plans that were not here."""
+    """Plans that are new here."""
     conflicts: list[str] = field(default_factory=list)
-    """Runs and plans that are here and say something else; ours were kept."""
+    """Runs and plans that are here with other content; ours were kept."""
     damaged: list[str] = field(default_factory=list)
-    """Files in the archive that are not what was written; they were left out."""
+    """Files of the archive that do not match their digest; they were left out."""
 
     @property
     def status(self) -> int:
@@ -159,14 +159,14 @@ class Imported:
 
 
 def import_rows(store: Store, path: str | Path) -> Imported:
-    """Add what an archive of :func:`export_rows` holds; doing it again adds nothing.
+    """Add the plans and rows of an archive of :func:`export_rows`; doing it again adds nothing.
 
     Where a run is here already with other values, ours stay and the difference is reported.
 
     Raises
     ------
     InputError
-        if it is no such archive, or holds anything else than plans and rows; nothing is imported then.
+        if it is no such archive, or holds anything but plans and rows; then nothing is imported.
     """
     found = Imported()
     ours = store.rows()
@@ -209,7 +209,7 @@ def import_rows(store: Store, path: str | Path) -> Imported:
 
 
 def _members(path: str | Path) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
-    """Folder, name and reader of every file of an archive, after all of them are known to be plans or rows."""
+    """Folder, name and reader of every file of an archive, once all are known to be plans or rows."""
     try:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError:
@@ -240,7 +240,7 @@ def _members(path: str | Path) -> Iterator[tuple[str, str, Callable[[], bytes]]]
 
 
 def _difference(run: str, ours: Sequence[Row], theirs: Sequence[Row]) -> str:
-    """How two measurements of one run differ, in a few words."""
+    """The largest difference between two measurements of one run, in words."""
 
     def keyed(rows: Sequence[Row]) -> dict[tuple[str, int | None, str], float]:
         return {(row.site, row.step, row.quantity): row.value for row in rows}
@@ -248,7 +248,7 @@ def _difference(run: str, ours: Sequence[Row], theirs: Sequence[Row]) -> str:
     one, other = keyed(ours), keyed(theirs)
     made = [f"{rows[0].device}, torch {rows[0].torch or 'none'}" for rows in (ours, theirs)]
     if one.keys() != other.keys():
-        return f"run {run}: {len(one)} and {len(other)} rows, of different things; ours stay"
+        return f"run {run}: {len(one)} and {len(other)} rows of different quantities; ours stay"
 
     def gap(key: tuple[str, int | None, str]) -> float:
         a, b = one[key], other[key]
@@ -261,5 +261,5 @@ def _difference(run: str, ours: Sequence[Row], theirs: Sequence[Row]) -> str:
     if gap(key) == math.inf:
         how = f"({one[key]:.4g} and {other[key]:.4g})"
     elif not gap(key):
-        return f"run {run}: the values are the same, but not what else a row says of them; ours stay"
+        return f"run {run}: the values are the same, but other columns differ; ours stay"
     return f"run {run}: {key[2]} differs {how} ({made[0]} here, {made[1]} there); ours stay"

@@ -17,7 +17,7 @@ from verify.jobs.components import predicted_now, relative_error, standard_error
 from verify.measure.component_settings import cells, problems, sample, settings_of, site  # noqa: E402
 from verify.measure.components import Draws, simulate  # noqa: E402
 from verify.rows import Row, rows_from_csv  # noqa: E402
-from verify.runs.sweep import make_plan  # noqa: E402
+from verify.runs.plans import make_plan  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

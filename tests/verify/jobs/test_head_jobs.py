@@ -24,7 +24,7 @@ from verify.jobs._training import planned_text  # noqa: E402
 from verify.jobs.attention_entropy import measured_attention  # noqa: E402
 from verify.measure import heads  # noqa: E402
 from verify.rows import Row  # noqa: E402
-from verify.runs.sweep import make_plan  # noqa: E402
+from verify.runs.plans import make_plan  # noqa: E402
 from verify.training import train as train_module  # noqa: E402
 from verify.training.corpus import zipf_markov  # noqa: E402
 from verify.training.train import Training  # noqa: E402

@@ -25,7 +25,8 @@ from verify.jobs import (
     versions,
 )
 from verify.rows import Row
-from verify.runs.sweep import made_rows, make_plan, same_plan
+from verify.runs.driver import build_rows
+from verify.runs.plans import make_plan, same_plan
 
 OWN = Path(__file__).parents[1] / "own_jobs"
 
@@ -206,7 +207,7 @@ def test_a_run_planned_with_another_recipe_is_not_measured(monkeypatch, tmp_path
     spec = next(iter(find_job("depth-crossing").runs("tiny"))).spec
     context = Context("cpu", tmp_path, 0)
     assert _training.model_of(spec, context).training
-    with pytest.raises(InputError, match="comes to something else by this code"):
+    with pytest.raises(InputError, match="is different in this code from the one that was planned"):
         _training.model_of({**spec, "options": {**spec["options"], "base_width": 128}}, context)
 
 
@@ -269,15 +270,15 @@ def test_plans_that_make_no_sense():
 
 
 def outcome_of(plan, measurements):
-    from verify.runs.executors import Outcome, Task
+    from verify.runs.executors import Task, TaskResult
 
     found = plan["runs"][0]
-    return Outcome(Task("made", found["run"], plan["code"], found["spec"], found["seed"], "", "cpu"), tuple(measurements))
+    return TaskResult(Task("made", found["run"], plan["code"], found["spec"], found["seed"], "", "cpu"), tuple(measurements))
 
 
 def test_rows_stand_beside_their_predictions():
     plan = make_plan(job([run(predictions=(Prediction("loss", 1.5, "shape.f", "0.1.0+a", step=10),))]), "tiny")
-    rows = made_rows(
+    rows = build_rows(
         plan, plan["runs"][0], outcome_of(plan, [Measurement("loss", 1.25, step=10), Measurement("loss", 2, step=0)])
     )
     assert [(r.step, r.predicted, r.value, r.formula) for r in rows] == [
@@ -285,9 +286,9 @@ def test_rows_stand_beside_their_predictions():
         (0, None, 2.0, ""),
     ]
     with pytest.raises(InputError, match="predicted but not measured"):
-        made_rows(plan, plan["runs"][0], outcome_of(plan, [Measurement("loss", 2, step=0)]))
+        build_rows(plan, plan["runs"][0], outcome_of(plan, [Measurement("loss", 2, step=0)]))
     with pytest.raises(InputError, match="measured twice"):
-        made_rows(plan, plan["runs"][0], outcome_of(plan, [Measurement("loss", 2, step=10)] * 2))
+        build_rows(plan, plan["runs"][0], outcome_of(plan, [Measurement("loss", 2, step=10)] * 2))
 
 
 # The job of moments.
@@ -340,7 +341,7 @@ def test_moments_at_a_tiny_size_are_as_predicted_and_a_wrong_prediction_is_not(t
         folder = tmp_path / str(number)
         folder.mkdir()
         found = outcome_of({**plan, "runs": [about]}, moments.measure(about["spec"], Context("cpu", folder, about["seed"])))
-        rows += made_rows(plan, about, found)
+        rows += build_rows(plan, about, found)
     assert moments.judge(rows, ()).outcome == "holds"
     wrong = [dataclasses.replace(r, predicted=r.predicted * (1.5 if r.quantity == "gradient_variance" else 1)) for r in rows]
     assert moments.judge(wrong, ()).outcome == "fails"

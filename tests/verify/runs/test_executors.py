@@ -14,9 +14,10 @@ from depthwidth import InputError
 pytest.importorskip("torch")
 
 from verify.runs.claims import running
+from verify.runs.driver import carry_out
 from verify.runs.executors import LocalExecutor, Task, executor, processors
+from verify.runs.plans import prepare
 from verify.runs.store import Store
-from verify.runs.sweep import prepare, sweep
 
 pytestmark = pytest.mark.slow
 
@@ -46,12 +47,12 @@ def expected(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DEPTHWIDTH_JOBS", str(OWN))
         store = Store(tmp_path_factory.mktemp("undisturbed")).open()
-        sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1))
+        carry_out(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1))
     return values(store)
 
 
 def test_two_workers_find_what_one_finds(store, expected):
-    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(2))
+    summary = carry_out(store, prepare(store, ["walk"], "tiny"), LocalExecutor(2))
     assert (summary.done, summary.status) == (3, 0)
     assert values(store) == expected
     assert carried_out(store) == ["0", "1", "2"]
@@ -59,7 +60,7 @@ def test_two_workers_find_what_one_finds(store, expected):
 
 def test_a_worker_that_is_killed_is_replaced_and_its_run_goes_on(store, expected, monkeypatch):
     monkeypatch.setenv("WALK_TROUBLE", "die 1")
-    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(2))
+    summary = carry_out(store, prepare(store, ["walk"], "tiny"), LocalExecutor(2))
     assert (store.root.parent / "died-1").exists()
     assert (summary.done, summary.failed) == (3, {})
     assert values(store) == expected
@@ -68,7 +69,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_run_goes_on(store, expected
 
 def test_a_run_that_kills_every_worker_is_given_up_and_the_others_are_not(store, monkeypatch):
     monkeypatch.setenv("WALK_TROUBLE", "die always 1")
-    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1))
+    summary = carry_out(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1))
     assert (summary.done, summary.status) == (2, 3)
     (error,) = summary.failed.values()
     assert "ended with code -9, 3 times" in error
@@ -80,13 +81,13 @@ def test_a_run_that_kills_every_worker_is_given_up_and_the_others_are_not(store,
 def test_a_run_that_stumbles_is_a_failure_and_is_not_tried_again_at_once(store, expected, monkeypatch):
     monkeypatch.setenv("WALK_TROUBLE", "raise 2")
     plans = prepare(store, ["walk"], "tiny")
-    summary = sweep(store, plans, LocalExecutor(1))
+    summary = carry_out(store, plans, LocalExecutor(1))
     (error,) = summary.failed.values()
     assert error.startswith("RuntimeError: the walker stumbled")
     assert "walk.py" in error
     assert (summary.done, summary.status) == (2, 3)
     monkeypatch.setenv("WALK_TROUBLE", "")
-    summary = sweep(store, plans, LocalExecutor(1))
+    summary = carry_out(store, plans, LocalExecutor(1))
     assert (summary.done, summary.before, summary.status) == (1, 2, 0)
     assert store.failures() == {}
     assert values(store) == expected
@@ -105,10 +106,10 @@ def test_a_disk_that_is_full_when_the_rows_come(store, expected, monkeypatch):
         real(path, data)
 
     monkeypatch.setattr(tables, "write_whole", full_once)
-    summary = sweep(store, plans, LocalExecutor(1))
+    summary = carry_out(store, plans, LocalExecutor(1))
     assert (summary.done, summary.status) == (2, 3)
     assert "No space left on device" in next(iter(summary.failed.values()))
-    assert sweep(store, plans, LocalExecutor(1)).done == 1
+    assert carry_out(store, plans, LocalExecutor(1)).done == 1
     assert values(store) == expected
     # The checkpoint was kept: the run that was done again only had to tell its end.
     assert len(carried_out(store)) == 4
@@ -140,18 +141,18 @@ class Places(LocalExecutor):
     """Remembers how much was at work at once, without any process."""
 
     def most(self, sizes):
-        from verify.runs.executors import _Line
+        from verify.runs.executors import _Queue
 
-        crew, line, seen = [None] * self.workers, _Line(iter([task(cpus) for cpus in sizes])), []
+        crew, line, seen = [None] * self.workers, _Queue(iter([task(cpus) for cpus in sizes])), []
         while True:
-            self._hand_out(crew, line)
+            self._assign(crew, line)
             busy = [w.task.cpus for w in crew if w is not None and w.task is not None]
             if not busy:
                 return seen
             seen.append(busy)
             next(w for w in crew if w is not None and w.task is not None).task = None
 
-    def _hire(self, place):
+    def _start_worker(self, place):
         from types import SimpleNamespace
 
         from verify.runs.executors import _Worker
@@ -175,7 +176,7 @@ def test_what_makes_no_executor():
         LocalExecutor(0)
     with pytest.raises(InputError, match="there is no executor 'slurm'"):
         executor("slurm")
-    with pytest.raises(InputError, match="no meaning for the local"):
+    with pytest.raises(InputError, match="the local executor takes no address"):
         executor("local", address="auto")
     assert LocalExecutor().workers == processors()
 
@@ -199,7 +200,7 @@ def together(store):
 
 
 def test_runs_of_one_shape_go_together_and_find_what_each_finds_alone(store, expected):
-    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1), ensemble=2)
+    summary = carry_out(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1), ensemble=2)
     assert (summary.done, summary.failed) == (3, {})
     assert together(store) == ["01"]  # the third is alone
     assert values(store) == expected
@@ -207,14 +208,14 @@ def test_runs_of_one_shape_go_together_and_find_what_each_finds_alone(store, exp
 
 
 def test_no_worker_is_left_without_a_run_for_the_sake_of_an_ensemble(store, expected):
-    sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(3), ensemble=16)
+    carry_out(store, prepare(store, ["walk"], "tiny"), LocalExecutor(3), ensemble=16)
     assert together(store) == []
     assert values(store) == expected
 
 
 def test_a_worker_that_is_killed_with_several_runs_is_replaced_and_they_go_on(store, expected, monkeypatch):
     monkeypatch.setenv("WALK_TROUBLE", "die 1")
-    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1), ensemble=16)
+    summary = carry_out(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1), ensemble=16)
     assert (store.root.parent / "died-1").exists()
     assert (summary.done, summary.failed) == (3, {})
     assert together(store) == ["012", "012"]
@@ -223,22 +224,22 @@ def test_a_worker_that_is_killed_with_several_runs_is_replaced_and_they_go_on(st
 
 def test_one_that_kills_every_worker_takes_those_beside_it_along(store, monkeypatch):
     monkeypatch.setenv("WALK_TROUBLE", "die always 1")
-    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1), ensemble=2)
+    summary = carry_out(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1), ensemble=2)
     assert (summary.done, len(summary.failed)) == (1, 2)
     assert {about["deaths"] for about in store.failures().values()} == {3}
     monkeypatch.setenv("WALK_TROUBLE", "")
-    assert sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1)).done == 2
+    assert carry_out(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1)).done == 2
 
 
 @pytest.mark.parametrize(("trouble", "failed"), [("raise together", 0), ("raise 1", 1)])
 def test_what_fails_together_is_tried_one_by_one(store, expected, monkeypatch, trouble, failed):
     monkeypatch.setenv("WALK_TROUBLE", trouble)
     told = []
-    summary = sweep(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1), tell=told.append, ensemble=16)
+    summary = carry_out(store, prepare(store, ["walk"], "tiny"), LocalExecutor(1), tell=told.append, ensemble=16)
     assert (summary.done, len(summary.failed)) == (3 - failed, failed)
     assert values(store) == [value for value in expected if not failed or value[0] != 1]
     why = "MemoryError: too many walkers" if not failed else "RuntimeError: the walker stumbled"
-    assert f"3 runs were measured one by one, as together they failed: {why}" in told
+    assert f"3 runs were measured one by one, because together they failed: {why}" in told
 
 
 def test_an_ensemble_that_was_begun_is_finished_as_it_was_begun(store, expected, monkeypatch):
@@ -256,11 +257,11 @@ def test_an_ensemble_that_was_begun_is_finished_as_it_was_begun(store, expected,
 
     monkeypatch.setattr(tables, "write_whole", full_at_the_second)
     plans = prepare(store, ["walk"], "tiny")
-    summary = sweep(store, plans, LocalExecutor(1), ensemble=16)
+    summary = carry_out(store, plans, LocalExecutor(1), ensemble=16)
     assert (summary.done, summary.status) == (2, 3)
     store.tidy()
     assert store.ensembles() == [[run["run"] for run in plans[0]["runs"]]]
-    summary = sweep(store, plans, LocalExecutor(1))
+    summary = carry_out(store, plans, LocalExecutor(1))
     assert (summary.done, summary.before, summary.status) == (1, 2, 0)
     assert together(store) == ["012", "012"]
     assert values(store) == expected

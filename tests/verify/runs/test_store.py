@@ -264,7 +264,7 @@ def test_a_run_is_in_one_hand(store):
         assert other.claim(RUN) == "busy"
         assert set(claims.running(store)) == {RUN}
         store.publish(RUN, [row()], one[RUN])
-        one.give_back(RUN)
+        one.release(RUN)
         assert other.claim(RUN) == "done"
     assert claims.running(store) == {}
 
@@ -317,7 +317,7 @@ def test_who_lost_a_run_writes_no_rows_of_it(store):
         assert not store.publish(RUN, [row(value=1.0)], lease)
         assert store.publish(RUN, [row(value=2.0)], awake[RUN])
         assert not store.publish(RUN, [row(value=3.0)])
-        slept.give_back(RUN)
+        slept.release(RUN)
         assert awake[RUN].held()
     assert [r.value for r in store.rows()[RUN]] == [2.0]
 
