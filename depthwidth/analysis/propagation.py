@@ -1,4 +1,4 @@
-"""``propagate``: push the moments of a signal forward through any tree, and those of a gradient back."""
+"""``propagate``: the moments of a signal through any tree, and those of a gradient back to its input."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 LONGEST_APART = 2048
-"""Tokens of a context above which, with ALiBi, more are taken to change nothing: its flattest head forgets within 256 or so."""
+"""Longest context that is followed with ALiBi; longer ones count as it. Its flattest head forgets within some 256 tokens."""
 
 
 class TraceOptions(TypedDict, total=False):
-    """The arguments of :func:`propagate` behind `init`, but for `lengths`; described there."""
+    """The arguments of :func:`propagate` after `init`, except `lengths`."""
 
     variance: float | None
     correlation: float | None
@@ -44,7 +44,7 @@ class TraceOptions(TypedDict, total=False):
 
 
 class PropagationOptions(TraceOptions, total=False):
-    """The arguments of :func:`propagate` behind `init`."""
+    """The arguments of :func:`propagate` after `init`."""
 
     lengths: Iterable[Any] | Mapping[Any, float] | None
 
@@ -71,16 +71,16 @@ def propagate(
     ----------
     tree : the transformer.
     init : a scheme by name (:func:`~depthwidth.initialization.schemes`), or a recipe.
-    variance, correlation : of the input to the first block, where they are known; by default they follow from the embedding.
+    variance, correlation : of the first block's input, if known; by default they follow from the embedding.
     gram : the same, token by token: a symmetric array of shape (L, L) that holds E x_t.x_t'/width of that input, second moments
         on its diagonal. L then is the context.
     token_match : probability that two positions hold the same token; by default that of Zipf's law over the vocabulary (0 for
         image patches). Measure it on your text: the sum of squared frequencies. Or an array of shape (L, L) that holds 1 where
         positions of one text have the same token, or such arrays' mean.
     segment_match : probability that two positions are of the same segment, where the embedding has segments.
-    gradient : second moment and correlation of the gradient behind the last norm, or ``"loss"`` for the cross-entropy of a
-        language model, summed over positions, which also passes the head's transform where there is one (BERT). By default 1
-        and 0: a language model's correlation is near 0.
+    gradient : second moment and correlation of the gradient at the last norm's output, or ``"loss"`` for the cross-entropy of a
+        language model, summed over positions, which also passes the head's transform if it has one (BERT). By default 1 and 0:
+        a language model's correlation is near 0.
     context, source : tokens of a sequence (and of the encoder's); the tree's context by default.
     lengths : in place of `context`, for a padded batch: the length of each sequence without its padding, or a mapping from a
         length to how many sequences have it. In a model of two stacks a length may be a pair (of the decoder's sequence, of the
@@ -92,10 +92,10 @@ def propagate(
     -------
     A data frame with a row for each site and direction: `site`, `layer` (missing outside the blocks), `direction` (``forward``
     or ``gradient``), `mean`, `second_moment`, `variance`, `covariance` and `correlation` between two different tokens. Forward
-    rows describe what a component puts out, gradient rows the loss's derivative by it. Where positions differ, numbers are
-    averages over them. How far one network may lie from these means over draws of the weights: `spread` is the relative
-    standard deviation of the residual stream's second moment (missing elsewhere), `log_variance` the variance of the logarithm
-    of a post-norm stack's gradient, whose typical value is smaller than its mean by a factor of exp(log_variance / 2).
+    rows describe a component's output, gradient rows the loss's derivative with respect to it. If positions differ, numbers are
+    averages over them. Two columns say how far one draw of the weights lies from the mean: `spread` is the relative standard
+    deviation of the residual stream's second moment (missing elsewhere), `log_variance` the variance of the logarithm of a
+    post-norm stack's gradient, whose typical value is smaller than its mean by a factor of exp(log_variance / 2).
 
     Raises
     ------
@@ -105,12 +105,10 @@ def propagate(
     Notes
     -----
     Means are over weights and inputs. Tokens are exchangeable, every pair of positions with the same correlation, unless a
-    causal mask or a Gram matrix makes them differ; each position is then followed by itself
-    (:mod:`depthwidth.signal.attention`). With ALiBi in a causal stack each position is followed with those some distances
-    before
-    it (:mod:`depthwidth.signal.alibi_attention`). Contexts above 2048 tokens then count as 2048; at 8192 that shows in the
-    covariance
-    of gradients alone, which falls as 1/L. In stacks without a mask, and in encoder-decoders, ALiBi is left out. So are
+    causal mask or a Gram matrix makes them differ; each position then has moments of its own
+    (:mod:`depthwidth.signal.attention`). With ALiBi in a causal stack each position is paired with some positions before it
+    (:mod:`depthwidth.signal.alibi_attention`). Contexts above 2048 tokens then count as 2048; at 8192 that shows only in the
+    covariance of gradients, which falls as 1/L. ALiBi is left out of stacks without a mask and of encoder-decoders. So are
     relative position biases: at T5's own scale they change E sum p^2 by 0.2 %.
     """
     import pandas
@@ -156,13 +154,13 @@ def _columns_of(tree: Transformer, init: str | Recipe = "shipped", *, lengths: A
 
 
 def trace_tree(tree: Transformer, init: str | Recipe = "shipped", *, smallest: int = 2, **given: Unpack[TraceOptions]) -> Trace:
-    """The walk behind :func:`propagate`, before its rows are made into a table; the same arguments.
+    """The :class:`~depthwidth.signal.Trace` from which :func:`propagate` makes its table; the same arguments.
 
-    `smallest` is how many tokens a sequence has at least.
+    `smallest` is the least number of tokens of a sequence.
     """
     import numpy as np
 
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused at the next map, in a sentence
+    with np.errstate(over="ignore", invalid="ignore"):  # the next linear layer refuses an overflow, in a sentence
         return _trace_tree(tree, init, smallest=smallest, **given)
 
 
@@ -199,7 +197,7 @@ def _trace_tree(
     pull_encoder = None
     if tree.kind == "encoder-decoder" and tree.encoder is not None:
         trace.length = trace.source_length
-        with trace.silence():  # the stem is written down once, where it enters the last stack
+        with trace.silence():  # the stem is recorded once, at the input of the last stack
             encoded, _ = tree.stem.embed(root.at("stem"), Signal(1.0, given.mean_match), segment_match)
         trace.memory, pull_encoder = tree.encoder.moments(given.replaced(encoded, tree.width), root.at("encoder"))
         trace.length = run.tokens
@@ -229,7 +227,7 @@ def _trace_tree(
 
 @dataclass(frozen=True)
 class _Input:
-    """What a caller says of the tokens and of the first block's input."""
+    """The tokens and the first block's input, as the caller gives them."""
 
     match: Any
     """Probability that two positions hold the same token: a number or an array of shape (L, L)"""
@@ -239,7 +237,7 @@ class _Input:
 
     @classmethod
     def of(cls, tree: Transformer, variance: Any, correlation: Any, gram: Any, match: Any) -> _Input:
-        """The input with everything checked."""
+        """The input, checked."""
         if gram is not None:
             if variance is not None or correlation is not None or match is not None:
                 raise InputError("propagate: gram leaves no room for variance, correlation or token_match")
@@ -259,7 +257,7 @@ class _Input:
 
     @property
     def tokens(self) -> int | None:
-        """Positions of the array that is given, if one is."""
+        """Positions of the given array; None without one."""
         array = self.gram if self.gram is not None else self.match
         return None if isinstance(array, float | int) else len(array)
 
@@ -272,7 +270,7 @@ class _Input:
         return float((self.match.sum() - self.match.trace()) / (n * (n - 1)))
 
     def positions(self, tree: Transformer, tokens: int) -> Positions | None:
-        """The positions to follow one by one; None where tokens are exchangeable."""
+        """The positions to follow one by one; None for exchangeable tokens."""
         from ..signal.positions import Distances, Positions
 
         if self.tokens is not None:
@@ -292,7 +290,7 @@ class _Input:
         return TokenSignal(np.ones(len(self.match)), self.match, positions)
 
     def replaced(self, x: AnySignal, width: int) -> AnySignal:
-        """The first block's input: `x` as it comes from the embedding, or what the caller gives instead."""
+        """The first block's input: the embedding's output `x`, with the moments that the caller gives instead of its own."""
         if self.gram is not None and isinstance(x, TokenSignal):
             y: AnySignal = x.of(self.gram.diagonal().copy(), self.gram)
         elif self.variance is not None or self.correlation is not None:
@@ -334,26 +332,26 @@ _NUMBERS = ("mean", "second_moment", "covariance", "spread")
 
 
 def _columns(trace: Trace) -> dict[str, Any]:
-    """The rows as arrays by name, block by block in the order of the walk: up in the forward direction, down in the other.
+    """The records as columns by name, in the order of the pass: blocks ascend forward and descend for the gradient.
 
-    A layer of -1 is none, and directions are places in _DIRECTIONS.
+    A layer of -1 is none, and directions are indices into _DIRECTIONS.
     """
     import numpy as np
 
     heat = _log_variances(trace)
     parts: dict[str, list[Any]] = {name: [] for name in ("site", "layer", "direction", *_NUMBERS, "log_variance")}
-    # What passed a range of blocks at once has a row for each site; blocks come first in the table.
-    for (layer, direction, stack), group in groupby(trace.records, key=_passed_together):
+    # A component evaluated for a range of blocks has one record for each site; the table is sorted by block.
+    for (layer, direction, stack), group in groupby(trace.records, key=_evaluated_together):
         sites = list(group)
         forward = direction == "forward"
         layers = layer if isinstance(layer, range) else [layer]
         order = slice(None, None, 1 if forward else -1)
         for name in _NUMBERS:
             values = np.empty((len(layers), len(sites)))
-            for k, row in enumerate(sites):
-                values[:, k] = getattr(row, name)
+            for k, record in enumerate(sites):
+                values[:, k] = getattr(record, name)
             parts[name].append(values[order].ravel())
-        parts["site"].append(_sites(tuple(row.role for row in sites), layer)[order].ravel())
+        parts["site"].append(_sites(tuple(record.role for record in sites), layer)[order].ravel())
         parts["layer"].append(np.repeat(np.array([-1 if at is None else at for at in layers])[order], len(sites)))
         parts["direction"].append(np.full(len(layers) * len(sites), _DIRECTIONS.index(direction)))
         known = not forward and layer is not None and stack in heat
@@ -373,12 +371,12 @@ def _columns(trace: Trace) -> dict[str, Any]:
     }
 
 
-def _passed_together(row: Record) -> tuple[int | range | None, str, str]:
-    return row.layer, row.direction, row.role.partition(".")[0]
+def _evaluated_together(record: Record) -> tuple[int | range | None, str, str]:
+    return record.layer, record.direction, record.role.partition(".")[0]
 
 
 def _log_variances(trace: Trace) -> dict[str, Any]:
-    """For each stack, the variance of the logarithm of the gradient behind each block: what the blocks above it add up to."""
+    """For each stack, the variance of the log gradient at each block's output: the sum over that block and those above it."""
     import numpy as np
 
     found: dict[str, Any] = {}

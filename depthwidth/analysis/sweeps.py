@@ -1,4 +1,4 @@
-"""Many settings of one stack at once: depths, residual scales, inputs and output gradients as arrays."""
+"""Many settings of one stack in one call: depths, residual scales, inputs and output gradients as arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Array = Any
 
 _NODES = 4096
-"""Of the tables over the correlation, read by straight lines: right to 1e-7."""
+"""Intervals of the tables over the correlation; linear interpolation is right to 1e-7."""
 
 
 def sweep(
@@ -35,7 +35,7 @@ def sweep(
     dropout: bool = True,
     finite_width: bool = True,
 ) -> pandas.DataFrame:
-    """What :func:`~depthwidth.analysis.propagation.propagate` says of the two ends of a stack, for many settings in one call.
+    """Moments at both ends of a stack for many settings, equal to those of :func:`~depthwidth.analysis.propagation.propagate`.
 
     Parameters
     ----------
@@ -44,15 +44,16 @@ def sweep(
     depth : blocks; the tree's by default.
     skip, branch : factors on the skip path and on every branch; the recipe's by default.
     variance, correlation : of the input to the first block, the correlation in [0, 1].
-    gradient : second moment and correlation of the gradient behind the last block, 1 and 0 by default. A loss has no place
-        here: the stack ends before the head.
+    gradient : second moment and correlation of the gradient at the last block's output, 1 and 0 by default. There is no loss:
+        the stack ends before the head.
     context, dropout, finite_width : as in :func:`~depthwidth.analysis.propagation.propagate`.
 
     Returns
     -------
     A data frame with a row for each setting, the arrays broadcast against each other: `depth`, `skip`, `branch`,
-    `variance`, `correlation` and `gradient_correlation` as given, then `top_variance` and `top_correlation` behind the last
-    block, `gradient` and `front_gradient_correlation`, the gradient's second moment and correlation in front of the first.
+    `variance`, `correlation` and `gradient_correlation` as given, then `top_variance` and `top_correlation` at the last
+    block's output, `gradient` and `front_gradient_correlation`, the gradient's second moment and correlation at the first
+    block's input.
 
     Raises
     ------
@@ -62,8 +63,8 @@ def sweep(
 
     Notes
     -----
-    Ten thousand settings of depth up to 1000 take less than a second (``tests/benchmarks/propagation.py``). The gradient in
-    front is a product of one two-by-two matrix for each branch, which is multiplied up on the way forward.
+    Ten thousand settings of depth up to 1000 take about a second (``tests/benchmarks/propagation.py``). The input's gradient
+    is a product of one two-by-two matrix for each branch, accumulated in the forward pass.
 
     Examples
     --------
@@ -148,10 +149,10 @@ def _only_block(stack: Stack) -> BlockLike:
 
 
 class _Step(NamedTuple):
-    """A branch: tables over the root of 1 - r of what it reads, at a stream of second moment 1, and what norms do behind."""
+    """A branch: tables over the root of 1 - r of its input, at a stream of second moment 1, and the norms around it."""
 
     values: Array
-    """Rows of output moments and of the four numbers that take the gradient behind the branch to that in front of its norm."""
+    """Rows of the two output moments and of the four entries of the gradient's matrix from the output to the norm's input"""
     differences: Array
     eps_in: float | None
     """Epsilon of the norm that the branch reads, if it has one of its own"""
@@ -225,7 +226,7 @@ class _Step(NamedTuple):
 
 
 def _ends(columns: dict[str, Array], steps: list[_Step], finite_width: bool) -> dict[str, Array]:
-    """Both ends of every setting: the deepest first, so that those that are done fall off the end of the arrays."""
+    """Both ends of every setting, sorted by depth, so that finished settings drop off the end of the arrays."""
     import numpy as np
 
     order = np.argsort(-columns["depth"], kind="stable")

@@ -19,6 +19,9 @@ from .draft import Choice, Draft, Values, finite_number, scheme
 from .tensor_rules import stated_choice
 from .tensors import Weight, stacks
 
+PATCH_CORRELATION = 0.2
+"""Correlation of two image patches, an assumption: neighbouring patches are alike, and how much depends on the images."""
+
 
 def embedding_correlation(tree: Transformer, token_match: float | None = None) -> float:
     """The correlation of two tokens' inputs that repeated words and shared segments cause, before dropout.
@@ -28,8 +31,7 @@ def embedding_correlation(tree: Transformer, token_match: float | None = None) -
     tree : the transformer; of k tables with equal variance each contributes 1/k of its own correlation, and two segments agree
         with probability :data:`~depthwidth.layers.stem.SEGMENT_MATCH`.
     token_match : the chance that two positions hold the same token, as :func:`~depthwidth.analysis.text.read_text` measures
-    it. By
-        default words follow Zipf's law: :func:`~depthwidth.formulas.moments.zipf_match_probability`.
+        it. By default words follow Zipf's law: :func:`~depthwidth.formulas.moments.zipf_match_probability`.
 
     Raises
     ------
@@ -46,7 +48,7 @@ def embedding_correlation(tree: Transformer, token_match: float | None = None) -
     if token_match is not None and not 0 <= token_match <= 1:
         raise InputError(f"embedding_correlation: token_match={shown(token_match)} is not a probability")
     if stem.images:
-        return 0.2  # assumed: neighbouring patches are alike, and how much depends on the images
+        return PATCH_CORRELATION
     repeat = float(zipf_match_probability(max(stem.vocab, 2))) if token_match is None else token_match
     shared = SEGMENT_MATCH if stem.segmented else 0.0
     return (min(repeat, 1.0) + shared) / tree.stem.summed_tables
@@ -65,7 +67,7 @@ def deepscale_scales(branches: int, k: float = 2.0, alpha: float = 1.0, together
 
 
 class _Blocks(NamedTuple):
-    """What the recursion along depth found for one stack."""
+    """Result of the recursion along the depth of one stack."""
 
     value: dict[str, list[float]]
     """Per attention branch and block, D_l: the variance of its output over that of its values, dropout left out."""
@@ -142,7 +144,9 @@ def deepscale(
         draft.output = 1 / (std * math.sqrt(head.unembedding.width))
         draft.output_reason = "logits over std sqrt(width) of the tied table, for unit variance"
     if tree.stem.images and embedding_correlation is None:
-        draft.remarks.append("the correlation of image patches is assumed to be 0.2; measure it and give embedding_correlation")
+        draft.remarks.append(
+            f"the correlation of image patches is assumed to be {PATCH_CORRELATION}; measure it and give embedding_correlation"
+        )
     return draft
 
 
@@ -232,7 +236,7 @@ def _along_depth(
     tokens: int,
     exact: bool,
 ) -> _Blocks:
-    """The correlation of tokens along a stack, with the variance that each attention branch gives for it."""
+    """The correlation of tokens along a stack, and the variance of each attention branch's output at it."""
     skip, scale2 = scales[0], scales[1] ** 2
     r = start
     value: dict[str, list[float]] = {name: [] for name in stack.branches}

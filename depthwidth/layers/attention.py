@@ -18,11 +18,15 @@ from .norms import Norm
 from .positions import Position
 
 _SCORE_STEP = 0.1
-"""Of the logarithm of the scores' variance: the tables between are right to 1e-4."""
+"""Step of the logarithm of the scores' variance between tables; interpolation between them is right to 1e-4."""
 LARGEST_SCORES = 64.0
-"""Variance of attention scores, in nats^2, from which on they are taken to have this one."""
+"""Largest variance of attention scores, in nats^2, that the softmax integrals cover; larger ones count as this one.
+
+At the limit sum p^2 over 128 keys is 0.68. Beyond it the exact value tends to 1, so that outputs for independent tokens come
+out too small by up to a third; so does the gradient through queries and keys, which grows with the variance.
+"""
 _LARGE_SCORES, _LARGE_HEAD = 8.0, 64
-"""Scores of more variance, of heads of so many dimensions, are those of infinite heads: right to 1 %, and seconds quicker."""
+"""Score variance and head dimension from which on heads count as infinite: sum p^2 is right to 1 %, and seconds are spared."""
 _JOBS = {name: name for name in ("query", "key", "value", "out")}
 _LOGSUMEXP_BYTES = 4  # a fused kernel keeps one float32 per query and head in place of the scores
 

@@ -100,9 +100,9 @@ class FeedForward(Branch):
         return y, lambda g: pull_inner(pull_down(g))
 
     def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
-        """How draws of the weights differ in size, by the kurtosis of the hidden features and of their slopes.
+        """From the kurtoses of the hidden features and of their derivative.
 
-        For ReLU, whose E f^4 / (E f^2)^2 is 6 and E f'^4 / (E f'^2)^2 is 2, four times as wide: 3.25 and 2.5.
+        ReLU, with kurtoses 6 and 2, and four times as many hidden features: 3.25 and 2.5.
         """
         into = self.gate or self.up
         at = site.at("gate" if self.gated else "up")
@@ -121,9 +121,9 @@ class FeedForward(Branch):
 
 
 class HiddenMoments(NamedTuple):
-    """What an activation, or a gated pair, does to the moments of the hidden features: forward, and as factors on a gradient.
+    """Moments of hidden features after an activation or a gated product, and the factors that a gradient meets there.
 
-    Without `pair`, of one token (each), with it, of two different tokens.
+    Names with `pair` are of two different tokens, the others of one.
     """
 
     second_moment: Number
@@ -136,10 +136,18 @@ class HiddenMoments(NamedTuple):
 
 
 def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: float, tables: TableFamily) -> HiddenMoments:
-    """The moments behind the activation `name` of a signal, times an independent `linear` one where the unit is gated.
+    """Moments of f(gate), or of f(gate) times an independent `linear` signal for a gated unit.
 
-    The correlation of two tokens in one network differs from its mean by (1 - rho^2) / sqrt(d) or so, as that of `width`
-    Gaussian features does. Pair moments bend, those of gated units most: they are averaged over such a step to either side.
+    In one network the correlation of two tokens differs from its mean, as that of `width` Gaussian features does
+    (:func:`~depthwidth.formulas.finite_width.correlation_spread`). Pair moments are curved, those of gated units most: they are
+    averaged over one standard deviation to either side (:func:`~depthwidth.formulas.finite_width.two_sided_mean`).
+
+    Parameters
+    ----------
+    name : of the activation f.
+    gate, linear : moments of the activation's input and of the other factor; None without a gate.
+    width : features over which correlations are taken; infinite without corrections for finite width.
+    tables : of the activation, from :func:`activation_tables`.
     """
     each, rho = gate.second_moment, gate.correlation
     step = correlation_spread.body(rho, width)
@@ -156,7 +164,7 @@ def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: 
         ]
     else:
         second, slope, mean, *_ = tables(each, 0.0)
-        # Of two inputs of nearly one variance, the moments are those at the geometric mean, to second order in the difference.
+        # For two nearly equal variances, moments at their geometric mean are right to second order in the difference.
         pairs = [tables(gate.pair_second_moment, _angle(side))[3:5] for side in sides]
     pair, slope_pair = (_averaged(values) for values in zip(*pairs, strict=True))
     if linear is None:
@@ -169,7 +177,7 @@ def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: 
 
 
 def _averaged(sides: Sequence[Number]) -> Number:
-    """The mean over networks of a moment that is known at the two sides of the mean correlation, or at the mean alone."""
+    """Mean over networks of a moment given at both sides of the mean correlation, or at the mean alone."""
     return two_sided_mean.body(*sides) if len(sides) == 2 else sides[0]
 
 
@@ -184,8 +192,9 @@ def _angle(correlation: Number) -> Number:
 def activation_tables(name: str, trace: Trace) -> TableFamily:
     """Gaussian moments of an activation over its input's variance and the angle whose cosine is the correlation of two inputs.
 
-    Columns: E f^2, E f'^2, E f, E f(x) f(y), E f'(x) f'(y), and, to a per cent even at a kink, the kurtoses E f^4 / (E f^2)^2
-    and E f'^4 / (E f'^2)^2. Over the angle the moments are smooth even where they have a square-root branch in the correlation.
+    Columns: E f^2, E f'^2, E f, E f(x) f(y), E f'(x) f'(y), and the kurtoses E f^4 / (E f^2)^2 and E f'^4 / (E f'^2)^2, which a
+    jump of f' at 0 leaves 3 % too large. Over the angle the moments are smooth even if they have a square-root branch in the
+    correlation.
     """
     return trace.family(("activation", name), functools.partial(_activation_table, name), _VARIANCE_STEP)
 
@@ -212,9 +221,9 @@ def _activation_table(name: str, variance: float) -> Table:
 
 
 _ALIKE = 1.05
-"""Variances of tokens that differ by less share their tables, with errors below 1e-4."""
+"""Largest ratio of two tokens' variances at which they share a table, with errors below 1e-4."""
 _VARIANCE_STEP = 0.05
-"""Of the logarithm of a variance: the tables between are right to 1e-5."""
+"""Step of the logarithm of a variance between tables; interpolation between them is right to 1e-5."""
 
 
 @component

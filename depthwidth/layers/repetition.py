@@ -183,10 +183,9 @@ def _fast_states(steps: list[_Step], parallel: bool, x: Signal, times: int) -> l
 
 # ---- tokens that differ ----
 
-_EVERY = 8
-"""The first blocks are evaluated one by one, since the stream changes most there."""
 _REACH = 0.15
-"""Largest step, as a share of the distance to the nearer end of the stack."""
+"""Largest step, as a share of the distance to the nearer end of the stack: the first and last 13 blocks are all evaluated. The
+stream changes most in the first blocks, the gradient in the last."""
 _TOLERANCE = 1e-5
 """Largest error of a step, relative to the stream's second moment; beyond it the step is halved."""
 _NEGLIGIBLE = 1e-5
@@ -268,14 +267,13 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
                 continue
             state = corrected
             step += step // 2 + 1 if error < _TOLERANCE / 10 else 0
-        elif layer >= _EVERY:
+        else:
             step += 1
         stops.append(_Stop(layer, x.positions.mean(state[:count]), pull_block, records, log_variances))
         if layer == times - 1:
             break
         before, left = layer, state + added
-        # The stream changes most in the first blocks, the gradient in the last.
-        step = max(1, min(step, int(_REACH * layer), int(_REACH * (times - 1 - layer)))) if layer >= _EVERY else 1
+        step = max(1, min(step, int(_REACH * layer), int(_REACH * (times - 1 - layer))))
         layer += step
         state = left + course.between(before, layer)
     _record_all(trace, stops, layers)
@@ -382,6 +380,8 @@ def _record_all(trace: Trace, stops: list[_Stop], layers: range) -> None:
         ]
     heats = list(zip(*(stop.log_variances for stop in stops), strict=True))
     columns += [[float(value) for _, _, value in parts] for parts in heats]
+    if not columns:  # a block of an outsider may record nothing
+        return
     known = np.array(columns).T[ascending]
     along = (known if len(known) == len(layers) else spline_values(logs, known, every)).T
     for number, group in enumerate(groups):

@@ -10,7 +10,6 @@ from .signal import (
     Spread,
     TokenSignal,
     check_signal,
-    common,
     finite,
     quotient,
 )
@@ -34,7 +33,6 @@ __all__ = [
     "add_gradient",
     "advance",
     "check_signal",
-    "common",
     "finite",
     "norm_factors",
     "post_norm_drift",

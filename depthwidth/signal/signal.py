@@ -1,8 +1,8 @@
-"""The moments of a tensor at one site of a network, and of the gradient there.
+"""Moments of a tensor at one site of a network, or of the gradient there, in two grains.
 
-Two grains. A :class:`Signal` has two numbers for a tensor whose tokens are exchangeable; each may be an array over blocks. A
-:class:`TokenSignal` has a number for each position and each pair of positions, where a causal mask or a text makes them differ.
-Components compute with the attributes both have, so that most of them need not know which they are given.
+A :class:`Signal` has two numbers for a tensor of exchangeable tokens; each may be an array over blocks. A :class:`TokenSignal`
+has one number for each position and each pair of positions, for tokens that differ by a causal mask or a text. Most components
+use only attributes that both have.
 
 Derivation: docs/derivations/finite-width.md, (W1) to (W6), for the classes Spread and DrawSpread.
 """
@@ -27,9 +27,10 @@ Number = Any
 
 
 class Signal(NamedTuple):
-    """Two uncentred moments per feature of a tensor whose tokens are exchangeable; a gradient has the same two.
+    """Two uncentred moments per feature of a tensor of exchangeable tokens, or of its gradient.
 
-    Uncentred, because behind a random linear map only these survive: a mean that all tokens share is part of the covariance.
+    Uncentred, because the output of a random linear map depends on these only: a mean that all tokens share is part of the
+    covariance.
     """
 
     second_moment: Number
@@ -37,7 +38,7 @@ class Signal(NamedTuple):
     covariance: Number
     """E[x_t x_t'] over two different tokens"""
     spread: Spread | None = None
-    """How far both vary between draws of the weights at finite width; None where that is left out."""
+    """Their variances over draws of the weights at finite width; None in the limit of infinite width."""
 
     @property
     def pair_second_moment(self) -> Number:
@@ -56,12 +57,12 @@ class Signal(NamedTuple):
 
     @property
     def averages(self) -> tuple[Number, Number]:
-        """Second moment of a token and covariance of two, on average over the positions."""
+        """Second moment of a token and covariance of two, averaged over positions."""
         return self.second_moment, self.covariance
 
     @property
     def deviation(self) -> Number:
-        """Relative standard deviation of the second moment, averaged over a long sequence, between draws of the weights."""
+        """Relative standard deviation over draws of the weights of the second moment, averaged over a long sequence."""
         return math.nan if self.spread is None else self.spread.second_moments**0.5 / self.second_moment
 
     def of(self, second_moment: Number, covariance: Number, spread: Spread | None = None) -> Signal:
@@ -89,20 +90,20 @@ class Signal(NamedTuple):
         return other.of(self.second_moment + 0.0 * other.second_moment, self.covariance + 0.0 * other.covariance)
 
     def with_bias(self, variance: Number) -> Signal:
-        """The moments behind a bias that all tokens share."""
+        """The moments after a bias is added, which all tokens share."""
         return Signal(self.second_moment + variance, self.covariance + variance)
 
 
 @dataclass(frozen=True)
 class TokenSignal:
-    """The uncentred moments per feature of a tensor at each position; a gradient has the same."""
+    """Uncentred moments per feature of a tensor at each position, or of its gradient."""
 
     second_moment: Number
     """E[x_t^2] at each of n positions, shape (n,)"""
     covariance: Number
     """E[x_t x_t'] for two different tokens at each pair of positions: (n, n), or as the positions have it"""
     positions: Positions
-    """Which positions these are, and how to average over all of them"""
+    """The n positions, with their averages over the whole sequence"""
     spread: Spread | None = None
     """As in :class:`Signal`: shapes (n,), (n, n) and (n, n)"""
 
@@ -124,17 +125,17 @@ class TokenSignal:
 
     @property
     def correlation(self) -> Number:
-        """Of the two tokens of each pair."""
+        """Correlation of the two tokens of each pair; 0 for a signal that is 0."""
         return quotient(self.covariance, self.pair_second_moment)
 
     @property
     def averages(self) -> tuple[float, float]:
-        """Second moment of a token and covariance of two different ones, on average over the positions."""
+        """Second moment of a token and covariance of two different tokens, averaged over positions."""
         return self.positions.mean(self.second_moment), self.positions.pair_mean(self.covariance)
 
     @property
     def deviation(self) -> float:
-        """As of a :class:`Signal`."""
+        """As in :class:`Signal`."""
         if self.spread is None:
             return math.nan
         shared = max(0.0, self.positions.pair_mean(self.spread.second_moments))
@@ -161,15 +162,15 @@ class TokenSignal:
         return self.of(self.second_moment, self.covariance, spread)
 
     def with_bias(self, variance: Number) -> TokenSignal:
-        """The moments behind a bias that all tokens share."""
+        """The moments after a bias is added, which all tokens share."""
         return self.of(self.second_moment + variance, self.covariance + variance)
 
 
 AnySignal = Any
-"""A :class:`Signal` or a :class:`TokenSignal`; what goes in at one grain comes out at the same."""
+"""A :class:`Signal` or a :class:`TokenSignal`. A component's output has the grain of its input."""
 
 Pullback = Callable[[AnySignal], AnySignal]
-"""From the gradient behind a component to the gradient in front of it."""
+"""The map from the gradient at a component's output to that at its input: its vector-Jacobian product, in moments."""
 
 
 class Spread(NamedTuple):
@@ -184,40 +185,44 @@ class Spread(NamedTuple):
 
     @classmethod
     def of_gaussian(cls, signal: AnySignal, width: int) -> Spread:
-        """The spread of independent Gaussian features."""
+        """The spread of `width` independent Gaussian features."""
         q, c, first = signal.second_moment, signal.covariance, signal.first_second_moment
         spread = gaussian_spread.body
         return cls(spread(q, q, width), spread(c, c, width), spread(first, c, width))
 
     @classmethod
     def none(cls, signal: AnySignal) -> Spread:
-        """No spread: every draw alike."""
+        """Zero spread: all draws have the same size."""
         nothing, pairs = 0.0 * signal.second_moment, 0.0 * signal.covariance
         return cls(nothing, pairs, pairs)
 
 
 class DrawSpread(NamedTuple):
-    """How strongly the size of a branch varies between draws of its weights."""
+    """Variation of a branch over draws of its weights, in units of one over the width."""
 
     omega: Number
-    """Forward: of what |f(x)|^2 is, the variance in units of its squared mean, times the width; 4 for two square matrices"""
+    """Forward: relative variance of |f(x)|^2, times the width; 4 for two square matrices"""
     backward: Number
-    """mu_2: the same moment of a gradient's branch, less what its projection takes; 3 for two square matrices"""
+    """Backward, mu_2: tr (J J')^2 over (tr J J')^2, J the branch's Jacobian, times the width; 3 for two square matrices"""
 
     @classmethod
     def of_matrices(cls, ratio: float, kurtosis: Number, slope_kurtosis: Number) -> DrawSpread:
-        """Of two Gaussian matrices with `ratio` times as many hidden features between them as the stream has.
+        """Variation of two Gaussian matrices with an activation between them.
 
-        The kurtoses are those of the hidden features and of their derivative by what they are functions of.
+        Parameters
+        ----------
+        ratio : hidden features over the width of the stream.
+        kurtosis : E f^4 / (E f^2)^2 of the hidden features; 3 for a linear map.
+        slope_kurtosis : the same of the activation's derivative; 1 for a linear map.
         """
         return cls(feed_forward_matrix_spread.body(ratio, kurtosis), feed_forward_matrix_moment.body(ratio, slope_kurtosis))
 
 
 def quotient(a: Number, b: Number) -> Number:
-    """The quotient, and 0 where `b` is 0."""
+    """`a` over `b`, and 0 if `b` is 0."""
     if isinstance(b, float | int):
         return a / b if b else 0.0 * a
-    if b.all():  # much the most calls, and three times quicker
+    if b.all():  # nearly all calls, and three times quicker
         return a / b
     import numpy as np
 
@@ -225,29 +230,21 @@ def quotient(a: Number, b: Number) -> Number:
 
 
 def finite(signal: AnySignal, role: str) -> Any:
-    """The signal, if all its moments are finite.
+    """The signal itself.
 
     Raises
     ------
     InputError
-        if they are not.
+        if a second moment is infinite or NaN.
     """
     q = signal.second_moment
     if not (math.isfinite(q) if isinstance(q, float) else bool((abs(q) < math.inf).all())):
-        raise InputError(f"{role}: the moments of this initialisation grow beyond all numbers")
+        raise InputError(f"{role}: the moments overflow with this initialisation")
     return signal
 
 
-def common(values: Number) -> float | None:
-    """The one value that all have to rounding, or None."""
-    if isinstance(values, float | int):
-        return float(values)
-    low, high = float(values.min()), float(values.max())
-    return high if high - low <= 1e-12 * abs(high) else None
-
-
 def check_signal(what: str, second_moment: float, correlation: float) -> Signal:
-    """A signal from what a caller gives.
+    """A signal of this second moment and correlation.
 
     Raises
     ------
