@@ -169,7 +169,7 @@ def norm_covariance_factor(
     >>> norm_covariance_factor(0.03125, 0.0078125, 0.03125)  # Gaussian features, d = 64, r = 1/2
     0.994140625
     """
-    return 1 - covariance + _inverse_size(variance, shared_variance)
+    return 1 - covariance + (0.75 * variance + 0.25 * shared_variance)
 
 
 @formula(kind="asymptotic", source="expansion of E[1/q_t]", status="derived", symbol="E 1/q", domain="first order in v")
@@ -212,12 +212,7 @@ def norm_gradient_covariance_factor(variance: RelativeVariance, shared_variance:
     >>> norm_gradient_covariance_factor(0.03125, 0.0078125)
     1.025390625
     """
-    return 1 + _inverse_size(variance, shared_variance)
-
-
-def _inverse_size(variance: Any, shared_variance: Any) -> Any:
-    """E q/sqrt(q_t q_t') - 1 to second order in the deviations of q_t and q_t'."""
-    return 0.75 * variance + 0.25 * shared_variance
+    return 1 + (0.75 * variance + 0.25 * shared_variance)
 
 
 @formula(

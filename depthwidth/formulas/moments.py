@@ -298,7 +298,7 @@ def residual_second_moment(
     >>> residual_second_moment(1.0, 0.5)
     1.5
     """
-    return skip**2 * second_moment + branch**2 * branch_moment
+    return skip * skip * second_moment + branch * branch * branch_moment
 
 
 @formula(

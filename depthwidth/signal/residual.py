@@ -73,7 +73,7 @@ def advance(
         v = v + _spread(q, a, width, omega)
         w = w + _spread(c, a_pair, width, omega)
         u = u + _pair_spread(q if first is None else first, c, a if first is None else a_first, a_pair, width, omega)
-    return _sum(q, a), _sum(c, a_pair), v, w, u
+    return q + a, c + a_pair, v, w, u  # residual_second_moment, its scales applied above
 
 
 class NormFactors(NamedTuple):

@@ -9,6 +9,7 @@ from passes import gaussian
 from scipy.special import gammaln, hyp2f1
 
 from depthwidth.formulas.finite_width import norm_covariance_factor, norm_gradient_covariance_factor, norm_gradient_factor
+from depthwidth.formulas.moments import residual_second_moment
 from depthwidth.signal import DrawSpread, Signal, Spread, TokenSignal
 from depthwidth.signal.positions import Positions
 from depthwidth.signal.residual import add_branch, add_gradient, advance, covariance_factor, norm_factors, post_norm_drift
@@ -25,6 +26,7 @@ def test_a_sum_of_gaussian_features_is_gaussian(q, c, a, a_pair, skip):
     expected = gaussian(skip**2 * q + a, skip**2 * c + a_pair, d)
     assert found[:2] == pytest.approx(expected[:2], rel=1e-14)
     assert tuple(found.spread) == pytest.approx(tuple(expected.spread), rel=1e-14)
+    assert found[:2] == (residual_second_moment(q, a, skip), pytest.approx(skip * skip * c + a_pair))
     for wrong in (1.99, 2.01):
         other = add_branch(stream, Signal(a, a_pair), wrong, d, skip)
         assert tuple(other.spread) != pytest.approx(tuple(expected.spread), rel=1e-4)
