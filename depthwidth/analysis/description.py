@@ -1,4 +1,4 @@
-"""Everything there is to say about one transformer: its counts, and how its shape compares with what the rules want."""
+"""The description of one transformer: its counts, its shape beside the optimum of each rule, and the diagnosis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..architecture.number_formats import judged_dtype
 from ..errors import InputError, shown
 from ..formulas import shape_penalty
 from ..layers import PatchStem, Run
-from ..planning.caveats import penalty_caveats, shape_caveats
+from ..planning.caveats import EXPERTS_CAVEAT, penalty_caveats, shape_caveats
 from ..planning.rules import meet, rules
 from ..quantities import format_bytes, plain_number
 
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
     from .diagnosis import Finding
 
 LARGEST_DIAGNOSED = 512
-"""Blocks up to which :func:`describe` propagates moments without being asked: every published model, in well under a second."""
+"""Blocks up to which :func:`describe` runs the diagnosis by default: every published model, in well under a second."""
 LONGEST_DIAGNOSED = 4096
-"""Tokens up to which it does so; a longer context is judged at this one, as time and memory grow with its square."""
+"""Longest context of the diagnosis, in tokens: longer ones are diagnosed at it, as time and memory grow with its square."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one rule says of a shape, at the same number of parameters without the embedding."""
+    """A shape beside the optimum of one rule at equal non-embedding (active) parameters."""
 
     rule: str
     kind: str
     best_depth: float
     best_width: float
     width_ratio: float
-    """The shape's width over the rule's best."""
+    """The shape's width over the rule's optimal width."""
     loss_penalty: float
-    """Relative loss that the difference is predicted to cost if the rule is right."""
+    """Predicted relative loss from the difference in shape, if the rule is right."""
     extrapolated: bool | None
-    """Whether the best shape lies outside what the rule's data covered; None where its source does not say what that was."""
+    """Whether the optimum lies outside the range of the rule's data; None if its source does not state that range."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """A transformer's counts under stated conventions. Everything ``depthwidth describe`` prints is here."""
+    """A transformer's counts under stated conventions, with everything that ``depthwidth describe`` prints."""
 
     tree: Transformer
     context: int | None = None
@@ -55,7 +55,7 @@ class Description:
     dtype: str = "bf16"
     init: str | Recipe = "shipped"
     diagnosed: bool | None = None
-    """Whether moments are propagated and judged; None for where that takes no time to speak of."""
+    """Whether to run the diagnosis; None to run it only if it is fast."""
 
     @cached_property
     def run(self) -> Run:
@@ -63,7 +63,7 @@ class Description:
         return self.tree.run(self.context, self.source, batch=self.batch, masked=self.masked)
 
     def shape(self) -> dict[str, Any]:
-        """The numbers that make the shape. Where blocks differ, the first block's."""
+        """The dimensions; if blocks differ, those of the first block."""
         tree, mixture = self.tree, self.tree.experts
         return {
             "kind": tree.kind,
@@ -112,7 +112,7 @@ class Description:
         }
 
     def cost_facts(self) -> dict[str, str]:
-        """:attr:`costs` as people read them."""
+        """:attr:`costs`, formatted for people."""
         costs = self.costs
         memory, recomputed = (
             {name: format_bytes(amount) for name, amount in costs[kind].items()}
@@ -130,7 +130,7 @@ class Description:
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """What each rule says of the shape."""
+        """The shape beside the optimum of each rule."""
         tree = self.tree
         size = tree.trained_size
         # The tree's own parameters per layer and squared width stand in for the 12 of a plain block.
@@ -146,13 +146,13 @@ class Description:
 
     @cached_property
     def _diagnosis(self) -> tuple[tuple[Finding, ...], str]:
-        """The findings of :func:`~depthwidth.analysis.diagnosis.diagnose`, or why there are none."""
+        """The findings of :func:`~depthwidth.analysis.diagnosis.diagnose`, or the reason why there are none."""
         tree = self.tree
         blocks = sum(stack.depth for stack in (tree.encoder, tree.decoder) if stack is not None)
         if self.diagnosed is False:
             return (), ""
         if self.diagnosed is None and blocks > LARGEST_DIAGNOSED:
-            return (), "moments of signal and gradient are left out, as they take a while here; ask for the diagnosis"
+            return (), "the diagnosis was skipped, as it takes a while for this many blocks; ask for it"
         from .diagnosis import diagnose
 
         lengths: dict[str, Any] = {"context": self.diagnosed_context}
@@ -163,39 +163,39 @@ class Description:
         except InputError as error:
             if self.diagnosed:
                 raise
-            return (), f"moments of signal and gradient are not predicted: {error}"
+            return (), f"there is no diagnosis: {error}"
 
     @property
     def diagnosed_context(self) -> int:
-        """Tokens at which moments are judged."""
+        """Context of the diagnosis, in tokens."""
         return min(self.run.tokens, LONGEST_DIAGNOSED)
 
     @property
     def diagnosed_dtype(self) -> str:
-        """Number format that activations and gradients are judged in; bf16 where `dtype` is one of weights alone."""
+        """Number format of activations and gradients in the diagnosis; bf16 if `dtype` is a format for weights only."""
         return judged_dtype(self.dtype)
 
     @property
     def diagnosis(self) -> tuple[Finding, ...]:
-        """What its moments at initialisation say, the worst place of each kind; empty where they were not predicted."""
+        """The findings of the diagnosis, each at the worst site; empty without a diagnosis."""
         return self._diagnosis[0]
 
     @property
     def undiagnosed(self) -> str:
-        """Why there is no diagnosis, one sentence; empty where there is one or none was wanted."""
+        """The reason why there is no diagnosis, one sentence; empty if there is one or none was asked for."""
         return self._diagnosis[1]
 
     def findings(self) -> list[str]:
-        """What stands out, and what limits the verdicts; one sentence each."""
+        """Notes on the shape and caveats on the verdicts, one sentence each."""
         tree = self.tree
         size = tree.trained_size
         found = [*shape_caveats(tree), *penalty_caveats(tree, size, (v.width_ratio for v in self.verdicts))]
         if tree.experts is not None:
-            found.append("the rules are held against the parameters that a token meets, not against all")
+            found.append(EXPERTS_CAVEAT)
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: what ``depthwidth describe --json`` prints."""
+        """Plain data, as ``depthwidth describe --json`` prints it."""
         return {
             **self.parameters(),
             **self.shape(),
@@ -231,16 +231,16 @@ def describe(
     init: str | Recipe = "shipped",
     diagnosed: bool | None = None,
 ) -> Description:
-    """A transformer's counts at a context, and the rules' verdicts on its shape.
+    """Count a transformer, compare its shape with the optimum of each rule, and diagnose its initialisation.
 
     Parameters
     ----------
     tree : the transformer.
     context, source, batch : lengths and number of sequences; the tree's own context and 1 by default.
-    masked : whether attention scores behind a causal mask are left out of FLOPs.
-    dtype : number format of weights and activations; int8, int4 and fp4 are of weights, and moments are then judged in bf16.
-    init : the initialisation whose moments :attr:`Description.diagnosis` judges, a scheme or a recipe.
-    diagnosed : whether to do so; by default for up to 512 blocks.
+    masked : whether attention scores hidden by a causal mask are excluded from FLOPs.
+    dtype : number format of weights and activations; int8, int4 and fp4 are for weights only, and the diagnosis then uses bf16.
+    init : the initialisation to diagnose, a scheme or a recipe.
+    diagnosed : whether to run the diagnosis; by default for up to 512 blocks.
 
     Raises
     ------
@@ -250,7 +250,7 @@ def describe(
     if not isinstance(tree, Transformer):
         raise InputError(f"describe: {shown(tree)} is not a Transformer")
     description = Description(tree, context, source, batch, masked, dtype, init, diagnosed)
-    description.costs  # noqa: B018  (refuses bad lengths and formats here rather than when it is printed)
+    description.costs  # noqa: B018  (refuses bad lengths and formats here, not when it is printed)
     return description
 
 

@@ -12,7 +12,7 @@ from .output import Row, emit
 @click.argument("name", required=False)
 @formats
 def derive(name: str | None, form: str | None) -> None:
-    """A closed form derived from its definition, step by step; without NAME, those that can be."""
+    """Derive the closed form NAME from its definition, step by step; without NAME, list the formulas that can be derived."""
     from ..formulas._derivation import derivable
     from ..formulas._derivation import derive as derivation_of
 

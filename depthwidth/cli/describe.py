@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .inputs import recipe_of
-from .options import COUNT, DTYPES, formats, scheme_option
+from .options import COUNT, DTYPES, formats, option, scheme_option
 from .output import emit, fitted_range, print_facts, print_table
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("config")
-@click.option("--context", type=COUNT, help="Length of a sequence  [the model's].")
-@click.option("--source", type=COUNT, help="Length of the encoder's sequence  [as --context].")
-@click.option("--batch", type=COUNT, default=1, help="Sequences at once  [1].")
-@click.option("--masked", is_flag=True, help="Leave attention scores behind the causal mask out of FLOPs.")
-@click.option("--dtype", default="bf16", show_default=True, help=f"Number format: {DTYPES}.")
-@scheme_option("Scheme whose signal and gradient are judged.")
-@click.option("--diagnosis/--no-diagnosis", "diagnosed", default=None, help="Judge them  [where it takes no time to speak of].")
+@option("--context", type=COUNT, help="Sequence length in tokens.", show_default="the model's context")
+@option("--source", type=COUNT, help="Sequence length of the encoder.", show_default="as --context")
+@option("--batch", type=COUNT, default=1, help="Sequences per batch.")
+@option("--masked", is_flag=True, help="Exclude attention scores hidden by the causal mask from FLOPs.")
+@option("--dtype", metavar="NAME", default="bf16", help=f"Number format: {DTYPES}.")
+@scheme_option("Initialisation scheme to diagnose; `depthwidth init` lists them.")
+@option("--diagnosis/--no-diagnosis", "diagnosed", default=None, help="Run the diagnosis.", show_default="only if it is fast")
 @formats
 def describe(
     config: str,
@@ -35,7 +35,20 @@ def describe(
     diagnosed: bool | None,
     form: str | None,
 ) -> None:
-    """Counts, verdict and diagnosis for a Hugging Face CONFIG (a config.json, or the folder that holds it)."""
+    """Count the model in a Hugging Face CONFIG, judge its shape, and diagnose its initialisation.
+
+    CONFIG is a config.json, or the folder that holds it; no weights are read. Four tables are printed:
+
+    \b
+    counts      parameters, FLOPs per token and memory, exact
+    rules       the best shape by each rule at equal size, and the loss penalty
+    components  parameters and FLOPs of each component
+    diagnosis   findings on signal and gradient at initialisation
+
+    Each finding compares one predicted number with a threshold: gradients that vanish or explode, tokens that become alike,
+    saturated attention, headroom of the number format, spread between seeds. A finding beyond its threshold is explained, with
+    a remedy, its effect, and the source of the threshold.
+    """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
     from ..analysis.description import describe as make_description
     from ..architecture import Transformer
 
@@ -54,34 +67,34 @@ def describe(
 
 
 def print_description(found: Description) -> None:
-    """A description: the shape, its counts and costs, the rules' verdicts, the components, and what moments say of training."""
+    """Print a description: dimensions, counts and costs, verdicts of the rules, components, findings, notes."""
     shape, counts, costs = found.shape(), found.parameters(), found.costs
     lengths = f"{costs['counted_context']} tokens" + (
-        f" after {costs['counted_source']}" if costs["counted_source"] is not None else ""
+        f" and a source of {costs['counted_source']}" if costs["counted_source"] is not None else ""
     )
     print_facts({name.replace("_", " "): f"{value}" for name, value in shape.items() if value is not None})
     print_facts({name.replace("_", " "): f"{value:,}" for name, value in counts.items()})
-    click.echo(f"\nAt {lengths}, batch {costs['counted_batch']}, {costs['dtype']}, "
-                  f"scores behind the mask {'left out' if costs['masked'] else 'counted'}:")  # fmt: skip
+    click.echo(f"At {lengths}, batch {costs['counted_batch']}, {costs['dtype']}, "
+                  f"attention scores hidden by the mask {'excluded' if costs['masked'] else 'included'}:")  # fmt: skip
     print_facts(found.cost_facts())
     _print_verdicts(found)
     _print_components(found)
     _print_diagnosis(found)
     for finding in found.findings():
-        click.echo(f"Note: {finding}")
+        click.echo(f"Note: {finding}.")
 
 
 def _print_verdicts(found: Description) -> None:
     print_table(
-        ("rule", "best depth", "best width", "width is", "loss penalty", "kind", "fitted range"),
+        ("rule", "best depth", "best width", "width / best", "loss penalty", "kind", "fitted range"),
         (
             (
-                v.rule, f"{v.best_depth:.1f}", f"{v.best_width:,.0f}", f"{v.width_ratio:.2f} x", f"{v.loss_penalty:.2%}",
+                v.rule, f"{v.best_depth:.1f}", f"{v.best_width:,.0f}", f"{v.width_ratio:.2f}", f"{v.loss_penalty:.2%}",
                 v.kind, fitted_range(v.extrapolated),
             )
             for v in found.verdicts
         ),
-        title="The shape, by rules at the same number of parameters without the embedding (those that a token meets)",
+        title="Best shape by each rule at equal non-embedding (active) parameters",
         words=("kind", "fitted range"),
     )  # fmt: skip
 
@@ -102,13 +115,13 @@ def _print_components(found: Description) -> None:
 
 
 def _print_diagnosis(found: Description) -> None:
-    """Each kind of finding in a line, and those that stand out in a sentence."""
+    """Print one line per finding, and a sentence on each that is not fine."""
     if found.diagnosis:
         judged = found.diagnosed_dtype
         if judged != found.dtype:
-            judged = f"{judged} beside weights of {found.dtype}"
+            judged = f"{judged} (weights in {found.dtype})"
         print_table(
-            ("finding", "value", "threshold", "verdict", "where"),
+            ("finding", "value", "threshold", "verdict", "site"),
             (
                 (
                     f.name.replace("_", " "), f"{f.value:.4g}", f"{'<' if f.rule.at_most else '>'} {f.threshold:.3g}",
@@ -116,11 +129,11 @@ def _print_diagnosis(found: Description) -> None:
                 )
                 for f in found.diagnosis
             ),
-            title=f"Signal and gradient at initialisation, {found.diagnosed_context:,} tokens, {judged} (headroom in bits)",
-            words=("verdict", "where"),
+            title=f"Diagnosis at initialisation, {found.diagnosed_context:,} tokens, {judged} (overflow and underflow in bits)",
+            words=("verdict", "site"),
         )  # fmt: skip
     for f in found.diagnosis:
         if f.severity != "fine":
             click.echo(f.advice)
     if found.undiagnosed:
-        click.echo(f"Note: {found.undiagnosed}")
+        click.echo(f"Note: {found.undiagnosed}.")

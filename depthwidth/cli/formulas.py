@@ -9,7 +9,7 @@ import click
 
 from ..errors import InputError, shown
 from ..quantities import parse_count
-from .options import formats
+from .options import formats, option
 from .output import Row, emit, print_facts, print_table
 
 if TYPE_CHECKING:
@@ -19,18 +19,16 @@ if TYPE_CHECKING:
 
 @click.group()
 def formulas() -> None:
-    """Every formula with its source, kind of claim and domain."""
+    """List, show and evaluate formulas, with source, kind of claim and domain."""
 
 
 @formulas.command("list")
-@click.option("--kind", help="Only this kind: exact, asymptotic, approximation, fitted, heuristic.")
-@click.option("--topic", help="Only this topic.")
-@click.option(
-    "--used/--unused", default=None, help="Only formulas that the calculator itself computes with, or only those it does not."
-)
+@option("--kind", metavar="KIND", help="Only this kind: exact, asymptotic, approximation, fitted or heuristic.")
+@option("--topic", metavar="TOPIC", help="Only this topic, e.g. attention.")
+@option("--used/--unused", default=None, help="Only formulas that the calculator itself uses, or only those that it does not.")
 @formats
 def formulas_list(kind: str | None, topic: str | None, used: bool | None, form: str | None) -> None:
-    """One line for each formula."""
+    """List the formulas."""
     from ..checks import check_choice
     from ..formula import KINDS
     from ..formula import formulas as find
@@ -64,7 +62,10 @@ def formulas_list(kind: str | None, topic: str | None, used: bool | None, form: 
 @click.argument("name")
 @formats
 def formulas_show(name: str, form: str | None) -> None:
-    """One formula: LaTeX, arguments and their domains, source, documentation, and how far measurements are from it."""
+    """Show a formula.
+
+    Prints its LaTeX, the domains of its arguments, its source and documentation, and its error against measurements.
+    """
     from ..evidence import evidence
     from ..formula import find_formula
 
@@ -84,7 +85,9 @@ def formulas_show(name: str, form: str | None) -> None:
 @click.argument("arguments", nargs=-1, metavar="[ARGUMENT=VALUE]...")
 @formats
 def formulas_eval(name: str, arguments: tuple[str, ...], form: str | None) -> None:
-    """The value of a formula, as in `eval levine_width depth=24`.
+    """Evaluate a formula.
+
+    Example: `depthwidth formulas eval levine_width depth=24`.
 
     A value is a number (24, 6.7e9, 1.3B), several numbers (6,12,24), or a letter, which stays symbolic.
     """
@@ -95,7 +98,7 @@ def formulas_eval(name: str, arguments: tuple[str, ...], form: str | None) -> No
     for argument in arguments:
         key, equals, text = argument.partition("=")
         if not equals:
-            raise InputError(f"{shown(argument)} is not of the form ARGUMENT=VALUE, as depth=24")
+            raise InputError(f"{shown(argument)} is not of the form ARGUMENT=VALUE, e.g. depth=24")
         if key in values:
             raise InputError(f"the argument {key!r} is given twice")
         values[key] = _value(key, text)
@@ -134,20 +137,20 @@ def _number(name: str, text: str) -> float:
 
 
 def print_formula(found: Formula, card: dict[str, Any], measured: tuple[Evidence, ...]) -> None:
-    """A formula with its arguments and documentation, and how far measurements are from it."""
+    """Print a formula: its arguments, documentation, and error against measurements."""
     from ..formula import KINDS, STATUSES
 
     click.secho(found.name, bold=True, nl=False)
     click.echo(f"  {found.summary}\n")
     facts = {
-        "formula": card["latex"] or "no closed form: an integral, or a root that is searched for",
+        "formula": card["latex"] or "no closed form: an integral or a numerical root",
         "kind": f"{found.kind}: {KINDS[found.kind]}",
         "source": found.source,
         "status": f"{found.status}: {STATUSES[found.status]}",
     }
     if found.order is not None:
-        facts["remainder"] = f"relative to the value, falls as one over the size to the power {found.order:g}"
-    print_facts(facts | ({"claimed for": found.validity} if found.validity else {}))
+        facts["remainder"] = f"relative to the value, of order size^-{found.order:g}"
+    print_facts(facts | ({"valid for": found.validity} if found.validity else {}))
     print_table(
         ("argument", "symbol", "domain", "unit", "default", "meaning"),
         (
@@ -161,9 +164,9 @@ def print_formula(found: Formula, card: dict[str, Any], measured: tuple[Evidence
 
 
 def _print_evidence(measured: tuple[Evidence, ...]) -> None:
-    """What measurements say of a formula: errors in per cent, each with the standard error of its measurement."""
+    """Print the errors of a formula against measurements, in per cent, each with the standard error of its measurement."""
     if not measured:
-        click.echo("Evidence: none; no measurement of ours bears on this formula by itself.")
+        click.echo("Evidence: none; no measurement tests this formula by itself.")
         return
     print_table(
         ("measured", "settings", "median error", "worst error", "worst at", "date", "device", "file"),
@@ -175,7 +178,7 @@ def _print_evidence(measured: tuple[Evidence, ...]) -> None:
             )
             for item in measured
         ),
-        title="Evidence: error of the formula against what was measured; noise is one standard error of that",
+        title="Evidence: error of the formula against measurements; noise is one standard error",
         words=("worst at", "date", "device", "file"),
     )  # fmt: skip
 
@@ -188,7 +191,7 @@ def _error(error: float | None, noise: float | None, sign: str = "") -> str:
 
 
 def _notes(documentation: str) -> str:
-    """What it returns and its notes: what stands before them is printed already."""
+    """The sections Returns and Notes; the page prints the rest itself."""
     from inspect import cleandoc
 
     heading, rest = "Returns\n-------\n", cleandoc(documentation)

@@ -8,7 +8,7 @@ import click
 
 from ..errors import InputError, shown
 from ..quantities import format_count
-from .options import COUNT, NumberFirst, formats
+from .options import COUNT, NumberFirst, formats, option
 from .output import emit, print_table
 
 if TYPE_CHECKING:
@@ -17,30 +17,37 @@ if TYPE_CHECKING:
 
 @click.command(cls=NumberFirst)
 @click.argument("model", required=False)
-@click.option("--width", type=COUNT, help="Width of a new design.")
-@click.option("--layers", type=COUNT, help="Its layers.")
-@click.option("--context", type=COUNT, help="Tokens a query can attend to  [the model's].")
-@click.option("--heads", type=COUNT, help="Heads as they are  [width / head-dim].")
-@click.option("--head-dim", type=COUNT, help="Dimensions of a head as they are  [128 for widths from 1536, 64 below].")
-@click.option("--kv-heads", type=COUNT, help="Key and value heads, which heads stay multiples of  [as many as heads].")
-@click.option("--value-dim", type=COUNT, help="Dimensions of a value, which stay in a design  [head-dim].")
-@click.option("--multiple", type=COUNT, help="Head dimensions are multiples of N  [8].")
-@click.option("--tensor-parallel", "--tp", type=COUNT, help="Heads divide among N devices  [1].")
-@click.option("--budget", type=COUNT, help="Attention parameters of all layers together, as 1.5B: the exact optimum.")
-@click.option("--features", type=COUNT, help="Positions or features each layer must deliver: at least as many heads.")
-@click.option("--diffuse", metavar="LAYERS", help="Layers without look-ups, as 20-31,3, of an assumed power-law spectrum.")
-@click.option("--positional", metavar="LAYERS", help="Layers that attend by position alone.")
-@click.option("--share", type=float, help="Dimensions of look-up layers in units of 2 ln n  [2].")
-@click.option("--tolerance", type=float, help="Relative error of diffuse layers  [0.05].")
-@click.option("--measure", is_flag=True, help="Measure MODEL, a folder or config.json, on a text: no assumptions.")
-@click.option("--keep-values", is_flag=True, help="With --measure: values stay as they are, queries and keys alone are cut.")
-@click.option("--text", metavar="FILE", help="Text to measure on  [Python's own library].")
-@click.option("--plot", metavar="FILE", help="Draw rank and entropy collapse over query-key gain and residual gain.")
+@option("--width", type=COUNT, help="Width of a new design.")
+@option("--layers", type=COUNT, help="Number of layers of a new design.")
+@option("--context", type=COUNT, help="Tokens that a query can attend to.", show_default="the model's context")
+@option("--heads", type=COUNT, help="Present number of heads.", show_default="width / head dimension")
+@option("--head-dim", type=COUNT, help="Present head dimension.", show_default="128 from width 1536, 64 below")
+@option(
+    "--kv-heads", type=COUNT, help="Number of key-value heads; query heads remain a multiple of it.", show_default="as --heads"
+)
+@option("--value-dim", type=COUNT, help="Value dimension (fixed for a new design).", show_default="as --head-dim")
+@option("--multiple", type=COUNT, help="Step of head dimensions.", show_default="8")
+@option("--tensor-parallel", "--tp", type=COUNT, help="Number of devices among which heads divide.", show_default="1")
+@option("--budget", type=COUNT, help="Attention parameters of all layers together, e.g. 1.5B: finds the exact optimum.")
+@option("--features", type=COUNT, help="Positions or features per layer: each layer gets at least as many heads.")
+@option("--diffuse", metavar="LAYERS", help="Layers without retrieval, e.g. 20-31,3; an assumed power-law spectrum.")
+@option("--positional", metavar="LAYERS", help="Layers that attend by position alone, e.g. 0-2.")
+@option("--share", type=float, help="Dimensions of retrieval layers in units of 2 ln n.", show_default="2")
+@option("--tolerance", type=float, help="Relative error allowed in diffuse layers.", show_default="0.05")
+@option("--measure", is_flag=True, help="Measure MODEL on a text instead of assuming needs (requires depthwidth[hf]).")
+@option("--keep-values", is_flag=True, help="With --measure: reduce queries and keys only, not values.")
+@option("--text", metavar="FILE", help="With --measure: the text.", show_default="Python's standard library")
+@option("--plot", metavar="FILE", help="Plot rank and entropy collapse over query-key gain and residual gain.")
 @formats
 def heads(
     model: str | None, measure: bool, keep_values: bool, text: str | None, plot: str | None, form: str | None, **options: Any
 ) -> None:
-    """Heads and head dimension of every layer, of a design (--width --layers --context) or of MODEL, with the reason."""
+    """Choose heads and head dimensions of every layer, for a new design or for MODEL, with the reason.
+
+    A new design needs --width, --layers and --context. MODEL is a Hugging Face config.json, or a model folder. Every layer is
+    assumed to retrieve single tokens unless --diffuse, --positional or --measure says otherwise. Savings are relative to the
+    present heads.
+    """
     from ..planning.head_allocation import allocate_heads, design_needs, layer_ranges, present_shape
 
     if plot is not None:
@@ -51,16 +58,16 @@ def heads(
              "budget", "features")  # fmt: skip
     given: dict[str, Any] = {name: options[name] for name in whole if options[name] is not None}
     if text is not None and not measure:
-        raise InputError("--text has a meaning with --measure only")
+        raise InputError("--text applies with --measure only")
     if keep_values and not measure:
-        raise InputError("--keep-values has a meaning with --measure only: values of a design stay as they are")
+        raise InputError("--keep-values applies with --measure only: a new design keeps its value dimension")
     if measure:
         found, report = _measured_heads(model, text, not keep_values, given, options)
     else:
         shape = {} if model is None else present_shape(model)
         for name in ("width", "layers"):
             if model is not None and name in given:
-                raise InputError(f"--{name} is {shown(model)}'s own; give it for a new design only")
+                raise InputError(f"--{name} is given by {shown(model)}; give it for a new design only")
         given = shape | given
         missing = [f"--{name}" for name in ("width", "layers", "context") if given.get(name) is None]
         if missing:
@@ -83,7 +90,7 @@ def heads(
 def _measured_heads(
     model: str | None, text: str | None, values: bool, given: dict[str, Any], options: dict[str, Any]
 ) -> tuple[Any, Any]:
-    """An existing model's allocation and what was measured for it."""
+    """The allocation of an existing model, and the measurement behind it."""
     if model is None:
         raise InputError("--measure needs a model's folder or config.json")
     for name, value in {**given, **options}.items():
@@ -96,7 +103,7 @@ def _measured_heads(
             "share",
             "tolerance",
         ):
-            raise InputError(f"--{name.replace('_', '-')} has no meaning with --measure: the model says it")
+            raise InputError(f"--{name.replace('_', '-')} has no meaning with --measure: it follows from the model")
     try:
         from verify.measure.heads import measure_heads
     except ImportError:
@@ -108,20 +115,20 @@ def _measured_heads(
 
 
 def print_heads(found: Allocation, report: Any) -> None:
-    """An allocation of heads, equal layers in one line, and before it what was measured of each head, if anything was."""
+    """Print an allocation, equal layers on one line, after the measurement of each head if there is one."""
     if report is not None:
         _print_measured_heads(report)
     _print_layers(found)
     total = found.parameters + found.parameters_saved
     saved = f" ({found.parameters_saved / total:.1%})"
-    click.echo(f"{format_count(found.parameters)} attention parameters, {format_count(found.parameters_saved)}{saved} fewer.")
+    click.echo(f"{format_count(found.parameters)} attention parameters, {format_count(found.parameters_saved)}{saved} saved.")
     for note in found.notes:
         click.echo(f"Note: {note}.")
 
 
 def _print_measured_heads(report: Any) -> None:
     print_table(
-        ("layer", "head", "kind", "logit std", "tokens attended", "entropy", "largest weight", "by position", "rank 99 %"),
+        ("layer", "head", "kind", "logit std", "effective tokens", "entropy", "largest weight", "by position", "rank for 99 %"),
         (
             (
                 str(r["layer"]), str(r["head"]), r["kind"], f"{r['logit_std']:.3f}", f"{r['effective_tokens']:.1f}",
@@ -129,24 +136,24 @@ def _print_measured_heads(report: Any) -> None:
             )
             for r in report.rows()
         ),
-        title=f"Measured on {report.tokens:,} tokens of {report.source}, {report.context} at a time",
+        title=f"Measured on {report.tokens:,} tokens of {report.source}, in windows of {report.context}",
         words=("kind",),
     )  # fmt: skip
 
 
 def _print_layers(found: Allocation) -> None:
     print_table(
-        ("layers", "heads", "query, key dims", "value dims", "error", "of it values", "parameters saved", "FLOPs saved",
-         "criterion; values"),
+        ("layers", "heads", "query-key dim", "value dim", "error", "from values", "parameters saved", "FLOPs saved",
+         "criterion; of values"),
         (
             (
                 f"{first.layer}" if first is last else f"{first.layer} to {last.layer}",
-                f"{last.heads}" + (f" ({last.kv_heads} kv)" if last.kv_heads != last.heads else ""), str(last.head_dim),
+                f"{last.heads}" + (f" ({last.kv_heads} key-value)" if last.kv_heads != last.heads else ""), str(last.head_dim),
                 str(last.value_dim), f"{last.error:.2%}", f"{last.value_error:.2%}", format_count(last.parameters_saved),
                 format_count(last.flops_saved), f"{last.criterion}; {last.value_criterion}",
             )
             for first, last in found.runs()
         ),
-        title=f"Heads at {found.context:,} tokens; savings are a layer's, FLOPs per token forward",
-        words=("criterion; values",),
+        title=f"Heads at {found.context:,} tokens; savings per layer, forward FLOPs per token",
+        words=("criterion; of values",),
     )  # fmt: skip

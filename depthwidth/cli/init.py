@@ -8,7 +8,7 @@ import click
 
 from ..errors import InputError
 from .inputs import match_of, recipe_of, tokenizer_option
-from .options import formats
+from .options import formats, option
 from .output import Row, emit, print_table
 
 if TYPE_CHECKING:
@@ -17,17 +17,21 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("config", required=False)
-@click.option("--scheme", metavar="NAME", default="deepscale", show_default=True, help="Name of a scheme.")
-@click.option("--text", metavar="FILE", help="Text whose repeated tokens DeepScaleLM makes up for  [Zipf's law].")
+@option("--scheme", metavar="NAME", default="deepscale", help="Initialisation scheme.")
+@option("--text", metavar="FILE", help="Text whose repeated tokens DeepScaleLM corrects for.", show_default="Zipf's law")
 @tokenizer_option
 @formats
 def init(config: str | None, scheme: str, text: str | None, tokenizer: str | None, form: str | None) -> None:
-    """What to set each tensor of the transformer in CONFIG to, and why; without CONFIG, the schemes."""
+    """List the initialisation of every tensor of the model in CONFIG, with reasons; without CONFIG, list the schemes.
+
+    CONFIG is a Hugging Face config.json, or the folder that holds it. If blocks differ, the table shows the first and the last
+    block; --json, --csv and --markdown list every tensor.
+    """
     from ..initialization import embedding_correlation, recipe, scheme_options, schemes
 
     if text is not None and "embedding_correlation" not in scheme_options(scheme):
         able = ", ".join(name for name in schemes() if "embedding_correlation" in scheme_options(name))
-        raise InputError(f"--text has no meaning for {scheme}, which does not ask how often tokens repeat; {able} does")
+        raise InputError(f"--text has no meaning for {scheme}, which does not depend on how often tokens repeat; {able} does")
     if config is None:
         if text is not None or tokenizer is not None:
             raise InputError("--text and --tokenizer have no meaning without CONFIG")
@@ -45,10 +49,10 @@ def init(config: str | None, scheme: str, text: str | None, tokenizer: str | Non
 
 
 def print_recipe(made: Recipe) -> None:
-    """One line for each kind of tensor and branch; where blocks differ, the first and the last."""
+    """Print one line per kind of tensor and per branch; if blocks differ, the first and the last."""
 
     def ends(value: Any) -> str:
-        return f"{value[0]:.4g} .. {value[-1]:.4g}" if isinstance(value, tuple) else f"{value:.4g}"
+        return f"{value[0]:.4g} to {value[-1]:.4g}" if isinstance(value, tuple) else f"{value:.4g}"
 
     click.secho(made.scheme, bold=True, nl=False)
     click.echo(f"  {made.source} ({made.status})\n")

@@ -53,7 +53,11 @@ class _OnDemand(click.Group):
             formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
 
 
-@click.group(cls=_OnDemand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_OnDemand, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="depthwidth")
 def cli() -> None:
-    """How deep, how wide: shapes, counts and formulas of transformers, with sources and errors."""
+    """How deep, how wide: shapes, counts and signal moments of transformers, from published theory.
+
+    Every command prints a table, or the same numbers with --json, --csv or --markdown. `depthwidth COMMAND --help` explains
+    a command.
+    """

@@ -10,7 +10,7 @@ import click
 from ..errors import InputError
 from ..quantities import parse_whole
 from .inputs import match_of, recipe_of, tokenizer_option
-from .options import COUNT, formats, scheme_option
+from .options import COUNT, formats, option, scheme_option
 from .output import Row, emit, print_table
 
 if TYPE_CHECKING:
@@ -19,22 +19,25 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("config")
-@scheme_option("Scheme; `depthwidth init` lists them.")
-@click.option("--context", type=COUNT, help="Tokens of a sequence  [the model's].")
-@click.option("--source", type=COUNT, help="Tokens of the encoder's sequence  [as --context].")
-@click.option(
-    "--lengths", metavar="L,L,..", help="A padded batch: its sequences' lengths without padding, which no token attends to."
-)
-@click.option("--variance", type=float, help="Variance of the first block's input  [the embedding's].")
-@click.option("--correlation", type=float, help="Its correlation between tokens  [the embedding's, by Zipf's law].")
-@click.option("--text", metavar="FILE", help="Text whose repeated tokens make the inputs correlate.")
+@scheme_option("Initialisation scheme; `depthwidth init` lists them.")
+@option("--context", type=COUNT, help="Sequence length in tokens.", show_default="the model's context")
+@option("--source", type=COUNT, help="Sequence length of the encoder.", show_default="as --context")
+@option("--lengths", metavar="L,L,..", help="Padded batch: the lengths of its sequences without padding.")
+@option("--variance", type=float, help="Variance of the input of the first block.", show_default="from the embedding")
+@option("--correlation", type=float, help="Correlation of that input between tokens.", show_default="from Zipf's law")
+@option("--text", metavar="FILE", help="Take the correlation of the input from the repeated tokens of this text.")
 @tokenizer_option
-@click.option("--windows", type=COUNT, help="Follow positions one by one, over N windows of the text.")
-@click.option("--gradient", metavar="KIND", help="Behind the last norm: unit, of second moment 1, or the loss's own  [unit].")
-@click.option("--gradient-correlation", type=float, help="Of the unit gradient between tokens  [0].")
-@click.option("--no-dropout", is_flag=True, help="Evaluation mode.")
-@click.option("--attention", is_flag=True, help="How concentrated each layer's attention is, instead.")
-@click.option("--plot", metavar="FILE", help="Draw variance, correlation and gradient along the depth.")
+@option("--windows", type=COUNT, help="Follow positions one by one, averaged over N windows of the text.")
+@option(
+    "--gradient",
+    metavar="KIND",
+    help="Gradient at the output of the last norm: unit (second moment 1) or loss (of the cross-entropy).",
+    show_default="unit",
+)
+@option("--gradient-correlation", type=float, help="Correlation of the unit gradient between tokens.", show_default="0")
+@option("--no-dropout", is_flag=True, help="Evaluate without dropout.")
+@option("--attention", is_flag=True, help="Print how concentrated each attention layer is, instead of moments.")
+@option("--plot", metavar="FILE", help="Plot variance, correlation and gradient along the depth.")
 @formats
 def moments(
     config: str,
@@ -54,10 +57,13 @@ def moments(
     plot: str | None,
     form: str | None,
 ) -> None:
-    """Predicted moments of signal and gradient at every site of the transformer in CONFIG, at initialisation.
+    """Predict the moments of signal and gradient at initialisation, at every site of the model in CONFIG.
 
-    With --lengths they are averages over the tokens of a batch that are no padding; a length may stand several times, and in a
-    model of two stacks be a pair, decoder:encoder.
+    CONFIG is a Hugging Face config.json, or the folder that holds it. The table shows the residual stream; --json, --csv and
+    --markdown list every site.
+
+    With --lengths, values are averaged over non-padding tokens; repeat a length to give it more weight. For an encoder-decoder
+    model, a length is a pair decoder:encoder.
     """
     from ..analysis.propagation import moments_of
 
@@ -67,9 +73,9 @@ def moments(
         check_target(plot)
     tree, made = recipe_of(config, scheme)
     batch = None if lengths is None else _lengths(lengths)
-    for option, value in (("--context", context), ("--windows", windows), ("--attention", attention or None)):
+    for name, value in (("--context", context), ("--windows", windows), ("--attention", attention or None)):
         if batch is not None and value is not None:
-            raise InputError(f"give --lengths or {option}, not both")
+            raise InputError(f"give --lengths or {name}, not both")
     match, sentence = match_of(tree, context, text, tokenizer, windows, correlation)
     given: TraceOptions = {
         "variance": variance, "correlation": correlation, "token_match": match,
@@ -90,7 +96,7 @@ def moments(
 
 
 def _gradient(kind: str | None, correlation: float | None) -> tuple[float, float] | str:
-    """The gradient behind the last norm, as ``propagate`` takes it."""
+    """The gradient at the output of the last norm, as an argument of ``propagate``."""
     from ..checks import check_choice
 
     if kind is not None:
@@ -98,12 +104,12 @@ def _gradient(kind: str | None, correlation: float | None) -> tuple[float, float
     if kind != "loss":
         return 1.0, correlation or 0.0
     if correlation is not None:
-        raise InputError("--gradient-correlation has no meaning for --gradient loss, which has a correlation of its own")
+        raise InputError("--gradient-correlation has no meaning for --gradient loss, whose correlation is computed")
     return "loss"
 
 
 def _lengths(text: str) -> list[Any]:
-    """Lengths, or pairs of them, as they are typed: ``512,128,64`` or ``64:512,32:128``."""
+    """Parse lengths, or pairs of them: ``512,128,64`` or ``64:512,32:128``."""
     found: list[Any] = []
     for part in text.split(","):
         lengths = [parse_whole(one, "lengths") for one in part.split(":")]
@@ -112,15 +118,15 @@ def _lengths(text: str) -> list[Any]:
 
 
 def print_attention(rows: list[Row]) -> None:
-    """Every softmax, one line each."""
+    """Print one line per softmax."""
     print_table(
-        ("site", "logit variance", "entropy", "effective tokens", "gradient saturation", "phase", "would condense at"),
+        ("site", "logit variance", "entropy", "effective tokens", "gradient saturation", "phase", "condensed below"),
         (
             (
                 row["site"],
                 *(f"{row[name]:.4g}" for name in ("logit_variance", "entropy", "effective_tokens", "gradient_saturation")),
                 row["phase"],
-                f"{row['condensed_context']:.3g} tokens or fewer" if (row["condensed_context"] or 0) >= 2 else "no context",
+                f"{row['condensed_context']:.3g} tokens" if (row["condensed_context"] or 0) >= 2 else "no context",
             )
             for row in rows
         ),
@@ -129,12 +135,12 @@ def print_attention(rows: list[Row]) -> None:
 
 
 def print_moments(rows: list[Row]) -> None:
-    """The residual stream at a dozen depths, forward and backward."""
+    """Print the residual stream at a dozen depths, forward and backward."""
     for stack in dict.fromkeys(row["site"].partition(".")[0] for row in rows if row["layer"] is not None):
         stream = {(row["layer"], row["direction"]): row for row in rows if row["site"] == f"{stack}.block.{row['layer']}"}
         layers = sorted({layer for layer, _ in stream})
         print_table(
-            ("behind block", "variance", "correlation", "gradient variance", "gradient correlation"),
+            ("after block", "variance", "correlation", "gradient variance", "gradient correlation"),
             (
                 (
                     str(layer),
@@ -147,9 +153,11 @@ def print_moments(rows: list[Row]) -> None:
     widest = max(row["log_variance"] for row in rows)
     if widest > _WIDE:
         typical, factor = math.exp(-widest / 2), math.exp(math.sqrt(widest))
-        click.echo(f"Note: gradients differ between draws of the weights. A typical one is {typical:.2g} of the mean, and")
-        click.echo(f"one draw in three is more than {factor:.2g} times as large or as small.")
+        click.echo(
+            f"Note: gradients differ between draws of the weights. The median is {typical:.2g} of the mean, and one draw in"
+        )
+        click.echo(f"three is more than {factor:.2g} times larger or smaller than the median.")
 
 
 _WIDE = 0.1
-"""A variance of the logarithm from which a mean says little: draws differ by a third either way."""
+"""Variance of the logarithm above which the spread between draws is reported. Ours: draws then differ by a third either way."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import click
 
@@ -13,15 +14,27 @@ from ..quantities import parse_whole
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class _Option(click.Option):
+    """An option whose help prints a default given in words like any other, without click's parentheses."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Names and help, or None if hidden."""
+        record = super().get_help_record(ctx)
+        return None if record is None else (record[0], re.sub(r"\[default: \((.*)\)\]", r"[default: \1]", record[1]))
+
+
+option = functools.partial(click.option, cls=_Option)
+
+
 def formats(function: F) -> F:
-    """The options that choose how a command prints; the command gets the choice as `form`."""
-    for form, text in (("json", "JSON, everything"), ("csv", "CSV, one row each"), ("markdown", "a Markdown table")):
-        function = click.option(f"--{form}", "form", flag_value=form, help=f"Print {text}.")(function)
+    """The options for the output format, which the command receives as `form`."""
+    for form, text in (("markdown", "rows as a Markdown table"), ("csv", "rows as CSV"), ("json", "everything as JSON")):
+        function = option(f"--{form}", "form", flag_value=form, help=f"Print {text}.")(function)
     return function
 
 
 class _Count(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
-    """An option's value as :func:`parse_whole` reads it, called by the option's own name."""
+    """An option's value as :func:`parse_whole` reads it; errors call it by the option's name."""
 
     name = "N"
 
@@ -38,15 +51,40 @@ DTYPES = "fp64, fp32, tf32, fp16, bf16, fp8, e4m3, e5m2, int8, fp4, int4"
 
 
 def scheme_option(text: str) -> Callable[[F], F]:
-    """The initialisation scheme that a command starts from, as `scheme`; `text` is the command's help on it."""
-    return click.option("--scheme", metavar="NAME", default="shipped", show_default=True, help=text)
+    """The option for an initialisation scheme, with `text` as its help."""
+    return option("--scheme", metavar="NAME", default="shipped", help=text)
+
+
+class Sections(click.Command):
+    """A command whose help lists its options in sections."""
+
+    sections: ClassVar[Mapping[str, str]] = {}
+    """From a section's title to the name of its first option; the other options follow in order."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections."""
+        titles = {first: title for title, first in self.sections.items()}
+        found: list[tuple[str, list[tuple[str, str]]]] = [("Options", [])]
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is None:
+                continue
+            names = (*parameter.opts, *parameter.secondary_opts)
+            title = next((titles[name] for name in names if name in titles), None)
+            if title is not None:
+                found.append((title, []))
+            found[-1][1].append(record)
+        for title, records in found:
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records, col_max=26)
 
 
 class NumberFirst(click.Command):
-    """A command whose first argument may be a negative number, which must be refused for what it is."""
+    """A command whose first argument may be a negative number, so that it is refused as one and not as an unknown option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put a first argument like ``-5`` behind ``--`` so that it is not taken for an option."""
+        """Move a first argument like ``-5`` behind ``--``."""
         first = args[0] if args else ""
         if re.fullmatch(r"-(\d|\.\d|inf|nan).*", first, re.IGNORECASE) and "--" not in args:
             args = [*args[1:], "--", first]

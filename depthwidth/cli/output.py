@@ -1,7 +1,7 @@
-"""Printing: a table for people by default, JSON, CSV or Markdown for what reads on. Nothing is computed here.
+"""Printing: tables for people by default; JSON, CSV or Markdown for programs. Nothing is computed here.
 
-Tables are plain aligned text, made here: the libraries that draw them take 50 to 80 ms to load and run, a third of what a
-whole ``depthwidth plan`` takes (measured with rich 15 and tabulate 0.10).
+Tables are plain aligned text, written here: loading and running a library for them takes 50 to 80 ms, a third of a whole
+``depthwidth plan`` (measured with rich 15 and tabulate 0.10).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 
 
 def emit(form: str | None, data: Any, rows: Sequence[Row], human: Callable[[], None]) -> None:
-    """Print `data` as JSON, `rows` as CSV or Markdown, or whatever `human` prints, by the name of the form."""
+    """Print `data` as JSON, `rows` as CSV or Markdown, or by default call `human`, which prints a page for people."""
     if form == "json":
         click.echo(json.dumps(data, indent=2, allow_nan=False))
     elif form == "csv":
@@ -54,7 +54,7 @@ def _flat(value: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", words: Sequence[str] = ()) -> None:
-    """A table for people: the first column and those named in `words` to the left, the others to the right."""
+    """Print an aligned table: the first column and those named in `words` to the left, the others to the right."""
     lines = [list(columns), *(list(row) for row in rows)]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     left = [i == 0 or column in words for i, column in enumerate(columns)]
@@ -72,7 +72,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
 
 
 def print_facts(facts: Mapping[str, str]) -> None:
-    """Names and values, one pair a line."""
+    """Print names and values, one pair per line."""
     width = max(map(len, facts))
     click.echo("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()) + "\n")
 

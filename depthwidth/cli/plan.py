@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from ..errors import InputError, shown
 from ..quantities import format_count
-from .options import COUNT, DTYPES, NumberFirst, formats
+from .options import COUNT, DTYPES, NumberFirst, Sections, formats, option
 from .output import emit, fitted_range, print_facts, print_table
 
 if TYPE_CHECKING:
     from ..planning.plan import Plan
 
-_MEANT_FOR = {
+_APPLIES_TO = {
     "tokens": ("flops",),
     "tokens_per_parameter": ("flops",),
     "masked": ("flops",),
@@ -23,45 +23,51 @@ _MEANT_FOR = {
     "recompute": ("memory",),
     "dtype": ("memory", "weights"),
 }
-"""The kinds of budget that each convention belongs to."""
+"""The kinds of budget to which each option applies."""
 
 
-@click.command(cls=NumberFirst)
+class _Plan(Sections, NumberFirst):
+    sections: ClassVar = {
+        "Budget": "--non-embedding",
+        "Shape": "--rule",
+        "Architecture": "--preset",
+        "Counting": "--tokens",
+        "Output": "--plot",
+    }
+
+
+@click.command(cls=_Plan)
 @click.argument("budget", required=False)
-@click.option("--non-embedding", "counts", flag_value="non_embedding", help="BUDGET leaves out the embedding.")
-@click.option("--active", "counts", flag_value="active", help="BUDGET counts what one token meets (mixtures of experts).")
-@click.option("--flops", metavar="N", help="Budget of training FLOPs, as 1e22.")
-@click.option("--memory", metavar="BYTES", help="Budget of training memory, as 80GB.")
-@click.option("--weights", metavar="BYTES", help="Budget of bytes of weights, as 16GB.")
-@click.option("--rule", metavar="NAME", help="Rule that decides between depth and width  [levine2020].")
-@click.option("--preset", help="Architecture: gpt3, llama2, llama3, mixtral, vit  [gpt3].")
-@click.option("--like", metavar="CONFIG", help="Architecture: all but the shape of a Hugging Face config.json.")
-@click.option("--vocab", type=COUNT, help="Number of tokens.")
-@click.option("--context", type=COUNT, help="Positions.")
-@click.option(
-    "--head-dim",
-    type=COUNT,
-    help="Dimensions of a head  [128 for widths from 1536, 64 below, others where heads must divide].",
-)
-@click.option("--kv-heads", type=COUNT, help="Key and value heads.")
-@click.option("--ffn-ratio", metavar="R", help="Feed-forward width per width, as 4 or 8/3.")
-@click.option("--gated/--plain", default=None, help="Gated or plain feed-forward part.")
-@click.option("--tied/--untied", default=None, help="Whether the output matrix is the token embedding.")
-@click.option("--bias/--no-bias", default=None, help="Whether linear maps have biases.")
-@click.option("--norm", help="layernorm or rmsnorm.")
-@click.option("--positions", help="learned, sinusoidal, rotary, alibi, relative or none.")
-@click.option("--experts", type=COUNT, help="Experts of each feed-forward part.")
-@click.option("--top-k", type=COUNT, help="Experts that a token is routed to.")
-@click.option("--kind", help="decoder, encoder or encoder-decoder.")
-@click.option("--tensor-parallel", "--tp", type=COUNT, default=1, help="Heads divide among N devices.")
-@click.option("--multiple", type=COUNT, help="Widths are multiples of N  [64 or 128].")
-@click.option("--tokens", type=COUNT, help="Training tokens, for a FLOPs budget.")
-@click.option("--tokens-per-parameter", type=float, metavar="R", help="Training tokens per parameter  [20].")
-@click.option("--batch", type=COUNT, help="Sequences at once, for a memory budget  [1].")
-@click.option("--dtype", help=f"Number format: {DTYPES}  [bf16].")
-@click.option("--recompute", help="none or full, for a memory budget  [none].")
-@click.option("--masked", is_flag=True, default=None, help="Leave attention scores behind the causal mask out of FLOPs.")
-@click.option("--plot", metavar="FILE", help="Draw the curve of equal budget with the rules and known models.")
+@option("--non-embedding", "counts", flag_value="non_embedding", help="BUDGET excludes the embedding.")
+@option("--active", "counts", flag_value="active", help="BUDGET counts active parameters (mixtures of experts).")
+@option("--flops", metavar="N", help="Budget of training FLOPs, e.g. 1e22.")
+@option("--memory", metavar="BYTES", help="Budget of training memory, e.g. 80GB.")
+@option("--weights", metavar="BYTES", help="Budget of memory for weights, e.g. 16GB.")
+@option("--rule", metavar="NAME", help="Rule for the ratio of depth to width.", show_default="levine2020, sovit2023 for images")
+@option("--head-dim", type=COUNT, help="Head dimension.", show_default="128 from width 1536, 64 below, or as heads divide")
+@option("--tensor-parallel", "--tp", type=COUNT, default=1, help="Number of devices among which heads divide.")
+@option("--multiple", type=COUNT, help="Step of allowed widths.", show_default="128 from width 1024, finer below")
+@option("--preset", metavar="NAME", help="Architecture: gpt3, llama2, llama3, mixtral or vit.", show_default="gpt3")
+@option("--like", metavar="CONFIG", help="Architecture of a Hugging Face config.json, without its shape.")
+@option("--vocab", type=COUNT, help="Vocabulary size.")
+@option("--context", type=COUNT, help="Context length in tokens.")
+@option("--kv-heads", type=COUNT, help="Number of key-value heads.")
+@option("--ffn-ratio", metavar="R", help="Feed-forward width over width, e.g. 4 or 8/3.")
+@option("--gated/--plain", default=None, help="Gated or plain feed-forward layers.")
+@option("--tied/--untied", default=None, help="Tie the output matrix to the token embedding or not.")
+@option("--bias/--no-bias", default=None, help="Linear layers with or without biases.")
+@option("--norm", metavar="NAME", help="Norm: layernorm or rmsnorm.")
+@option("--positions", metavar="NAME", help="Positions: learned, sinusoidal, rotary, alibi, relative or none.")
+@option("--experts", type=COUNT, help="Number of experts per feed-forward layer.")
+@option("--top-k", type=COUNT, help="Experts per token.")
+@option("--kind", metavar="NAME", help="Stacks: decoder, encoder or encoder-decoder.")
+@option("--tokens", type=COUNT, help="Number of training tokens (--flops).")
+@option("--tokens-per-parameter", type=float, metavar="R", help="Training tokens per parameter (--flops).", show_default="20")
+@option("--batch", type=COUNT, help="Sequences per batch (--memory).", show_default="1")
+@option("--dtype", metavar="NAME", help=f"Number format (--memory, --weights): {DTYPES}.", show_default="bf16")
+@option("--recompute", metavar="NAME", help="Recompute activations: none or full (--memory).", show_default="none")
+@option("--masked", is_flag=True, default=None, help="Exclude attention scores hidden by the causal mask (--flops).")
+@option("--plot", metavar="FILE", help="Plot the curve of equal budget with the rules and known models.")
 @formats
 def plan(
     budget: str | None,
@@ -86,10 +92,17 @@ def plan(
     form: str | None,
     **design: Any,
 ) -> None:
-    """The shape to build with BUDGET parameters (1T, 1.3B, 6.7e9), or with --flops, --memory or --weights.
+    """Choose depth and width for BUDGET parameters (e.g. 1T, 1.3B, 6.7e9), or for --flops, --memory or --weights.
 
-    Counts are exact for the real architecture: embedding, vocabulary, biases, gates and experts included.
-    """
+    \b
+    depthwidth plan 1T
+    depthwidth plan 7B --preset llama3 --rule gemstones2025
+    depthwidth plan --flops 1e22 --tokens 500B
+
+    Prints the recommended shape, the optimum of every published rule with the loss it predicts, and shapes of other depths for
+    the same budget. Counts are exact for the architecture, with embedding, biases, gates and experts. Options without a
+    default follow the architecture.
+    """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
     from ..planning.plan import plan as make_plan
     from ..planning.template import Template, without_none
 
@@ -100,7 +113,7 @@ def plan(
     ((kind, amount),) = asked.items()
     for name, value in (("tokens", tokens), ("tokens_per_parameter", tokens_per_parameter), ("batch", batch), ("dtype", dtype),
                         ("recompute", recompute), ("masked", masked)):  # fmt: skip
-        if value is not None and kind not in _MEANT_FOR[name]:
+        if value is not None and kind not in _APPLIES_TO[name]:
             option = name.replace("_", "-")
             raise InputError(f"--{option} has no meaning for a budget of {kind.replace('_', ' ')}")
     if plot is not None:
@@ -119,7 +132,7 @@ def plan(
     if like is None:
         template = Template.of("gpt3" if preset is None else preset, **shape, **choices)
     elif preset is not None:
-        raise InputError("give an architecture by --preset or by --like, not both")
+        raise InputError("give --preset or --like, not both")
     else:
         from ..architecture.hf import read_design
 

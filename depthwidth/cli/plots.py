@@ -17,7 +17,7 @@ _FORMATS = (".png", ".pdf", ".svg", ".jpg")
 
 
 def plot_plan(plan: Plan, path: str | Path) -> None:
-    """Draw a plan: the curve of equal budget in depth and width, each rule's curve crossing it, and known models.
+    """Plot a plan: the curve of equal budget over depth and width, the curve of each rule, and known models.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def plot_plan(plan: Plan, path: str | Path) -> None:
 
 
 def plot_moments(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Draw the residual stream of each stack along its depth: variance, correlation between tokens, gradient variance.
+    """Plot the residual stream of each stack along its depth: variance, correlation between tokens, gradient variance.
 
     `rows` are those of :func:`~depthwidth.analysis.propagation.moments_of`. Raises what :func:`plot_plan` raises.
     """
@@ -48,7 +48,7 @@ def plot_moments(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
             if found:
                 axes.plot(*zip(*sorted(found), strict=True), label=stack)
             axes.set_title(f"{direction} {quantity}")
-            axes.set_xlabel("behind block")
+            axes.set_xlabel("after block")
             axes.grid(alpha=0.25)
     for axes in (panels[0], panels[2]):
         axes.set_yscale("log")
@@ -57,9 +57,9 @@ def plot_moments(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
 
 
 def plot_trainability(path: str | Path, length: int, depth: int, activation: str = "tanh") -> None:
-    """Draw where tokens collapse onto one another and where attention collapses onto one token, over the two gains.
+    """Plot rank collapse and entropy collapse over query-key gain (horizontal) and residual gain (vertical).
 
-    Query-key gain to the right, residual gain upwards; see :func:`depthwidth.analysis.concentration.trainability`. Raises what
+    See :func:`depthwidth.analysis.concentration.trainability`. Raises what
     :func:`plot_plan` raises.
     """
     import numpy as np
@@ -72,7 +72,7 @@ def plot_trainability(path: str | Path, length: int, depth: int, activation: str
     )
     for axes, values, title in zip(
         figure.subplots(1, 2), (1 - found.correlation, found.squared_sum),
-        (f"1 - correlation of two tokens behind {depth} blocks", "sum of squared weights in the last layer"), strict=True,
+        (f"1 - correlation of two tokens after {depth} blocks", "sum of squared weights in the last layer"), strict=True,
     ):  # fmt: skip
         mesh = axes.pcolormesh(found.beta, found.residual_gain, values, vmin=0, vmax=1, shading="nearest")
         axes.plot(found.boundary, found.residual_gain, color="white", lw=1.5, label="entropy collapse to the right")
@@ -88,16 +88,22 @@ def plot_trainability(path: str | Path, length: int, depth: int, activation: str
 
 
 def check_target(path: str | Path) -> None:
-    """Refuse a file that cannot be drawn to, before anything is computed for it."""
+    """Refuse a file that cannot be written, before anything is computed for it.
+
+    Raises
+    ------
+    InputError
+        if its ending is not one of the formats, or its folder is missing or not writable.
+    """
     if Path(path).suffix.lower() not in _FORMATS:
         raise InputError(f"plot: {shown(str(path))} does not end in {', '.join(_FORMATS)}")
     folder = Path(path).parent
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise InputError(f"plot: {shown(str(path))} cannot be written: there is no such folder, or it is not yours to write to")
+        raise InputError(f"plot: {shown(str(path))} cannot be written: its folder does not exist or is not writable")
 
 
 def _figure(path: str | Path, size: tuple[float, float]) -> Any:
-    """An empty figure, after everything that can be wrong before drawing is checked."""
+    """An empty figure, for a file that can be written."""
     check_target(path)
     try:
         from matplotlib.figure import Figure

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import click
 
-from .options import COUNT, formats
+from .options import COUNT, formats, option
 from .output import emit, print_facts
 
 
 @click.command()
 @click.argument("file")
-@click.option(
-    "--tokenizer",
-    metavar="KIND",
-    default="words",
-    show_default=True,
-    help="bytes, words, ids or a tokenizer.json.",
-)
-@click.option("--context", type=COUNT, default=1024, show_default=True, help="Tokens of a window.")
+@option("--tokenizer", metavar="KIND", default="words", help="Tokens: bytes, words, ids or a tokenizer.json.")
+@option("--context", type=COUNT, default=1024, help="Window length in tokens.")
 @formats
 def text(file: str, tokenizer: str, context: int, form: str | None) -> None:
-    """How often two positions of the text in FILE hold the same token, beside Zipf's law."""
+    """Measure how often two positions of the text in FILE hold the same token, and compare with Zipf's law."""
     from ..analysis.text import read_text
 
     row = read_text(file, tokenizer).summary(context)

@@ -91,7 +91,7 @@ def test_what_it_is_judged_in_is_said(tmp_path, invoke):
     assert judged["int4"].costs["weight_bytes"] * 4 == judged["bf16"].costs["weight_bytes"]
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 100}))
-    assert "tokens, bf16 beside weights of int8 (" in invoke("describe", config, "--dtype", "int8").output
+    assert "tokens, bf16 (weights in int8) (" in invoke("describe", config, "--dtype", "int8").output
     assert "tokens, e4m3 (" in invoke("describe", config, "--dtype", "e4m3").output
 
 

@@ -367,7 +367,7 @@ def test_the_picture_of_a_plan(invoke, tmp_path):
 
 def test_the_order_of_a_remainder_is_shown_where_one_is_stated(invoke):
     shown = invoke("formulas", "show", "norm_correlation").output
-    assert "falls as one over the size to the power 2" in shown
+    assert "of order size^-2" in shown
     assert json.loads(invoke("formulas", "show", "norm_correlation", "--json").output)["order"] == 2
     assert "remainder" not in invoke("formulas", "show", "condensation_point").output
     assert json.loads(invoke("formulas", "show", "condensation_point", "--json").output)["order"] is None

@@ -73,8 +73,10 @@ class Finding:
     @property
     def advice(self) -> str:
         """The meaning, the remedy and the origin of the threshold, on one line."""
-        mended = "no remedy known here makes it better" if self.remedy is None else f"{self.remedy} makes it {self.after:.4g}"
-        return f"{self.severity.capitalize()}: {self.sentence}; {mended}. Threshold: {self.source}."
+        mended = (
+            "none of the remedies tried improves it" if self.remedy is None else f"{self.remedy} changes it to {self.after:.4g}"
+        )
+        return f"{self.severity.capitalize()}: {self.sentence}. Remedy: {mended}. Threshold: {self.source}."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data. ``direction`` is the side of ``threshold`` on which the value should lie."""
@@ -130,13 +132,13 @@ TENFOLD = math.log(10)
 """In ln(ratio), the first threshold. Ours: past a factor of ten, one step size cannot suit both ends of a stack."""
 E_FOLDINGS = 6.0
 """In ln(ratio), the limit: stacks have trained to a depth of about six e-foldings of signal or gradient."""
-TRAINABLE = "Schoenholz et al. 2017, arXiv 1611.01232: trained to about 6 e-foldings (recalled)"
+TRAINABLE = "Schoenholz et al. 2017, arXiv 1611.01232: networks trained up to about 6 e-foldings (recalled)"
 
 
 def ratio_thresholds(ratio: float, reason: str) -> Thresholds:
     """Bounds on the side of 1 on which `ratio` lies: a factor of 10, then exp(6)."""
     sign = 1.0 if ratio >= 1 else -1.0
-    source = f"{OURS}: {reason}; limit by {TRAINABLE}"
+    source = f"{OURS}: {reason}; limit: {TRAINABLE}"
     return Thresholds(math.exp(sign * TENFOLD), math.exp(sign * E_FOLDINGS), source, at_most=ratio >= 1)
 
 

@@ -88,7 +88,7 @@ class Network:
         except (ArithmeticError, ValueError):
             rows = []
         if not rows or not all(math.isfinite(row["second_moment"]) for row in rows):
-            raise InputError("diagnose: with this initialisation the moments leave the range of floating-point numbers")
+            raise InputError("diagnose: the moments overflow with this initialisation")
         return rows
 
     @cached_property

@@ -18,8 +18,8 @@ def thresholds(held: NumberFormat) -> Thresholds:
     return Thresholds(
         STEPS_KEPT * held.roundoff,
         held.roundoff,
-        f"{OURS}, from {held.name}: a branch below half a step of the sum ({held.roundoff:.2g}) is rounded away, one below "
-        "four such keeps less than 2 bits",
+        f"{OURS}, from {held.name}: a branch below half a step of the sum ({held.roundoff:.2g}) is rounded away; below "
+        "four half steps it keeps less than 2 bits",
         at_most=False,
     )
 
@@ -32,7 +32,7 @@ def branch_share(network: Network) -> Iterator[Finding]:
         return
     share, branch = min(shares, key=lambda pair: pair[0])
     site = f"{branch.stack}.block.{branch.layer}.{branch.name}"
-    sentence = f"the least branch adds {share:.3g} of the stream's own size to it"
+    sentence = f"the weakest branch adds {share:.3g} of the stream's size"
     yield Finding("branch_share", site, share, thresholds(network.setting.formats[0]), sentence)
 
 

@@ -8,8 +8,8 @@ from ..network import Network
 COLLAPSE = Thresholds(
     0.9,
     0.99,
-    f"{OURS}: query gradients go as (1 - r)^2 (attention.query_gradient_second_moment; Noci et al. 2022, arXiv 2206.03126), "
-    "which leaves 1 % and 0.01 %",
+    f"{OURS}: query gradients are proportional to (1 - r)^2 (attention.query_gradient_second_moment; Noci et al. 2022, "
+    "arXiv 2206.03126): 1 % and 0.01 % are left",
 )
 
 
@@ -20,7 +20,7 @@ def correlation_at_top(network: Network, stack: str, depth: int) -> Finding | No
         return None
     r = float(row["covariance"] + row["mean"] ** 2) / float(row["second_moment"])
     left = (1 - r) ** 2
-    sentence = f"two tokens behind the last block correlate by {r:.4g}: queries and keys keep {left:.2g} of their gradient"
+    sentence = f"two tokens have correlation {r:.4g} after the last block: queries and keys keep {left:.2g} of their gradient"
     return Finding("correlation_at_top", row["site"], r, COLLAPSE, sentence)
 
 

@@ -8,7 +8,7 @@ from ..base import OURS, Check, Finding, Thresholds
 from ..network import Network
 
 FIRST_ORDER = Thresholds(
-    1.5, 15.0, f"{OURS}: corrections for finite width were compared with simulations up to N/d = 1.5 (d = 128, N = 192)"
+    1.5, 15.0, f"{OURS}: finite-width corrections were compared with simulations up to N/d = 1.5 (d = 128, N = 192)"
 )
 """The first threshold is the largest ratio simulated; the limit is ten times that."""
 
@@ -17,7 +17,7 @@ def depth_to_width(network: Network) -> Iterator[Finding]:
     """The finding for the deepest stack."""
     stack, depth = max(network.stacks, key=lambda pair: pair[1])
     ratio = depth / network.setting.tree.width
-    sentence = f"depth over width is {ratio:.3g}; the predictions are to first order in it"
+    sentence = f"depth over width is {ratio:.3g}; the predictions are accurate to first order in it"
     yield Finding("depth_to_width", stack, ratio, FIRST_ORDER, sentence)
 
 

@@ -19,7 +19,7 @@ def thresholds(n: int) -> Thresholds:
     return Thresholds(
         math.sqrt(n),
         DECISIVE,
-        f"{OURS}: n exp(-s2) at s2 = (ln n)/2, where that ends; below 2 one token decides",
+        f"{OURS}: n exp(-s2) at s2 = (ln n)/2, up to which it holds; below 2, one token decides",
         at_most=False,
     )
 
@@ -36,7 +36,7 @@ def effective_tokens(network: Network) -> Iterator[Finding]:
     tokens, entropy = 1 / float(kept.P), float(kept.entropy)
     sentence = (
         f"a query attends to {tokens:.3g} of {n} tokens (entropy {entropy:.3g} of at most {math.log(n):.3g} nats); the softmax "
-        f"passes {1 - float(kept.P):.3g} of its gradient"
+        f"passes {1 - float(kept.P):.3g} of the gradient"
     )
     yield Finding("effective_tokens", row["site"], tokens, thresholds(n), sentence)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..base import Check, Finding, ratio_thresholds, worst_stack
 from ..network import Network
 
-REASON = "past tenfold a late block moves the stream a tenth as much as an early one (Sun et al. 2025, arXiv 2502.05795)"
+REASON = "beyond tenfold, a late block changes the stream a tenth as much as an early one (Sun et al. 2025, arXiv 2502.05795)"
 
 
 def forward_growth(network: Network, stack: str, depth: int) -> Finding | None:
@@ -14,7 +14,7 @@ def forward_growth(network: Network, stack: str, depth: int) -> Finding | None:
     if not start:
         return None
     ratio = top / start
-    sentence = f"the signal's second moment behind the last block is {ratio:.3g} times that behind the first"
+    sentence = f"the second moment of the signal after the last block is {ratio:.3g} times that after the first"
     return Finding("forward_growth", f"{stack}.block.{depth - 1}", ratio, ratio_thresholds(ratio, REASON), sentence)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..base import Check, Finding, ratio_thresholds, worst_stack
 from ..network import Network
 
-REASON = "beyond a factor of 10 one step size of SGD, or one clipping threshold, cannot suit both ends"
+REASON = "beyond a factor of 10, one SGD step size or one clipping threshold cannot suit both ends"
 
 
 def gradient_ratio(network: Network, stack: str, depth: int) -> Finding | None:
@@ -17,10 +17,10 @@ def gradient_ratio(network: Network, stack: str, depth: int) -> Finding | None:
     ratio = network.q(first, "gradient") / above
     rule = ratio_thresholds(ratio, REASON)
     if rule.severity(ratio) == "fine":
-        verdict = "stays within a factor of ten along the depth"
+        verdict = "gradients stay within a factor of ten"
     else:
-        verdict = "explodes towards the input" if ratio > 1 else "vanishes towards the input"
-    sentence = f"the gradient's variance behind the first block is {ratio:.3g} times that behind the last: it {verdict}"
+        verdict = "gradients explode towards the input" if ratio > 1 else "gradients vanish towards the input"
+    sentence = f"the gradient variance at the first block is {ratio:.3g} times that at the last block: {verdict}"
     return Finding("gradient_ratio", first, ratio, rule, sentence)
 
 

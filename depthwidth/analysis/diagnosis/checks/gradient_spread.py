@@ -21,7 +21,7 @@ from ...propagation import PropagationOptions
 from ..base import OURS, TENFOLD, Check, Finding, Thresholds
 from ..network import Network, Setting
 
-SPREAD = Thresholds(math.log(2), TENFOLD, f"{OURS}: the gradient's variance of one draw is then off by a factor of 2, or 10")
+SPREAD = Thresholds(math.log(2), TENFOLD, f"{OURS}: the gradient variance of one draw is then off by a factor of 2, or 10")
 
 
 def gradient_log_normal(
@@ -80,8 +80,8 @@ def gradient_spread(network: Network) -> Iterator[Finding]:
     typical = math.exp(drift)
     low, high = typical / math.exp(deviation), typical * math.exp(deviation)
     sentence = (
-        f"once its tokens have aligned the gradient of this post-norm stack is log-normal over draws of the weights: "
-        f"typically {typical:.3g} times the infinite-width value, two draws of three within {low:.2g} and {high:.3g}"
+        "once tokens have aligned, the gradient of this post-norm stack is log-normal over draws of the weights: "
+        f"typically {typical:.3g} times the infinite-width value, and {low:.2g} to {high:.3g} times it for two draws in three"
     )
     yield Finding("gradient_spread", stack, deviation, SPREAD, sentence)
 

@@ -21,7 +21,7 @@ LOST_SHOWN = 1e-4
 
 def overflow_thresholds(held: NumberFormat) -> Thresholds:
     """The bounds on the bits between the largest value expected and the format's largest number."""
-    source = f"{OURS}: below 0 it overflows; 4 bits are kept for what training adds ({held.source})"
+    source = f"{OURS}: below 0 it overflows; 4 bits are reserved for outliers from training ({held.source})"
     return Thresholds(OUTLIER_BITS, 0.0, source, at_most=False)
 
 
@@ -30,7 +30,7 @@ def underflow_thresholds(held: NumberFormat) -> Thresholds:
     return Thresholds(
         bits_at_share_lost(LOST),
         bits_at_share_lost(HALF_LOST),
-        f"{OURS}: {LOST:.0%} and {HALF_LOST:.0%} of a Gaussian rounded to zero ({held.source}; for gradients see "
+        f"{OURS}: {LOST:.0%} and {HALF_LOST:.0%} of Gaussian values are rounded to zero ({held.source}; for gradients see "
         "Micikevicius et al. 2018, arXiv 1710.03740)",
         at_most=False,
     )
@@ -49,7 +49,9 @@ def number_range(network: Network) -> Iterator[Finding]:
 def _overflow(network: Network, kind: str) -> Finding:
     held, top = network.setting.format_of(kind), largest(network.sizes[kind])
     bits = overflow_bits(held, top)
-    sentence = f"{kind} reach {top.peak:.3g} and {held.name} ends at {held.largest:.3g}: {bits:.1f} bits"
+    sentence = (
+        f"{kind} reach {top.peak:.3g}, and the largest number of {held.name} is {held.largest:.3g}: {bits:.1f} bits of headroom"
+    )
     return Finding(f"overflow_{kind}", top.site, bits, overflow_thresholds(held), sentence)
 
 
@@ -57,8 +59,9 @@ def _underflow(network: Network, kind: str) -> Finding:
     held, low = network.setting.format_of(kind), smallest(network.sizes[kind])
     bits = underflow_bits(held, low)
     lost = share_lost(low.deviation, held)
-    zeros = f", which rounds {lost:.2%} of them to zero" if lost > LOST_SHOWN else ""
-    sentence = f"the smallest {kind} have size {low.deviation:.2g}, {bits:.1f} bits above the least of {held.name}{zeros}"
+    zeros = f"; {lost:.2%} of them are rounded to zero" if lost > LOST_SHOWN else ""
+    size = f"standard deviation {low.deviation:.2g}"
+    sentence = f"the smallest {kind} have {size}: {bits:.1f} bits above the smallest number of {held.name}{zeros}"
     return Finding(f"underflow_{kind}", low.site, bits, underflow_thresholds(held), sentence)
 
 

@@ -26,7 +26,7 @@ def thresholds(n: int) -> Thresholds:
     return Thresholds(
         math.log(n) / 2,
         condensation_point(n) ** 2,
-        "random-energy model: past (ln n)/2 the largest probability takes over the sum of squares, past 2 ln n attention "
+        "random-energy model: above (ln n)/2 the largest probability dominates the sum of squares, above 2 ln n attention "
         "condenses on a few tokens",
     )
 
@@ -60,8 +60,8 @@ def score_variance(network: Network) -> Iterator[Finding]:
     row, variance, n = found
     rule = thresholds(n)
     phase = phase_of(math.sqrt(variance / rule.limit))
-    context = f"; it would condense at {condensed_length(variance):.3g} tokens or fewer" if 1 < variance < LARGEST_SHOWN else ""
-    sentence = f"scores vary by {variance:.3g} within a row of {n} tokens: attention is {phase}{context}"
+    context = f", and condensed at {condensed_length(variance):.3g} tokens or fewer" if 1 < variance < LARGEST_SHOWN else ""
+    sentence = f"scores have variance {variance:.3g} within a row of {n} tokens: attention is {phase}{context}"
     yield Finding("score_variance", row["site"], variance, rule, sentence)
 
 
@@ -84,7 +84,7 @@ def _with_scores(made: Recipe, tree: Transformer, factor: float) -> tuple[Recipe
     lines = tuple(
         line._replace(multiplier=scaled(line.multiplier)) if line.role.endswith(ending) else line for line in made.tensors
     )
-    return replace(made, tensors=lines), "the gain of the query's norm" if normed else "query weights"
+    return replace(made, tensors=lines), "the gain of the query norm" if normed else "query weights"
 
 
 CHECK = Check(50, score_variance, smaller_scores)
