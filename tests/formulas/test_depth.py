@@ -419,3 +419,40 @@ def test_a_residual_sum_averages_correlations():
     out = found["encoder.block.0.attention.out", "forward"]
     law = depth.residual_correlation(before[1] / before[0], out[1] / out[0], before[0], out[0])
     assert law == pytest.approx(behind[1] / behind[0], rel=1e-9)
+
+
+def test_the_spread_of_a_collapsed_post_norm_layer():
+    """Xavier/ReLU constants, a = 1 for attention and 0.32 for the feed-forward part: -1.455/d and 5.86/d."""
+    drift = depth.post_norm_log_drift(1.0, 1.0) + depth.post_norm_log_drift(0.32, 1.0, 2.5)
+    spread = depth.post_norm_log_variance(1.0, 1.0) + depth.post_norm_log_variance(0.32, 1.0, 3.25)
+    check(drift, "-1.455", slack=2)  # the printed sum is of two rounded terms
+    check(spread, "5.86", slack=2)
+    assert drift + spread / 2 == pytest.approx(1.475, abs=0.006)
+
+
+@pytest.mark.parametrize(("d", "layers"), [(64, 12)])
+def test_the_spread_by_simulation(rng, d, layers):
+    """Gradients of single-token post-norm blocks with two square Gaussian matrices: mean and variance of their logarithm."""
+    logs = []
+    for _ in range(1500):
+        x, g = rng.standard_normal((2, d))
+        x *= math.sqrt(d) / np.linalg.norm(x)
+        total = np.log((g**2).mean())
+        matrices = []
+        for _ in range(layers):
+            a = rng.standard_normal((d, d)) / math.sqrt(d)
+            b = rng.standard_normal((d, d)) / math.sqrt(d)
+            y = x + b @ (a @ x)
+            length = math.sqrt((y**2).mean())
+            matrices.append((a, b, y / length, length))
+            x = y / length
+        for a, b, y, length in reversed(matrices):
+            g = (g - y * (g * y).mean()) / length
+            g = g + a.T @ (b.T @ g)
+        logs.append(np.log((g**2).mean()) - total)
+    logs = np.array(logs)
+    drift, variance = layers * depth.post_norm_log_drift(1.0, d), layers * depth.post_norm_log_variance(1.0, d)
+    # First order in 1/d: the next order is a few per cent of the variance at d = 64.
+    assert logs.mean() == pytest.approx(drift, abs=4 * math.sqrt(variance / len(logs)) + 0.05 * abs(drift) + 4 * layers / d**2)
+    assert logs.var(ddof=1) == pytest.approx(variance, rel=0.2)
+    assert logs.var(ddof=1) != pytest.approx(2 * variance, rel=0.2)

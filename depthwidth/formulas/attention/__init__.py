@@ -1,9 +1,10 @@
 """Moments of activations and gradients through softmax attention with random weights: queries, keys, values, weighted sum.
 
 Tokens are exchangeable: x has second moment q per feature and correlation r between two tokens. The output before its
-projection has second moment and covariance *per feature*; so has its gradient, gamma and kappa. Heads drop out of all of them.
+projection has second moment and covariance *per feature*; so has its gradient, gamma and kappa. The number of heads cancels in
+all of them.
 
-What the softmax does enters as a few averages, from :mod:`depthwidth.numerics.softmax`: over one row of probabilities,
+The softmax enters through a few averages, from :mod:`depthwidth.numerics.softmax`: over one row of probabilities,
 P = E sum p^2, M3, M4, A22 = E sum_{i != j} p_i^2 p_j^2 and T = E ||diag p - pp'||^2; over two rows, P2 and T2. They are taken
 at score variance s2 = (1 - r) ss and row correlation rho = r, ss being the variance of a raw score. Under a causal mask the
 same formulas hold with the averages over row lengths.
@@ -18,8 +19,8 @@ gamma, kappa           E g_t^2 and E g_t g_t' of the output's gradient
 e_p                    p/(1 - p) for dropout p on the probabilities
 =====================  ==========================================================================
 
-The gradient reaches the input by three paths: values, queries and keys. The published theory keeps the first; its forms are
-here under names that end in ``_published``.
+The gradient reaches the input by three paths: values, queries and keys. The published theory keeps the first only; the
+names of its forms end in ``_published``.
 
 Derivation: docs/derivations/attention.md, whose numbers (A1) to (A19) stand at the functions.
 """

@@ -3,12 +3,12 @@
 Symbols as in :mod:`.moments`: q and c are second moment and covariance of the stream, r = c/q its correlation between tokens,
 gamma the gradient's second moment, p dropout, lambda and beta the factors on skip and branch. A layer is an attention block and
 a feed-forward block, which add a_A and a_F to the stream and whose gradients gain J_A and J_F, all at a norm's unit input.
-``depthwidth.analysis.propagation`` walks real trees, whose a and J move with the correlation; these say in one line what the
-walk comes to once they no longer do.
+In a real tree a and J change with the correlation, and :mod:`depthwidth.analysis.propagation` follows them; the laws here are
+its closed-form limits once they no longer change.
 
-A gradient has two parts that go their own ways: gamma - kappa, in which the tokens' gradients differ, and kappa, which they
-share. Where tokens have aligned without dropout, attention passes on the second alone: J_A is 0 for the first and a_A for the
-second, while a ReLU part has J_F = a_F for both.
+A gradient has two parts that grow differently: gamma - kappa, in which the tokens' gradients differ, and kappa, which they
+share. If tokens have aligned and there is no dropout, attention passes on the second part only: J_A is 0 for the first and a_A
+for the second, while a ReLU part has J_F = a_F for both.
 """
 
 from .blocks import (

@@ -1,8 +1,8 @@
 """Dimensions that a head needs, heads that a layer needs, and the loss with fewer.
 
-Sharp heads, which look one token up, need about 2 ln n dimensions and gain nothing beyond 6 ln n. Diffuse heads lose what the
-discarded singular directions of their query-key form carried; absolutely, that falls as 1/n, relatively it does not. How many
-heads a layer needs is the number of things it must deliver, below which no width helps.
+Sharp heads, which look up one token, need about 2 ln n dimensions and gain nothing beyond 6 ln n. Diffuse heads lose the
+discarded singular directions of their query-key form; the absolute loss falls as 1/n, the relative loss does not. A layer needs
+as many heads as it has things to deliver; with fewer, no width helps.
 
 Attribution: the budget D = sum of H d_m over groups of heads, the trade of heads against head dimension in early layers and
 the smaller head dimension of later ones are the confirmed structure of Yu et al. 2025 (arXiv 2510.03784), whose theorems could
