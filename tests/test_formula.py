@@ -1,5 +1,6 @@
 """The machinery, and what every registered formula must satisfy whatever it says."""
 
+import importlib
 import inspect
 import json
 import math
@@ -86,6 +87,13 @@ def test_card_is_complete(f):
         assert parameter.meaning, f"{f.name}: {parameter.name} is not described"
         assert f"\n{parameter}\n" in inspect.getdoc(f)
     json.dumps(f.card())
+
+
+@pytest.mark.parametrize("f", ALL, ids=by_name)
+def test_a_topic_exports_its_formulas(f):
+    topic = importlib.import_module(f"depthwidth.formulas.{f.topic}")
+    assert getattr(topic, f.__name__) is f
+    assert find_formula(f.__name__) is find_formula(f.name) is f
 
 
 @pytest.mark.parametrize("f", ALL, ids=by_name)
