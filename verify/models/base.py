@@ -16,6 +16,9 @@ A component of your own needs a module of its own, registered with :func:`builds
 ...         return 2 * x
 >>> module(Doubling())
 DoublingModule()
+
+Modules are made on the device ``meta`` and get their memory, and then their weights, afterwards. So a module computes constant
+tensors in `forward`, and leaves its parameters undrawn. A parameter's name is that of the component's tensor.
 """
 
 from __future__ import annotations

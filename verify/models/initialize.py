@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf.weights import WeightNames
 from depthwidth.errors import InputError, shown
-from depthwidth.initialization import Mean, Recipe, TensorInit, Weight, at_block, stacks
+from depthwidth.initialization import Mean, Recipe, TensorInit, at_block
+from depthwidth.initialization.tensors import site_of
 from depthwidth.layers import Residual, Stack
 from depthwidth.layers.base import Layer
 
-from .locate import Key, locate, places_of, site_of, tree_of, unwrapped
+from .locate import Key, locate, places_of, tree_of, unwrapped
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,13 @@ class _Folds:
         self.reasons: dict[Key, list[str]] = {}
         self.needs_code: list[str] = list(recipe.notes)
         self.places = places_of(tree)
+        self.writers: dict[Key, list[Key]] = {}  # of each branch in each block, the tensors that write the residual stream
+        for key, weight in self.places.items():
+            if weight.branch and weight.job.writes:
+                self.writers.setdefault((f"{weight.stack}.block.{weight.branch}", key[1]), []).append(key)
         self._multipliers()
-        every = {name: stack for name, stack in (("encoder", tree.encoder), ("decoder", tree.decoder)) if stack is not None}
-        for name, _, _ in stacks(tree):
-            self._residuals(name, every[name])
+        for name, stack in tree.stacks.items():
+            self._residuals(name, stack)
 
     def scale(self, key: Key, factor: float, reason: str) -> None:
         """Let a tensor, and the bias beside it, carry a factor."""
@@ -102,7 +106,7 @@ class _Folds:
                     carried *= skip
                 summed = True
                 normed = residual.norm_in is not None or block.norm is not None
-                if skip != 1.0 and not (normed and stack.norm is not None):
+                if skip != 1.0 and not (normed and block.plain and stack.norm is not None):
                     self._once(f"{name}: the skip scale {skip:.6g} needs code, as not every reader of the stream has a norm")
                     carried = 1.0
                 self._carry(place, index, residual, scale / carried)
@@ -120,10 +124,10 @@ class _Folds:
             elif factor != 1.0:
                 self._once(f"{place}: multiply the branch by {factor:.6g}, as the norm after it has no weights")
             return
-        last = [key for key, weight in self.places.items() if key[1] == index and _writes(weight, place)]
-        for key in last:
+        writers = self.writers.get((place, index), [])
+        for key in writers:
             self.scale(key, factor, reason)
-        if not last and factor != 1.0:
+        if not writers and factor != 1.0:
             self._once(f"{place}: multiply the branch by {factor:.6g}, as no matrix of it writes the stream")
 
     def start(self, key: Key, line: TensorInit) -> tuple[Mean, float]:
@@ -141,11 +145,6 @@ class _Folds:
 def _normed_without_weights(attention: Layer) -> bool:
     norm = getattr(attention, "query_norm", None)
     return norm is not None and not norm.parameters
-
-
-def _writes(weight: Weight, place: str) -> bool:
-    """Whether the output of a weight of this branch is added to the residual stream."""
-    return weight.job.writes and weight.role.startswith(f"{place}.")
 
 
 def _check(model: nn.Module, recipe: Recipe, tree: Transformer | None) -> Transformer:

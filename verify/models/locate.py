@@ -16,6 +16,7 @@ from depthwidth.architecture.hf.family import Family
 from depthwidth.architecture.hf.weights import LAYOUTS, Fused, WeightNames
 from depthwidth.errors import InputError, nearest, shown
 from depthwidth.initialization import Weight, parameters, weights
+from depthwidth.initialization.tensors import site_of
 
 WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.|^module\.")
 """The prefixes that compilers and data-parallel wrappers add to a parameter's name."""
@@ -120,11 +121,6 @@ def locate(
     if missing:
         raise InputError(f"{type(inner).__name__} has no parameter for {missing[0]}")
     return found
-
-
-def site_of(role: str, block: int | None) -> str:
-    """The name of a tensor in our models."""
-    return role if block is None else role.replace(".block.", f".block.{block}.", 1)
 
 
 def places_of(tree: Transformer) -> dict[Key, Weight]:

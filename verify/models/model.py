@@ -27,7 +27,7 @@ from torch.nn import functional as F  # noqa: N812
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError, shown
 from depthwidth.formula import is_symbolic
-from depthwidth.initialization import Recipe, at_block, parameters, stacks
+from depthwidth.initialization import Recipe, at_block, parameters
 from depthwidth.initialization import recipe as find_recipe
 
 from .activations import ACTIVATIONS as ACTIVATIONS
@@ -122,21 +122,18 @@ class Model(nn.Module):
             multiplier = 1.0 if recipe is None else at_block(recipe.tensor(role).multiplier, block)
             place, _, tensor = name.rpartition(".")
             set_multiplier(self.get_submodule(place), tensor, multiplier)
-        for stack, depth, branches in stacks(self.tree):
-            for block in range(depth):
-                for branch in branches:
-                    self._scale(f"{stack}.block.{block}.{branch}", f"{stack}.block.{branch}", block, recipe)
+        for name, stack in self.tree.stacks.items():
+            for index, block in enumerate(stack.blocks()):
+                for branch, _ in block.branches:
+                    self._scale(f"{name}.block.{index}.{branch}", f"{name}.block.{branch}", index, recipe)
 
     def _scale(self, place: str, role: str, block: int, recipe: Recipe | None) -> None:
-        parent, _, name = place.rpartition(".")
-        residual = getattr(self.get_submodule(parent), name)
-        if residual is None:
-            return
+        residual = self.get_submodule(place)
         line = None if recipe is None else recipe.residual(role)
         residual.skip = 1.0 if line is None else float(at_block(line.skip, block))
         residual.scale = 1.0 if line is None else float(at_block(line.branch, block))
         trained = recipe is not None and recipe.scheme in TRAINED_SCALES
-        some = next(residual.parameters())
+        some = next(self.parameters())
         residual.alpha = nn.Parameter(torch.full((), residual.scale, dtype=some.dtype, device=some.device)) if trained else None
 
 

@@ -14,7 +14,8 @@ from .base import Pass, builds, module, optional
 class Stack(nn.Module):
     """The blocks of an encoder or a decoder, and the norm after the last one.
 
-    The module of a block maps the stream and the pass's shared data to the stream: ``block(x, run)``.
+    The module of a block maps the stream and the pass's shared data to the stream: ``block(x, run)``. If blocks keep several
+    copies of the stream (:attr:`~depthwidth.layers.BlockLike.streams`), `x` is (batch, copies, length, width).
     """
 
     def __init__(self, layer: layers.Stack) -> None:
@@ -24,10 +25,15 @@ class Stack(nn.Module):
             self.position.causal = layer.causal
         self.block = nn.ModuleList(module(block) for block in layer.blocks())
         self.norm = optional(layer.norm)
+        self.streams = layer.repeats[0].block.streams
 
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
         """The stream (batch, length, width) after the last block and norm; `memory` is another stack's output to attend to."""
         run = Pass(memory, None if self.position is None else self.position(x.shape[1]))
+        if self.streams > 1:
+            x = x[:, None].expand(-1, self.streams, -1, -1)
         for block in self.block:
             x = block(x, run)
+        if self.streams > 1:
+            x = x.mean(1)
         return x if self.norm is None else self.norm(x)

@@ -1,7 +1,7 @@
-"""Hugging Face configurations: a ``config.json`` in, a tree out, and back.
+"""Hugging Face configurations: from a ``config.json`` to a tree, and back.
 
-The transformers library is neither needed nor run: a configuration is data, and each file of :mod:`.families` says how a family
-or a few of one kin read theirs. ``auto_map`` and similar fields are ignored.
+The transformers library is neither needed nor run: a configuration is data, and :mod:`.families` has a file for each family or
+for a few related ones. ``auto_map`` and similar fields are ignored.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def families() -> list[str]:
 
 
 def read_design(config: Mapping[str, Any] | str | PathLike[str]) -> Design:
-    """The design that a configuration describes: a mapping, a ``config.json`` file, or a folder with one.
+    """The design of a configuration: a mapping, a ``config.json`` file, or a folder with one.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def read_design(config: Mapping[str, Any] | str | PathLike[str]) -> Design:
 
 
 def read_config(config: Mapping[str, Any] | str | PathLike[str]) -> Transformer:
-    """The tree that a configuration describes: a mapping, a ``config.json`` file, or a folder with one.
+    """The tree of a configuration: a mapping, a ``config.json`` file, or a folder with one.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def write_config(tree: Transformer, family: str) -> dict[str, Any]:
     Raises
     ------
     InputError
-        if the family is unknown, or cannot express the tree; the sentence names the first thing it cannot.
+        if the family is unknown, or cannot express the tree; the sentence names the first part that it cannot express.
 
     Examples
     --------

@@ -10,9 +10,9 @@ from ...checks import LARGEST, is_whole, not_whole
 from ...errors import InputError, nearest, shown
 
 DEEPEST = 100_000
-"""Blocks; some families list a kind for each, so a slip in the depth must not cost memory."""
+"""The largest number of blocks. Some families list a kind for each, and a typing error must not cost memory."""
 
-# What transformers calls each activation, its names for the same function together; the first is the one that is written.
+# The library's names of each activation; the first one is written.
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "relu": ("relu",),
     "gelu": ("gelu", "gelu_python"),
@@ -28,7 +28,7 @@ ACTIVATION_OF = {spelling: name for name, spellings in SPELLINGS.items() for spe
 
 
 def brief(value: object, limit: int = 60) -> str:
-    """`value` as it may stand in an error sentence."""
+    """`value` in the form that an error sentence shows."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
         return f"a number of {value.bit_length():,} bits"  # writing it out could take minutes
     try:
@@ -38,9 +38,14 @@ def brief(value: object, limit: int = 60) -> str:
 
 
 class Fields:
-    """Typed access to a configuration; a field that is left out has its family's default.
+    """Typed access to a configuration; a missing field has its family's default.
 
-    Every method takes the name of a field as the file spells it, and refuses a value of the wrong kind with one sentence.
+    Every method takes the name of a field as the file spells it.
+
+    Raises
+    ------
+    InputError
+        in every method, if the value is of the wrong kind.
     """
 
     def __init__(
@@ -61,11 +66,11 @@ class Fields:
                 self.spelled[name] = other
 
     def has(self, name: str) -> bool:
-        """Whether the file gives the field a value other than null."""
+        """True if the file gives the field a value other than null."""
         return self.values.get(name) is not None
 
     def raw(self, name: str) -> Any:
-        """The value as it is, or the default."""
+        """The unchecked value, or the default."""
         return self.values[name] if name in self.values else self.defaults[name]
 
     def wrong(self, name: str, problem: str) -> InputError:
@@ -73,7 +78,7 @@ class Fields:
         return InputError(f"{self.model_type} config: {self.said(name)} {problem}")
 
     def said(self, name: str) -> str:
-        """The field as the file spells it, with its value."""
+        """The field's name and value as the file spells them: ``n_layer=24``."""
         value = self.values.get(name, self.defaults.get(name))
         return f"{self.spelled.get(name, name)}={brief(value)}"
 
@@ -112,7 +117,7 @@ class Fields:
         return None if self.raw(name) is None else self.positive(name)
 
     def rate(self, name: str) -> float:
-        """A dropout rate; null is none."""
+        """A dropout rate; null is 0."""
         value = self.raw(name)
         number = 0.0 if value is None else as_number(value)
         if not 0 <= number < 1:
@@ -127,7 +132,7 @@ class Fields:
         return value
 
     def model(self) -> str | None:
-        """The model class that the file names first, where it names one."""
+        """The first model class in the file; None if it names none."""
         names = self.raw("architectures")
         if names is None or names == []:
             return None
@@ -136,14 +141,14 @@ class Fields:
         return names[0]
 
     def activation(self, name: str) -> str:
-        """An activation, by this library's name for it."""
+        """An activation, by our name."""
         value = self.raw(name)
         if not isinstance(value, str) or value not in ACTIVATION_OF:
             raise self.wrong(name, f"is not an activation this knows{_like(value)}; known are {', '.join(ACTIVATION_OF)}")
         return ACTIVATION_OF[value]
 
     def table(self, name: str) -> Mapping[str, Any]:
-        """An object; empty where it is null."""
+        """An object; empty for null."""
         value = self.raw(name)
         if value is not None and not isinstance(value, Mapping):
             raise self.wrong(name, "is not an object")
@@ -163,7 +168,7 @@ class Fields:
 
 
 def as_number(value: Any) -> float:
-    """`value` as a float, not-a-number for everything that is no number."""
+    """`value` as a float; not-a-number if it is not a number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return math.nan
     try:

@@ -1,4 +1,4 @@
-"""A JSON object from a file that nobody vouches for."""
+"""Reading a JSON object from an untrusted file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...files import open_regular, reading
 from .fields import brief
 
 LARGEST_FILE = 5 * 10**6
-"""Bytes; the largest published configurations, with thousands of labels, have a tenth of it."""
+"""Bytes. The largest published configurations, with thousands of labels, have a tenth of it."""
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _text(path: Path) -> str:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
-    # JSON leaves open which of two equal keys counts, so a file with both says two things.
+    # JSON does not define which of two equal keys counts, so a file with both is ambiguous.
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()

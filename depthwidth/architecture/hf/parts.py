@@ -1,4 +1,4 @@
-"""Choices that several families write in the same way: rotary positions, windows, feed-forward parts."""
+"""Choices with the same fields in several families: rotary positions, windows, feed-forward parts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def rope(
 ) -> Part:
     """Rotary positions of base `theta`.
 
-    A family that may rotate a part of each head has a default `fraction`. Transformers 5 keeps both in ``rope_parameters``;
-    before, they were fields of their own, and ``rope_scaling`` told how to stretch them, which no count depends on.
+    A family that may rotate a part of each head has a default `fraction`. Transformers 5 keeps both in ``rope_parameters``.
+    Before, they were separate fields, and ``rope_scaling`` said how to stretch the positions, which no count depends on.
     """
     fraction_name = fraction_name or "partial_rotary_factor"
 
@@ -34,19 +34,25 @@ def rope(
         return {"positions": Rotary(base=base, fraction=part)}
 
     def write(design: Design) -> dict[str, Any]:
-        if not isinstance(design.positions, Rotary):
+        rotary = rotary_of(design.positions)
+        if rotary is None:
             return {}
-        table = {"rope_type": "default", "rope_theta": design.positions.base}
-        config: dict[str, Any] = {theta_name: design.positions.base, "rope_parameters": table}
+        table = {"rope_type": "default", "rope_theta": rotary.base}
+        config: dict[str, Any] = {theta_name: rotary.base, "rope_parameters": table}
         if fraction is not None:
-            table["partial_rotary_factor"] = config[fraction_name] = design.positions.fraction
+            table["partial_rotary_factor"] = config[fraction_name] = rotary.fraction
         return config
 
     return Part(read, write)
 
 
+def rotary_of(positions: Any) -> Rotary | None:
+    """The rotary positions of a design, if it has them."""
+    return positions if hasattr(positions, "base") else None
+
+
 def rope_table(fields: Fields, layer_type: str = FULL) -> Any:
-    """``rope_scaling`` or ``rope_parameters``; of a table for each kind of layer, that of `layer_type`."""
+    """``rope_scaling`` or ``rope_parameters``; if it holds a table for each kind of layer, that of `layer_type`."""
     for name in ("rope_scaling", "rope_parameters"):
         if fields.has(name):
             table = fields.table(name)
@@ -82,9 +88,8 @@ def rotary_dim(name: str = "rotary_dim") -> Part:
         return {"positions": Rotary(fraction=1.0 if turned is None else turned / max(head_dim, 1), interleaved=True)}
 
     def write(design: Design) -> dict[str, Any]:
-        if not isinstance(design.positions, Rotary):
-            return {}
-        return {name: round(design.positions.fraction * (design.head_dim or 1))}
+        rotary = rotary_of(design.positions)
+        return {} if rotary is None else {name: round(rotary.fraction * (design.head_dim or 1))}
 
     return Part(read, write)
 
@@ -92,13 +97,13 @@ def rotary_dim(name: str = "rotary_dim") -> Part:
 def windows(sliding: Callable[[Fields, int], bool], switch: str = "") -> Part:
     """A window of ``sliding_window`` tokens in the blocks that ``layer_types`` names, by default those that are `sliding`.
 
-    `switch` names a field without which no block has a window.
+    `switch` names a field that turns all windows off if it is false.
     """
 
     def read(fields: Fields) -> Choices:
         depth = fields.depth("num_hidden_layers")
         kinds = fields.words("layer_types", (FULL, SLIDING), depth)
-        # Where the switch is off the size means nothing: transformers itself then writes 0.
+        # If the switch is off, the size has no meaning, and the library writes 0.
         off = bool(switch) and not fields.flag(switch)
         window = None if off and fields.raw("sliding_window") == 0 else fields.whole_or_none("sliding_window")
         if window is None or off:
@@ -133,14 +138,14 @@ def query_scale() -> Part:
         scale = design.logit_scale
         if scale is None:
             return {"query_pre_attn_scalar": design.head_dim}
-        # The field is a whole number, so the nearest one whose scale is this one.
+        # The field is a whole number: the one whose scale is nearest.
         return {"query_pre_attn_scalar": max(1, round(1 / (scale * scale)))} if scale > 1e-9 else {}
 
     return Part(read, write)
 
 
 def t5_feed_forward() -> Part:
-    """``feed_forward_proj``: the activation, after ``gated-`` for a gated one; ``gated-gelu`` means its tanh form."""
+    """``feed_forward_proj``: the activation, with the prefix ``gated-`` for a gated one; ``gated-gelu`` is its tanh form."""
 
     def read(fields: Fields) -> Choices:
         value = fields.raw("feed_forward_proj")
@@ -156,7 +161,7 @@ def t5_feed_forward() -> Part:
     def write(design: Design) -> dict[str, Any]:
         name = SPELLINGS[design.activation][0]
         if design.gated:
-            # 'gated-gelu' is taken by the tanh form; the other spelling of gelu is not.
+            # 'gated-gelu' is the tanh form, so that gelu itself takes its other spelling.
             name = {"gelu_tanh": "gated-gelu", "gelu": "gated-gelu_python"}.get(design.activation, f"gated-{name}")
         return {"feed_forward_proj": name}
 

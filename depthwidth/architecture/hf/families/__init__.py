@@ -1,4 +1,4 @@
-"""The Hugging Face families, a family or a few of one kin to a file.
+"""The Hugging Face families, one or a few related ones to a file.
 
 Every :class:`~depthwidth.architecture.hf.family.Family` at the top level of a file in this folder is found by itself.
 """

@@ -45,7 +45,7 @@ def _bert_models(prefix: str, *, pooled: bool = True) -> dict[str, Choices]:
     return {
         f"{prefix}ForMaskedLM": {"head": "masked-lm", "head_bias": True, "pooler": False},
         f"{prefix}Model": {"head": "none", "pooler": pooled},
-        # RoBERTa and DistilBERT keep the classifier's extra linear map outside the encoder; it is the same one.
+        # RoBERTa and DistilBERT keep the same linear map outside of the encoder.
         f"{prefix}ForSequenceClassification": {"head": "classifier", "pooler": True},
     }
 
@@ -96,7 +96,7 @@ BERT = Family(
 
 
 def _roberta_positions() -> Part:
-    """Positions start after the padding token's number, and its table counts the rows before them."""
+    """Positions start after the padding token's number; the field counts the unused rows before them, too."""
 
     def read(fields: Fields) -> Choices:
         offset = fields.count("pad_token_id") + 1
@@ -116,7 +116,7 @@ ROBERTA = Family(
     "roberta",
     defaults={**_BERT_DEFAULTS, "vocab_size": 50265, "pad_token_id": 1},
     names=without(_BERT_NAMES, "context"),
-    fixed={**_BERT_CHOICES, "head_activation": "gelu"},  # whatever the blocks have
+    fixed={**_BERT_CHOICES, "head_activation": "gelu"},  # also if the blocks have another one
     models=_bert_models("Roberta"),
     only=_BERT_ONLY,
     parts=(_roberta_positions(),),

@@ -13,7 +13,7 @@ from ..weights import QKV, Fused, in_blocks
 
 
 def _falcon_shape() -> Part:
-    """Three generations in one family: Falcon-RW (in sequence, ALiBi), 7B (parallel, one key head), 40B and later (grouped)."""
+    """Three generations: Falcon-RW (branches in sequence, ALiBi), 7B (parallel, one key head), 40B and later (grouped)."""
 
     def read(fields: Fields) -> Choices:
         grouped, parallel = fields.flag("new_decoder_architecture"), fields.flag("parallel_attn")
@@ -41,7 +41,7 @@ def _falcon_shape() -> Part:
             "multi_query": one,
             "parallel_attn": design.parallel,
             "num_ln_in_parallel_attn": 1 if design.shared_norm or not design.parallel else 2,
-            "alibi": design.positions == "alibi" or isinstance(design.positions, ALiBi),
+            "alibi": design.positions == "alibi" or hasattr(design.positions, "slopes"),
             **rope().write(design),
         }
 

@@ -8,7 +8,7 @@ from ....layers import Rotary
 from ...design import Design
 from ..family import Choices, Family, Part, causal, without
 from ..fields import Fields
-from ..parts import query_scale, rope, rope_table, scaled_embedding, windows
+from ..parts import query_scale, rope, rope_table, rotary_of, scaled_embedding, windows
 from ..weights import WeightNames
 from .llama import (
     ATTENTION_BIAS,
@@ -39,7 +39,7 @@ _GEMMA_CHOICES = {**LLAMA_CHOICES, "norm_unit_offset": True}
 
 
 def _gemma_activation() -> Part:
-    """The released files say gelu and mean its tanh form, and a later field that overrides it says so."""
+    """Released files name gelu for its tanh form; a later field, which overrides the first, names the tanh form."""
 
     def read(fields: Fields) -> Choices:
         name = fields.activation("hidden_activation" if fields.has("hidden_activation") else "hidden_act")
@@ -102,7 +102,7 @@ GEMMA2 = Family(
 
 
 def _two_ropes() -> Part:
-    """Rotary positions whose base differs between blocks with and without a window."""
+    """Rotary positions with one base in blocks with a window and another one in blocks without."""
 
     def read(fields: Fields) -> Choices:
         everywhere = rope(1000000.0).read(fields)
@@ -113,10 +113,10 @@ def _two_ropes() -> Part:
         return {**everywhere, "window_positions": local}
 
     def write(design: Design) -> dict[str, Any]:
-        if not isinstance(design.positions, Rotary):
+        rotary, local = rotary_of(design.positions), rotary_of(design.window_positions) or Rotary()
+        if rotary is None:
             return {}
-        local = design.window_positions if isinstance(design.window_positions, Rotary) else Rotary()
-        bases = {"full_attention": design.positions.base, "sliding_attention": local.base}
+        bases = {"full_attention": rotary.base, "sliding_attention": local.base}
         return {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}}
 
     return Part(read, write)

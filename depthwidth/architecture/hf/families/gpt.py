@@ -109,7 +109,7 @@ def _is_neo_run(item: Any) -> bool:
 
 
 def _neo_attention() -> Part:
-    """``attention_types``: a list of [kinds of block, how often they repeat], kinds being global and local."""
+    """``attention_types``: a list of pairs, the kinds of a run of blocks (global or local) and its number of repeats."""
 
     def read(fields: Fields) -> Choices:
         types, depth = fields.raw("attention_types"), fields.depth("num_layers")
@@ -117,7 +117,7 @@ def _neo_attention() -> Part:
         runs: list[Any] = list(types) if isinstance(types, (list, tuple)) else [None]
         if not all(map(_is_neo_run, runs)):
             raise fields.wrong("attention_types", "is not a list like [[['global', 'local'], 12]]")
-        # Counted before the list is made: a slip in a number must not cost memory.
+        # Counted before the list is made: a typing error must not cost memory.
         named = sum(len(kinds) * times for kinds, times in runs)
         if named != depth:
             raise fields.wrong("attention_types", f"names {brief(named)} blocks of {fields.said('num_layers')}")

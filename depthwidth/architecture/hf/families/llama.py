@@ -1,4 +1,4 @@
-"""Llama, and the families with its names and few differences: Mistral and Mixtral."""
+"""Llama, Mistral and Mixtral. Other families share Llama's names, and take them from here."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ BLOCK_WEIGHTS: WeightNames = {**ATTENTION_WEIGHTS, **NORM_WEIGHTS, **GATED_WEIGH
 
 
 def llama_weights(block: WeightNames = BLOCK_WEIGHTS, last_norm: str = "norm") -> WeightNames:
-    """Llama's names outside of blocks, and these in a block."""
+    """Weight names: Llama's outside of blocks, and those of `block` in each block."""
     around = {"embed_tokens": "stem.tokens", last_norm: "decoder.norm", "lm_head": "head.unembedding"}
     return {**around, **in_blocks("layers.#", "decoder", block)}
 

@@ -11,7 +11,7 @@ from ..weights import in_blocks
 
 
 def _opt_norms() -> Part:
-    """Norms before or after the branches; early files of fine-tuned models leave the final norm out."""
+    """Norms before or after the branches; some early fine-tuned models have no final norm."""
 
     def read(fields: Fields) -> Choices:
         before, removed = fields.flag("do_layer_norm_before"), fields.flag("_remove_final_layer_norm")
@@ -25,7 +25,7 @@ def _opt_norms() -> Part:
 
 
 def _opt_projection() -> Part:
-    """A narrower embedding. The model without a head projects down all the same, which no tree without a head says."""
+    """A narrower embedding. The model without a head projects down, too, which a tree without a head cannot describe."""
 
     def read(fields: Fields) -> Choices:
         narrow = fields.whole_or_none("word_embed_proj_dim")
@@ -71,7 +71,7 @@ OPT = Family(
         "norm_affine": "layer_norm_elementwise_affine",
         "tied": "tie_word_embeddings",
     },
-    # Its position table has two rows more than there are positions, a leftover of padding.
+    # The position table has two more rows than there are positions, a relic of padding.
     fixed={"positions": "learned", "position_offset": 2, "embedding_dropout": 0.0, "norm_eps": 1e-5},
     models=causal("OPT"),
     parts=(_opt_norms(), _opt_projection()),

@@ -105,7 +105,7 @@ QWEN2_MOE = Family(
 
 
 def _one_window() -> Part:
-    """``sliding_window`` in every block, where ``use_sliding_window`` says so."""
+    """``sliding_window`` in every block if ``use_sliding_window`` is true."""
 
     def read(fields: Fields) -> Choices:
         return {"window": fields.whole_or_none("sliding_window") if fields.flag("use_sliding_window") else None}

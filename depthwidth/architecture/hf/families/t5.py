@@ -14,7 +14,7 @@ from ..weights import WeightNames, in_blocks
 
 
 def _t5_stacks() -> Part:
-    """Two depths for two stacks, one for the encoder alone; and the table of score biases, whose sizes are fields."""
+    """The depths of two stacks, or of the encoder alone; and the table of score biases, whose sizes are fields."""
 
     def read(fields: Fields) -> Choices:
         encoder, decoder = fields.depth("num_layers"), fields.depth_or_none("num_decoder_layers")
@@ -30,9 +30,10 @@ def _t5_stacks() -> Part:
     def write(design: Design) -> dict[str, Any]:
         encoder = design.encoder_depth or design.depth
         config: dict[str, Any] = {"num_layers": encoder, "num_decoder_layers": design.depth}
-        if isinstance(design.positions, RelativeBias):
-            config["relative_attention_num_buckets"] = design.positions.buckets
-            config["relative_attention_max_distance"] = design.positions.max_distance
+        bias: Any = design.positions
+        if hasattr(bias, "buckets"):
+            config["relative_attention_num_buckets"] = bias.buckets
+            config["relative_attention_max_distance"] = bias.max_distance
         return config
 
     return Part(read, write)
