@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -155,8 +155,11 @@ def rows_from_csv(data: bytes, where: str = "rows") -> list[Row]:
     for number, line in enumerate(lines[1:], 2):
         if len(line) != len(COLUMNS):
             raise InputError(f"{where}, line {number}: {len(line)} cells for {len(COLUMNS)} columns")
-        cells = zip(COLUMNS, line, strict=True)
-        rows.append(Row(**{name: _from_text(name, cell, f"{where}, line {number}") for name, cell in cells}))
+        try:
+            values = [read(cell) for read, cell in zip(_READERS, line, strict=True)]
+        except ValueError:
+            raise InputError(f"{where}, line {number}: {_fault(line)}") from None
+        rows.append(Row(**dict(zip(COLUMNS, values, strict=True))))
     if not rows:
         raise InputError(f"{where} holds no rows")
     return rows
@@ -191,25 +194,39 @@ _TYPES = {
 }
 
 
-def _from_text(name: str, cell: str, where: str) -> Any:
-    kind = COLUMNS[name]
-    if not cell and kind.endswith("?"):
-        return None
-    try:
-        match kind.rstrip("?"):
-            case "text":
-                return cell
-            case "whole":
-                return int(cell)
-            case "number":
-                return float(cell)
-            case _:
-                value = json.loads(cell)
-                if isinstance(value, dict):
-                    return value
-    except ValueError:
-        pass
-    raise InputError(f"{where}: {name} must be {_TYPES[kind]}, not {shown(cell)}")
+def _whole(cell: str) -> int | None:
+    return int(cell) if cell else None
+
+
+def _number(cell: str) -> float | None:
+    return float(cell) if cell else None
+
+
+def _object(cell: str) -> dict[str, Any]:
+    value = json.loads(cell)
+    if not isinstance(value, dict):
+        raise ValueError(cell)
+    return value
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    "text": str,
+    "whole?": _whole,
+    "number": float,
+    "number?": _number,
+    "object": _object,
+}
+_READERS = tuple(_READ[kind] for kind in COLUMNS.values())
+
+
+def _fault(line: Sequence[str]) -> str:
+    """The first cell of a line that is not of its column's type, in a sentence."""
+    for (name, kind), cell in zip(COLUMNS.items(), line, strict=True):
+        try:
+            _READ[kind](cell)
+        except ValueError:
+            return f"{name} must be {_TYPES[kind]}, not {shown(cell)}"
+    return "a cell cannot be read"
 
 
 def same_values(ours: Sequence[Row], theirs: Sequence[Row]) -> bool:
