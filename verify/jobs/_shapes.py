@@ -13,7 +13,7 @@ from depthwidth.formulas.scaling import kaplan_nonembedding_parameters
 
 from ..rows import Row
 from . import Prediction, Run, version_of
-from ._training import decided, training_flops
+from ._training import decisions_of, training_flops
 
 LEARNING_RATE = 4e-3
 """Learning rate at CompleteP's base shape, width 256 and depth 2; the recipe transfers it to the other shapes."""
@@ -52,7 +52,7 @@ def shape_run(depth: int, width: int, budget: Budget, data: Mapping[str, Any], s
         "tree": tree, "scheme": "completep", "options": {"base_width": 256, "base_depth": 2}, "data": dict(data),
         "training": training, "dtype": budget.precision,
     }  # fmt: skip
-    spec["decided"] = decided(spec)
+    spec["decided"] = decisions_of(spec)
     # Half a GPU: two models of this size share one without slowing each other by half.
     shape = {"depth": depth, "width": width, "size": kaplan_nonembedding_parameters(depth, width)}
     return Run(spec, seed, {**labels, **shape}, (), training_flops(spec), gpus=0.5)

@@ -130,7 +130,7 @@ def _paired(made: Corpus, vocab: int) -> Corpus:
     return dataclasses.replace(made, train=encoded(made.train), validation=encoded(made.validation), vocab=vocab, source=source)
 
 
-def decided(spec: Mapping[str, Any]) -> str:
+def decisions_of(spec: Mapping[str, Any]) -> str:
     """A digest of the decisions in a spec: every component of the tree, and the recipe's settings of each tensor.
 
     With it in the spec, a changed default or rule makes other runs, and changed code that decides the same does not. Numbers
@@ -146,7 +146,7 @@ def decided(spec: Mapping[str, Any]) -> str:
     return digest_of(canonical([repr(tree), values]).encode())
 
 
-def check_decided(spec: Mapping[str, Any]) -> None:
+def check_decisions(spec: Mapping[str, Any]) -> None:
     """Refuse to measure a run whose tree or recipe has changed since it was planned.
 
     Raises
@@ -154,7 +154,7 @@ def check_decided(spec: Mapping[str, Any]) -> None:
     InputError
         if it has.
     """
-    if decided(spec) != spec["decided"]:
+    if decisions_of(spec) != spec["decided"]:
         raise InputError(
             "its tree or recipe is different in this code from the one that was planned; `depthwidth verify run` plans it again"
         )
@@ -170,7 +170,7 @@ def recipe_of(spec: Mapping[str, Any]) -> Recipe:
     return recipe(tree_of(spec), spec["scheme"], **spec["options"])
 
 
-def trained(spec: Mapping[str, Any], context: Context, model: Model | None = None) -> Iterator[Measurement]:
+def measure_training(spec: Mapping[str, Any], context: Context, model: Model | None = None) -> Iterator[Measurement]:
     """Train the model of a run and measure its losses and divergence.
 
     Measures ``loss`` (final validation loss in nats per token, infinite if it diverged) with its standard error over batches of
@@ -187,10 +187,10 @@ def trained(spec: Mapping[str, Any], context: Context, model: Model | None = Non
     yield from _found(outcome)
 
 
-def trained_together(
+def measure_trainings(
     specs: Sequence[Mapping[str, Any]], contexts: Sequence[Context], folder: Path
 ) -> Iterator[tuple[Measurement, ...]]:
-    """The measurements of :func:`trained` for several runs of one :func:`shape_of`, trained in one program."""
+    """The measurements of :func:`measure_training` for several runs of one :func:`shape_of`, trained in one program."""
     from ..models.initialize import parameter_groups
     from ..training.ensemble import train_ensemble
 
@@ -222,15 +222,15 @@ def shape_of(spec: Mapping[str, Any]) -> str:
     return canonical({**spec, "training": {name: value for name, value in spec["training"].items() if name in ALIKE}})
 
 
-TOGETHER = Ensemble(shape_of, trained_together)
-"""The ensemble of jobs whose runs are :func:`trained`."""
+TOGETHER = Ensemble(shape_of, measure_trainings)
+"""The ensemble of jobs whose runs are :func:`measure_training`."""
 
 
 def model_of(spec: Mapping[str, Any], context: Context) -> Model:
     """The fresh model of a run, once its tree and recipe are known to be those that were planned."""
     from ..models.model import build
 
-    check_decided(spec)
+    check_decisions(spec)
     return build(tree_of(spec), recipe=recipe_of(spec), seed=context.seed)
 
 

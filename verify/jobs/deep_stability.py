@@ -13,7 +13,7 @@ from depthwidth.analysis.propagation import propagate
 
 from ..rows import Row, canonical
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
-from ._training import data_spec, decided, model_of, planned_text, recipe_of, trained, training_flops, tree_of
+from ._training import data_spec, decisions_of, measure_training, model_of, planned_text, recipe_of, training_flops, tree_of
 
 STEEP = 1e3
 """Ratio of the gradient variances at the first and the last block, either way, beyond which a model is predicted not to train:
@@ -59,7 +59,7 @@ def runs(size: str) -> Iterator[Run]:
                 spec: dict[str, Any] = {
                     "tree": tree, "scheme": scheme, "options": {}, "data": data, "training": training, "dtype": precision,
                 }  # fmt: skip
-                spec["decided"] = decided(spec)
+                spec["decided"] = decisions_of(spec)
                 labels = {"model": model, "placement": placement, "scheme": scheme, "depth": layers, "width": size_of}
                 labels["beside"] = depth  # a shallow model is compared with the deep ones of as many parameters
                 yield Run(spec, seed, labels, _predictions(_key(spec)), training_flops(spec), gpus=1.0)
@@ -104,7 +104,7 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     yield Measurement("gradient_ratio", ratio)
     yield Measurement("correlation", correlation, last)
     yield Measurement("unigram_entropy", unigram)
-    found = list(trained(spec, context, model))
+    found = list(measure_training(spec, context, model))
     yield from found
     loss = next(one.value for one in found if one.quantity == "loss")
     # judge() decides if it trains, by the loss of the shallow model, which is another run.

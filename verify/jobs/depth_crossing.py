@@ -13,7 +13,7 @@ from depthwidth.formulas.depth_pairs import depth_pair_crossing
 from ..rows import Row
 from . import Comparison, Job, Prediction, Run, Verdict, outcome_of
 from ._shapes import Budget, draw_losses, from_shape, losses, seed_noise, shape_run
-from ._training import TOGETHER, data_spec, trained
+from ._training import TOGETHER, data_spec, measure_training
 
 _SIZES: dict[str, tuple[Budget, dict[tuple[int, int], tuple[tuple[int, ...], tuple[int, ...]]]]] = {
     # pairs of depths, and the widths of the shallow and of the deep one
@@ -155,7 +155,7 @@ JOB = Job(
         "the crossing holds the predicted one; over pairs the crossing grows with depth."
     ),
     runs=runs,
-    measure=trained,
+    measure=measure_training,
     judge=judge,
     ensemble=TOGETHER,
     predict=predict,

@@ -10,7 +10,7 @@ from typing import Any
 from ..rows import Row
 from . import Comparison, Job, Prediction, Run, Verdict, version_of
 from ._heads import BYTES, training_spec
-from ._training import TOGETHER, data_spec, decided, trained, training_flops
+from ._training import TOGETHER, data_spec, decisions_of, measure_training, training_flops
 
 _LAYERS = 2
 
@@ -39,7 +39,7 @@ def runs(size: str) -> Iterator[Run]:
                     "size": name, "tree": tree, "scheme": "shipped", "options": {"family": "llama"}, "data": data,
                     "training": training_spec(steps, context), "dtype": "float32",
                 }  # fmt: skip
-                spec["decided"] = decided(spec)
+                spec["decided"] = decisions_of(spec)
                 labels = {"heads": count, "size": name, "head_dim": dims}
                 yield Run(spec, seed, labels, cost=training_flops(spec))
 
@@ -92,7 +92,7 @@ JOB = Job(
     criterion="At the most heads the fixed size is better by more than two standard errors over seeds, and the shared width "
     "does best at fewer heads.",
     runs=runs,
-    measure=trained,
+    measure=measure_training,
     judge=judge,
     ensemble=TOGETHER,
     predict=predict,

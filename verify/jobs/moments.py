@@ -11,7 +11,7 @@ from depthwidth.analysis.propagation import propagate
 
 from ..rows import Row
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
-from ._training import check_decided, decided, recipe_of, tree_of
+from ._training import check_decisions, decisions_of, recipe_of, tree_of
 
 CORRELATION = 0.2
 """Between two tokens of the input; what a text's unigram counts imply is of this order."""
@@ -68,7 +68,7 @@ def runs(size: str) -> Iterator[Run]:
                 "tree": tree, "scheme": scheme, "draws": draws, "correlation": CORRELATION, "dtype": "float32",
                 "options": {"embedding_correlation": CORRELATION} if scheme == "deepscale" else {},
             }  # fmt: skip
-            spec["decided"] = decided(spec)
+            spec["decided"] = decisions_of(spec)
             labels = {
                 "placement": placement,
                 "scheme": scheme,
@@ -107,7 +107,7 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     from ..measure.stacks import sample_stack
 
     tree, made = tree_of(spec), recipe_of(spec)
-    check_decided(spec)
+    check_decisions(spec)
     name = tree.stack_name
     first = context.seed * 1_000_003
     found = sample_stack(

@@ -14,7 +14,7 @@ from depthwidth.formulas.shape_penalty import loss_exponent
 from ..rows import Row
 from . import Comparison, Job, Prediction, Run, Verdict, outcome_of
 from ._shapes import Budget, draw_losses, from_shape, losses, seed_noise, shape_run
-from ._training import TOGETHER, data_spec, trained
+from ._training import TOGETHER, data_spec, measure_training
 
 FACTOR = 1.3
 """Allowed factor between the best width and the predicted one: that of the paper's own test with tuned learning rates."""
@@ -134,7 +134,7 @@ JOB = Job(
         "predicted width; it fails if the 95 % interval of the minimum lies wholly outside that."
     ),
     runs=runs,
-    measure=trained,
+    measure=measure_training,
     judge=judge,
     ensemble=TOGETHER,
     predict=predict,
