@@ -1,4 +1,4 @@
-"""``depthwidth`` and ``python -m depthwidth``: run the command line; every mistake of the user's is one sentence, status 2."""
+"""``depthwidth`` and ``python -m depthwidth``: run the command line; invalid input gives one sentence and status 2."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         _fail("stopped", 130)
     except BrokenPipeError:
-        # Whoever read our output has read enough; nothing may be written to the pipe any more, not even at exit.
+        # The reader of our output has closed the pipe; nothing more may be written to it, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)

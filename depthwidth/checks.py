@@ -1,4 +1,4 @@
-"""Arguments as they must be, and the one sentence that says so where they are not."""
+"""Checks of arguments: each raises one sentence that names the argument, its value and the values allowed."""
 
 from __future__ import annotations
 
@@ -9,26 +9,31 @@ from .errors import InputError, shown
 from .formula import is_symbolic
 
 LARGEST = 10**12
-"""No dimension of a network is larger; a value beyond it is a slip, and would only cost time."""
+"""Largest dimension accepted: no network has a larger one, so a larger value is a mistake."""
 
 
 def is_whole(value: Any, smallest: int = 1, largest: int = LARGEST) -> bool:
-    """Whether a value is one of Python's own whole numbers, from `smallest` to `largest`.
+    """True for a Python integer from `smallest` to `largest`.
 
-    NumPy's are not: they wrap around where a count grows beyond 64 bits.
+    NumPy's integers are refused, as they wrap around if a count exceeds 64 bits.
     """
     return isinstance(value, int) and not isinstance(value, bool) and smallest <= value <= largest
 
 
 def not_whole(smallest: int = 1, largest: int = LARGEST) -> str:
-    """What is wrong with a value that is none: the end of a sentence that starts with its name and value."""
+    """The end of the sentence on a value that :func:`is_whole` refuses; it starts with name and value."""
     return f"is not a whole number from {smallest:,} to {largest:,}"
 
 
 def check_whole(owner: str, smallest: int = 1, largest: int = LARGEST, **values: Any) -> None:
-    """Refuse values that are not whole numbers from `smallest` to `largest`, with a sentence that names the first.
+    """Refuse values that are not whole numbers from `smallest` to `largest`.
 
-    A SymPy symbol passes: a tree with symbols for dimensions has polynomials for counts.
+    SymPy symbols pass, as a tree with symbols for dimensions has polynomials for counts.
+
+    Raises
+    ------
+    InputError
+        with a sentence on the first value that is not.
     """
     for name, value in values.items():
         if not is_symbolic(value) and not is_whole(value, smallest, largest):
@@ -36,12 +41,12 @@ def check_whole(owner: str, smallest: int = 1, largest: int = LARGEST, **values:
 
 
 def whole(owner: str, name: str, value: Any, smallest: int = 1, largest: int = LARGEST) -> int:
-    """A whole number from `smallest` to `largest`, one of NumPy's too, as Python's own.
+    """Convert a whole number from `smallest` to `largest`, which may be NumPy's, to a Python integer.
 
     Raises
     ------
     InputError
-        if it is none.
+        if it is not such a number.
     """
     numpy = sys.modules.get("numpy")  # a value of NumPy's has loaded it
     own = int(value) if numpy is not None and isinstance(value, numpy.integer) else value
@@ -51,14 +56,26 @@ def whole(owner: str, name: str, value: Any, smallest: int = 1, largest: int = L
 
 
 def check_fraction(owner: str, **values: float) -> None:
-    """Refuse rates that do not lie in [0, 1), with a sentence that names the first."""
+    """Refuse rates outside [0, 1).
+
+    Raises
+    ------
+    InputError
+        with a sentence on the first of them.
+    """
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
             raise InputError(f"{owner}: {name}={shown(value)} is not in [0, 1)")
 
 
 def check_choice(owner: str, choices: tuple[str, ...], **values: str) -> None:
-    """Refuse a word that is not one of `choices`, with a sentence that names it."""
+    """Refuse words that are not among `choices`.
+
+    Raises
+    ------
+    InputError
+        with a sentence on the first of them.
+    """
     for name, value in values.items():
         if value not in choices:
             raise InputError(f"{owner}: {name}={shown(value)} is not one of {', '.join(choices)}")

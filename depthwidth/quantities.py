@@ -1,4 +1,4 @@
-"""Sizes as people write them: ``1T``, ``1.3B``, ``6.7e9``, ``2**20``, ``80GB`` in; short text out."""
+"""Counts and byte sizes: parse ``1T``, ``1.3B``, ``6.7e9``, ``2**20`` or ``80GB``; format them as short text."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _WHOLE = r"(?:[0-9]{1,3}(?:[_,][0-9]{3})+|[0-9]+)"
 _SIZE = re.compile(rf"(?P<number>(?:{_WHOLE}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,3}})?)\s*(?P<suffix>[A-Za-z]*)")
 _POWER = re.compile(r"(?P<base>[0-9]{1,6})\s*(?:\*\*|\^)\s*(?P<exponent>[0-9]{1,3})")
 _LONGEST = 64
-_LARGEST = 10**30  # far beyond any machine; keeps a typing slip from costing minutes of arithmetic
+_LARGEST = 10**30  # far beyond any machine; a typing error then costs no minutes of arithmetic
 
 
 def parse_count(text: Any, what: str = "size") -> Fraction:
-    """A positive count: a number, or text such as ``1.3B``, ``350M``, ``6.7e9``, ``2**20`` or ``1_000_000``.
+    """Parse a positive count: a number, or text such as ``1.3B``, ``350M``, ``6.7e9``, ``2**20`` or ``1_000_000``.
 
     Returns
     -------
@@ -35,12 +35,12 @@ def parse_count(text: Any, what: str = "size") -> Fraction:
 
 
 def parse_whole(text: Any, what: str = "size") -> int:
-    """A positive whole number, written as :func:`parse_count` takes it.
+    """Parse a positive whole number, in the notation of :func:`parse_count`.
 
     Raises
     ------
     InputError
-        if it is none, with a sentence that names `what`.
+        if it is not one, with a sentence that names `what`.
     """
     value = parse_count(text, what)
     if value.denominator != 1:
@@ -49,7 +49,7 @@ def parse_whole(text: Any, what: str = "size") -> int:
 
 
 def parse_bytes(text: Any, what: str = "memory") -> Fraction:
-    """A positive number of bytes: a number, or text such as ``80GB`` (10^9) or ``80GiB`` (2^30).
+    """Parse a positive number of bytes: a number, or text such as ``80GB`` (10^9) or ``80GiB`` (2^30).
 
     Raises
     ------
@@ -91,12 +91,12 @@ def _parse_text(text: str, problem: str, suffixes: dict[str, int]) -> Fraction:
 
 
 def plain_number(value: int | Fraction) -> int | float:
-    """An exact number as JSON has it: an integer where it is one."""
+    """An exact number for JSON: an integer if it is whole, otherwise a float."""
     return value.numerator if value.denominator == 1 else float(value)
 
 
 def format_count(value: float, digits: int = 3) -> str:
-    """A count as people read it: 1.3e9 becomes ``1.3B``, 29657 ``29.7K``; `digits` significant digits.
+    """Format a count with `digits` significant digits: 1.3e9 becomes ``1.3B``, 29657 ``29.7K``.
 
     >>> format_count(124_439_808)
     '124M'
@@ -105,7 +105,7 @@ def format_count(value: float, digits: int = 3) -> str:
 
 
 def format_bytes(value: float, digits: int = 3) -> str:
-    """A number of bytes in decimal units: 2.49e8 becomes ``249 MB``."""
+    """Format a number of bytes in decimal units: 2.49e8 becomes ``249 MB``."""
     units = [("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)]
     return _scaled(float(value), digits, [(f" {unit}", size) for unit, size in units]) + ("" if abs(value) >= 1e3 else " B")
 

@@ -1,8 +1,8 @@
-"""Attention in the signal path: how concentrated each layer's softmax is, at which context it condenses, and what cures it.
+"""Concentration of attention: effective tokens of each softmax, the context at which it condenses, and three remedies.
 
-:func:`concentration` takes what a walk through a transformer knows of each softmax (variance of the scores, correlation between
-tokens, length, mask). :func:`phase_diagram` is the same over logit scale and length, :func:`trainability` the two ways in which
-deep stacks fail at initialisation, over query-key gain and residual gain.
+:func:`concentration` takes the variance of the scores, the correlation between tokens, the length and the mask of each softmax;
+:func:`attention_profile` takes them from the propagated moments of a transformer. :func:`phase_diagram` covers a grid of logit
+scales and lengths, :func:`trainability` the two failures of deep stacks at initialisation, over query-key and residual gain.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Array = Any
 
 
 class Concentration(NamedTuple):
-    """One softmax. Averages are over rows of the mask."""
+    """One softmax. Averages are over the rows of the mask."""
 
     logit_variance: float
     """sigma^2 of a row's logits after their common part is removed, nats^2"""
@@ -38,9 +38,9 @@ class Concentration(NamedTuple):
     squared_sum: float
     """E sum p^2"""
     jacobian_trace: float
-    """1 - E sum p^2: what reaches the logits of the gradient's trace"""
+    """1 - E sum p^2: the share of the gradient's trace that reaches the logits"""
     gradient_saturation: float
-    """(S2 - 1/n)/(1 - 1/n) averaged over rows of two or more: 0 where attention is uniform, 1 where no gradient passes"""
+    """(S2 - 1/n)/(1 - 1/n) averaged over rows of two or more: 0 if attention is uniform, 1 if no gradient passes"""
     ratio: float
     """logit scale over the condensation point sqrt(2 ln n) of the longest row"""
     phase: str
@@ -51,13 +51,13 @@ class Concentration(NamedTuple):
     condensed_rows: float
     """share of the mask's rows, of two or more tokens, that are condensed"""
     headroom: float
-    """by what factor the logits may grow before the longest row condenses; below 1 it has"""
+    """factor by which the logits may grow before the longest row condenses; below 1 it is condensed"""
     scale: float
-    """Remedy 1: multiply scores by this (queries and keys by its root each) to be diffuse; 1 where they are"""
+    """Remedy 1: factor on the scores (its square root on queries and on keys) that makes them diffuse; 1 if they are"""
     qk_norm_gain: float
-    """Remedy 2: norms on queries and keys whose gains multiply to this bring the longest row to the edge of the diffuse band"""
+    """Remedy 2: product of the gains of query and key norms that puts the longest row on the edge of the diffuse phase"""
     length_temperature: float
-    """Remedy 3: scores times this times ln n do the same, and stay in their phase at every length or above it"""
+    """Remedy 3: factor on scores times ln n that does the same; rows then keep their phase as the length grows"""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -82,22 +82,22 @@ def concentration(
     length_scaled: bool = False,
     slopes: tuple[float, ...] | None = None,
 ) -> list[Concentration]:
-    """How concentrated the softmax of each layer is.
+    """Concentration of the softmax of each layer.
 
     Parameters
     ----------
-    score_variance : ss, variance of a raw score q.k times its scale, in nats^2, of each layer: what a walk calls the second
-        moment at a site that ends in ``attention.scores``. A number or a sequence.
-    correlation : r, of the scores of one row: that of the tokens attended to. A number or a sequence. What all scores of a row
-        have in common leaves the softmax as it is: the logits' variance is (1 - r) ss.
+    score_variance : ss, variance of a raw score q.k times its scale, in nats^2, for each layer: the second moment that
+        ``propagate`` gives at a site that ends in ``attention.scores``. A number or a sequence. 0 to 1e4.
+    correlation : r, of the scores within one row, which is that of the tokens attended to. A number or a sequence. -1 to 1. The
+        common part of a row's scores does not change the softmax: the logits' variance is (1 - r) ss.
     length : n, tokens of the sequence; keys in cross-attention. From 2.
-    causal : rows of 1 to n tokens.
-    window : of at most so many.
-    head_dim : d_h, where the fluctuation of the queries' norms should count; costs 30 times the time.
-    length_scaled : scores are multiplied by s ln(row's length), as scalable softmax does; `score_variance` is that of the
+    causal : whether rows have 1 to n tokens under a causal mask, instead of n.
+    window : largest number of tokens of a row. From 2.
+    head_dim : d_h, to include the fluctuation of the query norms, which takes 30 times as long.
+    length_scaled : whether scores are multiplied by s ln(row's length), as in scalable softmax; `score_variance` is that of the
         longest row.
-    slopes : of penalties on distance (ALiBi), nats a position, one for each head; with `causal`. Entropy, effective tokens,
-        squared sum, trace and saturation are then averages over heads whose scores carry them. Ratio, phase, headroom and
+    slopes : penalties on distance (ALiBi) in nats per position, one per head; requires `causal`. Entropy, effective tokens,
+        squared sum, trace and saturation are then averages over heads with these penalties; ratio, phase, headroom and
         remedies are still those of the Gaussian part of the scores.
 
     Returns
@@ -107,7 +107,7 @@ def concentration(
     Raises
     ------
     InputError
-        where a variance is negative or above 1e4, a correlation outside [-1, 1], a length below 2, or slopes are given without
+        if a variance is negative or above 1e4, a correlation outside [-1, 1], a length below 2, or slopes are given without
         a causal mask.
 
     Examples
@@ -132,9 +132,9 @@ def concentration(
     rows, weights = np.array([float(longest)]), np.ones(1)
     if causal:
         some, share = row_lengths(int(longest))
-        # Rows between whole lengths stand for a range of them; integrals take whole ones, which moves them by 1 in 128 at most.
+        # A row length between whole numbers represents a range of them; rounding moves it by 1 in 128 at most.
         rows = np.append(np.round(some), float(longest))
-        # Beyond the window every row has its length.
+        # Rows beyond the window all have the window's length.
         weights = np.append(share * (longest / length), 1 - longest / length)
     spread = variance[:, None] * ((np.log(rows) / math.log(longest)) ** 2 if length_scaled else np.ones(rows.size))
     if slopes is not None:
@@ -179,7 +179,7 @@ def concentration(
 
 
 def _condensed_context(variance: float, length: int, length_scaled: bool) -> float:
-    """Tokens at which rows change their side of the condensation point; inf where that is no floating-point number."""
+    """Number of tokens at the condensation point; inf if it overflows."""
     try:
         if not length_scaled:
             return float(laws.condensed_length(variance))
@@ -191,21 +191,21 @@ def _condensed_context(variance: float, length: int, length_scaled: bool) -> flo
 def attention_profile(
     tree: Transformer, init: str | Recipe = "shipped", **given: Unpack[PropagationOptions]
 ) -> list[dict[str, Any]]:
-    """How concentrated every softmax of a transformer is at initialisation, from the walk of moments through it.
+    """Concentration of every softmax of a transformer at initialisation, from its propagated moments.
 
     Parameters
     ----------
-    tree, init, given : as in :func:`depthwidth.analysis.propagation.propagate`, but for `lengths`.
+    tree, init, given : as in :func:`depthwidth.analysis.propagation.propagate`, except `lengths`.
 
     Returns
     -------
-    For each softmax `site` and `layer`, and the fields of :class:`Concentration` by name. Scores of variance beyond what a
-    softmax's integrals reach count as that.
+    A row per softmax: `site`, `layer` and the fields of :class:`Concentration`. A score variance above 1e4, the limit of the
+    integrals, counts as 1e4.
 
     Raises
     ------
     InputError
-        what :func:`~depthwidth.analysis.propagation.propagate` raises.
+        for the reasons of :func:`~depthwidth.analysis.propagation.propagate`, or if `lengths` is given.
 
     Examples
     --------
@@ -218,7 +218,7 @@ def attention_profile(
     from .propagation import moments_of
 
     if given.get("lengths") is not None:
-        raise InputError("attention is said of one length: give context in place of lengths")
+        raise InputError("attention is computed for one length: give context instead of lengths")
     run = tree.run(given.get("context"), given.get("source"))
     blocks = {name: list(stack.blocks()) for name, stack in (("encoder", tree.encoder), ("decoder", tree.decoder)) if stack}
     found = []
@@ -258,7 +258,12 @@ class PhaseDiagram(NamedTuple):
 
 
 def phase_diagram(logit_std: Any, length: Any) -> PhaseDiagram:
-    """Entropy and effective tokens at every pair of a logit scale (nats) and a length (tokens, from 2).
+    """Entropy and effective tokens for every pair of a logit scale and a length.
+
+    Parameters
+    ----------
+    logit_std : logit scales in nats, 0 to 100.
+    length : lengths in tokens, whole numbers from 2.
 
     Raises
     ------
@@ -283,7 +288,7 @@ def phase_diagram(logit_std: Any, length: Any) -> PhaseDiagram:
     if not np.all((n >= 2) & (n <= laws.LONGEST) & (n % 1 == 0)):
         raise InputError("phase_diagram: length is outside the whole numbers of [2, 2^40]")
     nodes, spread = _length_nodes(n)
-    # One scale and all lengths at a time: the lengths share their integrals.
+    # One scale and all lengths at a time, as the lengths share their integrals.
     columns = [overlap(np.full(nodes.size, s * s), nodes) for s in sigma.tolist()]
     entropy = np.stack([c.entropy for c in columns]) @ spread
     shared = np.exp(np.log(np.stack([c.P for c in columns])) @ spread)
@@ -294,10 +299,10 @@ _EXACT_LENGTHS, _LENGTH_NODES = 32, 28
 
 
 def _length_nodes(n: Array) -> tuple[Array, Array]:
-    """Lengths to integrate at, and the matrix that takes values there to those at `n`.
+    """Lengths to integrate at, and the matrix from values there to values at `n`.
 
-    Where there are many lengths above 32, averages and their logarithms are interpolated by polynomials in ln n, which 24
-    nodes settle to 1e-12 up to n = 131072; shorter ones are taken as they are.
+    Many lengths above 32 are interpolated by polynomials in ln n: with 24 nodes averages and their logarithms have an error of
+    1e-12 up to n = 131072. Shorter ones are integrated directly.
     """
     long = n > _EXACT_LENGTHS
     if long.sum() <= 2 * _LENGTH_NODES:
@@ -318,19 +323,18 @@ def _length_nodes(n: Array) -> tuple[Array, Array]:
 
 
 class Trainability(NamedTuple):
-    """The end of a stack over query-key gain (columns) and residual gain of the attention layers (rows)."""
+    """The last layer of a stack over query-key gain (columns) and residual gain of the attention layers (rows)."""
 
     beta: Array
     residual_gain: Array
     correlation: Array
-    """of two tokens behind the last block; near 1 is rank collapse"""
+    """of two tokens after the last block; near 1 is rank collapse"""
     squared_sum: Array
     """of the attention weights in the last layer; near 1 is entropy collapse"""
     boundary: Array
-    """For each residual gain the query-key gain at which the last layer's attention condenses, NaN where none of the grid's
-    does"""
+    """for each residual gain, the query-key gain at which the last layer's attention condenses; NaN if none of the grid does"""
     critical_gain: float | None
-    """residual gain below which uniform attention collapses tokens; None where every finite gain ends there"""
+    """residual gain below which uniform attention collapses tokens; None if every finite gain leads to collapse"""
 
 
 def trainability(
@@ -359,12 +363,12 @@ def trainability(
     activation : f, as :func:`depthwidth.activation` takes it.
     value_variance, weight_variance : width times the variance of the weights of attention and feed-forward.
     mlp_residual : alpha of the feed-forward layers.
-    correlation : p of two tokens in front of the first block, 0 to 1.
+    correlation : p of two tokens at the input of the first block, 0 to 1.
 
     Raises
     ------
     InputError
-        where an argument is outside its range.
+        if an argument is outside its range.
 
     Examples
     --------
@@ -390,12 +394,12 @@ def trainability(
     with np.errstate(divide="ignore"):
         for _ in range(depth):
             last = shared((1 - p) * beta**2)
-            in_front = p
+            at_input = p
             moment = p + (1 - p) * last
             p = (value_variance + kept) * p / (value_variance * moment + kept)
             pair = weight_variance * f.pair_moment(weight_variance, np.clip(p, -1, 1).ravel()).reshape(p.shape)
             p = np.clip((pair + mlp_residual**2 * p) / (second + mlp_residual**2), 0, 1)
-        critical = np.sqrt(2 / (1 - np.minimum(in_front, 1)))
+        critical = np.sqrt(2 / (1 - np.minimum(at_input, 1)))
     above = beta >= critical
     first = np.where(above.any(1), beta[np.argmax(above, axis=1)], np.nan)
     gain = None if slope <= 1 + 1e-12 else laws.critical_residual_gain(value_variance, float(slope))

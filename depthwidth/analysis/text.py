@@ -1,7 +1,7 @@
-"""How often two positions of a text hold the same token: measured, where Zipf's law is a guess.
+"""Match probability of a text: how often two positions hold the same token, measured instead of assumed by Zipf's law.
 
-Two positions with the same token share a row of the embedding, and this is what makes a language model's inputs correlate. The
-probability differs by a factor of ten between bytes, words and subwords, and is higher within one passage than over a corpus.
+Two positions with the same token share a row of the embedding, so the inputs of a language model correlate. The probability
+differs by a factor of ten between bytes, words and subwords, and is higher within one passage than over a corpus.
 
 >>> import numpy as np
 >>> text = Text(np.array([0, 1, 0, 2, 0, 1, 3, 3]), "ids", "example")
@@ -24,16 +24,16 @@ from ..errors import InputError, shown
 from ..files import open_regular, reading
 
 LARGEST_PREFIX = 2**24
-"""Bytes that are read of a text; the match probability of two million words has settled to a few digits long before."""
+"""Bytes read of a text. Ours: two million words determine the match probability to several digits."""
 LARGEST_TOKENIZER = 10**8
-"""Bytes; the largest published tokenizer files have a third of it."""
+"""Bytes allowed in a tokenizer file: three times the largest published one."""
 KINDS = ("bytes", "words", "ids")
 _FEW_TOKENS = 300
-"""Vocabularies up to here are taken to be bytes with a few special tokens."""
+"""Vocabularies up to this size are taken to be bytes with a few special tokens: 256 and 44."""
 
 
 class Measured(NamedTuple):
-    """A mean over windows of a text, and its standard error, None for a single one."""
+    """A mean over windows of a text, and its standard error; None for a single window."""
 
     value: float
     stderr: float | None
@@ -47,10 +47,10 @@ class Text:
     ids: Any
     """One-dimensional array of whole numbers."""
     kind: str
-    """What a token is: ``bytes``, ``words`` (runs without white space), ``ids`` (as given) or ``tokenizer FILE``."""
+    """The unit of a token: ``bytes``, ``words`` (runs without white space), ``ids`` (as given) or ``tokenizer FILE``."""
     source: str
     truncated: bool = False
-    """Whether the file goes on behind what was read."""
+    """True if only the beginning of the file was read."""
 
     def __post_init__(self) -> None:
         import numpy as np
@@ -72,7 +72,7 @@ class Text:
         return int(self.ids.max()) + 1
 
     def counts(self) -> Any:
-        """How often each token occurs, the most frequent first."""
+        """Number of occurrences of each token, the most frequent first."""
         import numpy as np
 
         return np.sort(np.bincount(self.ids))[::-1]
@@ -87,7 +87,7 @@ class Text:
         return float(counts @ (counts - 1) / (len(self) * (len(self) - 1.0)))
 
     def within(self, length: int) -> Measured:
-        """The same within windows of `length` tokens, as a model meets them; of the whole text where it is shorter.
+        """The match probability within windows of `length` tokens, or of the whole text if it is shorter.
 
         Raises
         ------
@@ -111,12 +111,12 @@ class Text:
         return Measured(float(each.mean()), error, windows)
 
     def match_matrix(self, length: int, windows: int = 1) -> Any:
-        """Which positions of a window hold the same token: the `token_match` that ``propagate`` takes, position by position.
+        """The matches between positions of a window: the `token_match` of ``propagate``, position by position.
 
         Parameters
         ----------
         length : L, tokens of a window.
-        windows : how many to average over, evenly spaced through the text; the first alone by default.
+        windows : number of windows to average over, evenly spaced through the text; by default only the first.
 
         Returns
         -------
@@ -142,12 +142,12 @@ class Text:
         return total / len(places)
 
     def match_by_distance(self, farthest: int) -> Any:
-        """Probability that tokens 1, 2, .. `farthest` positions apart are the same, an array of that length.
+        """Probability that tokens 1, 2, .. `farthest` positions apart are equal, an array of shape (`farthest`,).
 
         Raises
         ------
         InputError
-            if the text is not longer than that.
+            if the text has no more than `farthest` tokens.
         """
         import numpy as np
 
@@ -157,7 +157,7 @@ class Text:
         return np.array([np.mean(self.ids[apart:] == self.ids[:-apart]) for apart in range(1, farthest + 1)])
 
     def summary(self, context: int = 1024) -> dict[str, Any]:
-        """What there is to say of it, as plain data."""
+        """Counts and match probabilities as plain data, as ``depthwidth text --json`` prints them."""
         import numpy as np
 
         from ..formulas.moments import zipf_match_probability
@@ -185,11 +185,11 @@ def read_text(path: str | os.PathLike[str], tokenizer: str | None = None, vocab:
 
     Parameters
     ----------
-    path : a text in UTF-8. Of a long one, the first 16 MiB are read.
-    tokenizer : ``bytes``, ``words`` (runs without white space), ``ids`` (the file holds token numbers: decimal, apart by white
-        space, or NumPy's .npy), or a ``tokenizer.json`` of Hugging Face's tokenizers, if that library is installed. By default
-        words, or bytes for a vocabulary of at most 300.
-    vocab : tokens that the model knows, for that default.
+    path : a text in UTF-8, of which at most the first 16 MiB are read.
+    tokenizer : ``bytes``, ``words`` (runs without white space), ``ids`` (the file holds token numbers: decimal, separated by
+        white space, or a NumPy .npy file), or a ``tokenizer.json`` of Hugging Face tokenizers, if that library is installed. By
+        default words, or bytes for a vocabulary of at most 300.
+    vocab : vocabulary size of the model, for that default.
 
     Raises
     ------
@@ -211,7 +211,7 @@ def read_text(path: str | os.PathLike[str], tokenizer: str | None = None, vocab:
         return _npy(Path(path), name)
     data, truncated = _prefix(Path(path), name, "text", LARGEST_PREFIX)
     if b"\0" in data:
-        raise InputError(f"text {name} holds null bytes, so that it is not text")
+        raise InputError(f"text {name} holds null bytes, so it is not text")
     if tokenizer == "bytes":
         import numpy as np
 
@@ -257,7 +257,7 @@ def _numbers(parts: list[str], name: str) -> Any:
 def _npy(path: Path, name: str) -> Text:
     import numpy as np
 
-    _prefix(path, name, "text", 64)  # whether it can be read at all
+    _prefix(path, name, "text", 64)  # refuses a file that cannot be read
     try:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, SyntaxError):
@@ -278,7 +278,7 @@ def _tokenized(text: str, path: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise InputError("a tokenizer file needs the package tokenizers; without it there are bytes, words and ids") from None
+        raise InputError("a tokenizer file needs the package tokenizers; without it, use bytes, words or ids") from None
     try:
         tokenizer = Tokenizer.from_buffer(data)
     except Exception:  # the library raises nothing narrower, whatever is wrong with a file
@@ -289,7 +289,7 @@ def _tokenized(text: str, path: Path) -> Any:
 
 
 def _lines(text: str, size: int = 65536) -> Any:
-    """Pieces of about `size` characters that end where lines do."""
+    """Pieces of about `size` characters that end at line ends."""
     start = 0
     while start < len(text):
         end = text.find("\n", min(len(text), start + size))

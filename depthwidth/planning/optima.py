@@ -1,4 +1,4 @@
-"""The best shape of a law that has no closed form for it, by bisection in plain Python."""
+"""The optimal shape of a law without a closed form for it, by bisection in plain Python."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class FlopOptimum:
 
 
 def gemstones_flop_optimum(flops: float, context: int = 2048, vocab: int = 50304, edition: str = "") -> FlopOptimum:
-    """Shape and tokens that minimise the Gemstones loss at a fixed number of training FLOPs.
+    """The shape and number of tokens that minimise the Gemstones loss at a fixed number of training FLOPs.
 
     Parameters
     ----------
     flops : training FLOPs, as :func:`~depthwidth.formulas.scaling.gemstones_flops_per_token` counts them.
     context : tokens of a training sequence.
     vocab : rows of each of the two embedding matrices.
-    edition : which of the authors' fits; the main one by default.
+    edition : the fit of the authors to use; the main one by default.
 
     Notes
     -----
-    The tokens follow from the budget, and width and depth are free. Tokens per parameter fall from 53 at 1e18 FLOPs to 0.9 at
-    1e23, far from what anyone trains: outside 1e19 to 1e21 do not trust it.
+    The tokens follow from the budget; width and depth are free. Tokens per parameter fall from 53 at 1e18 FLOPs to 0.9 at 1e23,
+    far from common practice: the optimum is unreliable outside 1e19 to 1e21 FLOPs.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def gemstones_flop_optimum(flops: float, context: int = 2048, vocab: int = 50304
     Raises
     ------
     InputError
-        for a budget that is not a positive number, or for which the law has no best shape among widths 1 to 1e8.
+        if the budget is not a positive number, or the law has no optimum among widths from 1 to 1e8.
     """
     if not 0 < flops < math.inf:
         raise InputError(f"gemstones_flop_optimum: flops={flops} is outside (0, inf)")
@@ -60,7 +60,7 @@ def gemstones_flop_optimum(flops: float, context: int = 2048, vocab: int = 50304
     log_width = bisect(lambda lw: _slopes(lw, best_log_depth(lw), flops, context, vocab, law)[0], *_WIDTHS)
     log_depth = best_log_depth(log_width)
     if log_width in _WIDTHS or log_depth in _DEPTHS:
-        raise InputError(f"gemstones_flop_optimum: the law has no best shape for flops={flops:g} among widths 1 to 1e8")
+        raise InputError(f"gemstones_flop_optimum: the law has no optimum for flops={flops:g} among widths from 1 to 1e8")
     width, depth = math.exp(log_width), math.exp(log_depth)
     parameters = gemstones_parameters(width, depth, vocab)
     tokens = flops / gemstones_flops_per_token(width, depth, context, vocab)

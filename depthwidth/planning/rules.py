@@ -26,7 +26,7 @@ Curve = Callable[[float], tuple[float, float]]
 Quantity = Callable[[float, float], float]
 """From (depth, width) to an amount, growing with both."""
 
-_SPAN = (1e-9, 1e18)  # of a curve's parameter; depths and widths outside are no networks
+_SPAN = (1e-9, 1e18)  # of a curve's parameter; no network has a depth or width outside
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Rule:
 
 
 def meet(curve: Curve, quantity: Quantity, amount: float) -> tuple[float, float] | None:
-    """The (depth, width) at which `curve` reaches `amount` of `quantity`, continuous; None where it never does.
+    """The continuous (depth, width) at which `curve` reaches `amount` of `quantity`; None if it never does.
 
     The logarithm of the quantity against that of the curve's parameter is close to a straight line, so that false position
     converges in a few steps. A curve that begins above the amount or ends below it never reaches it.
@@ -125,7 +125,7 @@ def _lazily(formula: Formula, coefficients: dict[str, float]) -> Callable[[], Ca
 
 
 def _independent_of_c(curve: Curve) -> Callable[[float], Curve]:
-    """A curve that does not depend on the parameters of a block."""
+    """A curve that does not depend on c, the parameters of a block."""
     return lambda c: curve
 
 
@@ -178,9 +178,9 @@ def _gpt3_points() -> tuple[tuple[float, float], ...]:
 
 
 def _gpt3_depth(width: float) -> float:
-    """Depth of a GPT-3-like model of this width: the family's own depths, joined on a log-log scale.
+    """Depth of a GPT-3-like model of this width: the depths of the family, interpolated on a log-log scale.
 
-    Beyond its widest model the ratio of that model stays, below its narrowest likewise.
+    Beyond the widest and the narrowest model, the ratio of that model is kept.
     """
     points = _gpt3_points()
     first, last = points[0], points[-1]
@@ -203,13 +203,13 @@ def _measured(c: float, **coefficients: float) -> Curve:
     low, high = MEASURED_SIZES
 
     def curve(parameters: float) -> tuple[float, float]:
-        # The drift was measured over two decades; it is carried one further, no more: in the end it would turn round.
+        # The drift was measured over two decades and is extrapolated by one more; further out it would reverse.
         if parameters < low / 10:
             raise InputError("measured2025: the curve begins at a tenth of its smallest model")
         if parameters > high * 10:
             raise OverflowError("measured2025: the curve ends at ten times its largest model")
         width = width_at()(parameters)
-        # The law gives the best width for a real count of parameters; how many blocks make that count is the block's matter.
+        # The law gives the optimal width for a number of parameters; the depth follows from the parameters of a block.
         return parameters / (c * width**2), width
 
     return curve

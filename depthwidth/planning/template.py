@@ -163,7 +163,7 @@ class Template:
             return self.head_dim
         if width >= policy.NARROW:
             return policy.usual_head_dim(width)
-        return max(policy.SMALLEST_STEP, 2 ** int(math.log2(width) - 1))
+        return max(policy.SMALLEST_STEP, int(2.0 ** int(math.log2(width) - 1)))
 
     def step_at(self, width: float) -> int:
         """The step of allowed widths near `width`."""

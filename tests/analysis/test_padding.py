@@ -172,5 +172,5 @@ def test_what_a_batch_is_not_said_of():
     ):
         with pytest.raises(InputError, match=sentence):
             propagate(tree, recipe(tree, "xavier"), **given)
-    with pytest.raises(InputError, match="attention is said of one length"):
+    with pytest.raises(InputError, match="attention is computed for one length"):
         attention_profile(small(), "xavier", lengths=[4])

@@ -269,7 +269,7 @@ def test_images_have_no_text(invoke, files, tmp_path):
         (("--text", "/nowhere.txt"), "there is no text"),
         (("--tokenizer", "bytes"), "--tokenizer has no meaning without --text"),
         (("--text", "TEXT", "--tokenizer", "nothing"), "none of bytes, words, ids"),
-        (("--text", "TEXT", "--correlation", "0.1"), "give the input by --text or by --correlation"),
+        (("--text", "TEXT", "--correlation", "0.1"), "give --text or --correlation"),
     ],
 )
 def test_wrong_options_get_one_sentence(invoke, files, arguments, sentence):

@@ -287,10 +287,10 @@ def test_the_command_draws(invoke, tmp_path):
         (("--width", "4096", "--context", "1", "--layers", "2"), "context=1 is not a whole number from 2"),
         (("--width", "4096", "--context", "64", "--layers", "2", "--head-dim", "0"), "head_dim '0' is not a positive size"),
         (("--width", "4096", "--context", "64", "--layers", "2", "--heads", "33"), "heads=33 does not divide width=4096"),
-        (("--width", "4096", "--context", "64", "--layers", "2", "--text", "x"), "--text has a meaning with --measure only"),
+        (("--width", "4096", "--context", "64", "--layers", "2", "--text", "x"), "--text applies with --measure only"),
         (
             ("--width", "4096", "--context", "64", "--layers", "2", "--keep-values"),
-            "--keep-values has a meaning with --measure",
+            "--keep-values applies with --measure",
         ),
         (("--measure",), "--measure needs a model's folder or config.json"),
         (("--width", "64", "--context", "-5", "--layers", "2"), "context '-5' is not a positive size"),
