@@ -53,6 +53,7 @@ FLOORS = (
     ("depthwidth.quantities", "depthwidth.coefficients", "depthwidth.files"),
     ("depthwidth.formula", "depthwidth.evidence"),
     ("depthwidth.checks",),
+    ("depthwidth.plugins",),
     ("depthwidth.numerics",),
     ("depthwidth.formulas",),
     ("depthwidth.signal",),

@@ -214,7 +214,6 @@ def attention_profile(
     >>> [(row["layer"], row["phase"], round(row["effective_tokens"])) for row in rows]
     [(0, 'transitional', 26), (1, 'diffuse', 35)]
     """
-    from ..layers import Attention
     from .propagation import moments_of
 
     if given.get("lengths") is not None:
@@ -226,11 +225,10 @@ def attention_profile(
         if row["direction"] != "forward" or not row["site"].endswith(".scores"):
             continue
         stack, cross = row["site"].partition(".")[0], row["site"].endswith(".cross_attention.scores")
-        block = blocks[stack][row["layer"]]
-        part = block.cross_attention if cross else block.attention
-        attention = part.branch if part is not None else None
+        name = row["site"].removesuffix(".scores").split(".", 3)[3]
+        attention = dict(blocks[stack][row["layer"]].branches)[name].branch.as_attention
         length = run.memory if cross or (stack == "encoder" and run.memory) else run.tokens
-        slopes = attention.slopes if isinstance(attention, Attention) and not cross and tree.kind != "encoder-decoder" else None
+        slopes = attention.slopes if attention is not None and not cross and tree.kind != "encoder-decoder" else None
         (one,) = concentration(
             min(float(row["second_moment"]), LARGEST_VARIANCE), min(1.0, max(-1.0, row["correlation"])), length,
             causal=bool(getattr(attention, "causal", False)) and not cross,

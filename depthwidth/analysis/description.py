@@ -10,7 +10,7 @@ from ..architecture import Transformer
 from ..architecture.number_formats import judged_dtype
 from ..errors import InputError, shown
 from ..formulas import shape_penalty
-from ..layers import PatchStem, Run
+from ..layers import Run
 from ..planning.caveats import EXPERTS_CAVEAT, penalty_caveats, shape_caveats
 from ..planning.rules import meet, rules
 from ..quantities import format_bytes, plain_number
@@ -136,7 +136,7 @@ class Description:
         # The tree's own parameters per layer and squared width stand in for the 12 of a plain block.
         density = size / (tree.depth * tree.width**2)
         found = []
-        for rule in rules(images=isinstance(tree.stem, PatchStem)).values():
+        for rule in rules(images=tree.stem.images).values():
             best = meet(rule.curve(density), lambda depth, width: density * depth * width**2, size)
             if best is not None and not rule.comparison:
                 penalty = float(shape_penalty.shape_penalty(tree.width, best[1]))

@@ -29,7 +29,6 @@ import numpy as np
 
 from ..architecture import Transformer
 from ..errors import InputError, shown
-from ..layers import Attention, PatchStem
 from ..numerics.interpolation import spline_values
 from ..signal import quotient
 
@@ -73,7 +72,7 @@ class Batch:
         InputError
             where a length is not a whole number from 1 (of a source, from 2) to the context, or nothing is counted.
         """
-        if isinstance(tree.stem, PatchStem):
+        if tree.stem.images:
             raise InputError("propagate: lengths have no meaning for images, which all have the same number of tokens")
         two = tree.kind == "encoder-decoder"
         if source is not None and not two:
@@ -128,7 +127,7 @@ class Batch:
             return [(lengths, lengths)]
         found = [(lengths[:1], lengths[:1])] if lengths[0] == 1 else []
         lengths = lengths[len(found) :]
-        attentions = (node.layer for node in tree.walk() if isinstance(node.layer, Attention))
+        attentions = [one for node in tree.walk() if (one := node.layer.as_attention) is not None]
         bends = sorted({a.window for a in attentions if a.window is not None and lengths[0] < a.window < lengths[-1]})
         edges = [lengths[0], *bends, lengths[-1]]
         for low, high in pairwise(edges):

@@ -14,7 +14,6 @@ from ..checks import check_whole
 from ..errors import InputError
 from ..formulas.moments import zipf_match_probability
 from ..initialization import Recipe, recipe
-from ..layers import LanguageHead, TokenStem
 from ..layers.stem import SEGMENT_MATCH
 from ..signal import AnySignal, Record, Signal, Site, Spread, TokenSignal, Trace, check_signal
 
@@ -206,7 +205,7 @@ def _trace_tree(
     x, pull_stem = tree.stem.embed(root.at("stem"), identity, segment_match)
     x = given.replaced(x, tree.width)
     y, pull = tree.stack.moments(x, root.at(tree.stack_name))
-    head = tree.head if isinstance(tree.head, LanguageHead) else None
+    head = tree.language_head
     z, pull_head = y, None
     if head is not None:
         z, pull_head = head.features(y, root.at("head"))
@@ -245,7 +244,7 @@ class _Input:
             if not (gram.diagonal() > 0).all():
                 raise InputError("propagate: gram has a second moment on its diagonal that is not positive")
         if match is None:
-            match = float(zipf_match_probability(tree.vocab)) if isinstance(tree.stem, TokenStem) and tree.vocab > 1 else 0.0
+            match = float(zipf_match_probability(tree.vocab)) if tree.vocab > 1 else 0.0
         elif isinstance(match, float | int):
             if not 0 <= match <= 1:
                 raise InputError(f"propagate: token_match={match} is not a probability")

@@ -4,10 +4,11 @@ To write one of your own, subclass :class:`Branch` (added to the residual stream
 :class:`Norm`, :class:`Position`, :class:`Stem`, :class:`Head` or plain :class:`Layer`, and decorate it with :func:`component`.
 """
 
+from .activation_entries import ACTIVATIONS, ActivationEntry, register_activation
 from .attention import Attention
 from .base import Branch, Child, Layer, Node, Run, component
 from .block import PLACEMENTS, Block, BlockLike, Residual
-from .feed_forward import ACTIVATIONS, FeedForward, MixtureOfExperts
+from .feed_forward import FeedForward, MixtureOfExperts
 from .head import ClassifierHead, Head, LanguageHead, Pooler, Unembedding
 from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 from .linear import Linear
@@ -26,6 +27,7 @@ __all__ = [
     "PLACEMENTS",
     "ZEROS",
     "ALiBi",
+    "ActivationEntry",
     "Attention",
     "AttentionLike",
     "Block",
@@ -67,4 +69,5 @@ __all__ = [
     "TokenStem",
     "Unembedding",
     "component",
+    "register_activation",
 ]

@@ -19,32 +19,16 @@ from ..errors import InputError, nearest, shown
 from ..formula import Correlation, Domain, Formula, Positive, Real
 from ..formulas import gaussian
 from ..numerics.expressions import Expression, parse
+from .activation_entries import ACTIVATIONS, ActivationEntry, activation_entry, register_activation
+
+__all__ = ["ACTIVATIONS", "GATED", "Activation", "ActivationEntry", "activation", "gated", "register_activation"]
 
 if TYPE_CHECKING:
     from ..numerics.gaussian import GaussianFunction
 
-NAMED = {
-    "identity": "x",
-    "relu": "relu(x)",
-    "leaky_relu": "relu(x) - 0.01*relu(-x)",
-    "relu2": "relu(x)^2",
-    "gelu": "x*Phi(x)",
-    "gelu_tanh": "x*(1 + tanh(sqrt(2/pi)*(x + 0.044715*x^3)))/2",
-    "quick_gelu": "x*sigmoid(1.702*x)",
-    "silu": "x*sigmoid(x)",
-    "tanh": "tanh(x)",
-    "erf": "erf(x)",
-    "sigmoid": "sigmoid(x)",
-}
-"""The activations known by name, as functions of x. Phi is the standard normal distribution function."""
-
 GATED = {"reglu": "relu", "geglu": "gelu", "swiglu": "silu", "glu": "sigmoid", "bilinear": "identity"}
 """The gated units f(u) v known by name, and the activation f of their gate."""
 
-_ALIASES = {
-    "swish": "silu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
-    "gelu_erf": "gelu", "squared_relu": "relu2", "relu_squared": "relu2", "linear": "identity", "logistic": "sigmoid",
-}  # fmt: skip
 _QUANTITIES = ("mean", "second_moment", "pair_moment", "derivative_second_moment", "derivative_pair_moment")
 
 
@@ -348,8 +332,8 @@ def activation(name: str, slope: float | None = None) -> Activation:
 
     Parameters
     ----------
-    name : a name of :data:`NAMED` (or one that configurations use for it, as gelu_new and swish), or an expression in x that
-        :func:`depthwidth.numerics.expressions.parse` reads, as ``x*erf(x)/2``.
+    name : a name of :data:`ACTIVATIONS` (or one that configurations use for it, such as gelu_new and swish), or an expression
+        in x that :func:`depthwidth.numerics.expressions.parse` reads, such as ``x*erf(x)/2``.
     slope : of leaky_relu below zero, 0.01 by default; for no other activation.
 
     Raises
@@ -364,20 +348,21 @@ def activation(name: str, slope: float | None = None) -> Activation:
     >>> round(activation("max(x, 0.1*x)").pair_moment(1.0, 0.5), 5)
     0.29664
     """
-    key = _ALIASES.get(name, name) if isinstance(name, str) else ""
+    entry = activation_entry(name) if isinstance(name, str) and name.isidentifier() and name != "x" else None
+    key = "" if entry is None else entry.name
     if slope is not None and key != "leaky_relu":
         raise InputError(f"only leaky_relu takes a slope, not {shown(name)}")
     if key == "leaky_relu":
         return _leaky_relu(0.01 if slope is None else slope)
-    if key in NAMED:
-        return Activation(key, parse(NAMED[key]), _formulas_of(key))
-    if key in GATED:
-        raise InputError(f"{key} is a gated unit of two inputs: use gated({key!r}), or its gate {GATED[key]!r}")
+    if entry is not None:
+        return Activation(key, parse(entry.expression), _formulas_of(key))
+    if isinstance(name, str) and name in GATED:
+        raise InputError(f"{name} is a gated unit of two inputs: use gated({name!r}), or its gate {GATED[name]!r}")
     if isinstance(name, str) and name.isidentifier() and name != "x":
-        known = [*NAMED, *_ALIASES, *GATED]
-        raise InputError(
-            f"there is no activation {shown(name)}{nearest(name, known)}; known are {', '.join(NAMED)} and expressions in x"
-        )
+        aliases = [alias for one in ACTIVATIONS.values() for alias in one.aliases]
+        known = [*ACTIVATIONS, *aliases, *GATED]
+        names = ", ".join(ACTIVATIONS)
+        raise InputError(f"there is no activation {shown(name)}{nearest(name, known)}; known are {names} and expressions in x")
     expression = parse(name)
     return Activation(expression.text, expression)
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..checks import check_choice, check_fraction, check_whole
+from ..checks import check_fraction, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..formulas.experts import router_gradient_gain, sigmoid_gate_second_moment
@@ -15,11 +15,10 @@ from ..formulas.finite_width import correlation_spread, gated_kurtosis, two_side
 from ..formulas.moments import dropout_second_moment, linear_second_moment
 from ..numerics.interpolation import Table, TableFamily
 from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, TokenSignal, Trace
+from .activation_entries import check_activation
 from .base import Branch, Child, Run, component
 from .interfaces import FeedForwardLike, MixtureLike
 from .linear import Linear
-
-ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "relu2", "tanh", "sigmoid", "identity")
 
 
 @component
@@ -39,7 +38,7 @@ class FeedForward(Branch):
 
     def __post_init__(self) -> None:
         check_whole("FeedForward", width=self.width, hidden=self.hidden)
-        check_choice("FeedForward", ACTIVATIONS, activation=self.activation)
+        check_activation("FeedForward", self.activation)
         check_fraction("FeedForward", dropout=self.dropout)
 
     @property

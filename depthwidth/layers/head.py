@@ -6,12 +6,13 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from ..checks import check_choice, check_whole
+from ..checks import check_whole
 from ..errors import InputError
 from ..formulas.moments import centred_moment, linear_second_moment
 from ..signal import AnySignal, Pullback, Site, Spread, TokenSignal
+from .activation_entries import check_activation
 from .base import Child, Layer, Run, component
-from .feed_forward import ACTIVATIONS, activation_tables, hidden_moments
+from .feed_forward import activation_tables, hidden_moments
 from .linear import Linear
 from .norms import Norm
 from .tensor import ZEROS, Tensor
@@ -107,7 +108,7 @@ class LanguageHead(Head):
         }
 
     def __post_init__(self) -> None:
-        check_choice("LanguageHead", ACTIVATIONS, activation=self.activation)
+        check_activation("LanguageHead", self.activation)
 
     def children(self) -> tuple[Child, ...]:
         transform = () if self.transform is None else (Child("transform", self.transform, kind="transform"),)

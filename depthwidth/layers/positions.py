@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from ..checks import check_whole
 from ..errors import InputError, shown
 from ..signal import AnySignal, Site, TokenSignal
 from .base import Layer, component
 from .tensor import ZEROS, Tensor
+
+P = TypeVar("P", bound="Position")
 
 
 @component
@@ -66,6 +68,11 @@ class Position(Layer):
     def mean_rotation(self, head_dim: int, length: int, causal: bool) -> float:
         """That share, averaged over the pairs of keys that a query sees."""
         return 1.0
+
+
+def positions_as(kind: type[P], value: object) -> P | None:
+    """`value`, a component or a design's word for one, if it is positions of this kind; otherwise None."""
+    return value if isinstance(value, kind) else None
 
 
 @component

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 
 from ..architecture import Transformer
 from ..coefficients import coefficient
-from ..layers import PatchStem, TokenStem
 from ..quantities import format_count
 from .rules import MEASURED_SIZES
 
@@ -16,7 +15,7 @@ EXPERTS_CAVEAT = "for a mixture of experts, the rules are compared at its active
 
 def penalty_caveats(tree: Transformer, size: float, width_ratios: Iterable[float]) -> Iterator[str]:
     """Sentences on the penalty of a tree of this size, and of shapes whose width relative to the optimum is given."""
-    if isinstance(tree.stem, PatchStem):
+    if tree.stem.images:
         yield "loss penalties were measured on language models; for images they are a guess"
     elif tree.kind != "decoder" or tree.experts is not None:
         yield "loss penalties were measured on dense decoders; for this kind of model they are a guess"
@@ -31,13 +30,12 @@ def penalty_caveats(tree: Transformer, size: float, width_ratios: Iterable[float
 
 def shape_caveats(tree: Transformer) -> Iterator[str]:
     """Sentences on limits of a shape that are independent of the rules."""
-    if isinstance(tree.stem, TokenStem):
-        rank = min(tree.stem.tokens.width, tree.vocab)
-        if rank < tree.width:
-            yield (
-                f"the input embedding has rank {rank}, below the width {tree.width}: width beyond the rank is of limited use, "
-                "and depth is worth more (Wies et al. 2021, arXiv 2105.03928)"
-            )
+    rank = tree.stem.rank
+    if rank is not None and rank < tree.width:
+        yield (
+            f"the input embedding has rank {rank}, below the width {tree.width}: width beyond the rank is of limited use, "
+            "and depth is worth more (Wies et al. 2021, arXiv 2105.03928)"
+        )
     inner = tree.heads * tree.head_dim
     if inner < tree.width:
         yield f"the queries of all heads together span {inner} dimensions, fewer than the width {tree.width}"

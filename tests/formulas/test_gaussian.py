@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from depthwidth.errors import InputError
 from depthwidth.formula import Correlation, Positive, formula, formulas
 from depthwidth.formulas import gaussian
-from depthwidth.layers.activations import NAMED, Activation, activation
+from depthwidth.layers.activations import ACTIVATIONS, Activation, activation
 
 ALL = formulas(topic="gaussian")
 FAMILIES = ["identity", "relu", "leaky_relu", "relu2", "gelu", "erf"]
@@ -382,7 +382,7 @@ def test_the_relu_kernel_near_full_correlation():
 # ---- simulation ----
 
 DRAWS = 200_000
-SIMULATED = {name: activation(name) for name in NAMED}
+SIMULATED = {name: activation(name) for name in ACTIVATIONS}
 
 
 def z_score(sample, expected):
@@ -394,7 +394,7 @@ def inputs(rng, a, b, rho, mu=0.0):
     return mu + math.sqrt(a) * x, mu + math.sqrt(b) * (rho * x + math.sqrt(1 - rho**2) * w)
 
 
-@pytest.mark.parametrize("family", list(NAMED))
+@pytest.mark.parametrize("family", list(ACTIVATIONS))
 @pytest.mark.parametrize(("a", "b", "rho"), [(1.0, 1.0, 0.6), (0.2, 3.0, -0.7)])
 def test_simulation(family, a, b, rho, rng):
     f = SIMULATED[family]

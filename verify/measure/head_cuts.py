@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from depthwidth.formulas import heads as laws
-from depthwidth.layers.positions import Rotary
+from depthwidth.layers.positions import Rotary, positions_as
 
 from .head_forms import LayerForms, ValueForms
 
@@ -42,9 +42,10 @@ def _grouped(form: LayerForms) -> Tensor:
 def query_key_cuts(position: Any, form: LayerForms, rank: int) -> list[tuple[Tensor, Tensor]]:
     """For each key head the maps of queries and of keys, (d_h, d_h) with zeros in all but `rank` columns."""
     made = []
+    rotary = positions_as(Rotary, position)
     for q, k in zip(_grouped(form), form.keys, strict=True):
-        if isinstance(position, Rotary):
-            mask = torch.diag(_staying(_dropped(q, k, position), len(q), rank).to(q.dtype))
+        if rotary is not None:
+            mask = torch.diag(_staying(_dropped(q, k, rotary), len(q), rank).to(q.dtype))
             made.append((mask, mask))
             continue
         root_q, root_k = _root(q), _root(k)
@@ -98,13 +99,14 @@ def _staying(order: list[list[int]], dims: int, rank: int) -> Tensor:
 def cut_losses(position: Any, form: LayerForms) -> list[list[float]]:
     """For each key head the share of the logits' variance that :func:`shrink_heads` loses at 0, 1, ..., d_h dimensions."""
     made = []
+    rotary = positions_as(Rotary, position)
     for q, k in zip(_grouped(form), form.keys, strict=True):
         whole = float((q * k).sum())
         if whole <= 0:
             made.append([0.0] * (len(q) + 1))
             continue
-        if isinstance(position, Rotary):
-            order = _dropped(q, k, position)
+        if rotary is not None:
+            order = _dropped(q, k, rotary)
             gone = [~_staying(order, len(q), rank) for rank in range(len(q) + 1)]
             losses = [max(0.0, float((q * k)[g][:, g].sum())) / whole for g in gone]
         else:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
 from depthwidth.formulas import heads as laws
-from depthwidth.layers.positions import Rotary
+from depthwidth.layers.positions import Rotary, positions_as
 from depthwidth.planning.head_allocation import Allocation, LayerNeed, allocate_heads, diffuse_need, retrieval_need
 
 from ..models.locate import locate, tree_of
@@ -105,7 +105,7 @@ class HeadsReport:
         if not sum(head.spectrum):
             return LayerNeed("diffuse", 1, "diffuse: no variance of the logits at all", lambda d: 0.0)
         layer = self.tree.attention
-        if isinstance(layer.position, Rotary) or layer.heads != layer.kv_heads:
+        if positions_as(Rotary, layer.position) is not None or layer.heads != layer.kv_heads:
             # What is cut is not each head's own best form, but pairs of dimensions, or what heads with one key share.
             rank = max(1, laws.saturation_dim(lost, tolerance))
             return LayerNeed("diffuse", rank, f"diffuse: logits' variance within {100 * tolerance:g} %", kept)
@@ -119,7 +119,7 @@ class HeadsReport:
         values stay as they are.
         """
         layer = self.tree.attention
-        if isinstance(layer.position, Rotary):
+        if positions_as(Rotary, layer.position) is not None:
             options["multiple"] = math.lcm(2, options.get("multiple", 8))
         shape = {"heads": layer.heads, "head_dim": layer.head_dim, "kv_heads": layer.kv_heads, "value_dim": layer.value_dim}
         needs = self.needs(share, tolerance, values)

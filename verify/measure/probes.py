@@ -34,7 +34,6 @@ from torch.overrides import TorchFunctionMode
 from depthwidth.errors import InputError, nearest, shown
 
 from ..models.locate import WRAPPERS
-from ..models.model import Mix
 from .attention import concentration
 
 MOMENTS = ("mean", "second_moment", "variance", "covariance", "correlation")
@@ -679,7 +678,7 @@ def _named_attention(m: Tensor) -> dict[str, Tensor]:
 
 def _joined(part: nn.Module, x: Tensor) -> Tensor:
     """Heads side by side where the mixed values (batch, heads, tokens, dim) of our own attention come out."""
-    return x.transpose(1, 2).flatten(2) if isinstance(part, Mix) and x.dim() == 4 else x
+    return x.transpose(1, 2).flatten(2) if getattr(part, "heads_apart", False) and x.dim() == 4 else x
 
 
 def _keep(place: dict[str, list[Tensor]], name: str, value: Tensor | None) -> None:

@@ -1,27 +1,98 @@
 # mypy: disable-error-code="misc, no-any-return"
-"""Activations as torch functions."""
+"""Activations as torch functions: those that an entry names, all others made from their expressions."""
 
 from __future__ import annotations
 
 import functools
+import math
+import operator
 from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),  # Hendrycks & Gimpel 2016, arXiv 1606.08415
-    "silu": F.silu,
-    "relu2": lambda x: F.relu(x).square(),
+from depthwidth.errors import InputError, shown
+from depthwidth.layers.activation_entries import activation_entry
+from depthwidth.numerics.expressions import Node, read
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "^": torch.pow,
+    "neg": operator.neg,
+    "max": lambda u, v: torch.maximum(*_tensors(u, v)),
+    "min": lambda u, v: torch.minimum(*_tensors(u, v)),
+    "exp": torch.exp,
+    "log": torch.log,
+    "sqrt": torch.sqrt,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "sinh": torch.sinh,
+    "cosh": torch.cosh,
     "tanh": torch.tanh,
+    "atan": torch.atan,
+    "asinh": torch.asinh,
+    "erf": torch.erf,
+    "Phi": lambda u: 0.5 * torch.special.erfc(-u / math.sqrt(2)),
     "sigmoid": torch.sigmoid,
-    "identity": lambda x: x,
+    "softplus": F.softplus,
+    "relu": F.relu,
+    "abs": torch.abs,
+    "sign": torch.sign,
+    "heaviside": lambda u: torch.heaviside(u, torch.full((), 0.5, dtype=u.dtype, device=u.device)),
 }
-"""The torch function of each activation of :data:`depthwidth.layers.ACTIVATIONS`."""
+"""The torch form of every operation of :mod:`depthwidth.numerics.expressions`."""
+
+
+def _tensors(u: Any, v: Any) -> tuple[Tensor, Tensor]:
+    like = u if isinstance(u, Tensor) else v
+    u, v = (value if isinstance(value, Tensor) else torch.full_like(like, value) for value in (u, v))
+    return u, v
+
+
+@functools.cache
+def torch_function(name: str) -> Callable[[Tensor], Tensor]:
+    """The torch function of an activation.
+
+    Parameters
+    ----------
+    name : a name of :data:`depthwidth.layers.ACTIVATIONS`, or an expression in x.
+
+    Raises
+    ------
+    InputError
+        if it is neither, or its entry names a function that torch does not have.
+
+    Examples
+    --------
+    >>> torch_function("x*sigmoid(2*x)")(torch.tensor([0.0, 1.0]))
+    tensor([0.0000, 0.8808])
+    """
+    entry = activation_entry(name)
+    if entry is None or entry.torch is None:
+        node = read(name if entry is None else entry.expression, ("x",))
+        return functools.partial(_value, node)
+    if not isinstance(entry.torch, str):
+        return entry.torch(torch)
+    place, _, function = entry.torch.rpartition(".")
+    try:
+        return getattr(import_module(place), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        named = shown(entry.torch)
+        raise InputError(f"the activation {name} names the torch function {named}, which does not exist") from error
+
+
+def _value(node: Node, x: Tensor) -> Any:
+    if node.constant is not None:
+        return node.constant
+    if node.kind == "variable":
+        return x
+    return _CALLS[node.kind](*(_value(part, x) for part in node.parts))
 
 
 class Activation(nn.Module):
@@ -33,5 +104,5 @@ class Activation(nn.Module):
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         """Hidden features to hidden features of the same shape."""
-        f = ACTIVATIONS[self.name]
+        f = torch_function(self.name)
         return f(x) if gate is None else f(gate) * x

@@ -23,6 +23,9 @@ class Mix(nn.Module):
     """The output is (batch, heads, length, dim)."""
     settings: ClassVar = {"score_softcap": "softcap"}
 
+    heads_apart = True
+    """Its output keeps a dimension for the heads: (batch, heads, length, dim)."""
+
     def __init__(self, scale: float, softcap: float | None, dropout: float) -> None:
         super().__init__()
         self.scale, self.softcap, self.rate = scale, softcap, dropout

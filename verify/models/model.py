@@ -30,7 +30,6 @@ from depthwidth.formula import is_symbolic
 from depthwidth.initialization import Recipe, at_block, parameters
 from depthwidth.initialization import recipe as find_recipe
 
-from .activations import ACTIVATIONS as ACTIVATIONS
 from .activations import Activation as Activation
 from .attention import Attention as Attention
 from .attention import Mix as Mix

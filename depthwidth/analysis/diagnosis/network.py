@@ -12,7 +12,7 @@ from ...architecture.number_formats import NumberFormat
 from ...errors import InputError
 from ...formulas.saturation import LARGEST_VARIANCE
 from ...initialization import Recipe, at_block, stacks
-from ...layers import LanguageHead, MixtureOfExperts, Residual
+from ...layers import Residual
 from ..propagation import PropagationOptions, moments_of
 
 
@@ -130,16 +130,12 @@ class Network:
             for layer, block in enumerate(stack.blocks()):
                 place = f"{name}.block.{layer}"
                 start = before
-                for child in block.children():
-                    if not isinstance(child.layer, Residual):
-                        continue
-                    site, scales = f"{place}.{child.name}", self.made.residual(f"{name}.block.{child.name}")
-                    rate = child.layer.dropout if self.setting.dropout else 0.0
-                    mixed = isinstance(child.layer.branch, MixtureOfExperts)
-                    end = "norm_out" if child.layer.norm_out is not None else "mix" if mixed else _LAST[child.name]
-                    added = at_block(scales.branch, layer) ** 2 * self.q(f"{site}.{end}") / (1 - rate)
+                for branch, residual in block.branches:
+                    site, scales = f"{place}.{branch}", self.made.residual(f"{name}.block.{branch}")
+                    rate = residual.dropout if self.setting.dropout else 0.0
+                    added = at_block(scales.branch, layer) ** 2 * self.q(f"{site}.{residual.last}") / (1 - rate)
                     kept = at_block(scales.skip, layer) ** 2 * before
-                    found.append(BranchStrength(name, layer, child.name, child.layer, kept, added))
+                    found.append(BranchStrength(name, layer, branch, residual, kept, added))
                     before = start if block.parallel else self.q(site)
                 before = self.q(place)
         return found
@@ -149,11 +145,10 @@ class Network:
         """Root mean square of the gradient at the output of the last norm, per feature."""
         setting = self.setting
         mean = float(setting.loss_scale / (setting.batch * setting.run.tokens))
-        head, vocab = setting.tree.head, setting.tree.vocab
+        head, vocab = setting.tree.language_head, setting.tree.vocab
         logits, top = self.q("head.unembedding"), self.q(setting.tree.stack_name)
-        if not (
-            isinstance(head, LanguageHead) and head.transform is None and head.norm is None and logits and top and vocab > 1
-        ):
+        plain = head is not None and head.transform is None and head.norm is None
+        if head is None or not plain or not logits or not top or vocab <= 1:
             return mean
         from ...formulas.moments import loss_gradient_second_moment
         from ...numerics.softmax import overlap
@@ -185,6 +180,3 @@ class Network:
                 count = self.setting.batch * longest * features[kind]
                 found[kind].append(Size(site, deviation, deviation * math.sqrt(2 * math.log(2 * count))))
         return found
-
-
-_LAST = {"attention": "out", "cross_attention": "out", "feed_forward": "down"}

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ...errors import InputError
+from ...layers.activation_entries import spelling_of
 from ..design import Design
-from .fields import SPELLINGS, Fields, brief
+from .fields import Fields, brief
 from .weights import WeightNames
 
 Choices = dict[str, Any]
@@ -107,7 +108,7 @@ class Family:
             raise InputError(f"{self.model_type} cannot express a model with this kind and head; its models are {known}")
         for choice, name in self.names.items():
             value = getattr(design, choice)
-            config[name] = SPELLINGS[value][0] if choice == "activation" else value
+            config[name] = spelling_of(value) if choice == "activation" else value
         for part in self.parts:
             config.update(part.write(design))
         if design.head == "classifier":

@@ -8,23 +8,10 @@ from typing import Any
 
 from ...checks import LARGEST, is_whole, not_whole
 from ...errors import InputError, nearest, shown
+from ...layers.activation_entries import activation_entry, spellings
 
 DEEPEST = 100_000
 """The largest number of blocks. Some families list a kind for each, and a typing error must not cost memory."""
-
-# The library's names of each activation; the first one is written.
-SPELLINGS: dict[str, tuple[str, ...]] = {
-    "relu": ("relu",),
-    "gelu": ("gelu", "gelu_python"),
-    "gelu_tanh": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_python_tanh", "gelu_accurate"),
-    "quick_gelu": ("quick_gelu",),
-    "silu": ("silu", "swish"),
-    "relu2": ("relu2",),
-    "tanh": ("tanh",),
-    "sigmoid": ("sigmoid",),
-    "identity": ("linear",),
-}
-ACTIVATION_OF = {spelling: name for name, spellings in SPELLINGS.items() for spelling in spellings}
 
 
 def brief(value: object, limit: int = 60) -> str:
@@ -143,9 +130,10 @@ class Fields:
     def activation(self, name: str) -> str:
         """An activation, by our name."""
         value = self.raw(name)
-        if not isinstance(value, str) or value not in ACTIVATION_OF:
-            raise self.wrong(name, f"is not an activation this knows{_like(value)}; known are {', '.join(ACTIVATION_OF)}")
-        return ACTIVATION_OF[value]
+        entry = activation_entry(value) if isinstance(value, str) else None
+        if entry is None or value not in entry.spellings:
+            raise self.wrong(name, f"is not an activation this knows{_like(value)}; known are {', '.join(spellings())}")
+        return entry.name
 
     def table(self, name: str) -> Mapping[str, Any]:
         """An object; empty for null."""
@@ -178,4 +166,4 @@ def as_number(value: Any) -> float:
 
 
 def _like(value: object) -> str:
-    return nearest(value, ACTIVATION_OF) if isinstance(value, str) else ""
+    return nearest(value, spellings()) if isinstance(value, str) else ""

@@ -8,9 +8,11 @@ from typing import Any
 
 from ...errors import InputError
 from ...layers import Rotary
+from ...layers.activation_entries import spelling_of, spellings
+from ...layers.positions import positions_as
 from ..design import Design
 from .family import Choices, Part, per_block
-from .fields import SPELLINGS, Fields, as_number, brief
+from .fields import Fields, as_number, brief
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -34,7 +36,7 @@ def rope(
         return {"positions": Rotary(base=base, fraction=part)}
 
     def write(design: Design) -> dict[str, Any]:
-        rotary = rotary_of(design.positions)
+        rotary = positions_as(Rotary, design.positions)
         if rotary is None:
             return {}
         table = {"rope_type": "default", "rope_theta": rotary.base}
@@ -44,11 +46,6 @@ def rope(
         return config
 
     return Part(read, write)
-
-
-def rotary_of(positions: Any) -> Rotary | None:
-    """The rotary positions of a design, if it has them."""
-    return positions if hasattr(positions, "base") else None
 
 
 def rope_table(fields: Fields, layer_type: str = FULL) -> Any:
@@ -88,8 +85,10 @@ def rotary_dim(name: str = "rotary_dim") -> Part:
         return {"positions": Rotary(fraction=1.0 if turned is None else turned / max(head_dim, 1), interleaved=True)}
 
     def write(design: Design) -> dict[str, Any]:
-        rotary = rotary_of(design.positions)
-        return {} if rotary is None else {name: round(rotary.fraction * (design.head_dim or 1))}
+        rotary = positions_as(Rotary, design.positions)
+        if rotary is None:
+            return {}
+        return {name: round(rotary.fraction * (design.head_dim or 1))}
 
     return Part(read, write)
 
@@ -152,14 +151,14 @@ def t5_feed_forward() -> Part:
         word = value if isinstance(value, str) else ""
         gated, name = word.startswith("gated-"), word.removeprefix("gated-")
         spelled = {"gelu_tanh": "gelu"} if gated else {}
-        names = {spelling: act for act, spellings in SPELLINGS.items() for spelling in spellings}
+        names = spellings()
         names |= {other: act for act, other in spelled.items()}
         if name not in names:
             raise fields.wrong("feed_forward_proj", "is not an activation such as 'relu' or 'gated-gelu'")
         return {"gated": gated, "activation": names[name]}
 
     def write(design: Design) -> dict[str, Any]:
-        name = SPELLINGS[design.activation][0]
+        name = spelling_of(design.activation)
         if design.gated:
             # 'gated-gelu' is the tanh form, so that gelu itself takes its other spelling.
             name = {"gelu_tanh": "gated-gelu", "gelu": "gated-gelu_python"}.get(design.activation, f"gated-{name}")

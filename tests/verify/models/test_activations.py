@@ -2,17 +2,35 @@
 
 import pytest
 
-from depthwidth import layers
+from depthwidth import activation, layers
+from depthwidth.errors import InputError
 
 torch = pytest.importorskip("torch")
 
-from verify.models.activations import ACTIVATIONS  # noqa: E402
+from verify.models.activations import torch_function  # noqa: E402
+
+X = torch.linspace(-4, 4, 81, dtype=torch.float64)
 
 
-def test_activations_are_those_of_the_calculator():
-    from depthwidth import activation
+@pytest.mark.parametrize("name", list(layers.ACTIVATIONS))
+def test_the_torch_function_of_an_entry_is_its_expression(name):
+    expected = torch.as_tensor(activation(name)(X.numpy()))
+    torch.testing.assert_close(torch_function(name)(X), expected)
+    torch.testing.assert_close(torch_function(layers.ACTIVATIONS[name].expression)(X), expected)
 
-    x = torch.linspace(-4, 4, 81, dtype=torch.float64)
-    assert tuple(ACTIVATIONS) == layers.ACTIVATIONS
-    for name, f in ACTIVATIONS.items():
-        torch.testing.assert_close(f(x), torch.as_tensor(activation(name)(x.numpy())))
+
+TYPED = ["max(x, 0.1*x)", "min(x, 1) + abs(x)", "2^(-x)", "x*Phi(x) - sign(x)", "softplus(x)", "heaviside(x)"]
+
+
+@pytest.mark.parametrize("text", TYPED)
+def test_an_expression_becomes_a_torch_function(text):
+    torch.testing.assert_close(torch_function(text)(X), torch.as_tensor(activation(text)(X.numpy())))
+
+
+def test_a_function_that_torch_does_not_have_is_named():
+    layers.register_activation(layers.ActivationEntry("lost", "x", torch="torch.nn.functional.lost"))
+    try:
+        with pytest.raises(InputError, match=r"lost names the torch function 'torch.nn.functional.lost', which does not exist"):
+            torch_function("lost")
+    finally:
+        del layers.ACTIVATIONS["lost"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any, Unpack
+from typing import Unpack
 
 from ....architecture import Transformer
 from ....architecture.number_formats import number_format
@@ -16,7 +16,7 @@ from ....formulas.depth import (
     post_norm_log_variance,
 )
 from ....initialization import Recipe, recipe
-from ....layers import FeedForward, MixtureOfExperts
+from ....layers import Branch
 from ...propagation import PropagationOptions
 from ..base import OURS, TENFOLD, Check, Finding, Thresholds
 from ..network import Network, Setting
@@ -86,14 +86,13 @@ def gradient_spread(network: Network) -> Iterator[Finding]:
     yield Finding("gradient_spread", stack, deviation, SPREAD, sentence)
 
 
-def _matrix_moments(branch: Any) -> tuple[float, float]:
+def _matrix_moments(branch: Branch) -> tuple[float, float]:
     """mu_2 and omega of :func:`~depthwidth.formulas.depth.post_norm_log_drift` and its variance."""
-    if isinstance(branch, MixtureOfExperts):
-        branch = branch.expert  # as if one served every token
-    if not isinstance(branch, FeedForward):
+    part = branch.as_feed_forward  # of a mixture, as if one expert served every token
+    if part is None:
         return 3.0, 4.0
-    ratio = branch.hidden / branch.width
-    return feed_forward_matrix_moment(ratio), feed_forward_matrix_spread(ratio, _kurtosis(branch.activation, branch.gated))
+    ratio = part.hidden / part.width
+    return feed_forward_matrix_moment(ratio), feed_forward_matrix_spread(ratio, _kurtosis(part.activation, part.gated))
 
 
 @functools.lru_cache(maxsize=32)

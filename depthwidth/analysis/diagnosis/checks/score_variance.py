@@ -11,7 +11,6 @@ from ....architecture import Transformer
 from ....formulas.attention import score_variance as variance_within_row
 from ....formulas.saturation import condensation_point, condensed_length
 from ....initialization import Recipe
-from ....layers import Attention
 from ..base import Check, Finding, Remedy, Thresholds
 from ..network import Network
 
@@ -36,9 +35,9 @@ def worst_scores(network: Network) -> tuple[dict[str, Any], float, int] | None:
     worst = None
     run = network.setting.run
     for branch in network.branches:
-        attention = branch.residual.branch
+        attention = branch.residual.branch.as_attention
         row = network.at(f"{branch.stack}.block.{branch.layer}.{branch.name}.scores")
-        if row is None or not isinstance(attention, Attention):
+        if row is None or attention is None:
             continue
         sourced = branch.stack == "encoder" and network.setting.tree.kind == "encoder-decoder"
         n = run.memory if attention.cross or sourced else run.tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....layers import ALiBi
+from ....layers.positions import positions_as
 from ...design import Design
 from ..family import Choices, Family, Part, causal
 from ..fields import Fields
@@ -41,7 +42,7 @@ def _falcon_shape() -> Part:
             "multi_query": one,
             "parallel_attn": design.parallel,
             "num_ln_in_parallel_attn": 1 if design.shared_norm or not design.parallel else 2,
-            "alibi": design.positions == "alibi" or hasattr(design.positions, "slopes"),
+            "alibi": design.positions == "alibi" or positions_as(ALiBi, design.positions) is not None,
             **rope().write(design),
         }
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ....layers import Rotary
+from ....layers.positions import positions_as
 from ...design import Design
 from ..family import Choices, Family, Part, causal, without
 from ..fields import Fields
-from ..parts import query_scale, rope, rope_table, rotary_of, scaled_embedding, windows
+from ..parts import query_scale, rope, rope_table, scaled_embedding, windows
 from ..weights import WeightNames
 from .llama import (
     ATTENTION_BIAS,
@@ -113,9 +114,10 @@ def _two_ropes() -> Part:
         return {**everywhere, "window_positions": local}
 
     def write(design: Design) -> dict[str, Any]:
-        rotary, local = rotary_of(design.positions), rotary_of(design.window_positions) or Rotary()
+        rotary = positions_as(Rotary, design.positions)
         if rotary is None:
             return {}
+        local = positions_as(Rotary, design.window_positions) or Rotary()
         bases = {"full_attention": rotary.base, "sliding_attention": local.base}
         return {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}}
 

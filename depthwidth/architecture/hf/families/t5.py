@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ....layers import RelativeBias
+from ....layers.positions import positions_as
 from ...design import Design
 from ..family import Choices, Family, Part
 from ..fields import Fields
@@ -30,10 +31,10 @@ def _t5_stacks() -> Part:
     def write(design: Design) -> dict[str, Any]:
         encoder = design.encoder_depth or design.depth
         config: dict[str, Any] = {"num_layers": encoder, "num_decoder_layers": design.depth}
-        bias: Any = design.positions
-        if hasattr(bias, "buckets"):
-            config["relative_attention_num_buckets"] = bias.buckets
-            config["relative_attention_max_distance"] = bias.max_distance
+        table = positions_as(RelativeBias, design.positions)
+        if table is not None:
+            config["relative_attention_num_buckets"] = table.buckets
+            config["relative_attention_max_distance"] = table.max_distance
         return config
 
     return Part(read, write)

@@ -1,0 +1,151 @@
+"""The activations known by name, one entry each: the function, its torch form and the names that others have for it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..checks import check_choice
+from ..errors import InputError, shown
+from ..plugins import plugins
+
+
+@dataclass(frozen=True)
+class ActivationEntry:
+    """One activation.
+
+    Parameters
+    ----------
+    name : an identifier, as in ``FeedForward(activation="silu")``.
+    expression : the function of x, in the grammar of :func:`depthwidth.numerics.expressions.parse`; its derivative, kinks and
+        Gaussian moments follow from it. Moments with formulas of this name in :mod:`depthwidth.formulas.gaussian` are closed
+        forms.
+    torch : a dotted name (``torch.nn.functional.silu``), or a function of the module torch that returns the torch function; by
+        default that is made from the expression.
+    spellings : names in Hugging Face configurations; the first is the one that is written. Without any, no configuration can
+        express the activation.
+    aliases : further names that :func:`~depthwidth.layers.activations.activation` understands.
+    """
+
+    name: str
+    expression: str
+    torch: str | Callable[[Any], Any] | None = None
+    spellings: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+
+ACTIVATIONS: dict[str, ActivationEntry] = {}
+"""Every activation by name. Phi is the standard normal distribution function."""
+
+
+def register_activation(entry: ActivationEntry) -> ActivationEntry:
+    """Make an activation known by name to every part of the library; a later registration replaces an earlier one.
+
+    Raises
+    ------
+    InputError
+        if the name is no identifier, or the expression cannot be read.
+
+    Examples
+    --------
+    >>> star = register_activation(ActivationEntry("starlike", "0.8*relu(x)^2 - 0.4"))
+    >>> from depthwidth.layers import FeedForward
+    >>> FeedForward(64, 256, "starlike").activation
+    'starlike'
+    """
+    from ..numerics.expressions import parse
+
+    if not isinstance(entry, ActivationEntry):
+        raise InputError(f"register_activation: {shown(entry)} is not an ActivationEntry")
+    if not entry.name.isidentifier() or entry.name == "x":
+        raise InputError(f"register_activation: {shown(entry.name)} is not a name")
+    parse(entry.expression)
+    ACTIVATIONS[entry.name] = entry
+    return entry
+
+
+for _entry in (
+    ActivationEntry("relu", "relu(x)", "torch.nn.functional.relu", ("relu",)),
+    ActivationEntry("gelu", "x*Phi(x)", "torch.nn.functional.gelu", ("gelu", "gelu_python"), ("gelu_erf",)),
+    ActivationEntry(
+        "gelu_tanh",
+        "x*(1 + tanh(sqrt(2/pi)*(x + 0.044715*x^3)))/2",
+        lambda torch: functools.partial(torch.nn.functional.gelu, approximate="tanh"),
+        ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_python_tanh", "gelu_accurate"),
+    ),
+    ActivationEntry(  # Hendrycks & Gimpel 2016, arXiv 1606.08415
+        "quick_gelu", "x*sigmoid(1.702*x)", lambda torch: lambda x: x * torch.sigmoid(1.702 * x), ("quick_gelu",)
+    ),
+    ActivationEntry("silu", "x*sigmoid(x)", "torch.nn.functional.silu", ("silu", "swish")),
+    ActivationEntry(
+        "relu2",
+        "relu(x)^2",
+        lambda torch: lambda x: torch.nn.functional.relu(x).square(),
+        ("relu2",),
+        ("squared_relu", "relu_squared"),
+    ),
+    ActivationEntry("tanh", "tanh(x)", "torch.tanh", ("tanh",)),
+    ActivationEntry("sigmoid", "sigmoid(x)", "torch.sigmoid", ("sigmoid",), ("logistic",)),
+    ActivationEntry("identity", "x", lambda torch: lambda x: x, ("linear",)),
+    ActivationEntry("leaky_relu", "relu(x) - 0.01*relu(-x)", "torch.nn.functional.leaky_relu"),
+    ActivationEntry("erf", "erf(x)", "torch.erf"),
+):
+    ACTIVATIONS[_entry.name] = _entry
+
+
+def activation_entry(name: str) -> ActivationEntry | None:
+    """The entry of this name or spelling or alias, of the library or of an installed plug-in; None if there is none."""
+    found = _named(name)
+    if found is None:
+        for _, entry in plugins("depthwidth.activations"):
+            if entry.name not in ACTIVATIONS:
+                register_activation(entry)
+        found = _named(name)
+    return found
+
+
+def _named(name: str) -> ActivationEntry | None:
+    if name in ACTIVATIONS:
+        return ACTIVATIONS[name]
+    return next((entry for entry in ACTIVATIONS.values() if name in (*entry.aliases, *entry.spellings)), None)
+
+
+def check_activation(owner: str, activation: str) -> None:
+    """Refuse what is neither the name of an activation nor an expression in x.
+
+    Raises
+    ------
+    InputError
+        with the nearest name, or the reason why the expression cannot be read.
+    """
+    if activation in ACTIVATIONS:
+        return
+    if isinstance(activation, str) and activation and not activation.isidentifier():
+        from ..numerics.expressions import parse
+
+        parse(activation)
+        return
+    found = activation_entry(activation) if isinstance(activation, str) else None
+    if found is None or found.name != activation:
+        check_choice(owner, tuple(ACTIVATIONS), activation=activation)
+
+
+def spellings() -> dict[str, str]:
+    """From each name in Hugging Face configurations to the activation that it means."""
+    return {spelling: name for name, entry in ACTIVATIONS.items() for spelling in entry.spellings}
+
+
+def spelling_of(activation: str) -> str:
+    """The name that Hugging Face configurations have for an activation.
+
+    Raises
+    ------
+    InputError
+        if they have none.
+    """
+    entry = ACTIVATIONS.get(activation)
+    if entry is None or not entry.spellings:
+        raise InputError(f"no configuration can express activation={shown(activation)}")
+    return entry.spellings[0]
