@@ -64,16 +64,17 @@ class Description:
 
     def shape(self) -> dict[str, Any]:
         """The dimensions; if blocks differ, those of the first block."""
-        tree, mixture = self.tree, self.tree.experts
+        tree, block = self.tree, self.tree.first_block
+        attention, feed_forward, mixture = block.as_attention, block.as_feed_forward, block.as_mixture
         return {
             "kind": tree.kind,
             "depth": tree.depth,
             "encoder_depth": tree.encoder.depth if tree.encoder is not None else None,
             "width": tree.width,
-            "heads": tree.heads,
-            "kv_heads": tree.kv_heads,
-            "head_dim": tree.head_dim,
-            "ffn": tree.ffn,
+            "heads": attention.heads if attention else None,
+            "kv_heads": attention.kv_heads if attention else None,
+            "head_dim": attention.head_dim if attention else None,
+            "ffn": feed_forward.hidden if feed_forward else None,
             "vocab": tree.vocab,
             "context": tree.context,
             "experts": mixture.experts if mixture else None,

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..formula import is_symbolic
 from ..layers import (
     Attention,
+    BlockLike,
     Child,
     FeedForward,
     Head,
@@ -196,6 +197,11 @@ class Transformer(Layer):
         return self.stack.width
 
     @property
+    def first_block(self) -> BlockLike:
+        """The first block of :attr:`stack`."""
+        return self.stack.repeats[0].block
+
+    @property
     def attention(self) -> Attention:
         """Self-attention of the first block."""
         return cast("Attention", self._of_first_block("as_attention", "softmax attention"))
@@ -208,10 +214,10 @@ class Transformer(Layer):
     @property
     def experts(self) -> MixtureOfExperts | None:
         """The mixture of experts of the first block, if it has one."""
-        return cast("MixtureOfExperts | None", self.stack.repeats[0].block.as_mixture)
+        return cast("MixtureOfExperts | None", self.first_block.as_mixture)
 
     def _of_first_block(self, name: str, words: str) -> Any:
-        block = self.stack.repeats[0].block
+        block = self.first_block
         found = getattr(block, name)
         if found is None:
             inside = ", ".join(type(residual.branch).__name__ for _, residual in block.branches) or "no residual branches"

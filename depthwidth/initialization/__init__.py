@@ -16,12 +16,14 @@ from .activation_moment import activation_second_moment
 from .deepscale import deepscale_scales, embedding_correlation
 from .draft import Choice, Draft, Scheme, TensorRule, scheme
 from .recipes import Mean, PerBlock, Recipe, ResidualScale, TensorInit, at_block
-from .registry import recipe, scheme_options, schemes
+from .registry import recipe, register_scheme, scheme_options, schemes
 from .shipped import shipped_options
-from .tensors import TABLES, Weight, parameters, stacks, weights
+from .tensor_rules import stated_choice
+from .tensors import TABLES, Weight, parameters, site_of, stacks, weights
 
 __all__ = [
     "TABLES", "Choice", "Draft", "Mean", "PerBlock", "Recipe", "ResidualScale", "Scheme", "TensorInit", "TensorRule", "Weight",
-    "activation_second_moment", "at_block", "deepscale_scales", "embedding_correlation", "parameters", "recipe", "scheme",
-    "scheme_options", "schemes", "shipped_options", "stacks", "weights",
+    "activation_second_moment", "at_block", "deepscale_scales", "embedding_correlation", "parameters", "recipe",
+    "register_scheme", "scheme",
+    "scheme_options", "schemes", "shipped_options", "site_of", "stacks", "stated_choice", "weights",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 from ..architecture import Transformer
 from ..errors import InputError, nearest, shown
 from ..formula import is_symbolic
+from ..plugins import plugins
 from .admin import admin
 from .deepnorm import deepnorm
 from .deepscale import deepscale
@@ -22,7 +23,7 @@ from .unit_scaling import unit_scaling
 from .width_transfer import completep, depth_mup, mup
 from .zero_branch import rezero, skipinit
 
-_SCHEMES = {
+_SCHEMES: dict[str, Scheme] = {
     one.name: one
     for one in (
         shipped, normal, gpt2, xavier, kaiming, t_fixup, deepnorm, admin, ds_init, rezero, skipinit, layernorm_scaling, mup,
@@ -33,11 +34,12 @@ _SCHEMES = {
 
 
 def schemes() -> list[str]:
-    """The schemes that :func:`recipe` knows.
+    """The schemes that :func:`recipe` knows, those of installed plug-ins last.
 
     >>> "deepscale" in schemes()
     True
     """
+    _add_plugins()
     return list(_SCHEMES)
 
 
@@ -50,7 +52,29 @@ def scheme_options(scheme: str) -> dict[str, Any]:
     return _known(scheme).options
 
 
+def register_scheme(scheme: Scheme) -> Scheme:
+    """Make a scheme known by name; a later registration replaces an earlier one.
+
+    Raises
+    ------
+    InputError
+        if it is no :class:`Scheme`, as the decorator :func:`~depthwidth.initialization.scheme` makes them.
+    """
+    if not isinstance(scheme, Scheme):
+        raise InputError(f"register_scheme: {shown(scheme)} is not a Scheme; decorate its function with @scheme")
+    _SCHEMES[scheme.name] = scheme
+    return scheme
+
+
+def _add_plugins() -> None:
+    for _, one in plugins("depthwidth.schemes"):
+        if one.name not in _SCHEMES:
+            register_scheme(one)
+
+
 def _known(scheme: str) -> Scheme:
+    if isinstance(scheme, str) and scheme not in _SCHEMES:
+        _add_plugins()
     if not isinstance(scheme, str) or scheme not in _SCHEMES:
         hint = nearest(scheme, _SCHEMES) if isinstance(scheme, str) else ""
         raise InputError(f"there is no scheme {shown(scheme)}{hint}; known are {', '.join(_SCHEMES)}")

@@ -21,9 +21,9 @@ from .tensors import Weight
 )
 def shipped(tree: Transformer, family: str | None = None, initializer_range: float | None = None) -> Draft:
     """By default the family whose architecture is nearest, and its own standard deviation."""
-    from ..architecture.hf import FAMILIES
+    from ..architecture.hf import FAMILIES, find_family
 
-    if family is not None and family not in FAMILIES:
+    if family is not None and (not isinstance(family, str) or find_family(family) is None):
         raise InputError(f"shipped: there is no family {shown(family)}{nearest(str(family), FAMILIES)}")
     name = _family_like(tree) if family is None else family
     default = {"starcoder2": 0.018042, "t5": 1.0}.get(name, 0.02)

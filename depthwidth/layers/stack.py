@@ -71,6 +71,15 @@ class Stack(Layer):
         if not self.repeats:
             raise InputError("Stack: it has no blocks; the depth is at least 1")
 
+        streams = {repeat.block.streams for repeat in self.repeats}
+        if len(streams) > 1:
+            raise InputError(f"Stack: its blocks keep different numbers of streams ({', '.join(map(str, sorted(streams)))})")
+
+    @property
+    def streams(self) -> int:
+        """Copies of the residual stream that its blocks keep."""
+        return self.repeats[0].block.streams
+
     @property
     def depth(self) -> int:
         """Number of blocks."""

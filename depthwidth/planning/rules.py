@@ -18,6 +18,7 @@ from ..formula import Formula, Kind
 from ..formulas import rules as laws
 from ..formulas import shape_penalty
 from ..numerics.roots import false_position
+from ..plugins import plugins
 from .policy import DEFAULT_IMAGE_RULE, DEFAULT_RULE
 
 Curve = Callable[[float], tuple[float, float]]
@@ -87,7 +88,7 @@ def meet(curve: Curve, quantity: Quantity, amount: float) -> tuple[float, float]
 
 def rules(images: bool = False) -> dict[str, Rule]:
     """The rules for text, or for images, by name."""
-    return {rule.name: rule for rule in _RULES if rule.images == images}
+    return {rule.name: rule for rule in _known().values() if rule.images == images}
 
 
 def default_rule(images: bool = False) -> Rule:
@@ -103,10 +104,40 @@ def find_rule(name: str) -> Rule:
     InputError
         if there is none.
     """
-    known = {rule.name: rule for rule in _RULES}
+    if name not in _known():
+        add_plugins()
+    known = _known()
     if name not in known:
         raise InputError(f"there is no rule {shown(name)}{nearest(str(name), known)}; known are {', '.join(known)}")
     return known[name]
+
+
+def register_rule(rule: Rule) -> Rule:
+    """Make a rule known by name; a later registration replaces an earlier one. Every plan then compares it with the others.
+
+    Raises
+    ------
+    InputError
+        if it is no :class:`Rule`.
+    """
+    if not isinstance(rule, Rule):
+        raise InputError(f"register_rule: {shown(rule)} is not a Rule")
+    _ADDED[rule.name] = rule
+    return rule
+
+
+def add_plugins() -> None:
+    """Register the rules of installed plug-ins."""
+    for _, rule in plugins("depthwidth.rules"):
+        register_rule(rule)
+
+
+def _known() -> dict[str, Rule]:
+    return {rule.name: rule for rule in _RULES} | _ADDED
+
+
+_ADDED: dict[str, Rule] = {}
+"""Rules that were registered."""
 
 
 def _by_depth(width: Formula, **coefficients: float) -> Curve:

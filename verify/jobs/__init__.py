@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from depthwidth.errors import InputError, nearest, shown
+from depthwidth.plugins import plugins
 
 from .base import OUTCOMES as OUTCOMES
 from .base import SIZES as SIZES
@@ -84,14 +85,16 @@ def _load(path: Path) -> ModuleType:
 
 
 def jobs() -> dict[str, Job]:
-    """All jobs by name: those of this folder, and those of the folder that ``DEPTHWIDTH_JOBS`` names.
+    """All jobs by name: those of this folder, of the folder that ``DEPTHWIDTH_JOBS`` names, and of installed plug-ins.
 
     Raises
     ------
     InputError
         if a file there is no job, or two jobs have one name.
     """
-    return _jobs(os.environ.get(JOBS_VARIABLE, ""))
+    found = _jobs(os.environ.get(JOBS_VARIABLE, ""))
+    added = {job.name: job for _, job in plugins("depthwidth.jobs") if isinstance(job, Job)}
+    return dict(sorted((added | found).items()))
 
 
 def find_job(name: str) -> Job:
@@ -102,7 +105,9 @@ def find_job(name: str) -> Job:
     InputError
         if there is none.
     """
-    known = jobs()
+    known = _jobs(os.environ.get(JOBS_VARIABLE, ""))
+    if name not in known:
+        known = jobs()
     if name not in known:
         raise InputError(f"there is no job {shown(name)}{nearest(name, known)}; there are {', '.join(known)}")
     return known[name]

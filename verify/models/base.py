@@ -32,6 +32,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from depthwidth import layers
 from depthwidth.errors import InputError
+from depthwidth.plugins import plugins
 
 Maker = Callable[[Any], nn.Module]
 M = TypeVar("M", bound=Maker)
@@ -61,11 +62,19 @@ def module(layer: layers.Layer) -> nn.Module:
     InputError
         if no module is registered for the component or a class it inherits from.
     """
-    for kind in type(layer).__mro__:
-        if kind in _MAKERS:
-            return _MAKERS[kind](layer)
+    maker = _maker(layer)
+    if maker is None:
+        for _ in plugins("depthwidth.components"):
+            pass  # a package registers its modules when it is imported
+        maker = _maker(layer)
+    if maker is not None:
+        return maker(layer)
     name = type(layer).__name__
     raise InputError(f"{name} has no torch module: decorate one with @verify.models.base.builds({name})")
+
+
+def _maker(layer: layers.Layer) -> Maker | None:
+    return next((_MAKERS[kind] for kind in type(layer).__mro__ if kind in _MAKERS), None)
 
 
 def optional(layer: layers.Layer | None) -> nn.Module | None:

@@ -20,6 +20,7 @@ class Stack(nn.Module):
 
     def __init__(self, layer: layers.Stack) -> None:
         super().__init__()
+        self.streams = layer.streams
         self.position = optional(layer.position)
         if self.position is not None:
             self.position.causal = layer.causal

@@ -163,11 +163,14 @@ class Network:
         found: dict[str, list[Size]] = {"activations": [], "scores": [], "logits": [], "gradients": []}
         run, tree = self.setting.run, self.setting.tree
         unit = self.loss_gradient / math.sqrt(float(self.setting.given.get("gradient", (1.0, 0.0))[0]))
-        heads = max(1, tree.heads) if isinstance(tree.heads, int) else 1
+        block = tree.first_block
+        attention, feed_forward = block.as_attention, block.as_feed_forward
+        heads = max(1, attention.heads) if attention is not None and isinstance(attention.heads, int) else 1
+        hidden = tree.width if feed_forward is None else feed_forward.hidden
         longest = max(run.tokens, run.memory or 0)
         features = {
-            "activations": tree.ffn,
-            "gradients": tree.ffn,
+            "activations": hidden,
+            "gradients": hidden,
             "scores": heads * longest,
             "logits": max(2, tree.vocab),
         }

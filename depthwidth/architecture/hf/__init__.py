@@ -11,23 +11,53 @@ from os import PathLike
 from typing import Any
 
 from ...errors import InputError, nearest
+from ...plugins import plugins
 from ..design import Design
 from ..transformer import Transformer
 from .families import FAMILIES
+from .family import Family
 from .fields import brief
 from .files import read_json
 from .writing import as_config
 
-__all__ = ["FAMILIES", "families", "read_config", "read_design", "read_json", "write_config"]
+__all__ = ["FAMILIES", "families", "find_family", "read_config", "read_design", "read_json", "register_family", "write_config"]
 
 
 def families() -> list[str]:
-    """The model types that can be read and written.
+    """The model types that can be read and written, those of installed plug-ins included.
 
     >>> "llama" in families()
     True
     """
+    _add_plugins()
     return sorted(FAMILIES)
+
+
+def register_family(family: Family) -> Family:
+    """Make a family known by its model type; a later registration replaces an earlier one.
+
+    Raises
+    ------
+    InputError
+        if it is no :class:`~depthwidth.architecture.hf.family.Family`.
+    """
+    if not isinstance(family, Family):
+        raise InputError(f"register_family: {brief(family)} is not a Family")
+    FAMILIES[family.model_type] = family
+    return family
+
+
+def find_family(model_type: str) -> Family | None:
+    """The family of this model type, of the library or of an installed plug-in; None if there is none."""
+    if model_type not in FAMILIES:
+        _add_plugins()
+    return FAMILIES.get(model_type)
+
+
+def _add_plugins() -> None:
+    for _, family in plugins("depthwidth.families"):
+        if getattr(family, "model_type", None) not in FAMILIES:
+            register_family(family)
 
 
 def read_design(config: Mapping[str, Any] | str | PathLike[str]) -> Design:
@@ -46,13 +76,14 @@ def read_design(config: Mapping[str, Any] | str | PathLike[str]) -> Design:
     if not isinstance(config, Mapping):
         config = read_json(config)
     model_type = config.get("model_type")
-    known = f"known are {', '.join(families())}"
-    if model_type is None:
-        raise InputError(f"config: model_type is missing; {known}")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
+    family = find_family(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        known = f"known are {', '.join(families())}"
+        if model_type is None:
+            raise InputError(f"config: model_type is missing; {known}")
         hint = nearest(model_type, FAMILIES) if isinstance(model_type, str) else ""
         raise InputError(f"config: model_type={brief(model_type)} is not a family this can read{hint}; {known}")
-    return FAMILIES[model_type].design(config)
+    return family.design(config)
 
 
 def read_config(config: Mapping[str, Any] | str | PathLike[str]) -> Transformer:
@@ -85,7 +116,8 @@ def write_config(tree: Transformer, family: str) -> dict[str, Any]:
     Traceback (most recent call last):
     depthwidth.errors.InputError: llama cannot express stem.positions=LearnedPositions, which it would read back as None
     """
-    if not isinstance(family, str) or family not in FAMILIES:
+    found = find_family(family) if isinstance(family, str) else None
+    if found is None:
         hint = nearest(family, FAMILIES) if isinstance(family, str) else ""
         raise InputError(f"there is no family {brief(family)}{hint}; known are {', '.join(families())}")
-    return as_config(tree, FAMILIES[family])
+    return as_config(tree, found)

@@ -1,0 +1,138 @@
+"""An installed package adds components, rules, schemes, families, jobs and activations by entry points."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from depthwidth import plugins
+from depthwidth.errors import InputError
+
+pytest.importorskip("torch")
+
+ROOT = Path(__file__).parents[1]
+ENTRY_POINTS = """\
+[depthwidth.components]
+gated_mean = third_party:GatedMean
+[depthwidth.rules]
+square = third_party:square
+[depthwidth.schemes]
+thirds = third_party:thirds
+[depthwidth.families]
+tinylm = third_party:tinylm
+[depthwidth.jobs]
+claim = third_party:JOB
+[depthwidth.activations]
+sharp = third_party:sharp
+"""
+METADATA = "Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n"
+WHEEL = "Wheel-Version: 1.0\nGenerator: by hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder with the third-party package, installed from a wheel."""
+    folder = tmp_path_factory.mktemp("plugin")
+    files = {
+        "third_party.py": (ROOT / "tests/outsider/third_party.py").read_text(encoding="utf-8"),
+        "third_party-1.0.dist-info/METADATA": METADATA,
+        "third_party-1.0.dist-info/WHEEL": WHEEL,
+        "third_party-1.0.dist-info/entry_points.txt": ENTRY_POINTS,
+    }
+    wheel = folder / "third_party-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+        record = "".join(f"{name},,\n" for name in (*files, "third_party-1.0.dist-info/RECORD"))
+        archive.writestr("third_party-1.0.dist-info/RECORD", record)
+    target = folder / "site"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(target), str(wheel)]
+    subprocess.run(pip, check=True, capture_output=True)  # noqa: S603
+    return target
+
+
+@pytest.fixture(scope="module")
+def run(installed):
+    """Run Python with the package on its path, and give back what it prints."""
+
+    def run(*arguments):
+        path = os.pathsep.join([str(installed), str(ROOT)])
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, *arguments], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, cwd=installed
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_a_component_is_counted_and_built(run):
+    source = """
+from dataclasses import replace
+from third_party import GatedMean
+from depthwidth import Transformer
+from depthwidth.layers import Repeat, Stack
+from verify import build
+tree = Transformer(2, 64, 4, kind="encoder", vocab=50, context=8)
+block = tree.encoder.repeats[0].block
+block = block.replace(attention=replace(block.attention, branch=GatedMean(64, 128)))
+tree = tree.replace(encoder=replace(tree.encoder, repeats=(Repeat(block, 2),)))
+print(tree.parameters == sum(p.numel() for p in build(tree).parameters()))
+"""
+    assert run("-c", source).strip() == "True"
+
+
+def test_a_rule_decides_a_plan(run):
+    plan = json.loads(run("-m", "depthwidth", "plan", "350M", "--rule", "square", "--json"))
+    assert plan["rule"] == "square"
+    assert "square" in plan["rules"]
+    assert "square" not in run("-m", "depthwidth", "plan", "350M", "--json"), "a plan by a known rule loads no plug-in"
+
+
+def test_a_family_is_described_under_a_scheme(run, tmp_path):
+    config = {"model_type": "tinylm", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_act": "silu"}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config | {"hidden_act": "sharp_swish", "vocab_size": 100, "intermediate_size": 128}))
+    described = json.loads(run("-m", "depthwidth", "describe", str(path), "--json"))
+    assert (described["depth"], described["width"], described["vocab"]) == (2, 64, 100)
+    rows = json.loads(run("-m", "depthwidth", "init", str(path), "--scheme", "thirds", "--json"))
+    reasons = {row["parameter"]: row["reason"] for row in rows}
+    assert reasons["decoder.block.0.attention.query.weight"] == "a share of 1/sqrt(fan-in)"
+    assert "thirds" in run("-m", "depthwidth", "init")
+
+
+def test_a_job_is_listed(run):
+    assert "outsider-claim" in run("-m", "depthwidth", "verify", "list")
+
+
+def test_nothing_is_loaded_for_what_is_known(run):
+    source = """
+import sys, depthwidth
+
+from depthwidth.initialization import recipe
+depthwidth.plan("1T")
+tree = depthwidth.Transformer(2, 64, 4)
+recipe(tree, "gpt2")
+depthwidth.Transformer.from_config({"model_type": "gpt2"})
+depthwidth.activation("gelu_new")
+print("third_party" in sys.modules, "importlib.metadata" in sys.modules)
+"""
+    assert run("-c", source).split() == ["False", "False"]
+
+
+def test_a_plugin_that_cannot_be_loaded_is_named(monkeypatch):
+    from importlib.metadata import EntryPoint, EntryPoints
+
+    broken = EntryPoint("broken", "no_such_package:thing", "depthwidth.rules")
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **given: EntryPoints([broken]).select(**given))
+    plugins._found.cache_clear()
+    try:
+        with pytest.raises(InputError, match=r"the plug-in broken .* cannot be loaded: ModuleNotFoundError") as refused:
+            list(plugins.plugins("depthwidth.rules"))
+        assert "\n" not in str(refused.value)
+    finally:
+        plugins._found.cache_clear()
