@@ -54,6 +54,7 @@ def register_activation(entry: ActivationEntry) -> ActivationEntry:
     >>> from depthwidth.layers import FeedForward
     >>> FeedForward(64, 256, "starlike").activation
     'starlike'
+    >>> del ACTIVATIONS["starlike"]
     """
     from ..numerics.expressions import parse
 

@@ -117,9 +117,9 @@ class Tensor(_Fields):
     --------
     >>> Tensor((64, 4), "kernel", fan_in=4, fan_out=4).start
     Draw()
-    >>> Tensor((2, 2), "mixer", start=IDENTITY)
+    >>> Tensor((2, 2), "mixin", start=IDENTITY)
     Traceback (most recent call last):
-    depthwidth.errors.InputError: Tensor: there is no kind of tensor 'mixer' (did you mean 'mixing'?)
+    depthwidth.errors.InputError: Tensor: there is no kind of tensor 'mixin' (did you mean 'mixing'?)
     """
 
     __slots__ = ()
