@@ -288,20 +288,19 @@ def _released_spread(r: float) -> tuple[float, float]:
 
 def _kernel(name: str, gated: bool) -> Callable[[float], float]:
     """E f(x) f(y) / E f^2 at unit variance, as a function of the correlation; for a gated unit times the correlation."""
-    if name == "relu":
-        pair = _relu_kernel
-    else:
-        import numpy as np
-
-        from ..layers.activations import activation
-
-        grid = np.linspace(0.0, 1.0, 257)
-        values = np.asarray(activation(name).pair_moment(1.0, grid)) / activation_second_moment(name)
-
-        def pair(r: float) -> float:
-            return float(np.interp(r, grid, values))
-
+    pair = _relu_kernel if name == "relu" else _tabulated_kernel(name)
     return (lambda r: r * pair(r)) if gated else pair
+
+
+@functools.lru_cache(maxsize=64)
+def _tabulated_kernel(name: str) -> Callable[[float], float]:
+    import numpy as np
+
+    from ..layers.activations import activation
+
+    grid = np.linspace(0.0, 1.0, 257)
+    values = np.asarray(activation(name).pair_moment(1.0, grid)) / activation_second_moment(name)
+    return lambda r: float(np.interp(r, grid, values))
 
 
 def _relu_kernel(r: float) -> float:

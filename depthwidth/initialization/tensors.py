@@ -6,7 +6,8 @@ path without it, ``decoder.block.attention.query.weight``, and stands for the te
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ..architecture import Transformer
@@ -75,45 +76,50 @@ TABLES = tuple(kind.name for kind in KINDS.values() if kind.group == "table")
 
 def weights(tree: Transformer) -> Iterator[Weight]:
     """The tensors of a tree, those of equal blocks once, in the order a signal meets them."""
-    stacks = tree.stacks
+    found: list[Weight] = []
     for child in tree.children():
-        if child.name not in stacks:
-            yield from _inside(child, child.name)
+        name, stack = child.name, tree.stacks.get(child.name)
+        if stack is None:
+            _collect(found, child, name)
             continue
-        name, stack = child.name, stacks[child.name]
         before, after = stack.around
         for part in before:
-            yield from _inside(part, f"{name}.{part.name}")
+            _collect(found, part, f"{name}.{part.name}")
         places: dict[BlockLike, list[int]] = {}
         for index, block in enumerate(stack.blocks()):
             places.setdefault(block, []).append(index)
         for block, indices in places.items():
-            yield from _in_block(block, name, tuple(indices))
+            branches = {f"{name}.block.{branch}": branch for branch, _ in block.branches}
+            _collect(found, Child("block", block), f"{name}.block", stack=name, blocks=tuple(indices), branches=branches)
         for part in after:
-            yield from _inside(part, f"{name}.{part.name}")
+            _collect(found, part, f"{name}.{part.name}")
+    return iter(found)
 
 
-def _in_block(block: BlockLike, stack: str, blocks: tuple[int, ...]) -> Iterator[Weight]:
-    role = f"{stack}.block"
-    branches = [(f"{role}.{name}.", name) for name, _ in block.branches]
-    for weight in _inside(Child("block", block), role):
-        branch = next((name for start, name in branches if weight.role.startswith(start)), "")
-        yield weight._replace(branch=branch, stack=stack, blocks=blocks)
-
-
-def _inside(child: Child, role: str, copies: int = 1, owners: tuple[Layer, ...] = ()) -> Iterator[Weight]:
-    """The weights of a part and of everything in it."""
+def _collect(
+    found: list[Weight],
+    child: Child,
+    role: str,
+    copies: int = 1,
+    owners: tuple[Layer, ...] = (),
+    branch: str = "",
+    stack: str = "",
+    blocks: tuple[int, ...] = (0,),
+    branches: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Add the weights of a part and of everything in it; `branches` maps the roles of a block's residual branches to names."""
     layer = child.layer
     if layer.owner:
         owners = (*owners, layer)
+    branch = branch or branches.get(role, "")
     for name, tensor in layer.tensors().items():
         if child.kind and KINDS[tensor.kind].generic:
             tensor = tensor._replace(kind=child.kind)
         shape = (copies, *tensor.shape) if copies > 1 else tensor.shape
-        yield Weight(f"{role}.{name}", tensor, shape, layer, owners, child.reads, "", "", (0,))
+        found.append(Weight(f"{role}.{name}", tensor, shape, layer, owners, child.reads, branch, stack, blocks))
     for part in layer.children():
         inner = f"{role}.{part.name}" if part.name else role
-        yield from _inside(part, inner, copies * part.copies, owners)
+        _collect(found, part, inner, copies * part.copies, owners, branch, stack, blocks, branches)
 
 
 def parameters(tree: Transformer) -> Iterator[tuple[str, str, int | None, Shape]]:

@@ -41,12 +41,12 @@ ACTIVATIONS: dict[str, ActivationEntry] = {}
 
 
 def register_activation(entry: ActivationEntry) -> ActivationEntry:
-    """Make an activation known by name to every part of the library; a later registration replaces an earlier one.
+    """Make an activation known by name to every part of the library.
 
     Raises
     ------
     InputError
-        if the name is no identifier, or the expression cannot be read.
+        if the name is no identifier or belongs to another function, or the expression cannot be read.
 
     Examples
     --------
@@ -63,6 +63,9 @@ def register_activation(entry: ActivationEntry) -> ActivationEntry:
     if not entry.name.isidentifier() or entry.name == "x":
         raise InputError(f"register_activation: {shown(entry.name)} is not a name")
     parse(entry.expression)
+    taken = ACTIVATIONS.get(entry.name)
+    if taken is not None and taken.expression != entry.expression:  # tables of its moments are kept by name
+        raise InputError(f"register_activation: {entry.name} is the name of {taken.expression} already")
     ACTIVATIONS[entry.name] = entry
     return entry
 
