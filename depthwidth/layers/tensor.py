@@ -137,4 +137,4 @@ class Tensor(_Fields):
             raise InputError(f"Tensor: there is no kind of tensor {shown(kind)}{nearest(str(kind), KINDS)}")
         if fan_out is None:
             fan_out = shape[-1] if shape else 1
-        return super().__new__(cls, shape, kind, fan_in, fan_out, start, offset)
+        return tuple.__new__(cls, (shape, kind, fan_in, fan_out, start, offset))
