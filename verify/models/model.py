@@ -122,8 +122,8 @@ class Model(nn.Module):
             place, _, tensor = name.rpartition(".")
             set_multiplier(self.get_submodule(place), tensor, multiplier)
         for name, stack in self.tree.stacks.items():
-            for index, block in enumerate(stack.blocks()):
-                for branch, _ in block.branches:
+            for index, layer in enumerate(stack.blocks()):
+                for branch, _ in layer.branches:
                     self._scale(f"{name}.block.{index}.{branch}", f"{name}.block.{branch}", index, recipe)
 
     def _scale(self, place: str, role: str, block: int, recipe: Recipe | None) -> None:

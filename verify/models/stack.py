@@ -26,7 +26,6 @@ class Stack(nn.Module):
             self.position.causal = layer.causal
         self.block = nn.ModuleList(module(block) for block in layer.blocks())
         self.norm = optional(layer.norm)
-        self.streams = layer.repeats[0].block.streams
 
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
         """The stream (batch, length, width) after the last block and norm; `memory` is another stack's output to attend to."""
