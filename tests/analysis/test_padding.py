@@ -114,8 +114,8 @@ def test_of_many_lengths_some_are_walked(monkeypatch):
     tree = small(depth=1, kind="encoder", context=64)
     lengths = [9, 10, 11, 12, 14, 15, 16, 17, 20, 22, 25, 30, 33, 36]
     walked = []
-    walk = padding._Walked.of
-    monkeypatch.setattr(padding._Walked, "of", lambda found: walked.append(len(found)) or walk(found))
+    walk = padding._Evaluated.of
+    monkeypatch.setattr(padding._Evaluated, "of", lambda found: walked.append(len(found)) or walk(found))
     some = propagate(tree, "xavier", lengths=lengths)
     monkeypatch.setattr(padding, "FEW_LENGTHS", len(lengths))
     every = propagate(tree, "xavier", lengths=lengths)
