@@ -39,19 +39,20 @@ Moments = tuple[Array, Array]
 _TINY = 1e-12
 _LEAST = 1e-150
 _STEP = 1 / 3
-"""Of log2(1 + s2): marginals are made at score variances so far apart. Twice as far, gradients at s2 = 2 come out 3 % lower."""
+"""Step of log2(1 + s2) between the score variances at which marginals are computed. Twice as large, it would make gradients at
+s2 = 2 come out 3 % lower."""
 _STEEPEST_LOG = 60.0
-_KNOTS = 1.2  # ratio of the distances at which sums over positions look at a function
+_KNOTS = 1.2  # ratio of successive distances at which sums over positions evaluate a function
 
 
 class BiasedAttention:
-    """Causal attention with penalties linear in distance: everything that does not depend on the signal, made once.
+    """Causal attention with penalties linear in distance; everything that does not depend on the signal is computed once.
 
     Parameters
     ----------
     positions : of queries and keys.
     slopes : of the heads, nats a position, each from 0 to 1.
-    window : how many latest positions a query may see; None for all.
+    window : number of latest positions that a query may see; None for all.
     head_dim : d_h; None for the limit of infinite heads.
     width : d, of the tokens; None for the limit of infinite width.
     dropout : p, of the probabilities. 0 <= p < 1.
@@ -136,7 +137,7 @@ class BiasedAttention:
 
 
 class Attended(NamedTuple):
-    """What attention passes on, for values of the source's own second moment; as :class:`.attention.Attended`."""
+    """Output and pullback of attention, for values with the second moment of the source; as :class:`.attention.Attended`."""
 
     second_moment: Array
     covariance: Array
@@ -183,7 +184,7 @@ class _Heads:
         self.x = x = sums.smooth(q, c)
         own, total = sums.win(q), self._mean(sums, x, q)
         apart = np.maximum(own - sums.self_of(total), 0.0) / sums.one_less
-        if apart.size > 1:  # nothing is known of, or depends on, what a single token does not share
+        if apart.size > 1:  # for a single token there is no part that tokens do not share
             apart[owner.lengths == 1] = apart[owner.lengths > 1][:1]
         self.s2 = s2 = gain * q * apart
         self.sums = sums
@@ -196,14 +197,14 @@ class _Heads:
             self.response = self.response * sums.ordered(one * two / pair, mean / single)
 
     def _mean(self, sums: Any, x: Array, q: Array) -> Array:
-        """Covariance on average over two windows; and what it is made of."""
+        """Covariance averaged over two windows, and its parts."""
         self.beyond = q - sums.ext(x)
         self.o = sums.over(x)
         self.full = sums.swap(sums.over(sums.swap(self.o)))
         return self.full + sums.common(self.beyond)
 
     def _rows(self, slope: float, s2: Array, apart: Array) -> None:
-        """Theta and what follows from it: for each row with itself exactly, then for two rows between."""
+        """Theta and its consequences: exact for each row with itself, interpolated for two different rows."""
         owner, sums = self.owner, self.sums
         table = owner.rows(slope, float(s2.max()))
 
@@ -316,7 +317,7 @@ class _Heads:
         self.second, self.response = second, response
 
     def pull(self, gq: Array, gc: Array) -> tuple[Moments, Moments]:
-        """The gradient in front, from the gradient behind."""
+        """The gradient at the input, from that at the output."""
         owner, sums = self.owner, self.sums
         g = sums.ordered(np.asarray(gc, dtype=float), np.asarray(gq, dtype=float))
         ask = self.gain * self.response * g
@@ -366,7 +367,7 @@ class _Dense:
         self.one_less = np.where(np.arange(n) > 0, 1 - np.diagonal(self.S), 1.0)
 
     def smooth(self, q: Array, c: Array) -> Array:
-        """A covariance off the diagonal, continued to it from the tokens beside."""
+        """A covariance off the diagonal, extrapolated to the diagonal from the neighbouring tokens."""
         x = np.array(c, dtype=float)
         beside = np.diagonal(x, 1)
         x[np.diag_indices_from(x)] = (np.append(beside, beside[-1]) + np.append(beside[0], beside)) / 2

@@ -45,22 +45,22 @@ Array = Any
 Moments = tuple[Array, Array]
 """q (n,) and c (n, n) at the nodes"""
 
-_NEGLIGIBLE = 3e-6  # of a table's coefficient
-_TOLERANCE = 1e-5  # of the power series, relative to its sum
+_NEGLIGIBLE = 3e-6  # coefficient of a table below which it is dropped
+_TOLERANCE = 1e-5  # remainder of the power series, relative to its sum
 _MOST_TERMS = 60
 _TINY = 1e-9
-_LEAST = 1e-150  # second moments of tokens that are 0
+_LEAST = 1e-150  # replaces a second moment of 0
 
 
 class Attended(NamedTuple):
-    """What attention passes on, for values of the source's own second moment."""
+    """Output and pullback of attention, for values with the second moment of the source."""
 
     second_moment: Array
     """of the output before its projection, per feature, at each node; (n,)"""
     covariance: Array
     """between two tokens of the output; (n, n)"""
     rows: RowResponse
-    """the softmax of each node's row: P, entropy and how it responds"""
+    """the softmax of each node's row: P, entropy and their derivatives"""
     score_variance: Array
     """of the scores in each node's row, about their common part, nats^2; (n,)"""
     pull: Callable[[Array, Array], tuple[Moments, Moments]]
@@ -69,7 +69,7 @@ class Attended(NamedTuple):
 
 
 class TokenAttention:
-    """Attention over one set of windows: everything that does not depend on the signal, made once.
+    """Attention over one set of windows; everything that does not depend on the signal is computed once.
 
     Parameters
     ----------
@@ -79,25 +79,26 @@ class TokenAttention:
     head_dim : d_h; None for the limit of infinite heads.
     width : d, of the tokens; None for the limit of infinite width.
     dropout : p, of the probabilities. 0 <= p < 1.
-    rotation : of rotary positions, the average cosine between keys so far apart; self-attention only. Scores of two keys then
-        share less than the values do. In two rows it also depends on how far the rows are apart, which is left out.
+    rotation : for rotary positions, the average cosine between two keys as a function of their distance; self-attention only.
+        The scores of two keys then share less than their values do. In two rows it also depends on the distance of the rows,
+        which is left out.
 
     Raises
     ------
     InputError
-        if dropout is out of range, or a causal mask is asked for between different positions.
+        if dropout is out of range, or a causal mask is given between different positions.
 
     Notes
     -----
-    Exact at infinite width, but for the tables (1e-3), for exchangeable tokens that attend to all or causally. Measured
-    against simulation of one layer, causal, 16 to 48 tokens, score variances 1 and 4: exchangeable tokens and what a causal
-    layer makes of them within the noise of 0.5 %; text of a Zipf vocabulary of 1000, half of each embedding the token's,
-    within 2 % forward and 1.5 % in the gradient's second moment; a vocabulary of 30 and nine tenths, 5 to 10 % and 4 %.
-    Tokens of unequal norm, which a norm in front of attention excludes, are rough: with squares spread by a sixth, the query
-    path is 7 % too high at score variance 1 and 40 % at 4.
+    Exact at infinite width, but for the tables (1e-3), for exchangeable tokens without a mask or under a causal one. Measured
+    against simulation of one causal layer, 16 to 48 tokens, score variances 1 and 4: exchangeable tokens, and the output of a
+    causal layer as input, within the noise of 0.5 %; text with a Zipf vocabulary of 1000, half of each embedding the token's,
+    within 2 % forward and 1.5 % in the gradient's second moment; with a vocabulary of 30 and nine tenths, 5 to 10 % and 4 %.
+    Tokens of unequal norm, which a norm before attention excludes, are less accurate: with squares spread by a sixth, the
+    query path is 7 % too high at score variance 1 and 40 % at 4.
 
-    Few nodes stand for all to 1e-3 under a causal mask. With a window shorter than the sequence take every position: few
-    nodes then give second moments to 0.5 % where the window is a quarter or more, but the gradient's covariance 10 % too low.
+    A few nodes are right to 1e-3 under a causal mask. With a window shorter than the sequence use every position: a few nodes
+    then give second moments to 0.5 % if the window is a quarter or more, but the gradient's covariance 10 % too low.
 
     A layer of ten nodes takes 0.25 ms, its pullback 0.07 ms; of 256 positions, 0.4 s and 0.1 s. One signal at a time.
 
@@ -134,7 +135,7 @@ class TokenAttention:
         self._place, self._along = place, place[rows, rows]
         self._tables: dict[int, _Tables] = {}
         self.turned: Array | None = None
-        """What rotations leave of the covariance of two different tokens' keys; (n, n)"""
+        """Factor of rotations on the covariance of two different tokens' keys; (n, n)"""
         if rotation is not None:
             apart = np.abs(asking.nodes[:, None] - asking.nodes)
             if not self.sums.dense:  # two tokens near one node are a third of the way to its neighbours apart
@@ -142,7 +143,7 @@ class TokenAttention:
             self.turned = rotation(apart)
 
     def square(self, flat: Array) -> Array:
-        """A symmetric matrix (..., n, n) of what is given for pairs of rows.
+        """A symmetric matrix (..., n, n) from values at pairs of rows.
 
         Its diagonal is that of two different rows; where every position is a node, of one row with itself.
         """
@@ -203,7 +204,7 @@ def token_attention(*arguments: Any, **options: Any) -> TokenAttention:
     return TokenAttention(*arguments, **options)
 
 
-# ---- integrals at the row lengths at hand ----
+# ---- integrals at the row lengths of the windows ----
 
 
 class _Tables:
@@ -216,7 +217,7 @@ class _Tables:
         self._first, self._second = first, second
         self._pairs: Array = None
         pairs = self.responses.pairs
-        self._kept = np.argwhere(np.abs(pairs).max((0, 3, 4)) > _NEGLIGIBLE).T  # high orders are mostly nothing
+        self._kept = np.argwhere(np.abs(pairs).max((0, 3, 4)) > _NEGLIGIBLE).T  # high orders are mostly negligible
         if not mask.dense:
             index = np.searchsorted(lengths, mask.lengths)
             self._rows = self.responses.row_table[:, :, index]
@@ -286,7 +287,7 @@ class _Layer:
         middle, reach = (low + high) / 2, (high - low) / 2
         x, xq = cs - middle, qs - middle
         own, apart, column, n = sums.uniform(x, xq)
-        if n[0] == 1 and n.size > 1:  # nothing is known of, or depends on, what a single token does not share
+        if n[0] == 1 and n.size > 1:  # for a single token there is no part that tokens do not share
             apart[n == 1] = apart[n > 1][:1]
         self.n, self.own = n, own + middle
         self.s2 = s2 = gain * q * apart
@@ -346,7 +347,7 @@ class _Layer:
         return Attended(self.covariance[owner.split :], owner.square(self.covariance), self.rows, self.s2, self.pull)
 
     def pull(self, gq: Array, gc: Array) -> tuple[Moments, Moments]:
-        """The gradient in front, from the gradient behind."""
+        """The gradient at the input, from that at the output."""
         owner, sums, split = self.owner, self.sums, self.owner.split
         g = np.asarray(gc, dtype=float)[owner.first, owner.second]
         g[split:] = gq

@@ -1,7 +1,7 @@
-r"""Which positions a signal is followed at, and what a token of each position may attend to.
+r"""The positions at which the moments of a signal are kept, and the windows that a token at each may attend to.
 
-A sequence has positions 1 ... L. A signal is kept at a few of them, the *nodes*: text at every one, exchangeable tokens under a
-causal mask at about a dozen, because what a mask makes of them is a smooth function of ln t. An interpolation matrix takes
+A sequence has positions 1 ... L. Moments are kept at a few of them, the *nodes*: for a text at every position, for exchangeable
+tokens under a causal mask at about a dozen, because their moments are smooth functions of ln t. An interpolation matrix maps
 values at the nodes to values at all positions, so that sums over positions become products with small matrices, made once.
 
 Derivation: docs/derivations/tokens.md, (T1) and (T2).
@@ -21,7 +21,7 @@ from ..numerics.interpolation import lagrange_weights, spline_values
 
 Array = Any
 
-_FIRST = 4  # positions from 1 on that are nodes themselves: there, a row more or less in the window changes most
+_FIRST = 4  # the first positions are all nodes: one key more or less matters most there
 _RATIO = 1.7
 
 
@@ -30,7 +30,7 @@ class Positions:
     """Nodes among the positions of a sequence.
 
     A moment of one token is an array q (n,) over the nodes. A moment of two different tokens is a symmetric array c (n, n):
-    c[a, a] is that of two different tokens near node a; where every position is a node it stands for no pair and is ignored.
+    c[a, a] is that of two different tokens near node a; if every position is a node, there is no such pair and it is ignored.
     """
 
     nodes: Array
@@ -42,7 +42,7 @@ class Positions:
 
     @classmethod
     def every(cls, length: int) -> Positions:
-        """All positions: text, where any two tokens may correlate as they like.
+        """All positions: for a text, in which any two tokens may have a correlation of their own.
 
         Examples
         --------
@@ -64,7 +64,7 @@ class Positions:
 
     @classmethod
     def one(cls, length: int) -> Positions:
-        """A single node: exchangeable tokens that all attend to all.
+        """A single node: for exchangeable tokens without a mask.
 
         Examples
         --------
@@ -84,11 +84,11 @@ class Positions:
         return int(self.nodes.size)
 
     def pairs(self, values: Array) -> tuple[Array, Array]:
-        """What is given at the nodes, shape (n,), at the first and at the second token of each pair; they broadcast."""
+        """Values at the nodes, shape (n,), as values at the first and at the second token of each pair; the two broadcast."""
         return values[:, None], values
 
     def swapped(self, values: Array) -> Array:
-        """What is given for pairs with their two tokens exchanged."""
+        """Values at pairs, with the two tokens of each pair exchanged."""
         return values.T
 
     @property
@@ -125,15 +125,15 @@ class Positions:
         return result
 
     def mean(self, values: Array) -> float:
-        """Average over positions of what is given at the nodes, shape (n,)."""
+        """Average over all positions of values at the nodes, shape (n,)."""
         return float(self._share @ np.asarray(values))
 
     def pair_mean(self, values: Array) -> float:
-        """Average over pairs of different positions of what is given at pairs of nodes, shape (n, n); 0 for one position."""
+        """Average over all pairs of different positions of values at pairs of nodes, shape (n, n); 0 for one position."""
         return float((self._pair_share * np.asarray(values)).sum())
 
     def alike(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
-        """The moments q and c at the nodes of a signal that is the same at every position."""
+        """The moments q and c at the nodes of a signal with the same moments at every position."""
         return np.full(self.count, float(second_moment)), np.full((self.count, self.count), float(covariance))
 
     def at_every(self, second_moment: Array, covariance: Array) -> tuple[Array, Array]:
@@ -148,19 +148,19 @@ class Positions:
 class Distances(Positions):
     """Nodes among the positions of a sequence, and from each node several distances back.
 
-    Where attention looks at what is near, two tokens correlate by their distance as much as by their place. A moment of two
-    different tokens is an array c (P,): the first of a pair is at a node, the second before it, at distances that are evenly
-    spaced in their logarithm. Functions of pairs are smooth in ln t and the logarithm of the distance.
+    If attention prefers near tokens, the correlation of two tokens depends on their distance as much as on their positions. A
+    moment of two different tokens is an array c (P,): the first of a pair is at a node, the second before it, at distances that
+    are evenly spaced in their logarithm. Functions of pairs are smooth in ln t and the logarithm of the distance.
     """
 
     late: Array
-    """Which node the first token of each pair is; (P,)"""
+    """Index of the node that is the first token of each pair; (P,)"""
     early: Array
     """Position of the second; (P,)"""
 
     @classmethod
     def back(cls, length: int) -> Distances:
-        """Nodes evenly spaced in ln t; the last few distances one by one, then spaced more and more widely, and the beginning.
+        """Nodes evenly spaced in ln t, with all short distances, then distances at growing steps, and the first positions.
 
         Examples
         --------
@@ -170,11 +170,11 @@ class Distances(Positions):
         return _distances(whole("Positions", "length", length))
 
     def pairs(self, values: Array) -> tuple[Array, Array]:
-        """What is given at the nodes, shape (n,), at the first and at the second token of each pair; (P,) both."""
+        """Values at the nodes, shape (n,), as values at the first and at the second token of each pair; (P,) both."""
         return values[self.late], self.weights[self.early - 1] @ values
 
     def swapped(self, values: Array) -> Array:
-        """The same: what depends on which of two tokens comes first is taken from the later one."""
+        """The values themselves: what depends on the order of a pair is taken from its later token."""
         return values
 
     @property
@@ -187,7 +187,7 @@ class Distances(Positions):
     def _pair_share(self) -> Array:
         result = np.zeros(self.late.size)
         position = np.arange(1, self.length + 1)
-        # The mean over what comes before a token is a constant and a term in 1/t, and what else there is smooth in ln t.
+        # The mean over the tokens before one is a constant, a term in 1/t and a remainder that is smooth in ln t.
         before = (position - 1) / max(1, (position - 1).sum())
         of_node = (before / position) @ self.weights * self.nodes
         of_node[-1] += before.sum() - of_node.sum()
@@ -200,13 +200,13 @@ class Distances(Positions):
         return result / result.sum()
 
     def alike(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
-        """The moments q and c of a signal that is the same at every position."""
+        """The moments q and c of a signal with the same moments at every position."""
         return np.full(self.count, float(second_moment)), np.full(self.late.size, float(covariance))
 
     def at_pairs(self, one: Array, other: Array) -> Array:
         """Interpolation to any pairs of positions: (points, P), rows sum to 1.
 
-        A token with itself is taken for two neighbours: what one has beyond that is no smooth function and kept apart.
+        A pair of a token with itself counts as two neighbours; the excess of its second moment is not smooth and kept apart.
         """
         later = np.maximum(np.maximum(one, other), 2)
         apart = np.maximum(np.abs(one - other), 1)
@@ -218,7 +218,7 @@ class Distances(Positions):
             row, column = np.nonzero(index == k)
             own = np.flatnonzero(self.late == node)
             t, far = float(self.nodes[node]), later[row].astype(float)
-            # Near tokens are compared at equal distance, far ones at equal place of the earlier.
+            # Near tokens are compared at equal distance, far ones at equal position of the earlier token.
             near = 2 * apart[row] <= far
             from_end = np.where(near, apart[row], np.maximum(far - apart[row], 1))
             from_end = 1 / np.maximum(1 / from_end - 2 / far + 2 / t, 1 / t)
@@ -229,7 +229,7 @@ class Distances(Positions):
 
 
 def _along(distance: Array, t: Any) -> Array:
-    """A variable in which functions of the distance are smooth near both the token at t and the first one."""
+    """A variable in which functions of the distance are smooth near both the token at t and the first token."""
     return np.log(distance / (t - distance))
 
 
@@ -239,7 +239,7 @@ def neighbor_weights(nodes: Array, at: Array) -> tuple[Array, Array]:
     Parameters
     ----------
     nodes : ascending, shape (n,).
-    at : where the values are wanted, shape (points,).
+    at : the points to interpolate to, shape (points,).
 
     Returns
     -------
