@@ -153,6 +153,7 @@ def test_the_second_number_of_a_draw(name, ratio, moment):
     assert layer.draw_spread(Signal(1.0, 0.3), start(Given(up_weight=1 / 16)))[1] == pytest.approx(moment, rel=0.01)
 
 
+@pytest.mark.slow
 def test_draws_of_attention_are_those_of_two_square_matrices(rng):
     layer = Attention(16, 2, 2, 8, 8, bias=False)
     omega, moment = layer.draw_spread(Signal(1.0, 0.3), start(Given()))
@@ -240,6 +241,7 @@ def test_a_shared_gate_is_a_quarter_of_the_shared_part():
             assert (gated - without) / (plain - without) == pytest.approx(exact, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_experts_and_their_router_by_simulation(rng):
     """Second moments and covariances forward and back of two tokens: each expert, the mixture, and the router's own path."""
     d, hidden, experts, top, draws, r = 16, 12, 4, 2, 8000, 0.5

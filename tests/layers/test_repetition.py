@@ -85,6 +85,7 @@ def test_how_a_deep_stack_is_sampled():
     assert len(SEEN) < depth / 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skip", [1.0, 0.97])
 def test_sampled_blocks_end_where_all_blocks_do(skip, monkeypatch):
     """The stream to 1e-5 of its size for each step, the gradient to 1e-3."""

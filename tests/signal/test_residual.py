@@ -40,6 +40,7 @@ def test_omega_is_the_relative_variance_of_the_branch_alone():
     assert (w * d / 0.3**2, u * d / (0.8 * 0.3)) == pytest.approx((omega, omega))
 
 
+@pytest.mark.slow
 def test_two_square_matrices_by_simulation(rng):
     """A fixed token, two Gaussian matrices: v within its standard error, and neither omega 3 nor a cross term of 3."""
     d, draws, a = 24, 12_000, 0.7
@@ -186,6 +187,7 @@ def test_a_gradient_comes_by_both_paths():
     assert add_gradient(Signal(2.0, 0.5), Signal(0.3, 0.1), 0.9) == pytest.approx((0.81 * 2 + 0.3, 0.81 * 0.5 + 0.1, None))
 
 
+@pytest.mark.slow
 def test_the_drift_of_a_post_norm_block_by_simulation(rng):
     """One token and a branch of two square matrices: mean and variance of the log gradient, and half of both at r = 1/2."""
     d, draws, a = 32, 12_000, 0.6
