@@ -200,7 +200,7 @@ class Attention(Branch):
         return y, lambda g: pull_mixed(pull_out(g))
 
     def _left_by_rotation(self, length: int) -> float:
-        """Share of the covariance of two keys' scores that is left, on average over the pairs that a query sees."""
+        """Factor of rotations on the covariance of two keys' scores, averaged over the pairs that a query sees."""
         if self.cross or self.position is None:
             return 1.0
         reach = length if self.window is None else min(length, self.window)
@@ -211,10 +211,7 @@ class Attention(Branch):
         return signal if norm is None else norm.moments(signal, site.at(name))[0]
 
     def _capped(self, scores: Number) -> Number:
-        """Variance of the scores behind the soft cap, and no more than what the integrals of a softmax reach.
-
-        There attention is all but one-hot; what of the gradient passes queries and keys is then too small.
-        """
+        """Variance of the scores after the soft cap, at most :data:`LARGEST_SCORES`."""
         if self.softcap is not None:
             from .activations import activation
 
@@ -222,9 +219,9 @@ class Attention(Branch):
         return min(scores, LARGEST_SCORES) if isinstance(scores, float) else scores.clip(None, LARGEST_SCORES)
 
     def _tokens(self, scores: Number, x: AnySignal, source: AnySignal, query: AnySignal, weight: Number, trace: Trace) -> Any:
-        """What the heads put out, position by position, and the map from its gradient to that of the tokens that ask.
+        """The heads' output, position by position, and the map from its gradient to that of the querying tokens.
 
-        In cross-attention also to that of the source, which is the second of the two.
+        In cross-attention the map also returns the source's gradient, as the second of two.
         """
         from ..signal.attention import token_attention
         from ..signal.positions import Positions
@@ -260,7 +257,7 @@ class Attention(Branch):
         return self._passed(moved, x, source, weight)
 
     def _slopes(self, x: TokenSignal) -> tuple[float, ...] | None:
-        """Of the penalties on the scores, where they count: one for each head, or a zero where only other blocks have some."""
+        """Slopes of the penalties on scores that are followed, one for each head; one zero if only other blocks have some."""
         from ..signal.positions import Distances
 
         if x.positions.length == 1:  # it sees itself alone, at no distance
@@ -270,7 +267,7 @@ class Attention(Branch):
         return (0.0,) if isinstance(x.positions, Distances) else None
 
     def _passed(self, moved: Any, x: AnySignal, source: AnySignal, weight: Number) -> Any:
-        """What the heads put out, from what attention passes on of values of the source's own size, and the way back."""
+        """The heads' output and its pullback, from those of attention for values with the second moment of the source."""
         value = _last(weight) / _last(source.second_moment)
         back_gain = value * self.heads * self.value_dim / self.width
 
@@ -283,7 +280,7 @@ class Attention(Branch):
         return x.of(value * moved.second_moment, value * moved.covariance), back
 
     def _exchangeable(self, scores: Number, x: Signal, source: Signal, query: Signal, weight: Number, trace: Trace) -> Any:
-        """What the heads put out, and the map from its gradient to that of the tokens that ask, as :meth:`_tokens`."""
+        """The heads' output and the map of its gradient, as :meth:`_tokens`, for exchangeable tokens."""
         parts = self._read_table(self._capped(scores), source, query, trace)
 
         def share(g: Signal, columns: Any, owner: Signal) -> Signal:
@@ -301,14 +298,14 @@ class Attention(Branch):
     def _read_table(self, scores: Number, source: Signal, query: Signal, trace: Trace) -> Any:
         """The layer's moments for exchangeable tokens of second moment 1 and values of gain 1.
 
-        Second moment and covariance of the output; then, of the input's gradient, what its second moment takes of the output
-        gradient's second moment and covariance, and its covariance likewise. In cross-attention these four are the asking
-        tokens', and four more are the source's.
+        First second moment and covariance of the output. Then the 2 by 2 matrix, row by row, from second moment and covariance
+        of the output's gradient to those of the input's. In cross-attention this is the gradient of the querying tokens, and a
+        second matrix gives that of the source.
         """
         rate = self.dropout if trace.dropout else 0.0
         moving = query.correlation if self.cross else source.correlation
         fixed = source.correlation if self.cross else 0.0
-        # Behind a norm, which leaves no spread, all tokens have one size in every draw.
+        # After a norm, which leaves no spread, all tokens have one size in every draw.
         equal = source.spread is None if trace.finite_width else None
         given = (self, fixed, rate, equal, trace.length, trace.source_length)
         family = trace.family(given, functools.partial(_exchangeable_table, *given), _SCORE_STEP)
@@ -320,8 +317,8 @@ class Attention(Branch):
     ) -> Any:
         """Rows of :meth:`_read_table` for correlations r of the tokens.
 
-        In cross-attention r is of the tokens that ask, `source` of those attended to. `equal` says whether all tokens are of
-        one size; None leaves finite width out.
+        In cross-attention r is the correlation of the querying tokens, `source` that of the tokens attended to. `equal` is True
+        if all tokens have one size; None leaves finite width out.
         """
         import numpy as np
 
@@ -368,7 +365,7 @@ class Attention(Branch):
         return np.stack([np.broadcast_to(column, r.shape) for column in columns], axis=-1)
 
     def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
-        """How draws of the weights differ in size: two square Gaussian matrices, value and out."""
+        """That of two square Gaussian matrices, value and output."""
         return DrawSpread.of_matrices(1.0, 3.0, 1.0)  # the kurtosis of Gaussian hidden features, and of a slope of 1
 
     def own_flops(self, run: Run) -> int:
@@ -398,12 +395,12 @@ class Attention(Branch):
 
 
 def _last(values: Number) -> float:
-    """The number at the last position, or the one number there is."""
+    """The number at the last position, or the number itself."""
     return float(values) if isinstance(values, float | int) else float(values[-1])
 
 
 def _as_arrays(signal: AnySignal) -> tuple[Any, Any]:
-    """The moments of exchangeable tokens as those of one node."""
+    """The moments of exchangeable tokens as arrays over a single node."""
     import numpy as np
 
     return np.array([signal.second_moment]), np.array([[signal.covariance]])

@@ -59,7 +59,7 @@ class Residual(Layer):
                 drift, log_variance = post_norm_drift(x.times(skip**2), added, draw, self.width)
                 site.trace.record_log_variance(site.role, log_variance)
             y, pull_norm = self.norm_stream.moments(y, site.at("norm_stream"))
-            y = y.spread_as(x.spread and Spread.none(y))  # a norm leaves every draw with the same length
+            y = y.spread_as(x.spread and Spread.none(y))  # after a norm all draws have the same length
         site.record(finite(y, site.role))
 
         def pull(g: AnySignal) -> AnySignal:
@@ -70,7 +70,7 @@ class Residual(Layer):
         return y, site.record_gradient(pull)
 
     def branch_moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback, DrawSpread]:
-        """The branch with the norms on its way and its dropout, without the sum; and how draws of its weights differ."""
+        """The branch with its norms and dropout, without the sum: output, pullback, and variation over draws of its weights."""
         rate = self.dropout if site.trace.dropout else 0.0
         pulls: list[Pullback] = []
         draw = DrawSpread(0.0, 0.0)
@@ -247,7 +247,7 @@ class Block(BlockLike):
         return x, site.record_gradient(pull)
 
     def _parallel_moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
-        """All branches read the same signal; their weights are independent, so their moments add."""
+        """All branches read the same signal; their weights are independent, so that their moments add."""
         y, shared = (x, None) if self.norm is None else self.norm.moments(x, site.at("norm"))
         total, pulls = x, []
         for name, branch in self.branches:
@@ -256,7 +256,7 @@ class Block(BlockLike):
             total = add_branch(total, f.times(scale**2), draw.omega, self.width)
             pulls.append((scale, pull_branch))
         behind: list[Pullback] = []
-        for name, branch in self.branches:  # the sum is what every branch's post-norm sees, one after the other
+        for name, branch in self.branches:  # every branch's post-norm reads the sum, one after the other
             if branch.norm_stream is not None:
                 total, pull_norm = branch.norm_stream.moments(total, site.at(name).at("norm_stream"))
                 total = total.spread_as(x.spread and Spread.none(total))
