@@ -19,12 +19,9 @@ from .base import Branch, Pass, builds, dropped, module, optional, scaled
 class Mix(nn.Module):
     """Softmax attention itself: queries, keys and values in, mixed values out. It has no weights; probes read it."""
 
-    heads_first = True
-    """The output is (batch, heads, length, dim)."""
-    settings: ClassVar = {"score_softcap": "softcap"}
-
     heads_apart = True
     """Its output keeps a dimension for the heads: (batch, heads, length, dim)."""
+    settings: ClassVar = {"score_softcap": "softcap"}
 
     def __init__(self, scale: float, softcap: float | None, dropout: float) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from depthwidth.architecture import Transformer
-from depthwidth.architecture.hf import FAMILIES
+from depthwidth.architecture.hf import find_family
 from depthwidth.architecture.hf.family import Family
 from depthwidth.architecture.hf.weights import LAYOUTS, Fused, WeightNames
 from depthwidth.errors import InputError, nearest, shown
@@ -50,7 +50,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def family_of(model: nn.Module) -> Family | None:
     """The Hugging Face family of a model, by its ``config.model_type``; None for a model without one."""
-    return FAMILIES.get(getattr(getattr(unwrapped(model), "config", None), "model_type", ""))
+    model_type = getattr(getattr(unwrapped(model), "config", None), "model_type", None)
+    return find_family(model_type) if isinstance(model_type, str) else None
 
 
 def tree_of(model: nn.Module) -> Transformer:
