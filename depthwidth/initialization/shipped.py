@@ -23,13 +23,14 @@ def shipped(tree: Transformer, family: str | None = None, initializer_range: flo
     """By default the family whose architecture is nearest, and its own standard deviation."""
     from ..architecture.hf import FAMILIES, find_family
 
-    if family is not None and (not isinstance(family, str) or find_family(family) is None):
-        raise InputError(f"shipped: there is no family {shown(family)}{nearest(str(family), FAMILIES)}")
     name = _family_like(tree) if family is None else family
-    default = {"starcoder2": 0.018042, "t5": 1.0}.get(name, 0.02)
-    # Transformers takes 0.02 where a file says 0.
-    std = finite_number("shipped", "initializer_range", initializer_range or default)
-    draft = Draft(tree, _t5(tree, std) if name == "t5" else normal_rule(tree, std, deep=name == "gpt2", where=f"{name}: "))
+    found = find_family(name) if isinstance(name, str) else None
+    if found is None:
+        raise InputError(f"shipped: there is no family {shown(family)}{nearest(str(family), FAMILIES)}")
+    # The library takes its default for a file that says 0.
+    std = finite_number("shipped", "initializer_range", initializer_range or found.initial_std)
+    deep = found.initial_rule == "normal-by-depth"
+    draft = Draft(tree, _t5(tree, std) if found.initial_rule == "t5" else normal_rule(tree, std, deep=deep, where=f"{name}: "))
     draft.extras["family"] = name
     if family is None:
         draft.remarks.append(f"no family was named; the rule of {name}, whose architecture is nearest, was taken")

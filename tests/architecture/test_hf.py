@@ -1,5 +1,6 @@
 """Configurations are read as what they are: data that nobody vouches for."""
 
+import functools
 import json
 import math
 import os
@@ -11,8 +12,11 @@ from strategies import PUBLISHED, configs, designs
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES, families, read_config, read_design, write_config
+from depthwidth.architecture.hf.family import Family
 from depthwidth.architecture.hf.files import LARGEST_FILE
+from depthwidth.architecture.hf.weights import Fused
 from depthwidth.errors import InputError
+from depthwidth.initialization import weights
 from depthwidth.layers import ALiBi, LayerNorm, MixtureOfExperts, RMSNorm, Rotary
 
 QUICK = settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
@@ -508,3 +512,34 @@ def test_a_window_that_is_switched_off_may_be_zero():
         read_config(off | {"use_sliding_window": True})
     with pytest.raises(InputError, match="sliding_window=0"):
         read_config({"model_type": "mistral", "sliding_window": 0})
+
+
+def test_a_family_with_an_unknown_setting_or_rule_is_refused():
+    plain = {"defaults": {}, "names": {}, "fixed": {}, "models": {}}
+    with pytest.raises(InputError, match="mine: there is no setting 'warmth'; known are coarse_penalty"):
+        Family("mine", **plain, settings={"warmth": 1})
+    with pytest.raises(InputError, match="mine: there is no initial rule 'cold'; known are normal"):
+        Family("mine", **plain, initial_rule="cold")
+
+
+@functools.cache
+def every_role():
+    """The tensors of all families' trees, with and without the last part of their names."""
+    variants = [
+        {"model_type": "opt", "word_embed_proj_dim": 512},
+        {"model_type": "opt", "do_layer_norm_before": False},
+        {"model_type": "t5", "feed_forward_proj": "gated-gelu"},
+        {"model_type": "phi", "qk_layernorm": True},
+        {"model_type": "stablelm", "use_parallel_residual": True},
+    ]
+    classes = [{"model_type": name, "architectures": [one]} for name, family in FAMILIES.items() for one in family.models]
+    roles = {weight.role for config in (*variants, *classes) for weight in weights(read_config(config))}
+    return roles | {role.rpartition(".")[0] for role in roles}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weight_names_are_of_tensors_that_trees_have(family):
+    for name, role in FAMILIES[family].weights.items():
+        roles = role.roles if isinstance(role, Fused) else role.split("|")
+        known = [one for one in roles if one in every_role()]
+        assert known == list(roles), name

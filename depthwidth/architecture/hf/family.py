@@ -33,6 +33,13 @@ SETTINGS = {
 }
 """The settings of a torch module that a tree does not hold."""
 
+INITIAL_RULES = {
+    "normal": "every matrix and table normal with one standard deviation",
+    "normal-by-depth": "the same, and smaller by the root of the number of branches for matrices that write the stream (GPT-2)",
+    "t5": "T5's, whose one number is a factor",
+}
+"""The rules by which the library's model classes draw fresh weights; the scheme ``shipped`` carries them out."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -64,6 +71,10 @@ class Family:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings that the logits need beyond the tree: names of :data:`SETTINGS`, each with a value or a function of the
     configuration that returns it."""
+    initial_rule: str = "normal"
+    """The library's initialisation, a name of :data:`INITIAL_RULES`."""
+    initial_std: float = 0.02
+    """Its standard deviation for a configuration that gives none."""
     even_rotation: bool = False
     """Whether the library's code fails for rotary positions on an odd number of a head's dimensions."""
 
@@ -71,6 +82,9 @@ class Family:
         for name in self.settings:
             if name not in SETTINGS:
                 raise InputError(f"{self.model_type}: there is no setting {brief(name)}; known are {', '.join(SETTINGS)}")
+        if self.initial_rule not in INITIAL_RULES:
+            known = ", ".join(INITIAL_RULES)
+            raise InputError(f"{self.model_type}: there is no initial rule {brief(self.initial_rule)}; known are {known}")
 
     def design(self, config: Mapping[str, Any]) -> Design:
         """The design that `config` describes.

@@ -97,6 +97,7 @@ GPT2 = Family(
             },
         ),
     },
+    initial_rule="normal-by-depth",
 )
 
 

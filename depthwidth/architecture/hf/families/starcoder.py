@@ -46,4 +46,5 @@ STARCODER2 = Family(
     weights=llama_weights(
         {**ATTENTION_WEIGHTS, **NORM_WEIGHTS, "mlp.c_fc": "feed_forward.up", "mlp.c_proj": "feed_forward.down"}
     ),
+    initial_std=0.018042,
 )

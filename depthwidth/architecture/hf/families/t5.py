@@ -43,11 +43,14 @@ def _t5_stacks() -> Part:
 def _stack_weights(stack: str, last: int) -> WeightNames:
     """The names of one stack, whose blocks have the feed-forward part as their layer number `last`."""
     names = {"q": "query", "k": "key", "v": "value", "o": "out"}
+    cross: WeightNames = {
+        "1.layer_norm": "cross_attention.norm_in",
+        **{f"1.EncDecAttention.{name}": f"cross_attention.{role}" for name, role in names.items()},
+    }
     block: WeightNames = {
         "0.layer_norm": "attention.norm_in",
         **{f"0.SelfAttention.{name}": f"attention.{role}" for name, role in names.items()},
-        "1.layer_norm": "cross_attention.norm_in",
-        **{f"1.EncDecAttention.{name}": f"cross_attention.{role}" for name, role in names.items()},
+        **(cross if stack == "decoder" else {}),
         f"{last}.layer_norm": "feed_forward.norm_in",
         f"{last}.DenseReluDense.wi": "feed_forward.up",
         f"{last}.DenseReluDense.wi_0": "feed_forward.gate",
@@ -119,4 +122,6 @@ T5 = Family(
         **_stack_weights("decoder", 2),
     },
     settings={"head_scale": _head_scale},
+    initial_rule="t5",
+    initial_std=1.0,
 )
