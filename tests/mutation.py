@@ -14,6 +14,7 @@ The exit status is 0 if every mutation is killed, 1 if one survives, is no longe
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shutil
 import subprocess
@@ -57,9 +58,7 @@ class Mutation:
         LookupError
             if the text does not occur exactly once.
         """
-        place = root / self.place
-        files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
-        counts = {path: path.read_text(encoding="utf-8").count(self.old) for path in files if path.is_file()}
+        counts = {path: text.count(self.old) for path, text in _texts(root / self.place).items()}
         found = [path for path, count in counts.items() if count]
         if sum(counts.values()) != 1:
             where = ", ".join(f"{counts[path]} in {path.relative_to(root)}" for path in found) or "nowhere"
@@ -69,6 +68,13 @@ class Mutation:
     def applied(self, text: str) -> str:
         """The text of the file with the change made."""
         return text.replace(self.old, self.new)
+
+
+@functools.cache
+def _texts(place: Path) -> dict[Path, str]:
+    """The sources at a place. Every change is taken back, so that they are read once."""
+    files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+    return {path: path.read_text(encoding="utf-8") for path in files if path.is_file()}
 
 
 def mutations() -> list[Mutation]:

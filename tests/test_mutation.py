@@ -12,7 +12,13 @@ TABLE = mutations()
 def test_the_table_is_long_enough_and_covers_what_it_should():
     assert len(TABLE) >= 40
     assert len({(one.place, one.old, one.new) for one in TABLE}) == len(TABLE)
-    for place in ("depthwidth/planning", "depthwidth/analysis"):
+    for place in (
+        "depthwidth/layers",
+        "depthwidth/signal",
+        "depthwidth/formulas",
+        "depthwidth/planning",
+        "depthwidth/analysis",
+    ):
         assert any(one.place.startswith(place) for one in TABLE), place
 
 
