@@ -24,7 +24,7 @@ from .activation_entries import ACTIVATIONS, ActivationEntry, activation_entry, 
 __all__ = ["ACTIVATIONS", "GATED", "Activation", "ActivationEntry", "activation", "gated", "register_activation"]
 
 if TYPE_CHECKING:
-    from ..numerics.gaussian import GaussianFunction
+    from ..numerics.gaussian_pairs import GaussianFunction
 
 GATED = {"reglu": "relu", "geglu": "gelu", "swiglu": "silu", "glu": "sigmoid", "bilinear": "identity"}
 """The gated units f(u) v known by name, and the activation f of their gate."""
@@ -103,7 +103,7 @@ class Activation:
     """
 
     def __init__(self, name: str, expression: Expression, closed: dict[str, Callable[..., Any]] | None = None) -> None:
-        from ..numerics.gaussian import GaussianFunction
+        from ..numerics.gaussian_pairs import GaussianFunction
 
         self.name = name
         self.expression = expression
@@ -211,7 +211,7 @@ class GatedActivation:
     """A gated unit f(u) v: the activation f of its gate, times a linear part. Made by :func:`gated`."""
 
     def __init__(self, name: str, gate: Activation) -> None:
-        from ..numerics.gaussian import GaussianFunction
+        from ..numerics.gaussian_pairs import GaussianFunction
 
         self.name = name
         self.gate = gate
