@@ -1,1 +1,1 @@
-"""Text, one training loop, many models at once."""
+"""Training: corpora, the training loop for one model, and ensembles of models trained together."""

@@ -1,8 +1,8 @@
-"""Checkpoints that survive a kill: one file each, whole or absent, its checksum in its name.
+"""Checkpoints that survive a kill: each is one file, complete or absent, with its checksum in its name.
 
-A checkpoint is a safetensors file ``step-STEP-DIGEST.safetensors``. It is written beside, flushed to the disk and renamed, so
-that a kill leaves the old ones as they were; DIGEST is the SHA-256 of its bytes, so that a file cut short or altered is known
-for what it is and the one before it is taken. Nothing is unpickled.
+A checkpoint is a safetensors file ``step-STEP-DIGEST.safetensors``. It is written to a temporary file in the same folder,
+flushed to the disk and renamed, so that a kill leaves earlier checkpoints unchanged. DIGEST is the SHA-256 of its bytes: a
+truncated or altered file is recognised, and the checkpoint before it is used. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from torch import Tensor
 from ..files import write_whole
 
 KEEP = 2
-"""How many checkpoints of a run are kept."""
+"""Number of checkpoints kept per run."""
 
 _NAME = re.compile(r"step-(\d{10})-([0-9a-f]{32})\.safetensors")
 
 
 class Checkpoint(NamedTuple):
-    """What was saved: tensors by name, and anything else as JSON holds it."""
+    """The content of a checkpoint: tensors by name, and all other state as plain JSON values."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -40,29 +40,30 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
 
     Parameters
     ----------
-    tensors : of any device and layout; copied to the host and made contiguous. Takes as much memory again while it is written.
-    state : what JSON can hold.
+    tensors : on any device, in any layout. They are copied to the host and made contiguous, which needs as much memory again
+        while the file is written.
+    state : plain values that JSON can represent.
 
     Raises
     ------
     OSError
-        if it cannot be written. Earlier checkpoints are then as they were.
+        if the file cannot be written. Earlier checkpoints are then unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(plain, metadata={"step": str(step), "state": json.dumps(state)})
     path = folder / f"step-{step:010d}-{hashlib.sha256(data).hexdigest()[:32]}.safetensors"
     write_whole(path, data)
-    killed = folder.glob(".step-*.part")  # of a process that was killed while it wrote
-    for old in (*killed, *(path for _, _, path in list(_found(folder))[KEEP:])):
+    unfinished = folder.glob(".step-*.part")  # left by a process that was killed while writing
+    for old in (*unfinished, *(path for _, _, path in list(_checkpoint_files(folder))[KEEP:])):
         with contextlib.suppress(OSError):
             old.unlink()
     return path
 
 
-def latest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole, or nothing where there is none."""
-    for step, digest, path in _found(folder):
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest intact checkpoint in a folder, or None if there is none."""
+    for step, digest, path in _checkpoint_files(folder):
         try:
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest()[:32] != digest:
@@ -74,12 +75,12 @@ def latest(folder: Path) -> Checkpoint | None:
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-    """The header of a safetensors file: eight bytes of length, then JSON."""
+    """The metadata in the header of a safetensors file, which is eight bytes of length followed by JSON."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return dict(header["__metadata__"])
 
 
-def _found(folder: Path) -> Iterator[tuple[int, str, Path]]:
-    """Checkpoints by name, the newest first."""
+def _checkpoint_files(folder: Path) -> Iterator[tuple[int, str, Path]]:
+    """Step, digest and path of each file named as a checkpoint, newest first."""
     names = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
     yield from sorted(((int(name[1]), name[2], path) for name, path in names if name), reverse=True)

@@ -1,11 +1,11 @@
-"""Text as tokens: bytes of the installed packages by default, a user's own files, a Hugging Face dataset, or a made-up source.
+"""Corpora of tokens: sources of installed packages by default, a user's files, Hugging Face datasets, a synthetic chain.
 
 >>> corpus = zipf_markov(2000, vocab=16, seed=1)
 >>> inputs, targets = corpus.batch(seed=0, step=7, batch=4, context=8)
 >>> tuple(inputs.shape), bool((inputs[:, 1:] == targets[:, :-1]).all())
 ((4, 8), True)
 
-What a run reads is a pure function of (seed, step): nothing has to be saved or replayed to go on with it, on any device.
+The batch of a step is a pure function of (seed, step), on any device: to resume a run, nothing has to be saved or replayed.
 """
 
 from __future__ import annotations
@@ -32,19 +32,24 @@ from torch import Tensor
 from depthwidth.errors import InputError, shown
 
 DEFAULT_BYTES = 1 << 25
-"""How much of the installed packages' sources the default corpus takes: 32 MiB, some 20 s of reading on a cold disk."""
+"""Size of the default corpus: 32 MiB of the installed packages' sources, which take about 20 s to read from a cold disk."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokens to train on and tokens to validate with, each one contiguous block, and where they come from.
+    """Training tokens and validation tokens, each one contiguous block, with a description of their source.
 
     Parameters
     ----------
     train, validation : integer tensors of shape (tokens,), in memory, memory-mapped or on a device.
     vocab : number of different tokens.
-    source : where they come from, in plain words and numbers; `identity` hashes it with the tokens themselves.
-    entropy : nats per token that no model can beat, where that is known.
+    source : description of the source as plain strings and numbers; it is part of :meth:`identity`.
+    entropy : entropy rate in nats per token, a lower bound on the loss of any model; None if it is unknown.
+
+    Raises
+    ------
+    InputError
+        if `train` or `validation` is not a one-dimensional integer tensor with values from 0 to `vocab` - 1.
     """
 
     train: Tensor
@@ -57,21 +62,21 @@ class Corpus:
         for name in ("train", "validation"):
             tokens = getattr(self, name)
             if tokens.dim() != 1 or tokens.is_floating_point():
-                raise InputError(f"corpus: {name} is not one row of whole numbers")
+                raise InputError(f"corpus: {name} is not a one-dimensional tensor of whole numbers")
             if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab:
-                raise InputError(f"corpus: {name} holds tokens outside 0 to {self.vocab - 1}")
+                raise InputError(f"corpus: {name} contains tokens outside 0 to {self.vocab - 1}")
 
     @property
     def device(self) -> torch.device:
-        """Where the tokens are."""
+        """The device that holds the tokens."""
         return self.train.device
 
     def to(self, device: torch.device | str) -> Corpus:
-        """The same with its tokens resident on `device`."""
+        """The same corpus with its tokens on `device`."""
         return replace(self, train=self.train.to(device), validation=self.validation.to(device))
 
     def identity(self) -> dict[str, Any]:
-        """What a run records of its data: source, sizes, vocabulary and the SHA-256 of the tokens as 64-bit numbers."""
+        """Description that a run records: source, sizes, vocabulary, and the SHA-256 of the tokens as 64-bit integers."""
         digest: str | None = self.__dict__.get("_digest")
         if digest is None:
             sha = hashlib.sha256()
@@ -87,35 +92,44 @@ class Corpus:
     def batch(
         self, seed: int | Tensor, step: int, batch: int, context: int, rows: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
-        """Inputs and the tokens that follow them, each of shape (batch, context), or (members, batch, context).
+        """Inputs and targets (the next tokens) of a step, each of shape (batch, context), or (members, batch, context).
 
         Parameters
         ----------
-        seed : of the data; or a tensor of seeds, one a member of an ensemble.
-        step : counted from 0; any step costs the same.
-        batch, context : sequences, and tokens in each. Windows start anywhere, with equal chances.
-        rows : which of the sequences are wanted: a process or a micro-batch takes its share of the same batch.
+        seed : seed of the data; or a tensor of seeds, one per member of an ensemble.
+        step : number of the step, from 0; every step takes the same time.
+        batch, context : number of sequences, and tokens per sequence. Each window starts at a uniformly random place.
+        rows : the sequences to return: the share of one process or micro-batch in the same batch.
+
+        Raises
+        ------
+        InputError
+            if the training block has fewer than `context` + 1 tokens.
         """
         starts = window_starts(seed, step, batch, self._windows("train", context), self.device)[..., rows]
-        return _windows_at(self.train, starts, context)
+        return _read_windows(self.train, starts, context)
 
     def validation_batches(self, batches: int, batch: int, context: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same `batches` at every call: windows evenly spaced over the validation block, without overlap if it suffices."""
+        """Validation batches, the same in every call: windows evenly spaced over the validation block.
+
+        They do not overlap if the block is long enough.
+        """
         windows = self._windows("validation", context)
-        wanted = batches * batch
-        starts = torch.arange(wanted, device=self.device, dtype=torch.int64) * max(windows - 1, 0) // max(wanted - 1, 1)
+        count = batches * batch
+        starts = torch.arange(count, device=self.device, dtype=torch.int64) * max(windows - 1, 0) // max(count - 1, 1)
         for part in starts.split(batch):
-            yield _windows_at(self.validation, part, context)
+            yield _read_windows(self.validation, part, context)
 
     def _windows(self, split: str, context: int) -> int:
         windows = len(getattr(self, split)) - context
         if context < 1 or windows < 1:
-            have = len(getattr(self, split))
-            raise InputError(f"corpus: a context of {context} wants {context + 1} {split} tokens or more, and has {have:,}")
+            tokens = len(getattr(self, split))
+            needed = f"at least {context + 1} {split} tokens"
+            raise InputError(f"corpus: a context of {context} needs {needed}, but there are {tokens:,}")
         return windows
 
-    def largest(self) -> int:
-        """The largest number that a token has; -1 where there is none."""
+    def largest_token(self) -> int:
+        """The largest token; -1 if the corpus is empty."""
         found: int | None = self.__dict__.get("_largest")
         if found is None:
             found = max((int(tokens.max()) for tokens in (self.train, self.validation) if len(tokens)), default=-1)
@@ -123,14 +137,14 @@ class Corpus:
         return found
 
     def counts(self) -> NDArray[np.int64]:
-        """How often each token occurs in the training block: shape (vocab,)."""
+        """Number of occurrences of each token in the training block: shape (vocab,)."""
         found = np.zeros(self.vocab, dtype=np.int64)
         for part in self.train.split(1 << 24):
             found += torch.bincount(part.long(), minlength=self.vocab).cpu().numpy()
         return found
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the tokens once, for :func:`load` to map into memory in any number of processes."""
+        """Write the tokens to a folder, from which :func:`load` maps them into memory in any number of processes."""
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         kind = str(self.train.dtype).removeprefix("torch.")
@@ -142,32 +156,32 @@ class Corpus:
 
 
 def load(folder: str | os.PathLike[str]) -> Corpus:
-    """A corpus that :meth:`Corpus.save` wrote, its tokens memory-mapped.
+    """Load a corpus written by :meth:`Corpus.save`; its tokens are memory-mapped.
 
     Raises
     ------
     InputError
-        if a file is missing or its size is not what was written.
+        if a file is missing, has the wrong size, or contains other tokens than were written.
     """
     place = Path(folder)
     try:
         about = json.loads((place / "corpus.json").read_text(encoding="utf-8"))
         identity, kind = about["identity"], about["dtype"]
         train, validation = (
-            _mapped(place / f"{name}.bin", kind, int(identity[f"{name}_tokens"])) for name in ("train", "validation")
+            _map_tokens(place / f"{name}.bin", kind, int(identity[f"{name}_tokens"])) for name in ("train", "validation")
         )
         found = Corpus(train, validation, int(identity["vocab"]), about["source"], about["entropy"])
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise InputError(f"{shown(str(place))} is not a corpus: {error}") from None
     if found.identity() != identity:
-        raise InputError(f"the tokens in {shown(str(place))} are not those that were written there")
+        raise InputError(f"the tokens in {shown(str(place))} have changed since they were written")
     return found
 
 
-def _mapped(path: Path, kind: str, tokens: int) -> Tensor:
+def _map_tokens(path: Path, kind: str, tokens: int) -> Tensor:
     dtypes = {"uint8": torch.uint8, "int16": torch.int16, "int32": torch.int32, "int64": torch.int64}
     if kind not in dtypes:
-        raise InputError(f"{path}: no tokens are of type {shown(kind)}")
+        raise InputError(f"{path}: tokens cannot have the type {shown(kind)}")
     dtype = dtypes[kind]
     if path.stat().st_size != tokens * dtype.itemsize:
         raise InputError(f"{path} has {path.stat().st_size:,} bytes, not {tokens * dtype.itemsize:,}")
@@ -176,22 +190,22 @@ def _mapped(path: Path, kind: str, tokens: int) -> Tensor:
     return torch.from_file(str(path), shared=False, size=tokens, dtype=dtype)
 
 
-# Which windows a step reads.
+# Choice of the windows of a step.
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 
 
 def _mix(x: Tensor) -> Tensor:
-    """Each 64-bit number to one that looks unrelated (the finaliser of SplitMix64: Steele, Lea and Flood 2014)."""
+    """Hash of each 64-bit integer (the finaliser of SplitMix64: Steele, Lea and Flood 2014)."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9 - (1 << 64)), (27, 0x94D049BB133111EB - (1 << 64))):
         x = (x ^ (x >> shift & (1 << (64 - shift)) - 1)) * factor
     return x ^ (x >> 31 & (1 << 33) - 1)
 
 
-def mixed(*numbers: int) -> int:
-    """One number from 0 to 2**63 - 1 that depends on all of `numbers` and their order: a seed out of seeds."""
+def mix_seeds(*numbers: int) -> int:
+    """Hash of `numbers`, including their order, to one seed from 0 to 2**63 - 1."""
     x, whole = 0, (1 << 64) - 1
-    for number in numbers:  # plain integers: many times quicker than tensors of one element
+    for number in numbers:  # plain integers are many times faster than tensors of one element
         x = (x * 3 + number + 0x9E3779B97F4A7C15) & whole
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             x = ((x ^ x >> shift) * factor) & whole
@@ -200,50 +214,50 @@ def mixed(*numbers: int) -> int:
 
 
 def window_starts(seed: int | Tensor, step: int, batch: int, windows: int, device: torch.device | str = "cpu") -> Tensor:
-    """First tokens of the windows that a step reads: shape (batch,), or (members, batch) for a tensor of seeds.
+    """Start positions of the windows of a step: shape (batch,), or (members, batch) for a tensor of seeds.
 
-    A hash of (seed, step, row), so that any step is found at once and every device finds the same. Uniform over 0 to
-    ``windows - 1`` up to a bias of ``windows / 2**63``.
+    Each is a hash of (seed, step, row), so every step takes the same time and every device gives the same result. Uniform over
+    0 to ``windows - 1``, up to a bias of ``windows / 2**63``.
     """
     seeds = torch.as_tensor(seed, dtype=torch.int64, device=device)
-    # Three rounds of mixing, one for each coordinate, so that neighbouring seeds and steps share nothing.
+    # Three rounds of hashing, one per coordinate, so that neighbouring seeds and steps are unrelated.
     key = _mix(_mix(seeds * 3 + _GOLDEN) * 3 + step + _GOLDEN)
     rows = torch.arange(batch, dtype=torch.int64, device=device)
     return (_mix(key[..., None] * 3 + rows + _GOLDEN) & (1 << 63) - 1) % windows
 
 
-def _windows_at(tokens: Tensor, starts: Tensor, context: int) -> tuple[Tensor, Tensor]:
+def _read_windows(tokens: Tensor, starts: Tensor, context: int) -> tuple[Tensor, Tensor]:
     window = tokens[starts[..., None] + torch.arange(context + 1, device=tokens.device)].long()
-    return window[..., :-1].contiguous(), window[..., 1:].contiguous()  # models may want to view them flat
+    return window[..., :-1].contiguous(), window[..., 1:].contiguous()  # contiguous: models may call .view on them
 
 
-# Where tokens come from.
+# Sources of tokens.
 
 
 def split(tokens: Tensor, vocab: int, source: Mapping[str, Any], validation: float, entropy: float | None = None) -> Corpus:
-    """The last part of the tokens, a fraction `validation` of them, to validate with; the rest to train on.
+    """A corpus whose last tokens, a fraction `validation` of all, are for validation, and the others for training.
 
-    One contiguous block each, so that no window of one overlaps a window of the other.
+    Each part is one contiguous block, so no training window overlaps a validation window.
     """
     if not 0 <= validation < 1:
-        raise InputError(f"corpus: validation={shown(validation)} is not a fraction from 0 below 1")
+        raise InputError(f"corpus: validation={shown(validation)} is not a fraction of at least 0 and below 1")
     kept = len(tokens) - round(len(tokens) * validation)
     return Corpus(tokens[:kept], tokens[kept:], vocab, {**source, "validation": validation}, entropy)
 
 
 def python_sources(limit: int = DEFAULT_BYTES, *, validation: float = 0.05, root: str | Path | None = None) -> Corpus:
-    """Bytes of the Python sources of the installed packages: a corpus that every machine has.
+    """Bytes of the Python sources of the installed packages: a corpus that exists on every machine.
 
     Parameters
     ----------
-    limit : bytes at most.
-    validation : the fraction at the end that is kept to validate with.
-    root : another folder than that of the installed packages.
+    limit : largest number of bytes.
+    validation : fraction at the end that is used for validation.
+    root : folder to read instead of that of the installed packages.
 
     Notes
     -----
-    Files come in the order of the SHA-256 of their paths, so that it is the same on every disk and no package fills the
-    whole. Machines with other packages have other text: :meth:`Corpus.identity` tells them apart.
+    Files are read in the order of the SHA-256 of their paths: the order is the same on every disk, and packages are mixed.
+    Machines with different packages have different text; :meth:`Corpus.identity` shows the difference.
     """
     place = Path(root) if root is not None else Path(sysconfig.get_paths()["purelib"])
     found = text(place, pattern="*.py", limit=limit, validation=validation)
@@ -258,22 +272,22 @@ def text(
     validation: float = 0.05,
     tokenizer: Any = None,
 ) -> Corpus:
-    """A file, or all files of a folder whose names match `pattern`, as bytes (a vocabulary of 256) or as a tokenizer cuts them.
+    """Text from a file, or from all files in a folder whose names match `pattern`, as bytes (vocabulary 256) or as tokens.
 
     Parameters
     ----------
-    path : a file, which is memory-mapped if no tokenizer is asked for; or a folder, read file after file in the order of the
-        SHA-256 of their relative paths, a newline between two.
-    limit : bytes at most.
-    tokenizer : see :func:`tokenized`.
+    path : a file, which is memory-mapped if there is no tokenizer; or a folder, whose files are read in the order of the
+        SHA-256 of their relative paths, separated by newlines.
+    limit : largest number of bytes.
+    tokenizer : see :func:`tokenize`; None for bytes.
 
     Raises
     ------
     InputError
-        if there is nothing to read, as in an empty file.
+        if there is nothing to read, for example in an empty file.
     """
     place = Path(path)
-    source = {"kind": "text", "path": place.name, "pattern": pattern, "limit": limit, "tokenizer": _called(tokenizer)}
+    source = {"kind": "text", "path": place.name, "pattern": pattern, "limit": limit, "tokenizer": _tokenizer_name(tokenizer)}
     try:
         if place.is_file():
             size = place.stat().st_size if limit is None else min(place.stat().st_size, limit)
@@ -285,21 +299,22 @@ def text(
             files = _files(place, pattern)
         else:
             raise InputError(f"there is no file or folder {shown(str(path))}")
-        data, some = bytearray(), False
+        data, any_text = bytearray(), False
         for file in files:
-            read = file.read_bytes()
-            some = some or bool(read)
-            data += read + b"\n"
+            content = file.read_bytes()
+            any_text = any_text or bool(content)
+            data += content + b"\n"
             if limit is not None and len(data) >= limit:
                 del data[limit:]
                 break
     except OSError as error:
         raise InputError(f"{shown(str(path))} cannot be read: {error.strerror or error}") from None
-    if not data or not some:
-        raise InputError(f"{shown(str(path))} holds no text" + ("" if place.is_file() else f" that matches {pattern!r}"))
+    if not data or not any_text:
+        matching = "" if place.is_file() else f" in files that match {pattern!r}"
+        raise InputError(f"{shown(str(path))} contains no text{matching}")
     if tokenizer is None:
         return split(torch.frombuffer(data, dtype=torch.uint8), 256, source, validation)
-    tokens, vocab = tokenized([data.decode("utf-8", errors="replace")], tokenizer)
+    tokens, vocab = tokenize([data.decode("utf-8", errors="replace")], tokenizer)
     return split(tokens, vocab, source, validation)
 
 
@@ -307,30 +322,35 @@ def _files(place: Path, pattern: str) -> list[Path]:
     def key(file: Path) -> bytes:
         return hashlib.sha256(file.relative_to(place).as_posix().encode()).digest()
 
-    # os.walk does not follow links to folders, which may lead in circles.
+    # os.walk does not follow links to folders, which may form a cycle.
     found = (Path(folder, name) for folder, _, names in os.walk(place) for name in names if fnmatch.fnmatch(name, pattern))
     return sorted((file for file in found if file.is_file()), key=key)
 
 
-def _called(tokenizer: Any) -> str | None:
+def _tokenizer_name(tokenizer: Any) -> str | None:
     return tokenizer if tokenizer is None or isinstance(tokenizer, str) else type(tokenizer).__name__
 
 
-def tokenized(texts: Iterable[str], tokenizer: Any) -> tuple[Tensor, int]:
-    """Texts as tokens by the ``tokenizers`` library, and how many tokens it knows.
+def tokenize(texts: Iterable[str], tokenizer: Any) -> tuple[Tensor, int]:
+    """Tokens of texts by the ``tokenizers`` library, shape (tokens,), and the size of the tokenizer's vocabulary.
 
     Parameters
     ----------
-    texts : one after another; the tokenizer's own special tokens are added as it does by itself.
+    texts : texts to concatenate; special tokens are added as the tokenizer does by default.
     tokenizer : a ``tokenizers.Tokenizer``, the path of its ``tokenizer.json``, or a name on the Hugging Face hub.
+
+    Raises
+    ------
+    InputError
+        if the library is not installed or the tokenizer cannot be loaded.
     """
     if isinstance(tokenizer, (str, os.PathLike)):
         library = _library("tokenizers", "a tokenizer by name")
         try:
-            named = library.Tokenizer.from_file if Path(tokenizer).is_file() else library.Tokenizer.from_pretrained
-            tokenizer = named(str(tokenizer))
+            load_tokenizer = library.Tokenizer.from_file if Path(tokenizer).is_file() else library.Tokenizer.from_pretrained
+            tokenizer = load_tokenizer(str(tokenizer))
         except Exception as error:  # the library raises bare Exceptions
-            raise InputError(f"no tokenizer {shown(str(tokenizer))}: {error}") from None
+            raise InputError(f"the tokenizer {shown(str(tokenizer))} cannot be loaded: {error}") from None
     ids = [np.asarray(one.ids, dtype=np.int64) for one in tokenizer.encode_batch(list(texts))]
     vocab = int(tokenizer.get_vocab_size())
     return torch.from_numpy(np.concatenate(ids)).to(_dtype(vocab)), vocab
@@ -358,31 +378,38 @@ def dataset(
     validation: float = 0.05,
     **options: Any,
 ) -> Corpus:
-    """A dataset by the ``datasets`` library, as bytes or as a tokenizer cuts it.
+    """A dataset loaded by the ``datasets`` library, as bytes or as tokens.
 
     Parameters
     ----------
-    name, config, split_name, options : as ``datasets.load_dataset`` takes them. Code that a dataset brings is never run.
-    column : that holds the text.
-    limit : rows at most.
+    name, config, split_name, options : arguments of ``datasets.load_dataset``. Code in a dataset is never run.
+    column : the column with the text.
+    tokenizer : see :func:`tokenize`; None for bytes.
+    limit : largest number of rows.
+    validation : fraction at the end that is used for validation.
+
+    Raises
+    ------
+    InputError
+        if the library is not installed, the dataset has no rows, or ``trust_remote_code`` is among the options.
     """
     library = _library("datasets", "a dataset by name")
     if "trust_remote_code" in options:
-        raise InputError("dataset: code that a dataset brings is never run")
+        raise InputError("dataset: trust_remote_code is not accepted, because code in a dataset is never run")
     rows = library.load_dataset(name, config, split=split_name, **options)
     texts = [str(row[column]) for row in itertools.islice(rows, limit)]
     if not texts:
         raise InputError(f"dataset {shown(name)} has no rows")
     source = {"kind": "dataset", "name": name, "config": config, "split": split_name, "column": column, "limit": limit}
-    source["tokenizer"] = _called(tokenizer)
+    source["tokenizer"] = _tokenizer_name(tokenizer)
     if tokenizer is None:
         data = bytearray("\n".join(texts).encode())
         return split(torch.frombuffer(data, dtype=torch.uint8), 256, source, validation)
-    tokens, vocab = tokenized(texts, tokenizer)
+    tokens, vocab = tokenize(texts, tokenizer)
     return split(tokens, vocab, source, validation)
 
 
-# A source whose entropy is known.
+# A synthetic source with known entropy.
 
 
 def _check_count(who: str, name: str, value: object) -> None:
@@ -392,22 +419,22 @@ def _check_count(who: str, name: str, value: object) -> None:
 
 @dataclass(frozen=True)
 class ZipfMarkov:
-    """A stationary chain over `vocab` tokens whose single tokens follow Zipf's law exactly.
+    """A stationary Markov chain over `vocab` tokens whose stationary distribution is exactly Zipf's law.
 
     Parameters
     ----------
-    vocab : number of tokens; token r has probability proportional to ``1 / (r + 1)**exponent``.
-    exponent : of Zipf's law, from 0 (uniform).
-    strength : how much a token says of the next one: the standard deviation of the logarithms of the pairs' weights. 0
-        leaves tokens independent.
-    seed : of the pairs' weights.
+    vocab : number of tokens, 2 to 8192; token r has probability proportional to ``1 / (r + 1)**exponent``.
+    exponent : exponent of Zipf's law, 0 (uniform) to 8.
+    strength : dependence between neighbouring tokens, 0 to 8: the standard deviation of the logarithms of the pair weights.
+        With 0, tokens are independent.
+    seed : seed of the pair weights.
 
     Notes
     -----
-    The joint probability of a pair is ``u_i exp(strength g_ij) v_j`` with Gaussian ``g``, where u and v are found by
-    Sinkhorn's iteration so that both marginals are Zipf's. Then Zipf's law is the stationary distribution, and the entropy
-    rate is that of the pair less that of a token, both finite sums (Cover and Thomas, Elements of Information Theory,
-    theorem 4.2.4).
+    The joint probability of a pair is ``u_i exp(strength g_ij) v_j`` with Gaussian ``g``; Sinkhorn's iteration finds u and v
+    such that both marginals follow Zipf's law. Zipf's law is then the stationary distribution, and the entropy rate is the
+    entropy of a pair minus the entropy of a token, both finite sums (Cover and Thomas, Elements of Information Theory, theorem
+    4.2.4).
     """
 
     vocab: int = 256
@@ -444,27 +471,27 @@ class ZipfMarkov:
             if off < 1e-15:
                 break
         joint = u[:, None] * weights * v
-        found = joint / joint.sum(1, keepdims=True)  # rows are distributions to rounding, whatever the iteration left
+        found = joint / joint.sum(1, keepdims=True)  # rows sum to 1 to rounding, even if the iteration did not converge fully
         object.__setattr__(self, "_transition", found)
         return np.asarray(found)
 
     def entropy(self) -> float:
-        """Nats per token that remain once the token before is known: the loss of the true model."""
+        """Entropy rate in nats per token: the loss of the true model."""
         P = self.transition()
         return float(-(self.stationary()[:, None] * P * np.log(P)).sum())
 
     def unigram_entropy(self) -> float:
-        """Nats per token for a model that knows single tokens only."""
+        """Entropy of a single token in nats: the loss of a model that ignores the context."""
         p = self.stationary()
         return float(-(p * np.log(p)).sum())
 
     def sample(self, tokens: int, seed: int = 0) -> NDArray[np.int64]:
-        """One stretch of the chain: shape (tokens,).
+        """A sample of consecutive tokens: shape (tokens,).
 
         Raises
         ------
         InputError
-            if one of the two is not a whole number from 0.
+            if `tokens` or `seed` is not a whole number from 0.
         """
         _check_count("ZipfMarkov", "tokens", tokens)
         _check_count("ZipfMarkov", "seed", seed)
@@ -479,12 +506,14 @@ class ZipfMarkov:
 
 
 def zipf_markov(tokens: int, *, validation: float = 0.05, seed: int = 0, **options: Any) -> Corpus:
-    """A sample of :class:`ZipfMarkov`, its entropy beside it.
+    """A corpus sampled from :class:`ZipfMarkov`, with its entropy rate.
 
     Parameters
     ----------
-    tokens : in all.
-    seed : of the sample. `options` are those of :class:`ZipfMarkov`.
+    tokens : number of tokens, training and validation together.
+    validation : fraction at the end that is used for validation.
+    seed : seed of the sample.
+    options : parameters of :class:`ZipfMarkov`.
 
     Raises
     ------
@@ -499,22 +528,27 @@ def zipf_markov(tokens: int, *, validation: float = 0.05, seed: int = 0, **optio
 
 
 def match_probability(counts: Iterable[int] | NDArray[np.int64]) -> float:
-    """Chance that two different places of a text hold the same token: sum n_v (n_v - 1) / (n (n - 1)).
+    """Probability that two different positions of a text hold the same token: sum n_v (n_v - 1) / (n (n - 1)).
 
-    Without bias for the sum of squared probabilities where tokens are independent; it is the correlation that a token embedding
-    gives to two tokens of a text.
+    For independent tokens it is an unbiased estimate of the sum of squared probabilities. It equals the expected correlation of
+    the embeddings of two tokens of the text.
 
     Parameters
     ----------
-    counts : how often each token occurs; at least two tokens in all.
+    counts : number of occurrences of each token; at least two tokens in total.
+
+    Raises
+    ------
+    InputError
+        if a count is negative or there are fewer than two tokens.
 
     Examples
     --------
     >>> match_probability([2, 1, 1])
     0.16666666666666666
     """
-    whole = [int(count) for count in counts]  # Python's numbers, which do not overflow
+    whole = [int(count) for count in counts]  # Python integers do not overflow
     n = math.fsum(whole)
     if n < 2 or min(whole) < 0:
-        raise InputError("match_probability: needs counts from 0 and at least two tokens")
+        raise InputError("match_probability: counts must not be negative, and there must be at least two tokens")
     return sum(count * (count - 1) for count in whole) / (n * (n - 1))

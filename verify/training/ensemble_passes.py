@@ -1,4 +1,4 @@
-"""Passes through the members of an ensemble: one by one, side by side in threads, or all in one program."""
+"""Forward and backward passes of an ensemble: members one by one, concurrently in threads, or batched in one pass."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from .ensemble_members import Members
 from .settings import Training
 from .train import WithLoss, autocast, explain_token_errors
 
-Way = Literal["batched", "loop"]
+PassMode = Literal["batched", "loop"]
 
-# Attention under vmap. On a CPU torch has no rule that takes its fused kernel to a batch of batches: it goes through members
-# one by one, with a warning. Sequences of several members are simply more sequences.
+# Attention under vmap. On a CPU torch has no batching rule for its fused attention kernel: it would loop over the members, with
+# a warning. Instead the sequences of all members are passed to the kernel as one batch.
 
 
 class _Attention(torch.autograd.Function):  # type: ignore[misc]
-    """Attention whose vmap takes the members' axis as more sequences. Autograd sees what vmap calls, not this."""
+    """Attention whose vmap rule merges the axis of members into the batch. Autograd differentiates the call in that rule."""
 
     @staticmethod
     def forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *options: Any) -> Tensor:
-        raise RuntimeError("only meant for inside of vmap")
+        raise RuntimeError("this function may be called inside vmap only")
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -51,12 +51,12 @@ class _Attention(torch.autograd.Function):  # type: ignore[misc]
             mask = mask[(slice(None), *[None] * (5 - mask.dim()))]
             mask = mask.expand(members, batch, *mask.shape[2:]).flatten(0, 1)
         query, key, value = inputs
-        found = functional.scaled_dot_product_attention(query, key, value, mask, rate, causal, scale=scale, enable_gqa=grouped)
-        return found.unflatten(0, (members, batch)), 0
+        output = functional.scaled_dot_product_attention(query, key, value, mask, rate, causal, scale=scale, enable_gqa=grouped)
+        return output.unflatten(0, (members, batch)), 0
 
 
 class FoldedAttention(TorchFunctionMode):  # type: ignore[misc]
-    """Sends attention over (batch, heads, length, dim) to :class:`_Attention`."""
+    """Replaces attention over (batch, heads, length, dim) by :class:`_Attention`."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is functional.scaled_dot_product_attention and args[0].dim() == 4:
@@ -77,38 +77,41 @@ def _attend(
     return _Attention.apply(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
 
 
-def _called(
+def _call_with(
     code: WithLoss, weights: dict[str, Tensor], buffers: dict[str, Tensor], *data: Tensor
 ) -> tuple[Any, dict[str, Tensor]]:
-    """The loss by these weights and buffers, and the buffers that the pass has replaced; others are changed in place."""
+    """The loss with given weights and buffers, and the buffers that the pass replaced by new tensors.
+
+    Buffers that the pass changes in place are not returned.
+    """
     named = {**weights, **buffers}
     loss = functional_call(code, named, data)
     return loss, {name: named[name] for name in buffers if named[name] is not buffers[name]}
 
 
 def write_back(replaced: dict[str, Tensor], buffers: dict[str, Tensor]) -> None:
-    """Copy the buffers that a pass has replaced into those that members hold."""
+    """Copy buffers that a pass has replaced into the members' buffers."""
     with torch.no_grad():
         for name, value in replaced.items():
             if value.shape != buffers[name].shape:
-                raise InputError(f"train_ensemble: the buffer {name.removeprefix('model.')} changes its shape")
+                raise InputError(f"train_ensemble: the shape of the buffer {name.removeprefix('model.')} changes in a pass")
             buffers[name].copy_(value)
 
 
 _NO_RULE = ("vmap", "batching rule", "batched tensor")
-"""In what torch says, in any case, where it cannot take an operation to several members at once."""
+"""Phrases, in lower case, that occur in torch's messages if vmap cannot batch an operation."""
 
 
 @contextlib.contextmanager
 def explain_missing_rules() -> Iterator[None]:
-    """Turn torch's error about models that cannot go through one pass together into one sentence."""
+    """Replace torch's error about an operation that vmap cannot batch by an InputError of one sentence."""
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:
         if not any(words in str(error).lower() for words in _NO_RULE):
             raise
         reason = " ".join(str(error).split()).removeprefix("vmap: ").split(". ")[0].rstrip(".")
-        raise InputError(f"train_ensemble: such models do not go through one pass; take mode='loop' ({reason})") from error
+        raise InputError(f"train_ensemble: these models cannot be batched into one pass; use mode='loop' ({reason})") from error
 
 
 class Passes:
@@ -122,22 +125,22 @@ class Passes:
         self._batched: Callable[[dict[str, Tensor], Tensor, Tensor], Tensor] | None = None
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of all members: (members, batch, context) each."""
+        """Inputs and targets of all members, each of shape (members, batch, context)."""
         return self.corpus.batch(self.seeds, step, self.training.batch, self.training.context)
 
-    def in_parts(self, rows: int) -> Iterator[tuple[slice, float]]:
-        """Micro-batches of so many rows, each with its share of them."""
+    def micro_batches(self, rows: int) -> Iterator[tuple[slice, float]]:
+        """Split `rows` into micro-batches; yields the rows of each and its fraction of all rows."""
         size = min(self.training.micro_batch or rows, rows)
         for start in range(0, rows, size):
             stop = min(start + size, rows)
             yield slice(start, stop), (stop - start) / rows
 
     def pass_alone(self, member: int, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Forward and back through one member."""
+        """Forward and backward passes of one member; returns its mean loss, shape ()."""
         if self._alone is None:
             self._alone = self._make_alone(self.training.compile)
         total = torch.zeros((), device=self.members.device)
-        for part, share in self.in_parts(self.training.batch):
+        for part, share in self.micro_batches(self.training.batch):
             with (
                 autocast(self.members.device, self.training.precision),
                 explain_token_errors(self.corpus, self.training.context),
@@ -149,18 +152,21 @@ class Passes:
         return total
 
     def pass_together(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Forward and back through all members at once: their losses are summed, so that each has its own gradient."""
+        """Forward and backward passes of all members at once; returns their mean losses, shape (members,).
+
+        The backward pass starts from the sum of the losses, so each member receives the gradient of its own loss.
+        """
         if self._batched is None:
             self._batched = self._make_batched(self.training.compile)
         total = torch.zeros(self.members.count, device=self.members.device)
-        for part, share in self.in_parts(self.training.batch):
+        for part, share in self.micro_batches(self.training.batch):
             checked = explain_token_errors(self.corpus, self.training.context)
             with autocast(self.members.device, self.training.precision), explain_missing_rules(), checked:
                 losses = self._batched(self.members.stacked, inputs[:, part], targets[:, part])
             weighted = losses if share == 1 else losses * share
-            # autograd would warn that these gradients, rows apart, are not laid out as it likes.
-            found = torch.autograd.grad(weighted.sum(), list(self.members.stacked.values()), materialize_grads=True)
-            (torch._foreach_add_ if part.start else torch._foreach_copy_)(self.members.stacked_gradients, found)
+            # Not backward(): autograd warns if the memory layout of .grad differs from its own, as it does for these views.
+            gradients = torch.autograd.grad(weighted.sum(), list(self.members.stacked.values()), materialize_grads=True)
+            (torch._foreach_add_ if part.start else torch._foreach_copy_)(self.members.stacked_gradients, gradients)
             total += weighted.detach()
         return total
 
@@ -174,10 +180,10 @@ class Passes:
         )
 
         def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Any:
-            return _called(code, weights, buffers, inputs, targets)
+            return _call_with(code, weights, buffers, inputs, targets)
 
-        # Of weights that are arguments there is one graph for all members. In C++ it needs Python, which members that go side
-        # by side would queue for, only at its ends.
+        # Because the weights are arguments, one compiled graph serves all members. The C++ wrapper holds Python's global lock
+        # only at the start and the end of a call, so members in several threads do not wait for each other.
         graph = torch.compile(one, options={"cpp_wrapper": True} if self.members.device.type == "cpu" else None)
 
         def alone(member: int, inputs: Tensor, targets: Tensor) -> Any:
@@ -187,12 +193,15 @@ class Passes:
 
         return alone
 
-    def for_all(self, data: int | None) -> Callable[..., Any]:
-        """One member's pass, for all at once; `data` is the axis along which they have inputs and targets of their own."""
+    def vmap_pass(self, data: int | None) -> Callable[..., Any]:
+        """The forward pass of all members at once.
+
+        `data` is the members' axis of inputs and targets; None if all members share them.
+        """
         code = self.members.code
 
         def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Any:
-            return _called(code, {f"model.{name}": weight for name, weight in weights.items()}, buffers, inputs, targets)
+            return _call_with(code, {f"model.{name}": weight for name, weight in weights.items()}, buffers, inputs, targets)
 
         return vmap(one, in_dims=(0, 0, data, data), randomness="different")  # type: ignore[no-any-return]
 
@@ -200,7 +209,7 @@ class Passes:
         self,
         compile: bool,  # noqa: A002, torch's name
     ) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
-        buffers, together = self.members.stacked_buffers, self.for_all(data=0)
+        buffers, together = self.members.stacked_buffers, self.vmap_pass(data=0)
 
         def eager(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Any:
             with FoldedAttention():
@@ -214,12 +223,12 @@ class Passes:
 
         def compiled(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
             if inputs.shape not in graphs:
-                from torch.fx.experimental.proxy_tensor import make_fx  # loads much that is only needed here
+                from torch.fx.experimental.proxy_tensor import make_fx  # slow to import and needed here only
 
-                # vmap is traced away first, as the compiler knows attention but not its rule above. Tracing is a pass as well.
+                # Trace vmap away first: the compiler supports attention, but not the vmap rule above. Tracing runs a pass.
                 with self.trial():
                     graph = make_fx(eager)(weights, inputs, targets)
-                # On a GPU this also records CUDA graphs, which keep their outputs in one place.
+                # On a GPU this also records CUDA graphs, whose outputs are overwritten by the next call: hence the clone below.
                 graphs[inputs.shape] = torch.compile(
                     graph, mode="reduce-overhead" if self.members.device.type == "cuda" else None
                 )
@@ -228,23 +237,23 @@ class Passes:
         return compiled
 
     @contextlib.contextmanager
-    def side_by_side(self, mode: Literal["batched", "loop"]) -> Iterator[None]:
-        """Meanwhile ``each`` gives members to threads of their own, with an even share of torch's threads each.
+    def member_threads(self, mode: PassMode) -> Iterator[None]:
+        """Context in which ``each`` runs members concurrently; torch's threads are divided evenly among them.
 
-        With one thread a member, which is so from as many members as threads on, losses do not depend on how many threads
-        there are, to the last bit.
+        It does so in ``loop`` mode on a CPU, unless a pass draws random numbers. If there are at least as many members as
+        threads, each member has one thread, and losses are bitwise independent of the number of threads.
         """
         threads = torch.get_num_threads()
-        crew = min(threads, self.members.count)
-        if mode == "batched" or crew == 1 or self.members.device.type != "cpu" or self._draws:
+        workers = min(threads, self.members.count)
+        if mode == "batched" or workers == 1 or self.members.device.type != "cpu" or self._draws_random_numbers:
             yield
             return
-        torch.set_num_threads(threads // crew)  # in part this counts for all of the process, so here as well
+        torch.set_num_threads(threads // workers)  # some of torch's thread settings are per process, so set it here as well
         try:
             if self.training.compile and self._alone is None:
                 with self.trial():
-                    self.pass_alone(0, *(part[0] for part in self.batch(0)))  # else each would compile
-            with ThreadPoolExecutor(crew, "member", torch.set_num_threads, (threads // crew,)) as pool:
+                    self.pass_alone(0, *(part[0] for part in self.batch(0)))  # compile once, before the threads start
+            with ThreadPoolExecutor(workers, "member", torch.set_num_threads, (threads // workers,)) as pool:
                 self.each = pool.map
                 yield
         finally:
@@ -252,8 +261,8 @@ class Passes:
             torch.set_num_threads(threads)
 
     @cached_property
-    def _draws(self) -> bool:
-        """Whether a pass draws random numbers."""
+    def _draws_random_numbers(self) -> bool:
+        """True if a forward pass changes the state of torch's random generator."""
         before = torch.default_generator.get_state()
         with self.trial(), torch.no_grad():
             self.members.loss(self.members.models[0], *(part[0] for part in self.batch(0)))
@@ -261,8 +270,8 @@ class Passes:
 
     @contextlib.contextmanager
     def trial(self) -> Iterator[None]:
-        """Passes inside leave buffers as they were; gradients are none of an update's."""
-        held = [
+        """Context for passes that are not part of training: buffers are restored at the end."""
+        buffers = [
             (part._buffers, name, buffer, buffer.clone())
             for model in self.members.models
             for part in model.modules()
@@ -272,20 +281,20 @@ class Passes:
         try:
             yield
         finally:
-            for place, name, buffer, before in held:
-                place[name] = buffer.copy_(before)  # a pass may have put another tensor in its place
+            for place, name, buffer, before in buffers:
+                place[name] = buffer.copy_(before)  # a pass may have replaced the buffer by another tensor
 
-    def quickest(self) -> Literal["batched", "loop"]:
-        """Whichever takes less time for forward and back, the better of three tries of each in turn, not compiled.
+    def fastest_mode(self) -> PassMode:
+        """The mode whose forward and backward passes take less time, uncompiled: the best of three alternating trials of each.
 
-        On a GPU it is ``batched``, if that goes; ``loop`` where it does not.
+        On a GPU it is ``batched`` without timing. It is ``loop`` if the models cannot be batched.
         """
         on_cpu = self.members.device.type == "cpu"
         if self.members.count == 1 and on_cpu:
             return "loop"
         inputs, targets = self.batch(0)
-        seconds: dict[Literal["batched", "loop"], list[float]] = {"batched": [], "loop": []}
-        # One thread's processor time is its wall clock on an idle machine, and still right on a busy one.
+        seconds: dict[PassMode, list[float]] = {"batched": [], "loop": []}
+        # With one thread, processor time equals wall-clock time on an idle machine, and other processes do not distort it.
         clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
         def one(member: int) -> Tensor:
@@ -294,8 +303,8 @@ class Passes:
         try:
             self._alone, self._batched = self._make_alone(False), self._make_batched(False)
             for _ in range(3 if on_cpu else 1):
-                for mode, taken in seconds.items():
-                    with self.trial(), self.side_by_side(mode):
+                for mode, times in seconds.items():
+                    with self.trial(), self.member_threads(mode):
                         start = clock()
                         if mode == "batched":
                             self.pass_together(inputs, targets)
@@ -303,7 +312,7 @@ class Passes:
                                 return "batched"
                         else:
                             list(self.each(one, range(self.members.count)))
-                        taken.append(clock() - start)
+                        times.append(clock() - start)
         except InputError:
             return "loop"
         finally:

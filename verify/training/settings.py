@@ -1,4 +1,4 @@
-"""How a model is trained: every number that its losses depend on."""
+"""Training settings: every number that the losses of a run depend on, apart from the model and the corpus."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BELOW_ONE = ("beta1", "beta2")
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained: with the model and the corpus, all that its losses depend on.
+    """Training settings. Together with the model and the corpus they determine the losses.
 
     Examples
     --------
@@ -33,47 +33,49 @@ class Training:
     """
 
     steps: int = 1000
-    """Updates of the weights."""
+    """Number of weight updates."""
     batch: int = 32
-    """Sequences an update, over all processes and micro-batches together."""
+    """Sequences per update, summed over all processes and micro-batches."""
     context: int = 128
-    """Tokens a sequence."""
+    """Tokens per sequence."""
     micro_batch: int | None = None
-    """Sequences a process takes at once; by default all of its share. Gradients of its micro-batches are averaged."""
+    """Sequences per forward pass of one process; by default its whole share of the batch. Gradients of micro-batches are
+    averaged."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
-    """Times the learning rate, off the weights, at each update."""
+    """Decoupled weight decay: each update subtracts this times the learning rate times the weights."""
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
     momentum: float = 0.0
-    """Of SGD."""
+    """Momentum of SGD; AdamW ignores it."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     warmup: int = 0
-    """Updates over which the learning rate rises."""
+    """Number of updates over which the learning rate rises linearly."""
     final: float = 0.1
-    """Of the learning rate, what remains at the end."""
+    """Learning rate at the end of the schedule, as a fraction of the peak."""
     cooldown: float = 0.2
-    """Of the updates, those over which ``wsd`` falls."""
+    """Fraction of all updates over which ``wsd`` decays the learning rate."""
     clip: float | None = 1.0
-    """Longest gradient, all parameters together."""
+    """Largest allowed norm of the gradient of all parameters together; None does not clip."""
     relative_clip: float | None = None
-    """Longest gradient, as C in ``sqrt(2 C weight_decay / learning_rate)`` norms of the weights
-    (:func:`verify.training.optim.clip`)."""
+    """Largest allowed gradient norm relative to the weights: C in ``sqrt(2 C weight_decay / learning_rate)`` times the norm of
+    the weights (:func:`verify.training.optim.clip`); None does not clip."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the products; weights, optimizer and loss are float32."""
+    """Precision of matrix products; weights, optimizer state and loss stay in float32."""
     compile: bool = False
     seed: int = 0
-    """Of dropout and whatever else draws at random."""
+    """Seed of dropout and of all other random numbers drawn during training."""
     data_seed: int = 0
-    """Of which windows are read, and when."""
+    """Seed of the choice and order of the windows read from the corpus."""
     evaluate_every: int = 0
-    """Updates between two evaluations; 0 evaluates at the end only."""
+    """Number of updates between evaluations; 0 evaluates at the end only."""
     evaluate_batches: int = 8
-    """Of `batch` sequences each; 0 never evaluates."""
+    """Number of batches per evaluation, of `batch` sequences each; 0 never evaluates."""
     diverged_above: float | None = None
-    """Loss in nats from which a run counts as diverged; by default twice the first one. NaN and infinity always do."""
+    """Loss in nats per token above which a run counts as diverged; by default twice the first loss. NaN and infinity always
+    count as diverged."""
 
     def __post_init__(self) -> None:
         for name, kind in (("optimizer", ("adamw", "sgd")), ("schedule", SCHEDULES), ("precision", ("float32", "bfloat16"))):
@@ -86,36 +88,36 @@ class Training:
             **dict.fromkeys(_COUNTS, 0),
         }.items():
             value = getattr(self, name)
-            right = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            if not right and not (value is None and name in optional):
+            valid = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            if not valid and not (value is None and name in optional):
                 raise InputError(f"Training: {name}={shown(value)} is not a whole number from {least}")
         for name, most in {**dict.fromkeys(_SIZES, sys.float_info.max), **dict.fromkeys(_FRACTIONS, 1.0)}.items():
             value = getattr(self, name)
-            right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most
-            if not right and not (value is None and name in optional):
+            valid = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most
+            if not valid and not (value is None and name in optional):
                 raise InputError(f"Training: {name}={shown(value)} is not a number from 0{' to 1' if most == 1 else ''}")
         for name in _BELOW_ONE:
             if getattr(self, name) == 1:
-                raise InputError(f"Training: {name}=1 would average nothing in; it is to be below 1")
+                raise InputError(f"Training: {name} must be below 1: with {name}=1 the running average never changes")
         for name in ("clip", "relative_clip"):
             if getattr(self, name) == 0:
-                raise InputError(f"Training: {name}=0 would stop every update; None clips nothing")
+                raise InputError(f"Training: {name}=0 sets every gradient to zero; use None to disable clipping")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and words."""
+        """The settings as plain numbers and strings."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Training:
-        """The way back from :meth:`to_dict`.
+        """Settings from the result of :meth:`to_dict`.
 
         Raises
         ------
         InputError
-            if a name or value is not known.
+            if a name is unknown or a value is invalid.
         """
         names = [one.name for one in dataclasses.fields(cls)]
         for name in data:
             if name not in names:
-                raise InputError(f"Training: there is no {shown(name)}{nearest(str(name), names)}")
+                raise InputError(f"Training: there is no setting {shown(name)}{nearest(str(name), names)}")
         return cls(**data)

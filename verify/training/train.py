@@ -1,9 +1,9 @@
-"""One training loop: seeded, logged, evaluated, stopped when it diverges, resumed exactly after a kill.
+"""The training loop: it seeds, logs and evaluates, stops if the loss diverges, and resumes exactly after a kill.
 
     outcome = train(model, corpus, Training(steps=1000, batch=32, context=128), folder="runs/first")
 
-Run it again after a ``kill -9`` and it goes on from the last whole checkpoint; on a CPU the final loss is the same bit for bit.
-Under ``torchrun`` it is data parallel. What a step reads and which random numbers it draws depend on (seed, step) alone.
+If the process is killed, the same call resumes from the last intact checkpoint; on a CPU the final loss is bitwise the same.
+Under ``torchrun`` training is data parallel. The batch and the random numbers of a step depend on (seed, step) only.
 """
 
 from __future__ import annotations
@@ -36,29 +36,30 @@ from depthwidth.initialization import Recipe
 
 from ..files import write_whole
 from ..models.initialize import parameter_groups
-from .checkpoints import latest, save_checkpoint
-from .corpus import Corpus, mixed
-from .optim import Groups, clip, default_groups, factor, make_optimizer
+from .checkpoints import latest_checkpoint, save_checkpoint
+from .corpus import Corpus, mix_seeds
+from .optim import Groups, clip, default_groups, make_optimizer, schedule_factor
 from .settings import Training
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run. A run that diverged has one too."""
+    """The result of a run, whether it finished, diverged or was stopped."""
 
     status: Literal["finished", "diverged", "stopped"]
-    """``stopped`` at the time limit, to be resumed."""
+    """``stopped`` if the time limit was reached; the run can be resumed."""
     steps: int
-    """Updates done."""
+    """Number of updates."""
     losses: tuple[float, ...]
-    """Training loss in nats per token of each update, before it."""
+    """Training loss of each update, computed before the update, in nats per token."""
     evaluations: tuple[tuple[int, float, float], ...]
-    """Updates done, validation loss, its standard error over batches of windows."""
+    """For each evaluation: number of updates before it, validation loss, and its standard error over batches of windows."""
     tokens: int
+    """Number of tokens trained on."""
     seconds: float
-    """Spent in the loop, over all processes that worked on the run one after another; evaluation and checkpoints included."""
+    """Time spent in the loop, including evaluation and checkpoints, summed over all processes that resumed the run."""
     diverged_at: int | None = None
-    """The first update whose loss was too high or not a number."""
+    """Index of the first update whose loss was above the threshold, infinite or NaN."""
     corpus: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -70,16 +71,11 @@ class Outcome:
 
     @property
     def validation_loss(self) -> float | None:
-        """Of the last evaluation."""
+        """Validation loss of the last evaluation, None if there was none."""
         return self.evaluations[-1][1] if self.evaluations else None
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Over the whole run."""
-        return self.tokens / self.seconds if self.seconds else math.nan
-
     def to_dict(self) -> dict[str, Any]:
-        """What JSON holds; a loss that is not finite is a word, as JSON has no number for it."""
+        """The outcome as plain JSON values. A loss that is not finite is a string, because JSON has no number for it."""
 
         def plain(x: float) -> float | str:
             return x if math.isfinite(x) else str(x)
@@ -91,66 +87,67 @@ class Outcome:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Outcome:
-        """The way back from :meth:`to_dict`."""
+        """The outcome from the result of :meth:`to_dict`."""
         evaluations = tuple((int(step), float(loss), float(error)) for step, loss, error in data["evaluations"])
         losses = tuple(float(x) for x in data["losses"])
         return cls(**{**data, "losses": losses, "evaluations": evaluations, "warnings": tuple(data["warnings"])})
 
 
-# The pieces that a caller may replace or add.
+# Parts that a caller may replace or add.
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""Mean nats per token of a model on inputs and targets, each of shape (batch, context)."""
+"""Mean loss in nats per token of a model, from inputs and targets of shape (batch, context)."""
 
 
 def language_loss(model: nn.Module) -> Loss:
-    """Mean cross-entropy of the targets, for a model that returns logits, ``(logits, loss)`` or an object that has either.
+    """Mean cross-entropy, for a model that returns logits, ``(logits, loss)`` or an object with ``logits`` or ``loss``.
 
-    A model whose ``forward`` takes ``targets`` is given them, and its own loss is taken if it returns one. Targets are the
-    inputs moved by one; they are never given as ``labels``, which the transformers library moves once more.
+    If the model's ``forward`` has a parameter ``targets``, the targets are passed to it; if the model returns a loss, that loss
+    is used. Targets are the inputs shifted by one token. They are never passed as ``labels``, which the transformers library
+    would shift again.
     """
-    return _with_targets if "targets" in inspect.signature(model.forward).parameters else _from_logits
+    return _loss_given_targets if "targets" in inspect.signature(model.forward).parameters else _loss_of_output
 
 
-def _with_targets(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+def _loss_given_targets(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     return _read_loss(model(inputs, targets=targets), targets)
 
 
-def _from_logits(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+def _loss_of_output(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     return _read_loss(model(inputs), targets)
 
 
-def _read_loss(found: Any, targets: Tensor) -> Tensor:
+def _read_loss(output: Any, targets: Tensor) -> Tensor:
     logits = loss = None
-    if isinstance(found, Tensor):
-        logits, loss = (None, found) if found.dim() == 0 else (found, None)
-    elif isinstance(found, tuple):
-        logits, loss = found[0], next((one for one in found[1:] if isinstance(one, Tensor) and one.dim() == 0), None)
+    if isinstance(output, Tensor):
+        logits, loss = (None, output) if output.dim() == 0 else (output, None)
+    elif isinstance(output, tuple):
+        logits, loss = output[0], next((one for one in output[1:] if isinstance(one, Tensor) and one.dim() == 0), None)
     else:
-        logits, loss = getattr(found, "logits", None), getattr(found, "loss", None)
+        logits, loss = getattr(output, "logits", None), getattr(output, "loss", None)
     if loss is not None:
         return loss.float()
     if logits is None:
-        raise InputError(f"the model returns a {type(found).__name__}, neither logits nor a loss: give loss=")
+        raise InputError(f"the model returns a {type(output).__name__} with neither logits nor a loss; pass loss=")
     return functional.cross_entropy(logits.flatten(0, -2).float(), targets.reshape(-1))
 
 
 class Logger(Protocol):
-    """Takes named numbers as training goes; made by :func:`tensorboard` or :func:`wandb`, or anything of this form."""
+    """Receives named numbers during training: made by :func:`tensorboard` or :func:`wandb`, or any object of this form."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers of one step."""
+        """Record the numbers of one step."""
 
     def close(self) -> None:
-        """Called at the end, whatever it was."""
+        """Close the logger; called once at the end, also after an error."""
 
 
 def tensorboard(folder: str | os.PathLike[str]) -> Logger:
-    """Write to TensorBoard by its library (``pip install tensorboard``)."""
+    """A logger that writes TensorBoard files (needs ``pip install tensorboard``)."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise InputError("logging to TensorBoard needs its library: pip install tensorboard") from None
+        raise InputError("logging to TensorBoard needs the tensorboard library: pip install tensorboard") from None
 
     class TensorBoard:
         writer = SummaryWriter(str(folder))
@@ -166,11 +163,11 @@ def tensorboard(folder: str | os.PathLike[str]) -> Logger:
 
 
 def wandb(**options: Any) -> Logger:
-    """Write to Weights and Biases by its library (``pip install wandb``); `options` are those of ``wandb.init``."""
+    """A logger that writes to Weights and Biases (needs ``pip install wandb``); `options` go to ``wandb.init``."""
     try:
         import wandb as library
     except ImportError:
-        raise InputError("logging to Weights and Biases needs its library: pip install wandb") from None
+        raise InputError("logging to Weights and Biases needs the wandb library: pip install wandb") from None
 
     class WandB:
         run = library.init(**options)
@@ -185,105 +182,105 @@ def wandb(**options: Any) -> Logger:
 
 
 class Probe(Protocol):
-    """Looks at a step from inside: see :func:`train`."""
+    """Supplies a context for each update, in which measurements can be taken: see :func:`train`."""
 
     def __call__(self, model: nn.Module, step: int, optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any] | None:
-        """A context to run update number `step` in, or None where there is nothing to look at."""
+        """A context in which to run update number `step`, or None if nothing is to be measured."""
 
 
-def measuring(steps: Callable[[int], bool] | Container[int], take: Callable[[list[Any]], None], **options: Any) -> Probe:
-    """Measure updates from inside with :func:`verify.probe`.
+def measuring(steps: Callable[[int], bool] | Container[int], handle_rows: Callable[[list[Any]], None], **options: Any) -> Probe:
+    """A probe that measures chosen updates with :func:`verify.probe`.
 
     Parameters
     ----------
-    steps : at which updates, counted from 0.
-    take : is given the rows of each.
-    options : of :func:`verify.probe`: quantities, sites and so on.
+    steps : updates to measure, counted from 0; a container of numbers or a function of the number.
+    handle_rows : called with the rows of each measured update.
+    options : options of :func:`verify.probe`: quantities, sites and so on.
     """
     from ..measure.probes import probe
 
     @contextlib.contextmanager
-    def measured(model: nn.Module, step: int, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    def measurement(model: nn.Module, step: int, optimizer: torch.optim.Optimizer) -> Iterator[None]:
         with probe(model, optimizer=optimizer, start=step, **options) as rows:
             yield
-        take(list(rows))
+        handle_rows(list(rows))
 
-    def asked(model: nn.Module, step: int, optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any] | None:
-        wanted = steps(step) if callable(steps) else step in steps
-        return measured(model, step, optimizer) if wanted else None
+    def context(model: nn.Module, step: int, optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any] | None:
+        selected = steps(step) if callable(steps) else step in steps
+        return measurement(model, step, optimizer) if selected else None
 
-    return asked
+    return context
 
 
 class WithLoss(nn.Module):  # type: ignore[misc]
-    """A model and its loss as one module, so that both are compiled and made parallel together."""
+    """A model and its loss as one module, so that both are compiled and parallelised together."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
         self.model, self.loss = model, loss
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean nats per token."""
+        """Mean loss in nats per token."""
         return self.loss(self.model, inputs, targets)
 
 
-# Many processes.
+# Data-parallel processes.
 
 
 @dataclass(frozen=True)
 class _World:
-    """Who else works on the same run."""
+    """The processes that train the same model: their number, and the rank of this one."""
 
     rank: int = 0
     size: int = 1
 
     def share(self, batch: int) -> slice:
-        """Rows of a batch that are this process's."""
+        """The rows of a batch that this process handles."""
         if batch % self.size:
-            raise InputError(f"a batch of {batch} cannot be shared by {self.size} processes evenly")
+            raise InputError(f"a batch of {batch} sequences cannot be divided evenly among {self.size} processes")
         rows = batch // self.size
         return slice(self.rank * rows, (self.rank + 1) * rows)
 
     def mean(self, value: Tensor) -> Tensor:
-        """Over all processes."""
+        """The mean of `value` over all processes."""
         if self.size > 1:
             dist.all_reduce(value)
             value = value / self.size
         return value
 
-    def any(self, yes: bool) -> bool:
-        """Whether it is so in any process."""
-        return yes if self.size == 1 else bool(self.mean(torch.tensor(float(yes))) > 0)
+    def any(self, flag: bool) -> bool:
+        """True if `flag` is true in at least one process."""
+        return flag if self.size == 1 else bool(self.mean(torch.tensor(float(flag))) > 0)
 
-    def agree(self, number: int, what: str) -> None:
-        """Stop unless all processes have the same number."""
+    def check_equal(self, number: int, what: str) -> None:
+        """Raise an InputError unless `number` is equal in all processes."""
         if self.size > 1:
-            mine = torch.tensor([number, -number])
-            dist.all_reduce(mine, dist.ReduceOp.MAX)
-            if int(mine[0]) != -int(mine[1]):
-                raise InputError(f"processes disagree on {what}: they need one folder that all of them see")
+            bounds = torch.tensor([number, -number])
+            dist.all_reduce(bounds, dist.ReduceOp.MAX)
+            if int(bounds[0]) != -int(bounds[1]):
+                raise InputError(f"the processes found different values for {what}; give them one folder that all can read")
 
 
 @contextlib.contextmanager
-def _together(device: torch.device) -> Iterator[_World]:
-    """Join the processes that ``torchrun`` started, if it did."""
+def _process_group(device: torch.device) -> Iterator[_World]:
+    """Join the process group, if ``torchrun`` started several processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield _World()
         return
     ours = not dist.is_initialized()
     if ours:
-        # What torch imports while there is a group takes it for a default argument and keeps it, and its threads, to the end.
-        # Such a thread that then asks for an interpreter that is gone aborts the process. So this goes first.
+        # Modules that torch imports after the group exists store the group in default arguments, which keeps its threads alive
+        # until the interpreter exits; a thread that outlives the interpreter aborts the process. So import this one first.
         importlib.import_module("torch._dynamo")
 
-        # Numbers that processes agree on lie on the host, so the host's backend is always there.
+        # Some numbers are reduced on the host, so the host's backend is always needed.
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield _World(dist.get_rank(), dist.get_world_size())
-        dist.barrier()  # nobody leaves while another still sends
+        dist.barrier()  # no process leaves while another is still sending
     finally:
         if ours:
-            gc.collect()  # DistributedDataParallel holds the group, and is part of a circle
+            gc.collect()  # DistributedDataParallel refers to the group and is part of a reference cycle
             dist.destroy_process_group()
 
 
@@ -308,40 +305,46 @@ def train(
     progress: bool | None = None,
     time_limit: float | None = None,
 ) -> Outcome:
-    """Train `model` in place and say what came of it.
+    """Train `model` in place.
 
     Parameters
     ----------
-    model : any module; its weights as they are the start.
-    corpus : to train on and to validate with.
-    training : how. With the corpus and the weights at the start it identifies the run.
-    folder : for checkpoints and the outcome. If there is a checkpoint of the same run, the run goes on from it; if there is an
-        outcome, it is returned and the model gets the last weights.
-    checkpoint_every : updates between two checkpoints; by default a tenth of the steps. None is lost to a full disk but the one
-        that did not fit: training goes on and the outcome says so.
-    recipe, tree : to set learning rate and decay of each tensor by (:func:`verify.models.initialize.parameter_groups`).
-    groups : parameters with their own ``lr`` and ``weight_decay`` instead.
-    loss : what is made small; by default :func:`language_loss`.
-    device : where; by default a GPU if there is one. On a CPU all is repeatable bit for bit with an equal number of threads.
-    probes : each is asked for a context before every update, :func:`measuring` makes one. It sees the model, not its compiled
-        form; inside, gradients remain after the update, so that a context can compare weights before and after.
+    model : any module; training starts from its current weights.
+    corpus : tokens for training and validation.
+    training : settings. Together with the corpus and the initial weights they identify the run.
+    folder : folder for checkpoints and the outcome. If it contains a checkpoint of the same run, the run resumes from it; if
+        that run has ended, its outcome is returned and the model receives its last weights.
+    checkpoint_every : number of updates between checkpoints; by default a tenth of the steps. If the disk is full, training
+        continues without the checkpoint and the outcome has a warning.
+    recipe, tree : set the learning rate and weight decay of each tensor (:func:`verify.models.initialize.parameter_groups`).
+    groups : parameter groups with their own ``lr`` and ``weight_decay``, instead of `recipe`.
+    loss : function to minimise; by default :func:`language_loss`.
+    device : by default a GPU if there is one. On a CPU, results are bitwise repeatable for a fixed number of threads.
+    probes : each is called before every update and may return a context for it; :func:`measuring` makes such a probe. It
+        receives the uncompiled model. Gradients are kept until the contexts have exited, so a context can compare the weights
+        before and after the update.
     loggers : see :class:`Logger`.
-    log_every : updates between two lines for loggers; also how often a GPU is waited for to see whether the run has diverged.
-    progress : whether a bar is shown; by default if the error stream is a terminal.
-    time_limit : seconds after which a checkpoint is written and the outcome is ``stopped``.
+    log_every : number of updates between log entries. On a GPU, losses are also copied to the host, and checked for divergence,
+        this often.
+    progress : show a progress bar; by default if the error stream is a terminal.
+    time_limit : seconds after which a checkpoint is written and the run is ``stopped``.
+
+    Returns
+    -------
+    :class:`Outcome`.
 
     Raises
     ------
     InputError
-        if the folder holds another run or cannot be one, the corpus is too short or holds tokens that the model does not know,
-        or the model has no parameter to train.
+        if the folder contains another run or is not a writable folder, the corpus is too short or contains tokens outside the
+        model's vocabulary, or the model has no trainable parameters.
     """
     place = default_device(device)
     with ExitStack() as stack:
-        world = stack.enter_context(_together(place))
+        world = stack.enter_context(_process_group(place))
         for logger in loggers:
             stack.callback(logger.close)
-        if loss is None:  # a loss of the caller's may make other tokens of these
+        if loss is None:  # a custom loss may map the tokens to others
             check_tokens(model, corpus)
         model.to(place)
         if recipe is not None:
@@ -349,14 +352,14 @@ def train(
         elif groups is None:
             groups = default_groups(model, training.learning_rate, training.weight_decay)
         run = _Run(model, corpus.to(place), training, groups, loss or language_loss(model), world)
-        stack.callback(run.leave)
+        stack.callback(run.release_group)
         run.folder = None if folder is None else Path(folder)
         done = run.restore()
         if done is not None:
             return done
         if run.folder is not None:
             make_folder(run.folder)
-        # Whoever called keeps their random numbers.
+        # The caller's random state is restored at the end.
         stack.enter_context(torch.random.fork_rng([place] if place.type == "cuda" else []))
         report = stack.enter_context(_Report(run, () if world.rank else loggers, log_every, progress))
         _loop(run, checkpoint_every or max(training.steps // 10, 1), probes, report, time_limit)
@@ -364,7 +367,7 @@ def train(
 
 
 def default_device(device: torch.device | str | None) -> torch.device:
-    """The one asked for; otherwise this process's GPU, if there is one."""
+    """`device` if it is given; else this process's GPU if there is one, else the CPU."""
     if device is not None:
         return torch.device(device)
     if torch.cuda.is_available():
@@ -373,10 +376,10 @@ def default_device(device: torch.device | str | None) -> torch.device:
 
 
 def table_rows(model: nn.Module) -> int | None:
-    """How many tokens a model knows, where it shows that.
+    """Vocabulary size of a model, or None if it cannot be told.
 
-    By our tree, by transformers' ``get_input_embeddings``, or by its only ``nn.Embedding``, if as many outputs come out of one
-    of its linear maps: else it might be a table of positions.
+    It is read from the model's ``tree``, from ``get_input_embeddings`` of the transformers library, or from the only
+    ``nn.Embedding`` if a linear layer has the same number of outputs; without such a layer it could be a position table.
     """
     if isinstance(tree := getattr(model, "tree", None), Transformer):
         return tree.vocab or None  # 0 for images
@@ -389,13 +392,13 @@ def table_rows(model: nn.Module) -> int | None:
 
 
 def check_tokens(model: nn.Module, corpus: Corpus) -> None:
-    """Refuse a corpus with tokens that the model does not know."""
-    rows, largest = table_rows(model), corpus.largest()
+    """Refuse a corpus with tokens outside the model's vocabulary."""
+    rows, largest = table_rows(model), corpus.largest_token()
     if rows is not None and largest >= rows:
-        raise InputError(f"train: the corpus holds token {largest}, and the model knows 0 to {rows - 1}")
+        raise InputError(f"train: the corpus contains token {largest}, but the model's vocabulary is 0 to {rows - 1}")
 
 
-# Torch's words for an index beyond a table and for a target beyond the logits; others under vmap.
+# Torch's messages for an index outside an embedding table and for a target outside the logits; under vmap they differ.
 _TABLE_TOO_SMALL: dict[type, tuple[str, ...]] = {
     IndexError: ("index out of range in self", "Target "),
     RuntimeError: ("is out of bounds for dimension",),
@@ -404,36 +407,39 @@ _TABLE_TOO_SMALL: dict[type, tuple[str, ...]] = {
 
 @contextlib.contextmanager
 def explain_token_errors(corpus: Corpus, context: int) -> Iterator[None]:
-    """Turn torch's error about a table with too few rows into one sentence, for models that do not show their size."""
+    """Replace torch's error about a token outside an embedding table by an InputError of one sentence.
+
+    For models whose vocabulary size :func:`check_tokens` cannot tell.
+    """
     try:
         yield
     except (IndexError, RuntimeError) as error:
         if not any(words in str(error) for words in _TABLE_TOO_SMALL.get(type(error), ())):
             raise
-        what = f"the corpus holds tokens 0 to {corpus.largest()}, in windows of {context}"
-        raise InputError(f"train: {what}, for which a table of the model has too few rows ({error})") from error
+        what = f"for tokens 0 to {corpus.largest_token()} in windows of {context}"
+        raise InputError(f"train: an embedding table of the model has too few rows {what} ({error})") from error
 
 
 def make_folder(place: Path) -> None:
-    """Make a folder for checkpoints, if it is not there.
+    """Create a folder for checkpoints, if it does not exist.
 
     Raises
     ------
     InputError
-        if it is a file, or cannot be made or written to.
+        if it is a file, cannot be created, or is not writable.
     """
     if place.exists() and not place.is_dir():
         raise InputError(f"{shown(str(place))} is a file, not a folder for checkpoints")
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"the folder {shown(str(place))} cannot be made: {error.strerror or error}") from None
+        raise InputError(f"the folder {shown(str(place))} cannot be created: {error.strerror or error}") from None
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"the folder {shown(str(place))} cannot be written to")
 
 
 class _Run:
-    """The state of a run: what a checkpoint holds, and what is made from it."""
+    """The state of a run: everything in a checkpoint, and objects derived from it."""
 
     def __init__(self, model: nn.Module, corpus: Corpus, training: Training, groups: Groups, loss: Loss, world: _World) -> None:
         self.model, self.corpus, self.training, self.world = model, corpus, training, world
@@ -453,13 +459,13 @@ class _Run:
         self.losses: list[float] = []
         self.evaluations: list[tuple[int, float, float]] = []
         self.diverged_at: int | None = None
-        self.before = 0.0  # seconds of earlier processes
+        self.earlier_seconds = 0.0  # time spent by earlier processes
         self.started = time.perf_counter()
         self.warnings: list[str] = []
         self.identity = self._identify(groups)
 
     def _identify(self, groups: Groups) -> str:
-        """A hash of all that the losses depend on, the weights at the start among it."""
+        """A hash of everything that the losses depend on, including the initial weights."""
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         weights = [
             [sorted([names[id(p)], list(p.shape)] for p in group["params"]), group["base"], group["weight_decay"]]
@@ -469,14 +475,14 @@ class _Run:
         what = {"training": self.training.to_dict(), "corpus": self.corpus.identity(), "weights": weights, "start": start}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
-    def leave(self) -> None:
-        """Let go of what holds the group of processes."""
+    def release_group(self) -> None:
+        """Drop all references to the process group."""
         self.parallel = self.fast = self.plain
 
-    # What is saved.
+    # Checkpoints.
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Weights, buffers and the optimizer's memory by name; tensors that are one (tied weights) once."""
+        """Weights, buffers and optimizer state by name; tied weights appear once."""
         found, seen = {}, set()
         for name, tensor in self.model.state_dict(keep_vars=True).items():
             if id(tensor) not in seen:
@@ -505,7 +511,7 @@ class _Run:
                     self.optimizer.state[parameter][key] = tensor.to(parameter.device) if on_device else tensor
 
     def save(self) -> None:
-        """A checkpoint; a disk that cannot take it is a warning."""
+        """Write a checkpoint; if that fails, add a warning."""
         if self.folder is None or self.world.rank:
             return
         state = {
@@ -523,33 +529,33 @@ class _Run:
             self.warnings.append(f"no checkpoint after {self.step} updates: {error.strerror or error}")
 
     def restore(self) -> Outcome | None:
-        """Go to the last checkpoint of this run in the folder, if there is one; return its outcome if it is at its end."""
+        """Load the last checkpoint of this run from the folder, if there is one. Returns the outcome if the run has ended."""
         if self.folder is None:
             return None
-        found = latest(self.folder)
-        self.world.agree(-1 if found is None else found.step, "the last checkpoint")
+        found = latest_checkpoint(self.folder)
+        self.world.check_equal(-1 if found is None else found.step, "the last checkpoint")
         if found is None:
             return None
         if found.state["identity"] != self.identity:
-            raise InputError(f"{self.folder} holds another run: give this one a folder of its own")
+            raise InputError(f"{self.folder} contains another run; choose another folder")
         self._restore_tensors(found.tensors)
         self.step, self.losses = found.step, found.tensors["losses"].tolist()
         self.evaluations = [(int(step), float(loss), float(error)) for step, loss, error in found.state["evaluations"]]
-        self.before, self.diverged_at = found.state["seconds"], found.state["diverged_at"]
+        self.earlier_seconds, self.diverged_at = found.state["seconds"], found.state["diverged_at"]
         self.warnings, self.status = list(found.state["warnings"]), found.state["status"]
         if self.status == "stopped":
             return None
-        done = self.outcome()
-        self._write(done)
-        return done
+        outcome = self.outcome()
+        self._write(outcome)
+        return outcome
 
     @property
     def seconds(self) -> float:
-        """Spent so far."""
-        return self.before + time.perf_counter() - self.started
+        """Time spent so far."""
+        return self.earlier_seconds + time.perf_counter() - self.started
 
     def outcome(self) -> Outcome:
-        """As things stand."""
+        """The outcome of the updates made so far."""
         tokens = len(self.losses) * self.training.batch * self.training.context
         return Outcome(
             self.status,
@@ -565,23 +571,26 @@ class _Run:
         )
 
     def finish(self) -> Outcome:
-        """Write down the end."""
+        """Write the last checkpoint and ``outcome.json``, and return the outcome."""
         self.save()
-        done = self.outcome()
-        self._write(done)
-        return done
+        outcome = self.outcome()
+        self._write(outcome)
+        return outcome
 
-    def _write(self, done: Outcome) -> None:
-        """``outcome.json``, for people and tables; the checkpoint has all that a resumed run needs."""
+    def _write(self, outcome: Outcome) -> None:
+        """Write ``outcome.json`` for readers; to resume a run, the checkpoint is enough."""
         if self.folder is None or self.world.rank:
             return
         with contextlib.suppress(OSError):
-            write_whole(self.folder / "outcome.json", json.dumps(done.to_dict(), indent=1).encode())
+            write_whole(self.folder / "outcome.json", json.dumps(outcome.to_dict(), indent=1).encode())
 
-    # What is computed.
+    # Computation.
 
     def gradients(self, module: nn.Module) -> Tensor:
-        """Mean loss over this process's share of a batch, its gradients left on the parameters."""
+        """Forward and backward passes over this process's share of the batch; returns the mean loss.
+
+        Gradients are accumulated in the parameters.
+        """
         rows = self.share.stop - self.share.start
         size = min(self.training.micro_batch or rows, rows)
         inputs, targets = self.corpus.batch(
@@ -591,9 +600,9 @@ class _Run:
         for start in range(0, rows, size):
             part = slice(start, min(start + size, rows))
             last = part.stop == rows
-            # Gradients of processes are averaged once, behind the last micro-batch.
-            waits = contextlib.nullcontext() if last or self.world.size == 1 else self.parallel.no_sync()
-            with waits:
+            # Gradients are averaged over processes once, after the last micro-batch.
+            synchronisation = contextlib.nullcontext() if last or self.world.size == 1 else self.parallel.no_sync()
+            with synchronisation:
                 with autocast(self.device, self.training.precision), explain_token_errors(self.corpus, self.training.context):
                     loss = module(inputs[part], targets[part])
                 weighted = loss if size == rows else loss * ((part.stop - part.start) / rows)
@@ -602,7 +611,7 @@ class _Run:
         return total
 
     def evaluate(self) -> None:
-        """Validation loss now, once, by the same windows at every call and in every process."""
+        """Evaluate the validation loss, unless this step has been evaluated. The windows are the same in every call."""
         if any(step == self.step for step, _, _ in self.evaluations):
             return
         if not self.training.evaluate_batches or len(self.corpus.validation) <= self.training.context:
@@ -620,7 +629,7 @@ class _Run:
 
 
 def weights_digest(weights: Iterable[Tensor]) -> str:
-    """SHA-256 of the bytes of some tensors, one after another."""
+    """SHA-256 of the concatenated bytes of tensors."""
     sha = hashlib.sha256()
     for weight in weights:
         sha.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -628,7 +637,7 @@ def weights_digest(weights: Iterable[Tensor]) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Products in bfloat16 if asked."""
+    """Autocast to bfloat16 if `precision` is bfloat16; else a context without effect."""
     context: AbstractContextManager[None] = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
     return context
 
@@ -643,28 +652,28 @@ def validation_loss(
 ) -> tuple[float, float]:
     """Mean of ``module(inputs, targets)`` over evenly spaced windows of the validation block, and its standard error.
 
-    The error is that over batches, infinite for a single one. Dropout is off meanwhile.
+    The standard error is taken over batches; it is infinite for a single batch. The module is in evaluation mode.
     """
-    was = module.training
+    was_training = module.training
     module.eval()
     try:
         with torch.no_grad(), autocast(), explain_token_errors(corpus, context):
             losses = torch.stack([module(*one).float() for one in corpus.validation_batches(batches, batch, context)])
     finally:
-        module.train(was)
+        module.train(was_training)
     mean, error = mean_and_error(losses)
     return float(mean), float(error)
 
 
 def mean_and_error(losses: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over batches (batches, ...), and its standard error, infinite for a single one; of shape (...)."""
+    """Mean over the first axis of losses (batches, ...) and its standard error, infinite for one batch; each of shape (...)."""
     losses = losses.double()
     mean, count = losses.mean(0), len(losses)
     return mean, losses.std(0) / math.sqrt(count) if count > 1 else torch.full_like(mean, math.inf)
 
 
 class _Report:
-    """What people see meanwhile: a line on a terminal with loss, tokens per second and time left; and numbers for loggers."""
+    """Progress reports: a progress bar on a terminal with loss, tokens per second and time left, and numbers for loggers."""
 
     def __init__(self, run: _Run, loggers: Sequence[Logger], log_every: int, progress: bool | None) -> None:
         self.run, self.loggers, self.every = run, loggers, log_every
@@ -677,7 +686,7 @@ class _Report:
             columns = ("training", BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn())
             self.bar = Progress(*columns, console=Console(stderr=True))
             self.task = self.bar.add_task("", total=run.training.steps, completed=run.step, loss=math.nan, rate=0.0)
-        self.mark = (time.perf_counter(), run.step)
+        self.last_report = (time.perf_counter(), run.step)
 
     def __enter__(self) -> _Report:
         if self.bar is not None:
@@ -688,20 +697,20 @@ class _Report:
         if self.bar is not None:
             self.bar.stop()
 
-    def step(self) -> None:
-        """After losses have become known."""
-        run, (then, step) = self.run, self.mark
+    def report_losses(self) -> None:
+        """Report the last loss and the speed, if `log_every` updates have passed since the last report."""
+        run, (then, step) = self.run, self.last_report
         if run.step - step < self.every and run.step < run.training.steps:
             return
         now = time.perf_counter()
         rate = (run.step - step) * run.training.batch * run.training.context / (now - then)
-        self.mark = (now, run.step)
+        self.last_report = (now, run.step)
         if self.bar is not None:
             self.bar.update(self.task, completed=run.step, loss=run.losses[-1], rate=rate)
         self._log({"loss": run.losses[-1], "learning_rate": run.optimizer.param_groups[0]["lr"], "tok_per_sec": rate}, "train")
 
-    def evaluated(self) -> None:
-        """After an evaluation."""
+    def report_evaluation(self) -> None:
+        """Report the validation loss of this step, if there is one."""
         if self.run.evaluations and self.run.evaluations[-1][0] == self.run.step:
             self._log({"loss": self.run.evaluations[-1][1]}, "val")
 
@@ -711,7 +720,7 @@ class _Report:
 
 
 def _loop(run: _Run, checkpoint_every: int, probes: Sequence[Probe], report: _Report, time_limit: float | None) -> None:
-    """Update until the steps are done, the loss is lost, or the time is up."""
+    """Update until all steps are done, the loss diverges, or the time limit is reached."""
     training = run.training
     wait_every = report.every if run.device.type == "cuda" else 1
     pending: list[Tensor] = []  # losses still on the device
@@ -719,7 +728,7 @@ def _loop(run: _Run, checkpoint_every: int, probes: Sequence[Probe], report: _Re
     while run.step < training.steps:
         if training.evaluate_every and run.step % training.evaluate_every == 0:
             run.evaluate()
-            report.evaluated()
+            report.report_evaluation()
         pending.append(_update(run, probes))
         run.step += 1
         at_checkpoint = run.step % checkpoint_every == 0
@@ -729,39 +738,39 @@ def _loop(run: _Run, checkpoint_every: int, probes: Sequence[Probe], report: _Re
         run.losses += torch.stack(pending).tolist()
         pending.clear()
         run.diverged_at = has_diverged(run.losses, known, training)
-        if run.diverged_at is not None:  # what was done after it is forgotten
+        if run.diverged_at is not None:  # drop the updates after the divergence
             del run.losses[run.diverged_at + 1 :]
             run.step, run.status = len(run.losses), "diverged"
             return
-        report.step()
+        report.report_losses()
         if at_checkpoint and run.step < training.steps:
             run.save()
         if time_limit is not None and run.world.any(time.perf_counter() - run.started > time_limit):
             break
     if run.step == training.steps:
         run.evaluate()
-        report.evaluated()
+        report.report_evaluation()
         run.status = "finished"
 
 
 def seed_all(device: torch.device, *numbers: int) -> None:
-    """Let random numbers on the host and on `device` follow from `numbers` alone."""
-    seed = mixed(*numbers)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed also looks for devices of every kind, each time
+    """Seed the random numbers of the host and of `device` by a hash of `numbers`."""
+    seed = mix_seeds(*numbers)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed is slower: each call looks for devices of every kind
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
 
 
 def _update(run: _Run, probes: Sequence[Probe]) -> Tensor:
     """One update of the weights; returns the loss before it, still on the device."""
-    scale = factor(run.training, run.step)
+    scale = schedule_factor(run.training, run.step)
     for group in run.optimizer.param_groups:
         group["lr"] = group["base"] * scale
     seed_all(run.device, run.training.seed, run.step, run.world.rank)
-    with ExitStack() as watched:
+    with ExitStack() as stack:
         contexts = [context for probe in probes if (context := probe(run.model, run.step, run.optimizer)) is not None]
         for context in contexts:
-            watched.enter_context(context)
+            stack.enter_context(context)
         loss = run.gradients(run.parallel if contexts else run.fast)
         clip(run.training, run.optimizer)
         run.optimizer.step()
@@ -770,7 +779,7 @@ def _update(run: _Run, probes: Sequence[Probe]) -> Tensor:
 
 
 def has_diverged(losses: Sequence[float], since: int, training: Training) -> int | None:
-    """The first update from number `since` on whose loss is lost, or none."""
+    """Index of the first update from `since` on whose loss has diverged, or None."""
     limit = training.diverged_above if training.diverged_above is not None else 2 * losses[0]
     for step, loss in enumerate(losses[since:], since):
         if not loss <= limit or math.isinf(loss):  # NaN is not below anything

@@ -1,7 +1,7 @@
-"""Training on a device that is not there: a script of its own, as it changes what torch is.
+"""Training on a simulated device, in a script of its own because it changes torch itself.
 
-Torch is told of a backend ``claimed``. Tensors on it are fake: they have shapes and types but no numbers, and an operation that
-meets a tensor of the host fails, as it would on a GPU. Whoever asks for a number gets one.
+The script registers a backend ``claimed``. Tensors on it are fake: they have shapes and types but no values, and an operation
+that also receives a tensor on the host fails, as it would on a GPU. Reading a value returns 1.
 
     python claimed_device.py WHAT TREE...
 """
@@ -30,28 +30,28 @@ TREES = {
 
 
 class Backend(backends._DummyBackendModule):
-    """What torch asks of a backend."""
+    """The attributes that torch requires of a backend."""
 
     def get_amp_supported_dtype(self):
-        """For autocast, which is not entered here, but made."""
+        """The types that autocast supports; training makes an autocast context even if it is disabled."""
         return [torch.bfloat16]
 
 
 class Claimed(FakeTensorMode):
-    """Fake tensors, which never really go to a device: none is there."""
+    """Fake tensors that never initialise their device, because it does not exist."""
 
     avoid_device_init = True
 
 
 class Stray(nn.Module):
-    """A model that makes a tensor on the host at every pass."""
+    """A model that creates a tensor on the host in every forward pass."""
 
     def __init__(self, model):
         super().__init__()
         self.model = model
 
     def forward(self, tokens):
-        """Logits, moved by what lies on the host."""
+        """Logits plus a tensor on the host."""
         return self.model(tokens) + torch.ones(16)
 
 
@@ -59,7 +59,7 @@ KEPT = Backend(), backends._DummyPrivateUse1Hook(), backends._DummyDeviceGuard()
 
 
 def claim():
-    """Register the backend, and give numbers to whoever asks a fake tensor for one."""
+    """Register the backend, and make fake tensors return 1 when a value is read."""
     backends._setup_privateuseone_for_python_backend("claimed", *KEPT)
 
     def number(tensor):
@@ -80,7 +80,7 @@ def claim():
         setattr(torch.Tensor, name, lambda t, real=real, answer=answer: answer(t) if isinstance(t, FakeTensor) else real(t))
 
     def to(model, device):
-        """Torch's own changes tensors in place, which fake ones do not bear."""
+        """Move a model. Torch's own method changes tensors in place, which fails for fake ones."""
         memo = {}
         for module in model.modules():
             for kept, wrap in ((module._parameters, nn.Parameter), (module._buffers, torch.Tensor.detach)):
@@ -92,12 +92,12 @@ def claim():
         return model
 
     nn.Module.to = to
-    train.weights_digest = ensemble.weights_digest = lambda _: ""  # of bytes, which there are none of
+    train.weights_digest = ensemble.weights_digest = lambda _: ""  # fake tensors have no bytes
     Corpus.identity = lambda _: {}
 
 
 def main(what, *names):
-    """Train for four updates, with everything an update may contain; name each tree that has come through."""
+    """Train each tree for four updates that use every feature; print the name of each that succeeds."""
     corpus = zipf_markov(20_000, vocab=16, strength=2.0)
     models = {name: [build(TREES[name], seed=i) for i in range(3)] for name in names}
     training = Training(

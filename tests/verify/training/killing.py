@@ -2,18 +2,18 @@
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing may catch it."""
+    """Simulates a kill: code under test must not catch it."""
 
 
 def killing(monkeypatch, owner, name, at):
-    """Let the call number `at` of a function be the last; returns how many calls there were."""
+    """Make call number `at` of a function raise :class:`Killed`; returns the list of calls."""
     real, calls = getattr(owner, name), []
 
-    def once_more(*given, **named):
+    def counted(*arguments, **options):
         calls.append(name)
         if len(calls) == at:
             raise Killed
-        return real(*given, **named)
+        return real(*arguments, **options)
 
-    monkeypatch.setattr(owner, name, once_more)
+    monkeypatch.setattr(owner, name, counted)
     return calls

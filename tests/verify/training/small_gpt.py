@@ -1,4 +1,4 @@
-"""A small causal language model to train in tests, with what real ones have: tied weights, norms, dropout."""
+"""A small causal language model for tests, with tied weights, norms and dropout like real ones."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Tokens: the same on every device and at every call, their floor known, their statistics without bias."""
+"""Corpora: batches are reproducible, entropies are exact, and statistics are unbiased."""
 
 import math
 import sys
@@ -15,7 +15,7 @@ from verify.training.corpus import (
     dataset,
     load,
     match_probability,
-    mixed,
+    mix_seeds,
     python_sources,
     text,
     window_starts,
@@ -30,9 +30,9 @@ def chain():
 
 
 def nats(source, tokens):
-    """Loss of the true model on each transition of a sample, and the standard error of its mean by means over blocks.
+    """Mean loss of the true model over the transitions of a sample, and its standard error from the means of blocks.
 
-    Blocks of 1,000 are far longer than the chain remembers: correlations between transitions die within tens of tokens.
+    Blocks of 1,000 tokens are practically independent: correlations between transitions vanish within tens of tokens.
     """
     losses = -np.log(source.transition()[tokens[:-1], tokens[1:]])
     blocks = losses[: len(losses) // 1000 * 1000].reshape(-1, 1000).mean(1)
@@ -49,10 +49,10 @@ def test_loss_of_the_true_model_is_the_entropy(chain):
 def test_a_wrong_entropy_is_caught(chain):
     source, tokens = chain
     mean, error = nats(source, tokens)
-    uniform_rows = -np.log(source.transition()).mean()  # rows weighted alike
+    uniform_rows = -np.log(source.transition()).mean()  # all transitions weighted equally
     mean_row_entropy = (
         -(source.transition() * np.log(source.transition())).sum(1).mean()
-    )  # not weighted by how often they occur
+    )  # rows not weighted by their probability
     for wrong in (source.unigram_entropy(), uniform_rows, mean_row_entropy, source.entropy() * 1.02):
         assert abs(mean - wrong) > 4 * error
 
@@ -119,15 +119,15 @@ def test_windows_start_everywhere_with_equal_chances():
     assert len(counts) == 10
     # Chi-squared with nine degrees of freedom exceeds 27.9 once in a thousand draws.
     assert float(((counts - 2000) ** 2 / 2000).sum()) < 27.9
-    # Neighbouring steps and seeds share no order: the correlation of starts is within four standard errors of none.
+    # Neighbouring steps and seeds are unrelated: the correlation of starts is within four standard errors of zero.
     for one, other in ((window_starts(0, 5, 4000, 1 << 40), window_starts(0, 6, 4000, 1 << 40)),
                        (window_starts(0, 5, 4000, 1 << 40), window_starts(1, 5, 4000, 1 << 40))):  # fmt: skip
         assert abs(float(torch.corrcoef(torch.stack([one, other]).double())[0, 1])) < 4 / math.sqrt(4000)
 
 
 def test_seeds_out_of_seeds_differ_with_order():
-    assert len({mixed(a, b, c) for a in range(5) for b in range(5) for c in range(5)}) == 125
-    assert all(0 <= mixed(a, 1 << 70) < 1 << 63 for a in range(50))
+    assert len({mix_seeds(a, b, c) for a in range(5) for b in range(5) for c in range(5)}) == 125
+    assert all(0 <= mix_seeds(a, 1 << 70) < 1 << 63 for a in range(50))
 
 
 def test_blocks_do_not_overlap_and_validation_is_the_same_at_every_call():
@@ -178,7 +178,7 @@ def test_saved_tokens_are_mapped_and_checked(tmp_path):
     data = bytearray((tmp_path / "c" / "train.bin").read_bytes())
     data[10] ^= 1
     (tmp_path / "c" / "train.bin").write_bytes(data)
-    with pytest.raises(InputError, match="not those that were written"):
+    with pytest.raises(InputError, match="have changed since they were written"):
         load(tmp_path / "c")
     (tmp_path / "c" / "train.bin").write_bytes(data[:-2])
     with pytest.raises(InputError, match="bytes, not"):
@@ -200,12 +200,12 @@ def test_a_tokenizer_of_the_library(tmp_path):
     corpus = text(tmp_path / "text.txt", tokenizer=str(tmp_path / "tokenizer.json"), validation=0)
     assert corpus.vocab == made.get_vocab_size()
     assert made.decode(corpus.train.tolist()).strip() == words.strip()
-    with pytest.raises(InputError, match="no tokenizer"):
+    with pytest.raises(InputError, match=r"the tokenizer .* cannot be loaded"):
         text(tmp_path / "text.txt", tokenizer=str(tmp_path / "text.txt"))
 
 
 def test_pairs_of_bytes_learnt_from_the_training_part(tmp_path, monkeypatch):
-    """Byte-pair encoding that a job trains itself: pairs are used, tokens fewer, and a second reading is the kept one."""
+    """A job trains byte-pair encoding: pairs are used, there are fewer tokens, and the second call reads the cache."""
     pytest.importorskip("tokenizers")
     from verify.jobs import _training
 
@@ -250,20 +250,20 @@ def empty_file(folder):
 
 
 def test_the_largest_token_of_either_part():
-    assert Corpus(torch.tensor([1, 5, 2]), torch.tensor([3]), 9).largest() == 5
-    assert Corpus(torch.tensor([1]), torch.tensor([7]), 9).largest() == 7
-    assert Corpus(torch.tensor([1]), torch.tensor([], dtype=torch.long), 9).largest() == 1
+    assert Corpus(torch.tensor([1, 5, 2]), torch.tensor([3]), 9).largest_token() == 5
+    assert Corpus(torch.tensor([1]), torch.tensor([7]), 9).largest_token() == 7
+    assert Corpus(torch.tensor([1]), torch.tensor([], dtype=torch.long), 9).largest_token() == 1
 
 
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
         (lambda p: text(p / "absent"), "no file or folder"),
-        (lambda p: text(p), "holds no text"),
-        (lambda p: text(empty_file(p)), "holds no text"),
-        (lambda p: text(empty_file(p), tokenizer="tokenizer.json"), "holds no text"),
-        (lambda p: text(empty_file(p).parent), r"holds no text that matches '\*'"),
-        (lambda p: Corpus(torch.zeros(3), torch.zeros(0, dtype=torch.uint8), 4), "not one row of whole numbers"),
+        (lambda p: text(p), "contains no text"),
+        (lambda p: text(empty_file(p)), "contains no text"),
+        (lambda p: text(empty_file(p), tokenizer="tokenizer.json"), "contains no text"),
+        (lambda p: text(empty_file(p).parent), r"contains no text in files that match '\*'"),
+        (lambda p: Corpus(torch.zeros(3), torch.zeros(0, dtype=torch.uint8), 4), "not a one-dimensional tensor of whole"),
         (lambda p: Corpus(torch.tensor([5]), torch.tensor([0]), 4), "outside 0 to 3"),
         (lambda p: zipf_markov(20, vocab=4, validation=1.0), "not a fraction"),
         (lambda p: zipf_markov(20, vocab=1), "vocab=1 is not"),
@@ -272,7 +272,7 @@ def test_the_largest_token_of_either_part():
         (lambda p: zipf_markov(20.5), r"tokens=20\.5 is not a whole number"),
         (lambda p: zipf_markov(20, vocab=4, seed=-1), "seed=-1 is not a whole number"),
         (lambda p: ZipfMarkov(seed=-1), "seed=-1 is not a whole number"),
-        (lambda p: zipf_markov(20, vocab=4).batch(0, 0, 2, 30), "a context of 30 wants 31"),
+        (lambda p: zipf_markov(20, vocab=4).batch(0, 0, 2, 30), "a context of 30 needs at least 31"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(tmp_path, wrong, sentence):

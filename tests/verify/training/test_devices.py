@@ -1,4 +1,4 @@
-"""Nothing of a training lies on the host by mistake: what only a GPU would show otherwise, shown without one."""
+"""All tensors of a training run are on its device. The check needs no GPU: it uses a simulated device."""
 
 import os
 import subprocess

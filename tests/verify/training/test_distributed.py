@@ -1,4 +1,4 @@
-"""Two processes under torchrun do what one does."""
+"""Two processes under torchrun give the same losses as one."""
 
 import json
 import os
@@ -22,13 +22,13 @@ def torchrun(folder, processes=2):
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180, env=environment)  # noqa: S603
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    # One of gloo's threads that outlives the group may abort the process when it ends: seldom, so that is looked for here.
+    # A gloo thread that outlives the group aborts the process at exit, but rarely: so check for such threads directly.
     assert not [name for name in found["threads"] if "gloo" in name]
     return [float.fromhex(loss) for loss in found["losses"]], found["evaluations"]
 
 
 def test_two_processes_have_the_losses_of_one(tmp_path):
-    """Gradients are averaged behind the last micro-batch; each process takes half of the same eight sequences."""
+    """Each process handles half of the same eight sequences, and gradients are averaged after the last micro-batch."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -37,9 +37,9 @@ def test_two_processes_have_the_losses_of_one(tmp_path):
     finally:
         torch.set_num_threads(threads)
     losses, evaluations = torchrun(tmp_path / "two")
-    # Float32 sums in another order, grown over forty updates.
+    # Float32 sums differ in order; the difference grows over forty updates.
     assert losses == pytest.approx(one.losses, rel=2e-5)
     assert [loss for _, loss, _ in evaluations] == pytest.approx([loss for _, loss, _ in one.evaluations], rel=2e-5)
-    assert losses != pytest.approx(other_data.losses, rel=2e-3)  # negative control: other windows are told apart
+    assert losses != pytest.approx(other_data.losses, rel=2e-3)  # negative control: other windows give other losses
     assert len(list((tmp_path / "two").glob("step-*"))) == 2
-    assert torchrun(tmp_path / "two")[0] == losses  # a finished run is not done again
+    assert torchrun(tmp_path / "two")[0] == losses  # a finished run is not repeated

@@ -1,4 +1,4 @@
-"""Members of an ensemble have the losses they have alone; a wrong rate or a leak between them is caught."""
+"""Members of an ensemble have the same losses as alone; a wrong learning rate or a leak between members is detected."""
 
 import math
 import os
@@ -15,7 +15,7 @@ from depthwidth import Transformer
 from depthwidth.errors import InputError
 from verify.models.initialize import apply_init, parameter_groups
 from verify.models.model import build
-from verify.training.checkpoints import latest
+from verify.training.checkpoints import latest_checkpoint
 from verify.training.corpus import zipf_markov
 from verify.training.ensemble import train_ensemble
 from verify.training.ensemble_passes import Passes
@@ -69,7 +69,7 @@ def furthest(ensemble, singles):
 
 
 def evaluations_apart(ensemble, singles):
-    """Largest difference of validation losses and their errors, evaluation by evaluation."""
+    """Largest difference between corresponding validation losses or their standard errors."""
     found = [torch.tensor([one.evaluations for one in some], dtype=torch.float64) for some in (ensemble, singles)]
     return float((found[0] - found[1]).abs().max())
 
@@ -118,7 +118,7 @@ def test_any_tree_can_be_an_ensemble(corpus, shape):
 
 
 class Kept(SmallGPT):
-    """With buffers of all kinds: changed in place (a batch norm's), put another in their place, and never changed."""
+    """A model with three kinds of buffers: changed in place (batch norm), replaced by a new tensor, and never changed."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -140,7 +140,7 @@ def kept():
 
 
 def apart(some, others):
-    """The largest difference of two lists of models' buffers, relative to the larger of the two entries and 1."""
+    """The largest difference between the buffers of two lists of models, relative to the entry, or to 1 if that is larger."""
     return max(
         float(((a.double() - b.double()).abs() / b.double().abs().clamp(min=1.0)).max())
         for one, other in zip(some, others, strict=True)
@@ -150,16 +150,16 @@ def apart(some, others):
 
 @pytest.mark.parametrize(("mode", "compile"), [("batched", False), ("loop", False), ("batched", True), ("loop", True)], ids=str)
 def test_buffers_that_a_pass_changes_are_each_members_own(corpus, monkeypatch, mode, compile):  # noqa: A002, torch's name
-    """As 20 updates leave them alone: validation, which a batch norm does with its running means, is the same then."""
+    """After 20 updates, buffers equal those of single runs, and so do validation losses, which use the running means."""
     compile_for_real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda graph, **_: compile_for_real(graph, backend="aot_eager"))
     each = trainings(changed(BRIEF, steps=20, evaluate_every=7))
     singles = alone(by_themselves := kept(), corpus, each)
     together = train_ensemble(members := kept(), corpus, [changed(t, compile=compile) for t in each], mode=mode, device="cpu")
     assert furthest(together, singles) < 1e-5
-    assert apart(members, by_themselves) < 1e-5  # float32, of sums in another order
+    assert apart(members, by_themselves) < 1e-5  # float32 sums in another order
     assert evaluations_apart(together, singles) < 1e-5
-    # Forgotten, as copies of the first ones would be, they are seen.
+    # Negative control: initial buffers, which would remain if updates were lost, give clearly different values.
     assert members[0].batch_norm.num_batches_tracked == 20
     assert apart(kept(), by_themselves) > 0.1
     forgetful = Kept()
@@ -170,11 +170,11 @@ def test_buffers_that_a_pass_changes_are_each_members_own(corpus, monkeypatch, m
 
 def test_after_the_tries_of_auto_buffers_are_still_the_members(corpus, monkeypatch):
     def tried(self):
-        assert quickest(self) in ("batched", "loop")
+        assert fastest_mode(self) in ("batched", "loop")
         return "batched"
 
-    quickest = Passes.quickest
-    monkeypatch.setattr(Passes, "quickest", tried)
+    fastest_mode = Passes.fastest_mode
+    monkeypatch.setattr(Passes, "fastest_mode", tried)
     alone(by_themselves := kept(), corpus, trainings(BRIEF))
     train_ensemble(members := kept(), corpus, trainings(BRIEF), device="cpu")
     assert apart(members, by_themselves) < 1e-5
@@ -194,13 +194,15 @@ def test_weights_that_are_not_trained_stay_each_members_own(corpus, mode):
     assert furthest(together, singles) < 1e-5
     assert evaluations_apart(together, singles) < 1e-5
     assert all(torch.equal(model.positions.weight, kept) for model, kept in zip(members, before, strict=True))
-    assert furthest(together, alone(models(), corpus, trainings(BRIEF))) > 1e-4  # those of which they are trained
+    assert (
+        furthest(together, alone(models(), corpus, trainings(BRIEF))) > 1e-4
+    )  # negative control: models in which they are trained
     odd = made()
     odd[1].positions.weight.requires_grad_(True)
     for order in (odd, odd[::-1]):
-        with pytest.raises(InputError, match=r"does not train positions|trains weights that the first one does not"):
+        with pytest.raises(InputError, match=r"does not train positions|trains weights that the first member does not"):
             train_ensemble(order[:2], corpus, BRIEF, mode=mode, device="cpu")
-        with pytest.raises(InputError, match=r"does not train positions|trains weights that the first one does not"):
+        with pytest.raises(InputError, match=r"does not train positions|trains weights that the first member does not"):
             train_ensemble(order[1:], corpus, BRIEF, mode=mode, device="cpu")
 
 
@@ -215,7 +217,7 @@ def test_a_checkpoint_holds_what_a_pass_changes(tmp_path, corpus, mode):
     options = {"mode": mode, "device": "cpu", "folder": tmp_path, "checkpoint_every": 3}
     with pytest.raises(KeyboardInterrupt):
         train_ensemble(kept(), corpus, trainings(BRIEF), on_step=stop, **options)
-    assert latest(tmp_path).step == 6
+    assert latest_checkpoint(tmp_path).step == 6
     resumed = train_ensemble(members := kept(), corpus, trainings(BRIEF), **options)
     assert apart(members, unbroken) == 0
     assert [one.evaluations for one in resumed] == [one.evaluations for one in whole]
@@ -229,19 +231,19 @@ def test_buffers_of_different_shapes_go_in_a_loop(corpus):
         some[2].register_buffer("table", torch.ones(5))
         return some
 
-    with pytest.raises(InputError, match="buffers of different names or shapes; take mode='loop'"):
+    with pytest.raises(InputError, match="buffers of different names or shapes; use mode='loop'"):
         train_ensemble(made(), corpus, trainings(BRIEF), mode="batched", device="cpu")
     singles = alone(made(), corpus, trainings(BRIEF))
     assert furthest(train_ensemble(made(), corpus, trainings(BRIEF), device="cpu"), singles) < 1e-5
 
 
 def test_a_mixture_of_experts_goes_in_a_loop(corpus):
-    """Its routing decides how many tokens an expert has, which torch's vmap cannot take."""
+    """Routing decides the number of tokens per expert, and torch's vmap does not support sizes that depend on data."""
 
     def made():
         return [build(tree(experts=4), seed=i) for i in range(3)]
 
-    with pytest.raises(InputError, match=r"such models do not go through one pass; take mode='loop'.*dynamic shape"):
+    with pytest.raises(InputError, match=r"these models cannot be batched into one pass; use mode='loop'.*dynamic shape"):
         train_ensemble(made(), corpus, trainings(BRIEF), mode="batched", device="cpu")
     together = train_ensemble(made(), corpus, trainings(BRIEF), device="cpu")
     assert furthest(together, alone(made(), corpus, trainings(BRIEF))) < 1e-5
@@ -276,7 +278,7 @@ def test_whatever_a_single_run_may_do(corpus, changes, mode):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_members_that_differ_in_all_they_may(corpus, optimizer):
-    """Some share an optimizer in ``batched``, some cannot, and each is clipped by its own length or not at all."""
+    """In ``batched`` some members share an optimizer and others cannot; each is clipped by its own norm or not at all."""
     base = changed(BRIEF, optimizer=optimizer, learning_rate=3e-3 if optimizer == "adamw" else 0.3)
     each = [
         base,
@@ -294,7 +296,7 @@ def test_members_that_differ_in_all_they_may(corpus, optimizer):
 
 
 class Calls(TorchDispatchMode):
-    """Counts the calls that reach a device; views of what is there do not."""
+    """Counts calls that run on the device; views of existing tensors do not count."""
 
     def __init__(self):
         super().__init__()
@@ -306,7 +308,7 @@ class Calls(TorchDispatchMode):
 
 
 def test_batched_an_update_takes_as_many_calls_whatever_the_members(corpus):
-    """What counts on a GPU, where calls of small models take longer to make than to carry out."""
+    """On a GPU the number of calls decides the time, because launching a call of a small model takes longer than running it."""
 
     def calls(members, mode):
         each = [changed(BRIEF, evaluate_batches=0, data_seed=i) for i in range(members)]
@@ -352,7 +354,7 @@ def test_with_dropout_the_loop_draws_what_a_single_run_draws(corpus):
     singles = alone(models(dropout=0.2), corpus, each)
     assert furthest(train_ensemble(models(dropout=0.2), corpus, each, mode="loop", device="cpu"), singles) < 1e-5
     batched = train_ensemble(models(dropout=0.2), corpus, each, mode="batched", device="cpu")
-    assert 1e-3 < furthest(batched, singles) < 1.0  # other numbers, each member its own
+    assert 1e-3 < furthest(batched, singles) < 1.0  # other random numbers, different for each member
 
 
 @pytest.fixture
@@ -363,7 +365,7 @@ def three_threads():
 
 
 class Watched:
-    """The usual loss, and which threads asked for it."""
+    """The default loss; it records the threads that call it."""
 
     def __init__(self, model, fails=None):
         self.loss, self.threads, self.fails = language_loss(model), set(), fails
@@ -427,19 +429,19 @@ def test_a_recipe_sets_the_rates_of_each_member(corpus):
 
 @pytest.mark.parametrize("mode", ["batched", "loop"])
 def test_compiled_there_is_one_graph_for_all_members(corpus, monkeypatch, three_threads, mode):
-    """With the compiler's tracing and autograd but not its code generator, which takes a minute."""
+    """Uses the compiler's tracing and autograd, but not its code generator, which takes a minute."""
     counted, compile_for_real = CompileCounterWithBackend("aot_eager"), torch.compile
     monkeypatch.setattr(torch, "compile", lambda graph, **_: compile_for_real(graph, backend=counted))
     each = [changed(one, compile=True, micro_batch=3) for one in trainings(changed(BRIEF, steps=4))]
     together = train_ensemble(models(depth=1), corpus, each, mode=mode, device="cpu")
     assert furthest(together, alone(models(depth=1), corpus, [changed(one, compile=False) for one in each])) < 1e-5
-    assert counted.frame_count < 2 * len(each)  # micro-batches of 3 and of 1: not a graph a member
+    assert counted.frame_count < 2 * len(each)  # one graph for micro-batches of 3 and one for 1, not one per member
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_on_a_gpu_the_same(corpus, one_by_one):
-    """Batched, compiled and with CUDA graphs, in float32 without TF32: sums in another order only."""
+    """Batched and compiled with CUDA graphs, in float32 without TF32, only the order of sums differs."""
     each = [changed(one, compile=True) for one in trainings()]
     assert furthest(train_ensemble(models(), corpus, each, mode="batched", device="cuda"), one_by_one) < 1e-3
 
@@ -471,7 +473,7 @@ def test_an_interrupted_ensemble_ends_bit_for_bit_the_same(tmp_path, corpus):
         train_ensemble(
             models(), corpus, trainings(BRIEF), mode="batched", device="cpu", folder=tmp_path, checkpoint_every=3, on_step=stop
         )
-    assert latest(tmp_path).step == 6
+    assert latest_checkpoint(tmp_path).step == 6
     seen = []
     resumed = train_ensemble(
         models(), corpus, trainings(BRIEF), device="cpu", folder=tmp_path, on_step=lambda step, _: seen.append(step)
@@ -481,7 +483,7 @@ def test_an_interrupted_ensemble_ends_bit_for_bit_the_same(tmp_path, corpus):
     assert [one.evaluations for one in resumed] == [one.evaluations for one in whole]
     again = train_ensemble(models(), corpus, trainings(BRIEF), device="cpu", folder=tmp_path, on_step=lambda *_: 1 / 0)
     assert [one.losses for one in again] == [one.losses for one in whole]
-    with pytest.raises(InputError, match="holds another ensemble"):
+    with pytest.raises(InputError, match="contains another ensemble"):
         train_ensemble(models(), corpus, changed(BRIEF, beta2=0.9), device="cpu", folder=tmp_path)
 
 
@@ -498,8 +500,8 @@ def test_a_full_disk_costs_checkpoints_only(tmp_path, corpus, monkeypatch):
 @pytest.mark.parametrize(
     ("members", "each", "sentence"),
     [
-        ([], [], "do not pair up"),
-        ([SmallGPT()], [BRIEF, BRIEF], "do not pair up"),
+        ([], [], "one training per model"),
+        ([SmallGPT()], [BRIEF, BRIEF], "one training per model"),
         ([SmallGPT(), SmallGPT()], [BRIEF, changed(BRIEF, steps=3)], "differ in steps"),
         ([SmallGPT(), SmallGPT(width=16)], BRIEF, "different names or shapes"),
         ([SmallGPT()] * 2, BRIEF, "belongs to two members"),

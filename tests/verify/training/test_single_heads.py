@@ -1,4 +1,4 @@
-"""Heads trained on synthetic tasks: they reach what theory says, and a killed training continues bit for bit."""
+"""Heads trained on synthetic tasks reach the predicted errors, and a killed training resumes with bitwise equal results."""
 
 import pytest
 
@@ -16,7 +16,7 @@ from verify.training.single_heads import lag_floor, train_diffuse, train_lag_spl
 
 
 def test_a_trained_head_reaches_the_predicted_error():
-    """n = 16, half and one and a half times the critical dimension; a dimension fewer or more is told apart."""
+    """n = 16, below and above the critical dimension; predictions for one dimension fewer or more are rejected."""
     for d in (3, 7):
         error, stderr = train_retrieval(16, d, steps=300)
         assert stderr < 0.004
@@ -32,7 +32,7 @@ def test_training_is_repeatable():
 
 @pytest.mark.parametrize("at", [1, 4, 12, 30])
 def test_a_killed_look_up_training_goes_on_bit_for_bit(monkeypatch, tmp_path, at):
-    """Killed before the first checkpoint, between two, and at its last update; checkpoints are three updates apart."""
+    """Kills before the first checkpoint, between checkpoints and at the last update; checkpoints are three updates apart."""
     whole = train_retrieval(16, 4, steps=30)
     with monkeypatch.context() as patch:
         killing(patch, torch.optim.Adam, "step", at)
@@ -44,7 +44,7 @@ def test_a_killed_look_up_training_goes_on_bit_for_bit(monkeypatch, tmp_path, at
     calls.clear()
     assert train_retrieval(16, 4, steps=30, folder=tmp_path) == whole
     assert not calls
-    with pytest.raises(InputError, match="holds another fit"):
+    with pytest.raises(InputError, match="contains checkpoints of another fit"):
         train_retrieval(16, 4, steps=31, folder=tmp_path)
 
 
@@ -57,7 +57,7 @@ def test_a_full_disk_costs_a_checkpoint_not_the_training(monkeypatch, tmp_path):
 
 
 def test_a_look_up_training_lies_on_its_device(monkeypatch):
-    """On the device `meta`, which refuses to work with tensors of another and to say a number; generators do not know it."""
+    """All tensors are on the device `meta`, which accepts no tensors of other devices, has no values and no generator."""
     asked, real = [], torch.Generator
 
     class Generator(real):
@@ -67,17 +67,17 @@ def test_a_look_up_training_lies_on_its_device(monkeypatch):
 
     monkeypatch.setattr(torch, "Generator", Generator)
     steps = killing(monkeypatch, torch.optim.Adam, "step", 0)
-    with pytest.raises(RuntimeError, match="item"):  # the error that is asked for at the end
+    with pytest.raises(RuntimeError, match="item"):  # reading the final error, a value, fails on this device
         train_retrieval(16, 4, steps=2, device="meta")
     assert (asked, len(steps)) == (["meta"], 2)
     randn = torch.randn
     monkeypatch.setattr(torch, "randn", lambda *size, **more: randn(*size, **(more | {"device": None})))
-    with pytest.raises((RuntimeError, NotImplementedError), match="device"):  # the control: tokens drawn elsewhere
+    with pytest.raises((RuntimeError, NotImplementedError), match="device"):  # negative control: tokens drawn on the host
         train_retrieval(16, 4, steps=2, device="meta")
 
 
 def test_a_diffuse_student_lies_below_the_law_of_long_rows():
-    """The truncated teacher it learns from shares that; trained again it finds the same, on and off its checkpoints."""
+    """For rows of 64 tokens the error of a trained student is below the law for long rows, but not by a factor of two."""
     spectrum = laws.power_spectrum(16, 1.0, 1.0)
     error, stderr = train_diffuse(64, 4, spectrum, steps=60)
     assert 0 < stderr < 0.1 * error
@@ -107,7 +107,7 @@ def test_killed_trainings_of_other_tasks_go_on_bit_for_bit(monkeypatch, tmp_path
 
 
 def test_heads_that_serve_several_lags():
-    """Fewer heads than lags meet the floor, as many beat the bound of dedication; a wrong rank's bound would be passed."""
+    """With fewer heads than lags the loss reaches the floor; with as many it is near the bound for dedicated heads."""
     loss, floor = train_lag_split(2, size=6, budget=12, steps=300), lag_floor(2, size=6)
     assert 0 < floor <= loss < 1.03 * floor
     loss, bound = train_lag_split(4, size=6, budget=12, steps=400), laws.dedicated_lag_loss(3, 6, 1)

@@ -1,4 +1,4 @@
-"""The loop does what a plain loop does, and ends the same whatever happens on the way."""
+"""The training loop agrees with a plain loop, and interruptions do not change its results."""
 
 import contextlib
 import errno
@@ -25,7 +25,7 @@ from depthwidth import Transformer
 from depthwidth.errors import InputError
 from verify import build
 from verify.training import checkpoints, optim
-from verify.training.checkpoints import latest
+from verify.training.checkpoints import latest_checkpoint
 from verify.training.corpus import Corpus, ZipfMarkov, zipf_markov
 from verify.training.ensemble import train_ensemble
 from verify.training.train import Outcome, Training, language_loss, measuring, tensorboard, train, wandb
@@ -57,7 +57,7 @@ def changed(training, **changes):
 
 
 def plain_loop(corpus, training, model):
-    """The same run written down once more, with torch's plain optimizers and no care for speed."""
+    """The losses of the same run by a second, simple implementation with torch's plain optimizers."""
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -68,7 +68,7 @@ def plain_loop(corpus, training, model):
     losses = []
     for step in range(training.steps):
         for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * optim.factor(training, step)
+            group["lr"] = training.learning_rate * optim.schedule_factor(training, step)
         inputs, targets = corpus.batch(training.data_seed, step, training.batch, training.context)
         loss = functional.cross_entropy(model(inputs).transpose(1, 2), targets)
         optimizer.zero_grad()
@@ -84,7 +84,7 @@ def plain_loop(corpus, training, model):
     "changes",
     [
         {},
-        {"micro_batch": 4},  # six sequences in parts of four and two
+        {"micro_batch": 4},  # six sequences in micro-batches of four and two
         {"optimizer": "sgd", "learning_rate": 0.3, "momentum": 0.9, "weight_decay": 0.01, "clip": 0.5},
         {"clip": None, "schedule": "wsd"},
     ],
@@ -93,7 +93,7 @@ def plain_loop(corpus, training, model):
 def test_losses_are_those_of_a_plain_loop(corpus, changes):
     training = changed(SHORT, **changes)
     outcome = train(SmallGPT(), corpus, training, device="cpu")
-    # Sums in another order differ in the last bits of float32, and twelve updates let that grow a little.
+    # The order of sums differs, which changes the last bits of float32; the difference grows over twelve updates.
     assert outcome.losses == pytest.approx(plain_loop(corpus, training, SmallGPT()), rel=2e-5)
     assert outcome.status == "finished"
     assert outcome.tokens == 12 * 6 * 16
@@ -119,12 +119,12 @@ def test_loss_approaches_its_floor_and_does_not_pass_it():
     outcome = train(SmallGPT(vocab=16), corpus, training, device="cpu")
     step, loss, error = outcome.evaluations[-1]
     assert step == 150
-    # Nearer to the floor than a quarter of the way from what single tokens tell.
+    # Above the entropy rate by less than a quarter of the distance to the entropy of single tokens.
     unigrams = ZipfMarkov(vocab=16, strength=2.0).unigram_entropy()
     assert corpus.entropy - 4 * error < loss < corpus.entropy + (unigrams - corpus.entropy) / 4
 
 
-# Kills, full disks, broken files.
+# Kills, full disks, damaged files.
 
 
 def script(folder, *arguments):
@@ -139,12 +139,12 @@ def test_killed_runs_end_bit_for_bit_as_the_unbroken_one(tmp_path, unbroken):
         done = script(tmp_path, *arguments)
         assert done.returncode == -signal.SIGKILL, done.stderr
         if arguments == ("kill-in-write", "1"):
-            assert latest(tmp_path) is None
+            assert latest_checkpoint(tmp_path) is None
             assert len(list(tmp_path.glob(".*.part"))) == 1
-    assert latest(tmp_path).step == 28
+    assert latest_checkpoint(tmp_path).step == 28
     newest = max(tmp_path.glob("step-*"))
-    newest.write_bytes(newest.read_bytes()[:-100])  # cut short, as a disk might
-    assert latest(tmp_path).step == 21
+    newest.write_bytes(newest.read_bytes()[:-100])  # a truncated file
+    assert latest_checkpoint(tmp_path).step == 21
     done = script(tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -166,9 +166,9 @@ def test_weights_after_a_stop_are_those_of_the_unbroken_run(tmp_path, unbroken):
 
 @pytest.mark.slow
 def test_a_forgotten_optimizer_is_caught(tmp_path, unbroken):
-    """Negative control: a checkpoint without one moment of one weight ends elsewhere."""
+    """Negative control: if one moment of one weight is missing in the checkpoint, the losses differ."""
     train(script_model(), script_corpus(), SCRIPT, folder=tmp_path, device="cpu", time_limit=0.0)
-    found = latest(tmp_path)
+    found = latest_checkpoint(tmp_path)
     tensors = {name: tensor for name, tensor in found.tensors.items() if name != "optimizer/exp_avg/norm.bias"}
     tensors["optimizer/exp_avg/norm.bias"] = torch.zeros(32)
     for path in tmp_path.glob("step-*"):
@@ -184,16 +184,16 @@ def test_doing_it_twice_is_doing_it_once(tmp_path, corpus):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     written = Outcome.from_dict(json.loads((tmp_path / "outcome.json").read_text()))
     assert (written.losses, written.evaluations, written.status) == (first.losses, first.evaluations, "finished")
-    with pytest.raises(InputError, match="holds another run"):
+    with pytest.raises(InputError, match="contains another run"):
         train(SmallGPT(), corpus, changed(SHORT, learning_rate=1.0), folder=tmp_path, device="cpu")
-    with pytest.raises(InputError, match="holds another run"):
+    with pytest.raises(InputError, match="contains another run"):
         train(SmallGPT(seed=5), corpus, SHORT, folder=tmp_path, device="cpu")
-    with pytest.raises(InputError, match="holds another run"):
+    with pytest.raises(InputError, match="contains another run"):
         train(SmallGPT(), zipf_markov(5000, vocab=32, seed=1), SHORT, folder=tmp_path, device="cpu")
 
 
 def refuse(_, step, optimizer=None):
-    raise AssertionError(f"update {step} was done again")
+    raise AssertionError(f"update {step} was repeated")
 
 
 def test_a_full_disk_costs_checkpoints_only(tmp_path, corpus, monkeypatch):
@@ -203,7 +203,7 @@ def test_a_full_disk_costs_checkpoints_only(tmp_path, corpus, monkeypatch):
     def full(handle):
         nonlocal calls
         calls += 1
-        if calls > 2:  # the first checkpoint, its file and its folder, still fits
+        if calls > 2:  # the first checkpoint, with its file and its folder, still fits
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         flush(handle)
 
@@ -228,13 +228,13 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path, damage):
         "truncate": data[:-1], "empty": b"", "garbage": b"\x80\x04K*." * 50,
         "flip": data[:200] + bytes([data[200] ^ 1]) + data[201:],
     }[damage])  # fmt: skip
-    found = latest(tmp_path)
+    found = latest_checkpoint(tmp_path)
     assert (found.step, found.state, float(found.tensors["x"].sum())) == (2, {"n": 2}, 200.0)
 
 
 def test_checkpoints_hold_tied_weights_once(tmp_path, corpus):
     train(SmallGPT(), corpus, SHORT, folder=tmp_path, device="cpu")
-    names = latest(tmp_path).tensors
+    names = latest_checkpoint(tmp_path).tensors
     assert "model/tokens.weight" in names
     assert "model/head.weight" not in names
 
@@ -277,7 +277,7 @@ def test_threshold_may_be_given(corpus):
 
 def factors(**options):
     training = Training(**{"steps": 20, "final": 0.2, **options})
-    return [optim.factor(training, step) for step in range(training.steps)]
+    return [optim.schedule_factor(training, step) for step in range(training.steps)]
 
 
 def test_schedules_at_their_ends():
@@ -318,7 +318,7 @@ def test_clipping_keeps_direction_and_sets_length():
 
 
 def test_relative_clipping_is_that_of_the_paper():
-    """sqrt(2 C lambda / eta) times the norm of the decayed weights, and only where the gradient is longer."""
+    """The limit is sqrt(2 C lambda / eta) times the norm of the decaying weights; shorter gradients are unchanged."""
     training = Training(optimizer="sgd", clip=None, relative_clip=4.0)
     weights, before, _ = clipped(training)
     limit = math.sqrt(2 * 4 * 0.1 / 0.5) * total(w.detach() for w in weights)
@@ -327,14 +327,14 @@ def test_relative_clipping_is_that_of_the_paper():
     weights, before, _ = clipped(training, gradient_scale=1e-3)
     assert all(torch.equal(w.grad, b) for w, b in zip(weights, before, strict=True))
     weights, before, _ = clipped(training, weight_decay=(0.1, 0.0))
-    assert torch.equal(weights[1].grad, before[1])  # does not decay, is not clipped
+    assert torch.equal(weights[1].grad, before[1])  # without weight decay it is not clipped
     assert total([weights[0].grad]) == pytest.approx(math.sqrt(2 * 4 * 0.1 / 0.5) * total([weights[0].detach()]), rel=1e-6)
     assert total([weights[0].grad]) != pytest.approx(math.sqrt(4 * 0.1 / 0.5) * total([weights[0].detach()]), rel=1e-2)
 
 
 @pytest.mark.slow
 def test_norm_of_scale_invariant_weights_goes_to_its_equilibrium():
-    """SGD with decay on a loss of the direction alone: |x|^4 -> eta sigma^2 / (2 lambda), whatever the norm at the start."""
+    """SGD with decay on a scale-invariant loss: |x|^4 -> eta sigma^2 / (2 lambda) from any initial norm."""
     eta, decay, size = 0.05, 0.05, 200
     generator = torch.Generator().manual_seed(0)
     training = Training(optimizer="sgd", clip=None, weight_decay=decay, learning_rate=eta)
@@ -349,10 +349,10 @@ def test_norm_of_scale_invariant_weights_goes_to_its_equilibrium():
             optimizer.step()
             if step >= 1500:
                 squares.append(float(x.detach().norm()) ** 4)
-        # Length of a random gradient on the sphere squared: 1 less the part along x.
+        # Squared norm of a random gradient tangent to the sphere: 1 minus the component along x.
         expected = eta * (1 - 1 / size) / (2 * decay)
-        # The norm remembers 1 / (4 eta lambda) = 100 updates, so that 1,000 hold ten independent values of relative spread
-        # sqrt(2 / size) each; four standard errors of their mean:
+        # The norm is correlated over 1 / (4 eta lambda) = 100 updates, so 1,000 updates hold ten independent values of relative
+        # standard deviation sqrt(2 / size); the tolerance is four standard errors of their mean.
         assert sum(squares) / len(squares) == pytest.approx(expected, rel=4 * math.sqrt(2 / size / 10))
 
 
@@ -375,7 +375,7 @@ def test_a_recipe_sets_rate_and_decay_of_each_weight(corpus):
     assert train(made, corpus, SHORT, device="cpu").losses != outcome.losses
 
 
-# What models return.
+# Outputs of models.
 
 
 def test_losses_of_models_that_return_this_or_that(corpus):
@@ -413,7 +413,7 @@ def test_any_module_can_be_trained_with_a_loss_of_its_own(corpus):
     assert outcome.status == "finished"
 
 
-# Looking on.
+# Probes and loggers.
 
 
 def test_probes_see_gradients_and_both_weights(corpus):
@@ -520,7 +520,7 @@ def test_bfloat16_is_near(corpus):
         train(SmallGPT(), corpus, changed(SHORT, precision=p), device="cpu").losses for p in ("float32", "bfloat16")
     )
     assert rough != exact
-    # Eight bits of mantissa round each product by at most 2**-9; losses are means over many.
+    # With eight bits of mantissa each product is rounded by at most 2**-9; losses are means over many products.
     assert rough == pytest.approx(exact, rel=2**-9)
 
 
@@ -533,11 +533,11 @@ def test_bfloat16_is_near(corpus):
         ({"learning_rate": math.inf}, "learning_rate=inf is not a number from 0"),
         ({"weight_decay": math.nan}, "weight_decay=nan"),
         ({"beta1": 1.5}, "beta1=1.5 is not a number from 0 to 1"),
-        ({"beta1": 1.0}, "beta1=1 would average nothing in"),
-        ({"beta2": 1}, "beta2=1 would average nothing in"),
+        ({"beta1": 1.0}, "beta1 must be below 1"),
+        ({"beta2": 1}, "beta2 must be below 1"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
-        ({"clip": 0}, "would stop every update"),
-        ({"stepz": 3}, "there is no 'stepz'.*did you mean 'steps'"),
+        ({"clip": 0}, "sets every gradient to zero"),
+        ({"stepz": 3}, "there is no setting 'stepz'.*did you mean 'steps'"),
     ],
     ids=str,
 )
@@ -547,7 +547,7 @@ def test_what_is_wrong_is_said_in_a_sentence(wrong, sentence):
 
 
 class Looked(torch.nn.Module):
-    """A model that does not show how many tokens it knows: its tables are parameters."""
+    """A model whose vocabulary size cannot be told, because its table is a plain parameter."""
 
     def __init__(self, rows=20):
         super().__init__()
@@ -558,7 +558,7 @@ class Looked(torch.nn.Module):
 
 
 class Single(torch.nn.Module):
-    """One embedding, by `tokens` of tokens or of positions, and a head."""
+    """One embedding, of positions if `positions` is true and of tokens otherwise, and a head."""
 
     def __init__(self, rows, outputs, positions):
         super().__init__()
@@ -570,7 +570,7 @@ class Single(torch.nn.Module):
 
 
 class Theirs(SmallGPT):
-    """As transformers' models show their table."""
+    """A model that returns its table as models of the transformers library do."""
 
     def get_input_embeddings(self):
         return self.tokens
@@ -586,20 +586,20 @@ class Theirs(SmallGPT):
     ids=["ours", "transformers", "one embedding"],
 )
 def test_a_vocabulary_that_is_too_small_is_said_beforehand(corpus, model):
-    assert corpus.largest() == 31
-    with pytest.raises(InputError, match="the corpus holds token 31, and the model knows 0 to 30"):
+    assert corpus.largest_token() == 31
+    with pytest.raises(InputError, match="the corpus contains token 31, but the model's vocabulary is 0 to 30"):
         train(model(), corpus, SHORT, device="cpu", probes=[refuse])
-    with pytest.raises(InputError, match="the corpus holds token 31, and the model knows 0 to 30"):
+    with pytest.raises(InputError, match="the corpus contains token 31, but the model's vocabulary is 0 to 30"):
         train_ensemble([model(), model()], corpus, SHORT, device="cpu", on_step=refuse)
 
 
 def test_a_vocabulary_that_is_too_small_is_said_where_it_is_found(corpus):
     for model in (Looked, lambda: Single(31, 32, positions=False), lambda: Single(32, 31, positions=False)):
-        with pytest.raises(InputError, match="the corpus holds tokens 0 to 31, in windows of 16, for which a table"):
+        with pytest.raises(InputError, match="table of the model has too few rows for tokens 0 to 31 in windows of 16"):
             train(model(), corpus, SHORT, device="cpu")
         for mode, every in itertools.product(("loop", "batched"), (0, 1)):  # found in training, or in an evaluation before it
             each = changed(SHORT, evaluate_every=every, evaluate_batches=8)
-            with pytest.raises(InputError, match="the corpus holds tokens 0 to 31, in windows of 16, for which a table"):
+            with pytest.raises(InputError, match="table of the model has too few rows for tokens 0 to 31 in windows of 16"):
                 train_ensemble([model(), model()], corpus, each, mode=mode, device="cpu")
 
 
@@ -625,15 +625,15 @@ def test_an_index_error_of_the_models_own_stays_one(corpus):
 
 
 def test_without_a_parameter_to_train_that_is_said(corpus):
-    with pytest.raises(InputError, match="the model has no parameter to train"):
+    with pytest.raises(InputError, match="the model has no trainable parameters"):
         train(SmallGPT().requires_grad_(False), corpus, SHORT, device="cpu")
-    with pytest.raises(InputError, match="the models have no parameter to train"):
+    with pytest.raises(InputError, match="the models have no trainable parameters"):
         train_ensemble([SmallGPT().requires_grad_(False)], corpus, SHORT, device="cpu")
 
 
 def test_a_folder_that_is_none_is_refused_before_a_step(tmp_path, corpus):
     (tmp_path / "p3.py").write_text("print()")
-    for folder, sentence in (("p3.py", "is a file, not a folder"), ("p3.py/sub", "cannot be made: Not a directory")):
+    for folder, sentence in (("p3.py", "is a file, not a folder"), ("p3.py/sub", "cannot be created: Not a directory")):
         with pytest.raises(InputError, match=sentence):
             train(SmallGPT(), corpus, SHORT, folder=tmp_path / folder, device="cpu", probes=[refuse])
         with pytest.raises(InputError, match=sentence):

@@ -1,4 +1,4 @@
-"""A run in a process of its own: python train_script.py FOLDER [kill-at STEP | kill-in-write N | shared]."""
+"""Train in a separate process: python train_script.py FOLDER [kill-at STEP | kill-in-write N | shared]."""
 
 import json
 import os
@@ -42,14 +42,14 @@ def killer(at):
 
 
 def kill_in_write(number):
-    """Die in the middle of the given checkpoint: its bytes are in the temporary file, which has not got its name."""
+    """Kill the process while it writes checkpoint `number`: the temporary file is written but not yet renamed."""
 
-    done, flush = 0, os.fsync
+    calls, flush = 0, os.fsync
 
     def fsync(handle):
-        nonlocal done
-        done += 1
-        if done > 2 * (number - 1):  # a checkpoint flushes its file and its folder
+        nonlocal calls
+        calls += 1
+        if calls > 2 * (number - 1):  # each checkpoint flushes its file and its folder
             os.kill(os.getpid(), signal.SIGKILL)
         flush(handle)
 
@@ -64,7 +64,7 @@ if __name__ == "__main__":
             probes = (killer(int(step)),)
         case ["kill-in-write", number]:
             kill_in_write(int(number))
-        case ["shared"]:  # by processes that torchrun starts; dropout would draw differently in each
+        case ["shared"]:  # several processes under torchrun; each would draw other dropout masks
             dropout = 0.0
     outcome = run(folder, probes, dropout)
     if os.environ.get("RANK", "0") == "0":
