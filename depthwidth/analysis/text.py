@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..checks import check_whole
 from ..errors import InputError, shown
 from ..files import open_regular, reading
@@ -53,8 +55,6 @@ class Text:
     """True if only the beginning of the file was read."""
 
     def __post_init__(self) -> None:
-        import numpy as np
-
         ids = np.asarray(self.ids)
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
             raise InputError(f"text {self.source}: token numbers are a one-dimensional array of whole numbers")
@@ -73,8 +73,6 @@ class Text:
 
     def counts(self) -> Any:
         """Number of occurrences of each token, the most frequent first."""
-        import numpy as np
-
         return np.sort(np.bincount(self.ids))[::-1]
 
     def match_probability(self) -> float:
@@ -94,8 +92,6 @@ class Text:
         InputError
             if the length is not a whole number of two or more.
         """
-        import numpy as np
-
         check_whole("text", smallest=2, length=length)
         length = min(length, len(self))
         windows = len(self) // length
@@ -127,8 +123,6 @@ class Text:
         InputError
             if the text has fewer tokens than that, or an argument is not a whole number.
         """
-        import numpy as np
-
         check_whole("text", smallest=2, length=length)
         check_whole("text", windows=windows)
         if length > len(self):
@@ -149,8 +143,6 @@ class Text:
         InputError
             if the text has no more than `farthest` tokens.
         """
-        import numpy as np
-
         check_whole("text", farthest=farthest)
         if farthest >= len(self):
             raise InputError(f"text {self.source} holds {len(self)} tokens ({self.kind}); farthest={farthest} is too far")
@@ -158,8 +150,6 @@ class Text:
 
     def summary(self, context: int = 1024) -> dict[str, Any]:
         """Counts and match probabilities as plain data, as ``depthwidth text --json`` prints them."""
-        import numpy as np
-
         from ..formulas.moments import zipf_match_probability
 
         share = self.counts() / len(self)
@@ -213,8 +203,6 @@ def read_text(path: str | os.PathLike[str], tokenizer: str | None = None, vocab:
     if b"\0" in data:
         raise InputError(f"text {name} holds null bytes, so it is not text")
     if tokenizer == "bytes":
-        import numpy as np
-
         return Text(np.frombuffer(data, dtype=np.uint8), "bytes", name, truncated)
     try:
         # Where reading stopped within a character, its first bytes are left over, and no mistake.
@@ -239,15 +227,11 @@ def _prefix(path: Path, name: str, what: str, most: int) -> tuple[bytes, bool]:
 
 
 def _words(parts: list[str]) -> Any:
-    import numpy as np
-
     known: dict[str, int] = {}
     return np.fromiter((known.setdefault(word, len(known)) for word in parts), dtype=np.int64, count=len(parts))
 
 
 def _numbers(parts: list[str], name: str) -> Any:
-    import numpy as np
-
     for part in parts:
         if not (part.isascii() and part.isdigit() and len(part) <= 18):
             raise InputError(f"text {name} holds {shown(part)}, which is not a token number")
@@ -255,8 +239,6 @@ def _numbers(parts: list[str], name: str) -> Any:
 
 
 def _npy(path: Path, name: str) -> Text:
-    import numpy as np
-
     _prefix(path, name, "text", 64)  # refuses a file that cannot be read
     try:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -269,8 +251,6 @@ def _npy(path: Path, name: str) -> Text:
 
 
 def _tokenized(text: str, path: Path) -> Any:
-    import numpy as np
-
     name = shown(os.fspath(path), limit=300)
     data, more = _prefix(path, name, "tokenizer", LARGEST_TOKENIZER)
     if more:
