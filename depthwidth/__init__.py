@@ -1,6 +1,6 @@
-"""How deep, how wide: transformer shapes, counts and signal moments from theory.
+"""Depth and width of transformers: shapes, counts and signal moments from theory.
 
-The names below are the public interface. Importing this package is quick: each name is loaded when it is first used.
+The names below are the public interface. Importing this package is fast, because each name is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from .planning.search import Shape
     from .planning.template import Template
 
-# Public name -> the module that defines it, by topic. The imports above say the same to type checkers.
+# Public name -> the module that defines it, by topic. The imports above repeat this for type checkers.
 _HOME = {
-    # an architecture, and what it counts
+    # architectures and their counts
     "Transformer": "architecture",
     "TrainingMemory": "architecture",
     "Design": "architecture.design",
     "Description": "analysis.description",
     "describe": "analysis.description",
-    # a shape for a budget
+    # shapes for a budget
     "plan": "planning.plan",
     "optimal_width": "planning.plan",
     "optimal_depth": "planning.plan",
@@ -50,7 +50,7 @@ _HOME = {
     "Template": "planning.template",
     "Rule": "planning.rules",
     "find_rule": "planning.rules",
-    # what happens in it at initialisation, and how to initialise it
+    # signal and gradient at initialisation, and initialisation schemes
     "propagate": "analysis.propagation",
     "sweep": "analysis.sweeps",
     "recipe": "initialization",
@@ -61,7 +61,7 @@ _HOME = {
     "headroom": "analysis.diagnosis",
     "Text": "analysis.text",
     "read_text": "analysis.text",
-    # formulas and the numbers in them
+    # formulas and coefficients
     "Formula": "formula",
     "find_formula": "formula",
     "activation": "layers.activations",
@@ -71,7 +71,7 @@ _HOME = {
     "reference": "coefficients",
     "table": "analysis.published_tables",
     "table_names": "analysis.published_tables",
-    # the mistakes a caller can make
+    # errors in a caller's input
     "InputError": "errors",
 }
 
@@ -81,7 +81,7 @@ __all__ = [*_HOME, "formulas", "layers"]
 def __getattr__(name: str) -> Any:
     if name in ("formulas", "layers"):
         return import_module(f".{name}", __name__)
-    # No public name is also a module's, or importing that module would hide the name.
+    # No public name may equal the name of a submodule, because importing the submodule would hide it.
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOME[name]}", __name__), name)

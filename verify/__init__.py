@@ -1,6 +1,6 @@
-"""Real transformers in torch, to check the predictions of :mod:`depthwidth`: built, initialised, measured and trained.
+"""Transformers in torch that test the predictions of :mod:`depthwidth`: build, initialise, measure and train them.
 
-The names below are the public interface. Importing this package is quick: each name is loaded when it is first used.
+The names below are the public interface. Importing this package is fast, because each name is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .models.initialize import parameter_groups as parameter_groups
     from .models.model import build as build
 
-# Public name -> the module that defines it. The imports above say the same to type checkers. No name is also a module's.
+# Public name -> the module that defines it. The imports above repeat this for type checkers. No public name may equal the name
+# of a submodule, because importing the submodule would hide it.
 _HOME = {
     "build": "models.model",
     "from_hf": "models.convert",

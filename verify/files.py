@@ -1,4 +1,4 @@
-"""Atomic writing: a file appears whole, or stays as it was."""
+"""Atomic file writes: after an interruption a file has either its old content or its complete new content."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import BinaryIO
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, all of it or nothing; until then the file holds what it held before.
+    """Replace the content of `path` by `data` atomically.
 
     Raises
     ------
     OSError
-        if it cannot be written, as on a full disk. No part of it is left.
+        if the file cannot be written, for example because the disk is full. The old content is then unchanged.
     """
     with open_whole(path) as file:
         file.write(data)
@@ -24,15 +24,15 @@ def write_whole(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def open_whole(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write to, which becomes `path` when the block ends without an error, and else disappears.
+    """A binary file to write to. It replaces `path` if the block ends without an error, and is deleted otherwise.
 
-    It is written beside its place, flushed to the disk and renamed, so that a process that is killed at any moment leaves the
-    old state or the new one.
+    It is a temporary file in the same folder, which is flushed to the disk and then renamed: a process killed at any moment
+    leaves either the old file or the new one.
 
     Raises
     ------
     OSError
-        if it cannot be written, as on a full disk.
+        if the file cannot be written, for example because the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
@@ -49,7 +49,7 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power failure, on systems that can."""
+    """Flush a folder to the disk, so that a rename in it survives a power failure, if the system supports this."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,1 +1,1 @@
-"""Moments, attention and heads of live models."""
+"""Measurement of torch models: moments, attention and heads."""

@@ -1,4 +1,4 @@
-"""Concentration of attention: entropy and squared sum of rows of probabilities, measured in one way everywhere."""
+"""Concentration of attention: entropy and squared sum of rows of probabilities, the only definition in the package."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 class Concentration(NamedTuple):
-    """The concentration of each row of attention weights. Means over many batches are taken by adding these up."""
+    """The concentration of each row of attention weights. To average over batches, average these values."""
 
     entropy: Tensor
-    """in nats: ln n for n equal weights, 0 for a single one"""
+    """Entropy in nats: ln n for n equal weights, 0 for a one-hot row."""
     squared_sum: Tensor
-    """1/n for n equal weights, 1 for a single one; its inverse is the effective number of tokens"""
+    """Sum of squared weights: 1/n for n equal weights, 1 for a one-hot row. Its inverse is the effective number of tokens."""
 
 
 def concentration(weights: Tensor) -> Concentration:
@@ -22,7 +22,7 @@ def concentration(weights: Tensor) -> Concentration:
 
     Parameters
     ----------
-    weights : (..., keys), not negative, each row with sum 1. A weight of 0 adds nothing to either.
+    weights : (..., keys), not negative, each row with sum 1. A weight of 0 contributes nothing.
 
     Returns
     -------

@@ -14,28 +14,35 @@ Tensor: TypeAlias = Any  # torch.Tensor, which mypy does not follow here
 
 
 def attention_sums(
-    x: Tensor, query_weight: Tensor, key_weight: Tensor, asking: Tensor | None = None, causal: bool = False, slope: float = 0.0
+    x: Tensor,
+    query_weight: Tensor,
+    key_weight: Tensor,
+    query_tokens: Tensor | None = None,
+    causal: bool = False,
+    slope: float = 0.0,
 ) -> dict[str, Tensor]:
-    r"""Second moments of one head's output and of the gradient at its input, for given tokens, query and key weights.
+    r"""Second moments of one head's output and of the gradient with respect to its input, for given tokens and weights.
 
-    Averaged exactly over the value weights (independent, variance 1/d), the output's gradient (independent features, covariance
-    over tokens gamma I + kappa (11' - I)) and the mask of dropout.
+    The average is exact over the value weights (independent, variance 1/d), the gradient with respect to the output
+    (independent features, covariance over tokens gamma I + kappa (11' - I)) and the dropout mask.
 
     Parameters
     ----------
-    x : tokens attended to, (..., L, d).
+    x : tokens of the keys and values, (..., L, d).
     query_weight, key_weight : (..., d, d_h); a score is q.k / sqrt(d_h).
-    asking : tokens of the queries, (..., L_q, d); by default those attended to, and then the three paths interfere.
+    query_tokens : tokens of the queries, (..., L_q, d). By default they are `x` (self-attention), and then the value, query and
+        key paths of the gradient are correlated.
     causal : token i attends to tokens up to i.
-    slope : of the penalty on distance: a score is reduced by this times the distance of its two tokens (ALiBi).
+    slope : slope of ALiBi: each score is reduced by this times the distance between its two tokens.
 
     Returns
     -------
-    Sums over tokens and features, each of shape (...): `own` of the output, `own_ep` the mask's addition per e_p = p/(1-p),
-    and `all` of the sum over tokens; and for each path of the gradient the six of ``_SUMS``.
+    Sums over tokens and features, each of shape (...): `own` is the sum of squares of the output, `own_ep` the contribution of
+    the dropout mask per e_p = p/(1-p), and `all` the sum of squares of the output summed over tokens. For each path of the
+    gradient there are the six sums named in ``_SUMS``.
     """
-    itself = asking is None
-    ask = x if asking is None else asking
+    self_attention = query_tokens is None
+    ask = x if query_tokens is None else query_tokens
     d, head = x.shape[-1], query_weight.shape[-1]
     q, k = ask @ query_weight, x @ key_weight
     scores = q @ k.mT / math.sqrt(head)
@@ -55,15 +62,15 @@ def attention_sums(
         "own_ep": total(squares * norms) / d,
         "all": mixed.sum(-2).double().square().sum(-1) / d,
     }
-    # Rows J_i = diag a_i - a_i a_i' of Jacobians: they ignore what all tokens share, so that everything may be centred.
+    # The Jacobians J_i = diag a_i - a_i a_i' map constant vectors to zero, so tokens and keys may be centred.
     apart = x - x.mean(-2, keepdim=True)
     kc = k - k.mean(-2, keepdim=True)
     cq, ck = query_weight.mT @ query_weight / head, key_weight.mT @ key_weight / head
-    gram, other = apart @ apart.mT, (kc @ cq) @ kc.mT  # of the tokens, and of the keys through the query weights
+    gram, other = apart @ apart.mT, (kc @ cq) @ kc.mT  # Gram matrices of the tokens, and of the keys times the query weights
     ma, mk = a @ apart, a @ kc
     ag, ah = ma @ apart.mT, (mk @ cq) @ kc.mT
     aga, aha = ma.square().sum(-1), ((mk @ cq) * mk).sum(-1)
-    # query path: trace of J G J H for each row, and of their sums
+    # Query path: trace of J G J H for each row, and for the sum over rows.
     own_q = total((a @ (gram * other)) * a) - 2 * total(a * ag * ah) + total(aga * aha)
     bar = columns[..., None] * kc - a.mT @ mk  # (sum of J_i) K
     crossed = apart.mT @ bar
@@ -74,7 +81,7 @@ def attention_sums(
         - 2 * total(squares * norms * ah)
         + total(norm_rows * aha)
     )
-    # key path: trace of J_i G J_i' times the product of the two queries through the key weights
+    # Key path: trace of J_i G J_i' times the product of the two queries, weighted by the key weights.
     weights = ((q @ ck) * q).sum(-1)
     diagonal = gram.diagonal(dim1=-2, dim2=-1)[..., None, :]
     own_k = total(((squares * diagonal).sum(-1) - 2 * (squares * ag).sum(-1) + shared * aga) * weights)
@@ -86,7 +93,7 @@ def attention_sums(
     )
     dropped_k = total((norm_rows - 2 * (squares * a * norms).sum(-1) + shared * norm_rows) * weights)
     zero = 0 * own_k
-    paths = {  # of gradients that are independent over tokens, and of equal ones; "dropped" is the mask's addition
+    paths = {  # for output gradients that are independent or equal over tokens; "dropped" is the dropout mask's contribution
         "value": (d * total(squares), d * total(columns.square()), d * total(squares), d * a.sum(-1).double().square().sum(-1),
                   d * a.double().sum((-2, -1)).square(), d * total(squares)),
         "query": (own_q, own_q, dropped_q, own_q, all_q, dropped_q),
@@ -96,7 +103,7 @@ def attention_sums(
     paths["value key"] = (
         2 * total(a * rows), 2 * total(columns * rows.sum(-2)), 2 * total(squares * (1 - a) * scores), zero, zero, zero,
     )  # fmt: skip
-    if itself:
+    if self_attention:
         own, every = a.diagonal(dim1=-2, dim2=-1), scores.diagonal(dim1=-2, dim2=-1)[..., None, :]
         mean = a @ scores.mT  # of row j by the weights of row i
         trace = (a * (every - mean)).sum(-1)  # of J_i S
@@ -125,7 +132,17 @@ _SUMS = ("independent", "equal", "dropped", "independent all", "equal all", "dro
 def gradient_moments(
     sums: Mapping[str, Any], r_g: float, ep: float, length: int, queries: int, width: int, head: int, cross: bool
 ) -> dict[str, Any]:
-    """Gradient moments per feature from the sums of the paths; in cross-attention those of the queries' tokens apart."""
+    """Moments of the gradient with respect to the input, per feature, from the result of :func:`attention_sums`.
+
+    Parameters
+    ----------
+    sums : result of :func:`attention_sums`.
+    r_g : correlation of the output's gradient between two tokens.
+    ep : p / (1 - p) for the dropout rate p of the attention weights.
+    length, queries : number of tokens of the keys, and of the queries.
+    width, head : d and d_h.
+    cross : cross-attention, for which the moments of the queries' tokens are returned separately.
+    """
 
     def moments(paths: Iterable[str], rows: int) -> tuple[Any, Any]:
         def mixed(suffix: str) -> Any:

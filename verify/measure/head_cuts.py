@@ -1,4 +1,4 @@
-"""Queries, keys and values in fewer dimensions: the best subspaces on the measured text, and what each cut loses."""
+"""Truncation of queries, keys and values to fewer dimensions: the best subspaces on the measured text, and the losses."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def query_key_spectrum(
     return ((s * scale) ** 2).tolist(), gains.tolist()
 
 
-def _grouped(form: LayerForms) -> Tensor:
-    """Second moments of the queries that share a key, summed: (kv_heads, d_h, d_h)."""
+def _sum_by_key(form: LayerForms) -> Tensor:
+    """Second moments of the queries, summed over the query heads of each key head: (kv_heads, d_h, d_h)."""
     kv_heads, dims = form.keys.shape[:2]
     return form.queries.view(kv_heads, -1, dims, dims).sum(1)
 
 
 def query_key_cuts(position: Any, form: LayerForms, rank: int) -> list[tuple[Tensor, Tensor]]:
-    """For each key head the maps of queries and of keys, (d_h, d_h) with zeros in all but `rank` columns."""
+    """For each key head the maps of queries and of keys, each (d_h, d_h) with at most `rank` columns that are not zero."""
     made = []
     rotary = positions_as(Rotary, position)
-    for q, k in zip(_grouped(form), form.keys, strict=True):
+    for q, k in zip(_sum_by_key(form), form.keys, strict=True):
         if rotary is not None:
-            mask = torch.diag(_staying(_dropped(q, k, rotary), len(q), rank).to(q.dtype))
+            mask = torch.diag(_kept_dimensions(_drop_order(q, k, rotary), len(q), rank).to(q.dtype))
             made.append((mask, mask))
             continue
         root_q, root_k = _root(q), _root(k)
@@ -54,17 +54,17 @@ def query_key_cuts(position: Any, form: LayerForms, rank: int) -> list[tuple[Ten
         to_q, to_k = torch.zeros_like(q), torch.zeros_like(k)
         to_q[:, :kept] = root_k @ vh.T[:, :kept] / s[:kept].sqrt()
         to_k[:, :kept] = root_q @ u[:, :kept] / s[:kept].sqrt()
-        # How a product is split between its factors is free: both maps are given the same norm.
+        # Only the product of the maps matters, so both are given the same norm.
         balance = ((to_k**2).sum() / (to_q**2).sum().clamp(min=1e-300)) ** 0.25 if kept else torch.ones((), dtype=q.dtype)
         made.append((to_q * balance, to_k / balance))
     return made
 
 
-def _dropped(q: Tensor, k: Tensor, position: Rotary) -> list[list[int]]:
-    """Pairs of rotated dimensions, and single others, in the order in which they are dropped.
+def _drop_order(q: Tensor, k: Tensor, position: Rotary) -> list[list[int]]:
+    """Units of dimensions in the order in which they are dropped: pairs of rotated dimensions, and single unrotated ones.
 
-    Without the dimensions in S the logits lose the sum of q_ij k_ij over i and j in S; the unit that adds least for each of
-    its dimensions goes next.
+    Without a set S of dimensions the variance of the logits falls by the sum of q_ij k_ij over i and j in S. The next unit is
+    always the one with the least additional loss per dimension.
     """
     dims = len(q)
     rotated = int(dims * position.fraction) // 2 * 2
@@ -83,31 +83,31 @@ def _dropped(q: Tensor, k: Tensor, position: Rotary) -> list[list[int]]:
     return order
 
 
-def _staying(order: list[list[int]], dims: int, rank: int) -> Tensor:
-    """Which dimensions stay: `rank` of them, or one fewer where only pairs are left to choose from."""
-    stays = torch.ones(dims, dtype=torch.bool)
+def _kept_dimensions(order: list[list[int]], dims: int, rank: int) -> Tensor:
+    """Mask of the dimensions that are kept, shape (dims,): `rank` of them, or one fewer if only pairs remain to be dropped."""
+    kept = torch.ones(dims, dtype=torch.bool)
     left = dims
     for unit in order:
         if left - len(unit) >= rank:
-            stays[unit] = False
+            kept[unit] = False
             left -= len(unit)
     if left > rank:
-        stays[next(unit for unit in order if stays[unit[0]])] = False
-    return stays
+        kept[next(unit for unit in order if kept[unit[0]])] = False
+    return kept
 
 
 def cut_losses(position: Any, form: LayerForms) -> list[list[float]]:
-    """For each key head the share of the logits' variance that :func:`shrink_heads` loses at 0, 1, ..., d_h dimensions."""
+    """For each key head, the fraction of the logits' variance that is lost by truncation to 0, 1, ..., d_h dimensions."""
     made = []
     rotary = positions_as(Rotary, position)
-    for q, k in zip(_grouped(form), form.keys, strict=True):
+    for q, k in zip(_sum_by_key(form), form.keys, strict=True):
         whole = float((q * k).sum())
         if whole <= 0:
             made.append([0.0] * (len(q) + 1))
             continue
         if rotary is not None:
-            order = _dropped(q, k, rotary)
-            gone = [~_staying(order, len(q), rank) for rank in range(len(q) + 1)]
+            order = _drop_order(q, k, rotary)
+            gone = [~_kept_dimensions(order, len(q), rank) for rank in range(len(q) + 1)]
             losses = [max(0.0, float((q * k)[g][:, g].sum())) / whole for g in gone]
         else:
             s2 = torch.linalg.svdvals(_root(q) @ _root(k)) ** 2
@@ -117,10 +117,10 @@ def cut_losses(position: Any, form: LayerForms) -> list[list[float]]:
 
 
 def query_key_loss(form: LayerForms, maps: list[tuple[Tensor, Tensor]]) -> float:
-    """The share of the logits' variance that the maps lose, over all heads of the layer."""
+    """Fraction of the logits' variance that is lost with the maps of :func:`query_key_cuts`, over all heads of the layer."""
     dims = form.keys.shape[-1]
     gone = whole = 0.0
-    for q, k, (to_q, to_k) in zip(_grouped(form), form.keys, maps, strict=True):
+    for q, k, (to_q, to_k) in zip(_sum_by_key(form), form.keys, maps, strict=True):
         rest = torch.eye(dims, dtype=q.dtype) - to_q @ to_k.T
         gone += float(torch.einsum("ij,jk,kl,il->", q, rest, k, rest))
         whole += float((q * k).sum())
@@ -128,19 +128,19 @@ def query_key_loss(form: LayerForms, maps: list[tuple[Tensor, Tensor]]) -> float
 
 
 class ValueCut(NamedTuple):
-    """How the value of one key-value head is cut: the map into fewer dimensions, and each of its heads' map back."""
+    """Truncation of the values of one key-value head: the map to fewer dimensions, and a map back per query head."""
 
     to: Tensor
-    """(d_v, d_v), zeros in all but so many columns"""
+    """Shape (d_v, d_v); the columns of removed dimensions are zero."""
     back: tuple[Tensor, ...]
-    """for each head, (d_v, d_v), with the same columns"""
+    """One per query head, shape (d_v, d_v), with the same zero columns."""
 
 
 def _value_bases(form: ValueForms, kv_heads: int) -> list[Tensor]:
-    """For each key-value head the rows (up to d_v, d_v) that read its value's directions, in the order of what they carry.
+    """For each key-value head, rows (at most d_v, d_v) that project its value on directions, most important first.
 
-    With C the mean covariance of its heads' outputs and G the sum of their W_h' W_h, the squared singular values of the
-    whitened map [W_h C^(1/2)] are the eigenvalues of C^(1/2) G C^(1/2).
+    With C the mean covariance of the outputs of its query heads and G the sum of their W_h' W_h, the squared singular values of
+    the whitened map [W_h C^(1/2)] are the eigenvalues of C^(1/2) G C^(1/2).
     """
     heads = len(form.mixed)
     each = torch.arange(heads).view(kv_heads, -1)
@@ -156,7 +156,7 @@ def _value_bases(form: ValueForms, kv_heads: int) -> list[Tensor]:
 
 
 def value_cuts(form: ValueForms, kv_heads: int, rank: int, bases: Sequence[Tensor] | None = None) -> list[ValueCut]:
-    """The cut of every key-value head's value to so many dimensions."""
+    """The truncation of every key-value head's value to `rank` dimensions."""
     heads, dims = form.means.shape
     each = torch.arange(heads).view(kv_heads, -1)
     made = []
@@ -166,29 +166,29 @@ def value_cuts(form: ValueForms, kv_heads: int, rank: int, bases: Sequence[Tenso
         for head in own:
             shared = form.mixed[head, head] @ read.T
             back.append(shared @ torch.linalg.pinv(read @ shared, hermitian=True, rtol=1e-12) if len(read) else shared)
-        # How a product is split between its factors is free: each direction gets the same norm in both.
+        # Only the product of the maps matters, so each direction is given the same norm in both.
         balance = ((sum((b * b).sum(0) for b in back) + 1e-300) / ((read * read).sum(1) + 1e-300)) ** 0.25
         empty = read.new_zeros(dims, dims - len(read))
         made.append(ValueCut(torch.cat([read.T * balance, empty], 1), tuple(torch.cat([b / balance, empty], 1) for b in back)))
     return made
 
 
-def left_out(cuts: Sequence[ValueCut]) -> Tensor:
-    """For each head what the cut leaves out of its output: (heads, d_v, d_v)."""
+def residual_maps(cuts: Sequence[ValueCut]) -> Tensor:
+    """For each head, the map from its output to the part that truncation removes: (heads, d_v, d_v)."""
     kept = torch.stack([back @ cut.to.T for cut in cuts for back in cut.back])
     return torch.eye(kept.shape[-1], dtype=kept.dtype) - kept
 
 
 def value_loss(form: ValueForms, cuts: Sequence[ValueCut]) -> float:
-    """The share of the layer's output, squared, that the cuts lose: all heads together, and how they vary together."""
-    gone = left_out(cuts)
+    """Relative squared error of the layer's output after truncation, including the covariances between heads."""
+    gone = residual_maps(cuts)
     whole = float((form.mixed * form.gram).sum())
     lost = float((gone[:, None] @ form.mixed @ gone[None].transpose(-1, -2) * form.gram).sum())
     return lost / whole if whole > 0 else 0.0
 
 
 def value_loss_curve(form: ValueForms, kv_heads: int) -> Callable[[int], float]:
-    """What is lost as a function of the values' dimensions, each computed when it is first asked for."""
+    """The :func:`value_loss` as a function of the number of value dimensions; results are cached."""
     bases = _value_bases(form, kv_heads)
     empty = float((form.mixed * form.gram).sum()) <= 0
 
@@ -202,8 +202,8 @@ def value_loss_curve(form: ValueForms, kv_heads: int) -> Callable[[int], float]:
 
 
 def value_losses(form: ValueForms, kv_heads: int) -> list[float]:
-    """The share of a layer's output that :func:`shrink_heads` loses with values of 0, 1, ..., d_v dimensions.
+    """Relative squared error of a layer's output with values truncated to 0, 1, ..., d_v dimensions.
 
-    Exact on the calibration text for a layer whose input and weights of attention stay as they are.
+    Exact on the calibration text if the layer's input and attention weights are unchanged.
     """
     return list(map(value_loss_curve(form, kv_heads), range(form.means.shape[1] + 1)))

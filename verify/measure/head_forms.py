@@ -1,4 +1,4 @@
-"""The measured numbers of attention heads and layers, from which heads are classified, allocated and cut."""
+"""Measurements of attention heads and layers, which serve to classify, allocate and truncate heads."""
 
 from __future__ import annotations
 
@@ -12,60 +12,62 @@ from depthwidth.formulas import heads as laws
 
 @dataclass(frozen=True)
 class HeadMeasure:
-    """One head on the calibration text. Averages are over rows with at least half of the context."""
+    """Measurements of one head on the calibration text. Averages are over rows with at least half of the context."""
 
     layer: int
     head: int
     kv_head: int
     kind: str
-    """retrieval, positional or diffuse"""
+    """``retrieval``, ``positional`` or ``diffuse``."""
     logit_std: float
-    """root of the mean variance of a row's logits, the first token left out, nats"""
+    """Square root of the mean variance of a row's logits, without the first token, in nats."""
     entropy: float
-    """nats"""
+    """Mean entropy in nats."""
     effective_tokens: float
-    """median of 1 / sum p^2"""
+    """Median of 1 / sum p^2."""
     mean_effective_tokens: float
+    """Mean of 1 / sum p^2."""
     squared_sum: float
-    """mean of sum p^2, whose inverse is what the theory calls effective tokens"""
+    """Mean of sum p^2. The theory's effective number of tokens is the inverse of this mean."""
     largest_weight: float
-    """mean of the largest weight"""
+    """Mean of the largest weight."""
     positional_share: float
-    """of the weights' variation about uniform, what the distance alone explains"""
+    """Fraction of the weights' squared deviation from uniform that the distance explains."""
     spectrum: tuple[float, ...]
-    """s_m^2 of the whitened query-key form, nats^2, largest first"""
+    """Squared singular values s_m^2 of the whitened query-key form in nats^2, largest first."""
     gains: tuple[float, ...]
-    """squared length of the value image of each whitened key direction, over the values' total variance"""
+    """Fraction of the values' variance that each whitened key direction predicts, in the order of `spectrum`."""
 
     @property
     def rank_99(self) -> int:
-        """Directions that hold 99 % of the logits' variance."""
+        """Number of directions that hold 99 % of the logits' variance."""
         return laws.saturation_dim(laws.readout_errors(self.spectrum), 0.01 * sum(self.spectrum))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """The measurements as plain values."""
         return {**vars(self), "spectrum": list(self.spectrum), "gains": list(self.gains), "rank_99": self.rank_99}
 
 
 @dataclass(frozen=True)
 class LayerForms:
-    """What shrinking a layer needs: second moments of its queries, for each query head, and covariances of its keys."""
+    """Second moments of the queries and covariances of the keys of one layer, from which they are truncated."""
 
     queries: Tensor
-    """(heads, d_h, d_h)"""
+    """Second moments of the queries of each query head, (heads, d_h, d_h)."""
     keys: Tensor
-    """(kv_heads, d_h, d_h)"""
+    """Covariances of the keys of each key head, (kv_heads, d_h, d_h)."""
     scale: float
-    """what query times key is multiplied by"""
+    """Factor that multiplies the product of query and key."""
 
 
 @dataclass(frozen=True)
 class ValueForms:
-    """What cutting a layer's values needs: how its heads' outputs vary together, and what the output map makes of them."""
+    """Covariances between the outputs of a layer's heads, and Gram matrices of the output map, for the truncation of values."""
 
     mixed: Tensor
-    """(heads, heads, d_v, d_v): covariances of what the heads put out, about `means`"""
+    """Covariances between the outputs of the heads about `means`, (heads, heads, d_v, d_v)."""
     means: Tensor
-    """(heads, d_v): what the output map's bias can carry; zeros where it has none, and `mixed` are second moments then"""
+    """Mean outputs of the heads, (heads, d_v), which the bias of the output map can absorb. If there is no bias they are zeros,
+    and `mixed` holds second moments."""
     gram: Tensor
-    """(heads, heads, d_v, d_v): W_g' W_h for the parts W_h of the output map"""
+    """W_g' W_h for the part W_h of the output map that reads head h, (heads, heads, d_v, d_v)."""

@@ -1,4 +1,4 @@
-"""Models and texts to measure heads on: a local folder of the transformers library, a file of text."""
+"""Models and texts for the measurement of heads: a local folder of the transformers library, and a text file."""
 
 from __future__ import annotations
 
@@ -14,27 +14,31 @@ from depthwidth.architecture.hf.files import read_json
 from depthwidth.errors import InputError, shown
 
 LONGEST_TEXT = 50_000_000
+"""Largest size of a text file in bytes."""
 
 LARGEST_RANDOM = 2_000_000_000
+"""Largest number of parameters of a model with random weights."""
 
 LONGEST_CONTEXT = 1024
+"""Largest default number of tokens per sequence."""
 
 SEQUENCES = 8
+"""Largest number of calibration sequences."""
 
 
 def load_model(path: str | Path, seed: int = 0) -> tuple[nn.Module, Transformer, str]:
-    """A model from a local folder (config.json and safetensors weights) or, with random weights, from a configuration alone.
+    """Load a model from a local folder (config.json and safetensors), or build one with random weights from a configuration.
 
-    Nothing is downloaded, unpickled or run from the folder.
+    Nothing is downloaded or unpickled, and no code in the folder is run.
 
     Returns
     -------
-    The model in evaluation mode, its tree, and where its weights come from.
+    The model in evaluation mode, its tree, and a description of the source of its weights.
 
     Raises
     ------
     InputError
-        where the folder's weights are not safetensors, do not fit, or the configuration cannot be read.
+        if the configuration cannot be read, or the weights are not safetensors or do not match the configuration.
     """
     fields = read_json(path)
     tree = Transformer.from_config(fields)
@@ -47,7 +51,7 @@ def load_model(path: str | Path, seed: int = 0) -> tuple[nn.Module, Transformer,
 
     family = str(fields.get("model_type"))
     known = FAMILIES[family].models
-    wanted = next((name for name in fields.get("architectures") or () if name in known), next(iter(known)))
+    class_name = next((name for name in fields.get("architectures") or () if name in known), next(iter(known)))
     plain = {key: value for key, value in fields.items() if key not in ("auto_map", "architectures", "_attn_implementation")}
     folder = Path(path) if Path(path).is_dir() else None
     weights = [] if folder is None else sorted(folder.glob("*.safetensors"))
@@ -57,35 +61,38 @@ def load_model(path: str | Path, seed: int = 0) -> tuple[nn.Module, Transformer,
         else [f for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")]
     )
     if others and not weights:
-        raise InputError(f"heads: {shown(others[0].name)} is not safetensors; only such weights are read")
-    loud = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # remarks about token numbers that play no part here
+        raise InputError(f"heads: {shown(others[0].name)} is not a safetensors file; no other format is read")
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # hides warnings about special tokens, which are not used here
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             config = transformers.AutoConfig.for_model(**plain)
-            cls = getattr(transformers, wanted)
+            cls = getattr(transformers, class_name)
             if weights and folder is not None:
                 model = cls.from_pretrained(
                     str(folder), config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
                 )
                 return model.eval(), tree, "the folder's weights"
             if tree.parameters > LARGEST_RANDOM:
-                raise InputError(f"heads: random weights of {tree.parameters:,} parameters are too many to measure here")
+                raise InputError(
+                    f"heads: the model has {tree.parameters:,} parameters; with random weights at most {LARGEST_RANDOM:,} "
+                    "are measured"
+                )
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 return cls(config).eval(), tree, f"random weights as transformers initialises them, seed {seed}"
     except InputError:
         raise
-    except Exception as error:  # a damaged file, a field that the library refuses: it has no one class of error for them
+    except Exception as error:  # the library has no common class for errors about damaged files and invalid fields
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"heads: {shown(str(path))} cannot be loaded: {line[:200]}") from None
     finally:
-        transformers.logging.set_verbosity(loud)
+        transformers.logging.set_verbosity(verbosity)
 
 
 def _text(file: str | Path | None, least: int) -> tuple[str, str]:
-    """The calibration text and what to call it; without a file, Python's own library, in the order of its file names."""
+    """The calibration text and its name. Without a file it is Python's standard library, in the order of file names."""
     if file is not None:
         path = Path(file)
         try:
@@ -108,16 +115,16 @@ def _text(file: str | Path | None, least: int) -> tuple[str, str]:
 
 
 def _tokens(text: str, folder: Path | None, vocab: int) -> tuple[Tensor, str]:
-    """Tokens by the folder's own tokenizer, or bytes."""
+    """Tokens of a text by the tokenizer in the folder, or bytes if there is none; and a description of them."""
     if folder is not None and (folder / "tokenizer.json").is_file():
         from tokenizers import Tokenizer
 
         try:
             ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text, add_special_tokens=False).ids
         except Exception:  # the library raises plain Exception
-            raise InputError(f"heads: {shown(str(folder / 'tokenizer.json'))} is not a tokenizer that can be read") from None
+            raise InputError(f"heads: the tokenizer {shown(str(folder / 'tokenizer.json'))} cannot be read") from None
         if ids and max(ids) >= vocab:
-            raise InputError(f"heads: the folder's tokenizer has tokens beyond the model's {vocab:,}")
+            raise InputError(f"heads: the folder's tokenizer gives tokens outside the model's vocabulary of {vocab:,}")
         return torch.tensor(ids, dtype=torch.long), "tokens of its own tokenizer"
     ids = (
         torch.frombuffer(bytearray(text.encode("utf-8")), dtype=torch.uint8).long()
@@ -135,14 +142,19 @@ def calibration_tokens(
     folder: Path | None = None,
     skip: int = 0,
 ) -> tuple[Tensor, str]:
-    """Up to eight sequences of `context` tokens from the start of a text, and what they are.
+    """Up to eight sequences of `context` tokens from the start of a text, and a description of them.
 
-    The first `skip` sequences are passed over: with 8 of them the rest is a text to measure on what was calibrated on those.
+    The first `skip` sequences are omitted. With `skip` = 8 the result is a held-out text for a model that was calibrated on the
+    first eight sequences.
+
+    Returns
+    -------
+    Tokens of shape (sequences, context), and their description.
 
     Raises
     ------
     InputError
-        where the text has fewer tokens than the context, or the context is longer than the model's.
+        if the text has too few tokens, the text or the tokenizer cannot be read, or the context is longer than the model's.
     """
     if isinstance(skip, bool) or not isinstance(skip, int) or skip < 0:
         raise InputError(f"heads: skip={shown(skip)} is not a whole number from 0")
@@ -161,6 +173,6 @@ def calibration_tokens(
 
 
 def check_measurable(tree: Transformer) -> None:
-    """Refuse a model whose heads are not measured."""
+    """Refuse a model whose heads cannot be measured."""
     if tree.kind == "encoder-decoder" or tree.vocab == 0:
-        raise InputError("heads: only text models with one stack, decoders and encoders, are measured")
+        raise InputError("heads: only text models with one stack (decoders or encoders) can be measured")

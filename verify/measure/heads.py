@@ -1,18 +1,18 @@
-"""Heads of an existing model: measured on a text, classified, allocated, and shrunk.
+"""Heads of an existing model: measure them on a text, classify them, and allocate their dimensions.
 
-Any model of the transformers library whose attention goes through its attention interface is measured as it is: for the time
-of a few forward passes a function of ours takes the place of softmax attention, with queries and keys as they meet it, behind
-rotation and norms. For each head it keeps the second moment G_q of the queries, the covariance G_k of the keys (a constant of
-the keys leaves the softmax as it is) and what the weights do. The whitened query-key form of a head, C_q^(1/2) M C_k^(1/2), has
-the singular values of G_q^(1/2) G_k^(1/2) times the scale: their squares add up to the variance of the logits.
+Any model of the transformers library that uses the library's attention interface can be measured unchanged. During a few
+forward passes our function replaces softmax attention; it receives queries and keys after rotation and norms. For each head it
+accumulates the second moment G_q of the queries, the covariance G_k of the keys (a constant added to all keys does not change
+the softmax) and statistics of the attention weights. The whitened query-key form of a head, C_q^(1/2) M C_k^(1/2), has the
+singular values of G_q^(1/2) G_k^(1/2) times the scale; the sum of their squares is the variance of the logits.
 
-Values are cut by what the layer puts out. A head mixes the tokens to m = sum_j p_j x_j and adds W_o W_v m to the output. What
-a value map of rank r loses of it on the text is the tail of the squared singular values of W_o W_v C_m^(1/2), where C_m is the
-covariance of m: of what the weights make of the tokens, not of the tokens. W_v C_m W_v' is the covariance of what the head
-puts out in front of W_o, and is measured there.
+Values are truncated by their effect on the layer's output. A head averages the tokens to m = sum_j p_j x_j and adds W_o W_v m
+to the output. A value map of rank r loses the tail of the squared singular values of W_o W_v C_m^(1/2), where C_m is the
+covariance of m (the averaged tokens, not the tokens). W_v C_m W_v' is the covariance of the head's output, which is the input
+of W_o, and it is measured there.
 
-The first token, which many models use as a sink, is left out of logits and keys; rows with fewer than half of the context are
-left out of every average but those of what the layers put out, where only the row of a decoder's first token is.
+Logits and keys exclude the first token, which many models use as an attention sink. All averages exclude rows with fewer than
+half of the context, except the averages of outputs, which exclude only the first token's row in a decoder.
 """
 
 from __future__ import annotations
@@ -41,17 +41,18 @@ from .head_forms import HeadMeasure, LayerForms, ValueForms
 from .head_models import calibration_tokens, check_measurable, load_model
 
 SHARP_TOKENS, SHARP_WEIGHT, BY_POSITION = 4.0, 0.5, 0.9
-"""A head is a look-up head where half of its rows attend to 4 tokens or fewer, or the largest weight is 0.5 on average; it is
-positional where the distance alone explains 90 % of how its weights vary."""
+"""Thresholds of the classification. A head is a retrieval head if half of its rows attend to at most 4 effective tokens, or if
+its largest weight is at least 0.5 on average. It is positional if the distance explains more than 90 % of the variation of its
+weights; this takes precedence."""
 _NAME = "depthwidth_measure"
 
 
-# ---- what is measured ----
+# ---- results ----
 
 
 @dataclass(frozen=True)
 class HeadsReport:
-    """Every head of a model, measured."""
+    """Measurements of every head of a model."""
 
     heads: tuple[HeadMeasure, ...]
     forms: tuple[LayerForms, ...] = field(repr=False)
@@ -61,22 +62,23 @@ class HeadsReport:
     source: str
     notes: tuple[str, ...] = ()
     batches: Tensor = field(repr=False, default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
-    """the calibration tokens, (sequences, context)"""
+    """The calibration tokens, (sequences, context)."""
     values: tuple[ValueForms, ...] = field(repr=False, default=())
-    """of each layer; empty where the output maps were not found, and values stay as they are then"""
+    """One entry per layer. Empty if the output maps were not found; value dimensions are then unchanged."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a head."""
+        """One row per head."""
         return [head.to_dict() for head in self.heads]
 
     def needs(self, share: float = 2.0, tolerance: float = 0.05, values: bool = True) -> list[LayerNeed]:
-        """What each layer needs: the most demanding of its heads decides the rank, the mean over heads is the error.
+        """The dimensions that each layer needs. The head with the largest need sets the rank; the error is the mean over heads.
 
-        Values need the rank at which the layer's output is within `tolerance` of what it was; with `values` false they stay.
+        Values need the smallest rank at which the relative squared error of the layer's output is at most `tolerance`. If
+        `values` is false, value dimensions are unchanged.
         """
         if not 0 < tolerance < 1:
             raise InputError(f"tolerance={tolerance} is not between 0 and 1")
-        made = []
+        needs = []
         for index, form in enumerate(self.forms):
             lost = cut_losses(self.tree.attention.position, form)
             own = [self._need(head, lost[head.kv_head], share, tolerance) for head in self.heads if head.layer == index]
@@ -85,8 +87,8 @@ class HeadsReport:
             need = replace(most, rank=min(most.rank, max(present, most.floor)), error=_mean_error(own))
             if values and self.values:
                 need = replace(need, **_value_need(self.values[index], self.tree.attention.kv_heads, tolerance))
-            made.append(need)
-        return made
+            needs.append(need)
+        return needs
 
     def _need(self, head: HeadMeasure, lost: Sequence[float], share: float, tolerance: float) -> LayerNeed:
         def kept(rank: int) -> float:
@@ -103,20 +105,19 @@ class HeadsReport:
             rank = max(1, laws.saturation_dim(lost, 0.01))
             return LayerNeed("positional", rank, "positional: 99 % of the logits' variance", kept)
         if not sum(head.spectrum):
-            return LayerNeed("diffuse", 1, "diffuse: no variance of the logits at all", lambda d: 0.0)
+            return LayerNeed("diffuse", 1, "diffuse: the logits have no variance", lambda d: 0.0)
         layer = self.tree.attention
         if positions_as(Rotary, layer.position) is not None or layer.heads != layer.kv_heads:
-            # What is cut is not each head's own best form, but pairs of dimensions, or what heads with one key share.
+            # Here truncation drops pairs of dimensions, or is shared by the heads of one key: not the best form of each head.
             rank = max(1, laws.saturation_dim(lost, tolerance))
             return LayerNeed("diffuse", rank, f"diffuse: logits' variance within {100 * tolerance:g} %", kept)
         return diffuse_need(head.spectrum, tolerance, head.gains if sum(head.gains) else None)
 
     def allocate(self, *, share: float = 2.0, tolerance: float = 0.05, values: bool = True, **options: Any) -> Allocation:
-        """Heads and head dimensions for this model.
+        """Allocate heads and head dimensions for this model.
 
-        `options` are those of :func:`depthwidth.planning.head_allocation.allocate_heads`.
-        Rotary layers get an even number of dimensions of queries and keys whatever `multiple` is. With `values` false those of
-        values stay as they are.
+        `options` are those of :func:`depthwidth.planning.head_allocation.allocate_heads`. Rotary layers always get an even
+        number of query and key dimensions, for any `multiple`. If `values` is false, value dimensions are unchanged.
         """
         layer = self.tree.attention
         if positions_as(Rotary, layer.position) is not None:
@@ -128,17 +129,17 @@ class HeadsReport:
 
 
 def _value_need(form: ValueForms, kv_heads: int, tolerance: float) -> dict[str, Any]:
-    """The part of a :class:`LayerNeed` that is about values."""
-    lost = value_loss_curve(form, kv_heads)
-    short, enough = 0, form.means.shape[1]
-    while enough - short > 1:  # what is lost falls with the rank, but for heads that cancel each other
-        middle = (short + enough) // 2
-        short, enough = (short, middle) if lost(middle) <= tolerance else (middle, enough)
+    """The fields of a :class:`LayerNeed` that concern values."""
+    loss = value_loss_curve(form, kv_heads)
+    too_low, sufficient = 0, form.means.shape[1]
+    while sufficient - too_low > 1:  # bisection: the loss falls with the rank, except if outputs of heads cancel
+        middle = (too_low + sufficient) // 2
+        too_low, sufficient = (too_low, middle) if loss(middle) <= tolerance else (middle, sufficient)
     return {
-        "value_rank": enough,
+        "value_rank": sufficient,
         "value_criterion": f"layer output within {100 * tolerance:g} %",
-        # Such heads can lose more than all there is; no layer does worse than not at all.
-        "value_error": lambda d: min(1.0, max(0.0, lost(d))),
+        # If outputs of heads cancel, the loss can exceed 1, the loss without any output.
+        "value_error": lambda d: min(1.0, max(0.0, loss(d))),
     }
 
 
@@ -146,21 +147,22 @@ def _mean_error(needs: Sequence[LayerNeed]) -> Any:
     return lambda d: math.fsum(need.error(d) for need in needs) / len(needs)
 
 
-# ---- the measurement ----
+# ---- measurement ----
 
 
 class _Collector:
-    """Sums over sequences, layer by layer, in double precision."""
+    """Sums over sequences for each layer, in double precision."""
 
     def __init__(self, causal: bool) -> None:
         self.causal = causal
         self.layers: list[dict[str, Any]] = []
-        self.own = 1 if causal else 0
-        """The first row whose output counts: the first token of a decoder sees itself alone, and sinks are of another size."""
+        self.first_output = 1 if causal else 0
+        """The first row whose output counts. The first token of a decoder attends to itself only, and outputs of sinks differ
+        in size."""
         self.index = 0
 
     def start(self) -> None:
-        """A forward pass begins."""
+        """Prepare for a forward pass."""
         self.index = 0
 
     def attend(
@@ -173,7 +175,7 @@ class _Collector:
         scaling: float | None,
         **more: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Softmax attention as transformers' own eager function computes it, with sums taken on the way."""
+        """Softmax attention, equal to the eager function of the transformers library, which also adds to the sums."""
         scale = query.size(-1) ** -0.5 if scaling is None else scaling
         group = query.shape[1] // key.shape[1]
         keys, values = (t.repeat_interleave(group, dim=1) if group > 1 else t for t in (key, value))
@@ -197,7 +199,7 @@ class _Collector:
     ) -> None:  # fmt: skip
         n = query.shape[2]
         first = n // 2 if self.causal else 0
-        # What a row may attend to; the lowest finite number of the dtype stands for "not".
+        # The keys that a row may attend to: masked scores are reduced to the lowest finite number of the dtype.
         open_ = (masked - scores > -1e4)[:, :, first:] if masked is not scores else torch.ones_like(scores[:, :, first:]).bool()
         p = weights[:, :, first:].double()
         x = scores[:, :, first:].double()
@@ -210,7 +212,7 @@ class _Collector:
         q = query[:, :, first:].double()
         k, v = (t[:, :, 1:].double() for t in (key, value))
         k, v = k - k.mean(2, keepdim=True), v - v.mean(2, keepdim=True)
-        o = output[:, :, self.own :].double()
+        o = output[:, :, self.first_output :].double()
         rows, places = q.shape[0] * q.shape[2], k.shape[0] * k.shape[2]
         found = {
             "rows": rows,
@@ -233,7 +235,7 @@ class _Collector:
 
     @staticmethod
     def _by_distance(p: Tensor, open_: Tensor, first: int) -> dict[str, Tensor]:
-        """Sums of the weights' deviation from uniform, for each distance between query and key."""
+        """Sums of the weights' deviation from uniform weights, by the distance between query and key."""
         rows, n = p.shape[2:]
         allowed = open_.to(p.dtype)
         away = torch.where(open_, p - 1 / allowed.sum(-1, keepdim=True).clamp(min=1), 0.0)
@@ -249,8 +251,8 @@ class _Collector:
 
 
 @contextmanager
-def _measuring(model: nn.Module, collector: _Collector) -> Iterator[None]:
-    """Put our function in the place of attention, and back."""
+def _replace_attention(model: nn.Module, collector: _Collector) -> Iterator[None]:
+    """Context in which the model's attention is computed by the collector; the model is in evaluation mode."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
 
@@ -283,26 +285,29 @@ def _measuring(model: nn.Module, collector: _Collector) -> Iterator[None]:
 
 
 @contextmanager
-def recorded_outputs(modules: Sequence[nn.Module]) -> Iterator[list[list[Tensor]]]:
-    """What these modules put out, for as long as it lasts."""
-    seen: list[list[Tensor]] = [[] for _ in modules]
+def record_outputs(modules: Sequence[nn.Module]) -> Iterator[list[list[Tensor]]]:
+    """Context that records the outputs of modules: a list of outputs for each module."""
+    outputs: list[list[Tensor]] = [[] for _ in modules]
 
-    def keep(kept: list[Tensor]) -> Any:
-        return lambda module, inputs, output: kept.append(output.detach())
+    def append_to(own: list[Tensor]) -> Any:
+        return lambda module, inputs, output: own.append(output.detach())
 
-    hooks = [module.register_forward_hook(keep(kept)) for module, kept in zip(modules, seen, strict=True)]
+    hooks = [module.register_forward_hook(append_to(own)) for module, own in zip(modules, outputs, strict=True)]
     try:
-        yield seen
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()
 
 
 def run_passes(model: nn.Module, batches: Tensor, causal: bool) -> tuple[_Collector, Tensor]:
-    """All calibration sequences through the model, one at a time; what was collected, and the last outputs."""
+    """Forward passes of all calibration sequences, one at a time.
+
+    Returns the collected sums, and the logits (or the last hidden states, if the model has no logits).
+    """
     collector, ends = _Collector(causal), []
     device = next(model.parameters()).device
-    with torch.no_grad(), _measuring(model, collector):
+    with torch.no_grad(), _replace_attention(model, collector):
         for row in batches:
             collector.start()
             out = model(row[None].to(device))
@@ -310,40 +315,40 @@ def run_passes(model: nn.Module, batches: Tensor, causal: bool) -> tuple[_Collec
                 (out.logits if hasattr(out, "logits") and out.logits is not None else out.last_hidden_state).float().cpu()
             )
             if not collector.index:
-                raise InputError(f"heads: the attention of {type(model).__name__} does not go through transformers' interface")
+                raise InputError(f"heads: {type(model).__name__} does not use the attention interface of transformers")
     return collector, torch.cat(ends)
 
 
 def measure_model(
     model: nn.Module, batches: Tensor, *, tree: Transformer | None = None, source: str = "tokens", notes: Sequence[str] = ()
 ) -> HeadsReport:
-    """Measure every head of a live model of the transformers library.
+    """Measure every head of a torch model of the transformers library.
 
     Parameters
     ----------
-    model : a text model with one stack. Its weights and its mode are left as they are.
-    batches : calibration tokens, (sequences, context) of dtype long; context from 8.
-    tree : what it is; read from its configuration by default.
-    source : what the tokens are, for the report.
-    notes : what else the report should say.
+    model : a text model with one stack. Its weights and its mode are unchanged afterwards.
+    batches : calibration tokens, shape (sequences, context), dtype long, context at least 8.
+    tree : description of the model; by default it is read from the model's configuration.
+    source : description of the tokens, for the report.
+    notes : further notes for the report.
 
     Raises
     ------
     InputError
-        where the model is not of a kind that can be measured.
+        if the model cannot be measured or `batches` has the wrong shape.
     """
     tree = tree_of(model) if tree is None else tree
     check_measurable(tree)
     if batches.dim() != 2 or batches.shape[1] < 8 or not len(batches):
-        raise InputError("heads: calibration tokens have the shape (sequences, context), with a context from 8")
+        raise InputError("heads: calibration tokens need the shape (sequences, context), with a context of at least 8")
     causal = tree.attention.causal
     collector, _ = run_passes(model, batches, causal)
     measured, forms = [], []
     try:
         places = Places(model, tree)
         values = tuple(_value_forms(sums, places.out(block)) for block, sums in enumerate(collector.layers))
-    except InputError as error:  # weights that no rule knows: queries and keys are measured without them
-        values, notes = (), (*notes, f"value dimensions stay as they are: {error}")
+    except InputError as error:  # the output map is unknown; queries and keys are measured without it
+        values, notes = (), (*notes, f"value dimensions are unchanged: {error}")
     for layer, sums in enumerate(collector.layers):
         scale, heads = sums["scale"], sums["queries"].shape[0]
         group = heads // sums["keys"].shape[0]
@@ -387,7 +392,7 @@ def _value_forms(sums: dict[str, Any], out: OutputMap) -> ValueForms:
 
 
 class OutputMap(NamedTuple):
-    """The output map of one layer's heads: its weight as (width, heads d_v), its bias, and the module that holds them."""
+    """The output map of a layer: its weight, shape (width, heads * d_v), its bias, and the module that contains both."""
 
     weight: Tensor
     bias: Tensor | None
@@ -395,7 +400,7 @@ class OutputMap(NamedTuple):
 
 
 class Places:
-    """Where a live model keeps what the tree calls by its roles."""
+    """The parameters of a torch model, found by their role in the tree."""
 
     def __init__(self, model: nn.Module, tree: Transformer) -> None:
         self.model, self.parameters = model, dict(model.named_parameters())
@@ -403,7 +408,7 @@ class Places:
         self.stack = tree.stack_name
 
     def find(self, role: str, leaf: str, block: int) -> tuple[Tensor, nn.Module] | None:
-        """The model's own memory of a role of attention, matrices as (outputs, inputs), and the module that holds it."""
+        """A view of one attention parameter, matrices as (outputs, inputs), and its module; None if it does not exist."""
         place = self.named.get((f"{self.stack}.block.attention.{role}.{leaf}", block))
         if place is None:
             return None
@@ -413,7 +418,7 @@ class Places:
         return (view.T if view.dim() == 2 and type(owner).__name__ == "Conv1D" else view), owner
 
     def out(self, block: int) -> OutputMap:
-        """The output map."""
+        """The output map of a block."""
         weight, bias = (self.find("out", leaf, block) for leaf in ("weight", "bias"))
         if weight is None:
             raise InputError(f"heads: the output map of block {block} was not found")
@@ -426,19 +431,19 @@ class Places:
 def measure_heads(
     model: str | Path | nn.Module, *, text: str | Path | None = None, context: int | None = None, seed: int = 0
 ) -> HeadsReport:
-    """Measure every head of a model, given live, as a local folder or as a configuration (then with random weights).
+    """Measure every head of a model: a torch model, a local folder, or a configuration (with random weights).
 
     Parameters
     ----------
-    model : a transformers model, or the path of a folder or config.json.
-    text : path of a UTF-8 file; the start of Python's own library by default.
-    context : tokens of a sequence; the model's by default, at most 1024 then.
-    seed : of random weights.
+    model : a model of the transformers library, or the path of a folder or of a config.json.
+    text : path of a UTF-8 file; by default the start of Python's standard library.
+    context : tokens per sequence, at least 8; by default the model's context, at most 1024.
+    seed : seed of random weights.
 
     Raises
     ------
     InputError
-        where the model or the text cannot be used.
+        if the model or the text cannot be used.
     """
     if isinstance(model, nn.Module):
         tree = tree_of(model)
@@ -448,6 +453,3 @@ def measure_heads(
     folder = Path(model) if Path(model).is_dir() else None
     batches, source = calibration_tokens(tree, text=text, context=context, folder=folder)
     return measure_model(loaded, batches, tree=tree, source=source, notes=(f"measured with {origin}",))
-
-
-# ---- shrinking ----

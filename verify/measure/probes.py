@@ -1,5 +1,5 @@
 # mypy: disable-error-code="misc"
-"""Probes: what happens at every site of a live model, ours or anyone's, as tidy rows.
+"""Probes: measure every site of any torch model while it runs, as tidy rows.
 
 >>> from depthwidth import Transformer
 >>> from verify import build
@@ -11,8 +11,8 @@
 [('decoder.block.0.attention', 'variance'), ('decoder.block.0.attention.mix', 'variance'),
  ('decoder.block.0.attention.mix', 'entropy')]
 
-A probe uses torch's hooks and nothing of it is attached outside the ``with`` block, or at steps that are not measured: there
-it costs nothing. Where it measures, it reads; the model computes what it would have computed.
+A probe uses torch's hooks. They are attached only inside the ``with`` block and only at steps that are measured, so other steps
+cost nothing. A probe only reads: it does not change the results of the model.
 """
 
 from __future__ import annotations
@@ -37,24 +37,25 @@ from ..models.locate import WRAPPERS
 from .attention import concentration
 
 MOMENTS = ("mean", "second_moment", "variance", "covariance", "correlation")
-"""Of an output (batch, tokens, features), as ``propagate`` has them: covariance and correlation of two different tokens."""
+"""Moments of an output (batch, tokens, features), defined as in ``propagate``; covariance and correlation are those of two
+different tokens."""
 RANKS = ("stable_rank", "effective_rank")
-"""Of the matrix (tokens, features) of each sequence."""
+"""Ranks of the matrix (tokens, features) of each sequence's output."""
 GRADIENTS = tuple(f"gradient_{name}" for name in MOMENTS)
-"""The moments of the gradient of an output."""
+"""Moments of the gradient with respect to an output."""
 ATTENTION = ("entropy", "entropy_tokens", "effective_tokens", "score_variance", "visible_tokens")
-"""Of softmax attention, averaged over queries and heads."""
+"""Statistics of softmax attention, averaged over queries and heads."""
 WEIGHTS = ("weight_stable_rank", "weight_effective_rank")
-"""Of each weight matrix, by the name of the parameter."""
+"""Ranks of each weight matrix; the site is the name of the parameter."""
 UPDATES = ("update_ratio",)
-"""Of each parameter across an optimizer's step."""
+"""Relative change of each parameter in an optimizer step."""
 QUANTITIES = (*MOMENTS, *GRADIENTS, *ATTENTION, *RANKS, *WEIGHTS, *UPDATES)
 COLUMNS = ("run", "step", "site", "quantity", "value", "stderr")
 
 Sites = str | Iterable[str] | Callable[[str, nn.Module], bool] | None
 Steps = Collection[int] | Callable[[int], bool] | None
 
-_CHUNK = 2**24  # scores looked at in one go
+_CHUNK = 2**24  # number of attention scores computed at once
 
 
 class Rows(list[dict[str, Any]]):
@@ -65,15 +66,15 @@ class Rows(list[dict[str, Any]]):
         self._next: Callable[[], None] | None = None
 
     def next_step(self) -> None:
-        """End the step: write its rows down and begin the next one. With an optimizer this happens by itself.
+        """End the step, add its rows and begin the next step. If the probe has an optimizer, this happens automatically.
 
         Raises
         ------
         InputError
-            when the probe has ended.
+            if the probe has ended.
         """
         if self._next is None:
-            raise InputError("the probe has ended, and there is no next step")
+            raise InputError("the probe has ended; call next_step inside its with block")
         self._next()
 
     def frame(self) -> Any:
@@ -83,7 +84,7 @@ class Rows(list[dict[str, Any]]):
         return pd.DataFrame(list(self), columns=list(COLUMNS))
 
     def value(self, site: str, quantity: str, step: int | None = None) -> float:
-        """One value; of the last step that was measured where none is named.
+        """The value of one quantity at one site, by default at the last measured step.
 
         Raises
         ------
@@ -112,72 +113,73 @@ def probe(
 
     Parameters
     ----------
-    model : any module. Sites are the names of its modules, without the prefixes of compilers and data parallel wrappers.
-    quantities : any of :data:`QUANTITIES`:
+    model : any module. Sites are the names of its modules, without the prefixes of compilers and data-parallel wrappers.
+    quantities : names from :data:`QUANTITIES`:
 
-        - ``mean``, ``second_moment``, ``variance``, ``covariance``, ``correlation`` of the output (batch, tokens, features) of
-          a module, over features; the last two over pairs of different tokens of a sequence. ``variance`` is the second moment
-          less the squared mean, as in the columns of :func:`depthwidth.propagate`. An output (batch, features) has the first
-          three; of a tuple, dictionary or data class the first floating-point tensor of two dimensions or more is meant, of one
-          of transformers' outputs the last hidden state or the logits. Where tokens come first (``batch_first=False``) tokens
-          and sequences are exchanged.
-        - ``gradient_mean`` .. ``gradient_correlation``: of the gradient of that output as the module returned it, whatever
-          is written into it afterwards; as the loss scales it.
-        - ``entropy`` in nats, ``entropy_tokens`` exp(entropy), ``effective_tokens`` 1/sum p^2, ``score_variance`` over the keys
-          a query sees, ``visible_tokens`` that it sees: of each softmax attention, averaged over queries, then heads.
-        - ``stable_rank`` ||X||_F^2 / ||X||_2^2 and ``effective_rank`` exp(entropy of the normalised singular values) (Roy &
-          Vetterli 2007) of each sequence's output; ``weight_stable_rank``, ``weight_effective_rank`` of weight matrices, before
-          the step.
-        - ``update_ratio`` ||new - old|| / ||old|| of each parameter, across the optimizer's step.
-    sites : which modules: names or patterns like ``"*.attention"``, or a function of name and module; all by default.
-        Parameters belong to their module's site.
-    optimizer : after each of its steps a step ends; needed for ``update_ratio``.
-    steps : at which steps to measure, as numbers or as a function; all by default. At others nothing is attached.
-    start : the number of the first step.
-    run : what the column `run` says.
-    per_head : whether attention has a row for each head as well, at ``site.head.0`` and so on.
+        - ``mean``, ``second_moment``, ``variance``, ``covariance``, ``correlation``: moments over the features of a module's
+          output (batch, tokens, features). Covariance and correlation are averages over pairs of different tokens of a
+          sequence. ``variance`` is the second moment minus the squared mean, as in :func:`depthwidth.propagate`. For an output
+          (batch, features) only the first three exist. If the output is a tuple, dictionary or data class, its first
+          floating-point tensor with at least two dimensions is measured; for output classes of the transformers library it is
+          the last hidden state or the logits. If tokens come first (``batch_first=False``), tokens and sequences are exchanged.
+        - ``gradient_mean`` .. ``gradient_correlation``: the same moments of the gradient with respect to that output as the
+          module returned it, before any later in-place change. The gradient is that of the loss given to ``backward``.
+        - ``entropy`` (nats), ``entropy_tokens`` (exp(entropy)), ``effective_tokens`` (1/sum p^2), ``score_variance`` (over the
+          keys visible to a query), ``visible_tokens`` (their number): for each softmax attention, averaged over queries and
+          then over heads.
+        - ``stable_rank`` (||X||_F^2 / ||X||_2^2) and ``effective_rank`` (exp of the entropy of the normalised singular values;
+          Roy & Vetterli 2007) of each sequence's output; ``weight_stable_rank`` and ``weight_effective_rank`` of weight
+          matrices before the step.
+        - ``update_ratio``: ||new - old|| / ||old|| of each parameter in an optimizer step.
+    sites : modules to measure: names, patterns such as ``"*.attention"``, or a function of name and module; all by default.
+        Parameters belong to the site of their module.
+    optimizer : each of its steps ends a step of the probe; needed for ``update_ratio``.
+    steps : steps to measure, as a collection of numbers or a function of the number; all by default.
+    start : number of the first step.
+    run : value of the column `run`.
+    per_head : also add a row for each attention head, at ``site.head.0`` and so on.
 
     Yields
     ------
-    :class:`Rows`, a list of dictionaries with the keys of :data:`COLUMNS`; a step's rows are there when it ends: at the end of
-    the ``with`` block, after the optimizer's step, or after ``rows.next_step()``. `stderr` is the standard error over the
-    sequences of the step (jackknife), nan for one sequence, 0 for weights, which are known exactly. Of a model that has
-    diverged the values are nan or infinite.
+    :class:`Rows`, a list of dictionaries with the keys :data:`COLUMNS`. Rows of a step are added when it ends: at the end of
+    the ``with`` block, after the optimizer's step, or at ``rows.next_step()``. `stderr` is the jackknife standard error over
+    the sequences of the step: NaN for a single sequence, 0 for quantities of weights, which are exact. If the model has diverged,
+    values are NaN or infinite.
 
     Raises
     ------
     InputError
-        if a quantity is unknown, no module has one of the `sites`, none of either is named, or ``update_ratio`` has no
-        optimizer.
+        if a quantity is unknown, no module matches one of the `sites`, `quantities` or `sites` is empty, or ``update_ratio`` is
+        measured without an optimizer.
 
     Warns
     -----
     UserWarning
-        names the sites whose gradient is nan because it cannot be had: their output shares its memory with other tensors
-        (a view, as torch's linear maps of three dimensions return) and was changed in place where no probe can follow, outside
-        of the model's modules for one.
+        names the sites whose gradient is NaN because it cannot be determined. Their output is a view (torch's linear layers
+        return views for inputs of three dimensions) and was changed in place after the model's modules returned, or by an
+        operation that autograd does not record.
 
     Notes
     -----
-    Several passes within a step (gradient accumulation) and several calls of one module within a pass are pooled.
+    Several passes in a step (gradient accumulation) and several calls of a module in a pass are pooled.
 
-    Attention is found where a module calls ``scaled_dot_product_attention``, torch's own multi-head attention, or the softmax
-    of scores (batch, heads, queries, keys): eager and fused attention of torch and transformers, with grouped queries, masks
-    and soft caps. Not covered are kernels that are none of these (flex attention, external flash attention). A key is seen when
-    its masked score is nowhere near the lowest number of its type. The weights are those before dropout. The row stands at the
-    module that makes the call (``mix`` in ours), or at the nearest one around it among `sites`.
+    Attention is measured if a module calls ``scaled_dot_product_attention``, torch's multi-head attention, or the softmax of
+    scores (batch, heads, queries, keys). This covers eager and fused attention of torch and the transformers library, with
+    grouped queries, masks and soft caps, but not other kernels (flex attention, external flash attention). A key is visible
+    unless its masked score is close to the lowest number of its type. Weights are measured before dropout. The site is the
+    module that makes the call (``mix`` in our models), or the nearest enclosing module among `sites`.
 
-    Compiled models run uncompiled at the steps that are measured. With activation checkpointing a block's outputs count twice.
+    Compiled models run uncompiled at measured steps. With activation checkpointing, the outputs of a block are counted twice.
 
-    A measured step takes, in times of a plain training step, at all sites of 4 blocks of width 256 on 8 x 128 tokens, on one
-    thread of a shared CPU (``tests/benchmarks/probes.py``): 1.2 for moments, 1.3 with those of gradients, 1.1 for attention,
-    1.4 for all of these; 2.8 for the ranks of outputs, 1.4 for those of weights, 1.0 for updates. A step that is not measured
-    takes 1.0, as nothing is attached.
+    The time of a measured step, relative to a plain training step, at all sites of 4 blocks of width 256 on 8 x 128 tokens, on
+    one thread of a shared CPU (``tests/benchmarks/probes.py``): 1.2 for moments, 1.3 for moments with gradients, 1.1 for
+    attention, 1.4 for all of these; 2.8 for ranks of outputs, 1.4 for ranks of weights, 1.0 for updates. It is 1.0 for a step
+    that is not measured.
     """
-    asked = _asked(quantities, optimizer)
+    names = _check_quantities(quantities, optimizer)
     if _is_compiled(model) and not hasattr(torch.compiler, "set_stance"):
-        raise InputError("probe: to measure a compiled model uncompiled takes torch 2.6 or later; give the model itself")
-    state = _Probe(model, asked, _chosen(model, sites), optimizer, steps, start, run, per_head)
+        raise InputError("probe: measuring a compiled model needs torch 2.6 or later; pass the uncompiled model")
+    state = _Probe(model, names, _select_modules(model, sites), optimizer, steps, start, run, per_head)
     rows = state.rows
     rows._next = state.next_step
     try:
@@ -192,49 +194,52 @@ def probe(
 
 
 def _is_compiled(model: nn.Module) -> bool:
-    """By ``torch.compile(part)`` or by ``part.compile()``, the whole or a part."""
+    """True if the model or a part of it is compiled, by ``torch.compile(part)`` or ``part.compile()``."""
     return any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules())
 
 
-def _asked(quantities: str | Iterable[str], optimizer: Any) -> tuple[str, ...]:
-    asked = (quantities,) if isinstance(quantities, str) else tuple(quantities)
-    for name in asked:
+def _check_quantities(quantities: str | Iterable[str], optimizer: Any) -> tuple[str, ...]:
+    names = (quantities,) if isinstance(quantities, str) else tuple(quantities)
+    for name in names:
         if name not in QUANTITIES:
             raise InputError(f"probe: there is no quantity {shown(name)}{nearest(str(name), QUANTITIES)}")
-    if not asked:
-        raise InputError("probe: quantities names none, and there is nothing to measure")
-    if "update_ratio" in asked and optimizer is None:
-        raise InputError("probe: update_ratio is measured across a step of an optimizer; give optimizer=")
-    return asked
+    if not names:
+        raise InputError("probe: quantities is empty, so there is nothing to measure")
+    if "update_ratio" in names and optimizer is None:
+        raise InputError("probe: update_ratio is measured in an optimizer step; pass optimizer=")
+    return names
 
 
-def _chosen(model: nn.Module, sites: Sites) -> dict[str, nn.Module]:
-    """The modules that are measured, by the name of their site."""
+def _select_modules(model: nn.Module, sites: Sites) -> dict[str, nn.Module]:
+    """The modules to measure, by the names of their sites."""
     every = {}
     for name, part in model.named_modules():
         plain = WRAPPERS.sub("", f"{name}.").removesuffix(".")
-        every[plain] = part  # of a wrapper and what it wraps, the inner one
+        every[plain] = part  # a wrapper and its inner module have the same name; the inner one comes later and is kept
     if sites is None:
         return every
     if callable(sites):
         found = {name: part for name, part in every.items() if sites(name, part)}
         if not found:
-            raise InputError("probe: no module of the model passes the filter of sites")
+            raise InputError("probe: the function sites selects no module of the model")
         return found
     patterns = (sites,) if isinstance(sites, str) else tuple(sites)
     if not patterns:
-        raise InputError("probe: sites names none, and there is nothing to measure; None are all")
+        raise InputError("probe: sites is empty, so there is nothing to measure; use None for all modules")
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in every):
-            raise InputError(f"probe: no module is called {shown(pattern)}{nearest(pattern, every)}")
+            raise InputError(f"probe: no module has the name {shown(pattern)}{nearest(pattern, every)}")
     return {name: part for name, part in every.items() if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
 
 
-# What is computed of a tensor, for each sequence.
+# Statistics of a tensor, for each sequence.
 
 
 def _moments(x: Tensor) -> Tensor | None:
-    """Mean, second moment and product over pairs of tokens, for each sequence: (batch, 3); the last nan without pairs."""
+    """Mean, second moment and mean product of two tokens, for each sequence: (batch, 3).
+
+    The product is NaN without pairs of tokens. The result is None if `x` is not a floating-point tensor of two dimensions.
+    """
     if x.dim() < 2 or not x.is_floating_point() or x.numel() == 0:
         return None
     x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
@@ -249,7 +254,7 @@ def _moments(x: Tensor) -> Tensor | None:
 
 
 def _named_moments(m: Tensor) -> dict[str, Tensor]:
-    """The five moments from means over sequences of the three that add up: (..., 3)."""
+    """The five moments, from averages over sequences of the three values of :func:`_moments`: (..., 3)."""
     mean, second, pair = m.unbind(-1)
     variance, covariance = second - mean**2, pair - mean**2
     correlation = torch.where(variance > 0, covariance / variance, 0.0 * covariance)
@@ -259,13 +264,13 @@ def _named_moments(m: Tensor) -> dict[str, Tensor]:
 def _ranks(x: Tensor) -> Tensor:
     """Stable and effective rank of each matrix (.., rows, columns): (.., 2)."""
     x = x.detach().double()
-    finite = x.isfinite().all(-1).all(-1)  # the rest of a run that diverged has no ranks, and no decomposition either
+    finite = x.isfinite().all(-1).all(-1)  # after divergence there are no eigenvalues; the ranks are NaN
     x = torch.where(finite[..., None, None], x, 0.0)
     gram = x @ x.mT if x.shape[-2] <= x.shape[-1] else x.mT @ x
     squared = torch.linalg.eigvalsh(gram).clamp(min=0)
     top = squared[..., -1]
     sizes = squared.sqrt()
-    # Eigenvalues of the Gram matrix are good to 1e-16 of the largest, singular values to the root of that.
+    # Eigenvalues of the Gram matrix are accurate to 1e-16 of the largest, hence singular values to 1e-8 of the largest.
     shares = torch.where(sizes > 1e-7 * sizes[..., -1:], sizes, 0.0)
     shares = shares / shares.sum(-1, keepdim=True)
     effective = torch.special.entr(shares).sum(-1).exp()
@@ -273,19 +278,22 @@ def _ranks(x: Tensor) -> Tensor:
     return torch.where((finite & (top > 0))[..., None], ranks, torch.nan)
 
 
-def _hidden_below(dtype: torch.dtype) -> float:
-    """Masked scores are minus infinity or the lowest number there is, which a model may go on to scale (CodeGen)."""
+def _mask_threshold(dtype: torch.dtype) -> float:
+    """Threshold below which a score counts as masked.
+
+    Masked scores are minus infinity or the lowest number of their type, which some models scale afterwards (CodeGen).
+    """
     return float(torch.finfo(dtype).min) * (1 / 64 if dtype == torch.float16 else 1e-6)
 
 
 def _attention(scores: Tensor) -> Tensor:
     """The quantities of :data:`ATTENTION` from masked scores (batch, heads, queries, keys): (batch, heads, 5)."""
     scores = scores.detach()
-    seen = scores > _hidden_below(scores.dtype)
+    seen = scores > _mask_threshold(scores.dtype)
     scores = scores.float()
     count = seen.sum(-1)
     weights = torch.softmax(scores.masked_fill(~seen, -torch.inf), dim=-1)
-    some = count > 0  # a query that sees nothing (padding) has no weights
+    some = count > 0  # a query without visible keys (padding) has no weights
     entropy, shared = concentration(torch.where(some[..., None], weights, 0.0))
     effective = 1 / torch.where(some, shared, torch.nan)
     kept = torch.where(seen, scores, 0.0)
@@ -301,33 +309,33 @@ def _attention(scores: Tensor) -> Tensor:
     return torch.stack([column.nanmean(-1) for column in columns], dim=-1)
 
 
-class _Watch(TorchFunctionMode):
-    """Sees every softmax attention while a model runs forward, and hands its scores on."""
+class _AttentionMode(TorchFunctionMode):
+    """Passes the masked scores of every softmax attention in a forward pass to `handle`, if `enabled()` is true."""
 
-    def __init__(self, wanted: Callable[[], bool], found: Callable[[Tensor], None]) -> None:
+    def __init__(self, enabled: Callable[[], bool], handle: Callable[[Tensor], None]) -> None:
         super().__init__()
-        self.wanted, self.found = wanted, found
+        self.enabled, self.handle = enabled, handle
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func not in _ATTENDING or not self.wanted():
+        if func not in _ATTENTION_FUNCTIONS or not self.enabled():
             return func(*args, **kwargs)
         if func is nn.functional.scaled_dot_product_attention:
             for scores in _fused_scores(*args, **kwargs):
-                self.found(scores)
-        elif func is nn.functional.multi_head_attention_forward:  # torch's own, whose inside is hidden from a mode
+                self.handle(scores)
+        elif func is nn.functional.multi_head_attention_forward:  # a mode does not see the calls inside this function
             with torch.no_grad():
-                whole = {**kwargs, "need_weights": True, "average_attn_weights": False, "training": False}
-                self.found(func(*args, **whole)[1].log())  # scores up to a constant for each query
+                options = {**kwargs, "need_weights": True, "average_attn_weights": False, "training": False}
+                self.handle(func(*args, **options)[1].log())  # scores up to a constant for each query
         else:
             scores = args[0] if args else kwargs["input"]
             dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
             if scores.dim() == 4 and dim in (-1, 3):
-                self.found(scores)
+                self.handle(scores)
         return func(*args, **kwargs)
 
 
-_ATTENDING = (
+_ATTENTION_FUNCTIONS = (
     nn.functional.scaled_dot_product_attention,
     nn.functional.multi_head_attention_forward,
     nn.functional.softmax,
@@ -346,7 +354,7 @@ def _fused_scores(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Iterator[Tensor]:
-    """The masked scores of a call of torch's fused attention, some sequences at a time."""
+    """The masked scores of a call of torch's fused attention, a few sequences at a time."""
     if query.dim() != 4:
         return
     queries, keys = query.shape[-2], key.shape[-2]
@@ -363,16 +371,16 @@ def _fused_scores(
             if mask is not None:
                 part = mask[first : first + step] if mask.dim() == 4 and mask.shape[0] > 1 else mask
                 added = part.is_floating_point()
-                hidden = part <= _hidden_below(part.dtype) if added else ~part
+                hidden = part <= _mask_threshold(part.dtype) if added else ~part
                 scores = (scores + part if added else scores).masked_fill(hidden, -torch.inf)
             yield scores
 
 
-# Whose moments these are.
+# The tensor that is measured.
 
 
 def _first_tensor(out: Any) -> Tensor | None:
-    """What of a module's output is measured."""
+    """The tensor of a module's output that is measured, or None if there is none."""
     if isinstance(out, Tensor):
         return out if out.is_floating_point() and out.dim() >= 2 else None
     for name in ("last_hidden_state", "logits"):
@@ -388,31 +396,31 @@ def _first_tensor(out: Any) -> Tensor | None:
     return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
 
 
-class _Returned:
-    """The gradient of an output as its module returned it, where that output is a view.
+class _ViewGradient:
+    """The gradient with respect to an output as its module returned it, if that output is a view.
 
-    A hook on a tensor sees the gradient of what the tensor was when the hook was put on, unless the tensor is a view. Once
-    something is written into a view, or into another one of the same base, autograd sends the gradient of what is read
-    afterwards around the view's own place in the graph: through a node ``CopySlices`` straight to the base. The gradient is
-    then the sum of both ways. Nodes come to hold this object by their hooks, so it must not hold any of them.
+    A hook on a tensor receives the gradient with respect to the tensor's value at the time the hook was registered, unless the
+    tensor is a view. After an in-place write to a view, or to another view of the same base, the gradient of later reads does
+    not pass through the view's node in the graph: a node ``CopySlices`` sends it directly to the base. The gradient is then the
+    sum over both paths. Graph nodes refer to this object through their hooks, so it must not refer to any node.
     """
 
     def __init__(self, first: Tensor, base: Tensor, keep: Callable[[Tensor], None], lost: Callable[[Tensor], None]) -> None:
         self.keep, self.lost = keep, lost
-        # An alias without contents has the counter of writes, but does not keep the memory.
+        # An empty alias shares the counter of in-place writes, but does not keep the memory alive.
         self.writes = first.detach()
         self.writes.data = first.new_empty(0)
         self.version = self.writes._version
         self.base = (base.size(), base.stride(), base.storage_offset())
         self.view = (first.size(), first.stride(), first.storage_offset())
-        self.around = self.unknown = False
-        self.ways: list[Tensor] = []
+        self.written = self.unknown = False
+        self.parts: list[Tensor] = []
 
-    def settle(self, base: Tensor, origin: Any) -> None:
-        """Look for the way around; `origin` is the node that the base came from when the module returned.
+    def find_writes(self, base: Tensor, origin: Any) -> None:
+        """Hook the node of the first in-place write; `origin` is the node of the base when the module returned.
 
-        Every write that autograd follows is a node. After one that it does not follow, it makes the nodes of views anew, and
-        what is then read of them is in nobody's sight.
+        Autograd records every in-place write as a node. After a write that it does not record, it recreates the nodes of views,
+        and the gradient of later reads cannot be observed.
         """
         writes, self.version = self.writes._version - self.version, self.writes._version
         node, first = base.grad_fn, None
@@ -420,19 +428,19 @@ class _Returned:
             node, first, writes = node.next_functions[0][0], node, writes - 1
         self.unknown = node is not origin or writes != 0
         if first is not None and not self.unknown:
-            self.around = True
-            first.register_hook(self.through_writes)
+            self.written = True
+            first.register_hook(self.add_from_writes)
 
-    def known(self) -> bool:
+    def is_known(self) -> bool:
         return not self.unknown and self.version == self.writes._version
 
-    def through_view(self, gradient: Tensor) -> None:
-        if self.known() and not self.around:
+    def add_from_view(self, gradient: Tensor) -> None:
+        if self.is_known() and not self.written:
             self.keep(gradient)
         else:
-            self.ways.append(gradient)
+            self.parts.append(gradient)
 
-    def through_writes(self, gradients: Sequence[Tensor | None], behind: Any) -> None:
+    def add_from_writes(self, gradients: Sequence[Tensor | None], output_gradients: Any) -> None:
         whole = gradients[0]
         if whole is None:
             return
@@ -440,15 +448,15 @@ class _Returned:
         if whole.stride() != stride:
             whole = torch.empty_strided(size, stride, dtype=whole.dtype, device=whole.device).copy_(whole)
         size, stride, start = self.view
-        self.ways.append(whole.as_strided(size, stride, start - offset + whole.storage_offset()))
+        self.parts.append(whole.as_strided(size, stride, start - offset + whole.storage_offset()))
 
-    def arrived(self, gradients: Any) -> None:
-        """Both ways have been gone: the gradient of the base is complete."""
-        ways, self.ways = self.ways, []
-        if not self.known():
+    def finish(self, gradients: Any) -> None:
+        """Add up both paths; called when the gradient with respect to the base is complete."""
+        parts, self.parts = self.parts, []
+        if not self.is_known():
             self.lost(self.writes)
-        elif ways:
-            self.keep(functools.reduce(torch.add, ways))
+        elif parts:
+            self.keep(functools.reduce(torch.add, parts))
 
 
 # The probe itself.
@@ -456,7 +464,7 @@ class _Returned:
 
 @dataclass
 class _Step:
-    """What has been seen in the step under way, by site: for each pass a tensor with a row for each sequence."""
+    """Measurements of the current step by site: for each pass a tensor with a row per sequence."""
 
     outputs: dict[str, list[Tensor]] = field(default_factory=dict)
     ranks: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -471,7 +479,7 @@ class _Probe:
     def __init__(
         self,
         model: nn.Module,
-        asked: tuple[str, ...],
+        quantities: tuple[str, ...],
         sites: dict[str, nn.Module],
         optimizer: torch.optim.Optimizer | None,
         steps: Steps,
@@ -479,58 +487,58 @@ class _Probe:
         run: str,
         per_head: bool,
     ) -> None:
-        self.model, self.asked, self.sites, self.optimizer = model, asked, sites, optimizer
-        self.wanted = steps if callable(steps) else (lambda step: steps is None or step in steps)
+        self.model, self.quantities, self.sites, self.optimizer = model, quantities, sites, optimizer
+        self.is_measured = steps if callable(steps) else (lambda step: steps is None or step in steps)
         self.step, self.run, self.per_head = start, run, per_head
         self.rows = Rows()
         self.seen = _Step()
         self.attached = contextlib.ExitStack()
         self.running: list[str] = []
-        self.returned: list[tuple[_Returned, Tensor, Any]] = []
-        self.watch: _Watch | None = None
+        self.views: list[tuple[_ViewGradient, Tensor, Any]] = []
+        self.attention_mode: _AttentionMode | None = None
         self.active = False
 
     def _any(self, names: tuple[str, ...]) -> bool:
-        return any(name in self.asked for name in names)
+        return any(name in self.quantities for name in names)
 
     # Steps.
 
     def begin(self) -> None:
-        """Attach what the step needs, if it is one to measure."""
-        if not self.wanted(self.step):
+        """Attach the hooks, if the step is measured."""
+        if not self.is_measured(self.step):
             return
         self.active = True
         self.seen = _Step()
         outputs = self._any((*MOMENTS, *RANKS, *GRADIENTS))
         for name, part in self.sites.items():
             if outputs and not isinstance(part, (nn.ModuleList, nn.ModuleDict)):
-                self._hold(part.register_forward_hook(functools.partial(self._out, name)))
+                self._remove_later(part.register_forward_hook(functools.partial(self._measure_output, name)))
         if self._any((*ATTENTION, *GRADIENTS)):
-            for name, part in _chosen(self.model, None).items():
-                self._hold(part.register_forward_pre_hook(functools.partial(self._enter, name)))
-                self._hold(part.register_forward_hook(self._leave, always_call=True))
+            for name, part in _select_modules(self.model, None).items():
+                self._remove_later(part.register_forward_pre_hook(functools.partial(self._enter, name)))
+                self._remove_later(part.register_forward_hook(self._leave, always_call=True))
         if self._any(WEIGHTS):
-            self._weigh()
+            self._measure_weights()
         if _is_compiled(self.model):
             self.attached.enter_context(torch.compiler.set_stance("force_eager"))
 
     def end(self) -> None:
-        """Take everything off again and write the rows down."""
+        """Remove the hooks and add the rows of the step."""
         if self.active:
             self.attached.close()
             self.active = False
-            self.returned.clear()
+            self.views.clear()
             self._write()
 
     def next_step(self) -> None:
-        """The end of one step and the begin of the next."""
+        """End this step and begin the next."""
         self.end()
         self.step += 1
         self.begin()
 
     @contextlib.contextmanager
     def optimizer_hooks(self) -> Iterator[None]:
-        """The optimizer's steps as ours."""
+        """Context in which each optimizer step ends a step of the probe."""
         if self.optimizer is None:
             yield
             return
@@ -542,16 +550,16 @@ class _Probe:
             before.remove()
             after.remove()
 
-    def _hold(self, handle: Any) -> None:
+    def _remove_later(self, handle: Any) -> None:
         self.attached.callback(handle.remove)
 
     # Hooks.
 
-    def _out(self, name: str, part: nn.Module, given: Any, out: Any) -> None:
+    def _measure_output(self, name: str, part: nn.Module, inputs: Any, out: Any) -> None:
         first = _first_tensor(out)
         if first is None:
             return
-        x = _joined(part, first)
+        x = _join_heads(part, first)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             if self._any(MOMENTS):
                 _keep(self.seen.outputs, name, _moments(x))
@@ -563,44 +571,44 @@ class _Probe:
             if base is None or base.grad_fn is None or base.dtype != first.dtype:
                 first.register_hook(keep)
                 return
-            returned = _Returned(first, base, keep, functools.partial(self._lose, name, len(first), self.seen))
+            view = _ViewGradient(first, base, keep, functools.partial(self._lose, name, len(first), self.seen))
             origin = base.grad_fn
-            first.register_hook(returned.through_view)
-            origin.register_prehook(returned.arrived)
-            self.returned.append((returned, base, origin))
+            first.register_hook(view.add_from_view)
+            origin.register_prehook(view.finish)
+            self.views.append((view, base, origin))
 
     def _gradient(self, name: str, part: nn.Module, seen: _Step, gradient: Tensor) -> None:
         with torch.no_grad():
-            _keep(seen.gradients, name, _moments(_joined(part, gradient)))
+            _keep(seen.gradients, name, _moments(_join_heads(part, gradient)))
 
     def _lose(self, name: str, sequences: int, seen: _Step, like: Tensor) -> None:
         _keep(seen.gradients, name, torch.full((sequences, 3), torch.nan, device=like.device))
         seen.lost.add(name)
 
-    def _enter(self, name: str, part: nn.Module, given: Any) -> None:
+    def _enter(self, name: str, part: nn.Module, inputs: Any) -> None:
         if not self.running and self._any(ATTENTION):
-            self.watch = _Watch(lambda: self._attending() is not None, self._attended)
-            self.watch.__enter__()
+            self.attention_mode = _AttentionMode(lambda: self._attention_site() is not None, self._measure_attention)
+            self.attention_mode.__enter__()
         self.running.append(name)
 
-    def _leave(self, part: nn.Module, given: Any, out: Any) -> None:
+    def _leave(self, part: nn.Module, inputs: Any, out: Any) -> None:
         if not self.running:
             return
         self.running.pop()
-        if not self.running:  # the outermost is done, and what its modules wrote in place is written
-            for returned, base, origin in self.returned:
-                returned.settle(base, origin)
-            self.returned.clear()
-        if not self.running and self.watch is not None:
-            self.watch.__exit__(None, None, None)
-            self.watch = None
+        if not self.running:  # the outermost module has returned, so all in-place writes of the model are done
+            for view, base, origin in self.views:
+                view.find_writes(base, origin)
+            self.views.clear()
+        if not self.running and self.attention_mode is not None:
+            self.attention_mode.__exit__(None, None, None)
+            self.attention_mode = None
 
-    def _attending(self) -> str | None:
-        """The module that calls softmax, or the nearest one around it that was asked for."""
+    def _attention_site(self) -> str | None:
+        """The site of the module that calls softmax, or of the nearest enclosing module that is measured."""
         return next((name for name in reversed(self.running) if name in self.sites), None)
 
-    def _attended(self, scores: Tensor) -> None:
-        name = self._attending()
+    def _measure_attention(self, scores: Tensor) -> None:
+        name = self._attention_site()
         if name is not None:
             with torch.no_grad(), torch.autocast(scores.device.type, enabled=False):
                 _keep(self.seen.attention, name, _attention(scores))
@@ -608,24 +616,26 @@ class _Probe:
     # Parameters.
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        done = set()
+        seen = set()
         for name, part in self.sites.items():
             for leaf, parameter in part.named_parameters(recurse=False):
-                if id(parameter) not in done:  # tied ones once
-                    done.add(id(parameter))
+                if id(parameter) not in seen:  # tied parameters appear once
+                    seen.add(id(parameter))
                     yield ".".join(filter(None, (name, leaf))), parameter
 
-    def _weigh(self) -> None:
+    def _measure_weights(self) -> None:
         with torch.no_grad():
             for name, parameter in self._parameters():
                 if parameter.dim() >= 2 and parameter.numel() > max(parameter.shape):
-                    matrix = parameter if parameter.dim() == 3 else parameter.flatten(1)  # experts are stacked
+                    matrix = (
+                        parameter if parameter.dim() == 3 else parameter.flatten(1)
+                    )  # weights of experts are stacked along the first axis
                     stable, effective = _ranks(matrix).reshape(-1, 2).mean(0).tolist()
                     self.seen.exact[name, "weight_stable_rank"] = stable
                     self.seen.exact[name, "weight_effective_rank"] = effective
 
     def _before_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if self.active and "update_ratio" in self.asked:
+        if self.active and "update_ratio" in self.quantities:
             self.seen.before = {name: parameter.detach().clone() for name, parameter in self._parameters()}
 
     def _after_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -643,13 +653,14 @@ class _Probe:
     def _write(self) -> None:
         if self.seen.lost:
             sites = ", ".join(sorted(self.seen.lost))
-            warnings.warn(f"probe: no gradient at {sites}, whose output was changed in place out of sight: nan", stacklevel=2)
+            reason = "its output was changed in place and the change cannot be traced"
+            warnings.warn(f"probe: the gradient is nan at {sites}: {reason}", stacklevel=2)
         order = {name: place for place, name in enumerate(self.sites)}
         found: list[tuple[str, str, float, float]] = []
         for kind, names, prefix in ((self.seen.outputs, MOMENTS, ""), (self.seen.gradients, MOMENTS, "gradient_")):
             for site, parts in kind.items():
                 values = _with_error(torch.cat(parts), _named_moments)
-                # An output without pairs of tokens has no covariance; one that is no number has all as such.
+                # An output without pairs of tokens has no covariance; if the output itself is NaN, all its moments are rows.
                 paired = math.isnan(values["mean"][0]) or not math.isnan(values["covariance"][0])
                 found += [(site, prefix + name, *values[name]) for name in (names if paired else names[:3])]
         for site, parts in self.seen.ranks.items():
@@ -662,9 +673,9 @@ class _Probe:
             for head in range(parts[0].shape[1]) if self.per_head and alike else ():
                 values = _with_error(torch.cat([part[:, head] for part in parts]), _named_attention)
                 found += [(f"{site}.head.{head}", name, *values[name]) for name in ATTENTION]
-        found = [row for row in found if row[1] in self.asked]
+        found = [row for row in found if row[1] in self.quantities]
         found.sort(key=lambda row: order[_site(row[0], order)])
-        found += [(site, name, value, 0.0) for (site, name), value in self.seen.exact.items() if name in self.asked]
+        found += [(site, name, value, 0.0) for (site, name), value in self.seen.exact.items() if name in self.quantities]
         self.rows += [dict(zip(COLUMNS, (self.run, self.step, *row), strict=True)) for row in found]
 
 
@@ -676,8 +687,8 @@ def _named_attention(m: Tensor) -> dict[str, Tensor]:
     return dict(zip(ATTENTION, m.unbind(-1), strict=True))
 
 
-def _joined(part: nn.Module, x: Tensor) -> Tensor:
-    """Heads side by side where the mixed values (batch, heads, tokens, dim) of our own attention come out."""
+def _join_heads(part: nn.Module, x: Tensor) -> Tensor:
+    """Reshape (batch, heads, tokens, dim) to (batch, tokens, heads * dim), if the module keeps its heads apart."""
     return x.transpose(1, 2).flatten(2) if getattr(part, "heads_apart", False) and x.dim() == 4 else x
 
 
@@ -687,7 +698,7 @@ def _keep(place: dict[str, list[Tensor]], name: str, value: Tensor | None) -> No
 
 
 def _with_error(each: Tensor, of: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, tuple[float, float]]:
-    """Functions of the mean over sequences (n, k), each with its jackknife standard error."""
+    """Values of `of` at the mean over sequences of `each`, shape (n, k), with jackknife standard errors."""
     each = each.double().cpu()
     count = len(each)
     values = of(each.mean(0))

@@ -1,4 +1,4 @@
-"""Moments of signal and gradient in random stacks: the model of :func:`verify.build`, drawn again and again, and probed."""
+"""Moments of signal and gradient in random stacks: many random models from :func:`verify.build`, measured by probes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from .probes import probe
 Array = NDArray[np.float64]
 
 SAVE_S = 2.0
-"""Seconds between two savings of the draws: the work that a kill can cost."""
+"""Seconds between two saves of the results, hence the largest loss if the process is killed."""
 
 _INPUT_SEED = 2**62
-"""Added to a draw's seed for its input and output gradient, so that they share no random numbers with its weights."""
+"""Offset of the seed of the input and the output gradient, so that they are independent of the weights."""
 
 
 def sample_stack(
@@ -42,21 +42,21 @@ def sample_stack(
     folder: Path | None = None,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Array:
-    """Moments of a stack over draws of its weights, its input and the gradient at its output.
+    """Moments of a stack for random weights, random inputs and random gradients with respect to its output.
 
     Parameters
     ----------
-    tree, recipe : a transformer of one stack, and how it is initialised. In training mode: its dropout is drawn too.
-    correlation : of two tokens of the Gaussian input, whose variance is 1; from 0 to 1.
-    draws : number of networks. Each has a seed of its own, from `seed` on; one seed means one network on one kind of device.
-    device : where they are drawn and run.
-    folder : where finished draws are kept, so that a killed measurement goes on with the same numbers.
-    progress : called with the share that is done.
+    tree, recipe : a transformer with one stack, and its initialisation. The model is in training mode, with random dropout.
+    correlation : correlation between two tokens of the Gaussian input, which has variance 1; from 0 to 1.
+    draws : number of networks. Network i has the seed `seed` + i. A seed always gives the same network on one kind of device.
+    device : device on which the networks are drawn and run.
+    folder : folder for finished results. If the measurement is killed, it resumes from them with the same numbers.
+    progress : called with the fraction that is done.
 
     Returns
     -------
-    Array of shape (draws, 3, depth): second moment and covariance of two tokens of each block's output, uncentred, and second
-    moment of the gradient at each block's input.
+    Array of shape (draws, 3, depth): the second moment of each block's output, its uncentred covariance between two tokens, and
+    the second moment of the gradient with respect to each block's input.
     """
     kept = None if folder is None else folder / "draws.csv"
     done = [] if kept is None else _read_draws(kept, 3 * tree.depth)[:draws]
@@ -75,7 +75,7 @@ def sample_stack(
 
 
 def one_draw(model: Model, recipe: Recipe, correlation: float, seed: int) -> Array:
-    """The moments of one network, shape (3, depth), as :func:`sample_stack` has them. Draws the model's weights anew."""
+    """The moments of one network, shape (3, depth), as in :func:`sample_stack`. Draws new weights for the model in place."""
     apply_init(model, recipe, seed=seed)
     stack: Any = model.get_submodule(model.tree.stack_name)
     length, width, depth = model.tree.context, model.tree.width, model.tree.depth
@@ -85,7 +85,7 @@ def one_draw(model: Model, recipe: Recipe, correlation: float, seed: int) -> Arr
     own = torch.randn(1, length, width, generator=generator, device=device)
     x = (math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * own).requires_grad_()
     output_gradient = torch.randn(1, length, width, generator=generator, device=device)
-    torch.manual_seed(seed)  # of the dropout masks
+    torch.manual_seed(seed)  # for the dropout masks
     with probe(
         stack, ("mean", "second_moment", "covariance", "gradient_second_moment"), lambda name, _: bool(_BLOCK(name))
     ) as rows:
@@ -106,7 +106,7 @@ _BLOCK = re.compile(r"block\.\d+").fullmatch
 
 
 def _read_draws(path: Path, numbers: int) -> list[list[float]]:
-    """The draws that were kept; none if the file is not what was written."""
+    """Results saved by :func:`sample_stack`; an empty list if the file is missing or damaged."""
     try:
         lines, _, seal = path.read_text().rstrip("\n").rpartition("\n")
         if digest_of(lines.encode()) != seal:

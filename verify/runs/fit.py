@@ -1,7 +1,12 @@
-"""Rows in, coefficients with errors out: any law on any rows, the shape penalty, a refit of the Gemstones width-depth law.
+"""Least-squares fits with standard errors: any law to any rows, the shape penalty, and the Gemstones width-depth law.
 
-The errors count runs, not points, as independent: the points of one training run share its luck. The shape penalty and the
-Gemstones law are fitted to published measurements of 22 models.
+Standard errors treat runs, not points, as independent, because the points of one training run share its random numbers. The
+shape penalty and the Gemstones law are fitted to published measurements of 22 models.
+
+Fits use ``scipy.optimize.least_squares`` with cluster-robust standard errors, and not the lmfit library, for three reasons.
+lmfit's standard errors assume independent points: it has neither a cluster-robust covariance nor a bootstrap over runs. Its
+``ExpressionModel`` evaluates expressions with asteval, an interpreter, whereas laws are read here by a parser with a whitelist,
+which cannot execute code. Its profile confidence intervals are available here as ``method="profile"``.
 """
 
 from __future__ import annotations
@@ -32,19 +37,23 @@ Point = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class PenaltyFit:
-    """Loss = (E + M (N/N_0)^-g) (1 + k (ln(w/d*(N)) - x0 - s ln(N/N_0))^2), fitted at one number of training tokens."""
+    """Fit of loss = (E + M (N/N_0)^-g) (1 + k (ln(w/d*(N)) - x0 - s ln(N/N_0))^2) at one number of training tokens."""
 
     k: float
     x0: float
     s: float
     covariance: Array
-    """Of (k, x0, s)."""
+    """Covariance of (k, x0, s), shape (3, 3)."""
     floor: float
+    """E, nats per token."""
     amplitude: float
+    """M, nats per token."""
     exponent: float
+    """g."""
     residual_rms: float
-    """Relative, root mean square."""
+    """Root mean square of the relative residuals."""
     size0: float
+    """N_0, parameters without embeddings."""
 
     @property
     def stderr(self) -> Array:
@@ -52,24 +61,24 @@ class PenaltyFit:
         return np.asarray(np.sqrt(np.diag(self.covariance)))
 
     def loss_exponent(self, parameters: float) -> float:
-        """dln(loss)/dln(N) at the best shape, for N parameters without embeddings."""
+        """Logarithmic derivative dln(loss)/dln(N) at the best shape, for N parameters without embeddings."""
         falling: float = self.amplitude * (parameters / self.size0) ** -self.exponent
         return -self.exponent * falling / (self.floor + falling)
 
 
 def fit_shape_penalty(rows: Sequence[Point], loss: str = "loss_nats_100B_tokens", size0: float = 2e8) -> PenaltyFit:
-    """Fit the quadratic penalty of a shape away from the best one, on models trained on equally many tokens.
+    """Fit the quadratic penalty for shapes away from the optimum, to models trained on equally many tokens.
 
     Parameters
     ----------
-    rows : one per model, with ``width``, ``nonembedding_params`` and the loss column.
-    loss : the column with the loss, nats per token.
-    size0 : N_0, the size at which x0 is taken.
+    rows : one row per model, with ``width``, ``nonembedding_params`` and the loss column.
+    loss : name of the column with the loss in nats per token.
+    size0 : N_0, the reference size of x0.
 
     Notes
     -----
-    The best shape's loss is a power law in N above a floor, so that six numbers are fitted; ordinary least squares on the
-    logarithm of the loss, errors from the curvature and the residuals' scatter.
+    The loss of the best shape is a power law in N plus a constant, so six numbers are fitted, by ordinary least squares on the
+    logarithm of the loss. Standard errors come from the curvature and the variance of the residuals.
     """
     width, size, measured = (np.array([float(row[name]) for row in rows]) for name in ("width", "nonembedding_params", loss))
     log_size = np.log(size / size0)
@@ -97,22 +106,25 @@ def fit_shape_penalty(rows: Sequence[Point], loss: str = "loss_nats_100B_tokens"
     )
 
 
-# The nine fitted numbers of loss = A w^-alpha + B d^-beta + C p^-gamma + D T^-zeta + epsilon, and a step of natural size each.
+# The nine coefficients of loss = A w^-alpha + B d^-beta + C p^-gamma + D T^-zeta + epsilon, and a typical step of each.
 GEMSTONES_NAMES = ("alpha", "beta", "gamma", "zeta", "ln_A", "ln_B", "ln_C", "ln_D", "ln_epsilon")
 _STEPS = np.array([0.01, 0.01, 0.01, 0.01, 0.1, 0.1, 0.2, 0.3, 0.02])
 
 
 @dataclass(frozen=True)
 class GemstonesRuns:
-    """Training points as arrays: logarithms of width, depth, parameters and tokens, of the loss, and which model each is of."""
+    """Training points as arrays."""
 
     logs: Array
+    """Logarithms of width, depth, parameters and tokens, shape (4, points)."""
     log_loss: Array
+    """Logarithm of the loss, shape (points,)."""
     model: NDArray[np.int64]
+    """Number of the model of each point, shape (points,)."""
 
     @classmethod
     def of(cls, rows: Sequence[Point], every: int = 2385) -> GemstonesRuns:
-        """The points at steps divisible by `every`; 2385 gives the 770 points of the authors' fit."""
+        """The points at steps divisible by `every`. With 2385 they are the 770 points of the authors' fit."""
         kept = [row for row in rows if row["step"] % every == 0]
         columns = ("width", "depth", "params_active_precise", "tokens", "final_loss")
         logs = np.log(np.array([[float(row[name]) for row in kept] for name in columns]))
@@ -121,12 +133,12 @@ class GemstonesRuns:
 
     @property
     def models(self) -> int:
-        """How many models there are."""
+        """Number of models."""
         return int(self.model.max()) + 1
 
 
 def gemstones_objective(runs: GemstonesRuns, theta: Array, delta: float = 1e-4, weights: Array | None = None) -> float:
-    """Sum over the points of the Huber loss of the error in ln(loss), the quantity the authors minimise."""
+    """Sum over the points of the Huber loss of the error in ln(loss), which the authors minimise."""
     return _objective(theta, runs, np.ones_like(runs.log_loss) if weights is None else weights, delta)[0]
 
 
@@ -144,7 +156,7 @@ def _objective(theta: Array, runs: GemstonesRuns, weights: Array, delta: float) 
 
 
 def fit_gemstones(runs: GemstonesRuns, start: Array, delta: float = 1e-4, weights: Array | None = None) -> Array:
-    """The nine numbers in :data:`GEMSTONES_NAMES` that minimise :func:`gemstones_objective`, from `start`."""
+    """The nine coefficients :data:`GEMSTONES_NAMES` that minimise :func:`gemstones_objective`, searched from `start`."""
     weights = np.ones_like(runs.log_loss) if weights is None else weights
 
     def scaled(steps: Array) -> tuple[float, Array]:
@@ -156,10 +168,10 @@ def fit_gemstones(runs: GemstonesRuns, start: Array, delta: float = 1e-4, weight
 
 
 def jackknife_gemstones(runs: GemstonesRuns, start: Array, delta: float = 1e-4) -> Array:
-    """Covariance of the nine numbers from leaving out one model at a time.
+    """Jackknife covariance of the nine coefficients, from fits that leave out one model each; shape (9, 9).
 
-    It is what linear error propagation needs: the steps are small, where a bootstrap over 22 models reaches fits with alpha
-    near 0 or above 1 and has no useful covariance (:func:`bootstrap_gemstones` shows that).
+    It suits linear error propagation because its changes are small. A bootstrap over 22 models includes fits with alpha near 0
+    or above 1, so its covariance is not useful (see :func:`bootstrap_gemstones`).
     """
     left_out = [fit_gemstones(runs, start, delta, (runs.model != model).astype(float)) for model in range(runs.models)]
     deviations = np.array(left_out) - np.mean(left_out, axis=0)
@@ -167,7 +179,7 @@ def jackknife_gemstones(runs: GemstonesRuns, start: Array, delta: float = 1e-4) 
 
 
 def bootstrap_gemstones(runs: GemstonesRuns, start: Array, draws: int, rng: np.random.Generator, delta: float = 1e-4) -> Array:
-    """One refit a row, each on as many models drawn with replacement."""
+    """Bootstrap fits, shape (draws, 9): each row is a fit to as many models, drawn with replacement."""
     fits = []
     for _ in range(draws):
         times_drawn = np.bincount(rng.integers(0, runs.models, runs.models), minlength=runs.models)
@@ -175,7 +187,7 @@ def bootstrap_gemstones(runs: GemstonesRuns, start: Array, draws: int, rng: np.r
     return np.array(fits)
 
 
-# Any law on any rows.
+# Fits of any law to any rows.
 
 
 @dataclass(frozen=True)
@@ -186,30 +198,31 @@ class Fit:
     names: tuple[str, ...]
     values: Array
     covariance: Array
-    """Of the coefficients, in the order of `names`, by `method`."""
+    """Covariance of the coefficients by `method`, in the order of `names`."""
     intervals: Array
-    """Shape (coefficients, 2): the ends of each coefficient's 68.3 % interval, by `method`."""
+    """Lower and upper ends of the 68.3 % interval of each coefficient by `method`, shape (coefficients, 2)."""
     method: str
     residual_rms: float
-    """Root of the sum of squares over degrees of freedom, in the unit of the left side or, if so fitted, of its logarithm."""
+    """Square root of the sum of squared residuals per degree of freedom, in the unit of the left side, or of its logarithm if
+    that was fitted."""
     points: int
     groups: int
-    """Independent runs among the points; the errors count these."""
+    """Number of independent runs among the points, on which standard errors are based."""
     failed: int
-    """Bootstrap draws whose refit did not converge; left out of the errors."""
+    """Number of bootstrap fits that did not converge and are excluded from the errors."""
     rows_sha256: str
-    """Of the columns that were used."""
+    """SHA-256 of the columns that were used, first 16 hexadecimal digits."""
 
     @property
     def stderr(self) -> Array:
-        """One standard error of each coefficient."""
+        """Standard error of each coefficient."""
         return np.asarray(np.sqrt(np.diag(self.covariance)))
 
     def __getitem__(self, name: str) -> float:
         return float(self.values[self.names.index(name)])
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a coefficient."""
+        """One row per coefficient."""
         return [
             {"name": n, "value": float(v), "stderr": float(e), "low": float(low), "high": float(high)}
             for n, v, e, (low, high) in zip(self.names, self.values, self.stderr, self.intervals, strict=True)
@@ -218,7 +231,7 @@ class Fit:
 
 METHODS = ("curvature", "bootstrap", "profile")
 STARTS = 8
-"""Besides the given start, as many others within a factor of three of it; the best of all fits is taken."""
+"""Number of random starting points within a factor of three of the given one; the best of all fits is used."""
 _ONE_SIGMA = 0.6826894921370859
 
 
@@ -237,31 +250,35 @@ def fit_law(
 
     Parameters
     ----------
-    law : as ``"loss = E + A * width**-alpha"``. On the left a column; on the right numbers, columns, coefficients,
-        ``+ - * / **``, brackets, ``exp``, ``log`` and ``sqrt``. It is read by a parser that can do nothing else.
-    rows : one per point.
-    start : the coefficients, and a value near which to look for each.
+    law : for example ``"loss = E + A * width**-alpha"``: a column on the left, and on the right numbers, columns, coefficients,
+        ``+ - * / **``, brackets, ``exp``, ``log`` and ``sqrt``. The parser accepts nothing else and executes no code.
+    rows : one row per point.
+    start : names of the coefficients, each with an approximate value at which the search starts.
     logarithm : fit the logarithm of both sides, so that errors are relative.
-    group : column that names the run of a point. Points of one run share its luck, so that runs are drawn in the bootstrap and
-        not points; by default every point is a run.
-    method : ``bootstrap`` (refits on runs drawn with replacement), ``curvature`` (of the sum of squares at its minimum) or
-        ``profile`` (the covariance of ``curvature``, and intervals from where the sum of squares, at its least over all other
-        coefficients, has risen by one standard error's worth).
-    draws, seed : of the bootstrap.
+    group : column with the name of each point's run; by default every point is a run of its own. Points of one run share its
+        random numbers, so the bootstrap draws runs and not points.
+    method : ``bootstrap`` (fits to runs drawn with replacement), ``curvature`` (of the sum of squares at its minimum) or
+        ``profile`` (the covariance of ``curvature``; an interval ends at the value of a coefficient at which the sum of
+        squares, minimised over the other coefficients, exceeds its minimum by the amount of one standard error).
+    draws, seed : number of bootstrap fits, and seed of the random numbers.
+
+    Returns
+    -------
+    :class:`Fit`.
 
     Notes
     -----
-    Where each run has one point, ``curvature`` takes errors as equal and independent: the covariance is s^2 (J'J)^-1. Where one
-    has several, it is the cluster-robust (sandwich) covariance over runs, which assumes nothing of how the points of a run hang
-    together: Liang and Zeger 1986, Biometrika 73, 13, with Bell and McCaffrey's (2002) correction of residuals for their own
-    run's pull on the fit; Cameron and Miller 2015, J. Human Resources 50, 317, review both. Its intervals are Student's with as
-    many degrees of freedom as there are more runs than coefficients. A profile exists for independent points alone.
+    If each run has one point, ``curvature`` assumes equal and independent errors: the covariance is s^2 (J'J)^-1. If a run has
+    several points, it is the cluster-robust (sandwich) covariance over runs, which makes no assumption about correlation within
+    a run (Liang and Zeger 1986, Biometrika 73, 13), with residuals corrected for leverage (Bell and McCaffrey 2002); Cameron
+    and Miller 2015, J. Human Resources 50, 317, review both. Intervals use Student's distribution, whose degrees of freedom are
+    the number of runs minus the number of coefficients. ``profile`` needs independent points.
 
     Raises
     ------
     InputError
-        if the law cannot be read, a column is missing, there are too few runs, the rows do not determine a coefficient, or a
-        profile is asked for of runs with several points.
+        if the law cannot be read, a column is missing, there are too few runs, the rows do not determine a coefficient, or the
+        method is ``profile`` and a run has several points.
     """
     if method not in METHODS:
         raise InputError(f"fit: there is no method {shown(method)}; there are {', '.join(METHODS)}")
@@ -277,8 +294,8 @@ def fit_law(
     several = len(groups) < len(rows)
     if several and method == "profile":
         raise InputError(
-            f"fit: a profile is of independent points, and these are {len(rows)} points of {len(groups)} runs; "
-            "take bootstrap or curvature, or one point a run"
+            f"fit: the profile method needs independent points, but there are {len(rows)} points from {len(groups)} runs; "
+            "use bootstrap or curvature, or one point per run"
         )
     problem = _Problem(right, names, data, data[left], logarithm)
     theta = problem.solve(_starts(np.array([float(start[n]) for n in names]), seed))
@@ -300,7 +317,7 @@ def fit_law(
                 failed += 1
         if failed > draws // 10:
             raise InputError(
-                f"fit: {failed} of {draws} bootstrap refits do not converge; the rows do not determine the coefficients"
+                f"fit: {failed} of {draws} bootstrap fits do not converge; the rows do not determine the coefficients"
             )
         covariance = np.atleast_2d(np.cov(np.array(fits), rowvar=False))
         ends = np.quantile(np.array(fits), [(1 - _ONE_SIGMA) / 2, (1 + _ONE_SIGMA) / 2], axis=0).T
@@ -324,7 +341,7 @@ def _column(rows: Sequence[Point], name: str) -> Array:
     except (TypeError, ValueError):
         raise InputError(f"fit: not every row has a number in column {shown(name)}") from None
     if not np.isfinite(found).all():
-        raise InputError(f"fit: column {shown(name)} holds {found[~np.isfinite(found)][0]}; leave such rows out")
+        raise InputError(f"fit: column {shown(name)} contains {found[~np.isfinite(found)][0]}; remove such rows")
     return found
 
 
@@ -334,12 +351,12 @@ def _starts(theta: Array, seed: int) -> list[Array]:
 
 
 def _inverse(jacobian: Array, names: Sequence[str]) -> Array:
-    """Inverse of J'J, by the singular values of J with its columns scaled to one length."""
+    """Inverse of J'J, by the singular values of J with all columns scaled to norm 1."""
     lengths = np.linalg.norm(jacobian, axis=0)
     if (lengths == 0).any():
         raise InputError(f"fit: the rows do not depend on {names[int(np.argmin(lengths))]}")
     _, singular, rotation = np.linalg.svd(jacobian / lengths, full_matrices=False)
-    if singular[-1] < 1e-7 * singular[0]:  # half of a float's digits: their squares would be all of them
+    if singular[-1] < 1e-7 * singular[0]:  # the squares, on which J'J depends, then differ by all digits of a float
         raise InputError(f"fit: the rows do not determine {names[int(np.argmax(np.abs(rotation[-1])))]}")
     half = rotation.T / singular
     return np.asarray(half @ half.T / np.outer(lengths, lengths))
@@ -348,34 +365,38 @@ def _inverse(jacobian: Array, names: Sequence[str]) -> Array:
 def _cluster_covariance(
     residuals: Array, jacobian: Array, inverse: Array, which: NDArray[np.intp], groups: NDArray[Any], names: Sequence[str]
 ) -> Array:
-    """(J'J)^-1 (sum over runs of s s') (J'J)^-1 with s = J_g' (1 - H_gg)^-1/2 r_g, H = J (J'J)^-1 J' (Bell and McCaffrey's).
+    """Cluster-robust covariance with the leverage correction of Bell and McCaffrey, shape (coefficients, coefficients).
+
+    It is (J'J)^-1 (sum over runs of s s') (J'J)^-1 with s = J_g' (1 - H_gg)^-1/2 r_g and H = J (J'J)^-1 J'.
 
     Parameters
     ----------
     residuals, jacobian : r and J at the minimum, shapes (points,) and (points, coefficients).
     inverse : (J'J)^-1.
-    which : the number of each point's run in `groups`.
+    which : index in `groups` of each point's run.
+    groups : names of the runs.
+    names : names of the coefficients.
     """
     scores = []
     for run, name in enumerate(groups):
         its = jacobian[which == run]
         left, directions = np.linalg.eigh(np.eye(len(its)) - its @ inverse @ its.T)
-        if left[0] < 1e-9:  # the fit goes through these points whatever they are: leverage 1, to a float's rounding
+        if left[0] < 1e-9:  # leverage 1, up to rounding: the fit passes through these points whatever their values
             alone = names[int(np.argmax(np.abs(inverse @ its.T @ directions[:, 0]) / np.sqrt(np.diag(inverse))))]
-            raise InputError(f"fit: run {name} alone determines {alone}, so that its error cannot be known; add runs like it")
+            raise InputError(f"fit: run {name} alone determines {alone}, so {alone} has no standard error; add similar runs")
         scores.append(its.T @ (directions @ (directions.T @ residuals[which == run] / np.sqrt(left))))
     half = inverse @ np.array(scores).T
     return np.asarray(half @ half.T)
 
 
 def _quantile(freedom: int) -> float:
-    """Student's t at the upper end of a 68.3 % interval."""
+    """Quantile of Student's t at the upper end of a central 68.3 % interval."""
     return float(scipy.stats.t.ppf((1 + _ONE_SIGMA) / 2, freedom))
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """Least squares of a law on columns."""
+    """The least-squares problem of a law and columns of data."""
 
     right: Node
     names: tuple[str, ...]
@@ -385,10 +406,10 @@ class _Problem:
 
     def __post_init__(self) -> None:
         if self.logarithm and (self.target <= 0).any():
-            raise InputError("fit: a logarithm is asked for, and the left side is not always positive")
+            raise InputError("fit: the logarithm cannot be fitted, because the left side is not always positive")
 
     def residuals(self, theta: Array, weights: Array | None = None) -> Array:
-        """Law minus rows, 1e100 where the law has no value."""
+        """Predictions minus data, shape (points,); 1e100 for points at which the law has no finite value."""
         with np.errstate(all="ignore"):
             value = np.asarray(self.right({**self.data, **dict(zip(self.names, theta, strict=True))}), dtype=float)
             error = np.broadcast_to(
@@ -398,7 +419,7 @@ class _Problem:
         return np.asarray(error if weights is None else error * weights)
 
     def jacobian(self, theta: Array) -> Array:
-        """By central differences."""
+        """Derivatives of the residuals by central differences, shape (points, coefficients)."""
         steps = np.cbrt(np.finfo(float).eps) * np.maximum(np.abs(theta), 1e-8)
         columns = []
         for i, step in enumerate(steps):
@@ -408,7 +429,7 @@ class _Problem:
         return np.array(columns).T
 
     def solve(self, starts: Sequence[Array], weights: Array | None = None) -> Array:
-        """The best of the fits from several starts."""
+        """The best fit from several starting points, shape (coefficients,)."""
         best: Any = None
         for start in starts:
             if not (np.abs(self.residuals(start)) < 1e99).all():
@@ -421,11 +442,14 @@ class _Problem:
             if found.status >= 0 and np.isfinite(found.x).all() and (best is None or found.cost < best.cost):
                 best = found
         if best is None:
-            raise InputError("fit: the law has no value at the start; give other --start values")
+            raise InputError("fit: the law has no finite value at the start; change the --start values")
         return np.asarray(best.x)
 
     def profile(self, theta: Array, which: int, scatter: float, freedom: int, step: float) -> tuple[float, float]:
-        """Where the least sum of squares at a fixed coefficient has risen by one standard error's worth, on either side."""
+        """Both ends of a coefficient's profile interval.
+
+        At an end, the sum of squares, minimised over the other coefficients, exceeds its minimum by t^2 times the scatter.
+        """
         t = _quantile(freedom)
         least = float(np.sum(self.residuals(theta) ** 2))
         others = [i for i in range(len(theta)) if i != which]
@@ -449,7 +473,7 @@ class _Problem:
             while excess(float(theta[which]) + side * far) < 0:
                 far *= 2
                 if far > 1e6 * step:
-                    raise InputError(f"fit: the rows put no end to {self.names[which]}")
+                    raise InputError(f"fit: the rows do not bound {self.names[which]}")
             found = brentq(lambda off: excess(float(theta[which]) + side * off), 0.0, far, xtol=1e-3 * step)
             return float(theta[which]) + side * float(found)
 
@@ -457,18 +481,23 @@ class _Problem:
 
 
 def points(rows: Sequence[Row], site: str = "", steps: str = "last") -> list[dict[str, Any]]:
-    """Rows of a store as points to fit: one a run and step, with its labels and each quantity as a column.
+    """Convert rows of a store to points for a fit: one per run and step, with labels and quantities as columns.
 
     Parameters
     ----------
-    rows : as a store has them.
-    site : whose quantities to take; by default those that belong to no site.
-    steps : ``last`` takes the last step of each run, ``all`` every one. Quantities without a step belong to each.
+    rows : rows of a store.
+    site : site whose quantities are used; by default the quantities without a site.
+    steps : ``last`` for the last step of each run, ``all`` for every step. Quantities without a step are in every point.
 
     Returns
     -------
-    Points with `run`, `seed`, `step`, the labels and the quantities. Values that are not finite, as the loss of a diverged run,
-    are left out, and with them whatever point needs them.
+    Points with `run`, `seed`, `step`, the labels and the quantities. Values that are not finite, such as the loss of a diverged
+    run, are omitted.
+
+    Raises
+    ------
+    InputError
+        if `steps` is neither ``last`` nor ``all``.
     """
     if steps not in ("last", "all"):
         raise InputError(f"fit: steps={shown(steps)} is not one of last, all")
@@ -489,25 +518,34 @@ def points(rows: Sequence[Row], site: str = "", steps: str = "last") -> list[dic
 def _two_sides(law: str) -> tuple[str, Node]:
     left, equals, right = law.partition("=")
     if not equals or not left.strip().isidentifier():
-        raise InputError(f"fit: {shown(law)} is not of the form COLUMN = LAW, as loss = E + A * width**-alpha")
+        raise InputError(f"fit: {shown(law)} is not of the form COLUMN = LAW, for example loss = E + A * width**-alpha")
     return left.strip(), read(right.strip())
 
 
 def save_fit(
     found: Fit, folder: str | Path, name: str, rows: Sequence[Point], *, unit: Mapping[str, str] | None = None
 ) -> Path:
-    """Write a fit as ``data/coefficients`` has them: coefficients, covariance, and the rows they came from.
+    """Write a fit in the format of ``data/coefficients``: its coefficients, its covariance, and the fitted rows.
 
     Parameters
     ----------
     found : the fit.
-    folder : where ``NAME.csv``, ``NAME.covariance.csv`` and ``NAME.rows.csv`` go.
-    name : of the law; small letters, digits and underscores.
-    rows : that were fitted.
-    unit : of coefficients, where it is not 1.
+    folder : folder for ``NAME.csv``, ``NAME.covariance.csv`` and ``NAME.rows.csv``.
+    name : name of the law: lower-case letters, digits and underscores.
+    rows : the rows that were fitted.
+    unit : unit of each coefficient that is not dimensionless.
+
+    Returns
+    -------
+    The path of ``NAME.csv``.
+
+    Raises
+    ------
+    InputError
+        if the name is invalid or the folder cannot be written to.
     """
     if not name.isidentifier() or not name.islower():
-        raise InputError(f"fit: a law's name is made of small letters, digits and _, not {shown(name)}")
+        raise InputError(f"fit: the name of a law consists of lower-case letters, digits and _, not {shown(name)}")
     target = Path(folder)
     source = f"{found.points} rows of {found.groups} runs, rows {found.rows_sha256}"
     values = [

@@ -36,7 +36,7 @@ from verify.measure.head_cuts import (  # noqa: E402
 from verify.measure.head_forms import LayerForms, ValueForms  # noqa: E402
 from verify.measure.head_models import calibration_tokens, load_model  # noqa: E402
 from verify.measure.head_shrinking import shrink_heads  # noqa: E402
-from verify.measure.heads import Places, _Collector, measure_heads, measure_model, recorded_outputs  # noqa: E402
+from verify.measure.heads import Places, _Collector, measure_heads, measure_model, record_outputs  # noqa: E402
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]
 
@@ -311,7 +311,7 @@ def only_values(allocation, tree):
 
 def put_out(model, tree, batches):
     """What the first layer's attention adds to the stream, a decoder's first token left out, (rows, width)."""
-    with recorded_outputs([Places(model, tree).out(0).module]) as seen, torch.no_grad():
+    with record_outputs([Places(model, tree).out(0).module]) as seen, torch.no_grad():
         model(batches)
     first = 1 if tree.attention.causal else 0
     return torch.cat(seen[0]).view(*batches.shape, -1)[:, first:].flatten(0, 1).double()
@@ -463,9 +463,9 @@ def test_a_folders_own_tokenizer_is_used(tmp_path):
     assert "its own tokenizer" in report.source
     assert report.batches[0, :5].tolist() == [0, 1, 2, 2, 0]
     (folder / "config.json").write_text(json.dumps(CONFIGS["gpt2"] | {"vocab_size": 2}))
-    assert "tokens beyond the model's 2" in refused(lambda: measure_heads(folder, text=text))
+    assert "tokens outside the model's vocabulary of 2" in refused(lambda: measure_heads(folder, text=text))
     (folder / "tokenizer.json").write_text("{}")
-    assert "is not a tokenizer" in refused(lambda: measure_heads(folder, text=text))
+    assert "tokenizer.json' cannot be read" in refused(lambda: measure_heads(folder, text=text))
 
 
 UNMEASURED = {"gpt_neo", "gptj", "codegen", "bloom", "falcon", "vit", "t5"}
@@ -544,7 +544,7 @@ def test_wrong_input_gets_one_sentence(tmp_path, model_of):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIGS["gpt2"]))
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
-    assert "is not safetensors" in refused(lambda: measure_heads(folder))
+    assert "is not a safetensors file" in refused(lambda: measure_heads(folder))
     (folder / "model.safetensors").write_bytes(b"not a header")
     assert "cannot be loaded" in refused(lambda: measure_heads(folder))
     (tmp_path / "vit.json").write_text('{"model_type": "vit", "image_size": 16, "patch_size": 4}')
@@ -556,13 +556,13 @@ def test_wrong_input_gets_one_sentence(tmp_path, model_of):
     assert "tolerance=1.5 is not between 0 and 1" in refused(lambda: report.allocate(tolerance=1.5))
     cut = report.allocate(multiple=2, tolerance=0.3)
     assert "values that were not measured" in refused(lambda: shrink_heads(model, cut, replace(report, values=())))
-    assert "held_out has the shape" in refused(lambda: shrink_heads(model, cut, held_out=batches[0]))
+    assert "held_out needs the shape" in refused(lambda: shrink_heads(model, cut, held_out=batches[0]))
     assert "skip=-1 is not a whole number" in refused(lambda: calibration_tokens(tree, skip=-1))
     (tmp_path / "long.txt").write_text("x" * 500)
     assert "500 tokens, fewer than 9 times the context of 64" in refused(
         lambda: calibration_tokens(tree, text=tmp_path / "long.txt", skip=8)
     )
-    assert "with a context from 8" in refused(lambda: measure_model(model, batches[:, :4], tree=tree))
+    assert "with a context of at least 8" in refused(lambda: measure_model(model, batches[:, :4], tree=tree))
 
 
 def _design(tree):
@@ -581,7 +581,7 @@ def test_heads_with_norms_are_measured_but_not_cut(tmp_path):
     model, tree, _ = load_model(path)
     report = measure_model(model, calibration_tokens(tree)[0], tree=tree)
     assert len(report.heads) == 4
-    assert "normed behind their projection" in refused(lambda: shrink_heads(model, report.allocate(multiple=2, tolerance=0.5)))
+    assert "normed after their projection" in refused(lambda: shrink_heads(model, report.allocate(multiple=2, tolerance=0.5)))
 
 
 # ---- the command ----

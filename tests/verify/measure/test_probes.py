@@ -561,8 +561,8 @@ def test_what_is_written_into_an_output_later_leaves_its_gradient(forward, monke
     assert expected["parts.0", "gradient_second_moment"] > 0
     assert gradients_at(forward, in_place=True) == pytest.approx(expected, rel=1e-5, abs=1e-8)
     # Negative control: with hooks on the outputs alone it is not.
-    monkeypatch.setattr(probes._Returned, "settle", lambda *_: None)
-    monkeypatch.setattr(probes._Returned, "known", lambda _: True)
+    monkeypatch.setattr(probes._ViewGradient, "find_writes", lambda *_: None)
+    monkeypatch.setattr(probes._ViewGradient, "is_known", lambda _: True)
     assert gradients_at(forward, in_place=True) != pytest.approx(expected, rel=1e-2, abs=1e-8)
 
 
@@ -601,7 +601,7 @@ def test_where_a_write_cannot_be_followed_that_is_said(forward):
     torch.manual_seed(0)
     model, x = Unfollowed(torch.nn.Linear(8, 8), torch.nn.Tanh()), torch.randn(4, 5, 8)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(pytest.warns(UserWarning, match="no gradient at 0, whose output was changed in place"))
+        stack.enter_context(pytest.warns(UserWarning, match="the gradient is nan at 0: its output was changed in place"))
         rows = stack.enter_context(probe(model, GRADIENTS))
         forward(model, x).sum().backward()
     assert math.isnan(rows.value("0", "gradient_second_moment"))
@@ -672,12 +672,12 @@ def test_sites_by_name_pattern_and_filter(model, tokens):
 def test_bad_input_gets_one_sentence(model):
     for wrong, sentence in (
         ({"quantities": "entrpy"}, "there is no quantity 'entrpy'.*entropy"),
-        ({"quantities": "update_ratio"}, "give optimizer="),
-        ({"sites": "decoder.blok.0"}, "no module is called 'decoder.blok.0'"),
-        ({"sites": lambda name, part: False}, "passes the filter"),
-        ({"sites": []}, "sites names none"),
-        ({"sites": ["decoder", "*.nowhere"]}, r"no module is called '\*.nowhere'"),
-        ({"quantities": []}, "quantities names none"),
+        ({"quantities": "update_ratio"}, "pass optimizer="),
+        ({"sites": "decoder.blok.0"}, "no module has the name 'decoder.blok.0'"),
+        ({"sites": lambda name, part: False}, "selects no module"),
+        ({"sites": []}, "sites is empty"),
+        ({"sites": ["decoder", "*.nowhere"]}, r"no module has the name '\*.nowhere'"),
+        ({"quantities": []}, "quantities is empty"),
     ):
         with pytest.raises(InputError, match=sentence), probe(model, **wrong):
             pass

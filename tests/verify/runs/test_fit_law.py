@@ -175,7 +175,7 @@ BAD = [
     ("loss = E + A * width**-alpha", {**START, "C": 1.0}, "does not mention C"),
     ("loss = E + A * run", {"E": 1.0, "A": 1.0}, "have no column|does not|value"),
     ("loss = E + A * width**-alpha + B", {**START, "B": 1.0}, "do not determine"),
-    ("loss = log(0 * E - 1) + A", {"E": 1.0, "A": 1.0}, "no value at the start"),
+    ("loss = log(0 * E - 1) + A", {"E": 1.0, "A": 1.0}, "no finite value at the start"),
     ("loss = 9**9**9**9 * E", {"E": 1.0}, "exponent beyond 64"),
     ("loss = " + "E+" * 600 + "E", START, "at most 1,000 are read"),
 ]  # fmt: skip
@@ -194,7 +194,7 @@ def test_more_that_is_refused(rng):
         fit_law(POWER, rows, START, method="mcmc")
     with pytest.raises(InputError, match="3 runs cannot determine 3 coefficients"):
         fit_law(POWER, rows[:3], START)
-    with pytest.raises(InputError, match="holds nan"):
+    with pytest.raises(InputError, match="contains nan"):
         fit_law(POWER, [*rows, {**rows[0], "loss": float("nan")}], START)
     with pytest.raises(InputError, match="not every row has a number"):
         fit_law(POWER, [*rows, {**rows[0], "loss": "low"}], START)
@@ -220,5 +220,5 @@ def test_a_fit_is_written_as_coefficients_are_read(rng, tmp_path, monkeypatch):
     again = fit_law(POWER, kept, START, draws=50)
     assert again.rows_sha256 == found.rows_sha256
     assert (again.values == found.values).all()
-    with pytest.raises(InputError, match="small letters"):
+    with pytest.raises(InputError, match="lower-case letters"):
         save_fit(found, tmp_path, "../law", rows)
