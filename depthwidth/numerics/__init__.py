@@ -1,1 +1,1 @@
-"""Mathematics without a theory: quadrature, interpolation, softmax integrals, the expression parser."""
+"""General numerical methods: quadrature, interpolation, root finding, averages over softmax, the expression parser."""

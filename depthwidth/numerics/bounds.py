@@ -1,9 +1,9 @@
-"""The range on which averages over softmax rows are computed and checked."""
+"""Limits of the arguments for which averages over softmax rows are computed and tested."""
 
 from __future__ import annotations
 
 LONGEST = 2**40
-"""Tokens up to which averages over rows are computed."""
+"""Largest number of entries in a row."""
 
 LARGEST_VARIANCE = 1e4
-"""sigma^2, nats^2, up to which they are: logits differ by hundreds of nats there, and attention is one-hot at any length."""
+"""Largest variance of the logits, nats^2. There logits differ by hundreds of nats, so attention is one-hot at any length."""

@@ -1,9 +1,9 @@
-"""Expressions typed by a user, read by Python's own grammar through a whitelist: nothing is ever executed.
+"""A safe parser for expressions: Python's grammar with a whitelist of syntax. Nothing is executed.
 
-``parse("x * erf(x) / 2")`` gives an :class:`Expression`, a function of x: its values, its exact derivative, its SymPy form and
-the points at which it has a kink. ``read("E + A * width**-alpha")`` gives the :class:`Node` of a law in any variables. Both are
-made of numbers, variables, ``+ - * / ^ **``, brackets and the functions of :data:`FUNCTIONS`; anything else is refused in one
-sentence. Derivatives are taken in forward mode and not by SymPy, whose import takes longer than most commands.
+``parse("x * erf(x) / 2")`` returns an :class:`Expression`, a function of x with its values, its exact derivative, its SymPy
+form and its kinks. ``read("E + A * width**-alpha")`` returns the :class:`Node` of a law in any variables. Expressions consist
+of numbers, variables, ``+ - * / ^ **``, brackets and the functions in :data:`FUNCTIONS`; anything else raises an InputError of
+one sentence. Derivatives are computed in forward mode and not by SymPy, whose import takes longer than most commands.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from ..errors import InputError, nearest, shown
 from .roots import bisect_sign_changes
 
 MAX_LENGTH = 1000
-"""Characters of an expression."""
+"""Largest number of characters of an expression."""
 MAX_DEPTH = 40
-"""Levels of brackets, calls, signs and exponents inside each other."""
+"""Largest nesting depth of brackets, calls, signs and exponents."""
 MAX_HEIGHT = 120
-"""Terms that a sum or product may chain."""
+"""Largest number of chained operations, for example terms of a sum."""
 MAX_POWER = 64
-"""Largest exponent; of nested powers, the largest product of exponents."""
+"""Largest exponent, and largest product of exponents of nested powers."""
 MAX_CONSTANT = 1e100
 
 
 @dataclass(frozen=True)
 class Function:
-    """One function that an expression may use: its value, its derivative and its SymPy form."""
+    """A function that expressions may call: its value, its derivative and its SymPy form."""
 
     value: Callable[[Any], Any]
     slope: Callable[[Any], Any]
     symbolic: Callable[[Any], Any]
     kink: bool = False
-    """Whether it is not smooth where its argument is zero."""
+    """True if the function or its derivative jumps at zero."""
 
 
 def _numpy() -> Any:
@@ -69,7 +69,7 @@ def _of_numpy(name: str, slope: Callable[[Any], Any], symbolic: str = "") -> Fun
 
 
 def _sigmoid(u: Any) -> Any:
-    """1/(1 + exp(-u)) without overflow: SciPy's is no quicker, and takes a tenth of a second to load."""
+    """1/(1 + exp(-u)) without overflow. SciPy's function is not faster, and takes a tenth of a second to import."""
     np = _numpy()
     small = np.exp(-np.abs(u))
     return np.where(np.asarray(u) >= 0, 1.0, small) / (1 + small)
@@ -93,7 +93,7 @@ FUNCTIONS: dict[str, Function] = {
     "erf": Function(
         lambda u: _special().erf(u), lambda u: 2 / math.sqrt(math.pi) * _numpy().exp(-u * u), lambda u: _sympy().erf(u)
     ),
-    # the normal distribution function, without loss in its lower tail
+    # the normal distribution function, accurate in its lower tail
     "Phi": Function(
         lambda u: _special().ndtr(u), _density, lambda u: (1 + _sympy().erf(u / _sympy().sqrt(2))) / 2
     ),
@@ -110,7 +110,7 @@ FUNCTIONS: dict[str, Function] = {
         lambda u: _numpy().heaviside(u, 0.5), lambda u: 0.0 * u, lambda u: _sympy().Heaviside(u, _sympy().S.Half), kink=True
     ),
 }  # fmt: skip
-"""What an expression may call. The slope of a step is zero: it is taken everywhere but at the jump."""
+"""Functions that expressions may call, by name. The derivative of a step function is zero, which excludes the jump."""
 
 _ALIASES = {
     "ln": "log",
@@ -131,20 +131,20 @@ _SIGNS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "
 
 @dataclass(frozen=True)
 class Node:
-    """A number, a variable, an operation or a call. `constant` is the value of what holds no variable."""
+    """A number, a variable, an operation or a call. `constant` is its value if it contains no variable, otherwise None."""
 
     kind: str
     """``number``, ``variable``, a constant's name, an operator (``neg`` is the sign), or a function's name."""
     parts: tuple[Node, ...] = ()
     text: str = ""
-    """A number as it was typed, or a variable's name."""
+    """The text of a number, or the name of a variable."""
     constant: float | None = None
     power: float = 1.0
-    """Bounds the product of nested exponents."""
+    """Upper bound of the product of nested exponents."""
     height: int = 1
 
     def walk(self) -> Iterator[Node]:
-        """The node itself and all below it."""
+        """The node and all its descendants."""
         yield self
         for part in self.parts:
             yield from part.walk()
@@ -155,17 +155,17 @@ class Node:
         return frozenset(node.text for node in self.walk() if node.kind == "variable")
 
     def __call__(self, values: Mapping[str, Any]) -> Any:
-        """The value where each variable has one of `values`: numbers or arrays. Nan or infinity outside its domain."""
+        """The value for given `values` of the variables, numbers or arrays; NaN or infinity outside the domain."""
         with _quiet():
             return _evaluate(self, values, None)[0]
 
 
 class _Reader:
-    """Turns Python's syntax tree of a text into nodes, and refuses whatever an expression may not hold."""
+    """Converts Python's syntax tree of a text to nodes, and refuses any syntax that is not allowed."""
 
     def __init__(self, text: str, variables: tuple[str, ...] | None) -> None:
         self.text = text
-        self.source = text.replace("^", "**")  # in Python ^ binds less than +
+        self.source = text.replace("^", "**")  # in Python, ^ has a lower precedence than +
         self.variables = variables
 
     def refuse(self, reason: str) -> InputError:
@@ -185,7 +185,7 @@ class _Reader:
         self._check_brackets()
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of odd literals, which are refused below
+                warnings.simplefilter("ignore")  # warnings about unusual literals, which are refused below
                 tree = ast.parse(self.source.strip(), mode="eval").body
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
             why = getattr(error, "msg", "") or "too complex"
@@ -193,7 +193,7 @@ class _Reader:
         return self.node(tree, 1)
 
     def _check_brackets(self) -> None:
-        """Refuse nesting that Python's parser would answer with a sentence of its own, or not at all."""
+        """Refuse deep nesting, for which Python's parser has a different message or fails."""
         depth = 0
         for character in self.text:
             depth += (character == "(") - (character == ")")
@@ -203,7 +203,7 @@ class _Reader:
     def node(self, tree: ast.expr, depth: int) -> Node:
         if depth > MAX_DEPTH:
             raise self.refuse(f"is nested deeper than {MAX_DEPTH} levels")
-        # A chain a + b + c leans to the left: it is read in a loop, so that its length is no depth.
+        # A chain a + b + c nests to the left. It is read in a loop, so that its length does not count as depth.
         chain: list[tuple[str, ast.expr]] = []
         while isinstance(tree, ast.BinOp) and type(tree.op) in _SIGNS:
             chain.append((_SIGNS[type(tree.op)], tree.right))
@@ -296,7 +296,7 @@ def _quiet() -> Any:
 
 
 def _evaluate(node: Node, values: Mapping[str, Any], by: str | None) -> tuple[Any, Any]:
-    """Value and, if `by` names a variable, derivative by it (forward mode); otherwise the second is meaningless."""
+    """The value, and the derivative with respect to the variable `by` (forward mode), which is meaningless if `by` is None."""
     kind = node.kind
     if kind == "variable":
         return values[node.text], float(node.text == by)
@@ -324,7 +324,7 @@ def _evaluate_pair(kind: str, u: Any, du: Any, v: Any, dv: Any, slope: bool) -> 
     if kind == "*":
         return u * v, (u * dv + du * v if slope else 0.0)
     if kind == "/":
-        u, v = numpy.float64(u), numpy.float64(v) if isinstance(v, float) else v  # Python's floats raise at 1/0
+        u, v = numpy.float64(u), numpy.float64(v) if isinstance(v, float) else v  # Python floats raise an error for 1/0
         return u / v, ((du - u / v * dv) / v if slope else 0.0)
     larger = (u > v) == (kind == "max")
     return numpy.where(larger, u, v), (numpy.where(larger, du, dv) if slope else 0.0)
@@ -373,18 +373,19 @@ def _symbolic(node: Node, symbols: Mapping[str, Any]) -> Any:
 
 
 def read(text: str, variables: tuple[str, ...] | None = None) -> Node:
-    """The expression that `text` writes, as ``E + A * width**-alpha``.
+    """Read an expression such as ``E + A * width**-alpha``.
 
     Parameters
     ----------
-    text : numbers, variables, ``+ - * / ^ **``, brackets, the functions of :data:`FUNCTIONS`, max and min. At most 1,000
-        characters, 40 levels deep, exponents up to 64. Nothing is executed.
-    variables : the names that it may use, beside ``pi`` and ``e``; any name, and no constant, by default.
+    text : numbers, variables, ``+ - * / ^ **``, brackets, the functions in :data:`FUNCTIONS`, max and min. It may have at most
+        1,000 characters, 40 levels of nesting, and exponents up to 64. Nothing is executed.
+    variables : allowed names of variables, in addition to the constants ``pi`` and ``e``. By default every name is a variable,
+        and there are no constants.
 
     Raises
     ------
     InputError
-        for anything else, in one sentence.
+        if the text contains anything else or exceeds a limit.
 
     Examples
     --------
@@ -403,13 +404,13 @@ def read(text: str, variables: tuple[str, ...] | None = None) -> Node:
 
 @dataclass(frozen=True)
 class Expression:
-    """A function of x with its exact derivative. Made by :func:`parse`."""
+    """A function of x with its exact derivative, returned by :func:`parse`."""
 
     text: str
     _node: Node
 
     def __call__(self, x: Any) -> Any:
-        """The value at x, a number or an array. Not a number outside the expression's domain."""
+        """The value at x, a number or an array; NaN outside the expression's domain."""
         x = _numpy().asarray(x, dtype=float)
         return self._node({"x": x})
 
@@ -426,9 +427,10 @@ class Expression:
 
     @functools.cached_property
     def kinks(self) -> tuple[float, ...]:
-        """Points at which the function or its derivative may jump: the zeros of the arguments of abs, relu, sign, max, min.
+        """Points at which the function or its derivative may jump: zeros of arguments of abs, relu, sign, heaviside, max, min.
 
-        Found by bisection between 18,001 points spaced evenly in ratio from 1e-6 to 1e6 on both sides of 0.
+        They are found by bisection between 18,001 grid points: 0, and points spaced logarithmically from 1e-6 to 1e6 on both
+        sides.
         """
         found: list[float] = []
         for node in self._node.walk():
@@ -455,16 +457,16 @@ class Expression:
 
 
 def parse(text: str) -> Expression:
-    """The function of x that `text` writes, as ``x*erf(x)/2`` or ``max(x, 0.1*x)``.
+    """Read a function of x such as ``x*erf(x)/2`` or ``max(x, 0.1*x)``.
 
     Parameters
     ----------
-    text : as for :func:`read`, in the one variable ``x``. A power that depends on x needs a positive number as its base.
+    text : as for :func:`read`, with the single variable ``x``. If an exponent depends on x, its base must be a positive number.
 
     Raises
     ------
     InputError
-        for anything else, in one sentence.
+        if the text contains anything else or exceeds a limit.
 
     Examples
     --------
@@ -481,7 +483,7 @@ def parse(text: str) -> Expression:
         base, exponent = power.parts
         if exponent.constant is None and (base.constant is None or base.constant <= 0):
             raise InputError(
-                f"the expression {shown(text)} raises to a power that depends on x; only a positive number can be, "
-                "otherwise use exp"
+                f"the expression {shown(text)} has an exponent that depends on x; its base must be a positive number "
+                "(otherwise use exp)"
             )
     return Expression(text.strip(), node)

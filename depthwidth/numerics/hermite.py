@@ -1,4 +1,4 @@
-"""Averages over a standard normal variable: Gauss-Hermite rules, and the polynomials orthonormal under its density."""
+"""Averages over a standard normal variable: Gauss-Hermite rules and orthonormal Hermite polynomials."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ Array = Any
 
 @functools.lru_cache(maxsize=16)
 def gauss_hermite(nodes: int) -> tuple[Array, Array]:
-    """Nodes and weights for the standard normal density, exact for polynomials of degree below 2 `nodes`.
+    """Nodes and weights for the standard normal density, each of shape (nodes,).
+
+    The rule is exact for polynomials of degree below 2 * `nodes`.
 
     >>> z, weights = gauss_hermite(3)
     >>> float((weights * z**4).sum().round(12))
@@ -24,7 +26,7 @@ def gauss_hermite(nodes: int) -> tuple[Array, Array]:
 
 
 def hermite_polynomials(z: Array, terms: int) -> Array:
-    """The first Hermite polynomials orthonormal under the standard normal density; shape (terms, *z.shape)."""
+    """The first `terms` Hermite polynomials, orthonormal under the standard normal density; shape (terms, *z.shape)."""
     values = np.empty((terms, *z.shape))
     for n in range(terms):
         values[n] = 1.0 if n == 0 else z if n == 1 else (z * values[n - 1] - math.sqrt(n - 1) * values[n - 2]) / math.sqrt(n)

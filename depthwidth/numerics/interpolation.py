@@ -1,4 +1,4 @@
-"""Smooth functions of one variable or two, tabulated once and read many times, in plain floats or arrays."""
+"""Tables of smooth functions of one or two variables, for floats or arrays."""
 
 from __future__ import annotations
 
@@ -8,24 +8,30 @@ from typing import Any
 
 
 class Table:
-    """Several functions on one interval as cubic splines over evenly spaced nodes.
+    """Cubic splines of several functions on one interval, with evenly spaced nodes.
 
-    A recursion over a thousand layers asks for the same integrals at slowly moving arguments; reading them here costs a
-    microsecond. The error falls with the fourth power of the number of nodes.
+    A recursion over a thousand layers needs the same integrals at slowly changing arguments; a look-up takes a microsecond. The
+    error falls with the fourth power of the number of nodes.
+
+    Parameters
+    ----------
+    functions : maps an array of n points to the values of m functions, shape (n, m).
+    low, high : ends of the interval.
+    nodes : number of nodes.
     """
 
     def __init__(self, functions: Callable[[Any], Any], low: float, high: float, nodes: int = 129) -> None:
         import numpy as np
 
         x = np.linspace(low, high, nodes)
-        self._coefficients = spline(x, np.asarray(functions(x)))  # one column for each function
-        # From the highest power to the lowest, one tuple of coefficients for each interval and function.
+        self._coefficients = spline(x, np.asarray(functions(x)))  # one column per function
+        # One tuple of coefficients per interval and function, from the highest power to the lowest.
         self._pieces = [[tuple(column) for column in piece.T.tolist()] for piece in self._coefficients.transpose(1, 0, 2)]
         self._low, self._step, self._last = low, (high - low) / (nodes - 1), nodes - 2
 
     @property
     def pieces(self) -> tuple[list[list[tuple[float, ...]]], float, float, int]:
-        """Coefficients of every interval and function, the lower end, an interval's length, and the last interval's number."""
+        """Coefficients of every interval and function, the lower end, the length of an interval, the index of the last one."""
         return self._pieces, self._low, self._step, self._last
 
     def __call__(self, x: float) -> list[float]:
@@ -36,7 +42,7 @@ class Table:
         return [((a * t + b) * t + c) * t + d for a, b, c, d in self._pieces[i]]
 
     def of_array(self, x: Any) -> Any:
-        """The values at an array of any shape: an array for each function, along the first axis."""
+        """The values at an array `x` of any shape; shape (functions, *x.shape)."""
         import numpy as np
 
         i = np.clip(((x - self._low) / self._step).astype(int), 0, self._last)
@@ -51,22 +57,23 @@ def spline(x: Any, values: Any) -> Any:
 
     Parameters
     ----------
-    x : n nodes, 3 or more; through 3 it is a parabola.
-    values : shape (n, m), a column for each of m functions.
+    x : n nodes, at least 3; with 3 nodes the spline is a parabola.
+    values : shape (n, m), one column per function.
 
     Returns
     -------
-    Array of shape (4, n - 1, m): in each interval, from the third power of the distance to its lower end down to the constant.
+    Array of shape (4, n - 1, m): for each interval the coefficients of powers 3 to 0 of the distance to its lower end.
 
     Notes
     -----
-    The same as scipy.interpolate.CubicSpline (a test compares), whose import would be half the time of a command.
+    Equal to scipy.interpolate.CubicSpline (checked by a test), whose import would take half the time of a command.
     """
     import numpy as np
 
     h, n = np.diff(x), len(x)
     slope = np.diff(values, axis=0) / h[:, None]
-    # Second derivatives m at the nodes: continuous slopes inside, one third derivative across the second and last but one.
+    # Second derivatives m at the nodes: the slope is continuous at inner nodes, and the third derivative is continuous at the
+    # second node and at the last but one.
     if n == 3:
         m = np.repeat(2 * np.diff(slope, axis=0) / (h[0] + h[1]), 3, axis=0)
         return _cubic(h[:, None], slope, m, values)
@@ -92,7 +99,7 @@ def spline_values(x: Any, values: Any, at: Any) -> Any:
     coefficients = spline(x, values)
     interval = np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(x) - 2)
     found = np.empty((len(at), values.shape[1]))
-    for i in np.unique(interval):  # one small matrix product each
+    for i in np.unique(interval):  # one small matrix product per interval
         inside = interval == i
         found[inside] = np.vander(at[inside] - x[i], 4) @ coefficients[:, i]
     return found
@@ -102,11 +109,16 @@ _EXACT_TABLES = 3
 
 
 class TableFamily:
-    """Tables at different values of a positive parameter, interpolated over its logarithm.
+    """Tables for different values of a positive parameter, interpolated over its logarithm.
 
-    A table is made when it is first needed: at the parameter itself for the first few values asked for, which is all there are
-    where a norm stands in front, and from then on at a grid of the logarithm, of which three neighbours serve each value. The
-    error falls with the third power of the `step`. Parameters that differ by less than `same`, relatively, share a table.
+    Tables are made when first needed. The first few distinct values of the parameter get a table of their own; after a norm
+    there are no others. Further values are interpolated from the three nearest points of a grid of the logarithm.
+
+    Parameters
+    ----------
+    make : makes the table for a parameter.
+    step : spacing of the grid of the logarithm; the error falls with its third power.
+    same : relative difference below which two parameters share a table.
     """
 
     def __init__(self, make: Callable[[float], Table], step: float, same: float = 1e-6) -> None:
@@ -115,20 +127,20 @@ class TableFamily:
         self._grid: dict[int, Table] = {}
 
     def __call__(self, parameter: Any, x: Any) -> Any:
-        """The functions' values at this parameter and `x`, both floats, or arrays that broadcast."""
+        """The functions' values at `parameter` and `x`, which are both floats, or arrays that broadcast."""
         if isinstance(parameter, float) and isinstance(x, float):
-            exact = self._exactly(parameter)
+            exact = self._exact_table(parameter)
             if exact is not None:
                 return exact(x)
-            near = self._near(math.log(parameter))
-            columns = [[weight * value for value in self._at(k)(x)] for k, weight in near]
+            neighbours = self._neighbours(math.log(parameter))
+            columns = [[weight * value for value in self._grid_table(k)(x)] for k, weight in neighbours]
             return [sum(each) for each in zip(*columns, strict=True)]
         import numpy as np
 
         parameter, x = np.broadcast_arrays(parameter, x)
         total: Any = None
         for value, where in _groups(parameter, self._same):
-            exact = self._exactly(value)
+            exact = self._exact_table(value)
             if exact is None:
                 break
             found = exact.of_array(x)
@@ -142,11 +154,11 @@ class TableFamily:
         for shift in (-1, 0, 1):
             weights = _weight(position - middle, shift)
             for k in np.unique(middle):
-                total = total + np.where(middle == k, weights, 0.0) * self._at(int(k) + shift).of_array(x)
+                total = total + np.where(middle == k, weights, 0.0) * self._grid_table(int(k) + shift).of_array(x)
         return total
 
-    def _exactly(self, parameter: float) -> Table | None:
-        """The table at this parameter itself, where there is one or may still be."""
+    def _exact_table(self, parameter: float) -> Table | None:
+        """The table for exactly this parameter, made if there is room for one more; otherwise None."""
         for known, table in self._exact:
             if abs(known - parameter) <= self._same * parameter:
                 return table
@@ -155,20 +167,21 @@ class TableFamily:
         self._exact.append((parameter, self._make(parameter)))
         return self._exact[-1][1]
 
-    def _near(self, log: float) -> list[tuple[int, float]]:
+    def _neighbours(self, log: float) -> list[tuple[int, float]]:
+        """The three nearest grid points and their interpolation weights."""
         middle = round(log / self._step)
         return [(middle + shift, _weight(log / self._step - middle, shift)) for shift in (-1, 0, 1)]
 
-    def _at(self, k: int) -> Table:
+    def _grid_table(self, k: int) -> Table:
         if k not in self._grid:
             self._grid[k] = self._make(math.exp(k * self._step))
         return self._grid[k]
 
 
 def lagrange_weights(nodes: Sequence[Any], at: Any) -> list[Any]:
-    """Weight of the value at each node in the polynomial through them all, evaluated at `at`.
+    """Lagrange weights: the weight of the value at each node in the interpolating polynomial, evaluated at `at`.
 
-    `nodes` and `at` are numbers, or arrays that broadcast against each other: one problem for each element.
+    `nodes` and `at` are numbers, or arrays that broadcast against each other; each element is a separate problem.
 
     Examples
     --------
@@ -179,12 +192,15 @@ def lagrange_weights(nodes: Sequence[Any], at: Any) -> list[Any]:
 
 
 def _weight(t: Any, shift: int) -> Any:
-    """The :func:`lagrange_weights` of nodes -1, 0, 1 in closed form, which recursions over layers ask for: that of `shift`."""
+    """Lagrange weight of node `shift` among the nodes -1, 0, 1, in closed form because recursions over layers use it often."""
     return (t * (t - 1) / 2, 1 - t * t, t * (t + 1) / 2)[shift + 1]
 
 
 def _groups(values: Any, same: float) -> list[tuple[float, Any]]:
-    """The distinct values of an array to rounding, each with where it stands; none where they are more than a few."""
+    """The distinct values of an array, up to the relative difference `same`, each with a mask of its places.
+
+    The list is empty if there are more than :data:`_EXACT_TABLES`.
+    """
     import numpy as np
 
     groups: list[tuple[float, Any]] = []

@@ -1,7 +1,8 @@
-r"""A softmax that should find one target among n - 1 distractors: exact averages, and the least error that retrieval can reach.
+r"""Retrieval of one target among n - 1 distractors by a softmax: exact averages, and the smallest possible error.
 
-The target's logit is a number, the distractors' are independent Gaussians. As in :mod:`depthwidth.numerics.softmax`, writing
-1/Z^k as an integral of exp(-tZ) separates them; with t = e^u, K_j(y) = e^{jy} exp(-e^y) and psi_j(u) = E K_j(u + x),
+The target's logit is a number; the distractors' logits are independent Gaussians. As in :mod:`depthwidth.numerics.softmax`,
+1/Z^k is written as an integral of exp(-tZ), in which the logits factorise. With t = e^u, K_j(y) = e^{jy} exp(-e^y) and
+psi_j(u) = E K_j(u + x),
 
 .. math:: E\,p_t^j = \frac{1}{(j-1)!}\int K_j(u + \Delta)\, \psi_0(u)^{n-1}\, du, \qquad
     E \sum_{i \ne t} p_i^2 = (n - 1) \int \psi_2(u)\, K_0(u + \Delta)\, \psi_0(u)^{n-2}\, du
@@ -29,7 +30,7 @@ class Planted(NamedTuple):
     squared: float
     """E p_t^2"""
     others: float
-    """E of the sum of the distractors' p^2"""
+    """E of the sum of p^2 over the distractors"""
 
     @property
     def squared_sum(self) -> float:
@@ -38,13 +39,13 @@ class Planted(NamedTuple):
 
 
 def planted(gap: float, variance: float, length: float) -> Planted:
-    """Exact averages for a target whose logit is `gap` above the mean of `length` - 1 distractors of this variance.
+    """Exact averages over a softmax with one target and `length` - 1 distractors.
 
     Parameters
     ----------
-    gap : Delta, nats. Any sign.
-    variance : sigma^2 of a distractor's logit, nats^2, from 0 to 1e4.
-    length : n, entries with the target, from 2.
+    gap : Delta, the target's logit minus the mean of the distractors' logits, nats; it may be negative.
+    variance : sigma^2, variance of a distractor's logit, nats^2, from 0 to 1e4.
+    length : n, number of entries including the target, at least 2.
 
     Examples
     --------
@@ -67,22 +68,22 @@ def planted(gap: float, variance: float, length: float) -> Planted:
 
 
 class Retrieval(NamedTuple):
-    """How well one head can copy the value of a planted target."""
+    """The best possible copy of a planted target's value by one head."""
 
     error: float
-    """least normalised squared error, 0 to 1"""
+    """Smallest normalised squared error, from 0 to 1."""
     logit_scale: float
-    """c, what q.k is multiplied by to reach it"""
+    """c, the factor of q.k with this error."""
     probability: float
-    """E p_t there"""
+    """E p_t with this factor."""
 
 
 def retrieval_error_at(logit_scale: float, length: int, head_dim: int) -> tuple[float, float]:
     """Normalised error 1 - (E p_t)^2 / E sum p^2 at one logit scale, and E p_t.
 
-    Keys are independent N(0, 1) in `head_dim` dimensions, the query is the target's key, logits are `logit_scale` q.k, and
-    the output is rescaled by the best gain. Given the norm R of the target's key, its logit is c R and the distractors' are
-    Gaussian with variance c^2 R; R is averaged over chi^2(d_h) by 32 Gauss-Laguerre nodes.
+    Keys are N(0, I) in `head_dim` dimensions, the query equals the target's key, logits are `logit_scale` q.k, and the output
+    is multiplied by the best gain. Given the squared norm R of the target's key, the target's logit is c R, and the
+    distractors' logits are Gaussian with variance c^2 R. R is averaged over chi^2(d_h) with 32 Gauss-Laguerre nodes.
     """
     scales, weights = head_norms(head_dim)
     kept = weights > 1e-13
@@ -94,12 +95,12 @@ def retrieval_error_at(logit_scale: float, length: int, head_dim: int) -> tuple[
 
 @functools.lru_cache(maxsize=4096)
 def best_retrieval(length: int, head_dim: int) -> Retrieval:
-    """The least error over logit scales, to about 1e-6, with the scale that reaches it.
+    """The smallest error over all logit scales, accurate to about 1e-6, and the scale that attains it.
 
     Parameters
     ----------
-    length : n, tokens, from 2.
-    head_dim : d_h, dimensions of a key, from 1.
+    length : n, number of tokens, at least 2.
+    head_dim : d_h, dimensions of a key, at least 1.
 
     Examples
     --------
@@ -109,7 +110,7 @@ def best_retrieval(length: int, head_dim: int) -> Retrieval:
     """
     from scipy.optimize import minimize_scalar
 
-    # The best noise level is near the square root of the dimension where retrieval works, below where it does not.
+    # The best standard deviation of the logits is near sqrt(d_h) if retrieval succeeds, and smaller otherwise.
     found = minimize_scalar(
         lambda log_c: retrieval_error_at(math.exp(log_c), length, head_dim)[0],
         bounds=(math.log(0.02), math.log(8 * max(1.0, math.log(length) / head_dim))), method="bounded", options={"xatol": 1e-3},

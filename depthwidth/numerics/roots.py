@@ -1,4 +1,4 @@
-"""Roots of functions of one variable, without SciPy, whose import takes longer than a whole ``depthwidth plan``."""
+"""Roots of functions of one variable. SciPy is not used, because its import takes longer than a whole ``depthwidth plan``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 
 def bisect(function: Callable[[float], float], low: float, high: float) -> float:
-    """The point at which an increasing function changes sign, by bisection to the last bit; the nearer end if it does not.
+    """The point at which an increasing function changes sign, by bisection to the last bit.
+
+    If it does not change sign between `low` and `high`, the result is the end at which it is closer to zero.
 
     Examples
     --------
@@ -29,23 +31,24 @@ def bisect(function: Callable[[float], float], low: float, high: float) -> float
 
 
 _STEPS = 200
-"""False position takes about ten; a function that is infinite at both ends is bisected at first, 53 steps a factor of 1e16."""
+"""Largest number of steps. False position needs about ten; a function that is infinite at both ends is bisected first, which
+takes 53 steps per factor of 1e16."""
 _CLOSE = 1e-14
-"""Relative width of a bracket, and size of a value, at which a root counts as found: a few roundings."""
+"""Tolerance on the relative width of the bracket and on the value: a few rounding errors."""
 
 
 def false_position(function: Callable[[float], float], low: float, high: float) -> float | None:
-    """The root of an increasing function, None if it has none between the ends, by the Illinois form of false position.
+    """The root of an increasing function in a bracket, by the Illinois variant of false position; None if there is none.
 
     Parameters
     ----------
-    function : finite near its root; it may be infinite elsewhere, and the bracket is then halved.
-    low, high : the ends of the bracket.
+    function : increasing, and finite near its root. It may be infinite elsewhere; the bracket is then halved.
+    low, high : ends of the bracket.
 
     Notes
     -----
-    The root stays bracketed. On a nearly straight line a few steps suffice. A jump from a finite value to infinity that crosses
-    zero is not a root.
+    The root always stays in the bracket. If the function is nearly linear, a few steps suffice. A jump across zero from a
+    finite value to infinity is not a root.
 
     Examples
     --------
@@ -55,7 +58,7 @@ def false_position(function: Callable[[float], float], low: float, high: float) 
     below, above = function(low), function(high)
     if below > 0 or above < 0:
         return None
-    kept = 0  # the end that stayed at the last step: its weight is halved if it stays again
+    kept = 0  # the end that the last step kept: -1 for high, 1 for low; its value is halved if the next step keeps it again
     for _ in range(_STEPS):
         if high - low < _CLOSE * max(1.0, abs(high)):
             break
@@ -76,9 +79,9 @@ def false_position(function: Callable[[float], float], low: float, high: float) 
 
 
 def bisect_sign_changes(function: Callable[[Any], Any], grid: Any) -> Any:
-    """The points between neighbours of an ascending grid at which a function of arrays changes sign, to the last bit.
+    """Points, to the last bit, at which a function of arrays changes sign between neighbours of an ascending grid.
 
-    A zero at a grid point itself counts as a change. Shape (changes,).
+    A zero at a grid point counts as a change of sign. Shape (changes,).
     """
     import numpy as np
 
@@ -86,7 +89,7 @@ def bisect_sign_changes(function: Callable[[Any], Any], grid: Any) -> Any:
         signs = np.sign(function(grid))
         (changes,) = np.nonzero(signs[1:] != signs[:-1])
         low, high, left = grid[changes], grid[changes + 1], signs[changes]
-        for _ in range(100):  # more than the bits of a float
+        for _ in range(100):  # more steps than a float has bits
             middle = (low + high) / 2
             same = np.sign(function(middle)) == left
             low, high = np.where(same, middle, low), np.where(same, high, middle)

@@ -143,8 +143,8 @@ def probe(
     ------
     :class:`Rows`, a list of dictionaries with the keys :data:`COLUMNS`. Rows of a step are added when it ends: at the end of
     the ``with`` block, after the optimizer's step, or at ``rows.next_step()``. `stderr` is the jackknife standard error over
-    the sequences of the step: NaN for a single sequence, 0 for quantities of weights, which are exact. If the model has diverged,
-    values are NaN or infinite.
+    the sequences of the step: NaN for a single sequence, 0 for quantities of weights, which are exact. If the model has
+    diverged, values are NaN or infinite.
 
     Raises
     ------

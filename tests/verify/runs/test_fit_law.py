@@ -130,7 +130,7 @@ def test_errors_over_runs_with_several_points_cover(rng):
 
 def test_a_profile_of_runs_with_several_points_is_refused(rng):
     rows = power_law(rng, points=4)
-    with pytest.raises(InputError, match="a profile is of independent points, and these are 96 points of 24 runs"):
+    with pytest.raises(InputError, match="needs independent points, but there are 96 points from 24 runs"):
         fit_law(LAWS, rows, STARTS, group="run", method="profile")
     one_each = [row for row in rows if row["tokens"] == 1e6]
     assert fit_law(POWER, one_each, START, group="run", method="profile").groups == 24
