@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from typing import Any
 
 from ..checks import check_fraction, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
-from ..numerics.interpolation import Table
-from ..signal import AnySignal, DrawSpread, Number, Pullback, Signal, Site, TokenSignal, Trace, finite
+from ..signal import AnySignal, DrawSpread, Pullback, Site, TokenSignal, finite
+from .attention_moments import mix_exchangeable, mix_tokens
 from .base import Branch, Child, Run, component
 from .interfaces import AttentionLike
 from .linear import Linear
 from .norms import Norm
 from .positions import Position
 
-_SCORE_STEP = 0.1
-"""Step of the logarithm of the scores' variance between tables; interpolation between them is right to 1e-4."""
-LARGEST_SCORES = 64.0
-"""Largest variance of attention scores, in nats^2, that the softmax integrals cover; larger ones count as this one.
-
-At the limit sum p^2 over 128 keys is 0.68. Beyond it the exact value tends to 1, so that outputs for independent tokens come
-out too small by up to a third; so does the gradient through queries and keys, which grows with the variance.
-"""
-_LARGE_SCORES, _LARGE_HEAD = 8.0, 64
-"""Score variance and head dimension from which on heads count as infinite: sum p^2 is right to 1 %, and seconds are spared."""
 _JOBS = {name: name for name in ("query", "key", "value", "out")}
 _LOGSUMEXP_BYTES = 4  # a fused kernel keeps one float32 per query and head in place of the scores
 
@@ -184,8 +173,8 @@ class Attention(Branch):
         bias = site.at("value").variance("bias") if self.bias else 0.0
         # Everything is proportional to the values' weights, so that tables serve layers of different ones.
         weight = value.second_moment - bias
-        mixing = self._tokens if isinstance(x, TokenSignal) else self._exchangeable
-        mixed, back = mixing(raw, x, source, query, weight, trace)
+        mixing = mix_tokens if isinstance(x, TokenSignal) else mix_exchangeable
+        mixed, back = mixing(self, raw, x, source, query, weight, trace)
         mixed = site.at("mix").record(mixed.with_bias(bias))
         y, pull_out = self.out.moments(mixed, site.at("out"))
         layer = trace.layer
@@ -209,160 +198,6 @@ class Attention(Branch):
     @staticmethod
     def _normed(norm: Norm | None, signal: AnySignal, site: Site, name: str) -> Any:
         return signal if norm is None else norm.moments(signal, site.at(name))[0]
-
-    def _capped(self, scores: Number) -> Number:
-        """Variance of the scores after the soft cap, at most :data:`LARGEST_SCORES`."""
-        if self.softcap is not None:
-            from .activations import activation
-
-            scores = self.softcap**2 * activation("tanh").second_moment(scores / self.softcap**2)
-        return min(scores, LARGEST_SCORES) if isinstance(scores, float) else scores.clip(None, LARGEST_SCORES)
-
-    def _tokens(self, scores: Number, x: AnySignal, source: AnySignal, query: AnySignal, weight: Number, trace: Trace) -> Any:
-        """The heads' output, position by position, and the map from its gradient to that of the querying tokens.
-
-        In cross-attention the map also returns the source's gradient, as the second of two.
-        """
-        from ..signal.attention import token_attention
-        from ..signal.positions import Positions
-
-        normed = self.query_norm is not None
-        # Scores of tokens of second moment 1; what bounds the largest bounds all.
-        largest = float(scores.max())
-        bound = self._capped(largest) / largest
-        unit = float(scores[-1]) if normed else float(scores[-1] / x.second_moment[-1] / _last(source.second_moment))
-        large = largest * bound > _LARGE_SCORES and self.head_dim >= _LARGE_HEAD
-        head_dim = self.head_dim if trace.finite_width and not large else None
-        dropout = self.dropout if trace.dropout else 0.0
-        slopes = self._slopes(x)
-        if slopes:
-            from ..signal.alibi_attention import biased_attention
-
-            width = self.width if trace.finite_width else None
-            biased = biased_attention(x.positions, slopes, window=self.window, head_dim=head_dim, width=width, dropout=dropout)
-            moved: Any = biased(x.second_moment, x.covariance, unit * bound, normed=normed)
-            return self._passed(moved, x, source, weight)
-        attend = token_attention(
-            x.positions,
-            Positions.one(trace.source_length) if self.cross else None,
-            causal=self.causal and not self.cross,
-            window=None if self.cross else self.window,
-            head_dim=head_dim,
-            width=(self.memory_width or self.width) if trace.finite_width else None,
-            dropout=dropout,
-            rotation=None if self.position is None or self.cross else self.position.rotation(self.head_dim),
-        )
-        memory = _as_arrays(source) if self.cross else None
-        moved = attend(x.second_moment, x.covariance, unit * bound, memory=memory, normed=normed)
-        return self._passed(moved, x, source, weight)
-
-    def _slopes(self, x: TokenSignal) -> tuple[float, ...] | None:
-        """Slopes of the penalties on scores that are followed, one for each head; one zero if only other blocks have some."""
-        from ..signal.positions import Distances
-
-        if x.positions.length == 1:  # it sees itself alone, at no distance
-            return None
-        if self.slopes and not self.cross and (x.positions.dense or isinstance(x.positions, Distances)):
-            return self.slopes
-        return (0.0,) if isinstance(x.positions, Distances) else None
-
-    def _passed(self, moved: Any, x: AnySignal, source: AnySignal, weight: Number) -> Any:
-        """The heads' output and its pullback, from those of attention for values with the second moment of the source."""
-        value = _last(weight) / _last(source.second_moment)
-        back_gain = value * self.heads * self.value_dim / self.width
-
-        def back(g: AnySignal) -> tuple[AnySignal, AnySignal]:
-            (asked, asked_pair), (sent, sent_pair) = moved.pull(back_gain * g.second_moment, back_gain * g.covariance)
-            if self.cross:
-                return x.of(asked, asked_pair), Signal(float(sent[0]), float(sent_pair[0, 0]))
-            return x.of(asked + sent, asked_pair + sent_pair), None
-
-        return x.of(value * moved.second_moment, value * moved.covariance), back
-
-    def _exchangeable(self, scores: Number, x: Signal, source: Signal, query: Signal, weight: Number, trace: Trace) -> Any:
-        """The heads' output and the map of its gradient, as :meth:`_tokens`, for exchangeable tokens."""
-        parts = self._read_table(self._capped(scores), source, query, trace)
-
-        def share(g: Signal, columns: Any, owner: Signal) -> Signal:
-            # Linear in the gradient's two moments: one column for each of the four parts.
-            one, other, pair_one, pair_other = columns
-            gain = weight / owner.second_moment
-            gamma, kappa = gain * g.second_moment, gain * g.covariance
-            return Signal(gamma * one + kappa * other, gamma * pair_one + kappa * pair_other)
-
-        def back(g: Signal) -> tuple[Signal, Signal | None]:
-            return share(g, parts[2:6], x), share(g, parts[6:10], source) if self.cross else None
-
-        return Signal(weight * parts[0], weight * parts[1]), back
-
-    def _read_table(self, scores: Number, source: Signal, query: Signal, trace: Trace) -> Any:
-        """The layer's moments for exchangeable tokens of second moment 1 and values of gain 1.
-
-        First second moment and covariance of the output. Then the 2 by 2 matrix, row by row, from second moment and covariance
-        of the output's gradient to those of the input's. In cross-attention this is the gradient of the querying tokens, and a
-        second matrix gives that of the source.
-        """
-        rate = self.dropout if trace.dropout else 0.0
-        moving = query.correlation if self.cross else source.correlation
-        fixed = source.correlation if self.cross else 0.0
-        # After a norm, which leaves no spread, all tokens have one size in every draw.
-        equal = source.spread is None if trace.finite_width else None
-        given = (self, fixed, rate, equal, trace.length, trace.source_length)
-        family = trace.family(given, functools.partial(_exchangeable_table, *given), _SCORE_STEP)
-        clipped = min(1.0, max(0.0, moving)) if isinstance(moving, float) else moving.clip(0.0, 1.0)
-        return family(scores, clipped)
-
-    def columns(
-        self, scores: float, source: float, rate: float, equal: bool | None, length: int, source_length: int, r: Any
-    ) -> Any:
-        """Rows of :meth:`_read_table` for correlations r of the tokens.
-
-        In cross-attention r is the correlation of the querying tokens, `source` that of the tokens attended to. `equal` is True
-        if all tokens have one size; None leaves finite width out.
-        """
-        import numpy as np
-
-        from ..formulas.attention import attention_moments
-
-        asking = length
-        length = source_length if self.cross else length
-        if self.window is not None and not self.cross:
-            length = min(length, self.window)
-        given = {
-            "signal": 1.0,
-            "correlation": r,
-            "length": length,
-            "width": self.memory_width or self.width,
-            "head_dim": None if equal is None else self.head_dim,
-            "score_gain": scores,
-            "dropout": rate,
-            "causal": self.causal and not self.cross,
-            "equal_norms": equal,
-        }
-        if self.cross:
-            given |= {"queries": asking, "correlation": source + 0.0 * r, "row_correlation": r}
-            known = None
-        else:
-            from ..numerics.softmax import overlap_table
-
-            known = overlap_table(scores, length, self.causal, given["head_dim"])(r)
-        one = attention_moments(**given, gradient_correlation=0.0, overlap=known)
-        both = attention_moments(**given, gradient_correlation=1.0, overlap=one.overlap)
-        # A gradient of correlation 1 has both moments 1, so that the difference is what the covariance adds.
-        heads = self.heads * self.value_dim / self.width
-        if not self.cross:
-            parts = [(one.gradient, both.gradient), (one.gradient_covariance, both.gradient_covariance)]
-        else:
-            parts = [
-                (one.query_gradient, both.query_gradient),
-                (one.query_gradient_covariance, both.query_gradient_covariance),
-                tuple(m.value_gradient + m.key_gradient for m in (one, both)),
-                tuple(m.value_gradient_covariance + m.key_gradient_covariance for m in (one, both)),
-            ]
-        columns = [one.second_moment, one.covariance]
-        for alone, together in parts:
-            columns += [heads * alone, heads * (together - alone)]
-        return np.stack([np.broadcast_to(column, r.shape) for column in columns], axis=-1)
 
     def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
         """That of two square Gaussian matrices, value and output."""
@@ -392,23 +227,3 @@ class Attention(Branch):
         if self.window is not None:
             kept = min(kept, self.window)
         return run.batch * kept * self.kv_heads * (self.head_dim + self.value_dim)
-
-
-def _last(values: Number) -> float:
-    """The number at the last position, or the number itself."""
-    return float(values) if isinstance(values, float | int) else float(values[-1])
-
-
-def _as_arrays(signal: AnySignal) -> tuple[Any, Any]:
-    """The moments of exchangeable tokens as arrays over a single node."""
-    import numpy as np
-
-    return np.array([signal.second_moment]), np.array([[signal.covariance]])
-
-
-@functools.lru_cache(maxsize=256)
-def _exchangeable_table(
-    attention: Attention, source: float, rate: float, equal: bool | None, length: int, source_length: int, scores: float
-) -> Table:
-    """:meth:`Attention.columns` over the correlation, made once."""
-    return Table(functools.partial(attention.columns, scores, source, rate, equal, length, source_length), 0.0, 1.0)

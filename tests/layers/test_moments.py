@@ -22,7 +22,7 @@ from depthwidth.layers import (
     Unembedding,
 )
 from depthwidth.layers.activations import activation
-from depthwidth.layers.attention import LARGEST_SCORES
+from depthwidth.layers.attention_moments import LARGEST_SCORES, capped_variance
 from depthwidth.layers.feed_forward import activation_tables, hidden_moments
 from depthwidth.layers.positions import sinusoidal_correlation
 from depthwidth.layers.stem import SEGMENT_MATCH
@@ -331,8 +331,8 @@ def test_the_largest_scores_are_all_but_one_hot():
     """Scores of more variance count as the limit, others as they are. There one key has most of the attention."""
     layer = Attention(16, 2, 2, 8, 8)
     assert LARGEST_SCORES == 64.0
-    assert [layer._capped(value) for value in (1.0, 63.0, 64.0, 65.0, 1e6)] == [1.0, 63.0, 64.0, 64.0, 64.0]
-    assert layer._capped(np.array([63.0, 65.0])).tolist() == [63.0, 64.0]
+    assert [capped_variance(layer, value) for value in (1.0, 63.0, 64.0, 65.0, 1e6)] == [1.0, 63.0, 64.0, 64.0, 64.0]
+    assert capped_variance(layer, np.array([63.0, 65.0])).tolist() == [63.0, 64.0]
     assert float(overlap(LARGEST_SCORES, 128).P) == pytest.approx(0.681, abs=1e-3)
     assert float(overlap(LARGEST_SCORES / 2, 128).P) < 0.6
 
@@ -340,7 +340,7 @@ def test_the_largest_scores_are_all_but_one_hot():
 def test_a_soft_cap_by_simulation(rng):
     z = math.sqrt(30.0) * rng.standard_normal(400_000)
     capped = (8 * np.tanh(z / 8)) ** 2
-    assert same(capped, Attention(16, 2, 2, 8, 8, softcap=8.0)._capped(30.0))
+    assert same(capped, capped_variance(Attention(16, 2, 2, 8, 8, softcap=8.0), 30.0))
     assert not same(capped, 30.0)
 
 

@@ -1,0 +1,195 @@
+"""Counts of a transformer that depend on a length: FLOPs, caches, activations, training memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from ..checks import check_choice, check_whole
+from ..errors import InputError
+from ..formula import is_symbolic
+from ..layers import Layer, Run, Stack, Stem
+from .number_formats import bits_of
+
+OPTIMIZERS = {"adam": 2, "momentum": 1, "sgd": 0}
+"""Values that each optimizer keeps for a weight."""
+
+RECOMPUTE = ("none", "full")
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes that training one replica takes, by what they hold. Temporary buffers and fragmentation come on top."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+class LengthCounts(Layer):
+    """The counts of a :class:`~depthwidth.architecture.transformer.Transformer` on sequences of a given length."""
+
+    kind: str
+    stem: Stem
+    context: int
+
+    @property
+    def stacks(self) -> dict[str, Stack]:
+        """The stacks by name, ``encoder`` before ``decoder``."""
+        raise NotImplementedError
+
+    def run(self, context: int | None = None, source: int | None = None, **conventions: Any) -> Run:
+        """One pass over sequences of `context` tokens (and `source` tokens for the encoder of an encoder-decoder model).
+
+        `conventions` are the other fields of :class:`~depthwidth.layers.Run`: batch, masked, value_bytes, fused.
+        """
+        fixed = self.stem.fixed_context
+        if fixed is not None and context not in (None, fixed):
+            raise InputError(f"an image of this model has {fixed} tokens, not {context}")
+        if source is not None and self.kind != "encoder-decoder":
+            raise InputError("a source length has no meaning for a model of one stack")
+        tokens = self.context if context is None else context
+        longest = self.stem.longest
+        if longest is not None and not is_symbolic(tokens, longest) and tokens > longest:
+            raise InputError(f"this model has {longest} learned positions; context={tokens} is beyond them")
+        check_whole("count", context=tokens, batch=conventions.get("batch", 1))
+        memory = 0
+        if self.kind == "encoder-decoder":
+            memory = tokens if source is None else source
+            check_whole("count", source=memory)
+        return Run(tokens=tokens, memory=memory, **conventions)
+
+    def forward_flops(
+        self, context: int | None = None, *, source: int | None = None, batch: int = 1, masked: bool = False
+    ) -> int:
+        """Floating-point operations of one forward pass over `batch` sequences of `context` tokens.
+
+        Two per multiply-add of every matrix product, attention scores and the output matrix included; softmax, norms,
+        activations, sums and table look-ups excluded. A causal mask's hidden half of the scores is counted (as in
+        6N + 12LdT) unless `masked`. Images take `batch` images.
+        """
+        return self.flops(self.run(context, source, batch=batch, masked=masked))
+
+    def training_flops(
+        self,
+        context: int | None = None,
+        *,
+        source: int | None = None,
+        batch: int = 1,
+        masked: bool = False,
+        recompute: str = "none",
+    ) -> int:
+        """Operations of a forward and a backward pass: three forward passes, four for blocks that are recomputed.
+
+        The backward pass of a matrix product takes two products of the same size.
+        """
+        check_choice("training_flops", RECOMPUTE, recompute=recompute)
+        run = self.run(context, source, batch=batch, masked=masked)
+        again = 0
+        if recompute == "full":
+            again = sum(stack.flops(self.run_of(name, run)) for name, stack in self.stacks.items())
+        return 3 * self.flops(run) + again
+
+    def flops_per_token(
+        self,
+        context: int | None = None,
+        *,
+        source: int | None = None,
+        masked: bool = False,
+        training: bool = False,
+    ) -> int | Fraction:
+        """Operations per token of a sequence, exact: an integer where it divides, otherwise a fraction.
+
+        In an encoder-decoder model the tokens of both sequences count as tokens.
+        """
+        count = self.training_flops if training else self.forward_flops
+        run = self.run(context, source)
+        per_token = Fraction(count(context, source=source, masked=masked), run.tokens + run.memory)
+        return per_token.numerator if per_token.denominator == 1 else per_token
+
+    def weight_bytes(self, dtype: str = "bf16") -> int:
+        """Bytes of all weights in a number format."""
+        return -(-self.parameters * bits_of(dtype) // 8)
+
+    def kv_cache_bytes(
+        self, context: int | None = None, *, source: int | None = None, batch: int = 1, dtype: str = "bf16"
+    ) -> int:
+        """Bytes of the keys and values kept after generating `context` tokens for each of `batch` sequences."""
+        return -(-self.cache_values(self.run(context, source, batch=batch)) * bits_of(dtype) // 8)
+
+    def activation_bytes(
+        self,
+        context: int | None = None,
+        *,
+        source: int | None = None,
+        batch: int = 1,
+        dtype: str = "bf16",
+        fused: bool = True,
+        recompute: str = "none",
+    ) -> int:
+        """Bytes that a forward pass keeps for the backward one.
+
+        Every tensor that autograd needs is counted where it is made: inputs of linear maps and norms, both sides of
+        activations, queries, keys, values, dropout masks (one byte), float32 logits. Without `fused` the scores of every
+        head are kept too, which gives the counts of Korthikanti et al. 2022 (arXiv 2205.05198, section 4).
+        With ``recompute="full"`` each block keeps only its input, and one block's activations exist at a time.
+        """
+        check_choice("activation_bytes", RECOMPUTE, recompute=recompute)
+        run = self.run(context, source, batch=batch, value_bytes=max(1, bits_of(dtype) // 8), fused=fused)
+        if recompute == "none":
+            return self.saved_bytes(run)
+        around = sum(c.layer.saved_bytes(self.run_of(c.name, run)) for c in self.children() if c.name not in self.stacks)
+        return around + sum(stack.recomputed_bytes(self.run_of(name, run)) for name, stack in self.stacks.items())
+
+    def training_memory(
+        self,
+        context: int | None = None,
+        *,
+        source: int | None = None,
+        batch: int = 1,
+        dtype: str = "bf16",
+        optimizer: str = "adam",
+        fused: bool = True,
+        recompute: str = "none",
+    ) -> TrainingMemory:
+        """Bytes that training takes on one replica that holds everything.
+
+        Weights and gradients in `dtype`; the optimizer keeps its states in float32 and, below 32 bits, a float32 copy of
+        the weights: 16 bytes a weight for mixed-precision Adam (Rajbhandari et al. 2019, arXiv 1910.02054, section 3.1).
+        """
+        check_choice("training_memory", tuple(OPTIMIZERS), optimizer=optimizer)
+        copies = OPTIMIZERS[optimizer] + (1 if bits_of(dtype) < 32 else 0)
+        return TrainingMemory(
+            weights=self.weight_bytes(dtype),
+            gradients=self.weight_bytes(dtype),
+            optimizer=4 * copies * self.parameters,
+            activations=self.activation_bytes(
+                context, source=source, batch=batch, dtype=dtype, fused=fused, recompute=recompute
+            ),
+        )
+
+    def breakdown(self, context: int | None = None, *, source: int | None = None, masked: bool = False) -> list[dict[str, Any]]:
+        """One row per component that holds weights or does work, with its share of every count; the rows add up."""
+        rows: list[dict[str, Any]] = []
+        self._break_down(self, "", 1, 1, self.run(context, source, masked=masked), rows)
+        return rows
+
+    def _break_down(self, layer: Layer, site: str, copies: int, active: int, run: Run, rows: list[dict[str, Any]]) -> None:
+        own = {
+            "parameters": copies * layer.own_parameters,
+            "active_parameters": active * layer.own_parameters,
+            "forward_flops": active * layer.own_flops(run),
+        }
+        if any(own.values()):
+            rows.append({"site": site, "component": type(layer).__name__, "copies": copies, **own})
+        for child in layer.children():
+            place = ".".join(filter(None, (site, child.name)))
+            inner = layer.run_of(child.name, run)
+            self._break_down(child.layer, place, copies * child.copies, active * child.active, inner, rows)
