@@ -19,7 +19,7 @@ def test_what_the_planner_names_is_used():
 
 def test_a_use_inside_a_used_formula_counts():
     """``attention_moments``, which a layer calls, calls an approximation that calls the variance of shares."""
-    assert "depthwidth.layers.attention" in USED["attention.common_share_variance"]
+    assert "depthwidth.layers.attention_moments" in USED["attention.common_share_variance"]
 
 
 def test_a_module_that_is_handed_on_reaches_all_it_holds():
