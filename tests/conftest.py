@@ -1,8 +1,8 @@
-"""What every test may rely on: strict floating point, one seeded generator, the command line in-process."""
+"""Fixtures for all tests: strict floating point, a seeded generator, and the command line run in-process."""
 
 import os
 
-# Two test processes with a thread for each core would fight over two cores; set before NumPy is imported.
+# Several test processes with one thread per core would slow each other down. It must be set before NumPy is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import subprocess
@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-# The same examples at every run: a failure in continuous integration is a failure at home.
+# Every run uses the same examples, so that a failure in continuous integration can be reproduced locally.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
 def strict_floating_point():
-    """An overflow, an invalid operation or a division by zero is a failure, not a warning."""
+    """Raise an error, not a warning, for an overflow, an invalid operation or a division by zero."""
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         yield
 

@@ -1,19 +1,19 @@
-"""What tests share: how close a computed value must come to a printed one."""
+"""Helpers shared by tests: comparison of computed with printed values, and tables of expected values."""
 
 import csv
 from decimal import Decimal
 from pathlib import Path
 
 GOLDEN = Path(__file__).parent / "golden"
-ROUNDING = Decimal("0.5001")  # of a unit in the last printed place: a correctly rounded print, and no more
+ROUNDING = Decimal("0.5001")  # tolerance in units of the last printed place: half a unit, as for correct rounding
 
 
 def agrees(value, printed: str, digits: int | None = None, slack: float = 1.0) -> bool:
-    """Whether `value`, rounded as `printed` was, would print the same.
+    """True if `value`, rounded to the precision of `printed`, equals `printed`.
 
-    The unit is that of the last printed place (of ``2.18320e6``, ten) or, with `digits`, of that significant digit, for
-    integers padded with zeros and numbers printed without trailing ones. `slack` widens it where a printed value was computed
-    from rounded inputs.
+    The precision is the last printed place (for ``2.18320e6``, ten). If `digits` is given, it is that significant digit, for
+    integers padded with zeros and for numbers printed without trailing zeros. `slack` multiplies the tolerance if the printed
+    value was computed from rounded inputs.
     """
     expected = Decimal(printed)
     last_place = expected.as_tuple().exponent if digits is None else expected.adjusted() - digits + 1
@@ -21,24 +21,24 @@ def agrees(value, printed: str, digits: int | None = None, slack: float = 1.0) -
 
 
 def check(value, printed: str, digits: int | None = None, slack: float = 1.0) -> None:
-    """Fail, naming both values, unless they agree."""
+    """Assert that `value` agrees with `printed`; the message shows both."""
     assert agrees(value, printed, digits, slack), f"computed {float(value):.9g}, printed {printed}"
 
 
 def golden(name: str) -> list[dict[str, str]]:
-    """The rows of a table of worked values."""
+    """The rows of a table of expected values in ``tests/golden``."""
     with (GOLDEN / f"{name}.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def table(text):
-    """A table written as its source prints it: one line a row, cells apart by bars."""
+    """The rows of a table written as text: one line per row, cells separated by bars."""
     lines = [line.split("|") for line in text.strip().splitlines()]
     return [tuple(cell.strip() for cell in line) for line in lines]
 
 
 def exact_norm_correlation(r, d):
-    """Expected sample correlation of d pairs of Gaussian features, in closed form at 30 digits."""
+    """Expected sample correlation of d pairs of Gaussian features, by a closed form evaluated with 30 digits."""
     import mpmath
 
     with mpmath.workdps(30):

@@ -1,4 +1,4 @@
-"""What several test files draw from: published configurations, random configurations, random designs."""
+"""Inputs shared by test files: published configurations, random configurations, random designs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-# Configurations as published, without the fields that no count depends on, and the number of weights that their authors
-# or the model pages give. A field that is left out has transformers' default, on purpose.
+# Published configurations, without fields that no count depends on, and the number of weights stated by the authors or on the
+# model page. Fields that are absent have the default of the transformers library, on purpose.
 
 
 def gpt2(depth: int, width: int, heads: int) -> dict[str, Any]:
@@ -216,7 +216,7 @@ FLAG = st.booleans()
 
 @st.composite
 def configs(draw: st.DrawFn, family: Any) -> dict[str, Any]:
-    """A valid configuration of a family, with every field that is read present or, where it may be, left out."""
+    """A valid configuration of a family with random values for every field that is read; optional fields may be absent."""
     kv_heads, groups = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     heads = kv_heads * groups
     width = heads * 2 * draw(st.integers(1, 4))
@@ -227,7 +227,7 @@ def configs(draw: st.DrawFn, family: Any) -> dict[str, Any]:
         if choice in sizes:
             config[name] = sizes[choice]
         elif choice == "head_dim":
-            # Left out where the family computes it: some classes of transformers stumble over null.
+            # Absent, not null, if the family computes it: some classes of the transformers library fail for null.
             own = st.integers(1, 4).map(lambda n: 2 * n)
             if (value := draw(own if family.defaults[name] else st.none() | own)) is not None:
                 config[name] = value
@@ -311,7 +311,7 @@ FURTHER_PARTS = {
     "switched": switched,
     "query": lambda config: st.fixed_dictionaries({"query_pre_attn_scalar": st.integers(1, 300)}),
     "fraction": lambda config: st.sampled_from([{}, {"partial_rotary_factor": 0.5}, {"partial_rotary_factor": 1.0}]),
-    # With a head dimension of its own, transformers gives these norms the wrong width.
+    # If there is an explicit head dimension, the transformers library gives these norms the wrong width.
     "qk": lambda config: st.fixed_dictionaries({"qk_layernorm": st.just(False) if "head_dim" in config else FLAG}),
     "one": lambda config: st.fixed_dictionaries({"use_sliding_window": FLAG, "sliding_window": st.integers(1, 20)}),
 }
@@ -344,12 +344,12 @@ FURTHER = {
 }
 
 
-# Random designs: every option there is.
+# Random designs, with every option.
 
 
 @st.composite
 def designs(draw: st.DrawFn, deepest: int = 40, **forced: Any) -> dict[str, Any]:
-    """Choices for ``Transformer(**choices)`` that fit together."""
+    """Valid combinations of choices for ``Transformer(**choices)``."""
     kind = draw(st.sampled_from(["decoder", "decoder", "encoder", "encoder-decoder"]))
     depth, kv_heads = draw(st.integers(1, deepest)), draw(st.integers(1, 3))
     heads = kv_heads * draw(st.integers(1, 3))
@@ -392,7 +392,7 @@ def designs(draw: st.DrawFn, deepest: int = 40, **forced: Any) -> dict[str, Any]
         choices["renormalized"] = draw(FLAG)
     if kind == "encoder-decoder":
         choices["encoder_depth"] = draw(st.none() | st.integers(1, 10))
-        # One list of windows cannot serve two stacks of different depth.
+        # A list of windows has one entry per block, so it does not fit two stacks of different depth.
         choices["window"] = draw(window)
     if kind == "encoder" and draw(FLAG):
         choices |= {"patch": draw(st.integers(1, 8)), "image": draw(st.integers(8, 20)), "head": "classifier"}

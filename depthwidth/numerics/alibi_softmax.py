@@ -1,14 +1,14 @@
 r"""Exact averages of a softmax over Gaussian logits to which a penalty linear in distance is added (ALiBi), by quadrature.
 
 The logits are x_d - m d for distances d = 0 ... n - 1 with x_d ~ N(0, s2) independent. As in :mod:`.softmax` they
-separate under the integral of exp(-tZ); with t = e^u a penalty is a shift of u, so that all that is needed are sums of one
-function along one line,
+factorise under the integral of exp(-tZ). With t = e^u a penalty is a shift of u, so only sums of one function along a line are
+needed:
 
 .. math:: E \sum_d p_d^2 = \int \Big[\sum_d \frac{\psi_2}{\psi_0}(u - m d)\Big] \prod_d \psi_0(u - m d)\, du
 
-which the Euler-Maclaurin formula gives for all n from an antiderivative. Nothing is assumed about n or s2. The usual short cut,
-the averages of a plain softmax over 1 / sum a^2 entries with a the softmax of the penalties alone, is off by up to 27 % in
-E sum p^2 and 51 % in the Jacobian (slope 0.84); by less than 3 % where m < 1/64 and s2 <= 1.
+The Euler-Maclaurin formula gives these sums for all n from an antiderivative, without assumptions about n or s2. The common
+approximation, a plain softmax over 1 / sum a^2 entries where a is the softmax of the penalties alone, has errors of up to 27 %
+in E sum p^2 and 51 % in the Jacobian (slope 0.84), and of less than 3 % for m < 1/64 and s2 <= 1.
 
 Derivation: docs/derivations/alibi.md, (L1) to (L5) and (L9).
 """
@@ -30,17 +30,17 @@ from .softmax_grid import head_norms
 
 Array = Any
 
-_DIRECT = 8  # distances that are summed one by one; the formula takes over beyond
-_FORGOTTEN = 60.0  # a penalty of so many nats leaves nothing
-_FLATTEST = 1e-7  # a slope below it is none
+_DIRECT = 8  # number of distances summed directly; the formula gives the rest
+_FORGOTTEN = 60.0  # penalty in nats beyond which probabilities are negligible
+_FLATTEST = 1e-7  # slopes below it are treated as zero
 _VARIANCES = 14  # Chebyshev nodes, as in softmax_responses
 _NORM_NODES = 6
 _NEIGHBORS = range(-2, 4)
-"""Grid points, from the one below a place, whose polynomial gives the value there."""
+"""Grid points used to interpolate at a point, relative to the grid point below it."""
 
 
 class BiasedRow(NamedTuple):
-    """Averages over the softmax of one row whose logits carry a penalty linear in distance; shapes (variances, lengths)."""
+    """Averages over the softmax of one row with a penalty linear in distance; each of shape (variances, lengths)."""
 
     P: Array
     """E sum p^2"""
@@ -51,7 +51,7 @@ class BiasedRow(NamedTuple):
     T: Array
     """E ||diag p - p p'||^2"""
     entropy: Array
-    """nats"""
+    """E of -sum p ln p, nats"""
     log_partition: Array
     """E ln Z, nats"""
 
@@ -62,9 +62,9 @@ def biased_overlap(variance: Any, slope: float, lengths: Sequence[int], entropy:
     Parameters
     ----------
     variance : s2 of the Gaussian part of each logit, nats^2; a number or a sequence. 0 <= s2 <= 1e4.
-    slope : m, nats a position. 0 <= m <= 1, as ALiBi's are.
+    slope : m, nats per position, 0 <= m <= 1, which includes all slopes of ALiBi.
     lengths : n, ascending whole numbers.
-    entropy : whether it is wanted; it is NaN otherwise.
+    entropy : compute the entropy; otherwise it is NaN.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def biased_overlap(variance: Any, slope: float, lengths: Sequence[int], entropy:
 
     Notes
     -----
-    Within 1e-3 of a plain sum over all distances on a fine grid, mostly within 1e-5; see
+    The difference from a direct sum over all distances on a fine grid is below 1e-3, and mostly below 1e-5; see
     ``tests/signal/test_alibi_attention.py``.
 
     Examples
@@ -90,9 +90,9 @@ def biased_overlap(variance: Any, slope: float, lengths: Sequence[int], entropy:
 
 
 def marginals(variance: float, slope: float, length: int) -> Array:
-    """E p_d over distances d = 0 ... length - 1, of a row that is as long or as long as matters; shape (length,), sum 1.
+    """E p_d for distances d = 0 ... length - 1; shape (length,), sum 1.
 
-    Noise of the logits lets distant keys win now and then: this is flatter than the softmax of the penalties alone.
+    Random logits sometimes favour distant keys, so E p_d is flatter than the softmax of the penalties alone.
     """
     distance = np.arange(length)
     if slope < _FLATTEST:
@@ -101,7 +101,7 @@ def marginals(variance: float, slope: float, length: int) -> Array:
         plain = np.exp(-np.minimum(slope * distance, -quad.LEAST))
         return plain / plain.sum()
     grid = _Grid(variance, slope, length)
-    # Far out E p_d falls as exp(-m d) does: interpolated in its logarithm.
+    # At large distances E p_d falls like exp(-m d), so its logarithm is interpolated.
     reach = min(length, math.ceil(_FORGOTTEN / slope))
     at = np.unique(np.concatenate([np.arange(min(16, reach)), np.geomspace(1, reach, 80).astype(int) - 1, [reach - 1]]))
     product = grid.product(reach)
@@ -112,7 +112,7 @@ def marginals(variance: float, slope: float, length: int) -> Array:
 
 
 class _Grid:
-    """The functions of u at one variance, and their sums along the line u, u - m, u - 2m ..."""
+    """The functions of u at one variance, and their sums over u, u - m, u - 2m, ..."""
 
     def __init__(self, variance: float, slope: float, longest: int) -> None:
         sigma, logarithm = math.sqrt(variance), math.log(longest)
@@ -127,7 +127,7 @@ class _Grid:
             values = [-np.expm1(-t), np.exp(-t), *(t**j * np.exp(-t) for j in (1, 2, 3, 4))]
         less, psi0, *psi = values
         logs = quad.log_psi(less, psi0)
-        alive = logs > -300.0  # where a single key has killed the product
+        alive = logs > -300.0  # elsewhere the factor of a single key makes the product zero
         ratios = [np.where(alive, p / np.maximum(psi0, 1e-300), 0.0) for p in psi]
         self.f = np.stack([logs, *ratios, ratios[1] ** 2])
         self.slope = slope
@@ -143,36 +143,36 @@ class _Grid:
         self._near = sum(self._at(f, d) for d in range(_DIRECT)) + self._beyond(_DIRECT)
 
     def _at(self, values: Array, distance: float) -> Array:
-        """`values` at u - m `distance`, by six neighbours; nothing is left below the grid."""
+        """`values` at u - m * `distance`, interpolated from six neighbours; zero below the grid."""
         place = self.slope * distance / quad.STEP
         whole = math.ceil(place)
         weights = lagrange_weights(_NEIGHBORS, whole - place)
         result = np.zeros_like(values)
         size = values.shape[-1]
-        low, high = whole + 2, size - max(0, 3 - whole)  # where all six lie on the grid
+        low, high = whole + 2, size - max(0, 3 - whole)  # the range in which all six neighbours are on the grid
         if low < high:
             for k, weight in zip(_NEIGHBORS, weights, strict=True):
                 result[..., low:high] += weight * values[..., low - whole + k : high - whole + k]
         return result
 
     def shifted(self, which: int, by: float) -> Array:
-        """Function `which` at u + `by`."""
+        """Function number `which` at u + `by`."""
         return self._at(self.f[which], -by / self.slope)
 
     def sums(self, n: int) -> Array:
-        """Over the distances 0 to n - 1, of each function; (functions, u)."""
+        """Sums of each function over the distances 0 to n - 1; shape (functions, u)."""
         if n <= _DIRECT:
             return sum(self._at(self.f, d) for d in range(n))
         return self._near - self._beyond(n)
 
     def _beyond(self, n: int) -> Array:
-        """The sum from distance n on, by Euler and Maclaurin."""
+        """The sums over distances from n on, by the Euler-Maclaurin formula."""
         m = self.slope
         area, f, first, third = self._at(self._ends, n)
         return area / m + f / 2 + (m / 12) * first - (m**3 / 720) * third
 
     def weights(self, sums: Array) -> Array:
-        """The product of all psi_0, times the step; the last points of the grid hold no information."""
+        """The product of all psi_0 times the step; zero at the last points of the grid, which are inaccurate."""
         product = np.exp(np.clip(sums[0], quad.LEAST, 0.0)) * quad.STEP
         product[-4:] = 0
         return product
@@ -196,7 +196,7 @@ def _rows(variance: float, slope: float, lengths: Array, with_entropy: bool) -> 
             continue
         sums = grid.sums(int(n))
         weights = grid.weights(sums)
-        one = float(weights @ sums[1])  # 1, but for the quadrature
+        one = float(weights @ sums[1])  # 1, up to the error of the quadrature
         p, m3, m4 = (float(weights @ sums[k]) / (one * factor) for k, factor in ((2, 1), (3, 2), (4, 6)))
         a22 = float(weights @ (sums[2] ** 2 - sums[5])) / (6 * one)
         log_z = float((quad.STEP * (-np.expm1(np.maximum(sums[0][:-4], quad.LEAST)) - plain[:-4])).sum())
@@ -206,14 +206,14 @@ def _rows(variance: float, slope: float, lengths: Array, with_entropy: bool) -> 
 
 
 class BiasedRows:
-    """Tables of :func:`biased_overlap`, less entropy and ln Z, over variances up to a largest one, for rows of given lengths.
+    """Tables of :func:`biased_overlap`, without entropy and ln Z, for variances up to `largest` and given row lengths.
 
     Parameters
     ----------
-    largest : of the variances s2 that will be asked for, nats^2.
-    slope : m, nats a position.
-    lengths : of the rows, ascending.
-    head_dim : d_h; given, :meth:`averaged` averages over the norm of a query as well.
+    largest : largest variance s2, nats^2.
+    slope : m, nats per position.
+    lengths : lengths of the rows, ascending.
+    head_dim : d_h, for the average over the norm of a query in :meth:`averaged`; None for infinite d_h.
     """
 
     def __init__(self, largest: float, slope: float, lengths: tuple[int, ...], head_dim: int | None) -> None:
@@ -222,18 +222,18 @@ class BiasedRows:
         self._top = math.log1p(largest * float(self.scales.max()))
         variances = np.expm1((chebyshev_nodes(_VARIANCES) + 1) / 2 * self._top)
         rows = np.stack(biased_overlap(variances, slope, lengths, entropy=False))[:4]
-        logs = np.log(np.maximum(rows, 1e-300))  # they span decades
+        logs = np.log(np.maximum(rows, 1e-300))  # the values span many orders of magnitude
         self._coefficients = np.einsum("kx,fxn->fkn", chebyshev_coefficients(_VARIANCES), logs)
 
     def row(self, variance: Array) -> BiasedRow:
-        """Of each length's row at a variance for each, shape (lengths,), for queries of fixed norm."""
+        """Averages of the rows, each at its own variance, for queries of fixed norm; shape (lengths,)."""
         basis = chebyshev_basis(2 * np.log1p(variance) / self._top - 1, _VARIANCES)
         values = np.exp((self._coefficients * basis).sum(1))
         nothing = np.full(values.shape[1:], math.nan)
         return BiasedRow._make([*values, nothing, nothing])
 
     def averaged(self, variance: Array) -> tuple[BiasedRow, Array]:
-        """The same over the norms of queries, and E[|q|^2/d_h T] / E[T]."""
+        """The same averaged over the norm of the query, and E[|q|^2/d_h T] / E[T]."""
         rows = [np.stack(self.row(variance * scale)) for scale in self.scales]
         mean: Array = sum(weight * row for weight, row in zip(self.weights, rows, strict=True))
         t = BiasedRow._fields.index("T")
@@ -243,17 +243,17 @@ class BiasedRows:
 
 @functools.lru_cache(maxsize=64)
 def biased_rows(largest: float, slope: float, lengths: tuple[int, ...], head_dim: int | None) -> BiasedRows:
-    """The :class:`BiasedRows` for these arguments, made once."""
+    """The :class:`BiasedRows` for these arguments, cached."""
     return BiasedRows(largest, slope, lengths, head_dim)
 
 
 SLOPE_NODES = 4
-"""Slopes that stand for those of any number of heads; averages over heads are then right to 3e-3."""
+"""Number of slopes that represent those of any number of heads; the error of averages over heads is then below 3e-3."""
 
 
 @functools.lru_cache(maxsize=64)
 def slope_groups(slopes: tuple[float, ...], nodes: int = SLOPE_NODES) -> tuple[tuple[float, float], ...]:
-    """A few slopes and their shares that average a smooth function of ln m over all heads: the Gauss quadrature of that sum.
+    """Gauss quadrature of an average over heads: a few slopes and their weights, for smooth functions of ln m.
 
     Examples
     --------
@@ -268,14 +268,14 @@ def slope_groups(slopes: tuple[float, ...], nodes: int = SLOPE_NODES) -> tuple[t
     if distinct.size <= nodes:
         return tuple(zip(distinct[::-1].tolist(), shares[::-1].tolist(), strict=True))
     x = np.log(distinct)
-    # Lanczos on the diagonal matrix of the logarithms: its tridiagonal matrix holds nodes and weights.
+    # The Lanczos iteration on the diagonal matrix of the logarithms gives a tridiagonal matrix with the nodes and weights.
     basis, alpha, beta = [np.sqrt(shares)], [], []
     for _ in range(nodes):
         v = x * basis[-1]
         alpha.append(float(v @ basis[-1]))
         for other in basis:
             v = v - (v @ other) * other
-        for other in basis:  # once more: rounding leaves a little
+        for other in basis:  # orthogonalise twice, because of rounding errors
             v = v - (v @ other) * other
         beta.append(float(np.linalg.norm(v)))
         basis.append(v / beta[-1])
@@ -284,17 +284,17 @@ def slope_groups(slopes: tuple[float, ...], nodes: int = SLOPE_NODES) -> tuple[t
 
 
 def concentration_of_heads(variance: Array, lengths: tuple[int, ...], slopes: tuple[float, ...]) -> tuple[Array, Array]:
-    """E sum p^2 and entropy (nats) on average over heads of these slopes.
+    """E sum p^2 and entropy (nats), averaged over heads with given slopes.
 
     Parameters
     ----------
-    variance : s2 of the Gaussian part of the logits, nats^2, of shape (..., lengths). 0 <= s2 <= 1e4.
-    lengths : of the rows, ascending whole numbers.
-    slopes : of the heads, nats a position.
+    variance : s2 of the Gaussian part of the logits, nats^2, shape (..., lengths). 0 <= s2 <= 1e4.
+    lengths : lengths of the rows, ascending whole numbers.
+    slopes : slopes of the heads, nats per position.
 
     Notes
     -----
-    Interpolated over the variance, within 1e-4.
+    Interpolated over the variance with an error below 1e-4.
 
     Examples
     --------
@@ -321,7 +321,7 @@ _NO_SCORES = 2.0**-20
 
 @functools.lru_cache(maxsize=32)
 def _heads_table(octave: float, lengths: tuple[int, ...], slopes: tuple[float, ...]) -> Array:
-    """Chebyshev coefficients over ln s2 in an octave, of both averages; (2, lengths, nodes)."""
+    """Chebyshev coefficients of both averages over ln s2 in one octave; shape (2, lengths, nodes)."""
     variances = 2.0 ** (octave + (chebyshev_nodes(_OCTAVE_NODES) - 1) / 2)
     total = np.zeros((2, _OCTAVE_NODES, len(lengths)))
     for slope, share in slope_groups(slopes):

@@ -1,12 +1,12 @@
-r"""Expectations of any function of one variable under Gaussian input.
+r"""Expectations of functions of one Gaussian variable.
 
-Gauss-Legendre panels shrink towards the points at which the function is not smooth and towards zero, where activations bend:
-inputs a thousand times wider than the bend cost no digits. (A Gauss-Hermite rule needs a number of nodes that grows with the
-variance, and converges slowly at any kink.)
+Gauss-Legendre quadrature on panels that become narrower towards kinks of the function and towards zero, near which activations
+are curved: the accuracy does not depend on the variance. (A Gauss-Hermite rule needs more nodes for larger variances, and
+converges slowly for functions with kinks.)
 
-The Hermite coefficients :math:`\alpha_n(a) = E[f(\sqrt a\, z)\, he_n(z)]` are smooth functions of ln a, on an octave
-polynomials of degree 23 to rounding. If a call asks for many variances, they are interpolated from 24 of them, which is
-checked once for each octave.
+The Hermite coefficients :math:`\alpha_n(a) = E[f(\sqrt a\, z)\, he_n(z)]` are smooth functions of ln a: within one octave they
+are polynomials of degree 23 up to rounding. If a call has many variances, they are interpolated from 24 nodes per octave; the
+interpolation is checked once per octave.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .hermite import hermite_polynomials
 _NODES = 24  # in an octave of standard deviations
 _TABLE_ACCURACY = 2e-13
 EXTENT = 12.5
-"""Standard deviations on either side; beyond, a Hermite function times the root of the density is below 1e-17."""
+"""Range of integration in standard deviations. Beyond it, Hermite polynomials times sqrt(density) are below 1e-17."""
 ACCURACY = 2e-11
 _DEEPEST = 24
 ORDER = 16
@@ -43,7 +43,7 @@ def _legendre(order: int) -> tuple[Array, Array]:
 
 
 def fill_panels(edges: Array, level: int) -> tuple[Array, Array]:
-    """Nodes and weights on the panels between sorted edges (last axis), each halved `level` times."""
+    """Nodes and weights on the panels between sorted edges (last axis); each panel is halved `level` times."""
     nodes, weights = _legendre(ORDER)
     parts = 2**level
     nodes = ((np.arange(parts)[:, None] + nodes) / parts).ravel()
@@ -55,7 +55,10 @@ def fill_panels(edges: Array, level: int) -> tuple[Array, Array]:
 
 @functools.lru_cache(maxsize=12)
 def _half_grid(level: int, depth: int, terms: int) -> tuple[Array, Array, Array, Array]:
-    """Nodes of z > 0 for a function that bends only near 0, weights with the density, even and odd weighted polynomials."""
+    """Quadrature on z > 0 for a function without kinks except at 0.
+
+    Returns the nodes, the weights times the density, and the even and the odd Hermite polynomials times these weights.
+    """
     edges = np.concatenate([[0.0], 2.0 ** np.arange(-depth, 1), np.arange(1.75, EXTENT, 0.75), [EXTENT]])
     z, weights = fill_panels(edges, level)
     weights = weights * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
@@ -70,14 +73,15 @@ def _octave_nodes() -> Array:
 
 
 def _interpolation(place: Array) -> Array:
-    """Weights, shape (nodes, places), of the values at the nodes in the polynomial through them, at places of [-1, 0]."""
+    """Weights, shape (nodes, places), of the values at the nodes in their interpolating polynomial, at places in [-1, 0]."""
     return chebyshev_weights(2 * place + 1, _NODES)
 
 
 def graded_panels(centres: Array, scale: Array, steps: int) -> Array:
-    """Panel edges in units of the standard deviation: evenly spaced, and finer by halves towards each centre.
+    """Panel edges in units of the standard deviation: evenly spaced, and halved repeatedly towards each centre.
 
-    `centres` has the features along its last axis; `scale` is the finest width, one for each problem.
+    `centres` are the points near which panels are narrow, along the last axis; `scale` is the width of the narrowest panel, one
+    per problem.
     """
     even = np.arange(-EXTENT, EXTENT + 0.5)
     offsets = 2.0 ** np.arange(-1, steps)
@@ -118,18 +122,18 @@ class GaussianMoments:
         self._tables: dict[tuple[int, int], Array | None] = {}
 
     def moments(self, variance: Array, mean: Array = 0.0) -> tuple[Array, Array]:
-        """E f(x) and E f(x)^2 for arrays of variances and means of one shape.
+        """E f(x) and E f(x)^2 for one-dimensional arrays of variances and means.
 
         Raises
         ------
         InputError
-            where f is not finite, grows so fast that the moment is not, or is too rough for 2e-11.
+            if f is not finite, grows so fast that a moment is infinite, or is too rough for an accuracy of 2e-11.
         """
         values, squares, _ = self._resolved(variance, mean, 0)
         return values, squares
 
     def _resolved(self, variance: Array, mean: Array, terms: int) -> tuple[Array, Array, Array]:
-        """E f, E f^2 and the first Hermite coefficients, by a rule fine enough that halving its panels changes nothing."""
+        """E f, E f^2 and the first Hermite coefficients; panels are halved until the result no longer changes."""
         root = np.sqrt(variance)
         if not np.any(mean) and self.kinks in ((), (0.0,)):
             return self._by_octaves(root, terms)
@@ -142,7 +146,7 @@ class GaussianMoments:
         raise self._rough()
 
     def _by_octaves(self, root: Array, terms: int) -> tuple[Array, Array, Array]:
-        """The same for a function that bends only near 0: from a table where many are asked for, else by integration."""
+        """The same for mean 0 and no kinks except at 0: from a table if there are many variances, else by integration."""
         octaves = np.ceil(np.log2(root)).astype(int)
         found = np.empty((terms + 2, root.size))
         direct = np.ones(root.size, dtype=bool)
@@ -160,7 +164,7 @@ class GaussianMoments:
         return found[0], found[1], found[2:]
 
     def _table(self, octave: int, terms: int) -> Array | None:
-        """E f, E f^2 and the coefficients at the nodes of an octave, or None where interpolation between them is not exact."""
+        """E f, E f^2 and the coefficients at the nodes of an octave, or None if interpolation between them is inaccurate."""
         key = (octave, terms)
         if key not in self._tables:
             nodes, between = 2.0 ** (octave + _octave_nodes()), 2.0 ** (octave - np.array([0.013, 0.41, 0.987]))
@@ -176,7 +180,7 @@ class GaussianMoments:
         return self._tables[key]
 
     def _level(self, octave: int) -> int:
-        """How often panels must be halved for standard deviations up to 2^octave; found once and kept."""
+        """Number of times that panels must be halved for standard deviations up to 2^octave; cached."""
         if octave not in self._levels:
             root = 2.0 ** (octave - np.array([0.0, 0.37]))
             coarse = self._symmetric(root, 0, 0)
@@ -199,7 +203,7 @@ class GaussianMoments:
         )
 
     def _rough(self) -> InputError:
-        return InputError(f"{self.name} is too rough, or its moment does not exist: refining its integral does not settle it")
+        return InputError(f"{self.name} is too rough, or its moment does not exist: finer quadrature does not converge")
 
     def _at(self, x: Array) -> Array:
         with np.errstate(all="ignore"):
@@ -244,10 +248,10 @@ class GaussianMoments:
         return means, squares, coefficients
 
     def _check_growth(self, root: Array, mean: Array, squares: Array) -> None:
-        """Refuse a function whose square, under the density, is not spent at the ends of the range."""
+        """Refuse a function whose square times the density is not negligible at the ends of the range."""
         ends = self._at(np.stack([mean + EXTENT * root, mean - EXTENT * root]))
         with np.errstate(all="ignore"):
             heights = (ends**2).max(axis=0) * math.exp(-(EXTENT**2) / 2) * EXTENT
-            spent = np.isfinite(squares) & (heights <= 1e-12 * squares)
-        if not np.all(spent | (heights == 0)):
-            raise InputError(f"{self.name} grows too fast: its second moment under this input is infinite or out of reach")
+            negligible = np.isfinite(squares) & (heights <= 1e-12 * squares)
+        if not np.all(negligible | (heights == 0)):
+            raise InputError(f"{self.name} grows too fast: its second moment for this input is infinite or cannot be computed")

@@ -1,12 +1,12 @@
-r"""Expectations of products of a function over two correlated Gaussian inputs.
+r"""Expectations of the product of a function's values at two correlated Gaussian variables.
 
 With the Hermite coefficients :math:`\alpha_n(a) = E[f(\sqrt a\, z)\, he_n(z)]`, Mehler's formula gives
-:math:`E f(x) f(y) = \sum_n \rho^n \alpha_n(a)\, \alpha_n(b)`. The terms after the first N add up to at most
-:math:`|\rho|^N` times the root of the product of the remainders :math:`E f^2 - \sum \alpha_n^2` (the last coefficients show
-where rounding hides them), so that each result carries its own bound. N is 64, then 192 and 768. If the bound is still above
-2e-11 of the scale, the double integral is taken: for a smooth function as a sum over a lattice in x and in the part of y
-that is independent of x, whose error falls so fast with the step that the difference between two shifted lattices
-certifies their mean; otherwise over panels.
+:math:`E f(x) f(y) = \sum_n \rho^n \alpha_n(a)\, \alpha_n(b)`. The error after N terms is at most :math:`|\rho|^N` times the
+square root of the product of the remainders :math:`E f^2 - \sum \alpha_n^2`, so every result has a known error bound. (The last
+coefficients bound a remainder that is smaller than the rounding error.) N is 64, then 192, then 768. If the bound still exceeds
+2e-11 of the scale, the double integral is computed. For a smooth function it is a sum over a lattice in x and in the part of y
+that is independent of x; the error falls so fast with the step that the difference between two interleaved lattices bounds the
+error of their mean. For other functions it is an integral over panels.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from .hermite import gauss_hermite
 TERMS = (64, 192, 768)
 _LAST = 16
 _STEPS = (0.8, 0.55, 0.38, 0.26, 0.18)
-"""Steps of the lattice, in units of x, tried in turn: a third of the distance to the nearest singularity is enough."""
+"""Steps of the lattice in units of x, tried in this order. A third of the distance to the nearest singularity is sufficient."""
 _NARROW = 0.15
-"""Of a step: so narrow a rest of y is averaged over by a Gauss-Hermite rule of eight nodes."""
+"""Fraction of a step. If the independent part of y is narrower, a Gauss-Hermite rule with eight nodes averages over it."""
 _LATTICE_ACCURACY = 4e-6
 _LATTICE_WIDEST = 40.0
 _LATTICE_REACH = 8.6
@@ -35,7 +35,7 @@ Array = Any
 
 
 class GaussianFunction(GaussianMoments):
-    """A function of one variable, its moments under Gaussian input and its product over two correlated inputs.
+    """A function of one variable: its moments for Gaussian input, and E f(x) f(y) for two correlated inputs.
 
     Parameters
     ----------
@@ -47,12 +47,12 @@ class GaussianFunction(GaussianMoments):
         self._first_step = 0
 
     def pair(self, variance: Array, other_variance: Array, correlation: Array, mean: Array) -> Array:
-        """E f(x) f(y) for arrays of one shape (one axis); x and y have the same mean.
+        """E f(x) f(y) for one-dimensional arrays of one length; x and y have the same mean.
 
-        Accurate to 2e-11 of the root of E f(x)^2 E f(y)^2.
+        The error is below 2e-11 of sqrt(E f(x)^2 E f(y)^2).
         """
         total, left = np.empty(variance.size), np.arange(variance.size)
-        if np.any(mean) and not self.kinks:  # there is no table for it, and a lattice is quicker than its series
+        if np.any(mean) and not self.kinks:  # without a table the lattice is faster than the series
             total, certain = self._on_lattice(variance, other_variance, correlation, mean)
             left = left[~certain]
         for terms in TERMS:
@@ -73,14 +73,15 @@ class GaussianFunction(GaussianMoments):
     def _mehler(
         self, variance: Array, other_variance: Array, correlation: Array, mean: Array, terms: int
     ) -> tuple[Array, Array]:
-        """The first terms of Mehler's sum, and where what they leave out is negligible."""
+        """The first terms of Mehler's sum, and a mask that is true if the remaining terms are negligible."""
         if np.ptp(variance) == np.ptp(other_variance) == np.ptp(mean) == 0 and variance[0] == other_variance[0]:
             distinct, first, second = slice(1), np.zeros(1, int), np.zeros(1, int)
         else:
             distinct, first, second = slice(None), np.arange(variance.size), np.arange(variance.size, 2 * variance.size)
         variances, means = (np.concatenate(pair)[distinct] for pair in ((variance, other_variance), (mean, mean)))
         _, squares, coefficients = self._resolved(variances, means, terms)
-        # A remainder below rounding does not show in the difference; the last coefficients bound it, as they fall steadily.
+        # The difference cannot resolve a remainder below the rounding error. The last coefficients bound it, because the
+        # coefficients decrease.
         last = coefficients[-_LAST:]
         remainders = np.maximum(
             squares - np.einsum("nv,nv->v", coefficients, coefficients), 4 * np.einsum("nv,nv->v", last, last)
@@ -97,9 +98,9 @@ class GaussianFunction(GaussianMoments):
         return np.where(same, squares[first], total), same | (left_out <= ACCURACY * scale)
 
     def _on_lattice(self, variance: Array, other_variance: Array, correlation: Array, mean: Array) -> tuple[Array, Array]:
-        """E f(x) f(y) by trapezoid sums, and where the sums over two lattices, one between the other, certify their mean.
+        """E f(x) f(y) by trapezoidal sums over two interleaved lattices, and a mask that is true if their difference is small.
 
-        y is x's share of it, and a rest v of its own: y = mean + rho (b/a) (x - mean) + b sqrt(1 - rho^2) v.
+        y is decomposed into a multiple of x and an independent part v: y = mean + rho (b/a) (x - mean) + b sqrt(1 - rho^2) v.
         """
         a, b = np.sqrt(np.maximum(variance, other_variance)), np.sqrt(np.minimum(variance, other_variance))
         own = b * np.sqrt((1 - correlation) * (1 + correlation))
@@ -116,14 +117,14 @@ class GaussianFunction(GaussianMoments):
             total[possible[good]] = sums.mean(0)[good]
             certain[possible[good]] = True
             if step == _STEPS[self._first_step] and step != _STEPS[-1] and np.count_nonzero(good) < good.size / 2:
-                self._first_step += 1  # the next call need not try it
+                self._first_step += 1  # later calls skip this step
             possible = possible[~good]
             if not possible.size:
                 break
         return total, certain
 
     def _size(self, root: Array, mean: Array) -> Array:
-        """E f^2 for settings of which a series says nothing: to the precision of a tolerance, after the check of its growth."""
+        """E f^2 as the scale of a tolerance, hence with low accuracy if the mean is not 0; checks the growth of f."""
         if not np.any(mean):
             return self._resolved(root**2, mean, 0)[1]
         z = np.linspace(-_LATTICE_REACH, _LATTICE_REACH, 345)
@@ -134,17 +135,17 @@ class GaussianFunction(GaussianMoments):
         return squares
 
     def _two_lattices(self, a: Array, share: Array, own: Array, mean: Array, step: float) -> Array:
-        """Two sums for each setting: over a lattice through the centre, and over one half a step off in x.
+        """Two sums per problem: over a lattice through the centre, and over one shifted by half a step in x.
 
-        Moving the outer sum by half a step shows its error, and leaves the mean of both with its square. The inner sum, at half
-        the step, has such an error to begin with.
+        The difference of the two shows the error of the outer sum, and the relative error of their mean is its square. The
+        inner sum has half the step, so its error is of that size already.
         """
         outer = np.minimum(step / a, 0.8)  # 0.8 resolves the density
         points = np.ceil(_LATTICE_REACH / outer).astype(int)
         inner = np.minimum(step / 2 / np.maximum(own, 1e-300), 0.8)
         inner_points = np.where(own <= _NARROW * step, 0, np.ceil(_LATTICE_REACH / inner).astype(int))
         sums = np.empty((2, a.size))
-        order = np.lexsort((points, inner_points))  # settings of like cost are summed together
+        order = np.lexsort((points, inner_points))  # problems of similar cost are summed together
         start = 0
         while start < order.size:
             stop, most = start + 1, points[order[start]]
@@ -185,7 +186,11 @@ class GaussianFunction(GaussianMoments):
         raise self._rough()
 
     def _double_integral(self, variance: float, other_variance: float, correlation: float, mean: float, level: int) -> float:
-        """The outer variable is x; given x, y is Gaussian about rho x with the spread sqrt(1 - rho^2)."""
+        """The double integral over panels.
+
+        The outer variable is x. In units of the standard deviations, y given x is Gaussian with mean rho x and standard
+        deviation sqrt(1 - rho^2).
+        """
         a, b = math.sqrt(variance), math.sqrt(other_variance)
         spread = math.sqrt((1 - correlation) * (1 + correlation))
         features = self._features - mean
@@ -194,7 +199,7 @@ class GaussianFunction(GaussianMoments):
             outer = np.concatenate([outer, features / (b * correlation)])
         finest = 1 / max(a, b)
         if self.kinks and spread and correlation:
-            finest = min(finest, spread / abs(correlation))  # the inner integral turns a jump into a step of this width
+            finest = min(finest, spread / abs(correlation))  # the inner integral smooths a jump over this width
         z, weights = fill_panels(graded_panels(outer, np.float64(finest), panel_steps(finest)), level)
         weights = weights * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
         keep = weights > 1e-30

@@ -1,8 +1,8 @@
-r"""How a router shares tokens among experts: averages over the weights of the top k of n softmax scores.
+r"""Routing of tokens to experts: averages over the weights of the top k of n softmax scores.
 
-The scores of one token are n independent Gaussian logits of variance s2; those of another token correlate with them column by
-column. The weights w are the softmax over the k largest scores, and 0 for the others. No closed form is known for k below n, so
-that the averages are taken over draws, the same ones at every variance and correlation.
+The scores of a token are n independent Gaussian logits of variance s2. The scores of two tokens for the same expert are
+correlated. The weights w are the softmax over the k largest scores, and 0 for the other experts. No closed form is known for k
+below n, so the averages are taken over random draws, which are the same for every variance and correlation.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from ..errors import InputError
 Array = Any
 
 DRAWS = 1 << 19
-"""Random numbers behind each average. Its standard error is about 1 % for 8 experts, and 2 % for 128."""
+"""Number of random values per average. The standard error is about 1 % for 8 experts and 2 % for 128."""
 
 
 class Routing(NamedTuple):
-    """Averages over the routing weights of one token, and of two."""
+    """Averages over the routing weights of one token and of two tokens."""
 
     overlap: float
     """E sum w^2, from 1/k to 1"""
     pair_overlap: float
     """E sum w w' over two tokens"""
     jacobian: float
-    """E of the squared Frobenius norm of the weights' derivative by the scores"""
+    """E of the squared Frobenius norm of the weights' Jacobian with respect to the scores"""
     pair_jacobian: float
-    """E of the product of two tokens' derivatives, its trace"""
+    """E of the trace of the product of the Jacobians of two tokens"""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -37,21 +37,20 @@ def routing(variance: float, correlation: float, experts: int, top_k: int, renor
 
     Parameters
     ----------
-    variance : s2, of one token's score for one expert, in nats^2; 0 or more.
-    correlation : rho, of two tokens' scores for one expert, in [-1, 1].
-    experts : n, a whole number from 1.
-    top_k : k, from 1 to n.
-    renormalized : whether the weights of the chosen experts are made to sum to 1 (Mixtral); otherwise they are what the softmax
-        over all experts gives them.
+    variance : s2, variance of a token's score for an expert, nats^2, at least 0.
+    correlation : rho, correlation of the scores of two tokens for the same expert, in [-1, 1].
+    experts : n, number of experts, at least 1.
+    top_k : k, number of experts per token, from 1 to n.
+    renormalized : the weights of the chosen experts sum to 1 (Mixtral); otherwise they are the softmax over all experts.
 
     Returns
     -------
-    :class:`Routing`, over a seeded sample of pairs of tokens: the same numbers each time.
+    :class:`Routing`, averaged over a seeded sample of pairs of tokens, so that results are repeatable.
 
     Raises
     ------
     InputError
-        where an argument is outside its range.
+        if an argument is outside its range.
 
     Examples
     --------
@@ -70,7 +69,7 @@ def routing(variance: float, correlation: float, experts: int, top_k: int, renor
     (p, w), (q, v) = _first(variance, experts, top_k, renormalized), _weights(second, variance, top_k, renormalized)
 
     def jacobians(p: Array, w: Array, q: Array, v: Array) -> float:
-        # trace of the product of two Jacobians, of which each row e is p_e (1 if chosen - w)
+        # Trace of the product of two Jacobians. Row e of a Jacobian is p_e (delta_ef [e is chosen] - w_f).
         chosen, other_chosen = w > 0, v > 0
         rows = chosen * other_chosen - chosen * v - other_chosen * w + (w * v).sum(1, keepdims=True)
         return float((p * q * rows).sum(1).mean())
@@ -95,7 +94,7 @@ def _first(variance: float, experts: int, top_k: int, renormalized: bool) -> tup
 
 
 def _weights(scores: Array, variance: float, top_k: int, renormalized: bool) -> tuple[Array, Array]:
-    """The softmax over the experts that share in it, and the weights: the same, 0 for experts that are not chosen."""
+    """The softmax (over the chosen experts if renormalised, else over all), and the weights: 0 for experts not chosen."""
     import numpy as np
 
     shares = np.exp(np.sqrt(variance) * (scores - scores.max(1, keepdims=True)))

@@ -1,16 +1,16 @@
-r"""Exact averages of a softmax over n independent Gaussian logits, at any n and any variance, by quadrature.
+r"""Exact averages of a softmax over n independent Gaussian logits, for any n and any variance, by quadrature.
 
-With logits x_j ~ N(0, s2), Z = sum_j exp(x_j) and p_j = exp(x_j) / Z, write 1/Z^k as an integral of exp(-tZ). The logits then
-separate, and with t = e^u and K_j(y) = e^{jy} exp(-e^y) all that is needed is
+With logits x_j ~ N(0, s2), Z = sum_j exp(x_j) and p_j = exp(x_j) / Z, write 1/Z^k as an integral of exp(-tZ), in which the
+logits factorise. With t = e^u and K_j(y) = e^{jy} exp(-e^y),
 
 .. math:: \psi_j(u) = E\, K_j(u + x), \qquad E \sum_i p_i^j = \frac{n}{(j-1)!} \int \psi_j(u)\, \psi_0(u)^{n-1}\, du
 
-Every sum has positive terms, so that a probability of 1e-9 keeps its digits. Two rows whose logits correlate are the same in
-two variables. Nothing is assumed about n; the usual log-normal forms are off by 16 % at n = 64, s2 = 1 and by a factor of six
-at s2 = 4.
+All terms of the sums are positive, so probabilities as small as 1e-9 are accurate. Averages over two rows with correlated
+logits are analogous integrals over two variables. Nothing is assumed about n; the common log-normal approximations have errors
+of 16 % at n = 64, s2 = 1, and of a factor of six at s2 = 4.
 
-Logits that are not independent but exchangeable, x_j = common + noise, have the same softmax as the noise alone: s2 is then
-(1 - r) times the variance of a raw score.
+Exchangeable logits, x_j = common + noise, have the same softmax as the noise alone; s2 is then (1 - r) times the variance of a
+raw score, where r is the correlation of two scores.
 
 Derivation: docs/derivations/softmax.md, (S1) to (S9).
 """
@@ -35,7 +35,8 @@ from .hermite import gauss_hermite
 from .softmax_grid import head_norms
 
 LARGEST_PAIR_VARIANCE = 1e3
-# Sums over two variables have the square of the nodes, and 3e-8 is what is claimed of them: a coarser, shorter grid.
+# Sums over two variables have the square of the number of nodes and a tolerance of only 3e-8, so their grid is coarser and
+# shorter.
 _PAIR_STEP = 0.3
 _PAIR_BELOW = 24.0
 _PAIR_DEVIATIONS = 8.0
@@ -48,10 +49,10 @@ _Fields = TypeVar("_Fields")
 
 
 class Overlap(NamedTuple):
-    """Averages over one row of softmax probabilities p_1 ... p_n. Each has the shape of the arguments, broadcast."""
+    """Averages over one row of softmax probabilities p_1 ... p_n. Each field has the broadcast shape of the arguments."""
 
     P: Array
-    """E sum p^2, from 1/n (uniform) to 1 (one-hot); its inverse counts the entries attended to"""
+    """E sum p^2, from 1/n (uniform) to 1 (one-hot); its inverse is the effective number of entries"""
     M3: Array
     """E sum p^3"""
     M4: Array
@@ -71,12 +72,12 @@ class Overlap(NamedTuple):
         return 1 - self.P
 
     def element_variance(self, length: Array) -> Array:
-        """Variance of one probability, P/n - 1/n^2, for rows of this length n."""
+        """Variance of one probability, P/n - 1/n^2, for rows of length n."""
         return (self.P - 1 / np.asarray(length, dtype=float)) / length
 
 
 class PairOverlap(NamedTuple):
-    """Averages over two rows of probabilities p and p' whose logits correlate column by column."""
+    """Averages over two rows of probabilities p and p' whose logits are correlated within each column."""
 
     P2: Array
     """E sum p_j p'_j"""
@@ -98,8 +99,8 @@ def overlap(variance: Array, length: Array, head_dim: int | None = None) -> Over
     ----------
     variance : s2, variance of each logit, in nats^2. 0 <= s2 <= 1e4. A number or an array.
     length : n, entries in the row. A whole number from 1 to 2^40, or an array that broadcasts against `variance`.
-    head_dim : d_h, dimensions of a query. Given, the logits are products of a Gaussian query with Gaussian keys: their variance
-        is s2 times \|q\|^2/d_h, and the averages are taken over that too. Left out, d_h is infinite.
+    head_dim : d_h, dimensions of a query. If it is given, logits are products of a Gaussian query with Gaussian keys: their
+        variance is s2 times \|q\|^2/d_h, and averages include the norm of the query. None means infinite d_h.
 
     Returns
     -------
@@ -108,12 +109,13 @@ def overlap(variance: Array, length: Array, head_dim: int | None = None) -> Over
     Raises
     ------
     InputError
-        where an argument is outside its range.
+        if an argument is outside its range.
 
     Notes
     -----
-    Relative error below 5e-12 up to s2 = 50 and n = 131072, measured against finer grids and, at n = 2, multiple precision. The
-    entropy is E ln Z - s2 (1 - P), which cancels where it is small: its absolute error is below 1e-11.
+    The relative error is below 5e-12 up to s2 = 50 and n = 131072, measured against finer grids and, for n = 2, against
+    multiple precision. The entropy is E ln Z - s2 (1 - P), which suffers from cancellation if it is small: its absolute error
+    is below 1e-11.
 
     Examples
     --------
@@ -160,7 +162,7 @@ def _shaped(kind: Callable[..., _Fields], values: Array, shape: tuple[int, ...])
 
 
 def _averages(variance: Array, length: Array) -> Array:
-    """The fields of :class:`Overlap`, one a row, for flat arrays; variances of one octave share their grid."""
+    """The fields of :class:`Overlap` for flat arrays, shape (fields, elements). Variances in one octave share a grid."""
     result = np.empty((len(Overlap._fields), variance.size))
     octave = np.ceil(np.log2(np.maximum(variance, 1e-3)))
     octave[variance == 0] = -np.inf
@@ -184,7 +186,7 @@ def _octave(variance: Array, n: Array) -> Array:
     u = quad.STEP * np.arange(-math.ceil(low / quad.STEP), math.ceil((quad.ABOVE + quad.DEVIATIONS * widest) / quad.STEP))
     less, psi0, psi2, psi3, psi4 = quad.averaged(u, quad.STEP, sigma, (2, 3, 4), longest)
     log_psi0 = quad.log_psi(less, psi0)
-    if distinct.size == 1:  # one variance, many lengths: a matrix product does the sums
+    if distinct.size == 1:  # one variance and many lengths: the sums are one matrix product
         exponent = (n[:, None] - 1) * log_psi0
         powers = np.exp(np.maximum(exponent, quad.LEAST)) * quad.STEP
         weights = np.stack([psi2[0], psi3[0] / 2, psi4[0] / 6, psi2[0] ** 2 / 6 / psi0[0]], axis=1)
@@ -209,15 +211,15 @@ def _octave(variance: Array, n: Array) -> Array:
 
 
 def pair_overlap(variance: Array, correlation: Array, length: Array, longer: Array | None = None) -> PairOverlap:
-    r"""Averages over two rows of softmax probabilities whose Gaussian logits correlate column by column.
+    r"""Averages over two rows of softmax probabilities whose Gaussian logits are correlated within each column.
 
     Parameters
     ----------
     variance : s2, variance of each logit in both rows, in nats^2. 0 <= s2 <= 1000.
-    correlation : rho, between the logits of one column in the two rows. -1 <= rho <= 1.
+    correlation : rho, correlation of the two logits of a column. -1 <= rho <= 1.
     length : n, entries of the first row. A whole number from 1 to 2^40.
-    longer : n' >= n, entries of the second row, whose first n columns are those of the first row, as under a causal mask;
-        n by default.
+    longer : n' >= n, entries of the second row; its first n columns are those of the first row, as with a causal mask. By
+        default n.
 
     Returns
     -------
@@ -226,11 +228,11 @@ def pair_overlap(variance: Array, correlation: Array, length: Array, longer: Arr
     Raises
     ------
     InputError
-        where an argument is outside its range.
+        if an argument is outside its range.
 
     Notes
     -----
-    Relative error below 3e-8 up to s2 = 9 and n = 4096, measured against finer grids.
+    The relative error is below 3e-8 up to s2 = 9 and n = 4096, measured against finer grids.
 
     Examples
     --------
@@ -261,7 +263,7 @@ def pair_overlap(variance: Array, correlation: Array, length: Array, longer: Arr
 
 def _pairs(s2: float, rho: float, lengths: Array, longers: Array) -> Array:
     result = np.empty((len(PairOverlap._fields), lengths.size))
-    alone = lengths == 1  # the first row is one-hot; what remains is the second row's first entry, 1/n' on average
+    alone = lengths == 1  # the first row is one-hot, so only the second row's first entry matters, 1/n' on average
     if alone.any():
         second = overlap(s2, longers[alone])
         result[:, alone] = 1 / longers[alone]
@@ -277,7 +279,7 @@ def _pairs(s2: float, rho: float, lengths: Array, longers: Array) -> Array:
 
 
 class _PairGrid:
-    """What the pair integrals at one variance and correlation share over all lengths."""
+    """The part of the pair integrals at one variance and correlation that is the same for all lengths."""
 
     def __init__(self, s2: float, rho: float, shortest: float, longest: float) -> None:
         sigma, longest = math.sqrt(s2), math.log(longest)
@@ -285,7 +287,7 @@ class _PairGrid:
         low, high = _PAIR_BELOW + _PAIR_DEVIATIONS * sigma + longest, quad.ABOVE + _PAIR_DEVIATIONS * sigma
         u = _PAIR_STEP * np.arange(-math.ceil(low / _PAIR_STEP), math.ceil(high / _PAIR_STEP))
         less, k0 = (v[0] for v in quad.averaged(u, _PAIR_STEP, np.array([sigma]), (1,), longest)[:2])
-        u = u[(shortest - 1) * quad.log_psi(less, k0) > _DEAD]  # a range that starts at the lower end
+        u = u[(shortest - 1) * quad.log_psi(less, k0) > _DEAD]  # a range from the lower end up
         parts = math.ceil(_PAIR_STEP / (quad.COARSEST * shared)) if shared else 0
         if 1 <= parts <= 4:
             step = _PAIR_STEP / parts
@@ -300,7 +302,7 @@ class _PairGrid:
             columns = [quad.averaged(u + shared * node, _PAIR_STEP, own, (1, 2), longest) for node in z]
             rows = [np.concatenate([c[k] for c in columns]).T for k in range(4)]
         less, k0, k1, k2 = (np.ascontiguousarray(v) for v in rows)
-        mirror = slice(None, None, -1) if rho < 0 else slice(None)  # the shared part enters the second row with this sign
+        mirror = slice(None, None, -1) if rho < 0 else slice(None)  # sign of the common part of the logits in the second row
         less_m, k0_m, k1_m, k2_m = (np.ascontiguousarray(v[:, mirror].T) for v in (less, k0, k1, k2))
         marginal = less @ weights
         both = marginal[:, None] + (less_m.T @ weights)[None, :] - (less * weights) @ less_m
@@ -313,7 +315,7 @@ class _PairGrid:
         self.s2, self.rho = s2, rho
 
     def at(self, n: float, second_row: Array | None) -> Array:
-        """P2, M21, M12 and T2 for rows of n entries; `second_row` weighs u' for what only the second row attends to."""
+        """P2, M21, M12 and T2 for rows of n entries; `second_row` is the factor over u' of the second row's other columns."""
         powers = np.exp(np.maximum((n - 1) * self.log_both, quad.LEAST)) * (_PAIR_STEP**2 * n)
         if second_row is not None:
             powers *= second_row
@@ -325,7 +327,7 @@ class _PairGrid:
 
 
 class AttentionOverlap(NamedTuple):
-    """What the moments of an attention layer need of its softmax: averages over rows, and over pairs of different rows."""
+    """Averages over the rows of an attention map and over pairs of different rows, for the moments of an attention layer."""
 
     P: Array
     """E sum p^2"""
@@ -336,13 +338,13 @@ class AttentionOverlap(NamedTuple):
     T: Array
     """E ||diag p - p p'||^2"""
     R: Array
-    """the same with the query's squared norm, |q|^2/d_h, as a factor: T where d_h is infinite"""
+    """T with the query's squared norm |q|^2/d_h as a factor inside the average; equals T for infinite d_h"""
     P2: Array
     """E sum p_j p'_j"""
     T2: Array
     """E trace[(diag p - p p')(diag p' - p' p'')]"""
     R2: Array
-    """the same with the correlation of the two rows' queries as a factor: rho T2 where d_h is infinite"""
+    """T2 with the product q.q'/d_h of the two queries as a factor inside the average; equals rho T2 for infinite d_h"""
     entropy: Array
     """E of -sum p ln p, in nats"""
     log_partition: Array
@@ -356,26 +358,27 @@ def attention_overlap(
 
     Parameters
     ----------
-    variance : s2, variance of a row's scores after their common part is removed, in nats^2. 0 <= s2 <= 1000.
-    correlation : rho, of the scores of two rows, column by column; in self-attention that of the tokens. -1 <= rho <= 1.
-    length : n, keys a row attends to; with `causal`, the number of rows, of which the first attends to one key, the second to
-        two. A whole number from 1 to 2^40.
+    variance : s2, variance of a row's scores without their common part, in nats^2. 0 <= s2 <= 1000.
+    correlation : rho, correlation of the scores of two rows in the same column; in self-attention it equals the correlation of
+        the tokens. -1 <= rho <= 1.
+    length : n, number of keys per row; with `causal`, the number of rows, of which row i attends to i keys. A whole number from
+        1 to 2^40.
     causal : average over row lengths 1 to n, and over pairs of rows of different lengths.
-    head_dim : d_h. Given, what concerns one row is averaged over the norm of its query, as in :func:`overlap`, and what
-        concerns two rows over the product of their queries, q.q'/d_h, a Gaussian with variance (1 + rho^2)/d_h.
+    head_dim : d_h. If it is given, averages over one row include the norm of its query, as in :func:`overlap`, and averages
+        over two rows include the product of their queries, q.q'/d_h, a Gaussian with variance (1 + rho^2)/d_h.
 
     Returns
     -------
-    :class:`AttentionOverlap`; the arguments are broadcast. Of a single causal row, there are no pairs: P2 = 1, T2 = R2 = 0.
+    :class:`AttentionOverlap`; the arguments are broadcast. A single causal row has no pairs: P2 = 1, T2 = R2 = 0.
 
     Raises
     ------
     InputError
-        where an argument is outside its range.
+        if an argument is outside its range.
 
     Notes
     -----
-    Causal sums are exact for the first 64 rows; the rows after them are integrated over ln n, to 1e-5.
+    Causal sums are exact over the first 64 rows; the others are integrated over ln n with an error of 1e-5.
 
     Examples
     --------
@@ -414,9 +417,9 @@ def attention_overlap(
 
 
 def _by_norm(variance: Array, head_dim: int, length: Array) -> tuple[Array, Array, int]:
-    """Arguments of :func:`overlap` that weigh its averages by the query's squared norm.
+    """Arguments of :func:`overlap` for averages weighted by the query's squared norm.
 
-    A chi-square density of d_h degrees of freedom times its variable is one of d_h + 2.
+    The density of chi-square with d_h degrees of freedom times its variable is, up to a factor, that with d_h + 2.
     """
     return np.asarray(variance) * (head_dim + 2) / head_dim, length, head_dim + 2
 
@@ -425,7 +428,7 @@ _PRODUCT_NODES = 5
 
 
 def _query_products(rho: Array, head_dim: int | None) -> tuple[Array, Array]:
-    """Nodes and weights of the average over q.q'/d_h. A product above 1 stands for equal queries of larger norm."""
+    """Nodes and weights of the average over q.q'/d_h. A product above 1 represents equal queries of larger norm."""
     if head_dim is None:
         return rho, np.ones(1)
     z, weights = gauss_hermite(_PRODUCT_NODES)
@@ -437,9 +440,10 @@ _SAMPLED_ROWS = 24
 
 
 def row_lengths(length: int) -> tuple[Array, Array]:
-    """Lengths and weights that average a smooth function of the length over the rows 1 to `length` of a causal mask.
+    """Lengths and weights of the average of a smooth function of the length over the rows 1 to `length` of a causal mask.
 
-    All of them up to 64 rows; beyond, the integral over ln n from half a row below to half a row above what it stands for.
+    The first 64 rows are summed exactly. The others are replaced by an integral over ln n, from half a row before the first of
+    them to half a row after the last.
     """
     exact = np.arange(1.0, min(length, _EXACT_ROWS) + 1)
     if length <= _EXACT_ROWS:
@@ -467,17 +471,17 @@ def _causal(s2: float, rho: float, length: float, head_dim: int | None) -> list[
 
 
 def _causal_pairs(s2: float, rho: float, length: float, lengths: Array, weights: Array) -> tuple[float, float]:
-    """P2 and T2 on average over the pairs of rows of different lengths."""
+    """P2 and T2, averaged over pairs of rows of different lengths."""
     grid = _PairGrid(s2, rho, 2.0, length)
     kept = np.exp(np.maximum(grid.log_psi0, quad.LEAST))
     left = -np.expm1(np.maximum(grid.log_psi0, quad.LEAST))
     p2 = t2 = 0.0
     for rows, weight in zip(lengths, weights, strict=True):
         following = length - rows
-        if rows == 1:  # its one entry is 1, and 1/n' on average in the row of length n'
+        if rows == 1:  # the only entry is 1, and the first entry of a row of length n' is 1/n' on average
             p2 += weight * (_harmonic(length) - 1)
         elif following > 0:
-            # The second row is k entries longer, and psi_0^k is summed over k = 1 ... `following`.
+            # If the second row is k entries longer, the factor is psi_0^k: its sum over k = 1 ... `following`.
             sums = grid.at(rows, -np.expm1(np.maximum(following * grid.log_psi0, quad.LEAST)) * kept / left)
             p2 += weight * sums[0]
             t2 += weight * sums[3]
@@ -494,20 +498,20 @@ def _harmonic(n: float) -> float:
 class OverlapTable:
     """Interpolated :func:`attention_overlap` of self-attention at one score variance and length, for recursions over depth.
 
-    Along depth only the tokens' correlation r moves; with it the variance (1 - r) ss of a row's scores and the correlation r of
-    the scores of two rows.
+    In such a recursion only the tokens' correlation r changes. It determines the variance (1 - r) ss of a row's scores and the
+    correlation r of the scores of two rows.
 
     Parameters
     ----------
     score_variance : ss, variance of a raw score q.k / sqrt(d_h), in nats^2. 0 <= ss <= 1000.
-    length : tokens. A whole number from 1 to 2^40.
-    causal : rows attend to themselves and what comes before.
+    length : number of tokens. A whole number from 1 to 2^40.
+    causal : each row attends to itself and to earlier tokens only.
     head_dim : as in :func:`attention_overlap`.
 
     Notes
     -----
-    Relative error below 1e-5 for infinite heads. With `head_dim`, below 1e-4 at d_h = 64 and ss up to 4; up to 3e-3 in P2, T2
-    and R2 at d_h of 32 or less and larger ss, where the average over q.q'/d_h is itself no better.
+    The relative error is below 1e-5 for infinite d_h. With `head_dim` it is below 1e-4 for d_h = 64 and ss up to 4, and up to
+    3e-3 in P2, T2 and R2 for d_h of 32 or less and larger ss, where the average over q.q'/d_h has the same error.
 
     Examples
     --------
@@ -518,12 +522,12 @@ class OverlapTable:
 
     def __init__(self, score_variance: float, length: int, causal: bool = False, head_dim: int | None = None) -> None:
         self.score_variance, self.length, self.causal, self.head_dim = score_variance, length, causal, head_dim
-        # With finite heads the average over q.q'/d_h bends near r = 1, and more nodes than these gain little.
+        # For finite d_h the average over q.q'/d_h is not smooth near r = 1, so more nodes than these improve little.
         for degree in (12, 24, 48) if head_dim is None else (16,):
             nodes = chebyshev_nodes(degree + 1)
             r = (nodes + 1) / 2
             values = np.array(attention_overlap((1 - r) * score_variance, r, length, causal, head_dim))
-            values[_R2] /= np.maximum(values[_T2], 1e-300)  # their ratio, which may pass through 0
+            values[_R2] /= np.maximum(values[_T2], 1e-300)  # interpolate the ratio R2/T2, which may change sign
             self._logs = np.all(values > 0, axis=1)
             self._logs[_R2] = False
             values[self._logs] = np.log(values[self._logs])
@@ -532,7 +536,7 @@ class OverlapTable:
                 break
 
     def __call__(self, correlation: Array) -> AttentionOverlap:
-        """The averages at these correlations of the tokens, 0 <= r <= 1."""
+        """The averages at given correlations r of the tokens, 0 <= r <= 1."""
         r = np.asarray(correlation, dtype=float)
         if not np.all((r >= 0) & (r <= 1)):
             raise InputError("correlation is outside [0, 1]")
@@ -548,7 +552,7 @@ _T2, _R2 = (AttentionOverlap._fields.index(name) for name in ("T2", "R2"))
 
 @functools.lru_cache(maxsize=64)
 def overlap_table(score_variance: float, length: int, causal: bool = False, head_dim: int | None = None) -> OverlapTable:
-    """The :class:`OverlapTable` for these arguments, made once."""
+    """The :class:`OverlapTable` for these arguments, cached."""
     return OverlapTable(score_variance, length, causal, head_dim)
 
 
@@ -558,7 +562,7 @@ _PANEL_NODES = 10
 
 
 def max_probability(variance: Array, length: Array) -> Array:
-    """Average of the largest of n softmax probabilities over independent Gaussian logits.
+    """Mean of the largest of n softmax probabilities over independent Gaussian logits.
 
     Parameters
     ----------
@@ -572,7 +576,7 @@ def max_probability(variance: Array, length: Array) -> Array:
     Raises
     ------
     InputError
-        where an argument is outside its range.
+        if an argument is outside its range.
 
     Examples
     --------
@@ -609,7 +613,7 @@ def _largest(s2: float, n: float) -> float:
     less, k0, k1 = (v * density for v in quad.kernels(u[:, None, None] + x, (1,)))
     sums = width * (k0 @ weights)
     before = np.cumsum(sums, axis=1) - sums
-    below = before[..., None] + width * (k0 @ cumulative.T)  # the other logits: smaller than this one, and weighed by exp(-tZ)
+    below = before[..., None] + width * (k0 @ cumulative.T)  # integral over a smaller logit, weighted by exp(-tZ)
     above = (width * (less @ weights)).sum(1)[:, None, None] + (sums.sum(1)[:, None, None] - below)
     powers = np.exp(np.maximum((n - 1) * quad.log_psi(above, below), quad.LEAST))
     return float(n * quad.STEP * width * ((powers * k1) @ weights).sum())

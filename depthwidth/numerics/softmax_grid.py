@@ -1,8 +1,9 @@
-r"""What every exact average of a softmax over Gaussian logits is made of: averages of K_j, and the grid they are summed on.
+r"""Integrals common to all exact averages of a softmax over Gaussian logits: averages of K_j, and the grid for their sums.
 
 With t = e^u and K_j(y) = e^{jy} exp(-e^y), averages over a softmax of independent logits are integrals over u of products of
-:math:`\psi_j(u) = E\, K_j(u + x)`, where x is a Gaussian logit (:mod:`depthwidth.numerics.softmax` for equal logits,
-:mod:`depthwidth.numerics.retrieval` for one that stands out, :mod:`depthwidth.numerics.alibi_softmax` for biased ones).
+:math:`\psi_j(u) = E\, K_j(u + x)`, where x is a Gaussian logit. :mod:`depthwidth.numerics.softmax` treats logits of equal
+distribution, :mod:`depthwidth.numerics.retrieval` one logit with a different mean, and
+:mod:`depthwidth.numerics.alibi_softmax` logits with ALiBi biases.
 """
 
 from __future__ import annotations
@@ -18,25 +19,31 @@ from .hermite import gauss_hermite, hermite_polynomials
 Array = Any
 
 HEAD_NODES = 32
-"""Nodes of the average over the norm of a query."""
+"""Number of nodes of the average over the norm of a query."""
 
-# Both the outer integral and the average over x are trapezoid sums. Their integrands are analytic for |Im y| < pi/2, so that
-# the error of a step h is about exp(-pi^2/h), and that of a Gaussian factor exp(-2 (pi sigma/h)^2).
+# Both the outer integral and the average over x are trapezoidal sums. Their integrands are analytic for |Im y| < pi/2, so the
+# error with step h is about exp(-pi^2/h); the error from a Gaussian factor is about exp(-2 (pi sigma/h)^2).
 STEP = 0.25
 COARSEST = 0.75  # a step of this many standard deviations integrates a Gaussian to 1e-15
 DEVIATIONS = 9.5
 ABOVE = 3.75  # exp(-e^3.75) is 3e-19
 BELOW = 36.0  # and e^-36 is 2e-16
-LEAST = -700.0  # exponents below are raised to it, so that nothing underflows
-_FEW = 4  # averages that are quicker one by one
-_LARGE = 500_000  # elements of a table that is not worth its memory
+LEAST = -700.0  # lower limit of exponents, to avoid underflow
+_FEW = 4  # below this number of standard deviations, separate convolutions are faster
+_LARGE = 500_000  # above this number of elements, separate convolutions are used to save memory
 _NARROW_NODES = 24
 
 
 def averaged(u: Array, step: float, sigma: Array, orders: tuple[int, ...], longest: float = 0.0) -> list[Array]:
-    """1 - psi_0, psi_0 and the psi_j at evenly spaced u, a row for each standard deviation (ascending, within an octave).
+    """1 - psi_0, psi_0 and the psi_j of `orders`, each of shape (sigma, u).
 
-    `longest` is ln n: at large n the average looks far into the upper tail of x.
+    Parameters
+    ----------
+    u : evenly spaced points.
+    step : their spacing.
+    sigma : standard deviations of x, ascending, within one octave.
+    orders : the j of the psi_j.
+    longest : ln n of the longest row; for large n the average depends on the far upper tail of x.
     """
     narrowest, widest = sigma[0], sigma[-1]
     parts = math.ceil(step / (COARSEST * narrowest)) if narrowest else 0
@@ -53,13 +60,13 @@ def averaged(u: Array, step: float, sigma: Array, orders: tuple[int, ...], longe
             return [np.stack([np.convolve(k, w[::-1], "valid")[::parts] for w in weights]) for k in values]
         windows = np.lib.stride_tricks.sliding_window_view(values, x.size, axis=1)[:, ::parts]
         return list(weights @ np.ascontiguousarray(windows).swapaxes(1, 2))
-    # Narrow Gaussians: one set of Gauss-Hermite nodes, with weights that are exact for polynomials at each sigma.
+    # Narrow Gaussians: Gauss-Hermite nodes shared by all sigma, with weights for each sigma that are exact for polynomials.
     x, weights = _shared_hermite(widest, sigma)
     return [weights @ k for k in kernels(u + x[:, None], orders)]
 
 
 def kernels(y: Array, orders: tuple[int, ...]) -> list[Array]:
-    """1 - K_0, K_0 and the K_j."""
+    """1 - K_0, K_0 and the K_j of `orders` at `y`."""
     t = np.exp(np.minimum(y, 6.0))
     k0 = np.exp(-t)
     powers = {1: t * k0}
@@ -69,17 +76,17 @@ def kernels(y: Array, orders: tuple[int, ...]) -> list[Array]:
 
 
 def log_psi(less: Array, psi0: Array) -> Array:
-    """The logarithm of psi_0, from 1 - psi_0 where that is small."""
+    """The logarithm of psi_0, computed from `less` = 1 - psi_0 if that is below one half."""
     return np.where(less < 0.5, np.log1p(-np.minimum(less, 0.5)), np.log(np.maximum(psi0, 1e-300)))
 
 
 def _shared_hermite(widest: float, sigma: Array) -> tuple[Array, Array]:
-    """Nodes for N(0, widest^2), and for each smaller sigma the weights that integrate polynomials below degree 24 exactly."""
+    """Nodes for N(0, widest^2), and weights for each sigma <= widest that are exact for polynomials of degree below 24."""
     z, weights, basis = _narrow_rule()
     if not widest:
         return z[:1] * 0, np.ones((sigma.size, 1))
     ratio = (sigma / widest) ** 2 - 1
-    expected = np.zeros((sigma.size, _NARROW_NODES))  # of the orthonormal Hermite polynomials of z, z ~ N(0, ratio + 1)
+    expected = np.zeros((sigma.size, _NARROW_NODES))  # expected orthonormal Hermite polynomials of z ~ N(0, ratio + 1)
     expected[:, 0] = 1
     for k in range(2, _NARROW_NODES, 2):
         expected[:, k] = expected[:, k - 2] * ratio * math.sqrt((k - 1) / k)
@@ -88,16 +95,16 @@ def _shared_hermite(widest: float, sigma: Array) -> tuple[Array, Array]:
 
 @functools.lru_cache(maxsize=1)
 def _narrow_rule() -> tuple[Array, Array, Array]:
-    """Gauss-Hermite nodes and weights, and the orthonormal polynomials there."""
+    """Gauss-Hermite nodes and weights, and the orthonormal polynomials at the nodes."""
     z, weights = gauss_hermite(_NARROW_NODES)
     return z, weights, hermite_polynomials(z, _NARROW_NODES)
 
 
 @functools.lru_cache(maxsize=64)
 def head_norms(head_dim: int, nodes: int = HEAD_NODES) -> tuple[Array, Array]:
-    """Nodes and weights of the average over chi^2/d_h with d_h degrees of freedom: generalised Gauss-Laguerre.
+    """Generalised Gauss-Laguerre nodes and weights of the average over chi^2/d_h with d_h degrees of freedom.
 
-    From the Jacobi matrix, whose entries stay moderate where the Gamma functions of the textbook weights overflow.
+    Computed from the Jacobi matrix, because the Gamma functions in the textbook formula of the weights overflow.
     """
     alpha = head_dim / 2 - 1
     index = np.arange(nodes)
@@ -105,5 +112,5 @@ def head_norms(head_dim: int, nodes: int = HEAD_NODES) -> tuple[Array, Array]:
     beside = np.sqrt(index[1:] * (index[1:] + alpha))
     values, vectors = np.linalg.eigh(matrix + np.diag(beside, 1) + np.diag(beside, -1))
     scales, weights = 2 * values / head_dim, vectors[0] ** 2
-    seen = weights > 1e-18  # the outermost nodes weigh nothing
+    seen = weights > 1e-18  # the weights of the outermost nodes are negligible
     return scales[seen], weights[seen]

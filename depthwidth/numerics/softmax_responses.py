@@ -1,13 +1,13 @@
-r"""How the softmax of two Gaussian rows responds to the covariance of their logits, tabulated over variance and correlation.
+r"""Response of the softmax of two Gaussian rows to the covariance of their logits, in tables over variance and correlation.
 
-Let rows of n and n' >= n logits have variance s2 and, column by column, covariance v, independent otherwise, the first n
-columns shared. The overlap P2 = E sum p_j p'_j grows from 1/n' at v = 0. Written as
+Let two rows have n and n' >= n logits of variance s2. Logits in the same column, of which there are n, have covariance v; all
+others are independent. The overlap P2 = E sum p_j p'_j is 1/n' at v = 0. Written as
 
 .. math:: P_2 = \frac{1}{n'}\left[1 + \left(1 - \frac1n\right)(e^{\theta} - 1)\right]
 
-its exponent :math:`\theta(v)` is nearly linear: :math:`\theta = v` for long diffuse rows. By Price's theorem the overlap of
-the two Jacobians is the derivative, T2 = dP2/dv. So the exponent and its *slope* :math:`d\theta/dv` are all one needs: both are
-smooth, and a few Chebyshev nodes carry them.
+its exponent :math:`\theta(v)` is nearly linear: :math:`\theta = v` for long diffuse rows. By Price's theorem the overlap of the
+two Jacobians is the derivative T2 = dP2/dv. The exponent and its *slope* :math:`d\theta/dv` therefore suffice; both are smooth
+functions, which a few Chebyshev nodes represent.
 
 Derivation: docs/derivations/softmax.md, (S10).
 """
@@ -37,23 +37,27 @@ _LEAST_CORRELATION = -0.1
 _STEEP = 4.0  # nats^2
 _TINY = 1e-300
 _SMALL_HEAD, _MORE_CORRELATIONS = 32, 9
-_LEAST_PRODUCT, _REPULSION = -0.5, 2.0  # rows that repel each other by more nats share next to nothing, and have no theta
+_LEAST_PRODUCT, _REPULSION = (
+    -0.5,
+    2.0,
+)  # the overlap of rows with covariances below -2 nats^2 is negligible, and theta is undefined
 _NORM_NODES = 6
 _SPREAD = 2.857  # the outermost of five Gauss-Hermite nodes
 
 
 class RowResponse(NamedTuple):
-    """One row with itself. Each field has the shape of the variance."""
+    """Responses of one row. Each field has the shape of the variance."""
 
     ratio: Array
-    """theta/s2, the exponent ratio of P"""
+    """theta/s2 for P"""
     slope: Array
-    """that of T = E ||diag p - p p'||^2"""
+    """d theta/dv at v = s2, from T"""
     T: Array
+    """E ||diag p - p p'||^2"""
     output_noise: Array
     """C = 1 - P - 4 (P - M3) + 6 A22, response of the output to noise in the token products"""
     query_noise: Array
-    """1 - 3 P + 2 M3 + 2 A22, that of the query path"""
+    """1 - 3 P + 2 M3 + 2 A22, the same response for the query path of the gradient"""
     attraction: Array
     """1 - 3 P + 2 M3, response of E p_j to the variance of logit j"""
     entropy: Array
@@ -61,11 +65,11 @@ class RowResponse(NamedTuple):
     P: Array
     """E sum p^2"""
     norm: Array
-    """E[|q|^2/d_h T] / E[T] over the norm of the query; 1 where heads are infinite"""
+    """E[|q|^2/d_h T] / E[T] over the norm of the query; 1 for infinite d_h"""
 
 
 def _pairs(s2: float, rho: float, lengths: Array) -> tuple[Array, Array]:
-    """P2 and T2 for every pair of these row lengths, all 2 or more and ascending; upper triangles, mirrored."""
+    """P2 and T2 for every pair of row lengths, as symmetric matrices (lengths, lengths); lengths ascend and are at least 2."""
     grid = _PairGrid(s2, rho, lengths[0], lengths[-1])
     extra = np.exp(np.maximum((lengths[None, :] - lengths[:, None])[..., None].clip(0) * grid.log_psi0, LEAST))
     p2, t2 = np.empty((2, lengths.size, lengths.size))
@@ -73,7 +77,9 @@ def _pairs(s2: float, rho: float, lengths: Array) -> tuple[Array, Array]:
     live = np.maximum(grid.log_both, LEAST)
     for i, n in enumerate(lengths):
         powers = np.exp((n - 1) * live)
-        over_first = [np.einsum("uv,uv->v", powers, part) for part in stack]  # what remains depends on the second row
+        over_first = [
+            np.einsum("uv,uv->v", powers, part) for part in stack
+        ]  # summed over u; the rest depends on the second row
         one, two, cross = (extra[i, i:] @ part for part in over_first)
         p2[i, i:] = p2[i:, i] = n * one
         t2[i, i:] = t2[i:, i] = n * (two + (n - 1) * cross)
@@ -81,24 +87,24 @@ def _pairs(s2: float, rho: float, lengths: Array) -> tuple[Array, Array]:
 
 
 class PairResponse(NamedTuple):
-    """Two different rows. Each field has shape (lengths, lengths)."""
+    """Responses of two different rows. Each field has shape (lengths, lengths)."""
 
     exponent: Array
     """theta / s2"""
     slope: Array
     """d theta / dv"""
     product: Array
-    """E[q.q' T2] / E[T2] over the product of the two queries; their correlation where heads are infinite"""
+    """E[q.q' T2] / E[T2] over the product of the two queries; their correlation for infinite d_h"""
 
 
 class Responses:
-    """Tables for one list of row lengths, for variances up to a largest one.
+    """Tables of the responses for a list of row lengths and for variances up to `largest`.
 
     Parameters
     ----------
-    largest : of the variances s2 that will be asked for, nats^2.
-    lengths : of the rows, ascending whole numbers.
-    head_dim : d_h. Given, the norm of a query and the product of two fluctuate as in so many dimensions.
+    largest : largest variance s2 of the logits, nats^2.
+    lengths : lengths of the rows, ascending whole numbers.
+    head_dim : d_h, for averages over the norm of a query and the product of two queries; None for infinite d_h.
 
     Notes
     -----
@@ -113,7 +119,7 @@ class Responses:
         self._low = max(_LEAST_CORRELATION, -_REPULSION / largest)
         s2 = np.expm1((chebyshev_nodes(_ROW_VARIANCES) + 1) / 2 * self._scale)
         row = overlap(s2[:, None], n[None, :], head_dim)
-        one = np.where(n == 1, 1.0, 1 - 1 / n)  # rows of one entry do not respond; any finite value will do
+        one = np.where(n == 1, 1.0, 1 - 1 / n)  # a row of one entry has no response; the value is arbitrary but finite
         grown = np.maximum((n * row.P - 1) / one, 0)
         fields = [
             _from_two(np.log1p(grown) / s2[:, None], n), _from_two(n * row.T / (one * (1 + grown)), n), row.T,
@@ -144,7 +150,7 @@ class Responses:
         elif steep:
             values = _averaged_exponents(s2, rho, n, self.head_dim)
         else:
-            # Queries' products reach beyond [-0.1, 1]; above 1 they stand for equal queries of larger norm.
+            # Products of queries extend beyond [-0.1, 1]; a product above 1 represents equal queries of larger norm.
             reach = _SPREAD * math.sqrt((1 + self._low**2) / self.head_dim)
             widest = min(LARGEST_PAIR_VARIANCE, self.largest * (1 + _SPREAD * math.sqrt(2 / self.head_dim)))
             low = max(_LEAST_PRODUCT, self._low - reach, -_REPULSION / widest)
@@ -158,7 +164,7 @@ class Responses:
             over_y = chebyshev_basis(2 * (clipped - low) / (1 - low) - 1, wide.shape[2])
             theta, slope = np.einsum("fklnm,kxyp,lyp->fxypnm", wide, over_x, over_y)
             grown = np.exp(theta * spread[..., None, None])
-            slope = grown * slope  # T2 but for a factor of the lengths
+            slope = grown * slope  # T2 up to a factor that depends on the lengths
             mean = np.einsum("xypnm,p->xynm", grown, weights)
             jacobians = np.einsum("xypnm,p->xynm", slope, weights)
             both = np.einsum("xypnm,yp,p->xynm", slope, np.broadcast_to(products, clipped.shape), weights)
@@ -172,29 +178,29 @@ class Responses:
         return s2, low + (1 - low) * (chebyshev_nodes(correlations) + 1) / 2
 
     def row(self, variance: Array) -> RowResponse:
-        """The responses of each length's row at a variance for each length; shape (lengths,)."""
+        """The responses of the rows, each at its own variance; shape (lengths,)."""
         return self.rows(variance, self.row_table)
 
     def rows(self, variance: Array, coefficients: Array) -> RowResponse:
-        """As :meth:`row`, with coefficients (fields, variances, rows) of other lengths, interpolated from these."""
+        """As :meth:`row`, for other lengths with interpolated `coefficients` of shape (fields, variances, rows)."""
         basis = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, _ROW_VARIANCES)
         return RowResponse(*(coefficients * basis).sum(1))
 
     def pair(self, variance: Array, correlation: Array) -> PairResponse:
-        """The responses of every pair of lengths, each at its own variance and correlation; (lengths, lengths)."""
+        """The responses of all pairs of rows, each at its own variance and correlation; shape (lengths, lengths)."""
         over_x, over_y = self.bases(variance, correlation)
         both = np.einsum("fklnm,knm,lnm->fnm", self.pairs, over_x, over_y)
         return PairResponse(both[0], both[1], both[2] if both.shape[0] == 3 else correlation)
 
     def bases(self, variance: Array, correlation: Array) -> tuple[Array, Array]:
-        """Chebyshev polynomials at these points, over the variance and over the correlation."""
+        """Chebyshev polynomials of the variance and of the correlation at given points."""
         shape = self.pairs.shape[1:3]
         over_x = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, shape[0])
         return over_x, chebyshev_basis(2 * (correlation - self._low) / (1 - self._low) - 1, shape[1])
 
 
 def _exponents(s2: Array, rho: Array, lengths: Array) -> Array:
-    """theta/s2 and d theta/dv on a grid of variances and correlations; (2, s2, rho, lengths, lengths)."""
+    """theta/s2 and d theta/dv on a grid of variances and correlations; shape (2, s2, rho, lengths, lengths)."""
     longer = np.maximum(lengths[:, None], lengths)
     one = 1 - 1 / np.minimum(lengths[:, None], lengths)
     values = np.empty((2, s2.size, rho.size, lengths.size, lengths.size))
@@ -207,7 +213,7 @@ def _exponents(s2: Array, rho: Array, lengths: Array) -> Array:
 
 
 def _averaged_exponents(s2: Array, rho: Array, lengths: Array, head_dim: int) -> Array:
-    """theta/s2, d theta/dv and the products' mean, averaged over the product of two queries one by one."""
+    """theta/s2, d theta/dv and the mean product, averaged over the product of two queries, node by node."""
     longer = np.maximum(lengths[:, None], lengths)
     one = 1 - 1 / np.minimum(lengths[:, None], lengths)
     values = np.empty((3, s2.size, rho.size, lengths.size, lengths.size))
@@ -230,7 +236,7 @@ def _fit(values: Array) -> Array:
 
 
 def _from_two(values: Array, n: Array) -> Array:
-    """Values of a length of 1, at the front of the last axis, continued from the length after it."""
+    """Replace the values of length 1 (the first along the last axis) by those of the next length."""
     if n[0] == 1 and n.size > 1:
         values[..., 0] = values[..., 1]
     return values

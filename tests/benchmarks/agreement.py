@@ -1,11 +1,12 @@
-"""How far the losses of an ensemble come off those of the same models trained one by one, and how far training itself would.
+"""Differences between the losses of an ensemble and of the same models trained one by one, compared with chaos in training.
 
     python tests/benchmarks/agreement.py            # prints a table; --json for machines
 
-For each learning rate, the largest difference of a loss in nats per token, over all members, up to some updates: of ``batched``
-and ``loop``, and of a run alone whose weights at the start were multiplied by 1 + 2**-23, half of them at random: one unit in
-the last place. Where the last one grows, training is chaotic, and no order of sums but the same gives the same losses.
-Nothing here passes or fails: it measures.
+For each learning rate it prints the largest difference of a loss, in nats per token, over all members and up to a number of
+updates: for ``batched``, for ``loop``, and for single runs in which a random half of the initial weights was multiplied by
+1 + 2**-23, one unit in the last place. If the last difference grows, training is chaotic, and losses are equal only if all sums
+have the same order.
+This script measures; nothing passes or fails.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from verify.training.ensemble import train_ensemble
 from verify.training.train import Outcome, Training, train
 
 
-def moved(model: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """With half of its weights one unit in the last place away."""
+def perturb(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Change a random half of a model's weights by one unit in the last place, in place."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -60,7 +61,7 @@ def main() -> None:
         ways = {
             mode: train_ensemble(models(), corpus, trainings, mode=mode, device=given.device) for mode in ("batched", "loop")
         }
-        ways["alone, moved"] = alone([moved(model, i) for i, model in enumerate(models())])
+        ways["alone, perturbed"] = alone([perturb(model, i) for i, model in enumerate(models())])
         for way, outcomes in ways.items():
             off = (torch.tensor([one.losses for one in outcomes], dtype=torch.float64) - expected).abs()
             rows.append({"rate": rate, "way": way, **{f"until {n}": float(off[:, :n].max()) for n in given.until}})
@@ -69,7 +70,7 @@ def main() -> None:
         return
     for row in rows:
         far = "   ".join(f"until {n}: {row[f'until {n}']:.1e}" for n in given.until)
-        sys.stdout.write(f"rate {row['rate']:g}   {row['way']:<14}{far}\n")
+        sys.stdout.write(f"rate {row['rate']:g}   {row['way']:<18}{far}\n")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""Is this checkout as quick as another one? Both are timed in turn, in one run.
+"""Speed of this checkout compared with another one, in one run.
 
     python tests/benchmarks/before_after.py OTHER_CHECKOUT           # a table of medians and ratios; --json for machines
     python tests/benchmarks/before_after.py OTHER_CHECKOUT --only moments --repeats 31
 
-Each thing is timed in the other checkout and in this one, in turn (A B B A ..) after one uncounted run of each, so that a
-machine that slows down slows both. Commands are timed as whole processes; calls run in one process for each checkout, which
-stays alive. Every process imports its own checkout by PYTHONPATH, and the file it imported is printed.
+Each command or call is timed in both checkouts alternately (A B B A ..), after one run of each that is not timed, so that
+changes in the speed of the machine affect both. Commands are timed as whole processes; calls run in one long-lived process per
+checkout. Every process imports its own checkout by PYTHONPATH, and the imported file is printed.
 
-Times are of the processors, for processes and their children, because that can be read on a machine that others use too; the
-wall clock stands beside it. A ratio is this checkout's time over the other's, as the median over pairs; its standard error
-comes from the pairs' quartiles. To learn the noise of a machine, compare a checkout with a copy of itself.
+Times are processor times of processes and their children, which stay valid on a busy machine; the wall clock is printed too. A
+ratio is the time of this checkout divided by that of the other, as the median over pairs; its standard error comes from the
+quartiles over pairs. To measure the noise of a machine, compare a checkout with a copy of itself.
 
-Nothing here passes or fails: it measures.
+This script measures; nothing passes or fails.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Taken(NamedTuple):
     wall: float
 
 
-# Commands, as whole processes; CONFIG stands for a file with GPT2.
+# Commands, timed as whole processes; CONFIG is replaced by a file that contains GPT2.
 
 COMMANDS: dict[str, list[str]] = {
     "plan 1T (process)": ["plan", "1T"],
@@ -52,12 +52,12 @@ COMMANDS: dict[str, list[str]] = {
 }
 
 
-# Calls, in a process that stays alive. Each function prepares and returns what is timed. They use public names, which both
-# checkouts have; what has none is looked for in the modules where it was and is.
+# Calls, in a long-lived process. Each function prepares and returns the function to time. They use public names, which both
+# checkouts have; other names are looked for in their old and new modules.
 
 
 def _from(name: str, *modules: str) -> Any:
-    """`name` from the first of these modules that has it."""
+    """`name` from the first of given modules that defines it."""
     for module in modules:
         try:
             return getattr(import_module(module), name)
@@ -157,7 +157,7 @@ CALLS: dict[str, Callable[[], Callable[[], object]]] = {
 
 
 def serve() -> None:
-    """Answer the names of calls, a line each, with the seconds that one took; whatever else is printed goes elsewhere."""
+    """Read names of calls, one per line, and print the seconds of each; other output goes to the error stream."""
     answers, sys.stdout = sys.stdout, sys.stderr
     prepared: dict[str, Callable[[], object]] = {}
     for line in sys.stdin:
@@ -172,10 +172,10 @@ def serve() -> None:
 
 
 class Checkout:
-    """One of the two trees, and its process for calls."""
+    """One of the two checkouts, and its process for calls."""
 
     def __init__(self, root: Path, config: str) -> None:
-        """Start its process and say which files it imports."""
+        """Start the process and print which files it imports."""
         self.root, self._config = root.resolve(), config
         self._environment = {**os.environ, "PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1"}
         source = "import depthwidth, verify; print(depthwidth.__file__); print(verify.__file__)"
@@ -212,15 +212,15 @@ class Checkout:
         return Taken(used.ru_utime + used.ru_stime, time.perf_counter() - start)
 
     def close(self) -> None:
-        """End its process."""
+        """End the process."""
         self._process.communicate()
 
 
 def compare(name: str, other: Checkout, ours: Checkout, repeats: int) -> dict[str, object]:
-    """One thing in both, in turn."""
+    """Time one command or call in both checkouts, alternately."""
     times: list[tuple[Taken, Taken]] = []
     for i in range(repeats + 1):
-        # Who comes first changes from pair to pair.
+        # The order within a pair alternates.
         pair = (other, ours) if i % 2 else (ours, other)
         taken = [one.command(name) if name in COMMANDS else one.call(name) for one in pair]
         if i:
@@ -230,7 +230,8 @@ def compare(name: str, other: Checkout, ours: Checkout, repeats: int) -> dict[st
         before, after = zip(*((getattr(a, kind), getattr(b, kind)) for a, b in times), strict=True)
         ratios = [b / a for a, b in zip(before, after, strict=True)]
         low, _, high = statistics.quantiles(ratios, n=4)
-        # A normal sample's quartiles are 1.349 standard deviations apart, and its median errs 1.253 times as much as its mean.
+        # For a normal sample the quartiles differ by 1.349 standard deviations, and the standard error of the median is 1.253
+        # times that of the mean.
         error = 1.253 * (high - low) / 1.349 / math.sqrt(len(ratios))
         row |= {f"before_{kind}": statistics.median(before), f"after_{kind}": statistics.median(after)}
         row |= {f"ratio_{kind}": statistics.median(ratios), f"ratio_{kind}_error": error}

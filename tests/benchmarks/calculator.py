@@ -1,15 +1,15 @@
-"""How quick the calculator is, each thing beside what one would do without it, in one run.
+"""Speed of the calculator, compared in one run with the alternatives to it.
 
     python tests/benchmarks/calculator.py            # prints a table of ratios; --json for machines
 
-Three comparisons, each taken in turn (A B A B ..) so that a machine that slows down slows both:
+There are three comparisons; both sides alternate (A B A B ..), so that changes in the speed of the machine affect both:
 
 - ``depthwidth plan 1T`` as a whole process against ``python -c "import numpy, click"``;
 - one million budgets through the closed-form inverse in one call against ``scipy.optimize.brentq`` for each budget, and against
   SciPy's own Lambert W in one call;
 - the parameter count of a tree against building the same model on torch's meta device and summing (needs the ``hf`` extra).
 
-Nothing here passes or fails: it measures.
+This script measures; nothing passes or fails.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def interleaved(a: Callable[[], object], b: Callable[[], object], repeats: int =
 
 
 def process(*command: str) -> Callable[[], object]:
-    """Run a command to its end, its output thrown away."""
+    """A function that runs a command to its end and discards its output."""
     return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
 
 
@@ -65,7 +65,7 @@ def closed_form() -> list[dict[str, object]]:
     sample = budgets[::500]
 
     def root_finds() -> list[float]:
-        # The equation in logarithms, as SciPy likes it best, in plain floats, which it calls fastest.
+        # The equation in logarithms and plain floats, which is the fastest form for SciPy.
         log, found = math.log, []
         for n in sample.tolist():
             target = log(n / 12) - 2 * a
@@ -122,7 +122,7 @@ def counting() -> list[dict[str, object]]:
 
 
 def row(ours: str, a: list[float], other: str, b: list[float], *, faster: bool = True) -> dict[str, object]:
-    """Medians, and the median of the ratios pair by pair."""
+    """Medians of the times, and the median of the ratios of pairs."""
     ratios = [y / x if faster else x / y for x, y in zip(a, b, strict=True)]
     return {
         "ours": ours,

@@ -1,14 +1,14 @@
-"""How quick the predictions of single components are, warm, with what one would do instead beside them in one run.
+"""Speed of predictions for single components, after a warm-up call, compared in one run with the alternatives.
 
     python tests/benchmarks/components.py            # prints; --json for machines
 
-- all 49,315 settings of the official component grids, one vectorised call a component, beside one simulated draw of the largest
-  attention setting alone (tokens, scores, softmax, output; forward only), of which the grid has 26,244 settings;
-- 1,000 two-point Gaussian expectations of activations without a closed form, for which all variances and correlations differ,
-  beside ``scipy.integrate.dblquad`` at 1e-7 (one timed);
-- the first such expectation in a fresh process, after its imports.
+- all 49,315 settings of the official component grids, with one vectorised call per component, against one simulation of the
+  largest attention setting (tokens, scores, softmax, output; forward pass only); the grid has 26,244 attention settings;
+- 1,000 two-point Gaussian expectations of activations without a closed form, all with different variances and correlations,
+  against ``scipy.integrate.dblquad`` at 1e-7 (one is timed);
+- the first such expectation in a new process, after its imports.
 
-Nothing here passes or fails: it measures.
+This script measures; nothing passes or fails.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ print(time.perf_counter() - start)
 
 
 def warm(call: Callable[[], object], repeats: int = 7) -> list[float]:
-    """Seconds of each call after an uncounted one."""
+    """Seconds of each of several calls, after one call that is not timed."""
     call()
     times = []
     for _ in range(repeats):
@@ -45,7 +45,7 @@ def warm(call: Callable[[], object], repeats: int = 7) -> list[float]:
 
 
 def grids() -> dict[str, object]:
-    """The whole official grid against one draw of one of its settings."""
+    """Times of all official grids and of one simulation of one setting."""
     from depthwidth.analysis.component_grid import GRIDS, count, predict_grid
 
     rng = np.random.default_rng(0)
@@ -101,7 +101,7 @@ def expectations(name: str, quantity: str, pairs: int = 1000) -> dict[str, objec
 
 
 def first_use(name: str) -> dict[str, object]:
-    """The first expectation of a process, 100 correlations at one variance."""
+    """Time of the first expectation in a process, for 100 correlations at one variance."""
     command = [sys.executable, "-c", FIRST.format(name=name)]
     times = [float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(5)]  # noqa: S603
     return {"what": f"first use of {name} in a process, 100 correlations", "milliseconds": milliseconds(times)}

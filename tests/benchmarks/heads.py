@@ -1,15 +1,15 @@
-"""How quick softmax saturation is, each thing beside what one would do without it, in one run.
+"""Speed of softmax saturation, compared in one run with the alternatives to it.
 
     python tests/benchmarks/heads.py                 # --json for machines
     python tests/benchmarks/heads.py --peer theory_update_general.py
 
-- Two-point Gaussian expectations E f(x) f(y) of tanh, as the rank-collapse recursion of Giorlandino and Goldt needs them: a
-  thousand in one call against adaptive double quadrature (``scipy.integrate.dblquad`` over the square of +-10 standard
-  deviations, which is how their code does it), or, with ``--peer``, against their own module, of which nothing is kept here.
-- The entropy and the effective tokens at one logit scale and length, and a 200 x 200 diagram of both, against a Monte Carlo
-  estimate of 1,000 rows and against one by one.
+- Two-point Gaussian expectations E f(x) f(y) of tanh, which the rank-collapse recursion of Giorlandino and Goldt needs: a
+  thousand in one call, against adaptive double quadrature (``scipy.integrate.dblquad`` over +-10 standard deviations, as in
+  their code) or, with ``--peer``, against their own module, which is not included here.
+- The entropy and the effective tokens at one logit scale and length, against a Monte Carlo estimate from 1,000 rows; and a
+  200 x 200 diagram of both, against one call per point.
 
-Nothing here passes or fails: it measures.
+This script measures; nothing passes or fails.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COMPARED = ((1.0, 0.5), (1.0, 0.95), (2.0, -0.6))
 
 
 def seconds(run: Callable[[], object], repeats: int) -> float:
-    """The best of some runs, after one that is not counted."""
+    """Seconds of the fastest of several runs, after one run that is not timed."""
     run()
     found = []
     for _ in range(repeats):
@@ -55,7 +55,7 @@ def adaptive(variance: float, correlation: float) -> float:
 
 
 def peers(path: Path) -> Callable[[float, float], float]:
-    """Their own function, from a file of theirs."""
+    """The authors' function, loaded from their file."""
     spec = importlib.util.spec_from_file_location("peer", path)
     if spec is None or spec.loader is None:
         raise SystemExit(f"{path} is not a Python file")
@@ -65,7 +65,7 @@ def peers(path: Path) -> Callable[[float, float], float]:
 
 
 def two_points(slow: Callable[[float, float], float], name: str) -> dict[str, object]:
-    """A thousand expectations at once, and three slow ones in turn with them."""
+    """Times of a thousand expectations in one call and of three by quadrature."""
     from depthwidth import activation
 
     f = activation("tanh")
@@ -91,7 +91,7 @@ def two_points(slow: Callable[[float, float], float], name: str) -> dict[str, ob
 
 
 def entropies() -> list[dict[str, object]]:
-    """One entropy, and a diagram."""
+    """Times of one entropy and of a diagram."""
     from depthwidth.analysis.concentration import phase_diagram
     from depthwidth.formulas import saturation
 

@@ -1,10 +1,10 @@
-"""What a probe costs: a training step with and without it, in one run.
+"""Cost of a probe: the time of a training step with and without it, in one run.
 
     python tests/benchmarks/probes.py            # prints a table of ratios; --json for machines
 
-Each kind of quantity is taken in turn with the plain step (A B A B ..), so that a machine that slows down slows both. The row
-``off`` is a probe whose steps are none: nothing is attached, and the ratio is the noise of the measurement. Nothing here passes
-or fails: it measures.
+Steps with and without the probe alternate (A B A B ..), so that changes in the speed of the machine affect both. In the row
+``off`` the probe measures no steps, so no hooks are attached, and the ratio shows the noise. This script measures; nothing
+passes or fails.
 """
 
 from __future__ import annotations

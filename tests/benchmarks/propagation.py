@@ -1,13 +1,13 @@
-"""How quick moments are, each thing beside what one would do without it, in one run.
+"""Speed of the moments, compared in one run with the alternatives to them.
 
     python tests/benchmarks/propagation.py           # prints a table of ratios; --json for machines
 
-- the table of every site of 1000 layers, forward and backward, against one draw of the same network in torch (of several
-  dozen that a mean needs), for exchangeable tokens and under a causal mask, where every position is followed by itself;
-- ten thousand settings of depth up to 1000 in one call against a call for each;
-- ``depthwidth moments`` on a 96-layer configuration as a whole process against ``python -c "import numpy, click"``.
+- the table of all sites of 1000 layers, forward and backward, against one random network of the same shape in torch (an average
+  needs several dozen), for exchangeable tokens and with a causal mask, for which each position is computed separately;
+- ten thousand settings of depth up to 1000 in one call, against one call per setting;
+- the whole process ``depthwidth moments`` on a 96-layer configuration, against ``python -c "import numpy, click"``.
 
-Nothing here passes or fails: it measures.
+This script measures; nothing passes or fails.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONFIG = {"model_type": "gpt2", "n_layer": 96, "n_embd": 1536, "n_head": 16, "vo
 
 
 def tables() -> list[dict[str, object]]:
-    """A thousand layers, predicted and drawn."""
+    """Times of a prediction for a thousand layers and of one simulation."""
     import torch
     from stack_simulation import one_draw
 
@@ -52,7 +52,7 @@ def tables() -> list[dict[str, object]]:
 
 
 def settings() -> dict[str, object]:
-    """Ten thousand settings."""
+    """Times of ten thousand settings in one call and in separate calls."""
     import numpy as np
 
     from depthwidth import Transformer, propagate, recipe, sweep
@@ -72,7 +72,7 @@ def settings() -> dict[str, object]:
 
 
 def whole_process() -> dict[str, object]:
-    """The command as a user meets it."""
+    """Time of the command as a whole process."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.json"
         config.write_text(json.dumps(CONFIG))

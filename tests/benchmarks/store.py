@@ -1,4 +1,4 @@
-"""How long keeping a thousand runs takes: planning, leasing and writing, status, report, export, import.
+"""Time to store a thousand runs: planning, leasing and writing, status, report, export, import.
 
 python tests/benchmarks/store.py
 """

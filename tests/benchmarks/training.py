@@ -1,27 +1,27 @@
-"""Tokens per second of our training beside nanoGPT's ``train.py``: one model, and a sweep of many.
+"""Training speed compared with nanoGPT's ``train.py``, for one model and for a sweep of many.
 
     python tests/benchmarks/training.py --nanogpt PATH             # a checkout of github.com/karpathy/nanoGPT
-    python tests/benchmarks/training.py --nanogpt PATH --sweep     # 16 models, ours in one program against 16 runs
-    python tests/benchmarks/training.py --nanogpt PATH --updates   # updates alone, in turn in one process
-    python tests/benchmarks/training.py --nanogpt PATH --ceiling   # where an update's time goes, and what could be gained
-    python tests/benchmarks/training.py --modes                    # without nanoGPT: our two ways through an ensemble
+    python tests/benchmarks/training.py --nanogpt PATH --sweep     # 16 models: one ensemble against 16 runs
+    python tests/benchmarks/training.py --nanogpt PATH --updates   # single updates, alternating in one process
+    python tests/benchmarks/training.py --nanogpt PATH --ceiling   # the time of an update by operation, and the possible gain
+    python tests/benchmarks/training.py --modes                    # without nanoGPT: the two modes of an ensemble
 
 Both train the same shape (no biases, tied embedding, GELU, learned positions) on the same bytes with the same batch, context,
-optimizer and precision, each in processes of their own, in turn (A B A B ..) so that a machine that slows down slows both.
-nanoGPT's files are linked into a temporary folder, as it reads its data relative to where it is started; none is copied.
+optimizer and precision. Each runs in its own processes, alternating (A B A B ..), so that changes in the speed of the machine
+affect both. nanoGPT's files are linked into a temporary folder, because it reads its data relative to the working directory.
 
 Three ratios are printed, nanoGPT's time over ours, as medians over the repeats with quartiles:
 
-- *whole processes*: from the command to its end, imports included;
-- *wall clock of an update*: the median update, as each prints or records it;
-- *processor time of an update*: that of a long run less that of a short one, over the updates between them. With one thread it
-  says the same as the wall clock on a machine that nobody else uses, and it is what to read on one that others use. With
-  several threads it counts those that spin while they wait, which on a busy machine is most of it.
+- *whole processes*: from start to end, including imports;
+- *wall clock of an update*: the median update, as printed or recorded by each program;
+- *processor time of an update*: the difference between a long and a short run, divided by the difference in updates. With one
+  thread it equals the wall clock on an idle machine, and it stays valid on a busy one. With several threads it includes threads
+  that spin while they wait, which dominates on a busy machine.
 
-How much of the processors others took meanwhile is printed too: where they did, neither wall clock nor, with several threads,
-processor time is a property of the programs.
+The share of the processors used by other programs is printed too. If it is large, the wall clock and, with several threads, the
+processor time are not meaningful.
 
-Nothing here passes or fails: it measures.
+This script measures; nothing passes or fails.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ WARM = 5  # updates not counted in the median: caches, and nanoGPT's first evalu
 
 
 class Taken(NamedTuple):
-    """What one run took: seconds, and the mean loss of its last five updates."""
+    """The times of one run in seconds, and the mean loss of its last five updates."""
 
     wall: float
     cpu: float
@@ -58,7 +58,7 @@ class Taken(NamedTuple):
 
 
 def prepare(nanogpt: Path, folder: Path) -> None:
-    """Links to nanoGPT's files, and the corpus as it wants it."""
+    """Create links to nanoGPT's files, and write the corpus in nanoGPT's format."""
     from verify.training.corpus import python_sources
 
     for name in ("train.py", "model.py", "configurator.py"):
@@ -75,7 +75,7 @@ def prepare(nanogpt: Path, folder: Path) -> None:
 
 
 def processes(commands: list[list[str]], folder: Path, threads: int) -> tuple[list[str], float, float]:
-    """Run commands side by side: outputs, seconds of wall clock and of processors."""
+    """Run commands concurrently; returns their outputs, and the seconds of wall clock and of processors."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": root}
@@ -90,7 +90,7 @@ def processes(commands: list[list[str]], folder: Path, threads: int) -> tuple[li
 
 
 def busy() -> tuple[float, float]:
-    """Seconds that all processors have worked, and that they have been there, since the machine started."""
+    """Seconds since the machine started that all processors were busy, and in total."""
     user, nice, system, idle, waiting, *rest = (
         int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
     )
@@ -171,13 +171,13 @@ def ours(options: argparse.Namespace, folder: Path, steps: int, members: int) ->
 
 
 def long_and_short(run: Callable[[int], Taken], steps: int) -> tuple[Taken, float]:
-    """A long run, and processor seconds of an update."""
+    """The result of a long run, and the processor seconds per update."""
     short, long = run(SHORT), run(steps)
     return long, (long.cpu - short.cpu) / (steps - SHORT)
 
 
 def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Both in turn."""
+    """Compare both programs, alternating runs."""
     members, steps, tokens = (options.members if options.sweep else 1), options.steps, options.batch * options.context
     peers = min(options.peers, members) if options.sweep else 1
     rows, known = [], Path("/proc/stat").exists()
@@ -223,7 +223,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def modes(members: int, repeats: int) -> dict[str, str]:
-    """Processor milliseconds of an update of all members, in one thread, the two ways in turn."""
+    """Processor milliseconds per update of all members with one thread, for both modes in alternation."""
     import torch
 
     from depthwidth import Transformer
@@ -252,7 +252,7 @@ def modes(members: int, repeats: int) -> dict[str, str]:
 
 
 def peer(options: argparse.Namespace, tokens: Any) -> Callable[[], None]:
-    """An update as nanoGPT's ``train.py`` does it, by its own model and optimizer."""
+    """A function that makes one update like nanoGPT's ``train.py``, with nanoGPT's model and optimizer."""
     import numpy as np
     import torch
 
@@ -276,10 +276,10 @@ def peer(options: argparse.Namespace, tokens: Any) -> Callable[[], None]:
 
 
 def updates(options: argparse.Namespace) -> dict[str, str]:
-    """Processor milliseconds of an update, in one process and one thread, nanoGPT's model and optimizer and ours in turn.
+    """Processor milliseconds per update in one process and one thread, for nanoGPT and ours in alternation.
 
-    What ``train.py`` does in an update is written out here with nanoGPT's own model, optimizer and way to read its data; it is
-    what to read on a machine that others use, where the times of whole processes mean little.
+    An update of ``train.py`` is repeated here with nanoGPT's model, optimizer and data reader. These times stay valid on a busy
+    machine, unlike the times of whole processes.
     """
     import torch
 
@@ -299,7 +299,7 @@ def updates(options: argparse.Namespace) -> dict[str, str]:
     taken: dict[str, list[float]] = {"nanoGPT": [], "ours, one model": [], "ours, ensemble": []}
 
     def lap(name: str, since: list[float], models: int) -> None:
-        """Add the time since the last lap, then let nanoGPT have its turn."""
+        """Add the time since the last lap, then make an update of nanoGPT."""
         now = time.process_time()
         if since:
             taken[name].append(1e3 * (now - since.pop()) / models)
@@ -335,9 +335,10 @@ def updates(options: argparse.Namespace) -> dict[str, str]:
 
 
 class Operations:
-    """The least time that each operation of an update took in any of them: what others do to a machine drops out of that.
+    """The minimum over updates of the time of each operation, which is little affected by other programs.
 
-    It is less than any whole update takes: an update has no luck with all of its operations, and Python runs between them.
+    The sum of these minima is below the time of any update: no update is fastest in all operations, and the sum excludes the
+    time of Python between operations.
     """
 
     def __init__(self) -> None:
@@ -345,14 +346,14 @@ class Operations:
         self.profile: Any = None
 
     def start(self) -> None:
-        """Before an update."""
+        """Start profiling an update."""
         from torch.profiler import ProfilerActivity, profile
 
         self.profile = profile(activities=[ProfilerActivity.CPU])
         self.profile.__enter__()
 
     def stop(self) -> None:
-        """After it."""
+        """Stop profiling and record the operations."""
         if self.profile is not None:
             self.profile.__exit__(None, None, None)
             events = sorted(self.profile.events(), key=lambda event: (event.time_range.start, -event.time_range.end))
@@ -360,7 +361,7 @@ class Operations:
             self.taken.setdefault(names, []).append([event.self_cpu_time_total / 1e3 for event in events])
 
     def milliseconds(self) -> tuple[float, float]:
-        """Of all operations together, and of matrix products."""
+        """Milliseconds of all operations, and of matrix products."""
         names, rows = max(self.taken.items(), key=lambda item: len(item[1]))
         least = [min(column) for column in zip(*rows, strict=True)]
         products = ("aten::mm", "aten::addmm", "aten::bmm")
@@ -368,10 +369,10 @@ class Operations:
 
 
 def ceiling(options: argparse.Namespace) -> dict[str, str]:
-    """Where an update's time goes on either side, beside what its matrix products take by themselves.
+    """The time of an update on both sides, compared with the time of its matrix products alone.
 
-    nanoGPT with one thread and with all, ours with one, as members go side by side. Products are those of linear maps;
-    attention has its own.
+    nanoGPT runs with one thread and with all threads, ours with one thread per member, because members run concurrently. The
+    matrix products are those of linear layers, without attention.
     """
     import torch
     from torch.nn import functional
@@ -387,7 +388,7 @@ def ceiling(options: argparse.Namespace) -> dict[str, str]:
     their_update = peer(options, corpus.train.numpy())
 
     def least(function: Callable[[], Any]) -> float:
-        """Milliseconds of one thread, of 100 tries."""
+        """Milliseconds of the fastest of 100 calls, in one thread."""
         times = []
         for _ in range(100):
             start = time.process_time()
