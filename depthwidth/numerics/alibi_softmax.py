@@ -121,7 +121,7 @@ class _Grid:
             -math.ceil(low / quad.STEP), math.ceil((quad.ABOVE + quad.DEVIATIONS * sigma) / quad.STEP)
         )
         if variance > 1e-12:
-            values = [v[0] for v in quad.averaged(self.u, quad.STEP, np.array([sigma]), (1, 2, 3, 4), logarithm)]
+            values = [v[0] for v in quad.average_kernels(self.u, quad.STEP, np.array([sigma]), (1, 2, 3, 4), logarithm)]
         else:
             t = np.exp(np.minimum(self.u, 6.0))
             values = [-np.expm1(-t), np.exp(-t), *(t**j * np.exp(-t) for j in (1, 2, 3, 4))]
@@ -140,9 +140,9 @@ class _Grid:
         self.first[:, 3:-3] = (f[:, 6:] - f[:, :-6] - 9 * (f[:, 5:-1] - f[:, 1:-5]) + 45 * (f[:, 4:-2] - f[:, 2:-4])) / (60 * h)
         self.third = np.gradient(np.gradient(self.first, h, axis=1), h, axis=1)
         self._ends = np.stack([self.integral, f, self.first, self.third])
-        self._near = sum(self._at(f, d) for d in range(_DIRECT)) + self._beyond(_DIRECT)
+        self._total_sums = sum(self._interpolate(f, d) for d in range(_DIRECT)) + self._tail_sums(_DIRECT)
 
-    def _at(self, values: Array, distance: float) -> Array:
+    def _interpolate(self, values: Array, distance: float) -> Array:
         """`values` at u - m * `distance`, interpolated from six neighbours; zero below the grid."""
         place = self.slope * distance / quad.STEP
         whole = math.ceil(place)
@@ -157,18 +157,18 @@ class _Grid:
 
     def shifted(self, which: int, by: float) -> Array:
         """Function number `which` at u + `by`."""
-        return self._at(self.f[which], -by / self.slope)
+        return self._interpolate(self.f[which], -by / self.slope)
 
     def sums(self, n: int) -> Array:
         """Sums of each function over the distances 0 to n - 1; shape (functions, u)."""
         if n <= _DIRECT:
-            return sum(self._at(self.f, d) for d in range(n))
-        return self._near - self._beyond(n)
+            return sum(self._interpolate(self.f, d) for d in range(n))
+        return self._total_sums - self._tail_sums(n)
 
-    def _beyond(self, n: int) -> Array:
+    def _tail_sums(self, n: int) -> Array:
         """The sums over distances from n on, by the Euler-Maclaurin formula."""
         m = self.slope
-        area, f, first, third = self._at(self._ends, n)
+        area, f, first, third = self._interpolate(self._ends, n)
         return area / m + f / 2 + (m / 12) * first - (m**3 / 720) * third
 
     def weights(self, sums: Array) -> Array:
@@ -213,7 +213,7 @@ class BiasedRows:
     largest : largest variance s2, nats^2.
     slope : m, nats per position.
     lengths : lengths of the rows, ascending.
-    head_dim : d_h, for the average over the norm of a query in :meth:`averaged`; None for infinite d_h.
+    head_dim : d_h, for the average over the norm of a query in :meth:`average_over_norms`; None for infinite d_h.
     """
 
     def __init__(self, largest: float, slope: float, lengths: tuple[int, ...], head_dim: int | None) -> None:
@@ -232,7 +232,7 @@ class BiasedRows:
         nothing = np.full(values.shape[1:], math.nan)
         return BiasedRow._make([*values, nothing, nothing])
 
-    def averaged(self, variance: Array) -> tuple[BiasedRow, Array]:
+    def average_over_norms(self, variance: Array) -> tuple[BiasedRow, Array]:
         """The same averaged over the norm of the query, and E[|q|^2/d_h T] / E[T]."""
         rows = [np.stack(self.row(variance * scale)) for scale in self.scales]
         mean: Array = sum(weight * row for weight, row in zip(self.weights, rows, strict=True))

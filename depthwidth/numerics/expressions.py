@@ -176,7 +176,7 @@ class _Reader:
         names = "variables" if self.variables is None else ", ".join((*self.variables, *_CONSTANTS))
         return f"it may use numbers, {names}, + - * / ^, brackets and {', '.join((*FUNCTIONS, *_PAIRS))}"
 
-    def whole(self) -> Node:
+    def read(self) -> Node:
         if not self.text.strip():
             raise self.refuse("is empty")
         wrong = next((character for character in self.text if not _CHARACTERS.match(character)), None)
@@ -218,7 +218,7 @@ class _Reader:
             case ast.Constant(value=int() | float()) if _NUMBER.fullmatch(text := self.segment(tree)):
                 return self.number(text)
             case ast.Name(id=name):
-                return self.named(name)
+                return self.resolve_name(name)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return self.combine("neg", self.node(operand, depth + 1))
             case ast.UnaryOp(op=ast.UAdd(), operand=operand):
@@ -233,9 +233,9 @@ class _Reader:
     def number(self, text: str) -> Node:
         if len(text) > 40:
             raise self.refuse("holds a number of more than 40 characters")
-        return self.bounded(Node("number", text=text, constant=float(text)))
+        return self.check_bounds(Node("number", text=text, constant=float(text)))
 
-    def named(self, name: str) -> Node:
+    def resolve_name(self, name: str) -> Node:
         if self.variables is None or name in self.variables:
             return Node("variable", text=name)
         if name in _CONSTANTS:
@@ -270,7 +270,7 @@ class _Reader:
                     value = float(_evaluate(node, {}, None)[0])
                 except (ArithmeticError, ValueError, TypeError):
                     value = math.nan
-            node = self.bounded(Node(kind, parts, constant=value, height=height))
+            node = self.check_bounds(Node(kind, parts, constant=value, height=height))
         return node
 
     def _power(self, kind: str, *parts: Node) -> float:
@@ -284,7 +284,7 @@ class _Reader:
                 return base.power * max(1.0, abs(exponent.constant))
         return max(part.power for part in parts)
 
-    def bounded(self, node: Node) -> Node:
+    def check_bounds(self, node: Node) -> Node:
         value = node.constant
         if value is None or not math.isfinite(value) or abs(value) > MAX_CONSTANT or 0 < abs(value) < 1 / MAX_CONSTANT:
             raise self.refuse("holds a constant that is not a real number between 1e-100 and 1e100 in size")
@@ -399,7 +399,7 @@ def read(text: str, variables: tuple[str, ...] | None = None) -> Node:
         raise InputError(f"an expression is text, not {shown(type(text).__name__)}")
     if len(text) > MAX_LENGTH:
         raise InputError(f"the expression has {len(text):,} characters; at most {MAX_LENGTH:,} are read")
-    return _Reader(text, variables).whole()
+    return _Reader(text, variables).read()
 
 
 @dataclass(frozen=True)

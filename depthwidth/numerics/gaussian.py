@@ -91,7 +91,7 @@ def graded_panels(centres: Array, scale: Array, steps: int) -> Array:
     return np.sort(np.clip(edges, -EXTENT, EXTENT), axis=-1)
 
 
-def _squared(values: Array, weights: Array) -> Array:
+def _second_moment(values: Array, weights: Array) -> Array:
     with np.errstate(all="ignore"):
         return values * values @ weights if weights.ndim == 1 else (values * values * weights).sum(-1)
 
@@ -129,23 +129,23 @@ class GaussianMoments:
         InputError
             if f is not finite, grows so fast that a moment is infinite, or is too rough for an accuracy of 2e-11.
         """
-        values, squares, _ = self._resolved(variance, mean, 0)
+        values, squares, _ = self._integrate(variance, mean, 0)
         return values, squares
 
-    def _resolved(self, variance: Array, mean: Array, terms: int) -> tuple[Array, Array, Array]:
+    def _integrate(self, variance: Array, mean: Array, terms: int) -> tuple[Array, Array, Array]:
         """E f, E f^2 and the first Hermite coefficients; panels are halved until the result no longer changes."""
         root = np.sqrt(variance)
         if not np.any(mean) and self.kinks in ((), (0.0,)):
-            return self._by_octaves(root, terms)
-        coarse = self._general(root, mean, 0, 0)
+            return self._integrate_by_octave(root, terms)
+        coarse = self._integrate_general(root, mean, 0, 0)
         for level in range(1, FINEST + 1):
-            fine = self._general(root, mean, level, terms)
+            fine = self._integrate_general(root, mean, level, terms)
             if self._agree(coarse, fine):
                 return fine
             coarse = fine
-        raise self._rough()
+        raise self._roughness_error()
 
-    def _by_octaves(self, root: Array, terms: int) -> tuple[Array, Array, Array]:
+    def _integrate_by_octave(self, root: Array, terms: int) -> tuple[Array, Array, Array]:
         """The same for mean 0 and no kinks except at 0: from a table if there are many variances, else by integration."""
         octaves = np.ceil(np.log2(root)).astype(int)
         found = np.empty((terms + 2, root.size))
@@ -159,7 +159,7 @@ class GaussianMoments:
                     direct[here] = False
         if direct.any():
             level = max(map(self._level, set(octaves[direct].tolist())), default=0)
-            values, squares, coefficients = self._symmetric(root[direct], level, terms)
+            values, squares, coefficients = self._integrate_symmetric(root[direct], level, terms)
             found[:, direct] = np.concatenate([values[None], squares[None], coefficients])
         return found[0], found[1], found[2:]
 
@@ -171,7 +171,7 @@ class GaussianMoments:
             level = self._level(octave)
             rows = [
                 np.concatenate([found[0][None], found[1][None], found[2]])
-                for found in (self._symmetric(root, level, terms) for root in (nodes, between))
+                for found in (self._integrate_symmetric(root, level, terms) for root in (nodes, between))
             ]
             error = np.abs(rows[0] @ _interpolation(np.log2(between) - octave) - rows[1])
             scale = np.sqrt(rows[1][1])
@@ -183,15 +183,15 @@ class GaussianMoments:
         """Number of times that panels must be halved for standard deviations up to 2^octave; cached."""
         if octave not in self._levels:
             root = 2.0 ** (octave - np.array([0.0, 0.37]))
-            coarse = self._symmetric(root, 0, 0)
+            coarse = self._integrate_symmetric(root, 0, 0)
             for level in range(FINEST + 1):
-                fine = self._symmetric(root, level + 1, 0)
+                fine = self._integrate_symmetric(root, level + 1, 0)
                 if self._agree(coarse, fine):
                     self._levels[octave] = level
                     break
                 coarse = fine
             else:
-                raise self._rough()
+                raise self._roughness_error()
         return self._levels[octave]
 
     @staticmethod
@@ -202,10 +202,10 @@ class GaussianMoments:
             and np.all(np.abs(coarse[0] - fine[0]) <= ACCURACY * np.sqrt(scale))
         )
 
-    def _rough(self) -> InputError:
+    def _roughness_error(self) -> InputError:
         return InputError(f"{self.name} is too rough, or its moment does not exist: finer quadrature does not converge")
 
-    def _at(self, x: Array) -> Array:
+    def _evaluate(self, x: Array) -> Array:
         with np.errstate(all="ignore"):
             values = np.asarray(self.function(x), dtype=float)
         if not np.isfinite(values).all():
@@ -213,7 +213,7 @@ class GaussianMoments:
             raise InputError(f"{self.name} has no finite value at x = {where:.6g}, which Gaussian input reaches")
         return np.broadcast_to(values, x.shape)
 
-    def _symmetric(self, root: Array, level: int, terms: int) -> tuple[Array, Array, Array]:
+    def _integrate_symmetric(self, root: Array, level: int, terms: int) -> tuple[Array, Array, Array]:
         depth = int(np.clip(np.ceil(np.log2(root.max())) + 2, 1, _DEEPEST)) if root.size else 1
         z, weights, even, odd = _half_grid(level, depth, terms)
         means, squares, coefficients = np.empty(root.size), np.empty(root.size), np.empty((terms, root.size))
@@ -221,16 +221,16 @@ class GaussianMoments:
         for start in range(0, root.size, rows):
             part = slice(start, start + rows)
             x = root[part, None] * z
-            above, below = self._at(x), self._at(-x)
+            above, below = self._evaluate(x), self._evaluate(-x)
             means[part] = (above + below) @ weights
-            squares[part] = _squared(above, weights) + _squared(below, weights)
+            squares[part] = _second_moment(above, weights) + _second_moment(below, weights)
             if terms:
                 coefficients[0::2, part] = ((above + below) @ even).T
                 coefficients[1::2, part] = ((above - below) @ odd).T
             self._check_growth(root[part], 0 * root[part], squares[part])
         return means, squares, coefficients
 
-    def _general(self, root: Array, mean: Array, level: int, terms: int) -> tuple[Array, Array, Array]:
+    def _integrate_general(self, root: Array, mean: Array, level: int, terms: int) -> tuple[Array, Array, Array]:
         means, squares, coefficients = np.empty(root.size), np.empty(root.size), np.empty((terms, root.size))
         steps = panel_steps(1 / float(root.max())) if root.size else 1
         edges = graded_panels((self._features - mean[:, None]) / root[:, None], 1 / root, steps)
@@ -239,9 +239,9 @@ class GaussianMoments:
             part = slice(start, start + rows)
             z, weights = fill_panels(edges[part], level)
             weights = weights * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-            values = self._at(mean[part, None] + root[part, None] * z)
+            values = self._evaluate(mean[part, None] + root[part, None] * z)
             means[part] = (values * weights).sum(-1)
-            squares[part] = _squared(values, weights)
+            squares[part] = _second_moment(values, weights)
             if terms:
                 coefficients[:, part] = (hermite_polynomials(z, terms) * (values * weights)).sum(-1)
             self._check_growth(root[part], mean[part], squares[part])
@@ -249,7 +249,7 @@ class GaussianMoments:
 
     def _check_growth(self, root: Array, mean: Array, squares: Array) -> None:
         """Refuse a function whose square times the density is not negligible at the ends of the range."""
-        ends = self._at(np.stack([mean + EXTENT * root, mean - EXTENT * root]))
+        ends = self._evaluate(np.stack([mean + EXTENT * root, mean - EXTENT * root]))
         with np.errstate(all="ignore"):
             heights = (ends**2).max(axis=0) * math.exp(-(EXTENT**2) / 2) * EXTENT
             negligible = np.isfinite(squares) & (heights <= 1e-12 * squares)

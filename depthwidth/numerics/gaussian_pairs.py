@@ -53,24 +53,24 @@ class GaussianFunction(GaussianMoments):
         """
         total, left = np.empty(variance.size), np.arange(variance.size)
         if np.any(mean) and not self.kinks:  # without a table the lattice is faster than the series
-            total, certain = self._on_lattice(variance, other_variance, correlation, mean)
+            total, certain = self._lattice_sums(variance, other_variance, correlation, mean)
             left = left[~certain]
         for terms in TERMS:
             if not left.size:
                 return total
             arguments = (variance[left], other_variance[left], correlation[left], mean[left])
             if terms == TERMS[-1] and not self.kinks:
-                total[left], certain = self._on_lattice(*arguments)
+                total[left], certain = self._lattice_sums(*arguments)
                 left, arguments = left[~certain], tuple(argument[~certain] for argument in arguments)
                 if not left.size:
                     return total
-            total[left], certain = self._mehler(*arguments, terms)
+            total[left], certain = self._mehler_sums(*arguments, terms)
             left = left[~certain]
         for i in left:
-            total[i] = self._direct(variance[i], other_variance[i], correlation[i], mean[i])
+            total[i] = self._integrate_pair(variance[i], other_variance[i], correlation[i], mean[i])
         return total
 
-    def _mehler(
+    def _mehler_sums(
         self, variance: Array, other_variance: Array, correlation: Array, mean: Array, terms: int
     ) -> tuple[Array, Array]:
         """The first terms of Mehler's sum, and a mask that is true if the remaining terms are negligible."""
@@ -79,7 +79,7 @@ class GaussianFunction(GaussianMoments):
         else:
             distinct, first, second = slice(None), np.arange(variance.size), np.arange(variance.size, 2 * variance.size)
         variances, means = (np.concatenate(pair)[distinct] for pair in ((variance, other_variance), (mean, mean)))
-        _, squares, coefficients = self._resolved(variances, means, terms)
+        _, squares, coefficients = self._integrate(variances, means, terms)
         # The difference cannot resolve a remainder below the rounding error. The last coefficients bound it, because the
         # coefficients decrease.
         last = coefficients[-_LAST:]
@@ -97,7 +97,7 @@ class GaussianFunction(GaussianMoments):
         same = (correlation == 1) & (variance == other_variance)
         return np.where(same, squares[first], total), same | (left_out <= ACCURACY * scale)
 
-    def _on_lattice(self, variance: Array, other_variance: Array, correlation: Array, mean: Array) -> tuple[Array, Array]:
+    def _lattice_sums(self, variance: Array, other_variance: Array, correlation: Array, mean: Array) -> tuple[Array, Array]:
         """E f(x) f(y) by trapezoidal sums over two interleaved lattices, and a mask that is true if their difference is small.
 
         y is decomposed into a multiple of x and an independent part v: y = mean + rho (b/a) (x - mean) + b sqrt(1 - rho^2) v.
@@ -109,7 +109,7 @@ class GaussianFunction(GaussianMoments):
         if not possible.size:
             return total, certain
         scale = np.ones(a.size)
-        first, second = (self._size(root[possible], mean[possible]) for root in (a, b))
+        first, second = (self._second_moment_scale(root[possible], mean[possible]) for root in (a, b))
         scale[possible] = np.sqrt(first) * np.sqrt(second)
         for step in _STEPS[self._first_step :]:
             sums = self._two_lattices(a[possible], (correlation * b)[possible], own[possible], mean[possible], step)
@@ -123,12 +123,12 @@ class GaussianFunction(GaussianMoments):
                 break
         return total, certain
 
-    def _size(self, root: Array, mean: Array) -> Array:
+    def _second_moment_scale(self, root: Array, mean: Array) -> Array:
         """E f^2 as the scale of a tolerance, hence with low accuracy if the mean is not 0; checks the growth of f."""
         if not np.any(mean):
-            return self._resolved(root**2, mean, 0)[1]
+            return self._integrate(root**2, mean, 0)[1]
         z = np.linspace(-_LATTICE_REACH, _LATTICE_REACH, 345)
-        squares = self._at(mean[:, None] + root[:, None] * z) ** 2 @ (
+        squares = self._evaluate(mean[:, None] + root[:, None] * z) ** 2 @ (
             np.exp(-z * z / 2) * (z[1] - z[0]) / math.sqrt(2 * math.pi)
         )
         self._check_growth(root, mean, squares)
@@ -168,22 +168,22 @@ class GaussianFunction(GaussianMoments):
             for i, offset in enumerate((0.0, 0.5)):
                 z = (np.arange(-points[part].max(), points[part].max() + 1) + offset) * outer[part, None]
                 wz = np.exp(-z * z / 2) * outer[part, None] / math.sqrt(2 * math.pi)
-                around = self._at((mean[part, None] + share[part, None] * z)[:, :, None] + v[:, None, :])
+                around = self._evaluate((mean[part, None] + share[part, None] * z)[:, :, None] + v[:, None, :])
                 averaged = np.matmul(around, wv[:, :, None])[:, :, 0]
-                sums[i, part] = (self._at(mean[part, None] + a[part, None] * z) * wz * averaged).sum(-1)
+                sums[i, part] = (self._evaluate(mean[part, None] + a[part, None] * z) * wz * averaged).sum(-1)
             start = stop
         return sums
 
-    def _direct(self, variance: float, other_variance: float, correlation: float, mean: float) -> float:
+    def _integrate_pair(self, variance: float, other_variance: float, correlation: float, mean: float) -> float:
         coarse = self._double_integral(variance, other_variance, correlation, mean, 0)
-        scale = math.sqrt(math.prod(self._resolved(np.array([v]), np.array([mean]), 0)[1].item()
+        scale = math.sqrt(math.prod(self._integrate(np.array([v]), np.array([mean]), 0)[1].item()
                                     for v in (variance, other_variance)))  # fmt: skip
         for level in range(1, FINEST):
             fine = self._double_integral(variance, other_variance, correlation, mean, level)
             if abs(fine - coarse) <= ACCURACY * scale:
                 return fine
             coarse = fine
-        raise self._rough()
+        raise self._roughness_error()
 
     def _double_integral(self, variance: float, other_variance: float, correlation: float, mean: float, level: int) -> float:
         """The double integral over panels.
@@ -204,9 +204,9 @@ class GaussianFunction(GaussianMoments):
         weights = weights * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
         keep = weights > 1e-30
         z, weights = z[keep], weights[keep]
-        values = self._at(mean + a * z) * weights
+        values = self._evaluate(mean + a * z) * weights
         if spread == 0:
-            return float(values @ self._at(mean + correlation * b * z))
+            return float(values @ self._evaluate(mean + correlation * b * z))
         centre, width = mean + b * correlation * z, b * spread
         inner_finest = min(1 / width, EXTENT)
         steps = panel_steps(inner_finest)
@@ -217,5 +217,5 @@ class GaussianFunction(GaussianMoments):
             edges = graded_panels(centres, np.full(centres.shape[0], inner_finest), steps)
             w, inner = fill_panels(edges, level)
             inner = inner * np.exp(-w * w / 2) / math.sqrt(2 * math.pi)
-            total += float(values[part] @ (self._at(centre[part, None] + width * w) * inner).sum(-1))
+            total += float(values[part] @ (self._evaluate(centre[part, None] + width * w) * inner).sum(-1))
         return total

@@ -57,7 +57,7 @@ def planted(gap: float, variance: float, length: float) -> Planted:
     low = -(max(gap, quad.DEVIATIONS * sigma + longest) + quad.BELOW)
     high = quad.ABOVE + min(-gap, quad.DEVIATIONS * sigma)
     u = quad.STEP * np.arange(math.floor(low / quad.STEP), math.ceil(high / quad.STEP) + 1)
-    less, psi0, psi2 = (values[0] for values in quad.averaged(u, quad.STEP, np.array([sigma]), (2,), longest))
+    less, psi0, psi2 = (values[0] for values in quad.average_kernels(u, quad.STEP, np.array([sigma]), (2,), longest))
     log_psi0 = quad.log_psi(less, psi0)
     y = u + gap
     t = np.exp(np.minimum(y, 6.0))

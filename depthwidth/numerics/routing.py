@@ -64,9 +64,9 @@ def routing(variance: float, correlation: float, experts: int, top_k: int, renor
 
     if not (variance >= 0 and -1 <= correlation <= 1 and 1 <= top_k <= experts):
         raise InputError(f"routing: variance={variance}, correlation={correlation}, top_k={top_k} of {experts} is out of range")
-    one, other = _standard(experts)
+    one, other = _standard_scores(experts)
     second = correlation * one + np.sqrt(max(0.0, 1 - correlation**2)) * other if correlation < 1 else one
-    (p, w), (q, v) = _first(variance, experts, top_k, renormalized), _weights(second, variance, top_k, renormalized)
+    (p, w), (q, v) = _first_weights(variance, experts, top_k, renormalized), _weights(second, variance, top_k, renormalized)
 
     def jacobians(p: Array, w: Array, q: Array, v: Array) -> float:
         # Trace of the product of two Jacobians. Row e of a Jacobian is p_e (delta_ef [e is chosen] - w_f).
@@ -79,7 +79,7 @@ def routing(variance: float, correlation: float, experts: int, top_k: int, renor
 
 
 @functools.lru_cache(maxsize=2)
-def _standard(experts: int) -> tuple[Array, Array]:
+def _standard_scores(experts: int) -> tuple[Array, Array]:
     import numpy as np
 
     pairs = max(2048, DRAWS // (2 * experts))
@@ -88,9 +88,9 @@ def _standard(experts: int) -> tuple[Array, Array]:
 
 
 @functools.lru_cache(maxsize=1)
-def _first(variance: float, experts: int, top_k: int, renormalized: bool) -> tuple[Array, Array]:
+def _first_weights(variance: float, experts: int, top_k: int, renormalized: bool) -> tuple[Array, Array]:
     """The weights of the first token of each pair, which do not depend on the correlation."""
-    return _weights(_standard(experts)[0], variance, top_k, renormalized)
+    return _weights(_standard_scores(experts)[0], variance, top_k, renormalized)
 
 
 def _weights(scores: Array, variance: float, top_k: int, renormalized: bool) -> tuple[Array, Array]:

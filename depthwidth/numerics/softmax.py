@@ -126,18 +126,18 @@ def overlap(variance: Array, length: Array, head_dim: int | None = None) -> Over
     [0.25, 0.392]
     """
     variance, length = _rows(variance, length)
-    return _shaped(Overlap, _over_norms(variance.ravel(), length.ravel(), head_dim), variance.shape)
+    return _to_fields(Overlap, _average_over_norms(variance.ravel(), length.ravel(), head_dim), variance.shape)
 
 
-def _over_norms(variance: Array, length: Array, head_dim: int | None) -> Array:
+def _average_over_norms(variance: Array, length: Array, head_dim: int | None) -> Array:
     if head_dim is None:
-        return _averages(variance, length)
+        return _row_averages(variance, length)
     scales, weights = head_norms(whole("overlap", "head_dim", head_dim))
     if variance.size and variance.max() * scales.max() > LARGEST_VARIANCE:
         raise InputError(f"with head_dim={head_dim} the variance can be at most {LARGEST_VARIANCE / scales.max():.4g}")
     spread = variance[:, None] * scales
     lengths = np.broadcast_to(length[:, None], spread.shape)
-    return _averages(spread.ravel(), lengths.ravel()).reshape(-1, *spread.shape) @ weights
+    return _row_averages(spread.ravel(), lengths.ravel()).reshape(-1, *spread.shape) @ weights
 
 
 def _rows(variance: Array, length: Array) -> tuple[Array, Array]:
@@ -157,11 +157,11 @@ def _rows(variance: Array, length: Array) -> tuple[Array, Array]:
     return variance, length
 
 
-def _shaped(kind: Callable[..., _Fields], values: Array, shape: tuple[int, ...]) -> _Fields:
+def _to_fields(kind: Callable[..., _Fields], values: Array, shape: tuple[int, ...]) -> _Fields:
     return kind(*(float(v[0]) if shape == () else v.reshape(shape) for v in values))
 
 
-def _averages(variance: Array, length: Array) -> Array:
+def _row_averages(variance: Array, length: Array) -> Array:
     """The fields of :class:`Overlap` for flat arrays, shape (fields, elements). Variances in one octave share a grid."""
     result = np.empty((len(Overlap._fields), variance.size))
     octave = np.ceil(np.log2(np.maximum(variance, 1e-3)))
@@ -170,21 +170,23 @@ def _averages(variance: Array, length: Array) -> Array:
         members = np.flatnonzero(octave == value)
         at_once = _ROWS_AT_ONCE if value <= 6 else _ROWS_AT_ONCE // 16
         for part in np.array_split(members, math.ceil(members.size / at_once)):
-            result[:, part] = _uniform(length[part]) if value == -np.inf else _octave(variance[part], length[part])
+            result[:, part] = (
+                _uniform_averages(length[part]) if value == -np.inf else _octave_averages(variance[part], length[part])
+            )
     return result
 
 
-def _uniform(n: Array) -> Array:
+def _uniform_averages(n: Array) -> Array:
     return np.stack([1 / n, n**-2, n**-3, (n - 1) / n**3, (1 - 1 / n) / n, np.log(n), np.log(n)])
 
 
-def _octave(variance: Array, n: Array) -> Array:
+def _octave_averages(variance: Array, n: Array) -> Array:
     distinct, index = np.unique(variance, return_inverse=True)
     sigma, widest = np.sqrt(distinct), math.sqrt(distinct[-1])
     longest = math.log(n.max())
     low = quad.BELOW + quad.DEVIATIONS * widest + longest
     u = quad.STEP * np.arange(-math.ceil(low / quad.STEP), math.ceil((quad.ABOVE + quad.DEVIATIONS * widest) / quad.STEP))
-    less, psi0, psi2, psi3, psi4 = quad.averaged(u, quad.STEP, sigma, (2, 3, 4), longest)
+    less, psi0, psi2, psi3, psi4 = quad.average_kernels(u, quad.STEP, sigma, (2, 3, 4), longest)
     log_psi0 = quad.log_psi(less, psi0)
     if distinct.size == 1:  # one variance and many lengths: the sums are one matrix product
         exponent = (n[:, None] - 1) * log_psi0
@@ -258,7 +260,7 @@ def pair_overlap(variance: Array, correlation: Array, length: Array, longer: Arr
     for which, (s2, rho) in enumerate(distinct.T):
         members = np.flatnonzero(index == which)
         result[:, members] = _pairs(float(s2), float(rho), lengths[members], longers[members])
-    return _shaped(PairOverlap, result, shape)
+    return _to_fields(PairOverlap, result, shape)
 
 
 def _pairs(s2: float, rho: float, lengths: Array, longers: Array) -> Array:
@@ -286,7 +288,7 @@ class _PairGrid:
         shared, own = sigma * math.sqrt(abs(rho)), np.array([sigma * math.sqrt(1 - abs(rho))])
         low, high = _PAIR_BELOW + _PAIR_DEVIATIONS * sigma + longest, quad.ABOVE + _PAIR_DEVIATIONS * sigma
         u = _PAIR_STEP * np.arange(-math.ceil(low / _PAIR_STEP), math.ceil(high / _PAIR_STEP))
-        less, k0 = (v[0] for v in quad.averaged(u, _PAIR_STEP, np.array([sigma]), (1,), longest)[:2])
+        less, k0 = (v[0] for v in quad.average_kernels(u, _PAIR_STEP, np.array([sigma]), (1,), longest)[:2])
         u = u[(shortest - 1) * quad.log_psi(less, k0) > _DEAD]  # a range from the lower end up
         parts = math.ceil(_PAIR_STEP / (quad.COARSEST * shared)) if shared else 0
         if 1 <= parts <= 4:
@@ -295,11 +297,11 @@ class _PairGrid:
             weights = np.exp(-((step * np.arange(-reach, reach + 1) / shared) ** 2) / 2)
             weights /= weights.sum()
             wide = u[0] + step * np.arange(-reach, parts * (u.size - 1) + reach + 1)
-            values = [v[0] for v in quad.averaged(wide, step, own, (1, 2), longest)]
+            values = [v[0] for v in quad.average_kernels(wide, step, own, (1, 2), longest)]
             rows = [np.lib.stride_tricks.sliding_window_view(v, weights.size)[::parts] for v in values]
         else:
             z, weights = gauss_hermite(_PAIR_NODES) if shared else (np.zeros(1), np.ones(1))
-            columns = [quad.averaged(u + shared * node, _PAIR_STEP, own, (1, 2), longest) for node in z]
+            columns = [quad.average_kernels(u + shared * node, _PAIR_STEP, own, (1, 2), longest) for node in z]
             rows = [np.concatenate([c[k] for c in columns]).T for k in range(4)]
         less, k0, k1, k2 = (np.ascontiguousarray(v) for v in rows)
         mirror = slice(None, None, -1) if rho < 0 else slice(None)  # sign of the common part of the logits in the second row
@@ -396,10 +398,10 @@ def attention_overlap(
         products, weights = _query_products(rho, head_dim)
         pair = pair_overlap(s2 * np.maximum(np.abs(products), 1), np.clip(products, -1, 1), n)
         two = (pair.P2 @ weights, pair.T2 @ weights, (products * pair.T2) @ weights)
-        longer = row.T if head_dim is None else overlap(*_by_norm(variance, head_dim, length)).T
+        longer = row.T if head_dim is None else overlap(*_weight_by_norm(variance, head_dim, length)).T
         fields = (row.P, row.M3, row.A22, row.T, longer, *two, row.entropy, row.log_partition)
         values = np.stack([np.broadcast_to(v, shape).ravel() for v in fields])
-        return _shaped(AttentionOverlap, values, shape)
+        return _to_fields(AttentionOverlap, values, shape)
     shape = np.broadcast_shapes(np.shape(variance), np.shape(correlation), np.shape(length))
     variance, length = _rows(np.broadcast_to(variance, shape), length)
     correlation = np.broadcast_to(np.asarray(correlation, dtype=float), shape)
@@ -409,14 +411,14 @@ def attention_overlap(
         raise InputError(f"variance is outside [0, {LARGEST_PAIR_VARIANCE:g}], the range for two rows")
     problems = zip(variance.ravel(), correlation.ravel(), length.ravel(), strict=True)
     values = (
-        np.array([_causal(float(s2), float(rho), float(n), head_dim) for s2, rho, n in problems])
+        np.array([_causal_averages(float(s2), float(rho), float(n), head_dim) for s2, rho, n in problems])
         .reshape(-1, len(AttentionOverlap._fields))
         .T
     )
-    return _shaped(AttentionOverlap, values, shape)
+    return _to_fields(AttentionOverlap, values, shape)
 
 
-def _by_norm(variance: Array, head_dim: int, length: Array) -> tuple[Array, Array, int]:
+def _weight_by_norm(variance: Array, head_dim: int, length: Array) -> tuple[Array, Array, int]:
     """Arguments of :func:`overlap` for averages weighted by the query's squared norm.
 
     The density of chi-square with d_h degrees of freedom times its variable is, up to a factor, that with d_h + 2.
@@ -454,13 +456,13 @@ def row_lengths(length: int) -> tuple[Array, Array]:
     return np.concatenate([exact, sampled]), np.concatenate([exact * 0 + 1, weights * (high - low) / 2 * sampled]) / length
 
 
-def _causal(s2: float, rho: float, length: float, head_dim: int | None) -> list[float]:
+def _causal_averages(s2: float, rho: float, length: float, head_dim: int | None) -> list[float]:
     n, weights = row_lengths(int(length))
-    p, m3, _, a22, t, entropy, log_z = _over_norms(np.full(n.size, s2), n, head_dim) @ weights
+    p, m3, _, a22, t, entropy, log_z = _average_over_norms(np.full(n.size, s2), n, head_dim) @ weights
     longer = t
     if head_dim is not None:
-        variance, lengths, dims = _by_norm(np.full(n.size, s2), head_dim, n)
-        longer = _over_norms(variance, lengths, dims)[Overlap._fields.index("T")] @ weights
+        variance, lengths, dims = _weight_by_norm(np.full(n.size, s2), head_dim, n)
+        longer = _average_over_norms(variance, lengths, dims)[Overlap._fields.index("T")] @ weights
     if length == 1:
         return [p, m3, a22, t, longer, 1.0, 0.0, 0.0, entropy, log_z]
     two = np.zeros(3)
@@ -543,7 +545,7 @@ class OverlapTable:
         values = np.polynomial.chebyshev.chebval(2 * r.ravel() - 1, self._coefficients)
         values[self._logs] = np.exp(values[self._logs])
         values[_R2] *= values[_T2]
-        return _shaped(AttentionOverlap, values, r.shape)
+        return _to_fields(AttentionOverlap, values, r.shape)
 
 
 _TABLE_TAIL = 1e-6
@@ -584,7 +586,9 @@ def max_probability(variance: Array, length: Array) -> Array:
     0.10727
     """
     variance, length = _rows(variance, length)
-    values = np.array([_largest(float(s2), float(n)) for s2, n in zip(variance.ravel(), length.ravel(), strict=True)])
+    values = np.array(
+        [_largest_probability(float(s2), float(n)) for s2, n in zip(variance.ravel(), length.ravel(), strict=True)]
+    )
     return float(values[0]) if variance.shape == () else values.reshape(variance.shape)
 
 
@@ -599,7 +603,7 @@ def _panel() -> tuple[Array, Array, Array]:
     return (nodes + 1) / 2, weights / 2, integrals @ to_coefficients / 2
 
 
-def _largest(s2: float, n: float) -> float:
+def _largest_probability(s2: float, n: float) -> float:
     if n == 1 or s2 == 0:
         return 1 / n
     sigma = math.sqrt(s2)

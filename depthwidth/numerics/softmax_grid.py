@@ -34,7 +34,7 @@ _LARGE = 500_000  # above this number of elements, separate convolutions are use
 _NARROW_NODES = 24
 
 
-def averaged(u: Array, step: float, sigma: Array, orders: tuple[int, ...], longest: float = 0.0) -> list[Array]:
+def average_kernels(u: Array, step: float, sigma: Array, orders: tuple[int, ...], longest: float = 0.0) -> list[Array]:
     """1 - psi_0, psi_0 and the psi_j of `orders`, each of shape (sigma, u).
 
     Parameters
@@ -61,7 +61,7 @@ def averaged(u: Array, step: float, sigma: Array, orders: tuple[int, ...], longe
         windows = np.lib.stride_tricks.sliding_window_view(values, x.size, axis=1)[:, ::parts]
         return list(weights @ np.ascontiguousarray(windows).swapaxes(1, 2))
     # Narrow Gaussians: Gauss-Hermite nodes shared by all sigma, with weights for each sigma that are exact for polynomials.
-    x, weights = _shared_hermite(widest, sigma)
+    x, weights = _hermite_weights(widest, sigma)
     return [weights @ k for k in kernels(u + x[:, None], orders)]
 
 
@@ -80,7 +80,7 @@ def log_psi(less: Array, psi0: Array) -> Array:
     return np.where(less < 0.5, np.log1p(-np.minimum(less, 0.5)), np.log(np.maximum(psi0, 1e-300)))
 
 
-def _shared_hermite(widest: float, sigma: Array) -> tuple[Array, Array]:
+def _hermite_weights(widest: float, sigma: Array) -> tuple[Array, Array]:
     """Nodes for N(0, widest^2), and weights for each sigma <= widest that are exact for polynomials of degree below 24."""
     z, weights, basis = _narrow_rule()
     if not widest:

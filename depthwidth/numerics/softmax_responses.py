@@ -122,7 +122,7 @@ class Responses:
         one = np.where(n == 1, 1.0, 1 - 1 / n)  # a row of one entry has no response; the value is arbitrary but finite
         grown = np.maximum((n * row.P - 1) / one, 0)
         fields = [
-            _from_two(np.log1p(grown) / s2[:, None], n), _from_two(n * row.T / (one * (1 + grown)), n), row.T,
+            _fill_length_one(np.log1p(grown) / s2[:, None], n), _fill_length_one(n * row.T / (one * (1 + grown)), n), row.T,
             1 - row.P - 4 * (row.P - row.M3) + 6 * row.A22, 1 - 3 * row.P + 2 * row.M3 + 2 * row.A22,
             1 - 3 * row.P + 2 * row.M3, row.entropy, row.P,
             self._norm(s2, n),
@@ -148,7 +148,7 @@ class Responses:
         if self.head_dim is None:
             values = _exponents(s2, rho, n)
         elif steep:
-            values = _averaged_exponents(s2, rho, n, self.head_dim)
+            values = _average_exponents(s2, rho, n, self.head_dim)
         else:
             # Products of queries extend beyond [-0.1, 1]; a product above 1 represents equal queries of larger norm.
             reach = _SPREAD * math.sqrt((1 + self._low**2) / self.head_dim)
@@ -156,7 +156,7 @@ class Responses:
             low = max(_LEAST_PRODUCT, self._low - reach, -_REPULSION / widest)
             scale = math.log1p(widest)
             few = self.head_dim < _SMALL_HEAD
-            wide = _fit(_exponents(*self._grid(scale, low, _MORE_CORRELATIONS if few else _CORRELATIONS), n))
+            wide = _chebyshev_fit(_exponents(*self._grid(scale, low, _MORE_CORRELATIONS if few else _CORRELATIONS), n))
             products, weights = _query_products(rho[:, None], self.head_dim)
             spread = np.minimum(s2[:, None, None] * np.maximum(np.abs(products), 1), np.expm1(scale))
             clipped = np.clip(products, low, 1)
@@ -169,8 +169,8 @@ class Responses:
             jacobians = np.einsum("xypnm,p->xynm", slope, weights)
             both = np.einsum("xypnm,yp,p->xynm", slope, np.broadcast_to(products, clipped.shape), weights)
             values = np.stack([np.log(mean) / s2[:, None, None, None], jacobians / mean, both / jacobians])
-        found = _fit(values)
-        return _pair_from_two(found, self.lengths) if self.lengths[0] == 1 else found
+        found = _chebyshev_fit(values)
+        return _prepend_pairs_of_length_one(found, self.lengths) if self.lengths[0] == 1 else found
 
     @staticmethod
     def _grid(scale: float, low: float, correlations: int = _CORRELATIONS) -> tuple[Array, Array]:
@@ -212,7 +212,7 @@ def _exponents(s2: Array, rho: Array, lengths: Array) -> Array:
     return values
 
 
-def _averaged_exponents(s2: Array, rho: Array, lengths: Array, head_dim: int) -> Array:
+def _average_exponents(s2: Array, rho: Array, lengths: Array, head_dim: int) -> Array:
     """theta/s2, d theta/dv and the mean product, averaged over the product of two queries, node by node."""
     longer = np.maximum(lengths[:, None], lengths)
     one = 1 - 1 / np.minimum(lengths[:, None], lengths)
@@ -230,19 +230,19 @@ def _averaged_exponents(s2: Array, rho: Array, lengths: Array, head_dim: int) ->
     return values
 
 
-def _fit(values: Array) -> Array:
+def _chebyshev_fit(values: Array) -> Array:
     to_x, to_y = chebyshev_coefficients(values.shape[1]), chebyshev_coefficients(values.shape[2])
     return np.einsum("kx,ly,fxynm->fklnm", to_x, to_y, values)
 
 
-def _from_two(values: Array, n: Array) -> Array:
+def _fill_length_one(values: Array, n: Array) -> Array:
     """Replace the values of length 1 (the first along the last axis) by those of the next length."""
     if n[0] == 1 and n.size > 1:
         values[..., 0] = values[..., 1]
     return values
 
 
-def _pair_from_two(found: Array, n: Array) -> Array:
+def _prepend_pairs_of_length_one(found: Array, n: Array) -> Array:
     whole = np.empty((*found.shape[:-2], n.size, n.size))
     whole[..., 1:, 1:] = found
     whole[..., 0, 1:] = found[..., 0, :]

@@ -220,7 +220,7 @@ class _Heads:
         s, j = at_known(sums.self_of(sums.S)), at_known(sums.self_of(sums.J))
         several = owner.known > 1
         plain = table.row(variance)
-        row, heavy = (plain, np.ones_like(variance)) if owner.head_dim is None else table.averaged(variance)
+        row, heavy = (plain, np.ones_like(variance)) if owner.head_dim is None else table.average_over_norms(variance)
 
         def calibrated(p: Array, t: Array) -> tuple[Array, Array]:
             grown = np.maximum((p - s) / np.maximum(j, _TINY), 0.0)

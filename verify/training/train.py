@@ -447,13 +447,13 @@ class _Run:
         self.device = corpus.device
         self.share = world.share(training.batch)
         self.optimizer = make_optimizer(training, groups, self.device)
-        self.plain = WithLoss(model, loss)
-        parallel = self.plain
+        self.module = WithLoss(model, loss)
+        parallel = self.module
         if world.size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            parallel = nn.parallel.DistributedDataParallel(self.plain, device_ids=ids)
+            parallel = nn.parallel.DistributedDataParallel(self.module, device_ids=ids)
         self.parallel = parallel
-        self.fast = torch.compile(parallel) if training.compile else parallel
+        self.compiled = torch.compile(parallel) if training.compile else parallel
         self.step = 0
         self.status: Literal["finished", "diverged", "stopped"] = "stopped"
         self.losses: list[float] = []
@@ -477,7 +477,7 @@ class _Run:
 
     def release_group(self) -> None:
         """Drop all references to the process group."""
-        self.parallel = self.fast = self.plain
+        self.parallel = self.compiled = self.module
 
     # Checkpoints.
 
@@ -618,7 +618,7 @@ class _Run:
             return
         training = self.training
         found = validation_loss(
-            self.plain,
+            self.module,
             self.corpus,
             training.evaluate_batches,
             training.batch,
@@ -771,7 +771,7 @@ def _update(run: _Run, probes: Sequence[Probe]) -> Tensor:
         contexts = [context for probe in probes if (context := probe(run.model, run.step, run.optimizer)) is not None]
         for context in contexts:
             stack.enter_context(context)
-        loss = run.gradients(run.parallel if contexts else run.fast)
+        loss = run.gradients(run.parallel if contexts else run.compiled)
         clip(run.training, run.optimizer)
         run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
