@@ -104,7 +104,7 @@ def _text(file: str | Path | None, least: int) -> tuple[str, str]:
         except UnicodeDecodeError:
             raise InputError(f"heads: {shown(str(file))} is not UTF-8 text") from None
         except OSError as error:
-            raise InputError(f"heads: {shown(str(file))} cannot be read ({error.strerror})") from None
+            raise InputError(f"heads: {shown(str(file), limit=300)} cannot be read ({error.strerror})") from None
     parts, size = [], 0
     for source in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
         parts.append(source.read_text(encoding="utf-8", errors="ignore"))
@@ -122,7 +122,9 @@ def _tokens(text: str, folder: Path | None, vocab: int) -> tuple[Tensor, str]:
         try:
             ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text, add_special_tokens=False).ids
         except Exception:  # the library raises plain Exception
-            raise InputError(f"heads: the tokenizer {shown(str(folder / 'tokenizer.json'))} cannot be read") from None
+            raise InputError(
+                f"heads: the tokenizer {shown(str(folder / 'tokenizer.json'), limit=300)} cannot be read"
+            ) from None
         if ids and max(ids) >= vocab:
             raise InputError(f"heads: the folder's tokenizer gives tokens outside the model's vocabulary of {vocab:,}")
         return torch.tensor(ids, dtype=torch.long), "tokens of its own tokenizer"

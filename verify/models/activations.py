@@ -101,8 +101,8 @@ class Activation(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
+        self.function = torch_function(name)  # here: a compiler cannot look it up within a forward pass
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         """Hidden features to hidden features of the same shape."""
-        f = torch_function(self.name)
-        return f(x) if gate is None else f(gate) * x
+        return self.function(x) if gate is None else self.function(gate) * x
