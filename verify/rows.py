@@ -28,7 +28,7 @@ class Row:
         name of the quantity.
     predicted, value, stderr : the prediction made beforehand, the measurement, and its standard error. A value of NaN is a
         measurement that did not decide.
-    formula : name and version of the formula behind the prediction.
+    formula : name and version of the formula that made the prediction.
     seed : of the run.
     labels : a few plain values, by name, that tables and fits group by.
     code, commit, depthwidth, torch, device, dtype, wall_s, date : provenance. Rows measured before a column was recorded have

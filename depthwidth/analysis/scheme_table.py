@@ -42,7 +42,7 @@ def scheme_rows(
     the last (`correlation`), the ratio of the gradient's second moment at the first block's output to that at the last's
     (`gradient`); for post-norm `gradient_low` and `gradient_high`, between which two draws of the weights in three lie at this
     width once tokens have aligned; `verdict` (of :func:`~depthwidth.analysis.diagnosis.diagnose`) and `because`, the findings
-    behind it.
+    that decide it.
 
     Raises
     ------

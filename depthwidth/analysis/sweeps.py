@@ -76,7 +76,7 @@ def sweep(
     import numpy as np
     import pandas
 
-    size, kappa = _gradient_behind(gradient)
+    size, kappa = _output_gradient(gradient)
     given = {
         "depth": tree.stack.depth if depth is None else depth, "skip": np.nan if skip is None else skip,
         "branch": np.nan if branch is None else branch, "variance": variance, "correlation": correlation,
@@ -98,15 +98,15 @@ def sweep(
             for key, own in (("skip", own_skip), ("branch", own_branch)):
                 columns[key] = np.where(np.isnan(columns[key]), own, columns[key])
             steps.append(_Step.of(part, site.at(name)))
-    behind = steps[-1].gain_behind
-    if behind is not None and not np.allclose(columns["variance"], behind, rtol=1e-4):
-        raise InputError(f"sweep: the input of a post-norm stack is itself normalised: its variance must be {behind:.4g}")
+    last_gain = steps[-1].stream_gain
+    if last_gain is not None and not np.allclose(columns["variance"], last_gain, rtol=1e-4):
+        raise InputError(f"sweep: the input of a post-norm stack is itself normalised: its variance must be {last_gain:.4g}")
     ends = _ends(columns, steps, finite_width)
     ends["gradient"] *= size
     return pandas.DataFrame(columns | ends)
 
 
-def _gradient_behind(gradient: Any) -> tuple[Any, Any]:
+def _output_gradient(gradient: Any) -> tuple[Any, Any]:
     """Second moment and correlation of the gradient at the output of the stack."""
     if gradient is None:
         return 1.0, 0.0
@@ -156,9 +156,9 @@ class _Step(NamedTuple):
     differences: Array
     eps_in: float | None
     """Epsilon of the norm that the branch reads, if it has one of its own"""
-    gain_behind: float | None
+    stream_gain: float | None
     """Mean square of a post-norm's gain"""
-    eps_behind: float
+    stream_eps: float
     omega: float
     backward: float
     width: int
@@ -198,18 +198,18 @@ class _Step(NamedTuple):
         added = Signal(a * branch2, a_pair * branch2)
         matrix = [skip2 + gain * one, gain * other, pair_gain * pair_one, skip2 + pair_gain * pair_other]
         y = add_branch(x, added, self.omega, self.width, skip)
-        if self.gain_behind is None:
+        if self.stream_gain is None:
             return y, np.stack(matrix)
         known, scale = norm_factors(y), norm_moment.body
-        size = y.second_moment + self.eps_behind
-        gain, pair_gain = (scale(1.0, size, self.gain_behind, k) for k in (known.gradient, known.gradient_covariance))
+        size = y.second_moment + self.stream_eps
+        gain, pair_gain = (scale(1.0, size, self.stream_gain, k) for k in (known.gradient, known.gradient_covariance))
         if x.spread is not None:
             drift, _ = post_norm_drift(x.times(skip2), added, DrawSpread(self.omega, self.backward), self.width)
             gain, pair_gain = gain * (1 + drift), pair_gain * (1 + drift)
         # The gradient meets the norm first, so that its factors stand at the right of the residual's matrix.
         matrix = [matrix[0] * gain, matrix[1] * pair_gain, matrix[2] * gain, matrix[3] * pair_gain]
         y = Signal(
-            scale(y.second_moment, size, self.gain_behind), scale(y.covariance, size, self.gain_behind, known.covariance)
+            scale(y.second_moment, size, self.stream_gain), scale(y.covariance, size, self.stream_gain, known.covariance)
         )
         return y.spread_as(x.spread and Spread.none(y)), np.stack(matrix)
 

@@ -31,7 +31,7 @@ class Transformer(LengthCounts):
 
     ``Transformer(depth, width, heads, **choices)`` builds the tree; :class:`~depthwidth.architecture.design.Design` lists
     every choice.
-    ``Transformer.from_config`` reads a Hugging Face ``config.json``; ``Transformer.of_parts`` takes components as they are.
+    ``Transformer.from_config`` reads a Hugging Face ``config.json``; ``Transformer.of_parts`` takes finished components.
 
     Raises
     ------

@@ -90,7 +90,7 @@ def heads(
 def _measured_heads(
     model: str | None, text: str | None, values: bool, given: dict[str, Any], options: dict[str, Any]
 ) -> tuple[Any, Any]:
-    """The allocation of an existing model, and the measurement behind it."""
+    """The allocation of an existing model, and the measurement it rests on."""
     if model is None:
         raise InputError("--measure needs a model's folder or config.json")
     for name, value in {**given, **options}.items():

@@ -9,7 +9,8 @@
 1.0
 
 A tensor's *role* is its path in the tree without the number of its block; a number that differs between blocks is a tuple with
-a value for each. Standard deviations are those of the stored weights; a multiplier scales what the tensor makes of its input.
+a value for each. Standard deviations are those of the stored weights; a multiplier scales the output of the layer that holds
+the tensor.
 """
 
 from .activation_moment import activation_second_moment

@@ -130,7 +130,7 @@ class Stack(Layer):
     def _distinct(self) -> tuple[tuple[str, BlockLike, int], ...]:
         """Each kind of block once, however its copies are scattered: where they stand, the block, how many there are.
 
-        A site names its blocks as they are counted in the model: block.0-95, block.7, or block.0,2,..,24.
+        A site names its blocks by their numbers in the model: block.0-95, block.7, or block.0,2,..,24.
         """
         if len(self.repeats) == 1:  # nearly every model; spares comparing blocks
             only = self.repeats[0]

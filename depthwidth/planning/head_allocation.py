@@ -119,7 +119,7 @@ class Allocation:
     """Attention parameters allowed for all layers together, if given."""
     notes: tuple[str, ...] = ()
     measured: Any = field(default=None, repr=False, compare=False)
-    """The measurement behind it, a ``verify.measure.heads.HeadsReport``; None for a design."""
+    """The measurement it rests on, a ``verify.measure.heads.HeadsReport``; None for a design."""
 
     @property
     def parameters(self) -> int:

@@ -12,7 +12,7 @@ from .network import Network
 SEVERITIES = ("fine", "watch", "problem")
 
 OURS = "ours"
-"""The source of a threshold that nobody has published."""
+"""The source of a threshold of this project, without a publication."""
 
 
 class Thresholds(NamedTuple):
@@ -21,7 +21,7 @@ class Thresholds(NamedTuple):
     threshold: float
     limit: float
     source: str
-    """The origin of both bounds; ``ours`` if nobody has published any."""
+    """The origin of both bounds; ``ours`` without a publication."""
     at_most: bool = True
     """True if values should stay below the bounds, False if above."""
 

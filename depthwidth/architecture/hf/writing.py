@@ -73,7 +73,7 @@ def _numbers(tree: Transformer) -> list[Any]:
 
 
 def _difference(tree: Any, other: Any) -> str:
-    """Where a tree first differs from what a family makes of it, and how."""
+    """The first difference between a tree and the tree that a family's configuration describes."""
     site, here, there = _first_difference(tree, other, [])
     return f"{site}={_named(here)}, which it would read back as {_named(there)}"
 

@@ -161,7 +161,7 @@ def grouped_head_correlation(
 
     Returns
     -------
-    Dimensionless. It leaves the moments after a random output projection as they are; heads of their own have 0.
+    Dimensionless. It does not change the moments after a random output projection; heads of their own have 0.
 
     Examples
     --------
