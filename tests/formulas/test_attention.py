@@ -86,6 +86,28 @@ def test_second_moment_with_tokens_of_unequal_norm():
         check(got.second_moment + norms + long, printed, slack=1.2)
 
 
+@pytest.mark.parametrize(("r", "s"), [(0.0, 2.0), (0.5, 2.0), (0.7, 4.0)])
+def test_tokens_of_unequal_norm_add_what_is_predicted(r, s, rng):
+    """Simulated in pairs: the same tokens as drawn, and with their own parts brought to one norm. Width 64, 8 tokens."""
+    d, n, draws = 64, 8, 40_000
+    common = rng.standard_normal((draws, 1, d))
+    common /= np.sqrt((common**2).mean(-1, keepdims=True))
+    own, query = rng.standard_normal((draws, n, d)), rng.standard_normal((draws, d))
+    outputs = []
+    for part in (own, own / np.sqrt((own**2).mean(-1, keepdims=True))):
+        tokens = math.sqrt(r) * common + math.sqrt(1 - r) * part
+        weights = np.exp(np.einsum("bd,bnd->bn", query, tokens) * math.sqrt(s / d))
+        weights /= weights.sum(1, keepdims=True)
+        outputs.append((np.einsum("bn,bnd->bd", weights, tokens) ** 2).mean(-1))
+    gap = outputs[0] - outputs[1]
+    row = overlap((1 - r) * s, n)
+    predicted = norm_fluctuation(1.0, r, row.P, row.M3, row.M4, s, d)
+    # The next order is a few over the width.
+    slack = 4 * gap.std() / math.sqrt(draws) + 0.1 * predicted
+    assert abs(gap.mean() - predicted) < slack
+    assert r == 0 or abs(gap.mean() - (1 - r) * predicted) > slack  # one factor of 1 - r more is told apart
+
+
 @pytest.mark.parametrize("r", [0.2, 0.5, 0.9])
 def test_the_share_of_the_common_part_over_tokens(r, rng):
     """Simulated for 40 common parts of 2,000 tokens each; terms of second order are a few over the width."""

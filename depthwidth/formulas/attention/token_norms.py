@@ -21,7 +21,7 @@ def norm_fluctuation(
 ) -> Any:
     r"""Increase of the attention output's second moment by unequal norms of the tokens.
 
-    .. math:: \frac{2 V s (1-r)^3}{d}\,(2P - 5M_3 + 3M_4)
+    .. math:: \frac{2 V s (1-r)^2}{d}\,(2P - 5M_3 + 3M_4)
 
     Derivation: docs/derivations/attention.md, (A17).
 
@@ -34,7 +34,7 @@ def norm_fluctuation(
     >>> norm_fluctuation(1.0, 0.5, 0.0, 0.0, 0.0, 1.0, 64)
     0.0
     """
-    return 2 * value_moment * raw_score_variance * (1 - correlation) ** 3 / width * (2 * P - 5 * M3 + 3 * M4)
+    return 2 * value_moment * raw_score_variance * (1 - correlation) ** 2 / width * (2 * P - 5 * M3 + 3 * M4)
 
 
 @formula(kind="approximation", source=OURS, status="derived", symbol="v_common", domain="first order in 1/d")
