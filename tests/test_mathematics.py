@@ -63,7 +63,8 @@ def test_lambertw_of_other_values():
     assert z.grad.tolist() == pytest.approx(expected.tolist(), rel=1e-9)
 
 
-FUNCTIONS = ["sqrt", "exp", "asin", "acos", "atan", "erf", "tanh", "lgamma", "log"]
+FUNCTIONS = ["sqrt", "exp", "asin", "acos", "atan", "erf", "tanh", "lgamma", "log", "digamma", "trigamma"]
+OF_MPMATH = {"lgamma": mpmath.loggamma, "trigamma": lambda x: mpmath.polygamma(1, x)}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -71,13 +72,25 @@ def test_every_library_computes_the_same(name, rng):
     function = getattr(m, name)
     values = rng.uniform(0.05, 0.95, 8)
     with mpmath.workdps(30):
-        exact = [float(getattr(mpmath, {"lgamma": "loggamma"}.get(name, name))(mpmath.mpf(v))) for v in values]
+        exact = [float(OF_MPMATH.get(name, getattr(mpmath, name, None))(mpmath.mpf(v))) for v in values]
         assert [float(function(mpmath.mpf(v))) for v in values] == pytest.approx(exact, rel=1e-15)
     assert [function(float(v)) for v in values] == pytest.approx(exact, rel=1e-13)
     assert function(values) == pytest.approx(exact, rel=1e-13)
     assert [float(function(sympy.Float(v, 20))) for v in values] == pytest.approx(exact, rel=1e-13)
     torch = pytest.importorskip("torch")
     assert function(torch.from_numpy(values)).tolist() == pytest.approx(exact, rel=1e-13)
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 10, 11, 1000, 10**15, 10**40])
+def test_harmonic_numbers(n):
+    with mpmath.workdps(50):
+        exact = float(mpmath.harmonic(n)), float(mpmath.zeta(2) - mpmath.zeta(2, n + 1))
+    for value in (n, float(n)):
+        assert (m.harmonic(value), m.harmonic_of_squares(value)) == pytest.approx(exact, rel=4 * EPS)
+    if n < 100:
+        terms = 1 / np.arange(1, n + 1)
+        assert (m.harmonic(n), m.harmonic_of_squares(n)) == pytest.approx((terms.sum(), (terms**2).sum()), rel=1e-14)
+        assert m.harmonic(n) != pytest.approx(math.log(n) + 0.5772, rel=1e-3)  # the control
 
 
 def test_library_of():

@@ -244,7 +244,7 @@ class _Input:
             if not (gram.diagonal() > 0).all():
                 raise InputError("propagate: gram has a second moment on its diagonal that is not positive")
         if match is None:
-            match = float(zipf_match_probability(tree.vocab)) if tree.vocab > 1 else 0.0
+            match = float(zipf_match_probability(tree.vocab)) if tree.vocab else 0.0
         elif isinstance(match, float | int):
             if not 0 <= match <= 1:
                 raise InputError(f"propagate: token_match={match} is not a probability")

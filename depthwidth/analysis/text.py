@@ -166,7 +166,7 @@ class Text:
             "windows": found.windows,
             "match_within_windows": found.value,
             "match_within_windows_stderr": found.stderr,
-            "zipf_match_probability": float(zipf_match_probability(self.distinct)) if self.distinct > 1 else 1.0,
+            "zipf_match_probability": float(zipf_match_probability(self.distinct)),
         }
 
 

@@ -49,9 +49,9 @@ def embedding_correlation(tree: Transformer, token_match: float | None = None) -
         raise InputError(f"embedding_correlation: token_match={shown(token_match)} is not a probability")
     if stem.images:
         return PATCH_CORRELATION
-    repeat = float(zipf_match_probability(max(stem.vocab, 2))) if token_match is None else token_match
+    repeat = float(zipf_match_probability(stem.vocab)) if token_match is None else token_match
     shared = SEGMENT_MATCH if stem.segmented else 0.0
-    return (min(repeat, 1.0) + shared) / tree.stem.summed_tables
+    return (repeat + shared) / tree.stem.summed_tables
 
 
 def deepscale_scales(branches: int, k: float = 2.0, alpha: float = 1.0, together: int = 1) -> tuple[float, float]:

@@ -26,7 +26,7 @@ import numpy as np
 
 from ..checks import whole
 from ..errors import InputError
-from ..mathematics import euler_gamma
+from ..mathematics import harmonic
 from . import softmax_grid as quad
 from .bounds import LARGEST_VARIANCE
 from .bounds import LONGEST as LARGEST_LENGTH
@@ -481,7 +481,7 @@ def _causal_pairs(s2: float, rho: float, length: float, lengths: Array, weights:
     for rows, weight in zip(lengths, weights, strict=True):
         following = length - rows
         if rows == 1:  # the only entry is 1, and the first entry of a row of length n' is 1/n' on average
-            p2 += weight * (_harmonic(length) - 1)
+            p2 += weight * (harmonic(length) - 1)
         elif following > 0:
             # If the second row is k entries longer, the factor is psi_0^k: its sum over k = 1 ... `following`.
             sums = grid.at(rows, -np.expm1(np.maximum(following * grid.log_psi0, quad.LEAST)) * kept / left)
@@ -489,12 +489,6 @@ def _causal_pairs(s2: float, rho: float, length: float, lengths: Array, weights:
             t2 += weight * sums[3]
     pairs = (length - 1) / 2
     return float(p2 / pairs), float(t2 / pairs)
-
-
-def _harmonic(n: float) -> float:
-    if n <= 256:
-        return float((1 / np.arange(1, n + 1)).sum())
-    return math.log(n) + euler_gamma + 1 / (2 * n) - 1 / (12 * n * n)
 
 
 class OverlapTable:

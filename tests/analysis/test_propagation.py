@@ -321,6 +321,15 @@ def test_a_text_of_its_own_is_followed_position_by_position():
     assert first.correlation == pytest.approx(0.0, abs=1e-12)
 
 
+@pytest.mark.parametrize("vocab", [1, 2, 10])
+def test_a_small_vocabulary_repeats_as_often_as_its_tokens_do(vocab):
+    tree = Transformer(1, 64, 2, vocab=vocab, context=12, kind="encoder", positions="none")
+    frame = propagate(tree, "xavier")
+    first = frame[(frame.direction == "forward") & (frame.site == "encoder.input")].iloc[0]
+    frequencies = 1 / np.arange(1, vocab + 1)
+    assert first.correlation == pytest.approx((frequencies**2).sum() / frequencies.sum() ** 2, rel=1e-12)
+
+
 def test_a_gram_matrix_is_the_input_of_the_first_block():
     tree = Transformer(2, 64, 2, vocab=100, context=10, kind="encoder")
     gram = 0.3 + np.diag(np.linspace(0.5, 1.5, 10))

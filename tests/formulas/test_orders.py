@@ -17,15 +17,6 @@ LONG = 2.0 ** np.arange(14, 21)
 MANY = 2.0 ** np.arange(8, 13)
 
 
-def harmonic_overlap(length):
-    return (1 / np.arange(1, length + 1)).sum() / length
-
-
-def zipf_match(vocab):
-    frequencies = 1 / np.arange(1, vocab + 1)
-    return (frequencies**2).sum() / frequencies.sum() ** 2
-
-
 def attended(value_moment, correlation, length, score_variance=1.0):
     """Attention's output over a row of this length, at infinite width."""
     kept = overlap((1 - correlation) * score_variance, length)
@@ -107,7 +98,6 @@ EXACT = {
         lambda n: saturation.softmax_variance_series(0.5, n),
         lambda n: float(overlap(0.5, n).element_variance(n)),
     ),
-    "saturation.causal_uniform_overlap": (LONG, saturation.causal_uniform_overlap, harmonic_overlap),
     "attention.long_output_second_moment": (
         MANY,
         lambda n: attention.long_output_second_moment(2.0, 0.3),
@@ -150,7 +140,6 @@ EXACT = {
         lambda d: moments.norm_gradient_covariance(1.0, 1.0, 0.5, d),
         lambda d: normed_gradient(0.5, d),
     ),
-    "moments.zipf_match_probability": (LONG, moments.zipf_match_probability, zipf_match),
 }
 
 SIMULATED = dict.fromkeys(

@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Any
 
 from ...formula import Domain, formula
-from ...mathematics import Constant, euler_gamma, exp, library_of, log, pi, sqrt
+from ...mathematics import Constant, exp, harmonic, library_of, log, pi, sqrt
 from ...numerics.bounds import LARGEST_VARIANCE
 from .._quadrature import in_doubles
 from .._regime import require
@@ -93,17 +93,16 @@ def softmax_variance_series(variance: RowVariance, length: RowLength) -> Any:
 
 
 @formula(
-    kind="asymptotic",
+    kind="exact",
     source="sum of 1/n over rows",
     status="derived",
     symbol="P",
-    order=1,
     domain="uniform attention, sigma^2 = 0",
 )
 def causal_uniform_overlap(length: Annotated[RowLength, "tokens"]) -> Any:
     r"""Average of P over the rows of a causal mask, for uniform attention.
 
-    .. math:: \bar P \approx \frac{\ln L + \gamma_E}{L}
+    .. math:: \bar P = \frac{1}{L} \sum_{n=1}^L \frac{1}{n} \approx \frac{\ln L + \gamma_E}{L}
 
     Returns
     -------
@@ -112,9 +111,9 @@ def causal_uniform_overlap(length: Annotated[RowLength, "tokens"]) -> Any:
     Examples
     --------
     >>> round(causal_uniform_overlap(64), 4)
-    0.074
+    0.0741
     """
-    return (log(length) + euler_gamma) / length
+    return harmonic(length) / length
 
 
 DIFFUSE = 0.3
