@@ -1,4 +1,4 @@
-"""The activations known by name, one entry each: the function, its torch form and the names that others have for it."""
+"""The activations by name, one entry each: the function, its torch form and its names elsewhere."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class ActivationEntry:
         Gaussian moments follow from it. Moments with formulas of this name in :mod:`depthwidth.formulas.gaussian` are closed
         forms.
     torch : a dotted name (``torch.nn.functional.silu``), or a function of the module torch that returns the torch function; by
-        default that is made from the expression.
-    spellings : names in Hugging Face configurations; the first is the one that is written. Without any, no configuration can
-        express the activation.
-    aliases : further names that :func:`~depthwidth.layers.activations.activation` understands.
+        default the torch function is made from the expression.
+    spellings : names in Hugging Face configurations; the first is written. Without a spelling, no configuration can express the
+        activation.
+    aliases : further names that :func:`~depthwidth.layers.activations.activation` accepts.
     """
 
     name: str
@@ -41,12 +41,12 @@ ACTIVATIONS: dict[str, ActivationEntry] = {}
 
 
 def register_activation(entry: ActivationEntry) -> ActivationEntry:
-    """Make an activation known by name to every part of the library.
+    """Register an activation by name for every part of the library.
 
     Raises
     ------
     InputError
-        if the name is no identifier or belongs to another function, or the expression cannot be read.
+        if the name is not an identifier or belongs to another function, or the expression cannot be read.
 
     Examples
     --------
@@ -63,9 +63,9 @@ def register_activation(entry: ActivationEntry) -> ActivationEntry:
     if not entry.name.isidentifier() or entry.name == "x":
         raise InputError(f"register_activation: {shown(entry.name)} is not a name")
     parse(entry.expression)
-    taken = ACTIVATIONS.get(entry.name)
-    if taken is not None and taken.expression != entry.expression:  # tables of its moments are kept by name
-        raise InputError(f"register_activation: {entry.name} is the name of {taken.expression} already")
+    existing = ACTIVATIONS.get(entry.name)
+    if existing is not None and existing.expression != entry.expression:  # tables of its moments are kept by name
+        raise InputError(f"register_activation: the name {entry.name} already belongs to {existing.expression}")
     ACTIVATIONS[entry.name] = entry
     return entry
 
@@ -100,29 +100,29 @@ for _entry in (
 
 
 def activation_entry(name: str) -> ActivationEntry | None:
-    """The entry of this name or spelling or alias, of the library or of an installed plug-in; None if there is none."""
-    found = _named(name)
-    if found is None:
-        for _, entry in plugins("depthwidth.activations"):
-            if entry.name not in ACTIVATIONS:
-                register_activation(entry)
-        found = _named(name)
-    return found
+    """The entry with this name, spelling or alias, of the library or of an installed plug-in; None if there is none."""
+    entry = _find(name)
+    if entry is None:
+        for _, new in plugins("depthwidth.activations"):
+            if new.name not in ACTIVATIONS:
+                register_activation(new)
+        entry = _find(name)
+    return entry
 
 
-def _named(name: str) -> ActivationEntry | None:
+def _find(name: str) -> ActivationEntry | None:
     if name in ACTIVATIONS:
         return ACTIVATIONS[name]
     return next((entry for entry in ACTIVATIONS.values() if name in (*entry.aliases, *entry.spellings)), None)
 
 
 def check_activation(owner: str, activation: str) -> None:
-    """Refuse what is neither the name of an activation nor an expression in x.
+    """Refuse a text that is neither the name of an activation nor an expression in x.
 
     Raises
     ------
     InputError
-        with the nearest name, or the reason why the expression cannot be read.
+        which names the nearest activation, or says why the expression cannot be read.
     """
     if activation in ACTIVATIONS:
         return
@@ -131,23 +131,23 @@ def check_activation(owner: str, activation: str) -> None:
 
         parse(activation)
         return
-    found = activation_entry(activation) if isinstance(activation, str) else None
-    if found is None or found.name != activation:
+    entry = activation_entry(activation) if isinstance(activation, str) else None
+    if entry is None or entry.name != activation:
         check_choice(owner, tuple(ACTIVATIONS), activation=activation)
 
 
 def spellings() -> dict[str, str]:
-    """From each name in Hugging Face configurations to the activation that it means."""
+    """The activation that each name in Hugging Face configurations means."""
     return {spelling: name for name, entry in ACTIVATIONS.items() for spelling in entry.spellings}
 
 
 def spelling_of(activation: str) -> str:
-    """The name that Hugging Face configurations have for an activation.
+    """The name of an activation in Hugging Face configurations.
 
     Raises
     ------
     InputError
-        if they have none.
+        if it has none.
     """
     entry = ACTIVATIONS.get(activation)
     if entry is None or not entry.spellings:

@@ -1,4 +1,4 @@
-"""Activations by name or as you type them, and their moments under Gaussian input.
+"""Activations by name or as expressions in x, and their moments under Gaussian input.
 
 >>> silu = activation("silu")
 >>> round(silu.second_moment(1.0), 5)
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from ..numerics.gaussian_pairs import GaussianFunction
 
 GATED = {"reglu": "relu", "geglu": "gelu", "swiglu": "silu", "glu": "sigmoid", "bilinear": "identity"}
-"""The gated units f(u) v known by name, and the activation f of their gate."""
+"""The gated units f(u) v by name, each with the activation f of its gate."""
 
 _QUANTITIES = ("mean", "second_moment", "pair_moment", "derivative_second_moment", "derivative_pair_moment")
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What a layer of one activation passes on, forward and backward. Numbers, or arrays of one shape."""
+    """The moments of an activation f and of its derivative. Numbers, or arrays of one shape."""
 
     mean: Any
     """E f(x)"""
@@ -47,7 +47,7 @@ class Moments:
     derivative_pair_moment: Any
     """E f'(x) f'(y)"""
     closed_form: bool
-    """Whether all five come from formulas; otherwise some are integrals, good to 1e-10 of their scale."""
+    """True if all five come from formulas; otherwise some are integrals, accurate to 1e-10 of their scale."""
 
     @property
     def variance(self) -> Any:
@@ -61,7 +61,7 @@ class Moments:
 
     @property
     def correlation(self) -> Any:
-        """Covariance over variance: what becomes of the input's correlation."""
+        """Covariance over variance: the correlation of two outputs."""
         return self.covariance / self.variance
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class GatedMoments:
-    """What a gated unit f(u) v passes on. Numbers, or arrays of one shape."""
+    """The moments of a gated unit f(u) v and of its derivatives. Numbers, or arrays of one shape."""
 
     mean: Any
     """E f(u) v"""
@@ -80,11 +80,11 @@ class GatedMoments:
     pair_moment: Any
     """E f(u) v f(u') v' over two tokens"""
     gate_gradient_second_moment: Any
-    """E (f'(u) v)^2, of the derivative by u"""
+    """E (f'(u) v)^2, of the derivative with respect to u"""
     gate_gradient_pair_moment: Any
     """E f'(u) v f'(u') v'"""
     linear_gradient_second_moment: Any
-    """E f(u)^2, of the derivative by v"""
+    """E f(u)^2, of the derivative with respect to v"""
     linear_gradient_pair_moment: Any
     """E f(u) f(u')"""
 
@@ -96,10 +96,10 @@ class GatedMoments:
 class Activation:
     """An activation f: its value, exact derivative, SymPy form, and moments under Gaussian input. Made by :func:`activation`.
 
-    All moments take numbers or NumPy arrays that broadcast and return floats or arrays. Variances are positive, correlations
-    in [-1, 1], and `mean` (0 by default) is that of every input. What has no formula is integrated to 1e-10 of its scale: of
-    E f^2 for second moments, of the root of E f(x)^2 E f(y)^2 for products. An :class:`InputError` says which argument is out
-    of range, or that the function has no finite moment.
+    All moments take numbers or NumPy arrays that broadcast, and return floats or arrays. Variances are positive, correlations
+    are in [-1, 1], and `mean` (0 by default) is the mean of every input. A moment without a formula is integrated to 1e-10 of
+    its scale: E f^2 for second moments, the square root of E f(x)^2 E f(y)^2 for products. An :class:`InputError` names the
+    argument that is out of range, or says that the function has no finite moment.
     """
 
     def __init__(self, name: str, expression: Expression, closed: dict[str, Callable[..., Any]] | None = None) -> None:
@@ -130,7 +130,7 @@ class Activation:
 
     @property
     def closed_forms(self) -> tuple[str, ...]:
-        """The quantities that have a formula at zero mean."""
+        """The names of the moments that have a formula at zero mean."""
         return tuple(self._closed)
 
     def mean(self, variance: Any, mean: Any = 0.0) -> Any:
@@ -142,19 +142,19 @@ class Activation:
         return self._one_point("second_moment", self._value, 1, variance, mean)
 
     def derivative_second_moment(self, variance: Any, mean: Any = 0.0) -> Any:
-        """E f'(x)^2: by how much the variance of a gradient grows on its way back."""
+        """E f'(x)^2: the factor on the variance of a gradient in the backward pass."""
         return self._one_point("derivative_second_moment", self._slope, 1, variance, mean)
 
     def pair_moment(self, variance: Any, correlation: Any, mean: Any = 0.0, other_variance: Any = None) -> Any:
-        """E f(x) f(y) for x and y of this correlation, and of equal variance unless the other is given."""
+        """E f(x) f(y) for x and y of this correlation, and of equal variance unless `other_variance` is given."""
         return self._two_point("pair_moment", self._value, variance, correlation, mean, other_variance)
 
     def derivative_pair_moment(self, variance: Any, correlation: Any, mean: Any = 0.0, other_variance: Any = None) -> Any:
-        """E f'(x) f'(y): by how much the covariance of a gradient over two tokens grows."""
+        """E f'(x) f'(y): the factor on the covariance of a gradient between two tokens in the backward pass."""
         return self._two_point("derivative_pair_moment", self._slope, variance, correlation, mean, other_variance)
 
     def moments(self, variance: Any, correlation: Any, mean: Any = 0.0) -> Moments:
-        """All five, for two inputs of equal variance.
+        """All five moments, for two inputs of equal variance.
 
         Parameters
         ----------
@@ -182,21 +182,21 @@ class Activation:
 
         if quantity not in self._closed:
             return False
-        return "mean" in _parameters(self._closed[quantity]) or not np.any(mean)
+        return "mean" in _parameter_names(self._closed[quantity]) or not np.any(mean)
 
     def _one_point(self, quantity: str, function: GaussianFunction, order: int, variance: Any, mean: Any) -> Any:
-        (a, mu), shape = _checked(self.name, variance=(variance, Positive), mean=(mean, Real))
+        (a, mu), shape = _check_arguments(self.name, variance=(variance, Positive), mean=(mean, Real))
         if self._has_formula(quantity, mu):
             formula = self._closed[quantity]
-            result = formula(a, mean=mu) if "mean" in _parameters(formula) else formula(a)
+            result = formula(a, mean=mu) if "mean" in _parameter_names(formula) else formula(a)
         else:
             result = function.moments(a, mu)[order]
-        return _shaped(result, shape)
+        return _reshape(result, shape)
 
     def _two_point(
         self, quantity: str, function: GaussianFunction, variance: Any, correlation: Any, mean: Any, other_variance: Any
     ) -> Any:
-        (a, b, rho, mu), shape = _checked(
+        (a, b, rho, mu), shape = _check_arguments(
             self.name,
             variance=(variance, Positive),
             other_variance=(variance if other_variance is None else other_variance, Positive),
@@ -204,7 +204,7 @@ class Activation:
             mean=(mean, Real),
         )
         result = self._closed[quantity](a, b, rho) if self._has_formula(quantity, mu) else function.pair(a, b, rho, mu)
-        return _shaped(result, shape)
+        return _reshape(result, shape)
 
 
 class GatedActivation:
@@ -230,12 +230,12 @@ class GatedActivation:
         variance : of u, the gate's input; positive.
         linear_variance : of v; positive.
         correlation : between two tokens, the same for u and for v, in [-1, 1].
-        gate_correlation : between u and v of one token; 0, separate weights, by default.
+        gate_correlation : between u and v of one token; 0 by default, for separate weights.
 
         Notes
         -----
-        With s the gate correlation, v = s sqrt(b/a) u + sqrt(1 - s^2) v0, and v0 is independent of the gate; so that every
-        moment is one of f(u) and one of u f(u).
+        With s the gate correlation, v = s sqrt(b/a) u + sqrt(1 - s^2) v0, and v0 is independent of the gate. Every moment is
+        therefore a sum of a moment of f(u) and one of u f(u).
 
         Examples
         --------
@@ -243,7 +243,7 @@ class GatedActivation:
         >>> round(m.second_moment, 5), round(m.gate_gradient_second_moment, 5)
         (0.35578, 0.37948)
         """
-        (a, b, rho, s), shape = _checked(
+        (a, b, rho, s), shape = _check_arguments(
             self.name,
             variance=(variance, Positive),
             linear_variance=(linear_variance, Positive),
@@ -253,19 +253,19 @@ class GatedActivation:
         gate, zero = self.gate, 0.0 * a
         value, slope = gate.second_moment(a), gate.derivative_second_moment(a)
         value_pair, slope_pair = gate.pair_moment(a, rho), gate.derivative_pair_moment(a, rho)
-        rotated = bool(s.any())
-        # What the part of v along u contributes, E (u f)^2 and the like, over a.
+        correlated = bool(s.any())
+        # The contribution of the part of v along u: E (u f)^2 and the like, over a.
         along = {
-            "value": self._value.moments(a, zero)[1] / a if rotated else zero,
-            "slope": self._slope.moments(a, zero)[1] / a if rotated else zero,
-            "value_pair": self._value.pair(a, a, rho, zero) / a if rotated else zero,
-            "slope_pair": self._slope.pair(a, a, rho, zero) / a if rotated else zero,
+            "value": self._value.moments(a, zero)[1] / a if correlated else zero,
+            "slope": self._slope.moments(a, zero)[1] / a if correlated else zero,
+            "value_pair": self._value.pair(a, a, rho, zero) / a if correlated else zero,
+            "slope_pair": self._slope.pair(a, a, rho, zero) / a if correlated else zero,
         }
         share = s * s
-        mean = s * (b / a) ** 0.5 * self._value.moments(a, zero)[0] if rotated else zero
+        mean = s * (b / a) ** 0.5 * self._value.moments(a, zero)[0] if correlated else zero
         return GatedMoments(
             *(
-                _shaped(result, shape)
+                _reshape(result, shape)
                 for result in (
                     mean,
                     b * (share * along["value"] + (1 - share) * value),
@@ -279,13 +279,13 @@ class GatedActivation:
         )
 
 
-def _parameters(formula: Callable[..., Any]) -> tuple[str, ...]:
+def _parameter_names(formula: Callable[..., Any]) -> tuple[str, ...]:
     inner = formula.func if isinstance(formula, functools.partial) else formula
     return tuple(inner.parameters) if isinstance(inner, Formula) else ()
 
 
-def _checked(name: str, **arguments: tuple[Any, Any]) -> tuple[list[Any], tuple[int, ...]]:
-    """The arguments as float arrays of one axis and one length, and the shape they stand for."""
+def _check_arguments(name: str, **arguments: tuple[Any, Any]) -> tuple[list[Any], tuple[int, ...]]:
+    """The arguments as flat float arrays of one length, and the shape to which they broadcast."""
     import numpy as np
 
     arrays = []
@@ -303,43 +303,43 @@ def _checked(name: str, **arguments: tuple[Any, Any]) -> tuple[list[Any], tuple[
             raise InputError(f"{name}: {key}={array[~inside].flat[0]} is outside {domain}")
         arrays.append(array)
     try:
-        together = np.broadcast_arrays(*arrays)
+        joint = np.broadcast_arrays(*arrays)
     except ValueError as error:
         shapes = ", ".join(f"{key} {array.shape}" for key, array in zip(arguments, arrays, strict=True))
         raise InputError(f"{name}: the shapes of its arguments do not fit together ({shapes})") from error
-    return [array.reshape(-1) for array in together], together[0].shape
+    return [array.reshape(-1) for array in joint], joint[0].shape
 
 
-def _shaped(result: Any, shape: tuple[int, ...]) -> Any:
+def _reshape(result: Any, shape: tuple[int, ...]) -> Any:
     import numpy as np
 
     array = np.broadcast_to(np.asarray(result, dtype=float), (math.prod(shape),)).reshape(shape)
     return float(array) if array.ndim == 0 else array
 
 
-def _formulas_of(name: str, **fixed: float) -> dict[str, Callable[..., Any]]:
+def _closed_forms(name: str, **fixed: float) -> dict[str, Callable[..., Any]]:
     """The closed forms that :mod:`depthwidth.formulas.gaussian` has for an activation."""
-    found: dict[str, Callable[..., Any]] = {}
+    forms: dict[str, Callable[..., Any]] = {}
     for quantity in _QUANTITIES:
         formula = getattr(gaussian, f"{name}_{quantity}", None)
         if formula is not None:
-            found[quantity] = functools.partial(formula, **fixed) if fixed else formula
-    return found
+            forms[quantity] = functools.partial(formula, **fixed) if fixed else formula
+    return forms
 
 
 def activation(name: str, slope: float | None = None) -> Activation:
-    """The activation called `name`, or the one that `name` writes as a function of x.
+    """The activation with this name, or the one that an expression in x defines.
 
     Parameters
     ----------
-    name : a name of :data:`ACTIVATIONS` (or one that configurations use for it, such as gelu_new and swish), or an expression
-        in x that :func:`depthwidth.numerics.expressions.parse` reads, such as ``x*erf(x)/2``.
-    slope : of leaky_relu below zero, 0.01 by default; for no other activation.
+    name : a name of :data:`ACTIVATIONS` or its spelling in configurations, such as gelu_new and swish, or an expression in x
+        that :func:`depthwidth.numerics.expressions.parse` reads, such as ``x*erf(x)/2``.
+    slope : the slope of leaky_relu below zero, 0.01 by default. No other activation takes one.
 
     Raises
     ------
     InputError
-        if it is neither; nothing is executed.
+        if it is neither. The text is never executed.
 
     Examples
     --------
@@ -355,7 +355,7 @@ def activation(name: str, slope: float | None = None) -> Activation:
     if key == "leaky_relu":
         return _leaky_relu(0.01 if slope is None else slope)
     if entry is not None:
-        return Activation(key, parse(entry.expression), _formulas_of(key))
+        return Activation(key, parse(entry.expression), _closed_forms(key))
     if isinstance(name, str) and name in GATED:
         raise InputError(f"{name} is a gated unit of two inputs: use gated({name!r}), or its gate {GATED[name]!r}")
     if isinstance(name, str) and name.isidentifier() and name != "x":
@@ -372,11 +372,16 @@ def _leaky_relu(slope: float) -> Activation:
         raise InputError(f"leaky_relu: slope={shown(slope)} is not a number")
     sign, size = ("-", slope) if slope >= 0 else ("+", -slope)
     expression = parse(f"relu(x) {sign} {float(size)!r}*relu(-x)")
-    return Activation("leaky_relu", expression, _formulas_of("leaky_relu", slope=float(slope)))
+    return Activation("leaky_relu", expression, _closed_forms("leaky_relu", slope=float(slope)))
 
 
 def gated(name: str) -> GatedActivation:
-    """The gated unit f(u) v called `name` (reglu, geglu, swiglu, glu, bilinear), or the one with the gate `name`.
+    """The gated unit f(u) v with this name (reglu, geglu, swiglu, glu, bilinear), or the one whose gate has this name.
+
+    Raises
+    ------
+    InputError
+        if it is neither.
 
     Examples
     --------

@@ -16,8 +16,8 @@ from .linear import Linear
 from .norms import Norm
 from .positions import Position
 
-_JOBS = {name: name for name in ("query", "key", "value", "out")}
-_LOGSUMEXP_BYTES = 4  # a fused kernel keeps one float32 per query and head in place of the scores
+_KINDS = {name: name for name in ("query", "key", "value", "out")}  # of the parts' weights
+_LOGSUMEXP_BYTES = 4  # a fused kernel keeps one float32 per query and head instead of the scores
 
 
 @component
@@ -25,8 +25,8 @@ class Attention(Branch):
     """Softmax attention (Vaswani et al. 2017, arXiv 1706.03762).
 
     `kv_heads` keys and values serve `heads` queries: equal numbers are multi-head, one is multi-query (arXiv 1911.02150),
-    a divisor between is grouped-query attention (arXiv 2305.13245). `memory_width` makes it cross-attention, whose keys and
-    values read another stack's output of that width.
+    a divisor in between is grouped-query attention (arXiv 2305.13245). With `memory_width` it is cross-attention, whose keys
+    and values read the output of another stack, of that width.
     """
 
     width: int
@@ -38,17 +38,17 @@ class Attention(Branch):
     """Dimensions of one value."""
     causal: bool = True
     window: int | None = None
-    """How many latest positions a query may see, its own included; None for all."""
+    """Number of latest positions that a query may see, its own included; None for all."""
     position: Position | None = None
     bias: bool = True
-    """Whether the query, key and value maps have biases."""
+    """True if the query, key and value maps have biases."""
     out_bias: bool = True
     query_norm: Norm | None = None
     key_norm: Norm | None = None
     scale: float | None = None
-    """What scores are multiplied by; None for 1/sqrt(head_dim)."""
+    """Factor on the scores; None for 1/sqrt(head_dim)."""
     softcap: float | None = None
-    """Scores pass through softcap * tanh(score / softcap) where given."""
+    """Scores pass through softcap * tanh(score / softcap); None for no cap."""
     memory_width: int | None = None
     dropout: float = 0.0
 
@@ -65,7 +65,7 @@ class Attention(Branch):
 
     @property
     def cross(self) -> bool:
-        """Whether it reads another stack's output."""
+        """True if keys and values read the output of another stack."""
         return self.memory_width is not None
 
     @property
@@ -90,7 +90,7 @@ class Attention(Branch):
 
     @property
     def slopes(self) -> tuple[float, ...] | None:
-        """By how much the scores of each head fall with distance, nats a position; None without such penalties or a mask."""
+        """Penalty on the scores of each head, in nats per position of distance; None without penalties or a causal mask."""
         if not self.causal or self.position is None:
             return None
         return self.position.penalties(self.heads, self.score_scale)
@@ -101,12 +101,12 @@ class Attention(Branch):
 
     @property
     def score_scale(self) -> float:
-        """What scores are multiplied by."""
+        """Factor on the scores."""
         return float(self.head_dim**-0.5) if self.scale is None else self.scale
 
     @property
     def scores_tensor(self) -> str:
-        """Path, from the attention, of the weight where a factor on the scores belongs: of the query's norm if it has one."""
+        """Path, from the attention, of the weight that takes a factor on the scores: the query norm's if there is one."""
         return "query.weight" if self.query_norm is None or not self.query_norm.affine else "query_norm.weight"
 
     @property
@@ -114,19 +114,16 @@ class Attention(Branch):
         return self
 
     def children(self) -> tuple[Child, ...]:
-        parts = (
-            ("query", self.query), ("key", self.key), ("value", self.value),
-            ("query_norm", self.query_norm), ("key_norm", self.key_norm),
-            ("position", self.position), ("out", self.out),
-        )  # fmt: skip
-        return tuple(Child(name, layer, kind=_JOBS.get(name, "")) for name, layer in parts if layer is not None)
+        names = ("query", "key", "value", "query_norm", "key_norm", "position", "out")
+        parts = ((name, getattr(self, name)) for name in names)
+        return tuple(Child(name, layer, kind=_KINDS.get(name, "")) for name, layer in parts if layer is not None)
 
     def choices(self) -> dict[str, Any]:
-        if self.cross:  # a design gives it the choices of self-attention
+        if self.cross:  # in a design it has the choices of self-attention
             return {}
         norm, position = self.query_norm, self.position
-        whole = {"positions": "none" if position is None else position.word}
-        return (whole if self.window is None else {"window_positions": position}) | {
+        unlimited = {"positions": "none" if position is None else position.word}
+        return (unlimited if self.window is None else {"window_positions": position}) | {
             "heads": self.heads,
             "kv_heads": self.kv_heads,
             "head_dim": self.head_dim,
@@ -151,60 +148,60 @@ class Attention(Branch):
         if self.cross or not self.causal:
             return run.tokens * keys
         reach = keys if self.window is None else min(keys, self.window)
-        # The first `reach` queries see 1, 2, .. reach keys, the others reach each.
+        # The first `reach` queries see 1, 2, .. `reach` keys, all others `reach` each.
         return reach * (reach + 1) // 2 + (run.tokens - reach) * reach if run.masked else run.tokens * reach
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         trace = site.trace
         source = trace.memory if self.cross else x
         if source is None:
-            raise InputError(f"{site.role}: there is no encoder's output to attend to")
+            raise InputError(f"{site.role}: there is no encoder output to attend to")
         query, _ = self.query.moments(x, site.at("query"))
         key, _ = self.key.moments(source, site.at("key"))
         value, _ = self.value.moments(source, site.at("value"))
-        query = self._normed(self.query_norm, query, site, "query_norm")
-        key = self._normed(self.key_norm, key, site, "key_norm")
+        query = self._apply_norm(self.query_norm, query, site, "query_norm")
+        key = self._apply_norm(self.key_norm, key, site, "key_norm")
         gain = self.head_dim * (1 / self.head_dim if self.scale is None else self.scale**2)
         raw = gain * query.second_moment * key.second_moment
         scores = site.at("scores")
-        # Two keys' scores share what a rotation by their distance leaves of their covariance.
-        left = self._left_by_rotation(trace.length)
-        scores.record(finite(x.of(raw, left * gain * query.first_second_moment * key.covariance), scores.role))
+        # A rotation by the distance of two keys reduces the covariance of their scores.
+        rotated = self._rotation_factor(trace.length)
+        scores.record(finite(x.of(raw, rotated * gain * query.first_second_moment * key.covariance), scores.role))
         bias = site.at("value").variance("bias") if self.bias else 0.0
-        # Everything is proportional to the values' weights, so that tables serve layers of different ones.
+        # All moments are proportional to the variance of the value weights, so one table serves layers that differ in it.
         weight = value.second_moment - bias
-        mixing = mix_tokens if isinstance(x, TokenSignal) else mix_exchangeable
-        mixed, back = mixing(self, raw, x, source, query, weight, trace)
+        mix = mix_tokens if isinstance(x, TokenSignal) else mix_exchangeable
+        mixed, pull_heads = mix(self, raw, x, source, query, weight, trace)
         mixed = site.at("mix").record(mixed.with_bias(bias))
         y, pull_out = self.out.moments(mixed, site.at("out"))
         layer = trace.layer
 
         def pull(g: AnySignal) -> AnySignal:
-            asking, sent = back(g)
+            g, memory_gradient = pull_heads(g)
             if self.cross:
-                trace.add_memory_gradient(sent, layer)
-            return asking
+                trace.add_memory_gradient(memory_gradient, layer)
+            return g
 
         pull_mixed = site.at("mix").record_gradient(pull)
         return y, lambda g: pull_mixed(pull_out(g))
 
-    def _left_by_rotation(self, length: int) -> float:
-        """Factor of rotations on the covariance of two keys' scores, averaged over the pairs that a query sees."""
+    def _rotation_factor(self, length: int) -> float:
+        """Factor of the rotations on the covariance of two scores of a query, averaged over the pairs of keys that it sees."""
         if self.cross or self.position is None:
             return 1.0
         reach = length if self.window is None else min(length, self.window)
         return self.position.mean_rotation(self.head_dim, reach, self.causal)
 
     @staticmethod
-    def _normed(norm: Norm | None, signal: AnySignal, site: Site, name: str) -> Any:
+    def _apply_norm(norm: Norm | None, signal: AnySignal, site: Site, name: str) -> Any:
         return signal if norm is None else norm.moments(signal, site.at(name))[0]
 
     def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
-        """That of two square Gaussian matrices, value and output."""
+        """The spread of two square Gaussian matrices, value and output."""
         return DrawSpread.of_matrices(1.0, 3.0, 1.0)  # the kurtosis of Gaussian hidden features, and of a slope of 1
 
     def own_flops(self, run: Run) -> int:
-        # Scores and the weighted sum of values; softmax is not a matrix product and is left out, as everyone does.
+        # Scores and the weighted sum of values; softmax is not a matrix product and is customarily left out.
         return 2 * run.batch * self.keys_seen(run) * self.heads * (self.head_dim + self.value_dim)
 
     def own_saved(self, run: Run) -> int:
@@ -212,11 +209,11 @@ class Attention(Branch):
         source = keys * run.batch
         values = run.positions * self.width  # the input, once for query, key and value together
         values += run.positions * self.heads * self.head_dim + source * self.kv_heads * (self.head_dim + self.value_dim)
-        values += run.positions * self.heads * self.value_dim  # what the output map reads
+        values += run.positions * self.heads * self.value_dim  # the input of the output map
         if run.fused:
             return values * run.value_bytes + run.positions * self.heads * _LOGSUMEXP_BYTES
         scores = run.positions * keys * self.heads
-        # Without dropout the softmax alone; with it, the dropped-out copy and a mask of one byte each as well.
+        # The softmax; with dropout also its dropped-out copy, and a mask of one byte per score.
         per_score = 2 * run.value_bytes + 1 if self.dropout else run.value_bytes
         return values * run.value_bytes + scores * per_score
 

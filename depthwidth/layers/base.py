@@ -4,14 +4,14 @@ A component is a frozen dataclass, made with :func:`component`. It describes its
 
 - ``tensors()``: each weight it holds: shape, kind, fans, start;
 - ``children()``: its parts, each with the number of copies that exist and the number a token passes through;
-- ``own_flops(run)``: the matrix-multiply operations of its own on one forward pass;
+- ``own_flops(run)``: the operations of its own matrix products in one forward pass;
 - ``own_saved(run)``, ``own_cache(run)``: bytes it keeps for the backward pass, values it keeps for generation;
 - ``moments(x, site)``: the second moments of its output, and the map of a gradient from its output to its input.
 
 Every count of a tree is the sum of these over its nodes, in exact integers.
 
-Three base classes say what is asked of a component by its place in the tree: :class:`Branch` of what is added to the residual
-stream, :class:`~depthwidth.layers.block.BlockLike` of what a stack repeats, :class:`Layer` of everything else.
+Three base classes list the members that a place in the tree requires: :class:`Branch` for a component whose output is added to
+the residual stream, :class:`~depthwidth.layers.block.BlockLike` for one that a stack repeats, :class:`Layer` for all others.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from .tensor import Tensor
 
 
 class Child(NamedTuple):
-    """A part of a component. Of `copies` equal ones, a token passes through `active`."""
+    """A part of a component. It has `copies` equal copies, of which a token passes through `active`."""
 
     name: str
-    """Part of the dotted path of everything inside; empty for the content of a wrapper, which takes the wrapper's own path."""
+    """Its name in dotted paths; empty for the content of a wrapper, which has the wrapper's path."""
     layer: Layer
     copies: int = 1
     active: int = 1
@@ -48,12 +48,12 @@ class Node(NamedTuple):
     """A component at its place in a tree."""
 
     site: str
-    """Dotted path from the root, ``decoder.attention.query``; the root's own is the empty string."""
+    """Dotted path from the root, ``decoder.attention.query``; the empty string for the root."""
     layer: Layer
     copies: int
-    """How many of it exist in the whole tree."""
+    """Number of copies in the whole tree."""
     active: int
-    """How many of those one token passes through."""
+    """Number of those copies that one token passes through."""
 
 
 T = TypeVar("T")
@@ -61,10 +61,10 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True)
 def component(cls: type[T]) -> type[T]:
-    """A frozen dataclass whose comparison and repr are :class:`Layer`'s.
+    """Make a class a frozen dataclass with the comparison, hash and repr of :class:`Layer`.
 
-    Generating those anew for each class is most of what a dataclass costs to define (1.4 of 2.3 ms, measured), and every
-    command would pay it some twenty times over at start-up.
+    Generating these for each class takes most of the time to define a dataclass (1.4 of 2.3 ms, measured), and every command
+    would spend it about twenty times at start-up.
     """
     return dataclass(frozen=True, eq=False, repr=False)(cls)
 
@@ -78,8 +78,8 @@ class Run:
     tokens : positions of each sequence.
     memory : positions of the encoder's output that cross-attention reads.
     batch : sequences.
-    masked : leave out attention scores that a causal mask hides, as a kernel that skips them does; otherwise they are counted,
-        as in the published 6N + 12LdT.
+    masked : exclude the attention scores that a causal mask hides, as a kernel does that skips them; by default they are
+        counted, as in the published 6N + 12LdT.
     value_bytes : size of one activation.
     fused : the attention kernel keeps no score matrix for the backward pass.
     """
@@ -102,9 +102,9 @@ class Layer:
     """A component of a transformer. Subclasses are frozen dataclasses; the module's docstring lists their methods."""
 
     embedding = False
-    """Whether its own weights count as embedding: a table of tokens, positions or segments, or the output matrix."""
+    """True if its own weights count as embedding: a table of tokens, positions or segments, or the output matrix."""
     owner = False
-    """Whether schemes ask it about the weights inside it (:attr:`depthwidth.initialization.Weight.owner`)."""
+    """True if schemes ask it about the weights inside it (:attr:`depthwidth.initialization.Weight.owner`)."""
 
     @cached_property
     def _values(self) -> tuple[Any, ...]:
@@ -133,7 +133,7 @@ class Layer:
         return ()
 
     def choices(self) -> dict[str, Any]:
-        """The choices of a :class:`~depthwidth.architecture.design.Design` that this component itself stands for."""
+        """Values of the :class:`~depthwidth.architecture.design.Design` fields that this component itself determines."""
         return {}
 
     @property
@@ -143,7 +143,7 @@ class Layer:
 
     @property
     def as_feed_forward(self) -> FeedForwardLike | None:
-        """The feed-forward part that this component is or wraps, of a mixture one expert; None if there is none."""
+        """The feed-forward part that this component is or wraps; of a mixture, one expert; None if there is none."""
         return None
 
     @property
@@ -156,11 +156,11 @@ class Layer:
         return 0
 
     def own_saved(self, run: Run) -> int:
-        """Bytes this component alone keeps from the forward pass for the backward one."""
+        """Bytes that this component alone keeps from the forward pass for the backward pass."""
         return 0
 
     def own_cache(self, run: Run) -> int:
-        """Values this component alone keeps while text is generated, after `run.tokens` positions."""
+        """Values that this component alone caches for text generation, after `run.tokens` positions."""
         return 0
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
@@ -175,34 +175,34 @@ class Layer:
         Raises
         ------
         InputError
-            for a component whose moments are not known.
+            if the moments of this component are not known.
         """
         raise InputError(f"{site.role}: the moments of {type(self).__name__} are not known")
 
     def run_of(self, child: str, run: Run) -> Run:
-        """The pass of `child` when this component's pass is `run`; the same unless a component overrides it."""
+        """The sizes of `child`'s pass, given this component's `run`; the same by default."""
         return run
 
-    # Sums over the tree. Each component is counted once however often it is used: copies multiply.
+    # Sums over the tree: each component is counted once and multiplied by its copies.
 
     @cached_property
     def own_parameters(self) -> int:
-        """Weights this component holds itself."""
+        """Number of weights that this component holds itself."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors().values())
 
     @cached_property
     def parameters(self) -> int:
-        """All trainable weights."""
+        """Number of trainable weights, all copies included."""
         return self.own_parameters + sum(c.copies * c.layer.parameters for c in self.children())
 
     @cached_property
     def active_parameters(self) -> int:
-        """Weights that one token passes through: of a mixture of experts, only those it is routed to."""
+        """Number of weights that one token passes through: in a mixture of experts, only those of the chosen experts."""
         return self.own_parameters + sum(c.active * c.layer.active_parameters for c in self.children())
 
     @cached_property
     def embedding_parameters(self) -> int:
-        """Weights of the token, position, segment and patch tables and of an output matrix that is not tied to them."""
+        """Number of weights in tables of tokens, positions, segments and patches, and in an output matrix that is not tied."""
         own = self.own_parameters if self.embedding else 0
         return own + sum(c.copies * c.layer.embedding_parameters for c in self.children())
 
@@ -221,20 +221,20 @@ class Layer:
         return self.own_flops(run) + sum(c.active * c.layer.flops(self.run_of(c.name, run)) for c in self.children())
 
     def saved_bytes(self, run: Run) -> int:
-        """Bytes kept for the backward pass when nothing is recomputed."""
+        """Bytes kept for the backward pass if nothing is recomputed."""
         return self.own_saved(run) + sum(c.active * c.layer.saved_bytes(self.run_of(c.name, run)) for c in self.children())
 
     def cache_values(self, run: Run) -> int:
-        """Keys and values kept while text is generated."""
+        """Number of keys and values cached for text generation."""
         return self.own_cache(run) + sum(c.active * c.layer.cache_values(self.run_of(c.name, run)) for c in self.children())
 
     def walk(self, site: str = "", copies: int = 1, active: int = 1) -> Iterator[Node]:
         """Every component of the tree, parents first. A repeated block appears once, with its number of copies."""
         yield Node(site, self, copies, active)
         for child in self.children():
-            # A child without a name is a wrapper's content: it has the wrapper's own site.
-            place = ".".join(filter(None, (site, child.name)))
-            yield from child.layer.walk(place, copies * child.copies, active * child.active)
+            # A child without a name is the content of a wrapper and has the wrapper's site.
+            path = ".".join(filter(None, (site, child.name)))
+            yield from child.layer.walk(path, copies * child.copies, active * child.active)
 
     def replace(self, **changes: Any) -> Any:
         """The same component with some fields changed."""
@@ -245,7 +245,7 @@ class Layer:
 class Branch(Layer):
     """A component whose output a :class:`~depthwidth.layers.block.Residual` adds to the residual stream.
 
-    A subclass has a `width`, the features of the stream, as a field or a property. The rest has defaults.
+    A subclass has a `width`, the features of the stream, as a field or a property. All other members have defaults.
     """
 
     if TYPE_CHECKING:  # a default here would be the default of a dataclass field of this name
@@ -256,7 +256,7 @@ class Branch(Layer):
 
     owner = True
     causal = False
-    """Whether it mixes positions and a position reads only itself and earlier ones."""
+    """True if it mixes positions, and each position reads only itself and earlier ones."""
 
     @property
     def last(self) -> str:
@@ -266,19 +266,19 @@ class Branch(Layer):
 
     @property
     def penalises_distance(self) -> bool:
-        """Whether attention scores fall with distance, so that the correlation of two tokens depends on theirs (ALiBi)."""
+        """True if attention scores fall with distance (ALiBi), on which the correlation of two tokens then depends."""
         return False
 
     def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
-        """How strongly the size of the output varies between draws of the weights, for the input `x` of the branch.
+        """The variation of the output's size between draws of the weights, for the input `x` of the branch.
 
-        By default as two square Gaussian matrices in a row. It sets corrections of the order of one over the width.
+        By default that of two square Gaussian matrices in a row. It sets the corrections of order 1/width.
         """
         return DrawSpread.of_matrices(1.0, 3.0, 1.0)
 
 
 def check_branch(owner: str, branch: object) -> None:
-    """Refuse what cannot be the branch of a residual.
+    """Refuse an object that cannot be the branch of a residual.
 
     Raises
     ------
@@ -286,6 +286,6 @@ def check_branch(owner: str, branch: object) -> None:
         if it is not a :class:`Branch`, or has no width.
     """
     if not isinstance(branch, Branch):
-        raise InputError(f"{owner}: {type(branch).__name__} is not a Branch, so that it cannot be added to the stream")
+        raise InputError(f"{owner}: {type(branch).__name__} is not a Branch, so it cannot be added to the residual stream")
     if not hasattr(branch, "width"):
         raise InputError(f"{owner}: {type(branch).__name__} has no width, the features of the residual stream")

@@ -21,12 +21,12 @@ PLACEMENTS = {
     "sandwich": ("norm_in", "norm_out"),
     "output": ("norm_out",),
 }
-"""The names of placements of norms, and the norms that a residual then has."""
+"""The placements of norms by name, each with the norms that a residual then has."""
 
 
 @component
 class Residual(Layer):
-    """``norm_stream(x + dropout(norm_out(branch(norm_in(x)))))``, with each of the three norms that is given.
+    """``norm_stream(x + dropout(norm_out(branch(norm_in(x)))))``, without the norms that are None.
 
     Pre-norm has `norm_in`, post-norm `norm_stream`, sandwich-norm `norm_in` and `norm_out`; OLMo 2 has `norm_out` alone.
     """
@@ -42,9 +42,7 @@ class Residual(Layer):
         check_fraction("Residual", dropout=self.dropout)
 
     def children(self) -> tuple[Child, ...]:
-        parts = (
-            ("norm_in", self.norm_in), ("", self.branch), ("norm_out", self.norm_out), ("norm_stream", self.norm_stream)
-        )  # fmt: skip
+        parts = (("norm_in", self.norm_in), ("", self.branch), ("norm_out", self.norm_out), ("norm_stream", self.norm_stream))
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
@@ -70,7 +68,7 @@ class Residual(Layer):
         return y, site.record_gradient(pull)
 
     def branch_moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback, DrawSpread]:
-        """The branch with its norms and dropout, without the sum: output, pullback, and variation over draws of its weights."""
+        """The branch with its norms and dropout, without the sum: output, pullback, and variation between draws."""
         rate = self.dropout if site.trace.dropout else 0.0
         pulls: list[Pullback] = []
         draw = DrawSpread(0.0, 0.0)
@@ -92,12 +90,12 @@ class Residual(Layer):
 
     @property
     def width(self) -> int:
-        """Features of the stream it adds to."""
+        """Features of the residual stream."""
         return self.branch.width
 
     def choices(self) -> dict[str, Any]:
-        here = tuple(name for name in ("norm_in", "norm_out", "norm_stream") if getattr(self, name) is not None)
-        placement = next((name for name, norms in PLACEMENTS.items() if norms == here), "pre")
+        given = tuple(name for name in ("norm_in", "norm_out", "norm_stream") if getattr(self, name) is not None)
+        placement = next((name for name, norms in PLACEMENTS.items() if norms == given), "pre")
         return {"placement": placement, "dropout": self.dropout}
 
     @property
@@ -116,8 +114,8 @@ L = TypeVar("L", bound=Layer)
 class BlockLike(Layer):
     """A component that a stack repeats: it reads the residual stream, and its output is the next block's input.
 
-    A subclass has `width`, the features of the stream, as a field or a property. The rest has defaults, which find the residual
-    branches among its parts, however deep.
+    A subclass has `width`, the features of the stream, as a field or a property. All other members have defaults, which find
+    the residual branches among its parts at any depth.
     """
 
     if TYPE_CHECKING:  # a default here would be the default of a dataclass field of this name
@@ -127,17 +125,17 @@ class BlockLike(Layer):
             """Features of the residual stream."""
 
     parallel = False
-    """Whether all branches read the block's own input, and their outputs are added to it together."""
+    """True if all branches read the block's input, and their outputs are added to it together."""
     plain = False
-    """Whether its moments are those of its branches, one after the other or in parallel, and nothing else acts on the stream.
-    Many plain blocks are propagated at once, all others one by one."""
+    """True if its moments are those of its branches, in sequence or in parallel, and nothing else acts on the stream. Many
+    plain blocks are propagated at once, all others one by one."""
     streams = 1
     """Copies of the residual stream that it keeps. A stack copies the stem's output before the first block, and takes the mean
     of the copies after the last."""
 
     @property
     def norm(self) -> Norm | None:
-        """The norm of the input that parallel branches share, if they have one in common."""
+        """The norm that parallel branches share for their input; None if they share none."""
         return None
 
     @cached_property
@@ -151,34 +149,34 @@ class BlockLike(Layer):
 
     @property
     def causal(self) -> bool:
-        """Whether a branch mixes positions and hides later ones from earlier ones."""
+        """True if a branch mixes positions and hides later ones from earlier ones."""
         return any(residual.branch.causal for _, residual in self.branches)
 
     @property
     def penalises_distance(self) -> bool:
-        """Whether the attention scores of a branch fall with distance."""
+        """True if the attention scores of a branch fall with distance."""
         return any(residual.branch.penalises_distance for _, residual in self.branches)
 
     @property
     def reads_memory(self) -> bool:
-        """Whether a branch reads the output of an encoder."""
-        return any(found is not None and found.cross for found in (part.branch.as_attention for _, part in self.branches))
+        """True if a branch reads the output of an encoder."""
+        return any(layer is not None and layer.cross for layer in (part.branch.as_attention for _, part in self.branches))
 
     @property
     def as_attention(self) -> AttentionLike | None:
         """The first self-attention among its branches."""
         every = (residual.branch.as_attention for _, residual in self.branches)
-        return next((found for found in every if found is not None and not found.cross), None)
+        return next((attention for attention in every if attention is not None and not attention.cross), None)
 
     @property
     def as_feed_forward(self) -> FeedForwardLike | None:
         """The first feed-forward part among its branches."""
-        return next((found for _, part in self.branches if (found := part.branch.as_feed_forward) is not None), None)
+        return next((layer for _, part in self.branches if (layer := part.branch.as_feed_forward) is not None), None)
 
     @property
     def as_mixture(self) -> MixtureLike | None:
         """The first mixture of experts among its branches."""
-        return next((found for _, part in self.branches if (found := part.branch.as_mixture) is not None), None)
+        return next((layer for _, part in self.branches if (layer := part.branch.as_mixture) is not None), None)
 
 
 def _residuals(layer: Layer, path: str) -> Iterator[tuple[str, Residual]]:
@@ -205,8 +203,8 @@ def _with_residuals(layer: L, change: Callable[[Residual], Residual]) -> L:
 class Block(BlockLike):
     """Attention, then cross-attention if a decoder reads an encoder, then feed-forward.
 
-    With `parallel` all branches read the block's own input and their outputs are added together (GPT-J, arXiv 2204.02311);
-    `norm`, if given, then normalises that input once for all of them.
+    With `parallel` all branches read the block's input, and their outputs are added together (GPT-J, arXiv 2204.02311). A
+    `norm` then normalises that input once for all of them.
     """
 
     plain = True
@@ -221,10 +219,7 @@ class Block(BlockLike):
             raise InputError("Block: a norm shared by all branches needs parallel=True")
 
     def children(self) -> tuple[Child, ...]:
-        parts = (
-            ("norm", self.norm), ("attention", self.attention),
-            ("cross_attention", self.cross_attention), ("feed_forward", self.feed_forward),
-        )  # fmt: skip
+        parts = ((name, getattr(self, name)) for name in ("norm", "attention", "cross_attention", "feed_forward"))
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
     def choices(self) -> dict[str, Any]:
@@ -247,29 +242,29 @@ class Block(BlockLike):
         return x, site.record_gradient(pull)
 
     def _parallel_moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
-        """All branches read the same signal; their weights are independent, so that their moments add."""
-        y, shared = (x, None) if self.norm is None else self.norm.moments(x, site.at("norm"))
+        """The moments of parallel branches: they read the same signal with independent weights, so their moments add."""
+        y, pull_shared_norm = (x, None) if self.norm is None else self.norm.moments(x, site.at("norm"))
         total, pulls = x, []
         for name, branch in self.branches:
-            f, pull_branch, draw = branch.branch_moments(y, site.at(name))
+            output, pull_branch, draw = branch.branch_moments(y, site.at(name))
             _, scale = site.at(name).scales()
-            total = add_branch(total, f.times(scale**2), draw.omega, self.width)
+            total = add_branch(total, output.times(scale**2), draw.omega, self.width)
             pulls.append((scale, pull_branch))
-        behind: list[Pullback] = []
-        for name, branch in self.branches:  # every branch's post-norm reads the sum, one after the other
+        post_norm_pulls: list[Pullback] = []
+        for name, branch in self.branches:  # the post-norms read the sum, one after the other
             if branch.norm_stream is not None:
                 total, pull_norm = branch.norm_stream.moments(total, site.at(name).at("norm_stream"))
                 total = total.spread_as(x.spread and Spread.none(total))
-                behind.append(pull_norm)
+                post_norm_pulls.append(pull_norm)
         site.record(finite(total, site.role))
 
         def pull(g: AnySignal) -> AnySignal:
-            for pull_norm in reversed(behind):
+            for pull_norm in reversed(post_norm_pulls):
                 g = pull_norm(g)
-            front = g.times(0.0)
+            input_gradient = g.times(0.0)
             for scale, pull_branch in pulls:
-                front = front.plus(pull_branch(g.times(scale**2)))
-            return g.plus(front if shared is None else shared(front))
+                input_gradient = input_gradient.plus(pull_branch(g.times(scale**2)))
+            return g.plus(input_gradient if pull_shared_norm is None else pull_shared_norm(input_gradient))
 
         return total, site.record_gradient(pull)
 
@@ -280,7 +275,7 @@ class Block(BlockLike):
 
 
 def check_block(owner: str, block: object) -> None:
-    """Refuse what a stack cannot repeat.
+    """Refuse an object that a stack cannot repeat.
 
     Raises
     ------
@@ -288,6 +283,6 @@ def check_block(owner: str, block: object) -> None:
         if it is not a :class:`BlockLike`, or has no width.
     """
     if not isinstance(block, BlockLike):
-        raise InputError(f"{owner}: {type(block).__name__} is not a BlockLike, so that a stack cannot repeat it")
+        raise InputError(f"{owner}: {type(block).__name__} is not a BlockLike, so a stack cannot repeat it")
     if not hasattr(block, "width"):
         raise InputError(f"{owner}: {type(block).__name__} has no width, the features of the residual stream")

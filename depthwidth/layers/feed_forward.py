@@ -23,7 +23,7 @@ from .linear import Linear
 
 @component
 class FeedForward(Branch):
-    """Two maps with an activation between, ``down(f(up(x)))``, or three with a gate, ``down(f(gate(x)) * up(x))``.
+    """Two linear maps with an activation between them, ``down(f(up(x)))``, or three with a gate, ``down(f(gate(x)) * up(x))``.
 
     Gated: Shazeer 2020, arXiv 2002.05202 (GEGLU with gelu, SwiGLU with silu, ReGLU with relu).
     """
@@ -43,7 +43,7 @@ class FeedForward(Branch):
 
     @property
     def gate(self) -> Linear | None:
-        """The map whose activation gates the other, where there is one."""
+        """The map whose activation gates the other; None without a gate."""
         return Linear(self.width, self.hidden, self.bias) if self.gated else None
 
     @property
@@ -69,7 +69,7 @@ class FeedForward(Branch):
             "ffn": self.hidden,
             "activation": self.activation,
             "gated": self.gated,
-            # The one bias that most families have is the feed-forward part's; attention's are beside it.
+            # A design's `bias` is the default of every part; attention states its own.
             "bias": self.bias,
             "ffn_bias": self.bias,
             "ffn_dropout": self.dropout,
@@ -83,46 +83,46 @@ class FeedForward(Branch):
             gate, pull_gate = self.gate.moments(x, site.at("gate"))
         width = self.width if site.trace.finite_width else math.inf
         tables = activation_tables(self.activation, site.trace)
-        known = hidden_moments(self.activation, gate, up if self.gated else None, width, tables)
+        features = hidden_moments(self.activation, gate, up if self.gated else None, width, tables)
         inner = site.at("activation")
-        hidden = inner.record(x.of(dropout_second_moment.body(known.second_moment, rate), known.pair), known.mean)
+        hidden = inner.record(x.of(dropout_second_moment.body(features.second_moment, rate), features.pair), features.mean)
         y, pull_down = self.down.moments(hidden, site.at("down"))
 
         def pull(g: AnySignal) -> AnySignal:
             g = g.after_dropout(rate)
-            front = pull_gate(g.times(known.gate_gradient, known.gate_gradient_pair))
+            input_gradient = pull_gate(g.times(features.gate_gradient, features.gate_gradient_pair))
             if self.gated:
-                front = front.plus(pull_up(g.times(known.linear_gradient, known.linear_gradient_pair)))
-            return front
+                input_gradient = input_gradient.plus(pull_up(g.times(features.linear_gradient, features.linear_gradient_pair)))
+            return input_gradient
 
         pull_inner = inner.record_gradient(pull)
         return y, lambda g: pull_inner(pull_down(g))
 
     def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
-        """From the kurtoses of the hidden features and of their derivative.
+        """The spread that follows from the kurtoses of the hidden features and of their derivative.
 
-        ReLU, with kurtoses 6 and 2, and four times as many hidden features: 3.25 and 2.5.
+        Example: ReLU, with kurtoses 6 and 2, and a hidden width of four times the width give 3.25 and 2.5.
         """
-        into = self.gate or self.up
-        at = site.at("gate" if self.gated else "up")
-        variance = linear_second_moment.body(x.averages[0], self.width, at.variance("weight"))
-        variance += at.variance("bias") if into.bias else 0.0
+        first = self.gate or self.up
+        first_site = site.at("gate" if self.gated else "up")
+        variance = linear_second_moment.body(x.averages[0], self.width, first_site.variance("weight"))
+        variance += first_site.variance("bias") if first.bias else 0.0
         *_, kurtosis, slope_kurtosis = activation_tables(self.activation, site.trace)(variance, 0.0)
         return DrawSpread.of_matrices(
             self.hidden / self.width, gated_kurtosis.body(kurtosis) if self.gated else kurtosis, slope_kurtosis
         )
 
     def own_saved(self, run: Run) -> int:
-        # The input; before and after the activation; with a gate also the other factor and the product.
+        # The input, and the features before and after the activation; with a gate also the other factor and the product.
         values = self.width + self.hidden * (4 if self.gated else 2)
         mask = self.hidden if self.dropout else 0
         return run.positions * (values * run.value_bytes + mask)
 
 
 class HiddenMoments(NamedTuple):
-    """Moments of hidden features after an activation or a gated product, and the factors that a gradient meets there.
+    """Moments of the hidden features after an activation or a gated product, and its factors on the moments of a gradient.
 
-    Names with `pair` are of two different tokens, the others of one.
+    Names with `pair` refer to two different tokens, the others to one.
     """
 
     second_moment: Number
@@ -137,46 +137,47 @@ class HiddenMoments(NamedTuple):
 def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: float, tables: TableFamily) -> HiddenMoments:
     """Moments of f(gate), or of f(gate) times an independent `linear` signal for a gated unit.
 
-    In one network the correlation of two tokens differs from its mean, as that of `width` Gaussian features does
-    (:func:`~depthwidth.formulas.finite_width.correlation_spread`). Pair moments are curved, those of gated units most: they are
-    averaged over one standard deviation to either side (:func:`~depthwidth.formulas.finite_width.two_sided_mean`).
+    In a single network the correlation of two tokens deviates from its mean, by as much as that of `width` Gaussian features
+    (:func:`~depthwidth.formulas.finite_width.correlation_spread`). Pair moments are curved functions of it, those of gated
+    units most: they are averaged over one standard deviation to either side
+    (:func:`~depthwidth.formulas.finite_width.two_sided_mean`).
 
     Parameters
     ----------
-    name : of the activation f.
-    gate, linear : moments of the activation's input and of the other factor; None without a gate.
-    width : features over which correlations are taken; infinite without corrections for finite width.
-    tables : of the activation, from :func:`activation_tables`.
+    name : the name of the activation f.
+    gate, linear : moments of the activation's input and of the other factor; `linear` is None without a gate.
+    width : number of features that a correlation averages over; infinite without corrections for finite width.
+    tables : the tables of the activation, from :func:`activation_tables`.
     """
-    each, rho = gate.second_moment, gate.correlation
+    variances, rho = gate.second_moment, gate.correlation
     step = correlation_spread.body(rho, width)
     sides = [rho + step, rho - step] if math.isfinite(width) else [rho]
-    close = isinstance(gate, TokenSignal) and each.max() <= _ALIKE * each.min()
-    if isinstance(gate, TokenSignal) and not close:
+    alike = isinstance(gate, TokenSignal) and variances.max() <= _ALIKE * variances.min()
+    if isinstance(gate, TokenSignal) and not alike:
         from .activations import activation
 
         f, first, other = activation(name), gate.first_second_moment, gate.other_second_moment
-        second, slope, mean = f.second_moment(each), f.derivative_second_moment(each), f.mean(each)
+        second, slope, mean = f.second_moment(variances), f.derivative_second_moment(variances), f.mean(variances)
         pairs = [
             (f.pair_moment(first, side, other_variance=other), f.derivative_pair_moment(first, side, other_variance=other))
             for side in (side.clip(-1.0, 1.0) for side in sides)
         ]
     else:
-        second, slope, mean, *_ = tables(each, 0.0)
-        # For two nearly equal variances, moments at their geometric mean are right to second order in the difference.
+        second, slope, mean, *_ = tables(variances, 0.0)
+        # If two variances are nearly equal, moments at their geometric mean are right to second order in the difference.
         pairs = [tables(gate.pair_second_moment, _angle(side))[3:5] for side in sides]
-    pair, slope_pair = (_averaged(values) for values in zip(*pairs, strict=True))
+    pair, slope_pair = (_average(values) for values in zip(*pairs, strict=True))
     if linear is None:
         return HiddenMoments(second, pair, slope, slope_pair, mean)
     v, c = linear.second_moment, linear.covariance
     shift = linear.pair_second_moment * step
     products = [c + shift, c - shift] if len(sides) == 2 else [c]
-    both, slopes = (_averaged([product * values[k] for product, values in zip(products, pairs, strict=True)]) for k in (0, 1))
+    both, slopes = (_average([product * values[k] for product, values in zip(products, pairs, strict=True)]) for k in (0, 1))
     return HiddenMoments(second * v, both, slope * v, slopes, 0.0, second, pair)
 
 
-def _averaged(sides: Sequence[Number]) -> Number:
-    """Mean over networks of a moment given at both sides of the mean correlation, or at the mean alone."""
+def _average(sides: Sequence[Number]) -> Number:
+    """The mean over networks of a moment, given at both sides of the mean correlation or at the mean alone."""
     return two_sided_mean.body(*sides) if len(sides) == 2 else sides[0]
 
 
@@ -191,9 +192,9 @@ def _angle(correlation: Number) -> Number:
 def activation_tables(name: str, trace: Trace) -> TableFamily:
     """Gaussian moments of an activation over its input's variance and the angle whose cosine is the correlation of two inputs.
 
-    Columns: E f^2, E f'^2, E f, E f(x) f(y), E f'(x) f'(y), and the kurtoses E f^4 / (E f^2)^2 and E f'^4 / (E f'^2)^2, which a
-    jump of f' at 0 leaves 3 % too large. Over the angle the moments are smooth even if they have a square-root branch in the
-    correlation.
+    Columns: E f^2, E f'^2, E f, E f(x) f(y), E f'(x) f'(y), and the kurtoses E f^4 / (E f^2)^2 and E f'^4 / (E f'^2)^2, which
+    are 3 % too large if f' jumps at 0. As functions of the angle the moments are smooth, even if they have a square-root branch
+    in the correlation.
     """
     return trace.family(("activation", name), functools.partial(_activation_table, name), _VARIANCE_STEP)
 
@@ -222,16 +223,16 @@ def _activation_table(name: str, variance: float) -> Table:
 _ALIKE = 1.05
 """Largest ratio of two tokens' variances at which they share a table, with errors below 1e-4."""
 _VARIANCE_STEP = 0.05
-"""Step of the logarithm of a variance between tables; interpolation between them is right to 1e-5."""
+"""Step of the logarithm of a variance between tables; the error of interpolation between them is 1e-5."""
 
 
 @component
 class MixtureOfExperts(Branch):
-    """`experts` equal feed-forward parts of which a router picks `top_k` for each token (arXiv 1701.06538, 2401.04088).
+    """`experts` equal feed-forward parts, of which a router picks `top_k` for each token (arXiv 1701.06538, 2401.04088).
 
-    A `shared` part, where there is one, serves every token; with `shared_gate` a learnt factor for each token scales it
-    (Qwen2-MoE, arXiv 2407.10671). The weights of the chosen experts are made to sum to 1 where they are `renormalized`
-    (Mixtral); otherwise they are what the softmax over all experts gives them (Qwen's ``norm_topk_prob=false``).
+    An optional `shared` part serves every token; with `shared_gate` a learnt factor for each token scales it (Qwen2-MoE, arXiv
+    2407.10671). With `renormalized` the weights of the chosen experts are rescaled to a sum of 1 (Mixtral); otherwise they are
+    those of the softmax over all experts (Qwen's ``norm_topk_prob=false``).
     """
 
     expert: FeedForward
@@ -289,15 +290,15 @@ class MixtureOfExperts(Branch):
         router = site.at("router")
         scores, pull_router = self.router.moments(x, router)
         y, pull_expert = self.expert.moments(x, site.at("expert"))
-        # A hundredth on the variance is a few thousandths on the averages, no more than the sample's own error.
-        given = (self.experts, self.top_k, self.renormalized)
-        tables = site.trace.family(("routing", *given), functools.partial(_routing_table, *given), 0.5, same=0.02)
+        # A variance 1 % off changes the averages by a few parts in a thousand, at most the error of their own sample.
+        settings = (self.experts, self.top_k, self.renormalized)
+        tables = site.trace.family(("routing", *settings), functools.partial(_routing_table, *settings), 0.5, same=0.02)
         overlap, pair, jacobian, pair_jacobian = tables(scores.averages[0], _angle(scores.correlation))
         if isinstance(x, TokenSignal):
             overlap, jacobian = overlap[0], jacobian[0]
-        # A score's gradient is that of a weighted sum of the experts' outputs, each as large as y over all features.
-        by_score = router_gradient_gain.body(y.second_moment, jacobian, self.expert.width, self.experts)
-        pair_by_score = router_gradient_gain.body(y.covariance, pair_jacobian, self.expert.width, self.experts)
+        # The gradient of a score is that of a weighted sum of the experts' outputs, each of the size of y.
+        score_gain = router_gradient_gain.body(y.second_moment, jacobian, self.expert.width, self.experts)
+        pair_score_gain = router_gradient_gain.body(y.covariance, pair_jacobian, self.expert.width, self.experts)
         y = y.times(overlap, pair)
         pull_shared: Pullback | None = None
         if self.shared is not None:
@@ -307,23 +308,23 @@ class MixtureOfExperts(Branch):
         site.at("mix").record(y)
 
         def pull(g: AnySignal) -> AnySignal:
-            front = pull_expert(g.times(overlap, pair))
-            front = front.plus(pull_router(g.times(by_score, pair_by_score)))
+            input_gradient = pull_expert(g.times(overlap, pair))
+            input_gradient = input_gradient.plus(pull_router(g.times(score_gain, pair_score_gain)))
             if pull_shared is not None:
-                front = front.plus(pull_shared(g.times(gate)))
-            return front
+                input_gradient = input_gradient.plus(pull_shared(g.times(gate)))
+            return input_gradient
 
         return y, site.at("mix").record_gradient(pull)
 
     def _gate_second_moment(self, x: AnySignal, site: Site) -> Number:
-        """Second moment of the learnt factor on the shared part; 1 without one."""
+        """Second moment of the learnt factor on the shared part; 1 without a gate."""
         if not self.shared_gate:
             return 1.0
         variance = linear_second_moment.body(x.averages[0], self.expert.width, site.at("shared_gate").variance("weight"))
         return sigmoid_gate_second_moment.body(variance)
 
     def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
-        """How draws of the weights differ in size: as one expert's, which is more than that of several."""
+        """The spread of a single expert, which exceeds that of a mean of several."""
         return self.expert.draw_spread(x, site.at("expert"))
 
     def own_saved(self, run: Run) -> int:

@@ -1,4 +1,4 @@
-"""Heads, which read the residual stream: a language-model head, a classifier, a pooler."""
+"""Heads, which read the residual stream: the language-model head, a classifier, a pooler."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .linear import Linear
 from .norms import Norm
 from .tensor import ZEROS, Tensor
 
-_LOGIT_BYTES = 4  # the loss is taken in float32 whatever the activations are
+_LOGIT_BYTES = 4  # the loss is computed in float32, whatever the precision of the activations
 
 
 @component
 class Unembedding(Layer):
-    """The matrix from features to one logit for each token; `tied` uses the token embedding's and has no weights."""
+    """The matrix from features to one logit per token. With `tied` it is the token embedding and holds no weights itself."""
 
     width: int
     vocab: int
@@ -53,14 +53,14 @@ class Unembedding(Layer):
 
 @component
 class Head(Layer):
-    """A component that reads the residual stream and puts out logits or features. Each answer has a default."""
+    """A component that reads the residual stream and returns logits or features. Each method has a default."""
 
     @property
     def logits_tensor(self) -> str | None:
-        """Path, from the head, of the weight where a factor on its logits belongs.
+        """Path, from the head, of the weight that takes a factor on the logits.
 
-        An empty path says that the weight stands before the head, at the last norm of the stack, as the output matrix is tied.
-        None if the head has no logits.
+        It is empty if the output matrix is tied and the factor belongs to the last norm of the stack, before the head. None if
+        the head has no logits.
         """
         return None
 
@@ -70,14 +70,14 @@ class Head(Layer):
         return None
 
     def choices(self) -> dict[str, Any]:
-        raise InputError(f"a design has no word for the head {type(self).__name__}")
+        raise InputError(f"a design cannot express the head {type(self).__name__}")
 
 
 @component
 class LanguageHead(Head):
-    """Logits over the vocabulary, after a transform of the features where the family has one.
+    """Logits over the vocabulary, after an optional transform of the features.
 
-    BERT transforms by a linear map, an activation and a norm; OPT's smallest-embedding model projects to a narrower width.
+    BERT's transform is a linear map, an activation and a norm; OPT-350M's is a projection to its narrower embedding.
     """
 
     unembedding: Unembedding
@@ -85,7 +85,7 @@ class LanguageHead(Head):
     norm: Norm | None = None
     softcap: float | None = None
     activation: str = "gelu"
-    """Between a transform and its norm; a transform without a norm is a projection and has none."""
+    """The activation between a transform and its norm; a transform without a norm is a projection and has none."""
 
     @property
     def as_language_head(self) -> LanguageHead:
@@ -116,13 +116,13 @@ class LanguageHead(Head):
         return (*transform, *norm, Child("unembedding", self.unembedding))
 
     def features(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
-        """What the output matrix reads of the stream, and the map from its gradient to the stream's."""
+        """The input of the output matrix, and the map from its gradient to the stream's."""
         pulls: list[Pullback] = []
         if self.transform is not None:
             x, pull_transform = self.transform.moments(x, site.at("transform"))
             pulls.append(pull_transform)
         if self.transform is not None and self.norm is not None:
-            x, pull_activation = self._activated(x, site)
+            x, pull_activation = self._activate(x, site)
             pulls.append(pull_activation)
         if self.norm is not None:
             x, pull_norm = self.norm.moments(x, site.at("norm"))
@@ -135,38 +135,40 @@ class LanguageHead(Head):
 
         return x, pull
 
-    def _activated(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
-        """What the norm normalises of the activated features, and the map from their gradient.
+    def _activate(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        """The input of the norm after the activation, and the map from its gradient.
 
-        A LayerNorm takes off the mean over the features, which these have, unlike those of the stream.
+        A LayerNorm subtracts the mean over the features, which is not zero here, unlike in the stream.
         """
         width = self.unembedding.width if site.trace.finite_width else math.inf
-        known = hidden_moments(self.activation, x, None, width, activation_tables(self.activation, site.trace))
+        features = hidden_moments(self.activation, x, None, width, activation_tables(self.activation, site.trace))
         inner = site.at("activation")
-        hidden = inner.record(x.of(known.second_moment, known.pair), known.mean)
-        pull = inner.record_gradient(lambda g: g.times(known.gate_gradient, known.gate_gradient_pair))
+        hidden = inner.record(x.of(features.second_moment, features.pair), features.mean)
+        pull = inner.record_gradient(lambda g: g.times(features.gate_gradient, features.gate_gradient_pair))
         if self.norm is not None and self.norm.centred:
-            mean, centred = known.mean, centred_moment.body
+            mean, centred = features.mean, centred_moment.body
             first = mean[:, None] if isinstance(x, TokenSignal) else mean
             hidden = hidden.of(centred(hidden.second_moment, mean, mean), centred(hidden.covariance, first, mean))
-        if site.trace.finite_width:  # as of Gaussian features, which these nearly are
+        if site.trace.finite_width:  # as for Gaussian features, nearly the case here
             hidden = hidden.spread_as(Spread.of_gaussian(hidden, self.unembedding.width))
         return hidden, pull
 
     def logits(self, x: AnySignal, site: Site, stem: Site) -> Any:
-        """The logits' moments, of `x` that the output matrix reads; a tied matrix finds its weights at the stem's place."""
+        """The moments of the logits, given the output matrix's input `x`; a tied matrix has its weights at the site `stem`."""
         gain = linear_second_moment.body(1.0, self.unembedding.width, self.weight_variance(site, stem))
         return site.at("unembedding").record(x.times(gain))
 
     def weight_variance(self, site: Site, stem: Site) -> float:
-        """Variance of one entry of the output matrix, its own or the token embedding's."""
+        """Variance of the entries of the output matrix, which is the token embedding if it is tied."""
         return float((stem.at("tokens") if self.unembedding.tied else site.at("unembedding")).variance("weight"))
 
     def loss_gradient(self, x: AnySignal, site: Site, stem: Site, token_match: float) -> tuple[float, float]:
-        """Moments, in front of the output matrix, of the gradient of the summed cross-entropy of every position.
+        """Second moment and covariance, at the input of the output matrix, of the gradient of the summed cross-entropy.
 
-        `x` is what that matrix reads. The targets are random: nothing is learnt yet. `token_match` is the probability that two
-        of them are the same token.
+        Parameters
+        ----------
+        x : moments of the matrix's input.
+        token_match : probability that the targets of two positions are the same token; targets are random before training.
         """
         from ..formulas.moments import loss_gradient_covariance, loss_gradient_second_moment
         from ..numerics.softmax import overlap, pair_overlap
@@ -183,13 +185,13 @@ class LanguageHead(Head):
     def own_saved(self, run: Run) -> int:
         if self.transform is None:
             return 0
-        # What the transform reads, and its result before the activation.
+        # The transform's input, and its output before the activation.
         return run.positions * (self.transform.inputs + self.transform.outputs) * run.value_bytes
 
 
 @component
 class Pooler(Head):
-    """A linear map and a tanh of the first token's features, as BERT and ViT end with."""
+    """A linear map and a tanh of the first token's features, as in BERT and ViT."""
 
     width: int
     outputs: int
@@ -206,7 +208,7 @@ class Pooler(Head):
 
 @component
 class ClassifierHead(Head):
-    """One logit for each of `classes`, read from the first token's features; a `pooler` before it where there is one."""
+    """One logit for each of `classes`, from the first token's features, after an optional `pooler`."""
 
     width: int
     classes: int

@@ -1,7 +1,7 @@
-"""The facts that schemes, plans and checks may ask of attention, of a feed-forward part and of a mixture of experts.
+"""The members of attention, of a feed-forward part and of a mixture of experts that schemes, plans and checks may read.
 
-A component answers through :attr:`Layer.as_attention <depthwidth.layers.Layer.as_attention>` and its two neighbours: with
-itself, with a component that it wraps, or with None. Nobody asks for the class.
+A component offers them through :attr:`Layer.as_attention <depthwidth.layers.Layer.as_attention>`, ``as_feed_forward`` and
+``as_mixture``: each returns the component itself, a component that it wraps, or None. No caller tests for a class.
 """
 
 from __future__ import annotations

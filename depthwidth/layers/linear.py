@@ -1,4 +1,4 @@
-"""The linear map: a matrix and, where it has one, a bias."""
+"""The linear map: a matrix and an optional bias."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Linear(Layer):
         y = x.times(linear_second_moment.body(1.0, self.inputs, weight))
         if self.bias:
             y = y.with_bias(site.variance("bias"))
-        back = linear_gradient.body(1.0, self.outputs, weight)
-        return site.record(finite(y, site.role)), site.record_gradient(lambda g: g.times(back))
+        gain = linear_gradient.body(1.0, self.outputs, weight)
+        return site.record(finite(y, site.role)), site.record_gradient(lambda g: g.times(gain))
 
     def own_flops(self, run: Run) -> int:
         return 2 * run.positions * self.inputs * self.outputs

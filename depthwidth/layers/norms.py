@@ -16,17 +16,17 @@ from .tensor import ZEROS, Constant, Tensor
 class Norm(Layer):
     """A normalisation over `width` features.
 
-    With `groups` > 1 it is applied to that many slices with the same weights, as a norm over each head's query is.
+    With `groups` > 1 it normalises that many slices with the same weights, such as the query of each head.
     Abstract: use :class:`LayerNorm` or :class:`RMSNorm`.
     """
 
     width: int
     groups: int = 1
     affine: bool = True
-    """Whether it has a trainable gain (and, for LayerNorm, may have a bias)."""
+    """True if it has a trainable gain; a LayerNorm may then have a bias too."""
     eps: float = 1e-5
     centred = False
-    """Whether it subtracts the mean over the features."""
+    """True if it subtracts the mean over the features."""
 
     def __post_init__(self) -> None:
         check_whole(type(self).__name__, width=self.width, groups=self.groups)
@@ -39,10 +39,13 @@ class Norm(Layer):
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         gain = site.gain(self._offset) if self.affine else 1.0
         size, pair_size = x.second_moment + self.eps, x.pair_second_moment + self.eps
-        known, scale = norm_factors(x), norm_moment.body
-        y = site.record(x.of(scale(x.second_moment, size, gain), scale(x.covariance, pair_size, gain, known.covariance)))
-        back, pair_back = scale(1.0, size, gain, known.gradient), scale(1.0, pair_size, gain, known.gradient_covariance)
-        return y, site.record_gradient(lambda g: g.times(back, pair_back))
+        factors, scale = norm_factors(x), norm_moment.body
+        y = site.record(x.of(scale(x.second_moment, size, gain), scale(x.covariance, pair_size, gain, factors.covariance)))
+        gradient_gain, pair_gradient_gain = (
+            scale(1.0, size, gain, factors.gradient),
+            scale(1.0, pair_size, gain, factors.gradient_covariance),
+        )
+        return y, site.record_gradient(lambda g: g.times(gradient_gain, pair_gradient_gain))
 
     @property
     def _offset(self) -> float:
@@ -78,7 +81,7 @@ class RMSNorm(Norm):
 
     eps: float = 1e-6
     unit_offset: bool = False
-    """Whether the gain is stored as its difference from one (Gemma)."""
+    """True if the gain is stored as its difference from one (Gemma)."""
 
     @property
     def _offset(self) -> float:

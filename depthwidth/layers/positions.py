@@ -17,7 +17,7 @@ P = TypeVar("P", bound="Position")
 
 @component
 class Position(Layer):
-    """A way to tell a model the order of its tokens. Each method has a default for positions that do not do this.
+    """A description of the order of tokens to a model. Each method's default is for positions without that effect.
 
     Abstract: a subclass sets `home`, the part of a model that holds it.
     """
@@ -28,10 +28,10 @@ class Position(Layer):
 
     @property
     def word(self) -> str | Position:
-        """Its word in a :class:`~depthwidth.architecture.design.Design`; the component itself if no word says all of it."""
+        """Its word in a :class:`~depthwidth.architecture.design.Design`; the component itself if no word expresses it fully."""
         return self
 
-    # Of positions in the stem.
+    # For positions in the stem.
 
     @property
     def vectors_width(self) -> int | None:
@@ -40,7 +40,7 @@ class Position(Layer):
 
     @property
     def longest(self) -> int | None:
-        """The most positions that it knows; None without a limit."""
+        """The largest number of positions; None without a limit."""
         return None
 
     @property
@@ -49,29 +49,29 @@ class Position(Layer):
         return 0.0
 
     def add(self, x: AnySignal, identity: AnySignal, site: Site, width: int) -> Any:
-        """The moments of `x`, features of a `width`, with its vectors added.
+        """The moments of `x`, of `width` features, with the position vectors added.
 
         `identity` has second moment 1 and, for covariance, the probability that two positions hold the same token.
         """
         return x
 
-    # Of positions in attention.
+    # For positions in attention.
 
     def penalties(self, heads: int, scale: float) -> tuple[float, ...] | None:
-        """By how much the scores of each head fall with distance, in nats a position, if they are multiplied by `scale`."""
+        """Penalty on the scores of each head, in nats per position of distance, if scores are multiplied by `scale`."""
         return None
 
     def rotation(self, head_dim: int) -> Callable[[Any], Any] | None:
-        """From an array of distances to the share of a product that rotations leave, averaged over the dimensions of a head."""
+        """The factor of rotation on a query-key product, averaged over the head, as a function of an array of distances."""
         return None
 
     def mean_rotation(self, head_dim: int, length: int, causal: bool) -> float:
-        """That share, averaged over the pairs of keys that a query sees."""
+        """That factor, averaged over the pairs of keys that a query sees."""
         return 1.0
 
 
 def positions_as(kind: type[P], value: object) -> P | None:
-    """`value`, a component or a design's word for one, if it is positions of this kind; otherwise None."""
+    """`value`, a component or a design's word for one, if it is a component of this kind; otherwise None."""
     return value if isinstance(value, kind) else None
 
 
@@ -123,8 +123,8 @@ class SinusoidalPositions(Position):
         return 0.5
 
     def add(self, x: AnySignal, identity: AnySignal, site: Site, width: int) -> Any:
-        waves = _sinusoidal(width, identity, site.trace.length)
-        return x.plus(identity.of(0.5 * identity.second_moment, 0.5 * waves))
+        correlations = _sinusoidal_correlations(width, identity, site.trace.length)
+        return x.plus(identity.of(0.5 * identity.second_moment, 0.5 * correlations))
 
 
 @component
@@ -157,7 +157,7 @@ class Rotary(Position):
 class ALiBi(Position):
     """A fixed penalty on attention scores, linear in distance (Press et al. 2021, arXiv 2108.12409).
 
-    With `scaled`, scores are multiplied by their scale after the penalty is added, so that it is as much smaller (Falcon).
+    With `scaled`, the sum of score and penalty is multiplied by the scale, which reduces the penalty by this factor (Falcon).
     """
 
     scaled: bool = False
@@ -171,9 +171,9 @@ class ALiBi(Position):
         return self.slopes(heads, scale)
 
     def slopes(self, heads: int, scale: float = 1.0) -> tuple[float, ...]:
-        """The penalty of each head in nats a position, of scores that are multiplied by `scale`: a geometric series.
+        """The penalty of each head in nats per position, if scores are multiplied by `scale`: a geometric series.
 
-        Where the number of heads is no power of two, every other slope of twice as many fills up, as in the authors' code.
+        If the number of heads is not a power of two, every other slope of twice as many completes it, as in the authors' code.
 
         Examples
         --------
@@ -186,9 +186,9 @@ class ALiBi(Position):
         def series(count: int) -> list[float]:
             return [2.0 ** (-8 * (head + 1) / count) for head in range(count)]
 
-        whole = 2 ** (heads.bit_length() - 1)
+        power = 2 ** (heads.bit_length() - 1)
         factor = scale if self.scaled else 1.0
-        return tuple(factor * slope for slope in (series(whole) + series(2 * whole)[::2])[:heads])
+        return tuple(factor * slope for slope in (series(power) + series(2 * power)[::2])[:heads])
 
 
 @component
@@ -211,30 +211,30 @@ class RelativeBias(Position):
 def _rotation(rotary: Rotary, head_dim: int) -> Callable[[Any], Any]:
     import numpy as np
 
-    turned = int(rotary.fraction * head_dim) // 2
-    if not turned:
+    rotated_pairs = int(rotary.fraction * head_dim) // 2
+    if not rotated_pairs:
         return lambda distance: np.ones(np.shape(distance))
-    angles = rotary.base ** (-np.arange(turned) / turned)
-    share = 2 * turned / head_dim
+    angles = rotary.base ** (-np.arange(rotated_pairs) / rotated_pairs)
+    share = 2 * rotated_pairs / head_dim
     return lambda distance: 1 - share * (1 - np.cos(np.multiply.outer(distance, angles)).mean(axis=-1))
 
 
 @functools.lru_cache(maxsize=64)
 def rotation_overlap(rotary: Rotary, head_dim: int, length: int, causal: bool) -> float:
-    """Average cosine by which rotations turn two keys apart, over the dimensions of a head and pairs of keys in one row.
+    """Mean cosine of the angles between two rotated keys, over the dimensions of a head and the pairs of keys in one row.
 
-    Rows see all of `length` keys or, under a causal mask, the first, the first two, and so on; their averages count alike. It
-    is 1 where nothing is rotated, and 0.51 for 188 keys of 64 dimensions, a base of 10,000 and no mask.
+    A row sees all `length` keys or, under a causal mask, the first, the first two, and so on; all rows have equal weight. The
+    mean is 1 without rotation, and 0.51 for 188 keys of 64 dimensions, a base of 10,000 and no mask.
     """
     import numpy as np
 
     if length < 2:
         return 1.0
     every = np.arange(1, length)
-    # Beyond a few thousand positions a sample of the distances is as good.
+    # Beyond a few thousand positions a sample of the distances suffices.
     distance = every if length <= 4096 else np.unique(np.geomspace(1, length - 1, 4096).astype(int))
     kernel = np.interp(every, distance, rotary.rotation(head_dim)(distance))
-    # In a row of n keys, n - t pairs are t apart.
+    # In a row of n keys, n - t pairs have distance t.
     rows = np.arange(2, length + 1)
     sums = rows * kernel.cumsum() - (every * kernel).cumsum()
     means = 2 * sums / (rows * (rows - 1))
@@ -242,15 +242,15 @@ def rotation_overlap(rotary: Rotary, head_dim: int, length: int, causal: bool) -
 
 
 def sinusoidal_correlation(width: int, distance: Any) -> Any:
-    """Correlation of the sinusoidal vectors of two positions that are so far apart; a number or an array."""
+    """Correlation of the sinusoidal vectors of two positions at this distance; a number or an array."""
     import numpy as np
 
     frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)
     return np.cos(np.multiply.outer(distance, frequencies)).mean(axis=-1)
 
 
-def _sinusoidal(width: int, identity: AnySignal, length: int) -> Any:
-    """That correlation for each pair of positions, or on average over all pairs of `length` positions."""
+def _sinusoidal_correlations(width: int, identity: AnySignal, length: int) -> Any:
+    """Correlation of the sinusoidal vectors of each pair of positions, or its mean over all pairs of `length` positions."""
     import numpy as np
 
     if isinstance(identity, TokenSignal):

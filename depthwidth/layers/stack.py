@@ -19,7 +19,7 @@ from .repetition import FEW_BLOCKS, MANY_BLOCKS, apply_all_blocks, apply_sampled
 
 @component
 class Repeat(Layer):
-    """The same block `times` times, each with weights of its own."""
+    """The same block `times` times, each copy with separate weights."""
 
     block: BlockLike
     times: int
@@ -54,7 +54,7 @@ class Repeat(Layer):
 
 @component
 class Stack(Layer):
-    """The blocks of an encoder or a decoder, runs of equal ones written once, and what stands around them."""
+    """The blocks of an encoder or a decoder, with each run of equal blocks stored once, and the parts before and after them."""
 
     repeats: tuple[Repeat, ...]
     norm: Norm | None = None
@@ -92,12 +92,12 @@ class Stack(Layer):
 
     @property
     def causal(self) -> bool:
-        """Whether tokens attend only to what comes before them."""
+        """True if tokens attend only to themselves and earlier ones."""
         return any(repeat.block.causal for repeat in self.repeats)
 
     @property
     def penalises_distance(self) -> bool:
-        """Whether causal scores carry a penalty that grows with distance, so that two tokens correlate by theirs."""
+        """True if causal scores fall with distance, on which the correlation of two tokens then depends."""
         return any(repeat.block.penalises_distance for repeat in self.repeats)
 
     def blocks(self) -> Iterator[BlockLike]:
@@ -122,15 +122,15 @@ class Stack(Layer):
 
     @cached_property
     def branches(self) -> tuple[str, ...]:
-        """Paths of the residual branches from a block, in order; of blocks that differ, those of all."""
+        """Paths of the residual branches from a block, in order; those of all blocks if blocks differ."""
         every = sorted((tuple(name for name, _ in repeat.block.branches) for repeat in self.repeats), key=len, reverse=True)
         return tuple(dict.fromkeys(name for names in every for name in names))
 
     @cached_property
     def _distinct(self) -> tuple[tuple[str, BlockLike, int], ...]:
-        """Each kind of block once, however its copies are scattered: where they stand, the block, how many there are.
+        """Each distinct block once, wherever its copies are: its name, the block, the number of copies.
 
-        A site names its blocks by their numbers in the model: block.0-95, block.7, or block.0,2,..,24.
+        The name lists the numbers of the copies in the stack: block.0-95, block.7, or block.0,2,..,24.
         """
         if len(self.repeats) == 1:  # nearly every model; spares comparing blocks
             only = self.repeats[0]
@@ -140,22 +140,22 @@ class Stack(Layer):
         for repeat in self.repeats:
             runs.setdefault(repeat.block, []).append((first, repeat.times))
             first += repeat.times
-        found = []
+        distinct = []
         for block, places in runs.items():
             names = [_span(*place) for place in places]
-            where = ",".join(names) if len(names) < 4 else f"{names[0]},{names[1]},..,{names[-1]}"
-            found.append((f"block.{where}", block, sum(times for _, times in places)))
-        return tuple(found)
+            numbers = ",".join(names) if len(names) < 4 else f"{names[0]},{names[1]},..,{names[-1]}"
+            distinct.append((f"block.{numbers}", block, sum(times for _, times in places)))
+        return tuple(distinct)
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
-        trace, inside = site.trace, site.at("block")
-        entrance = site.at("input")
-        entrance.record(x)
-        pulls: list[Pullback] = [entrance.record_gradient(lambda g: g)]
+        trace, block_site = site.trace, site.at("block")
+        input_site = site.at("input")
+        input_site.record(x)
+        pulls: list[Pullback] = [input_site.record_gradient(lambda g: g)]
         first = 0
         for repeat in self.repeats:
             trace.layer = first
-            x, pull_blocks = repeat.moments(x, inside)
+            x, pull_blocks = repeat.moments(x, block_site)
             pulls.append(pull_blocks)
             first += repeat.times
         trace.layer = None
@@ -172,9 +172,9 @@ class Stack(Layer):
         return x, site.record_gradient(pull)
 
     def recomputed_bytes(self, run: Run) -> int:
-        """Bytes kept for the backward pass when only block inputs are stored and each block is computed again.
+        """Bytes kept for the backward pass if only block inputs are stored and each block is computed again.
 
-        While the backward pass is in a block, everything that block keeps exists as well; the largest block counts.
+        While the backward pass is in a block, everything that this block keeps is stored as well; the largest block counts.
         """
         inputs = self.depth * run.positions * self.width * run.value_bytes
         working = max(block.saved_bytes(run) for _, block, _ in self._distinct)

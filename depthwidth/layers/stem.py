@@ -13,17 +13,17 @@ from .norms import Norm
 from .positions import Position
 from .tensor import ZEROS, Tensor
 
-_JOBS = {"tokens": "tokens", "segments": "segments", "projection": "projection"}
+_KINDS = {"tokens": "tokens", "segments": "segments", "projection": "projection"}  # of the parts' weights
 SEGMENT_MATCH = 2 / 3
-"""Probability that two positions lie in the same of two segments, cut at a place drawn uniformly: E[u^2 + (1-u)^2]."""
+"""Probability that two positions are in the same one of two segments, if the cut is uniform: E[u^2 + (1-u)^2]."""
 
 
 @component
 class Stem(Layer):
     """A component that turns an input into the residual stream.
 
-    Abstract: a subclass has `width` (features of the stream), `vocab` (tokens it knows, 0 for images) and `dropout`, as fields
-    or properties.
+    Abstract: a subclass has `width` (features of the stream), `vocab` (number of tokens, 0 for images) and `dropout` as
+    fields or properties.
     """
 
     if TYPE_CHECKING:  # a default here would be the default of a dataclass field of this name
@@ -34,15 +34,15 @@ class Stem(Layer):
 
         @property
         def vocab(self) -> int:
-            """Tokens it knows; 0 for images."""
+            """Number of tokens in the vocabulary; 0 for images."""
 
         @property
         def dropout(self) -> float:
-            """Rate on the features of the stream."""
+            """Dropout rate on the features of the stream."""
 
     owner = True
     images = False
-    """Whether it reads images, and not tokens."""
+    """True if it reads images instead of tokens."""
 
     @property
     def fixed_context(self) -> int | None:
@@ -51,32 +51,32 @@ class Stem(Layer):
 
     @property
     def longest(self) -> int | None:
-        """The most tokens it can read; None without a limit."""
+        """The largest number of tokens it can read; None without a limit."""
         return None
 
     @property
     def rank(self) -> int | None:
-        """The highest rank of the features it puts out for all tokens together; None if nothing bounds it."""
+        """Upper bound on the rank of its output over all tokens; None without a bound."""
         return None
 
     @property
     def summed_tables(self) -> int:
-        """Tables of equal variance whose rows are summed into the stream."""
+        """Number of tables of equal variance whose rows are summed into the stream."""
         return 1
 
     @property
     def fixed_variance(self) -> float:
-        """Second moment of the vectors without weights that it adds, such as sines and cosines."""
+        """Second moment of the fixed vectors that it adds, such as sines and cosines."""
         return 0.0
 
     @property
     def learned_positions(self) -> bool:
-        """Whether it adds trained vectors for positions."""
+        """True if it adds trained vectors for positions."""
         return False
 
     @property
     def segmented(self) -> bool:
-        """Whether it adds vectors for segments."""
+        """True if it adds vectors for segments."""
         return False
 
     def table_scale(self, kind: str) -> float:
@@ -89,7 +89,7 @@ class Stem(Layer):
         Parameters
         ----------
         identity : a signal of second moment 1 whose covariance is the probability that two positions hold the same token.
-        segment_match : the probability that two positions are of the same segment.
+        segment_match : the probability that two positions are in the same segment.
         """
         raise InputError(f"{site.role}: the moments of {type(self).__name__} are not known")
 
@@ -111,9 +111,9 @@ class Embedding(Layer):
 
 @component
 class TokenStem(Stem):
-    """Token embedding, added positions and segments, then a norm and a projection to the stream's width, if it has them.
+    """Token embedding, with optional positions and segments added, then an optional norm and projection to the stream's width.
 
-    The embedding may be narrower than the stream (`projection` widens it), which bounds its rank.
+    The embedding may be narrower than the stream, whose rank it then bounds; `projection` widens it.
     """
 
     tokens: Embedding
@@ -130,20 +130,17 @@ class TokenStem(Stem):
 
     @property
     def width(self) -> int:
-        """Features it hands to the first block."""
+        """Features of the residual stream."""
         return self.projection.outputs if self.projection else self.tokens.width
 
     @property
     def vocab(self) -> int:
-        """Number of tokens it knows."""
+        """Number of tokens in the vocabulary."""
         return self.tokens.rows
 
     def children(self) -> tuple[Child, ...]:
-        parts = (
-            ("tokens", self.tokens), ("positions", self.positions), ("segments", self.segments),
-            ("norm", self.norm), ("projection", self.projection),
-        )  # fmt: skip
-        return tuple(Child(name, layer, kind=_JOBS.get(name, "")) for name, layer in parts if layer is not None)
+        parts = ((name, getattr(self, name)) for name in ("tokens", "positions", "segments", "norm", "projection"))
+        return tuple(Child(name, layer, kind=_KINDS.get(name, "")) for name, layer in parts if layer is not None)
 
     @property
     def summed_tables(self) -> int:
@@ -186,8 +183,9 @@ class TokenStem(Stem):
     def embed(self, site: Site, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
         x = identity.times(self.scale**2 * site.at("tokens").variance("weight"))
         narrow = self.projection is not None and self.projection.inputs != self.projection.outputs
-        if not (narrow and self._added_width == self.width):
-            x = self._with_positions(x, identity, segment_match, site)
+        after_projection = narrow and self._added_width == self.width  # positions and segments are as wide as the stream
+        if not after_projection:
+            x = self._add_positions(x, identity, segment_match, site)
         if site.trace.finite_width:
             x = x.spread_as(Spread.of_gaussian(x, self.tokens.width))
         pulls: list[Pullback] = []
@@ -199,8 +197,8 @@ class TokenStem(Stem):
         if self.projection is not None:
             x, pull_projection = self.projection.moments(x, site.at("projection"))
             pulls.append(pull_projection)
-            if narrow and self._added_width == self.width:
-                x = self._with_positions(x, identity, segment_match, site)
+            if after_projection:
+                x = self._add_positions(x, identity, segment_match, site)
             if site.trace.finite_width:
                 x = x.spread_as(Spread.of_gaussian(x, min(self.projection.inputs, self.projection.outputs)))
         site.record(x)
@@ -214,18 +212,18 @@ class TokenStem(Stem):
 
     @property
     def _added_width(self) -> int | None:
-        """Features of the learned positions or segments; None where there are none."""
+        """Features of the learned positions or segments; None without them."""
         if self.positions is not None and self.positions.vectors_width is not None:
             return self.positions.vectors_width
         return None if self.segments is None else self.segments.width
 
-    def _with_positions(self, x: AnySignal, identity: AnySignal, segment_match: float, site: Site) -> Any:
-        """What positions and segments add; where they are as wide as the stream, behind the projection."""
+    def _add_positions(self, x: AnySignal, identity: AnySignal, segment_match: float, site: Site) -> Any:
+        """The moments of `x` with positions and segments added."""
         if self.positions is not None:
             x = self.positions.add(x, identity, site, self.tokens.width)
         if self.segments is not None:
-            q, nothing = site.at("segments").variance("weight"), 0.0 * identity.covariance
-            x = x.plus(identity.of(q * identity.second_moment, q * segment_match + nothing))
+            q, zero = site.at("segments").variance("weight"), 0.0 * identity.covariance
+            x = x.plus(identity.of(q * identity.second_moment, q * segment_match + zero))
         return x
 
     def own_saved(self, run: Run) -> int:
@@ -235,7 +233,7 @@ class TokenStem(Stem):
 
 @component
 class PatchStem(Stem):
-    """An image cut into square patches, each mapped linearly to a token, with a class token and learned positions.
+    """Square patches of an image, each mapped linearly to a token, with a class token and learned positions.
 
     Dosovitskiy et al. 2020, arXiv 2010.11929.
     """
@@ -262,12 +260,12 @@ class PatchStem(Stem):
 
     @property
     def patches(self) -> int:
-        """Patches of one image."""
+        """Number of patches of one image."""
         return (self.height // self.patch) * (self.width_pixels // self.patch)
 
     @property
     def context(self) -> int:
-        """Tokens of one image, the class token included."""
+        """Number of tokens of one image, the class token included."""
         return self.patches + self.class_token
 
     @property
@@ -276,7 +274,7 @@ class PatchStem(Stem):
 
     @property
     def vocab(self) -> int:
-        """No tokens: images only."""
+        """0, as it reads images."""
         return 0
 
     def choices(self) -> dict[str, Any]:
@@ -284,7 +282,7 @@ class PatchStem(Stem):
         return {"patch": self.patch, "image": image, "channels": self.channels, "embedding_dropout": self.dropout}
 
     def embed(self, site: Site, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
-        # Patches of unit variance, correlated as `identity` says, and positions.
+        # Patches of unit variance, with the correlation of `identity`, and positions.
         pixels = self.channels * self.patch**2
         x = identity.times(pixels * site.variance("patch.weight") + (site.variance("patch.bias") if self.bias else 0.0))
         x = x.plus(identity.times(site.variance("positions"), 0.0))

@@ -1,4 +1,4 @@
-"""The weights of a component: the shape of each, its job, its fans, and the values it starts with."""
+"""The weights of a component: the shape, kind, fans and starting values of each."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ class Constant:
 
 @dataclass(frozen=True)
 class Identity:
-    """Ones on the diagonal of the last two dimensions and zeros beside it: an identity matrix, or a batch of them."""
+    """Ones on the diagonal of the last two dimensions and zeros elsewhere: an identity matrix, or a batch of them."""
 
 
 Start = Draw | Constant | Identity
-"""The values a tensor starts with, unless a scheme has a reason to differ."""
+"""The starting values of a tensor, unless a scheme sets others."""
 
 DRAW, ZEROS, ONES, IDENTITY = Draw(), Constant(0.0), Constant(1.0), Identity()
 
 
 class Kind(NamedTuple):
-    """The job of a tensor. Schemes choose by it."""
+    """The job of a tensor, by which schemes choose."""
 
     name: str
     job: str
-    """One phrase."""
+    """The job in one phrase."""
     group: str
     """``table`` (a row is looked up), ``input`` (its fan-in does not grow with the width), ``hidden`` (both fans grow),
     ``output`` (its fan-out does not grow), ``vector`` (one number a feature, position or head)."""
     carries: bool = False
-    """Whether the size of a branch's output is proportional to it: schemes that start branches smaller scale it."""
+    """True if the size of a branch's output is proportional to it; schemes that start branches smaller scale it."""
     writes: bool = False
-    """Whether its output is added to the residual stream, through at most a norm and dropout."""
+    """True if its output is added to the residual stream, through at most a norm and dropout."""
     generic: bool = False
-    """Whether the component that holds it does not know its job; the parent may say more (:attr:`Child.kind`)."""
+    """True if the component that holds it does not know its job; the parent may name one (:attr:`Child.kind`)."""
 
 
 KINDS = {
@@ -56,7 +56,7 @@ KINDS = {
         Kind("tokens", "a row for each token", "table"),
         Kind("positions", "a row for each position", "table"),
         Kind("segments", "a row for each segment", "table"),
-        Kind("class_token", "the row before all patches of an image", "table"),
+        Kind("class_token", "the row before the patches of an image", "table"),
         Kind("table", "rows that are looked up", "table", generic=True),
         Kind("patch", "pixels of a patch to the stream", "input"),
         Kind("mixing", "a few entries that mix heads, positions or copies of the stream", "input"),
@@ -84,7 +84,7 @@ KINDS = {
         Kind("vector", "a vector or scalar of any other kind", "vector"),
     )
 }
-"""Every kind of tensor by name. A component of your own takes its tensors' kinds from here."""
+"""Every kind of tensor by name. A user's component takes the kinds of its tensors from here."""
 
 
 class _Fields(NamedTuple):
@@ -101,11 +101,11 @@ class Tensor(_Fields):
 
     Parameters
     ----------
-    shape : as it is stored.
+    shape : the stored shape.
     kind : its job, a name of :data:`KINDS`.
-    fan_in : numbers that one output is a sum over; 1 for a table, of which one row is looked up, and for a vector.
-    fan_out : outputs that one input contributes to; the last dimension by default.
-    start : the values it starts with, unless a scheme has a reason to differ.
+    fan_in : number of terms in the sum of one output; 1 for a table, of which one row is looked up, and for a vector.
+    fan_out : number of outputs to which one input contributes; the last dimension by default.
+    start : the starting values, unless a scheme sets others.
     offset : added to the stored values before they are used: 1 for a gain that is stored as its difference from one.
 
     Raises

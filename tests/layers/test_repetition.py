@@ -142,23 +142,23 @@ def test_blocks_passed_together_are_blocks_walked_one_by_one(parallel, placement
 @pytest.mark.parametrize(("second_moment", "normal"), [(0.6, True), (0.4, False)])
 def test_tables_need_an_epsilon_that_is_small_beside_the_stream(second_moment, normal):
     """At most 2e-5 of it, so that the branch's output depends on the correlation alone to that."""
-    assert module._normal(block(eps=1e-5, causal=False), Signal(second_moment, 0.1), started=True) == normal
-    assert not module._normal(block(causal=False), Signal(1.0, -0.1), started=True)
-    assert not module._normal(block(causal=False, placement="post"), Signal(1.0, 0.1), started=False)
+    assert module._reads_normalised(block(eps=1e-5, causal=False), Signal(second_moment, 0.1), started=True) == normal
+    assert not module._reads_normalised(block(causal=False), Signal(1.0, -0.1), started=True)
+    assert not module._reads_normalised(block(causal=False, placement="post"), Signal(1.0, 0.1), started=False)
 
 
 def test_the_variable_along_the_depth_is_symmetric():
     """ln(l/(N - l)) at the middle of each block."""
-    logs = module._logs(10)
+    logs = module._depth_variable(10)
     assert logs == pytest.approx(-logs[::-1])
     assert logs[0] == pytest.approx(math.log(0.5 / 9.5))
 
 
 def test_what_blocks_add_between_is_extrapolated_by_a_parabola():
     """Exact for a parabola of that variable, from the last three blocks known; of a cubic it is not."""
-    logs = module._logs(50)
+    logs = module._depth_variable(50)
     for power, exact in ((0, True), (1, True), (2, True), (3, False)):
-        course = module._Course(50)
+        course = module._Increments(50)
         for layer in (3, 5, 8, 12):
             course.append(layer, np.array([logs[layer] ** power, 1.0]))
         found = course.between(12, 20)
@@ -167,7 +167,7 @@ def test_what_blocks_add_between_is_extrapolated_by_a_parabola():
 
 
 def test_elementary_symmetric_polynomials():
-    assert module._symmetric([2.0, 3.0, 5.0]) == [1.0, 10.0, 31.0, 30.0]
+    assert module._symmetric_polynomials([2.0, 3.0, 5.0]) == [1.0, 10.0, 31.0, 30.0]
 
 
 def test_a_gradient_between_two_walked_blocks_is_a_product(rng):
@@ -180,9 +180,9 @@ def test_a_gradient_between_two_walked_blocks_is_a_product(rng):
         return g.of(g.second_moment + matrix @ g.second_moment, g.covariance)
 
     sizes = [1.0 + 0.1 * layer for layer in range(depth)]
-    below, above = (module._Stop(layer, sizes[layer], pull, [], []) for layer in (20, 30))
+    below, above = (module._Sample(layer, sizes[layer], pull, [], []) for layer in (20, 30))
     g = TokenSignal(rng.uniform(1, 2, n), np.zeros((n, n)), positions)
-    found = module._between(g, above, below, sizes).second_moment
+    found = module._cross_gap(g, above, below, sizes).second_moment
     exact = g.second_moment
     for layer in range(29, 20, -1):
         share = (1 / (layer + 1) - 1 / 21) / (1 / 31 - 1 / 21)

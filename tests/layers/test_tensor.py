@@ -70,7 +70,7 @@ def test_an_activation_may_be_an_expression():
 
 
 def test_the_name_of_an_activation_is_given_once():
-    with pytest.raises(InputError, match="silu is the name of"):
+    with pytest.raises(InputError, match="the name silu already belongs to"):
         register_activation(ActivationEntry("silu", "x"))
     with pytest.raises(InputError, match="is not a name"):
         register_activation(ActivationEntry("two words", "x"))
