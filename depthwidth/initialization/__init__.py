@@ -1,15 +1,15 @@
-"""Recipes: with which standard deviation every tensor of a transformer starts, how outputs and branches are scaled, and why.
+"""Recipes: the starting standard deviation of every tensor of a transformer, the scales of outputs and branches, and reasons.
 
 >>> from depthwidth import Transformer
 >>> gpt2 = Transformer(depth=12, width=768, heads=12, vocab=50257, context=1024)
->>> found = recipe(gpt2, "gpt2")
->>> round(found.tensor("decoder.block.attention.out.weight").std, 6)
+>>> made = recipe(gpt2, "gpt2")
+>>> round(made.tensor("decoder.block.attention.out.weight").std, 6)
 0.004082
->>> found.residual("decoder.block.attention").branch
+>>> made.residual("decoder.block.attention").branch
 1.0
 
-A tensor's *role* is its path in the tree without the number of its block; a number that differs between blocks is a tuple with
-a value for each. Standard deviations are those of the stored weights; a multiplier scales the output of the layer that holds
+A tensor's *role* is its path in the tree without the number of its block. A setting that differs between blocks is a tuple with
+one value per block. Standard deviations are those of the stored weights; a multiplier scales the output of the layer that holds
 the tensor.
 """
 
@@ -23,8 +23,30 @@ from .tensor_rules import stated_choice
 from .tensors import TABLES, Weight, parameters, site_of, stacks, weights
 
 __all__ = [
-    "TABLES", "Choice", "Draft", "Mean", "PerBlock", "Recipe", "ResidualScale", "Scheme", "TensorInit", "TensorRule", "Weight",
-    "activation_second_moment", "at_block", "deepscale_scales", "embedding_correlation", "parameters", "recipe",
-    "register_scheme", "scheme",
-    "scheme_options", "schemes", "shipped_options", "site_of", "stacks", "stated_choice", "weights",
-]  # fmt: skip
+    "TABLES",
+    "Choice",
+    "Draft",
+    "Mean",
+    "PerBlock",
+    "Recipe",
+    "ResidualScale",
+    "Scheme",
+    "TensorInit",
+    "TensorRule",
+    "Weight",
+    "activation_second_moment",
+    "at_block",
+    "deepscale_scales",
+    "embedding_correlation",
+    "parameters",
+    "recipe",
+    "register_scheme",
+    "scheme",
+    "scheme_options",
+    "schemes",
+    "shipped_options",
+    "site_of",
+    "stacks",
+    "stated_choice",
+    "weights",
+]

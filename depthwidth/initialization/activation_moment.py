@@ -1,4 +1,4 @@
-"""The second moment of an activation at unit variance, which several schemes undo."""
+"""The second moment of an activation at unit variance, for which several schemes compensate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Admin: a skip path weighed by the variance of all branches before it."""
+"""Admin: a skip path weighted by the variance of all earlier branches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..architecture import Transformer
 from ..errors import InputError
 from .draft import Draft, Values, finite_number, scheme
-from .tensor_rules import XAVIER, fan_rule, for_post_norm, xavier_std
+from .tensor_rules import XAVIER, fan_rule, remark_placement, xavier_std
 from .tensors import branch_counts, stacks
 
 
@@ -18,7 +18,7 @@ from .tensors import branch_counts, stacks
     "primary; branch variances are measured in the paper and 1 here unless given",
 )
 def admin(tree: Transformer, branch_variance: float | Sequence[float] = 1.0, embedding_std: float | None = None) -> Draft:
-    """`branch_variance` is measured: one number, or one for each residual branch in order."""
+    """Xavier, with skip paths scaled by `branch_variance`: one measured number, or one for each residual branch in order."""
     base = fan_rule(tree, embedding_std, lambda weight: (xavier_std(weight), XAVIER))
     longest = max(branch_counts(tree).values())
     if isinstance(branch_variance, (list, tuple)):
@@ -27,7 +27,7 @@ def admin(tree: Transformer, branch_variance: float | Sequence[float] = 1.0, emb
         each = [finite_number("admin", "branch_variance", value, closed=True) for value in branch_variance]
     else:
         each = [finite_number("admin", "branch_variance", branch_variance, closed=True)] * longest
-    # The first shortcut keeps its weight of one; each later one carries the variance of all branches before it.
+    # The first skip has weight one; each later one has the variance of all branches before it.
     omega = [1.0]
     for variance in each[:-1]:
         omega.append(math.sqrt(omega[-1] ** 2 + variance))
@@ -37,4 +37,4 @@ def admin(tree: Transformer, branch_variance: float | Sequence[float] = 1.0, emb
         reason = "Admin: omega_i^2 = 1 + the variances of the branches before it"
         return (lambda block: omega[block * per_block[stack] + index]), 1.0, reason
 
-    return for_post_norm(Draft(tree, base, scales), "admin")
+    return remark_placement(Draft(tree, base, scales), "admin")

@@ -1,10 +1,10 @@
-"""DeepNorm: a skip path multiplied by alpha before each norm, branches started smaller by beta."""
+"""DeepNorm: a skip path multiplied by alpha before each norm, and branch weights multiplied by beta."""
 
 from __future__ import annotations
 
 from ..architecture import Transformer
 from .draft import Choice, Draft, Values, scheme
-from .tensor_rules import XAVIER, fan_rule, for_post_norm, scaled, xavier_std
+from .tensor_rules import XAVIER, fan_rule, remark_placement, scale_std, xavier_std
 from .tensors import Weight, depths_of
 
 
@@ -14,7 +14,7 @@ from .tensors import Weight, depths_of
     "primary; torchscale writes 1/1.15 for the paper's 0.87",
 )
 def deepnorm(tree: Transformer, embedding_std: float | None = None) -> Draft:
-    """Xavier elsewhere; tables start with 1/sqrt(width) unless `embedding_std` is given."""
+    """Xavier, with alpha and beta by depth; tables start with `embedding_std`, by default 1/sqrt(width)."""
     base = fan_rule(tree, embedding_std, lambda weight: (xavier_std(weight), XAVIER))
     depths = depths_of(tree)
     alphas, betas = {}, {}
@@ -32,9 +32,9 @@ def deepnorm(tree: Transformer, embedding_std: float | None = None) -> Draft:
         if not weight.job.carries:
             return choice
         beta = betas.get(weight.stack, 1.0)
-        return scaled(choice, beta, f"times beta = {beta:.6g}")
+        return scale_std(choice, beta, f"times beta = {beta:.6g}")
 
     def scales(stack: str, branch: str, index: int) -> tuple[Values, Values, str]:
         return alphas[stack], 1.0, "DeepNorm: the skip is multiplied by alpha, so that one step changes the output by O(1)"
 
-    return for_post_norm(Draft(tree, rule, scales, {"alpha": alphas, "beta": betas}), "deepnorm")
+    return remark_placement(Draft(tree, rule, scales, {"alpha": alphas, "beta": betas}), "deepnorm")

@@ -1,4 +1,4 @@
-"""DeepScaleLM: unit variance at every site and depth, with the correlation of tokens followed through the stack."""
+"""DeepScaleLM: unit variance at every site and depth, by a recursion of the tokens' correlation along the stack."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from .tensor_rules import stated_choice
 from .tensors import Weight, stacks
 
 PATCH_CORRELATION = 0.2
-"""Correlation of two image patches, an assumption: neighbouring patches are alike, and how much depends on the images."""
+"""Correlation of two image patches: an assumption, since the similarity of neighbouring patches depends on the images."""
 
 
 def embedding_correlation(tree: Transformer, token_match: float | None = None) -> float:
-    """The correlation of two tokens' inputs that repeated words and shared segments cause, before dropout.
+    """The correlation of two tokens' embeddings due to repeated words and shared segments, before dropout.
 
     Parameters
     ----------
-    tree : the transformer; of k tables with equal variance each contributes 1/k of its own correlation, and two segments agree
-        with probability :data:`~depthwidth.layers.stem.SEGMENT_MATCH`.
-    token_match : the chance that two positions hold the same token, as :func:`~depthwidth.analysis.text.read_text` measures
-        it. By default words follow Zipf's law: :func:`~depthwidth.formulas.moments.zipf_match_probability`.
+    tree : the transformer. Each of k tables of equal variance contributes 1/k of its correlation, and two segments agree with
+        probability :data:`~depthwidth.layers.stem.SEGMENT_MATCH`.
+    token_match : the probability that two positions hold the same token, as :func:`~depthwidth.analysis.text.read_text`
+        measures it. By default words follow Zipf's law: :func:`~depthwidth.formulas.moments.zipf_match_probability`.
 
     Raises
     ------
     InputError
-        if that is not a probability.
+        if `token_match` is not a probability.
 
     Examples
     --------
@@ -55,9 +55,9 @@ def embedding_correlation(tree: Transformer, token_match: float | None = None) -
 
 
 def deepscale_scales(branches: int, k: float = 2.0, alpha: float = 1.0, together: int = 1) -> tuple[float, float]:
-    """Lambda and beta of a stack: beta^2 = k / branches^alpha, and lambda^2 + beta^2 = 1.
+    """Lambda (skip) and beta (branch) of a stack: beta^2 = k / branches^alpha, and lambda^2 + beta^2 = 1.
 
-    Where blocks add `together` branches at once, lambda^2 + together beta^2 = 1.
+    If blocks add `together` branches at once, lambda^2 + together beta^2 = 1.
 
     >>> [round(value**2, 6) for value in deepscale_scales(384)]
     [0.994792, 0.005208]
@@ -70,9 +70,9 @@ class _Blocks(NamedTuple):
     """Result of the recursion along the depth of one stack."""
 
     value: dict[str, list[float]]
-    """Per attention branch and block, D_l: the variance of its output over that of its values, dropout left out."""
+    """D_l per attention branch and block: the variance of its output over that of its values, without dropout."""
     correlation: list[float]
-    """Of tokens at the input of each block, and at the end."""
+    """The correlation of tokens at the input of each block, and at the end of the stack."""
 
 
 @scheme(
@@ -89,41 +89,45 @@ def deepscale(
     exact: bool = False,
     context: int | None = None,
 ) -> Draft:
-    """`k` and `alpha` set beta^2 = k / branches^alpha.
+    """Unit variance everywhere, with beta^2 = k / branches^alpha from `k` and `alpha`.
 
-    Dropout is the tree's, or `dropout` everywhere. `exact` takes attention's spread from softmax integrals over `context`
-    tokens where the released code takes the correlation itself. Tokens start with `embedding_correlation`, by default that of
-    :func:`embedding_correlation`.
+    Dropout is the tree's, or `dropout` everywhere. With `exact`, the variance of attention's output is from softmax integrals
+    over `context` tokens; the released code sets it to the correlation. The correlation of tokens starts with
+    `embedding_correlation`, by default that of :func:`embedding_correlation`.
     """
     name = "deepscale"
     if dropout is not None:
         dropout = finite_number(name, "dropout", dropout, high=1 - 1e-9, closed=True)
     k, alpha = finite_number(name, "k", k, closed=True), finite_number(name, "alpha", alpha, closed=True)
-    start = _correlation_at_start(tree) if embedding_correlation is None else embedding_correlation
+    start = _start_correlation(tree) if embedding_correlation is None else embedding_correlation
     start = finite_number(name, "embedding_correlation", start, high=1.0, closed=exact)
     tokens = int(finite_number(name, "context", context or tree.context))
-    early = tree.stem.dropout if dropout is None else dropout
-    scales, found = {}, {}
+    embedding_dropout = tree.stem.dropout if dropout is None else dropout
+    scales, recursions = {}, {}
     memory = 0.0
-    for (where, depth, branches), stack in zip(stacks(tree), tree.stacks.values(), strict=True):
+    for (stack_name, depth, branches), stack in zip(stacks(tree), tree.stacks.values(), strict=True):
         count = depth * len(branches)
         if k > count**alpha:
-            raise InputError(f"deepscale: k={k:g} is more than the number of branches to the power alpha, so beta exceeds 1")
+            raise InputError(
+                f"deepscale: k={k:g} is more than the number of branches to the power alpha, so that beta exceeds 1"
+            )
         together = len(branches) if stack.repeats[0].block.parallel else 1
-        scales[where] = deepscale_scales(count, k, alpha, together)
-        found[where] = _along_depth(stack, scales[where], start * (1 - early), memory, dropout, tokens, exact)
-        memory = found[where].correlation[-1]
+        scales[stack_name] = deepscale_scales(count, k, alpha, together)
+        recursions[stack_name] = _follow_depth(
+            stack, scales[stack_name], start * (1 - embedding_dropout), memory, dropout, tokens, exact
+        )
+        memory = recursions[stack_name].correlation[-1]
 
     def rule(weight: Weight) -> Choice:
         plain = stated_choice(weight)
         if plain is not None:
-            return _after_embedding(weight, plain, early) if weight.role == "stem.norm.weight" else plain
+            return _embedding_norm_choice(weight, plain, embedding_dropout) if weight.role == "stem.norm.weight" else plain
         if weight.job.group == "table" or weight.kind == "patch":
-            return _deepscale_table(tree, weight, early)
+            return _table_choice(tree, weight, embedding_dropout)
         if weight.stack:
-            rate = _dropout_of(tree, weight, dropout)
-            return _deepscale_inner(weight, rate, dropout, found[weight.stack], exact)
-        return Choice(1 / math.sqrt(weight.fan_in), "1/sqrt(fan-in), which keeps the variance")
+            rate = _branch_dropout(tree, weight, dropout)
+            return _block_choice(weight, rate, dropout, recursions[weight.stack], exact)
+        return Choice(1 / math.sqrt(weight.fan_in), "1/sqrt(fan-in), which preserves the variance")
 
     def residual(stack: str, branch: str, index: int) -> tuple[Values, Values, str]:
         skip, scale = scales[stack]
@@ -136,82 +140,84 @@ def deepscale(
         "lambda": {stack: value[0] for stack, value in scales.items()},
         "beta": {stack: value[1] for stack, value in scales.items()},
         "embedding_correlation": start,
-        "correlation": {stack: tuple(value.correlation) for stack, value in found.items()},
+        "correlation": {stack: tuple(value.correlation) for stack, value in recursions.items()},
     }
     head = tree.language_head
     if head is not None and head.unembedding.tied:
-        std = _table_std(tree, early)[0] / tree.stem.table_scale("tokens")
+        std = _table_std(tree, embedding_dropout)[0] / tree.stem.table_scale("tokens")
         draft.output = 1 / (std * math.sqrt(head.unembedding.width))
         draft.output_reason = "logits over std sqrt(width) of the tied table, for unit variance"
     if tree.stem.images and embedding_correlation is None:
         draft.remarks.append(
-            f"the correlation of image patches is assumed to be {PATCH_CORRELATION}; measure it and give embedding_correlation"
+            f"the correlation of image patches is assumed to be {PATCH_CORRELATION}; measure it and set embedding_correlation"
         )
     return draft
 
 
-def _correlation_at_start(tree: Transformer) -> float:
+def _start_correlation(tree: Transformer) -> float:
     return embedding_correlation(tree)
 
 
-def _after_embedding(weight: Weight, plain: Choice, dropout: float) -> Choice:
-    """A norm of the embedding stands before its dropout, which the gain makes up for."""
+def _embedding_norm_choice(weight: Weight, plain: Choice, dropout: float) -> Choice:
+    """The choice for the gain of an embedding norm, which compensates for the dropout after it."""
     if not dropout:
         return plain
     gain = math.sqrt(1 - dropout) - weight.tensor.offset
-    return plain._replace(mean=gain, reason="sqrt(1 - p), so that the dropout after it leaves unit variance")
+    return plain._replace(mean=gain, reason="sqrt(1 - p), for unit variance after the dropout that follows")
 
 
 def _table_std(tree: Transformer, dropout: float) -> tuple[float, str]:
-    """What one of the summed tables puts into the stream."""
+    """Standard deviation of one table's contribution to the stream, and the reason."""
     stem, tables = tree.stem, tree.stem.summed_tables
     if stem.fixed_variance and dropout < 0.5:
         return math.sqrt((0.5 - dropout) / tables), "sqrt((1/2 - p) / tables): sines and cosines have variance 1/2 already"
     return math.sqrt((1 - dropout) / tables), f"sqrt((1 - p) / {tables}): unit variance after the sum of tables and dropout"
 
 
-def _deepscale_table(tree: Transformer, weight: Weight, dropout: float) -> Choice:
+def _table_choice(tree: Transformer, weight: Weight, dropout: float) -> Choice:
     std, reason = _table_std(tree, dropout)
     if weight.kind == "class_token":
-        reason = "sqrt((1 - p) / 2), as the patches it stands beside"
+        reason = "sqrt((1 - p) / 2), as for the patches"
     return Choice(std / math.sqrt(weight.fan_in) / tree.stem.table_scale(weight.kind), reason)
 
 
-def _dropout_of(tree: Transformer, weight: Weight, dropout: float | None) -> float:
+def _branch_dropout(tree: Transformer, weight: Weight, dropout: float | None) -> float:
     if dropout is not None:
         return dropout
     branches = tree.stacks[weight.stack].repeats[0].block.branches
     return float(dict(branches).get(weight.branch, branches[0][1]).dropout)
 
 
-def _deepscale_inner(weight: Weight, rate: float, override: float | None, blocks: _Blocks, exact: bool) -> Choice:
+def _block_choice(weight: Weight, rate: float, override: float | None, blocks: _Blocks, exact: bool) -> Choice:
     attention, feed_forward, kind = weight.owner.as_attention, weight.owner.as_feed_forward, weight.kind
     if attention is not None and kind in ("query", "key"):
         scale = attention.score_scale
-        # Scores of unit variance whatever the scale is that the model multiplies them by.
+        # Unit variance of the scores for any factor on them in the model.
         std = (scale * scale * attention.head_dim) ** -0.25 / math.sqrt(weight.fan_in)
         return Choice(std, "1/sqrt(width): unit score variance")
     if attention is not None:
         spread = blocks.value[weight.branch]
         name = "D_l" if exact else "r_l"
-        reason = f"sqrt(sqrt((1 - p) / {name}) / fan-in), value and output together undo the averaging over tokens"
+        reason = f"sqrt(sqrt((1 - p) / {name}) / fan-in): value and output together compensate for the averaging over tokens"
         return Choice(lambda block: math.sqrt(math.sqrt((1 - rate) / spread[block]) / weight.fan_in), reason)
     if kind == "router":
-        return Choice(0.1 / math.sqrt(weight.fan_in), "0.1/sqrt(width), so that the chosen experts weigh nearly alike (ours)")
+        return Choice(
+            0.1 / math.sqrt(weight.fan_in), "0.1/sqrt(width), so that the chosen experts have nearly equal weights (ours)"
+        )
     if feed_forward is not None and kind in ("gate", "up", "down"):
         hidden_rate = 0.0 if override == 0 else feed_forward.dropout
-        return _deepscale_ffn(weight, feed_forward, (1 - rate) * (1 - hidden_rate))
-    return Choice(1 / math.sqrt(weight.fan_in), "1/sqrt(fan-in), which keeps the variance")
+        return _feed_forward_choice(weight, feed_forward, (1 - rate) * (1 - hidden_rate))
+    return Choice(1 / math.sqrt(weight.fan_in), "1/sqrt(fan-in), which preserves the variance")
 
 
-def _deepscale_ffn(weight: Weight, part: FeedForwardLike, keep: float) -> Choice:
+def _feed_forward_choice(weight: Weight, part: FeedForwardLike, keep: float) -> Choice:
     second = activation_second_moment(part.activation)
     if part.activation == "relu" and not part.gated and weight.mixture is None:
         std = (2 * keep / (part.width * part.hidden)) ** 0.25
         return Choice(std, "(2 (1 - p) / (width hidden))^(1/4); at four times the width, sqrt(sqrt((1 - p) / 2) / width)")
     if weight.kind != "down":
-        return Choice(1 / math.sqrt(weight.fan_in), "1/sqrt(width): the activation sees unit variance")
-    reason = "sqrt((1 - p) / (hidden E f^2)) with the activation's own second moment"
+        return Choice(1 / math.sqrt(weight.fan_in), "1/sqrt(width): unit variance at the input of the activation")
+    reason = "sqrt((1 - p) / (hidden E f^2)) with the second moment of the activation"
     factor = 1.0
     if weight.mixture is not None:
         factor, more = _mixture_factor(weight, weight.mixture)
@@ -222,12 +228,12 @@ def _deepscale_ffn(weight: Weight, part: FeedForwardLike, keep: float) -> Choice
 def _mixture_factor(weight: Weight, mixture: MixtureLike) -> tuple[float, str]:
     half = 0.5 if mixture.shared is not None else 1.0
     if ".shared." in weight.role:
-        gate = ", and a gate of one half scales it" if mixture.shared_gate else ""
+        gate = ", after a gate of one half" if mixture.shared_gate else ""
         return half * (4.0 if gate else 1.0), f"half of the variance{gate} (ours)"
-    return half * mixture.top_k, f"times sqrt({mixture.top_k}), as that many experts are averaged (ours)"
+    return half * mixture.top_k, f"times sqrt({mixture.top_k}), the number of experts in the average (ours)"
 
 
-def _along_depth(
+def _follow_depth(
     stack: Stack,
     scales: tuple[float, float],
     start: float,
@@ -236,7 +242,7 @@ def _along_depth(
     tokens: int,
     exact: bool,
 ) -> _Blocks:
-    """The correlation of tokens along a stack, and the variance of each attention branch's output at it."""
+    """The correlation of tokens along a stack, and the variance of each attention branch's output at that correlation."""
     skip, scale2 = scales[0], scales[1] ** 2
     r = start
     value: dict[str, list[float]] = {name: [] for name in stack.branches}
@@ -245,49 +251,51 @@ def _along_depth(
     kernels: dict[Any, Callable[[float], float]] = {}
     for block in stack.blocks():
         added = 0.0
-        before = r
+        block_input = r
         for name, residual in block.branches:
             rate = residual.dropout if dropout is None else dropout
-            attention, part = residual.branch.as_attention, residual.branch.as_feed_forward
+            attention, feed_forward = residual.branch.as_attention, residual.branch.as_feed_forward
             if attention is not None:
-                reads = memory if attention.cross else (before if block.parallel else r)
+                correlation = memory if attention.cross else (block_input if block.parallel else r)
                 kind = (attention.causal, attention.window, attention.cross, attention.dropout)
                 if kind not in spreads:
                     spreads[kind] = _attention_spread(attention, tokens, dropout) if exact else _released_spread
-                variance, covariance = spreads[kind](reads)
+                variance, covariance = spreads[kind](correlation)
                 value[name].append(variance)
-                out = (1 - rate) * covariance / variance
-            elif part is None:
+                output = (1 - rate) * covariance / variance
+            elif feed_forward is None:
                 other = type(residual.branch).__name__
-                raise InputError(f"deepscale: it follows attention and feed-forward parts along the depth; {name} is a {other}")
+                raise InputError(
+                    f"deepscale: it follows attention and feed-forward parts along the depth, but {name} is a {other}"
+                )
             else:
-                unit = (part.activation, part.gated)
-                if unit not in kernels:
-                    kernels[unit] = _kernel(*unit)
-                out = (1 - rate) * kernels[unit](before if block.parallel else r)
+                nonlinearity = (feed_forward.activation, feed_forward.gated)
+                if nonlinearity not in kernels:
+                    kernels[nonlinearity] = _kernel(*nonlinearity)
+                output = (1 - rate) * kernels[nonlinearity](block_input if block.parallel else r)
             if block.parallel:
-                added += scale2 * out
+                added += scale2 * output
             else:
-                r = _correlation_after(r, 1, scale2 * out, scale2, skip)
+                r = _next_correlation(r, 1, scale2 * output, scale2, skip)
         if block.parallel:
-            r = _correlation_after(before, len(block.branches), added, scale2, skip)
+            r = _next_correlation(block_input, len(block.branches), added, scale2, skip)
         correlations.append(r)
     return _Blocks(value, correlations)
 
 
-def _correlation_after(r: float, branches: int, added: float, scale2: float, skip: float) -> float:
-    """The correlation of a stream of unit variance after branches of unit variance that add this covariance together."""
+def _next_correlation(r: float, branches: int, added: float, scale2: float, skip: float) -> float:
+    """The correlation of a stream of unit variance after branches of unit variance, with `added` their total covariance."""
     q, c, *_ = advance(1.0, r, None, None, None, branches * scale2, added, 0.0, 1, skip)
     return float(c / q)
 
 
 def _released_spread(r: float) -> tuple[float, float]:
-    """The released recursion's leading order for long sequences: variance and covariance are both r."""
+    """Variance and covariance in the released recursion, both r: the leading order for long sequences."""
     return r, r
 
 
 def _kernel(name: str, gated: bool) -> Callable[[float], float]:
-    """E f(x) f(y) / E f^2 at unit variance, as a function of the correlation; for a gated unit times the correlation."""
+    """E f(x) f(y) / E f^2 at unit variance as a function of the correlation, and times the correlation for a gated unit."""
     pair = _relu_kernel if name == "relu" else _tabulated_kernel(name)
     return (lambda r: r * pair(r)) if gated else pair
 
@@ -308,9 +316,9 @@ def _relu_kernel(r: float) -> float:
 
 
 def _attention_spread(attention: AttentionLike, tokens: int, override: float | None) -> Callable[[float], tuple[float, float]]:
-    """D(r) = r + (1 - r) P + e_p P and the covariance over r, averaged over the rows of a causal mask.
+    """D(r) = r + (1 - r) P + e_p P and the covariance, as functions of r, averaged over the rows of a causal mask.
 
-    The covariance takes P2 ~ exp(r s) / (exp(r s) + n - 1) with s = 1 - r: it matters where it is small beside r.
+    The covariance uses the approximation P2 ~ exp(r s) / (exp(r s) + n - 1) with s = 1 - r, whose share is small beside r.
     """
     import numpy as np
 
@@ -333,7 +341,7 @@ def _overlap_table(tokens: int, reach: int, causal: bool) -> tuple[Any, Any, Any
 
     from ..numerics.softmax import overlap
 
-    grid = 1 - (1 - np.linspace(0.0, 1.0, 33)) ** 2  # finer towards 1, where correlations go
+    grid = 1 - (1 - np.linspace(0.0, 1.0, 33)) ** 2  # finer near 1, which correlations approach
     lengths, rows = [tokens], np.array([tokens])
     if causal:
         lengths = sorted({*range(1, min(reach, 8) + 1), *(round(reach ** (i / 24)) for i in range(25))})

@@ -1,4 +1,4 @@
-"""How a scheme is written: a rule for each tensor, scales for each branch, and what becomes a recipe of them."""
+"""The parts of a scheme: a rule for each tensor, scales for each branch, and the draft of a recipe from both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Values = float | Callable[[int], float]
 
 
 class Choice(NamedTuple):
-    """What a rule says of one tensor."""
+    """The settings of one tensor: values for all blocks, or functions of the block."""
 
     std: Values
     reason: str
@@ -29,70 +29,71 @@ class Choice(NamedTuple):
 
 
 TensorRule = Callable[[Weight], Choice]
-"""What a scheme says of each tensor."""
+"""A function from a tensor to its settings."""
 
 
 @dataclass
 class Draft:
-    """A recipe in the making."""
+    """A recipe before its values are computed for each block."""
 
     tree: Transformer
     rule: TensorRule
     scales: Callable[[str, str, int], tuple[Values, Values, str]] | None = None
-    """Skip, branch and reason by stack, branch and the branch's index in its block."""
+    """A function from stack, branch and the branch's index in its block to the skip scale, the branch scale and the reason."""
     extras: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    """What weights cannot say."""
+    """Instructions that the settings of the tensors cannot express, one sentence each."""
     remarks: list[str] = field(default_factory=list)
-    """What else one should know."""
+    """Other information, one sentence each."""
     output: float = 1.0
-    """Multiplier on logits; it stands at the output matrix, or at what is before it where the matrix is tied."""
+    """Factor on the logits, which becomes a multiplier of the output matrix, or of the weight before it if that is tied."""
     output_reason: str = ""
 
     def lines(self) -> tuple[TensorInit, ...]:
-        """The line of every role, with one number for all blocks where they agree."""
+        """The settings of every role, with one number for all blocks if they agree."""
         depths = {name: depth for name, depth, _ in stacks(self.tree)}
-        found: dict[str, dict[str, Any]] = {}
+        lines: dict[str, dict[str, Any]] = {}
         for weight in weights(self.tree):
             choice = self.rule(weight)
-            line = found.setdefault(
+            line = lines.setdefault(
                 weight.role, {"role": weight.role, "mean": choice.mean, "reason": choice.reason, "depth": 0, "parts": []}
             )
             line["depth"] = depths.get(weight.stack, 0)
             line["parts"].append((weight, choice))
-        place = self._output_place()
-        made = []
-        for role, line in found.items():
+        output_role = self._output_role()
+        inits = []
+        for role, line in lines.items():
             values = {
-                name: _joined(line["parts"], name, line["depth"])
+                name: _merge_blocks(line["parts"], name, line["depth"])
                 for name in ("std", "multiplier", "learning_rate", "weight_decay")
             }
             reason = line["reason"]
-            if role == place and self.output != 1.0:
-                values["multiplier"] = self._with_output(values["multiplier"], line["depth"])
+            if role == output_role and self.output != 1.0:
+                values["multiplier"] = self._scale_output(values["multiplier"], line["depth"])
                 reason = f"{reason}; {self.output_reason}"
-            made.append(TensorInit(role=role, mean=line["mean"], reason=reason, **values))
+            inits.append(TensorInit(role=role, mean=line["mean"], reason=reason, **values))
         if self.output != 1.0:
             self.extras["output_multiplier"] = self.output
-            if place not in found:
-                self.notes.append(f"multiply the logits by {self.output:.6g}: no tensor of this tree can carry it")
-        return tuple(made)
+            if output_role not in lines:
+                self.notes.append(f"multiply the logits by {self.output:.6g}: no tensor of this tree can take this factor")
+        return tuple(inits)
 
-    def _with_output(self, multiplier: PerBlock, depth: int) -> PerBlock:
+    def _scale_output(self, multiplier: PerBlock, depth: int) -> PerBlock:
         if not depth:
             return at_block(multiplier, None) * self.output
-        # A post-norm of the last block is the last thing before the head.
+        # The post-norm of the last block is the last weight before the head.
         each = [at_block(multiplier, block) for block in range(depth)]
         each[-1] *= self.output
         return tuple(each)
 
-    def _output_place(self) -> str:
+    def _output_role(self) -> str:
+        """The role of the weight that takes the factor on the logits; empty if there is none."""
         tree, head = self.tree, self.tree.head
-        place = None if head is None else head.logits_tensor
-        if place is None:
+        path = None if head is None else head.logits_tensor
+        if path is None:
             return ""
-        if place:
-            return f"head.{place}"
+        if path:
+            return f"head.{path}"
         if tree.stack.norm is not None:
             return f"{tree.stack_name}.norm.weight"
         branches = tree.stack.repeats[-1].block.branches
@@ -100,23 +101,23 @@ class Draft:
         return f"{tree.stack_name}.block.{branches[-1][0]}.norm_stream.weight" if post_normed else ""
 
     def residuals(self) -> tuple[ResidualScale, ...]:
-        """The scales of every residual branch; none where the scheme says nothing of them."""
+        """The scales of every residual branch; empty if the scheme sets none."""
         if self.scales is None:
             return ()
         return tuple(
-            ResidualScale(f"{stack}.block.{branch}", _spread(skip, depth), _spread(scale, depth), reason)
+            ResidualScale(f"{stack}.block.{branch}", _per_block(skip, depth), _per_block(scale, depth), reason)
             for stack, depth, branches in stacks(self.tree)
             for index, branch in enumerate(branches)
             for skip, scale, reason in [self.scales(stack, branch, index)]
         )
 
 
-def _spread(value: Values, depth: int) -> PerBlock:
+def _per_block(value: Values, depth: int) -> PerBlock:
     return tuple(value(block) for block in range(depth)) if callable(value) else value
 
 
-def _joined(parts: list[tuple[Weight, Choice]], name: str, depth: int) -> PerBlock:
-    """One number where all blocks agree, otherwise one for each; a block without the tensor takes that before it."""
+def _merge_blocks(parts: list[tuple[Weight, Choice]], name: str, depth: int) -> PerBlock:
+    """One number if all blocks agree, otherwise one for each; a block without the tensor has that of the block before it."""
     if not depth:
         value = getattr(parts[0][1], name)
         return float(value(0) if callable(value) else value)
@@ -145,24 +146,24 @@ def finite_number(
     Raises
     ------
     InputError
-        if it is none.
+        if it is not.
     """
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not (low <= value <= high if closed else low < value <= high):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not (low <= value <= high if closed else low < value <= high):
         bounds = f"{'[' if closed else '('}{low:g}, {high:g}{']' if high < math.inf else ')'}"
         raise InputError(f"{scheme}: {name}={shown(value)} is not a number in {bounds}")
     return float(value)
 
 
 class Scheme(NamedTuple):
-    """A scheme of initialisation."""
+    """An initialisation scheme."""
 
     name: str
     make: Callable[..., Draft]
-    """What it says of a tree, given its options."""
+    """The function that returns the draft of a tree's recipe, given the options."""
     source: str
     status: str
-    """How the rules reached us, in the words of data/README.md."""
+    """The status of the source, in the words of data/README.md."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -172,5 +173,5 @@ class Scheme(NamedTuple):
 
 
 def scheme(name: str, source: str, status: str) -> Callable[[Callable[..., Draft]], Scheme]:
-    """A function of a tree and options that returns a :class:`Draft`, as a scheme of this name."""
+    """A decorator that turns a function from a tree and options to a :class:`Draft` into a scheme with this name."""
     return lambda make: Scheme(name, make, source, status)

@@ -1,4 +1,4 @@
-"""DS-Init: matrices started smaller with the depth of their layer."""
+"""DS-Init: standard deviations that decrease with the depth of the layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard deviations by how many numbers go into an output and come out of an input: Xavier's and Kaiming's."""
+"""Standard deviations by fan-in and fan-out: Xavier's and Kaiming's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .tensors import Weight
 
 @scheme("xavier", "Glorot & Bengio 2010", "primary")
 def xavier(tree: Transformer, embedding_std: float | None = None, per_head: bool = False) -> Draft:
-    """With `per_head`, queries, keys and values count the outputs of one head, not of all."""
+    """Xavier's rule; with `per_head`, the fan-out of queries, keys and values is that of one head instead of all."""
 
     def matrix(weight: Weight) -> tuple[float, str]:
         attention = weight.owner.as_attention
@@ -27,12 +27,12 @@ def xavier(tree: Transformer, embedding_std: float | None = None, per_head: bool
 
 @scheme("kaiming", "He et al. 2015, arXiv 1502.01852, equation 10; other activations by E f^2", "primary; constants derived")
 def kaiming(tree: Transformer, embedding_std: float | None = None) -> Draft:
-    """Each matrix makes up for the activation before it, if there is one."""
+    """Kaiming's rule: each matrix compensates for the activation before it, if there is one."""
 
     def matrix(weight: Weight) -> tuple[float, str]:
         if weight.reads:
             gain = 1 / activation_second_moment(weight.reads)
-            return math.sqrt(gain / weight.fan_in), "sqrt(1 / (E f^2 fan-in)), which undoes the activation before it"
-        return math.sqrt(1 / weight.fan_in), "sqrt(1 / fan-in): no activation stands before it"
+            return math.sqrt(gain / weight.fan_in), "sqrt(1 / (E f^2 fan-in)), which compensates for the activation before it"
+        return math.sqrt(1 / weight.fan_in), "sqrt(1 / fan-in): there is no activation before it"
 
     return Draft(tree, fan_rule(tree, embedding_std, matrix))

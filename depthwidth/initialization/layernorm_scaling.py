@@ -1,4 +1,4 @@
-"""LayerNorm scaling: what norms put out, divided by the root of the layer's number."""
+"""LayerNorm scaling: the outputs of norms divided by the square root of the layer's number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .tensors import Weight, weights
 
 @scheme("layernorm-scaling", "Sun et al. 2025, arXiv 2502.05795, equation 7, and code", "primary; std is the base model's")
 def layernorm_scaling(tree: Transformer, std: float = 0.02) -> Draft:
-    """Weights start with `std`; only what the branches' norms put out is scaled."""
+    """Weights start with `std`; only the outputs of the branches' norms are scaled."""
     base = normal_rule(tree, finite_number("layernorm-scaling", "std", std, closed=True))
     reads = re.compile(r"(encoder|decoder)\.block\.(norm|(attention|cross_attention|feed_forward)\.norm_in)\.(weight|bias)")
 
@@ -26,5 +26,5 @@ def layernorm_scaling(tree: Transformer, std: float = 0.02) -> Draft:
 
     draft = Draft(tree, rule)
     if not any(reads.fullmatch(weight.role) for weight in weights(tree)):
-        draft.notes.append("layernorm-scaling needs norms with gains before the branches, and this tree has none")
+        draft.notes.append("layernorm-scaling needs norms with gains before the branches, but this tree has none")
     return draft

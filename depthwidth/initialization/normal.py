@@ -1,4 +1,4 @@
-"""One standard deviation for every matrix: BERT's, and GPT-2's with smaller ones at the end of branches."""
+"""One standard deviation for every matrix (BERT), or smaller at the ends of branches (GPT-2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .tensor_rules import normal_rule
 
 @scheme("normal", "BERT (Devlin et al. 2018, arXiv 1810.04805) and most that follow", "primary")
 def normal(tree: Transformer, std: float = 0.02) -> Draft:
-    """The same `std` everywhere."""
+    """The same `std` for every matrix and table."""
     return Draft(tree, normal_rule(tree, finite_number("normal", "std", std, closed=True)))
 
 
@@ -19,5 +19,5 @@ def normal(tree: Transformer, std: float = 0.02) -> Draft:
     "primary for the code; OpenAI's released code has 0.01 for positions and no 1/sqrt(N)",
 )
 def gpt2(tree: Transformer, std: float = 0.02) -> Draft:
-    """`std`, over the root of the number of residual branches at their ends."""
+    """`std`, divided by the square root of the number of residual branches for the last matrix of each branch."""
     return Draft(tree, normal_rule(tree, finite_number("gpt2", "std", std, closed=True), deep=True))

@@ -1,4 +1,4 @@
-"""A recipe: how every tensor of a tree starts and trains, how branches are added, and why."""
+"""A recipe: the start and learning rate of every tensor of a tree, the scales of its branches, and the reasons."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ PerBlock = float | tuple[float, ...]
 
 
 Mean = float | Literal["identity"]
-"""The value that entries are drawn around: a number, or ``identity`` for ones on the diagonal and zeros beside it."""
+"""The mean of the drawn entries: a number, or ``identity`` for ones on the diagonal and zeros elsewhere."""
 
 
 class TensorInit(NamedTuple):
-    """How one role starts and trains."""
+    """The start and learning-rate factors of the tensors with one role."""
 
     role: str
     std: PerBlock
-    """Standard deviation of the stored weights; 0 sets them to the mean."""
+    """Standard deviation of the stored weights; 0 sets every weight to the mean."""
     mean: Mean
     """Mean of the stored weights: 1 for the gain of a norm (0 if it is stored as its difference from one), ``identity`` for a
     matrix that starts as one, 0 for the rest."""
     multiplier: PerBlock
-    """What the tensor's output is multiplied by in the forward pass."""
+    """Factor on the tensor's output in the forward pass."""
     learning_rate: PerBlock
-    """Factor on the base learning rate, for Adam and its kin."""
+    """Factor on the base learning rate, for Adam and similar optimizers."""
     weight_decay: PerBlock
-    """Factor on the base weight decay, for an optimizer that multiplies it by the learning rate (as torch's AdamW)."""
+    """Factor on the base weight decay, for an optimizer that multiplies it by the learning rate, such as torch's AdamW."""
     reason: str
 
 
 class ResidualScale(NamedTuple):
-    """How a residual branch is added: ``skip * x + branch * f(x)``, before a post-norm.
+    """The scales of a residual branch: ``skip * x + branch * f(x)``, before a post-norm.
 
-    Branches in parallel share one sum and one skip, which each of them states.
+    Parallel branches share one sum and one skip, which is stated for each.
     """
 
     role: str
@@ -50,19 +50,19 @@ class ResidualScale(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything a scheme says about one tree."""
+    """The settings that a scheme gives one tree."""
 
     scheme: str
     source: str
     status: str
-    """How the rules reached us, in the words of data/README.md."""
+    """The status of the scheme's source, in the words of data/README.md."""
     tensors: tuple[TensorInit, ...]
     residuals: tuple[ResidualScale, ...] = ()
     extras: Mapping[str, Any] = field(default_factory=dict)
-    """By name: ``options`` as used, size of the ``tree``, ``notes`` on what weights cannot say, ``remarks``, by-products."""
+    """By name: ``options`` as used, size of the ``tree``, ``notes``, ``remarks``, by-products."""
 
     def tensor(self, role: str) -> TensorInit:
-        """The line of one role.
+        """The settings of one role.
 
         Raises
         ------
@@ -78,14 +78,14 @@ class Recipe:
         return index[role]
 
     def residual(self, role: str) -> ResidualScale:
-        """The scales of one residual branch; 1 and 1 where the scheme says nothing of it."""
+        """The scales of one residual branch; both are 1 if the scheme sets none."""
         for line in self.residuals:
             if line.role == role:
                 return line
         return ResidualScale(role, 1.0, 1.0, "the plain sum")
 
     def varies(self, role: str) -> bool:
-        """Whether any number under this role, or that of a residual there, differs from block to block."""
+        """True if a number of this role, of a role inside it or of a residual branch there differs between blocks."""
         lines = [line for line in self.tensors if line.role.startswith(role)]
         numbers = [number for line in lines for number in (line.std, line.multiplier)]
         numbers += [scale for line in self.residuals if line.role.startswith(role) for scale in (line.skip, line.branch)]
@@ -93,11 +93,11 @@ class Recipe:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What weights alone cannot say, one sentence each."""
+        """Instructions that the settings of the tensors cannot express, one sentence each."""
         return tuple(self.extras.get("notes", ()))
 
     def rows(self, tree: Transformer) -> list[dict[str, Any]]:
-        """One row for each tensor of `tree`, in the order a signal meets them; equal experts share one, stacked."""
+        """One row for each tensor of `tree`, in the order of the forward pass; equal experts share one, stacked."""
         rows = []
         for parameter, role, block, shape in parameters(tree):
             line = self.tensor(role)

@@ -1,4 +1,4 @@
-"""The schemes by name, and the recipe that one of them makes of a tree."""
+"""The schemes by name, and the recipe of a scheme for a tree."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ from .unit_scaling import unit_scaling
 from .width_transfer import completep, depth_mup, mup
 from .zero_branch import rezero, skipinit
 
-_SCHEMES: dict[str, Scheme] = {
-    one.name: one
-    for one in (
-        shipped, normal, gpt2, xavier, kaiming, t_fixup, deepnorm, admin, ds_init, rezero, skipinit, layernorm_scaling, mup,
-        depth_mup, completep, unit_scaling, deepscale,
-    )
-}  # fmt: skip
+_LIBRARY = (
+    (shipped, normal, gpt2, xavier, kaiming),
+    (t_fixup, deepnorm, admin, ds_init, rezero, skipinit, layernorm_scaling),
+    (mup, depth_mup, completep, unit_scaling, deepscale),
+)
+_SCHEMES: dict[str, Scheme] = {one.name: one for group in _LIBRARY for one in group}
 """In the order in which ``depthwidth init`` lists them."""
 
 
@@ -49,16 +48,16 @@ def scheme_options(scheme: str) -> dict[str, Any]:
     >>> scheme_options("gpt2")
     {'std': 0.02}
     """
-    return _known(scheme).options
+    return _find_scheme(scheme).options
 
 
 def register_scheme(scheme: Scheme) -> Scheme:
-    """Make a scheme known by name; a later registration replaces an earlier one.
+    """Register a scheme by name; a later registration replaces an earlier one.
 
     Raises
     ------
     InputError
-        if it is no :class:`Scheme`, as the decorator :func:`~depthwidth.initialization.scheme` makes them.
+        if it is not a :class:`Scheme`, which the decorator :func:`~depthwidth.initialization.scheme` returns.
     """
     if not isinstance(scheme, Scheme):
         raise InputError(f"register_scheme: {shown(scheme)} is not a Scheme; decorate its function with @scheme")
@@ -72,7 +71,7 @@ def _add_plugins() -> None:
             register_scheme(one)
 
 
-def _known(scheme: str) -> Scheme:
+def _find_scheme(scheme: str) -> Scheme:
     if isinstance(scheme, str) and scheme not in _SCHEMES:
         _add_plugins()
     if not isinstance(scheme, str) or scheme not in _SCHEMES:
@@ -82,13 +81,13 @@ def _known(scheme: str) -> Scheme:
 
 
 def recipe(tree: Transformer, scheme: str = "shipped", **options: Any) -> Recipe:
-    """What `scheme` says of every tensor of `tree`.
+    """The recipe of `scheme` for `tree`: the settings of every tensor and residual branch.
 
     Parameters
     ----------
     tree : the transformer, with numbers for dimensions.
     scheme : one of :func:`schemes`.
-    options : of the scheme, see :func:`scheme_options`: standard deviations, base width and depth, dropout, ...
+    options : options of the scheme, see :func:`scheme_options`: standard deviations, base width and depth, dropout, ...
 
     Raises
     ------
@@ -98,26 +97,26 @@ def recipe(tree: Transformer, scheme: str = "shipped", **options: Any) -> Recipe
     Examples
     --------
     >>> bert = Transformer(depth=192, width=1024, kind="encoder", placement="post", segments=2, dropout=0.1)
-    >>> found = recipe(bert, "deepscale", embedding_correlation=0.221)
-    >>> round(found.tensor("encoder.block.attention.value.weight").std[0], 4)
+    >>> made = recipe(bert, "deepscale", embedding_correlation=0.221)
+    >>> round(made.tensor("encoder.block.attention.value.weight").std[0], 4)
     0.0456
     """
-    known = _known(scheme)
-    takes = known.options
+    chosen = _find_scheme(scheme)
+    defaults = chosen.options
     for name in options:
-        if name not in takes:
-            has = f"its options are {', '.join(takes)}" if takes else "it has none"
-            raise InputError(f"{scheme}: there is no option {shown(name)}{nearest(str(name), takes)}; {has}")
+        if name not in defaults:
+            has = f"its options are {', '.join(defaults)}" if defaults else "it has none"
+            raise InputError(f"{scheme}: there is no option {shown(name)}{nearest(str(name), defaults)}; {has}")
     if not isinstance(tree, Transformer):
         raise InputError(f"recipe: {shown(tree)} is not a Transformer")
     if is_symbolic(tree.width, tree.depth, tree.vocab):
-        raise InputError("recipe: the tree has symbols for dimensions, and standard deviations need numbers")
-    draft = known.make(tree, **options)
+        raise InputError("recipe: the tree has symbols for dimensions, but standard deviations need numbers")
+    draft = chosen.make(tree, **options)
     lines, residuals = draft.lines(), draft.residuals()
-    used = {name: options.get(name, default) for name, default in takes.items()}
+    used = {name: options.get(name, default) for name, default in defaults.items()}
     size = {"depth": tree.depth, "width": tree.width, "parameters": tree.parameters}
     extras: dict[str, Any] = {"options": used, "tree": size, **draft.extras}
     for name, sentences in (("notes", draft.notes), ("remarks", draft.remarks)):
         if sentences:
             extras[name] = tuple(sentences)
-    return Recipe(scheme, known.source, known.status, lines, residuals, extras)
+    return Recipe(scheme, chosen.source, chosen.status, lines, residuals, extras)

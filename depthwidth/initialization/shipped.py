@@ -1,4 +1,4 @@
-"""What transformers itself does, by the family of a model."""
+"""The initialisation of the library transformers, by family."""
 
 from __future__ import annotations
 
@@ -20,26 +20,28 @@ from .tensors import Weight
     "primary; measured on small models of every family (tests/verify/models/test_initialize.py)",
 )
 def shipped(tree: Transformer, family: str | None = None, initializer_range: float | None = None) -> Draft:
-    """By default the family whose architecture is nearest, and its own standard deviation."""
+    """The rule of `family`, by default that with the nearest architecture, and `initializer_range`, by default the family's."""
     from ..architecture.hf import FAMILIES, find_family
 
-    name = _family_like(tree) if family is None else family
-    found = find_family(name) if isinstance(name, str) else None
-    if found is None:
+    name = _nearest_family(tree) if family is None else family
+    entry = find_family(name) if isinstance(name, str) else None
+    if entry is None:
         raise InputError(f"shipped: there is no family {shown(family)}{nearest(str(family), FAMILIES)}")
-    # The library takes its default for a file that says 0.
-    std = finite_number("shipped", "initializer_range", initializer_range or found.initial_std)
-    deep = found.initial_rule == "normal-by-depth"
-    draft = Draft(tree, _t5(tree, std) if found.initial_rule == "t5" else normal_rule(tree, std, deep=deep, where=f"{name}: "))
+    # The library replaces a 0 in the file by its default.
+    std = finite_number("shipped", "initializer_range", initializer_range or entry.initial_std)
+    deep = entry.initial_rule == "normal-by-depth"
+    draft = Draft(
+        tree, _t5_rule(tree, std) if entry.initial_rule == "t5" else normal_rule(tree, std, deep=deep, where=f"{name}: ")
+    )
     draft.extras["family"] = name
     if family is None:
-        draft.remarks.append(f"no family was named; the rule of {name}, whose architecture is nearest, was taken")
-    draft.remarks.append("a padding token's row of the token table starts at zero where the configuration names one")
+        draft.remarks.append(f"no family was named; the rule is that of {name}, which has the nearest architecture")
+    draft.remarks.append("the padding token's row of the token table starts at zero if the configuration names a padding token")
     return draft
 
 
-def _family_like(tree: Transformer) -> str:
-    """The family whose initialisation a tree without a name most likely means."""
+def _nearest_family(tree: Transformer) -> str:
+    """The family with the architecture nearest to that of a tree."""
     stem, block = tree.stem, tree.stack.repeats[0].block
     if stem.images:
         return "vit"
@@ -54,7 +56,12 @@ def _family_like(tree: Transformer) -> str:
 
 
 def shipped_options(config: Mapping[str, Any] | str | PathLike[str]) -> dict[str, Any]:
-    """The options with which ``recipe(tree, "shipped")`` is what transformers does for a configuration.
+    """The options for which ``recipe(tree, "shipped")`` equals the initialisation of transformers for a configuration.
+
+    Raises
+    ------
+    InputError
+        if the configuration cannot be read.
 
     >>> shipped_options({"model_type": "opt", "init_std": 0.006})
     {'family': 'opt', 'initializer_range': 0.006}
@@ -63,7 +70,7 @@ def shipped_options(config: Mapping[str, Any] | str | PathLike[str]) -> dict[str
     from ..architecture.hf.files import read_json
 
     fields = config if isinstance(config, Mapping) else read_json(config)
-    read_design(fields)  # a broken file gets its own sentence
+    read_design(fields)  # a broken file gets a sentence about its fault
     for name in ("initializer_range", "init_std", "initializer_factor"):
         if fields.get(name) is not None:
             std = finite_number("config", name, fields[name], closed=True)
@@ -71,12 +78,12 @@ def shipped_options(config: Mapping[str, Any] | str | PathLike[str]) -> dict[str
     return {"family": fields["model_type"], "initializer_range": None}
 
 
-def _t5(tree: Transformer, factor: float) -> TensorRule:
-    """T5 has no 1/sqrt(head_dim) on scores; the query's standard deviation makes up for it."""
+def _t5_rule(tree: Transformer, factor: float) -> TensorRule:
+    """T5's rule; scores have no 1/sqrt(head_dim), for which the standard deviation of the query compensates."""
 
     def rule(weight: Weight) -> Choice:
         if weight.kind == "gain":
-            return Choice(0.0, "t5: a gain of the factor", weight_decay=0.0, mean=factor)
+            return Choice(0.0, "t5: a gain equal to the factor", weight_decay=0.0, mean=factor)
         if weight.kind == "query":
             attention = weight.owner.as_attention
             per_head = 1 if attention is None else attention.head_dim

@@ -1,4 +1,4 @@
-"""Rules that several schemes start from, and their remarks on a tree that a scheme was not made for."""
+"""Rules that several schemes start from, and remarks on a tree outside a scheme's scope."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .tensors import Weight, branch_counts, weights
 
 
 def stated_choice(weight: Weight) -> Choice | None:
-    """The start that the component states: gains of one, biases of zero, an identity; never decayed. None for a random draw.
+    """The start that the component states: gains of one, biases of zero, an identity, without decay; None for a random draw.
 
-    Every scheme sets these, unless it has a reason to differ.
+    Every scheme uses these, unless it sets others.
     """
     start = weight.start
     if isinstance(start, Draw):
@@ -37,9 +37,9 @@ def _reason(weight: Weight, start: Constant) -> str:
 
 
 def normal_rule(tree: Transformer, std: float, *, deep: bool = False, where: str = "") -> TensorRule:
-    """One standard deviation for every matrix and table; with `deep` GPT-2's smaller one at the end of branches.
+    """One standard deviation for every matrix and table; with `deep`, GPT-2's smaller one at the ends of branches.
 
-    `where` starts the reasons, and marks a rule of transformers, which also draws score biases.
+    `where` begins each reason; if it is not empty, the rule is that of transformers, which draws score biases too.
     """
     counts = branch_counts(tree)
 
@@ -49,7 +49,7 @@ def normal_rule(tree: Transformer, std: float, *, deep: bool = False, where: str
             return plain
         if deep and weight.stack and weight.job.writes:
             branches = counts[weight.stack]
-            reason = f"{where}normal with {std:g}/sqrt({branches}), one over the root of the number of residual branches"
+            reason = f"{where}normal with {std:g}/sqrt({branches}), one over the square root of the number of residual branches"
             return Choice(std / math.sqrt(branches), reason)
         return Choice(std, f"{where}normal with one standard deviation for every matrix and table")
 
@@ -59,7 +59,7 @@ def normal_rule(tree: Transformer, std: float, *, deep: bool = False, where: str
 def fan_rule(tree: Transformer, embedding_std: float | None, matrix: Callable[[Weight], tuple[float, str]]) -> TensorRule:
     """A rule for matrices by their fans; tables and the output matrix as in Vaswani et al.'s code."""
     table = 1 / math.sqrt(tree.width) if embedding_std is None else finite_number("recipe", "embedding_std", embedding_std)
-    why = "1/sqrt(width), as tensor2tensor and fairseq start tables" if embedding_std is None else "embedding_std as given"
+    why = "1/sqrt(width), as in tensor2tensor and fairseq" if embedding_std is None else "embedding_std as given"
 
     def rule(weight: Weight) -> Choice:
         plain = stated_choice(weight)
@@ -83,31 +83,31 @@ def xavier_std(weight: Weight) -> float:
 XAVIER = "Xavier: sqrt(2 / (fan-in + fan-out))"
 
 
-_NO_NORMS = "made for a model without norms: remove them, or the scales below mean something else"
+_NO_NORMS = "the scheme is for models without norms: remove them, or its scales do not have their effect"
 
 
 def _has_norms(tree: Transformer) -> bool:
     return any(weight.kind == "gain" and weight.stack for weight in weights(tree))
 
 
-def without_norms(draft: Draft) -> Draft:
-    """The draft of a scheme for models without norms, with a note where this one has some."""
+def note_norms(draft: Draft) -> Draft:
+    """The draft of a scheme for models without norms, with a note if this tree has norms."""
     draft.extras["norms"] = "removed"
     if _has_norms(draft.tree):
         draft.notes.append(_NO_NORMS)
     return draft
 
 
-def scaled(choice: Choice, factor: float, reason: str) -> Choice:
+def scale_std(choice: Choice, factor: float, reason: str) -> Choice:
     """The choice with its standard deviation multiplied by `factor`."""
     if callable(choice.std) or not choice.std:
         return choice
     return choice._replace(std=choice.std * factor, reason=f"{choice.reason}; {reason}")
 
 
-def for_post_norm(draft: Draft, scheme: str) -> Draft:
-    """The draft of a scheme for norms after the sum, with a remark where this tree has them elsewhere."""
+def remark_placement(draft: Draft, scheme: str) -> Draft:
+    """The draft of a scheme for norms after the sum, with a remark if this tree has them elsewhere."""
     branches = draft.tree.stack.repeats[0].block.branches
     if branches and branches[0][1].norm_stream is None:
-        draft.remarks.append(f"{scheme} is made for norms after the sum, and this tree has them elsewhere")
+        draft.remarks.append(f"{scheme} is for models with norms after the sum; this tree has them elsewhere")
     return draft

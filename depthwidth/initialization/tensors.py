@@ -1,7 +1,7 @@
-"""The tensors of a tree: role, kind, shape, fans and start of each, those of equal blocks once.
+"""The tensors of a tree: the role, kind, shape, fans and start of each, with those of equal blocks listed once.
 
 A *site* is a path in the tree with the number of a block, ``decoder.block.17.attention.query.weight``. A *role* is the same
-path without it, ``decoder.block.attention.query.weight``, and stands for the tensor in every block.
+path without the number, ``decoder.block.attention.query.weight``, and refers to the tensor in every block.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ..layers.tensor import Shape, Tensor
 
 
 class Weight(NamedTuple):
-    """A tensor with one role: it stands in each of several equal blocks, or once outside of blocks."""
+    """A tensor with one role: one in each of several equal blocks, or a single one outside of blocks."""
 
     role: str
     tensor: Tensor
-    """As the component states it; its kind is the parent's word for it if the component has none."""
+    """The tensor as the component states it; its kind is the parent's if the component states a generic one."""
     shape: Shape
-    """Of all copies together: equal experts are stacked."""
+    """The shape of all copies together: equal experts are stacked."""
     layer: Layer
     owners: tuple[Layer, ...]
     """The branches or the stem that it belongs to, from the outermost: of an expert's weight the mixture, then the expert."""
@@ -47,17 +47,17 @@ class Weight(NamedTuple):
 
     @property
     def start(self) -> Start:
-        """The values it starts with, unless a scheme has a reason to differ."""
+        """Its starting values, unless a scheme sets others."""
         return self.tensor.start
 
     @property
     def fan_in(self) -> int:
-        """Numbers that one output is a sum over; 1 for a table, of which one row is looked up."""
+        """Number of terms in the sum of one output; 1 for a table, of which one row is looked up."""
         return self.tensor.fan_in
 
     @property
     def fan_out(self) -> int:
-        """Outputs that one input contributes to."""
+        """Number of outputs to which one input contributes."""
         return self.tensor.fan_out
 
     @property
@@ -67,37 +67,37 @@ class Weight(NamedTuple):
 
     @property
     def mixture(self) -> MixtureLike | None:
-        """The mixture of experts that the weight is part of, if it is."""
-        return next((found for owner in self.owners if (found := owner.as_mixture) is not None), None)
+        """The mixture of experts that the weight is part of; None if there is none."""
+        return next((mixture for owner in self.owners if (mixture := owner.as_mixture) is not None), None)
 
 
 TABLES = tuple(kind.name for kind in KINDS.values() if kind.group == "table")
 
 
 def weights(tree: Transformer) -> Iterator[Weight]:
-    """The tensors of a tree, those of equal blocks once, in the order a signal meets them."""
-    found: list[Weight] = []
+    """The tensors of a tree in the order of the forward pass, with those of equal blocks listed once."""
+    collected: list[Weight] = []
     for child in tree.children():
         name, stack = child.name, tree.stacks.get(child.name)
         if stack is None:
-            _collect(found, child, name)
+            _collect(collected, child, name)
             continue
         before, after = stack.around
         for part in before:
-            _collect(found, part, f"{name}.{part.name}")
-        places: dict[BlockLike, list[int]] = {}
+            _collect(collected, part, f"{name}.{part.name}")
+        blocks: dict[BlockLike, list[int]] = {}
         for index, block in enumerate(stack.blocks()):
-            places.setdefault(block, []).append(index)
-        for block, indices in places.items():
+            blocks.setdefault(block, []).append(index)
+        for block, indices in blocks.items():
             branches = {f"{name}.block.{branch}": branch for branch, _ in block.branches}
-            _collect(found, Child("block", block), f"{name}.block", stack=name, blocks=tuple(indices), branches=branches)
+            _collect(collected, Child("block", block), f"{name}.block", stack=name, blocks=tuple(indices), branches=branches)
         for part in after:
-            _collect(found, part, f"{name}.{part.name}")
-    return iter(found)
+            _collect(collected, part, f"{name}.{part.name}")
+    return iter(collected)
 
 
 def _collect(
-    found: list[Weight],
+    collected: list[Weight],
     child: Child,
     role: str,
     copies: int = 1,
@@ -116,28 +116,28 @@ def _collect(
         if child.kind and KINDS[tensor.kind].generic:
             tensor = tensor._replace(kind=child.kind)
         shape = (copies, *tensor.shape) if copies > 1 else tensor.shape
-        found.append(Weight(f"{role}.{name}", tensor, shape, layer, owners, child.reads, branch, stack, blocks))
+        collected.append(Weight(f"{role}.{name}", tensor, shape, layer, owners, child.reads, branch, stack, blocks))
     for part in layer.children():
         inner = f"{role}.{part.name}" if part.name else role
-        _collect(found, part, inner, copies * part.copies, owners, branch, stack, blocks, branches)
+        _collect(collected, part, inner, copies * part.copies, owners, branch, stack, blocks, branches)
 
 
 def parameters(tree: Transformer) -> Iterator[tuple[str, str, int | None, Shape]]:
-    """Name (its site), role, block and shape of every tensor, in the order a signal meets them; equal experts are stacked."""
+    """Site, role, block and shape of every tensor, in the order of the forward pass; equal experts are stacked."""
     every = list(weights(tree))
-    done = set()
+    done_stacks = set()
     for weight in every:
         if not weight.stack:
             yield weight.role, weight.role, None, weight.shape
-        elif weight.stack not in done:
-            done.add(weight.stack)
-            inside: dict[int, list[Weight]] = {}
+        elif weight.stack not in done_stacks:
+            done_stacks.add(weight.stack)
+            by_block: dict[int, list[Weight]] = {}
             for one in every:
                 if one.stack == weight.stack:
                     for block in one.blocks:
-                        inside.setdefault(block, []).append(one)
-            for block in sorted(inside):
-                for one in inside[block]:
+                        by_block.setdefault(block, []).append(one)
+            for block in sorted(by_block):
+                for one in by_block[block]:
                     yield site_of(one.role, block), one.role, block, one.shape
 
 

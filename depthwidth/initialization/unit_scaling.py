@@ -19,7 +19,7 @@ from .width_transfer import scales_scores
     "primary for scales; activation constants are exact second moments here, where the library has empirical ones",
 )
 def unit_scaling(tree: Transformer, residual_mult: float = 1.0, residual_attn_ratio: float = 1.0) -> Draft:
-    """`residual_mult` weighs branches against the embedding, `residual_attn_ratio` attention against the feed-forward part."""
+    """`residual_mult` weights branches relative to the embedding, `residual_attn_ratio` attention relative to feed-forward."""
     size = finite_number("unit-scaling", "residual_mult", residual_mult)
     ratio = finite_number("unit-scaling", "residual_attn_ratio", residual_attn_ratio)
     depths = depths_of(tree)
@@ -35,18 +35,18 @@ def unit_scaling(tree: Transformer, residual_mult: float = 1.0, residual_attn_ra
             scale = 1 / (tree.stem.table_scale(weight.kind) * math.sqrt(tables))
             choice = Choice(1.0, "unit weights; learning rate over sqrt(fan-out)", scale, rate, 1 / rate)
         elif weight.job.group == "output" and weight.kind != "shared_gate":
-            # The output's own 1/fan-in is the draft's multiplier on logits.
+            # The 1/fan-in of the output matrix is the draft's multiplier on the logits.
             scale = 1.0 if weight.kind in ("unembedding", "classifier") else 1 / weight.fan_in
             choice = Choice(1.0, "unit weights, output over fan-in", scale, rate, 1 / rate)
         else:
             rate *= weight.fan_in**-0.5
-            scale = weight.fan_in**-0.5 * _unit_output(tree, weight)
+            scale = weight.fan_in**-0.5 * _output_factor(tree, weight)
             choice = Choice(1.0, "unit weights; output and learning rate over sqrt(fan-in)", scale, rate, 1 / rate)
         attention = weight.owner.as_attention
         if scales_scores(weight) and attention is not None:
             scale = choice.multiplier if isinstance(choice.multiplier, float) else 1.0
             reason = f"{choice.reason}; scores by 1/head_dim"
-            choice = choice._replace(multiplier=scale * _to_inverse_head_dim(attention), reason=reason)
+            choice = choice._replace(multiplier=scale * _score_factor(attention), reason=reason)
         return choice
 
     ffn2 = size * size * 2 / (1 + ratio * ratio)
@@ -65,12 +65,12 @@ def unit_scaling(tree: Transformer, residual_mult: float = 1.0, residual_attn_ra
     head = tree.language_head
     width = tree.width if head is None else head.unembedding.width
     draft = Draft(tree, rule, scales, output=1 / width, output_reason="logits over the width")
-    draft.remarks.append("the backward pass of the library has scales of its own, which change gradients by constants alone")
+    draft.remarks.append("the library scales its backward pass separately, which multiplies gradients by constants")
     return draft
 
 
-def _unit_output(tree: Transformer, weight: Weight) -> float:
-    """What gives the output of a feed-forward part, or of attention, unit variance."""
+def _output_factor(tree: Transformer, weight: Weight) -> float:
+    """The factor that gives the output of a feed-forward part, or of attention, unit variance."""
     attention = weight.owner.as_attention
     if weight.reads:
         return 1 / math.sqrt(activation_second_moment(weight.reads))
@@ -83,5 +83,5 @@ def _unit_output(tree: Transformer, weight: Weight) -> float:
     return 1.0
 
 
-def _to_inverse_head_dim(attention: AttentionLike) -> float:
+def _score_factor(attention: AttentionLike) -> float:
     return 1 / (attention.head_dim * attention.score_scale)

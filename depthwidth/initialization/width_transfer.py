@@ -11,13 +11,13 @@ from .tensors import Weight, depths_of
 
 
 def scales_scores(weight: Weight) -> bool:
-    """Whether a factor on attention scores belongs at this weight: the query's norm if it has one, or the query's matrix."""
+    """True if this weight takes a factor on the attention scores: the query norm's gain, or without one the query matrix."""
     attention = weight.owner.as_attention
     return attention is not None and weight.role.endswith(f".{attention.scores_tensor}")
 
 
 def _width_rule(tree: Transformer, std: float, m_width: float, score: float, depth_rate: float) -> TensorRule:
-    """The table of muP for Adam, relative to a base model; `depth_rate` is the learning-rate factor of what is in blocks."""
+    """The table of muP for Adam, relative to a base model; `depth_rate` is the learning-rate factor inside blocks."""
 
     def rule(weight: Weight) -> Choice:
         rate = depth_rate if weight.stack else 1.0
