@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,8 @@ class Description:
     init: str | Recipe = "shipped"
     diagnosed: bool | None = None
     """Whether to run the diagnosis; None to run it only if it is fast."""
+    notes: tuple[str, ...] = ()
+    """Notes on the configuration that the tree was read from (:func:`~depthwidth.architecture.hf.notes_on`)."""
 
     @cached_property
     def run(self) -> Run:
@@ -190,7 +193,7 @@ class Description:
         """Notes on the shape and caveats on the verdicts, one sentence each."""
         tree = self.tree
         size = tree.trained_size
-        found = [*shape_caveats(tree), *penalty_caveats(tree, size, (v.width_ratio for v in self.verdicts))]
+        found = [*self.notes, *shape_caveats(tree), *penalty_caveats(tree, size, (v.width_ratio for v in self.verdicts))]
         if tree.experts is not None:
             found.append(EXPERTS_CAVEAT)
         return found
@@ -231,6 +234,7 @@ def describe(
     dtype: str = "bf16",
     init: str | Recipe = "shipped",
     diagnosed: bool | None = None,
+    notes: Sequence[str] = (),
 ) -> Description:
     """Count a transformer, compare its shape with the optimum of each rule, and diagnose its initialisation.
 
@@ -242,6 +246,7 @@ def describe(
     dtype : number format of weights and activations; int8, int4 and fp4 are for weights only, and the diagnosis then uses bf16.
     init : the initialisation to diagnose, a scheme or a recipe.
     diagnosed : whether to run the diagnosis; by default for up to 512 blocks.
+    notes : sentences on the configuration that the tree was read from, which the description repeats.
 
     Raises
     ------
@@ -250,7 +255,7 @@ def describe(
     """
     if not isinstance(tree, Transformer):
         raise InputError(f"describe: {shown(tree)} is not a Transformer")
-    description = Description(tree, context, source, batch, masked, dtype, init, diagnosed)
+    description = Description(tree, context, source, batch, masked, dtype, init, diagnosed, tuple(notes))
     description.costs  # noqa: B018  (refuses bad lengths and formats here, not when it is printed)
     return description
 

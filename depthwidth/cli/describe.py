@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..quantities import format_bytes
 from .inputs import recipe_of
 from .options import COUNT, DTYPES, formats, option, scheme_option
 from .output import emit, fitted_range, print_facts, print_table
 
 if TYPE_CHECKING:
+    from verify.measure.library import LibraryCounts
+
     from ..analysis.description import Description
+    from ..architecture.hf import NoTreeError
 
 
 @click.command()
@@ -48,11 +52,20 @@ def describe(
     Each finding compares one predicted number with a threshold: gradients that vanish or explode, tokens that become alike,
     saturated attention, headroom of the number format, spread between seeds. A finding beyond its threshold is explained, with
     a remedy, its effect, and the source of the threshold.
+
+    A model that no tree describes is built by transformers without weights, if that is installed: its counts are exact, and
+    there are no rules and no diagnosis.
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
     from ..analysis.description import describe as make_description
     from ..architecture import Transformer
+    from ..architecture.hf import NoTreeError, notes_on, read_json
 
-    tree, made = (Transformer.from_config(config), "shipped") if diagnosed is False else recipe_of(config, scheme)
+    try:
+        tree, made = (Transformer.from_config(config), "shipped") if diagnosed is False else recipe_of(config, scheme)
+    except NoTreeError as error:
+        counts = _library_counts(config, error, context, source=source, batch=batch)
+        emit(form, counts.to_dict(dtype) if form == "json" else None, counts.rows(), lambda: _print_counts(counts, dtype))
+        return
     found = make_description(
         tree,
         context,
@@ -62,8 +75,46 @@ def describe(
         dtype=dtype,
         init=made,
         diagnosed=diagnosed,
+        notes=notes_on(read_json(config)),
     )
     emit(form, found.to_dict() if form == "json" else None, found.rows(), lambda: print_description(found))
+
+
+def _library_counts(config: str, error: NoTreeError, *lengths: int | None, **options: Any) -> LibraryCounts:
+    """The counts of a configuration that theory does not reach, by the transformers library."""
+    from verify.measure.library import library_counts
+
+    from ..architecture.hf import read_json
+
+    return library_counts(read_json(config), *lengths, reason=error.reason, **options)
+
+
+def _print_counts(found: LibraryCounts, dtype: str) -> None:
+    """Print counts without a theory: sizes, operations, modules, notes."""
+    data = found.to_dict(dtype)
+    print_facts({"model type": found.model_type, "model class": found.model_class, "transformers": found.transformers})
+    print_facts({name.replace("_", " "): f"{data[name]:,}" for name in _COUNTED})
+    costs = {"weights": format_bytes(data["weight_bytes"]) + f" in {dtype}"}
+    if found.forward_flops is not None:
+        costs["forward FLOPs"] = f"{found.forward_flops:.4g}"
+    if found.flops_per_token is not None:
+        costs["forward FLOPs per token"] = f"{found.flops_per_token:.4g}"
+    lengths = "whole inputs" if found.tokens is None else f"{found.tokens} tokens"
+    if found.source is not None:
+        lengths += f" and a source of {found.source}"
+    click.echo(f"At {lengths}, batch {found.batch}:")
+    print_facts(costs)
+    print_table(
+        ("module", "class", "copies", "parameters"),
+        ((row["site"], row["component"], str(row["copies"]), f"{row['parameters']:,}") for row in found.rows()),
+        title="Modules",
+        words=("class",),
+    )
+    for note in (*found.notes, *([f"the FLOPs were not counted: {found.uncounted}"] if found.uncounted else [])):
+        click.echo(f"Note: {note}.")
+
+
+_COUNTED = ("parameters", "non_embedding_parameters", "embedding_parameters")
 
 
 def print_description(found: Description) -> None:

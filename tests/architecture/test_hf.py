@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import PUBLISHED, configs, designs
 
 from depthwidth.architecture import Transformer
-from depthwidth.architecture.hf import FAMILIES, families, read_config, read_design, write_config
+from depthwidth.architecture.hf import FAMILIES, families, notes_on, read_config, read_design, write_config
 from depthwidth.architecture.hf.family import Family
 from depthwidth.architecture.hf.files import LARGEST_FILE
 from depthwidth.architecture.hf.weights import Fused
@@ -213,13 +213,26 @@ def test_code_and_quantization_in_a_file_are_ignored():
     assert read_config({"model_type": "gpt2", **extra}) == read_config({"model_type": "gpt2"})
 
 
+def test_the_text_part_of_a_model_of_images_is_read():
+    """Tied if either place says so; the rest of the file has no word in it."""
+    text = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1, "vocab_size": 10}
+    llava = {"model_type": "llava", "hidden_size": 1, "architectures": ["LlavaForConditionalGeneration"], "text_config": text}
+    assert read_config(llava) == read_config({"model_type": "llama", **text})
+    tied = read_config({"model_type": "llama", **text, "tie_word_embeddings": True})
+    assert tied == read_config({**llava, "tie_word_embeddings": True})
+    assert tied == read_config({**llava, "tie_word_embeddings": False, "text_config": {**text, "tie_word_embeddings": True}})
+    assert "text_config" in notes_on(llava)[0]
+    assert not notes_on({"model_type": "llama", "text_config": text})
+
+
 # What is refused: each with one sentence that names the field as the file spells it.
 
 REFUSED = {
     "model_type is missing": {},
     "model_type=7 is not a family": {"model_type": 7},
     "model_type='lama' is not a family this can read (did you mean 'llama'?)": {"model_type": "lama"},
-    "model_type='llava'": {"model_type": "llava", "text_config": {"model_type": "llama"}},
+    "model_type='llava'": {"model_type": "llava", "text_config": {"model_type": "mamba"}},
+    "model_type='gemma3' is not a family this can read (did you mean 'gemma3_text'?)": {"model_type": "gemma3"},
     "n_layer='12' is not a whole number": {"model_type": "gpt2", "n_layer": "12"},
     "n_layer=True is not": {"model_type": "gpt2", "n_layer": True},
     "n_layer=0 is not": {"model_type": "gpt2", "n_layer": 0},

@@ -16,11 +16,21 @@ from ..design import Design
 from ..transformer import Transformer
 from .families import FAMILIES
 from .family import Family
-from .fields import brief
+from .fields import NoTreeError, brief
 from .files import read_json
 from .writing import as_config
 
-__all__ = ["FAMILIES", "families", "find_family", "read_config", "read_design", "read_json", "register_family", "write_config"]
+__all__ = [
+    "FAMILIES",
+    "NoTreeError",
+    "families",
+    "find_family",
+    "read_config",
+    "read_design",
+    "read_json",
+    "register_family",
+    "write_config",
+]
 
 
 def families() -> list[str]:
@@ -66,7 +76,8 @@ def read_design(config: Mapping[str, Any] | str | PathLike[str]) -> Design:
     Raises
     ------
     InputError
-        if the file cannot be read, the model type is unknown, or a field makes no sense.
+        if the file cannot be read, the model type is unknown, or a field makes no sense; a :class:`NoTreeError` if the
+        configuration may be sound and no tree describes it.
 
     Examples
     --------
@@ -75,15 +86,69 @@ def read_design(config: Mapping[str, Any] | str | PathLike[str]) -> Design:
     """
     if not isinstance(config, Mapping):
         config = read_json(config)
+    config = text_part(config)
     model_type = config.get("model_type")
     family = find_family(model_type) if isinstance(model_type, str) else None
     if family is None:
         known = f"known are {', '.join(families())}"
         if model_type is None:
             raise InputError(f"config: model_type is missing; {known}")
-        hint = nearest(model_type, FAMILIES) if isinstance(model_type, str) else ""
-        raise InputError(f"config: model_type={brief(model_type)} is not a family this can read{hint}; {known}")
+        if not isinstance(model_type, str):
+            raise InputError(f"config: model_type={brief(model_type)} is not a family this can read; {known}")
+        hint = _nearest_family(model_type)
+        raise NoTreeError(f"config: model_type={brief(model_type)} is not a family this can read", f"{hint}; {known}")
     return family.design(config)
+
+
+def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of the text stack inside a model of several kinds of input; any other configuration as it is.
+
+    The stack has a language head, tied if the file says so at its top or in this part. A ``text_config`` that names no model
+    type has the one of :data:`TEXT_PARTS`.
+
+    >>> text_part({"model_type": "gemma3", "text_config": {"hidden_size": 640}})["model_type"]
+    'gemma3_text'
+    """
+    model_type, inner = config.get("model_type"), config.get("text_config")
+    if not isinstance(model_type, str) or find_family(model_type) is not None or not isinstance(inner, Mapping):
+        return config
+    inner_type = inner.get("model_type", TEXT_PARTS.get(model_type))
+    if not isinstance(inner_type, str) or find_family(inner_type) is None:
+        return config
+    own = {name: value for name, value in inner.items() if name not in ("architectures", "model_type")}
+    if isinstance(config.get("tie_word_embeddings"), bool) and own.get("tie_word_embeddings") is not True:
+        own["tie_word_embeddings"] = config["tie_word_embeddings"]
+    return {**own, "model_type": inner_type}
+
+
+TEXT_PARTS = {"gemma3": "gemma3_text", "llava": "llama", "mistral3": "mistral"}
+"""The family of the text stack of models whose ``text_config`` may leave it out, by the defaults of transformers."""
+
+
+def notes_on(config: Mapping[str, Any]) -> list[str]:
+    """Notes on a configuration that is read: what is left out of its tree, one sentence each.
+
+    >>> notes_on({"model_type": "gpt2"})
+    []
+    """
+    part = text_part(config)
+    found = []
+    if part is not config:
+        found.append(
+            f"this is the text stack of a {config['model_type']} model, its text_config, with a language head; the rest of the "
+            "model is not counted"
+        )
+    family = find_family(str(part.get("model_type")))
+    for name, (usual, sentence) in ({} if family is None else family.noted).items():
+        if part.get(name, usual) != usual:
+            found.append(f"{name}={brief(part[name])}: {sentence}")
+    return found
+
+
+def _nearest_family(word: str) -> str:
+    """The hint at the family most like `word`: the text part of a model of several kinds of input before any other."""
+    longer = sorted(name for name in FAMILIES if name.startswith(f"{word}_"))
+    return nearest(longer[0] if longer else word, FAMILIES)
 
 
 def read_config(config: Mapping[str, Any] | str | PathLike[str]) -> Transformer:
@@ -118,6 +183,6 @@ def write_config(tree: Transformer, family: str) -> dict[str, Any]:
     """
     found = find_family(family) if isinstance(family, str) else None
     if found is None:
-        hint = nearest(family, FAMILIES) if isinstance(family, str) else ""
+        hint = _nearest_family(family) if isinstance(family, str) else ""
         raise InputError(f"there is no family {brief(family)}{hint}; known are {', '.join(families())}")
     return as_config(tree, found)

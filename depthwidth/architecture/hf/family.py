@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ...errors import InputError
 from ...layers.activation_entries import spelling_of
 from ..design import Design
-from .fields import Fields, brief
+from .fields import Fields, NoTreeError, brief
 from .weights import WeightNames
 
 Choices = dict[str, Any]
@@ -62,6 +62,9 @@ class Family:
     """Other spellings of fields."""
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Fields that change the model in a way that no tree describes, with the values that do not; the first is the default."""
+    noted: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    """Fields that no count depends on and that a tree does not follow: the value that changes nothing, and a sentence about
+    the rest."""
     parts: tuple[Part, ...] = ()
     """Choices that need more than copying one field."""
     weights: WeightNames = field(default_factory=dict)
@@ -100,7 +103,7 @@ class Family:
         for name, values in self.only.items():
             # 0 == False, but a file that says 0 where true or false belongs is a slip.
             if not any(fields.raw(name) == value and type(fields.raw(name)) is type(value) for value in values):
-                raise fields.wrong(name, f"is not supported, only {' or '.join(map(repr, values))}")
+                raise fields.beyond(name, f"is not supported, only {' or '.join(map(repr, values))}")
         choices: Choices = {**self.fixed}
         for choice, name in self.names.items():
             choices[choice] = READERS[choice](fields, name)
@@ -138,7 +141,9 @@ class Family:
         name = fields.model() or next(iter(self.models))
         if name not in self.models:
             known = ", ".join(self.models)
-            raise InputError(f"{self.model_type} config: architectures names {brief(name)}, and only {known} are supported")
+            raise NoTreeError(
+                f"{self.model_type} config: architectures names {brief(name)}", f", and only {known} are supported"
+            )
         choices = dict(self.models[name])
         if choices["head"] == "classifier":
             labels = fields.table("id2label")

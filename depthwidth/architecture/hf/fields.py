@@ -14,6 +14,17 @@ DEEPEST = 100_000
 """The largest number of blocks. Some families list a kind for each, and a typing error must not cost memory."""
 
 
+class NoTreeError(InputError):
+    """A configuration that no tree of components describes, though it may be sound: its family or a choice of it is not known.
+
+    `reason` is the sentence without `more`, which says what is known instead.
+    """
+
+    def __init__(self, reason: str, more: str = "") -> None:
+        super().__init__(f"{reason}{more}")
+        self.reason = reason
+
+
 def brief(value: object, limit: int = 60) -> str:
     """`value` in the form that an error sentence shows."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
@@ -63,6 +74,10 @@ class Fields:
     def wrong(self, name: str, problem: str) -> InputError:
         """The error for a field; `problem` follows its name and value."""
         return InputError(f"{self.model_type} config: {self.said(name)} {problem}")
+
+    def beyond(self, name: str, problem: str) -> NoTreeError:
+        """The error for a field whose value changes the model in a way that no tree describes."""
+        return NoTreeError(f"{self.model_type} config: {self.said(name)} {problem}")
 
     def said(self, name: str) -> str:
         """The field's name and value as the file spells them: ``n_layer=24``."""
