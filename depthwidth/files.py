@@ -1,14 +1,23 @@
-"""Files that nobody vouches for: opened only where reading ends, and whatever the system refuses said in one sentence."""
+"""Files that nobody vouches for: opened only where reading ends, bounded, and each refusal said in one sentence."""
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from .errors import InputError
+from .errors import InputError, shown
+
+DEEPEST = 64
+"""Levels of nesting in JSON. What is written and published here has fewer than ten."""
+
+MOST_VALUES = 3_000_000
+"""Values in a JSON file: each takes about a hundred bytes of memory, however short it is in the file."""
 
 
 @contextmanager
@@ -46,7 +55,118 @@ def open_regular(path: Path, what: str, name: str) -> BinaryIO:
     InputError
         if it is a folder, a pipe or a device.
     """
-    # Asked before opening: a pipe would block and a device may never end.
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise InputError(f"{what} {name} is not a regular file")
-    return path.open("rb")
+    # Asked before opening, as opening a device may act on it; and after, as the file may have been replaced meanwhile.
+    if stat.S_ISREG(path.stat().st_mode):
+        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file
+        file.close()
+    raise InputError(f"{what} {name} is not a regular file")
+
+
+def read_regular(path: Path, what: str, most: int, name: str | None = None) -> bytes:
+    """The bytes of a regular file.
+
+    Parameters
+    ----------
+    path : the file.
+    what : its kind, for the sentence of an error.
+    most : largest number of bytes.
+    name : the path as the sentence shows it; by default :func:`~depthwidth.errors.shown`.
+
+    Raises
+    ------
+    InputError
+        if it cannot be read, is a folder, a pipe or a device, or has more than `most` bytes.
+    """
+    name = shown(str(path), limit=300) if name is None else name
+    with reading(what, name), open_regular(path, what, name) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(size + 1) if size <= most else b""  # it may grow meanwhile
+    if max(size, len(data)) > most:
+        raise InputError(f"{what} {name} has {max(size, len(data)):,} bytes; at most {most:,} are read")
+    return data
+
+
+def parse_json(data: bytes | str, said: str, finite: bool = True) -> Any:
+    """The value in JSON text from an untrusted file.
+
+    Parameters
+    ----------
+    data : the text, or its bytes in UTF-8.
+    said : the file as the sentence of an error names it.
+    finite : refuse what our own records never hold: NaN, infinities, whole numbers of more than 64 bits, and halves of
+        characters (lone surrogates).
+
+    Raises
+    ------
+    InputError
+        if it is not JSON in UTF-8, holds a key twice, more than :data:`DEEPEST` levels or :data:`MOST_VALUES` values, or
+        something that `finite` excludes.
+    """
+    if isinstance(data, bytes):
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise InputError(f"{said} is not UTF-8 text") from None
+    else:
+        text = data
+    if not text.strip():
+        raise InputError(f"{said} is empty")
+    if sum(map(text.count, ",[{")) > MOST_VALUES:
+        raise InputError(f"{said} holds more than {MOST_VALUES:,} values")
+    try:
+        value = json.loads(text, object_pairs_hook=lambda pairs: _without_duplicates(pairs, said))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{said} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise InputError(f"{said} is nested too deeply") from None
+    except InputError:
+        raise
+    except ValueError:  # Python refuses to read whole numbers of thousands of digits
+        raise InputError(f"{said} holds a number with too many digits") from None
+    _check_levels(value, said, finite)
+    return value
+
+
+def _check_levels(value: Any, said: str, finite: bool) -> None:
+    """Refuse deep nesting, and what `finite` excludes, level by level: without recursion."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        if finite:
+            for one in level:
+                _check_plain(one, said)
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                inner += one.values()
+                if finite:
+                    for key in one:
+                        _check_plain(key, said)
+            elif isinstance(one, list):
+                inner += one
+        if not inner:
+            return
+        level = inner
+    raise InputError(f"{said} is nested too deeply")
+
+
+def _check_plain(value: Any, said: str) -> None:
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise InputError(f"{said} holds half a character: {shown(value)}")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise InputError(f"{said} holds {value}, which is not a finite number")
+    elif isinstance(value, int) and value.bit_length() > 64:
+        raise InputError(f"{said} holds a whole number of more than 64 bits")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]], said: str) -> dict[str, Any]:
+    # JSON does not define which of two equal keys counts, so a file with both is ambiguous.
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise InputError(f"{said} has the key {shown(twice)} twice")
+    return found

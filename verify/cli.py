@@ -133,7 +133,7 @@ def resume(names: tuple[str, ...], out: str, **how: Any) -> int:
     store = _existing(out)
     device, chosen = _ready(**how)
     damaged = store.open().tidy()
-    plans, passed = load_plans(store, damaged, names)
+    plans, passed = load_plans(store, damaged, names, 16 if device == "cuda" else 1)
     for why in passed:
         click.echo(f"Skipped: {why}.", err=True)
     return max(_carry_out(store, plans, damaged, chosen, device, how["ensemble"]), 3 if passed else 0)
@@ -240,6 +240,8 @@ def export_command(file: str, names: tuple[str, ...], evidence: bool, out: str) 
     """Write plans and rows to FILE: .zip to import on another machine, .csv or .parquet for other programs."""
     from .runs.transfer import export_evidence, export_rows
 
+    for damage in _existing(out).damaged():
+        click.echo(f"Left out: {damage}.", err=True)
     if evidence:
         click.echo(f"{export_evidence(_existing(out), file, names)} rows in {file}")
         return

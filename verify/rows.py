@@ -16,6 +16,11 @@ from typing import Any
 
 from depthwidth.errors import InputError, shown
 
+from .records import Labels, check_record, labels_of
+
+MOST_ROWS = 200_000
+"""Rows in one file. The largest run of the library's jobs has a tenth of it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
@@ -81,7 +86,7 @@ COLUMNS: dict[str, str] = {
     "quantity": "text",
     "predicted": "number?",
     "value": "number",
-    "stderr": "number?",
+    "stderr": "error?",
     "formula": "text",
     "seed": "whole?",
     "labels": "object",
@@ -91,7 +96,7 @@ COLUMNS: dict[str, str] = {
     "torch": "text",
     "device": "text",
     "dtype": "text",
-    "wall_s": "number?",
+    "wall_s": "seconds?",
     "date": "text",
 }
 """The columns of a row in the order of a file, and the type of each; a question mark if a cell may be empty."""
@@ -145,76 +150,94 @@ def rows_from_csv(data: bytes, where: str = "rows") -> list[Row]:
     InputError
         if the bytes are not such a file; the sentence names the fault and its line.
     """
+    rows: list[Row] = []
+    same: dict[str, str] = {}  # equal texts are one object: most columns repeat
     try:
-        lines = list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True))
+        # Decoded and read line by line, so that a file that is no table costs no more memory than its bytes.
+        lines = csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8", newline=""), strict=True)
+        if next(lines, None) != list(COLUMNS):
+            raise InputError(f"{where} does not begin with the columns {', '.join(COLUMNS)}")
+        for number, line in enumerate(lines, 2):
+            if len(rows) == MOST_ROWS:
+                raise InputError(f"{where} holds more than {MOST_ROWS:,} rows")
+            if len(line) != len(COLUMNS):
+                raise InputError(f"{where}, line {number}: {len(line)} cells for {len(COLUMNS)} columns")
+            rows.append(_row([same.setdefault(cell, cell) for cell in line], f"{where}, line {number}"))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{where} is not a table: {error}") from None
-    if not lines or lines[0] != list(COLUMNS):
-        raise InputError(f"{where} does not begin with the columns {', '.join(COLUMNS)}")
-    rows = []
-    for number, line in enumerate(lines[1:], 2):
-        if len(line) != len(COLUMNS):
-            raise InputError(f"{where}, line {number}: {len(line)} cells for {len(COLUMNS)} columns")
-        try:
-            values = [read(cell) for read, cell in zip(_READERS, line, strict=True)]
-        except ValueError:
-            raise InputError(f"{where}, line {number}: {_fault(line)}") from None
-        rows.append(Row(**dict(zip(COLUMNS, values, strict=True))))
     if not rows:
         raise InputError(f"{where} holds no rows")
     return rows
+
+
+def _row(line: Sequence[str], where: str) -> Row:
+    try:
+        values = [read(cell) for read, cell in zip(_READERS, line, strict=True)]
+    except ValueError:
+        raise InputError(f"{where}: {_fault(line)}") from None
+    return Row(**dict(zip(COLUMNS, values, strict=True)))
 
 
 def _to_text(name: str, value: Any) -> str:
     kind = COLUMNS[name]
     if value is None and kind.endswith("?"):
         return ""
-    match kind.rstrip("?"):
-        case "text":
-            fine = isinstance(value, str)
-        case "whole":
-            fine = isinstance(value, int) and not isinstance(value, bool)
-        case "number":
-            fine = isinstance(value, (int, float)) and not isinstance(value, bool)
-            value = repr(float(value)) if fine else value
-        case _:
-            fine = isinstance(value, Mapping)
-            value = canonical(value) if fine else value
+    fine = _FINE[kind.rstrip("?")](value)
+    if fine and kind == "object":
+        check_record(value := json.loads(canonical(value)), Labels, f"a row's {name} must be {_TYPES[kind]}")
+        value = canonical(value)
+    elif fine and kind in _NUMBERS:
+        value = repr(float(value))
     if not fine:
         raise InputError(f"a row's {name} must be {_TYPES[kind]}, not {shown(value)}")
     return str(value)
 
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 1024)
+
+
+_LONGEST_S = 1e12  # 30,000 years
+_NUMBERS = ("number", "number?", "error?", "seconds?")
+_FINE: dict[str, Callable[[Any], bool]] = {
+    "text": lambda value: isinstance(value, str),
+    "whole": lambda value: isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 64,
+    "number": _is_number,
+    "error": lambda value: _is_number(value) and not value < 0,
+    "seconds": lambda value: _is_number(value) and 0 <= value <= _LONGEST_S,
+    "object": lambda value: isinstance(value, Mapping),
+}
+"""Whether a value has a column's type."""
 
 _TYPES = {
     "text": "text",
     "whole?": "a whole number or nothing",
     "number": "a number",
     "number?": "a number or nothing",
-    "object": "an object",
+    "error?": "a number that is not negative, or nothing",
+    "seconds?": "a number of seconds or nothing",
+    "object": "an object of plain values",
 }
 
 
-def _whole(cell: str) -> int | None:
-    return int(cell) if cell else None
+def _read_as(kind: str, read: Callable[[str], Any]) -> Callable[[str], Any]:
+    fine, optional = _FINE[kind.rstrip("?")], kind.endswith("?")
 
+    def cell_value(cell: str) -> Any:
+        if optional and not cell:
+            return None
+        value = read(cell)
+        if not fine(value):
+            raise ValueError(cell)
+        return value
 
-def _number(cell: str) -> float | None:
-    return float(cell) if cell else None
-
-
-def _object(cell: str) -> dict[str, Any]:
-    value = json.loads(cell)
-    if not isinstance(value, dict):
-        raise ValueError(cell)
-    return value
+    return cell_value
 
 
 _READ: dict[str, Callable[[str], Any]] = {
     "text": str,
-    "whole?": _whole,
-    "number": float,
-    "number?": _number,
-    "object": _object,
+    "object": labels_of,
+    **{kind: _read_as(kind, int if kind == "whole?" else float) for kind in ("whole?", *_NUMBERS)},
 }
 _READERS = tuple(_READ[kind] for kind in COLUMNS.values())
 

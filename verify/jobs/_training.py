@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,16 +73,18 @@ def _corpus(limit: int, vocab: int, own: str) -> Corpus:
         try:
             return corpus.load(place)
         except InputError:
-            pass  # damaged, or half-written by an older version: read the text again, and leave the file
+            # Damaged, or half-written by an older version: out of the way, as who reads it may still have it open.
+            with contextlib.suppress(OSError):
+                place.rename(place.with_name(f".{name}.{uuid.uuid4().hex[:8]}.damaged"))
     made = corpus.text(own, limit=limit) if own else corpus.python_sources(limit)
     if vocab != 256:
         made = _paired(made, vocab)
+    waiting = place.with_name(f".{name}.{uuid.uuid4().hex[:8]}")
     try:
-        waiting = place.with_name(f".{name}.{uuid.uuid4().hex[:8]}")
         made.save(waiting)
         waiting.rename(place)
-    except OSError:
-        pass  # another process was first, or the disk is full; we have the tokens
+    except OSError:  # another process was first, or the disk is full; we have the tokens
+        shutil.rmtree(waiting, ignore_errors=True)
     return made
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
+from depthwidth.errors import InputError
+
 from ..files import write_whole
+from ..records import read_record
 from ..rows import Row
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._heads import BYTES, CALIBRATION_SEQUENCES, calibration_rows, fresh_gpt2, gpt2_config, training_spec
@@ -66,8 +69,9 @@ class _Looks:
     def __init__(self, marks: Sequence[int], batches: Any, path: Path) -> None:
         self.marks, self.batches, self.path = marks, batches, path
         self.found: dict[int, list[list[float]]] = {}
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # nothing kept, or a damaged file
-            self.found = {int(mark): layers for mark, layers in json.loads(path.read_bytes()).items()}
+        with contextlib.suppress(InputError):  # nothing kept, or a damaged file
+            kept = read_record(path, dict[int, list[list[float]]], "measurement")
+            self.found = {int(mark): layers for mark, layers in kept.items()}
 
     def __call__(self, model: Any, step: int, optimizer: Any = None) -> None:
         if step in self.marks:

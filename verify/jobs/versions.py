@@ -16,7 +16,9 @@ from depthwidth.errors import InputError
 
 from ..rows import canonical, digest_of
 
-FRAMEWORK = frozenset({"verify.files", "verify.rows", "verify.jobs", "verify.jobs.base", "verify.jobs.versions"})
+FRAMEWORK = frozenset(
+    {"verify.files", "verify.records", "verify.rows", "verify.jobs", "verify.jobs.base", "verify.jobs.versions"}
+)
 """Modules that every job imports and that decide no measured number."""
 
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from depthwidth.architecture import Transformer
+from depthwidth.files import read_regular
 from depthwidth.initialization import Recipe
 
 from ..files import write_whole
@@ -104,14 +105,18 @@ def one_draw(model: Model, recipe: Recipe, correlation: float, seed: int) -> Arr
 
 _BLOCK = re.compile(r"block\.\d+").fullmatch
 
+LARGEST_RESULTS = 2**28
+"""Bytes of results that are read back."""
+
 
 def _read_draws(path: Path, numbers: int) -> list[list[float]]:
     """Results saved by :func:`sample_stack`; an empty list if the file is missing or damaged."""
     try:
-        lines, _, seal = path.read_text().rstrip("\n").rpartition("\n")
+        text = read_regular(path, "results", LARGEST_RESULTS).decode()
+        lines, _, seal = text.rstrip("\n").rpartition("\n")
         if digest_of(lines.encode()) != seal:
             return []
         found = [[float(cell) for cell in line.split(",")] for line in lines.splitlines()]
-    except (OSError, ValueError):
+    except ValueError:  # InputError, if there is no such file, among them
         return []
     return found if all(len(values) == numbers for values in found) else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import time
@@ -11,6 +10,10 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from depthwidth.errors import InputError
+
+from ..records import LeaseRecord, read_record
 
 HEARTBEAT_S = 15.0
 """Interval in seconds at which the owner of a lease shows that it is alive."""
@@ -65,10 +68,10 @@ class Lease:
 
 def _read_lease(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        found: dict[str, Any] = read_record(path, LeaseRecord, "lease")
+    except InputError:  # gone, or damaged: :meth:`verify.runs.store.Store.damaged` names it
         return None
-    return found if isinstance(found, dict) else None
+    return found
 
 
 def lease_holder(path: Path) -> dict[str, Any] | None:
@@ -76,9 +79,8 @@ def lease_holder(path: Path) -> dict[str, Any] | None:
     found = _read_lease(path)
     if found is None:
         return None
-    if found.get("machine") == machine_name():
-        pid = found.get("pid")
-        return found if isinstance(pid, int) and pid > 0 and _alive(pid, str(found.get("started"))) else None
+    if found["machine"] == machine_name():
+        return found if _alive(found["pid"], found["started"]) else None
     try:
         silent = _clock_of(path.parent) - path.stat().st_mtime
     except OSError:

@@ -131,7 +131,7 @@ def _runs_of(plan: Plan) -> list[str]:
 
 
 def load_plans(
-    store: Store, damaged: Sequence[Damage] = (), names: Sequence[str] = ()
+    store: Store, damaged: Sequence[Damage] = (), names: Sequence[str] = (), default: int = 1
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The plans of a folder, to be resumed; a damaged plan is made again, since it follows from the job.
 
@@ -139,6 +139,7 @@ def load_plans(
     ----------
     store, damaged : the folder, and what :meth:`Store.tidy` set aside there.
     names : jobs; all by default.
+    default : number of runs in one program, of a damaged plan that does not tell it any more.
 
     Returns
     -------
@@ -149,17 +150,20 @@ def load_plans(
     InputError
         if there are none, or none of a job in `names`.
     """
-    plans = store.plans()
+    plans, passed = store.plans(), []
     for damage in damaged:
         if found := PLAN_NAME.fullmatch(damage.path.name):
-            plans += prepare(store, [found[1]], found[2])
+            try:
+                plans += prepare(store, [found[1]], found[2], default=damage.ensemble or default)
+            except InputError as error:
+                passed.append(f"{found[1]} {found[2]}, whose plan was damaged, cannot be planned again: {error}")
     jobs = {plan["job"] for plan in plans}
-    for name in [*names, *([] if plans else [""])]:
+    for name in [*names, *([] if plans or passed else [""])]:
         if name not in jobs:
             what = f"plan of {name}{nearest(name, jobs)}" if name else "plan"
             raise InputError(f"{shown(str(store.root))} holds no {what} to resume; `depthwidth verify run JOB` makes one")
     asked = [plan for plan in plans if not names or plan["job"] in names]
-    good, passed = [], []
+    good = []
     for plan in asked:
         try:
             if find_job(plan["job"]).code != plan["code"]:

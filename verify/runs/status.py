@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from depthwidth.files import read_regular
+
 from .claims import running
 from .store import Store
 
@@ -66,6 +68,7 @@ def status_table(store: Store) -> list[dict[str, Any]]:
 
 def _share_done(store: Store, run: str) -> float:
     try:
-        return min(1.0, max(0.0, float((store.work_folder(run) / "progress").read_text()[:16])))
-    except (OSError, ValueError):
+        share = float(read_regular(store.work_folder(run) / "progress", "progress", 16))
+    except ValueError:  # InputError, if there is no such file, among them
         return 0.0
+    return min(1.0, max(0.0, share)) if share == share else 0.0

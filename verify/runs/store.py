@@ -29,8 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from depthwidth.errors import InputError, shown
+from depthwidth.files import parse_json, read_regular
 
 from ..files import write_whole
+from ..records import LARGEST_PLAN, FailureRecord, LeaseRecord, Members, PlanRecord, check_record, read_record
 from ..rows import Row, canonical, digest_of, rows_from_csv, rows_to_csv
 from .leases import Lease, lease_holder
 
@@ -39,6 +41,9 @@ ROWS_NAME = re.compile(r"([0-9a-f]{16})\.([0-9a-f]{16})\.csv")
 ENSEMBLE = ".ensemble"
 """Suffix of the folders of runs in one program."""
 PLAN_NAME = re.compile(r"([a-z0-9][a-z0-9-]{0,63})\.(tiny|small|gpu|full)\.json")
+
+LARGEST_ROWS = 128 * 2**20
+"""Bytes of one run's rows."""
 
 LEFTOVER_S = 3600.0
 """Age in seconds at which a half-written file belongs to no living process."""
@@ -50,9 +55,13 @@ class Damage:
 
     path: Path
     reason: str
+    effect: str = ""
+    """The consequence and its cure, as the end of the sentence."""
+    ensemble: int | None = None
+    """Of a plan: the number of runs in one program, if its bytes still tell it."""
 
     def __str__(self) -> str:
-        return f"{self.path.name}: {self.reason}"
+        return f"{self.path.name}: {self.reason}{self.effect and f'; {self.effect}'}"
 
 
 class Store:
@@ -70,8 +79,11 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        if self.root.exists() and not self.root.is_dir():
-            raise InputError(f"{shown(str(root))} is not a folder")
+        try:
+            if self.root.exists() and not self.root.is_dir():
+                raise InputError(f"{shown(str(root))} is not a folder")
+        except (OSError, ValueError) as error:  # a name too long, a null byte
+            raise InputError(f"{shown(str(root))} cannot be read: {getattr(error, 'strerror', None) or error}") from None
         self._checked: dict[tuple[str, int, int], list[Row] | str] = {}
 
     def __repr__(self) -> str:
@@ -113,9 +125,11 @@ class Store:
             about = path.stat()
             key = (path.name, about.st_size, about.st_mtime_ns)
             if key not in self._checked:
-                self._checked[key] = read_rows(path.read_bytes(), run, digest)
+                self._checked[key] = read_rows(read_regular(path, "rows", LARGEST_ROWS, path.name), run, digest)
         except OSError as error:
             return f"it cannot be read ({error.strerror})"
+        except InputError as error:
+            return str(error)
         return self._checked[key]
 
     def rows(self) -> dict[str, list[Row]]:
@@ -138,16 +152,38 @@ class Store:
 
     def damaged_plans(self) -> list[Damage]:
         """Damaged plans."""
-        return [Damage(path, plan) for path, plan in self._plan_files() if isinstance(plan, str)]
+        return [_damaged_plan(path, plan) for path, plan in self._plan_files() if isinstance(plan, str)]
 
     def damaged(self) -> list[Damage]:
-        """Damaged files: rows and plans that do not match their digest."""
+        """Damaged files: rows and plans that do not match their digest, and records that do not follow their schema."""
         found = []
         for run, digest, path in self._files():
             rows = self._read(run, digest, path)
             if isinstance(rows, str):
-                found.append(Damage(path, rows))
-        return found + self.damaged_plans()
+                found.append(Damage(path, rows, "its run counts as not done"))
+        return found + self.damaged_plans() + self._damaged_records()
+
+    def _damaged_records(self) -> list[Damage]:
+        effects = {
+            "failed": "its run counts as failed for an unknown reason",
+            "leases": "its run counts as held by nobody",
+        }
+        found = []
+        for part, schema, what in (("failed", FailureRecord, "failure"), ("leases", LeaseRecord, "lease")):
+            for path in self._records(part):
+                fault = _fault_of(path, schema, what)
+                if fault:
+                    found.append(Damage(path, fault, effects[part]))
+        for folder in sorted((self.root / "work").glob(f"*{ENSEMBLE}")):
+            path = folder / "members.json"
+            if path.exists() and (fault := _fault_of(path, Members, "list of members")):
+                found.append(Damage(path, fault, "the runs of this ensemble start again"))
+        return found
+
+    def _records(self, part: str) -> list[Path]:
+        """The files of ``failed`` or ``leases`` that are named as a run."""
+        folder = self.root / part
+        return [path for path in sorted(folder.glob("*.json")) if RUN_NAME.fullmatch(path.stem)] if folder.is_dir() else []
 
     def publish(self, run: str, rows: Sequence[Row], lease: Lease | None = None) -> bool:
         """Write the rows of a finished run, once.
@@ -185,11 +221,13 @@ class Store:
         path = self.root / "plans" / f"{plan['job']}.{plan['size']}.json"
         if not PLAN_NAME.fullmatch(path.name):
             raise InputError(f"{shown(path.name)} is not a name for a plan")
+        check_record(json.loads(canonical(plan)), PlanRecord, f"the plan of {plan['job']}")  # what is written can be read
         sealed = {**plan, "sha256": digest_of(canonical(plan).encode())}
         data = json.dumps(sealed, indent=1, allow_nan=False, sort_keys=True).encode() + b"\n"
         with self.alone():
             if path.exists():
-                self.keep_earlier(path.name, path.read_bytes())
+                with contextlib.suppress(InputError):  # no plan, whatever it is: its place is needed
+                    self.keep_earlier(path.name, read_regular(path, "plan", LARGEST_PLAN))
             write_whole(path, data)
 
     def keep_earlier(self, name: str, data: bytes) -> None:
@@ -203,9 +241,9 @@ class Store:
         for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
             if found := PLAN_NAME.fullmatch(path.name):
                 try:
-                    plan = read_plan(path.read_bytes())
-                except OSError as error:
-                    plan = f"it cannot be read ({error.strerror})"
+                    plan = read_plan(read_regular(path, "plan", LARGEST_PLAN, path.name))
+                except InputError as error:
+                    plan = str(error)
                 if isinstance(plan, dict) and (plan["job"], plan["size"]) != found.groups():
                     plan = f"it is the plan of {plan['job']} {plan['size']}"
                 yield path, plan
@@ -222,15 +260,12 @@ class Store:
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """The recorded errors, by run."""
-        found = {}
-        folder = self.root / "failed"
-        for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-            if RUN_NAME.fullmatch(path.stem):
-                try:
-                    about = json.loads(path.read_bytes())
-                except (OSError, ValueError):
-                    about = {"error": "its record of failure is damaged"}
-                found[path.stem] = about if isinstance(about, dict) else {"error": str(about)}
+        found: dict[str, dict[str, Any]] = {}
+        for path in self._records("failed"):
+            try:
+                found[path.stem] = read_record(path, FailureRecord, "failure")
+            except InputError:  # :meth:`damaged` names it
+                found[path.stem] = {"error": "its record of failure is damaged"}
         return found
 
     # Cleaning up.
@@ -285,11 +320,36 @@ class Store:
 def _members(folder: Path) -> list[str]:
     """The runs of an ensemble; none if the record is damaged, and its work is then done again."""
     try:
-        found = json.loads((folder / "members.json").read_bytes())
-    except (OSError, ValueError):
+        found: list[str] = read_record(folder / "members.json", Members, "list of members")
+    except InputError:
         return []
-    right = isinstance(found, list) and all(isinstance(one, str) and RUN_NAME.fullmatch(one) for one in found)
-    return found if right else []
+    return found
+
+
+def _fault_of(path: Path, schema: Any, what: str) -> str:
+    """The fault of a small record, empty if there is none or the file is gone."""
+    try:
+        read_record(path, schema, what)
+    except InputError as error:
+        return str(error) if path.exists() else ""
+    return ""
+
+
+def _damaged_plan(path: Path, fault: str) -> Damage:
+    """A damaged plan with its consequence and the cure: the runs named in its bytes, as far as these can be read."""
+    job, size = PLAN_NAME.fullmatch(path.name).groups()  # type: ignore[union-attr]
+    try:
+        data = read_regular(path, "plan", LARGEST_PLAN)
+    except InputError:
+        data = b""
+    names = sorted({name.decode() for name in re.findall(rb'"run": ?"([0-9a-f]{16})"', data)})
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    together = re.search(rb'^ "ensemble": ([1-9][0-9]{0,5}),?$', data, re.MULTILINE)
+    effect = (
+        f"its runs{f' ({listed})' if names else ''} are no longer planned, and `depthwidth verify run {job} --size {size}` "
+        "plans them again; rows that are there stay"
+    )
+    return Damage(path, fault, effect, int(together[1]) if together else None)
 
 
 def read_rows(data: bytes, run: str, digest: str) -> list[Row] | str:
@@ -303,26 +363,23 @@ def read_rows(data: bytes, run: str, digest: str) -> list[Row] | str:
     return rows if {row.run for row in rows} == {run} else "it holds rows of another run"
 
 
-_PLAN_KEYS = {"job", "size", "code", "created", "claim", "criterion", "predictions", "runs"}
-_RUN_KEYS = {"run", "seed", "spec", "labels", "cost", "cpus", "gpus", "predictions"}
-
-
 def read_plan(data: bytes) -> dict[str, Any] | str:
     """The plan in the bytes of a file, or its fault."""
     try:
-        plan = json.loads(data)
-    except ValueError:
-        return "it is not JSON"
-    if not isinstance(plan, dict) or not isinstance(seal := plan.pop("sha256", None), str):
-        return "it is not a plan"
-    try:
+        plan = parse_json(data, "it")
+        if not isinstance(plan, dict) or not isinstance(seal := plan.pop("sha256", None), str):
+            return "it is not a plan"
         if digest_of(canonical(plan).encode()) != seal:
             return "it is not what was written"
+        check_record(plan, PlanRecord, "it is not a plan")  # sealed or not, anyone may have written it
     except InputError as error:
         return str(error)
-    runs = plan.get("runs")
-    if not plan.keys() >= _PLAN_KEYS or not isinstance(runs, list):
-        return "it lacks what a plan must have"
-    if not all(isinstance(run, dict) and run.keys() >= _RUN_KEYS and RUN_NAME.fullmatch(str(run["run"])) for run in runs):
-        return "one of its runs lacks what a run must have"
+    assert isinstance(plan, dict)  # noqa: S101
+    names = [run["run"] for run in plan["runs"]]
+    if len(set(names)) < len(names):
+        return "it names a run twice"
+    for about in (plan, *plan["runs"]):
+        keys = [(p.get("site", ""), p.get("step"), p["quantity"]) for p in about["predictions"]]
+        if len(set(keys)) < len(keys):
+            return "it predicts one quantity twice"
     return plan

@@ -6,6 +6,7 @@ sizes are limited, and every file must match its digest before it is written.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import re
@@ -18,15 +19,20 @@ from typing import Any
 
 from depthwidth.cli.output import as_csv
 from depthwidth.errors import InputError, shown
+from depthwidth.files import read_regular
 
 from ..files import open_whole, write_whole
+from ..records import LARGEST_PLAN
 from ..rows import Row, flat, rows_to_csv, same_values
 from .plans import same_plan
-from .store import PLAN_NAME, ROWS_NAME, Store, read_plan, read_rows
+from .store import LARGEST_ROWS, PLAN_NAME, ROWS_NAME, Store, read_plan, read_rows
 
-LARGEST_FILE = 256 * 2**20
-LARGEST_ARCHIVE = 4 * 2**30
+LARGEST_FILE = LARGEST_ROWS
+LARGEST_ARCHIVE = 2**30
 """Bytes when unpacked. A million rows take about 300 MB."""
+
+MOST_LINES = 2_000_000
+"""Rows in an archive: all commands that read a folder hold its rows in memory, at about 500 bytes each."""
 
 
 def export_rows(store: Store, path: str | Path, names: Sequence[str] = ()) -> int:
@@ -116,13 +122,18 @@ def _kept(site: str) -> bool:
 
 
 def _write_archive(store: Store, target: Path, runs: set[str], names: Sequence[str]) -> None:
+    damaged = {damage.path for damage in store.damaged()}
     with open_whole(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for folder in ("plans", "rows"):
-            for path in sorted((store.root / folder).iterdir()):
+            for path in sorted({*(store.root / folder).iterdir()} - damaged):
                 plan, rows = PLAN_NAME.fullmatch(path.name), ROWS_NAME.fullmatch(path.name)
                 if (plan and (not names or plan[1] in names)) or (rows and rows[1] in runs):
                     # One date for all files, so that the same rows make the same archive.
-                    archive.writestr(zipfile.ZipInfo(f"{folder}/{path.name}"), path.read_bytes(), zipfile.ZIP_DEFLATED)
+                    archive.writestr(
+                        zipfile.ZipInfo(f"{folder}/{path.name}"),
+                        read_regular(path, "file", max(LARGEST_ROWS, LARGEST_PLAN)),
+                        zipfile.ZIP_DEFLATED,
+                    )
 
 
 def _write_parquet(target: Path, rows: list[dict[str, Any]]) -> None:
@@ -169,52 +180,60 @@ def import_rows(store: Store, path: str | Path) -> Imported:
         if it is no such archive, or holds anything but plans and rows; then nothing is imported.
     """
     found = Imported()
-    ours = store.rows()
     plans = {(plan["job"], plan["size"]): plan for plan in store.plans()}
     for folder, name, read in _members(path):
         try:
             data = read()
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        except _UNREADABLE as error:
             found.damaged.append(f"{name}: it cannot be unpacked ({error})")
             continue
         if folder == "plans":
-            plan = read_plan(data)
-            if isinstance(plan, str):
-                found.damaged.append(f"{name}: {plan}")
-            elif name != f"{plan['job']}.{plan['size']}.json":
-                found.damaged.append(f"{name}: it is the plan of {plan['job']} {plan['size']}")
-            elif (there := plans.get((plan["job"], plan["size"]))) is None:
-                store.write_plan(plan)
-                found.plans += 1
-            elif not same_plan(there, plan):
-                store.keep_earlier(name, data)
-                why = "was made by other code" if there["code"] != plan["code"] else "predicts or asks for something else"
-                found.conflicts.append(
-                    f"the plan of {plan['job']} {plan['size']} {why}; ours stays, theirs is in plans/earlier"
-                )
-            continue
-        run, digest = ROWS_NAME.fullmatch(name).groups()  # type: ignore[union-attr]
-        rows = read_rows(data, run, digest)
-        if isinstance(rows, str):
-            found.damaged.append(f"{name}: {rows}")
-        elif run not in ours:
-            if store.publish(run, rows):
-                ours[run] = rows
-                found.new += 1
-        elif same_values(ours[run], rows):
-            found.same += 1
+            _import_plan(store, found, plans, name, data)
         else:
-            found.conflicts.append(_difference(run, ours[run], rows))
+            _import_run(store, found, name, data)
     return found
 
 
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError)
+
+
+def _import_plan(store: Store, found: Imported, plans: dict[tuple[str, str], dict[str, Any]], name: str, data: bytes) -> None:
+    plan = read_plan(data)
+    if isinstance(plan, str):
+        found.damaged.append(f"{name}: {plan}")
+    elif name != f"{plan['job']}.{plan['size']}.json":
+        found.damaged.append(f"{name}: it is the plan of {plan['job']} {plan['size']}")
+    elif (there := plans.get((plan["job"], plan["size"]))) is None:
+        store.write_plan(plan)
+        found.plans += 1
+    elif not same_plan(there, plan):
+        store.keep_earlier(name, data)
+        why = "was made by other code" if there["code"] != plan["code"] else "predicts or asks for something else"
+        found.conflicts.append(f"the plan of {plan['job']} {plan['size']} {why}; ours stays, theirs is in plans/earlier")
+
+
+def _import_run(store: Store, found: Imported, name: str, data: bytes) -> None:
+    """One run at a time, so that an archive takes no more memory than its largest file."""
+    run, digest = ROWS_NAME.fullmatch(name).groups()  # type: ignore[union-attr]
+    rows = read_rows(data, run, digest)
+    if isinstance(rows, str):
+        found.damaged.append(f"{name}: {rows}")
+    elif (ours := store.rows_of(run)) is None:
+        if store.publish(run, rows):
+            found.new += 1
+    elif same_values(ours, rows):
+        found.same += 1
+    else:
+        found.conflicts.append(_difference(run, ours, rows))
+
+
 def _members(path: str | Path) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
-    """Folder, name and reader of every file of an archive, once all are known to be plans or rows."""
+    """Folder, name and reader of every file of an archive, once all are known to be plans or rows, and not too many."""
     try:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError:
         raise InputError(f"import: there is no file {shown(str(path))}") from None
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"import: {shown(str(path))} is not an archive of rows ({error})") from None
     with archive:
         listed = archive.infolist()
@@ -223,12 +242,18 @@ def _members(path: str | Path) -> Iterator[tuple[str, str, Callable[[], bytes]]]
             pattern = {"plans": PLAN_NAME, "rows": ROWS_NAME}.get(folder)
             if pattern is None or not pattern.fullmatch(name):
                 raise InputError(f"import: {shown(member.filename)} is neither a plan nor rows; nothing was imported")
-            if member.file_size > LARGEST_FILE:
-                raise InputError(f"import: {shown(member.filename)} has more than {LARGEST_FILE} bytes; nothing was imported")
+            most = LARGEST_FILE if folder == "rows" else min(LARGEST_FILE, LARGEST_PLAN)
+            if member.file_size > most:
+                raise InputError(f"import: {shown(member.filename)} has more than {most} bytes; nothing was imported")
         if sum(member.file_size for member in listed) > LARGEST_ARCHIVE:
             raise InputError(f"import: {shown(str(path))} has more than {LARGEST_ARCHIVE} bytes unpacked; nothing was imported")
         if len({member.filename for member in listed}) < len(listed):
             raise InputError(f"import: {shown(str(path))} holds one file twice; nothing was imported")
+        lines = 0
+        for member in listed:
+            lines += _lines(archive, member) if member.filename.startswith("rows/") else 0
+            if lines > MOST_LINES:
+                raise InputError(f"import: {shown(str(path))} holds more than {MOST_LINES:,} rows; nothing was imported")
         for member in listed:
             folder, _, name = member.filename.partition("/")
 
@@ -237,6 +262,16 @@ def _members(path: str | Path) -> Iterator[tuple[str, str, Callable[[], bytes]]]
                     return file.read(member.file_size + 1)
 
             yield folder, name, read
+
+
+def _lines(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """The number of lines in a file, unpacked piece by piece; reading it for its rows reports one that cannot be unpacked."""
+    found = read = 0
+    with contextlib.suppress(*_UNREADABLE), archive.open(member) as file:
+        while (piece := file.read(2**20)) and read <= member.file_size and found <= MOST_LINES:
+            found += piece.count(b"\n")
+            read += len(piece)
+    return found
 
 
 def _difference(run: str, ours: Sequence[Row], theirs: Sequence[Row]) -> str:

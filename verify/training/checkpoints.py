@@ -19,7 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from depthwidth.files import parse_json, read_regular
+
 from ..files import write_whole
+
+LARGEST = 2**40
+"""Bytes of a checkpoint that are read."""
 
 KEEP = 2
 """Number of checkpoints kept per run."""
@@ -65,18 +70,18 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest intact checkpoint in a folder, or None if there is none."""
     for step, digest, path in _checkpoint_files(folder):
         try:
-            data = path.read_bytes()
+            data = read_regular(path, "checkpoint", LARGEST)
             if hashlib.sha256(data).hexdigest()[:32] != digest:
                 continue
-            return Checkpoint(step, load(data), json.loads(_metadata(data)["state"]))
-        except (OSError, SafetensorError, KeyError, ValueError):
+            return Checkpoint(step, load(data), parse_json(_metadata(data)["state"], "the state", finite=False))
+        except (SafetensorError, KeyError, TypeError, ValueError):  # InputError among them
             continue
     return None
 
 
 def _metadata(data: bytes) -> dict[str, str]:
     """The metadata in the header of a safetensors file, which is eight bytes of length followed by JSON."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")], "the header")
     return dict(header["__metadata__"])
 
 

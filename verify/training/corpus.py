@@ -31,6 +31,8 @@ from torch import Tensor
 
 from depthwidth.errors import InputError, shown
 
+from ..records import CorpusRecord, read_record
+
 DEFAULT_BYTES = 1 << 25
 """Size of the default corpus: 32 MiB of the installed packages' sources, which take about 20 s to read from a cold disk."""
 
@@ -165,14 +167,14 @@ def load(folder: str | os.PathLike[str]) -> Corpus:
     """
     place = Path(folder)
     try:
-        about = json.loads((place / "corpus.json").read_text(encoding="utf-8"))
+        about = read_record(place / "corpus.json", CorpusRecord, "description of a corpus")
         identity, kind = about["identity"], about["dtype"]
         train, validation = (
             _map_tokens(place / f"{name}.bin", kind, int(identity[f"{name}_tokens"])) for name in ("train", "validation")
         )
         found = Corpus(train, validation, int(identity["vocab"]), about["source"], about["entropy"])
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{shown(str(place))} is not a corpus: {error}") from None
+    except (InputError, OSError, RuntimeError) as error:  # RuntimeError: torch cannot map the file
+        raise InputError(f"{shown(str(place), limit=300)} is not a corpus: {error}") from None
     if found.identity() != identity:
         raise InputError(f"the tokens in {shown(str(place))} have changed since they were written")
     return found
