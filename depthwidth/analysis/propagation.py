@@ -188,7 +188,8 @@ def _trace_tree(
         raise InputError(f"propagate: gradient={gradient!r} is not 'loss' or a second moment and a correlation")
     if not 0 <= segment_match <= 1:
         raise InputError(f"propagate: segment_match={segment_match} is not a probability")
-    behind = None if isinstance(gradient, str) else check_signal("propagate: gradient", *gradient)
+    behind = None if isinstance(gradient, str) else check_signal("propagate: gradient", *gradient, tokens=run.tokens)
+    given.check(max(run.tokens, run.memory or 0) if tree.kind == "encoder-decoder" else run.tokens)
     made = init if isinstance(init, Recipe) else recipe(tree, init)
     trace = Trace(made, run.tokens, run.memory or run.tokens, dropout, finite_width)
     root = Site(trace, "")
@@ -237,12 +238,15 @@ class _Input:
     @classmethod
     def of(cls, tree: Transformer, variance: Any, correlation: Any, gram: Any, match: Any) -> _Input:
         """The input, checked."""
+        import numpy as np
+
         if gram is not None:
             if variance is not None or correlation is not None or match is not None:
                 raise InputError("propagate: gram leaves no room for variance, correlation or token_match")
             gram = _token_array("gram", gram)
             if not (gram.diagonal() > 0).all():
                 raise InputError("propagate: gram has a second moment on its diagonal that is not positive")
+            _check_products("gram", gram)
         if match is None:
             match = float(zipf_match_probability(tree.vocab)) if tree.vocab else 0.0
         elif isinstance(match, float | int):
@@ -252,7 +256,17 @@ class _Input:
             match = _token_array("token_match", match)
             if match.min() < 0 or match.max() > 1:
                 raise InputError("propagate: token_match holds what is not a probability")
+            _check_products("token_match", match + np.diag(1 - match.diagonal()))
         return cls(match, variance, correlation, gram)
+
+    def check(self, tokens: int) -> None:
+        """Refuse moments that the tokens of so long a sequence cannot have."""
+        check_signal(
+            "propagate",
+            1.0 if self.variance is None else self.variance,
+            0.0 if self.correlation is None else self.correlation,
+            tokens,
+        )
 
     @property
     def tokens(self) -> int | None:
@@ -294,12 +308,9 @@ class _Input:
             y: AnySignal = x.of(self.gram.diagonal().copy(), self.gram)
         elif self.variance is not None or self.correlation is not None:
             q, c = x.averages
-            given = check_signal(
-                "propagate",
-                q if self.variance is None else self.variance,
-                max(-1.0, min(1.0, c / q)) if self.correlation is None else self.correlation,
-            )
-            y = x.of(given.second_moment + 0.0 * x.second_moment, given.covariance + 0.0 * x.covariance)
+            r = max(-1.0, min(1.0, c / q)) if self.correlation is None else self.correlation
+            size = q if self.variance is None else self.variance
+            y = x.of(size + 0.0 * x.second_moment, size * r + 0.0 * x.covariance)
         else:
             return x
         return y.spread_as(x.spread and Spread.of_gaussian(y, width))
@@ -326,6 +337,19 @@ def _token_array(name: str, values: Any) -> Any:
     return array
 
 
+def _check_products(name: str, array: Any) -> None:
+    """Refuse an array that no vectors have as their products: a negative eigenvalue is a combination of negative square."""
+    import numpy as np
+
+    size = float(array.diagonal().max())
+    try:
+        np.linalg.cholesky(array + _ROUNDING * len(array) * size * np.eye(len(array)))
+    except np.linalg.LinAlgError:
+        least = float(np.linalg.eigvalsh(array)[0])
+        raise InputError(f"propagate: no tokens have {name} as their products: its least eigenvalue is {least:.3g}") from None
+
+
+_ROUNDING = 1e-9
 _DIRECTIONS = ("forward", "gradient")
 _NUMBERS = ("mean", "second_moment", "covariance", "spread")
 

@@ -303,6 +303,31 @@ def residual_second_moment(
 
 @formula(
     kind="exact",
+    source="the square of the sum of all tokens is not negative",
+    status="derived",
+    symbol="r_min",
+)
+def least_correlation(
+    length: Annotated[Any, Domain(2, closed_low=True, integer=True, symbol="L", unit="tokens", typical=(2, 2048)), "tokens"],
+) -> Any:
+    r"""The least correlation that all pairs of so many tokens of one second moment can have; their sum is then 0.
+
+    .. math:: r_{min} = -\frac{1}{L - 1}
+
+    Returns
+    -------
+    A correlation, from -1 for two tokens towards 0 for many.
+
+    Examples
+    --------
+    >>> least_correlation(3)
+    -0.5
+    """
+    return -1 / (length - 1)
+
+
+@formula(
+    kind="exact",
     source=f"{KEDIA}, text form, as the finite sum",
     status="derived",
     symbol="m",

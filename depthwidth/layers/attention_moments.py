@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from ..formulas.moments import least_correlation
 from ..numerics.interpolation import Table
 from ..signal import AnySignal, Number, Signal, TokenSignal, Trace
 
@@ -149,8 +150,21 @@ def _read_table(attention: Any, scores: Number, source: Signal, query: Signal, t
     equal = source.spread is None if trace.finite_width else None
     settings = (attention, fixed, rate, equal, trace.length, trace.source_length)
     family = trace.family(settings, functools.partial(_exchangeable_table, *settings), _SCORE_STEP)
-    clipped = min(1.0, max(0.0, moving)) if isinstance(moving, float) else moving.clip(0.0, 1.0)
-    return family(scores, clipped)
+    least = least_correlation.body(max(trace.length, 2))
+
+    def repelling(moving: Number) -> Any:
+        # Negative correlations are rare. They have tables of their own, so that the others keep all of their nodes.
+        below = functools.partial(_exchangeable_table, *settings, lowest=least, highest=0.0)
+        return trace.family((*settings, least), below, _SCORE_STEP)(scores, moving)
+
+    if isinstance(moving, float):
+        return family(scores, min(1.0, moving)) if moving >= 0 else repelling(max(least, moving))
+    found = family(scores, moving.clip(0.0, 1.0))
+    if moving.min() >= 0:
+        return found
+    import numpy as np
+
+    return np.where(moving < 0, repelling(moving.clip(least, 0.0)), found)
 
 
 def _columns(
@@ -193,7 +207,8 @@ def _columns(
     else:
         from ..numerics.softmax import overlap_table
 
-        overlap = overlap_table(scores, length, attention.causal, settings["head_dim"])(r)
+        lowest = min(0.0, float(r.min()))
+        overlap = overlap_table(scores, length, attention.causal, settings["head_dim"], lowest)(r)
     without = attention_moments(**settings, gradient_correlation=0.0, overlap=overlap)
     full = attention_moments(**settings, gradient_correlation=1.0, overlap=without.overlap)
     # A gradient of correlation 1 has covariance 1: the difference is the contribution of the covariance.
@@ -227,7 +242,16 @@ def _to_arrays(signal: AnySignal) -> tuple[Any, Any]:
 
 @functools.lru_cache(maxsize=256)
 def _exchangeable_table(
-    attention: Any, source: float, rate: float, equal: bool | None, length: int, source_length: int, scores: float
+    attention: Any,
+    source: float,
+    rate: float,
+    equal: bool | None,
+    length: int,
+    source_length: int,
+    scores: float,
+    lowest: float = 0.0,
+    highest: float = 1.0,
 ) -> Table:
     """:func:`_columns` over the correlation, cached."""
-    return Table(functools.partial(_columns, attention, scores, source, rate, equal, length, source_length), 0.0, 1.0)
+    columns = functools.partial(_columns, attention, scores, source, rate, equal, length, source_length)
+    return Table(columns, lowest, highest)

@@ -503,6 +503,7 @@ class OverlapTable:
     length : number of tokens. A whole number from 1 to 2^40.
     causal : each row attends to itself and to earlier tokens only.
     head_dim : as in :func:`attention_overlap`.
+    lowest : least correlation, from -1 to 0.
 
     Notes
     -----
@@ -516,12 +517,15 @@ class OverlapTable:
     (0.0315, 0.0315)
     """
 
-    def __init__(self, score_variance: float, length: int, causal: bool = False, head_dim: int | None = None) -> None:
+    def __init__(
+        self, score_variance: float, length: int, causal: bool = False, head_dim: int | None = None, lowest: float = 0.0
+    ) -> None:
         self.score_variance, self.length, self.causal, self.head_dim = score_variance, length, causal, head_dim
+        self.lowest = lowest
         # For finite d_h the average over q.q'/d_h is not smooth near r = 1, so more nodes than these improve little.
         for degree in (12, 24, 48) if head_dim is None else (16,):
             nodes = chebyshev_nodes(degree + 1)
-            r = (nodes + 1) / 2
+            r = lowest + (1 - lowest) * (nodes + 1) / 2
             values = np.array(attention_overlap((1 - r) * score_variance, r, length, causal, head_dim))
             values[_R2] /= np.maximum(values[_T2], 1e-300)  # interpolate the ratio R2/T2, which may change sign
             self._logs = np.all(values > 0, axis=1)
@@ -532,11 +536,12 @@ class OverlapTable:
                 break
 
     def __call__(self, correlation: Array) -> AttentionOverlap:
-        """The averages at given correlations r of the tokens, 0 <= r <= 1."""
+        """The averages at given correlations r of the tokens, lowest <= r <= 1."""
         r = np.asarray(correlation, dtype=float)
-        if not np.all((r >= 0) & (r <= 1)):
-            raise InputError("correlation is outside [0, 1]")
-        values = np.polynomial.chebyshev.chebval(2 * r.ravel() - 1, self._coefficients)
+        low = self.lowest
+        if not np.all((r >= low) & (r <= 1)):
+            raise InputError(f"correlation is outside [{low:g}, 1]")
+        values = np.polynomial.chebyshev.chebval(2 * (r.ravel() - low) / (1 - low) - 1, self._coefficients)
         values[self._logs] = np.exp(values[self._logs])
         values[_R2] *= values[_T2]
         return _to_fields(AttentionOverlap, values, r.shape)
@@ -547,9 +552,11 @@ _T2, _R2 = (AttentionOverlap._fields.index(name) for name in ("T2", "R2"))
 
 
 @functools.lru_cache(maxsize=64)
-def overlap_table(score_variance: float, length: int, causal: bool = False, head_dim: int | None = None) -> OverlapTable:
+def overlap_table(
+    score_variance: float, length: int, causal: bool = False, head_dim: int | None = None, lowest: float = 0.0
+) -> OverlapTable:
     """The :class:`OverlapTable` for these arguments, cached."""
-    return OverlapTable(score_variance, length, causal, head_dim)
+    return OverlapTable(score_variance, length, causal, head_dim, lowest)
 
 
 # ---- the largest probability ----

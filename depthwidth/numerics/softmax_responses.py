@@ -14,6 +14,7 @@ Derivation: docs/derivations/softmax.md, (S10).
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -131,6 +132,25 @@ class Responses:
         self.pairs = self._pair_tables()
         """Chebyshev coefficients of :class:`PairResponse`; shape (3 or 2, variances, correlations, lengths, lengths)"""
 
+    @property
+    def lowest(self) -> float:
+        """Least correlation of two rows for which the exponent is tabulated."""
+        return self._low
+
+    @functools.cached_property
+    def repelling(self) -> Array:
+        """Coefficients as :attr:`pairs` of the :class:`Growth` of rows of any negative correlation.
+
+        Made when first asked for: few rows repel, and theta may not exist for those that do.
+        """
+        n = self.lengths[self.lengths > 1]
+        if not n.size:
+            return np.zeros((3, 1, 1, self.lengths.size, self.lengths.size))
+        s2 = np.expm1((chebyshev_nodes(_VARIANCES) + 1) / 2 * self._scale)
+        rho = (chebyshev_nodes(_MORE_CORRELATIONS) - 1) / 2
+        found = _chebyshev_fit(_growths(s2, rho, n, self.head_dim))
+        return _prepend_pairs_of_length_one(found, self.lengths) if self.lengths[0] == 1 else found
+
     def _norm(self, s2: Array, n: Array) -> Array:
         if self.head_dim is None:
             return np.ones((s2.size, n.size))
@@ -196,7 +216,47 @@ class Responses:
         """Chebyshev polynomials of the variance and of the correlation at given points."""
         shape = self.pairs.shape[1:3]
         over_x = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, shape[0])
+        correlation = np.maximum(correlation, self._low)
         return over_x, chebyshev_basis(2 * (correlation - self._low) / (1 - self._low) - 1, shape[1])
+
+
+class Growth(NamedTuple):
+    """Responses of two rows whose correlation is negative. With g = e^theta, which is negative for short rows that repel."""
+
+    growth: Array
+    """(g - 1) / s2"""
+    slope: Array
+    """dg/dv"""
+    product: Array
+    """as in :class:`PairResponse`"""
+
+
+def repelling_bases(variance: Array, correlation: Array, largest: float) -> tuple[Array, Array]:
+    """Chebyshev polynomials of the variance and of the negative correlation for :attr:`Responses.repelling`."""
+    over_x = chebyshev_basis(2 * np.log1p(variance) / math.log1p(largest) - 1, _VARIANCES)
+    return over_x, chebyshev_basis(2 * correlation + 1, _MORE_CORRELATIONS)
+
+
+def _growths(s2: Array, rho: Array, lengths: Array, head_dim: int | None) -> Array:
+    """The fields of :class:`Growth` on a grid of variances and correlations; shape (3, s2, rho, lengths, lengths)."""
+    longer = np.maximum(lengths[:, None], lengths)
+    one = 1 - 1 / np.minimum(lengths[:, None], lengths)
+    values = np.empty((3, s2.size, rho.size, lengths.size, lengths.size))
+    for i, variance in enumerate(s2):
+        for j, correlation in enumerate(rho):
+            p2, t2, product = _averages_of_pairs(variance, correlation, lengths, head_dim)
+            values[:, i, j] = (longer * p2 - 1) / one / variance, longer * t2 / one, product / np.maximum(t2, _TINY)
+    return values
+
+
+def _averages_of_pairs(s2: float, rho: float, lengths: Array, head_dim: int | None) -> Array:
+    """P2, T2 and T2 times the product of the two queries, averaged over that product."""
+    sums = np.zeros((3, lengths.size, lengths.size))
+    for product, weight in zip(*_query_products(np.array([rho]), head_dim), strict=True):
+        spread = min(LARGEST_PAIR_VARIANCE, float(s2) * max(1.0, abs(product)))
+        p2, t2 = _pairs(spread, min(1.0, max(-1.0, float(product))), lengths)
+        sums += weight * np.stack([p2, t2, product * t2])
+    return sums
 
 
 def _exponents(s2: Array, rho: Array, lengths: Array) -> Array:
@@ -219,11 +279,7 @@ def _average_exponents(s2: Array, rho: Array, lengths: Array, head_dim: int) -> 
     values = np.empty((3, s2.size, rho.size, lengths.size, lengths.size))
     for i, variance in enumerate(s2):
         for j, correlation in enumerate(rho):
-            sums = np.zeros((3, lengths.size, lengths.size))
-            for product, weight in zip(*_query_products(correlation, head_dim), strict=True):
-                spread = min(LARGEST_PAIR_VARIANCE, float(variance) * max(1.0, abs(product)))
-                p2, t2 = _pairs(spread, min(1.0, max(-1.0, float(product))), lengths)
-                sums += weight * np.stack([p2, t2, product * t2])
+            sums = _averages_of_pairs(variance, correlation, lengths, head_dim)
             grown = np.maximum(1 + (longer * sums[0] - 1) / one, _TINY)
             jacobians = np.maximum(sums[1], _TINY)
             values[:, i, j] = np.log(grown) / variance, longer * jacobians / (one * grown), sums[2] / jacobians

@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from ..numerics.softmax_responses import PairResponse, Responses, RowResponse
+from ..numerics.softmax_responses import Growth, PairResponse, Responses, RowResponse, repelling_bases
 from .positions import Positions, Windows, _interpolation, windows
 
 Array = Any
@@ -218,8 +218,9 @@ class _Tables:
         self._pairs: Array = None
         pairs = self.responses.pairs
         self._kept = np.argwhere(np.abs(pairs).max((0, 3, 4)) > _NEGLIGIBLE).T  # high orders are mostly negligible
+        self._spread: Array = None
         if not mask.dense:
-            index = np.searchsorted(lengths, mask.lengths)
+            self._index = index = np.searchsorted(lengths, mask.lengths)
             self._rows = self.responses.row_table[:, :, index]
             at_kept = pairs[:, self._kept[0], self._kept[1]]
             self._pairs = np.ascontiguousarray(at_kept[..., index[first], index[second]])
@@ -245,6 +246,18 @@ class _Tables:
                 table = self._spread @ pairs[:, i, j] @ self._spread.T
                 both += table[:, self._first, self._second] * (over_x[i] * over_y[j])
         return PairResponse(both[0], both[1], both[2] if both.shape[0] == 3 else correlation)
+
+    def repelling(self, variance: Array, correlation: Array, where: Array) -> Growth:
+        """The responses of pairs of negative correlation, at these indices of the flat arrays."""
+        over_x, over_y = repelling_bases(variance, correlation, self.responses.largest)
+        found = self.responses.repelling
+        a, b = self._first[where], self._second[where]
+        if self._spread is None:
+            index = self._index
+            at = found[..., index[a], index[b]]
+        else:
+            at = np.einsum("fklnm,pn,pm->fklp", found, self._spread[a], self._spread[b], optimize=True)
+        return Growth(*np.einsum("fklp,kp,lp->fp", at, over_x, over_y))
 
 
 # ---- one layer ----
@@ -298,7 +311,8 @@ class _Layer:
         root = np.sqrt(q)
         roots, s = root[a] * root[b], np.sqrt(s2)
         variance = s[a] * s[b]
-        pair = tables.pair(variance, np.minimum(np.maximum(c[a, b] / np.maximum(roots, _LEAST), -1.0), 1.0))
+        correlation = np.minimum(np.maximum(c[a, b] / np.maximum(roots, _LEAST), -1.0), 1.0)
+        pair = tables.pair(variance, correlation)
         exponent, slope, product = pair.exponent * (gain * roots), pair.slope, pair.product * roots
         exponent[split:], slope[split:] = gain * q * rows.ratio, rows.slope
         product[split:] = q * rows.norm
@@ -311,6 +325,14 @@ class _Layer:
         several = shared < 1 - _TINY  # two windows of the same single token hold no pair of different ones
         off = np.where(several, (full - diagonal) / np.where(several, 1 - shared, 1.0), diagonal)
         self.e, self.f = _coefficients(exponent, slope, off, terms)
+        jacobian = np.exp(pair.exponent * variance) * slope
+        far = np.flatnonzero(correlation[:split] < tables.responses.lowest)
+        if far.size:
+            # Rows that repel may have no exponent. Exchangeable tokens take any function of K, so that w is linear in it here.
+            grown = tables.repelling(variance[far], correlation[far], far)
+            self.e[:, far] = self.f[:, far] = 0
+            self.e[0, far], self.f[0, far] = grown.growth * (gain * roots[far]), grown.slope
+            slope[far], jacobian[far], product[far] = grown.slope, grown.slope, grown.product * roots[far]
         covariance = full[1] + middle + (self.e * covariances).sum(0)
         response = (self.f * covariances).sum(0)
         self.slope = slope
@@ -323,7 +345,7 @@ class _Layer:
             stir = apart[a] * apart[b] / owner.width
             left = 1 - rows.P
             kept = left[a] * left[b]
-            jacobians = shared * (1 - 1 / np.minimum(n[a], n[b])) * np.exp(pair.exponent * variance) * slope
+            jacobians = shared * (1 - 1 / np.minimum(n[a], n[b])) * jacobian
             added, responding = kept * c[a, b], kept - jacobians
             added[split:], responding[split:] = q * rows.output_noise, rows.query_noise
             covariance += gain * stir * added

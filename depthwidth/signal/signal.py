@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import InputError
 from ..formulas.depth import feed_forward_matrix_moment, feed_forward_matrix_spread
 from ..formulas.finite_width import gaussian_spread
-from ..formulas.moments import dropout_second_moment
+from ..formulas.moments import dropout_second_moment, least_correlation
 
 if TYPE_CHECKING:
     from .positions import Positions
@@ -243,16 +243,24 @@ def finite(signal: AnySignal, role: str) -> Any:
     return signal
 
 
-def check_signal(what: str, second_moment: float, correlation: float) -> Signal:
-    """A signal of this second moment and correlation.
+def check_signal(what: str, second_moment: float, correlation: float, tokens: int = 2) -> Signal:
+    """A signal of `tokens` tokens with this second moment and correlation.
 
     Raises
     ------
     InputError
-        if the second moment is not positive and finite, or the correlation not in [-1, 1].
+        if the second moment is not positive and finite, or no such tokens have that correlation.
     """
     if not 0 < second_moment < float("inf"):
         raise InputError(f"{what}: variance={second_moment} is not a positive number")
     if not -1 <= correlation <= 1:
         raise InputError(f"{what}: correlation={correlation} is outside [-1, 1]")
-    return Signal(second_moment, second_moment * correlation)
+    least = least_correlation.body(max(tokens, 2))
+    if correlation < least * (1 + _ROUNDING):
+        raise InputError(
+            f"{what}: correlation={correlation} is impossible between all pairs of {tokens} tokens; least is {least:.4g}"
+        )
+    return Signal(second_moment, second_moment * max(correlation, least))
+
+
+_ROUNDING = 1e-9

@@ -330,6 +330,57 @@ def test_a_small_vocabulary_repeats_as_often_as_its_tokens_do(vocab):
     assert first.correlation == pytest.approx((frequencies**2).sum() / frequencies.sum() ** 2, rel=1e-12)
 
 
+def test_tokens_that_repel_pass_through_an_encoder(rng):
+    """Full attention on three tokens of correlation -0.4, near the least they can have, against 3,000 layers at width 64."""
+    length, r, width, heads, draws = 3, -0.4, 64, 2, 3000
+    tree = Transformer(1, width, heads, vocab=100, context=length, kind="encoder", norm="rmsnorm", positions="none")
+    rows = {(row["site"], row["direction"]): row for row in moments_of(tree, "xavier", variance=1.0, correlation=r)}
+    own = rng.standard_normal((draws, length, width))
+    mean = own.mean(1, keepdims=True)
+    x = math.sqrt(1 - r) * (own - mean) + math.sqrt(1 + (length - 1) * r) * mean
+    x *= math.sqrt(width) / np.linalg.norm(x, axis=-1, keepdims=True)
+    q, k, v = (
+        (x @ (rng.standard_normal((draws, width, width)) / math.sqrt(width)))
+        .reshape(draws, length, heads, -1)
+        .transpose(0, 2, 1, 3)
+        for _ in range(3)
+    )
+    p = np.exp(q @ k.transpose(0, 1, 3, 2) / math.sqrt(width / heads))
+    y = (p / p.sum(-1, keepdims=True) @ v).transpose(0, 2, 1, 3).reshape(draws, length, width)
+    second = (y**2).mean((1, 2))
+    covariance = ((y.sum(1) ** 2).mean(-1) - second * length) / (length * (length - 1))
+    mixed = rows["encoder.block.0.attention.mix", "forward"]
+    for values, name in ((second, "second_moment"), (covariance, "covariance")):
+        error = values.std() / math.sqrt(draws)
+        assert abs(values.mean() - mixed[name]) < 4 * error
+        independent = propagate(tree, "xavier", variance=1.0, correlation=0.0).set_index(["site", "direction"])
+        assert abs(values.mean() - independent.loc[("encoder.block.0.attention.mix", "forward"), name]) > 10 * error
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"correlation": -0.5}, r"correlation=-0.5 is impossible between all pairs of 16 tokens; least is -0.0666"),
+        ({"gradient": (1.0, -0.07)}, "gradient: correlation=-0.07 is impossible"),
+        ({"gram": 1.5 * np.eye(3) - 0.6}, "no tokens have gram as their products: its least eigenvalue is -0.3"),
+        ({"token_match": np.array([[1.0, 1, 0], [1, 1, 1], [0, 1, 1]])}, "no tokens have token_match as their products"),
+    ],
+)
+def test_moments_that_no_tokens_have_are_refused(given, sentence):
+    tree = Transformer(2, 64, 2, vocab=100, context=16, kind="encoder")
+    with pytest.raises(InputError, match=sentence) as error:
+        propagate(tree, **given)
+    assert "\n" not in str(error.value)
+
+
+def test_the_least_moments_that_tokens_have_are_not_refused():
+    tree = Transformer(2, 64, 2, vocab=100, context=4, kind="encoder", positions="none")
+    for given in ({"correlation": -1 / 3, "gradient": (1.0, -1 / 3)}, {"gram": np.eye(4) - 1 / 4}):
+        frame = propagate(tree, "xavier", **given)
+        assert (frame.second_moment > 0).all()
+        assert (frame.correlation >= -1 / 3 - 1e-9).all()
+
+
 def test_a_gram_matrix_is_the_input_of_the_first_block():
     tree = Transformer(2, 64, 2, vocab=100, context=10, kind="encoder")
     gram = 0.3 + np.diag(np.linspace(0.5, 1.5, 10))

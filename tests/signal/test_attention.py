@@ -277,6 +277,32 @@ def test_attention_agrees_with_its_simulation(name):
         assert abs((full[0] - means[0]) / (errors[0] + slack / 4 * means[0])) > 8
 
 
+@pytest.mark.parametrize(("length", "r", "r_g", "ss", "causal"), [
+    (3, -0.4, -0.3, 1.0, False), (3, -0.5, 0.2, 4.0, False), (2, -0.9, -0.9, 2.0, False), (8, -0.14, -0.1, 2.0, True),
+    (3, -0.5, 0.3, 6.0, True),
+])  # fmt: skip
+def test_tokens_that_repel_agree_with_their_simulation(length, r, r_g, ss, causal):
+    """Down to the least correlation that tokens can have, in both grains, at score covariances with no exponent."""
+    rng = np.random.default_rng(17)
+    mask = np.tril(np.ones((length, length), dtype=bool)) if causal else np.ones((length, length), dtype=bool)
+    k, g = exchangeable(length, r), exchangeable(length, r_g)
+    means, errors = simulate(rng, k, g, ss, mask, 2000)
+    singly = predicted(k, g, ss, causal=causal)
+    assert np.abs((singly - means[:6]) / errors[:6]).max() < 4
+    together = attention_moments(
+        1.0, r, length=length, width=math.inf, score_gain=ss, gradient_correlation=r_g, causal=causal
+    )  # fmt: skip
+    sent = (
+        together.value_gradient + together.key_gradient,
+        together.value_gradient_covariance + together.key_gradient_covariance,
+    )
+    asked = together.query_gradient, together.query_gradient_covariance
+    assert singly == pytest.approx([together.second_moment, together.covariance, *asked, *sent], rel=5e-3, abs=5e-4)
+    # The control: a correlation clipped to 0.
+    clipped = predicted(exchangeable(length, 0.0), g, ss, causal=causal)
+    assert np.abs((clipped - means[:6]) / errors[:6]).max() > 10
+
+
 def test_cross_attention_agrees_with_its_simulation():
     rng = np.random.default_rng(3)
     asking, source, g = exchangeable(10, 0.6), exchangeable(20, 0.2), exchangeable(10, 0.3)

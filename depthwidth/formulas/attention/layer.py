@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..moments import least_correlation
 from .gradients import (
     key_gradient_covariance,
     key_gradient_second_moment,
@@ -77,7 +78,7 @@ def attention_moments(
     Parameters
     ----------
     signal : q, second moment of the input per feature; 1 after a layer norm. A number or an array.
-    correlation : r, of two tokens; of two keys' tokens in cross-attention.
+    correlation : r, of two tokens; of two keys' tokens in cross-attention. From -1/(L - 1), the least that L tokens can have.
     length : L, tokens; keys in cross-attention. 2 or more.
     width : d, of the tokens; ``math.inf`` for the limit of infinite width.
     head_dim : d_h. Given, the norm and product of queries fluctuate as they do in so many dimensions; otherwise they do not.
@@ -135,6 +136,8 @@ def attention_moments(
             asking,
         )
     )
+    _check_correlation("correlation", correlation, length)
+    _check_correlation("row_correlation", rho, asking)
     s = raw_score_variance(score_gain, 1.0, signal)
     s2 = score_variance(s, correlation)
     o = attention_overlap(s2, rho, length, causal, head_dim) if overlap is None else overlap
@@ -169,6 +172,20 @@ def attention_moments(
 
 
 _TINY = 1e-300
+_ROUNDING = 1e-9
+
+
+def _check_correlation(name: str, correlation: Any, length: Any) -> None:
+    """Refuse a correlation that no such tokens have."""
+    import numpy
+
+    from ...errors import InputError
+
+    least = least_correlation.body(numpy.maximum(length, 2)) * (1 + _ROUNDING)
+    fine = numpy.greater_equal(correlation, least)
+    if not fine.all():
+        wrong, bound = (numpy.broadcast_to(v, fine.shape)[~fine][0] for v in (correlation, least))
+        raise InputError(f"attention_moments: {name}={wrong:.4g} is below {bound:.4g}, the least that so many tokens can have")
 
 
 def _with_token_products(o: Any, s2: Any, rho: Any, width: Any, head_dim: int, equal_norms: bool) -> Any:
