@@ -299,7 +299,7 @@ class _Input:
         if positions is None:
             return Signal(1.0, self.mean_match)
         if isinstance(self.match, float | int):
-            return TokenSignal(*positions.alike(1.0, self.match), positions)
+            return TokenSignal(*positions.uniform(1.0, self.match), positions)
         return TokenSignal(np.ones(len(self.match)), self.match, positions)
 
     def replaced(self, x: AnySignal, width: int) -> AnySignal:

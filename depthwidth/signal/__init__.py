@@ -1,4 +1,4 @@
-"""The moments of a tensor at one site, in two grains; the recursion over residual branches; the pass that records both."""
+"""The moments of a tensor at one site, in two grains; the recursion over residual branches; the trace that records them."""
 
 from .residual import NormFactors, add_branch, add_gradient, advance, norm_factors, post_norm_drift
 from .signal import (

@@ -1,21 +1,20 @@
-r"""Softmax attention whose scores carry a penalty linear in distance (ALiBi): moments at every position, both ways.
+r"""Softmax attention with a score penalty linear in distance (ALiBi): moments at every position, forward and backward.
 
-The scores of one head are a Gaussian part as in :mod:`.attention`, of covariance Z K_jl with Z = A K_ii', less m times
-the distance. The marginals a_ij = E A_ij of its probabilities are no longer even over the window. With S = sum a a' over two
-rows (the same one or two different), for the weights of two rows,
+The scores of one head are a Gaussian part as in :mod:`.attention`, of covariance Z K_jl with Z = A K_ii', minus m times the
+distance. The marginals a_ij = E A_ij of its probabilities are not uniform over the window. With S = sum a a' over two rows (one
+row twice, or two different rows), the weights of two rows are
 
 .. math:: w_{jl} = E A_{ij} A_{i'l} = a_{ij} a_{i'l}\,[1 + \text{centred}(B)_{jl}], \qquad
           B_{jj} = e^\theta - 1, \quad B_{jl} = \zeta K_{jl} \;(j \ne l)
 
 so that for exchangeable tokens sum_j w_jj = S + (e^theta - 1) J with J = S + S^2 - sum a^2 a' - sum a a'^2. For a row with
-itself theta and its slope follow from the exact E sum p^2 and Jacobian (:mod:`depthwidth.numerics.alibi_softmax`). For two
-rows theta is the
-cubic in the covariance v of their scores that has this value and slope where the rows are equal, is 0 at v = 0, and has there
-the slope that two independent rows have. Measured against simulation of two rows 1 apart, slopes 1/256 to 0.84: sum_j w_jj
-within 1.3 % (2.9 % at score variance 4), the overlap of two Jacobians within 4.5 % (9 %). Rows 8 apart overlap less, and there
-the slope of 0.84 is up to 15 % off, of what is then 200 times smaller.
+itself, theta and its slope follow from the exact E sum p^2 and Jacobian (:mod:`depthwidth.numerics.alibi_softmax`). For two
+rows, theta is the cubic in the covariance v of their scores with this value and slope if the rows are equal, the value 0 at v =
+0, and the slope of two independent rows there. Compared with simulation of two rows at distance 1, slopes 1/256 to 0.84: sum_j
+w_jj within 1.3 % (2.9 % at score variance 4), the overlap of two Jacobians within 4.5 % (9 %). Rows at distance 8 overlap less;
+with a slope of 0.84 the overlap is 200 times smaller and its error up to 15 %.
 
-Heads have slopes of their own; a layer is the average over them (:func:`~depthwidth.numerics.alibi_softmax.slope_groups`).
+Each head has its slope; a layer is the average over heads (:func:`~depthwidth.numerics.alibi_softmax.slope_groups`).
 
 Derivation: docs/derivations/alibi.md, (L6) to (L8).
 """
@@ -39,19 +38,19 @@ Moments = tuple[Array, Array]
 _TINY = 1e-12
 _LEAST = 1e-150
 _STEP = 1 / 3
-"""Step of log2(1 + s2) between the score variances at which marginals are computed. Twice as large, it would make gradients at
-s2 = 2 come out 3 % lower."""
+"""Step of log2(1 + s2) between the score variances at which marginals are computed. Twice this step would lower gradients at
+s2 = 2 by 3 %."""
 _STEEPEST_LOG = 60.0
 _KNOTS = 1.2  # ratio of successive distances at which sums over positions evaluate a function
 
 
 class BiasedAttention:
-    """Causal attention with penalties linear in distance; everything that does not depend on the signal is computed once.
+    """Causal attention with penalties linear in distance; all quantities that do not depend on the signal are computed once.
 
     Parameters
     ----------
-    positions : of queries and keys.
-    slopes : of the heads, nats a position, each from 0 to 1.
+    positions : positions of queries and keys.
+    slopes : penalties of the heads, nats per position, each from 0 to 1.
     window : number of latest positions that a query may see; None for all.
     head_dim : d_h; None for the limit of infinite heads.
     width : d, of the tokens; None for the limit of infinite width.
@@ -60,17 +59,17 @@ class BiasedAttention:
     Raises
     ------
     InputError
-        if a slope or dropout is out of range, or the nodes are of another kind.
+        if a slope or dropout is out of range, or the positions are nodes without distances.
 
     Notes
     -----
-    Off the diagonal the weights follow the covariances to first order, and keys are not attended to more for being less like
-    their neighbours, as :class:`.TokenAttention` has it. Errors against simulation of one layer of exchangeable tokens (width
-    256, heads of 64, lengths 16 to 256, score variances 0.01 to 4, 1 to 16 heads; 50, 90 and 99 percentiles): variance 0.14,
-    0.6 and 2.0 %; covariance 0.2, 0.7 and 1.7; gradient 0.5, 1.0 and 1.6; its covariance 0.1, 0.6 and 1.1. Four to six layers,
-    Xavier weights, 32 to 128 tokens: variance within 1.3 %, covariance 4 %, gradient 2 % of the mean of 96 draws, whose own
-    errors are 0.5, 1.5 and 0.7 %. Distances back stand for every position to 0.3 % of moments, 1.5 % of gradients; with a
-    window shorter than the sequence to 3 %.
+    Off the diagonal the weights are of first order in the covariances. The higher attention to keys that differ from their
+    neighbours, included in :class:`.TokenAttention`, is neglected. Errors against simulation of one layer of exchangeable
+    tokens (width 256, heads of 64, lengths 16 to 256, score variances 0.01 to 4, 1 to 16 heads; 50, 90 and 99 percentiles):
+    variance 0.14, 0.6 and 2.0 %; covariance 0.2, 0.7 and 1.7; gradient 0.5, 1.0 and 1.6; its covariance 0.1, 0.6 and 1.1. Four
+    to six layers, Xavier weights, 32 to 128 tokens: variance within 1.3 %, covariance 4 %, gradient 2 % of the mean of 96
+    draws, whose own errors are 0.5, 1.5 and 0.7 %. Nodes with distances back differ from all positions by 0.3 % in moments and
+    1.5 % in gradients, and by 3 % if the window is shorter than the sequence.
 
     At 2048 positions the sums take 0.1 s for each slope and score variance, a layer 15 ms, its pullback 10 ms; time and memory
     grow with the length.
@@ -78,16 +77,22 @@ class BiasedAttention:
     Examples
     --------
     >>> layer = BiasedAttention(Distances.back(64), (0.25, 0.0625), head_dim=64, width=256)
-    >>> q, c = layer.positions.alike(1.0, 0.2)
+    >>> q, c = layer.positions.uniform(1.0, 0.2)
     >>> out = layer(q, c)
     >>> print(f"{layer.positions.mean(out.second_moment):.3f} {layer.positions.pair_mean(out.covariance):.3f}")
     0.343 0.216
     """
 
     def __init__(
-        self, positions: Positions, slopes: tuple[float, ...], *, window: int | None = None, head_dim: int | None = None,
-        width: float | None = None, dropout: float = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        positions: Positions,
+        slopes: tuple[float, ...],
+        *,
+        window: int | None = None,
+        head_dim: int | None = None,
+        width: float | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         if not (slopes and all(0 <= slope <= 1 for slope in slopes)):
             raise InputError(f"slopes={slopes} are not numbers from 0 to 1")
         if not 0 <= dropout < 1:
@@ -100,53 +105,54 @@ class BiasedAttention:
         self.lengths = positions.nodes if window is None else np.minimum(positions.nodes, window)
         known = positions.nodes if not positions.dense else Positions.smooth(positions.length).nodes
         self.known = known[known <= self.lengths.max()]
-        self._sums: dict[tuple[float, int], _Dense | _Apart] = {}
+        self._sums: dict[tuple[float, int], _Dense | _Distant] = {}
 
-    def sums(self, slope: float, variance: float) -> _Dense | _Apart:
-        """Sums over the windows of heads of this slope, weighed as at about this variance of the scores."""
+    def sums(self, slope: float, variance: float) -> _Dense | _Distant:
+        """Sums over the windows of heads with this slope, with the weights at about this variance of the scores."""
         near = round(math.log2(1 + variance) / _STEP)
-        found = self._sums.get((slope, near))
-        if found is None:
-            at = 2.0 ** (near * _STEP) - 1
-            keys = marginals(at, slope, int(self.lengths.max()))
-            where = self.positions
-            found = _Apart(where, keys) if isinstance(where, Distances) else _Dense(where, keys)
-            self._sums[slope, near] = found
-        return found
+        sums = self._sums.get((slope, near))
+        if sums is None:
+            centre = 2.0 ** (near * _STEP) - 1
+            keys = marginals(centre, slope, int(self.lengths.max()))
+            positions = self.positions
+            sums = _Distant(positions, keys) if isinstance(positions, Distances) else _Dense(positions, keys)
+            self._sums[slope, near] = sums
+        return sums
 
     def rows(self, slope: float, largest: float) -> BiasedRows:
         """Integrals of the softmax for score variances up to `largest`, or a power of two above it."""
         octave = max(-10, math.ceil(math.log2(max(largest, 1e-9)) - 1e-9))
         return biased_rows(2.0**octave, slope, tuple(int(n) for n in self.known), self.head_dim)
 
-    def __call__(self, q: Array, c: Array, score_gain: float = 1.0, normed: bool = False) -> Attended:
-        """Attend.
+    def __call__(self, q: Array, c: Array, score_gain: float = 1.0, normed: bool = False) -> AttentionOutput:
+        """The output of attention and its pullback.
 
         Parameters
         ----------
-        q, c : moments of the tokens, as their positions have them.
+        q, c : moments of the tokens, with the shapes of their positions.
         score_gain : A, variance of a raw score q.k / sqrt(d_h) between tokens of second moment 1, in nats^2.
-        normed : queries and keys are normalised (QK-norm), so that scores see correlations only.
+        normed : queries and keys are normalised (QK-norm), so that scores depend on correlations only.
         """
         q, c = np.asarray(q, dtype=float), np.asarray(c, dtype=float)
         heads = [(share, _Heads(self, slope, q, c, float(score_gain), normed)) for slope, share in self.groups]
-        return Attended(
-            sum(share * head.second for share, head in heads), sum(share * head.covariance for share, head in heads),
-            sum(share * head.s2 for share, head in heads), heads,
-        )  # fmt: skip
+
+        def mean(name: str) -> Array:
+            return sum(share * getattr(head, name) for share, head in heads)
+
+        return AttentionOutput(mean("second"), mean("covariance"), mean("s2"), heads)
 
 
-class Attended(NamedTuple):
-    """Output and pullback of attention, for values with the second moment of the source; as :class:`.attention.Attended`."""
+class AttentionOutput(NamedTuple):
+    """Output and pullback of attention, for values with the second moment of the source."""
 
     second_moment: Array
     covariance: Array
     score_variance: Array
-    """of the scores in each node's row, about their common part, nats^2, averaged over heads"""
+    """Of the scores in each node's row, about their common part, nats^2, averaged over heads"""
     heads: Any
 
     def pull(self, gq: Array, gc: Array) -> tuple[Moments, Moments]:
-        """From the moments of the output's gradient to those that reach the tokens through queries, and through the rest."""
+        """Moments of the tokens' gradient through the queries, and through keys and values, given those of the output's."""
         parts = [(share, head.pull(gq, gc)) for share, head in self.heads]
 
         def mean(which: int, moment: int) -> Array:
@@ -157,7 +163,7 @@ class Attended(NamedTuple):
 
 @functools.lru_cache(maxsize=32)
 def biased_attention(*arguments: Any, **options: Any) -> BiasedAttention:
-    """The :class:`BiasedAttention` for these arguments, made once."""
+    """The :class:`BiasedAttention` for these arguments, cached."""
     return BiasedAttention(*arguments, **options)
 
 
@@ -165,9 +171,9 @@ def biased_attention(*arguments: Any, **options: Any) -> BiasedAttention:
 
 
 class _Heads:
-    """The softmax of heads of one slope in one layer, and both directions through it.
+    """The softmax of heads of one slope in one layer, with its forward and backward pass.
 
-    A function of two positions is kept as the sums have it; what a token with itself has beyond it stands beside.
+    A function of two positions has the layout of the sums; the excess of a token paired with itself is stored separately.
     """
 
     def __init__(self, owner: BiasedAttention, slope: float, q: Array, c: Array, gain: float, normed: bool) -> None:
@@ -178,13 +184,13 @@ class _Heads:
             self.unit = np.maximum(q, _LEAST), one * two
             q, c = np.ones_like(q), c / (one * two)
         self.q = q
-        # The variance of the scores decides how far the marginals are flattened, and follows from them: once around.
+        # The marginals depend on the variance of the scores, which follows from the marginals: one iteration.
         rough = gain * float(q.mean()) * max(float(q.mean() - positions.pair_mean(c)), 0.0)
         sums = owner.sums(slope, rough)
         self.x = x = sums.smooth(q, c)
-        own, total = sums.win(q), self._mean(sums, x, q)
+        own, total = sums.window_means(q), self._mean(sums, x, q)
         apart = np.maximum(own - sums.self_of(total), 0.0) / sums.one_less
-        if apart.size > 1:  # for a single token there is no part that tokens do not share
+        if apart.size > 1:  # a single token has no part that tokens do not share
             apart[owner.lengths == 1] = apart[owner.lengths > 1][:1]
         self.s2 = s2 = gain * q * apart
         self.sums = sums
@@ -192,19 +198,19 @@ class _Heads:
         self._forward(own, total, c)
         if self.unit is not None:
             single, pair = self.unit
-            mean, (one, two) = sums.win(single), positions.pairs(np.sqrt(sums.win(single)))
+            mean, (one, two) = sums.window_means(single), positions.pairs(np.sqrt(sums.window_means(single)))
             self.second, self.covariance = self.second * mean, self.covariance * one * two
             self.response = self.response * sums.ordered(one * two / pair, mean / single)
 
     def _mean(self, sums: Any, x: Array, q: Array) -> Array:
         """Covariance averaged over two windows, and its parts."""
-        self.beyond = q - sums.ext(x)
+        self.beyond = q - sums.diagonal_values(x)
         self.o = sums.over(x)
         self.full = sums.swap(sums.over(sums.swap(self.o)))
         return self.full + sums.common(self.beyond)
 
     def _rows(self, slope: float, s2: Array, apart: Array) -> None:
-        """Theta and its consequences: exact for each row with itself, interpolated for two different rows."""
+        """Theta and the quantities that follow from it: exact for each row with itself, interpolated for two different rows."""
         owner, sums = self.owner, self.sums
         table = owner.rows(slope, float(s2.max()))
 
@@ -227,7 +233,7 @@ class _Heads:
             return np.log1p(grown), t / (np.maximum(j, _TINY) * (1 + grown))
 
         def filled(values: Array) -> Array:
-            """A row of one key responds to nothing; its neighbour's value is smooth."""
+            """The values, with that of the next row for a row of one key, which has no response."""
             if several.all() or not several.any():
                 return values
             return np.where(several, values, values[several][0])
@@ -253,8 +259,8 @@ class _Heads:
     def _two_rows(self, s2: Array, exponents: tuple[Array, ...], own_theta: Array, own_slope: Array, heavy: Array) -> None:
         """Theta of pairs of rows and its slope, a cubic in the product of queries, from those of each row with itself.
 
-        `exponents` are of each row theta/s2, its slope at equal queries and the root of that at independent ones; `heavy` is by
-        how much the averages weigh the queries' norm.
+        `exponents` hold for each row theta/s2, its slope at equal queries and the square root of its slope at independent ones;
+        `heavy` is the factor by which the averages weight the norm of the queries.
         """
         owner, sums, positions, apart = self.owner, self.sums, self.owner.positions, self.apart
         grown = np.expm1(own_theta)
@@ -267,7 +273,7 @@ class _Heads:
         square, cubic = (3 * ratio - 2 * kept - steep) / deviation, (steep + kept - 2 * ratio) / deviation**2
         products, weights = _query_products(rho[..., None], owner.head_dim)
         v = products * deviation[..., None]
-        # Beyond equal queries, which finite heads reach, the cubic goes on by its tangent.
+        # Beyond equal queries, which finite heads reach, the tangent continues the cubic.
         inside = np.minimum(v, deviation[..., None])
         theta = inside * (kept[..., None] + inside * (square[..., None] + inside * cubic[..., None]))
         slopes = kept[..., None] + inside * (2 * square[..., None] + 3 * inside * cubic[..., None])
@@ -291,7 +297,7 @@ class _Heads:
 
     def _forward(self, own: Array, total: Array, c: Array) -> None:
         owner, sums, x, o, beyond = self.owner, self.sums, self.x, self.o, self.beyond
-        met = sums.swap(sums.met(sums.swap(o)))
+        met = sums.swap(sums.over_both(sums.swap(o)))
         twice = sums.common_twice(beyond)
         self.diagonal = sums.common(self.q) - met - sums.swap(met) - twice - sums.swap(twice) + sums.S * total
         squares = sums.swap(sums.over(sums.swap(sums.over(x * x))))
@@ -317,7 +323,7 @@ class _Heads:
         self.second, self.response = second, response
 
     def pull(self, gq: Array, gc: Array) -> tuple[Moments, Moments]:
-        """The gradient at the input, from that at the output."""
+        """The gradient at the input, given that at the output."""
         owner, sums = self.owner, self.sums
         g = sums.ordered(np.asarray(gc, dtype=float), np.asarray(gq, dtype=float))
         ask = self.gain * self.response * g
@@ -331,29 +337,29 @@ class _Heads:
             return sums.swap(sums.back(sums.swap(sums.back(f)))) + sums.back_common(extra)
 
         half = sums.back(beta)
-        crossed = sums.swap(sums.back_met(sums.swap(half))) + sums.back_common_twice(beta_own)
+        crossed = sums.swap(sums.back_both(sums.swap(half))) + sums.back_common_twice(beta_own)
         rho = sums.swap(sums.back(sums.swap(gamma)))
-        crossed = crossed + sums.back(self.o * rho) + sums.back_met(sums.times_first(self.o, gamma_own))
+        crossed = crossed + sums.back(self.o * rho) + sums.back_both(sums.scale_rows(self.o, gamma_own))
         result = twice(head, head_own) - crossed - sums.swap(crossed) + self.x * twice(gamma, gamma_own)
         second = sums.self_of(result + twice(beta, beta_own))
         if owner.noise:
             dropped = owner.noise * sums.self_of(weighed) * self.own * self.T
-            second = second + sums.ask(owner.noise * gq * self.P + dropped)
+            second = second + sums.query_sums(owner.noise * gq * self.P + dropped)
             result = result - sums.back_common(dropped / sums.one_less)
         return (sums.self_of(ask), sums.pairs_of(ask)), (second, sums.pairs_of(result))
 
 
 # ---- sums over windows ----
 #
-# A function of two positions is `smooth` where the two differ; `swap` exchanges them. With a_i(s) the weight of key s in row i:
+# A function of two positions is `smooth` if the two differ; `swap` exchanges them. With a_i(s) the weight of key s in row i:
 #   over(f)[i, y]            sum_s a_i(s) f(s, y)                back(f)[j, y]             sum_t a_t(j) f(t, y)
-#   met(f)[i, y]             sum_s a_i(s) a_y(s) f(s, y)         back_met(f)[j, y]         sum_t a_t(j) a_t(y) f(t, y)
+#   over_both(f)[i, y]       sum_s a_i(s) a_y(s) f(s, y)         back_both(f)[j, y]        sum_t a_t(j) a_t(y) f(t, y)
 #   common(h)[i, y]          sum_s a_i(s) a_y(s) h(s)            back_common(h)[j, y]      sum_t a_t(j) a_t(y) h(t)
 #   common_twice(h)[i, y]    sum_s a_i(s)^2 a_y(s) h(s)          back_common_twice(h)      sum_t a_t(j)^2 a_t(y) h(t)
 
 
 class _Dense:
-    """Every position is a node: functions of two positions are square matrices, whose diagonal is a row with itself."""
+    """Every position is a node: a function of two positions is a square matrix, whose diagonal pairs rows with themselves."""
 
     def __init__(self, positions: Positions, keys: Array) -> None:
         n = positions.length
@@ -373,7 +379,7 @@ class _Dense:
         x[np.diag_indices_from(x)] = (np.append(beside, beside[-1]) + np.append(beside[0], beside)) / 2
         return x
 
-    def ext(self, f: Array) -> Array:
+    def diagonal_values(self, f: Array) -> Array:
         return np.diagonal(f)
 
     def swap(self, f: Array) -> Array:
@@ -393,25 +399,25 @@ class _Dense:
     def split(self, f: Array) -> tuple[Array, Array]:
         return f, np.zeros(len(f))
 
-    def times_first(self, f: Array, h: Array) -> Array:
+    def scale_rows(self, f: Array, h: Array) -> Array:
         return h[:, None] * f
 
-    def win(self, h: Array) -> Array:
+    def window_means(self, h: Array) -> Array:
         return self.a @ h
 
-    def ask(self, h: Array) -> Array:
+    def query_sums(self, h: Array) -> Array:
         return self.a.T @ h
 
     def over(self, f: Array) -> Array:
         return self.a @ f
 
-    def met(self, f: Array) -> Array:
+    def over_both(self, f: Array) -> Array:
         return self.a @ (self.a.T * f)
 
     def back(self, f: Array) -> Array:
         return self.a.T @ f
 
-    def back_met(self, f: Array) -> Array:
+    def back_both(self, f: Array) -> Array:
         return self.a.T @ (self.a * f)
 
     def common(self, h: Array) -> Array:
@@ -427,11 +433,11 @@ class _Dense:
         return ((self.a**2).T * h) @ self.a
 
 
-class _Apart:
-    """Nodes and distances back from them: sums are matrices over ordered pairs, made once for one set of marginals.
+class _Distant:
+    """Nodes and distances back from them: sums are matrices over ordered pairs, computed once for each set of marginals.
 
-    A function of two positions is a vector: pairs with the later position first, the same with the earlier first, and then
-    each node with itself.
+    A function of two positions is a vector: pairs with the later position first, the same with the earlier first, then each
+    node with itself.
     """
 
     def __init__(self, positions: Distances, keys: Array) -> None:
@@ -460,7 +466,7 @@ class _Apart:
     def smooth(self, q: Array, c: Array) -> Array:
         return np.concatenate([c, c, self.layout.beside @ np.concatenate([c, c])])
 
-    def ext(self, f: Array) -> Array:
+    def diagonal_values(self, f: Array) -> Array:
         return f[2 * self.count :]
 
     def swap(self, f: Array) -> Array:
@@ -477,30 +483,30 @@ class _Apart:
         return np.concatenate([pairs, pairs, selves])
 
     def split(self, f: Array) -> tuple[Array, Array]:
-        """A smooth function, and by how much a row with itself exceeds it."""
+        """A smooth function, and the excess of a row with itself over it."""
         beside = self.layout.beside @ f[: 2 * self.count]
         return np.concatenate([f[: 2 * self.count], beside]), f[2 * self.count :] - beside
 
-    def times_first(self, f: Array, h: Array) -> Array:
+    def scale_rows(self, f: Array, h: Array) -> Array:
         late, early = self.positions.pairs(h)
         return f * np.concatenate([late, early, h])
 
-    def win(self, h: Array) -> Array:
+    def window_means(self, h: Array) -> Array:
         return self.w @ h
 
-    def ask(self, h: Array) -> Array:
+    def query_sums(self, h: Array) -> Array:
         return self.v @ h
 
     def over(self, f: Array) -> Array:
         return self.R @ f
 
-    def met(self, f: Array) -> Array:
+    def over_both(self, f: Array) -> Array:
         return self.O @ f
 
     def back(self, f: Array) -> Array:
         return self.C @ f
 
-    def back_met(self, f: Array) -> Array:
+    def back_both(self, f: Array) -> Array:
         return self.B @ f
 
     def common(self, h: Array) -> Array:
@@ -528,7 +534,7 @@ def _weights(at: Array, keys: Array, length: int) -> tuple[Array, Array]:
 
 
 class _Layout:
-    """Ordered pairs, and for each second position the places at which a function of the first is looked at."""
+    """Ordered pairs, and for each second position the knots at which a function of the first is evaluated."""
 
     def __init__(self, positions: Distances) -> None:
         late, early, nodes = positions.nodes[positions.late], positions.early, positions.nodes
@@ -536,12 +542,12 @@ class _Layout:
         one, other = np.concatenate([late, early, nodes]), np.concatenate([early, late, nodes])
         self.unique, index = np.unique(np.concatenate([one, other]), return_inverse=True)
         self.first, self.second = np.split(index, 2)
-        """Of each ordered pair, as indices into `unique`"""
+        """The second position of each ordered pair, as an index into `unique`"""
         n, m = self.count, nodes.size
         self.distinct = np.concatenate([np.arange(n), 2 * n + np.arange(m)])
-        """Pairs once, and each node with itself"""
+        """Indices of unordered pairs, and of each node with itself"""
         self.undirected = np.concatenate([np.arange(n), np.arange(n), n + np.arange(m)])
-        """From ordered pairs to those"""
+        """The unordered pair of each ordered pair"""
         self.directed = np.concatenate([np.arange(n), n + m + np.arange(n), n + np.arange(m)])
         self.members = [np.flatnonzero(self.second == k) for k in range(self.unique.size)]
         self.knots = [_knots(int(y), positions.length) for y in self.unique]
@@ -549,11 +555,11 @@ class _Layout:
         self.at = np.split(
             self._between(positions, np.concatenate(self.knots), np.repeat(self.unique, sizes)), np.cumsum(sizes)[:-1]
         )
-        # Of a position with itself: the mean of its two neighbours, which are the first and the second of their pairs.
+        # A position with itself: the mean of its two neighbours, which are the first and the second of their pairs.
         self.beside = np.tile(positions.at_pairs(nodes, nodes) / 2, 2)
 
     def _between(self, positions: Distances, one: Array, other: Array) -> Array:
-        """Interpolation of a function of two positions from what is kept of it; (points, kept)."""
+        """Interpolation weights of a function of two positions from its stored values; (points, stored)."""
         n, values = self.count, np.zeros((one.size, self.first.size))
         for sign, part in ((1, slice(0, n)), (-1, slice(n, 2 * n))):
             side = np.sign(one - other) == sign
@@ -563,9 +569,9 @@ class _Layout:
         return values
 
     def matrices(self, *parts: tuple[Array, Array]) -> list[Array]:
-        """For weights over positions, and which of them each ordered pair takes: the sum over the first position of a function.
+        """Matrices that sum a function over its first position with given weights; the function is linear between its knots.
 
-        Between its knots the function is taken to be linear.
+        Each part is the weights over positions, in rows, and the index of the row that each ordered pair uses.
         """
         position, sums = np.arange(1, self.length + 1), []
         for weights, which in parts:
@@ -587,7 +593,7 @@ class _Layout:
 
 
 def _knots(y: int, length: int) -> Array:
-    """Positions between which a function that bends at y is nearly linear."""
+    """The positions between which a function that bends at y is nearly linear."""
     steps = np.unique(np.rint(_KNOTS ** np.arange(math.log(length + 1) / math.log(_KNOTS) + 1)).astype(int))
     knots = np.concatenate([[1, length, y], y - steps, y + steps, steps])
     return np.unique(knots[(knots >= 1) & (knots <= length)])

@@ -8,8 +8,8 @@ row i, and U(i) its window,
           B_{jl} = e^{\zeta K_{jl}} / \langle e^{\zeta K} \rangle - 1
 
 where a are the marginals E A, centring is over both windows with these weights (so that rows sum to their marginals), and the
-exponent zeta(Z) is what makes w exact for exchangeable tokens (:mod:`.softmax_responses`). The gradient of the scores needs
-nothing else: by Price's theorem, for the Jacobians J = diag A - AA',
+exponent zeta(Z) makes w exact for exchangeable tokens (:mod:`.softmax_responses`). The gradient of the scores follows from w:
+by Price's theorem, for the Jacobians J = diag A - AA',
 
 .. math:: E (J_i K J_{i'}^\top)_{jl} = \partial w_{jl} / \partial Z
 
@@ -52,36 +52,36 @@ _TINY = 1e-9
 _LEAST = 1e-150  # replaces a second moment of 0
 
 
-class Attended(NamedTuple):
+class AttentionOutput(NamedTuple):
     """Output and pullback of attention, for values with the second moment of the source."""
 
     second_moment: Array
-    """of the output before its projection, per feature, at each node; (n,)"""
+    """Of the output before its projection, per feature, at each node; (n,)"""
     covariance: Array
-    """between two tokens of the output; (n, n)"""
+    """Between two tokens of the output; (n, n)"""
     rows: RowResponse
-    """the softmax of each node's row: P, entropy and their derivatives"""
+    """The softmax of each node's row: P, entropy and their derivatives"""
     score_variance: Array
-    """of the scores in each node's row, about their common part, nats^2; (n,)"""
+    """Of the scores in each node's row, about their common part, nats^2; (n,)"""
     pull: Callable[[Array, Array], tuple[Moments, Moments]]
-    """From the moments of the output's gradient to those of the gradient that reaches the queries' tokens through the queries,
-    and of the gradient that reaches the source through keys and values. Linear; in self-attention the two add up."""
+    """The map from the moments of the output's gradient to those of the gradient of the queries' tokens through the queries,
+    and of the gradient of the source through keys and values. It is linear; in self-attention the two are added."""
 
 
 class TokenAttention:
-    """Attention over one set of windows; everything that does not depend on the signal is computed once.
+    """Attention over one set of windows; all quantities that do not depend on the signal are computed once.
 
     Parameters
     ----------
-    asking : positions of the queries.
+    queries : positions of the queries.
     source : positions of keys and values; those of the queries in self-attention.
     causal, window : as in :class:`~depthwidth.signal.positions.Windows`.
     head_dim : d_h; None for the limit of infinite heads.
     width : d, of the tokens; None for the limit of infinite width.
     dropout : p, of the probabilities. 0 <= p < 1.
     rotation : for rotary positions, the average cosine between two keys as a function of their distance; self-attention only.
-        The scores of two keys then share less than their values do. In two rows it also depends on the distance of the rows,
-        which is left out.
+        The covariance of two scores is then less than that of the values. For two rows the factor also depends on the distance
+        of the rows, which is neglected.
 
     Raises
     ------
@@ -90,8 +90,8 @@ class TokenAttention:
 
     Notes
     -----
-    Exact at infinite width, but for the tables (1e-3), for exchangeable tokens without a mask or under a causal one. Measured
-    against simulation of one causal layer, 16 to 48 tokens, score variances 1 and 4: exchangeable tokens, and the output of a
+    Exact at infinite width, except for the tables (1e-3), for exchangeable tokens without a mask or with a causal one. Compared
+    with simulation of one causal layer, 16 to 48 tokens, score variances 1 and 4: exchangeable tokens, and the output of a
     causal layer as input, within the noise of 0.5 %; text with a Zipf vocabulary of 1000, half of each embedding the token's,
     within 2 % forward and 1.5 % in the gradient's second moment; with a vocabulary of 30 and nine tenths, 5 to 10 % and 4 %.
     Tokens of unequal norm, which a norm before attention excludes, are less accurate: with squares spread by a sixth, the
@@ -105,52 +105,59 @@ class TokenAttention:
     Examples
     --------
     >>> causal = TokenAttention(Positions.smooth(64), causal=True, head_dim=64, width=256)
-    >>> q, c = causal.asking.alike(1.0, 0.2)
+    >>> q, c = causal.queries.uniform(1.0, 0.2)
     >>> out = causal(q, c)
-    >>> print(f"{causal.asking.mean(out.second_moment):.3f} {causal.asking.pair_mean(out.covariance):.3f}")
+    >>> print(f"{causal.queries.mean(out.second_moment):.3f} {causal.queries.pair_mean(out.covariance):.3f}")
     0.294 0.227
     """
 
     def __init__(
-        self, asking: Positions, source: Positions | None = None, *, causal: bool, window: int | None = None,
-        head_dim: int | None = None, width: float | None = None, dropout: float = 0.0,
+        self,
+        queries: Positions,
+        source: Positions | None = None,
+        *,
+        causal: bool,
+        window: int | None = None,
+        head_dim: int | None = None,
+        width: float | None = None,
+        dropout: float = 0.0,
         rotation: Callable[[Array], Array] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not 0 <= dropout < 1:
             raise InputError(f"dropout={dropout} is outside [0, 1)")
-        self.asking, self.source = asking, asking if source is None else source
-        self.windows = windows(asking, self.source, causal, window)
+        self.queries, self.source = queries, queries if source is None else source
+        self.windows = windows(queries, self.source, causal, window)
         self.head_dim, self.width = head_dim, width
         self.noise = dropout / (1 - dropout)
         self.sums: _Dense | _Smooth = _Dense(self.windows) if self.windows.dense else _Smooth(self.windows)
-        rows = np.arange(asking.count)
-        upper = np.triu_indices(asking.count, 0 if not self.sums.dense else 1)
+        rows = np.arange(queries.count)
+        upper = np.triu_indices(queries.count, 0 if not self.sums.dense else 1)
         self.split = int(upper[0].size)
-        """Where in a flat array the pairs of one row with itself begin"""
+        """Index in a flat array of the first pair of a row with itself"""
         self.first, self.second = (np.concatenate([part, rows]) for part in upper)
-        place = np.empty((asking.count, asking.count), dtype=int)
+        place = np.empty((queries.count, queries.count), dtype=int)
         if self.sums.dense:
             place[rows, rows] = self.split + rows
         place[upper] = place[upper[::-1]] = np.arange(self.split)
         self._place, self._along = place, place[rows, rows]
         self._tables: dict[int, _Tables] = {}
-        self.turned: Array | None = None
-        """Factor of rotations on the covariance of two different tokens' keys; (n, n)"""
+        self.rotation_factor: Array | None = None
+        """Factor of rotation on the covariance of the keys of two different tokens; (n, n)"""
         if rotation is not None:
-            apart = np.abs(asking.nodes[:, None] - asking.nodes)
+            apart = np.abs(queries.nodes[:, None] - queries.nodes)
             if not self.sums.dense:  # two tokens near one node are a third of the way to its neighbours apart
-                apart = apart + np.diag(np.maximum(1, np.gradient(asking.nodes.astype(float)).astype(int) // 3))
-            self.turned = rotation(apart)
+                apart = apart + np.diag(np.maximum(1, np.gradient(queries.nodes.astype(float)).astype(int) // 3))
+            self.rotation_factor = rotation(apart)
 
     def square(self, flat: Array) -> Array:
         """A symmetric matrix (..., n, n) from values at pairs of rows.
 
-        Its diagonal is that of two different rows; where every position is a node, of one row with itself.
+        Its diagonal holds pairs of two different rows near a node, or of a row with itself if every position is a node.
         """
         return flat[..., self._place]
 
     def parts(self, flat: Array) -> tuple[Array, Array | None]:
-        """The matrix, and by how much one row with itself exceeds its diagonal: None where it holds that already."""
+        """The matrix, and the excess of one row with itself over its diagonal; None if the diagonal already holds that."""
         square = self.square(flat)
         if self.sums.dense:
             return square, None
@@ -159,35 +166,31 @@ class TokenAttention:
     def tables(self, largest: float) -> _Tables:
         """Integrals of the softmax for score variances up to `largest`, or a power of two above it."""
         octave = max(-10, math.ceil(math.log2(max(largest, 1e-9)) - 1e-9))
-        found = self._tables.get(octave)
-        if found is None:
-            found = self._tables[octave] = _Tables(2.0**octave, self.windows, self.head_dim, self.first, self.second)
-        return found
+        tables = self._tables.get(octave)
+        if tables is None:
+            tables = self._tables[octave] = _Tables(2.0**octave, self.windows, self.head_dim, self.first, self.second)
+        return tables
 
     def __call__(
         self, q: Array, c: Array, score_gain: float = 1.0, memory: Moments | None = None, normed: bool = False
-    ) -> Attended:
-        """Attend.
+    ) -> AttentionOutput:
+        """The output of attention and its pullback.
 
         Parameters
         ----------
-        q, c : moments of the tokens that ask, at the nodes.
+        q, c : moments of the queries' tokens, at the nodes.
         score_gain : A, variance of a raw score q.k / sqrt(d_h) between tokens of second moment 1, in nats^2.
         memory : moments of the source in cross-attention.
-        normed : queries and keys are normalised (QK-norm), so that scores see correlations only.
-
-        Returns
-        -------
-        :class:`Attended`.
+        normed : queries and keys are normalised (QK-norm), so that scores depend on correlations only.
 
         Raises
         ------
         InputError
-            if shapes do not fit the nodes, a number is out of range, or scores vary too much for the series.
+            if shapes do not match the nodes, a number is out of range, or scores vary too much for the series.
         """
         q, c = np.asarray(q, dtype=float), np.asarray(c, dtype=float)
         keys = (q, c) if memory is None else (np.asarray(memory[0], dtype=float), np.asarray(memory[1], dtype=float))
-        for what, positions, (second, pair) in (("tokens", self.asking, (q, c)), ("source", self.source, keys)):
+        for what, positions, (second, pair) in (("tokens", self.queries, (q, c)), ("source", self.source, keys)):
             n = positions.count
             if second.shape != (n,) or pair.shape != (n, n):
                 raise InputError(f"moments of the {what} have shapes {second.shape} and {pair.shape}, not those of {n} nodes")
@@ -195,12 +198,12 @@ class TokenAttention:
                 raise InputError(f"a second moment of the {what} is negative or not a number")
         if not 0 <= score_gain < math.inf:
             raise InputError(f"score_gain={score_gain} is negative or not finite")
-        return _Layer(self, (q, c), keys, float(score_gain), normed).attended()
+        return _Layer(self, (q, c), keys, float(score_gain), normed).output()
 
 
 @functools.lru_cache(maxsize=32)
 def token_attention(*arguments: Any, **options: Any) -> TokenAttention:
-    """The :class:`TokenAttention` for these arguments, made once."""
+    """The :class:`TokenAttention` for these arguments, cached."""
     return TokenAttention(*arguments, **options)
 
 
@@ -226,7 +229,7 @@ class _Tables:
             self._pairs = np.ascontiguousarray(at_kept[..., index[first], index[second]])
 
     def at(self, lengths: Array) -> None:
-        """Interpolate to rows of these lengths, which need not be whole."""
+        """Interpolate to rows of these lengths, which need not be integers."""
         self._spread = _interpolation(self.nodes, np.minimum(np.maximum(lengths, 1.0), self.nodes[-1]))
         self._rows = self.responses.row_table @ self._spread.T
         self._pairs = None
@@ -239,7 +242,7 @@ class _Tables:
         k, m = self._kept
         if self._pairs is not None:
             both = (self._pairs * (over_x[k] * over_y[m])).sum(1)
-        else:  # too many pairs to keep their coefficients
+        else:  # too many pairs to store their coefficients
             pairs = self.responses.pairs
             both = np.zeros((pairs.shape[0], variance.size))
             for i, j in zip(k, m, strict=True):
@@ -264,23 +267,23 @@ class _Tables:
 
 
 class _Layer:
-    """The softmax of one layer, and both directions through it.
+    """The softmax of one layer, with its forward and backward pass.
 
-    What belongs to two rows lies in flat arrays: the upper triangle of pairs of different rows, then each row with itself.
+    Quantities of two rows are in flat arrays: the upper triangle of pairs of different rows, then each row with itself.
     """
 
-    def __init__(self, owner: TokenAttention, asking: Moments, source: Moments, gain: float, normed: bool) -> None:
+    def __init__(self, owner: TokenAttention, queries: Moments, source: Moments, gain: float, normed: bool) -> None:
         self.owner, self.gain = owner, gain
-        (q, c), (qs, cs) = asking, source
+        (q, c), (qs, cs) = queries, source
         self.unit = q, qs
         if normed:
             root, root_s = (np.sqrt(np.maximum(m, _LEAST)) for m in (q, qs))
             q, c = np.ones_like(q), c / (root[:, None] * root)
             qs, cs = np.ones_like(qs), cs / (root_s[:, None] * root_s)
         self.q = q
-        self.rest: Array | None = None  # of the values' covariance, what the scores do not share
-        if owner.turned is not None:
-            shared = cs * owner.turned
+        self.rest: Array | None = None  # the part of the values' covariance that is not in the scores
+        if owner.rotation_factor is not None:
+            shared = cs * owner.rotation_factor
             self.rest, cs = cs - shared, shared
             if owner.sums.dense:
                 np.fill_diagonal(self.rest, 0.0)
@@ -290,17 +293,17 @@ class _Layer:
 
     def _softmax(self, c: Array, qs: Array, cs: Array) -> None:
         owner, gain, q = self.owner, self.gain, self.q
-        sums = self.sums = copy.copy(owner.sums)  # each layer weighs its windows differently
+        sums = self.sums = copy.copy(owner.sums)  # each layer has different weights in its windows
         a, b, split = owner.first, owner.second, owner.split
         if sums.dense:
             cs = cs.copy()
             np.fill_diagonal(cs, qs)
-        # Exponents are taken about the middle of the covariances: a constant drops out of a softmax.
+        # Exponents are relative to the middle of the covariances: a constant cancels in a softmax.
         low, high = min(cs.min(), qs.min()), max(cs.max(), qs.max())
         middle, reach = (low + high) / 2, (high - low) / 2
         x, xq = cs - middle, qs - middle
-        own, apart, column, n = sums.uniform(x, xq)
-        if n[0] == 1 and n.size > 1:  # for a single token there is no part that tokens do not share
+        own, apart, column, n = sums.window_moments(x, xq)
+        if n[0] == 1 and n.size > 1:  # a single token has no part that tokens do not share
             apart[n == 1] = apart[n > 1][:1]
         self.n, self.own = n, own + middle
         self.s2 = s2 = gain * q * apart
@@ -317,12 +320,12 @@ class _Layer:
         exponent[split:], slope[split:] = gain * q * rows.ratio, rows.slope
         product[split:] = q * rows.norm
         self.product = product
-        # A token whose logit varies more than its neighbours', or less with them, is attended to more: E p_j is not 1/n.
+        # A token receives more attention (E p_j > 1/n) if its logit has more variance, or less covariance with the others.
         sums.weigh(0.5 * gain * (rows.attraction * q)[:, None] * (xq - 2 * column))
         terms = _terms(reach * max(-exponent.min(), exponent.max()))
         covariances, full, diagonal = (v[:, a, b] for v in sums.products(x, xq, terms))
         shared = diagonal[0]
-        several = shared < 1 - _TINY  # two windows of the same single token hold no pair of different ones
+        several = shared < 1 - _TINY  # two windows of the same single token have no pair of different tokens
         off = np.where(several, (full - diagonal) / np.where(several, 1 - shared, 1.0), diagonal)
         self.e, self.f = _coefficients(exponent, slope, off, terms)
         jacobian = np.exp(pair.exponent * variance) * slope
@@ -341,7 +344,7 @@ class _Layer:
             covariance += more[a, b]
             response += slope * responding[a, b]
         if owner.width is not None:
-            # Token products fluctuate: off the diagonal, each has this variance about its mean.
+            # Products of tokens fluctuate: off the diagonal, this is their variance about the mean.
             stir = apart[a] * apart[b] / owner.width
             left = 1 - rows.P
             kept = left[a] * left[b]
@@ -356,7 +359,7 @@ class _Layer:
         self.covariance, self.response = covariance, response
 
     def _scale(self, q: Array, qs: Array) -> None:
-        """Back from tokens of unit norm. The keys' own norms cancel those of the values they come with."""
+        """Rescale from tokens of unit norm. The norms of the keys cancel those of the values of the same tokens."""
         a, b = self.owner.first, self.owner.second
         mean = np.sqrt(self.sums.mean(qs))
         own = np.sqrt(q)
@@ -364,12 +367,12 @@ class _Layer:
         self.covariance *= values
         self.response *= values / np.maximum(own[a] * own[b], _LEAST)
 
-    def attended(self) -> Attended:
+    def output(self) -> AttentionOutput:
         owner = self.owner
-        return Attended(self.covariance[owner.split :], owner.square(self.covariance), self.rows, self.s2, self.pull)
+        return AttentionOutput(self.covariance[owner.split :], owner.square(self.covariance), self.rows, self.s2, self.pull)
 
     def pull(self, gq: Array, gc: Array) -> tuple[Moments, Moments]:
-        """The gradient at the input, from that at the output."""
+        """The gradient at the input, given that at the output."""
         owner, sums, split = self.owner, self.sums, self.owner.split
         g = np.asarray(gc, dtype=float)[owner.first, owner.second]
         g[split:] = gq
@@ -381,13 +384,13 @@ class _Layer:
         second, covariance = sums.back(*owner.parts(g), *owner.parts(powers))
         if owner.noise:
             dropped = owner.noise * weighed[split:] * self.own * self.rows.T
-            second = second + sums.asked(owner.noise * g[split:] * self.rows.P + dropped)
-            covariance = covariance - sums.asked_twice(dropped * self.n / np.maximum(self.n - 1, 1))
+            second = second + sums.query_sums(owner.noise * g[split:] * self.rows.P + dropped)
+            covariance = covariance - sums.query_pair_sums(dropped * self.n / np.maximum(self.n - 1, 1))
         return (ask[split:], owner.square(ask)), (second, covariance)
 
 
 def _terms(x: float) -> int:
-    """Terms of exp(x) that leave out less than the tolerance."""
+    """Number of terms of exp(x) with a remainder below the tolerance."""
     term, k = 1.0, 0
     while k < 2 or (term > _TOLERANCE and k < _MOST_TERMS):
         k += 1
@@ -398,7 +401,7 @@ def _terms(x: float) -> int:
 
 
 def _coefficients(exponent: Array, slope: Array, off: Array, terms: int) -> tuple[Array, Array]:
-    """Of each power of K in w / (a a'), and in its derivative by Z; from the first power on."""
+    """Coefficients of each power of K in w / (a a') and in its derivative with respect to Z, from the first power on."""
     powers = np.empty((terms + 1, *exponent.shape))
     powers[0] = 1
     for k in range(1, terms + 1):
@@ -421,10 +424,10 @@ class _Dense:
         self.seen, self.n = mask.seen, mask.lengths
         self.even = self.seen / self.n[:, None]
 
-    def uniform(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
-        """Over each window: mean second moment, what of it tokens do not share, covariance with each key, number of tokens.
+    def window_moments(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
+        """Per window: mean second moment, its part that tokens do not share, covariance with each key, number of tokens.
 
-        Tokens that repeat count less: n - 1 is tr(K)^2 / |K|^2 of the centred covariances, their effective rank.
+        Repeated tokens count less: n - 1 is tr(K)^2 / |K|^2 of the centred covariances, their effective rank.
         """
         column = self.even @ x
         own = self.even @ xq
@@ -455,7 +458,7 @@ class _Dense:
             np.matmul(a, self.x[k], out=self.one[k])
             np.matmul(self.one[k], a.T, out=full[k])
             np.matmul(a * xq**k, a.T, out=diagonal[k])
-        # A token and its repetitions are alike.
+        # A token and its repetitions are equal.
         repeated = self.n / self.count
         longer = self.n[:, None] - self.n
         diagonal *= np.where(
@@ -468,9 +471,9 @@ class _Dense:
         return covariances, full, diagonal
 
     def apart(self, rest: Array) -> tuple[Array, Array]:
-        """Over two windows: the mean of a covariance that is not the scores', and its covariance with K.
+        """Over two windows: the mean of a covariance that is not in the scores, and its covariance with K.
 
-        It then stands behind the powers of K for :meth:`back`.
+        It is then stored after the powers of K for :meth:`back`.
         """
         a, x = self.a, self.x[1]
         one = a @ rest
@@ -494,26 +497,26 @@ class _Dense:
         return np.diagonal(result).copy(), result
 
     def mean(self, values: Array) -> Array:
-        """Over each window."""
+        """Mean over each window."""
         return self.even @ values
 
-    def asked(self, values: Array) -> Array:
-        """Sum over the rows that attend to each key, each divided by its length."""
+    def query_sums(self, values: Array) -> Array:
+        """Sum over the rows that attend to each key, each divided by the row's length."""
         return self.even.T @ values
 
-    def asked_twice(self, values: Array) -> Array:
+    def query_pair_sums(self, values: Array) -> Array:
         return (self.even.T * values) @ self.even
 
 
 def _beside(sums: Array, x: Array) -> Array:
-    """Sums over the first position of functions x (..., n, n) that bend where the two positions meet; (..., row, n)."""
+    """Sums over the first position of functions x (..., n, n) that bend where the two positions are equal; (..., row, n)."""
     if x.ndim == 2:
         return np.matmul(sums, x.T[:, :, None])[..., 0].T
     return np.matmul(sums, x.transpose(2, 1, 0)).transpose(2, 1, 0)
 
 
 class _Smooth:
-    """Few nodes. The diagonal, one token with itself, is no part of the smooth covariance and is carried beside it."""
+    """Few nodes. The diagonal, one token with itself, is not part of the smooth covariance and is stored separately."""
 
     dense = False
 
@@ -526,7 +529,7 @@ class _Smooth:
         self.inverse = 1 / self.n[:, None]
         self.single = self.n == 1
 
-    def uniform(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
+    def window_moments(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
         beyond = xq - np.diagonal(x)
         column = _beside(self.even_beside, x)
         own = self.even @ xq
@@ -541,11 +544,11 @@ class _Smooth:
         self.a = self.even * density
         self.a_beside = self.even_beside * density
         self.density = density * self.inverse
-        turned = density.T
-        self.askers = mask.askers * turned
-        self.askers_beside = (mask.askers_beside * turned).transpose(0, 2, 1)
+        transposed = density.T
+        self.askers = mask.askers * transposed
+        self.askers_beside = (mask.askers_beside * transposed).transpose(0, 2, 1)
         self.common = mask.common * (self.density[:, None] * self.density)
-        self.both = mask.both * (turned[:, None] * turned)
+        self.both = mask.both * (transposed[:, None] * transposed)
 
     def products(self, x: Array, xq: Array, terms: int) -> tuple[Array, Array, Array]:
         a = self.a
@@ -570,7 +573,7 @@ class _Smooth:
         return full[2:] - mixed - mixed.transpose(0, 2, 1) + full[1:-1] * full[1], full, diagonal
 
     def apart(self, rest: Array) -> tuple[Array, Array]:
-        """Over two windows: the mean of a covariance that is not the scores'; it is smooth, and responds to nothing."""
+        """Over two windows: the mean of a covariance that is not in the scores; it is smooth, and its response is 0."""
         keys = rest.shape[0]
         rows = self.n.size
         lone = (self.common.reshape(rows * rows, keys) @ np.diagonal(rest)).reshape(rows, rows)
@@ -601,8 +604,8 @@ class _Smooth:
     def mean(self, values: Array) -> Array:
         return self.even @ values
 
-    def asked(self, values: Array) -> Array:
+    def query_sums(self, values: Array) -> Array:
         return self.mask.askers @ values
 
-    def asked_twice(self, values: Array) -> Array:
+    def query_pair_sums(self, values: Array) -> Array:
         return self.mask.both @ values

@@ -1,8 +1,8 @@
-r"""The positions at which the moments of a signal are kept, and the windows that a token at each may attend to.
+r"""The positions at which the moments of a signal are stored, and the attention window of each.
 
-A sequence has positions 1 ... L. Moments are kept at a few of them, the *nodes*: for a text at every position, for exchangeable
-tokens under a causal mask at about a dozen, because their moments are smooth functions of ln t. An interpolation matrix maps
-values at the nodes to values at all positions, so that sums over positions become products with small matrices, made once.
+A sequence has positions 1 ... L. Moments are stored at some of them, the *nodes*: at every position for a text, at about a
+dozen for exchangeable tokens under a causal mask, whose moments are smooth functions of ln t. An interpolation matrix maps
+values at the nodes to values at all positions, so sums over positions become products with small matrices, computed once.
 
 Derivation: docs/derivations/tokens.md, (T1) and (T2).
 """
@@ -21,7 +21,7 @@ from ..numerics.interpolation import lagrange_weights, spline_values
 
 Array = Any
 
-_FIRST = 4  # the first positions are all nodes: one key more or less matters most there
+_FIRST = 4  # the first positions are all nodes: there a single key matters most
 _RATIO = 1.7
 
 
@@ -38,11 +38,11 @@ class Positions:
     weights: Array
     """Interpolation: a smooth function of position is `weights @` its values at the nodes. Shape (L, n), rows sum to 1."""
     dense: bool
-    """Whether every position is a node."""
+    """True if every position is a node."""
 
     @classmethod
     def every(cls, length: int) -> Positions:
-        """All positions: for a text, in which any two tokens may have a correlation of their own.
+        """All positions: for a text, in which each pair of tokens may have a different correlation.
 
         Examples
         --------
@@ -75,25 +75,25 @@ class Positions:
 
     @property
     def length(self) -> int:
-        """L, positions of the sequence."""
+        """L, number of positions of the sequence."""
         return int(self.weights.shape[0])
 
     @property
     def count(self) -> int:
-        """n, nodes."""
+        """n, number of nodes."""
         return int(self.nodes.size)
 
     def pairs(self, values: Array) -> tuple[Array, Array]:
         """Values at the nodes, shape (n,), as values at the first and at the second token of each pair; the two broadcast."""
         return values[:, None], values
 
-    def swapped(self, values: Array) -> Array:
+    def swap(self, values: Array) -> Array:
         """Values at pairs, with the two tokens of each pair exchanged."""
         return values.T
 
     @property
     def distances(self) -> Array:
-        """Positions between the two tokens of each pair."""
+        """Distance between the two tokens of each pair, in positions."""
         return np.abs(np.subtract.outer(self.nodes, self.nodes))
 
     @functools.cached_property
@@ -105,11 +105,11 @@ class Positions:
         length = self.length
         if length == 1:
             return np.zeros((1, 1))
-        rows = np.stack([self.beside(a).mean(0) for a in range(self.count)]) if not self.dense else self._share
+        rows = np.stack([self.bent_weights(a).mean(0) for a in range(self.count)]) if not self.dense else self._share
         return (length * self._share[:, None] * rows - np.diag(self._share)) / (length - 1)
 
-    def beside(self, node: int) -> Array:
-        """Interpolation of a function that is smooth on either side of one node but may bend there; (L, n).
+    def bent_weights(self, node: int) -> Array:
+        """Interpolation weights for a function that is smooth on either side of one node but may bend there; (L, n).
 
         As a function of t', a covariance of positions t and t' bends at t' = t, where the shorter window changes.
         """
@@ -132,12 +132,12 @@ class Positions:
         """Average over all pairs of different positions of values at pairs of nodes, shape (n, n); 0 for one position."""
         return float((self._pair_share * np.asarray(values)).sum())
 
-    def alike(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
+    def uniform(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
         """The moments q and c at the nodes of a signal with the same moments at every position."""
         return np.full(self.count, float(second_moment)), np.full((self.count, self.count), float(covariance))
 
     def at_every(self, second_moment: Array, covariance: Array) -> tuple[Array, Array]:
-        """Moments q (L,) and c (L, L) at all positions, the diagonal of c filled with q."""
+        """Moments q (L,) and c (L, L) at all positions, with q on the diagonal of c."""
         q = self.weights @ np.asarray(second_moment)
         c = self.weights @ np.asarray(covariance) @ self.weights.T
         np.fill_diagonal(c, q)
@@ -146,17 +146,17 @@ class Positions:
 
 @dataclass(frozen=True, eq=False)
 class Distances(Positions):
-    """Nodes among the positions of a sequence, and from each node several distances back.
+    """Nodes among the positions of a sequence, and several distances back from each node.
 
     If attention prefers near tokens, the correlation of two tokens depends on their distance as much as on their positions. A
-    moment of two different tokens is an array c (P,): the first of a pair is at a node, the second before it, at distances that
-    are evenly spaced in their logarithm. Functions of pairs are smooth in ln t and the logarithm of the distance.
+    moment of two different tokens is an array c (P,): the first of a pair is at a node, the second before it, at distances
+    evenly spaced in their logarithm. Functions of pairs are smooth in ln t and in the logarithm of the distance.
     """
 
     late: Array
     """Index of the node that is the first token of each pair; (P,)"""
     early: Array
-    """Position of the second; (P,)"""
+    """Position of the second token of each pair; (P,)"""
 
     @classmethod
     def back(cls, length: int) -> Distances:
@@ -173,40 +173,41 @@ class Distances(Positions):
         """Values at the nodes, shape (n,), as values at the first and at the second token of each pair; (P,) both."""
         return values[self.late], self.weights[self.early - 1] @ values
 
-    def swapped(self, values: Array) -> Array:
-        """The values themselves: what depends on the order of a pair is taken from its later token."""
+    def swap(self, values: Array) -> Array:
+        """The values themselves: a value that depends on the order of a pair is that of its later token."""
         return values
 
     @property
     def distances(self) -> Array:
-        """Positions between the two tokens of each pair."""
-        apart: Array = self.nodes[self.late] - self.early
-        return apart
+        """Distance between the two tokens of each pair, in positions."""
+        distances: Array = self.nodes[self.late] - self.early
+        return distances
 
     @functools.cached_property
     def _pair_share(self) -> Array:
         result = np.zeros(self.late.size)
         position = np.arange(1, self.length + 1)
-        # The mean over the tokens before one is a constant, a term in 1/t and a remainder that is smooth in ln t.
+        # The mean over earlier tokens is a constant, a term in 1/t and a remainder that is smooth in ln t.
         before = (position - 1) / max(1, (position - 1).sum())
         of_node = (before / position) @ self.weights * self.nodes
         of_node[-1] += before.sum() - of_node.sum()
         for node, t in enumerate(self.nodes):
-            own = np.flatnonzero(self.late == node)
-            if own.size:
-                apart = np.arange(1, t)
-                index, weights = neighbor_weights(_along(t - self.early[own], t), _along(apart, t))
-                result += of_node[node] * np.bincount(own[index].ravel(), weights.ravel(), self.late.size) / (t - 1)
+            pairs_of_node = np.flatnonzero(self.late == node)
+            if pairs_of_node.size:
+                distance = np.arange(1, t)
+                index, weights = neighbor_weights(_along(t - self.early[pairs_of_node], t), _along(distance, t))
+                result += of_node[node] * np.bincount(pairs_of_node[index].ravel(), weights.ravel(), self.late.size) / (t - 1)
         return result / result.sum()
 
-    def alike(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
+    def uniform(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
         """The moments q and c of a signal with the same moments at every position."""
         return np.full(self.count, float(second_moment)), np.full(self.late.size, float(covariance))
 
     def at_pairs(self, one: Array, other: Array) -> Array:
         """Interpolation to any pairs of positions: (points, P), rows sum to 1.
 
-        A pair of a token with itself counts as two neighbours; the excess of its second moment is not smooth and kept apart.
+        A token paired with itself is treated as two neighbours; the excess of its second moment is not smooth and kept
+        separately.
         """
         later = np.maximum(np.maximum(one, other), 2)
         apart = np.maximum(np.abs(one - other), 1)
@@ -239,11 +240,11 @@ def neighbor_weights(nodes: Array, at: Array) -> tuple[Array, Array]:
     Parameters
     ----------
     nodes : ascending, shape (n,).
-    at : the points to interpolate to, shape (points,).
+    at : the points at which to interpolate, shape (points,).
 
     Returns
     -------
-    Indices of the nodes and their weights, both of shape (points, k), k at most 4.
+    Indices of the nodes and their weights, both of shape (points, k) with k at most 4.
     """
     count = min(4, nodes.size)
     first = np.clip(np.searchsorted(nodes, at) - count // 2, 0, nodes.size - count)
@@ -273,13 +274,11 @@ def _smooth(length: int) -> Positions:
 
 
 _NEAR = (1, 2, 3, 4, 6)
-"""Distances that are kept one by one"""
+"""Short distances, which are all stored."""
 _FAR = 2.5
-"""Ratio of two places near the beginning"""
-
-
+"""Ratio of successive second positions near the beginning."""
 _WIDE, _END = 2.0, 3.0
-"""Ratios of nodes, and of what is left from them to the end: near it, fewer tokens look back at a token"""
+"""Ratios of successive nodes, and of their distances from the end: near it, fewer tokens attend to a token."""
 
 
 @functools.lru_cache(maxsize=16)
@@ -313,64 +312,64 @@ def _interpolation(nodes: Array, positions: Array) -> Array:
     """Weights of the nodes at each position, for functions that are smooth in ln t; (positions, nodes)."""
     if nodes.size == 1:
         return np.ones((positions.size, 1))
-    if nodes.size == 2:  # too few to know a curvature: that of 1/t is the likeliest
+    if nodes.size == 2:  # too few for a curvature; that of 1/t is the likeliest
         share = (1 / positions - 1 / nodes[0]) / (1 / nodes[1] - 1 / nodes[0])
         return np.stack([1 - share, share], axis=1)
     weights: Array = spline_values(np.log(nodes), np.eye(nodes.size), np.log(positions))
     return weights
 
 
-# ---- what is attended to ----
+# ---- windows of attention ----
 
 
 class Windows:
-    """For each position that asks, the range of positions it attends to; and sums over those ranges of smooth functions.
+    """The range of source positions that each query attends to, and sums of smooth functions over these ranges.
 
     Parameters
     ----------
-    asking, source : positions of the queries and of the keys; the same object in self-attention.
+    queries, source : positions of the queries and of the keys; the same object in self-attention.
     causal : a position attends to itself and to those before it.
-    window : how many latest positions, its own included; None for all.
+    window : number of latest positions, its own included; None for all.
     """
 
-    def __init__(self, asking: Positions, source: Positions, causal: bool, window: int | None = None) -> None:
-        if asking.dense != source.dense and min(asking.length, source.length) > 1 and causal:
+    def __init__(self, queries: Positions, source: Positions, causal: bool, window: int | None = None) -> None:
+        if queries.dense != source.dense and min(queries.length, source.length) > 1 and causal:
             raise InputError("a causal mask needs queries and keys at the same positions")
-        self.asking, self.source, self.causal, self.window = asking, source, causal, window
-        position = np.arange(1, asking.length + 1)
+        self.queries, self.source, self.causal, self.window = queries, source, causal, window
+        position = np.arange(1, queries.length + 1)
         last = position if causal else np.full(position.size, source.length)
         first = np.ones_like(last) if window is None or not causal else np.maximum(position - window + 1, 1)
-        rows = asking.nodes - 1
+        rows = queries.nodes - 1
         self.lengths = (last - first + 1)[rows].astype(float)
         """Keys in the window of each node; shape (n,)"""
         # Which of the source's nodes each position attends to; (L_q, n_k)
         columns = ((source.nodes >= first[:, None]) & (source.nodes <= last[:, None])).astype(float)
-        self.dense = asking.dense and source.dense
+        self.dense = queries.dense and source.dense
         if self.dense:
             self.seen = columns
             return
         cumulative = np.concatenate([np.zeros((1, source.count)), np.cumsum(source.weights, axis=0)])
         a, b = np.meshgrid(rows, rows, indexing="ij")
         self.sums = cumulative[last[rows]] - cumulative[first[rows] - 1]
-        """Sum over the window of node a of what is given at source nodes b; shape (n_q, n_k)"""
+        """Sum over the window of node a of a function given at source nodes b; shape (n_q, n_k)"""
         high, low = np.minimum(last[a], last[b]), np.maximum(first[a], first[b]) - 1
         self.common = cumulative[np.maximum(high, low)] - cumulative[low]
-        """The same over what the windows of nodes a and a' have in common; shape (n_q, n_q, n_k)"""
+        """The same over the intersection of the windows of nodes a and a'; shape (n_q, n_q, n_k)"""
         size = (last - first + 1).astype(float)
-        self.askers = columns.T @ (asking.weights / size[:, None])
+        self.askers = columns.T @ (queries.weights / size[:, None])
         """Sum over the positions that attend to source node b, each divided by its window's length; shape (n_k, n_q)"""
-        squared = asking.weights / (size**2)[:, None]
+        squared = queries.weights / (size**2)[:, None]
         self.both = np.stack([columns.T @ (column[:, None] * squared) for column in columns.T])
         """Sum over the positions that attend to source nodes b and c, divided by the length squared; (n_k, n_k, n_q)"""
-        # The same sums of functions of two positions, which bend where they meet.
+        # The same sums of functions of two positions, which bend where the two are equal.
         self.sums_beside = np.empty((source.count, rows.size, source.count))
         for node in range(source.count):
-            cumulative[1:] = np.cumsum(source.beside(node), axis=0)
+            cumulative[1:] = np.cumsum(source.bent_weights(node), axis=0)
             self.sums_beside[node] = cumulative[last[rows]] - cumulative[first[rows] - 1]
-        self.askers_beside = np.stack([columns.T @ (asking.beside(node) / size[:, None]) for node in range(rows.size)])
+        self.askers_beside = np.stack([columns.T @ (queries.bent_weights(node) / size[:, None]) for node in range(rows.size)])
 
 
 @functools.lru_cache(maxsize=64)
-def windows(asking: Positions, source: Positions, causal: bool, window: int | None = None) -> Windows:
-    """The :class:`Windows` for these arguments, made once."""
-    return Windows(asking, source, causal, window)
+def windows(queries: Positions, source: Positions, causal: bool, window: int | None = None) -> Windows:
+    """The :class:`Windows` for these arguments, cached."""
+    return Windows(queries, source, causal, window)

@@ -1,12 +1,12 @@
-r"""The recursion along depth: a residual branch joins the stream, and a norm brings the sum to one size.
+r"""The recursion along depth: a residual branch is added to the stream, and a norm sets the size of the sum.
 
 :func:`advance` is the one definition of the step
 
 .. math:: q' = \lambda^2 q + a, \qquad c' = \lambda^2 c + a_2
 
-and of the variances over draws that go with it (W3). :func:`norm_factors` is the one definition of the corrections that these
-variances put on a norm (W4 to W6). Both compute with plain numbers, so that floats, arrays over settings or blocks, and
-arrays over positions all pass through the same lines; the functions on signals below them only pick the numbers.
+and of its variances over draws (W3). :func:`norm_factors` is the one definition of the corrections to a norm from these
+variances (W4 to W6). Both compute with plain numbers, so the same lines serve floats, arrays over settings or blocks, and
+arrays over positions; the functions on signals only select the numbers.
 
 Derivation: docs/derivations/finite-width.md, (W3) to (W6).
 """
@@ -27,7 +27,7 @@ from ..formulas.finite_width import (
 from ..formulas.moments import residual_second_moment
 from .signal import AnySignal, DrawSpread, Number, Spread, TokenSignal, quotient
 
-# The bodies: arguments come from signals that have been checked, and a thousand layers call these ten thousand times.
+# The bodies, without checks of the arguments: signals are checked, and a thousand layers call these ten thousand times.
 _sum, _spread, _pair_spread = residual_second_moment.body, residual_spread.body, residual_pair_spread.body
 _forward, _gradient, _gradient_pair = (
     f.body for f in (norm_covariance_factor, norm_gradient_factor, norm_gradient_covariance_factor)
@@ -35,10 +35,20 @@ _forward, _gradient, _gradient_pair = (
 
 
 def advance(
-    q: Number, c: Number, v: Number, w: Number, u: Number, a: Number, a_pair: Number, omega: Number, width: int,
-    skip: Number = None, first: Number = None, a_first: Number = None,
-) -> tuple[Number, Number, Number, Number, Number]:  # fmt: skip
-    r"""The stream after a branch with weights of its own has joined it.
+    q: Number,
+    c: Number,
+    v: Number,
+    w: Number,
+    u: Number,
+    a: Number,
+    a_pair: Number,
+    omega: Number,
+    width: int,
+    skip: Number = None,
+    first: Number = None,
+    a_first: Number = None,
+) -> tuple[Number, Number, Number, Number, Number]:
+    r"""The moments of the stream after the addition of a branch with independent weights.
 
     .. math::
 
@@ -50,12 +60,12 @@ def advance(
     Parameters
     ----------
     q, c : second moment and covariance of the stream.
-    v, w, u : Var(q_t), Cov(q_t, q_t') and Cov(c, q_t) over draws, see :class:`Spread`; None leaves finite width out.
-    a, a_pair : second moment and covariance of what the branch adds, its residual scale included.
+    v, w, u : Var(q_t), Cov(q_t, q_t') and Cov(c, q_t) over draws, see :class:`Spread`; None for infinite width.
+    a, a_pair : second moment and covariance of the branch's output, its residual scale included.
     omega : d times the relative variance over draws of the branch's squared norm.
     width : d, features of the stream.
     skip : lambda, the factor on the stream; None for 1.
-    first, a_first : q and a of the first token of each pair, where tokens differ and have other shapes than q and a.
+    first, a_first : q and a of the first token of each pair, if tokens differ; their shapes differ from those of q and a.
 
     Returns
     -------
@@ -88,13 +98,13 @@ class NormFactors(NamedTuple):
 
 
 def covariance_factor(q: float, c: float, v: float, w: float, u: float) -> Any:
-    """The first of :class:`NormFactors` for one pair of equal tokens, in plain floats: for loops over a thousand layers."""
+    """The first of :class:`NormFactors` for exchangeable tokens, in plain floats for loops over a thousand layers."""
     square, product = q * q, c * q
     return _forward(v / square, w / square, u / product if product else 0.0)
 
 
 def norm_factors(x: AnySignal) -> NormFactors:
-    """All three factors for a signal that carries its spread; 1 for one that does not."""
+    """All three factors for a signal with a spread; 1 for a signal without one."""
     spread = x.spread
     if spread is None:
         return NormFactors(1.0, 1.0, 1.0)
@@ -104,12 +114,12 @@ def norm_factors(x: AnySignal) -> NormFactors:
     both = v
     if isinstance(x, TokenSignal):  # the two tokens of a pair differ
         one, two = x.positions.pairs(v)
-        u, both = (u + x.positions.swapped(u)) / 2, (one + two) / 2
+        u, both = (u + x.positions.swap(u)) / 2, (one + two) / 2
     return NormFactors(_forward(both, w, u), _gradient(v), _gradient_pair(both, w))
 
 
 def add_branch(x: AnySignal, branch: AnySignal, omega: Number, width: int, skip: Number = None) -> Any:
-    """:func:`advance` on signals: the stream `x` times `skip` after `branch`, scaled already, has joined it."""
+    """:func:`advance` on signals: the stream `x` times `skip`, plus `branch`, which is already scaled."""
     v, w, u = x.spread or (None, None, None)
     first, a_first = (x.first_second_moment, branch.first_second_moment) if isinstance(x, TokenSignal) else (None, None)
     q, c, v, w, u = advance(
@@ -119,17 +129,17 @@ def add_branch(x: AnySignal, branch: AnySignal, omega: Number, width: int, skip:
 
 
 def post_norm_drift(kept: AnySignal, branch: AnySignal, draw: DrawSpread, width: int) -> tuple[Number, Number]:
-    """What the first-order factors leave out of a post-norm block: the mean and the variance over draws of its log gradient.
+    """Corrections to the first-order factors of a post-norm block: mean and variance over draws of its log gradient.
 
-    At a norm's output the gradient has no component along the stream, so that the norm's factor on the mean gradient, 1 + v,
-    is too large; by how much is known where all tokens are one (:func:`~depthwidth.formulas.depth.post_norm_log_drift`), and
-    taken in proportion to the correlation elsewhere (:func:`~depthwidth.formulas.finite_width.collapsed_share`).
+    At a norm's output the gradient has no component along the stream, so the norm's factor on the mean gradient, 1 + v, is too
+    large. The excess is known if all tokens are equal (:func:`~depthwidth.formulas.depth.post_norm_log_drift`); otherwise it is
+    taken in proportion to the correlation (:func:`~depthwidth.formulas.finite_width.collapsed_share`).
 
     Parameters
     ----------
     kept : the stream at the block's input, its residual scale included.
-    branch : what the branch adds, its residual scale included.
-    draw : how draws of the branch's weights differ.
+    branch : the branch's output, its residual scale included.
+    draw : the variation between draws of the branch's weights.
     width : features of the stream.
     """
     (q, c), (a, a_pair) = kept.averages, branch.averages
@@ -140,9 +150,9 @@ def post_norm_drift(kept: AnySignal, branch: AnySignal, draw: DrawSpread, width:
 
 
 def add_gradient(g: AnySignal, through_branch: AnySignal, skip: Number) -> Any:
-    """The gradient at a residual's input: what comes through the skip path of factor `skip`, and what the branch sends back."""
+    """The gradient at a residual's input: the part through the skip path of factor `skip`, plus the part through the branch."""
     return g.of(_sum(g.second_moment, through_branch.second_moment, skip), _sum(g.covariance, through_branch.covariance, skip))
 
 
 _NO_STRENGTH = 1e-12
-"""Stands for the strength of a branch that is 0, or whose skip path is: its drift is then 0."""
+"""Replaces the strength of a branch if it, or its skip path, is 0; the drift is then 0."""

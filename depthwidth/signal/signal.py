@@ -1,8 +1,8 @@
 """Moments of a tensor at one site of a network, or of the gradient there, in two grains.
 
 A :class:`Signal` has two numbers for a tensor of exchangeable tokens; each may be an array over blocks. A :class:`TokenSignal`
-has one number for each position and each pair of positions, for tokens that differ by a causal mask or a text. Most components
-use only attributes that both have.
+has one number for each position and each pair of positions, for tokens that a causal mask or a text makes different. Most
+components use only the attributes that both have.
 
 Derivation: docs/derivations/finite-width.md, (W1) to (W6), for the classes Spread and DrawSpread.
 """
@@ -29,8 +29,8 @@ Number = Any
 class Signal(NamedTuple):
     """Two uncentred moments per feature of a tensor of exchangeable tokens, or of its gradient.
 
-    Uncentred, because the output of a random linear map depends on these only: a mean that all tokens share is part of the
-    covariance.
+    They are uncentred, because the output of a random linear map depends on these only: the square of a mean that all tokens
+    share is part of the covariance.
     """
 
     second_moment: Number
@@ -38,7 +38,7 @@ class Signal(NamedTuple):
     covariance: Number
     """E[x_t x_t'] over two different tokens"""
     spread: Spread | None = None
-    """Their variances over draws of the weights at finite width; None in the limit of infinite width."""
+    """Variances of the moments over draws of the weights at finite width; None in the limit of infinite width."""
 
     @property
     def pair_second_moment(self) -> Number:
@@ -90,7 +90,7 @@ class Signal(NamedTuple):
         return other.of(self.second_moment + 0.0 * other.second_moment, self.covariance + 0.0 * other.covariance)
 
     def with_bias(self, variance: Number) -> Signal:
-        """The moments after a bias is added, which all tokens share."""
+        """The moments after the addition of a bias, which all tokens share."""
         return Signal(self.second_moment + variance, self.covariance + variance)
 
 
@@ -101,7 +101,7 @@ class TokenSignal:
     second_moment: Number
     """E[x_t^2] at each of n positions, shape (n,)"""
     covariance: Number
-    """E[x_t x_t'] for two different tokens at each pair of positions: (n, n), or as the positions have it"""
+    """E[x_t x_t'] for two different tokens at each pair of positions: (n, n), or (P,) for :class:`.Distances`"""
     positions: Positions
     """The n positions, with their averages over the whole sequence"""
     spread: Spread | None = None
@@ -109,7 +109,7 @@ class TokenSignal:
 
     @property
     def pair_second_moment(self) -> Number:
-        """Geometric mean of the second moments of two tokens, as the covariance."""
+        """Geometric mean of the second moments of two tokens; shape of the covariance."""
         one, two = self.positions.pairs(self.second_moment**0.5)
         return one * two
 
@@ -162,7 +162,7 @@ class TokenSignal:
         return self.of(self.second_moment, self.covariance, spread)
 
     def with_bias(self, variance: Number) -> TokenSignal:
-        """The moments after a bias is added, which all tokens share."""
+        """The moments after the addition of a bias, which all tokens share."""
         return self.of(self.second_moment + variance, self.covariance + variance)
 
 
@@ -193,8 +193,8 @@ class Spread(NamedTuple):
     @classmethod
     def none(cls, signal: AnySignal) -> Spread:
         """Zero spread: all draws have the same size."""
-        nothing, pairs = 0.0 * signal.second_moment, 0.0 * signal.covariance
-        return cls(nothing, pairs, pairs)
+        zero, pairs = 0.0 * signal.second_moment, 0.0 * signal.covariance
+        return cls(zero, pairs, pairs)
 
 
 class DrawSpread(NamedTuple):
@@ -207,7 +207,7 @@ class DrawSpread(NamedTuple):
 
     @classmethod
     def of_matrices(cls, ratio: float, kurtosis: Number, slope_kurtosis: Number) -> DrawSpread:
-        """Variation of two Gaussian matrices with an activation between them.
+        """The variation of two Gaussian matrices with an activation between them.
 
         Parameters
         ----------
@@ -222,7 +222,7 @@ def quotient(a: Number, b: Number) -> Number:
     """`a` over `b`, and 0 if `b` is 0."""
     if isinstance(b, float | int):
         return a / b if b else 0.0 * a
-    if b.all():  # nearly all calls, and three times quicker
+    if b.all():  # nearly all calls; three times as quick
         return a / b
     import numpy as np
 
@@ -230,7 +230,7 @@ def quotient(a: Number, b: Number) -> Number:
 
 
 def finite(signal: AnySignal, role: str) -> Any:
-    """The signal itself.
+    """The signal itself, if it is finite.
 
     Raises
     ------

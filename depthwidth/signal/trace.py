@@ -1,4 +1,4 @@
-"""One forward and backward pass of moments through a tree: what it knows at each site, and the records it leaves."""
+"""One forward and backward pass of moments through a tree: the weight variances at each site, and the records of the pass."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LogVariance(NamedTuple):
 
 
 class Scales(Protocol):
-    """The part of a :class:`~depthwidth.initialization.Recipe` that a trace reads; recipes import components, and so this."""
+    """The members of a :class:`~depthwidth.initialization.Recipe` that a trace reads; an import would be circular."""
 
     def tensor(self, role: str, /) -> Any:
         """The start of one tensor: `std`, `mean` and `multiplier`, each a number or one for each block."""
@@ -59,10 +59,10 @@ class Trace:
     ----------
     recipe : the variances of all weights and the residual scales.
     length, source_length : tokens of a sequence, and of the encoder's sequence.
-    dropout : training mode.
-    finite_width : carry spreads and correct for them.
-    positions : the positions that are followed one by one; None for exchangeable tokens.
-    layer : the current block, or a range of blocks that are passed together as arrays; None outside the blocks.
+    dropout : apply dropout, as in training.
+    finite_width : propagate spreads and correct for them.
+    positions : the positions whose moments are computed separately; None for exchangeable tokens.
+    layer : the current block, or a range of blocks that are evaluated together as arrays; None outside the blocks.
     """
 
     recipe: Scales
@@ -75,10 +75,10 @@ class Trace:
     memory: AnySignal | None = None
     """The encoder's output, which cross-attention reads"""
     memory_gradient: AnySignal | None = None
-    """The gradient at that output so far; every decoder block adds its share"""
+    """The gradient at that output, to which every decoder block adds its contribution"""
     records: list[Record] = field(default_factory=list)
     families: dict[Any, TableFamily] = field(default_factory=dict)
-    """Tables that this trace has asked for, see :meth:`family`"""
+    """The tables of this trace, see :meth:`family`"""
     log_variances: list[LogVariance] = field(default_factory=list)
     silent: bool = False
     """True while nothing is recorded"""
@@ -86,13 +86,13 @@ class Trace:
     def family(self, key: Any, make: Callable[[float], Table], step: float, same: float = 1e-6) -> TableFamily:
         """The :class:`~depthwidth.numerics.interpolation.TableFamily` of this key, private to this trace.
 
-        The tables of a family depend on the order of the questions, and no trace's numbers may depend on another trace. `make`
-        may keep the tables themselves.
+        The tables of a family depend on the order of requests, and the numbers of a trace must not depend on another trace.
+        `make` may cache the tables themselves.
         """
-        found = self.families.get(key)
-        if found is None:
-            found = self.families[key] = TableFamily(make, step, same)
-        return found
+        family = self.families.get(key)
+        if family is None:
+            family = self.families[key] = TableFamily(make, step, same)
+        return family
 
     @contextmanager
     def silence(self) -> Iterator[None]:
@@ -128,7 +128,7 @@ class Trace:
             self.log_variances.append(LogVariance(role.split(".")[0], self.layer, value))
 
     def add_memory_gradient(self, gradient: AnySignal, layer: int | range | None) -> None:
-        """Add the gradient that the decoder block `layer`, or each of a range, sends to the encoder's output."""
+        """Add the gradient of decoder block `layer`, or of each block of a range, with respect to the encoder's output."""
         if self.silent:
             return
         if isinstance(layer, range):
@@ -137,7 +137,7 @@ class Trace:
 
 
 class Site:
-    """A named place in the tree during a trace: a component finds its weights' variances and leaves its records here."""
+    """A named place in the tree during a trace: a component reads its weights' variances and records its moments here."""
 
     def __init__(self, trace: Trace, role: str) -> None:
         self.trace = trace
@@ -149,41 +149,41 @@ class Site:
         """The site of a part; a part without a name has its owner's site."""
         if not child:
             return self
-        found = self._children.get(child)
-        if found is None:
+        site = self._children.get(child)
+        if site is None:
             role = f"{self.role}.{child}" if self.role else child
-            found = self._children[child] = Site(self.trace, role)
-        return found
+            site = self._children[child] = Site(self.trace, role)
+        return site
 
     def variance(self, tensor: str) -> Number:
         """Variance of one entry of a weight, its forward multiplier included."""
-        found = self._weights.get(tensor)
-        if found is None:
-            given = self.trace.recipe.tensor(f"{self.role}.{tensor}")
-            found = self._weights[tensor] = _square(_product(given.std, given.multiplier))
-        return self._here(found)
+        variance = self._weights.get(tensor)
+        if variance is None:
+            init = self.trace.recipe.tensor(f"{self.role}.{tensor}")
+            variance = self._weights[tensor] = _square(_product(init.std, init.multiplier))
+        return self._at_layer(variance)
 
     def gain(self, offset: float = 0.0) -> Number:
         """Mean square of a norm's gain, its forward multiplier included.
 
-        The stored gain is the gain less `offset`.
+        The stored gain is the gain minus `offset`.
         """
-        found = self._weights.get("gain")
-        if found is None:
-            given = self.trace.recipe.tensor(f"{self.role}.weight")
-            means = _square(_product(given.mean + offset, given.multiplier))
-            found = self._weights["gain"] = (means, _square(_product(given.std, given.multiplier)))
-        return self._here(found[0]) + self._here(found[1])
+        moments = self._weights.get("gain")
+        if moments is None:
+            init = self.trace.recipe.tensor(f"{self.role}.weight")
+            means = _square(_product(init.mean + offset, init.multiplier))
+            moments = self._weights["gain"] = (means, _square(_product(init.std, init.multiplier)))
+        return self._at_layer(moments[0]) + self._at_layer(moments[1])
 
     def scales(self) -> tuple[Number, Number]:
         """The factors on a residual's skip path and on its branch."""
-        found = self._weights.get("scales")
-        if found is None:
-            given = self.trace.recipe.residual(self.role)
-            found = self._weights["scales"] = (given.skip, given.branch)
-        return self._here(found[0]), self._here(found[1])
+        scales = self._weights.get("scales")
+        if scales is None:
+            residual = self.trace.recipe.residual(self.role)
+            scales = self._weights["scales"] = (residual.skip, residual.branch)
+        return self._at_layer(scales[0]), self._at_layer(scales[1])
 
-    def _here(self, value: Any) -> Number:
+    def _at_layer(self, value: Any) -> Number:
         if not isinstance(value, tuple):
             return float(value)
         layer = self.trace.layer
@@ -199,14 +199,14 @@ class Site:
         return signal
 
     def record_gradient(self, pull: Pullback) -> Pullback:
-        """`pull`, preceded by a record of the gradient at the component's output here."""
+        """`pull`, after a record of the gradient at the component's output here."""
         layer = self.trace.layer
 
-        def recorded(gradient: AnySignal) -> AnySignal:
+        def record_and_pull(gradient: AnySignal) -> AnySignal:
             self.trace.record(self.role, layer, "gradient", 0.0, gradient)
             return pull(gradient)
 
-        return recorded
+        return record_and_pull
 
 
 def _product(a: Any, b: Any) -> Any:

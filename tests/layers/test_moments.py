@@ -357,7 +357,7 @@ def test_large_scores_of_large_heads_are_those_of_infinite_heads(head_dim, score
     layer = Attention(16, 1, 1, head_dim, 8, bias=False, out_bias=False)
     given = Given(query_weight=1 / 16, key_weight=scores / 16, value_weight=1 / 16, out_weight=1 / 16)
     positions = Positions.smooth(6)
-    x = TokenSignal(*positions.alike(1.0, 0.2), positions)
+    x = TokenSignal(*positions.uniform(1.0, 0.2), positions)
     with pytest.raises(StopIteration):
         layer.moments(x, start(given))
     assert asked["head_dim"] == (None if infinite else head_dim)

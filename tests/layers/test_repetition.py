@@ -41,7 +41,7 @@ def given(**scales):
 
 def tokens(length=12, correlation=0.2):
     positions = Positions.smooth(length)
-    return TokenSignal(*positions.alike(1.0, correlation), positions)
+    return TokenSignal(*positions.uniform(1.0, correlation), positions)
 
 
 def evaluate(one, times, x, scales=None, gradient=True):

@@ -96,10 +96,10 @@ def test_few_distances_stand_for_every_pair_of_positions(slopes, ss):
     found = []
     for positions in (Positions.every(64), Distances.back(64)):
         layer = BiasedAttention(positions, slopes, head_dim=64, width=256, dropout=0.1)
-        first = layer(*positions.alike(1.0, 0.2), ss)
+        first = layer(*positions.uniform(1.0, 0.2), ss)
         q, c = 1 + first.second_moment, 0.2 + first.covariance
         one, two = positions.pairs(np.sqrt(q))
-        found.append(summary(positions, layer(np.ones_like(q), c / (one * two), ss), positions.alike(1.0, 0.1)))
+        found.append(summary(positions, layer(np.ones_like(q), c / (one * two), ss), positions.uniform(1.0, 0.1)))
     every, few = found
     assert few[:2] == pytest.approx(every[:2], rel=3e-3)
     assert few == pytest.approx(every, rel=0.015)
@@ -109,19 +109,19 @@ def test_without_penalties_it_is_the_attention_that_has_none():
     """Two theories of two rows: there a table of their exact overlaps, here a cubic between exact ends."""
     positions = Positions.every(48)
     options = {"head_dim": 64, "width": 256, "dropout": 0.1}
-    plain = TokenAttention(positions, causal=True, **options)(*positions.alike(1.0, 0.3), 1.0)
-    none = BiasedAttention(positions, (0.0,), **options)(*positions.alike(1.0, 0.3), 1.0)
-    gradient = positions.alike(1.0, 0.2)
+    plain = TokenAttention(positions, causal=True, **options)(*positions.uniform(1.0, 0.3), 1.0)
+    none = BiasedAttention(positions, (0.0,), **options)(*positions.uniform(1.0, 0.3), 1.0)
+    gradient = positions.uniform(1.0, 0.2)
     known = summary(positions, plain, gradient)
     assert summary(positions, none, gradient) == pytest.approx(known, rel=5e-3, abs=1e-4)
-    penalised = BiasedAttention(positions, (0.25,), **options)(*positions.alike(1.0, 0.3), 1.0)
+    penalised = BiasedAttention(positions, (0.25,), **options)(*positions.uniform(1.0, 0.3), 1.0)
     assert summary(positions, penalised, gradient)[0] > 1.1 * known[0]
 
 
 def test_gradients_through_keys_cancel_over_the_sequence():
     positions = Positions.every(30)
-    out = BiasedAttention(positions, (0.5, 0.05))(*positions.alike(1.0, 0.3), 2.0)
-    _, (q, c) = out.pull(*positions.alike(1.0, 0.4))
+    out = BiasedAttention(positions, (0.5, 0.05))(*positions.uniform(1.0, 0.3), 2.0)
+    _, (q, c) = out.pull(*positions.uniform(1.0, 0.4))
     assert 30 * positions.mean(q) + 30 * 29 * positions.pair_mean(c) == pytest.approx(30 + 30 * 29 * 0.4, rel=1e-9)
 
 
@@ -156,7 +156,7 @@ def test_attention_agrees_with_its_simulation(r, ss, slopes, window, rate):
 
     def predicted(slopes):
         layer = BiasedAttention(positions, slopes, window=window, dropout=rate)
-        out, asked, source = np.split(summary(positions, layer(*positions.alike(1.0, r), ss), positions.alike(1.0, 0.3)), 3)
+        out, asked, source = np.split(summary(positions, layer(*positions.uniform(1.0, r), ss), positions.uniform(1.0, 0.3)), 3)
         return np.concatenate([out, asked + source])
 
     measured = np.concatenate([means[:2], means[2:4] + means[4:6]])

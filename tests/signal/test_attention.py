@@ -76,7 +76,7 @@ def test_exponents_stay_finite_for_any_score_variance():
 def test_exchangeable_tokens_give_the_scalar_formulas(kind, length, r, r_g, ss, rate, width):
     positions = kind(length)
     attention = TokenAttention(positions, causal=False, dropout=rate, width=width)
-    got = summary(positions, attention(*positions.alike(1.0, r), ss), positions.alike(1.0, r_g))
+    got = summary(positions, attention(*positions.uniform(1.0, r), ss), positions.uniform(1.0, r_g))
     known = attention_moments(
         1.0, r, length=length, width=width or math.inf, score_gain=ss, dropout=rate, gradient_correlation=r_g
     )
@@ -90,7 +90,7 @@ def test_exchangeable_tokens_give_the_scalar_formulas(kind, length, r, r_g, ss, 
 
 def test_causal_output_has_the_averaged_overlaps_of_the_scalar_formulas():
     positions = Positions.every(48)
-    out = TokenAttention(positions, causal=True)(*positions.alike(1.0, 0.3), 1.0)
+    out = TokenAttention(positions, causal=True)(*positions.uniform(1.0, 0.3), 1.0)
     known = attention_moments(1.0, 0.3, length=48, width=math.inf, causal=True)
     assert positions.mean(out.second_moment) == pytest.approx(known.second_moment, rel=1e-5)
     assert positions.pair_mean(out.covariance) == pytest.approx(known.covariance, rel=1e-5)
@@ -104,7 +104,9 @@ def test_causal_output_has_the_averaged_overlaps_of_the_scalar_formulas():
 def test_causal_attention_agrees_with_measured_values(kind, r, r_g, measured, errors):
     positions = kind(64)
     attention = TokenAttention(positions, causal=True, head_dim=64, width=256)
-    out, asked, source = np.split(summary(positions, attention(*positions.alike(1.0, r), 1.0), positions.alike(1.0, r_g)), 3)
+    out, asked, source = np.split(
+        summary(positions, attention(*positions.uniform(1.0, r), 1.0), positions.uniform(1.0, r_g)), 3
+    )
     z = (np.concatenate([out, asked + source]) - measured) / errors
     assert np.abs(z).max() < 3, z
 
@@ -119,10 +121,10 @@ def test_few_positions_stand_for_all(length, ss):
     for kind in (Positions.smooth, Positions.every):
         positions = kind(length)
         attention = TokenAttention(positions, causal=True, head_dim=64, width=128, dropout=0.1)
-        first = attention(*positions.alike(1.0, 0.2), ss)
+        first = attention(*positions.uniform(1.0, 0.2), ss)
         q, c = 1 + first.second_moment, 0.2 + first.covariance  # a residual stream that is no longer alike everywhere
         second = attention(np.ones_like(q), c / np.sqrt(np.outer(q, q)), ss)
-        values.append(summary(positions, second, positions.alike(1.0, 0.1)))
+        values.append(summary(positions, second, positions.uniform(1.0, 0.1)))
     few, every = values
     assert few == pytest.approx(every, rel=3e-3)
     assert few[:2] == pytest.approx(every[:2], rel=1e-3)
@@ -137,7 +139,7 @@ def test_positions_interpolate_and_average():
     later = 1 / np.maximum(positions.nodes[:, None], positions.nodes)  # bends where the two positions meet
     exact = 1 / np.maximum(t[:, None], t)
     assert positions.pair_mean(later) == pytest.approx((exact.sum() - np.trace(exact)) / (500 * 499), rel=1e-3)
-    q, c = Positions.every(5).alike(2.0, 0.5)
+    q, c = Positions.every(5).uniform(2.0, 0.5)
     assert Positions.every(5).mean(q) == 2.0
     assert Positions.every(5).pair_mean(c) == pytest.approx(0.5)
     assert positions.at_every(np.ones(positions.count), later)[1].shape == (500, 500)
@@ -150,8 +152,8 @@ def test_positions_interpolate_and_average():
 def test_gradients_through_keys_cancel_over_the_sequence(kind):
     """A softmax does not see a shift of all keys, and its rows sum to 1: values pass on all that arrives, keys nothing."""
     positions = kind(40)
-    out = TokenAttention(positions, causal=True, dropout=0.0)(*positions.alike(1.0, 0.3), 2.0)
-    _, (q, c) = out.pull(*positions.alike(1.0, 0.4))
+    out = TokenAttention(positions, causal=True, dropout=0.0)(*positions.uniform(1.0, 0.3), 2.0)
+    _, (q, c) = out.pull(*positions.uniform(1.0, 0.4))
     total = 40 * positions.mean(q) + 40 * 39 * positions.pair_mean(c)
     assert total == pytest.approx(40 + 40 * 39 * 0.4, rel=1e-10 if kind is Positions.every else 2e-3)
 
@@ -161,20 +163,20 @@ def test_query_gradient_is_the_derivative_of_the_output_by_the_correlation_of_qu
     memory, positions = Positions.one(20), Positions.one(8)
     attention = TokenAttention(positions, memory, causal=False)
     step = 1e-4
-    source = memory.alike(1.0, 0.2)
-    low, mid, high = (attention(*positions.alike(1.0, 0.5 + d), 1.5, memory=source) for d in (-step, 0, step))
+    source = memory.uniform(1.0, 0.2)
+    low, mid, high = (attention(*positions.uniform(1.0, 0.5 + d), 1.5, memory=source) for d in (-step, 0, step))
     slope = (high.covariance - low.covariance) / (2 * step)
-    (_, asked), _ = mid.pull(*positions.alike(0.0, 1.0))
+    (_, asked), _ = mid.pull(*positions.uniform(0.0, 1.0))
     assert asked == pytest.approx(slope, rel=1e-3)
 
 
 def test_normed_scores_do_not_see_the_size_of_tokens():
     positions = Positions.every(12)
     attention = TokenAttention(positions, causal=True, dropout=0.1)
-    one = attention(*positions.alike(1.0, 0.3), 1.0)
-    large = attention(*positions.alike(4.0, 1.2), 1.0, normed=True)
+    one = attention(*positions.uniform(1.0, 0.3), 1.0)
+    large = attention(*positions.uniform(4.0, 1.2), 1.0, normed=True)
     assert large.second_moment == pytest.approx(4 * one.second_moment)
-    for a, b in zip(large.pull(*positions.alike(1.0, 0.2)), one.pull(*positions.alike(1.0, 0.2)), strict=True):
+    for a, b in zip(large.pull(*positions.uniform(1.0, 0.2)), one.pull(*positions.uniform(1.0, 0.2)), strict=True):
         assert a[0] == pytest.approx(b[0])
         assert a[1] == pytest.approx(b[1])
 
@@ -184,25 +186,25 @@ def test_limits_that_need_no_theory(kind):
     positions = kind(24)
     attention = TokenAttention(positions, causal=kind is not Positions.one, head_dim=32, width=256)
     lengths = attention.windows.lengths
-    same = attention(*positions.alike(1.0, 1.0), 1.0)  # all tokens alike: whatever is attended to, it is the same
+    same = attention(*positions.uniform(1.0, 1.0), 1.0)  # all tokens alike: whatever is attended to, it is the same
     assert same.second_moment == pytest.approx(1)
     assert positions.pair_mean(same.covariance) == pytest.approx(1)
-    (asked, _), _ = same.pull(*positions.alike(1.0, 0.0))
+    (asked, _), _ = same.pull(*positions.uniform(1.0, 0.0))
     assert asked == pytest.approx(0, abs=1e-9)
-    even = attention(*positions.alike(1.0, 0.0), 0.0)  # no scores
+    even = attention(*positions.uniform(1.0, 0.0), 0.0)  # no scores
     assert even.second_moment == pytest.approx(1 / lengths)
     assert even.rows.entropy == pytest.approx(np.log(lengths), abs=1e-6)
-    nothing = attention(*positions.alike(0.0, 0.0), 1.0)
+    nothing = attention(*positions.uniform(0.0, 0.0), 1.0)
     assert nothing.second_moment == pytest.approx(0)
-    assert np.isfinite(np.concatenate([np.ravel(v) for pair in nothing.pull(*positions.alike(1.0, 0.1)) for v in pair])).all()
+    assert np.isfinite(np.concatenate([np.ravel(v) for pair in nothing.pull(*positions.uniform(1.0, 0.1)) for v in pair])).all()
 
 
 def test_where_every_position_is_a_node_the_diagonal_of_a_covariance_means_nothing():
     positions = Positions.every(9)
     attention = TokenAttention(positions, causal=True, width=64, dropout=0.1)
-    q, c = positions.alike(1.0, 0.3)
+    q, c = positions.uniform(1.0, 0.3)
     other = c + 5 * np.eye(9)
-    g, k = positions.alike(1.0, 0.1)
+    g, k = positions.uniform(1.0, 0.1)
     first, second = attention(q, c), attention(q, other)
     assert first.second_moment == pytest.approx(second.second_moment)
     for a, b in zip(first.pull(g, k), second.pull(g, k - 3 * np.eye(9)), strict=True):
@@ -212,7 +214,7 @@ def test_where_every_position_is_a_node_the_diagonal_of_a_covariance_means_nothi
 
 def test_pullback_is_linear():
     positions = Positions.smooth(40)
-    out = TokenAttention(positions, causal=True, head_dim=16, width=64, dropout=0.1)(*positions.alike(1.0, 0.3))
+    out = TokenAttention(positions, causal=True, head_dim=16, width=64, dropout=0.1)(*positions.uniform(1.0, 0.3))
     rng = np.random.default_rng(1)
     a, b = ((rng.random(positions.count), exchangeable(positions.count, 0.2) * rng.random()) for _ in range(2))
     together = out.pull(2 * a[0] - b[0], 2 * a[1] - b[1])
@@ -308,8 +310,8 @@ def test_cross_attention_agrees_with_its_simulation():
     asking, source, g = exchangeable(10, 0.6), exchangeable(20, 0.2), exchangeable(10, 0.3)
     means, errors = simulate(rng, source, g, 2.0, np.ones((10, 20), dtype=bool), 600, queries=asking)
     queries, keys = Positions.one(10), Positions.one(20)
-    out = TokenAttention(queries, keys, causal=False)(*queries.alike(1.0, 0.6), 2.0, memory=keys.alike(1.0, 0.2))
-    (aq, ac), (sq, sc) = out.pull(*queries.alike(1.0, 0.3))
+    out = TokenAttention(queries, keys, causal=False)(*queries.uniform(1.0, 0.6), 2.0, memory=keys.uniform(1.0, 0.2))
+    (aq, ac), (sq, sc) = out.pull(*queries.uniform(1.0, 0.3))
     got = np.array([*out.second_moment, *out.covariance[0], *aq, *ac[0], *sq, *sc[0]])
     assert np.abs((got - means[:6]) / errors[:6]).max() < 4
 
@@ -327,7 +329,7 @@ def test_the_norm_of_a_query_adds_to_the_key_path():
     norm = (q[:, :4] ** 2).mean(-1)
     each = (norm * jacobian).mean(1)
     positions = Positions.one(n)
-    row = TokenAttention(positions, causal=False, head_dim=d)(*positions.alike(1.0, 0.0), 1.0).rows
+    row = TokenAttention(positions, causal=False, head_dim=d)(*positions.uniform(1.0, 0.0), 1.0).rows
     error = each.std() / math.sqrt(draws)
     assert abs(each.mean() - (row.T * row.norm).item()) < 4 * error
     assert abs(each.mean() - row.T.item()) > 8 * error
@@ -342,7 +344,7 @@ def test_bad_input_is_refused_with_a_reason():
     with pytest.raises(InputError, match="dropout"):
         TokenAttention(Positions.every(4), causal=True, dropout=1.0)
     with pytest.raises(InputError, match="negative"):
-        TokenAttention(Positions.every(4), causal=True)(*Positions.every(4).alike(-1.0, 0.0))
+        TokenAttention(Positions.every(4), causal=True)(*Positions.every(4).uniform(-1.0, 0.0))
     with pytest.raises(InputError, match="nodes"):
         TokenAttention(Positions.every(4), causal=True)(np.ones(3), np.eye(3))
 
@@ -382,7 +384,7 @@ def test_rotations_keep_scores_apart(rotated_draws, every):
     def predicted(rotation):
         positions = Positions.every(length) if every else Positions.smooth(length)
         layer = TokenAttention(positions, causal=True, head_dim=dims, width=width, rotation=rotation)
-        out = layer(*positions.alike(1.0, r), gain)
+        out = layer(*positions.uniform(1.0, r), gain)
         return np.array([
             positions.mean(out.second_moment), positions.pair_mean(out.covariance), positions.mean(out.rows.P)
         ])  # fmt: skip

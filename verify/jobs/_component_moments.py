@@ -84,8 +84,8 @@ def _beyond(grid: str, given: Mapping[str, float]) -> tuple[Moments, Moments]:
 def _penalised(r: float, r_g: float, s: float, layer: BiasedAttention) -> Moments:
     """Causal attention with a penalty on distance."""
     positions = layer.positions
-    out = layer(*positions.alike(1.0, r), s)
-    (asked, asked_pair), (sent, sent_pair) = out.pull(*positions.alike(1.0, r_g))
+    out = layer(*positions.uniform(1.0, r), s)
+    (asked, asked_pair), (sent, sent_pair) = out.pull(*positions.uniform(1.0, r_g))
     return {
         "variance": positions.mean(out.second_moment), "covariance": positions.pair_mean(out.covariance),
         "gradient_variance": positions.mean(asked + sent), "gradient_covariance": positions.pair_mean(asked_pair + sent_pair),
