@@ -245,10 +245,11 @@ class Block(BlockLike):
         """The moments of parallel branches: they read the same signal with independent weights, so their moments add."""
         y, pull_shared_norm = (x, None) if self.norm is None else self.norm.moments(x, site.at("norm"))
         total, pulls = x, []
-        for name, branch in self.branches:
+        skip, _ = site.at(self.branches[0][0]).scales()  # parallel branches state one skip scale
+        for number, (name, branch) in enumerate(self.branches):
             output, pull_branch, draw = branch.branch_moments(y, site.at(name))
             _, scale = site.at(name).scales()
-            total = add_branch(total, output.times(scale**2), draw.omega, self.width)
+            total = add_branch(total, output.times(scale**2), draw.omega, self.width, None if number else skip)
             pulls.append((scale, pull_branch))
         post_norm_pulls: list[Pullback] = []
         for name, branch in self.branches:  # the post-norms read the sum, one after the other
@@ -264,7 +265,7 @@ class Block(BlockLike):
             input_gradient = g.times(0.0)
             for scale, pull_branch in pulls:
                 input_gradient = input_gradient.plus(pull_branch(g.times(scale**2)))
-            return g.plus(input_gradient if pull_shared_norm is None else pull_shared_norm(input_gradient))
+            return add_gradient(g, input_gradient if pull_shared_norm is None else pull_shared_norm(input_gradient), skip)
 
         return total, site.record_gradient(pull)
 

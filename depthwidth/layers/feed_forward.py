@@ -152,8 +152,7 @@ def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: 
     variances, rho = gate.second_moment, gate.correlation
     step = correlation_spread.body(rho, width)
     sides = [rho + step, rho - step] if math.isfinite(width) else [rho]
-    alike = isinstance(gate, TokenSignal) and variances.max() <= _ALIKE * variances.min()
-    if isinstance(gate, TokenSignal) and not alike:
+    if isinstance(gate, TokenSignal) and not _share_tables(name, variances):
         from .activations import activation
 
         f, first, other = activation(name), gate.first_second_moment, gate.other_second_moment
@@ -164,7 +163,8 @@ def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: 
         ]
     else:
         second, slope, mean, *_ = tables(variances, 0.0)
-        # If two variances are nearly equal, moments at their geometric mean are right to second order in the difference.
+        # If two variances are nearly equal, moments at their geometric mean are right to second order in the difference; for a
+        # power of x they are exact.
         pairs = [tables(gate.pair_second_moment, _angle(side))[3:5] for side in sides]
     pair, slope_pair = (_average(values) for values in zip(*pairs, strict=True))
     if linear is None:
@@ -174,6 +174,13 @@ def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: 
     products = [c + shift, c - shift] if len(sides) == 2 else [c]
     both, slopes = (_average([product * values[k] for product, values in zip(products, pairs, strict=True)]) for k in (0, 1))
     return HiddenMoments(second * v, both, slope * v, slopes, 0.0, second, pair)
+
+
+def _share_tables(name: str, variances: Any) -> bool:
+    """True if the pair moments of two tokens of these variances are those at the geometric mean of theirs."""
+    if variances.max() <= _ALIKE * variances.min():
+        return True
+    return bool(variances.min() > _WIDEST) and _growth_power(name) is not None
 
 
 def _average(sides: Sequence[Number]) -> Number:
@@ -210,16 +217,71 @@ def _activation_table(name: str, variance: float) -> Table:
 
         rho = np.cos(angles)
         single = f.second_moment(variance), f.derivative_second_moment(variance), f.mean(variance)
-        both = f.pair_moment(variance, rho), f.derivative_pair_moment(variance, rho)
+        both = _pair_columns(name, variance, rho)
         x = np.arange(-9.0, 9.0, 0.0625)
         weights, inputs = np.exp(-x * x / 2), x * math.sqrt(variance)
-        squares = f(inputs) ** 2, f.derivative(inputs) ** 2
+        squares = [(value / np.abs(value).max()) ** 2 for value in (f(inputs), f.derivative(inputs))]
         kurtoses = [(weights @ s**2) * weights.sum() / (weights @ s) ** 2 for s in squares]
         return np.stack([np.broadcast_to(column, rho.shape) for column in (*single, *both, *kurtoses)], axis=-1)
 
     return Table(columns, 0.0, math.pi)
 
 
+def _pair_columns(name: str, variance: float, rho: Any) -> tuple[Any, Any]:
+    """E f(x) f(y) and E f'(x) f'(y) at the correlations of a table, the cosines of evenly spaced angles from 0 to pi."""
+    from .activations import activation
+
+    f = activation(name)
+    if variance <= _WIDE or {"pair_moment", "derivative_pair_moment"} <= set(f.closed_forms):
+        return f.pair_moment(variance, rho), f.derivative_pair_moment(variance, rho)
+    power = _growth_power(name) if variance > _WIDEST else None
+    if power is None:
+        return _circular_columns(name, variance, len(rho))
+    value, slope = _circular_columns(name, _WIDEST, len(rho))
+    grown = variance / _WIDEST
+    value, slope = value * grown**power, slope * grown ** (power - 1)
+    value[0], slope[0] = f.second_moment(variance), f.derivative_second_moment(variance)  # of a token with itself
+    return value, slope
+
+
+@functools.lru_cache(maxsize=64)
+def _circular_columns(name: str, variance: float, count: int) -> tuple[Any, Any]:
+    """The same by integrals on circles, which cost little for large variances; functions with kinks have none."""
+    import numpy as np
+
+    from ..numerics.circular_pairs import circular_pair_moments
+    from .activations import activation
+
+    f = activation(name)
+    rho = np.cos(np.linspace(0.0, math.pi, count))
+    found = []
+    for function, moment in ((f, f.pair_moment), (f.derivative, f.derivative_pair_moment)):
+        pairs = None if f.expression.kinks else circular_pair_moments(function, variance, count)
+        found.append(moment(variance, rho) if pairs is None else pairs)
+    return found[0], found[1]
+
+
+@functools.lru_cache(maxsize=64)
+def _growth_power(name: str) -> float | None:
+    """p, of at least 1, if f grows as the power p of x far from 0, on one side or on both; otherwise None."""
+    from .activations import activation
+
+    f, powers = activation(name), []
+    for side in (-1.0, 1.0):
+        near, middle, far = (abs(float(f(side * x))) for x in (_FAR, 2 * _FAR, 4 * _FAR))
+        if far:
+            powers.append(math.log2(far / middle) if middle else math.inf)
+            if not near or abs(far / middle / (middle / near) - 1) > _SAME_POWER:
+                return None
+    if not powers or max(powers) - min(powers) > _SAME_POWER or powers[0] < 1 - _SAME_POWER:
+        return None
+    return powers[0]
+
+
+_WIDE, _WIDEST = 100.0, 1e5
+"""Variances beyond which pair moments are integrated on a circle, and beyond which they are those of a power of x; at the
+second SiLU differs from its limit by 1e-5, and the slopes of two nearly equal or opposite inputs by 1e-4."""
+_FAR, _SAME_POWER = 1e4, 1e-6
 _ALIKE = 1.05
 """Largest ratio of two tokens' variances at which they share a table, with errors below 1e-4."""
 _VARIANCE_STEP = 0.05

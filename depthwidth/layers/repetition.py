@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..numerics.interpolation import Table, lagrange_weights, spline_values
-from ..signal import LogVariance, Pullback, Record, Signal, Site, Spread, TokenSignal, Trace, finite
+from ..signal import LogVariance, Pullback, Record, Signal, Site, Spread, TokenSignal, Trace, finite, quotient
 from ..signal.residual import advance, covariance_factor
 from .block import BlockLike, Residual
 
@@ -144,7 +145,8 @@ def _branch_tables(block: BlockLike, x: Signal, site: Site) -> list[_BranchTable
             y, _ = part.norm_stream.moments(Signal(size, size), at.at("norm_stream"))
             normalised = y.second_moment
         reads = part.norm_in is not None or block.norm is not None
-        skip = None if block.parallel or at.scales()[0] == 1 else at.scales()[0]
+        # The stream is scaled once by branches in parallel.
+        skip = None if at.scales()[0] == 1 or (block.parallel and steps) else at.scales()[0]
         steps.append(_BranchTable(table, skip, reads, normalised, float(np.max(omegas[0])), part.width))
     return steps
 
@@ -244,29 +246,40 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
     The error is relative to the stream's size. The gradient passes through every block; the blocks of a gap act as mixtures of
     the two evaluated blocks at its ends. Increments of the gradient cannot be extrapolated, since some patterns over the
     positions die out within a few blocks. Error of the gradient: 1e-3.
+
+    A skip path with a factor of its own multiplies the stream from block to block. States are divided by the product of these
+    factors before they are interpolated, and gradients pass the product apart from the rest.
     """
     import numpy as np
 
     trace, times = site.trace, len(layers)
-    increments, samples = _Increments(times), list[_Sample]()
+    increments, samples, grown = _Increments(times), list[_Sample](), _skip_growth(block, site, layers)
     count = len(x.second_moment)
+    powers = np.ones(len(_flatten(x)))
+    powers[count + x.covariance.size :] = 2.0  # variances of moments
+
+    def scaled(vector: Array, layer: int, to: int) -> Array:
+        """A state at the input of block `layer`, as the skip paths alone would carry it to the input of block `to`."""
+        return vector * np.exp(powers * (grown[to] - grown[layer]))
+
     before = layer = 0
     step, state, left = 1, _flatten(x), _flatten(x)
     while True:
         trace.layer = layers.start + layer
         with trace.divert() as (records, log_variances):
-            y, pull_block = block.moments(_unflatten(x, state), site)
-        added = _flatten(y) - state
-        increments.append(layer, added)
+            y, pull_block = block.moments(finite(_unflatten(x, state), site.role), site)
+        after = _flatten(y)
+        increments.append(layer, scaled(after, layer + 1, 0) - scaled(state, layer, 0))
         if layer - before > 1:
-            corrected = left + increments.between(before, layer)
+            corrected = scaled(left + increments.between(before, layer), 0, layer)
             error = np.abs(corrected - state)[: count + x.covariance.size].max() / y.averages[0]
             if error > _TOLERANCE:
                 increments.pop()
                 step = (layer - before) // 2
                 layer = before + step
-                state = left + increments.between(before, layer)
+                state = scaled(left + increments.between(before, layer), 0, layer)
                 continue
+            after += scaled(corrected - state, layer, layer + 1)
             state = corrected
             step += step // 2 + 1 if error < _TOLERANCE / 10 else 0
         else:
@@ -274,13 +287,13 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
         samples.append(_Sample(layer, x.positions.mean(state[:count]), pull_block, records, log_variances))
         if layer == times - 1:
             break
-        before, left = layer, state + added
+        before, left = layer, scaled(after, layer + 1, 0)
         step = max(1, min(step, int(_REACH * layer), int(_REACH * (times - 1 - layer))))
         layer += step
-        state = left + increments.between(before, layer)
+        state = scaled(left + increments.between(before, layer), 0, layer)
     _record_all(trace, samples, layers)
 
-    sizes = _stream_sizes(samples, times)
+    sizes = _stream_sizes(samples, grown)
 
     def pull(g: TokenSignal) -> TokenSignal:
         pulled = list[_Sample]()
@@ -291,19 +304,39 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
             pulled.append(sample._replace(records=records, log_variances=[]))
             if k and sample.layer - samples[k - 1].layer > 1:
                 with trace.silence():
-                    g = _cross_gap(g, sample, samples[k - 1], sizes)
+                    g = _cross_gap(g, sample, samples[k - 1], sizes, grown)
         _record_all(trace, pulled, layers)
         return g
 
-    return _unflatten(x, state + added), pull
+    return _unflatten(x, after), pull
 
 
-def _cross_gap(g: TokenSignal, above: _Sample, below: _Sample, sizes: list[float]) -> TokenSignal:
+def _skip_growth(block: BlockLike, site: Site, layers: range) -> Array:
+    """Logarithm of the factor by which skip paths have multiplied the stream's second moment, at the input of each block.
+
+    Shape (blocks + 1,). It is 0 everywhere if no skip path has a factor, or if a norm after the sum takes it out again.
+    """
+    import numpy as np
+
+    found = np.zeros(len(layers) + 1)
+    parts = block.branches
+    if any(part.norm_stream is not None for _, part in parts):
+        return found
+    for name, _ in parts[:1] if block.parallel else parts:
+        skip = site.trace.recipe.residual(site.at(name).role).skip
+        squares = np.square(skip[layers.start : layers.stop] if isinstance(skip, tuple) else np.full(len(layers), skip))
+        if not squares.all():  # no stream is left to follow
+            return np.zeros(len(layers) + 1)
+        found[1:] += np.cumsum(np.log(squares))
+    return found
+
+
+def _cross_gap(g: TokenSignal, above: _Sample, below: _Sample, sizes: list[float], grown: Array) -> TokenSignal:
     """The gradient at the lower end of a gap between two evaluated blocks, given that at the upper end.
 
     Each block of the gap adds a mixture of the increments of these two, inversely proportional to the size of its input: block
-    l maps g to (1 + a_l B) g. The product of these maps is a polynomial in B, whose coefficients are the elementary symmetric
-    polynomials of the a_l.
+    l maps g to s_l (1 + a_l B) g, with s_l from its skip paths. The product of these maps is a polynomial in B, whose
+    coefficients are the elementary symmetric polynomials of the a_l.
     """
     between = range(above.layer - 1, below.layer, -1)
     ends = 1 / (above.layer + 1), 1 / (below.layer + 1)
@@ -311,17 +344,20 @@ def _cross_gap(g: TokenSignal, above: _Sample, below: _Sample, sizes: list[float
     upper = [share * above.size / sizes[layer] for share, layer in zip(shares, between, strict=True)]
     lower = [(1 - share) * below.size / sizes[layer] for share, layer in zip(shares, between, strict=True)]
     each = [one + other for one, other in zip(upper, lower, strict=True)]
-    parts = [(above, sum(upper) / sum(each)), (below, sum(lower) / sum(each))]
+    parts = [
+        (sample, math.exp(grown[sample.layer] - grown[sample.layer + 1]), sum(shares) / sum(each))
+        for sample, shares in ((above, upper), (below, lower))
+    ]
     coefficients = _symmetric_polynomials(each)
     total, power = g, g
     for coefficient in coefficients[1:]:
-        added = [sample.pull(power).plus(power.times(-1.0)).times(weight) for sample, weight in parts]
+        added = [sample.pull(power).times(back).plus(power.times(-1.0)).times(weight) for sample, back, weight in parts]
         power = added[0].plus(added[1])
         term = power.times(coefficient)
         total = total.plus(term)
-        if abs(term.averages[0]) < _NEGLIGIBLE * total.averages[0]:
+        if abs(term.averages[0]) <= _NEGLIGIBLE * total.averages[0]:
             break
-    return total
+    return total.times(math.exp(grown[above.layer] - grown[below.layer + 1]))
 
 
 def _symmetric_polynomials(values: list[float]) -> list[float]:
@@ -353,14 +389,19 @@ def _unflatten(like: TokenSignal, vector: Array) -> TokenSignal:
     return like.of(q, c.reshape(square), Spread(v, w.reshape(square), u.reshape(square)))
 
 
-def _stream_sizes(samples: list[_Sample], times: int) -> list[float]:
+def _stream_sizes(samples: list[_Sample], grown: Array) -> list[float]:
     """Second moment of the stream at the input of each block."""
     import numpy as np
 
-    sizes: list[float] = np.interp(
-        np.arange(times), [sample.layer for sample in samples], [sample.size for sample in samples]
-    ).tolist()
+    evaluated, scale = [sample.layer for sample in samples], np.exp(grown)
+    known = [sample.size / scale[sample.layer] for sample in samples]
+    sizes: list[float] = (np.interp(np.arange(len(grown) - 1), evaluated, known) * scale[:-1]).tolist()
     return sizes
+
+
+def _positive(group: Iterable[Record]) -> bool:
+    """True if all second moments have a logarithm. A branch of factor 0 passes no gradient."""
+    return all(record.second_moment > 0 for record in group)
 
 
 def _record_all(trace: Trace, samples: list[_Sample], layers: range) -> None:
@@ -377,9 +418,9 @@ def _record_all(trace: Trace, samples: list[_Sample], layers: range) -> None:
     for group in groups:
         second = [record.second_moment for record in group]
         columns += [
-            [math.log(value) for value in second],
-            [record.covariance / value for record, value in zip(group, second, strict=True)],
-            [record.mean / math.sqrt(value) for record, value in zip(group, second, strict=True)],
+            [math.log(value) for value in second] if _positive(group) else second,
+            [quotient(record.covariance, value) for record, value in zip(group, second, strict=True)],
+            [quotient(record.mean, math.sqrt(value)) for record, value in zip(group, second, strict=True)],
             [record.spread for record in group],
         ]
     log_variances = list(zip(*(sample.log_variances for sample in samples), strict=True))
@@ -391,7 +432,7 @@ def _record_all(trace: Trace, samples: list[_Sample], layers: range) -> None:
     for number, group in enumerate(groups):
         first = group[0]
         size, shares, means, spread = along[4 * number : 4 * number + 4]
-        exact = np.exp(size)
+        exact = np.exp(size) if _positive(group) else size.clip(0.0)
         deviation = spread if math.isfinite(first.spread) else math.nan
         record = Record(first.role, layers, first.direction, means * np.sqrt(exact), exact, shares * exact, deviation)
         trace.records.append(record)

@@ -235,11 +235,11 @@ def finite(signal: AnySignal, role: str) -> Any:
     Raises
     ------
     InputError
-        if a second moment is infinite or NaN.
+        if a second moment, or its variance over draws, is infinite or NaN.
     """
-    q = signal.second_moment
-    if not (math.isfinite(q) if isinstance(q, float) else bool((abs(q) < math.inf).all())):
-        raise InputError(f"{role}: the moments overflow with this initialisation")
+    for value in (signal.second_moment, signal.spread.second_moment) if signal.spread else (signal.second_moment,):
+        if not (math.isfinite(value) if isinstance(value, float) else bool((abs(value) < math.inf).all())):
+            raise InputError(f"{role}: the moments overflow with this initialisation")
     return signal
 
 

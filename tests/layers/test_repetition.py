@@ -100,6 +100,24 @@ def test_sampled_blocks_end_where_all_blocks_do(skip, monkeypatch):
     assert np.abs(np.diff(every.second_moment)).max() > 1e-3 * size  # positions differ, or nothing was compared
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("skip", "branch", "parallel"), [(1.3, 0.5, False), (3.0, 0.5, False), (1.3, 0.5, True), (1.0, 0.0, False)]
+)
+def test_sampled_blocks_whose_skip_paths_grow(skip, branch, parallel, monkeypatch):
+    """A stream that grows by orders of magnitude from block to block, and one that no branch changes."""
+    one, scales = block(Block, parallel=parallel), given(skip=skip, branch=branch)
+    some, front = evaluate(one, 60, tokens(), scales)
+    monkeypatch.setattr("depthwidth.layers.stack.MANY_BLOCKS", 10**6)
+    every, exact = evaluate(one, 60, tokens(), scales)
+    size = every.averages[0]
+    assert np.abs(some.second_moment - every.second_moment).max() < 3e-5 * size
+    assert np.abs(some.covariance - every.covariance).max() < 3e-5 * size
+    assert front.averages == pytest.approx(exact.averages, rel=1e-3)
+    times = 60 if parallel else 120
+    assert size == pytest.approx(skip ** (2 * times), rel=0.5 if branch else 1e-12)
+
+
 @component
 class Wavy(Watched):
     """A block whose increments wave along the depth, in closed form."""
@@ -120,6 +138,7 @@ def test_steps_are_halved_where_the_stream_bends():
 
 @pytest.mark.parametrize(("parallel", "placement", "skip"), [
     (False, "pre", 1.0), (False, "pre", 0.9), (False, "post", 1.0), (False, "post", 0.9), (True, "pre", 1.0),
+    (True, "pre", 0.9),
 ])  # fmt: skip
 @pytest.mark.parametrize("spread", [True, False])
 def test_blocks_passed_together_are_blocks_walked_one_by_one(parallel, placement, skip, spread, monkeypatch):

@@ -1,0 +1,118 @@
+"""Every family, initialised by every scheme, through every command: an answer, or one sentence."""
+
+import json
+
+import pytest
+from strategies import PUBLISHED
+
+from depthwidth.architecture.hf import FAMILIES
+from depthwidth.initialization import schemes
+
+SCHEMES = schemes()
+SMALL = {"width": 16, "heads": 2, "kv_heads": 2, "head_dim": 8, "vocab": 50, "context": 16, "ffn": 32, "shared_ffn": 16,
+         "experts": 4, "top_k": 2}  # fmt: skip
+FEWER = {"gpt_neo": {"attention_types": [[["global", "local"], 9]], "window_size": 8}, "gptj": {"rotary_dim": 2},
+         "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16}, "t5": {"num_layers": 18, "d_kv": 8},
+         "vit": {"image_size": 16, "patch_size": 4}, "roberta": {"max_position_embeddings": 18}}  # fmt: skip
+DEPTH = 18
+"""Two blocks more than are walked one by one if positions differ."""
+OVERFLOW = ("deepnorm", "admin", "unit-scaling", "t-fixup")
+"""Schemes made for one place of the norms; elsewhere the stream may grow beyond floating point."""
+
+
+def small(family):
+    """A configuration of `family` with 18 narrow blocks."""
+    names = FAMILIES[family].names
+    fields = {names[choice]: value for choice, value in ({"depth": DEPTH} | SMALL).items() if choice in names}
+    architecture = next(iter(FAMILIES[family].models))
+    return {"model_type": family, "architectures": [architecture]} | fields | FEWER.get(family, {})
+
+
+def published(family):
+    """A published configuration of `family` of the most layers."""
+    depth = FAMILIES[family].names["depth"]
+    found = [config for config, _ in PUBLISHED.values() if config["model_type"] == family]
+    return max(found, key=lambda config: config.get(depth, 0), default={"model_type": family})
+
+
+def refuse(name):
+    """JSON has no NaN and no infinity."""
+    raise AssertionError(name)
+
+
+def answers(invoke, tmp_path, config, scheme, commands=None):
+    """Run all commands of one cell, and check that each answers; return what `moments --json` printed."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    found = None
+    for arguments in commands or (
+        ("describe", path, "--scheme", scheme),
+        ("describe", path, "--scheme", scheme, "--json"),
+        ("moments", path, "--scheme", scheme),
+        ("moments", path, "--scheme", scheme, "--json"),
+        ("moments", path, "--scheme", scheme, "--attention"),
+        ("moments", path, "--scheme", scheme, "--attention", "--json"),
+        ("init", path, "--scheme", scheme),
+        ("init", path, "--scheme", scheme, "--json"),
+    ):
+        result = invoke(*arguments)
+        if result.status:
+            assert scheme in OVERFLOW, (arguments, result.error)
+            assert result.error.count("\n") == 1
+            assert "overflow" in result.error
+            continue
+        assert result.output.strip()
+        if arguments[-1] == "--json":
+            parsed = json.loads(result.output, parse_constant=refuse)
+            found = parsed if arguments[0] == "moments" and "--attention" not in arguments else found
+    return found
+
+
+def cells(step):
+    """Each scheme with every `step`-th family, so that both occur."""
+    families = list(FAMILIES)
+    return [(families[k], scheme) for i, scheme in enumerate(SCHEMES) for k in range(i % step, len(families), step)]
+
+
+@pytest.mark.parametrize(("family", "scheme"), [("llama", "rezero"), ("gptj", "skipinit"), ("olmo2", "rezero")])
+def test_branches_of_size_zero_in_a_sampled_stack(family, scheme, invoke, tmp_path):
+    """The stream then is the embedding throughout, and no gradient enters a branch."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(small(family)))
+    rows = json.loads(invoke("moments", path, "--scheme", scheme, "--json").output)
+    stream = [row["second_moment"] for row in rows if row["site"].startswith("decoder.block.") and row["site"].count(".") == 2]
+    assert len(stream) == 2 * DEPTH
+    assert max(stream[:DEPTH]) == pytest.approx(min(stream[:DEPTH]), rel=1e-12)
+    assert min(stream[:DEPTH]) > 0
+    inside = [
+        row["second_moment"] for row in rows if row["direction"] == "gradient" and row["site"].endswith("feed_forward.down")
+    ]
+    assert inside
+    assert set(inside) == {0.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_every_scheme_of_a_small_model(family, invoke, tmp_path):
+    for scheme in SCHEMES:
+        answers(invoke, tmp_path, small(family), scheme)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "scheme"), cells(8))
+def test_published_depths(family, scheme, invoke, tmp_path):
+    """A sample of the 493 pairs at the deepest published size of the family: each costs a second."""
+    path = tmp_path / "config.json"
+    config = published(family)
+    path.write_text(json.dumps(config))
+    commands = [("moments", path, "--scheme", scheme, "--json"), ("moments", path, "--scheme", scheme, "--attention")]
+    answers(invoke, tmp_path, config, scheme, commands)
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_plans_like_every_family(family, invoke, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(small(family)))
+    result = invoke("plan", "1e6", "--like", path, "--json")
+    assert result.status == 0, result.error
+    assert json.loads(result.output)
