@@ -4,6 +4,8 @@ import functools
 import json
 import math
 import os
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -88,6 +90,50 @@ def test_families_are_listed_in_order():
     }
     wanted |= {"bloom", "falcon", "olmo2", "bert", "roberta", "t5", "vit"}
     assert wanted <= set(families())
+
+
+FAMILY_FILES = import_module("depthwidth.architecture.hf.families")
+
+
+def test_the_index_of_families_is_what_the_files_have():
+    files = {path.stem for path in Path(FAMILY_FILES.__file__).parent.glob("*.py")} - {"__init__"}
+    assert {file: tuple(FAMILY_FILES.families_in(file)) for file in files} == FAMILY_FILES.FILES
+    assert all(FAMILIES[name] is family for file in files for name, family in FAMILY_FILES.families_in(file).items())
+
+
+def test_a_family_file_without_an_index_entry_is_found(monkeypatch):
+    monkeypatch.delitem(FAMILY_FILES.FILES, "vit")
+    assert FAMILY_FILES._Families()["vit"] is FAMILIES["vit"]
+
+
+def test_a_family_is_imported_when_it_is_asked_for(in_fresh_python):
+    source = """
+import sys
+from depthwidth.architecture.hf import families, read_config
+home = "depthwidth.architecture.hf.families."
+print(len(families()), [name for name in sys.modules if name.startswith(home)])
+read_config({"model_type": "opt"})
+print([name for name in sys.modules if name.startswith(home)])
+"""
+    listed, read = in_fresh_python(source).splitlines()
+    assert listed == f"{len(FAMILIES)} []"
+    assert read == "['depthwidth.architecture.hf.families.opt']"
+
+
+def test_families_can_be_added_and_removed():
+    known = FAMILY_FILES._Families()
+    del known["gpt2"]
+    assert "gpt2" not in known
+    assert known["gptj"].model_type == "gptj"  # of the same file
+    assert "gpt2" not in known
+    assert len(known) == len(list(known)) == len(FAMILIES) - 1
+    known["mine"] = FAMILIES["gpt2"]
+    assert list(known)[-1] == "mine"
+    for missing in ("gpt2", "gpt3"):
+        with pytest.raises(KeyError):
+            known[missing]
+        with pytest.raises(KeyError):
+            del known[missing]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

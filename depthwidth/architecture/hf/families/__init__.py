@@ -1,22 +1,80 @@
 """The Hugging Face families, one or a few related ones to a file.
 
-Every :class:`~depthwidth.architecture.hf.family.Family` at the top level of a file in this folder is found by itself.
+A :class:`~depthwidth.architecture.hf.family.Family` is a name at the top level of a file in this folder. :data:`FILES` says
+which file has which, so that a model's configuration is read without importing the other families.
 """
 
 from __future__ import annotations
 
-import pkgutil
+import os
+from collections.abc import Iterator, MutableMapping
 from importlib import import_module
 
 from ..family import Family
 
+FILES: dict[str, tuple[str, ...]] = {
+    "bert": ("bert", "roberta", "distilbert"),
+    "bloom": ("bloom",),
+    "falcon": ("falcon",),
+    "gemma": ("gemma", "gemma2", "gemma3_text"),
+    "gpt": ("gpt2", "gpt_neo", "gptj", "codegen"),
+    "gpt_neox": ("gpt_neox",),
+    "llama": ("llama", "mistral", "mixtral"),
+    "olmo": ("olmo", "olmo2"),
+    "opt": ("opt",),
+    "phi": ("phi", "phi3"),
+    "qwen": ("qwen2", "qwen3", "qwen2_moe", "qwen3_moe"),
+    "stablelm": ("stablelm",),
+    "starcoder": ("starcoder2",),
+    "t5": ("t5",),
+    "vit": ("vit",),
+}
+"""The ``model_type`` of each family of each file, in order; a test compares this with the files. A file that is missing here is
+found all the same, and imported with this package."""
 
-def _listed() -> dict[str, Family]:
-    files = sorted(info.name for info in pkgutil.iter_modules(__path__))
-    modules = [import_module(f"{__name__}.{file}") for file in files]
-    found = [value for module in modules for value in vars(module).values() if isinstance(value, Family)]
-    return {family.model_type: family for family in found}
+
+def families_in(file: str) -> dict[str, Family]:
+    """The families of a file in this folder by ``model_type``; it is imported if it was not yet."""
+    found = vars(import_module(f"{__name__}.{file}")).values()
+    return {family.model_type: family for family in found if isinstance(family, Family)}
 
 
-FAMILIES: dict[str, Family] = _listed()
+class _Families(MutableMapping[str, Family]):
+    """Families by ``model_type``; listing their names imports none of them."""
+
+    def __init__(self) -> None:
+        self._home = {model_type: file for file, types in FILES.items() for model_type in types}
+        self._known: dict[str, Family] = {}
+        for name in sorted(os.listdir(__path__[0])):
+            file, _, ending = name.partition(".")
+            if ending == "py" and file != "__init__" and file not in FILES:
+                self._known |= families_in(file)
+
+    def __getitem__(self, model_type: str) -> Family:
+        if model_type not in self._known and model_type in self._home:
+            for name, family in families_in(self._home[model_type]).items():
+                if self._home.get(name) is not None:  # not one that was removed
+                    self._known.setdefault(name, family)
+        return self._known[model_type]
+
+    def __setitem__(self, model_type: str, family: Family) -> None:
+        self._known[model_type] = family
+
+    def __delitem__(self, model_type: str) -> None:
+        if model_type not in self:
+            raise KeyError(model_type)
+        self._home.pop(model_type, None)
+        self._known.pop(model_type, None)
+
+    def __contains__(self, model_type: object) -> bool:
+        return model_type in self._home or model_type in self._known
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._home, **self._known})
+
+    def __len__(self) -> int:
+        return len({**self._home, **self._known})
+
+
+FAMILIES: MutableMapping[str, Family] = _Families()
 """Every family by its ``model_type``."""
