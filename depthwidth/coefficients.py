@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import csv
 import functools
-from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InputError, nearest, shown
+from .values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Coefficient:
     """One fitted number. `stderr` is one standard error, None where the source gives none."""
 

@@ -14,14 +14,13 @@ import math
 import pkgutil
 import re
 import sys
-import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 from .errors import InputError, nearest, shown
 from .mathematics import library_of
+from .values import frozen
 
 Kind = Literal["exact", "asymptotic", "approximation", "fitted", "heuristic"]
 KINDS: dict[str, str] = {
@@ -43,7 +42,7 @@ STATUSES: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True)
+@frozen
 class Domain:
     """The values an argument may take: an interval, with the letter the papers use for it and its unit."""
 
@@ -103,7 +102,7 @@ Correlation: TypeAlias = Annotated[
 ]
 
 
-@dataclass(frozen=True)
+@frozen
 class Fitted:
     """A default that is a fitted number: the row of ``data/coefficients`` to read when the formula is first called."""
 
@@ -129,7 +128,7 @@ _INDENTED: dict[str, Any] = {"initial_indent": "    ", "subsequent_indent": "   
 _PACKAGE = "depthwidth.formulas"
 
 
-@dataclass(frozen=True)
+@frozen
 class Parameter:
     """One argument of a formula."""
 
@@ -157,6 +156,8 @@ class Parameter:
         default = f", default {_named(self.default)}" if self.default is not _REQUIRED else ""
         entry = f"{self.name} : {letter}{self.domain}{unit}{default}"
         if self.meaning:
+            import textwrap  # compiles expressions, which every command would wait for
+
             word = self.meaning.partition(" ")[0]
             letter = word[0].upper() if word.isalpha() and len(word) > 2 else word[0]  # "f at ..." is a formula's letter
             entry += "\n" + textwrap.fill(f"{letter}{self.meaning[1:]}.", 120, **_INDENTED)

@@ -49,7 +49,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 FLOORS = (
-    ("depthwidth.errors", "depthwidth.mathematics"),
+    ("depthwidth.errors", "depthwidth.mathematics", "depthwidth.values"),
     ("depthwidth.quantities", "depthwidth.coefficients", "depthwidth.files"),
     ("depthwidth.formula", "depthwidth.evidence"),
     ("depthwidth.checks",),

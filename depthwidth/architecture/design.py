@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import repeat
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ from ..layers import (
     TokenStem,
     Unembedding,
 )
+from ..values import frozen
 
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
 KINDS = ("decoder", "encoder", "encoder-decoder")
@@ -50,7 +51,7 @@ QK_NORMS = ("none", "head", "full")
 _DEEPEST = 100_000  # a block whose heads or window differ from its neighbour's is a node of its own
 
 
-@dataclass(frozen=True)
+@frozen
 class Design:
     """Every choice that makes a transformer.
 

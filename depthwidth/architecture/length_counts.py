@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -10,6 +9,7 @@ from ..checks import check_choice, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..layers import Layer, Run, Stack, Stem
+from ..values import frozen
 from .number_formats import bits_of
 
 OPTIMIZERS = {"adam": 2, "momentum": 1, "sgd": 0}
@@ -18,7 +18,7 @@ OPTIMIZERS = {"adam": 2, "momentum": 1, "sgd": 0}
 RECOMPUTE = ("none", "full")
 
 
-@dataclass(frozen=True)
+@frozen
 class TrainingMemory:
     """Bytes that training one replica takes, by what they hold. Temporary buffers and fragmentation come on top."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, NamedTuple
 
 from ..architecture import Transformer
 from ..errors import InputError, nearest, shown
+from ..values import frozen
 from .tensors import parameters, stacks
 
 PerBlock = float | tuple[float, ...]
@@ -48,7 +49,7 @@ class ResidualScale(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Recipe:
     """The settings that a scheme gives one tree."""
 

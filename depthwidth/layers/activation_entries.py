@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from ..checks import check_choice
 from ..errors import InputError, shown
 from ..plugins import plugins
+from ..values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class ActivationEntry:
     """One activation.
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest, shown
 from ..formula import Correlation, Domain, Formula, Positive, Real
 from ..formulas import gaussian
 from ..numerics.expressions import Expression, parse
+from ..values import frozen
 from .activation_entries import ACTIVATIONS, ActivationEntry, activation_entry, register_activation
 
 __all__ = ["ACTIVATIONS", "GATED", "Activation", "ActivationEntry", "activation", "gated", "register_activation"]
@@ -32,7 +33,7 @@ GATED = {"reglu": "relu", "geglu": "gelu", "swiglu": "silu", "glu": "sigmoid", "
 _QUANTITIES = ("mean", "second_moment", "pair_moment", "derivative_second_moment", "derivative_pair_moment")
 
 
-@dataclass(frozen=True)
+@frozen
 class Moments:
     """The moments of an activation f and of its derivative. Numbers, or arrays of one shape."""
 
@@ -69,7 +70,7 @@ class Moments:
         return {key: value.tolist() if hasattr(value, "tolist") else value for key, value in asdict(self).items()}
 
 
-@dataclass(frozen=True)
+@frozen
 class GatedMoments:
     """The moments of a gated unit f(u) v and of its derivatives. Numbers, or arrays of one shape."""
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, dataclass_transform
 
 from ..errors import InputError
 from ..signal import AnySignal, DrawSpread, Pullback, Site
+from ..values import frozen
 from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 from .tensor import Shape as Shape
 from .tensor import Tensor
@@ -69,7 +70,7 @@ def component(cls: type[T]) -> type[T]:
     return dataclass(frozen=True, eq=False, repr=False)(cls)
 
 
-@dataclass(frozen=True)
+@frozen
 class Run:
     """The sizes of one pass over one batch, and the conventions of a count.
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import InputError, nearest, shown
+from ..values import frozen
 
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Draw:
     """A random draw of mean 0. The initialisation scheme chooses its standard deviation, by the tensor's kind and fans."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Constant:
     """Every entry has this value: 1 for the gain of a norm, 0 for a bias."""
 
     value: float
 
 
-@dataclass(frozen=True)
+@frozen
 class Identity:
     """Ones on the diagonal of the last two dimensions and zeros elsewhere: an identity matrix, or a batch of them."""
 

@@ -14,10 +14,10 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError, nearest, shown
+from ..values import frozen
 from .roots import bisect_sign_changes
 
 MAX_LENGTH = 1000
@@ -31,7 +31,7 @@ MAX_POWER = 64
 MAX_CONSTANT = 1e100
 
 
-@dataclass(frozen=True)
+@frozen
 class Function:
     """A function that expressions may call: its value, its derivative and its SymPy form."""
 
@@ -129,7 +129,7 @@ _NUMBER = re.compile(r"\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?", re.AS
 _SIGNS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "^"}
 
 
-@dataclass(frozen=True)
+@frozen
 class Node:
     """A number, a variable, an operation or a call. `constant` is its value if it contains no variable, otherwise None."""
 
@@ -402,7 +402,7 @@ def read(text: str, variables: tuple[str, ...] | None = None) -> Node:
     return _Reader(text, variables).read()
 
 
-@dataclass(frozen=True)
+@frozen
 class Expression:
     """A function of x with its exact derivative, returned by :func:`parse`."""
 

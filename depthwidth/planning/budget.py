@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 
 from ..architecture import RECOMPUTE, Transformer
@@ -11,6 +10,7 @@ from ..architecture.number_formats import bits_of
 from ..checks import check_choice, check_whole
 from ..errors import InputError, shown
 from ..quantities import format_bytes, format_count
+from ..values import frozen
 from .rules import Quantity
 from .template import Template
 
@@ -32,7 +32,7 @@ TOKENS_PER_PARAMETER = 20.0
 """Training tokens per parameter, by default: compute-optimal by Hoffmann et al. 2022, arXiv 2203.15556."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Budget:
     """An amount of parameters, FLOPs or bytes that a shape may use, and the conventions by which it is counted.
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from ..coefficients import coefficient
 from ..errors import InputError
 from ..formulas.scaling import gemstones_flops_per_token, gemstones_loss, gemstones_parameters
 from ..numerics.roots import bisect
+from ..values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class FlopOptimum:
     """The shape and the token count with the lowest predicted loss for a training budget."""
 

@@ -10,7 +10,6 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ..coefficients import coefficient, covariance, reference
 from ..errors import InputError, nearest, shown
@@ -19,6 +18,7 @@ from ..formulas import rules as laws
 from ..formulas import shape_penalty
 from ..numerics.roots import false_position
 from ..plugins import plugins
+from ..values import frozen
 from .policy import DEFAULT_IMAGE_RULE, DEFAULT_RULE
 
 Curve = Callable[[float], tuple[float, float]]
@@ -30,7 +30,7 @@ Quantity = Callable[[float, float], float]
 _SPAN = (1e-9, 1e18)  # of a curve's parameter; no network has a depth or width outside
 
 
-@dataclass(frozen=True)
+@frozen
 class Rule:
     """A published or fitted way to choose a shape."""
 

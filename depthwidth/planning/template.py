@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -12,6 +12,7 @@ from ..architecture import Transformer
 from ..architecture.design import Design
 from ..checks import check_whole
 from ..errors import InputError, nearest, shown
+from ..values import frozen
 from . import policy
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -38,7 +39,7 @@ _SHAPE = frozenset({"depth", "width", "heads", "ffn"})
 _TEXT = frozenset({"vocab", "context", "kind", "tied", "segments"})
 
 
-@dataclass(frozen=True)
+@frozen
 class Template:
     """A design without its depth and width.
 
@@ -248,7 +249,7 @@ class Template:
         )
 
 
-@dataclass(frozen=True)
+@frozen
 class CountPolynomial:
     """``sum_k (around[k] + depth * per_block[k]) width^k`` for k = 0, 1, 2, with exact coefficients."""
 

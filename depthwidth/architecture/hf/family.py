@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NamedTuple
 
 from ...errors import InputError
 from ...layers.activation_entries import spelling_of
+from ...values import frozen
 from ..design import Design
 from .fields import Fields, NoTreeError, brief
 from .weights import WeightNames
@@ -41,7 +42,7 @@ INITIAL_RULES = {
 """The rules by which the library's model classes draw fresh weights; the scheme ``shipped`` carries them out."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Family:
     """One ``model_type`` of the transformers library.
 

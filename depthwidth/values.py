@@ -1,0 +1,47 @@
+"""Frozen dataclasses that are quick to define."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, dataclass_transform
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def frozen(cls: type[T]) -> type[T]:
+    """``dataclass(frozen=True)``, whose comparison, hash and repr are closures instead of generated source.
+
+    The compilation of that source is a third of the cost of a dataclass (1.1 of 3.4 million instructions, measured), and every
+    command would pay it some fifteen times at start-up.
+
+    Examples
+    --------
+    >>> @frozen
+    ... class Shape:
+    ...     depth: int
+    ...     width: int = 64
+    >>> Shape(2), Shape(2) == Shape(2, 64), len({Shape(2), Shape(2, 64), Shape(3)})
+    (Shape(depth=2, width=64), True, 2)
+    """
+    made = dataclass(frozen=True, eq=False, repr=False)(cls)
+    names = [field.name for field in fields(made)]  # type: ignore[arg-type]
+
+    def values(instance: object) -> tuple[Any, ...]:
+        return tuple([getattr(instance, name) for name in names])
+
+    def __eq__(self: object, other: object) -> bool:  # noqa: N807
+        return values(self) == values(other) if type(other) is type(self) else NotImplemented
+
+    def __hash__(self: object) -> int:  # noqa: N807
+        return hash(values(self))
+
+    def __repr__(self: object) -> str:  # noqa: N807
+        shown = ", ".join(f"{name}={one!r}" for name, one in zip(names, values(self), strict=True))
+        return f"{type(self).__qualname__}({shown})"
+
+    own = dict(vars(made))
+    for name, method in (("__eq__", __eq__), ("__hash__", __hash__), ("__repr__", __repr__)):
+        if own.get(name) is None:  # Python sets __hash__ to None in a class that defines __eq__ alone
+            setattr(made, name, method)
+    return made
