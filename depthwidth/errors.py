@@ -20,6 +20,19 @@ def nearest(word: str, valid: Iterable[str]) -> str:
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
+def printable(text: str) -> str:
+    r"""`text` on one line, with whatever a terminal would act on, or could not print, escaped.
+
+    Examples
+    --------
+    >>> print(printable("red: \x1b[31m, next\nline, half \ud800, turned \u202e"))
+    red: \x1b[31m, next\nline, half \ud800, turned \u202e
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def shown(value: object, limit: int = 60) -> str:
     """`value` for an error sentence: its repr on one line, cut at `limit` characters."""
     try:

@@ -1,4 +1,7 @@
-"""Files that nobody vouches for: opened only where reading ends, bounded, and each refusal said in one sentence."""
+"""Files: untrusted ones are read where reading ends, with bounds, and ours are written whole.
+
+What cannot be read is said in one sentence. After an interruption a file has its old content or its complete new one.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import json
 import math
 import os
 import stat
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -170,3 +174,51 @@ def _without_duplicates(pairs: list[tuple[str, Any]], said: str) -> dict[str, An
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise InputError(f"{said} has the key {shown(twice)} twice")
     return found
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replace the content of `path` by `data` atomically.
+
+    Raises
+    ------
+    OSError
+        if the file cannot be written, for example because the disk is full. The old content is then unchanged.
+    """
+    with open_whole(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def open_whole(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write to. It replaces `path` if the block ends without an error, and is deleted otherwise.
+
+    It is a temporary file in the same folder, which is flushed to the disk and then renamed: a process killed at any moment
+    leaves either the old file or the new one.
+
+    Raises
+    ------
+    OSError
+        if the file cannot be written, for example because the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder to the disk, so that a rename in it survives a power failure, if the system supports this."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

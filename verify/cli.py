@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from depthwidth.cli.options import formats
-from depthwidth.cli.output import Row, emit, print_facts, print_table
+from depthwidth.cli.output import Row, emit, print_facts, print_table, say
 from depthwidth.errors import InputError, shown
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class _OnDisk(click.Command):
             raise
         except OSError as error:
             where = "" if error.filename is None else f"{error.filename}: "
-            click.echo(f"Error: {where}{error.strerror or error}; files written before are whole", err=True)
+            say(f"Error: {where}{error.strerror or error}; files written before are whole", error=True)
             return 3
 
 
@@ -87,7 +87,7 @@ def list_jobs(form: str | None) -> None:
 
     def human() -> None:
         for job in jobs().values():
-            click.secho(job.name, bold=True)
+            say(heading=job.name)
             words = job.to_dict()
             print_facts({f"  {key}": words[key] for key in ("question", "claim", "measured", "criterion")})
 
@@ -135,7 +135,7 @@ def resume(names: tuple[str, ...], out: str, **how: Any) -> int:
     damaged = store.open().tidy()
     plans, passed = load_plans(store, damaged, names, 16 if device == "cuda" else 1)
     for why in passed:
-        click.echo(f"Skipped: {why}.", err=True)
+        say(f"Skipped: {why}.", error=True)
     return max(_carry_out(store, plans, damaged, chosen, device, how["ensemble"]), 3 if passed else 0)
 
 
@@ -162,16 +162,16 @@ def _carry_out(store: Store, plans: list[Any], damaged: list[Any], chosen: Execu
     from .runs.driver import carry_out
 
     for damage in damaged:
-        click.echo(f"Set aside {damage}; it will be measured again.", err=True)
-    summary = carry_out(store, plans, chosen, device, lambda line: click.echo(line, err=True), damaged, ensemble)
-    click.echo(
+        say(f"Set aside {damage}; it will be measured again.", error=True)
+    summary = carry_out(store, plans, chosen, device, lambda line: say(line, error=True), damaged, ensemble)
+    say(
         f"{summary.done} runs measured, {summary.before} already done"
         + (f", {summary.busy} in progress in another process" if summary.busy else "")
         + (f", {len(summary.failed)} FAILED" if summary.failed else "")
         + f"; rows in {store.root}"
     )
     for name, error in summary.failed.items():
-        click.echo(f"{name}: {error.splitlines()[0]}", err=True)
+        say(f"{name}: {error.splitlines()[0]}", error=True)
     return summary.status
 
 
@@ -200,11 +200,11 @@ def status(out: str, form: str | None) -> None:
         )  # fmt: skip
         for row in rows:
             for active in row["at_work"]:
-                click.echo(f"running: {row['job']} {active['what']}, {active['share']:.0%} done")
+                say(f"running: {row['job']} {active['what']}, {active['share']:.0%} done")
             for failed in row["failures"]:
-                click.echo(f"failed: {row['job']} {failed['what']}: {failed['error'].partition(chr(10))[0]}")
+                say(f"failed: {row['job']} {failed['what']}: {failed['error'].partition(chr(10))[0]}")
         for damage in store.damaged():
-            click.echo(f"damaged: {damage}")
+            say(f"damaged: {damage}")
 
     emit(form, rows, rows, human)
 
@@ -224,7 +224,7 @@ def report(names: tuple[str, ...], html: str | None, now: bool, out: str, form: 
         page(found, html)
     emit(form, [one.to_dict() for one in found], [row for one in found for row in one.rows()], lambda: _print_reports(found))
     for damage in _existing(out).damaged_plans():
-        click.echo(f"Left out: {damage}.", err=True)
+        say(f"Left out: {damage}.", error=True)
 
 
 @commands.command("export")
@@ -241,11 +241,11 @@ def export_command(file: str, names: tuple[str, ...], evidence: bool, out: str) 
     from .runs.transfer import export_evidence, export_rows
 
     for damage in _existing(out).damaged():
-        click.echo(f"Left out: {damage}.", err=True)
+        say(f"Left out: {damage}.", error=True)
     if evidence:
-        click.echo(f"{export_evidence(_existing(out), file, names)} rows in {file}")
+        say(f"{export_evidence(_existing(out), file, names)} rows in {file}")
         return
-    click.echo(f"{export_rows(_existing(out), file, names)} runs in {file}")
+    say(f"{export_rows(_existing(out), file, names)} runs in {file}")
 
 
 @commands.command("import")
@@ -262,11 +262,11 @@ def import_command(file: str, out: str) -> int:
     if not Path(file).is_file():
         raise InputError(f"there is no file {shown(file)}")
     found = import_rows(Store(out).open(), file)
-    click.echo(f"{found.new} new runs, {found.same} already here; {found.plans} new plans")
+    say(f"{found.new} new runs, {found.same} already here; {found.plans} new plans")
     for line in found.conflicts:
-        click.echo(f"Conflict: {line}", err=True)
+        say(f"Conflict: {line}", error=True)
     for line in found.damaged:
-        click.echo(f"Damaged: {line}", err=True)
+        say(f"Damaged: {line}", error=True)
     return found.status
 
 
@@ -328,10 +328,8 @@ def fit(
             title=f"{found.law}",
         )
         scale = "relative" if logarithm else "absolute"
-        click.echo(
-            f"{found.points} points of {found.groups} runs; residuals {found.residual_rms:.3g} ({scale}, root mean square)"
-        )
-        click.echo(f"errors by {found.method}; from .. to is the 68.3 % interval")
+        say(f"{found.points} points of {found.groups} runs; residuals {found.residual_rms:.3g} ({scale}, root mean square)")
+        say(f"errors by {found.method}; from .. to is the 68.3 % interval")
 
     data = {
         "law": found.law, "method": found.method, "coefficients": rows_out, "covariance": found.covariance.tolist(),
@@ -358,8 +356,8 @@ def _positive(value: int, name: str) -> int:
 
 def _print_reports(found: Any) -> None:
     for one in found:
-        click.secho(f"{one.plan['job']} ({one.plan['size']}): {one.verdict.outcome}", bold=True)
-        click.echo(f"{one.verdict.summary}.\n")
+        say(heading=f"{one.plan['job']} ({one.plan['size']}): {one.verdict.outcome}")
+        say(f"{one.verdict.summary}.", "")
         facts = {key: one.plan[key] for key in ("question", "claim", "criterion")}
         print_facts(facts | {"runs": f"{one.done} of {len(one.plan['runs'])} done, predicted {one.plan['created']}"})
         lines = [
@@ -372,4 +370,4 @@ def _print_reports(found: Any) -> None:
         if lines:
             print_table(("", "predicted", "measured", "standard error", "criterion"), lines, words=("criterion",))
         for note in one.notes:
-            click.echo(f"Note: {note}.")
+            say(f"Note: {note}.")

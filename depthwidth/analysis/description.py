@@ -110,7 +110,8 @@ class Description:
             "forward_flops_per_token": plain_number(tree.flops_per_token(**flops)),
             "training_flops_per_token": plain_number(tree.flops_per_token(training=True, **flops)),
             "weight_bytes": tree.weight_bytes(self.dtype),
-            "kv_cache_bytes": tree.kv_cache_bytes(**memory),
+            # A format of weights alone is not one of keys and values.
+            "kv_cache_bytes": tree.kv_cache_bytes(**memory | {"dtype": judged_dtype(self.dtype)}),
             "training_memory": _with_total(tree.training_memory(**memory)),
             "training_memory_recomputed": _with_total(tree.training_memory(recompute="full", **memory)),
         }

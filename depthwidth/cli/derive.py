@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .options import formats
-from .output import Row, emit
+from .output import Row, emit, say
 
 
 @click.command()
@@ -18,8 +18,8 @@ def derive(name: str | None, form: str | None) -> None:
 
     if name is None:
         rows: list[Row] = [{"formula": known} for known in derivable()]
-        emit(form, rows, rows, lambda: click.echo("\n".join(derivable())))
+        emit(form, rows, rows, lambda: say(*derivable()))
         return
     found = derivation_of(name)
     data = found.to_dict()
-    emit(form, data, data["steps"], lambda: click.echo(str(found)))
+    emit(form, data, data["steps"], lambda: say(*str(found).splitlines()))

@@ -9,7 +9,7 @@ import click
 from ..quantities import format_bytes
 from .inputs import recipe_of
 from .options import COUNT, DTYPES, formats, option, scheme_option
-from .output import emit, fitted_range, print_facts, print_table
+from .output import emit, fitted_range, print_facts, print_table, say
 
 if TYPE_CHECKING:
     from verify.measure.library import LibraryCounts
@@ -102,7 +102,7 @@ def _print_counts(found: LibraryCounts, dtype: str) -> None:
     lengths = "whole inputs" if found.tokens is None else f"{found.tokens} tokens"
     if found.source is not None:
         lengths += f" and a source of {found.source}"
-    click.echo(f"At {lengths}, batch {found.batch}:")
+    say(f"At {lengths}, batch {found.batch}:")
     print_facts(costs)
     print_table(
         ("module", "class", "copies", "parameters"),
@@ -111,7 +111,7 @@ def _print_counts(found: LibraryCounts, dtype: str) -> None:
         words=("class",),
     )
     for note in (*found.notes, *([f"the FLOPs were not counted: {found.uncounted}"] if found.uncounted else [])):
-        click.echo(f"Note: {note}.")
+        say(f"Note: {note}.")
 
 
 _COUNTED = ("parameters", "non_embedding_parameters", "embedding_parameters")
@@ -125,14 +125,14 @@ def print_description(found: Description) -> None:
     )
     print_facts({name.replace("_", " "): f"{value}" for name, value in shape.items() if value is not None})
     print_facts({name.replace("_", " "): f"{value:,}" for name, value in counts.items()})
-    click.echo(f"At {lengths}, batch {costs['counted_batch']}, {costs['dtype']}, "
+    say(f"At {lengths}, batch {costs['counted_batch']}, {costs['dtype']}, "
                   f"attention scores hidden by the mask {'excluded' if costs['masked'] else 'included'}:")  # fmt: skip
     print_facts(found.cost_facts())
     _print_verdicts(found)
     _print_components(found)
     _print_diagnosis(found)
     for finding in found.findings():
-        click.echo(f"Note: {finding}.")
+        say(f"Note: {finding}.")
 
 
 def _print_verdicts(found: Description) -> None:
@@ -185,6 +185,6 @@ def _print_diagnosis(found: Description) -> None:
         )  # fmt: skip
     for f in found.diagnosis:
         if f.severity != "fine":
-            click.echo(f.advice)
+            say(f.advice)
     if found.undiagnosed:
-        click.echo(f"Note: {found.undiagnosed}.")
+        say(f"Note: {found.undiagnosed}.")

@@ -10,7 +10,7 @@ import click
 from ..errors import InputError, shown
 from ..quantities import parse_count
 from .options import formats, option
-from .output import Row, emit, print_facts, print_table
+from .output import Row, emit, print_facts, print_table, say
 
 if TYPE_CHECKING:
     from ..evidence import Evidence
@@ -111,7 +111,7 @@ def formulas_eval(name: str, arguments: tuple[str, ...], form: str | None) -> No
     plain = result.tolist() if hasattr(result, "tolist") else result
     plain = plain if isinstance(plain, (int, float, list)) else str(plain)
     row = {"name": found.name, "value": plain, "kind": found.kind, "status": found.status, "source": found.source}
-    emit(form, row, [row], lambda: click.echo(str(plain)))
+    emit(form, row, [row], lambda: say(str(plain)))
 
 
 _LETTER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
@@ -140,8 +140,7 @@ def print_formula(found: Formula, card: dict[str, Any], measured: tuple[Evidence
     """Print a formula: its arguments, documentation, and error against measurements."""
     from ..formula import KINDS, STATUSES
 
-    click.secho(found.name, bold=True, nl=False)
-    click.echo(f"  {found.summary}\n")
+    say(f"  {found.summary}", "", heading=found.name)
     facts = {
         "formula": card["latex"] or "no closed form: an integral or a numerical root",
         "kind": f"{found.kind}: {KINDS[found.kind]}",
@@ -159,14 +158,14 @@ def print_formula(found: Formula, card: dict[str, Any], measured: tuple[Evidence
         ),
         words=("symbol", "domain", "unit", "meaning"),
     )
-    click.echo(_notes(found.__doc__ or "") + "\n")
+    say(*_notes(found.__doc__ or "").splitlines(), "")
     _print_evidence(measured)
 
 
 def _print_evidence(measured: tuple[Evidence, ...]) -> None:
     """Print the errors of a formula against measurements, in per cent, each with the standard error of its measurement."""
     if not measured:
-        click.echo("Evidence: none; no measurement tests this formula by itself.")
+        say("Evidence: none; no measurement tests this formula by itself.")
         return
     print_table(
         ("measured", "settings", "median error", "worst error", "worst at", "date", "device", "file"),

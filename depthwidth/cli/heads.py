@@ -9,7 +9,7 @@ import click
 from ..errors import InputError, shown
 from ..quantities import format_count
 from .options import COUNT, NumberFirst, formats, option
-from .output import emit, print_table
+from .output import emit, print_table, say
 
 if TYPE_CHECKING:
     from ..planning.head_allocation import Allocation
@@ -121,9 +121,9 @@ def print_heads(found: Allocation, report: Any) -> None:
     _print_layers(found)
     total = found.parameters + found.parameters_saved
     saved = f" ({found.parameters_saved / total:.1%})"
-    click.echo(f"{format_count(found.parameters)} attention parameters, {format_count(found.parameters_saved)}{saved} saved.")
+    say(f"{format_count(found.parameters)} attention parameters, {format_count(found.parameters_saved)}{saved} saved.")
     for note in found.notes:
-        click.echo(f"Note: {note}.")
+        say(f"Note: {note}.")
 
 
 def _print_measured_heads(report: Any) -> None:

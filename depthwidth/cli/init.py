@@ -9,7 +9,7 @@ import click
 from ..errors import InputError
 from .inputs import match_of, recipe_of, tokenizer_option
 from .options import formats, option
-from .output import Row, emit, print_table
+from .output import Row, emit, print_table, say
 
 if TYPE_CHECKING:
     from ..initialization import Recipe
@@ -36,14 +36,14 @@ def init(config: str | None, scheme: str, text: str | None, tokenizer: str | Non
         if text is not None or tokenizer is not None:
             raise InputError("--text and --tokenizer have no meaning without CONFIG")
         known: list[Row] = [{"scheme": name} for name in schemes()]
-        emit(form, known, known, lambda: click.echo("\n".join(schemes())))
+        emit(form, known, known, lambda: say(*schemes()))
         return
     tree, made = recipe_of(config, scheme)
     match, source = match_of(tree, None, text, tokenizer, None, None)
     if match is not None:
         made = recipe(tree, scheme, embedding_correlation=embedding_correlation(tree, match))
         if form is None:
-            click.echo(f"{source}\n")
+            say(f"{source}", "")
     rows: list[Row] = made.rows(tree)
     emit(form, rows, rows, lambda: print_recipe(made))
 
@@ -54,8 +54,7 @@ def print_recipe(made: Recipe) -> None:
     def ends(value: Any) -> str:
         return f"{value[0]:.4g} to {value[-1]:.4g}" if isinstance(value, tuple) else f"{value:.4g}"
 
-    click.secho(made.scheme, bold=True, nl=False)
-    click.echo(f"  {made.source} ({made.status})\n")
+    say(f"  {made.source} ({made.status})", "", heading=made.scheme)
     print_table(
         ("tensor", "std", "mean", "multiplier", "learning rate", "weight decay", "reason"),
         (
@@ -71,4 +70,4 @@ def print_recipe(made: Recipe) -> None:
             words=("reason",),
         )
     for note in (*made.extras.get("notes", ()), *made.extras.get("remarks", ())):
-        click.echo(f"Note: {note}")
+        say(f"Note: {note}")

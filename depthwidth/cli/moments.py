@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..quantities import parse_whole
 from .inputs import match_of, recipe_of, tokenizer_option
 from .options import COUNT, formats, option, scheme_option
-from .output import Row, emit, print_table
+from .output import Row, emit, print_table, say
 
 if TYPE_CHECKING:
     from ..analysis.propagation import TraceOptions
@@ -82,7 +82,7 @@ def moments(
         "gradient": _gradient(gradient, gradient_correlation), "context": context, "source": source, "dropout": not no_dropout,
     }  # fmt: skip
     if sentence and form is None:
-        click.echo(f"{sentence}\n")
+        say(f"{sentence}", "")
     if attention:
         from ..analysis.concentration import attention_profile
 
@@ -153,10 +153,8 @@ def print_moments(rows: list[Row]) -> None:
     widest = max(row["log_variance"] for row in rows)
     if widest > _WIDE:
         typical, factor = math.exp(-widest / 2), math.exp(math.sqrt(widest))
-        click.echo(
-            f"Note: gradients differ between draws of the weights. The median is {typical:.2g} of the mean, and one draw in"
-        )
-        click.echo(f"three is more than {factor:.2g} times larger or smaller than the median.")
+        say(f"Note: gradients differ between draws of the weights. The median is {typical:.2g} of the mean, and one draw in")
+        say(f"three is more than {factor:.2g} times larger or smaller than the median.")
 
 
 _WIDE = 0.1

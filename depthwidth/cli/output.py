@@ -9,12 +9,32 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
+from ..errors import printable
+
 Row = Mapping[str, Any]
+
+
+def say(*lines: str, heading: str = "", error: bool = False) -> None:
+    """Print lines, each on one line whatever it holds; all that commands print for people passes here.
+
+    Names of files, jobs and quantities are anyone's: a newline or an escape sequence in them is printed escaped, so that it
+    neither forges a line nor reaches the terminal.
+
+    Parameters
+    ----------
+    lines : the lines.
+    heading : bold text at the start of the first.
+    error : print to the standard error.
+    """
+    first, *others = lines or ("",)
+    bold = click.style(printable(heading), bold=True) if heading else ""
+    click.echo("\n".join([bold + printable(first), *map(printable, others)]), err=error)
 
 
 def emit(form: str | None, data: Any, rows: Sequence[Row], human: Callable[[], None]) -> None:
@@ -30,21 +50,42 @@ def emit(form: str | None, data: Any, rows: Sequence[Row], human: Callable[[], N
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """Rows as comma-separated values with a header; nested values as JSON."""
+    """Rows as comma-separated values with a header; nested values as JSON.
+
+    Text that a spreadsheet would take for a formula begins with an apostrophe; what a terminal would act on is escaped.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _flat(value) for key, value in row.items()} for row in rows)
+    writer = csv.writer(text, lineterminator="\n")
+    names = list(rows[0]) if rows else []
+    writer.writerow(map(_csv_cell, names))
+    writer.writerows([_csv_cell(row.get(name)) for name in names] for row in rows)
     return text.getvalue()
+
+
+_FORMULA = re.compile(r"\s*[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?(\d[\d_,]*)?\.?\d*([eE][+-]?\d+)?%?|[+-]?(inf|nan)")
+
+
+def _csv_cell(value: Any) -> Any:
+    value = _flat(value)
+    if not isinstance(value, str):
+        return value
+    if _FORMULA.match(value) and not _NUMBER.fullmatch(value):
+        value = f"'{value}"
+    return "\n".join(map(printable, value.split("\n")))
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """Rows as a Markdown table."""
     if not rows:
         return ""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-    lines += ["| " + " | ".join(str(_flat(value)).replace("|", "\\|") for value in row.values()) + " |" for row in rows]
+    lines = ["| " + " | ".join(map(_markdown_cell, rows[0])) + " |", "|" + " --- |" * len(rows[0])]
+    lines += ["| " + " | ".join(map(_markdown_cell, row.values())) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def _markdown_cell(value: Any) -> str:
+    return printable(str(_flat(value))).replace("|", "\\|")
 
 
 def _flat(value: Any) -> Any:
@@ -55,7 +96,7 @@ def _flat(value: Any) -> Any:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", words: Sequence[str] = ()) -> None:
     """Print an aligned table: the first column and those named in `words` to the left, the others to the right."""
-    lines = [list(columns), *(list(row) for row in rows)]
+    lines = [list(map(printable, row)) for row in (columns, *rows)]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     left = [i == 0 or column in words for i, column in enumerate(columns)]
 
@@ -67,14 +108,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
         return "  ".join(aligned).rstrip()
 
     if title:
-        click.secho(title, bold=True)
-    click.echo("\n".join([line(lines[0]), "  ".join("-" * width for width in widths), *map(line, lines[1:])]) + "\n")
+        say(heading=title)
+    say(line(lines[0]), "  ".join("-" * width for width in widths), *map(line, lines[1:]), "")
 
 
 def print_facts(facts: Mapping[str, str]) -> None:
     """Print names and values, one pair per line."""
     width = max(map(len, facts))
-    click.echo("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()) + "\n")
+    say(*(f"{name:<{width}}  {value}" for name, value in facts.items()), "")
 
 
 def fitted_range(extrapolated: bool | None) -> str:

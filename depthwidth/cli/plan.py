@@ -10,7 +10,7 @@ import click
 from ..errors import InputError, shown
 from ..quantities import format_count
 from .options import COUNT, DTYPES, NumberFirst, Sections, formats, option
-from .output import emit, fitted_range, print_facts, print_table
+from .output import emit, fitted_range, print_facts, print_table, say
 
 if TYPE_CHECKING:
     from ..planning.plan import Plan
@@ -41,8 +41,8 @@ class _Plan(Sections, NumberFirst):
 @option("--non-embedding", "counts", flag_value="non_embedding", help="BUDGET excludes the embedding.")
 @option("--active", "counts", flag_value="active", help="BUDGET counts active parameters (mixtures of experts).")
 @option("--flops", metavar="N", help="Budget of training FLOPs, e.g. 1e22.")
-@option("--memory", metavar="BYTES", help="Budget of training memory, e.g. 80GB.")
-@option("--weights", metavar="BYTES", help="Budget of memory for weights, e.g. 16GB.")
+@option("--memory", metavar="BYTES", help="Budget of training memory of the whole model, e.g. 80GB.")
+@option("--weights", metavar="BYTES", help="Budget of memory for all weights, e.g. 16GB.")
 @option("--rule", metavar="NAME", help="Rule for the ratio of depth to width.", show_default="levine2020, sovit2023 for images")
 @option("--head-dim", type=COUNT, help="Head dimension.", show_default="128 from width 1536, 64 below, or as heads divide")
 @option("--tensor-parallel", "--tp", type=COUNT, default=1, help="Number of devices among which heads divide.")
@@ -152,8 +152,7 @@ def _ratio(text: str) -> Fraction:
 
 def print_plan(plan: Plan) -> None:
     """Print a plan: its shape, the optimum of each rule, and shapes of equal budget."""
-    click.secho(plan.headline, bold=True, nl=False)
-    click.echo(f", for {plan.budget}\n")
+    say(f", for {plan.budget}", "", heading=plan.headline)
     print_facts(plan.facts())
     _print_optimum(plan)
     _print_rules(plan)
@@ -161,12 +160,12 @@ def print_plan(plan: Plan) -> None:
     free = plan.flop_optimum
     if free is not None:
         optimum = f"{free.depth:.1f} layers x {free.width:,.0f} wide, trained on {format_count(free.tokens)} tokens"
-        click.echo(f"Optimum of the Gemstones law with a free number of tokens: {optimum}")
-        click.echo("(for its own block and vocabulary; unreliable outside 1e19 to 1e21 FLOPs).\n")
-    click.echo(f"loss penalty: relative loss compared with the {plan.rule.name} optimum of the same size")
-    click.echo("loss change: relative loss compared with the recommended shape, difference in size included\n")
+        say(f"Optimum of the Gemstones law with a free number of tokens: {optimum}")
+        say("(for its own block and vocabulary; unreliable outside 1e19 to 1e21 FLOPs).", "")
+    say(f"loss penalty: relative loss compared with the {plan.rule.name} optimum of the same size")
+    say("loss change: relative loss compared with the recommended shape, difference in size included", "")
     for note in plan.notes:
-        click.echo(f"Note: {note}.")
+        say(f"Note: {note}.")
 
 
 def _print_optimum(plan: Plan) -> None:

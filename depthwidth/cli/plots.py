@@ -113,8 +113,11 @@ def _figure(path: str | Path, size: tuple[float, float]) -> Any:
 
 
 def _save(figure: Any, path: str | Path) -> None:
+    from ..files import open_whole
+
     try:
-        figure.savefig(Path(path), dpi=150)
+        with open_whole(Path(path)) as file:  # a picture that cannot be drawn or written leaves no file
+            figure.savefig(file, dpi=150, format=Path(path).suffix.lower().removeprefix("."))
     except OSError as error:
         raise InputError(f"plot: {shown(str(path))} cannot be written ({error.strerror})") from None
 

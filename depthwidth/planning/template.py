@@ -111,21 +111,13 @@ class Template:
         if not isinstance(design.heads, (int, type(None))):
             raise InputError("plan: the blocks of this model differ in their number of heads; a plan has one number for all")
         group = tree.heads // tree.kv_heads
-        kept = replace(
-            design,
-            depth=1,
-            width=64,
-            heads=None,
-            ffn=None,
-            head_dim=None,
-            value_dim=None,
-            kv_heads=1 if tree.kv_heads == 1 else None,
-            encoder_depth=None,
-            pooler_width=None,
-            embedding_width=design.embedding_width if design.embedding_width != design.width else None,
-            window=_period(design.window),
-            **without_none(choices or {}),
-        )
+        without_shape: dict[str, Any] = {
+            "depth": 1, "width": 64, "heads": None, "ffn": None, "head_dim": None, "value_dim": None,
+            "kv_heads": 1 if tree.kv_heads == 1 else None, "encoder_depth": None, "pooler_width": None,
+            "embedding_width": design.embedding_width if design.embedding_width != design.width else None,
+            "window": _period(design.window),
+        }  # fmt: skip
+        kept = replace(design, **(without_shape | without_none(choices or {})))
         if kept.kv_heads is not None:
             group = 1
         given = {

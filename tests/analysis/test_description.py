@@ -107,3 +107,9 @@ def test_what_it_is_judged_in_is_said(tmp_path, invoke):
 def test_a_bad_request_gets_one_sentence(gpt3, arguments, sentence):
     with pytest.raises(InputError, match=sentence):
         describe(gpt3, **arguments)
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("int4", 16), ("int8", 16), ("fp4", 16), ("fp8", 8), ("bf16", 16), ("fp32", 32)])
+def test_a_format_of_weights_alone_is_not_that_of_the_cache(dtype, bits):
+    tree = Transformer(depth=2, width=64, heads=4, vocab=100, context=32)
+    assert describe(tree, dtype=dtype).costs["kv_cache_bytes"] == 2 * 2 * 64 * 32 * bits // 8

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthwidth.architecture import Transformer
+from depthwidth.architecture.hf import read_design
 from depthwidth.errors import InputError
 from depthwidth.formulas import rules as laws
 from depthwidth.formulas import shape_penalty
@@ -323,3 +324,27 @@ def test_a_runner_up_of_lower_loss_is_pointed_out(monkeypatch, change, miss, sai
 
 def test_every_kind_of_budget_is_described():
     assert all(text for text in BUDGETS.values())
+
+
+def test_a_choice_replaces_that_of_the_configuration():
+    """A number of key-value heads beside the one that the configuration gives."""
+    design = read_design({"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2})
+    found = plan("1B", template=Template.like(design, {"kv_heads": 5, "window": 128}))
+    assert (found.shape.kv_heads, found.shape.heads % 5) == (5, 0)
+
+
+def test_the_shapes_of_gpt3_may_be_asked_for_images():
+    found = plan("300M", template=Template.of("vit"), rule="gpt3")
+    assert found.rules["gpt3"].loss_penalty is None
+    assert list(plan("1B", rule="gpt3").rules) == list(plan("1B").rules)  # in the same order, whichever is chosen
+
+
+def test_memory_among_devices_is_told():
+    template = Template.of("gpt3", tensor_parallel=8)
+    assert any("10 GB on each of 8 devices" in note for note in plan("80GB", kind="memory", template=template).notes)
+    assert not any("devices" in note for note in plan("80GB", kind="memory").notes)
+
+
+def test_an_optimum_says_what_its_number_of_parameters_counts():
+    assert str(optimal_width("7B")).endswith("7B without the embedding, as c L d^2)")
+    assert not optimal_width(depth=24).counted

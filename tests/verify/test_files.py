@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import depthwidth
 import verify
 from verify.files import open_whole, write_whole
 
@@ -43,7 +44,8 @@ def test_an_error_on_the_way_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_nobody_else_makes_temporary_files():
     """The clock of a lease is a file without content; it is removed at once."""
-    root = Path(verify.__file__).parent
-    makers = {path.name for path in root.rglob("*.py") if '}.part"' in path.read_text(encoding="utf-8")}
+    roots = (Path(verify.__file__).parent, Path(depthwidth.__file__).parent)
+    files = [path for root in roots for path in root.rglob("*.py")]
+    makers = {path.name for path in files if '}.part"' in path.read_text(encoding="utf-8")}
     assert makers == {"files.py", "leases.py"}
-    assert not any("mkstemp" in path.read_text(encoding="utf-8") for path in root.rglob("*.py"))
+    assert not any("mkstemp" in path.read_text(encoding="utf-8") for path in files)

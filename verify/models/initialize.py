@@ -7,6 +7,8 @@ nothing else, and those of the transformers library are named by their :class:`~
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,10 +38,12 @@ class InitReport:
     epsilon; :func:`parameter_groups` adapts learning rate and decay."""
     needs_code: tuple[str, ...]
     """Tasks of the model's own code, one sentence each."""
+    streams: tuple[str, ...] = ()
+    """Residual streams whose size is not the recipe's, as a skip scale was folded into the branches, one sentence each."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists."""
-        return {"initialised": list(self.initialised), "folded": list(self.folded), "needs_code": list(self.needs_code)}
+        return {name: list(getattr(self, name)) for name in ("initialised", "folded", "needs_code", "streams")}
 
 
 class _Folds:
@@ -50,6 +54,7 @@ class _Folds:
         self.factors: dict[Key, float] = {}
         self.reasons: dict[Key, list[str]] = {}
         self.needs_code: list[str] = list(recipe.notes)
+        self.streams: list[str] = []
         self.places = places_of(tree)
         self.writers: dict[Key, list[Key]] = {}  # of each branch in each block, the tensors that write the residual stream
         for key, weight in self.places.items():
@@ -110,6 +115,11 @@ class _Folds:
                     self._once(f"{name}: the skip scale {skip:.6g} needs code, as not every reader of the stream has a norm")
                     carried = 1.0
                 self._carry(place, index, residual, scale / carried)
+        if not math.isclose(carried, 1.0, rel_tol=1e-3):
+            self.streams.append(
+                f"{name}: the last norm reads a stream of {carried**-2:.3g} times the recipe's second moment, as weights carry "
+                "the skip scales; the function is the same, but the moments that the recipe promises hold with fold=False only"
+            )
 
     def _once(self, sentence: str) -> None:
         if sentence not in self.needs_code:
@@ -230,7 +240,10 @@ def apply_init(
         needs = list(recipe.notes)
     elif not fold:
         needs += [f"{site_of(*key)}: multiply its output by {factor:.6g}" for key, factor in folds.factors.items()]
-    return InitReport(tuple(done), tuple(folded), tuple(needs))
+    streams = folds.streams if fold else []
+    for sentence in streams:
+        warnings.warn(sentence, stacklevel=2)
+    return InitReport(tuple(done), tuple(folded), tuple(needs), tuple(streams))
 
 
 def _set(part: Tensor, mean: Mean, std: float, generator: torch.Generator | None) -> None:

@@ -7,12 +7,13 @@ import html
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depthwidth.errors import InputError, nearest, shown
+from depthwidth.errors import InputError, nearest, printable, shown
 
 from ..files import write_whole
 from ..jobs import Job, Prediction, Verdict, find_job
@@ -223,7 +224,7 @@ def _table(one: Report) -> str:
 
 
 def _safe(text: object) -> str:
-    return html.escape(str(text))
+    return html.escape(printable(str(text)))
 
 
 Draw = Callable[[Any, Sequence[Row]], None]
@@ -250,11 +251,15 @@ def _svg(draw: Draw, rows: Sequence[Row]) -> str:
     except ImportError:
         raise InputError("html: matplotlib is not installed; pip install 'depthwidth[plots]'") from None
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    draw(figure.subplots(), rows)
     text = io.StringIO()
-    # With a fixed salt the same rows give the same page; without it the ids in the picture are random.
-    with matplotlib.rc_context({"svg.hashsalt": "depthwidth", "svg.fonttype": "path"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
+    try:
+        draw(figure.subplots(), rows)
+        # With a fixed salt the same rows give the same page; without it the ids in the picture are random.
+        with matplotlib.rc_context({"svg.hashsalt": "depthwidth", "svg.fonttype": "path"}), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numbers that a picture cannot show
+            figure.savefig(text, format="svg", metadata={"Date": None})
+    except Exception as error:  # a job, its rows and their labels may be anyone's: the other pictures are drawn
+        return f"<p>This picture cannot be drawn: {_safe(printable(describe_error(error)))}.</p>"
     found = re.search(r"<svg.*</svg>", text.getvalue(), re.DOTALL)
     return found[0] if found else ""
 

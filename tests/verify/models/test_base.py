@@ -16,6 +16,8 @@ from small_models import SMALL, counted_flops, tokens_of  # noqa: E402
 from verify import apply_init, build, parameter_groups  # noqa: E402
 from verify.models.base import Branch, builds, module, optional, scaled  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*the last norm reads a stream")
+
 
 @component
 class TokenAverage(layers.Branch):

@@ -15,6 +15,8 @@ from small_models import SMALL, tokens_of  # noqa: E402
 from verify import apply_init, build, parameter_groups  # noqa: E402
 from verify.models.base import Pass  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*the last norm reads a stream")
+
 
 @pytest.mark.parametrize("scheme", [name for name in schemes() if name not in ("admin",)])
 @pytest.mark.parametrize("placement", ["pre", "post"])

@@ -24,7 +24,7 @@ transformers.logging.set_verbosity_error()
 from verify.models.initialize import apply_init, parameter_groups  # noqa: E402
 from verify.models.locate import locate, tree_of  # noqa: E402
 
-pytestmark = pytest.mark.hf
+pytestmark = [pytest.mark.hf, pytest.mark.filterwarnings("ignore:.*the last norm reads a stream")]
 
 SMALL = {"vocab": 97, "context": 24, "width": 48, "depth": 3, "heads": 6, "kv_heads": 3, "head_dim": 8, "ffn": 40,
          "experts": 3, "top_k": 2, "shared_ffn": 28}  # fmt: skip
@@ -420,3 +420,17 @@ def test_a_wrong_rule_is_caught():
     swapped = {**FAMILIES["llama"].weights, "layers.#.self_attn.q_proj": "decoder.block.attention.key"}
     with pytest.raises(InputError, match="shape"):
         locate(model, tree, swapped)
+
+
+def test_a_folded_skip_scale_changes_the_stream_with_a_warning():
+    """DeepScaleLM's stream of unit variance is not the model's if weights carry its skip scales."""
+    config = config_of("llama")
+    tree, model = read_config(config), built(config)
+    found = recipe(tree, "deepscale")
+    skip = found.residual("decoder.block.attention").skip
+    with pytest.warns(UserWarning, match="the last norm reads a stream of .* times the recipe's second moment"):
+        report = apply_init(model, found)
+    (sentence,) = report.streams
+    assert f"{skip ** (-4 * tree.depth):.3g} times" in sentence
+    assert not apply_init(model, found, fold=False).streams
+    assert not apply_init(model, recipe(tree, "xavier")).streams

@@ -1,0 +1,84 @@
+"""What is printed holds nothing that a terminal or a spreadsheet would act on, whoever named it."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+import depthwidth
+import verify
+from depthwidth.cli.output import as_csv, as_markdown, print_facts, print_table, say
+from depthwidth.errors import printable
+
+EVIL = "red \x1b[31m\nFAILED\r\0\x07\x9b \ud800 \u202e"
+
+
+def test_text_of_anyone_is_one_printable_line():
+    assert printable("é 名 😀") == "é 名 😀"
+    assert printable(EVIL) == r"red \x1b[31m\nFAILED\r\x00\x07\x9b \ud800 \u202e"
+
+
+def test_lines_tables_and_facts_are_clean(capsys):
+    say(EVIL, "next", heading=EVIL)
+    print_table(("a", EVIL), [(EVIL, "1")], title=EVIL)
+    print_facts({"name": EVIL, EVIL: "x"})
+    say(EVIL, error=True)
+    captured = capsys.readouterr()
+    for text in captured:
+        assert not set(text) & set("\x1b\r\0\x07\x9b\ud800\u202e")
+        assert "FAILED" not in {line.strip() for line in text.splitlines()}
+    assert len(captured.out.splitlines()) == 2 + 5 + 3
+
+
+def test_markdown_keeps_its_rows():
+    assert len(as_markdown([{"a": EVIL, "b|": 1}]).splitlines()) == 3
+
+
+@pytest.mark.parametrize("cell", ['=HYPERLINK("http://x")', "+1+cmd|' /C calc'!A0", "-1+2", "@SUM(1)", " =1", "\t=1", "=1e5"])
+def test_a_spreadsheet_takes_no_text_for_a_formula(cell):
+    ((found,),) = list(csv.reader(io.StringIO(as_csv([{"a": cell}]))))[1:]
+    assert found[0] == "'"
+    assert found[1:] == printable(cell)
+
+
+@pytest.mark.parametrize("cell", ["-1", "+2.5e-3", "-inf", "a=b", 'with, "quotes"\nand lines', "", "-5%"])
+def test_other_text_and_numbers_stay_as_they_are(cell):
+    ((found,),) = list(csv.reader(io.StringIO(as_csv([{"a": cell or "x"}]))))[1:]
+    assert found == (cell or "x")
+
+
+def test_names_of_columns_are_text_of_anyone_too():
+    assert as_csv([{"=A1": -1.5, "b": EVIL}]).encode().startswith(b"'=A1,b\n-1.5,")
+
+
+def test_nothing_is_printed_beside_it():
+    packages = [Path(package.__file__).parent for package in (depthwidth, verify)]
+    printing = {
+        path.name
+        for package in packages
+        for path in package.rglob("*.py")
+        if any(f"click.{name}(" in path.read_text(encoding="utf-8") for name in ("echo", "secho"))
+    }
+    assert printing == {"output.py"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("describe", EVIL), ("verify", "status", "--out", EVIL), ("plan", EVIL), (EVIL,), ("plan", f"--{EVIL}"), ("table", EVIL)],
+    ids=range(6),
+)  # fmt: skip
+def test_an_error_is_one_clean_line(invoke, arguments):
+    result = invoke(*arguments)
+    assert (result.status, result.output, result.error.count("\n")) == (2, "", 1)
+    assert result.error.removesuffix("\n").isprintable()
+
+
+def test_an_output_that_cannot_be_written_is_told(in_fresh_python):
+    source = """
+import subprocess, sys
+words = [sys.executable, "-m", "depthwidth", "table"]
+done = subprocess.run(words, stdout=open("/dev/full", "w"), stderr=subprocess.PIPE, text=True)
+print(done.returncode, done.stderr)
+"""
+    assert in_fresh_python(source).strip() == "3 Error: the output cannot be written: No space left on device"
