@@ -1,4 +1,4 @@
-"""A transformer in one flat list of choices, and the components that follow from them."""
+"""A transformer as one flat list of choices, and the components that follow from them."""
 
 from __future__ import annotations
 
@@ -48,46 +48,45 @@ NORMS = ("layernorm", "rmsnorm")
 HEADS = ("lm", "masked-lm", "classifier", "none")
 QK_NORMS = ("none", "head", "full")
 
-_DEEPEST = 100_000  # a block whose heads or window differ from its neighbour's is a node of its own
+_DEEPEST = 100_000  # a block with other heads or another window than its neighbour is a separate node
 
 
 @frozen
 class Design:
-    """Every choice that makes a transformer.
+    """All choices of a transformer.
 
     Parameters
     ----------
     depth : number of blocks (of the decoder, in an encoder-decoder model).
     width : features of the residual stream.
-    heads : query heads per block; width / head_dim by default. A sequence gives each block its own.
+    heads : query heads per block; width / head_dim by default. A sequence gives one value per block.
     kv_heads : key and value heads; as many as `heads` by default, fewer for grouped-query, 1 for multi-query attention.
     head_dim : dimensions of a query or key; width / heads by default, 64 when neither is given.
     value_dim : dimensions of a value; `head_dim` by default.
     ffn : hidden features of the feed-forward part; 4 * width by default.
-    vocab, context : tokens known, positions seen. Without meaning for images.
+    vocab, context : number of tokens in the vocabulary, and of positions; without effect for images.
     kind : ``decoder`` (causal), ``encoder`` (bidirectional) or ``encoder-decoder``.
     encoder_depth : blocks of the encoder of an encoder-decoder model; `depth` by default.
     positions : ``learned``, ``sinusoidal``, ``rotary``, ``alibi``, ``relative``, ``none``, or a component with its options.
-    position_offset : rows that a learned table has beyond `context`.
+    position_offset : rows of a learned table in addition to `context`.
     norm : ``layernorm`` or ``rmsnorm``; `norm_bias`, `norm_affine`, `norm_eps` and `norm_unit_offset` are its options.
-    placement : where norms stand: ``pre``, ``post``, ``sandwich`` (before and after the branch), ``output`` (after the branch,
+    placement : the place of norms: ``pre``, ``post``, ``sandwich`` (before and after the branch), ``output`` (after the branch,
         before the sum).
-    final_norm : whether a norm follows the last block; by default unless the placement is ``post``.
+    final_norm : a norm follows the last block; by default unless the placement is ``post``.
     parallel : attention and feed-forward read the same input and are added together; `shared_norm` gives them one norm.
-    activation, gated : the feed-forward part's; `experts`, `top_k` and `shared_ffn` make it a mixture of experts, whose
-        shared part is scaled by a gate of its own with `shared_gate`. `renormalized` says whether the router's weights of the
-        chosen experts are made to sum to 1.
-    bias : whether linear maps have biases; `attention_bias` (query, key, value), `attention_out_bias` and `ffn_bias`
-        override it.
+    activation, gated : of the feed-forward part; `experts`, `top_k` and `shared_ffn` make it a mixture of experts, with
+        `shared_gate` a gate that scales the shared part. With `renormalized` the router's weights of the chosen experts are
+        rescaled to a sum of 1.
+    bias : linear maps have biases; `attention_bias` (query, key, value), `attention_out_bias` and `ffn_bias` override it.
     qk_norm : ``none``, ``head`` (a norm over each head's query and key) or ``full`` (over all heads together).
-    window : latest positions a query may see, None for all; a sequence gives each block its own. Blocks with a window take
-        `window_positions` in place of `positions` where it is given (Gemma 3's two rotary bases).
+    window : number of latest positions that a query may see, None for all; a sequence gives one value per block.
+        `window_positions`, if given, replaces `positions` in blocks with a window (Gemma 3's two rotary bases).
     logit_scale, score_softcap, logit_softcap : see :class:`~depthwidth.layers.Attention` and the head.
-    tied : whether the output matrix is the token embedding; `head_bias` gives it a bias.
-    head : ``lm``, ``masked-lm`` (BERT's transform before it), ``classifier`` (`classes` of them), ``none``. The transform has
+    tied : the output matrix is the token embedding; `head_bias` gives it a bias.
+    head : ``lm``, ``masked-lm`` (after BERT's transform), ``classifier`` (with `classes` outputs), ``none``. The transform has
         `head_activation`, by default the feed-forward part's.
-    pooler : whether a pooler (of `pooler_width`, the model's by default) reads the first token.
-    segments, embedding_norm, embedding_width, embedding_scale : of the stem. An `embedding_width` below `width` comes with a
+    pooler : a pooler (with `pooler_width` features, by default the model's) reads the first token.
+    segments, embedding_norm, embedding_width, embedding_scale : of the stem. An `embedding_width` below `width` implies a
         projection up and, for a language head, one down.
     patch, image, channels : for images: patch side, image side or (height, width), colour channels.
     dropout, embedding_dropout, attention_dropout, ffn_dropout : rates on branch outputs, embeddings (`dropout` by default),
@@ -164,11 +163,17 @@ class Design:
         if self.encoder_depth is not None:
             check_whole("Transformer", encoder_depth=self.encoder_depth)
         if self.shared_norm and not self.parallel:
-            raise InputError("Transformer: shared_norm needs parallel=True; branches in sequence have a norm each")
+            raise InputError("Transformer: shared_norm needs parallel=True; branches in sequence have separate norms")
 
     @classmethod
     def of(cls, **choices: Any) -> Design:
-        """A design from named choices; an unknown name gets one sentence."""
+        """A design from named choices.
+
+        Raises
+        ------
+        InputError
+            if a name is unknown, or depth or width is missing.
+        """
         names = [field.name for field in fields(cls)]
         for name in choices:
             if name not in names:
@@ -181,14 +186,14 @@ class Design:
     # The components, from the smallest to the largest.
 
     def norm_over(self, features: int, groups: int = 1) -> Norm:
-        """The kind of norm this design uses, over `features`."""
+        """A norm of this design's kind over `features`."""
         if self.norm == "layernorm":
             return LayerNorm(features, groups, self.norm_affine, self.norm_eps, bias=self.norm_bias)
         return RMSNorm(features, groups, self.norm_affine, self.norm_eps, self.norm_unit_offset)
 
     def attention(self, heads: int, window: int | None = None, *, causal: bool, cross: bool = False) -> Attention:
         """Self-attention of a block, or the cross-attention of a decoder's."""
-        head_dim = self._divided(heads) if self.head_dim is None else self.head_dim
+        head_dim = self._head_dim(heads) if self.head_dim is None else self.head_dim
         kv_heads = heads if self.kv_heads is None else self.kv_heads
         positions = self.positions if window is None or self.window_positions is None else self.window_positions
         query_norm = key_norm = None
@@ -251,7 +256,7 @@ class Design:
         )
 
     def stack(self, depth: int, *, causal: bool, cross: bool = False) -> Stack:
-        """The blocks of an encoder (not causal) or a decoder (causal, with cross-attention where there is an encoder)."""
+        """The blocks of an encoder (not causal) or a decoder (causal, with cross-attention if there is an encoder)."""
         heads = self.heads if self.heads is not None else self._default_heads()
         final = self.placement != "post" if self.final_norm is None else self.final_norm
         norm = self.norm_over(self.width) if final else None
@@ -261,20 +266,20 @@ class Design:
         if depth > _DEEPEST:
             raise InputError(f"Transformer: depth={depth} is too deep for per-block choices, at most {_DEEPEST:,}")
         # Equal blocks must be one object, so that each is counted once.
-        made: dict[tuple[int, int | None], Block] = {}
+        distinct: dict[tuple[int, int | None], Block] = {}
         blocks = []
         for key in zip(_per_block("heads", heads, depth), _per_block("window", self.window, depth), strict=False):
-            if key not in made:
-                made[key] = self.block(*key, causal=causal, cross=cross)
-            blocks.append(made[key])
+            if key not in distinct:
+                distinct[key] = self.block(*key, causal=causal, cross=cross)
+            blocks.append(distinct[key])
         return Stack.of(blocks, norm, bias)
 
     def encoder(self) -> Stack | None:
-        """The bidirectional stack, where there is one."""
+        """The bidirectional stack; None if there is none."""
         return None if self.kind == "decoder" else self.stack(self.encoder_depth or self.depth, causal=False)
 
     def decoder(self) -> Stack | None:
-        """The causal stack, where there is one."""
+        """The causal stack; None if there is none."""
         return None if self.kind == "encoder" else self.stack(self.depth, causal=True, cross=self.kind == "encoder-decoder")
 
     def stem(self) -> Stem:
@@ -295,7 +300,7 @@ class Design:
         )
 
     def reader(self) -> Head | None:
-        """The head."""
+        """The head; None if there is none."""
         pooler = Pooler(self.width, self.pooler_width or self.width) if self.pooler else None
         if self.head == "none":
             return pooler
@@ -309,7 +314,7 @@ class Design:
         projection = Linear(self.width, features, bias=False) if features != self.width else None
         return LanguageHead(unembedding, projection, None, self.logit_softcap)
 
-    def _divided(self, heads: int) -> int:
+    def _head_dim(self, heads: int) -> int:
         if not is_symbolic(self.width, heads):
             check_whole("Transformer", heads=heads)
             if self.width % heads:
@@ -337,13 +342,13 @@ def _position(positions: str | Position, home: str, design: Design, heads: int =
     """The component of a design's positions, if this part of a model is its home."""
     if positions == "none":
         return None
-    found = _POSITIONS[positions](design, heads) if isinstance(positions, str) else positions
-    return found if found.home == home else None
+    component = _POSITIONS[positions](design, heads) if isinstance(positions, str) else positions
+    return component if component.home == home else None
 
 
 def _bias_table(design: Design, heads: int) -> RelativeBias | None:
-    found = _position(design.positions, "stack", design, heads)
-    return None if found is None else found.replace(heads=heads)
+    table = _position(design.positions, "stack", design, heads)
+    return None if table is None else table.replace(heads=heads)
 
 
 def _per_block(name: str, value: Any, depth: int) -> Iterable[Any]:

@@ -13,14 +13,14 @@ from ..values import frozen
 from .number_formats import bits_of
 
 OPTIMIZERS = {"adam": 2, "momentum": 1, "sgd": 0}
-"""Values that each optimizer keeps for a weight."""
+"""Number of values that each optimizer stores per weight."""
 
 RECOMPUTE = ("none", "full")
 
 
 @frozen
 class TrainingMemory:
-    """Bytes that training one replica takes, by what they hold. Temporary buffers and fragmentation come on top."""
+    """Bytes of memory to train one replica, by content, without temporary buffers and fragmentation."""
 
     weights: int
     gradients: int
@@ -29,7 +29,7 @@ class TrainingMemory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of the four."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
@@ -49,6 +49,11 @@ class LengthCounts(Layer):
         """One pass over sequences of `context` tokens (and `source` tokens for the encoder of an encoder-decoder model).
 
         `conventions` are the other fields of :class:`~depthwidth.layers.Run`: batch, masked, value_bytes, fused.
+
+        Raises
+        ------
+        InputError
+            if a length is not a positive whole number, exceeds the learned positions, or does not fit this kind of model.
         """
         fixed = self.stem.fixed_context
         if fixed is not None and context not in (None, fixed):
@@ -72,8 +77,8 @@ class LengthCounts(Layer):
         """Floating-point operations of one forward pass over `batch` sequences of `context` tokens.
 
         Two per multiply-add of every matrix product, attention scores and the output matrix included; softmax, norms,
-        activations, sums and table look-ups excluded. A causal mask's hidden half of the scores is counted (as in
-        6N + 12LdT) unless `masked`. Images take `batch` images.
+        activations, sums and table look-ups excluded. The half of the scores that a causal mask hides is counted (as in
+        6N + 12LdT) unless `masked`. For image models, `batch` is the number of images.
         """
         return self.flops(self.run(context, source, batch=batch, masked=masked))
 
@@ -86,16 +91,16 @@ class LengthCounts(Layer):
         masked: bool = False,
         recompute: str = "none",
     ) -> int:
-        """Operations of a forward and a backward pass: three forward passes, four for blocks that are recomputed.
+        """Operations of a forward and a backward pass: those of three forward passes, or four for recomputed blocks.
 
-        The backward pass of a matrix product takes two products of the same size.
+        The backward pass of a matrix product has two products of the same size.
         """
         check_choice("training_flops", RECOMPUTE, recompute=recompute)
         run = self.run(context, source, batch=batch, masked=masked)
-        again = 0
+        recomputed = 0
         if recompute == "full":
-            again = sum(stack.flops(self.run_of(name, run)) for name, stack in self.stacks.items())
-        return 3 * self.flops(run) + again
+            recomputed = sum(stack.flops(self.run_of(name, run)) for name, stack in self.stacks.items())
+        return 3 * self.flops(run) + recomputed
 
     def flops_per_token(
         self,
@@ -105,7 +110,7 @@ class LengthCounts(Layer):
         masked: bool = False,
         training: bool = False,
     ) -> int | Fraction:
-        """Operations per token of a sequence, exact: an integer where it divides, otherwise a fraction.
+        """Operations per token of a sequence, exact: an integer or a fraction.
 
         In an encoder-decoder model the tokens of both sequences count as tokens.
         """
@@ -121,7 +126,7 @@ class LengthCounts(Layer):
     def kv_cache_bytes(
         self, context: int | None = None, *, source: int | None = None, batch: int = 1, dtype: str = "bf16"
     ) -> int:
-        """Bytes of the keys and values kept after generating `context` tokens for each of `batch` sequences."""
+        """Bytes of the cached keys and values after the generation of `context` tokens in each of `batch` sequences."""
         return -(-self.cache_values(self.run(context, source, batch=batch)) * bits_of(dtype) // 8)
 
     def activation_bytes(
@@ -134,12 +139,12 @@ class LengthCounts(Layer):
         fused: bool = True,
         recompute: str = "none",
     ) -> int:
-        """Bytes that a forward pass keeps for the backward one.
+        """Bytes that a forward pass keeps for the backward pass.
 
-        Every tensor that autograd needs is counted where it is made: inputs of linear maps and norms, both sides of
-        activations, queries, keys, values, dropout masks (one byte), float32 logits. Without `fused` the scores of every
-        head are kept too, which gives the counts of Korthikanti et al. 2022 (arXiv 2205.05198, section 4).
-        With ``recompute="full"`` each block keeps only its input, and one block's activations exist at a time.
+        They are the tensors that autograd needs: inputs of linear maps and norms, inputs and outputs of activations, queries,
+        keys, values, dropout masks (one byte), float32 logits. Without `fused` the scores of every head are kept too, which
+        gives the counts of Korthikanti et al. 2022 (arXiv 2205.05198, section 4). With ``recompute="full"`` each block keeps
+        only its input, and the activations of one block exist at a time.
         """
         check_choice("activation_bytes", RECOMPUTE, recompute=recompute)
         run = self.run(context, source, batch=batch, value_bytes=max(1, bits_of(dtype) // 8), fused=fused)
@@ -159,10 +164,10 @@ class LengthCounts(Layer):
         fused: bool = True,
         recompute: str = "none",
     ) -> TrainingMemory:
-        """Bytes that training takes on one replica that holds everything.
+        """Bytes of memory to train one replica without sharding.
 
-        Weights and gradients in `dtype`; the optimizer keeps its states in float32 and, below 32 bits, a float32 copy of
-        the weights: 16 bytes a weight for mixed-precision Adam (Rajbhandari et al. 2019, arXiv 1910.02054, section 3.1).
+        Weights and gradients are in `dtype`; the optimizer stores its states in float32 and, below 32 bits, a float32 copy of
+        the weights: 16 bytes per weight for mixed-precision Adam (Rajbhandari et al. 2019, arXiv 1910.02054, section 3.1).
         """
         check_choice("training_memory", tuple(OPTIMIZERS), optimizer=optimizer)
         copies = OPTIMIZERS[optimizer] + (1 if bits_of(dtype) < 32 else 0)
@@ -176,7 +181,7 @@ class LengthCounts(Layer):
         )
 
     def breakdown(self, context: int | None = None, *, source: int | None = None, masked: bool = False) -> list[dict[str, Any]]:
-        """One row per component that holds weights or does work, with its share of every count; the rows add up."""
+        """One row per component with weights or operations, with its part of each count; the rows sum to the total."""
         rows: list[dict[str, Any]] = []
         self._break_down(self, "", 1, 1, self.run(context, source, masked=masked), rows)
         return rows
@@ -190,6 +195,6 @@ class LengthCounts(Layer):
         if any(own.values()):
             rows.append({"site": site, "component": type(layer).__name__, "copies": copies, **own})
         for child in layer.children():
-            place = ".".join(filter(None, (site, child.name)))
+            path = ".".join(filter(None, (site, child.name)))
             inner = layer.run_of(child.name, run)
-            self._break_down(child.layer, place, copies * child.copies, active * child.active, inner, rows)
+            self._break_down(child.layer, path, copies * child.copies, active * child.active, inner, rows)

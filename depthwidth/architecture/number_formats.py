@@ -1,4 +1,4 @@
-"""Number formats that networks are trained in: what they can hold, from their bits.
+"""Number formats of training: their range and precision, from their bits.
 
 >>> number_format("fp16").largest, number_format("e4m3").largest
 (65504.0, 448.0)
@@ -19,15 +19,15 @@ class NumberFormat(NamedTuple):
     name: str
     exponent_bits: int
     mantissa_bits: int
-    """Of the fraction; the leading one is not stored."""
+    """Bits of the fraction; the leading one is not stored."""
     reserved: str
-    """What the largest exponent is kept for: ``all`` of it for infinities and NaN (IEEE 754), only the pattern of ``one`` bits
+    """The part of the largest exponent that is not for numbers: ``all`` for infinities and NaN (IEEE 754), ``one`` bit pattern
     for NaN, or ``nothing``."""
     source: str
 
     @property
     def bias(self) -> int:
-        """What is subtracted from a stored exponent."""
+        """The number subtracted from a stored exponent."""
         return int(2 ** (self.exponent_bits - 1)) - 1
 
     @property
@@ -44,12 +44,12 @@ class NumberFormat(NamedTuple):
 
     @property
     def smallest(self) -> float:
-        """The smallest positive number; half of it and less is rounded to 0."""
+        """The smallest positive number; half of it or less is rounded to 0."""
         return self.smallest_normal * 2.0**-self.mantissa_bits
 
     @property
     def roundoff(self) -> float:
-        """Largest relative error of rounding a normal number: half of the step behind 1."""
+        """Largest relative error of rounding a normal number: half of the step after 1."""
         return float(2.0 ** -(self.mantissa_bits + 1))
 
 
@@ -57,8 +57,8 @@ _IEEE = "IEEE 754-2019"
 _FP8 = "Micikevicius et al. 2022, arXiv 2209.05433, table 1"
 
 NUMBER_FORMATS = {
-    made.name: made
-    for made in (
+    entry.name: entry
+    for entry in (
         NumberFormat("fp64", 11, 52, "all", _IEEE),
         NumberFormat("fp32", 8, 23, "all", _IEEE),
         NumberFormat("tf32", 8, 10, "all", "NVIDIA A100 white paper (2020)"),
@@ -68,20 +68,20 @@ NUMBER_FORMATS = {
         NumberFormat("e5m2", 5, 2, "all", _FP8),
     )
 }
-"""By name."""
+"""Every format by name."""
 
 
 class Dtype(NamedTuple):
-    """What a name for a number format means: the memory of a value, and what activations and gradients can hold."""
+    """A ``dtype``: the memory of one value, and the formats of activations and gradients."""
 
     bits: int
-    """Of memory that one value takes; TF32 takes the 32 of the number it is rounded from."""
+    """Bits of memory per value; TF32 takes 32, as the FP32 numbers that it rounds."""
     formats: tuple[str, str] | None
-    """Names in :data:`NUMBER_FORMATS`, of activations and of gradients; None where weights alone are kept in it."""
+    """Names in :data:`NUMBER_FORMATS`, of activations and of gradients; None if only weights are stored in it."""
 
     @classmethod
     def of(cls, name: str, bits: int) -> Dtype:
-        """One format for both."""
+        """A dtype with one format for both activations and gradients."""
         return cls(bits, (name, name))
 
 
@@ -101,11 +101,11 @@ DTYPES = {
 """Every name that a ``dtype`` may have."""
 
 BESIDE_QUANTISED_WEIGHTS = "bf16"
-"""The dtype of activations and gradients where weights alone are kept in fewer bits."""
+"""The dtype of activations and gradients if only weights are stored in fewer bits."""
 
 
 def number_format(name: str) -> NumberFormat:
-    """The format called `name`.
+    """The format with this name.
 
     Raises
     ------
@@ -120,18 +120,18 @@ def number_format(name: str) -> NumberFormat:
 
 
 def bits_of(dtype: str) -> int:
-    """Bits that one value of `dtype` takes in memory.
+    """Bits of memory per value of `dtype`.
 
     Raises
     ------
     InputError
-        for an unknown format.
+        if the format is unknown.
     """
     return _dtype(dtype).bits
 
 
 def judged_dtype(dtype: str) -> str:
-    """Of activations and gradients: `dtype` itself, or :data:`BESIDE_QUANTISED_WEIGHTS` where it is one of weights alone.
+    """The dtype of activations and gradients: `dtype`, or :data:`BESIDE_QUANTISED_WEIGHTS` if it is for weights only.
 
     >>> judged_dtype("fp8"), judged_dtype("int4")
     ('fp8', 'bf16')
@@ -145,12 +145,12 @@ def formats_of(dtype: str) -> tuple[NumberFormat, NumberFormat]:
     Raises
     ------
     InputError
-        for an unknown format, and for one that weights alone are kept in.
+        if the format is unknown, or for weights only.
     """
     formats = _dtype(dtype).formats
     if formats is None:
         able = ", ".join(name for name, known in DTYPES.items() if known.formats)
-        raise InputError(f"{dtype} is a format of weights; activations and gradients are in one of {able}")
+        raise InputError(f"{dtype} is a format for weights only; formats of activations and gradients are {able}")
     return number_format(formats[0]), number_format(formats[1])
 
 

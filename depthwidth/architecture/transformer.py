@@ -1,4 +1,4 @@
-"""``Transformer``: the root of the tree, and the counts people ask of it."""
+"""``Transformer``: the root of the tree, with its counts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Transformer(LengthCounts):
     decoder: Stack | None
     head: Head | None
     context: int
-    """Positions it is made for; the default of every count that depends on a length."""
+    """Number of positions; the default length of every count that depends on one."""
 
     def __init__(self, depth: int, width: int, heads: int | Sequence[int] | None = None, **choices: Any) -> None:
         self._set_design(Design.of(depth=depth, width=width, heads=heads, **choices))
@@ -70,7 +70,7 @@ class Transformer(LengthCounts):
 
     def _set(self, *values: Any) -> None:
         for name, value in zip(("kind", "stem", "encoder", "decoder", "head", "context"), values, strict=True):
-            object.__setattr__(self, name, value)  # frozen for everyone but its own constructors
+            object.__setattr__(self, name, value)  # frozen for all but its constructors
 
     @classmethod
     def of_parts(
@@ -81,7 +81,13 @@ class Transformer(LengthCounts):
         head: Head | None,
         context: int,
     ) -> Transformer:
-        """A transformer of given components."""
+        """A transformer from given components.
+
+        Raises
+        ------
+        InputError
+            if there is neither an encoder nor a decoder.
+        """
         if encoder is None and decoder is None:
             raise InputError("Transformer: it has neither an encoder nor a decoder")
         kind = "decoder" if encoder is None else "encoder" if decoder is None else "encoder-decoder"
@@ -96,7 +102,7 @@ class Transformer(LengthCounts):
         Raises
         ------
         InputError
-            if the model type is unknown, a field is missing or makes no sense, or the file cannot be read.
+            if the model type is unknown, a field is missing or invalid, or the file cannot be read.
         """
         from .hf import read_config
 
@@ -125,13 +131,13 @@ class Transformer(LengthCounts):
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
     def choices(self) -> dict[str, Any]:
-        """The choices of a design that are no component's."""
+        """The fields of a design that belong to no component."""
         encoder_depth = self.encoder.depth if self.encoder is not None and self.decoder is not None else None
         sizes = {"kind": self.kind, "depth": self.depth, "width": self.width, "encoder_depth": encoder_depth}
         return sizes | {"context": self.context} | ({"head": "none"} if self.head is None else {})
 
     def run_of(self, child: str, run: Run) -> Run:
-        """The pass that each part sees: an encoder reads the source, a decoder the target."""
+        """The sizes of a part's pass: an encoder reads the source, a decoder the target."""
         if self.kind != "encoder-decoder":
             return run
         if child == "encoder":
@@ -139,17 +145,17 @@ class Transformer(LengthCounts):
         # One stem serves both stacks, and every token of either sequence passes through it.
         return replace(run, tokens=run.tokens + run.memory) if child == "stem" else run
 
-    # The shape, in the words people use. Where blocks differ these are the first block's.
+    # The shape, under its usual names; if blocks differ, that of the first block.
 
     @cached_property
     def stacks(self) -> dict[str, Stack]:
-        """The encoder and the decoder by name, as far as they exist."""
+        """The existing stacks by name, ``encoder`` before ``decoder``."""
         both = (("encoder", self.encoder), ("decoder", self.decoder))
         return {name: stack for name, stack in both if stack is not None}
 
     @property
     def language_head(self) -> LanguageHead | None:
-        """The head, if it is one for language models."""
+        """The language-model head; None if there is none."""
         return None if self.head is None else self.head.as_language_head
 
     @property
@@ -159,7 +165,7 @@ class Transformer(LengthCounts):
 
     @property
     def stack_name(self) -> str:
-        """What the path of :attr:`stack` starts with, in sites and roles: ``decoder``, or ``encoder`` where there is none."""
+        """Name of :attr:`stack`, with which its sites and roles start: ``decoder``, or ``encoder`` without a decoder."""
         return "encoder" if self.decoder is None else "decoder"
 
     @property
@@ -189,16 +195,16 @@ class Transformer(LengthCounts):
 
     @property
     def experts(self) -> MixtureOfExperts | None:
-        """The mixture of experts of the first block, if it has one."""
+        """The mixture of experts of the first block; None if it has none."""
         return cast("MixtureOfExperts | None", self.first_block.as_mixture)
 
     def _of_first_block(self, name: str, words: str) -> Any:
         block = self.first_block
-        found = getattr(block, name)
-        if found is None:
+        part = getattr(block, name)
+        if part is None:
             inside = ", ".join(type(residual.branch).__name__ for _, residual in block.branches) or "no residual branches"
             raise InputError(f"the first block has no {words}; its {type(block).__name__} holds {inside}")
-        return found
+        return part
 
     @property
     def heads(self) -> int:

@@ -275,10 +275,10 @@ def test_the_text_part_of_a_model_of_images_is_read():
 
 REFUSED = {
     "model_type is missing": {},
-    "model_type=7 is not a family": {"model_type": 7},
-    "model_type='lama' is not a family this can read (did you mean 'llama'?)": {"model_type": "lama"},
+    "model_type=7 is not a supported family": {"model_type": 7},
+    "model_type='lama' is not a supported family (did you mean 'llama'?)": {"model_type": "lama"},
     "model_type='llava'": {"model_type": "llava", "text_config": {"model_type": "mamba"}},
-    "model_type='gemma3' is not a family this can read (did you mean 'gemma3_text'?)": {"model_type": "gemma3"},
+    "model_type='gemma3' is not a supported family (did you mean 'gemma3_text'?)": {"model_type": "gemma3"},
     "n_layer='12' is not a whole number": {"model_type": "gpt2", "n_layer": "12"},
     "n_layer=True is not": {"model_type": "gpt2", "n_layer": True},
     "n_layer=0 is not": {"model_type": "gpt2", "n_layer": 0},
@@ -299,8 +299,8 @@ REFUSED = {
     "rms_norm_eps=inf is not a positive number": {"model_type": "llama", "rms_norm_eps": math.inf},
     "attention_bias='yes' is neither true nor false": {"model_type": "llama", "attention_bias": "yes"},
     "tie_word_embeddings=0 is neither": {"model_type": "llama", "tie_word_embeddings": 0},
-    "hidden_act='silo' is not an activation this knows (did you mean 'silu'?)": {"model_type": "llama", "hidden_act": "silo"},
-    "hidden_act=None is not an activation": {"model_type": "llama", "hidden_act": None},
+    "hidden_act='silo' is not a known activation (did you mean 'silu'?)": {"model_type": "llama", "hidden_act": "silo"},
+    "hidden_act=None is not a known activation": {"model_type": "llama", "hidden_act": None},
     "rope_theta='big' is not a positive number": {"model_type": "llama", "rope_theta": "big"},
     "rope_parameters=5 is not an object": {"model_type": "llama", "rope_parameters": 5},
     "full_attention=5 in rope_parameters": {"model_type": "llama", "rope_parameters": {"full_attention": 5}},
@@ -380,7 +380,7 @@ BAD_FILES = {
     "resid_pdrop=nan is not a rate": b'{"model_type": "gpt2", "resid_pdrop": NaN}',
     "rms_norm_eps=inf is not a positive": b'{"model_type": "llama", "rms_norm_eps": 1e999}',
     "n_layer=a number of": b'{"model_type": "gpt2", "n_layer": ' + b"9" * 4000 + b"}",
-    "'\\ud800' is not a family": b'{"model_type": "\\ud800"}',
+    "'\\ud800' is not a supported family": b'{"model_type": "\\ud800"}',
 }
 
 

@@ -64,7 +64,7 @@ def test_every_floating_point_format_is_a_dtype_and_weights_alone_are_in_the_res
         ("int8", "fp4", "int4"), "bf16"
     )
     assert [bits_of(name) for name in ("int8", "fp4", "int4")] == [8, 4, 4]
-    with pytest.raises(InputError, match="int8 is a format of weights; activations and gradients are in one of fp64"):
+    with pytest.raises(InputError, match="int8 is a format for weights only; formats of activations and gradients are fp64"):
         formats_of("int8")
     with pytest.raises(InputError, match="did you mean 'bf16'"):
         bits_of("bf61")

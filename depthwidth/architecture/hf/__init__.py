@@ -44,12 +44,12 @@ def families() -> list[str]:
 
 
 def register_family(family: Family) -> Family:
-    """Make a family known by its model type; a later registration replaces an earlier one.
+    """Register a family by its model type; a later registration replaces an earlier one.
 
     Raises
     ------
     InputError
-        if it is no :class:`~depthwidth.architecture.hf.family.Family`.
+        if it is not a :class:`~depthwidth.architecture.hf.family.Family`.
     """
     if not isinstance(family, Family):
         raise InputError(f"register_family: {brief(family)} is not a Family")
@@ -76,8 +76,8 @@ def read_design(config: Mapping[str, Any] | str | PathLike[str]) -> Design:
     Raises
     ------
     InputError
-        if the file cannot be read, the model type is unknown, or a field makes no sense; a :class:`NoTreeError` if the
-        configuration may be sound and no tree describes it.
+        if the file cannot be read, the model type is unknown, or a field is invalid; a :class:`NoTreeError` if the
+        configuration may be valid but no tree describes it.
 
     Examples
     --------
@@ -94,17 +94,17 @@ def read_design(config: Mapping[str, Any] | str | PathLike[str]) -> Design:
         if model_type is None:
             raise InputError(f"config: model_type is missing; {known}")
         if not isinstance(model_type, str):
-            raise InputError(f"config: model_type={brief(model_type)} is not a family this can read; {known}")
+            raise InputError(f"config: model_type={brief(model_type)} is not a supported family; {known}")
         hint = _nearest_family(model_type)
-        raise NoTreeError(f"config: model_type={brief(model_type)} is not a family this can read", f"{hint}; {known}")
+        raise NoTreeError(f"config: model_type={brief(model_type)} is not a supported family", f"{hint}; {known}")
     return family.design(config)
 
 
 def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration of the text stack inside a model of several kinds of input; any other configuration as it is.
+    """The configuration of the text stack inside a model of several kinds of input; any other configuration unchanged.
 
-    The stack has a language head, tied if the file says so at its top or in this part. A ``text_config`` that names no model
-    type has the one of :data:`TEXT_PARTS`.
+    The stack has a language head, tied if the file says so at its top level or in this part. A ``text_config`` without a model
+    type has that of :data:`TEXT_PARTS`.
 
     >>> text_part({"model_type": "gemma3", "text_config": {"hidden_size": 640}})["model_type"]
     'gemma3_text'

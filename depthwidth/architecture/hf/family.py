@@ -17,17 +17,17 @@ Choices = dict[str, Any]
 
 
 class Part(NamedTuple):
-    """Choices of a design that need more than copying one field."""
+    """Choices of a design that are more than the copy of one field, with the functions that read and write them."""
 
     read: Callable[[Fields], Choices]
-    """From the fields to the choices."""
+    """The function from the fields to the choices."""
     write: Callable[[Design], dict[str, Any]]
-    """From a design to the fields."""
+    """The function from a design to the fields."""
 
 
 SETTINGS = {
-    "coarse_penalty": "whether ALiBi's penalty is computed in bf16",
-    "head_scale": "a factor on the features that a language head reads",
+    "coarse_penalty": "True if ALiBi's penalty is computed in bf16",
+    "head_scale": "a factor on the input of a language head",
     "pooler_activation": "the pooler's activation, by our name; tanh by default",
     "qkv_clip": "the largest absolute value of queries, keys and values; None for no limit",
     "score_softcap": "the cap of attention scores; None for no cap",
@@ -36,25 +36,25 @@ SETTINGS = {
 
 INITIAL_RULES = {
     "normal": "every matrix and table normal with one standard deviation",
-    "normal-by-depth": "the same, and smaller by the root of the number of branches for matrices that write the stream (GPT-2)",
-    "t5": "T5's, whose one number is a factor",
+    "normal-by-depth": "the same, over the square root of the number of branches for matrices that write to the stream (GPT-2)",
+    "t5": "T5's rule, with one factor for all",
 }
-"""The rules by which the library's model classes draw fresh weights; the scheme ``shipped`` carries them out."""
+"""The rules by which the library's model classes draw new weights; the scheme ``shipped`` implements them."""
 
 
 @frozen
 class Family:
     """One ``model_type`` of the transformers library.
 
-    To add a family, write one of these, from its configuration class and its model class, in a file of
-    :mod:`depthwidth.architecture.hf.families`. The shared tests pick it up.
+    To add a family, write an instance from its configuration class and its model class, in a file of
+    :mod:`depthwidth.architecture.hf.families`. The shared tests find it.
     """
 
     model_type: str
     defaults: Mapping[str, Any]
-    """Every field that is read, with the library's value for a file that leaves it out."""
+    """Every field that is read, with the library's default."""
     names: Mapping[str, str]
-    """Choices of a design that are one field each: ``{"depth": "num_hidden_layers"}``."""
+    """The field of each choice of a design that is one field: ``{"depth": "num_hidden_layers"}``."""
     fixed: Mapping[str, Any]
     """Choices that every model of the family shares."""
     models: Mapping[str, Choices]
@@ -62,25 +62,24 @@ class Family:
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other spellings of fields."""
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Fields that change the model in a way that no tree describes, with the values that do not; the first is the default."""
+    """Fields that can change the model beyond what a tree describes, with the supported values; the first is the default."""
     noted: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
-    """Fields that no count depends on and that a tree does not follow: the value that changes nothing, and a sentence about
-    the rest."""
+    """Fields that a tree ignores and that change no count: the value without effect, and a sentence about all others."""
     parts: tuple[Part, ...] = ()
-    """Choices that need more than copying one field."""
+    """Choices that are more than the copy of one field."""
     weights: WeightNames = field(default_factory=dict)
     """The role of each module of the library's model (:mod:`depthwidth.architecture.hf.weights`)."""
     unused: Mapping[str, str] = field(default_factory=dict)
-    """Parameters that a model holds and does not use if it has the other one, too: ``{unused: other}``."""
+    """Parameters of a model that it does not use if it has another one: ``{unused: other}``."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that the logits need beyond the tree: names of :data:`SETTINGS`, each with a value or a function of the
+    """Settings of the logits that are not in the tree: names of :data:`SETTINGS`, each with a value or a function of the
     configuration that returns it."""
     initial_rule: str = "normal"
     """The library's initialisation, a name of :data:`INITIAL_RULES`."""
     initial_std: float = 0.02
-    """Its standard deviation for a configuration that gives none."""
+    """The standard deviation for a configuration that states none."""
     even_rotation: bool = False
-    """Whether the library's code fails for rotary positions on an odd number of a head's dimensions."""
+    """True if the library's code fails for rotary positions on an odd number of dimensions per head."""
 
     def __post_init__(self) -> None:
         for name in self.settings:
@@ -96,13 +95,13 @@ class Family:
         Raises
         ------
         InputError
-            naming the field that makes no sense.
+            which names the invalid field.
         """
         only = {name: values[0] for name, values in self.only.items()}
         labels = {"architectures": None, "num_labels": None, "id2label": None}
         fields = Fields(self.model_type, config, {**labels, **only, **self.defaults}, self.aliases)
         for name, values in self.only.items():
-            # 0 == False, but a file that says 0 where true or false belongs is a slip.
+            # The types are compared because 0 == False, and a 0 instead of true or false is an error in the file.
             if not any(fields.raw(name) == value and type(fields.raw(name)) is type(value) for value in values):
                 raise fields.beyond(name, f"is not supported, only {' or '.join(map(repr, values))}")
         choices: Choices = {**self.fixed}
@@ -115,7 +114,7 @@ class Family:
         return Design(**choices)
 
     def fields(self, design: Design) -> dict[str, Any]:
-        """The fields that describe `design`, as far as this family has fields for it."""
+        """The fields that describe `design`; choices without a field in this family are ignored."""
         config: dict[str, Any] = {"model_type": self.model_type}
         for name, choices in self.models.items():
             if all(getattr(design, choice) == value for choice, value in choices.items()):
@@ -152,7 +151,7 @@ class Family:
         return choices
 
     def _check(self, fields: Fields, choices: Choices) -> None:
-        """Refuse numbers that contradict each other, by their names in the file."""
+        """Refuse numbers that contradict each other, with their names in the file."""
         heads = choices["heads"]
         if choices.get("head_dim") is None and choices["width"] % heads:
             self._misfit(fields, "width", "is not a multiple of", "heads")
@@ -162,8 +161,8 @@ class Family:
             self._misfit(fields, "top_k", "is more than", "experts")
 
     def _misfit(self, fields: Fields, choice: str, problem: str, other: str) -> None:
-        # In a family that derives its key heads from flags, no single field can be named.
-        there = fields.said(self.names[other]) if other in self.names else other
+        # A family may derive its key heads from flags; then there is no single field to name.
+        there = fields.spell(self.names[other]) if other in self.names else other
         raise fields.wrong(self.names[choice], f"{problem} {there}")
 
 
@@ -189,12 +188,12 @@ READERS: dict[str, Callable[[Fields, str], Any]] = {
 
 
 def causal(prefix: str, head: str = "ForCausalLM", **choices: Any) -> dict[str, Choices]:
-    """The two models most decoders have: one with a language head, one without."""
+    """The two model classes of most decoders: one with a language head, one without."""
     return {f"{prefix}{head}": {"head": "lm", "pooler": False, **choices}, f"{prefix}Model": {"head": "none", "pooler": False}}
 
 
 def per_block(value: Any, depth: int) -> Sequence[Any]:
-    """A choice that may differ between blocks, as one value per block."""
+    """One value per block of a choice that may differ between blocks."""
     return list(value) if isinstance(value, (list, tuple)) else [value] * depth
 
 

@@ -1,4 +1,4 @@
-"""The fields of one configuration, each checked as it is taken."""
+"""The fields of one configuration, each checked when it is read."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ...errors import InputError, nearest, shown
 from ...layers.activation_entries import activation_entry, spellings
 
 DEEPEST = 100_000
-"""The largest number of blocks. Some families list a kind for each, and a typing error must not cost memory."""
+"""The largest number of blocks. Some families list a kind for each block, and a typing error must not exhaust memory."""
 
 
 class NoTreeError(InputError):
-    """A configuration that no tree of components describes, though it may be sound: its family or a choice of it is not known.
+    """A configuration that may be valid but that no tree describes: its family, or one of its choices, is not supported.
 
-    `reason` is the sentence without `more`, which says what is known instead.
+    `reason` is the sentence without `more`, which lists the supported values.
     """
 
     def __init__(self, reason: str, more: str = "") -> None:
@@ -26,9 +26,9 @@ class NoTreeError(InputError):
 
 
 def brief(value: object, limit: int = 60) -> str:
-    """`value` in the form that an error sentence shows."""
+    """`value` as an error sentence shows it, shortened to `limit` characters."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
-        return f"a number of {value.bit_length():,} bits"  # writing it out could take minutes
+        return f"a number of {value.bit_length():,} bits"  # its decimal digits could take minutes
     try:
         return shown(value, limit)
     except (ValueError, RecursionError):
@@ -64,7 +64,7 @@ class Fields:
                 self.spelled[name] = other
 
     def has(self, name: str) -> bool:
-        """True if the file gives the field a value other than null."""
+        """True if the file has a value for the field other than null."""
         return self.values.get(name) is not None
 
     def raw(self, name: str) -> Any:
@@ -73,13 +73,13 @@ class Fields:
 
     def wrong(self, name: str, problem: str) -> InputError:
         """The error for a field; `problem` follows its name and value."""
-        return InputError(f"{self.model_type} config: {self.said(name)} {problem}")
+        return InputError(f"{self.model_type} config: {self.spell(name)} {problem}")
 
     def beyond(self, name: str, problem: str) -> NoTreeError:
         """The error for a field whose value changes the model in a way that no tree describes."""
-        return NoTreeError(f"{self.model_type} config: {self.said(name)} {problem}")
+        return NoTreeError(f"{self.model_type} config: {self.spell(name)} {problem}")
 
-    def said(self, name: str) -> str:
+    def spell(self, name: str) -> str:
         """The field's name and value as the file spells them: ``n_layer=24``."""
         value = self.values.get(name, self.defaults.get(name))
         return f"{self.spelled.get(name, name)}={brief(value)}"
@@ -143,11 +143,11 @@ class Fields:
         return names[0]
 
     def activation(self, name: str) -> str:
-        """An activation, by our name."""
+        """The name of an activation in :data:`~depthwidth.layers.ACTIVATIONS`."""
         value = self.raw(name)
         entry = activation_entry(value) if isinstance(value, str) else None
         if entry is None or value not in entry.spellings:
-            raise self.wrong(name, f"is not an activation this knows{_like(value)}; known are {', '.join(spellings())}")
+            raise self.wrong(name, f"is not a known activation{_like(value)}; known are {', '.join(spellings())}")
         return entry.name
 
     def table(self, name: str) -> Mapping[str, Any]:
@@ -158,7 +158,7 @@ class Fields:
         return value or {}
 
     def words(self, name: str, choices: tuple[str, ...], length: int) -> list[str] | None:
-        """A list of `length` words of `choices`, or null."""
+        """A list of `length` words from `choices`, or null."""
         value = self.raw(name)
         if value is None:
             return None

@@ -1,4 +1,4 @@
-"""Reading a JSON object from an untrusted file."""
+"""Reader of a JSON object in an untrusted file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ...files import parse_json, read_regular, reading
 from .fields import brief
 
 LARGEST_FILE = 5 * 10**6
-"""Bytes. The largest published configurations, with thousands of labels, have a tenth of it."""
+"""Largest size, in bytes: ten times that of the largest published configurations, with thousands of labels."""
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON object in `path`, a file or a folder that holds ``config.json``.
+    """The JSON object in `path`, a file or a folder with a ``config.json``.
 
     Raises
     ------
@@ -24,20 +24,20 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise InputError(f"config: {brief(path)} is neither a mapping nor the path of a file")
-    name, place = _shown(path), Path(path)
+    name, place = _show_path(path), Path(path)
     with reading("config file", name):
         inside = place.is_dir()
         if inside and not (place / "config.json").exists():
             raise InputError(f"folder {name} has no config.json")
     if inside:
         place = place / "config.json"
-        name = _shown(place)
-    # Some published configurations give an infinite limit.
+        name = _show_path(place)
+    # Infinity is allowed, since some published configurations have an infinite limit.
     value = parse_json(read_regular(place, "config file", LARGEST_FILE, name), f"config file {name}", finite=False)
     if not isinstance(value, dict):
         raise InputError(f"config file {name} holds a JSON {type(value).__name__}, not an object")
     return value
 
 
-def _shown(path: str | os.PathLike[str]) -> str:
+def _show_path(path: str | os.PathLike[str]) -> str:
     return brief(os.fspath(path), limit=300)

@@ -1,4 +1,4 @@
-"""Choices with the same fields in several families: rotary positions, windows, feed-forward parts."""
+"""Choices that have the same fields in several families: rotary positions, windows, feed-forward parts."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def rope(
 ) -> Part:
     """Rotary positions of base `theta`.
 
-    A family that may rotate a part of each head has a default `fraction`. Transformers 5 keeps both in ``rope_parameters``.
-    Before, they were separate fields, and ``rope_scaling`` said how to stretch the positions, which no count depends on.
+    A family that can rotate a part of each head has a default `fraction`. Transformers 5 stores both in ``rope_parameters``.
+    Earlier versions have separate fields, and ``rope_scaling`` for a stretch of the positions, which changes no count.
     """
     fraction_name = fraction_name or "partial_rotary_factor"
 
@@ -74,15 +74,15 @@ def _rope_number(fields: Fields, table: Any, inner: str, outer: str, default: fl
 
 
 def rotary_dim(name: str = "rotary_dim") -> Part:
-    """Rotation of the first `rotary_dim` dimensions of each head in neighbouring pairs (GPT-J)."""
+    """Rotation of the first `rotary_dim` dimensions of each head, in pairs of neighbours (GPT-J)."""
 
     def read(fields: Fields) -> Choices:
         width, heads = fields.whole("n_embd"), fields.whole("n_head")
         head_dim = width // heads
-        turned = fields.whole_or_none(name)
-        if turned is not None and turned > max(head_dim, 1):
+        rotated = fields.whole_or_none(name)
+        if rotated is not None and rotated > max(head_dim, 1):
             raise fields.wrong(name, f"is more than the {head_dim} dimensions of a head")
-        return {"positions": Rotary(fraction=1.0 if turned is None else turned / max(head_dim, 1), interleaved=True)}
+        return {"positions": Rotary(fraction=1.0 if rotated is None else rotated / max(head_dim, 1), interleaved=True)}
 
     def write(design: Design) -> dict[str, Any]:
         rotary = positions_as(Rotary, design.positions)
@@ -94,7 +94,7 @@ def rotary_dim(name: str = "rotary_dim") -> Part:
 
 
 def windows(sliding: Callable[[Fields, int], bool], switch: str = "") -> Part:
-    """A window of ``sliding_window`` tokens in the blocks that ``layer_types`` names, by default those that are `sliding`.
+    """A window of ``sliding_window`` tokens in the blocks that ``layer_types`` names, by default if `sliding` is true.
 
     `switch` names a field that turns all windows off if it is false.
     """
@@ -102,7 +102,7 @@ def windows(sliding: Callable[[Fields, int], bool], switch: str = "") -> Part:
     def read(fields: Fields) -> Choices:
         depth = fields.depth("num_hidden_layers")
         kinds = fields.words("layer_types", (FULL, SLIDING), depth)
-        # If the switch is off, the size has no meaning, and the library writes 0.
+        # If the switch is off, the size has no effect, and the library writes 0.
         off = bool(switch) and not fields.flag(switch)
         window = None if off and fields.raw("sliding_window") == 0 else fields.whole_or_none("sliding_window")
         if window is None or off:
@@ -137,14 +137,14 @@ def query_scale() -> Part:
         scale = design.logit_scale
         if scale is None:
             return {"query_pre_attn_scalar": design.head_dim}
-        # The field is a whole number: the one whose scale is nearest.
+        # The field is a whole number: the one with the nearest scale.
         return {"query_pre_attn_scalar": max(1, round(1 / (scale * scale)))} if scale > 1e-9 else {}
 
     return Part(read, write)
 
 
 def t5_feed_forward() -> Part:
-    """``feed_forward_proj``: the activation, with the prefix ``gated-`` for a gated one; ``gated-gelu`` is its tanh form."""
+    """``feed_forward_proj``: the activation, with the prefix ``gated-`` if it is gated; ``gated-gelu`` is the tanh form."""
 
     def read(fields: Fields) -> Choices:
         value = fields.raw("feed_forward_proj")
@@ -160,7 +160,7 @@ def t5_feed_forward() -> Part:
     def write(design: Design) -> dict[str, Any]:
         name = spelling_of(design.activation)
         if design.gated:
-            # 'gated-gelu' is the tanh form, so that gelu itself takes its other spelling.
+            # 'gated-gelu' is the tanh form, so gelu has its other spelling.
             name = {"gelu_tanh": "gated-gelu", "gelu": "gated-gelu_python"}.get(design.activation, f"gated-{name}")
         return {"feed_forward_proj": name}
 

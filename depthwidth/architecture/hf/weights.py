@@ -1,8 +1,8 @@
-"""The weight names of a family: which tensor of the tree each parameter of the transformers library is.
+"""The weight names of a family: the tensor of the tree for each parameter of the transformers library.
 
-A table maps the name of a module in the library's model to a role of the tree. ``#`` stands for the number of a block. The
-library's prefix of the base model (``model.``, ``transformer.``) is left out. A role may list alternatives, separated by ``|``,
-of which the first one that the tree has is meant. :class:`Fused` is for a parameter that holds several tensors.
+A table maps the name of a module in the library's model to a role of the tree. ``#`` is the number of a block. The library's
+prefix of the base model (``model.``, ``transformer.``) is omitted. A role may list alternatives, separated by ``|``; the first
+one in the tree applies. :class:`Fused` is for a parameter that holds several tensors.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ QKV = ("attention.query", "attention.key", "attention.value")
 
 
 def in_blocks(prefix: str, stack: str, table: WeightNames) -> dict[str, str | Fused]:
-    """The table of one block, for the blocks of `stack` that the library calls `prefix`.
+    """The table for all blocks of `stack`, which the library names `prefix`, given the table of one block.
 
     >>> in_blocks("h.#", "decoder", {"ln_1": "attention.norm_in|norm"})
     {'h.#.ln_1': 'decoder.block.attention.norm_in|decoder.block.norm'}
     """
-    made: dict[str, str | Fused] = {}
+    names: dict[str, str | Fused] = {}
     for name, role in table.items():
         if isinstance(role, Fused):
-            made[f"{prefix}.{name}"] = Fused(role.layout, tuple(f"{stack}.block.{one}" for one in role.roles))
+            names[f"{prefix}.{name}"] = Fused(role.layout, tuple(f"{stack}.block.{one}" for one in role.roles))
         else:
-            made[f"{prefix}.{name}"] = re.sub(r"[^|]+", lambda found: f"{stack}.block.{found[0]}", role)
-    return made
+            names[f"{prefix}.{name}"] = re.sub(r"[^|]+", lambda match: f"{stack}.block.{match[0]}", role)
+    return names

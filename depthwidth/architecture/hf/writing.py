@@ -1,4 +1,4 @@
-"""From a tree back to a configuration: the design it has, the fields of a family, and a reading of the result to be sure."""
+"""The configuration of a tree: its design, the fields of a family, and a check that the result reads back as the tree."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def as_config(tree: Transformer, family: Family) -> dict[str, Any]:
     Raises
     ------
     InputError
-        naming the first thing that the family cannot express.
+        which names the first choice that the family cannot express.
     """
     name = family.model_type
     if not isinstance(tree, Transformer):
         raise InputError(f"{brief(tree)} is not a Transformer")
     if is_symbolic(*_numbers(tree)):
-        raise InputError(f"{name} cannot express symbols; give every dimension a number")
+        raise InputError(f"{name} cannot express symbols; every dimension must be a number")
     if max(stack.depth for stack in (tree.encoder, tree.decoder) if stack is not None) > DEEPEST:
         raise InputError(f"{name} cannot express more than {DEEPEST:,} blocks")
     config = family.fields(design_of(tree))
     try:
         again = Transformer.of_design(family.design(config))
     except InputError as error:
-        # Its fields are this family's, so the sentence already says which of them cannot hold the tree's value.
+        # The sentence names the field of this family that cannot hold the tree's value.
         raise InputError(f"{name} cannot express this tree: {error}") from None
     if again != tree:
         raise InputError(f"{name} cannot express {_difference(tree, again)}")
@@ -41,10 +41,10 @@ def as_config(tree: Transformer, family: Family) -> dict[str, Any]:
 
 
 def design_of(tree: Transformer) -> Design:
-    """The flat design of a tree, as far as a design can say it: of blocks that differ otherwise, the first counts.
+    """The flat design of a tree, as far as a design can express it: if blocks differ otherwise, that of the first block.
 
-    It is the sum of what every component says of itself (:meth:`Layer.choices <depthwidth.layers.Layer.choices>`), the first
-    to speak having the word.
+    It combines the choices of all components (:meth:`Layer.choices <depthwidth.layers.Layer.choices>`); the first component to
+    state a choice decides it.
     """
     choices: dict[str, Any] = {}
     for node in tree.walk():
@@ -73,9 +73,9 @@ def _numbers(tree: Transformer) -> list[Any]:
 
 
 def _difference(tree: Any, other: Any) -> str:
-    """The first difference between a tree and the tree that a family's configuration describes."""
+    """The first difference between a tree and the tree of a family's configuration, in words."""
     site, here, there = _first_difference(tree, other, [])
-    return f"{site}={_named(here)}, which it would read back as {_named(there)}"
+    return f"{site}={_name(here)}, which it would read back as {_name(there)}"
 
 
 def _first_difference(here: Any, there: Any, site: list[str]) -> tuple[str, Any, Any]:
@@ -94,7 +94,7 @@ def _first_difference(here: Any, there: Any, site: list[str]) -> tuple[str, Any,
     return ".".join(site), here, there
 
 
-def _named(value: Any) -> str:
+def _name(value: Any) -> str:
     if is_dataclass(value):
         return type(value).__name__
     return value if isinstance(value, str) else brief(value)

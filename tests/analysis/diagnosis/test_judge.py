@@ -275,7 +275,7 @@ def test_a_remedy_that_does_not_fit_is_left_out():
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"dtype": "int8"}, "int8 is a format of weights"),
+        ({"dtype": "int8"}, "int8 is a format for weights only"),
         ({"batch": 0}, "batch=0 is not a whole number"),
         ({"loss_scale": -1.0}, "loss_scale=-1.0 is not a positive number"),
         ({"init": "xavjer"}, "no scheme 'xavjer'"),

@@ -148,7 +148,7 @@ def test_describe_counts_what_theory_does_not_reach(tmp_path):
     sizes, passed = answers(config, tokens=5)
     assert (found["parameters"], found["forward_flops"]) == (sizes["parameters"], passed["flops"])
     assert found["theory"] is False
-    assert found["notes"][0] == "config: model_type='mamba' is not a family this can read"
+    assert found["notes"][0] == "config: model_type='mamba' is not a supported family"
     page = described(tmp_path, config, "--context", "5")
     assert page.exit_code == 0
     assert "theory does not reach this model" in page.output
@@ -169,7 +169,7 @@ def test_without_the_library_there_is_a_hint(tmp_path, monkeypatch):
     error = described(tmp_path, {"model_type": "mamba"}).exception
     assert isinstance(error, InputError)
     assert str(error) == (
-        "config: model_type='mamba' is not a family this can read; pip install 'depthwidth[hf]' for the exact counts of any "
+        "config: model_type='mamba' is not a supported family; pip install 'depthwidth[hf]' for the exact counts of any "
         "model that transformers can build"
     )
 

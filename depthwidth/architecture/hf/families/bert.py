@@ -102,7 +102,7 @@ def _roberta_positions() -> Part:
         offset = fields.count("pad_token_id") + 1
         rows = fields.whole("max_position_embeddings")
         if rows <= offset:
-            raise fields.wrong("max_position_embeddings", f"leaves no positions after {fields.said('pad_token_id')}")
+            raise fields.wrong("max_position_embeddings", f"leaves no positions after {fields.spell('pad_token_id')}")
         return {"context": rows - offset, "position_offset": offset}
 
     def write(design: Design) -> dict[str, Any]:

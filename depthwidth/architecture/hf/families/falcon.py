@@ -20,7 +20,7 @@ def _falcon_shape() -> Part:
         grouped, parallel = fields.flag("new_decoder_architecture"), fields.flag("parallel_attn")
         heads, given = fields.whole("num_attention_heads"), fields.whole_or_none("num_kv_heads")
         if grouped and not parallel:
-            raise fields.wrong("parallel_attn", f"does not go with {fields.said('new_decoder_architecture')}")
+            raise fields.wrong("parallel_attn", f"does not go with {fields.spell('new_decoder_architecture')}")
         kv_heads = (given or heads) if grouped or not fields.flag("multi_query") else 1
         if not grouped and kv_heads not in (1, heads):
             raise fields.wrong("num_kv_heads", f"needs new_decoder_architecture=True, or to be {heads}")

@@ -121,7 +121,7 @@ def _neo_attention() -> Part:
         # Counted before the list is made: a typing error must not cost memory.
         named = sum(len(kinds) * times for kinds, times in runs)
         if named != depth:
-            raise fields.wrong("attention_types", f"names {brief(named)} blocks of {fields.said('num_layers')}")
+            raise fields.wrong("attention_types", f"names {brief(named)} blocks of {fields.spell('num_layers')}")
         marks = [kind == "local" for kinds, times in runs for kind in kinds * times]
         each = tuple(window if local else None for local in marks)
         return {"window": each[0] if len(set(each)) == 1 else each}

@@ -31,7 +31,7 @@ def _opt_projection() -> Part:
         narrow = fields.whole_or_none("word_embed_proj_dim")
         if narrow not in (None, fields.whole("hidden_size")) and fields.model() == "OPTModel":
             raise fields.wrong(
-                "word_embed_proj_dim", f"differs from {fields.said('hidden_size')}; give it OPTForCausalLM's head"
+                "word_embed_proj_dim", f"differs from {fields.spell('hidden_size')}; give it OPTForCausalLM's head"
             )
         return {"embedding_width": narrow}
 

@@ -27,7 +27,7 @@ def _image() -> Part:
         if patch != other:
             raise fields.wrong("patch_size", "is not supported, only square patches")
         if patch > min(image):
-            raise fields.wrong("patch_size", f"is larger than {fields.said('image_size')}")
+            raise fields.wrong("patch_size", f"is larger than {fields.spell('image_size')}")
         return {"image": image, "patch": patch}
 
     def write(design: Design) -> dict[str, Any]:
