@@ -4,6 +4,8 @@ import csv
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
 GOLDEN = Path(__file__).parent / "golden"
 ROUNDING = Decimal("0.5001")  # tolerance in units of the last printed place: half a unit, as for correct rounding
 
@@ -45,3 +47,13 @@ def exact_norm_correlation(r, d):
         r, d = mpmath.mpf(r), mpmath.mpf(d)
         ratio = mpmath.gamma(d / 2) ** 2 / (mpmath.gamma((d - 1) / 2) * mpmath.gamma((d + 1) / 2))
         return float(r * ratio * mpmath.hyp2f1(0.5, 0.5, (d + 1) / 2, r**2))
+
+
+def one_quick_in(every, names, cases, *, first=0, **more):
+    """``pytest.mark.parametrize``, with case number `first` and each `every`-th after it quick, and the others marked slow."""
+    single = isinstance(names, str) and "," not in names
+    given = list(cases)
+    for i, case in enumerate(given):
+        if i % every != first:
+            given[i] = pytest.param(*((case,) if single else case), marks=pytest.mark.slow)
+    return pytest.mark.parametrize(names, given, **more)

@@ -1,6 +1,7 @@
 """The table of mutations fits the source as it stands, and the script that tries them tells killed from survived."""
 
 import ast
+import functools
 
 import mutation
 import pytest
@@ -22,19 +23,24 @@ def test_the_table_is_long_enough_and_covers_what_it_should():
         assert any(one.place.startswith(place) for one in TABLE), place
 
 
+@functools.cache
+def structure(text):
+    """Source without comments and layout; many mutations are of one file."""
+    return ast.dump(ast.parse(text))
+
+
 @pytest.mark.parametrize("one", TABLE, ids=str)
 def test_every_mutation_still_applies(one):
     """Whoever changes one of these lines changes the table with it."""
-    path = one.target(ROOT)
-    text = path.read_text(encoding="utf-8")
-    changed = one.applied(text)
-    assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(text)), "the change is none"
+    text = one.target(ROOT).read_text(encoding="utf-8")
+    assert ast.dump(ast.parse(one.applied(text))) != structure(text), "the change is none"
     assert one.why
     for word in one.tests.split():
         if word.startswith("tests/"):
             assert (ROOT / word.partition("::")[0]).exists(), word
 
 
+@pytest.mark.slow
 def test_killed_survived_and_gone_are_told_apart(tmp_path):
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "numbers.py").write_text("A = 1\nB = 2\n")

@@ -1,6 +1,7 @@
 """The house stands as drawn: what imports what, what is public, how quickly it starts."""
 
 import ast
+import functools
 import graphlib
 import importlib
 import importlib.util
@@ -100,6 +101,7 @@ def imports_of(name, path):
             yield from (alias.name for alias in node.names)
 
 
+@functools.cache
 def arrows():
     """From each module of both packages to those that it imports."""
     paths = {

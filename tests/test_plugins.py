@@ -70,6 +70,7 @@ def run(installed):
     return run
 
 
+@pytest.mark.slow
 def test_a_component_is_counted_and_built(run):
     source = """
 from dataclasses import replace
@@ -86,6 +87,7 @@ print(tree.parameters == sum(p.numel() for p in build(tree).parameters()))
     assert run("-c", source).strip() == "True"
 
 
+@pytest.mark.slow
 def test_a_rule_decides_a_plan(run):
     plan = json.loads(run("-m", "depthwidth", "plan", "350M", "--rule", "square", "--json"))
     assert plan["rule"] == "square"
@@ -93,6 +95,7 @@ def test_a_rule_decides_a_plan(run):
     assert "square" not in run("-m", "depthwidth", "plan", "350M", "--json"), "a plan by a known rule loads no plug-in"
 
 
+@pytest.mark.slow
 def test_a_family_is_described_under_a_scheme(run, tmp_path):
     config = {"model_type": "tinylm", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_act": "silu"}
     path = tmp_path / "config.json"
@@ -105,6 +108,7 @@ def test_a_family_is_described_under_a_scheme(run, tmp_path):
     assert "thirds" in run("-m", "depthwidth", "init")
 
 
+@pytest.mark.slow
 def test_a_job_is_listed(run):
     assert "outsider-claim" in run("-m", "depthwidth", "verify", "list")
 

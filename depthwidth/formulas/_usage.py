@@ -7,12 +7,13 @@ that is handed on as a whole, as in ``getattr(gaussian, name)``, reaches all tha
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..formula import Formula, formulas
+from ..formula import formulas
 
 Name = tuple[str, str]
 """A module and a name in it; an empty name stands for the whole module."""
@@ -41,14 +42,21 @@ def used_formulas() -> dict[str, tuple[str, ...]]:
     >>> "heads.hardmax_rank" in used
     False
     """
+    users = _users()
+    return {f.name: users[key] for f in formulas() if (key := (f.__module__, f.__name__)) in users}
+
+
+@functools.cache
+def _users() -> dict[Name, tuple[str, ...]]:
+    """The modules outside :mod:`depthwidth.formulas` that reach each definition. The source is read once."""
     modules = {name: _read(name, path) for name, path in _sources()}
-    known = {(f.__module__, f.__name__): f for f in formulas()}
-    users: dict[str, set[str]] = {}
+    users: dict[Name, list[str]] = {}
+    leads = functools.cache(lambda one: tuple(_leads(modules, one)))  # many modules reach the same definitions
     for name, module in modules.items():
         if not name.startswith(_FORMULAS):
-            for found in _reached(modules, name, module, known):
-                users.setdefault(found.name, set()).add(name)
-    return {f.name: tuple(sorted(users[f.name])) for f in known.values() if f.name in users}
+            for one in _reached(_references(modules, name, module.tree), leads):
+                users.setdefault(one, []).append(name)
+    return {one: tuple(sorted(names)) for one, names in users.items()}
 
 
 def _sources() -> Iterator[tuple[str, Path]]:
@@ -76,44 +84,53 @@ def _read(name: str, path: Path) -> _Module:
     return module
 
 
-def _reached(modules: dict[str, _Module], name: str, module: _Module, known: dict[Name, Formula]) -> Iterator[Formula]:
-    waiting, seen = list(_references(modules, name, module.tree)), set[Name]()
+def _reached(first: Iterable[Name], leads: Callable[[Name], tuple[Name, ...]]) -> set[Name]:
+    """The definitions that `first` lead to, themselves included."""
+    waiting, seen = list(first), set[Name]()
     while waiting:
         one = waiting.pop()
-        if one in seen:
-            continue
-        seen.add(one)
-        source, what = one
-        if one in known:
-            yield known[one]
-        if not source.startswith(f"{_FORMULAS}."):
-            continue
-        if what:
-            waiting += _references(modules, source, modules[source].defined[what])
-        else:
-            of = modules[source]
-            waiting += (found for each in (*of.defined, *of.imported) for found in _resolved(modules, source, each))
+        if one not in seen:
+            seen.add(one)
+            waiting += leads(one)
+    return seen
+
+
+def _leads(modules: dict[str, _Module], one: Name) -> Iterator[Name]:
+    """The definitions to which one in :mod:`depthwidth.formulas` leads; a whole module leads to all that it holds."""
+    source, what = one
+    if not source.startswith(f"{_FORMULAS}."):
+        return
+    if what:
+        yield from _references(modules, source, modules[source].defined[what])
+    else:
+        for each in (*modules[source].defined, *modules[source].imported):
+            yield from _resolved(modules, source, each)
 
 
 def _references(modules: dict[str, _Module], name: str, node: ast.AST) -> Iterator[Name]:
     """The definitions that the code below `node` names, of its own module or imported; or a whole module."""
-    attributes = {id(one.value): one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute)}
-    for one in _names(node):
-        for source, what in _resolved(modules, name, one.id):
-            if what or id(one) not in attributes:
+    for one, attribute in _names(node):
+        for source, what in _resolved(modules, name, one):
+            if what or not attribute:
                 yield source, what
             else:
-                yield from _resolved(modules, source, attributes[id(one)])
+                yield from _resolved(modules, source, attribute)
 
 
-def _names(node: ast.AST, hidden: frozenset[str] = frozenset()) -> Iterator[ast.Name]:
-    """The names below `node` but for arguments of the functions that they are in, which may be called as a formula is."""
+def _names(node: ast.AST, hidden: frozenset[str] = frozenset(), attribute: str = "") -> Iterator[tuple[str, str]]:
+    """The names below `node`, each with the attribute that is taken of it, if any.
+
+    Arguments of the functions that a name is in are left out, since they may be called as a formula is.
+    """
     if isinstance(node, (ast.FunctionDef, ast.Lambda)):
         hidden |= {argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
-    if isinstance(node, ast.Name) and node.id not in hidden:
-        yield node
+    if isinstance(node, ast.Name):
+        if node.id not in hidden:
+            yield node.id, attribute
+        return
+    taken = node.attr if isinstance(node, ast.Attribute) else ""
     for child in ast.iter_child_nodes(node):
-        yield from _names(child, hidden)
+        yield from _names(child, hidden, taken)
 
 
 def _resolved(modules: dict[str, _Module], source: str, what: str) -> Iterator[Name]:

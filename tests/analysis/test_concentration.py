@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers import one_quick_in
 
 from depthwidth import Transformer, recipe
 from depthwidth.analysis.concentration import attention_profile, concentration, phase_diagram, trainability
@@ -188,6 +189,7 @@ def test_relu_has_no_critical_gain():
     assert trainability([0.2], [1.0], depth=1, activation="relu").critical_gain is None
 
 
+@pytest.mark.slow
 def test_the_limit_of_long_rows_is_reached():
     limit = trainability([0.3, 6.0], [1.0, 3.0], depth=6)
     finite = trainability([0.3, 6.0], [1.0, 3.0], depth=6, length=2**36)
@@ -202,7 +204,7 @@ def test_the_boundary_lies_where_scores_condense():
         assert found.squared_sum[row][found.beta > found.boundary[row]].min() > 0
 
 
-@pytest.mark.parametrize("choices", [{"kind": "decoder"}, {"kind": "encoder"}, {"kind": "encoder-decoder"}, {"window": 8}])
+@one_quick_in(4, "choices", [{"kind": "decoder"}, {"kind": "encoder"}, {"kind": "encoder-decoder"}, {"window": 8}], first=3)
 def test_the_profile_is_the_concentration_of_every_softmax_of_the_walk(choices):
     tree = Transformer(**{"depth": 3, "width": 64, "heads": 2, "vocab": 100, "context": 32} | choices)
     rows = attention_profile(tree, "xavier")

@@ -17,6 +17,7 @@ def gpt3():
     return Transformer(depth=96, width=12288, heads=96, vocab=50257, context=2048)
 
 
+@pytest.mark.slow
 def test_rows_add_up_to_the_totals(gpt3):
     found = describe(gpt3, context=777, masked=True)
     rows = found.rows()
@@ -79,6 +80,7 @@ def test_what_penalties_do_not_reach_is_said():
     assert any("dense decoders" in f for f in describe(Transformer(12, 768, 12, experts=8)).findings())
 
 
+@pytest.mark.slow
 def test_what_it_is_judged_in_is_said(tmp_path, invoke):
     """A format of weights is judged in bf16, and says so; one of activations in itself, with other headroom."""
     small = Transformer(2, 64, 2, vocab=100, context=16)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers import one_quick_in
 
 from depthwidth.analysis import padding
 from depthwidth.analysis.concentration import attention_profile
@@ -23,8 +24,12 @@ def rows_of(tree, **given):
     return {(row["site"], row["direction"]): row for row in moments_of(tree, "xavier", **given)}
 
 
-@pytest.mark.parametrize(
-    "choices", [{"kind": "encoder", "placement": "post"}, {"gradient": "loss"}, {"kind": "encoder-decoder"}], ids=str
+@one_quick_in(
+    3,
+    "choices",
+    [{"kind": "encoder", "placement": "post"}, {"gradient": "loss"}, {"kind": "encoder-decoder"}],
+    ids=str,
+    first=1,
 )
 def test_sequences_of_one_length_are_that_length(choices):
     gradient = choices.pop("gradient", (1.0, 0.2))
@@ -64,6 +69,7 @@ def test_every_real_token_counts_once():
     assert short[mix]["second_moment"] > 1.1 * long[mix]["second_moment"]  # so that other weights would be seen
 
 
+@pytest.mark.slow
 def test_tokens_of_a_source_count_by_its_lengths():
     tree = small(depth=1, kind="encoder-decoder")
     batch = rows_of(tree, lengths={(4, 16): 2, (8, 2): 1})
@@ -93,7 +99,7 @@ def test_a_source_is_as_long_as_its_target_or_as_it_is_said_to_be(given, tokens,
     assert (batch.tokens.tolist(), batch.source.tolist(), batch.counts.tolist()) == (tokens, source, [1.0, 2.0])
 
 
-@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+@one_quick_in(2, "kind", ["encoder", "decoder"], first=1)
 def test_a_token_alone_attends_to_itself(kind):
     tree = small(kind=kind, bias=False)
     alone = rows_of(tree, lengths=[1])

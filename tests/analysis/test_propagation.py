@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from helpers import table
+from helpers import one_quick_in, table
 
 from depthwidth.analysis.propagation import PropagationOptions, TraceOptions, moments_of, propagate, trace_tree
 from depthwidth.architecture import Transformer
@@ -55,7 +55,7 @@ post | deepscale | 48 | 1 | .769 | .422 | .455
 post | deepscale | 192 | 1 | .767 | .424 | .457""")
 
 
-@pytest.mark.parametrize(("placement", "scheme", "layers", "q", "r", "gamma", "gamma_width"), STACKS)
+@one_quick_in(4, ("placement", "scheme", "layers", "q", "r", "gamma", "gamma_width"), STACKS)
 def test_worked_stacks(placement, scheme, layers, q, r, gamma, gamma_width):
     tree = stack(int(layers), placement)
     made = recipe(tree, scheme, **({"embedding_correlation": 0.2} if scheme == "deepscale" else {}))
@@ -167,6 +167,7 @@ def scores_of(simulation, **changed):
     return (draws.mean(axis=0) - np.array([q, q * r, gamma])) / errors
 
 
+@pytest.mark.slow
 def test_a_pre_norm_stack_by_simulation(simulation):
     assert np.all(np.abs(scores_of(simulation)) < 5)
 
@@ -197,6 +198,7 @@ def test_pre_norm_grows_linearly_and_deepscale_not_at_all():
     assert (heights[1] - heights[0]) / 48 == pytest.approx(1.32, rel=0.03)
 
 
+@pytest.mark.slow
 def test_a_thousand_layers_with_defaults():
     frame = propagate(Transformer(depth=1000, width=1024, heads=16, vocab=32000, context=256))
     assert set(frame.columns) >= {"site", "layer", "direction", "mean", "variance", "correlation"}
@@ -208,7 +210,8 @@ def test_a_thousand_layers_with_defaults():
     assert forward["variance"].is_monotonic_increasing
 
 
-@pytest.mark.parametrize(
+@one_quick_in(
+    2,
     "choices",
     [
         {"kind": "encoder-decoder", "positions": "relative", "norm": "rmsnorm"},
@@ -220,6 +223,7 @@ def test_a_thousand_layers_with_defaults():
         {"placement": "output", "qk_norm": "full", "embedding_norm": True, "embedding_width": 32},
     ],
     ids=str,
+    first=1,
 )
 def test_every_kind_of_tree_is_walked(choices):
     tree = Transformer(**{"depth": 3, "width": 64, "heads": 4, "vocab": 500, "context": 32} | choices)
@@ -279,7 +283,8 @@ def test_experts_share_a_token_by_the_weights_of_their_router():
     assert mix["covariance"] == pytest.approx(expert["covariance"] / 8, rel=0.05)
 
 
-@pytest.mark.parametrize(
+@one_quick_in(
+    6,
     ("placement", "scheme"),
     [
         ("pre", "xavier"),
@@ -289,6 +294,7 @@ def test_experts_share_a_token_by_the_weights_of_their_router():
         ("sandwich", "xavier"),
         ("pre", "ds-init"),
     ],
+    first=1,
 )
 def test_walking_some_blocks_of_a_causal_stack_is_walking_all(placement, scheme, monkeypatch):
     """Every site of every block: to 1e-4 forward and 1e-3 in gradients, as the walk promises."""
@@ -390,6 +396,7 @@ def test_a_gram_matrix_is_the_input_of_the_first_block():
     assert entrance.covariance == pytest.approx(0.3)
 
 
+@pytest.mark.slow
 def test_the_loss_starts_the_backward_pass(rng):
     """Gradient of the summed cross-entropy by the features, with random output weights, targets and features."""
     vocab, width, tokens, draws, std = 40, 32, 8, 400, 0.3
@@ -414,6 +421,7 @@ def test_the_loss_starts_the_backward_pass(rng):
     assert abs(np.mean(found) - 1.5 * behind.second_moment) > 5 * error + behind.second_moment / width * 3
 
 
+@pytest.mark.slow
 def test_a_masked_head_of_tokens_one_by_one_is_that_of_exchangeable_ones():
     """The same tokens at both grains, forward and back; the mean that an activation has is taken off every token."""
     tree = Transformer(1, 64, 2, vocab=100, context=6, kind="encoder", head="masked-lm", activation="relu", positions="none")

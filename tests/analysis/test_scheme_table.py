@@ -34,6 +34,7 @@ def rows_of(scheme):
 TITLES = {"pre": "Norms before the branches", "post": "Norms after the sum", "none": "Without norms"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norms", ["pre", "post"])
 @pytest.mark.parametrize("scheme", ["xavier", "deepscale"])
 def test_the_page_holds_the_table(scheme, norms):
@@ -73,6 +74,7 @@ def test_rows_are_those_of_propagate():
     assert row["correlation"] == pytest.approx(walk[last, "forward"]["correlation"], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_deep_vanilla_post_norm_is_owned_up_to():
     """In a band as wide as the law says, and said to be log-normal; with residual scaling it is narrow and nothing is said."""
     rows = {(r["scheme"], r["depth"]): r for name in ("xavier", "deepscale") for r in rows_of(name) if r["norms"] == "post"}
@@ -91,6 +93,7 @@ def test_deep_vanilla_post_norm_is_owned_up_to():
     assert gradient_log_normal(reference_tree(12, "pre"), "xavier") == (0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_scores_without_norms_are_as_small_as_is_assumed():
     """T-Fixup with the scores that its weights give, against the table, where they are taken as 0."""
     assumed = reference_tree(4, "none", 256, 32)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import one_quick_in
 
 from depthwidth.analysis.propagation import trace_tree
 from depthwidth.analysis.sweeps import sweep
@@ -28,7 +29,7 @@ def walked(tree, made, **given):
 ENDS = ["top_variance", "top_correlation", "gradient", "front_gradient_correlation"]
 
 
-@pytest.mark.parametrize("finite_width", [False, True])
+@one_quick_in(2, "finite_width", [False, True])
 @pytest.mark.parametrize("placement", ["pre", "post", "sandwich"])
 def test_both_ends_are_those_of_the_walk(placement, finite_width):
     depths, correlations = [1, 48, 12], [0.2, 0.9, 0.0]

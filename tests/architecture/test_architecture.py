@@ -152,6 +152,7 @@ def test_a_forgotten_map_is_seen():
 # Growth.
 
 
+@pytest.mark.slow
 @SOME
 @given(
     designs(deepest=8, window=None, embedding_width=None, patch=None),
@@ -171,6 +172,7 @@ def test_counts_grow_with_every_size(choices, name):
         assert less["parameters"] < more["parameters"]
 
 
+@pytest.mark.slow
 @SOME
 @given(designs(deepest=6), st.integers(1, 30))
 def test_operations_grow_with_the_length(choices, context):
@@ -189,6 +191,7 @@ def pairs(tokens, window, causal):
     return sum(1 for q in range(tokens) for k in range(tokens) if not causal or 0 <= q - k < reach)
 
 
+@pytest.mark.slow
 @SOME
 @given(designs(deepest=12, kind="decoder", head="none", patch=None, experts=None, top_k=2, shared_ffn=None, shared_gate=False))
 def test_masked_operations_count_every_allowed_pair(choices):
@@ -203,6 +206,7 @@ def test_masked_operations_count_every_allowed_pair(choices):
     assert tree.forward_flops(masked=True) == maps + 2 * allowed * attention.heads * (attention.head_dim + attention.value_dim)
 
 
+@pytest.mark.slow
 @SOME
 @given(designs(deepest=12, patch=None), st.integers(1, 30), st.integers(1, 3))
 def test_the_cache_is_what_the_next_tokens_read(choices, tokens, batch):
@@ -234,6 +238,7 @@ def test_training_is_three_passes_and_recomputation_one_more_of_the_blocks(choic
     assert tree.training_flops(recompute="full") == 3 * around + 4 * (forward - around)
 
 
+@pytest.mark.slow
 @SOME
 @given(designs(), st.booleans())
 def test_recomputation_saves_memory(choices, fused):

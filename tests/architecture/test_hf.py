@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from helpers import one_quick_in
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import PUBLISHED, configs, designs
@@ -441,7 +442,7 @@ def test_permission_denied_is_one_sentence(tmp_path, monkeypatch):
 # Writing.
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@one_quick_in(4, "family", FAMILIES)
 @QUICK
 @given(data=st.data())
 def test_what_is_written_is_read_back(family, data):
@@ -449,6 +450,7 @@ def test_what_is_written_is_read_back(family, data):
     assert read_config(json.loads(json.dumps(write_config(tree, family)))) == tree
 
 
+@pytest.mark.slow
 @settings(QUICK, max_examples=150)
 @given(choices=designs(deepest=6), family=st.sampled_from(families()))
 def test_a_tree_is_written_exactly_or_refused(choices, family):
@@ -538,6 +540,7 @@ def test_changed_configurations_are_read_or_refused(family, data):
     assert isinstance(tree, InputError) or tree.parameters > 0
 
 
+@pytest.mark.slow
 @settings(QUICK, max_examples=200)
 @given(config=st.dictionaries(st.text(max_size=10) | st.just("model_type"), JSON))
 def test_any_object_is_read_or_refused(config):

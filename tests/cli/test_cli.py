@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import one_quick_in
 
 from depthwidth.analysis.description import describe
 from depthwidth.analysis.propagation import moments_of
@@ -54,7 +55,7 @@ def config(tmp_path):
     ],
     ids=" ".join,
 )
-@pytest.mark.parametrize("form", ["", "--json", "--csv", "--markdown"])
+@one_quick_in(2, "form", ["", "--json", "--csv", "--markdown"])
 def test_every_command_prints_in_every_form(invoke, arguments, form):
     result = invoke(*arguments, *filter(None, [form]))
     assert result.status == 0
@@ -76,6 +77,7 @@ def test_plan_prints_what_plan_returns(invoke):
     assert json.loads(invoke("plan", "6.7e9", "--json").output) == json.loads(json.dumps(plan("6.7e9").to_dict()))
 
 
+@pytest.mark.slow
 def test_describe_prints_what_describe_returns(invoke, config):
     printed = json.loads(invoke("describe", config, "--json").output)
     assert printed == json.loads(json.dumps(describe(Transformer.from_config(GPT2)).to_dict()))
@@ -130,6 +132,7 @@ def test_counts_are_read_alike(invoke, small, one, other):
     assert first.output == second.output
 
 
+@pytest.mark.slow
 def test_moments_start_from_the_loss_and_know_the_encoders_length(invoke, small, tmp_path):
     def printed(config, *arguments):
         return json.loads(invoke("moments", config, *arguments, "--json").output)
@@ -176,6 +179,7 @@ def test_lengths_that_make_no_sense_get_one_sentence(invoke, small, arguments, s
     assert sentence in result.error
 
 
+@pytest.mark.slow
 def test_the_picture_of_moments(invoke, small, tmp_path):
     pytest.importorskip("matplotlib")
     assert invoke("moments", small, "--plot", tmp_path / "moments.png").status == 0
@@ -355,6 +359,7 @@ def test_the_help_names_every_number_format():
     assert ", ".join(DTYPES) == options.DTYPES
 
 
+@pytest.mark.slow
 def test_the_picture_of_a_plan(invoke, tmp_path):
     pytest.importorskip("matplotlib")
     for ending in ("png", "svg", "pdf"):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from helpers import agrees, check, table
+from helpers import agrees, check, one_quick_in, table
 
 from depthwidth.errors import InputError
 from depthwidth.formulas.attention import (
@@ -86,6 +86,7 @@ def test_second_moment_with_tokens_of_unequal_norm():
         check(got.second_moment + norms + long, printed, slack=1.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("r", "s"), [(0.0, 2.0), (0.5, 2.0), (0.7, 4.0)])
 def test_tokens_of_unequal_norm_add_what_is_predicted(r, s, rng):
     """Simulated in pairs: the same tokens as drawn, and with their own parts brought to one norm. Width 64, 8 tokens."""
@@ -108,7 +109,7 @@ def test_tokens_of_unequal_norm_add_what_is_predicted(r, s, rng):
     assert r == 0 or abs(gap.mean() - (1 - r) * predicted) > slack  # one factor of 1 - r more is told apart
 
 
-@pytest.mark.parametrize("r", [0.2, 0.5, 0.9])
+@one_quick_in(3, "r", [0.2, 0.5, 0.9])
 def test_the_share_of_the_common_part_over_tokens(r, rng):
     """Simulated for 40 common parts of 2,000 tokens each; terms of second order are a few over the width."""
     d, shares = 256, []
@@ -333,7 +334,7 @@ SIMULATED = [
 ]
 
 
-@pytest.mark.parametrize("case", SIMULATED, ids=["plain", "dropout", "causal", "grouped"])
+@one_quick_in(4, "case", SIMULATED, ids=["plain", "dropout", "causal", "grouped"])
 def test_simulated_layer(rng, case):
     mean, error, rows = simulate(rng, 600, **case)
     got = attention_moments(
@@ -357,6 +358,7 @@ def test_simulated_layer(rng, case):
     )
 
 
+@pytest.mark.slow
 def test_a_wrong_jacobian_is_rejected(rng):
     """T itself, at the precision of the formula: 5 % more is more than five standard errors away."""
     case = {"length": 16, "width": 96, "heads": 1, "r": 0.0, "r_g": 0.0}
@@ -367,6 +369,7 @@ def test_a_wrong_jacobian_is_rejected(rng):
     assert abs(1.05 * got.key_gradient - mean[4]) > 5 * error[4]
 
 
+@pytest.mark.slow
 def test_heads_of_a_group(rng):
     case = SIMULATED[3]
     mean, error, _ = simulate(rng, 600, **case)
@@ -377,6 +380,7 @@ def test_heads_of_a_group(rng):
     assert grouped_feature_gradient(0.5, 4) == 2
 
 
+@pytest.mark.slow
 def test_cross_attention(rng):
     case = {"length": 16, "width": 96, "heads": 2, "r": 0.3, "r_g": 0.3, "queries": 10, "r_q": 0.5, "p": 0.1}
     mean, error, _ = simulate(rng, 600, **case)

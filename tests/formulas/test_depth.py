@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import sympy
-from helpers import check, table
+from helpers import check, one_quick_in, table
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 
@@ -123,7 +123,7 @@ def test_sandwich_norm_grows_by_one_a_branch_whatever_the_weights():
         assert gamma - kappa == pytest.approx(depth.pre_norm_gradient_growth(2.0, 1.0, 2.0, 24), rel=10 * EPSILON)
 
 
-@pytest.mark.parametrize("rate", [0.05, 0.1, 0.3])
+@one_quick_in(3, "rate", [0.05, 0.1, 0.3])
 def test_dropout_stops_collapse_where_the_law_says(rate):
     """The walk approaches the limit by a power of depth; from 1000 layers on what is left is extrapolated away."""
     tree = stack(2000, dropout=rate, context=4096)
@@ -166,6 +166,7 @@ def test_deepscale_gradients_stay_below_the_bound(layers):
 # By algebra.
 
 
+@pytest.mark.slow
 def test_the_residual_recursion_solved_by_sympy():
     n = sympy.Symbol("n", integer=True, nonnegative=True)
     q0, a, f, skip, branch = sympy.symbols("q_0 a f l b", positive=True)
@@ -200,6 +201,7 @@ def test_the_products_are_ratios_of_gamma_functions():
     assert sympy.simplify(sympy.gammasimp(sympy.simplify(plain)) - (symbols[0] + symbols[1] * symbols[2]) / symbols[0]) == 0
 
 
+@pytest.mark.slow
 def test_the_growth_of_a_pre_norm_stream_settles_as_slowly_as_its_correlation():
     """The remainder falls as the power A/(A + F) of the depth, 0.76 for Xavier and ReLU, and not as one over it."""
     layers = np.array([400, 800, 1600, 3200])
@@ -210,6 +212,7 @@ def test_the_growth_of_a_pre_norm_stream_settles_as_slowly_as_its_correlation():
     assert power == pytest.approx(A / (A + F), abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_closed_correlation_solves_its_equation():
     tau, r0, p = sympy.symbols("tau r_0 p", positive=True)
     r = depth.deepscale_correlation(r0, tau, p)
@@ -267,7 +270,7 @@ def test_correlations_at_the_top(start, rate, r):
     assert depth.deepscale_correlation(start, 1.0, rate) == pytest.approx(float(r), abs=0.006)
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.05, 0.1, 0.2, 0.5])
+@one_quick_in(5, "rate", [0.0, 0.05, 0.1, 0.2, 0.5])
 def test_the_approximations_keep_to_the_errors_they_state(rate):
     for start in (0.0, 0.2, 0.6, 0.9):
         for time in (0.5, 1.0, 3.0):
@@ -430,6 +433,7 @@ def test_the_spread_of_a_collapsed_post_norm_layer():
     assert drift + spread / 2 == pytest.approx(1.475, abs=0.006)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("d", "layers"), [(64, 12)])
 def test_the_spread_by_simulation(rng, d, layers):
     """Gradients of single-token post-norm blocks with two square Gaussian matrices: mean and variance of their logarithm."""

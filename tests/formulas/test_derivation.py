@@ -4,6 +4,7 @@ import json
 
 import pytest
 import sympy
+from helpers import one_quick_in
 
 from depthwidth.errors import InputError
 from depthwidth.formula import formulas
@@ -28,7 +29,7 @@ def test_the_derivation_gives_the_formula(name):
     assert name in str(found)
 
 
-@pytest.mark.parametrize("name", derivable())
+@one_quick_in(5, "name", derivable())
 def test_a_formula_that_is_a_little_wrong_is_told_apart(name):
     expression = getattr(gaussian, name).expr
     a, rho = sympy.Symbol("a", positive=True), sympy.Symbol("rho", real=True)
@@ -39,6 +40,7 @@ def test_a_formula_that_is_a_little_wrong_is_told_apart(name):
         assert not equal(expression, other)
 
 
+@pytest.mark.slow
 def test_the_known_form_of_the_gelu_derivative_kernel():
     """As the derivative of the value kernel is usually written, before its terms are gathered."""
     a, b = sympy.symbols("a b", positive=True)

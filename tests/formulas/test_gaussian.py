@@ -8,7 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 import sympy
-from helpers import agrees, check
+from helpers import agrees, check, one_quick_in
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -146,7 +146,7 @@ def worst_error(f, number=None):
     return worst
 
 
-@pytest.mark.parametrize("f", ALL, ids=lambda f: f.__name__)
+@one_quick_in(4, "f", ALL, ids=lambda f: f.__name__)
 def test_numbers_keep_their_digits_on_the_whole_domain(f):
     error, values = worst_error(f)
     limit = 1e-11 if "mean" in f.parameters else 2e-12 if f.__name__ == "gelu_derivative_pair_moment" else 5e-14
@@ -232,7 +232,7 @@ def one_point(f, variance):
     return mpmath.quad(both, ends, method="gauss-legendre")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@one_quick_in(6, "family", FAMILIES, first=1)
 def test_one_point_moments_equal_their_definition(family):
     with mpmath.workdps(50):
         f, slope = mp_activation(family)
@@ -259,6 +259,7 @@ def evaluate(f, **values):
 SMOOTH_POINTS = [("1e-6", "1e-6", "-0.5"), ("0.5", "2", "0.9"), ("1", "1", "-0.9999"), ("1.5", "0.01", "0.1")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gelu", "erf"])
 @pytest.mark.parametrize("point", SMOOTH_POINTS)
 def test_smooth_pairs_equal_their_definition(family, point):
@@ -284,6 +285,7 @@ def test_smooth_pairs_equal_their_definition(family, point):
             assert abs(wrong - total) > mpmath.mpf("1e-25") * max(abs(total), a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["identity", "relu", "leaky_relu", "relu2"])
 @pytest.mark.parametrize("rho", CORRELATIONS)
 def test_homogeneous_pairs_equal_their_definition(family, rho):
@@ -308,7 +310,7 @@ def test_homogeneous_pairs_equal_their_definition(family, rho):
             assert abs(claimed - exact) < mpmath.mpf("1e-30") * (abs(exact) + mpmath.sqrt(a * b) ** order), quantity
 
 
-@pytest.mark.parametrize("family", ["gelu", "erf", "relu2"])
+@one_quick_in(3, "family", ["gelu", "erf", "relu2"])
 def test_wide_and_narrow_inputs_against_quadrature(family):
     """Where the plane is too wide for 50 digits: double precision, by a route that knows nothing of the formula."""
     numeric = Activation(family, activation(family).expression)
@@ -326,7 +328,7 @@ VARIANCE = st.floats(-6, 6).map(lambda exponent: 10.0**exponent)
 CORRELATION = st.floats(-1, 1) | st.sampled_from(CORRELATIONS)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@one_quick_in(3, "family", FAMILIES, first=1)
 @given(a=VARIANCE, b=VARIANCE, rho=CORRELATION)
 def test_products_obey_cauchy_and_schwarz_and_symmetry(family, a, b, rho):
     for pair, square in (("pair_moment", "second_moment"), ("derivative_pair_moment", "derivative_second_moment")):
@@ -339,7 +341,7 @@ def test_products_obey_cauchy_and_schwarz_and_symmetry(family, a, b, rho):
     assert of(family, "pair_moment")(a, b, 0.0) == pytest.approx(product, rel=1e-12, abs=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@one_quick_in(3, "family", FAMILIES, first=1)
 @given(a=st.floats(0.05, 20), b=st.floats(0.05, 20), rho=st.floats(-0.9, 0.9))
 def test_price_theorem_by_finite_differences(family, a, b, rho):
     """d/dc E f f = E f' f', c = rho sqrt(ab): the two formulas were not made from one another."""
@@ -353,7 +355,7 @@ def test_price_theorem_by_finite_differences(family, a, b, rho):
         assert slope / math.sqrt(a * b) != pytest.approx(expected * 1.001 + 0.001, abs=1e-9 * max(scale, 1))
 
 
-@pytest.mark.parametrize(("family", "order"), [("identity", 1), ("relu", 1), ("leaky_relu", 1), ("relu2", 2)])
+@one_quick_in(3, ("family", "order"), [("identity", 1), ("relu", 1), ("leaky_relu", 1), ("relu2", 2)], first=1)
 @given(a=VARIANCE, rho=CORRELATION, factor=st.floats(0.01, 100))
 def test_ramps_are_homogeneous(family, order, a, rho, factor):
     assert of(family, "pair_moment")(a * factor, a * factor, rho) == pytest.approx(

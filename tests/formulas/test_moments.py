@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from helpers import agrees, check, exact_norm_correlation, table
+from helpers import agrees, check, exact_norm_correlation, one_quick_in, table
 
 from depthwidth.formulas import moments
 
@@ -68,7 +68,7 @@ def normalise(x):
     return x / np.sqrt((x**2).mean(axis=-1, keepdims=True))
 
 
-@pytest.mark.parametrize(("r", "d"), [(0.3, 32), (0.8, 64)])
+@one_quick_in(2, ("r", "d"), [(0.3, 32), (0.8, 64)])
 def test_norm_correlation_by_simulation(rng, r, d):
     x, y = pairs(rng, 40_000, d, r)
     products = (normalise(x) * normalise(y)).mean(axis=-1)

@@ -184,6 +184,7 @@ def test_every_declared_order_is_tested():
         assert f"def {test}(" in (Path(__file__).parent / file).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_exact_values_are_those_of_simulations(rng):
     """What the formulas are held against, where this file derives it: to five standard errors of its own draws."""
     d, draws, ratio = 8, 8000, 4

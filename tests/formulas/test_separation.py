@@ -98,6 +98,7 @@ def heads_of(width):
 WIDTHS = [64, 100, 128, 256, 500, 768, 1024, 1600, 2048, 4096, 5140, 8192, 12288, 20000, 30000]
 
 
+@pytest.mark.slow
 def test_bounds_are_in_order_and_vacuous_only_near_the_threshold():
     vacuous = []
     for width in WIDTHS:

@@ -9,32 +9,31 @@ from depthwidth.cli import cli
 from depthwidth.formula import formulas
 from depthwidth.formulas._usage import used_formulas
 
-USED = used_formulas()
-
 
 def test_what_the_planner_names_is_used():
-    assert USED["rules.levine_width"] == ("depthwidth.analysis.published_tables", "depthwidth.planning.rules")
-    assert "depthwidth.planning.search" in USED["shape_penalty.loss_exponent"]
+    assert used_formulas()["rules.levine_width"] == ("depthwidth.analysis.published_tables", "depthwidth.planning.rules")
+    assert "depthwidth.planning.search" in used_formulas()["shape_penalty.loss_exponent"]
 
 
 def test_a_use_inside_a_used_formula_counts():
     """``attention_moments``, which a layer calls, calls an approximation that calls the variance of shares."""
-    assert "depthwidth.layers.attention_moments" in USED["attention.common_share_variance"]
+    assert "depthwidth.layers.attention_moments" in used_formulas()["attention.common_share_variance"]
 
 
 def test_a_module_that_is_handed_on_reaches_all_it_holds():
     """Activations look their closed forms up by name."""
-    assert all("depthwidth.layers.activations" in USED[f.name] for f in formulas(topic="gaussian"))
+    used = used_formulas()
+    assert all("depthwidth.layers.activations" in used[f.name] for f in formulas(topic="gaussian"))
 
 
 @pytest.mark.parametrize("name", ["heads.hardmax_rank", "separation.log3_rank_multiset", "attention.key_row_correlation"])
 def test_what_nothing_names_is_not_used(name):
     """The last is also the name of an argument of a formula that is used."""
-    assert name not in USED
+    assert name not in used_formulas()
 
 
 def test_only_formulas_are_listed():
-    assert USED.keys() <= {f.name for f in formulas()}
+    assert used_formulas().keys() <= {f.name for f in formulas()}
 
 
 def test_the_command_line_lists_one_side_or_the_other():
@@ -42,6 +41,6 @@ def test_the_command_line_lists_one_side_or_the_other():
         {card["name"] for card in json.loads(CliRunner().invoke(cli, ["formulas", "list", *options, "--json"]).output)}
         for options in (["--used"], ["--unused"], [])
     )
-    assert used == set(USED)
+    assert used == set(used_formulas())
     assert not used & unused
     assert used | unused == both

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers import check
+from helpers import check, one_quick_in
 from strategies import PUBLISHED
 
 from depthwidth import initialization
@@ -310,7 +310,7 @@ ONE_OF_EACH = {config["model_type"]: config for config, _ in reversed(PUBLISHED.
 
 
 @pytest.mark.parametrize("scheme", schemes())
-@pytest.mark.parametrize("family", ONE_OF_EACH)
+@one_quick_in(5, "family", ONE_OF_EACH)
 def test_every_tensor_has_one_row(family, scheme):
     tree = read_config(ONE_OF_EACH[family])
     found = recipe(tree, scheme)

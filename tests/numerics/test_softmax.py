@@ -5,7 +5,7 @@ import math
 import mpmath
 import numpy as np
 import pytest
-from helpers import agrees, check, table
+from helpers import agrees, check, one_quick_in, table
 from scipy import integrate, stats
 
 from depthwidth.errors import InputError
@@ -52,7 +52,7 @@ def direct(s2, n):
         )
 
 
-@pytest.mark.parametrize("s2", [1e-4, 0.05, 0.5, 1.0, 4.0, 9.0, 50.0])
+@one_quick_in(7, "s2", [1e-4, 0.05, 0.5, 1.0, 4.0, 9.0, 50.0], first=3)
 def test_two_entries_against_multiple_precision(s2):
     p, t, log_z = direct(s2, 2)
     row = overlap(s2, 2)
@@ -61,7 +61,7 @@ def test_two_entries_against_multiple_precision(s2):
     assert row.log_partition == pytest.approx(log_z, rel=1e-11)
 
 
-@pytest.mark.parametrize(("s2", "n"), [(0.3, 5), (1.0, 64), (9.0, 1000), (4.0, 131072)])
+@one_quick_in(4, ("s2", "n"), [(0.3, 5), (1.0, 64), (9.0, 1000), (4.0, 131072)])
 def test_many_entries_against_adaptive_quadrature(s2, n):
     """E sum p^2 and E ln Z from nested adaptive integrals, with neither this module's grid nor its kernels."""
     sigma = np.sqrt(s2)
@@ -114,6 +114,7 @@ def test_a_finer_grid_changes_nothing(finer):
     assert np.abs(coarse - fine)[5].max() < 1e-11  # the entropy, which is small after a cancellation
 
 
+@pytest.mark.slow
 def test_a_finer_grid_changes_pairs_little(monkeypatch):
     cases = [(s2, rho, n) for s2 in (1e-4, 0.05, 1.0, 4.0, 9.0) for rho in (-1, -0.5, 0, 0.003, 0.05, 0.3, 0.9, 1)
              for n in (2, 64, 4096)]  # fmt: skip

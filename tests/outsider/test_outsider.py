@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from helpers import one_quick_in
 
 from depthwidth import Transformer, describe, propagate, recipe
 from depthwidth.errors import InputError
@@ -80,7 +81,7 @@ def test_parameters_and_operations_are_those_of_the_torch_module(made):
 REFUSED = {("gated_mean", "deepscale"): "deepscale: it follows attention and feed-forward parts along the depth"}
 
 
-@pytest.mark.parametrize("scheme", [name for name in schemes() if name != "thirds"])
+@one_quick_in(3, "scheme", [name for name in schemes() if name != "thirds"])
 @pytest.mark.parametrize("made", TREES)
 def test_every_scheme_starts_it_or_refuses_it_in_one_sentence(made, scheme):
     tree = made()
@@ -146,6 +147,7 @@ def one_draw(model, seed, batch):
     return [part.double().square().mean().item() for part in (*streams, gradient)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", TREES)
 def test_moments_are_within_two_per_cent_of_a_simulation(made):
     tree = made(width=256, depth=3)

@@ -5,6 +5,7 @@ import math
 from fractions import Fraction
 
 import pytest
+from helpers import one_quick_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,7 +41,7 @@ def test_the_counts_are_those_of_the_tree_it_returns():
     assert sum(row["parameters"] for row in tree.breakdown()) == shape.parameters
 
 
-@pytest.mark.parametrize("preset", [p for p in PRESETS if p != "vit"])
+@one_quick_in(4, "preset", [p for p in PRESETS if p != "vit"])
 @pytest.mark.parametrize("kind", ["parameters", "non_embedding", "active"])
 @given(exponent=st.floats(9.2, 14.5))
 @settings(max_examples=6, deadline=None)
@@ -53,7 +54,7 @@ def test_a_size_budget_is_met_within_two_percent(preset, kind, exponent):
     assert abs(found.shape.budget_miss) <= max(0.02, grain)
 
 
-@pytest.mark.parametrize(
+@one_quick_in(3,
     ("kind", "amount"),
     [("flops", "1e18"), ("flops", "1e22"), ("flops", "1e25"), ("memory", "8GB"), ("memory", "80GiB"), ("memory", "10TB"),
      ("weights", "300MB"), ("weights", "16GB"), ("weights", "2TB")],

@@ -4,7 +4,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from helpers import agrees, check, table
+from helpers import agrees, check, one_quick_in, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +26,7 @@ READINGS = {
 
 
 @pytest.mark.parametrize("reading", READINGS)
-@pytest.mark.parametrize("preset", PRESETS)
+@one_quick_in(3, "preset", PRESETS)
 @given(depth=st.integers(1, 500), count=st.integers(1, 40))
 @settings(max_examples=8, deadline=None)
 def test_the_polynomial_is_the_count(preset, reading, depth, count):

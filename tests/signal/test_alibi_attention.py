@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers import one_quick_in
 from simulations import exchangeable, simulate, summary
 
 from depthwidth import Transformer, propagate
@@ -55,6 +56,7 @@ def test_without_a_penalty_or_without_noise_the_averages_are_known():
     assert quiet.entropy[0, 0] == pytest.approx(-(base * np.log(base)).sum(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_few_slopes_stand_for_those_of_all_heads():
     for heads in (12, 112):
         slopes = ALiBi().slopes(heads)
@@ -75,6 +77,7 @@ def test_slopes_are_those_of_the_paper():
 # ---- positions and the distances back from them ----
 
 
+@pytest.mark.slow
 def test_distances_interpolate_and_average():
     def smooth(a, b):
         return 0.5 * np.exp(-0.1 * np.abs(a - b)) + 0.5 * np.exp(-0.8 * np.abs(a - b)) + 1 / np.maximum(a, b)
@@ -90,7 +93,7 @@ def test_distances_interpolate_and_average():
         assert positions.pair_mean(values) == pytest.approx(exact.mean(), rel=6e-3)
 
 
-@pytest.mark.parametrize("slopes", [(0.0,), (0.84, 0.25, 1 / 16, 1 / 64)])
+@one_quick_in(2, "slopes", [(0.0,), (0.84, 0.25, 1 / 16, 1 / 64)])
 @pytest.mark.parametrize("ss", [0.25, 4.0])
 def test_few_distances_stand_for_every_pair_of_positions(slopes, ss):
     found = []
@@ -137,7 +140,7 @@ def test_bad_arguments_are_named():
 # ---- simulation ----
 
 
-@pytest.mark.parametrize(("r", "ss", "slopes", "window", "rate"), [
+@one_quick_in(4, ("r", "ss", "slopes", "window", "rate"), [
     (0.2, 1.0, (0.5,), None, 0.0), (0.0, 0.25, (0.84, 1 / 16), None, 0.1), (0.5, 4.0, (0.25,), None, 0.0),
     (0.3, 1.0, (0.4,), 6, 0.0),
 ])  # fmt: skip
@@ -169,6 +172,7 @@ def test_attention_agrees_with_its_simulation(r, ss, slopes, window, rate):
 # ---- in a whole model ----
 
 
+@pytest.mark.slow
 def test_a_model_with_penalties_is_not_one_without():
     options = {"bias": False, "vocab": 100, "context": 64, "activation": "gelu_tanh"}
     frames = {

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers import one_quick_in
 from simulations import exchangeable, simulate, summary
 
 from depthwidth.errors import InputError
@@ -20,7 +21,7 @@ LENGTHS = (1, 2, 3, 4, 6, 10, 16, 26, 41, 64)
 # ---- the softmax's tables ----
 
 
-@pytest.mark.parametrize(("largest", "worst"), [(1.0, 5e-5), (4.0, 3e-3)])
+@one_quick_in(2, ("largest", "worst"), [(1.0, 5e-5), (4.0, 3e-3)])
 def test_tables_give_the_overlaps_of_two_rows(largest, worst):
     table = Responses(largest, LENGTHS)
     n = np.array(LENGTHS[1:], dtype=float)
@@ -57,6 +58,7 @@ def test_finite_heads_average_over_the_product_of_two_queries():
         assert t2 * np.diagonal(got.product) == pytest.approx(known.R2, rel=0.01, abs=2e-4)
 
 
+@pytest.mark.slow
 def test_exponents_stay_finite_for_any_score_variance():
     for largest in (2.0**-10, 64.0):
         table = Responses(largest, (1, 2, 10, 64))
@@ -114,8 +116,8 @@ def test_causal_attention_agrees_with_measured_values(kind, r, r_g, measured, er
 # ---- few positions for many ----
 
 
-@pytest.mark.parametrize("length", [64, 200])
-@pytest.mark.parametrize("ss", [1.0, 4.0])
+@one_quick_in(2, "length", [64, 200])
+@one_quick_in(2, "ss", [1.0, 4.0])
 def test_few_positions_stand_for_all(length, ss):
     values = []
     for kind in (Positions.smooth, Positions.every):
@@ -257,7 +259,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@one_quick_in(3, "name", CASES)
 def test_attention_agrees_with_its_simulation(name):
     rng = np.random.default_rng(17)
     tokens, ss, causal, window, rate, slack = CASES[name]
@@ -375,7 +377,7 @@ def rotated_draws():
     return np.array(found), (length, width, dims, r, gain)
 
 
-@pytest.mark.parametrize("every", [True, False])
+@one_quick_in(2, "every", [True, False], first=1)
 def test_rotations_keep_scores_apart(rotated_draws, every):
     """Tokens that are nearly alike are still told apart by where they stand; without rotations the prediction is rejected."""
     draws, (length, width, dims, r, gain) = rotated_draws

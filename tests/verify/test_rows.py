@@ -8,9 +8,15 @@ from depthwidth.errors import InputError
 from verify.rows import COLUMNS, Row, flat, rows_from_csv, rows_to_csv
 
 FILES = sorted((data_directory() / "measured").iterdir())
+LARGE = 300_000
+"""Bytes from which reading a file takes a second."""
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stat().st_size > LARGE)) for path in FILES],
+    ids=lambda path: path.name,
+)
 def test_a_committed_file_has_the_columns_of_a_row_and_no_others(path):
     rows = rows_from_csv(path.read_bytes(), path.name)
     assert rows_to_csv(rows) == path.read_bytes()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import one_quick_in
 
 from depthwidth.analysis.description import describe
 from depthwidth.analysis.diagnosis import SEVERITIES, Thresholds, diagnose, headroom, share_lost
@@ -34,7 +35,7 @@ INPUT = {"variance": 1.0, "correlation": 0.2}
 HEALTHY = ("gradient_ratio", "forward_growth", "correlation_at_top")
 
 
-@pytest.mark.parametrize("placement", ["pre", "post"])
+@one_quick_in(2, "placement", ["pre", "post"])
 @pytest.mark.parametrize("depth", [12, 192])
 def test_deepscale_is_found_healthy_at_every_depth(placement, depth):
     tree = encoder(depth, placement)
@@ -42,6 +43,7 @@ def test_deepscale_is_found_healthy_at_every_depth(placement, depth):
     assert {name: findings[name].severity for name in HEALTHY} == dict.fromkeys(HEALTHY, "fine")
 
 
+@pytest.mark.slow
 def test_what_deep_vanilla_stacks_suffer_from():
     """Measured stacks: linear growth and gradients that grow to the input in pre-norm, collapse in post-norm."""
     pre, post = found(encoder(192), "xavier", **INPUT), found(encoder(192, "post"), "xavier", **INPUT)
@@ -74,6 +76,7 @@ def test_the_numbers_are_those_of_propagate():
     assert findings["score_variance"].value == max(row["second_moment"] - row["covariance"] for row in scores)
 
 
+@pytest.mark.slow
 def test_a_scheme_as_remedy_has_the_number_of_that_scheme():
     tree = encoder(96, "post")
     sick, mended = found(tree, "xavier"), found(tree, "deepscale")
@@ -89,6 +92,7 @@ def with_std(made, ending, factor):
     return replace(made, tensors=lines)
 
 
+@pytest.mark.slow
 def test_condensed_scores_are_mended_by_a_number():
     tree = encoder(4)
     hot = with_std(recipe(tree, "xavier"), ".query.weight", 6.0)
@@ -114,6 +118,7 @@ def test_a_norm_on_the_query_takes_the_factor_where_weights_could_not():
     assert scores.severity_after == "fine"
 
 
+@pytest.mark.slow
 def test_the_scores_threshold_follows_the_length():
     short = found(encoder(2), "xavier", context=16)["score_variance"]
     long = found(encoder(2, context=4096), "xavier")["score_variance"]
@@ -121,6 +126,7 @@ def test_the_scores_threshold_follows_the_length():
     assert long.threshold == math.log(4096) / 2
 
 
+@pytest.mark.slow
 def test_gradients_too_small_for_half_precision_are_scaled():
     tree = Transformer(depth=12, width=768, heads=12, vocab=50257, context=1024)
     small = found(tree, "gpt2", "fp16", batch=512)["underflow_gradients"]
@@ -222,7 +228,8 @@ def test_thresholds_judge_on_their_side():
     assert [high.severity(v) for v in (0.5, 1.5, 3.0)] == list(SEVERITIES)
 
 
-@pytest.mark.parametrize(
+@one_quick_in(
+    3,
     "choices",
     [
         {"kind": "encoder-decoder", "positions": "relative", "norm": "rmsnorm", "depth": 1},
@@ -233,6 +240,7 @@ def test_thresholds_judge_on_their_side():
         {"kind": "encoder", "patch": 8, "image": 32, "head": "classifier"},
     ],
     ids=str,
+    first=1,
 )
 @pytest.mark.parametrize("dtype", ["fp16", "fp8"])
 def test_every_kind_of_tree_is_judged(choices, dtype):
@@ -251,6 +259,7 @@ def test_a_silent_branch_is_not_lost_to_rounding():
     assert "branch_share" not in found(encoder(4), "rezero")
 
 
+@pytest.mark.slow
 def test_what_a_mixture_adds_is_what_its_experts_add_together():
     tree = Transformer(1, 64, 1, experts=4, context=16, vocab=100, final_norm=False)
     rows = {(r["site"], r["direction"]): r["second_moment"] for r in moments_of(tree, "xavier")}

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import one_quick_in
 from scipy.optimize import brentq
 
 from depthwidth.analysis.diagnosis import diagnose, headroom
@@ -58,11 +59,11 @@ def test_correlation_at_the_top(r, severity):
     assert judged("correlation_at_top", *silent(1), correlation=r) == (pytest.approx(r), severity)
 
 
-@pytest.mark.parametrize("name", ["gradient_ratio", "forward_growth"])
+@one_quick_in(2, "name", ["gradient_ratio", "forward_growth"])
 @pytest.mark.parametrize("side", [1, -1])
-@pytest.mark.parametrize(("ratio", "severity"), [
+@one_quick_in(4, ("ratio", "severity"), [
     (9.9, "fine"), (10.1, "watch"), (JUST_BELOW * math.exp(6), "watch"), (JUST_ABOVE * math.exp(6), "problem"),
-])  # fmt: skip
+], first=1)  # fmt: skip
 def test_the_ratio_of_the_two_ends_of_a_stack(name, side, ratio, severity):
     """Silent branches and a factor s on the skip path of each: one block of two branches multiplies moments by s^4."""
     assert judged(name, *silent(2, skip=ratio ** (side / 4))) == (pytest.approx(ratio**side), severity)
@@ -81,7 +82,7 @@ def test_the_share_of_the_weakest_branch(dtype, half_step, steps, severity):
     assert judged(name, tree, made, dtype) == (pytest.approx(steps * half_step, rel=1e-3), severity)
 
 
-@pytest.mark.parametrize(("variance", "severity"), [
+@one_quick_in(4, ("variance", "severity"), [
     (JUST_BELOW * math.log(64) / 2, "fine"), (JUST_ABOVE * math.log(64) / 2, "watch"),
     (JUST_BELOW * 2 * math.log(64), "watch"), (JUST_ABOVE * 2 * math.log(64), "problem"),
 ])  # fmt: skip
@@ -91,7 +92,7 @@ def test_the_variance_of_scores(variance, severity):
     assert judged(name, tree, with_scores(tree, variance / now)) == (pytest.approx(variance), severity)
 
 
-@pytest.mark.parametrize(("tokens", "severity"), [
+@one_quick_in(4, ("tokens", "severity"), [
     (8 * JUST_ABOVE, "fine"), (8 * JUST_BELOW, "watch"), (2 * JUST_ABOVE, "watch"), (2 * JUST_BELOW, "problem"),
 ])  # fmt: skip
 def test_effective_tokens(tokens, severity):
@@ -103,6 +104,7 @@ def test_effective_tokens(tokens, severity):
     assert value == (pytest.approx(tokens, rel=1e-3), severity)
 
 
+@pytest.mark.slow
 def test_scores_are_mended_to_half_of_the_first_threshold():
     """Halfway, since scores grow in training: the remedied variance is (ln n)/4."""
     tree = encoder(1)
@@ -110,9 +112,9 @@ def test_scores_are_mended_to_half_of_the_first_threshold():
     assert finding.after == pytest.approx(math.log(64) / 4, rel=1e-3)
 
 
-@pytest.mark.parametrize(("factor", "severity"), [
+@one_quick_in(4, ("factor", "severity"), [
     (2 ** JUST_BELOW, "fine"), (2 ** JUST_ABOVE, "watch"), (10 ** JUST_BELOW, "watch"), (10 ** JUST_ABOVE, "problem"),
-])  # fmt: skip
+], first=1)  # fmt: skip
 def test_the_spread_of_the_gradient_between_draws(factor, severity):
     """One standard deviation of the logarithm is a factor of 2, or of 10; the scale of branches sets it."""
     tree = encoder(60, "post", width=32)
@@ -126,15 +128,18 @@ def test_the_spread_of_the_gradient_between_draws(factor, severity):
     assert judged("gradient_spread", tree, with_residuals(plain, branch=scale)) == expected
 
 
-@pytest.mark.parametrize(
-    ("depth", "width", "severity"), [(300, 200, "fine"), (301, 200, "watch"), (240, 16, "watch"), (241, 16, "problem")]
+@one_quick_in(
+    4,
+    ("depth", "width", "severity"),
+    [(300, 200, "fine"), (301, 200, "watch"), (240, 16, "watch"), (241, 16, "problem")],
+    first=3,
 )
 def test_depth_over_width(depth, width, severity):
     """Simulations went to 192 layers of width 128, 1.5; ten times that is beyond what first order can say."""
     assert judged("depth_to_width", encoder(depth, width=width), "xavier") == (depth / width, severity)
 
 
-@pytest.mark.parametrize(("bits", "severity"), [(4.02, "fine"), (3.98, "watch"), (0.02, "watch"), (-0.02, "problem")])
+@one_quick_in(4, ("bits", "severity"), [(4.02, "fine"), (3.98, "watch"), (0.02, "watch"), (-0.02, "problem")], first=3)
 def test_bits_above_the_largest_value(bits, severity):
     """A stream so large that branches behind norms do not count: bits fall by half the binary logarithm of its variance."""
     tree, name = encoder(1), "overflow_activations"

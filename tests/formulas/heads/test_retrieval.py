@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers import agrees, check, golden, table
+from helpers import agrees, check, golden, one_quick_in, table
 
 from depthwidth.errors import InputError
 from depthwidth.formulas import heads as h
@@ -46,7 +46,7 @@ NMSE = table("""
 """)
 
 
-@pytest.mark.parametrize("row", NMSE, ids=lambda r: r[0])
+@one_quick_in(5, "row", NMSE, ids=lambda r: r[0])
 def test_best_retrieval_error(row):
     n = int(row[0])
     for d, value in zip((4, 8, 12, 16, 24, 32), row[1:], strict=True):
@@ -62,6 +62,7 @@ def test_the_best_scale():
         assert min(around) > best.error - 1e-9
 
 
+@pytest.mark.slow
 def test_retrieval_error_against_drawn_keys(rng):
     """20,000 drawn rows at the best scale; the slope of the ratio gives the standard error."""
     n, d = 64, 8

@@ -56,6 +56,7 @@ def test_fixed_query_errors():
         h.fixed_query_error(1.0, 1.1, 64)
 
 
+@pytest.mark.slow
 def test_fixed_query_error_by_simulation(rng):
     """n = 4096, sigma^2 = 1: the squared change of the weights, which is the error per independent unit-variance value."""
     n, kept = 4096, 0.5

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import sympy
-from helpers import agrees, check, golden, table
+from helpers import agrees, check, golden, one_quick_in, table
 
 from depthwidth.coefficients import coefficient, editions, reference
 from depthwidth.errors import InputError
@@ -94,7 +94,7 @@ G1B = table("""
 1e23 | 9618.88 | 94.4644""")
 
 
-@pytest.mark.parametrize(("flops", "width", "depth"), G1B)
+@one_quick_in(5, ("flops", "width", "depth"), G1B)
 def test_gemstones_shape_for_a_training_budget(flops, width, depth):
     best = gemstones_flop_optimum(float(flops))
     check(best.width, width)

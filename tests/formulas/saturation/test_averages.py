@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from helpers import agrees, check, golden, table
+from helpers import agrees, check, golden, one_quick_in, table
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,6 +70,7 @@ def test_the_inverse_ends():
 PROPERTY = given(st.floats(0, 100), st.integers(2, 131072))
 
 
+@pytest.mark.slow
 @PROPERTY
 def test_the_identity_between_entropy_and_partition_function(variance, n):
     """E H = E ln Z - sigma^2 (1 - E S2), with the derivative of E ln Z by the variance in place of the sum of squares.
@@ -86,6 +87,7 @@ def test_the_identity_between_entropy_and_partition_function(variance, n):
     assert slope == pytest.approx((1 - s.squared_sum(middle, n)) / 2, abs=2e-5)
 
 
+@pytest.mark.slow
 @PROPERTY
 def test_bounds(variance, n):
     shared = s.squared_sum(variance, n)
@@ -95,7 +97,7 @@ def test_bounds(variance, n):
     assert s.jacobian_trace(variance, n) == pytest.approx(1 - shared)
 
 
-@pytest.mark.parametrize(("n", "sigma"), [(16, 1.0), (64, 2.0), (256, 0.5), (1024, 3.0)])
+@one_quick_in(4, ("n", "sigma"), [(16, 1.0), (64, 2.0), (256, 0.5), (1024, 3.0)])
 def test_simulation(n, sigma, rng):
     """20,000 rows: each average within four standard errors, and the identity on the rows themselves."""
     logits = sigma * rng.standard_normal((20_000, n))

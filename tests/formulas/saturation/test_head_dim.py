@@ -40,6 +40,7 @@ def test_finite_heads_against_a_dense_integral_over_the_norm():
         assert s.finite_head_squared_sum(variance, n, d) == pytest.approx(overlap(variance * r, n).P @ weights, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_heads_in_few_dimensions_by_simulation(rng):
     q, k = rng.standard_normal((4000, 1, 8)), rng.standard_normal((4000, 256, 8))
     weights = np.exp((q * k).sum(-1) / math.sqrt(8))

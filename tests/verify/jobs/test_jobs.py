@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import one_quick_in
 
 from depthwidth import InputError
 from verify import jobs as framework
@@ -114,7 +115,8 @@ def test_the_version_of_code_is_that_of_what_it_does(tmp_path):
     assert code(source.replace("2 * x", "3 * x")) != one
 
 
-@pytest.mark.parametrize(
+@one_quick_in(
+    3,
     ("job", "module", "counts"),
     [
         ("depth-crossing", "verify.jobs._training", True),
@@ -129,6 +131,7 @@ def test_the_version_of_code_is_that_of_what_it_does(tmp_path):
         ("attention-entropy", "verify.rows", False),
         ("walk", "verify.files", False),
     ],
+    first=1,
 )
 def test_the_code_of_a_job_is_all_that_its_measurement_imports(monkeypatch, job, module, counts):
     """Nobody lists it, so that nobody can forget a module."""
@@ -347,6 +350,7 @@ def test_moments_at_a_tiny_size_are_as_predicted_and_a_wrong_prediction_is_not(t
     assert moments.judge(wrong, ()).outcome == "fails"
 
 
+@pytest.mark.slow
 def test_a_simulation_goes_on_from_its_kept_draws_and_distrusts_damaged_ones(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     from verify.measure import stacks as simulation

@@ -10,6 +10,7 @@ import math
 import warnings
 
 import pytest
+from helpers import one_quick_in
 
 from depthwidth import Transformer, propagate
 from depthwidth.errors import InputError
@@ -245,8 +246,8 @@ def theirs(library, name, attention):
 
 
 @pytest.mark.hf
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
+@one_quick_in(2, "attention", ["eager", "sdpa"])
+@one_quick_in(3, "name", ["gpt2", "llama", "bert"], first=2)
 def test_transformers_models(transformers, name, attention, tokens):
     """Entropies against the attentions that the library itself gives out, moments against its hidden states."""
     model, site, block = theirs(transformers, name, attention)

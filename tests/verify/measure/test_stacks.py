@@ -13,6 +13,7 @@ from verify.measure.stacks import sample_stack  # noqa: E402
 DRAWS = 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "placement", "scheme", "activation", "rate"),
     [("encoder", "pre", "xavier", "relu", 0.0), ("decoder", "post", "deepscale", "silu", 0.0),

@@ -1,6 +1,7 @@
 """Attention against its definition, and which positions it reads."""
 
 import pytest
+from helpers import one_quick_in
 
 from depthwidth import Transformer
 
@@ -21,7 +22,7 @@ def later_tokens_matter(tree, place=5):
     return (model(tokens) - model(other)).abs().amax(-1)[0] > 1e-6
 
 
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary", "alibi", "relative", "none"])
+@one_quick_in(3, "positions", ["learned", "sinusoidal", "rotary", "alibi", "relative", "none"], first=2)
 @pytest.mark.parametrize("more", [{}, {"score_softcap": 2.0}, {"kv_heads": 1, "value_dim": 3}], ids=["plain", "softcap", "mqa"])
 def test_who_sees_whom(positions, more):
     shape = {**SMALL, "depth": 1, "positions": positions, **more}

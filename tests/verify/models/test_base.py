@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from helpers import one_quick_in
 
 from depthwidth import Transformer, layers, recipe, schemes
 from depthwidth.errors import InputError
@@ -153,7 +154,7 @@ def test_components_from_outside_are_counted_built_and_trained(name):
 
 
 @pytest.mark.parametrize("name", OUTSIDERS)
-@pytest.mark.parametrize("scheme", schemes())
+@one_quick_in(3, "scheme", schemes())
 def test_components_from_outside_start_under_every_scheme_or_are_refused_in_a_sentence(name, scheme):
     tree = OUTSIDERS[name]()
     try:

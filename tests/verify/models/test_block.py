@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from helpers import one_quick_in
 
 from depthwidth import Transformer, schemes
 from depthwidth.errors import InputError
@@ -18,7 +19,7 @@ from verify.models.base import Pass  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore:.*the last norm reads a stream")
 
 
-@pytest.mark.parametrize("scheme", [name for name in schemes() if name not in ("admin",)])
+@one_quick_in(3, "scheme", [name for name in schemes() if name not in ("admin",)])
 @pytest.mark.parametrize("placement", ["pre", "post"])
 def test_expressed_scales_are_the_folded_ones(scheme, placement):
     """Multipliers and residual scales in the modules, or carried by the weights: one function, where weights can say it."""

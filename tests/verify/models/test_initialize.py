@@ -9,6 +9,7 @@ import math
 import warnings
 
 import pytest
+from helpers import one_quick_in
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES, read_config
@@ -78,7 +79,7 @@ def deviations(model, tree, found):
             yield one.role, measured, expected, z
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@one_quick_in(6, "family", FAMILIES)
 def test_shipped_is_what_transformers_does(family):
     torch.manual_seed(11)
     config = config_of(family)
@@ -98,7 +99,7 @@ def test_another_familys_rule_is_caught(family, wrong):
     assert worst > 20
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@one_quick_in(6, "family", FAMILIES)
 def test_every_parameter_of_every_model_class_has_a_role(family):
     for name in FAMILIES[family].models:
         if name == "OPTModel":
@@ -125,7 +126,7 @@ def test_falcons_three_ways_to_fuse_query_key_and_value():
 SLICED = ["gpt2", "gpt_neox", "bloom", "codegen", "phi3", "mixtral", "gemma2", "olmo2", "opt", "bert", "vit", "t5", "llama"]
 
 
-@pytest.mark.parametrize("family", SLICED)
+@one_quick_in(4, "family", SLICED)
 def test_applied_weights_have_the_recipes_moments(family):
     config = config_of(family)
     model, tree = built(config), read_config(config)
@@ -230,6 +231,7 @@ def test_folding_keeps_the_function_of_other_blocks(family):
     assert (other - expected).abs().max() > 1e-3 * size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_deepscale_branches_have_unit_variance_on_a_live_model(family):
     """GELU and SwiGLU, grouped heads, a causal mask: what the branches of the first block put out, mean over 24 draws."""

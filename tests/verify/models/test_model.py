@@ -43,6 +43,7 @@ def test_every_design_has_its_trees_parameters_and_uses_them(choices):
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(choices=designs(deepest=3))
 def test_operations_of_every_design_are_those_torch_counts(choices):

@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+from helpers import one_quick_in
 
 from depthwidth import InputError
 from verify.runs.fit import fit_law, save_fit
@@ -34,7 +35,7 @@ NIST = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NIST)
+@one_quick_in(3, "name", NIST, first=1)
 def test_certified_answers(name):
     law, data, start, values, deviations, squares = NIST[name]
     found = fit_law(law, [{"y": y, "x": x} for y, x in data], start, method="curvature")

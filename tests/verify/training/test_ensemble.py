@@ -7,7 +7,6 @@ import threading
 import pytest
 import torch
 from small_gpt import SmallGPT
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -430,6 +429,8 @@ def test_a_recipe_sets_the_rates_of_each_member(corpus):
 @pytest.mark.parametrize("mode", ["batched", "loop"])
 def test_compiled_there_is_one_graph_for_all_members(corpus, monkeypatch, three_threads, mode):
     """Uses the compiler's tracing and autograd, but not its code generator, which takes a minute."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
     counted, compile_for_real = CompileCounterWithBackend("aot_eager"), torch.compile
     monkeypatch.setattr(torch, "compile", lambda graph, **_: compile_for_real(graph, backend=counted))
     each = [changed(one, compile=True, micro_batch=3) for one in trainings(changed(BRIEF, steps=4))]

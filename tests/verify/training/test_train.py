@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import one_quick_in
 from small_gpt import SmallGPT
 from torch.nn import functional
 from train_script import TRAINING as SCRIPT
@@ -80,7 +81,8 @@ def plain_loop(corpus, training, model):
     return losses
 
 
-@pytest.mark.parametrize(
+@one_quick_in(
+    2,
     "changes",
     [
         {},
@@ -89,6 +91,7 @@ def plain_loop(corpus, training, model):
         {"clip": None, "schedule": "wsd"},
     ],
     ids=str,
+    first=1,
 )
 def test_losses_are_those_of_a_plain_loop(corpus, changes):
     training = changed(SHORT, **changes)
@@ -99,8 +102,8 @@ def test_losses_are_those_of_a_plain_loop(corpus, changes):
     assert outcome.tokens == 12 * 6 * 16
 
 
-@pytest.mark.parametrize(
-    "changes", [{"learning_rate": 3.1e-3}, {"beta2": 0.99}, {"warmup": 4}, {"clip": 0.5}, {"data_seed": 1}], ids=str
+@one_quick_in(
+    5, "changes", [{"learning_rate": 3.1e-3}, {"beta2": 0.99}, {"warmup": 4}, {"clip": 0.5}, {"data_seed": 1}], ids=str
 )
 def test_the_comparison_can_fail(corpus, changes):
     outcome = train(SmallGPT(), corpus, SHORT, device="cpu")
