@@ -149,6 +149,29 @@ def test_no_circle_between_files():
             graphlib.TopologicalSorter(straight | {one: straight[one] | {other}}).prepare()
 
 
+LONGEST_FILE, LONGEST_CLASS = 800, 250
+"""Lines."""
+
+
+def oversized(source, name):
+    """The sizes of a file and of its classes that exceed the limits, in lines."""
+    sizes = {name: (source.count("\n"), LONGEST_FILE)}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef):
+            sizes[f"{name}: {node.name}"] = (node.end_lineno - node.lineno + 1, LONGEST_CLASS)
+    return {what: lines for what, (lines, limit) in sizes.items() if lines > limit}
+
+
+def test_no_file_and_no_class_is_too_long():
+    paths = [path for folder in ("depthwidth", "verify", "tests") for path in (ROOT / folder).rglob("*.py")]
+    for path in paths:
+        assert oversized(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT))) == {}
+    assert len(paths) > 300
+    long = "class Long:\n" + "    x = 1\n" * 250
+    assert oversized(long, "one.py") == {"one.py: Long": 251}
+    assert oversized(long.replace("x = 1\n", "x = 1\n\n\n\n", 200), "one.py") == {"one.py": 851, "one.py: Long": 851}
+
+
 def test_the_version_is_the_distributions():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert depthwidth.__version__ == project["version"]

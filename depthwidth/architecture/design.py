@@ -1,54 +1,22 @@
-"""A transformer as one flat list of choices, and the components that follow from them."""
+"""A transformer as one flat list of choices."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from itertools import repeat
 from typing import Any, Literal
 
 from ..checks import check_choice, check_whole
 from ..errors import InputError, nearest, shown
-from ..formula import is_symbolic
-from ..layers import (
-    PLACEMENTS,
-    ALiBi,
-    Attention,
-    Block,
-    Branch,
-    ClassifierHead,
-    Embedding,
-    FeedForward,
-    Head,
-    LanguageHead,
-    LayerNorm,
-    LearnedPositions,
-    Linear,
-    MixtureOfExperts,
-    Norm,
-    PatchStem,
-    Pooler,
-    Position,
-    RelativeBias,
-    Repeat,
-    Residual,
-    RMSNorm,
-    Rotary,
-    SinusoidalPositions,
-    Stack,
-    Stem,
-    TokenStem,
-    Unembedding,
-)
+from ..layers import PLACEMENTS, Position
 from ..values import frozen
 
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
 KINDS = ("decoder", "encoder", "encoder-decoder")
 NORMS = ("layernorm", "rmsnorm")
 HEADS = ("lm", "masked-lm", "classifier", "none")
+POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
 QK_NORMS = ("none", "head", "full")
-
-_DEEPEST = 100_000  # a block with other heads or another window than its neighbour is a separate node
 
 
 @frozen
@@ -159,7 +127,7 @@ class Design:
         check_choice("Transformer", HEADS, head=self.head)
         check_choice("Transformer", QK_NORMS, qk_norm=self.qk_norm)
         if isinstance(self.positions, str):
-            check_choice("Transformer", (*_POSITIONS, "none"), positions=self.positions)
+            check_choice("Transformer", POSITIONS, positions=self.positions)
         if self.encoder_depth is not None:
             check_whole("Transformer", encoder_depth=self.encoder_depth)
         if self.shared_norm and not self.parallel:
@@ -182,178 +150,3 @@ class Design:
             if name not in choices:
                 raise InputError(f"Transformer: {name} is missing")
         return cls(**choices)
-
-    # The components, from the smallest to the largest.
-
-    def norm_over(self, features: int, groups: int = 1) -> Norm:
-        """A norm of this design's kind over `features`."""
-        if self.norm == "layernorm":
-            return LayerNorm(features, groups, self.norm_affine, self.norm_eps, bias=self.norm_bias)
-        return RMSNorm(features, groups, self.norm_affine, self.norm_eps, self.norm_unit_offset)
-
-    def attention(self, heads: int, window: int | None = None, *, causal: bool, cross: bool = False) -> Attention:
-        """Self-attention of a block, or the cross-attention of a decoder's."""
-        head_dim = self._head_dim(heads) if self.head_dim is None else self.head_dim
-        kv_heads = heads if self.kv_heads is None else self.kv_heads
-        positions = self.positions if window is None or self.window_positions is None else self.window_positions
-        query_norm = key_norm = None
-        if self.qk_norm == "head":
-            query_norm, key_norm = self.norm_over(head_dim, heads), self.norm_over(head_dim, kv_heads)
-        elif self.qk_norm == "full":
-            query_norm, key_norm = self.norm_over(head_dim * heads), self.norm_over(head_dim * kv_heads)
-        return Attention(
-            width=self.width,
-            heads=heads,
-            kv_heads=kv_heads,
-            head_dim=head_dim,
-            value_dim=head_dim if self.value_dim is None else self.value_dim,
-            causal=causal,
-            window=window,
-            position=None if cross else _position(positions, "attention", self),
-            bias=self.bias if self.attention_bias is None else self.attention_bias,
-            out_bias=self.bias if self.attention_out_bias is None else self.attention_out_bias,
-            query_norm=query_norm,
-            key_norm=key_norm,
-            scale=self.logit_scale,
-            softcap=self.score_softcap,
-            memory_width=self.width if cross else None,
-            dropout=self.attention_dropout,
-        )
-
-    def feed_forward(self) -> FeedForward | MixtureOfExperts:
-        """The feed-forward part of a block."""
-
-        def dense(hidden: int) -> FeedForward:
-            bias = self.bias if self.ffn_bias is None else self.ffn_bias
-            return FeedForward(self.width, hidden, self.activation, self.gated, bias, self.ffn_dropout)
-
-        expert = dense(4 * self.width if self.ffn is None else self.ffn)
-        if self.experts is None:
-            return expert
-        shared = None if self.shared_ffn is None else dense(self.shared_ffn)
-        return MixtureOfExperts(expert, self.experts, self.top_k, shared, self.shared_gate, self.renormalized)
-
-    def residual(self, branch: Branch) -> Residual:
-        """A branch with the norms of this design's placement."""
-        places = () if self.shared_norm else PLACEMENTS[self.placement]
-        norms = {place: self.norm_over(self.width) for place in places}
-        return Residual(
-            branch,
-            norm_in=norms.get("norm_in"),
-            norm_out=norms.get("norm_out"),
-            norm_stream=norms.get("norm_stream"),
-            dropout=self.dropout,
-        )
-
-    def block(self, heads: int, window: int | None = None, *, causal: bool, cross: bool = False) -> Block:
-        """One block."""
-        return Block(
-            attention=self.residual(self.attention(heads, window, causal=causal)),
-            feed_forward=self.residual(self.feed_forward()),
-            cross_attention=self.residual(self.attention(heads, causal=False, cross=True)) if cross else None,
-            parallel=self.parallel,
-            norm=self.norm_over(self.width) if self.shared_norm else None,
-        )
-
-    def stack(self, depth: int, *, causal: bool, cross: bool = False) -> Stack:
-        """The blocks of an encoder (not causal) or a decoder (causal, with cross-attention if there is an encoder)."""
-        heads = self.heads if self.heads is not None else self._default_heads()
-        final = self.placement != "post" if self.final_norm is None else self.final_norm
-        norm = self.norm_over(self.width) if final else None
-        bias = _bias_table(self, heads[0] if isinstance(heads, Sequence) else heads)
-        if not isinstance(heads, Sequence) and not isinstance(self.window, Sequence):
-            return Stack((Repeat(self.block(heads, self.window, causal=causal, cross=cross), depth),), norm, bias)
-        if depth > _DEEPEST:
-            raise InputError(f"Transformer: depth={depth} is too deep for per-block choices, at most {_DEEPEST:,}")
-        # Equal blocks must be one object, so that each is counted once.
-        distinct: dict[tuple[int, int | None], Block] = {}
-        blocks = []
-        for key in zip(_per_block("heads", heads, depth), _per_block("window", self.window, depth), strict=False):
-            if key not in distinct:
-                distinct[key] = self.block(*key, causal=causal, cross=cross)
-            blocks.append(distinct[key])
-        return Stack.of(blocks, norm, bias)
-
-    def encoder(self) -> Stack | None:
-        """The bidirectional stack; None if there is none."""
-        return None if self.kind == "decoder" else self.stack(self.encoder_depth or self.depth, causal=False)
-
-    def decoder(self) -> Stack | None:
-        """The causal stack; None if there is none."""
-        return None if self.kind == "encoder" else self.stack(self.depth, causal=True, cross=self.kind == "encoder-decoder")
-
-    def stem(self) -> Stem:
-        """The stem, which turns the input into the residual stream."""
-        dropout = self.dropout if self.embedding_dropout is None else self.embedding_dropout
-        if self.patch is not None:
-            height, width = self.image if isinstance(self.image, Sequence) else (self.image, self.image)
-            return PatchStem(height, width, self.patch, self.channels, self.width, dropout=dropout)
-        features = self.embedding_width or self.width
-        return TokenStem(
-            tokens=Embedding(self.vocab, features),
-            positions=_position(self.positions, "stem", self),
-            segments=Embedding(self.segments, self.width) if self.segments else None,
-            norm=self.norm_over(self.width) if self.embedding_norm else None,
-            projection=Linear(features, self.width, bias=False) if features != self.width else None,
-            scale=self.embedding_scale,
-            dropout=dropout,
-        )
-
-    def reader(self) -> Head | None:
-        """The head; None if there is none."""
-        pooler = Pooler(self.width, self.pooler_width or self.width) if self.pooler else None
-        if self.head == "none":
-            return pooler
-        if self.head == "classifier":
-            return ClassifierHead(pooler.outputs if pooler else self.width, self.classes, pooler)
-        features = self.embedding_width or self.width
-        unembedding = Unembedding(features, self.vocab, self.tied, self.head_bias)
-        if self.head == "masked-lm":
-            transform, norm = Linear(self.width, features), self.norm_over(features)
-            return LanguageHead(unembedding, transform, norm, self.logit_softcap, self.head_activation or self.activation)
-        projection = Linear(self.width, features, bias=False) if features != self.width else None
-        return LanguageHead(unembedding, projection, None, self.logit_softcap)
-
-    def _head_dim(self, heads: int) -> int:
-        if not is_symbolic(self.width, heads):
-            check_whole("Transformer", heads=heads)
-            if self.width % heads:
-                raise InputError(f"Transformer: heads={heads} does not divide width={self.width}; give head_dim or other heads")
-        return self.width // heads
-
-    def _default_heads(self) -> int:
-        head_dim = 64 if self.head_dim is None else self.head_dim
-        check_whole("Transformer", head_dim=head_dim)
-        if not is_symbolic(self.width, head_dim) and self.width % head_dim:
-            raise InputError(f"Transformer: width={self.width} is not a multiple of head_dim={head_dim}; give heads")
-        return self.width // head_dim
-
-
-_POSITIONS: dict[str, Callable[[Design, int], Position]] = {
-    "learned": lambda design, heads: LearnedPositions(design.context, design.width, design.position_offset),
-    "sinusoidal": lambda design, heads: SinusoidalPositions(),
-    "rotary": lambda design, heads: Rotary(),
-    "alibi": lambda design, heads: ALiBi(),
-    "relative": lambda design, heads: RelativeBias(heads),
-}
-
-
-def _position(positions: str | Position, home: str, design: Design, heads: int = 1) -> Position | None:
-    """The component of a design's positions, if this part of a model is its home."""
-    if positions == "none":
-        return None
-    component = _POSITIONS[positions](design, heads) if isinstance(positions, str) else positions
-    return component if component.home == home else None
-
-
-def _bias_table(design: Design, heads: int) -> RelativeBias | None:
-    table = _position(design.positions, "stack", design, heads)
-    return None if table is None else table.replace(heads=heads)
-
-
-def _per_block(name: str, value: Any, depth: int) -> Iterable[Any]:
-    if not isinstance(value, Sequence):
-        return repeat(value, depth)
-    if len(value) != depth:
-        raise InputError(f"Transformer: {name} has {len(value)} entries for {depth} blocks")
-    return value

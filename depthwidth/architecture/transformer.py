@@ -21,6 +21,7 @@ from ..layers import (
     Stack,
     Stem,
 )
+from .building import Builder
 from .design import Design, Kind
 from .length_counts import LengthCounts
 
@@ -64,9 +65,10 @@ class Transformer(LengthCounts):
         return self
 
     def _set_design(self, design: Design) -> None:
-        stem = design.stem()
+        made = Builder(design)
+        stem = made.stem()
         context = design.context if stem.fixed_context is None else stem.fixed_context
-        self._set(design.kind, stem, design.encoder(), design.decoder(), design.reader(), context)
+        self._set(design.kind, stem, made.encoder(), made.decoder(), made.reader(), context)
 
     def _set(self, *values: Any) -> None:
         for name, value in zip(("kind", "stem", "encoder", "decoder", "head", "context"), values, strict=True):

@@ -45,6 +45,8 @@ class Draft:
     """Instructions that the settings of the tensors cannot express, one sentence each."""
     remarks: list[str] = field(default_factory=list)
     """Other information, one sentence each."""
+    trained_scales: bool = False
+    """True if each branch scale is the initial value of a trainable scalar."""
     output: float = 1.0
     """Factor on the logits, which becomes a multiplier of the output matrix, or of the weight before it if that is tied."""
     output_reason: str = ""
@@ -105,7 +107,9 @@ class Draft:
         if self.scales is None:
             return ()
         return tuple(
-            ResidualScale(f"{stack}.block.{branch}", _per_block(skip, depth), _per_block(scale, depth), reason)
+            ResidualScale(
+                f"{stack}.block.{branch}", _per_block(skip, depth), _per_block(scale, depth), reason, self.trained_scales
+            )
             for stack, depth, branches in stacks(self.tree)
             for index, branch in enumerate(branches)
             for skip, scale, reason in [self.scales(stack, branch, index)]

@@ -47,6 +47,8 @@ class ResidualScale(NamedTuple):
     skip: PerBlock
     branch: PerBlock
     reason: str
+    trained: bool = False
+    """True if the branch scale is the initial value of a trainable scalar, one parameter more than the tree has."""
 
 
 @frozen

@@ -9,7 +9,7 @@ from .tensor_rules import XAVIER, fan_rule, note_norms, xavier_std
 
 def _zero_branch(tree: Transformer, alpha: float, embedding_std: float | None, reason: str) -> Draft:
     base = fan_rule(tree, embedding_std, lambda weight: (xavier_std(weight), XAVIER))
-    draft = note_norms(Draft(tree, base, lambda stack, branch, index: (1.0, alpha, reason)))
+    draft = note_norms(Draft(tree, base, lambda stack, branch, index: (1.0, alpha, reason), trained_scales=True))
     draft.notes.append("the model must multiply each branch by a trainable scalar, without weight decay")
     return draft
 

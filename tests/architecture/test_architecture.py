@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from strategies import designs
 
-from depthwidth.architecture import Transformer
-from depthwidth.architecture.design import Design
+from depthwidth.architecture import Transformer, building
+from depthwidth.architecture.design import POSITIONS, Design
 from depthwidth.errors import InputError
 from depthwidth.layers import Attention, Child, LayerNorm, Linear, Rotary, Stack
 
@@ -392,3 +392,11 @@ def test_the_head_reads_the_stack_that_is_named(kind, name):
     assert tree.stack_name == name
     assert getattr(tree, tree.stack_name) is tree.stack
     assert any(row["site"].startswith(f"{name}.") for row in tree.breakdown())
+
+
+def test_every_position_by_name_has_a_component():
+    assert {*building._POSITIONS, "none"} == set(POSITIONS)
+    for name in POSITIONS:
+        found = Transformer(2, 64, 4, positions=name, vocab=50, context=16)
+        parts = (found.stem.positions, found.attention.position, found.stack.position)
+        assert len([part for part in parts if part is not None]) == (name != "none")

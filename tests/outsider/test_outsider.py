@@ -128,6 +128,29 @@ def test_a_scheme_of_the_users_own():
         del _SCHEMES["thirds"]
 
 
+def test_a_scheme_of_the_users_own_trains_the_scales_of_branches():
+    from depthwidth.initialization import register_scheme
+    from depthwidth.initialization.registry import _SCHEMES
+
+    tree = gated_mean()
+    register_scheme(third_party.thirds)
+    register_scheme(third_party.gentle)
+    try:
+        model, plain = build(tree, "gentle", seed=0), recipe(tree, "thirds")
+    finally:
+        del _SCHEMES["thirds"], _SCHEMES["gentle"]
+
+    def trained():
+        return {name: one for name, one in model.named_parameters() if name.endswith(".alpha")}
+
+    branches = [f"encoder.block.{i}.{branch}.alpha" for i in range(2) for branch in ("attention", "feed_forward")]
+    assert {name: one.item() for name, one in trained().items()} == dict.fromkeys(branches, 0.25)
+    model(tokens(), tokens())[1].backward()
+    assert all(one.grad.abs() > 0 for one in trained().values())
+    model.apply_multipliers(plain)
+    assert not trained()
+
+
 def simulated(tree, scheme, draws, batch=4):
     """Second moment after each block, and of the gradient at the first block's input, averaged over draws of the weights."""
     found = recipe(tree, scheme)

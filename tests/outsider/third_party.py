@@ -167,6 +167,13 @@ def thirds(tree, share: float = 1 / 3):
     return Draft(tree, rule)
 
 
+@scheme("gentle", "this test", "primary")
+def gentle(tree, start: float = 0.25):
+    """Branches with a trainable factor that starts at `start`."""
+    draft = thirds.make(tree)
+    return replace(draft, scales=lambda stack, branch, index: (1.0, start, "a trained factor"), trained_scales=True)
+
+
 square = Rule("square", "this test", "fitted", lambda c: lambda depth: (depth, 50.0 * depth))
 
 tinylm = replace(

@@ -30,33 +30,11 @@ from depthwidth.formula import is_symbolic
 from depthwidth.initialization import Recipe, at_block, parameters
 from depthwidth.initialization import recipe as find_recipe
 
-from .activations import Activation as Activation
-from .attention import Attention as Attention
-from .attention import Mix as Mix
-from .base import Pass as Pass
+from . import registered  # noqa: F401
 from .base import module, optional, set_multiplier
-from .block import Block as Block
-from .feed_forward import FeedForward as FeedForward
-from .feed_forward import MixtureOfExperts as MixtureOfExperts
-from .head import ClassifierHead as ClassifierHead
-from .head import LanguageHead as LanguageHead
-from .head import Pooler as Pooler
-from .linear import Linear as Linear
-from .norms import LayerNorm as LayerNorm
-from .norms import RMSNorm as RMSNorm
-from .positions import ALiBi as ALiBi
-from .positions import RelativeBias as RelativeBias
-from .positions import Rotary as Rotary
-from .stack import Stack as Stack
-from .stem import PatchStem as PatchStem
-from .stem import TokenStem as TokenStem
 
 IGNORED = -100
 """Target of positions that are left out of the loss."""
-
-
-TRAINED_SCALES = ("rezero", "skipinit")
-"""Schemes whose branch scale is the initial value of a trainable scalar."""
 
 
 class Model(nn.Module):
@@ -115,7 +93,7 @@ class Model(nn.Module):
     def apply_multipliers(self, recipe: Recipe | None) -> None:
         """Set the multipliers and residual scales of a recipe, or reset them to 1; the weights stay.
 
-        ReZero and SkipInit train a scalar for each branch: one parameter more than the tree has.
+        A scheme that trains the scale of each branch, such as ReZero, adds one parameter per branch to those of the tree.
         """
         for name, role, block, _ in parameters(self.tree):
             multiplier = 1.0 if recipe is None else at_block(recipe.tensor(role).multiplier, block)
@@ -131,9 +109,10 @@ class Model(nn.Module):
         line = None if recipe is None else recipe.residual(role)
         residual.skip = 1.0 if line is None else float(at_block(line.skip, block))
         residual.scale = 1.0 if line is None else float(at_block(line.branch, block))
-        trained = recipe is not None and recipe.scheme in TRAINED_SCALES
-        some = next(self.parameters())
-        residual.alpha = nn.Parameter(torch.full((), residual.scale, dtype=some.dtype, device=some.device)) if trained else None
+        residual.alpha = None
+        if line is not None and line.trained:
+            some = next(self.parameters())
+            residual.alpha = nn.Parameter(torch.full((), residual.scale, dtype=some.dtype, device=some.device))
 
 
 def build(

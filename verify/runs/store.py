@@ -64,6 +64,13 @@ class Damage:
         return f"{self.path.name}: {self.reason}{self.effect and f'; {self.effect}'}"
 
 
+_RECORDS: tuple[tuple[str, Any, str, str], ...] = (
+    ("failed", FailureRecord, "failure", "its run counts as failed for an unknown reason"),
+    ("leases", LeaseRecord, "lease", "its run counts as held by nobody"),
+)
+"""Folders of small records, the schema and the name of each record, and the effect of a damaged one."""
+
+
 class Store:
     """One folder of plans and rows.
 
@@ -164,16 +171,12 @@ class Store:
         return found + self.damaged_plans() + self._damaged_records()
 
     def _damaged_records(self) -> list[Damage]:
-        effects = {
-            "failed": "its run counts as failed for an unknown reason",
-            "leases": "its run counts as held by nobody",
-        }
-        found = []
-        for part, schema, what in (("failed", FailureRecord, "failure"), ("leases", LeaseRecord, "lease")):
-            for path in self._records(part):
-                fault = _fault_of(path, schema, what)
-                if fault:
-                    found.append(Damage(path, fault, effects[part]))
+        found = [
+            Damage(path, fault, effect)
+            for part, schema, what, effect in _RECORDS
+            for path in self._records(part)
+            if (fault := _fault_of(path, schema, what))
+        ]
         for folder in sorted((self.root / "work").glob(f"*{ENSEMBLE}")):
             path = folder / "members.json"
             if path.exists() and (fault := _fault_of(path, Members, "list of members")):

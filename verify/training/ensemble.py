@@ -21,14 +21,12 @@ cannot run need ``loop``: for example a mixture of experts, whose tensor sizes d
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import math
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +36,9 @@ from depthwidth.errors import InputError, shown
 from .checkpoints import Checkpoint, latest_checkpoint, save_checkpoint
 from .corpus import Corpus
 from .ensemble_members import Members
+from .ensemble_optim import MemberOptimizers
 from .ensemble_passes import FoldedAttention, Passes, PassMode, explain_missing_rules, write_back
-from .optim import Groups, clip, default_groups, make_optimizer, schedule_factor
+from .optim import Groups, default_groups
 from .settings import Training
 from .train import (
     Loss,
@@ -194,63 +193,19 @@ class _Ensemble:
             def one(member: int) -> Tensor:
                 seed_all(self.members.device, self.trainings[member].seed, self.step, 0)
                 loss = self.passes.pass_alone(member, inputs[member], targets[member])
-                self.step_optimizer(member)
+                self.optimizers.step(member, self.step)
                 return loss
 
             return torch.stack(list(self.passes.each(one, range(self.members.count))))
         seed_all(self.members.device, *(training.seed for training in self.trainings), self.step)
         losses = self.passes.pass_together(inputs, targets)
-        self.clip_together()
-        for index in range(len(self.optimizers)):
-            self.step_optimizer(index)
+        self.optimizers.step_together(self.step)
         return losses
 
     def set_mode(self, mode: PassMode) -> None:
-        """Set the mode, ``batched`` or ``loop``, and make its optimizers.
-
-        In ``loop`` each member has its own optimizer. In ``batched``, members share one if they differ only in learning rate,
-        schedule, weight decay and clipping threshold. On a GPU the time of an update depends on its number of calls; with one
-        optimizer per member these calls would take longer than the forward and backward passes.
-        """
+        """Set the mode, ``batched`` or ``loop``, and make its optimizers."""
         self.mode = mode
-        sharing: dict[Hashable, list[int]] = {}
-        for member, training in enumerate(self.trainings):
-            constants = (training.beta1, training.beta2, training.epsilon, training.momentum)
-            sharing.setdefault(member if self._clips_alone(member) else constants, []).append(member)
-        self.optimizers = [(members, self._make_optimizer(members)) for members in sharing.values()]
-        limits = [
-            math.inf if training.clip is None or self._clips_alone(member) else training.clip
-            for member, training in enumerate(self.trainings)
-        ]
-        self.clip_limits = None if min(limits) == math.inf else torch.tensor(limits, device=self.members.device)
-
-    def _clips_alone(self, member: int) -> bool:
-        return self.mode == "loop" or self.trainings[member].relative_clip is not None
-
-    def _make_optimizer(self, members: Sequence[int]) -> torch.optim.Optimizer:
-        """One optimizer for given members. Stretches with the same schedule, learning rate and decay form one group."""
-        groups: dict[Hashable, dict[str, Any]] = {}
-        for member in members:
-            schedule = dataclasses.replace(self.trainings[member], seed=0, data_seed=0)
-            for stretch in self.members.stretches[member]:
-                key = (schedule, stretch["lr"], stretch["weight_decay"])
-                groups.setdefault(key, {**stretch, "params": [], "training": schedule})["params"] += stretch["params"]
-        return make_optimizer(self.trainings[members[0]], list(groups.values()), self.members.device)
-
-    def clip_together(self) -> None:
-        """Clip the gradient of each member at its own threshold: :func:`verify.training.optim.clip` for all members at once."""
-        if self.clip_limits is not None:
-            lengths = torch.linalg.vector_norm(self.members.gradients, dim=1)
-            self.members.gradients.mul_((self.clip_limits / (lengths + 1e-6)).clamp(max=1.0).unsqueeze(1))
-
-    def step_optimizer(self, index: int) -> None:
-        """Update the members of one optimizer."""
-        (first, *_), optimizer = self.optimizers[index]
-        for group in optimizer.param_groups:
-            group["lr"] = group["base"] * schedule_factor(group["training"], self.step)
-        if self._clips_alone(first):
-            clip(self.trainings[first], optimizer)
-        optimizer.step()
+        self.optimizers = MemberOptimizers(self.members, self.trainings, mode)
 
     def update_all(self, checkpoint_every: int, on_step: Callable[[int, Tensor], None] | None) -> None:
         """Update until all steps are done or every member has diverged."""
@@ -338,13 +293,7 @@ class _Ensemble:
         """Write a checkpoint of all members; if that fails, add a warning."""
         if self.folder is None:
             return
-        tensors = {"weights": self.members.weights}
-        for members, optimizer in self.optimizers:
-            for member in members:
-                for index, stretch in enumerate(self.members.stretches[member]):
-                    for key, value in optimizer.state[stretch["params"][0]].items():
-                        if isinstance(value, Tensor):
-                            tensors[f"optimizer/{member}/{index}/{key}"] = value
+        tensors = {"weights": self.members.weights, **self.optimizers.state()}
         for member, model in enumerate(self.members.models):
             saved = model.state_dict()
             fixed = self.members.fixed_tensors(model)
@@ -375,12 +324,7 @@ class _Ensemble:
         """Restore the state saved in a checkpoint."""
         with torch.no_grad():
             self.members.weights.copy_(found.tensors["weights"])
-        owner = {member: optimizer for members, optimizer in self.optimizers for member in members}
-        for name, tensor in found.tensors.items():
-            if name.startswith("optimizer/"):
-                _, member, index, key = name.split("/")
-                stretch = self.members.stretches[int(member)][int(index)]
-                owner[int(member)].state[stretch["params"][0]][key] = tensor.to(self.members.device)
+        self.optimizers.restore(found.tensors)
         with torch.no_grad():
             for place, model in enumerate(self.members.models):
                 for name, tensor in self.members.fixed_tensors(model).items():

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from depthwidth import Transformer, propagate, recipe  # noqa: E402
 from depthwidth.layers import ALiBi  # noqa: E402
 from verify import build  # noqa: E402
-from verify.models.model import Pass  # noqa: E402
+from verify.models.base import Pass  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,8 @@ with warnings.catch_warnings():
 transformers.logging.set_verbosity_error()
 
 from verify import from_hf  # noqa: E402
-from verify.models.model import Model, RelativeBias, Rotary  # noqa: E402
+from verify.models.model import Model  # noqa: E402
+from verify.models.positions import RelativeBias, Rotary  # noqa: E402
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]
 FEW = settings(max_examples=6, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))

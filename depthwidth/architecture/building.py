@@ -1,0 +1,245 @@
+"""The components of a transformer that follow from its design."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from itertools import repeat
+from typing import Any
+
+from ..checks import check_whole
+from ..errors import InputError
+from ..formula import is_symbolic
+from ..layers import (
+    PLACEMENTS,
+    ALiBi,
+    Attention,
+    Block,
+    Branch,
+    ClassifierHead,
+    Embedding,
+    FeedForward,
+    Head,
+    LanguageHead,
+    LayerNorm,
+    LearnedPositions,
+    Linear,
+    MixtureOfExperts,
+    Norm,
+    PatchStem,
+    Pooler,
+    Position,
+    RelativeBias,
+    Repeat,
+    Residual,
+    RMSNorm,
+    Rotary,
+    SinusoidalPositions,
+    Stack,
+    Stem,
+    TokenStem,
+    Unembedding,
+)
+from .design import Design
+
+_DEEPEST = 100_000  # a block with other heads or another window than its neighbour is a separate node
+
+
+class Builder:
+    """Makes the components of a design, from the smallest to the largest.
+
+    Parts that are equal may be one object, so that each is counted once.
+    """
+
+    def __init__(self, design: Design) -> None:
+        self.design = design
+
+    @cached_property
+    def stream_norm(self) -> Norm:
+        """The norm over the residual stream."""
+        return self.norm_over(self.design.width)
+
+    def norm_over(self, features: int, groups: int = 1) -> Norm:
+        """A norm over `features` of the kind that the design has."""
+        design = self.design
+        if design.norm == "layernorm":
+            return LayerNorm(features, groups, design.norm_affine, design.norm_eps, bias=design.norm_bias)
+        return RMSNorm(features, groups, design.norm_affine, design.norm_eps, design.norm_unit_offset)
+
+    def attention(self, heads: int, window: int | None = None, *, causal: bool, cross: bool = False) -> Attention:
+        """Self-attention of a block, or the cross-attention of a decoder's."""
+        design = self.design
+        head_dim = self._head_dim(heads) if design.head_dim is None else design.head_dim
+        kv_heads = heads if design.kv_heads is None else design.kv_heads
+        positions = design.positions if window is None or design.window_positions is None else design.window_positions
+        query_norm = key_norm = None
+        if design.qk_norm == "head":
+            query_norm, key_norm = self.norm_over(head_dim, heads), self.norm_over(head_dim, kv_heads)
+        elif design.qk_norm == "full":
+            query_norm, key_norm = self.norm_over(head_dim * heads), self.norm_over(head_dim * kv_heads)
+        return Attention(
+            width=design.width,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            value_dim=head_dim if design.value_dim is None else design.value_dim,
+            causal=causal,
+            window=window,
+            position=None if cross else _position(positions, "attention", design),
+            bias=design.bias if design.attention_bias is None else design.attention_bias,
+            out_bias=design.bias if design.attention_out_bias is None else design.attention_out_bias,
+            query_norm=query_norm,
+            key_norm=key_norm,
+            scale=design.logit_scale,
+            softcap=design.score_softcap,
+            memory_width=design.width if cross else None,
+            dropout=design.attention_dropout,
+        )
+
+    def feed_forward(self) -> FeedForward | MixtureOfExperts:
+        """The feed-forward part of a block."""
+        design = self.design
+
+        def dense(hidden: int) -> FeedForward:
+            bias = design.bias if design.ffn_bias is None else design.ffn_bias
+            return FeedForward(design.width, hidden, design.activation, design.gated, bias, design.ffn_dropout)
+
+        expert = dense(4 * design.width if design.ffn is None else design.ffn)
+        if design.experts is None:
+            return expert
+        shared = None if design.shared_ffn is None else dense(design.shared_ffn)
+        return MixtureOfExperts(expert, design.experts, design.top_k, shared, design.shared_gate, design.renormalized)
+
+    def residual(self, branch: Branch) -> Residual:
+        """A branch with the norms of this design's placement."""
+        design = self.design
+        places = () if design.shared_norm else PLACEMENTS[design.placement]
+        norms = dict.fromkeys(places, self.stream_norm)
+        return Residual(
+            branch,
+            norm_in=norms.get("norm_in"),
+            norm_out=norms.get("norm_out"),
+            norm_stream=norms.get("norm_stream"),
+            dropout=design.dropout,
+        )
+
+    def block(self, heads: int, window: int | None = None, *, causal: bool, cross: bool = False) -> Block:
+        """One block."""
+        design = self.design
+        return Block(
+            attention=self.residual(self.attention(heads, window, causal=causal)),
+            feed_forward=self.residual(self.feed_forward()),
+            cross_attention=self.residual(self.attention(heads, causal=False, cross=True)) if cross else None,
+            parallel=design.parallel,
+            norm=self.stream_norm if design.shared_norm else None,
+        )
+
+    def stack(self, depth: int, *, causal: bool, cross: bool = False) -> Stack:
+        """The blocks of an encoder (not causal) or a decoder (causal, with cross-attention if there is an encoder)."""
+        design = self.design
+        heads = design.heads if design.heads is not None else self._default_heads()
+        final = design.placement != "post" if design.final_norm is None else design.final_norm
+        norm = self.stream_norm if final else None
+        bias = _bias_table(design, heads[0] if isinstance(heads, Sequence) else heads)
+        if not isinstance(heads, Sequence) and not isinstance(design.window, Sequence):
+            return Stack((Repeat(self.block(heads, design.window, causal=causal, cross=cross), depth),), norm, bias)
+        if depth > _DEEPEST:
+            raise InputError(f"Transformer: depth={depth} is too deep for per-block choices, at most {_DEEPEST:,}")
+        # Equal blocks must be one object, so that each is counted once.
+        distinct: dict[tuple[int, int | None], Block] = {}
+        blocks = []
+        for key in zip(_per_block("heads", heads, depth), _per_block("window", design.window, depth), strict=False):
+            if key not in distinct:
+                distinct[key] = self.block(*key, causal=causal, cross=cross)
+            blocks.append(distinct[key])
+        return Stack.of(blocks, norm, bias)
+
+    def encoder(self) -> Stack | None:
+        """The bidirectional stack; None if there is none."""
+        design = self.design
+        return None if design.kind == "decoder" else self.stack(design.encoder_depth or design.depth, causal=False)
+
+    def decoder(self) -> Stack | None:
+        """The causal stack; None if there is none."""
+        kind = self.design.kind
+        return None if kind == "encoder" else self.stack(self.design.depth, causal=True, cross=kind == "encoder-decoder")
+
+    def stem(self) -> Stem:
+        """The stem, which turns the input into the residual stream."""
+        design = self.design
+        dropout = design.dropout if design.embedding_dropout is None else design.embedding_dropout
+        if design.patch is not None:
+            height, width = design.image if isinstance(design.image, Sequence) else (design.image, design.image)
+            return PatchStem(height, width, design.patch, design.channels, design.width, dropout=dropout)
+        features = design.embedding_width or design.width
+        return TokenStem(
+            tokens=Embedding(design.vocab, features),
+            positions=_position(design.positions, "stem", design),
+            segments=Embedding(design.segments, design.width) if design.segments else None,
+            norm=self.stream_norm if design.embedding_norm else None,
+            projection=Linear(features, design.width, bias=False) if features != design.width else None,
+            scale=design.embedding_scale,
+            dropout=dropout,
+        )
+
+    def reader(self) -> Head | None:
+        """The head; None if there is none."""
+        design = self.design
+        pooler = Pooler(design.width, design.pooler_width or design.width) if design.pooler else None
+        if design.head == "none":
+            return pooler
+        if design.head == "classifier":
+            return ClassifierHead(pooler.outputs if pooler else design.width, design.classes, pooler)
+        features = design.embedding_width or design.width
+        unembedding = Unembedding(features, design.vocab, design.tied, design.head_bias)
+        if design.head == "masked-lm":
+            transform, norm = Linear(design.width, features), self.norm_over(features)
+            return LanguageHead(unembedding, transform, norm, design.logit_softcap, design.head_activation or design.activation)
+        projection = Linear(design.width, features, bias=False) if features != design.width else None
+        return LanguageHead(unembedding, projection, None, design.logit_softcap)
+
+    def _head_dim(self, heads: int) -> int:
+        width = self.design.width
+        if not is_symbolic(width, heads):
+            check_whole("Transformer", heads=heads)
+            if width % heads:
+                raise InputError(f"Transformer: heads={heads} does not divide width={width}; give head_dim or other heads")
+        return width // heads
+
+    def _default_heads(self) -> int:
+        design = self.design
+        head_dim = 64 if design.head_dim is None else design.head_dim
+        check_whole("Transformer", head_dim=head_dim)
+        if not is_symbolic(design.width, head_dim) and design.width % head_dim:
+            raise InputError(f"Transformer: width={design.width} is not a multiple of head_dim={head_dim}; give heads")
+        return design.width // head_dim
+
+
+_POSITIONS: dict[str, Callable[[Design, int], Position]] = {
+    "learned": lambda design, heads: LearnedPositions(design.context, design.width, design.position_offset),
+    "sinusoidal": lambda design, heads: SinusoidalPositions(),
+    "rotary": lambda design, heads: Rotary(),
+    "alibi": lambda design, heads: ALiBi(),
+    "relative": lambda design, heads: RelativeBias(heads),
+}
+
+
+def _position(positions: str | Position, home: str, design: Design, heads: int = 1) -> Position | None:
+    """The component of a design's positions, if this part of a model is its home."""
+    if positions == "none":
+        return None
+    component = _POSITIONS[positions](design, heads) if isinstance(positions, str) else positions
+    return component if component.home == home else None
+
+
+def _bias_table(design: Design, heads: int) -> RelativeBias | None:
+    table = _position(design.positions, "stack", design, heads)
+    return None if table is None else table.replace(heads=heads)
+
+
+def _per_block(name: str, value: Any, depth: int) -> Iterable[Any]:
+    if not isinstance(value, Sequence):
+        return repeat(value, depth)
+    if len(value) != depth:
+        raise InputError(f"Transformer: {name} has {len(value)} entries for {depth} blocks")
+    return value
