@@ -156,7 +156,11 @@ def gradient_moments(
     if not cross:
         own, pair = moments(("value", "query", "key", "value key", "value query", "query key"), length)
         return {"gradient_variance": own, "gradient_covariance": pair}
-    asked, pair = moments(("value", "key", "value key"), length)
-    ask, ask_pair = moments(("query",), queries)
-    return {"gradient_variance": asked, "gradient_covariance": pair, "query_gradient_variance": ask,
-            "query_gradient_covariance": ask_pair}  # fmt: skip
+    source, pair = moments(("value", "key", "value key"), length)
+    query, query_pair = moments(("query",), queries)
+    return {
+        "gradient_variance": source,
+        "gradient_covariance": pair,
+        "query_gradient_variance": query,
+        "query_gradient_covariance": query_pair,
+    }

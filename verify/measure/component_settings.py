@@ -1,7 +1,7 @@
-"""The settings in which single components are simulated: the grids of Kedia et al. 2024, and attention beyond them.
+"""The settings for the simulation of single components: the grids of Kedia et al. 2024, and attention beyond them.
 
-A :class:`Problem` is a setting that has to be simulated. The settings of a grid that differ from it by an exact factor (the
-scale of a weight, of an input, of a gradient) share its draws; a :class:`Cell` is one such group of settings.
+A :class:`Problem` is a setting to simulate. The settings of a grid that differ from it by an exact factor (the scale of a
+weight, an input or a gradient) share its draws; a :class:`Cell` is a group of such settings.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from depthwidth.analysis.component_grid import GRIDS
 
 @dataclass(frozen=True)
 class Problem:
-    """A setting to be simulated; `settings` are the values that cannot be scaled away."""
+    """A setting to simulate; `settings` are the values that are not exact factors of the result."""
 
     component: str
     grid: str
@@ -25,7 +25,7 @@ class Problem:
 
     @property
     def key(self) -> str:
-        """The settings as text, with which the sites of this problem's rows begin."""
+        """The settings as text, the first part of the site of each row of this problem."""
         return " ".join(f"{name}={_short(value)}" for name, value in self.settings)
 
     def __getitem__(self, name: str) -> Any:
@@ -38,19 +38,19 @@ def _short(value: float) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """Settings of a problem that have one relative error in common."""
+    """Settings of a problem with the same relative error."""
 
     free: dict[str, float]
-    """the settings that the problem leaves open and that matter"""
+    """Settings that are not fixed by the problem and change the relative error."""
     quantities: tuple[str, ...]
     stands_for: int
-    """number of settings of the grid"""
+    """Number of settings of the grid in this group."""
 
 
 def problems() -> list[Problem]:
     """All problems: the grids of Kedia et al., and attention outside them."""
-    found = [Problem(component, "official", settings) for component, settings in _official()]
-    return found + list(_outside())
+    official = [Problem(component, "official", settings) for component, settings in _official()]
+    return official + list(_beyond_grids())
 
 
 _DRAWN = {
@@ -62,7 +62,7 @@ _DRAWN = {
     "softmax": ("std", "correlation", "length"),
     "attention": ("correlation", "score_std", "width", "head_dim", "length"),
 }
-"""The axes of each grid that have to be simulated; the others enter by exact factors, or sums of them."""
+"""The axes of each grid that need simulation; all others are exact factors, or sums of exact factors."""
 
 
 def _official() -> Iterator[tuple[str, tuple[tuple[str, float], ...]]]:
@@ -71,8 +71,8 @@ def _official() -> Iterator[tuple[str, tuple[tuple[str, float], ...]]]:
             yield component, tuple(zip(names, values, strict=True))
 
 
-def _outside() -> Iterator[Problem]:
-    """Short sequences, large score variances, masks, cross-attention and ALiBi, on tokens that a norm made equally long."""
+def _beyond_grids() -> Iterator[Problem]:
+    """Short sequences, large score variances, masks, cross-attention and ALiBi, on tokens of equal norm."""
     for width, head_dim in ((128, 64), (512, 64)):
         for r, s in itertools.product((0.0, 0.3, 0.8), (1.0, 4.0)):
             for length in (2, 4, 8, 16, 32, 64):
@@ -95,7 +95,7 @@ def _attention(grid: str, correlation: float, s: float, width: int, head_dim: in
 
 
 def sample(wanted: int | None, seed: int) -> list[Problem]:
-    """All problems, or a seeded sample of `wanted` of each component and grid."""
+    """All problems, or a seeded sample of `wanted` problems per component and grid."""
     every = problems()
     if wanted is None:
         return every
@@ -106,7 +106,7 @@ def sample(wanted: int | None, seed: int) -> list[Problem]:
     return [p for group in groups.values() for p in sorted(chosen.sample(group, min(wanted, len(group))), key=every.index)]
 
 
-# ---- the settings that a problem leaves open ----
+# ---- settings that a problem does not fix ----
 
 _FORWARD = ("variance", "covariance")
 _BACKWARD = ("gradient_variance", "gradient_covariance")
@@ -115,12 +115,12 @@ BEYOND_MIXES = ((0.0, 0.0), (0.0, 0.3), (0.1, 0.3))
 
 
 def cells(problem: Problem) -> Iterator[Cell]:
-    """All rows that the simulation of a problem gives."""
+    """The groups of settings, with their quantities, that the simulation of a problem covers."""
     component = problem.component
     if component in ("linear", "dropout"):
         grid, each = GRIDS[component], {"linear": (27, 243), "dropout": (9, 81)}[component]
         for mean, std, r in itertools.product(grid["mean"], grid["std"], grid["correlation"]):
-            # The mean of a dropout's output, relative to itself, has a meaning only if it is not 0.
+            # The relative error of the mean of a dropout's output is defined only if the mean is not 0.
             moments = ("mean", *_FORWARD) if component == "dropout" and mean else _FORWARD
             yield Cell({"mean": mean, "std": std, "correlation": r}, moments, each[0])
         for r in grid["gradient_correlation"]:
@@ -160,10 +160,10 @@ def site(problem: Problem, free: dict[str, float]) -> str:
 
 
 def settings_of(component: str, grid: str, text: str) -> tuple[tuple[str, float], ...]:
-    """The settings in the site of a row, with the grid's own digits: the inverse of :func:`site`."""
+    """The settings in the site of a row, with all digits of the grid: the inverse of :func:`site`."""
     axes = GRIDS[component] if grid == "official" else {"gradient_correlation": (0.0, 0.3), "dropout": (0.0, 0.1)}
-    found = []
+    settings = []
     for part in text.split():
         name, _, value = part.partition("=")
-        found.append((name, next((known for known in axes.get(name, ()) if _short(known) == value), float(value))))
-    return tuple(found)
+        settings.append((name, next((known for known in axes.get(name, ()) if _short(known) == value), float(value))))
+    return tuple(settings)

@@ -1,8 +1,8 @@
-"""Simulation of single components at initialisation: draws whose means their formulas predict.
+"""Simulation of single components at initialisation, for comparison with the means that their formulas predict.
 
-Everything that can be averaged exactly is: over the output's gradient, over the mask of dropout and over value weights the
-expectation of a quadratic form is a trace. The rest is drawn; known moments of the drawn input are subtracted as controls, the
-common part of inputs is stratified, and the standard error is that over draws.
+Averages that are known exactly are not sampled: over the output's gradient, the dropout mask and the value weights, the
+expectation of a quadratic form is a trace. The rest is drawn. Known moments of the drawn input are subtracted as control
+variates, the common part of the input is stratified, and the standard error is that over draws.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ Tensor: TypeAlias = Any  # torch.Tensor, which mypy does not follow here
 
 @dataclass(frozen=True)
 class Draws:
-    """The draws of a simulation: their device, seed and number, in units of the usual one."""
+    """The draws of a simulation: their device, seed, and number relative to the default."""
 
     device: str = "cpu"
     seed: int = 1
     effort: float = 1.0
 
     def generator(self, problem: Problem) -> torch.Generator:
-        """The generator of one problem: neither order nor interruption changes a row."""
+        """The random generator of one problem, independent of the order of problems and of interruptions."""
         text = f"{self.seed} {problem.component} {problem.grid} {problem.key}"
         return torch.Generator(self.device).manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
 
     def count(self, usual: float, least: int = 4) -> int:
-        """A number of draws."""
+        """The number of draws, given the default number and a minimum."""
         return max(least, math.ceil(self.effort * usual))
 
 
@@ -51,19 +51,19 @@ class Simulated:
     """One simulated number."""
 
     site: str
-    """the setting: :func:`verify.measure.component_settings.site`"""
+    """The setting, from :func:`verify.measure.component_settings.site`."""
     quantity: str
     value: float
     stderr: float
     draws: int
     scale: float | None = None
-    """denominator of a relative error, if it is not the value"""
+    """Denominator of a relative error, if it is not the value."""
 
 
 def _simulated(
     problem: Problem, free: Mapping[str, float], quantity: str, values: Any, scale: float | None = None
 ) -> Simulated:
-    """Mean and standard error over draws. `values` are those of the draws, or a tuple of independent parts of a sum."""
+    """Mean and standard error over draws. `values` has one entry per draw, or is a tuple of independent parts of a sum."""
     parts = [np.asarray(part, dtype=float) for part in (values if isinstance(values, tuple) else (values,))]
     mean = float(sum(part.mean() for part in parts))
     stderr = math.sqrt(sum(part.var(ddof=1) / part.size for part in parts))
@@ -74,7 +74,7 @@ def _simulated(
 
 
 def tokens(shape: Sequence[int], correlation: float, width: int, generator: torch.Generator, normed: bool) -> Tensor:
-    """Gaussian tokens (..., L, d) of unit variance with this correlation; with `normed`, each then made of length sqrt(d)."""
+    """Gaussian tokens (..., L, d) of unit variance with this correlation; with `normed`, each rescaled to length sqrt(d)."""
     *batch, length = shape
     common = torch.randn(*batch, 1, width, generator=generator, device=generator.device)
     own = torch.randn(*batch, length, width, generator=generator, device=generator.device)
@@ -91,13 +91,13 @@ def _gram_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _attention_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
-    given = dict(problem.settings)
+    settings = dict(problem.settings)
     official, causal, cross = problem.grid == "official", problem.grid in ("causal", "alibi"), problem.grid == "cross"
-    slopes = ALiBi().slopes(int(given["heads"])) if problem.grid == "alibi" else (0.0,)
-    width, head, length = int(given["width"]), int(given["head_dim"]), int(given["length"])
-    queries = int(given.get("queries", length))
-    r0, s = given["correlation"], given["score_std"] ** 4 if official else given["score_variance"]
-    rho0 = given.get("row_correlation", r0)
+    slopes = ALiBi().slopes(int(settings["heads"])) if problem.grid == "alibi" else (0.0,)
+    width, head, length = int(settings["width"]), int(settings["head_dim"]), int(settings["length"])
+    queries = int(settings.get("queries", length))
+    r0, s = settings["correlation"], settings["score_std"] ** 4 if official else settings["score_variance"]
+    rho0 = settings.get("row_correlation", r0)
     r, rho = (v if official else float(norm_correlation(v, width + 1)) for v in (r0, rho0))
     generator = draws.generator(problem)
     if official:
@@ -106,23 +106,23 @@ def _attention_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
         number = draws.count(min(2000, 40_000_000 / (max(length, queries) * (width + length) * len(slopes))), 48)
         batch = max(1, min(number, 4_000_000 // (max(length, queries) * (width + length))))
     parts: list[dict[str, Tensor]] = []
-    done = 0
-    while done < number:
-        size = min(batch, number - done)
+    finished = 0
+    while finished < number:
+        size = min(batch, number - finished)
         x = tokens((size, length), r0, width, generator, not official)
-        asking = tokens((size, queries), rho0, width, generator, True) if cross else None
+        query_tokens = tokens((size, queries), rho0, width, generator, True) if cross else None
         scale = s**0.25 / math.sqrt(width)
         heads: list[dict[str, Tensor]] = []
         for slope in slopes:
             wq, wk = (scale * torch.randn(size, width, head, generator=generator, device=draws.device) for _ in range(2))
-            heads.append(attention_sums(x, wq, wk, asking, causal, slope))
+            heads.append(attention_sums(x, wq, wk, query_tokens, causal, slope))
         q_in, c_in = _gram_moments(x)
         mean = {name: sum(each[name] for each in heads) / len(heads) for name in heads[0]}
         parts.append(mean | {"q_in": q_in, "c_in": c_in})
-        done += size
+        finished += size
     sums = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
     p_row = _overlap(problem, s, r, rho)
-    # Controls: the mean square and the mean product of the tokens drawn are known.
+    # Control variates: the expected mean square and mean product of the drawn tokens are known.
     own_control = p_row[0] * (sums["q_in"] - 1) + (1 - p_row[0]) * (sums["c_in"] - r)
     pair_control = p_row[1] * (sums["q_in"] - 1) + (1 - p_row[1]) * (sums["c_in"] - r)
     seen: set[tuple[Any, ...]] = set()
@@ -144,8 +144,8 @@ def _attention_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
 def _overlap(problem: Problem, s: float, r: float, rho: float) -> tuple[float, float]:
     from depthwidth.numerics.softmax import attention_overlap
 
-    found = attention_overlap((1 - r) * s, rho, int(problem["length"]), problem.grid == "causal")
-    return float(found.P), float(found.P2)
+    overlap = attention_overlap((1 - r) * s, rho, int(problem["length"]), problem.grid == "causal")
+    return float(overlap.P), float(overlap.P2)
 
 
 # ---- the other components ----
@@ -155,7 +155,7 @@ _REUSED = 16
 
 
 def _linear_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
-    """Common parts of the input through many weights; own parts of every token through a few.
+    """Simulation of a linear map: many weights for the common part of the input, a few for the tokens' separate parts.
 
     x = m + std (sqrt(r) z + sqrt(1-r) e): products of two of these parts give every mean, deviation and correlation.
     """
@@ -168,28 +168,32 @@ def _linear_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
     def common(number: int) -> tuple[Any, Any]:
         """Products of the outputs of a mean of 1 and of a common part z, per weight variance, and of z' in the backward pass.
 
-        Every W serves with several z, and with several signs of its rows, which make it another draw of the same kind.
+        Every W is used with several z and several random signs of its rows, each of which gives another draw of W.
         """
-        found: list[Tensor] = []
+        products: list[Tensor] = []
         batch = max(1, 2_000_000 // (d_in * d_out))
         for start in range(0, number, batch):
             size = min(batch, number - start)
             w, z, g = normal(size, d_in, d_out), normal(size, _REUSED, d_in), normal(size, _REUSED, d_out)
             signs = normal(size, _REUSED, d_in).sign()
             one, through, back = signs @ w, z @ w, g @ w.mT
-            # The drawn W and z have known moments: what they are off by is taken out.
+            # Control variates: the deviations of the moments of W and z from their known values are subtracted.
             weight = w.square().mean((-2, -1)) - 1
-            found.append(torch.stack([
-                one.square().mean((-2, -1)) - d_in * weight,
-                (one * through).mean((-2, -1)) - d_in * (signs * z).mean((-2, -1)),
-                through.square().mean((-2, -1)) - d_in * (z.square().mean((-2, -1)) - 1 + weight),
-                back.square().mean((-2, -1)) - d_out * (g.square().mean((-2, -1)) - 1 + weight),
-            ]))  # fmt: skip
-        values = torch.cat(found, dim=1).double().cpu().numpy()
+            products.append(
+                torch.stack(
+                    [
+                        one.square().mean((-2, -1)) - d_in * weight,
+                        (one * through).mean((-2, -1)) - d_in * (signs * z).mean((-2, -1)),
+                        through.square().mean((-2, -1)) - d_in * (z.square().mean((-2, -1)) - 1 + weight),
+                        back.square().mean((-2, -1)) - d_out * (g.square().mean((-2, -1)) - 1 + weight),
+                    ]
+                )
+            )
+        values = torch.cat(products, dim=1).double().cpu().numpy()
         return values[:3], values[3]
 
     def own(number: int) -> tuple[Any, Any]:
-        """Products with the tokens' own parts e: e with a mean of 1, with z, with itself, and with another token's."""
+        """Products with the tokens' separate parts e: e with a mean of 1, with z, with itself, and with another token's e."""
         forward, backward = [], []
         for _ in range(number):
             w, z, e, g = normal(d_in, d_out), normal(1, d_in), normal(length, d_in), normal(length, d_out)
@@ -230,11 +234,11 @@ def _linear_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
 
 
 def _activation_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
-    """One feature of a sequence at a time; its common part stratified over the samples of a draw."""
+    """Simulation of an activation on one feature of a sequence, with its common part stratified over the samples."""
     std, r, length = problem["std"], problem["correlation"], int(problem["length"])
     generator = draws.generator(problem)
     samples, number = 2_000_000 // length, draws.count(16)
-    found = []
+    results = []
     for _ in range(number):
         u = torch.rand(samples, 1, generator=generator, device=draws.device, dtype=torch.float64)
         z = torch.special.ndtri((torch.arange(samples, device=draws.device)[:, None] + u) / samples).float()
@@ -246,8 +250,8 @@ def _activation_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
             below = torch.special.ndtr(x)
             f, slope = x * below, below + x * torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
         m, (q, c), (dq, dc) = f.double().mean(), _tokens_of_one_feature(f), _tokens_of_one_feature(slope)
-        found.append(torch.stack([m, q, c, dq, dc]))
-    mean, q, c, dq, dc = torch.stack(found, 1).double().cpu().numpy()
+        results.append(torch.stack([m, q, c, dq, dc]))
+    mean, q, c, dq, dc = torch.stack(results, 1).double().cpu().numpy()
     centre = mean.mean() * (2 * mean - mean.mean())  # the square of the mean, to first order in the noise
     values = {
         "mean": mean,
@@ -270,38 +274,44 @@ def _tokens_of_one_feature(f: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _layernorm_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
-    """The norm's Jacobian, averaged exactly over the output's gradient; controls are the moments of the drawn input."""
+    """Simulation of a LayerNorm; its Jacobian is averaged exactly over the output's gradient."""
     r, width, length = problem["correlation"], int(problem["width"]), int(problem["length"])
     generator = draws.generator(problem)
-    found = []
+    results = []
     for _ in range(draws.count(20_000 / width)):
         x = tokens((length,), r, width, generator, False).double()
         x = x - x.mean(-1, keepdim=True)
         s2 = x.square().mean(-1)
         y = x / s2.sqrt()[:, None]
         (q, c), (own, pair) = _gram_moments(x), _gram_moments(y)
-        free = (width - 1) / width  # of q, and of c over r: the mean is taken out
+        free = (width - 1) / width  # of q, and of c over r, after subtraction of the mean
         within = q - free
         cosines = (y @ y.T / width).square()
         inverse = 1 / s2.sqrt()
         products = inverse[:, None] * inverse * (width - 3 + cosines)
         products.fill_diagonal_(0.0)
-        found.append(torch.stack([
-            own, pair - (c - r * free) + r * within, (width - 2) / width * ((1 / s2).mean() + within),
-            products.sum() / (width * length * (length - 1)) + within,
-        ]))  # fmt: skip
-    values = torch.stack(found, 1).cpu().numpy()
+        results.append(
+            torch.stack(
+                [
+                    own,
+                    pair - (c - r * free) + r * within,
+                    (width - 2) / width * ((1 / s2).mean() + within),
+                    products.sum() / (width * length * (length - 1)) + within,
+                ]
+            )
+        )
+    values = torch.stack(results, 1).cpu().numpy()
     quantities = ("variance", "covariance", "gradient_variance", "gradient_covariance")
     for value, quantity in zip(values, quantities, strict=True):
-        # Correlations of the gradient are a factor, so that all of them share one row; the means and scales of inputs too.
+        # The correlation of the gradient and the mean and scale of the input are exact factors, so all values share one row.
         yield _simulated(problem, {}, quantity, value, 1.0 if quantity == "covariance" else None)
 
 
 def _dropout_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
-    """Products of the masked parts of x = m + std (sqrt(r) z + sqrt(1-r) e), as for linear maps."""
+    """Simulation of dropout: products of the masked parts of x = m + std (sqrt(r) z + sqrt(1-r) e), as for linear maps."""
     p, width, length = problem["dropout"], int(problem["width"]), int(problem["length"])
     generator = draws.generator(problem)
-    found = []
+    results = []
     for _ in range(draws.count(min(2000, 3e7 / (width * length)) if p else 4)):
         keep = (torch.rand(length, width, generator=generator, device=draws.device) >= p) / (1 - p)
         z = torch.randn(1, width, generator=generator, device=draws.device)
@@ -318,9 +328,9 @@ def _dropout_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
                     pairs = length * (length - 1) * width
                     value = ((sums[i] * sums[j]).sum() - masked) / pairs
                     known, factor = ((a.sum(0) * b.sum(0)).sum() - bare) / pairs, 1.0
-                found.append(value - factor * (known - (float(own or i < 2) if i == j else 0.0)))
-        found.extend(s.mean() / length - part.mean() for s, part in zip(sums, parts, strict=True))
-    values = torch.stack(found).reshape(-1, 15).T.cpu().numpy()
+                results.append(value - factor * (known - (float(own or i < 2) if i == j else 0.0)))
+        results.extend(s.mean() / length - part.mean() for s, part in zip(sums, parts, strict=True))
+    values = torch.stack(results).reshape(-1, 15).T.cpu().numpy()
     own, pair, (m1, mz, me) = values[:6], values[6:12], values[12:]
     grid = GRIDS["dropout"]
     for mean, std, r in itertools.product(grid["mean"], grid["std"], grid["correlation"]):
@@ -352,29 +362,34 @@ def _dropout_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
 
 
 def _softmax_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
-    """Rows of logits; the Jacobian's squared norm is the average over gradients."""
+    """Simulation of softmax rows; the squared norm of the Jacobian is its average over gradients."""
     std, r, length = problem["std"], problem["correlation"], int(problem["length"])
     generator = draws.generator(problem)
     rows, number = max(8, 400_000 // length), draws.count(16)
-    found = []
+    results = []
     for _ in range(number):
         common = torch.randn(rows, 1, generator=generator, device=draws.device, dtype=torch.float64)
         own = torch.randn(rows, length, generator=generator, device=draws.device, dtype=torch.float64)
         p = (std * (math.sqrt(r) * common + math.sqrt(1 - r) * own)).softmax(-1)
         apart, square = (p - 1 / length).square().mean(), p.square()
         jacobian = square.sum(-1) - 2 * (square * p).sum(-1) + square.sum(-1).square()
-        found.append(torch.stack([apart, jacobian.mean() / length]))
-    values = torch.stack(found, 1).cpu().numpy()
+        results.append(torch.stack([apart, jacobian.mean() / length]))
+    values = torch.stack(results, 1).cpu().numpy()
     for quantity, value in zip(("variance", "gradient_variance"), values, strict=True):
         yield _simulated(problem, {}, quantity, value)
 
 
 _SIMULATIONS: dict[str, Callable[[Problem, Draws], Iterator[Simulated]]] = {
-    "linear": _linear_draws, "relu": _activation_draws, "gelu": _activation_draws, "layernorm": _layernorm_draws,
-    "dropout": _dropout_draws, "softmax": _softmax_draws, "attention": _attention_draws,
-}  # fmt: skip
+    "linear": _linear_draws,
+    "relu": _activation_draws,
+    "gelu": _activation_draws,
+    "layernorm": _layernorm_draws,
+    "dropout": _dropout_draws,
+    "softmax": _softmax_draws,
+    "attention": _attention_draws,
+}
 
 
 def simulate(problem: Problem, draws: Draws) -> list[Simulated]:
-    """Simulate one problem: all rows of :func:`verify.measure.component_settings.cells`."""
+    """Simulate one problem, with one result for each quantity of :func:`verify.measure.component_settings.cells`."""
     return list(_SIMULATIONS[problem.component](problem, draws))

@@ -127,7 +127,7 @@ def _tokens(text: str, folder: Path | None, vocab: int) -> tuple[Tensor, str]:
             ) from None
         if ids and max(ids) >= vocab:
             raise InputError(f"heads: the folder's tokenizer gives tokens outside the model's vocabulary of {vocab:,}")
-        return torch.tensor(ids, dtype=torch.long), "tokens of its own tokenizer"
+        return torch.tensor(ids, dtype=torch.long), "tokens of the model's tokenizer"
     ids = (
         torch.frombuffer(bytearray(text.encode("utf-8")), dtype=torch.uint8).long()
         if text
@@ -165,13 +165,13 @@ def calibration_tokens(
     if not 8 <= length <= own:
         raise InputError(f"heads: context={length} is not a whole number from 8 to the model's {own:,}")
     words, name = _text(text, 8 * length * (SEQUENCES + skip))
-    ids, how = _tokens(words[: 40 * length * (SEQUENCES + skip)], folder, tree.vocab)
+    ids, kind = _tokens(words[: 40 * length * (SEQUENCES + skip)], folder, tree.vocab)
     if len(ids) < (1 + skip) * length:
         least = f"the context of {length:,}" if not skip else f"{1 + skip} times the context of {length:,}"
         raise InputError(f"heads: the text has {len(ids):,} tokens, fewer than {least}; give a longer one")
     ids = ids[skip * length :]
     rows = min(SEQUENCES, len(ids) // length)
-    return ids[: rows * length].view(rows, length), f"{name}, {how}"
+    return ids[: rows * length].view(rows, length), f"{name}, {kind}"
 
 
 def check_measurable(tree: Transformer) -> None:

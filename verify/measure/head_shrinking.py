@@ -108,11 +108,17 @@ def shrink_heads(
                 value_lost = value_loss(report.values[block], cuts)
                 zeroed += _project(places, block, "value", [cut.to for cut in cuts])
                 zeroed += _cut_out(out, report.values[block], cuts)
-            rows.append({
-                "layer": block, "head_dim_before": layer.head_dim, "head_dim_after": rank,
-                "value_dim_before": layer.value_dim, "value_dim_after": size,
-                "logit_variance_lost": lost, "value_error": value_lost,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "layer": block,
+                    "head_dim_before": layer.head_dim,
+                    "head_dim_after": rank,
+                    "value_dim_before": layer.value_dim,
+                    "value_dim_after": size,
+                    "logit_variance_lost": lost,
+                    "value_error": value_lost,
+                }
+            )
     with record_outputs(modules) as after:
         _, ends_after = run_passes(model, batches, causal)
     for row, one, other in zip(rows, before, after, strict=True):

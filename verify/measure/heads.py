@@ -124,8 +124,8 @@ class HeadsReport:
             options["multiple"] = math.lcm(2, options.get("multiple", 8))
         shape = {"heads": layer.heads, "head_dim": layer.head_dim, "kv_heads": layer.kv_heads, "value_dim": layer.value_dim}
         needs = self.needs(share, tolerance, values)
-        found = allocate_heads(self.tree.width, self.context, needs, bias=layer.bias, notes=self.notes, **shape, **options)
-        return replace(found, measured=self)
+        allocation = allocate_heads(self.tree.width, self.context, needs, bias=layer.bias, notes=self.notes, **shape, **options)
+        return replace(allocation, measured=self)
 
 
 def _value_need(form: ValueForms, kv_heads: int, tolerance: float) -> dict[str, Any]:
@@ -194,9 +194,16 @@ class _Collector:
         return output.transpose(1, 2).contiguous(), weights
 
     def _add(
-        self, sums: dict[str, Any], query: Tensor, key: Tensor, value: Tensor, scores: Tensor, masked: Tensor, weights: Tensor,
+        self,
+        sums: dict[str, Any],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scores: Tensor,
+        masked: Tensor,
+        weights: Tensor,
         output: Tensor,
-    ) -> None:  # fmt: skip
+    ) -> None:
         n = query.shape[2]
         first = n // 2 if self.causal else 0
         # The keys that a row may attend to: masked scores are reduced to the lowest finite number of the dtype.
@@ -369,15 +376,21 @@ def measure_model(
             sharp = median <= SHARP_TOKENS or largest >= SHARP_WEIGHT
             measured.append(
                 HeadMeasure(
-                    layer=layer, head=head, kv_head=kv,
+                    layer=layer,
+                    head=head,
+                    kv_head=kv,
                     kind="positional" if share > BY_POSITION else "retrieval" if sharp else "diffuse",
                     logit_std=math.sqrt(float(sums["variance"][head]) / sums["rows"]),
                     entropy=float(sums["entropy"][head]) / sums["rows"],
-                    effective_tokens=median, mean_effective_tokens=float(effective[head].mean()),
-                    squared_sum=float((1 / effective[head]).mean()), largest_weight=largest,
-                    positional_share=share, spectrum=tuple(spectrum), gains=tuple(gains),
+                    effective_tokens=median,
+                    mean_effective_tokens=float(effective[head].mean()),
+                    squared_sum=float((1 / effective[head]).mean()),
+                    largest_weight=largest,
+                    positional_share=share,
+                    spectrum=tuple(spectrum),
+                    gains=tuple(gains),
                 )
-            )  # fmt: skip
+            )
     context, tokens = batches.shape[1], batches.numel()
     return HeadsReport(tuple(measured), tuple(forms), tree, context, tokens, source, tuple(notes), batches, values)
 

@@ -1,8 +1,8 @@
-"""The floor under every family: exact counts of a model that only the transformers library knows, without its weights.
+"""Exact counts of a model for which there is no tree but a class of the transformers library, without its weights.
 
-Theory does not reach there: there is no tree, so no rule, no moments and no initialisation scheme. The model is built on the
-device ``meta`` in a process of its own (:mod:`verify.measure.library_process`), with bounds on its time and memory, and from
-the configuration alone: nothing is downloaded and no code of others is run.
+Without a tree there are no rules, no moments and no initialisation scheme. The model is built on the device ``meta`` in a
+separate process (:mod:`verify.measure.library_process`), with bounds on its time and memory, from the configuration alone:
+nothing is downloaded and no foreign code is run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class LibraryCounts:
     """The version of the library."""
     parameters: int
     embedding_parameters: int
-    """Weights of the token table and of an output matrix of its own."""
+    """Weights of the token table and of an output matrix that is not tied to it."""
     components: tuple[dict[str, Any], ...]
     """A row for each module with weights, equal modules of a list together."""
     batch: int
@@ -47,7 +47,7 @@ class LibraryCounts:
     forward_flops: int | None
     """Operations of a forward pass over the batch; None if the pass does not run without numbers."""
     uncounted: str
-    """The reason for that, one sentence."""
+    """The reason if they are None, one sentence."""
     notes: tuple[str, ...]
 
     def to_dict(self, dtype: str = "bf16") -> dict[str, Any]:
@@ -64,7 +64,7 @@ class LibraryCounts:
 
     @property
     def flops_per_token(self) -> float | None:
-        """Operations of a forward pass over one token; None for images and where the pass was not counted."""
+        """Operations of a forward pass over one token; None for images, or if the pass was not counted."""
         if self.forward_flops is None or self.tokens is None:
             return None
         return self.forward_flops / (self.batch * self.tokens)
@@ -184,5 +184,5 @@ def _next(lines: queue.SimpleQueue[str]) -> dict[str, Any] | None:
         line = lines.get(timeout=LONGEST)
     except queue.Empty:
         return None
-    found = json.loads(line) if line else None
-    return found if isinstance(found, dict) else None
+    value = json.loads(line) if line else None
+    return value if isinstance(value, dict) else None

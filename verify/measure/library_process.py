@@ -1,9 +1,9 @@
 """Counts of any model that the installed transformers library can build, on the device ``meta``, without its weights.
 
 ``python -m verify.measure.library_process`` reads one JSON object from its input and writes two to its output: the parameters,
-and then the operations of a forward pass. It is a process of its own so that a configuration, which is untrusted data, cannot
-take more time or memory than :mod:`verify.measure.library` allows it. Only classes of the installed library are used: nothing
-is downloaded, and code that a configuration names is not looked at.
+and then the operations of a forward pass. It is a separate process so that a configuration, which is untrusted data, cannot
+take more time or memory than :mod:`verify.measure.library` allows. Only classes of the installed library are used: nothing is
+downloaded, and code that a configuration names is ignored.
 """
 
 from __future__ import annotations
@@ -24,24 +24,22 @@ FOREIGN = re.compile(
 )
 """Fields that name code, files or servers; none of them changes a count."""
 
-HEADS = (
-    "CAUSAL_LM", "MASKED_LM", "IMAGE_TEXT_TO_TEXT", "IMAGE_CLASSIFICATION", "CTC", "PRETRAINING",
-)  # fmt: skip
-"""The kinds of head that are looked for, in this order, if the configuration names no class."""
+HEADS = ("CAUSAL_LM", "MASKED_LM", "IMAGE_TEXT_TO_TEXT", "IMAGE_CLASSIFICATION", "CTC", "PRETRAINING")
+"""The kinds of head to look for, in this order, if the configuration names no class."""
 
 DEFAULT_TOKENS = 2048
 """Length of the forward pass that is counted by default, or the model's context if that is shorter."""
 
 
-def cleaned(value: Any) -> Any:
+def remove_foreign(value: Any) -> Any:
     """A configuration without the fields of :data:`FOREIGN`, at any depth."""
     if isinstance(value, Mapping):
-        return {name: cleaned(inner) for name, inner in value.items() if not FOREIGN.fullmatch(str(name))}
-    return [cleaned(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+        return {name: remove_foreign(inner) for name, inner in value.items() if not FOREIGN.fullmatch(str(name))}
+    return [remove_foreign(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def model_class(config: Any, named: Any) -> tuple[Any, bool]:
-    """The class to build, and whether it is the one that the file names.
+    """The class to build, and True if it is the one that the file names.
 
     Raises
     ------
@@ -71,15 +69,15 @@ def model_class(config: Any, named: Any) -> tuple[Any, bool]:
 
 
 def build(fields: Mapping[str, Any]) -> tuple[Any, bool]:
-    """The model on the device meta, and whether it has the class that the file names."""
+    """The model on the device meta, and True if it has the class that the file names."""
     import torch
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind = CONFIG_MAPPING[fields["model_type"]]
-    config = kind.from_dict(cleaned(fields))
+    config = kind.from_dict(remove_foreign(fields))
     made, as_named = model_class(config, fields.get("architectures"))
     config._attn_implementation = "eager"
-    config._experts_implementation = "batched_mm"  # the one whose operations do not depend on the data
+    config._experts_implementation = "batched_mm"  # its operations do not depend on the data
     config.use_cache = False
     with torch.device("meta"):
         return made(config).eval(), as_named
@@ -115,7 +113,7 @@ def sizes(model: Any) -> dict[str, Any]:
 
 
 def context_of(config: Any) -> int | None:
-    """The most positions that the text part of a model knows, where its configuration says so."""
+    """The largest number of positions of the text part of a model; None if its configuration states none."""
     for one in (config, _text(config)):
         for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
             value = getattr(one, name, None)
@@ -195,7 +193,7 @@ def operations(model: Any, tokens: int, source: int, batch: int) -> int:
 
 
 def reports(asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What the process writes: the parameters, then the operations; or one object with the reason why there are none."""
+    """The output of the process: the parameters, then the operations; or one object with the reason for their absence."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -210,7 +208,7 @@ def reports(asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         known = context_of(model.config)
         # A model of images or sounds reads a whole one of them.
         text = "input_ids" in inspect.signature(model.forward).parameters or bool(model.config.is_encoder_decoder)
-    except Exception as error:  # whatever the library's code fails with, for data that nobody vouches for
+    except Exception as error:  # the library's code may fail with any error on untrusted data
         yield {"refused": _sentence(error), "version": transformers.__version__}
         return
     tokens = asked.get("tokens") or min(known or DEFAULT_TOKENS, DEFAULT_TOKENS)

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from depthwidth import layers
 from depthwidth.errors import InputError
 
-from .base import Branch, Pass, builds, dropped, module, optional, scaled
+from .base import Branch, Pass, apply_dropout, builds, module, optional, scale_by
 
 
 class Mix(nn.Module):
@@ -39,7 +39,7 @@ class Mix(nn.Module):
         if self.softcap is None:
             return F.scaled_dot_product_attention(q, k, v, mask, rate, causal, scale=self.scale)
         weights = F.softmax(self.scores(q, k, mask, causal), dim=-1, dtype=torch.float32).to(v.dtype)
-        return dropped(weights, rate, True) @ v
+        return apply_dropout(weights, rate, True) @ v
 
     def scores(self, q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """Scores (batch, heads, length, source), minus infinity for hidden keys; as many key heads as query heads."""
@@ -88,7 +88,7 @@ class Attention(Branch):
         k = _split(k, layer.kv_heads, layer.head_dim, self.key_norm, layer.key_norm)
         v = _split(v, layer.kv_heads, layer.value_dim)
         if self.query.deferred:
-            q = scaled(q, self.query.multiplier)
+            q = scale_by(q, self.query.multiplier)
         if self.position is not None:
             q, k = self.position.encode(q, k, run)
         mask, causal = (None, False) if layer.cross else self._mask(x.shape[1], q, run)
@@ -96,18 +96,18 @@ class Attention(Branch):
         return self.out(y.transpose(1, 2).flatten(2))
 
     def _mask(self, length: int, q: Tensor, run: Pass) -> tuple[Tensor | None, bool]:
-        """The mask for :class:`Mix`, and whether the plain causal mask is enough."""
+        """The mask for :class:`Mix`, or None; and True if the mask is the plain causal one."""
         layer = self.layer
         near = layer.causal and layer.window is not None and layer.window < length
         biased = run.bias is not None or (self.position is not None and self.position.biased)
         if not (near or biased):
             return None, layer.causal
-        # Equal positions without weights share one mask.
+        # Blocks with equal positions that have no weights share one mask.
         position = layer.position if layer.position is None or not layer.position.parameters else id(self)
         key = ("mask", layer.causal, layer.window if near else None, layer.heads, position)
-        return run.table(key, functools.partial(self._masked, length, near, q, run)), False
+        return run.table(key, functools.partial(self._build_mask, length, near, q, run)), False
 
-    def _masked(self, length: int, near: bool, q: Tensor, run: Pass) -> Tensor:
+    def _build_mask(self, length: int, near: bool, q: Tensor, run: Pass) -> Tensor:
         position = torch.arange(length, device=q.device)
         distance = position[:, None] - position
         seen = distance >= 0 if self.layer.causal else torch.ones_like(distance, dtype=torch.bool)

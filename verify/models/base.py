@@ -1,7 +1,7 @@
 # mypy: disable-error-code="misc, no-any-return"
 """The registry of torch modules, their base classes, and small steps that several of them share.
 
-A component of your own needs a module of its own, registered with :func:`builds`:
+A user's component needs a module, registered with :func:`builds`:
 
 >>> from depthwidth.layers.base import component
 >>> @component
@@ -17,8 +17,8 @@ A component of your own needs a module of its own, registered with :func:`builds
 >>> module(Doubling())
 DoublingModule()
 
-Modules are made on the device ``meta`` and get their memory, and then their weights, afterwards. So a module computes constant
-tensors in `forward`, and leaves its parameters undrawn. A parameter's name is that of the component's tensor.
+Modules are created on the device ``meta``; their memory and weights follow later. So a module computes constant tensors in
+`forward` and does not draw its parameters. The name of a parameter is that of the component's tensor.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ _MAKERS: dict[type[layers.Layer], Maker] = {}
 def builds(*components: type[layers.Layer]) -> Callable[[M], M]:
     """Decorate the class or function that makes the torch module of a component; it is called with the component.
 
-    The module of a component also serves the component's subclasses that have none of their own. A later registration
-    replaces an earlier one.
+    The module of a component also serves its subclasses without a module. A later registration replaces an earlier one.
     """
 
     def register(maker: M) -> M:
@@ -55,7 +54,7 @@ def builds(*components: type[layers.Layer]) -> Callable[[M], M]:
 
 
 def module(layer: layers.Layer) -> nn.Module:
-    """The torch module of a component, on the current device, its weights not yet drawn.
+    """The torch module of a component, on the current device, before its weights are drawn.
 
     Raises
     ------
@@ -82,21 +81,21 @@ def optional(layer: layers.Layer | None) -> nn.Module | None:
     return None if layer is None else module(layer)
 
 
-def scaled(x: Tensor, factor: float) -> Tensor:
+def scale_by(x: Tensor, factor: float) -> Tensor:
     """``factor * x``; `x` itself if the factor is 1."""
     return x if factor == 1.0 else factor * x
 
 
-def dropped(x: Tensor, rate: float, training: bool) -> Tensor:
+def apply_dropout(x: Tensor, rate: float, training: bool) -> Tensor:
     """`x` after dropout; `x` itself outside of training."""
     return F.dropout(x, rate) if rate and training else x
 
 
 def set_multiplier(owner: nn.Module, tensor: str, factor: float) -> None:
-    """Let `owner` multiply the output of one of its tensors by the factor that a recipe gives it.
+    """Set the factor by which `owner` multiplies the output of one of its tensors.
 
-    A module keeps the factor of its ``weight`` as ``multiplier`` and that of a tensor with another name in the dictionary
-    ``multipliers``. A bias has the factor of the weight beside it.
+    A module stores the factor of its ``weight`` as ``multiplier`` and that of a tensor with another name in the dictionary
+    ``multipliers``. A bias has the factor of its weight.
 
     Raises
     ------
@@ -109,11 +108,11 @@ def set_multiplier(owner: nn.Module, tensor: str, factor: float) -> None:
         owner.multiplier = factor
     elif factor != 1.0 and not tensor.endswith("bias"):
         place = f"{type(owner).__name__}.multipliers[{tensor!r}]"
-        raise InputError(f"the recipe multiplies the output of {tensor} by {factor:.6g}, and there is no {place} for it")
+        raise InputError(f"the recipe multiplies the output of {tensor} by {factor:.6g}, but there is no {place} for it")
 
 
 class Undrawn:
-    """For torch's modules that draw their weights on creation: ours get theirs from a recipe."""
+    """A base class that keeps torch's modules from drawing weights on creation, since a recipe draws them."""
 
     def reset_parameters(self) -> None:
         """Do nothing."""
@@ -126,19 +125,19 @@ class Table(Undrawn, nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, torch's name
         """Whole numbers (...) to vectors (..., width)."""
-        return scaled(super().forward(input), self.multiplier)
+        return scale_by(super().forward(input), self.multiplier)
 
 
 @dataclass
 class Pass:
-    """Data that the blocks of a stack share in one forward pass: another stack's output, a score bias, tables made once."""
+    """Data that the blocks of a stack share in one forward pass: another stack's output, a score bias, cached tables."""
 
     memory: Tensor | None = None
     bias: Tensor | None = None
     tables: dict[Hashable, Any] = field(default_factory=dict)
 
     def table(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The table of this key, made on first use."""
+        """The table of this key, computed on first use."""
         if key not in self.tables:
             self.tables[key] = make()
         return self.tables[key]
@@ -148,7 +147,7 @@ class Branch(nn.Module):
     """A residual branch: ``norm_stream(skip x + scale dropout(norm_out(branch(norm_in(x)))))``.
 
     A subclass computes `branch`; the norms and the dropout rate come from the :class:`~depthwidth.layers.Residual` around it.
-    `skip` and `scale` are a recipe's; a trainable `alpha` replaces `scale` under ReZero and SkipInit.
+    `skip` and `scale` come from a recipe; a trainable `alpha` replaces `scale` under ReZero and SkipInit.
     """
 
     def __init__(self) -> None:
@@ -164,13 +163,13 @@ class Branch(nn.Module):
         """The branch itself: features (batch, length, width) to features of the same shape."""
         raise NotImplementedError
 
-    def added(self, x: Tensor, run: Pass) -> Tensor:
+    def summand(self, x: Tensor, run: Pass) -> Tensor:
         """The summand of the stream: the branch with its norms, dropout and scale."""
         y = self.branch(x if self.norm_in is None else self.norm_in(x), run)
-        y = dropped(y if self.norm_out is None else self.norm_out(y), self.rate, self.training)
-        return scaled(y, self.scale) if self.alpha is None else self.alpha * y
+        y = apply_dropout(y if self.norm_out is None else self.norm_out(y), self.rate, self.training)
+        return scale_by(y, self.scale) if self.alpha is None else self.alpha * y
 
     def forward(self, x: Tensor, run: Pass) -> Tensor:
         """The stream (batch, length, width) after this branch."""
-        y = scaled(x, self.skip) + self.added(x, run)
+        y = scale_by(x, self.skip) + self.summand(x, run)
         return y if self.norm_stream is None else self.norm_stream(y)

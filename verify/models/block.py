@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from depthwidth import layers
 from depthwidth.errors import InputError
 
-from .base import Branch, Pass, builds, module, optional, scaled
+from .base import Branch, Pass, builds, module, optional, scale_by
 
 
 @builds(layers.Residual)
@@ -58,9 +58,9 @@ class Block(nn.Module):
                 x = branch(x, run)
             return x
         y = x if self.norm is None else self.norm(x)
-        x = scaled(x, branches[0].skip)  # parallel branches state one skip scale
+        x = scale_by(x, branches[0].skip)  # parallel branches state one skip scale
         for branch in branches:
-            x = x + branch.added(y, run)
+            x = x + branch.summand(y, run)
         for branch in branches:
             x = x if branch.norm_stream is None else branch.norm_stream(x)
         return x

@@ -18,7 +18,7 @@ from depthwidth.architecture.hf.family import Family
 from depthwidth.errors import InputError, shown
 from depthwidth.initialization import parameters
 
-from .locate import family_of, locate, tree_of, unwrapped
+from .locate import family_of, locate, tree_of, unwrap
 from .model import Model, build
 
 
@@ -52,7 +52,7 @@ def from_hf(model: nn.Module) -> Model:
     >>> bool((ours(tokens) - theirs(tokens).logits).abs().max() < 1e-5)
     True
     """
-    inner = unwrapped(model)
+    inner = unwrap(model)
     tree, family = _live_tree(inner), family_of(inner)
     first = next(inner.parameters())
     if first.is_meta:
@@ -65,7 +65,7 @@ def from_hf(model: nn.Module) -> Model:
         for name, slices in locate(inner, tree, unused=_unused(theirs, family)).items():
             value = theirs[name].detach()
             if type(inner.get_submodule(name.rpartition(".")[0])).__name__ == "Conv1D" and value.dim() == 2:
-                slices = [one._replace(view=_transposed(one.view)) for one in slices]  # stored as (inputs, outputs)
+                slices = [one._replace(view=_transpose(one.view)) for one in slices]  # stored as (inputs, outputs)
             for one in slices:
                 place = named[home[one.role, one.block]]
                 place.copy_(one.view(value).reshape(place.shape))
@@ -75,12 +75,12 @@ def from_hf(model: nn.Module) -> Model:
     return ours.train(inner.training)
 
 
-def _transposed(view: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+def _transpose(view: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda tensor: view(tensor).T
 
 
 def _live_tree(model: nn.Module) -> Transformer:
-    """The tree of the live model: T5's class ties its head whatever the configuration says."""
+    """The tree of the live model, which differs from the configuration's for T5: its class always ties the head."""
     tree = tree_of(model)
     head: Any = tree.head
     unembedding = getattr(head, "unembedding", None)
@@ -97,7 +97,7 @@ def _unused(theirs: Mapping[str, nn.Parameter], family: Family | None) -> tuple[
 
 
 def _apply_settings(ours: Model, family: Family, config: Mapping[str, Any]) -> None:
-    """Give each module the family's settings that it has a place for."""
+    """Set the family's settings on each module with an attribute for them."""
     for part in ours.modules():
         for name, attribute in getattr(part, "settings", {}).items():
             if name in family.settings:

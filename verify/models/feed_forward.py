@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 from depthwidth import layers
 
 from .activations import Activation
-from .base import Branch, Pass, builds, dropped, module, optional, scaled
+from .base import Branch, Pass, apply_dropout, builds, module, optional, scale_by
 
 
 @builds(layers.FeedForward)
@@ -28,7 +28,7 @@ class FeedForward(Branch):
     def branch(self, x: Tensor, run: Pass | None = None) -> Tensor:
         """Features (..., width) to features of the same shape."""
         hidden = self.activation(self.up(x), None if self.gate is None else self.gate(x))
-        return self.down(dropped(hidden, self.hidden_rate, self.training))
+        return self.down(apply_dropout(hidden, self.hidden_rate, self.training))
 
 
 class StackedLinear(nn.Module):
@@ -44,7 +44,7 @@ class StackedLinear(nn.Module):
     def forward(self, x: Tensor, expert: int) -> Tensor:
         """Features (tokens, inputs) of one expert's tokens to features (tokens, outputs)."""
         y = F.linear(x, self.weight[expert], None if self.bias is None else self.bias[expert])
-        return scaled(y, self.multiplier)
+        return scale_by(y, self.multiplier)
 
 
 class Experts(nn.Module):
@@ -61,7 +61,7 @@ class Experts(nn.Module):
     def forward(self, x: Tensor, expert: int) -> Tensor:
         """Features (tokens, width) of one expert's tokens to features of the same shape."""
         hidden = self.activation(self.up(x, expert), None if self.gate is None else self.gate(x, expert))
-        return self.down(dropped(hidden, self.rate, self.training), expert)
+        return self.down(apply_dropout(hidden, self.rate, self.training), expert)
 
 
 @builds(layers.MixtureOfExperts)

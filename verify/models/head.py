@@ -15,12 +15,12 @@ from torch.nn import functional as F  # noqa: N812
 from depthwidth import layers
 
 from .activations import Activation
-from .base import builds, module, optional, scaled
+from .base import builds, module, optional, scale_by
 
 
 @builds(layers.Unembedding)
 class Unembedding(nn.Module):
-    """One logit for each token; a tied one uses the embedding's matrix instead of its own."""
+    """One logit for each token; if it is tied, its matrix is the embedding."""
 
     multiplier = 1.0
 
@@ -31,7 +31,7 @@ class Unembedding(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Features (..., width) to logits (..., vocab)."""
-        return scaled(F.linear(x, embedding if self.weight is None else self.weight, self.bias), self.multiplier)
+        return scale_by(F.linear(x, embedding if self.weight is None else self.weight, self.bias), self.multiplier)
 
 
 @builds(layers.LanguageHead)
@@ -62,7 +62,7 @@ class LanguageHead(nn.Module):
             x = self.activation(x)
         if self.norm is not None:
             x = self.norm(x)
-        logits = self.unembedding(scaled(x, self.scale), embedding)
+        logits = self.unembedding(scale_by(x, self.scale), embedding)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 

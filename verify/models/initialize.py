@@ -24,7 +24,7 @@ from depthwidth.initialization.tensors import site_of
 from depthwidth.layers import Residual, Stack
 from depthwidth.layers.base import Layer
 
-from .locate import Key, locate, places_of, tree_of, unwrapped
+from .locate import Key, locate, places_of, tree_of, unwrap
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class InitReport:
     needs_code: tuple[str, ...]
     """Tasks of the model's own code, one sentence each."""
     streams: tuple[str, ...] = ()
-    """Residual streams whose size is not the recipe's, as a skip scale was folded into the branches, one sentence each."""
+    """Residual streams with another size than in the recipe, since a skip scale was folded into branches, one sentence each."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists."""
@@ -56,7 +56,7 @@ class _Folds:
         self.needs_code: list[str] = list(recipe.notes)
         self.streams: list[str] = []
         self.places = places_of(tree)
-        self.writers: dict[Key, list[Key]] = {}  # of each branch in each block, the tensors that write the residual stream
+        self.writers: dict[Key, list[Key]] = {}  # by branch and block, the tensors that write to the residual stream
         for key, weight in self.places.items():
             if weight.branch and weight.job.writes:
                 self.writers.setdefault((f"{weight.stack}.block.{weight.branch}", key[1]), []).append(key)
@@ -65,7 +65,7 @@ class _Folds:
             self._residuals(name, stack)
 
     def scale(self, key: Key, factor: float, reason: str) -> None:
-        """Let a tensor, and the bias beside it, carry a factor."""
+        """Fold a factor into a tensor and its bias."""
         if factor == 1.0:
             return
         for one in (key, (key[0].removesuffix("weight") + "bias", key[1])):
@@ -84,7 +84,7 @@ class _Folds:
             weight = next(iter(self.places[key] for key in factors))
             if weight.kind == "tokens" and self._tied():
                 self.needs_code.append(f"{line.role}: multiply by {at_block(line.multiplier, None):.6g} in the lookup")
-            elif weight.kind == "query" and _normed_without_weights(weight.owner):
+            elif weight.kind == "query" and _norm_lacks_weights(weight.owner):
                 self.needs_code.append(f"{line.role}: multiply the scores, as a norm without weights follows the query")
             elif weight.kind == "bias":
                 continue  # carried with its weight
@@ -102,7 +102,7 @@ class _Folds:
                 skip, scale = at_block(line.skip, index), at_block(line.branch, index)
                 if skip <= 0 or scale == 0:
                     scales = f"skip {skip:g} and branch {scale:g}"
-                    self._once(f"{place}: {scales} need a scalar of their own in the model ({line.reason})")
+                    self._once(f"{place}: {scales} need a separate scalar in the model ({line.reason})")
                     continue
                 if residual.norm_stream is not None:
                     self._carry(place, index, residual, scale / skip)
@@ -126,7 +126,7 @@ class _Folds:
             self.needs_code.append(sentence)
 
     def _carry(self, place: str, index: int, residual: Residual, factor: float) -> None:
-        """Let the last tensors of a branch carry a factor on its output."""
+        """Fold a factor on a branch's output into its last tensors."""
         reason = "residual scale"
         if residual.norm_out is not None:
             if (f"{place}.norm_out.weight", index) in self.places:
@@ -138,10 +138,10 @@ class _Folds:
         for key in writers:
             self.scale(key, factor, reason)
         if not writers and factor != 1.0:
-            self._once(f"{place}: multiply the branch by {factor:.6g}, as no matrix of it writes the stream")
+            self._once(f"{place}: multiply the branch by {factor:.6g}, as none of its matrices writes to the stream")
 
     def start(self, key: Key, line: TensorInit) -> tuple[Mean, float]:
-        """Mean and standard deviation of a tensor that carries its factor."""
+        """Mean and standard deviation of a tensor, with its factor folded in."""
         factor = self.factors.get(key, 1.0)
         std = abs(factor) * at_block(line.std, key[1])
         if line.mean == "identity":
@@ -152,7 +152,7 @@ class _Folds:
         return factor * (line.mean + offset) - offset, std
 
 
-def _normed_without_weights(attention: Layer) -> bool:
+def _norm_lacks_weights(attention: Layer) -> bool:
     norm = getattr(attention, "query_norm", None)
     return norm is not None and not norm.parameters
 
@@ -210,7 +210,7 @@ def apply_init(
     tree = _check(model, recipe, tree)
     found = locate(model, tree, names)
     folds = _Folds(tree, recipe)
-    apply_multipliers = getattr(unwrapped(model), "apply_multipliers", None)
+    apply_multipliers = getattr(unwrap(model), "apply_multipliers", None)
     fold = apply_multipliers is None if fold is None else fold
     carried, reasons = (folds.factors, folds.reasons) if fold else ({}, {})
     generators: dict[torch.device, torch.Generator] = {}
@@ -290,7 +290,7 @@ def parameter_groups(
             raise InputError(f"parameter_groups: {name}={shown(value)} is not a number from 0")
     tree = _check(model, recipe, tree)
     found = locate(model, tree, names)
-    fold = not hasattr(unwrapped(model), "apply_multipliers") if fold is None else fold
+    fold = not hasattr(unwrap(model), "apply_multipliers") if fold is None else fold
     factors: Mapping[Key, float] = _Folds(tree, recipe).factors if fold else {}
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from depthwidth import layers
 
-from .base import Undrawn, builds, scaled
+from .base import Undrawn, builds, scale_by
 
 
 @builds(layers.Linear)
@@ -16,7 +16,7 @@ class Linear(Undrawn, nn.Linear):
 
     multiplier = 1.0
     deferred = False
-    """Whether the caller applies the multiplier, after a norm that would undo it here."""
+    """True if the caller applies the multiplier, after a norm that would cancel it here."""
 
     def __init__(self, layer: layers.Linear) -> None:
         super().__init__(layer.inputs, layer.outputs, layer.bias)
@@ -24,4 +24,4 @@ class Linear(Undrawn, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, torch's name
         """Features (..., inputs) to features (..., outputs)."""
         y = super().forward(input)
-        return y if self.deferred else scaled(y, self.multiplier)
+        return y if self.deferred else scale_by(y, self.multiplier)

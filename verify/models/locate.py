@@ -39,7 +39,7 @@ class Slice(NamedTuple):
         return self.role, self.block
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """The model without the wrappers of ``torch.compile`` and data parallelism."""
     while True:
         inner = getattr(model, "_orig_mod", None) or (getattr(model, "module", None) if not hasattr(model, "config") else None)
@@ -50,7 +50,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def family_of(model: nn.Module) -> Family | None:
     """The Hugging Face family of a model, by its ``config.model_type``; None for a model without one."""
-    model_type = getattr(getattr(unwrapped(model), "config", None), "model_type", None)
+    model_type = getattr(getattr(unwrap(model), "config", None), "model_type", None)
     return find_family(model_type) if isinstance(model_type, str) else None
 
 
@@ -62,13 +62,13 @@ def tree_of(model: nn.Module) -> Transformer:
     InputError
         if the model has no configuration, or one that cannot be read.
     """
-    inner = unwrapped(model)
+    inner = unwrap(model)
     tree = getattr(inner, "tree", None)
     if isinstance(tree, Transformer):
         return tree
     config = getattr(inner, "config", None)
     if config is None or not hasattr(config, "to_dict"):
-        raise InputError(f"{type(inner).__name__} has no configuration to read its tree from: give tree=")
+        raise InputError(f"{type(inner).__name__} has no configuration from which to read its tree: pass tree=")
     fields = {**config.to_dict(), "architectures": [type(inner).__name__]}
     if fields.get("sliding_window") == 0:  # the library's configuration of a model without windows
         fields["sliding_window"] = None
@@ -92,7 +92,7 @@ def locate(
     InputError
         if a parameter has no role, a tensor of the tree has no parameter, or their sizes differ.
     """
-    inner = unwrapped(model)
+    inner = unwrap(model)
     if names is None:
         family = family_of(inner)
         names = {} if family is None else family.weights
@@ -108,9 +108,9 @@ def locate(
         if plain.endswith(".alpha") and hasattr(inner, "apply_multipliers"):
             found[name] = []  # a trainable residual scale of ReZero's, which the tree does not have
             continue
-        slices = [Slice(*own[plain], _whole)] if plain in own else list(_named(plain.removeprefix(prefix), names, places))
+        slices = [Slice(*own[plain], _whole)] if plain in own else list(_find_slices(plain.removeprefix(prefix), names, places))
         if not slices:
-            raise InputError(f"no weight name says what {name} of {type(inner).__name__} is{nearest(plain, own)}")
+            raise InputError(f"there is no weight name for {name} of {type(inner).__name__}{nearest(plain, own)}")
         for one in slices:
             if one.key in seen:
                 raise InputError(f"{seen[one.key]} and {name} are both {site_of(*one.key)}")
@@ -129,13 +129,13 @@ def places_of(tree: Transformer) -> dict[Key, Weight]:
     return {(one.role, block): one for one in weights(tree) for block in (one.blocks if one.stack else (None,))}
 
 
-def _named(name: str, names: WeightNames, places: Mapping[Key, Weight]) -> Iterator[Slice]:
+def _find_slices(name: str, names: WeightNames, places: Mapping[Key, Weight]) -> Iterator[Slice]:
     """The slices of a parameter by the table of names."""
     number = re.search(r"\.(\d+)\.", f".{name}")
     block = int(number[1]) if number else None
     template = re.sub(r"(^|\.)\d+\.", r"\1#.", name, count=1)
     module, _, leaf = template.rpartition(".")
-    if template in names:  # a parameter of its own, not a module's weight or bias
+    if template in names:  # a separate parameter, not a module's weight or bias
         role, leaf = names[template], "weight"
     elif module in names:
         role = names[module]
@@ -145,7 +145,7 @@ def _named(name: str, names: WeightNames, places: Mapping[Key, Weight]) -> Itera
         for part, one in enumerate(role.roles):
             key = (f"{one}.{leaf}", block)
             if key not in places:
-                raise InputError(f"{name} holds {site_of(*key)}, and the tree has no such tensor")
+                raise InputError(f"{name} holds {site_of(*key)}, but the tree has no such tensor")
             yield Slice(*key, _part(role.layout, places[key].owner, part))
         return
     for one in role.split("|"):

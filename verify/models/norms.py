@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from depthwidth import layers
 
-from .base import builds, scaled
+from .base import builds, scale_by
 
 
 @builds(layers.LayerNorm)
@@ -28,7 +28,7 @@ class LayerNorm(nn.Module):
         """Features (..., width), normalised."""
         weight = None if self.weight is None else self.weight.to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return scaled(F.layer_norm(x, (self.width,), weight, bias, self.eps), self.multiplier)
+        return scale_by(F.layer_norm(x, (self.width,), weight, bias, self.eps), self.multiplier)
 
 
 @builds(layers.RMSNorm)
@@ -47,4 +47,4 @@ class RMSNorm(nn.Module):
         weight = self.weight
         if weight is not None:
             weight = (weight + 1 if self.unit_offset else weight).to(x.dtype)
-        return scaled(F.rms_norm(x, (self.width,), weight, self.eps), self.multiplier)
+        return scale_by(F.rms_norm(x, (self.width,), weight, self.eps), self.multiplier)

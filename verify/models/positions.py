@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from depthwidth import layers
 from depthwidth.errors import InputError
 
-from .base import Pass, Table, builds, scaled
+from .base import Pass, Table, builds, scale_by
 
 
 @builds(layers.LearnedPositions)
@@ -56,16 +56,16 @@ class ScorePosition(nn.Module):
     """A position component inside attention: it changes queries and keys, or adds a bias to scores, or both."""
 
     biased = False
-    """Whether it adds a bias to scores."""
+    """True if it adds a bias to scores."""
     rotates = False
-    """Whether it rotates queries and keys by angles that a model may stretch, as :class:`Rotary` does."""
+    """True if it rotates queries and keys by angles that a model may rescale, as :class:`Rotary` does."""
 
     def encode(self, q: Tensor, k: Tensor, run: Pass) -> tuple[Tensor, Tensor]:
         """Queries (batch, heads, length, dim) and keys (batch, kv_heads, length, dim) with their positions."""
         return q, k
 
     def bias(self, heads: int, length: int, scale: float, device: torch.device) -> Tensor:
-        """The summand of scores, for queries and keys whose product is multiplied by `scale`: (heads, length, length)."""
+        """The score bias (heads, length, length), if `scale` multiplies the products of queries and keys."""
         raise NotImplementedError
 
 
@@ -160,7 +160,7 @@ class RelativeBias(nn.Module):
 
     multiplier = 1.0
     causal = True
-    """Whether queries see earlier keys only; the stack sets it."""
+    """True if queries see earlier keys only; the stack sets it."""
 
     def __init__(self, layer: layers.RelativeBias) -> None:
         super().__init__()
@@ -168,10 +168,10 @@ class RelativeBias(nn.Module):
         self.weight = nn.Parameter(torch.empty(layer.buckets, layer.heads))
 
     def forward(self, length: int) -> Tensor:
-        """The summand of scores: (heads, length, length)."""
+        """The score bias: (heads, length, length)."""
         position = torch.arange(length, device=self.weight.device)
         table = self.weight[self.bucket(position - position[:, None])]
-        return scaled(table.permute(2, 0, 1), self.multiplier)
+        return scale_by(table.permute(2, 0, 1), self.multiplier)
 
     def bucket(self, relative: Tensor) -> Tensor:
         """The bucket of the difference of a key's and its query's position: exact if near, logarithmic up to `max_distance`.

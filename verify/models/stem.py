@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from depthwidth import layers
 from depthwidth.errors import InputError
 
-from .base import Table, Undrawn, builds, dropped, module, optional, scaled
+from .base import Table, Undrawn, apply_dropout, builds, module, optional, scale_by
 
 
 @builds(layers.Embedding)
@@ -25,7 +25,7 @@ class Embedding(Table):
 
 @builds(layers.TokenStem)
 class TokenStem(nn.Module):
-    """The sum of token vectors, positions and segments, then norm, dropout and projection."""
+    """The sum of token vectors, positions and segments, followed by norm, dropout and projection."""
 
     def __init__(self, layer: layers.TokenStem) -> None:
         super().__init__()
@@ -47,14 +47,14 @@ class TokenStem(nn.Module):
 
     def forward(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         """Tokens (batch, length) and segments of the same shape, all 0 by default, to the stream (batch, length, width)."""
-        x = scaled(self.tokens(tokens), self.scale)
+        x = scale_by(self.tokens(tokens), self.scale)
         if self.projection is not None and self.widened_first:
             x = self.projection(x)
         if self.positions is not None:
             x = x + self.positions.at(x.shape[1], x.shape[2], x.device).to(x.dtype)
         if self.segments is not None:
             x = x + self.segments(torch.zeros_like(tokens) if segments is None else segments)
-        x = dropped(x if self.norm is None else self.norm(x), self.rate, self.training)
+        x = apply_dropout(x if self.norm is None else self.norm(x), self.rate, self.training)
         return x if self.projection is None or self.widened_first else self.projection(x)
 
 
@@ -68,7 +68,7 @@ class Patches(Undrawn, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, torch's name
         """Images (batch, channels, height, width) to (batch, patches, width)."""
-        return scaled(super().forward(input), self.multiplier).flatten(2).transpose(1, 2)
+        return scale_by(super().forward(input), self.multiplier).flatten(2).transpose(1, 2)
 
 
 @builds(layers.PatchStem)
@@ -91,7 +91,7 @@ class PatchStem(nn.Module):
             )
         x = self.patch(images)
         if self.class_token is not None:
-            first = scaled(self.class_token, self.multipliers["class_token"])
+            first = scale_by(self.class_token, self.multipliers["class_token"])
             x = torch.cat((first.expand(len(x), -1, -1).to(x.dtype), x), dim=1)
-        x = x + scaled(self.positions, self.multipliers["positions"])
-        return dropped(x, self.rate, self.training)
+        x = x + scale_by(self.positions, self.multipliers["positions"])
+        return apply_dropout(x, self.rate, self.training)

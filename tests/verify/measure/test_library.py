@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     transformers = pytest.importorskip("transformers")
 
 from verify.measure import library  # noqa: E402
-from verify.measure.library_process import cleaned, reports  # noqa: E402
+from verify.measure.library_process import remove_foreign, reports  # noqa: E402
 
 pytestmark = pytest.mark.hf
 
@@ -114,7 +114,7 @@ def test_a_model_without_a_family_in_one_process():
 
 
 def test_fields_that_name_code_or_files_are_left_out():
-    assert cleaned({"auto_map": {}, "a": [{"_attn_implementation": "x", "b": 1}], "quantization_config": {}}) == {
+    assert remove_foreign({"auto_map": {}, "a": [{"_attn_implementation": "x", "b": 1}], "quantization_config": {}}) == {
         "a": [{"b": 1}]
     }
 

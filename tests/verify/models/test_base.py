@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from small_models import SMALL, counted_flops, tokens_of  # noqa: E402
 
 from verify import apply_init, build, parameter_groups  # noqa: E402
-from verify.models.base import Branch, builds, module, optional, scaled  # noqa: E402
+from verify.models.base import Branch, builds, module, optional, scale_by  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the last norm reads a stream")
 
@@ -51,7 +51,7 @@ class TokenAverageModule(Branch):
 
     def branch(self, x, run):
         count = torch.arange(1, x.shape[1] + 1, device=x.device)[:, None]
-        return self.write(scaled((x.cumsum(1) / count) @ self.mixing.T, self.multipliers["mixing"]))
+        return self.write(scale_by((x.cumsum(1) / count) @ self.mixing.T, self.multipliers["mixing"]))
 
 
 @component
@@ -85,7 +85,7 @@ class CopiesModule(torch.nn.Module):
 
     def forward(self, x, run):
         x = torch.cat((self.inner(x[:, 0], run)[:, None], x[:, 1:]), dim=1)
-        return scaled(torch.einsum("ij,bjlw->bilw", self.mixing, x), self.multipliers["mixing"])
+        return scale_by(torch.einsum("ij,bjlw->bilw", self.mixing, x), self.multipliers["mixing"])
 
 
 @component
@@ -105,7 +105,7 @@ class PowerNormModule(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.empty(layer.width))
 
     def forward(self, x):
-        return scaled(self.weight * x / (x**4).mean(-1, keepdim=True) ** 0.25, self.multiplier)
+        return scale_by(self.weight * x / (x**4).mean(-1, keepdim=True) ** 0.25, self.multiplier)
 
 
 def normed_everywhere(width=24):
@@ -249,6 +249,6 @@ def test_a_multiplier_without_a_place_is_refused():
     part = model.decoder.block[0].attention
     part.multipliers = {}
     with pytest.raises(
-        InputError, match=r"multiplies the output of mixing by 0.5, and there is no TokenAverageModule.multipliers"
+        InputError, match=r"multiplies the output of mixing by 0.5, but there is no TokenAverageModule.multipliers"
     ):
         model.apply_multipliers(halved)

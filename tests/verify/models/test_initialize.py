@@ -397,7 +397,7 @@ def test_a_model_whose_parameters_are_called_as_the_trees():
 
 
 def test_wrong_models_get_one_sentence():
-    with pytest.raises(InputError, match="give tree="):
+    with pytest.raises(InputError, match="pass tree="):
         apply_init(Own(TREE), recipe(TREE, "gpt2"))
     with pytest.raises(InputError, match=r"no parameter for decoder\.norm\.weight"):
         apply_init(Own(TREE, drop=("decoder.norm.weight",)), recipe(TREE, "gpt2"), tree=TREE)
@@ -407,7 +407,7 @@ def test_wrong_models_get_one_sentence():
         apply_init(Own(TREE).to("meta"), recipe(TREE, "gpt2"), tree=TREE)
     other = Own(TREE)
     other.extra = torch.nn.Linear(2, 2)
-    with pytest.raises(InputError, match=r"no weight name says what extra\.weight"):
+    with pytest.raises(InputError, match=r"there is no weight name for extra\.weight"):
         apply_init(other, recipe(TREE, "gpt2"), tree=TREE)
     with pytest.raises(InputError, match="lr=-1"):
         parameter_groups(Own(TREE), recipe(TREE, "gpt2"), lr=-1, tree=TREE)
