@@ -166,6 +166,36 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "roberta-base, masked": (
         bert("roberta", "RobertaForMaskedLM", 12, 768, 12, max_position_embeddings=514, type_vocab_size=1), 124697433
     ),
+    "xlm-roberta-base, masked": (
+        bert("xlm-roberta", "XLMRobertaForMaskedLM", 12, 768, 12, max_position_embeddings=514, type_vocab_size=1,
+             vocab_size=250002), 278295186
+    ),
+    "camembert-base, masked": (
+        bert("camembert", "CamembertForMaskedLM", 12, 768, 12, max_position_embeddings=514, type_vocab_size=1,
+             vocab_size=32005), 110655493
+    ),
+    "ERNIE-4.5-0.3B": (llama("ernie4_5", "Ernie4_5ForCausalLM", 18, 1024, 16, 2, 3072, 103424, head_dim=128), 360748032),
+    "helium-1-preview-2b": (llama("helium", "HeliumForCausalLM", 24, 2560, 20, 20, 7040, 48000, head_dim=128), 2172643840),
+    "Seed-OSS-36B": (llama("seed_oss", "SeedOssForCausalLM", 64, 5120, 80, 8, 27648, 155136, head_dim=128), 36151104512),
+    "EXAONE-4.0-32B": (
+        llama("exaone4", "Exaone4ForCausalLM", 64, 5120, 40, 8, 27392, 102400, head_dim=128, sliding_window_pattern=4),
+        32003216384,
+    ),
+    "EXAONE-4.0-1.2B": (
+        llama("exaone4", "Exaone4ForCausalLM", 30, 2048, 32, 8, 4096, 102400, head_dim=64, sliding_window=None,
+              layer_types=["full_attention"] * 30, tie_word_embeddings=True), 1279391488
+    ),
+    "Olmo-3-1025-7B": (llama("olmo3", "Olmo3ForCausalLM", 32, 4096, 32, 32, 11008, 100278), 7298011136),
+    "OLMoE-1B-7B-0924": (
+        llama("olmoe", "OlmoeForCausalLM", 16, 2048, 16, 16, 1024, 50304, num_experts=64, num_experts_per_tok=8), 6919161856
+    ),
+    "starcoder": (
+        {"model_type": "gpt_bigcode", "architectures": ["GPTBigCodeForCausalLM"], "n_layer": 40, "n_embd": 6144, "n_head": 48,
+         "n_inner": 24576, "n_positions": 8192, "vocab_size": 49152, "multi_query": True}, 15517456384
+    ),
+    "glm-4-9b-chat-hf": (llama("glm", "GlmForCausalLM", 40, 4096, 32, 2, 13696, 151552, head_dim=128), 9399951360),
+    "GLM-4-9B-0414": (llama("glm4", "Glm4ForCausalLM", 40, 4096, 32, 2, 13696, 151552, head_dim=128), 9400279040),
+    "nanochat d20": (llama("nanochat", "NanoChatForCausalLM", 20, 1280, 10, 10, 5120, 65536), 560988160),
     "distilbert-base-uncased": ({"model_type": "distilbert", "architectures": ["DistilBertModel"]}, 66362880),
     "distilbert-base-uncased, masked": ({"model_type": "distilbert", "architectures": ["DistilBertForMaskedLM"]}, 66985530),
     "t5-small": (t5(6, 512, 64, 2048, 8), 60506624),
@@ -237,7 +267,8 @@ def configs(draw: st.DrawFn, family: Any) -> dict[str, Any]:
             config[name] = draw(FLAG)
     config |= draw(FURTHER.get(family.model_type, lambda config: st.just({}))(config))
     if family.models[model]["head"] == "classifier":
-        config["num_labels"] = draw(st.integers(1, 9))
+        # DistilBERT's class for questions wants the two ends of an answer.
+        config["num_labels"] = 2 if model.endswith("QuestionAnswering") else draw(st.integers(1, 9))
     return config
 
 
@@ -313,6 +344,7 @@ FURTHER_PARTS = {
     "fraction": lambda config: st.sampled_from([{}, {"partial_rotary_factor": 0.5}, {"partial_rotary_factor": 1.0}]),
     # If there is an explicit head dimension, the transformers library gives these norms the wrong width.
     "qk": lambda config: st.fixed_dictionaries({"qk_layernorm": st.just(False) if "head_dim" in config else FLAG}),
+    "whole": lambda config: st.just({"head_dim": config["hidden_size"] // config["num_attention_heads"]}),
     "one": lambda config: st.fixed_dictionaries({"use_sliding_window": FLAG, "sliding_window": st.integers(1, 20)}),
 }
 FURTHER = {
@@ -338,6 +370,14 @@ FURTHER = {
     "olmo2": with_rope(),
     "stablelm": with_rope("fraction"),
     "starcoder2": with_rope(),
+    **dict.fromkeys(("arcee", "ernie4_5", "nanochat", "olmoe", "seed_oss"), with_rope()),
+    **dict.fromkeys(("glm", "glm4"), with_rope("fraction")),
+    "helium": with_rope("whole"),
+    "olmo3": layered,
+    "exaone4": lambda config: st.tuples(layered(config), st.sampled_from([{}, {"rope_theta": 500000.0}])).map(joined),
+    "gpt_bigcode": lambda config: st.fixed_dictionaries({"multi_query": FLAG, "scale_attn_weights": FLAG}),
+    "gpt2": lambda config: st.fixed_dictionaries({"scale_attn_weights": FLAG}),
+    **dict.fromkeys(("xlm-roberta", "camembert"), lambda config: st.fixed_dictionaries({"pad_token_id": st.integers(0, 1)})),
     "roberta": lambda config: st.fixed_dictionaries({"pad_token_id": st.integers(0, 1)}),
     "vit": images,
     "t5": t5_fields,

@@ -189,7 +189,8 @@ class Builder:
         if design.head == "none":
             return pooler
         if design.head == "classifier":
-            return ClassifierHead(pooler.outputs if pooler else design.width, design.classes, pooler)
+            features = pooler.outputs if pooler else design.width
+            return ClassifierHead(features, design.classes, pooler, design.classifier_bias, design.classifier_reads)
         features = design.embedding_width or design.width
         unembedding = Unembedding(features, design.vocab, design.tied, design.head_bias)
         if design.head == "masked-lm":

@@ -51,7 +51,8 @@ class Design:
         `window_positions`, if given, replaces `positions` in blocks with a window (Gemma 3's two rotary bases).
     logit_scale, score_softcap, logit_softcap : see :class:`~depthwidth.layers.Attention` and the head.
     tied : the output matrix is the token embedding; `head_bias` gives it a bias.
-    head : ``lm``, ``masked-lm`` (after BERT's transform), ``classifier`` (with `classes` outputs), ``none``. The transform has
+    head : ``lm``, ``masked-lm`` (after BERT's transform), ``classifier`` (with `classes` outputs; `classifier_bias` and
+        `classifier_reads` as in :class:`~depthwidth.layers.ClassifierHead`), ``none``. The transform has
         `head_activation`, by default the feed-forward part's.
     pooler : a pooler (with `pooler_width` features, by default the model's) reads the first token.
     segments, embedding_norm, embedding_width, embedding_scale : of the stem. An `embedding_width` below `width` implies a
@@ -105,6 +106,8 @@ class Design:
     head: str = "lm"
     head_activation: str | None = None
     classes: int = 1000
+    classifier_bias: bool = True
+    classifier_reads: str = "first"
     pooler: bool = False
     pooler_width: int | None = None
     segments: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..architecture import Transformer
 from .draft import Draft, finite_number, scheme
-from .tensor_rules import normal_rule
+from .tensor_rules import WRITING, normal_rule
 
 
 @scheme("normal", "BERT (Devlin et al. 2018, arXiv 1810.04805) and most that follow", "primary")
@@ -20,4 +20,4 @@ def normal(tree: Transformer, std: float = 0.02) -> Draft:
 )
 def gpt2(tree: Transformer, std: float = 0.02) -> Draft:
     """`std`, divided by the square root of the number of residual branches for the last matrix of each branch."""
-    return Draft(tree, normal_rule(tree, finite_number("gpt2", "std", std, closed=True), deep=True))
+    return Draft(tree, normal_rule(tree, finite_number("gpt2", "std", std, closed=True), deep=WRITING))

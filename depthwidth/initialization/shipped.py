@@ -10,7 +10,7 @@ from typing import Any
 from ..architecture import Transformer
 from ..errors import InputError, nearest, shown
 from .draft import Choice, Draft, TensorRule, finite_number, scheme
-from .tensor_rules import normal_rule, stated_choice
+from .tensor_rules import WRITING, normal_rule, stated_choice
 from .tensors import Weight
 
 
@@ -29,15 +29,19 @@ def shipped(tree: Transformer, family: str | None = None, initializer_range: flo
         raise InputError(f"shipped: there is no family {shown(family)}{nearest(str(family), FAMILIES)}")
     # The library replaces a 0 in the file by its default.
     std = finite_number("shipped", "initializer_range", initializer_range or entry.initial_std)
-    deep = entry.initial_rule == "normal-by-depth"
-    draft = Draft(
-        tree, _t5_rule(tree, std) if entry.initial_rule == "t5" else normal_rule(tree, std, deep=deep, where=f"{name}: ")
-    )
+    if entry.initial_rule == "t5":
+        draft = Draft(tree, _t5_rule(tree, std))
+    else:
+        draft = Draft(tree, normal_rule(tree, std, deep=_DEEP.get(entry.initial_rule, ()), where=f"{name}: "))
     draft.extras["family"] = name
     if family is None:
         draft.remarks.append(f"no family was named; the rule is that of {name}, which has the nearest architecture")
     draft.remarks.append("the padding token's row of the token table starts at zero if the configuration names a padding token")
     return draft
+
+
+_DEEP = {"normal-by-depth": WRITING, "normal-attention-by-depth": ("out",)}
+"""The kinds of weights that each rule of the library draws smaller the deeper the stack."""
 
 
 def _nearest_family(tree: Transformer) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from ..architecture import Transformer
 from ..layers import Constant, Draw, Identity
+from ..layers.tensor import KINDS
 from .draft import Choice, Draft, TensorRule, finite_number
 from .tensors import Weight, branch_counts, weights
+
+WRITING = tuple(kind.name for kind in KINDS.values() if kind.writes)
+"""The kinds of weights at the ends of branches."""
 
 
 def stated_choice(weight: Weight) -> Choice | None:
@@ -36,8 +40,8 @@ def _reason(weight: Weight, start: Constant) -> str:
     return "biases start at zero" if weight.kind == "bias" else "starts at zero"
 
 
-def normal_rule(tree: Transformer, std: float, *, deep: bool = False, where: str = "") -> TensorRule:
-    """One standard deviation for every matrix and table; with `deep`, GPT-2's smaller one at the ends of branches.
+def normal_rule(tree: Transformer, std: float, *, deep: Collection[str] = (), where: str = "") -> TensorRule:
+    """One standard deviation for every matrix and table; GPT-2's smaller one for the kinds in `deep`.
 
     `where` begins each reason; if it is not empty, the rule is that of transformers, which draws score biases too.
     """
@@ -47,7 +51,7 @@ def normal_rule(tree: Transformer, std: float, *, deep: bool = False, where: str
         plain = stated_choice(weight)
         if plain is not None and not (weight.kind == "score_bias" and where):
             return plain
-        if deep and weight.stack and weight.job.writes:
+        if weight.stack and weight.kind in deep:
             branches = counts[weight.stack]
             reason = f"{where}normal with {std:g}/sqrt({branches}), one over the square root of the number of residual branches"
             return Choice(std / math.sqrt(branches), reason)

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from ..checks import check_whole
+from ..checks import check_choice, check_whole
 from ..errors import InputError
 from ..formulas.moments import centred_moment, linear_second_moment
 from ..signal import AnySignal, Pullback, Site, Spread, TokenSignal
@@ -17,6 +17,8 @@ from .linear import Linear
 from .norms import Norm
 from .tensor import ZEROS, Tensor
 
+READS = ("first", "last", "every")
+"""The tokens whose features a classifier may read."""
 _LOGIT_BYTES = 4  # the loss is computed in float32, whatever the precision of the activations
 
 
@@ -208,12 +210,22 @@ class Pooler(Head):
 
 @component
 class ClassifierHead(Head):
-    """One logit for each of `classes`, from the first token's features, after an optional `pooler`."""
+    """One logit for each of `classes`, from the first token's features, after an optional `pooler`.
+
+    `reads` is ``first``; ``every`` for logits of each token (labels of tokens, both ends of an answer); or ``last`` for those
+    of the last one. The map to classes is then applied to all tokens, as the transformers library does for ``last``, too.
+    """
 
     width: int
     classes: int
     pooler: Pooler | None = None
     bias: bool = True
+    reads: str = "first"
+
+    def __post_init__(self) -> None:
+        check_choice("ClassifierHead", READS, reads=self.reads)
+        if self.pooler is not None and self.reads != "first":
+            raise InputError("ClassifierHead: a pooler reads the first token, so that reads='first'")
 
     def children(self) -> tuple[Child, ...]:
         linear = Child("linear", Linear(self.width, self.classes, self.bias), kind="classifier")
@@ -222,7 +234,12 @@ class ClassifierHead(Head):
     logits_tensor = "linear.weight"
 
     def choices(self) -> dict[str, Any]:
-        return {"head": "classifier", "classes": self.classes}
+        return {
+            "head": "classifier",
+            "classes": self.classes,
+            "classifier_bias": self.bias,
+            "classifier_reads": self.reads,
+        }
 
     def run_of(self, child: str, run: Run) -> Run:
-        return replace(run, tokens=1)
+        return replace(run, tokens=1) if self.reads == "first" else run

@@ -309,8 +309,8 @@ REFUSED = {
     "rotary_dim=999 is more than the 256": {"model_type": "gptj", "rotary_dim": 999},
     "architectures=[7] is not a list": {"model_type": "llama", "architectures": [7]},
     "architectures='LlamaModel' is not a list": {"model_type": "llama", "architectures": "LlamaModel"},
-    "architectures names 'LlamaForTokenClassification', and only": {
-        "model_type": "llama", "architectures": ["LlamaForTokenClassification"]
+    "architectures names 'LlamaForMultipleChoice', and only": {
+        "model_type": "llama", "architectures": ["LlamaForMultipleChoice"]
     },
     "architectures names 'GPT2LMHeadModel'": {"model_type": "llama", "architectures": ["GPT2LMHeadModel"]},
     "layer_types=['full_attention'] is not a list of 26": {"model_type": "gemma2", "layer_types": ["full_attention"]},
@@ -435,7 +435,7 @@ def test_permission_denied_is_one_sentence(tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(type(path), "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert "may not be read: permission denied" in sentence(read_config, path)
 
 

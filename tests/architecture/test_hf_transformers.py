@@ -47,10 +47,13 @@ def count(config):
     return sum(p.numel() for p in built(config).parameters())
 
 
+MASKED = ("BertForMaskedLM", "RobertaForMaskedLM", "XLMRobertaForMaskedLM", "CamembertForMaskedLM")
+
+
 def known_difference(config):
     """What transformers 5 has more than the model the configuration describes, and why."""
     untied = config.get("tie_word_embeddings") is False
-    if untied and config["architectures"][0] in ("BertForMaskedLM", "RobertaForMaskedLM"):
+    if untied and config["architectures"][0] in MASKED:
         return config.get("vocab_size", 30522)  # the bias is there twice, once unused
     if untied and config["architectures"][0] == "T5ForConditionalGeneration":
         # The class ties the head whatever the file says, and unties it when it meets the published weights of T5 1.1.
@@ -215,6 +218,10 @@ SMALL_ONLY = {
     # Hidden scores are counted, but those beyond a window are not, and eager attention computes them all.
     "mistral": {"sliding_window": None},
     "gemma2": {"sliding_window": 16},
+    "olmo3": {"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]},
+    "exaone4": {"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]},
+    "helium": {"head_dim": 4},
+    "gpt_bigcode": {"multi_query": False},
     "gemma3_text": {"sliding_window": 16},
 }
 BATCH, TOKENS, SOURCE = 2, 11, 7
@@ -237,6 +244,8 @@ def measured(config):
         inputs = {"pixel_values": torch.zeros(BATCH, 3, height, width)}
     elif config["architectures"][0] in ("T5Model", "T5ForConditionalGeneration"):
         inputs = {"input_ids": tokens[:, :SOURCE], "decoder_input_ids": tokens}
+    elif config["architectures"][0].endswith("MultipleChoice"):
+        inputs = {"input_ids": tokens[None]}  # choices of one question
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -57,7 +57,8 @@ class Mix(nn.Module):
 class Attention(Branch):
     """Multi-head attention: self or cross, grouped queries, any mask and any position component.
 
-    If `clip` is given, queries, keys and values are clipped to [-clip, clip] (OLMo; the tree does not hold it).
+    If `clip` is given, queries and keys (after their norms) and values are clipped to [-clip, clip] (OLMo). The tree does not
+    hold it.
     """
 
     clip: float | None = None
@@ -82,11 +83,11 @@ class Attention(Branch):
                 raise InputError("cross-attention has no encoder output to attend to")
             source = run.memory
         q, k, v = self.query(x), self.key(source), self.value(source)
-        if self.clip is not None:
-            q, k, v = (part.clamp(-self.clip, self.clip) for part in (q, k, v))
         q = _split(q, layer.heads, layer.head_dim, self.query_norm, layer.query_norm)
         k = _split(k, layer.kv_heads, layer.head_dim, self.key_norm, layer.key_norm)
         v = _split(v, layer.kv_heads, layer.value_dim)
+        if self.clip is not None:
+            q, k, v = (part.clamp(-self.clip, self.clip) for part in (q, k, v))
         if self.query.deferred:
             q = scale_by(q, self.query.multiplier)
         if self.position is not None:

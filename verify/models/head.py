@@ -101,7 +101,10 @@ class ClassifierHead(nn.Module):
         super().__init__()
         self.pooler = optional(layer.pooler)
         self.linear = module(layers.Linear(layer.width, layer.classes, layer.bias))
+        self.reads = layer.reads
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        """Features (batch, length, width) to logits (batch, classes)."""
-        return self.linear(x[:, 0] if self.pooler is None else self.pooler(x))
+        """Features (batch, length, width) to logits (batch, classes), or (batch, length, classes) of each token."""
+        if self.pooler is not None:
+            return self.linear(self.pooler(x))
+        return self.linear(x if self.reads == "every" else x[:, 0] if self.reads == "first" else x[:, -1])

@@ -79,6 +79,9 @@ class Rotary(ScorePosition):
     """
 
     rotates = True
+    backward = False
+    """Whether angles have the other sign (nanochat)."""
+    settings: ClassVar = {"backward_rotation": "backward"}
     name = ""
     near: int | None = None
     growth: float | None = None
@@ -114,7 +117,7 @@ class Rotary(ScorePosition):
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Queries or keys (..., length, dim), rotated."""
         turned = 2 * cos.shape[-1]
-        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+        cos, sin = cos.to(x.dtype), (-sin if self.backward else sin).to(x.dtype)
         if self.layer.interleaved:
             one, two = x[..., 0:turned:2], x[..., 1:turned:2]
             pairs = torch.stack((one * cos - two * sin, two * cos + one * sin), dim=-1).flatten(-2)

@@ -29,6 +29,7 @@ SETTINGS = {
     "coarse_penalty": "True if ALiBi's penalty is computed in bf16",
     "head_scale": "a factor on the input of a language head",
     "pooler_activation": "the pooler's activation, by our name; tanh by default",
+    "backward_rotation": "True if rotary positions turn by the negative angle",
     "qkv_clip": "the largest absolute value of queries, keys and values; None for no limit",
     "score_softcap": "the cap of attention scores; None for no cap",
 }
@@ -37,6 +38,7 @@ SETTINGS = {
 INITIAL_RULES = {
     "normal": "every matrix and table normal with one standard deviation",
     "normal-by-depth": "the same, over the square root of the number of branches for matrices that write to the stream (GPT-2)",
+    "normal-attention-by-depth": "the same for the output of attention alone (nanochat)",
     "t5": "T5's rule, with one factor for all",
 }
 """The rules by which the library's model classes draw new weights; the scheme ``shipped`` implements them."""
@@ -145,7 +147,7 @@ class Family:
                 f"{self.model_type} config: architectures names {brief(name)}", f", and only {known} are supported"
             )
         choices = dict(self.models[name])
-        if choices["head"] == "classifier":
+        if choices["head"] == "classifier" and "classes" not in choices:
             labels = fields.table("id2label")
             choices["classes"] = len(labels) or (2 if fields.raw("num_labels") is None else fields.whole("num_labels"))
         return choices
@@ -187,9 +189,27 @@ READERS: dict[str, Callable[[Fields, str], Any]] = {
 """The function that reads the field of each choice."""
 
 
-def causal(prefix: str, head: str = "ForCausalLM", **choices: Any) -> dict[str, Choices]:
-    """The two model classes of most decoders: one with a language head, one without."""
-    return {f"{prefix}{head}": {"head": "lm", "pooler": False, **choices}, f"{prefix}Model": {"head": "none", "pooler": False}}
+SEQUENCE: Choices = {"head": "classifier", "pooler": False, "classifier_reads": "last", "classifier_bias": False}
+TOKEN: Choices = {"head": "classifier", "pooler": False, "classifier_reads": "every"}
+TASKS: dict[str, Choices] = {
+    "SequenceClassification": SEQUENCE,
+    "TokenClassification": TOKEN,
+    "QuestionAnswering": {**TOKEN, "classes": 2},
+}
+"""The heads of a decoder's classes for other tasks: one class for the last token, one for each token, two logits a token for
+the ends of an answer."""
+ALL_TASKS = tuple(TASKS)
+TASK_WEIGHTS = {"score": "head.linear", "qa_outputs": "head.linear", "classifier": "head.linear"}
+"""The weight names of these heads."""
+
+
+def causal(prefix: str, head: str = "ForCausalLM", tasks: Sequence[str] = (), **choices: Any) -> dict[str, Choices]:
+    """The models that most decoders have: one with a language head, one without a head, and one for each of the `tasks`."""
+    return {
+        f"{prefix}{head}": {"head": "lm", "pooler": False, **choices},
+        f"{prefix}Model": {"head": "none", "pooler": False},
+        **{f"{prefix}For{task}": TASKS[task] for task in tasks},
+    }
 
 
 def per_block(value: Any, depth: int) -> Sequence[Any]:

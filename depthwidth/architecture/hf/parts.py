@@ -18,7 +18,12 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def rope(
-    theta: float = 10000.0, fraction: float | None = None, theta_name: str = "rope_theta", fraction_name: str = ""
+    theta: float = 10000.0,
+    fraction: float | None = None,
+    theta_name: str = "rope_theta",
+    fraction_name: str = "",
+    *,
+    interleaved: bool = False,
 ) -> Part:
     """Rotary positions of base `theta`.
 
@@ -33,7 +38,7 @@ def rope(
         part = 1.0
         if fraction is not None:
             part = _rope_number(fields, table, "partial_rotary_factor", fraction_name, fraction, 1.0)
-        return {"positions": Rotary(base=base, fraction=part)}
+        return {"positions": Rotary(base=base, fraction=part, interleaved=interleaved)}
 
     def write(design: Design) -> dict[str, Any]:
         rotary = positions_as(Rotary, design.positions)
@@ -44,6 +49,31 @@ def rope(
         if fraction is not None:
             table["partial_rotary_factor"] = config[fraction_name] = rotary.fraction
         return config
+
+    return Part(read, write)
+
+
+def two_ropes(theta: float, local_theta: float, local_name: str = "") -> Part:
+    """Rotary positions with one base in blocks with a window and another one in blocks without.
+
+    `local_name` is the field of the first base in files from before transformers 5.
+    """
+
+    def read(fields: Fields) -> Choices:
+        everywhere = rope(theta).read(fields)
+        near = Fields(fields.model_type, {"rope_parameters": rope_table(fields, SLIDING)}, {}, {})
+        if local_name and not fields.has("rope_parameters"):
+            near.values[local_name] = fields.values.get(local_name)
+        local = rope(local_theta, theta_name=local_name).read(near)["positions"]
+        return {**everywhere, "window_positions": local}
+
+    def write(design: Design) -> dict[str, Any]:
+        rotary = positions_as(Rotary, design.positions)
+        if rotary is None:
+            return {}
+        local = positions_as(Rotary, design.window_positions) or Rotary()
+        bases = {FULL: rotary.base, SLIDING: local.base}
+        return {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}}
 
     return Part(read, write)
 
@@ -141,6 +171,14 @@ def query_scale() -> Part:
         return {"query_pre_attn_scalar": max(1, round(1 / (scale * scale)))} if scale > 1e-9 else {}
 
     return Part(read, write)
+
+
+def unscaled_scores(name: str = "scale_attn_weights") -> Part:
+    """A field that, if it is false, leaves out the factor of one over the square root of the head dimension on scores."""
+    return Part(
+        lambda fields: {"logit_scale": None if fields.flag(name) else 1.0},
+        lambda design: {name: design.logit_scale is None},
+    )
 
 
 def t5_feed_forward() -> Part:

@@ -44,6 +44,10 @@ SMALL_ONLY = {
     "t5": {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 5},
     "mistral": {"sliding_window": 5},
     "gemma2": {"sliding_window": 5},
+    "olmo3": {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]},
+    "exaone4": {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]},
+    "helium": {"head_dim": 4},
+    "gpt_bigcode": {"multi_query": False},
     "gemma3_text": {"sliding_window": 5, "sliding_window_pattern": 2},
 }
 CLASSES = [(name, model) for name, family in FAMILIES.items() for model in family.models if model != "OPTModel"]
@@ -86,6 +90,8 @@ def inputs(config, tree, length=11, source=7):
         text, read = tokens(length), tokens(source)
         return {"input_ids": read, "decoder_input_ids": text}, {"tokens": text, "source": read}
     text = tokens(length)
+    if config["architectures"][0].endswith("MultipleChoice"):
+        return {"input_ids": text[None]}, {"tokens": text}
     if config["model_type"] == "bert" and tree.stem.segments is not None:
         kinds = torch.randint(0, tree.stem.segments.rows, text.shape, generator=generator)
         return {"input_ids": text, "token_type_ids": kinds}, {"tokens": text, "segments": kinds}
@@ -97,6 +103,10 @@ def answer(model, tree, given):
     out = model(**given, use_cache=False) if tree.kind != "encoder" else model(**given)
     if tree.head is None:
         return out.last_hidden_state
+    if "start_logits" in out:
+        return torch.stack((out.start_logits, out.end_logits), dim=-1)
+    if type(model).__name__.endswith("MultipleChoice"):
+        return out.logits.flatten()[:, None]
     return out.pooler_output if "pooler_output" in out else out.logits
 
 
@@ -234,6 +244,11 @@ def test_distances_beyond_the_last_bucket():
         ("qwen3_moe", {"norm_topk_prob": True}),
         ("qwen3_moe", {"norm_topk_prob": False}),
         ("olmo", {"clip_qkv": 0.3}),
+        ("olmoe", {"clip_qkv": 0.3, "norm_topk_prob": True}),
+        ("gpt_bigcode", {"multi_query": True}),
+        ("gpt_bigcode", {"multi_query": True, "scale_attn_weights": False}),
+        ("gpt2", {"scale_attn_weights": False}),
+        ("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 2}),
         ("falcon", {"alibi": True}),
         ("falcon", {"alibi": True, "parallel_attn": False, "bias": True}),
         ("falcon", {"multi_query": True}),

@@ -1,11 +1,12 @@
-"""BERT, RoBERTa and DistilBERT."""
+"""BERT, RoBERTa with its descendants XLM-RoBERTa and CamemBERT, and DistilBERT."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ...design import Design
-from ..family import Choices, Family, Part, without
+from ..family import TASK_WEIGHTS, TOKEN, Choices, Family, Part, without
 from ..fields import Fields
 from ..weights import in_blocks
 
@@ -47,6 +48,9 @@ def _bert_models(prefix: str, *, pooled: bool = True) -> dict[str, Choices]:
         f"{prefix}Model": {"head": "none", "pooler": pooled},
         # RoBERTa and DistilBERT keep the same linear map outside of the encoder.
         f"{prefix}ForSequenceClassification": {"head": "classifier", "pooler": True},
+        f"{prefix}ForTokenClassification": TOKEN,
+        f"{prefix}ForQuestionAnswering": TOKEN,
+        f"{prefix}ForMultipleChoice": {"head": "classifier", "pooler": True, "classes": 1},
     }
 
 
@@ -58,6 +62,7 @@ _EMBEDDING_WEIGHTS = {
 }
 _BERT_WEIGHTS = {
     **_EMBEDDING_WEIGHTS,
+    **TASK_WEIGHTS,
     "pooler.dense": "head.pooler.linear|head.linear",
     **in_blocks(
         "encoder.layer.#",
@@ -81,7 +86,10 @@ BERT = Family(
     defaults=_BERT_DEFAULTS,
     names=_BERT_NAMES,
     fixed=_BERT_CHOICES,
-    models=_bert_models("Bert"),
+    models={
+        **_bert_models("Bert"),
+        "BertForNextSentencePrediction": {"head": "classifier", "pooler": True, "classes": 2},
+    },
     only=_BERT_ONLY,
     weights={
         **_BERT_WEIGHTS,
@@ -89,7 +97,7 @@ BERT = Family(
         "cls.predictions.decoder": "head.unembedding",
         "cls.predictions.transform.dense": "head.transform",
         "cls.predictions.transform.LayerNorm": "head.norm",
-        "classifier": "head.linear",
+        "cls.seq_relationship": "head.linear",
     },
     unused={"cls.predictions.bias": "cls.predictions.decoder.bias"},
 )
@@ -131,6 +139,16 @@ ROBERTA = Family(
     },
     unused={"lm_head.bias": "lm_head.decoder.bias"},
 )
+
+XLM_ROBERTA = replace(
+    ROBERTA,
+    model_type="xlm-roberta",
+    defaults={**ROBERTA.defaults, "vocab_size": 30522},
+    models=_bert_models("XLMRoberta"),
+    # The head stands before the table in these classes, so that the shared matrix has the head's name.
+    weights={**ROBERTA.weights, "lm_head.decoder": "head.unembedding|stem.tokens"},
+)
+CAMEMBERT = replace(XLM_ROBERTA, model_type="camembert", models=_bert_models("Camembert"))
 
 DISTILBERT = Family(
     "distilbert",
@@ -177,11 +195,11 @@ DISTILBERT = Family(
                 "output_layer_norm": "feed_forward.norm_stream",
             },
         ),
+        **TASK_WEIGHTS,
         "vocab_projector": "head.unembedding",
         "vocab_transform": "head.transform",
         "vocab_layer_norm": "head.norm",
         "pre_classifier": "head.pooler.linear",
-        "classifier": "head.linear",
     },
     settings={"pooler_activation": "relu"},
 )

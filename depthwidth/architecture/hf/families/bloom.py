@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..family import Family, causal
+from ..family import ALL_TASKS, TASK_WEIGHTS, Family, causal
 from ..weights import QKV, Fused, in_blocks
 
 BLOOM = Family(
@@ -31,13 +31,14 @@ BLOOM = Family(
     },
     aliases={"n_embed": "hidden_size", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"},
     fixed={"positions": "alibi", "embedding_norm": True, "embedding_dropout": 0.0, "activation": "gelu_tanh"},
-    models=causal("Bloom"),
+    models=causal("Bloom", tasks=ALL_TASKS),
     only={"apply_residual_connection_post_layernorm": (False,)},
     weights={
         "word_embeddings": "stem.tokens",
         "word_embeddings_layernorm": "stem.norm",
         "ln_f": "decoder.norm",
         "lm_head": "head.unembedding",
+        **TASK_WEIGHTS,
         **in_blocks(
             "h.#",
             "decoder",

@@ -7,7 +7,7 @@ from typing import Any
 from ....layers import ALiBi
 from ....layers.positions import positions_as
 from ...design import Design
-from ..family import Choices, Family, Part, causal
+from ..family import ALL_TASKS, TASK_WEIGHTS, Choices, Family, Part, causal
 from ..fields import Fields
 from ..parts import rope
 from ..weights import QKV, Fused, in_blocks
@@ -87,12 +87,13 @@ FALCON = Family(
     },
     aliases={"n_embed": "hidden_size"},
     fixed={"embedding_dropout": 0.0},
-    models=causal("Falcon"),
+    models=causal("Falcon", tasks=ALL_TASKS),
     parts=(_falcon_shape(),),
     weights={
         "word_embeddings": "stem.tokens",
         "ln_f": "decoder.norm",
         "lm_head": "head.unembedding",
+        **TASK_WEIGHTS,
         **in_blocks(
             "h.#",
             "decoder",

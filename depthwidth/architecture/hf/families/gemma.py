@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ....layers import Rotary
-from ....layers.positions import positions_as
-from ...design import Design
-from ..family import Choices, Family, Part, causal, without
+from ..family import ALL_TASKS, SEQUENCE, Choices, Family, Part, causal, without
 from ..fields import Fields
-from ..parts import query_scale, rope, rope_table, scaled_embedding, windows
+from ..parts import query_scale, rope, scaled_embedding, two_ropes, windows
 from ..weights import WeightNames
 from .llama import (
     ATTENTION_BIAS,
@@ -54,7 +49,7 @@ GEMMA = Family(
     defaults=_GEMMA_DEFAULTS,
     names={**LLAMA_NAMES, **ATTENTION_BIAS},
     fixed=_GEMMA_CHOICES,
-    models=causal("Gemma"),
+    models=causal("Gemma", tasks=ALL_TASKS[:2]),
     only={"use_bidirectional_attention": (None, False)},
     parts=(rope(), scaled_embedding(), _gemma_activation()),
     weights=llama_weights(),
@@ -95,33 +90,11 @@ GEMMA2 = Family(
     defaults=_GEMMA2_DEFAULTS,
     names=_GEMMA2_NAMES,
     fixed=_GEMMA2_CHOICES,
-    models=causal("Gemma2"),
+    models=causal("Gemma2", tasks=ALL_TASKS[:2]),
     only={"use_bidirectional_attention": (None, False)},
     parts=(rope(), scaled_embedding(), query_scale(), windows(lambda fields, block: block % 2 == 0)),
     weights=llama_weights(_GEMMA2_BLOCK),
 )
-
-
-def _two_ropes() -> Part:
-    """Rotary positions with one base in blocks with a window and another one in blocks without."""
-
-    def read(fields: Fields) -> Choices:
-        everywhere = rope(1000000.0).read(fields)
-        near = Fields(fields.model_type, {"rope_parameters": rope_table(fields, "sliding_attention")}, {}, {})
-        if not fields.has("rope_parameters"):
-            near.values["rope_local_base_freq"] = fields.values.get("rope_local_base_freq")
-        local = rope(theta_name="rope_local_base_freq").read(near)["positions"]
-        return {**everywhere, "window_positions": local}
-
-    def write(design: Design) -> dict[str, Any]:
-        rotary = positions_as(Rotary, design.positions)
-        if rotary is None:
-            return {}
-        local = positions_as(Rotary, design.window_positions) or Rotary()
-        bases = {"full_attention": rotary.base, "sliding_attention": local.base}
-        return {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}}
-
-    return Part(read, write)
 
 
 def _every(fields: Fields, block: int) -> bool:
@@ -140,9 +113,13 @@ GEMMA3 = Family(
     },
     names=_GEMMA2_NAMES,
     fixed={**_GEMMA2_CHOICES, "qk_norm": "head"},
-    models={"Gemma3ForCausalLM": {"head": "lm", "pooler": False}, "Gemma3TextModel": {"head": "none", "pooler": False}},
+    models={
+        "Gemma3ForCausalLM": {"head": "lm", "pooler": False},
+        "Gemma3TextModel": {"head": "none", "pooler": False},
+        "Gemma3TextForSequenceClassification": SEQUENCE,
+    },
     only={"use_bidirectional_attention": (False, None)},
-    parts=(_two_ropes(), scaled_embedding(), query_scale(), windows(_every)),
+    parts=(two_ropes(1000000.0, 10000.0, "rope_local_base_freq"), scaled_embedding(), query_scale(), windows(_every)),
     weights=llama_weights({**_GEMMA2_BLOCK, **QK_NORM_WEIGHTS}),
     # The library reads attn_logit_softcapping and makes no use of it in this family (transformers 5); Gemma 3 has no such cap.
     settings={"score_softcap": None},

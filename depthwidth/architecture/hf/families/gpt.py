@@ -6,9 +6,9 @@ from itertools import groupby
 from typing import Any
 
 from ...design import Design
-from ..family import Choices, Family, Part, causal, per_block
+from ..family import ALL_TASKS, TASK_WEIGHTS, Choices, Family, Part, causal, per_block
 from ..fields import Fields, brief
-from ..parts import rotary_dim
+from ..parts import rotary_dim, unscaled_scores
 from ..weights import QKV, Fused, in_blocks
 
 _GPT_NAMES = {
@@ -68,20 +68,23 @@ _GPTJ_CHOICES = {
 }
 
 
-_TOP_WEIGHTS = {"wte": "stem.tokens", "wpe": "stem.positions", "ln_f": "decoder.norm", "lm_head": "head.unembedding"}
+_TOP_WEIGHTS = {
+    "wte": "stem.tokens",
+    "wpe": "stem.positions",
+    "ln_f": "decoder.norm",
+    "lm_head": "head.unembedding",
+    **TASK_WEIGHTS,
+}
 
 GPT2 = Family(
     "gpt2",
-    defaults=_GPT_DEFAULTS,
+    defaults={**_GPT_DEFAULTS, "scale_attn_weights": True},
     names=_GPT_NAMES,
     aliases=_GPT_ALIASES,
     fixed={"positions": "learned"},
-    models=causal("GPT2", "LMHeadModel"),
-    only={
-        "add_cross_attention": (False,),
-        "scale_attn_weights": (True,),
-        "scale_attn_by_inverse_layer_idx": (False,),
-    },
+    models=causal("GPT2", "LMHeadModel", tasks=ALL_TASKS),
+    only={"add_cross_attention": (False,), "scale_attn_by_inverse_layer_idx": (False,)},
+    parts=(unscaled_scores(),),
     weights={
         **_TOP_WEIGHTS,
         **in_blocks(
@@ -170,7 +173,7 @@ GPT_NEO = Family(
     aliases={"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"},
     # The paper's scaling of scores by 1/sqrt(head_dim) is left out in this family.
     fixed={"positions": "learned", "attention_bias": False, "logit_scale": 1.0},
-    models=causal("GPTNeo"),
+    models=causal("GPTNeo", tasks=ALL_TASKS),
     parts=(_neo_attention(),),
     weights={
         **_TOP_WEIGHTS,
@@ -205,7 +208,7 @@ GPTJ = Family(
     names=_GPT_NAMES,
     aliases=_GPT_ALIASES,
     fixed=_GPTJ_CHOICES,
-    models=causal("GPTJ"),
+    models=causal("GPTJ", tasks=("SequenceClassification", "QuestionAnswering")),
     parts=(rotary_dim(),),
     weights={
         **_TOP_WEIGHTS,

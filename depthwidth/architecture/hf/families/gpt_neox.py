@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..family import Family, causal, without
+from ..family import ALL_TASKS, TASK_WEIGHTS, Family, causal, without
 from ..parts import rope
 from ..weights import QKV, Fused, in_blocks
 from .llama import (
@@ -35,12 +35,13 @@ GPT_NEOX = Family(
         "parallel": "use_parallel_residual",
     },
     fixed={},
-    models=causal("GPTNeoX"),
+    models=causal("GPTNeoX", tasks=ALL_TASKS),
     parts=(rope(fraction=0.25, theta_name="rotary_emb_base", fraction_name="rotary_pct"),),
     weights={
         "embed_in": "stem.tokens",
         "final_layer_norm": "decoder.norm",
         "lm_head": "head.unembedding",
+        **TASK_WEIGHTS,
         **in_blocks(
             "layers.#",
             "decoder",

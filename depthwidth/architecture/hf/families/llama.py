@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..family import Family, causal
+from ..family import ALL_TASKS, TASK_WEIGHTS, Family, causal
 from ..parts import rope
 from ..weights import Fused, WeightNames, in_blocks
 
@@ -63,7 +63,7 @@ BLOCK_WEIGHTS: WeightNames = {**ATTENTION_WEIGHTS, **NORM_WEIGHTS, **GATED_WEIGH
 
 def llama_weights(block: WeightNames = BLOCK_WEIGHTS, last_norm: str = "norm") -> WeightNames:
     """Weight names: Llama's outside of blocks, and those of `block` in each block."""
-    around = {"embed_tokens": "stem.tokens", last_norm: "decoder.norm", "lm_head": "head.unembedding"}
+    around = {"embed_tokens": "stem.tokens", last_norm: "decoder.norm", "lm_head": "head.unembedding", **TASK_WEIGHTS}
     return {**around, **in_blocks("layers.#", "decoder", block)}
 
 
@@ -72,7 +72,7 @@ LLAMA = Family(
     defaults={**LLAMA_DEFAULTS, "attention_bias": False, "mlp_bias": False},
     names={**LLAMA_NAMES, **ATTENTION_BIAS, "ffn_bias": "mlp_bias"},
     fixed=LLAMA_CHOICES,
-    models=causal("Llama"),
+    models=causal("Llama", tasks=ALL_TASKS),
     parts=(rope(),),
     weights=llama_weights(),
 )
@@ -88,7 +88,7 @@ MISTRAL = Family(
     },
     names={**LLAMA_NAMES, **WINDOW},
     fixed=LLAMA_CHOICES,
-    models=causal("Mistral"),
+    models=causal("Mistral", tasks=ALL_TASKS),
     parts=(rope(),),
     weights=llama_weights(),
 )
@@ -105,7 +105,7 @@ MIXTRAL = Family(
     names={**MISTRAL.names, "experts": "num_local_experts", "top_k": "num_experts_per_tok"},
     aliases={"num_experts": "num_local_experts"},
     fixed=LLAMA_CHOICES,
-    models=causal("Mixtral"),
+    models=causal("Mixtral", tasks=ALL_TASKS),
     parts=(rope(1000000.0),),
     weights=llama_weights({**ATTENTION_WEIGHTS, **NORM_WEIGHTS, **EXPERT_WEIGHTS}),
 )

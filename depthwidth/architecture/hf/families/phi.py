@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..family import Family, Part, causal, without
+from ..family import ALL_TASKS, Family, Part, causal, without
 from ..parts import rope
 from ..weights import QKV, Fused
 from .llama import (
@@ -30,7 +30,7 @@ PHI = Family(
     },
     names={**LLAMA_NAMES, "norm_eps": "layer_norm_eps", "dropout": "resid_pdrop", "embedding_dropout": "embd_pdrop"},
     fixed={"parallel": True, "shared_norm": True, "head_bias": True},
-    models=causal("Phi"),
+    models=causal("Phi", tasks=ALL_TASKS[:2]),
     parts=(
         rope(fraction=0.5),
         Part(
@@ -70,7 +70,7 @@ PHI3 = Family(
     },
     names={**LLAMA_NAMES, **WINDOW, "dropout": "resid_pdrop"},
     fixed={**LLAMA_CHOICES, "embedding_dropout": 0.0},
-    models=causal("Phi3"),
+    models=causal("Phi3", tasks=ALL_TASKS[:2]),
     parts=(rope(fraction=1.0),),
     weights=llama_weights(
         {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...design import Design
-from ..family import Choices, Family, Part, causal, without
+from ..family import ALL_TASKS, Choices, Family, Part, causal, without
 from ..fields import Fields
 from ..parts import rope, windows
 from .llama import (
@@ -44,7 +44,7 @@ QWEN2 = Family(
     defaults=_QWEN_DEFAULTS,
     names=LLAMA_NAMES,
     fixed={**LLAMA_CHOICES, "attention_bias": True},
-    models=causal("Qwen2"),
+    models=causal("Qwen2", tasks=ALL_TASKS),
     parts=(rope(), windows(_late, "use_sliding_window")),
     weights=llama_weights(),
 )
@@ -54,7 +54,7 @@ QWEN3 = Family(
     defaults={**_QWEN_DEFAULTS, "head_dim": 128, "attention_bias": False},
     names={**LLAMA_NAMES, **ATTENTION_BIAS},
     fixed={**LLAMA_CHOICES, "qk_norm": "head"},
-    models=causal("Qwen3"),
+    models=causal("Qwen3", tasks=ALL_TASKS),
     parts=(rope(), windows(_late, "use_sliding_window")),
     weights=llama_weights({**BLOCK_WEIGHTS, **QK_NORM_WEIGHTS}),
 )
@@ -84,7 +84,7 @@ QWEN2_MOE = Family(
     },
     names={**_QWEN_MOE_NAMES, "shared_ffn": "shared_expert_intermediate_size", "attention_bias": "qkv_bias"},
     fixed={**LLAMA_CHOICES, "shared_gate": True},
-    models=causal("Qwen2Moe"),
+    models=causal("Qwen2Moe", tasks=ALL_TASKS),
     only=_QWEN_MOE_ONLY,
     parts=(
         rope(),
@@ -132,7 +132,7 @@ QWEN3_MOE = Family(
     names={**_QWEN_MOE_NAMES, **ATTENTION_BIAS},
     aliases={"num_local_experts": "num_experts"},
     fixed={**LLAMA_CHOICES, "qk_norm": "head"},
-    models=causal("Qwen3Moe"),
+    models=causal("Qwen3Moe", tasks=ALL_TASKS),
     only=_QWEN_MOE_ONLY,
     parts=(rope(), _one_window()),
     weights=llama_weights({**ATTENTION_WEIGHTS, **QK_NORM_WEIGHTS, **NORM_WEIGHTS, **EXPERT_WEIGHTS}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..family import Family, Part, causal, without
+from ..family import ALL_TASKS, Family, Part, causal, without
 from ..parts import rope
 from .llama import (
     BLOCK_WEIGHTS,
@@ -42,7 +42,7 @@ STABLELM = Family(
         "dropout": "hidden_dropout",
     },
     fixed={"gated": True, "bias": False, "embedding_dropout": 0.0},
-    models=causal("StableLm"),
+    models=causal("StableLm", tasks=ALL_TASKS[:2]),
     only={"qk_layernorm": (False,)},  # a norm with weights of its own for each head
     parts=(rope(fraction=0.25), _stablelm_norms()),
     weights=llama_weights({**BLOCK_WEIGHTS, "input_layernorm": "attention.norm_in|norm"}),

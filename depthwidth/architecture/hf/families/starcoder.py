@@ -1,9 +1,15 @@
-"""StarCoder 2."""
+"""StarCoder (GPT-BigCode) and StarCoder 2."""
 
 from __future__ import annotations
 
-from ..family import Family, causal, without
-from ..parts import rope
+from typing import Any
+
+from ...design import Design
+from ..family import ALL_TASKS, Choices, Family, Part, causal, without
+from ..fields import Fields
+from ..parts import rope, unscaled_scores
+from ..weights import QKV, Fused
+from . import gpt
 from .llama import (
     ATTENTION_WEIGHTS,
     LLAMA_DEFAULTS,
@@ -11,6 +17,32 @@ from .llama import (
     NORM_WEIGHTS,
     WINDOW,
     llama_weights,
+)
+
+
+def _multi_query() -> Part:
+    """One key head for all queries, or one for each."""
+
+    def read(fields: Fields) -> Choices:
+        return {"kv_heads": 1 if fields.flag("multi_query") else None}
+
+    def write(design: Design) -> dict[str, Any]:
+        return {"multi_query": design.kv_heads == 1 and design.heads != 1}
+
+    return Part(read, write)
+
+
+GPT_BIGCODE = Family(
+    "gpt_bigcode",
+    defaults={**gpt.GPT2.defaults, "activation_function": "gelu_pytorch_tanh", "multi_query": True},
+    names=gpt.GPT2.names,
+    aliases=gpt.GPT2.aliases,
+    fixed=gpt.GPT2.fixed,
+    models=causal("GPTBigCode", tasks=ALL_TASKS[:2]),
+    only={"add_cross_attention": (False,)},
+    parts=(_multi_query(), unscaled_scores()),
+    weights={**gpt.GPT2.weights, "h.#.attn.c_attn": Fused("key_groups", tuple(f"decoder.block.{role}" for role in QKV))},
+    initial_rule="normal-by-depth",
 )
 
 STARCODER2 = Family(
@@ -41,7 +73,7 @@ STARCODER2 = Family(
         "bias": "use_bias",
     },
     fixed={},
-    models=causal("Starcoder2"),
+    models=causal("Starcoder2", tasks=ALL_TASKS[:2]),
     parts=(rope(),),
     weights=llama_weights(
         {**ATTENTION_WEIGHTS, **NORM_WEIGHTS, "mlp.c_fc": "feed_forward.up", "mlp.c_proj": "feed_forward.down"}
