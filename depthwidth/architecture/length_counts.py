@@ -142,9 +142,11 @@ class LengthCounts(Layer):
         """Bytes that a forward pass keeps for the backward pass.
 
         They are the tensors that autograd needs: inputs of linear maps and norms, inputs and outputs of activations, queries,
-        keys, values, dropout masks (one byte), float32 logits. Without `fused` the scores of every head are kept too, which
-        gives the counts of Korthikanti et al. 2022 (arXiv 2205.05198, section 4). With ``recompute="full"`` each block keeps
-        only its input, and the activations of one block exist at a time.
+        keys, values, outputs of the chosen experts, dropout masks (one byte), float32 logits. Kernels are taken as fused: norms
+        keep only their input, attention keeps no scores, keys and values are not repeated for grouped queries; a few
+        statistics a token are left out. Without `fused` the scores of every head are kept too, which gives the counts of
+        Korthikanti et al. 2022 (arXiv 2205.05198, section 4). With ``recompute="full"`` each block keeps only its input, and
+        the activations of one block exist at a time.
         """
         check_choice("activation_bytes", RECOMPUTE, recompute=recompute)
         run = self.run(context, source, batch=batch, value_bytes=max(1, bits_of(dtype) // 8), fused=fused)

@@ -147,6 +147,10 @@ class Transformer(LengthCounts):
         # One stem serves both stacks, and every token of either sequence passes through it.
         return replace(run, tokens=run.tokens + run.memory) if child == "stem" else run
 
+    def own_saved(self, run: Run) -> int:
+        """Bytes of the encoder's output, which every cross-attention reads."""
+        return run.memory * run.batch * self.width * run.value_bytes if self.kind == "encoder-decoder" else 0
+
     # The shape, under its usual names; if blocks differ, that of the first block.
 
     @cached_property

@@ -27,6 +27,8 @@ class ActivationEntry:
     spellings : names in Hugging Face configurations; the first is written. Without a spelling, no configuration can express the
         activation.
     aliases : further names that :func:`~depthwidth.layers.activations.activation` accepts.
+    keeps_input : the backward pass needs the activation's input. False if the derivative follows from the output, as for ReLU
+        and tanh, which torch keeps for the next layer anyway.
     """
 
     name: str
@@ -34,6 +36,7 @@ class ActivationEntry:
     torch: str | Callable[[Any], Any] | None = None
     spellings: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    keeps_input: bool = True
 
 
 ACTIVATIONS: dict[str, ActivationEntry] = {}
@@ -71,7 +74,7 @@ def register_activation(entry: ActivationEntry) -> ActivationEntry:
 
 
 for _entry in (
-    ActivationEntry("relu", "relu(x)", "torch.nn.functional.relu", ("relu",)),
+    ActivationEntry("relu", "relu(x)", "torch.nn.functional.relu", ("relu",), keeps_input=False),
     ActivationEntry("gelu", "x*Phi(x)", "torch.nn.functional.gelu", ("gelu", "gelu_python"), ("gelu_erf",)),
     ActivationEntry(
         "gelu_tanh",
@@ -90,9 +93,9 @@ for _entry in (
         ("relu2",),
         ("squared_relu", "relu_squared"),
     ),
-    ActivationEntry("tanh", "tanh(x)", "torch.tanh", ("tanh",)),
-    ActivationEntry("sigmoid", "sigmoid(x)", "torch.sigmoid", ("sigmoid",), ("logistic",)),
-    ActivationEntry("identity", "x", lambda torch: lambda x: x, ("linear",)),
+    ActivationEntry("tanh", "tanh(x)", "torch.tanh", ("tanh",), keeps_input=False),
+    ActivationEntry("sigmoid", "sigmoid(x)", "torch.sigmoid", ("sigmoid",), ("logistic",), keeps_input=False),
+    ActivationEntry("identity", "x", lambda torch: lambda x: x, ("linear",), keeps_input=False),
     ActivationEntry("leaky_relu", "relu(x) - 0.01*relu(-x)", "torch.nn.functional.leaky_relu"),
     ActivationEntry("erf", "erf(x)", "torch.erf"),
 ):
@@ -108,6 +111,12 @@ def activation_entry(name: str) -> ActivationEntry | None:
                 register_activation(new)
         entry = _find(name)
     return entry
+
+
+def keeps_input(activation: str) -> bool:
+    """True if the backward pass through an activation, given by name or as an expression, needs its input."""
+    entry = activation_entry(activation) if activation.isidentifier() else None
+    return entry is None or entry.keeps_input
 
 
 def _find(name: str) -> ActivationEntry | None:

@@ -143,11 +143,38 @@ def _read_table(attention: Any, scores: Number, source: Signal, query: Signal, t
     second moment and covariance of the output's gradient to those of the input's. In cross-attention this is the gradient of
     the queries' input, and a second matrix gives that of the source.
     """
-    rate = attention.dropout if trace.dropout else 0.0
     moving = query.correlation if attention.cross else source.correlation
+    equal = _equal_norms(source, trace)
+    if equal is None or isinstance(equal, bool):
+        return _look_up(attention, scores, source, moving, equal, trace)
+    import numpy as np
+
+    # Only the first of several blocks reads tokens that no norm has passed.
+    scores, moving = np.broadcast_arrays(scores, moving)
+    found = np.array(_look_up(attention, scores, source, moving, True, trace))
+    found[..., ~equal] = _look_up(attention, scores[~equal], source, moving[~equal], False, trace)
+    return found
+
+
+def _equal_norms(source: Signal, trace: Trace) -> Any:
+    """True if all tokens have the same size in every draw, as after a norm, which removes the spread; an array if blocks differ.
+
+    None without corrections for finite width.
+    """
+    if not trace.finite_width:
+        return None
+    if source.spread is None:
+        return True
+    none: Any = source.spread.second_moment == 0
+    if isinstance(none, bool) or none.all() or not none.any():
+        return bool(none if isinstance(none, bool) else none.all())
+    return none
+
+
+def _look_up(attention: Any, scores: Number, source: Signal, moving: Number, equal: bool | None, trace: Trace) -> Any:
+    """The columns of :func:`_read_table` at the correlations `moving`, tokens of equal size or not."""
+    rate = attention.dropout if trace.dropout else 0.0
     fixed = source.correlation if attention.cross else 0.0
-    # After a norm, which removes the spread, all tokens have the same size in every draw.
-    equal = source.spread is None if trace.finite_width else None
     settings = (attention, fixed, rate, equal, trace.length, trace.source_length)
     family = trace.family(settings, functools.partial(_exchangeable_table, *settings), _SCORE_STEP)
     least = least_correlation.body(max(trace.length, 2))

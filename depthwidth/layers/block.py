@@ -225,6 +225,10 @@ class Block(BlockLike):
     def choices(self) -> dict[str, Any]:
         return {"parallel": self.parallel, "shared_norm": self.parallel and self.norm is not None}
 
+    def own_saved(self, run: Run) -> int:
+        # Parallel branches read one tensor, which each of them counts.
+        return -run.positions * self.width * run.value_bytes * (len(self.branches) - 1) if self.parallel else 0
+
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         if self.parallel:
             return self._parallel_moments(x, site)

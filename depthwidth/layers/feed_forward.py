@@ -15,7 +15,7 @@ from ..formulas.finite_width import correlation_spread, gated_kurtosis, two_side
 from ..formulas.moments import dropout_second_moment, linear_second_moment
 from ..numerics.interpolation import Table, TableFamily
 from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, TokenSignal, Trace
-from .activation_entries import check_activation
+from .activation_entries import check_activation, keeps_input
 from .base import Branch, Child, Run, component
 from .interfaces import FeedForwardLike, MixtureLike
 from .linear import Linear
@@ -113,8 +113,10 @@ class FeedForward(Branch):
         )
 
     def own_saved(self, run: Run) -> int:
-        # The input, and the features before and after the activation; with a gate also the other factor and the product.
-        values = self.width + self.hidden * (4 if self.gated else 2)
+        # The input; the activation's input if its derivative needs it; its output, or the copy that dropout makes of it; with a
+        # gate the activation's output, the other factor, and their product.
+        copied = bool(self.dropout) and not self.gated
+        values = self.width + self.hidden * ((3 if self.gated else 1) + (keeps_input(self.activation) or copied))
         mask = self.hidden if self.dropout else 0
         return run.positions * (values * run.value_bytes + mask)
 
@@ -288,6 +290,9 @@ _VARIANCE_STEP = 0.05
 """Step of the logarithm of a variance between tables; the error of interpolation between them is 1e-5."""
 
 
+_PROBABILITY_BYTES = 4  # routers compute their softmax in float32, whatever the precision of the activations
+
+
 @component
 class MixtureOfExperts(Branch):
     """`experts` equal feed-forward parts, of which a router picks `top_k` for each token (arXiv 1701.06538, 2401.04088).
@@ -390,7 +395,10 @@ class MixtureOfExperts(Branch):
         return self.expert.draw_spread(x, site.at("expert"))
 
     def own_saved(self, run: Run) -> int:
-        return run.positions * self.experts * run.value_bytes  # the router's scores
+        # The router's input, which a shared part reads as well; every chosen expert's output, from which the gradient of its
+        # weight follows; the shared part's output if a learnt factor scales it; and the router's probabilities.
+        values = (self.shared is None) * self.width + self.top_k * self.width + self.shared_gate * self.width
+        return run.positions * (values * run.value_bytes + self.experts * _PROBABILITY_BYTES)
 
 
 @functools.lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ from ..checks import check_choice, check_whole
 from ..errors import InputError
 from ..formulas.moments import centred_moment, linear_second_moment
 from ..signal import AnySignal, Pullback, Site, Spread, TokenSignal
-from .activation_entries import check_activation
+from .activation_entries import check_activation, keeps_input
 from .base import Child, Layer, Run, component
 from .feed_forward import activation_tables, hidden_moments
 from .linear import Linear
@@ -187,8 +187,9 @@ class LanguageHead(Head):
     def own_saved(self, run: Run) -> int:
         if self.transform is None:
             return 0
-        # The transform's input, and its output before the activation.
-        return run.positions * (self.transform.inputs + self.transform.outputs) * run.value_bytes
+        # The transform's input, and the activation's input if its derivative needs it: the norm keeps the output.
+        kept = self.transform.outputs if self.norm is not None and keeps_input(self.activation) else 0
+        return run.positions * (self.transform.inputs + kept) * run.value_bytes
 
 
 @component
