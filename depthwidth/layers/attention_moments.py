@@ -157,7 +157,7 @@ def _read_table(attention: Any, scores: Number, source: Signal, query: Signal, t
 
 
 def _equal_norms(source: Signal, trace: Trace) -> Any:
-    """True if all tokens have the same size in every draw, as after a norm, which removes the spread; an array if blocks differ.
+    """True if all tokens have the same size in every draw, as after a norm; an array if blocks differ.
 
     None without corrections for finite width.
     """
