@@ -30,7 +30,7 @@ class Coefficient:
 
 
 def data_directory() -> Path:
-    """Where the tables are: inside the installed package, or at the root of a checkout."""
+    """The folder of the tables: inside the installed package, or at the root of a checkout."""
     here = Path(__file__).resolve().parent
     installed = here / "data"
     return installed if installed.is_dir() else here.parent / "data"

@@ -207,7 +207,7 @@ _FINE: dict[str, Callable[[Any], bool]] = {
     "seconds": lambda value: _is_number(value) and 0 <= value <= _LONGEST_S,
     "object": lambda value: isinstance(value, Mapping),
 }
-"""Whether a value has a column's type."""
+"""The test, for each type of column, that a value has the type."""
 
 _TYPES = {
     "text": "text",

@@ -41,7 +41,7 @@ class Verdict:
     loss_penalty: float
     """Predicted relative loss from the difference in shape, if the rule is right."""
     extrapolated: bool | None
-    """Whether the optimum lies outside the range of the rule's data; None if its source does not state that range."""
+    """True if the optimum lies outside the range of the rule's data; None if its source does not state that range."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Description:
     dtype: str = "bf16"
     init: str | Recipe = "shipped"
     diagnosed: bool | None = None
-    """Whether to run the diagnosis; None to run it only if it is fast."""
+    """True to run the diagnosis, False to skip it; None to run it only if it is fast."""
     notes: tuple[str, ...] = ()
     """Notes on the configuration that the tree was read from (:func:`~depthwidth.architecture.hf.notes_on`)."""
 

@@ -37,7 +37,7 @@ class RuleShape(NamedTuple):
     loss_penalty: float | None
     """Relative loss compared with the plan's own rule at equal parameters, if that one is right; None for the plan's rule."""
     extrapolated: bool | None
-    """Whether this shape lies outside the range of the rule's data; None if its source does not state that range."""
+    """True if this shape lies outside the range of the rule's data; None if its source does not state that range."""
     comparison: bool = False
 
 

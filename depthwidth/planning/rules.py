@@ -59,7 +59,7 @@ class Rule:
         return self.moved(c)
 
     def extrapolates(self, depth: float, width: float, parameters: float) -> bool | None:
-        """Whether a shape lies outside the range of the rule's data; None if its source does not state that range."""
+        """True if a shape lies outside the range of the rule's data; None if its source does not state that range."""
         if not self.fitted_on:
             return None
         values = {"depth": depth, "width": width, "parameters": parameters}

@@ -170,7 +170,7 @@ class Template:
         return (Fraction(heads * head_dim) / self.attention_ratio).numerator
 
     def fits(self, width: int) -> bool:
-        """Whether a width is a multiple of the step there."""
+        """True if a width is a multiple of its step."""
         return width > 0 and width % self.step_at(width) == 0
 
     def widths_beside(self, width: float) -> list[int]:

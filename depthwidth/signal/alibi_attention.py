@@ -200,7 +200,7 @@ class _Heads:
             single, pair = self.unit
             mean, (one, two) = sums.window_means(single), positions.pairs(np.sqrt(sums.window_means(single)))
             self.second, self.covariance = self.second * mean, self.covariance * one * two
-            self.response = self.response * sums.ordered(one * two / pair, mean / single)
+            self.response = self.response * sums.combine(one * two / pair, mean / single)
 
     def _mean(self, sums: Any, x: Array, q: Array) -> Array:
         """Covariance averaged over two windows, and its parts."""
@@ -214,7 +214,7 @@ class _Heads:
         owner, sums = self.owner, self.sums
         table = owner.rows(slope, float(s2.max()))
 
-        def at_known(values: Array) -> Array:
+        def to_known(values: Array) -> Array:
             return values if owner.known.size == s2.size else np.interp(np.log(owner.known), np.log(owner.lengths), values)
 
         def to_nodes(values: Array) -> Array:
@@ -222,39 +222,39 @@ class _Heads:
                 return values
             return np.interp(np.log(owner.lengths), np.log(owner.known), values)
 
-        variance = at_known(s2)
-        s, j = at_known(sums.self_of(sums.S)), at_known(sums.self_of(sums.J))
+        variance = to_known(s2)
+        s, j = to_known(sums.self_of(sums.S)), to_known(sums.self_of(sums.J))
         several = owner.known > 1
         plain = table.row(variance)
         row, heavy = (plain, np.ones_like(variance)) if owner.head_dim is None else table.average_over_norms(variance)
 
-        def calibrated(p: Array, t: Array) -> tuple[Array, Array]:
+        def calibrate(p: Array, t: Array) -> tuple[Array, Array]:
             grown = np.maximum((p - s) / np.maximum(j, _TINY), 0.0)
             return np.log1p(grown), t / (np.maximum(j, _TINY) * (1 + grown))
 
-        def filled(values: Array) -> Array:
+        def fill(values: Array) -> Array:
             """The values, with that of the next row for a row of one key, which has no response."""
             if several.all() or not several.any():
                 return values
             return np.where(several, values, values[several][0])
 
-        theta, slope_row = calibrated(plain.P, plain.T)
+        theta, slope_row = calibrate(plain.P, plain.T)
         tiny = np.maximum(variance, _TINY)
-        ratio, steep = to_nodes(filled(theta / tiny)), to_nodes(filled(slope_row))
-        kept = to_nodes(filled((1 - plain.P) / np.maximum(1 - s, _TINY)))
+        ratio, steep = to_nodes(fill(theta / tiny)), to_nodes(fill(slope_row))
+        kept = to_nodes(fill((1 - plain.P) / np.maximum(1 - s, _TINY)))
         s2_nodes = np.maximum(s2, _TINY)
         if owner.head_dim is None:
             own_theta, own_slope = ratio * s2, steep
         else:
-            theta, slope_row = calibrated(row.P, row.T)
-            own_theta, own_slope = to_nodes(filled(theta / tiny)) * s2, to_nodes(filled(slope_row))
+            theta, slope_row = calibrate(row.P, row.T)
+            own_theta, own_slope = to_nodes(fill(theta / tiny)) * s2, to_nodes(fill(slope_row))
         grown = np.expm1(own_theta)
         own_s, own_j = sums.self_of(sums.S), sums.self_of(sums.J)
         self.P, self.T = own_s + grown * own_j, own_j * (1 + grown) * own_slope
         self.output_noise = to_nodes(1 - row.P - 4 * (row.P - row.M3) + 6 * row.A22)
         self.query_noise = to_nodes(1 - 3 * row.P + 2 * row.M3 + 2 * row.A22)
         self.apart = apart
-        self._two_rows(s2_nodes, (ratio, steep, kept), own_theta, own_slope, to_nodes(filled(heavy)))
+        self._two_rows(s2_nodes, (ratio, steep, kept), own_theta, own_slope, to_nodes(fill(heavy)))
 
     def _two_rows(self, s2: Array, exponents: tuple[Array, ...], own_theta: Array, own_slope: Array, heavy: Array) -> None:
         """Theta of pairs of rows and its slope, a cubic in the product of queries, from those of each row with itself.
@@ -282,14 +282,14 @@ class _Heads:
         mean_growth, mean_response = growth @ weights, responses @ weights
         product = (responses * products) @ weights / np.where(mean_response > 0, mean_response, 1.0) * roots
         self.deviation = deviation
-        self.g = sums.ordered(mean_growth - 1, grown)
-        self.g_slope = sums.ordered(mean_response * apart_pair, (1 + grown) * own_slope * apart)
+        self.g = sums.combine(mean_growth - 1, grown)
+        self.g_slope = sums.combine(mean_response * apart_pair, (1 + grown) * own_slope * apart)
         theta_pair = np.log(np.maximum(mean_growth, _LEAST))
         safe = np.maximum(apart_pair, _TINY)
-        self.zeta = sums.ordered(theta_pair / safe, own_theta / np.maximum(apart, _TINY))
-        self.zeta_slope = sums.ordered(mean_response / mean_growth, own_slope)
-        self.product = sums.ordered(product, q * heavy)
-        self.T_pairs = sums.ordered(mean_response, (1 + grown) * own_slope) * sums.J
+        self.zeta = sums.combine(theta_pair / safe, own_theta / np.maximum(apart, _TINY))
+        self.zeta_slope = sums.combine(mean_response / mean_growth, own_slope)
+        self.product = sums.combine(product, q * heavy)
+        self.T_pairs = sums.combine(mean_response, (1 + grown) * own_slope) * sums.J
 
     second: Array
     covariance: Array
@@ -310,22 +310,22 @@ class _Heads:
             one, two = owner.positions.pairs(self.apart)
             kept_one, kept_two = owner.positions.pairs(1 - self.P)
             kept = kept_one * kept_two
-            stir = sums.ordered(one * two, self.apart**2) / owner.width
-            covariance = covariance + self.gain * stir * sums.ordered(kept * c, self.q * self.output_noise)
-            left = sums.ordered(kept - sums.pairs_of(self.T_pairs), self.query_noise)
+            stir = sums.combine(one * two, self.apart**2) / owner.width
+            covariance = covariance + self.gain * stir * sums.combine(kept * c, self.q * self.output_noise)
+            left = sums.combine(kept - sums.pairs_of(self.T_pairs), self.query_noise)
             response = response + stir * left
         self.own = own
         second = sums.self_of(covariance)
         self.covariance = sums.pairs_of(covariance)
         if owner.noise:
             second = second + owner.noise * self.P * own
-            response = response + sums.ordered(0.0 * self.deviation, owner.noise * own * self.apart * self.T)
+            response = response + sums.combine(0.0 * self.deviation, owner.noise * own * self.apart * self.T)
         self.second, self.response = second, response
 
     def pull(self, gq: Array, gc: Array) -> tuple[Moments, Moments]:
         """The gradient at the input, given that at the output."""
         owner, sums = self.owner, self.sums
-        g = sums.ordered(np.asarray(gc, dtype=float), np.asarray(gq, dtype=float))
+        g = sums.combine(np.asarray(gc, dtype=float), np.asarray(gq, dtype=float))
         ask = self.gain * self.response * g
         weighed = self.gain * self.product * g
         beta = g * self.g + weighed * self.g_slope
@@ -391,7 +391,7 @@ class _Dense:
     def pairs_of(self, f: Array) -> Array:
         return f
 
-    def ordered(self, pairs: Array, selves: Array) -> Array:
+    def combine(self, pairs: Array, selves: Array) -> Array:
         f = np.array(np.broadcast_to(pairs, self.a.shape), dtype=float)
         f[np.diag_indices_from(f)] = selves
         return f
@@ -479,7 +479,7 @@ class _Distant:
     def pairs_of(self, f: Array) -> Array:
         return f[: self.count]
 
-    def ordered(self, pairs: Array, selves: Array) -> Array:
+    def combine(self, pairs: Array, selves: Array) -> Array:
         return np.concatenate([pairs, pairs, selves])
 
     def split(self, f: Array) -> tuple[Array, Array]:

@@ -308,7 +308,7 @@ def test_a_stem_adds_its_tables():
 
 
 def test_a_head_takes_off_the_mean_by_simulation(rng):
-    """BERT's transform: GELU features have a mean that a LayerNorm removes, so that the correlation behind it is lower."""
+    """BERT's transform: GELU features have a mean that a LayerNorm removes, so that the correlation after it is lower."""
     d, draws, r = 48, 3000, 0.5
     head = LanguageHead(Unembedding(d, 20), Linear(d, d, bias=False), LayerNorm(d, eps=0.0), activation="gelu")
     given = Given(transform_weight=1.0 / d)
@@ -328,7 +328,7 @@ def test_a_head_takes_off_the_mean_by_simulation(rng):
 
 
 def test_the_largest_scores_are_all_but_one_hot():
-    """Scores of more variance count as the limit, others as they are. There one key has most of the attention."""
+    """Larger variances are set to the limit, others are unchanged. There one key has most of the attention."""
     layer = Attention(16, 2, 2, 8, 8)
     assert LARGEST_SCORES == 64.0
     assert [capped_variance(layer, value) for value in (1.0, 63.0, 64.0, 65.0, 1e6)] == [1.0, 63.0, 64.0, 64.0, 64.0]
@@ -384,7 +384,7 @@ def test_grouped_heads_of_one_token_by_hand():
 
 @pytest.mark.parametrize("scale", [None, 0.5])
 def test_scores_of_two_tokens_by_hand(scale):
-    """Second moment d_h scale^2 q_q q_k; of two keys' scores what a rotation by one position leaves of their covariance."""
+    """Second moment d_h scale^2 q_q q_k; the covariance of two scores is reduced by a rotation by one position."""
     width, head_dim, r = 16, 8, 0.4
     layer = Attention(
         width, 2, 2, head_dim, 8, causal=False, bias=False, out_bias=False, position=Rotary(base=100.0), scale=scale

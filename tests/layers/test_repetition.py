@@ -19,7 +19,7 @@ SEEN = []
 
 @component
 class Watched(Block):
-    """A block that notes where it is asked for moments."""
+    """A block that records the layers at which its moments are evaluated."""
 
     def moments(self, x, site, /):
         if not site.trace.silent:
@@ -45,7 +45,7 @@ def tokens(length=12, correlation=0.2):
 
 
 def evaluate(one, times, x, scales=None, gradient=True):
-    """Stream behind the last block and gradient in front of the first."""
+    """The stream after the last block and the gradient at the input of the first."""
     SEEN.clear()
     y, pull = Repeat(one, times).moments(x, start(scales or given(), finite_width=x.spread is not None))
     g = Signal(1.0, 0.2) if isinstance(x, Signal) else y.of(0 * y.second_moment + 1.0, 0 * y.covariance + 0.2)
@@ -53,13 +53,13 @@ def evaluate(one, times, x, scales=None, gradient=True):
 
 
 @pytest.mark.parametrize(("times", "singly"), [(1, True), (2, True), (3, False), (9, False)])
-def test_few_exchangeable_blocks_are_walked_and_more_are_passed_together(times, singly):
+def test_few_exchangeable_blocks_are_evaluated_one_by_one_and_more_together(times, singly):
     evaluate(block(causal=False), times, Signal(1.0, 0.2))
     assert ([*range(times)] if singly else [range(times)]) == SEEN
 
 
 @pytest.mark.parametrize(("times", "singly"), [(16, True), (17, False)])
-def test_up_to_sixteen_blocks_of_tokens_that_differ_are_walked(times, singly, monkeypatch):
+def test_up_to_sixteen_blocks_of_tokens_that_differ_are_evaluated_one_by_one(times, singly, monkeypatch):
     """Beyond that they may be sampled; steps longer than one begin where both ends are 14 blocks away."""
     asked = []
     monkeypatch.setattr("depthwidth.layers.stack.apply_sampled_blocks", lambda one, x, *others: asked.append(1) or (x, None))
@@ -141,8 +141,8 @@ def test_steps_are_halved_where_the_stream_bends():
     (True, "pre", 0.9),
 ])  # fmt: skip
 @pytest.mark.parametrize("spread", [True, False])
-def test_blocks_passed_together_are_blocks_walked_one_by_one(parallel, placement, skip, spread, monkeypatch):
-    """From tables, with plain floats, against each component in turn; spreads included."""
+def test_blocks_evaluated_together_equal_blocks_evaluated_one_by_one(parallel, placement, skip, spread, monkeypatch):
+    """Tables with plain floats compared with the evaluation of each component, spreads included."""
     from passes import gaussian
 
     x = gaussian(1.0, 0.2, WIDTH) if spread else Signal(1.0, 0.2)
@@ -173,8 +173,8 @@ def test_the_variable_along_the_depth_is_symmetric():
     assert logs[0] == pytest.approx(math.log(0.5 / 9.5))
 
 
-def test_what_blocks_add_between_is_extrapolated_by_a_parabola():
-    """Exact for a parabola of that variable, from the last three blocks known; of a cubic it is not."""
+def test_increments_in_a_gap_are_extrapolated_by_a_parabola():
+    """Exact for a parabola of that variable, from the last three evaluated blocks, and not for a cubic."""
     logs = module._depth_variable(50)
     for power, exact in ((0, True), (1, True), (2, True), (3, False)):
         course = module._Increments(50)
@@ -189,8 +189,8 @@ def test_elementary_symmetric_polynomials():
     assert module._symmetric_polynomials([2.0, 3.0, 5.0]) == [1.0, 10.0, 31.0, 30.0]
 
 
-def test_a_gradient_between_two_walked_blocks_is_a_product(rng):
-    """Every block adds a mixture of what the two add, over the size of its stream: against the product written out."""
+def test_the_gradient_across_a_gap_is_a_product(rng):
+    """Every block adds a mixture of the increments at both ends, over the size of its stream; compared with a loop."""
     n, depth = 5, 40
     positions = Positions.every(n)
     matrix = 0.25 * rng.uniform(0.5, 1.0, (n, n)) / n
@@ -201,7 +201,7 @@ def test_a_gradient_between_two_walked_blocks_is_a_product(rng):
     sizes = [1.0 + 0.1 * layer for layer in range(depth)]
     below, above = (module._Sample(layer, sizes[layer], pull, [], []) for layer in (20, 30))
     g = TokenSignal(rng.uniform(1, 2, n), np.zeros((n, n)), positions)
-    found = module._cross_gap(g, above, below, sizes, np.zeros(depth + 1)).second_moment
+    found = module._cross_gap(g, above, below, sizes, np.zeros(depth + 1)).second_moment  # skip paths of 1 do not grow
     exact = g.second_moment
     for layer in range(29, 20, -1):
         share = (1 / (layer + 1) - 1 / 21) / (1 / 31 - 1 / 21)

@@ -44,7 +44,7 @@ def test_moments_of_activations_between_two_variances(name, error):
 
 @pytest.mark.slow
 def test_moments_of_attention_between_two_variances_of_the_scores():
-    """One trace that has made tables for other inputs before, against a trace of its own for each."""
+    """One trace, with tables for other inputs, compared with a separate trace for each input."""
     layer, given = attention(), weights(32)
 
     def ends(site, q):
@@ -59,7 +59,7 @@ def test_moments_of_attention_between_two_variances_of_the_scores():
 
 @pytest.mark.parametrize("r", [-0.7, 0.0, 0.3, 0.83])
 def test_the_router_between_two_correlations(r):
-    """Of the experts' outputs, forward: what two tokens share of them, to the error of the sample that it is taken from."""
+    """The overlap of two tokens' mixtures in the forward pass, to the error of its sample."""
     mixture = MixtureOfExperts(FeedForward(32, 64, "relu", bias=False), 8, 2)
     given = Given(router_weight=1 / 32, up_weight=1 / 32, down_weight=1 / 64)
     y, _ = mixture.moments(Signal(1.0, r), start(given, finite_width=False))
@@ -98,7 +98,7 @@ def test_large_heads_with_large_scores_count_as_infinite(head_dim, variance, inf
 
 
 def test_scores_share_what_rotations_leave():
-    """The covariance of two keys' scores, beside that of the same layer without rotations; their variance stays."""
+    """The covariance of two scores compared with the same layer without rotations; their variance is equal."""
     rows = []
     for position in (None, Rotary(base=100.0)):
         site = start(weights(32), length=12)

@@ -172,7 +172,7 @@ def _allowed(row: Row) -> tuple[float, float]:
 
 
 def _excess(row: Row) -> float:
-    """How far outside what is allowed a prediction lies, in units of the tolerance; not positive where it is inside.
+    """Excess of a prediction's error over its tolerance, in units of the tolerance; not positive if it is within.
 
     NaN, which no comparison would catch, counts as infinitely far.
     """

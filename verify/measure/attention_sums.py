@@ -145,11 +145,11 @@ def gradient_moments(
     """
 
     def moments(paths: Iterable[str], rows: int) -> tuple[Any, Any]:
-        def mixed(suffix: str) -> Any:
+        def mixture(suffix: str) -> Any:
             terms = ((1 - r_g, "independent"), (r_g, "equal"), (ep, "dropped"))
             return sum(factor * sums[f"{path} {name}{suffix}"] for path in paths for factor, name in terms)
 
-        own, every = mixed(""), mixed(" all")
+        own, every = mixture(""), mixture(" all")
         unit = head / (width * width)
         return own * unit / rows, (every - own) * unit / (rows * (rows - 1))
 

@@ -60,7 +60,7 @@ class Simulated:
     """Denominator of a relative error, if it is not the value."""
 
 
-def _simulated(
+def _summarise(
     problem: Problem, free: Mapping[str, float], quantity: str, values: Any, scale: float | None = None
 ) -> Simulated:
     """Mean and standard error over draws. `values` has one entry per draw, or is a tuple of independent parts of a sum."""
@@ -138,7 +138,7 @@ def _attention_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
             free = {"variance": {"dropout": p}, "covariance": {}}.get(quantity, {"dropout": p, "gradient_correlation": r_g})
             if (quantity, *free.values()) not in seen:
                 seen.add((quantity, *free.values()))
-                yield _simulated(problem, free, quantity, value)
+                yield _summarise(problem, free, quantity, value)
 
 
 def _overlap(problem: Problem, s: float, r: float, rho: float) -> tuple[float, float]:
@@ -221,14 +221,14 @@ def _linear_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
         scale = None
         for quantity, which in (("variance", 2), ("covariance", 3)):
             rest = mixed + std**2 * (1 - r) * forward_own[which]
-            row = _simulated(problem, free, quantity, (shared, rest), scale)
+            row = _summarise(problem, free, quantity, (shared, rest), scale)
             scale = row.value
             yield row
     for r in grid["gradient_correlation"]:
         scale = None
         for quantity, which in (("gradient_variance", 1), ("gradient_covariance", 2)):
             rest = 2 * math.sqrt(r * (1 - r)) * backward_own[0] + (1 - r) * backward_own[which]
-            row = _simulated(problem, {"gradient_correlation": r}, quantity, (r * backward, rest), scale)
+            row = _summarise(problem, {"gradient_correlation": r}, quantity, (r * backward, rest), scale)
             scale = row.value
             yield row
 
@@ -263,7 +263,7 @@ def _activation_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
     variance = float((q - centre).mean())
     for quantity, value in values.items():
         scale = variance if quantity == "covariance" else None
-        yield _simulated(problem, {}, quantity, value, scale)
+        yield _summarise(problem, {}, quantity, value, scale)
 
 
 def _tokens_of_one_feature(f: Tensor) -> tuple[Tensor, Tensor]:
@@ -304,7 +304,7 @@ def _layernorm_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
     quantities = ("variance", "covariance", "gradient_variance", "gradient_covariance")
     for value, quantity in zip(values, quantities, strict=True):
         # The correlation of the gradient and the mean and scale of the input are exact factors, so all values share one row.
-        yield _simulated(problem, {}, quantity, value, 1.0 if quantity == "covariance" else None)
+        yield _summarise(problem, {}, quantity, value, 1.0 if quantity == "covariance" else None)
 
 
 def _dropout_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
@@ -345,10 +345,10 @@ def _dropout_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
             "covariance": sum(w * v for w, v in zip(weights, pair, strict=True)) + shift,
         }
         if mean:
-            yield _simulated(problem, free, "mean", average)
+            yield _summarise(problem, free, "mean", average)
         scale = None
         for quantity, value in values_of.items():
-            row = _simulated(problem, free, quantity, value, scale)
+            row = _summarise(problem, free, quantity, value, scale)
             scale = row.value
             yield row
     for r in grid["gradient_correlation"]:
@@ -356,7 +356,7 @@ def _dropout_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
         scale = None
         for quantity, basis in (("gradient_variance", own), ("gradient_covariance", pair)):
             value = a * a * basis[3] + 2 * a * b * basis[4] + b * b * basis[5]
-            row = _simulated(problem, {"gradient_correlation": r}, quantity, value, scale)
+            row = _summarise(problem, {"gradient_correlation": r}, quantity, value, scale)
             scale = row.value
             yield row
 
@@ -376,7 +376,7 @@ def _softmax_draws(problem: Problem, draws: Draws) -> Iterator[Simulated]:
         results.append(torch.stack([apart, jacobian.mean() / length]))
     values = torch.stack(results, 1).cpu().numpy()
     for quantity, value in zip(("variance", "gradient_variance"), values, strict=True):
-        yield _simulated(problem, {}, quantity, value)
+        yield _summarise(problem, {}, quantity, value)
 
 
 _SIMULATIONS: dict[str, Callable[[Problem, Draws], Iterator[Simulated]]] = {

@@ -73,7 +73,7 @@ class _Folds:
                 self.factors[one] = self.factors.get(one, 1.0) * factor
                 self.reasons.setdefault(one, []).append(reason)
 
-    def _tied(self) -> bool:
+    def _is_tied(self) -> bool:
         return "head.unembedding.weight" not in {role for role, _ in self.places} and self.tree.vocab > 0
 
     def _multipliers(self) -> None:
@@ -82,7 +82,7 @@ class _Folds:
             if all(factor == 1.0 for factor in factors.values()):
                 continue
             weight = next(iter(self.places[key] for key in factors))
-            if weight.kind == "tokens" and self._tied():
+            if weight.kind == "tokens" and self._is_tied():
                 self.needs_code.append(f"{line.role}: multiply by {at_block(line.multiplier, None):.6g} in the lookup")
             elif weight.kind == "query" and _norm_lacks_weights(weight.owner):
                 self.needs_code.append(f"{line.role}: multiply the scores, as a norm without weights follows the query")

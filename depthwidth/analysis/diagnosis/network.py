@@ -45,7 +45,7 @@ class Setting:
     formats: tuple[NumberFormat, ...]
     """Of activations and of gradients."""
     matrices_only: bool
-    """Whether only the operands of matrix products are held in the format, as with 8 bits."""
+    """True if only the operands of matrix products are held in the format, as with 8 bits."""
     batch: int
     loss_scale: float
     given: PropagationOptions
@@ -57,7 +57,7 @@ class Setting:
 
     @property
     def dropout(self) -> bool:
-        """Whether dropout is active."""
+        """True if dropout is active."""
         return bool(self.given.get("dropout", True))
 
     def format_of(self, kind: str) -> NumberFormat:
