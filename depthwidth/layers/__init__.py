@@ -14,6 +14,7 @@ from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 from .linear import Linear
 from .norms import LayerNorm, Norm, RMSNorm
 from .positions import ALiBi, LearnedPositions, Position, RelativeBias, Rotary, SinusoidalPositions
+from .rotary_scaling import RotaryScaling
 from .stack import Repeat, Stack
 from .stem import Embedding, PatchStem, Stem, TokenStem
 from .tensor import DRAW, IDENTITY, KINDS, ONES, ZEROS, Constant, Draw, Identity, Kind, Start, Tensor
@@ -60,6 +61,7 @@ __all__ = [
     "Repeat",
     "Residual",
     "Rotary",
+    "RotaryScaling",
     "Run",
     "SinusoidalPositions",
     "Stack",

@@ -101,8 +101,9 @@ class Attention(Branch):
 
     @property
     def score_scale(self) -> float:
-        """Factor on the scores."""
-        return float(self.head_dim**-0.5) if self.scale is None else self.scale
+        """Factor on the scores; if positions enlarge some of their dimensions more than others, its root mean square."""
+        scale = float(self.head_dim**-0.5) if self.scale is None else self.scale
+        return scale if self.position is None or self.cross else scale * self.position.score_gain(self.head_dim) ** 0.5
 
     @property
     def scores_tensor(self) -> str:
@@ -162,6 +163,8 @@ class Attention(Branch):
         query = self._apply_norm(self.query_norm, query, site, "query_norm")
         key = self._apply_norm(self.key_norm, key, site, "key_norm")
         gain = self.head_dim * (1 / self.head_dim if self.scale is None else self.scale**2)
+        if self.position is not None and not self.cross:
+            gain *= self.position.score_gain(self.head_dim)
         raw = gain * query.second_moment * key.second_moment
         scores = site.at("scores")
         # A rotation by the distance of two keys reduces the covariance of their scores.
@@ -190,7 +193,7 @@ class Attention(Branch):
         if self.cross or self.position is None:
             return 1.0
         reach = length if self.window is None else min(length, self.window)
-        return self.position.mean_rotation(self.head_dim, reach, self.causal)
+        return self.position.mean_rotation(self.head_dim, length, self.causal, reach)
 
     @staticmethod
     def _apply_norm(norm: Norm | None, signal: AnySignal, site: Site, name: str) -> Any:

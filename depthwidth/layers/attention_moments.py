@@ -75,7 +75,7 @@ def mix_tokens(
         head_dim=head_dim,
         width=(attention.memory_width or attention.width) if trace.finite_width else None,
         dropout=dropout,
-        rotation=None if attention.position is None or attention.cross else attention.position.rotation(attention.head_dim),
+        rotation=_rotation(attention, trace.length),
     )
     memory = _to_arrays(source) if attention.cross else None
     mixed = attend(x.second_moment, x.covariance, unit * bound, memory=memory, normed=normed)
@@ -95,6 +95,12 @@ def score_slopes(attention: Any, x: TokenSignal) -> tuple[float, ...] | None:
         slopes: tuple[float, ...] = attention.slopes
         return slopes
     return (0.0,) if isinstance(x.positions, Distances) else None
+
+
+def _rotation(attention: Any, length: int) -> Any:
+    """The factor of rotation by distance; None without one."""
+    turns = attention.position is not None and not attention.cross
+    return attention.position.rotation(attention.head_dim, length) if turns else None
 
 
 def _scale_by_values(attention: Any, mixed: Any, x: AnySignal, source: AnySignal, weight: Number) -> Any:

@@ -10,6 +10,7 @@ from ..checks import check_whole
 from ..errors import InputError, shown
 from ..signal import AnySignal, Site, TokenSignal
 from .base import Layer, component
+from .rotary_scaling import RotaryScaling
 from .tensor import ZEROS, Tensor
 
 P = TypeVar("P", bound="Position")
@@ -61,12 +62,19 @@ class Position(Layer):
         """Penalty on the scores of each head, in nats per position of distance, if scores are multiplied by `scale`."""
         return None
 
-    def rotation(self, head_dim: int) -> Callable[[Any], Any] | None:
-        """The factor of rotation on a query-key product, averaged over the head, as a function of an array of distances."""
+    def score_gain(self, head_dim: int) -> float:
+        """Factor on the variance of the scores."""
+        return 1.0
+
+    def rotation(self, head_dim: int, length: int) -> Callable[[Any], Any] | None:
+        """The factor of rotation on a query-key product, averaged over the head, as a function of an array of distances.
+
+        `length` is that of the sequence.
+        """
         return None
 
-    def mean_rotation(self, head_dim: int, length: int, causal: bool) -> float:
-        """That factor, averaged over the pairs of keys that a query sees."""
+    def mean_rotation(self, head_dim: int, length: int, causal: bool, reach: int | None = None) -> float:
+        """That factor, averaged over the pairs of keys that a query sees, of `reach` keys or of all."""
         return 1.0
 
 
@@ -132,12 +140,13 @@ class Rotary(Position):
     """Rotation of queries and keys by an angle proportional to the position (Su et al. 2021, arXiv 2104.09864).
 
     `fraction` of each head's dimensions are rotated. `interleaved` pairs neighbouring dimensions (GPT-J) instead of the two
-    halves.
+    halves. `scaling` stretches the positions, and in two of its kinds enlarges the scores.
     """
 
     base: float = 10000.0
     fraction: float = 1.0
     interleaved: bool = False
+    scaling: RotaryScaling | None = None
     home = "attention"
 
     def __post_init__(self) -> None:
@@ -145,12 +154,42 @@ class Rotary(Position):
             raise InputError(f"Rotary: fraction={shown(self.fraction)} is not in (0, 1]")
         if not self.base > 0:
             raise InputError(f"Rotary: base={shown(self.base)} is not positive")
+        if self.scaling is not None and self.scaling.kind == "yarn" and self.base == 1:
+            raise InputError("Rotary: base=1 has one angle for all dimensions, which YaRN cannot tell apart")
 
-    def rotation(self, head_dim: int) -> Callable[[Any], Any]:
-        return _rotation(self, head_dim)
+    def rotated(self, head_dim: int) -> int:
+        """Dimensions of a head that are rotated."""
+        return int(self.fraction * head_dim + 1e-6)  # a fraction of 3/10 is a little less
 
-    def mean_rotation(self, head_dim: int, length: int, causal: bool) -> float:
-        return rotation_overlap(self, head_dim, length, causal)
+    @property
+    def amplitude(self) -> float:
+        """Factor on the rotated dimensions of queries and of keys."""
+        return 1.0 if self.scaling is None else self.scaling.amplitude
+
+    def score_gain(self, head_dim: int) -> float:
+        if self.amplitude == 1:
+            return 1.0
+        share = 2 * (self.rotated(head_dim) // 2) / head_dim
+        return 1 + share * (self.amplitude**4 - 1)
+
+    def rotation(self, head_dim: int, length: int) -> Callable[[Any], Any]:
+        return _rotation(self, head_dim, self._regime(length))
+
+    def mean_rotation(self, head_dim: int, length: int, causal: bool, reach: int | None = None) -> float:
+        return rotation_overlap(self, head_dim, length if reach is None else reach, causal, self._regime(length))
+
+    def _regime(self, length: int) -> int:
+        return 1 if self.scaling is None else self.scaling.regime(length)
+
+    def frequencies(self, head_dim: int, length: int) -> Any:
+        """Angle per position of each pair of dimensions, in a sequence of `length` tokens."""
+        import numpy as np
+
+        dims = self.rotated(head_dim)
+        if self.scaling is not None and dims > 1:
+            return self.scaling.frequencies(self.base, dims, head_dim, length)
+        pairs = dims // 2
+        return self.base ** (-np.arange(pairs) / max(pairs, 1))
 
 
 @component
@@ -208,23 +247,25 @@ class RelativeBias(Position):
 
 
 @functools.lru_cache(maxsize=64)
-def _rotation(rotary: Rotary, head_dim: int) -> Callable[[Any], Any]:
+def _rotation(rotary: Rotary, head_dim: int, length: int) -> Callable[[Any], Any]:
     import numpy as np
 
-    rotated_pairs = int(rotary.fraction * head_dim) // 2
-    if not rotated_pairs:
+    angles = rotary.frequencies(head_dim, length)
+    if not angles.size:
         return lambda distance: np.ones(np.shape(distance))
-    angles = rotary.base ** (-np.arange(rotated_pairs) / rotated_pairs)
-    share = 2 * rotated_pairs / head_dim
+    # Of the scores' variance, if the rotated dimensions are enlarged.
+    share = 2 * angles.size / head_dim * rotary.amplitude**4 / rotary.score_gain(head_dim)
     return lambda distance: 1 - share * (1 - np.cos(np.multiply.outer(distance, angles)).mean(axis=-1))
 
 
 @functools.lru_cache(maxsize=64)
-def rotation_overlap(rotary: Rotary, head_dim: int, length: int, causal: bool) -> float:
+def rotation_overlap(rotary: Rotary, head_dim: int, length: int, causal: bool, sequence: int | None = None) -> float:
     """Mean cosine of the angles between two rotated keys, over the dimensions of a head and the pairs of keys in one row.
 
     A row sees all `length` keys or, under a causal mask, the first, the first two, and so on; all rows have equal weight. The
     mean is 1 without rotation, and 0.51 for 188 keys of 64 dimensions, a base of 10,000 and no mask.
+
+    `sequence` is the length of the sequence, if rows see fewer keys than it has.
     """
     import numpy as np
 
@@ -233,7 +274,7 @@ def rotation_overlap(rotary: Rotary, head_dim: int, length: int, causal: bool) -
     every = np.arange(1, length)
     # Beyond a few thousand positions a sample of the distances suffices.
     distance = every if length <= 4096 else np.unique(np.geomspace(1, length - 1, 4096).astype(int))
-    kernel = np.interp(every, distance, rotary.rotation(head_dim)(distance))
+    kernel = np.interp(every, distance, rotary.rotation(head_dim, sequence or length)(distance))
     # In a row of n keys, n - t pairs have distance t.
     rows = np.arange(2, length + 1)
     sums = rows * kernel.cumsum() - (every * kernel).cumsum()

@@ -20,7 +20,7 @@ from depthwidth.architecture.hf.files import LARGEST_FILE
 from depthwidth.architecture.hf.weights import Fused
 from depthwidth.errors import InputError
 from depthwidth.initialization import weights
-from depthwidth.layers import ALiBi, LayerNorm, MixtureOfExperts, RMSNorm, Rotary
+from depthwidth.layers import ALiBi, LayerNorm, MixtureOfExperts, RMSNorm, Rotary, RotaryScaling
 
 QUICK = settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
@@ -164,7 +164,8 @@ def test_both_spellings_of_a_field_are_read():
     {"rope_parameters": None, "rope_scaling": None, "rope_theta": 5e5},
 ])  # fmt: skip
 def test_rotary_positions_of_old_and_new_files(fields):
-    assert read_design({"model_type": "llama", **fields}).positions == Rotary(base=5e5)
+    scaling = RotaryScaling("dynamic", 2.0, 2048) if fields.get("rope_scaling") else None
+    assert read_design({"model_type": "llama", **fields}).positions == Rotary(base=5e5, scaling=scaling)
 
 
 def test_positions_of_each_kind():

@@ -393,6 +393,6 @@ def test_rotations_keep_scores_apart(rotated_draws, every):
 
     # Output to 2 % as TokenAttention says; how sharp a row is, to 4 % at few positions. At every position tokens count less
     # where their covariances differ, as for text; here that overshoots to 8 %.
-    right, wrong = (np.abs(predicted(rotation) - mean) for rotation in (Rotary().rotation(dims), None))
+    right, wrong = (np.abs(predicted(rotation) - mean) for rotation in (Rotary().rotation(dims, length), None))
     assert (right < 5 * error + np.array([0.02, 0.02, 0.09 if every else 0.04]) * mean).all()
     assert wrong[2] > 5 * error[2] + 0.04 * mean[2]

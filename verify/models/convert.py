@@ -2,7 +2,7 @@
 """Models of the transformers library as our modules, with their weights: the same logits.
 
 The library's weight names, and the settings that its logits need beyond the tree, are those of its
-:class:`~depthwidth.architecture.hf.family.Family`. Stretched rotary positions are copied from the live model's own tables.
+:class:`~depthwidth.architecture.hf.family.Family`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf.family import Family
-from depthwidth.errors import InputError, shown
+from depthwidth.errors import InputError
 from depthwidth.initialization import parameters
 
 from .locate import family_of, locate, tree_of, unwrap
@@ -37,7 +37,7 @@ def from_hf(model: nn.Module) -> Model:
     Raises
     ------
     InputError
-        if the family is unknown, the model has no weights yet, or its kind of rope scaling is not one that the tests compare.
+        if the family is unknown, or the model has no weights yet.
 
     Notes
     -----
@@ -70,7 +70,7 @@ def from_hf(model: nn.Module) -> Model:
                 place = named[home[one.role, one.block]]
                 place.copy_(one.view(value).reshape(place.shape))
     if family is not None:
-        _stretch_positions(ours, inner, family)
+        _check_pairs(ours, family)
         _apply_settings(ours, family, inner.config.to_dict())
     return ours.train(inner.training)
 
@@ -104,48 +104,10 @@ def _apply_settings(ours: Model, family: Family, config: Mapping[str, Any]) -> N
                 setattr(part, attribute, family.setting(name, config))
 
 
-def _stretch_positions(ours: Model, theirs: nn.Module, family: Family) -> None:
-    """Copy the angles of rotary positions that are not the plain ones from the library's own tables."""
-    config = theirs.config
-    tables = getattr(config, "rope_parameters", None)
-    every = [part for part in ours.modules() if getattr(getattr(part, "position", None), "rotates", False)]
-    if not every or not tables:
-        return
-    turned = int(every[0].position.layer.fraction * every[0].layer.head_dim + 1e-6)
-    if turned % 2 and family.even_rotation:
-        raise InputError(f"from_hf: this model rotates {turned} dimensions of a head, which the library's code cannot pair")
-    tables = tables if any(isinstance(one, dict) for one in tables.values()) else {"": tables}
-    for attention in every:
-        kind = "" if "" in tables else "full_attention" if attention.layer.window is None else "sliding_attention"
-        table = tables.get(kind) or {}
-        scaling = table.get("rope_type", table.get("type", "default"))
-        if scaling not in SCALINGS:
-            raise InputError(f"from_hf: rope_type={shown(scaling)} is not one of {', '.join(SCALINGS)}")
-        if scaling != "default":
-            _stretch(attention.position, scaling, kind, table, theirs)
-
-
-def _stretch(position: nn.Module, scaling: str, kind: str, table: Mapping[str, Any], theirs: nn.Module) -> None:
-    config = theirs.config
-    position.name = kind
-    if scaling == "dynamic":
-        position.near, position.growth = int(config.max_position_embeddings), float(table["factor"])
-        return
-    prefix = f"{kind}_" if kind else ""
-    source = next(one for one in theirs.modules() if hasattr(one, f"{prefix}inv_freq"))
-    # LongRoPE overwrites its table in every pass, and keeps the first one.
-    name = "original_inv_freq" if scaling == "longrope" else "inv_freq"
-    first: torch.Tensor = getattr(source, f"{prefix}{name}").detach().to(torch.float32)
-    device = next(theirs.parameters()).device
-    position.frequencies = first.clone().to(device)
-    position.amplitude = float(getattr(source, f"{prefix}attention_scaling", 1.0))
-    if scaling == "longrope":
-        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-        position.near = int(table["original_max_position_embeddings"])
-        more = {"layer_type": kind} if kind else {}
-        position.far_frequencies, _ = ROPE_INIT_FUNCTIONS[scaling](config, device, seq_len=position.near + 1, **more)
-
-
-SCALINGS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
-"""Kinds of rope scaling that the tests compare."""
+def _check_pairs(ours: Model, family: Family) -> None:
+    """Refuse rotations of an odd number of dimensions where the library's code fails for them."""
+    for part in ours.modules() if family.even_rotation else ():
+        position = getattr(part, "position", None)
+        turned = 0 if position is None else position.rotated(part.layer.head_dim)
+        if turned % 2:
+            raise InputError(f"from_hf: this model rotates {turned} dimensions of a head, which the library's code cannot pair")

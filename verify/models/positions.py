@@ -57,8 +57,10 @@ class ScorePosition(nn.Module):
 
     biased = False
     """True if it adds a bias to scores."""
-    rotates = False
-    """True if it rotates queries and keys by angles that a model may rescale, as :class:`Rotary` does."""
+
+    def rotated(self, head_dim: int) -> int:
+        """Dimensions of a head that it rotates."""
+        return 0
 
     def encode(self, q: Tensor, k: Tensor, run: Pass) -> tuple[Tensor, Tensor]:
         """Queries (batch, heads, length, dim) and keys (batch, kv_heads, length, dim) with their positions."""
@@ -71,47 +73,36 @@ class ScorePosition(nn.Module):
 
 @builds(layers.Rotary)
 class Rotary(ScorePosition):
-    """Rotation of queries and keys by angles proportional to the position.
+    """Rotation of queries and keys by angles proportional to the position, stretched as the component says."""
 
-    Models that stretch their positions beyond the training length set the other attributes: `frequencies` and `amplitude`
-    replace the plain ones; `far_frequencies` serve sequences longer than `near` (LongRoPE, arXiv 2402.13753); the base grows
-    with the length, by `growth` beyond `near` (dynamic NTK). Layers with the same `name` share their angles.
-    """
-
-    rotates = True
     backward = False
     """Whether angles have the other sign (nanochat)."""
     settings: ClassVar = {"backward_rotation": "backward"}
-    name = ""
-    near: int | None = None
-    growth: float | None = None
 
     def __init__(self, layer: layers.Rotary) -> None:
         super().__init__()
         self.layer = layer
-        self.amplitude = 1.0
-        self.register_buffer("frequencies", None, persistent=False)
-        self.register_buffer("far_frequencies", None, persistent=False)
+
+    def rotated(self, head_dim: int) -> int:
+        """Dimensions of a head that it rotates."""
+        return self.layer.rotated(head_dim)
 
     def angles(self, length: int, dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosine and sine for each position and pair: (length, pairs) each, float32."""
-        near = length if self.near is None else self.near
-        far = length > near
-        frequencies = self.frequencies if not far or self.far_frequencies is None else self.far_frequencies
-        if frequencies is None:
-            base, turned = self.layer.base, int(self.layer.fraction * dim + 1e-6)  # a fraction of 3/10 is a little less
-            if far and self.growth is not None:
-                base *= (self.growth * length / near - self.growth + 1) ** (turned / (turned - 2))
-            frequencies = _frequencies(base, turned, device)[: dim // 2]
+        layer = self.layer
+        if layer.scaling is None:
+            frequencies = _frequencies(layer.base, layer.rotated(dim), device)[: dim // 2]
+        else:
+            frequencies = torch.from_numpy(layer.frequencies(dim, length)).to(device, torch.float32)
         with torch.autocast(device.type, enabled=False):  # a position of 1000 has no bf16
-            angles = torch.arange(length, device=device).float()[:, None] * frequencies.float()
-        return angles.cos() * self.amplitude, angles.sin() * self.amplitude
+            angles = torch.arange(length, device=device).float()[:, None] * frequencies
+        return angles.cos() * layer.amplitude, angles.sin() * layer.amplitude
 
     def encode(self, q: Tensor, k: Tensor, run: Pass) -> tuple[Tensor, Tensor]:
         """Queries and keys (batch, heads, length, dim), rotated."""
         length, dim = q.shape[-2:]
         make = functools.partial(self.angles, length, dim, q.device)
-        cos, sin = run.table(("rotary", self.name, self.layer, dim), make)
+        cos, sin = run.table(("rotary", self.layer, dim), make)
         return self.rotate(q, cos, sin), self.rotate(k, cos, sin)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -13,8 +13,7 @@ from ...layers.positions import positions_as
 from ..design import Design
 from .family import Choices, Part, per_block
 from .fields import Fields, as_number, brief
-
-FULL, SLIDING = "full_attention", "sliding_attention"
+from .rope import FULL, SLIDING, read_scaling, rope_table, written_length, written_scaling
 
 
 def rope(
@@ -28,26 +27,28 @@ def rope(
     """Rotary positions of base `theta`.
 
     A family that can rotate a part of each head has a default `fraction`. Transformers 5 stores both in ``rope_parameters``.
-    Earlier versions have separate fields, and ``rope_scaling`` for a stretch of the positions, which changes no count.
+    Earlier versions have separate fields, and ``rope_scaling`` for a stretch of the positions.
     """
     fraction_name = fraction_name or "partial_rotary_factor"
 
     def read(fields: Fields) -> Choices:
         table = rope_table(fields)
         base = _rope_number(fields, table, "rope_theta", theta_name, theta, math.inf)
-        part = 1.0
-        if fraction is not None:
-            part = _rope_number(fields, table, "partial_rotary_factor", fraction_name, fraction, 1.0)
-        return {"positions": Rotary(base=base, fraction=part, interleaved=interleaved)}
+        part, scaling = 1.0, read_scaling(fields, table)
+        if fraction is not None or (scaling is not None and scaling.partial):
+            part = _rope_number(fields, table, "partial_rotary_factor", fraction_name, fraction or 1.0, 1.0)
+        return {"positions": Rotary(base=base, fraction=part, interleaved=interleaved, scaling=scaling)}
 
     def write(design: Design) -> dict[str, Any]:
         rotary = positions_as(Rotary, design.positions)
         if rotary is None:
             return {}
-        table = {"rope_type": "default", "rope_theta": rotary.base}
-        config: dict[str, Any] = {theta_name: rotary.base, "rope_parameters": table}
+        table = {**written_scaling(rotary.scaling), "rope_theta": rotary.base}
+        config: dict[str, Any] = {theta_name: rotary.base, "rope_parameters": table, **written_length(rotary.scaling)}
         if fraction is not None:
             table["partial_rotary_factor"] = config[fraction_name] = rotary.fraction
+        elif rotary.scaling is not None and rotary.scaling.partial:
+            table["partial_rotary_factor"] = rotary.fraction
         return config
 
     return Part(read, write)
@@ -56,12 +57,15 @@ def rope(
 def two_ropes(theta: float, local_theta: float, local_name: str = "") -> Part:
     """Rotary positions with one base in blocks with a window and another one in blocks without.
 
-    `local_name` is the field of the first base in files from before transformers 5.
+    `local_name` is the field of the first base in files from before transformers 5. A table that is not divided stretches only
+    the blocks without a window.
     """
 
     def read(fields: Fields) -> Choices:
         everywhere = rope(theta).read(fields)
-        near = Fields(fields.model_type, {"rope_parameters": rope_table(fields, SLIDING)}, {}, {})
+        table = rope_table(fields, SLIDING, scaled=False)
+        near = Fields(fields.model_type, {"rope_parameters": table}, fields.defaults, {})
+        near.values["max_position_embeddings"] = fields.raw("max_position_embeddings")
         if local_name and not fields.has("rope_parameters"):
             near.values[local_name] = fields.values.get(local_name)
         local = rope(local_theta, theta_name=local_name).read(near)["positions"]
@@ -71,25 +75,10 @@ def two_ropes(theta: float, local_theta: float, local_name: str = "") -> Part:
         rotary = positions_as(Rotary, design.positions)
         if rotary is None:
             return {}
-        local = positions_as(Rotary, design.window_positions) or Rotary()
-        bases = {FULL: rotary.base, SLIDING: local.base}
-        return {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}}
+        each = {FULL: rotary, SLIDING: positions_as(Rotary, design.window_positions) or Rotary()}
+        return {"rope_parameters": {k: {**written_scaling(one.scaling), "rope_theta": one.base} for k, one in each.items()}}
 
     return Part(read, write)
-
-
-def rope_table(fields: Fields, layer_type: str = FULL) -> Any:
-    """``rope_scaling`` or ``rope_parameters``; if it holds a table for each kind of layer, that of `layer_type`."""
-    for name in ("rope_scaling", "rope_parameters"):
-        if fields.has(name):
-            table = fields.table(name)
-            inner = table.get(layer_type)
-            if inner is None:
-                return {} if FULL in table or SLIDING in table else table
-            if not hasattr(inner, "get"):
-                raise InputError(f"{fields.model_type} config: {layer_type}={brief(inner)} in {name} is not an object")
-            return inner
-    return {}
 
 
 def _rope_number(fields: Fields, table: Any, inner: str, outer: str, default: float, largest: float) -> float:

@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing h
 
 import copy
 import warnings
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -158,6 +159,8 @@ def test_random_configurations_say_the_same(family, data):
     [
         ({"rope_type": "linear", "factor": 2.0}, "llama"),
         ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}, "qwen2"),
+        ({"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5, "original_max_position_embeddings": 8}, "gpt_neox"),
+        ({"rope_type": "proportional", "partial_rotary_factor": 0.5, "factor": 2.0}, "llama"),
         (
             {
                 "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -166,7 +169,7 @@ def test_random_configurations_say_the_same(family, data):
             "llama",
         ),
     ],
-    ids=["linear", "yarn", "llama3"],
+    ids=["linear", "yarn", "yarn of a part", "proportional", "llama3"],
 )  # fmt: skip
 def test_stretched_positions(scaling, family):
     config = small(family, rope_parameters={"rope_theta": 10000.0, **scaling})
@@ -176,7 +179,7 @@ def test_stretched_positions(scaling, family):
     # and they matter: plain angles are seen
     for part in ours.modules():
         if isinstance(part, Rotary):
-            part.frequencies, part.amplitude = None, 1.0
+            part.layer = part.layer.replace(scaling=None)
     assert difference(theirs, ours, config) > 10 * CLOSE
 
 
@@ -212,14 +215,14 @@ def test_positions_that_depend_on_the_length(scaling, family):
             assert (ours(part) - theirs(input_ids=part, use_cache=False).logits).abs().max() < CLOSE
         for part in ours.modules():
             if isinstance(part, Rotary):
-                part.near = None
+                part.layer = part.layer.replace(scaling=replace(part.layer.scaling, original=10**6))
         assert (ours(tokens) - theirs(input_ids=tokens, use_cache=False).logits).abs().max() > 10 * CLOSE
 
 
 def test_other_kinds_of_scaling_are_refused():
     theirs = built(small("llama", rope_parameters={"rope_theta": 10000.0, "rope_type": "linear", "factor": 2.0}))
     theirs.config.rope_parameters["rope_type"] = "other"
-    with pytest.raises(InputError, match="rope_type='other' is not one of default"):
+    with pytest.raises(InputError, match="rope_type='other' is not one of default, mrope, linear"):
         from_hf(theirs)
 
 
