@@ -5,6 +5,7 @@ import os
 # Several test processes with one thread per core would slow each other down. It must be set before NumPy is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -16,6 +17,15 @@ from hypothesis import settings
 # Every run uses the same examples, so that a failure in continuous integration can be reproduced locally.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+gc.disable()  # until everything is collected: see below
+
+
+def pytest_collection_finish():
+    """Collect garbage while tests run only: modules and test items stay, and looking through them again takes seconds."""
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

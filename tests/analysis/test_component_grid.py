@@ -51,6 +51,7 @@ def test_attention_with_unequal_norms_is_a_little_above_attention_with_equal_one
     assert found["gradient_variance"] == pytest.approx(0.64 * layer.gradient, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_covariance_of_a_normed_gradient_against_its_exact_value():
     """E of (d - 3 + c^2)/sqrt(S S') over two correlated Gaussian samples, by simulation; and a wrong sign."""
     from depthwidth.formulas.moments import norm_gradient_covariance

@@ -144,6 +144,7 @@ def test_many_lengths_are_interpolated_without_loss(rng):
     assert few.entropy[2, 1] == pytest.approx(laws.entropy(9.0, 2**20), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_it_is_quick():
     """One entropy within a millisecond, a diagram of 200 x 200 within a second; three times that here, on a loaded machine."""
     laws.entropy(1.0, 1024)

@@ -55,6 +55,7 @@ def test_findings():
     assert any("fewer than the width" in f for f in describe(Transformer(12, 768, 6, head_dim=64)).findings())
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_alternating_blocks_are_counted_at_once():
     """Two kinds of block, whatever the depth: rows and time do not grow with it."""
     deep = Transformer(100_000, 64, 1, window=(128, None) * 50_000, context=4096)

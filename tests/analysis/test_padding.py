@@ -29,7 +29,6 @@ def rows_of(tree, **given):
     "choices",
     [{"kind": "encoder", "placement": "post"}, {"gradient": "loss"}, {"kind": "encoder-decoder"}],
     ids=str,
-    first=1,
 )
 def test_sequences_of_one_length_are_that_length(choices):
     gradient = choices.pop("gradient", (1.0, 0.2))

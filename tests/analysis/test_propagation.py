@@ -172,6 +172,7 @@ def test_a_pre_norm_stack_by_simulation(simulation):
     assert np.all(np.abs(scores_of(simulation)) < 5)
 
 
+@pytest.mark.slow
 def test_a_wrong_variance_is_told_apart(simulation):
     """Thirty per cent on the variance of one matrix: far less than a slip of fan-in for the mean of the fans makes."""
     tree, made, _ = simulation

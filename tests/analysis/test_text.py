@@ -23,6 +23,7 @@ def pairs(ids):
     return sum(ids[i] == ids[j] for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(-5, 5), min_size=2, max_size=40))
 def test_the_match_probability_counts_pairs(ids):
     text = Text(np.array(ids), "ids", "example")

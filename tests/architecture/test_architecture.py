@@ -226,6 +226,7 @@ def test_the_cache_is_what_the_next_tokens_read(choices, tokens, batch):
 # Training.
 
 
+@pytest.mark.slow
 @SOME
 @given(designs(deepest=12))
 def test_training_is_three_passes_and_recomputation_one_more_of_the_blocks(choices):
@@ -247,6 +248,7 @@ def test_recomputation_saves_memory(choices, fused):
     assert tree.activation_bytes(fused=fused, recompute="full") < tree.activation_bytes(fused=fused)
 
 
+@pytest.mark.slow
 @SOME
 @given(designs())
 def test_mixed_precision_adam_takes_16_bytes_a_weight(choices):

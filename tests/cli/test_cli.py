@@ -186,6 +186,7 @@ def test_the_picture_of_moments(invoke, small, tmp_path):
     assert (tmp_path / "moments.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_describe_for_people(invoke, config):
     result = invoke("describe", config, "--context", "512", "--batch", "8", "--masked")
     assert result.status == 0

@@ -82,6 +82,7 @@ def test_the_mean_of_two_sides_is_that_of_a_gaussian_to_third_order():
     assert math.asin(r) != pytest.approx(mean(math.asin), abs=1e-4)  # what is taken without it
 
 
+@pytest.mark.slow
 def test_the_kurtosis_of_a_product_with_a_gaussian(rng):
     z = rng.standard_normal((2, 4_000_000))
     gate = np.maximum(z[0], 0)

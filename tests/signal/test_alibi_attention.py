@@ -31,7 +31,7 @@ def drawn(rng, s2, slope, n, draws):
     return each.mean(1), each.std(1) / math.sqrt(draws), p.mean(0)
 
 
-@pytest.mark.parametrize(("s2", "slope", "n"), [(0.25, 0.84, 16), (1.0, 0.25, 64), (4.0, 1 / 64, 200), (9.0, 0.95, 5)])
+@one_quick_in(4, ("s2", "slope", "n"), [(0.25, 0.84, 16), (1.0, 0.25, 64), (4.0, 1 / 64, 200), (9.0, 0.95, 5)])
 def test_a_row_with_a_penalty_has_the_averages_of_its_draws(s2, slope, n):
     means, errors, p = drawn(np.random.default_rng(5), s2, slope, n, 20_000)
     row = biased_overlap(s2, slope, [n])

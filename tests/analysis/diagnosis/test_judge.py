@@ -36,7 +36,7 @@ HEALTHY = ("gradient_ratio", "forward_growth", "correlation_at_top")
 
 
 @one_quick_in(2, "placement", ["pre", "post"])
-@pytest.mark.parametrize("depth", [12, 192])
+@one_quick_in(2, "depth", [12, 192])
 def test_deepscale_is_found_healthy_at_every_depth(placement, depth):
     tree = encoder(depth, placement)
     findings = found(tree, recipe(tree, "deepscale", embedding_correlation=0.2), **INPUT)
@@ -109,6 +109,7 @@ def test_condensed_scores_are_mended_by_a_number():
     assert cooled["score_variance"].severity == "fine"
 
 
+@pytest.mark.slow
 def test_a_norm_on_the_query_takes_the_factor_where_weights_could_not():
     tree = encoder(2, qk_norm="head")
     made = recipe(tree, "xavier")
@@ -270,6 +271,7 @@ def test_what_a_mixture_adds_is_what_its_experts_add_together():
     assert found(tree, "xavier")["branch_share"].value == pytest.approx(min(shares), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_remedy_that_does_not_fit_is_left_out():
     tree = encoder(1)
     hot = with_std(recipe(tree, "xavier"), ".value.weight", 1e4)

@@ -112,9 +112,10 @@ def test_scores_are_mended_to_half_of_the_first_threshold():
     assert finding.after == pytest.approx(math.log(64) / 4, rel=1e-3)
 
 
-@one_quick_in(4, ("factor", "severity"), [
+@pytest.mark.slow
+@pytest.mark.parametrize(("factor", "severity"), [
     (2 ** JUST_BELOW, "fine"), (2 ** JUST_ABOVE, "watch"), (10 ** JUST_BELOW, "watch"), (10 ** JUST_ABOVE, "problem"),
-], first=1)  # fmt: skip
+])  # fmt: skip
 def test_the_spread_of_the_gradient_between_draws(factor, severity):
     """One standard deviation of the logarithm is a factor of 2, or of 10; the scale of branches sets it."""
     tree = encoder(60, "post", width=32)

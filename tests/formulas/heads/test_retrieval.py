@@ -79,6 +79,7 @@ def test_retrieval_error_against_drawn_keys(rng):
     assert abs(drawn - h.best_retrieval_error(n, d + 1)) > 4 * se  # one dimension more is told apart
 
 
+@pytest.mark.slow
 def test_trained_heads_reach_the_prediction():
     """Eighteen trained settings, two seeds each: within 0.02, and below 0.05 at most 0.01 above the least error."""
     rows = golden("softmax_retrieval_nmse_theory_vs_trained")

@@ -117,6 +117,7 @@ def test_simulation(n, sigma, rng):
     assert abs(identity.mean()) < 4 * identity.std() / math.sqrt(identity.size)
 
 
+@pytest.mark.slow
 def test_output_variance_is_that_of_drawn_values(rng):
     logits, values = rng.standard_normal((2, 20_000, 256))
     p = np.exp(logits)
