@@ -365,6 +365,38 @@ PairOverlap = Annotated[
     Domain(0, 1, closed_low=True, closed_high=True, symbol="P_2", typical=(0.001, 0.2)),
     "expected sum of products of two tokens' probabilities, E sum p p'",
 ]
+SumCubes = Annotated[
+    Any, Domain(0, 1, closed_low=True, closed_high=True, symbol="M_3", typical=(1e-5, 0.1)), "E sum p^3 of one prediction"
+]
+SquaredSum = Annotated[
+    Any,
+    Domain(0, 1, closed_low=True, closed_high=True, symbol="S_4", typical=(1e-6, 0.1)),
+    "E (sum p^2)^2 of one prediction",
+]
+PairCubes = Annotated[
+    Any, Domain(0, 1, closed_low=True, closed_high=True, symbol="M_21", typical=(1e-6, 0.05)), "E sum p^2 p' of two predictions"
+]
+Jacobians = Annotated[
+    Any,
+    Domain(0, 1, closed_low=True, closed_high=True, symbol="T_2", typical=(0.001, 0.2)),
+    "E trace of the product of the softmax's two Jacobians",
+]
+CrossSquares = Annotated[
+    Any,
+    Domain(0, 1, closed_low=True, closed_high=True, symbol="S_13", typical=(1e-6, 0.05)),
+    "E sum p^2 sum p p' of two predictions",
+]
+BothSquares = Annotated[
+    Any,
+    Domain(0, 1, closed_low=True, closed_high=True, symbol="S_22", typical=(1e-6, 0.05)),
+    "E sum p^2 sum p'^2 of two predictions",
+]
+Logits = Annotated[
+    Any, Domain(0, closed_low=True, symbol="sigma^2", unit="nats^2", typical=(0.1, 4)), "variance of a logit, d s_w^2 q"
+]
+OutputWidth = Annotated[
+    Any, Domain(0, closed_high=True, symbol="d", unit="dimensions", typical=(64, 4096)), "features of the output matrix's input"
+]
 Vocabulary = Annotated[Any, Domain(1, closed_low=True, symbol="V", unit="tokens", typical=(100, 50000)), "vocabulary size"]
 Match = Annotated[
     Any,
@@ -373,41 +405,64 @@ Match = Annotated[
 ]
 
 
-@formula(
-    kind="exact",
-    source="derivative of the cross-entropy, averaged over weights and targets",
-    status="derived",
-    symbol="gamma",
-    domain="targets independent of the logits; output weights independent of the features",
+LOSS = "derivative of the cross-entropy, averaged over weights and targets by Gaussian integration by parts"
+LOSS_DOMAIN = (
+    "targets independent of the logits; Gaussian output weights independent of the features, which have one second moment and"
+    " one correlation"
 )
-def loss_gradient_second_moment(weight_variance: OutputWeightVariance, P: Overlap, vocab: Vocabulary) -> Any:
+
+
+@formula(kind="exact", source=LOSS, status="derived", symbol="gamma", domain=LOSS_DOMAIN)
+def loss_gradient_second_moment(
+    weight_variance: OutputWeightVariance,
+    P: Overlap,
+    M3: SumCubes,
+    S4: SquaredSum,
+    vocab: Vocabulary,
+    logit_variance: Logits,
+    width: OutputWidth,
+) -> Any:
     r"""Second moment of the gradient of the summed cross-entropy with respect to the output matrix's input.
 
-    .. math:: \gamma = s_w^2 \left(1 - \frac{2}{V} + P\right)
+    .. math:: \gamma = s_w^2 \left[1 - \frac{2}{V} + P + \frac{\sigma^2}{d}(1 - P - 6 M_3 + 6 S_4)\right]
+
+    Derivation: docs/derivations/loss.md, (G2).
 
     Returns
     -------
-    gamma per feature; divide by the square of the number of positions for the gradient of the mean.
+    gamma per feature; divide by the square of the number of positions for the gradient of the mean. The last term is there as
+    a weight takes part in the probabilities that multiply it.
 
     Examples
     --------
-    >>> round(loss_gradient_second_moment(0.0004, 0.00002, 50257) / 0.0004, 4)
-    1.0
+    >>> round(loss_gradient_second_moment(0.01, 0.0027, 2e-5, 8e-6, 1000, 1.0, 64) / 0.01, 4)
+    1.0163
     """
-    return weight_variance * (1 - 2 / vocab + P)
+    own = 1 - P - 6 * M3 + 6 * S4
+    return weight_variance * (1 - 2 / vocab + P + logit_variance / width * own)
 
 
-@formula(
-    kind="exact",
-    source="derivative of the cross-entropy, averaged over weights and targets",
-    status="derived",
-    symbol="kappa",
-    domain="targets independent of the logits; output weights independent of the features",
-)
-def loss_gradient_covariance(weight_variance: OutputWeightVariance, P2: PairOverlap, vocab: Vocabulary, match: Match) -> Any:
+@formula(kind="exact", source=LOSS, status="derived", symbol="kappa", domain=LOSS_DOMAIN)
+def loss_gradient_covariance(
+    weight_variance: OutputWeightVariance,
+    P: Overlap,
+    P2: PairOverlap,
+    M21: PairCubes,
+    T2: Jacobians,
+    S13: CrossSquares,
+    S22: BothSquares,
+    vocab: Vocabulary,
+    match: Match,
+    logit_variance: Logits,
+    correlation: Correlation,
+    width: OutputWidth,
+) -> Any:
     r"""Covariance over two positions of the gradient with the second moment :func:`loss_gradient_second_moment`.
 
-    .. math:: \kappa = s_w^2 \left(m - \frac{2}{V} + P_2\right)
+    .. math:: \kappa = s_w^2 \left[m - \frac{2}{V} + P_2
+              + \frac{\sigma^2}{d}\bigl(r\,(1 - 2P + S_{22} + T_2) + 4 (S_{13} - M_{21})\bigr)\right]
+
+    Derivation: docs/derivations/loss.md, (G3).
 
     Returns
     -------
@@ -415,7 +470,8 @@ def loss_gradient_covariance(weight_variance: OutputWeightVariance, P2: PairOver
 
     Examples
     --------
-    >>> round(loss_gradient_covariance(0.0004, 0.00002, 50257, 0.0127) / 0.0004, 4)
-    0.0127
+    >>> round(loss_gradient_covariance(0.01, 0.0027, 0.0024, 2e-5, 0.0024, 7e-6, 8e-6, 1000, 0.0293, 1.0, 0.9, 64) / 0.01, 4)
+    0.0437
     """
-    return weight_variance * (match - 2 / vocab + P2)
+    own = correlation * (1 - 2 * P + S22 + T2) + 4 * (S13 - M21)
+    return weight_variance * (match - 2 / vocab + P2 + logit_variance / width * own)

@@ -173,15 +173,18 @@ class LanguageHead(Head):
         token_match : probability that the targets of two positions are the same token; targets are random before training.
         """
         from ..formulas.moments import loss_gradient_covariance, loss_gradient_second_moment
-        from ..numerics.softmax import overlap, pair_overlap
+        from ..numerics.softmax import overlap, pair_overlap, pair_squares
 
         weight, vocab = self.weight_variance(site, stem), self.unembedding.vocab
         q, c = x.averages
         variance = linear_second_moment.body(q, self.unembedding.width, weight)
-        one, two = overlap(variance, vocab), pair_overlap(variance, max(-1.0, min(1.0, c / q)), vocab)
+        r = max(-1.0, min(1.0, c / q))
+        one, two, squares = overlap(variance, vocab), pair_overlap(variance, r, vocab), pair_squares(variance, r, vocab)
+        d = self.unembedding.width if site.trace.finite_width else math.inf
+        pair = (one.P, two.P2, two.M21, two.T2, squares.S2D, squares.S22)
         return (
-            float(loss_gradient_second_moment(weight, one.P, vocab)),
-            float(loss_gradient_covariance(weight, two.P2, vocab, token_match)),
+            float(loss_gradient_second_moment.body(weight, one.P, one.M3, one.M4 + one.A22, vocab, variance, d)),
+            float(loss_gradient_covariance.body(weight, *pair, vocab, token_match, variance, r, d)),
         )
 
     def own_saved(self, run: Run) -> int:

@@ -283,7 +283,7 @@ def _pairs(s2: float, rho: float, lengths: Array, longers: Array) -> Array:
 class _PairGrid:
     """The part of the pair integrals at one variance and correlation that is the same for all lengths."""
 
-    def __init__(self, s2: float, rho: float, shortest: float, longest: float) -> None:
+    def __init__(self, s2: float, rho: float, shortest: float, longest: float, orders: tuple[int, ...] = (1, 2)) -> None:
         sigma, longest = math.sqrt(s2), math.log(longest)
         shared, own = sigma * math.sqrt(abs(rho)), np.array([sigma * math.sqrt(1 - abs(rho))])
         low, high = _PAIR_BELOW + _PAIR_DEVIATIONS * sigma + longest, quad.ABOVE + _PAIR_DEVIATIONS * sigma
@@ -297,13 +297,13 @@ class _PairGrid:
             weights = np.exp(-((step * np.arange(-reach, reach + 1) / shared) ** 2) / 2)
             weights /= weights.sum()
             wide = u[0] + step * np.arange(-reach, parts * (u.size - 1) + reach + 1)
-            values = [v[0] for v in quad.average_kernels(wide, step, own, (1, 2), longest)]
+            values = [v[0] for v in quad.average_kernels(wide, step, own, orders, longest)]
             rows = [np.lib.stride_tricks.sliding_window_view(v, weights.size)[::parts] for v in values]
         else:
             z, weights = gauss_hermite(_PAIR_NODES) if shared else (np.zeros(1), np.ones(1))
-            columns = [quad.average_kernels(u + shared * node, _PAIR_STEP, own, (1, 2), longest) for node in z]
-            rows = [np.concatenate([c[k] for c in columns]).T for k in range(4)]
-        less, k0, k1, k2 = (np.ascontiguousarray(v) for v in rows)
+            columns = [quad.average_kernels(u + shared * node, _PAIR_STEP, own, orders, longest) for node in z]
+            rows = [np.concatenate([c[k] for c in columns]).T for k in range(2 + len(orders))]
+        less, k0, k1, k2, *more = (np.ascontiguousarray(v) for v in rows)
         mirror = slice(None, None, -1) if rho < 0 else slice(None)  # sign of the common part of the logits in the second row
         less_m, k0_m, k1_m, k2_m = (np.ascontiguousarray(v[:, mirror].T) for v in (less, k0, k1, k2))
         marginal = less @ weights
@@ -315,6 +315,15 @@ class _PairGrid:
         self.n12 = first @ k2_m
         self.cross = self.n11 * self.n11 * np.exp(-np.maximum(self.log_both, quad.LEAST))
         self.s2, self.rho = s2, rho
+        if more:
+            self.n31, self.n20, self.n02 = (more[0] * weights) @ k1_m, second @ k0_m, (k0 * weights) @ k2_m
+
+    def squares(self, n: float) -> tuple[float, float]:
+        """E sum p_i^2 sum p_j p'_j and E sum p_i^2 sum p'_j^2 for rows of n entries, of a grid with the orders 1, 2 and 3."""
+        powers = np.exp(np.maximum((n - 1) * self.log_both, quad.LEAST)) * (_PAIR_STEP**2 * n)
+        others = (n - 1) * np.exp(-np.maximum(self.log_both, quad.LEAST))
+        crossed = self.n31 + others * self.n20 * self.n11, self.n22 + others * self.n20 * self.n02
+        return float(np.vdot(powers, crossed[0])) / 2, float(np.vdot(powers, crossed[1]))
 
     def at(self, n: float, second_row: Array | None) -> Array:
         """P2, M21, M12 and T2 for rows of n entries; `second_row` is the factor over u' of the second row's other columns."""
@@ -323,6 +332,41 @@ class _PairGrid:
             powers *= second_row
         p2, m21, m12, m22, a22 = (float(np.vdot(powers, v)) for v in (self.n11, self.n21, self.n12, self.n22, self.cross))
         return np.array([p2, m21, m12, p2 - m21 - m12 + m22 + (n - 1) * a22])
+
+
+class PairSquares(NamedTuple):
+    """Averages of the fourth order over two rows of probabilities p and p' whose logits are correlated within each column."""
+
+    S2D: float
+    """E sum p^2 sum p p'"""
+    S22: float
+    """E sum p^2 sum p'^2"""
+
+
+def pair_squares(variance: float, correlation: float, length: int) -> PairSquares:
+    r"""What the gradient of the cross-entropy needs of two rows of probabilities beside :func:`pair_overlap`.
+
+    Parameters
+    ----------
+    variance, correlation, length : s2, rho and n, as in :func:`pair_overlap`.
+
+    Returns
+    -------
+    :class:`PairSquares`. With t = e^u, 1/Z^3 is the integral of t^2 exp(-tZ)/2, so that the kernels K_3, K_2 and K_1 enter.
+
+    Examples
+    --------
+    >>> two = pair_squares(1.0, 0.5, 64)
+    >>> one = overlap(1.0, 64)
+    >>> round(two.S2D / (one.P * pair_overlap(1.0, 0.5, 64).P2), 3), round(two.S22 / one.P**2, 3)
+    (1.051, 1.014)
+    """
+    if not 0 <= variance <= LARGEST_PAIR_VARIANCE or not abs(correlation) <= 1:
+        raise InputError(f"variance is outside [0, {LARGEST_PAIR_VARIANCE:g}] or correlation outside [-1, 1]")
+    n = float(whole("pair_squares", "length", length))
+    if n == 1:
+        return PairSquares(1.0, 1.0)
+    return PairSquares(*_PairGrid(float(variance), float(correlation), n, n, (1, 2, 3)).squares(n))
 
 
 # ---- a whole attention map ----

@@ -7,6 +7,7 @@ import pytest
 from helpers import agrees, check, exact_norm_correlation, one_quick_in, table
 
 from depthwidth.formulas import moments
+from depthwidth.numerics.softmax import overlap, pair_overlap, pair_squares
 
 
 def zipf_sum(vocab):
@@ -32,6 +33,38 @@ def test_zipf_matches_are_the_sum_itself(vocab):
         assert math.pi**2 / 6 / math.log(vocab) ** 2 > 1.1 * truth
     if vocab in (2, 10):
         assert math.pi**2 / 6 / (math.log(vocab) + 0.5772) ** 2 > 1.09 * truth
+
+
+@pytest.mark.parametrize(
+    ("vocab", "d", "s2", "r", "match"), [(6, 4, 2.0, 0.6, 0.3), (6, 4, 4.0, -0.5, 0.1), (50, 16, 1.0, 0.9, 0.05)]
+)
+def test_the_cross_entropys_gradient_by_simulation(vocab, d, s2, r, match, rng):
+    """At few features and few tokens, where every term of order 1/d and 1/V shows."""
+    draws, weight = 6000, s2 / d
+    x = math.sqrt(d) * np.eye(2, d)
+    x[1] = r * x[0] + math.sqrt(1 - r * r) * x[1]
+    w = math.sqrt(weight) * rng.standard_normal((draws, vocab, d))
+    p = np.exp(np.einsum("nvd,td->ntv", w, x))
+    p /= p.sum(-1, keepdims=True)
+    first = rng.integers(vocab, size=draws)
+    second = np.where(rng.random(draws) < match, first, (first + rng.integers(1, vocab, size=draws)) % vocab)
+    for position, target in enumerate((first, second)):
+        p[np.arange(draws), position, target] -= 1
+    g = p @ w
+    one, two, squares = overlap(s2, vocab), pair_overlap(s2, r, vocab), pair_squares(s2, r, vocab)
+
+    def predicted(width):
+        pair = (two.P2, two.M21, two.T2, squares.S2D, squares.S22)
+        return (
+            moments.loss_gradient_second_moment(weight, one.P, one.M3, one.M4 + one.A22, vocab, s2, width),
+            moments.loss_gradient_covariance(weight, one.P, *pair, vocab, match, s2, r, width),
+        )
+
+    drawn = (g[:, 0] ** 2).mean(-1), (g[:, 0] * g[:, 1]).mean(-1)
+    for values, exact, leading in zip(drawn, predicted(d), predicted(math.inf), strict=True):
+        error = values.std() / math.sqrt(draws)
+        assert abs(values.mean() - exact) < 4 * error
+        assert abs(values.mean() - leading) > 6 * error  # the control: without the weights' part in the probabilities
 
 
 NORMS = table("""

@@ -27,6 +27,7 @@ from depthwidth.numerics.softmax import (
     overlap,
     overlap_table,
     pair_overlap,
+    pair_squares,
     row_lengths,
 )
 
@@ -93,6 +94,26 @@ def finer(monkeypatch):
             monkeypatch.setattr(softmax_quadrature, name, value)
 
     return refine
+
+
+def test_squares_of_two_rows_by_simulation(rng):
+    n, s2, rho, draws = 5, 3.0, 0.4, 60_000
+    x, z = math.sqrt(s2) * rng.standard_normal((2, draws, n))
+    p, other = (np.exp(v) / np.exp(v).sum(1, keepdims=True) for v in (x, rho * x + math.sqrt(1 - rho * rho) * z))
+    own, crossed = (p * p).sum(1), (p * other).sum(1)
+    found = pair_squares(s2, rho, n)
+    for values, exact in ((own * crossed, found.S2D), (own * (other * other).sum(1), found.S22)):
+        error = values.std() / math.sqrt(draws)
+        assert abs(values.mean() - exact) < 4 * error
+        assert abs(values.mean() - overlap(s2, n).P * pair_overlap(s2, rho, n).P2) > 8 * error  # not a product of means
+
+
+def test_squares_of_one_row_twice():
+    one = overlap(2.0, 30)
+    assert pair_squares(2.0, 1.0, 30) == pytest.approx((one.M4 + one.A22,) * 2, rel=1e-7)
+    assert pair_squares(2.0, 0.3, 1) == (1.0, 1.0)
+    with pytest.raises(InputError, match="correlation outside"):
+        pair_squares(1.0, 1.5, 4)
 
 
 def test_a_finer_grid_changes_a_planted_target_no_more(finer):

@@ -154,8 +154,12 @@ class Network:
         from ...numerics.softmax import overlap
 
         weight = logits / (head.unembedding.width * top)
-        shared = overlap(min(logits, LARGEST_VARIANCE), vocab).P
-        return float(mean * math.sqrt(loss_gradient_second_moment(weight, shared, vocab)))
+        variance = min(logits, LARGEST_VARIANCE)
+        row = overlap(variance, vocab)
+        squared = loss_gradient_second_moment.body(
+            weight, row.P, row.M3, row.M4 + row.A22, vocab, variance, head.unembedding.width
+        )
+        return float(mean * math.sqrt(squared))
 
     @cached_property
     def sizes(self) -> dict[str, list[Size]]:
