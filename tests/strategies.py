@@ -196,6 +196,28 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "glm-4-9b-chat-hf": (llama("glm", "GlmForCausalLM", 40, 4096, 32, 2, 13696, 151552, head_dim=128), 9399951360),
     "GLM-4-9B-0414": (llama("glm4", "Glm4ForCausalLM", 40, 4096, 32, 2, 13696, 151552, head_dim=128), 9400279040),
     "nanochat d20": (llama("nanochat", "NanoChatForCausalLM", 20, 1280, 10, 10, 5120, 65536), 560988160),
+    "granite-3.1-2b": (
+        llama("granite", "GraniteForCausalLM", 40, 2048, 32, 8, 8192, 49155, attention_multiplier=0.015625,
+              embedding_multiplier=12.0, logits_scaling=8.0, residual_multiplier=0.22, tie_word_embeddings=True), 2533531648
+    ),
+    "c4ai-command-r-v01": (
+        llama("cohere", "CohereForCausalLM", 40, 8192, 64, 64, 22528, 256000, logit_scale=0.0625), 34980831232
+    ),
+    "c4ai-command-r7b-12-2024": (
+        llama("cohere2", "Cohere2ForCausalLM", 32, 4096, 32, 8, 14336, 256000, logit_scale=0.25, sliding_window=4096),
+        8028033024,
+    ),
+    "mpt-7b": (
+        {"model_type": "mpt", "architectures": ["MptForCausalLM"], "d_model": 4096, "n_heads": 32, "n_layers": 32,
+         "max_seq_len": 2048, "vocab_size": 50432}, 6649286656
+    ),
+    "Minitron-4B-Base": (
+        llama("nemotron", "NemotronForCausalLM", 32, 3072, 24, 8, 9216, 256000, head_dim=128), 4190509056
+    ),
+    "stablelm-2-12b": (
+        llama("stablelm", "StableLmForCausalLM", 40, 5120, 32, 8, 13824, 100352, qk_layernorm=True,
+              use_parallel_residual=True), 12143185920
+    ),
     "distilbert-base-uncased": ({"model_type": "distilbert", "architectures": ["DistilBertModel"]}, 66362880),
     "distilbert-base-uncased, masked": ({"model_type": "distilbert", "architectures": ["DistilBertForMaskedLM"]}, 66985530),
     "t5-small": (t5(6, 512, 64, 2048, 8), 60506624),
@@ -235,6 +257,7 @@ BY_CHOICE: dict[str, st.SearchStrategy[Any]] = {
     "window": st.none() | st.integers(1, 20),
     "activation": ACTIVATION_NAMES,
     "norm_eps": st.sampled_from([1e-5, 1e-6]),
+    **dict.fromkeys(("embedding_scale", "residual_scale", "head_scale", "logit_scale"), st.sampled_from([1.0, 0.22, 12.0])),
     "score_softcap": st.none() | st.just(50.0),
     "logit_softcap": st.none() | st.just(30.0),
     **dict.fromkeys(("dropout", "attention_dropout", "ffn_dropout", "embedding_dropout"), RATES),
@@ -344,6 +367,10 @@ FURTHER_PARTS = {
     "fraction": lambda config: st.sampled_from([{}, {"partial_rotary_factor": 0.5}, {"partial_rotary_factor": 1.0}]),
     # If there is an explicit head dimension, the transformers library gives these norms the wrong width.
     "qk": lambda config: st.fixed_dictionaries({"qk_layernorm": st.just(False) if "head_dim" in config else FLAG}),
+    "query_norms": lambda config: st.fixed_dictionaries({"qk_layernorm": FLAG}),
+    "head": lambda config: st.just({"head_dim": 4}),  # the library's code fails for a null
+    "own": lambda config: st.fixed_dictionaries({"use_qk_norm": FLAG}),
+    "scaling": lambda config: st.fixed_dictionaries({"logits_scaling": st.sampled_from([1.0, 3.0, 8.0])}),
     "whole": lambda config: st.just({"head_dim": config["hidden_size"] // config["num_attention_heads"]}),
     "one": lambda config: st.fixed_dictionaries({"use_sliding_window": FLAG, "sliding_window": st.integers(1, 20)}),
 }
@@ -368,10 +395,18 @@ FURTHER = {
     "gemma3_text": lambda config: st.tuples(layered(config), FURTHER_PARTS["query"](config)).map(joined),
     "olmo": with_rope(),
     "olmo2": with_rope(),
-    "stablelm": with_rope("fraction"),
+    "stablelm": with_rope("fraction", "query_norms"),
     "starcoder2": with_rope(),
     **dict.fromkeys(("arcee", "ernie4_5", "nanochat", "olmoe", "seed_oss"), with_rope()),
     **dict.fromkeys(("glm", "glm4"), with_rope("fraction")),
+    **dict.fromkeys(("granite", "granitemoe"), with_rope("scaling")),
+    "hunyuan_v1_dense": with_rope("head"),
+    "cohere": with_rope("own"),
+    "cohere2": lambda config: st.tuples(layered(config), THETAS.map(lambda theta: {"rope_theta": theta})).map(joined),
+    "nemotron": with_rope("fraction"),
+    "mpt": lambda config: st.fixed_dictionaries(
+        {"attn_config": st.fixed_dictionaries({"softmax_scale": st.none() | st.just(0.3)})}
+    ),
     "helium": with_rope("whole"),
     "olmo3": layered,
     "exaone4": lambda config: st.tuples(layered(config), st.sampled_from([{}, {"rope_theta": 500000.0}])).map(joined),

@@ -59,12 +59,14 @@ class Builder:
         """The norm over the residual stream."""
         return self.norm_over(self.design.width)
 
-    def norm_over(self, features: int, groups: int = 1) -> Norm:
+    def norm_over(self, features: int, groups: int = 1, *, separate: bool = False) -> Norm:
         """A norm over `features` of the kind that the design has."""
         design = self.design
         if design.norm == "layernorm":
-            return LayerNorm(features, groups, design.norm_affine, design.norm_eps, bias=design.norm_bias)
-        return RMSNorm(features, groups, design.norm_affine, design.norm_eps, design.norm_unit_offset)
+            bias = design.norm_bias and not separate  # those of single heads have none in any family
+            options = (design.norm_affine, design.norm_eps, bias, design.norm_unit_offset, separate)
+            return LayerNorm(features, groups, *options)
+        return RMSNorm(features, groups, design.norm_affine, design.norm_eps, design.norm_unit_offset, separate)
 
     def attention(self, heads: int, window: int | None = None, *, causal: bool, cross: bool = False) -> Attention:
         """Self-attention of a block, or the cross-attention of a decoder's."""
@@ -73,8 +75,9 @@ class Builder:
         kv_heads = heads if design.kv_heads is None else design.kv_heads
         positions = design.positions if window is None or design.window_positions is None else design.window_positions
         query_norm = key_norm = None
-        if design.qk_norm == "head":
-            query_norm, key_norm = self.norm_over(head_dim, heads), self.norm_over(head_dim, kv_heads)
+        if design.qk_norm in ("head", "heads"):
+            own = design.qk_norm == "heads"
+            query_norm, key_norm = (self.norm_over(head_dim, groups, separate=own) for groups in (heads, kv_heads))
         elif design.qk_norm == "full":
             query_norm, key_norm = self.norm_over(head_dim * heads), self.norm_over(head_dim * kv_heads)
         return Attention(
@@ -121,6 +124,7 @@ class Builder:
             norm_out=norms.get("norm_out"),
             norm_stream=norms.get("norm_stream"),
             dropout=design.dropout,
+            scale=design.residual_scale,
         )
 
     def block(self, heads: int, window: int | None = None, *, causal: bool, cross: bool = False) -> Block:
@@ -195,9 +199,10 @@ class Builder:
         unembedding = Unembedding(features, design.vocab, design.tied, design.head_bias)
         if design.head == "masked-lm":
             transform, norm = Linear(design.width, features), self.norm_over(features)
-            return LanguageHead(unembedding, transform, norm, design.logit_softcap, design.head_activation or design.activation)
+            activation = design.head_activation or design.activation
+            return LanguageHead(unembedding, transform, norm, design.logit_softcap, activation, design.head_scale)
         projection = Linear(design.width, features, bias=False) if features != design.width else None
-        return LanguageHead(unembedding, projection, None, design.logit_softcap)
+        return LanguageHead(unembedding, projection, None, design.logit_softcap, scale=design.head_scale)
 
     def _head_dim(self, heads: int) -> int:
         width = self.design.width

@@ -16,7 +16,7 @@ KINDS = ("decoder", "encoder", "encoder-decoder")
 NORMS = ("layernorm", "rmsnorm")
 HEADS = ("lm", "masked-lm", "classifier", "none")
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
-QK_NORMS = ("none", "head", "full")
+QK_NORMS = ("none", "head", "heads", "full")
 
 
 @frozen
@@ -46,10 +46,12 @@ class Design:
         `shared_gate` a gate that scales the shared part. With `renormalized` the router's weights of the chosen experts are
         rescaled to a sum of 1.
     bias : linear maps have biases; `attention_bias` (query, key, value), `attention_out_bias` and `ffn_bias` override it.
-    qk_norm : ``none``, ``head`` (a norm over each head's query and key) or ``full`` (over all heads together).
+    qk_norm : ``none``, ``head`` (a norm over each head's query and key), ``heads`` (with weights for each head) or ``full``
+        (over all heads together).
     window : number of latest positions that a query may see, None for all; a sequence gives one value per block.
         `window_positions`, if given, replaces `positions` in blocks with a window (Gemma 3's two rotary bases).
     logit_scale, score_softcap, logit_softcap : see :class:`~depthwidth.layers.Attention` and the head.
+    residual_scale, head_scale : factors on the output of every branch and on the input of the language head's matrix.
     tied : the output matrix is the token embedding; `head_bias` gives it a bias.
     head : ``lm``, ``masked-lm`` (after BERT's transform), ``classifier`` (with `classes` outputs; `classifier_bias` and
         `classifier_reads` as in :class:`~depthwidth.layers.ClassifierHead`), ``none``. The transform has
@@ -101,6 +103,8 @@ class Design:
     logit_scale: float | None = None
     score_softcap: float | None = None
     logit_softcap: float | None = None
+    residual_scale: float = 1.0
+    head_scale: float = 1.0
     tied: bool = True
     head_bias: bool = False
     head: str = "lm"

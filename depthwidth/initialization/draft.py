@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -105,7 +105,7 @@ class Draft:
     def residuals(self) -> tuple[ResidualScale, ...]:
         """The scales of every residual branch; empty if the scheme sets none."""
         if self.scales is None:
-            return ()
+            return tuple(self._own_scales())
         return tuple(
             ResidualScale(
                 f"{stack}.block.{branch}", _per_block(skip, depth), _per_block(scale, depth), reason, self.trained_scales
@@ -114,6 +114,19 @@ class Draft:
             for index, branch in enumerate(branches)
             for skip, scale, reason in [self.scales(stack, branch, index)]
         )
+
+    def _own_scales(self) -> Iterator[ResidualScale]:
+        """The factors on branches that the model itself has, which a scheme without scales leaves as they are."""
+        for stack, layers in self.tree.stacks.items():
+            each: dict[str, list[float]] = {}
+            for block in layers.blocks():
+                for branch, residual in block.branches:
+                    each.setdefault(branch, []).append(residual.scale)
+            for branch, values in each.items():
+                if any(value != 1 for value in values):
+                    same = len(set(values)) == 1
+                    scale: PerBlock = values[0] if same else tuple(values)
+                    yield ResidualScale(f"{stack}.block.{branch}", 1.0, scale, "the model's own factor")
 
 
 def _per_block(value: Values, depth: int) -> PerBlock:

@@ -132,7 +132,7 @@ class Attention(Branch):
             "window": self.window,
             "attention_bias": self.bias,
             "attention_out_bias": self.out_bias,
-            "qk_norm": "none" if norm is None else "head" if norm.width == self.head_dim else "full",
+            "qk_norm": _qk_norm(norm, self.head_dim),
             "logit_scale": self.scale,
             "score_softcap": self.softcap,
             "attention_dropout": self.dropout,
@@ -227,3 +227,10 @@ class Attention(Branch):
         if self.window is not None:
             kept = min(kept, self.window)
         return run.batch * kept * self.kv_heads * (self.head_dim + self.value_dim)
+
+
+def _qk_norm(norm: Norm | None, head_dim: int) -> str:
+    """A design's word for the norm of queries."""
+    if norm is None:
+        return "none"
+    return "full" if norm.width != head_dim else "heads" if norm.separate else "head"

@@ -36,6 +36,8 @@ class Residual(Layer):
     norm_out: Norm | None = None
     norm_stream: Norm | None = None
     dropout: float = 0.0
+    scale: float = 1.0
+    """A fixed factor on what is added (Granite). A scheme that sets residual scales replaces it."""
 
     def __post_init__(self) -> None:
         check_branch("Residual", self.branch)
@@ -96,7 +98,7 @@ class Residual(Layer):
     def choices(self) -> dict[str, Any]:
         given = tuple(name for name in ("norm_in", "norm_out", "norm_stream") if getattr(self, name) is not None)
         placement = next((name for name, norms in PLACEMENTS.items() if norms == given), "pre")
-        return {"placement": placement, "dropout": self.dropout}
+        return {"placement": placement, "dropout": self.dropout, "residual_scale": self.scale}
 
     @property
     def last(self) -> str:

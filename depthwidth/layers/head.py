@@ -88,6 +88,8 @@ class LanguageHead(Head):
     softcap: float | None = None
     activation: str = "gelu"
     """The activation between a transform and its norm; a transform without a norm is a projection and has none."""
+    scale: float = 1.0
+    """A fixed factor on the input of the output matrix (T5, Granite, Cohere)."""
 
     @property
     def as_language_head(self) -> LanguageHead:
@@ -106,6 +108,7 @@ class LanguageHead(Head):
         return {
             "head": "masked-lm" if masked else "lm",
             "logit_softcap": self.softcap,
+            "head_scale": self.scale,
             "head_activation": self.activation if masked else None,
         }
 
@@ -158,7 +161,7 @@ class LanguageHead(Head):
     def logits(self, x: AnySignal, site: Site, stem: Site) -> Any:
         """The moments of the logits, given the output matrix's input `x`; a tied matrix has its weights at the site `stem`."""
         gain = linear_second_moment.body(1.0, self.unembedding.width, self.weight_variance(site, stem))
-        return site.at("unembedding").record(x.times(gain))
+        return site.at("unembedding").record(x.times(gain * self.scale**2))
 
     def weight_variance(self, site: Site, stem: Site) -> float:
         """Variance of the entries of the output matrix, which is the token embedding if it is tied."""
@@ -177,6 +180,7 @@ class LanguageHead(Head):
 
         weight, vocab = self.weight_variance(site, stem), self.unembedding.vocab
         q, c = x.averages
+        weight *= self.scale**2  # the matrix and the factor before it are one map
         variance = linear_second_moment.body(q, self.unembedding.width, weight)
         r = max(-1.0, min(1.0, c / q))
         one, two, squares = overlap(variance, vocab), pair_overlap(variance, r, vocab), pair_squares(variance, r, vocab)

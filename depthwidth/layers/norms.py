@@ -27,6 +27,10 @@ class Norm(Layer):
     eps: float = 1e-5
     centred = False
     """True if it subtracts the mean over the features."""
+    unit_offset = False
+    """True if the gain is stored as its difference from one (Gemma, Nemotron)."""
+    separate = False
+    """True if each group has weights of its own (Cohere's heads)."""
 
     def __post_init__(self) -> None:
         check_whole(type(self).__name__, width=self.width, groups=self.groups)
@@ -34,7 +38,11 @@ class Norm(Layer):
     def tensors(self) -> dict[str, Tensor]:
         if not self.affine:
             return {}
-        return {"weight": Tensor((self.width,), "gain", start=Constant(1.0 - self._offset), offset=self._offset)}
+        return {"weight": Tensor(self._shape, "gain", start=Constant(1.0 - self._offset), offset=self._offset)}
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return (self.groups, self.width) if self.separate else (self.width,)
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         gain = site.gain(self._offset) if self.affine else 1.0
@@ -50,10 +58,11 @@ class Norm(Layer):
     @property
     def _offset(self) -> float:
         """Added to the stored gain before it is used."""
-        return 0.0
+        return 1.0 if self.unit_offset else 0.0
 
     def choices(self) -> dict[str, Any]:
-        return {"norm_affine": self.affine, "norm_eps": self.eps, "norm_bias": True, "norm_unit_offset": False}
+        options = {"norm_affine": self.affine, "norm_eps": self.eps, "norm_bias": True}
+        return options | {"norm_unit_offset": self.unit_offset}
 
     def own_saved(self, run: Run) -> int:
         return run.positions * self.width * self.groups * run.value_bytes  # its input; the statistics are negligible
@@ -64,11 +73,13 @@ class LayerNorm(Norm):
     """Subtract the mean and divide by the standard deviation over the features (Ba et al. 2016, arXiv 1607.06450)."""
 
     bias: bool = True
+    unit_offset: bool = False
+    separate: bool = False
 
     centred = True
 
     def tensors(self) -> dict[str, Tensor]:
-        bias = {"bias": Tensor((self.width,), "bias", start=ZEROS)} if self.affine and self.bias else {}
+        bias = {"bias": Tensor(self._shape, "bias", start=ZEROS)} if self.affine and self.bias else {}
         return super().tensors() | bias
 
     def choices(self) -> dict[str, Any]:
@@ -81,11 +92,7 @@ class RMSNorm(Norm):
 
     eps: float = 1e-6
     unit_offset: bool = False
-    """True if the gain is stored as its difference from one (Gemma)."""
-
-    @property
-    def _offset(self) -> float:
-        return 1.0 if self.unit_offset else 0.0
+    separate: bool = False
 
     def choices(self) -> dict[str, Any]:
-        return super().choices() | {"norm": "rmsnorm", "norm_unit_offset": self.unit_offset}
+        return super().choices() | {"norm": "rmsnorm"}

@@ -204,6 +204,17 @@ def test_heads_of_each_kind():
     assert read_config({"model_type": "vit"}).head.classes == 2
 
 
+def test_t5_1_1_saved_by_transformers_5_has_a_head_of_its_own():
+    """It writes a tied head for every T5; another field says that there is none."""
+    published = PUBLISHED["flan-t5-xl"][0]
+    again = {**published, "tie_word_embeddings": True, "scale_decoder_outputs": False}
+    assert read_config(again) == read_config(published)
+    assert read_config(again).parameters == 2849757184
+    small = PUBLISHED["t5-small"][0]
+    assert read_config({**small, "scale_decoder_outputs": True}) == read_config(small)
+    assert (read_config(small).head.scale, read_config(again).head.scale) == (512**-0.5, 1.0)
+
+
 def test_norms_and_activations():
     gemma = read_config({"model_type": "gemma", "hidden_act": "gelu"})
     assert gemma.feed_forward.activation == "gelu_tanh"
@@ -322,7 +333,6 @@ REFUSED = {
     "is_decoder=True is not supported": {"model_type": "bert", "is_decoder": True},
     "decoder_sparse_step=2 is not supported": {"model_type": "qwen2_moe", "decoder_sparse_step": 2},
     "mlp_only_layers=[0] is not supported": {"model_type": "qwen3_moe", "mlp_only_layers": [0]},
-    "qk_layernorm=True is not supported": {"model_type": "stablelm", "qk_layernorm": True},
     "num_kv_heads=4 needs new_decoder_architecture=True": {
         "model_type": "falcon", "num_attention_heads": 8, "hidden_size": 64, "num_kv_heads": 4, "multi_query": False
     },

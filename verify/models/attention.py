@@ -62,7 +62,9 @@ class Attention(Branch):
     """
 
     clip: float | None = None
-    settings: ClassVar = {"qkv_clip": "clip"}
+    late_norms = False
+    """True if queries and keys are normalised after their rotation (Hunyuan)."""
+    settings: ClassVar = {"qkv_clip": "clip", "late_norms": "late_norms"}
 
     def __init__(self, layer: layers.Attention) -> None:
         super().__init__()
@@ -83,8 +85,9 @@ class Attention(Branch):
                 raise InputError("cross-attention has no encoder output to attend to")
             source = run.memory
         q, k, v = self.query(x), self.key(source), self.value(source)
-        q = _split(q, layer.heads, layer.head_dim, self.query_norm, layer.query_norm)
-        k = _split(k, layer.kv_heads, layer.head_dim, self.key_norm, layer.key_norm)
+        query_norm, key_norm = (None, None) if self.late_norms else (self.query_norm, self.key_norm)
+        q = _split(q, layer.heads, layer.head_dim, query_norm, layer.query_norm)
+        k = _split(k, layer.kv_heads, layer.head_dim, key_norm, layer.key_norm)
         v = _split(v, layer.kv_heads, layer.value_dim)
         if self.clip is not None:
             q, k, v = (part.clamp(-self.clip, self.clip) for part in (q, k, v))
@@ -92,6 +95,8 @@ class Attention(Branch):
             q = scale_by(q, self.query.multiplier)
         if self.position is not None:
             q, k = self.position.encode(q, k, run)
+        if self.late_norms and self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
         mask, causal = (None, False) if layer.cross else self._mask(x.shape[1], q, run)
         y = self.mix(q, k, v, mask, causal)
         return self.out(y.transpose(1, 2).flatten(2))

@@ -156,7 +156,7 @@ class Branch(nn.Module):
         self.norm_out: nn.Module | None = None
         self.norm_stream: nn.Module | None = None
         self.rate = 0.0
-        self.skip = self.scale = 1.0
+        self.skip = self.scale = self.own_scale = 1.0
         self.register_parameter("alpha", None)
 
     def branch(self, x: Tensor, run: Pass) -> Tensor:

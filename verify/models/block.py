@@ -27,6 +27,7 @@ def residual(layer: layers.Residual) -> Branch:
     made.norm_in, made.norm_out = optional(layer.norm_in), optional(layer.norm_out)
     made.norm_stream = optional(layer.norm_stream)
     made.rate = layer.dropout
+    made.scale = made.own_scale = layer.scale
     return made
 
 

@@ -38,13 +38,10 @@ class Unembedding(nn.Module):
 class LanguageHead(nn.Module):
     """Logits over the vocabulary, after a transform if there is one.
 
-    A transform with a norm is BERT's, with an activation between. A transform alone is a projection. `scale` multiplies the
-    features (T5's tied head; the tree does not hold it).
+    A transform with a norm is BERT's, with an activation between. A transform alone is a projection.
     """
 
     logits = True
-    scale = 1.0
-    settings: ClassVar = {"head_scale": "scale"}
 
     def __init__(self, layer: layers.LanguageHead) -> None:
         super().__init__()
@@ -52,7 +49,7 @@ class LanguageHead(nn.Module):
         self.activation = Activation(layer.activation) if layer.norm is not None and layer.transform is not None else None
         self.norm = optional(layer.norm)
         self.unembedding = module(layer.unembedding)
-        self.softcap = layer.softcap
+        self.softcap, self.scale = layer.softcap, layer.scale
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Features (batch, length, width) to logits (batch, length, vocab)."""

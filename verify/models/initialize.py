@@ -104,6 +104,7 @@ class _Folds:
                     scales = f"skip {skip:g} and branch {scale:g}"
                     self._once(f"{place}: {scales} need a separate scalar in the model ({line.reason})")
                     continue
+                scale /= residual.scale  # the model has this factor already
                 if residual.norm_stream is not None:
                     self._carry(place, index, residual, scale / skip)
                     continue

@@ -108,7 +108,7 @@ class Model(nn.Module):
         residual = self.get_submodule(place)
         line = None if recipe is None else recipe.residual(role)
         residual.skip = 1.0 if line is None else float(at_block(line.skip, block))
-        residual.scale = 1.0 if line is None else float(at_block(line.branch, block))
+        residual.scale = residual.own_scale if line is None else float(at_block(line.branch, block))
         residual.alpha = None
         if line is not None and line.trained:
             some = next(self.parameters())

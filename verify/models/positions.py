@@ -76,8 +76,10 @@ class Rotary(ScorePosition):
     """Rotation of queries and keys by angles proportional to the position, stretched as the component says."""
 
     backward = False
-    """Whether angles have the other sign (nanochat)."""
-    settings: ClassVar = {"backward_rotation": "backward"}
+    """True if angles have the other sign (nanochat)."""
+    query_growth: tuple[float, float] | None = None
+    """If given, a rate b and a length n: the query at position p is multiplied by 1 + b log(1 + floor(p / n)) (Ministral 3)."""
+    settings: ClassVar = {"backward_rotation": "backward", "query_growth": "query_growth"}
 
     def __init__(self, layer: layers.Rotary) -> None:
         super().__init__()
@@ -103,6 +105,10 @@ class Rotary(ScorePosition):
         length, dim = q.shape[-2:]
         make = functools.partial(self.angles, length, dim, q.device)
         cos, sin = run.table(("rotary", self.layer, dim), make)
+        if self.query_growth is not None:
+            rate, near = self.query_growth
+            position = torch.arange(length, device=q.device)
+            q = q * (1 + rate * torch.log(1 + torch.floor(position / near)))[:, None].to(q.dtype)
         return self.rotate(q, cos, sin), self.rotate(k, cos, sin)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

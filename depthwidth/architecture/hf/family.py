@@ -27,9 +27,10 @@ class Part(NamedTuple):
 
 SETTINGS = {
     "coarse_penalty": "True if ALiBi's penalty is computed in bf16",
-    "head_scale": "a factor on the input of a language head",
+    "late_norms": "True if queries and keys are normalised after their rotation",
     "pooler_activation": "the pooler's activation, by our name; tanh by default",
     "backward_rotation": "True if rotary positions turn by the negative angle",
+    "query_growth": "the rate and the length by which queries grow with the logarithm of their position (Ministral 3)",
     "qkv_clip": "the largest absolute value of queries, keys and values; None for no limit",
     "score_softcap": "the cap of attention scores; None for no cap",
 }
@@ -178,7 +179,7 @@ READERS: dict[str, Callable[[Fields, str], Any]] = {
     ),
     **dict.fromkeys(("segments",), Fields.count),
     **dict.fromkeys(("dropout", "attention_dropout", "ffn_dropout", "embedding_dropout"), Fields.rate),
-    **dict.fromkeys(("norm_eps",), Fields.positive),
+    **dict.fromkeys(("norm_eps", "embedding_scale", "residual_scale", "head_scale", "logit_scale"), Fields.positive),
     **dict.fromkeys(("score_softcap", "logit_softcap"), Fields.positive_or_none),
     **dict.fromkeys(
         ("tied", "bias", "attention_bias", "attention_out_bias", "ffn_bias", "parallel", "norm_affine", "renormalized"),

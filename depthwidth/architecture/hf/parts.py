@@ -44,7 +44,9 @@ def rope(
         if rotary is None:
             return {}
         table = {**written_scaling(rotary.scaling), "rope_theta": rotary.base}
-        config: dict[str, Any] = {theta_name: rotary.base, "rope_parameters": table, **written_length(rotary.scaling)}
+        config: dict[str, Any] = {"rope_parameters": table, **written_length(rotary.scaling)}
+        if theta_name:
+            config[theta_name] = rotary.base
         if fraction is not None:
             table["partial_rotary_factor"] = config[fraction_name] = rotary.fraction
         elif rotary.scaling is not None and rotary.scaling.partial:
@@ -160,6 +162,27 @@ def query_scale() -> Part:
         return {"query_pre_attn_scalar": max(1, round(1 / (scale * scale)))} if scale > 1e-9 else {}
 
     return Part(read, write)
+
+
+def qk_norm(name: str, kind: str) -> Part:
+    """A field that gives queries and keys norms of a kind."""
+    return Part(
+        lambda fields: {"qk_norm": kind if fields.flag(name) else "none"},
+        lambda design: {name: design.qk_norm == kind},
+    )
+
+
+def reciprocal(name: str, choice: str) -> Part:
+    """A field by which something is divided, for a choice that is a factor."""
+
+    def write(design: Design) -> dict[str, Any]:
+        value = getattr(design, choice)
+        inverse = 1 / value
+        # The number whose reciprocal is the factor again, if one of the three nearest is.
+        near = (inverse, math.nextafter(inverse, 0), math.nextafter(inverse, math.inf))
+        return {name: next((one for one in near if 1 / one == value), inverse)}
+
+    return Part(lambda fields: {choice: 1 / fields.positive(name)}, write)
 
 
 def unscaled_scores(name: str = "scale_attn_weights") -> Part:

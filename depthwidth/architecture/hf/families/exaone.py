@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ....layers import Rotary
@@ -25,7 +26,7 @@ def _local_rope() -> Part:
 
     def write(design: Design) -> dict[str, Any]:
         rotary = positions_as(Rotary, design.positions) or positions_as(Rotary, design.window_positions)
-        config = {} if rotary is None else {"rope_parameters": {"rope_type": "default", "rope_theta": rotary.base}}
+        config = {} if rotary is None else rope().write(replace(design, positions=rotary))
         if design.positions == "none" and design.window is None:
             return {**config, "sliding_window": 4096}  # of no block: it takes the positions away
         return config

@@ -1,8 +1,13 @@
-"""Llama, Mistral and Mixtral. Other families share Llama's names, and take them from here."""
+"""Llama, Mistral, Ministral 3 and Mixtral. Other families share Llama's names, and take them from here."""
 
 from __future__ import annotations
 
-from ..family import ALL_TASKS, TASK_WEIGHTS, Family, causal
+from collections.abc import Mapping
+from typing import Any
+
+from ...design import Design
+from ..family import ALL_TASKS, TASK_WEIGHTS, Choices, Family, Part, causal
+from ..fields import Fields
 from ..parts import rope
 from ..weights import Fused, WeightNames, in_blocks
 
@@ -91,6 +96,64 @@ MISTRAL = Family(
     models=causal("Mistral", tasks=ALL_TASKS),
     parts=(rope(),),
     weights=llama_weights(),
+)
+
+_MINISTRAL_ROPE: dict[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 1000000.0,
+    "factor": 16.0,
+    "original_max_position_embeddings": 16384,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale_all_dim": 1.0,
+    "mscale": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+"""The table of a file that has none."""
+
+
+def _ministral_rope() -> Part:
+    """Rotary positions of the table; fields of other names are not read."""
+
+    def read(fields: Fields) -> Choices:
+        if not fields.has("rope_parameters"):
+            fields.values["rope_parameters"] = _MINISTRAL_ROPE
+        return rope(1000000.0, theta_name="").read(fields)
+
+    def write(design: Design) -> dict[str, Any]:
+        config = rope(1000000.0, theta_name="").write(design)
+        for name in ("llama_4_scaling_beta", "original_max_position_embeddings"):  # without which the library's code fails
+            config.get("rope_parameters", {}).setdefault(name, _MINISTRAL_ROPE[name])
+        return config
+
+    return Part(read, write)
+
+
+def _query_growth(config: Mapping[str, Any]) -> tuple[float, float]:
+    """The rate and the length by which queries grow with the logarithm of their position."""
+    table = {**_MINISTRAL_ROPE, **(config.get("rope_parameters") or {})}
+    return float(table["llama_4_scaling_beta"]), float(table["original_max_position_embeddings"])
+
+
+MINISTRAL3 = Family(
+    "ministral3",
+    defaults={
+        **LLAMA_DEFAULTS,
+        "vocab_size": 131072,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 34,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 262144,
+        "rms_norm_eps": 1e-5,
+        "sliding_window": None,
+    },
+    names={**LLAMA_NAMES, **WINDOW},
+    fixed=LLAMA_CHOICES,
+    models=causal("Ministral3", tasks=ALL_TASKS),
+    parts=(_ministral_rope(),),
+    weights=llama_weights(),
+    settings={"query_growth": _query_growth},
 )
 
 MIXTRAL = Family(

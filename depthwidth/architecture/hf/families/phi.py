@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..family import ALL_TASKS, Family, Part, causal, without
-from ..parts import rope
+from ..family import ALL_TASKS, Family, causal, without
+from ..parts import qk_norm, rope
 from ..weights import QKV, Fused
 from .llama import (
     LLAMA_CHOICES,
@@ -33,10 +33,7 @@ PHI = Family(
     models=causal("Phi", tasks=ALL_TASKS[:2]),
     parts=(
         rope(fraction=0.5),
-        Part(
-            lambda fields: {"qk_norm": "head" if fields.flag("qk_layernorm") else "none"},
-            lambda design: {"qk_layernorm": design.qk_norm == "head"},
-        ),
+        qk_norm("qk_layernorm", "head"),
     ),
     weights=llama_weights(
         {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..family import ALL_TASKS, Family, Part, causal, without
-from ..parts import rope
+from ..parts import qk_norm, rope
 from .llama import (
     BLOCK_WEIGHTS,
     LLAMA_DEFAULTS,
@@ -32,6 +32,7 @@ STABLELM = Family(
         "layer_norm_eps": 1e-5,
         "use_qkv_bias": False,
         "use_parallel_residual": False,
+        "qk_layernorm": False,
         "hidden_dropout": 0.0,
     },
     names={
@@ -43,8 +44,7 @@ STABLELM = Family(
     },
     fixed={"gated": True, "bias": False, "embedding_dropout": 0.0},
     models=causal("StableLm", tasks=ALL_TASKS[:2]),
-    only={"qk_layernorm": (False,)},  # a norm with weights of its own for each head
-    parts=(rope(fraction=0.25), _stablelm_norms()),
+    parts=(rope(fraction=0.25), _stablelm_norms(), qk_norm("qk_layernorm", "heads")),
     weights=llama_weights({**BLOCK_WEIGHTS, "input_layernorm": "attention.norm_in|norm"}),
     even_rotation=True,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ....layers import RelativeBias
@@ -64,10 +63,20 @@ def _stack_weights(stack: str, last: int) -> WeightNames:
     }
 
 
-def _head_scale(config: Mapping[str, Any]) -> float:
-    """The factor on the features of a tied head: one over the square root of the width."""
-    scaled = config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True))
-    return float(config["d_model"] ** -0.5) if scaled else 1.0
+def _t5_head() -> Part:
+    """A tied head, whose input is divided by the square root of the width (1.0), or one of its own (1.1).
+
+    Transformers 5 writes ``tie_word_embeddings`` as true for both; ``scale_decoder_outputs``, if it is there, tells them apart.
+    """
+
+    def read(fields: Fields) -> Choices:
+        tied = fields.flag("scale_decoder_outputs" if fields.has("scale_decoder_outputs") else "tie_word_embeddings")
+        return {"tied": tied, "head_scale": float(fields.whole("d_model") ** -0.5) if tied else 1.0}
+
+    def write(design: Design) -> dict[str, Any]:
+        return {"tie_word_embeddings": design.tied}
+
+    return Part(read, write)
 
 
 T5 = Family(
@@ -99,7 +108,6 @@ T5 = Family(
         "attention_dropout": "dropout_rate",
         "ffn_dropout": "dropout_rate",
         "norm_eps": "layer_norm_epsilon",
-        "tied": "tie_word_embeddings",
     },
     aliases={
         "hidden_size": "d_model",
@@ -114,14 +122,13 @@ T5 = Family(
         "T5Model": {"head": "none", "kind": "encoder-decoder", "pooler": False},
         "T5EncoderModel": {"head": "none", "kind": "encoder", "pooler": False},
     },
-    parts=(_t5_stacks(), t5_feed_forward()),
+    parts=(_t5_stacks(), t5_feed_forward(), _t5_head()),
     weights={
         "shared": "stem.tokens",
         "lm_head": "head.unembedding",
         **_stack_weights("encoder", 1),
         **_stack_weights("decoder", 2),
     },
-    settings={"head_scale": _head_scale},
     initial_rule="t5",
     initial_std=1.0,
 )

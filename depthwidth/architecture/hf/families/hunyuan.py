@@ -1,0 +1,52 @@
+"""Hunyuan, the dense models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....layers import Rotary
+from ...design import Design
+from ..family import ALL_TASKS, Choices, Family, Part, causal
+from ..fields import Fields
+from ..parts import rope
+from ..rope import rope_table
+from .llama import ATTENTION_BIAS, BLOCK_WEIGHTS, LLAMA_CHOICES, LLAMA_DEFAULTS, LLAMA_NAMES, llama_weights
+
+
+def _stretched_base() -> Part:
+    """Rotary positions; the library calls a base that a fixed ``alpha`` stretches "dynamic" too."""
+
+    def read(fields: Fields) -> Choices:
+        table = rope_table(fields)
+        if table.get("rope_type", table.get("type")) != "dynamic" or not table.get("alpha"):
+            return rope().read(fields)
+        plain = {**fields.values, "rope_scaling": None, "rope_parameters": {"rope_theta": table.get("rope_theta")}}
+        rotary: Rotary = rope().read(Fields(fields.model_type, plain, fields.defaults, {}))["positions"]
+        alpha = Fields(fields.model_type, table, {}, {}).positive("alpha")
+        head_dim = fields.whole_or_none("head_dim") or fields.whole("hidden_size") // fields.whole("num_attention_heads")
+        if head_dim <= 2:
+            raise fields.wrong("head_dim", "is too small for positions stretched by alpha")
+        return {"positions": rotary.replace(base=rotary.base * alpha ** (head_dim / (head_dim - 2)))}
+
+    def write(design: Design) -> dict[str, Any]:
+        return rope().write(design)
+
+    return Part(read, write)
+
+
+HUNYUAN_DENSE = Family(
+    "hunyuan_v1_dense",
+    defaults={**LLAMA_DEFAULTS, "vocab_size": 290943, "rms_norm_eps": 1e-5, "attention_bias": False},
+    names={**LLAMA_NAMES, **ATTENTION_BIAS},
+    fixed={**LLAMA_CHOICES, "qk_norm": "head"},
+    models=causal("HunYuanDenseV1", tasks=ALL_TASKS[:1]),
+    parts=(_stretched_base(),),
+    weights=llama_weights(
+        {
+            **BLOCK_WEIGHTS,
+            "self_attn.query_layernorm": "attention.query_norm",
+            "self_attn.key_layernorm": "attention.key_norm",
+        }
+    ),
+    settings={"late_norms": True},
+)
