@@ -255,13 +255,20 @@ class Formula:
         Raises
         ------
         InputError
-            if an argument is missing, unknown or outside its domain, or the value leaves the range of floating-point numbers.
+            if an argument is missing, unknown or outside its domain, if a symbol stands beside an array or in a formula without a
+            closed form, or if the value leaves the range of floating-point numbers.
         """
         values = self._checked(args, kwargs)
+        if is_symbolic(*values) and any(getattr(value, "ndim", 0) for value in values):
+            raise InputError(f"{self.name}: symbols and lists cannot stand beside each other; give numbers beside symbols")
         try:
             return self._form(values)(*values)
         except InputError:
             raise
+        except TypeError as error:
+            if not is_symbolic(*values):
+                raise
+            raise InputError(f"{self.name} has no closed form at these arguments; give numbers, not symbols") from error
         except (ArithmeticError, ValueError) as error:
             raise InputError(f"{self.name} leaves the range of floating-point numbers at these arguments") from error
 

@@ -106,12 +106,21 @@ def formulas_eval(name: str, arguments: tuple[str, ...], form: str | None) -> No
 
     with numpy.errstate(all="ignore"):  # what overflows is refused in the next line, in a sentence
         result = found(**values)
-    if not hasattr(result, "free_symbols") and not numpy.isfinite(result).all():
+    if not hasattr(result, "free_symbols") and not _finite(result):
         raise InputError(f"{found.name} leaves the range of floating-point numbers at these arguments")
     plain = result.tolist() if hasattr(result, "tolist") else result
     plain = plain if isinstance(plain, (int, float, list)) else str(plain)
     row = {"name": found.name, "value": plain, "kind": found.kind, "status": found.status, "source": found.source}
     emit(form, row, [row], lambda: say(str(plain)))
+
+
+def _finite(result: Any) -> bool:
+    import numpy
+
+    try:
+        return bool(numpy.isfinite(numpy.asarray(result, dtype=float)).all())
+    except (OverflowError, TypeError, ValueError):  # a whole number too large for a float
+        return False
 
 
 _LETTER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
