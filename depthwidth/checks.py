@@ -11,6 +11,29 @@ from .formula import is_symbolic
 LARGEST = 10**12
 """Largest dimension accepted: no network has a larger one, so a larger value is a mistake."""
 
+DEEPEST = 100_000
+"""Largest number of blocks that may differ: each then costs memory of its own, and a typing error must not."""
+
+LONGEST_TRACED = 2**24
+"""Largest number of tokens whose positions are followed: an array of them takes 128 MiB."""
+
+CEILINGS = {
+    "layers": DEEPEST,
+    "windows": 10_000,
+    "workers": 10_000,
+    "draws": 100_000,
+    "ensemble": 10_000,
+    "tokens": 10**18,
+    "budget": 10**18,
+}
+"""Largest values of numbers that are no dimensions, or that cost memory or time by themselves, by name; all others have
+:data:`LARGEST`. Configurations, options and functions share it."""
+
+
+def ceiling(name: str) -> int:
+    """The largest value of a count called `name`."""
+    return CEILINGS.get(name, LARGEST)
+
 
 def is_whole(value: Any, smallest: int = 1, largest: int = LARGEST) -> bool:
     """True for a Python integer from `smallest` to `largest`.

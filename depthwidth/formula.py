@@ -255,7 +255,7 @@ class Formula:
         Raises
         ------
         InputError
-            if an argument is missing, unknown or outside its domain, if a symbol stands beside an array or in a formula without a
+            if an argument is missing, unknown or outside its domain, if a symbol stands beside an array or where there is no
             closed form, or if the value leaves the range of floating-point numbers.
         """
         values = self._checked(args, kwargs)

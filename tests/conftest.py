@@ -28,6 +28,13 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_collection_modifyitems(config, items):
+    if "fuzz" not in (config.getoption("-m") or ""):
+        for item in items:
+            if item.get_closest_marker("fuzz"):
+                item.add_marker(pytest.mark.skip(reason="many mutated inputs; pytest -m fuzz runs them"))
+
+
 @pytest.fixture(autouse=True)
 def strict_floating_point():
     """Raise an error, not a warning, for an overflow, an invalid operation or a division by zero."""

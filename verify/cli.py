@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from depthwidth.cli.options import formats
+from depthwidth.cli.options import COUNT, formats
 from depthwidth.cli.output import Row, emit, print_facts, print_table, say
 from depthwidth.errors import InputError, shown
 
@@ -40,13 +40,13 @@ def _how(function: F) -> F:
         click.option(
             "--ensemble",
             metavar="N",
-            type=click.IntRange(1),
+            type=COUNT,
             help="Most runs of one shape in one program.  [default: as in the plan; 16 on a GPU, 1 on a CPU for a new one]",
         ),
         click.option(
             "--workers",
             metavar="N",
-            type=int,
+            type=COUNT,
             help="Runs at once.  [default: one per GPU or processor; all that fit the cluster]",
         ),
         click.option("--executor", "executor_name", type=click.Choice(["local", "ray"]), default="local", show_default=True),
@@ -285,7 +285,7 @@ def import_command(file: str, out: str) -> int:
 @click.option("--steps", default="last", show_default=True, help="last or all steps of each run.")
 @click.option("--logarithm", is_flag=True, help="Fit the logarithm of both sides, for relative errors.")
 @click.option("--errors", "method", default="bootstrap", show_default=True, help="bootstrap, profile or curvature.")
-@click.option("--draws", type=int, default=300, show_default=True, metavar="N", help="Number of bootstrap samples over runs.")
+@click.option("--draws", type=COUNT, default=300, show_default=True, metavar="N", help="Number of bootstrap samples over runs.")
 @click.option("--save", metavar="NAME", help="Write coefficients, covariance and rows as NAME.*.csv.")
 @click.option("--into", metavar="FOLDER", help="Folder for these files.  [default: DIR/fits]")
 @_folder

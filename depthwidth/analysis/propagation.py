@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from ..architecture import Transformer
-from ..checks import check_whole
+from ..checks import LONGEST_TRACED, check_whole
 from ..errors import InputError
 from ..formulas.moments import zipf_match_probability
 from ..initialization import Recipe, recipe
@@ -160,7 +160,18 @@ def trace_tree(tree: Transformer, init: str | Recipe = "shipped", *, smallest: i
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):  # the next linear layer refuses an overflow, in a sentence
-        return _trace_tree(tree, init, smallest=smallest, **given)
+        try:
+            trace = _trace_tree(tree, init, smallest=smallest, **given)
+        except InputError:
+            raise
+        except (ArithmeticError, ValueError) as error:
+            if isinstance(error, ValueError) and str(error) != "math domain error":
+                raise
+            raise InputError(_OUT_OF_RANGE) from error
+    return trace
+
+
+_OUT_OF_RANGE = "propagate: the moments leave the range of floating-point numbers at this input and these weights"
 
 
 def _trace_tree(
@@ -181,7 +192,9 @@ def _trace_tree(
 ) -> Trace:
     given = _Input.of(tree, variance, correlation, gram, token_match)
     run = tree.run(given.tokens or context, source)
-    check_whole("propagate", smallest=smallest, context=run.tokens)
+    check_whole("propagate", smallest=smallest, largest=LONGEST_TRACED, context=run.tokens)
+    if run.memory:
+        check_whole("propagate", largest=LONGEST_TRACED, source=run.memory)
     if given.tokens is not None and context not in (None, given.tokens):
         raise InputError(f"propagate: context={context} is not the {given.tokens} tokens of the array that is given")
     if isinstance(gradient, str) and gradient != "loss":
@@ -381,6 +394,8 @@ def _columns(trace: Trace) -> dict[str, Any]:
         logs = heat[stack][list(layers)] if known else np.zeros(len(layers))
         parts["log_variance"].append(np.repeat(logs[order], len(sites)))
     found = {name: np.concatenate(columns) for name, columns in parts.items()}
+    if not all(np.isfinite(found[name]).all() for name in ("mean", "second_moment", "covariance")):
+        raise InputError(_OUT_OF_RANGE)
     square = found["mean"] ** 2
     variance, covariance = found["second_moment"] - square, found["covariance"] - square
     correlation = np.divide(covariance, variance, out=np.zeros_like(variance), where=variance != 0)

@@ -21,9 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checks import check_whole
+from ..checks import ceiling, check_whole
 from ..errors import InputError, shown
 from ..files import open_regular, reading
+
+LONGEST_MATRIX = 8192
+"""Tokens of a window whose pairs are held in an array, of 512 MiB."""
 
 LARGEST_PREFIX = 2**24
 """Bytes read of a text. Ours: two million words determine the match probability to several digits."""
@@ -124,7 +127,11 @@ class Text:
             if the text has fewer tokens than that, or an argument is not a whole number.
         """
         check_whole("text", smallest=2, length=length)
-        check_whole("text", windows=windows)
+        check_whole("text", largest=ceiling("windows"), windows=windows)
+        if length > LONGEST_MATRIX:
+            raise InputError(
+                f"text: windows of {length:,} tokens are not followed position by position; at most {LONGEST_MATRIX:,}"
+            )
         if length > len(self):
             raise InputError(f"text {self.source} holds {len(self)} tokens ({self.kind}), fewer than the window of {length}")
         last = len(self) - length

@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import repeat
 from typing import Any
 
-from ..checks import check_whole
+from ..checks import DEEPEST, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..layers import (
@@ -41,8 +41,6 @@ from ..layers import (
     Unembedding,
 )
 from .design import Design
-
-_DEEPEST = 100_000  # a block with other heads or another window than its neighbour is a separate node
 
 
 class Builder:
@@ -147,8 +145,8 @@ class Builder:
         bias = _bias_table(design, heads[0] if isinstance(heads, Sequence) else heads)
         if not isinstance(heads, Sequence) and not isinstance(design.window, Sequence):
             return Stack((Repeat(self.block(heads, design.window, causal=causal, cross=cross), depth),), norm, bias)
-        if depth > _DEEPEST:
-            raise InputError(f"Transformer: depth={depth} is too deep for per-block choices, at most {_DEEPEST:,}")
+        if depth > DEEPEST:
+            raise InputError(f"Transformer: depth={depth} is too deep for per-block choices, at most {DEEPEST:,}")
         # Equal blocks must be one object, so that each is counted once.
         distinct: dict[tuple[int, int | None], Block] = {}
         blocks = []

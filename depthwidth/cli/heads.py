@@ -8,7 +8,7 @@ import click
 
 from ..errors import InputError, shown
 from ..quantities import format_count
-from .options import COUNT, NumberFirst, formats, option
+from .options import COUNT, NUMBER, NumberFirst, formats, option
 from .output import emit, print_table, say
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @option("--features", type=COUNT, help="Positions or features per layer: each layer gets at least as many heads.")
 @option("--diffuse", metavar="LAYERS", help="Layers without retrieval, e.g. 20-31,3; an assumed power-law spectrum.")
 @option("--positional", metavar="LAYERS", help="Layers that attend by position alone, e.g. 0-2.")
-@option("--share", type=float, help="Dimensions of retrieval layers in units of 2 ln n.", show_default="2")
-@option("--tolerance", type=float, help="Relative error allowed in diffuse layers.", show_default="0.05")
+@option("--share", type=NUMBER, help="Dimensions of retrieval layers in units of 2 ln n.", show_default="2")
+@option("--tolerance", type=NUMBER, help="Relative error allowed in diffuse layers.", show_default="0.05")
 @option("--measure", is_flag=True, help="Measure MODEL on a text instead of assuming needs (requires depthwidth[hf]).")
 @option("--keep-values", is_flag=True, help="With --measure: reduce queries and keys only, not values.")
 @option("--text", metavar="FILE", help="With --measure: the text.", show_default="Python's standard library")

@@ -10,7 +10,7 @@ import click
 from ..errors import InputError
 from ..quantities import parse_whole
 from .inputs import match_of, recipe_of, tokenizer_option
-from .options import COUNT, formats, option, scheme_option
+from .options import COUNT, NUMBER, formats, option, scheme_option
 from .output import Row, emit, print_table, say
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 @option("--context", type=COUNT, help="Sequence length in tokens.", show_default="the model's context")
 @option("--source", type=COUNT, help="Sequence length of the encoder.", show_default="as --context")
 @option("--lengths", metavar="L,L,..", help="Padded batch: the lengths of its sequences without padding.")
-@option("--variance", type=float, help="Variance of the input of the first block.", show_default="from the embedding")
-@option("--correlation", type=float, help="Correlation of that input between tokens.", show_default="from Zipf's law")
+@option("--variance", type=NUMBER, help="Variance of the input of the first block.", show_default="from the embedding")
+@option("--correlation", type=NUMBER, help="Correlation of that input between tokens.", show_default="from Zipf's law")
 @option("--text", metavar="FILE", help="Take the correlation of the input from the repeated tokens of this text.")
 @tokenizer_option
 @option("--windows", type=COUNT, help="Follow positions one by one, averaged over N windows of the text.")
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     help="Gradient at the output of the last norm: unit (second moment 1) or loss (of the cross-entropy).",
     show_default="unit",
 )
-@option("--gradient-correlation", type=float, help="Correlation of the unit gradient between tokens.", show_default="0")
+@option("--gradient-correlation", type=NUMBER, help="Correlation of the unit gradient between tokens.", show_default="0")
 @option("--no-dropout", is_flag=True, help="Evaluate without dropout.")
 @option("--attention", is_flag=True, help="Print how concentrated each attention layer is, instead of moments.")
 @option("--plot", metavar="FILE", help="Plot variance, correlation and gradient along the depth.")

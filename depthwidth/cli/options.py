@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import click
 
+from ..checks import ceiling
+from ..errors import InputError, shown
 from ..quantities import parse_whole
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,10 +44,33 @@ class _Count(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):  # a default
             return value
-        return parse_whole(value, "count" if param is None else param.opts[0].lstrip("-").replace("-", "_"))
+        name = "count" if param is None or param.name is None else param.name
+        found = parse_whole(value, "count" if param is None else param.opts[0].lstrip("-").replace("-", "_"))
+        if found > ceiling(name):
+            raise InputError(f"{name}={shown(value)} is above {ceiling(name):,}, the largest that is accepted")
+        return found
 
 
 COUNT = _Count()
+"""A whole number from 1, in the notation of counts, up to the ceiling of its name (:data:`~depthwidth.checks.CEILINGS`)."""
+
+
+class _Number(click.ParamType):  # type: ignore[type-arg]
+    """An option's value as a finite number."""
+
+    name = "X"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            found = float(value)
+        except ValueError:
+            found = math.nan
+        if not math.isfinite(found):
+            raise InputError(f"{'number' if param is None else param.name}={shown(value)} is not a finite number")
+        return found
+
+
+NUMBER = _Number()
 
 DTYPES = "fp64, fp32, tf32, fp16, bf16, fp8, e4m3, e5m2, int8, fp4, int4"
 """The names of number formats. Written out, as importing them would double the time of a help page; a test compares."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from ..errors import InputError, shown
-from ..quantities import format_count
-from .options import COUNT, DTYPES, NumberFirst, Sections, formats, option
+from ..quantities import format_count, parse_count
+from .options import COUNT, DTYPES, NUMBER, NumberFirst, Sections, formats, option
 from .output import emit, fitted_range, print_facts, print_table, say
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class _Plan(Sections, NumberFirst):
 @option("--top-k", type=COUNT, help="Experts per token.")
 @option("--kind", metavar="NAME", help="Stacks: decoder, encoder or encoder-decoder.")
 @option("--tokens", type=COUNT, help="Number of training tokens (--flops).")
-@option("--tokens-per-parameter", type=float, metavar="R", help="Training tokens per parameter (--flops).", show_default="20")
+@option("--tokens-per-parameter", type=NUMBER, metavar="R", help="Training tokens per parameter (--flops).", show_default="20")
 @option("--batch", type=COUNT, help="Sequences per batch (--memory).", show_default="1")
 @option("--dtype", metavar="NAME", help=f"Number format (--memory, --weights): {DTYPES}.", show_default="bf16")
 @option("--recompute", metavar="NAME", help="Recompute activations: none or full (--memory).", show_default="none")
@@ -144,9 +144,10 @@ def plan(
 
 
 def _ratio(text: str) -> Fraction:
+    above, slash, below = text.partition("/")
     try:
-        return Fraction(text[:32])
-    except (ValueError, ZeroDivisionError):
+        return parse_count(above) / (parse_count(below) if slash else 1)
+    except InputError:  # their exponents have at most three digits: no text takes long to read
         raise InputError(f"ffn_ratio {shown(text)} is not a ratio like 4, 2.6875 or 8/3") from None
 
 

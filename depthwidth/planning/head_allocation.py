@@ -18,7 +18,7 @@ from fractions import Fraction
 from itertools import groupby
 from typing import Any
 
-from ..checks import check_whole
+from ..checks import ceiling, check_whole
 from ..errors import InputError, shown
 from ..formulas import heads as laws
 from ..layers.attention import Attention
@@ -270,7 +270,7 @@ def design_needs(
     InputError
         if a number is out of range or a kind is unknown.
     """
-    check_whole("heads", layers=layers)
+    check_whole("heads", largest=ceiling("layers"), layers=layers)
     check_whole("heads", 2, context=context)
     kinds = kinds or {}
     for layer, kind in kinds.items():

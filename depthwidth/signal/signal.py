@@ -243,6 +243,10 @@ def finite(signal: AnySignal, role: str) -> Any:
     return signal
 
 
+LEAST_SIZE = 1e-60
+"""Least second moment of an input or a gradient; the inverse is the largest. Products of a few of them stay numbers."""
+
+
 def check_signal(what: str, second_moment: float, correlation: float, tokens: int = 2) -> Signal:
     """A signal of `tokens` tokens with this second moment and correlation.
 
@@ -251,8 +255,8 @@ def check_signal(what: str, second_moment: float, correlation: float, tokens: in
     InputError
         if the second moment is not positive and finite, or no such tokens have that correlation.
     """
-    if not 0 < second_moment < float("inf"):
-        raise InputError(f"{what}: variance={second_moment} is not a positive number")
+    if not LEAST_SIZE <= second_moment <= 1 / LEAST_SIZE:
+        raise InputError(f"{what}: variance={second_moment} is not a positive number from {LEAST_SIZE:g} to {1 / LEAST_SIZE:g}")
     if not -1 <= correlation <= 1:
         raise InputError(f"{what}: correlation={correlation} is outside [-1, 1]")
     least = least_correlation.body(max(tokens, 2))

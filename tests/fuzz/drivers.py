@@ -30,13 +30,17 @@ MEMORY = 3 * 2**30
 # Values.
 
 NUMBERS = (
-    0, 1, -1, 2, 3, 7, 64, 1000, 10**6, 10**12, 10**18, 2**63, 2**64, 10**30, 10**400, 0.0, -0.0, 0.5, 1.0, -0.5, 1e-12, 1e-308, 5e-324,
+    0, 1, -1, 2, 3, 7, 64, 1000, 10**6, 10**12, 10**18, 2**63, 2**64, 10**30, 10**400, 0.0, -0.0, 0.5, 1.0, -0.5,
+    1e-12, 1e-308, 5e-324,
     1e30, 1e308, float("inf"), float("-inf"), float("nan"),
 )  # fmt: skip
 WORDS = (
-    "", " ", "0", "1", "-1", "2", "8", "1e3", "1e12", "1e30", "1e99", "1e99999999", "1e-308", "5e-324", "0.5", "1.0", "nan", "inf", "-inf",
-    "8/3", "1/0", "0x10", "1_000", "1,2,3", "1,,2", "a", "x=1", "\x1b[31mred", "two\nlines", "\ud800", "null\0byte", "é名", "=1+1",
-    "../..", "/dev/null", "/dev/zero", "/etc/passwd", "/", "x" * 5000, "9" * 5000, "unit", "loss", "bf16", "int4", "rmsnorm", "relu", "none",
+    "", " ", "0", "1", "-1", "2", "8", "1e3", "1e12", "1e30", "1e99", "1e99999999", "1e-308", "5e-324", "0.5", "1.0",
+    "nan", "inf", "-inf",
+    "8/3", "1/0", "0x10", "1_000", "1,2,3", "1,,2", "a", "x=1", "\x1b[31mred", "two\nlines", "\ud800", "null\0byte",
+    "é名", "=1+1",
+    "../..", "/dev/null", "/dev/zero", "/etc/passwd", "/", "x" * 5000, "9" * 5000, "unit", "loss", "bf16", "int4",
+    "rmsnorm", "relu", "none",
     "full", "rotary", "alibi", "2:3,4:5", "0-3", "3-0", "0-1e9",
 )  # fmt: skip
 
@@ -111,7 +115,7 @@ def _stop(*_):
 def run(*arguments):
     """The command line as a process runs it; returns the status, output and error text."""
     out, err = io.StringIO(), io.StringIO()
-    words = [word for word in map(str, arguments)]
+    words = list(map(str, arguments))
     before = signal.signal(signal.SIGVTALRM, _stop)
     limits = resource.getrlimit(resource.RLIMIT_AS)
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -149,9 +153,11 @@ def check(status, out, err):
 # Configurations.
 
 SMALL = {
-    "hidden_size": 32, "n_embd": 32, "d_model": 32, "dim": 32, "num_hidden_layers": 3, "n_layer": 3, "num_layers": 3, "n_layers": 3,
+    "hidden_size": 32, "n_embd": 32, "d_model": 32, "dim": 32, "num_hidden_layers": 3, "n_layer": 3, "num_layers": 3,
+    "n_layers": 3,
     "num_attention_heads": 4, "n_head": 4, "num_heads": 4, "n_heads": 4, "num_key_value_heads": 2, "vocab_size": 97,
-    "intermediate_size": 48, "n_inner": 48, "d_ff": 48, "ffn_dim": 48, "max_position_embeddings": 24, "n_positions": 24, "n_ctx": 24,
+    "intermediate_size": 48, "n_inner": 48, "d_ff": 48, "ffn_dim": 48, "max_position_embeddings": 24,
+    "n_positions": 24, "n_ctx": 24,
     "head_dim": 8, "d_kv": 8, "hidden_dim": 48,
 }  # fmt: skip
 ALWAYS = ("max_position_embeddings", "vocab_size")
@@ -171,8 +177,10 @@ def small_config(rng):
 
 
 MEANINGS = (
-    ("describe", "--no-diagnosis"), ("describe", "--no-diagnosis", "--json"), ("describe",), ("moments",), ("moments", "--json"),
-    ("moments", "--attention"), ("moments", "--gradient", "loss"), ("moments", "--lengths", "8,4"), ("init",), ("init", "--csv"), ("heads",),
+    ("describe", "--no-diagnosis"), ("describe", "--no-diagnosis", "--json"), ("describe",), ("moments",), ("moments",
+    "--json"),
+    ("moments", "--attention"), ("moments", "--gradient", "loss"), ("moments", "--lengths", "8,4"), ("init",), ("init",
+    "--csv"), ("heads",),
     ("plan", "1B", "--like"), ("plan", "1B", "--kv-heads", "4", "--like"), ("moments", "--variance", "1e-308"),
 )  # fmt: skip
 
@@ -207,12 +215,27 @@ LLAMA = {
     "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 48, "vocab_size": 97, "max_position_embeddings": 24,
 }  # fmt: skip
-FREE = ("plan", "describe", "moments", "init", "heads", "text", "table", "formulas list", "formulas show", "derive", "verify list")
+FREE = (
+    "plan",
+    "describe",
+    "moments",
+    "init",
+    "heads",
+    "text",
+    "table",
+    "formulas list",
+    "formulas show",
+    "derive",
+    "verify list",
+)
 GOOD = {
-    "preset": ("gpt3", "llama2", "llama3", "mixtral", "vit"), "rule": ("levine2020", "gpt3", "sovit2023", "liu2026", "measured2025"),
+    "preset": ("gpt3", "llama2", "llama3", "mixtral", "vit"), "rule": ("levine2020", "gpt3", "sovit2023", "liu2026",
+    "measured2025"),
     "scheme": ("gpt2", "deepnorm", "rezero", "unit-scaling", "shipped", "mup"), "norm": ("rmsnorm", "layernorm"),
-    "positions": ("alibi", "rotary", "none", "learned"), "kind": ("encoder", "decoder", "encoder-decoder", "exact", "fitted"),
-    "dtype": ("bf16", "int4", "fp32"), "recompute": ("full", "none"), "gradient": ("loss", "unit"), "budget": ("1B", "1e9", "100M", "2**30"),
+    "positions": ("alibi", "rotary", "none", "learned"), "kind": ("encoder", "decoder", "encoder-decoder", "exact",
+    "fitted"),
+    "dtype": ("bf16", "int4", "fp32"), "recompute": ("full", "none"), "gradient": ("loss", "unit"), "budget": ("1B",
+    "1e9", "100M", "2**30"),
     "tokenizer": ("bytes", "words", "ids"),
 }  # fmt: skip
 
@@ -271,18 +294,22 @@ def base_folder(folder):
     prediction = {"quantity": "loss", "value": 1.5, "formula": "f", "version": "1", "site": "end", "step": 10, "stderr": None}
     for job in ("walk-of-nobody", "moments"):
         runs = [
-            {"run": run, "seed": 1, "spec": {"steps": 4, "dtype": "float32"}, "labels": {"depth": 2, "scheme": "gpt2"}, "cost": 1.0,
+            {"run": run, "seed": 1, "spec": {"steps": 4, "dtype": "float32"}, "labels": {"depth": 2, "scheme": "gpt2"},
+             "cost": 1.0,
              "cpus": 1.0, "gpus": 0.0, "predictions": [prediction]}
             for run in RUNS
         ]  # fmt: skip
         store.write_plan(
             {"job": job, "size": "tiny", "code": "c" * 16, "judging": "j", "created": "2026-01-01T00:00:00Z", "commit": "",
-             "depthwidth": "0.1.0", "question": "q", "claim": "c", "measured": "m", "criterion": "c", "predictions": [prediction],
+             "depthwidth": "0.1.0", "question": "q", "claim": "c", "measured": "m", "criterion": "c",
+             "predictions": [prediction],
              "runs": runs, "ensemble": 2}
         )  # fmt: skip
     rows = [
-        Row(job="moments", run=RUNS[0], step=step, site="end", quantity="loss", predicted=1.5, value=1.4, stderr=0.1, formula="f 1", seed=1,
-            labels={"depth": 2, "scheme": "gpt2"}, code="c", depthwidth="0.1.0", torch="2", device="cpu", dtype="float32", wall_s=1.5,
+        Row(job="moments", run=RUNS[0], step=step, site="end", quantity="loss", predicted=1.5, value=1.4, stderr=0.1,
+            formula="f 1", seed=1,
+            labels={"depth": 2, "scheme": "gpt2"}, code="c", depthwidth="0.1.0", torch="2", device="cpu",
+            dtype="float32", wall_s=1.5,
             date="2026-01-02T00:00:00Z")
         for step in (10, 20, 30)
     ]  # fmt: skip
@@ -302,7 +329,9 @@ def harmed_file(rng, name, data):
 
     if rng.random() < 0.15:
         at = rng.randrange(max(1, len(data)))
-        return name, rng.choice((data[:at], data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :], b"", b"[" * 100_000, b"\xff"))
+        return name, rng.choice(
+            (data[:at], data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :], b"", b"[" * 100_000, b"\xff")
+        )
     if name.endswith(".csv"):
         lines = data.decode().splitlines()
         cells = lines[rng.randrange(len(lines))].split(",")
@@ -324,9 +353,11 @@ def harmed_file(rng, name, data):
 
 
 LOOKS = (
-    ("status",), ("status", "--json"), ("status", "--csv"), ("report",), ("report", "--json"), ("report", "--markdown"), ("resume",),
+    ("status",), ("status", "--json"), ("status", "--csv"), ("report",), ("report", "--json"), ("report",
+    "--markdown"), ("resume",),
     ("export", "rows.csv"), ("export", "rows.zip"), ("export", "evidence.csv", "--evidence"),
-    ("fit", "moments", "loss = a + b*step", "--start", "a=1", "--start", "b=0", "--site", "end", "--steps", "all", "--errors", "curvature"),
+    ("fit", "moments", "loss = a + b*step", "--start", "a=1", "--start", "b=0", "--site", "end", "--steps", "all",
+    "--errors", "curvature"),
 )  # fmt: skip
 
 
@@ -389,8 +420,10 @@ def archives(rng, folder):
 # Expressions.
 
 PIECES = (
-    "x", "y", "a", "b", "loss", "step", "depth", "1", "2", "0", "1e308", "1e-308", "10**30", "9" * 400, "3.5", "(", ")", "+", "-", "*", "/",
-    "**", "<", "==", ",", "exp(", "log(", "sqrt(", "tanh(", "sigmoid(", "erf(", "abs(", "max(", "min(", ".", "[", "]", "'", "lambda", "import",
+    "x", "y", "a", "b", "loss", "step", "depth", "1", "2", "0", "1e308", "1e-308", "10**30", "9" * 400, "3.5", "(",
+    ")", "+", "-", "*", "/",
+    "**", "<", "==", ",", "exp(", "log(", "sqrt(", "tanh(", "sigmoid(", "erf(", "abs(", "max(", "min(", ".", "[", "]",
+    "'", "lambda", "import",
     "__", "if", "else", " ", "\n", "\0", "é",
 )  # fmt: skip
 
@@ -422,7 +455,9 @@ def expressions(rng, folder):
     if what < 0.7:
         formula = rng.choice(formulas())
         words = [
-            f"{one.name}={argument(rng, one.domain)}" for one in formula.parameters.values() if one.default is _REQUIRED or rng.random() < 0.3
+            f"{one.name}={argument(rng, one.domain)}"
+            for one in formula.parameters.values()
+            if one.default is _REQUIRED or rng.random() < 0.3
         ]
         run("formulas", "eval", formula.name, *words, *rng.choice(((), ("--json",))))
     elif what < 0.9:
@@ -430,7 +465,9 @@ def expressions(rng, folder):
         if not place.is_dir():
             base_folder(place)
         law = f"loss = {expression(rng)}" if rng.random() < 0.8 else expression(rng)
-        starts = [word for name in ("a", "b") for word in ("--start", f"{name}={rng.choice(('1', '0', '1e308', 'nan', '-2', 'x'))}")]
+        starts = [
+            word for name in ("a", "b") for word in ("--start", f"{name}={rng.choice(('1', '0', '1e308', 'nan', '-2', 'x'))}")
+        ]
         method = rng.choice(("curvature", "profile"))
         run("verify", "fit", "moments", law, *starts, "--site", "end", "--steps", "all", "--errors", method, "--out", place)
     else:

@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
+from depthwidth.checks import ceiling, check_whole
 from depthwidth.errors import InputError, shown
 
 from ..jobs import JOBS_VARIABLE, Context, Job, Measurement, find_job
@@ -277,8 +278,8 @@ class LocalExecutor:
         self.gpus = visible_gpus() if device == "cuda" else []
         if device == "cuda" and not self.gpus:
             raise InputError("there is no CUDA device here")
-        if workers is not None and workers < 1:
-            raise InputError(f"workers={workers} is not a whole number of at least 1")
+        if workers is not None:
+            check_whole("executor", largest=ceiling("workers"), workers=workers)
         self.workers = workers or len(self.gpus) or processors()
         self.device = device
         self.retries = retries
@@ -404,8 +405,8 @@ class RayExecutor:
             import ray
         except ImportError:
             raise InputError("ray is not installed; pip install 'depthwidth[ray]'") from None
-        if workers is not None and workers < 1:
-            raise InputError(f"workers={workers} is not a whole number of at least 1")
+        if workers is not None:
+            check_whole("executor", largest=ceiling("workers"), workers=workers)
         self.ray = ray
         self.address, self.workers, self.device, self.retries = address, workers, device, retries
 

@@ -6,12 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ...checks import LARGEST, is_whole, not_whole
+from ...checks import DEEPEST, LARGEST, is_whole, not_whole
 from ...errors import InputError, nearest, shown
 from ...layers.activation_entries import activation_entry, spellings
-
-DEEPEST = 100_000
-"""The largest number of blocks. Some families list a kind for each block, and a typing error must not exhaust memory."""
 
 
 class NoTreeError(InputError):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from ...checks import DEEPEST
 from ...errors import InputError
 from ...formula import is_symbolic
 from ...layers import AttentionLike, BlockLike
 from ..design import Design
 from ..transformer import Transformer
 from .family import Family
-from .fields import DEEPEST, brief
+from .fields import brief
 
 
 def as_config(tree: Transformer, family: Family) -> dict[str, Any]:
