@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -248,8 +249,10 @@ def _numbers(parts: list[str], name: str) -> Any:
 def _npy(path: Path, name: str) -> Text:
     _prefix(path, name, "text", 64)  # refuses a file that cannot be read
     try:
-        ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a header that is nearly right
+            ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception:  # a broken header is read as Python, tokenised and evaluated as a literal: it may fail in any way
         raise InputError(f"text {name} is not an array of NumPy's format") from None
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise InputError(f"text {name} holds an array of {ids.ndim} dimensions of {ids.dtype}, not token numbers in a row")
@@ -271,7 +274,10 @@ def _tokenized(text: str, path: Path) -> Any:
     except Exception:  # the library raises nothing narrower, whatever is wrong with a file
         raise InputError(f"tokenizer {name} is not a file of the tokenizers library") from None
     # In pieces at line ends: a tokenizer holds several objects a token.
-    pieces = (tokenizer.encode(line, add_special_tokens=False).ids for line in _lines(text))
+    try:
+        pieces = [tokenizer.encode(line, add_special_tokens=False).ids for line in _lines(text)]
+    except Exception as error:  # a vocabulary without an unknown token lacks a word
+        raise InputError(f"tokenizer {name} cannot read this text: {shown(str(error))}") from None
     return np.array([one for piece in pieces for one in piece], dtype=np.int64)
 
 

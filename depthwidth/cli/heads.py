@@ -109,9 +109,17 @@ def _measured_heads(
     except ImportError:
         raise InputError("--measure needs torch and transformers; pip install 'depthwidth[hf]'") from None
 
-    report = measure_heads(model, text=text, context=given.pop("context", None))
+    import numpy
+    import torch
+
     assumed = {name: options[name] for name in ("share", "tolerance") if options[name] is not None}
-    return report.allocate(values=values, **assumed, **given), report
+    try:
+        report = measure_heads(model, text=text, context=given.pop("context", None))
+        return report.allocate(values=values, **assumed, **given), report
+    except (torch.linalg.LinAlgError, numpy.linalg.LinAlgError):
+        raise InputError(
+            "heads: the weights are too ill-conditioned to be measured, as an eigenvalue routine does not converge"
+        ) from None
 
 
 def print_heads(found: Allocation, report: Any) -> None:

@@ -278,3 +278,13 @@ def test_wrong_options_get_one_sentence(invoke, files, arguments, sentence):
     result = invoke("moments", config, *(str(text) if one == "TEXT" else one for one in arguments))
     assert result.status == 2
     assert sentence in result.error
+
+
+@pytest.mark.parametrize(
+    "header", [b"{'descr': '<i8', 'fortran_order': False, 'shape': (", b"{" * 50, b"\xff" * 60, b"[]", b"1" * 5000]
+)
+def test_an_array_with_a_broken_header_is_no_array(tmp_path, header):
+    path = tmp_path / "ids.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(80))
+    with pytest.raises(InputError, match="is not an array of NumPy's format"):
+        read_text(path, "ids")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sysconfig
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,9 +72,11 @@ def load_model(path: str | Path, seed: int = 0) -> tuple[nn.Module, Transformer,
             config = transformers.AutoConfig.for_model(**plain)
             cls = getattr(transformers, class_name)
             if weights and folder is not None:
-                model = cls.from_pretrained(
-                    str(folder), config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
-                )
+                model, about = cls.from_pretrained(
+                    str(folder), config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32,
+                    output_loading_info=True, ignore_mismatched_sizes=True,
+                )  # fmt: skip
+                check_weights(model, about)
                 return model.eval(), tree, "the folder's weights"
             if tree.parameters > LARGEST_RANDOM:
                 raise InputError(
@@ -85,10 +89,38 @@ def load_model(path: str | Path, seed: int = 0) -> tuple[nn.Module, Transformer,
     except InputError:
         raise
     except Exception as error:  # the library has no common class for errors about damaged files and invalid fields
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"heads: {shown(str(path))} cannot be loaded: {line[:200]}") from None
+        line = " ".join(str(error).split()) or type(error).__name__
+        what = f"{type(error).__name__}, {line[:200]}"
+        raise InputError(f"heads: {shown(str(path))} cannot be loaded: {what}") from None
     finally:
         transformers.logging.set_verbosity(verbosity)
+
+
+def check_weights(model: nn.Module, about: Mapping[str, Any]) -> None:
+    """Refuse weights that are not those of the model: what the library cannot find it draws at random, unseeded.
+
+    Parameters
+    ----------
+    model : as it was loaded.
+    about : what the library says of the loading: names of tensors under ``missing_keys``, ``unexpected_keys`` and
+        ``mismatched_keys``.
+
+    Raises
+    ------
+    InputError
+        with the first of the tensors that are missing, unexpected, of another shape, or hold what is not a number.
+    """
+    faults = {
+        "are missing from": about.get("missing_keys"),
+        "of another shape are in": about.get("mismatched_keys"),
+        "that the model does not have are in": about.get("unexpected_keys"),
+        "hold numbers that are not finite in": [name for name, one in model.named_parameters() if not one.isfinite().all()],
+    }
+    for fault, found in faults.items():
+        names = sorted(one if isinstance(one, str) else str(one[0]) for one in found or ())
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise InputError(f"heads: tensors {fault} the folder's weights: {', '.join(names[:3])}{more}")
 
 
 def _text(file: str | Path | None, least: int) -> tuple[str, str]:
@@ -121,9 +153,9 @@ def _tokens(text: str, folder: Path | None, vocab: int) -> tuple[Tensor, str]:
 
         try:
             ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text, add_special_tokens=False).ids
-        except Exception:  # the library raises plain Exception
+        except Exception:  # plain ones, also for a word that a vocabulary without an unknown token lacks
             raise InputError(
-                f"heads: the tokenizer {shown(str(folder / 'tokenizer.json'), limit=300)} cannot be read"
+                f"heads: the tokenizer {shown(str(folder / 'tokenizer.json'), limit=300)} cannot be read, or lacks a word"
             ) from None
         if ids and max(ids) >= vocab:
             raise InputError(f"heads: the folder's tokenizer gives tokens outside the model's vocabulary of {vocab:,}")

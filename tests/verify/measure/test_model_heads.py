@@ -449,6 +449,66 @@ def test_a_folder_with_safetensors_is_read(model_of, tmp_path):
     assert "bytes as tokens" in other.source
 
 
+def without(tensors):
+    del tensors["transformer.h.0.attn.c_attn.weight"]
+
+
+def with_more(tensors):
+    tensors["transformer.h.7.ln_1.weight"] = torch.ones(3)
+
+
+def of_another_shape(tensors):
+    tensors["transformer.h.0.ln_1.weight"] = torch.ones(3)
+
+
+def not_numbers(tensors):
+    tensors["transformer.h.1.mlp.c_fc.weight"][0, 0] = float("nan")
+
+
+HARMS = {
+    without: "tensors are missing from the folder's weights: transformer.h.0.attn.c_attn.weight",
+    with_more: "tensors that the model does not have are in the folder's weights: transformer.h.7.ln_1.weight",
+    of_another_shape: "tensors of another shape are in the folder's weights: transformer.h.0.ln_1.weight",
+    not_numbers: "tensors hold numbers that are not finite in the folder's weights: transformer.h.1.mlp.c_fc.weight",
+}
+
+
+@pytest.mark.parametrize("harm", HARMS, ids=lambda harm: harm.__name__)
+def test_weights_that_are_not_those_of_the_model_are_refused(model_of, tmp_path, harm, capfd):
+    """The library would draw what is missing at random, unseeded."""
+    from safetensors.torch import load_file, save_file
+
+    model_of("gpt2")[0].save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    harm(tensors)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    capfd.readouterr()
+    assert HARMS[harm] in refused(lambda: load_model(tmp_path))
+    assert "ignore_mismatched_sizes" not in "".join(capfd.readouterr())
+
+
+def test_eigenvalues_that_do_not_converge_are_one_sentence(invoke, tmp_path, monkeypatch):
+    def diverge(*_, **__):
+        raise torch.linalg.LinAlgError(
+            "linalg.eigh: the algorithm failed to converge because the input matrix is ill-conditioned"
+        )
+
+    monkeypatch.setattr("verify.measure.heads.measure_heads", diverge)
+    result = invoke("heads", tmp_path, "--measure")
+    assert (result.status, result.error.count("\n")) == (2, 1)
+    assert "too ill-conditioned to be measured" in result.error
+
+
+def test_a_vocabulary_without_an_unknown_token_may_lack_a_word(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS["gpt2"]))
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"to": 0, "be": 1}))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "text.txt").write_text("to be or not " * 40)
+    assert "lacks a word" in refused(lambda: measure_heads(tmp_path, text=tmp_path / "text.txt"))
+
+
 def test_a_folders_own_tokenizer_is_used(tmp_path):
     tokenizers = pytest.importorskip("tokenizers")
     folder = tmp_path / "model"
