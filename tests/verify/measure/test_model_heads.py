@@ -520,7 +520,7 @@ def test_a_folders_own_tokenizer_is_used(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("to be or not " * 40)
     report = measure_heads(folder, text=text)
-    assert "its own tokenizer" in report.source
+    assert "the model's tokenizer" in report.source
     assert report.batches[0, :5].tolist() == [0, 1, 2, 2, 0]
     (folder / "config.json").write_text(json.dumps(CONFIGS["gpt2"] | {"vocab_size": 2}))
     assert "tokens outside the model's vocabulary of 2" in refused(lambda: measure_heads(folder, text=text))
