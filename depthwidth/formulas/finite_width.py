@@ -38,7 +38,7 @@ Width = Annotated[Any, Domain(0, symbol="d", unit="dimensions", typical=(64, 409
 Omega = Annotated[
     Any,
     Domain(0, closed_low=True, symbol="omega", typical=(2, 5)),
-    "d times the relative variance over draws of the branch's squared norm; 4 for attention",
+    "d times the relative variance over draws of the branch's squared norm; 4 for attention without shared values",
 ]
 RelativeVariance = Annotated[
     Any,

@@ -166,6 +166,28 @@ def test_draws_of_attention_are_those_of_two_square_matrices(rng):
     assert (1 + 2 / d) ** 2 - 1 == pytest.approx(omega / d, rel=1 / d)
 
 
+@pytest.mark.parametrize(("heads", "kv_heads", "value_dim"), [(4, 1, 8), (8, 2, 4)])
+def test_draws_of_attention_with_shared_values_by_simulation(rng, heads, kv_heads, value_dim):
+    """Key heads of few dimensions are all that a draw of the values has, however many heads mix them."""
+    d, tokens, draws = 32, 12, 4000
+    layer = Attention(d, heads, kv_heads, value_dim, value_dim, bias=False)
+    omega, moment = layer.draw_spread(Signal(1.0, 0.6), start(Given()))
+    rank = kv_heads * value_dim / d
+    assert (omega, moment) == pytest.approx((2 + 2 / rank, 2 + 1 / rank))
+    x = math.sqrt(0.6) * rng.standard_normal((1, d)) + math.sqrt(0.4) * rng.standard_normal((tokens, d))
+    x *= math.sqrt(d) / np.linalg.norm(x, axis=1, keepdims=True)
+    k, v = (x @ (rng.standard_normal((draws, d, kv_heads * value_dim)) / math.sqrt(d)) for _ in range(2))
+    k, v = (np.repeat(one.reshape(draws, tokens, kv_heads, -1), heads // kv_heads, axis=2) for one in (k, v))
+    q = (x[-1] @ (rng.standard_normal((draws, d, heads * value_dim)) / math.sqrt(d))).reshape(draws, heads, -1)
+    p = np.exp(np.einsum("nhc,nthc->nht", q, k) / math.sqrt(value_dim))
+    mixed = np.einsum("nht,nthc->nhc", p / p.sum(-1, keepdims=True), v).reshape(draws, -1)
+    f = np.einsum("nc,ncd->nd", mixed, rng.standard_normal((draws, heads * value_dim, d)))
+    squares = (f * f).mean(1)
+    measured = d * ((squares / squares.mean() - 1) ** 2).mean()
+    assert measured == pytest.approx(omega, rel=0.2)
+    assert measured > 1.4 * 4  # of heads that share nothing
+
+
 @pytest.mark.parametrize("gated", [False, True])
 def test_hidden_moments_are_averages_over_the_sample_correlation(rng, gated):
     """The correlation of two tokens scatters between networks; the pair moment at its mean alone is told apart."""

@@ -43,7 +43,7 @@ RANKS = ("stable_rank", "effective_rank")
 """Ranks of the matrix (tokens, features) of each sequence's output."""
 GRADIENTS = tuple(f"gradient_{name}" for name in MOMENTS)
 """Moments of the gradient with respect to an output."""
-ATTENTION = ("entropy", "entropy_tokens", "effective_tokens", "score_variance", "visible_tokens")
+ATTENTION = ("entropy", "entropy_tokens", "mean_effective_tokens", "score_variance", "visible_tokens")
 """Statistics of softmax attention, averaged over queries and heads."""
 WEIGHTS = ("weight_stable_rank", "weight_effective_rank")
 """Ranks of each weight matrix; the site is the name of the parameter."""
@@ -124,9 +124,9 @@ def probe(
           the last hidden state or the logits. If tokens come first (``batch_first=False``), tokens and sequences are exchanged.
         - ``gradient_mean`` .. ``gradient_correlation``: the same moments of the gradient with respect to that output as the
           module returned it, before any later in-place change. The gradient is that of the loss given to ``backward``.
-        - ``entropy`` (nats), ``entropy_tokens`` (exp(entropy)), ``effective_tokens`` (1/sum p^2), ``score_variance`` (over the
-          keys visible to a query), ``visible_tokens`` (their number): for each softmax attention, averaged over queries and
-          then over heads.
+        - ``entropy`` (nats), ``entropy_tokens`` (exp(entropy)), ``mean_effective_tokens`` (1/sum p^2), ``score_variance`` (over
+          the keys visible to a query), ``visible_tokens`` (their number): for each softmax attention, averaged over queries
+          and then over heads.
         - ``stable_rank`` (||X||_F^2 / ||X||_2^2) and ``effective_rank`` (exp of the entropy of the normalised singular values;
           Roy & Vetterli 2007) of each sequence's output; ``weight_stable_rank`` and ``weight_effective_rank`` of weight
           matrices before the step.

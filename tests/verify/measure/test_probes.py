@@ -56,7 +56,7 @@ def attention_of(weights, scores=None):
     return {
         "entropy": entropy.mean().item(),
         "entropy_tokens": entropy.exp().mean().item(),
-        "effective_tokens": (1 / weights.square().sum(-1)).mean().item(),
+        "mean_effective_tokens": (1 / weights.square().sum(-1)).mean().item(),
         "score_variance": spread.mean().item(),  # over queries that see two keys or more
         "visible_tokens": seen.sum(-1).float().mean().item(),
     }
@@ -197,7 +197,7 @@ def test_known_values_of_attention():
         model(torch.zeros(2, 9, dtype=torch.long))
     site = "decoder.block.0.attention.mix"
     agree(rows, site, {
-        "entropy": sum(math.log(i) for i in range(1, 10)) / 9, "entropy_tokens": 5.0, "effective_tokens": 5.0,
+        "entropy": sum(math.log(i) for i in range(1, 10)) / 9, "entropy_tokens": 5.0, "mean_effective_tokens": 5.0,
         "score_variance": 0.0, "visible_tokens": 5.0,
     })  # fmt: skip
 
