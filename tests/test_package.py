@@ -156,7 +156,7 @@ LONGEST_FILE, LONGEST_CLASS = 800, 250
 def oversized(source, name):
     """The sizes of a file and of its classes that exceed the limits, in lines."""
     sizes = {name: (source.count("\n"), LONGEST_FILE)}
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(ast.parse(source)) if source.count("\n") > LONGEST_CLASS else ():
         if isinstance(node, ast.ClassDef):
             sizes[f"{name}: {node.name}"] = (node.end_lineno - node.lineno + 1, LONGEST_CLASS)
     return {what: lines for what, (lines, limit) in sizes.items() if lines > limit}

@@ -337,6 +337,7 @@ def test_a_small_vocabulary_repeats_as_often_as_its_tokens_do(vocab):
     assert first.correlation == pytest.approx((frequencies**2).sum() / frequencies.sum() ** 2, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_tokens_that_repel_pass_through_an_encoder(rng):
     """Full attention on three tokens of correlation -0.4, near the least they can have, against 3,000 layers at width 64."""
     length, r, width, heads, draws = 3, -0.4, 64, 2, 3000
@@ -380,6 +381,7 @@ def test_moments_that_no_tokens_have_are_refused(given, sentence):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_least_moments_that_tokens_have_are_not_refused():
     tree = Transformer(2, 64, 2, vocab=100, context=4, kind="encoder", positions="none")
     for given in ({"correlation": -1 / 3, "gradient": (1.0, -1 / 3)}, {"gram": np.eye(4) - 1 / 4}):

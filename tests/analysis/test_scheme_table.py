@@ -121,6 +121,7 @@ def _with_scores(stack):
     return replace(stack, repeats=tuple(blocks))
 
 
+@pytest.mark.slow
 def test_the_document_of_some_rows():
     rows = scheme_rows((2,), ["rezero", "normal"], width=128, context=16)
     assert [(r["scheme"], r["norms"]) for r in rows] == [("rezero", "none"), ("normal", "pre"), ("normal", "post")]

@@ -32,6 +32,7 @@ def test_the_match_probability_counts_pairs(ids):
     assert text.distinct == len(set(ids))
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=40), st.integers(2, 12))
 def test_matches_within_windows_count_pairs_of_each(ids, length):
     text = Text(np.array(ids), "ids", "example")

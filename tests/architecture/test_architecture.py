@@ -51,6 +51,7 @@ def test_counts_are_whole_and_ordered(choices):
     assert tree.kv_cache_bytes() == 0 or tree.decoder is not None
 
 
+@pytest.mark.slow
 @SOME
 @given(designs())
 def test_the_rows_of_a_breakdown_add_up(choices):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from helpers import one_quick_in
 from strategies import PUBLISHED
 
 from depthwidth.architecture.hf import FAMILIES
@@ -76,7 +77,7 @@ def cells(step):
     return [(families[k], scheme) for i, scheme in enumerate(SCHEMES) for k in range(i % step, len(families), step)]
 
 
-@pytest.mark.parametrize(("family", "scheme"), [("llama", "rezero"), ("gptj", "skipinit"), ("olmo2", "rezero")])
+@one_quick_in(3, ("family", "scheme"), [("llama", "rezero"), ("gptj", "skipinit"), ("olmo2", "rezero")])
 def test_branches_of_size_zero_in_a_sampled_stack(family, scheme, invoke, tmp_path):
     """The stream then is the embedding throughout, and no gradient enters a branch."""
     path = tmp_path / "config.json"
@@ -111,7 +112,7 @@ def test_published_depths(family, scheme, invoke, tmp_path):
     answers(invoke, tmp_path, config, scheme, commands)
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
+@one_quick_in(4, "family", list(FAMILIES))
 def test_plans_like_every_family(family, invoke, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(small(family)))

@@ -25,6 +25,7 @@ def test_the_other_integrator_agrees_where_there_is_no_closed_form():
     assert found == pytest.approx(f.pair_moment(40.0, np.cos(np.arange(9) * math.pi / 8)), rel=1e-10)
 
 
+@pytest.mark.slow
 def test_what_varies_too_quickly_is_left_to_others():
     assert circular_pair_moments(lambda x: np.sin(1e5 * x), 1.0, 9) is None
 
@@ -38,6 +39,7 @@ def test_growth_far_from_zero(name, power):
     assert found == (None if power is None else pytest.approx(power, abs=1e-6))
 
 
+@pytest.mark.slow
 def test_large_variances_are_those_of_a_power():
     """At twice the variance from which the power stands, against the integral there; a variance of 100 would err by 1 %."""
     rho = np.cos(np.linspace(0, math.pi, 129))

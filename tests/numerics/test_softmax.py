@@ -363,6 +363,7 @@ def test_head_norms_integrate_the_chi_square():
         assert weights @ scales**2 == pytest.approx(1 + 2 / head_dim, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_finite_heads():
     for head_dim, printed in ((64, ".03903"), (32, ".03924"), (16, ".03965")):
         check(overlap(1.0, 64, head_dim=head_dim).P, printed)

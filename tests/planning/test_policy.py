@@ -4,12 +4,14 @@ import math
 
 import pytest
 
+from depthwidth.planning.policy import ffn_step, width_step
 from depthwidth.planning.template import Template
 
 
 @pytest.mark.parametrize(("edge", "below", "above"), [(128, 8, 32), (256, 32, 64), (1024, 64, 128)])
 def test_widths_come_in_the_steps_that_hardware_likes(edge, below, above):
     """Key heads of 8 dimensions leave the step to the hardware; the two widths beside a target are one step apart."""
+    assert (width_step(edge - 0.5), width_step(edge)) == (below, above)
     template = Template.of("gpt3", head_dim=8)
     low, high = template.widths_beside(edge - below - 0.5)
     assert high - low == below
@@ -20,6 +22,7 @@ def test_widths_come_in_the_steps_that_hardware_likes(edge, below, above):
 @pytest.mark.parametrize(("edge", "below", "above"), [(256, 8, 64), (1024, 64, 128)])
 def test_hidden_features_are_rounded_to_the_steps_that_hardware_likes(edge, below, above):
     """At 8/3 of the width: the nearest multiple, checked against the exact ratio."""
+    assert (ffn_step(edge - 0.5), ffn_step(edge)) == (below, above)
     template = Template.of("llama2", head_dim=8)
 
     def steps(widths):

@@ -306,6 +306,7 @@ def test_moments_beyond_all_numbers_get_one_sentence():
 # In the description.
 
 
+@pytest.mark.slow
 def test_a_description_holds_the_diagnosis():
     tree = encoder(24, "post")
     described = describe(tree, init="xavier", dtype="fp16")

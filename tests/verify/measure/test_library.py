@@ -100,6 +100,7 @@ def test_counts_are_those_of_the_model_that_transformers_builds(model_type):
     assert passed["flops"] == counter.get_total_flops() > 0
 
 
+@pytest.mark.slow
 def test_a_model_without_a_family_in_one_process():
     """The parameters of a tiny Mamba, worked out by hand; a layer more is seen."""
     inner, state, rank = 32, 4, 1
