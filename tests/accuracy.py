@@ -30,15 +30,24 @@ def kept(file: str) -> list[Row]:
     return [row for row in rows if row.predicted is not None and math.isfinite(row.value)]
 
 
+FIXED = 1e-4
+"""Standard error below which a quantity counts as fixed by a norm: about a thousand roundings of float32."""
+
+
+def error_unit(row: Row) -> float:
+    """The unit of `error`: one, or one per cent as a fraction of hundred."""
+    return 1.0 if row.quantity == "correlation" else 100.0
+
+
 def error(row: Row) -> float:
     """Relative error in per cent; of a correlation the difference."""
     gap = abs(row.predicted - row.value)
-    return gap if row.quantity == "correlation" else 100 * gap / abs(row.value)
+    return gap if row.quantity == "correlation" else error_unit(row) * gap / abs(row.value)
 
 
 def noise(row: Row) -> float:
     """One standard error, in the unit of `error`."""
-    return row.stderr if row.quantity == "correlation" else 100 * row.stderr / abs(row.value)
+    return row.stderr if row.quantity == "correlation" else error_unit(row) * row.stderr / abs(row.value)
 
 
 def _print(values: Iterable[float], quantity: str) -> str:
@@ -53,7 +62,14 @@ def _line(what: str, rows: Iterable[Row], quantity: str, command: str) -> str:
     errors = [*np.percentile([error(row) for row in those], PERCENTILES), max(error(row) for row in those)]
     median = float(np.median([noise(row) for row in those]))
     name = "gradient variance" if quantity == "gradient_variance" else quantity
-    return f"| {what} | {name} | {_print(errors, quantity)} | {_print([median], quantity)} | {command} |"
+    share = f"{_mean_square_deviation(those):.2g}"
+    return f"| {what} | {name} | {_print(errors, quantity)} | {_print([median], quantity)} | {share} | {command} |"
+
+
+def _mean_square_deviation(rows: Iterable[Row]) -> float:
+    """Mean of ((predicted - value) / standard error)^2: 1 if all errors are noise. A norm fixes some variances in every draw."""
+    random = [row for row in rows if noise(row) > FIXED * error_unit(row)]
+    return float(np.mean([((row.predicted - row.value) / row.stderr) ** 2 for row in random]))
 
 
 def _vanilla_post_norm(row: Row) -> bool:
@@ -103,7 +119,7 @@ def components_lines() -> list[str]:
             ", ".join(f"{found[quantity][f'{whose}_p{p}']:.2g}" for p in PERCENTILES) for whose in ("error", "authors")
         )
         median = f"{found[quantity]['noise_p50']:.2g} %"
-        lines.append(f"| {what} | {name} | {ours} % (the authors' formulas: {theirs} %) | {median} | [1] |")
+        lines.append(f"| {what} | {name} | {ours} % (the authors' formulas: {theirs} %) | {median} | | [1] |")
         what = "the same"
     return lines
 
@@ -126,11 +142,12 @@ def table() -> str:
         "quantity",
         "error: 50th, 90th, 99th percentile, largest if given",
         "standard error of the measurement, median",
+        "mean square deviation in standard errors",
         "reproduce",
     )
     head = f"| {' | '.join(columns)} |\n"
     lines = [*components_lines(), *moments_lines(), *transformers_lines()]
-    return head + "|---|---|---|---|---|\n" + "".join(f"{line}\n" for line in lines)
+    return head + "|---|---|---|---|---|---|\n" + "".join(f"{line}\n" for line in lines)
 
 
 def page_table(page: str) -> str:
