@@ -67,7 +67,7 @@ def _line(what: str, rows: Iterable[Row], quantity: str, command: str) -> str:
 
 
 def _mean_square_deviation(rows: Iterable[Row]) -> float:
-    """Mean of ((predicted - value) / standard error)^2: 1 if all errors are noise. A norm fixes some variances in every draw."""
+    """Mean of ((predicted - value) / standard error)^2, 1 if all errors are noise, over what no norm fixes in every draw."""
     random = [row for row in rows if noise(row) > FIXED * error_unit(row)]
     return float(np.mean([((row.predicted - row.value) / row.stderr) ** 2 for row in random]))
 

@@ -2,33 +2,24 @@
 
 import functools
 import math
-from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from verify.jobs import find_job  # noqa: E402
+from predictions import FILES, MEASURED, key_of, predictions  # noqa: E402
+
 from verify.jobs.moments import NOISE, TOLERANCE  # noqa: E402
 from verify.rows import rows_from_csv  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
-MEASURED = Path(__file__).parents[3] / "data" / "measured"
-JOBS = {"moments": "moments.csv", "transformers-init": "transformers_init.csv"}
-LABELS = {
-    "moments": ("activation", "depth", "dropout", "mask", "placement", "scheme", "width"),
-    "transformers-init": ("depth", "family", "width", "window"),
-}
+JOBS = tuple(FILES)
 
 
 @functools.cache
 def kept(job):
-    return rows_from_csv((MEASURED / JOBS[job]).read_bytes(), job)
-
-
-def key_of(job, labels):
-    return tuple(str(labels[name]) for name in LABELS[job])
+    return rows_from_csv((MEASURED / FILES[job]).read_bytes(), job)
 
 
 def excess(row, factor=1.0):
@@ -46,7 +37,7 @@ OUTSIDE: dict[str, set[tuple[str, ...]]] = {"moments": set(), "transformers-init
 def test_the_kept_rows_meet_the_criterion_but_for_those_that_are_named(job):
     rows = kept(job)
     assert len(rows) > 100
-    found = {key_of(job, row.labels) for row in rows if excess(row) > 0}
+    found = {key_of(job, row)[0] for row in rows if excess(row) > 0}
     assert found == OUTSIDE[job]
 
 
@@ -62,19 +53,11 @@ def test_a_prediction_a_sixth_too_large_would_not(job):
 # The shallow stacks and the models, whose predictions take seconds in all.
 @pytest.mark.parametrize("job", JOBS)
 def test_the_kept_rows_are_what_is_predicted_today(job):
-    """A formula that changes must bring new rows with it."""
-    rows = {}
+    """A formula that changes must bring new predictions with it: ``python tests/predictions.py``."""
+    today = predictions(job)
     for row in kept(job):
-        rows.setdefault(key_of(job, row.labels), {})[row.site, row.quantity] = row.predicted
-    compared = 0
-    for run in find_job(job).runs("small"):
-        key = key_of(job, run.labels)
-        for prediction in run.predictions:
-            then = rows[key].get((prediction.site, prediction.quantity))
-            if then is not None:
-                assert prediction.value == pytest.approx(then, rel=2e-4, abs=2e-5), (key, prediction)
-                compared += 1
-    assert compared == sum(map(len, rows.values()))
+        value, _ = today[key_of(job, row)]
+        assert value == pytest.approx(row.predicted, rel=2e-4, abs=2e-5), key_of(job, row)
 
 
 def test_vanilla_post_norm_gradients_are_log_normal_as_predicted():
