@@ -218,6 +218,9 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         llama("stablelm", "StableLmForCausalLM", 40, 5120, 32, 8, 13824, 100352, qk_layernorm=True,
               use_parallel_residual=True), 12143185920
     ),
+    "SmolLM3-3B": (
+        llama("smollm3", "SmolLM3ForCausalLM", 36, 2048, 16, 4, 11008, 128256, tie_word_embeddings=True), 3075098624
+    ),
     "distilbert-base-uncased": ({"model_type": "distilbert", "architectures": ["DistilBertModel"]}, 66362880),
     "distilbert-base-uncased, masked": ({"model_type": "distilbert", "architectures": ["DistilBertForMaskedLM"]}, 66985530),
     "t5-small": (t5(6, 512, 64, 2048, 8), 60506624),
@@ -360,6 +363,11 @@ def t5_fields(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     })  # fmt: skip
 
 
+def marks(config: dict[str, Any]) -> st.SearchStrategy[list[int]]:
+    depth = config["num_hidden_layers"]
+    return st.lists(st.integers(0, 1), min_size=depth, max_size=depth)
+
+
 FURTHER_PARTS = {
     "layered": layered,
     "switched": switched,
@@ -369,6 +377,14 @@ FURTHER_PARTS = {
     "qk": lambda config: st.fixed_dictionaries({"qk_layernorm": st.just(False) if "head_dim" in config else FLAG}),
     "query_norms": lambda config: st.fixed_dictionaries({"qk_layernorm": FLAG}),
     "head": lambda config: st.just({"head_dim": 4}),  # the library's code fails for a null
+    "nope": lambda config: st.fixed_dictionaries({"no_rope_layers": st.none() | marks(config)}),
+    "sparse": lambda config: st.fixed_dictionaries(
+        {
+            "mlp_only_layers": st.lists(st.integers(0, 3), max_size=2),
+            "decoder_sparse_step": st.integers(1, 2),
+            "intermediate_size": st.integers(1, 20),
+        }
+    ),
     "own": lambda config: st.fixed_dictionaries({"use_qk_norm": FLAG}),
     "scaling": lambda config: st.fixed_dictionaries({"logits_scaling": st.sampled_from([1.0, 3.0, 8.0])}),
     "whole": lambda config: st.just({"head_dim": config["hidden_size"] // config["num_attention_heads"]}),
@@ -388,8 +404,8 @@ FURTHER = {
     "phi3": with_rope(),
     "qwen2": with_rope("layered", "switched"),
     "qwen3": with_rope("layered", "switched"),
-    "qwen2_moe": with_rope("layered", "switched"),
-    "qwen3_moe": with_rope("one"),
+    "qwen2_moe": with_rope("layered", "switched", "sparse"),
+    "qwen3_moe": with_rope("one", "sparse"),
     "gemma": with_rope(),
     "gemma2": with_rope("layered", "query"),
     "gemma3_text": lambda config: st.tuples(layered(config), FURTHER_PARTS["query"](config)).map(joined),
@@ -411,7 +427,8 @@ FURTHER = {
     "olmo3": layered,
     "exaone4": lambda config: st.tuples(layered(config), st.sampled_from([{}, {"rope_theta": 500000.0}])).map(joined),
     "gpt_bigcode": lambda config: st.fixed_dictionaries({"multi_query": FLAG, "scale_attn_weights": FLAG}),
-    "gpt2": lambda config: st.fixed_dictionaries({"scale_attn_weights": FLAG}),
+    "gpt2": lambda config: st.fixed_dictionaries({"scale_attn_weights": FLAG, "scale_attn_by_inverse_layer_idx": FLAG}),
+    "smollm3": with_rope("nope"),
     **dict.fromkeys(("xlm-roberta", "camembert"), lambda config: st.fixed_dictionaries({"pad_token_id": st.integers(0, 1)})),
     "roberta": lambda config: st.fixed_dictionaries({"pad_token_id": st.integers(0, 1)}),
     "vit": images,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import repeat
 from typing import Any
@@ -143,18 +144,25 @@ class Builder:
         final = design.placement != "post" if design.final_norm is None else design.final_norm
         norm = self.stream_norm if final else None
         bias = _bias_table(design, heads[0] if isinstance(heads, Sequence) else heads)
-        if not isinstance(heads, Sequence) and not isinstance(design.window, Sequence):
+        if not isinstance(heads, Sequence) and not isinstance(design.window, Sequence) and design.blocks is None:
             return Stack((Repeat(self.block(heads, design.window, causal=causal, cross=cross), depth),), norm, bias)
         if depth > DEEPEST:
             raise InputError(f"Transformer: depth={depth} is too deep for per-block choices, at most {DEEPEST:,}")
         # Equal blocks must be one object, so that each is counted once.
-        distinct: dict[tuple[int, int | None], Block] = {}
+        distinct: dict[tuple[Any, ...], Block] = {}
         blocks = []
-        for key in zip(_per_block("heads", heads, depth), _per_block("window", design.window, depth), strict=False):
+        each = _per_block("heads", heads, depth), _per_block("window", design.window, depth), self._own_choices(depth)
+        for head, window, own in zip(*each, strict=False):
+            key = head, window, *sorted(own.items())
             if key not in distinct:
-                distinct[key] = self.block(*key, causal=causal, cross=cross)
+                builder = Builder(replace(design, blocks=None, **own)) if own else self
+                distinct[key] = builder.block(head, window, causal=causal, cross=cross)
             blocks.append(distinct[key])
         return Stack.of(blocks, norm, bias)
+
+    def _own_choices(self, depth: int) -> Iterable[Mapping[str, Any]]:
+        """The choices of each block alone."""
+        return repeat({}, depth) if self.design.blocks is None else _per_block("blocks", self.design.blocks, depth)
 
     def encoder(self) -> Stack | None:
         """The bidirectional stack; None if there is none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -16,6 +16,11 @@ KINDS = ("decoder", "encoder", "encoder-decoder")
 NORMS = ("layernorm", "rmsnorm")
 HEADS = ("lm", "masked-lm", "classifier", "none")
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
+BLOCK_CHOICES = (
+    "kv_heads", "head_dim", "value_dim", "ffn", "activation", "gated", "experts", "top_k", "shared_ffn", "shared_gate",
+    "renormalized", "positions", "logit_scale",
+)  # fmt: skip
+"""The choices that may differ between blocks, besides `heads` and `window`, which are sequences then."""
 QK_NORMS = ("none", "head", "heads", "full")
 
 
@@ -50,6 +55,8 @@ class Design:
         (over all heads together).
     window : number of latest positions that a query may see, None for all; a sequence gives one value per block.
         `window_positions`, if given, replaces `positions` in blocks with a window (Gemma 3's two rotary bases).
+    blocks : choices of single blocks, one mapping for each, over those of the whole design: names of :data:`BLOCK_CHOICES`
+        (dense blocks among mixtures, blocks without positions).
     logit_scale, score_softcap, logit_softcap : see :class:`~depthwidth.layers.Attention` and the head.
     residual_scale, head_scale : factors on the output of every branch and on the input of the language head's matrix.
     tied : the output matrix is the token embedding; `head_bias` gives it a bias.
@@ -99,7 +106,8 @@ class Design:
     ffn_bias: bool | None = None
     qk_norm: str = "none"
     window: int | Sequence[int | None] | None = None
-    window_positions: Position | None = None
+    window_positions: str | Position | None = None
+    blocks: Sequence[Mapping[str, Any]] | None = None
     logit_scale: float | None = None
     score_softcap: float | None = None
     logit_softcap: float | None = None
@@ -137,6 +145,10 @@ class Design:
             check_choice("Transformer", POSITIONS, positions=self.positions)
         if self.encoder_depth is not None:
             check_whole("Transformer", encoder_depth=self.encoder_depth)
+        if self.blocks is not None:
+            for name in {name for block in self.blocks for name in block}:
+                if name not in BLOCK_CHOICES:
+                    raise InputError(f"Transformer: blocks cannot differ in {shown(name)}{nearest(str(name), BLOCK_CHOICES)}")
         if self.shared_norm and not self.parallel:
             raise InputError("Transformer: shared_norm needs parallel=True; branches in sequence have separate norms")
 

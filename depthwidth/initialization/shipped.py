@@ -33,6 +33,8 @@ def shipped(tree: Transformer, family: str | None = None, initializer_range: flo
         draft = Draft(tree, _t5_rule(tree, std))
     else:
         draft = Draft(tree, normal_rule(tree, std, deep=_DEEP.get(entry.initial_rule, ()), where=f"{name}: "))
+    if entry.initial_rule == "normal-doubled-gains":
+        draft.rule = _doubled_gains(draft.rule)
     draft.extras["family"] = name
     if family is None:
         draft.remarks.append(f"no family was named; the rule is that of {name}, which has the nearest architecture")
@@ -42,6 +44,17 @@ def shipped(tree: Transformer, family: str | None = None, initializer_range: flo
 
 _DEEP = {"normal-by-depth": WRITING, "normal-attention-by-depth": ("out",)}
 """The kinds of weights that each rule of the library draws smaller the deeper the stack."""
+
+
+def _doubled_gains(plain: TensorRule) -> TensorRule:
+    """The library sets the stored numbers of gains to one, and then adds the one that they are stored without."""
+
+    def rule(weight: Weight) -> Choice:
+        if weight.kind == "gain" and weight.tensor.offset == 1:
+            return Choice(0.0, "a gain of two: stored as one, its difference from one", weight_decay=0.0, mean=1.0)
+        return plain(weight)
+
+    return rule
 
 
 def _nearest_family(tree: Transformer) -> str:

@@ -6,7 +6,7 @@ A component offers them through :attr:`Layer.as_attention <depthwidth.layers.Lay
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class AttentionLike(Protocol):
@@ -32,6 +32,8 @@ class AttentionLike(Protocol):
     def scale(self) -> float | None: ...
     @property
     def score_scale(self) -> float: ...
+    @property
+    def position(self) -> Any: ...
     @property
     def slopes(self) -> tuple[float, ...] | None: ...
     @property

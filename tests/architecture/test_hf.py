@@ -331,8 +331,9 @@ REFUSED = {
     "attention_types=7 is not a list": {"model_type": "gpt_neo", "attention_types": 7},
     "add_cross_attention=True is not supported, only False": {"model_type": "gpt2", "add_cross_attention": True},
     "is_decoder=True is not supported": {"model_type": "bert", "is_decoder": True},
-    "decoder_sparse_step=2 is not supported": {"model_type": "qwen2_moe", "decoder_sparse_step": 2},
-    "mlp_only_layers=[0] is not supported": {"model_type": "qwen3_moe", "mlp_only_layers": [0]},
+    "decoder_sparse_step=-2 is not": {"model_type": "qwen2_moe", "decoder_sparse_step": -2},
+    "mlp_only_layers=[-1] is not a list": {"model_type": "qwen3_moe", "mlp_only_layers": [-1]},
+    "no_rope_layers=[1] is not a list": {"model_type": "smollm3", "no_rope_layers": [1]},
     "num_kv_heads=4 needs new_decoder_architecture=True": {
         "model_type": "falcon", "num_attention_heads": 8, "hidden_size": 64, "num_kv_heads": 4, "multi_query": False
     },

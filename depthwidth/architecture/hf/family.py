@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any, NamedTuple
 
 from ...errors import InputError
@@ -40,6 +40,7 @@ INITIAL_RULES = {
     "normal": "every matrix and table normal with one standard deviation",
     "normal-by-depth": "the same, over the square root of the number of branches for matrices that write to the stream (GPT-2)",
     "normal-attention-by-depth": "the same for the output of attention alone (nanochat)",
+    "normal-doubled-gains": "the same, and ones for gains that are stored as their difference from one (Nemotron)",
     "t5": "T5's rule, with one factor for all",
 }
 """The rules by which the library's model classes draw new weights; the scheme ``shipped`` implements them."""
@@ -211,6 +212,12 @@ def causal(prefix: str, head: str = "ForCausalLM", tasks: Sequence[str] = (), **
         f"{prefix}Model": {"head": "none", "pooler": False},
         **{f"{prefix}For{task}": TASKS[task] for task in tasks},
     }
+
+
+def every_block(design: Design) -> list[Design]:
+    """The design of each block, with its own choices."""
+    own = design.blocks or ({},) * design.depth
+    return [replace(design, blocks=None, **choices) for choices in own]
 
 
 def per_block(value: Any, depth: int) -> Sequence[Any]:

@@ -9,7 +9,7 @@ from ...checks import DEEPEST
 from ...errors import InputError
 from ...formula import is_symbolic
 from ...layers import AttentionLike, BlockLike
-from ..design import Design
+from ..design import BLOCK_CHOICES, Design
 from ..transformer import Transformer
 from .family import Family
 from .fields import brief
@@ -53,10 +53,35 @@ def design_of(tree: Transformer) -> Design:
     local = choices.get("window_positions")
     choices.setdefault("positions", "none" if local is None else local.word)
     attentions = [_attention(repeat.block) for repeat in tree.stack.repeats for _ in range(repeat.times)]
+    near, far = ({one.position for one in attentions if (one.window is not None) is windowed} for windowed in (True, False))
+    if near == {None} and far not in (set(), {None}):
+        choices["window_positions"] = "none"
+    choices["blocks"] = _own_choices(tree, choices, positions=len(near) > 1 or len(far) > 1)
     for name in ("heads", "window"):
         values = [getattr(attention, name) for attention in attentions]
         choices[name] = values[0] if len(set(values)) == 1 else tuple(values)
     return Design(**choices)
+
+
+def _own_choices(tree: Transformer, base: dict[str, Any], *, positions: bool) -> tuple[dict[str, Any], ...] | None:
+    """The choices of each block that differ from `base`; None if none does. Positions are compared if `positions`."""
+    if len(tree.stack.repeats) == 1:
+        return None
+    usual = {one.name: one.default for one in fields(Design)}
+    each: list[dict[str, Any]] = []
+    for run in tree.stack.repeats:
+        own: dict[str, Any] = {}
+        for node in run.block.walk():
+            own = node.layer.choices() | own
+        if positions:
+            attention = _attention(run.block)
+            own["positions"] = "none" if attention.position is None else attention.position.word
+        names = [name for name in BLOCK_CHOICES if name != "positions" or positions]
+        found = {name: own.get(name, usual[name]) for name in names}
+        each += [{name: value for name, value in found.items() if value != base.get(name, usual[name])}] * run.times
+    if positions:
+        base["window_positions"] = None
+    return tuple(each) if any(each) else None
 
 
 def _attention(block: BlockLike) -> AttentionLike:

@@ -36,6 +36,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "phi": ("phi", "phi3"),
     "qwen": ("qwen2", "qwen3", "qwen2_moe", "qwen3_moe"),
     "seed": ("seed_oss",),
+    "smollm": ("smollm3",),
     "stablelm": ("stablelm",),
     "starcoder": ("gpt_bigcode", "starcoder2"),
     "t5": ("t5",),

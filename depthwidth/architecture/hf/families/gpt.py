@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from ...design import Design
-from ..family import ALL_TASKS, TASK_WEIGHTS, Choices, Family, Part, causal, per_block
+from ..family import ALL_TASKS, TASK_WEIGHTS, Choices, Family, Part, causal, every_block, per_block
 from ..fields import Fields, brief
 from ..parts import rotary_dim, unscaled_scores
 from ..weights import QKV, Fused, in_blocks
@@ -76,15 +76,35 @@ _TOP_WEIGHTS = {
     **TASK_WEIGHTS,
 }
 
+
+def _shrinking_scores() -> Part:
+    """``scale_attn_by_inverse_layer_idx``: scores divided by the number of the block, from 1."""
+
+    def read(fields: Fields) -> Choices:
+        if not fields.flag("scale_attn_by_inverse_layer_idx"):
+            return {}
+        head_dim = fields.whole("n_embd") // fields.whole("n_head")
+        first = max(head_dim, 1) ** -0.5 if fields.flag("scale_attn_weights") else 1.0
+        later = ({"logit_scale": first / (1 + block)} for block in range(1, fields.depth("n_layer")))
+        return {"blocks": ({}, *later)}
+
+    def write(design: Design) -> dict[str, Any]:
+        if design.blocks is None:
+            return {"scale_attn_by_inverse_layer_idx": False}
+        return {"scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": every_block(design)[0].logit_scale != 1}
+
+    return Part(read, write)
+
+
 GPT2 = Family(
     "gpt2",
-    defaults={**_GPT_DEFAULTS, "scale_attn_weights": True},
+    defaults={**_GPT_DEFAULTS, "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
     names=_GPT_NAMES,
     aliases=_GPT_ALIASES,
     fixed={"positions": "learned"},
     models=causal("GPT2", "LMHeadModel", tasks=ALL_TASKS),
-    only={"add_cross_attention": (False,), "scale_attn_by_inverse_layer_idx": (False,)},
-    parts=(unscaled_scores(),),
+    only={"add_cross_attention": (False,)},
+    parts=(unscaled_scores(), _shrinking_scores()),
     weights={
         **_TOP_WEIGHTS,
         **in_blocks(

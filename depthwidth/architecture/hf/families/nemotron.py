@@ -27,5 +27,6 @@ NEMOTRON = Family(
     weights=llama_weights(
         {**ATTENTION_WEIGHTS, **NORM_WEIGHTS, "mlp.up_proj": "feed_forward.up", "mlp.down_proj": "feed_forward.down"}
     ),
+    initial_rule="normal-doubled-gains",
     initial_std=0.0134,
 )

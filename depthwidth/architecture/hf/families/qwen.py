@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ....checks import is_whole
 from ...design import Design
-from ..family import ALL_TASKS, Choices, Family, Part, causal, without
+from ..family import ALL_TASKS, Choices, Family, Part, causal, every_block, without
 from ..fields import Fields
 from ..parts import rope, windows
 from .llama import (
@@ -13,6 +14,7 @@ from .llama import (
     ATTENTION_WEIGHTS,
     BLOCK_WEIGHTS,
     EXPERT_WEIGHTS,
+    GATED_WEIGHTS,
     LLAMA_CHOICES,
     LLAMA_DEFAULTS,
     LLAMA_NAMES,
@@ -32,7 +34,46 @@ _QWEN_DEFAULTS = {
     "max_window_layers": 28,
     "layer_types": None,
 }
-_QWEN_MOE_ONLY: dict[str, tuple[Any, ...]] = {"decoder_sparse_step": (1,), "mlp_only_layers": (None, [])}
+_SPARSE_DEFAULTS = {"decoder_sparse_step": 1, "mlp_only_layers": None}
+_EXPERT_FIELDS = {
+    "ffn": "moe_intermediate_size",
+    "experts": "num_experts",
+    "top_k": "num_experts_per_tok",
+    "renormalized": "norm_topk_prob",
+}
+
+
+def _sparse_blocks(*, shared: bool = False) -> Part:
+    """Dense blocks among mixtures: those that ``mlp_only_layers`` lists, and all but every ``decoder_sparse_step``-th."""
+
+    def read(fields: Fields) -> Choices:
+        step, listed = fields.count("decoder_sparse_step"), fields.raw("mlp_only_layers")
+        if listed is not None and not (isinstance(listed, (list, tuple)) and all(is_whole(one, 0) for one in listed)):
+            raise fields.wrong("mlp_only_layers", "is not a list of block numbers")
+        depth, only = fields.depth("num_hidden_layers"), set(listed or ())
+        dense = [block in only or not step or (block + 1) % step != 0 for block in range(depth)]
+        if not any(dense):
+            return {}
+        own = {"ffn": fields.whole("intermediate_size"), "experts": None, "shared_ffn": None, "shared_gate": False}
+        return {"blocks": tuple(own if one else {} for one in dense)}
+
+    def write(design: Design) -> dict[str, Any]:
+        each = every_block(design)
+        mixed = [one for one in each if one.experts is not None]
+        dense = [block for block, one in enumerate(each) if one.experts is None]
+        config: dict[str, Any] = {"decoder_sparse_step": 1, "mlp_only_layers": dense}
+        if not mixed:
+            config |= {"num_experts": 1, "num_experts_per_tok": 1, "moe_intermediate_size": 1, "norm_topk_prob": False}
+            config |= {"shared_expert_intermediate_size": 1} if shared else {}
+        if mixed:
+            config |= {name: getattr(mixed[0], choice) for choice, name in _EXPERT_FIELDS.items()}
+            if mixed[0].shared_ffn is not None:
+                config["shared_expert_intermediate_size"] = mixed[0].shared_ffn
+        if dense:
+            config["intermediate_size"] = each[dense[0]].ffn
+        return config
+
+    return Part(read, write)
 
 
 def _late(fields: Fields, block: int) -> bool:
@@ -61,16 +102,15 @@ QWEN3 = Family(
 
 _QWEN_MOE_NAMES = {
     **LLAMA_NAMES,
-    "ffn": "moe_intermediate_size",
-    "experts": "num_experts",
-    "top_k": "num_experts_per_tok",
-    "renormalized": "norm_topk_prob",
+    **_EXPERT_FIELDS,
 }
 
 QWEN2_MOE = Family(
     "qwen2_moe",
     defaults={
-        **without(_QWEN_DEFAULTS, "intermediate_size"),
+        **_QWEN_DEFAULTS,
+        **_SPARSE_DEFAULTS,
+        "intermediate_size": 5632,
         "hidden_size": 2048,
         "num_hidden_layers": 24,
         "num_attention_heads": 16,
@@ -85,15 +125,16 @@ QWEN2_MOE = Family(
     names={**_QWEN_MOE_NAMES, "shared_ffn": "shared_expert_intermediate_size", "attention_bias": "qkv_bias"},
     fixed={**LLAMA_CHOICES, "shared_gate": True},
     models=causal("Qwen2Moe", tasks=ALL_TASKS),
-    only=_QWEN_MOE_ONLY,
     parts=(
         rope(),
         windows(lambda fields, block: block % 2 == 0 and not _late(fields, block), "use_sliding_window"),
+        _sparse_blocks(shared=True),
     ),
     weights=llama_weights(
         {
             **ATTENTION_WEIGHTS,
             **NORM_WEIGHTS,
+            **GATED_WEIGHTS,
             **EXPERT_WEIGHTS,
             "mlp.shared_expert_gate": "feed_forward.shared_gate",
             "mlp.shared_expert.gate_proj": "feed_forward.shared.gate",
@@ -119,7 +160,9 @@ def _one_window() -> Part:
 QWEN3_MOE = Family(
     "qwen3_moe",
     defaults={
-        **without(_QWEN_DEFAULTS, "intermediate_size", "layer_types", "max_window_layers"),
+        **without(_QWEN_DEFAULTS, "layer_types", "max_window_layers"),
+        **_SPARSE_DEFAULTS,
+        "intermediate_size": 6144,
         "hidden_size": 2048,
         "num_hidden_layers": 24,
         "num_key_value_heads": 4,
@@ -133,7 +176,6 @@ QWEN3_MOE = Family(
     aliases={"num_local_experts": "num_experts"},
     fixed={**LLAMA_CHOICES, "qk_norm": "head"},
     models=causal("Qwen3Moe", tasks=ALL_TASKS),
-    only=_QWEN_MOE_ONLY,
-    parts=(rope(), _one_window()),
-    weights=llama_weights({**ATTENTION_WEIGHTS, **QK_NORM_WEIGHTS, **NORM_WEIGHTS, **EXPERT_WEIGHTS}),
+    parts=(rope(), _one_window(), _sparse_blocks()),
+    weights=llama_weights({**ATTENTION_WEIGHTS, **QK_NORM_WEIGHTS, **NORM_WEIGHTS, **GATED_WEIGHTS, **EXPERT_WEIGHTS}),
 )

@@ -34,7 +34,11 @@ def _multi_query() -> Part:
 
 GPT_BIGCODE = Family(
     "gpt_bigcode",
-    defaults={**gpt.GPT2.defaults, "activation_function": "gelu_pytorch_tanh", "multi_query": True},
+    defaults={
+        **without(gpt.GPT2.defaults, "scale_attn_by_inverse_layer_idx"),
+        "activation_function": "gelu_pytorch_tanh",
+        "multi_query": True,
+    },
     names=gpt.GPT2.names,
     aliases=gpt.GPT2.aliases,
     fixed=gpt.GPT2.fixed,
