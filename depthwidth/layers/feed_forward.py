@@ -107,7 +107,7 @@ class FeedForward(Branch):
         first_site = site.at("gate" if self.gated else "up")
         variance = linear_second_moment.body(x.averages[0], self.width, first_site.variance("weight"))
         variance += first_site.variance("bias") if first.bias else 0.0
-        *_, kurtosis, slope_kurtosis = activation_tables(self.activation, site.trace)(variance, 0.0)
+        kurtosis, slope_kurtosis = activation_tables(self.activation, site.trace)(variance, 0.0, slice(5, 7))
         return DrawSpread.of_matrices(
             self.hidden / self.width, gated_kurtosis.body(kurtosis) if self.gated else kurtosis, slope_kurtosis
         )
@@ -164,10 +164,10 @@ def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: 
             for side in (side.clip(-1.0, 1.0) for side in sides)
         ]
     else:
-        second, slope, mean, *_ = tables(variances, 0.0)
+        second, slope, mean = tables(variances, 0.0, slice(3))
         # If two variances are nearly equal, moments at their geometric mean are right to second order in the difference; for a
         # power of x they are exact.
-        pairs = [tables(gate.pair_second_moment, _angle(side))[3:5] for side in sides]
+        pairs = [tables(gate.pair_second_moment, _angle(side), slice(3, 5)) for side in sides]
     pair, slope_pair = (_average(values) for values in zip(*pairs, strict=True))
     if linear is None:
         return HiddenMoments(second, pair, slope, slope_pair, mean)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ..numerics.interpolation import Table, lagrange_weights, spline_values
@@ -348,9 +348,8 @@ def _cross_gap(g: TokenSignal, above: _Sample, below: _Sample, sizes: list[float
         (sample, math.exp(grown[sample.layer] - grown[sample.layer + 1]), sum(shares) / sum(each))
         for sample, shares in ((above, upper), (below, lower))
     ]
-    coefficients = _symmetric_polynomials(each)
     total, power = g, g
-    for coefficient in coefficients[1:]:
+    for coefficient in _symmetric_polynomials(each):
         added = [sample.pull(power).times(back).plus(power.times(-1.0)).times(weight) for sample, back, weight in parts]
         power = added[0].plus(added[1])
         term = power.times(coefficient)
@@ -360,12 +359,15 @@ def _cross_gap(g: TokenSignal, above: _Sample, below: _Sample, sizes: list[float
     return total.times(math.exp(grown[above.layer] - grown[below.layer + 1]))
 
 
-def _symmetric_polynomials(values: list[float]) -> list[float]:
-    """Elementary symmetric polynomials of these numbers: the coefficients of the product of all 1 + a x."""
-    coefficients = [1.0]
-    for value in values:
-        coefficients = [1.0, *(one + value * lower for lower, one in zip(coefficients, [*coefficients[1:], 0.0], strict=True))]
-    return coefficients
+def _symmetric_polynomials(values: list[float]) -> Iterator[float]:
+    """Elementary symmetric polynomials of these numbers from degree 1: the coefficients of the product of all 1 + a x."""
+    import numpy as np
+
+    factors, before = np.array(values), np.ones(len(values))  # of one degree less, of all values before each
+    for _ in values:
+        upto = np.cumsum(factors * before)
+        yield float(upto[-1])
+        before[1:], before[0] = upto[:-1], 0.0
 
 
 def _flatten(x: TokenSignal) -> Array:

@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+ALL = slice(None)
+"""All functions of a table."""
+
 
 class Table:
     """Cubic splines of several functions on one interval, with evenly spaced nodes.
@@ -34,22 +37,23 @@ class Table:
         """Coefficients of every interval and function, the lower end, the length of an interval, the index of the last one."""
         return self._pieces, self._low, self._step, self._last
 
-    def __call__(self, x: float) -> list[float]:
-        """The value of each function at `x`."""
+    def __call__(self, x: float, functions: slice = ALL) -> list[float]:
+        """The value of each function at `x`, or of some."""
         place = (x - self._low) / self._step
         i = min(max(int(place), 0), self._last)
         t = x - self._low - i * self._step
-        return [((a * t + b) * t + c) * t + d for a, b, c, d in self._pieces[i]]
+        return [((a * t + b) * t + c) * t + d for a, b, c, d in self._pieces[i][functions]]
 
-    def of_array(self, x: Any) -> Any:
-        """The values at an array `x` of any shape; shape (functions, *x.shape)."""
+    def of_array(self, x: Any, functions: slice = ALL) -> Any:
+        """The values at an array `x` of any shape, of some functions if not of all; shape (functions, *x.shape)."""
         import numpy as np
 
-        i = np.clip(((x - self._low) / self._step).astype(int), 0, self._last)
-        t = (x - self._low - i * self._step)[..., None]
-        a, b, c, d = self._coefficients[:, i]
+        offset = x - self._low
+        i = np.minimum(np.maximum((offset / self._step).astype(int), 0), self._last)
+        t = (offset - i * self._step)[..., None]
+        a, b, c, d = self._coefficients[:, :, functions][:, i]
         values = ((a * t + b) * t + c) * t + d
-        return np.moveaxis(values, -1, 0)
+        return values.transpose(values.ndim - 1, *range(values.ndim - 1))
 
 
 def spline(x: Any, values: Any) -> Any:
@@ -126,14 +130,14 @@ class TableFamily:
         self._exact: list[tuple[float, Table]] = []
         self._grid: dict[int, Table] = {}
 
-    def __call__(self, parameter: Any, x: Any) -> Any:
-        """The functions' values at `parameter` and `x`, which are both floats, or arrays that broadcast."""
+    def __call__(self, parameter: Any, x: Any, functions: slice = ALL) -> Any:
+        """The values of some or all functions at `parameter` and `x`, which are both floats, or arrays that broadcast."""
         if isinstance(parameter, float) and isinstance(x, float):
             exact = self._exact_table(parameter)
             if exact is not None:
-                return exact(x)
+                return exact(x, functions)
             neighbours = self._neighbours(math.log(parameter))
-            columns = [[weight * value for value in self._grid_table(k)(x)] for k, weight in neighbours]
+            columns = [[weight * value for value in self._grid_table(k)(x, functions)] for k, weight in neighbours]
             return [sum(each) for each in zip(*columns, strict=True)]
         import numpy as np
 
@@ -143,7 +147,7 @@ class TableFamily:
             exact = self._exact_table(value)
             if exact is None:
                 break
-            found = exact.of_array(x)
+            found = exact.of_array(x, functions)
             total = found if total is None else np.where(where, found, total)
         else:
             if total is not None:
@@ -154,7 +158,7 @@ class TableFamily:
         for shift in (-1, 0, 1):
             weights = _weight(position - middle, shift)
             for k in np.unique(middle):
-                total = total + np.where(middle == k, weights, 0.0) * self._grid_table(int(k) + shift).of_array(x)
+                total = total + np.where(middle == k, weights, 0.0) * self._grid_table(int(k) + shift).of_array(x, functions)
         return total
 
     def _exact_table(self, parameter: float) -> Table | None:

@@ -186,7 +186,7 @@ def test_increments_in_a_gap_are_extrapolated_by_a_parabola():
 
 
 def test_elementary_symmetric_polynomials():
-    assert module._symmetric_polynomials([2.0, 3.0, 5.0]) == [1.0, 10.0, 31.0, 30.0]
+    assert [*module._symmetric_polynomials([2.0, 3.0, 5.0])] == [10.0, 31.0, 30.0]
 
 
 def test_the_gradient_across_a_gap_is_a_product(rng):
