@@ -136,7 +136,7 @@ def _branch_tables(block: BlockLike, x: Signal, site: Site) -> list[_BranchTable
         scale = at.scales()[1] ** 2
         return np.stack([np.broadcast_to(v * scale, angles.shape) for v in f[:2]], axis=-1)
 
-    steps = []
+    steps: list[_BranchTable] = []
     for name, part in block.branches:
         at, omegas = site.at(name), list[Any]()
         table = Table(functools.partial(outputs, part, at, omegas), 0.0, math.pi / 2)

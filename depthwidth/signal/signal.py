@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InputError
@@ -94,8 +93,7 @@ class Signal(NamedTuple):
         return Signal(self.second_moment + variance, self.covariance + variance)
 
 
-@dataclass(frozen=True)
-class TokenSignal:
+class TokenSignal(NamedTuple):
     """Uncentred moments per feature of a tensor at each position, or of its gradient."""
 
     second_moment: Number

@@ -7,6 +7,8 @@ Each command or call is timed in both checkouts alternately (A B B A ..), after 
 changes in the speed of the machine affect both. Commands are timed as whole processes; calls run in one long-lived process per
 checkout. Every process imports its own checkout by PYTHONPATH, and the imported file is printed.
 
+Compiled modules are kept in a temporary folder, as those of an installed package are, whatever PYTHONDONTWRITEBYTECODE says.
+
 Times are processor times of processes and their children, which stay valid on a busy machine; the wall clock is printed too. A
 ratio is the time of this checkout divided by that of the other, as the median over pairs; its standard error comes from the
 quartiles over pairs. To measure the noise of a machine, compare a checkout with a copy of itself.
@@ -42,12 +44,20 @@ class Taken(NamedTuple):
     wall: float
 
 
-# Commands, timed as whole processes; CONFIG is replaced by a file that contains GPT2.
+LLAMA_3 = LLAMA | {
+    "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 8192, "num_attention_heads": 32,
+    "num_hidden_layers": 32, "num_key_value_heads": 8, "rope_theta": 500000.0, "vocab_size": 128256,
+}  # fmt: skip
+
+CONFIGS = {"CONFIG": GPT2, "LLAMA": LLAMA_3}
+
+# Commands, timed as whole processes; CONFIG and LLAMA are replaced by files that contain GPT2 and LLAMA_3.
 
 COMMANDS: dict[str, list[str]] = {
     "plan 1T (process)": ["plan", "1T"],
     "--help (process)": ["--help"],
     "moments, 96 layers of GPT-2 (process)": ["moments", "CONFIG"],
+    "describe Llama 3 8B (process)": ["describe", "LLAMA"],
     "init --json, 96 layers of GPT-2 (process)": ["init", "CONFIG", "--json"],
 }
 
@@ -76,6 +86,15 @@ def _stack(mask: str) -> Callable[[], object]:
     made = recipe(tree, "xavier")
     times = 5 if mask == "full" else 1
     return lambda: [propagate(tree, made, variance=1.0, correlation=0.2) for _ in range(times)]
+
+
+def _default(kind: str) -> Callable[[], object]:
+    """The stack that nobody has simplified: 1000 blocks of the default design."""
+    from depthwidth import Transformer, propagate, recipe
+
+    tree = Transformer(1000, 1024, 16, kind=kind)
+    made = recipe(tree, "xavier")
+    return lambda: propagate(tree, made)
 
 
 def _post_norm() -> Callable[[], object]:
@@ -147,6 +166,8 @@ def _train() -> Callable[[], object]:
 CALLS: dict[str, Callable[[], Callable[[], object]]] = {
     "propagate 1000 layers, 5 times": lambda: _stack("full"),
     "propagate 1000 layers, causal mask": lambda: _stack("causal"),
+    "propagate 1000 layers, default encoder": lambda: _default("encoder"),
+    "propagate 1000 layers, default decoder": lambda: _default("decoder"),
     "propagate 1000 layers, post-norm": _post_norm,
     "read and count a Llama, 100 times": _count,
     "sweep 10,000 settings": _sweep,
@@ -174,10 +195,13 @@ def serve() -> None:
 class Checkout:
     """One of the two checkouts, and its process for calls."""
 
-    def __init__(self, root: Path, config: str) -> None:
-        """Start the process and print which files it imports."""
-        self.root, self._config = root.resolve(), config
-        self._environment = {**os.environ, "PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1"}
+    def __init__(self, root: Path, folder: Path) -> None:
+        """Start the process and print which files it imports; `folder` holds the configurations and takes compiled modules."""
+        self.root, self._folder = root.resolve(), folder
+        others = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        self._environment = others | {
+            "PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": str(folder / "compiled")
+        }  # fmt: skip
         source = "import depthwidth, verify; print(depthwidth.__file__); print(verify.__file__)"
         found = subprocess.check_output([sys.executable, "-c", source], env=self._environment, text=True, cwd="/")  # noqa: S603
         if any(Path(line).parents[1] != self.root for line in found.split()):
@@ -200,7 +224,7 @@ class Checkout:
 
     def command(self, name: str) -> Taken:
         """Seconds of one process."""
-        words = [self._config if word == "CONFIG" else word for word in COMMANDS[name]]
+        words = [str(self._folder / f"{word}.json") if word in CONFIGS else word for word in COMMANDS[name]]
         start = time.perf_counter()
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "depthwidth", *words], env=self._environment, stdout=subprocess.DEVNULL, cwd="/"
@@ -259,9 +283,9 @@ def main() -> None:
     if options.other is None or options.repeats < 2:
         parser.error("give the other checkout, and at least 2 repeats")
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "config.json"
-        config.write_text(json.dumps(GPT2))
-        other, ours = Checkout(options.other, str(config)), Checkout(HERE.parents[2], str(config))
+        for name, config in CONFIGS.items():
+            (Path(folder) / f"{name}.json").write_text(json.dumps(config))
+        other, ours = Checkout(options.other, Path(folder)), Checkout(HERE.parents[2], Path(folder))
         names = [name for name in (*COMMANDS, *CALLS) if options.only is None or options.only in name]
         if not options.json:
             print(f"{'':42}{'seconds of CPU':>18}{'ratio':>17}{'seconds':>20}{'ratio':>8}")  # noqa: T201

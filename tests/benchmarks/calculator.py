@@ -38,9 +38,9 @@ def interleaved(a: Callable[[], object], b: Callable[[], object], repeats: int =
     return times
 
 
-def process(*command: str) -> Callable[[], object]:
+def process(*command: str, environment: dict[str, str] | None = None) -> Callable[[], object]:
     """A function that runs a command to its end and discards its output."""
-    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)  # noqa: S603
 
 
 def start_up() -> dict[str, object]:
