@@ -12,6 +12,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -382,6 +383,35 @@ def visible_gpus() -> list[str]:
 # A Ray cluster.
 
 
+MOST_MOVES = 12
+"""Number of times that a task leaves a lost node: with pauses of 5 s, twice the time in which Ray notices a lost node."""
+
+_NODE_LOST = ("NodeDiedError", "LocalRayletDiedError", "RayletDiedError", "TaskUnschedulableError")
+
+CONNECTION_S = 30.0
+"""Seconds in which something must answer at the address of a cluster."""
+
+
+def _check_listening(address: str | None) -> None:
+    """Refuse an address at which nothing answers; Ray itself would try for a quarter of an hour.
+
+    Raises
+    ------
+    InputError
+        if nothing listens there.
+    """
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or None
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # Ray says what is wrong with it, at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTION_S).close()
+    except (OSError, OverflowError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"there is no Ray cluster at {shown(address)}: {reason}") from None
+
+
 class RayExecutor:
     """A Ray cluster: an existing one by its address, or one started here and stopped at the end.
 
@@ -409,6 +439,9 @@ class RayExecutor:
             check_whole("executor", largest=ceiling("workers"), workers=workers)
         self.ray = ray
         self.address, self.workers, self.device, self.retries = address, workers, device, retries
+        self.pause = 5.0
+        """Seconds before a task of a lost node is submitted again."""
+        self._moves: dict[str, int] = {}
 
     def run(self, tasks: Iterator[Task]) -> Iterator[TaskResult]:
         """See :class:`Executor`."""
@@ -430,9 +463,7 @@ class RayExecutor:
                     try:
                         result: TaskResult | None = ray.get(reference)
                     except ray.exceptions.RayError as error:
-                        # execute() turns the run's own errors into results, so a worker or a node died.
-                        why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-                        result = retry_or_fail(task, why, self.retries, queue)
+                        result = self._after_death(task, error, queue)
                     if result is not None:
                         yield result
         finally:
@@ -441,7 +472,24 @@ class RayExecutor:
                     ray.cancel(reference, force=True)
             ray.shutdown()
 
+    def _after_death(self, task: Task, error: Exception, queue: _Queue) -> TaskResult | None:
+        """Give the task to another worker, or fail it; execute() turns the run's own errors into results, so something died.
+
+        A node that died is offered tasks until the cluster notices, half a minute later. They fail at once, which says nothing
+        of the task: it waits and goes elsewhere, without a death on its record.
+        """
+        why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        lost = tuple(getattr(self.ray.exceptions, name) for name in _NODE_LOST if hasattr(self.ray.exceptions, name))
+        moves = self._moves.get(task.run, 0)
+        if not isinstance(error, lost) or moves == MOST_MOVES:
+            return retry_or_fail(task, why, self.retries, queue)
+        self._moves[task.run] = moves + 1
+        time.sleep(self.pause)
+        queue.put_back(task)
+        return None
+
     def _connect(self) -> None:
+        _check_listening(self.address)
         environment = {name: os.environ[name] for name in (JOBS_VARIABLE, "PYTHONPATH") if name in os.environ}
         options: dict[str, Any] = {} if self.address else {"num_cpus": processors(), "include_dashboard": False}
         try:

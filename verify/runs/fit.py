@@ -338,7 +338,7 @@ def _column(rows: Sequence[Point], name: str) -> Array:
     except KeyError:
         known = sorted({key for row in rows for key in row})
         raise InputError(f"fit: the rows have no column {shown(name)}{nearest(name, known)}") from None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"fit: not every row has a number in column {shown(name)}") from None
     if not np.isfinite(found).all():
         raise InputError(f"fit: column {shown(name)} contains {found[~np.isfinite(found)][0]}; remove such rows")
@@ -450,6 +450,8 @@ class _Problem:
 
         At an end, the sum of squares, minimised over the other coefficients, exceeds its minimum by t^2 times the scatter.
         """
+        if not step > 0:  # a perfect fit: the interval is a point
+            return float(theta[which]), float(theta[which])
         t = _quantile(freedom)
         least = float(np.sum(self.residuals(theta) ** 2))
         others = [i for i in range(len(theta)) if i != which]

@@ -312,3 +312,87 @@ def test_no_cluster_at_an_address_is_one_sentence(invoke, store):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("Error: there is no Ray cluster at 'auto'")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "127.0.0.1:99999999", "[::1]:9"])
+def test_an_address_where_nobody_listens_is_refused_at_once(address):
+    """Ray itself tries for a quarter of an hour."""
+    from verify.runs.executors import _check_listening
+
+    with pytest.raises(InputError, match="there is no Ray cluster at"):
+        _check_listening(address)
+
+
+@pytest.mark.parametrize("address", [None, "auto", "local", "ray://", "host"])
+def test_other_addresses_are_rays_to_judge(address, monkeypatch):
+    from verify.runs.executors import _check_listening
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    _check_listening(address)
+
+
+class FakeRay:
+    """A cluster whose tasks end in the given errors, one after the other, and then succeed."""
+
+    class exceptions:  # noqa: N801
+        class RayError(Exception):
+            pass
+
+        class NodeDiedError(RayError):
+            pass
+
+        class WorkerCrashedError(RayError):
+            pass
+
+    def __init__(self, errors):
+        self.errors = list(errors)
+
+    def init(self, **_):
+        pass
+
+    def remote(self, **_):
+        return lambda function: self
+
+    def options(self, **_):
+        from types import SimpleNamespace
+
+        self.given = getattr(self, "given", [])
+        return SimpleNamespace(remote=lambda task: self.given.append(task) or len(self.given) - 1)
+
+    def wait(self, flying, **_):
+        return flying[:1], flying[1:]
+
+    def get(self, reference):
+        from verify.runs.executors import TaskResult
+
+        if self.errors:
+            raise self.errors.pop(0)("raylet died")
+        return TaskResult(self.given[reference])
+
+    def cancel(self, *_, **__):
+        pass
+
+    def shutdown(self):
+        pass
+
+
+DEATHS = [
+    ("N" * 10, ""),
+    ("N" * 12 + "WW", ""),
+    ("N" * 15, "3 times"),
+    ("WW", ""),
+    ("WWW", "CrashedError: raylet died, 3 times"),
+]
+
+
+@pytest.mark.parametrize(("errors", "outcome"), DEATHS)
+def test_a_task_of_a_lost_node_goes_elsewhere(errors, outcome):
+    from verify.runs.executors import RayExecutor, Task
+
+    kinds = {"N": FakeRay.exceptions.NodeDiedError, "W": FakeRay.exceptions.WorkerCrashedError}
+    chosen = RayExecutor.__new__(RayExecutor)
+    chosen.ray, chosen.address, chosen.workers, chosen.device = FakeRay(kinds[one] for one in errors), None, 1, "cpu"
+    chosen.retries, chosen.pause, chosen._moves = 2, 0.0, {}
+    (found,) = chosen.run(iter([Task("walk", "r", "c", {}, 0, "f", "cpu")]))
+    assert outcome in found.error
+    assert bool(outcome) == bool(found.error)

@@ -223,3 +223,16 @@ def test_a_fit_is_written_as_coefficients_are_read(rng, tmp_path, monkeypatch):
     assert (again.values == found.values).all()
     with pytest.raises(InputError, match="lower-case letters"):
         save_fit(found, tmp_path, "../law", rows)
+
+
+def test_a_perfect_fit_has_a_profile_of_points():
+    rows = [{"loss": 1.0 + 0.5 * x, "x": x, "run": str(x)} for x in range(1, 8)]
+    for row in fit_law("loss = a + b*x", rows, {"a": 1.0, "b": 0.5}, method="profile").rows():
+        assert row["low"] == pytest.approx(row["value"], abs=1e-9)
+        assert row["high"] == pytest.approx(row["value"], abs=1e-9)
+
+
+def test_a_whole_number_too_large_for_a_float_is_no_number():
+    rows = [{"loss": 1.0, "x": 10**400, "run": str(n)} for n in range(5)]
+    with pytest.raises(InputError, match="not every row has a number in column 'x'"):
+        fit_law("loss = a*x", rows, {"a": 1.0})
