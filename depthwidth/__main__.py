@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 import click
 
@@ -14,6 +15,9 @@ from .errors import InputError, printable
 def main() -> None:
     """Run the command line and exit."""
     _limit_threads(sys.argv[1:])
+    waiting = threading.Timer(2.0, _wait)
+    waiting.daemon = True
+    waiting.start()
     try:
         status = cli(prog_name="depthwidth", standalone_mode=False)
         sys.stdout.flush()
@@ -31,6 +35,8 @@ def main() -> None:
         _fail(f"the output cannot be written: {error.strerror or error}", 3)
     except MemoryError:
         _fail("this takes more memory than there is", 3)
+    finally:
+        waiting.cancel()
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -43,6 +49,12 @@ def _limit_threads(arguments: list[str]) -> None:
     if arguments[:1] != ["verify"] and "--measure" not in arguments:
         for name in ("OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
             os.environ.setdefault(name, "1")
+
+
+def _wait() -> None:
+    """Say after some seconds that work goes on; jobs of ``verify`` tell of themselves."""
+    if sys.stderr.isatty() and "verify" not in sys.argv[1:2]:
+        print("Computing; Ctrl-C stops it.", file=sys.stderr)  # noqa: T201
 
 
 def _silence() -> None:

@@ -17,6 +17,9 @@ DEEPEST = 100_000
 LONGEST_TRACED = 2**24
 """Largest number of tokens whose positions are followed: an array of them takes 128 MiB."""
 
+DEEPEST_TRACED = 10_000
+"""Largest number of blocks that moments are followed through: each takes up to some milliseconds."""
+
 CEILINGS = {
     "layers": DEEPEST,
     "windows": 10_000,

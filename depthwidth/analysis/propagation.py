@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from ..architecture import Transformer
-from ..checks import LONGEST_TRACED, check_whole
+from ..checks import DEEPEST_TRACED, LONGEST_TRACED, check_whole
 from ..errors import InputError
 from ..formulas.moments import zipf_match_probability
 from ..initialization import Recipe, recipe
@@ -195,6 +195,11 @@ def _trace_tree(
     check_whole("propagate", smallest=smallest, largest=LONGEST_TRACED, context=run.tokens)
     if run.memory:
         check_whole("propagate", largest=LONGEST_TRACED, source=run.memory)
+    for name, stack in tree.stacks.items():
+        if stack.depth > DEEPEST_TRACED:
+            raise InputError(
+                f"propagate: the {name} has {stack.depth:,} blocks; moments are followed through {DEEPEST_TRACED:,}"
+            )
     if given.tokens is not None and context not in (None, given.tokens):
         raise InputError(f"propagate: context={context} is not the {given.tokens} tokens of the array that is given")
     if isinstance(gradient, str) and gradient != "loss":

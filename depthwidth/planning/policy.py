@@ -37,6 +37,8 @@ SAMPLED_WIDTHS = 65
 """Target widths of one search: 0.7 % apart within a factor of 1.25, finer than steps of 128 up to a width of 18,000."""
 SEARCH_FACTORS = (1.25, 2.0, 8.0, 64.0)
 """Factors around the rule's width in which the search looks, one after the other, until a shape is good enough."""
+ROUND_AMOUNT = 1000
+"""Budgets that are multiples of it were typed; others may be the count of a shape, which is then the plan."""
 DEEPEST = 10**6
 """Depths beyond it are not offered: a width that needs more is far too narrow."""
 HEAD_DIMS = (128, 96, 80, 64, 48, 32, 16, 8)

@@ -152,3 +152,12 @@ def test_moments_out_of_range_are_one_sentence(monkeypatch):
     monkeypatch.setattr(propagation, "_trace_tree", divide)
     with pytest.raises(InputError, match="leave the range of floating-point numbers"):
         propagation.propagate(tree, "gpt2")
+
+
+def test_moments_are_followed_through_a_number_of_blocks():
+    from depthwidth.analysis.propagation import propagate
+    from depthwidth.architecture import Transformer
+    from depthwidth.errors import InputError
+
+    with pytest.raises(InputError, match="the decoder has 10,001 blocks; moments are followed through 10,000"):
+        propagate(Transformer(depth=10_001, width=32, heads=4, vocab=97, context=24), "gpt2")

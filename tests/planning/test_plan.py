@@ -349,3 +349,18 @@ def test_memory_among_devices_is_told():
 def test_an_optimum_says_what_its_number_of_parameters_counts():
     assert str(optimal_width("7B")).endswith("7B without the embedding, as c L d^2)")
     assert not optimal_width(depth=24).counted
+
+
+@pytest.mark.parametrize("preset", ["gpt3", "llama3"])
+@pytest.mark.parametrize("amount", ["1T", "7.3B", "190M"])
+def test_a_plan_for_the_count_of_a_plan_is_that_plan(preset, amount):
+    first = plan(amount, template=Template.of(preset)).shape
+    again = plan(first.parameters, template=Template.of(preset)).shape
+    assert (again.depth, again.width, again.ffn, again.budget_miss) == (first.depth, first.width, first.ffn, 0)
+
+
+def test_rounded_counts_are_searched_a_block_further():
+    """Experts are rounded for four devices, so the screened depth is a block too deep: 15 blocks are 5.6 % too many."""
+    template = Template.like(read_design({"model_type": "qwen2_moe"}), tensor_parallel=4)
+    found = plan("2.5B", template=template).shape
+    assert (found.depth, round(100 * found.budget_miss, 2)) == (14, -0.61)
