@@ -260,36 +260,7 @@ class Search:
                 best = found
             if best is not None and best[0] < policy.GOOD_ENOUGH:
                 break
-        return best if best is None or self.template.exact else self.refined(*best)
-
-    def refined(self, cost: float, tree: Transformer) -> tuple[float, Transformer]:
-        """The cheapest shape of this width, one block more or less at a time: screening does not round counts."""
-        for step in (-1, 1):
-            while tree.depth + step > 0:
-                other = self.template.at(tree.depth + step, tree.width)
-                amount = self.budget.of(other)
-                over = self.budget.cap and amount > self.budget.amount
-                found = math.inf if over else self.cost(float(amount), self.penalty(other.depth, other.width))
-                if found >= cost:
-                    break
-                cost, tree = found, other
-        return cost, tree
-
-    def own_shape(self) -> tuple[float, Transformer] | None:
-        """The shape near the rule's width whose count is exactly the budget, with its cost; None if there is none.
-
-        A number that a person gives is round, and no shape has it. The count of a shape that was planned leads back to it.
-        """
-        if self.budget.cap or self.budget.amount % policy.ROUND_AMOUNT == 0:
-            return None
-        shapes = set(self.shapes_around(self.optimum()[1], policy.SEARCH_FACTORS[0]))
-        slack = 1e-9 if self.template.exact else 2 * policy.ROUNDING
-        near = [found for found in shapes if abs(self.quantity(*found) / self.amount - 1) <= slack]
-        for depth, width in sorted(near, key=lambda found: self.screened_penalty(*found)):
-            tree = self.template.at(depth, width)
-            if self.budget.of(tree) == self.budget.amount:
-                return self.penalty(depth, width), tree
-        return None
+        return best if best is None or self.template.exact else _refined(self, *best)
 
     def recommend(self) -> Transformer:
         """The shape to build: near the rule's curve and the budget, with the usual head dimension if that costs little.
@@ -305,7 +276,7 @@ class Search:
         for rank, head_dim in enumerate((usual, *others) if self.open_head_dim else (usual,)):
             if rank:
                 self.use_template(replace(self.template, head_dim=head_dim))
-            found = self.own_shape() or self.nearest()
+            found = _own_shape(self) or self.nearest()
             if found is None:
                 continue
             cost = found[0] + rank * policy.UNUSUAL_HEADS
@@ -318,3 +289,34 @@ class Search:
         if self.template is not best[1]:
             self.use_template(best[1])
         return best[2]
+
+
+def _refined(search: Search, cost: float, tree: Transformer) -> tuple[float, Transformer]:
+    """The cheapest shape of this width, one block more or less at a time: screening does not round counts."""
+    for step in (-1, 1):
+        while tree.depth + step > 0:
+            other = search.template.at(tree.depth + step, tree.width)
+            amount = search.budget.of(other)
+            over = search.budget.cap and amount > search.budget.amount
+            found = math.inf if over else search.cost(float(amount), search.penalty(other.depth, other.width))
+            if found >= cost:
+                break
+            cost, tree = found, other
+    return cost, tree
+
+
+def _own_shape(search: Search) -> tuple[float, Transformer] | None:
+    """The shape near the rule's width whose count is exactly the budget, with its cost; None if there is none.
+
+    A number that a person gives is round, and no shape has it. The count of a shape that was planned leads back to it.
+    """
+    if search.budget.cap or search.budget.amount % policy.ROUND_AMOUNT == 0:
+        return None
+    shapes = set(search.shapes_around(search.optimum()[1], policy.SEARCH_FACTORS[0]))
+    slack = 1e-9 if search.template.exact else 2 * policy.ROUNDING
+    near = [found for found in shapes if abs(search.quantity(*found) / search.amount - 1) <= slack]
+    for depth, width in sorted(near, key=lambda found: search.screened_penalty(*found)):
+        tree = search.template.at(depth, width)
+        if search.budget.of(tree) == search.budget.amount:
+            return search.penalty(depth, width), tree
+    return None
