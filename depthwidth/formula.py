@@ -7,6 +7,7 @@ SymPy expression and its LaTeX. Calling it with numbers, arrays, tensors or symb
 
 from __future__ import annotations
 
+import decimal
 import functools
 import importlib
 import inspect
@@ -262,7 +263,7 @@ class Formula:
         if is_symbolic(*values) and any(getattr(value, "ndim", 0) for value in values):
             raise InputError(f"{self.name}: symbols and lists cannot stand beside each other; give numbers beside symbols")
         try:
-            return self._form(values)(*values)
+            result = self._form(values)(*values)
         except InputError:
             raise
         except TypeError as error:
@@ -270,7 +271,23 @@ class Formula:
                 raise
             raise InputError(f"{self.name} has no closed form at these arguments; give numbers, not symbols") from error
         except (ArithmeticError, ValueError) as error:
-            raise InputError(f"{self.name} leaves the range of floating-point numbers at these arguments") from error
+            raise self._out_of_range() from error
+        # Every argument is a number, so that NaN comes from infinities that met on the way.
+        if result != result if type(result) is float else _holds_nan(result):
+            raise self._out_of_range()
+        return result
+
+    def _out_of_range(self) -> InputError:
+        return InputError(f"{self.name} leaves the range of floating-point numbers at these arguments")
+
+    def _require_shapes_that_broadcast(self, values: list[Any]) -> None:
+        shapes = {name: tuple(v.shape) for name, v in zip(self.parameters, values, strict=True) if hasattr(v, "dtype")}
+        longest = max(map(len, shapes.values()), default=0)
+        for axis in range(1, longest + 1):
+            sizes = {name: shape[-axis] for name, shape in shapes.items() if len(shape) >= axis and shape[-axis] != 1}
+            if len(set(sizes.values())) > 1:
+                listed = ", ".join(f"{name} {shapes[name]}" for name in sizes)
+                raise InputError(f"{self.name}: these shapes do not broadcast: {listed}")
 
     def stable(self, numeric: Callable[..., Any]) -> Callable[..., Any]:
         """Declare the form to use for numbers, arrays and tensors if the body loses digits in floating point.
@@ -320,6 +337,8 @@ class Formula:
             if isinstance(value, Fitted):
                 value = value.value
             values.append(self._in_domain(parameter, value))
+        if any(hasattr(value, "dtype") for value in values):
+            self._require_shapes_that_broadcast(values)
         return values
 
     def _in_domain(self, parameter: Parameter, value: Any) -> Any:
@@ -333,20 +352,29 @@ class Formula:
             value = numpy.asarray(value)
         if hasattr(value, "free_symbols"):
             self._require_symbol(parameter, value)
-        elif hasattr(value, "dtype"):
+            return value
+        if hasattr(value, "dtype"):
+            value = self._in_floating_point(parameter, value)
             self._require_array(parameter, value)
-        else:
-            self._require_number(parameter, value)
-        return value
+            return value
+        self._require_number(parameter, value)
+        # A Decimal takes no part in arithmetic with floats.
+        return float(value) if isinstance(value, decimal.Decimal) else value
 
     def _require_symbol(self, parameter: Parameter, value: Any) -> None:
         # The domain of what is not a number is carried by its assumptions.
         if getattr(value, "is_number", False) and not (value.is_real and parameter.domain.contains(float(value))):
             raise self._outside(parameter, value)
 
-    def _require_array(self, parameter: Parameter, value: Any) -> None:
-        if getattr(value.dtype, "kind", "f") not in "iuf":  # a tensor's dtype has no kind
+    def _in_floating_point(self, parameter: Parameter, value: Any) -> Any:
+        """Integer arrays and tensors as doubles: those of 8, 32 and 64 bits overflow without a word in products of sizes."""
+        if not _is_real(value.dtype):
             raise InputError(f"{self.name}: {parameter.name} holds {value.dtype} values, not real numbers")
+        if _is_floating(value.dtype):
+            return value
+        return value.astype(float) if hasattr(value.dtype, "kind") else value.double()
+
+    def _require_array(self, parameter: Parameter, value: Any) -> None:
         if not parameter.domain.contains_all(value):
             outside = ~parameter.domain.contains(value)
             raise self._outside(parameter, value[outside].flatten()[0].item() if value.ndim else value.item())
@@ -389,7 +417,9 @@ class Formula:
         """
         import sympy
 
-        return str(sympy.latex(sympy.Eq(sympy.Symbol(self.symbol), self.expr, evaluate=False)))
+        equation = sympy.Eq(sympy.Symbol(self.symbol), self.expr, evaluate=False)
+        names = {symbol: _letters(symbol.name) for symbol in equation.free_symbols}
+        return str(sympy.latex(equation, symbol_names={symbol: name for symbol, name in names.items() if name}))
 
     def card(self) -> dict[str, Any]:
         """Everything the formula says of itself, as plain data."""
@@ -413,6 +443,34 @@ class Formula:
                 for p in self.parameters.values()
             ],
         }
+
+
+def _holds_nan(result: Any) -> bool:
+    library = library_of(result)
+    if library not in ("numpy", "torch") or not _is_floating(result.dtype):
+        return False
+    return bool((result != result).any())
+
+
+def _is_floating(dtype: Any) -> bool:
+    return bool(dtype.kind == "f" if hasattr(dtype, "kind") else dtype.is_floating_point)
+
+
+def _is_real(dtype: Any) -> bool:
+    """True for floating-point numbers and integers of NumPy and torch, whose dtypes have no kind."""
+    if hasattr(dtype, "kind"):
+        return dtype.kind in "iuf"
+    return not (dtype.is_complex or str(dtype) == "torch.bool")
+
+
+def _letters(name: str) -> str:
+    """LaTeX of letters with primes, alone or in a product, which SymPy takes for one word; empty if it knows the name."""
+    import sympy
+
+    letters = [re.fullmatch(r"(\w+(?:\^\w+)?)('*)", part) for part in name.split(" ")]
+    if not ("'" in name or " " in name) or not all(letters):
+        return ""
+    return " ".join(sympy.latex(sympy.Symbol(found[1])) + found[2] for found in letters if found)
 
 
 def _without_markup(text: str) -> str:

@@ -94,6 +94,8 @@ def _extreme(name: str, of_two: Callable[[Any, Any], Any], x: Any, y: Any) -> An
         device = (x if isinstance(x, torch.Tensor) else y).device
         dtype = torch.result_type(x, y)  # a Python number takes the tensor's precision, not the default one
         x, y = (torch.as_tensor(v, dtype=dtype, device=device) for v in (x, y))
+    if library == "sympy":
+        x, y = _symbolic(x), _symbolic(y)
     return _lookup(library, name)(x, y)
 
 
@@ -194,12 +196,14 @@ class Constant(float):
     A formula body is written once and runs on numbers and symbols. With ``math.pi`` in it, ``Formula.expr`` and ``latex()``
     would show 6.28318530717959; with the dispatched library's own, every body would have to look that library up first. So
     ``pi`` is a float (all numeric libraries take it as it is, at no cost) whose arithmetic with SymPy objects, integers,
-    fractions and other constants is carried along in SymPy. `form` is a function, so that SymPy is loaded by symbols only.
+    fractions and other constants is carried along in SymPy, and with mpmath numbers in their working precision. `form` is a
+    function, so that SymPy is loaded by symbols and by mpmath numbers only.
     ``Constant.of(3)`` is the integer 3 of a body that divides by it: ``1 / Constant.of(3)`` is 1/3 exactly.
 
     How it works: each arithmetic operator, in both orders, is replaced by :func:`_lifted`, which looks at the other operand:
-    a SymPy object gets the exact form, an exact number makes a new constant, and anything else sees the plain float.
-    ``_op_priority`` is SymPy's own protocol, by which ``Symbol * pi`` asks this class first.
+    a SymPy object gets the exact form, an mpmath number the form's value in the working precision, an exact number makes a new
+    constant, and anything else sees the plain float. ``_op_priority`` is SymPy's own protocol, by which ``Symbol * pi`` asks
+    this class first; ``_mpf_`` is mpmath's, by which ``mpf(2) * pi`` reads the digits that it needs.
 
     >>> 2 * pi
     6.283185307179586
@@ -228,6 +232,23 @@ class Constant(float):
         """The exact SymPy expression."""
         return self._form()
 
+    def __neg__(self) -> Constant:
+        return Constant(-float(self), lambda: -_symbolic(self))
+
+    @property
+    def _mpf_(self) -> Any:
+        import mpmath
+
+        return mpmath.mp.convert(self._form()._to_mpmath(mpmath.mp.prec + _GUARD))._mpf_
+
+
+_GUARD = 10
+"""Bits beyond the working precision that a constant is given, so that its own rounding does not show."""
+
+
+def _in_working_precision(value: Any) -> Any:
+    return sys.modules["mpmath"].mp.make_mpf(value._mpf_) if isinstance(value, Constant) else value
+
 
 def _lifted(operation: Callable[[Any, Any], Any], name: str, *, reflected: bool) -> Callable[[Constant, Any], Any]:
     plain: Callable[[float, Any], Any] = getattr(float, name)
@@ -236,6 +257,8 @@ def _lifted(operation: Callable[[Any, Any], Any], name: str, *, reflected: bool)
         a, b = (other, self) if reflected else (self, other)
         if library_of(other) == "sympy":
             return operation(_symbolic(a), _symbolic(b))
+        if library_of(other) == "mpmath":
+            return operation(_in_working_precision(a), _in_working_precision(b))
         if type(other) not in (int, Fraction, Constant):
             return plain(self, other)
         return Constant(operation(float(a), float(b)), lambda: operation(_symbolic(a), _symbolic(b)))

@@ -4,8 +4,11 @@ import importlib
 import inspect
 import json
 import math
+import re
 import subprocess
 import sys
+from decimal import Decimal
+from fractions import Fraction
 from typing import Annotated, Any
 
 import mpmath
@@ -148,6 +151,18 @@ def test_numbers_and_the_symbolic_form_agree(f, rng):
         with mpmath.workdps(30):
             exact = mpmath.re(compiled(*(mpmath.mpf(values[name]) for name in f.parameters)))
         assert close(float(f(**values)), float(exact)), f"{f.name} at {values}"
+    with mpmath.workdps(50):
+        found = f(**{name: mpmath.mpf(value) for name, value in values.items()})
+    with mpmath.workdps(70):
+        exact = mpmath.re(compiled(*(mpmath.mpf(values[name]) for name in f.parameters)))
+        assert abs(found - exact) <= mpmath.mpf(10) ** -40 * max(1, abs(exact)), f"{f.name}: 50 digits were asked for"
+
+
+@pytest.mark.parametrize("f", ALL, ids=by_name)
+def test_the_symbolic_form_holds_no_rounded_number(f):
+    """A decimal that is no sum of powers of two is another number to every precision; written as a fraction it is not."""
+    for number in symbolic(f).atoms(sympy.Float):
+        assert sympy.Rational(number).q <= 1024, f"{f.name}: {number} is a rounded number"
 
 
 @pytest.mark.parametrize("f", ALL, ids=by_name)
@@ -164,6 +179,116 @@ def test_latex_renders(f):
     assert " = " in latex
     assert latex.count("{") == latex.count("}")
     assert "Dummy" not in latex
+    assert not BARE_GREEK.search(latex), latex
+
+
+BARE_GREEK = re.compile(r"(?<![\\\\A-Za-z])(alpha|beta|gamma|delta|kappa|lambda|mu|omega|rho|sigma|tau|chi|theta)(?![A-Za-z])")
+
+
+def test_a_letter_without_its_backslash_is_seen():
+    assert BARE_GREEK.search("gamma' = d")
+    assert BARE_GREEK.search("G gamma = G m")
+    assert not BARE_GREEK.search(r"\gamma' = d_{out} \gamma")
+
+
+@pytest.mark.parametrize("f", ALL, ids=by_name)
+@pytest.mark.parametrize("kind", [np.int32, np.uint8, "tensor"])
+def test_integers_do_not_overflow(f, kind, rng):
+    values = draw(f, rng)
+    for name, value in values.items():
+        whole = max(round(value), 1)
+        values[name] = whole if value > 0.5 and f.parameters[name].domain.contains(whole) else value
+    if kind == "tensor":
+        torch = pytest.importorskip("torch")
+        given = {
+            name: torch.tensor([v], dtype=torch.int32 if isinstance(v, int) and v < 2**31 else torch.float64)
+            for name, v in values.items()
+        }
+    else:
+        small = {name for name, v in values.items() if isinstance(v, int) and v <= np.iinfo(kind).max}
+        given = {name: np.array([v], dtype=kind if name in small else float) for name, v in values.items()}
+    try:
+        expected = float(f(**{name: float(v) for name, v in values.items()}))
+    except InputError:
+        return  # the rounded values lie outside the formula's regime
+    assert np.asarray(f(**given), dtype=float) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_wide_models_of_integer_arrays_are_counted():
+    """GPT-3: 12 times 96 layers times 12288^2 passes 2^31 81 times over."""
+    count = find_formula("kaplan_nonembedding_parameters")
+    for kind in (np.int32, np.int16):
+        assert count(np.array([96], dtype=kind), np.array([12288], dtype=kind)).tolist() == [173946175488.0]
+    with np.errstate(over="ignore"):  # the control: the body alone, which promotes nothing, overflows
+        assert count.body(np.array([96], dtype=np.int32), np.array([12288], dtype=np.int32), 12).tolist() != [173946175488]
+
+
+@pytest.mark.parametrize("f", ALL, ids=by_name)
+def test_gradients_at_the_ends_of_a_domain_are_numbers(f, rng):
+    """Infinite if the derivative is; never NaN."""
+    torch = pytest.importorskip("torch")
+    if not f.closed:
+        pytest.skip(f"{f.name} is computed in doubles, without gradients")
+    values = draw(f, rng)
+    for name, parameter in f.parameters.items():
+        domain = parameter.domain
+        ends = [end for end, closed in ((domain.low, domain.closed_low), (domain.high, domain.closed_high)) if closed]
+        for end in ends if not domain.integer else ():
+            if math.isinf(end):
+                continue
+            given = {key: torch.tensor(float(v), dtype=torch.float64) for key, v in (values | {name: end}).items()}
+            given[name].requires_grad_()
+            try:
+                result = f(**given)
+            except InputError:
+                continue
+            if result.requires_grad:
+                result.backward()
+                assert not given[name].grad.isnan(), f"{f.name}: {name}={end}"
+
+
+def test_gradients_of_kernels_at_full_correlation():
+    torch = pytest.importorskip("torch")
+    kernels = {"relu_pair_moment": (0, 0.5), "relu2_pair_moment": (0, 2), "relu_derivative_pair_moment": (math.inf, math.inf)}
+    for name, slopes in kernels.items():
+        correlation = torch.tensor([-1.0, 1.0], dtype=torch.float64, requires_grad=True)
+        find_formula(name)(1.0, 1.0, correlation).sum().backward()
+        assert correlation.grad.tolist() == pytest.approx(slopes)
+    correlation = torch.tensor([-0.99, -0.3, 0.5, 0.9], dtype=torch.float64, requires_grad=True)
+    for name in kernels:
+        of = find_formula(name)
+        assert torch.autograd.gradcheck(lambda r, of=of: of(1.0, 1.0, r), correlation)
+        assert torch.autograd.gradgradcheck(lambda r, of=of: of(1.0, 1.0, r), correlation)
+
+
+def extreme(domain, rng):
+    values = [domain.low, domain.high, 0.0, 1.0, 1e-308, 1e-155, 1e-30, 1e30, 1e155, 1.7e308, -1.0, -1e155]
+    inside = [v for v in values if math.isfinite(v) and domain.contains(v) and not (domain.integer and v > 1e6)]
+    return inside[rng.integers(len(inside))] if inside else domain.typical[0]
+
+
+@pytest.mark.parametrize("f", ALL, ids=by_name)
+def test_extreme_numbers_give_a_number_or_a_sentence(f, rng):
+    right = draw(f, rng)
+    for _ in range(6):
+        values = {name: extreme(p.domain, rng) if rng.random() < 0.5 else right[name] for name, p in f.parameters.items()}
+        values = {name: round(v) if f.parameters[name].domain.integer else v for name, v in values.items()}
+        with np.errstate(all="ignore"):
+            try:
+                result = f(**values)
+            except InputError:
+                continue
+        assert result == result, f"{f.name} at {values}"
+
+
+@pytest.mark.parametrize("f", [f for f in ALL if len(f.parameters) > 1], ids=by_name)
+def test_shapes_that_do_not_broadcast_are_named(f, rng):
+    right = draw(f, rng)
+    first, second = list(f.parameters)[:2]
+    given = right | {first: np.array([right[first]] * 2), second: np.array([right[second]] * 3)}
+    with pytest.raises(InputError) as caught:
+        f(**given)
+    assert str(caught.value) == f"{f.name}: these shapes do not broadcast: {first} (2,), {second} (3,)"
 
 
 def outside(domain):
@@ -209,6 +334,10 @@ def test_arguments_by_position_and_name():
     assert scaled([1.0, 2.0]).tolist() == [0.5, 1]
 
 
+def test_exact_fractions_and_decimals():
+    assert scaled(Fraction(1, 2)) == scaled(Decimal("0.5")) == 0.25
+
+
 def test_symbols_go_through():
     x = sympy.Symbol("x", positive=True)
     assert scaled(x, sympy.Rational(1, 3)) == x / 3
@@ -229,6 +358,7 @@ def test_symbols_go_through():
         (lambda: scaled(None), "x=None is not a number"),
         (lambda: scaled(np.array(["a"])), "holds <U1 values, not real numbers"),
         (lambda: scaled(np.array([1 + 1j])), "not real numbers"),
+        (lambda: scaled(np.array([True])), "not real numbers"),
         (lambda: scaled(1, 1), "slope=1 is outside [-1, 1)"),
         (lambda: scaled(sympy.Integer(-1)), "x=-1 is outside (0, inf)"),
         (lambda: scaled(sympy.I), "x=I is outside"),

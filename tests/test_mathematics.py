@@ -27,6 +27,24 @@ def test_lambertw_to_the_last_places(exponent, mantissa):
     assert error < 3 * EPS
 
 
+def test_constants_have_the_digits_that_mpmath_works_with():
+    with mpmath.workdps(50):
+        two = mpmath.mpf(2)
+        pairs = {
+            2 * m.pi * two: 4 * mpmath.pi,
+            two / m.pi: two / mpmath.pi,
+            m.pi - two: mpmath.pi - 2,
+            m.pi**two: mpmath.pi**2,
+            two**m.e: mpmath.power(2, mpmath.e),
+            -m.euler_gamma * two: -2 * mpmath.euler,
+            two * m.sqrt(2 * m.pi): 2 * mpmath.sqrt(2 * mpmath.pi),
+            m.Constant.of(Fraction(16, 5)) * two: mpmath.mpf(32) / 5,
+        }
+        for found, exact in pairs.items():
+            assert abs(found - exact) < mpmath.mpf(10) ** -47
+        assert abs(two * math.pi - 2 * mpmath.pi) > 1e-17  # the control: a plain float has 17 digits
+
+
 def test_lambertw_solves_its_equation_everywhere():
     z = 10.0 ** np.arange(-300, 301, 0.25)[:-1]
     w = m.lambertw(z)

@@ -5,8 +5,10 @@ For numbers, NumPy arrays and torch tensors only: symbols and multiple-precision
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from ..mathematics import atan, exp, library_of, minimum, pi, sqrt
@@ -58,26 +60,73 @@ def _series(coefficients: list[float], t2: Any) -> Any:
     return value
 
 
+def _with_slope(function: Callable[[Any], Any], slope: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`function`, whose derivative for tensors is `slope`.
+
+    At both ends of the correlations the derivative of a square root is infinite, and torch multiplies it by zero.
+    """
+
+    @functools.cache
+    def of_tensors() -> Callable[[Any], Any]:
+        def remember(context: Any, inputs: Any, output: Any) -> None:
+            context.save_for_backward(*inputs)
+
+        def backward(context: Any, gradient: Any) -> Any:
+            return gradient * slope(*context.saved_tensors)
+
+        members: dict[str, Any] = {
+            "forward": staticmethod(function),
+            "setup_context": staticmethod(remember),
+            "backward": staticmethod(backward),
+            "generate_vmap_rule": True,
+        }
+        made: Any = type(function.__name__, (sys.modules["torch"].autograd.Function,), members)
+        return made.apply  # type: ignore[no-any-return]
+
+    @functools.wraps(function)
+    def called(correlation: Any) -> Any:
+        return of_tensors()(correlation) if library_of(correlation) == "torch" else function(correlation)
+
+    return called
+
+
 def angle_from_opposite(correlation: Any) -> Any:
     """``pi - acos(correlation)``, with all its digits at both ends."""
-    return 2 * atan2(sqrt(1 + correlation), sqrt(1 - correlation))
+    return _angle(correlation)
 
 
 def arc_cosine_1(correlation: Any) -> Any:
     """``sqrt(1 - rho^2) + (pi - acos rho) rho``, which vanishes like (1 + rho)^(3/2) at rho = -1."""
+    return _first(correlation)
+
+
+def arc_cosine_2(correlation: Any) -> Any:
+    """``3 rho sqrt(1 - rho^2) + (pi - acos rho)(1 + 2 rho^2)``, which vanishes like (1 + rho)^(5/2) at rho = -1."""
+    return _second(correlation)
+
+
+def _angle_from_opposite(correlation: Any) -> Any:
+    return 2 * atan2(sqrt(1 + correlation), sqrt(1 - correlation))
+
+
+def _arc_cosine_1(correlation: Any) -> Any:
     angle = angle_from_opposite(correlation)
     small = minimum(angle, 1.0)
     near = small**3 * _series(_SECTOR, small * small)
     return choose(angle < 1, near, sqrt((1 - correlation) * (1 + correlation)) + angle * correlation)
 
 
-def arc_cosine_2(correlation: Any) -> Any:
-    """``3 rho sqrt(1 - rho^2) + (pi - acos rho)(1 + 2 rho^2)``, which vanishes like (1 + rho)^(5/2) at rho = -1."""
+def _arc_cosine_2(correlation: Any) -> Any:
     angle = angle_from_opposite(correlation)
     double = minimum(2 * angle, 2.0)
     near = double**5 * _series(_WEDGE, double * double)
     far = 3 * correlation * sqrt((1 - correlation) * (1 + correlation)) + angle * (1 + 2 * correlation * correlation)
     return choose(2 * angle < 2, near, far)
+
+
+_angle = _with_slope(_angle_from_opposite, lambda rho: 1 / sqrt((1 - rho) * (1 + rho)))
+_first = _with_slope(_arc_cosine_1, angle_from_opposite)
+_second = _with_slope(_arc_cosine_2, lambda rho: 4 * arc_cosine_1(rho))
 
 
 def partial_moments(t: Any) -> tuple[Any, Any, Any]:
@@ -113,11 +162,9 @@ def gelu_pair(a: Any, b: Any, r: Any) -> Any:
     At positive correlation all terms are positive. At negative correlation and large variance the angle and the square root
     cancel; there their difference x - atan x is taken from its series.
     """
-    c, spread = r * sqrt(a) * sqrt(b), (1 - r) * (1 + r)
-    determinant = 1 + a + b + a * b * spread
-    root = sqrt(determinant)
-    inverses = 1 / (1 + a) + 1 / (1 + b)
-    near = c * atan2(root, -c) + (a * b * spread + c * c * inverses) / root
+    scale, share, rest, inverses = _of_gelu(a, b, r)
+    c, root = r * scale, sqrt(1 + a) * sqrt(1 + b) * rest
+    near = c * atan2(root, -c) + scale * share / rest * ((1 - r) * (1 + r) + r * r * inverses)
     size = -minimum(-abs(c), -root)  # max(|c|, root)
     x = root / size
     small = minimum(x, 0.25)
@@ -128,7 +175,16 @@ def gelu_pair(a: Any, b: Any, r: Any) -> Any:
 
 def gelu_derivative_pair(a: Any, b: Any, r: Any) -> Any:
     """``E gelu'(x) gelu'(y)`` for variances a, b and correlation r."""
-    c = r * sqrt(a) * sqrt(b)
-    determinant = 1 + a + b + a * b * (1 - r) * (1 + r)
-    root = sqrt(determinant)
-    return (atan2(root, -c) + c / root * (1 / (1 + a) + 1 / (1 + b) + 1 / determinant)) / (2 * pi)
+    scale, share, rest, inverses = _of_gelu(a, b, r)
+    c, root = r * scale, sqrt(1 + a) * sqrt(1 + b) * rest
+    return (atan2(root, -c) + r * share / rest * (inverses + 1 / (1 + a) / (1 + b) / rest**2)) / (2 * pi)
+
+
+def _of_gelu(a: Any, b: Any, r: Any) -> tuple[Any, Any, Any, Any]:
+    """sqrt(a b), that over sqrt((1 + a)(1 + b)), sqrt(1 - c^2 / ((1 + a)(1 + b))) and 1/(1 + a) + 1/(1 + b).
+
+    No product of the variances themselves, which overflows from 1e154, and no difference.
+    """
+    over_a, over_b, of_a, of_b = 1 / (1 + a), 1 / (1 + b), a / (1 + a), b / (1 + b)
+    rest = sqrt(over_a * over_b + of_a * over_b + over_a * of_b + of_a * of_b * (1 - r) * (1 + r))
+    return sqrt(a) * sqrt(b), sqrt(of_a) * sqrt(of_b), rest, over_a + over_b

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from ..formula import Domain, fitted, formula
-from ..mathematics import exp, log
+from ..mathematics import Constant, exp, log
 from ._interpolation import broken_line
 from .rules._domains import BlockCoefficient, Parameters
 from .rules.levine import Intercept, Slope, levine_optimal_width
@@ -149,8 +149,8 @@ def loss_exponent(
     >>> round(loss_exponent(1e9), 6)
     -0.052
     """
-    exponents = {1e8: exponent_1e8, 1e9: exponent_1e9, 1e10: exponent_1e10}
-    return broken_line(log(parameters), [(log(size), value) for size, value in exponents.items()])
+    exponents = {10**8: exponent_1e8, 10**9: exponent_1e9, 10**10: exponent_1e10}
+    return broken_line(log(parameters), [(log(Constant.of(size)), value) for size, value in exponents.items()])
 
 
 @formula(kind="approximation", source=PENALTY, status="derived", symbol="q", domain="penalties of a few per cent")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from ...formula import Domain, formula
 from ...mathematics import acos, exp, pi, sqrt
+from .. import _stable
 from .._regime import require
 from ..moments import KEDIA, Correlation, Dropout
 from ._domains import Branches, Gain
@@ -96,6 +97,11 @@ def deepscale_correlation_rate(correlation: Correlation, dropout: Dropout) -> An
     """
     kernel = (sqrt(1 - correlation**2) + (pi - acos(correlation)) * correlation) / pi
     return (1 - dropout) * (1 + kernel) - 2 * correlation
+
+
+@deepscale_correlation_rate.stable
+def _(correlation: Correlation, dropout: Dropout) -> Any:
+    return (1 - dropout) * (1 + _stable.arc_cosine_1(correlation) / pi) - 2 * correlation
 
 
 @formula(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Annotated, Any
 
 from ...formula import Domain, formula
@@ -207,4 +208,4 @@ def head_dim_for_hardmax_rank(length: Annotated[Length, "tokens"]) -> Any:
     >>> round(head_dim_for_hardmax_rank(256))
     168
     """
-    return 3.2 * largest_normal.body(length) ** 4
+    return Constant.of(Fraction(16, 5)) * largest_normal.body(length) ** 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from ...formula import Domain, fitted, formula
-from ...mathematics import log
+from ...mathematics import Constant, log
 from .._interpolation import broken_line
 from ._domains import Parameters
 
@@ -15,7 +15,7 @@ _COMPLETEP_RANGE = "5e7 to 1.5e9 parameters without embeddings, 20 tokens per pa
 
 def _completep_line(parameters: Any, *ratios: Any) -> Any:
     sizes = (50_000_000, 300_000_000, 1_500_000_000)
-    return broken_line(log(parameters), [(log(float(n)), ratio) for n, ratio in zip(sizes, ratios, strict=True)])
+    return broken_line(log(parameters), [(log(Constant.of(n)), ratio) for n, ratio in zip(sizes, ratios, strict=True)])
 
 
 @formula(kind="approximation", source=f"{COMPLETEP}, three sizes", status="secondary", symbol="rho^*", domain=_COMPLETEP_RANGE)

@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Any
 
 from ...formula import Domain, formula
-from ...mathematics import Constant, exp, harmonic, library_of, log, pi, sqrt
+from ...mathematics import euler_gamma, exp, harmonic, library_of, log, pi, sqrt
 from ...numerics.bounds import LARGEST_VARIANCE
 from .._quadrature import in_doubles
 from .._regime import require
@@ -429,7 +429,7 @@ def condensed_entropy(variance: CondensedVariance, length: CondensedLength) -> A
     0.6783
     """
     share = _condensed("condensed_entropy", variance, length)
-    return _digamma(Constant.of(1)) - _digamma(1 - share)
+    return -euler_gamma - _digamma(1 - share)
 
 
 def _digamma(x: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from ...formula import Domain, formula
 from ...mathematics import exp, log
+from .. import _stable
 from .._quadrature import in_doubles
 from ._domains import EXACT, NATS, Length, Variance
 from .bands import require_ratio
@@ -102,6 +103,14 @@ def annealed_target_weight(gap: Gap, variance: DistractorVariance, length: RowWi
     """
     require_ratio("annealed_target_weight", variance, length, 0, 0.6, "holds for a logit scale up to 0.6 sqrt(2 ln n) only")
     return 1 / (1 + (length - 1) * exp(variance / 2 - gap))
+
+
+@annealed_target_weight.stable
+def _(gap: Gap, variance: DistractorVariance, length: RowWithTarget) -> Any:
+    require_ratio("annealed_target_weight", variance, length, 0, 0.6, "holds for a logit scale up to 0.6 sqrt(2 ln n) only")
+    against = log(length - 1) + variance / 2 - gap
+    small = exp(-abs(against))  # never overflows
+    return _stable.choose(against > 0, small, 1 + 0 * small) / (1 + small)
 
 
 @formula(kind="exact", source="algebra", status="derived", symbol="Delta")
