@@ -49,4 +49,7 @@ def recipe_of(config: str, scheme: str) -> tuple[Any, Any]:
 
     fields = read_json(config)
     tree = Transformer.from_config(fields)
-    return tree, recipe(tree, scheme, **(shipped_options(fields) if scheme == "shipped" else {}))
+    name, at, version = scheme.partition("@")
+    if name == "shipped":
+        return tree, recipe(tree, name, **shipped_options(fields), **({"version": version} if at else {}))
+    return tree, recipe(tree, scheme)

@@ -78,6 +78,7 @@ DTYPES = "fp64, fp32, tf32, fp16, bf16, fp8, e4m3, e5m2, int8, fp4, int4"
 
 def scheme_option(text: str) -> Callable[[F], F]:
     """The option for an initialisation scheme, with `text` as its help."""
+    text += " shipped@5.10 is what version 5.10 of transformers does, shipped what the installed one does."
     return option("--scheme", metavar="NAME", default="shipped", help=text)
 
 

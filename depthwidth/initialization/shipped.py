@@ -19,8 +19,13 @@ from .tensors import Weight
     "transformers 5, `_init_weights` of each family",
     "primary; measured on small models of every family (tests/verify/models/test_initialize.py)",
 )
-def shipped(tree: Transformer, family: str | None = None, initializer_range: float | None = None) -> Draft:
-    """The rule of `family`, by default that with the nearest architecture, and `initializer_range`, by default the family's."""
+def shipped(
+    tree: Transformer, family: str | None = None, initializer_range: float | None = None, version: str | None = None
+) -> Draft:
+    """The rule of `family`, by default that with the nearest architecture, and `initializer_range`, by default the family's.
+
+    `version` is that of transformers, by default the installed one, or the latest known if none is installed.
+    """
     from ..architecture.hf import FAMILIES, find_family
 
     name = _nearest_family(tree) if family is None else family
@@ -29,17 +34,43 @@ def shipped(tree: Transformer, family: str | None = None, initializer_range: flo
         raise InputError(f"shipped: there is no family {shown(family)}{nearest(str(family), FAMILIES)}")
     # The library replaces a 0 in the file by its default.
     std = finite_number("shipped", "initializer_range", initializer_range or entry.initial_std)
-    if entry.initial_rule == "t5":
+    numbers, meant = _version(version) if version is not None or entry.other_rules else (None, "")
+    rule = entry.initial_rule_of(numbers)
+    if rule == "t5":
         draft = Draft(tree, _t5_rule(tree, std))
     else:
-        draft = Draft(tree, normal_rule(tree, std, deep=_DEEP.get(entry.initial_rule, ()), where=f"{name}: "))
-    if entry.initial_rule == "normal-doubled-gains":
+        draft = Draft(tree, normal_rule(tree, std, deep=_DEEP.get(rule, ()), where=f"{name}: "))
+    if rule == "normal-doubled-gains":
         draft.rule = _doubled_gains(draft.rule)
     draft.extras["family"] = name
+    for first, after, other in entry.other_rules:
+        if rule == entry.initial_rule:
+            elsewhere = f"from {first} until before {after} it is {other!r}"
+        else:
+            elsewhere = f"before {first} and from {after} on it is {entry.initial_rule!r}"
+        draft.remarks.append(f"the rule is {rule!r}, that of transformers {meant}; {elsewhere}")
     if family is None:
         draft.remarks.append(f"no family was named; the rule is that of {name}, which has the nearest architecture")
     draft.remarks.append("the padding token's row of the token table starts at zero if the configuration names a padding token")
     return draft
+
+
+def _version(version: str | None) -> tuple[tuple[int, ...] | None, str]:
+    """The numbers of a version of transformers, by default of the installed one, and words for it."""
+    from importlib import metadata
+
+    from ..architecture.hf.family import version_numbers
+
+    if version is not None:
+        numbers = version_numbers(version) if isinstance(version, str) else ()
+        if not numbers:
+            raise InputError(f"shipped: version={shown(version)} is not a version of transformers such as '5.15'")
+        return numbers, str(version)
+    try:
+        found = metadata.version("transformers")
+    except metadata.PackageNotFoundError:
+        return None, "in its latest version known here"
+    return version_numbers(found), f"{found}, which is installed"
 
 
 _DEEP = {"normal-by-depth": WRITING, "normal-attention-by-depth": ("out",)}

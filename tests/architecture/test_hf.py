@@ -204,6 +204,16 @@ def test_heads_of_each_kind():
     assert read_config({"model_type": "vit"}).head.classes == 2
 
 
+def test_a_field_that_no_count_depends_on_is_noted():
+    """EmbeddingGemma attends both ways: the same weights, and a sentence."""
+    plain = {"model_type": "gemma3_text", "num_hidden_layers": 2}
+    both = {**plain, "use_bidirectional_attention": True}
+    assert read_config(both) == read_config(plain)
+    assert notes_on(plain) == notes_on({**plain, "use_bidirectional_attention": False}) == []
+    (note,) = notes_on(both)
+    assert note.startswith("use_bidirectional_attention=True: every token sees all others")
+
+
 def test_t5_1_1_saved_by_transformers_5_has_a_head_of_its_own():
     """It writes a tied head for every T5; another field says that there is none."""
     published = PUBLISHED["flan-t5-xl"][0]

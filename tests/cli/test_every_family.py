@@ -119,3 +119,17 @@ def test_plans_like_every_family(family, invoke, tmp_path):
     result = invoke("plan", "1e6", "--like", path, "--json")
     assert result.status == 0, result.error
     assert json.loads(result.output)
+
+
+def test_the_scheme_of_another_version_of_the_library(invoke, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(small("gpt2")))
+
+    def std(scheme):
+        rows = json.loads(invoke("init", path, "--scheme", scheme, "--json").output)
+        return next(row["std"] for row in rows if row["parameter"] == "decoder.block.0.attention.out.weight")
+
+    assert std("shipped@5.10") == 0.02
+    assert std("shipped@5.15") == pytest.approx(0.02 / 36**0.5)
+    assert "version='' is not a version" in invoke("moments", path, "--scheme", "shipped@").error
+    assert "no scheme 'normal@5'" in invoke("moments", path, "--scheme", "normal@5").error

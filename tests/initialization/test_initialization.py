@@ -433,3 +433,35 @@ def test_deepscale_follows_the_correlation_by_hand(parallel):
         else:
             r = skip2 * r + branch2
             r = skip2 * r + branch2 * 2 * float(relu_pair_moment(1.0, 1.0, r))
+
+
+@pytest.mark.parametrize(
+    ("version", "std"),
+    [("4.57.1", 0.02 / 24**0.5), ("5.0", 0.02), ("5.14.0", 0.02), ("5.15.0.dev0", 0.02 / 24**0.5), ("5.23", 0.02 / 24**0.5)],
+)
+def test_gpt2_of_a_version_of_transformers(version, std):
+    """From 5.0 to 5.14 the library looked for the ends of branches under another name, and drew them like all others."""
+    gpt2 = Transformer.from_config({"model_type": "gpt2"})
+    made = recipe(gpt2, "shipped", family="gpt2", version=version)
+    for branch in ("attention.out", "feed_forward.down"):
+        assert made.tensor(f"decoder.block.{branch}.weight").std == pytest.approx(std, rel=1e-12)
+    assert made.tensor("decoder.block.feed_forward.up.weight").std == 0.02
+    assert any(f"transformers {version}" in remark for remark in made.extras["remarks"])
+    llama = Transformer.from_config({"model_type": "llama"})
+    assert not any("transformers" in remark for remark in recipe(llama, "shipped", family="llama").extras["remarks"])
+
+
+def test_shipped_follows_the_installed_version(monkeypatch):
+    from importlib import metadata
+
+    gpt2 = Transformer.from_config({"model_type": "gpt2"})
+
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+
+    for found, std in ((lambda name: "5.9.2", 0.02), (lambda name: "5.16.0", 0.02 / 24**0.5), (absent, 0.02 / 24**0.5)):
+        monkeypatch.setattr(metadata, "version", found)
+        made = recipe(gpt2, "shipped", family="gpt2")
+        assert made.tensor("decoder.block.attention.out.weight").std == pytest.approx(std, rel=1e-12)
+    with pytest.raises(InputError, match="version='new' is not a version of transformers"):
+        recipe(gpt2, "shipped", version="new")

@@ -140,7 +140,7 @@ def notes_on(config: Mapping[str, Any]) -> list[str]:
         )
     family = find_family(str(part.get("model_type")))
     for name, (usual, sentence) in ({} if family is None else family.noted).items():
-        if part.get(name, usual) != usual:
+        if part.get(name) not in (usual, None, False):
             found.append(f"{name}={brief(part[name])}: {sentence}")
     return found
 

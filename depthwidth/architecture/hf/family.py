@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
 from typing import Any, NamedTuple
@@ -80,6 +81,8 @@ class Family:
     configuration that returns it."""
     initial_rule: str = "normal"
     """The library's initialisation, a name of :data:`INITIAL_RULES`."""
+    other_rules: tuple[tuple[str, str, str], ...] = ()
+    """Versions of the library with another rule: the first of them, the first after them, the rule."""
     initial_std: float = 0.02
     """The standard deviation for a configuration that states none."""
     even_rotation: bool = False
@@ -140,6 +143,13 @@ class Family:
         """The value of one of :attr:`settings` for a configuration."""
         value = self.settings[name]
         return value(config) if callable(value) else value
+
+    def initial_rule_of(self, version: tuple[int, ...] | None) -> str:
+        """The rule of a version of the library, given as numbers; None for the latest."""
+        for first, after, rule in self.other_rules:
+            if version is not None and version_numbers(first) <= version < version_numbers(after):
+                return rule
+        return self.initial_rule
 
     def _head(self, fields: Fields) -> Choices:
         name = fields.model() or next(iter(self.models))
@@ -212,6 +222,12 @@ def causal(prefix: str, head: str = "ForCausalLM", tasks: Sequence[str] = (), **
         f"{prefix}Model": {"head": "none", "pooler": False},
         **{f"{prefix}For{task}": TASKS[task] for task in tasks},
     }
+
+
+def version_numbers(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: (5, 15, 0) for ``5.15.0.dev0``; empty if it has none."""
+    found = re.match(r"\d+(\.\d+)*", text)
+    return tuple(int(number) for number in found[0].split(".")) if found else ()
 
 
 def every_block(design: Design) -> list[Design]:

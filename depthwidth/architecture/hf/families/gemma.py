@@ -17,6 +17,10 @@ from .llama import (
     llama_weights,
 )
 
+_BOTH_WAYS = "every token sees all others; counts of all scores are the same, and moments are those of a causal model"
+BOTH_WAYS = {"use_bidirectional_attention": (None, _BOTH_WAYS)}
+"""Fields of models for embeddings (EmbeddingGemma)."""
+
 _GEMMA_DEFAULTS = {
     **LLAMA_DEFAULTS,
     "vocab_size": 256000,
@@ -50,7 +54,7 @@ GEMMA = Family(
     names={**LLAMA_NAMES, **ATTENTION_BIAS},
     fixed=_GEMMA_CHOICES,
     models=causal("Gemma", tasks=ALL_TASKS[:2]),
-    only={"use_bidirectional_attention": (None, False)},
+    noted=BOTH_WAYS,
     parts=(rope(), scaled_embedding(), _gemma_activation()),
     weights=llama_weights(),
 )
@@ -91,7 +95,7 @@ GEMMA2 = Family(
     names=_GEMMA2_NAMES,
     fixed=_GEMMA2_CHOICES,
     models=causal("Gemma2", tasks=ALL_TASKS[:2]),
-    only={"use_bidirectional_attention": (None, False)},
+    noted=BOTH_WAYS,
     parts=(rope(), scaled_embedding(), query_scale(), windows(lambda fields, block: block % 2 == 0)),
     weights=llama_weights(_GEMMA2_BLOCK),
 )
@@ -118,7 +122,7 @@ GEMMA3 = Family(
         "Gemma3TextModel": {"head": "none", "pooler": False},
         "Gemma3TextForSequenceClassification": SEQUENCE,
     },
-    only={"use_bidirectional_attention": (False, None)},
+    noted=BOTH_WAYS,
     parts=(two_ropes(1000000.0, 10000.0, "rope_local_base_freq"), scaled_embedding(), query_scale(), windows(_every)),
     weights=llama_weights({**_GEMMA2_BLOCK, **QK_NORM_WEIGHTS}),
     # The library reads attn_logit_softcapping and makes no use of it in this family (transformers 5); Gemma 3 has no such cap.
