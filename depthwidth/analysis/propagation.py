@@ -74,8 +74,11 @@ def propagate(
     gram : the same, token by token: a symmetric array of shape (L, L) that holds E x_t.x_t'/width of that input, second moments
         on its diagonal. L then is the context.
     token_match : probability that two positions hold the same token; by default that of Zipf's law over the vocabulary (0 for
-        image patches). Measure it on your text: the sum of squared frequencies. Or an array of shape (L, L) that holds 1 where
-        positions of one text have the same token, or such arrays' mean.
+        image patches). Measure it on your text: the sum of squared frequencies. Every pair of positions then has the mean
+        correlation, while those of a text are equal or not. Or an array of shape (L, L) that holds 1 where positions of a text
+        have the same token, or of shape (S, L, L) for S texts, over which the moments are averaged. ``"sample"`` draws eight
+        texts of Zipf's law: right to a few per cent where the mean correlation is up to 12 % off, in L^3 operations a layer,
+        for L up to 512.
     segment_match : probability that two positions are of the same segment, where the embedding has segments.
     gradient : second moment and correlation of the gradient at the last norm's output, or ``"loss"`` for the cross-entropy of a
         language model, summed over positions, which also passes the head's transform if it has one (BERT). By default 1 and 0:
@@ -132,7 +135,11 @@ def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Unpac
 
 
 def _columns_of(tree: Transformer, init: str | Recipe = "shipped", *, lengths: Any = None, **given: Any) -> dict[str, Any]:
-    """The rows as arrays: of one length, or averaged over those of a padded batch."""
+    """The rows as arrays: of one length, or averaged over those of a padded batch, or over texts."""
+    texts = _texts(tree, given.get("token_match"), given.get("context"), lengths)
+    if texts is not None:
+        made = init if isinstance(init, Recipe) else recipe(tree, init)
+        return _averaged([_uncentred(trace_tree(tree, made, **{**given, "token_match": one})) for one in texts])
     if lengths is None:
         return _columns(trace_tree(tree, init, **given))
     from .padding import Batch
@@ -150,6 +157,38 @@ def _columns_of(tree: Transformer, init: str | Recipe = "shipped", *, lengths: A
         return _columns(trace_tree(tree, made, context=tokens, source=memory, smallest=1, **given))
 
     return batch.averages(tree, columns)
+
+
+LONGEST_SAMPLED = 512
+"""Longest context for which texts are drawn: all of its pairs are followed."""
+_SAMPLED = 8
+
+
+def _texts(tree: Transformer, match: Any, context: int | None, lengths: Any) -> Any:
+    """The matches of several texts, shape (S, L, L); None for a single text or none."""
+    import numpy as np
+
+    if isinstance(match, str) and match == "sample":
+        from .text import zipf_matches
+
+        tokens = tree.run(context).tokens
+        if lengths is not None or not tree.vocab or tokens > LONGEST_SAMPLED:
+            limit = f"a language model's texts of up to {LONGEST_SAMPLED} tokens of one length"
+            raise InputError(f"propagate: token_match='sample' is for {limit}; this has {tokens}")
+        return zipf_matches(tree.vocab, tokens, _SAMPLED)
+    if getattr(match, "ndim", 0) != 3:
+        return None
+    if len(match) == 0 or lengths is not None:
+        raise InputError("propagate: token_match holds no text, or lengths beside texts of one length")
+    return np.asarray(match)
+
+
+def _averaged(tables: list[dict[str, Any]]) -> dict[str, Any]:
+    """The tables of several texts as one, its moments the means of theirs."""
+    import numpy as np
+
+    means = {name: np.mean([table[name] for table in tables], axis=0) for name in (*_NUMBERS, "log_variance")}
+    return _with_variances({**tables[0], **means})
 
 
 def trace_tree(tree: Transformer, init: str | Recipe = "shipped", *, smallest: int = 2, **given: Unpack[TraceOptions]) -> Trace:
@@ -373,6 +412,11 @@ _NUMBERS = ("mean", "second_moment", "covariance", "spread")
 
 
 def _columns(trace: Trace) -> dict[str, Any]:
+    """The table of a trace as columns by name."""
+    return _with_variances(_uncentred(trace))
+
+
+def _uncentred(trace: Trace) -> dict[str, Any]:
     """The records as columns by name, in the order of the pass: blocks ascend forward and descend for the gradient.
 
     A layer of -1 is none, and directions are indices into _DIRECTIONS.
@@ -401,6 +445,13 @@ def _columns(trace: Trace) -> dict[str, Any]:
     found = {name: np.concatenate(columns) for name, columns in parts.items()}
     if not all(np.isfinite(found[name]).all() for name in ("mean", "second_moment", "covariance")):
         raise InputError(_OUT_OF_RANGE)
+    return found
+
+
+def _with_variances(found: dict[str, Any]) -> dict[str, Any]:
+    """The columns of the table, from those of uncentred moments."""
+    import numpy as np
+
     square = found["mean"] ** 2
     variance, covariance = found["second_moment"] - square, found["covariance"] - square
     correlation = np.divide(covariance, variance, out=np.zeros_like(variance), where=variance != 0)

@@ -34,6 +34,8 @@ LARGEST_PREFIX = 2**24
 LARGEST_TOKENIZER = 10**8
 """Bytes allowed in a tokenizer file: three times the largest published one."""
 KINDS = ("bytes", "words", "ids")
+LARGEST_MATRICES = 2**28
+"""Bytes of the matches of several windows."""
 _FEW_TOKENS = 300
 """Vocabularies up to this size are taken to be bytes with a few special tokens: 256 and 44."""
 
@@ -127,6 +129,29 @@ class Text:
         InputError
             if the text has fewer tokens than that, or an argument is not a whole number.
         """
+        passages = self._passages(length, windows)
+        total = np.zeros((length, length))
+        for passage in passages:
+            total += passage[:, None] == passage
+        return total / len(passages)
+
+    def match_matrices(self, length: int, windows: int) -> Any:
+        """The matches between positions of each window: a `token_match` of ``propagate``, which averages the moments.
+
+        Two positions of a text are equal or not, while the mean of :meth:`match_matrix` gives them a probability. The arguments
+        and errors are the same.
+
+        Returns
+        -------
+        An array of truth values of shape (windows, L, L).
+        """
+        passages = self._passages(length, windows)
+        if len(passages) * length**2 > LARGEST_MATRICES:
+            raise InputError(f"text: {len(passages)} windows of {length:,} tokens are too much to follow position by position")
+        return np.stack([passage[:, None] == passage for passage in passages])
+
+    def _passages(self, length: int, windows: int) -> list[Any]:
+        """Windows of `length` tokens, evenly spaced through the text."""
         check_whole("text", smallest=2, length=length)
         check_whole("text", largest=ceiling("windows"), windows=windows)
         if length > LONGEST_MATRIX:
@@ -137,11 +162,7 @@ class Text:
             raise InputError(f"text {self.source} holds {len(self)} tokens ({self.kind}), fewer than the window of {length}")
         last = len(self) - length
         places = sorted({round(last * i / max(1, windows - 1)) for i in range(windows)}) if windows > 1 else [0]
-        total = np.zeros((length, length))
-        for place in places:
-            window = self.ids[place : place + length]
-            total += window[:, None] == window[None, :]
-        return total / len(places)
+        return [self.ids[place : place + length] for place in places]
 
     def match_by_distance(self, farthest: int) -> Any:
         """Probability that tokens 1, 2, .. `farthest` positions apart are equal, an array of shape (`farthest`,).
@@ -176,6 +197,30 @@ class Text:
             "match_within_windows_stderr": found.stderr,
             "zipf_match_probability": float(zipf_match_probability(self.distinct)),
         }
+
+
+def zipf_matches(vocab: int, length: int, texts: int = 8, seed: int = 0) -> Any:
+    """The matches between positions of texts that are drawn word by word from Zipf's law: a `token_match` of ``propagate``.
+
+    Parameters
+    ----------
+    vocab, length : V, number of different tokens, of frequency 1/rank, and L, tokens of each text.
+    texts : S, how many.
+    seed : of the draws.
+
+    Returns
+    -------
+    An array of shape (S, L, L), 1 where two positions hold the same token and 0 elsewhere.
+
+    Examples
+    --------
+    >>> zipf_matches(2, 3, texts=2).astype(int).tolist()
+    [[[1, 1, 1], [1, 1, 1], [1, 1, 1]], [[1, 0, 0], [0, 1, 1], [0, 1, 1]]]
+    """
+    check_whole("zipf_matches", vocab=vocab, length=length, texts=texts)
+    share = np.cumsum(1 / np.arange(1, vocab + 1))
+    ids = np.searchsorted(share, np.random.default_rng(seed).random((texts, length)) * share[-1])
+    return (ids[:, :, None] == ids[:, None, :]).astype(float)
 
 
 def read_text(path: str | os.PathLike[str], tokenizer: str | None = None, vocab: int | None = None) -> Text:

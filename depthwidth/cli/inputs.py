@@ -16,9 +16,19 @@ tokenizer_option = option(
 
 
 def match_of(
-    tree: Any, context: int | None, text: str | None, tokenizer: str | None, windows: int | None, correlation: float | None
+    tree: Any,
+    context: int | None,
+    text: str | None,
+    tokenizer: str | None,
+    windows: int | None,
+    correlation: float | None,
+    *,
+    mean: bool = False,
 ) -> tuple[Any, str]:
-    """The `token_match` of a text for ``propagate``, and a sentence on the text; (None, "") without a text."""
+    """The `token_match` of a text for ``propagate``, and a sentence on the text; (None, "") without a text.
+
+    Several windows are averaged over their moments, or with `mean` over their matches.
+    """
     if text is None:
         for name, value in (("--tokenizer", tokenizer), ("--windows", windows)):
             if value is not None:
@@ -38,7 +48,9 @@ def match_of(
         f"Text: {start} tokens ({found.kind}) of {found.source}. Two positions hold the same token with probability "
         f"{measured.value:.4g}{error} within windows of {min(length, len(found))}, {found.match_probability():.4g} overall."
     )
-    return (measured.value if windows is None else found.match_matrix(length, windows)), sentence
+    if windows is None:
+        return measured.value, sentence
+    return (found.match_matrix if mean else found.match_matrices)(length, windows), sentence
 
 
 def recipe_of(config: str, scheme: str) -> tuple[Any, Any]:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 @option("--correlation", type=NUMBER, help="Correlation of that input between tokens.", show_default="from Zipf's law")
 @option("--text", metavar="FILE", help="Take the correlation of the input from the repeated tokens of this text.")
 @tokenizer_option
-@option("--windows", type=COUNT, help="Follow positions one by one, averaged over N windows of the text.")
+@option("--windows", type=COUNT, help="Follow positions one by one; moments are averaged over N windows of the text.")
+@option("--sampled", is_flag=True, help="Follow positions one by one in eight texts drawn from Zipf's law; up to 512 tokens.")
 @option(
     "--gradient",
     metavar="KIND",
@@ -50,6 +51,7 @@ def moments(
     text: str | None,
     tokenizer: str | None,
     windows: int | None,
+    sampled: bool,
     gradient: str | None,
     gradient_correlation: float | None,
     no_dropout: bool,
@@ -76,7 +78,13 @@ def moments(
     for name, value in (("--context", context), ("--windows", windows), ("--attention", attention or None)):
         if batch is not None and value is not None:
             raise InputError(f"give --lengths or {name}, not both")
-    match, sentence = match_of(tree, context, text, tokenizer, windows, correlation)
+    match, sentence = match_of(tree, context, text, tokenizer, windows, correlation, mean=attention)
+    if sampled:
+        also = {"--text": text, "--correlation": correlation, "--attention": attention or None}
+        for name, given_too in also.items():
+            if given_too is not None:
+                raise InputError(f"give --sampled or {name}, not both")
+        match = "sample"
     given: TraceOptions = {
         "variance": variance, "correlation": correlation, "token_match": match,
         "gradient": _gradient(gradient, gradient_correlation), "context": context, "source": source, "dropout": not no_dropout,

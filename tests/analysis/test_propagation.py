@@ -328,6 +328,55 @@ def test_a_text_of_its_own_is_followed_position_by_position():
     assert first.correlation == pytest.approx(0.0, abs=1e-12)
 
 
+@pytest.mark.slow
+def test_sampled_texts_are_what_random_networks_read():
+    """Covariance after a block, and the gradient, of 200 networks on texts of Zipf's law over 100 tokens."""
+    torch = pytest.importorskip("torch")
+    from verify import apply_init, build
+
+    vocab, length, draws = 100, 48, 200
+    tree = Transformer(2, 96, 2, vocab=vocab, context=length, positions="none", tied=False, norm="rmsnorm")
+    made = recipe(tree, "xavier")
+    model, rng = build(tree, made, seed=0), np.random.default_rng(5)
+    frequencies = 1 / np.arange(1, vocab + 1)
+    found, seen = [], []
+    model.decoder.block[0].register_forward_hook(lambda block, inputs, output: seen.append(output[0].double().numpy()) and None)
+    for seed in range(draws):
+        apply_init(model, made, seed=seed)
+        with torch.no_grad():
+            model(torch.from_numpy(rng.choice(vocab, (1, length), p=frequencies / frequencies.sum())))
+        y = seen.pop()
+        second = (y**2).mean()
+        found.append(((y.sum(0) ** 2).mean() - second * length) / (length * (length - 1)))
+    error = np.std(found) / math.sqrt(draws)
+
+    def covariance(match):
+        frame = propagate(tree, made, token_match=match).set_index(["site", "direction"])
+        return frame.loc[("decoder.block.0", "forward"), "covariance"]
+
+    assert abs(covariance("sample") - np.mean(found)) < 3 * error + 0.02 * np.mean(found)
+    assert covariance(None) - np.mean(found) > 4 * error  # the control: every pair with the mean correlation
+
+
+def test_moments_of_several_texts_are_averaged(rng):
+    tree = Transformer(2, 64, 2, vocab=10, context=12, activation="relu")
+    texts = np.array([[rng.integers(0, 4, 12)] for _ in range(3)])
+    matches = (texts[:, 0, :, None] == texts[:, 0, None, :]).astype(float)
+    together = propagate(tree, "xavier", token_match=matches)
+    each = [propagate(tree, "xavier", token_match=one) for one in matches]
+    for name in ("second_moment", "spread"):
+        expected = np.mean([frame[name].to_numpy(float, na_value=np.nan) for frame in each], axis=0)
+        assert together[name].to_numpy(float, na_value=np.nan) == pytest.approx(expected, nan_ok=True)
+    raw = np.mean([frame["covariance"] + frame["mean"] ** 2 for frame in each], axis=0)
+    assert (together["covariance"] + together["mean"] ** 2).to_numpy() == pytest.approx(raw)
+    for given in ({"token_match": matches[:0]}, {"token_match": matches, "lengths": [12]}):
+        with pytest.raises(InputError, match="token_match holds no text, or lengths"):
+            propagate(tree, "xavier", **given)
+    sample = "sample"
+    with pytest.raises(InputError, match="up to 512 tokens"):
+        propagate(Transformer(1, 64, 2, vocab=10, context=1024), "xavier", token_match=sample)
+
+
 @pytest.mark.parametrize("vocab", [1, 2, 10])
 def test_a_small_vocabulary_repeats_as_often_as_its_tokens_do(vocab):
     tree = Transformer(1, 64, 2, vocab=vocab, context=12, kind="encoder", positions="none")

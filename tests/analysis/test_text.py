@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import depthwidth.analysis.text
-from depthwidth.analysis.propagation import moments_of
-from depthwidth.analysis.text import Text, read_text
+from depthwidth.analysis.propagation import moments_of, propagate
+from depthwidth.analysis.text import Text, read_text, zipf_matches
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
 from depthwidth.initialization import embedding_correlation, recipe
@@ -233,6 +233,41 @@ def test_moments_follow_the_positions_of_a_window(invoke, files):
     stem = next(row for row in rows if row["site"] == "stem")
     match = read_text(text).match_matrix(16, 2)
     assert stem["correlation"] == pytest.approx((match.sum() - 16) / 240 / 2, rel=1e-9)
+
+
+def test_several_windows_are_averaged_over_their_moments(invoke, files):
+    """Not over their matches, which two positions of no text have by halves."""
+    config, text = files
+    rows = json.loads(invoke("moments", config, "--text", text, "--windows", "2", "--no-dropout", "--json").output)
+    tree, each = Transformer.from_config(json.loads(config.read_text())), read_text(text).match_matrices(16, 2)
+    assert np.array_equal(each.mean(0), read_text(text).match_matrix(16, 2))
+    tables = [propagate(tree, token_match=one.astype(float), dropout=False) for one in each]
+    for name in ("mean", "second_moment", "variance"):
+        means = np.mean([table[name] for table in tables], axis=0)
+        assert [row[name] for row in rows] == pytest.approx(means, rel=1e-12)
+    halves = propagate(tree, token_match=each.mean(0), dropout=False)
+    assert max(abs(halves.second_moment - np.mean([table.second_moment for table in tables], axis=0))) > 0
+
+
+def test_texts_of_zipfs_law_match_as_often_as_its_frequencies_say():
+    matches = zipf_matches(100, 200, texts=40, seed=3)
+    assert matches.shape == (40, 200, 200)
+    pairs = (matches.sum((1, 2)) - 200) / (200 * 199)
+    frequencies = 1 / np.arange(1, 101)
+    expected = (frequencies**2).sum() / frequencies.sum() ** 2
+    assert abs(pairs.mean() - expected) < 4 * pairs.std(ddof=1) / 40**0.5
+    assert np.array_equal(matches[0] @ matches[0] > 0, matches[0] > 0)  # who equals the same equals each other
+
+
+def test_sampled_texts_at_the_command_line(invoke, files):
+    config, text = files
+    rows = json.loads(invoke("moments", config, "--sampled", "--no-dropout", "--json").output)
+    plain = json.loads(invoke("moments", config, "--no-dropout", "--json").output)
+    assert [row["site"] for row in rows] == [row["site"] for row in plain]
+    assert rows != plain
+    refused = invoke("moments", config, "--sampled", "--text", text)
+    assert refused.status == 2
+    assert "--sampled or --text" in refused.error
 
 
 def test_deepscale_takes_the_texts_matches(invoke, files):
