@@ -10,7 +10,7 @@ from ..formulas.moments import norm_moment
 from ..initialization import Recipe, recipe
 from ..layers import BlockLike, Residual, Stack
 from ..signal import DrawSpread, Signal, Site, Spread, Trace
-from ..signal.residual import add_branch, norm_factors, post_norm_drift
+from ..signal.residual import add_branch, norm_factors, post_norm_drift, pull_post_norm
 
 if TYPE_CHECKING:
     import pandas
@@ -64,7 +64,7 @@ def sweep(
     Notes
     -----
     Ten thousand settings of depth up to 1000 take about a second (``tests/benchmarks/propagation.py``). The input's gradient
-    is a product of one two-by-two matrix for each branch, accumulated in the forward pass.
+    is a product of one small matrix for each branch, accumulated in the forward pass.
 
     Examples
     --------
@@ -152,15 +152,19 @@ class _Step(NamedTuple):
     """A branch: tables over the root of 1 - r of its input, at a stream of second moment 1, and the norms around it."""
 
     values: Array
-    """Rows of the two output moments and of the four entries of the gradient's matrix from the output to the norm's input"""
+    """Rows of the two output moments, the four entries of the gradient's matrix from the output to the norm's input, and omega
+    for pairs"""
     differences: Array
     eps_in: float | None
     """Epsilon of the norm that the branch reads, if it has one of its own"""
     stream_gain: float | None
     """Mean square of a post-norm's gain"""
     stream_eps: float
-    omega: float
-    backward: float
+    centred_in: bool
+    stream_centred: bool
+    draw: DrawSpread
+    """At residual scale 1"""
+    normed: bool
     width: int
 
     @classmethod
@@ -171,50 +175,65 @@ class _Step(NamedTuple):
         one = np.ones_like(root)
         f, pull, shape = part.branch_moments(Signal(one, 1 - root**2), site)
         unit = pull(Signal(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])))
-        table = np.stack([np.broadcast_to(v, one.shape) for v in (*f[:2], *unit.second_moment, *unit.covariance)], axis=1)
+        table = np.stack(
+            [np.broadcast_to(v, one.shape) for v in (*f[:2], *unit.second_moment, *unit.covariance, shape.pair_omega)], axis=1
+        )
         gain, eps = None, 0.0
         if part.norm_stream is not None:
             eps = part.norm_stream.eps
             left = part.norm_stream.moments(Signal(1.0, 1.0), site.at("norm_stream"))[0].second_moment
             gain = float(left) * (1 + eps)
-        omega, backward = (float(np.max(v)) for v in shape)
+        draw = DrawSpread(*(v if v is None else float(np.max(v)) for v in shape))
         values, differences = np.ascontiguousarray(table[:-1]), np.diff(table, axis=0)
         eps_in = None if part.norm_in is None else part.norm_in.eps
-        return cls(values, differences, eps_in, gain, eps, omega, backward, part.width)
+        centred = [norm is not None and norm.centred for norm in (part.norm_in, part.norm_stream)]
+        return cls(values, differences, eps_in, gain, eps, centred[0], centred[1], draw, part.normed, part.width)
 
     def pass_through(self, x: Signal, skip: Array, branch: Array) -> tuple[Signal, Array]:
-        """The stream after this branch, and the rows of the 2 by 2 matrix that takes a gradient back through it."""
+        """The stream after this branch, and the matrix that takes a gradient back through it, shape (4, 4, settings).
+
+        It acts on the gradient's two moments and on the two of its leaning, as
+        :func:`~depthwidth.signal.residual.pull_through`.
+        """
         import numpy as np
 
         skip2, branch2 = skip * skip, branch * branch
         correlation, gain, pair_gain = x.correlation, branch2, branch2
         if self.eps_in is not None:  # the tables were made at a stream of second moment 1
-            known = norm_factors(x)
+            known = norm_factors(x, self.width, self.centred_in)
             gain = norm_moment.body(branch2, x.second_moment + self.eps_in, 1 + self.eps_in)
             correlation, gain, pair_gain = (
                 correlation * known.covariance, gain * known.gradient, gain * known.gradient_covariance
             )  # fmt: skip
-        a, a_pair, one, other, pair_one, pair_other = self.read(correlation)
+        a, a_pair, one, other, pair_one, pair_other, pair_omega = self.read(correlation)
         added = Signal(a * branch2, a_pair * branch2)
-        matrix = [skip2 + gain * one, gain * other, pair_gain * pair_one, skip2 + pair_gain * pair_other]
-        y = add_branch(x, added, self.omega, self.width, skip)
+        path = np.array([[gain * one, gain * other], [pair_gain * pair_one, pair_gain * pair_other]])
+        matrix = np.zeros((4, 4, len(skip2)))
+        diagonal = np.arange(2)
+        matrix[:2, :2] = path
+        matrix[diagonal, diagonal] += skip2
+        draw = self.draw.scaled(branch2)._replace(pairs=pair_omega)
+        y = add_branch(x, added, draw.omega, self.width, skip, draw)
         if self.stream_gain is None:
-            return y, np.stack(matrix)
-        known, scale = norm_factors(y), norm_moment.body
+            if x.spread is not None and self.normed:
+                _lean(matrix, path, x, skip2, mixes=draw.whole is not None)
+            return y, matrix
+        known, scale = norm_factors(y, self.width, self.stream_centred), norm_moment.body
         size = y.second_moment + self.stream_eps
         gain, pair_gain = (scale(1.0, size, self.stream_gain, k) for k in (known.gradient, known.gradient_covariance))
         if x.spread is not None:
-            drift, _ = post_norm_drift(x.times(skip2), added, DrawSpread(self.omega, self.backward), self.width)
-            gain, pair_gain = gain * (1 + drift), pair_gain * (1 + drift)
-        # The gradient meets the norm first, so that its factors stand at the right of the residual's matrix.
-        matrix = [matrix[0] * gain, matrix[1] * pair_gain, matrix[2] * gain, matrix[3] * pair_gain]
-        y = Signal(
+            drift, _ = post_norm_drift(x.times(skip2), added, draw, self.width)
+            back = pull_post_norm(Signal(gain, pair_gain), y, self.width, self.stream_centred, drift)
+            gain, pair_gain = back.second_moment, back.covariance
+        # The gradient passes the norm first, so the norm's factors are at the right of the residual's matrix.
+        matrix[:, :2] *= np.stack([gain, pair_gain])
+        normed = Signal(
             scale(y.second_moment, size, self.stream_gain), scale(y.covariance, size, self.stream_gain, known.covariance)
         )
-        return y.spread_as(x.spread and Spread.none(y)), np.stack(matrix)
+        return normed.spread_as(y.spread and y.spread.after_norm(y, normed)), matrix
 
     def read(self, correlation: Array) -> Array:
-        """The six numbers at these correlations, each along the first axis."""
+        """The seven numbers at these correlations, each along the first axis."""
         import numpy as np
 
         at = np.sqrt(np.maximum(1 - correlation, 0.0)) * _NODES
@@ -223,6 +242,18 @@ class _Step(NamedTuple):
         found *= (at - i)[:, None]
         found += self.values[i]
         return np.ascontiguousarray(found.T)
+
+
+def _lean(matrix: Array, path: Array, x: Signal, skip2: Array, *, mixes: bool) -> None:
+    """Add to a residual's matrix the leaning of gradients that pass the norms of its branch by `path`."""
+    import numpy as np
+
+    v, w = (part / x.second_moment for part in (x.spread or ())[:2])
+    matrix[:2, 2:] = path * skip2 * np.stack([w, w] if mixes else [v, (v + w) / 2])[:, None]
+    matrix[2:, :2] = path / x.second_moment
+    matrix[2:, 2:] = path * skip2
+    diagonal = np.arange(2, 4)
+    matrix[diagonal, diagonal] += skip2 * skip2
 
 
 def _ends(columns: dict[str, Array], steps: list[_Step], finite_width: bool) -> dict[str, Array]:
@@ -236,19 +267,20 @@ def _ends(columns: dict[str, Array], steps: list[_Step], finite_width: bool) -> 
     x = Signal(q, q * r)
     if finite_width:
         x = x.spread_as(Spread.of_gaussian(x, steps[0].width))
-    through = np.stack([np.ones_like(q), np.zeros_like(q), np.zeros_like(q), np.ones_like(q)])
+    through = np.zeros((2, 4, len(q)))  # from the gradient at the stack's output and its leaning, 0 there, to that at its input
+    through[0, 0] = through[1, 1] = 1
     done = np.empty((6, len(q)))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for block in range(int(depth[0])):
             n = int(left[block])
             if n < x.second_moment.size:
-                done[:, n : x.second_moment.size] = [v[n:] for v in (*x[:2], *through)]
+                done[:, n : x.second_moment.size] = [v[n:] for v in (*x[:2], *through[:, :2].reshape(4, -1))]
                 x = Signal(x.second_moment[:n], x.covariance[:n], x.spread and Spread(*(v[:n] for v in x.spread)))
-                skip, branch, through = skip[:n], branch[:n], through[:, :n]
+                skip, branch, through = skip[:n], branch[:n], through[..., :n]
             for step in steps:
                 x, matrix = step.pass_through(x, skip, branch)
-                through = np.einsum("ijn,jkn->ikn", through.reshape(2, 2, -1), matrix.reshape(2, 2, -1)).reshape(4, -1)
-    done[:, : x.second_moment.size] = [*x[:2], *through]
+                through = np.einsum("ijn,jkn->ikn", through, matrix)
+    done[:, : x.second_moment.size] = [*x[:2], *through[:, :2].reshape(4, -1)]
     found = np.empty_like(done)
     found[:, order] = done
     q, c, one, other, pair_one, pair_other = found

@@ -1,10 +1,11 @@
 """Fluctuations between networks: deviations of one draw of the weights from the mean, to first order in 1/width.
 
 For one draw of the weights let q_t = x_t.x_t/d and c = x_t.x_t'/d for two tokens t, t' of a tensor with d features. Their
-means over draws are written q and c as well. Three numbers describe how draws scatter: v = Var(q_t), w = Cov(q_t, q_t') and
-u = Cov(c, q_t). The residual recursion of :mod:`depthwidth.signal.residual` carries them along the depth.
+means over draws are written q and c as well. Five numbers describe how draws scatter: v = Var(q_t), w = Cov(q_t, q_t') and
+u = Cov(c, q_t), and with other tokens x = Cov(c, q_s) and z = Cov(c, c'). The residual recursion of
+:mod:`depthwidth.signal.residual` carries them along the depth.
 
-Derivation: docs/derivations/finite-width.md, whose numbers (W1) to (W6) stand at the functions.
+Derivation: docs/derivations/finite-width.md, whose numbers (W1) to (W9) stand at the functions.
 """
 
 from __future__ import annotations
@@ -172,47 +173,118 @@ def norm_covariance_factor(
     return 1 - covariance + (0.75 * variance + 0.25 * shared_variance)
 
 
-@formula(kind="asymptotic", source="expansion of E[1/q_t]", status="derived", symbol="E 1/q", domain="first order in v")
-def norm_gradient_factor(variance: RelativeVariance) -> Any:
-    r"""Factor by which fluctuations of a norm's input change the second moment of the gradient at that input.
+NormFeatures = Annotated[
+    Any,
+    Domain(1, closed_low=True, symbol="n", unit="dimensions", typical=(64, 4096)),
+    "features normalised over; for LayerNorm, which centres them, one less",
+]
 
-    .. math:: E \frac{1}{q_t} = \frac1q (1 + v)
+
+@formula(
+    kind="exact",
+    source="trace of the product of two projections orthogonal to the tokens",
+    status="derived",
+    symbol="E cos",
+    domain="an output gradient that does not depend on the tokens",
+)
+def norm_projection(correlation: Correlation, features: NormFeatures) -> Any:
+    r"""Share of a gradient's covariance over two tokens that the projections in two norms leave; at r = 1, of one token.
+
+    .. math:: \frac{1}{n}\,\mathrm{tr}\,(1 - \hat x\hat x^\top)(1 - \hat x'\hat x'^\top) = 1 - \frac{2 - r^2}{n}
 
     Derivation: docs/derivations/finite-width.md, (W5).
 
     Returns
     -------
-    A factor above 1. It leaves out that the norm projects the gradient: for Gaussian features it is 1 + 2/d, and
-    :func:`~depthwidth.formulas.moments.norm_gradient` has the exact (d - 2)/(d - 3), 1 + 1/d.
+    A share. A norm removes the gradient's component along the token, since its output does not depend on the token's length.
 
     Examples
     --------
-    >>> norm_gradient_factor(0.03125)
-    1.03125
+    >>> norm_projection(1.0, 64), norm_projection(0.0, 64)
+    (0.984375, 0.96875)
     """
-    return 1 + variance
+    return 1 - (2 - correlation * correlation) / features
+
+
+@formula(kind="asymptotic", source="expansion of E[1/q_t], and projection", status="derived", symbol="E 1/q", domain="small v")
+def norm_gradient_factor(variance: RelativeVariance, features: NormFeatures) -> Any:
+    r"""Factor of a norm at finite width on the second moment of the gradient with respect to its input.
+
+    .. math:: q\,E \frac{1}{q_t} \left(1 - \frac1n\right) = (1 + v + v^2) \left(1 - \frac1n\right)
+
+    Derivation: docs/derivations/finite-width.md, (W5).
+
+    Returns
+    -------
+    A factor near 1. The second order is that of a sum of squares. For Gaussian features, v = 2/n, the exact factor is
+    (n - 1)/(n - 2), :func:`~depthwidth.formulas.moments.norm_gradient`; a remainder of 8/n^3 is left out here.
+
+    Examples
+    --------
+    >>> round(norm_gradient_factor(0.03125, 64), 4)
+    1.0161
+    """
+    return (1 + variance + variance * variance) * norm_projection.body(1.0, features)
 
 
 @formula(
-    kind="asymptotic", source="expansion of E[1/sqrt(q_t q_t')]", status="derived", symbol="E 1/q", domain="first order in v, w"
+    kind="asymptotic",
+    source="expansion of E[1/sqrt(q_t q_t')], and projection",
+    status="derived",
+    symbol="E 1/q",
+    domain="first order in v, w",
 )
-def norm_gradient_covariance_factor(variance: RelativeVariance, shared_variance: RelativeSharedVariance) -> Any:
-    r"""Factor by which fluctuations of a norm's input change the gradient's covariance over two tokens at that input.
+def norm_gradient_covariance_factor(
+    variance: RelativeVariance, shared_variance: RelativeSharedVariance, correlation: Correlation, features: NormFeatures
+) -> Any:
+    r"""Factor of a norm at finite width on the covariance over two tokens of the gradient with respect to its input.
 
-    .. math:: E \frac{1}{\sqrt{q_t q_{t'}}} = \frac1q \left(1 + \tfrac34 v + \tfrac14 w\right)
+    .. math:: q\,E \frac{1}{\sqrt{q_t q_{t'}}} \left(1 - \frac{2 - r^2}{n}\right)
+        = \left(1 + \tfrac34 v + \tfrac14 w\right) \left(1 - \frac{2 - r^2}{n}\right)
 
     Derivation: docs/derivations/finite-width.md, (W6).
 
     Returns
     -------
-    A factor above 1; projections are left out, as in :func:`norm_gradient_factor`.
+    A factor near 1. For Gaussian features it is that of :func:`~depthwidth.formulas.moments.norm_gradient_covariance`, to first
+    order.
 
     Examples
     --------
-    >>> norm_gradient_covariance_factor(0.03125, 0.0078125)
-    1.025390625
+    >>> round(norm_gradient_covariance_factor(0.03125, 0.0078125, 0.5, 64), 4)
+    0.9974
     """
-    return 1 + (0.75 * variance + 0.25 * shared_variance)
+    return (1 + (0.75 * variance + 0.25 * shared_variance)) * norm_projection.body(correlation, features)
+
+
+@formula(
+    kind="approximation",
+    source="fluctuations of the tokens' mean correlation, through the slope of the branch's moments",
+    status="derived",
+    symbol="s",
+    domain="moments that are linear in the correlation, as those of attention; ReLU's are within a quarter",
+)
+def correlation_slope(
+    whole: Annotated[Any, Domain(0, symbol="m_1", unit="per feature", typical=(0.5, 2)), "the moment at correlation 1"],
+    moment: Annotated[Any, Domain(symbol="m", unit="per feature", typical=(0.1, 1)), "the moment"],
+    correlation: Annotated[Any, Domain(-1, 1, closed_low=True, symbol="r", typical=(0.05, 0.95)), "correlation of two tokens"],
+) -> Any:
+    r"""Slope of a branch's moment by the correlation of its tokens: that of the line to correlation 1.
+
+    .. math:: s = \frac{m_1 - m}{1 - r}
+
+    Derivation: docs/derivations/finite-width.md, (W7).
+
+    Returns
+    -------
+    Per feature.
+
+    Examples
+    --------
+    >>> correlation_slope(1.0, 0.5, 0.2)
+    0.625
+    """
+    return (whole - moment) / (1 - correlation)
 
 
 @formula(
@@ -296,6 +368,74 @@ def gated_kurtosis(
     18.0
     """
     return 3 * kurtosis
+
+
+@formula(
+    kind="approximation",
+    source="the third moment where tokens are independent, the fourth where they are equal",
+    status="derived",
+    symbol="kappa_31",
+    domain="exact at r = 0 and r = 1; linear between is an assumption",
+)
+def pair_kurtosis(
+    third: Annotated[
+        Any,
+        Domain(symbol="kappa_3", typical=(3, 5)),
+        "the ratio for independent tokens: E f^3 / (E f^2 E f) of hidden features with a mean",
+    ],
+    kurtosis: Annotated[Any, Domain(1, closed_low=True, symbol="kappa_4", typical=(3, 8)), "E f^4 / (E f^2)^2"],
+    correlation: Correlation,
+) -> Any:
+    r"""Ratio E h^3 h' / (E h^2 E h h') of the hidden features h, h' of two tokens.
+
+    .. math:: \kappa_{31} = \kappa_3 + r\,(\kappa_4 - \kappa_3)
+
+    Derivation: docs/derivations/finite-width.md, (W9).
+
+    Returns
+    -------
+    kappa_31, in place of the kurtosis in the covariance of c with q_t.
+
+    Examples
+    --------
+    >>> pair_kurtosis(4.0, 6.0, 0.5)  # ReLU
+    5.0
+    """
+    return third + correlation * (kurtosis - third)
+
+
+@formula(
+    kind="exact",
+    source="moments of the product of a gate and an independent Gaussian factor",
+    status="derived",
+    symbol="kappa_c",
+    domain="a gate independent of the linear part; equal weights of both maps",
+)
+def gated_common_kurtosis(
+    common: Annotated[Any, Domain(0, symbol="kappa_c", typical=(1, 4)), "E f^2 f'^2 / (E f^2 E f'^2) of the activation"],
+    kurtosis: Annotated[
+        Any, Domain(1, closed_low=True, symbol="kappa_4", typical=(3, 10)), "E f^4 / (E f^2)^2 of the activation"
+    ],
+    slopes: Annotated[
+        Any, Domain(0, symbol="s", typical=(0.5, 2)), "variance of the gate's input times E f'^2 / E f^2: the gate's share"
+    ],
+) -> Any:
+    r"""Ratio E h^2 j / (E h^2 E j) of a gated unit's hidden feature h and the square j of its derivative by the input.
+
+    .. math:: \frac{3 s \kappa_c + \kappa_4}{1 + s}
+
+    Derivation: docs/derivations/finite-width.md, (W9).
+
+    Returns
+    -------
+    A ratio. With h = f(u) v the derivative has the square f'(u)^2 v^2 for the gate and f(u)^2 for the linear map.
+
+    Examples
+    --------
+    >>> gated_common_kurtosis(2.0, 6.0, 1.0)
+    6.0
+    """
+    return (3 * slopes * common + kurtosis) / (1 + slopes)
 
 
 @formula(

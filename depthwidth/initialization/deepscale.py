@@ -285,7 +285,7 @@ def _follow_depth(
 
 def _next_correlation(r: float, branches: int, added: float, scale2: float, skip: float) -> float:
     """The correlation of a stream of unit variance after branches of unit variance, with `added` their total covariance."""
-    q, c, *_ = advance(1.0, r, None, None, None, branches * scale2, added, 0.0, 1, skip)
+    q, c, *_ = advance(1.0, r, None, branches * scale2, added, 0.0, 1, skip)
     return float(c / q)
 
 

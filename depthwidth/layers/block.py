@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import check_fraction
 from ..errors import InputError
-from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, Spread, finite
-from ..signal.residual import add_branch, add_gradient, post_norm_drift
+from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, finite
+from ..signal.residual import add_branch, add_gradient, branch_spread, post_norm_drift, pull_post_norm, pull_through
 from .base import Branch, Child, Layer, Run, check_branch, component
 from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 from .norms import Norm
@@ -50,8 +50,8 @@ class Residual(Layer):
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         skip, scale = site.scales()
         f, pull_branch, draw = self.branch_moments(x, site)
-        added = f.times(scale**2)
-        y = add_branch(x, added, draw.omega, self.width, skip)
+        added, draw = f.times(scale**2), draw.scaled(scale**2)
+        y = summed = add_branch(x, added, draw.omega, self.width, skip, draw)
         pull_norm: Pullback | None = None
         drift: Number = 0.0
         if self.norm_stream is not None:
@@ -59,13 +59,17 @@ class Residual(Layer):
                 drift, log_variance = post_norm_drift(x.times(skip**2), added, draw, self.width)
                 site.trace.record_log_variance(site.role, log_variance)
             y, pull_norm = self.norm_stream.moments(y, site.at("norm_stream"))
-            y = y.spread_as(x.spread and Spread.none(y))  # after a norm all draws have the same length
+            y = y.spread_as(summed.spread and summed.spread.after_norm(summed, y))
         site.record(finite(y, site.role))
 
+        pull_scaled = _scaled(pull_branch, scale)
+
         def pull(g: AnySignal) -> AnySignal:
-            if pull_norm is not None:
-                g = pull_norm(g).times(1 + drift)
-            return add_gradient(g, pull_branch(g.times(scale**2)), skip)
+            if pull_norm is None or self.norm_stream is None:
+                return pull_through(g, x, [(pull_scaled, draw.whole is not None)], skip, site.trace, normed=self.normed)
+            norm = self.norm_stream
+            g = pull_post_norm(pull_norm(g), summed, norm.width, norm.centred, drift)
+            return add_gradient(g, pull_scaled(g), skip)
 
         return y, site.record_gradient(pull)
 
@@ -73,12 +77,18 @@ class Residual(Layer):
         """The branch with its norms and dropout, without the sum: output, pullback, and variation between draws."""
         rate = self.dropout if site.trace.dropout else 0.0
         pulls: list[Pullback] = []
-        draw = DrawSpread(0.0, 0.0)
+        draw, read = DrawSpread(0.0, 0.0), x
         for name, part in (("norm_in", self.norm_in), ("", self.branch), ("norm_out", self.norm_out)):
             if part is None:
                 continue
             if part is self.branch:
-                draw = self.branch.draw_spread(x, site)
+                draw, read = self.branch.draw_spread(x, site), x
+            elif part is self.norm_out:
+                if site.trace.finite_width:
+                    x = x.spread_as(branch_spread(x, draw, self.width, read))
+                    # A draw with a large output has a large Jacobian as well; the norm divides by the former alone.
+                    pulls.append(_divided(1 + draw.common / self.width))
+                draw = draw.normed()
             x, pull_part = part.moments(x, site.at(name))
             pulls.append(pull_part)
 
@@ -89,6 +99,11 @@ class Residual(Layer):
             return g
 
         return x.after_dropout(rate), pull, draw
+
+    @property
+    def normed(self) -> bool:
+        """True if the size of its output does not depend on that of the stream."""
+        return self.norm_in is not None or self.norm_out is not None
 
     @property
     def width(self) -> int:
@@ -250,28 +265,29 @@ class Block(BlockLike):
     def _parallel_moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """The moments of parallel branches: they read the same signal with independent weights, so their moments add."""
         y, pull_shared_norm = (x, None) if self.norm is None else self.norm.moments(x, site.at("norm"))
-        total, pulls = x, []
+        total, normed, paths = x, self.norm is not None, list[tuple[Pullback, bool]]()
         skip, _ = site.at(self.branches[0][0]).scales()  # parallel branches state one skip scale
         for number, (name, branch) in enumerate(self.branches):
             output, pull_branch, draw = branch.branch_moments(y, site.at(name))
             _, scale = site.at(name).scales()
-            total = add_branch(total, output.times(scale**2), draw.omega, self.width, None if number else skip)
-            pulls.append((scale, pull_branch))
+            output, draw = output.times(scale**2), draw.scaled(scale**2)
+            total = add_branch(total, output, draw.omega, self.width, None if number else skip, draw)
+            paths.append((_scaled(pull_branch, scale), draw.whole is not None))
+            normed = normed or branch.normed
         post_norm_pulls: list[Pullback] = []
         for name, branch in self.branches:  # the post-norms read the sum, one after the other
             if branch.norm_stream is not None:
-                total, pull_norm = branch.norm_stream.moments(total, site.at(name).at("norm_stream"))
-                total = total.spread_as(x.spread and Spread.none(total))
+                summed = total
+                total, pull_norm = branch.norm_stream.moments(summed, site.at(name).at("norm_stream"))
+                total = total.spread_as(summed.spread and summed.spread.after_norm(summed, total))
                 post_norm_pulls.append(pull_norm)
         site.record(finite(total, site.role))
 
         def pull(g: AnySignal) -> AnySignal:
             for pull_norm in reversed(post_norm_pulls):
                 g = pull_norm(g)
-            input_gradient = g.times(0.0)
-            for scale, pull_branch in pulls:
-                input_gradient = input_gradient.plus(pull_branch(g.times(scale**2)))
-            return add_gradient(g, input_gradient if pull_shared_norm is None else pull_shared_norm(input_gradient), skip)
+            ways = paths if pull_shared_norm is None else [(_together(paths, pull_shared_norm), False)]
+            return pull_through(g, x, ways, skip, site.trace, normed=normed)
 
         return total, site.record_gradient(pull)
 
@@ -279,6 +295,27 @@ class Block(BlockLike):
     def width(self) -> int:
         """Features of the residual stream."""
         return self.attention.width
+
+
+def _divided(factor: Number) -> Pullback:
+    return lambda g: g.times(1 / factor)
+
+
+def _scaled(pull_branch: Pullback, scale: Number) -> Pullback:
+    """The gradient's way back through a branch with this factor on its output."""
+    return lambda g: pull_branch(g.times(scale**2))
+
+
+def _together(paths: list[tuple[Pullback, bool]], pull_norm: Pullback) -> Pullback:
+    """The gradient's way back through several branches and the norm of the input that they share."""
+
+    def pull(g: AnySignal) -> AnySignal:
+        total = g.times(0.0)
+        for pull_branch, _ in paths:
+            total = total.plus(pull_branch(g))
+        return pull_norm(total)
+
+    return pull
 
 
 def check_block(owner: str, block: object) -> None:

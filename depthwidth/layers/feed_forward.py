@@ -11,10 +11,16 @@ from ..checks import check_fraction, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..formulas.experts import router_gradient_gain, sigmoid_gate_second_moment
-from ..formulas.finite_width import correlation_spread, gated_kurtosis, two_sided_mean
+from ..formulas.finite_width import (
+    correlation_spread,
+    gated_common_kurtosis,
+    gated_kurtosis,
+    pair_kurtosis,
+    two_sided_mean,
+)
 from ..formulas.moments import dropout_second_moment, linear_second_moment
 from ..numerics.interpolation import Table, TableFamily
-from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, TokenSignal, Trace
+from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, TokenSignal, Trace, quotient
 from .activation_entries import check_activation, keeps_input
 from .base import Branch, Child, Run, component
 from .interfaces import FeedForwardLike, MixtureLike
@@ -107,10 +113,15 @@ class FeedForward(Branch):
         first_site = site.at("gate" if self.gated else "up")
         variance = linear_second_moment.body(x.averages[0], self.width, first_site.variance("weight"))
         variance += first_site.variance("bias") if first.bias else 0.0
-        kurtosis, slope_kurtosis = activation_tables(self.activation, site.trace)(variance, 0.0, slice(5, 7))
-        return DrawSpread.of_matrices(
-            self.hidden / self.width, gated_kurtosis.body(kurtosis) if self.gated else kurtosis, slope_kurtosis
+        second, slope, *_, third, common, kurtosis, slope_kurtosis = activation_tables(self.activation, site.trace)(
+            variance, 0.0
         )
+        if self.gated:
+            common = gated_common_kurtosis.body(common, kurtosis, variance * slope / second)
+            third, kurtosis = gated_kurtosis.body(third), gated_kurtosis.body(kurtosis)
+        size, covariance = x.averages
+        pairs = pair_kurtosis.body(third, kurtosis, quotient(covariance, size))
+        return DrawSpread.of_matrices(self.hidden / self.width, kurtosis, slope_kurtosis, None, pairs, common)
 
     def own_saved(self, run: Run) -> int:
         # The input; the activation's input if its derivative needs it; its output, or the copy that dropout makes of it; with a
@@ -201,9 +212,9 @@ def _angle(correlation: Number) -> Number:
 def activation_tables(name: str, trace: Trace) -> TableFamily:
     """Gaussian moments of an activation over its input's variance and the angle whose cosine is the correlation of two inputs.
 
-    Columns: E f^2, E f'^2, E f, E f(x) f(y), E f'(x) f'(y), and the kurtoses E f^4 / (E f^2)^2 and E f'^4 / (E f'^2)^2, which
-    are 3 % too large if f' jumps at 0. As functions of the angle the moments are smooth, even if they have a square-root branch
-    in the correlation.
+    Columns: E f^2, E f'^2, E f, E f(x) f(y), E f'(x) f'(y), the ratios E f^3 / (E f^2 E f) and E f^2 f'^2 / (E f^2 E f'^2), and
+    the kurtoses E f^4 / (E f^2)^2 and E f'^4 / (E f'^2)^2, which are 3 % too large if f' jumps at 0. As functions of the angle
+    the moments are smooth, even if they have a square-root branch in the correlation.
     """
     return trace.family(("activation", name), functools.partial(_activation_table, name), _VARIANCE_STEP)
 
@@ -222,9 +233,17 @@ def _activation_table(name: str, variance: float) -> Table:
         both = _pair_columns(name, variance, rho)
         x = np.arange(-9.0, 9.0, 0.0625)
         weights, inputs = np.exp(-x * x / 2), x * math.sqrt(variance)
-        squares = [(value / np.abs(value).max()) ** 2 for value in (f(inputs), f.derivative(inputs))]
-        kurtoses = [(weights @ s**2) * weights.sum() / (weights @ s) ** 2 for s in squares]
-        return np.stack([np.broadcast_to(column, rho.shape) for column in (*single, *both, *kurtoses)], axis=-1)
+        total = weights.sum()
+        value, slope = (part / np.abs(part).max() for part in (f(inputs), f.derivative(inputs)))
+        squares = value**2, slope**2
+        kurtoses = [(weights @ s**2) * total / (weights @ s) ** 2 for s in squares]
+        common = (weights @ (squares[0] * squares[1])) * total / (weights @ squares[0]) / (weights @ squares[1])
+        # Of an odd activation, whose mean is 0, products of two tokens begin with the part that is linear in each.
+        odd = abs(weights @ value) < _NO_MEAN * (weights @ np.abs(value))
+        lowest = x * weights if odd else weights
+        third = (lowest @ value**3) * total / (weights @ squares[0]) / (lowest @ value)
+        columns = (*single, *both, third, common, *kurtoses)
+        return np.stack([np.broadcast_to(column, rho.shape) for column in columns], axis=-1)
 
     return Table(columns, 0.0, math.pi)
 
@@ -284,6 +303,7 @@ _WIDE, _WIDEST = 100.0, 1e5
 """Variances beyond which pair moments are integrated on a circle, and beyond which they are those of a power of x; at the
 second SiLU differs from its limit by 1e-5, and the slopes of two nearly equal or opposite inputs by 1e-4."""
 _FAR, _SAME_POWER = 1e4, 1e-6
+_NO_MEAN = 1e-9
 _ALIKE = 1.05
 """Largest ratio of two tokens' variances at which they share a table, with errors below 1e-4."""
 _VARIANCE_STEP = 0.05

@@ -47,7 +47,7 @@ class Norm(Layer):
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         gain = site.gain(self._offset) if self.affine else 1.0
         size, pair_size = x.second_moment + self.eps, x.pair_second_moment + self.eps
-        factors, scale = norm_factors(x), norm_moment.body
+        factors, scale = norm_factors(x, self.width, self.centred), norm_moment.body
         y = site.record(x.of(scale(x.second_moment, size, gain), scale(x.covariance, pair_size, gain, factors.covariance)))
         gradient_gain, pair_gradient_gain = (
             scale(1.0, size, gain, factors.gradient),

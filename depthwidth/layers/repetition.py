@@ -17,9 +17,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ..numerics.interpolation import Table, lagrange_weights, spline_values
-from ..signal import LogVariance, Pullback, Record, Signal, Site, Spread, TokenSignal, Trace, finite, quotient
+from ..signal import DrawSpread, LogVariance, Pullback, Record, Signal, Site, Spread, TokenSignal, Trace, finite, quotient
 from ..signal.residual import advance, covariance_factor
 from .block import BlockLike, Residual
+from .norms import Norm
 
 Array = Any
 
@@ -44,20 +45,35 @@ def apply_all_blocks(block: BlockLike, x: Signal, site: Site, layers: range) -> 
     last = Signal(float(y.second_moment[-1]), float(y.covariance[-1]), spread)
 
     def pull(g: Signal) -> Signal:
-        # The moments of the gradient at a block's input are linear in the two moments of that at its output.
+        # The moments of the gradient at a block's input are linear in the moments of that at its output, and in its leaning.
+        leans = y.spread is not None
+        count = 4 if leans else 2
         with trace.silence():
-            unit = pull_blocks(Signal(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])))
-        shape = (2, len(layers))
-        (a, b), (c, d) = (np.broadcast_to(v, shape)[:, ::-1].tolist() for v in unit[:2])
-        gamma, kappa = float(g.second_moment), float(g.covariance)
+            unit = _moments_of(pull_blocks(_gradient_of(np.eye(count)[:, :, None])), count)
+        maps = [np.broadcast_to(part, (count, len(layers))) for part in unit]
+        if len(maps) < count:  # no leaning comes back from a norm after the sum
+            maps += [np.zeros((count, len(layers)))] * (count - len(maps))
+        each = np.stack(maps, axis=0).transpose(2, 0, 1)[::-1]
+        state = np.array([float(part) for part in _moments_of(g, count)] + [0.0] * count)[:count]
         outputs = []
-        for one, other, pair_one, pair_other in zip(a, b, c, d, strict=True):
-            outputs.append((gamma, kappa))
-            gamma, kappa = gamma * one + kappa * other, gamma * pair_one + kappa * pair_other
-        pull_blocks(Signal(*np.array(outputs[::-1]).T))
-        return Signal(gamma, kappa)
+        for block_map in each:
+            outputs.append(state)
+            state = block_map @ state
+        pull_blocks(_gradient_of(np.array(outputs[::-1]).T))
+        return _gradient_of(state.tolist())
 
     return last, pull
+
+
+def _gradient_of(parts: Any) -> Signal:
+    """A gradient of two moments, followed by those of its leaning if there are four."""
+    second, covariance, *leaning = parts
+    return Signal(second, covariance, None, Signal(*leaning) if leaning else None)
+
+
+def _moments_of(g: Signal, count: int) -> list[Any]:
+    """The inverse of :func:`_gradient_of`, without the leaning if it has none."""
+    return [g.second_moment, g.covariance, *(g.leaning[:2] if g.leaning and count == 4 else ())]
 
 
 def block_inputs(block: BlockLike, x: Signal, site: Site, layers: range) -> Signal:
@@ -114,11 +130,18 @@ class _BranchTable(NamedTuple):
     table: Table
     skip: float | None
     """Factor on the stream; None for 1."""
-    reads_norm: bool
+    reads_norm: float | None
+    """Width over features of the norm that it reads; None without one."""
     normalised: float | None
     """Second moment at the output of a post-norm; None without one."""
-    omega: float
+    norm_share: float
+    """Width over features of the post-norm."""
+    draw: DrawSpread
     width: int
+
+
+def _norm_share(norm: Norm) -> float:
+    return norm.width / max(norm.width - norm.centred, 2)
 
 
 def _branch_tables(block: BlockLike, x: Signal, site: Site) -> list[_BranchTable]:
@@ -127,59 +150,63 @@ def _branch_tables(block: BlockLike, x: Signal, site: Site) -> list[_BranchTable
 
     size = x.second_moment
 
-    def outputs(part: Residual, at: Site, omegas: list[Any], angles: Any) -> Any:
+    def outputs(part: Residual, at: Site, draws: list[Any], angles: Any) -> Any:
         y = Signal(np.full(angles.shape, size), size * np.cos(angles))
         if block.parallel and block.norm is not None:
             y, _ = block.norm.moments(y, site.at("norm"))
-        f, _, shape = part.branch_moments(y, at)
-        omegas.append(shape.omega)
+        f, _, draw = part.branch_moments(y, at)
         scale = at.scales()[1] ** 2
-        return np.stack([np.broadcast_to(v * scale, angles.shape) for v in f[:2]], axis=-1)
+        draws.append(draw.scaled(scale))
+        columns = f.second_moment * scale, f.covariance * scale, draw.pair_omega
+        return np.stack([np.broadcast_to(column, angles.shape) for column in columns], axis=-1)
 
     steps: list[_BranchTable] = []
     for name, part in block.branches:
-        at, omegas = site.at(name), list[Any]()
-        table = Table(functools.partial(outputs, part, at, omegas), 0.0, math.pi / 2)
-        normalised = None
+        at, draws = site.at(name), list[Any]()
+        table = Table(functools.partial(outputs, part, at, draws), 0.0, math.pi / 2)
+        normalised, share = None, 1.0
         if part.norm_stream is not None:
+            share = _norm_share(part.norm_stream)
             y, _ = part.norm_stream.moments(Signal(size, size), at.at("norm_stream"))
             normalised = y.second_moment
-        reads = part.norm_in is not None or block.norm is not None
+        read = (block.norm if block.parallel else None) or part.norm_in
         # The stream is scaled once by branches in parallel.
         skip = None if at.scales()[0] == 1 or (block.parallel and steps) else at.scales()[0]
-        steps.append(_BranchTable(table, skip, reads, normalised, float(np.max(omegas[0])), part.width))
+        draw = DrawSpread(*(None if part is None else float(np.max(part)) for part in draws[0]))
+        reads = None if read is None else _norm_share(read)
+        steps.append(_BranchTable(table, skip, reads, normalised, share, draw, part.width))
     return steps
 
 
 def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: Signal, times: int) -> list[tuple[float, ...]]:
     """The stream at the input of each of `times` blocks, from the tables of the branches, in plain floats."""
-    q, c = x.second_moment, x.covariance
-    v: Any
-    w: Any
-    u: Any
-    v, w, u = x.spread or (None, None, None)
+    q, c, spread = x.second_moment, x.covariance, x.spread and tuple(x.spread)
     states: list[tuple[float, ...]] = []
     acos, branches = math.acos, [(k == 0 or not parallel, step.table.pieces, *step[1:]) for k, step in enumerate(steps)]
     for _ in range(times):
-        states.append((q, c) if v is None else (q, c, v, w, u))
-        for new_input, (pieces, low, size, end), skip, reads_norm, normalised, omega, width in branches:
+        states.append((q, c) if spread is None else (q, c, *spread))
+        for new_input, (pieces, low, size, end), skip, reads_norm, normalised, post_share, draw, width in branches:
             if new_input:
                 cosine = c / q
-                if reads_norm and v is not None:
-                    cosine *= covariance_factor(q, c, v, w, u)
+                if reads_norm is not None and spread is not None:
+                    cosine *= 1 + reads_norm * (covariance_factor(q, c, *spread[:3]) - 1)
                 offset = acos(1.0 if cosine > 1.0 else 0.0 if cosine < 0.0 else cosine) - low
             i = int(offset / size)
             if i > end:
                 i = end
             t = offset - i * size
-            (a3, a2, a1, a0), (b3, b2, b1, b0) = pieces[i]
+            (a3, a2, a1, a0), (b3, b2, b1, b0), (e3, e2, e1, e0) = pieces[i]
             a, pair = ((a3 * t + a2) * t + a1) * t + a0, ((b3 * t + b2) * t + b1) * t + b0
-            q, c, v, w, u = advance(q, c, v, w, u, a, pair, omega, width, skip)
+            if spread is not None:
+                omega, backward, whole, _, common = draw
+                draw = DrawSpread(omega, backward, whole, ((e3 * t + e2) * t + e1) * t + e0, common)
+            q, c, spread = advance(q, c, spread, a, pair, draw.omega, width, skip, draw)
             if normalised is not None:
                 correlation = c / q
-                if v is not None:
-                    correlation *= covariance_factor(q, c, v, w, u)
-                    v = w = u = 0.0
+                before = Signal(q, c)
+                if spread is not None:
+                    correlation *= 1 + post_share * (covariance_factor(q, c, *spread[:3]) - 1)
+                    spread = tuple(Spread(*spread).after_norm(before, Signal(normalised, normalised * correlation)))
                 q, c = normalised, normalised * correlation
     return states
 
@@ -383,12 +410,12 @@ def _unflatten(like: TokenSignal, vector: Array) -> TokenSignal:
 
     n, square = len(like.second_moment), like.covariance.shape
     pairs = like.covariance.size
-    sizes = np.cumsum([n, pairs, n, pairs])
-    q, c, *spread = np.split(vector, sizes[: 4 if like.spread else 1])
+    sizes = np.cumsum([n, pairs, n, pairs, pairs, pairs])
+    q, c, *spread = np.split(vector, sizes[: 6 if like.spread else 1])
     if not like.spread:
         return like.of(q, c.reshape(square))
-    v, w, u = spread
-    return like.of(q, c.reshape(square), Spread(v, w.reshape(square), u.reshape(square)))
+    v, *shared = spread
+    return like.of(q, c.reshape(square), Spread(v, *(part.reshape(square) for part in shared)))
 
 
 def _stream_sizes(samples: list[_Sample], grown: Array) -> list[float]:

@@ -10,6 +10,7 @@ from typing import Any
 from ..checks import check_whole
 from ..errors import InputError
 from ..signal import AnySignal, Pullback, Signal, Site
+from ..signal.residual import lean_on_norm
 from .base import Child, Layer, Run, component
 from .block import BlockLike, check_block
 from .norms import Norm
@@ -160,8 +161,9 @@ class Stack(Layer):
             first += repeat.times
         trace.layer = None
         if self.norm is not None:
-            x, pull_norm = self.norm.moments(x, site.at("norm"))
-            pulls.append(pull_norm)
+            last = x
+            x, pull_norm = self.norm.moments(last, site.at("norm"))
+            pulls.append(lambda g: lean_on_norm(pull_norm(g), last))
         site.record(x)
 
         def pull(g: AnySignal) -> AnySignal:

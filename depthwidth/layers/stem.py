@@ -190,7 +190,9 @@ class TokenStem(Stem):
             x = x.spread_as(Spread.of_gaussian(x, self.tokens.width))
         pulls: list[Pullback] = []
         if self.norm is not None:
-            x, pull_norm = self.norm.moments(x, site.at("norm"))
+            before = x
+            x, pull_norm = self.norm.moments(before, site.at("norm"))
+            x = x.spread_as(before.spread and before.spread.after_norm(before, x))
             pulls.append(pull_norm)
         rate = self.dropout if site.trace.dropout else 0.0
         x = x.after_dropout(rate).spread_as(x.spread)

@@ -1,6 +1,6 @@
 """The moments of a tensor at one site, in two grains; the recursion over residual branches; the trace that records them."""
 
-from .residual import NormFactors, add_branch, add_gradient, advance, norm_factors, post_norm_drift
+from .residual import NormFactors, add_branch, add_gradient, advance, norm_factors, post_norm_drift, pull_post_norm
 from .signal import (
     AnySignal,
     DrawSpread,
@@ -36,5 +36,6 @@ __all__ = [
     "finite",
     "norm_factors",
     "post_norm_drift",
+    "pull_post_norm",
     "quotient",
 ]

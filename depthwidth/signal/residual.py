@@ -8,46 +8,67 @@ and of its variances over draws (W3). :func:`norm_factors` is the one definition
 variances (W4 to W6). Both compute with plain numbers, so the same lines serve floats, arrays over settings or blocks, and
 arrays over positions; the functions on signals only select the numbers.
 
-Derivation: docs/derivations/finite-width.md, (W3) to (W6).
+Derivation: docs/derivations/finite-width.md, (W3) to (W9).
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..formulas.depth import post_norm_log_drift, post_norm_log_variance
 from ..formulas.finite_width import (
     collapsed_share,
+    correlation_slope,
     norm_covariance_factor,
     norm_gradient_covariance_factor,
     norm_gradient_factor,
+    norm_projection,
     residual_pair_spread,
     residual_spread,
 )
 from ..formulas.moments import residual_second_moment
-from .signal import AnySignal, DrawSpread, Number, Spread, TokenSignal, quotient
+from .signal import AnySignal, DrawSpread, Number, Pullback, Spread, TokenSignal, quotient
+
+if TYPE_CHECKING:
+    from .trace import Trace
 
 # The bodies, without checks of the arguments: signals are checked, and a thousand layers call these ten thousand times.
 _sum, _spread, _pair_spread = residual_second_moment.body, residual_spread.body, residual_pair_spread.body
+_slope, _projection = correlation_slope.body, norm_projection.body
 _forward, _gradient, _gradient_pair = (
     f.body for f in (norm_covariance_factor, norm_gradient_factor, norm_gradient_covariance_factor)
 )
 
 
+class Pair(NamedTuple):
+    """A pair of tokens that differ, in the shape of a covariance; the defaults stand for exchangeable tokens."""
+
+    first: Number
+    """Second moment of the first token of the stream"""
+    first_branch: Number
+    """The same of the branch's output"""
+    stream: Number
+    """Geometric mean of both tokens' second moments"""
+    branch: Number
+    variance: Number
+    """Mean of both tokens' Var(q_t)"""
+    mean: Callable[[Number], Number]
+    """Mean over all pairs"""
+
+
 def advance(
     q: Number,
     c: Number,
-    v: Number,
-    w: Number,
-    u: Number,
+    spread: tuple[Number, ...] | None,
     a: Number,
     a_pair: Number,
     omega: Number,
     width: int,
     skip: Number = None,
-    first: Number = None,
-    a_first: Number = None,
-) -> tuple[Number, Number, Number, Number, Number]:
+    draw: DrawSpread | None = None,
+    pair: Pair | None = None,
+) -> tuple[Number, Number, tuple[Number, ...] | None]:
     r"""The moments of the stream after the addition of a branch with independent weights.
 
     .. math::
@@ -57,37 +78,103 @@ def advance(
         w' &= \lambda^4 w + a_2 (4 \lambda^2 c + \omega a_2) / d \\
         u' &= \lambda^4 u + [2 \lambda^2 (q a_2 + c a) + \omega a a_2] / d
 
+    x and z (:class:`Spread`) grow as w. The branch's moments also follow the correlation of the tokens that it reads, (W7).
+
     Parameters
     ----------
     q, c : second moment and covariance of the stream.
-    v, w, u : Var(q_t), Cov(q_t, q_t') and Cov(c, q_t) over draws, see :class:`Spread`; None for infinite width.
+    spread : v, w, u, x and z, see :class:`Spread`; None for infinite width.
     a, a_pair : second moment and covariance of the branch's output, its residual scale included.
     omega : d times the relative variance over draws of the branch's squared norm.
     width : d, features of the stream.
     skip : lambda, the factor on the stream; None for 1.
-    first, a_first : q and a of the first token of each pair, if tokens differ; their shapes differ from those of q and a.
+    draw : of a branch that reads the stream, and follows the correlation of the tokens there; None for one that does not.
+    pair : numbers of both tokens of each pair, if tokens differ, the factor on the stream included.
 
     Returns
     -------
-    q', c', v', w', u'.
+    q', c' and v', w', u', x', z'.
     """
     if skip is not None:
         square = skip * skip
         q, c = square * q, square * c
-        if first is not None:
-            first = square * first
-        if v is not None:
+        if spread is not None:
             fourth = square * square
-            v, w, u = fourth * v, fourth * w, fourth * u
-    if v is not None:
-        v = v + _spread(q, a, width, omega)
-        w = w + _spread(c, a_pair, width, omega)
-        u = u + _pair_spread(q if first is None else first, c, a if first is None else a_first, a_pair, width, omega)
-    return q + a, c + a_pair, v, w, u  # residual_second_moment, its scales applied above
+            spread = tuple(fourth * part for part in spread)
+    if spread is not None:
+        if pair is None:
+            pair = Pair(q, a, q, a, spread[0], _itself)
+        spread = _advance_spread(q, c, spread, a, a_pair, omega, width, draw, pair)
+    return q + a, c + a_pair, spread  # residual_second_moment, its scales applied above
+
+
+def _advance_spread(
+    q: Number,
+    c: Number,
+    spread: tuple[Number, ...],
+    a: Number,
+    a_pair: Number,
+    omega: Number,
+    width: int,
+    draw: DrawSpread | None,
+    pair: Pair,
+) -> tuple[Number, ...]:
+    """The spread after the sum: responses to the correlation of the tokens, then the branch's own fluctuations (W3)."""
+    v, w, u, x, z = spread if draw is None else _respond(c, spread, a_pair, draw.whole, pair)
+    pair_omega = omega if draw is None else draw.pair_omega
+    shared = _spread(c, a_pair, width, omega)
+    return (
+        v + _spread(q, a, width, omega),
+        w + shared,
+        u + _pair_spread(pair.first, c, pair.first_branch, a_pair, width, pair_omega),
+        x + shared,
+        z + shared,
+    )
+
+
+def _respond(c: Number, spread: tuple[Number, ...], a_pair: Number, whole: Number, pair: Pair) -> tuple[Number, ...]:
+    """The spread with the responses of a branch to the correlation of the tokens that it reads, (W7)."""
+    v, w, u, x, z = spread
+    size = pair.stream
+    r = quotient(c, size)
+    low = _below_one(r)
+    # Covariances of the mean correlation: with a token's second moment, with the mean covariance, with itself.
+    moment, covariance = quotient(x - r * w, size), quotient(z - r * x, size)
+    itself = quotient(covariance - r * moment, size)
+    if whole is None:
+        slope = _bounded(_slope(pair.branch, a_pair, low), _STEEPEST * pair.branch)
+        u = u + slope * quotient(u - r * (pair.variance + w) / 2, size)
+        x = x + slope * moment
+    else:
+        own, slope = (_bounded(_slope(whole, part, low), whole) for part in (pair.branch, a_pair))
+        sizes, mixed = own * (2 * moment + own * itself), slope * moment + own * (covariance + slope * itself)
+        v, w, u, x = v + pair.mean(sizes), w + sizes, u + mixed, x + mixed
+    return v, w, u, x, z + slope * (2 * covariance + slope * itself)
+
+
+def _itself(value: Number) -> Number:
+    return value
+
+
+def _below_one(r: Number) -> Number:
+    """The correlation, less than 1 by at least 1e-9, so that one can divide by what is left."""
+    return min(r, _NEARLY_ONE) if isinstance(r, float) else r.clip(None, _NEARLY_ONE)
+
+
+_NEARLY_ONE = 1 - 1e-9
+_STEEPEST = 3.0
+"""Largest slope of a feed-forward part's pair moment, relative to its second moment: near 1 that of a gated unit is a cubic."""
+
+
+def _bounded(slope: Number, most: Number) -> Number:
+    """A slope between 0 and `most`; near correlation 1 it is a quotient of two small numbers."""
+    if isinstance(slope, float):
+        return min(max(slope, 0.0), most)
+    return slope.clip(0.0, most)
 
 
 class NormFactors(NamedTuple):
-    """Corrections of a norm for fluctuations of its input over draws, as factors on the limit of infinite width."""
+    """Corrections of a norm at finite width, as factors on the limit of infinite width."""
 
     covariance: Number
     """On the correlation of two tokens at the norm's output (W4)"""
@@ -98,34 +185,67 @@ class NormFactors(NamedTuple):
 
 
 def covariance_factor(q: float, c: float, v: float, w: float, u: float) -> Any:
-    """The first of :class:`NormFactors` for exchangeable tokens, in plain floats for loops over a thousand layers."""
+    """The first of :class:`NormFactors` for exchangeable tokens, in plain floats for loops over a thousand layers.
+
+    Its spreads are relative to the features that the norm divides by.
+    """
     square, product = q * q, c * q
     return _forward(v / square, w / square, u / product if product else 0.0)
 
 
-def norm_factors(x: AnySignal) -> NormFactors:
-    """All three factors for a signal with a spread; 1 for a signal without one."""
-    spread = x.spread
+def norm_factors(x: AnySignal, width: int, centred: bool = False) -> NormFactors:
+    """All three factors of a norm over `width` features for a signal with a spread; 1 for a signal without one.
+
+    A norm that subtracts the mean over the features has one dimension less.
+    """
+    spread, features = x.spread, _features(width, centred)
     if spread is None:
         return NormFactors(1.0, 1.0, 1.0)
     q, pair = x.second_moment, x.pair_second_moment
-    v, w = spread.second_moment / q**2, spread.second_moments / pair**2
-    u = quotient(spread.covariance, x.covariance * x.first_second_moment)
+    share = width / features
+    v, w = share * spread.second_moment / q**2, share * spread.second_moments / pair**2
+    u = share * quotient(spread.covariance, x.covariance * x.first_second_moment)
     both = v
     if isinstance(x, TokenSignal):  # the two tokens of a pair differ
         one, two = x.positions.pairs(v)
         u, both = (u + x.positions.swap(u)) / 2, (one + two) / 2
-    return NormFactors(_forward(both, w, u), _gradient(v), _gradient_pair(both, w))
+    return NormFactors(_forward(both, w, u), _gradient(v, features), _gradient_pair(both, w, x.correlation, features))
 
 
-def add_branch(x: AnySignal, branch: AnySignal, omega: Number, width: int, skip: Number = None) -> Any:
+def _features(width: int, centred: bool) -> float:
+    """The dimensions that a norm divides by, at least 2: in one dimension it leaves a sign and no gradient."""
+    return max(width - centred, 2.0)
+
+
+def add_branch(
+    x: AnySignal, branch: AnySignal, omega: Number, width: int, skip: Number = None, draw: DrawSpread | None = None
+) -> Any:
     """:func:`advance` on signals: the stream `x` times `skip`, plus `branch`, which is already scaled."""
-    v, w, u = x.spread or (None, None, None)
-    first, a_first = (x.first_second_moment, branch.first_second_moment) if isinstance(x, TokenSignal) else (None, None)
-    q, c, v, w, u = advance(
-        x.second_moment, x.covariance, v, w, u, branch.second_moment, branch.covariance, omega, width, skip, first, a_first
+    pair = None
+    if x.spread is not None and isinstance(x, TokenSignal):
+        square = 1.0 if skip is None else skip * skip
+        one, two = x.positions.pairs(x.spread.second_moment)
+        pair = Pair(
+            square * x.first_second_moment,
+            branch.first_second_moment,
+            square * x.pair_second_moment,
+            branch.pair_second_moment,
+            square * square * (one + two) / 2,
+            x.positions.pair_mean,
+        )
+    q, c, spread = advance(
+        x.second_moment,
+        x.covariance,
+        x.spread,
+        branch.second_moment,
+        branch.covariance,
+        omega,
+        width,
+        skip,
+        draw,
+        pair,
     )
-    return x.of(q, c, x.spread and Spread(v, w, u))
+    return x.of(q, c, spread and Spread(*spread))
 
 
 def post_norm_drift(kept: AnySignal, branch: AnySignal, draw: DrawSpread, width: int) -> tuple[Number, Number]:
@@ -156,3 +276,105 @@ def add_gradient(g: AnySignal, through_branch: AnySignal, skip: Number) -> Any:
 
 _NO_STRENGTH = 1e-12
 """Replaces the strength of a branch if it, or its skip path, is 0; the drift is then 0."""
+
+
+def pull_post_norm(g: AnySignal, x: AnySignal, width: int, centred: bool, drift: Number) -> Any:
+    """The gradient `g` at the input `x` of a norm after the sum, which :func:`norm_factors` has corrected as that of any norm.
+
+    The gradient that comes from the next block of a post-norm stack has no component along the norm's output, so that the
+    projections are taken out again, and its mean follows (N1): 1 + v times 1 + `drift`.
+    """
+    if x.spread is None:
+        return g
+    features = _features(width, centred)
+    v = width / features * x.spread.second_moment / x.second_moment**2
+    factor = (1 + drift) * (1 + v) / _gradient(v, features)
+    return g.times(factor, (1 + drift) / _projection(x.correlation, features))
+
+
+def branch_spread(output: AnySignal, draw: DrawSpread, width: int, read: AnySignal) -> Spread:
+    """The spread of a branch's output for a norm of it: its own, and that of the stream if it reads that without a norm.
+
+    Of the latter, the gain of the branch's gradient over its size follows one power of the second moment of what it reads,
+    whatever the activation: as a norm of `read` would.
+    """
+    own = Spread.of_branch(output, draw, width)
+    if read.spread is None:
+        return own
+    q, pair, first = read.second_moment, read.pair_second_moment, read.first_second_moment
+    v, w, u, *_ = read.spread
+    both = output.pair_second_moment**2
+    return own._replace(
+        second_moment=own.second_moment + v / q**2 * output.second_moment**2,
+        second_moments=own.second_moments + w / pair**2 * both,
+        covariance=own.covariance + quotient(u, read.covariance * first) * output.covariance * output.first_second_moment,
+    )
+
+
+def lean_on_norm(g: AnySignal, x: AnySignal) -> Any:
+    """The gradient `g` at the input `x` of a norm, with its leaning: it falls as one over the stream's second moment."""
+    return g if x.spread is None else g.leaning_as(g.times(1 / x.second_moment, 1 / x.pair_second_moment))
+
+
+def pull_through(
+    g: AnySignal, x: AnySignal, paths: Iterable[tuple[Pullback, bool]], skip: Number, trace: Trace, *, normed: bool
+) -> Any:
+    """The gradient at the input `x` of a residual without a norm after the sum, given `g` at its output.
+
+    In a draw with a larger stream each norm of a branch divides the gradient by more, and so have the norms above. What comes
+    back through them therefore exceeds the product of means, by the leaning of the gradient times the stream's variance.
+
+    Parameters
+    ----------
+    paths : of each branch, the map of the gradient to x, and True if it mixes tokens.
+    skip : the factor on the stream.
+    normed : whether branches are normalised.
+
+    Notes
+    -----
+    Derivation: docs/derivations/finite-width.md, (W8).
+    """
+    bare = g.of(g.second_moment, g.covariance)
+    if x.spread is None or not normed:
+        through = [pull(bare) for pull, _ in paths]
+        return add_gradient(bare, _total(through), skip)
+    square = skip * skip
+    slid = None if g.leaning is None else g.leaning.times(square)
+    v, w = _relative_sizes(x)
+    through, leaning = list[Any](), list[Any]()
+    for pull, mixes in paths:
+        back = pull(bare)
+        leaning.append(back.times(1 / x.second_moment, 1 / x.pair_second_moment))
+        if slid is not None:
+            with trace.silence():
+                more = pull(slid)
+            leaning.append(more)
+            own, pair = (w, w) if mixes else (v, _mean_of_pair(x, v, w))
+            back = back.plus(more.times(own, pair))
+        through.append(back)
+    y = add_gradient(bare, _total(through), skip)
+    found = _total(leaning)
+    return y.leaning_as(found if slid is None else add_gradient(slid, found, skip))
+
+
+def _total(parts: list[Any]) -> Any:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total.plus(part)
+    return total
+
+
+def _relative_sizes(x: Any) -> tuple[Number, Number]:
+    """Var(q_t)/q_t of each token, and Cov(q_t, q_t')/q of two tokens on average."""
+    v, w, *_ = x.spread
+    if isinstance(x, TokenSignal):
+        return v / x.second_moment, x.positions.pair_mean(w) / x.averages[0]
+    return v / x.second_moment, w / x.second_moment
+
+
+def _mean_of_pair(x: AnySignal, v: Number, w: Number) -> Number:
+    """Mean of v and w, for the gradient's covariance over two tokens, each of which has half the exponent."""
+    if isinstance(x, TokenSignal):
+        one, two = x.positions.pairs(v)
+        return ((one + two) / 2 + w) / 2
+    return (v + w) / 2

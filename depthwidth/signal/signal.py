@@ -4,7 +4,7 @@ A :class:`Signal` has two numbers for a tensor of exchangeable tokens; each may 
 has one number for each position and each pair of positions, for tokens that a causal mask or a text makes different. Most
 components use only the attributes that both have.
 
-Derivation: docs/derivations/finite-width.md, (W1) to (W6), for the classes Spread and DrawSpread.
+Derivation: docs/derivations/finite-width.md, (W1) to (W9), for the classes Spread and DrawSpread.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Signal(NamedTuple):
     """E[x_t x_t'] over two different tokens"""
     spread: Spread | None = None
     """Variances of the moments over draws of the weights at finite width; None in the limit of infinite width."""
+    leaning: Signal | None = None
+    """Of a gradient at finite width, its fall with the second moment of the stream there: -dE/dq of the two moments."""
 
     @property
     def pair_second_moment(self) -> Number:
@@ -70,7 +72,9 @@ class Signal(NamedTuple):
 
     def times(self, factor: Number, pair_factor: Number | None = None) -> Signal:
         """The signal with its second moment times `factor` and its covariance times `pair_factor`, the same by default."""
-        return Signal(self.second_moment * factor, self.covariance * (factor if pair_factor is None else pair_factor))
+        leaning = self.leaning and self.leaning.times(factor, pair_factor)
+        pair = self.covariance * (factor if pair_factor is None else pair_factor)
+        return Signal(self.second_moment * factor, pair, None, leaning)
 
     def after_dropout(self, rate: float) -> Signal:
         """The moments after dropout with rescaling, forward or backward: two tokens lose different features."""
@@ -78,7 +82,12 @@ class Signal(NamedTuple):
 
     def plus(self, other: Signal) -> Signal:
         """The sum of two independent signals."""
-        return Signal(self.second_moment + other.second_moment, self.covariance + other.covariance)
+        leaning = self.leaning.plus(other.leaning) if self.leaning and other.leaning else None
+        return Signal(self.second_moment + other.second_moment, self.covariance + other.covariance, None, leaning)
+
+    def leaning_as(self, leaning: Signal | None) -> Signal:
+        """The same gradient with this leaning."""
+        return Signal(self.second_moment, self.covariance, None, leaning)
 
     def spread_as(self, spread: Spread | None) -> Signal:
         """The same moments with this spread."""
@@ -103,7 +112,9 @@ class TokenSignal(NamedTuple):
     positions: Positions
     """The n positions, with their averages over the whole sequence"""
     spread: Spread | None = None
-    """As in :class:`Signal`: shapes (n,), (n, n) and (n, n)"""
+    """As in :class:`Signal`: shape (n,), and (n, n) for the others"""
+    leaning: TokenSignal | None = None
+    """As in :class:`Signal`"""
 
     @property
     def pair_second_moment(self) -> Number:
@@ -145,7 +156,8 @@ class TokenSignal(NamedTuple):
 
     def times(self, factor: Number, pair_factor: Number | None = None) -> TokenSignal:
         """The signal with its second moments times `factor` and its covariances times `pair_factor`, the same by default."""
-        return self.of(self.second_moment * factor, self.covariance * (factor if pair_factor is None else pair_factor))
+        y = self.of(self.second_moment * factor, self.covariance * (factor if pair_factor is None else pair_factor))
+        return y if self.leaning is None else y.leaning_as(self.leaning.times(factor, pair_factor))
 
     def after_dropout(self, rate: float) -> TokenSignal:
         """The moments after dropout with rescaling, forward or backward: two tokens lose different features."""
@@ -153,7 +165,12 @@ class TokenSignal(NamedTuple):
 
     def plus(self, other: TokenSignal) -> TokenSignal:
         """The sum of two independent signals."""
-        return self.of(self.second_moment + other.second_moment, self.covariance + other.covariance)
+        y = self.of(self.second_moment + other.second_moment, self.covariance + other.covariance)
+        return y.leaning_as(self.leaning.plus(other.leaning)) if self.leaning and other.leaning else y
+
+    def leaning_as(self, leaning: TokenSignal | None) -> TokenSignal:
+        """The same gradient with this leaning."""
+        return TokenSignal(self.second_moment, self.covariance, self.positions, None, leaning)
 
     def spread_as(self, spread: Spread | None) -> TokenSignal:
         """The same moments with this spread."""
@@ -172,7 +189,7 @@ Pullback = Callable[[AnySignal], AnySignal]
 
 
 class Spread(NamedTuple):
-    """Variances over draws of the weights, for one pair of tokens, with q_t = x_t.x_t/d and c = x_t.x_t'/d of one draw."""
+    """Variances over draws of the weights, with q_t = x_t.x_t/d and c = x_t.x_t'/d of one draw; all tokens named differ."""
 
     second_moment: Number
     """Var(q_t)"""
@@ -180,19 +197,33 @@ class Spread(NamedTuple):
     """Cov(q_t, q_t')"""
     covariance: Number
     """Cov(c, q_t), t the first of the pair"""
+    third_token: Number
+    """Cov(c, q_s), s in no pair with t and t': how the mean covariance moves with the mean second moment"""
+    covariances: Number
+    """Cov(x_t.x_t'/d, x_s.x_s'/d) of four tokens: the variance of the mean covariance"""
 
     @classmethod
     def of_gaussian(cls, signal: AnySignal, width: int) -> Spread:
         """The spread of `width` independent Gaussian features."""
         q, c, first = signal.second_moment, signal.covariance, signal.first_second_moment
         spread = gaussian_spread.body
-        return cls(spread(q, q, width), spread(c, c, width), spread(first, c, width))
+        pairs = spread(c, c, width)
+        return cls(spread(q, q, width), pairs, spread(first, c, width), pairs, pairs)
 
     @classmethod
-    def none(cls, signal: AnySignal) -> Spread:
-        """Zero spread: all draws have the same size."""
-        zero, pairs = 0.0 * signal.second_moment, 0.0 * signal.covariance
-        return cls(zero, pairs, pairs)
+    def of_branch(cls, signal: AnySignal, draw: DrawSpread, width: int) -> Spread:
+        """The spread of a branch's output alone."""
+        q, c, first = signal.second_moment, signal.covariance, signal.first_second_moment
+        share = draw.omega / width
+        pairs = share * c * c
+        return cls(share * q * q, pairs, draw.pair_omega / width * first * c, pairs, pairs)
+
+    def after_norm(self, before: AnySignal, after: AnySignal) -> Spread:
+        """The spread at a norm's output `after`, given this one at its input: draws differ in correlation alone."""
+        r, size = before.correlation, before.pair_second_moment
+        ratio = (self.covariances - r * self.third_token) - r * (self.third_token - r * self.second_moments)
+        zero, pairs = 0.0 * after.second_moment, 0.0 * after.covariance
+        return Spread(zero, pairs, pairs, pairs, ratio * (after.pair_second_moment / size) ** 2)
 
 
 class DrawSpread(NamedTuple):
@@ -202,9 +233,23 @@ class DrawSpread(NamedTuple):
     """Forward: relative variance of |f(x)|^2, times the width; 4 for two square matrices"""
     backward: Number
     """Backward, mu_2: tr (J J')^2 over (tr J J')^2, J the branch's Jacobian, times the width; 3 for two square matrices"""
+    whole: Number = None
+    """Second moment of the output of a branch that mixes tokens, if all were equal; None if each token has its own output"""
+    pairs: Number = None
+    """As omega, for the covariance of a token's squared norm with a product of two tokens; None for the same number"""
+    common: Number = 0.0
+    """Relative covariance of |f|^2 with the squared size of the Jacobian, times the width"""
 
     @classmethod
-    def of_matrices(cls, ratio: float, kurtosis: Number, slope_kurtosis: Number) -> DrawSpread:
+    def of_matrices(
+        cls,
+        ratio: float,
+        kurtosis: Number,
+        slope_kurtosis: Number,
+        whole: Number = None,
+        pair_kurtosis: Number = None,
+        common_kurtosis: Number = 1.0,
+    ) -> DrawSpread:
         """The variation of two Gaussian matrices with an activation between them.
 
         Parameters
@@ -212,8 +257,31 @@ class DrawSpread(NamedTuple):
         ratio : hidden features over the width of the stream.
         kurtosis : E f^4 / (E f^2)^2 of the hidden features; 3 for a linear map.
         slope_kurtosis : the same of the activation's derivative; 1 for a linear map.
+        whole : second moment of the output for equal tokens, of a branch that mixes them.
+        pair_kurtosis : E h^3 h' / (E h^2 E h h') of two tokens; by default the kurtosis.
+        common_kurtosis : E h^2 j / (E h^2 E j), with j the square of a hidden feature's derivative; 1 for a linear map.
         """
-        return cls(feed_forward_matrix_spread.body(ratio, kurtosis), feed_forward_matrix_moment.body(ratio, slope_kurtosis))
+        pairs = None if pair_kurtosis is None else feed_forward_matrix_spread.body(ratio, pair_kurtosis)
+        return cls(
+            feed_forward_matrix_spread.body(ratio, kurtosis),
+            feed_forward_matrix_moment.body(ratio, slope_kurtosis),
+            whole,
+            pairs,
+            (common_kurtosis - 1) / ratio,
+        )
+
+    @property
+    def pair_omega(self) -> Number:
+        """Omega for the covariance of a token's squared norm with a product of two tokens."""
+        return self.omega if self.pairs is None else self.pairs
+
+    def normed(self) -> DrawSpread:
+        """That of the branch and a norm of its output: all draws have one size."""
+        return DrawSpread(0.0 * self.omega, self.backward)
+
+    def scaled(self, factor: Number) -> DrawSpread:
+        """That of the branch with its output's second moment multiplied by `factor`."""
+        return self if self.whole is None else self._replace(whole=self.whole * factor)
 
 
 def quotient(a: Number, b: Number) -> Number:

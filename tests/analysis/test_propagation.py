@@ -64,10 +64,12 @@ def test_worked_stacks(placement, scheme, layers, q, r, gamma, gamma_width):
     assert wide[1] == pytest.approx(float(r), abs=1.1e-3)
     assert wide[2] == pytest.approx(float(gamma), rel=7e-3, abs=6e-4)
     # In post-norm stacks we subtract the gradient's projection, which the worked values leave out on purpose: up to 4/d in
-    # total while tokens stay apart, and 1.5/d per layer once they have collapsed. Which of the two holds is measured below.
+    # total while tokens stay apart, and 1.5/d per layer once they have collapsed. Pre-norm stacks gain, as norms divide by
+    # one stream, up to 5/d, also left out there. Which of them hold is measured below.
     narrow = ends(tree, made, finite_width=True)
     projection = 0.0 if placement == "pre" else 1.5 * int(layers) / 128 if scheme == "xavier" else 4 / 128
-    assert (1 - projection) * 0.98 * float(gamma_width) - 6e-4 < narrow[2] < 1.02 * float(gamma_width) + 6e-4
+    leaning = 5 / 128 if placement == "pre" else 0.0
+    assert (1 - projection) * 0.98 * float(gamma_width) - 6e-4 < narrow[2] < (1 + leaning) * 1.02 * float(gamma_width) + 6e-4
 
 
 # Measured in simulations of these stacks, with its standard error: q, its error, gamma_in, its error.

@@ -15,8 +15,12 @@ def test_worked_values():
     assert fw.residual_spread(2.0, 0.5, 100, 4) == pytest.approx(0.5 * (8 + 2) / 100)
     assert fw.residual_pair_spread(2.0, 0.4, 0.5, 0.1, 100, 4) == pytest.approx((2 * (0.2 + 0.2) + 4 * 0.05) / 100)
     assert fw.norm_covariance_factor(0.04, 0.02, 0.03) == pytest.approx(1 - 0.03 + 0.03 + 0.005)
-    assert fw.norm_gradient_factor(0.04) == 1.04
-    assert fw.norm_gradient_covariance_factor(0.04, 0.02) == pytest.approx(1 + 0.03 + 0.005)
+    assert fw.norm_projection(0.5, 50) == pytest.approx(1 - 1.75 / 50)
+    assert fw.norm_gradient_factor(0.04, 50) == pytest.approx(1.0416 * 0.98)
+    assert fw.norm_gradient_covariance_factor(0.04, 0.02, 0.5, 50) == pytest.approx(1.035 * (1 - 1.75 / 50))
+    assert fw.correlation_slope(2.0, 0.8, 0.4) == pytest.approx(2.0)
+    assert fw.pair_kurtosis(4.0, 6.0, 0.25) == pytest.approx(4.5)
+    assert fw.gated_common_kurtosis(2.0, 10.0, 3.0) == pytest.approx((18 + 10) / 4)
     assert fw.correlation_spread(0.6, 64) == pytest.approx(0.08)
     assert fw.correlation_spread.body(0.6, math.inf) == 0  # as layers call it without finite width
     assert fw.collapsed_share(0.3, -0.2) == pytest.approx(-0.06)

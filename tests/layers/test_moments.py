@@ -49,39 +49,47 @@ def same(sample, expected, slack=0.0):
 
 def test_a_linear_map_by_hand():
     y, front = through(Linear(12, 20), Signal(0.5, 0.2), Given(weight=0.1, bias=0.03), Signal(2.0, -0.5))
-    assert y == pytest.approx((0.5 * 1.2 + 0.03, 0.2 * 1.2 + 0.03, None))
-    assert front == pytest.approx((2.0 * 2.0, -0.5 * 2.0, None))
+    assert y == pytest.approx((0.5 * 1.2 + 0.03, 0.2 * 1.2 + 0.03, None, None))
+    assert front == pytest.approx((2.0 * 2.0, -0.5 * 2.0, None, None))
 
 
 @pytest.mark.parametrize("norm", [RMSNorm(48, eps=0.25), LayerNorm(48, eps=0.25)])
 def test_a_norm_at_infinite_width_by_hand(norm):
     """Its epsilon is added to the second moment, of one token and of both."""
     y, front = through(norm, Signal(0.75, 0.3), Given(), Signal(2.0, 0.5))
-    assert y == pytest.approx((0.75, 0.3, None))
-    assert front == pytest.approx((2.0, 0.5, None))
+    assert y == pytest.approx((0.75, 0.3, None, None))
+    assert front == pytest.approx((2.0, 0.5, None, None))
     y, front = through(norm, Signal(1.75, 0.3), Given(), Signal(2.0, 0.5))
-    assert y == pytest.approx((0.875, 0.15, None))
-    assert front == pytest.approx((1.0, 0.25, None))
+    assert y == pytest.approx((0.875, 0.15, None, None))
+    assert front == pytest.approx((1.0, 0.25, None, None))
 
 
-def test_a_norm_of_gaussian_features_by_simulation(rng):
-    """Output correlation, and the size of the gradient without its projection, which is left out on purpose."""
-    d, r = 24, 0.5
-    x = pairs(rng, 60_000, d, r, 1.7)
+@pytest.mark.parametrize("norm", [RMSNorm(16, eps=0.0), LayerNorm(16, eps=0.0)])
+def test_a_norm_of_gaussian_features_by_simulation(rng, norm):
+    """Output correlation and both moments of the gradient, its projections written out; without them it is 1 + 2/d."""
+    d, r, q = norm.width, 0.5, 1.7
+    x = pairs(rng, 60_000, d, r, q)
+    x = x - x.mean(-1, keepdims=True) if norm.centred else x
     size = np.sqrt((x * x).mean(-1, keepdims=True))
-    y, front = through(RMSNorm(d, eps=0.0), gaussian(1.7, 1.7 * r, d), Given(), Signal(1.0, 1.0))
-    assert same((x / size).prod(1).mean(-1), y.covariance, slack=1 / d**2)
-    assert same(1 / size[:, 0, 0] ** 2, front.second_moment, slack=8 / d**2)
-    assert same(1 / size.prod(1)[:, 0], front.covariance, slack=8 / d**2)
-    assert not same((x / size).prod(1).mean(-1), r, slack=1 / d**2)
+    y, front = through(norm, gaussian(q, q * r, d), Given(), Signal(1.0, 0.6))
+    g = pairs(rng, 60_000, d, 0.6)
+    along = x / size
+    back = g - (along * g).mean(-1, keepdims=True) * along - (g.mean(-1, keepdims=True) if norm.centred else 0.0)
+    back /= size
+    assert same(along.prod(1).mean(-1), y.covariance, slack=1 / d**2)
+    assert not same(along.prod(1).mean(-1), r, slack=1 / d**2)
+    assert same((back[:, 0] ** 2).mean(-1), front.second_moment, slack=1 / d**2)
+    assert same(back.prod(1).mean(-1), front.covariance, slack=1 / d**2)
+    assert not same((back[:, 0] ** 2).mean(-1), (1 + 2 / d) / q, slack=1 / d**2)
+    assert not same(back.prod(1).mean(-1), 0.6 * (1 + 1.5 / d + r * r / d / 2) / q, slack=1 / d**2)
 
 
 def test_dropout_of_a_branch_adds_to_single_tokens_alone():
     layer = Residual(FeedForward(8, 16, activation="identity", bias=False), dropout=0.2)
     given = Given(up_weight=1 / 8, down_weight=1 / 16)
     y, pull, _ = layer.branch_moments(Signal(1.0, 0.4), start(given, finite_width=False))
-    assert y == pytest.approx((1.25, 0.4, None))
-    assert pull(Signal(1.0, 0.4)) == pytest.approx((1.25, 0.4, None))
+    assert y == pytest.approx((1.25, 0.4, None, None))
+    assert pull(Signal(1.0, 0.4)) == pytest.approx((1.25, 0.4, None, None))
 
 
 def test_dropout_by_simulation(rng):
@@ -102,13 +110,13 @@ def test_a_residual_branch_scales_and_adds():
     branch = FeedForward(16, 64, activation="identity", bias=False)
     given = Given(skip=0.8, branch=0.5, up_weight=1 / 16, down_weight=1 / 64)
     y, front = through(Residual(branch), Signal(2.0, 0.6), given, Signal(1.0, 0.2), finite_width=False)
-    assert y == pytest.approx((0.89 * 2.0, 0.89 * 0.6, None))
-    assert front == pytest.approx((0.89, 0.89 * 0.2, None))
+    assert y == pytest.approx((0.89 * 2.0, 0.89 * 0.6, None, None))
+    assert front == pytest.approx((0.89, 0.89 * 0.2, None, None))
     y, front = through(
         Residual(branch, norm_stream=RMSNorm(16, eps=0.0)), Signal(2.0, 0.6), given, Signal(1.0, 0.2), finite_width=False
     )
-    assert y == pytest.approx((1.0, 0.3, None))
-    assert front == pytest.approx((1 / 2.0, 0.2 / 2.0, None))
+    assert y == pytest.approx((1.0, 0.3, None, None))
+    assert front == pytest.approx((1 / 2.0, 0.2 / 2.0, None, None))
 
 
 # Feed-forward parts.
@@ -134,7 +142,7 @@ def test_draws_of_a_feed_forward_part_by_simulation(rng, name, gated):
     d, hidden, draws = 16, 48, 20_000
     layer = FeedForward(d, hidden, activation=name, gated=gated, bias=False)
     given = Given(gate_weight=1 / d, up_weight=1 / d, down_weight=1 / hidden)
-    omega, _ = layer.draw_spread(Signal(1.0, 0.3), start(given))
+    omega = layer.draw_spread(Signal(1.0, 0.3), start(given)).omega
     u, v = rng.standard_normal((2, draws, hidden))
     h = activation(name)(u) * (v if gated else 1.0)
     f = rng.standard_normal((draws, d)) * np.sqrt((h * h).mean(1, keepdims=True))
@@ -156,7 +164,7 @@ def test_the_second_number_of_a_draw(name, ratio, moment):
 @pytest.mark.slow
 def test_draws_of_attention_are_those_of_two_square_matrices(rng):
     layer = Attention(16, 2, 2, 8, 8, bias=False)
-    omega, moment = layer.draw_spread(Signal(1.0, 0.3), start(Given()))
+    omega, moment, *_ = layer.draw_spread(Signal(1.0, 0.3), start(Given()))
     assert (omega, moment) == (4.0, 3.0)
     d, draws = 16, 20_000
     x = rng.standard_normal(d)
@@ -171,7 +179,7 @@ def test_draws_of_attention_with_shared_values_by_simulation(rng, heads, kv_head
     """Key heads of few dimensions are all that a draw of the values has, however many heads mix them."""
     d, tokens, draws = 32, 12, 4000
     layer = Attention(d, heads, kv_heads, value_dim, value_dim, bias=False)
-    omega, moment = layer.draw_spread(Signal(1.0, 0.6), start(Given()))
+    omega, moment, *_ = layer.draw_spread(Signal(1.0, 0.6), start(Given()))
     rank = kv_heads * value_dim / d
     assert (omega, moment) == pytest.approx((2 + 2 / rank, 2 + 1 / rank))
     x = math.sqrt(0.6) * rng.standard_normal((1, d)) + math.sqrt(0.4) * rng.standard_normal((tokens, d))
@@ -325,8 +333,8 @@ def test_a_stem_adds_its_tables():
     site = start(given, length=3, finite_width=False)
     x, pull = stem.embed(site, Signal(1.0, 0.1), 0.6)
     waves = (2 * sinusoidal_correlation(8, 1) + sinusoidal_correlation(8, 2)) / 3  # three positions: two pairs, then one
-    assert x == pytest.approx((1.0 + 0.5 + 0.5, 0.1 + 0.5 * waves + 0.3, None))
-    assert pull(Signal(1.0, 0.2)) == pytest.approx((1.0, 0.2, None))
+    assert x == pytest.approx((1.0 + 0.5 + 0.5, 0.1 + 0.5 * waves + 0.3, None, None))
+    assert pull(Signal(1.0, 0.2)) == pytest.approx((1.0, 0.2, None, None))
 
 
 def test_a_head_takes_off_the_mean_by_simulation(rng):

@@ -169,7 +169,8 @@ def test_draws_differ_as_the_layers_say(branch):
     """The diagnosis and the recursion take the spread of a branch from different functions, which must agree."""
     tree = encoder(1, width=64)
     made = _unit_variance(recipe(tree, "xavier"), branch.width)
-    site = Site(Trace(made, 64, 64), "encoder.block.feed_forward")
+    name = "attention" if isinstance(branch, Attention) else "feed_forward"
+    site = Site(Trace(made, 64, 64), f"encoder.block.{name}")
     spread = branch.draw_spread(Signal(1.0, 0.2), site)
     moment, omega = _matrix_moments(branch)
     assert spread.omega == pytest.approx(omega, rel=0.01)

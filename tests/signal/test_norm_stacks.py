@@ -1,0 +1,71 @@
+"""Finite width in stacks of norms, against simulations of many draws; without each part of the theory the test would fail."""
+
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from simulated_draws import simulate  # noqa: E402
+
+from depthwidth import Transformer, propagate, recipe  # noqa: E402
+from depthwidth.signal import DrawSpread, residual  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+DRAWS, CORRELATION = 4000, 0.3
+
+
+def ends(placement, **choices):
+    """The stack, and what is predicted at its input and top: gradient at the input, spread of the stream at the top."""
+    tree = Transformer(
+        4, 36, 3, vocab=100, context=16, kind="encoder", norm="rmsnorm", activation="relu", bias=False, positions="none",
+        placement=placement, **choices,
+    )  # fmt: skip
+    return tree, recipe(tree, "xavier")
+
+
+def predicted(tree, made):
+    frame = propagate(tree, made, variance=1.0, correlation=CORRELATION).set_index(["site", "direction"])
+    name = tree.stack_name
+    top = frame.loc[f"{name}.block.{tree.depth - 1}", "forward"]
+    return float(frame.loc[f"{name}.input", "gradient"].second_moment), float(top.spread), float(top.covariance)
+
+
+def measured(tree, made):
+    parts = [simulate(tree, made, CORRELATION, 200, seed) for seed in range(DRAWS // 200)]
+    forward, gradient = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+    first, (top, covariance) = gradient[0, 0], forward[-1]
+    errors = first.std() / math.sqrt(DRAWS), covariance.std() / math.sqrt(DRAWS)
+    return (first.mean(), top.std() / top.mean(), covariance.mean()), errors
+
+
+def test_a_pre_norm_stack(monkeypatch):
+    tree, made = ends("pre")
+    (gradient, spread, covariance), (error, covariance_error) = measured(tree, made)
+    now = predicted(tree, made)
+    assert abs(now[0] - gradient) < 4 * error
+    assert now[1] == pytest.approx(spread, rel=0.05)
+    assert abs(now[2] - covariance) < 4 * covariance_error + 0.01 * covariance  # second order in 1/36 besides
+    with monkeypatch.context() as patch:  # gradients that do not fall with the stream
+        patch.setattr(residual, "_relative_sizes", lambda x: (0.0, 0.0))
+        assert predicted(tree, made)[0] < gradient - 4 * error
+    with monkeypatch.context() as patch:  # branches that do not follow the correlation
+        patch.setattr(residual, "_respond", lambda c, spread, *others: spread)
+        assert predicted(tree, made)[1] < 0.92 * spread
+
+
+def test_norms_on_the_output_of_branches(monkeypatch):
+    tree, made = ends("sandwich")
+    (gradient, spread, covariance), (error, covariance_error) = measured(tree, made)
+    now = predicted(tree, made)
+    assert abs(now[0] - gradient) < 4 * error
+    assert now[1] == pytest.approx(spread, rel=0.05)
+    assert abs(now[2] - covariance) < 4 * covariance_error + 0.01 * covariance
+    with monkeypatch.context() as patch:  # norms whose input has the same size in every draw
+        patch.setattr("depthwidth.layers.block.branch_spread", lambda *given: None)
+        assert predicted(tree, made)[0] < gradient - 4 * error
+    with monkeypatch.context() as patch:  # branches that differ between draws in spite of the norm
+        patch.setattr(DrawSpread, "normed", lambda self: self)
+        assert predicted(tree, made)[1] > 1.05 * spread
