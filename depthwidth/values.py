@@ -1,11 +1,27 @@
-"""Frozen dataclasses that are quick to define."""
+"""Frozen dataclasses that are quick to define, and properties that are quick to compute once."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 T = TypeVar("T")
+
+
+class cached_property(functools.cached_property[T]):  # noqa: N801, it replaces the library's
+    """``functools.cached_property`` without the lock that Python 3.11 takes; two threads may compute the same value twice.
+
+    A tree is counted by some fifty of them, and the lock is a tenth of the time.
+    """
+
+    if not TYPE_CHECKING:
+
+        def __get__(self, instance: Any, owner: Any = None) -> Any:
+            if instance is None:
+                return self
+            found = instance.__dict__[self.attrname] = self.func(instance)
+            return found
 
 
 @dataclass_transform(frozen_default=True)

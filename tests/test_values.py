@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from depthwidth.values import frozen
+from depthwidth.values import cached_property, frozen
 
 
 def shapes(decorator):
@@ -83,3 +83,25 @@ def test_it_is_replaced_copied_and_pickled():
     assert dataclasses.replace(one, length=3) == Longer("a", 3)
     assert dataclasses.asdict(one) == {"name": "a", "length": 2}
     assert copy.deepcopy(one) == pickle.loads(pickle.dumps(one)) == one  # noqa: S301
+
+
+def test_a_cached_property_is_computed_once_for_each_instance():
+    asked = []
+
+    class Square:
+        def __init__(self, side):
+            self.side = side
+
+        @cached_property
+        def area(self):
+            """Side squared."""
+            asked.append(self.side)
+            return self.side**2
+
+    one, other = Square(2), Square(3)
+    assert (one.area, one.area, other.area) == (4, 4, 9)
+    assert asked == [2, 3]
+    assert Square.area.__doc__ == "Side squared."
+    del one.area
+    assert one.area == 4
+    assert asked == [2, 3, 2]

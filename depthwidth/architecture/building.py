@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from itertools import repeat
 from typing import Any
 
@@ -41,6 +40,7 @@ from ..layers import (
     TokenStem,
     Unembedding,
 )
+from ..values import cached_property
 from .design import Design
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +20,7 @@ from ..layers import (
     Stack,
     Stem,
 )
+from ..values import cached_property
 from .building import Builder
 from .design import Design, Kind
 from .length_counts import LengthCounts

@@ -19,12 +19,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, dataclass_transform
 
 from ..errors import InputError
 from ..signal import AnySignal, DrawSpread, Pullback, Site
-from ..values import frozen
+from ..values import cached_property, frozen
 from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 from .tensor import Shape as Shape
 from .tensor import Tensor

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import check_fraction
 from ..errors import InputError
 from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, finite
 from ..signal.residual import add_branch, add_gradient, branch_spread, post_norm_drift, pull_post_norm, pull_through
+from ..values import cached_property
 from .base import Branch, Child, Layer, Run, check_branch, component
 from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 from .norms import Norm

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -11,6 +10,7 @@ from ..checks import check_whole
 from ..errors import InputError
 from ..signal import AnySignal, Pullback, Signal, Site
 from ..signal.residual import lean_on_norm
+from ..values import cached_property
 from .base import Child, Layer, Run, component
 from .block import BlockLike, check_block
 from .norms import Norm
