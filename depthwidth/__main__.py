@@ -9,7 +9,7 @@ import threading
 import click
 
 from .cli import cli
-from .errors import InputError, printable
+from .errors import InputError, printable, shown
 
 
 def main() -> None:
@@ -19,6 +19,7 @@ def main() -> None:
     waiting.daemon = True
     waiting.start()
     try:
+        _check_words(sys.argv[1:])
         status = cli(prog_name="depthwidth", standalone_mode=False)
         sys.stdout.flush()
     except InputError as error:
@@ -49,6 +50,17 @@ def _limit_threads(arguments: list[str]) -> None:
     if arguments[:1] != ["verify"] and "--measure" not in arguments:
         for name in ("OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
             os.environ.setdefault(name, "1")
+
+
+def _check_words(arguments: list[str]) -> None:
+    """Refuse what cannot be an argument of a process, and therefore no path: a null byte, half a character."""
+    for word in arguments:
+        try:
+            whole = b"\0" not in os.fsencode(word)
+        except UnicodeEncodeError:
+            whole = False
+        if not whole:
+            raise InputError(f"the argument {shown(word)} holds a null byte or half a character")
 
 
 def _wait() -> None:

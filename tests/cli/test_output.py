@@ -9,7 +9,7 @@ import pytest
 import depthwidth
 import verify
 from depthwidth.cli.output import as_csv, as_markdown, print_facts, print_table, say
-from depthwidth.errors import printable
+from depthwidth.errors import InputError, printable
 
 EVIL = "red \x1b[31m\nFAILED\r\0\x07\x9b \ud800 \u202e"
 
@@ -74,6 +74,7 @@ def test_an_error_is_one_clean_line(invoke, arguments):
     assert result.error.removesuffix("\n").isprintable()
 
 
+@pytest.mark.slow
 def test_an_output_that_cannot_be_written_is_told(in_fresh_python):
     source = """
 import subprocess, sys
@@ -82,3 +83,27 @@ done = subprocess.run(words, stdout=open("/dev/full", "w"), stderr=subprocess.PI
 print(done.returncode, done.stderr)
 """
     assert in_fresh_python(source).strip() == "3 Error: the output cannot be written: No space left on device"
+
+
+@pytest.mark.parametrize("word", ["null\0byte", "half \ud800"], ids=["null", "half"])
+@pytest.mark.parametrize(
+    "words", [("verify", "status", "--out"), ("verify", "report", "--html"), ("plan", "1B", "--plot"), ("text",)], ids=" ".join
+)
+def test_what_can_be_no_path_is_refused_in_one_place(invoke, words, word):
+    result = invoke(*words, word)
+    assert (result.status, result.error.count("\n")) == (2, 1)
+    assert "holds a null byte or half a character" in result.error
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ZeroDivisionError()], ids=["disk", "drawing"])
+def test_a_picture_that_fails_leaves_no_file(tmp_path, error):
+    from depthwidth.cli.plots import _save
+
+    class Figure:
+        def savefig(self, file, **_):
+            file.write(b"half")
+            raise error
+
+    with pytest.raises((InputError, ZeroDivisionError)):
+        _save(Figure(), tmp_path / "plot.png")
+    assert list(tmp_path.iterdir()) == []
