@@ -221,6 +221,14 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "SmolLM3-3B": (
         llama("smollm3", "SmolLM3ForCausalLM", 36, 2048, 16, 4, 11008, 128256, tie_word_embeddings=True), 3075098624
     ),
+    "ERNIE-4.5-21B-A3B": (
+        llama("ernie4_5_moe", "Ernie4_5_MoeForCausalLM", 28, 2560, 20, 4, 12288, 103424, moe_num_experts=64, moe_k=6),
+        21825437888,
+    ),
+    "Hunyuan-A13B": (
+        llama("hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", 32, 4096, 32, 8, 3072, 128167, head_dim=128, num_experts=64,
+              moe_topk=8, tie_word_embeddings=True), 80393183232
+    ),
     "distilbert-base-uncased": ({"model_type": "distilbert", "architectures": ["DistilBertModel"]}, 66362880),
     "distilbert-base-uncased, masked": ({"model_type": "distilbert", "architectures": ["DistilBertForMaskedLM"]}, 66985530),
     "t5-small": (t5(6, 512, 64, 2048, 8), 60506624),
@@ -378,6 +386,14 @@ FURTHER_PARTS = {
     "query_norms": lambda config: st.fixed_dictionaries({"qk_layernorm": FLAG}),
     "head": lambda config: st.just({"head_dim": 4}),  # the library's code fails for a null
     "nope": lambda config: st.fixed_dictionaries({"no_rope_layers": st.none() | marks(config)}),
+    "spans": lambda config: st.fixed_dictionaries(
+        {
+            "moe_num_shared_experts": st.integers(0, 2),
+            "moe_layer_start_index": st.integers(0, 2),
+            "moe_layer_interval": st.integers(1, 2),
+            "intermediate_size": st.integers(1, 20),
+        }
+    ),
     "sparse": lambda config: st.fixed_dictionaries(
         {
             "mlp_only_layers": st.lists(st.integers(0, 3), max_size=2),
@@ -417,6 +433,8 @@ FURTHER = {
     **dict.fromkeys(("glm", "glm4"), with_rope("fraction")),
     **dict.fromkeys(("granite", "granitemoe"), with_rope("scaling")),
     "hunyuan_v1_dense": with_rope("head"),
+    "hunyuan_v1_moe": with_rope("head"),
+    "ernie4_5_moe": with_rope("spans"),
     "cohere": with_rope("own"),
     "cohere2": lambda config: st.tuples(layered(config), THETAS.map(lambda theta: {"rope_theta": theta})).map(joined),
     "nemotron": with_rope("fraction"),

@@ -110,7 +110,8 @@ class Builder:
         if design.experts is None:
             return expert
         shared = None if design.shared_ffn is None else dense(design.shared_ffn)
-        return MixtureOfExperts(expert, design.experts, design.top_k, shared, design.shared_gate, design.renormalized)
+        options = (design.shared_gate, design.renormalized, design.choice_bias)
+        return MixtureOfExperts(expert, design.experts, design.top_k, shared, *options)
 
     def residual(self, branch: Branch) -> Residual:
         """A branch with the norms of this design's placement."""

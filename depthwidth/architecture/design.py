@@ -18,7 +18,7 @@ HEADS = ("lm", "masked-lm", "classifier", "none")
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
 BLOCK_CHOICES = (
     "kv_heads", "head_dim", "value_dim", "ffn", "activation", "gated", "experts", "top_k", "shared_ffn", "shared_gate",
-    "renormalized", "positions", "logit_scale",
+    "renormalized", "choice_bias", "positions", "logit_scale",
 )  # fmt: skip
 """The choices that may differ between blocks, besides `heads` and `window`, which are sequences then."""
 QK_NORMS = ("none", "head", "heads", "full")
@@ -49,7 +49,7 @@ class Design:
     parallel : attention and feed-forward read the same input and are added together; `shared_norm` gives them one norm.
     activation, gated : of the feed-forward part; `experts`, `top_k` and `shared_ffn` make it a mixture of experts, with
         `shared_gate` a gate that scales the shared part. With `renormalized` the router's weights of the chosen experts are
-        rescaled to a sum of 1.
+        rescaled to a sum of 1; `choice_bias` as in :class:`~depthwidth.layers.MixtureOfExperts`.
     bias : linear maps have biases; `attention_bias` (query, key, value), `attention_out_bias` and `ffn_bias` override it.
     qk_norm : ``none``, ``head`` (a norm over each head's query and key), ``heads`` (with weights for each head) or ``full``
         (over all heads together).
@@ -100,6 +100,7 @@ class Design:
     shared_ffn: int | None = None
     shared_gate: bool = False
     renormalized: bool = True
+    choice_bias: bool = False
     bias: bool = True
     attention_bias: bool | None = None
     attention_out_bias: bool | None = None

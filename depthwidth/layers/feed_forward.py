@@ -25,6 +25,7 @@ from .activation_entries import check_activation, keeps_input
 from .base import Branch, Child, Run, component
 from .interfaces import FeedForwardLike, MixtureLike
 from .linear import Linear
+from .tensor import ZEROS, Tensor
 
 
 @component
@@ -328,6 +329,8 @@ class MixtureOfExperts(Branch):
     shared: FeedForward | None = None
     shared_gate: bool = False
     renormalized: bool = True
+    choice_bias: bool = False
+    """True if a summand for each expert, zero at first, moves the scores by which experts are chosen, and not their weights."""
 
     def __post_init__(self) -> None:
         check_whole("MixtureOfExperts", experts=self.experts, top_k=self.top_k)
@@ -335,6 +338,9 @@ class MixtureOfExperts(Branch):
             raise InputError(f"MixtureOfExperts: top_k={self.top_k} is more than experts={self.experts}")
         if self.shared_gate and self.shared is None:
             raise InputError("MixtureOfExperts: shared_gate needs a shared part to scale")
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"choice_bias": Tensor((self.experts,), "bias", start=ZEROS)} if self.choice_bias else {}
 
     @property
     def router(self) -> Linear:
@@ -370,6 +376,7 @@ class MixtureOfExperts(Branch):
             "top_k": self.top_k,
             "shared_gate": self.shared_gate,
             "renormalized": self.renormalized,
+            "choice_bias": self.choice_bias,
             "shared_ffn": None if self.shared is None else self.shared.hidden,
         }
 

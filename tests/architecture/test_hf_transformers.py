@@ -228,6 +228,7 @@ SMALL_ONLY = {
     "olmo3": {"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]},
     "exaone4": {"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]},
     "helium": {"head_dim": 4},
+    "ernie4_5_moe": {"intermediate_size": 6},
     "smollm3": {"no_rope_layers": [1, 0]},
     "qwen3_moe": {"mlp_only_layers": [1], "intermediate_size": 6},
     "granite": {"residual_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 4.0, "attention_multiplier": 0.4},

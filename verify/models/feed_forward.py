@@ -76,6 +76,7 @@ class MixtureOfExperts(Branch):
         super().__init__()
         self.experts, self.top_k, self.renormalized = layer.experts, layer.top_k, layer.renormalized
         self.router = module(layer.router)
+        self.choice_bias = nn.Parameter(torch.empty(layer.experts)) if layer.choice_bias else None
         self.expert = Experts(layer.expert, layer.experts)
         self.shared_gate = module(layers.Linear(layer.expert.width, 1, bias=False)) if layer.shared_gate else None
         self.shared = optional(layer.shared)
@@ -84,7 +85,11 @@ class MixtureOfExperts(Branch):
         """Features (..., width) to features of the same shape."""
         flat = x.flatten(0, -2)
         probabilities = F.softmax(self.router(flat), dim=-1, dtype=torch.float32)
-        weights, chosen = probabilities.topk(self.top_k, dim=-1)
+        if self.choice_bias is None:
+            weights, chosen = probabilities.topk(self.top_k, dim=-1)
+        else:
+            chosen = (probabilities + self.choice_bias.float()).topk(self.top_k, dim=-1).indices
+            weights = probabilities.gather(-1, chosen)
         if self.renormalized:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         y = torch.zeros_like(flat)

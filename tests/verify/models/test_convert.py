@@ -48,6 +48,7 @@ SMALL_ONLY = {
     "olmo3": {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]},
     "exaone4": {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]},
     "helium": {"head_dim": 4},
+    "ernie4_5_moe": {"intermediate_size": 6},
     "smollm3": {"no_rope_layers": [1, 0]},
     "qwen3_moe": {"mlp_only_layers": [1], "intermediate_size": 6},
     "granite": {"residual_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 4.0, "attention_multiplier": 0.4},
@@ -331,6 +332,23 @@ def _turn(ours, name):
     with torch.no_grad():
         weight = ours.get_parameter(name)
         weight.copy_(weight.T.clone())
+
+
+def test_a_bias_moves_the_choice_of_experts_and_not_their_weights():
+    """ERNIE's is zero at first; theirs and ours with other numbers agree, and ours without them does not."""
+    config = small("ernie4_5_moe")
+    theirs = built(config)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if name.endswith("correction_bias"):
+                parameter.copy_(torch.linspace(-1, 1, parameter.numel()).reshape(parameter.shape))
+    ours = from_hf(theirs)
+    assert difference(theirs, ours, config) < CLOSE
+    with torch.no_grad():
+        for name, parameter in ours.named_parameters():
+            if name.endswith("choice_bias"):
+                parameter.zero_()
+    assert difference(theirs, ours, config) > 10 * CLOSE
 
 
 MISTAKES = {

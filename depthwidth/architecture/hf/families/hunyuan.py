@@ -1,4 +1,4 @@
-"""Hunyuan, the dense models."""
+"""Hunyuan, dense and with mixtures of experts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from ..family import ALL_TASKS, Choices, Family, Part, causal
 from ..fields import Fields
 from ..parts import rope
 from ..rope import rope_table
-from .llama import ATTENTION_BIAS, BLOCK_WEIGHTS, LLAMA_CHOICES, LLAMA_DEFAULTS, LLAMA_NAMES, llama_weights
+from .llama import (
+    ATTENTION_BIAS,
+    ATTENTION_WEIGHTS,
+    BLOCK_WEIGHTS,
+    EXPERT_WEIGHTS,
+    LLAMA_CHOICES,
+    LLAMA_DEFAULTS,
+    LLAMA_NAMES,
+    NORM_WEIGHTS,
+    llama_weights,
+)
 
 
 def _stretched_base() -> Part:
@@ -34,6 +44,20 @@ def _stretched_base() -> Part:
     return Part(read, write)
 
 
+_LATE_NORMS = {
+    "self_attn.query_layernorm": "attention.query_norm",
+    "self_attn.key_layernorm": "attention.key_norm",
+}
+
+
+def _as_wide() -> Part:
+    """A part that every token passes, as wide as an expert."""
+    return Part(
+        lambda fields: {"shared_ffn": fields.whole("intermediate_size")},
+        lambda design: {},
+    )
+
+
 HUNYUAN_DENSE = Family(
     "hunyuan_v1_dense",
     defaults={**LLAMA_DEFAULTS, "vocab_size": 290943, "rms_norm_eps": 1e-5, "attention_bias": False},
@@ -44,9 +68,30 @@ HUNYUAN_DENSE = Family(
     weights=llama_weights(
         {
             **BLOCK_WEIGHTS,
-            "self_attn.query_layernorm": "attention.query_norm",
-            "self_attn.key_layernorm": "attention.key_norm",
+            **_LATE_NORMS,
         }
     ),
     settings={"late_norms": True},
+)
+
+HUNYUAN_MOE = Family(
+    "hunyuan_v1_moe",
+    defaults={**HUNYUAN_DENSE.defaults, "num_experts": 1, "moe_topk": 1},
+    names={**HUNYUAN_DENSE.names, "experts": "num_experts", "top_k": "moe_topk"},
+    fixed=HUNYUAN_DENSE.fixed,
+    models=causal("HunYuanMoEV1", tasks=ALL_TASKS[:1]),
+    parts=(_stretched_base(), _as_wide()),
+    weights=llama_weights(
+        {
+            **ATTENTION_WEIGHTS,
+            **_LATE_NORMS,
+            **NORM_WEIGHTS,
+            **EXPERT_WEIGHTS,
+            "mlp.gate.wg": "feed_forward.router",
+            "mlp.shared_mlp.gate_proj": "feed_forward.shared.gate",
+            "mlp.shared_mlp.up_proj": "feed_forward.shared.up",
+            "mlp.shared_mlp.down_proj": "feed_forward.shared.down",
+        }
+    ),
+    settings=HUNYUAN_DENSE.settings,
 )
