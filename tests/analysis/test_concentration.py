@@ -230,3 +230,43 @@ def test_larger_weights_condense_attention_and_the_command_says_so(invoke, tmp_p
     assert "condense" in invoke("moments", config, "--attention").output
     tree = Transformer.from_config(config)
     assert {row["phase"] for row in attention_profile(tree, recipe(tree, "normal", std=0.5))} == {"condensed"}
+
+
+@pytest.mark.slow
+def test_length_scaled_scores_of_a_causal_row_grow_with_the_logarithm_of_its_length():
+    """The average over rows of 1 to 48 tokens, each with standard deviation sigma ln m / ln 48, summed one by one."""
+    n, variance = 48, 9.0
+    (found,) = concentration(variance, 0.0, n, causal=True, length_scaled=True)
+    (plain,) = concentration(variance, 0.0, n, causal=True)
+    for name, alone in (("entropy", 0.0), ("squared_sum", 1.0)):  # of a row of one token
+        law = getattr(laws, name)
+        rows = [law(variance * (math.log(m) / math.log(n)) ** 2, m) for m in range(2, n + 1)]
+        assert getattr(found, name) == pytest.approx((alone + sum(rows)) / n, rel=1e-9)
+        assert getattr(plain, name) == pytest.approx((alone + sum(law(variance, m) for m in range(2, n + 1))) / n, rel=1e-9)
+
+
+@pytest.mark.parametrize(("weight_variance", "mlp_residual"), [(1.0, 0.0), (1.7, 0.0), (1.7, 0.4)])
+def test_the_critical_gain_takes_the_slope_of_the_feed_forward_map(weight_variance, mlp_residual):
+    """d/dr of (w E f f + alpha^2 r) over the same at r = 1, by a finite difference near r = 1."""
+    found = trainability([1.0], [1.0], depth=1, weight_variance=weight_variance, mlp_residual=mlp_residual)
+    f, h = activation("tanh"), 1e-4
+    ends = weight_variance * f.pair_moment(weight_variance, np.array([1.0, 1 - h])) + mlp_residual**2 * np.array([1.0, 1 - h])
+    slope = (ends[0] - ends[1]) / (h * ends[0])
+    assert found.critical_gain == pytest.approx(laws.critical_residual_gain(1.0, float(slope)), rel=2e-3)
+    assert found.critical_gain != pytest.approx(laws.critical_residual_gain(1.0, 1.03 * float(slope)), rel=2e-3)
+
+
+@pytest.mark.slow
+def test_a_block_of_other_variances_and_finite_length_by_hand():
+    """Attention adds its output to alpha times the stream, and the norm divides by the sum; then the feed-forward map."""
+    n, beta, alpha, p, value, weight, mlp = 64, 1.5, 0.7, 0.4, 2.5, 1.3, 0.3
+    found = trainability(
+        [beta], [alpha], depth=1, length=n, value_variance=value, weight_variance=weight, mlp_residual=mlp, correlation=p
+    )
+    shared = float(overlap((1 - p) * beta**2 * math.log(n), n).P)
+    assert found.squared_sum.item() == pytest.approx(shared, rel=1e-5)
+    attended = (value * p + alpha**2 * p) / (value * (p + (1 - p) * shared) + alpha**2)
+    f = activation("tanh")
+    pair = weight * float(f.pair_moment(weight, attended)) + mlp**2 * attended
+    after = pair / (weight * f.second_moment(weight) + mlp**2)
+    assert found.correlation.item() == pytest.approx(after, rel=1e-5)

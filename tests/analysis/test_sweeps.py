@@ -108,3 +108,27 @@ def test_tables_over_the_correlation_are_right_to_their_error():
         f, _, _ = part.branch_moments(Signal(np.ones(5), r), site.at(name))
         for row, exact in zip(found, f[:2], strict=False):
             assert row == pytest.approx(np.broadcast_to(exact, 5), abs=2e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["pre", "post", "sandwich"])
+def test_a_branch_takes_a_gradient_back_as_its_component_does(placement):
+    """All four entries, with the factors of norms at finite width, which differ between the two moments by a few per cent."""
+    from depthwidth.analysis.sweeps import _Step
+    from depthwidth.signal import Signal, Site, Spread, Trace
+
+    tree = stack(placement=placement)
+    made = recipe(tree, "xavier")
+    site = Site(Trace(made, 64, 64, layer=0, finite_width=True), "encoder.block")
+
+    def stream(q, c):
+        x = Signal(q, c)
+        return x.spread_as(Spread.none(x) if placement == "post" else Spread.of_gaussian(x, 128))  # a post-norm leaves none
+
+    for name, part in tree.stack.repeats[0].block.branches:
+        _, pull = part.moments(stream(1.0, 0.3), site.at(name))
+        units = [pull(Signal(*unit)) for unit in ((1.0, 0.0), (0.0, 1.0))]
+        exact = [units[0].second_moment, units[1].second_moment, units[0].covariance, units[1].covariance]
+        one = np.ones(1)
+        _, matrix = _Step.of(part, site.at(name)).pass_through(stream(one, 0.3 * one), one, one)
+        assert matrix.ravel() == pytest.approx(exact, rel=1e-5)

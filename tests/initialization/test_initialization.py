@@ -416,25 +416,6 @@ def test_import_is_light(in_fresh_python):
     assert found.strip() == "[]"
 
 
-@pytest.mark.parametrize("parallel", [False, True])
-def test_deepscale_follows_the_correlation_by_hand(parallel):
-    """lambda^2 r + beta^2 out for each branch, or for both together, over the variance, which stays 1; dropout left out."""
-    from depthwidth.formulas.gaussian import relu_pair_moment
-
-    tree = Transformer(3, 64, 2, kind="encoder", vocab=100, context=16, activation="relu", parallel=parallel)
-    made = recipe(tree, "deepscale", embedding_correlation=0.2, dropout=0.0)
-    skip2, branch2 = made.extras["lambda"]["encoder"] ** 2, made.extras["beta"]["encoder"] ** 2
-    assert skip2 + (2 if parallel else 1) * branch2 == pytest.approx(1)
-    r = 0.2
-    for found in made.extras["correlation"]["encoder"]:
-        assert found == pytest.approx(r, rel=1e-12)
-        if parallel:  # attention's output has correlation 1, to leading order in the length
-            r = skip2 * r + branch2 * (1 + 2 * float(relu_pair_moment(1.0, 1.0, r)))
-        else:
-            r = skip2 * r + branch2
-            r = skip2 * r + branch2 * 2 * float(relu_pair_moment(1.0, 1.0, r))
-
-
 @pytest.mark.parametrize(
     ("version", "std"),
     [("4.57.1", 0.02 / 24**0.5), ("5.0", 0.02), ("5.14.0", 0.02), ("5.15.0.dev0", 0.02 / 24**0.5), ("5.23", 0.02 / 24**0.5)],
