@@ -139,3 +139,12 @@ def test_scores_grow_with_the_fourth_power_of_the_amplitude(name, amplitude):
     grown, plain = scores(TABLES[name]), scores(TABLES["default"])
     assert grown.second_moment / plain.second_moment == pytest.approx(amplitude**4, rel=1e-9)
     assert grown.second_moment / plain.second_moment != pytest.approx(amplitude**2, rel=1e-2)
+
+
+@pytest.mark.parametrize("name", ["default", "yarn", "longrope"])
+def test_deepscale_makes_scores_of_unit_variance_whatever_the_amplitude(name):
+    from depthwidth import propagate
+
+    frame = propagate(Transformer.from_config(config(TABLES[name])), "deepscale", context=16, variance=1.0)
+    scores = frame[frame.site == "decoder.block.0.attention.scores"].iloc[0]
+    assert scores.second_moment == pytest.approx(1.0, rel=1e-3)
