@@ -205,7 +205,7 @@ class _Evaluated:
             "pair": self.numbers["pair"] / np.maximum(q, _NOTHING),
             "mean": self.numbers["mean"] / np.sqrt(np.maximum(q, _NOTHING)),
             "spread": np.nan_to_num(self.numbers["spread"]),
-            "log_variance": self.numbers["log_variance"],
+            "log_variance": np.nan_to_num(self.numbers["log_variance"]),
         }
         found = {name: np.empty((len(lengths), q.shape[1])) for name in shapes}
         for inside, nodes in parts:
@@ -217,13 +217,15 @@ class _Evaluated:
                     found[name][at] = spline_values(np.log(nodes), values[known], np.log(inside))
         size = np.exp(found["second_moment"])
         size[size < 2 * _NOTHING] = 0.0
-        spread = np.where(np.isnan(self.numbers["spread"][:1]), math.nan, found["spread"])
+        spread, heat = (
+            np.where(np.isnan(self.numbers[name][:1]), math.nan, found[name]) for name in ("spread", "log_variance")
+        )
         numbers = {
             "second_moment": size,
             "pair": found["pair"] * size,
             "mean": found["mean"] * np.sqrt(size),
             "spread": spread,
-            "log_variance": np.maximum(0.0, found["log_variance"]),
+            "log_variance": np.maximum(0.0, heat),
         }
         return _Evaluated(self.labels, numbers)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -72,7 +72,7 @@ def propagate(
     init : a scheme by name (:func:`~depthwidth.initialization.schemes`), or a recipe.
     variance, correlation : of the first block's input, if known; by default they follow from the embedding.
     gram : the same, token by token: a symmetric array of shape (L, L) that holds E x_t.x_t'/width of that input, second moments
-        on its diagonal. L then is the context.
+        on its diagonal. L then is the context. The encoder of an encoder-decoder has its averages.
     token_match : probability that two positions hold the same token; by default that of Zipf's law over the vocabulary (0 for
         image patches). Measure it on your text: the sum of squared frequencies. Every pair of positions then has the mean
         correlation, while those of a text are equal or not. Or an array of shape (L, L) that holds 1 where positions of a text
@@ -97,7 +97,7 @@ def propagate(
     rows describe a component's output, gradient rows the loss's derivative with respect to it. If positions differ, numbers are
     averages over them. Two columns say how far one draw of the weights lies from the mean: `spread` is the relative standard
     deviation of the residual stream's second moment (missing elsewhere), `log_variance` the variance of the logarithm of a
-    post-norm stack's gradient, whose typical value is smaller than its mean by a factor of exp(log_variance / 2).
+    post-norm stack's gradient (missing elsewhere), whose typical value is smaller than its mean by exp(log_variance / 2).
 
     Raises
     ------
@@ -128,7 +128,8 @@ def propagate(
 def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Unpack[PropagationOptions]) -> list[dict[str, Any]]:
     """The rows of :func:`propagate` as plain data, with the same arguments."""
     columns = {name: values.tolist() for name, values in _columns_of(tree, init, **given).items()}
-    columns["spread"] = [None if math.isnan(value) else value for value in columns["spread"]]
+    for name in ("spread", "log_variance"):
+        columns[name] = [None if math.isnan(value) else value for value in columns[name]]
     columns["layer"] = [None if layer < 0 else layer for layer in columns["layer"]]
     columns["direction"] = [_DIRECTIONS[code] for code in columns["direction"]]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -363,6 +364,10 @@ class _Input:
         """The first block's input: the embedding's output `x`, with the moments that the caller gives instead of its own."""
         if self.gram is not None and isinstance(x, TokenSignal):
             y: AnySignal = x.of(self.gram.diagonal().copy(), self.gram)
+        elif self.gram is not None:  # exchangeable tokens, as those of an encoder before a decoder: its averages
+            n = len(self.gram)
+            second = float(self.gram.trace()) / n
+            y = x.of(second, (float(self.gram.sum()) / n - second) / (n - 1))
         elif self.variance is not None or self.correlation is not None:
             q, c = x.averages
             r = max(-1.0, min(1.0, c / q)) if self.correlation is None else self.correlation
@@ -439,9 +444,11 @@ def _uncentred(trace: Trace) -> dict[str, Any]:
         parts["site"].append(_sites(tuple(record.role for record in sites), layer)[order].ravel())
         parts["layer"].append(np.repeat(np.array([-1 if at is None else at for at in layers])[order], len(sites)))
         parts["direction"].append(np.full(len(layers) * len(sites), _DIRECTIONS.index(direction)))
-        known = not forward and layer is not None and stack in heat
-        logs = heat[stack][list(layers)] if known else np.zeros(len(layers))
-        parts["log_variance"].append(np.repeat(logs[order], len(sites)))
+        logs = np.full((len(layers), len(sites)), math.nan)
+        if not forward and (stack in heat or (stack == "stem" and heat)):
+            for k, record in enumerate(sites):
+                logs[:, k] = _log_variance(heat, record.role, layers)
+        parts["log_variance"].append(logs[order].ravel())
     found = {name: np.concatenate(columns) for name, columns in parts.items()}
     if not all(np.isfinite(found[name]).all() for name in ("mean", "second_moment", "covariance")):
         raise InputError(_OUT_OF_RANGE)
@@ -469,18 +476,53 @@ def _evaluated_together(record: Record) -> tuple[int | range | None, str, str]:
     return record.layer, record.direction, record.role.partition(".")[0]
 
 
-def _log_variances(trace: Trace) -> dict[str, Any]:
-    """For each stack, the variance of the log gradient at each block's output: the sum over that block and those above it."""
+_Shares = dict[str, dict[str, Any]]
+"""For each stack with norms after the sum, the share of each of its residuals in every block, in the order of the pass"""
+
+
+def _log_variances(trace: Trace) -> _Shares:
     import numpy as np
 
-    found: dict[str, Any] = {}
-    for stack, layer, value in trace.log_variances:
+    found: _Shares = {}
+    for role, layer, value in trace.log_variances:
         layers = layer if isinstance(layer, range) else range(layer, layer + 1)
-        each = found.get(stack, np.zeros(0))
+        shares = found.setdefault(role.partition(".")[0], {})
+        each = shares.get(role, np.zeros(0))
         if len(each) < layers.stop:
-            each = found[stack] = np.concatenate([each, np.zeros(layers.stop - len(each))])
+            each = shares[role] = np.concatenate([each, np.zeros(layers.stop - len(each))])
         each[layers.start : layers.stop] += value
-    return {stack: each[::-1].cumsum()[::-1] for stack, each in found.items()}
+    return found
+
+
+def _log_variance(heat: _Shares, role: str, layers: Sequence[int | None]) -> Any:
+    """The variance of the log gradient at a site: the sum over all residuals between it and the stack's output."""
+    import numpy as np
+
+    stack, _, inside = role.partition(".")
+    last = list(heat)[-1] if stack == "stem" else stack  # the stem's gradient is that of the last stack's input
+    shares = heat[last]
+    depth = max(len(each) for each in shares.values())
+    total = np.zeros(depth + 1)
+    for each in shares.values():
+        total[: len(each)] += each
+    above = total[::-1].cumsum()[::-1]
+    if stack == "stem" or inside == "input":
+        return above[0]
+    if layers[0] is None:
+        return 0.0
+    at = np.array(layers)
+    found = above[at + 1]
+    if "." not in inside:  # a block's output
+        return found
+    names = list(shares)
+    own = next((k for k, name in enumerate(names) if role == name or role.startswith(f"{name}.")), 0)
+    # At a residual's output, and at that of its norm, which is the same, its own share is still to come.
+    first = own + 1 if role in (names[own], f"{names[own]}.norm_stream") else own
+    for name in names[first:]:
+        each = np.zeros(depth)
+        each[: len(shares[name])] = shares[name]
+        found = found + each[at]
+    return found
 
 
 @functools.lru_cache(maxsize=256)

@@ -158,7 +158,7 @@ def print_moments(rows: list[Row]) -> None:
             ),
             title=f"The residual stream of the {stack}",
         )
-    widest = max(row["log_variance"] for row in rows)
+    widest = max(row["log_variance"] or 0.0 for row in rows)
     if widest > _WIDE:
         typical, factor = math.exp(-widest / 2), math.exp(math.sqrt(widest))
         say(f"Note: gradients differ between draws of the weights. The median is {typical:.2g} of the mean, and one draw in")

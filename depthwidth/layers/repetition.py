@@ -466,4 +466,4 @@ def _record_all(trace: Trace, samples: list[_Sample], layers: range) -> None:
         record = Record(first.role, layers, first.direction, means * np.sqrt(exact), exact, shares * exact, deviation)
         trace.records.append(record)
     for parts, values in zip(log_variances, along[4 * len(groups) :], strict=True):
-        trace.log_variances.append(LogVariance(parts[0].stack, layers, values))
+        trace.log_variances.append(LogVariance(parts[0].role, layers, values))

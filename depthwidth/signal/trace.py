@@ -33,7 +33,8 @@ class Record(NamedTuple):
 class LogVariance(NamedTuple):
     """A residual's share of the variance over draws of the log gradient, for one block or a range of blocks."""
 
-    stack: str
+    role: str
+    """The residual's path without the block's number"""
     layer: int | range
     value: Number
 
@@ -125,7 +126,7 @@ class Trace:
     def record_log_variance(self, role: str, value: Number) -> None:
         """Record a residual's share of the variance of the log gradient at its input."""
         if not self.silent and self.layer is not None:
-            self.log_variances.append(LogVariance(role.split(".")[0], self.layer, value))
+            self.log_variances.append(LogVariance(role, self.layer, value))
 
     def add_memory_gradient(self, gradient: AnySignal, layer: int | range | None) -> None:
         """Add the gradient of decoder block `layer`, or of each block of a range, with respect to the encoder's output."""

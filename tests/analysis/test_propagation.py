@@ -314,7 +314,9 @@ def test_walking_some_blocks_of_a_causal_stack_is_walking_all(placement, scheme,
     assert error[both.direction == "forward"].max() < 1e-4
     assert error[both.direction == "gradient"].max() < 1e-3
     assert ((both.covariance - both.covariance_every).abs() / both.second_moment_every).max() < 1e-3
-    assert (both.log_variance - both.log_variance_every).abs().max() < 1e-3
+    assert (both.log_variance.isna() == both.log_variance_every.isna()).all()
+    assert (both.log_variance - both.log_variance_every).abs().fillna(0.0).max() < 1e-3
+    assert both.log_variance.notna().any() == (placement == "post")
     shallower = both[both.layer == 20].second_moment_every.to_numpy() / both[both.layer == 21].second_moment_every.to_numpy()
     assert abs(shallower - 1).max() > 2e-3  # one block further is another number: what is compared could differ
 
@@ -510,3 +512,37 @@ def test_arrays_that_say_nothing_get_one_sentence(given, sentence):
     with pytest.raises(InputError, match=sentence) as error:
         propagate(Transformer(2, 64, 2, vocab=100, context=16), **given)
     assert "\n" not in str(error.value)
+
+
+def test_the_log_variance_counts_what_lies_between_a_site_and_the_output():
+    """Nothing at the top, the whole at the input; blocks alike add alike, and a branch's inner sites see their own residual."""
+    tree = stack(6, "post")
+    frame = (
+        propagate(tree, "xavier", variance=1.0, correlation=0.9).query("direction == 'gradient'").set_index("site").log_variance
+    )
+    top, below = frame["encoder.block.5"], frame["encoder.block.4"]
+    assert top == 0.0
+    assert frame["encoder.block.5.feed_forward"] == 0.0
+    assert (
+        0
+        < frame["encoder.block.5.feed_forward.up"]
+        == frame["encoder.block.5.attention"]
+        < frame["encoder.block.5.attention.out"]
+    )
+    assert frame["encoder.block.5.attention.out"] == pytest.approx(below)
+    assert frame["encoder.input"] == frame["stem"] > frame["encoder.block.0"] > below
+    assert propagate(stack(2, "pre"), "xavier", variance=1.0, correlation=0.5).log_variance.isna().all()
+
+
+def test_an_embedding_norm_keeps_the_spread():
+    """Draws differ in BERT as they do without the norm of its embedding: by nearly the same share."""
+    without, bert = (stack(6, "post", embedding_norm=norm) for norm in (False, True))
+    one, other = (propagate(tree, "xavier").query("site == 'encoder.input'").log_variance.max() for tree in (without, bert))
+    assert other == pytest.approx(one, rel=0.1)
+
+
+def test_a_gram_matrix_reaches_the_encoder_of_an_encoder_decoder():
+    tree = Transformer(2, 32, 2, kind="encoder-decoder", vocab=100, context=6, positions="none", head="none")
+    gram = np.full((6, 6), 0.8) + 1.2 * np.eye(6)
+    rows = propagate(tree, "xavier", gram=gram).query("site == 'encoder.input' and direction == 'forward'")
+    assert (float(rows.second_moment.iloc[0]), float(rows.covariance.iloc[0])) == pytest.approx((2.0, 0.8))
