@@ -46,7 +46,7 @@ def _how(function: F) -> F:
         click.option(
             "--workers",
             metavar="N",
-            type=COUNT,
+            type=int,
             help="Runs at once.  [default: one per GPU or processor; all that fit the cluster]",
         ),
         click.option("--executor", "executor_name", type=click.Choice(["local", "ray"]), default="local", show_default=True),

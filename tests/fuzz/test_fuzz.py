@@ -121,7 +121,7 @@ OPTIONS = {
     ("plan", "1B", "--ffn-ratio", "1/0"): "is not a ratio like 4, 2.6875 or 8/3",
     ("plan", "--flops", "1e22", "--tokens-per-parameter", "nan"): "tokens_per_parameter='nan' is not a finite number",
     ("verify", "fit", "walk", "y = a", "--start", "a=1", "--draws", "1e12"): "draws='1e12' is above 100,000",
-    ("verify", "run", "moments", "--workers", "1e9"): "workers='1e9' is above 10,000",
+    ("verify", "run", "moments", "--workers", "1000000000"): "workers=1000000000 is not a whole number from 1 to 10,000",
     ("verify", "run", "moments", "--ensemble", "1e9"): "ensemble='1e9' is above 10,000",
 }  # fmt: skip
 

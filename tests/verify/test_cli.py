@@ -529,6 +529,17 @@ def test_a_damaged_plan_is_made_again(invoke, done):
     assert len(json.loads(path.read_bytes())["runs"]) == 3
 
 
+def test_a_damaged_plan_remembers_how_many_runs_go_together(invoke, walk):
+    from verify.runs.store import Store
+
+    assert invoke("verify", "run", "walk", "--out", walk, "--workers", "1", "--ensemble", "2").status == 0
+    path = walk / "plans" / "walk.tiny.json"
+    path.write_bytes(path.read_bytes().replace(b"four standard", b"forty standard"))
+    result = invoke("verify", "resume", "--out", walk)
+    assert "are no longer planned, and `depthwidth verify run walk --size tiny` plans them again" in result.error
+    assert Store(walk).plans()[0]["ensemble"] == 2
+
+
 def test_a_job_that_changed_is_planned_again_and_not_mixed(invoke, done, monkeypatch):
     from verify.jobs import find_job
 
