@@ -474,3 +474,18 @@ def test_the_drift_of_a_post_norm_residual_is_that_of_the_scaled_stream(skip):
     drift = -(2 * a + 1.25 * a * a) / ((1 + a) ** 2 * d)
     expected = (1 + v / d / size**2) / size * (1 + drift) * size
     assert pull(Signal(1.0, 0.0)).second_moment == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_scaled_branch_is_one_of_smaller_weights():
+    """A factor on a branch, or its square in the variance of its last weights: one stream, with one spread."""
+    width = 64
+    attention = Attention(width, 2, 2, 32, 32, causal=False, bias=False, out_bias=False)
+    residual = Residual(attention, norm_in=RMSNorm(width))
+    found = []
+    for branch, out in ((0.5, 1.0), (1.0, 0.25)):
+        given = Given(
+            branch=branch, query_weight=1 / width, key_weight=1 / width, value_weight=1 / width, out_weight=out / width
+        )
+        y, _ = residual.moments(gaussian(1.0, 0.4, width), start(given))
+        found.append([*y[:2], *y.spread])
+    assert found[0] == pytest.approx(found[1], rel=1e-12)

@@ -5,13 +5,21 @@ import math
 import numpy as np
 import pytest
 from helpers import exact_norm_correlation
-from passes import gaussian
+from passes import Given, gaussian, start
 
 from depthwidth.formulas.finite_width import norm_covariance_factor, norm_gradient_covariance_factor, norm_gradient_factor
 from depthwidth.formulas.moments import norm_gradient_covariance, residual_second_moment
 from depthwidth.signal import DrawSpread, Signal, Spread, TokenSignal
 from depthwidth.signal.positions import Positions
-from depthwidth.signal.residual import add_branch, add_gradient, advance, covariance_factor, norm_factors, post_norm_drift
+from depthwidth.signal.residual import (
+    add_branch,
+    add_gradient,
+    advance,
+    covariance_factor,
+    norm_factors,
+    post_norm_drift,
+    pull_through,
+)
 
 CASES = [(1.0, 0.3, 0.5, 0.2, 1.0), (2.0, -0.4, 1.5, 0.1, 0.7), (0.3, 0.3, 1.0, 0.9, 1.3)]
 
@@ -128,6 +136,30 @@ def test_floats_arrays_and_tokens_pass_through_the_same_lines():
         of_tokens = norm_factors(seen, d)
         assert (of_tokens.covariance[0, 2], of_tokens.gradient[1]) == pytest.approx(factors[:2])
         assert of_tokens.gradient_covariance[0, 2] == pytest.approx(factors.gradient_covariance)
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_gradients_of_tokens_that_are_alike_lean_as_one_signal_does(mixes):
+    """A leaning of its own, a branch that mixes tokens or does not, and what is left of both moments by hand."""
+    q, c, d, skip = 1.5, 0.6, 64, 0.9
+    positions, pairs = Positions.every(3), np.full((3, 3), 1.0)
+    single, tokens = gaussian(q, c, d), TokenSignal(np.full(3, q), c * pairs, positions)
+    tokens = tokens.spread_as(Spread.of_gaussian(tokens, d))
+    trace = start(Given()).trace
+    found = []
+    for x, g, leaning in (
+        (single, Signal(1.0, 0.3), Signal(0.2, 0.05)),
+        (tokens, tokens.of(np.full(3, 1.0), 0.3 * pairs), tokens.of(np.full(3, 0.2), 0.05 * pairs)),
+    ):
+        paths = [(lambda g: g.times(0.7, 0.4), mixes)]
+        found.append(pull_through(g.leaning_as(leaning), x, paths, skip, trace, normed=True))
+    alone, of_tokens = found
+    assert (of_tokens.second_moment[1], of_tokens.covariance[0, 2]) == pytest.approx(alone[:2])
+    assert (of_tokens.leaning.second_moment[1], of_tokens.leaning.covariance[0, 2]) == pytest.approx(alone.leaning[:2])
+    v, w = (part / q for part in single.spread[:2])
+    own, pair = (w, w) if mixes else (v, (v + w) / 2)
+    moment, covariance = skip**2 + 0.7 * (1 + skip**2 * 0.2 * own), skip**2 * 0.3 + 0.4 * (0.3 + skip**2 * 0.05 * pair)
+    assert alone[:2] == pytest.approx((moment, covariance))
 
 
 def test_two_tokens_that_differ_by_isserlis():
