@@ -61,6 +61,10 @@ class _OnDisk(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if error.name != "msgspec":
+                raise
+            raise InputError("reading runs needs msgspec; pip install 'depthwidth[verify]'") from None
         except BrokenPipeError:  # the reader of our output has closed it
             raise
         except OSError as error:

@@ -214,3 +214,19 @@ def test_reading_stops_at_too_many_rows(monkeypatch):
     assert len(rows_from_csv(rows_to_csv([row()] * 3))) == 3
     with pytest.raises(InputError, match="holds more than 3 rows"):
         rows_from_csv(rows_to_csv([row()] * 4) + b"and no table at all")
+
+
+@pytest.mark.slow
+def test_without_the_validator_it_is_one_sentence(in_fresh_python, tmp_path):
+    source = f"""
+import sys
+sys.modules["msgspec"] = None
+sys.argv = ["depthwidth", "verify", "status", "--out", {str(tmp_path)!r}]
+from depthwidth.__main__ import main
+sys.stderr = sys.stdout
+try:
+    main()
+except SystemExit as stop:
+    print(stop.code)
+"""
+    assert in_fresh_python(source) == "Error: reading runs needs msgspec; pip install 'depthwidth[verify]'\n2\n"
