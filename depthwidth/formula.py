@@ -16,7 +16,7 @@ import pkgutil
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from .errors import InputError, nearest, shown
@@ -193,7 +193,52 @@ def _documented(of: Formula) -> str:
 _PARAMETERS = "Parameters\n----------\n"
 
 
-class Formula:
+class _Claim:
+    """The accuracy a formula states and the range that it is stated for."""
+
+    accuracy: float | None
+    within: dict[str, tuple[float, float]]
+
+    @property
+    def claim(self) -> str:
+        """The stated accuracy and the range it is stated for, in words; empty for a formula that states none."""
+        if self.accuracy is None:
+            return ""
+        ranges = ", ".join(f"{name} from {low:g}" + (f" to {high:g}" if high < math.inf else "") for name, (low, high) in
+                           self.within.items())  # fmt: skip
+        return f"within {100 * self.accuracy:.2g} %" + (f" for {ranges}" if ranges else "")
+
+    def outside_claim(self, values: Mapping[str, Any]) -> list[str]:
+        """Names of the numbers and arrays among `values` that lie outside the range of :attr:`claim`."""
+        ranges = ((name, Domain(low, high, True, True)) for name, (low, high) in self.within.items() if name in values)
+        return [name for name, range_ in ranges if not (is_symbolic(values[name]) or _all_inside(range_, values[name]))]
+
+
+class _Checks:
+    """What is asked of arguments whatever their domains: shapes that broadcast, real numbers, room for products."""
+
+    name: Any
+    parameters: Any
+
+    def _require_shapes_that_broadcast(self, values: list[Any]) -> None:
+        shapes = {name: tuple(v.shape) for name, v in zip(self.parameters, values, strict=True) if hasattr(v, "dtype")}
+        longest = max(map(len, shapes.values()), default=0)
+        for axis in range(1, longest + 1):
+            sizes = {name: shape[-axis] for name, shape in shapes.items() if len(shape) >= axis and shape[-axis] != 1}
+            if len(set(sizes.values())) > 1:
+                listed = ", ".join(f"{name} {shapes[name]}" for name in sizes)
+                raise InputError(f"{self.name}: these shapes do not broadcast: {listed}")
+
+    def _in_floating_point(self, parameter: Parameter, value: Any) -> Any:
+        """Integer arrays and tensors as doubles: those of 8, 32 and 64 bits overflow without a word in products of sizes."""
+        if not _is_real(value.dtype):
+            raise InputError(f"{self.name}: {parameter.name} holds {value.dtype} values, not real numbers")
+        if _is_floating(value.dtype):
+            return value
+        return value.astype(float) if hasattr(value.dtype, "kind") else value.double()
+
+
+class Formula(_Claim, _Checks):
     """A function with a source, a kind, a domain for each argument, and a symbolic form. Made by :func:`formula`.
 
     Calling it checks every argument, which takes a few microseconds. Three attributes skip the checks:
@@ -208,7 +253,16 @@ class Formula:
     __doc__ = _Documentation(__doc__)
 
     def __init__(
-        self, body: Callable[..., Any], kind: Kind, source: str, status: Status, symbol: str, domain: str, order: float | None
+        self,
+        body: Callable[..., Any],
+        kind: Kind,
+        source: str,
+        status: Status,
+        symbol: str,
+        domain: str,
+        order: float | None,
+        accuracy: float | None,
+        within: Mapping[str, tuple[float, float]] | None,
     ) -> None:
         functools.update_wrapper(self, body, assigned=("__module__", "__name__", "__qualname__"))
         self.body = body
@@ -219,6 +273,8 @@ class Formula:
         self.symbol = symbol or body.__name__
         self.validity = domain
         self.order = order
+        self.accuracy = accuracy
+        self.within = dict(within or {})
         self.topic = _topic(body.__module__)
         self.__name__: str = body.__name__
 
@@ -279,15 +335,6 @@ class Formula:
 
     def _out_of_range(self) -> InputError:
         return InputError(f"{self.name} leaves the range of floating-point numbers at these arguments")
-
-    def _require_shapes_that_broadcast(self, values: list[Any]) -> None:
-        shapes = {name: tuple(v.shape) for name, v in zip(self.parameters, values, strict=True) if hasattr(v, "dtype")}
-        longest = max(map(len, shapes.values()), default=0)
-        for axis in range(1, longest + 1):
-            sizes = {name: shape[-axis] for name, shape in shapes.items() if len(shape) >= axis and shape[-axis] != 1}
-            if len(set(sizes.values())) > 1:
-                listed = ", ".join(f"{name} {shapes[name]}" for name in sizes)
-                raise InputError(f"{self.name}: these shapes do not broadcast: {listed}")
 
     def stable(self, numeric: Callable[..., Any]) -> Callable[..., Any]:
         """Declare the form to use for numbers, arrays and tensors if the body loses digits in floating point.
@@ -366,14 +413,6 @@ class Formula:
         if getattr(value, "is_number", False) and not (value.is_real and parameter.domain.contains(float(value))):
             raise self._outside(parameter, value)
 
-    def _in_floating_point(self, parameter: Parameter, value: Any) -> Any:
-        """Integer arrays and tensors as doubles: those of 8, 32 and 64 bits overflow without a word in products of sizes."""
-        if not _is_real(value.dtype):
-            raise InputError(f"{self.name}: {parameter.name} holds {value.dtype} values, not real numbers")
-        if _is_floating(value.dtype):
-            return value
-        return value.astype(float) if hasattr(value.dtype, "kind") else value.double()
-
     def _require_array(self, parameter: Parameter, value: Any) -> None:
         if not parameter.domain.contains_all(value):
             outside = ~parameter.domain.contains(value)
@@ -431,6 +470,8 @@ class Formula:
             "status": self.status,
             "validity": self.validity,
             "order": self.order,
+            "accuracy": self.accuracy,
+            "within": {name: [end if math.isfinite(end) else None for end in ends] for name, ends in self.within.items()},
             "arguments": [
                 {
                     "name": p.name,
@@ -443,6 +484,10 @@ class Formula:
                 for p in self.parameters.values()
             ],
         }
+
+
+def _all_inside(domain: Domain, value: Any) -> bool:
+    return bool(domain.contains_all(value) if hasattr(value, "dtype") else domain.contains(value))
 
 
 def _holds_nan(result: Any) -> bool:
@@ -502,6 +547,8 @@ def formula(
     symbol: str = "",
     domain: str = "",
     order: float | None = None,
+    accuracy: float | None = None,
+    within: Mapping[str, tuple[float, float]] | None = None,
 ) -> Callable[[Callable[..., Any]], Formula]:
     """Declare a function to be a formula.
 
@@ -515,12 +562,16 @@ def formula(
         own domains (a fit extrapolated beyond its data still returns a number).
     order : for an asymptotic formula whose remainder is known to be of it: the remainder, relative to the exact value, falls as
         one over this power of the size that goes to infinity, logarithms aside.
+    accuracy : of an approximation or an asymptotic formula, the largest error relative to the exact value over everything that
+        its arguments' domains and its own refusals admit, `within` the ranges given for some of the arguments. The tests
+        sample all of that range.
+    within : the range of each argument for which the accuracy is stated, if it is narrower than the argument's domain.
     """
     if kind not in KINDS or status not in STATUSES:
         raise TypeError(f"a formula's kind is one of {', '.join(KINDS)} and its status one of {', '.join(STATUSES)}")
 
     def declare(body: Callable[..., Any]) -> Formula:
-        return Formula(body, kind, source, status, symbol, domain, order)
+        return Formula(body, kind, source, status, symbol, domain, order, accuracy, within)
 
     return declare
 

@@ -110,8 +110,15 @@ def formulas_eval(name: str, arguments: tuple[str, ...], form: str | None) -> No
         raise InputError(f"{found.name} leaves the range of floating-point numbers at these arguments")
     plain = result.tolist() if hasattr(result, "tolist") else result
     plain = plain if isinstance(plain, (int, float, list)) else str(plain)
+    claimed = {"valid for": found.validity, "accuracy": found.claim, "outside": found.outside_claim(values)}
     row = {"name": found.name, "value": plain, "kind": found.kind, "status": found.status, "source": found.source}
-    emit(form, row, [row], lambda: say(str(plain)))
+    emit(form, row | claimed, [row], lambda: say(str(plain), *([] if isinstance(plain, str) else _range_claimed(claimed))))
+
+
+def _range_claimed(claimed: dict[str, Any]) -> list[str]:
+    lines = [f"claimed for: {claimed['valid for']}"] if claimed["valid for"] else []
+    lines += [f"accuracy: {claimed['accuracy']}"] if claimed["accuracy"] else []
+    return lines + [f"outside that range: {', '.join(claimed['outside'])}"] * bool(claimed["outside"])
 
 
 def _finite(result: Any) -> bool:
@@ -156,6 +163,8 @@ def print_formula(found: Formula, card: dict[str, Any], measured: tuple[Evidence
         "source": found.source,
         "status": f"{found.status}: {STATUSES[found.status]}",
     }
+    if found.claim:
+        facts["accuracy"] = f"{found.claim}, relative to the exact value"
     if found.order is not None:
         facts["remainder"] = f"relative to the value, of order size^-{found.order:g}"
     print_facts(facts | ({"valid for": found.validity} if found.validity else {}))

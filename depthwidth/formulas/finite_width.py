@@ -206,7 +206,15 @@ def norm_projection(correlation: Correlation, features: NormFeatures) -> Any:
     return 1 - (2 - correlation * correlation) / features
 
 
-@formula(kind="asymptotic", source="expansion of E[1/q_t], and projection", status="derived", symbol="E 1/q", domain="small v")
+@formula(
+    kind="asymptotic",
+    source="expansion of E[1/q_t], and projection",
+    status="derived",
+    symbol="E 1/q",
+    domain="small v",
+    accuracy=0.0011,
+    within={"variance": (0, 0.1)},
+)
 def norm_gradient_factor(variance: RelativeVariance, features: NormFeatures) -> Any:
     r"""Factor of a norm at finite width on the second moment of the gradient with respect to its input.
 

@@ -7,6 +7,7 @@ inputs, and tokens are exchangeable. Attention has a file of its own (:mod:`.att
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from ..formula import Domain, formula
@@ -110,10 +111,16 @@ def dropout_second_moment(
     symbol="r'",
     order=2,
     domain="independent Gaussian features; d well above 1",
+    accuracy=0.01,
+    within={"width": (8, math.inf)},
 )
 def norm_correlation(
     correlation: Annotated[Correlation, "correlation between two tokens at the norm's input"],
-    width: Annotated[Features, "features normalised over; for RMSNorm, which does not centre, one more"],
+    width: Annotated[
+        Any,
+        Domain(2, closed_low=True, symbol="d", unit="dimensions", typical=(64, 4096)),
+        "features normalised over; for RMSNorm, which does not centre, one more",
+    ],
 ) -> Any:
     r"""Correlation between two tokens after each is normalised over its own d features.
 
@@ -167,6 +174,8 @@ def norm_gradient(
     symbol="kappa'",
     order=2,
     domain="independent Gaussian features, an output gradient that does not depend on them; d well above 1",
+    accuracy=0.03,
+    within={"width": (16, 300)},
 )
 def norm_gradient_covariance(
     gradient_covariance: Annotated[

@@ -100,12 +100,30 @@ def _narrow_rule() -> tuple[Array, Array, Array]:
     return z, weights, hermite_polynomials(z, _NARROW_NODES)
 
 
+_FEW_DIMENSIONS = 4
+_LOG_STEP = 0.2
+"""At twice the step the averages move by less than 1e-7 of themselves."""
+
+
+def _norms_by_logarithm(head_dim: int) -> tuple[Array, Array]:
+    half = head_dim / 2
+    y = np.arange(-80 / head_dim - 3, 6, _LOG_STEP)  # below, the density of y has fallen by e^-40
+    logarithm = half * (y - np.exp(y) + math.log(half)) - math.lgamma(half)
+    weights = np.exp(logarithm) / np.exp(logarithm).sum()
+    seen = weights > 1e-18
+    return np.exp(y[seen]), weights[seen]
+
+
 @functools.lru_cache(maxsize=64)
 def head_norms(head_dim: int, nodes: int = HEAD_NODES) -> tuple[Array, Array]:
     """Generalised Gauss-Laguerre nodes and weights of the average over chi^2/d_h with d_h degrees of freedom.
 
-    Computed from the Jacobi matrix, because the Gamma functions in the textbook formula of the weights overflow.
+    Computed from the Jacobi matrix, because the Gamma functions in the textbook formula of the weights overflow. In up to four
+    dimensions the norm is small so often that no polynomial follows the averages; there a trapezoidal sum over its logarithm,
+    right to 1e-12, takes the place of the rule of 32 nodes, right to 1.5 % (d_h = 1, variance 100).
     """
+    if head_dim <= _FEW_DIMENSIONS and nodes >= HEAD_NODES:
+        return _norms_by_logarithm(head_dim)
     alpha = head_dim / 2 - 1
     index = np.arange(nodes)
     matrix = np.diag(2 * index + 1 + alpha)

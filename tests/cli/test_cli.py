@@ -233,6 +233,19 @@ def test_formulas_eval(invoke, arguments, value):
     assert json.loads(invoke("formulas", "eval", *arguments, "--json").output)["value"] == pytest.approx(value, rel=1e-9)
 
 
+def test_formulas_eval_says_the_range_claimed_for(invoke):
+    assert invoke("formulas", "eval", "levine_width", "depth=200").output.splitlines() == [
+        "10211243.754411168",
+        "claimed for: depths 6 to 48; other depths extrapolate the fit",
+        "outside that range: depth",
+    ]
+    assert "outside" not in invoke("formulas", "eval", "levine_width", "depth=24").output
+    near = invoke("formulas", "eval", "norm_correlation", "correlation=0.3", "width=4").output
+    assert "accuracy: within 1 % for width from 8" in near
+    assert "outside that range: width" in near
+    assert json.loads(invoke("formulas", "eval", "levine_width", "depth=6,200", "--json").output)["outside"] == ["depth"]
+
+
 def test_formulas_eval_with_a_letter_is_symbolic(invoke):
     assert invoke("formulas", "eval", "levine_transition_parameters", "depth=L", "a=a", "b=b").output == (
         "12*L*exp(2*L*b + 2*a)\n"

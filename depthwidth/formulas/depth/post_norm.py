@@ -87,7 +87,9 @@ def post_norm_gradient_growth(
     source="linearised correlation recursion of a post-norm stack",
     status="derived",
     symbol="1 - r_N",
-    domain="long sequences, p = 0, ReLU; within 6 % from g_0 = 0.1, within 1 % from 0.01",
+    domain="long sequences, p = 0, ReLU; a_F up to 0.5",
+    accuracy=0.025,
+    within={"gap": (0, 0.01), "attention": (0.5, 10), "layers": (0, 20)},
 )
 def post_norm_collapse(
     gap: Gap,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from ...formula import Domain, formula
-from ...mathematics import exp, lgamma, pi, sqrt
+from ...mathematics import exp, lgamma, log, pi, sqrt
+from .. import _stable
 from .._regime import require
 from ..moments import BranchScale, Dropout, SecondMoment
 from ._domains import Attention, Branches, FeedForward, Gain, Gap, Layers
@@ -106,6 +108,11 @@ def pre_norm_gradient_growth(
     return exp(lgamma(layers + moved) - lgamma(layers + start) + lgamma(start) - lgamma(moved))
 
 
+@pre_norm_gradient_growth.stable
+def _(second_moment: SecondMoment, gain: Gain, slope: Slope, layers: Layers) -> Any:
+    return _stable.gamma_ratio(second_moment / slope, gain / slope, layers)
+
+
 @formula(
     kind="asymptotic",
     source="Stirling's series of the ratio of Gamma functions",
@@ -113,6 +120,8 @@ def pre_norm_gradient_growth(
     symbol="G",
     order=1,
     domain="many layers",
+    accuracy=0.09,
+    within={"second_moment": (0.1, 2), "gain": (0, 2), "slope": (0.5, 3), "layers": (50, math.inf)},
 )
 def pre_norm_gradient_power_law(
     second_moment: Annotated[SecondMoment, "second moment at the input of the first of these blocks, q_0"],
@@ -134,6 +143,12 @@ def pre_norm_gradient_power_law(
     100.0
     """
     return exp(lgamma(second_moment / slope) - lgamma((second_moment + gain) / slope)) * layers ** (gain / slope)
+
+
+@pre_norm_gradient_power_law.stable
+def _(second_moment: SecondMoment, gain: Gain, slope: Slope, layers: Layers) -> Any:
+    start, power = second_moment / slope, gain / slope
+    return exp(power * log(layers / start) - _stable.log_rise(start, power))
 
 
 @formula(
@@ -168,7 +183,9 @@ def pre_norm_collapse_exponent(
     source="linearised correlation recursion of a pre-norm stack, as a ratio of Gamma functions",
     status="derived",
     symbol="1 - r_N",
-    domain="long sequences, p = 0, ReLU; within 2 % from g_0 = 0.1, within 1 % from 0.01",
+    domain="long sequences, p = 0, ReLU; small gaps",
+    accuracy=0.02,
+    within={"gap": (0, 0.01), "second_moment": (0.3, 10), "attention": (0.5, 10), "feed_forward": (0, 0.5), "layers": (0, 100)},
 )
 def pre_norm_collapse(
     gap: Gap, second_moment: StartMoment, attention: Attention, feed_forward: FeedForward, layers: Layers
@@ -190,6 +207,13 @@ def pre_norm_collapse(
     slope = attention + feed_forward
     start, moved = (second_moment + attention) / slope, second_moment / slope + 1
     grown = exp(lgamma(layers + moved) - lgamma(layers + start) + lgamma(start) - lgamma(moved))
+    return gap * second_moment / (second_moment + slope * layers) * grown
+
+
+@pre_norm_collapse.stable
+def _(gap: Gap, second_moment: StartMoment, attention: Attention, feed_forward: FeedForward, layers: Layers) -> Any:
+    slope = attention + feed_forward
+    grown = _stable.gamma_ratio((second_moment + attention) / slope, feed_forward / slope, layers)
     return gap * second_moment / (second_moment + slope * layers) * grown
 
 

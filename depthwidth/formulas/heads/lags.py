@@ -97,17 +97,19 @@ def best_lag_error(heads: int, lag: int) -> float:
         return 0.0
     from scipy.optimize import minimize_scalar
 
-    return min(
-        float(
-            minimize_scalar(
-                lambda z: lag_error([z] * heads, lag),
-                bounds=(low / 8, (low + 1) / 8 - 1e-9),
-                method="bounded",
-                options={"xatol": 1e-9},
-            ).fun
-        )
-        for low in range(8)
-    )
+    # There are several minima, and the best decay may be as near to 1 as 1/lag: the search is over -ln(1 - decay).
+    places = [k * math.log(40 * (lag + 1)) / 60 for k in range(61)]
+
+    def error(place: float) -> float:
+        return lag_error([-math.expm1(-place)] * heads, lag)
+
+    errors = [error(place) for place in places]
+    found = [errors[0], errors[-1]]
+    for k in range(1, 60):
+        if errors[k] <= min(errors[k - 1], errors[k + 1]):
+            ends = (places[k - 1], places[k + 1])
+            found.append(float(minimize_scalar(error, bounds=ends, method="bounded", options={"xatol": 1e-9}).fun))
+    return max(0.0, min(found))
 
 
 @formula(kind="heuristic", source=f"{OURS}: canonical tensor decomposition, count of freedoms", status="derived", symbol="H")

@@ -30,7 +30,14 @@ _LEVINE_BUDGETS = "3.3e6 to 2.8e9 parameters, where the depth is 6 to 48; other 
 _SIGMA = "the fit's statistical error only; its covariance is recalled and unconfirmed"
 
 
-@formula(kind="fitted", source=f"{LEVINE}, fit of the transition width", status="secondary", symbol="d_x", domain=_LEVINE_RANGE)
+@formula(
+    kind="fitted",
+    source=f"{LEVINE}, fit of the transition width",
+    status="secondary",
+    symbol="d_x",
+    domain=_LEVINE_RANGE,
+    within={"depth": (6, 48)},
+)
 def levine_width(
     depth: Annotated[
         Any,

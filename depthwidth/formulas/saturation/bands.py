@@ -23,7 +23,9 @@ CondensedLength = Annotated[Length, "entries of the row, at least 16"]
     status="derived",
     symbol="H",
     order=1,
-    domain="L to infinity; at L = 64, 0.7 % low for sigma^2 = 1, 18 % for 4, negative for 9",
+    domain="L to infinity; at L = 64, 0.7 % low for sigma^2 = 1, 18 % for 4; refused where negative",
+    accuracy=0.008,
+    within={"variance": (0, 1), "length": (64, math.inf)},
 )
 def diffuse_entropy(variance: RowVariance, length: RowLength) -> Any:
     r"""Entropy of a softmax whose weight is spread over many entries.
@@ -32,13 +34,17 @@ def diffuse_entropy(variance: RowVariance, length: RowLength) -> Any:
 
     Returns
     -------
-    nats.
+    nats. Beyond a variance of 2 ln L, where it is negative, it refuses.
 
     Examples
     --------
     >>> round(diffuse_entropy(1.0, 64), 4)
     3.6589
     """
+    require(
+        variance <= 2 * log(length),
+        "saturation.diffuse_entropy: negative from a variance of 2 ln L on; saturation's integrals hold everywhere",
+    )
     return log(length) - variance / 2
 
 
@@ -48,6 +54,8 @@ def diffuse_entropy(variance: RowVariance, length: RowLength) -> Any:
     status="derived",
     symbol="P",
     domain="variance P/L - 1/L^2 is 3 % high at L = 64, sigma^2 = 0.5; 30 % at 16, 1",
+    accuracy=0.06,
+    within={"variance": (0, 1), "length": (64, math.inf)},
 )
 def overlap_ratio(variance: RowVariance, length: RowLength) -> Any:
     r"""Cheap substitute for P; with rho sigma^2 in place of the variance, for P2.
@@ -73,6 +81,8 @@ def overlap_ratio(variance: RowVariance, length: RowLength) -> Any:
     symbol="v",
     order=2,
     domain="-0.5 % at L = 64, sigma^2 = 0.5; -6 % at 64, 1; useless beyond",
+    accuracy=0.065,
+    within={"variance": (0, 1), "length": (64, math.inf)},
 )
 def softmax_variance_series(variance: RowVariance, length: RowLength) -> Any:
     r"""Variance of one softmax probability, to second order in 1/L.
@@ -116,6 +126,8 @@ def causal_uniform_overlap(length: Annotated[RowLength, "tokens"]) -> Any:
     return harmonic(length) / length
 
 
+LONG_ENOUGH = 64
+"""Entries of a row below which averages of the whole partition function are refused: they are a third off."""
 DIFFUSE = 0.3
 """Logit scale over condensation point below which attention is diffuse: the closed forms of that band are within 5 % there."""
 _LONGEST_LOGARITHM = 700.0  # nats: exp of more leaves the range of floating-point numbers
@@ -197,7 +209,12 @@ def length_scaled_condensed_length(
 
 
 @formula(
-    kind="asymptotic", source="extreme-value theory: location of the largest of n normals", status="rederived", symbol="b_n"
+    kind="asymptotic",
+    source="extreme-value theory: location of the largest of n normals",
+    status="rederived",
+    symbol="b_n",
+    accuracy=0.05,
+    within={"length": (16, math.inf)},
 )
 def largest_normal(length: Annotated[Length, "number of normal variables"]) -> Any:
     r"""Typical size of the largest of n standard normals, the condensation point at finite n.
@@ -227,7 +244,7 @@ _DIFFUSE = f"sigma < {DIFFUSE} sqrt(2 ln n); within 1.4 % there for n from 1024,
 DIFFUSE_ERROR = f"holds for a logit scale up to {DIFFUSE} sqrt(2 ln n) only"
 
 
-@formula(kind="approximation", source=_REM, status="rederived", symbol="ln Z", domain=_DIFFUSE)
+@formula(kind="approximation", source=_REM, status="rederived", symbol="ln Z", domain=_DIFFUSE, accuracy=0.002)
 def diffuse_log_partition(variance: Variance, length: Length) -> Any:
     r"""Average log partition function of diffuse attention.
 
@@ -246,7 +263,7 @@ def diffuse_log_partition(variance: Variance, length: Length) -> Any:
     return log(length) + variance / 2 - (exp(variance) - 1) / (2 * length)
 
 
-@formula(kind="approximation", source=_REM, status="derived", symbol="H", domain=_DIFFUSE)
+@formula(kind="approximation", source=_REM, status="derived", symbol="H", domain=_DIFFUSE, accuracy=0.006)
 def diffuse_entropy_next(variance: Variance, length: Length) -> Any:
     r"""Average entropy of diffuse attention, with its 1/n correction.
 
@@ -267,7 +284,7 @@ def diffuse_entropy_next(variance: Variance, length: Length) -> Any:
     return log(length) - variance / 2 - (grown - 1) / (2 * length) + variance * grown / length
 
 
-@formula(kind="approximation", source=_REM, status="rederived", symbol="S_2", domain=_DIFFUSE)
+@formula(kind="approximation", source=_REM, status="rederived", symbol="S_2", domain=_DIFFUSE, accuracy=0.092)
 def diffuse_squared_sum(variance: Variance, length: Length) -> Any:
     r"""Sum of squared weights of diffuse attention: n exp(-sigma^2) tokens are attended to.
 
@@ -292,6 +309,7 @@ def diffuse_squared_sum(variance: Variance, length: Length) -> Any:
     status="derived",
     symbol="S_2",
     domain="sigma < 0.6 sqrt(2 ln n); within 12 % there for n from 1024, 24 % from 64",
+    accuracy=0.24,
 )
 def one_body_squared_sum(variance: Variance, length: Length) -> Any:
     r"""Sum of squared weights in the approximation of one logit against the average of all others.
@@ -308,6 +326,10 @@ def one_body_squared_sum(variance: Variance, length: Length) -> Any:
     >>> round(one_body_squared_sum(4.0, 1024), 5)
     0.0265
     """
+    require(
+        length >= LONG_ENOUGH,
+        "saturation.one_body_squared_sum: holds for rows of 64 and more; saturation's integrals everywhere",
+    )
     require_ratio("one_body_squared_sum", variance, length, 0, 0.6, "holds for a logit scale up to 0.6 sqrt(2 ln n) only")
 
     def average(s2: Any, n: Any) -> Any:
@@ -389,6 +411,7 @@ def _condensed(name: str, variance: Any, length: Any) -> Any:
     status="rederived",
     symbol="S_2",
     domain=f"{_CONDENSED}: within 4 % above 1.6 b_n, 11 % low at 1.4 b_n, for n from 1024",
+    accuracy=0.21,
 )
 def condensed_squared_sum(variance: CondensedVariance, length: CondensedLength) -> Any:
     r"""Sum of squared weights of condensed attention.
@@ -413,6 +436,7 @@ def condensed_squared_sum(variance: CondensedVariance, length: CondensedLength) 
     status="rederived",
     symbol="H",
     domain=f"{_CONDENSED}: within 4 % above 2.5 b_n, 13 % high at 1.9 b_n, 50 % at 1.4 b_n, for n from 1024",
+    accuracy=0.51,
 )
 def condensed_entropy(variance: CondensedVariance, length: CondensedLength) -> Any:
     r"""Entropy of condensed attention, which depends on the length only through b_n.
@@ -429,6 +453,7 @@ def condensed_entropy(variance: CondensedVariance, length: CondensedLength) -> A
     0.6783
     """
     share = _condensed("condensed_entropy", variance, length)
+    require(length >= 1024, "saturation.condensed_entropy: holds for rows of 1024 and more; saturation's integrals everywhere")
     return -euler_gamma - _digamma(1 - share)
 
 

@@ -8,8 +8,9 @@ from ...formula import Domain, formula
 from ...mathematics import exp, log
 from .. import _stable
 from .._quadrature import in_doubles
+from .._regime import require
 from ._domains import EXACT, NATS, Length, Variance
-from .bands import require_ratio
+from .bands import LONG_ENOUGH, require_ratio
 
 Gap = Annotated[
     Any,
@@ -85,7 +86,12 @@ def distractor_squared_sum(gap: Gap, variance: DistractorVariance, length: RowWi
 
 
 @formula(
-    kind="approximation", source="annealed average of Z", status="derived", symbol="p_t", domain="sigma < 0.6 sqrt(2 ln n)"
+    kind="approximation",
+    source="annealed average of Z",
+    status="derived",
+    symbol="p_t",
+    domain="sigma < 0.6 sqrt(2 ln n)",
+    accuracy=0.16,
 )
 def annealed_target_weight(gap: Gap, variance: DistractorVariance, length: RowWithTarget) -> Any:
     r"""Attention weight on one target, with the distractors' partition function replaced by its average.
@@ -101,12 +107,14 @@ def annealed_target_weight(gap: Gap, variance: DistractorVariance, length: RowWi
     >>> round(annealed_target_weight(8.0, 4.0, 1024), 5)
     0.28282
     """
+    require(length >= LONG_ENOUGH, "saturation.annealed_target_weight: holds for rows of 64 and more; target_weight everywhere")
     require_ratio("annealed_target_weight", variance, length, 0, 0.6, "holds for a logit scale up to 0.6 sqrt(2 ln n) only")
     return 1 / (1 + (length - 1) * exp(variance / 2 - gap))
 
 
 @annealed_target_weight.stable
 def _(gap: Gap, variance: DistractorVariance, length: RowWithTarget) -> Any:
+    require(length >= LONG_ENOUGH, "saturation.annealed_target_weight: holds for rows of 64 and more; target_weight everywhere")
     require_ratio("annealed_target_weight", variance, length, 0, 0.6, "holds for a logit scale up to 0.6 sqrt(2 ln n) only")
     against = log(length - 1) + variance / 2 - gap
     small = exp(-abs(against))  # never overflows
