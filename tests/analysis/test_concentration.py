@@ -270,3 +270,12 @@ def test_a_block_of_other_variances_and_finite_length_by_hand():
     pair = weight * float(f.pair_moment(weight, attended)) + mlp**2 * attended
     after = pair / (weight * f.second_moment(weight) + mlp**2)
     assert found.correlation.item() == pytest.approx(after, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_squared_sums_of_all_gains_come_from_one_table():
+    """Interpolated up to the largest gain, at which rows are condensed; right to 1e-5 where they change most."""
+    beta, n, p = np.array([0.7, 1.1, 1.9, 3.3, 12.0]), 1024, 0.3
+    found = trainability(beta, [1.0], depth=1, length=n, correlation=p).squared_sum[0]
+    exact = overlap((1 - p) * beta**2 * math.log(n), np.full(beta.size, n)).P
+    assert found == pytest.approx(exact, rel=1e-5)
