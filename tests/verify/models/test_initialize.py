@@ -39,6 +39,8 @@ MORE = {
     "vit": {"image_size": [12, 16], "patch_size": 4},
     "t5": {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 6, "initializer_factor": 0.7},
     "gemma2": {"initializer_range": 0.05},
+    "helium": {"head_dim": 8},
+    "granite": {"residual_multiplier": 0.3},
 }
 
 
