@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
-from .inputs import match_of, recipe_of, tokenizer_option
+from .inputs import match_of, recipe_of, say_notes, tokenizer_option
 from .options import formats, option
 from .output import Row, emit, print_table, say
 
@@ -46,6 +46,8 @@ def init(config: str | None, scheme: str, text: str | None, tokenizer: str | Non
             say(f"{source}", "")
     rows: list[Row] = made.rows(tree)
     emit(form, rows, rows, lambda: print_recipe(made))
+    if form is None:
+        say_notes(config)
 
 
 def print_recipe(made: Recipe) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import InputError
 from .options import option
+from .output import say
 
 tokenizer_option = option(
     "--tokenizer",
@@ -65,3 +66,11 @@ def recipe_of(config: str, scheme: str) -> tuple[Any, Any]:
     if name == "shipped":
         return tree, recipe(tree, name, **shipped_options(fields), **({"version": version} if at else {}))
     return tree, recipe(tree, scheme)
+
+
+def say_notes(config: str) -> None:
+    """Print what the tree of a configuration leaves out, one sentence a line."""
+    from ..architecture.hf import notes_on, read_json
+
+    for note in notes_on(read_json(config)):
+        say(f"Note: {note}.")

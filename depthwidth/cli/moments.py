@@ -9,7 +9,7 @@ import click
 
 from ..errors import InputError
 from ..quantities import parse_whole
-from .inputs import match_of, recipe_of, tokenizer_option
+from .inputs import match_of, recipe_of, say_notes, tokenizer_option
 from .options import COUNT, NUMBER, formats, option, scheme_option
 from .output import Row, emit, print_table, say
 
@@ -89,6 +89,8 @@ def moments(
         "variance": variance, "correlation": correlation, "token_match": match,
         "gradient": _gradient(gradient, gradient_correlation), "context": context, "source": source, "dropout": not no_dropout,
     }  # fmt: skip
+    if form is None:
+        say_notes(config)
     if sentence and form is None:
         say(f"{sentence}", "")
     if attention:

@@ -133,3 +133,19 @@ def test_the_scheme_of_another_version_of_the_library(invoke, tmp_path):
     assert std("shipped@5.15") == pytest.approx(0.02 / 36**0.5)
     assert "version='' is not a version" in invoke("moments", path, "--scheme", "shipped@").error
     assert "no scheme 'normal@5'" in invoke("moments", path, "--scheme", "normal@5").error
+
+
+@pytest.mark.parametrize("command", [("describe",), ("moments",), ("init", "--scheme", "shipped")])
+def test_what_a_tree_leaves_out_is_said_by_every_command(command, invoke, tmp_path):
+    """The text stack inside a model of images, and a field that moments do not follow; JSON stays JSON."""
+    path = tmp_path / "config.json"
+    text = {**small("gemma3_text"), "num_hidden_layers": 2, "use_bidirectional_attention": True}
+    path.write_text(json.dumps({"model_type": "gemma3", "text_config": text}))
+    name, *options = command
+    page = invoke(name, path, *options)
+    assert page.status == 0, page.error
+    assert "Note: this is the text stack of a gemma3 model" in page.output
+    assert "Note: use_bidirectional_attention=True: every token sees all others" in page.output
+    json.loads(invoke(name, path, *options, "--json").output)
+    path.write_text(json.dumps(small("gemma3_text") | {"num_hidden_layers": 2}))
+    assert "text stack" not in invoke(name, path, *options).output
