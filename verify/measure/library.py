@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from depthwidth.architecture.number_formats import bits_of
@@ -147,7 +148,8 @@ def _counts(
 
 def _answers(asked: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """The two objects that the process writes; None for each that did not come in time."""
-    command = [sys.executable, "-m", "verify.measure.library_process"]
+    # By its path, and without the folder it is started in: a file there must not pass for a library.
+    command = [sys.executable, "-P", str(Path(__file__).with_name("library_process.py"))]
     process = subprocess.Popen(  # noqa: S603
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
     )

@@ -1,6 +1,6 @@
 """Counts of any model that the installed transformers library can build, on the device ``meta``, without its weights.
 
-``python -m verify.measure.library_process`` reads one JSON object from its input and writes two to its output: the parameters,
+``python verify/measure/library_process.py`` reads one JSON object from its input and writes two to its output: the parameters,
 and then the operations of a forward pass. It is a separate process so that a configuration, which is untrusted data, cannot
 take more time or memory than :mod:`verify.measure.library` allows. Only classes of the installed library are used: nothing is
 downloaded, and code that a configuration names is ignored.

@@ -158,11 +158,11 @@ def test_describe_counts_what_theory_does_not_reach(tmp_path):
 
 @pytest.mark.slow
 def test_describe_counts_a_head_that_no_tree_describes(tmp_path):
-    config = {"model_type": "bert", **TINY, "architectures": ["BertForMultipleChoice"]}
+    config = {"model_type": "bert", **TINY, "architectures": ["BertForPreTraining"]}
     with pytest.raises(NoTreeError):
         read_config(config)
     found = json.loads(described(tmp_path, config, "--json").output)
-    assert found["model_class"] == "BertForMultipleChoice"
+    assert found["model_class"] == "BertForPreTraining"
 
 
 def test_without_the_library_there_is_a_hint(tmp_path, monkeypatch):
