@@ -12,7 +12,7 @@ from ..architecture.number_formats import judged_dtype
 from ..errors import InputError, shown
 from ..formulas import shape_penalty
 from ..layers import Run
-from ..planning.caveats import EXPERTS_CAVEAT, penalty_caveats, shape_caveats
+from ..planning.caveats import EXPERTS_CAVEAT, penalty_caveats, penalty_error, shape_caveats
 from ..planning.rules import meet, rules
 from ..quantities import format_bytes, plain_number
 
@@ -42,6 +42,8 @@ class Verdict:
     """Predicted relative loss from the difference in shape, if the rule is right."""
     extrapolated: bool | None
     """True if the optimum lies outside the range of the rule's data; None if its source does not state that range."""
+    loss_penalty_stderr: float
+    """Standard error of the loss penalty, from its curvature and from the measured place of the optimum."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,9 @@ class Description:
             best = meet(rule.curve(density), lambda depth, width: density * depth * width**2, size)
             if best is not None and not rule.comparison:
                 penalty = float(shape_penalty.shape_penalty(tree.width, best[1]))
+                error = penalty_error(tree.width, best[1], size)
                 extrapolated = rule.extrapolates(*best, size)
-                found.append(Verdict(rule.name, rule.kind, *best, tree.width / best[1], penalty, extrapolated))
+                found.append(Verdict(rule.name, rule.kind, *best, tree.width / best[1], penalty, extrapolated, error))
         return tuple(found)
 
     @cached_property

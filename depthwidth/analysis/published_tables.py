@@ -10,6 +10,7 @@ from ..errors import InputError, nearest, shown
 from ..formulas import rules as laws
 from ..formulas import shape_penalty
 from ..formulas.scaling import kaplan_nonembedding_parameters
+from ..planning.caveats import penalty_error
 
 Row = dict[str, Any]
 
@@ -90,6 +91,7 @@ def _real_model(row: Row) -> Row:
         "levine_depth": laws.levine_optimal_depth(parameters),
         "levine_width": best,
         "loss_penalty": shape_penalty.shape_penalty(row["width"], best),
+        "loss_penalty_stderr": penalty_error(row["width"], best, parameters),
     }
 
 

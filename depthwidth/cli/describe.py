@@ -136,11 +136,14 @@ def print_description(found: Description) -> None:
 
 
 def _print_verdicts(found: Description) -> None:
+    from ..planning.caveats import with_error
+
     print_table(
         ("rule", "best depth", "best width", "width / best", "loss penalty", "kind", "fitted range"),
         (
             (
-                v.rule, f"{v.best_depth:.1f}", f"{v.best_width:,.0f}", f"{v.width_ratio:.2f}", f"{v.loss_penalty:.2%}",
+                v.rule, f"{v.best_depth:.1f}", f"{v.best_width:,.0f}", f"{v.width_ratio:.2f}",
+                with_error(v.loss_penalty, v.loss_penalty_stderr),
                 v.kind, fitted_range(v.extrapolated),
             )
             for v in found.verdicts

@@ -13,7 +13,7 @@ from .options import COUNT, DTYPES, NUMBER, NumberFirst, Sections, formats, opti
 from .output import emit, fitted_range, print_facts, print_table, say
 
 if TYPE_CHECKING:
-    from ..planning.plan import Plan
+    from ..planning.plan import Plan, RuleShape
 
 _APPLIES_TO = {
     "tokens": ("flops",),
@@ -164,6 +164,7 @@ def print_plan(plan: Plan) -> None:
         say(f"Optimum of the Gemstones law with a free number of tokens: {optimum}")
         say("(for its own block and vocabulary; unreliable outside 1e19 to 1e21 FLOPs).", "")
     say(f"loss penalty: relative loss compared with the {plan.rule.name} optimum of the same size")
+    say("(+- one standard error of the measured penalty; other data sets have 0.6 to 2.5 times its curvature)")
     say("loss change: relative loss compared with the recommended shape, difference in size included", "")
     for note in plan.notes:
         say(f"Note: {note}.")
@@ -182,28 +183,32 @@ def _print_optimum(plan: Plan) -> None:
 
 
 def _print_rules(plan: Plan) -> None:
+    from ..planning.caveats import with_error
+
+    def penalty(rule: RuleShape) -> str:
+        return "" if rule.loss_penalty is None else with_error(rule.loss_penalty, rule.loss_penalty_stderr or 0.0)
+
     print_table(
         ("rule", "depth", "width", "loss penalty", "kind", "fitted range"),
         (
-            (
-                r.rule, f"{r.depth:.1f}", f"{r.width:,.0f}",
-                "" if r.loss_penalty is None else f"{r.loss_penalty:.2%}", r.kind, fitted_range(r.extrapolated),
-            )
+            (r.rule, f"{r.depth:.1f}", f"{r.width:,.0f}", penalty(r), r.kind, fitted_range(r.extrapolated))
             for r in plan.rules.values()
         ),
         title="Optimum of each rule at this budget, before rounding",
         words=("kind", "fitted range"),
-    )  # fmt: skip
+    )
 
 
 def _print_choices(plan: Plan) -> None:
+    from ..planning.caveats import with_error
+
     print_table(
         ("choice", "depth", "width", "heads", "feed-forward", "parameters", "off budget", "loss penalty", "loss change"),
         (
             (
                 row["choice"], str(row["depth"]), f"{row['width']:,}", f"{row['heads']} x {row['head_dim']}",
                 f"{row['ffn']:,}", format_count(row["parameters"], 4), f"{row['budget_miss']:+.2%}",
-                f"{row['loss_penalty']:.2%}", f"{row['loss_change']:+.2%}",
+                with_error(row["loss_penalty"], row["loss_penalty_stderr"]), f"{row['loss_change']:+.2%}",
             )
             for row in plan.rows()
         ),

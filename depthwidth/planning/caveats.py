@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from ..architecture import Transformer
 from ..coefficients import coefficient
+from ..formulas import shape_penalty
 from ..quantities import format_count
 from .rules import MEASURED_SIZES
 
@@ -23,9 +24,24 @@ def penalty_caveats(tree: Transformer, size: float, width_ratios: Iterable[float
     if not low <= size <= high:
         sizes = f"{format_count(low)} to {format_count(high)} parameters"
         yield f"loss penalties were measured from {sizes}; here they are extrapolated"
-    farthest = coefficient("shape_penalty", "x_max").value
-    if any(abs(math.log(ratio)) > farthest for ratio in width_ratios):
-        yield f"penalties of widths more than {math.exp(farthest):.1f} times off the optimum extrapolate the measured parabola"
+    least, most = (coefficient("shape_penalty", name).value for name in ("x_min", "x_max"))
+    if any(not least <= math.log(ratio) <= most for ratio in width_ratios):
+        measured = f"{math.exp(least):.1f} to {math.exp(most):.1f} times the optimum"
+        yield f"penalties of widths outside {measured} extrapolate the measured parabola"
+
+
+def penalty_error(width: float, best_width: float, size: float) -> float:
+    """Standard error of the penalty of a width, if its rule is right: from the curvature and from the place, as measured."""
+    errors = {name: coefficient("shape_penalty", name).stderr or 0.0 for name in ("k", "x0", "s")}
+    drift = math.log(max(size, 1.0) / coefficient("shape_penalty", "N_0").value)
+    return float(
+        shape_penalty.shape_penalty_error(width, best_width, errors["k"], math.hypot(errors["x0"], errors["s"] * drift))
+    )
+
+
+def with_error(penalty: float, error: float) -> str:
+    """A penalty in per cent with its standard error."""
+    return f"{penalty:.2%} +- {error:.2%}"
 
 
 def shape_caveats(tree: Transformer) -> Iterator[str]:

@@ -14,7 +14,7 @@ from ..errors import InputError, nearest, shown
 from ..quantities import format_bytes, format_count, parse_bytes, parse_count, plain_number
 from . import policy
 from .budget import BUDGETS, Budget
-from .caveats import EXPERTS_CAVEAT, penalty_caveats, shape_caveats
+from .caveats import EXPERTS_CAVEAT, penalty_caveats, penalty_error, shape_caveats
 from .optima import FlopOptimum, gemstones_flop_optimum
 from .policy import DEFAULT_RULE
 from .rules import Curve, Quantity, Rule, default_rule, find_rule, meet, rules
@@ -39,6 +39,8 @@ class RuleShape(NamedTuple):
     extrapolated: bool | None
     """True if this shape lies outside the range of the rule's data; None if its source does not state that range."""
     comparison: bool = False
+    loss_penalty_stderr: float | None = None
+    """Standard error of the loss penalty, as :attr:`~depthwidth.planning.search.Shape.loss_penalty_stderr`."""
 
 
 class Band(NamedTuple):
@@ -103,7 +105,8 @@ class Plan:
             facts[self.budget.unit] = (f"{amount:.4g}" if kind == "flops" else format_bytes(amount, 4)) + miss
         if kind == "flops":
             facts["training tokens"] = format_count(self.tokens)
-        return facts | {"predicted loss penalty": f"{shape.loss_penalty:.3%}, if {self.rule.name} is right"}
+        penalty = f"{shape.loss_penalty:.3%} +- {shape.loss_penalty_stderr:.3%}"
+        return facts | {"predicted loss penalty": f"{penalty}, if {self.rule.name} is right"}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``depthwidth plan --json`` prints it."""
@@ -262,6 +265,9 @@ class _Planner:
         found = search.meet_budget(rule.curve(search.density))
         if found is None:
             return None
+        own = rule.name == self.rule.name
+        size = search.size(*found)
+        best = None if own else search.optimal_width(size)
         return RuleShape(
             rule=rule.name,
             kind=rule.kind,
@@ -269,8 +275,9 @@ class _Planner:
             depth=found[0],
             width=found[1],
             parameters=search.parameters(*found),
-            loss_penalty=None if rule.name == self.rule.name else search.penalty(*found),
-            extrapolated=rule.extrapolates(*found, search.size(*found)),
+            loss_penalty=None if own else search.penalty(*found),
+            loss_penalty_stderr=None if best is None else penalty_error(found[1], best, size),
+            extrapolated=rule.extrapolates(*found, size),
             comparison=rule.comparison,
         )
 

@@ -11,12 +11,12 @@ from functools import cached_property
 from typing import NamedTuple
 
 from ..architecture import Transformer
-from ..coefficients import coefficient
 from ..errors import InputError
 from ..formulas import shape_penalty
 from ..quantities import format_bytes
 from . import policy
 from .budget import Budget
+from .caveats import penalty_error
 from .rules import Curve, Rule, meet
 from .template import Template
 
@@ -40,7 +40,7 @@ class Shape(NamedTuple):
     loss_penalty: float
     """Relative loss of its shape compared with the rule's optimum at the same size, if the rule is right."""
     loss_penalty_stderr: float
-    """Standard error from the penalty's curvature alone, not from the rule."""
+    """Standard error from the penalty's curvature and from the place of the optimum, as measured, not from the rule."""
     loss_change: float
     """Relative loss compared with the recommended shape: the penalty and the difference in size together."""
     parameter_equivalent: float
@@ -180,7 +180,6 @@ class Search:
         size = tree.trained_size
         best = self.optimal_width(size)
         penalty = float(self.penalty_of(tree.width, best)) if best else 0.0
-        k = coefficient("shape_penalty", "k")
         exponent = shape_penalty.loss_exponent(size)
         amount = self.budget.of(tree)
         change = 0.0
@@ -199,7 +198,7 @@ class Search:
             amount=amount,
             budget_miss=float(Fraction(amount) / self.budget.amount - 1),
             loss_penalty=penalty,
-            loss_penalty_stderr=penalty * (k.stderr or 0.0) / k.value,
+            loss_penalty_stderr=penalty_error(tree.width, best, size) if best else 0.0,
             loss_change=change,
             parameter_equivalent=float(shape_penalty.parameter_equivalent(penalty, exponent)),
             flops_per_token=float(tree.flops_per_token()),

@@ -77,6 +77,22 @@ def test_plan_prints_what_plan_returns(invoke):
     assert json.loads(invoke("plan", "6.7e9", "--json").output) == json.loads(json.dumps(plan("6.7e9").to_dict()))
 
 
+def test_every_penalty_is_printed_with_its_error(invoke, config):
+    found = plan("6.7e9")
+    printed = invoke("plan", "6.7e9").output
+    for penalty, error in ((s.loss_penalty, s.loss_penalty_stderr) for s in (found.shape, *found.runners_up, found.gpt3_like)):
+        assert error > 0
+        assert f"{penalty:.2%} +- {error:.2%}" in printed
+    others = [rule for rule in found.rules.values() if rule.loss_penalty is not None]
+    assert len(others) > 3
+    assert all(f"{rule.loss_penalty:.2%} +- {rule.loss_penalty_stderr:.2%}" in printed for rule in others)
+    assert f"{found.shape.loss_penalty:.3%} +- {found.shape.loss_penalty_stderr:.3%}, if" in printed
+    shares = {round(s.loss_penalty_stderr / s.loss_penalty, 2) for s in found.runners_up if s.loss_penalty}
+    assert len(shares) > 2  # it depends on the shape
+    for row in describe(Transformer.from_config(GPT2)).verdicts:
+        assert f"{row.loss_penalty:.2%} +- {row.loss_penalty_stderr:.2%}" in invoke("describe", config).output
+
+
 @pytest.mark.slow
 def test_describe_prints_what_describe_returns(invoke, config):
     printed = json.loads(invoke("describe", config, "--json").output)

@@ -5,6 +5,7 @@ import math
 import pytest
 from helpers import agrees, check, table
 
+from depthwidth.coefficients import coefficient
 from depthwidth.formulas import rules, shape_penalty
 
 P1 = table("""
@@ -69,3 +70,21 @@ def test_kaplan_overhead():
     assert shape_penalty.kaplan_compute_overhead(0) == 0
     check(math.log(1.01) / math.log(1.22), "0.050")
     assert shape_penalty.kaplan_compute_overhead(0.02) > 0.44
+
+
+def test_the_error_of_a_penalty_by_simulation(rng):
+    """Curvature and place drawn with their errors: the standard deviation of the penalty, near the optimum and far from it."""
+    draws, k, sigma_k, sigma_x = 200_000, 0.033, 0.005, 0.03
+    curvature = k + sigma_k * rng.standard_normal(draws)
+    place = sigma_x * rng.standard_normal(draws)
+    for ratio in (1.0, 1.1, 0.5, 2.0):
+        drawn = curvature * (math.log(ratio) - place) ** 2
+        error = shape_penalty.shape_penalty_error(1000 * ratio, 1000, sigma_k, sigma_x)
+        assert error == pytest.approx(drawn.std(), rel=0.03)
+        assert k * math.log(ratio) ** 2 * sigma_k / k != pytest.approx(drawn.std(), rel=0.03)  # the curvature's alone
+
+
+def test_the_stated_error_of_the_curvature_is_that_over_models():
+    row = coefficient("shape_penalty", "k")
+    assert (row.value, row.stderr) == (0.033, 0.005)
+    assert (coefficient("shape_penalty", "x_min").value, coefficient("shape_penalty", "x_max").value) == (-0.92, 0.68)
