@@ -32,6 +32,8 @@ def main() -> None:
         _silence()
         sys.exit(1)
     except OSError as error:
+        if error.filename is not None:  # a path that no file can have, such as one that is too long
+            _fail(f"{shown(error.filename)} cannot be used as a file: {error.strerror}", 2)
         _silence()
         _fail(f"the output cannot be written: {error.strerror or error}", 3)
     except MemoryError:

@@ -107,3 +107,15 @@ def test_a_picture_that_fails_leaves_no_file(tmp_path, error):
     with pytest.raises((InputError, ZeroDivisionError)):
         _save(Figure(), tmp_path / "plot.png")
     assert list(tmp_path.iterdir()) == []
+
+
+READING = [("text", "text.txt", "--tokenizer"), ("describe",), ("text",), ("plan", "1B", "--like")]
+
+
+@pytest.mark.parametrize("words", READING, ids=" ".join)
+def test_a_name_that_is_too_long_is_one_sentence(invoke, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("a b a")
+    result = invoke(*words, "x" * 5000)
+    assert (result.status, result.output, result.error.count("\n")) == (2, "", 1)
+    assert "File name too long" in result.error
