@@ -77,6 +77,7 @@ def test_plan_prints_what_plan_returns(invoke):
     assert json.loads(invoke("plan", "6.7e9", "--json").output) == json.loads(json.dumps(plan("6.7e9").to_dict()))
 
 
+@pytest.mark.slow
 def test_every_penalty_is_printed_with_its_error(invoke, config):
     found = plan("6.7e9")
     printed = invoke("plan", "6.7e9").output
