@@ -62,6 +62,11 @@ class Template:
     """Hidden features of the shared expert over those of a routed one."""
     scaled_embedding: bool = False
     """True if the token embedding is multiplied by the square root of the width, as in Gemma."""
+    first_blocks: tuple[Mapping[str, Any], ...] = ()
+    """Choices of the first blocks if they differ from what follows (dense blocks below mixtures), feed-forward widths as
+    fractions of the design's."""
+    blocks: tuple[Mapping[str, Any], ...] = ()
+    """Choices of the other blocks, one period of them; empty if all blocks have the design's."""
 
     @classmethod
     def of(
@@ -107,7 +112,7 @@ class Template:
         InputError
             if the blocks differ in their number of heads, or a value is out of range.
         """
-        tree = Transformer.of_design(design)
+        tree = Transformer.of_design(replace(design, blocks=None))
         if not isinstance(design.heads, (int, type(None))):
             raise InputError("plan: the blocks of this model differ in their number of heads; a plan has one number for all")
         group = tree.heads // tree.kv_heads
@@ -115,12 +120,15 @@ class Template:
             "depth": 1, "width": 64, "heads": None, "ffn": None, "head_dim": None, "value_dim": None,
             "kv_heads": 1 if tree.kv_heads == 1 else None, "encoder_depth": None, "pooler_width": None,
             "embedding_width": design.embedding_width if design.embedding_width != design.width else None,
-            "window": _period(design.window),
+            "window": _period(design.window), "blocks": None,
         }  # fmt: skip
         kept = replace(design, **(without_shape | without_none(choices or {})))
         if kept.kv_heads is not None:
             group = 1
+        first_blocks, blocks = _pattern([_relative(block, tree.ffn) for block in design.blocks or ()])
         given = {
+            "first_blocks": first_blocks,
+            "blocks": blocks,
             "ffn_ratio": Fraction(tree.ffn, tree.width),
             "head_dim": tree.head_dim,
             "group": group,
@@ -148,7 +156,8 @@ class Template:
     @property
     def exact(self) -> bool:
         """True if its polynomials equal the counts of its trees: no feed-forward width is rounded."""
-        return self.ffn_ratio.denominator == 1 and self.shared_ratio.denominator == 1 and self.tensor_parallel == 1
+        ratios = (self.ffn_ratio, self.shared_ratio)
+        return all(ratio.denominator == 1 for ratio in ratios) and self.tensor_parallel == 1 and not self.blocks
 
     def head_dim_at(self, width: float) -> int:
         """Head dimension at about this width: the one given, or 128 for wide models, 64 for narrower ones."""
@@ -209,9 +218,17 @@ class Template:
             ffn=ffn,
             shared_ffn=int(self.shared_ratio * ffn) or self.design.shared_ffn,
             window=window,
+            blocks=self._blocks(depth, ffn),
             embedding_scale=math.sqrt(width) if self.scaled_embedding else self.design.embedding_scale,
         )
         return Transformer.of_design(design)
+
+    def _blocks(self, depth: int, ffn: int) -> tuple[Mapping[str, Any], ...] | None:
+        """The choices of single blocks at a depth and a feed-forward width; None if blocks do not differ."""
+        if not self.blocks:
+            return None
+        beyond = (self.blocks[layer % len(self.blocks)] for layer in range(depth))
+        return tuple(_absolute(block, ffn) for block in (*self.first_blocks, *beyond))[:depth]
 
     def polynomial(self, reading: Callable[[Transformer], int | Fraction]) -> CountPolynomial:
         """The polynomial of `reading`, a count that is affine in the depth and quadratic in the width.
@@ -225,7 +242,8 @@ class Template:
             self._width_of(math.lcm(self.design.kv_heads or 1, self.group), head_dim),
             self.ffn_ratio.denominator * self.shared_ratio.denominator,
         )
-        period = len(self.design.window) if isinstance(self.design.window, Sequence) else 1
+        windows = len(self.design.window) if isinstance(self.design.window, Sequence) else 1
+        first, period = len(self.first_blocks), math.lcm(windows, len(self.blocks) or 1)
 
         def sample(depth: int) -> list[Fraction]:
             widths = (unit, 2 * unit, 3 * unit)
@@ -233,10 +251,10 @@ class Template:
                 [Fraction(reading(self._tree(depth, w, head_dim, int(self.ffn_ratio * w)))) for w in widths], unit
             )
 
-        once, twice = sample(period), sample(2 * period)
+        once, twice = sample(first + period), sample(first + 2 * period)
         per_block = [(b - a) / period for a, b in zip(once, twice, strict=True)]
         return CountPolynomial(
-            tuple(a - period * b for a, b in zip(once, per_block, strict=True)),
+            tuple(a - (first + period) * b for a, b in zip(once, per_block, strict=True)),
             tuple(per_block),
         )
 
@@ -268,6 +286,30 @@ def _quadratic(values: list[Fraction], unit: int) -> list[Fraction]:
     bend = (third - 2 * second + first) / 2
     slope = (second - first) - 3 * bend
     return [first - slope - bend, slope / unit, bend / unit**2]
+
+
+_WIDTHS = ("ffn", "shared_ffn")
+"""Choices of a block that grow with the model's width."""
+
+
+def _relative(block: Mapping[str, Any], ffn: int) -> dict[str, Any]:
+    """The choices of a block, with feed-forward widths as fractions of `ffn`."""
+    return {name: Fraction(value, ffn) if name in _WIDTHS and value else value for name, value in block.items()}
+
+
+def _absolute(block: Mapping[str, Any], ffn: int) -> dict[str, Any]:
+    """The inverse of :func:`_relative`."""
+    return {name: max(1, round(value * ffn)) if name in _WIDTHS and value else value for name, value in block.items()}
+
+
+def _pattern(blocks: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The first blocks, and one period of the blocks that follow them and repeat at least once."""
+    for first in range(len(blocks)):
+        rest = blocks[first:]
+        for length in range(1, len(rest) // 2 + 1):
+            if all(entry == rest[i % length] for i, entry in enumerate(rest)):
+                return tuple(blocks[:first]), tuple(rest[:length])
+    return (), tuple(blocks)
 
 
 def _period(window: int | Sequence[int | None] | None) -> int | tuple[int | None, ...] | None:

@@ -98,9 +98,25 @@ def test_like_a_family_at_its_own_shape_is_that_model(family):
     design = read_design({"model_type": family})
     tree = Transformer.of_design(design)
     template = Template.like(design)
-    again = template._tree(tree.depth, tree.width, tree.head_dim, tree.ffn)
+    again = template._tree(tree.depth, tree.width, tree.head_dim, int(template.ffn_ratio * tree.width))
     assert again == tree
     assert template.polynomial(READINGS["parameters"]).exact(tree.depth, tree.width) == tree.parameters
+
+
+def test_like_keeps_the_first_dense_blocks_and_scales_them():
+    template = Template.like(read_design({"model_type": "ernie4_5_moe"}))
+    assert (len(template.first_blocks), len(template.blocks)) == (1, 1)
+    for depth, width in ((5, 2560), (7, 5120)):
+        tree = template.at(depth, width)
+        mixtures = [block.feed_forward.branch.as_mixture is not None for block in tree.decoder.blocks()]
+        assert mixtures == [False] + [True] * (depth - 1)
+        assert tree.ffn == 12288 * width // 2560  # the first block's, which grows with the width
+        assert template.polynomial(READINGS["parameters"]).exact(depth, width) == tree.parameters
+
+
+def test_like_repeats_a_pattern_of_blocks():
+    tree = Template.like(read_design({"model_type": "smollm3"})).at(10, 2048)
+    assert [block.attention.branch.position is None for block in tree.decoder.blocks()] == [i % 4 == 3 for i in range(10)]
 
 
 def test_like_keeps_unusual_ratios():

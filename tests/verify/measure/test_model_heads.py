@@ -528,7 +528,7 @@ def test_a_folders_own_tokenizer_is_used(tmp_path):
     assert "tokenizer.json' cannot be read" in refused(lambda: measure_heads(folder, text=text))
 
 
-UNMEASURED = {"gpt_neo", "gptj", "codegen", "bloom", "falcon", "vit", "t5"}
+UNMEASURED = {"gpt_neo", "gptj", "codegen", "bloom", "falcon", "mpt", "vit", "t5"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
