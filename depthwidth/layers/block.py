@@ -81,9 +81,9 @@ class Residual(Layer):
         for name, part in (("norm_in", self.norm_in), ("", self.branch), ("norm_out", self.norm_out)):
             if part is None:
                 continue
-            if part is self.branch:
+            if name == "":
                 draw, read = self.branch.draw_spread(x, site), x
-            elif part is self.norm_out:
+            elif name == "norm_out":  # not by identity: both norms may be one object
                 if site.trace.finite_width:
                     x = x.spread_as(branch_spread(x, draw, self.width, read))
                     # A draw with a large output has a large Jacobian as well; the norm divides by the former alone.

@@ -6,6 +6,7 @@ import pytest
 from helpers import one_quick_in
 from strategies import PUBLISHED
 
+from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES
 from depthwidth.initialization import schemes
 
@@ -33,9 +34,8 @@ def small(family):
 
 def published(family):
     """A published configuration of `family` of the most layers."""
-    depth = FAMILIES[family].names["depth"]
     found = [config for config, _ in PUBLISHED.values() if config["model_type"] == family]
-    return max(found, key=lambda config: config.get(depth, 0), default={"model_type": family})
+    return max(found, key=lambda config: Transformer.from_config(config).depth, default={"model_type": family})
 
 
 def refuse(name):
