@@ -126,7 +126,7 @@ class Template:
         if kept.kv_heads is not None:
             group = 1
         first_blocks, blocks = _pattern([_relative(block, tree.ffn) for block in design.blocks or ()])
-        given = {
+        given: dict[str, Any] = {
             "first_blocks": first_blocks,
             "blocks": blocks,
             "ffn_ratio": Fraction(tree.ffn, tree.width),
