@@ -312,12 +312,12 @@ class Formula(_Claim, _Checks):
         Raises
         ------
         InputError
-            if an argument is missing, unknown or outside its domain, if a symbol stands beside an array or where there is no
-            closed form, or if the value leaves the range of floating-point numbers.
+            if an argument is missing, unknown or outside its domain, if symbols are mixed with arrays or have no
+            closed form here, or if the value leaves the range of floating-point numbers.
         """
         values = self._checked(args, kwargs)
         if is_symbolic(*values) and any(getattr(value, "ndim", 0) for value in values):
-            raise InputError(f"{self.name}: symbols and lists cannot stand beside each other; give numbers beside symbols")
+            raise InputError(f"{self.name}: symbols and lists cannot be mixed; give single numbers with symbols")
         try:
             result = self._form(values)(*values)
         except InputError:

@@ -34,20 +34,19 @@ FIXED = 1e-4
 """Standard error below which a quantity counts as fixed by a norm: about a thousand roundings of float32."""
 
 
-def error_unit(row: Row) -> float:
-    """The unit of `error`: one, or one per cent as a fraction of hundred."""
-    return 1.0 if row.quantity == "correlation" else 100.0
+def _in_unit(row: Row, gap: float) -> float:
+    """A difference from the row's value: in per cent of it, of a correlation as it is."""
+    return gap if row.quantity == "correlation" else 100 * gap / abs(row.value)
 
 
 def error(row: Row) -> float:
     """Relative error in per cent; of a correlation the difference."""
-    gap = abs(row.predicted - row.value)
-    return gap if row.quantity == "correlation" else error_unit(row) * gap / abs(row.value)
+    return _in_unit(row, abs(row.predicted - row.value))
 
 
 def noise(row: Row) -> float:
     """One standard error, in the unit of `error`."""
-    return row.stderr if row.quantity == "correlation" else error_unit(row) * row.stderr / abs(row.value)
+    return _in_unit(row, row.stderr)
 
 
 def _print(values: Iterable[float], quantity: str) -> str:
@@ -68,7 +67,7 @@ def _line(what: str, rows: Iterable[Row], quantity: str, command: str) -> str:
 
 def _mean_square_deviation(rows: Iterable[Row]) -> float:
     """Mean of ((predicted - value) / standard error)^2, 1 if all errors are noise, over what no norm fixes in every draw."""
-    random = [row for row in rows if noise(row) > FIXED * error_unit(row)]
+    random = [row for row in rows if row.stderr > FIXED * (1.0 if row.quantity == "correlation" else abs(row.value))]
     return float(np.mean([((row.predicted - row.value) / row.stderr) ** 2 for row in random]))
 
 

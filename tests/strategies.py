@@ -507,3 +507,26 @@ def designs(draw: st.DrawFn, deepest: int = 40, **forced: Any) -> dict[str, Any]
     if kind == "encoder" and draw(FLAG):
         choices |= {"patch": draw(st.integers(1, 8)), "image": draw(st.integers(8, 20)), "head": "classifier"}
     return choices | forced
+
+
+# The sizes of a small model by choice, and by family the fields that such a model needs besides.
+
+SMALL = {
+    "vocab": 37, "context": 16, "width": 24, "depth": 2, "heads": 6, "kv_heads": 3, "head_dim": 4, "ffn": 10, "experts": 3,
+    "top_k": 2, "shared_ffn": 7,
+}  # fmt: skip
+SMALL_FIELDS: dict[str, dict[str, Any]] = {
+    "gptj": {"rotary_dim": 2},
+    "codegen": {"rotary_dim": 2, "n_head": 4},  # its query map is cut in four
+    "opt": {"word_embed_proj_dim": 5},
+    "falcon": {"multi_query": False},
+    "stablelm": {"partial_rotary_factor": 0.5},
+    "t5": {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 5},
+    "helium": {"head_dim": 4},
+    "ernie4_5_moe": {"intermediate_size": 6},
+    "smollm3": {"no_rope_layers": [1, 0]},
+    "qwen3_moe": {"mlp_only_layers": [1], "intermediate_size": 6},
+    "granite": {"residual_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 4.0, "attention_multiplier": 0.4},
+    "granitemoe": {"residual_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 4.0, "attention_multiplier": 0.4},
+    "gpt_bigcode": {"multi_query": False},
+}

@@ -148,7 +148,7 @@ def read_record(path: Path, schema: Any, what: str) -> Any:
 
 @functools.lru_cache(maxsize=1 << 12)
 def labels_of(cell: str) -> Mapping[str, Any]:
-    """The labels in the cell of a row. Rows with equal cells share one mapping, which nobody may change.
+    """The labels in the cell of a row. Rows with equal cells share one mapping; do not change it.
 
     Raises
     ------

@@ -116,7 +116,7 @@ class Draft:
         )
 
     def _own_scales(self) -> Iterator[ResidualScale]:
-        """The factors on branches that the model itself has, which a scheme without scales leaves as they are."""
+        """The model's own factors on its branches. A scheme without scales keeps them."""
         for stack, layers in self.tree.stacks.items():
             each: dict[str, list[float]] = {}
             for block in layers.blocks():

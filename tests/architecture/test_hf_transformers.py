@@ -11,7 +11,7 @@ import warnings
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from strategies import PUBLISHED, configs
+from strategies import PUBLISHED, SMALL, SMALL_FIELDS, configs
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES, read_config, read_design, write_config
@@ -209,32 +209,15 @@ def test_the_comparison_can_fail(name):
 
 # Operations: what torch counts while a small model of each family runs.
 
-SMALL = {
-    "vocab": 37, "context": 16, "width": 24, "depth": 2, "heads": 6, "kv_heads": 3, "head_dim": 4, "ffn": 10, "experts": 3,
-    "top_k": 2, "shared_ffn": 7,
-}  # fmt: skip
-SMALL_ONLY = {
-    "gptj": {"rotary_dim": 2},
-    "codegen": {"rotary_dim": 2, "n_head": 4},  # its query map is cut in four
-    "opt": {"word_embed_proj_dim": 5},
+SMALL_ONLY = SMALL_FIELDS | {
     "gpt_neo": {"attention_types": [[["global"], 2]]},
-    "falcon": {"multi_query": False},
-    "stablelm": {"partial_rotary_factor": 0.5},
     "vit": {"image_size": [9, 13], "patch_size": 4},
-    "t5": {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 5},
     # Hidden scores are counted, but those beyond a window are not, and eager attention computes them all.
     "mistral": {"sliding_window": None},
     "gemma2": {"sliding_window": 16},
     "olmo3": {"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]},
     "exaone4": {"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]},
-    "helium": {"head_dim": 4},
-    "ernie4_5_moe": {"intermediate_size": 6},
-    "smollm3": {"no_rope_layers": [1, 0]},
-    "qwen3_moe": {"mlp_only_layers": [1], "intermediate_size": 6},
-    "granite": {"residual_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 4.0, "attention_multiplier": 0.4},
-    "granitemoe": {"residual_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 4.0, "attention_multiplier": 0.4},
     "cohere2": {"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]},
-    "gpt_bigcode": {"multi_query": False},
     "gemma3_text": {"sliding_window": 16},
 }
 BATCH, TOKENS, SOURCE = 2, 11, 7

@@ -292,7 +292,7 @@ def base_folder(folder):
 
     store = Store(folder).open()
     prediction = {"quantity": "loss", "value": 1.5, "formula": "f", "version": "1", "site": "end", "step": 10, "stderr": None}
-    for job in ("walk-of-nobody", "moments"):
+    for job in ("unknown-job", "moments"):
         runs = [
             {"run": run, "seed": 1, "spec": {"steps": 4, "dtype": "float32"}, "labels": {"depth": 2, "scheme": "gpt2"},
              "cost": 1.0,
@@ -364,7 +364,7 @@ LOOKS = (
 def look(rng, place, folder):
     """Commands that read a folder of runs."""
     for words in rng.sample(LOOKS, 2):
-        if words[0] == "resume":  # of jobs that nobody has: nothing is measured here
+        if words[0] == "resume":  # then only runs of the unknown job are left, and nothing is measured
             for path in (place / "plans").glob("moments.*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         words = [str(folder / word) if word.startswith(("rows.", "evidence.")) else word for word in words]

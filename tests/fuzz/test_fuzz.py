@@ -98,9 +98,9 @@ def test_a_hang_is_a_failure(tmp_path, monkeypatch):
 # Small inputs that ended in a traceback, a hang or a shortage of memory before.
 
 FORMULAS = {
-    ("gaussian.relu_second_moment", "variance=n", "mean=1e30,1"): "symbols and lists cannot stand beside each other",
-    ("rules.sovit_depth", "width=x", "width0=1e30,2"): "symbols and lists cannot stand beside each other",
-    ("saturation.typical_squared_sum", "variance=1,2", "length=n"): "symbols and lists cannot stand beside each other",
+    ("gaussian.relu_second_moment", "variance=n", "mean=1e30,1"): "symbols and lists cannot be mixed",
+    ("rules.sovit_depth", "width=x", "width0=1e30,2"): "symbols and lists cannot be mixed",
+    ("saturation.typical_squared_sum", "variance=1,2", "length=n"): "symbols and lists cannot be mixed",
 }
 
 

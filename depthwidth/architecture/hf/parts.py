@@ -114,6 +114,11 @@ def rotary_dim(name: str = "rotary_dim") -> Part:
     return Part(read, write)
 
 
+def sliding_pattern(fields: Fields, block: int) -> bool:
+    """True for a block with a window: all but every ``sliding_window_pattern``-th have one."""
+    return (block + 1) % fields.whole("sliding_window_pattern") != 0
+
+
 def windows(sliding: Callable[[Fields, int], bool], switch: str = "") -> Part:
     """A window of ``sliding_window`` tokens in the blocks that ``layer_types`` names, by default if `sliding` is true.
 

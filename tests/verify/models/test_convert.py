@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from strategies import configs
+from strategies import SMALL, SMALL_FIELDS, configs
 
 from depthwidth.architecture.hf import FAMILIES, read_config
 from depthwidth.errors import InputError
@@ -30,31 +30,14 @@ pytestmark = [pytest.mark.hf, pytest.mark.slow]
 FEW = settings(max_examples=6, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 CLOSE = 1e-4  # absolute, in float32; logits here are of order 1, so that it is some hundred roundings
 
-SMALL = {
-    "vocab": 37, "context": 16, "width": 24, "depth": 2, "heads": 6, "kv_heads": 3, "head_dim": 4, "ffn": 10, "experts": 3,
-    "top_k": 2, "shared_ffn": 7,
-}  # fmt: skip
-SMALL_ONLY = {
-    "gptj": {"rotary_dim": 2},
-    "codegen": {"rotary_dim": 2, "n_head": 4},  # its query map is cut in four
-    "opt": {"word_embed_proj_dim": 5},
+SMALL_ONLY = SMALL_FIELDS | {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 5},
-    "falcon": {"multi_query": False},
-    "stablelm": {"partial_rotary_factor": 0.5},
     "vit": {"image_size": [9, 13], "patch_size": 4, "pooler_output_size": 9},
-    "t5": {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 5},
     "mistral": {"sliding_window": 5},
     "gemma2": {"sliding_window": 5},
     "olmo3": {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]},
     "exaone4": {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]},
-    "helium": {"head_dim": 4},
-    "ernie4_5_moe": {"intermediate_size": 6},
-    "smollm3": {"no_rope_layers": [1, 0]},
-    "qwen3_moe": {"mlp_only_layers": [1], "intermediate_size": 6},
-    "granite": {"residual_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 4.0, "attention_multiplier": 0.4},
-    "granitemoe": {"residual_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 4.0, "attention_multiplier": 0.4},
     "cohere2": {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]},
-    "gpt_bigcode": {"multi_query": False},
     "gemma3_text": {"sliding_window": 5, "sliding_window_pattern": 2},
 }
 CLASSES = [(name, model) for name, family in FAMILIES.items() for model in family.models if model != "OPTModel"]

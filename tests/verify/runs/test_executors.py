@@ -315,7 +315,7 @@ def test_no_cluster_at_an_address_is_one_sentence(invoke, store):
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "127.0.0.1:99999999", "[::1]:9"])
-def test_an_address_where_nobody_listens_is_refused_at_once(address):
+def test_an_address_without_a_server_is_refused_at_once(address):
     """Ray itself tries for a quarter of an hour."""
     from verify.runs.executors import _check_listening
 

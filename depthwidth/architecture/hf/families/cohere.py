@@ -10,7 +10,7 @@ from ....layers.positions import positions_as
 from ...design import Design
 from ..family import Choices, Family, Part, causal, without
 from ..fields import Fields
-from ..parts import qk_norm, rope, windows
+from ..parts import qk_norm, rope, sliding_pattern, windows
 from .llama import ATTENTION_BIAS, BLOCK_WEIGHTS, LLAMA_DEFAULTS, LLAMA_NAMES, QK_NORM_WEIGHTS, llama_weights
 
 _COHERE_DEFAULTS = {
@@ -60,16 +60,12 @@ def _rope_in_windows() -> Part:
     return Part(read, write)
 
 
-def _pattern(fields: Fields, block: int) -> bool:
-    return (block + 1) % fields.whole("sliding_window_pattern") != 0
-
-
 COHERE2 = Family(
     "cohere2",
     defaults={**_COHERE_DEFAULTS, "sliding_window": 4096, "layer_types": None, "sliding_window_pattern": 4},
     names=_COHERE_NAMES,
     fixed=_COHERE_CHOICES,
     models=causal("Cohere2"),
-    parts=(windows(_pattern), _rope_in_windows()),
+    parts=(windows(sliding_pattern), _rope_in_windows()),
     weights=llama_weights(_COHERE_BLOCK),
 )

@@ -10,7 +10,7 @@ from ....layers.positions import positions_as
 from ...design import Design
 from ..family import ALL_TASKS, Choices, Family, Part, causal
 from ..fields import Fields
-from ..parts import rope, windows
+from ..parts import rope, sliding_pattern, windows
 from .llama import LLAMA_CHOICES, LLAMA_DEFAULTS, LLAMA_NAMES, llama_weights
 from .olmo import OLMO2_BLOCK
 
@@ -34,10 +34,6 @@ def _local_rope() -> Part:
     return Part(read, write)
 
 
-def _pattern(fields: Fields, block: int) -> bool:
-    return (block + 1) % fields.whole("sliding_window_pattern") != 0
-
-
 EXAONE4 = Family(
     "exaone4",
     defaults={
@@ -53,6 +49,6 @@ EXAONE4 = Family(
     names=LLAMA_NAMES,
     fixed={**LLAMA_CHOICES, "placement": "output", "qk_norm": "head"},
     models=causal("Exaone4", tasks=ALL_TASKS),
-    parts=(windows(_pattern), _local_rope()),
+    parts=(windows(sliding_pattern), _local_rope()),
     weights=llama_weights(OLMO2_BLOCK),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..family import ALL_TASKS, SEQUENCE, Choices, Family, Part, causal, without
 from ..fields import Fields
-from ..parts import query_scale, rope, scaled_embedding, two_ropes, windows
+from ..parts import query_scale, rope, scaled_embedding, sliding_pattern, two_ropes, windows
 from ..weights import WeightNames
 from .llama import (
     ATTENTION_BIAS,
@@ -101,10 +101,6 @@ GEMMA2 = Family(
 )
 
 
-def _every(fields: Fields, block: int) -> bool:
-    return (block + 1) % fields.whole("sliding_window_pattern") != 0
-
-
 GEMMA3 = Family(
     "gemma3_text",
     defaults={
@@ -123,7 +119,7 @@ GEMMA3 = Family(
         "Gemma3TextForSequenceClassification": SEQUENCE,
     },
     noted=BOTH_WAYS,
-    parts=(two_ropes(1000000.0, 10000.0, "rope_local_base_freq"), scaled_embedding(), query_scale(), windows(_every)),
+    parts=(two_ropes(1000000.0, 10000.0, "rope_local_base_freq"), scaled_embedding(), query_scale(), windows(sliding_pattern)),
     weights=llama_weights({**_GEMMA2_BLOCK, **QK_NORM_WEIGHTS}),
     # The library reads attn_logit_softcapping and makes no use of it in this family (transformers 5); Gemma 3 has no such cap.
     settings={"score_softcap": None},
