@@ -4,6 +4,7 @@ Every column is read from the :class:`~depthwidth.architecture.hf.family.Family`
 small model of the family under ``shipped``.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ SMALL = {
     "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16}, "t5": {"num_layers": 2, "d_kv": 8},
     "vit": {"image_size": 16, "patch_size": 4}, "helium": {"head_dim": 8},
 }  # fmt: skip
-SILENT = ("backward_rotation", "late_norms", "coarse_penalty", "score_softcap", "pooler_activation")
+SILENT = ("backward_rotation", "late_norms", "coarse_penalty", "score_softcap")
 """Settings of logits that no moment of a new model depends on, or that a tree of the family has anyway."""
 WORDS = {"qkv_clip": "clipped queries, keys and values", "query_growth": "growth of queries beyond the original length"}
 
@@ -81,6 +82,8 @@ if __name__ == "__main__":
     if "--write" in sys.argv:
         text = PAGE.read_text(encoding="utf-8")
         before, _, rest = text.partition(START)
-        PAGE.write_text(before + START + made + END + rest.partition(END)[2], encoding="utf-8")
+        page = before + START + made + END + rest.partition(END)[2]
+        page = re.sub(r"(?m)^## The \d+ families$", f"## The {len(FAMILIES)} families", page)
+        PAGE.write_text(page, encoding="utf-8")
     else:
         sys.stdout.write(made)

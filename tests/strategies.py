@@ -174,6 +174,8 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         bert("camembert", "CamembertForMaskedLM", 12, 768, 12, max_position_embeddings=514, type_vocab_size=1,
              vocab_size=32005), 110655493
     ),
+    "electra-small-discriminator": ({"model_type": "electra", "architectures": ["ElectraForPreTraining"]}, 13549057),
+    "electra-base-discriminator": (bert("electra", "ElectraForPreTraining", 12, 768, 12, embedding_size=768), 109483009),
     "ERNIE-4.5-0.3B": (llama("ernie4_5", "Ernie4_5ForCausalLM", 18, 1024, 16, 2, 3072, 103424, head_dim=128), 360748032),
     "helium-1-preview-2b": (llama("helium", "HeliumForCausalLM", 24, 2560, 20, 20, 7040, 48000, head_dim=128), 2172643840),
     "Seed-OSS-36B": (llama("seed_oss", "SeedOssForCausalLM", 64, 5120, 80, 8, 27648, 155136, head_dim=128), 36151104512),
@@ -266,7 +268,8 @@ BY_CHOICE: dict[str, st.SearchStrategy[Any]] = {
     "channels": st.integers(1, 4),
     "pooler_width": st.none() | st.integers(1, 20),
     "window": st.none() | st.integers(1, 20),
-    "activation": ACTIVATION_NAMES,
+    **dict.fromkeys(("activation", "pooler_activation"), ACTIVATION_NAMES),
+    "embedding_width": st.integers(1, 20),
     "norm_eps": st.sampled_from([1e-5, 1e-6]),
     **dict.fromkeys(("embedding_scale", "residual_scale", "head_scale", "logit_scale"), st.sampled_from([1.0, 0.22, 12.0])),
     "score_softcap": st.none() | st.just(50.0),
@@ -519,6 +522,7 @@ SMALL_FIELDS: dict[str, dict[str, Any]] = {
     "gptj": {"rotary_dim": 2},
     "codegen": {"rotary_dim": 2, "n_head": 4},  # its query map is cut in four
     "opt": {"word_embed_proj_dim": 5},
+    "electra": {"embedding_size": 5},
     "falcon": {"multi_query": False},
     "stablelm": {"partial_rotary_factor": 0.5},
     "t5": {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 5},

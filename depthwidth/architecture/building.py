@@ -183,12 +183,14 @@ class Builder:
             height, width = design.image if isinstance(design.image, Sequence) else (design.image, design.image)
             return PatchStem(height, width, design.patch, design.channels, design.width, dropout=dropout)
         features = design.embedding_width or design.width
+        first, always = design.embedding_projection == "first", design.embedding_projection == "always"
+        added = design.width if first else features  # features of positions and segments
         return TokenStem(
             tokens=Embedding(design.vocab, features),
-            positions=_position(design.positions, "stem", design),
-            segments=Embedding(design.segments, design.width) if design.segments else None,
-            norm=self.stream_norm if design.embedding_norm else None,
-            projection=Linear(features, design.width, bias=False) if features != design.width else None,
+            positions=_position(design.positions, "stem", replace(design, width=added)),
+            segments=Embedding(design.segments, added) if design.segments else None,
+            norm=self.norm_over(added) if design.embedding_norm else None,
+            projection=Linear(features, design.width, bias=not first) if always or features != design.width else None,
             scale=design.embedding_scale,
             dropout=dropout,
         )
@@ -196,10 +198,11 @@ class Builder:
     def reader(self) -> Head | None:
         """The head; None if there is none."""
         design = self.design
-        pooler = Pooler(design.width, design.pooler_width or design.width) if design.pooler else None
+        classifies = design.head == "classifier"
+        pooler = self._pooler(every=classifies and design.classifier_reads not in ("first", "mean"))
         if design.head == "none":
             return pooler
-        if design.head == "classifier":
+        if classifies:
             features = pooler.outputs if pooler else design.width
             return ClassifierHead(features, design.classes, pooler, design.classifier_bias, design.classifier_reads)
         features = design.embedding_width or design.width
@@ -210,6 +213,14 @@ class Builder:
             return LanguageHead(unembedding, transform, norm, design.logit_softcap, activation, design.head_scale)
         projection = Linear(design.width, features, bias=False) if features != design.width else None
         return LanguageHead(unembedding, projection, None, design.logit_softcap, scale=design.head_scale)
+
+    def _pooler(self, *, every: bool) -> Pooler | None:
+        design = self.design
+        if not design.pooler:
+            return None
+        outputs = design.pooler_width or design.width
+        norm = self.norm_over(outputs) if design.pooler_norm else None
+        return Pooler(design.width, outputs, design.pooler_activation, norm, design.pooler_bias, every)
 
     def _head_dim(self, heads: int) -> int:
         width = self.design.width

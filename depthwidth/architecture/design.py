@@ -21,6 +21,7 @@ BLOCK_CHOICES = (
     "renormalized", "choice_bias", "positions", "logit_scale",
 )  # fmt: skip
 """The choices that may differ between blocks, besides `heads` and `window`, which are sequences then."""
+PROJECTIONS = ("first", "last", "always")
 QK_NORMS = ("none", "head", "heads", "full")
 
 
@@ -63,9 +64,12 @@ class Design:
     head : ``lm``, ``masked-lm`` (after BERT's transform), ``classifier`` (with `classes` outputs; `classifier_bias` and
         `classifier_reads` as in :class:`~depthwidth.layers.ClassifierHead`), ``none``. The transform has
         `head_activation`, by default the feed-forward part's.
-    pooler : a pooler (with `pooler_width` features, by default the model's) reads the first token.
+    pooler : a pooler (with `pooler_width` features, by default the model's) reads the first token, or every token if the
+        classifier does; `pooler_activation`, `pooler_norm` and `pooler_bias` as in :class:`~depthwidth.layers.Pooler`.
     segments, embedding_norm, embedding_width, embedding_scale : of the stem. An `embedding_width` below `width` implies a
         projection up and, for a language head, one down.
+    embedding_projection : the place of that projection: ``first``, before positions and segments are added, without a bias;
+        ``last``, after them and their norm, with a bias; ``always``, likewise if the embedding is not narrower, too (ALBERT).
     patch, image, channels : for images: patch side, image side or (height, width), colour channels.
     dropout, embedding_dropout, attention_dropout, ffn_dropout : rates on branch outputs, embeddings (`dropout` by default),
         attention weights, hidden features.
@@ -123,9 +127,13 @@ class Design:
     classifier_reads: str = "first"
     pooler: bool = False
     pooler_width: int | None = None
+    pooler_activation: str = "tanh"
+    pooler_norm: bool = False
+    pooler_bias: bool = True
     segments: int = 0
     embedding_norm: bool = False
     embedding_width: int | None = None
+    embedding_projection: str = "first"
     embedding_scale: float = 1.0
     patch: int | None = None
     image: int | tuple[int, int] = 224
@@ -142,6 +150,7 @@ class Design:
         check_choice("Transformer", tuple(PLACEMENTS), placement=self.placement)
         check_choice("Transformer", HEADS, head=self.head)
         check_choice("Transformer", QK_NORMS, qk_norm=self.qk_norm)
+        check_choice("Transformer", PROJECTIONS, embedding_projection=self.embedding_projection)
         if isinstance(self.positions, str):
             check_choice("Transformer", POSITIONS, positions=self.positions)
         if self.encoder_depth is not None:

@@ -17,7 +17,7 @@ from .linear import Linear
 from .norms import Norm
 from .tensor import ZEROS, Tensor
 
-READS = ("first", "last", "every")
+READS = ("first", "last", "every", "mean", "late")
 """The tokens whose features a classifier may read."""
 _LOGIT_BYTES = 4  # the loss is computed in float32, whatever the precision of the activations
 
@@ -201,27 +201,45 @@ class LanguageHead(Head):
 
 @component
 class Pooler(Head):
-    """A linear map and a tanh of the first token's features, as in BERT and ViT."""
+    """A linear map, an activation and possibly a norm of the first token's features, as in BERT and ViT.
+
+    With `every` it reads each token's (ELECTRA's discriminator).
+    """
 
     width: int
     outputs: int
+    activation: str = "tanh"
+    norm: Norm | None = None
+    bias: bool = True
+    every: bool = False
+
+    def __post_init__(self) -> None:
+        check_activation("Pooler", self.activation)
+
+    @property
+    def linear(self) -> Linear:
+        """The linear map."""
+        return Linear(self.width, self.outputs, self.bias)
 
     def children(self) -> tuple[Child, ...]:
-        return (Child("linear", Linear(self.width, self.outputs), kind="pooler"),)
+        linear = Child("linear", self.linear, kind="pooler")
+        return (linear,) if self.norm is None else (linear, Child("norm", self.norm))
 
     def choices(self) -> dict[str, Any]:
-        return {"head": "none", "pooler": True, "pooler_width": self.outputs}
+        options = {"pooler_activation": self.activation, "pooler_norm": self.norm is not None, "pooler_bias": self.bias}
+        return {"head": "none", "pooler": True, "pooler_width": self.outputs, **options}
 
     def run_of(self, child: str, run: Run) -> Run:
-        return replace(run, tokens=1)
+        return run if self.every else replace(run, tokens=1)
 
 
 @component
 class ClassifierHead(Head):
     """One logit for each of `classes`, from the first token's features, after an optional `pooler`.
 
-    `reads` is ``first``; ``every`` for logits of each token (labels of tokens, both ends of an answer); or ``last`` for those
-    of the last one. The map to classes is then applied to all tokens, as the transformers library does for ``last``, too.
+    `reads` is ``first``; ``mean`` for the mean of all features; ``every`` for logits of each token (labels of tokens, both ends
+    of an answer); ``last`` for those of the last one; ``late`` for the mean of the logits. For the last three, pooler and map
+    are applied to all tokens, as in the transformers library.
     """
 
     width: int
@@ -232,8 +250,14 @@ class ClassifierHead(Head):
 
     def __post_init__(self) -> None:
         check_choice("ClassifierHead", READS, reads=self.reads)
-        if self.pooler is not None and self.reads != "first":
-            raise InputError("ClassifierHead: a pooler reads the first token, so that reads='first'")
+        if self.pooler is not None and self.pooler.every != self.all_tokens:
+            words = "every=True" if self.all_tokens else "every=False"
+            raise InputError(f"ClassifierHead: the pooler needs {words}, as reads={self.reads!r}")
+
+    @property
+    def all_tokens(self) -> bool:
+        """True if the map to classes is applied to all tokens."""
+        return self.reads not in ("first", "mean")
 
     def children(self) -> tuple[Child, ...]:
         linear = Child("linear", Linear(self.width, self.classes, self.bias), kind="classifier")
@@ -250,4 +274,4 @@ class ClassifierHead(Head):
         }
 
     def run_of(self, child: str, run: Run) -> Run:
-        return replace(run, tokens=1) if self.reads == "first" else run
+        return run if self.all_tokens else replace(run, tokens=1)

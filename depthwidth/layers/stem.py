@@ -176,9 +176,17 @@ class TokenStem(Stem):
             "segments": self.segments.rows if self.segments else 0,
             "embedding_norm": self.norm is not None,
             "embedding_width": self.tokens.width,
+            "embedding_projection": self._projection_place,
             "embedding_scale": self.scale,
             "embedding_dropout": self.dropout,
         }
+
+    @property
+    def _projection_place(self) -> str:
+        """A design's word for the place of the projection."""
+        if self.projection is None or not self.projection.bias:
+            return "first"
+        return "last" if self.projection.inputs != self.projection.outputs else "always"
 
     def embed(self, site: Site, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
         x = identity.times(self.scale**2 * site.at("tokens").variance("weight"))

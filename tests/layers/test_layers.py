@@ -72,6 +72,7 @@ def attention(**changes):
     (LanguageHead(Unembedding(6, 10), Linear(6, 6), LayerNorm(6)), 42 + 12),
     (Pooler(6, 4), 28),
     (ClassifierHead(4, 3, Pooler(6, 4)), 28 + 15),
+    (Pooler(6, 4, "gelu", LayerNorm(4, bias=False), bias=False), 24 + 4),
     (FeedForward(6, 10), 6 * 10 + 10 + 10 * 6 + 6),
     (FeedForward(6, 10, gated=True, bias=False), 180),
     (MixtureOfExperts(FeedForward(6, 10, bias=False), 4, 2), 24 + 4 * 120),
@@ -168,6 +169,14 @@ def test_heads_that_read_one_token():
     assert Pooler(6, 4).flops(RUN) == 2 * 2 * 24
     assert ClassifierHead(4, 3, Pooler(6, 4)).flops(RUN) == 2 * 2 * (24 + 12)
     assert PatchStem(9, 13, 4, 3, 6).flops(RUN) == 2 * 2 * 6 * 3 * 16 * 6
+
+
+def test_heads_that_read_every_token():
+    assert ClassifierHead(4, 3, reads="mean").flops(RUN) == 2 * 2 * 12
+    for reads in ("every", "late"):
+        assert ClassifierHead(4, 3, Pooler(6, 4, every=True), reads=reads).flops(RUN) == 2 * RUN.positions * (24 + 12)
+    with pytest.raises(InputError, match="the pooler needs every=True, as reads='late'"):
+        ClassifierHead(4, 3, Pooler(6, 4), reads="late")
 
 
 # Memory.

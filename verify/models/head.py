@@ -6,8 +6,6 @@ A head with ``logits = True`` can be trained by cross-entropy.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -65,32 +63,24 @@ class LanguageHead(nn.Module):
 
 @builds(layers.Pooler)
 class Pooler(nn.Module):
-    """A linear map and a tanh of the first token's features."""
-
-    settings: ClassVar = {"pooler_activation": "function"}
+    """A linear map, an activation and possibly a norm, of the first token's features or of each token's."""
 
     def __init__(self, layer: layers.Pooler) -> None:
         super().__init__()
-        self.linear = module(layers.Linear(layer.width, layer.outputs))
-        self.activation = Activation("tanh")
-
-    @property
-    def function(self) -> str:
-        """The name of the activation."""
-        return self.activation.name
-
-    @function.setter
-    def function(self, name: str) -> None:
-        self.activation = Activation(name)
+        self.linear = module(layer.linear)
+        self.activation = Activation(layer.activation)
+        self.norm = optional(layer.norm)
+        self.every = layer.every
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        """Features (batch, length, width) to (batch, outputs)."""
-        return self.activation(self.linear(x[:, 0]))
+        """Features (batch, length, width) to (batch, outputs), or (batch, length, outputs) of each token."""
+        x = self.activation(self.linear(x if self.every else x[:, 0]))
+        return x if self.norm is None else self.norm(x)
 
 
 @builds(layers.ClassifierHead)
 class ClassifierHead(nn.Module):
-    """One logit for each class, from the first token's features."""
+    """One logit for each class, from the features of the first token, of each, or of all."""
 
     logits = True
 
@@ -102,6 +92,11 @@ class ClassifierHead(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Features (batch, length, width) to logits (batch, classes), or (batch, length, classes) of each token."""
+        if self.reads == "mean":
+            x = x.mean(1, keepdim=True)
         if self.pooler is not None:
-            return self.linear(self.pooler(x))
-        return self.linear(x if self.reads == "every" else x[:, 0] if self.reads == "first" else x[:, -1])
+            x = self.pooler(x)
+        elif self.reads in ("first", "mean"):
+            x = x[:, 0]
+        logits = self.linear(x)
+        return logits.mean(1) if self.reads == "late" else logits[:, -1] if self.reads == "last" else logits

@@ -29,7 +29,6 @@ class Part(NamedTuple):
 SETTINGS = {
     "coarse_penalty": "True if ALiBi's penalty is computed in bf16",
     "late_norms": "True if queries and keys are normalised after their rotation",
-    "pooler_activation": "the pooler's activation, by our name; tanh by default",
     "backward_rotation": "True if rotary positions turn by the negative angle",
     "query_growth": "the rate and the length by which queries grow with the logarithm of their position (Ministral 3)",
     "qkv_clip": "the largest absolute value of queries, keys and values; None for no limit",
@@ -132,7 +131,7 @@ class Family:
             raise InputError(f"{self.model_type} cannot express a model with this kind and head; its models are {known}")
         for choice, name in self.names.items():
             value = getattr(design, choice)
-            config[name] = spelling_of(value) if choice == "activation" else value
+            config[name] = spelling_of(value) if READERS[choice] is Fields.activation else value
         for part in self.parts:
             config.update(part.write(design))
         if design.head == "classifier":
@@ -193,10 +192,21 @@ READERS: dict[str, Callable[[Fields, str], Any]] = {
     **dict.fromkeys(("norm_eps", "embedding_scale", "residual_scale", "head_scale", "logit_scale"), Fields.positive),
     **dict.fromkeys(("score_softcap", "logit_softcap"), Fields.positive_or_none),
     **dict.fromkeys(
-        ("tied", "bias", "attention_bias", "attention_out_bias", "ffn_bias", "parallel", "norm_affine", "renormalized"),
+        (
+            "tied",
+            "bias",
+            "attention_bias",
+            "attention_out_bias",
+            "ffn_bias",
+            "parallel",
+            "norm_affine",
+            "norm_bias",
+            "renormalized",
+            "head_bias",
+        ),
         Fields.flag,
     ),
-    **dict.fromkeys(("activation",), Fields.activation),
+    **dict.fromkeys(("activation", "pooler_activation"), Fields.activation),
 }
 """The function that reads the field of each choice."""
 

@@ -67,6 +67,10 @@ EXAMPLES = {
     "pooler": layers.Pooler(WIDTH, 5),
     "classifier": layers.ClassifierHead(WIDTH, 3),
     "classifier with a pooler": layers.ClassifierHead(WIDTH, 3, pooler=layers.Pooler(WIDTH, WIDTH)),
+    "pooler of the mean": layers.ClassifierHead(
+        WIDTH, 3, layers.Pooler(WIDTH, WIDTH, "gelu", layers.LayerNorm(WIDTH), bias=False), reads="mean"
+    ),
+    "mean of logits": layers.ClassifierHead(WIDTH, 3, layers.Pooler(WIDTH, WIDTH, every=True), reads="late"),
 }  # fmt: skip
 EMBEDDING = torch.randn(11, WIDTH)
 IMAGES = torch.randn(BATCH, 3, 8, 12)

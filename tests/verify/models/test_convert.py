@@ -97,6 +97,8 @@ def answer(model, tree, given):
         return torch.stack((out.start_logits, out.end_logits), dim=-1)
     if type(model).__name__.endswith("MultipleChoice"):
         return out.logits.flatten()[:, None]
+    if type(model).__name__ == "ElectraForPreTraining":
+        return out.logits[..., None]
     return out.pooler_output if "pooler_output" in out else out.logits
 
 

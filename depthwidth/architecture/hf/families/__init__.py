@@ -17,6 +17,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "bert": ("bert", "roberta", "xlm-roberta", "camembert", "distilbert"),
     "bloom": ("bloom",),
     "cohere": ("cohere", "cohere2"),
+    "electra": ("electra",),
     "ernie": ("ernie4_5", "ernie4_5_moe"),
     "exaone": ("exaone4",),
     "falcon": ("falcon",),

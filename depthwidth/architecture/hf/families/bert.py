@@ -177,7 +177,7 @@ DISTILBERT = Family(
         "tied": "tie_word_embeddings",
     },
     aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
-    fixed={**_BERT_CHOICES, "norm_eps": 1e-12},
+    fixed={**_BERT_CHOICES, "norm_eps": 1e-12, "pooler_activation": "relu"},
     models=_bert_models("DistilBert", pooled=False),
     weights={
         **_EMBEDDING_WEIGHTS,
@@ -201,5 +201,4 @@ DISTILBERT = Family(
         "vocab_layer_norm": "head.norm",
         "pre_classifier": "head.pooler.linear",
     },
-    settings={"pooler_activation": "relu"},
 )

@@ -53,6 +53,7 @@ VIT = Family(
         "num_channels": 3,
         "qkv_bias": True,
         "pooler_output_size": None,
+        "pooler_act": "tanh",
     },
     names={
         "width": "hidden_size",
@@ -66,6 +67,7 @@ VIT = Family(
         "channels": "num_channels",
         "attention_bias": "qkv_bias",
         "pooler_width": "pooler_output_size",
+        "pooler_activation": "pooler_act",
     },
     fixed={"kind": "encoder", "positions": "none"},  # the patches' own table of positions is part of the stem
     models={
@@ -95,5 +97,4 @@ VIT = Family(
             },
         ),
     },
-    settings={"pooler_activation": lambda config: Fields("vit", config, {}, {}).activation("pooler_act")},
 )
