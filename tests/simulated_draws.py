@@ -24,8 +24,10 @@ def moments(y):
     return torch.stack([square / (length * width), (y.sum(1).square().sum(1) - square) / (length * (length - 1) * width)])
 
 
-def simulate(tree, made, correlation, draws, seed):
+def simulate(tree, made, correlation, draws, seed, size=1.0, fixed=None):
     """Moments of the stream, of Gaussian input, and of an independent Gaussian gradient at the output of the last norm.
+
+    `size` is the second moment of the input, to which the vectors `fixed` (length, width) are added.
 
     Returns
     -------
@@ -60,7 +62,8 @@ def simulate(tree, made, correlation, draws, seed):
         features = active(y @ weight("feed_forward.gate", width, hidden)) * up if tree.feed_forward.gated else active(up)
         return features @ weight("feed_forward.down", hidden, width)
 
-    stream = [math.sqrt(correlation) * drawn(draws, 1, width) + math.sqrt(1 - correlation) * drawn(draws, length, width)]
+    start = math.sqrt(correlation) * drawn(draws, 1, width) + math.sqrt(1 - correlation) * drawn(draws, length, width)
+    stream = [math.sqrt(size) * start + (0.0 if fixed is None else fixed)]
     stream[0].requires_grad_()
     for _ in range(tree.depth):
         y = stream[-1]

@@ -66,7 +66,9 @@ class Residual(Layer):
 
         def pull(g: AnySignal) -> AnySignal:
             if pull_norm is None or self.norm_stream is None:
-                return pull_through(g, x, [(pull_scaled, draw.whole is not None)], skip, site.trace, normed=self.normed)
+                return pull_through(
+                    g, self.read(x), [(pull_scaled, draw.whole is not None)], skip, site.trace, normed=self.normed
+                )
             norm = self.norm_stream
             g = pull_post_norm(pull_norm(g), summed, norm.width, norm.centred, drift)
             return add_gradient(g, pull_scaled(g), skip)
@@ -77,6 +79,7 @@ class Residual(Layer):
         """The branch with its norms and dropout, without the sum: output, pullback, and variation between draws."""
         rate = self.dropout if site.trace.dropout else 0.0
         pulls: list[Pullback] = []
+        x = self.read(x)
         draw, read = DrawSpread(0.0, 0.0), x
         for name, part in (("norm_in", self.norm_in), ("", self.branch), ("norm_out", self.norm_out)):
             if part is None:
@@ -99,6 +102,10 @@ class Residual(Layer):
             return g
 
         return x.after_dropout(rate), pull, draw
+
+    def read(self, x: AnySignal) -> Any:
+        """What its first norm divides, or its branch reads, of the stream."""
+        return x.whole() if self.norm_in is None else self.norm_in.read(x)
 
     @property
     def normed(self) -> bool:
@@ -278,6 +285,7 @@ class Block(BlockLike):
         for name, branch in self.branches:  # the post-norms read the sum, one after the other
             if branch.norm_stream is not None:
                 summed = total
+                summed = branch.norm_stream.read(summed)
                 total, pull_norm = branch.norm_stream.moments(summed, site.at(name).at("norm_stream"))
                 total = total.spread_as(summed.spread and summed.spread.after_norm(summed, total))
                 post_norm_pulls.append(pull_norm)
@@ -287,7 +295,8 @@ class Block(BlockLike):
             for pull_norm in reversed(post_norm_pulls):
                 g = pull_norm(g)
             ways = paths if pull_shared_norm is None else [(_together(paths, pull_shared_norm), False)]
-            return pull_through(g, x, ways, skip, site.trace, normed=normed)
+            read = self.branches[0][1].read(x) if self.norm is None else self.norm.read(x)
+            return pull_through(g, read, ways, skip, site.trace, normed=normed)
 
         return total, site.record_gradient(pull)
 

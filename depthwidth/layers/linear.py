@@ -30,7 +30,7 @@ class Linear(Layer):
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         weight = site.variance("weight")
-        y = x.times(linear_second_moment.body(1.0, self.inputs, weight))
+        y = x.whole().times(linear_second_moment.body(1.0, self.inputs, weight))
         if self.bias:
             y = y.with_bias(site.variance("bias"))
         gain = linear_gradient.body(1.0, self.outputs, weight)

@@ -44,7 +44,14 @@ class Norm(Layer):
     def _shape(self) -> tuple[int, ...]:
         return (self.groups, self.width) if self.separate else (self.width,)
 
+    def read(self, x: AnySignal) -> Any:
+        """The part of its input that it divides: without the mean over the features, if it subtracts that."""
+        if x.offset is None:
+            return x
+        return x.offset_as(None) if self.centred else x.whole()
+
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        x = self.read(x)
         gain = site.gain(self._offset) if self.affine else 1.0
         size, pair_size = x.second_moment + self.eps, x.pair_second_moment + self.eps
         factors, scale = norm_factors(x, self.width, self.centred), norm_moment.body

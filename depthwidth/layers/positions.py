@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ..checks import check_whole
 from ..errors import InputError, shown
-from ..signal import AnySignal, Site, TokenSignal
+from ..signal import AnySignal, Offset, Site, TokenSignal
 from .base import Layer, component
 from .rotary_scaling import RotaryScaling
 from .tensor import ZEROS, Tensor
@@ -132,7 +132,9 @@ class SinusoidalPositions(Position):
 
     def add(self, x: AnySignal, identity: AnySignal, site: Site, width: int) -> Any:
         correlations = _sinusoidal_correlations(width, identity, site.trace.length)
-        return x.plus(identity.of(0.5 * identity.second_moment, 0.5 * correlations))
+        mean, mean_pair = _sinusoidal_means(width, identity, site.trace.length)
+        second, pair = 0.5 * identity.second_moment - mean, 0.5 * correlations - mean_pair
+        return x.plus(identity.of(second, pair).offset_as(Offset(mean, mean_pair, second, pair, width)))
 
 
 @component
@@ -288,6 +290,27 @@ def sinusoidal_correlation(width: int, distance: Any) -> Any:
 
     frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)
     return np.cos(np.multiply.outer(distance, frequencies)).mean(axis=-1)
+
+
+def sinusoidal_mean(width: int, position: Any) -> Any:
+    """Mean over the features of the sinusoidal vectors at these positions, which begin at 0; a number or an array."""
+    import numpy as np
+
+    angles = np.multiply.outer(position, 10000.0 ** (-np.arange(0, width, 2) / width))
+    return (np.sin(angles).sum(axis=-1) + np.cos(angles[..., : width // 2]).sum(axis=-1)) / width
+
+
+def _sinusoidal_means(width: int, identity: AnySignal, length: int) -> tuple[Any, Any]:
+    """Squares of :func:`sinusoidal_mean` and its products for two positions, at each or their means over `length` positions."""
+    import numpy as np
+
+    if isinstance(identity, TokenSignal):
+        mean = sinusoidal_mean(width, identity.positions.nodes - 1)
+        one, other = identity.positions.pairs(mean)
+        return mean * mean, one * other
+    mean = sinusoidal_mean(width, np.arange(length))
+    square = float(mean @ mean)
+    return square / length, (float(mean.sum()) ** 2 - square) / (length * max(1, length - 1))
 
 
 def _sinusoidal_correlations(width: int, identity: AnySignal, length: int) -> Any:

@@ -43,6 +43,8 @@ def apply_all_blocks(block: BlockLike, x: Signal, site: Site, layers: range) -> 
     y, pull_blocks = block.moments(inputs, site)
     spread = y.spread and Spread(*(float(v[-1]) for v in y.spread))
     last = Signal(float(y.second_moment[-1]), float(y.covariance[-1]), spread)
+    if x.offset is not None:
+        last = last.offset_as(x.offset.times(float(_offset_shares(block, site, layers)[-1])))
 
     def pull(g: Signal) -> Signal:
         # The moments of the gradient at a block's input are linear in the moments of that at its output, and in its leaning.
@@ -83,7 +85,7 @@ def block_inputs(block: BlockLike, x: Signal, site: Site, layers: range) -> Sign
     one number, the correlation of two tokens. A table of it reduces the cost of a block to microseconds. Otherwise each block
     is evaluated.
     """
-    trace = site.trace
+    trace, first = site.trace, x
     states: list[tuple[float, ...]] = []
     steps = None
     with trace.silence():
@@ -98,9 +100,9 @@ def block_inputs(block: BlockLike, x: Signal, site: Site, layers: range) -> Sign
     import numpy as np
 
     columns = np.array(states).T
-    inputs = Signal(columns[0], columns[1], Spread(*columns[2:]) if x.spread else None)
+    inputs = Signal(columns[0], columns[1], Spread(*columns[2:]) if first.spread else None)
     finite(inputs, site.role)
-    return inputs
+    return inputs.offset_as(first.offset and first.offset.times(_offset_shares(block, site, layers)[:-1]))
 
 
 def _state(x: Signal) -> tuple[float, ...]:
@@ -281,6 +283,7 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
 
     trace, times = site.trace, len(layers)
     increments, samples, grown = _Increments(times), list[_Sample](), _skip_growth(block, site, layers)
+    shares = None if x.offset is None else _offset_shares(block, site, layers)
     count = len(x.second_moment)
     powers = np.ones(len(_flatten(x)))
     powers[count + x.covariance.size :] = 2.0  # variances of moments
@@ -289,12 +292,16 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
         """A state at the input of block `layer`, as the skip paths alone would carry it to the input of block `to`."""
         return vector * np.exp(powers * (grown[to] - grown[layer]))
 
+    def at(vector: Array, layer: int) -> TokenSignal:
+        y = _unflatten(x, vector)
+        return y if x.offset is None or shares is None else y.offset_as(x.offset.times(shares[layer]))
+
     before = layer = 0
     step, state, left = 1, _flatten(x), _flatten(x)
     while True:
         trace.layer = layers.start + layer
         with trace.divert() as (records, log_variances):
-            y, pull_block = block.moments(finite(_unflatten(x, state), site.role), site)
+            y, pull_block = block.moments(finite(at(state, layer), site.role), site)
         after = _flatten(y)
         increments.append(layer, scaled(after, layer + 1, 0) - scaled(state, layer, 0))
         if layer - before > 1:
@@ -335,7 +342,7 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
         _record_all(trace, pulled, layers)
         return g
 
-    return _unflatten(x, after), pull
+    return at(after, times), pull
 
 
 def _skip_growth(block: BlockLike, site: Site, layers: range) -> Array:
@@ -345,17 +352,32 @@ def _skip_growth(block: BlockLike, site: Site, layers: range) -> Array:
     """
     import numpy as np
 
+    if any(part.norm_stream is not None for _, part in block.branches):
+        return np.zeros(len(layers) + 1)
+    found = _skip_logarithms(block, site, layers)
+    return found if np.isfinite(found).all() else np.zeros(len(layers) + 1)  # without a stream that is left to follow
+
+
+def _skip_logarithms(block: BlockLike, site: Site, layers: range) -> Array:
+    """As :func:`_skip_growth`, whatever norms there are; minus infinity behind a skip path of factor 0."""
+    import numpy as np
+
     found = np.zeros(len(layers) + 1)
-    parts = block.branches
-    if any(part.norm_stream is not None for _, part in parts):
-        return found
-    for name, _ in parts[:1] if block.parallel else parts:
+    for name, _ in block.branches[:1] if block.parallel else block.branches:
         skip = site.trace.recipe.residual(site.at(name).role).skip
-        squares = np.square(skip[layers.start : layers.stop] if isinstance(skip, tuple) else np.full(len(layers), skip))
-        if not squares.all():  # no stream is left to follow
-            return np.zeros(len(layers) + 1)
-        found[1:] += np.cumsum(np.log(squares))
+        each = np.square(skip[layers.start : layers.stop] if isinstance(skip, tuple) else np.full(len(layers), skip))
+        with np.errstate(divide="ignore"):
+            found[1:] += np.cumsum(np.log(each))
     return found
+
+
+def _offset_shares(block: BlockLike, site: Site, layers: range) -> Array:
+    """Share of the mean over the features that is left at the input of each block, and behind the last: (blocks + 1,)."""
+    import numpy as np
+
+    if any(part.norm_stream is not None for _, part in block.branches):
+        return np.concatenate([[1.0], np.zeros(len(layers))])
+    return np.exp(_skip_logarithms(block, site, layers))
 
 
 def _cross_gap(g: TokenSignal, above: _Sample, below: _Sample, sizes: list[float], grown: Array) -> TokenSignal:

@@ -150,6 +150,8 @@ class Stack(Layer):
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         trace, block_site = site.trace, site.at("block")
+        if not self._takes_off_means:
+            x = x.whole()
         input_site = site.at("input")
         input_site.record(x)
         pulls: list[Pullback] = [input_site.record_gradient(lambda g: g)]
@@ -164,7 +166,7 @@ class Stack(Layer):
             last = x
             x, pull_norm = self.norm.moments(last, site.at("norm"))
             pulls.append(lambda g: lean_on_norm(pull_norm(g), last))
-        site.record(x)
+        site.record(x := x.whole())
 
         def pull(g: AnySignal) -> AnySignal:
             for pull_part in reversed(pulls):
@@ -172,6 +174,16 @@ class Stack(Layer):
             return g
 
         return x, site.record_gradient(pull)
+
+    @property
+    def _takes_off_means(self) -> bool:
+        """True if every norm of the stream subtracts the mean over the features, so that it can be followed apart."""
+        norms = [self.norm]
+        for repeat in self.repeats:
+            norms.append(repeat.block.norm)
+            for _, part in repeat.block.branches:
+                norms += [part.norm_in, part.norm_stream]
+        return all(repeat.block.plain for repeat in self.repeats) and all(norm.centred for norm in norms if norm is not None)
 
     def recomputed_bytes(self, run: Run) -> int:
         """Bytes kept for the backward pass if only block inputs are stored and each block is computed again.

@@ -198,7 +198,7 @@ class TokenStem(Stem):
             x = x.spread_as(Spread.of_gaussian(x, self.tokens.width))
         pulls: list[Pullback] = []
         if self.norm is not None:
-            before = x
+            before = self.norm.read(x)
             x, pull_norm = self.norm.moments(before, site.at("norm"))
             x = x.spread_as(before.spread and before.spread.after_norm(before, x))
             pulls.append(pull_norm)

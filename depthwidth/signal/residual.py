@@ -245,7 +245,10 @@ def add_branch(
         draw,
         pair,
     )
-    return x.of(q, c, spread and Spread(*spread))
+    y = x.of(q, c, spread and Spread(*spread))
+    if x.offset is None:
+        return y
+    return y.offset_as(x.offset if skip is None else x.offset.times(skip * skip))
 
 
 def post_norm_drift(kept: AnySignal, branch: AnySignal, draw: DrawSpread, width: int) -> tuple[Number, Number]:

@@ -4,7 +4,7 @@ A :class:`Signal` has two numbers for a tensor of exchangeable tokens; each may 
 has one number for each position and each pair of positions, for tokens that a causal mask or a text makes different. Most
 components use only the attributes that both have.
 
-Derivation: docs/derivations/finite-width.md, (W1) to (W9), for the classes Spread and DrawSpread.
+Derivation: docs/derivations/finite-width.md, (W1) to (W9), for the classes Spread and DrawSpread, (W10) for Offset.
 """
 
 from __future__ import annotations
@@ -25,6 +25,28 @@ Number = Any
 """A float, or an array over blocks; in a :class:`TokenSignal` an array over positions or pairs of them."""
 
 
+class Offset(NamedTuple):
+    """The mean over the features of fixed vectors in a stream, such as sinusoidal positions, which a LayerNorm takes off.
+
+    Random vectors have none: what they have in one draw is of order 1/width, and :mod:`.residual` follows it.
+    """
+
+    second_moment: Number
+    """E m_t^2, with m_t the mean over the features of the vector at position t"""
+    covariance: Number
+    """E m_t m_t' over two different positions"""
+    rest: Number
+    """Second moment of these vectors about their mean"""
+    rest_covariance: Number
+    width: int
+    """Features"""
+
+    def times(self, factor: Number) -> Offset:
+        """That of the stream with its second moment times `factor`."""
+        square, pair, rest, rest_pair, width = self
+        return Offset(factor * square, factor * pair, factor * rest, factor * rest_pair, width)
+
+
 class Signal(NamedTuple):
     """Two uncentred moments per feature of a tensor of exchangeable tokens, or of its gradient.
 
@@ -40,6 +62,8 @@ class Signal(NamedTuple):
     """Variances of the moments over draws of the weights at finite width; None in the limit of infinite width."""
     leaning: Signal | None = None
     """Of a gradient at finite width, its fall with the second moment of the stream there: -dE/dq of the two moments."""
+    offset: Offset | None = None
+    """The mean over the features, which the moments and the spread leave out until :meth:`whole`; None if it is zero."""
 
     @property
     def pair_second_moment(self) -> Number:
@@ -76,14 +100,23 @@ class Signal(NamedTuple):
         pair = self.covariance * (factor if pair_factor is None else pair_factor)
         return Signal(self.second_moment * factor, pair, None, leaning)
 
-    def after_dropout(self, rate: float) -> Signal:
+    def after_dropout(self, rate: float) -> Any:
         """The moments after dropout with rescaling, forward or backward: two tokens lose different features."""
-        return self.times(dropout_second_moment.body(1.0, rate), 1.0)
+        return _after_dropout(self, rate)
 
     def plus(self, other: Signal) -> Signal:
-        """The sum of two independent signals."""
+        """The sum of two independent signals, of which one at most has a mean over the features."""
         leaning = self.leaning.plus(other.leaning) if self.leaning and other.leaning else None
-        return Signal(self.second_moment + other.second_moment, self.covariance + other.covariance, None, leaning)
+        offset = self.offset or other.offset
+        return Signal(self.second_moment + other.second_moment, self.covariance + other.covariance, None, leaning, offset)
+
+    def whole(self) -> Any:
+        """The moments with those of the mean over the features, for all who do not take it off."""
+        return _whole(self)
+
+    def offset_as(self, offset: Offset | None) -> Signal:
+        """The same moments beside this mean over the features."""
+        return Signal(self.second_moment, self.covariance, self.spread, None, offset)
 
     def leaning_as(self, leaning: Signal | None) -> Signal:
         """The same gradient with this leaning."""
@@ -91,7 +124,11 @@ class Signal(NamedTuple):
 
     def spread_as(self, spread: Spread | None) -> Signal:
         """The same moments with this spread."""
-        return Signal(self.second_moment, self.covariance, spread)
+        return Signal(self.second_moment, self.covariance, spread, None, self.offset)
+
+    def at_first(self, values: Number) -> Number:
+        """Values of tokens as values of the first token of each pair."""
+        return values
 
     def spread_over(self, other: AnySignal) -> AnySignal:
         """These moments at every position of another signal."""
@@ -115,6 +152,8 @@ class TokenSignal(NamedTuple):
     """As in :class:`Signal`: shape (n,), and (n, n) for the others"""
     leaning: TokenSignal | None = None
     """As in :class:`Signal`"""
+    offset: Offset | None = None
+    """As in :class:`Signal`"""
 
     @property
     def pair_second_moment(self) -> Number:
@@ -125,7 +164,7 @@ class TokenSignal(NamedTuple):
     @property
     def first_second_moment(self) -> Number:
         """Second moment of the first token of a pair; it broadcasts against the covariance."""
-        return self.positions.pairs(self.second_moment)[0]
+        return self.at_first(self.second_moment)
 
     @property
     def other_second_moment(self) -> Number:
@@ -159,14 +198,23 @@ class TokenSignal(NamedTuple):
         y = self.of(self.second_moment * factor, self.covariance * (factor if pair_factor is None else pair_factor))
         return y if self.leaning is None else y.leaning_as(self.leaning.times(factor, pair_factor))
 
-    def after_dropout(self, rate: float) -> TokenSignal:
+    def after_dropout(self, rate: float) -> Any:
         """The moments after dropout with rescaling, forward or backward: two tokens lose different features."""
-        return self.times(dropout_second_moment.body(1.0, rate), 1.0)
+        return _after_dropout(self, rate)
 
     def plus(self, other: TokenSignal) -> TokenSignal:
-        """The sum of two independent signals."""
+        """The sum of two independent signals, of which one at most has a mean over the features."""
         y = self.of(self.second_moment + other.second_moment, self.covariance + other.covariance)
+        y = y.offset_as(self.offset or other.offset)
         return y.leaning_as(self.leaning.plus(other.leaning)) if self.leaning and other.leaning else y
+
+    def whole(self) -> Any:
+        """The moments with those of the mean over the features, for all who do not take it off."""
+        return _whole(self)
+
+    def offset_as(self, offset: Offset | None) -> TokenSignal:
+        """The same moments beside this mean over the features."""
+        return TokenSignal(self.second_moment, self.covariance, self.positions, self.spread, None, offset)
 
     def leaning_as(self, leaning: TokenSignal | None) -> TokenSignal:
         """The same gradient with this leaning."""
@@ -174,7 +222,11 @@ class TokenSignal(NamedTuple):
 
     def spread_as(self, spread: Spread | None) -> TokenSignal:
         """The same moments with this spread."""
-        return self.of(self.second_moment, self.covariance, spread)
+        return TokenSignal(self.second_moment, self.covariance, self.positions, spread, None, self.offset)
+
+    def at_first(self, values: Number) -> Number:
+        """Values of tokens as values of the first token of each pair; they broadcast against the covariance."""
+        return self.positions.pairs(values)[0]
 
     def with_bias(self, variance: Number) -> TokenSignal:
         """The moments after the addition of a bias, which all tokens share."""
@@ -204,11 +256,15 @@ class Spread(NamedTuple):
 
     @classmethod
     def of_gaussian(cls, signal: AnySignal, width: int) -> Spread:
-        """The spread of `width` independent Gaussian features."""
+        """The spread of `width` independent Gaussian features. What is fixed in them has none, alone."""
         q, c, first = signal.second_moment, signal.covariance, signal.first_second_moment
         spread = gaussian_spread.body
         pairs = spread(c, c, width)
-        return cls(spread(q, q, width), pairs, spread(first, c, width), pairs, pairs)
+        drawn = cls(spread(q, q, width), pairs, spread(first, c, width), pairs, pairs)
+        if signal.offset is None:
+            return drawn
+        alone = cls.of_gaussian(signal.of(signal.offset.rest, signal.offset.rest_covariance), width)
+        return cls(*(part - fixed for part, fixed in zip(drawn, alone, strict=True)))
 
     @classmethod
     def of_branch(cls, signal: AnySignal, draw: DrawSpread, width: int) -> Spread:
@@ -224,6 +280,30 @@ class Spread(NamedTuple):
         ratio = (self.covariances - r * self.third_token) - r * (self.third_token - r * self.second_moments)
         zero, pairs = 0.0 * after.second_moment, 0.0 * after.covariance
         return Spread(zero, pairs, pairs, pairs, ratio * (after.pair_second_moment / size) ** 2)
+
+
+def _after_dropout(x: AnySignal, rate: float) -> Any:
+    factor = dropout_second_moment.body(1.0, rate)
+    y = x.times(factor, 1.0)
+    if x.offset is None:
+        return y
+    # The mean over the features stays; what the mask makes of it is part of the rest.
+    return y.of(y.second_moment + (factor - 1) * x.offset.second_moment, y.covariance).offset_as(x.offset)
+
+
+def _whole(x: AnySignal) -> Any:
+    """A signal with its mean over the features in its moments, and in its spread: (W10)."""
+    if x.offset is None:
+        return x
+    m, pair, rest, rest_pair, width = x.offset
+    y = x.of(x.second_moment + m, x.covariance + pair, x.spread)
+    if x.spread is None:
+        return y
+    drawn, drawn_pair = x.second_moment - rest, x.covariance - rest_pair
+    shared = 4 * pair * drawn_pair / width
+    mixed = 2 * (x.at_first(m) * drawn_pair + x.at_first(drawn) * pair) / width
+    v, w, u, third, covariances = x.spread
+    return y.spread_as(Spread(v + 4 * m * drawn / width, w + shared, u + mixed, third + shared, covariances + shared))
 
 
 class DrawSpread(NamedTuple):

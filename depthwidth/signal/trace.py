@@ -120,6 +120,7 @@ class Trace:
             return
         if isinstance(signal, TokenSignal) and not isinstance(mean, float):
             mean = signal.positions.mean(mean)
+        signal = signal.whole()
         second, pair = signal.averages
         self.records.append(Record(role, layer, direction, mean, second, pair, signal.deviation))
 

@@ -24,11 +24,11 @@ from depthwidth.layers import (
 from depthwidth.layers.activations import activation
 from depthwidth.layers.attention_moments import LARGEST_SCORES, capped_variance
 from depthwidth.layers.feed_forward import activation_tables, hidden_moments
-from depthwidth.layers.positions import sinusoidal_correlation
+from depthwidth.layers.positions import sinusoidal_correlation, sinusoidal_mean
 from depthwidth.layers.stem import SEGMENT_MATCH
 from depthwidth.numerics.routing import routing
 from depthwidth.numerics.softmax import overlap
-from depthwidth.signal import Signal, TokenSignal
+from depthwidth.signal import Offset, Signal, Spread, TokenSignal
 from depthwidth.signal.positions import Positions
 
 
@@ -49,19 +49,19 @@ def same(sample, expected, slack=0.0):
 
 def test_a_linear_map_by_hand():
     y, front = through(Linear(12, 20), Signal(0.5, 0.2), Given(weight=0.1, bias=0.03), Signal(2.0, -0.5))
-    assert y == pytest.approx((0.5 * 1.2 + 0.03, 0.2 * 1.2 + 0.03, None, None))
-    assert front == pytest.approx((2.0 * 2.0, -0.5 * 2.0, None, None))
+    assert y == pytest.approx((0.5 * 1.2 + 0.03, 0.2 * 1.2 + 0.03, None, None, None))
+    assert front == pytest.approx((2.0 * 2.0, -0.5 * 2.0, None, None, None))
 
 
 @pytest.mark.parametrize("norm", [RMSNorm(48, eps=0.25), LayerNorm(48, eps=0.25)])
 def test_a_norm_at_infinite_width_by_hand(norm):
     """Its epsilon is added to the second moment, of one token and of both."""
     y, front = through(norm, Signal(0.75, 0.3), Given(), Signal(2.0, 0.5))
-    assert y == pytest.approx((0.75, 0.3, None, None))
-    assert front == pytest.approx((2.0, 0.5, None, None))
+    assert y == pytest.approx((0.75, 0.3, None, None, None))
+    assert front == pytest.approx((2.0, 0.5, None, None, None))
     y, front = through(norm, Signal(1.75, 0.3), Given(), Signal(2.0, 0.5))
-    assert y == pytest.approx((0.875, 0.15, None, None))
-    assert front == pytest.approx((1.0, 0.25, None, None))
+    assert y == pytest.approx((0.875, 0.15, None, None, None))
+    assert front == pytest.approx((1.0, 0.25, None, None, None))
 
 
 @pytest.mark.parametrize("norm", [RMSNorm(16, eps=0.0), LayerNorm(16, eps=0.0)])
@@ -88,8 +88,8 @@ def test_dropout_of_a_branch_adds_to_single_tokens_alone():
     layer = Residual(FeedForward(8, 16, activation="identity", bias=False), dropout=0.2)
     given = Given(up_weight=1 / 8, down_weight=1 / 16)
     y, pull, _ = layer.branch_moments(Signal(1.0, 0.4), start(given, finite_width=False))
-    assert y == pytest.approx((1.25, 0.4, None, None))
-    assert pull(Signal(1.0, 0.4)) == pytest.approx((1.25, 0.4, None, None))
+    assert y == pytest.approx((1.25, 0.4, None, None, None))
+    assert pull(Signal(1.0, 0.4)) == pytest.approx((1.25, 0.4, None, None, None))
 
 
 def test_dropout_by_simulation(rng):
@@ -110,13 +110,13 @@ def test_a_residual_branch_scales_and_adds():
     branch = FeedForward(16, 64, activation="identity", bias=False)
     given = Given(skip=0.8, branch=0.5, up_weight=1 / 16, down_weight=1 / 64)
     y, front = through(Residual(branch), Signal(2.0, 0.6), given, Signal(1.0, 0.2), finite_width=False)
-    assert y == pytest.approx((0.89 * 2.0, 0.89 * 0.6, None, None))
-    assert front == pytest.approx((0.89, 0.89 * 0.2, None, None))
+    assert y == pytest.approx((0.89 * 2.0, 0.89 * 0.6, None, None, None))
+    assert front == pytest.approx((0.89, 0.89 * 0.2, None, None, None))
     y, front = through(
         Residual(branch, norm_stream=RMSNorm(16, eps=0.0)), Signal(2.0, 0.6), given, Signal(1.0, 0.2), finite_width=False
     )
-    assert y == pytest.approx((1.0, 0.3, None, None))
-    assert front == pytest.approx((1 / 2.0, 0.2 / 2.0, None, None))
+    assert y == pytest.approx((1.0, 0.3, None, None, None))
+    assert front == pytest.approx((1 / 2.0, 0.2 / 2.0, None, None, None))
 
 
 # Feed-forward parts.
@@ -326,6 +326,62 @@ def test_sinusoidal_positions_by_their_vectors(width, distance):
     assert (one * other).mean() / 0.5 == pytest.approx(sinusoidal_correlation(width, distance))
 
 
+@pytest.mark.parametrize("width", [16, 17])
+def test_the_mean_over_the_features_of_sinusoids_by_their_vectors(width):
+    """Exchangeable tokens have its average square and product; positions their own."""
+    angles = np.outer(np.arange(5), 10000.0 ** (-np.arange(0, width, 2) / width))
+    vectors = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(5, -1)[:, :width]
+    m = vectors.mean(-1)
+    assert sinusoidal_mean(width, np.arange(5)) == pytest.approx(m)
+    products = np.outer(m, m)
+    site = start(Given(), length=5, finite_width=False)
+    x = SinusoidalPositions().add(Signal(1.0, 0.0), Signal(1.0, 0.0), site, width)
+    assert x.offset[:2] == pytest.approx((products.trace() / 5, (products.sum() - products.trace()) / 20))
+    every = Positions.every(5)
+    each = TokenSignal(np.ones(5), np.zeros((5, 5)), every)
+    x = SinusoidalPositions().add(each, each, site, width)
+    assert x.offset.second_moment == pytest.approx(m * m)
+    assert x.offset.covariance == pytest.approx(products)
+    assert x.whole().second_moment == pytest.approx(1.5 + np.zeros(5))
+
+
+def test_the_spread_of_fixed_and_drawn_vectors_by_simulation(rng):
+    """(W10): about the mean over the features, and with it; fixed vectors alone have none."""
+    d, draws = 32, 40_000
+    fixed = np.array([[1.5, 0.2], [0.9, 0.9]]).repeat(d // 2, axis=1)
+    m, about = fixed.mean(-1), fixed - fixed.mean(-1, keepdims=True)
+    x = fixed + rng.standard_normal((draws, 2, d))
+    size, pair = (x**2).mean(-1), (x[:, 0] * x[:, 1]).mean(-1)
+    every = Positions.every(2)
+    offset = Offset(m * m, np.outer(m, m), (about**2).mean(-1), about @ about.T / d, d)
+    signal = TokenSignal(1.0 + offset.rest, 0.0 + offset.rest_covariance, every).offset_as(offset)
+    signal = signal.spread_as(Spread.of_gaussian(signal, d))
+    whole = signal.whole()
+    assert whole.spread.second_moment == pytest.approx(size.var(0), rel=0.03)
+    assert whole.spread.covariance[0, 1] == pytest.approx(np.cov(pair, size[:, 0])[0, 1], rel=0.06)
+    assert whole.spread.second_moments[0, 1] == pytest.approx(np.cov(size.T)[0, 1], abs=0.03 * size.var())
+    centred = ((x - x.mean(-1, keepdims=True)) ** 2).mean(-1)
+    assert signal.spread.second_moment == pytest.approx(centred.var(0), rel=0.06)  # and 1/d less, as n = d - 1 has it
+    assert signal.spread.second_moment[0] < 0.9 * size.var(0)[0]
+    assert Spread.of_gaussian(
+        signal.of(offset.rest, offset.rest_covariance).offset_as(offset), d
+    ).second_moment == pytest.approx(0.0)
+
+
+def test_norms_and_their_means_over_the_features():
+    """A LayerNorm takes off what an RMSNorm divides along; a linear map reads all."""
+    x = Signal(1.0, 0.4).offset_as(Offset(0.5, 0.2, 0.3, 0.1, 16))
+    site = start(Given(weight=0.1), finite_width=False)
+    plain, with_mean = Signal(1.0, 0.4), Signal(1.5, 0.6)
+    assert LayerNorm(16).moments(x, site)[0] == LayerNorm(16).moments(plain, site)[0]
+    assert RMSNorm(16).moments(x, site)[0][:2] == pytest.approx(RMSNorm(16).moments(with_mean, site)[0][:2])
+    assert Linear(16, 16, bias=False).moments(x, site)[0][:2] == pytest.approx(
+        Linear(16, 16, bias=False).moments(with_mean, site)[0][:2]
+    )
+    assert x.after_dropout(0.5).whole()[:2] == pytest.approx(with_mean.after_dropout(0.5)[:2])
+    assert x.after_dropout(0.5).offset == x.offset
+
+
 def test_a_stem_adds_its_tables():
     """Tokens by their match, positions of no covariance, sinusoids of second moment 1/2, segments by theirs."""
     stem = TokenStem(Embedding(50, 8), SinusoidalPositions(), Embedding(2, 8), scale=2.0)
@@ -333,8 +389,8 @@ def test_a_stem_adds_its_tables():
     site = start(given, length=3, finite_width=False)
     x, pull = stem.embed(site, Signal(1.0, 0.1), 0.6)
     waves = (2 * sinusoidal_correlation(8, 1) + sinusoidal_correlation(8, 2)) / 3  # three positions: two pairs, then one
-    assert x == pytest.approx((1.0 + 0.5 + 0.5, 0.1 + 0.5 * waves + 0.3, None, None))
-    assert pull(Signal(1.0, 0.2)) == pytest.approx((1.0, 0.2, None, None))
+    assert x.whole() == pytest.approx((1.0 + 0.5 + 0.5, 0.1 + 0.5 * waves + 0.3, None, None, None))
+    assert pull(Signal(1.0, 0.2)) == pytest.approx((1.0, 0.2, None, None, None))
 
 
 def test_a_head_takes_off_the_mean_by_simulation(rng):

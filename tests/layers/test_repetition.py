@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from passes import Given, start
 
-from depthwidth.layers import Attention, Block, FeedForward, Repeat, Residual, RMSNorm
+from depthwidth.layers import Attention, Block, FeedForward, LayerNorm, Repeat, Residual, RMSNorm
 from depthwidth.layers import repetition as module
 from depthwidth.layers.base import component
-from depthwidth.signal import Signal, TokenSignal
+from depthwidth.signal import Offset, Signal, Spread, TokenSignal
 from depthwidth.signal.positions import Positions
 
 WIDTH = 64
@@ -27,8 +27,8 @@ class Watched(Block):
         return super().moments(x, site)
 
 
-def block(kind=Watched, eps=0.0, causal=True, placement="pre", **choices):
-    norm = {"norm_in" if placement == "pre" else "norm_stream": RMSNorm(WIDTH, eps=eps)}
+def block(kind=Watched, eps=0.0, causal=True, placement="pre", norm=RMSNorm, **choices):
+    norm = {"norm_in" if placement == "pre" else "norm_stream": norm(WIDTH, eps=eps)}
     attention = Attention(WIDTH, 2, 2, 32, 32, causal=causal, bias=False, out_bias=False)
     feed_forward = FeedForward(WIDTH, 4 * WIDTH, activation="relu", bias=False)
     return kind(Residual(attention, **norm), Residual(feed_forward, **norm), **choices)
@@ -156,6 +156,31 @@ def test_blocks_evaluated_together_equal_blocks_evaluated_one_by_one(parallel, p
     assert front[:2] == pytest.approx(exact[:2], rel=1e-6)
     if spread:
         assert tuple(together.spread) == pytest.approx(tuple(singly.spread), rel=1e-6, abs=1e-15)
+
+
+@pytest.mark.parametrize(("parallel", "placement", "skip"), [
+    (False, "pre", 0.95), (False, "post", 0.9), (True, "pre", 0.95),
+])  # fmt: skip
+@pytest.mark.parametrize("causal", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_mean_over_the_features_passes_many_blocks(causal, parallel, placement, skip, monkeypatch):
+    """What is left of it behind the last block, and everything else, by tables or samples and block by block."""
+    x = tokens() if causal else Signal(1.0, 0.2)
+    one, pair = 1.0 + 0.0 * x.second_moment, 1.0 + 0.0 * x.covariance
+    x = x.offset_as(Offset(0.5 * one, 0.4 * pair, 0.3 * one, 0.1 * pair, WIDTH))
+    x = x.spread_as(Spread.of_gaussian(x, WIDTH))
+    scales = given(skip=skip, branch=0.7)
+    one = block(Block, eps=1e-9, causal=causal, placement=placement, parallel=parallel, norm=LayerNorm)
+    together, front = evaluate(one, 20, x, scales)
+    monkeypatch.setattr("depthwidth.layers.stack.FEW_BLOCKS", 10**6)
+    monkeypatch.setattr("depthwidth.layers.stack.MANY_BLOCKS", 10**6)
+    singly, exact = evaluate(one, 20, x, scales)
+    rel = 3e-5 if causal else 1e-6
+    assert together.averages == pytest.approx(singly.averages, rel=rel)
+    assert front.averages == pytest.approx(exact.averages, rel=1e-3 if causal else 1e-6)
+    left = (together.whole().averages[0] - together.averages[0]) / 0.5
+    assert left == pytest.approx(0.0 if placement == "post" else skip ** (2 * 20 * (1 if parallel else 2)), rel=1e-9)
+    assert together.whole().averages == pytest.approx(singly.whole().averages, rel=rel)
+    assert together.deviation == pytest.approx(singly.deviation, rel=1e-5, abs=1e-15)
 
 
 @pytest.mark.parametrize(("second_moment", "normal"), [(0.6, True), (0.4, False)])

@@ -41,6 +41,34 @@ def measured(tree, made):
     return (first.mean(), top.std() / top.mean(), covariance.mean()), errors
 
 
+@pytest.mark.parametrize("choices", [{"kind": "encoder"}, {"kind": "encoder", "placement": "post"}, {"kind": "decoder"}])
+def test_sinusoidal_positions_before_layer_norms(choices, monkeypatch):
+    tree = Transformer(
+        2, 48, 4, vocab=1000, context=24, activation="relu", bias=False, positions="sinusoidal", **choices
+    )  # fmt: skip
+    made, name, draws = recipe(tree, "xavier"), tree.stack_name, 1200
+    angles = np.outer(np.arange(24), 10000.0 ** (-np.arange(0, 48, 2) / 48))
+    waves = torch.tensor(np.concatenate([np.sin(angles), np.cos(angles)], 1), dtype=torch.float32)
+    size = float(made.tensor("stem.tokens.weight").std) ** 2
+    parts = [simulate(tree, made, 0.0, 200, seed, size, waves) for seed in range(draws // 200)]
+    forward, gradient = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+    covariance, front = forward[1, 1], gradient[0, 0]
+
+    def predicted():
+        frame = propagate(tree, made, token_match=0.0).set_index(["site", "direction"])
+        top = frame.loc[f"{name}.block.0", "forward"]
+        return float(top.covariance), float(frame.loc[f"{name}.input", "gradient"].second_moment)
+
+    now, errors = predicted(), [part.std() / math.sqrt(draws) for part in (covariance, front)]
+    assert abs(now[0] - covariance.mean()) < 4 * errors[0] + 0.005 * covariance.mean()
+    assert abs(now[1] - front.mean()) < 4 * errors[1] + 0.01 * front.mean()  # means that differ between positions besides
+    with monkeypatch.context() as patch:  # a mean that norms do not take off
+        patch.setattr(type(tree.stack), "_takes_off_means", False)
+        before = predicted()
+    assert before[0] > covariance.mean() + 4 * errors[0]
+    assert before[1] < front.mean() - 4 * errors[1]
+
+
 def test_a_pre_norm_stack(monkeypatch):
     tree, made = ends("pre")
     (gradient, spread, covariance), (error, covariance_error) = measured(tree, made)

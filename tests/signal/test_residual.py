@@ -213,7 +213,7 @@ def test_without_a_spread_nothing_is_corrected():
 
 def test_a_gradient_comes_by_both_paths():
     assert add_gradient(Signal(2.0, 0.5), Signal(0.3, 0.1), 0.9) == pytest.approx(
-        (0.81 * 2 + 0.3, 0.81 * 0.5 + 0.1, None, None)
+        (0.81 * 2 + 0.3, 0.81 * 0.5 + 0.1, None, None, None)
     )
 
 
