@@ -176,6 +176,8 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "electra-small-discriminator": ({"model_type": "electra", "architectures": ["ElectraForPreTraining"]}, 13549057),
     "electra-base-discriminator": (bert("electra", "ElectraForPreTraining", 12, 768, 12, embedding_size=768), 109483009),
+    "albert-base-v2": (bert("albert", "AlbertModel", 12, 768, 12), 11683584),
+    "albert-xxlarge-v2, masked": ({"model_type": "albert", "architectures": ["AlbertForMaskedLM"]}, 206368944),
     "ERNIE-4.5-0.3B": (llama("ernie4_5", "Ernie4_5ForCausalLM", 18, 1024, 16, 2, 3072, 103424, head_dim=128), 360748032),
     "helium-1-preview-2b": (llama("helium", "HeliumForCausalLM", 24, 2560, 20, 20, 7040, 48000, head_dim=128), 2172643840),
     "Seed-OSS-36B": (llama("seed_oss", "SeedOssForCausalLM", 64, 5120, 80, 8, 27648, 155136, head_dim=128), 36151104512),
@@ -453,6 +455,9 @@ FURTHER = {
     **dict.fromkeys(("xlm-roberta", "camembert"), lambda config: st.fixed_dictionaries({"pad_token_id": st.integers(0, 1)})),
     "roberta": lambda config: st.fixed_dictionaries({"pad_token_id": st.integers(0, 1)}),
     "vit": images,
+    "albert": lambda config: st.fixed_dictionaries(
+        {"num_hidden_groups": st.integers(1, config["num_hidden_layers"]), "inner_group_num": st.integers(1, 2)}
+    ),
     "t5": t5_fields,
 }
 
@@ -523,6 +528,7 @@ SMALL_FIELDS: dict[str, dict[str, Any]] = {
     "codegen": {"rotary_dim": 2, "n_head": 4},  # its query map is cut in four
     "opt": {"word_embed_proj_dim": 5},
     "electra": {"embedding_size": 5},
+    "albert": {"embedding_size": 5, "num_hidden_layers": 3, "num_hidden_groups": 2, "inner_group_num": 2},
     "falcon": {"multi_query": False},
     "stablelm": {"partial_rotary_factor": 0.5},
     "t5": {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 5},

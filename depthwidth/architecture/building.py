@@ -39,6 +39,7 @@ from ..layers import (
     Stem,
     TokenStem,
     Unembedding,
+    shared_pattern,
 )
 from ..values import cached_property
 from .design import Design
@@ -146,7 +147,8 @@ class Builder:
         norm = self.stream_norm if final else None
         bias = _bias_table(design, heads[0] if isinstance(heads, Sequence) else heads)
         if not isinstance(heads, Sequence) and not isinstance(design.window, Sequence) and design.blocks is None:
-            return Stack((Repeat(self.block(heads, design.window, causal=causal, cross=cross), depth),), norm, bias)
+            alike = Repeat(self.block(heads, design.window, causal=causal, cross=cross), depth)
+            return Stack((alike,), norm, bias, self._sharing(depth))
         if depth > DEEPEST:
             raise InputError(f"Transformer: depth={depth} is too deep for per-block choices, at most {DEEPEST:,}")
         # Equal blocks must be one object, so that each is counted once.
@@ -159,7 +161,12 @@ class Builder:
                 builder = Builder(replace(design, blocks=None, **own)) if own else self
                 distinct[key] = builder.block(head, window, causal=causal, cross=cross)
             blocks.append(distinct[key])
-        return Stack.of(blocks, norm, bias)
+        return Stack.of(blocks, norm, bias, self._sharing(depth))
+
+    def _sharing(self, depth: int) -> tuple[int, ...] | None:
+        """For each block the first one with its weights; None if every block has its own."""
+        groups = self.design.shared_groups
+        return None if groups is None else shared_pattern(depth, groups, self.design.group_blocks)
 
     def _own_choices(self, depth: int) -> Iterable[Mapping[str, Any]]:
         """The choices of each block alone."""

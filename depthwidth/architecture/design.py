@@ -58,6 +58,8 @@ class Design:
         `window_positions`, if given, replaces `positions` in blocks with a window (Gemma 3's two rotary bases).
     blocks : choices of single blocks, one mapping for each, over those of the whole design: names of :data:`BLOCK_CHOICES`
         (dense blocks among mixtures, blocks without positions).
+    shared_groups, group_blocks : blocks that share weights (ALBERT): as many groups of blocks, each of `group_blocks`, share
+        theirs in consecutive rounds through the group; None for weights of its own in every block.
     logit_scale, score_softcap, logit_softcap : see :class:`~depthwidth.layers.Attention` and the head.
     residual_scale, head_scale : factors on the output of every branch and on the input of the language head's matrix.
     tied : the output matrix is the token embedding; `head_bias` gives it a bias.
@@ -113,6 +115,8 @@ class Design:
     window: int | Sequence[int | None] | None = None
     window_positions: str | Position | None = None
     blocks: Sequence[Mapping[str, Any]] | None = None
+    shared_groups: int | None = None
+    group_blocks: int = 1
     logit_scale: float | None = None
     score_softcap: float | None = None
     logit_softcap: float | None = None

@@ -185,13 +185,15 @@ class LengthCounts(Layer):
     def breakdown(self, context: int | None = None, *, source: int | None = None, masked: bool = False) -> list[dict[str, Any]]:
         """One row per component with weights or operations, with its part of each count; the rows sum to the total."""
         rows: list[dict[str, Any]] = []
-        self._break_down(self, "", 1, 1, self.run(context, source, masked=masked), rows)
+        self._break_down(self, "", (1, 1, 1), self.run(context, source, masked=masked), rows)
         return rows
 
-    def _break_down(self, layer: Layer, site: str, copies: int, active: int, run: Run, rows: list[dict[str, Any]]) -> None:
+    def _break_down(self, layer: Layer, site: str, numbers: tuple[int, int, int], run: Run, rows: list[dict[str, Any]]) -> None:
+        """Add the rows of a component, given the numbers of its copies, of those of one token, and of that token's passes."""
+        copies, trained, active = numbers
         own = {
             "parameters": copies * layer.own_parameters,
-            "active_parameters": active * layer.own_parameters,
+            "active_parameters": trained * layer.own_parameters,
             "forward_flops": active * layer.own_flops(run),
         }
         if any(own.values()):
@@ -199,4 +201,5 @@ class LengthCounts(Layer):
         for child in layer.children():
             path = ".".join(filter(None, (site, child.name)))
             inner = layer.run_of(child.name, run)
-            self._break_down(child.layer, path, copies * child.copies, active * child.active, inner, rows)
+            parts = copies * child.copies, trained * min(child.active, child.copies), active * child.active
+            self._break_down(child.layer, path, parts, inner, rows)

@@ -33,7 +33,7 @@ class Weight(NamedTuple):
     stack: str
     """``encoder`` or ``decoder`` for a tensor of a block, otherwise empty."""
     blocks: tuple[int, ...]
-    """The blocks that have it, (0,) outside of blocks."""
+    """The blocks that have it, (0,) outside of blocks; of those that share it the first."""
 
     @property
     def kind(self) -> str:
@@ -87,7 +87,8 @@ def weights(tree: Transformer) -> Iterator[Weight]:
             _collect(collected, part, f"{name}.{part.name}")
         blocks: dict[BlockLike, list[int]] = {}
         for index, block in enumerate(stack.blocks()):
-            blocks.setdefault(block, []).append(index)
+            if stack.first_use(index) == index:
+                blocks.setdefault(block, []).append(index)
         for block, indices in blocks.items():
             branches = {f"{name}.block.{branch}": branch for branch, _ in block.branches}
             _collect(collected, Child("block", block), f"{name}.block", stack=name, blocks=tuple(indices), branches=branches)

@@ -15,7 +15,7 @@ from .linear import Linear
 from .norms import LayerNorm, Norm, RMSNorm
 from .positions import ALiBi, LearnedPositions, Position, RelativeBias, Rotary, SinusoidalPositions
 from .rotary_scaling import RotaryScaling
-from .stack import Repeat, Stack
+from .stack import Repeat, Stack, shared_pattern
 from .stem import Embedding, PatchStem, Stem, TokenStem
 from .tensor import DRAW, IDENTITY, KINDS, ONES, ZEROS, Constant, Draw, Identity, Kind, Start, Tensor
 
@@ -72,4 +72,5 @@ __all__ = [
     "Unembedding",
     "component",
     "register_activation",
+    "shared_pattern",
 ]

@@ -30,7 +30,10 @@ from .tensor import Tensor
 
 
 class Child(NamedTuple):
-    """A part of a component. It has `copies` equal copies, of which a token passes through `active`."""
+    """A part of a component: `copies` equal copies, and a token passes through `active`.
+
+    Fewer of them than copies are the chosen experts of a mixture; more are passes through weights that several blocks share.
+    """
 
     name: str
     """Its name in dotted paths; empty for the content of a wrapper, which has the wrapper's path."""
@@ -53,7 +56,7 @@ class Node(NamedTuple):
     copies: int
     """Number of copies in the whole tree."""
     active: int
-    """Number of those copies that one token passes through."""
+    """Number of copies that one token passes through, each as often as it is used."""
 
 
 T = TypeVar("T")
@@ -198,7 +201,7 @@ class Layer:
     @cached_property
     def active_parameters(self) -> int:
         """Number of weights that one token passes through: in a mixture of experts, only those of the chosen experts."""
-        return self.own_parameters + sum(c.active * c.layer.active_parameters for c in self.children())
+        return self.own_parameters + sum(min(c.active, c.copies) * c.layer.active_parameters for c in self.children())
 
     @cached_property
     def embedding_parameters(self) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
-from ..checks import check_whole
-from ..errors import InputError
+from ..checks import DEEPEST, check_whole
+from ..errors import InputError, shown
 from ..signal import AnySignal, Pullback, Signal, Site
 from ..signal.residual import lean_on_norm
 from ..values import cached_property
@@ -62,11 +62,20 @@ class Stack(Layer):
     """The norm after the last block."""
     position: RelativeBias | None = None
     """A table of score biases that all blocks share."""
+    sharing: tuple[int, ...] | None = None
+    """For each block the first one with the same weights, itself if it has weights of its own; None if all have (ALBERT has one
+    set of weights)."""
 
     @classmethod
-    def of(cls, blocks: Iterable[BlockLike], norm: Norm | None = None, position: RelativeBias | None = None) -> Stack:
+    def of(
+        cls,
+        blocks: Iterable[BlockLike],
+        norm: Norm | None = None,
+        position: RelativeBias | None = None,
+        sharing: tuple[int, ...] | None = None,
+    ) -> Stack:
         """A stack of the given blocks in order, runs of equal ones joined."""
-        return cls(tuple(Repeat(block, sum(1 for _ in run)) for block, run in groupby(blocks)), norm, position)
+        return cls(tuple(Repeat(block, sum(1 for _ in run)) for block, run in groupby(blocks)), norm, position, sharing)
 
     def __post_init__(self) -> None:
         if not self.repeats:
@@ -75,6 +84,27 @@ class Stack(Layer):
         streams = {repeat.block.streams for repeat in self.repeats}
         if len(streams) > 1:
             raise InputError(f"Stack: its blocks keep different numbers of streams ({', '.join(map(str, sorted(streams)))})")
+        if self.sharing is not None:
+            self._check_sharing(self.sharing)
+
+    def _check_sharing(self, sharing: tuple[int, ...]) -> None:
+        if len(sharing) != self.depth:
+            raise InputError(f"Stack: sharing has {len(sharing)} entries for {self.depth} blocks")
+        blocks = list(self.blocks())
+        for index, first in enumerate(sharing):
+            if not 0 <= first <= index or sharing[first] != first:
+                raise InputError(f"Stack: block {index} shares the weights of {shown(first)}, not the first block with them")
+            if blocks[first] != blocks[index]:
+                raise InputError(f"Stack: blocks {first} and {index} differ, so they cannot share their weights")
+
+    def first_use(self, block: int) -> int:
+        """The first block with the weights of this one; the block itself if it shares none."""
+        return block if self.sharing is None else self.sharing[block]
+
+    @cached_property
+    def weight_sets(self) -> tuple[int, ...]:
+        """The first block of each set of weights, in order: the blocks whose weights are counted and drawn."""
+        return tuple(range(self.depth)) if self.sharing is None else tuple(dict.fromkeys(self.sharing))
 
     @property
     def streams(self) -> int:
@@ -107,13 +137,21 @@ class Stack(Layer):
             yield from (repeat.block for _ in range(repeat.times))
 
     def children(self) -> tuple[Child, ...]:
-        blocks = tuple(Child(name, block, copies, copies) for name, block, copies in self._distinct)
+        blocks = tuple(Child(name, block, self._sets_of(block, times), times) for name, block, times in self._distinct)
         position, norm = self.around
         return (*position, *blocks, *norm)
 
     def choices(self) -> dict[str, Any]:
         own = {} if self.position is None else {"positions": self.position.word}
-        return own | {"final_norm": self.norm is not None}
+        shared = {} if self.sharing is None else shared_choices(self.sharing)
+        return own | shared | {"final_norm": self.norm is not None}
+
+    def _sets_of(self, block: BlockLike, times: int) -> int:
+        """The number of sets of weights of `times` copies of a block."""
+        if self.sharing is None:
+            return times
+        every = list(self.blocks())
+        return sum(every[first] == block for first in self.weight_sets)
 
     @property
     def around(self) -> tuple[tuple[Child, ...], tuple[Child, ...]]:
@@ -149,6 +187,9 @@ class Stack(Layer):
         return tuple(distinct)
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        if len(self.weight_sets) < self.depth:
+            # The outputs of one block at two depths correlate, so that they do not add like those of independent weights.
+            raise InputError(f"{site.role}: the moments of blocks that share their weights are not known")
         trace, block_site = site.trace, site.at("block")
         if not self._takes_off_means:
             x = x.whole()
@@ -194,6 +235,42 @@ class Stack(Layer):
         working = max(block.saved_bytes(run) for _, block, _ in self._distinct)
         around = sum(c.layer.saved_bytes(run) for side in self.around for c in side)
         return inputs + working + around
+
+
+def shared_pattern(depth: int, groups: int, group_blocks: int) -> tuple[int, ...]:
+    """:attr:`Stack.sharing` of ALBERT's pattern: consecutive rounds of blocks, in equal parts, each with one group's weights.
+
+    A round passes through the `group_blocks` blocks of its group in order.
+
+    Raises
+    ------
+    InputError
+        if the depth is not a multiple of `group_blocks`, or there are more groups than rounds.
+
+    >>> shared_pattern(6, 2, 1), shared_pattern(6, 1, 2)
+    ((0, 0, 0, 3, 3, 3), (0, 1, 0, 1, 0, 1))
+    """
+    check_whole("Transformer", shared_groups=groups, group_blocks=group_blocks, depth=depth)
+    if depth > DEEPEST:
+        raise InputError(f"Transformer: depth={depth} is too deep for blocks that share weights, at most {DEEPEST:,}")
+    rounds, rest = divmod(depth, group_blocks)
+    if rest:
+        raise InputError(f"Transformer: depth={depth} is not a multiple of group_blocks={group_blocks}")
+    if groups > rounds:
+        raise InputError(f"Transformer: shared_groups={groups} is more than the {rounds} rounds through the blocks of a group")
+    firsts: dict[tuple[int, int], int] = {}
+    pattern = ((int(turn / (rounds / groups)), block) for turn in range(rounds) for block in range(group_blocks))
+    return tuple(firsts.setdefault(place, index) for index, place in enumerate(pattern))
+
+
+def shared_choices(sharing: tuple[int, ...]) -> dict[str, int]:
+    """The design's choices for a pattern of sharing; those of separate weights if it is no pattern of ALBERT's kind."""
+    depth, sets = len(sharing), len(set(sharing))
+    for group_blocks in range(1, sets + 1):
+        groups, rest = divmod(sets, group_blocks)
+        if not rest and depth % group_blocks == 0 and sharing == shared_pattern(depth, groups, group_blocks):
+            return {"shared_groups": groups, "group_blocks": group_blocks}
+    return {}
 
 
 def _span(start: int, times: int) -> str:

@@ -115,12 +115,14 @@ class Template:
         tree = Transformer.of_design(replace(design, blocks=None))
         if not isinstance(design.heads, (int, type(None))):
             raise InputError("plan: the blocks of this model differ in their number of heads; a plan has one number for all")
+        if any(len(stack.weight_sets) < stack.depth for stack in tree.stacks.values()):
+            raise InputError("plan: blocks of this model share weights, so that its budget does not fix its depth")
         group = tree.heads // tree.kv_heads
         without_shape: dict[str, Any] = {
             "depth": 1, "width": 64, "heads": None, "ffn": None, "head_dim": None, "value_dim": None,
             "kv_heads": 1 if tree.kv_heads == 1 else None, "encoder_depth": None, "pooler_width": None,
             "embedding_width": design.embedding_width if design.embedding_width != design.width else None,
-            "window": _period(design.window), "blocks": None,
+            "window": _period(design.window), "blocks": None, "shared_groups": None,
         }  # fmt: skip
         kept = replace(design, **(without_shape | without_none(choices or {})))
         if kept.kv_heads is not None:

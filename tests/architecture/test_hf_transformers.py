@@ -47,7 +47,7 @@ def count(config):
     return sum(p.numel() for p in built(config).parameters())
 
 
-MASKED = ("BertForMaskedLM", "RobertaForMaskedLM", "XLMRobertaForMaskedLM", "CamembertForMaskedLM")
+MASKED = ("BertForMaskedLM", "RobertaForMaskedLM", "XLMRobertaForMaskedLM", "CamembertForMaskedLM", "AlbertForMaskedLM")
 
 
 def known_difference(config):

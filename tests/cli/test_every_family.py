@@ -23,6 +23,9 @@ DEPTH = 18
 OVERFLOW = ("deepnorm", "admin", "unit-scaling", "t-fixup")
 """Schemes made for one place of the norms; elsewhere the stream may grow beyond floating point."""
 
+REFUSED = {"albert": "encoder: the moments of blocks that share their weights are not known\n"}
+"""The sentence that refuses the moments of a family."""
+
 
 def small(family):
     """A configuration of `family` with 18 narrow blocks."""
@@ -59,6 +62,10 @@ def answers(invoke, tmp_path, config, scheme, commands=None):
         ("init", path, "--scheme", scheme, "--json"),
     ):
         result = invoke(*arguments)
+        if REFUSED.get(config["model_type"], "no refusal") in result.error:
+            assert arguments[0] == "moments"
+            assert result.status == 2
+            continue
         if result.status:
             assert scheme in OVERFLOW, (arguments, result.error)
             assert result.error.count("\n") == 1
@@ -119,6 +126,9 @@ def test_plans_like_every_family(family, invoke, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(small(family)))
     result = invoke("plan", "1e6", "--like", path, "--json")
+    if family == "albert":
+        assert result.error == "Error: plan: blocks of this model share weights, so that its budget does not fix its depth\n"
+        return
     assert result.status == 0, result.error
     assert json.loads(result.output)
 

@@ -55,6 +55,7 @@ class _Folds:
         self.reasons: dict[Key, list[str]] = {}
         self.needs_code: list[str] = list(recipe.notes)
         self.streams: list[str] = []
+        self.carried: dict[tuple[str, int], float] = {}  # by branch and block, the factor that its weights carry
         self.places = places_of(tree)
         self.writers: dict[Key, list[Key]] = {}  # by branch and block, the tensors that write to the residual stream
         for key, weight in self.places.items():
@@ -127,8 +128,10 @@ class _Folds:
             self.needs_code.append(sentence)
 
     def _carry(self, place: str, index: int, residual: Residual, factor: float) -> None:
-        """Fold a factor on a branch's output into its last tensors."""
+        """Fold a factor on a branch's output into its last tensors, once for blocks that share them."""
         reason = "residual scale"
+        if self._is_carried(place, index, factor):
+            return
         if residual.norm_out is not None:
             if (f"{place}.norm_out.weight", index) in self.places:
                 self.scale((f"{place}.norm_out.weight", index), factor, reason)
@@ -140,6 +143,15 @@ class _Folds:
             self.scale(key, factor, reason)
         if not writers and factor != 1.0:
             self._once(f"{place}: multiply the branch by {factor:.6g}, as none of its matrices writes to the stream")
+
+    def _is_carried(self, place: str, index: int, factor: float) -> bool:
+        """True if the branch of an earlier block, whose weights this one shares, carries the factor."""
+        first = self.tree.stacks[place.partition(".")[0]].first_use(index)
+        carried = self.carried.setdefault((place, first), factor)
+        if not math.isclose(factor, carried, rel_tol=1e-9):
+            blocks = f"in block {index}, which has the weights of block {first}"
+            self._once(f"{place}: multiply the branch by {factor / carried:.6g} {blocks}")
+        return first != index
 
     def start(self, key: Key, line: TensorInit) -> tuple[Mean, float]:
         """Mean and standard deviation of a tensor, with its factor folded in."""

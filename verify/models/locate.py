@@ -108,7 +108,11 @@ def locate(
         if plain.endswith(".alpha") and hasattr(inner, "apply_multipliers"):
             found[name] = []  # a trainable residual scale of ReZero's, which the tree does not have
             continue
-        slices = [Slice(*own[plain], _whole)] if plain in own else list(_find_slices(plain.removeprefix(prefix), names, places))
+        slices = (
+            [Slice(*own[plain], _whole)]
+            if plain in own
+            else list(_find_slices(plain.removeprefix(prefix), names, places, tree))
+        )
         if not slices:
             raise InputError(f"there is no weight name for {name} of {type(inner).__name__}{nearest(plain, own)}")
         for one in slices:
@@ -129,12 +133,16 @@ def places_of(tree: Transformer) -> dict[Key, Weight]:
     return {(one.role, block): one for one in weights(tree) for block in (one.blocks if one.stack else (None,))}
 
 
-def _find_slices(name: str, names: WeightNames, places: Mapping[Key, Weight]) -> Iterator[Slice]:
+def _find_slices(name: str, names: WeightNames, places: Mapping[Key, Weight], tree: Transformer) -> Iterator[Slice]:
     """The slices of a parameter by the table of names."""
-    number = re.search(r"\.(\d+)\.", f".{name}")
-    block = int(number[1]) if number else None
+    numbers = [int(number) for number in re.findall(r"(?<=\.)\d+(?=\.)", f".{name}")]
+    block = numbers[0] if numbers else None
     template = re.sub(r"(^|\.)\d+\.", r"\1#.", name, count=1)
     module, _, leaf = template.rpartition(".")
+    pairs = re.sub(r"(^|\.)\d+\.", r"\1#.", name, count=2)
+    if pairs != template and pairs.rpartition(".")[0] in names:  # the number of a group, and that of a block in it
+        module = pairs.rpartition(".")[0]
+        block = _block_of_group(tree, *numbers[:2])
     if template in names:  # a separate parameter, not a module's weight or bias
         role, leaf = names[template], "weight"
     elif module in names:
@@ -154,6 +162,12 @@ def _find_slices(name: str, names: WeightNames, places: Mapping[Key, Weight]) ->
             if key in places:
                 yield Slice(*key, _whole)
                 return
+
+
+def _block_of_group(tree: Transformer, group: int, block: int) -> int:
+    """The first block with the weights of a block of a group."""
+    sets, choices = tree.stack.weight_sets, tree.stack.choices()
+    return sets[group * choices.get("group_blocks", 1) + block]
 
 
 def _whole(tensor: Tensor) -> Tensor:

@@ -97,12 +97,21 @@ class Model(nn.Module):
         """
         for name, role, block, _ in parameters(self.tree):
             multiplier = 1.0 if recipe is None else at_block(recipe.tensor(role).multiplier, block)
-            place, _, tensor = name.rpartition(".")
-            set_multiplier(self.get_submodule(place), tensor, multiplier)
+            for one in self._homes(name, block):
+                place, _, tensor = one.rpartition(".")
+                set_multiplier(self.get_submodule(place), tensor, multiplier)
         for name, stack in self.tree.stacks.items():
             for index, layer in enumerate(stack.blocks()):
                 for branch, _ in layer.branches:
                     self._scale(f"{name}.block.{index}.{branch}", f"{name}.block.{branch}", index, recipe)
+
+    def _homes(self, name: str, block: int | None) -> list[str]:
+        """The place of a tensor in every block that shares it."""
+        stack = self.tree.stacks.get(name.partition(".")[0])
+        if block is None or stack is None or stack.sharing is None:
+            return [name]
+        own = f".block.{block}."
+        return [name.replace(own, f".block.{one}.", 1) for one, first in enumerate(stack.sharing) if first == block]
 
     def _scale(self, place: str, role: str, block: int, recipe: Recipe | None) -> None:
         residual = self.get_submodule(place)

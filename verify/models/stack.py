@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from depthwidth import layers
@@ -20,12 +22,27 @@ class Stack(nn.Module):
 
     def __init__(self, layer: layers.Stack) -> None:
         super().__init__()
-        self.streams = layer.streams
+        self.streams, self.sharing = layer.streams, layer.sharing
         self.position = optional(layer.position)
         if self.position is not None:
             self.position.causal = layer.causal
         self.block = nn.ModuleList(module(block) for block in layer.blocks())
         self.norm = optional(layer.norm)
+        self._share()
+
+    def _share(self) -> None:
+        """Give blocks that share weights the parameters of the first of them; hooks and scales stay their own."""
+        for index, first in enumerate(self.sharing or ()):
+            if index != first:
+                for name, parameter in self.block[first].named_parameters():
+                    place, _, leaf = name.rpartition(".")
+                    if leaf != "alpha":  # the trained scale of a branch (ReZero) is the block's own
+                        self.block[index].get_submodule(place).register_parameter(leaf, parameter)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)  # from the device meta every parameter is made anew
+        self._share()
+        return self
 
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
         """The stream (batch, length, width) after the last block and norm; `memory` is another stack's output to attend to."""

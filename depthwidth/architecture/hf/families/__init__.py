@@ -13,6 +13,7 @@ from importlib import import_module
 from ..family import Family
 
 FILES: dict[str, tuple[str, ...]] = {
+    "albert": ("albert",),
     "arcee": ("arcee",),
     "bert": ("bert", "roberta", "xlm-roberta", "camembert", "distilbert"),
     "bloom": ("bloom",),
