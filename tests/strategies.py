@@ -233,6 +233,12 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         llama("hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", 32, 4096, 32, 8, 3072, 128167, head_dim=128, num_experts=64,
               moe_topk=8, tie_word_embeddings=True), 80393183232
     ),
+    "LFM2-1.2B": (
+        llama("lfm2", "Lfm2ForCausalLM", 16, 2048, 32, 8, 12288, 65536, full_attn_idxs=[2, 5, 8, 10, 12, 14]), 1170340608
+    ),
+    "LFM2-350M": (
+        llama("lfm2", "Lfm2ForCausalLM", 16, 1024, 16, 8, 6656, 65536, full_attn_idxs=[2, 5, 8, 10, 12, 14]), 354483968
+    ),
     "distilbert-base-uncased": ({"model_type": "distilbert", "architectures": ["DistilBertModel"]}, 66362880),
     "distilbert-base-uncased, masked": ({"model_type": "distilbert", "architectures": ["DistilBertForMaskedLM"]}, 66985530),
     "t5-small": (t5(6, 512, 64, 2048, 8), 60506624),
@@ -381,6 +387,18 @@ def marks(config: dict[str, Any]) -> st.SearchStrategy[list[int]]:
     return st.lists(st.integers(0, 1), min_size=depth, max_size=depth)
 
 
+def convolutions(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    depth = config["num_hidden_layers"]
+    kinds = st.lists(st.sampled_from(["conv", "full_attention"]), min_size=depth, max_size=depth)
+    where = kinds.map(lambda kinds: {"layer_types": kinds}) | st.lists(st.integers(0, 3)).map(lambda k: {"full_attn_idxs": k})
+    sizes = {
+        "conv_bias": FLAG, "conv_L_cache": st.integers(1, 4), "intermediate_size": st.integers(4, 40),
+        "block_multiple_of": st.integers(1, 5), "block_auto_adjust_ff_dim": FLAG,
+        "block_ffn_dim_multiplier": st.sampled_from([1.0, 1.3]),
+    }  # fmt: skip
+    return st.tuples(where, st.fixed_dictionaries(sizes)).map(joined)
+
+
 FURTHER_PARTS = {
     "layered": layered,
     "switched": switched,
@@ -407,6 +425,7 @@ FURTHER_PARTS = {
         }
     ),
     "own": lambda config: st.fixed_dictionaries({"use_qk_norm": FLAG}),
+    "convolutions": convolutions,
     "scaling": lambda config: st.fixed_dictionaries({"logits_scaling": st.sampled_from([1.0, 3.0, 8.0])}),
     "whole": lambda config: st.just({"head_dim": config["hidden_size"] // config["num_attention_heads"]}),
     "one": lambda config: st.fixed_dictionaries({"use_sliding_window": FLAG, "sliding_window": st.integers(1, 20)}),
@@ -447,6 +466,7 @@ FURTHER = {
         {"attn_config": st.fixed_dictionaries({"softmax_scale": st.none() | st.just(0.3)})}
     ),
     "helium": with_rope("whole"),
+    "lfm2": with_rope("convolutions"),
     "olmo3": layered,
     "exaone4": lambda config: st.tuples(layered(config), st.sampled_from([{}, {"rope_theta": 500000.0}])).map(joined),
     "gpt_bigcode": lambda config: st.fixed_dictionaries({"multi_query": FLAG, "scale_attn_weights": FLAG}),
@@ -533,6 +553,7 @@ SMALL_FIELDS: dict[str, dict[str, Any]] = {
     "stablelm": {"partial_rotary_factor": 0.5},
     "t5": {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 5},
     "helium": {"head_dim": 4},
+    "lfm2": {"full_attn_idxs": [1], "intermediate_size": 12, "block_multiple_of": 2},
     "ernie4_5_moe": {"intermediate_size": 6},
     "smollm3": {"no_rope_layers": [1, 0]},
     "qwen3_moe": {"mlp_only_layers": [1], "intermediate_size": 6},

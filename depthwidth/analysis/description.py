@@ -68,9 +68,9 @@ class Description:
         return self.tree.run(self.context, self.source, batch=self.batch, masked=self.masked)
 
     def shape(self) -> dict[str, Any]:
-        """The dimensions; if blocks differ, those of the first block."""
-        tree, block = self.tree, self.tree.first_block
-        attention, feed_forward, mixture = block.as_attention, block.as_feed_forward, block.as_mixture
+        """The dimensions; if blocks differ, those of the first block that has the part."""
+        tree, stack = self.tree, self.tree.stack
+        attention, feed_forward, mixture = map(stack.first, ("as_attention", "as_feed_forward", "as_mixture"))
         return {
             "kind": tree.kind,
             "depth": tree.depth,

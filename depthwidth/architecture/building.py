@@ -99,9 +99,13 @@ class Builder:
             dropout=design.attention_dropout,
         )
 
-    def feed_forward(self) -> FeedForward | MixtureOfExperts:
-        """The feed-forward part of a block."""
+    def feed_forward(self) -> Branch | None:
+        """The feed-forward part of a block; None if it has none."""
         design = self.design
+        if design.channel_mixer is not None:
+            return design.channel_mixer
+        if design.ffn == 0:
+            return None
 
         def dense(hidden: int) -> FeedForward:
             bias = design.bias if design.ffn_bias is None else design.ffn_bias
@@ -131,9 +135,14 @@ class Builder:
     def block(self, heads: int, window: int | None = None, *, causal: bool, cross: bool = False) -> Block:
         """One block."""
         design = self.design
+        if not isinstance(design.mixer, str) and design.mixer.width != design.width:
+            name = type(design.mixer).__name__
+            raise InputError(f"Transformer: the {name} has width={design.mixer.width}, and the model width={design.width}")
+        feed_forward = self.feed_forward()
         return Block(
-            attention=self.residual(self.attention(heads, window, causal=causal)),
-            feed_forward=self.residual(self.feed_forward()),
+            mixer=None if isinstance(design.mixer, str) else self.residual(design.mixer),
+            attention=self.residual(self.attention(heads, window, causal=causal)) if design.mixer == "attention" else None,
+            feed_forward=None if feed_forward is None else self.residual(feed_forward),
             cross_attention=self.residual(self.attention(heads, causal=False, cross=True)) if cross else None,
             parallel=design.parallel,
             norm=self.stream_norm if design.shared_norm else None,
@@ -142,7 +151,7 @@ class Builder:
     def stack(self, depth: int, *, causal: bool, cross: bool = False) -> Stack:
         """The blocks of an encoder (not causal) or a decoder (causal, with cross-attention if there is an encoder)."""
         design = self.design
-        heads = design.heads if design.heads is not None else self._default_heads()
+        heads = design.heads if design.heads is not None else self._default_heads() if design.attends else 1
         final = design.placement != "post" if design.final_norm is None else design.final_norm
         norm = self.stream_norm if final else None
         bias = _bias_table(design, heads[0] if isinstance(heads, Sequence) else heads)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..checks import check_choice, check_whole
 from ..errors import InputError, nearest, shown
-from ..layers import PLACEMENTS, Position
+from ..layers import PLACEMENTS, Mixer, Position, Proportional
 from ..values import frozen
 
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
@@ -16,10 +16,12 @@ KINDS = ("decoder", "encoder", "encoder-decoder")
 NORMS = ("layernorm", "rmsnorm")
 HEADS = ("lm", "masked-lm", "classifier", "none")
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
-BLOCK_CHOICES = (
-    "kv_heads", "head_dim", "value_dim", "ffn", "activation", "gated", "experts", "top_k", "shared_ffn", "shared_gate",
-    "renormalized", "choice_bias", "positions", "logit_scale",
+MIXERS = ("attention", "none")
+ATTENTION_CHOICES = ("kv_heads", "head_dim", "value_dim", "positions", "logit_scale")
+FEED_FORWARD_CHOICES = (
+    "activation", "gated", "experts", "top_k", "shared_ffn", "shared_gate", "renormalized", "choice_bias",
 )  # fmt: skip
+BLOCK_CHOICES = ("ffn", "mixer", *ATTENTION_CHOICES, *FEED_FORWARD_CHOICES)
 """The choices that may differ between blocks, besides `heads` and `window`, which are sequences then."""
 PROJECTIONS = ("first", "last", "always")
 QK_NORMS = ("none", "head", "heads", "full")
@@ -37,7 +39,10 @@ class Design:
     kv_heads : key and value heads; as many as `heads` by default, fewer for grouped-query, 1 for multi-query attention.
     head_dim : dimensions of a query or key; width / heads by default, 64 when neither is given.
     value_dim : dimensions of a value; `head_dim` by default.
-    ffn : hidden features of the feed-forward part; 4 * width by default.
+    ffn : hidden features of the feed-forward part; 4 * width by default, 0 for blocks without one.
+    mixer : the branch between tokens: ``attention``, ``none``, or a component in its place, such as
+        :class:`~depthwidth.layers.Mamba`, whose width is that of the design.
+    channel_mixer : a component in place of the feed-forward part.
     vocab, context : number of tokens in the vocabulary, and of positions; without effect for images.
     kind : ``decoder`` (causal), ``encoder`` (bidirectional) or ``encoder-decoder``.
     encoder_depth : blocks of the encoder of an encoder-decoder model; `depth` by default.
@@ -84,6 +89,8 @@ class Design:
     head_dim: int | None = None
     value_dim: int | None = None
     ffn: int | None = None
+    mixer: str | Mixer = "attention"
+    channel_mixer: Proportional | None = None
     vocab: int = 50257
     context: int = 2048
     kind: Kind = "decoder"
@@ -155,6 +162,8 @@ class Design:
         check_choice("Transformer", HEADS, head=self.head)
         check_choice("Transformer", QK_NORMS, qk_norm=self.qk_norm)
         check_choice("Transformer", PROJECTIONS, embedding_projection=self.embedding_projection)
+        if isinstance(self.mixer, str):
+            check_choice("Transformer", MIXERS, mixer=self.mixer)
         if isinstance(self.positions, str):
             check_choice("Transformer", POSITIONS, positions=self.positions)
         if self.encoder_depth is not None:
@@ -165,6 +174,11 @@ class Design:
                     raise InputError(f"Transformer: blocks cannot differ in {shown(name)}{nearest(str(name), BLOCK_CHOICES)}")
         if self.shared_norm and not self.parallel:
             raise InputError("Transformer: shared_norm needs parallel=True; branches in sequence have separate norms")
+
+    @property
+    def attends(self) -> bool:
+        """True if the mixer of a block is softmax attention."""
+        return any(own.get("mixer", self.mixer) == "attention" for own in self.blocks or ({},))
 
     @classmethod
     def of(cls, **choices: Any) -> Design:

@@ -191,35 +191,35 @@ class Transformer(LengthCounts):
 
     @property
     def attention(self) -> Attention:
-        """Self-attention of the first block."""
+        """Self-attention of the first block that has one."""
         return cast("Attention", self._of_first_block("as_attention", "softmax attention"))
 
     @property
     def feed_forward(self) -> FeedForward:
-        """The feed-forward part of the first block; of a mixture, one expert."""
+        """The feed-forward part of the first block that has one; of a mixture, one expert."""
         return cast("FeedForward", self._of_first_block("as_feed_forward", "feed-forward part"))
 
     @property
     def experts(self) -> MixtureOfExperts | None:
-        """The mixture of experts of the first block; None if it has none."""
-        return cast("MixtureOfExperts | None", self.first_block.as_mixture)
+        """The mixture of experts of the first block that has one; None if none has."""
+        return cast("MixtureOfExperts | None", self.stack.first("as_mixture"))
 
     def _of_first_block(self, name: str, words: str) -> Any:
-        block = self.first_block
-        part = getattr(block, name)
+        part = self.stack.first(name)
         if part is None:
+            block = self.first_block
             inside = ", ".join(type(residual.branch).__name__ for _, residual in block.branches) or "no residual branches"
-            raise InputError(f"the first block has no {words}; its {type(block).__name__} holds {inside}")
+            raise InputError(f"no block has {words}; the first {type(block).__name__} holds {inside}")
         return part
 
     @property
     def heads(self) -> int:
-        """Query heads of the first block."""
+        """Query heads of :attr:`attention`."""
         return self.attention.heads
 
     @property
     def kv_heads(self) -> int:
-        """Key and value heads of the first block."""
+        """Key and value heads of :attr:`attention`."""
         return self.attention.kv_heads
 
     @property

@@ -59,9 +59,12 @@ def describe(
     from ..analysis.description import describe as make_description
     from ..architecture import Transformer
     from ..architecture.hf import NoTreeError, notes_on, read_json
+    from ..initialization import NoRecipeError
 
     try:
         tree, made = (Transformer.from_config(config), "shipped") if diagnosed is False else recipe_of(config, scheme)
+    except NoRecipeError:  # then there is no diagnosis either, as its own sentence says
+        tree, made = Transformer.from_config(config), scheme
     except NoTreeError as error:
         counts = _library_counts(config, error, context, source=source, batch=batch)
         emit(form, counts.to_dict(dtype) if form == "json" else None, counts.rows(), lambda: _print_counts(counts, dtype))

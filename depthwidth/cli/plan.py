@@ -206,8 +206,9 @@ def _print_choices(plan: Plan) -> None:
         ("choice", "depth", "width", "heads", "feed-forward", "parameters", "off budget", "loss penalty", "loss change"),
         (
             (
-                row["choice"], str(row["depth"]), f"{row['width']:,}", f"{row['heads']} x {row['head_dim']}",
-                f"{row['ffn']:,}", format_count(row["parameters"], 4), f"{row['budget_miss']:+.2%}",
+                row["choice"], str(row["depth"]), f"{row['width']:,}",
+                f"{row['heads']} x {row['head_dim']}" if row["heads"] else "-", f"{row['ffn']:,}" if row["ffn"] else "-",
+                format_count(row["parameters"], 4), f"{row['budget_miss']:+.2%}",
                 with_error(row["loss_penalty"], row["loss_penalty_stderr"]), f"{row['loss_change']:+.2%}",
             )
             for row in plan.rows()

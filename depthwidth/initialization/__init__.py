@@ -17,7 +17,7 @@ from .activation_moment import activation_second_moment
 from .deepscale import deepscale_scales, embedding_correlation
 from .draft import Choice, Draft, Scheme, TensorRule, scheme
 from .recipes import Mean, PerBlock, Recipe, ResidualScale, TensorInit, at_block
-from .registry import recipe, register_scheme, scheme_options, schemes
+from .registry import NoRecipeError, recipe, register_scheme, scheme_options, schemes
 from .shipped import shipped_options
 from .tensor_rules import stated_choice
 from .tensors import TABLES, Weight, parameters, site_of, stacks, weights
@@ -27,6 +27,7 @@ __all__ = [
     "Choice",
     "Draft",
     "Mean",
+    "NoRecipeError",
     "PerBlock",
     "Recipe",
     "ResidualScale",

@@ -9,7 +9,7 @@ from ..architecture import Transformer
 from ..errors import InputError
 from .draft import Draft, Values, finite_number, scheme
 from .tensor_rules import XAVIER, fan_rule, remark_placement, xavier_std
-from .tensors import branch_counts, stacks
+from .tensors import branch_counts, sums_before
 
 
 @scheme(
@@ -31,10 +31,10 @@ def admin(tree: Transformer, branch_variance: float | Sequence[float] = 1.0, emb
     omega = [1.0]
     for variance in each[:-1]:
         omega.append(math.sqrt(omega[-1] ** 2 + variance))
-    per_block = {name: len(branches) for name, _, branches in stacks(tree)}
+    earlier = {name: sums_before(tree, name, lambda _: 1) for name in tree.stacks}
 
     def scales(stack: str, branch: str, index: int) -> tuple[Values, Values, str]:
         reason = "Admin: omega_i^2 = 1 + the variances of the branches before it"
-        return (lambda block: omega[block * per_block[stack] + index]), 1.0, reason
+        return (lambda block: omega[min(int(earlier[stack][branch][block]), longest - 1)]), 1.0, reason
 
     return remark_placement(Draft(tree, base, scales), "admin")

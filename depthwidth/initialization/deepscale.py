@@ -17,7 +17,7 @@ from ..signal.residual import advance
 from .activation_moment import activation_second_moment
 from .draft import Choice, Draft, Values, finite_number, scheme
 from .tensor_rules import stated_choice
-from .tensors import Weight, stacks
+from .tensors import Weight, branch_counts
 
 PATCH_CORRELATION = 0.2
 """Correlation of two image patches: an assumption, since the similarity of neighbouring patches depends on the images."""
@@ -105,13 +105,13 @@ def deepscale(
     embedding_dropout = tree.stem.dropout if dropout is None else dropout
     scales, recursions = {}, {}
     memory = 0.0
-    for (stack_name, depth, branches), stack in zip(stacks(tree), tree.stacks.values(), strict=True):
-        count = depth * len(branches)
+    for stack_name, stack in tree.stacks.items():
+        count = branch_counts(tree)[stack_name]
         if k > count**alpha:
             raise InputError(
                 f"deepscale: k={k:g} is more than the number of branches to the power alpha, so that beta exceeds 1"
             )
-        together = len(branches) if stack.repeats[0].block.parallel else 1
+        together = len(stack.repeats[0].block.branches) if stack.repeats[0].block.parallel else 1
         scales[stack_name] = deepscale_scales(count, k, alpha, together)
         recursions[stack_name] = _follow_depth(
             stack, scales[stack_name], start * (1 - embedding_dropout), memory, dropout, tokens, exact
@@ -280,6 +280,8 @@ def _follow_depth(
         if block.parallel:
             r = _next_correlation(block_input, len(block.branches), added, scale2, skip)
         correlations.append(r)
+        for variances in value.values():  # of a branch that this block lacks
+            variances += [1.0] * (len(correlations) - 1 - len(variances))
     return _Blocks(value, correlations)
 
 

@@ -111,9 +111,14 @@ class Draft:
                 f"{stack}.block.{branch}", _per_block(skip, depth), _per_block(scale, depth), reason, self.trained_scales
             )
             for stack, depth, branches in stacks(self.tree)
-            for index, branch in enumerate(branches)
-            for skip, scale, reason in [self.scales(stack, branch, index)]
+            for branch in branches
+            for skip, scale, reason in [self.scales(stack, branch, self._place(stack, branch))]
         )
+
+    def _place(self, stack: str, branch: str) -> int:
+        """The index of a branch in the first block that has it."""
+        each = ([name for name, _ in run.block.branches] for run in self.tree.stacks[stack].repeats)
+        return next(names.index(branch) for names in each if branch in names)
 
     def _own_scales(self) -> Iterator[ResidualScale]:
         """The model's own factors on its branches. A scheme without scales keeps them."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from ..architecture import Transformer
 from ..errors import InputError, nearest, shown
 from ..values import frozen
-from .tensors import parameters, stacks
+from .tensors import parameters
 
 PerBlock = float | tuple[float, ...]
 """One number for every block alike, or one for each block of the stack."""
@@ -127,9 +127,9 @@ class Recipe:
                 "branch_scale": at_block(line.branch, block),
                 "reason": line.reason,
             }
-            for stack, depth, branches in stacks(tree)
-            for block in range(depth)
-            for branch in branches
+            for stack, layers in tree.stacks.items()
+            for block, layer in enumerate(layers.blocks())
+            for branch, _ in layer.branches
             for line in [self.residual(f"{stack}.block.{branch}")]
         ]
 

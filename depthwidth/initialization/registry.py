@@ -7,6 +7,7 @@ from typing import Any
 from ..architecture import Transformer
 from ..errors import InputError, nearest, shown
 from ..formula import is_symbolic
+from ..layers import Special
 from ..plugins import plugins
 from .admin import admin
 from .deepnorm import deepnorm
@@ -19,9 +20,15 @@ from .normal import gpt2, normal
 from .recipes import Recipe
 from .shipped import shipped
 from .t_fixup import t_fixup
+from .tensors import weights
 from .unit_scaling import unit_scaling
 from .width_transfer import completep, depth_mup, mup
 from .zero_branch import rezero, skipinit
+
+
+class NoRecipeError(InputError):
+    """A tree with starting values that no scheme states (:class:`~depthwidth.layers.Special`)."""
+
 
 _LIBRARY = (
     (shipped, normal, gpt2, xavier, kaiming),
@@ -93,6 +100,8 @@ def recipe(tree: Transformer, scheme: str = "shipped", **options: Any) -> Recipe
     ------
     InputError
         if there is no such scheme or option, or a value is out of range.
+    NoRecipeError
+        if no scheme states the starting values of a tensor.
 
     Examples
     --------
@@ -111,6 +120,13 @@ def recipe(tree: Transformer, scheme: str = "shipped", **options: Any) -> Recipe
         raise InputError(f"recipe: {shown(tree)} is not a Transformer")
     if is_symbolic(tree.width, tree.depth, tree.vocab):
         raise InputError("recipe: the tree has symbols for dimensions, but standard deviations need numbers")
+    for weight in weights(tree):
+        if isinstance(weight.start, Special):
+            name = type(weight.layer).__name__
+            raise NoRecipeError(
+                f"{scheme}: no scheme states the initialisation of {name}, whose {weight.role} starts at {weight.start.words}; "
+                "there are no moments without it"
+            )
     draft = chosen.make(tree, **options)
     lines, residuals = draft.lines(), draft.residuals()
     used = {name: options.get(name, default) for name, default in defaults.items()}

@@ -90,16 +90,16 @@ def _doubled_gains(plain: TensorRule) -> TensorRule:
 
 def _nearest_family(tree: Transformer) -> str:
     """The family with the architecture nearest to that of a tree."""
-    stem, block = tree.stem, tree.stack.repeats[0].block
+    stem, first = tree.stem, tree.stack.first
     if stem.images:
         return "vit"
-    attention, feed_forward = block.as_attention, block.as_feed_forward
+    attention, feed_forward = first("as_attention"), first("as_feed_forward")
     if tree.stack.position is not None and attention is not None and attention.scale == 1.0:
         return "t5"
     if tree.kind != "decoder":
         return "bert"
     gated = feed_forward is not None and feed_forward.gated
-    plain = stem.learned_positions and not gated and block.as_mixture is None
+    plain = stem.learned_positions and not gated and first("as_mixture") is None
     return "gpt2" if plain else "llama"
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection
 
 from ..architecture import Transformer
-from ..layers import Constant, Draw, Identity
+from ..layers import Constant, Draw, Identity, Special
 from ..layers.tensor import KINDS
 from .draft import Choice, Draft, TensorRule, finite_number
 from .tensors import Weight, branch_counts, weights
@@ -21,7 +21,7 @@ def stated_choice(weight: Weight) -> Choice | None:
     Every scheme uses these, unless it sets others.
     """
     start = weight.start
-    if isinstance(start, Draw):
+    if isinstance(start, Draw | Special):  # a recipe refuses the second before it asks
         return None
     if isinstance(start, Identity):
         return Choice(0.0, "an identity matrix", weight_decay=0.0, mean="identity")

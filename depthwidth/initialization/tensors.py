@@ -6,7 +6,7 @@ path without the number, ``decoder.block.attention.query.weight``, and refers to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -163,4 +163,19 @@ def depths_of(tree: Transformer) -> dict[str, int]:
 
 def branch_counts(tree: Transformer) -> dict[str, int]:
     """Number of residual branches by stack."""
-    return {name: depth * len(branches) for name, depth, branches in stacks(tree)}
+    each = {name: stack.repeats for name, stack in tree.stacks.items()}
+    return {name: sum(run.times * len(run.block.branches) for run in runs) for name, runs in each.items()}
+
+
+def sums_before(tree: Transformer, stack: str, size: Callable[[str], float]) -> dict[str, list[float]]:
+    """For each branch of a stack, by block, the sum of `size` over the branches before it; blocks may differ in branches."""
+    before: dict[str, list[float]] = {name: [] for name in tree.stacks[stack].branches}
+    passed = 0.0
+    for block in tree.stacks[stack].blocks():
+        within: dict[str, float] = {}
+        for name, _ in block.branches:
+            within[name] = passed
+            passed += size(name)
+        for name, found in before.items():
+            found.append(within.get(name, passed))
+    return before

@@ -9,7 +9,7 @@ from ..layers import AttentionLike
 from .activation_moment import activation_second_moment
 from .draft import Choice, Draft, Values, finite_number, scheme
 from .tensor_rules import stated_choice
-from .tensors import Weight, depths_of
+from .tensors import Weight, depths_of, sums_before
 from .width_transfer import scales_scores
 
 
@@ -52,12 +52,14 @@ def unit_scaling(tree: Transformer, residual_mult: float = 1.0, residual_attn_ra
     ffn2 = size * size * 2 / (1 + ratio * ratio)
     attn2 = ratio * ratio * ffn2
 
-    def scales(stack: str, branch: str, index: int) -> tuple[Values, Values, str]:
-        own = ffn2 if branch == "feed_forward" else attn2
-        order = [ffn2 if name == "feed_forward" else attn2 for name in tree.stacks[stack].branches]
+    def share(branch: str) -> float:
+        return ffn2 if branch == "feed_forward" else attn2
 
+    earlier = {name: sums_before(tree, name, share) for name in tree.stacks}
+
+    def scales(stack: str, branch: str, index: int) -> tuple[Values, Values, str]:
         def tau2(block: int) -> float:
-            return own / (depths[stack] + block * sum(order) + sum(order[:index]))
+            return share(branch) / (depths[stack] + earlier[stack][branch][block])
 
         reason = "u-muP: attention, feed-forward and embedding contribute alike, and the sum keeps unit variance"
         return (lambda b: (1 + tau2(b)) ** -0.5), (lambda b: (tau2(b) / (1 + tau2(b))) ** 0.5), reason

@@ -46,7 +46,7 @@ def _mup_draft(
 ) -> Draft:
     std = finite_number(scheme, "std", std)
     m_width = tree.width / finite_number(scheme, "base_width", base_width)
-    attention = tree.first_block.as_attention
+    attention = tree.stack.first("as_attention")
     head_dim = 1 if attention is None else attention.head_dim
     score = math.sqrt(finite_number(scheme, "base_head_dim", base_head_dim or head_dim) / head_dim)
     reason = f"logits over the width ratio {m_width:g}"

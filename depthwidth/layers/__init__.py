@@ -8,16 +8,22 @@ from .activation_entries import ACTIVATIONS, ActivationEntry, register_activatio
 from .attention import Attention
 from .base import Branch, Child, Layer, Node, Run, component
 from .block import PLACEMENTS, Block, BlockLike, Residual
+from .convolution import Convolution, ShortConvolution
+from .delta_net import GatedDeltaNet
 from .feed_forward import FeedForward, MixtureOfExperts
 from .head import ClassifierHead, Head, LanguageHead, Pooler, Unembedding
 from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 from .linear import Linear
+from .mamba import Mamba
+from .mamba2 import Mamba2
+from .mixer import Mixer, Proportional
 from .norms import LayerNorm, Norm, RMSNorm
 from .positions import ALiBi, LearnedPositions, Position, RelativeBias, Rotary, SinusoidalPositions
 from .rotary_scaling import RotaryScaling
+from .rwkv import ChannelMix, TimeMix
 from .stack import Repeat, Stack, shared_pattern
 from .stem import Embedding, PatchStem, Stem, TokenStem
-from .tensor import DRAW, IDENTITY, KINDS, ONES, ZEROS, Constant, Draw, Identity, Kind, Start, Tensor
+from .tensor import DRAW, IDENTITY, KINDS, ONES, ZEROS, Constant, Draw, Identity, Kind, Special, Start, Tensor
 
 __all__ = [
     "ACTIVATIONS",
@@ -34,13 +40,16 @@ __all__ = [
     "Block",
     "BlockLike",
     "Branch",
+    "ChannelMix",
     "Child",
     "ClassifierHead",
     "Constant",
+    "Convolution",
     "Draw",
     "Embedding",
     "FeedForward",
     "FeedForwardLike",
+    "GatedDeltaNet",
     "Head",
     "Identity",
     "Kind",
@@ -49,6 +58,9 @@ __all__ = [
     "LayerNorm",
     "LearnedPositions",
     "Linear",
+    "Mamba",
+    "Mamba2",
+    "Mixer",
     "MixtureLike",
     "MixtureOfExperts",
     "Node",
@@ -56,6 +68,7 @@ __all__ = [
     "PatchStem",
     "Pooler",
     "Position",
+    "Proportional",
     "RMSNorm",
     "RelativeBias",
     "Repeat",
@@ -63,11 +76,14 @@ __all__ = [
     "Rotary",
     "RotaryScaling",
     "Run",
+    "ShortConvolution",
     "SinusoidalPositions",
+    "Special",
     "Stack",
     "Start",
     "Stem",
     "Tensor",
+    "TimeMix",
     "TokenStem",
     "Unembedding",
     "component",

@@ -225,29 +225,50 @@ def _with_residuals(layer: L, change: Callable[[Residual], Residual]) -> L:
 
 @component
 class Block(BlockLike):
-    """Attention, then cross-attention if a decoder reads an encoder, then feed-forward.
+    """One to four branches: a mixer, attention, cross-attention if a decoder reads an encoder, feed-forward.
+
+    Most models have attention and feed-forward. A `mixer` is any other branch between tokens, such as
+    :class:`~depthwidth.layers.Mamba`, usually in place of attention. A block may have a single branch: Mamba's has a mixer and
+    no feed-forward part, Nemotron-H's has one of a mixer, attention and feed-forward.
 
     With `parallel` all branches read the block's input, and their outputs are added together (GPT-J, arXiv 2204.02311). A
     `norm` then normalises that input once for all of them.
+
+    Raises
+    ------
+    InputError
+        if it has no branch, or a shared norm for branches in sequence.
+
+    Examples
+    --------
+    >>> from depthwidth.layers import FeedForward, RMSNorm
+    >>> alone = Block(feed_forward=Residual(FeedForward(64, 256), norm_in=RMSNorm(64)))
+    >>> [name for name, _ in alone.branches], alone.width
+    (['feed_forward'], 64)
     """
 
     plain = True
-    attention: Residual
-    feed_forward: Residual
+    attention: Residual | None = None
+    feed_forward: Residual | None = None
     cross_attention: Residual | None = None
     parallel: bool = False
     norm: Norm | None = None
+    mixer: Residual | None = None
 
     def __post_init__(self) -> None:
         if self.norm is not None and not self.parallel:
             raise InputError("Block: a norm shared by all branches needs parallel=True")
+        if not self.branches:
+            raise InputError("Block: it has no branch; give it attention, a mixer or a feed-forward part")
 
     def children(self) -> tuple[Child, ...]:
-        parts = ((name, getattr(self, name)) for name in ("norm", "attention", "cross_attention", "feed_forward"))
+        parts = ((name, getattr(self, name)) for name in ("norm", "mixer", "attention", "cross_attention", "feed_forward"))
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
     def choices(self) -> dict[str, Any]:
-        return {"parallel": self.parallel, "shared_norm": self.parallel and self.norm is not None}
+        shared = self.parallel and self.norm is not None
+        mixer = self.mixer.branch if self.mixer is not None else "none" if self.attention is None else "attention"
+        return {"parallel": self.parallel, "shared_norm": shared, "mixer": mixer}
 
     def own_saved(self, run: Run) -> int:
         # Parallel branches read one tensor, which each of them counts.
@@ -303,7 +324,7 @@ class Block(BlockLike):
     @property
     def width(self) -> int:
         """Features of the residual stream."""
-        return self.attention.width
+        return self.branches[0][1].width
 
 
 def _divided(factor: Number) -> Pullback:

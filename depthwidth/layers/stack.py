@@ -131,6 +131,11 @@ class Stack(Layer):
         """True if causal scores fall with distance, on which the correlation of two tokens then depends."""
         return any(repeat.block.penalises_distance for repeat in self.repeats)
 
+    def first(self, name: str) -> Any:
+        """A part of the first block that has it: ``as_attention``, ``as_feed_forward`` or ``as_mixture``; None if none has."""
+        parts = (getattr(repeat.block, name) for repeat in self.repeats)
+        return next((part for part in parts if part is not None), None)
+
     def blocks(self) -> Iterator[BlockLike]:
         """Every block from the first to the last."""
         for repeat in self.repeats:

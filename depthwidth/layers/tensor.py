@@ -27,7 +27,14 @@ class Identity:
     """Ones on the diagonal of the last two dimensions and zeros elsewhere: an identity matrix, or a batch of them."""
 
 
-Start = Draw | Constant | Identity
+@frozen
+class Special:
+    """Starting values of another kind, in words. No scheme states them, so there is no recipe for a tree that has some."""
+
+    words: str
+
+
+Start = Draw | Constant | Identity | Special
 """The starting values of a tensor, unless a scheme sets others."""
 
 DRAW, ZEROS, ONES, IDENTITY = Draw(), Constant(0.0), Constant(1.0), Identity()

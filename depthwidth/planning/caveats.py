@@ -52,7 +52,7 @@ def shape_caveats(tree: Transformer) -> Iterator[str]:
             f"the input embedding has rank {rank}, below the width {tree.width}: width beyond the rank is of limited use, "
             "and depth is worth more (Wies et al. 2021, arXiv 2105.03928)"
         )
-    attention = tree.first_block.as_attention
+    attention = tree.stack.first("as_attention")
     inner = tree.width if attention is None else attention.heads * attention.head_dim
     if inner < tree.width:
         yield f"the queries of all heads together span {inner} dimensions, fewer than the width {tree.width}"

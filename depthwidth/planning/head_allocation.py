@@ -318,11 +318,21 @@ _LONGEST_RANGES = 10_000
 
 
 def present_shape(model: str) -> dict[str, int | None]:
-    """Width, layers, context and heads of a Hugging Face configuration, as arguments of :func:`allocate_heads`."""
+    """Width, layers, context and heads of a Hugging Face configuration, as arguments of :func:`allocate_heads`.
+
+    Raises
+    ------
+    InputError
+        if a block has no softmax attention.
+    """
     from ..architecture import Transformer
 
     tree = Transformer.from_config(model)
-    layer = tree.attention
+    layer, blocks = tree.attention, [repeat.block for repeat in tree.stack.repeats]
+    if any(block.as_attention is None for block in blocks):
+        other = next(block for block in blocks if block.as_attention is None)
+        inside = ", ".join(type(residual.branch).__name__ for _, residual in other.branches)
+        raise InputError(f"heads: some blocks of this model have no softmax attention but {inside}; give the shape by options")
     return {
         "width": tree.width, "layers": tree.depth, "context": tree.context, "heads": layer.heads, "head_dim": layer.head_dim,
         "kv_heads": layer.kv_heads, "value_dim": layer.value_dim, "bias": layer.bias,

@@ -90,11 +90,14 @@ class Plan:
         def counted(number: int, by: str) -> str:
             return f"{number:,}" + (miss if kind == by else "")
 
-        facts = {
-            "heads x head dimension": f"{shape.heads} x {shape.head_dim}"
-            + (f", {shape.kv_heads} key-value heads" if shape.kv_heads != shape.heads else ""),
-            "feed-forward width": f"{shape.ffn:,}"
-            + (f", {experts.experts} experts, {experts.top_k} per token" if experts else ""),
+        facts = {}
+        if shape.heads:
+            shared = f", {shape.kv_heads} key-value heads" if shape.kv_heads != shape.heads else ""
+            facts["heads x head dimension"] = f"{shape.heads} x {shape.head_dim}{shared}"
+        if shape.ffn:
+            mixed = f", {experts.experts} experts, {experts.top_k} per token" if experts else ""
+            facts["feed-forward width"] = f"{shape.ffn:,}{mixed}"
+        facts |= {
             "total parameters": counted(shape.parameters, "parameters"),
             "  non-embedding": counted(shape.non_embedding_parameters, "non_embedding"),
         }

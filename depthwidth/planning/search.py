@@ -27,9 +27,11 @@ class Shape(NamedTuple):
     depth: int
     width: int
     heads: int
+    """Query heads; 0, like the next two, without softmax attention."""
     kv_heads: int
     head_dim: int
     ffn: int
+    """Hidden features of the feed-forward part; 0 without one."""
     parameters: int
     non_embedding_parameters: int
     active_parameters: int
@@ -182,16 +184,17 @@ class Search:
         penalty = float(self.penalty_of(tree.width, best)) if best else 0.0
         exponent = shape_penalty.loss_exponent(size)
         amount = self.budget.of(tree)
+        attention, feed_forward = map(tree.stack.first, ("as_attention", "as_feed_forward"))
         change = 0.0
         if against is not None:
             change = (1 + penalty) / (1 + against.loss_penalty) * (size / against.trained_size) ** exponent - 1
         return Shape(
             depth=tree.depth,
             width=tree.width,
-            heads=tree.heads,
-            kv_heads=tree.kv_heads,
-            head_dim=tree.head_dim,
-            ffn=tree.ffn,
+            heads=0 if attention is None else attention.heads,
+            kv_heads=0 if attention is None else attention.kv_heads,
+            head_dim=0 if attention is None else attention.head_dim,
+            ffn=0 if feed_forward is None else feed_forward.hidden,
             parameters=tree.parameters,
             non_embedding_parameters=tree.non_embedding_parameters,
             active_parameters=tree.active_parameters,

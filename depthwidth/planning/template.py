@@ -112,30 +112,32 @@ class Template:
         InputError
             if the blocks differ in their number of heads, or a value is out of range.
         """
-        tree = Transformer.of_design(replace(design, blocks=None))
+        tree = Transformer.of_design(replace(design, blocks=None, mixer="attention" if design.attends else design.mixer))
+        attention, ffn = tree.stack.first("as_attention"), _own_ffn(design, tree)
         if not isinstance(design.heads, (int, type(None))):
             raise InputError("plan: the blocks of this model differ in their number of heads; a plan has one number for all")
         if any(len(stack.weight_sets) < stack.depth for stack in tree.stacks.values()):
             raise InputError("plan: blocks of this model share weights, so that its budget does not fix its depth")
-        group = tree.heads // tree.kv_heads
+        group = 1 if attention is None else attention.heads // attention.kv_heads
+        single = attention is not None and attention.kv_heads == 1
         without_shape: dict[str, Any] = {
-            "depth": 1, "width": 64, "heads": None, "ffn": None, "head_dim": None, "value_dim": None,
-            "kv_heads": 1 if tree.kv_heads == 1 else None, "encoder_depth": None, "pooler_width": None,
+            "depth": 1, "width": 64, "heads": None, "ffn": None if ffn else 0, "head_dim": None, "value_dim": None,
+            "kv_heads": 1 if single else None, "encoder_depth": None, "pooler_width": None,
             "embedding_width": design.embedding_width if design.embedding_width != design.width else None,
             "window": _period(design.window), "blocks": None, "shared_groups": None,
         }  # fmt: skip
         kept = replace(design, **(without_shape | without_none(choices or {})))
         if kept.kv_heads is not None:
             group = 1
-        first_blocks, blocks = _pattern([_relative(block, tree.ffn) for block in design.blocks or ()])
+        first_blocks, blocks = _pattern([_relative(block, ffn) for block in design.blocks or ()])
         given: dict[str, Any] = {
             "first_blocks": first_blocks,
             "blocks": blocks,
-            "ffn_ratio": Fraction(tree.ffn, tree.width),
-            "head_dim": tree.head_dim,
+            "ffn_ratio": Fraction(ffn or 4 * tree.width, tree.width),
+            "head_dim": 1 if attention is None else attention.head_dim,
             "group": group,
-            "attention_ratio": Fraction(tree.heads * tree.head_dim, tree.width),
-            "shared_ratio": Fraction(design.shared_ffn or 0, tree.ffn),
+            "attention_ratio": Fraction(1 if attention is None else attention.heads * attention.head_dim, tree.width),
+            "shared_ratio": Fraction(design.shared_ffn or 0, ffn or 1),
             "scaled_embedding": design.embedding_scale != 1 and math.isclose(design.embedding_scale, math.sqrt(tree.width)),
         }
         return cls(kept, **(given | without_none(shape)))
@@ -174,7 +176,14 @@ class Template:
         heads = math.lcm(self.design.kv_heads or 1, self.group, self.tensor_parallel)
         if self.group > 1:  # then key-value heads grow with the width, and divide among the devices as well
             heads = math.lcm(heads, self.group * self.tensor_parallel)
-        return math.lcm(self._width_of(heads, self.head_dim_at(width)), self.multiple or policy.width_step(width))
+        own = self._width_of(heads, self.head_dim_at(width))
+        return math.lcm(own, self.multiple or policy.width_step(width), *self._mixer_steps)
+
+    @property
+    def _mixer_steps(self) -> tuple[int, ...]:
+        """Widths whose multiples give every mixer whole sizes."""
+        each = (self.design.mixer, self.design.channel_mixer, *(own.get("mixer") for own in (*self.first_blocks, *self.blocks)))
+        return tuple(one.width_step for one in each if one is not None and not isinstance(one, str))
 
     def _width_of(self, heads: int, head_dim: int) -> int:
         """The smallest width whose heads are a multiple of `heads`."""
@@ -217,20 +226,22 @@ class Template:
             heads=heads,
             head_dim=head_dim,
             kv_heads=kv_heads,
-            ffn=ffn,
+            ffn=0 if self.design.ffn == 0 else ffn,
+            mixer=_at_width(self.design.mixer, width),
+            channel_mixer=_at_width(self.design.channel_mixer, width),
             shared_ffn=int(self.shared_ratio * ffn) or self.design.shared_ffn,
             window=window,
-            blocks=self._blocks(depth, ffn),
+            blocks=self._blocks(depth, width, ffn),
             embedding_scale=math.sqrt(width) if self.scaled_embedding else self.design.embedding_scale,
         )
         return Transformer.of_design(design)
 
-    def _blocks(self, depth: int, ffn: int) -> tuple[Mapping[str, Any], ...] | None:
-        """The choices of single blocks at a depth and a feed-forward width; None if blocks do not differ."""
+    def _blocks(self, depth: int, width: int, ffn: int) -> tuple[Mapping[str, Any], ...] | None:
+        """The choices of single blocks at a depth, a width and a feed-forward width; None if blocks do not differ."""
         if not self.blocks:
             return None
         beyond = (self.blocks[layer % len(self.blocks)] for layer in range(depth))
-        return tuple(_absolute(block, ffn) for block in (*self.first_blocks, *beyond))[:depth]
+        return tuple(_absolute(block, width, ffn) for block in (*self.first_blocks, *beyond))[:depth]
 
     def polynomial(self, reading: Callable[[Transformer], int | Fraction]) -> CountPolynomial:
         """The polynomial of `reading`, a count that is affine in the depth and quadratic in the width.
@@ -243,6 +254,7 @@ class Template:
         unit = math.lcm(
             self._width_of(math.lcm(self.design.kv_heads or 1, self.group), head_dim),
             self.ffn_ratio.denominator * self.shared_ratio.denominator,
+            *self._mixer_steps,
         )
         windows = len(self.design.window) if isinstance(self.design.window, Sequence) else 1
         first, period = len(self.first_blocks), math.lcm(windows, len(self.blocks) or 1)
@@ -299,9 +311,23 @@ def _relative(block: Mapping[str, Any], ffn: int) -> dict[str, Any]:
     return {name: Fraction(value, ffn) if name in _WIDTHS and value else value for name, value in block.items()}
 
 
-def _absolute(block: Mapping[str, Any], ffn: int) -> dict[str, Any]:
-    """The inverse of :func:`_relative`."""
-    return {name: max(1, round(value * ffn)) if name in _WIDTHS and value else value for name, value in block.items()}
+def _absolute(block: Mapping[str, Any], width: int, ffn: int) -> dict[str, Any]:
+    """The inverse of :func:`_relative`, with mixers for a stream of this width."""
+    mixer = {"mixer": _at_width(block["mixer"], width)} if "mixer" in block else {}
+    sizes = {name: max(1, round(value * ffn)) if name in _WIDTHS and value else value for name, value in block.items()}
+    return sizes | mixer
+
+
+def _at_width(part: Any, width: int) -> Any:
+    """A mixer for a stream of this width; a word, or None, as it is."""
+    return part if part is None or isinstance(part, str) else part.at_width(width)
+
+
+def _own_ffn(design: Design, tree: Transformer) -> int:
+    """The feed-forward width of a design, of which single blocks may have another; 0 for none."""
+    if design.ffn == 0:
+        return 0
+    return 4 * tree.width if design.ffn is None else design.ffn
 
 
 def _pattern(blocks: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -615,6 +615,7 @@ def every_role():
         {"model_type": "t5", "feed_forward_proj": "gated-gelu"},
         {"model_type": "phi", "qk_layernorm": True},
         {"model_type": "stablelm", "use_parallel_residual": True},
+        {"model_type": "lfm2", "full_attn_idxs": [1]},
     ]
     classes = [{"model_type": name, "architectures": [one]} for name, family in FAMILIES.items() for one in family.models]
     roles = {weight.role for config in (*variants, *classes) for weight in weights(read_config(config))}

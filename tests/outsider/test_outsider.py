@@ -255,9 +255,9 @@ def test_it_is_described(made):
 
 def test_what_a_tree_does_not_have_is_said_in_one_sentence():
     tree = gated_mean()
-    with pytest.raises(InputError, match="the first block has no softmax attention; its Block holds GatedMean, FeedForward"):
+    with pytest.raises(InputError, match="no block has softmax attention; the first Block holds GatedMean, FeedForward"):
         tree.heads  # noqa: B018
-    with pytest.raises(InputError, match="a configuration needs softmax attention in every block"):
+    with pytest.raises(InputError, match="a configuration needs softmax attention, or a mixer, in every block"):
         tree.to_config("bert")
     with pytest.raises(InputError, match="bert cannot express"):
         scale_norm().to_config("bert")

@@ -33,7 +33,7 @@ def residual(layer: layers.Residual) -> Branch:
 
 @builds(layers.Block)
 class Block(nn.Module):
-    """Attention, cross-attention if present, feed-forward: in sequence or in parallel.
+    """A mixer, attention, cross-attention and feed-forward, those that are present: in sequence or in parallel.
 
     Parallel branches are added to the stream together; if they have norms for the stream, the sum passes through them in turn.
     """
@@ -42,13 +42,14 @@ class Block(nn.Module):
         super().__init__()
         self.parallel = layer.parallel
         self.norm = optional(layer.norm)
-        self.attention = module(layer.attention)
+        self.mixer = optional(layer.mixer)
+        self.attention = optional(layer.attention)
         self.cross_attention = optional(layer.cross_attention)
-        self.feed_forward = module(layer.feed_forward)
+        self.feed_forward = optional(layer.feed_forward)
 
     def branches(self) -> list[Branch]:
         """The branches, in the order of a forward pass."""
-        present = (self.attention, self.cross_attention, self.feed_forward)
+        present = (self.mixer, self.attention, self.cross_attention, self.feed_forward)
         return [branch for branch in present if branch is not None]
 
     def forward(self, x: Tensor, run: Pass) -> Tensor:

@@ -199,8 +199,8 @@ def _columns(attention: Any, part: int) -> View:
     return lambda tensor: tensor[..., section]
 
 
-def _halves(attention: Any, part: int) -> View:
-    return lambda tensor: tensor.chunk(2, dim=-2 if tensor.dim() > 1 else 0)[part]
+def _equal(count: int) -> Callable[[Any, int], View]:
+    return lambda owner, part: lambda tensor: tensor.chunk(count, dim=-2 if tensor.dim() > 1 else 0)[part]
 
 
 def _key_groups(attention: Any, part: int) -> View:
@@ -222,7 +222,8 @@ def _shards(attention: Any, part: int) -> View:
 _CUTS: dict[str, Callable[[Any, int], View]] = {
     "rows": _rows,
     "columns": _columns,
-    "halves": _halves,
+    "halves": _equal(2),
+    "thirds": _equal(3),
     "key_groups": _key_groups,
     "shards": _shards,
 }

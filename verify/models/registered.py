@@ -1,5 +1,5 @@
 """The torch modules of the library's own components; importing this file registers them."""
 
-from . import attention, block, feed_forward, head, linear, norms, positions, stack, stem
+from . import attention, block, convolution, feed_forward, head, linear, norms, positions, stack, stem
 
-__all__ = ["attention", "block", "feed_forward", "head", "linear", "norms", "positions", "stack", "stem"]
+__all__ = ["attention", "block", "convolution", "feed_forward", "head", "linear", "norms", "positions", "stack", "stem"]

@@ -114,7 +114,7 @@ class Network:
 
         If the output matrix is tied and nothing else precedes it, a scheme puts its factor on logits into that norm.
         """
-        role = f"{stack}.block.feed_forward.norm_stream.weight"
+        role = f"{stack}.block.{self.setting.tree.stacks[stack].branches[-1]}.norm_stream.weight"
         multiplier = next((line.multiplier for line in self.made.tensors if line.role == role), 1.0)
         return (at_block(multiplier, depth - 1) / at_block(multiplier, 0)) ** 2
 
@@ -167,8 +167,7 @@ class Network:
         found: dict[str, list[Size]] = {"activations": [], "scores": [], "logits": [], "gradients": []}
         run, tree = self.setting.run, self.setting.tree
         unit = self.loss_gradient / math.sqrt(float(self.setting.given.get("gradient", (1.0, 0.0))[0]))
-        block = tree.first_block
-        attention, feed_forward = block.as_attention, block.as_feed_forward
+        attention, feed_forward = map(tree.stack.first, ("as_attention", "as_feed_forward"))
         heads = max(1, attention.heads) if attention is not None and isinstance(attention.heads, int) else 1
         hidden = tree.width if feed_forward is None else feed_forward.hidden
         longest = max(run.tokens, run.memory or 0)

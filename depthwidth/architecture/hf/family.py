@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ...errors import InputError
 from ...layers.activation_entries import spelling_of
+from ...layers.mixer import mixer_as
 from ...values import frozen
 from ..design import Design
 from .fields import Fields, NoTreeError, brief
 from .weights import WeightNames
 
 Choices = dict[str, Any]
+M = TypeVar("M")
 
 
 class Part(NamedTuple):
@@ -122,6 +124,8 @@ class Family:
     def fields(self, design: Design) -> dict[str, Any]:
         """The fields that describe `design`; choices without a field in this family are ignored."""
         config: dict[str, Any] = {"model_type": self.model_type}
+        if design.heads is None:  # no block has attention, so that any number is right
+            design = replace(design, heads=1, kv_heads=1)
         for name, choices in self.models.items():
             if all(getattr(design, choice) == value for choice, value in choices.items()):
                 config["architectures"] = [name]
@@ -165,7 +169,7 @@ class Family:
 
     def _check(self, fields: Fields, choices: Choices) -> None:
         """Refuse numbers that contradict each other, with their names in the file."""
-        heads = choices["heads"]
+        heads = choices.get("heads", 1)
         if choices.get("head_dim") is None and choices["width"] % heads:
             self._misfit(fields, "width", "is not a multiple of", "heads")
         if heads % (choices.get("kv_heads") or heads):
@@ -244,6 +248,12 @@ def every_block(design: Design) -> list[Design]:
     """The design of each block, with its own choices."""
     own = design.blocks or ({},) * design.depth
     return [replace(design, blocks=None, **choices) for choices in own]
+
+
+def first_mixer(kind: type[M], design: Design) -> M | None:
+    """The first mixer of this class among the blocks of a design; None if no block has one."""
+    found = (mixer_as(kind, block.mixer) for block in every_block(design))
+    return next((mixer for mixer in found if mixer is not None), None)
 
 
 def per_block(value: Any, depth: int) -> Sequence[Any]:

@@ -15,6 +15,7 @@ LAYOUTS = {
     "rows": "one after the other along the first dimension",
     "columns": "one after the other along the last dimension: the matrix is stored as (inputs, outputs)",
     "halves": "two of equal size along the dimension of outputs",
+    "thirds": "three of equal size along the dimension of outputs",
     "key_groups": "for each key head its queries, its key and its value",
     "shards": "in four shards for four devices; in each, queries, values, keys",
 }

@@ -8,8 +8,8 @@ from typing import Any
 from ...checks import DEEPEST
 from ...errors import InputError
 from ...formula import is_symbolic
-from ...layers import AttentionLike, BlockLike
-from ..design import BLOCK_CHOICES, Design
+from ...layers import AttentionLike, BlockLike, Branch
+from ..design import ATTENTION_CHOICES, BLOCK_CHOICES, FEED_FORWARD_CHOICES, Design
 from ..transformer import Transformer
 from .family import Family
 from .fields import brief
@@ -52,13 +52,16 @@ def design_of(tree: Transformer) -> Design:
         choices = node.layer.choices() | choices
     local = choices.get("window_positions")
     choices.setdefault("positions", "none" if local is None else local.word)
-    attentions = [_attention(repeat.block) for repeat in tree.stack.repeats for _ in range(repeat.times)]
-    near, far = ({one.position for one in attentions if (one.window is not None) is windowed} for windowed in (True, False))
+    if tree.stack.first("as_feed_forward") is None:
+        choices["ffn"] = 0
+    each = [_attention(repeat.block) for repeat in tree.stack.repeats for _ in range(repeat.times)]
+    present = [attention for attention in each if attention is not None]
+    near, far = ({one.position for one in present if (one.window is not None) is windowed} for windowed in (True, False))
     if near == {None} and far not in (set(), {None}):
         choices["window_positions"] = "none"
     choices["blocks"] = _own_choices(tree, choices, positions=len(near) > 1 or len(far) > 1)
-    for name in ("heads", "window"):
-        values = [getattr(attention, name) for attention in attentions]
+    for name in ("heads", "window") if present else ():
+        values = [getattr(attention or present[0], name) for attention in each]
         choices[name] = values[0] if len(set(values)) == 1 else tuple(values)
     return Design(**choices)
 
@@ -73,10 +76,17 @@ def _own_choices(tree: Transformer, base: dict[str, Any], *, positions: bool) ->
         own: dict[str, Any] = {}
         for node in run.block.walk():
             own = node.layer.choices() | own
-        if positions:
-            attention = _attention(run.block)
+        attention, feed_forward = run.block.as_attention, run.block.as_feed_forward
+        if positions and attention is not None:
             own["positions"] = "none" if attention.position is None else attention.position.word
-        names = [name for name in BLOCK_CHOICES if name != "positions" or positions]
+        if feed_forward is None:
+            own["ffn"] = 0
+        without = {
+            *(() if positions else ("positions",)),
+            *(() if attention is not None else ATTENTION_CHOICES),
+            *(() if feed_forward is not None else FEED_FORWARD_CHOICES),
+        }
+        names = [name for name in BLOCK_CHOICES if name not in without]
         found = {name: own.get(name, usual[name]) for name in names}
         each += [{name: value for name, value in found.items() if value != base.get(name, usual[name])}] * run.times
     if positions:
@@ -84,13 +94,13 @@ def _own_choices(tree: Transformer, base: dict[str, Any], *, positions: bool) ->
     return tuple(each) if any(each) else None
 
 
-def _attention(block: BlockLike) -> AttentionLike:
-    """The self-attention of a block that a configuration can describe."""
-    attention = block.as_attention
-    if attention is None:
-        raise InputError("a configuration needs softmax attention in every block")
-    if block.as_feed_forward is None:
-        raise InputError("a configuration needs a feed-forward part in every block")
+def _attention(block: BlockLike) -> AttentionLike | None:
+    """The self-attention of a block that a configuration can describe; None if a mixer is in its place."""
+    attention, mixer = block.as_attention, block.choices().get("mixer")
+    if attention is None and mixer == "attention":
+        raise InputError("a configuration needs softmax attention, or a mixer, in every block")
+    if isinstance(mixer, Branch) and not hasattr(mixer, "at_width"):
+        raise InputError(f"a configuration has no {type(mixer).__name__}")
     return attention
 
 

@@ -29,6 +29,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "granite": ("granite", "granitemoe"),
     "helium": ("helium",),
     "hunyuan": ("hunyuan_v1_dense", "hunyuan_v1_moe"),
+    "lfm2": ("lfm2",),
     "llama": ("llama", "mistral", "ministral3", "mixtral"),
     "mpt": ("mpt",),
     "nanochat": ("nanochat",),
