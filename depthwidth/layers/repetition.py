@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ..numerics.interpolation import Table, lagrange_weights, spline_values
+from ..numerics.recursion import linear_states, sampled_states
 from ..signal import DrawSpread, LogVariance, Pullback, Record, Signal, Site, Spread, TokenSignal, Trace, finite, quotient
 from ..signal.residual import advance, covariance_factor
 from .block import BlockLike, Residual
@@ -56,13 +57,10 @@ def apply_all_blocks(block: BlockLike, x: Signal, site: Site, layers: range) -> 
         if len(maps) < count:  # no leaning comes back from a norm after the sum
             maps += [np.zeros((count, len(layers)))] * (count - len(maps))
         each = np.stack(maps, axis=0).transpose(2, 0, 1)[::-1]
-        state = np.array([float(part) for part in _moments_of(g, count)] + [0.0] * count)[:count]
-        outputs = []
-        for block_map in each:
-            outputs.append(state)
-            state = block_map @ state
+        start = np.array([float(part) for part in _moments_of(g, count)] + [0.0] * count)[:count]
+        *outputs, end = linear_states(each, start)
         pull_blocks(_gradient_of(np.array(outputs[::-1]).T))
-        return _gradient_of(state.tolist())
+        return _gradient_of(end.tolist())
 
     return last, pull
 
@@ -181,17 +179,35 @@ def _branch_tables(block: BlockLike, x: Signal, site: Site) -> list[_BranchTable
 
 
 def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: Signal, times: int) -> list[tuple[float, ...]]:
-    """The stream at the input of each of `times` blocks, from the tables of the branches, in plain floats."""
-    q, c, spread = x.second_moment, x.covariance, x.spread and tuple(x.spread)
-    states: list[tuple[float, ...]] = []
-    acos, branches = math.acos, [(k == 0 or not parallel, step.table.pieces, *step[1:]) for k, step in enumerate(steps)]
-    for _ in range(times):
-        states.append((q, c) if spread is None else (q, c, *spread))
-        for new_input, (pieces, low, size, end), skip, reads_norm, normalised, post_share, draw, width in branches:
+    """The stream at the input of each of `times` blocks, from the tables of the branches.
+
+    If branches are added to an unscaled stream, their increments change slowly with the depth, and only some blocks are
+    evaluated.
+    """
+    advance_block, state = _tabulated_block(steps, parallel), _state(x)
+    if times > MANY_BLOCKS and all(step.skip is None and step.normalised is None for step in steps):
+        states = sampled_states(advance_block, state, times)
+        if states is not None:
+            return states.tolist()
+    states = [state]
+    for _ in range(times - 1):
+        states.append(advance_block(states[-1]))
+    return states
+
+
+def _tabulated_block(steps: list[_BranchTable], parallel: bool) -> Callable[[tuple[float, ...]], tuple[float, ...]]:
+    """The map of the stream's moments and spread from one block's input to the next one's, in plain floats."""
+    branches = [(k == 0 or not parallel, step.table.pieces, *step[1:], step.draw.omega) for k, step in enumerate(steps)]
+    acos = math.acos
+
+    def advance_block(state: tuple[float, ...]) -> tuple[float, ...]:
+        q, c, *parts = state
+        spread = tuple(parts) if parts else None
+        for new_input, (pieces, low, size, end), skip, reads_norm, normalised, post_share, draw, width, omega in branches:
             if new_input:
                 cosine = c / q
                 if reads_norm is not None and spread is not None:
-                    cosine *= 1 + reads_norm * (covariance_factor(q, c, *spread[:3]) - 1)
+                    cosine *= 1 + reads_norm * (covariance_factor(q, c, spread) - 1)
                 offset = acos(1.0 if cosine > 1.0 else 0.0 if cosine < 0.0 else cosine) - low
             i = int(offset / size)
             if i > end:
@@ -199,18 +215,18 @@ def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: Signal, time
             t = offset - i * size
             (a3, a2, a1, a0), (b3, b2, b1, b0), (e3, e2, e1, e0) = pieces[i]
             a, pair = ((a3 * t + a2) * t + a1) * t + a0, ((b3 * t + b2) * t + b1) * t + b0
-            if spread is not None:
-                omega, backward, whole, _, common = draw
-                draw = DrawSpread(omega, backward, whole, ((e3 * t + e2) * t + e1) * t + e0, common)
-            q, c, spread = advance(q, c, spread, a, pair, draw.omega, width, skip, draw)
+            pair_omega = ((e3 * t + e2) * t + e1) * t + e0
+            q, c, spread = advance(q, c, spread, a, pair, omega, width, skip, draw, pair_omega)
             if normalised is not None:
                 correlation = c / q
                 before = Signal(q, c)
                 if spread is not None:
-                    correlation *= 1 + post_share * (covariance_factor(q, c, *spread[:3]) - 1)
+                    correlation *= 1 + post_share * (covariance_factor(q, c, spread) - 1)
                     spread = tuple(Spread(*spread).after_norm(before, Signal(normalised, normalised * correlation)))
                 q, c = normalised, normalised * correlation
-    return states
+        return (q, c) if spread is None else (q, c, *spread)
+
+    return advance_block
 
 
 # ---- tokens that differ ----

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,9 +28,11 @@ class Table:
         import numpy as np
 
         x = np.linspace(low, high, nodes)
-        self._coefficients = spline(x, np.asarray(functions(x)))  # one column per function
+        coefficients = spline(x, np.asarray(functions(x)))  # one column per function
+        # Intervals last: a look-up of many points then copies runs of numbers.
+        self._coefficients = np.ascontiguousarray(coefficients.transpose(0, 2, 1))
         # One tuple of coefficients per interval and function, from the highest power to the lowest.
-        self._pieces = [[tuple(column) for column in piece.T.tolist()] for piece in self._coefficients.transpose(1, 0, 2)]
+        self._pieces = [[tuple(column) for column in piece] for piece in coefficients.transpose(1, 2, 0).tolist()]
         self._low, self._step, self._last = low, (high - low) / (nodes - 1), nodes - 2
 
     @property
@@ -49,11 +52,13 @@ class Table:
         import numpy as np
 
         offset = x - self._low
-        i = np.minimum(np.maximum((offset / self._step).astype(int), 0), self._last)
-        t = (offset - i * self._step)[..., None]
-        a, b, c, d = self._coefficients[:, :, functions][:, i]
-        values = ((a * t + b) * t + c) * t + d
-        return values.transpose(values.ndim - 1, *range(values.ndim - 1))
+        i = np.minimum(np.maximum((offset / self._step).astype(np.intp), 0), self._last)
+        t = offset - i * self._step
+        values, *others = self._coefficients[:, functions].take(i, axis=2)
+        for coefficient in others:
+            values *= t
+            values += coefficient
+        return values
 
 
 def spline(x: Any, values: Any) -> Any:
@@ -74,26 +79,32 @@ def spline(x: Any, values: Any) -> Any:
     """
     import numpy as np
 
-    h, n = np.diff(x), len(x)
-    slope = np.diff(values, axis=0) / h[:, None]
-    # Second derivatives m at the nodes: the slope is continuous at inner nodes, and the third derivative is continuous at the
-    # second node and at the last but one.
-    if n == 3:
-        m = np.repeat(2 * np.diff(slope, axis=0) / (h[0] + h[1]), 3, axis=0)
-        return _cubic(h[:, None], slope, m, values)
-    matrix, right = np.zeros((n, n)), np.zeros_like(values)
-    inner = np.arange(1, n - 1)
-    matrix[inner, inner - 1], matrix[inner, inner], matrix[inner, inner + 1] = h[:-1], 2 * (h[:-1] + h[1:]), h[1:]
-    right[1:-1] = 6 * np.diff(slope, axis=0)
-    matrix[0, :3] = -h[1], h[0] + h[1], -h[0]
-    matrix[-1, -3:] = -h[-1], h[-2] + h[-1], -h[-2]
-    return _cubic(h[:, None], slope, np.linalg.solve(matrix, right), values)
+    steps = np.diff(x)
+    h = steps[:, None]
+    slope = np.diff(values, axis=0) / h
+    m = _second_derivatives(steps.tobytes()) @ np.diff(slope, axis=0)
+    return np.stack([np.diff(m, axis=0) / (6 * h), m[:-1] / 2, slope - h * (2 * m[:-1] + m[1:]) / 6, values[:-1]])
 
 
-def _cubic(h: Any, slope: Any, m: Any, values: Any) -> Any:
+@functools.lru_cache(maxsize=16)
+def _second_derivatives(steps: bytes) -> Any:
+    """The matrix from the changes of slope at inner nodes to the second derivatives at all nodes; shape (n, n - 2).
+
+    The slope is continuous at inner nodes, the third derivative at the second node and at the last but one. Tables of one kind
+    share their nodes, and an equation solved anew would take most of the time of a table.
+    """
     import numpy as np
 
-    return np.stack([np.diff(m, axis=0) / (6 * h), m[:-1] / 2, slope - h * (2 * m[:-1] + m[1:]) / 6, values[:-1]])
+    h = np.frombuffer(steps)
+    n = len(h) + 1
+    if n == 3:
+        return np.full((3, 1), 2 / h.sum())
+    matrix = np.zeros((n, n))
+    inner = np.arange(1, n - 1)
+    matrix[inner, inner - 1], matrix[inner, inner], matrix[inner, inner + 1] = h[:-1], 2 * (h[:-1] + h[1:]), h[1:]
+    matrix[0, :3] = -h[1], h[0] + h[1], -h[0]
+    matrix[-1, -3:] = -h[-1], h[-2] + h[-1], -h[-2]
+    return np.linalg.solve(matrix, 6 * np.eye(n)[:, 1:-1])
 
 
 def spline_values(x: Any, values: Any, at: Any) -> Any:

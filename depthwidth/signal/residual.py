@@ -67,6 +67,7 @@ def advance(
     width: int,
     skip: Number = None,
     draw: DrawSpread | None = None,
+    pair_omega: Number = None,
     pair: Pair | None = None,
 ) -> tuple[Number, Number, tuple[Number, ...] | None]:
     r"""The moments of the stream after the addition of a branch with independent weights.
@@ -89,6 +90,7 @@ def advance(
     width : d, features of the stream.
     skip : lambda, the factor on the stream; None for 1.
     draw : of a branch that reads the stream, and follows the correlation of the tokens there; None for one that does not.
+    pair_omega : as `omega`, for the covariance of a token's squared norm with a product of two tokens; `omega` by default.
     pair : numbers of both tokens of each pair, if tokens differ, the factor on the stream included.
 
     Returns
@@ -101,54 +103,62 @@ def advance(
         if spread is not None:
             fourth = square * square
             spread = tuple(fourth * part for part in spread)
-    if spread is not None:
-        if pair is None:
-            pair = Pair(q, a, q, a, spread[0], _itself)
-        spread = _advance_spread(q, c, spread, a, a_pair, omega, width, draw, pair)
-    return q + a, c + a_pair, spread  # residual_second_moment, its scales applied above
-
-
-def _advance_spread(
-    q: Number,
-    c: Number,
-    spread: tuple[Number, ...],
-    a: Number,
-    a_pair: Number,
-    omega: Number,
-    width: int,
-    draw: DrawSpread | None,
-    pair: Pair,
-) -> tuple[Number, ...]:
-    """The spread after the sum: responses to the correlation of the tokens, then the branch's own fluctuations (W3)."""
-    v, w, u, x, z = spread if draw is None else _respond(c, spread, a_pair, draw.whole, pair)
-    pair_omega = omega if draw is None else draw.pair_omega
+    if spread is None:
+        return q + a, c + a_pair, None  # residual_second_moment, its scales applied above
+    first = size = q
+    first_branch = branch = a
+    variance, mean = spread[0], _itself
+    if pair is not None:
+        first, first_branch, size, branch, variance, mean = pair
+    if draw is not None:
+        spread = _respond(c, spread, a_pair, draw.whole, size, branch, variance, mean)
+    v, w, u, x, z = spread
     shared = _spread(c, a_pair, width, omega)
     return (
-        v + _spread(q, a, width, omega),
-        w + shared,
-        u + _pair_spread(pair.first, c, pair.first_branch, a_pair, width, pair_omega),
-        x + shared,
-        z + shared,
+        q + a,
+        c + a_pair,
+        (
+            v + _spread(q, a, width, omega),
+            w + shared,
+            u + _pair_spread(first, c, first_branch, a_pair, width, omega if pair_omega is None else pair_omega),
+            x + shared,
+            z + shared,
+        ),
     )
 
 
-def _respond(c: Number, spread: tuple[Number, ...], a_pair: Number, whole: Number, pair: Pair) -> tuple[Number, ...]:
-    """The spread with the responses of a branch to the correlation of the tokens that it reads, (W7)."""
+def _respond(
+    c: Number,
+    spread: tuple[Number, ...],
+    a_pair: Number,
+    whole: Number,
+    size: Number,
+    branch: Number,
+    variance: Number,
+    mean: Callable[[Number], Number],
+) -> tuple[Number, ...]:
+    """The spread with the responses of a branch to the correlation of the tokens that it reads, (W7).
+
+    `size` to `mean` are those of :class:`Pair`.
+    """
     v, w, u, x, z = spread
-    size = pair.stream
-    r = quotient(c, size)
+    inverse = quotient(1.0, size)
+    r = c * inverse
     low = _below_one(r)
     # Covariances of the mean correlation: with a token's second moment, with the mean covariance, with itself.
-    moment, covariance = quotient(x - r * w, size), quotient(z - r * x, size)
-    itself = quotient(covariance - r * moment, size)
+    moment, covariance = (x - r * w) * inverse, (z - r * x) * inverse
+    itself = (covariance - r * moment) * inverse
     if whole is None:
-        slope = _bounded(_slope(pair.branch, a_pair, low), _STEEPEST * pair.branch)
-        u = u + slope * quotient(u - r * (pair.variance + w) / 2, size)
+        slope = _bounded(_slope(branch, a_pair, low), _STEEPEST * branch)
+        u = u + slope * (u - r * (variance + w) / 2) * inverse
         x = x + slope * moment
     else:
-        own, slope = (_bounded(_slope(whole, part, low), whole) for part in (pair.branch, a_pair))
-        sizes, mixed = own * (2 * moment + own * itself), slope * moment + own * (covariance + slope * itself)
-        v, w, u, x = v + pair.mean(sizes), w + sizes, u + mixed, x + mixed
+        own, slope = _bounded(_slope(whole, branch, low), whole), _bounded(_slope(whole, a_pair, low), whole)
+        sizes = own * (2 * moment + own * itself)
+        change = covariance + slope * itself
+        mixed = slope * moment + own * change
+        v, w, u, x = v + mean(sizes), w + sizes, u + mixed, x + mixed
+        return v, w, u, x, z + slope * (covariance + change)
     return v, w, u, x, z + slope * (2 * covariance + slope * itself)
 
 
@@ -158,7 +168,9 @@ def _itself(value: Number) -> Number:
 
 def _below_one(r: Number) -> Number:
     """The correlation, less than 1 by at least 1e-9, so that one can divide by what is left."""
-    return min(r, _NEARLY_ONE) if isinstance(r, float) else r.clip(None, _NEARLY_ONE)
+    if isinstance(r, float):
+        return r if r < _NEARLY_ONE else _NEARLY_ONE
+    return r.clip(None, _NEARLY_ONE)
 
 
 _NEARLY_ONE = 1 - 1e-9
@@ -168,8 +180,8 @@ _STEEPEST = 3.0
 
 def _bounded(slope: Number, most: Number) -> Number:
     """A slope between 0 and `most`; near correlation 1 it is a quotient of two small numbers."""
-    if isinstance(slope, float):
-        return min(max(slope, 0.0), most)
+    if isinstance(slope, float):  # comparisons: three times as quick as min and max
+        return most if slope > most else slope if slope > 0.0 else 0.0
     return slope.clip(0.0, most)
 
 
@@ -184,11 +196,12 @@ class NormFactors(NamedTuple):
     """On the covariance of that gradient (W6)"""
 
 
-def covariance_factor(q: float, c: float, v: float, w: float, u: float) -> Any:
+def covariance_factor(q: float, c: float, spread: tuple[float, ...]) -> Any:
     """The first of :class:`NormFactors` for exchangeable tokens, in plain floats for loops over a thousand layers.
 
-    Its spreads are relative to the features that the norm divides by.
+    The spread is relative to the features that the norm divides by.
     """
+    v, w, u, _, _ = spread
     square, product = q * q, c * q
     return _forward(v / square, w / square, u / product if product else 0.0)
 
@@ -243,6 +256,7 @@ def add_branch(
         width,
         skip,
         draw,
+        draw and draw.pair_omega,
         pair,
     )
     y = x.of(q, c, spread and Spread(*spread))

@@ -46,7 +46,7 @@ def test_omega_is_the_relative_variance_of_the_branch_alone():
     assert v * d / 0.8**2 == pytest.approx(omega)
     assert (w * d / 0.3**2, u * d / (0.8 * 0.3)) == pytest.approx((omega, omega))
     assert (x, z) == pytest.approx((w, w))
-    _, _, spread = advance(0.0, 0.0, (0.0,) * 5, 0.8, 0.3, omega, d, draw=DrawSpread(omega, 3.0, pairs=3.0))
+    _, _, spread = advance(0.0, 0.0, (0.0,) * 5, 0.8, 0.3, omega, d, draw=DrawSpread(omega, 3.0), pair_omega=3.0)
     assert spread[2] * d / (0.8 * 0.3) == pytest.approx(3.0)
 
 
@@ -125,7 +125,7 @@ def test_floats_arrays_and_tokens_pass_through_the_same_lines():
         assert [float(v[k]) for v in (*together[:2], *together.spread)] == pytest.approx([*single[:2], *single.spread])
         factors = norm_factors(single, d)
         assert [float(v[k]) for v in array_factors] == pytest.approx(tuple(factors))
-        assert covariance_factor(*single[:2], *single.spread[:3]) == pytest.approx(factors.covariance, rel=1e-15)
+        assert covariance_factor(*single[:2], tuple(single.spread)) == pytest.approx(factors.covariance, rel=1e-15)
         pairs = np.full((3, 3), 1.0)
         tokens = TokenSignal(np.full(3, q), c * pairs, positions)
         tokens = tokens.spread_as(Spread.of_gaussian(tokens, d))
@@ -208,7 +208,7 @@ def test_two_tokens_of_unequal_spread_count_alike():
 def test_without_a_spread_nothing_is_corrected():
     assert norm_factors(Signal(1.0, 0.3), 64) == (1.0, 1.0, 1.0)
     assert add_branch(Signal(1.0, 0.3), Signal(0.5, 0.1), 4.0, 64) == Signal(1.5, 0.4)
-    assert covariance_factor(1.0, 0.0, 0.1, 0.0, 0.0) == pytest.approx(1.075)  # no pair, no covariance to divide by
+    assert covariance_factor(1.0, 0.0, (0.1, 0.0, 0.0, 0.0, 0.0)) == pytest.approx(1.075)  # no pair, no covariance to divide by
 
 
 def test_a_gradient_comes_by_both_paths():
