@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..architecture import Transformer
@@ -9,6 +11,8 @@ from ..errors import InputError, shown
 from ..formulas.moments import norm_moment
 from ..initialization import Recipe, recipe
 from ..layers import BlockLike, Residual, Stack
+from ..numerics.interpolation import Table
+from ..numerics.recursion import sampled_ends
 from ..signal import DrawSpread, Signal, Site, Spread, Trace
 from ..signal.residual import add_branch, norm_factors, post_norm_drift, pull_post_norm
 
@@ -16,9 +20,6 @@ if TYPE_CHECKING:
     import pandas
 
 Array = Any
-
-_NODES = 4096
-"""Intervals of the tables over the correlation; linear interpolation is right to 1e-7."""
 
 
 def sweep(
@@ -149,12 +150,11 @@ def _only_block(stack: Stack) -> BlockLike:
 
 
 class _Step(NamedTuple):
-    """A branch: tables over the root of 1 - r of its input, at a stream of second moment 1, and the norms around it."""
+    """A branch: a table over the angle whose cosine is its input's correlation, at second moment 1, and the norms around it."""
 
-    values: Array
-    """Rows of the two output moments, the four entries of the gradient's matrix from the output to the norm's input, and omega
-    for pairs"""
-    differences: Array
+    table: Table
+    """The two output moments, the four entries of the gradient's matrix from the output to the norm's input, and omega for
+    pairs"""
     eps_in: float | None
     """Epsilon of the norm that the branch reads, if it has one of its own"""
     stream_gain: float | None
@@ -171,30 +171,28 @@ class _Step(NamedTuple):
     def of(cls, part: Residual, site: Site) -> _Step:
         import numpy as np
 
-        root = np.linspace(0, 1, _NODES + 1)
-        one = np.ones_like(root)
-        f, pull, shape = part.branch_moments(Signal(one, 1 - root**2), site)
-        unit = pull(Signal(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])))
-        table = np.stack(
-            [np.broadcast_to(v, one.shape) for v in (*f[:2], *unit.second_moment, *unit.covariance, shape.pair_omega)], axis=1
-        )
+        shapes: list[DrawSpread] = []
+
+        def columns(angles: Array) -> Array:
+            f, pull, shape = part.branch_moments(Signal(np.ones_like(angles), np.cos(angles)), site)
+            shapes.append(shape)
+            unit = pull(Signal(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])))
+            found = (*f[:2], *unit.second_moment, *unit.covariance, shape.pair_omega)
+            return np.stack([np.broadcast_to(v, angles.shape) for v in found], axis=1)
+
+        table = Table(columns, 0.0, math.pi / 2)
         gain, eps = None, 0.0
         if part.norm_stream is not None:
             eps = part.norm_stream.eps
             left = part.norm_stream.moments(Signal(1.0, 1.0), site.at("norm_stream"))[0].second_moment
             gain = float(left) * (1 + eps)
-        draw = DrawSpread(*(v if v is None else float(np.max(v)) for v in shape))
-        values, differences = np.ascontiguousarray(table[:-1]), np.diff(table, axis=0)
+        draw = DrawSpread(*(v if v is None else float(np.max(v)) for v in shapes[0]))
         eps_in = None if part.norm_in is None else part.norm_in.eps
         centred = [norm is not None and norm.centred for norm in (part.norm_in, part.norm_stream)]
-        return cls(values, differences, eps_in, gain, eps, centred[0], centred[1], draw, part.normed, part.width)
+        return cls(table, eps_in, gain, eps, centred[0], centred[1], draw, part.normed, part.width)
 
-    def pass_through(self, x: Signal, skip: Array, branch: Array) -> tuple[Signal, Array]:
-        """The stream after this branch, and the matrix that takes a gradient back through it, shape (4, 4, settings).
-
-        It acts on the gradient's two moments and on the two of its leaning, as
-        :func:`~depthwidth.signal.residual.pull_through`.
-        """
+    def pass_through(self, x: Signal, way: _Way, skip: Array, branch: Array) -> tuple[Signal, _Way]:
+        """The stream after this branch, and the way of a gradient back from there."""
         import numpy as np
 
         skip2, branch2 = skip * skip, branch * branch
@@ -205,19 +203,14 @@ class _Step(NamedTuple):
             correlation, gain, pair_gain = (
                 correlation * known.covariance, gain * known.gradient, gain * known.gradient_covariance
             )  # fmt: skip
-        a, a_pair, one, other, pair_one, pair_other, pair_omega = self.read(correlation)
+        a, a_pair, one, other, pair_one, pair_other, pair_omega = self.table.of_array(np.arccos(correlation.clip(0.0, 1.0)))
         added = Signal(a * branch2, a_pair * branch2)
-        path = np.array([[gain * one, gain * other], [pair_gain * pair_one, pair_gain * pair_other]])
-        matrix = np.zeros((4, 4, len(skip2)))
-        diagonal = np.arange(2)
-        matrix[:2, :2] = path
-        matrix[diagonal, diagonal] += skip2
+        path = _Matrix(gain * one, gain * other, pair_gain * pair_one, pair_gain * pair_other)
         draw = self.draw.scaled(branch2)._replace(pairs=pair_omega)
         y = add_branch(x, added, draw.omega, self.width, skip, draw)
         if self.stream_gain is None:
-            if x.spread is not None and self.normed:
-                _lean(matrix, path, x, skip2, mixes=draw.whole is not None)
-            return y, matrix
+            leans = x.spread is not None and self.normed
+            return y, way.through(path, skip2, x if leans else None, mixes=draw.whole is not None)
         known, scale = norm_factors(y, self.width, self.stream_centred), norm_moment.body
         size = y.second_moment + self.stream_eps
         gain, pair_gain = (scale(1.0, size, self.stream_gain, k) for k in (known.gradient, known.gradient_covariance))
@@ -225,64 +218,74 @@ class _Step(NamedTuple):
             drift, _ = post_norm_drift(x.times(skip2), added, draw, self.width)
             back = pull_post_norm(Signal(gain, pair_gain), y, self.width, self.stream_centred, drift)
             gain, pair_gain = back.second_moment, back.covariance
+        way = way.through(path, skip2, None, mixes=False)
         # The gradient passes the norm first, so the norm's factors are at the right of the residual's matrix.
-        matrix[:, :2] *= np.stack([gain, pair_gain])
+        way = _Way(_Matrix(*(f * part for f, part in zip((gain, pair_gain) * 2, way.bare, strict=True))), None)
         normed = Signal(
             scale(y.second_moment, size, self.stream_gain), scale(y.covariance, size, self.stream_gain, known.covariance)
         )
-        return normed.spread_as(y.spread and y.spread.after_norm(y, normed)), matrix
-
-    def read(self, correlation: Array) -> Array:
-        """The seven numbers at these correlations, each along the first axis."""
-        import numpy as np
-
-        at = np.sqrt(np.maximum(1 - correlation, 0.0)) * _NODES
-        i = np.minimum(at.astype(np.intp), _NODES - 1)
-        found = self.differences[i]
-        found *= (at - i)[:, None]
-        found += self.values[i]
-        return np.ascontiguousarray(found.T)
+        return normed.spread_as(y.spread and y.spread.after_norm(y, normed)), way
 
 
-def _lean(matrix: Array, path: Array, x: Signal, skip2: Array, *, mixes: bool) -> None:
-    """Add to a residual's matrix the leaning of gradients that pass the norms of its branch by `path`."""
-    import numpy as np
+class _Matrix(NamedTuple):
+    """A map between the two moments of gradients, row by row: one number for each setting."""
 
-    v, w = (part / x.second_moment for part in (x.spread or ())[:2])
-    matrix[:2, 2:] = path * skip2 * np.stack([w, w] if mixes else [v, (v + w) / 2])[:, None]
-    matrix[2:, :2] = path / x.second_moment
-    matrix[2:, 2:] = path * skip2
-    diagonal = np.arange(2, 4)
-    matrix[diagonal, diagonal] += skip2 * skip2
+    one: Array
+    other: Array
+    pair_one: Array
+    pair_other: Array
+
+    def after(self, first: _Matrix) -> _Matrix:
+        """The product: `first`, then this map."""
+        a, b, c, d = self
+        e, f, g, h = first
+        return _Matrix(a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h)
+
+    def times(self, factor: Array) -> _Matrix:
+        return _Matrix(*(factor * part for part in self))
+
+    def plus(self, other: _Matrix, factor: Array = 1.0) -> _Matrix:
+        return _Matrix(*(one + factor * more for one, more in zip(self, other, strict=True)))
+
+
+class _Way(NamedTuple):
+    """The way of a gradient back to the stack's input."""
+
+    bare: _Matrix
+    """From the gradient's moments"""
+    leaning: _Matrix | None = None
+    """From those of its leaning (:func:`~depthwidth.signal.residual.pull_through`), if gradients lean"""
+
+    def through(self, path: _Matrix, skip2: Array, x: Signal | None, *, mixes: bool) -> _Way:
+        """The way from the output of one more residual, whose branch maps gradients by `path`.
+
+        x : the residual's input, if the gradient at its branch's output leans.
+        mixes : whether the branch mixes tokens.
+        """
+        if x is None or self.leaning is None:
+            own = None if self.leaning is None else self.leaning.times(skip2 * skip2)
+            return _Way(self.bare.after(path).plus(self.bare, skip2), own)
+        v, w = (part / x.second_moment for part in (x.spread or ())[:2])
+        a, b, c, d = self.bare
+        size, pair = (w, w) if mixes else (v, (v + w) / 2)
+        slid = self.leaning.plus(_Matrix(a * size, b * pair, c * size, d * pair)).after(path).plus(self.leaning, skip2)
+        bare = self.bare.plus(self.leaning, 1 / x.second_moment).after(path).plus(self.bare, skip2)
+        return _Way(bare, slid.times(skip2))
+
+
+_TOGETHER = 2000
+"""Settings that are followed side by side: their numbers stay in a processor's cache."""
 
 
 def _ends(columns: dict[str, Array], steps: list[_Step], finite_width: bool) -> dict[str, Array]:
-    """Both ends of every setting, sorted by depth, so that finished settings drop off the end of the arrays."""
+    """Both ends of every setting, settings of like depth side by side."""
     import numpy as np
 
-    order = np.argsort(-columns["depth"], kind="stable")
-    depth = columns["depth"][order]
-    left = np.searchsorted(-depth, -np.arange(1, depth[0] + 1), side="right")  # settings that have a block of this number
-    q, r, skip, branch = (columns[k][order] for k in ("variance", "correlation", "skip", "branch"))
-    x = Signal(q, q * r)
-    if finite_width:
-        x = x.spread_as(Spread.of_gaussian(x, steps[0].width))
-    through = np.zeros((2, 4, len(q)))  # from the gradient at the stack's output and its leaning, 0 there, to that at its input
-    through[0, 0] = through[1, 1] = 1
-    done = np.empty((6, len(q)))
+    order = np.argsort(columns["depth"], kind="stable")
+    found = np.empty((6, len(order)))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for block in range(int(depth[0])):
-            n = int(left[block])
-            if n < x.second_moment.size:
-                done[:, n : x.second_moment.size] = [v[n:] for v in (*x[:2], *through[:, :2].reshape(4, -1))]
-                x = Signal(x.second_moment[:n], x.covariance[:n], x.spread and Spread(*(v[:n] for v in x.spread)))
-                skip, branch, through = skip[:n], branch[:n], through[..., :n]
-            for step in steps:
-                x, matrix = step.pass_through(x, skip, branch)
-                through = np.einsum("ijn,jkn->ikn", through, matrix)
-    done[:, : x.second_moment.size] = [*x[:2], *through[:, :2].reshape(4, -1)]
-    found = np.empty_like(done)
-    found[:, order] = done
+        for part in np.array_split(order, -(-len(order) // _TOGETHER)):
+            found[:, part] = _ends_of_some({name: column[part] for name, column in columns.items()}, steps, finite_width)
     q, c, one, other, pair_one, pair_other = found
     kappa = columns["gradient_correlation"]
     gamma = one + other * kappa
@@ -290,3 +293,66 @@ def _ends(columns: dict[str, Array], steps: list[_Step], finite_width: bool) -> 
         "top_variance": q, "top_correlation": c / q, "gradient": gamma,
         "front_gradient_correlation": (pair_one + pair_other * kappa) / gamma,
     }  # fmt: skip
+
+
+def _ends_of_some(columns: dict[str, Array], steps: list[_Step], finite_width: bool) -> Array:
+    """The stream at the output of each of these settings, and the four numbers of a gradient's way; depths ascend."""
+    import numpy as np
+
+    depth, q, r, skip, branch = (columns[name] for name in ("depth", "variance", "correlation", "skip", "branch"))
+    x = Signal(q, q * r)
+    if finite_width:
+        x = x.spread_as(Spread.of_gaussian(x, steps[0].width))
+    zero, one = np.zeros_like(q), np.ones_like(q)
+    leans = finite_width and any(step.stream_gain is None and step.normed for step in steps)
+    # From the gradient at the stack's output, and from its leaning there, which is 0.
+    start = _flat(x, _Way(_Matrix(one, zero, zero, one), _Matrix(zero, zero, zero, zero) if leans else None))
+
+    def through_block(state: Array, skip: Array, branch: Array) -> Array:
+        x, way = _unflat(state, finite_width)
+        for step in steps:
+            x, way = step.pass_through(x, way, skip, branch)
+        return _flat(x, way)
+
+    ends, left = np.empty_like(start), np.ones(len(q), dtype=bool)
+    plain = (skip == 1) if all(step.stream_gain is None for step in steps) else ~left
+    if plain.any():
+        # Branches add to an unscaled stream: their increments change slowly with the depth, and some blocks stand for all.
+        scales = skip[plain], branch[plain]
+        ends[:, plain], good = sampled_ends(lambda state: through_block(state, *scales), start[:, plain], depth[plain])
+        left[plain] = ~good
+    if left.any():
+        ends[:, left] = _block_by_block(through_block, start[:, left], depth[left], skip[left], branch[left])
+    moments = 7 if finite_width else 2
+    return np.concatenate([ends[:2], ends[moments : moments + 4]])
+
+
+def _block_by_block(
+    through_block: Callable[[Array, Array, Array], Array], state: Array, depth: Array, skip: Array, branch: Array
+) -> Array:
+    """The states after `depth` blocks, which ascend, so that finished settings drop off the start of the arrays."""
+    import numpy as np
+
+    ends, done = np.empty_like(state), 0
+    for block in range(int(depth[-1])):
+        finished = int(np.searchsorted(depth, block, side="right"))
+        if finished > done:
+            ends[:, done:finished], state = state[:, : finished - done], state[:, finished - done :]
+            done = finished
+        state = through_block(state, skip[done:], branch[done:])
+    ends[:, done:] = state
+    return ends
+
+
+def _flat(x: Signal, way: _Way) -> Array:
+    import numpy as np
+
+    return np.stack([x.second_moment, x.covariance, *(x.spread or ()), *way.bare, *(way.leaning or ())])
+
+
+def _unflat(state: Array, finite_width: bool) -> tuple[Signal, _Way]:
+    """The inverse of :func:`_flat`."""
+    moments = 7 if finite_width else 2
+    q, c, *spread = state[:moments]
+    bare, leaning = state[moments : moments + 4], state[moments + 4 :]
+    return Signal(q, c, Spread(*spread) if spread else None), _Way(_Matrix(*bare), _Matrix(*leaning) if len(leaning) else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from .interpolation import lagrange_weights
@@ -12,12 +12,14 @@ from .interpolation import lagrange_weights
 Array = Any
 State = tuple[float, ...]
 
-_KNOWN = 8
-"""Number of increments through which a polynomial in ln(l + 1/2) is laid."""
-_REACH = 0.1
+_KNOWN = 7
+"""Increments through which a polynomial in ln(l + 1/2) is laid. With more, errors grow from prediction to prediction."""
+_REACH = 0.06
 """Largest step relative to l. Increments that are powers of l are then right to 1e-9."""
-_TOLERANCE = 1e-7
-"""Largest relative change of a state between its prediction and its correction. What is left after it is a tenth of it or less."""
+_TOLERANCE = 1e-6
+"""Largest relative change of a state between its prediction and its correction. Less than a tenth of it is left after that."""
+_SMALL = 1e-6
+"""Size of a number of the state, relative to the first, below which its error is relative to that."""
 
 
 class _Gap(NamedTuple):
@@ -54,8 +56,62 @@ def _gaps(times: int) -> list[_Gap]:
     return gaps
 
 
+class _Stretch(NamedTuple):
+    """The states of a recursion from one evaluated state to the next one."""
+
+    low: int
+    high: int
+    lower: Array
+    upper: Array
+    good: Any
+    """True, for each setting, if prediction and correction of the upper state agree"""
+    between: Array
+    window: Array
+
+    def inside(self) -> Array:
+        """The states after each step, the last of them `upper`; shape (steps, m)."""
+        return self.upper[None] if self.between is None else self.lower + self.between @ self.window
+
+    def at(self, steps: Array, settings: Array) -> Array:
+        """The states of some settings, each after 1 or more steps of the stretch; shape (m, settings)."""
+        if self.between is None:
+            return self.upper[:, settings]
+        import numpy as np
+
+        known = self.window[:, :, settings]
+        return self.lower[:, settings] + np.einsum("sk,kms->ms", self.between[steps - 1], known)
+
+
+def _stretches(advance: Callable[[Array], Array], start: Array, times: int) -> Iterator[_Stretch]:
+    """Predict each evaluated state from the known increments, evaluate it, and correct it by the increment there."""
+    import numpy as np
+
+    gaps = _gaps(times)
+    known = np.empty((len(gaps) + 1, *start.shape))
+    lower, after = start, advance(start)
+    known[0] = after - start
+    for k, (low, high, ahead, between) in enumerate(gaps, start=1):
+        if between is None:
+            upper, after = after, advance(after)
+            known[k] = after - upper
+            yield _Stretch(low, high, lower, upper, True, None, known)
+        else:
+            window = known[max(0, k - _KNOWN) : k]
+            predicted = lower + (ahead @ window.reshape(len(window), -1)).reshape(start.shape)
+            known[k] = advance(predicted) - predicted
+            window = known[max(0, k + 1 - _KNOWN) : k + 1]
+            upper = lower + (between[-1] @ window.reshape(len(window), -1)).reshape(start.shape)
+            size = np.abs(upper)
+            good = (np.abs(upper - predicted) <= _TOLERANCE * np.maximum(size, _SMALL * size[0])).all(axis=0)
+            yield _Stretch(low, high, lower, upper, good, between, window)
+            after = upper + known[k]
+        lower = upper
+
+
 def sampled_states(advance: Callable[[State], State], start: State, times: int) -> Array | None:
-    """The states s_0 = `start` to s_(times - 1) of the recursion s_(l+1) = `advance`(s_l), from about 20 + 10 ln(times / 20) of them.
+    """The states s_0 = `start` to s_(times - 1) of the recursion s_(l+1) = `advance`(s_l).
+
+    About 33 + 19 ln(times / 33) of them are evaluated.
 
     Parameters
     ----------
@@ -82,27 +138,38 @@ def sampled_states(advance: Callable[[State], State], start: State, times: int) 
     """
     import numpy as np
 
-    gaps = _gaps(times)
-    states, known = np.empty((times, len(start))), np.empty((len(gaps) + 1, len(start)))
-    state, after = start, advance(start)
-    states[0], known[0] = start, np.subtract(after, start)
-    for k, (low, high, ahead, between) in enumerate(gaps, start=1):
-        if between is None:
-            state, after = after, advance(after)
-            states[high], known[k] = state, np.subtract(after, state)
-            continue
-        predicted = states[low] + ahead @ known[max(0, k - _KNOWN) : k]
-        known[k] = np.subtract(advance(tuple(predicted.tolist())), predicted)
-        states[low + 1 : high + 1] = states[low] + between @ known[max(0, k + 1 - _KNOWN) : k + 1]
-        corrected = states[high]
-        if not (np.abs(corrected - predicted) <= _TOLERANCE * np.abs(corrected).clip(_SMALL * abs(corrected[0]))).all():
+    states = np.empty((times, len(start)))
+    states[0] = start
+    for stretch in _stretches(lambda state: np.array(advance(tuple(state.tolist()))), states[0], times):
+        if not stretch.good:
             return None
-        after = tuple((corrected + known[k]).tolist())
+        states[stretch.low + 1 : stretch.high + 1] = stretch.inside()
     return states
 
 
-_SMALL = 1e-6
-"""Size of a number of the state, relative to the first, below which its error is relative to that."""
+def sampled_ends(advance: Callable[[Array], Array], start: Array, times: Array) -> tuple[Array, Array]:
+    """As :func:`sampled_states` for many settings side by side: the state of each after its own number of steps.
+
+    Parameters
+    ----------
+    advance : one step of all settings.
+    start : shape (m, settings), the first number a size.
+    times : steps of each setting, at least 1, ascending.
+
+    Returns
+    -------
+    The states, shape (m, settings), and an array that is True if the increments of a setting change slowly enough.
+    """
+    import numpy as np
+
+    ends, good = start.copy(), np.ones(len(times), dtype=bool)
+    for stretch in _stretches(advance, start, int(times[-1]) + 1):
+        first, last = np.searchsorted(times, (stretch.low, stretch.high), side="right")
+        good[first:] &= stretch.good[first:] if stretch.between is not None else True
+        if last > first:
+            ending = slice(int(first), int(last))
+            ends[:, ending] = stretch.at(times[ending] - stretch.low, ending)
+    return ends, good
 
 
 def linear_states(maps: Array, start: Array) -> Array:

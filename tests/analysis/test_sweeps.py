@@ -104,7 +104,7 @@ def test_tables_over_the_correlation_are_right_to_their_error():
     for name, part in tree.stack.repeats[0].block.branches:
         step = _Step.of(part, site.at(name))
         r = np.array([0.0313, 0.2717, 0.5003, 0.9001, 0.9871])
-        found = step.read(r)
+        found = step.table.of_array(np.arccos(r))
         f, _, _ = part.branch_moments(Signal(np.ones(5), r), site.at(name))
         for row, exact in zip(found, f[:2], strict=False):
             assert row == pytest.approx(np.broadcast_to(exact, 5), abs=2e-8)
@@ -114,7 +114,7 @@ def test_tables_over_the_correlation_are_right_to_their_error():
 @pytest.mark.parametrize("placement", ["pre", "post"])
 def test_a_branch_takes_a_gradient_back_as_its_component_does(placement):
     """All four entries, with the factors of norms at finite width, which differ between the two moments by a few per cent."""
-    from depthwidth.analysis.sweeps import _Step
+    from depthwidth.analysis.sweeps import _Matrix, _Step, _Way
     from depthwidth.signal import Signal, Site, Spread, Trace
 
     tree = stack(placement=placement)
@@ -131,5 +131,6 @@ def test_a_branch_takes_a_gradient_back_as_its_component_does(placement):
         units = [pull(Signal(*unit)) for unit in ((1.0, 0.0), (0.0, 1.0))]
         exact = [units[0].second_moment, units[1].second_moment, units[0].covariance, units[1].covariance]
         one = np.ones(1)
-        _, matrix = _Step.of(part, site.at(name)).pass_through(stream(one, 0.3 * one), one, one)
-        assert matrix[:2, :2].ravel() == pytest.approx(exact, rel=1e-5)
+        way = _Way(_Matrix(one, 0 * one, 0 * one, one))
+        _, way = _Step.of(part, site.at(name)).pass_through(stream(one, 0.3 * one), way, one, one)
+        assert np.ravel(way.bare) == pytest.approx(exact, rel=1e-5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from depthwidth.numerics import recursion
-from depthwidth.numerics.recursion import linear_states, sampled_states
+from depthwidth.numerics.recursion import linear_states, sampled_ends, sampled_states
 
 
 def one_by_one(advance, start, times):
@@ -22,7 +22,7 @@ def growing(state):
     return q + 0.7 + 0.2 * c / q, c + 0.7 * (c / q) ** 1.5 + 0.05, v + 4 * (q * 0.7 + 0.49) / 128
 
 
-@pytest.mark.parametrize("times", [1, 2, 20, 24, 25, 100, 1000, 5000])
+@pytest.mark.parametrize("times", [1, 2, 20, 34, 35, 36, 100, 1000, 5000])
 def test_a_few_steps_stand_for_all(times):
     calls = []
 
@@ -33,7 +33,24 @@ def test_a_few_steps_stand_for_all(times):
     found = sampled_states(counted, (1.0, 0.2, 0.0), times)
     assert found == pytest.approx(one_by_one(growing, (1.0, 0.2, 0.0), times), rel=2e-9)
     assert len(calls) <= times
-    assert len(calls) <= 22 + math.log(max(times, 20) / 20) / math.log1p(0.09)
+    assert len(calls) <= 35 + 23 * math.log(max(times, 33) / 33)
+
+
+def test_many_settings_each_after_its_own_number_of_steps():
+    times = np.array([1, 1, 2, 30, 33, 34, 36, 36, 40, 100, 101, 999, 1000])
+    start = np.array([np.ones(13), np.linspace(0, 0.9, 13), np.zeros(13)])
+    ends, good = sampled_ends(lambda state: np.array(growing(state)), start, times)
+    assert good.all()
+    for column, steps in enumerate(times):
+        assert ends[:, column] == pytest.approx(one_by_one(growing, tuple(start[:, column]), steps + 1)[-1], rel=2e-9)
+
+
+def test_only_settings_that_change_too_fast_are_refused():
+    """The second decays by a factor; the first does not, and the third ends before its increments are interpolated."""
+    factor, times = np.array([1.0, 0.9, 0.9]), np.array([20, 1000, 1000])[[1, 1, 0]]
+    order = np.argsort(times, kind="stable")
+    _, good = sampled_ends(lambda state: factor[order] * state + 1.0, np.ones((1, 3)), times[order])
+    assert good[np.argsort(order)].tolist() == [True, False, True]
 
 
 def test_fewer_known_increments_err_more(monkeypatch):
