@@ -68,6 +68,11 @@ def test_a_stream_that_decays_or_grows_by_a_factor_is_refused(factor):
     assert sampled_states(lambda s: (factor * s[0] + 1.0,), (1.0,), 1000) is None
 
 
+def test_increments_that_wave_are_refused():
+    """The waves are 1e-3 of an increment."""
+    assert sampled_states(lambda s: (s[0] + 1 + 1e-3 * math.sin(s[1] / 8), s[1] + 1), (1.0, 0.0), 1000) is None
+
+
 def test_a_state_that_overflows_is_refused():
     with np.errstate(all="ignore"):
         assert sampled_states(lambda s: (s[0] + s[0],), (1e300,), 1000) is None
