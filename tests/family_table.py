@@ -19,10 +19,11 @@ START, END = "<!-- families: python tests/family_table.py --write -->\n", "<!-- 
 HEADINGS = ("`model_type`", "exact: counts and logits of", "derived: moments", "left out of moments", "refused")
 SIZES = {"depth": 2, "width": 16, "heads": 2, "kv_heads": 2, "head_dim": 8, "vocab": 50, "context": 16, "ffn": 32,
          "shared_ffn": 16, "experts": 4, "top_k": 2}  # fmt: skip
+IMAGES = ("vit", "deit", "dinov2", "clip_vision_model", "siglip_vision_model")
 SMALL = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8}, "gptj": {"rotary_dim": 2},
     "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16}, "t5": {"num_layers": 2, "d_kv": 8},
-    "vit": {"image_size": 16, "patch_size": 4}, "helium": {"head_dim": 8},
+    **{key: {"image_size": 16, "patch_size": 4} for key in IMAGES}, "helium": {"head_dim": 8},
 }  # fmt: skip
 SILENT = ("backward_rotation", "late_norms", "coarse_penalty", "score_softcap")
 """Settings of logits that no moment of a new model depends on, or that a tree of the family has anyway."""
@@ -31,10 +32,14 @@ WORDS = {"qkv_clip": "clipped queries, keys and values", "query_growth": "growth
 
 def head_of(choices):
     """The head of a model class in one word."""
+    if "head" not in choices:
+        return "attention pooling"  # or none: a field says
     if choices["head"] == "lm":
         return "language"
     if choices["head"] == "masked-lm":
         return "masked language"
+    if choices.get("head") == "projection":
+        return "projection" if choices.get("projection_width", 0) is not None else "one token"
     if choices["head"] == "none":
         return "pooler" if choices.get("pooler") else "none"
     if choices.get("classifier_reads") == "every":
@@ -58,7 +63,7 @@ def moments_of(family):
 def row_of(family):
     """The cells of one family."""
     heads = dict.fromkeys(head_of(choices) for choices in family.models.values())
-    if family.model_type == "vit":
+    if family.model_type in IMAGES:
         heads = dict.fromkeys(word.replace("sequence", "image") for word in heads)
     left = [WORDS[name] for name in family.settings if name not in SILENT]
     left += [f"`{name}`" for name in family.noted]

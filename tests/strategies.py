@@ -253,6 +253,27 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "flan-t5-xxl": (t5(24, 4096, 64, 10240, 64, **T5_1_1), 11135332352),
     "vit-base-patch16-224": (bert("vit", "ViTForImageClassification", 12, 768, 12, num_labels=1000), 86567656),
     "vit-large-patch16-224": (bert("vit", "ViTForImageClassification", 24, 1024, 16, num_labels=1000), 304326632),
+    "deit-base, one classifier": (bert("deit", "DeiTForImageClassification", 12, 768, 12, num_labels=1000), 86569192),
+    "deit-base-distilled-patch16-224": (
+        bert("deit", "DeiTForImageClassificationWithTeacher", 12, 768, 12, num_labels=1000), 87338192
+    ),
+    "dinov2-base": ({"model_type": "dinov2", "architectures": ["Dinov2Model"], "image_size": 518}, 86580480),
+    "dinov2-giant": (
+        {"model_type": "dinov2", "architectures": ["Dinov2Model"], "image_size": 518, "hidden_size": 1536,
+         "num_hidden_layers": 40, "num_attention_heads": 24, "use_swiglu_ffn": True}, 1136480768
+    ),
+    "clip-vit-base-patch32, images": (
+        {"model_type": "clip_vision_model", "architectures": ["CLIPVisionModelWithProjection"]}, 87849216
+    ),
+    "clip-vit-base-patch32, texts": (
+        {"model_type": "clip_text_model", "architectures": ["CLIPTextModelWithProjection"]}, 63428096
+    ),
+    "siglip-base-patch16-224, images": (
+        {"model_type": "siglip_vision_model", "architectures": ["SiglipVisionModel"]}, 92884224
+    ),
+    "siglip-base-patch16-224, texts": (
+        {"model_type": "siglip_text_model", "architectures": ["SiglipTextModel"]}, 110271744
+    ),
     "vit-huge-patch14-224": (
         bert("vit", "ViTForImageClassification", 32, 1280, 16, num_labels=1000, patch_size=14), 632045800
     ),
@@ -311,7 +332,7 @@ def configs(draw: st.DrawFn, family: Any) -> dict[str, Any]:
         else:
             config[name] = draw(FLAG)
     config |= draw(FURTHER.get(family.model_type, lambda config: st.just({}))(config))
-    if family.models[model]["head"] == "classifier":
+    if family.models[model].get("head") == "classifier":
         # DistilBERT's class for questions wants the two ends of an answer.
         config["num_labels"] = 2 if model.endswith("QuestionAnswering") else draw(st.integers(1, 9))
     return config
@@ -371,6 +392,23 @@ def falcon(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
 def images(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     side = st.integers(8, 30)
     return st.fixed_dictionaries({"image_size": side | st.tuples(side, side).map(list), "patch_size": st.integers(1, 8)})
+
+
+def square_images(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    more = {"clip_vision_model": {"projection_dim": st.integers(1, 20)}, "siglip_vision_model": {"vision_use_head": FLAG}}
+    sides = {"image_size": st.integers(8, 30), "patch_size": st.integers(1, 8)}
+    return st.fixed_dictionaries({**sides, **more.get(config["model_type"], {})})
+
+
+MASKED = st.fixed_dictionaries(
+    {
+        "use_mask_token": FLAG,
+        "mlp_ratio": st.integers(1, 5),
+        "use_swiglu_ffn": FLAG,
+        "hidden_act": ACTIVATION_NAMES,
+        "layerscale_value": st.sampled_from([1.0, 1e-5, 0.1]),
+    }
+)
 
 
 def t5_fields(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -474,10 +512,14 @@ FURTHER = {
     "smollm3": with_rope("nope"),
     **dict.fromkeys(("xlm-roberta", "camembert"), lambda config: st.fixed_dictionaries({"pad_token_id": st.integers(0, 1)})),
     "roberta": lambda config: st.fixed_dictionaries({"pad_token_id": st.integers(0, 1)}),
-    "vit": images,
     "albert": lambda config: st.fixed_dictionaries(
         {"num_hidden_groups": st.integers(1, config["num_hidden_layers"]), "inner_group_num": st.integers(1, 2)}
     ),
+    **dict.fromkeys(("vit", "deit"), images),
+    "dinov2": lambda config: st.tuples(square_images(config), MASKED).map(joined),
+    **dict.fromkeys(("clip_vision_model", "siglip_vision_model"), square_images),
+    "clip_text_model": lambda config: st.fixed_dictionaries({"projection_dim": st.integers(1, 20), "eos_token_id": st.just(1)}),
+    "siglip_text_model": lambda config: st.fixed_dictionaries({"projection_size": st.none() | st.integers(1, 20)}),
     "t5": t5_fields,
 }
 
@@ -560,4 +602,6 @@ SMALL_FIELDS: dict[str, dict[str, Any]] = {
     "granite": {"residual_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 4.0, "attention_multiplier": 0.4},
     "granitemoe": {"residual_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 4.0, "attention_multiplier": 0.4},
     "gpt_bigcode": {"multi_query": False},
+    **{key: {"image_size": [9, 13], "patch_size": 4} for key in ("vit", "deit")},
+    **{key: {"image_size": 9, "patch_size": 4} for key in ("dinov2", "clip_vision_model", "siglip_vision_model")},
 }

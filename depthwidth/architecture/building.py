@@ -14,6 +14,7 @@ from ..layers import (
     PLACEMENTS,
     ALiBi,
     Attention,
+    AttentionPooling,
     Block,
     Branch,
     ClassifierHead,
@@ -26,9 +27,11 @@ from ..layers import (
     Linear,
     MixtureOfExperts,
     Norm,
+    PatchMean,
     PatchStem,
     Pooler,
     Position,
+    Projection,
     RelativeBias,
     Repeat,
     Residual,
@@ -41,6 +44,7 @@ from ..layers import (
     Unembedding,
     shared_pattern,
 )
+from ..layers.head import FIRST
 from ..values import cached_property
 from .design import Design
 
@@ -107,16 +111,20 @@ class Builder:
         if design.ffn == 0:
             return None
 
-        def dense(hidden: int) -> FeedForward:
-            bias = design.bias if design.ffn_bias is None else design.ffn_bias
-            return FeedForward(design.width, hidden, design.activation, design.gated, bias, design.ffn_dropout)
-
-        expert = dense(4 * design.width if design.ffn is None else design.ffn)
+        expert = self.dense_feed_forward()
         if design.experts is None:
             return expert
-        shared = None if design.shared_ffn is None else dense(design.shared_ffn)
+        shared = None if design.shared_ffn is None else self.dense_feed_forward(design.shared_ffn)
         options = (design.shared_gate, design.renormalized, design.choice_bias)
         return MixtureOfExperts(expert, design.experts, design.top_k, shared, *options)
+
+    def dense_feed_forward(self, hidden: int | None = None) -> FeedForward:
+        """A feed-forward part of one expert, with the design's hidden features by default."""
+        design = self.design
+        bias = design.bias if design.ffn_bias is None else design.ffn_bias
+        if hidden is None:
+            hidden = 4 * design.width if design.ffn is None else design.ffn
+        return FeedForward(design.width, hidden, design.activation, design.gated, bias, design.ffn_dropout)
 
     def residual(self, branch: Branch) -> Residual:
         """A branch with the norms of this design's placement."""
@@ -130,6 +138,7 @@ class Builder:
             norm_stream=norms.get("norm_stream"),
             dropout=design.dropout,
             scale=design.residual_scale,
+            layer_scale=design.layer_scale,
         )
 
     def block(self, heads: int, window: int | None = None, *, causal: bool, cross: bool = False) -> Block:
@@ -197,7 +206,20 @@ class Builder:
         dropout = design.dropout if design.embedding_dropout is None else design.embedding_dropout
         if design.patch is not None:
             height, width = design.image if isinstance(design.image, Sequence) else (design.image, design.image)
-            return PatchStem(height, width, design.patch, design.channels, design.width, dropout=dropout)
+            return PatchStem(
+                height,
+                width,
+                design.patch,
+                design.channels,
+                design.width,
+                class_token=design.class_token,
+                bias=design.patch_bias,
+                dropout=dropout,
+                distillation_token=design.distillation_token,
+                mask_token=design.mask_token,
+                positions=design.patch_positions,
+                norm=self.stream_norm if design.embedding_norm else None,
+            )
         features = design.embedding_width or design.width
         first, always = design.embedding_projection == "first", design.embedding_projection == "always"
         added = design.width if first else features  # features of positions and segments
@@ -214,8 +236,12 @@ class Builder:
     def reader(self) -> Head | None:
         """The head; None if there is none."""
         design = self.design
+        if design.head == "projection":
+            return Projection(design.width, design.projection_width, design.projection_bias, design.projection_reads)
+        if design.head == "attention-pooling":
+            return self._attention_pooling()
         classifies = design.head == "classifier"
-        pooler = self._pooler(every=classifies and design.classifier_reads not in ("first", "mean"))
+        pooler = self._pooler(every=classifies and design.classifier_reads not in FIRST)
         if design.head == "none":
             return pooler
         if classifies:
@@ -230,13 +256,23 @@ class Builder:
         projection = Linear(design.width, features, bias=False) if features != design.width else None
         return LanguageHead(unembedding, projection, None, design.logit_softcap, scale=design.head_scale)
 
-    def _pooler(self, *, every: bool) -> Pooler | None:
+    def _pooler(self, *, every: bool) -> Pooler | PatchMean | None:
         design = self.design
         if not design.pooler:
             return None
+        if design.pooler_reads == "patches":
+            return PatchMean(design.width, self.stream_norm)
         outputs = design.pooler_width or design.width
         norm = self.norm_over(outputs) if design.pooler_norm else None
         return Pooler(design.width, outputs, design.pooler_activation, norm, design.pooler_bias, every)
+
+    def _attention_pooling(self) -> AttentionPooling:
+        """A probe with the heads and the hidden features of the blocks."""
+        design = self.design
+        one = Builder(replace(design, experts=None, gated=False, qk_norm="none", logit_scale=None, score_softcap=None))
+        heads = design.heads if design.heads is not None else self._default_heads()
+        heads = heads if isinstance(heads, int) else heads[0]
+        return AttentionPooling(one.attention(heads, causal=False, cross=True), self.stream_norm, one.dense_feed_forward())
 
     def _head_dim(self, heads: int) -> int:
         width = self.design.width

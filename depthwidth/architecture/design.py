@@ -14,7 +14,7 @@ from ..values import frozen
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
 KINDS = ("decoder", "encoder", "encoder-decoder")
 NORMS = ("layernorm", "rmsnorm")
-HEADS = ("lm", "masked-lm", "classifier", "none")
+HEADS = ("lm", "masked-lm", "classifier", "projection", "attention-pooling", "none")
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
 MIXERS = ("attention", "none")
 ATTENTION_CHOICES = ("kv_heads", "head_dim", "value_dim", "positions", "logit_scale")
@@ -67,17 +67,21 @@ class Design:
         theirs in consecutive rounds through the group; None for weights of its own in every block.
     logit_scale, score_softcap, logit_softcap : see :class:`~depthwidth.layers.Attention` and the head.
     residual_scale, head_scale : factors on the output of every branch and on the input of the language head's matrix.
+    layer_scale : the start of trained factors on every branch's output, one for each feature; None for none.
     tied : the output matrix is the token embedding; `head_bias` gives it a bias.
     head : ``lm``, ``masked-lm`` (after BERT's transform), ``classifier`` (with `classes` outputs; `classifier_bias` and
-        `classifier_reads` as in :class:`~depthwidth.layers.ClassifierHead`), ``none``. The transform has
-        `head_activation`, by default the feed-forward part's.
+        `classifier_reads` as in :class:`~depthwidth.layers.ClassifierHead`), ``projection`` (one token's features;
+        `projection_width`, `projection_bias` and `projection_reads` as in :class:`~depthwidth.layers.Projection`),
+        ``attention-pooling``, ``none``. The transform has `head_activation`, by default the feed-forward part's.
     pooler : a pooler (with `pooler_width` features, by default the model's) reads the first token, or every token if the
-        classifier does; `pooler_activation`, `pooler_norm` and `pooler_bias` as in :class:`~depthwidth.layers.Pooler`.
+        classifier does; `pooler_activation`, `pooler_norm` and `pooler_bias` as in :class:`~depthwidth.layers.Pooler`. If
+        `pooler_reads` is ``patches``, it is a norm of the mean of an image's patches.
     segments, embedding_norm, embedding_width, embedding_scale : of the stem. An `embedding_width` below `width` implies a
         projection up and, for a language head, one down.
     embedding_projection : the place of that projection: ``first``, before positions and segments are added, without a bias;
         ``last``, after them and their norm, with a bias; ``always``, likewise if the embedding is not narrower, too (ALBERT).
-    patch, image, channels : for images: patch side, image side or (height, width), colour channels.
+    patch, image, channels : for images: patch side, image side or (height, width), colour channels. `class_token`,
+        `distillation_token`, `mask_token`, `patch_bias` and `patch_positions` as in :class:`~depthwidth.layers.PatchStem`.
     dropout, embedding_dropout, attention_dropout, ffn_dropout : rates on branch outputs, embeddings (`dropout` by default),
         attention weights, hidden features.
     """
@@ -128,6 +132,7 @@ class Design:
     score_softcap: float | None = None
     logit_softcap: float | None = None
     residual_scale: float = 1.0
+    layer_scale: float | None = None
     head_scale: float = 1.0
     tied: bool = True
     head_bias: bool = False
@@ -141,6 +146,10 @@ class Design:
     pooler_activation: str = "tanh"
     pooler_norm: bool = False
     pooler_bias: bool = True
+    pooler_reads: str = "first"
+    projection_width: int | None = None
+    projection_bias: bool = False
+    projection_reads: str = "first"
     segments: int = 0
     embedding_norm: bool = False
     embedding_width: int | None = None
@@ -149,6 +158,11 @@ class Design:
     patch: int | None = None
     image: int | tuple[int, int] = 224
     channels: int = 3
+    class_token: bool = True
+    distillation_token: bool = False
+    mask_token: bool = False
+    patch_bias: bool = True
+    patch_positions: str = "learned"
     dropout: float = 0.0
     embedding_dropout: float | None = None
     attention_dropout: float = 0.0
@@ -164,6 +178,7 @@ class Design:
         check_choice("Transformer", PROJECTIONS, embedding_projection=self.embedding_projection)
         if isinstance(self.mixer, str):
             check_choice("Transformer", MIXERS, mixer=self.mixer)
+        check_choice("Transformer", ("first", "patches"), pooler_reads=self.pooler_reads)
         if isinstance(self.positions, str):
             check_choice("Transformer", POSITIONS, positions=self.positions)
         if self.encoder_depth is not None:

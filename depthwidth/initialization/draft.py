@@ -57,6 +57,8 @@ class Draft:
         lines: dict[str, dict[str, Any]] = {}
         for weight in weights(self.tree):
             choice = self.rule(weight)
+            if weight.kind == "layer_scale" and self.scales is not None:
+                choice = choice._replace(mean=1.0, reason="one, as the scheme sets the branch's scale")
             line = lines.setdefault(
                 weight.role, {"role": weight.role, "mean": choice.mean, "reason": choice.reason, "depth": 0, "parts": []}
             )

@@ -10,6 +10,7 @@ from typing import Any
 from ..architecture import Transformer
 from ..errors import InputError, nearest, shown
 from .draft import Choice, Draft, TensorRule, finite_number, scheme
+from .shipped_towers import clip_rule, siglip_rule
 from .tensor_rules import WRITING, normal_rule, stated_choice
 from .tensors import Weight
 
@@ -36,12 +37,14 @@ def shipped(
     std = finite_number("shipped", "initializer_range", initializer_range or entry.initial_std)
     numbers, meant = _version(version) if version is not None or entry.other_rules else (None, "")
     rule = entry.initial_rule_of(numbers)
-    if rule == "t5":
-        draft = Draft(tree, _t5_rule(tree, std))
+    if rule in _OWN:
+        draft = Draft(tree, _OWN[rule](tree, std))
     else:
         draft = Draft(tree, normal_rule(tree, std, deep=_DEEP.get(rule, ()), where=f"{name}: "))
     if rule == "normal-doubled-gains":
         draft.rule = _doubled_gains(draft.rule)
+    elif rule == "normal-zero-tables":
+        draft.rule = _zero_tables(draft.rule)
     draft.extras["family"] = name
     for first, after, other in entry.other_rules:
         if rule == entry.initial_rule:
@@ -75,6 +78,17 @@ def _version(version: str | None) -> tuple[tuple[int, ...] | None, str]:
 
 _DEEP = {"normal-by-depth": WRITING, "normal-attention-by-depth": ("out",)}
 """The kinds of weights that each rule of the library draws smaller the deeper the stack."""
+
+
+def _zero_tables(plain: TensorRule) -> TensorRule:
+    """The library starts what does not depend on the image at zero."""
+
+    def rule(weight: Weight) -> Choice:
+        if weight.kind in ("class_token", "positions", "score_bias"):
+            return Choice(0.0, "zero, whatever does not depend on the image")
+        return plain(weight)
+
+    return rule
 
 
 def _doubled_gains(plain: TensorRule) -> TensorRule:
@@ -143,3 +157,7 @@ def _t5_rule(tree: Transformer, factor: float) -> TensorRule:
         return stated_choice(weight) or Choice(factor / math.sqrt(weight.fan_in), "t5: factor / sqrt(fan-in)")
 
     return rule
+
+
+_OWN = {"t5": _t5_rule, "clip": clip_rule, "siglip": siglip_rule}
+"""The rules that differ between matrices otherwise than by depth, as functions of the tree and the standard deviation."""

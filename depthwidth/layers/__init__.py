@@ -6,23 +6,28 @@ To write one of your own, subclass :class:`Branch` (added to the residual stream
 
 from .activation_entries import ACTIVATIONS, ActivationEntry, register_activation
 from .attention import Attention
+from .attention_pooling import AttentionPooling
 from .base import Branch, Child, Layer, Node, Run, component
 from .block import PLACEMENTS, Block, BlockLike, Residual
 from .convolution import Convolution, ShortConvolution
 from .delta_net import GatedDeltaNet
 from .feed_forward import FeedForward, MixtureOfExperts
 from .head import ClassifierHead, Head, LanguageHead, Pooler, Unembedding
+from .image_bias import ImageBias
 from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 from .linear import Linear
 from .mamba import Mamba
 from .mamba2 import Mamba2
 from .mixer import Mixer, Proportional
 from .norms import LayerNorm, Norm, RMSNorm
+from .patch_mean import PatchMean
+from .patch_stem import PatchStem
 from .positions import ALiBi, LearnedPositions, Position, RelativeBias, Rotary, SinusoidalPositions
+from .projection import Projection
 from .rotary_scaling import RotaryScaling
 from .rwkv import ChannelMix, TimeMix
 from .stack import Repeat, Stack, shared_pattern
-from .stem import Embedding, PatchStem, Stem, TokenStem
+from .stem import Embedding, Stem, TokenStem
 from .tensor import DRAW, IDENTITY, KINDS, ONES, ZEROS, Constant, Draw, Identity, Kind, Special, Start, Tensor
 
 __all__ = [
@@ -37,6 +42,7 @@ __all__ = [
     "ActivationEntry",
     "Attention",
     "AttentionLike",
+    "AttentionPooling",
     "Block",
     "BlockLike",
     "Branch",
@@ -52,6 +58,7 @@ __all__ = [
     "GatedDeltaNet",
     "Head",
     "Identity",
+    "ImageBias",
     "Kind",
     "LanguageHead",
     "Layer",
@@ -65,9 +72,11 @@ __all__ = [
     "MixtureOfExperts",
     "Node",
     "Norm",
+    "PatchMean",
     "PatchStem",
     "Pooler",
     "Position",
+    "Projection",
     "Proportional",
     "RMSNorm",
     "RelativeBias",

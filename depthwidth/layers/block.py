@@ -14,6 +14,7 @@ from ..values import cached_property
 from .base import Branch, Child, Layer, Run, check_branch, component
 from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 from .norms import Norm
+from .tensor import Constant, Tensor
 
 PLACEMENTS = {
     "pre": ("norm_in",),
@@ -38,10 +39,18 @@ class Residual(Layer):
     dropout: float = 0.0
     scale: float = 1.0
     """A fixed factor on what is added (Granite). A scheme that sets residual scales replaces it."""
+    layer_scale: float | None = None
+    """The start of trained factors on what is added, one for each feature (Touvron et al. 2021, arXiv 2103.17239); None for
+    none. They start at 1 under a scheme that sets residual scales."""
 
     def __post_init__(self) -> None:
         check_branch("Residual", self.branch)
         check_fraction("Residual", dropout=self.dropout)
+
+    def tensors(self) -> dict[str, Tensor]:
+        if self.layer_scale is None:
+            return {}
+        return {"layer_scale": Tensor((self.width,), "layer_scale", start=Constant(self.layer_scale))}
 
     def children(self) -> tuple[Child, ...]:
         parts = (("norm_in", self.norm_in), ("", self.branch), ("norm_out", self.norm_out), ("norm_stream", self.norm_stream))
@@ -101,7 +110,10 @@ class Residual(Layer):
                 g = pull_part(g)
             return g
 
-        return x.after_dropout(rate), pull, draw
+        if self.layer_scale is None:
+            return x.after_dropout(rate), pull, draw
+        factor = site.gain(tensor="layer_scale")  # of equal numbers, which they are at the start
+        return x.after_dropout(rate).times(factor), _scaled_by(pull, factor), draw.scaled(factor)
 
     def read(self, x: AnySignal) -> Any:
         """What its first norm divides, or its branch reads, of the stream."""
@@ -120,7 +132,8 @@ class Residual(Layer):
     def choices(self) -> dict[str, Any]:
         given = tuple(name for name in ("norm_in", "norm_out", "norm_stream") if getattr(self, name) is not None)
         placement = next((name for name, norms in PLACEMENTS.items() if norms == given), "pre")
-        return {"placement": placement, "dropout": self.dropout, "residual_scale": self.scale}
+        scales = {"residual_scale": self.scale, "layer_scale": self.layer_scale}
+        return {"placement": placement, "dropout": self.dropout, **scales}
 
     @property
     def last(self) -> str:
@@ -128,7 +141,9 @@ class Residual(Layer):
         return self.branch.last if self.norm_out is None else "norm_out"
 
     def own_saved(self, run: Run) -> int:
-        return run.positions * self.width if self.dropout else 0  # the dropout mask, one byte each
+        mask = run.positions * self.width if self.dropout else 0  # one byte each
+        # The gradient of trained factors needs what they multiply.
+        return mask + (0 if self.layer_scale is None else run.positions * self.width * run.value_bytes)
 
 
 L = TypeVar("L", bound=Layer)
@@ -333,7 +348,11 @@ def _divided(factor: Number) -> Pullback:
 
 def _scaled(pull_branch: Pullback, scale: Number) -> Pullback:
     """The gradient's way back through a branch with this factor on its output."""
-    return lambda g: pull_branch(g.times(scale**2))
+    return _scaled_by(pull_branch, scale**2)
+
+
+def _scaled_by(pull_branch: Pullback, square: Number) -> Pullback:
+    return lambda g: pull_branch(g.times(square))
 
 
 def _together(paths: list[tuple[Pullback, bool]], pull_norm: Pullback) -> Pullback:

@@ -17,8 +17,10 @@ from .linear import Linear
 from .norms import Norm
 from .tensor import ZEROS, Tensor
 
-READS = ("first", "last", "every", "mean", "late")
+READS = ("first", "last", "every", "mean", "late", "first and mean", "first two")
 """The tokens whose features a classifier may read."""
+FIRST = ("first", "mean", "first and mean", "first two")
+"""Those of them for which the map to classes is applied once an input, not once a token."""
 _LOGIT_BYTES = 4  # the loss is computed in float32, whatever the precision of the activations
 
 
@@ -56,6 +58,9 @@ class Unembedding(Layer):
 @component
 class Head(Layer):
     """A component that reads the residual stream and returns logits or features. Each method has a default."""
+
+    every = False
+    """True if it returns features of each token."""
 
     @property
     def logits_tensor(self) -> str | None:
@@ -240,11 +245,14 @@ class ClassifierHead(Head):
     `reads` is ``first``; ``mean`` for the mean of all features; ``every`` for logits of each token (labels of tokens, both ends
     of an answer); ``last`` for those of the last one; ``late`` for the mean of the logits. For the last three, pooler and map
     are applied to all tokens, as in the transformers library.
+    Of images it is also ``first and mean``, one map of the class token's features beside the mean of the patches' (DINOv2); or
+    ``first two``, the mean of two maps, one of the class token and one of the distillation token (DeiT).
     """
 
     width: int
     classes: int
-    pooler: Pooler | None = None
+    pooler: Head | None = None
+    """A head with features for the map to classes, such as :class:`Pooler`."""
     bias: bool = True
     reads: str = "first"
 
@@ -257,11 +265,13 @@ class ClassifierHead(Head):
     @property
     def all_tokens(self) -> bool:
         """True if the map to classes is applied to all tokens."""
-        return self.reads not in ("first", "mean")
+        return self.reads not in FIRST
 
     def children(self) -> tuple[Child, ...]:
-        linear = Child("linear", Linear(self.width, self.classes, self.bias), kind="classifier")
-        return (linear,) if self.pooler is None else (Child("pooler", self.pooler), linear)
+        features = 2 * self.width if self.reads == "first and mean" else self.width
+        names = ("linear", "distilled") if self.reads == "first two" else ("linear",)
+        maps = tuple(Child(name, Linear(features, self.classes, self.bias), kind="classifier") for name in names)
+        return maps if self.pooler is None else (Child("pooler", self.pooler), *maps)
 
     logits_tensor = "linear.weight"
 

@@ -14,7 +14,7 @@ from ..values import cached_property
 from .base import Child, Layer, Run, component
 from .block import BlockLike, check_block
 from .norms import Norm
-from .positions import RelativeBias
+from .positions import Position
 from .repetition import FEW_BLOCKS, MANY_BLOCKS, apply_all_blocks, apply_sampled_blocks
 
 
@@ -60,7 +60,7 @@ class Stack(Layer):
     repeats: tuple[Repeat, ...]
     norm: Norm | None = None
     """The norm after the last block."""
-    position: RelativeBias | None = None
+    position: Position | None = None
     """A table of score biases that all blocks share."""
     sharing: tuple[int, ...] | None = None
     """For each block the first one with the same weights, itself if it has weights of its own; None if all have (ALBERT has one
@@ -71,7 +71,7 @@ class Stack(Layer):
         cls,
         blocks: Iterable[BlockLike],
         norm: Norm | None = None,
-        position: RelativeBias | None = None,
+        position: Position | None = None,
         sharing: tuple[int, ...] | None = None,
     ) -> Stack:
         """A stack of the given blocks in order, runs of equal ones joined."""

@@ -1,17 +1,17 @@
-"""Stems, which turn an input into the residual stream: token tables with positions, or image patches."""
+"""Stems, which turn an input into the residual stream, and the stem of token tables with positions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from ..checks import check_fraction, check_whole
-from ..errors import InputError, shown
+from ..errors import InputError
 from ..signal import AnySignal, Pullback, Site, Spread
 from .base import Child, Layer, Run, component
 from .linear import Linear
 from .norms import Norm
 from .positions import Position
-from .tensor import ZEROS, Tensor
+from .tensor import Tensor
 
 _KINDS = {"tokens": "tokens", "segments": "segments", "projection": "projection"}  # of the parts' weights
 SEGMENT_MATCH = 2 / 3
@@ -239,80 +239,3 @@ class TokenStem(Stem):
     def own_saved(self, run: Run) -> int:
         mask = run.positions * self.tokens.width if self.dropout else 0
         return mask + (run.positions * self.tokens.width * run.value_bytes if self.projection else 0)
-
-
-@component
-class PatchStem(Stem):
-    """Square patches of an image, each mapped linearly to a token, with a class token and learned positions.
-
-    Dosovitskiy et al. 2020, arXiv 2010.11929.
-    """
-
-    height: int
-    width_pixels: int
-    patch: int
-    channels: int
-    width: int
-    class_token: bool = True
-    bias: bool = True
-    dropout: float = 0.0
-    embedding = True
-    images = True
-    summed_tables = 2  # the patches' own map and their positions
-    learned_positions = True
-
-    def __post_init__(self) -> None:
-        check_whole("PatchStem", height=self.height, width_pixels=self.width_pixels, patch=self.patch)
-        check_whole("PatchStem", channels=self.channels, width=self.width)
-        check_fraction("PatchStem", dropout=self.dropout)
-        if self.patch > min(self.height, self.width_pixels):
-            raise InputError(f"PatchStem: patch={shown(self.patch)} is larger than the image")
-
-    @property
-    def patches(self) -> int:
-        """Number of patches of one image."""
-        return (self.height // self.patch) * (self.width_pixels // self.patch)
-
-    @property
-    def context(self) -> int:
-        """Number of tokens of one image, the class token included."""
-        return self.patches + self.class_token
-
-    @property
-    def fixed_context(self) -> int:
-        return self.context
-
-    @property
-    def vocab(self) -> int:
-        """0, as it reads images."""
-        return 0
-
-    def choices(self) -> dict[str, Any]:
-        image = (self.height, self.width_pixels)
-        return {"patch": self.patch, "image": image, "channels": self.channels, "embedding_dropout": self.dropout}
-
-    def embed(self, site: Site, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
-        # Patches of unit variance, with the correlation of `identity`, and positions.
-        pixels = self.channels * self.patch**2
-        x = identity.times(pixels * site.variance("patch.weight") + (site.variance("patch.bias") if self.bias else 0.0))
-        x = x.plus(identity.times(site.variance("positions"), 0.0))
-        spread = Spread.of_gaussian(x, self.width) if site.trace.finite_width else None
-        rate = self.dropout if site.trace.dropout else 0.0
-        site.record(x := x.after_dropout(rate).spread_as(spread))
-        return x, site.record_gradient(lambda g: g.after_dropout(rate))
-
-    def tensors(self) -> dict[str, Tensor]:
-        kernel = (self.width, self.channels, self.patch, self.patch)
-        weights = {"patch.weight": Tensor(kernel, "patch", self.channels * self.patch**2, self.width)}
-        if self.bias:
-            weights["patch.bias"] = Tensor((self.width,), "bias", start=ZEROS)
-        if self.class_token:
-            weights["class_token"] = Tensor((1, 1, self.width), "class_token")
-        return weights | {"positions": Tensor((1, self.context, self.width), "positions")}
-
-    def own_flops(self, run: Run) -> int:
-        return 2 * run.batch * self.patches * self.channels * self.patch**2 * self.width
-
-    def own_saved(self, run: Run) -> int:
-        pixels = run.batch * self.channels * self.height * self.width_pixels * run.value_bytes
-        return pixels + (run.positions * self.width if self.dropout else 0)

@@ -86,6 +86,7 @@ KINDS = {
         Kind("classifier", "features to classes", "output"),
         Kind("unembedding", "features to tokens", "output"),
         Kind("gain", "a factor for each feature", "vector"),
+        Kind("layer_scale", "a factor for each feature of a branch's output", "vector"),
         Kind("bias", "a summand for each feature", "vector"),
         Kind("score_bias", "a summand for attention scores", "vector"),
         Kind("vector", "a vector or scalar of any other kind", "vector"),

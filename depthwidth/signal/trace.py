@@ -165,16 +165,16 @@ class Site:
             variance = self._weights[tensor] = _square(_product(init.std, init.multiplier))
         return self._at_layer(variance)
 
-    def gain(self, offset: float = 0.0) -> Number:
-        """Mean square of a norm's gain, its forward multiplier included.
+    def gain(self, offset: float = 0.0, tensor: str = "weight") -> Number:
+        """Mean square of a norm's gain, or of another factor on features, its forward multiplier included.
 
         The stored gain is the gain minus `offset`.
         """
-        moments = self._weights.get("gain")
+        moments = self._weights.get(f"gain {tensor}")
         if moments is None:
-            init = self.trace.recipe.tensor(f"{self.role}.weight")
+            init = self.trace.recipe.tensor(f"{self.role}.{tensor}")
             means = _square(_product(init.mean + offset, init.multiplier))
-            moments = self._weights["gain"] = (means, _square(_product(init.std, init.multiplier)))
+            moments = self._weights[f"gain {tensor}"] = (means, _square(_product(init.std, init.multiplier)))
         return self._at_layer(moments[0]) + self._at_layer(moments[1])
 
     def scales(self) -> tuple[Number, Number]:

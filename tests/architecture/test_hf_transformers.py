@@ -211,7 +211,6 @@ def test_the_comparison_can_fail(name):
 
 SMALL_ONLY = SMALL_FIELDS | {
     "gpt_neo": {"attention_types": [[["global"], 2]]},
-    "vit": {"image_size": [9, 13], "patch_size": 4},
     # Hidden scores are counted, but those beyond a window are not, and eager attention computes them all.
     "mistral": {"sliding_window": None},
     "gemma2": {"sliding_window": 16},
@@ -235,9 +234,9 @@ def measured(config):
     model = built(config, "cpu", _attn_implementation="eager", _experts_implementation="eager").eval()
     tokens = torch.zeros(BATCH, TOKENS, dtype=torch.long) + 3
     inputs = {"input_ids": tokens}
-    if config["model_type"] == "vit":
-        height, width = config["image_size"]
-        inputs = {"pixel_values": torch.zeros(BATCH, 3, height, width)}
+    stem = read_config(config).stem
+    if stem.images:
+        inputs = {"pixel_values": torch.zeros(BATCH, stem.channels, stem.height, stem.width_pixels)}
     elif config["architectures"][0] in ("T5Model", "T5ForConditionalGeneration"):
         inputs = {"input_ids": tokens[:, :SOURCE], "decoder_input_ids": tokens}
     elif config["architectures"][0].endswith("MultipleChoice"):
@@ -251,7 +250,7 @@ def measured(config):
 
 def expected(config):
     tree = read_config(config)
-    if config["model_type"] == "vit":
+    if tree.stem.images:
         return tree.forward_flops(batch=BATCH)
     source = SOURCE if tree.kind == "encoder-decoder" else None
     return tree.forward_flops(TOKENS, source=source, batch=BATCH) + beyond_the_end(tree)

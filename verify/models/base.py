@@ -144,7 +144,7 @@ class Pass:
 
 
 class Branch(nn.Module):
-    """A residual branch: ``norm_stream(skip x + scale dropout(norm_out(branch(norm_in(x)))))``.
+    """A residual branch: ``norm_stream(skip x + scale layer_scale dropout(norm_out(branch(norm_in(x)))))``.
 
     A subclass computes `branch`; the norms and the dropout rate come from the :class:`~depthwidth.layers.Residual` around it.
     `skip` and `scale` come from a recipe; a trainable `alpha` replaces `scale` under ReZero and SkipInit.
@@ -157,6 +157,7 @@ class Branch(nn.Module):
         self.norm_stream: nn.Module | None = None
         self.rate = 0.0
         self.skip = self.scale = self.own_scale = 1.0
+        self.register_parameter("layer_scale", None)
         self.register_parameter("alpha", None)
 
     def branch(self, x: Tensor, run: Pass) -> Tensor:
@@ -167,6 +168,7 @@ class Branch(nn.Module):
         """The summand of the stream: the branch with its norms, dropout and scale."""
         y = self.branch(x if self.norm_in is None else self.norm_in(x), run)
         y = apply_dropout(y if self.norm_out is None else self.norm_out(y), self.rate, self.training)
+        y = y if self.layer_scale is None else y * self.layer_scale
         return scale_by(y, self.scale) if self.alpha is None else self.alpha * y
 
     def forward(self, x: Tensor, run: Pass) -> Tensor:

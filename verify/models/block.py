@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from depthwidth import layers
@@ -27,6 +28,8 @@ def residual(layer: layers.Residual) -> Branch:
     made.norm_in, made.norm_out = optional(layer.norm_in), optional(layer.norm_out)
     made.norm_stream = optional(layer.norm_stream)
     made.rate = layer.dropout
+    if layer.layer_scale is not None:
+        made.layer_scale = nn.Parameter(torch.empty(layer.width))
     made.scale = made.own_scale = layer.scale
     return made
 

@@ -87,7 +87,9 @@ class ClassifierHead(nn.Module):
     def __init__(self, layer: layers.ClassifierHead) -> None:
         super().__init__()
         self.pooler = optional(layer.pooler)
-        self.linear = module(layers.Linear(layer.width, layer.classes, layer.bias))
+        for child in layer.children():
+            if child.name != "pooler":
+                self.add_module(child.name, module(child.layer))
         self.reads = layer.reads
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
@@ -98,5 +100,9 @@ class ClassifierHead(nn.Module):
             x = self.pooler(x)
         elif self.reads in ("first", "mean"):
             x = x[:, 0]
+        elif self.reads == "first and mean":
+            x = torch.cat((x[:, 0], x[:, 1:].mean(1)), dim=1)
+        elif self.reads == "first two":
+            return (self.linear(x[:, 0]) + self.distilled(x[:, 1])) / 2
         logits = self.linear(x)
         return logits.mean(1) if self.reads == "late" else logits[:, -1] if self.reads == "last" else logits

@@ -144,7 +144,7 @@ def _find_slices(name: str, names: WeightNames, places: Mapping[Key, Weight], tr
         module = pairs.rpartition(".")[0]
         block = _block_of_group(tree, *numbers[:2])
     if template in names:  # a separate parameter, not a module's weight or bias
-        role, leaf = names[template], "weight"
+        role, leaf = names[template], "bias" if template.endswith("_bias") else "weight"
     elif module in names:
         role = names[module]
     else:

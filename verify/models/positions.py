@@ -190,3 +190,39 @@ class RelativeBias(nn.Module):
         ratio = max(self.max_distance, exact + 1) / exact
         far = torch.log(distance.clamp(min=1).float() / exact) / math.log(ratio) * (buckets - exact)
         return start + torch.where(distance < exact, distance, (exact + far.long()).clamp(max=buckets - 1))
+
+
+@builds(layers.ImageBias)
+class ImageBias(ScorePosition):
+    """A trainable score bias for each head and each difference of two patches' places; the first token is the class token."""
+
+    biased = True
+    multiplier = 1.0
+
+    def __init__(self, layer: layers.ImageBias) -> None:
+        super().__init__()
+        self.layer = layer
+        self.weight = nn.Parameter(torch.empty(layer.differences + 3, layer.heads))
+
+    def bias(self, heads: int, length: int, scale: float, device: torch.device) -> Tensor:
+        """The score bias: (heads, length, length)."""
+        return self(length)
+
+    def forward(self, length: int) -> Tensor:
+        """The score bias: (heads, length, length)."""
+        if length != self.layer.longest:
+            raise InputError(f"this model has score biases for {self.layer.longest} tokens, not {length}")
+        table = self.weight[self.places(self.weight.device)]
+        return scale_by(table.permute(2, 0, 1), self.multiplier)
+
+    def places(self, device: torch.device) -> Tensor:
+        """The row of the table for each query and key: (length, length)."""
+        layer, last = self.layer, self.layer.differences
+        patch = torch.arange(layer.rows * layer.columns, device=device)
+        row, column = patch // layer.columns, patch % layer.columns
+        vertical = row[:, None] - row + layer.rows - 1
+        horizontal = column[:, None] - column + layer.columns - 1
+        found = torch.full((layer.longest, layer.longest), last, device=device)  # the class token as query
+        found[1:, 1:] = vertical * (2 * layer.columns - 1) + horizontal
+        found[1:, 0], found[0, 0] = last + 1, last + 2
+        return found

@@ -1,5 +1,35 @@
 """The torch modules of the library's own components; importing this file registers them."""
 
-from . import attention, block, convolution, feed_forward, head, linear, norms, positions, stack, stem
+from . import (
+    attention,
+    attention_pooling,
+    block,
+    convolution,
+    feed_forward,
+    head,
+    linear,
+    norms,
+    patch_mean,
+    patch_stem,
+    positions,
+    projection,
+    stack,
+    stem,
+)
 
-__all__ = ["attention", "block", "convolution", "feed_forward", "head", "linear", "norms", "positions", "stack", "stem"]
+__all__ = [
+    "attention",
+    "attention_pooling",
+    "block",
+    "convolution",
+    "feed_forward",
+    "head",
+    "linear",
+    "norms",
+    "patch_mean",
+    "patch_stem",
+    "positions",
+    "projection",
+    "stack",
+    "stem",
+]

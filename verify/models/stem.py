@@ -1,5 +1,5 @@
 # mypy: disable-error-code="misc, no-any-return"
-"""Stems: tokens or images to the residual stream.
+"""The stem of tokens: tokens to the residual stream.
 
 A stem whose ``table`` is a matrix (vocab, width) shares it with a tied head.
 """
@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from depthwidth import layers
-from depthwidth.errors import InputError
 
-from .base import Table, Undrawn, apply_dropout, builds, module, optional, scale_by
+from .base import Table, apply_dropout, builds, module, optional, scale_by
 
 
 @builds(layers.Embedding)
@@ -56,42 +55,3 @@ class TokenStem(nn.Module):
             x = x + self.segments(torch.zeros_like(tokens) if segments is None else segments)
         x = apply_dropout(x if self.norm is None else self.norm(x), self.rate, self.training)
         return x if self.projection is None or self.widened_first else self.projection(x)
-
-
-class Patches(Undrawn, nn.Conv2d):
-    """Square patches of an image, each mapped linearly to a vector."""
-
-    multiplier = 1.0
-
-    def __init__(self, layer: layers.PatchStem) -> None:
-        super().__init__(layer.channels, layer.width, layer.patch, stride=layer.patch, bias=layer.bias)
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002, torch's name
-        """Images (batch, channels, height, width) to (batch, patches, width)."""
-        return scale_by(super().forward(input), self.multiplier).flatten(2).transpose(1, 2)
-
-
-@builds(layers.PatchStem)
-class PatchStem(nn.Module):
-    """A class token and the patches of an image, plus learned positions, then dropout."""
-
-    def __init__(self, layer: layers.PatchStem) -> None:
-        super().__init__()
-        self.size, self.rate = (layer.channels, layer.height, layer.width_pixels), layer.dropout
-        self.patch = Patches(layer)
-        self.class_token = nn.Parameter(torch.empty(1, 1, layer.width)) if layer.class_token else None
-        self.positions = nn.Parameter(torch.empty(1, layer.context, layer.width))
-        self.multipliers = {"class_token": 1.0, "positions": 1.0}
-
-    def forward(self, images: Tensor, segments: Tensor | None = None) -> Tensor:
-        """Images (batch, channels, height, width) to the stream (batch, tokens, width)."""
-        if tuple(images.shape[1:]) != self.size:
-            raise InputError(
-                f"the model takes images of shape {list(self.size)}, and these are of shape {list(images.shape[1:])}"
-            )
-        x = self.patch(images)
-        if self.class_token is not None:
-            first = scale_by(self.class_token, self.multipliers["class_token"])
-            x = torch.cat((first.expand(len(x), -1, -1).to(x.dtype), x), dim=1)
-        x = x + scale_by(self.positions, self.multipliers["positions"])
-        return apply_dropout(x, self.rate, self.training)

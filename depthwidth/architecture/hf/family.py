@@ -43,7 +43,10 @@ INITIAL_RULES = {
     "normal-by-depth": "the same, over the square root of the number of branches for matrices that write to the stream (GPT-2)",
     "normal-attention-by-depth": "the same for the output of attention alone (nanochat)",
     "normal-doubled-gains": "the same, and ones for gains that are stored as their difference from one (Nemotron)",
+    "normal-zero-tables": "the same, and zeros for class tokens, positions and score biases (DeiT, BEiT)",
     "t5": "T5's rule, with one factor for all",
+    "clip": "CLIP's rule, by width and depth",
+    "siglip": "SigLIP's rule, by fans",
 }
 """The rules by which the library's model classes draw new weights; the scheme ``shipped`` implements them."""
 
@@ -162,7 +165,7 @@ class Family:
                 f"{self.model_type} config: architectures names {brief(name)}", f", and only {known} are supported"
             )
         choices = dict(self.models[name])
-        if choices["head"] == "classifier" and "classes" not in choices:
+        if choices.get("head") == "classifier" and "classes" not in choices:
             labels = fields.table("id2label")
             choices["classes"] = len(labels) or (2 if fields.raw("num_labels") is None else fields.whole("num_labels"))
         return choices

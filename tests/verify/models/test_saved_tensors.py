@@ -29,6 +29,7 @@ TREES = {
     "dropout": {"dropout": 0.1, "ffn_dropout": 0.1},
     "encoder, post-norm": {"kind": "encoder", "placement": "post", "embedding_norm": True, "head": "masked-lm"},
     "encoder-decoder": {"kind": "encoder-decoder", "depth": 1, "positions": "sinusoidal"},
+    "layer scale": {"layer_scale": 0.1, "dropout": 0.1},
     "parallel, one norm": {"parallel": True, "shared_norm": True},
     "parallel": {"parallel": True},
     "Llama": LLAMA,

@@ -17,7 +17,9 @@ FILES: dict[str, tuple[str, ...]] = {
     "arcee": ("arcee",),
     "bert": ("bert", "roberta", "xlm-roberta", "camembert", "distilbert"),
     "bloom": ("bloom",),
+    "clip": ("clip_vision_model", "clip_text_model"),
     "cohere": ("cohere", "cohere2"),
+    "dinov2": ("dinov2",),
     "electra": ("electra",),
     "ernie": ("ernie4_5", "ernie4_5_moe"),
     "exaone": ("exaone4",),
@@ -39,11 +41,12 @@ FILES: dict[str, tuple[str, ...]] = {
     "phi": ("phi", "phi3"),
     "qwen": ("qwen2", "qwen3", "qwen2_moe", "qwen3_moe"),
     "seed": ("seed_oss",),
+    "siglip": ("siglip_vision_model", "siglip_text_model"),
     "smollm": ("smollm3",),
     "stablelm": ("stablelm",),
     "starcoder": ("gpt_bigcode", "starcoder2"),
     "t5": ("t5",),
-    "vit": ("vit",),
+    "vit": ("vit", "deit"),
 }
 """The ``model_type`` of each family of each file, in order; a test compares this with the files. A file that is missing here is
 found all the same, and imported with this package."""

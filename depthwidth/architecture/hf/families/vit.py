@@ -1,7 +1,8 @@
-"""Vision transformers."""
+"""Vision transformers: ViT and DeiT."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ...design import Design
@@ -10,7 +11,7 @@ from ..fields import Fields
 from ..weights import in_blocks
 
 
-def _image() -> Part:
+def image_part() -> Part:
     """``image_size`` and ``patch_size``: one number, or height and width; patches are square."""
 
     def sides(fields: Fields, name: str) -> tuple[int, int]:
@@ -74,7 +75,7 @@ VIT = Family(
         "ViTForImageClassification": {"head": "classifier", "pooler": False},
         "ViTModel": {"head": "none", "pooler": True},
     },
-    parts=(_image(),),
+    parts=(image_part(),),
     weights={
         "embeddings.cls_token": "stem.class_token",
         "embeddings.position_embeddings": "stem.positions",
@@ -97,4 +98,22 @@ VIT = Family(
             },
         ),
     },
+)
+
+DEIT = replace(
+    VIT,
+    model_type="deit",
+    fixed={**VIT.fixed, "distillation_token": True},
+    models={
+        "DeiTForImageClassification": {"head": "classifier", "pooler": False, "classifier_reads": "first"},
+        "DeiTForImageClassificationWithTeacher": {"head": "classifier", "pooler": False, "classifier_reads": "first two"},
+        "DeiTModel": {"head": "none", "pooler": True},
+    },
+    weights={
+        **VIT.weights,
+        "embeddings.distillation_token": "stem.distillation_token",
+        "cls_classifier": "head.linear",
+        "distillation_classifier": "head.distilled",
+    },
+    initial_rule="normal-zero-tables",
 )
