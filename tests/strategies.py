@@ -239,6 +239,10 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "LFM2-350M": (
         llama("lfm2", "Lfm2ForCausalLM", 16, 1024, 16, 8, 6656, 65536, full_attn_idxs=[2, 5, 8, 10, 12, 14]), 354483968
     ),
+    "bitnet-b1.58-2B-4T": (
+        llama("bitnet", "BitNetForCausalLM", 30, 2560, 20, 5, 6912, 128256, tie_word_embeddings=True), 2412820480
+    ),
+    "Apertus-8B": (llama("apertus", "ApertusForCausalLM", 32, 4096, 32, 8, 21504, 131072), 8053338176),
     "distilbert-base-uncased": ({"model_type": "distilbert", "architectures": ["DistilBertModel"]}, 66362880),
     "distilbert-base-uncased, masked": ({"model_type": "distilbert", "architectures": ["DistilBertForMaskedLM"]}, 66985530),
     "t5-small": (t5(6, 512, 64, 2048, 8), 60506624),
@@ -505,6 +509,8 @@ FURTHER = {
     ),
     "helium": with_rope("whole"),
     "lfm2": with_rope("convolutions"),
+    "bitnet": with_rope(),
+    "apertus": lambda config: st.fixed_dictionaries({"hidden_act": st.sampled_from(["xielu", "xielu", "silu"])}),
     "olmo3": layered,
     "exaone4": lambda config: st.tuples(layered(config), st.sampled_from([{}, {"rope_theta": 500000.0}])).map(joined),
     "gpt_bigcode": lambda config: st.fixed_dictionaries({"multi_query": FLAG, "scale_attn_weights": FLAG}),

@@ -78,6 +78,7 @@ class Builder:
         head_dim = self._head_dim(heads) if design.head_dim is None else design.head_dim
         kv_heads = heads if design.kv_heads is None else design.kv_heads
         positions = design.positions if window is None or design.window_positions is None else design.window_positions
+        value_dim = head_dim if design.value_dim is None else design.value_dim
         query_norm = key_norm = None
         if design.qk_norm in ("head", "heads"):
             own = design.qk_norm == "heads"
@@ -89,7 +90,7 @@ class Builder:
             heads=heads,
             kv_heads=kv_heads,
             head_dim=head_dim,
-            value_dim=head_dim if design.value_dim is None else design.value_dim,
+            value_dim=value_dim,
             causal=causal,
             window=window,
             position=None if cross else _position(positions, "attention", design),
@@ -101,6 +102,8 @@ class Builder:
             softcap=design.score_softcap,
             memory_width=design.width if cross else None,
             dropout=design.attention_dropout,
+            sinks=design.sinks and not cross,
+            inner_norm=self.norm_over(heads * value_dim) if design.inner_norm else None,
         )
 
     def feed_forward(self) -> Branch | None:
@@ -115,7 +118,7 @@ class Builder:
         if design.experts is None:
             return expert
         shared = None if design.shared_ffn is None else self.dense_feed_forward(design.shared_ffn)
-        options = (design.shared_gate, design.renormalized, design.choice_bias)
+        options = (design.shared_gate, design.renormalized, design.choice_bias, design.router_bias)
         return MixtureOfExperts(expert, design.experts, design.top_k, shared, *options)
 
     def dense_feed_forward(self, hidden: int | None = None) -> FeedForward:
@@ -124,7 +127,9 @@ class Builder:
         bias = design.bias if design.ffn_bias is None else design.ffn_bias
         if hidden is None:
             hidden = 4 * design.width if design.ffn is None else design.ffn
-        return FeedForward(design.width, hidden, design.activation, design.gated, bias, design.ffn_dropout)
+        norm = self.norm_over(hidden) if design.inner_norm else None
+        options = (design.gated, bias, design.ffn_dropout, design.up_activation, norm)
+        return FeedForward(design.width, hidden, design.activation, *options)
 
     def residual(self, branch: Branch) -> Residual:
         """A branch with the norms of this design's placement."""

@@ -55,10 +55,12 @@ class Design:
     parallel : attention and feed-forward read the same input and are added together; `shared_norm` gives them one norm.
     activation, gated : of the feed-forward part; `experts`, `top_k` and `shared_ffn` make it a mixture of experts, with
         `shared_gate` a gate that scales the shared part. With `renormalized` the router's weights of the chosen experts are
-        rescaled to a sum of 1; `choice_bias` as in :class:`~depthwidth.layers.MixtureOfExperts`.
+        rescaled to a sum of 1; `choice_bias` and `router_bias` as in :class:`~depthwidth.layers.MixtureOfExperts`, and
+        `up_activation` as in :class:`~depthwidth.layers.FeedForward`.
     bias : linear maps have biases; `attention_bias` (query, key, value), `attention_out_bias` and `ffn_bias` override it.
     qk_norm : ``none``, ``head`` (a norm over each head's query and key), ``heads`` (with weights for each head) or ``full``
         (over all heads together).
+    sinks : as in :class:`~depthwidth.layers.Attention`; `inner_norm` is a norm before the last matrix of every branch.
     window : number of latest positions that a query may see, None for all; a sequence gives one value per block.
         `window_positions`, if given, replaces `positions` in blocks with a window (Gemma 3's two rotary bases).
     blocks : choices of single blocks, one mapping for each, over those of the whole design: names of :data:`BLOCK_CHOICES`
@@ -118,6 +120,10 @@ class Design:
     shared_gate: bool = False
     renormalized: bool = True
     choice_bias: bool = False
+    router_bias: bool = False
+    up_activation: str = "identity"
+    inner_norm: bool = False
+    sinks: bool = False
     bias: bool = True
     attention_bias: bool | None = None
     attention_out_bias: bool | None = None

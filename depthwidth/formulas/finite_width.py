@@ -352,30 +352,33 @@ def two_sided_mean(
 
 @formula(
     kind="exact",
-    source="product of the moments of two independent factors, one of them Gaussian",
+    source="product of the moments of two independent factors",
     status="derived",
     symbol="kappa_g",
-    domain="a gate independent of the linear part",
+    domain="a gate independent of the other factor",
 )
 def gated_kurtosis(
     kurtosis: Annotated[
         Any, Domain(1, closed_low=True, symbol="kappa_4", typical=(2, 8)), "E f^4 / (E f^2)^2 of the activated gate"
     ],
+    other_kurtosis: Annotated[
+        Any, Domain(1, closed_low=True, symbol="kappa_v", typical=(1, 3)), "the same of the other factor, 3 if it is Gaussian"
+    ] = 3,
 ) -> Any:
     r"""Kurtosis E h^4 / (E h^2)^2 of the hidden features h = f(u) v of a gated unit.
 
-    .. math:: \kappa_g = 3 \kappa_4
+    .. math:: \kappa_g = \kappa_v \kappa_4
 
     Returns
     -------
-    kappa_g; 3 is the kurtosis of v, which is Gaussian.
+    kappa_g
 
     Examples
     --------
     >>> gated_kurtosis(6.0)
     18.0
     """
-    return 3 * kurtosis
+    return other_kurtosis * kurtosis
 
 
 @formula(
@@ -427,10 +430,18 @@ def gated_common_kurtosis(
     slopes: Annotated[
         Any, Domain(0, symbol="s", typical=(0.5, 2)), "variance of the gate's input times E f'^2 / E f^2: the gate's share"
     ],
+    other_kurtosis: Annotated[
+        Any, Domain(1, closed_low=True, symbol="kappa_v", typical=(1, 3)), "E g^4 / (E g^2)^2 of the other factor g"
+    ] = 3,
+    other_common: Annotated[
+        Any, Domain(0, symbol="kappa_w", typical=(1, 4)), "E g^2 g'^2 / (E g^2 E g'^2) of the other factor"
+    ] = 1,
 ) -> Any:
     r"""Ratio E h^2 j / (E h^2 E j) of a gated unit's hidden feature h and the square j of its derivative by the input.
 
-    .. math:: \frac{3 s \kappa_c + \kappa_4}{1 + s}
+    .. math:: \frac{s \kappa_v \kappa_c + \kappa_w \kappa_4}{1 + s}
+
+    For a factor with an activation of its own, s is E f'^2 E g^2 over E f^2 E g'^2.
 
     Derivation: docs/derivations/finite-width.md, (W9).
 
@@ -443,7 +454,7 @@ def gated_common_kurtosis(
     >>> gated_common_kurtosis(2.0, 6.0, 1.0)
     6.0
     """
-    return (3 * slopes * common + kurtosis) / (1 + slopes)
+    return (other_kurtosis * slopes * common + other_common * kurtosis) / (1 + slopes)
 
 
 @formula(

@@ -195,6 +195,9 @@ def _block_choice(weight: Weight, rate: float, override: float | None, blocks: _
         # Unit variance of the scores for any factor on them in the model.
         std = (scale * scale * attention.head_dim) ** -0.25 / math.sqrt(weight.fan_in)
         return Choice(std, "1/sqrt(width): unit score variance")
+    if attention is not None and attention.normed_inside:
+        std = math.sqrt((1 - rate if kind == "out" else 1.0) / weight.fan_in)
+        return Choice(std, "1/sqrt(fan-in): the norm before the output map fixes the variance")
     if attention is not None:
         spread = blocks.value[weight.branch]
         name = "D_l" if exact else "r_l"
@@ -211,13 +214,17 @@ def _block_choice(weight: Weight, rate: float, override: float | None, blocks: _
 
 
 def _feed_forward_choice(weight: Weight, part: FeedForwardLike, keep: float) -> Choice:
-    second = activation_second_moment(part.activation)
-    if part.activation == "relu" and not part.gated and weight.mixture is None:
+    second = activation_second_moment(part.activation) * activation_second_moment(part.up_activation)
+    if part.normed_inside:
+        second = 1.0
+    elif part.activation == "relu" and not part.gated and weight.mixture is None:
         std = (2 * keep / (part.width * part.hidden)) ** 0.25
         return Choice(std, "(2 (1 - p) / (width hidden))^(1/4); at four times the width, sqrt(sqrt((1 - p) / 2) / width)")
     if weight.kind != "down":
         return Choice(1 / math.sqrt(weight.fan_in), "1/sqrt(width): unit variance at the input of the activation")
     reason = "sqrt((1 - p) / (hidden E f^2)) with the second moment of the activation"
+    if part.normed_inside:
+        reason = "sqrt((1 - p) / hidden), as the norm before this map fixes the variance"
     factor = 1.0
     if weight.mixture is not None:
         factor, more = _mixture_factor(weight, weight.mixture)
@@ -269,7 +276,7 @@ def _follow_depth(
                     f"deepscale: it follows attention and feed-forward parts along the depth, but {name} is a {other}"
                 )
             else:
-                nonlinearity = (feed_forward.activation, feed_forward.gated)
+                nonlinearity = (feed_forward.activation, feed_forward.gated, feed_forward.up_activation)
                 if nonlinearity not in kernels:
                     kernels[nonlinearity] = _kernel(*nonlinearity)
                 output = (1 - rate) * kernels[nonlinearity](block_input if block.parallel else r)
@@ -296,9 +303,12 @@ def _released_spread(r: float) -> tuple[float, float]:
     return r, r
 
 
-def _kernel(name: str, gated: bool) -> Callable[[float], float]:
-    """E f(x) f(y) / E f^2 at unit variance as a function of the correlation, and times the correlation for a gated unit."""
+def _kernel(name: str, gated: bool, other: str) -> Callable[[float], float]:
+    """E f(x) f(y) / E f^2 at unit variance as a function of the correlation, and times that of the other factor if gated."""
     pair = _relu_kernel if name == "relu" else _tabulated_kernel(name)
+    if gated and other != "identity":
+        second = _tabulated_kernel(other)
+        return lambda r: second(r) * pair(r)
     return (lambda r: r * pair(r)) if gated else pair
 
 

@@ -45,6 +45,8 @@ def shipped(
         draft.rule = _doubled_gains(draft.rule)
     elif rule == "normal-zero-tables":
         draft.rule = _zero_tables(draft.rule)
+    if rule == "normal-router-bias":
+        draft.rule = _drawn_router_biases(draft.rule, std, name)
     draft.extras["family"] = name
     for first, after, other in entry.other_rules:
         if rule == entry.initial_rule:
@@ -97,6 +99,15 @@ def _doubled_gains(plain: TensorRule) -> TensorRule:
     def rule(weight: Weight) -> Choice:
         if weight.kind == "gain" and weight.tensor.offset == 1:
             return Choice(0.0, "a gain of two: stored as one, its difference from one", weight_decay=0.0, mean=1.0)
+        return plain(weight)
+
+    return rule
+
+
+def _drawn_router_biases(plain: TensorRule, std: float, family: str) -> TensorRule:
+    def rule(weight: Weight) -> Choice:
+        if weight.mixture is not None and weight.role.endswith(".router.bias"):
+            return Choice(std, f"{family}: normal, as the router's matrix", weight_decay=0.0)
         return plain(weight)
 
     return rule

@@ -29,6 +29,7 @@ from .rwkv import ChannelMix, TimeMix
 from .stack import Repeat, Stack, shared_pattern
 from .stem import Embedding, Stem, TokenStem
 from .tensor import DRAW, IDENTITY, KINDS, ONES, ZEROS, Constant, Draw, Identity, Kind, Special, Start, Tensor
+from .trained_activation import TrainedActivation
 
 __all__ = [
     "ACTIVATIONS",
@@ -94,6 +95,7 @@ __all__ = [
     "Tensor",
     "TimeMix",
     "TokenStem",
+    "TrainedActivation",
     "Unembedding",
     "component",
     "register_activation",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,8 @@ class ActivationEntry:
     aliases : further names that :func:`~depthwidth.layers.activations.activation` accepts.
     keeps_input : the backward pass needs the activation's input. False if the derivative follows from the output, as for ReLU
         and tanh, which torch keeps for the next layer anyway.
+    trained : names and starting values of numbers that are trained like weights. The expression has their starting values, and
+        the torch function takes them after x.
     """
 
     name: str
@@ -37,6 +40,7 @@ class ActivationEntry:
     spellings: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     keeps_input: bool = True
+    trained: tuple[tuple[str, float], ...] = ()
 
 
 ACTIVATIONS: dict[str, ActivationEntry] = {}
@@ -73,6 +77,17 @@ def register_activation(entry: ActivationEntry) -> ActivationEntry:
     return entry
 
 
+def _xielu(torch: Any) -> Callable[..., Any]:
+    """XIELU with the two numbers as they are stored, before softplus."""
+    softplus, half = torch.nn.functional.softplus, 0.5
+
+    def xielu(x: Any, alpha_p: Any, alpha_n: Any) -> Any:
+        below = (torch.expm1(x.clamp(max=-1e-6)) - x) * (half + softplus(alpha_n))
+        return half * x + torch.where(x > 0, softplus(alpha_p) * x * x, below)
+
+    return xielu
+
+
 for _entry in (
     ActivationEntry("relu", "relu(x)", "torch.nn.functional.relu", ("relu",), keeps_input=False),
     ActivationEntry("gelu", "x*Phi(x)", "torch.nn.functional.gelu", ("gelu", "gelu_python"), ("gelu_erf",)),
@@ -98,6 +113,12 @@ for _entry in (
     ActivationEntry("identity", "x", lambda torch: lambda x: x, ("linear",), keeps_input=False),
     ActivationEntry("leaky_relu", "relu(x) - 0.01*relu(-x)", "torch.nn.functional.leaky_relu"),
     ActivationEntry("erf", "erf(x)", "torch.erf"),
+    ActivationEntry(  # Huang & Schlag 2024, arXiv 2411.13010; both factors start at 0.8 and are stored before softplus
+        "xielu",
+        "x/2 + 0.8*relu(x)^2 + 0.8*(exp(min(x, 0)) - 1 - min(x, 0))",
+        _xielu,
+        trained=(("alpha_p", math.log(math.expm1(0.8))), ("alpha_n", math.log(math.expm1(0.3)))),
+    ),
 ):
     ACTIVATIONS[_entry.name] = _entry
 
@@ -125,8 +146,16 @@ def _find(name: str) -> ActivationEntry | None:
     return next((entry for entry in ACTIVATIONS.values() if name in (*entry.aliases, *entry.spellings)), None)
 
 
-def check_activation(owner: str, activation: str) -> None:
+def trained_numbers(activation: str) -> tuple[tuple[str, float], ...]:
+    """Names and starting values of the trained numbers of an activation, given by name or as an expression."""
+    entry = activation_entry(activation) if activation.isidentifier() else None
+    return () if entry is None else entry.trained
+
+
+def check_activation(owner: str, activation: str, *, trained: bool = False) -> None:
     """Refuse a text that is neither the name of an activation nor an expression in x.
+
+    Without `trained` an activation with trained numbers is refused, for which `owner` has no place.
 
     Raises
     ------
@@ -134,6 +163,10 @@ def check_activation(owner: str, activation: str) -> None:
         which names the nearest activation, or says why the expression cannot be read.
     """
     if activation in ACTIVATIONS:
+        if not trained and ACTIVATIONS[activation].trained:
+            raise InputError(
+                f"{owner}: activation={shown(activation)} has trained numbers, which only a dense FeedForward holds"
+            )
         return
     if isinstance(activation, str) and activation and not activation.isidentifier():
         from ..numerics.expressions import parse

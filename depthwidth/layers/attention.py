@@ -8,7 +8,7 @@ from typing import Any
 from ..checks import check_fraction, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
-from ..formulas.moments import linear_second_moment
+from ..formulas.moments import linear_second_moment, norm_moment
 from ..signal import AnySignal, DrawSpread, Pullback, Site, TokenSignal, finite
 from .attention_moments import mix_exchangeable, mix_tokens
 from .base import Branch, Child, Run, component
@@ -16,6 +16,7 @@ from .interfaces import AttentionLike
 from .linear import Linear
 from .norms import Norm
 from .positions import Position
+from .tensor import ZEROS, Tensor
 
 _KINDS = {name: name for name in ("query", "key", "value", "out")}  # of the parts' weights
 _LOGSUMEXP_BYTES = 4  # a fused kernel keeps one float32 per query and head instead of the scores
@@ -52,6 +53,10 @@ class Attention(Branch):
     """Scores pass through softcap * tanh(score / softcap); None for no cap."""
     memory_width: int | None = None
     dropout: float = 0.0
+    sinks: bool = False
+    """True if the denominator of each head's softmax has one trained summand more, stored as its logarithm (gpt-oss)."""
+    inner_norm: Norm | None = None
+    """A norm of the joined heads before the output map (BitNet)."""
 
     def __post_init__(self) -> None:
         dims = {"width": self.width, "heads": self.heads, "kv_heads": self.kv_heads}
@@ -115,8 +120,16 @@ class Attention(Branch):
     def as_attention(self) -> AttentionLike:
         return self
 
+    @property
+    def normed_inside(self) -> bool:
+        """True if a norm fixes the size of the joined heads."""
+        return self.inner_norm is not None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"sinks": Tensor((self.heads,), "score_bias", start=ZEROS)} if self.sinks else {}
+
     def children(self) -> tuple[Child, ...]:
-        names = ("query", "key", "value", "query_norm", "key_norm", "position", "out")
+        names = ("query", "key", "value", "query_norm", "key_norm", "position", "inner_norm", "out")
         parts = ((name, getattr(self, name)) for name in names)
         return tuple(Child(name, layer, kind=_KINDS.get(name, "")) for name, layer in parts if layer is not None)
 
@@ -137,6 +150,8 @@ class Attention(Branch):
             "logit_scale": self.scale,
             "score_softcap": self.softcap,
             "attention_dropout": self.dropout,
+            "sinks": self.sinks,
+            "inner_norm": self.inner_norm is not None,
         }
 
     def run_of(self, child: str, run: Run) -> Run:
@@ -154,6 +169,8 @@ class Attention(Branch):
         return reach * (reach + 1) // 2 + (run.tokens - reach) * reach if run.masked else run.tokens * reach
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        if self.sinks:
+            raise InputError(f"{site.role}: the moments of attention with sinks are not known")
         trace = site.trace
         source = trace.memory if self.cross else x
         if source is None:
@@ -177,6 +194,9 @@ class Attention(Branch):
         mix = mix_tokens if isinstance(x, TokenSignal) else mix_exchangeable
         mixed, pull_heads = mix(self, raw, x, source, query, weight, trace)
         mixed = site.at("mix").record(mixed.with_bias(bias))
+        pull_norm: Pullback | None = None
+        if self.inner_norm is not None:
+            mixed, pull_norm = self.inner_norm.moments(mixed, site.at("inner_norm"))
         y, pull_out = self.out.moments(mixed, site.at("out"))
         layer = trace.layer
 
@@ -187,7 +207,9 @@ class Attention(Branch):
             return g
 
         pull_mixed = site.at("mix").record_gradient(pull)
-        return y, lambda g: pull_mixed(pull_out(g))
+        if pull_norm is None:
+            return y, lambda g: pull_mixed(pull_out(g))
+        return y, lambda g: pull_mixed(pull_norm(pull_out(g)))
 
     def _rotation_factor(self, length: int) -> float:
         """Factor of the rotations on the covariance of two scores of a query, averaged over the pairs of keys that it sees."""
@@ -209,9 +231,12 @@ class Attention(Branch):
         whole = None
         if not self.cross:
             value = linear_second_moment.body(x.averages[0], self.width, site.at("value").variance("weight"))
+            if self.inner_norm is not None:
+                value = norm_moment.body(value, value + self.inner_norm.eps, self.inner_norm.gain(site.at("inner_norm")))
             whole = linear_second_moment.body(value, self.out.inputs, site.at("out").variance("weight"))
         rank = self.kv_heads * self.value_dim / self.width
-        return DrawSpread.of_matrices(rank, 3.0, 1.0, whole)  # the kurtosis of Gaussian hidden features, and of a slope of 1
+        draw = DrawSpread.of_matrices(rank, 3.0, 1.0, whole)  # the kurtosis of Gaussian hidden features, and of a slope of 1
+        return draw.normed_inside() if self.inner_norm is not None else draw
 
     def own_flops(self, run: Run) -> int:
         # Scores and the weighted sum of values; softmax is not a matrix product and is customarily left out.

@@ -21,11 +21,13 @@ from ..formulas.finite_width import (
 from ..formulas.moments import dropout_second_moment, linear_second_moment
 from ..numerics.interpolation import Table, TableFamily
 from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, TokenSignal, Trace, quotient
-from .activation_entries import check_activation, keeps_input
+from .activation_entries import check_activation, keeps_input, trained_numbers
 from .base import Branch, Child, Run, component
 from .interfaces import FeedForwardLike, MixtureLike
 from .linear import Linear
+from .norms import Norm
 from .tensor import ZEROS, Tensor
+from .trained_activation import TrainedActivation
 
 
 @component
@@ -42,11 +44,18 @@ class FeedForward(Branch):
     bias: bool = True
     dropout: float = 0.0
     """Dropout rate on the hidden features."""
+    up_activation: str = "identity"
+    """Of a gated part: the activation of the factor that the gate scales (gpt-oss)."""
+    inner_norm: Norm | None = None
+    """A norm of the hidden features before the last map (BitNet)."""
 
     def __post_init__(self) -> None:
         check_whole("FeedForward", width=self.width, hidden=self.hidden)
-        check_activation("FeedForward", self.activation)
+        check_activation("FeedForward", self.activation, trained=True)
+        check_activation("FeedForward", self.up_activation)
         check_fraction("FeedForward", dropout=self.dropout)
+        if self.up_activation != "identity" and not self.gated:
+            raise InputError("FeedForward: up_activation needs gated=True; without a gate there is one activation")
 
     @property
     def gate(self) -> Linear | None:
@@ -65,7 +74,10 @@ class FeedForward(Branch):
 
     def children(self) -> tuple[Child, ...]:
         gate = () if self.gate is None else (Child("gate", self.gate, kind="gate"),)
-        return (*gate, Child("up", self.up, kind="up"), Child("down", self.down, kind="down", reads=self.activation))
+        own = (Child("activation", TrainedActivation(self.activation)),) if trained_numbers(self.activation) else ()
+        norm = () if self.inner_norm is None else (Child("inner_norm", self.inner_norm),)
+        reads = self.activation if self.inner_norm is None else ""
+        return (*gate, Child("up", self.up, kind="up"), *own, *norm, Child("down", self.down, kind="down", reads=reads))
 
     @property
     def as_feed_forward(self) -> FeedForwardLike:
@@ -80,7 +92,14 @@ class FeedForward(Branch):
             "bias": self.bias,
             "ffn_bias": self.bias,
             "ffn_dropout": self.dropout,
+            "up_activation": self.up_activation,
+            "inner_norm": self.inner_norm is not None,
         }
+
+    @property
+    def normed_inside(self) -> bool:
+        """True if a norm fixes the size of the hidden features."""
+        return self.inner_norm is not None
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         rate = self.dropout if site.trace.dropout else 0.0
@@ -89,10 +108,15 @@ class FeedForward(Branch):
         if self.gate is not None:
             gate, pull_gate = self.gate.moments(x, site.at("gate"))
         width = self.width if site.trace.finite_width else math.inf
-        tables = activation_tables(self.activation, site.trace)
-        features = hidden_moments(self.activation, gate, up if self.gated else None, width, tables)
+        tables, other = activation_tables(self.activation, site.trace), None
+        if self.up_activation != "identity":
+            other = self.up_activation, activation_tables(self.up_activation, site.trace)
+        features = hidden_moments(self.activation, gate, up if self.gated else None, width, tables, other)
         inner = site.at("activation")
         hidden = inner.record(x.of(dropout_second_moment.body(features.second_moment, rate), features.pair), features.mean)
+        pull_norm: Pullback | None = None
+        if self.inner_norm is not None:
+            hidden, pull_norm = self.inner_norm.moments(hidden, site.at("inner_norm"))
         y, pull_down = self.down.moments(hidden, site.at("down"))
 
         def pull(g: AnySignal) -> AnySignal:
@@ -103,7 +127,9 @@ class FeedForward(Branch):
             return input_gradient
 
         pull_inner = inner.record_gradient(pull)
-        return y, lambda g: pull_inner(pull_down(g))
+        if pull_norm is None:
+            return y, lambda g: pull_inner(pull_down(g))
+        return y, lambda g: pull_inner(pull_norm(pull_down(g)))
 
     def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
         """The spread that follows from the kurtoses of the hidden features and of their derivative.
@@ -111,24 +137,35 @@ class FeedForward(Branch):
         Example: ReLU, with kurtoses 6 and 2, and a hidden width of four times the width give 3.25 and 2.5.
         """
         first = self.gate or self.up
-        first_site = site.at("gate" if self.gated else "up")
-        variance = linear_second_moment.body(x.averages[0], self.width, first_site.variance("weight"))
-        variance += first_site.variance("bias") if first.bias else 0.0
+        variance = self._input_variance(first, x, site.at("gate" if self.gated else "up"))
         second, slope, *_, third, common, kurtosis, slope_kurtosis = activation_tables(self.activation, site.trace)(
             variance, 0.0
         )
-        if self.gated:
+        if self.gated and self.up_activation == "identity":
             common = gated_common_kurtosis.body(common, kurtosis, variance * slope / second)
             third, kurtosis = gated_kurtosis.body(third), gated_kurtosis.body(kurtosis)
+        elif self.gated:
+            other = activation_tables(self.up_activation, site.trace)(self._input_variance(self.up, x, site.at("up")), 0.0)
+            size, other_slope, *_, other_third, other_common, other_kurtosis, _ = other
+            share = slope * size / (second * other_slope)
+            common = gated_common_kurtosis.body(common, kurtosis, share, other_kurtosis, other_common)
+            third, kurtosis = gated_kurtosis.body(third, other_third), gated_kurtosis.body(kurtosis, other_kurtosis)
         size, covariance = x.averages
         pairs = pair_kurtosis.body(third, kurtosis, quotient(covariance, size))
-        return DrawSpread.of_matrices(self.hidden / self.width, kurtosis, slope_kurtosis, None, pairs, common)
+        draw = DrawSpread.of_matrices(self.hidden / self.width, kurtosis, slope_kurtosis, None, pairs, common)
+        return draw.normed_inside() if self.inner_norm is not None else draw
+
+    def _input_variance(self, first: Linear, x: AnySignal, site: Site) -> Number:
+        """Variance of the output of one of the first maps, averaged over tokens."""
+        variance = linear_second_moment.body(x.averages[0], self.width, site.variance("weight"))
+        return variance + (site.variance("bias") if first.bias else 0.0)
 
     def own_saved(self, run: Run) -> int:
         # The input; the activation's input if its derivative needs it; its output, or the copy that dropout makes of it; with a
         # gate the activation's output, the other factor, and their product.
         copied = bool(self.dropout) and not self.gated
-        values = self.width + self.hidden * ((3 if self.gated else 1) + (keeps_input(self.activation) or copied))
+        second = self.up_activation != "identity" and keeps_input(self.up_activation)
+        values = self.width + self.hidden * ((3 if self.gated else 1) + (keeps_input(self.activation) or copied) + second)
         mask = self.hidden if self.dropout else 0
         return run.positions * (values * run.value_bytes + mask)
 
@@ -148,8 +185,15 @@ class HiddenMoments(NamedTuple):
     linear_gradient_pair: Number = 0.0
 
 
-def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: float, tables: TableFamily) -> HiddenMoments:
-    """Moments of f(gate), or of f(gate) times an independent `linear` signal for a gated unit.
+def hidden_moments(
+    name: str,
+    gate: AnySignal,
+    linear: AnySignal | None,
+    width: float,
+    tables: TableFamily,
+    other: tuple[str, TableFamily] | None = None,
+) -> HiddenMoments:
+    """Moments of f(gate), or of f(gate) times an independent `linear` signal for a gated unit, or times an activation of it.
 
     In a single network the correlation of two tokens deviates from its mean, by as much as that of `width` Gaussian features
     (:func:`~depthwidth.formulas.finite_width.correlation_spread`). Pair moments are curved functions of it, those of gated
@@ -162,14 +206,35 @@ def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: 
     gate, linear : moments of the activation's input and of the other factor; `linear` is None without a gate.
     width : number of features that a correlation averages over; infinite without corrections for finite width.
     tables : the tables of the activation, from :func:`activation_tables`.
+    other : the name and the tables of an activation of `linear`; None for none.
     """
-    variances, rho = gate.second_moment, gate.correlation
+    second, slope, mean, pairs, step = _activated(name, gate, width, tables)
+    pair, slope_pair = (_average(values) for values in zip(*pairs, strict=True))
+    if linear is None:
+        return HiddenMoments(second, pair, slope, slope_pair, mean)
+    if other is not None:
+        v, v_slope, v_mean, v_pairs, _ = _activated(other[0], linear, width, other[1])
+        values = [
+            _average([one[k] * two[m] for one, two in zip(pairs, v_pairs, strict=True)]) for k, m in ((0, 0), (1, 0), (0, 1))
+        ]
+        return HiddenMoments(second * v, values[0], slope * v, values[1], mean * v_mean, second * v_slope, values[2])
+    v, c = linear.second_moment, linear.covariance
+    shift = linear.pair_second_moment * step
+    products = [c + shift, c - shift] if len(pairs) == 2 else [c]
+    both, slopes = (_average([product * values[k] for product, values in zip(products, pairs, strict=True)]) for k in (0, 1))
+    return HiddenMoments(second * v, both, slope * v, slopes, 0.0, second, pair)
+
+
+def _activated(name: str, x: AnySignal, width: float, tables: TableFamily) -> tuple[Any, Any, Any, list[Any], Number]:
+    """E f^2, E f'^2 and E f; the two pair moments at each side of the correlation; and half the distance of the sides."""
+    variances, rho = x.second_moment, x.correlation
     step = correlation_spread.body(rho, width)
     sides = [rho + step, rho - step] if math.isfinite(width) else [rho]
-    if isinstance(gate, TokenSignal) and not _share_tables(name, variances):
+    pairs: list[Any]
+    if isinstance(x, TokenSignal) and not _share_tables(name, variances):
         from .activations import activation
 
-        f, first, other = activation(name), gate.first_second_moment, gate.other_second_moment
+        f, first, other = activation(name), x.first_second_moment, x.other_second_moment
         second, slope, mean = f.second_moment(variances), f.derivative_second_moment(variances), f.mean(variances)
         pairs = [
             (f.pair_moment(first, side, other_variance=other), f.derivative_pair_moment(first, side, other_variance=other))
@@ -179,15 +244,8 @@ def hidden_moments(name: str, gate: AnySignal, linear: AnySignal | None, width: 
         second, slope, mean = tables(variances, 0.0, slice(3))
         # If two variances are nearly equal, moments at their geometric mean are right to second order in the difference; for a
         # power of x they are exact.
-        pairs = [tables(gate.pair_second_moment, _angle(side), slice(3, 5)) for side in sides]
-    pair, slope_pair = (_average(values) for values in zip(*pairs, strict=True))
-    if linear is None:
-        return HiddenMoments(second, pair, slope, slope_pair, mean)
-    v, c = linear.second_moment, linear.covariance
-    shift = linear.pair_second_moment * step
-    products = [c + shift, c - shift] if len(sides) == 2 else [c]
-    both, slopes = (_average([product * values[k] for product, values in zip(products, pairs, strict=True)]) for k in (0, 1))
-    return HiddenMoments(second * v, both, slope * v, slopes, 0.0, second, pair)
+        pairs = [tables(x.pair_second_moment, _angle(side), slice(3, 5)) for side in sides]
+    return second, slope, mean, pairs, step
 
 
 def _share_tables(name: str, variances: Any) -> bool:
@@ -331,6 +389,8 @@ class MixtureOfExperts(Branch):
     renormalized: bool = True
     choice_bias: bool = False
     """True if a summand for each expert, zero at first, moves the scores by which experts are chosen, and not their weights."""
+    router_bias: bool = False
+    """True if the router's scores have a bias (gpt-oss)."""
 
     def __post_init__(self) -> None:
         check_whole("MixtureOfExperts", experts=self.experts, top_k=self.top_k)
@@ -338,6 +398,9 @@ class MixtureOfExperts(Branch):
             raise InputError(f"MixtureOfExperts: top_k={self.top_k} is more than experts={self.experts}")
         if self.shared_gate and self.shared is None:
             raise InputError("MixtureOfExperts: shared_gate needs a shared part to scale")
+        for part in (self.expert, self.shared):
+            if part is not None:
+                check_activation("MixtureOfExperts", part.activation)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"choice_bias": Tensor((self.experts,), "bias", start=ZEROS)} if self.choice_bias else {}
@@ -345,7 +408,7 @@ class MixtureOfExperts(Branch):
     @property
     def router(self) -> Linear:
         """The map that scores the experts for a token."""
-        return Linear(self.expert.width, self.experts, bias=False)
+        return Linear(self.expert.width, self.experts, bias=self.router_bias)
 
     def children(self) -> tuple[Child, ...]:
         router = Child("router", self.router, kind="router")
@@ -377,6 +440,7 @@ class MixtureOfExperts(Branch):
             "shared_gate": self.shared_gate,
             "renormalized": self.renormalized,
             "choice_bias": self.choice_bias,
+            "router_bias": self.router_bias,
             "shared_ffn": None if self.shared is None else self.shared.hidden,
         }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..checks import check_whole
 from ..formulas.moments import norm_moment
-from ..signal import AnySignal, Pullback, Site
+from ..signal import AnySignal, Number, Pullback, Site
 from ..signal.residual import norm_factors
 from .base import Layer, Run, component
 from .tensor import ZEROS, Constant, Tensor
@@ -52,7 +52,7 @@ class Norm(Layer):
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         x = self.read(x)
-        gain = site.gain(self._offset) if self.affine else 1.0
+        gain = self.gain(site)
         size, pair_size = x.second_moment + self.eps, x.pair_second_moment + self.eps
         factors, scale = norm_factors(x, self.width, self.centred), norm_moment.body
         y = site.record(x.of(scale(x.second_moment, size, gain), scale(x.covariance, pair_size, gain, factors.covariance)))
@@ -61,6 +61,10 @@ class Norm(Layer):
             scale(1.0, pair_size, gain, factors.gradient_covariance),
         )
         return y, site.record_gradient(lambda g: g.times(gradient_gain, pair_gradient_gain))
+
+    def gain(self, site: Site) -> Number:
+        """Mean square of its gain at `site`; 1 without weights."""
+        return site.gain(self._offset) if self.affine else 1.0
 
     @property
     def _offset(self) -> float:

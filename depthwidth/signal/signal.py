@@ -359,6 +359,10 @@ class DrawSpread(NamedTuple):
         """That of the branch and a norm of its output: all draws have one size."""
         return DrawSpread(0.0 * self.omega, self.backward)
 
+    def normed_inside(self) -> DrawSpread:
+        """That of the branch with a norm before its last matrix: the draw of that matrix alone changes its size."""
+        return self._replace(omega=0.0 * self.omega + feed_forward_matrix_spread.body(1.0, 1.0), pairs=None, common=0.0)
+
     def scaled(self, factor: Number) -> DrawSpread:
         """That of the branch with its output's second moment multiplied by `factor`."""
         return self if self.whole is None else self._replace(whole=self.whole * factor)

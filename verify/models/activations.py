@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from depthwidth import layers
 from depthwidth.errors import InputError, shown
-from depthwidth.layers.activation_entries import activation_entry
+from depthwidth.layers.activation_entries import activation_entry, trained_numbers
 from depthwidth.numerics.expressions import Node, read
+
+from .base import builds
 
 _CALLS: dict[str, Callable[..., Any]] = {
     "+": operator.add,
@@ -96,13 +99,22 @@ def _value(node: Node, x: Tensor) -> Any:
 
 
 class Activation(nn.Module):
-    """``f(x)``, or ``f(gate) * x`` with a gate. It has no weights; probes read it."""
+    """``f(x)``, or ``f(gate) * x`` with a gate. Few have weights; probes read it."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
         self.function = torch_function(name)  # here: a compiler cannot look it up within a forward pass
+        for number, _ in trained_numbers(name):
+            self.register_parameter(number, nn.Parameter(torch.empty(1)))
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         """Hidden features to hidden features of the same shape."""
-        return self.function(x) if gate is None else self.function(gate) * x
+        value = self.function(x if gate is None else gate, *self.parameters(recurse=False))
+        return value if gate is None else value * x
+
+
+@builds(layers.TrainedActivation)
+def trained(layer: layers.TrainedActivation) -> Activation:
+    """The activation itself, with its trained numbers."""
+    return Activation(layer.name)

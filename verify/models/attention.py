@@ -27,15 +27,23 @@ class Mix(nn.Module):
         super().__init__()
         self.scale, self.softcap, self.rate = scale, softcap, dropout
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, sinks: Tensor | None = None
+    ) -> Tensor:
         """Queries (batch, heads, length, dim); keys and values (batch, kv_heads, source, dim).
 
-        `mask` is true for keys that a query sees, or a summand of the scores; without a mask `causal` hides later keys.
+        `mask` is true for keys that a query sees, or a summand of the scores; without a mask `causal` hides later keys. With
+        `sinks` (heads,) the denominator of the softmax has their exponential more.
         """
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
             k, v = (part[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2) for part in (k, v))
         rate = self.rate if self.training else 0.0
+        if sinks is not None:
+            scores = self.scores(q, k, mask, causal)
+            scores = torch.cat((scores, sinks[None, :, None, None].expand(*scores.shape[:-1], 1)), dim=-1)
+            weights = F.softmax(scores, dim=-1, dtype=torch.float32)[..., :-1].to(v.dtype)
+            return apply_dropout(weights, rate, True) @ v
         if self.softcap is None:
             return F.scaled_dot_product_attention(q, k, v, mask, rate, causal, scale=self.scale)
         weights = F.softmax(self.scores(q, k, mask, causal), dim=-1, dtype=torch.float32).to(v.dtype)
@@ -73,6 +81,8 @@ class Attention(Branch):
         self.query_norm, self.key_norm = optional(layer.query_norm), optional(layer.key_norm)
         self.position = optional(layer.position)
         self.mix = Mix(layer.head_dim**-0.5 if layer.scale is None else layer.scale, layer.softcap, layer.dropout)
+        self.sinks = nn.Parameter(torch.empty(layer.heads)) if layer.sinks else None
+        self.inner_norm = optional(layer.inner_norm)
         self.out = module(layer.out)
         # A norm without weights undoes a factor of its input.
         self.query.deferred = layer.query_norm is not None and not layer.query_norm.parameters
@@ -98,8 +108,8 @@ class Attention(Branch):
         if self.late_norms and self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         mask, causal = (None, False) if layer.cross else self._mask(x.shape[1], q, run)
-        y = self.mix(q, k, v, mask, causal)
-        return self.out(y.transpose(1, 2).flatten(2))
+        y = self.mix(q, k, v, mask, causal, self.sinks).transpose(1, 2).flatten(2)
+        return self.out(y if self.inner_norm is None else self.inner_norm(y))
 
     def _mask(self, length: int, q: Tensor, run: Pass) -> tuple[Tensor | None, bool]:
         """The mask for :class:`Mix`, or None; and True if the mask is the plain causal one."""

@@ -22,13 +22,17 @@ class FeedForward(Branch):
         self.gate = optional(layer.gate)
         self.up = module(layer.up)
         self.activation = Activation(layer.activation)
+        self.up_activation = None if layer.up_activation == "identity" else Activation(layer.up_activation)
         self.hidden_rate = layer.dropout
+        self.inner_norm = optional(layer.inner_norm)
         self.down = module(layer.down)
 
     def branch(self, x: Tensor, run: Pass | None = None) -> Tensor:
         """Features (..., width) to features of the same shape."""
-        hidden = self.activation(self.up(x), None if self.gate is None else self.gate(x))
-        return self.down(apply_dropout(hidden, self.hidden_rate, self.training))
+        up = self.up(x) if self.up_activation is None else self.up_activation(self.up(x))
+        hidden = self.activation(up, None if self.gate is None else self.gate(x))
+        hidden = apply_dropout(hidden, self.hidden_rate, self.training)
+        return self.down(hidden if self.inner_norm is None else self.inner_norm(hidden))
 
 
 class StackedLinear(nn.Module):
@@ -55,12 +59,14 @@ class Experts(nn.Module):
         self.gate = None if layer.gate is None else StackedLinear(layer.gate, experts)
         self.up = StackedLinear(layer.up, experts)
         self.activation = Activation(layer.activation)
+        self.up_activation = None if layer.up_activation == "identity" else Activation(layer.up_activation)
         self.rate = layer.dropout
         self.down = StackedLinear(layer.down, experts)
 
     def forward(self, x: Tensor, expert: int) -> Tensor:
         """Features (tokens, width) of one expert's tokens to features of the same shape."""
-        hidden = self.activation(self.up(x, expert), None if self.gate is None else self.gate(x, expert))
+        up = self.up(x, expert) if self.up_activation is None else self.up_activation(self.up(x, expert))
+        hidden = self.activation(up, None if self.gate is None else self.gate(x, expert))
         return self.down(apply_dropout(hidden, self.rate, self.training), expert)
 
 

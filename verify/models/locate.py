@@ -151,7 +151,8 @@ def _find_slices(name: str, names: WeightNames, places: Mapping[Key, Weight], tr
         return
     if isinstance(role, Fused):
         for part, one in enumerate(role.roles):
-            key = (f"{one}.{leaf}", block)
+            # A separate parameter may hold biases; its roles then name the tensor in full.
+            key = (one if (one, block) in places else f"{one}.{leaf}", block)
             if key not in places:
                 raise InputError(f"{name} holds {site_of(*key)}, but the tree has no such tensor")
             yield Slice(*key, _part(role.layout, places[key].owner, part))
@@ -203,6 +204,14 @@ def _equal(count: int) -> Callable[[Any, int], View]:
     return lambda owner, part: lambda tensor: tensor.chunk(count, dim=-2 if tensor.dim() > 1 else 0)[part]
 
 
+def _transposed(attention: Any, part: int) -> View:
+    return lambda tensor: tensor.transpose(-2, -1)
+
+
+def _alternating(attention: Any, part: int) -> View:
+    return lambda tensor: tensor[..., part::2].transpose(-2, -1) if tensor.dim() > 2 else tensor[..., part::2]
+
+
 def _key_groups(attention: Any, part: int) -> View:
     heads, kv, dim = attention.heads, attention.kv_heads, attention.head_dim
 
@@ -224,6 +233,8 @@ _CUTS: dict[str, Callable[[Any, int], View]] = {
     "columns": _columns,
     "halves": _equal(2),
     "thirds": _equal(3),
+    "transposed": _transposed,
+    "alternating": _alternating,
     "key_groups": _key_groups,
     "shards": _shards,
 }

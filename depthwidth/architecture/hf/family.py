@@ -44,6 +44,7 @@ INITIAL_RULES = {
     "normal-attention-by-depth": "the same for the output of attention alone (nanochat)",
     "normal-doubled-gains": "the same, and ones for gains that are stored as their difference from one (Nemotron)",
     "normal-zero-tables": "the same, and zeros for class tokens, positions and score biases (DeiT, BEiT)",
+    "normal-router-bias": "the same as the first, and biases of routers normal too (gpt-oss)",
     "t5": "T5's rule, with one factor for all",
     "clip": "CLIP's rule, by width and depth",
     "siglip": "SigLIP's rule, by fans",

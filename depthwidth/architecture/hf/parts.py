@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...errors import InputError
@@ -54,6 +54,18 @@ def rope(
         return config
 
     return Part(read, write)
+
+
+def rope_by_default(theta: float, table: Mapping[str, Any]) -> Part:
+    """Rotary positions of base `theta`, with this `table` if the file has none."""
+    plain = rope(theta)
+
+    def read(fields: Fields) -> Choices:
+        if not fields.has("rope_parameters") and not fields.has("rope_scaling"):
+            fields.values["rope_parameters"] = table
+        return plain.read(fields)
+
+    return Part(read, plain.write)
 
 
 def two_ropes(theta: float, local_theta: float, local_name: str = "") -> Part:

@@ -17,6 +17,8 @@ LAYOUTS = {
     "halves": "two of equal size along the dimension of outputs",
     "thirds": "three of equal size along the dimension of outputs",
     "key_groups": "for each key head its queries, its key and its value",
+    "transposed": "one, stored as (inputs, outputs)",
+    "alternating": "two in turn along the last dimension, the matrices stored as (inputs, outputs)",
     "shards": "in four shards for four devices; in each, queries, values, keys",
 }
 """The ways in which one parameter holds several tensors."""

@@ -37,6 +37,8 @@ TREES = {
     "query and key norms": {**LLAMA, "qk_norm": "head"},
     "sandwich": {**LLAMA, "placement": "sandwich"},
     "gated, ReLU": {**LLAMA, "activation": "relu"},
+    "norms inside branches": {**LLAMA, "inner_norm": True, "activation": "relu2"},
+    "activated factor": {**LLAMA, "up_activation": "gelu"},
     "mixture": MIXTURE,
     "mixture, one expert": {**MIXTURE, "top_k": 1, "norm": "layernorm"},
     "mixture, not gated": {**MIXTURE, "gated": False, "activation": "gelu"},

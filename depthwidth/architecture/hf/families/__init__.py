@@ -14,8 +14,10 @@ from ..family import Family
 
 FILES: dict[str, tuple[str, ...]] = {
     "albert": ("albert",),
+    "apertus": ("apertus",),
     "arcee": ("arcee",),
     "bert": ("bert", "roberta", "xlm-roberta", "camembert", "distilbert"),
+    "bitnet": ("bitnet",),
     "bloom": ("bloom",),
     "clip": ("clip_vision_model", "clip_text_model"),
     "cohere": ("cohere", "cohere2"),
