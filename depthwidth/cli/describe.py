@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..quantities import format_bytes
-from .inputs import recipe_of
+from .inputs import recipe_of_fields
 from .options import COUNT, DTYPES, formats, option, scheme_option
 from .output import emit, fitted_range, print_facts, print_table, say
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from verify.measure.library import LibraryCounts
 
     from ..analysis.description import Description
-    from ..architecture.hf import NoTreeError
+    from ..architecture.hf import NoTreeError, Towers
 
 
 @click.command()
@@ -53,43 +53,88 @@ def describe(
     saturated attention, headroom of the number format, spread between seeds. A finding beyond its threshold is explained, with
     a remedy, its effect, and the source of the threshold.
 
+    A model of two towers, one for images and one for texts, is described as two trees, with the sum of their parameters and of
+    those outside of both. A context is that of texts.
+
     A model that no tree describes is built by transformers without weights, if that is installed: its counts are exact, and
     there are no rules and no diagnosis.
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
     from ..analysis.description import describe as make_description
-    from ..architecture import Transformer
-    from ..architecture.hf import NoTreeError, notes_on, read_json
-    from ..initialization import NoRecipeError
+    from ..architecture.hf import NoTreeError, notes_on, read_json, read_towers
 
+    fields = read_json(config)
+    conventions = {"source": source, "batch": batch, "masked": masked, "dtype": dtype, "diagnosed": diagnosed}
     try:
-        tree, made = (Transformer.from_config(config), "shipped") if diagnosed is False else recipe_of(config, scheme)
-    except NoRecipeError:  # then there is no diagnosis either, as its own sentence says
-        tree, made = Transformer.from_config(config), scheme
+        towers = read_towers(fields)
+        if towers is not None:
+            _describe_towers(towers, scheme, form, context, conventions)
+            return
+        tree, made = _tree_and_recipe(fields, scheme, diagnosed)
     except NoTreeError as error:
-        counts = _library_counts(config, error, context, source=source, batch=batch)
+        counts = _library_counts(fields, error, context, source=source, batch=batch)
         emit(form, counts.to_dict(dtype) if form == "json" else None, counts.rows(), lambda: _print_counts(counts, dtype))
         return
     found = make_description(
         tree,
         context,
-        source=source,
-        batch=batch,
-        masked=masked,
-        dtype=dtype,
         init=made,
-        diagnosed=diagnosed,
-        notes=notes_on(read_json(config)),
+        notes=notes_on(fields),
+        **conventions,
     )
     emit(form, found.to_dict() if form == "json" else None, found.rows(), lambda: print_description(found))
 
 
-def _library_counts(config: str, error: NoTreeError, *lengths: int | None, **options: Any) -> LibraryCounts:
+def _tree_and_recipe(fields: Any, scheme: str, diagnosed: bool | None) -> tuple[Any, Any]:
+    """The tree of a configuration, and the recipe of a scheme for it; the scheme itself if there is no recipe."""
+    from ..architecture import Transformer
+    from ..initialization import NoRecipeError
+
+    if diagnosed is False:
+        return Transformer.from_config(fields), "shipped"
+    try:
+        return recipe_of_fields(fields, scheme)
+    except NoRecipeError:  # then there is no diagnosis either, as its own sentence says
+        return Transformer.from_config(fields), scheme
+
+
+def _describe_towers(towers: Towers, scheme: str, form: str | None, context: int | None, conventions: dict[str, Any]) -> None:
+    """Print the description of both towers and the sum of their parameters."""
+    from ..analysis.description import describe as make_description
+    from ..architecture.hf import notes_on
+
+    found = {}
+    for name, fields in towers.configs.items():
+        tree, made = _tree_and_recipe(fields, scheme, conventions["diagnosed"])
+        length = None if tree.stem.images else context
+        found[name] = make_description(tree, length, init=made, notes=notes_on(fields), **conventions)
+    facts: dict[str, Any] = {
+        "model_type": towers.model_type,
+        "parameters": towers.parameters,
+        **{f"{name}_parameters": one.tree.parameters for name, one in found.items()},
+        "other_parameters": towers.joint,
+    }
+    rows = [{"tower": name, **row} for name, one in found.items() for row in one.rows()]
+
+    def print_page() -> None:
+        words = {name: value if isinstance(value, str) else f"{value:,}" for name, value in facts.items()}
+        print_facts({name.replace("_", " "): word for name, word in words.items()})
+        say(f"Outside of both towers: {towers.words}.")
+        for name, one in found.items():
+            say(f"The tower for {_TOWERS[name]}:")
+            print_description(one)
+
+    data = {**facts, "towers": {name: one.to_dict() for name, one in found.items()}} if form == "json" else None
+    emit(form, data, rows, print_page)
+
+
+_TOWERS = {"text": "texts", "vision": "images"}
+
+
+def _library_counts(fields: Any, error: NoTreeError, *lengths: int | None, **options: Any) -> LibraryCounts:
     """The counts of a configuration that theory does not reach, by the transformers library."""
     from verify.measure.library import library_counts
 
-    from ..architecture.hf import read_json
-
-    return library_counts(read_json(config), *lengths, reason=error.reason, **options)
+    return library_counts(fields, *lengths, reason=error.reason, **options)
 
 
 def _print_counts(found: LibraryCounts, dtype: str) -> None:

@@ -56,11 +56,16 @@ def match_of(
 
 def recipe_of(config: str, scheme: str) -> tuple[Any, Any]:
     """The tree of a configuration, and the recipe of a scheme for it."""
-    from ..architecture import Transformer
     from ..architecture.hf import read_json
+
+    return recipe_of_fields(read_json(config), scheme)
+
+
+def recipe_of_fields(fields: Any, scheme: str) -> tuple[Any, Any]:
+    """The tree of a configuration that is read already, and the recipe of a scheme for it."""
+    from ..architecture import Transformer
     from ..initialization import recipe, shipped_options
 
-    fields = read_json(config)
     tree = Transformer.from_config(fields)
     name, at, version = scheme.partition("@")
     if name == "shipped":

@@ -18,16 +18,19 @@ from .families import FAMILIES
 from .family import Family
 from .fields import NoTreeError, brief
 from .files import read_json
+from .towers import Towers, read_towers
 from .writing import as_config
 
 __all__ = [
     "FAMILIES",
     "NoTreeError",
+    "Towers",
     "families",
     "find_family",
     "read_config",
     "read_design",
     "read_json",
+    "read_towers",
     "register_family",
     "write_config",
 ]
@@ -103,12 +106,15 @@ def read_design(config: Mapping[str, Any] | str | PathLike[str]) -> Design:
 def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration of the text stack inside a model of several kinds of input; any other configuration unchanged.
 
-    The stack has a language head, tied if the file says so at its top level or in this part. A ``text_config`` without a model
-    type has that of :data:`TEXT_PARTS`.
+    Of a model of two towers it is the tower for texts. The stack of any other has a language head, tied if the file says so at
+    its top level or in this part. A ``text_config`` without a model type has that of :data:`TEXT_PARTS`.
 
     >>> text_part({"model_type": "gemma3", "text_config": {"hidden_size": 640}})["model_type"]
     'gemma3_text'
     """
+    towers = read_towers(config)
+    if towers is not None:
+        return towers.configs["text"]
     model_type, inner = config.get("model_type"), config.get("text_config")
     if not isinstance(model_type, str) or find_family(model_type) is not None or not isinstance(inner, Mapping):
         return config
@@ -131,18 +137,37 @@ def notes_on(config: Mapping[str, Any]) -> list[str]:
     >>> notes_on({"model_type": "gpt2"})
     []
     """
-    part = text_part(config)
+    part, towers = text_part(config), read_towers(config)
     found = []
-    if part is not config:
+    if towers is not None:
+        found.append(
+            f"this is the tower for texts of a {towers.model_type} model; that for images is a configuration of its own, "
+            f"vision_config with the model_type {towers.configs['vision']['model_type']!r}"
+        )
+    elif part is not config:
         found.append(
             f"this is the text stack of a {config['model_type']} model, its text_config, with a language head; the rest of the "
-            "model is not counted"
+            f"model is not counted{_vision_words(config.get('vision_config'))}"
         )
     family = find_family(str(part.get("model_type")))
     for name, (usual, sentence) in ({} if family is None else family.noted).items():
         if part.get(name) not in (usual, None, False):
             found.append(f"{name}={brief(part[name])}: {sentence}")
     return found
+
+
+def _vision_words(config: Any) -> str:
+    """Words on the tower for images of a model of images and texts, if its family is known."""
+    model_type = config.get("model_type") if isinstance(config, Mapping) else None
+    family = find_family(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        return ""
+    try:
+        bare = (name for name, choices in family.models.items() if choices.get("head") != "classifier")
+        tree = Transformer.of_design(family.design({**config, "architectures": [next(bare, None)]}))
+    except InputError:
+        return ""
+    return f", of which its tower for images, a {model_type}, has {tree.parameters:,} parameters" if tree.stem.images else ""
 
 
 def _nearest_family(word: str) -> str:
