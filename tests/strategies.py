@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hypothesis import strategies as st
+
+from depthwidth.architecture.hf import read_config
+from depthwidth.initialization import weights
+from depthwidth.layers import Special
 
 # Published configurations, without fields that no count depends on, and the number of weights stated by the authors or on the
 # model page. Fields that are absent have the default of the transformers library, on purpose.
@@ -243,6 +248,16 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         llama("bitnet", "BitNetForCausalLM", 30, 2560, 20, 5, 6912, 128256, tie_word_embeddings=True), 2412820480
     ),
     "Apertus-8B": (llama("apertus", "ApertusForCausalLM", 32, 4096, 32, 8, 21504, 131072), 8053338176),
+    "mamba-130m": ({"model_type": "mamba", "architectures": ["MambaForCausalLM"], "num_hidden_layers": 24}, 129135360),
+    "mamba-2.8b": (
+        {"model_type": "mamba", "architectures": ["MambaForCausalLM"], "hidden_size": 2560, "num_hidden_layers": 64,
+         "intermediate_size": 5120}, 2768345600
+    ),
+    "falcon-mamba-7b": (
+        {"model_type": "falcon_mamba", "architectures": ["FalconMambaForCausalLM"], "hidden_size": 4096, "expand": 16,
+         "intermediate_size": 8192, "num_hidden_layers": 64, "vocab_size": 65024, "tie_word_embeddings": False}, 7272665088
+    ),
+    "Mamba-Codestral-7B-v0.1": ({"model_type": "mamba2", "architectures": ["Mamba2ForCausalLM"]}, 7285403648),
     "distilbert-base-uncased": ({"model_type": "distilbert", "architectures": ["DistilBertModel"]}, 66362880),
     "distilbert-base-uncased, masked": ({"model_type": "distilbert", "architectures": ["DistilBertForMaskedLM"]}, 66985530),
     "t5-small": (t5(6, 512, 64, 2048, 8), 60506624),
@@ -429,6 +444,23 @@ def marks(config: dict[str, Any]) -> st.SearchStrategy[list[int]]:
     return st.lists(st.integers(0, 1), min_size=depth, max_size=depth)
 
 
+def state_space(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    sizes = {"state_size": st.integers(1, 5), "conv_kernel": st.integers(1, 4), "use_bias": FLAG, "use_conv_bias": FLAG}
+    more = {"time_step_rank": st.sampled_from(["auto", 1, 3]), "hidden_act": ACTIVATION_NAMES}
+    inner = st.integers(1, 3).map(lambda n: {"expand": n}) | st.integers(1, 40).map(lambda n: {"intermediate_size": n})
+    return st.tuples(inner, st.fixed_dictionaries(sizes | more)).map(joined)
+
+
+def state_space_heads(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    def sized(groups: int, heads: int) -> dict[str, Any]:
+        heads *= groups
+        return {"n_groups": groups, "num_heads": heads, "expand": heads, "head_dim": config["hidden_size"], "chunk_size": 4}
+
+    sizes = {"state_size": st.integers(1, 5), "conv_kernel": st.integers(1, 4), "use_bias": FLAG, "use_conv_bias": FLAG}
+    heads = st.builds(sized, st.integers(1, 2), st.integers(1, 2))
+    return st.tuples(heads, st.fixed_dictionaries(sizes)).map(joined)
+
+
 def convolutions(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     depth = config["num_hidden_layers"]
     kinds = st.lists(st.sampled_from(["conv", "full_attention"]), min_size=depth, max_size=depth)
@@ -511,6 +543,8 @@ FURTHER = {
     "lfm2": with_rope("convolutions"),
     "bitnet": with_rope(),
     "apertus": lambda config: st.fixed_dictionaries({"hidden_act": st.sampled_from(["xielu", "xielu", "silu"])}),
+    **dict.fromkeys(("mamba", "falcon_mamba"), state_space),
+    "mamba2": state_space_heads,
     "olmo3": layered,
     "exaone4": lambda config: st.tuples(layered(config), st.sampled_from([{}, {"rope_theta": 500000.0}])).map(joined),
     "gpt_bigcode": lambda config: st.fixed_dictionaries({"multi_query": FLAG, "scale_attn_weights": FLAG}),
@@ -528,6 +562,12 @@ FURTHER = {
     "siglip_text_model": lambda config: st.fixed_dictionaries({"projection_size": st.none() | st.integers(1, 20)}),
     "t5": t5_fields,
 }
+
+
+def has_recipe(config: Mapping[str, Any]) -> bool:
+    """True if the schemes state the starting values of every tensor of a configuration's model; otherwise all refuse it."""
+    tree = read_config(config)
+    return not any(isinstance(weight.start, Special) for weight in weights(tree))
 
 
 # Random designs, with every option.
@@ -585,6 +625,16 @@ def designs(draw: st.DrawFn, deepest: int = 40, **forced: Any) -> dict[str, Any]
     return choices | forced
 
 
+MIXED = ("mamba2",)
+"""Families whose mixers have sizes of their own."""
+
+
+def mixer_fields(family: str, width: int) -> dict[str, Any]:
+    """The sizes of the mixers in a small model of a width, a multiple of 8; none for a family without such sizes."""
+    own = {"num_heads": width // 4, "head_dim": 8, "n_groups": 2, "state_size": 5, "chunk_size": 4}
+    return {"mamba2": own}.get(family, {})
+
+
 # The sizes of a small model by choice, and by family the fields that such a model needs besides.
 
 SMALL = {
@@ -602,6 +652,7 @@ SMALL_FIELDS: dict[str, dict[str, Any]] = {
     "t5": {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 5},
     "helium": {"head_dim": 4},
     "lfm2": {"full_attn_idxs": [1], "intermediate_size": 12, "block_multiple_of": 2},
+    **{family: mixer_fields(family, 24) for family in MIXED},
     "ernie4_5_moe": {"intermediate_size": 6},
     "smollm3": {"no_rope_layers": [1, 0]},
     "qwen3_moe": {"mlp_only_layers": [1], "intermediate_size": 6},

@@ -126,7 +126,7 @@ class LengthCounts(Layer):
     def kv_cache_bytes(
         self, context: int | None = None, *, source: int | None = None, batch: int = 1, dtype: str = "bf16"
     ) -> int:
-        """Bytes of the cached keys and values after the generation of `context` tokens in each of `batch` sequences."""
+        """Bytes of the cached keys and values, and of the states of mixers, after `context` tokens of `batch` sequences."""
         return -(-self.cache_values(self.run(context, source, batch=batch)) * bits_of(dtype) // 8)
 
     def activation_bytes(

@@ -21,7 +21,7 @@ class GatedDeltaNet(Mixer):
     """A state of `key_dim` by `value_dim` numbers for each value head (Yang et al. 2024, arXiv 2412.06464; Qwen3-Next).
 
     ``S_t = a_t S_{t-1} + k_t b_t (v_t - a_t S'_{t-1} k_t)'`` with keys and queries of unit length, a decay a and a strength b
-    for each value head; the output is ``out(norm(S'_t q_t) * f(gate(x)))``.
+    for each value head; the output is ``out(norm(S'_t q_t) * silu(gate(x)))``.
     """
 
     width: int
@@ -46,6 +46,11 @@ class GatedDeltaNet(Mixer):
     def at_width(self, width: int) -> Any:
         key_heads = max(1, round(self.key_heads * width / self.width))
         return self.replace(width=width, key_heads=key_heads, value_heads=key_heads * (self.value_heads // self.key_heads))
+
+    @property
+    def row_groups(self) -> int:
+        """Groups of heads by which transformers stores the maps from the stream."""
+        return self.key_heads
 
     @property
     def keys(self) -> int:

@@ -20,7 +20,7 @@ class Mamba(Mixer):
 
     ``u = f(convolution(read(x)))``; `select` gives a low-rank step and the vectors B and C of a token; the state follows
     ``h_t = exp(-exp(log_decay) s_t) h_{t-1} + s_t u_t B_t`` with steps ``s = softplus(step(..) + step_bias)``, and the output
-    is ``write((h_t C_t + skip u_t) * f(gate(x)))``.
+    is ``write((h_t C_t + direct u_t) * silu(gate(x)))``.
     """
 
     width: int
@@ -47,7 +47,7 @@ class Mamba(Mixer):
         return {
             "log_decay": Tensor((self.inner, self.state), "vector", start=Special("the logarithms of 1, 2, ..")),
             "step_bias": Tensor((self.inner,), "bias", start=Special("steps of random logarithm, before softplus")),
-            "skip": Tensor((self.inner,), "vector", start=ONES),
+            "direct": Tensor((self.inner,), "vector", start=ONES),
         }
 
     def children(self) -> tuple[Child, ...]:

@@ -20,8 +20,8 @@ from .tensor import ONES, Special, Tensor
 class Mamba2(Mixer):
     """`heads` states of `head_dim` by `state` numbers, each with one decay (Dao & Gu 2024, arXiv 2405.21060).
 
-    Heads of a group share their vectors B and C. The output is ``write(norm(y * f(gate(x))))``, or without `normed`
-    ``write(y * f(gate(x)))``.
+    Heads of a group share their vectors B and C, `key` and `query`. With y the output of the recurrence (:class:`Mamba`), that
+    of the mixer is ``write(norm(y * silu(gate(x))))``, or without `normed` ``write(y * silu(gate(x)))``.
     """
 
     width: int
@@ -69,7 +69,7 @@ class Mamba2(Mixer):
         return {
             "log_decay": Tensor((self.heads,), "vector", start=Special("the logarithms of 1, 2, ..")),
             "step_bias": Tensor((self.heads,), "bias", start=Special("steps of random logarithm, before softplus")),
-            "skip": Tensor((self.heads,), "vector", start=ONES),
+            "direct": Tensor((self.heads,), "vector", start=ONES),
         }
 
     def children(self) -> tuple[Child, ...]:

@@ -18,8 +18,8 @@ def penalty_caveats(tree: Transformer, size: float, width_ratios: Iterable[float
     """Sentences on the penalty of a tree of this size, and of shapes whose width relative to the optimum is given."""
     if tree.stem.images:
         yield "loss penalties were measured on language models; for images they are a guess"
-    elif tree.kind != "decoder" or tree.experts is not None:
-        yield "loss penalties were measured on dense decoders; for this kind of model they are a guess"
+    elif tree.kind != "decoder" or tree.experts is not None or "mixer" in tree.stack.branches:
+        yield "loss penalties were measured on dense decoders with attention; for this kind of model they are a guess"
     low, high = MEASURED_SIZES
     if not low <= size <= high:
         sizes = f"{format_count(low)} to {format_count(high)} parameters"

@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing h
 
 import copy
 import dataclasses
+import functools
 import warnings
 
 import pytest
@@ -15,7 +16,7 @@ from strategies import PUBLISHED, SMALL, SMALL_FIELDS, configs
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES, read_config, read_design, write_config
-from depthwidth.layers import Convolution, Rotary
+from depthwidth.layers import Convolution, Mamba, Mamba2, Rotary, Run
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]
 torch = pytest.importorskip("torch")
@@ -253,7 +254,34 @@ def expected(config):
     if tree.stem.images:
         return tree.forward_flops(batch=BATCH)
     source = SOURCE if tree.kind == "encoder-decoder" else None
-    return tree.forward_flops(TOKENS, source=source, batch=BATCH) + beyond_the_end(tree)
+    ours = tree.forward_flops(TOKENS, source=source, batch=BATCH)
+    return ours + beyond_the_end(tree) + sum(node.active * scanned(node.layer, config) for node in tree.walk())
+
+
+def scanned(layer, config):
+    """Operations that torch counts in the library's recurrence of a mixer, less ours: it is chunked, or hides some."""
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers.models.mamba import modeling_mamba as mamba
+    from transformers.models.mamba2 import modeling_mamba2 as mamba2
+
+    def zeros(*shape):
+        return torch.zeros(BATCH, *shape)
+
+    if isinstance(layer, Mamba):
+        sizes = [(layer.inner, TOKENS)] * 2, [(layer.state, TOKENS)] * 2
+        steps, vectors = ([zeros(*size) for size in part] for part in sizes)
+        call = functools.partial(mamba.mamba_selective_scan, *steps, torch.zeros(layer.inner, layer.state), *vectors)
+    elif isinstance(layer, Mamba2):
+        heads, vector = (TOKENS, layer.heads), (TOKENS, layer.groups, layer.state)
+        steps = zeros(*heads, layer.head_dim), zeros(*heads), torch.zeros(layer.heads)
+        chunk = config.get("chunk_size", config.get("mamba_chunk_size"))
+        call = functools.partial(mamba2.mamba2_chunk_scan, *steps, zeros(*vector), zeros(*vector), chunk)
+    else:
+        return 0
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        call()
+    return counter.get_total_flops() - layer.own_flops(Run(TOKENS, batch=BATCH))
 
 
 def beyond_the_end(tree):

@@ -1,10 +1,11 @@
 """Every family, initialised by every scheme, through every command: an answer, or one sentence."""
 
 import json
+import re
 
 import pytest
 from helpers import one_quick_in
-from strategies import PUBLISHED
+from strategies import PUBLISHED, has_recipe, mixer_fields
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES
@@ -33,7 +34,8 @@ def small(family):
     names = FAMILIES[family].names
     fields = {names[choice]: value for choice, value in ({"depth": DEPTH} | SMALL).items() if choice in names}
     architecture = next(iter(FAMILIES[family].models))
-    return {"model_type": family, "architectures": [architecture]} | fields | FEWER.get(family, {})
+    fields |= mixer_fields(family, SMALL["width"]) | FEWER.get(family, {})
+    return {"model_type": family, "architectures": [architecture]} | fields
 
 
 def published(family):
@@ -52,6 +54,14 @@ def answers(invoke, tmp_path, config, scheme, commands=None):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
     found = None
+    if not has_recipe(config):
+        for name in ("moments", "init"):
+            refused = invoke(name, path, "--scheme", scheme)
+            assert refused.status
+            assert refused.error.count("\n") == 1
+            assert "no scheme states the initialisation of" in refused.error
+        commands = (("describe", path, "--scheme", scheme), ("describe", path, "--scheme", scheme, "--json"))
+    mixed = any("mixer" in stack.branches for stack in Transformer.from_config(config).stacks.values())
     for arguments in commands or (
         ("describe", path, "--scheme", scheme),
         ("describe", path, "--scheme", scheme, "--json"),
@@ -66,6 +76,10 @@ def answers(invoke, tmp_path, config, scheme, commands=None):
         if REFUSED.get(config["model_type"], "no refusal") in result.error:
             assert arguments[0] == "moments"
             assert result.status == 2
+            continue
+        if result.status and mixed:
+            assert result.error.count("\n") == 1
+            assert re.search("moments of .* are not derived|follows attention and feed-forward parts", result.error)
             continue
         if result.status:
             assert scheme in OVERFLOW, (arguments, result.error)

@@ -150,12 +150,19 @@ def _find_slices(name: str, names: WeightNames, places: Mapping[Key, Weight], tr
     else:
         return
     if isinstance(role, Fused):
-        for part, one in enumerate(role.roles):
-            # A separate parameter may hold biases; its roles then name the tensor in full.
-            key = (one if (one, block) in places else f"{one}.{leaf}", block)
+        # A separate parameter may hold biases; its roles then name the tensor in full.
+        keys = [(one if (one, block) in places else f"{one}.{leaf}", block) for one in role.roles]
+        for key in keys:
             if key not in places:
                 raise InputError(f"{name} holds {site_of(*key)}, but the tree has no such tensor")
-            yield Slice(*key, _part(role.layout, places[key].owner, part))
+        rows = [places[key].shape[0] for key in keys]
+        for part, key in enumerate(keys):
+            owner = places[key].owner
+            if role.layout in _BY_ROWS:
+                groups = owner.row_groups if role.layout == "groups" else 1  # type: ignore[attr-defined]
+                yield Slice(*key, _group_rows(groups, rows, part))
+            else:
+                yield Slice(*key, _part(role.layout, owner, part))
         return
     for one in role.split("|"):
         for full in (f"{one}.{leaf}", one):
@@ -200,6 +207,12 @@ def _columns(attention: Any, part: int) -> View:
     return lambda tensor: tensor[..., section]
 
 
+def _group_rows(groups: int, rows: list[int], part: int) -> View:
+    """The rows of the part-th of several tensors, which alternate in `groups` groups."""
+    start, size = sum(rows[:part]) // groups, rows[part] // groups
+    return lambda tensor: tensor.unflatten(0, (groups, -1))[:, start : start + size].flatten(0, 1)
+
+
 def _equal(count: int) -> Callable[[Any, int], View]:
     return lambda owner, part: lambda tensor: tensor.chunk(count, dim=-2 if tensor.dim() > 1 else 0)[part]
 
@@ -228,6 +241,8 @@ def _shards(attention: Any, part: int) -> View:
     return lambda tensor: tensor.view(4, 3, -1, *tensor.shape[1:])[:, (0, 2, 1)[part]]
 
 
+_BY_ROWS = ("parts", "groups")
+"""The layouts that follow from the shapes of the tensors alone."""
 _CUTS: dict[str, Callable[[Any, int], View]] = {
     "rows": _rows,
     "columns": _columns,

@@ -33,6 +33,8 @@ SETTINGS = {
     "late_norms": "True if queries and keys are normalised after their rotation",
     "backward_rotation": "True if rotary positions turn by the negative angle",
     "query_growth": "the rate and the length by which queries grow with the logarithm of their position (Ministral 3)",
+    "least_step": "the least step of a state-space mixer",
+    "most_step": "the largest step of a state-space mixer",
     "qkv_clip": "the largest absolute value of queries, keys and values; None for no limit",
     "score_softcap": "the cap of attention scores; None for no cap",
 }

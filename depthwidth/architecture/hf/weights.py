@@ -16,6 +16,8 @@ LAYOUTS = {
     "columns": "one after the other along the last dimension: the matrix is stored as (inputs, outputs)",
     "halves": "two of equal size along the dimension of outputs",
     "thirds": "three of equal size along the dimension of outputs",
+    "parts": "one after the other along the first dimension, each with the rows of its tensor",
+    "groups": "for each group of heads, which the component has as `row_groups`, its rows of each tensor in turn",
     "key_groups": "for each key head its queries, its key and its value",
     "transposed": "one, stored as (inputs, outputs)",
     "alternating": "two in turn along the last dimension, the matrices stored as (inputs, outputs)",

@@ -10,11 +10,12 @@ import warnings
 
 import pytest
 from helpers import one_quick_in
+from strategies import has_recipe, mixer_fields
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES, read_config
 from depthwidth.errors import InputError
-from depthwidth.initialization import Recipe, parameters, recipe, schemes, shipped_options
+from depthwidth.initialization import NoRecipeError, Recipe, parameters, recipe, schemes, shipped_options
 
 torch = pytest.importorskip("torch")
 with warnings.catch_warnings():
@@ -48,7 +49,15 @@ MORE = {
 def config_of(family, model=None, **more):
     sizes = {name: SMALL[choice] for choice, name in FAMILIES[family].names.items() if choice in SMALL}
     model = model or next(iter(FAMILIES[family].models))
-    return {"model_type": family, "pad_token_id": 0, **sizes, **MORE.get(family, {}), "architectures": [model], **more}
+    return {
+        "model_type": family,
+        "pad_token_id": 0,
+        **sizes,
+        **mixer_fields(family, SMALL["width"]),
+        **MORE.get(family, {}),
+        "architectures": [model],
+        **more,
+    }
 
 
 def built(config):
@@ -86,6 +95,10 @@ def deviations(model, tree, found):
 def test_shipped_is_what_transformers_does(family):
     torch.manual_seed(11)
     config = config_of(family)
+    if not has_recipe(config):
+        with pytest.raises(NoRecipeError, match="no scheme states the initialisation of"):
+            recipe(read_config(config), "shipped", **shipped_options(config))
+        return
     model, tree = built(config), read_config(config)
     found = recipe(tree, "shipped", **shipped_options(config))
     worst = max(deviations(model, tree, found), key=lambda row: abs(row[3]))

@@ -35,6 +35,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "hunyuan": ("hunyuan_v1_dense", "hunyuan_v1_moe"),
     "lfm2": ("lfm2",),
     "llama": ("llama", "mistral", "ministral3", "mixtral"),
+    "mamba": ("mamba", "falcon_mamba", "mamba2"),
     "mpt": ("mpt",),
     "nanochat": ("nanochat",),
     "nemotron": ("nemotron",),
