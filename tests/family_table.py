@@ -27,7 +27,7 @@ SMALL = {
     "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16}, "t5": {"num_layers": 2, "d_kv": 8},
     **{key: {"image_size": 16, "patch_size": 4} for key in IMAGES}, "helium": {"head_dim": 8},
 }  # fmt: skip
-SILENT = ("backward_rotation", "late_norms", "coarse_penalty", "score_softcap")
+SILENT = ("least_step", "most_step", "backward_rotation", "late_norms", "coarse_penalty", "score_softcap")
 """Settings of logits that no moment of a new model depends on, or that a tree of the family has anyway."""
 WORDS = {"qkv_clip": "clipped queries, keys and values", "query_growth": "growth of queries beyond the original length"}
 
