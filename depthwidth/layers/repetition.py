@@ -186,9 +186,9 @@ def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: Signal, time
     """
     advance_block, state = _tabulated_block(steps, parallel), _state(x)
     if times > MANY_BLOCKS and all(step.skip is None and step.normalised is None for step in steps):
-        states = sampled_states(advance_block, state, times)
-        if states is not None:
-            return states.tolist()
+        sampled = sampled_states(advance_block, state, times)
+        if sampled is not None:
+            return [tuple(row) for row in sampled.tolist()]
     states = [state]
     for _ in range(times - 1):
         states.append(advance_block(states[-1]))

@@ -107,7 +107,8 @@ def advance(
         return q + a, c + a_pair, None  # residual_second_moment, its scales applied above
     first = size = q
     first_branch = branch = a
-    variance, mean = spread[0], _itself
+    variance = spread[0]
+    mean: Callable[[Number], Number] = _itself
     if pair is not None:
         first, first_branch, size, branch, variance, mean = pair
     if draw is not None:
