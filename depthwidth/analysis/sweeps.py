@@ -254,7 +254,7 @@ class _Way(NamedTuple):
     bare: _Matrix
     """From the gradient's moments"""
     leaning: _Matrix | None = None
-    """From those of its leaning (:func:`~depthwidth.signal.residual.pull_through`), if gradients lean"""
+    """From those of its leaning (:func:`~depthwidth.signal.residual.residual_pullback`), if gradients lean"""
 
     def through(self, path: _Matrix, skip2: Array, x: Signal | None, *, mixes: bool) -> _Way:
         """The way from the output of one more residual, whose branch maps gradients by `path`.

@@ -10,6 +10,7 @@ from ..errors import InputError
 from ..formula import is_symbolic
 from ..formulas.moments import linear_second_moment, norm_moment
 from ..signal import AnySignal, DrawSpread, Pullback, Site, TokenSignal, finite
+from ..values import cached_property
 from .attention_moments import mix_exchangeable, mix_tokens
 from .base import Branch, Child, Run, component
 from .interfaces import AttentionLike
@@ -74,22 +75,22 @@ class Attention(Branch):
         """True if keys and values read the output of another stack."""
         return self.memory_width is not None
 
-    @property
+    @cached_property
     def query(self) -> Linear:
         """The query map, all heads together."""
         return Linear(self.width, self.heads * self.head_dim, self.bias)
 
-    @property
+    @cached_property
     def key(self) -> Linear:
         """The key map, all key heads together."""
         return Linear(self.memory_width or self.width, self.kv_heads * self.head_dim, self.bias)
 
-    @property
+    @cached_property
     def value(self) -> Linear:
         """The value map, all value heads together."""
         return Linear(self.memory_width or self.width, self.kv_heads * self.value_dim, self.bias)
 
-    @property
+    @cached_property
     def out(self) -> Linear:
         """The output map from the joined heads back to the residual stream."""
         return Linear(self.heads * self.value_dim, self.width, self.out_bias)

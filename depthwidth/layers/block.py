@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..checks import check_fraction
 from ..errors import InputError
 from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, finite
-from ..signal.residual import add_branch, add_gradient, branch_spread, post_norm_drift, pull_post_norm, pull_through
+from ..signal.residual import add_branch, add_gradient, branch_spread, post_norm_drift, pull_post_norm, residual_pullback
 from ..values import cached_property
 from .base import Branch, Child, Layer, Run, check_branch, component
 from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
@@ -72,13 +72,12 @@ class Residual(Layer):
         site.record(finite(y, site.role))
 
         pull_scaled = _scaled(pull_branch, scale)
+        norm = self.norm_stream
+        if pull_norm is None or norm is None:
+            paths = [(pull_scaled, draw.whole is not None)]
+            return y, site.record_gradient(residual_pullback(self.read(x), paths, skip, site.trace, normed=self.normed))
 
         def pull(g: AnySignal) -> AnySignal:
-            if pull_norm is None or self.norm_stream is None:
-                return pull_through(
-                    g, self.read(x), [(pull_scaled, draw.whole is not None)], skip, site.trace, normed=self.normed
-                )
-            norm = self.norm_stream
             g = pull_post_norm(pull_norm(g), summed, norm.width, norm.centred, drift)
             return add_gradient(g, pull_scaled(g), skip)
 
@@ -105,7 +104,7 @@ class Residual(Layer):
             pulls.append(pull_part)
 
         def pull(g: AnySignal) -> AnySignal:
-            g = g.after_dropout(rate)
+            g = g.after_dropout(rate) if rate else g
             for pull_part in reversed(pulls):
                 g = pull_part(g)
             return g
@@ -327,12 +326,14 @@ class Block(BlockLike):
                 post_norm_pulls.append(pull_norm)
         site.record(finite(total, site.role))
 
+        ways = paths if pull_shared_norm is None else [(_together(paths, pull_shared_norm), False)]
+        read = self.branches[0][1].read(x) if self.norm is None else self.norm.read(x)
+        pull_sum = residual_pullback(read, ways, skip, site.trace, normed=normed)
+
         def pull(g: AnySignal) -> AnySignal:
             for pull_norm in reversed(post_norm_pulls):
                 g = pull_norm(g)
-            ways = paths if pull_shared_norm is None else [(_together(paths, pull_shared_norm), False)]
-            read = self.branches[0][1].read(x) if self.norm is None else self.norm.read(x)
-            return pull_through(g, read, ways, skip, site.trace, normed=normed)
+            return pull_sum(g)
 
         return total, site.record_gradient(pull)
 
@@ -352,6 +353,8 @@ def _scaled(pull_branch: Pullback, scale: Number) -> Pullback:
 
 
 def _scaled_by(pull_branch: Pullback, square: Number) -> Pullback:
+    if isinstance(square, float) and square == 1:
+        return pull_branch
     return lambda g: pull_branch(g.times(square))
 
 

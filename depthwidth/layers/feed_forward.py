@@ -21,6 +21,7 @@ from ..formulas.finite_width import (
 from ..formulas.moments import dropout_second_moment, linear_second_moment
 from ..numerics.interpolation import Table, TableFamily
 from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, TokenSignal, Trace, quotient
+from ..values import cached_property
 from .activation_entries import check_activation, keeps_input, trained_numbers
 from .base import Branch, Child, Run, component
 from .interfaces import FeedForwardLike, MixtureLike
@@ -57,17 +58,17 @@ class FeedForward(Branch):
         if self.up_activation != "identity" and not self.gated:
             raise InputError("FeedForward: up_activation needs gated=True; without a gate there is one activation")
 
-    @property
+    @cached_property
     def gate(self) -> Linear | None:
         """The map whose activation gates the other; None without a gate."""
         return Linear(self.width, self.hidden, self.bias) if self.gated else None
 
-    @property
+    @cached_property
     def up(self) -> Linear:
         """The map into the hidden features."""
         return Linear(self.width, self.hidden, self.bias)
 
-    @property
+    @cached_property
     def down(self) -> Linear:
         """The map back to the residual stream."""
         return Linear(self.hidden, self.width, self.bias)
@@ -120,7 +121,7 @@ class FeedForward(Branch):
         y, pull_down = self.down.moments(hidden, site.at("down"))
 
         def pull(g: AnySignal) -> AnySignal:
-            g = g.after_dropout(rate)
+            g = g.after_dropout(rate) if rate else g
             input_gradient = pull_gate(g.times(features.gate_gradient, features.gate_gradient_pair))
             if self.gated:
                 input_gradient = input_gradient.plus(pull_up(g.times(features.linear_gradient, features.linear_gradient_pair)))

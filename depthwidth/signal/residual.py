@@ -13,7 +13,8 @@ Derivation: docs/derivations/finite-width.md, (W3) to (W9).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..formulas.depth import post_norm_log_drift, post_norm_log_variance
@@ -334,10 +335,10 @@ def lean_on_norm(g: AnySignal, x: AnySignal) -> Any:
     return g if x.spread is None else g.leaning_as(g.times(1 / x.second_moment, 1 / x.pair_second_moment))
 
 
-def pull_through(
-    g: AnySignal, x: AnySignal, paths: Iterable[tuple[Pullback, bool]], skip: Number, trace: Trace, *, normed: bool
-) -> Any:
-    """The gradient at the input `x` of a residual without a norm after the sum, given `g` at its output.
+def residual_pullback(
+    x: AnySignal, paths: Sequence[tuple[Pullback, bool]], skip: Number, trace: Trace, *, normed: bool
+) -> Pullback:
+    """The map of a gradient from the output of a residual without a norm after the sum to its input `x`.
 
     In a draw with a larger stream each norm of a branch divides the gradient by more, and so have the norms above. What comes
     back through them therefore exceeds the product of means, by the leaning of the gradient times the stream's variance.
@@ -352,27 +353,44 @@ def pull_through(
     -----
     Derivation: docs/derivations/finite-width.md, (W8).
     """
-    bare = g.of(g.second_moment, g.covariance)
     if x.spread is None or not normed:
-        through = [pull(bare) for pull, _ in paths]
-        return add_gradient(bare, _total(through), skip)
+
+        def pull_bare(g: AnySignal) -> Any:
+            bare = g.of(g.second_moment, g.covariance)
+            return add_gradient(bare, _total([pull(bare) for pull, _ in paths]), skip)
+
+        return pull_bare
     square = skip * skip
-    slid = None if g.leaning is None else g.leaning.times(square)
-    v, w = _relative_sizes(x)
-    through, leaning = list[Any](), list[Any]()
-    for pull, mixes in paths:
-        back = pull(bare)
-        leaning.append(back.times(1 / x.second_moment, 1 / x.pair_second_moment))
-        if slid is not None:
-            with trace.silence():
-                more = pull(slid)
-            leaning.append(more)
-            own, pair = (w, w) if mixes else (v, _mean_of_pair(x, v, w))
-            back = back.plus(more.times(own, pair))
-        through.append(back)
-    y = add_gradient(bare, _total(through), skip)
-    found = _total(leaning)
-    return y.leaning_as(found if slid is None else add_gradient(slid, found, skip))
+
+    @functools.cache  # a residual passes several gradients, and many residuals none
+    def sizes() -> tuple[tuple[Number, Number], dict[bool, tuple[Number, Number]]]:
+        v, w = _relative_sizes(x)
+        return (1 / x.second_moment, 1 / x.pair_second_moment), {True: (w, w), False: (v, _mean_of_pair(x, v, w))}
+
+    def pull_leaning(g: AnySignal) -> Any:
+        bare = g.of(g.second_moment, g.covariance)
+        slid = None if g.leaning is None else _scaled(g.leaning, square)
+        inverse, excess = sizes()
+        through, leaning = list[Any](), list[Any]()
+        for pull, mixes in paths:
+            back = pull(bare)
+            leaning.append(back.times(*inverse))
+            if slid is not None:
+                with trace.silence():
+                    more = pull(slid)
+                leaning.append(more)
+                back = back.plus(more.times(*excess[mixes]))
+            through.append(back)
+        y = add_gradient(bare, _total(through), skip)
+        found = _total(leaning)
+        return y.leaning_as(found if slid is None else add_gradient(slid, found, skip))
+
+    return pull_leaning
+
+
+def _scaled(g: AnySignal, factor: Number) -> Any:
+    """`g` times a factor that is 1 in most networks."""
+    return g if isinstance(factor, float) and factor == 1 else g.times(factor)
 
 
 def _total(parts: list[Any]) -> Any:

@@ -18,7 +18,7 @@ from depthwidth.signal.residual import (
     covariance_factor,
     norm_factors,
     post_norm_drift,
-    pull_through,
+    residual_pullback,
 )
 
 CASES = [(1.0, 0.3, 0.5, 0.2, 1.0), (2.0, -0.4, 1.5, 0.1, 0.7), (0.3, 0.3, 1.0, 0.9, 1.3)]
@@ -152,7 +152,7 @@ def test_gradients_of_tokens_that_are_alike_lean_as_one_signal_does(mixes):
         (tokens, tokens.of(np.full(3, 1.0), 0.3 * pairs), tokens.of(np.full(3, 0.2), 0.05 * pairs)),
     ):
         paths = [(lambda g: g.times(0.7, 0.4), mixes)]
-        found.append(pull_through(g.leaning_as(leaning), x, paths, skip, trace, normed=True))
+        found.append(residual_pullback(x, paths, skip, trace, normed=True)(g.leaning_as(leaning)))
     alone, of_tokens = found
     assert (of_tokens.second_moment[1], of_tokens.covariance[0, 2]) == pytest.approx(alone[:2])
     assert (of_tokens.leaning.second_moment[1], of_tokens.leaning.covariance[0, 2]) == pytest.approx(alone.leaning[:2])
