@@ -21,7 +21,7 @@ START, END = "<!-- families: python tests/family_table.py --write -->\n", "<!-- 
 HEADINGS = ("`model_type`", "exact: counts and logits of", "derived: moments", "left out of moments", "refused")
 SIZES = {"depth": 2, "width": 16, "heads": 2, "kv_heads": 2, "head_dim": 8, "vocab": 50, "context": 16, "ffn": 32,
          "shared_ffn": 16, "experts": 4, "top_k": 2}  # fmt: skip
-IMAGES = ("vit", "deit", "dinov2", "clip_vision_model", "siglip_vision_model")
+IMAGES = ("vit", "beit", "deit", "dinov2", "clip_vision_model", "siglip_vision_model")
 SMALL = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8}, "gptj": {"rotary_dim": 2},
     "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16}, "t5": {"num_layers": 2, "d_kv": 8},
@@ -40,6 +40,8 @@ def head_of(choices):
         return "language"
     if choices["head"] == "masked-lm":
         return "masked language"
+    if choices.get("head") == "patch-logits":
+        return "patch"
     if choices.get("head") == "projection":
         return "projection" if choices.get("projection_width", 0) is not None else "one token"
     if choices["head"] == "none":

@@ -281,6 +281,13 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         {"model_type": "dinov2", "architectures": ["Dinov2Model"], "image_size": 518, "hidden_size": 1536,
          "num_hidden_layers": 40, "num_attention_heads": 24, "use_swiglu_ffn": True}, 1136480768
     ),
+    "beit-base-patch16-224": (
+        bert("beit", "BeitForImageClassification", 12, 768, 12, num_labels=1000, use_relative_position_bias=True), 86530984
+    ),
+    "beit-base, codes for patches": (
+        bert("beit", "BeitForMaskedImageModeling", 12, 768, 12, use_shared_relative_position_bias=True, use_mask_token=True),
+        91965776,
+    ),
     "clip-vit-base-patch32, images": (
         {"model_type": "clip_vision_model", "architectures": ["CLIPVisionModelWithProjection"]}, 87849216
     ),
@@ -419,6 +426,18 @@ def square_images(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({**sides, **more.get(config["model_type"], {})})
 
 
+BIASED = st.sampled_from(["", "use_relative_position_bias", "use_shared_relative_position_bias"]).map(
+    lambda name: {name: True} if name else {}
+)
+BEIT = st.fixed_dictionaries(
+    {
+        "use_mask_token": FLAG,
+        "use_absolute_position_embeddings": FLAG,
+        "use_mean_pooling": FLAG,
+        "layer_scale_init_value": st.sampled_from([0.0, 0.1]),
+        "vocab_size": st.integers(2, 20),
+    }
+)
 MASKED = st.fixed_dictionaries(
     {
         "use_mask_token": FLAG,
@@ -556,6 +575,7 @@ FURTHER = {
         {"num_hidden_groups": st.integers(1, config["num_hidden_layers"]), "inner_group_num": st.integers(1, 2)}
     ),
     **dict.fromkeys(("vit", "deit"), images),
+    "beit": lambda config: st.tuples(square_images(config), BEIT, BIASED).map(joined),
     "dinov2": lambda config: st.tuples(square_images(config), MASKED).map(joined),
     **dict.fromkeys(("clip_vision_model", "siglip_vision_model"), square_images),
     "clip_text_model": lambda config: st.fixed_dictionaries({"projection_dim": st.integers(1, 20), "eos_token_id": st.just(1)}),
@@ -660,5 +680,5 @@ SMALL_FIELDS: dict[str, dict[str, Any]] = {
     "granitemoe": {"residual_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 4.0, "attention_multiplier": 0.4},
     "gpt_bigcode": {"multi_query": False},
     **{key: {"image_size": [9, 13], "patch_size": 4} for key in ("vit", "deit")},
-    **{key: {"image_size": 9, "patch_size": 4} for key in ("dinov2", "clip_vision_model", "siglip_vision_model")},
+    **{key: {"image_size": 9, "patch_size": 4} for key in ("beit", "dinov2", "clip_vision_model", "siglip_vision_model")},
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
-from typing import Any
+from typing import Any, cast
 
 from ..checks import DEEPEST, check_whole
 from ..errors import InputError
@@ -27,6 +27,7 @@ from ..layers import (
     Linear,
     MixtureOfExperts,
     Norm,
+    PatchLogits,
     PatchMean,
     PatchStem,
     Pooler,
@@ -93,7 +94,7 @@ class Builder:
             value_dim=value_dim,
             causal=causal,
             window=window,
-            position=None if cross else _position(positions, "attention", design),
+            position=None if cross else _position(positions, "attention", design, heads),
             bias=design.bias if design.attention_bias is None else design.attention_bias,
             out_bias=design.bias if design.attention_out_bias is None else design.attention_out_bias,
             query_norm=query_norm,
@@ -102,6 +103,7 @@ class Builder:
             softcap=design.score_softcap,
             memory_width=design.width if cross else None,
             dropout=design.attention_dropout,
+            key_bias=design.key_bias,
             sinks=design.sinks and not cross,
             inner_norm=self.norm_over(heads * value_dim) if design.inner_norm else None,
         )
@@ -243,6 +245,8 @@ class Builder:
         design = self.design
         if design.head == "projection":
             return Projection(design.width, design.projection_width, design.projection_bias, design.projection_reads)
+        if design.head == "patch-logits":
+            return PatchLogits(design.width, design.classes, self.stream_norm)
         if design.head == "attention-pooling":
             return self._attention_pooling()
         classifies = design.head == "classifier"
@@ -310,12 +314,11 @@ def _position(positions: str | Position, home: str, design: Design, heads: int =
     if positions == "none":
         return None
     component = _POSITIONS[positions](design, heads) if isinstance(positions, str) else positions
-    return component if component.home == home else None
+    return component.fitted(heads, design.width) if component.home == home else None
 
 
 def _bias_table(design: Design, heads: int) -> RelativeBias | None:
-    table = _position(design.positions, "stack", design, heads)
-    return None if table is None else table.replace(heads=heads)
+    return cast("RelativeBias | None", _position(design.positions, "stack", design, heads))
 
 
 def _per_block(name: str, value: Any, depth: int) -> Iterable[Any]:

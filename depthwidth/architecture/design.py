@@ -14,7 +14,7 @@ from ..values import frozen
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
 KINDS = ("decoder", "encoder", "encoder-decoder")
 NORMS = ("layernorm", "rmsnorm")
-HEADS = ("lm", "masked-lm", "classifier", "projection", "attention-pooling", "none")
+HEADS = ("lm", "masked-lm", "classifier", "projection", "attention-pooling", "patch-logits", "none")
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
 MIXERS = ("attention", "none")
 ATTENTION_CHOICES = ("kv_heads", "head_dim", "value_dim", "positions", "logit_scale")
@@ -58,6 +58,7 @@ class Design:
         rescaled to a sum of 1; `choice_bias` and `router_bias` as in :class:`~depthwidth.layers.MixtureOfExperts`, and
         `up_activation` as in :class:`~depthwidth.layers.FeedForward`.
     bias : linear maps have biases; `attention_bias` (query, key, value), `attention_out_bias` and `ffn_bias` override it.
+        Without `key_bias` the key map has none in any case.
     qk_norm : ``none``, ``head`` (a norm over each head's query and key), ``heads`` (with weights for each head) or ``full``
         (over all heads together).
     sinks : as in :class:`~depthwidth.layers.Attention`; `inner_norm` is a norm before the last matrix of every branch.
@@ -74,7 +75,8 @@ class Design:
     head : ``lm``, ``masked-lm`` (after BERT's transform), ``classifier`` (with `classes` outputs; `classifier_bias` and
         `classifier_reads` as in :class:`~depthwidth.layers.ClassifierHead`), ``projection`` (one token's features;
         `projection_width`, `projection_bias` and `projection_reads` as in :class:`~depthwidth.layers.Projection`),
-        ``attention-pooling``, ``none``. The transform has `head_activation`, by default the feed-forward part's.
+        ``attention-pooling``, ``patch-logits`` (`classes` for each patch), ``none``. The transform has `head_activation`, by
+        default the feed-forward part's.
     pooler : a pooler (with `pooler_width` features, by default the model's) reads the first token, or every token if the
         classifier does; `pooler_activation`, `pooler_norm` and `pooler_bias` as in :class:`~depthwidth.layers.Pooler`. If
         `pooler_reads` is ``patches``, it is a norm of the mean of an image's patches.
@@ -127,6 +129,7 @@ class Design:
     bias: bool = True
     attention_bias: bool | None = None
     attention_out_bias: bool | None = None
+    key_bias: bool = True
     ffn_bias: bool | None = None
     qk_norm: str = "none"
     window: int | Sequence[int | None] | None = None

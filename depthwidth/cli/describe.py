@@ -63,7 +63,7 @@ def describe(
     from ..architecture.hf import NoTreeError, notes_on, read_json, read_towers
 
     fields = read_json(config)
-    conventions = {"source": source, "batch": batch, "masked": masked, "dtype": dtype, "diagnosed": diagnosed}
+    conventions: dict[str, Any] = {"source": source, "batch": batch, "masked": masked, "dtype": dtype, "diagnosed": diagnosed}
     try:
         towers = read_towers(fields)
         if towers is not None:

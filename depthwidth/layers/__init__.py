@@ -20,6 +20,7 @@ from .mamba import Mamba
 from .mamba2 import Mamba2
 from .mixer import Mixer, Proportional
 from .norms import LayerNorm, Norm, RMSNorm
+from .patch_logits import PatchLogits
 from .patch_mean import PatchMean
 from .patch_stem import PatchStem
 from .positions import ALiBi, LearnedPositions, Position, RelativeBias, Rotary, SinusoidalPositions
@@ -73,6 +74,7 @@ __all__ = [
     "MixtureOfExperts",
     "Node",
     "Norm",
+    "PatchLogits",
     "PatchMean",
     "PatchStem",
     "Pooler",

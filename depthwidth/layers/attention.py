@@ -58,6 +58,8 @@ class Attention(Branch):
     """True if the denominator of each head's softmax has one trained summand more, stored as its logarithm (gpt-oss)."""
     inner_norm: Norm | None = None
     """A norm of the joined heads before the output map (BitNet)."""
+    key_bias: bool = True
+    """False if the key map has no bias, whatever the others have (Whisper)."""
 
     def __post_init__(self) -> None:
         dims = {"width": self.width, "heads": self.heads, "kv_heads": self.kv_heads}
@@ -83,7 +85,7 @@ class Attention(Branch):
     @cached_property
     def key(self) -> Linear:
         """The key map, all key heads together."""
-        return Linear(self.memory_width or self.width, self.kv_heads * self.head_dim, self.bias)
+        return Linear(self.memory_width or self.width, self.kv_heads * self.head_dim, self.bias and self.key_bias)
 
     @cached_property
     def value(self) -> Linear:
@@ -147,6 +149,7 @@ class Attention(Branch):
             "window": self.window,
             "attention_bias": self.bias,
             "attention_out_bias": self.out_bias,
+            "key_bias": self.key_bias,
             "qk_norm": _qk_norm(norm, self.head_dim),
             "logit_scale": self.scale,
             "score_softcap": self.softcap,

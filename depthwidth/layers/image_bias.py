@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..checks import check_whole
 from .base import component
 from .positions import Position
@@ -30,6 +32,9 @@ class ImageBias(Position):
     def home(self) -> str:  # type: ignore[override]
         """``stack`` if blocks share the table, else ``attention``."""
         return "stack" if self.shared else "attention"
+
+    def fitted(self, heads: int, width: int) -> Position:
+        return replace(self, heads=heads)
 
     @property
     def longest(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..checks import check_whole
@@ -55,6 +56,10 @@ class Position(Layer):
         `identity` has second moment 1 and, for covariance, the probability that two positions hold the same token.
         """
         return x
+
+    def fitted(self, heads: int, width: int) -> Position:
+        """The same positions for attention of this number of heads, or for an embedding of this width."""
+        return self
 
     # For positions in attention.
 
@@ -243,6 +248,9 @@ class RelativeBias(Position):
 
     def __post_init__(self) -> None:
         check_whole("RelativeBias", heads=self.heads, buckets=self.buckets, max_distance=self.max_distance)
+
+    def fitted(self, heads: int, width: int) -> Position:
+        return replace(self, heads=heads)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"weight": Tensor((self.buckets, self.heads), "score_bias", start=ZEROS)}

@@ -614,6 +614,9 @@ def every_role():
         {"model_type": "opt", "do_layer_norm_before": False},
         {"model_type": "t5", "feed_forward_proj": "gated-gelu"},
         {"model_type": "phi", "qk_layernorm": True},
+        {"model_type": "beit", "use_relative_position_bias": True, "use_mask_token": True},
+        {"model_type": "beit", "use_shared_relative_position_bias": True, "use_absolute_position_embeddings": True},
+        {"model_type": "beit", "use_mean_pooling": False},
         {"model_type": "stablelm", "use_parallel_residual": True},
         {"model_type": "lfm2", "full_attn_idxs": [1]},
     ]

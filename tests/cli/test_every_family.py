@@ -15,7 +15,7 @@ SCHEMES = schemes()
 SMALL = {"width": 16, "heads": 2, "kv_heads": 2, "head_dim": 8, "vocab": 50, "context": 16, "ffn": 32, "shared_ffn": 16,
          "experts": 4, "top_k": 2}  # fmt: skip
 SHORT = {"max_position_embeddings": 18}
-IMAGES = ("vit", "deit", "dinov2", "clip_vision_model", "siglip_vision_model")
+IMAGES = ("vit", "beit", "deit", "dinov2", "clip_vision_model", "siglip_vision_model")
 FEWER = {"gpt_neo": {"attention_types": [[["global", "local"], 9]], "window_size": 8}, "gptj": {"rotary_dim": 2},
          "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16}, "t5": {"num_layers": 18, "d_kv": 8},
          "helium": {"head_dim": 8}, **{key: {"image_size": 16, "patch_size": 4} for key in IMAGES},

@@ -108,11 +108,7 @@ def locate(
         if plain.endswith(".alpha") and hasattr(inner, "apply_multipliers"):
             found[name] = []  # a trainable residual scale of ReZero's, which the tree does not have
             continue
-        slices = (
-            [Slice(*own[plain], _whole)]
-            if plain in own
-            else list(_find_slices(plain.removeprefix(prefix), names, places, tree))
-        )
+        slices = [Slice(*own[plain], _whole)] if plain in own else _find(plain, prefix, names, places, tree)
         if not slices:
             raise InputError(f"there is no weight name for {name} of {type(inner).__name__}{nearest(plain, own)}")
         for one in slices:
@@ -131,6 +127,11 @@ def locate(
 def places_of(tree: Transformer) -> dict[Key, Weight]:
     """Every tensor of a tree by role and block."""
     return {(one.role, block): one for one in weights(tree) for block in (one.blocks if one.stack else (None,))}
+
+
+def _find(name: str, prefix: str, names: WeightNames, places: Mapping[Key, Weight], tree: Transformer) -> list[Slice]:
+    """The slices of a parameter by the table of names, which may have it with the base model's prefix."""
+    return list(_find_slices(name, names, places, tree)) or list(_find_slices(name.removeprefix(prefix), names, places, tree))
 
 
 def _find_slices(name: str, names: WeightNames, places: Mapping[Key, Weight], tree: Transformer) -> Iterator[Slice]:

@@ -89,6 +89,7 @@ EXAMPLES = {
     "classifier of patches": layers.ClassifierHead(WIDTH, 3, pooler=layers.PatchMean(WIDTH, layers.LayerNorm(WIDTH))),
     "classifier of a token and the mean": layers.ClassifierHead(WIDTH, 3, reads="first and mean"),
     "two classifiers": layers.ClassifierHead(WIDTH, 3, reads="first two"),
+    "logits of patches": layers.PatchLogits(WIDTH, 5, layers.LayerNorm(WIDTH)),
     "patch mean": layers.PatchMean(WIDTH, layers.LayerNorm(WIDTH)),
     "one token": layers.Projection(WIDTH, reads="last"),
     "projection": layers.Projection(WIDTH, 7, bias=True),

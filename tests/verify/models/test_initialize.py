@@ -38,7 +38,7 @@ MORE = {
     "falcon": {"multi_query": False},
     "gpt2": {"initializer_range": 0.03},
     **{key: {"image_size": [12, 16], "patch_size": 4} for key in ("vit", "deit", "dinov2")},
-    **{key: {"image_size": 16, "patch_size": 4} for key in ("clip_vision_model", "siglip_vision_model")},
+    **{key: {"image_size": 16, "patch_size": 4} for key in ("beit", "clip_vision_model", "siglip_vision_model")},
     "t5": {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 6, "initializer_factor": 0.7},
     "gemma2": {"initializer_range": 0.05},
     "helium": {"head_dim": 8},

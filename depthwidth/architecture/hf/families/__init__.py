@@ -16,6 +16,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "albert": ("albert",),
     "apertus": ("apertus",),
     "arcee": ("arcee",),
+    "beit": ("beit",),
     "bert": ("bert", "roberta", "xlm-roberta", "camembert", "distilbert"),
     "bitnet": ("bitnet",),
     "bloom": ("bloom",),
