@@ -27,6 +27,10 @@ SMALL = {
     "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16}, "t5": {"num_layers": 2, "d_kv": 8},
     **{key: {"image_size": 16, "patch_size": 4} for key in IMAGES}, "helium": {"head_dim": 8},
 }  # fmt: skip
+LATENT = {"num_key_value_heads": 2, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4,
+          "v_head_dim": 8}  # fmt: skip
+MIXED = {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1, "intermediate_size": 32}
+SMALL |= {"deepseek_v2": LATENT | MIXED, "deepseek_v3": LATENT | MIXED, "minicpm3": LATENT, "glm4_moe": MIXED}
 SILENT = ("least_step", "most_step", "backward_rotation", "late_norms", "coarse_penalty", "score_softcap")
 """Settings of logits that no moment of a new model depends on, or that a tree of the family has anyway."""
 WORDS = {"qkv_clip": "clipped queries, keys and values", "query_growth": "growth of queries beyond the original length"}

@@ -43,6 +43,9 @@ LLAMA3_ROPE = {"rope_theta": 500000.0, "rope_scaling": None, "torch_dtype": "bfl
 GEMMA3 = {"rope_local_base_freq": 10000.0, "rope_theta": 1000000.0, "sliding_window": 512, "sliding_window_pattern": 6}
 GPT_NEO_TYPES = {"intermediate_size": None, "window_size": 256}
 
+DEEPSEEK_ROPE = {"type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707,
+                 "original_max_position_embeddings": 4096}  # fmt: skip
+
 PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "gpt2": (gpt2(12, 768, 12), 124439808),
     "gpt2-medium": (gpt2(24, 1024, 16), 354823168),
@@ -258,6 +261,29 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
          "intermediate_size": 8192, "num_hidden_layers": 64, "vocab_size": 65024, "tie_word_embeddings": False}, 7272665088
     ),
     "Mamba-Codestral-7B-v0.1": ({"model_type": "mamba2", "architectures": ["Mamba2ForCausalLM"]}, 7285403648),
+    "DeepSeek-V2-Lite": (
+        llama("deepseek_v2", "DeepseekV2ForCausalLM", 27, 2048, 16, 16, 10944, 102400, q_lora_rank=None, n_routed_experts=64,
+              moe_intermediate_size=1408, num_experts_per_tok=6, first_k_dense_replace=1, rope_scaling=DEEPSEEK_ROPE),
+        15706484224,
+    ),
+    "DeepSeek-V2": (
+        llama("deepseek_v2", "DeepseekV2ForCausalLM", 60, 5120, 128, 128, 12288, 102400, n_routed_experts=160, n_group=8,
+              topk_group=3, topk_method="group_limited_greedy", moe_intermediate_size=1536, num_experts_per_tok=6,
+              routed_scaling_factor=16.0, first_k_dense_replace=1, rope_scaling=DEEPSEEK_ROPE),
+        235741434880,
+    ),
+    "DeepSeek-V3": (
+        llama("deepseek_v3", "DeepseekV3ForCausalLM", 61, 7168, 128, 128, 18432, 129280, max_position_embeddings=163840,
+              num_nextn_predict_layers=1, rope_scaling={**DEEPSEEK_ROPE, "mscale": 1.0, "mscale_all_dim": 1.0}),
+        671026404352,
+    ),
+    "Kimi-K2": (
+        llama("deepseek_v3", "DeepseekV3ForCausalLM", 61, 7168, 64, 64, 18432, 163840, n_routed_experts=384, n_group=1,
+              topk_group=1, first_k_dense_replace=1, rope_theta=50000.0), 1026408209408
+    ),
+    "GLM-4.5-Air": (
+        llama("glm4_moe", "Glm4MoeForCausalLM", 46, 4096, 96, 8, 10944, 151552, head_dim=128, attention_bias=True), 106852245504
+    ),
     "distilbert-base-uncased": ({"model_type": "distilbert", "architectures": ["DistilBertModel"]}, 66362880),
     "distilbert-base-uncased, masked": ({"model_type": "distilbert", "architectures": ["DistilBertForMaskedLM"]}, 66985530),
     "t5-small": (t5(6, 512, 64, 2048, 8), 60506624),
@@ -492,7 +518,42 @@ def convolutions(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.tuples(where, st.fixed_dictionaries(sizes)).map(joined)
 
 
+def latent(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Latent attention; every head has a key of its own. The library's code for DeepSeek-V2 fails for odd numbers."""
+    return st.fixed_dictionaries(
+        {
+            "num_key_value_heads": st.just(config["num_attention_heads"]),
+            "kv_lora_rank": st.sampled_from([2, 4, 8]),
+            "q_lora_rank": st.none() | st.integers(1, 9),
+            "qk_nope_head_dim": st.sampled_from([2, 4]),
+            "qk_rope_head_dim": st.sampled_from([2, 4, 6]),
+            "v_head_dim": st.integers(1, 4),
+        }
+    )
+
+
+def grouped(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Experts in groups, of which some may be chosen, above dense blocks."""
+    groups = st.sampled_from([(4, 1, 1), (4, 2, 1), (4, 2, 2), (6, 3, 2), (8, 2, 1)])
+    names = ("n_routed_experts", "n_group", "topk_group")
+    more = {
+        "n_shared_experts": st.integers(1, 2),
+        "num_experts_per_tok": st.integers(1, 2),
+        "routed_scaling_factor": st.sampled_from([1.0, 2.5]),
+        "first_k_dense_replace": st.integers(0, 3),
+        "intermediate_size": st.integers(1, 20),
+    }
+    return st.tuples(groups.map(lambda sizes: dict(zip(names, sizes, strict=True))), st.fixed_dictionaries(more)).map(joined)
+
+
 FURTHER_PARTS = {
+    "latent": latent,
+    "grouped": grouped,
+    "method": lambda config: st.fixed_dictionaries({"topk_method": st.sampled_from(["greedy", "group_limited_greedy"])}),
+    "pairs": lambda config: st.fixed_dictionaries({"rope_interleave": FLAG}),
+    "factors": lambda config: st.fixed_dictionaries(
+        {"scale_depth": st.none() | st.just(1.4), "dim_model_base": st.none() | st.integers(1, 8)}
+    ),
     "layered": layered,
     "switched": switched,
     "query": lambda config: st.fixed_dictionaries({"query_pre_attn_scalar": st.integers(1, 300)}),
@@ -555,6 +616,10 @@ FURTHER = {
     "cohere": with_rope("own"),
     "cohere2": lambda config: st.tuples(layered(config), THETAS.map(lambda theta: {"rope_theta": theta})).map(joined),
     "nemotron": with_rope("fraction"),
+    "deepseek_v2": with_rope("latent", "grouped", "method"),
+    "deepseek_v3": with_rope("latent", "grouped", "pairs"),
+    "minicpm3": with_rope("latent", "factors"),
+    "glm4_moe": with_rope("fraction", "grouped", "own"),
     "mpt": lambda config: st.fixed_dictionaries(
         {"attn_config": st.fixed_dictionaries({"softmax_scale": st.none() | st.just(0.3)})}
     ),
@@ -661,7 +726,15 @@ SMALL = {
     "vocab": 37, "context": 16, "width": 24, "depth": 2, "heads": 6, "kv_heads": 3, "head_dim": 4, "ffn": 10, "experts": 3,
     "top_k": 2, "shared_ffn": 7,
 }  # fmt: skip
+SMALL_LATENT = {"num_key_value_heads": 6, "kv_lora_rank": 6, "q_lora_rank": 7, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2,
+                "v_head_dim": 4}  # fmt: skip
+SMALL_GROUPS = {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 4, "topk_group": 1, "first_k_dense_replace": 1,
+                "intermediate_size": 6}  # fmt: skip
 SMALL_FIELDS: dict[str, dict[str, Any]] = {
+    "deepseek_v2": {**SMALL_LATENT, **SMALL_GROUPS, "topk_method": "group_limited_greedy", "routed_scaling_factor": 3.0},
+    "deepseek_v3": {**SMALL_LATENT, **SMALL_GROUPS},
+    "minicpm3": {**SMALL_LATENT, "dim_model_base": 8},
+    "glm4_moe": SMALL_GROUPS,
     "gptj": {"rotary_dim": 2},
     "codegen": {"rotary_dim": 2, "n_head": 4},  # its query map is cut in four
     "opt": {"word_embed_proj_dim": 5},

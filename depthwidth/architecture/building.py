@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import repeat
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from ..layers import (
     FeedForward,
     Head,
     LanguageHead,
+    LatentAttention,
     LayerNorm,
     LearnedPositions,
     Linear,
@@ -86,7 +88,11 @@ class Builder:
             query_norm, key_norm = (self.norm_over(head_dim, groups, separate=own) for groups in (heads, kv_heads))
         elif design.qk_norm == "full":
             query_norm, key_norm = self.norm_over(head_dim * heads), self.norm_over(head_dim * kv_heads)
-        return Attention(
+        if design.latent is not None and not cross:
+            make: Callable[..., Attention] = partial(LatentAttention, latent=design.latent)
+        else:
+            make = Attention
+        return make(
             width=design.width,
             heads=heads,
             kv_heads=kv_heads,
@@ -120,7 +126,7 @@ class Builder:
         if design.experts is None:
             return expert
         shared = None if design.shared_ffn is None else self.dense_feed_forward(design.shared_ffn)
-        options = (design.shared_gate, design.renormalized, design.choice_bias, design.router_bias)
+        options = (design.shared_gate, design.renormalized, design.choice_bias, design.router_bias, design.router)
         return MixtureOfExperts(expert, design.experts, design.top_k, shared, *options)
 
     def dense_feed_forward(self, hidden: int | None = None) -> FeedForward:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..checks import check_choice, check_whole
 from ..errors import InputError, nearest, shown
-from ..layers import PLACEMENTS, Mixer, Position, Proportional
+from ..layers import PLACEMENTS, Latent, Mixer, Position, Proportional, RouterRule
 from ..values import frozen
 
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
@@ -39,6 +39,7 @@ class Design:
     kv_heads : key and value heads; as many as `heads` by default, fewer for grouped-query, 1 for multi-query attention.
     head_dim : dimensions of a query or key; width / heads by default, 64 when neither is given.
     value_dim : dimensions of a value; `head_dim` by default.
+    latent : sizes of multi-head latent attention; None for plain attention.
     ffn : hidden features of the feed-forward part; 4 * width by default, 0 for blocks without one.
     mixer : the branch between tokens: ``attention``, ``none``, or a component in its place, such as
         :class:`~depthwidth.layers.Mamba`, whose width is that of the design.
@@ -55,8 +56,8 @@ class Design:
     parallel : attention and feed-forward read the same input and are added together; `shared_norm` gives them one norm.
     activation, gated : of the feed-forward part; `experts`, `top_k` and `shared_ffn` make it a mixture of experts, with
         `shared_gate` a gate that scales the shared part. With `renormalized` the router's weights of the chosen experts are
-        rescaled to a sum of 1; `choice_bias` and `router_bias` as in :class:`~depthwidth.layers.MixtureOfExperts`, and
-        `up_activation` as in :class:`~depthwidth.layers.FeedForward`.
+        rescaled to a sum of 1; `choice_bias`, `router_bias` and `router`, its rule, as in
+        :class:`~depthwidth.layers.MixtureOfExperts`, and `up_activation` as in :class:`~depthwidth.layers.FeedForward`.
     bias : linear maps have biases; `attention_bias` (query, key, value), `attention_out_bias` and `ffn_bias` override it.
         Without `key_bias` the key map has none in any case.
     qk_norm : ``none``, ``head`` (a norm over each head's query and key), ``heads`` (with weights for each head) or ``full``
@@ -96,6 +97,7 @@ class Design:
     kv_heads: int | None = None
     head_dim: int | None = None
     value_dim: int | None = None
+    latent: Latent | None = None
     ffn: int | None = None
     mixer: str | Mixer = "attention"
     channel_mixer: Proportional | None = None
@@ -126,6 +128,7 @@ class Design:
     up_activation: str = "identity"
     inner_norm: bool = False
     sinks: bool = False
+    router: RouterRule = RouterRule()
     bias: bool = True
     attention_bias: bool | None = None
     attention_out_bias: bool | None = None

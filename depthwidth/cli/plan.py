@@ -146,7 +146,8 @@ def plan(
 def _ratio(text: str) -> Fraction:
     above, slash, below = text.partition("/")
     try:
-        return parse_count(above) / (parse_count(below) if slash else 1)
+        # A decimal with many places stands for a simple ratio.
+        return (parse_count(above) / (parse_count(below) if slash else 1)).limit_denominator(1000)
     except InputError:  # their exponents have at most three digits: no text takes long to read
         raise InputError(f"ffn_ratio {shown(text)} is not a ratio like 4, 2.6875 or 8/3") from None
 

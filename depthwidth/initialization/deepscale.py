@@ -198,7 +198,7 @@ def _block_choice(weight: Weight, rate: float, override: float | None, blocks: _
     if attention is not None and attention.normed_inside:
         std = math.sqrt((1 - rate if kind == "out" else 1.0) / weight.fan_in)
         return Choice(std, "1/sqrt(fan-in): the norm before the output map fixes the variance")
-    if attention is not None:
+    if attention is not None and weight.job.carries:
         spread = blocks.value[weight.branch]
         name = "D_l" if exact else "r_l"
         reason = f"sqrt(sqrt((1 - p) / {name}) / fan-in): value and output together compensate for the averaging over tokens"
@@ -237,7 +237,9 @@ def _mixture_factor(weight: Weight, mixture: MixtureLike) -> tuple[float, str]:
     if ".shared." in weight.role:
         gate = ", after a gate of one half" if mixture.shared_gate else ""
         return half * (4.0 if gate else 1.0), f"half of the variance{gate} (ours)"
-    return half * mixture.top_k, f"times sqrt({mixture.top_k}), the number of experts in the average (ours)"
+    factor = mixture.rule.factor
+    more = "" if factor == 1 else f" over their factor {factor:g}"
+    return half * mixture.top_k / factor**2, f"times sqrt({mixture.top_k}){more}, the number of experts in the average (ours)"
 
 
 def _follow_depth(

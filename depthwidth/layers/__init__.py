@@ -15,6 +15,7 @@ from .feed_forward import FeedForward, MixtureOfExperts
 from .head import ClassifierHead, Head, LanguageHead, Pooler, Unembedding
 from .image_bias import ImageBias
 from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
+from .latent_attention import Latent, LatentAttention
 from .linear import Linear
 from .mamba import Mamba
 from .mamba2 import Mamba2
@@ -26,6 +27,7 @@ from .patch_stem import PatchStem
 from .positions import ALiBi, LearnedPositions, Position, RelativeBias, Rotary, SinusoidalPositions
 from .projection import Projection
 from .rotary_scaling import RotaryScaling
+from .router import RouterRule
 from .rwkv import ChannelMix, TimeMix
 from .stack import Repeat, Stack, shared_pattern
 from .stem import Embedding, Stem, TokenStem
@@ -63,6 +65,8 @@ __all__ = [
     "ImageBias",
     "Kind",
     "LanguageHead",
+    "Latent",
+    "LatentAttention",
     "Layer",
     "LayerNorm",
     "LearnedPositions",
@@ -87,6 +91,7 @@ __all__ = [
     "Residual",
     "Rotary",
     "RotaryScaling",
+    "RouterRule",
     "Run",
     "ShortConvolution",
     "SinusoidalPositions",

@@ -61,6 +61,9 @@ class Attention(Branch):
     key_bias: bool = True
     """False if the key map has no bias, whatever the others have (Whisper)."""
 
+    factorised = False
+    """True if keys and values are made from fewer features of a token (:class:`~depthwidth.layers.LatentAttention`)."""
+
     def __post_init__(self) -> None:
         dims = {"width": self.width, "heads": self.heads, "kv_heads": self.kv_heads}
         check_whole("Attention", **dims, head_dim=self.head_dim, value_dim=self.value_dim)

@@ -27,6 +27,7 @@ from .base import Branch, Child, Run, component
 from .interfaces import FeedForwardLike, MixtureLike
 from .linear import Linear
 from .norms import Norm
+from .router import SOFTMAX, RouterRule
 from .tensor import ZEROS, Tensor
 from .trained_activation import TrainedActivation
 
@@ -379,7 +380,7 @@ class MixtureOfExperts(Branch):
 
     An optional `shared` part serves every token; with `shared_gate` a learnt factor for each token scales it (Qwen2-MoE, arXiv
     2407.10671). With `renormalized` the weights of the chosen experts are rescaled to a sum of 1 (Mixtral); otherwise they are
-    those of the softmax over all experts (Qwen's ``norm_topk_prob=false``).
+    those of the softmax over all experts (Qwen's ``norm_topk_prob=false``). A `rule` other than the softmax is DeepSeek's.
     """
 
     expert: FeedForward
@@ -392,6 +393,7 @@ class MixtureOfExperts(Branch):
     """True if a summand for each expert, zero at first, moves the scores by which experts are chosen, and not their weights."""
     router_bias: bool = False
     """True if the router's scores have a bias (gpt-oss)."""
+    rule: RouterRule = SOFTMAX
 
     def __post_init__(self) -> None:
         check_whole("MixtureOfExperts", experts=self.experts, top_k=self.top_k)
@@ -402,9 +404,13 @@ class MixtureOfExperts(Branch):
         for part in (self.expert, self.shared):
             if part is not None:
                 check_activation("MixtureOfExperts", part.activation)
+        misfit = "" if is_symbolic(self.experts, self.top_k) else self.rule.misfit(self.experts, self.top_k)
+        if misfit:
+            raise InputError(f"MixtureOfExperts: {misfit}")
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"choice_bias": Tensor((self.experts,), "bias", start=ZEROS)} if self.choice_bias else {}
+        trained = self.choice_bias and not self.rule.untrained_bias
+        return {"choice_bias": Tensor((self.experts,), "bias", start=ZEROS)} if trained else {}
 
     @property
     def router(self) -> Linear:
@@ -442,6 +448,7 @@ class MixtureOfExperts(Branch):
             "renormalized": self.renormalized,
             "choice_bias": self.choice_bias,
             "router_bias": self.router_bias,
+            "router": self.rule,
             "shared_ffn": None if self.shared is None else self.shared.hidden,
         }
 
@@ -450,11 +457,15 @@ class MixtureOfExperts(Branch):
         scores, pull_router = self.router.moments(x, router)
         y, pull_expert = self.expert.moments(x, site.at("expert"))
         # A variance 1 % off changes the averages by a few parts in a thousand, at most the error of their own sample.
-        settings = (self.experts, self.top_k, self.renormalized)
+        rule = self.rule
+        groups = (rule.groups, rule.top_groups, rule.counted) if rule.limited else (1, 1, 1)
+        settings = (self.experts, self.top_k, self.renormalized, rule.scores == "sigmoid", groups)
         tables = site.trace.family(("routing", *settings), functools.partial(_routing_table, *settings), 0.5, same=0.02)
         overlap, pair, jacobian, pair_jacobian = tables(scores.averages[0], _angle(scores.correlation))
         if isinstance(x, TokenSignal):
             overlap, jacobian = overlap[0], jacobian[0]
+        # A factor on the weights is one on the experts' part of the output.
+        overlap, pair, jacobian, pair_jacobian = (rule.factor**2 * part for part in (overlap, pair, jacobian, pair_jacobian))
         # The gradient of a score is that of a weighted sum of the experts' outputs, each of the size of y.
         score_gain = router_gradient_gain.body(y.second_moment, jacobian, self.expert.width, self.experts)
         pair_score_gain = router_gradient_gain.body(y.covariance, pair_jacobian, self.expert.width, self.experts)
@@ -494,14 +505,17 @@ class MixtureOfExperts(Branch):
 
 
 @functools.lru_cache(maxsize=64)
-def _routing_table(experts: int, top_k: int, renormalized: bool, variance: float) -> Table:
+def _routing_table(
+    experts: int, top_k: int, renormalized: bool, sigmoid: bool, groups: tuple[int, int, int], variance: float
+) -> Table:
     """The four averages of :func:`~depthwidth.numerics.routing.routing` over the angle between two tokens."""
     from ..numerics.routing import routing
 
     def columns(angles: Any) -> Any:
         import numpy as np
 
-        return np.array([routing(variance, float(np.cos(angle)), experts, top_k, renormalized) for angle in angles])
+        options = (experts, top_k, renormalized, sigmoid, groups)
+        return np.array([routing(variance, float(np.cos(angle)), *options) for angle in angles])
 
     return Table(columns, 0.0, math.pi, nodes=_ROUTING_NODES)
 

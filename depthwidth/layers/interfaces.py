@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from .router import RouterRule
+
 
 class AttentionLike(Protocol):
     """Softmax attention. :class:`~depthwidth.layers.Attention` describes each member."""
@@ -82,3 +84,5 @@ class MixtureLike(Protocol):
     def shared_gate(self) -> bool: ...
     @property
     def renormalized(self) -> bool: ...
+    @property
+    def rule(self) -> RouterRule: ...

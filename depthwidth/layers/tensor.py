@@ -71,6 +71,7 @@ KINDS = {
         Kind("query", "the stream to queries", "hidden"),
         Kind("key", "the stream to keys", "hidden"),
         Kind("value", "the stream to values", "hidden", carries=True),
+        Kind("latent", "the stream to few features, which a norm follows", "hidden"),
         Kind("out", "heads to the stream", "hidden", carries=True, writes=True),
         Kind("gate", "the stream to a gate", "hidden", carries=True),
         Kind("up", "the stream to hidden features", "hidden", carries=True),

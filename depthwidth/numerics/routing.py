@@ -1,8 +1,9 @@
-r"""Routing of tokens to experts: averages over the weights of the top k of n softmax scores.
+r"""Routing of tokens to experts: averages over the weights of the top k of n scores.
 
 The scores of a token are n independent Gaussian logits of variance s2. The scores of two tokens for the same expert are
-correlated. The weights w are the softmax over the k largest scores, and 0 for the other experts. No closed form is known for k
-below n, so the averages are taken over random draws, which are the same for every variance and correlation.
+correlated. The weights w are the softmax over the k largest scores, or their sigmoids, and 0 for the other experts. With groups
+of experts only those of the best groups can be chosen. No closed form is known for k below n, so the averages are taken over
+random draws, which are the same for every variance and correlation.
 """
 
 from __future__ import annotations
@@ -32,7 +33,15 @@ class Routing(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def routing(variance: float, correlation: float, experts: int, top_k: int, renormalized: bool = True) -> Routing:
+def routing(
+    variance: float,
+    correlation: float,
+    experts: int,
+    top_k: int,
+    renormalized: bool = True,
+    sigmoid: bool = False,
+    groups: tuple[int, int, int] = (1, 1, 1),
+) -> Routing:
     """Averages of a router's weights.
 
     Parameters
@@ -41,7 +50,11 @@ def routing(variance: float, correlation: float, experts: int, top_k: int, renor
     correlation : rho, correlation of the scores of two tokens for the same expert, in [-1, 1].
     experts : n, number of experts, at least 1.
     top_k : k, number of experts per token, from 1 to n.
-    renormalized : the weights of the chosen experts sum to 1 (Mixtral); otherwise they are the softmax over all experts.
+    renormalized : the weights of the chosen experts sum to 1 (Mixtral); otherwise they are the softmax over all experts, or the
+        sigmoids themselves.
+    sigmoid : weights are sigmoids of the scores instead of their softmax (DeepSeek-V3).
+    groups : number of groups of equal size, of groups from which experts are chosen, and of largest values in a group whose sum
+        is its size.
 
     Returns
     -------
@@ -66,12 +79,16 @@ def routing(variance: float, correlation: float, experts: int, top_k: int, renor
         raise InputError(f"routing: variance={variance}, correlation={correlation}, top_k={top_k} of {experts} is out of range")
     one, other = _standard_scores(experts)
     second = correlation * one + np.sqrt(max(0.0, 1 - correlation**2)) * other if correlation < 1 else one
-    (p, w), (q, v) = _first_weights(variance, experts, top_k, renormalized), _weights(second, variance, top_k, renormalized)
+    rule = variance, top_k, renormalized, sigmoid, groups
+    (p, w), (q, v) = _first_weights(experts, *rule), _weights(second, *rule)
+    summed = renormalized or not sigmoid  # sigmoids that are not divided by their sum depend on one score each
 
     def jacobians(p: Array, w: Array, q: Array, v: Array) -> float:
         # Trace of the product of two Jacobians. Row e of a Jacobian is p_e (delta_ef [e is chosen] - w_f).
         chosen, other_chosen = w > 0, v > 0
-        rows = chosen * other_chosen - chosen * v - other_chosen * w + (w * v).sum(1, keepdims=True)
+        rows = 1.0 * (chosen & other_chosen)
+        if summed:
+            rows = rows - chosen * v - other_chosen * w + (w * v).sum(1, keepdims=True)
         return float((p * q * rows).sum(1).mean())
 
     pairs = (float((w * w).sum(1).mean()), float((w * v).sum(1).mean()))
@@ -88,19 +105,47 @@ def _standard_scores(experts: int) -> tuple[Array, Array]:
 
 
 @functools.lru_cache(maxsize=1)
-def _first_weights(variance: float, experts: int, top_k: int, renormalized: bool) -> tuple[Array, Array]:
+def _first_weights(experts: int, *rule: Any) -> tuple[Array, Array]:
     """The weights of the first token of each pair, which do not depend on the correlation."""
-    return _weights(_standard_scores(experts)[0], variance, top_k, renormalized)
+    return _weights(_standard_scores(experts)[0], *rule)
 
 
-def _weights(scores: Array, variance: float, top_k: int, renormalized: bool) -> tuple[Array, Array]:
-    """The softmax (over the chosen experts if renormalised, else over all), and the weights: 0 for experts not chosen."""
+def _weights(
+    scores: Array,
+    variance: float,
+    top_k: int,
+    renormalized: bool,
+    sigmoid: bool = False,
+    groups: tuple[int, int, int] = (1, 1, 1),
+) -> tuple[Array, Array]:
+    """The derivative of each weight by its own score, had it no sum to share, and the weights: 0 for experts not chosen.
+
+    The former is the softmax itself, over the chosen experts if renormalised, else over all; or the derivative of the sigmoid,
+    over the sum of the chosen ones if renormalised.
+    """
     import numpy as np
 
-    shares = np.exp(np.sqrt(variance) * (scores - scores.max(1, keepdims=True)))
-    least = np.partition(scores, -top_k, axis=1)[:, -top_k, None]
-    chosen = scores >= least  # ties have probability zero
+    scale = np.sqrt(variance)
+    shares = 1 / (1 + np.exp(-scale * scores)) if sigmoid else np.exp(scale * (scores - scores.max(1, keepdims=True)))
+    open_to = scores if groups[0] == 1 else np.where(_in_best_groups(scores, shares, *groups), scores, -np.inf)
+    least = np.partition(open_to, -top_k, axis=1)[:, -top_k, None]
+    chosen = open_to >= least  # ties have probability zero
     if renormalized:
         shares = np.where(chosen, shares, 0.0)
-    shares /= shares.sum(1, keepdims=True)
-    return shares, np.where(chosen, shares, 0.0)
+    slopes = shares * (1 - shares) if sigmoid else shares
+    if renormalized or not sigmoid:
+        total = shares.sum(1, keepdims=True)
+        shares, slopes = shares / total, slopes / total
+    return np.where(chosen, slopes, 0.0) if sigmoid else slopes, np.where(chosen, shares, 0.0)
+
+
+def _in_best_groups(scores: Array, shares: Array, groups: int, top_groups: int, counted: int) -> Array:
+    """True for the experts of the groups of largest sum of their `counted` largest shares."""
+    import numpy as np
+
+    grouped = shares.reshape(len(shares), groups, -1)
+    # By their scores if one counts: shares of large scores may be equal.
+    one = scores.reshape(grouped.shape).max(2)
+    sizes = one if counted == 1 else np.sort(grouped, axis=2)[:, :, -counted:].sum(2)
+    best = sizes >= np.partition(sizes, -top_groups, axis=1)[:, -top_groups, None]
+    return np.repeat(best, grouped.shape[2], axis=1)

@@ -333,6 +333,8 @@ def present_shape(model: str) -> dict[str, int | None]:
         other = next(block for block in blocks if block.as_attention is None)
         inside = ", ".join(type(residual.branch).__name__ for _, residual in other.branches)
         raise InputError(f"heads: some blocks of this model have no softmax attention but {inside}; give the shape by options")
+    if layer.factorised:
+        raise InputError("heads: the keys and values of this model have one set of latent features for all heads, not one each")
     return {
         "width": tree.width, "layers": tree.depth, "context": tree.context, "heads": layer.heads, "head_dim": layer.head_dim,
         "kv_heads": layer.kv_heads, "value_dim": layer.value_dim, "bias": layer.bias,

@@ -112,7 +112,7 @@ class Search:
         InputError
             if the budget is too small for any shape.
         """
-        found = self.meet_budget(self.rule.curve(self.density)) or self.meet_budget(at_depth(1.0))
+        found = self.meet_budget(self.rule.curve(self.density)) or self.meet_budget(at_depth(self.template.least_depth))
         if found is None:
             raise InputError(self.too_small())
         return found
@@ -125,14 +125,15 @@ class Search:
     def too_small(self) -> str:
         """The sentence for a budget that no shape fits."""
         template = replace(self.template, head_dim=policy.HEAD_DIMS[-1]) if self.open_head_dim else self.template
-        smallest = template.at(1, template.widths_beside(1.0)[-1])
+        smallest = template.at(template.least_depth, template.widths_beside(1.0)[-1])
         used = float(self.budget.of(smallest))
         amount = format_bytes(used) if self.budget.in_bytes else f"{used:.3g}"
         with_vocab = f" and a vocabulary of {smallest.vocab}" if smallest.vocab else ""
+        blocks, verb = ("one block", "takes") if smallest.depth == 1 else (f"{smallest.depth} blocks", "take")
         vocab_counts = smallest.vocab and self.budget.kind != "non_embedding"
         return (
             f"the budget of {self.budget} is too small: "
-            f"one block of width {smallest.width}{with_vocab} already takes {amount}; "
+            f"{blocks} of width {smallest.width}{with_vocab} already {verb} {amount}; "
             f"give {'a smaller vocab or ' if vocab_counts else ''}a larger budget"
         )
 
@@ -242,14 +243,15 @@ class Search:
         """The one or two depths at which blocks of `width` come closest to the budget."""
         found = self.meet_budget(lambda depth: (depth, width))
         if found is not None and found[0] < policy.DEEPEST:
-            yield from ((depth, width) for depth in {max(1, math.floor(found[0])), math.ceil(found[0])})
+            least = self.template.least_depth
+            yield from ((depth, width) for depth in {max(least, math.floor(found[0])), max(least, math.ceil(found[0]))})
 
     def shapes_of_depth(self, depth: float) -> Iterator[tuple[int, int]]:
         """Shapes of about this depth: the two nearest allowed widths, and the depths that suit those."""
         found = self.meet_budget(at_depth(depth))
         near = policy.NEAR_DEPTH
         for width in () if found is None else self.template.widths_beside(found[1]):
-            yield max(1, round(depth)), width
+            yield max(self.template.least_depth, round(depth)), width
             yield from (shape for shape in self.shapes_of_width(width) if depth / near <= shape[0] <= depth * near)
 
     def nearest(self) -> tuple[float, Transformer] | None:
@@ -296,7 +298,7 @@ class Search:
 def _refined(search: Search, cost: float, tree: Transformer) -> tuple[float, Transformer]:
     """The cheapest shape of this width, one block more or less at a time: screening does not round counts."""
     for step in (-1, 1):
-        while tree.depth + step > 0:
+        while tree.depth + step >= search.template.least_depth:
             other = search.template.at(tree.depth + step, tree.width)
             amount = search.budget.of(other)
             over = search.budget.cap and amount > search.budget.amount

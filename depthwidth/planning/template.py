@@ -121,8 +121,9 @@ class Template:
         group = 1 if attention is None else attention.heads // attention.kv_heads
         single = attention is not None and attention.kv_heads == 1
         without_shape: dict[str, Any] = {
-            "depth": 1, "width": 64, "heads": None, "ffn": None if ffn else 0, "head_dim": None, "value_dim": None,
-            "kv_heads": 1 if single else None, "encoder_depth": None, "pooler_width": None,
+            "depth": 1, "width": 64, "heads": None, "ffn": None if ffn else 0, "head_dim": None,
+            "value_dim": None if design.latent is None else design.value_dim,
+            "kv_heads": 1 if single and design.latent is None else None, "encoder_depth": None, "pooler_width": None,
             "embedding_width": design.embedding_width if design.embedding_width != design.width else None,
             "window": _period(design.window), "blocks": None, "shared_groups": None,
         }  # fmt: skip
@@ -150,7 +151,9 @@ class Template:
             raise InputError(f"plan: ffn_ratio={shown(self.ffn_ratio)} is not a number")
         if not 0 < self.ffn_ratio <= 1024:
             raise InputError(f"plan: ffn_ratio={float(self.ffn_ratio):g} is not in (0, 1024]")
-        object.__setattr__(self, "ffn_ratio", Fraction(self.ffn_ratio).limit_denominator(1000))
+        # What a person types is a simple ratio; that of a model that is kept is exact.
+        simple = 2**20 if isinstance(self.ffn_ratio, Fraction) else 1000
+        object.__setattr__(self, "ffn_ratio", Fraction(self.ffn_ratio).limit_denominator(simple))
         kv = self.design.kv_heads
         if kv is not None and kv % self.tensor_parallel and self.tensor_parallel % kv:
             raise InputError(
@@ -235,6 +238,11 @@ class Template:
             embedding_scale=math.sqrt(width) if self.scaled_embedding else self.design.embedding_scale,
         )
         return Transformer.of_design(design)
+
+    @property
+    def least_depth(self) -> int:
+        """The fewest blocks that have the pattern: the first ones that differ, and one beyond."""
+        return len(self.first_blocks) + 1
 
     def _blocks(self, depth: int, width: int, ffn: int) -> tuple[Mapping[str, Any], ...] | None:
         """The choices of single blocks at a depth, a width and a feed-forward width; None if blocks do not differ."""

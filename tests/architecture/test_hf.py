@@ -70,6 +70,27 @@ def test_active_weights_of_mixtures():
     assert mixtral.active_parameters == mixtral.parameters - 32 * 6 * 3 * 4096 * 14336 == 12879925248
     qwen = read_config(PUBLISHED["Qwen3-30B-A3B"][0])
     assert qwen.active_parameters == qwen.parameters - 48 * 120 * 3 * 2048 * 768 == 3353032704
+    deepseek = read_config(PUBLISHED["DeepSeek-V3"][0])  # 37B (arXiv 2412.19437), in 58 blocks above 3 dense ones
+    assert deepseek.active_parameters == deepseek.parameters - 58 * 248 * 3 * 7168 * 2048 == 37552282624
+
+
+def test_latent_attention_of_deepseek_v3():
+    """576 values a token and block in the cache, scores multiplied by (1 + 0.1 ln 40)^2 / sqrt(192), and three dense blocks."""
+    tree = read_config(PUBLISHED["DeepSeek-V3"][0])
+    assert tree.kv_cache_bytes(1000, dtype="bf16") == 2 * 61 * 1000 * (512 + 64)
+    assert tree.attention.scale == pytest.approx((1 + 0.1 * math.log(40)) ** 2 / 192**0.5)
+    assert [block.as_mixture is None for block in tree.stack.blocks()][:5] == [True, True, True, False, False]
+    plain = {**PUBLISHED["DeepSeek-V3"][0], "rope_scaling": None}
+    assert read_config(plain).attention.scale is None
+
+
+def test_a_model_under_the_name_of_its_own_code():
+    """Kimi K2's file has code of its own, for what is a DeepSeek-V3; what it predicts further is said not to be counted."""
+    config = {**PUBLISHED["Kimi-K2"][0], "num_nextn_predict_layers": 1}
+    assert read_config({**config, "model_type": "kimi_k2"}) == read_config(config)
+    (note,) = notes_on({**config, "model_type": "kimi_k2"})
+    assert note == "num_nextn_predict_layers=1: the blocks that predict further tokens are not counted"
+    assert not notes_on({**config, "num_nextn_predict_layers": 0})
 
 
 def test_families_are_listed_in_order():
@@ -341,6 +362,17 @@ REFUSED = {
     "attention_types=7 is not a list": {"model_type": "gpt_neo", "attention_types": 7},
     "add_cross_attention=True is not supported, only False": {"model_type": "gpt2", "add_cross_attention": True},
     "is_decoder=True is not supported": {"model_type": "bert", "is_decoder": True},
+    "num_key_value_heads=8 differs from num_attention_heads=128": {"model_type": "deepseek_v3", "num_key_value_heads": 8},
+    "topk_group=9 is not a whole number from 1 to 8": {"model_type": "deepseek_v3", "topk_group": 9},
+    "n_group=7 does not go with the experts: groups=7 do not divide experts=256": {"model_type": "deepseek_v3", "n_group": 7},
+    "topk_group=1 does not go with the experts: top_k=99": {
+        "model_type": "deepseek_v3", "topk_group": 1, "num_experts_per_tok": 99
+    },
+    "topk_method='noaux_tc' is neither": {"model_type": "deepseek_v2", "topk_method": "noaux_tc"},
+    "mscale_all_dim": {
+        "model_type": "deepseek_v3", "rope_scaling": {"type": "yarn", "factor": 4, "mscale_all_dim": -1}
+    },
+    "v_head_dim='1' is not": {"model_type": "minicpm3", "v_head_dim": "1"},
     "decoder_sparse_step=-2 is not": {"model_type": "qwen2_moe", "decoder_sparse_step": -2},
     "mlp_only_layers=[-1] is not a list": {"model_type": "qwen3_moe", "mlp_only_layers": [-1]},
     "no_rope_layers=[1] is not a list": {"model_type": "smollm3", "no_rope_layers": [1]},

@@ -20,6 +20,10 @@ FEWER = {"gpt_neo": {"attention_types": [[["global", "local"], 9]], "window_size
          "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16}, "t5": {"num_layers": 18, "d_kv": 8},
          "helium": {"head_dim": 8}, **{key: {"image_size": 16, "patch_size": 4} for key in IMAGES},
          "roberta": SHORT, "xlm-roberta": SHORT, "camembert": SHORT}  # fmt: skip
+LATENT = {"num_key_value_heads": 2, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4,
+          "v_head_dim": 8}  # fmt: skip
+MIXED = {"n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 2, "intermediate_size": 32}
+FEWER |= {"deepseek_v2": LATENT | MIXED, "deepseek_v3": LATENT | MIXED, "minicpm3": LATENT, "glm4_moe": MIXED}
 DEPTH = 18
 """Two blocks more than are walked one by one if positions differ."""
 OVERFLOW = ("deepnorm", "admin", "unit-scaling", "t-fixup")

@@ -66,6 +66,44 @@ def test_the_derivative_is_that_of_the_weights(rng, renormalized):
     assert math.isclose(rows, (np.array(columns) ** 2).sum(), rel_tol=1e-4)
 
 
+@pytest.mark.parametrize("renormalized", [True, False])
+def test_the_derivative_of_sigmoids_is_that_of_the_weights(rng, renormalized):
+    """Of one draw, over three groups of two of which two are open; the averages take the same products."""
+    from depthwidth.numerics.routing import _weights
+
+    scores, step, rule = rng.standard_normal((1, 6)), 1e-6, (3, renormalized, True, (3, 2, 1))
+    slopes, weights = _weights(scores, 1.0, *rule)
+    columns = [(_weights(scores + step * np.eye(6)[j], 1.0, *rule)[1] - weights)[0] / step for j in range(6)]
+    chosen = weights > 0
+    rows = chosen * (1 - 2 * weights) + (weights**2).sum() if renormalized else chosen
+    assert chosen.sum() == 3
+    assert math.isclose((slopes**2 * rows).sum(), (np.array(columns) ** 2).sum(), rel_tol=1e-4)
+
+
+def test_sigmoids_of_no_variance_are_halves():
+    """Each weight is one half, and its derivative by its own score a quarter; divided by their sum, 1/k and 1/(2k).
+
+    Of k equal weights 1/k the Jacobian 1/(2k) (delta - 1/k) has the squared norm (k - 1)/(4 k^2).
+    """
+    divided, plain = routing(0.0, 0.0, 8, 2, True, True), routing(0.0, 0.0, 8, 2, False, True)
+    assert (divided.overlap, plain.overlap) == pytest.approx((1 / 2, 2 / 4))
+    assert (divided.jacobian, plain.jacobian) == pytest.approx(((2 - 1) / (4 * 4), 2 / 16))
+
+
+def test_experts_of_few_groups_meet_more_often_or_less():
+    """Experts of one open group of four: two unlike tokens share the group, and then its experts, by chance.
+
+    With one expert and groups by their largest score the limit has no effect.
+    """
+    whole, limited = routing(0.0, 0.0, 16, 2), routing(0.0, 0.0, 16, 2, True, False, (4, 1, 1))
+    assert limited.overlap == pytest.approx(whole.overlap)
+    assert limited.pair_overlap == pytest.approx(1 / 16, rel=0.05)
+    one, free = routing(1.0, 0.7, 16, 1, True, False, (4, 1, 1)), routing(1.0, 0.7, 16, 1)
+    assert one == free
+    two = routing(1.0, 0.7, 16, 1, True, False, (4, 1, 2))
+    assert two.pair_overlap != free.pair_overlap
+
+
 @pytest.mark.parametrize("given", [(-1.0, 0.0, 8, 2), (1.0, 1.5, 8, 2), (1.0, 0.0, 8, 9), (1.0, 0.0, 8, 0)])
 def test_nonsense_gets_one_sentence(given):
     with pytest.raises(InputError, match="is out of range"):

@@ -210,3 +210,5 @@ def check_measurable(tree: Transformer) -> None:
     """Refuse a model whose heads cannot be measured."""
     if tree.kind == "encoder-decoder" or tree.vocab == 0:
         raise InputError("heads: only text models with one stack (decoders or encoders) can be measured")
+    if tree.attention.factorised:
+        raise InputError("heads: the keys and values of this model have one set of latent features for all heads, not one each")

@@ -96,9 +96,9 @@ class Attention(Branch):
             source = run.memory
         q, k, v = self.query(x), self.key(source), self.value(source)
         query_norm, key_norm = (None, None) if self.late_norms else (self.query_norm, self.key_norm)
-        q = _split(q, layer.heads, layer.head_dim, query_norm, layer.query_norm)
-        k = _split(k, layer.kv_heads, layer.head_dim, key_norm, layer.key_norm)
-        v = _split(v, layer.kv_heads, layer.value_dim)
+        q = split_heads(q, layer.heads, layer.head_dim, query_norm, layer.query_norm)
+        k = split_heads(k, layer.kv_heads, layer.head_dim, key_norm, layer.key_norm)
+        v = split_heads(v, layer.kv_heads, layer.value_dim)
         if self.clip is not None:
             q, k, v = (part.clamp(-self.clip, self.clip) for part in (q, k, v))
         if self.query.deferred:
@@ -138,7 +138,7 @@ class Attention(Branch):
         return bias.masked_fill(~seen, -torch.inf).to(q.dtype)
 
 
-def _split(x: Tensor, heads: int, dim: int, norm: nn.Module | None = None, layer: layers.Norm | None = None) -> Tensor:
+def split_heads(x: Tensor, heads: int, dim: int, norm: nn.Module | None = None, layer: layers.Norm | None = None) -> Tensor:
     """Features (batch, length, heads * dim) as (batch, heads, length, dim), normalised over all heads or over each."""
     whole = layer is not None and layer.width != dim
     if norm is not None and whole:

@@ -7,6 +7,7 @@ The library's weight names, and the settings that its logits need beyond the tre
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -69,6 +70,7 @@ def from_hf(model: nn.Module) -> Model:
             for one in slices:
                 place = named[home[one.role, one.block]]
                 place.copy_(one.view(value).reshape(place.shape))
+        _copy_buffers(ours, inner, family)
     if family is not None:
         _check_pairs(ours, family)
         _apply_settings(ours, family, inner.config.to_dict())
@@ -89,6 +91,21 @@ def _live_tree(model: nn.Module) -> Transformer:
     output, table = model.get_output_embeddings(), model.get_input_embeddings()
     tied = output is not None and output.weight is table.weight
     return tree if tied == unembedding.tied else tree.replace(head=head.replace(unembedding=unembedding.replace(tied=tied)))
+
+
+def _copy_buffers(ours: Model, theirs: nn.Module, family: Family | None) -> None:
+    """Copy what our modules hold beside their parameters, by the names that the family has for it."""
+    found = dict(theirs.named_buffers())
+    names = {role: name for name, role in ({} if family is None else family.weights).items() if isinstance(role, str)}
+    prefix = f"{getattr(theirs, 'base_model_prefix', '')}."
+    for name, buffer in ours.named_buffers():
+        block = re.search(r"\.(\d+)\.", name)
+        role = re.sub(r"\.\d+\.", ".", name, count=1)
+        other = names.get(role, "").replace("#", block[1] if block else "#")
+        value = found.get(f"{prefix}{other}", found.get(other))
+        if value is None:
+            raise InputError(f"{type(theirs).__name__} has no buffer for {name}")
+        buffer.copy_(value)
 
 
 def _unused(theirs: Mapping[str, nn.Parameter], family: Family | None) -> tuple[str, ...]:

@@ -75,14 +75,19 @@ class MixtureOfExperts(Branch):
     """Each token through the `top_k` experts of highest router score, and through a shared part if there is one.
 
     If `renormalized`, the router's probabilities are divided by their sum over the chosen experts. The routing depends on the
-    data, so ``torch.compile`` breaks its graph here.
+    data, so ``torch.compile`` breaks its graph here. A bias on the choice that no gradient trains is a buffer.
     """
 
     def __init__(self, layer: layers.MixtureOfExperts) -> None:
         super().__init__()
         self.experts, self.top_k, self.renormalized = layer.experts, layer.top_k, layer.renormalized
         self.router = module(layer.router)
-        self.choice_bias = nn.Parameter(torch.empty(layer.experts)) if layer.choice_bias else None
+        self.rule = layer.rule
+        bias = torch.empty(layer.experts) if layer.choice_bias else None
+        if layer.rule.untrained_bias:
+            self.register_buffer("choice_bias", bias)
+        else:
+            self.choice_bias = None if bias is None else nn.Parameter(bias)
         self.expert = Experts(layer.expert, layer.experts)
         self.shared_gate = module(layers.Linear(layer.expert.width, 1, bias=False)) if layer.shared_gate else None
         self.shared = optional(layer.shared)
@@ -90,14 +95,7 @@ class MixtureOfExperts(Branch):
     def branch(self, x: Tensor, run: Pass | None = None) -> Tensor:
         """Features (..., width) to features of the same shape."""
         flat = x.flatten(0, -2)
-        probabilities = F.softmax(self.router(flat), dim=-1, dtype=torch.float32)
-        if self.choice_bias is None:
-            weights, chosen = probabilities.topk(self.top_k, dim=-1)
-        else:
-            chosen = (probabilities + self.choice_bias.float()).topk(self.top_k, dim=-1).indices
-            weights = probabilities.gather(-1, chosen)
-        if self.renormalized:
-            weights = weights / weights.sum(dim=-1, keepdim=True)
+        weights, chosen = self.route(self.router(flat))
         y = torch.zeros_like(flat)
         for expert in range(self.experts):
             token, place = torch.where(chosen == expert)
@@ -107,3 +105,25 @@ class MixtureOfExperts(Branch):
             common = self.shared.branch(flat)
             y = y + (common if self.shared_gate is None else torch.sigmoid(self.shared_gate(flat)) * common)
         return y.view_as(x)
+
+    def route(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights and the numbers of each token's experts, (tokens, top_k) each, from the scores (tokens, experts)."""
+        rule = self.rule
+        shares = torch.sigmoid(scores.float()) if rule.scores == "sigmoid" else F.softmax(scores, dim=-1, dtype=torch.float32)
+        if self.choice_bias is None and not rule.limited:
+            weights, chosen = shares.topk(self.top_k, dim=-1)
+        else:
+            choice = shares if self.choice_bias is None else shares + self.choice_bias.float()
+            chosen = (self._best_groups(choice) if rule.limited else choice).topk(self.top_k, dim=-1).indices
+            weights = shares.gather(-1, chosen)
+        if self.renormalized:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        return scale_by(weights, rule.factor), chosen
+
+    def _best_groups(self, choice: Tensor) -> Tensor:
+        """The values by which experts are chosen, minus infinity outside of the best groups."""
+        rule = self.rule
+        grouped = choice.unflatten(-1, (rule.groups, -1))
+        sizes = grouped.topk(min(rule.counted, grouped.shape[-1]), dim=-1).values.sum(-1)
+        best = torch.zeros_like(sizes, dtype=torch.bool).scatter(-1, sizes.topk(rule.top_groups, dim=-1).indices, True)
+        return grouped.masked_fill(~best[..., None], -torch.inf).flatten(-2)

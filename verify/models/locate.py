@@ -236,6 +236,21 @@ def _key_groups(attention: Any, part: int) -> View:
     return view
 
 
+def _latent(attention: Any, part: int) -> View:
+    rank = attention.latent.rank
+    return lambda tensor: tensor[rank:] if part else tensor[:rank]
+
+
+def _latent_heads(attention: Any, part: int) -> View:
+    heads, still = attention.heads, attention.still
+
+    def view(tensor: Tensor) -> Tensor:
+        split = tensor.view(heads, still + attention.value_dim, *tensor.shape[1:])
+        return split[:, still:] if part else split[:, :still]
+
+    return view
+
+
 def _shards(attention: Any, part: int) -> View:
     if attention.heads % 4:
         raise InputError(f"codegen cuts its query map in four, and heads={attention.heads} is not a multiple of four")
@@ -252,5 +267,7 @@ _CUTS: dict[str, Callable[[Any, int], View]] = {
     "transposed": _transposed,
     "alternating": _alternating,
     "key_groups": _key_groups,
+    "latent": _latent,
+    "latent_heads": _latent_heads,
     "shards": _shards,
 }

@@ -159,6 +159,8 @@ def build(
         from .initialize import apply_init
 
         model.to_empty(device=place)
+        for buffer in model.buffers():
+            buffer.zero_()
         if recipe is None or isinstance(recipe, str):
             recipe = find_recipe(tree, recipe or "shipped")
         apply_init(model, recipe, seed=int(torch.randint(2**31, ())) if seed is None else seed)

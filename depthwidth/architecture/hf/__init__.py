@@ -107,7 +107,8 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration of the text stack inside a model of several kinds of input; any other configuration unchanged.
 
     Of a model of two towers it is the tower for texts. The stack of any other has a language head, tied if the file says so at
-    its top level or in this part. A ``text_config`` without a model type has that of :data:`TEXT_PARTS`.
+    its top level or in this part. A ``text_config`` without a model type has that of :data:`TEXT_PARTS`,
+    and a model type that is another's name has that of :data:`OTHER_NAMES`.
 
     >>> text_part({"model_type": "gemma3", "text_config": {"hidden_size": 640}})["model_type"]
     'gemma3_text'
@@ -116,9 +117,12 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if towers is not None:
         return towers.configs["text"]
     model_type, inner = config.get("model_type"), config.get("text_config")
+    if isinstance(model_type, str) and model_type in OTHER_NAMES:
+        return {**config, "model_type": OTHER_NAMES[model_type]}
     if not isinstance(model_type, str) or find_family(model_type) is not None or not isinstance(inner, Mapping):
         return config
     inner_type = inner.get("model_type", TEXT_PARTS.get(model_type))
+    inner_type = OTHER_NAMES.get(inner_type, inner_type) if isinstance(inner_type, str) else inner_type
     if not isinstance(inner_type, str) or find_family(inner_type) is None:
         return config
     own = {name: value for name, value in inner.items() if name not in ("architectures", "model_type")}
@@ -129,6 +133,8 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 TEXT_PARTS = {"gemma3": "gemma3_text", "llava": "llama", "mistral3": "mistral"}
 """The family of the text stack of models whose ``text_config`` may leave it out, by the defaults of transformers."""
+OTHER_NAMES = {"kimi_k2": "deepseek_v3"}
+"""The family of models whose type is that of code of their own, which transformers has under another name."""
 
 
 def notes_on(config: Mapping[str, Any]) -> list[str]:
@@ -144,7 +150,7 @@ def notes_on(config: Mapping[str, Any]) -> list[str]:
             f"this is the tower for texts of a {towers.model_type} model; that for images is a configuration of its own, "
             f"vision_config with the model_type {towers.configs['vision']['model_type']!r}"
         )
-    elif part is not config:
+    elif part.get("model_type") not in (config.get("model_type"), OTHER_NAMES.get(str(config.get("model_type")))):
         found.append(
             f"this is the text stack of a {config['model_type']} model, its text_config, with a language head; the rest of the "
             f"model is not counted{_vision_words(config.get('vision_config'))}"

@@ -21,6 +21,8 @@ LAYOUTS = {
     "key_groups": "for each key head its queries, its key and its value",
     "transposed": "one, stored as (inputs, outputs)",
     "alternating": "two in turn along the last dimension, the matrices stored as (inputs, outputs)",
+    "latent": "latent features, then the part of the keys that has positions",
+    "latent_heads": "for each head the part of its key without positions, then its value",
     "shards": "in four shards for four devices; in each, queries, values, keys",
 }
 """The ways in which one parameter holds several tensors."""

@@ -23,6 +23,7 @@ with warnings.catch_warnings():
 transformers.logging.set_verbosity_error()
 
 from verify import from_hf  # noqa: E402
+from verify.models.attention import Mix  # noqa: E402
 from verify.models.model import Model  # noqa: E402
 from verify.models.positions import RelativeBias, Rotary  # noqa: E402
 
@@ -342,7 +343,45 @@ def test_a_bias_moves_the_choice_of_experts_and_not_their_weights():
     assert difference(theirs, ours, config) > 10 * CLOSE
 
 
+@pytest.mark.parametrize("family", ["deepseek_v3", "glm4_moe"])
+def test_a_bias_that_is_no_parameter_is_copied(family):
+    """DeepSeek-V3's is a buffer; with numbers in it theirs and ours agree, and ours without them does not."""
+    config = small(family)
+    theirs = built(config)
+    biases = [buffer for name, buffer in theirs.named_buffers() if name.endswith("correction_bias")]
+    assert biases
+    for buffer in biases:
+        buffer.copy_(torch.linspace(-1, 1, buffer.numel()))
+    ours = from_hf(theirs)
+    assert difference(theirs, ours, config) < CLOSE
+    for buffer in ours.buffers():
+        buffer.zero_()
+    assert difference(theirs, ours, config) > 10 * CLOSE
+
+
+def test_latent_attention_with_stretched_positions():
+    """YaRN's factor on the scores, and the two ways to pair rotated dimensions."""
+    scaling = {"rope_type": "yarn", "factor": 4.0, "mscale": 0.7, "mscale_all_dim": 1.3, "original_max_position_embeddings": 8}
+    for family in ("deepseek_v2", "deepseek_v3", "minicpm3"):
+        config = small(family, rope_parameters={"rope_theta": 10000.0, **scaling}, qk_rope_head_dim=4)
+        theirs = built(config)
+        ours = from_hf(theirs)
+        assert difference(theirs, ours, config) < CLOSE
+        for part in ours.modules():
+            if isinstance(part, Mix):
+                part.scale = part.scale / 1.1
+        assert difference(theirs, ours, config) > 3 * CLOSE
+
+
 MISTAKES = {
+    "latent features in another order": (
+        "deepseek_v3", lambda ours: _roll(ours, "decoder.block.1.attention.latent_map.weight", 0)
+    ),
+    "groups of experts forgotten": (
+        "deepseek_v2",
+        lambda ours: [part.__dict__.update(rule=replace(part.rule, groups=1, top_groups=1))
+                      for part in ours.modules() if type(part).__name__ == "MixtureOfExperts"],
+    ),
     "query and key exchanged": ("gpt2", lambda ours: _swap(ours, "decoder.block.1.attention.{}.weight", "query", "key")),
     "gate and up exchanged": ("llama", lambda ours: _swap(ours, "decoder.block.1.feed_forward.{}.weight", "gate", "up")),
     "two blocks exchanged": ("bert", lambda ours: _swap(ours, "encoder.block.{}.attention.out.bias", 0, 1)),

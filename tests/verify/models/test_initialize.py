@@ -30,7 +30,15 @@ pytestmark = [pytest.mark.hf, pytest.mark.filterwarnings("ignore:.*the last norm
 
 SMALL = {"vocab": 97, "context": 24, "width": 48, "depth": 3, "heads": 6, "kv_heads": 3, "head_dim": 8, "ffn": 40,
          "experts": 3, "top_k": 2, "shared_ffn": 28}  # fmt: skip
+LATENT = {"num_key_value_heads": 6, "kv_lora_rank": 20, "q_lora_rank": 28, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4,
+          "v_head_dim": 8}  # fmt: skip
+GROUPS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1,
+          "intermediate_size": 36}  # fmt: skip
 MORE = {
+    "deepseek_v2": {**LATENT, **GROUPS},
+    "deepseek_v3": {**LATENT, **GROUPS},
+    "minicpm3": LATENT,
+    "glm4_moe": GROUPS,
     "gptj": {"rotary_dim": 4},
     "codegen": {"rotary_dim": 4, "n_head": 4},
     "opt": {"word_embed_proj_dim": 32, "init_std": 0.006},

@@ -23,6 +23,8 @@ LLAMA = {
     "tied": False,
     "ffn": 128,
 }
+# With values as wide as queries, without which torch has no fused kernel on a processor.
+LATENT = {**LLAMA, "head_dim": 16, "value_dim": 16, "latent": layers.Latent(20, 4, 28)}
 MIXTURE = {**LLAMA, "ffn": 40, "experts": 6, "top_k": 3}
 TREES = {
     "GPT-2": {},
@@ -39,7 +41,10 @@ TREES = {
     "gated, ReLU": {**LLAMA, "activation": "relu"},
     "norms inside branches": {**LLAMA, "inner_norm": True, "activation": "relu2"},
     "activated factor": {**LLAMA, "up_activation": "gelu"},
+    "latent attention": LATENT,
+    "latent attention, queries of the stream": {**LATENT, "latent": layers.Latent(20, 4)},
     "mixture": MIXTURE,
+    "mixture by sigmoids": {**MIXTURE, "router": layers.RouterRule("sigmoid", 3, 2, 2, 2.5)},
     "mixture, one expert": {**MIXTURE, "top_k": 1, "norm": "layernorm"},
     "mixture, not gated": {**MIXTURE, "gated": False, "activation": "gelu"},
     "mixture with a shared part": {**MIXTURE, "shared_ffn": 56},
