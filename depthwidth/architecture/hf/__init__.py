@@ -93,7 +93,7 @@ def read_design(config: Mapping[str, Any] | str | PathLike[str]) -> Design:
     model_type = config.get("model_type")
     family = find_family(model_type) if isinstance(model_type, str) else None
     if family is None:
-        known = f"known are {', '.join(families())}"
+        known = _known_families()
         if model_type is None:
             raise InputError(f"config: model_type is missing; {known}")
         if not isinstance(model_type, str):
@@ -176,6 +176,16 @@ def _vision_words(config: Any) -> str:
     return f", of which its tower for images, a {model_type}, has {tree.parameters:,} parameters" if tree.stem.images else ""
 
 
+_FEW = 60
+"""Families that one sentence can name."""
+
+
+def _known_families() -> str:
+    """Words on the families that can be read."""
+    known = families()
+    return f"known are {', '.join(known[:_FEW])}" + (f" and {len(known) - _FEW} more" if len(known) > _FEW else "")
+
+
 def _nearest_family(word: str) -> str:
     """The hint at the family most like `word`: the text part of a model of several kinds of input before any other."""
     longer = sorted(name for name in FAMILIES if name.startswith(f"{word}_"))
@@ -215,5 +225,5 @@ def write_config(tree: Transformer, family: str) -> dict[str, Any]:
     found = find_family(family) if isinstance(family, str) else None
     if found is None:
         hint = _nearest_family(family) if isinstance(family, str) else ""
-        raise InputError(f"there is no family {brief(family)}{hint}; known are {', '.join(families())}")
+        raise InputError(f"there is no family {brief(family)}{hint}; {_known_families()}")
     return as_config(tree, found)
