@@ -88,11 +88,8 @@ class Builder:
             query_norm, key_norm = (self.norm_over(head_dim, groups, separate=own) for groups in (heads, kv_heads))
         elif design.qk_norm == "full":
             query_norm, key_norm = self.norm_over(head_dim * heads), self.norm_over(head_dim * kv_heads)
-        if design.latent is not None and not cross:
-            make: Callable[..., Attention] = partial(LatentAttention, latent=design.latent)
-        else:
-            make = Attention
-        return make(
+        plain = design.latent is None or cross
+        return (Attention if plain else partial(LatentAttention, latent=design.latent))(  # type: ignore[arg-type]
             width=design.width,
             heads=heads,
             kv_heads=kv_heads,
