@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .architecture import TrainingMemory, Transformer
     from .architecture.design import Design
     from .coefficients import Coefficient, coefficient, reference
-    from .errors import InputError
+    from .errors import AccuracyWarning, InputError
     from .formula import Formula, find_formula
     from .initialization import Recipe, recipe, schemes
     from .layers.activations import activation, gated
@@ -73,6 +73,7 @@ _HOME = {
     "table_names": "analysis.published_tables",
     # errors in a caller's input
     "InputError": "errors",
+    "AccuracyWarning": "errors",
 }
 
 __all__ = [*_HOME, "formulas", "layers"]

@@ -12,6 +12,10 @@ class InputError(ValueError):
     """
 
 
+class AccuracyWarning(UserWarning):
+    """A formula was called outside the range for which it states its accuracy; its value may be far from the exact one."""
+
+
 def nearest(word: str, valid: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` with the valid word most like `word`, or an empty string."""
     from difflib import get_close_matches  # needed for an error message only

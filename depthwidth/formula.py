@@ -16,10 +16,11 @@ import pkgutil
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
-from .errors import InputError, nearest, shown
+from .errors import AccuracyWarning, InputError, nearest, shown
 from .mathematics import library_of
 from .values import frozen
 
@@ -194,10 +195,13 @@ _PARAMETERS = "Parameters\n----------\n"
 
 
 class _Claim:
-    """The accuracy a formula states and the range that it is stated for."""
+    """The accuracy a formula states, and what it is stated for."""
 
     accuracy: float | None
+    measure: str
     within: dict[str, tuple[float, float]]
+    given: str
+    _warned = False
 
     @property
     def claim(self) -> str:
@@ -206,12 +210,55 @@ class _Claim:
             return ""
         ranges = ", ".join(f"{name} from {low:g}" + (f" to {high:g}" if high < math.inf else "") for name, (low, high) in
                            self.within.items())  # fmt: skip
-        return f"within {100 * self.accuracy:.2g} %" + (f" for {ranges}" if ranges else "")
+        return self._error + (f" for {ranges}" if ranges else "") + (f"; {self.given}" if self.given else "")
+
+    @property
+    def _error(self) -> str:
+        if self.measure == "factor":
+            return f"within a factor of {self.accuracy:g}"
+        if self.measure == "absolute":
+            return f"within {self.accuracy:g}"
+        return f"within {100 * (self.accuracy or 0):.2g} %" + (f" of {self.measure}" if self.measure != "relative" else "")
+
+    def error(self, value: float, exact: float, arguments: Mapping[str, float]) -> float:
+        """The distance of `value` from `exact` as :attr:`accuracy` measures it.
+
+        Parameters
+        ----------
+        value, exact : the formula's value and the exact one.
+        arguments : the formula's arguments by name, one of which may be the unit.
+        """
+        if self.measure == "factor":
+            return max(value / exact, exact / value)
+        units = {"relative": exact, "absolute": 1.0, **arguments}
+        return abs((value - exact) / units[self.measure])
 
     def outside_claim(self, values: Mapping[str, Any]) -> list[str]:
         """Names of the numbers and arrays among `values` that lie outside the range of :attr:`claim`."""
-        ranges = ((name, Domain(low, high, True, True)) for name, (low, high) in self.within.items() if name in values)
+        ranges = ((name, range_) for name, range_ in self._ranges.items() if name in values)
         return [name for name, range_ in ranges if not (is_symbolic(values[name]) or _all_inside(range_, values[name]))]
+
+    @functools.cached_property
+    def _ranges(self) -> dict[str, Domain]:
+        return {name: Domain(low, high, True, True) for name, (low, high) in self.within.items()}
+
+    def _warn_outside(self: Any, values: Sequence[Any]) -> None:
+        """Warn, once a formula, of a call from outside this package with arguments outside the range of :attr:`claim`.
+
+        The package's own calls judge the range themselves, as the command line does, which prints it.
+        """
+        if sys._getframe(2).f_globals.get("__name__", "").partition(".")[0] in _OWN:
+            return
+        given = dict(zip(self.parameters, values, strict=True))
+        if outside := self.outside_claim(given):
+            listed = ", ".join(f"{name}={shown(given[name])}" for name in outside)
+            # Marked after the warning: a filter that makes it an error meets every call.
+            sentence = f"{self.name}: {listed} outside the range it is claimed for: {self.claim or self.validity}"
+            warnings.warn(sentence, AccuracyWarning, stacklevel=3)
+            self._warned = True
+
+
+_OWN = ("depthwidth", "verify")
 
 
 class _Checks:
@@ -262,7 +309,9 @@ class Formula(_Claim, _Checks):
         domain: str,
         order: float | None,
         accuracy: float | None,
+        measure: str,
         within: Mapping[str, tuple[float, float]] | None,
+        given: str,
     ) -> None:
         functools.update_wrapper(self, body, assigned=("__module__", "__name__", "__qualname__"))
         self.body = body
@@ -274,7 +323,9 @@ class Formula(_Claim, _Checks):
         self.validity = domain
         self.order = order
         self.accuracy = accuracy
+        self.measure = measure
         self.within = dict(within or {})
+        self.given = given
         self.topic = _topic(body.__module__)
         self.__name__: str = body.__name__
 
@@ -314,8 +365,15 @@ class Formula(_Claim, _Checks):
         InputError
             if an argument is missing, unknown or outside its domain, if symbols are mixed with arrays or have no
             closed form here, or if the value leaves the range of floating-point numbers.
+
+        Warns
+        -----
+        AccuracyWarning
+            once a formula, if numbers or arrays lie outside the range for which the formula states its accuracy.
         """
         values = self._checked(args, kwargs)
+        if self.within and not self._warned:
+            self._warn_outside(values)
         if is_symbolic(*values) and any(getattr(value, "ndim", 0) for value in values):
             raise InputError(f"{self.name}: symbols and lists cannot be mixed; give single numbers with symbols")
         try:
@@ -471,7 +529,9 @@ class Formula(_Claim, _Checks):
             "validity": self.validity,
             "order": self.order,
             "accuracy": self.accuracy,
+            "measure": self.measure,
             "within": {name: [end if math.isfinite(end) else None for end in ends] for name, ends in self.within.items()},
+            "given": self.given,
             "arguments": [
                 {
                     "name": p.name,
@@ -548,7 +608,9 @@ def formula(
     domain: str = "",
     order: float | None = None,
     accuracy: float | None = None,
+    measure: str = "relative",
     within: Mapping[str, tuple[float, float]] | None = None,
+    given: str = "",
 ) -> Callable[[Callable[..., Any]], Formula]:
     """Declare a function to be a formula.
 
@@ -562,16 +624,18 @@ def formula(
         own domains (a fit extrapolated beyond its data still returns a number).
     order : for an asymptotic formula whose remainder is known to be of it: the remainder, relative to the exact value, falls as
         one over this power of the size that goes to infinity, logarithms aside.
-    accuracy : of an approximation or an asymptotic formula, the largest error relative to the exact value over everything that
-        its arguments' domains and its own refusals admit, `within` the ranges given for some of the arguments. The tests
-        sample all of that range.
+    accuracy : of an approximation or an asymptotic formula, the largest error over everything that its arguments' domains and
+        its own refusals admit, `within` the ranges given for some of the arguments. The tests sample all of that range.
+    measure : the error that the accuracy bounds: "relative" to the exact value, "absolute", the "factor" by which the formula
+        is too large or too small, or the name of the argument that it is divided by.
     within : the range of each argument for which the accuracy is stated, if it is narrower than the argument's domain.
+    given : what the accuracy takes for granted of quantities that are not arguments, in words.
     """
     if kind not in KINDS or status not in STATUSES:
         raise TypeError(f"a formula's kind is one of {', '.join(KINDS)} and its status one of {', '.join(STATUSES)}")
 
     def declare(body: Callable[..., Any]) -> Formula:
-        return Formula(body, kind, source, status, symbol, domain, order, accuracy, within)
+        return Formula(body, kind, source, status, symbol, domain, order, accuracy, measure, within, given)
 
     return declare
 

@@ -164,7 +164,7 @@ def print_formula(found: Formula, card: dict[str, Any], measured: tuple[Evidence
         "status": f"{found.status}: {STATUSES[found.status]}",
     }
     if found.claim:
-        facts["accuracy"] = f"{found.claim}, relative to the exact value"
+        facts["accuracy"] = found.claim + (", relative to the exact value" if found.measure == "relative" else "")
     if found.order is not None:
         facts["remainder"] = f"relative to the value, of order size^-{found.order:g}"
     print_facts(facts | ({"valid for": found.validity} if found.validity else {}))

@@ -10,6 +10,7 @@ Derivation: docs/derivations/finite-width.md, whose numbers (W1) to (W9) stand a
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from ..formula import Domain, formula
@@ -151,7 +152,16 @@ def residual_pair_spread(
     return (cross + omega * branch_moment * branch_covariance) / width
 
 
-@formula(kind="asymptotic", source=NORM, status="derived", symbol="E c'", domain="first order in v, w and u")
+@formula(
+    kind="asymptotic",
+    source=NORM,
+    status="derived",
+    symbol="E c'",
+    domain="first order in v, w and u",
+    accuracy=0.0025,
+    within={"variance": (0, 0.05), "shared_variance": (0, 0.05), "covariance": (0, 0.06)},
+    given="streams of Gaussian features and of linear branches",
+)
 def norm_covariance_factor(
     variance: RelativeVariance, shared_variance: RelativeSharedVariance, covariance: RelativeCovariance
 ) -> Any:
@@ -241,6 +251,9 @@ def norm_gradient_factor(variance: RelativeVariance, features: NormFeatures) -> 
     status="derived",
     symbol="E 1/q",
     domain="first order in v, w",
+    accuracy=0.002,
+    within={"variance": (0, 0.05), "shared_variance": (0, 0.05), "correlation": (0, 1)},
+    given="streams of Gaussian features and of linear branches",
 )
 def norm_gradient_covariance_factor(
     variance: RelativeVariance, shared_variance: RelativeSharedVariance, correlation: Correlation, features: NormFeatures
@@ -271,6 +284,9 @@ def norm_gradient_covariance_factor(
     status="derived",
     symbol="s",
     domain="moments that are linear in the correlation, as those of attention; ReLU's are within a quarter",
+    accuracy=0.3,
+    within={"correlation": (0.3, 1)},
+    given="parts with ReLU, GELU, SiLU or tanh; exact for attention at one entropy",
 )
 def correlation_slope(
     whole: Annotated[Any, Domain(0, symbol="m_1", unit="per feature", typical=(0.5, 2)), "the moment at correlation 1"],
@@ -301,6 +317,8 @@ def correlation_slope(
     status="derived",
     symbol="Delta r",
     domain="independent Gaussian features; d well above 1",
+    accuracy=0.045,
+    within={"width": (64, math.inf)},
 )
 def correlation_spread(correlation: Correlation, width: Width) -> Any:
     r"""Standard deviation over draws of the correlation of two tokens.
@@ -325,6 +343,8 @@ def correlation_spread(correlation: Correlation, width: Width) -> Any:
     status="derived",
     symbol="E f",
     domain="a moment that is smooth over the spread of the correlation; the rule is exact for cubic polynomials",
+    accuracy=0.0006,
+    given="pair moments of ReLU, squared ReLU, GELU and SiLU, widths of 32 and more",
 )
 def two_sided_mean(
     above: Annotated[
@@ -387,6 +407,9 @@ def gated_kurtosis(
     status="derived",
     symbol="kappa_31",
     domain="exact at r = 0 and r = 1; linear between is an assumption",
+    accuracy=0.08,
+    within={"correlation": (0, 1)},
+    given="ReLU, squared ReLU, and GELU and SiLU at an input variance of 1 and more",
 )
 def pair_kurtosis(
     third: Annotated[
@@ -458,7 +481,7 @@ def gated_common_kurtosis(
 
 
 @formula(
-    kind="approximation",
+    kind="heuristic",
     source="the drift of collapsed tokens, in proportion to what tokens share",
     status="derived",
     symbol="ln f",

@@ -111,7 +111,7 @@ def dropout_second_moment(
     symbol="r'",
     order=2,
     domain="independent Gaussian features; d well above 1",
-    accuracy=0.01,
+    accuracy=0.005,
     within={"width": (8, math.inf)},
 )
 def norm_correlation(
@@ -174,7 +174,7 @@ def norm_gradient(
     symbol="kappa'",
     order=2,
     domain="independent Gaussian features, an output gradient that does not depend on them; d well above 1",
-    accuracy=0.03,
+    accuracy=0.012,
     within={"width": (16, 300)},
 )
 def norm_gradient_covariance(
@@ -214,6 +214,9 @@ def norm_gradient_covariance(
     status="derived",
     symbol="m'",
     domain="width to infinity; for LayerNorm, features without a common mean",
+    accuracy=0.017,
+    within={"factor": (1, 1)},
+    given="64 and more Gaussian features",
 )
 def norm_moment(
     moment: Annotated[
@@ -257,6 +260,8 @@ def norm_moment(
     status="derived",
     symbol="m'",
     domain="width to infinity",
+    accuracy=0.016,
+    given="64 and more independent features of one mean",
 )
 def centred_moment(
     moment: Annotated[Any, Domain(symbol="m", unit="per feature", typical=(0.5, 2)), "uncentred moment"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from ..formula import Domain, fitted, formula
@@ -19,7 +20,14 @@ Tokens = Annotated[Any, Domain(0, symbol="T", unit="tokens", typical=(1e10, 3.5e
 _EXPONENT = (0.2, 0.5)
 
 
-@formula(kind="approximation", source="Kaplan et al. 2020, arXiv 2001.08361, section 2.1", status="primary", symbol="N")
+@formula(
+    kind="approximation",
+    source="Kaplan et al. 2020, arXiv 2001.08361, section 2.1",
+    status="primary",
+    symbol="N",
+    accuracy=0.005,
+    within={"width": (256, math.inf), "c": (12, 15)},
+)
 def kaplan_nonembedding_parameters(
     depth: Annotated[Any, Domain(0, symbol="n_layer", unit="layers", typical=(6, 96)), "number of blocks"],
     width: Annotated[
@@ -78,7 +86,13 @@ def gemstones_parameters(width: Width, depth: Depth, vocab: Vocabulary = 50304) 
     return depth * (15 * width**2 + 2 * width) + 2 * vocab * width + width
 
 
-@formula(kind="approximation", source=f"{GEMSTONES}, authors' code", status="primary", symbol="F")
+@formula(
+    kind="exact",
+    source=f"{GEMSTONES}, authors' code",
+    status="primary",
+    symbol="F",
+    domain="the count that the authors define, for heads of 128; not every operation of a program is in it",
+)
 def gemstones_flops_per_token(
     width: Width,
     depth: Depth,

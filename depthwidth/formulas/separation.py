@@ -249,7 +249,16 @@ def log3_shallow_size_needed(
     return log3_rank_lower_efficient(deep_depth, deep_width, deep_heads) / position_sums(shallow_depth)
 
 
-@formula(kind="asymptotic", source=f"{_SOURCE}; corollary of Theorem 2", status="derived", symbol="d_s", domain=_INEFFICIENT)
+@formula(
+    kind="asymptotic",
+    source=f"{_SOURCE}; corollary of Theorem 2",
+    status="derived",
+    symbol="d_s",
+    domain=_INEFFICIENT,
+    accuracy=0.2,
+    within={"deep_depth": (96, 600), "deep_width": (256, 16384), "shallow_depth": (48, 600)},
+    given="heads of 64 dimensions",
+)
 def shallow_width_needed(
     deep_depth: Annotated[
         Any, Domain(0, symbol="L_d", unit="layers", typical=(24, 96)), "layers of the deep network, well above log_3 d_d"
@@ -280,11 +289,11 @@ def shallow_width_needed(
 
 
 @formula(
-    kind="asymptotic",
+    kind="heuristic",
     source="Wies et al. 2021, arXiv 2105.03928",
     status="recalled",
     symbol="R_bottleneck",
-    domain="L above log_3 d_x; up to constants and logarithms",
+    domain="L above log_3 d_x; a growth up to constants and logarithms, which no value can be held against",
 )
 def log_rank_bottleneck(
     depth: Annotated[Any, Domain(0, symbol="L", unit="layers", typical=(12, 96)), "layers"],

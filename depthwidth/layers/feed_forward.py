@@ -274,8 +274,8 @@ def activation_tables(name: str, trace: Trace) -> TableFamily:
     """Gaussian moments of an activation over its input's variance and the angle whose cosine is the correlation of two inputs.
 
     Columns: E f^2, E f'^2, E f, E f(x) f(y), E f'(x) f'(y), the ratios E f^3 / (E f^2 E f) and E f^2 f'^2 / (E f^2 E f'^2), and
-    the kurtoses E f^4 / (E f^2)^2 and E f'^4 / (E f'^2)^2, which are 3 % too large if f' jumps at 0. As functions of the angle
-    the moments are smooth, even if they have a square-root branch in the correlation.
+    the kurtoses E f^4 / (E f^2)^2 and E f'^4 / (E f'^2)^2. As functions of the angle the moments are smooth, even if they have a
+    square-root branch in the correlation.
     """
     return trace.family(("activation", name), functools.partial(_activation_table, name), _VARIANCE_STEP)
 
@@ -292,7 +292,7 @@ def _activation_table(name: str, variance: float) -> Table:
         rho = np.cos(angles)
         single = f.second_moment(variance), f.derivative_second_moment(variance), f.mean(variance)
         both = _pair_columns(name, variance, rho)
-        x = np.arange(-9.0, 9.0, 0.0625)
+        x = np.arange(-9.0, 9.0, 0.0625) + 0.03125  # no node at 0, where the slopes of some activations jump
         weights, inputs = np.exp(-x * x / 2), x * math.sqrt(variance)
         total = weights.sum()
         value, slope = (part / np.abs(part).max() for part in (f(inputs), f.derivative(inputs)))

@@ -283,8 +283,10 @@ def post_norm_drift(kept: AnySignal, branch: AnySignal, draw: DrawSpread, width:
     """
     (q, c), (a, a_pair) = kept.averages, branch.averages
     correlation, strength = quotient(c + a_pair, q + a), quotient(a, q) + _NO_STRENGTH
-    drift = post_norm_log_drift.body(strength, width, draw.backward)
-    variance = post_norm_log_variance.body(strength, width, draw.omega)
+    variance = post_norm_log_variance.body(strength, width, draw.omega, draw.common)
+    # The norm's 1 + v is half the variance as if size and gradient of the branch varied on their own.
+    shared = variance - post_norm_log_variance.body(strength, width, draw.omega)
+    drift = post_norm_log_drift.body(strength, width, draw.backward) + shared / 2
     return collapsed_share.body(correlation, drift), collapsed_share.body(correlation, variance)
 
 

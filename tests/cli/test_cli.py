@@ -258,7 +258,7 @@ def test_formulas_eval_says_the_range_claimed_for(invoke):
     ]
     assert "outside" not in invoke("formulas", "eval", "levine_width", "depth=24").output
     near = invoke("formulas", "eval", "norm_correlation", "correlation=0.3", "width=4").output
-    assert "accuracy: within 1 % for width from 8" in near
+    assert "accuracy: within 0.5 % for width from 8" in near
     assert "outside that range: width" in near
     assert json.loads(invoke("formulas", "eval", "levine_width", "depth=6,200", "--json").output)["outside"] == ["depth"]
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import sympy
 from helpers import check, one_quick_in, table
+from passes import Given
+from passes import start as root
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 
@@ -14,6 +16,9 @@ from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
 from depthwidth.formulas import depth, gaussian
 from depthwidth.initialization import recipe
+from depthwidth.layers import FeedForward
+from depthwidth.layers.activations import activation
+from depthwidth.signal import Signal
 
 A, F = 1.0, depth.xavier_relu_block_second_moment(4)  # Xavier, ReLU, four times the width
 
@@ -339,9 +344,13 @@ def test_the_constants_of_the_spread_are_gaussian_moments(rng):
 
 
 def test_a_layer_of_worked_constants():
-    """Section 6: E = -1.455/d, Var = 5.86/d a layer of Xavier/ReLU; the second is printed a hundredth too large."""
+    """Section 6: E = -1.455/d, Var = 5.86/d a layer of Xavier/ReLU; the second is printed a hundredth too large, and without
+    what size and gradient of the ReLU part share."""
     check(depth.post_norm_layer_log_drift(A, F, 1.0), "-1.455")
-    assert depth.post_norm_layer_log_variance(A, F, 1.0) == pytest.approx(5.86, abs=0.011)
+    apart = depth.post_norm_log_variance(A, 1.0) + depth.post_norm_log_variance(F, 1.0, 3.25)
+    assert apart == pytest.approx(5.86, abs=0.011)
+    shared = 2 * F**2 / 4 / (1 + F) ** 2
+    assert depth.post_norm_layer_log_variance(A, F, 1.0) == pytest.approx(apart - shared, rel=1e-12)
 
 
 class SingleToken:
@@ -411,6 +420,32 @@ def test_the_log_normal_spread_by_simulation(rng):
     assert abs(moved.var() - variance) < 4 * error + slack * variance
     wrong = 7 * (depth.post_norm_layer_log_variance(A, F, width) + 2 * 2 * A**2 / (1 + A) ** 2 / width)  # omega = 6 for 4
     assert abs(moved.var() - wrong) > 4 * error + slack * wrong
+
+
+@pytest.mark.slow
+def test_size_and_gradient_of_a_gated_part_vary_together(rng):
+    """SwiGLU, twice as many hidden features as the width: the variance of one block's log gradient, by its matrices."""
+    d, n, draws, f = 32, 64, 2500, activation("silu")
+    size = float(f.second_moment(1.0))
+    logs = []
+    for _ in range(draws):
+        x, g = rng.standard_normal((2, d))
+        x *= math.sqrt(d) / np.linalg.norm(x)
+        gate, up = rng.standard_normal((2, n, d)) / math.sqrt(d)
+        down = rng.standard_normal((d, n)) / math.sqrt(n * size)
+        u, v = gate @ x, up @ x
+        y = x + down @ (f(u) * v)
+        g -= y * (y @ g) / (y @ y)
+        back = down.T @ g
+        pulled = g + gate.T @ (back * f.derivative(u) * v) + up.T @ (back * f(u))
+        pulled -= x * (x @ pulled) / (x @ x)
+        logs.append(math.log((pulled @ pulled) / (g @ g) / ((y @ y) / d)))
+    site = root(Given(gate_weight=1 / d, up_weight=1 / d, down_weight=1 / (n * size)))
+    spread = FeedForward(d, n, "silu", bias=False, gated=True).draw_spread(Signal(1.0, 1.0), site)
+    variance, error = np.var(logs), math.sqrt(2 / draws) * np.var(logs)
+    found = depth.post_norm_log_variance(1.0, d, spread.omega, spread.common)
+    assert abs(found - variance) < 4 * error
+    assert abs(depth.post_norm_log_variance(1.0, d, spread.omega) - variance) > 6 * error
 
 
 def test_a_residual_sum_averages_correlations():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from ...formula import Domain, formula
@@ -124,7 +125,16 @@ def value_gradient_covariance(
     return value_gain * queries / keys * (gamma * (1 - P) + (queries - 1) * kappa * (1 - P2)) / (keys - 1)
 
 
-@formula(kind="approximation", source=OURS, status="derived", symbol="gamma_Q", domain=TESTED)
+@formula(
+    kind="approximation",
+    source=OURS,
+    status="derived",
+    symbol="gamma_Q",
+    domain=TESTED,
+    accuracy=0.09,
+    within={"correlation": (0, 0.9), "raw_score_variance": (0, 4), "width": (128, math.inf)},
+    given="heads of 16 dimensions and more, rows of 16 to 64 entries",
+)
 def query_gradient_second_moment(
     value_gain: ValueGain,
     gamma: Gamma,
@@ -156,7 +166,16 @@ def query_gradient_second_moment(
     )
 
 
-@formula(kind="approximation", source=OURS, status="derived", symbol="kappa_Q", domain=TESTED)
+@formula(
+    kind="approximation",
+    source=OURS,
+    status="derived",
+    symbol="kappa_Q",
+    domain=TESTED,
+    accuracy=0.16,
+    within={"correlation": (0, 0.9), "raw_score_variance": (0, 4), "width": (128, math.inf)},
+    given="heads of 16 dimensions and more, rows of 16 to 64 entries",
+)
 def query_gradient_covariance(
     value_gain: ValueGain,
     kappa: Kappa,
@@ -188,7 +207,17 @@ def query_gradient_covariance(
     return value_gain * kappa * raw_score_variance * (1 - correlation) ** 2 * (T2 + noise / width)
 
 
-@formula(kind="approximation", source=OURS, status="derived", symbol=r"\rho'", domain="first order in 1/d_h")
+@formula(
+    kind="approximation",
+    source=OURS,
+    status="derived",
+    symbol=r"\rho'",
+    domain="first order in 1/d_h",
+    accuracy=0.06,
+    measure="absolute",
+    within={"row_correlation": (0, 1), "correlation": (0, 1), "raw_score_variance": (0, 2), "head_dim": (64, math.inf)},
+    given="rows of 16 entries and more",
+)
 def key_row_correlation(
     row_correlation: RowCorrelation, correlation: Correlation, raw_score_variance: Raw, head_dim: HeadDim
 ) -> Any:
@@ -214,7 +243,16 @@ def key_row_correlation(
     return row_correlation + (1 - correlation) * raw_score_variance * (1 + row_correlation**2) / head_dim
 
 
-@formula(kind="approximation", source=OURS, status="derived", symbol="gamma_K", domain=TESTED)
+@formula(
+    kind="approximation",
+    source=OURS,
+    status="derived",
+    symbol="gamma_K",
+    domain=TESTED,
+    accuracy=0.07,
+    within={"correlation": (0, 0.9), "raw_score_variance": (0, 4), "queries": (16, 64), "keys": (16, 64)},
+    given="widths of 128 and more, heads of 16 dimensions and more",
+)
 def key_gradient_second_moment(
     value_gain: ValueGain,
     gamma: Gamma,

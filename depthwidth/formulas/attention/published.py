@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from ...formula import Domain, formula
+from ...formula import Domain, Formula, formula
 from ...mathematics import exp
 from ..saturation._domains import RowLength, RowVariance
 from ._domains import KEDIA, Correlation, Dropout, Gamma, Raw, Value, ValueGain, Width
@@ -19,18 +20,26 @@ TwoTokens = Annotated[
     Any, Domain(2, closed_low=True, integer=True, symbol="L", unit="tokens", typical=(64, 2048)), "entries of the row"
 ]
 _PUBLISHED = "row of 300 and more, score variance well below 1"
+_UNIFORM = "uniform attention, scores of variance 0; the authors use it at any score variance"
+
+
+def _softmax_published(symbol: str, accuracy: float) -> Callable[[Callable[..., Any]], Formula]:
+    """The decorator of the forms for a softmax of independent logits, which have one source and one range."""
+    return formula(
+        kind="approximation",
+        source=f"{KEDIA}, softmax",
+        status="primary",
+        symbol=symbol,
+        domain=_PUBLISHED,
+        accuracy=accuracy,
+        within={"variance": (0, 0.25), "length": (300, math.inf)},
+    )
+
+
 ProbabilityGradient = Annotated[Gamma, "second moment of a probability's gradient"]
 
 
-@formula(
-    kind="approximation",
-    source=f"{KEDIA}, softmax",
-    status="primary",
-    symbol="v",
-    domain=_PUBLISHED,
-    accuracy=0.008,
-    within={"variance": (0, 0.25), "length": (300, math.inf)},
-)
+@_softmax_published("v", accuracy=0.008)
 def softmax_variance_published(variance: RowVariance, length: RowLength) -> Any:
     r"""Variance of one softmax probability, log-normal form.
 
@@ -48,15 +57,7 @@ def softmax_variance_published(variance: RowVariance, length: RowLength) -> Any:
     return (exp(variance) - 1) / length**2
 
 
-@formula(
-    kind="approximation",
-    source=f"{KEDIA}, softmax",
-    status="primary",
-    symbol="v",
-    domain=_PUBLISHED,
-    accuracy=0.016,
-    within={"variance": (0, 0.25), "length": (300, math.inf)},
-)
+@_softmax_published("v", accuracy=0.016)
 def softmax_variance_full_published(variance: RowVariance, length: TwoTokens) -> Any:
     r"""Variance of one softmax probability, the longer log-normal form.
 
@@ -75,15 +76,7 @@ def softmax_variance_full_published(variance: RowVariance, length: TwoTokens) ->
     return (e - 1) * e**2 / ((length - 1) * exp(variance) + 1) ** 2
 
 
-@formula(
-    kind="approximation",
-    source=f"{KEDIA}, softmax",
-    status="primary",
-    symbol="gamma_in",
-    domain=_PUBLISHED,
-    accuracy=0.009,
-    within={"variance": (0, 0.25), "length": (300, math.inf)},
-)
+@_softmax_published("gamma_in", accuracy=0.009)
 def softmax_gradient_published(variance: RowVariance, length: RowLength, gamma: ProbabilityGradient = 1) -> Any:
     r"""Second moment of a logit's gradient for an uncorrelated gradient of the probabilities, log-normal form.
 
@@ -101,15 +94,7 @@ def softmax_gradient_published(variance: RowVariance, length: RowLength, gamma: 
     return exp(variance) * gamma / length**2
 
 
-@formula(
-    kind="approximation",
-    source=f"{KEDIA}, softmax",
-    status="primary",
-    symbol="gamma_in",
-    domain=_PUBLISHED,
-    accuracy=0.009,
-    within={"variance": (0, 0.25), "length": (300, math.inf)},
-)
+@_softmax_published("gamma_in", accuracy=0.01)
 def softmax_gradient_full_published(variance: RowVariance, length: TwoTokens, gamma: ProbabilityGradient = 1) -> Any:
     r"""Second moment of a logit's gradient, the longer log-normal form.
 
@@ -127,7 +112,21 @@ def softmax_gradient_full_published(variance: RowVariance, length: TwoTokens, ga
     return gamma * (softmax_variance_full_published.body(variance, length) + 1 / length**2)
 
 
-@formula(kind="approximation", source=f"{KEDIA}, single-head attention", status="primary", symbol="q_out", domain=_PUBLISHED)
+@formula(
+    kind="approximation",
+    source=f"{KEDIA}, single-head attention",
+    status="primary",
+    symbol="q_out",
+    domain=_PUBLISHED,
+    accuracy=0.013,
+    within={
+        "correlation": (0.02, 1),
+        "raw_score_variance": (0, 0.25),
+        "width": (64, math.inf),
+        "length": (300, math.inf),
+        "dropout": (0, 0.5),
+    },
+)
 def output_second_moment_published(
     value_moment: Value,
     correlation: Correlation,
@@ -156,7 +155,16 @@ def output_second_moment_published(
     return value_moment * (correlation + (apart**2 * (length - 1) * w + own) / length)
 
 
-@formula(kind="approximation", source=f"{KEDIA}, single-head attention", status="primary", symbol="c_out", domain=_PUBLISHED)
+@formula(
+    kind="approximation",
+    source=f"{KEDIA}, single-head attention",
+    status="primary",
+    symbol="c_out",
+    domain=_PUBLISHED,
+    accuracy=0.006,
+    within={"correlation": (0.02, 1), "raw_score_variance": (0, 0.25), "width": (64, math.inf), "length": (300, math.inf)},
+    given="self-attention",
+)
 def output_covariance_published(
     value_moment: Value, correlation: Correlation, raw_score_variance: Raw, width: Width, length: RowLength
 ) -> Any:
@@ -177,7 +185,7 @@ def output_covariance_published(
     return value_moment * (correlation + (2 * apart**2 * raw_score_variance / width + apart) / length)
 
 
-@formula(kind="approximation", source=f"{KEDIA}, single-head attention", status="primary", symbol="gamma_in", domain=_PUBLISHED)
+@formula(kind="exact", source=f"{KEDIA}, single-head attention", status="primary", symbol="gamma_in", domain=_UNIFORM)
 def gradient_second_moment_published(
     value_gain: ValueGain, gamma: Gamma, gradient_correlation: GradientCorrelation, length: RowLength, dropout: Dropout = 0
 ) -> Any:
@@ -187,8 +195,8 @@ def gradient_second_moment_published(
 
     Returns
     -------
-    Per feature, units of gamma. It leaves out what comes through queries and keys: too low by up to 86 % at s = 1 and 98 % at
-    s = 4 (median over settings 40 and 76 %).
+    Per feature, units of gamma. It is :func:`value_gradient_second_moment` at P = P2 = 1/L, and leaves out what comes through
+    queries and keys: too low by up to 86 % at s = 1 and 98 % at s = 4 (median over settings 40 and 76 %).
 
     Examples
     --------
@@ -198,7 +206,7 @@ def gradient_second_moment_published(
     return value_gain * gamma * (1 + (length - 1) * gradient_correlation * (1 - dropout)) / (length * (1 - dropout))
 
 
-@formula(kind="approximation", source=f"{KEDIA}, single-head attention", status="primary", symbol="kappa_in", domain=_PUBLISHED)
+@formula(kind="exact", source=f"{KEDIA}, single-head attention", status="primary", symbol="kappa_in", domain=_UNIFORM)
 def gradient_covariance_published(
     value_gain: ValueGain, gamma: Gamma, gradient_correlation: GradientCorrelation, length: RowLength
 ) -> Any:
@@ -208,7 +216,7 @@ def gradient_covariance_published(
 
     Returns
     -------
-    Per feature, units of gamma.
+    Per feature, units of gamma; :func:`value_gradient_covariance` at P = P2 = 1/L.
 
     Examples
     --------

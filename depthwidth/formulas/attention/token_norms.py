@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from ...formula import formula
@@ -9,7 +10,17 @@ from ..saturation._domains import SumP2
 from ._domains import OURS, Correlation, PairP2, Raw, RowCorrelation, SumP3, SumP4, Value, Width
 
 
-@formula(kind="approximation", source=OURS, status="derived", symbol="q_norm", domain="first order in 1/d")
+@formula(
+    kind="approximation",
+    source=OURS,
+    status="derived",
+    symbol="q_norm",
+    domain="first order in 1/d",
+    accuracy=0.006,
+    measure="value_moment",
+    within={"correlation": (0, 1), "raw_score_variance": (0, 2), "width": (64, math.inf)},
+    given="averages of the softmax over rows of 8 entries and more",
+)
 def norm_fluctuation(
     value_moment: Value,
     correlation: Correlation,
@@ -37,7 +48,16 @@ def norm_fluctuation(
     return 2 * value_moment * raw_score_variance * (1 - correlation) ** 2 / width * (2 * P - 5 * M3 + 3 * M4)
 
 
-@formula(kind="approximation", source=OURS, status="derived", symbol="v_common", domain="first order in 1/d")
+@formula(
+    kind="approximation",
+    source=OURS,
+    status="derived",
+    symbol="v_common",
+    domain="first order in 1/d",
+    accuracy=0.02,
+    within={"correlation": (0.1, 1), "width": (64, math.inf)},
+    given="Gaussian tokens brought to one norm",
+)
 def common_share_variance(
     correlation: Annotated[Correlation, "correlation of the tokens: the mean of that share if it is not negative"], width: Width
 ) -> Any:
@@ -64,7 +84,17 @@ def common_share_variance(
     return 2 * correlation * (1 - correlation) ** 2 * (2 - correlation) / width
 
 
-@formula(kind="approximation", source=OURS, status="derived", symbol="q_equal", domain="first order in 1/d")
+@formula(
+    kind="approximation",
+    source=OURS,
+    status="derived",
+    symbol="q_equal",
+    domain="first order in 1/d",
+    accuracy=0.004,
+    measure="value_moment",
+    within={"correlation": (0, 1), "raw_score_variance": (0, 4), "width": (64, math.inf)},
+    given="averages of the softmax over rows of 8 entries and more",
+)
 def equal_norm_shift(
     value_moment: Value, correlation: Correlation, P: SumP2, M3: SumP3, M4: SumP4, raw_score_variance: Raw, width: Width
 ) -> Any:
@@ -94,7 +124,17 @@ def equal_norm_shift(
     return -value_moment * raw_score_variance * spread * (1 - 7 * P + 12 * M3 - 6 * M4)
 
 
-@formula(kind="approximation", source=OURS, status="derived", symbol="c_equal", domain="first order in 1/d")
+@formula(
+    kind="approximation",
+    source=OURS,
+    status="derived",
+    symbol="c_equal",
+    domain="first order in 1/d",
+    accuracy=0.004,
+    measure="value_moment",
+    within={"correlation": (0, 1), "raw_score_variance": (0, 4), "width": (64, math.inf)},
+    given="averages of the softmax over rows of 8 entries and more, r' = r",
+)
 def equal_norm_covariance_shift(
     value_moment: Value,
     correlation: Correlation,
@@ -128,7 +168,17 @@ def equal_norm_covariance_shift(
     )
 
 
-@formula(kind="approximation", source=OURS, status="derived", symbol="c_rows", domain="first order in 1/d")
+@formula(
+    kind="approximation",
+    source=OURS,
+    status="derived",
+    symbol="c_rows",
+    domain="first order in 1/d",
+    accuracy=0.0015,
+    measure="value_moment",
+    within={"correlation": (0, 1), "raw_score_variance": (0, 4), "width": (64, math.inf)},
+    given="averages of the softmax over rows of 8 entries and more, r' = r",
+)
 def short_row_covariance_shift(
     value_moment: Value,
     correlation: Correlation,

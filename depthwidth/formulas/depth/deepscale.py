@@ -79,6 +79,9 @@ def deepscale_gradient_bound(
     symbol="dr/dtau",
     order=1,
     domain="unit blocks, lambda^2 + beta^2 = 1, ReLU, long sequences",
+    accuracy=0.04,
+    measure="absolute",
+    given="48 layers and more",
 )
 def deepscale_correlation_rate(correlation: Correlation, dropout: Dropout) -> Any:
     r"""Rate of change of the correlation of tokens along a DeepScaleLM stack of unit blocks.
@@ -110,6 +113,8 @@ def _(correlation: Correlation, dropout: Dropout) -> Any:
     status="derived",
     symbol="r",
     domain="as the rate's, r_0 >= 0; within 0.006",
+    accuracy=0.006,
+    measure="absolute",
 )
 def deepscale_correlation(
     start: Start,
@@ -144,6 +149,8 @@ def deepscale_correlation(
     status="derived",
     symbol="r*",
     domain="as the rate's; within 0.006",
+    accuracy=0.006,
+    measure="absolute",
 )
 def deepscale_correlation_limit(dropout: Dropout) -> Any:
     r"""Limit of the correlation of tokens in a deep stack of unit ReLU blocks; dropout keeps it below 1.

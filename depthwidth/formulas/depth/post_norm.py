@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from ...formula import Domain, formula
+from ...mathematics import Constant
 from ..moments import BranchScale, Features, Scale
 from ._domains import Attention, FeedForward, Gain, Gap, HiddenRatio, Layers, Strength
 from .blocks import feed_forward_matrix_moment, feed_forward_matrix_spread
@@ -88,7 +90,7 @@ def post_norm_gradient_growth(
     status="derived",
     symbol="1 - r_N",
     domain="long sequences, p = 0, ReLU; a_F up to 0.5",
-    accuracy=0.025,
+    accuracy=0.037,
     within={"gap": (0, 0.01), "attention": (0.5, 10), "layers": (0, 20)},
 )
 def post_norm_collapse(
@@ -119,6 +121,8 @@ def post_norm_collapse(
     symbol="E ln",
     order=1,
     domain="all tokens alike (r near 1), no dropout, ReLU",
+    accuracy=0.04,
+    within={"attention": (0.1, 2), "feed_forward": (0.1, 2), "width": (64, math.inf), "ratio": (1, 8)},
 )
 def post_norm_layer_log_drift(
     attention: Attention,
@@ -139,9 +143,8 @@ def post_norm_layer_log_drift(
     >>> round(post_norm_layer_log_drift(1.0, 0.32, 1), 3)
     -1.455
     """
-    return post_norm_log_drift(attention, width, 3) + post_norm_log_drift(
-        feed_forward, width, feed_forward_matrix_moment(ratio)
-    )
+    moment = feed_forward_matrix_moment.body(ratio)
+    return post_norm_log_drift.body(attention, width) + post_norm_log_drift.body(feed_forward, width, moment)
 
 
 @formula(
@@ -151,6 +154,8 @@ def post_norm_layer_log_drift(
     symbol="Var ln",
     order=1,
     domain="all tokens alike (r near 1), no dropout, ReLU",
+    accuracy=0.016,
+    within={"attention": (0.1, 2), "feed_forward": (0.1, 2), "width": (64, math.inf), "ratio": (1, 8)},
 )
 def post_norm_layer_log_variance(
     attention: Attention,
@@ -160,7 +165,7 @@ def post_norm_layer_log_variance(
 ) -> Any:
     r"""Variance over draws of the logarithm of one deep post-norm layer's gradient factor.
 
-    .. math:: \mathrm{Var} \ln f = \frac{2 (4 a_A + 4 a_A^2)}{(1+a_A)^2 d} + \frac{2 (4 a_F + (2 + 5/m) a_F^2)}{(1+a_F)^2 d}
+    .. math:: \mathrm{Var} \ln f = \frac{2 (4 a_A + 4 a_A^2)}{(1+a_A)^2 d} + \frac{2 (4 a_F + (2 + 4/m) a_F^2)}{(1+a_F)^2 d}
 
     Returns
     -------
@@ -169,11 +174,10 @@ def post_norm_layer_log_variance(
     Examples
     --------
     >>> round(post_norm_layer_log_variance(1.0, 0.32, 1), 2)
-    5.85
+    5.82
     """
-    return post_norm_log_variance(attention, width, 4) + post_norm_log_variance(
-        feed_forward, width, feed_forward_matrix_spread(ratio)
-    )
+    spread, shared = feed_forward_matrix_spread.body(ratio), 1 / (ratio * Constant.of(1))  # kappa_c of ReLU is 2
+    return post_norm_log_variance.body(attention, width) + post_norm_log_variance.body(feed_forward, width, spread, shared)
 
 
 SpreadStrength = Annotated[
@@ -188,6 +192,9 @@ SpreadStrength = Annotated[
     symbol="E ln",
     order=1,
     domain="all tokens alike (r near 1), no dropout",
+    accuracy=0.06,
+    within={"strength": (0.1, 2), "width": (64, math.inf), "matrix_moment": (2.1, 4)},
+    given="two Gaussian matrices, linear or around a ReLU",
 )
 def post_norm_log_drift(
     strength: SpreadStrength,
@@ -224,6 +231,9 @@ def post_norm_log_drift(
     symbol="Var ln",
     order=1,
     domain="all tokens alike (r near 1), no dropout",
+    accuracy=0.025,
+    within={"strength": (0.1, 2), "width": (64, math.inf), "matrix_spread": (2.2, 7)},
+    given="two Gaussian matrices, linear or around a ReLU",
 )
 def post_norm_log_variance(
     strength: SpreadStrength,
@@ -233,10 +243,16 @@ def post_norm_log_variance(
         Domain(0, symbol="omega", typical=(3, 4)),
         "from :func:`feed_forward_matrix_spread`: 4 for attention, 3.25 for a ReLU feed-forward part four times the width",
     ] = 4,
+    shared: Annotated[
+        Any,
+        Domain(0, closed_low=True, symbol="c", typical=(0, 0.5)),
+        "width times the relative covariance of the branch's squared size and that of its matrix, (kappa_c - 1)/m: 0 for"
+        " attention, 0.25 for that ReLU part",
+    ] = 0,
 ) -> Any:
     r"""Variance over draws of the logarithm of one deep post-norm block's gradient factor.
 
-    .. math:: \mathrm{Var} \ln f = \frac{2 (4a + \omega a^2)}{(1+a)^2 d}
+    .. math:: \mathrm{Var} \ln f = \frac{2 (4a + (\omega - c) a^2)}{(1+a)^2 d}
 
     Derivation: docs/derivations/post-norm.md, (N2).
 
@@ -244,10 +260,15 @@ def post_norm_log_variance(
     -------
     A variance; over N blocks they add, so that deep narrow stacks are log-normal with a wide spread.
 
+    Notes
+    -----
+    kappa_c is E h^2 j / (E h^2 E j), with j the squared slope of a hidden feature h: 2 for ReLU. A draw of which more hidden
+    features are on has both the larger output and the larger gradient, and their ratio varies less.
+
     Examples
     --------
-    >>> attention, ffn = post_norm_log_variance(1.0, 1), post_norm_log_variance(0.32, 1, 3.25)
+    >>> attention, ffn = post_norm_log_variance(1.0, 1), post_norm_log_variance(0.32, 1, 3.25, 0.25)
     >>> round(attention + ffn, 2)
-    5.85
+    5.82
     """
-    return 2 * (4 * strength + matrix_spread * strength**2) / ((1 + strength) ** 2 * width)
+    return 2 * (4 * strength + (matrix_spread - shared) * strength**2) / ((1 + strength) ** 2 * width)

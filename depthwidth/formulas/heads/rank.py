@@ -55,11 +55,11 @@ def bottleneck_heads(width: Width, length: ShortLength) -> Any:
 
 
 @formula(
-    kind="approximation",
+    kind="exact",
     source=f"{_BHOJANAPALLI}; counts matched to its tables",
     status="rederived",
     symbol="N",
-    domain="within 1 % of the printed counts of ten models with 1.6M for positions, biases and norms",
+    domain="given N_rest; with 1.6M in its place, within 1 % of the printed counts of ten models",
 )
 def fixed_head_parameters(
     depth: Depth,
@@ -150,6 +150,9 @@ def causal_hardmax_rank(length: ShortLength) -> Any:
     status="derived",
     symbol="R/n",
     domain="Gaussian keys, d_h >= 8; within 0.015 for n from 64 to 1024",
+    accuracy=0.02,
+    measure="absolute",
+    within={"length": (64, 1024), "head_dim": (8, 1024)},
 )
 def gaussian_hardmax_fraction(
     length: Annotated[
@@ -193,6 +196,8 @@ def gaussian_hardmax_fraction(
     status="derived",
     symbol="d_h",
     domain="95 % of the limit, Gaussian keys",
+    accuracy=0.4,
+    within={"length": (64, 1024)},
 )
 def head_dim_for_hardmax_rank(length: Annotated[Length, "tokens"]) -> Any:
     r"""Head dimension at which a hard-max matrix with Gaussian keys reaches 95 % of its largest rank.

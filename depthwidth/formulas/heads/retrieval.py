@@ -24,7 +24,16 @@ RetrievalDim = Annotated[HeadDim, "head dimension, at least 2 ln n"]
 Choices = Annotated[ShortLength, "number of keys"]
 
 
-@formula(kind="asymptotic", source=_MEMORY, status="derived", symbol="d_crit", domain="Gaussian keys, annealed average")
+@formula(
+    kind="asymptotic",
+    source=_MEMORY,
+    status="derived",
+    symbol="d_crit",
+    domain="Gaussian keys, annealed average",
+    accuracy=0.2,
+    within={"length": (64, math.inf)},
+    given="the dimension at which the least error is one half",
+)
 def critical_head_dim(length: Annotated[Length, "tokens to choose from"]) -> Any:
     r"""Head dimension below which a head cannot look up one token at any logit scale.
 
@@ -51,7 +60,16 @@ def _require_retrieval(name: str, head_dim: Any, length: Any) -> Any:
     return slack
 
 
-@formula(kind="asymptotic", source=_MEMORY, status="derived", symbol="sigma_min", domain="Gaussian keys, annealed average")
+@formula(
+    kind="asymptotic",
+    source=_MEMORY,
+    status="derived",
+    symbol="sigma_min",
+    domain="Gaussian keys, annealed average",
+    accuracy=0.021,
+    within={"length": (64, math.inf)},
+    given="at least 3 ln n dimensions, a mean weight of one half on the target",
+)
 def smallest_noise(head_dim: RetrievalDim, length: Choices) -> Any:
     r"""Smallest standard deviation of the distractors' logits at which a head can look up one token.
 
@@ -71,7 +89,16 @@ def smallest_noise(head_dim: RetrievalDim, length: Choices) -> Any:
     return sqrt(head_dim) - sqrt(_require_retrieval("smallest_noise", head_dim, length))
 
 
-@formula(kind="asymptotic", source=_MEMORY, status="derived", symbol="Delta_min", domain="Gaussian keys, annealed average")
+@formula(
+    kind="asymptotic",
+    source=_MEMORY,
+    status="derived",
+    symbol="Delta_min",
+    domain="Gaussian keys, annealed average",
+    accuracy=0.021,
+    within={"length": (64, math.inf)},
+    given="at least 3 ln n dimensions, a mean weight of one half on the target",
+)
 def smallest_gap(head_dim: RetrievalDim, length: Choices) -> Any:
     r"""Smallest logit of a target, above the distractors' mean, at which a head can look it up.
 
@@ -165,11 +192,11 @@ def _expm1(x: Any) -> Any:
 
 
 @formula(
-    kind="approximation",
+    kind="exact",
     source=f"{OURS}: every distractor placed at the largest cosine",
     status="derived",
     symbol="beta",
-    domain="sufficient in half of random key draws; conservative",
+    domain="a bound: sufficient in every draw of keys whose largest cosine is at most its median, half of all; not necessary",
 )
 def unit_key_temperature(
     length: Choices, head_dim: SphereDim, miss: Annotated[Miss, "weight that the distractors may keep"]

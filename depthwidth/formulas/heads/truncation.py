@@ -119,6 +119,8 @@ def bounded_logit_error(
     symbol="MSE",
     order=1,
     domain="n to infinity; an over-estimate by 10 % at n = 16 exp(2 sigma^2)",
+    accuracy=0.075,
+    within={"variance": (0, 1), "length": (256, math.inf)},
 )
 def fixed_query_error(variance: Variance, kept_variance: Kept, length: Tokens) -> Any:
     r"""Squared error per value channel of a head that keeps part of the logits' variance, for one query.
@@ -140,7 +142,17 @@ def fixed_query_error(variance: Variance, kept_variance: Kept, length: Tokens) -
     return (exp(variance) - exp(kept_variance)) / length
 
 
-@formula(kind="asymptotic", source=RECONSTRUCTION, status="derived", symbol="MSE/MSE_0", order=1, domain="n to infinity")
+@formula(
+    kind="asymptotic",
+    source=RECONSTRUCTION,
+    status="derived",
+    symbol="MSE/MSE_0",
+    order=1,
+    domain="n to infinity",
+    accuracy=0.04,
+    within={"lost_variance": (0, 1)},
+    given="rows of 256 entries and more, logits of a variance of at most 1",
+)
 def relative_truncation_error(
     lost_variance: Annotated[
         Any, Domain(0, closed_low=True, symbol="tau^2", unit="nats^2"), "logit variance lost, sigma^2 - sigma_r^2"

@@ -18,7 +18,7 @@ def _completep_line(parameters: Any, *ratios: Any) -> Any:
     return broken_line(log(parameters), [(log(Constant.of(n)), ratio) for n, ratio in zip(sizes, ratios, strict=True)])
 
 
-@formula(kind="approximation", source=f"{COMPLETEP}, three sizes", status="secondary", symbol="rho^*", domain=_COMPLETEP_RANGE)
+@formula(kind="fitted", source=f"{COMPLETEP}, three sizes", status="secondary", symbol="rho^*", domain=_COMPLETEP_RANGE)
 def completep_aspect(
     parameters: Parameters,
     ratio_50M: Annotated[Any, Domain(0, symbol="rho_1", typical=(30, 50)), "measured ratio at 5e7 parameters"] = fitted(
@@ -51,9 +51,7 @@ def completep_aspect(
     return _completep_line(parameters, ratio_50M, ratio_300M, ratio_1500M)
 
 
-@formula(
-    kind="approximation", source=f"{COMPLETEP}, three sizes", status="secondary", symbol="rho_min", domain=_COMPLETEP_RANGE
-)
+@formula(kind="fitted", source=f"{COMPLETEP}, three sizes", status="secondary", symbol="rho_min", domain=_COMPLETEP_RANGE)
 def completep_lowest_aspect(
     parameters: Parameters,
     ratio_50M: Annotated[Any, Domain(0, symbol="rho_1", typical=(10, 14)), "measured ratio at 5e7 parameters"] = fitted(

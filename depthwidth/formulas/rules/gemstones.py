@@ -139,6 +139,8 @@ GemstonesCovariance = Annotated[Any, Domain(typical=(-0.001, 0.001)), "an entry 
     status="derived",
     symbol="s",
     domain="small coefficient errors; the measured ones are not small, see data/README.md",
+    accuracy=0.025,
+    within={"var_alpha": (0, 1e-4), "var_beta": (0, 1e-3)},
 )
 def gemstones_relative_width_error(
     depth: GemstonesDepth,

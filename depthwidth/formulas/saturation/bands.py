@@ -54,7 +54,7 @@ def diffuse_entropy(variance: RowVariance, length: RowLength) -> Any:
     status="derived",
     symbol="P",
     domain="variance P/L - 1/L^2 is 3 % high at L = 64, sigma^2 = 0.5; 30 % at 16, 1",
-    accuracy=0.06,
+    accuracy=0.07,
     within={"variance": (0, 1), "length": (64, math.inf)},
 )
 def overlap_ratio(variance: RowVariance, length: RowLength) -> Any:
@@ -134,7 +134,15 @@ _LONGEST_LOGARITHM = 700.0  # nats: exp of more leaves the range of floating-poi
 _REM = "random-energy model, Derrida 1981; range measured for this package against the integrals"
 
 
-@formula(kind="asymptotic", source=_REM, status="rederived", symbol="sigma_c")
+@formula(
+    kind="asymptotic",
+    source=_REM,
+    status="rederived",
+    symbol="sigma_c",
+    accuracy=0.21,
+    within={"length": (1024, math.inf)},
+    given="beside the quantile that one of n normals exceeds",
+)
 def condensation_point(length: Length) -> Any:
     r"""Logit scale above which a few tokens hold all the weight: the freezing point of the random-energy model.
 
@@ -152,7 +160,16 @@ def condensation_point(length: Length) -> Any:
     return sqrt(2 * log(length))
 
 
-@formula(kind="asymptotic", source=_REM, status="rederived", symbol="n_c")
+@formula(
+    kind="asymptotic",
+    source=_REM,
+    status="rederived",
+    symbol="n_c",
+    accuracy=16,
+    measure="factor",
+    within={"variance": (4, 36)},
+    given="beside the length whose largest normal is expected at sigma",
+)
 def condensed_length(
     variance: Annotated[
         Any,
@@ -176,7 +193,15 @@ def condensed_length(
     return exp(variance / 2)
 
 
-@formula(kind="asymptotic", source=_REM, status="derived", symbol="n_c")
+@formula(
+    kind="asymptotic",
+    source=_REM,
+    status="derived",
+    symbol="n_c",
+    accuracy=40,
+    measure="factor",
+    given="results up to e^30, beside the length whose largest normal is expected at sigma, if there is one",
+)
 def length_scaled_condensed_length(
     variance: Annotated[
         Any,
@@ -284,7 +309,7 @@ def diffuse_entropy_next(variance: Variance, length: Length) -> Any:
     return log(length) - variance / 2 - (grown - 1) / (2 * length) + variance * grown / length
 
 
-@formula(kind="approximation", source=_REM, status="rederived", symbol="S_2", domain=_DIFFUSE, accuracy=0.092)
+@formula(kind="approximation", source=_REM, status="rederived", symbol="S_2", domain=_DIFFUSE, accuracy=0.095)
 def diffuse_squared_sum(variance: Variance, length: Length) -> Any:
     r"""Sum of squared weights of diffuse attention: n exp(-sigma^2) tokens are attended to.
 
@@ -348,10 +373,19 @@ def one_body_squared_sum(variance: Variance, length: Length) -> Any:
     return in_doubles("one_body_squared_sum", average, variance, length)
 
 
-_LEADING = "leading order in n: off by a factor of 2 to 8 at any realistic n"
+_LEADING = "leading order in n: off by a factor of 2 to 15 at any realistic n"
 
 
-@formula(kind="asymptotic", source=_REM, status="rederived", symbol="S_2", domain=_LEADING)
+@formula(
+    kind="asymptotic",
+    source=_REM,
+    status="rederived",
+    symbol="S_2",
+    domain=_LEADING,
+    accuracy=15,
+    measure="factor",
+    within={"length": (64, 131072)},
+)
 def typical_squared_sum(
     variance: Annotated[Spread, "variance of a logit; sigma_c/2 <= sigma <= sigma_c"], length: Length
 ) -> Any:
@@ -372,7 +406,16 @@ def typical_squared_sum(
     return exp(-((condensation_point.body(length) - sqrt(variance)) ** 2))
 
 
-@formula(kind="asymptotic", source=_REM, status="rederived", symbol="S_2", domain=_LEADING)
+@formula(
+    kind="asymptotic",
+    source=_REM,
+    status="rederived",
+    symbol="S_2",
+    domain=_LEADING,
+    accuracy=8,
+    measure="factor",
+    within={"length": (64, 131072)},
+)
 def rare_squared_sum(
     variance: Annotated[Spread, "variance of a logit; sigma_c/sqrt(3) <= sigma <= sigma_c"], length: Length
 ) -> Any:

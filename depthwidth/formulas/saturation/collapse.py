@@ -21,7 +21,15 @@ ValueVariance = Annotated[
 ]
 
 
-@formula(kind="asymptotic", source=f"{_GIORLANDINO}, authors' code", status="primary", symbol="beta_c", domain="n to infinity")
+@formula(
+    kind="asymptotic",
+    source=f"{_GIORLANDINO}, authors' code",
+    status="primary",
+    symbol="beta_c",
+    domain="n to infinity",
+    accuracy=0.21,
+    given="1024 tokens and more",
+)
 def entropy_collapse_gain(
     correlation: Annotated[TokenCorrelation, "correlation of two tokens at the input of the attention layer"],
 ) -> Any:
@@ -42,7 +50,16 @@ def entropy_collapse_gain(
     return sqrt(2 / (1 - correlation))
 
 
-@formula(kind="asymptotic", source=f"{_GIORLANDINO}, authors' code", status="primary", symbol="q_att", domain="n to infinity")
+@formula(
+    kind="asymptotic",
+    source=f"{_GIORLANDINO}, authors' code",
+    status="primary",
+    symbol="q_att",
+    domain="n to infinity",
+    accuracy=0.24,
+    measure="absolute",
+    given="1024 tokens and more",
+)
 def collapsed_output_second_moment(beta: Beta, correlation: TokenCorrelation) -> Any:
     r"""Second moment of the attention output in the limit of long rows, before the value weights.
 
@@ -119,6 +136,9 @@ def residual_attention_correlation(
     status="rederived",
     symbol="alpha_c",
     domain="query-key gain below the boundary; the MLP without a residual of its own",
+    accuracy=0.025,
+    within={"slope": (1, 3)},
+    given="64 tokens and more",
 )
 def critical_residual_gain(
     value_variance: ValueVariance,

@@ -172,8 +172,9 @@ def test_draws_differ_as_the_layers_say(branch):
     name = "attention" if isinstance(branch, Attention) else "feed_forward"
     site = Site(Trace(made, 64, 64), f"encoder.block.{name}")
     spread = branch.draw_spread(Signal(1.0, 0.2), site)
-    moment, omega = _matrix_moments(branch)
+    moment, omega, common = _matrix_moments(branch)
     assert spread.omega == pytest.approx(omega, rel=0.01)
+    assert spread.common == pytest.approx(common, rel=1e-3)
     if isinstance(branch, Attention) or branch.activation == "relu":  # the diagnosis takes every slope's kurtosis for ReLU's
         assert spread.backward == pytest.approx(moment, rel=0.01)
 

@@ -15,6 +15,7 @@ from ....formulas.depth import (
     post_norm_log_drift,
     post_norm_log_variance,
 )
+from ....formulas.finite_width import gated_common_kurtosis, gated_kurtosis
 from ....initialization import Recipe, recipe
 from ....layers import Branch
 from ...propagation import PropagationOptions
@@ -59,11 +60,11 @@ def _log_normal(network: Network) -> tuple[str, float, float] | None:
     for branch in network.branches:
         if branch.residual.norm_stream is None or not (branch.kept and branch.added):
             continue
-        moment, omega = _matrix_moments(branch.residual.branch)
+        moment, omega, shared = _matrix_moments(branch.residual.branch)
         strength = branch.added / branch.kept
         into = sums.setdefault(branch.stack, [0.0, 0.0])
-        into[0] += post_norm_log_drift(strength, width, moment)
-        into[1] += post_norm_log_variance(strength, width, omega)
+        into[0] += post_norm_log_drift.body(strength, width, moment)
+        into[1] += post_norm_log_variance.body(strength, width, omega, shared)
     if not sums:
         return None
     stack, (drift, variance) = max(sums.items(), key=lambda item: item[1][1])
@@ -86,24 +87,30 @@ def gradient_spread(network: Network) -> Iterator[Finding]:
     yield Finding("gradient_spread", stack, deviation, SPREAD, sentence)
 
 
-def _matrix_moments(branch: Branch) -> tuple[float, float]:
-    """mu_2 and omega of :func:`~depthwidth.formulas.depth.post_norm_log_drift` and its variance."""
+def _matrix_moments(branch: Branch) -> tuple[float, float, float]:
+    """mu_2, omega and c of :func:`~depthwidth.formulas.depth.post_norm_log_drift` and its variance."""
     part = branch.as_feed_forward  # of a mixture, as if one expert served every token
     if part is None:
-        return 3.0, 4.0
+        return 3.0, 4.0, 0.0
     ratio = part.hidden / part.width
-    return feed_forward_matrix_moment(ratio), feed_forward_matrix_spread(ratio, _kurtosis(part.activation, part.gated))
+    kurtosis, common = _kurtoses(part.activation, part.gated)
+    return feed_forward_matrix_moment(ratio), feed_forward_matrix_spread(ratio, kurtosis), (common - 1) / ratio
 
 
 @functools.lru_cache(maxsize=32)
-def _kurtosis(name: str, gated: bool) -> float:
-    """E f^4 / (E f^2)^2 of the hidden features at unit variance; a Gaussian linear part has 3 of its own."""
+def _kurtoses(name: str, gated: bool) -> tuple[float, float]:
+    """E h^4 / (E h^2)^2 of the hidden features h at unit variance, and E h^2 j / (E h^2 E j), j their squared slope."""
     from ....layers.activations import activation
     from ....numerics.hermite import gauss_hermite
 
     x, weights = gauss_hermite(256)
-    f = activation(name)(x)
-    return float(weights @ f**4) / float(weights @ f**2) ** 2 * (3.0 if gated else 1.0)
+    f, slope = activation(name)(x), activation(name).derivative(x)
+    size, squared_slope = float(weights @ f**2), float(weights @ slope**2)
+    kurtosis = float(weights @ f**4) / size**2
+    common = float(weights @ (f * slope) ** 2) / (size * squared_slope)
+    if not gated:
+        return kurtosis, common
+    return gated_kurtosis(kurtosis), gated_common_kurtosis(common, kurtosis, squared_slope / size)
 
 
 CHECK = Check(80, gradient_spread)
