@@ -274,8 +274,8 @@ def activation_tables(name: str, trace: Trace) -> TableFamily:
     """Gaussian moments of an activation over its input's variance and the angle whose cosine is the correlation of two inputs.
 
     Columns: E f^2, E f'^2, E f, E f(x) f(y), E f'(x) f'(y), the ratios E f^3 / (E f^2 E f) and E f^2 f'^2 / (E f^2 E f'^2), and
-    the kurtoses E f^4 / (E f^2)^2 and E f'^4 / (E f'^2)^2. As functions of the angle the moments are smooth, even if they have a
-    square-root branch in the correlation.
+    the kurtoses E f^4 / (E f^2)^2 and E f'^4 / (E f'^2)^2. As functions of the angle the moments are smooth, even if they have
+    a square-root branch in the correlation.
     """
     return trace.family(("activation", name), functools.partial(_activation_table, name), _VARIANCE_STEP)
 
