@@ -203,6 +203,19 @@ class _Claim:
     given: str
     _warned = False
 
+    def _state(
+        self, accuracy: float | None, measure: str, within: Mapping[str, tuple[float, float]] | None, given: str
+    ) -> None:
+        self.accuracy, self.measure, self.within, self.given = accuracy, measure, dict(within or {}), given
+
+    def _claim_card(self) -> dict[str, Any]:
+        return {
+            "accuracy": self.accuracy,
+            "measure": self.measure,
+            "within": {name: [end if math.isfinite(end) else None for end in ends] for name, ends in self.within.items()},
+            "given": self.given,
+        }
+
     @property
     def claim(self) -> str:
         """The stated accuracy and the range it is stated for, in words; empty for a formula that states none."""
@@ -308,10 +321,7 @@ class Formula(_Claim, _Checks):
         symbol: str,
         domain: str,
         order: float | None,
-        accuracy: float | None,
-        measure: str,
-        within: Mapping[str, tuple[float, float]] | None,
-        given: str,
+        **stated: Any,
     ) -> None:
         functools.update_wrapper(self, body, assigned=("__module__", "__name__", "__qualname__"))
         self.body = body
@@ -322,10 +332,7 @@ class Formula(_Claim, _Checks):
         self.symbol = symbol or body.__name__
         self.validity = domain
         self.order = order
-        self.accuracy = accuracy
-        self.measure = measure
-        self.within = dict(within or {})
-        self.given = given
+        self._state(**stated)
         self.topic = _topic(body.__module__)
         self.__name__: str = body.__name__
 
@@ -528,10 +535,7 @@ class Formula(_Claim, _Checks):
             "status": self.status,
             "validity": self.validity,
             "order": self.order,
-            "accuracy": self.accuracy,
-            "measure": self.measure,
-            "within": {name: [end if math.isfinite(end) else None for end in ends] for name, ends in self.within.items()},
-            "given": self.given,
+            **self._claim_card(),
             "arguments": [
                 {
                     "name": p.name,
@@ -635,7 +639,8 @@ def formula(
         raise TypeError(f"a formula's kind is one of {', '.join(KINDS)} and its status one of {', '.join(STATUSES)}")
 
     def declare(body: Callable[..., Any]) -> Formula:
-        return Formula(body, kind, source, status, symbol, domain, order, accuracy, measure, within, given)
+        stated = {"accuracy": accuracy, "measure": measure, "within": within, "given": given}
+        return Formula(body, kind, source, status, symbol, domain, order, **stated)
 
     return declare
 
