@@ -247,6 +247,17 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "LFM2-350M": (
         llama("lfm2", "Lfm2ForCausalLM", 16, 1024, 16, 8, 6656, 65536, full_attn_idxs=[2, 5, 8, 10, 12, 14]), 354483968
     ),
+    "gpt-oss-20b": (
+        llama("gpt_oss", "GptOssForCausalLM", 24, 2880, 64, 8, 2880, 201088, head_dim=64, num_local_experts=32,
+              num_experts_per_tok=4, sliding_window=128), 20914757184
+    ),
+    "gpt-oss-120b": (
+        llama("gpt_oss", "GptOssForCausalLM", 36, 2880, 64, 8, 2880, 201088, head_dim=64, num_local_experts=128,
+              num_experts_per_tok=4, sliding_window=128), 116829156672
+    ),
+    "Phi-3.5-MoE": (
+        llama("phimoe", "PhimoeForCausalLM", 32, 4096, 32, 8, 6400, 32064, attention_bias=True, lm_head_bias=True), 41873153344
+    ),
     "bitnet-b1.58-2B-4T": (
         llama("bitnet", "BitNetForCausalLM", 30, 2560, 20, 5, 6912, 128256, tie_word_embeddings=True), 2412820480
     ),
@@ -578,6 +589,7 @@ FURTHER_PARTS = {
             "intermediate_size": st.integers(1, 20),
         }
     ),
+    "mixer": lambda config: st.fixed_dictionaries({"router_jitter_noise": st.sampled_from([0.01, 0.2]), "lm_head_bias": FLAG}),
     "own": lambda config: st.fixed_dictionaries({"use_qk_norm": FLAG}),
     "convolutions": convolutions,
     "scaling": lambda config: st.fixed_dictionaries({"logits_scaling": st.sampled_from([1.0, 3.0, 8.0])}),
@@ -625,7 +637,9 @@ FURTHER = {
     ),
     "helium": with_rope("whole"),
     "lfm2": with_rope("convolutions"),
+    "gpt_oss": lambda config: st.tuples(layered(config), THETAS.map(lambda theta: {"rope_theta": theta})).map(joined),
     "bitnet": with_rope(),
+    "phimoe": with_rope("mixer"),
     "apertus": lambda config: st.fixed_dictionaries({"hidden_act": st.sampled_from(["xielu", "xielu", "silu"])}),
     **dict.fromkeys(("mamba", "falcon_mamba"), state_space),
     "mamba2": state_space_heads,

@@ -41,6 +41,7 @@ from ..layers import (
     RMSNorm,
     Rotary,
     SinusoidalPositions,
+    SparseMixer,
     Stack,
     Stem,
     TokenStem,
@@ -124,7 +125,8 @@ class Builder:
             return expert
         shared = None if design.shared_ffn is None else self.dense_feed_forward(design.shared_ffn)
         options = (design.shared_gate, design.renormalized, design.choice_bias, design.router_bias, design.router)
-        return MixtureOfExperts(expert, design.experts, design.top_k, shared, *options)
+        kind = MixtureOfExperts if design.mixer_jitter is None else partial(SparseMixer, jitter=design.mixer_jitter)
+        return kind(expert, design.experts, design.top_k, shared, *options)
 
     def dense_feed_forward(self, hidden: int | None = None) -> FeedForward:
         """A feed-forward part of one expert, with the design's hidden features by default."""

@@ -58,6 +58,7 @@ class Design:
         `shared_gate` a gate that scales the shared part. With `renormalized` the router's weights of the chosen experts are
         rescaled to a sum of 1; `choice_bias`, `router_bias` and `router`, its rule, as in
         :class:`~depthwidth.layers.MixtureOfExperts`, and `up_activation` as in :class:`~depthwidth.layers.FeedForward`.
+        `mixer_jitter` makes it a :class:`~depthwidth.layers.SparseMixer`.
     bias : linear maps have biases; `attention_bias` (query, key, value), `attention_out_bias` and `ffn_bias` override it.
         Without `key_bias` the key map has none in any case.
     qk_norm : ``none``, ``head`` (a norm over each head's query and key), ``heads`` (with weights for each head) or ``full``
@@ -125,6 +126,7 @@ class Design:
     renormalized: bool = True
     choice_bias: bool = False
     router_bias: bool = False
+    mixer_jitter: float | None = None
     up_activation: str = "identity"
     inner_norm: bool = False
     sinks: bool = False

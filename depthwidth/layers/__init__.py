@@ -29,6 +29,7 @@ from .projection import Projection
 from .rotary_scaling import RotaryScaling
 from .router import RouterRule
 from .rwkv import ChannelMix, TimeMix
+from .sparse_mixer import SparseMixer
 from .stack import Repeat, Stack, shared_pattern
 from .stem import Embedding, Stem, TokenStem
 from .tensor import DRAW, IDENTITY, KINDS, ONES, ZEROS, Constant, Draw, Identity, Kind, Special, Start, Tensor
@@ -95,6 +96,7 @@ __all__ = [
     "Run",
     "ShortConvolution",
     "SinusoidalPositions",
+    "SparseMixer",
     "Special",
     "Stack",
     "Start",

@@ -12,6 +12,7 @@ from ..formulas.moments import linear_second_moment, norm_moment
 from ..signal import AnySignal, DrawSpread, Pullback, Site, TokenSignal, finite
 from ..values import cached_property
 from .attention_moments import mix_exchangeable, mix_tokens
+from .attention_sinks import through_sinks
 from .base import Branch, Child, Run, component
 from .interfaces import AttentionLike
 from .linear import Linear
@@ -176,8 +177,6 @@ class Attention(Branch):
         return reach * (reach + 1) // 2 + (run.tokens - reach) * reach if run.masked else run.tokens * reach
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
-        if self.sinks:
-            raise InputError(f"{site.role}: the moments of attention with sinks are not known")
         trace = site.trace
         source = trace.memory if self.cross else x
         if source is None:
@@ -200,6 +199,9 @@ class Attention(Branch):
         weight = value.second_moment - bias
         mix = mix_tokens if isinstance(x, TokenSignal) else mix_exchangeable
         mixed, pull_heads = mix(self, raw, x, source, query, weight, trace)
+        if self.sinks:
+            logit = site.variance("sinks")
+            mixed, pull_heads = through_sinks(self, mixed, pull_heads, raw, x, weight, rotated, logit, trace)
         mixed = site.at("mix").record(mixed.with_bias(bias))
         pull_norm: Pullback | None = None
         if self.inner_norm is not None:

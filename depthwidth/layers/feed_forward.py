@@ -456,16 +456,13 @@ class MixtureOfExperts(Branch):
         router = site.at("router")
         scores, pull_router = self.router.moments(x, router)
         y, pull_expert = self.expert.moments(x, site.at("expert"))
-        # A variance 1 % off changes the averages by a few parts in a thousand, at most the error of their own sample.
-        rule = self.rule
-        groups = (rule.groups, rule.top_groups, rule.counted) if rule.limited else (1, 1, 1)
-        settings = (self.experts, self.top_k, self.renormalized, rule.scores == "sigmoid", groups)
-        tables = site.trace.family(("routing", *settings), functools.partial(_routing_table, *settings), 0.5, same=0.02)
-        overlap, pair, jacobian, pair_jacobian = tables(scores.averages[0], _angle(scores.correlation))
+        overlap, pair, jacobian, pair_jacobian = self.routing_tables(site.trace)(scores.averages[0], _angle(scores.correlation))
         if isinstance(x, TokenSignal):
             overlap, jacobian = overlap[0], jacobian[0]
         # A factor on the weights is one on the experts' part of the output.
-        overlap, pair, jacobian, pair_jacobian = (rule.factor**2 * part for part in (overlap, pair, jacobian, pair_jacobian))
+        overlap, pair, jacobian, pair_jacobian = (
+            self.rule.factor**2 * part for part in (overlap, pair, jacobian, pair_jacobian)
+        )
         # The gradient of a score is that of a weighted sum of the experts' outputs, each of the size of y.
         score_gain = router_gradient_gain.body(y.second_moment, jacobian, self.expert.width, self.experts)
         pair_score_gain = router_gradient_gain.body(y.covariance, pair_jacobian, self.expert.width, self.experts)
@@ -485,6 +482,14 @@ class MixtureOfExperts(Branch):
             return input_gradient
 
         return y, site.at("mix").record_gradient(pull)
+
+    def routing_tables(self, trace: Trace) -> TableFamily:
+        """The averages of :class:`~depthwidth.numerics.routing.Routing` over the scores' variance and the tokens' angle."""
+        rule = self.rule
+        groups = (rule.groups, rule.top_groups, rule.counted) if rule.limited else (1, 1, 1)
+        settings = (self.experts, self.top_k, self.renormalized, rule.scores == "sigmoid", groups)
+        # A variance 1 % off changes the averages by a few parts in a thousand, at most the error of their own sample.
+        return trace.family(("routing", *settings), functools.partial(_routing_table, *settings), 0.5, same=0.02)
 
     def _gate_second_moment(self, x: AnySignal, site: Site) -> Number:
         """Second moment of the learnt factor on the shared part; 1 without a gate."""

@@ -95,6 +95,66 @@ def routing(
     return Routing(*pairs, jacobians(p, w, p, w), jacobians(p, w, q, v))
 
 
+@functools.lru_cache(maxsize=4096)
+def sparse_mixer_routing(variance: float, correlation: float, experts: int, jitter: float) -> Routing:
+    """Averages of a sparse mixer's weights: two experts, each with its share in a softmax over the candidates near the best.
+
+    Parameters
+    ----------
+    variance, correlation, experts : as for :func:`routing`; at least two experts.
+    jitter : half of the largest distance to the best score, relative to the larger of the two scores.
+
+    Raises
+    ------
+    InputError
+        if an argument is outside its range.
+
+    Examples
+    --------
+    >>> apart = sparse_mixer_routing(1.0, 0.0, 16, 0.01)
+    >>> round(apart.overlap, 1), round(apart.pair_overlap, 2)
+    (1.9, 0.24)
+    """
+    import numpy as np
+
+    if not (variance >= 0 and -1 <= correlation <= 1 and experts >= 2 and 0 <= jitter < 1):
+        raise InputError(f"sparse_mixer_routing: variance={variance}, correlation={correlation}, {experts=} is out of range")
+    one, other = _standard_scores(experts)
+    second = correlation * one + np.sqrt(max(0.0, 1 - correlation**2)) * other if correlation < 1 else one
+    here, there = (_picks(np.sqrt(variance) * scores, jitter) for scores in (one, second))
+
+    def met(kind: int, mine: Any, theirs: Any) -> float:
+        """The mean over pairs of tokens of the products that the experts of both take part in."""
+        total = 0.0
+        for expert, *values in mine:
+            for their_expert, *their_values in theirs:
+                product = values[kind] * their_values[kind]
+                total += float(np.where(expert == their_expert, product.sum(1), 0.0).mean())
+        return total
+
+    return Routing(met(0, here, here), met(0, here, there), met(1, here, here), met(1, here, there))
+
+
+def _picks(scores: Array, jitter: float) -> list[tuple[Array, Array, Array]]:
+    """The two picks of each token: the expert (tokens,), its weight (tokens, 1), the weight's gradient (tokens, experts)."""
+    import numpy as np
+
+    rows, left, picks = np.arange(len(scores)), scores, []
+    for _ in range(2):
+        expert = left.argmax(1)
+        best = left[rows, expert][:, None]
+        near = (best - scores) <= 2 * jitter * np.maximum(np.abs(scores), best)
+        shares = np.where(near & np.isfinite(left), np.exp(scores - best), 0.0)
+        shares /= shares.sum(1, keepdims=True)
+        weight = shares[rows, expert][:, None]
+        slope = -shares * weight
+        slope[rows, expert] += weight[:, 0]
+        picks.append((expert, weight, slope))
+        left = left.copy()
+        left[rows, expert] = -np.inf
+    return picks
+
+
 @functools.lru_cache(maxsize=2)
 def _standard_scores(experts: int) -> tuple[Array, Array]:
     import numpy as np

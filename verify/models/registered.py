@@ -16,6 +16,7 @@ from . import (
     patch_stem,
     positions,
     projection,
+    sparse_mixer,
     stack,
     stem,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "patch_stem",
     "positions",
     "projection",
+    "sparse_mixer",
     "stack",
     "stem",
 ]

@@ -22,7 +22,7 @@ e_p                    p/(1 - p) for dropout p on the probabilities
 The gradient reaches the input by three paths: values, queries and keys. The published theory keeps the first only; the
 names of its forms end in ``_published``.
 
-Derivation: docs/derivations/attention.md, whose numbers (A1) to (A19) stand at the functions.
+Derivation: docs/derivations/attention.md, whose numbers (A1) to (A20) stand at the functions.
 """
 
 from .gradients import (
@@ -56,6 +56,7 @@ from .published import (
     softmax_variance_published,
 )
 from .scores import jacobian_norm, raw_score_variance, score_variance
+from .sinks import sink_gradient
 from .token_norms import (
     common_share_variance,
     equal_norm_covariance_shift,

@@ -50,6 +50,7 @@ MORE = {
     "t5": {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 6, "initializer_factor": 0.7},
     "gemma2": {"initializer_range": 0.05},
     "helium": {"head_dim": 8},
+    "gpt_oss": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
     "granite": {"residual_multiplier": 0.3},
 }
 

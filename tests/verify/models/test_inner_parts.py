@@ -25,23 +25,29 @@ PARTS = {
     "norm of joined heads": ("attention", {"inner_norm": True}),
     "activated factor": ("feed_forward", CLAMPED),
     "xIELU": ("feed_forward", {"activation": "xielu"}),
+    "sparse mixer": ("feed_forward", {"experts": 8, "top_k": 2, "mixer_jitter": 0.3}),
+    "sinks": ("attention", {"sinks": True, "context": 4}),
+    "sinks under a mask": ("attention", {"sinks": True, "context": 6, "kind": "decoder"}),
 }
 """The branch, and the choices that its prediction needs to be right."""
 
 
 def predicted(name, **changed):
     branch, choices = PARTS[name]
-    tree = Transformer(
-        1, 64, 4, kind="encoder", vocab=50, context=32, positions="none", head="none", norm_affine=False, bias=False,
-        ffn=128, **choices | changed,
-    )  # fmt: skip
+    usual = {"kind": "encoder", "context": 32, "positions": "none", "head": "none", "norm_affine": False, "bias": False}
+    tree = Transformer(1, 64, 4, vocab=50, ffn=128, **usual | choices | changed)
     made = recipe(tree, "normal", std=0.15)
-    return tree, made, by_site(moments_of(tree, made, variance=1.0, correlation=0.3)), f"encoder.block.0.{branch}"
+    return tree, made, by_site(moments_of(tree, made, variance=1.0, correlation=0.3)), f"{tree.stack_name}.block.0.{branch}"
+
+
+def last_of(name, tree):
+    """The part of the branch whose output is added to the stream."""
+    return dict(tree.first_block.branches)[PARTS[name][0]].last
 
 
 def drawn(name, draws=48):
     tree, made, rows, part = predicted(name)
-    last = "out" if part.endswith("attention") else "down"
+    last = last_of(name, tree)
     correlation = rows[f"{part}.norm_in", "forward"]["correlation"]
     gamma = rows[f"{part}.{last}", "gradient"]["second_moment"]
     found = []
@@ -49,7 +55,7 @@ def drawn(name, draws=48):
         model = build(tree, made, seed=seed)
         branch = model.get_submodule(part)
         generator = torch.Generator().manual_seed(seed)
-        shared, own = (torch.randn(1, count, 64, generator=generator) for count in (1, 32))
+        shared, own = (torch.randn(1, count, 64, generator=generator) for count in (1, tree.context))
         x = math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * own
         x = torch.nn.functional.layer_norm(x, (64,)).requires_grad_()
         y = branch.branch(x, Pass())
@@ -63,6 +69,9 @@ WITHOUT = {
     "norm of joined heads": {"inner_norm": False},
     "activated factor": {"up_activation": "identity"},
     "xIELU": {"activation": "silu"},
+    "sparse mixer": {"mixer_jitter": None},
+    "sinks": {"sinks": False},
+    "sinks under a mask": {"sinks": False},
 }
 
 
@@ -72,8 +81,8 @@ def test_a_part_as_it_is_run(name):
     """And the prediction without it is told apart."""
     found, right = drawn(name)
     assert misses(right, found) == [0, 0, 0]
-    *_, rows, part = predicted(name, **WITHOUT[name])
-    last = "out" if part.endswith("attention") else "down"
+    tree, _, rows, part = predicted(name, **WITHOUT[name])
+    last = last_of(name, tree)
     assert max(misses(three(rows, f"{part}.{last}", f"{part}.norm_in"), found)) > 0.05  # beyond the criterion and the noise
 
 
