@@ -17,6 +17,7 @@ from depthwidth.layers import (
     Residual,
     RMSNorm,
     Rotary,
+    RouterRule,
     SinusoidalPositions,
     TokenStem,
     Unembedding,
@@ -271,11 +272,35 @@ def test_a_shared_gate_is_a_quarter_of_the_shared_part():
             assert (gated - without) / (plain - without) == pytest.approx(exact, rel=1e-4)
 
 
+def routed(scores, top, layer):
+    """The weights of experts, and the derivatives by their own scores of what they would be without a sum to divide by."""
+    rule, chosen = layer.rule, np.ones(scores.shape, dtype=bool)
+    shares = 1 / (1 + np.exp(-scores)) if rule.scores == "sigmoid" else np.exp(scores)
+    if rule.limited:
+        groups = np.sort(shares.reshape(*shares.shape[:2], rule.groups, -1), axis=-1)[..., -rule.counted :].sum(-1)
+        best = groups >= np.sort(groups, axis=-1)[..., [-rule.top_groups]]
+        chosen = np.repeat(best, scores.shape[-1] // rule.groups, axis=-1)
+    open_to = np.where(chosen, scores, -np.inf)
+    chosen = open_to >= np.sort(open_to, axis=-1)[..., [-top]]
+    w = np.where(chosen, shares, 0.0)
+    slopes = w * (1 - w) if rule.scores == "sigmoid" else w
+    total = w.sum(-1, keepdims=True) if layer.renormalized else 1.0
+    return w / total, slopes / total
+
+
+SIGMOIDS = RouterRule("sigmoid", groups=3, top_groups=2, counted=2, factor=1.5)
+
+
 @pytest.mark.slow
-def test_experts_and_their_router_by_simulation(rng):
+@pytest.mark.parametrize(
+    ("experts", "rule", "renormalized", "wrong"),
+    [(4, RouterRule(), True, 0.85), (6, SIGMOIDS, True, 0.7), (6, SIGMOIDS, False, 0.7)],
+)
+def test_experts_and_their_router_by_simulation(rng, experts, rule, renormalized, wrong):
     """Second moments and covariances forward and back of two tokens: each expert, the mixture, and the router's own path."""
-    d, hidden, experts, top, draws, r = 16, 12, 4, 2, 8000, 0.5
-    layer = MixtureOfExperts(FeedForward(d, hidden, activation="identity", bias=False), experts, top)
+    d, hidden, top, draws, r = 16, 12, 2, 8000, 0.5
+    expert = FeedForward(d, hidden, activation="identity", bias=False)
+    layer = MixtureOfExperts(expert, experts, top, renormalized=renormalized, rule=rule)
     given = Given(router_weight=1.0 / d, **{"expert.up_weight": 1 / d, "expert.down_weight": 1 / hidden})
     y, front = through(layer, Signal(1.0, r), given, Signal(1.0, 0.3), finite_width=False)
     x = np.zeros((2, d))
@@ -286,22 +311,20 @@ def test_experts_and_their_router_by_simulation(rng):
     matrix = down @ up
     g = pairs(rng, draws, d, 0.3)
     scores = np.einsum("ned,td->nte", router, x)
-    chosen = scores >= np.sort(scores, axis=-1)[..., [-top]]
-    w = np.where(chosen, np.exp(scores), 0.0)
-    w /= w.sum(-1, keepdims=True)
-    outputs = np.einsum("nedk,tk->nted", matrix, x)
+    w, slopes = routed(scores, top, layer)
+    outputs = rule.factor * np.einsum("nedk,tk->nted", matrix, x)
     out = np.einsum("nte,nted->ntd", w, outputs)
     by_weight = np.einsum("ntd,nted->nte", g, outputs)
-    by_score = w * (by_weight - (by_weight * w).sum(-1, keepdims=True))
-    back = np.einsum("nte,nedk,ntd->ntk", w, matrix, g) + np.einsum("nte,ned->ntd", by_score, router)
+    by_score = slopes * (by_weight - (by_weight * w).sum(-1, keepdims=True) * renormalized)
+    back = rule.factor * np.einsum("nte,nedk,ntd->ntk", w, matrix, g) + np.einsum("nte,ned->ntd", by_score, router)
     for sample, expected in (
         ((out**2).mean((1, 2)), y.second_moment), (out.prod(1).mean(-1), y.covariance),
         ((back**2).mean((1, 2)), front.second_moment), (back.prod(1).mean(-1), front.covariance),
     ):  # fmt: skip
         assert same(sample, expected, slack=0.03)
-        assert not same(sample, 0.85 * expected, slack=0.03)
-    overlap_ = routing(1.0, r, experts, top)
-    assert y.second_moment == pytest.approx(overlap_.overlap, rel=0.03)
+        assert not same(sample, wrong * expected, slack=0.03)
+    if not rule.limited:
+        assert y.second_moment == pytest.approx(routing(1.0, r, experts, top).overlap, rel=0.03)
 
 
 # The ends of the tree.

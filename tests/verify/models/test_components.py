@@ -38,6 +38,16 @@ EXAMPLES = {
         position=layers.Rotary(fraction=0.5), window=3, softcap=2.0, out_bias=False,
         query_norm=layers.RMSNorm(4, groups=4), key_norm=layers.RMSNorm(4, groups=2),
     ),
+    "latent attention": layers.LatentAttention(
+        width=WIDTH, heads=4, kv_heads=4, head_dim=5, value_dim=3, position=layers.Rotary(), window=3,
+        latent=layers.Latent(rank=7, rotary=2, query_rank=6),
+    ),
+    "latent attention without positions": layers.LatentAttention(
+        width=WIDTH, heads=4, kv_heads=4, head_dim=5, value_dim=3, bias=False, latent=layers.Latent(rank=7, rotary=2)
+    ),
+    "mixture by sigmoids": layers.MixtureOfExperts(
+        FEED_FORWARD, experts=6, top_k=2, choice_bias=True, rule=layers.RouterRule("sigmoid", 3, 2, 2, 1.5, untrained_bias=True)
+    ),
     "attention with penalties": ATTENTION.replace(position=layers.ALiBi(), bias=False),
     "cross-attention": ATTENTION.replace(causal=False, memory_width=WIDTH),
     "feed-forward": FEED_FORWARD,
@@ -110,6 +120,7 @@ INPUTS = {
     layers.RelativeBias: lambda part: part(LENGTH),
     layers.ImageBias: lambda part: part(7),
     layers.Attention: lambda part: part(STREAM, Pass(STREAM[:, :SOURCE])),
+    layers.LatentAttention: lambda part: part(STREAM, Pass()),
     layers.FeedForward: lambda part: part(STREAM, Pass()),
     layers.MixtureOfExperts: lambda part: part(STREAM, Pass()),
     layers.Residual: lambda part: part(STREAM, Pass()),
