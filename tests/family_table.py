@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from strategies import mixer_fields
+from two_stacks import TWO_STACKS
 
 from depthwidth import propagate
 from depthwidth.architecture import Transformer
@@ -24,7 +25,9 @@ SIZES = {"depth": 2, "width": 16, "heads": 2, "kv_heads": 2, "head_dim": 8, "voc
 IMAGES = ("vit", "beit", "deit", "dinov2", "clip_vision_model", "siglip_vision_model")
 SMALL = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8}, "gptj": {"rotary_dim": 2},
-    "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16}, "t5": {"num_layers": 2, "d_kv": 8},
+    "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16},
+    **{key: {"num_layers": 2, "d_kv": 8} for key in ("t5", "mt5", "umt5")},
+    **{key: {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32} for key in TWO_STACKS},
     **{key: {"image_size": 16, "patch_size": 4} for key in IMAGES}, "helium": {"head_dim": 8},
 }  # fmt: skip
 LATENT = {"num_key_value_heads": 2, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4,
@@ -36,10 +39,12 @@ SILENT = ("least_step", "most_step", "backward_rotation", "late_norms", "coarse_
 WORDS = {"qkv_clip": "clipped queries, keys and values", "query_growth": "growth of queries beyond the original length"}
 
 
-def head_of(choices):
+def head_of(choices, model=""):
     """The head of a model class in one word."""
     if "head" not in choices:
         return "attention pooling"  # or none: a field says
+    if model.endswith("QuestionAnswering"):
+        return "answer"
     if choices["head"] == "lm":
         return "language"
     if choices["head"] == "masked-lm":
@@ -73,7 +78,7 @@ def moments_of(family):
 
 def row_of(family):
     """The cells of one family."""
-    heads = dict.fromkeys(head_of(choices) for choices in family.models.values())
+    heads = dict.fromkeys(head_of(choices, model) for model, choices in family.models.items())
     if family.model_type in IMAGES:
         heads = dict.fromkeys(word.replace("sequence", "image") for word in heads)
     left = [WORDS[name] for name in family.settings if name not in SILENT]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hypothesis import strategies as st
+from two_stacks import FURTHER_TWO_STACKS, PUBLISHED_TWO_STACKS, SMALL_TWO_STACKS
 
 from depthwidth.architecture.hf import read_config
 from depthwidth.initialization import weights
@@ -307,6 +308,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "flan-t5-large": (t5(24, 1024, 64, 2816, 16, **T5_1_1), 783150080),
     "flan-t5-xl": (t5(24, 2048, 64, 5120, 32, **T5_1_1), 2849757184),
     "flan-t5-xxl": (t5(24, 4096, 64, 10240, 64, **T5_1_1), 11135332352),
+    **PUBLISHED_TWO_STACKS,
     "vit-base-patch16-224": (bert("vit", "ViTForImageClassification", 12, 768, 12, num_labels=1000), 86567656),
     "vit-large-patch16-224": (bert("vit", "ViTForImageClassification", 24, 1024, 16, num_labels=1000), 304326632),
     "deit-base, one classifier": (bert("deit", "DeiTForImageClassification", 12, 768, 12, num_labels=1000), 86569192),
@@ -659,7 +661,8 @@ FURTHER = {
     **dict.fromkeys(("clip_vision_model", "siglip_vision_model"), square_images),
     "clip_text_model": lambda config: st.fixed_dictionaries({"projection_dim": st.integers(1, 20), "eos_token_id": st.just(1)}),
     "siglip_text_model": lambda config: st.fixed_dictionaries({"projection_size": st.none() | st.integers(1, 20)}),
-    "t5": t5_fields,
+    **dict.fromkeys(("t5", "mt5", "umt5"), t5_fields),
+    **FURTHER_TWO_STACKS,
 }
 
 
@@ -756,7 +759,8 @@ SMALL_FIELDS: dict[str, dict[str, Any]] = {
     "albert": {"embedding_size": 5, "num_hidden_layers": 3, "num_hidden_groups": 2, "inner_group_num": 2},
     "falcon": {"multi_query": False},
     "stablelm": {"partial_rotary_factor": 0.5},
-    "t5": {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 5},
+    **{key: {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 5} for key in ("t5", "mt5", "umt5")},
+    **SMALL_TWO_STACKS,
     "helium": {"head_dim": 4},
     "lfm2": {"full_attn_idxs": [1], "intermediate_size": 12, "block_multiple_of": 2},
     **{family: mixer_fields(family, 24) for family in MIXED},

@@ -85,7 +85,9 @@ class Batch:
             if not 1 <= len(pair) <= 2:
                 raise InputError(f"propagate: lengths holds {shown(given)}, which is not a length or a pair of them")
             one = _length(pair[0], tree.context)
-            other = _length(pair[1] if len(pair) > 1 else one if source is None else source, tree.context, 2) if two else 0
+            whole = tree.reader.fixed_context if two else None  # an encoder that reads sequences of one length
+            usual = whole or one if source is None else source
+            other = _length(pair[1] if len(pair) > 1 else usual, whole or tree.context, 2) if two else 0
             key = (one, other)
             counts[key] = counts.get(key, 0.0) + count
         ordered = sorted(counts)

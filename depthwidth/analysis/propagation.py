@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..formulas.moments import zipf_match_probability
 from ..initialization import Recipe, recipe
 from ..layers.stem import SEGMENT_MATCH
-from ..signal import AnySignal, Record, Signal, Site, Spread, TokenSignal, Trace, check_signal
+from ..signal import AnySignal, Pullback, Record, Signal, Site, Spread, TokenSignal, Trace, check_signal
 
 if TYPE_CHECKING:
     import pandas
@@ -251,14 +251,8 @@ def _trace_tree(
     made = init if isinstance(init, Recipe) else recipe(tree, init)
     trace = Trace(made, run.tokens, run.memory or run.tokens, dropout, finite_width)
     root = Site(trace, "")
-    encoded: AnySignal = None
-    pull_encoder = None
-    if tree.kind == "encoder-decoder" and tree.encoder is not None:
-        trace.length = trace.source_length
-        with trace.silence():  # the stem is recorded once, at the input of the last stack
-            encoded, _ = tree.stem.embed(root.at("stem"), Signal(1.0, given.mean_match), segment_match)
-        trace.memory, pull_encoder = tree.encoder.moments(given.replaced(encoded, tree.width), root.at("encoder"))
-        trace.length = run.tokens
+    pull_encoder = _encode(tree, root, given, segment_match)
+    trace.length = run.tokens
     trace.positions = given.positions(tree, run.tokens)
     identity = given.identity(trace.positions)
     x, pull_stem = tree.stem.embed(root.at("stem"), identity, segment_match)
@@ -281,6 +275,24 @@ def _trace_tree(
     if pull_encoder is not None and trace.memory_gradient is not None:
         pull_encoder(trace.memory_gradient)
     return trace
+
+
+def _encode(tree: Transformer, root: Site, given: _Input, segment_match: float) -> Pullback | None:
+    """The encoder's pass in a model of two stacks, whose output the trace keeps, and its pullback; None for other models."""
+    if tree.encoder is None or tree.decoder is None:
+        return None
+    trace = root.trace
+    trace.length = trace.source_length
+    # Steps of a sound have the correlation of image patches: none, unless it is given.
+    read = Signal(1.0, given.mean_match if tree.reader.vocab else 0.0)
+    pull_source: Pullback = lambda g: g  # noqa: E731
+    if tree.source is not None:
+        encoded, pull_source = tree.source.embed(root.at("source"), read, segment_match)
+    else:
+        with trace.silence():  # the stem is recorded once, at the input of the last stack
+            encoded, _ = tree.stem.embed(root.at("stem"), read, segment_match)
+    trace.memory, pull = tree.encoder.moments(given.replaced(encoded, tree.encoder.width), root.at("encoder"))
+    return lambda g: pull_source(pull(g))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
@@ -13,44 +13,37 @@ from ..errors import InputError
 from ..formula import is_symbolic
 from ..layers import (
     PLACEMENTS,
-    ALiBi,
     Attention,
     AttentionPooling,
     Block,
     Branch,
     ClassifierHead,
-    Embedding,
     FeedForward,
     Head,
     LanguageHead,
     LatentAttention,
     LayerNorm,
-    LearnedPositions,
     Linear,
     MixtureOfExperts,
     Norm,
     PatchLogits,
     PatchMean,
-    PatchStem,
     Pooler,
-    Position,
     Projection,
     RelativeBias,
     Repeat,
     Residual,
     RMSNorm,
-    Rotary,
-    SinusoidalPositions,
     SparseMixer,
     Stack,
     Stem,
-    TokenStem,
     Unembedding,
     shared_pattern,
 )
 from ..layers.head import FIRST
 from ..values import cached_property
 from .design import Design
+from .stems import position_of, stem_of
 
 
 class Builder:
@@ -98,14 +91,14 @@ class Builder:
             value_dim=value_dim,
             causal=causal,
             window=window,
-            position=None if cross else _position(positions, "attention", design, heads),
+            position=None if cross else position_of(positions, "attention", design, heads),
             bias=design.bias if design.attention_bias is None else design.attention_bias,
             out_bias=design.bias if design.attention_out_bias is None else design.attention_out_bias,
             query_norm=query_norm,
             key_norm=key_norm,
             scale=design.logit_scale,
             softcap=design.score_softcap,
-            memory_width=design.width if cross else None,
+            memory_width=self.encoder_design.width if cross else None,
             dropout=design.attention_dropout,
             key_bias=design.key_bias,
             sinks=design.sinks and not cross,
@@ -205,7 +198,22 @@ class Builder:
     def encoder(self) -> Stack | None:
         """The bidirectional stack; None if there is none."""
         design = self.design
-        return None if design.kind == "decoder" else self.stack(design.encoder_depth or design.depth, causal=False)
+        if design.kind == "decoder":
+            return None
+        return Builder(self.encoder_design).stack(design.encoder_depth or design.depth, causal=False)
+
+    @cached_property
+    def encoder_design(self) -> Design:
+        """The choices of the encoder: this design's, except those that the encoder has of its own."""
+        design = self.design
+        return design if not design.encoder else replace(design, **{**design.encoder, "encoder": None})
+
+    def source(self) -> Stem | None:
+        """The encoder's own stem in a model of two stacks; None if one stem serves both."""
+        if self.design.kind != "encoder-decoder" or self.design.source == "shared":
+            return None
+        made = Builder(self.encoder_design).stem()
+        return made if self.design.source == "own" else made.with_shared_tokens()
 
     def decoder(self) -> Stack | None:
         """The causal stack; None if there is none."""
@@ -214,36 +222,7 @@ class Builder:
 
     def stem(self) -> Stem:
         """The stem, which turns the input into the residual stream."""
-        design = self.design
-        dropout = design.dropout if design.embedding_dropout is None else design.embedding_dropout
-        if design.patch is not None:
-            height, width = design.image if isinstance(design.image, Sequence) else (design.image, design.image)
-            return PatchStem(
-                height,
-                width,
-                design.patch,
-                design.channels,
-                design.width,
-                class_token=design.class_token,
-                bias=design.patch_bias,
-                dropout=dropout,
-                distillation_token=design.distillation_token,
-                mask_token=design.mask_token,
-                positions=design.patch_positions,
-                norm=self.stream_norm if design.embedding_norm else None,
-            )
-        features = design.embedding_width or design.width
-        first, always = design.embedding_projection == "first", design.embedding_projection == "always"
-        added = design.width if first else features  # features of positions and segments
-        return TokenStem(
-            tokens=Embedding(design.vocab, features),
-            positions=_position(design.positions, "stem", replace(design, width=added)),
-            segments=Embedding(design.segments, added) if design.segments else None,
-            norm=self.norm_over(added) if design.embedding_norm else None,
-            projection=Linear(features, design.width, bias=not first) if always or features != design.width else None,
-            scale=design.embedding_scale,
-            dropout=dropout,
-        )
+        return stem_of(self.design, self.norm_over)
 
     def reader(self) -> Head | None:
         """The head; None if there is none."""
@@ -305,25 +284,8 @@ class Builder:
         return design.width // head_dim
 
 
-_POSITIONS: dict[str, Callable[[Design, int], Position]] = {
-    "learned": lambda design, heads: LearnedPositions(design.context, design.width, design.position_offset),
-    "sinusoidal": lambda design, heads: SinusoidalPositions(),
-    "rotary": lambda design, heads: Rotary(),
-    "alibi": lambda design, heads: ALiBi(),
-    "relative": lambda design, heads: RelativeBias(heads),
-}
-
-
-def _position(positions: str | Position, home: str, design: Design, heads: int = 1) -> Position | None:
-    """The component of a design's positions, if this part of a model is its home."""
-    if positions == "none":
-        return None
-    component = _POSITIONS[positions](design, heads) if isinstance(positions, str) else positions
-    return component.fitted(heads, design.width) if component.home == home else None
-
-
 def _bias_table(design: Design, heads: int) -> RelativeBias | None:
-    return cast("RelativeBias | None", _position(design.positions, "stack", design, heads))
+    return cast("RelativeBias | None", position_of(design.positions, "stack", design, heads))
 
 
 def _per_block(name: str, value: Any, depth: int) -> Iterable[Any]:

@@ -24,6 +24,12 @@ FEED_FORWARD_CHOICES = (
 BLOCK_CHOICES = ("ffn", "mixer", *ATTENTION_CHOICES, *FEED_FORWARD_CHOICES)
 """The choices that may differ between blocks, besides `heads` and `window`, which are sequences then."""
 PROJECTIONS = ("first", "last", "always")
+ENCODER_CHOICES = (
+    "heads", *BLOCK_CHOICES, "width", "window", "window_positions", "blocks", "vocab", "context", "position_offset",
+    "embedding_scale", "embedding_width", "mel_bins",
+)  # fmt: skip
+"""The choices in which an encoder may differ from its decoder, besides its depth."""
+SOURCES = ("shared", "positions", "own")
 QK_NORMS = ("none", "head", "heads", "full")
 
 
@@ -47,6 +53,9 @@ class Design:
     vocab, context : number of tokens in the vocabulary, and of positions; without effect for images.
     kind : ``decoder`` (causal), ``encoder`` (bidirectional) or ``encoder-decoder``.
     encoder_depth : blocks of the encoder of an encoder-decoder model; `depth` by default.
+    encoder : choices of the encoder of an encoder-decoder model, over those of the decoder: names of :data:`ENCODER_CHOICES`.
+    source : the stem of that encoder: ``shared`` (one stem for both stacks), ``positions`` (one table of tokens, but other
+        positions and another norm), ``own``.
     positions : ``learned``, ``sinusoidal``, ``rotary``, ``alibi``, ``relative``, ``none``, or a component with its options.
     position_offset : rows of a learned table in addition to `context`.
     norm : ``layernorm`` or ``rmsnorm``; `norm_bias`, `norm_affine`, `norm_eps` and `norm_unit_offset` are its options.
@@ -88,6 +97,7 @@ class Design:
         ``last``, after them and their norm, with a bias; ``always``, likewise if the embedding is not narrower, too (ALBERT).
     patch, image, channels : for images: patch side, image side or (height, width), colour channels. `class_token`,
         `distillation_token`, `mask_token`, `patch_bias` and `patch_positions` as in :class:`~depthwidth.layers.PatchStem`.
+    mel_bins : for sound: numbers of a spectrogram at each step; a stack then reads `context` positions of two steps each.
     dropout, embedding_dropout, attention_dropout, ffn_dropout : rates on branch outputs, embeddings (`dropout` by default),
         attention weights, hidden features.
     """
@@ -106,6 +116,8 @@ class Design:
     context: int = 2048
     kind: Kind = "decoder"
     encoder_depth: int | None = None
+    encoder: Mapping[str, Any] | None = None
+    source: str = "shared"
     positions: str | Position = "learned"
     position_offset: int = 0
     norm: str = "layernorm"
@@ -177,6 +189,7 @@ class Design:
     mask_token: bool = False
     patch_bias: bool = True
     patch_positions: str = "learned"
+    mel_bins: int | None = None
     dropout: float = 0.0
     embedding_dropout: float | None = None
     attention_dropout: float = 0.0
@@ -193,6 +206,7 @@ class Design:
         if isinstance(self.mixer, str):
             check_choice("Transformer", MIXERS, mixer=self.mixer)
         check_choice("Transformer", ("first", "patches"), pooler_reads=self.pooler_reads)
+        check_choice("Transformer", SOURCES, source=self.source)
         if isinstance(self.positions, str):
             check_choice("Transformer", POSITIONS, positions=self.positions)
         if self.encoder_depth is not None:
@@ -201,6 +215,10 @@ class Design:
             for name in {name for block in self.blocks for name in block}:
                 if name not in BLOCK_CHOICES:
                     raise InputError(f"Transformer: blocks cannot differ in {shown(name)}{nearest(str(name), BLOCK_CHOICES)}")
+        for name in self.encoder or ():
+            if name not in ENCODER_CHOICES:
+                known = nearest(str(name), ENCODER_CHOICES)
+                raise InputError(f"Transformer: an encoder cannot differ from its decoder in {shown(name)}{known}")
         if self.shared_norm and not self.parallel:
             raise InputError("Transformer: shared_norm needs parallel=True; branches in sequence have separate norms")
 

@@ -39,6 +39,7 @@ class LengthCounts(Layer):
     kind: str
     stem: Stem
     context: int
+    source: Stem | None
 
     @property
     def stacks(self) -> dict[str, Stack]:
@@ -61,15 +62,23 @@ class LengthCounts(Layer):
         if source is not None and self.kind != "encoder-decoder":
             raise InputError("a source length has no meaning for a model of one stack")
         tokens = self.context if context is None else context
-        longest = self.stem.longest
-        if longest is not None and not is_symbolic(tokens, longest) and tokens > longest:
-            raise InputError(f"this model has {longest} learned positions; context={tokens} is beyond them")
+        _check_length(self.stem, "context", tokens)
         check_whole("count", context=tokens, batch=conventions.get("batch", 1))
         memory = 0
         if self.kind == "encoder-decoder":
-            memory = tokens if source is None else source
+            memory = self._source_length(tokens, source)
             check_whole("count", source=memory)
         return Run(tokens=tokens, memory=memory, **conventions)
+
+    def _source_length(self, tokens: int, source: int | None) -> int:
+        """Tokens of the encoder's sequence: by default as many as its own stem reads, or as the decoder has."""
+        fixed = None if self.source is None else self.source.fixed_context
+        if fixed is not None and source not in (None, fixed):
+            raise InputError(f"the encoder of this model reads {fixed} positions, not {source}")
+        length = source if source is not None else tokens if fixed is None else fixed
+        if self.source is not None:
+            _check_length(self.source, "source", length)
+        return length
 
     def forward_flops(
         self, context: int | None = None, *, source: int | None = None, batch: int = 1, masked: bool = False
@@ -203,3 +212,10 @@ class LengthCounts(Layer):
             inner = layer.run_of(child.name, run)
             parts = copies * child.copies, trained * min(child.active, child.copies), active * child.active
             self._break_down(child.layer, path, parts, inner, rows)
+
+
+def _check_length(stem: Stem, name: str, tokens: int) -> None:
+    longest = stem.longest
+    if longest is not None and not is_symbolic(tokens, longest) and tokens > longest:
+        kind = "learned" if stem.learned_positions else "stored"
+        raise InputError(f"this model has {longest} {kind} positions; {name}={tokens} is beyond them")

@@ -53,6 +53,8 @@ class Transformer(LengthCounts):
     head: Head | None
     context: int
     """Number of positions; the default length of every count that depends on one."""
+    source: Stem | None
+    """The encoder's own stem, in a model of two stacks; None if :attr:`stem` serves both."""
 
     def __init__(self, depth: int, width: int, heads: int | Sequence[int] | None = None, **choices: Any) -> None:
         self._set_design(Design.of(depth=depth, width=width, heads=heads, **choices))
@@ -68,10 +70,10 @@ class Transformer(LengthCounts):
         made = Builder(design)
         stem = made.stem()
         context = design.context if stem.fixed_context is None else stem.fixed_context
-        self._set(design.kind, stem, made.encoder(), made.decoder(), made.reader(), context)
+        self._set(design.kind, stem, made.encoder(), made.decoder(), made.reader(), context, made.source())
 
     def _set(self, *values: Any) -> None:
-        for name, value in zip(("kind", "stem", "encoder", "decoder", "head", "context"), values, strict=True):
+        for name, value in zip(("kind", "stem", "encoder", "decoder", "head", "context", "source"), values, strict=True):
             object.__setattr__(self, name, value)  # frozen for all but its constructors
 
     @classmethod
@@ -82,19 +84,22 @@ class Transformer(LengthCounts):
         decoder: Stack | None,
         head: Head | None,
         context: int,
+        source: Stem | None = None,
     ) -> Transformer:
         """A transformer from given components.
 
         Raises
         ------
         InputError
-            if there is neither an encoder nor a decoder.
+            if there is neither an encoder nor a decoder, or a `source` stem in a model of one stack.
         """
         if encoder is None and decoder is None:
             raise InputError("Transformer: it has neither an encoder nor a decoder")
         kind = "decoder" if encoder is None else "encoder" if decoder is None else "encoder-decoder"
+        if source is not None and kind != "encoder-decoder":
+            raise InputError("Transformer: a source stem is that of the encoder, in a model of two stacks")
         self = cls.__new__(cls)
-        self._set(kind, stem, encoder, decoder, head, context)
+        self._set(kind, stem, encoder, decoder, head, context, source)
         return self
 
     @classmethod
@@ -123,13 +128,14 @@ class Transformer(LengthCounts):
         return write_config(self, family)
 
     def replace(self, **changes: Any) -> Transformer:
-        """The same transformer with some components changed: stem, encoder, decoder, head or context."""
-        parts = {name: getattr(self, name) for name in ("stem", "encoder", "decoder", "head", "context")}
+        """The same transformer with some components changed: stem, encoder, decoder, head, context or source."""
+        parts = {name: getattr(self, name) for name in ("stem", "encoder", "decoder", "head", "context", "source")}
         return self.of_parts(**(parts | changes))
 
     def children(self) -> tuple[Child, ...]:
-        """The stem, the stacks, the head."""
-        parts = (("stem", self.stem), ("encoder", self.encoder), ("decoder", self.decoder), ("head", self.head))
+        """The stem, the encoder's own one, the stacks, the head."""
+        names = ("stem", "source", "encoder", "decoder", "head")
+        parts = ((name, getattr(self, name)) for name in names)
         return tuple(Child(name, layer) for name, layer in parts if layer is not None)
 
     def choices(self) -> dict[str, Any]:
@@ -142,14 +148,22 @@ class Transformer(LengthCounts):
         """The sizes of a part's pass: an encoder reads the source, a decoder the target."""
         if self.kind != "encoder-decoder":
             return run
-        if child == "encoder":
+        if child in ("encoder", "source"):
             return replace(run, tokens=run.memory)
-        # One stem serves both stacks, and every token of either sequence passes through it.
-        return replace(run, tokens=run.tokens + run.memory) if child == "stem" else run
+        # A stem that serves both stacks is passed by every token of either sequence.
+        both = child == "stem" and self.source is None
+        return replace(run, tokens=run.tokens + run.memory) if both else run
 
     def own_saved(self, run: Run) -> int:
         """Bytes of the encoder's output, which every cross-attention reads."""
-        return run.memory * run.batch * self.width * run.value_bytes if self.kind == "encoder-decoder" else 0
+        if self.encoder is None or self.decoder is None:
+            return 0
+        return run.memory * run.batch * self.encoder.width * run.value_bytes
+
+    @property
+    def reader(self) -> Stem:
+        """The stem of the encoder's input, or of the only stack's."""
+        return self.stem if self.source is None else self.source
 
     # The shape, under its usual names; if blocks differ, that of the first block.
 

@@ -15,8 +15,9 @@ PerBlock = float | tuple[float, ...]
 """One number for every block alike, or one for each block of the stack."""
 
 
-Mean = float | Literal["identity"]
-"""The mean of the drawn entries: a number, or ``identity`` for ones on the diagonal and zeros elsewhere."""
+Mean = float | Literal["identity", "fixed"]
+"""The mean of the drawn entries: a number, ``identity`` for ones on the diagonal and zeros elsewhere, or ``fixed`` for values
+that the component computes."""
 
 
 class TensorInit(NamedTuple):
@@ -27,7 +28,7 @@ class TensorInit(NamedTuple):
     """Standard deviation of the stored weights; 0 sets every weight to the mean."""
     mean: Mean
     """Mean of the stored weights: 1 for the gain of a norm (0 if it is stored as its difference from one), ``identity`` for a
-    matrix that starts as one, 0 for the rest."""
+    matrix that starts as one, ``fixed`` for stored sines and cosines, 0 for the rest."""
     multiplier: PerBlock
     """Factor on the tensor's output in the forward pass."""
     learning_rate: PerBlock

@@ -161,7 +161,8 @@ def _t5_rule(tree: Transformer, factor: float) -> TensorRule:
             attention = weight.owner.as_attention
             per_head = 1 if attention is None else attention.head_dim
             return Choice(factor / math.sqrt(weight.fan_in * per_head), "t5: factor / sqrt(width head_dim)")
-        if weight.kind in ("tokens", "unembedding"):
+        labels = weight.kind == "classifier" and tree.decoder is None  # of tokens; that of answers has fan-in
+        if weight.kind in ("tokens", "unembedding") or labels:
             return Choice(factor, "t5: the factor itself")
         if weight.kind == "score_bias":
             return Choice(factor / math.sqrt(tree.width), "t5: factor / sqrt(width)", weight_decay=0.0)

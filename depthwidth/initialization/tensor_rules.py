@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection
 
 from ..architecture import Transformer
-from ..layers import Constant, Draw, Identity, Special
+from ..layers import Constant, Draw, Fixed, Identity, Special
 from ..layers.tensor import KINDS
 from .draft import Choice, Draft, TensorRule, finite_number
 from .tensors import Weight, branch_counts, weights
@@ -16,7 +16,7 @@ WRITING = tuple(kind.name for kind in KINDS.values() if kind.writes)
 
 
 def stated_choice(weight: Weight) -> Choice | None:
-    """The start that the component states: gains of one, biases of zero, an identity, without decay; None for a random draw.
+    """The start that the component states: ones, zeros, an identity, fixed values, without decay; None for a random draw.
 
     Every scheme uses these, unless it sets others.
     """
@@ -25,6 +25,8 @@ def stated_choice(weight: Weight) -> Choice | None:
         return None
     if isinstance(start, Identity):
         return Choice(0.0, "an identity matrix", weight_decay=0.0, mean="identity")
+    if isinstance(start, Fixed):
+        return Choice(0.0, "fixed values, which are not trained", learning_rate=0.0, weight_decay=0.0, mean="fixed")
     return Choice(0.0, _reason(weight, start), weight_decay=0.0, mean=start.value)
 
 

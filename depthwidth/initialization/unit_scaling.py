@@ -29,7 +29,7 @@ def unit_scaling(tree: Transformer, residual_mult: float = 1.0, residual_attn_ra
         rate = depths[weight.stack] ** -0.5 if weight.stack else 1.0
         plain = stated_choice(weight)
         if plain is not None:
-            choice = plain._replace(learning_rate=rate)
+            choice = plain._replace(learning_rate=rate if plain.learning_rate else 0.0)
         elif weight.job.group == "table":
             rate = weight.shape[-1] ** -0.5
             scale = 1 / (tree.stem.table_scale(weight.kind) * math.sqrt(tables))

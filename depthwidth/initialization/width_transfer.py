@@ -23,7 +23,7 @@ def _width_rule(tree: Transformer, std: float, m_width: float, score: float, dep
         rate = depth_rate if weight.stack else 1.0
         choice = stated_choice(weight)
         if choice is not None:
-            choice = choice._replace(learning_rate=rate)
+            choice = choice._replace(learning_rate=rate if choice.learning_rate else 0.0)
         elif weight.job.group == "hidden":
             reason = f"hidden: variance and learning rate over the width ratio {m_width:g}, decay times it"
             choice = Choice(std / math.sqrt(m_width), reason, learning_rate=rate / m_width, weight_decay=m_width)

@@ -7,6 +7,7 @@ To write one of your own, subclass :class:`Branch` (added to the residual stream
 from .activation_entries import ACTIVATIONS, ActivationEntry, register_activation
 from .attention import Attention
 from .attention_pooling import AttentionPooling
+from .audio import AudioStem, TimeConvolution
 from .base import Branch, Child, Layer, Node, Run, component
 from .block import PLACEMENTS, Block, BlockLike, Residual
 from .convolution import Convolution, ShortConvolution
@@ -24,20 +25,45 @@ from .norms import LayerNorm, Norm, RMSNorm
 from .patch_logits import PatchLogits
 from .patch_mean import PatchMean
 from .patch_stem import PatchStem
-from .positions import ALiBi, LearnedPositions, Position, RelativeBias, Rotary, SinusoidalPositions
+from .positions import (
+    ALiBi,
+    BlockRelativeBias,
+    LearnedPositions,
+    Position,
+    RelativeBias,
+    Rotary,
+    SinusoidalPositions,
+    SinusoidalTable,
+)
 from .projection import Projection
 from .rotary_scaling import RotaryScaling
 from .router import RouterRule
 from .rwkv import ChannelMix, TimeMix
 from .sparse_mixer import SparseMixer
 from .stack import Repeat, Stack, shared_pattern
-from .stem import Embedding, Stem, TokenStem
-from .tensor import DRAW, IDENTITY, KINDS, ONES, ZEROS, Constant, Draw, Identity, Kind, Special, Start, Tensor
+from .stem import Embedding, SharedEmbedding, Stem, TokenStem
+from .tensor import (
+    DRAW,
+    FIXED,
+    IDENTITY,
+    KINDS,
+    ONES,
+    ZEROS,
+    Constant,
+    Draw,
+    Fixed,
+    Identity,
+    Kind,
+    Special,
+    Start,
+    Tensor,
+)
 from .trained_activation import TrainedActivation
 
 __all__ = [
     "ACTIVATIONS",
     "DRAW",
+    "FIXED",
     "IDENTITY",
     "KINDS",
     "ONES",
@@ -48,8 +74,10 @@ __all__ = [
     "Attention",
     "AttentionLike",
     "AttentionPooling",
+    "AudioStem",
     "Block",
     "BlockLike",
+    "BlockRelativeBias",
     "Branch",
     "ChannelMix",
     "Child",
@@ -60,6 +88,7 @@ __all__ = [
     "Embedding",
     "FeedForward",
     "FeedForwardLike",
+    "Fixed",
     "GatedDeltaNet",
     "Head",
     "Identity",
@@ -94,14 +123,17 @@ __all__ = [
     "RotaryScaling",
     "RouterRule",
     "Run",
+    "SharedEmbedding",
     "ShortConvolution",
     "SinusoidalPositions",
+    "SinusoidalTable",
     "SparseMixer",
     "Special",
     "Stack",
     "Start",
     "Stem",
     "Tensor",
+    "TimeConvolution",
     "TimeMix",
     "TokenStem",
     "TrainedActivation",

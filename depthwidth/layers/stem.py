@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..checks import check_fraction, check_whole
@@ -79,6 +80,21 @@ class Stem(Layer):
         """True if it adds vectors for segments."""
         return False
 
+    @property
+    def shares_tokens(self) -> bool:
+        """True if its token table is that of the model's own stem."""
+        return False
+
+    def with_shared_tokens(self) -> Stem:
+        """The same stem with the token table of the model's own stem.
+
+        Raises
+        ------
+        InputError
+            if it reads no tokens.
+        """
+        raise InputError(f"{type(self).__name__} has no table of tokens that another stem could share")
+
     def table_scale(self, kind: str) -> float:
         """The factor on the rows of its tables of this kind."""
         return 1.0
@@ -107,6 +123,26 @@ class Embedding(Layer):
 
     def tensors(self) -> dict[str, Tensor]:
         return {"weight": Tensor((self.rows, self.width), "table")}
+
+    shared = False
+    """True if it holds no rows itself and reads those of the model's own stem."""
+
+    def row_variance(self, site: Site) -> Any:
+        """Variance of one entry of a row, given the table's site."""
+        return site.variance("weight")
+
+
+@component
+class SharedEmbedding(Embedding):
+    """The token table of a model's own stem, read by the other stem of its encoder. It holds no weights itself."""
+
+    shared = True
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def row_variance(self, site: Site) -> Any:
+        return Site(site.trace, "stem.tokens").variance("weight")
 
 
 @component
@@ -159,6 +195,13 @@ class TokenStem(Stem):
         return self.segments is not None
 
     @property
+    def shares_tokens(self) -> bool:
+        return self.tokens.shared
+
+    def with_shared_tokens(self) -> Stem:
+        return replace(self, tokens=SharedEmbedding(self.tokens.rows, self.tokens.width))
+
+    @property
     def longest(self) -> int | None:
         return None if self.positions is None else self.positions.longest
 
@@ -189,7 +232,7 @@ class TokenStem(Stem):
         return "last" if self.projection.inputs != self.projection.outputs else "always"
 
     def embed(self, site: Site, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
-        x = identity.times(self.scale**2 * site.at("tokens").variance("weight"))
+        x = identity.times(self.scale**2 * self.tokens.row_variance(site.at("tokens")))
         narrow = self.projection is not None and self.projection.inputs != self.projection.outputs
         after_projection = narrow and self._added_width == self.width  # positions and segments are as wide as the stream
         if not after_projection:

@@ -34,10 +34,15 @@ class Special:
     words: str
 
 
-Start = Draw | Constant | Identity | Special
+@frozen
+class Fixed:
+    """Values that the component computes, and that are not trained, such as stored sines and cosines."""
+
+
+Start = Draw | Constant | Identity | Special | Fixed
 """The starting values of a tensor, unless a scheme sets others."""
 
-DRAW, ZEROS, ONES, IDENTITY = Draw(), Constant(0.0), Constant(1.0), Identity()
+DRAW, ZEROS, ONES, IDENTITY, FIXED = Draw(), Constant(0.0), Constant(1.0), Identity(), Fixed()
 
 
 class Kind(NamedTuple):

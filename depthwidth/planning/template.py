@@ -65,6 +65,8 @@ class Template:
     first_blocks: tuple[Mapping[str, Any], ...] = ()
     """Choices of the first blocks if they differ from what follows (dense blocks below mixtures), feed-forward widths as
     fractions of the design's."""
+    encoder_ratio: Fraction = Fraction(1)
+    """Blocks of the encoder of a model of two stacks over those of its decoder."""
     blocks: tuple[Mapping[str, Any], ...] = ()
     """Choices of the other blocks, one period of them; empty if all blocks have the design's."""
 
@@ -105,7 +107,7 @@ class Template:
         """A design without its shape; its ratios, head dimension and pattern of windows are kept.
 
         `choices` change the design first; `shape` are fields of the template, which override the values kept. An encoder
-        gets as many blocks as its decoder.
+        keeps its depth relative to that of its decoder, and gets its features and heads.
 
         Raises
         ------
@@ -126,6 +128,7 @@ class Template:
             "kv_heads": 1 if single and design.latent is None else None, "encoder_depth": None, "pooler_width": None,
             "embedding_width": design.embedding_width if design.embedding_width != design.width else None,
             "window": _period(design.window), "blocks": None, "shared_groups": None,
+            "encoder": _without_shape(design.encoder),
         }  # fmt: skip
         kept = replace(design, **(without_shape | without_none(choices or {})))
         if kept.kv_heads is not None:
@@ -134,6 +137,7 @@ class Template:
         given: dict[str, Any] = {
             "first_blocks": first_blocks,
             "blocks": blocks,
+            "encoder_ratio": Fraction(design.encoder_depth or design.depth, design.depth),
             "ffn_ratio": Fraction(ffn or 4 * tree.width, tree.width),
             "head_dim": 1 if attention is None else attention.head_dim,
             "group": group,
@@ -164,7 +168,8 @@ class Template:
     def exact(self) -> bool:
         """True if its polynomials equal the counts of its trees: no feed-forward width is rounded."""
         ratios = (self.ffn_ratio, self.shared_ratio)
-        return all(ratio.denominator == 1 for ratio in ratios) and self.tensor_parallel == 1 and not self.blocks
+        whole = all(ratio.denominator == 1 for ratio in (*ratios, self.encoder_ratio))
+        return whole and self.tensor_parallel == 1 and not self.blocks
 
     def head_dim_at(self, width: float) -> int:
         """Head dimension at about this width: the one given, or 128 for wide models, 64 for narrower ones."""
@@ -225,6 +230,7 @@ class Template:
         design = replace(
             self.design,
             depth=depth,
+            encoder_depth=max(1, round(depth * self.encoder_ratio)) if self.design.kind == "encoder-decoder" else None,
             width=width,
             heads=heads,
             head_dim=head_dim,
@@ -265,7 +271,7 @@ class Template:
             *self._mixer_steps,
         )
         windows = len(self.design.window) if isinstance(self.design.window, Sequence) else 1
-        first, period = len(self.first_blocks), math.lcm(windows, len(self.blocks) or 1)
+        first, period = len(self.first_blocks), math.lcm(windows, len(self.blocks) or 1, self.encoder_ratio.denominator)
 
         def sample(depth: int) -> list[Fraction]:
             widths = (unit, 2 * unit, 3 * unit)
@@ -308,6 +314,18 @@ def _quadratic(values: list[Fraction], unit: int) -> list[Fraction]:
     bend = (third - 2 * second + first) / 2
     slope = (second - first) - 3 * bend
     return [first - slope - bend, slope / unit, bend / unit**2]
+
+
+_ENCODER_SHAPE = (
+    "width", "heads", "kv_heads", "head_dim", "value_dim", "ffn", "shared_ffn", "window", "blocks", "embedding_width",
+    "embedding_scale",
+)  # fmt: skip
+"""The choices of an encoder that are its shape."""
+
+
+def _without_shape(encoder: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The choices of an encoder that remain if it has its decoder's shape."""
+    return {name: value for name, value in (encoder or {}).items() if name not in _ENCODER_SHAPE} or None
 
 
 _WIDTHS = ("ffn", "shared_ffn")

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from strategies import designs
 
-from depthwidth.architecture import Transformer, building
+from depthwidth.architecture import Transformer, stems
 from depthwidth.architecture.design import POSITIONS, Design
 from depthwidth.errors import InputError
 from depthwidth.layers import Attention, Child, LayerNorm, Linear, Rotary, Stack
@@ -398,7 +398,7 @@ def test_the_head_reads_the_stack_that_is_named(kind, name):
 
 
 def test_every_position_by_name_has_a_component():
-    assert {*building._POSITIONS, "none"} == set(POSITIONS)
+    assert {*stems._POSITIONS, "none"} == set(POSITIONS)
     for name in POSITIONS:
         found = Transformer(2, 64, 4, positions=name, vocab=50, context=16)
         parts = (found.stem.positions, found.attention.position, found.stack.position)

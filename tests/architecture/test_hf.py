@@ -645,6 +645,7 @@ def every_role():
         {"model_type": "opt", "word_embed_proj_dim": 512},
         {"model_type": "opt", "do_layer_norm_before": False},
         {"model_type": "t5", "feed_forward_proj": "gated-gelu"},
+        {"model_type": "marian", "share_encoder_decoder_embeddings": False},
         {"model_type": "phi", "qk_layernorm": True},
         {"model_type": "beit", "use_relative_position_bias": True, "use_mask_token": True},
         {"model_type": "beit", "use_shared_relative_position_bias": True, "use_absolute_position_embeddings": True},

@@ -51,14 +51,18 @@ def count(config):
 MASKED = ("BertForMaskedLM", "RobertaForMaskedLM", "XLMRobertaForMaskedLM", "CamembertForMaskedLM", "AlbertForMaskedLM")
 
 
+MULTILINGUAL = ("MT5ForConditionalGeneration", "UMT5ForConditionalGeneration")
+
+
 def known_difference(config):
     """What transformers 5 has more than the model the configuration describes, and why."""
     untied = config.get("tie_word_embeddings") is False
     if untied and config["architectures"][0] in MASKED:
         return config.get("vocab_size", 30522)  # the bias is there twice, once unused
-    if untied and config["architectures"][0] == "T5ForConditionalGeneration":
+    if untied and config["architectures"][0] in ("T5ForConditionalGeneration", *MULTILINGUAL):
         # The class ties the head whatever the file says, and unties it when it meets the published weights of T5 1.1.
-        return -config.get("vocab_size", 32128) * config["d_model"]
+        default = 250112 if config["architectures"][0] in MULTILINGUAL else 32128
+        return -config.get("vocab_size", default) * config["d_model"]
     return 0
 
 
@@ -156,7 +160,7 @@ def test_defaults_are_those_of_transformers(family):
 
 LEGACY = {
     "bloom": ("seq_length",),
-    "t5": ("n_positions", "tie_word_embeddings"),
+    **dict.fromkeys(("t5", "mt5", "umt5"), ("n_positions", "tie_word_embeddings")),
     "gemma3_text": ("sliding_window_pattern",),
     "cohere2": ("sliding_window_pattern",),
 }
@@ -238,7 +242,7 @@ def measured(config):
     stem = read_config(config).stem
     if stem.images:
         inputs = {"pixel_values": torch.zeros(BATCH, stem.channels, stem.height, stem.width_pixels)}
-    elif config["architectures"][0] in ("T5Model", "T5ForConditionalGeneration"):
+    elif read_config(config).kind == "encoder-decoder":
         inputs = {"input_ids": tokens[:, :SOURCE], "decoder_input_ids": tokens}
     elif config["architectures"][0].endswith("MultipleChoice"):
         inputs = {"input_ids": tokens[None]}  # choices of one question

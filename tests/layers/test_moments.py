@@ -25,7 +25,6 @@ from depthwidth.layers import (
 from depthwidth.layers.activations import activation
 from depthwidth.layers.attention_moments import LARGEST_SCORES, capped_variance
 from depthwidth.layers.feed_forward import activation_tables, hidden_moments
-from depthwidth.layers.positions import sinusoidal_correlation, sinusoidal_mean
 from depthwidth.layers.stem import SEGMENT_MATCH
 from depthwidth.numerics.routing import routing
 from depthwidth.numerics.softmax import overlap
@@ -346,7 +345,7 @@ def test_sinusoidal_positions_by_their_vectors(width, distance):
 
     one, other = vector(7), vector(7 + distance)
     assert (one**2).mean() == pytest.approx(0.5)
-    assert (one * other).mean() / 0.5 == pytest.approx(sinusoidal_correlation(width, distance))
+    assert (one * other).mean() / 0.5 == pytest.approx(SinusoidalPositions().correlation(width, distance))
 
 
 @pytest.mark.parametrize("width", [16, 17])
@@ -355,7 +354,7 @@ def test_the_mean_over_the_features_of_sinusoids_by_their_vectors(width):
     angles = np.outer(np.arange(5), 10000.0 ** (-np.arange(0, width, 2) / width))
     vectors = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(5, -1)[:, :width]
     m = vectors.mean(-1)
-    assert sinusoidal_mean(width, np.arange(5)) == pytest.approx(m)
+    assert SinusoidalPositions().mean(width, np.arange(5)) == pytest.approx(m)
     products = np.outer(m, m)
     site = start(Given(), length=5, finite_width=False)
     x = SinusoidalPositions().add(Signal(1.0, 0.0), Signal(1.0, 0.0), site, width)
@@ -411,7 +410,9 @@ def test_a_stem_adds_its_tables():
     given = Given(tokens_weight=0.25, segments_weight=0.5)
     site = start(given, length=3, finite_width=False)
     x, pull = stem.embed(site, Signal(1.0, 0.1), 0.6)
-    waves = (2 * sinusoidal_correlation(8, 1) + sinusoidal_correlation(8, 2)) / 3  # three positions: two pairs, then one
+    waves = (
+        2 * SinusoidalPositions().correlation(8, 1) + SinusoidalPositions().correlation(8, 2)
+    ) / 3  # three positions: two pairs, then one
     assert x.whole() == pytest.approx((1.0 + 0.5 + 0.5, 0.1 + 0.5 * waves + 0.3, None, None, None))
     assert pull(Signal(1.0, 0.2)) == pytest.approx((1.0, 0.2, None, None, None))
 

@@ -80,6 +80,8 @@ class Attention(Branch):
         self.query, self.key, self.value = module(layer.query), module(layer.key), module(layer.value)
         self.query_norm, self.key_norm = optional(layer.query_norm), optional(layer.key_norm)
         self.position = optional(layer.position)
+        if self.position is not None:
+            self.position.causal = layer.causal
         self.mix = Mix(layer.head_dim**-0.5 if layer.scale is None else layer.scale, layer.softcap, layer.dropout)
         self.sinks = nn.Parameter(torch.empty(layer.heads)) if layer.sinks else None
         self.inner_norm = optional(layer.inner_norm)

@@ -72,6 +72,8 @@ def from_hf(model: nn.Module) -> Model:
                 place.copy_(one.view(value).reshape(place.shape))
         _copy_buffers(ours, inner, family)
     if family is not None:
+        for name, place in family.buffers.items():
+            _copy_buffer(ours, place, inner, name)
         _check_pairs(ours, family)
         _apply_settings(ours, family, inner.config.to_dict())
     return ours.train(inner.training)
@@ -88,8 +90,9 @@ def _live_tree(model: nn.Module) -> Transformer:
     unembedding = getattr(head, "unembedding", None)
     if unembedding is None or not hasattr(model, "get_output_embeddings"):
         return tree
-    output, table = model.get_output_embeddings(), model.get_input_embeddings()
-    tied = output is not None and output.weight is table.weight
+    output = model.get_output_embeddings()
+    every = list(model.named_parameters(remove_duplicate=False))
+    tied = output is not None and sum(parameter is output.weight for _, parameter in every) > 1
     return tree if tied == unembedding.tied else tree.replace(head=head.replace(unembedding=unembedding.replace(tied=tied)))
 
 
@@ -111,6 +114,13 @@ def _copy_buffers(ours: Model, theirs: nn.Module, family: Family | None) -> None
 def _unused(theirs: Mapping[str, nn.Parameter], family: Family | None) -> tuple[str, ...]:
     pairs = {} if family is None else family.unused
     return tuple(one for one, other in pairs.items() if one in theirs and other in theirs)
+
+
+def _copy_buffer(ours: Model, place: str, theirs: nn.Module, name: str) -> None:
+    """Copy numbers of a model that are no parameters; a model without a head has none for it."""
+    owner, _, attribute = place.rpartition(".")
+    if name in dict(theirs.named_buffers()):
+        setattr(ours.get_submodule(owner), attribute, theirs.get_buffer(name).detach().flatten().clone())
 
 
 def _apply_settings(ours: Model, family: Family, config: Mapping[str, Any]) -> None:

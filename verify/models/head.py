@@ -48,6 +48,10 @@ class LanguageHead(nn.Module):
         self.norm = optional(layer.norm)
         self.unembedding = module(layer.unembedding)
         self.softcap, self.scale = layer.softcap, layer.scale
+        self.register_buffer("offset", None)
+
+    offset: Tensor | None
+    """A summand of the logits (vocab,) that is not trained, copied from a model of the transformers library (Marian)."""
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Features (batch, length, width) to logits (batch, length, vocab)."""
@@ -58,6 +62,7 @@ class LanguageHead(nn.Module):
         if self.norm is not None:
             x = self.norm(x)
         logits = self.unembedding(scale_by(x, self.scale), embedding)
+        logits = logits if self.offset is None else logits + self.offset
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 

@@ -157,9 +157,10 @@ class _Folds:
         """Mean and standard deviation of a tensor, with its factor folded in."""
         factor = self.factors.get(key, 1.0)
         std = abs(factor) * at_block(line.std, key[1])
-        if line.mean == "identity":
+        if isinstance(line.mean, str):
             if factor != 1.0:
-                raise InputError(f"{site_of(*key)} starts as an identity matrix and cannot carry the factor {factor:.6g}")
+                words = {"identity": "starts as an identity matrix", "fixed": "has fixed values"}[line.mean]
+                raise InputError(f"{site_of(*key)} {words} and cannot carry the factor {factor:.6g}")
             return line.mean, std
         offset = self.places[key].tensor.offset
         return factor * (line.mean + offset) - offset, std
@@ -237,11 +238,10 @@ def apply_init(
                 mean, std = folds.start(one.key, line) if fold else (line.mean, at_block(line.std, one.block))
                 if std != 0 and parameter.device not in generators:
                     generators[parameter.device] = torch.Generator(parameter.device).manual_seed(seed)
-                _set(one.view(parameter), mean, std, generators.get(parameter.device))
+                if mean != "fixed":
+                    _set(one.view(parameter), mean, std, generators.get(parameter.device))
                 done.append({"parameter": name, "tensor": site_of(*one.key), "std": std, "mean": mean})
-        for part in model.modules():
-            if isinstance(part, nn.Embedding) and part.padding_idx is not None:
-                part.weight[part.padding_idx].zero_()
+        _set_undrawn(model)
     folded = [
         {"tensor": site_of(*key), "factor": factor, "reason": " and ".join(dict.fromkeys(reasons[key]))}
         for key, factor in carried.items()
@@ -259,9 +259,18 @@ def apply_init(
     return InitReport(tuple(done), tuple(folded), tuple(needs), tuple(streams))
 
 
+def _set_undrawn(model: nn.Module) -> None:
+    """Set the rows of padding tokens to zero, and fixed values; a model of the library has set the latter when it was made."""
+    for part in model.modules():
+        if hasattr(part, "fill"):
+            part.fill()
+        if isinstance(part, nn.Embedding) and part.padding_idx is not None:
+            part.weight[part.padding_idx].zero_()
+
+
 def _set(part: Tensor, mean: Mean, std: float, generator: torch.Generator | None) -> None:
     """Draw a tensor around its mean, or set it to the mean if its standard deviation is 0."""
-    center = 0.0 if mean == "identity" else mean
+    center = 0.0 if isinstance(mean, str) else mean
     if std == 0:
         part.fill_(center)
     else:

@@ -44,6 +44,9 @@ class Model(nn.Module):
         super().__init__()
         self.tree = tree
         self.stem = module(tree.stem)
+        self.source = optional(tree.source)
+        if self.source is not None and hasattr(self.source, "share"):
+            self.source.share(self.stem)
         self.encoder = optional(tree.encoder)
         self.decoder = optional(tree.decoder)
         self.head = optional(tree.head)
@@ -56,7 +59,7 @@ class Model(nn.Module):
             return (self.decoder or self.encoder)(self.stem(tokens, segments))
         if source is None:
             raise InputError("an encoder-decoder model takes source tokens besides its own: model(tokens, source=...)")
-        memory = self.encoder(self.stem(source, segments))
+        memory = self.encoder((self.stem if self.source is None else self.source)(source, segments))
         return self.decoder(self.stem(tokens), memory)
 
     def forward(
@@ -73,7 +76,8 @@ class Model(nn.Module):
         ----------
         tokens : (batch, length) whole numbers; images (batch, channels, height, width) for a model of images.
         targets : (batch, length), not shifted; positions with -100 are left out. A classifier's are (batch,).
-        source : (batch, source length), the encoder's input in an encoder-decoder model.
+        source : (batch, source length), the encoder's input in an encoder-decoder model; of a model of sound, spectrograms
+            (batch, mel bins, steps).
         segments : of `tokens`, or of `source` if given, for a model that has them; all 0 by default.
 
         Returns

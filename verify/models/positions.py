@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from depthwidth import layers
 from depthwidth.errors import InputError
@@ -36,15 +37,46 @@ class LearnedPositions(Table):
 
 @builds(layers.SinusoidalPositions)
 class SinusoidalPositions(nn.Module):
-    """Alternating sines and cosines of wavelengths from 2 pi to 10000 * 2 pi (arXiv 1706.03762, section 3.5)."""
+    """Sines and cosines of wavelengths from 2 pi to 10000 * 2 pi, in turn or in two halves (arXiv 1706.03762, section 3.5)."""
 
     def __init__(self, layer: layers.SinusoidalPositions) -> None:
         super().__init__()
+        self.layer, self.offset = layer, layer.offset
 
     def at(self, length: int, width: int, device: torch.device) -> Tensor:
         """Vectors of the first `length` positions: (length, width)."""
-        angles = torch.outer(torch.arange(length, device=device).float(), _frequencies(10000.0, width + width % 2, device))
-        return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :width]
+        return self.vectors(torch.arange(self.offset, self.offset + length, device=device), width)
+
+    def vectors(self, positions: Tensor, width: int) -> Tensor:
+        """Vectors of these positions: (length, width)."""
+        even = width if self.layer.halves else width + width % 2  # of an odd number the last one has no partner
+        frequencies = torch.from_numpy(self.layer.frequencies(even)).to(positions.device, torch.float32)
+        angles = torch.outer(positions.float(), frequencies)
+        if not self.layer.halves:
+            return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :width]
+        pairs = torch.cat((angles.sin(), angles.cos()), dim=1)[:, :width]
+        return F.pad(pairs, (0, width - pairs.shape[1]))
+
+
+@builds(layers.SinusoidalTable)
+class SinusoidalTable(SinusoidalPositions):
+    """The same, stored."""
+
+    def __init__(self, layer: layers.SinusoidalTable) -> None:
+        super().__init__(layer)
+        self.weight = nn.Parameter(torch.empty(layer.rows, layer.width), requires_grad=False)
+
+    def fill(self) -> None:
+        """Set the table to its values."""
+        rows, width = self.weight.shape
+        self.weight.copy_(self.vectors(torch.arange(rows, device=self.weight.device), width))
+
+    def at(self, length: int, width: int, device: torch.device) -> Tensor:
+        """Vectors of the first `length` positions: (length, width)."""
+        if length + self.offset > len(self.weight):
+            known = len(self.weight) - self.offset
+            raise InputError(f"this model has {known} stored positions; a sequence of {length} is beyond them")
+        return self.weight[self.offset : self.offset + length]
 
 
 def _frequencies(base: float, dims: int, device: torch.device) -> Tensor:
@@ -57,6 +89,8 @@ class ScorePosition(nn.Module):
 
     biased = False
     """True if it adds a bias to scores."""
+    causal = True
+    """True if queries see earlier keys only; the attention sets it."""
 
     def rotated(self, head_dim: int) -> int:
         """Dimensions of a head that it rotates."""
@@ -226,3 +260,14 @@ class ImageBias(ScorePosition):
         found[1:, 1:] = vertical * (2 * layer.columns - 1) + horizontal
         found[1:, 0], found[0, 0] = last + 1, last + 2
         return found
+
+
+@builds(layers.BlockRelativeBias)
+class BlockRelativeBias(RelativeBias, ScorePosition):
+    """The same in one block (umT5)."""
+
+    biased = True
+
+    def bias(self, heads: int, length: int, scale: float, device: torch.device) -> Tensor:
+        """The score bias: (heads, length, length)."""
+        return self(length)

@@ -3,6 +3,7 @@
 from . import (
     attention,
     attention_pooling,
+    audio,
     block,
     convolution,
     feed_forward,
@@ -24,6 +25,7 @@ from . import (
 __all__ = [
     "attention",
     "attention_pooling",
+    "audio",
     "block",
     "convolution",
     "feed_forward",

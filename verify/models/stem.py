@@ -22,6 +22,22 @@ class Embedding(Table):
         super().__init__(layer.rows, layer.width)
 
 
+@builds(layers.SharedEmbedding)
+class SharedEmbedding(nn.Module):
+    """The token table of another stem."""
+
+    multiplier = 1.0
+
+    def __init__(self, layer: layers.SharedEmbedding) -> None:
+        super().__init__()
+        self.owner: tuple[nn.Module, ...] = ()  # in a tuple, so that it is no part of this module
+        self.width = layer.width
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Whole numbers (...) to vectors (..., width)."""
+        return self.owner[0](tokens)
+
+
 @builds(layers.TokenStem)
 class TokenStem(nn.Module):
     """The sum of token vectors, positions and segments, followed by norm, dropout and projection."""
@@ -43,6 +59,11 @@ class TokenStem(nn.Module):
     def table(self) -> Tensor:
         """The token vectors (vocab, width)."""
         return self.tokens.weight
+
+    def share(self, other: nn.Module) -> None:
+        """Read the token vectors of another stem, if this one has none of its own."""
+        if hasattr(self.tokens, "owner"):
+            self.tokens.owner = (other.tokens,)
 
     def forward(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         """Tokens (batch, length) and segments of the same shape, all 0 by default, to the stream (batch, length, width)."""

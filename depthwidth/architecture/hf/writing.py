@@ -8,8 +8,8 @@ from typing import Any
 from ...checks import DEEPEST
 from ...errors import InputError
 from ...formula import is_symbolic
-from ...layers import AttentionLike, BlockLike, Branch
-from ..design import ATTENTION_CHOICES, BLOCK_CHOICES, FEED_FORWARD_CHOICES, Design
+from ...layers import AttentionLike, BlockLike, Branch, Stack
+from ..design import ATTENTION_CHOICES, BLOCK_CHOICES, ENCODER_CHOICES, FEED_FORWARD_CHOICES, Design
 from ..transformer import Transformer
 from .family import Family
 from .fields import brief
@@ -49,7 +49,8 @@ def design_of(tree: Transformer) -> Design:
     """
     choices: dict[str, Any] = {}
     for node in tree.walk():
-        choices = node.layer.choices() | choices
+        if tree.kind != "encoder-decoder" or node.site.partition(".")[0] not in ("encoder", "source"):
+            choices = node.layer.choices() | choices
     local = choices.get("window_positions")
     choices.setdefault("positions", "none" if local is None else local.word)
     if tree.stack.first("as_feed_forward") is None:
@@ -63,7 +64,21 @@ def design_of(tree: Transformer) -> Design:
     for name in ("heads", "window") if present else ():
         values = [getattr(attention or present[0], name) for attention in each]
         choices[name] = values[0] if len(set(values)) == 1 else tuple(values)
+    if tree.encoder is not None and tree.decoder is not None:
+        choices |= _encoder_choices(tree, tree.encoder, choices)
     return Design(**choices)
+
+
+def _encoder_choices(tree: Transformer, encoder: Stack, base: dict[str, Any]) -> dict[str, Any]:
+    """The choices of a design about the encoder of a model of two stacks."""
+    reader = tree.reader
+    context = tree.context if reader.fixed_context is None else reader.fixed_context
+    alone = design_of(Transformer.of_parts(reader, encoder, None, None, context))
+    usual = {one.name: one.default for one in fields(Design)}
+    own = {name: getattr(alone, name) for name in ENCODER_CHOICES}
+    own = {name: value for name, value in own.items() if value != base.get(name, usual[name])}
+    source = "shared" if tree.source is None else "positions" if reader.shares_tokens else "own"
+    return {"encoder": own or None, "source": source}
 
 
 def _own_choices(tree: Transformer, base: dict[str, Any], *, positions: bool) -> tuple[dict[str, Any], ...] | None:

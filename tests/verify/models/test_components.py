@@ -29,10 +29,13 @@ EXAMPLES = {
     "embedding": layers.Embedding(11, WIDTH),
     "learned positions": layers.LearnedPositions(9, WIDTH, offset=2),
     "sinusoidal positions": layers.SinusoidalPositions(),
+    "sines before cosines": layers.SinusoidalPositions(halves=True, to_end=True, offset=2),
+    "stored sines and cosines": layers.SinusoidalTable(halves=True, rows=9, width=WIDTH),
     "rotary": layers.Rotary(),
     "alibi": layers.ALiBi(),
     "relative bias": layers.RelativeBias(heads=4),
     "image bias": layers.ImageBias(rows=2, columns=3, heads=4),
+    "relative bias of a block": layers.BlockRelativeBias(heads=4),
     "attention": ATTENTION,
     "attention with everything": ATTENTION.replace(
         position=layers.Rotary(fraction=0.5), window=3, softcap=2.0, out_bias=False,
@@ -50,6 +53,7 @@ EXAMPLES = {
     ),
     "attention with penalties": ATTENTION.replace(position=layers.ALiBi(), bias=False),
     "cross-attention": ATTENTION.replace(causal=False, memory_width=WIDTH),
+    "attention with biases of its own": ATTENTION.replace(position=layers.BlockRelativeBias(heads=4), key_bias=False),
     "feed-forward": FEED_FORWARD,
     "gated feed-forward": FEED_FORWARD.replace(gated=True, bias=False),
     "mixture": layers.MixtureOfExperts(FEED_FORWARD, experts=3, top_k=2),
@@ -69,6 +73,11 @@ EXAMPLES = {
         layers.Embedding(11, 5), layers.LearnedPositions(9, 5), layers.Embedding(2, 5), layers.LayerNorm(5),
         layers.Linear(5, WIDTH),
     ),
+    "shared embedding": layers.SharedEmbedding(11, WIDTH),
+    "stem that shares tokens": layers.TokenStem(layers.SharedEmbedding(11, WIDTH), layers.LearnedPositions(9, WIDTH)),
+    "convolution over time": layers.TimeConvolution(5, WIDTH),
+    "convolution that drops steps": layers.TimeConvolution(WIDTH, WIDTH, stride=2),
+    "audio stem": layers.AudioStem(mel_bins=5, context=LENGTH, width=WIDTH),
     "patch stem": layers.PatchStem(height=8, width_pixels=12, patch=4, channels=3, width=WIDTH),
     "patch stem with everything": layers.PatchStem(
         height=8, width_pixels=12, patch=4, channels=3, width=WIDTH, distillation_token=True, mask_token=True,
@@ -110,11 +119,27 @@ EXAMPLES = {
 EMBEDDING = torch.randn(11, WIDTH)
 IMAGES = torch.randn(BATCH, 3, 8, 12)
 STREAM = torch.randn(BATCH, LENGTH, WIDTH)
+SOUND = torch.randn(BATCH, WIDTH, 2 * LENGTH)
 TOKENS = torch.zeros(BATCH, LENGTH, dtype=torch.long)
+
+
+def of_shared_tokens(part, tokens=None):
+    """The output for TOKENS, after another stem's table was lent to `tokens` if it has none."""
+    tokens = part.tokens if tokens is None else tokens
+    if hasattr(tokens, "owner"):
+        tokens.owner = (torch.nn.Embedding.from_pretrained(EMBEDDING),)
+    return part(TOKENS)
+
+
 INPUTS = {
     layers.Embedding: lambda part: part(TOKENS),
     layers.LearnedPositions: lambda part: part.at(LENGTH, WIDTH, STREAM.device),
     layers.SinusoidalPositions: lambda part: part.at(LENGTH, WIDTH, STREAM.device),
+    layers.SinusoidalTable: lambda part: part.at(LENGTH, WIDTH, STREAM.device),
+    layers.SharedEmbedding: lambda part: of_shared_tokens(part, part),
+    layers.BlockRelativeBias: lambda part: part.bias(4, LENGTH, 1.0, STREAM.device),
+    layers.TimeConvolution: lambda part: part(SOUND[:, : part.in_channels, : LENGTH * part.stride[0]]),
+    layers.AudioStem: lambda part: part(SOUND[:, :5]),
     layers.Rotary: lambda part: torch.stack(part.encode(STREAM[:, None], STREAM[:, None], Pass())),
     layers.ALiBi: lambda part: part.bias(4, LENGTH, 1.0, STREAM.device),
     layers.RelativeBias: lambda part: part(LENGTH),
@@ -125,7 +150,7 @@ INPUTS = {
     layers.MixtureOfExperts: lambda part: part(STREAM, Pass()),
     layers.Residual: lambda part: part(STREAM, Pass()),
     layers.Block: lambda part: part(STREAM, Pass(STREAM[:, :SOURCE])),
-    layers.TokenStem: lambda part: part(TOKENS),
+    layers.TokenStem: of_shared_tokens,
     layers.PatchStem: lambda part: part(IMAGES),
     layers.Unembedding: lambda part: part(STREAM, EMBEDDING),
     layers.LanguageHead: lambda part: part(STREAM, EMBEDDING),

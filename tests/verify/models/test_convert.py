@@ -152,7 +152,8 @@ def test_random_configurations_say_the_same(family, data):
     ours = from_hf(theirs)
     assert sum(p.numel() for p in ours.parameters()) == ours.tree.parameters
     # A norm over two or three features makes much of a rounding; where theirs in two precisions differs, none is right.
-    assume(difference(theirs, copy.deepcopy(theirs).double(), config) < CLOSE / 3)
+    if family != "xglm":  # its code fails in double precision
+        assume(difference(theirs, copy.deepcopy(theirs).double(), config) < CLOSE / 3)
     assert difference(theirs, ours, config) < CLOSE
 
 

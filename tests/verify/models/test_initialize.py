@@ -7,10 +7,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing h
 import copy
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 from helpers import one_quick_in
 from strategies import has_recipe, mixer_fields
+from two_stacks import TWO_STACKS
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES, read_config
@@ -23,8 +25,10 @@ with warnings.catch_warnings():
     transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
 
+from verify.models.base import module  # noqa: E402
 from verify.models.initialize import apply_init, parameter_groups  # noqa: E402
 from verify.models.locate import locate, tree_of  # noqa: E402
+from verify.models.model import build  # noqa: E402
 
 pytestmark = [pytest.mark.hf, pytest.mark.filterwarnings("ignore:.*the last norm reads a stream")]
 
@@ -47,7 +51,8 @@ MORE = {
     "gpt2": {"initializer_range": 0.03},
     **{key: {"image_size": [12, 16], "patch_size": 4} for key in ("vit", "deit", "dinov2")},
     **{key: {"image_size": 16, "patch_size": 4} for key in ("beit", "clip_vision_model", "siglip_vision_model")},
-    "t5": {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 6, "initializer_factor": 0.7},
+    **{key: {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 6, "initializer_factor": 0.7} for key in ("t5", "mt5", "umt5")},
+    **{key: {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 36, "init_std": 0.03} for key in TWO_STACKS},
     "gemma2": {"initializer_range": 0.05},
     "helium": {"head_dim": 8},
     "gpt_oss": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
@@ -92,6 +97,8 @@ def deviations(model, tree, found):
     for name, slices in locate(model, tree).items():
         for one in slices:
             line = found.tensor(one.role)
+            if line.mean == "fixed":
+                continue  # no draw: test_stored_sines_and_cosines compares the numbers
             part = without_padding(model, name, one.view(named[name].detach())).double()
             std = line.std if isinstance(line.std, float) else line.std[one.block]
             expected = std * (line.multiplier if isinstance(line.multiplier, float) else line.multiplier[one.block])
@@ -112,6 +119,24 @@ def test_shipped_is_what_transformers_does(family):
     found = recipe(tree, "shipped", **shipped_options(config))
     worst = max(deviations(model, tree, found), key=lambda row: abs(row[3]))
     assert abs(worst[3]) < 5, worst
+
+
+@pytest.mark.parametrize("family", ["marian", "pegasus"])
+def test_stored_sines_and_cosines(family):
+    """Those of the library's new model and of ours; a scheme leaves them alone and gives them no step."""
+    config = config_of(family)
+    model, tree = built(config), read_config(config)
+    ours = build(tree, seed=0)
+    theirs = dict(model.named_parameters())["model.decoder.embed_positions.weight"]
+    torch.testing.assert_close(ours.stem.positions.weight, theirs, rtol=0, atol=1e-6)
+    assert not ours.stem.positions.weight.requires_grad
+    before = theirs.detach().clone()
+    found = recipe(tree, "xavier")
+    apply_init(model, found)
+    assert torch.equal(theirs, before)
+    assert found.tensor("stem.positions.weight").learning_rate == 0
+    swapped = replace(tree.stem.positions, halves=False)
+    assert (ours.stem.positions.weight - module(swapped).vectors(torch.arange(24), 48)).abs().max() > 0.5
 
 
 @pytest.mark.parametrize(("family", "wrong"), [("gpt2", "gpt_neo"), ("llama", "gpt2"), ("t5", "bert")])

@@ -1,0 +1,75 @@
+"""Marian and Pegasus: sines and cosines, which the library stores for each stack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...design import Design
+from ..family import Choices, Family, Part
+from ..fields import Fields
+from ..two_stacks import (
+    ALIASES,
+    DEFAULTS,
+    LOGIT_BIAS,
+    NAMES,
+    TIED,
+    encoder_fields,
+    models,
+    scaled_tokens,
+    stored_positions,
+    weights,
+)
+
+
+def _vocabularies() -> Part:
+    """One table of tokens for both stacks, or one for each."""
+
+    def read(fields: Fields) -> Choices:
+        source, target = fields.whole("vocab_size"), fields.whole_or_none("decoder_vocab_size")
+        if fields.flag("share_encoder_decoder_embeddings"):
+            if target not in (None, source):
+                raise fields.wrong(
+                    "decoder_vocab_size", f"differs from {fields.spell('vocab_size')}, and the stacks share a table"
+                )
+            return {"source": "positions", "vocab": source}
+        encoder = {**encoder_fields().read(fields)["encoder"], "vocab": source}
+        return {"source": "own", "vocab": target or source, "encoder": encoder}
+
+    def write(design: Design) -> dict[str, Any]:
+        shared = design.source != "own"
+        source = design.vocab if shared else (design.encoder or {}).get("vocab", design.vocab)
+        return {"share_encoder_decoder_embeddings": shared, "vocab_size": source, "decoder_vocab_size": design.vocab}
+
+    return Part(read, write)
+
+
+MARIAN = Family(
+    "marian",
+    defaults={
+        **DEFAULTS,
+        "vocab_size": 58101,
+        "decoder_vocab_size": None,
+        "share_encoder_decoder_embeddings": True,
+    },
+    names=NAMES,
+    aliases=ALIASES,
+    only=TIED,
+    fixed={"placement": "post", "norm_eps": 1e-5},
+    models=models("Marian", "MTModel"),
+    parts=(encoder_fields(), scaled_tokens(), stored_positions(), _vocabularies()),
+    weights=weights(),
+    buffers=LOGIT_BIAS,
+)
+
+PEGASUS = Family(
+    "pegasus",
+    defaults=DEFAULTS,
+    names=NAMES,
+    aliases=ALIASES,
+    only=TIED,
+    fixed={"source": "positions", "norm_eps": 1e-5},
+    models=models("Pegasus"),
+    parts=(encoder_fields(), scaled_tokens(), stored_positions()),
+    weights=weights(),
+    buffers=LOGIT_BIAS,
+)

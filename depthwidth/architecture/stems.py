@@ -1,0 +1,75 @@
+"""The stem of a design, and its positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from ..layers import (
+    ALiBi,
+    AudioStem,
+    Embedding,
+    LearnedPositions,
+    Linear,
+    Norm,
+    PatchStem,
+    Position,
+    RelativeBias,
+    Rotary,
+    SinusoidalPositions,
+    Stem,
+    TokenStem,
+)
+from .design import Design
+
+
+def stem_of(design: Design, norm_over: Callable[[int], Norm]) -> Stem:
+    """The stem of a design; `norm_over` makes a norm over a number of features."""
+    dropout = design.dropout if design.embedding_dropout is None else design.embedding_dropout
+    if design.patch is not None:
+        height, width = design.image if isinstance(design.image, Sequence) else (design.image, design.image)
+        return PatchStem(
+            height,
+            width,
+            design.patch,
+            design.channels,
+            design.width,
+            class_token=design.class_token,
+            bias=design.patch_bias,
+            dropout=dropout,
+            distillation_token=design.distillation_token,
+            mask_token=design.mask_token,
+            positions=design.patch_positions,
+            norm=norm_over(design.width) if design.embedding_norm else None,
+        )
+    if design.mel_bins is not None:
+        return AudioStem(design.mel_bins, design.context, design.width, design.activation, dropout)
+    features = design.embedding_width or design.width
+    first, always = design.embedding_projection == "first", design.embedding_projection == "always"
+    added = design.width if first else features  # features of positions and segments
+    return TokenStem(
+        tokens=Embedding(design.vocab, features),
+        positions=position_of(design.positions, "stem", replace(design, width=added)),
+        segments=Embedding(design.segments, added) if design.segments else None,
+        norm=norm_over(added) if design.embedding_norm else None,
+        projection=Linear(features, design.width, bias=not first) if always or features != design.width else None,
+        scale=design.embedding_scale,
+        dropout=dropout,
+    )
+
+
+_POSITIONS: dict[str, Callable[[Design, int], Position]] = {
+    "learned": lambda design, heads: LearnedPositions(design.context, design.width, design.position_offset),
+    "sinusoidal": lambda design, heads: SinusoidalPositions(),
+    "rotary": lambda design, heads: Rotary(),
+    "alibi": lambda design, heads: ALiBi(),
+    "relative": lambda design, heads: RelativeBias(heads),
+}
+
+
+def position_of(positions: str | Position, home: str, design: Design, heads: int = 1) -> Position | None:
+    """The component of a design's positions, if this part of a model is its home."""
+    if positions == "none":
+        return None
+    component = _POSITIONS[positions](design, heads) if isinstance(positions, str) else positions
+    return component.fitted(heads, design.width) if component.home == home else None

@@ -1,0 +1,132 @@
+"""The stem of a model of sound: two convolutions over a spectrogram."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from ..checks import check_fraction, check_whole
+from ..formulas.moments import linear_gradient, linear_second_moment
+from ..signal import AnySignal, Pullback, Site, Spread, finite
+from .activation_entries import check_activation, keeps_input
+from .base import Child, Layer, Run, component
+from .feed_forward import activation_tables, hidden_moments
+from .positions import SinusoidalTable
+from .stem import Stem
+from .tensor import ZEROS, Tensor
+
+
+@component
+class TimeConvolution(Layer):
+    """A convolution over time, from `inputs` to `outputs` features of each step, with `kernel` taps.
+
+    It is padded so as to keep the length, and then keeps one step in `stride`.
+    """
+
+    inputs: int
+    outputs: int
+    kernel: int = 3
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        check_whole("TimeConvolution", inputs=self.inputs, outputs=self.outputs, kernel=self.kernel, stride=self.stride)
+
+    @property
+    def fan_in(self) -> int:
+        """Number of terms in the sum of one output."""
+        return self.inputs * self.kernel
+
+    @property
+    def fan_out(self) -> int:
+        """Number of outputs to which one input contributes, on average over the steps."""
+        return max(1, self.outputs * self.kernel // self.stride)
+
+    def tensors(self) -> dict[str, Tensor]:
+        weight = Tensor((self.outputs, self.inputs, self.kernel), "matrix", self.fan_in, self.fan_out)
+        return {"weight": weight, "bias": Tensor((self.outputs,), "bias", self.fan_in, self.fan_out, start=ZEROS)}
+
+    def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        # Steps that two outputs have in common are left out, as if all steps were far apart.
+        weight = site.variance("weight")
+        y = x.times(linear_second_moment.body(1.0, self.fan_in, weight)).with_bias(site.variance("bias"))
+        gain = linear_gradient.body(1.0, self.fan_out, weight)
+        return site.record(finite(y, site.role)), site.record_gradient(lambda g: g.times(gain))
+
+    def own_flops(self, run: Run) -> int:
+        return 2 * run.positions * self.fan_in * self.outputs  # `run` has the steps of the output
+
+
+@component
+class AudioStem(Stem):
+    """A log-mel spectrogram to the stream: two convolutions with activations, plus fixed sines and cosines.
+
+    It is Whisper's (arXiv 2212.04356). The second convolution keeps every other step, so that `context` positions read twice as
+    many steps of `mel_bins` numbers.
+    """
+
+    mel_bins: int
+    context: int
+    width: int
+    activation: str = "gelu"
+    dropout: float = 0.0
+
+    vocab = 0
+
+    def __post_init__(self) -> None:
+        check_whole("AudioStem", mel_bins=self.mel_bins, context=self.context, width=self.width)
+        check_activation("AudioStem", self.activation)
+        check_fraction("AudioStem", dropout=self.dropout)
+
+    @property
+    def first(self) -> TimeConvolution:
+        """The convolution over the spectrogram."""
+        return TimeConvolution(self.mel_bins, self.width)
+
+    @property
+    def second(self) -> TimeConvolution:
+        """The convolution that keeps every other step."""
+        return TimeConvolution(self.width, self.width, stride=2)
+
+    @property
+    def positions(self) -> SinusoidalTable:
+        """The stored sines and cosines."""
+        return SinusoidalTable(halves=True, to_end=True, rows=self.context, width=self.width)
+
+    @property
+    def fixed_context(self) -> int:
+        return self.context
+
+    @property
+    def fixed_variance(self) -> float:
+        return self.positions.fixed_variance
+
+    def children(self) -> tuple[Child, ...]:
+        second = Child("second", self.second, kind="projection", reads=self.activation)
+        return Child("first", self.first, kind="patch"), second, Child("positions", self.positions)
+
+    def run_of(self, child: str, run: Run) -> Run:
+        return replace(run, tokens=2 * run.tokens) if child == "first" else run
+
+    def choices(self) -> dict[str, Any]:
+        return {"mel_bins": self.mel_bins, "context": self.context, "embedding_dropout": self.dropout}
+
+    def own_saved(self, run: Run) -> int:
+        # The spectrogram, the input of each activation if its derivative needs it, and the second convolution's input.
+        kept = keeps_input(self.activation)
+        values = 2 * self.mel_bins + (2 + 2 * kept + kept) * self.width
+        return run.positions * (values * run.value_bytes + (self.width if self.dropout else 0))
+
+    def embed(self, site: Site, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
+        # Spectrograms of unit variance, whose steps have the correlation of `identity`.
+        x = identity
+        for name, convolution, width in (("first", self.first, self.mel_bins), ("second", self.second, self.width)):
+            x, _ = convolution.moments(x, site.at(name))
+            features = width if site.trace.finite_width else math.inf
+            hidden = hidden_moments(self.activation, x, None, features, activation_tables(self.activation, site.trace))
+            x = x.of(hidden.second_moment, hidden.pair)
+        x = self.positions.add(x, identity, site, self.width)
+        spread = Spread.of_gaussian(x, self.width) if site.trace.finite_width else None
+        rate = self.dropout if site.trace.dropout else 0.0
+        site.record(x := x.after_dropout(rate).spread_as(spread))
+        return x, site.record_gradient(lambda g: g.after_dropout(rate))
