@@ -122,6 +122,7 @@ def test_a_filter_that_makes_it_an_error_meets_every_call(law):
                 law(0.5, 4)
 
 
+@pytest.mark.slow
 def test_the_package_itself_is_not_warned(law, invoke):
     """Its own calls are on its own account; the command line prints the range."""
     with warnings.catch_warnings():

@@ -109,6 +109,22 @@ def test_unit_norm_keys(n, cells, floor):
     check(gap_for_weight(n, 0.01), floor)
 
 
+def test_the_temperature_of_unit_keys_suffices_in_half_of_the_draws(rng):
+    """A bound: in every draw whose largest cosine is at most the median. The floor at large heads suffices in none here."""
+    n, d, miss, draws = 64, 8, 0.01, 2000
+    keys = rng.standard_normal((draws, n - 1, d))
+    cosines = keys[..., 0] / np.linalg.norm(keys, axis=-1)
+    few = cosines.max(1) <= h.largest_cosine(n, d)
+
+    def kept(temperature):
+        others = np.exp(temperature * (cosines - 1)).sum(1)
+        return others / (1 + others)
+
+    assert np.all(kept(h.unit_key_temperature(n, d, miss))[few] <= miss)
+    assert 0.45 < few.mean() < 0.56
+    assert np.mean(kept(gap_for_weight(n, miss)) <= miss) < 0.01
+
+
 def test_largest_cosine_is_the_median(rng):
     keys = rng.standard_normal((4000, 64, 8))
     cosines = (keys[..., 0] / np.linalg.norm(keys, axis=-1)).max(1)
