@@ -231,14 +231,14 @@ def _tabulated_block(steps: list[_BranchTable], parallel: bool) -> Callable[[tup
 
 # ---- tokens that differ ----
 
-_REACH = 0.15
-"""Largest step, relative to the distance to the nearer end of the stack: the first and last 13 blocks are all evaluated. The
+_REACH = 0.2
+"""Largest step, relative to the distance to the nearer end of the stack: the first and last 10 blocks are all evaluated. The
 stream changes most in the first blocks, the gradient in the last."""
 _TOLERANCE = 1e-5
 """Largest error of a step, relative to the stream's second moment; a step with a larger error is halved."""
-_NEGLIGIBLE = 1e-5
+_NEGLIGIBLE = 3e-5
 """Size of a term, relative to the gradient's second moment, below which the series over the blocks of a gap ends."""
-_KNOWN = 3
+_KNOWN = 4
 """Number of evaluated blocks through which a polynomial, of one degree less, interpolates the increments of the stream."""
 
 
@@ -343,7 +343,7 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
         state = scaled(left + increments.between(before, layer), 0, layer)
     _record_all(trace, samples, layers)
 
-    sizes = _stream_sizes(samples, grown)
+    sizes = _stream_sizes(samples, times)
 
     def pull(g: TokenSignal) -> TokenSignal:
         pulled = list[_Sample]()
@@ -399,13 +399,12 @@ def _offset_shares(block: BlockLike, site: Site, layers: range) -> Array:
 def _cross_gap(g: TokenSignal, above: _Sample, below: _Sample, sizes: list[float], grown: Array) -> TokenSignal:
     """The gradient at the lower end of a gap between two evaluated blocks, given that at the upper end.
 
-    Each block of the gap adds a mixture of the increments of these two, inversely proportional to the size of its input: block
-    l maps g to s_l (1 + a_l B) g, with s_l from its skip paths. The product of these maps is a polynomial in B, whose
+    Each block of the gap adds a mixture of the increments of these two, inversely proportional to the size of its input and
+    linear in between: block l maps g to s_l (1 + a_l B) g, with s_l from its skip paths. The product of these maps is a polynomial in B, whose
     coefficients are the elementary symmetric polynomials of the a_l.
     """
     between = range(above.layer - 1, below.layer, -1)
-    ends = 1 / (above.layer + 1), 1 / (below.layer + 1)
-    shares = [(1 / (layer + 1) - ends[1]) / (ends[0] - ends[1]) for layer in between]
+    shares = [(layer - below.layer) / (above.layer - below.layer) for layer in between]
     upper = [share * above.size / sizes[layer] for share, layer in zip(shares, between, strict=True)]
     lower = [(1 - share) * below.size / sizes[layer] for share, layer in zip(shares, between, strict=True)]
     each = [one + other for one, other in zip(upper, lower, strict=True)]
@@ -456,13 +455,13 @@ def _unflatten(like: TokenSignal, vector: Array) -> TokenSignal:
     return like.of(q, c.reshape(square), Spread(v, *(part.reshape(square) for part in shared)))
 
 
-def _stream_sizes(samples: list[_Sample], grown: Array) -> list[float]:
-    """Second moment of the stream at the input of each block."""
+def _stream_sizes(samples: list[_Sample], times: int) -> list[float]:
+    """Second moment of the stream at the input of each of `times` blocks; a logarithm is smooth under any skip path."""
     import numpy as np
 
-    evaluated, scale = [sample.layer for sample in samples], np.exp(grown)
-    known = [sample.size / scale[sample.layer] for sample in samples]
-    sizes: list[float] = (np.interp(np.arange(len(grown) - 1), evaluated, known) * scale[:-1]).tolist()
+    evaluated = np.array([float(sample.layer) for sample in samples])
+    logs = np.log([[sample.size] for sample in samples])
+    sizes: list[float] = np.exp(spline_values(evaluated, logs, np.arange(times))[:, 0]).tolist()
     return sizes
 
 
