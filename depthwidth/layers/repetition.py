@@ -400,8 +400,8 @@ def _cross_gap(g: TokenSignal, above: _Sample, below: _Sample, sizes: list[float
     """The gradient at the lower end of a gap between two evaluated blocks, given that at the upper end.
 
     Each block of the gap adds a mixture of the increments of these two, inversely proportional to the size of its input and
-    linear in between: block l maps g to s_l (1 + a_l B) g, with s_l from its skip paths. The product of these maps is a polynomial in B, whose
-    coefficients are the elementary symmetric polynomials of the a_l.
+    linear in between: block l maps g to s_l (1 + a_l B) g, with s_l from its skip paths. The product of these maps is a
+    polynomial in B, whose coefficients are the elementary symmetric polynomials of the a_l.
     """
     between = range(above.layer - 1, below.layer, -1)
     shares = [(layer - below.layer) / (above.layer - below.layer) for layer in between]
