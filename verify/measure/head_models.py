@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from depthwidth.architecture import Transformer
+from depthwidth.architecture.hf import FAMILIES, find_family
 from depthwidth.architecture.hf.files import read_json
 from depthwidth.errors import InputError, shown
 
@@ -45,13 +46,15 @@ def load_model(path: str | Path, seed: int = 0) -> tuple[nn.Module, Transformer,
     fields = read_json(path)
     tree = Transformer.from_config(fields)
     check_measurable(tree)
+    family = str(fields.get("model_type"))
+    if find_family(family) is None:
+        raise InputError(
+            f"heads: the text stack inside a model of type {shown(family)} is counted but not measured; measure a text model"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import transformers
 
-    from depthwidth.architecture.hf import FAMILIES
-
-    family = str(fields.get("model_type"))
     known = FAMILIES[family].models
     class_name = next((name for name in fields.get("architectures") or () if name in known), next(iter(known)))
     plain = {key: value for key, value in fields.items() if key not in ("auto_map", "architectures", "_attn_implementation")}

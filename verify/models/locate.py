@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import find_family
 from depthwidth.architecture.hf.family import Family
+from depthwidth.architecture.hf.text_parts import by_family
 from depthwidth.architecture.hf.weights import LAYOUTS, Fused, WeightNames
 from depthwidth.errors import InputError, nearest, shown
 from depthwidth.initialization import Weight, parameters, weights
@@ -51,7 +52,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 def family_of(model: nn.Module) -> Family | None:
     """The Hugging Face family of a model, by its ``config.model_type``; None for a model without one."""
     model_type = getattr(getattr(unwrap(model), "config", None), "model_type", None)
-    return find_family(model_type) if isinstance(model_type, str) else None
+    return find_family(by_family(model_type, {})["model_type"]) if isinstance(model_type, str) else None
 
 
 def tree_of(model: nn.Module) -> Transformer:

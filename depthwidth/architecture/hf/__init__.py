@@ -18,6 +18,7 @@ from .families import FAMILIES
 from .family import Family
 from .fields import NoTreeError, brief
 from .files import read_json
+from .text_parts import TEXT_PARTS, TEXT_STACKS, by_family, text_fields
 from .towers import Towers, read_towers
 from .writing import as_config
 
@@ -107,8 +108,8 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration of the text stack inside a model of several kinds of input; any other configuration unchanged.
 
     Of a model of two towers it is the tower for texts. The stack of any other has a language head, tied if the file says so at
-    its top level or in this part. A ``text_config`` without a model type has that of :data:`TEXT_PARTS`,
-    and a model type that is another's name has that of :data:`OTHER_NAMES`.
+    its top level or in this part. A ``text_config`` without a model type has that of :data:`~.text_parts.TEXT_PARTS`; a model
+    type that is another's name has that of :data:`OTHER_NAMES` or :data:`~.text_parts.TEXT_STACKS`.
 
     >>> text_part({"model_type": "gemma3", "text_config": {"hidden_size": 640}})["model_type"]
     'gemma3_text'
@@ -116,23 +117,29 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     towers = read_towers(config)
     if towers is not None:
         return towers.configs["text"]
-    model_type, inner = config.get("model_type"), config.get("text_config")
+    model_type, inner = config.get("model_type"), text_fields(config)
     if isinstance(model_type, str) and model_type in OTHER_NAMES:
         return {**config, "model_type": OTHER_NAMES[model_type]}
-    if not isinstance(model_type, str) or find_family(model_type) is not None or not isinstance(inner, Mapping):
+    if isinstance(model_type, str) and model_type in TEXT_STACKS:  # saved on its own, by a class without a head
+        headless = {"architectures": [_headless(TEXT_STACKS[model_type].family)]} if config.get("architectures") else {}
+        return by_family(model_type, {**config, **headless})
+    if not isinstance(model_type, str) or find_family(model_type) is not None or inner is None:
         return config
     inner_type = inner.get("model_type", TEXT_PARTS.get(model_type))
     inner_type = OTHER_NAMES.get(inner_type, inner_type) if isinstance(inner_type, str) else inner_type
-    if not isinstance(inner_type, str) or find_family(inner_type) is None:
+    if not isinstance(inner_type, str) or find_family(by_family(inner_type, {})["model_type"]) is None:
         return config
     own = {name: value for name, value in inner.items() if name not in ("architectures", "model_type")}
     if isinstance(config.get("tie_word_embeddings"), bool) and own.get("tie_word_embeddings") is not True:
         own["tie_word_embeddings"] = config["tie_word_embeddings"]
-    return {**own, "model_type": inner_type}
+    return by_family(inner_type, own)
 
 
-TEXT_PARTS = {"gemma3": "gemma3_text", "llava": "llama", "mistral3": "mistral"}
-"""The family of the text stack of models whose ``text_config`` may leave it out, by the defaults of transformers."""
+def _headless(model_type: str) -> str:
+    """The class of a family that has no head."""
+    return next(name for name, choices in FAMILIES[model_type].models.items() if choices["head"] == "none")
+
+
 OTHER_NAMES = {"kimi_k2": "deepseek_v3"}
 """The family of models whose type is that of code of their own, which transformers has under another name."""
 
@@ -150,9 +157,10 @@ def notes_on(config: Mapping[str, Any]) -> list[str]:
             f"this is the tower for texts of a {towers.model_type} model; that for images is a configuration of its own, "
             f"vision_config with the model_type {towers.configs['vision']['model_type']!r}"
         )
-    elif part.get("model_type") not in (config.get("model_type"), OTHER_NAMES.get(str(config.get("model_type")))):
+    elif part is not config and config.get("model_type") not in (*OTHER_NAMES, *TEXT_STACKS):
+        place = ", its text_config," if config.get("text_config") is not None else ""
         found.append(
-            f"this is the text stack of a {config['model_type']} model, its text_config, with a language head; the rest of the "
+            f"this is the text stack of a {config['model_type']} model{place} with a language head; the rest of the "
             f"model is not counted{_vision_words(config.get('vision_config'))}"
         )
     family = find_family(str(part.get("model_type")))

@@ -593,6 +593,12 @@ def refused(call):
     return str(caught.value)
 
 
+def test_the_text_stack_of_another_model_is_not_measured(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "llava", "text_config": {"model_type": "llama", "num_hidden_layers": 2}}))
+    assert "inside a model of type 'llava' is counted but not measured" in refused(lambda: measure_heads(path))
+
+
 def test_wrong_input_gets_one_sentence(tmp_path, model_of):
     path = written(tmp_path, "gpt2")
     short = tmp_path / "short.txt"
