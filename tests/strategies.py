@@ -682,6 +682,7 @@ def designs(draw: st.DrawFn, deepest: int = 40, **forced: Any) -> dict[str, Any]
     depth, kv_heads = draw(st.integers(1, deepest)), draw(st.integers(1, 3))
     heads = kv_heads * draw(st.integers(1, 3))
     parallel = draw(FLAG)
+    shared = parallel and draw(FLAG)
     window = st.none() | st.integers(1, 20)
     choices: dict[str, Any] = {
         "depth": depth,
@@ -692,10 +693,10 @@ def designs(draw: st.DrawFn, deepest: int = 40, **forced: Any) -> dict[str, Any]
         "vocab": draw(st.integers(1, 50)),
         "context": draw(st.integers(1, 50)),
         "parallel": parallel,
-        "shared_norm": parallel and draw(FLAG),
+        "shared_norm": shared,
         "positions": draw(st.sampled_from(["learned", "sinusoidal", "rotary", "alibi", "relative", "none"])),
         "norm": draw(st.sampled_from(["layernorm", "rmsnorm"])),
-        "placement": draw(st.sampled_from(["pre", "post", "sandwich", "output"])),
+        "placement": draw(st.sampled_from(["pre", "post", "sandwich", "output", *([] if shared else ["none"])])),
         "activation": draw(st.sampled_from(["relu", "gelu", "silu", "relu2"])),
         "qk_norm": draw(st.sampled_from(["none", "head", "full"])),
         "head": draw(st.sampled_from(["lm", "masked-lm", "classifier", "none"])),

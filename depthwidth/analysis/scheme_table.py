@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from ..architecture import Transformer
 from ..errors import InputError
 from ..initialization import recipe, schemes
-from ..layers import Residual, Stack
 from .diagnosis import SEVERITIES, diagnose, gradient_log_normal
 
 DEPTHS = (12, 192, 1000)
@@ -66,27 +64,13 @@ def _rows(name: str, depths: tuple[int, ...], width: int, context: int) -> Itera
 
 
 def reference_tree(depth: int, norms: str, width: int = 1024, context: int = 256) -> Transformer:
-    """The network of the table; ``none`` removes its norms."""
-    tree = Transformer(
-        depth, width, max(1, width // 64), vocab=32000, context=context, kind="encoder",
-        placement="post" if norms == "post" else "pre", logit_scale=0.0 if norms == "none" else None,
-    )  # fmt: skip
-    if norms != "none":
-        return tree
+    """The network of the table with this placement of its norms."""
     # Inputs of size 1/sqrt(width) that no norm enlarges give scores a variance of 1e-6 and less, which is taken as 0 here: the
     # integrals are then the same in every block.
-    return Transformer.of_parts(tree.stem, _bare(tree.encoder), None, tree.head, tree.context)
-
-
-def _bare(stack: Stack | None) -> Stack | None:
-    if stack is None:
-        return None
-
-    def bare(part: Residual) -> Residual:
-        return replace(part, norm_in=None, norm_out=None, norm_stream=None)
-
-    repeats = tuple(replace(repeat, block=repeat.block.replace_branches(bare)) for repeat in stack.repeats)
-    return replace(stack, repeats=repeats, norm=None)
+    return Transformer(
+        depth, width, max(1, width // 64), vocab=32000, context=context, kind="encoder",
+        placement=norms, logit_scale=0.0 if norms == "none" else None,
+    )  # fmt: skip
 
 
 def _measured(tree: Transformer, name: str, norms: str) -> dict[str, Any]:

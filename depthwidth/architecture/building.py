@@ -166,7 +166,7 @@ class Builder:
         """The blocks of an encoder (not causal) or a decoder (causal, with cross-attention if there is an encoder)."""
         design = self.design
         heads = design.heads if design.heads is not None else self._default_heads() if design.attends else 1
-        final = design.placement != "post" if design.final_norm is None else design.final_norm
+        final = design.placement not in ("post", "none") if design.final_norm is None else design.final_norm
         norm = self.stream_norm if final else None
         bias = _bias_table(design, heads[0] if isinstance(heads, Sequence) else heads)
         if not isinstance(heads, Sequence) and not isinstance(design.window, Sequence) and design.blocks is None:

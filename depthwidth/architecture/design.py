@@ -60,8 +60,8 @@ class Design:
     position_offset : rows of a learned table in addition to `context`.
     norm : ``layernorm`` or ``rmsnorm``; `norm_bias`, `norm_affine`, `norm_eps` and `norm_unit_offset` are its options.
     placement : the place of norms: ``pre``, ``post``, ``sandwich`` (before and after the branch), ``output`` (after the branch,
-        before the sum).
-    final_norm : a norm follows the last block; by default unless the placement is ``post``.
+        before the sum), ``none``.
+    final_norm : a norm follows the last block; by default unless the placement is ``post`` or ``none``.
     parallel : attention and feed-forward read the same input and are added together; `shared_norm` gives them one norm.
     activation, gated : of the feed-forward part; `experts`, `top_k` and `shared_ffn` make it a mixture of experts, with
         `shared_gate` a gate that scales the shared part. With `renormalized` the router's weights of the chosen experts are
@@ -219,6 +219,8 @@ class Design:
             if name not in ENCODER_CHOICES:
                 known = nearest(str(name), ENCODER_CHOICES)
                 raise InputError(f"Transformer: an encoder cannot differ from its decoder in {shown(name)}{known}")
+        if self.shared_norm and self.placement == "none":
+            raise InputError("Transformer: shared_norm=True is a norm, which placement='none' leaves out")
         if self.shared_norm and not self.parallel:
             raise InputError("Transformer: shared_norm needs parallel=True; branches in sequence have separate norms")
 

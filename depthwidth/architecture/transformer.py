@@ -132,6 +132,23 @@ class Transformer(LengthCounts):
         parts = {name: getattr(self, name) for name in ("stem", "encoder", "decoder", "head", "context", "source")}
         return self.of_parts(**(parts | changes))
 
+    def without_norms(self) -> Transformer:
+        """The same transformer without the norms of residual branches and the last one, as ``placement="none"`` builds it.
+
+        Norms of the embedding, of a head, and inside of branches, such as those of queries and keys, stay.
+
+        Examples
+        --------
+        >>> Transformer(depth=2, width=64).without_norms() == Transformer(depth=2, width=64, placement="none")
+        True
+        """
+        stacks = {name: None if stack is None else stack.without_norms() for name, stack in self._both}
+        return self.replace(**stacks)
+
+    @property
+    def _both(self) -> tuple[tuple[str, Stack | None], ...]:
+        return ("encoder", self.encoder), ("decoder", self.decoder)
+
     def children(self) -> tuple[Child, ...]:
         """The stem, the encoder's own one, the stacks, the head."""
         names = ("stem", "source", "encoder", "decoder", "head")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..quantities import format_bytes
-from .inputs import recipe_of_fields
+from .inputs import norms_option, recipe_of_fields
 from .options import COUNT, DTYPES, formats, option, scheme_option
 from .output import emit, fitted_range, print_facts, print_table, say
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @option("--masked", is_flag=True, help="Exclude attention scores hidden by the causal mask from FLOPs.")
 @option("--dtype", metavar="NAME", default="bf16", help=f"Number format: {DTYPES}.")
 @scheme_option("Initialisation scheme to diagnose; `depthwidth init` lists them.")
+@norms_option
 @option("--diagnosis/--no-diagnosis", "diagnosed", default=None, help="Run the diagnosis.", show_default="only if it is fast")
 @formats
 def describe(
@@ -36,6 +37,7 @@ def describe(
     masked: bool,
     dtype: str,
     scheme: str,
+    no_norms: bool,
     diagnosed: bool | None,
     form: str | None,
 ) -> None:
@@ -67,9 +69,9 @@ def describe(
     try:
         towers = read_towers(fields)
         if towers is not None:
-            _describe_towers(towers, scheme, form, context, conventions)
+            _describe_towers(towers, scheme, form, context, conventions, norms=not no_norms)
             return
-        tree, made = _tree_and_recipe(fields, scheme, diagnosed)
+        tree, made = _tree_and_recipe(fields, scheme, diagnosed, norms=not no_norms)
     except NoTreeError as error:
         counts = _library_counts(fields, error, context, source=source, batch=batch)
         emit(form, counts.to_dict(dtype) if form == "json" else None, counts.rows(), lambda: _print_counts(counts, dtype))
@@ -84,27 +86,30 @@ def describe(
     emit(form, found.to_dict() if form == "json" else None, found.rows(), lambda: print_description(found))
 
 
-def _tree_and_recipe(fields: Any, scheme: str, diagnosed: bool | None) -> tuple[Any, Any]:
+def _tree_and_recipe(fields: Any, scheme: str, diagnosed: bool | None, *, norms: bool) -> tuple[Any, Any]:
     """The tree of a configuration, and the recipe of a scheme for it; the scheme itself if there is no recipe."""
     from ..architecture import Transformer
     from ..initialization import NoRecipeError
 
-    if diagnosed is False:
-        return Transformer.from_config(fields), "shipped"
-    try:
-        return recipe_of_fields(fields, scheme)
-    except NoRecipeError:  # then there is no diagnosis either, as its own sentence says
-        return Transformer.from_config(fields), scheme
+    if diagnosed is not False:
+        try:
+            return recipe_of_fields(fields, scheme, norms=norms)
+        except NoRecipeError:  # then there is no diagnosis either, as its own sentence says
+            pass
+    tree = Transformer.from_config(fields)
+    return tree if norms else tree.without_norms(), "shipped" if diagnosed is False else scheme
 
 
-def _describe_towers(towers: Towers, scheme: str, form: str | None, context: int | None, conventions: dict[str, Any]) -> None:
+def _describe_towers(
+    towers: Towers, scheme: str, form: str | None, context: int | None, conventions: dict[str, Any], *, norms: bool
+) -> None:
     """Print the description of both towers and the sum of their parameters."""
     from ..analysis.description import describe as make_description
     from ..architecture.hf import notes_on
 
     found = {}
     for name, fields in towers.configs.items():
-        tree, made = _tree_and_recipe(fields, scheme, conventions["diagnosed"])
+        tree, made = _tree_and_recipe(fields, scheme, conventions["diagnosed"], norms=norms)
         length = None if tree.stem.images else context
         found[name] = make_description(tree, length, init=made, notes=notes_on(fields), **conventions)
     facts: dict[str, Any] = {

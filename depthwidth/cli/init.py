@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
-from .inputs import match_of, recipe_of, say_notes, tokenizer_option
+from .inputs import match_of, norms_option, recipe_of, say_notes, tokenizer_option
 from .options import formats, option
 from .output import Row, emit, print_table, say
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("config", required=False)
 @option("--scheme", metavar="NAME", default="deepscale", help="Initialisation scheme.")
+@norms_option
 @option("--text", metavar="FILE", help="Text whose repeated tokens DeepScaleLM corrects for.", show_default="Zipf's law")
 @tokenizer_option
 @formats
-def init(config: str | None, scheme: str, text: str | None, tokenizer: str | None, form: str | None) -> None:
+def init(config: str | None, scheme: str, no_norms: bool, text: str | None, tokenizer: str | None, form: str | None) -> None:
     """List the initialisation of every tensor of the model in CONFIG, with reasons; without CONFIG, list the schemes.
 
     CONFIG is a Hugging Face config.json, or the folder that holds it. If blocks differ, the table shows the first and the last
@@ -33,12 +34,14 @@ def init(config: str | None, scheme: str, text: str | None, tokenizer: str | Non
         able = ", ".join(name for name in schemes() if "embedding_correlation" in scheme_options(name))
         raise InputError(f"--text has no meaning for {scheme}, which does not depend on how often tokens repeat; {able} does")
     if config is None:
+        if no_norms:
+            raise InputError("--no-norms has no meaning without CONFIG")
         if text is not None or tokenizer is not None:
             raise InputError("--text and --tokenizer have no meaning without CONFIG")
         known: list[Row] = [{"scheme": name} for name in schemes()]
         emit(form, known, known, lambda: say(*schemes()))
         return
-    tree, made = recipe_of(config, scheme)
+    tree, made = recipe_of(config, scheme, norms=not no_norms)
     match, source = match_of(tree, None, text, tokenizer, None, None)
     if match is not None:
         made = recipe(tree, scheme, embedding_correlation=embedding_correlation(tree, match))

@@ -54,23 +54,28 @@ def match_of(
     return (found.match_matrix if mean else found.match_matrices)(length, windows), sentence
 
 
-def recipe_of(config: str, scheme: str) -> tuple[Any, Any]:
-    """The tree of a configuration, and the recipe of a scheme for it."""
+norms_option = option("--no-norms", is_flag=True, help="Leave out the norms of residual branches and the last one.")
+
+
+def recipe_of(config: str, scheme: str, *, norms: bool = True) -> tuple[Any, Any]:
+    """The tree of a configuration, and the recipe of a scheme for it; without its norms if `norms` is false."""
     from ..architecture.hf import read_json
 
-    return recipe_of_fields(read_json(config), scheme)
+    return recipe_of_fields(read_json(config), scheme, norms=norms)
 
 
-def recipe_of_fields(fields: Any, scheme: str) -> tuple[Any, Any]:
+def recipe_of_fields(fields: Any, scheme: str, *, norms: bool = True) -> tuple[Any, Any]:
     """The tree of a configuration that is read already, and the recipe of a scheme for it."""
     from ..architecture import Transformer
     from ..initialization import recipe, shipped_options
 
     tree = Transformer.from_config(fields)
+    tree = tree if norms else tree.without_norms()
     name, at, version = scheme.partition("@")
-    if name == "shipped":
-        return tree, recipe(tree, name, **shipped_options(fields), **({"version": version} if at else {}))
-    return tree, recipe(tree, scheme)
+    if name != "shipped":
+        return tree, recipe(tree, scheme)
+    options = {**shipped_options(fields), **({"version": version} if at else {})}
+    return tree, recipe(tree, name, **options)
 
 
 def say_notes(config: str) -> None:

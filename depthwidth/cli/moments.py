@@ -9,7 +9,7 @@ import click
 
 from ..errors import InputError
 from ..quantities import parse_whole
-from .inputs import match_of, recipe_of, say_notes, tokenizer_option
+from .inputs import match_of, norms_option, recipe_of, say_notes, tokenizer_option
 from .options import COUNT, NUMBER, formats, option, scheme_option
 from .output import Row, emit, print_table, say
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("config")
 @scheme_option("Initialisation scheme; `depthwidth init` lists them.")
+@norms_option
 @option("--context", type=COUNT, help="Sequence length in tokens.", show_default="the model's context")
 @option("--source", type=COUNT, help="Sequence length of the encoder.", show_default="as --context")
 @option("--lengths", metavar="L,L,..", help="Padded batch: the lengths of its sequences without padding.")
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 def moments(
     config: str,
     scheme: str,
+    no_norms: bool,
     context: int | None,
     source: int | None,
     lengths: str | None,
@@ -73,7 +75,7 @@ def moments(
         from .plots import check_target, plot_moments
 
         check_target(plot)
-    tree, made = recipe_of(config, scheme)
+    tree, made = recipe_of(config, scheme, norms=not no_norms)
     batch = None if lengths is None else _lengths(lengths)
     for name, value in (("--context", context), ("--windows", windows), ("--attention", attention or None)):
         if batch is not None and value is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..architecture import Transformer
@@ -17,6 +18,7 @@ from .ds_init import ds_init
 from .fans import kaiming, xavier
 from .layernorm_scaling import layernorm_scaling
 from .normal import gpt2, normal
+from .own_values import with_own_values
 from .recipes import Recipe
 from .shipped import shipped
 from .t_fixup import t_fixup
@@ -87,19 +89,29 @@ def _find_scheme(scheme: str) -> Scheme:
     return _SCHEMES[scheme]
 
 
-def recipe(tree: Transformer, scheme: str = "shipped", **options: Any) -> Recipe:
+def recipe(
+    tree: Transformer,
+    scheme: str = "shipped",
+    *,
+    tensors: Mapping[str, Any] | None = None,
+    residuals: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Recipe:
     """The recipe of `scheme` for `tree`: the settings of every tensor and residual branch.
 
     Parameters
     ----------
     tree : the transformer, with numbers for dimensions.
     scheme : one of :func:`schemes`.
+    tensors : your own values in place of the scheme's: by role or by a pattern of roles, a standard deviation, or a mapping
+        with some of std, mean, multiplier, learning_rate and weight_decay. A value is one number, or one for each block.
+    residuals : likewise by the role of a residual branch, a factor on the branch, or a mapping with skip and branch.
     options : options of the scheme, see :func:`scheme_options`: standard deviations, base width and depth, dropout, ...
 
     Raises
     ------
     InputError
-        if there is no such scheme or option, or a value is out of range.
+        if there is no such scheme, option, tensor or branch, or a value is out of range.
     NoRecipeError
         if no scheme states the starting values of a tensor.
 
@@ -109,6 +121,9 @@ def recipe(tree: Transformer, scheme: str = "shipped", **options: Any) -> Recipe
     >>> made = recipe(bert, "deepscale", embedding_correlation=0.221)
     >>> round(made.tensor("encoder.block.attention.value.weight").std[0], 4)
     0.0456
+    >>> own = recipe(bert, "normal", tensors={"*.query.weight": 0.05, "*.norm_stream.weight": {"mean": 0.5}})
+    >>> own.tensor("encoder.block.attention.query.weight").std, own.tensor("encoder.block.attention.key.weight").std
+    (0.05, 0.02)
     """
     chosen = _find_scheme(scheme)
     defaults = chosen.options
@@ -128,11 +143,12 @@ def recipe(tree: Transformer, scheme: str = "shipped", **options: Any) -> Recipe
                 "there are no moments without it"
             )
     draft = chosen.make(tree, **options)
-    lines, residuals = draft.lines(), draft.residuals()
+    lines, scales = draft.lines(), draft.residuals()
     used = {name: options.get(name, default) for name, default in defaults.items()}
     size = {"depth": tree.depth, "width": tree.width, "parameters": tree.parameters}
     extras: dict[str, Any] = {"options": used, "tree": size, **draft.extras}
     for name, sentences in (("notes", draft.notes), ("remarks", draft.remarks)):
         if sentences:
             extras[name] = tuple(sentences)
-    return Recipe(scheme, chosen.source, chosen.status, lines, residuals, extras)
+    found = Recipe(scheme, chosen.source, chosen.status, lines, scales, extras)
+    return with_own_values(found, tree, tensors, residuals) if tensors is not None or residuals is not None else found

@@ -89,7 +89,10 @@ def xavier_std(weight: Weight) -> float:
 XAVIER = "Xavier: sqrt(2 / (fan-in + fan-out))"
 
 
-_NO_NORMS = "the scheme is for models without norms: remove them, or its scales do not have their effect"
+_NO_NORMS = (
+    "the scheme is for models without norms: remove them (Transformer.without_norms, --no-norms), or its scales do not have "
+    "their effect"
+)
 
 
 def _has_norms(tree: Transformer) -> bool:

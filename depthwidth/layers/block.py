@@ -21,6 +21,7 @@ PLACEMENTS = {
     "post": ("norm_stream",),
     "sandwich": ("norm_in", "norm_out"),
     "output": ("norm_out",),
+    "none": (),
 }
 """The placements of norms by name, each with the norms that a residual then has."""
 
@@ -217,6 +218,16 @@ class BlockLike(Layer):
         return next((layer for _, part in self.branches if (layer := part.branch.as_mixture) is not None), None)
 
 
+def without_norms(block: BlockLike) -> BlockLike:
+    """The block without the norms of its residual branches, shared or not. What is inside of branches stays as it is."""
+
+    def bare(residual: Residual) -> Residual:
+        return replace(residual, norm_in=None, norm_out=None, norm_stream=None)
+
+    changed = block.replace_branches(bare)
+    return changed if changed.norm is None else changed.replace(norm=None)
+
+
 def _residuals(layer: Layer, path: str) -> Iterator[tuple[str, Residual]]:
     for child in layer.children():
         inner = ".".join(filter(None, (path, child.name)))
@@ -282,7 +293,9 @@ class Block(BlockLike):
     def choices(self) -> dict[str, Any]:
         shared = self.parallel and self.norm is not None
         mixer = self.mixer.branch if self.mixer is not None else "none" if self.attention is None else "attention"
-        return {"parallel": self.parallel, "shared_norm": shared, "mixer": mixer}
+        # Branches that share a norm have none of their own.
+        own = {"placement": "pre"} if shared else {}
+        return {"parallel": self.parallel, "shared_norm": shared, "mixer": mixer, **own}
 
     def own_saved(self, run: Run) -> int:
         # Parallel branches read one tensor, which each of them counts.

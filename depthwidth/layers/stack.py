@@ -12,7 +12,7 @@ from ..signal import AnySignal, Pullback, Signal, Site
 from ..signal.residual import lean_on_norm
 from ..values import cached_property
 from .base import Child, Layer, Run, component
-from .block import BlockLike, check_block
+from .block import BlockLike, check_block, without_norms
 from .norms import Norm
 from .positions import Position
 from .repetition import FEW_BLOCKS, MANY_BLOCKS, apply_all_blocks, apply_sampled_blocks
@@ -140,6 +140,11 @@ class Stack(Layer):
         """Every block from the first to the last."""
         for repeat in self.repeats:
             yield from (repeat.block for _ in range(repeat.times))
+
+    def without_norms(self) -> Stack:
+        """The same stack without the norms of its blocks' residual branches and the last one."""
+        repeats = tuple(repeat.replace(block=without_norms(repeat.block)) for repeat in self.repeats)
+        return self.replace(repeats=repeats, norm=None)  # type: ignore[no-any-return]
 
     def children(self) -> tuple[Child, ...]:
         blocks = tuple(Child(name, block, self._sets_of(block, times), times) for name, block, times in self._distinct)
