@@ -112,7 +112,7 @@ def _(correlation: Correlation, dropout: Dropout) -> Any:
     source="the rate above with k(r) = 1/pi + r/2 + (1/2 - 1/pi) r^2, a Riccati equation",
     status="derived",
     symbol="r",
-    domain="as the rate's, r_0 >= 0; within 0.006",
+    domain="as the rate's",
     accuracy=0.006,
     measure="absolute",
 )
@@ -148,7 +148,7 @@ def deepscale_correlation(
     source="fixed point of the rate above with k(r) = 1/pi + r/2 + (1/2 - 1/pi) r^2",
     status="derived",
     symbol="r*",
-    domain="as the rate's; within 0.006",
+    domain="as the rate's",
     accuracy=0.006,
     measure="absolute",
 )

@@ -222,7 +222,7 @@ def _(gap: Gap, second_moment: StartMoment, attention: Attention, feed_forward: 
     source="fixed point of a pre-norm layer's correlation, with k(r) = 1/pi + r/2 + (1/2 - 1/pi) r^2",
     status="derived",
     symbol="r*",
-    domain="many layers, long sequences, ReLU, a_F at most V; within 0.007",
+    domain="many layers, long sequences, ReLU, a_F at most V",
     accuracy=0.007,
     measure="absolute",
 )

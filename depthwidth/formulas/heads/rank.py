@@ -149,7 +149,7 @@ def causal_hardmax_rank(length: ShortLength) -> Any:
     source=f"{OURS}: Poisson picks with log-normal rates of the keys' norms",
     status="derived",
     symbol="R/n",
-    domain="Gaussian keys, d_h >= 8; within 0.015 for n from 64 to 1024",
+    domain="Gaussian keys, d_h >= 8",
     accuracy=0.02,
     measure="absolute",
     within={"length": (64, 1024), "head_dim": (8, 1024)},
