@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 FLAG = st.booleans()
+SMALL_SOUND = {"num_mel_bins": 5, "max_source_positions": 7}
 TWO_STACKS = ("bart", "mbart", "blenderbot", "marian", "pegasus", "m2m_100")
 """The families that state depth, heads and feed-forward width of each stack."""
 
@@ -47,10 +48,20 @@ PUBLISHED_TWO_STACKS: dict[str, tuple[dict[str, Any], int]] = {
     "pegasus-large": (
         two_stacks_of("pegasus", "PegasusForConditionalGeneration", 16, 1024, 16, 4096, vocab_size=96103), 570797056
     ),
+    "whisper-tiny": (two_stacks_of("whisper", "WhisperForConditionalGeneration", 4, 384, 6, 1536), 37760640),
+    "whisper-small": (two_stacks_of("whisper", "WhisperForConditionalGeneration", 12, 768, 12, 3072), 241734912),
+    "whisper-large-v3": (
+        two_stacks_of(
+            "whisper", "WhisperForConditionalGeneration", 32, 1280, 20, 5120, vocab_size=51866, num_mel_bins=128
+        ), 1543490560
+    ),
     "xglm-564M": ({"model_type": "xglm", "architectures": ["XGLMForCausalLM"]}, 564463616),
     "biogpt": ({"model_type": "biogpt", "architectures": ["BioGptForCausalLM"]}, 346763264),
 }  # fmt: skip
-SMALL_TWO_STACKS = {key: {"encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 9} for key in TWO_STACKS}
+SMALL_TWO_STACKS = {
+    **{key: {"encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 9} for key in TWO_STACKS},
+    "whisper": {"encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 9, **SMALL_SOUND},
+}
 
 
 def joined(tables: tuple[dict[str, Any], ...]) -> dict[str, Any]:
@@ -90,7 +101,12 @@ def tables(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     return one | st.fixed_dictionaries(each)
 
 
+def sounds(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({"num_mel_bins": st.integers(1, 20), "max_source_positions": st.integers(2, 20)})
+
+
 FURTHER_TWO_STACKS = {
+    "whisper": lambda config: st.tuples(two_stacks(config), twice_as_wide(config), sounds(config)).map(joined),
     **dict.fromkeys(("bart", "mbart", "blenderbot", "pegasus"), two_stacks),
     "m2m_100": lambda config: st.tuples(two_stacks(config), twice_as_wide(config), paddings(config)).map(joined),
     "marian": lambda config: st.tuples(two_stacks(config), tables(config)).map(joined),

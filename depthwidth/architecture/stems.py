@@ -43,7 +43,7 @@ def stem_of(design: Design, norm_over: Callable[[int], Norm]) -> Stem:
             norm=norm_over(design.width) if design.embedding_norm else None,
         )
     if design.mel_bins is not None:
-        return AudioStem(design.mel_bins, design.context, design.width, design.activation, dropout)
+        return AudioStem(design.mel_bins, design.context, design.width, dropout=dropout)
     features = design.embedding_width or design.width
     first, always = design.embedding_projection == "first", design.embedding_projection == "always"
     added = design.width if first else features  # features of positions and segments

@@ -57,6 +57,8 @@ def print_recipe(made: Recipe) -> None:
     """Print one line per kind of tensor and per branch; if blocks differ, the first and the last."""
 
     def ends(value: Any) -> str:
+        if isinstance(value, str):  # an identity matrix, or fixed values
+            return value
         return f"{value[0]:.4g} to {value[-1]:.4g}" if isinstance(value, tuple) else f"{value:.4g}"
 
     say(f"  {made.source} ({made.status})", "", heading=made.scheme)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checks import check_fraction, check_whole
 from ..formulas.moments import linear_gradient, linear_second_moment
-from ..signal import AnySignal, Pullback, Site, Spread, finite
+from ..signal import AnySignal, Pullback, Site, Spread, TokenSignal, finite
 from .activation_entries import check_activation, keeps_input
 from .base import Child, Layer, Run, component
 from .feed_forward import activation_tables, hidden_moments
@@ -47,7 +47,7 @@ class TimeConvolution(Layer):
         return {"weight": weight, "bias": Tensor((self.outputs,), "bias", self.fan_in, self.fan_out, start=ZEROS)}
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
-        # Steps that two outputs have in common are left out, as if all steps were far apart.
+        # Two outputs that have steps in common read them by different taps, which are independent.
         weight = site.variance("weight")
         y = x.times(linear_second_moment.body(1.0, self.fan_in, weight)).with_bias(site.variance("bias"))
         gain = linear_gradient.body(1.0, self.fan_out, weight)
@@ -125,8 +125,20 @@ class AudioStem(Stem):
             features = width if site.trace.finite_width else math.inf
             hidden = hidden_moments(self.activation, x, None, features, activation_tables(self.activation, site.trace))
             x = x.of(hidden.second_moment, hidden.pair)
-        x = self.positions.add(x, identity, site, self.width)
-        spread = Spread.of_gaussian(x, self.width) if site.trace.finite_width else None
+        x = self._add_positions(x, hidden.mean, identity, site)
+        if site.trace.finite_width:
+            x = x.spread_as(Spread.of_gaussian(x, self.width))
         rate = self.dropout if site.trace.dropout else 0.0
-        site.record(x := x.after_dropout(rate).spread_as(spread))
+        site.record(x := x.after_dropout(rate).spread_as(x.spread))
         return x, site.record_gradient(lambda g: g.after_dropout(rate))
+
+    def _add_positions(self, x: AnySignal, mean: Any, identity: AnySignal, site: Site) -> Any:
+        """The moments of the stream: the second activation's output, whose features have a `mean`, plus the fixed vectors.
+
+        A LayerNorm subtracts the mean over the features of both.
+        """
+        square = mean * mean
+        first = square if not isinstance(x, TokenSignal) else mean[:, None] * mean
+        y = self.positions.add(x.of(x.second_moment - square, x.covariance - first), identity, site, self.width)
+        squares = self.positions.mean_squares(self.width, identity, site.trace.length, mean)
+        return y.offset_as(y.offset and y.offset._replace(second_moment=squares[0], covariance=squares[1]))

@@ -160,7 +160,7 @@ class SinusoidalPositions(Position):
 
     def add(self, x: AnySignal, identity: AnySignal, site: Site, width: int) -> Any:
         correlations = self._correlations(width, identity, site.trace.length)
-        mean, mean_pair = self._means(width, identity, site.trace.length)
+        mean, mean_pair = self.mean_squares(width, identity, site.trace.length)
         second, pair = 0.5 * identity.second_moment - mean, 0.5 * correlations - mean_pair
         return x.plus(identity.of(second, pair).offset_as(Offset(mean, mean_pair, second, pair, width)))
 
@@ -189,15 +189,18 @@ class SinusoidalPositions(Position):
         angles = np.multiply.outer(np.add(position, self.offset), self.frequencies(width))
         return (np.sin(angles).sum(axis=-1) + np.cos(angles[..., : width // 2]).sum(axis=-1)) / width
 
-    def _means(self, width: int, identity: AnySignal, length: int) -> tuple[Any, Any]:
-        """Squares of :meth:`mean` and its products for two positions, at each or their means over `length` positions."""
+    def mean_squares(self, width: int, identity: AnySignal, length: int, beside: Any = 0.0) -> tuple[Any, Any]:
+        """Squares of :meth:`mean` and its products for two positions, at each or their means over `length` positions.
+
+        `beside` is the mean over the features of what the vectors are added to.
+        """
         import numpy as np
 
         if isinstance(identity, TokenSignal):
-            mean = self.mean(width, identity.positions.nodes - 1)
+            mean = beside + self.mean(width, identity.positions.nodes - 1)
             one, other = identity.positions.pairs(mean)
             return mean * mean, one * other
-        mean = self.mean(width, np.arange(length))
+        mean = beside + self.mean(width, np.arange(length))
         square = float(mean @ mean)
         return square / length, (float(mean.sum()) ** 2 - square) / (length * max(1, length - 1))
 

@@ -244,6 +244,9 @@ def measured(config):
         inputs = {"pixel_values": torch.zeros(BATCH, stem.channels, stem.height, stem.width_pixels)}
     elif read_config(config).kind == "encoder-decoder":
         inputs = {"input_ids": tokens[:, :SOURCE], "decoder_input_ids": tokens}
+        reader = read_config(config).reader
+        if reader.vocab == 0:
+            inputs = {"input_features": torch.zeros(BATCH, reader.mel_bins, 2 * reader.context), "decoder_input_ids": tokens}
     elif config["architectures"][0].endswith("MultipleChoice"):
         inputs = {"input_ids": tokens[None]}  # choices of one question
     counter = FlopCounterMode(display=False)
@@ -257,7 +260,7 @@ def expected(config):
     tree = read_config(config)
     if tree.stem.images:
         return tree.forward_flops(batch=BATCH)
-    source = SOURCE if tree.kind == "encoder-decoder" else None
+    source = SOURCE if tree.kind == "encoder-decoder" and tree.reader.fixed_context is None else None
     ours = tree.forward_flops(TOKENS, source=source, batch=BATCH)
     return ours + beyond_the_end(tree) + sum(node.active * scanned(node.layer, config) for node in tree.walk())
 

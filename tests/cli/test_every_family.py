@@ -21,7 +21,7 @@ FEWER = {"gpt_neo": {"attention_types": [[["global", "local"], 9]], "window_size
          "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16}, "t5": {"num_layers": 18, "d_kv": 8},
          **{key: {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 8} for key in ("mt5", "umt5")},
          **{key: {"encoder_layers": 3, "decoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 24}
-            for key in TWO_STACKS},
+            for key in (*TWO_STACKS, "whisper")},
          "helium": {"head_dim": 8}, **{key: {"image_size": 16, "patch_size": 4} for key in IMAGES},
          "roberta": SHORT, "xlm-roberta": SHORT, "camembert": SHORT}  # fmt: skip
 LATENT = {"num_key_value_heads": 2, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4,

@@ -80,6 +80,9 @@ def inputs(config, tree, length=11, source=7):
         return {"pixel_values": images}, {"tokens": images}
     if tree.kind == "encoder-decoder":
         text, read = tokens(length), tokens(source)
+        if tree.reader.vocab == 0:
+            read = torch.randn(batch, tree.reader.mel_bins, 2 * tree.reader.context, generator=generator)
+            return {"input_features": read, "decoder_input_ids": text}, {"tokens": text, "source": read}
         return {"input_ids": read, "decoder_input_ids": text}, {"tokens": text, "source": read}
     text = tokens(length)
     if config["model_type"] == "clip_text_model":

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 from helpers import one_quick_in
 from strategies import has_recipe, mixer_fields
-from two_stacks import TWO_STACKS
+from two_stacks import SMALL_SOUND, TWO_STACKS
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES, read_config
@@ -53,6 +53,7 @@ MORE = {
     **{key: {"image_size": 16, "patch_size": 4} for key in ("beit", "clip_vision_model", "siglip_vision_model")},
     **{key: {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 6, "initializer_factor": 0.7} for key in ("t5", "mt5", "umt5")},
     **{key: {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 36, "init_std": 0.03} for key in TWO_STACKS},
+    "whisper": {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 36, **SMALL_SOUND},
     "gemma2": {"initializer_range": 0.05},
     "helium": {"head_dim": 8},
     "gpt_oss": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},

@@ -59,6 +59,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "starcoder": ("gpt_bigcode", "starcoder2"),
     "t5": ("t5", "mt5", "umt5"),
     "vit": ("vit", "deit"),
+    "whisper": ("whisper",),
 }
 """The ``model_type`` of each family of each file, in order; a test compares this with the files. A file that is missing here is
 found all the same, and imported with this package."""
