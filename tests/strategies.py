@@ -187,6 +187,15 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "electra-base-discriminator": (bert("electra", "ElectraForPreTraining", 12, 768, 12, embedding_size=768), 109483009),
     "albert-base-v2": (bert("albert", "AlbertModel", 12, 768, 12), 11683584),
     "albert-xxlarge-v2, masked": ({"model_type": "albert", "architectures": ["AlbertForMaskedLM"]}, 206368944),
+    "mpnet-base": ({"model_type": "mpnet", "architectures": ["MPNetModel"], "max_position_embeddings": 514}, 109486464),
+    "esm1b": (
+        bert("esm", "EsmForMaskedLM", 33, 1280, 20, vocab_size=33, pad_token_id=1, emb_layer_norm_before=True), 652359094
+    ),
+    "esm2-650M": (
+        bert("esm", "EsmForMaskedLM", 33, 1280, 20, vocab_size=33, pad_token_id=1, position_embedding_type="rotary"), 651043254
+    ),
+    "EuroBERT-210m": ({"model_type": "eurobert", "architectures": ["EuroBertModel"]}, 211766016),
+    "nomic-embed-text-v1.5": ({"model_type": "nomic_bert", "architectures": ["NomicBertModel"]}, 136731648),
     "ERNIE-4.5-0.3B": (llama("ernie4_5", "Ernie4_5ForCausalLM", 18, 1024, 16, 2, 3072, 103424, head_dim=128), 360748032),
     "helium-1-preview-2b": (llama("helium", "HeliumForCausalLM", 24, 2560, 20, 20, 7040, 48000, head_dim=128), 2172643840),
     "Seed-OSS-36B": (llama("seed_oss", "SeedOssForCausalLM", 64, 5120, 80, 8, 27648, 155136, head_dim=128), 36151104512),
@@ -596,6 +605,7 @@ FURTHER_PARTS = {
     "convolutions": convolutions,
     "scaling": lambda config: st.fixed_dictionaries({"logits_scaling": st.sampled_from([1.0, 3.0, 8.0])}),
     "whole": lambda config: st.just({"head_dim": config["hidden_size"] // config["num_attention_heads"]}),
+    "pooling": lambda config: st.fixed_dictionaries({"classifier_pooling": st.sampled_from(["late", "bos", "mean"])}),
     "one": lambda config: st.fixed_dictionaries({"use_sliding_window": FLAG, "sliding_window": st.integers(1, 20)}),
 }
 FURTHER = {
@@ -652,6 +662,18 @@ FURTHER = {
     "smollm3": with_rope("nope"),
     **dict.fromkeys(("xlm-roberta", "camembert"), lambda config: st.fixed_dictionaries({"pad_token_id": st.integers(0, 1)})),
     "roberta": lambda config: st.fixed_dictionaries({"pad_token_id": st.integers(0, 1)}),
+    "mpnet": lambda config: st.fixed_dictionaries({"max_position_embeddings": st.integers(5, 40)}),
+    "esm": lambda config: st.fixed_dictionaries(
+        {
+            "max_position_embeddings": st.integers(4, 40),
+            "position_embedding_type": st.sampled_from(["absolute", "rotary"]),
+            "emb_layer_norm_before": FLAG,
+            "token_dropout": FLAG,
+            "mask_token_id": st.just(1),
+        }
+    ),
+    "eurobert": with_rope("pooling"),
+    "nomic_bert": with_rope(),
     "albert": lambda config: st.fixed_dictionaries(
         {"num_hidden_groups": st.integers(1, config["num_hidden_layers"]), "inner_group_num": st.integers(1, 2)}
     ),
@@ -753,6 +775,7 @@ SMALL_FIELDS: dict[str, dict[str, Any]] = {
     "deepseek_v3": {**SMALL_LATENT, **SMALL_GROUPS},
     "minicpm3": {**SMALL_LATENT, "dim_model_base": 8},
     "glm4_moe": SMALL_GROUPS,
+    "esm": {"mask_token_id": 1, "token_dropout": True, "emb_layer_norm_before": True},
     "gptj": {"rotary_dim": 2},
     "codegen": {"rotary_dim": 2, "n_head": 4},  # its query map is cut in four
     "opt": {"word_embed_proj_dim": 5},

@@ -171,7 +171,7 @@ class Builder:
         bias = _bias_table(design, heads[0] if isinstance(heads, Sequence) else heads)
         if not isinstance(heads, Sequence) and not isinstance(design.window, Sequence) and design.blocks is None:
             alike = Repeat(self.block(heads, design.window, causal=causal, cross=cross), depth)
-            return Stack((alike,), norm, bias, self._sharing(depth))
+            return Stack((alike,), norm, bias, _sharing(design, depth), _contacts(design, depth, heads))
         if depth > DEEPEST:
             raise InputError(f"Transformer: depth={depth} is too deep for per-block choices, at most {DEEPEST:,}")
         # Equal blocks must be one object, so that each is counted once.
@@ -184,12 +184,8 @@ class Builder:
                 builder = Builder(replace(design, blocks=None, **own)) if own else self
                 distinct[key] = builder.block(head, window, causal=causal, cross=cross)
             blocks.append(distinct[key])
-        return Stack.of(blocks, norm, bias, self._sharing(depth))
-
-    def _sharing(self, depth: int) -> tuple[int, ...] | None:
-        """For each block the first one with its weights; None if every block has its own."""
-        groups = self.design.shared_groups
-        return None if groups is None else shared_pattern(depth, groups, self.design.group_blocks)
+        every = sum(heads) if isinstance(heads, Sequence) else depth * heads
+        return Stack.of(blocks, norm, bias, _sharing(design, depth), _contacts(design, 1, every))
 
     def _own_choices(self, depth: int) -> Iterable[Mapping[str, Any]]:
         """The choices of each block alone."""
@@ -284,8 +280,19 @@ class Builder:
         return design.width // head_dim
 
 
+def _contacts(design: Design, depth: int, heads: int) -> Linear | None:
+    """The map of all attention weights, which outputs one logit for each pair of tokens."""
+    return Linear(depth * heads, 1) if design.contacts else None
+
+
+def _sharing(design: Design, depth: int) -> tuple[int, ...] | None:
+    """For each block the first one with its weights; None if every block has its own."""
+    groups = design.shared_groups
+    return None if groups is None else shared_pattern(depth, groups, design.group_blocks)
+
+
 def _bias_table(design: Design, heads: int) -> RelativeBias | None:
-    return cast("RelativeBias | None", position_of(design.positions, "stack", design, heads))
+    return cast("RelativeBias | None", position_of(design.score_bias or design.positions, "stack", design, heads))
 
 
 def _per_block(name: str, value: Any, depth: int) -> Iterable[Any]:

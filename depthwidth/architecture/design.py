@@ -58,6 +58,8 @@ class Design:
         positions and another norm), ``own``.
     positions : ``learned``, ``sinusoidal``, ``rotary``, ``alibi``, ``relative``, ``none``, or a component with its options.
     position_offset : rows of a learned table in addition to `context`.
+    score_bias : a :class:`~depthwidth.layers.RelativeBias` in addition to `positions` (MPNet).
+    contacts : a map from the attention weights of all heads to a logit for each pair of tokens (ESM).
     norm : ``layernorm`` or ``rmsnorm``; `norm_bias`, `norm_affine`, `norm_eps` and `norm_unit_offset` are its options.
     placement : the place of norms: ``pre``, ``post``, ``sandwich`` (before and after the branch), ``output`` (after the branch,
         before the sum), ``none``.
@@ -120,6 +122,8 @@ class Design:
     source: str = "shared"
     positions: str | Position = "learned"
     position_offset: int = 0
+    score_bias: Position | None = None
+    contacts: bool = False
     norm: str = "layernorm"
     norm_bias: bool = True
     norm_affine: bool = True

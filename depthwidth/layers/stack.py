@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..signal.residual import lean_on_norm
 from ..values import cached_property
 from .base import Child, Layer, Run, component
 from .block import BlockLike, check_block, without_norms
+from .linear import Linear
 from .norms import Norm
 from .positions import Position
 from .repetition import FEW_BLOCKS, MANY_BLOCKS, apply_all_blocks, apply_sampled_blocks
@@ -65,6 +67,8 @@ class Stack(Layer):
     sharing: tuple[int, ...] | None = None
     """For each block the first one with the same weights, itself if it has weights of its own; None if all have (ALBERT has one
     set of weights)."""
+    contacts: Linear | None = None
+    """A map from the attention weights of all heads to one logit for each pair of tokens (ESM), outside of the forward pass."""
 
     @classmethod
     def of(
@@ -73,9 +77,11 @@ class Stack(Layer):
         norm: Norm | None = None,
         position: Position | None = None,
         sharing: tuple[int, ...] | None = None,
+        contacts: Linear | None = None,
     ) -> Stack:
         """A stack of the given blocks in order, runs of equal ones joined."""
-        return cls(tuple(Repeat(block, sum(1 for _ in run)) for block, run in groupby(blocks)), norm, position, sharing)
+        repeats = tuple(Repeat(block, sum(1 for _ in run)) for block, run in groupby(blocks))
+        return cls(repeats, norm, position, sharing, contacts)
 
     def __post_init__(self) -> None:
         if not self.repeats:
@@ -148,13 +154,16 @@ class Stack(Layer):
 
     def children(self) -> tuple[Child, ...]:
         blocks = tuple(Child(name, block, self._sets_of(block, times), times) for name, block, times in self._distinct)
-        position, norm = self.around
-        return (*position, *blocks, *norm)
+        before, after = self.around
+        return (*before, *blocks, *after)
+
+    def run_of(self, child: str, run: Run) -> Run:
+        return replace(run, tokens=0) if child == "contacts" else run
 
     def choices(self) -> dict[str, Any]:
-        own = {} if self.position is None else {"positions": self.position.word}
+        own = {} if self.position is None else {"positions": self.position.word, "score_bias": self.position}
         shared = {} if self.sharing is None else shared_choices(self.sharing)
-        return own | shared | {"final_norm": self.norm is not None}
+        return own | shared | {"final_norm": self.norm is not None, "contacts": self.contacts is not None}
 
     def _sets_of(self, block: BlockLike, times: int) -> int:
         """The number of sets of weights of `times` copies of a block."""
@@ -167,7 +176,9 @@ class Stack(Layer):
     def around(self) -> tuple[tuple[Child, ...], tuple[Child, ...]]:
         """The parts before the first block and after the last."""
         position = () if self.position is None else (Child("position", self.position),)
-        return position, () if self.norm is None else (Child("norm", self.norm),)
+        norm = () if self.norm is None else (Child("norm", self.norm),)
+        contacts = () if self.contacts is None else (Child("contacts", self.contacts, kind="classifier"),)
+        return position, (*norm, *contacts)
 
     @cached_property
     def branches(self) -> tuple[str, ...]:
@@ -243,7 +254,7 @@ class Stack(Layer):
         """
         inputs = self.depth * run.positions * self.width * run.value_bytes
         working = max(block.saved_bytes(run) for _, block, _ in self._distinct)
-        around = sum(c.layer.saved_bytes(run) for side in self.around for c in side)
+        around = sum(c.layer.saved_bytes(self.run_of(c.name, run)) for side in self.around for c in side)
         return inputs + working + around
 
 

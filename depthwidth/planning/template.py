@@ -270,6 +270,8 @@ class Template:
             self.ffn_ratio.denominator * self.shared_ratio.denominator,
             *self._mixer_steps,
         )
+        if self.design.embedding_width in (unit, 2 * unit, 3 * unit):  # a model of that very width has no projection
+            unit *= 4
         windows = len(self.design.window) if isinstance(self.design.window, Sequence) else 1
         first, period = len(self.first_blocks), math.lcm(windows, len(self.blocks) or 1, self.encoder_ratio.denominator)
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
 from depthwidth.layers import (
     ALiBi,
@@ -169,6 +170,16 @@ def test_heads_that_read_one_token():
     assert Pooler(6, 4).flops(RUN) == 2 * 2 * 24
     assert ClassifierHead(4, 3, Pooler(6, 4)).flops(RUN) == 2 * 2 * (24 + 12)
     assert PatchStem(9, 13, 4, 3, 6).flops(RUN) == 2 * 2 * 6 * 3 * 16 * 6
+
+
+def test_a_map_of_all_attention_weights_is_outside_of_the_forward_pass():
+    plain, esm = (Transformer(3, 12, 2, vocab=9, context=8, kind="encoder", contacts=contacts) for contacts in (False, True))
+    assert esm.parameters - plain.parameters == 3 * 2 + 1
+    assert esm.forward_flops(8) == plain.forward_flops(8)
+    for recompute in ("none", "full"):
+        assert esm.activation_bytes(8, recompute=recompute) == plain.activation_bytes(8, recompute=recompute)
+    by_block = Transformer(2, 12, [2, 3], vocab=9, context=8, head_dim=4, kind="encoder", contacts=True)
+    assert by_block.encoder.contacts.inputs == 5
 
 
 def test_heads_that_read_every_token():

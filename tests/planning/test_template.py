@@ -92,7 +92,20 @@ def test_llama3_8b_is_the_template_at_its_shape():
     assert Template.of("llama3").at(32, 4096).parameters == 8_030_261_248
 
 
-@pytest.mark.parametrize("family", families())
+def test_a_narrow_embedding_is_counted_between_the_sampled_widths():
+    """One of the widths that determine the polynomial would be that of the embedding, without a projection."""
+    template = Template.like(replace(read_design({"model_type": "opt"}), embedding_width=128))
+    assert template.polynomial(READINGS["parameters"]).exact(7, 704) == template.at(7, 704).parameters
+
+
+def test_blocks_that_share_weights_are_refused():
+    with pytest.raises(InputError, match="plan: blocks of this model share weights, so that its budget does not fix its depth"):
+        Template.like(read_design({"model_type": "albert"}))
+    own = read_design({"model_type": "albert", "num_hidden_groups": 12})
+    assert Template.like(own).at(3, 1024).encoder.sharing is None
+
+
+@pytest.mark.parametrize("family", [name for name in families() if name != "albert"])
 def test_like_a_family_at_its_own_shape_is_that_model(family):
     """Forgetting the shape and giving it again changes nothing, and the polynomial agrees."""
     design = read_design({"model_type": family})

@@ -69,8 +69,8 @@ def shrink_heads(
     Raises
     ------
     InputError
-        if the allocation has other layers or numbers of heads, queries or keys to be truncated have norms, the model or its
-        values were not measured, or `held_out` has the wrong shape.
+        if the allocation has other layers or numbers of heads, blocks share weights, queries or keys to be truncated have
+        norms, the model or its values were not measured, or `held_out` has the wrong shape.
     """
     report = allocation.measured if report is None else report
     if not isinstance(report, HeadsReport):
@@ -79,6 +79,8 @@ def shrink_heads(
     layer = tree.attention
     if len(allocation.layers) != len(report.forms) or any(got.heads != layer.heads for got in allocation.layers):
         raise InputError("shrink_heads changes head dimensions only, but the allocation has other layers or numbers of heads")
+    if len(tree.stack.weight_sets) < tree.depth:
+        raise InputError("shrink_heads cannot truncate heads of blocks that share their weights")
     queries_cut = any(got.head_dim < layer.head_dim for got in allocation.layers)
     if queries_cut and (layer.query_norm is not None or layer.key_norm is not None):
         raise InputError("shrink_heads cannot truncate queries and keys that are normed after their projection")

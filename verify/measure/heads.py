@@ -418,11 +418,11 @@ class Places:
     def __init__(self, model: nn.Module, tree: Transformer) -> None:
         self.model, self.parameters = model, dict(model.named_parameters())
         self.named = {(s.role, s.block): (name, s) for name, slices in locate(model, tree).items() for s in slices}
-        self.stack = tree.stack_name
+        self.stack, self.first_use = tree.stack_name, tree.stack.first_use
 
     def find(self, role: str, leaf: str, block: int) -> tuple[Tensor, nn.Module] | None:
         """A view of one attention parameter, matrices as (outputs, inputs), and its module; None if it does not exist."""
-        place = self.named.get((f"{self.stack}.block.attention.{role}.{leaf}", block))
+        place = self.named.get((f"{self.stack}.block.attention.{role}.{leaf}", self.first_use(block)))
         if place is None:
             return None
         name, part = place

@@ -99,7 +99,7 @@ def locate(
         names = {} if family is None else family.weights
     prefix = f"{getattr(inner, 'base_model_prefix', '')}."
     own = {name: (role, block) for name, role, block, _ in parameters(tree)}
-    places = places_of(tree)
+    places, grouped = places_of(tree), _grouped_blocks(model, prefix, names, tree)
     found: dict[str, list[Slice]] = {}
     seen: dict[Key, str] = {}
     for name, parameter in model.named_parameters():
@@ -109,7 +109,7 @@ def locate(
         if plain.endswith(".alpha") and hasattr(inner, "apply_multipliers"):
             found[name] = []  # a trainable residual scale of ReZero's, which the tree does not have
             continue
-        slices = [Slice(*own[plain], _whole)] if plain in own else _find(plain, prefix, names, places, tree)
+        slices = [Slice(*own[plain], _whole)] if plain in own else _find(plain, prefix, names, places, grouped)
         if not slices:
             raise InputError(f"there is no weight name for {name} of {type(inner).__name__}{nearest(plain, own)}")
         for one in slices:
@@ -130,21 +130,23 @@ def places_of(tree: Transformer) -> dict[Key, Weight]:
     return {(one.role, block): one for one in weights(tree) for block in (one.blocks if one.stack else (None,))}
 
 
-def _find(name: str, prefix: str, names: WeightNames, places: Mapping[Key, Weight], tree: Transformer) -> list[Slice]:
+def _find(
+    name: str, prefix: str, names: WeightNames, places: Mapping[Key, Weight], grouped: Mapping[tuple[int, ...], int]
+) -> list[Slice]:
     """The slices of a parameter by the table of names, which may have it with the base model's prefix."""
-    return list(_find_slices(name, names, places, tree)) or list(_find_slices(name.removeprefix(prefix), names, places, tree))
+    whole, bare = name, name.removeprefix(prefix)
+    return list(_find_slices(whole, names, places, grouped)) or list(_find_slices(bare, names, places, grouped))
 
 
-def _find_slices(name: str, names: WeightNames, places: Mapping[Key, Weight], tree: Transformer) -> Iterator[Slice]:
-    """The slices of a parameter by the table of names."""
-    numbers = [int(number) for number in re.findall(r"(?<=\.)\d+(?=\.)", f".{name}")]
-    block = numbers[0] if numbers else None
-    template = re.sub(r"(^|\.)\d+\.", r"\1#.", name, count=1)
+def _find_slices(
+    name: str, names: WeightNames, places: Mapping[Key, Weight], grouped: Mapping[tuple[int, ...], int]
+) -> Iterator[Slice]:
+    """The slices of a parameter by the table of names; `grouped` is the block of each block in a group."""
+    block = next(iter(_numbers(name)), None)
+    template = _template(name, 1)
     module, _, leaf = template.rpartition(".")
-    pairs = re.sub(r"(^|\.)\d+\.", r"\1#.", name, count=2)
-    if pairs != template and pairs.rpartition(".")[0] in names:  # the number of a group, and that of a block in it
-        module = pairs.rpartition(".")[0]
-        block = _block_of_group(tree, *numbers[:2])
+    if _template(name, 2).rpartition(".")[0] in names and _numbers(name) in grouped:
+        module, block = _template(name, 2).rpartition(".")[0], grouped[_numbers(name)]
     if template in names:  # a separate parameter, not a module's weight or bias
         role, leaf = names[template], "bias" if template.endswith("_bias") else "weight"
     elif module in names:
@@ -174,10 +176,23 @@ def _find_slices(name: str, names: WeightNames, places: Mapping[Key, Weight], tr
                 return
 
 
-def _block_of_group(tree: Transformer, group: int, block: int) -> int:
-    """The first block with the weights of a block of a group."""
-    sets, choices = tree.stack.weight_sets, tree.stack.choices()
-    return sets[group * choices.get("group_blocks", 1) + block]
+def _template(name: str, count: int) -> str:
+    """The name with its first `count` numbers replaced."""
+    return re.sub(r"(^|\.)\d+\.", r"\1#.", name, count=count)
+
+
+def _numbers(name: str) -> tuple[int, ...]:
+    """The first two numbers in a name."""
+    return tuple(int(number) for number in re.findall(r"(?<=\.)\d+(?=\.)", f".{name}")[:2])
+
+
+def _grouped_blocks(model: nn.Module, prefix: str, names: WeightNames, tree: Transformer) -> dict[tuple[int, ...], int]:
+    """If the library numbers groups and the blocks in each (ALBERT): the first block of the tree with the weights of each."""
+    if not any(name.count("#") > 1 for name in names):
+        return {}
+    bare = (WRAPPERS.sub("", name).removeprefix(prefix) for name, _ in model.named_parameters())
+    pairs = sorted({_numbers(name) for name in bare if _template(name, 2).count("#") > 1})
+    return dict(zip(pairs, tree.stack.weight_sets, strict=False))
 
 
 def _whole(tensor: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class Stack(nn.Module):
             self.position.causal = layer.causal
         self.block = nn.ModuleList(module(block) for block in layer.blocks())
         self.norm = optional(layer.norm)
+        self.contacts = optional(layer.contacts)
         self._share()
 
     def _share(self) -> None:

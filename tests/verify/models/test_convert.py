@@ -89,7 +89,7 @@ def inputs(config, tree, length=11, source=7):
         text[:, -1] = config["eos_token_id"]  # the token whose features theirs compares
     if config["architectures"][0].endswith("MultipleChoice"):
         return {"input_ids": text[None]}, {"tokens": text}
-    if config["model_type"] == "bert" and tree.stem.segments is not None:
+    if tree.stem.segments is not None:
         kinds = torch.randint(0, tree.stem.segments.rows, text.shape, generator=generator)
         return {"input_ids": text, "token_type_ids": kinds}, {"tokens": text, "segments": kinds}
     return {"input_ids": text}, {"tokens": text}

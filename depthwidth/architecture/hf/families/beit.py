@@ -11,8 +11,9 @@ from ...design import Design
 from ..family import Choices, Family, Part, without
 from ..fields import Fields, as_number
 from ..weights import in_blocks
+from . import vit
 from .dinov2 import DROPPED_PATHS, mask_token
-from .vit import VIT, image_part
+from .vit import image_part
 
 
 def _positions() -> Part:
@@ -73,7 +74,7 @@ def _codes() -> Part:
 BEIT = Family(
     "beit",
     defaults={
-        **without(VIT.defaults, "qkv_bias", "pooler_output_size", "pooler_act"),
+        **without(vit.VIT.defaults, "qkv_bias", "pooler_output_size", "pooler_act"),
         "vocab_size": 8192,
         "use_mask_token": False,
         "use_absolute_position_embeddings": False,
@@ -82,7 +83,7 @@ BEIT = Family(
         "layer_scale_init_value": 0.1,
         "use_mean_pooling": True,
     },
-    names=without(VIT.names, "attention_bias", "pooler_width", "pooler_activation"),
+    names=without(vit.VIT.names, "attention_bias", "pooler_width", "pooler_activation"),
     fixed={"kind": "encoder", "key_bias": False},
     models={
         "BeitForImageClassification": {"head": "classifier"},

@@ -42,7 +42,8 @@ _BERT_DEFAULTS = {
 _BERT_ONLY = {"is_decoder": (False,), "add_cross_attention": (False,)}
 
 
-def _bert_models(prefix: str, *, pooled: bool = True) -> dict[str, Choices]:
+def bert_models(prefix: str, *, pooled: bool = True) -> dict[str, Choices]:
+    """The models that most encoders have; the one without a head has a pooler if `pooled`."""
     return {
         f"{prefix}ForMaskedLM": {"head": "masked-lm", "head_bias": True, "pooler": False},
         f"{prefix}Model": {"head": "none", "pooler": pooled},
@@ -87,7 +88,7 @@ BERT = Family(
     names=_BERT_NAMES,
     fixed=_BERT_CHOICES,
     models={
-        **_bert_models("Bert"),
+        **bert_models("Bert"),
         "BertForNextSentencePrediction": {"head": "classifier", "pooler": True, "classes": 2},
     },
     only=_BERT_ONLY,
@@ -125,7 +126,7 @@ ROBERTA = Family(
     defaults={**_BERT_DEFAULTS, "vocab_size": 50265, "pad_token_id": 1},
     names=without(_BERT_NAMES, "context"),
     fixed={**_BERT_CHOICES, "head_activation": "gelu"},  # also if the blocks have another one
-    models=_bert_models("Roberta"),
+    models=bert_models("Roberta"),
     only=_BERT_ONLY,
     parts=(_roberta_positions(),),
     weights={
@@ -144,11 +145,11 @@ XLM_ROBERTA = replace(
     ROBERTA,
     model_type="xlm-roberta",
     defaults={**ROBERTA.defaults, "vocab_size": 30522},
-    models=_bert_models("XLMRoberta"),
+    models=bert_models("XLMRoberta"),
     # The head stands before the table in these classes, so that the shared matrix has the head's name.
     weights={**ROBERTA.weights, "lm_head.decoder": "head.unembedding|stem.tokens"},
 )
-CAMEMBERT = replace(XLM_ROBERTA, model_type="camembert", models=_bert_models("Camembert"))
+CAMEMBERT = replace(XLM_ROBERTA, model_type="camembert", models=bert_models("Camembert"))
 
 DISTILBERT = Family(
     "distilbert",
@@ -178,7 +179,7 @@ DISTILBERT = Family(
     },
     aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
     fixed={**_BERT_CHOICES, "norm_eps": 1e-12, "pooler_activation": "relu"},
-    models=_bert_models("DistilBert", pooled=False),
+    models=bert_models("DistilBert", pooled=False),
     weights={
         **_EMBEDDING_WEIGHTS,
         **in_blocks(

@@ -10,7 +10,8 @@ from ...design import Design
 from ..family import Choices, Family, Part, without
 from ..fields import Fields, as_number
 from ..weights import in_blocks
-from .vit import VIT, image_part
+from . import vit
+from .vit import image_part
 
 DROPPED_PATHS = "whole branches are dropped at random in training, which moments leave out"
 
@@ -69,7 +70,7 @@ def mask_token() -> Part:
 DINOV2 = Family(
     "dinov2",
     defaults={
-        **without(VIT.defaults, "intermediate_size", "pooler_output_size", "pooler_act"),
+        **without(vit.VIT.defaults, "intermediate_size", "pooler_output_size", "pooler_act"),
         "layer_norm_eps": 1e-6,
         "patch_size": 14,
         "mlp_ratio": 4,
@@ -78,10 +79,10 @@ DINOV2 = Family(
         "use_mask_token": True,
     },
     names={
-        **without(VIT.names, "ffn", "activation", "pooler_width", "pooler_activation", "dropout"),
+        **without(vit.VIT.names, "ffn", "activation", "pooler_width", "pooler_activation", "dropout"),
         "embedding_dropout": "hidden_dropout_prob",
     },
-    fixed=VIT.fixed,
+    fixed=vit.VIT.fixed,
     models={
         "Dinov2ForImageClassification": {"head": "classifier", "classifier_reads": "first and mean"},
         "Dinov2Model": {"head": "none"},

@@ -8,7 +8,8 @@ from ...design import Design
 from ..family import Choices, Family, Part, without
 from ..fields import Fields
 from ..weights import Fused
-from .clip import CLIP_IMAGES, CLIP_TEXTS, IMAGE_NAMES, IMAGE_WEIGHTS, TEXT_NAMES, text_weights
+from . import clip
+from .clip import IMAGE_NAMES, IMAGE_WEIGHTS, TEXT_NAMES, text_weights
 from .vit import image_part
 
 
@@ -40,7 +41,7 @@ _POOL = tuple(f"head.attention.{name}" for name in ("query", "key", "value"))
 SIGLIP_IMAGES = Family(
     "siglip_vision_model",
     defaults={
-        **without(CLIP_IMAGES.defaults, "projection_dim"),
+        **without(clip.CLIP_IMAGES.defaults, "projection_dim"),
         **_DEFAULTS,
         "patch_size": 16,
         "vision_use_head": True,
@@ -65,7 +66,7 @@ SIGLIP_IMAGES = Family(
 SIGLIP_TEXTS = Family(
     "siglip_text_model",
     defaults={
-        **without(CLIP_TEXTS.defaults, "projection_dim"),
+        **without(clip.CLIP_TEXTS.defaults, "projection_dim"),
         **_DEFAULTS,
         "vocab_size": 32000,
         "max_position_embeddings": 64,
