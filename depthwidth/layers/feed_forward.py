@@ -499,8 +499,20 @@ class MixtureOfExperts(Branch):
         return sigmoid_gate_second_moment.body(variance)
 
     def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
-        """The spread of a single expert, which exceeds that of a mean of several."""
-        return self.expert.draw_spread(x, site.at("expert"))
+        """The spread of a sum of the chosen experts, of equal weights, and the shared part."""
+        one, share = self.expert.draw_spread(x, site.at("expert")), 1.0
+        parts = []
+        if self.shared is not None:
+            with site.trace.silence():
+                routed, total = self._routed_part(x, site), self.moments(x, site)[0].averages[0]
+            share = quotient(routed, total)
+            parts.append((1 - share, self.shared.draw_spread(x, site.at("shared"))))
+        return DrawSpread.of_sum([*parts, *[(share / self.top_k, one)] * self.top_k])
+
+    def _routed_part(self, x: AnySignal, site: Site) -> Number:
+        """Second moment of the chosen experts' sum, averaged over positions."""
+        routed: Number = self.replace(shared=None, shared_gate=False).moments(x, site)[0].averages[0]
+        return routed
 
     def own_saved(self, run: Run) -> int:
         # The router's input, which a shared part reads as well; every chosen expert's output, from which the gradient of its

@@ -10,7 +10,7 @@ Derivation: docs/derivations/finite-width.md, (W1) to (W9), for the classes Spre
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InputError
@@ -349,6 +349,21 @@ class DrawSpread(NamedTuple):
             pairs,
             (common_kurtosis - 1) / ratio,
         )
+
+    @classmethod
+    def of_sum(cls, parts: Sequence[tuple[Number, DrawSpread]]) -> DrawSpread:
+        """The variation of a sum of parts with independent weights, each given with its share of the sum's second moment.
+
+        A product of two parts varies as a single Gaussian matrix does, by 2 forward and backward, and so does a sum of many.
+        """
+        squares = [share * share for share, _ in parts]
+        crossed = 2 * (1 - sum(squares))
+
+        def averaged(name: str) -> Number:
+            return sum(square * getattr(draw, name) for square, (_, draw) in zip(squares, parts, strict=True))
+
+        omega, backward, pairs = (averaged(name) + crossed for name in ("omega", "backward", "pair_omega"))
+        return cls(omega, backward, None, pairs, averaged("common"))
 
     @property
     def pair_omega(self) -> Number:

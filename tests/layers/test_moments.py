@@ -28,7 +28,7 @@ from depthwidth.layers.feed_forward import activation_tables, hidden_moments
 from depthwidth.layers.stem import SEGMENT_MATCH
 from depthwidth.numerics.routing import routing
 from depthwidth.numerics.softmax import overlap
-from depthwidth.signal import Offset, Signal, Spread, TokenSignal
+from depthwidth.signal import DrawSpread, Offset, Signal, Spread, TokenSignal
 from depthwidth.signal.positions import Positions
 
 
@@ -324,6 +324,30 @@ def test_experts_and_their_router_by_simulation(rng, experts, rule, renormalized
         assert not same(sample, wrong * expected, slack=0.03)
     if not rule.limited:
         assert y.second_moment == pytest.approx(routing(1.0, r, experts, top).overlap, rel=0.03)
+
+
+def test_a_sum_of_parts_varies_between_draws_as_their_shares_say(rng):
+    """Two experts of 8 features and a shared part of 24, linear: the variance of the output's size, and tr (J J')^2.
+
+    A single expert's spread, which the sum does not have, is seen.
+    """
+    d, draws, sizes, gains = 16, 6000, (8, 8, 24), (0.5, 0.5, 1.0)
+    shares = np.array(gains) ** 2 / np.square(gains).sum()
+    each = [DrawSpread.of_matrices(size / d, 3.0, 1.0) for size in sizes]
+    found = DrawSpread.of_sum(list(zip(shares.tolist(), each, strict=True)))
+    total = np.zeros((draws, d, d))
+    for size, gain in zip(sizes, gains, strict=True):
+        down, up = rng.standard_normal((draws, d, size)) / math.sqrt(size), rng.standard_normal((draws, size, d)) / math.sqrt(d)
+        total += gain * down @ up
+    output = (total[:, :, 0] ** 2).sum(1)  # of one token along an axis
+    products = total @ total.transpose(0, 2, 1)
+    omega, backward = d * output.var() / output.mean() ** 2, d * (products**2).sum((1, 2)).mean() / np.trace(
+        products, axis1=1, axis2=2
+    ).mean() ** 2  # fmt: skip
+    assert omega == pytest.approx(found.omega, rel=0.1)
+    assert backward == pytest.approx(found.backward, rel=0.1)
+    assert omega < 0.7 * each[0].omega
+    assert DrawSpread.of_sum([(1.0, each[0])]) == each[0]._replace(pairs=each[0].omega)
 
 
 # The ends of the tree.
