@@ -174,7 +174,7 @@ def test_a_design_with_latent_attention():
 
 @pytest.mark.slow
 def test_a_stack_of_latent_attention_and_mixtures_is_that_of_built_models():
-    """Four blocks like DeepSeek-V3's, the first dense: beyond two standard errors, variances within 2 % and the gradient in 12 %.
+    """Four blocks like DeepSeek-V3's: beyond two standard errors, variances within 2 % and the gradient within 12 %.
 
     With the variation of a single expert between draws the gradient was 27 % too large.
     """
