@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 from .errors import AccuracyWarning, InputError, nearest, shown
-from .mathematics import library_of
+from .mathematics import library_of, minimum
 from .values import frozen
 
 Kind = Literal["exact", "asymptotic", "approximation", "fitted", "heuristic"]
@@ -68,7 +68,11 @@ class Domain:
         above = value >= self.low if self.closed_low else value > self.low
         below = value <= self.high if self.closed_high else value < self.high
         inside = above & below
-        return inside & (value % 1 == 0) if self.integer else inside
+        if not self.integer:
+            return inside
+        # Infinity, if it is allowed, has no remainder; doubles as large as this are whole numbers.
+        endless = self.closed_high and self.high == math.inf
+        return inside & ((minimum(value, 1e16) if endless else value) % 1 == 0)
 
     def contains_all(self, values: Any) -> bool:
         """True if every element of an array or tensor lies inside."""
@@ -600,7 +604,8 @@ def _named(default: Any) -> str:
 def _default(default: Any) -> Any:
     if default is _REQUIRED:
         return None
-    return default.value if isinstance(default, Fitted) else default
+    value = default.value if isinstance(default, Fitted) else default
+    return "inf" if value == math.inf else value  # JSON has no infinity
 
 
 def formula(

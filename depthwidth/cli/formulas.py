@@ -171,7 +171,14 @@ def print_formula(found: Formula, card: dict[str, Any], measured: tuple[Evidence
     print_table(
         ("argument", "symbol", "domain", "unit", "default", "meaning"),
         (
-            (a["name"], a["symbol"], a["domain"], a["unit"], "" if a["default"] is None else f"{a['default']:g}", a["meaning"])
+            (
+                a["name"],
+                a["symbol"],
+                a["domain"],
+                a["unit"],
+                "" if a["default"] is None else f"{float(a['default']):g}",
+                a["meaning"],
+            )
             for a in card["arguments"]
         ),
         words=("symbol", "domain", "unit", "meaning"),

@@ -67,6 +67,85 @@ def planted(gap: float, variance: float, length: float) -> Planted:
     return Planted(quad.STEP * first, quad.STEP * second, quad.STEP * (length - 1) * float((psi2 * fewer).sum()))
 
 
+def planted_entropy(gap: float, variance: float, length: float) -> float:
+    """Average entropy of a softmax with one target, nats; arguments as for :func:`planted`.
+
+    Examples
+    --------
+    >>> round(planted_entropy(0.0, 0.0, 64), 6) == round(math.log(64), 6)
+    True
+    """
+    sigma, longest = math.sqrt(variance), math.log(length)
+    low = -(max(gap, 0.0, quad.DEVIATIONS * sigma + longest) + quad.BELOW)
+    high = quad.ABOVE + max(0.0, min(-gap, quad.DEVIATIONS * sigma))
+    u = quad.STEP * np.arange(math.floor(low / quad.STEP), math.ceil(high / quad.STEP) + 1)
+    less, psi0, _ = (values[0] for values in quad.average_kernels(u, quad.STEP, np.array([sigma]), (2,), longest))
+    # Of both terms the deviation from one, and their difference: each is small where the other is.
+    alone = np.exp(np.minimum(u, 6.0))
+    together = np.exp(np.minimum(u + gap, 6.0)) - (length - 1) * quad.log_psi(less, psi0)
+    log_partition = quad.STEP * float((np.expm1(-alone) - np.expm1(np.maximum(-together, quad.LEAST))).sum())
+    found = planted(gap, variance, length)
+    return log_partition - gap * found.probability - variance * (1 - found.probability - found.others)
+
+
+def planted_largest(gap: float, variance: float, length: float) -> float:
+    """Average of the largest weight of a softmax with one target; arguments as for :func:`planted`.
+
+    Examples
+    --------
+    >>> round(planted_largest(6.0, 1.0, 64), 5), round(planted_largest(0.0, 0.0, 64), 6) == round(1 / 64, 6)
+    (0.79614, True)
+    """
+    if variance == 0:
+        other = (length - 1) * math.exp(-abs(gap)) if gap > 0 else length - 2 + math.exp(gap)
+        return 1 / (1 + other)
+    sigma, longest = math.sqrt(variance), math.log(length)
+    reach = quad.DEVIATIONS * sigma
+    low = -(max(gap, reach + longest) + quad.BELOW)
+    high = quad.ABOVE + min(-gap, reach)
+    u = quad.STEP * np.arange(math.floor(low / quad.STEP), math.ceil(high / quad.STEP) + 1)
+    x, width, from_target = _panels(sigma, gap)
+    weights, cumulative = quad.panel()[1:]
+    density = np.exp(-((x / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
+    less, k0, k1 = (values * density for values in quad.kernels(u[:, None, None] + x, (1,)))
+    sums = width * (k0 @ weights)  # (u, panels)
+    ends = np.cumsum(sums, axis=1)
+    total, beyond = ends[:, -1], (width * (less @ weights)).sum(1)
+    t = np.exp(np.minimum(u + gap, 6.0))
+
+    def powers(below: np.ndarray, others: float) -> np.ndarray:
+        """The probability that `others` distractors are below, weighted by exp(-tZ), target included."""
+        shape = (-1, *(1,) * (below.ndim - 1))
+        above = beyond.reshape(shape) + (total.reshape(shape) - below)
+        exponent: np.ndarray = others * quad.log_psi(above, below) - t.reshape(shape)
+        return np.asarray(np.exp(np.maximum(exponent, quad.LEAST)))
+
+    # The target is the largest: every distractor is below it.
+    under = ends[:, from_target - 1] if from_target else 0 * total
+    target = float((t * powers(under, length - 1)).sum())
+    # A distractor is: only those above the target count.
+    below = (ends - sums)[..., None] + width[:, None] * (k0 @ cumulative.T)
+    one = (powers(below, length - 2) * k1) @ weights
+    return quad.STEP * (target + (length - 1) * float((width * one)[:, from_target:].sum()))
+
+
+def _panels(sigma: float, gap: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """Nodes (panels, nodes) over the distractors' logits, the panels' widths, and the number of the first one above the target.
+
+    One end of a panel is the target's logit, where the largest weight passes from it to a distractor.
+    """
+    reach = quad.DEVIATIONS * sigma
+    split = max(-reach, min(reach, gap))
+    sides = [(low, high) for low, high in ((-reach, split), (split, reach)) if high > low]
+    edges: list[float] = [-reach]
+    for low, high in sides:
+        parts = math.ceil((high - low) / min(1.0, sigma))
+        edges += [low + (high - low) * (k + 1) / parts for k in range(parts)]
+    first = sum(1 for edge in edges[1:] if edge <= split)
+    starts, widths = np.array(edges[:-1]), np.diff(edges)
+    return starts[:, None] + widths[:, None] * quad.panel()[0], widths, first
+
+
 class Retrieval(NamedTuple):
     """The best possible copy of a planted target's value by one head."""
 

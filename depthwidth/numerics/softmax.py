@@ -132,12 +132,20 @@ def overlap(variance: Array, length: Array, head_dim: int | None = None) -> Over
 def _average_over_norms(variance: Array, length: Array, head_dim: int | None) -> Array:
     if head_dim is None:
         return _row_averages(variance, length)
-    scales, weights = head_norms(whole("overlap", "head_dim", head_dim))
-    if variance.size and variance.max() * scales.max() > LARGEST_VARIANCE:
-        raise InputError(f"with head_dim={head_dim} the variance can be at most {LARGEST_VARIANCE / scales.max():.4g}")
+    scales, weights = _norms("overlap", variance, head_dim)
     spread = variance[:, None] * scales
     lengths = np.broadcast_to(length[:, None], spread.shape)
     return _row_averages(spread.ravel(), lengths.ravel()).reshape(-1, *spread.shape) @ weights
+
+
+def _norms(name: str, variance: Array, head_dim: int | None) -> tuple[Array, Array]:
+    """Squared norms of a query, over their mean, and their weights; one norm in infinitely many dimensions."""
+    if head_dim is None:
+        return np.ones(1), np.ones(1)
+    scales, weights = head_norms(whole(name, "head_dim", head_dim))
+    if variance.size and variance.max() * scales.max() > LARGEST_VARIANCE:
+        raise InputError(f"with head_dim={head_dim} the variance can be at most {LARGEST_VARIANCE / scales.max():.4g}")
+    return scales, weights
 
 
 def _rows(variance: Array, length: Array) -> tuple[Array, Array]:
@@ -605,16 +613,15 @@ def overlap_table(
 
 # ---- the largest probability ----
 
-_PANEL_NODES = 10
 
-
-def max_probability(variance: Array, length: Array) -> Array:
+def max_probability(variance: Array, length: Array, head_dim: int | None = None) -> Array:
     """Mean of the largest of n softmax probabilities over independent Gaussian logits.
 
     Parameters
     ----------
     variance : s2, variance of each logit, in nats^2. 0 <= s2 <= 1e4.
     length : n, entries in the row. A whole number from 1 to 2^40.
+    head_dim : d_h, dimensions of a query, as in :func:`overlap`; None for infinitely many.
 
     Returns
     -------
@@ -631,21 +638,14 @@ def max_probability(variance: Array, length: Array) -> Array:
     0.10727
     """
     variance, length = _rows(variance, length)
+    scales, weights = _norms("max_probability", variance, head_dim)
     values = np.array(
-        [_largest_probability(float(s2), float(n)) for s2, n in zip(variance.ravel(), length.ravel(), strict=True)]
+        [
+            sum(w * _largest_probability(float(s2 * u), float(n)) for u, w in zip(scales, weights, strict=True))
+            for s2, n in zip(variance.ravel(), length.ravel(), strict=True)
+        ]
     )
     return float(values[0]) if variance.shape == () else values.reshape(variance.shape)
-
-
-@functools.lru_cache(maxsize=1)
-def _panel() -> tuple[Array, Array, Array]:
-    """Gauss-Legendre nodes and weights on [0, 1], and the matrix that integrates from 0 to each node."""
-    nodes, weights = np.polynomial.legendre.leggauss(_PANEL_NODES)
-    legendre = np.polynomial.legendre
-    to_coefficients = np.linalg.inv(legendre.legvander(nodes, _PANEL_NODES - 1))
-    antiderivatives = [legendre.legint(row, lbnd=-1) for row in np.eye(_PANEL_NODES)]
-    integrals = np.stack([legendre.legval(nodes, c) for c in antiderivatives], axis=1)
-    return (nodes + 1) / 2, weights / 2, integrals @ to_coefficients / 2
 
 
 def _largest_probability(s2: float, n: float) -> float:
@@ -656,7 +656,7 @@ def _largest_probability(s2: float, n: float) -> float:
                           math.ceil((quad.ABOVE + quad.DEVIATIONS * sigma) / quad.STEP))  # fmt: skip
     panels = math.ceil(2 * quad.DEVIATIONS * sigma / min(1.0, sigma))
     width = 2 * quad.DEVIATIONS * sigma / panels
-    nodes, weights, cumulative = _panel()
+    nodes, weights, cumulative = quad.panel()
     x = width * ((np.arange(panels) - panels / 2)[:, None] + nodes)
     density = np.exp(-((x / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
     less, k0, k1 = (v * density for v in quad.kernels(u[:, None, None] + x, (1,)))

@@ -132,3 +132,17 @@ def head_norms(head_dim: int, nodes: int = HEAD_NODES) -> tuple[Array, Array]:
     scales, weights = 2 * values / head_dim, vectors[0] ** 2
     seen = weights > 1e-18  # the weights of the outermost nodes are negligible
     return scales[seen], weights[seen]
+
+
+_PANEL_NODES = 10
+
+
+@functools.lru_cache(maxsize=1)
+def panel() -> tuple[Array, Array, Array]:
+    """Gauss-Legendre nodes and weights on [0, 1], and the matrix that integrates from 0 to each node."""
+    nodes, weights = np.polynomial.legendre.leggauss(_PANEL_NODES)
+    legendre = np.polynomial.legendre
+    to_coefficients = np.linalg.inv(legendre.legvander(nodes, _PANEL_NODES - 1))
+    antiderivatives = [legendre.legint(row, lbnd=-1) for row in np.eye(_PANEL_NODES)]
+    integrals = np.stack([legendre.legval(nodes, c) for c in antiderivatives], axis=1)
+    return (nodes + 1) / 2, weights / 2, integrals @ to_coefficients / 2

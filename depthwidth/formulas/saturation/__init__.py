@@ -21,6 +21,7 @@ from ...numerics.bounds import LARGEST_VARIANCE, LONGEST
 from .averages import (
     effective_tokens,
     entropy,
+    jacobian_squared_norm,
     jacobian_trace,
     largest_weight,
     log_partition,
@@ -63,4 +64,12 @@ from .head_dim import (
     head_dim_entropy_correction,
 )
 from .length import critical_length_scaling, dispersion_lower, dispersion_upper, entropy_lower_bound, self_weight, ssmax_weight
-from .target import annealed_target_weight, distractor_squared_sum, gap_for_weight, target_weight, target_weight_squared
+from .target import (
+    annealed_target_weight,
+    distractor_squared_sum,
+    gap_for_weight,
+    target_entropy,
+    target_largest_weight,
+    target_weight,
+    target_weight_squared,
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from ...formula import Domain
@@ -21,6 +22,11 @@ RowVariance = Annotated[
 ]
 RowLength = Annotated[
     Any, Domain(1, closed_low=True, integer=True, symbol="L", unit="tokens", typical=(64, 2048)), "entries of the row"
+]
+HeadDim = Annotated[
+    Any,
+    Domain(1, math.inf, True, True, integer=True, symbol="d_h", unit="dimensions", typical=(16, 256)),
+    "dimensions of a query and a key, both Gaussian, whose products the logits then are; infinite for Gaussian logits",
 ]
 SumP2 = Annotated[Any, Domain(0, 1, True, True, symbol="P", typical=(0.01, 0.3)), "E sum p^2 of a row of probabilities"]
 EXACT = "derived for this package: Laplace transform of Z, random-energy model at finite n"

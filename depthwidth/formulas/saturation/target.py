@@ -85,6 +85,58 @@ def distractor_squared_sum(gap: Gap, variance: DistractorVariance, length: RowWi
     return _planted("others", gap, variance, length)
 
 
+@formula(kind="exact", source=EXACT, status="derived", symbol="H_t")
+def target_entropy(gap: Gap, variance: DistractorVariance, length: RowWithTarget) -> Any:
+    r"""Average entropy of softmax attention with one target among Gaussian distractors.
+
+    .. math:: E H = E \ln Z - \Delta\, E p_t - \sigma^2 \left(1 - E p_t - E \textstyle\sum_{j \ne t} p_j^2\right),
+        \qquad E \ln Z = \int \left[\exp(-e^u) - \exp(-e^{u + \Delta})\, \psi_0(u)^{n-1}\right] du
+
+    Returns
+    -------
+    nats, 0 to ln n.
+
+    Examples
+    --------
+    >>> round(target_entropy(8.0, 4.0, 1024), 5)
+    4.16273
+    """
+
+    def average(gap: float, variance: float, length: float) -> float:
+        from ...numerics.retrieval import planted_entropy
+
+        return planted_entropy(gap, variance, length)
+
+    return in_doubles("target_entropy", average, gap, variance, length, one_by_one=True)
+
+
+@formula(kind="exact", source=EXACT, status="derived", symbol="p_max")
+def target_largest_weight(gap: Gap, variance: DistractorVariance, length: RowWithTarget) -> Any:
+    r"""Average of the largest attention weight in a row with one target among Gaussian distractors.
+
+    .. math:: E\, p_{max} = \int du \left\{ K_1(u + \Delta)\, \Phi(u, \Delta)^{n-1}
+        + (n - 1)\, K_0(u + \Delta)\, E_x\!\left[1_{x > \Delta}\, K_1(u + x)\, \Phi(u, x)^{n-2}\right] \right\}
+
+    with K_j(y) = exp(j y - e^y), and Phi(u, x) the average of K_0(u + x') over the distractors' logits x' below x.
+
+    Returns
+    -------
+    1/n to 1, at least the average weight of the target.
+
+    Examples
+    --------
+    >>> round(target_largest_weight(8.0, 4.0, 1024), 5)
+    0.29209
+    """
+
+    def average(gap: float, variance: float, length: float) -> float:
+        from ...numerics.retrieval import planted_largest
+
+        return planted_largest(gap, variance, length)
+
+    return in_doubles("target_largest_weight", average, gap, variance, length, one_by_one=True)
+
+
 @formula(
     kind="approximation",
     source="annealed average of Z",

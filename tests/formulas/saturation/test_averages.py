@@ -166,3 +166,60 @@ def test_symbols_are_refused_in_a_sentence():
 
 def test_a_slightly_wrong_value_is_told_apart():
     assert not agrees(s.squared_sum(4.04, 1024), "0.0285382")
+
+
+@pytest.mark.parametrize(("variance", "n"), [(0.0, 64), (1.0, 64), (4.0, 1024), (9.0, 7)])
+def test_the_softmax_jacobian_s_norm(variance, n):
+    from depthwidth.formulas.attention import jacobian_norm
+    from depthwidth.numerics.softmax import overlap
+
+    row = overlap(variance, n)
+    assert s.jacobian_squared_norm(variance, n) == pytest.approx(jacobian_norm(row.P, row.M3, row.M4, row.A22), rel=1e-9)
+    if not variance:
+        assert s.jacobian_squared_norm(variance, n) == pytest.approx((1 - 1 / n) / n, rel=1e-12)
+
+
+def test_the_norm_of_drawn_jacobians(rng):
+    logits = rng.normal(0.0, 1.5, (20000, 12))
+    p = np.exp(logits)
+    p /= p.sum(axis=1, keepdims=True)
+    jacobians = p[:, :, None] * np.eye(12) - p[:, :, None] * p[:, None, :]
+    norms = (jacobians**2).sum(axis=(1, 2))
+    noise = norms.std() / len(norms) ** 0.5
+    assert abs(s.jacobian_squared_norm(2.25, 12) - norms.mean()) < 5 * noise
+    assert abs(s.jacobian_squared_norm(2.0, 12) - norms.mean()) > 5 * noise
+
+
+FINITE = {
+    "squared_sum": lambda p: (p**2).sum(axis=1),
+    "entropy": lambda p: -(p * np.log(np.maximum(p, 1e-300))).sum(axis=1),
+    "largest_weight": lambda p: p.max(axis=1),
+    "jacobian_trace": lambda p: 1 - (p**2).sum(axis=1),
+    "jacobian_squared_norm": lambda p: (p**2).sum(axis=1) - 2 * (p**3).sum(axis=1) + (p**2).sum(axis=1) ** 2,
+    "output_variance": lambda p: (p**2).sum(axis=1),
+}
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_heads_of_a_few_dimensions(name, rng):
+    """Logits as products of drawn queries and keys, within five standard errors; infinite heads are another number."""
+    dims, n, sigma = 3, 24, 1.5
+    query, keys = rng.normal(size=(30000, dims)), rng.normal(size=(30000, n, dims))
+    logits = sigma * np.einsum("bd,bnd->bn", query, keys) / dims**0.5
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    values = FINITE[name](p)
+    noise = values.std() / len(values) ** 0.5
+    found = getattr(s, name)
+    assert abs(found(sigma**2, n, head_dim=dims) - values.mean()) < 5 * noise
+    assert abs(found(sigma**2, n) - values.mean()) > 5 * noise
+    assert found(sigma**2, n, head_dim=math.inf) == found(sigma**2, n)
+    arrays = found(np.array([1.0, 2.25]), n, head_dim=np.array([math.inf, dims]))
+    assert arrays == pytest.approx([found(1.0, n), found(2.25, n, head_dim=dims)], rel=1e-12)
+
+
+def test_a_head_of_half_a_dimension_is_refused():
+    with pytest.raises(InputError, match=r"head_dim=1\.5 is outside the whole numbers of \[1, inf\]"):
+        s.entropy(1.0, 64, head_dim=1.5)
+    with pytest.raises(InputError, match="head_dim=0 is outside"):
+        s.largest_weight(1.0, 64, head_dim=0)

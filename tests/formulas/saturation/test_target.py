@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from helpers import check, table
 
@@ -44,3 +45,46 @@ def test_gaps():
     for where, value in table("64, .5 | 4.1431\n1024, .5 | 6.9305\n1024, .01 | 11.5256\n131072, .01 | 16.3786"):
         n, miss = map(float, where.split(","))
         check(s.gap_for_weight(int(n), miss), value)
+
+
+PLACES = [
+    (8.0, 4.0, 1024), (6.0, 1.0, 64), (-3.0, 2.0, 16), (2.0, 9.0, 8), (0.0, 1.0, 2), (3.0, 25.0, 32), (1.0, 0.0, 5),
+    (-1.0, 0.0, 5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_entropy_and_largest_weight_beside_a_target(place, rng):
+    """Against drawn rows, within five standard errors; at a variance of zero the rows are all alike."""
+    gap, variance, n = place
+    logits = rng.normal(0.0, math.sqrt(variance), (2_000_000 // n if n < 100 else 4000, n))
+    logits[:, 0] = gap
+    logits -= logits.max(axis=1, keepdims=True)
+    p = np.exp(logits)
+    p /= p.sum(axis=1, keepdims=True)
+    drawn = {"entropy": -(p * np.log(np.maximum(p, 1e-300))).sum(axis=1), "largest": p.max(axis=1)}
+    exact = {"entropy": s.target_entropy(*place), "largest": s.target_largest_weight(*place)}
+    for name, values in drawn.items():
+        noise = values.std() / len(values) ** 0.5
+        assert abs(exact[name] - values.mean()) < 5 * noise + 1e-12, name
+    # The control: one entry more is seen, if the target does not hold all the weight.
+    moved = s.target_entropy(gap, variance, n + max(1, n // 8))
+    assert abs(moved - drawn["entropy"].mean()) > 5 * drawn["entropy"].std() / len(p) ** 0.5
+
+
+@pytest.mark.parametrize(("variance", "n"), [(1.0, 64), (9.0, 1024), (0.3, 3)])
+def test_a_target_far_below_is_no_entry(variance, n):
+    assert s.target_entropy(-800.0, variance, n) == pytest.approx(s.entropy(variance, n - 1), abs=1e-9)
+    assert s.target_largest_weight(-800.0, variance, n) == pytest.approx(s.largest_weight(variance, n - 1), rel=1e-9)
+
+
+def test_a_target_far_above_holds_all_the_weight():
+    assert s.target_entropy(300.0, 4.0, 1024) == pytest.approx(0.0, abs=1e-9)
+    assert s.target_largest_weight(300.0, 4.0, 1024) == pytest.approx(1.0, rel=1e-12)
+    gap, n = 2.0, 16  # equal distractors
+    weight = math.exp(gap) / (math.exp(gap) + n - 1)
+    rest = (1 - weight) / (n - 1)
+    assert s.target_largest_weight(gap, 0.0, n) == pytest.approx(weight, rel=1e-12)
+    entropy = -weight * math.log(weight) - (1 - weight) * math.log(rest)
+    assert s.target_entropy(gap, 0.0, n) == pytest.approx(entropy, rel=1e-9)
+    assert s.target_weight(3.0, 4.0, 64) < s.target_largest_weight(3.0, 4.0, 64) < 1
