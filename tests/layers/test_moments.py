@@ -580,6 +580,20 @@ def test_the_drift_of_a_post_norm_residual_is_that_of_the_scaled_stream(skip):
     assert pull(Signal(1.0, 0.0)).second_moment == pytest.approx(expected, rel=1e-9)
 
 
+def test_the_mean_of_a_post_norm_gradient_counts_what_size_and_gradient_share():
+    """Of a ReLU part, whose active features are in both: omega 3.25, mu_2 2.5 and a covariance of 1/4, over the width."""
+    d, ratio, a = 16, 4, 0.25
+    layer = Residual(FeedForward(d, ratio * d, activation="relu", bias=False), norm_stream=RMSNorm(d, eps=0.0))
+    site = start(Given(branch=0.5, up_weight=1 / d, down_weight=2 / (ratio * d)))
+    site.trace.layer = 0
+    _, pull = layer.moments(gaussian(1.0, 1.0, d), site)
+    ((_, _, variance),) = site.trace.log_variances
+    assert variance == pytest.approx(2 * (4 * a + (3.25 - 0.25) * a * a) / ((1 + a) ** 2 * d), rel=1e-5)
+    v = (2 + a * (4 + 3.25 * a)) / d / (1 + a) ** 2
+    drift = -(2 * a + (1.5 + 0.25) * a * a) / ((1 + a) ** 2 * d)
+    assert pull(Signal(1.0, 0.0)).second_moment == pytest.approx((1 + v) * (1 + drift), rel=1e-5)
+
+
 def test_a_scaled_branch_is_one_of_smaller_weights():
     """A factor on a branch, or its square in the variance of its last weights: one stream, with one spread."""
     width = 64
