@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from hypothesis import strategies as st
+from mixer_strategies import (
+    ACTIVATION_NAMES,
+    FLAG,
+    MIXED,
+    convolutions,
+    delta_nets,
+    falcon_h1,
+    granite_hybrid,
+    jamba,
+    joined,
+    mixer_fields,
+    nemotron_h,
+    rwkv,
+    state_space,
+    state_space_heads,
+)
 from two_stacks import FURTHER_TWO_STACKS, PUBLISHED_TWO_STACKS, SMALL_TWO_STACKS
-
-from depthwidth.architecture.hf import read_config
-from depthwidth.initialization import weights
-from depthwidth.layers import Special
 
 # Published configurations, without fields that no count depends on, and the number of weights stated by the authors or on the
 # model page. Fields that are absent have the default of the transformers library, on purpose.
@@ -281,6 +292,17 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         {"model_type": "falcon_mamba", "architectures": ["FalconMambaForCausalLM"], "hidden_size": 4096, "expand": 16,
          "intermediate_size": 8192, "num_hidden_layers": 64, "vocab_size": 65024, "tie_word_embeddings": False}, 7272665088
     ),
+    "Jamba-v0.1": ({"model_type": "jamba", "architectures": ["JambaForCausalLM"]}, 51570323328),
+    "Qwen3-Next-80B-A3B": ({"model_type": "qwen3_next", "architectures": ["Qwen3NextForCausalLM"]}, 79674391296),
+    "Qwen3.5-9B": ({"model_type": "qwen3_5_text", "architectures": ["Qwen3_5ForCausalLM"]}, 8953803264),
+    "Nemotron-H-8B-Base-8K": (
+        {"model_type": "nemotron_h", "architectures": ["NemotronHForCausalLM"],
+         "hybrid_override_pattern": "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-"}, 8100852736
+    ),
+    "rwkv-4-169m-pile": (
+        {"model_type": "rwkv", "architectures": ["RwkvForCausalLM"], "hidden_size": 768, "num_hidden_layers": 12}, 169342464
+    ),
+    "rwkv-4-7b-pile": ({"model_type": "rwkv", "architectures": ["RwkvForCausalLM"]}, 7392649216),
     "Mamba-Codestral-7B-v0.1": ({"model_type": "mamba2", "architectures": ["Mamba2ForCausalLM"]}, 7285403648),
     "DeepSeek-V2-Lite": (
         llama("deepseek_v2", "DeepseekV2ForCausalLM", 27, 2048, 16, 16, 10944, 102400, q_lora_rank=None, n_routed_experts=64,
@@ -357,7 +379,6 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
 # Random configurations, small enough to build.
 
 RATES = st.sampled_from([0.0, 0.1, 0.25])
-ACTIVATION_NAMES = st.sampled_from(["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "quick_gelu", "tanh"])
 
 BY_CHOICE: dict[str, st.SearchStrategy[Any]] = {
     "depth": st.integers(1, 4),
@@ -381,7 +402,6 @@ BY_CHOICE: dict[str, st.SearchStrategy[Any]] = {
 }
 THETAS = st.sampled_from([10000.0, 500000.0])
 LAYER_TYPES = st.sampled_from(["full_attention", "sliding_attention"])
-FLAG = st.booleans()
 
 
 @st.composite
@@ -420,10 +440,6 @@ def with_rope(*more: str) -> Any:
         return st.tuples(st.just({}) | old | new, *rest).map(joined)
 
     return fields
-
-
-def joined(tables: tuple[dict[str, Any], ...]) -> dict[str, Any]:
-    return {name: value for table in tables for name, value in table.items()}
 
 
 def layered(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -511,35 +527,6 @@ def marks(config: dict[str, Any]) -> st.SearchStrategy[list[int]]:
     return st.lists(st.integers(0, 1), min_size=depth, max_size=depth)
 
 
-def state_space(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    sizes = {"state_size": st.integers(1, 5), "conv_kernel": st.integers(1, 4), "use_bias": FLAG, "use_conv_bias": FLAG}
-    more = {"time_step_rank": st.sampled_from(["auto", 1, 3]), "hidden_act": ACTIVATION_NAMES}
-    inner = st.integers(1, 3).map(lambda n: {"expand": n}) | st.integers(1, 40).map(lambda n: {"intermediate_size": n})
-    return st.tuples(inner, st.fixed_dictionaries(sizes | more)).map(joined)
-
-
-def state_space_heads(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    def sized(groups: int, heads: int) -> dict[str, Any]:
-        heads *= groups
-        return {"n_groups": groups, "num_heads": heads, "expand": heads, "head_dim": config["hidden_size"], "chunk_size": 4}
-
-    sizes = {"state_size": st.integers(1, 5), "conv_kernel": st.integers(1, 4), "use_bias": FLAG, "use_conv_bias": FLAG}
-    heads = st.builds(sized, st.integers(1, 2), st.integers(1, 2))
-    return st.tuples(heads, st.fixed_dictionaries(sizes)).map(joined)
-
-
-def convolutions(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    depth = config["num_hidden_layers"]
-    kinds = st.lists(st.sampled_from(["conv", "full_attention"]), min_size=depth, max_size=depth)
-    where = kinds.map(lambda kinds: {"layer_types": kinds}) | st.lists(st.integers(0, 3)).map(lambda k: {"full_attn_idxs": k})
-    sizes = {
-        "conv_bias": FLAG, "conv_L_cache": st.integers(1, 4), "intermediate_size": st.integers(4, 40),
-        "block_multiple_of": st.integers(1, 5), "block_auto_adjust_ff_dim": FLAG,
-        "block_ffn_dim_multiplier": st.sampled_from([1.0, 1.3]),
-    }  # fmt: skip
-    return st.tuples(where, st.fixed_dictionaries(sizes)).map(joined)
-
-
 def latent(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     """Latent attention; every head has a key of its own. The library's code for DeepSeek-V2 fails for odd numbers."""
     return st.fixed_dictionaries(
@@ -603,6 +590,9 @@ FURTHER_PARTS = {
     "mixer": lambda config: st.fixed_dictionaries({"router_jitter_noise": st.sampled_from([0.01, 0.2]), "lm_head_bias": FLAG}),
     "own": lambda config: st.fixed_dictionaries({"use_qk_norm": FLAG}),
     "convolutions": convolutions,
+    "deltas": delta_nets,
+    "granite_hybrid": granite_hybrid,
+    "falcon_h1": falcon_h1,
     "scaling": lambda config: st.fixed_dictionaries({"logits_scaling": st.sampled_from([1.0, 3.0, 8.0])}),
     "whole": lambda config: st.just({"head_dim": config["hidden_size"] // config["num_attention_heads"]}),
     "pooling": lambda config: st.fixed_dictionaries({"classifier_pooling": st.sampled_from(["late", "bos", "mean"])}),
@@ -655,6 +645,13 @@ FURTHER = {
     "apertus": lambda config: st.fixed_dictionaries({"hidden_act": st.sampled_from(["xielu", "xielu", "silu"])}),
     **dict.fromkeys(("mamba", "falcon_mamba"), state_space),
     "mamba2": state_space_heads,
+    "jamba": jamba,
+    "qwen3_next": with_rope("deltas", "sparse"),
+    "qwen3_5_text": with_rope("deltas"),
+    "granitemoehybrid": with_rope("granite_hybrid", "scaling"),
+    "falcon_h1": with_rope("falcon_h1"),
+    "nemotron_h": nemotron_h,
+    "rwkv": rwkv,
     "olmo3": layered,
     "exaone4": lambda config: st.tuples(layered(config), st.sampled_from([{}, {"rope_theta": 500000.0}])).map(joined),
     "gpt_bigcode": lambda config: st.fixed_dictionaries({"multi_query": FLAG, "scale_attn_weights": FLAG}),
@@ -686,12 +683,6 @@ FURTHER = {
     **dict.fromkeys(("t5", "mt5", "umt5"), t5_fields),
     **FURTHER_TWO_STACKS,
 }
-
-
-def has_recipe(config: Mapping[str, Any]) -> bool:
-    """True if the schemes state the starting values of every tensor of a configuration's model; otherwise all refuse it."""
-    tree = read_config(config)
-    return not any(isinstance(weight.start, Special) for weight in weights(tree))
 
 
 # Random designs, with every option.
@@ -750,16 +741,6 @@ def designs(draw: st.DrawFn, deepest: int = 40, **forced: Any) -> dict[str, Any]
     return choices | forced
 
 
-MIXED = ("mamba2",)
-"""Families whose mixers have sizes of their own."""
-
-
-def mixer_fields(family: str, width: int) -> dict[str, Any]:
-    """The sizes of the mixers in a small model of a width, a multiple of 8; none for a family without such sizes."""
-    own = {"num_heads": width // 4, "head_dim": 8, "n_groups": 2, "state_size": 5, "chunk_size": 4}
-    return {"mamba2": own}.get(family, {})
-
-
 # The sizes of a small model by choice, and by family the fields that such a model needs besides.
 
 SMALL = {
@@ -788,6 +769,7 @@ SMALL_FIELDS: dict[str, dict[str, Any]] = {
     "helium": {"head_dim": 4},
     "lfm2": {"full_attn_idxs": [1], "intermediate_size": 12, "block_multiple_of": 2},
     **{family: mixer_fields(family, 24) for family in MIXED},
+    "granitemoehybrid": {**mixer_fields("granitemoehybrid", 24), "layer_types": ["linear_attention", "full_attention"]},
     "ernie4_5_moe": {"intermediate_size": 6},
     "smollm3": {"no_rope_layers": [1, 0]},
     "qwen3_moe": {"mlp_only_layers": [1], "intermediate_size": 6},

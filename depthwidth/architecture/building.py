@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
@@ -19,6 +19,7 @@ from ..layers import (
     Branch,
     ClassifierHead,
     FeedForward,
+    GatedAttention,
     Head,
     LanguageHead,
     LatentAttention,
@@ -82,8 +83,12 @@ class Builder:
             query_norm, key_norm = (self.norm_over(head_dim, groups, separate=own) for groups in (heads, kv_heads))
         elif design.qk_norm == "full":
             query_norm, key_norm = self.norm_over(head_dim * heads), self.norm_over(head_dim * kv_heads)
-        plain = design.latent is None or cross
-        return (Attention if plain else partial(LatentAttention, latent=design.latent))(  # type: ignore[arg-type]
+        make: Callable[..., Attention] = Attention
+        if not cross and design.latent is not None:
+            make = partial(LatentAttention, latent=design.latent)
+        elif not cross and design.attention_gate:
+            make = GatedAttention
+        return make(
             width=design.width,
             heads=heads,
             kv_heads=kv_heads,

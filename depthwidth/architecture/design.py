@@ -49,6 +49,7 @@ class Design:
     ffn : hidden features of the feed-forward part; 4 * width by default, 0 for blocks without one.
     mixer : the branch between tokens: ``attention``, ``none``, or a component in its place, such as
         :class:`~depthwidth.layers.Mamba`, whose width is that of the design.
+    attention_gate : the output of attention is gated (:class:`~depthwidth.layers.GatedAttention`).
     channel_mixer : a component in place of the feed-forward part.
     vocab, context : number of tokens in the vocabulary, and of positions; without effect for images.
     kind : ``decoder`` (causal), ``encoder`` (bidirectional) or ``encoder-decoder``.
@@ -112,6 +113,7 @@ class Design:
     value_dim: int | None = None
     latent: Latent | None = None
     ffn: int | None = None
+    attention_gate: bool = False
     mixer: str | Mixer = "attention"
     channel_mixer: Proportional | None = None
     vocab: int = 50257

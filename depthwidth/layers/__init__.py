@@ -13,6 +13,7 @@ from .block import PLACEMENTS, Block, BlockLike, Residual
 from .convolution import Convolution, ShortConvolution
 from .delta_net import GatedDeltaNet
 from .feed_forward import FeedForward, MixtureOfExperts
+from .gated_attention import GatedAttention
 from .head import ClassifierHead, Head, LanguageHead, Pooler, Unembedding
 from .image_bias import ImageBias
 from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
@@ -22,6 +23,7 @@ from .mamba import Mamba
 from .mamba2 import Mamba2
 from .mixer import Mixer, Proportional
 from .norms import LayerNorm, Norm, RMSNorm
+from .parallel_mixer import ParallelMixer
 from .patch_logits import PatchLogits
 from .patch_mean import PatchMean
 from .patch_stem import PatchStem
@@ -89,6 +91,7 @@ __all__ = [
     "FeedForward",
     "FeedForwardLike",
     "Fixed",
+    "GatedAttention",
     "GatedDeltaNet",
     "Head",
     "Identity",
@@ -108,6 +111,7 @@ __all__ = [
     "MixtureOfExperts",
     "Node",
     "Norm",
+    "ParallelMixer",
     "PatchLogits",
     "PatchMean",
     "PatchStem",

@@ -123,7 +123,7 @@ class Template:
         group = 1 if attention is None else attention.heads // attention.kv_heads
         single = attention is not None and attention.kv_heads == 1
         without_shape: dict[str, Any] = {
-            "depth": 1, "width": 64, "heads": None, "ffn": None if ffn else 0, "head_dim": None,
+            "depth": 1, "width": 64, "heads": None, "ffn": 0 if design.ffn == 0 else None, "head_dim": None,
             "value_dim": None if design.latent is None else design.value_dim,
             "kv_heads": 1 if single and design.latent is None else None, "encoder_depth": None, "pooler_width": None,
             "embedding_width": design.embedding_width if design.embedding_width != design.width else None,
@@ -352,10 +352,10 @@ def _at_width(part: Any, width: int) -> Any:
 
 
 def _own_ffn(design: Design, tree: Transformer) -> int:
-    """The feed-forward width of a design, of which single blocks may have another; 0 for none."""
-    if design.ffn == 0:
-        return 0
-    return 4 * tree.width if design.ffn is None else design.ffn
+    """The feed-forward width that those of single blocks are relative to: the design's, or the first; 0 if there is none."""
+    if design.ffn is None:
+        return 4 * tree.width
+    return design.ffn or next((own["ffn"] for own in design.blocks or () if own.get("ffn")), 0)
 
 
 def _pattern(blocks: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

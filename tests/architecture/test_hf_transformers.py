@@ -16,7 +16,7 @@ from strategies import PUBLISHED, SMALL, SMALL_FIELDS, configs
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES, read_config, read_design, write_config
-from depthwidth.layers import Convolution, Mamba, Mamba2, Rotary, Run
+from depthwidth.layers import Convolution, GatedDeltaNet, Mamba, Mamba2, Rotary, Run
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]
 torch = pytest.importorskip("torch")
@@ -281,6 +281,12 @@ def scanned(layer, config):
         steps = zeros(*heads, layer.head_dim), zeros(*heads), torch.zeros(layer.heads)
         chunk = config.get("chunk_size", config.get("mamba_chunk_size"))
         call = functools.partial(mamba2.mamba2_chunk_scan, *steps, zeros(*vector), zeros(*vector), chunk)
+    elif isinstance(layer, GatedDeltaNet):
+        from transformers.models.qwen3_next import modeling_qwen3_next as next_
+
+        keys, values = zeros(TOKENS, layer.key_heads, layer.key_dim), zeros(TOKENS, layer.value_heads, layer.value_dim)
+        gates = zeros(TOKENS, layer.value_heads)
+        call = functools.partial(next_.torch_chunk_gated_delta_rule, keys, keys, values, gates, gates)
     else:
         return 0
     counter = FlopCounterMode(display=False)

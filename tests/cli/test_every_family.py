@@ -5,7 +5,8 @@ import re
 
 import pytest
 from helpers import one_quick_in
-from strategies import PUBLISHED, has_recipe, mixer_fields
+from mixer_strategies import has_recipe, mixer_fields
+from strategies import PUBLISHED
 from two_stacks import TWO_STACKS
 
 from depthwidth.architecture import Transformer

@@ -9,7 +9,8 @@ import re
 import numpy as np
 import pytest
 from helpers import check, one_quick_in
-from strategies import PUBLISHED, has_recipe
+from mixer_strategies import has_recipe
+from strategies import PUBLISHED
 
 from depthwidth import initialization
 from depthwidth.architecture import Transformer

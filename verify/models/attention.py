@@ -91,6 +91,10 @@ class Attention(Branch):
 
     def branch(self, x: Tensor, run: Pass) -> Tensor:
         """Features (batch, length, width) to features of the same shape."""
+        return self.out(self.joined(x, run))
+
+    def joined(self, x: Tensor, run: Pass) -> Tensor:
+        """The heads' outputs, joined and normalised if there is a norm of them: (batch, length, heads value_dim)."""
         layer, source = self.layer, x
         if layer.cross:
             if run.memory is None:
@@ -111,7 +115,7 @@ class Attention(Branch):
             q, k = self.query_norm(q), self.key_norm(k)
         mask, causal = (None, False) if layer.cross else self._mask(x.shape[1], q, run)
         y = self.mix(q, k, v, mask, causal, self.sinks).transpose(1, 2).flatten(2)
-        return self.out(y if self.inner_norm is None else self.inner_norm(y))
+        return y if self.inner_norm is None else self.inner_norm(y)
 
     def _mask(self, length: int, q: Tensor, run: Pass) -> tuple[Tensor | None, bool]:
         """The mask for :class:`Mix`, or None; and True if the mask is the plain causal one."""

@@ -19,6 +19,7 @@ from depthwidth.architecture.hf.family import Family
 from depthwidth.errors import InputError
 from depthwidth.initialization import parameters
 
+from .base import set_multiplier
 from .locate import family_of, locate, tree_of, unwrap
 from .model import Model, build
 
@@ -38,7 +39,7 @@ def from_hf(model: nn.Module) -> Model:
     Raises
     ------
     InputError
-        if the family is unknown, or the model has no weights yet.
+        if the family is unknown, the model has no weights yet, or the module of its tree has other logits.
 
     Notes
     -----
@@ -55,6 +56,10 @@ def from_hf(model: nn.Module) -> Model:
     """
     inner = unwrap(model)
     tree, family = _live_tree(inner), family_of(inner)
+    reason = "" if family is None or family.unlike is None else family.unlike(inner.config.to_dict())
+    if reason:
+        name = type(inner).__name__
+        raise InputError(f"from_hf: the logits of this {name} are not those of its tree's module: {reason}")
     first = next(inner.parameters())
     if first.is_meta:
         raise InputError(f"{type(inner).__name__} has no weights yet to copy: give it a device first")
@@ -76,6 +81,11 @@ def from_hf(model: nn.Module) -> Model:
             _copy_buffer(ours, place, inner, name)
         _check_pairs(ours, family)
         _apply_settings(ours, family, inner.config.to_dict())
+        factors = {} if family.factors is None else family.factors(inner.config.to_dict())
+        for (role, _), name in home.items():
+            if role in factors:
+                place, _, tensor = name.rpartition(".")
+                set_multiplier(ours.get_submodule(place), tensor, factors[role])
     return ours.train(inner.training)
 
 

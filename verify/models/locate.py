@@ -155,7 +155,7 @@ def _find_slices(
         return
     if isinstance(role, Fused):
         # A separate parameter may hold biases; its roles then name the tensor in full.
-        keys = [(one if (one, block) in places else f"{one}.{leaf}", block) for one in role.roles]
+        keys = [(_present(one, leaf, block, places), block) for one in role.roles]
         for key in keys:
             if key not in places:
                 raise InputError(f"{name} holds {site_of(*key)}, but the tree has no such tensor")
@@ -193,6 +193,12 @@ def _grouped_blocks(model: nn.Module, prefix: str, names: WeightNames, tree: Tra
     bare = (WRAPPERS.sub("", name).removeprefix(prefix) for name, _ in model.named_parameters())
     pairs = sorted({_numbers(name) for name in bare if _template(name, 2).count("#") > 1})
     return dict(zip(pairs, tree.stack.weight_sets, strict=False))
+
+
+def _present(role: str, leaf: str, block: int | None, places: Mapping[Key, Weight]) -> str:
+    """The first of the alternatives of a role that the tree has, as a tensor or with the name of one; else the last."""
+    full = [name for one in role.split("|") for name in (one, f"{one}.{leaf}")]
+    return next((name for name in full if (name, block) in places), full[-1])
 
 
 def _whole(tensor: Tensor) -> Tensor:

@@ -65,7 +65,9 @@ class Mamba2(Branch):
 
     least_step = 0.0
     most_step = float("inf")
-    settings: ClassVar = {"least_step": "least_step", "most_step": "most_step"}
+    norm_first = False
+    """True if the norm is before the gate (Falcon-H1)."""
+    settings: ClassVar = {"least_step": "least_step", "most_step": "most_step", "norm_before_gate": "norm_first"}
 
     def __init__(self, layer: layers.Mamba2) -> None:
         super().__init__()
@@ -87,7 +89,9 @@ class Mamba2(Branch):
         vectors = (part.unflatten(-1, (layer.groups, layer.state)).repeat_interleave(features, dim=2) for part in (key, query))
         steps, direct = steps.repeat_interleave(layer.head_dim, dim=-1), self.direct.repeat_interleave(layer.head_dim)
         decay = -self.log_decay.float().exp().repeat_interleave(layer.head_dim)[:, None]
-        y = (scan(u, steps, decay, *vectors) + direct * u) * F.silu(self.gate(x))
-        if layer.normed:
-            y = self.norm(y.unflatten(-1, (layer.groups, -1))).flatten(-2)
-        return self.write(y)
+        y, gate = scan(u, steps, decay, *vectors) + direct * u, F.silu(self.gate(x))
+        if not layer.normed:
+            return self.write(y * gate)
+        y = (y if self.norm_first else y * gate).unflatten(-1, (layer.groups, -1))
+        y = self.norm(y).flatten(-2)
+        return self.write(y * gate if self.norm_first else y)

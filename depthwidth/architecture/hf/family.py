@@ -34,6 +34,7 @@ SETTINGS = {
     "backward_rotation": "True if rotary positions turn by the negative angle",
     "query_growth": "the rate and the length by which queries grow with the logarithm of their position (Ministral 3)",
     "least_step": "the least step of a state-space mixer",
+    "norm_before_gate": "True if a state-space mixer is normalised before its gate, not after it",
     "most_step": "the largest step of a state-space mixer",
     "qkv_clip": "the largest absolute value of queries, keys and values; None for no limit",
     "score_softcap": "the cap of attention scores; None for no cap",
@@ -96,6 +97,10 @@ class Family:
     """The standard deviation for a configuration that states none."""
     even_rotation: bool = False
     """True if the library's code fails for rotary positions on an odd number of dimensions per head."""
+    factors: Callable[[Mapping[str, Any]], Mapping[str, float]] | None = None
+    """A function from a configuration to fixed factors on the outputs of linear maps, by role, which are not in the tree."""
+    unlike: Callable[[Mapping[str, Any]], str] | None = None
+    """A function from a configuration to the reason why its logits are not those of the tree's module; empty if they are."""
 
     def __post_init__(self) -> None:
         for name in self.settings:
@@ -123,8 +128,11 @@ class Family:
         choices: Choices = {**self.fixed}
         for choice, name in self.names.items():
             choices[choice] = READERS[choice](fields, name)
+        blocks: Sequence[Choices] | None = None
         for part in self.parts:
             choices.update(part.read(fields))
+            blocks = joined_blocks(blocks, choices.pop("blocks", None))
+        choices["blocks"] = blocks
         choices.update(self._head(fields))
         self._check(fields, choices)
         return Design(**choices)
@@ -141,8 +149,12 @@ class Family:
         else:
             known = ", ".join(self.models)
             raise InputError(f"{self.model_type} cannot express a model with this kind and head; its models are {known}")
+        mixed = design.mixer != "attention" or design.ffn == 0 or design.blocks is not None
         for choice, name in self.names.items():
             value = getattr(design, choice)
+            needed = READERS[choice] in (Fields.flag, Fields.positive) or self.defaults.get(name) is not None
+            if value is None and mixed and needed:
+                continue  # of attention or a feed-forward part that no block has
             config[name] = spelling_of(value) if READERS[choice] is Fields.activation else value
         for part in self.parts:
             config.update(part.write(design))
@@ -250,6 +262,13 @@ def version_numbers(text: str) -> tuple[int, ...]:
     """The leading numbers of a version: (5, 15, 0) for ``5.15.0.dev0``; empty if it has none."""
     found = re.match(r"\d+(\.\d+)*", text)
     return tuple(int(number) for number in found[0].split(".")) if found else ()
+
+
+def joined_blocks(some: Sequence[Choices] | None, more: Sequence[Choices] | None) -> Sequence[Choices] | None:
+    """The choices of single blocks from two parts of a family."""
+    if some is None or more is None:
+        return more if some is None else some
+    return tuple({**one, **other} for one, other in zip(some, more, strict=True))
 
 
 def every_block(design: Design) -> list[Design]:

@@ -50,7 +50,11 @@ def in_blocks(prefix: str, stack: str, table: WeightNames) -> dict[str, str | Fu
     names: dict[str, str | Fused] = {}
     for name, role in table.items():
         if isinstance(role, Fused):
-            names[f"{prefix}.{name}"] = Fused(role.layout, tuple(f"{stack}.block.{one}" for one in role.roles))
+            names[f"{prefix}.{name}"] = Fused(role.layout, tuple(_in_block(stack, one) for one in role.roles))
         else:
-            names[f"{prefix}.{name}"] = re.sub(r"[^|]+", lambda match: f"{stack}.block.{match[0]}", role)
+            names[f"{prefix}.{name}"] = _in_block(stack, role)
     return names
+
+
+def _in_block(stack: str, role: str) -> str:
+    return re.sub(r"[^|]+", lambda match: f"{stack}.block.{match[0]}", role)

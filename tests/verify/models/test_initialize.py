@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 from helpers import one_quick_in
-from strategies import has_recipe, mixer_fields
+from mixer_strategies import has_recipe, mixer_fields
 from two_stacks import SMALL_SOUND, TWO_STACKS
 
 from depthwidth.architecture import Transformer

@@ -15,7 +15,7 @@ from .llama import (
     llama_weights,
 )
 
-_GRANITE_DEFAULTS = {
+GRANITE_DEFAULTS = {
     **without(LLAMA_DEFAULTS, "head_dim"),
     "attention_bias": False,
     "embedding_multiplier": 1.0,
@@ -23,7 +23,7 @@ _GRANITE_DEFAULTS = {
     "residual_multiplier": 1.0,
     "attention_multiplier": 1.0,
 }
-_GRANITE_NAMES = {
+GRANITE_NAMES = {
     **without(LLAMA_NAMES, "head_dim"),
     **ATTENTION_BIAS,
     "embedding_scale": "embedding_multiplier",
@@ -33,8 +33,8 @@ _GRANITE_NAMES = {
 
 GRANITE = Family(
     "granite",
-    defaults={**_GRANITE_DEFAULTS, "mlp_bias": False},
-    names={**_GRANITE_NAMES, "ffn_bias": "mlp_bias"},
+    defaults={**GRANITE_DEFAULTS, "mlp_bias": False},
+    names={**GRANITE_NAMES, "ffn_bias": "mlp_bias"},
     fixed=LLAMA_CHOICES,
     models=causal("Granite"),
     parts=(rope(), reciprocal("logits_scaling", "head_scale")),
@@ -43,8 +43,8 @@ GRANITE = Family(
 
 GRANITE_MOE = Family(
     "granitemoe",
-    defaults={**_GRANITE_DEFAULTS, "num_local_experts": 8, "num_experts_per_tok": 2},
-    names={**_GRANITE_NAMES, "experts": "num_local_experts", "top_k": "num_experts_per_tok"},
+    defaults={**GRANITE_DEFAULTS, "num_local_experts": 8, "num_experts_per_tok": 2},
+    names={**GRANITE_NAMES, "experts": "num_local_experts", "top_k": "num_experts_per_tok"},
     aliases={"num_experts": "num_local_experts"},
     fixed=LLAMA_CHOICES,
     models=causal("GraniteMoe"),

@@ -104,9 +104,14 @@ MAMBA2_WEIGHTS: WeightNames = {
 }
 
 
-def of_mixer(prefix: str, table: WeightNames) -> WeightNames:
-    """The weight names of a mixer that the library names `prefix`."""
-    return {f"{prefix}.{name}": role for name, role in table.items()}
+def of_mixer(prefix: str, table: WeightNames, home: str = "mixer") -> WeightNames:
+    """The weight names of a mixer that the library names `prefix`; `home` is its role in a block."""
+    found: dict[str, str | Fused] = {}
+    for name, role in table.items():
+        own = role.roles if isinstance(role, Fused) else (role,)
+        roles = tuple(f"{home}.{one.removeprefix('mixer.')}" for one in own)
+        found[f"{prefix}.{name}"] = Fused(role.layout, roles) if isinstance(role, Fused) else roles[0]
+    return found
 
 
 def _weights(table: WeightNames) -> WeightNames:

@@ -9,6 +9,7 @@ from ...design import Design
 from ..family import ALL_TASKS, Choices, Family, Part, causal, every_block, without
 from ..fields import Fields
 from ..parts import rope, windows
+from ..weights import WeightNames
 from .llama import (
     ATTENTION_BIAS,
     ATTENTION_WEIGHTS,
@@ -34,8 +35,8 @@ _QWEN_DEFAULTS = {
     "max_window_layers": 28,
     "layer_types": None,
 }
-_SPARSE_DEFAULTS = {"decoder_sparse_step": 1, "mlp_only_layers": None}
-_EXPERT_FIELDS = {
+SPARSE_DEFAULTS = {"decoder_sparse_step": 1, "mlp_only_layers": None}
+EXPERT_FIELDS = {
     "ffn": "moe_intermediate_size",
     "experts": "num_experts",
     "top_k": "num_experts_per_tok",
@@ -43,7 +44,15 @@ _EXPERT_FIELDS = {
 }
 
 
-def _sparse_blocks(*, shared: bool = False) -> Part:
+SHARED_WEIGHTS: WeightNames = {
+    "mlp.shared_expert_gate": "feed_forward.shared_gate",
+    "mlp.shared_expert.gate_proj": "feed_forward.shared.gate",
+    "mlp.shared_expert.up_proj": "feed_forward.shared.up",
+    "mlp.shared_expert.down_proj": "feed_forward.shared.down",
+}
+
+
+def sparse_blocks(*, shared: bool = False) -> Part:
     """Dense blocks among mixtures: those that ``mlp_only_layers`` lists, and all but every ``decoder_sparse_step``-th."""
 
     def read(fields: Fields) -> Choices:
@@ -66,7 +75,7 @@ def _sparse_blocks(*, shared: bool = False) -> Part:
             config |= {"num_experts": 1, "num_experts_per_tok": 1, "moe_intermediate_size": 1, "norm_topk_prob": False}
             config |= {"shared_expert_intermediate_size": 1} if shared else {}
         if mixed:
-            config |= {name: getattr(mixed[0], choice) for choice, name in _EXPERT_FIELDS.items()}
+            config |= {name: getattr(mixed[0], choice) for choice, name in EXPERT_FIELDS.items()}
             if mixed[0].shared_ffn is not None:
                 config["shared_expert_intermediate_size"] = mixed[0].shared_ffn
         if dense:
@@ -102,14 +111,14 @@ QWEN3 = Family(
 
 _QWEN_MOE_NAMES = {
     **LLAMA_NAMES,
-    **_EXPERT_FIELDS,
+    **EXPERT_FIELDS,
 }
 
 QWEN2_MOE = Family(
     "qwen2_moe",
     defaults={
         **_QWEN_DEFAULTS,
-        **_SPARSE_DEFAULTS,
+        **SPARSE_DEFAULTS,
         "intermediate_size": 5632,
         "hidden_size": 2048,
         "num_hidden_layers": 24,
@@ -128,7 +137,7 @@ QWEN2_MOE = Family(
     parts=(
         rope(),
         windows(lambda fields, block: block % 2 == 0 and not _late(fields, block), "use_sliding_window"),
-        _sparse_blocks(shared=True),
+        sparse_blocks(shared=True),
     ),
     weights=llama_weights(
         {
@@ -136,10 +145,7 @@ QWEN2_MOE = Family(
             **NORM_WEIGHTS,
             **GATED_WEIGHTS,
             **EXPERT_WEIGHTS,
-            "mlp.shared_expert_gate": "feed_forward.shared_gate",
-            "mlp.shared_expert.gate_proj": "feed_forward.shared.gate",
-            "mlp.shared_expert.up_proj": "feed_forward.shared.up",
-            "mlp.shared_expert.down_proj": "feed_forward.shared.down",
+            **SHARED_WEIGHTS,
         }
     ),
 )
@@ -161,7 +167,7 @@ QWEN3_MOE = Family(
     "qwen3_moe",
     defaults={
         **without(_QWEN_DEFAULTS, "layer_types", "max_window_layers"),
-        **_SPARSE_DEFAULTS,
+        **SPARSE_DEFAULTS,
         "intermediate_size": 6144,
         "hidden_size": 2048,
         "num_hidden_layers": 24,
@@ -176,6 +182,6 @@ QWEN3_MOE = Family(
     aliases={"num_local_experts": "num_experts"},
     fixed={**LLAMA_CHOICES, "qk_norm": "head"},
     models=causal("Qwen3Moe", tasks=ALL_TASKS),
-    parts=(rope(), _one_window(), _sparse_blocks()),
+    parts=(rope(), _one_window(), sparse_blocks()),
     weights=llama_weights({**ATTENTION_WEIGHTS, **QK_NORM_WEIGHTS, **NORM_WEIGHTS, **GATED_WEIGHTS, **EXPERT_WEIGHTS}),
 )
