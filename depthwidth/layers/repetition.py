@@ -400,11 +400,12 @@ def _cross_gap(g: TokenSignal, above: _Sample, below: _Sample, sizes: list[float
     """The gradient at the lower end of a gap between two evaluated blocks, given that at the upper end.
 
     Each block of the gap adds a mixture of the increments of these two, inversely proportional to the size of its input and
-    linear in between: block l maps g to s_l (1 + a_l B) g, with s_l from its skip paths. The product of these maps is a
+    linear in ln(l + 1/2): block l maps g to s_l (1 + a_l B) g, with s_l from its skip paths. The product of these maps is a
     polynomial in B, whose coefficients are the elementary symmetric polynomials of the a_l.
     """
     between = range(above.layer - 1, below.layer, -1)
-    shares = [(layer - below.layer) / (above.layer - below.layer) for layer in between]
+    reach = math.log((above.layer + 0.5) / (below.layer + 0.5))
+    shares = [math.log((layer + 0.5) / (below.layer + 0.5)) / reach for layer in between]
     upper = [share * above.size / sizes[layer] for share, layer in zip(shares, between, strict=True)]
     lower = [(1 - share) * below.size / sizes[layer] for share, layer in zip(shares, between, strict=True)]
     each = [one + other for one, other in zip(upper, lower, strict=True)]

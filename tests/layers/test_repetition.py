@@ -229,7 +229,7 @@ def test_the_gradient_across_a_gap_is_a_product(rng):
     found = module._cross_gap(g, above, below, sizes, np.zeros(depth + 1)).second_moment  # skip paths of 1 do not grow
     exact = g.second_moment
     for layer in range(29, 20, -1):
-        share = (layer - 20) / 10
+        share = math.log((layer + 0.5) / 20.5) / math.log(30.5 / 20.5)
         strength = (share * sizes[30] + (1 - share) * sizes[20]) / sizes[layer]
         exact = exact + strength * matrix @ exact
     assert found == pytest.approx(exact, rel=1e-6)
