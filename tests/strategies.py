@@ -322,7 +322,9 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "Kimi-K2": (
         llama("deepseek_v3", "DeepseekV3ForCausalLM", 61, 7168, 64, 64, 18432, 163840, n_routed_experts=384, n_group=1,
-              topk_group=1, first_k_dense_replace=1, rope_theta=50000.0), 1026408209408
+              topk_group=1, first_k_dense_replace=1, routed_scaling_factor=2.827, rope_theta=50000.0,
+              rope_scaling={**DEEPSEEK_ROPE, "factor": 32, "beta_fast": 1, "mscale": 1.0, "mscale_all_dim": 1.0}),
+        1026408209408,
     ),
     "GLM-4.5-Air": (
         llama("glm4_moe", "Glm4MoeForCausalLM", 46, 4096, 96, 8, 10944, 151552, head_dim=128, attention_bias=True), 106852245504

@@ -53,8 +53,9 @@ class RotaryScaling:
                 raise InputError(f"RotaryScaling: {name}={shown(value)} is not a positive number")
         if not all(0 < value < math.inf for value in (*self.short, *self.long)):
             raise InputError("RotaryScaling: short and long hold what is not a positive number")
-        if self.kind in ("llama3", "yarn") and self.fast <= self.slow:
-            raise InputError(f"RotaryScaling: fast={self.fast} is not above slow={self.slow}")
+        if (self.kind == "llama3" and self.fast <= self.slow) or (self.kind == "yarn" and self.fast < self.slow):
+            relation = "above" if self.kind == "llama3" else "at least"
+            raise InputError(f"RotaryScaling: fast={self.fast} is not {relation} slow={self.slow}")
 
     @property
     def partial(self) -> bool:

@@ -87,7 +87,7 @@ def test_a_written_table_is_read_as_the_same(name):
         ({"rope_type": "linear", "factor": -1}, "factor=-1 of its rope is not a positive number"),
         ({**YARN, "truncate": "no"}, "truncate='no' of its rope is neither true nor false"),
         ({**YARN, "original_max_position_embeddings": 0.5}, "original_max_position_embeddings=0.5 is not a positive whole"),
-        ({**YARN, "beta_fast": 1}, "fast=1.0 is not above slow=1.0"),
+        ({**YARN, "beta_fast": 0.5}, "fast=0.5 is not at least slow=1.0"),
         ({"rope_type": "longrope", "short_factor": [1.0], "long_factor": "x"}, "long_factor='x' of its rope is not a list"),
     ],
 )

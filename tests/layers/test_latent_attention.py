@@ -207,3 +207,16 @@ def test_a_stack_of_latent_attention_and_mixtures_is_that_of_built_models():
     assert off(mean[:4], error[:4], forward).max() < 0.02
     assert off(mean[4:], error[4:], [back]).max() < 0.12
     assert off(mean[4:], error[4:], [1.25 * back]).max() > 0.12
+
+
+def test_heads_of_latent_attention_are_neither_allocated_nor_measured():
+    """Keys and values of all heads share their features, so that no head has a rank of its own to cut."""
+    from depthwidth.planning.head_allocation import present_shape
+
+    with pytest.raises(InputError, match="one set of latent features for all heads"):
+        present_shape({"model_type": "deepseek_v3"})
+    pytest.importorskip("torch")
+    from verify.measure.head_models import check_measurable
+
+    with pytest.raises(InputError, match="one set of latent features for all heads"):
+        check_measurable(Transformer.from_config({"model_type": "deepseek_v3"}))

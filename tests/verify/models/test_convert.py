@@ -370,8 +370,9 @@ def test_a_bias_that_is_no_parameter_is_copied(family):
 def test_latent_attention_with_stretched_positions():
     """YaRN's factor on the scores, and the two ways to pair rotated dimensions."""
     scaling = {"rope_type": "yarn", "factor": 4.0, "mscale": 0.7, "mscale_all_dim": 1.3, "original_max_position_embeddings": 8}
-    for family in ("deepseek_v2", "deepseek_v3", "minicpm3"):
-        config = small(family, rope_parameters={"rope_theta": 10000.0, **scaling}, qk_rope_head_dim=4)
+    for family, fast in (("deepseek_v2", 32.0), ("deepseek_v3", 1.0), ("minicpm3", 32.0)):  # one, as the other end, in Kimi K2
+        table = {"rope_theta": 10000.0, **scaling, "beta_fast": fast}
+        config = small(family, rope_parameters=table, qk_rope_head_dim=4)
         theirs = built(config)
         ours = from_hf(theirs)
         assert difference(theirs, ours, config) < CLOSE
