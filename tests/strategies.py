@@ -531,16 +531,9 @@ def marks(config: dict[str, Any]) -> st.SearchStrategy[list[int]]:
 
 def latent(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     """Latent attention; every head has a key of its own. The library's code for DeepSeek-V2 fails for odd numbers."""
-    return st.fixed_dictionaries(
-        {
-            "num_key_value_heads": st.just(config["num_attention_heads"]),
-            "kv_lora_rank": st.sampled_from([2, 4, 8]),
-            "q_lora_rank": st.none() | st.integers(1, 9),
-            "qk_nope_head_dim": st.sampled_from([2, 4]),
-            "qk_rope_head_dim": st.sampled_from([2, 4, 6]),
-            "v_head_dim": st.integers(1, 4),
-        }
-    )
+    few, even = st.integers(1, 4), st.sampled_from([2, 4])
+    sizes = {"kv_lora_rank": even, "q_lora_rank": st.none() | few, "qk_nope_head_dim": even, "qk_rope_head_dim": even}
+    return st.fixed_dictionaries({"num_key_value_heads": st.just(config["num_attention_heads"]), **sizes, "v_head_dim": few})
 
 
 def grouped(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
