@@ -15,6 +15,7 @@ from .output import Row, emit, print_facts, print_table, say
 if TYPE_CHECKING:
     from ..evidence import Evidence
     from ..formula import Formula
+    from ..formulas._composites import Composite
 
 
 @click.group()
@@ -32,6 +33,7 @@ def formulas_list(kind: str | None, topic: str | None, used: bool | None, form: 
     from ..checks import check_choice
     from ..formula import KINDS
     from ..formula import formulas as find
+    from ..formulas._composites import COMPOSITES
 
     if kind is not None:
         check_choice("formulas list", tuple(KINDS), kind=kind)
@@ -43,7 +45,8 @@ def formulas_list(kind: str | None, topic: str | None, used: bool | None, form: 
 
         reached = used_formulas()
         found = [f for f in found if (f.name in reached) == used]
-    cards = [f.card() for f in found]
+    composites = [one for one in COMPOSITES if kind in (None, one.kind) and topic in (None, one.topic) and used is not False]
+    cards = [*(f.card() for f in found), *(one.card() for one in composites)]
     columns = ("name", "kind", "status", "source", "summary")
     rows: list[Row] = [{key: card[key] for key in columns} for card in cards]
     emit(
@@ -68,7 +71,13 @@ def formulas_show(name: str, form: str | None) -> None:
     """
     from ..evidence import evidence
     from ..formula import find_formula
+    from ..formulas._composites import find_composite
 
+    whole = find_composite(name)
+    if whole is not None:
+        about = whole.card() | {"documentation": whole.documentation}
+        emit(form, about, about["arguments"], lambda: _print_composite(about))
+        return
     found = find_formula(name)
     measured = evidence(found.name)
     card = {
@@ -92,8 +101,8 @@ def formulas_eval(name: str, arguments: tuple[str, ...], form: str | None) -> No
     A value is a number (24, 6.7e9, 1.3B), several numbers (6,12,24), or a letter, which stays symbolic.
     """
     from ..formula import find_formula
+    from ..formulas._composites import find_composite
 
-    found = find_formula(name)
     values = {}
     for argument in arguments:
         key, equals, text = argument.partition("=")
@@ -104,6 +113,11 @@ def formulas_eval(name: str, arguments: tuple[str, ...], form: str | None) -> No
         values[key] = _value(key, text)
     import numpy
 
+    whole = find_composite(name)
+    if whole is not None:
+        _evaluate_composite(whole, values, form)
+        return
+    found = find_formula(name)
     with numpy.errstate(all="ignore"):  # what overflows is refused in the next line, in a sentence
         result = found(**values)
     if not hasattr(result, "free_symbols") and not _finite(result):
@@ -113,6 +127,31 @@ def formulas_eval(name: str, arguments: tuple[str, ...], form: str | None) -> No
     claimed = {"valid for": found.validity, "accuracy": found.claim, "outside": found.outside_claim(values)}
     row = {"name": found.name, "value": plain, "kind": found.kind, "status": found.status, "source": found.source}
     emit(form, row | claimed, [row], lambda: say(str(plain), *([] if isinstance(plain, str) else _range_claimed(claimed))))
+
+
+def _evaluate_composite(whole: Composite, values: dict[str, Any], form: str | None) -> None:
+    """Print every number of a function that evaluates several formulas."""
+    import numpy
+
+    with numpy.errstate(all="ignore"):
+        numbers = whole.evaluate(values)
+    if not all(map(_finite, numbers.values())):
+        raise InputError(f"{whole.name} leaves the range of floating-point numbers at these arguments")
+    rows: list[Row] = [{"name": name, "value": value} for name, value in numbers.items()]
+    print_page = lambda: print_facts({name.replace("_", " "): f"{value:.6g}" for name, value in numbers.items()})  # noqa: E731
+    emit(form, {"name": whole.name, "value": numbers, "kind": whole.kind, "combines": list(whole.combines)}, rows, print_page)
+
+
+def _print_composite(card: dict[str, Any]) -> None:
+    """Print a function that evaluates several formulas: its arguments, and the formulas."""
+    say(f"  {card['summary']}", "", heading=card["name"])
+    print_facts({"kind": f"{card['kind']}; that and the accuracy of each number are its formula's", "source": card["source"]})
+    print_table(
+        ("argument", "default", "meaning"),
+        ((a["name"], "" if a["default"] is None else str(a["default"]), a["meaning"]) for a in card["arguments"]),
+        words=("meaning",),
+    )
+    say(f"It evaluates {', '.join(card['combines'])}.")
 
 
 def _range_claimed(claimed: dict[str, Any]) -> list[str]:
