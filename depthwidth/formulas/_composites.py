@@ -54,6 +54,9 @@ class Composite:
         return [
             {
                 "name": name,
+                "symbol": "",
+                "domain": "",
+                "unit": "",
                 "default": None if one.default in (inspect.Parameter.empty, None) else one.default,
                 "needed": one.default is inspect.Parameter.empty,
                 "meaning": re.sub(r":\w+:`~?([^`]*)`", r"\1", meanings.get(name, "")),
@@ -66,7 +69,8 @@ class Composite:
         """Everything it says of itself, as plain data."""
         summary = self.documentation.partition("\n")[0]
         own = {"name": self.name, "summary": summary, "kind": self.kind, "source": self.source, "status": self.status}
-        return own | {"combines": list(self.combines), "arguments": self.arguments()}
+        claims = {"validity": "", "order": None, "accuracy": None, "measure": "relative", "within": {}, "given": ""}
+        return own | claims | {"combines": list(self.combines), "arguments": self.arguments()}
 
     def evaluate(self, values: dict[str, Any]) -> dict[str, float]:
         """Its numbers by name.

@@ -19,6 +19,7 @@ from depthwidth.architecture.number_formats import DTYPES
 from depthwidth.cli import main, options
 from depthwidth.cli.main import COMMANDS
 from depthwidth.formula import formulas
+from depthwidth.formulas._composites import COMPOSITES
 from depthwidth.initialization import recipe, shipped_options
 from depthwidth.planning.plan import plan
 
@@ -233,7 +234,8 @@ def test_the_projection_table_of_the_paper(invoke):
 
 def test_formulas_list_is_the_registry(invoke):
     cards = json.loads(invoke("formulas", "list", "--json").output)
-    assert [card["name"] for card in cards] == [f.name for f in formulas()]
+    assert [card["name"] for card in cards] == [f.name for f in formulas()] + [one.name for one in COMPOSITES]
+    assert len({frozenset(set(card) - {"combines"}) for card in cards}) == 1  # all say the same things
     assert all(card["kind"] and card["source"] for card in cards)
 
 
