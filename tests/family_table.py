@@ -26,7 +26,7 @@ IMAGES = ("vit", "beit", "deit", "dinov2", "clip_vision_model", "siglip_vision_m
 SMALL = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8}, "gptj": {"rotary_dim": 2},
     "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16},
-    **{key: {"num_layers": 2, "d_kv": 8} for key in ("t5", "mt5", "umt5")},
+    **{key: {"num_layers": 2, "d_kv": 8} for key in ("t5", "mt5", "umt5", "switch_transformers")},
     **{key: {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32} for key in (*TWO_STACKS, "whisper")},
     **{key: {"image_size": 16, "patch_size": 4} for key in IMAGES}, "helium": {"head_dim": 8},
 }  # fmt: skip

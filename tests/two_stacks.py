@@ -55,11 +55,23 @@ PUBLISHED_TWO_STACKS: dict[str, tuple[dict[str, Any], int]] = {
             "whisper", "WhisperForConditionalGeneration", 32, 1280, 20, 5120, vocab_size=51866, num_mel_bins=128
         ), 1543490560
     ),
+    "switch-base-8": (
+        {"model_type": "switch_transformers", "architectures": ["SwitchTransformersForConditionalGeneration"], "d_model": 768,
+         "d_ff": 3072, "num_layers": 12, "num_decoder_layers": 12, "num_heads": 12, "num_experts": 8, "vocab_size": 32128,
+         "num_sparse_encoder_layers": 6, "num_sparse_decoder_layers": 6}, 619339008
+    ),
     "xglm-564M": ({"model_type": "xglm", "architectures": ["XGLMForCausalLM"]}, 564463616),
     "biogpt": ({"model_type": "biogpt", "architectures": ["BioGptForCausalLM"]}, 346763264),
 }  # fmt: skip
 SMALL_TWO_STACKS = {
     **{key: {"encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 9} for key in TWO_STACKS},
+    "switch_transformers": {
+        "num_layers": 4,
+        "num_decoder_layers": 2,
+        "d_kv": 5,
+        "num_sparse_encoder_layers": 2,
+        "num_sparse_decoder_layers": 1,
+    },
     "whisper": {"encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 9, **SMALL_SOUND},
 }
 
@@ -101,11 +113,24 @@ def tables(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     return one | st.fixed_dictionaries(each)
 
 
+def mixtures(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {
+            "num_layers": st.integers(1, 5),
+            "num_decoder_layers": st.none() | st.integers(1, 5),
+            "num_sparse_encoder_layers": st.integers(0, 4),
+            "num_sparse_decoder_layers": st.integers(0, 4),
+            "relative_attention_num_buckets": st.integers(4, 40),
+        }
+    )
+
+
 def sounds(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({"num_mel_bins": st.integers(1, 20), "max_source_positions": st.integers(2, 20)})
 
 
 FURTHER_TWO_STACKS = {
+    "switch_transformers": mixtures,
     "whisper": lambda config: st.tuples(two_stacks(config), twice_as_wide(config), sounds(config)).map(joined),
     **dict.fromkeys(("bart", "mbart", "blenderbot", "pegasus"), two_stacks),
     "m2m_100": lambda config: st.tuples(two_stacks(config), twice_as_wide(config), paddings(config)).map(joined),

@@ -166,6 +166,10 @@ def _t5_rule(tree: Transformer, factor: float) -> TensorRule:
             return Choice(factor, "t5: the factor itself")
         if weight.kind == "score_bias":
             return Choice(factor / math.sqrt(tree.width), "t5: factor / sqrt(width)", weight_decay=0.0)
+        if weight.kind == "router":
+            return Choice(factor, "switch: the factor itself")
+        if weight.kind == "down" and weight.mixture is not None:
+            return Choice(factor / math.sqrt(tree.width), "switch: factor / sqrt(width), whatever the experts' own width")
         return stated_choice(weight) or Choice(factor / math.sqrt(weight.fan_in), "t5: factor / sqrt(fan-in)")
 
     return rule

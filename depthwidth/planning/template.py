@@ -224,13 +224,16 @@ class Template:
         kv_heads = self.design.kv_heads
         if kv_heads is None and self.group > 1:
             kv_heads = heads // self.group
-        window = self.design.window
-        if isinstance(window, Sequence):
-            window = tuple(window[i % len(window)] for i in range(depth))
+        window, encoder = self.design.window, self.design.encoder
+        encoder_depth = max(1, round(depth * self.encoder_ratio)) if self.design.kind == "encoder-decoder" else depth
+        if encoder_depth != depth:  # the decoder's pattern of blocks, at another depth
+            pattern = {"blocks": self._blocks(encoder_depth, width, ffn), "window": _at_depth(window, encoder_depth)}
+            encoder = {**(encoder or {}), **pattern}
         design = replace(
             self.design,
             depth=depth,
-            encoder_depth=max(1, round(depth * self.encoder_ratio)) if self.design.kind == "encoder-decoder" else None,
+            encoder_depth=encoder_depth,
+            encoder=encoder,
             width=width,
             heads=heads,
             head_dim=head_dim,
@@ -239,7 +242,7 @@ class Template:
             mixer=_at_width(self.design.mixer, width),
             channel_mixer=_at_width(self.design.channel_mixer, width),
             shared_ffn=int(self.shared_ratio * ffn) or self.design.shared_ffn,
-            window=window,
+            window=_at_depth(window, depth),
             blocks=self._blocks(depth, width, ffn),
             embedding_scale=math.sqrt(width) if self.scaled_embedding else self.design.embedding_scale,
         )
@@ -366,6 +369,11 @@ def _pattern(blocks: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
             if all(entry == rest[i % length] for i, entry in enumerate(rest)):
                 return tuple(blocks[:first]), tuple(rest[:length])
     return (), tuple(blocks)
+
+
+def _at_depth(window: int | Sequence[int | None] | None, depth: int) -> int | tuple[int | None, ...] | None:
+    """The window of each block at a depth, or that of all."""
+    return tuple(window[i % len(window)] for i in range(depth)) if isinstance(window, Sequence) else window
 
 
 def _period(window: int | Sequence[int | None] | None) -> int | tuple[int | None, ...] | None:

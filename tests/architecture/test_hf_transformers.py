@@ -159,6 +159,7 @@ LEGACY = {
     "nomic_bert": ("tie_word_embeddings",),  # no field of its class
     "bloom": ("seq_length",),
     **dict.fromkeys(("t5", "mt5", "umt5"), ("n_positions", "tie_word_embeddings")),
+    "switch_transformers": ("n_positions",),
     "gemma3_text": ("sliding_window_pattern",),
     "cohere2": ("sliding_window_pattern",),
 }

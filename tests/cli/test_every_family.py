@@ -20,7 +20,7 @@ SHORT = {"max_position_embeddings": 18}
 IMAGES = ("vit", "beit", "deit", "dinov2", "clip_vision_model", "siglip_vision_model")
 FEWER = {"gpt_neo": {"attention_types": [[["global", "local"], 9]], "window_size": 8}, "gptj": {"rotary_dim": 2},
          "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16}, "t5": {"num_layers": 18, "d_kv": 8},
-         **{key: {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 8} for key in ("mt5", "umt5")},
+         **{key: {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 8} for key in ("mt5", "umt5", "switch_transformers")},
          **{key: {"encoder_layers": 3, "decoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 24}
             for key in (*TWO_STACKS, "whisper")},
          "helium": {"head_dim": 8}, **{key: {"image_size": 16, "patch_size": 4} for key in IMAGES},

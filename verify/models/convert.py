@@ -74,6 +74,7 @@ def from_hf(model: nn.Module) -> Model:
                 slices = [one._replace(view=_transpose(one.view)) for one in slices]  # stored as (inputs, outputs)
             for one in slices:
                 place = named[home[one.role, one.block]]
+                place = place if one.copy is None else place[one.copy]
                 place.copy_(one.view(value).reshape(place.shape))
         _copy_buffers(ours, inner, family)
     if family is not None:

@@ -33,6 +33,8 @@ class Slice(NamedTuple):
     role: str
     block: int | None
     view: View
+    copy: int | None = None
+    """The number of the copy that it is, if the tensor stacks those of equal parts (experts); None for all of it."""
 
     @property
     def key(self) -> Key:
@@ -101,7 +103,7 @@ def locate(
     own = {name: (role, block) for name, role, block, _ in parameters(tree)}
     places, grouped = places_of(tree), _grouped_blocks(model, prefix, names, tree)
     found: dict[str, list[Slice]] = {}
-    seen: dict[Key, str] = {}
+    seen: dict[Key, dict[int | None, str]] = {}
     for name, parameter in model.named_parameters():
         plain = WRAPPERS.sub("", name)
         if plain in unused:
@@ -113,16 +115,23 @@ def locate(
         if not slices:
             raise InputError(f"there is no weight name for {name} of {type(inner).__name__}{nearest(plain, own)}")
         for one in slices:
-            if one.key in seen:
-                raise InputError(f"{seen[one.key]} and {name} are both {site_of(*one.key)}")
-            seen[one.key] = name
-            if one.key not in places or one.view(parameter).numel() != torch.Size(places[one.key].shape).numel():
+            here = seen.setdefault(one.key, {})
+            if one.copy in here:
+                raise InputError(f"{here[one.copy]} and {name} are both {site_of(*one.key)}")
+            here[one.copy] = name
+            shape = places[one.key].shape if one.key in places else ()
+            if not shape or one.view(parameter).numel() != torch.Size(shape if one.copy is None else shape[1:]).numel():
                 raise InputError(f"{name} of shape {list(parameter.shape)} does not fit {site_of(*one.key)} of the tree")
         found[name] = slices
-    missing = [site_of(*key) for key in places if key not in seen]
+    missing = [site_of(*key) for key, one in places.items() if not _complete(seen.get(key, {}), one)]
     if missing:
         raise InputError(f"{type(inner).__name__} has no parameter for {missing[0]}")
     return found
+
+
+def _complete(copies: Mapping[int | None, str], weight: Weight) -> bool:
+    """True if a tensor is there as a whole, or all of its copies are."""
+    return bool(copies) and (None in copies or len(copies) == weight.shape[0])
 
 
 def places_of(tree: Transformer) -> dict[Key, Weight]:
@@ -147,6 +156,7 @@ def _find_slices(
     module, _, leaf = template.rpartition(".")
     if _template(name, 2).rpartition(".")[0] in names and _numbers(name) in grouped:
         module, block = _template(name, 2).rpartition(".")[0], grouped[_numbers(name)]
+    module, copy = _without_copy(module, names)
     if template in names:  # a separate parameter, not a module's weight or bias
         role, leaf = names[template], "bias" if template.endswith("_bias") else "weight"
     elif module in names:
@@ -172,7 +182,7 @@ def _find_slices(
         for full in (f"{one}.{leaf}", one):
             key = (full, block if ".block." in full else None)
             if key in places:
-                yield Slice(*key, _whole)
+                yield Slice(*key, _whole, copy)
                 return
 
 
@@ -199,6 +209,13 @@ def _present(role: str, leaf: str, block: int | None, places: Mapping[Key, Weigh
     """The first of the alternatives of a role that the tree has, as a tensor or with the name of one; else the last."""
     full = [name for one in role.split("|") for name in (one, f"{one}.{leaf}")]
     return next((name for name in full if (name, block) in places), full[-1])
+
+
+def _without_copy(module: str, names: WeightNames) -> tuple[str, int | None]:
+    """A module's name with ``_*`` for the number of one of several equal parts, and that number; None if it has none."""
+    found = re.search(r"_(\d+)\.", module)
+    starred = re.sub(r"_\d+\.", "_*.", module)
+    return (starred, int(found[1])) if found is not None and starred in names else (module, None)
 
 
 def _whole(tensor: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "smollm": ("smollm3",),
     "stablelm": ("stablelm",),
     "starcoder": ("gpt_bigcode", "starcoder2"),
+    "switch": ("switch_transformers",),
     "t5": ("t5", "mt5", "umt5"),
     "vit": ("vit", "deit"),
     "whisper": ("whisper",),

@@ -13,7 +13,7 @@ from ..parts import t5_feed_forward
 from ..weights import WeightNames, in_blocks
 
 
-def _stacks(kind: type[RelativeBias] = RelativeBias) -> Part:
+def score_biased_stacks(kind: type[RelativeBias] = RelativeBias) -> Part:
     """The depths of two stacks, or of the encoder alone; and the tables of score biases, whose sizes are fields."""
 
     def read(fields: Fields) -> Choices:
@@ -43,8 +43,16 @@ ENCODERS = ("EncoderModel", "TokenClassification")
 """The ends of the names of classes that have no decoder."""
 
 
-def stack_weights(stack: str, last: int) -> WeightNames:
-    """The names of one stack, whose blocks have the feed-forward part as their layer number `last`."""
+DENSE: WeightNames = {
+    "DenseReluDense.wi": "feed_forward.up",
+    "DenseReluDense.wi_0": "feed_forward.gate",
+    "DenseReluDense.wi_1": "feed_forward.up",
+    "DenseReluDense.wo": "feed_forward.down",
+}
+
+
+def stack_weights(stack: str, last: int, parts: WeightNames | None = None) -> WeightNames:
+    """The names of one stack, whose blocks have the feed-forward part, of these `parts`, as their layer number `last`."""
     names = {"q": "query", "k": "key", "v": "value", "o": "out"}
     cross: WeightNames = {
         "1.layer_norm": "cross_attention.norm_in",
@@ -55,10 +63,7 @@ def stack_weights(stack: str, last: int) -> WeightNames:
         **{f"0.SelfAttention.{name}": f"attention.{role}" for name, role in names.items()},
         **(cross if stack == "decoder" else {}),
         f"{last}.layer_norm": "feed_forward.norm_in",
-        f"{last}.DenseReluDense.wi": "feed_forward.up",
-        f"{last}.DenseReluDense.wi_0": "feed_forward.gate",
-        f"{last}.DenseReluDense.wi_1": "feed_forward.up",
-        f"{last}.DenseReluDense.wo": "feed_forward.down",
+        **{f"{last}.{name}": role for name, role in (DENSE if parts is None else parts).items()},
     }
     return {
         f"{stack}.final_layer_norm": f"{stack}.norm",
@@ -83,7 +88,7 @@ def _head() -> Part:
     return Part(read, write)
 
 
-def _plain_head(*, scaled: bool) -> Part:
+def plain_head(*, scaled: bool) -> Part:
     """A tied head, whose input is divided by the square root of the width if `scaled`, or one of its own.
 
     The files of the published models say ``tie_word_embeddings: false``, and transformers 5 writes true into all others.
@@ -161,7 +166,7 @@ T5 = Family(
     aliases=ALIASES,
     fixed=FIXED,
     models=models("T5"),
-    parts=(_stacks(), t5_feed_forward(), _head()),
+    parts=(score_biased_stacks(), t5_feed_forward(), _head()),
     weights=WEIGHTS,
     initial_rule="t5",
     initial_std=1.0,
@@ -183,7 +188,7 @@ MT5 = Family(
     aliases=ALIASES,
     fixed=FIXED,
     models=models("MT5"),
-    parts=(_stacks(), t5_feed_forward(), _plain_head(scaled=False)),
+    parts=(score_biased_stacks(), t5_feed_forward(), plain_head(scaled=False)),
     weights=WEIGHTS,
     initial_rule="t5",
     initial_std=1.0,
@@ -196,7 +201,7 @@ UMT5 = Family(
     aliases=ALIASES,
     fixed=FIXED,
     models=models("UMT5"),
-    parts=(_stacks(BlockRelativeBias), t5_feed_forward(), _plain_head(scaled=True)),
+    parts=(score_biased_stacks(BlockRelativeBias), t5_feed_forward(), plain_head(scaled=True)),
     weights=WEIGHTS,
     initial_rule="t5",
     initial_std=1.0,
