@@ -198,6 +198,11 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "electra-base-discriminator": (bert("electra", "ElectraForPreTraining", 12, 768, 12, embedding_size=768), 109483009),
     "albert-base-v2": (bert("albert", "AlbertModel", 12, 768, 12), 11683584),
     "albert-xxlarge-v2, masked": ({"model_type": "albert", "architectures": ["AlbertForMaskedLM"]}, 206368944),
+    "ModernBERT-base, masked": ({"model_type": "modernbert", "architectures": ["ModernBertForMaskedLM"]}, 149655232),
+    "ModernBERT-large, masked": (
+        {"model_type": "modernbert", "architectures": ["ModernBertForMaskedLM"], "hidden_size": 1024, "num_hidden_layers": 28,
+         "num_attention_heads": 16, "intermediate_size": 2624}, 395881664
+    ),
     "mpnet-base": ({"model_type": "mpnet", "architectures": ["MPNetModel"], "max_position_embeddings": 514}, 109486464),
     "esm1b": (
         bert("esm", "EsmForMaskedLM", 33, 1280, 20, vocab_size=33, pad_token_id=1, emb_layer_norm_before=True), 652359094
@@ -666,6 +671,17 @@ FURTHER = {
     ),
     "eurobert": with_rope("pooling"),
     "nomic_bert": with_rope(),
+    "modernbert": lambda config: st.fixed_dictionaries(
+        {
+            "local_attention": st.integers(1, 12),
+            "global_attn_every_n_layers": st.integers(1, 3),
+            "norm_bias": FLAG,
+            "classifier_bias": FLAG,
+            "decoder_bias": FLAG,
+            "classifier_pooling": st.sampled_from(["cls", "mean"]),
+            "classifier_activation": st.sampled_from(["gelu", "relu"]),
+        }
+    ),
     "albert": lambda config: st.fixed_dictionaries(
         {"num_hidden_groups": st.integers(1, config["num_hidden_layers"]), "inner_group_num": st.integers(1, 2)}
     ),

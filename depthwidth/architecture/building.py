@@ -136,10 +136,10 @@ class Builder:
         options = (design.gated, bias, design.ffn_dropout, design.up_activation, norm)
         return FeedForward(design.width, hidden, design.activation, *options)
 
-    def residual(self, branch: Branch) -> Residual:
-        """A branch with the norms of this design's placement."""
+    def residual(self, branch: Branch, *, bare: bool = False) -> Residual:
+        """A branch with the norms of this design's placement, or `bare`."""
         design = self.design
-        places = () if design.shared_norm else PLACEMENTS[design.placement]
+        places = () if design.shared_norm or bare else PLACEMENTS[design.placement]
         norms = dict.fromkeys(places, self.stream_norm)
         return Residual(
             branch,
@@ -157,10 +157,11 @@ class Builder:
         if not isinstance(design.mixer, str) and design.mixer.width != design.width:
             name = type(design.mixer).__name__
             raise InputError(f"Transformer: the {name} has width={design.mixer.width}, and the model width={design.width}")
-        feed_forward = self.feed_forward()
+        feed_forward, bare = self.feed_forward(), not design.attention_norm
+        attends = design.mixer == "attention"
         return Block(
             mixer=None if isinstance(design.mixer, str) else self.residual(design.mixer),
-            attention=self.residual(self.attention(heads, window, causal=causal)) if design.mixer == "attention" else None,
+            attention=self.residual(self.attention(heads, window, causal=causal), bare=bare) if attends else None,
             feed_forward=None if feed_forward is None else self.residual(feed_forward),
             cross_attention=self.residual(self.attention(heads, causal=False, cross=True)) if cross else None,
             parallel=design.parallel,
@@ -244,7 +245,7 @@ class Builder:
         features = design.embedding_width or design.width
         unembedding = Unembedding(features, design.vocab, design.tied, design.head_bias)
         if design.head == "masked-lm":
-            transform, norm = Linear(design.width, features), self.norm_over(features)
+            transform, norm = Linear(design.width, features, design.transform_bias), self.norm_over(features)
             activation = design.head_activation or design.activation
             return LanguageHead(unembedding, transform, norm, design.logit_softcap, activation, design.head_scale)
         projection = Linear(design.width, features, bias=False) if features != design.width else None

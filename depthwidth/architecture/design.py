@@ -17,7 +17,7 @@ NORMS = ("layernorm", "rmsnorm")
 HEADS = ("lm", "masked-lm", "classifier", "projection", "attention-pooling", "patch-logits", "none")
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
 MIXERS = ("attention", "none")
-ATTENTION_CHOICES = ("kv_heads", "head_dim", "value_dim", "positions", "logit_scale")
+ATTENTION_CHOICES = ("kv_heads", "head_dim", "value_dim", "positions", "logit_scale", "attention_norm")
 FEED_FORWARD_CHOICES = (
     "activation", "gated", "experts", "top_k", "shared_ffn", "shared_gate", "renormalized", "choice_bias",
 )  # fmt: skip
@@ -76,8 +76,10 @@ class Design:
     qk_norm : ``none``, ``head`` (a norm over each head's query and key), ``heads`` (with weights for each head) or ``full``
         (over all heads together).
     sinks : as in :class:`~depthwidth.layers.Attention`; `inner_norm` is a norm before the last matrix of every branch.
-    window : number of latest positions that a query may see, None for all; a sequence gives one value per block.
+    window : number of latest positions that a query may see, None for all; a sequence gives one value per block. Without a
+        causal mask it is the number on each side, the query's own included.
         `window_positions`, if given, replaces `positions` in blocks with a window (Gemma 3's two rotary bases).
+    attention_norm : False if attention reads the stream itself, without the norms of the placement (ModernBERT's first block).
     blocks : choices of single blocks, one mapping for each, over those of the whole design: names of :data:`BLOCK_CHOICES`
         (dense blocks among mixtures, blocks without positions).
     shared_groups, group_blocks : blocks that share weights (ALBERT): as many groups of blocks, each of `group_blocks`, share
@@ -90,7 +92,7 @@ class Design:
         `classifier_reads` as in :class:`~depthwidth.layers.ClassifierHead`), ``projection`` (one token's features;
         `projection_width`, `projection_bias` and `projection_reads` as in :class:`~depthwidth.layers.Projection`),
         ``attention-pooling``, ``patch-logits`` (`classes` for each patch), ``none``. The transform has `head_activation`, by
-        default the feed-forward part's.
+        default the feed-forward part's, and a bias unless `transform_bias` is False.
     pooler : a pooler (with `pooler_width` features, by default the model's) reads the first token, or every token if the
         classifier does; `pooler_activation`, `pooler_norm` and `pooler_bias` as in :class:`~depthwidth.layers.Pooler`. If
         `pooler_reads` is ``patches``, it is a norm of the mean of an image's patches.
@@ -157,6 +159,7 @@ class Design:
     qk_norm: str = "none"
     window: int | Sequence[int | None] | None = None
     window_positions: str | Position | None = None
+    attention_norm: bool = True
     blocks: Sequence[Mapping[str, Any]] | None = None
     shared_groups: int | None = None
     group_blocks: int = 1
@@ -170,6 +173,7 @@ class Design:
     head_bias: bool = False
     head: str = "lm"
     head_activation: str | None = None
+    transform_bias: bool = True
     classes: int = 1000
     classifier_bias: bool = True
     classifier_reads: str = "first"

@@ -175,5 +175,26 @@ def _t5_rule(tree: Transformer, factor: float) -> TensorRule:
     return rule
 
 
-_OWN = {"t5": _t5_rule, "clip": clip_rule, "siglip": siglip_rule}
+_CUT = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2)))
+"""Standard deviation of a normal variable that is cut at two standard deviations, in units of the latter."""
+
+
+def _modernbert_rule(tree: Transformer, std: float) -> TensorRule:
+    """ModernBERT's rule: matrices that write to the stream, and the transform of a head, are smaller by the depth."""
+    deep = 1 / math.sqrt(2 * tree.depth)
+
+    def rule(weight: Weight) -> Choice:
+        plain = stated_choice(weight)
+        if plain is not None:
+            return plain
+        if weight.kind in WRITING or weight.kind in ("transform", "pooler", "unembedding"):
+            return Choice(_CUT * std * deep, "modernbert: normal, cut at two standard deviations, over sqrt(2 depth)")
+        if weight.kind == "classifier":
+            return Choice(_CUT / math.sqrt(tree.width), "modernbert: 1/sqrt(width), cut at two standard deviations")
+        return Choice(_CUT * std, "modernbert: normal, cut at two standard deviations")
+
+    return rule
+
+
+_OWN = {"t5": _t5_rule, "modernbert": _modernbert_rule, "clip": clip_rule, "siglip": siglip_rule}
 """The rules that differ between matrices otherwise than by depth, as functions of the tree and the standard deviation."""

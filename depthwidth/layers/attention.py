@@ -42,7 +42,7 @@ class Attention(Branch):
     """Dimensions of one value."""
     causal: bool = True
     window: int | None = None
-    """Number of latest positions that a query may see, its own included; None for all."""
+    """Number of latest positions a query may see, its own included; on each side without a causal mask; None for all."""
     position: Position | None = None
     bias: bool = True
     """True if the query, key and value maps have biases."""
@@ -170,14 +170,18 @@ class Attention(Branch):
     def keys_seen(self, run: Run) -> int:
         """Query-key pairs of one sequence, summed over its queries."""
         keys = run.memory if self.cross else run.tokens
-        if self.cross or not self.causal:
+        if self.cross:
             return run.tokens * keys
         reach = keys if self.window is None else min(keys, self.window)
+        if not self.causal:
+            return _pairs_on_both_sides(run.tokens, reach - 1, run.masked)
         # The first `reach` queries see 1, 2, .. `reach` keys, all others `reach` each.
         return reach * (reach + 1) // 2 + (run.tokens - reach) * reach if run.masked else run.tokens * reach
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         trace = site.trace
+        if self.window is not None and self.window < trace.length and not (self.causal or self.cross):
+            raise InputError(f"{site.role}: the moments of a window without a causal mask are not known")
         source = trace.memory if self.cross else x
         if source is None:
             raise InputError(f"{site.role}: there is no encoder output to attend to")
@@ -271,6 +275,11 @@ class Attention(Branch):
         if self.window is not None:
             kept = min(kept, self.window)
         return run.batch * kept * self.kv_heads * (self.head_dim + self.value_dim)
+
+
+def _pairs_on_both_sides(tokens: int, near: int, masked: bool) -> int:
+    """Query-key pairs if each query sees `near` keys on each side; if masked, without those beyond the ends of the sequence."""
+    return tokens * (2 * near + 1) - near * (near + 1) if masked else tokens * min(tokens, 2 * near + 1)
 
 
 def _qk_norm(norm: Norm | None, head_dim: int) -> str:

@@ -294,8 +294,15 @@ class Block(BlockLike):
         shared = self.parallel and self.norm is not None
         mixer = self.mixer.branch if self.mixer is not None else "none" if self.attention is None else "attention"
         # Branches that share a norm have none of their own.
-        own = {"placement": "pre"} if shared else {}
+        own = {"placement": "pre"} if shared else self._bare_attention()
         return {"parallel": self.parallel, "shared_norm": shared, "mixer": mixer, **own}
+
+    def _bare_attention(self) -> dict[str, Any]:
+        """The choices of attention without the norms that the feed-forward part has."""
+        if self.attention is None or self.feed_forward is None:
+            return {}
+        norms = self.feed_forward.choices()["placement"]
+        return {"placement": norms, "attention_norm": False} if self.attention.choices()["placement"] == "none" != norms else {}
 
     def own_saved(self, run: Run) -> int:
         # Parallel branches read one tensor, which each of them counts.

@@ -115,6 +115,7 @@ class LanguageHead(Head):
             "logit_softcap": self.softcap,
             "head_scale": self.scale,
             "head_activation": self.activation if masked else None,
+            "transform_bias": self.transform.bias if masked and self.transform is not None else True,
         }
 
     def __post_init__(self) -> None:

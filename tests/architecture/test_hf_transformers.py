@@ -156,6 +156,7 @@ def test_defaults_are_those_of_transformers(family):
 
 
 LEGACY = {
+    "modernbert": ("global_attn_every_n_layers",),
     "nomic_bert": ("tie_word_embeddings",),  # no field of its class
     "bloom": ("seq_length",),
     **dict.fromkeys(("t5", "mt5", "umt5"), ("n_positions", "tie_word_embeddings")),
@@ -168,7 +169,7 @@ DERIVED = {("gpt_neo", "attention_types"): [[["global", "local"], 12]], ("esm", 
 
 
 # GPT-J and CodeGen have one base, whatever their file says, and Ministral 3 has none but that of its table.
-FIXED = ("gptj", "codegen", "ministral3")
+FIXED = ("gptj", "codegen", "modernbert", "ministral3")
 ROTATED = [name for name in FAMILIES if name not in FIXED and hasattr(read_design({"model_type": name}).positions, "base")]
 
 

@@ -34,7 +34,10 @@ DEPTH = 18
 OVERFLOW = ("deepnorm", "admin", "unit-scaling", "t-fixup")
 """Schemes made for one place of the norms; elsewhere the stream may grow beyond floating point."""
 
-REFUSED = {"albert": "encoder: the moments of blocks that share their weights are not known\n"}
+REFUSED = {
+    "albert": "encoder: the moments of blocks that share their weights are not known\n",
+    "modernbert": "encoder.block.attention: the moments of a window without a causal mask are not known\n",
+}
 """The sentence that refuses the moments of a family."""
 
 

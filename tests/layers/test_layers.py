@@ -119,8 +119,8 @@ def test_a_linear_map_is_two_operations_for_each_weight_and_position():
 def allowed(queries, keys, causal, window):
     """Pairs that a mask leaves, one by one."""
     pairs = ((query, key) for query in range(queries) for key in range(keys))
-    reach = keys if window is None else window
-    return sum(1 for query, key in pairs if not causal or 0 <= query - key < reach)
+    reach = max(queries, keys) if window is None else window
+    return sum(1 for query, key in pairs if abs(query - key) < reach and (query >= key or not causal))
 
 
 @MANY

@@ -120,7 +120,7 @@ class Attention(Branch):
     def _mask(self, length: int, q: Tensor, run: Pass) -> tuple[Tensor | None, bool]:
         """The mask for :class:`Mix`, or None; and True if the mask is the plain causal one."""
         layer = self.layer
-        near = layer.causal and layer.window is not None and layer.window < length
+        near = layer.window is not None and layer.window < length
         biased = run.bias is not None or (self.position is not None and self.position.biased)
         if not (near or biased):
             return None, layer.causal
@@ -134,7 +134,7 @@ class Attention(Branch):
         distance = position[:, None] - position
         seen = distance >= 0 if self.layer.causal else torch.ones_like(distance, dtype=torch.bool)
         if near and self.layer.window is not None:
-            seen = seen & (distance < self.layer.window)
+            seen = seen & ((distance if self.layer.causal else distance.abs()) < self.layer.window)
         bias = run.bias
         if self.position is not None and self.position.biased:
             own = self.position.bias(self.layer.heads, length, self.mix.scale, q.device)

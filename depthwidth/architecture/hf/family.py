@@ -51,6 +51,7 @@ INITIAL_RULES = {
     "t5": "T5's rule, with one factor for all",
     "clip": "CLIP's rule, by width and depth",
     "siglip": "SigLIP's rule, by fans",
+    "modernbert": "normal, cut at two standard deviations, and smaller by depth for the ends of branches (ModernBERT)",
 }
 """The rules by which the library's model classes draw new weights; the scheme ``shipped`` implements them."""
 

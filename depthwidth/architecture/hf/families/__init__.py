@@ -49,6 +49,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "mamba": ("mamba", "falcon_mamba", "mamba2"),
     "marian": ("marian", "pegasus"),
     "minicpm": ("minicpm3",),
+    "modernbert": ("modernbert",),
     "mpnet": ("mpnet",),
     "mpt": ("mpt",),
     "nanochat": ("nanochat",),
