@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..checks import ceiling, check_whole
 from ..errors import InputError, shown
@@ -25,6 +25,9 @@ from ..layers.attention import Attention
 from ..layers.base import Run
 from ..quantities import plain_number
 from . import policy
+
+if TYPE_CHECKING:
+    from ..architecture import Transformer
 
 KINDS = ("retrieval", "diffuse", "positional")
 RECONSTRUCTION = (
@@ -328,17 +331,29 @@ def present_shape(model: str) -> dict[str, int | None]:
     from ..architecture import Transformer
 
     tree = Transformer.from_config(model)
-    layer, blocks = tree.attention, [repeat.block for repeat in tree.stack.repeats]
-    if any(block.as_attention is None for block in blocks):
-        other = next(block for block in blocks if block.as_attention is None)
-        inside = ", ".join(type(residual.branch).__name__ for _, residual in other.branches)
-        raise InputError(f"heads: some blocks of this model have no softmax attention but {inside}; give the shape by options")
+    layer = tree.attention
+    check_attention_alone(tree)
     if layer.factorised:
         raise InputError("heads: the keys and values of this model have one set of latent features for all heads, not one each")
     return {
         "width": tree.width, "layers": tree.depth, "context": tree.context, "heads": layer.heads, "head_dim": layer.head_dim,
         "kv_heads": layer.kv_heads, "value_dim": layer.value_dim, "bias": layer.bias,
     }  # fmt: skip
+
+
+def check_attention_alone(tree: Transformer) -> None:
+    """Refuse a model in which a block mixes tokens by something else than softmax attention.
+
+    Raises
+    ------
+    InputError
+        which names the mixer.
+    """
+    for block in (repeat.block for repeat in tree.stack.repeats):
+        mixers = [type(residual.branch).__name__ for name, residual in block.branches if name == "mixer"]
+        if mixers or block.as_attention is None:
+            inside = ", ".join(mixers or [type(residual.branch).__name__ for _, residual in block.branches])
+            raise InputError(f"heads: some blocks of this model have no softmax attention or not that alone, but {inside}")
 
 
 # From needs to heads.

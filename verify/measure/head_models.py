@@ -15,6 +15,7 @@ from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES, find_family
 from depthwidth.architecture.hf.files import read_json
 from depthwidth.errors import InputError, shown
+from depthwidth.planning.head_allocation import check_attention_alone
 
 LONGEST_TEXT = 50_000_000
 """Largest size of a text file in bytes."""
@@ -213,5 +214,6 @@ def check_measurable(tree: Transformer) -> None:
     """Refuse a model whose heads cannot be measured."""
     if tree.kind == "encoder-decoder" or tree.vocab == 0:
         raise InputError("heads: only text models with one stack (decoders or encoders) can be measured")
+    check_attention_alone(tree)
     if tree.attention.factorised:
         raise InputError("heads: the keys and values of this model have one set of latent features for all heads, not one each")

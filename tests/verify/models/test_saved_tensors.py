@@ -43,6 +43,8 @@ TREES = {
     "activated factor": {**LLAMA, "up_activation": "gelu"},
     "latent attention": LATENT,
     "latent attention, queries of the stream": {**LATENT, "latent": layers.Latent(20, 4)},
+    "short convolutions": {**LLAMA, "mixer": layers.ShortConvolution(48, 3)},
+    "one branch a block": {**LLAMA, "depth": 3, "blocks": ({"ffn": 0}, {"mixer": "none"}, {"ffn": 0})},
     "mixture": MIXTURE,
     "mixture by sigmoids": {**MIXTURE, "router": layers.RouterRule("sigmoid", 3, 2, 2, 2.5)},
     "mixture, one expert": {**MIXTURE, "top_k": 1, "norm": "layernorm"},
