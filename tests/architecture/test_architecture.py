@@ -397,6 +397,24 @@ def test_the_head_reads_the_stack_that_is_named(kind, name):
     assert any(row["site"].startswith(f"{name}.") for row in tree.breakdown())
 
 
+def test_an_encoder_with_choices_and_a_stem_of_its_own():
+    own = {"heads": 2, "ffn": 12, "width": 16, "vocab": 40}
+    tree = Transformer(3, 24, 3, vocab=50, context=9, kind="encoder-decoder", encoder_depth=2, encoder=own, source="own")
+    assert (tree.encoder.depth, tree.encoder.width, tree.source.vocab) == (2, 16, 40)
+    cross = tree.decoder.repeats[0].block.cross_attention.branch
+    assert (cross.memory_width, cross.key.inputs) == (16, 16)
+    alone = Transformer(2, 16, 2, vocab=40, context=9, kind="encoder", ffn=12, head="none")
+    assert tree.parameters == tree.stem.parameters + tree.decoder.parameters + alone.parameters
+    one, other = (Transformer(3, 24, 3, vocab=50, context=9, kind="encoder-decoder", source=s) for s in ("shared", "positions"))
+    assert other.parameters == one.parameters + 9 * 24
+    with pytest.raises(InputError, match="an encoder cannot differ from its decoder in 'norms'"):
+        Transformer(3, 24, 3, kind="encoder-decoder", encoder={"norms": 1})
+    with pytest.raises(InputError, match="a source stem is that of the encoder"):
+        alone.replace(source=alone.stem)
+    with pytest.raises(InputError, match="AudioStem has no table of tokens"):
+        Transformer(3, 24, 3, kind="encoder-decoder", source="positions", encoder={"mel_bins": 4, "context": 5})
+
+
 def test_every_position_by_name_has_a_component():
     assert {*stems._POSITIONS, "none"} == set(POSITIONS)
     for name in POSITIONS:

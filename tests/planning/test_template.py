@@ -116,6 +116,19 @@ def test_like_a_family_at_its_own_shape_is_that_model(family):
     assert template.polynomial(READINGS["parameters"]).exact(tree.depth, tree.width) == tree.parameters
 
 
+def test_like_keeps_the_depth_of_an_encoder_relative_to_its_decoder():
+    design = read_design({"model_type": "bart", "encoder_layers": 12, "decoder_layers": 6, "encoder_attention_heads": 8})
+    template = Template.like(design)
+    tree = template.at(4, 512)
+    assert (tree.encoder.depth, tree.decoder.depth) == (8, 4)
+    assert {stack.repeats[0].block.as_attention.heads for stack in tree.stacks.values()} == {8}
+    for depth in (3, 6):
+        exact = template.polynomial(READINGS["parameters"]).exact(depth, 512)
+        assert exact == template.at(depth, 512).parameters
+    mixed = Template.like(read_design({"model_type": "switch_transformers", "num_layers": 12, "num_decoder_layers": 6}))
+    assert mixed.at(8, 768).encoder.depth == 16
+
+
 def test_like_keeps_the_first_dense_blocks_and_scales_them():
     template = Template.like(read_design({"model_type": "ernie4_5_moe"}))
     assert (len(template.first_blocks), len(template.blocks)) == (1, 1)

@@ -328,6 +328,12 @@ def _roll(ours, name, dim):
         weight.copy_(weight.roll(1, dim))
 
 
+def _reverse(ours, name):
+    with torch.no_grad():
+        weight = ours.get_parameter(name)
+        weight.copy_(weight.flip(-1))
+
+
 def _turn(ours, name):
     with torch.no_grad():
         weight = ours.get_parameter(name)
@@ -397,6 +403,13 @@ MISTAKES = {
     "a square matrix transposed": ("gpt2", lambda ours: _turn(ours, "decoder.block.0.attention.out.weight")),
     "heads in another order": ("falcon", lambda ours: _roll(ours, "decoder.block.0.attention.query.weight", 0)),
     "experts in another order": ("mixtral", lambda ours: _roll(ours, "decoder.block.0.feed_forward.expert.up.weight", 0)),
+    "positions of the other stack": (
+        "bart", lambda ours: _swap(ours, "{}.positions.weight", "source", "stem")),
+    "score biases of another block": (
+        "umt5", lambda ours: _swap(ours, "decoder.block.{}.attention.position.weight", 0, 1)),
+    "separate experts in another order": (
+        "switch_transformers", lambda ours: _roll(ours, "decoder.block.1.feed_forward.expert.up.weight", 0)),
+    "convolutions backwards": ("whisper", lambda ours: _reverse(ours, "source.second.weight")),
     "a bias forgotten": ("phi", lambda ours: ours.get_parameter("head.unembedding.bias").data.zero_()),
     "a gain without its offset": ("gemma", lambda ours: _set(ours, "RMSNorm", unit_offset=False)),
     "positions off by one": ("opt", lambda ours: _set(ours, "LearnedPositions", offset=1)),
@@ -417,6 +430,31 @@ def test_a_mistake_is_caught(name):
     assert difference(theirs, ours, config) < CLOSE
     spoil(ours)
     assert difference(theirs, ours, config) > 3 * CLOSE
+
+
+@pytest.mark.parametrize("family", ["marian", "bart"])
+def test_a_summand_of_the_logits_that_is_no_parameter_is_copied(family):
+    """Published Marian models have one; a new model's is zero."""
+    config = small(family)
+    theirs = built(config)
+    with torch.no_grad():
+        theirs.final_logits_bias.copy_(torch.randn_like(theirs.final_logits_bias))
+    ours = from_hf(theirs)
+    assert difference(theirs, ours, config) < CLOSE
+    ours.head.offset = None
+    assert difference(theirs, ours, config) > 10 * CLOSE
+
+
+def test_two_tables_of_tokens():
+    """Marian's stacks may have separate ones, of different sizes."""
+    config = small("marian", share_encoder_decoder_embeddings=False, vocab_size=31, decoder_vocab_size=37)
+    theirs = built(config)
+    ours = from_hf(theirs)
+    assert (ours.tree.source.vocab, ours.tree.vocab) == (31, 37)
+    text, read = torch.randint(2, 31, (2, 2, 9), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = theirs(input_ids=read, decoder_input_ids=text).logits
+        assert (ours(text, source=read) - expected).abs().max() < CLOSE
 
 
 def test_the_copy_is_a_copy_and_theirs_stays():
