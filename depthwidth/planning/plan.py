@@ -96,6 +96,8 @@ class Plan:
             facts["heads x head dimension"] = f"{shape.heads} x {shape.head_dim}{shared}"
         if shape.ffn:
             mixed = f", {experts.experts} experts, {experts.top_k} per token" if experts else ""
+            if experts and experts.expert.hidden != shape.ffn:  # that of the first block, which is dense
+                mixed = f" in dense blocks, {experts.expert.hidden:,} in experts{mixed.replace(',', ':', 1)}"
             facts["feed-forward width"] = f"{shape.ffn:,}{mixed}"
         facts |= {
             "total parameters": counted(shape.parameters, "parameters"),

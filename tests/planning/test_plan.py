@@ -364,3 +364,11 @@ def test_rounded_counts_are_searched_a_block_further():
     template = Template.like(read_design({"model_type": "qwen2_moe"}), tensor_parallel=4)
     found = plan("2.5B", template=template).shape
     assert (found.depth, round(100 * found.budget_miss, 2)) == (14, -0.61)
+
+
+def test_dense_blocks_below_mixtures_have_a_width_of_their_own_in_a_plan():
+    template = Template.like(read_design({"model_type": "ernie4_5_moe"}))
+    found = plan(1e9, template=template)
+    dense, mixed = (block.as_feed_forward.hidden for block in list(found.tree.stack.blocks())[:2])
+    assert found.facts()["feed-forward width"] == f"{dense:,} in dense blocks, {mixed:,} in experts: 64 experts, 6 per token"
+    assert dense > mixed
