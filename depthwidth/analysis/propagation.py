@@ -74,11 +74,11 @@ def propagate(
     gram : the same, token by token: a symmetric array of shape (L, L) that holds E x_t.x_t'/width of that input, second moments
         on its diagonal. L then is the context. The encoder of an encoder-decoder has its averages.
     token_match : probability that two positions hold the same token; by default that of Zipf's law over the vocabulary (0 for
-        image patches). Measure it on your text: the sum of squared frequencies. Every pair of positions then has the mean
-        correlation, while those of a text are equal or not. Or an array of shape (L, L) that holds 1 where positions of a text
-        have the same token, or of shape (S, L, L) for S texts, over which the moments are averaged. ``"sample"`` draws eight
-        texts of Zipf's law: right to a few per cent where the mean correlation is up to 12 % off, in L^3 operations a layer,
-        for L up to 512.
+        image patches). Measure it on your text: the sum of squared frequencies. Pairs of one token and of two tokens are then
+        followed apart, in a text of Zipf's law with that probability; with ALiBi, in an encoder-decoder, or if `correlation` is
+        given, every pair has the mean correlation. Or an array of shape (L, L) that holds 1 where positions of a text have the
+        same token, or of shape (S, L, L) for S texts, over which the moments are averaged. ``"sample"`` draws eight texts of
+        Zipf's law, position by position: L^3 operations a layer, for L up to 512.
     segment_match : probability that two positions are of the same segment, where the embedding has segments.
     gradient : second moment and correlation of the gradient at the last norm's output, or ``"loss"`` for the cross-entropy of a
         language model, summed over positions, which also passes the head's transform if it has one (BERT). By default 1 and 0:
@@ -106,8 +106,8 @@ def propagate(
 
     Notes
     -----
-    Means are over weights and inputs. Tokens are exchangeable, every pair of positions with the same correlation, unless a
-    causal mask or a Gram matrix makes them differ; each position then has moments of its own
+    Means are over weights and inputs. Tokens are exchangeable, all pairs of one token with the same correlation and all pairs
+    of two tokens, unless a causal mask or a Gram matrix makes them differ; each position then has moments of its own
     (:mod:`depthwidth.signal.attention`). With ALiBi in a causal stack each position is paired with some positions before it
     (:mod:`depthwidth.signal.alibi_attention`). Contexts above 2048 tokens then count as 2048; at 8192 that shows only in the
     covariance of gradients, which falls as 1/L. ALiBi is left out of stacks without a mask and of encoder-decoders. So are
@@ -360,7 +360,12 @@ class _Input:
             return Positions.every(tokens)
         if tree.stack.penalises_distance and tree.kind != "encoder-decoder" and tokens > 1:
             return Distances.back(min(tokens, LONGEST_APART))
-        return Positions.smooth(tokens) if tree.stack.causal or tokens == 1 else None
+        # Pairs of equal tokens and of different ones keep moments of their own, unless the caller gives every pair the same.
+        apart = self.correlation is None and tree.kind != "encoder-decoder" and 0 < self.mean_match < 1
+        match = self.mean_match if apart else None
+        if not tree.stack.causal and tokens > 1:
+            return None if match is None else Positions.one(tokens, match)
+        return Positions.smooth(tokens, match)
 
     def identity(self, positions: Positions | None) -> AnySignal:
         """A signal of second moment 1 whose covariance is the match probability."""
@@ -369,7 +374,10 @@ class _Input:
         if positions is None:
             return Signal(1.0, self.mean_match)
         if isinstance(self.match, float | int):
-            return TokenSignal(*positions.uniform(1.0, self.match), positions)
+            q, c = positions.uniform(1.0, self.match)
+            if positions.match is not None:
+                c[0], c[1] = 0.0, 1.0
+            return TokenSignal(q, c, positions)
         return TokenSignal(np.ones(len(self.match)), self.match, positions)
 
     def replaced(self, x: AnySignal, width: int) -> AnySignal:
@@ -381,10 +389,13 @@ class _Input:
             second = float(self.gram.trace()) / n
             y = x.of(second, (float(self.gram.sum()) / n - second) / (n - 1))
         elif self.variance is not None or self.correlation is not None:
-            q, c = x.averages
-            r = max(-1.0, min(1.0, c / q)) if self.correlation is None else self.correlation
+            q, c = x.whole().averages
             size = q if self.variance is None else self.variance
-            y = x.of(size + 0.0 * x.second_moment, size * r + 0.0 * x.covariance)
+            if self.correlation is None and isinstance(x, TokenSignal) and x.positions.match is not None:
+                y = x.whole().times(size / q)
+            else:
+                r = max(-1.0, min(1.0, c / q)) if self.correlation is None else self.correlation
+                y = x.of(size + 0.0 * x.second_moment, size * r + 0.0 * x.covariance)
         else:
             return x
         return y.spread_as(x.spread and Spread.of_gaussian(y, width))

@@ -8,7 +8,10 @@ from typing import Any
 
 from ..architecture import Transformer
 from ..errors import InputError
-from ..initialization import recipe, schemes
+from ..formulas.moments import zipf_match_probability
+from ..initialization import Recipe, recipe, schemes
+from ..layers.stem import SEGMENT_MATCH
+from ..signal import Signal, Site, Trace
 from .diagnosis import SEVERITIES, diagnose, gradient_log_normal
 
 DEPTHS = (12, 192, 1000)
@@ -73,15 +76,23 @@ def reference_tree(depth: int, norms: str, width: int = 1024, context: int = 256
     )  # fmt: skip
 
 
+def input_correlation(tree: Transformer, made: Recipe) -> float:
+    """The mean correlation of two tokens of Zipf's law after the embedding; deep stacks are quick if all pairs have it."""
+    site = Site(Trace(made, tree.run().tokens, 0, finite_width=False), "stem")
+    x, _ = tree.stem.embed(site, Signal(1.0, float(zipf_match_probability(tree.vocab))), SEGMENT_MATCH)
+    return float(x.whole().correlation)
+
+
 def _measured(tree: Transformer, name: str, norms: str) -> dict[str, Any]:
     made = recipe(tree, name)
+    r = input_correlation(tree, made)
     try:
-        findings = {f.name: f for f in diagnose(tree, made, remedies=(), finite_width=False)}
+        findings = {f.name: f for f in diagnose(tree, made, remedies=(), finite_width=False, correlation=r)}
     except InputError as error:
         nothing = dict.fromkeys(("growth", "correlation", "gradient", "gradient_low", "gradient_high"))
         return {**nothing, "verdict": "problem", "because": f"not predicted: {error}"}
     gradient = findings["gradient_ratio"].value
-    drift, variance = gradient_log_normal(tree, made) if norms == "post" else (0.0, 0.0)
+    drift, variance = gradient_log_normal(tree, made, correlation=r) if norms == "post" else (0.0, 0.0)
     spread = math.sqrt(variance)
     band = (gradient * math.exp(drift - spread), gradient * math.exp(drift + spread)) if norms == "post" else (None, None)
     judged = [findings[key] for key in _JUDGED if key in findings]
@@ -131,7 +142,8 @@ def _cell(row: dict[str, Any]) -> str:
 _HEAD = """# Every scheme at depth 12, 192 and 1000
 
 Predictions of `propagate` for each initialisation scheme: an encoder of width 1024 with GELU, 256 tokens and 32,000 words,
-without dropout. `depthwidth table schemes` computes the table again (`--csv` and `--json` give one row per depth), and
+without dropout; every pair of tokens has the mean correlation of Zipf's law. `depthwidth table schemes` computes the table
+again (`--csv` and `--json` give one row per depth), and
 `python -m depthwidth.analysis.scheme_table > docs/schemes.md` writes this page.
 
 Each cell has three numbers, all at infinite width: the ratio of the signal's second moment after the last block to that after

@@ -52,7 +52,7 @@ def mix_tokens(
     normed = attention.query_norm is not None
     # `unit` is for tokens of second moment 1. The bound on the largest variance is applied to all as a factor.
     largest = float(scores.max())
-    bound = capped_variance(attention, largest) / largest
+    bound = capped_variance(attention, largest) / largest if largest else 1.0
     unit = float(scores[-1]) if normed else float(scores[-1] / x.second_moment[-1] / _last_value(source.second_moment))
     large = largest * bound > _LARGE_SCORES and attention.head_dim >= _LARGE_HEAD
     head_dim = attention.head_dim if trace.finite_width and not large else None

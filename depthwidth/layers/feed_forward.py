@@ -458,7 +458,8 @@ class MixtureOfExperts(Branch):
         y, pull_expert = self.expert.moments(x, site.at("expert"))
         overlap, pair, jacobian, pair_jacobian = self.routing_tables(site.trace)(scores.averages[0], _angle(scores.correlation))
         if isinstance(x, TokenSignal):
-            overlap, jacobian = overlap[0], jacobian[0]
+            first = (0,) * max(1, overlap.ndim - 1)  # of tokens, given at pairs
+            overlap, jacobian = overlap[first], jacobian[first]
         # A factor on the weights is one on the experts' part of the output.
         overlap, pair, jacobian, pair_jacobian = (
             self.rule.factor**2 * part for part in (overlap, pair, jacobian, pair_jacobian)

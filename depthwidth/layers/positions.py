@@ -161,6 +161,7 @@ class SinusoidalPositions(Position):
     def add(self, x: AnySignal, identity: AnySignal, site: Site, width: int) -> Any:
         correlations = self._correlations(width, identity, site.trace.length)
         mean, mean_pair = self.mean_squares(width, identity, site.trace.length)
+        mean, mean_pair = mean + 0.0 * identity.second_moment, mean_pair + 0.0 * identity.covariance
         second, pair = 0.5 * identity.second_moment - mean, 0.5 * correlations - mean_pair
         return x.plus(identity.of(second, pair).offset_as(Offset(mean, mean_pair, second, pair, width)))
 
@@ -174,7 +175,7 @@ class SinusoidalPositions(Position):
         """Correlation of the vectors of each pair of positions, or its mean over all pairs of `length` positions."""
         import numpy as np
 
-        if isinstance(identity, TokenSignal):
+        if isinstance(identity, TokenSignal) and not identity.positions.alike:
             return self.correlation(width, np.maximum(1, identity.positions.distances))
         if length < 2:
             return 0.0
@@ -196,7 +197,7 @@ class SinusoidalPositions(Position):
         """
         import numpy as np
 
-        if isinstance(identity, TokenSignal):
+        if isinstance(identity, TokenSignal) and not identity.positions.alike:
             mean = beside + self.mean(width, identity.positions.nodes - 1)
             one, other = identity.positions.pairs(mean)
             return mean * mean, one * other

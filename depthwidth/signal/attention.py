@@ -24,7 +24,7 @@ key      A sum over i, i' of G_ii' K_ii' dw_jl/dZ
 Since the exponent is a product of a function of the rows and one of the columns, every sum is a short power series of products
 of n by n matrices.
 
-Derivation: docs/derivations/tokens.md, (T3) to (T7).
+Derivation: docs/derivations/tokens.md, (T3) to (T9).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError
+from ..numerics.repeated_softmax import repetition
 from ..numerics.softmax_responses import Growth, PairResponse, Responses, RowResponse, repelling_bases
 from .positions import Positions, Windows, _interpolation, windows
 
@@ -48,6 +49,7 @@ Moments = tuple[Array, Array]
 _NEGLIGIBLE = 3e-6  # coefficient of a table below which it is dropped
 _TOLERANCE = 1e-5  # remainder of the power series, relative to its sum
 _MOST_TERMS = 60
+_DISTANCES = 4096
 _TINY = 1e-9
 _LEAST = 1e-150  # replaces a second moment of 0
 
@@ -129,21 +131,28 @@ class TokenAttention:
         self.windows = windows(queries, self.source, causal, window)
         self.head_dim, self.width = head_dim, width
         self.noise = dropout / (1 - dropout)
-        self.sums: _Dense | _Smooth = _Dense(self.windows) if self.windows.dense else _Smooth(self.windows)
+        self.sums: _Dense | _Smooth = _sums(self.windows, self.source)
         rows = np.arange(queries.count)
         upper = np.triu_indices(queries.count, 0 if not self.sums.dense else 1)
-        self.split = int(upper[0].size)
+        kinds = 1 if queries.match is None else 2
+        self.split = int(kinds * upper[0].size)
         """Index in a flat array of the first pair of a row with itself"""
-        self.first, self.second = (np.concatenate([part, rows]) for part in upper)
-        place = np.empty((queries.count, queries.count), dtype=int)
+        self.first, self.second = (np.concatenate([*[part] * kinds, rows]) for part in upper)
+        place = np.empty((kinds, queries.count, queries.count), dtype=int)
         if self.sums.dense:
-            place[rows, rows] = self.split + rows
-        place[upper] = place[upper[::-1]] = np.arange(self.split)
-        self._place, self._along = place, place[rows, rows]
+            place[0, rows, rows] = self.split + rows
+        for kind in range(kinds):
+            along = kind * upper[0].size + np.arange(upper[0].size)
+            place[kind][upper] = place[kind][upper[::-1]] = along
+        self._place = place if kinds == 2 else place[0]
+        kind_of_pair = np.append(np.repeat(np.arange(kinds), upper[0].size), np.zeros(queries.count, dtype=int))
+        self._flat = (self.first, self.second) if kinds == 1 else (kind_of_pair, self.first, self.second)
         self._tables: dict[int, _Tables] = {}
         self.rotation_factor: Array | None = None
         """Factor of rotation on the covariance of the keys of two different tokens; (n, n)"""
-        if rotation is not None:
+        if rotation is not None and queries.alike:
+            self.rotation_factor = np.array([[_mean_over_pairs(rotation, queries.length)]])
+        elif rotation is not None:
             apart = np.abs(queries.nodes[:, None] - queries.nodes)
             if not self.sums.dense:  # two tokens near one node are a third of the way to its neighbours apart
                 apart = apart + np.diag(np.maximum(1, np.gradient(queries.nodes.astype(float)).astype(int) // 3))
@@ -156,12 +165,17 @@ class TokenAttention:
         """
         return flat[..., self._place]
 
+    def flat(self, square: Array) -> Array:
+        """The values at pairs of rows of a matrix of pairs; at the end those near the nodes."""
+        values: Array = square[self._flat]
+        return values
+
     def parts(self, flat: Array) -> tuple[Array, Array | None]:
         """The matrix, and the excess of one row with itself over its diagonal; None if the diagonal already holds that."""
-        square = self.square(flat)
+        square = self.queries.of_any_pair(self.square(flat))
         if self.sums.dense:
             return square, None
-        return square, flat[..., self.split :] - flat[..., self._along]
+        return square, flat[..., self.split :] - np.diagonal(square, axis1=-2, axis2=-1)
 
     def tables(self, largest: float) -> _Tables:
         """Integrals of the softmax for score variances up to `largest`, or a power of two above it."""
@@ -192,13 +206,21 @@ class TokenAttention:
         keys = (q, c) if memory is None else (np.asarray(memory[0], dtype=float), np.asarray(memory[1], dtype=float))
         for what, positions, (second, pair) in (("tokens", self.queries, (q, c)), ("source", self.source, keys)):
             n = positions.count
-            if second.shape != (n,) or pair.shape != (n, n):
+            if second.shape != (n,) or pair.shape != ((n, n) if positions.match is None else (2, n, n)):
                 raise InputError(f"moments of the {what} have shapes {second.shape} and {pair.shape}, not those of {n} nodes")
             if not (second.min() >= 0 and np.isfinite(pair).all()):
                 raise InputError(f"a second moment of the {what} is negative or not a number")
         if not 0 <= score_gain < math.inf:
             raise InputError(f"score_gain={score_gain} is negative or not finite")
         return _Layer(self, (q, c), keys, float(score_gain), normed).output()
+
+
+def _mean_over_pairs(values: Callable[[Array], Array], length: int) -> float:
+    """Mean of a function of the distance over all pairs of positions; beyond a few thousand, from a sample of distances."""
+    every = np.arange(1, length)
+    distance = every if length <= _DISTANCES else np.unique(np.geomspace(1, length - 1, _DISTANCES).astype(int))
+    pairs = length - every
+    return float(np.interp(every, distance, values(distance)) @ pairs / pairs.sum())
 
 
 @functools.lru_cache(maxsize=32)
@@ -282,16 +304,17 @@ class _Layer:
             qs, cs = np.ones_like(qs), cs / (root_s[:, None] * root_s)
         self.q = q
         self.rest: Array | None = None  # the part of the values' covariance that is not in the scores
+        values = cs
         if owner.rotation_factor is not None:
             shared = cs * owner.rotation_factor
             self.rest, cs = cs - shared, shared
             if owner.sums.dense:
                 np.fill_diagonal(self.rest, 0.0)
-        self._softmax(c, qs, cs)
+        self._softmax(c, qs, cs, values)
         if normed:
             self._scale(*self.unit)
 
-    def _softmax(self, c: Array, qs: Array, cs: Array) -> None:
+    def _softmax(self, c: Array, qs: Array, cs: Array, values: Array) -> None:
         owner, gain, q = self.owner, self.gain, self.q
         sums = self.sums = copy.copy(owner.sums)  # each layer has different weights in its windows
         a, b, split = owner.first, owner.second, owner.split
@@ -314,7 +337,7 @@ class _Layer:
         root = np.sqrt(q)
         roots, s = root[a] * root[b], np.sqrt(s2)
         variance = s[a] * s[b]
-        correlation = np.minimum(np.maximum(c[a, b] / np.maximum(roots, _LEAST), -1.0), 1.0)
+        correlation = np.minimum(np.maximum(owner.flat(c) / np.maximum(roots, _LEAST), -1.0), 1.0)
         pair = tables.pair(variance, correlation)
         exponent, slope, product = pair.exponent * (gain * roots), pair.slope, pair.product * roots
         exponent[split:], slope[split:] = gain * q * rows.ratio, rows.slope
@@ -322,11 +345,18 @@ class _Layer:
         self.product = product
         # A token receives more attention (E p_j > 1/n) if its logit has more variance, or less covariance with the others.
         sums.weigh(0.5 * gain * (rows.attraction * q)[:, None] * (xq - 2 * column))
-        terms = _terms(reach * max(-exponent.min(), exponent.max()))
-        covariances, full, diagonal = (v[:, a, b] for v in sums.products(x, xq, terms))
+        most = max(-exponent.min(), exponent.max())
+        if isinstance(sums, _Repeated):
+            scores = sums.stretched(x, xq, s2, exponent[split:])
+            terms = _terms(max(float(np.abs(part).max()) for part in scores) * most)
+            products = sums.products(*scores, terms, (values - middle, xq))
+        else:
+            terms = _terms(reach * most)
+            products = sums.products(x, xq, terms)
+        covariances, _, diagonal, different = (v[:, a, b] for v in products)
         shared = diagonal[0]
         several = shared < 1 - _TINY  # two windows of the same single token have no pair of different tokens
-        off = np.where(several, (full - diagonal) / np.where(several, 1 - shared, 1.0), diagonal)
+        off = np.where(several, (different - diagonal) / np.where(several, 1 - shared, 1.0), diagonal)
         self.e, self.f = _coefficients(exponent, slope, off, terms)
         jacobian = np.exp(pair.exponent * variance) * slope
         far = np.flatnonzero(correlation[:split] < tables.responses.lowest)
@@ -336,10 +366,10 @@ class _Layer:
             self.e[:, far] = self.f[:, far] = 0
             self.e[0, far], self.f[0, far] = grown.growth * (gain * roots[far]), grown.slope
             slope[far], jacobian[far], product[far] = grown.slope, grown.slope, grown.product * roots[far]
-        covariance = full[1] + middle + (self.e * covariances).sum(0)
+        covariance = sums.mean_values[a, b] + middle + (self.e * covariances).sum(0)
         response = (self.f * covariances).sum(0)
         self.slope = slope
-        if self.rest is not None:
+        if self.rest is not None and not isinstance(sums, _Repeated):
             more, responding = sums.apart(self.rest)
             covariance += more[a, b]
             response += slope * responding[a, b]
@@ -349,7 +379,7 @@ class _Layer:
             left = 1 - rows.P
             kept = left[a] * left[b]
             jacobians = shared * (1 - 1 / np.minimum(n[a], n[b])) * jacobian
-            added, responding = kept * c[a, b], kept - jacobians
+            added, responding = kept * owner.flat(c), kept - jacobians
             added[split:], responding[split:] = q * rows.output_noise, rows.query_noise
             covariance += gain * stir * added
             response += stir * responding
@@ -374,7 +404,7 @@ class _Layer:
     def pull(self, gq: Array, gc: Array) -> tuple[Moments, Moments]:
         """The gradient at the input, given that at the output."""
         owner, sums, split = self.owner, self.sums, self.owner.split
-        g = np.asarray(gc, dtype=float)[owner.first, owner.second]
+        g = owner.flat(np.asarray(gc, dtype=float))
         g[split:] = gq
         ask = self.gain * self.response * g
         weighed = self.gain * self.product * g
@@ -443,8 +473,11 @@ class _Dense:
         self.a = self.seen * np.exp(np.where(self.seen > 0, logarithm, 0.0))
         self.a /= self.a.sum(1, keepdims=True)
 
-    def products(self, x: Array, xq: Array, terms: int) -> tuple[Array, Array, Array]:
-        """Weighted covariances of K^k with K (k from 1), means of K^k over two windows, and their diagonal parts."""
+    def products(self, x: Array, xq: Array, terms: int) -> tuple[Array, ...]:
+        """Weighted covariances of K^k with K (k from 1), means of K^k over two windows, and their diagonal parts.
+
+        Then the means of K^k over different tokens, and what is diagonal: if tokens do not repeat, the means again.
+        """
         a, rows = self.a, self.a.shape[0]
         self.x = np.empty((terms + 2, *x.shape))
         self.x[0] = 1
@@ -467,8 +500,8 @@ class _Dense:
         for k in range(1, terms + 1):
             mixed = (self.one[k] * self.one[1]) @ a.T
             covariances[k - 1] = full[k + 1] - mixed - mixed.T + full[k] * full[1]
-        self.full = full
-        return covariances, full, diagonal
+        self.full, self.mean_values = full, full[1]
+        return covariances, full, diagonal, full
 
     def apart(self, rest: Array) -> tuple[Array, Array]:
         """Over two windows: the mean of a covariance that is not in the scores, and its covariance with K.
@@ -550,7 +583,7 @@ class _Smooth:
         self.common = mask.common * (self.density[:, None] * self.density)
         self.both = mask.both * (transposed[:, None] * transposed)
 
-    def products(self, x: Array, xq: Array, terms: int) -> tuple[Array, Array, Array]:
+    def products(self, x: Array, xq: Array, terms: int, values: Moments | None = None) -> tuple[Array, ...]:
         a = self.a
         self.x = np.empty((terms + 2, *x.shape))
         self.xq = np.empty((terms + 2, xq.size))
@@ -566,11 +599,12 @@ class _Smooth:
         patch = (flat @ beyond.T).T.reshape(-1, rows, rows)
         diagonal = (flat @ self.xq.T).T.reshape(-1, rows, rows)
         self.full = full = one @ a.T + patch
+        self.mean_values = full[1]
         lone = self.density * beyond[1]
         mixed = (one[1:-1] * one[1]) @ a.T
         pieces = one[1:-1] * beyond[1] + beyond[1:-1, None] * (one[1] + lone)  # (k, row, key)
         mixed += np.matmul(self.common, pieces.transpose(1, 2, 0)).transpose(2, 0, 1)
-        return full[2:] - mixed - mixed.transpose(0, 2, 1) + full[1:-1] * full[1], full, diagonal
+        return full[2:] - mixed - mixed.transpose(0, 2, 1) + full[1:-1] * full[1], full, diagonal, full
 
     def apart(self, rest: Array) -> tuple[Array, Array]:
         """Over two windows: the mean of a covariance that is not in the scores; it is smooth, and its response is 0."""
@@ -581,6 +615,11 @@ class _Smooth:
         return full, np.zeros_like(full)
 
     def back(self, g: Array, g_own: Array, h: Array, extra: Array) -> Moments:
+        second, rest, mass = self._parts_back(g, g_own, h, extra)
+        return second, rest + (self.x[1:-1] * mass).sum(0)
+
+    def _parts_back(self, g: Array, g_own: Array, h: Array, extra: Array) -> tuple[Array, Array, Array]:
+        """The second moment of a key's gradient, the covariance without K^k, and what multiplies each K^k."""
         t, both, one, beyond = self.askers, self.both, self.one[1:-1], self.beyond[1:-1]
         keys, rows = t.shape
         flat = both.reshape(keys * keys, rows)
@@ -599,7 +638,7 @@ class _Smooth:
         rest = t @ over_other + (flat @ inner_own).reshape(keys, keys) - crossed - crossed.T
         along = np.arange(keys)
         second = np.diagonal(rest) + (self.xq[1:-1] * mass[:, along, along]).sum(0)
-        return second, rest + (self.x[1:-1] * mass).sum(0)
+        return second, rest, mass
 
     def mean(self, values: Array) -> Array:
         return self.even @ values
@@ -609,3 +648,84 @@ class _Smooth:
 
     def query_pair_sums(self, values: Array) -> Array:
         return self.mask.both @ values
+
+
+class _Repeated(_Smooth):
+    """Few nodes, and pairs of different and of equal tokens: a covariance K is an array (2, n, n).
+
+    Equal tokens get what Zipf's law gives them, (T8) and (T9).
+    """
+
+    def __init__(self, mask: Windows, keys: Positions, match: float) -> None:
+        super().__init__(mask)
+        self.keys, self.match = keys, match
+        self.share = match
+        """Probability that two positions hold the same token, by the weights of two rows"""
+
+    def window_moments(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
+        """As of different tokens, which decide how much the scores of a row vary."""
+        return super().window_moments(x[0], xq)
+
+    def stretched(self, x: Array, xq: Array, variance: Array, exponent: Array) -> Moments:
+        """K of the scores whose exponential gives equal tokens, and a token itself, what they have in a row of mean length.
+
+        Parameters
+        ----------
+        x, xq : K of pairs (2, n, n) and second moments (n,).
+        variance, exponent : of the scores in each row, and the factor of K in the exponent; (n,).
+        """
+        row = int(np.abs(self.n - self.keys.mean(self.n)).argmin())
+        steep, n = float(exponent[row]), max(2.0, float(self.n[row]))
+        apart, further = self.keys.pair_mean_of_kind(x[1] - x[0]), self.keys.mean(xq) - self.keys.pair_mean_of_kind(x[0])
+        self.share = self.match
+        if not (further > 0 and apart > _TINY * further and steep * apart > _TINY):
+            return x, xq
+        shared = min(1.0, apart / further)
+        found = repetition(self.match, n, float(variance[row]) * shared, float(variance[row]) * (1 - shared))
+        self.share = self.match * found.other_row
+        itself, equal = found.itself - 1, found.same_row / found.other_row - 1
+        mean = (itself / n + self.share * equal) / max(1 - 1 / n - self.share, 1 / n)  # which centring takes off again
+        itself, equal = (math.log1p(max(0.0, gain + mean)) / steep for gain in (itself, equal))
+        near = np.diagonal(x[0])
+        return np.stack([x[0], x[0] + equal / apart * (x[1] - x[0])]), near + itself / further * (xq - near)
+
+    def _average(self, pairs: Array) -> Array:
+        """Values at pairs (..., 2, n, n) of different and of equal tokens, averaged over both."""
+        return (1 - self.share) * pairs[..., 0, :, :] + self.share * pairs[..., 1, :, :]
+
+    def _over_windows(self, pairs: Array, own: Array) -> tuple[Array, Array, Array]:
+        """Sums over one window and over two of values (..., n, n) of pairs, and what a token itself has beyond a pair."""
+        along, rows = np.arange(own.shape[-1]), self.a.shape[0]
+        beyond = own - pairs[..., along, along]
+        one = _beside(self.a_beside, pairs)
+        return one, beyond, one @ self.a.T + self._over_common(beyond).reshape(*pairs.shape[:-2], rows, rows)
+
+    def _over_common(self, own: Array) -> Array:
+        """Sums over what two windows have in common, of values (k, keys) or (keys,): (k, rows, rows)."""
+        rows, keys = self.a.shape
+        return (self.common.reshape(rows * rows, keys) @ own.reshape(-1, keys).T).T.reshape(-1, rows, rows)
+
+    def products(self, x: Array, xq: Array, terms: int, values: Moments | None = None) -> tuple[Array, ...]:
+        """As of windows without repetitions, of K for the scores and the covariances `values`."""
+        v, vq = (x, xq) if values is None else values
+        self.x, self.xq = (np.stack([m**k for k in range(terms + 2)]) for m in (x, xq))
+        self.one, self.beyond, self.full = one, beyond, full = self._over_windows(self._average(self.x), self.xq)
+        different = self._over_windows(self.x[:, 0], self.xq)[2]
+        one_v, beyond_v, self.mean_values = self._over_windows(self._average(v), vq)
+        products = self._over_windows(self._average(self.x[1:-1] * v), self.xq[1:-1] * vq)[2]
+        mixed = (one[1:-1] * one_v) @ self.a.T
+        pieces = one[1:-1] * beyond_v + beyond[1:-1, None] * (one_v + self.density * beyond_v)
+        mixed += np.matmul(self.common, pieces.transpose(1, 2, 0)).transpose(2, 0, 1)
+        covariances = products - mixed - mixed.transpose(0, 2, 1) + full[1:-1] * self.mean_values
+        return covariances, full, self._over_common(self.xq), different
+
+    def back(self, g: Array, g_own: Array, h: Array, extra: Array) -> Moments:
+        second, rest, mass = self._parts_back(g, g_own, h, extra)
+        weights = np.array([(1 - self.share) / (1 - self.match), self.share / self.match])
+        return second, weights[:, None, None] * (rest + (self.x[1:-1] * mass[:, None]).sum(0))
+
+
+def _sums(mask: Windows, keys: Positions) -> _Dense | _Smooth:
+    if mask.dense:
+        return _Dense(mask)
+    return _Smooth(mask) if keys.match is None else _Repeated(mask, keys, keys.match)

@@ -10,7 +10,7 @@ Derivation: docs/derivations/tokens.md, (T1) and (T2).
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,9 @@ class Positions:
     """Interpolation: a smooth function of position is `weights @` its values at the nodes. Shape (L, n), rows sum to 1."""
     dense: bool
     """True if every position is a node."""
+    match: float | None = field(default=None, kw_only=True)
+    """Probability that two positions hold one token, if such pairs are stored apart: a moment of two tokens is then an array c
+    (2, n, n), of two different tokens and of two equal ones. Otherwise None."""
 
     @classmethod
     def every(cls, length: int) -> Positions:
@@ -52,18 +55,20 @@ class Positions:
         return _every(whole("Positions", "length", length))
 
     @classmethod
-    def smooth(cls, length: int) -> Positions:
+    def smooth(cls, length: int, match: float | None = None) -> Positions:
         """Nodes for exchangeable tokens under a causal mask: the first few positions, then evenly spaced in ln t.
+
+        With `match`, pairs of equal tokens are stored apart; of six positions or fewer, all of which are nodes, they are not.
 
         Examples
         --------
         >>> Positions.smooth(64).nodes.tolist()
         [1, 2, 3, 4, 6, 10, 16, 25, 40, 64]
         """
-        return _smooth(whole("Positions", "length", length))
+        return _smooth(whole("Positions", "length", length), match)
 
     @classmethod
-    def one(cls, length: int) -> Positions:
+    def one(cls, length: int, match: float | None = None) -> Positions:
         """A single node: for exchangeable tokens without a mask.
 
         Examples
@@ -71,7 +76,7 @@ class Positions:
         >>> Positions.one(64).mean([0.5])
         0.5
         """
-        return _one(whole("Positions", "length", length))
+        return _one(whole("Positions", "length", length), match)
 
     @property
     def length(self) -> int:
@@ -83,13 +88,24 @@ class Positions:
         """n, number of nodes."""
         return int(self.nodes.size)
 
+    @property
+    def alike(self) -> bool:
+        """True if one node stands for all of several positions."""
+        return self.count == 1 and self.length > 1
+
     def pairs(self, values: Array) -> tuple[Array, Array]:
         """Values at the nodes, shape (n,), as values at the first and at the second token of each pair; the two broadcast."""
         return values[:, None], values
 
     def swap(self, values: Array) -> Array:
         """Values at pairs, with the two tokens of each pair exchanged."""
-        return values.T
+        return values.swapaxes(-1, -2)
+
+    def of_any_pair(self, values: Array) -> Array:
+        """Values at pairs (..., 2, n, n) of different and of equal tokens, averaged over both: (..., n, n)."""
+        if self.match is None:
+            return values
+        return (1 - self.match) * values[..., 0, :, :] + self.match * values[..., 1, :, :]
 
     @property
     def distances(self) -> Array:
@@ -130,16 +146,21 @@ class Positions:
 
     def pair_mean(self, values: Array) -> float:
         """Average over all pairs of different positions of values at pairs of nodes, shape (n, n); 0 for one position."""
-        return float((self._pair_share * np.asarray(values)).sum())
+        return self.pair_mean_of_kind(self.of_any_pair(np.asarray(values)))
+
+    def pair_mean_of_kind(self, values: Array) -> float:
+        """As :meth:`pair_mean`, of values (n, n) at pairs of one kind: of different tokens, or of equal ones."""
+        return float((self._pair_share * values).sum())
 
     def uniform(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
         """The moments q and c at the nodes of a signal with the same moments at every position."""
-        return np.full(self.count, float(second_moment)), np.full((self.count, self.count), float(covariance))
+        kinds = () if self.match is None else (2,)
+        return np.full(self.count, float(second_moment)), np.full((*kinds, self.count, self.count), float(covariance))
 
     def at_every(self, second_moment: Array, covariance: Array) -> tuple[Array, Array]:
         """Moments q (L,) and c (L, L) at all positions, with q on the diagonal of c."""
         q = self.weights @ np.asarray(second_moment)
-        c = self.weights @ np.asarray(covariance) @ self.weights.T
+        c = self.weights @ self.of_any_pair(np.asarray(covariance)) @ self.weights.T
         np.fill_diagonal(c, q)
         return q, c
 
@@ -259,18 +280,18 @@ def _every(length: int) -> Positions:
 
 
 @functools.lru_cache(maxsize=64)
-def _one(length: int) -> Positions:
-    return Positions(np.array([length]), np.ones((length, 1)), length == 1)
+def _one(length: int, match: float | None = None) -> Positions:
+    return Positions(np.array([length]), np.ones((length, 1)), length == 1, match=match)
 
 
 @functools.lru_cache(maxsize=64)
-def _smooth(length: int) -> Positions:
+def _smooth(length: int, match: float | None = None) -> Positions:
     if length <= _FIRST + 2:
         return _every(length)
     more = int(np.ceil(np.log(length / _FIRST) / np.log(_RATIO)))
     spaced = _FIRST * (length / _FIRST) ** (np.arange(1, more + 1) / more)
     nodes = np.unique(np.concatenate([np.arange(1, _FIRST + 1), np.rint(spaced).astype(int)]))
-    return Positions(nodes, _interpolation(nodes, np.arange(1, length + 1)), False)
+    return Positions(nodes, _interpolation(nodes, np.arange(1, length + 1)), False, match=match)
 
 
 _NEAR = (1, 2, 3, 4, 6)

@@ -333,33 +333,57 @@ def test_a_text_of_its_own_is_followed_position_by_position():
 
 
 @pytest.mark.slow
-def test_sampled_texts_are_what_random_networks_read():
-    """Covariance after a block, and the gradient, of 200 networks on texts of Zipf's law over 100 tokens."""
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_texts_of_zipfs_law_are_what_random_networks_read(kind, monkeypatch):
+    """Moments after a block of 300 networks on texts over 100 tokens; by default, and position by position."""
     torch = pytest.importorskip("torch")
+    from depthwidth.signal.positions import Positions
     from verify import apply_init, build
 
-    vocab, length, draws = 100, 48, 200
-    tree = Transformer(2, 96, 2, vocab=vocab, context=length, positions="none", tied=False, norm="rmsnorm")
+    vocab, length, draws = 100, 48, 300
+    tree = Transformer(2, 96, 6, kind=kind, vocab=vocab, context=length, positions="none", tied=False, norm="rmsnorm")
     made = recipe(tree, "xavier")
     model, rng = build(tree, made, seed=0), np.random.default_rng(5)
     frequencies = 1 / np.arange(1, vocab + 1)
     found, seen = [], []
-    model.decoder.block[0].register_forward_hook(lambda block, inputs, output: seen.append(output[0].double().numpy()) and None)
+    block = getattr(model, tree.stack_name).block[0]
+    block.register_forward_hook(lambda block, inputs, output: seen.append(output[0].double().numpy()) and None)
     for seed in range(draws):
         apply_init(model, made, seed=seed)
         with torch.no_grad():
             model(torch.from_numpy(rng.choice(vocab, (1, length), p=frequencies / frequencies.sum())))
         y = seen.pop()
         second = (y**2).mean()
-        found.append(((y.sum(0) ** 2).mean() - second * length) / (length * (length - 1)))
-    error = np.std(found) / math.sqrt(draws)
+        found.append([second, ((y.sum(0) ** 2).mean() - second * length) / (length * (length - 1))])
+    mean, error = np.mean(found, axis=0), np.std(found, axis=0) / math.sqrt(draws)
 
-    def covariance(match):
+    def after_a_block(match=None):
         frame = propagate(tree, made, token_match=match).set_index(["site", "direction"])
-        return frame.loc[("decoder.block.0", "forward"), "covariance"]
+        return frame.loc[(f"{tree.stack_name}.block.0", "forward"), ["second_moment", "covariance"]].to_numpy(float)
 
-    assert abs(covariance("sample") - np.mean(found)) < 3 * error + 0.02 * np.mean(found)
-    assert covariance(None) - np.mean(found) > 4 * error  # the control: every pair with the mean correlation
+    assert (abs(after_a_block() - mean) < 3 * error + 0.015 * mean).all()
+    if kind == "decoder":
+        assert (abs(after_a_block("sample") - mean) < 3 * error + 0.02 * mean).all()
+    smooth, one = Positions.smooth, Positions.one  # the control: every pair with the mean correlation
+    monkeypatch.setattr(Positions, "smooth", lambda length, match=None: smooth(length))
+    monkeypatch.setattr(Positions, "one", lambda length, match=None: one(length))
+    second, covariance = after_a_block()
+    assert second < mean[0] - 3 * error[0]
+    assert covariance > mean[1] + 4 * error[1]
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_a_given_correlation_is_that_of_every_pair(kind):
+    """Equal tokens are followed apart only if the embedding decides how two tokens correlate."""
+    tree = Transformer(2, 32, 2, kind=kind, vocab=50, context=24, positions="none")
+    frames = [propagate(tree, "xavier", variance=1.0, correlation=0.2, token_match=match) for match in (0.02, 0.3)]
+    given = [frame[frame.site != "stem"].reset_index(drop=True) for frame in frames]
+    assert given[0].equals(given[1])
+    free = [propagate(tree, "xavier", variance=2.0, token_match=match) for match in (None, 0.0)]
+    assert free[0].second_moment.iloc[-1] != pytest.approx(free[1].second_moment.iloc[-1], rel=1e-3)
+    stream = free[0].set_index(["site", "direction"]).loc[(f"{tree.stack_name}.input", "forward")]
+    assert stream.second_moment == pytest.approx(2.0)
+    assert stream.correlation == pytest.approx((1 / np.arange(1, 51) ** 2).sum() / (1 / np.arange(1, 51)).sum() ** 2)
 
 
 def test_moments_of_several_texts_are_averaged(rng):
@@ -482,7 +506,10 @@ def test_a_masked_head_of_tokens_one_by_one_is_that_of_exchangeable_ones():
     tree = Transformer(1, 64, 2, vocab=100, context=6, kind="encoder", head="masked-lm", activation="relu", positions="none")
     match = np.where(np.eye(6), 1.0, 0.3)
     together, singly = (
-        {(row["site"], row["direction"]): row for row in moments_of(tree, "xavier", gradient="loss", token_match=m)}
+        {
+            (row["site"], row["direction"]): row
+            for row in moments_of(tree, "xavier", gradient="loss", token_match=m, correlation=0.3)
+        }
         for m in (0.3, match)
     )
     keys = [key for key in together if key[0].startswith("head")]

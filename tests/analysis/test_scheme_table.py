@@ -10,7 +10,7 @@ import pytest
 from depthwidth.analysis.diagnosis import diagnose, gradient_log_normal
 from depthwidth.analysis.propagation import moments_of
 from depthwidth.analysis.published_tables import table_names
-from depthwidth.analysis.scheme_table import DEPTHS, MADE_FOR, reference_tree, scheme_document, scheme_rows
+from depthwidth.analysis.scheme_table import DEPTHS, MADE_FOR, input_correlation, reference_tree, scheme_document, scheme_rows
 from depthwidth.errors import InputError
 from depthwidth.formulas import depth as laws
 from depthwidth.initialization import recipe, schemes
@@ -67,7 +67,8 @@ def test_the_page_has_every_scheme_at_every_depth():
 def test_rows_are_those_of_propagate():
     (row,) = [r for r in scheme_rows((6,), ["xavier"], width=128, context=32) if r["norms"] == "pre"]
     tree = reference_tree(6, "pre", 128, 32)
-    walk = {(r["site"], r["direction"]): r for r in moments_of(tree, "xavier", finite_width=False)}
+    given = {"finite_width": False, "correlation": input_correlation(tree, recipe(tree, "xavier"))}
+    walk = {(r["site"], r["direction"]): r for r in moments_of(tree, "xavier", **given)}
     first, last = "encoder.block.0", "encoder.block.5"
     assert row["growth"] == walk[last, "forward"]["second_moment"] / walk[first, "forward"]["second_moment"]
     assert row["gradient"] == walk[first, "gradient"]["second_moment"] / walk[last, "gradient"]["second_moment"]

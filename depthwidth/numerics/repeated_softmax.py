@@ -1,0 +1,120 @@
+r"""Softmax over tokens that repeat: what a row gives to two positions of the same token, if frequencies follow Zipf's law.
+
+A row sees n positions, each with token v with probability p_v. The scores of one token are equal up to a part of their own:
+:math:`s_v + z_j`, of variances :math:`\sigma_e^2` and :math:`\sigma_i^2`. A frequent token takes part of the normalising sum
+with it, so that it gains less from a large score than a rare one. With :math:`1/Z^2 = \int t\,e^{-tZ}\,dt` and
+:math:`\psi(x) = E\,e^{-x e^z}` the average over all positions factorises over the tokens,
+
+.. math:: n(n-1) \sum_v p_v^2 \int_0^\infty t\,
+          \frac{E\,e^{2s} \psi'^2(t e^s)\,e^{(n-2) p_v (\psi(te^s) - 1)}}{A_v(t)}\,\Phi(t)\,dt,
+          \qquad A_v = E\,e^{(n-2) p_v (\psi(te^s) - 1)},
+
+with :math:`\Phi = \bar\psi^{n-2} \prod_v A_v / e^{(n-2)(\bar\psi - 1)}` and :math:`\bar\psi = E \psi(te^s)`: exact without
+repetitions and in long rows.
+
+Derivation: docs/derivations/tokens.md, (T8).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = Any
+
+_SINGLE = 12
+"""Ranks that are summed one by one; beyond, groups of ranks at this ratio stand for their middle."""
+_GROUP = 1.6
+_SCORES, _OWN = 20, 8
+_TIMES = 56
+
+
+class Repetition(NamedTuple):
+    """Products of two probabilities of one token's positions, as multiples of those of two tokens taken at random."""
+
+    same_row: float
+    """G_1, of one row: n^2 E p_j p_l for two positions j, l of one token"""
+    other_row: float
+    """G_0, the same of two rows whose scores are independent"""
+    itself: float
+    """n^2 E p_j^2, of one position in one row"""
+
+
+@functools.lru_cache(maxsize=64)
+def zipf_classes(pair: float) -> tuple[Array, Array]:
+    """Probabilities of tokens, and how many have each, by Zipf's law with this match probability."""
+    low, high = 0.0, 650.0  # logarithm of the vocabulary
+    for _ in range(80):
+        middle = (low + high) / 2
+        p, count = _classes_of(middle)
+        low, high = (middle, high) if float(count @ p**2) > pair else (low, middle)
+    return _classes_of(high)
+
+
+def _classes_of(log_vocabulary: float) -> tuple[Array, Array]:
+    last = math.exp(log_vocabulary)
+    ranks = np.arange(1, _SINGLE + 1, dtype=float)
+    count = np.clip(last - ranks + 1, 0.0, 1.0)
+    if last > _SINGLE:
+        edges = np.geomspace(_SINGLE + 0.5, last + 0.5, max(2, math.ceil(math.log(last / _SINGLE) / math.log(_GROUP)) + 1))
+        ranks = np.concatenate([ranks, np.diff(edges) / np.diff(np.log(edges))])
+        count = np.concatenate([np.ones(_SINGLE), np.diff(edges)])
+    weight = 1 / ranks
+    return weight / (count @ weight), count
+
+
+@functools.lru_cache(maxsize=16)
+def _normal(nodes: int) -> tuple[Array, Array]:
+    x, w = np.polynomial.hermite_e.hermegauss(nodes)
+    return x, w / w.sum()
+
+
+@functools.lru_cache(maxsize=4096)
+def repetition(pair: float, n: float, shared: float, own: float) -> Repetition:
+    """What two positions of one token receive, relative to two tokens of the row.
+
+    Parameters
+    ----------
+    pair : F_2, probability that two positions hold the same token, in (0, 1).
+    n : positions that a row sees, at least 2.
+    shared, own : variances of a score's part that its token's positions share, and of the part of each, nats^2.
+    """
+    if shared <= 0:
+        shared = 0.0
+    p, count = zipf_classes(pair)
+    x, weight = _normal(_SCORES)
+    s = math.sqrt(shared) * x
+    z, mix = (np.zeros(1), np.ones(1)) if own <= 0 else tuple(_normal(_OWN))
+    z = math.sqrt(max(own, 0.0)) * z
+    middle = math.exp((shared + own) / 2)
+    u = np.linspace(-9.0 - 1.5 * math.sqrt(shared), 4.5 + 1.5 * math.sqrt(shared), _TIMES)
+    t = np.exp(u) / (n * middle)
+    step = (u[1] - u[0]) * t  # dt
+    te = t[:, None] * np.exp(s)
+    each = te[..., None] * np.exp(z)
+    decay = np.exp(-each)
+    lost = (-np.expm1(-each)) @ mix  # 1 - psi
+    gained = (np.exp(s)[:, None] * np.exp(z) * decay) @ mix  # E e^(s + z) e^(-t e^(s + z)) over z
+    squared = ((np.exp(s)[:, None] * np.exp(z)) ** 2 * decay) @ mix
+    mean_lost = lost @ weight
+
+    def averages(others: float, measure: Array, *what: Array) -> list[Array]:
+        """Integrals over t of each E what e^(-others p lost) / A times Phi, for the tokens of each class."""
+        least = lost.min(axis=1)  # taken out, or long rows would leave the range of numbers
+        factor = np.exp(-others * (lost - least[:, None])[:, :, None] * p)
+        plain = np.einsum("tsc,s->tc", factor, weight)
+        small = np.einsum("tsc,s->tc", np.expm1(-others * lost[:, :, None] * p), weight)  # rare tokens, of which there are many
+        logarithm = np.where(small > -0.1, np.log1p(np.maximum(small, -0.5)), np.log(plain) - others * least[:, None] * p)
+        log_phi = others * (np.log1p(-np.minimum(mean_lost, 1 - 1e-15)) + mean_lost) + logarithm @ count
+        found = (np.einsum("tsc,ts->tc", factor, one * weight) / plain for one in what)
+        return [(measure * np.exp(log_phi)) @ one for one in found]
+
+    (both,) = averages(n - 2, step * t, gained**2)
+    (alone,) = averages(n - 1, step, gained)
+    (single,) = averages(n - 1, step * t, squared)
+    share = count * p * p / (count @ p**2)
+    same, other = (n * n * float(share @ one) for one in (both, alone * alone))
+    return Repetition(same, other, n * n * float((count * p) @ single))

@@ -1,0 +1,72 @@
+"""Softmax over tokens that repeat, against rows that are drawn, and the limits without repetitions."""
+
+import numpy as np
+import pytest
+
+from depthwidth.formulas.moments import zipf_match_probability
+from depthwidth.numerics.repeated_softmax import repetition, zipf_classes
+from depthwidth.numerics.softmax import overlap
+
+
+def drawn(rng, vocab, length, shared, own, texts, rows):
+    """Products of probabilities in rows of Zipf's law, over those of two tokens at random: same row, other row, itself."""
+    p = 1 / np.arange(1, vocab + 1)
+    p /= p.sum()
+    pair, found = (p**2).sum(), []
+    for _ in range(texts):
+        _, text = np.unique(rng.choice(vocab, length, p=p), return_inverse=True)
+        kinds = text.max() + 1
+        scores = (np.sqrt(shared) * rng.standard_normal((rows, kinds)))[:, text]
+        scores += np.sqrt(own) * rng.standard_normal((rows, length))
+        a = np.exp(scores - scores.max(1, keepdims=True))
+        a /= a.sum(1, keepdims=True)
+        equal = text[:, None] == text
+        np.fill_diagonal(equal, False)
+        half = rows // 2
+        one, other = a[:half].mean(0), a[half:].mean(0)
+        same = np.einsum("rj,jl,rl->r", a, equal, a, optimize=True).mean()
+        found.append([same, one @ equal @ other, (a**2).sum(1).mean()])
+    found = np.array(found) * [length / (length - 1) / pair, length / (length - 1) / pair, length]
+    return found.mean(0), found.std(0) / np.sqrt(texts)  # of which a text's own match is most
+
+
+@pytest.mark.parametrize(
+    ("vocab", "length", "shared", "own"),
+    [
+        (100, 24, 1.0, 0.0),
+        pytest.param(100, 48, 2.5, 0.0, marks=pytest.mark.slow),
+        pytest.param(1000, 48, 0.5, 0.5, marks=pytest.mark.slow),
+        pytest.param(5000, 400, 1.0, 0.0, marks=pytest.mark.slow),
+    ],
+)
+def test_repetitions_against_rows_that_are_drawn(rng, vocab, length, shared, own):
+    mean, error = drawn(rng, vocab, length, shared, own, 100 if length < 48 else 250 if length == 48 else 100, 40)
+    found = repetition(float(zipf_match_probability(vocab)), length, shared, own)
+    assert (np.abs(np.array(found) - mean) < 4 * error + [0.01, 0.04, 0.02]).all()
+    # Frequent tokens saturate: two positions of a token that was infinitely rare would have exp(shared), and all 1 in two rows.
+    assert mean[0] + 4 * error[0] < np.exp(shared)
+    assert mean[1] < 1
+
+
+@pytest.mark.parametrize(("n", "variance"), [(2, 1.0), (30, 1.0), (300, 4.0)])
+def test_without_repetitions_a_position_has_the_overlap_of_independent_scores(n, variance):
+    assert repetition(1e-9, n, variance, 0.0).itself == pytest.approx(n * overlap(variance, n).P, rel=3e-3)
+
+
+def test_equal_scores_leave_every_row_uniform():
+    assert repetition(0.05, 20, 0.0, 0.0) == pytest.approx((1.0, 1.0, 1.0), rel=1e-3)
+
+
+@pytest.mark.parametrize("vocab", [2, 10, 1000, 128_256])
+def test_the_classes_of_tokens_have_the_match_probability(vocab):
+    pair = float(zipf_match_probability(vocab))
+    p, count = zipf_classes(pair)
+    assert count @ p == pytest.approx(1.0)
+    assert count @ p**2 == pytest.approx(pair, rel=1e-9)
+    triple = (1 / np.arange(1, vocab + 1) ** 3).sum() / (1 / np.arange(1, vocab + 1)).sum() ** 3
+    assert count @ p**3 == pytest.approx(triple, rel=0.03)
+
+
+def test_long_rows_and_large_scores_stay_numbers():
+    for pair, n, shared, own in [(0.0108, 131072.0, 64.0, 0.0), (0.0108, 500.0, 40.0, 24.0), (0.9999, 10.0, 1.0, 0.0)]:
+        assert np.isfinite(repetition(pair, n, shared, own)).all()
