@@ -75,10 +75,10 @@ def propagate(
         on its diagonal. L then is the context. The encoder of an encoder-decoder has its averages.
     token_match : probability that two positions hold the same token; by default that of Zipf's law over the vocabulary (0 for
         image patches). Measure it on your text: the sum of squared frequencies. Pairs of one token and of two tokens are then
-        followed apart, in a text of Zipf's law with that probability; with ALiBi, in an encoder-decoder, or if `correlation` is
-        given, every pair has the mean correlation. Or an array of shape (L, L) that holds 1 where positions of a text have the
-        same token, or of shape (S, L, L) for S texts, over which the moments are averaged. ``"sample"`` draws eight texts of
-        Zipf's law, position by position: L^3 operations a layer, for L up to 512.
+        followed apart, in a text of Zipf's law with that probability; with ALiBi, in an encoder-decoder, beside other mixers
+        than attention, or if `correlation` is given, every pair has the mean correlation. Or an array of shape (L, L) that
+        holds 1 where positions of a text have the same token, or of shape (S, L, L) for S texts, over which the moments are
+        averaged. ``"sample"`` draws eight texts of Zipf's law, position by position: L^3 operations a layer, for L up to 512.
     segment_match : probability that two positions are of the same segment, where the embedding has segments.
     gradient : second moment and correlation of the gradient at the last norm's output, or ``"loss"`` for the cross-entropy of a
         language model, summed over positions, which also passes the head's transform if it has one (BERT). By default 1 and 0:
@@ -362,6 +362,7 @@ class _Input:
             return Distances.back(min(tokens, LONGEST_APART))
         # Pairs of equal tokens and of different ones keep moments of their own, unless the caller gives every pair the same.
         apart = self.correlation is None and tree.kind != "encoder-decoder" and 0 < self.mean_match < 1
+        apart = apart and tree.stack.tells_repetitions
         match = self.mean_match if apart else None
         if not tree.stack.causal and tokens > 1:
             return None if match is None else Positions.one(tokens, match)

@@ -142,6 +142,14 @@ class Stack(Layer):
         parts = (getattr(repeat.block, name) for repeat in self.repeats)
         return next((part for part in parts if part is not None), None)
 
+    @property
+    def tells_repetitions(self) -> bool:
+        """True if its blocks follow equal and different tokens apart: plain ones of attention and feed-forward parts."""
+        blocks = [repeat.block for repeat in self.repeats]
+        parts = [part.branch for block in blocks for _, part in block.branches]
+        known = (branch.as_attention or branch.as_feed_forward or branch.as_mixture for branch in parts)
+        return all(block.plain for block in blocks) and all(known)
+
     def blocks(self) -> Iterator[BlockLike]:
         """Every block from the first to the last."""
         for repeat in self.repeats:

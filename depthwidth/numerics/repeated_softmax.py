@@ -28,7 +28,7 @@ Array = Any
 _SINGLE = 12
 """Ranks that are summed one by one; beyond, groups of ranks at this ratio stand for their middle."""
 _GROUP = 1.6
-_SCORES, _OWN = 20, 8
+_SCORES, _OWN, _SIZES = 20, 8, 3
 _TIMES = 56
 
 
@@ -72,8 +72,17 @@ def _normal(nodes: int) -> tuple[Array, Array]:
     return x, w / w.sum()
 
 
+@functools.lru_cache(maxsize=16)
+def _norms(head_dim: int) -> tuple[Array, Array]:
+    """Nodes and weights of the average over |q|^2 / d_h of a query of Gaussian features: Gauss's of a gamma distribution."""
+    alpha, k = head_dim / 2 - 1, np.arange(_SIZES)
+    beside = np.sqrt(k[1:] * (k[1:] + alpha))
+    x, vectors = np.linalg.eigh(np.diag(2 * k + 1 + alpha) + np.diag(beside, 1) + np.diag(beside, -1))
+    return x * 2 / head_dim, vectors[0] ** 2
+
+
 @functools.lru_cache(maxsize=4096)
-def repetition(pair: float, n: float, shared: float, own: float) -> Repetition:
+def repetition(pair: float, n: float, shared: float, own: float, head_dim: int | None = None) -> Repetition:
     """What two positions of one token receive, relative to two tokens of the row.
 
     Parameters
@@ -81,7 +90,12 @@ def repetition(pair: float, n: float, shared: float, own: float) -> Repetition:
     pair : F_2, probability that two positions hold the same token, in (0, 1).
     n : positions that a row sees, at least 2.
     shared, own : variances of a score's part that its token's positions share, and of the part of each, nats^2.
+    head_dim : d_h, over whose queries' norms is averaged; None for the limit of infinite heads.
     """
+    if head_dim is not None:
+        sizes, weights = _norms(head_dim)
+        each = np.array([repetition(pair, n, shared * float(size), own * float(size)) for size in sizes])
+        return Repetition(*(float(part) for part in weights @ each))
     if shared <= 0:
         shared = 0.0
     p, count = zipf_classes(pair)

@@ -131,7 +131,7 @@ class TokenAttention:
         self.windows = windows(queries, self.source, causal, window)
         self.head_dim, self.width = head_dim, width
         self.noise = dropout / (1 - dropout)
-        self.sums: _Dense | _Smooth = _sums(self.windows, self.source)
+        self.sums: _Dense | _Smooth = _sums(self.windows, self.source, head_dim)
         rows = np.arange(queries.count)
         upper = np.triu_indices(queries.count, 0 if not self.sums.dense else 1)
         kinds = 1 if queries.match is None else 2
@@ -656,9 +656,9 @@ class _Repeated(_Smooth):
     Equal tokens get what Zipf's law gives them, (T8) and (T9).
     """
 
-    def __init__(self, mask: Windows, keys: Positions, match: float) -> None:
+    def __init__(self, mask: Windows, keys: Positions, match: float, head_dim: int | None) -> None:
         super().__init__(mask)
-        self.keys, self.match = keys, match
+        self.keys, self.match, self.head_dim = keys, match, head_dim
         self.share = match
         """Probability that two positions hold the same token, by the weights of two rows"""
 
@@ -681,7 +681,7 @@ class _Repeated(_Smooth):
         if not (further > 0 and apart > _TINY * further and steep * apart > _TINY):
             return x, xq
         shared = min(1.0, apart / further)
-        found = repetition(self.match, n, float(variance[row]) * shared, float(variance[row]) * (1 - shared))
+        found = repetition(self.match, n, float(variance[row]) * shared, float(variance[row]) * (1 - shared), self.head_dim)
         self.share = self.match * found.other_row
         itself, equal = found.itself - 1, found.same_row / found.other_row - 1
         mean = (itself / n + self.share * equal) / max(1 - 1 / n - self.share, 1 / n)  # which centring takes off again
@@ -725,7 +725,7 @@ class _Repeated(_Smooth):
         return second, weights[:, None, None] * (rest + (self.x[1:-1] * mass[:, None]).sum(0))
 
 
-def _sums(mask: Windows, keys: Positions) -> _Dense | _Smooth:
+def _sums(mask: Windows, keys: Positions, head_dim: int | None) -> _Dense | _Smooth:
     if mask.dense:
         return _Dense(mask)
-    return _Smooth(mask) if keys.match is None else _Repeated(mask, keys, keys.match)
+    return _Smooth(mask) if keys.match is None else _Repeated(mask, keys, keys.match, head_dim)
