@@ -103,7 +103,7 @@ def stretched_scores() -> Part:
     def read(fields: Fields) -> Choices:
         table = rope_table(fields)
         kind, share = table.get("rope_type", table.get("type", "default")), table.get("mscale_all_dim")
-        if kind == "default" or not share:
+        if kind in (None, "default") or not share:
             return {"logit_scale": None}
         numbers = {name: as_number(table.get(name)) for name in ("mscale_all_dim", "factor")}
         for name, number in numbers.items():
