@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 TEXT_PARTS = {
+    "qwen3_5": "qwen3_5_text",
     **dict.fromkeys(("deepseek_vl", "deepseek_vl_hybrid", "glmasr", "idefics3", "janus", "llava", "llava_next"), "llama"),
     **dict.fromkeys(("llava_next_video", "perception_lm", "smolvlm", "video_llava", "vipllava", "voxtral"), "llama"),
     **dict.fromkeys(("audioflamingo3", "fast_vlm", "got_ocr2", "internvl", "llava_onevision", "musicflamingo"), "qwen2"),
