@@ -369,7 +369,7 @@ REFUSED = {
         "model_type": "deepseek_v3", "topk_group": 1, "num_experts_per_tok": 99
     },
     "topk_method='noaux_tc' is neither": {"model_type": "deepseek_v2", "topk_method": "noaux_tc"},
-    "mscale_all_dim": {
+    "mscale_all_dim=-1 of its rope is not a positive number": {
         "model_type": "deepseek_v3", "rope_scaling": {"type": "yarn", "factor": 4, "mscale_all_dim": -1}
     },
     "v_head_dim='1' is not": {"model_type": "minicpm3", "v_head_dim": "1"},

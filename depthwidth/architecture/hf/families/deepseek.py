@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ....errors import InputError
 from ....layers import Latent, RouterRule
 from ...design import Design
 from ..family import Choices, Family, Part, causal, every_block, without
@@ -108,7 +109,8 @@ def stretched_scores() -> Part:
         numbers = {name: as_number(table.get(name)) for name in ("mscale_all_dim", "factor")}
         for name, number in numbers.items():
             if not 0 < number < math.inf:
-                raise fields.wrong(name, f"is {brief(table.get(name))} in its rope, not a positive number")
+                shown = f"{name}={brief(table.get(name))}"
+                raise InputError(f"{fields.model_type} config: {shown} of its rope is not a positive number")
         head_dim = fields.whole("qk_nope_head_dim") + fields.whole("qk_rope_head_dim")
         return {"logit_scale": _scale(head_dim, numbers["mscale_all_dim"], numbers["factor"])}
 
