@@ -22,7 +22,7 @@ START, END = "<!-- families: python tests/family_table.py --write -->\n", "<!-- 
 HEADINGS = ("`model_type`", "exact: counts and logits of", "derived: moments", "left out of moments", "refused")
 SIZES = {"depth": 2, "width": 16, "heads": 2, "kv_heads": 2, "head_dim": 8, "vocab": 50, "context": 16, "ffn": 32,
          "shared_ffn": 16, "experts": 4, "top_k": 2}  # fmt: skip
-IMAGES = ("vit", "beit", "deit", "dinov2", "clip_vision_model", "siglip_vision_model")
+IMAGES = ("vit", "vit_mae", "beit", "deit", "dinov2", "clip_vision_model", "siglip_vision_model")
 SMALL = {
     "modernbert": {"local_attention": 8},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8}, "gptj": {"rotary_dim": 2},

@@ -365,6 +365,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         bert("beit", "BeitForMaskedImageModeling", 12, 768, 12, use_shared_relative_position_bias=True, use_mask_token=True),
         91965776,
     ),
+    "vit-mae-base, encoder": ({"model_type": "vit_mae", "architectures": ["ViTMAEModel"]}, 85798656),
     "clip-vit-base-patch32, images": (
         {"model_type": "clip_vision_model", "architectures": ["CLIPVisionModelWithProjection"]}, 87849216
     ),
@@ -495,6 +496,12 @@ def square_images(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     more = {"clip_vision_model": {"projection_dim": st.integers(1, 20)}, "siglip_vision_model": {"vision_use_head": FLAG}}
     sides = {"image_size": st.integers(8, 30), "patch_size": st.integers(1, 8)}
     return st.fixed_dictionaries({**sides, **more.get(config["model_type"], {})})
+
+
+def hidden(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    # Sines and cosines of two coordinates need a width of a multiple of four.
+    width = st.integers(1, 3).map(lambda n: 4 * n * config["num_attention_heads"])
+    return st.fixed_dictionaries({"hidden_size": width, "mask_ratio": st.sampled_from([0.3, 0.5, 0.75])})
 
 
 BIASED = st.sampled_from(["", "use_relative_position_bias", "use_shared_relative_position_bias"]).map(
@@ -686,6 +693,7 @@ FURTHER = {
         {"num_hidden_groups": st.integers(1, config["num_hidden_layers"]), "inner_group_num": st.integers(1, 2)}
     ),
     **dict.fromkeys(("vit", "deit"), images),
+    "vit_mae": lambda config: st.tuples(square_images(config), hidden(config)).map(joined),
     "beit": lambda config: st.tuples(square_images(config), BEIT, BIASED).map(joined),
     "dinov2": lambda config: st.tuples(square_images(config), MASKED).map(joined),
     **dict.fromkeys(("clip_vision_model", "siglip_vision_model"), square_images),
@@ -788,5 +796,8 @@ SMALL_FIELDS: dict[str, dict[str, Any]] = {
     "granitemoe": {"residual_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 4.0, "attention_multiplier": 0.4},
     "gpt_bigcode": {"multi_query": False},
     **{key: {"image_size": [9, 13], "patch_size": 4} for key in ("vit", "deit")},
-    **{key: {"image_size": 9, "patch_size": 4} for key in ("beit", "dinov2", "clip_vision_model", "siglip_vision_model")},
+    **{
+        key: {"image_size": 9, "patch_size": 4}
+        for key in ("vit_mae", "beit", "dinov2", "clip_vision_model", "siglip_vision_model")
+    },
 }

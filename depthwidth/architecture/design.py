@@ -101,7 +101,8 @@ class Design:
     embedding_projection : the place of that projection: ``first``, before positions and segments are added, without a bias;
         ``last``, after them and their norm, with a bias; ``always``, likewise if the embedding is not narrower, too (ALBERT).
     patch, image, channels : for images: patch side, image side or (height, width), colour channels. `class_token`,
-        `distillation_token`, `mask_token`, `patch_bias` and `patch_positions` as in :class:`~depthwidth.layers.PatchStem`.
+        `distillation_token`, `mask_token`, `patch_bias`, `patch_positions` and `kept_patches` as in
+        :class:`~depthwidth.layers.PatchStem`.
     mel_bins : for sound: numbers of a spectrogram at each step; a stack then reads `context` positions of two steps each.
     dropout, embedding_dropout, attention_dropout, ffn_dropout : rates on branch outputs, embeddings (`dropout` by default),
         attention weights, hidden features.
@@ -199,6 +200,7 @@ class Design:
     mask_token: bool = False
     patch_bias: bool = True
     patch_positions: str = "learned"
+    kept_patches: int | None = None
     mel_bins: int | None = None
     dropout: float = 0.0
     embedding_dropout: float | None = None

@@ -40,6 +40,7 @@ def stem_of(design: Design, norm_over: Callable[[int], Norm]) -> Stem:
             distillation_token=design.distillation_token,
             mask_token=design.mask_token,
             positions=design.patch_positions,
+            kept=design.kept_patches,
             norm=norm_over(design.width) if design.embedding_norm else None,
         )
     if design.mel_bins is not None:

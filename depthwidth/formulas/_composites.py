@@ -69,7 +69,14 @@ class Composite:
         """Everything it says of itself, as plain data."""
         summary = self.documentation.partition("\n")[0]
         own = {"name": self.name, "summary": summary, "kind": self.kind, "source": self.source, "status": self.status}
-        claims = {"validity": "", "order": None, "accuracy": None, "measure": "relative", "within": {}, "given": ""}
+        claims: dict[str, Any] = {
+            "validity": "",
+            "order": None,
+            "accuracy": None,
+            "measure": "relative",
+            "within": {},
+            "given": "",
+        }
         return own | claims | {"combines": list(self.combines), "arguments": self.arguments()}
 
     def evaluate(self, values: dict[str, Any]) -> dict[str, float]:

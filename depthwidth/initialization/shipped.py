@@ -9,6 +9,7 @@ from typing import Any
 
 from ..architecture import Transformer
 from ..errors import InputError, nearest, shown
+from ..layers import Fixed
 from .draft import Choice, Draft, TensorRule, finite_number, scheme
 from .shipped_towers import clip_rule, siglip_rule
 from .tensor_rules import WRITING, normal_rule, stated_choice
@@ -86,7 +87,7 @@ def _zero_tables(plain: TensorRule) -> TensorRule:
     """The library starts what does not depend on the image at zero."""
 
     def rule(weight: Weight) -> Choice:
-        if weight.kind in ("class_token", "positions", "score_bias"):
+        if weight.kind in ("class_token", "positions", "score_bias") and not isinstance(weight.start, Fixed):
             return Choice(0.0, "zero, whatever does not depend on the image")
         return plain(weight)
 

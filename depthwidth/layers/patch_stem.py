@@ -10,10 +10,11 @@ from ..signal import AnySignal, Pullback, Site, Spread
 from .base import Child, Run, component
 from .norms import Norm
 from .stem import Stem
-from .tensor import ZEROS, Tensor
+from .tensor import DRAW, FIXED, ZEROS, Tensor
 
-PATCH_POSITIONS = ("learned", "none")
-"""The positions of a :class:`PatchStem`: a trained vector for each token, or none."""
+PATCH_POSITIONS = ("learned", "fixed", "none")
+"""The positions of a :class:`PatchStem`: a trained vector for each token, stored sines and cosines of the two coordinates of a
+patch, or none."""
 
 
 @component
@@ -40,6 +41,8 @@ class PatchStem(Stem):
     positions: str = "learned"
     """One of :data:`PATCH_POSITIONS`."""
     norm: Norm | None = None
+    kept: int | None = None
+    """Patches that are left when the others are hidden, drawn anew for each image; None for all (MAE, arXiv 2111.06377)."""
     embedding = True
     images = True
 
@@ -50,6 +53,12 @@ class PatchStem(Stem):
         check_choice("PatchStem", PATCH_POSITIONS, positions=self.positions)
         if self.patch > min(self.height, self.width_pixels):
             raise InputError(f"PatchStem: patch={shown(self.patch)} is larger than the image")
+        if self.kept is not None and not 0 <= self.kept <= self.patches:
+            raise InputError(f"PatchStem: kept={shown(self.kept)} is not a number of its {self.patches} patches")
+        if self.positions == "fixed" and self.width % 4:
+            raise InputError(
+                f"PatchStem: width={shown(self.width)} is not a multiple of 4, which sines and cosines of a grid need"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -64,7 +73,12 @@ class PatchStem(Stem):
 
     @property
     def context(self) -> int:
-        """Number of tokens of one image, those that are no patch included."""
+        """Number of tokens of one image that the blocks read, those that are no patch included."""
+        return self.places - (0 if self.kept is None else self.patches - self.kept)
+
+    @property
+    def places(self) -> int:
+        """Number of tokens of one image before patches are hidden."""
         return self.patches + self.class_token + self.distillation_token
 
     @property
@@ -84,6 +98,10 @@ class PatchStem(Stem):
     def summed_tables(self) -> int:
         return 1 + self.learned_positions  # the patches' own map and their positions
 
+    @property
+    def fixed_variance(self) -> float:
+        return 0.5 if self.positions == "fixed" else 0.0
+
     def choices(self) -> dict[str, Any]:
         return {
             "patch": self.patch,
@@ -95,6 +113,7 @@ class PatchStem(Stem):
             "mask_token": self.mask_token,
             "patch_bias": self.bias,
             "patch_positions": self.positions,
+            "kept_patches": self.kept,
             "embedding_norm": self.norm is not None,
         }
 
@@ -102,6 +121,8 @@ class PatchStem(Stem):
         return () if self.norm is None else (Child("norm", self.norm),)
 
     def embed(self, site: Site, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
+        if self.positions == "fixed":
+            raise InputError(f"{site.role}: the moments of fixed positions on a grid are not known")
         # Patches of unit variance, with the correlation of `identity`, and positions.
         pixels = self.channels * self.patch**2
         x = identity.times(pixels * site.variance("patch.weight") + (site.variance("patch.bias") if self.bias else 0.0))
@@ -128,8 +149,9 @@ class PatchStem(Stem):
                 weights[name] = Tensor((1, 1, self.width), "class_token")
         if self.mask_token:
             weights["mask_token"] = Tensor((1, 1, self.width), "class_token", start=ZEROS)
-        if self.learned_positions:
-            weights["positions"] = Tensor((1, self.context, self.width), "positions")
+        if self.positions != "none":
+            start = DRAW if self.learned_positions else FIXED
+            weights["positions"] = Tensor((1, self.places, self.width), "positions", start=start)
         return weights
 
     def own_flops(self, run: Run) -> int:

@@ -17,7 +17,7 @@ SCHEMES = schemes()
 SMALL = {"width": 16, "heads": 2, "kv_heads": 2, "head_dim": 8, "vocab": 50, "context": 16, "ffn": 32, "shared_ffn": 16,
          "experts": 4, "top_k": 2}  # fmt: skip
 SHORT = {"max_position_embeddings": 18}
-IMAGES = ("vit", "beit", "deit", "dinov2", "clip_vision_model", "siglip_vision_model")
+IMAGES = ("vit", "vit_mae", "beit", "deit", "dinov2", "clip_vision_model", "siglip_vision_model")
 FEWER = {"gpt_neo": {"attention_types": [[["global", "local"], 9]], "window_size": 8}, "gptj": {"rotary_dim": 2},
          "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16}, "t5": {"num_layers": 18, "d_kv": 8},
          **{key: {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 8} for key in ("mt5", "umt5", "switch_transformers")},
@@ -37,6 +37,7 @@ OVERFLOW = ("deepnorm", "admin", "unit-scaling", "t-fixup")
 REFUSED = {
     "albert": "encoder: the moments of blocks that share their weights are not known\n",
     "modernbert": "encoder.block.attention: the moments of a window without a causal mask are not known\n",
+    "vit_mae": "stem: the moments of fixed positions on a grid are not known\n",
 }
 """The sentence that refuses the moments of a family."""
 

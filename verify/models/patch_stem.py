@@ -29,8 +29,11 @@ class Patches(Undrawn, nn.Conv2d):
 class PatchStem(nn.Module):
     """A class token and the patches of an image, plus learned positions, then a norm and dropout.
 
-    A pass without hidden patches does not read the mask token.
+    A pass without hidden patches does not read the mask token. If patches are hidden, `noise` (batch, patches) decides which:
+    those of the largest numbers; it is drawn for each pass unless it is given.
     """
+
+    noise: Tensor | None = None
 
     def __init__(self, layer: layers.PatchStem) -> None:
         super().__init__()
@@ -39,10 +42,24 @@ class PatchStem(nn.Module):
         self.tokens = [name for name in ("class_token", "distillation_token") if getattr(layer, name)]
         for name in (*self.tokens, *(["mask_token"] if layer.mask_token else [])):
             self.register_parameter(name, nn.Parameter(torch.empty(1, 1, layer.width)))
-        learned = layer.positions == "learned"
-        self.positions = nn.Parameter(torch.empty(1, layer.context, layer.width)) if learned else None
+        self.layer, learned = layer, layer.positions == "learned"
+        places = torch.empty(1, layer.places, layer.width)
+        self.positions = None if layer.positions == "none" else nn.Parameter(places, requires_grad=learned)
         self.norm = optional(layer.norm)
         self.multipliers = dict.fromkeys(("class_token", "distillation_token", "mask_token", "positions"), 1.0)
+
+    def fill(self) -> None:
+        """Set fixed positions: sines and cosines of the column, then of the row; zeros for tokens that are no patch."""
+        if self.positions is None or self.positions.requires_grad:
+            return
+        (rows, columns), quarter = self.layer.grid, self.positions.shape[-1] // 4
+        device = self.positions.device
+        rates = 10000.0 ** (-torch.arange(quarter, device=device).double() / quarter)
+        across = torch.outer(torch.arange(columns, device=device).double(), rates).expand(rows, -1, -1)
+        down = torch.outer(torch.arange(rows, device=device).double(), rates)[:, None].expand(-1, columns, -1)
+        grid = torch.cat((across.sin(), across.cos(), down.sin(), down.cos()), dim=-1).flatten(0, 1)
+        self.positions.zero_()
+        self.positions[0, -len(grid) :] = grid.to(self.positions.dtype)
 
     def forward(self, images: Tensor, segments: Tensor | None = None) -> Tensor:
         """Images (batch, channels, height, width) to the stream (batch, tokens, width)."""
@@ -56,4 +73,14 @@ class PatchStem(nn.Module):
             x = torch.cat((*(token.expand(len(x), -1, -1).to(x.dtype) for token in first), x), dim=1)
         if self.positions is not None:
             x = x + scale_by(self.positions, self.multipliers["positions"])
+        if self.layer.kept is not None:
+            x = self._keep(x)
         return apply_dropout(x if self.norm is None else self.norm(x), self.rate, self.training)
+
+    def _keep(self, x: Tensor) -> Tensor:
+        """The tokens without the hidden patches."""
+        first, kept = len(self.tokens), self.layer.kept
+        patches = x[:, first:]
+        noise = torch.rand(patches.shape[:2], device=x.device) if self.noise is None else self.noise
+        chosen = noise.argsort(dim=1)[:, :kept, None].expand(-1, -1, x.shape[-1])
+        return torch.cat((x[:, :first], patches.gather(1, chosen)), dim=1)

@@ -530,7 +530,7 @@ def test_a_folders_own_tokenizer_is_used(tmp_path):
 
 
 UNMEASURED = {"gpt_neo", "gptj", "codegen", "bloom", "falcon", "mpnet", "mpt", "t5"}
-IMAGES = {"vit", "beit", "deit", "dinov2", "clip_vision_model", "siglip_vision_model"}
+IMAGES = {"vit", "vit_mae", "beit", "deit", "dinov2", "clip_vision_model", "siglip_vision_model"}
 # Their new queries and keys are not small, so that scores of heads that are cut do count, up to what was allowed.
 SCORED = {"clip_text_model", "siglip_text_model"}
 

@@ -77,6 +77,9 @@ def inputs(config, tree, length=11, source=7):
 
     if tree.stem.images:
         images = torch.randn(batch, tree.stem.channels, tree.stem.height, tree.stem.width_pixels, generator=generator)
+        if config["model_type"] == "vit_mae":  # which patches are hidden is drawn, by the same numbers here
+            noise = torch.rand(batch, tree.stem.patches, generator=generator)
+            return {"pixel_values": images, "noise": noise}, {"tokens": images}
         return {"pixel_values": images}, {"tokens": images}
     if tree.kind == "encoder-decoder":
         text, read = tokens(length), tokens(source)
@@ -120,6 +123,8 @@ def difference(model, other, config):
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if isinstance(other, Model):
+            if "noise" in theirs:
+                other.stem.noise = theirs["noise"]
             said = other(**mine)
         else:
             said = answer(other, tree, {k: v.double() if double and v.is_floating_point() else v for k, v in theirs.items()})

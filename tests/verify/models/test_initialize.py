@@ -50,7 +50,7 @@ MORE = {
     "falcon": {"multi_query": False},
     "gpt2": {"initializer_range": 0.03},
     **{key: {"image_size": [12, 16], "patch_size": 4} for key in ("vit", "deit", "dinov2")},
-    **{key: {"image_size": 16, "patch_size": 4} for key in ("beit", "clip_vision_model", "siglip_vision_model")},
+    **{key: {"image_size": 16, "patch_size": 4} for key in ("vit_mae", "beit", "clip_vision_model", "siglip_vision_model")},
     **{key: {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 6, "initializer_factor": 0.7} for key in ("t5", "mt5", "umt5")},
     **{key: {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 36, "init_std": 0.03} for key in TWO_STACKS},
     "switch_transformers": {

@@ -71,6 +71,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "switch": ("switch_transformers",),
     "t5": ("t5", "mt5", "umt5"),
     "vit": ("vit", "deit"),
+    "vit_mae": ("vit_mae",),
     "whisper": ("whisper",),
 }
 """The ``model_type`` of each family of each file, in order; a test compares this with the files. A file that is missing here is
