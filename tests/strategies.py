@@ -468,7 +468,7 @@ def neo(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def opt(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    narrow = st.none() if config["architectures"] == ["OPTModel"] else st.none() | st.integers(1, 20)
+    narrow = st.none() if config["architectures"] != ["OPTForCausalLM"] else st.none() | st.integers(1, 20)
     return st.fixed_dictionaries(
         {"do_layer_norm_before": FLAG, "_remove_final_layer_norm": FLAG, "word_embed_proj_dim": narrow}
     )

@@ -168,6 +168,40 @@ def test_a_file_that_leaves_everything_out_has_the_family_s_defaults(family):
 # What the fields say.
 
 
+META = {
+    "Llama-2-7b": {"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-05, "vocab_size": -1},
+    "Llama-2-70b": {"dim": 8192, "multiple_of": 4096, "ffn_dim_multiplier": 1.3, "n_heads": 64, "n_kv_heads": 8,
+                    "n_layers": 80, "norm_eps": 1e-05, "vocab_size": -1},
+    "Meta-Llama-3-8B": {"dim": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 8, "vocab_size": 128256, "multiple_of": 1024,
+                        "ffn_dim_multiplier": 1.3, "norm_eps": 1e-05, "rope_theta": 500000.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", META)
+def test_metas_own_files_are_the_published_models(name, tmp_path):
+    path = tmp_path / "params.json"
+    path.write_text(json.dumps(META[name]))
+    tree = read_config(path)
+    assert tree.parameters == PUBLISHED[name][1]
+    assert tree.decoder == read_config(PUBLISHED[name][0] | {"rms_norm_eps": 1e-5}).decoder
+    assert "does not state the context" in notes_on(META[name])[0]
+    assert read_config(META[name] | {"multiple_of": 8192}).parameters != tree.parameters
+
+
+@pytest.mark.parametrize("field", ["dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "ffn_dim_multiplier", "norm_eps"])
+def test_a_wrong_field_of_metas_files_is_named(field):
+    assert f"params.json config: {field}='7' is not" in sentence(read_config, META["Meta-Llama-3-8B"] | {field: "7"})
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "camembert", "electra", "albert"])
+def test_relative_positions_of_old_files_are_refused(family):
+    for kind in ("relative_key", "relative_key_query"):
+        found = sentence(read_config, {"model_type": family, "position_embedding_type": kind})
+        assert f"position_embedding_type='{kind}' is not supported, only 'absolute'" in found
+    plain = read_config({"model_type": family, "position_embedding_type": "absolute"})
+    assert plain == read_config({"model_type": family})
+
+
 def test_both_spellings_of_a_field_are_read():
     assert read_design({"model_type": "gpt2", "hidden_size": 96}).width == 96
     assert read_design({"model_type": "gpt2", "n_embd": 96}).width == 96

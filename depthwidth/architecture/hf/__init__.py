@@ -18,6 +18,7 @@ from .families import FAMILIES
 from .family import Family
 from .fields import NoTreeError, brief
 from .files import read_json
+from .meta import is_params, llama_of
 from .text_parts import TEXT_PARTS, TEXT_STACKS, by_family, text_fields
 from .towers import Towers, read_towers
 from .writing import as_config
@@ -109,11 +110,14 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Of a model of two towers it is the tower for texts. The stack of any other has a language head, tied if the file says so at
     its top level or in this part. A ``text_config`` without a model type has that of :data:`~.text_parts.TEXT_PARTS`; a model
-    type that is another's name has that of :data:`OTHER_NAMES` or :data:`~.text_parts.TEXT_STACKS`.
+    type that is another's name has that of :data:`OTHER_NAMES` or :data:`~.text_parts.TEXT_STACKS`. Meta's ``params.json`` is
+    a Llama (:mod:`.meta`).
 
     >>> text_part({"model_type": "gemma3", "text_config": {"hidden_size": 640}})["model_type"]
     'gemma3_text'
     """
+    if is_params(config):
+        return llama_of(config)
     towers = read_towers(config)
     if towers is not None:
         return towers.configs["text"]
@@ -152,7 +156,9 @@ def notes_on(config: Mapping[str, Any]) -> list[str]:
     """
     part, towers = text_part(config), read_towers(config)
     found = []
-    if towers is not None:
+    if is_params(config):
+        found.append("params.json does not state the context, which is taken to be that of the library's Llama, 2048 tokens")
+    elif towers is not None:
         found.append(
             f"this is the tower for texts of a {towers.model_type} model; that for images is a configuration of its own, "
             f"vision_config with the model_type {towers.configs['vision']['model_type']!r}"

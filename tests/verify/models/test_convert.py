@@ -42,7 +42,8 @@ SMALL_ONLY = SMALL_FIELDS | {
     "cohere2": {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]},
     "gemma3_text": {"sliding_window": 5, "sliding_window_pattern": 2},
 }
-CLASSES = [(name, model) for name, family in FAMILIES.items() for model in family.models if model != "OPTModel"]
+HEADLESS = ("OPTModel", "OPTForSequenceClassification", "OPTForQuestionAnswering")  # without a narrower embedding only
+CLASSES = [(name, model) for name, family in FAMILIES.items() for model in family.models if model not in HEADLESS]
 
 
 def small(family, model=None, **more):
@@ -294,7 +295,7 @@ def test_distances_beyond_the_last_bucket():
         ("roberta", {"tie_word_embeddings": False, "hidden_act": "relu"}),
         ("t5", {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu"}),
         ("opt", {"do_layer_norm_before": False}),
-        ("opt", {"architectures": ["OPTModel"], "word_embed_proj_dim": None}),
+        *(("opt", {"architectures": [model], "word_embed_proj_dim": None}) for model in HEADLESS),
         ("gemma3_text", {"attn_logit_softcapping": 0.5, "final_logit_softcapping": 0.7}),
         ("gemma2", {"attn_logit_softcapping": 0.5, "final_logit_softcapping": 0.7}),
         ("stablelm", {"use_parallel_residual": True}),

@@ -56,7 +56,7 @@ ALBERT = Family(
         "AlbertForQuestionAnswering": TOKEN,
         "AlbertForMultipleChoice": {**_POOLED, "classes": 1},
     },
-    parts=(_groups(),),
+    parts=(_groups(), bert.absolute_positions()),
     weights={
         **without(bert.BERT.weights, "pooler.dense"),
         **TASK_WEIGHTS,

@@ -39,6 +39,19 @@ _BERT_DEFAULTS = {
     "layer_norm_eps": 1e-12,
     "tie_word_embeddings": True,
 }
+
+
+def absolute_positions() -> Part:
+    """A sentence for old files whose positions are relative, which transformers 5 no longer builds."""
+
+    def read(fields: Fields) -> Choices:
+        if fields.values.get("position_embedding_type") not in ("absolute", None):
+            raise fields.wrong("position_embedding_type", "is not supported, only 'absolute'")
+        return {}
+
+    return Part(read, lambda design: {})
+
+
 _BERT_ONLY = {"is_decoder": (False,), "add_cross_attention": (False,)}
 
 
@@ -92,6 +105,7 @@ BERT = Family(
         "BertForNextSentencePrediction": {"head": "classifier", "pooler": True, "classes": 2},
     },
     only=_BERT_ONLY,
+    parts=(absolute_positions(),),
     weights={
         **_BERT_WEIGHTS,
         "cls.predictions": "head.unembedding",
@@ -128,7 +142,7 @@ ROBERTA = Family(
     fixed={**_BERT_CHOICES, "head_activation": "gelu"},  # also if the blocks have another one
     models=bert_models("Roberta"),
     only=_BERT_ONLY,
-    parts=(_roberta_positions(),),
+    parts=(_roberta_positions(), absolute_positions()),
     weights={
         **_BERT_WEIGHTS,
         "lm_head": "head.unembedding",

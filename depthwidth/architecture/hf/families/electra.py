@@ -57,7 +57,7 @@ ELECTRA = Family(
         "ElectraForMultipleChoice": {**_POOLED, "classes": 1},
     },
     only=bert.BERT.only,
-    parts=(_summary(), _discriminator()),
+    parts=(_summary(), _discriminator(), bert.absolute_positions()),
     weights={
         **bert.BERT.weights,
         "embeddings_project": "stem.projection",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...design import Design
-from ..family import Choices, Family, Part, causal
+from ..family import TASK_WEIGHTS, Choices, Family, Part, causal
 from ..fields import Fields
 from ..weights import in_blocks
 
@@ -29,7 +29,7 @@ def _opt_projection() -> Part:
 
     def read(fields: Fields) -> Choices:
         narrow = fields.whole_or_none("word_embed_proj_dim")
-        if narrow not in (None, fields.whole("hidden_size")) and fields.model() == "OPTModel":
+        if narrow not in (None, fields.whole("hidden_size")) and fields.model() in _HEADLESS:
             raise fields.wrong(
                 "word_embed_proj_dim", f"differs from {fields.spell('hidden_size')}; give it OPTForCausalLM's head"
             )
@@ -37,6 +37,9 @@ def _opt_projection() -> Part:
 
     return Part(read, lambda design: {"word_embed_proj_dim": design.embedding_width or design.width})
 
+
+_HEADLESS = ("OPTModel", "OPTForSequenceClassification", "OPTForQuestionAnswering")
+"""Models that project the stream down to a narrower embedding without a language head."""
 
 OPT = Family(
     "opt",
@@ -73,7 +76,7 @@ OPT = Family(
     },
     # The position table has two more rows than there are positions, a relic of padding.
     fixed={"positions": "learned", "position_offset": 2, "embedding_dropout": 0.0, "norm_eps": 1e-5},
-    models=causal("OPT"),
+    models=causal("OPT", tasks=("SequenceClassification", "QuestionAnswering")),
     parts=(_opt_norms(), _opt_projection()),
     weights={
         "decoder.embed_tokens": "stem.tokens",
@@ -82,6 +85,7 @@ OPT = Family(
         "decoder.project_out": "head.transform",
         "decoder.final_layer_norm": "decoder.norm",
         "lm_head": "head.unembedding",
+        **TASK_WEIGHTS,
         **in_blocks(
             "decoder.layers.#",
             "decoder",
