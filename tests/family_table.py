@@ -30,6 +30,7 @@ SMALL = {
     **{key: {"num_layers": 2, "d_kv": 8} for key in ("t5", "mt5", "umt5", "switch_transformers")},
     **{key: {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32} for key in (*TWO_STACKS, "whisper")},
     **{key: {"image_size": 16, "patch_size": 4} for key in IMAGES}, "helium": {"head_dim": 8},
+    "llama4_text": {"intermediate_size": 32, "intermediate_size_mlp": 32},
 }  # fmt: skip
 LATENT = {"num_key_value_heads": 2, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4,
           "v_head_dim": 8}  # fmt: skip
@@ -37,7 +38,11 @@ MIXED = {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "first_k_dense
 SMALL |= {"deepseek_v2": LATENT | MIXED, "deepseek_v3": LATENT | MIXED, "minicpm3": LATENT, "glm4_moe": MIXED}
 SILENT = ("least_step", "most_step", "norm_before_gate", "backward_rotation", "late_norms", "coarse_penalty", "score_softcap")
 """Settings of logits that no moment of a new model depends on, or that a tree of the family has anyway."""
-WORDS = {"qkv_clip": "clipped queries, keys and values", "query_growth": "growth of queries beyond the original length"}
+WORDS = {
+    "qkv_clip": "clipped queries, keys and values",
+    "query_growth": "growth of queries beyond the original length",
+    "temperature": "growth of queries without positions beyond `floor_scale` tokens",
+}
 
 
 def head_of(choices, model=""):

@@ -54,6 +54,8 @@ def t5(depth: int, width: int, d_kv: int, ffn: int, heads: int, **more: Any) -> 
 T5_1_1 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 LLAMA3_ROPE = {"rope_theta": 500000.0, "rope_scaling": None, "torch_dtype": "bfloat16"}
 GEMMA3 = {"rope_local_base_freq": 10000.0, "rope_theta": 1000000.0, "sliding_window": 512, "sliding_window_pattern": 6}
+GPT_OSS = "gpt_oss", "GptOssForCausalLM"
+LLAMA4 = "llama4_text", "Llama4ForCausalLM", 48, 5120, 40, 8, 8192, 202048
 GPT_NEO_TYPES = {"intermediate_size": None, "window_size": 256}
 
 DEEPSEEK_ROPE = {"type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707,
@@ -274,16 +276,14 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "LFM2-350M": (
         llama("lfm2", "Lfm2ForCausalLM", 16, 1024, 16, 8, 6656, 65536, full_attn_idxs=[2, 5, 8, 10, 12, 14]), 354483968
     ),
-    "gpt-oss-20b": (
-        llama("gpt_oss", "GptOssForCausalLM", 24, 2880, 64, 8, 2880, 201088, head_dim=64, num_local_experts=32,
-              num_experts_per_tok=4, sliding_window=128), 20914757184
-    ),
-    "gpt-oss-120b": (
-        llama("gpt_oss", "GptOssForCausalLM", 36, 2880, 64, 8, 2880, 201088, head_dim=64, num_local_experts=128,
-              num_experts_per_tok=4, sliding_window=128), 116829156672
-    ),
+    "gpt-oss-20b": (llama(*GPT_OSS, 24, 2880, 64, 8, 2880, 201088, num_local_experts=32), 20914757184),
+    "gpt-oss-120b": (llama(*GPT_OSS, 36, 2880, 64, 8, 2880, 201088, num_local_experts=128), 116829156672),
     "Phi-3.5-MoE": (
         llama("phimoe", "PhimoeForCausalLM", 32, 4096, 32, 8, 6400, 32064, attention_bias=True, lm_head_bias=True), 41873153344
+    ),
+    "Llama-4-Scout, text": (llama(*LLAMA4, num_local_experts=16), 107769861120),
+    "Llama-4-Maverick, text": (
+        llama(*LLAMA4, num_local_experts=128, interleave_moe_layer_step=2, use_qk_norm=False), 400711848960
     ),
     "bitnet-b1.58-2B-4T": (
         llama("bitnet", "BitNetForCausalLM", 30, 2560, 20, 5, 6912, 128256, tie_word_embeddings=True), 2412820480
@@ -523,6 +523,7 @@ def grouped(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.tuples(groups.map(lambda sizes: dict(zip(names, sizes, strict=True))), st.fixed_dictionaries(more)).map(joined)
 
 
+LLAMA4_SIZES = ("attention_chunk_size", "intermediate_size", "intermediate_size_mlp", "floor_scale")
 FURTHER_PARTS = {
     "latent": latent,
     "grouped": grouped,
@@ -556,6 +557,10 @@ FURTHER_PARTS = {
         }
     ),
     "mixer": lambda config: st.fixed_dictionaries({"router_jitter_noise": st.sampled_from([0.01, 0.2]), "lm_head_bias": FLAG}),
+    "llama4": lambda config: st.fixed_dictionaries(
+        dict.fromkeys(LLAMA4_SIZES, st.integers(1, 12))
+        | {"use_qk_norm": FLAG, "no_rope_layers": st.none() | marks(config), "moe_layers": st.lists(st.integers(0, 3))}
+    ),
     "own": lambda config: st.fixed_dictionaries({"use_qk_norm": FLAG}),
     "convolutions": convolutions,
     "deltas": delta_nets,
@@ -609,6 +614,7 @@ FURTHER = {
     "lfm2": with_rope("convolutions"),
     "gpt_oss": lambda config: st.tuples(layered(config), THETAS.map(lambda theta: {"rope_theta": theta})).map(joined),
     "bitnet": with_rope(),
+    "llama4_text": with_rope("llama4"),
     "phimoe": with_rope("mixer"),
     "apertus": lambda config: st.fixed_dictionaries({"hidden_act": st.sampled_from(["xielu", "xielu", "silu"])}),
     **dict.fromkeys(("mamba", "falcon_mamba"), state_space),
@@ -747,6 +753,7 @@ SMALL_FIELDS: dict[str, dict[str, Any]] = {
     **{key: {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 5} for key in ("t5", "mt5", "umt5")},
     **SMALL_TWO_STACKS,
     "helium": {"head_dim": 4},
+    "llama4_text": {"no_rope_layers": [1, 0], "moe_layers": [0], "intermediate_size": 7, "intermediate_size_mlp": 6},
     "lfm2": {"full_attn_idxs": [1], "intermediate_size": 12, "block_multiple_of": 2},
     **{family: mixer_fields(family, 24) for family in MIXED},
     "granitemoehybrid": {**mixer_fields("granitemoehybrid", 24), "layer_types": ["linear_attention", "full_attention"]},

@@ -17,6 +17,7 @@ from ..layers import (
     AttentionPooling,
     Block,
     Branch,
+    ChunkedAttention,
     ClassifierHead,
     FeedForward,
     GatedAttention,
@@ -45,6 +46,15 @@ from ..layers.head import FIRST
 from ..values import cached_property
 from .design import Design
 from .stems import position_of, stem_of
+
+
+def _attention_kind(design: Design, cross: bool) -> Callable[..., Attention]:
+    """The kind of attention, as a function of the choices that all kinds share."""
+    if not cross and design.latent is not None:
+        return partial(LatentAttention, latent=design.latent)
+    if not cross and design.attention_gate:
+        return GatedAttention
+    return Attention if cross or design.chunk is None else partial(ChunkedAttention, chunk=design.chunk)
 
 
 class Builder:
@@ -83,12 +93,9 @@ class Builder:
             query_norm, key_norm = (self.norm_over(head_dim, groups, separate=own) for groups in (heads, kv_heads))
         elif design.qk_norm == "full":
             query_norm, key_norm = self.norm_over(head_dim * heads), self.norm_over(head_dim * kv_heads)
-        make: Callable[..., Attention] = Attention
-        if not cross and design.latent is not None:
-            make = partial(LatentAttention, latent=design.latent)
-        elif not cross and design.attention_gate:
-            make = GatedAttention
-        return make(
+        elif design.qk_norm == "unit":
+            query_norm, key_norm = (self.norm_over(head_dim, groups).replace(affine=False) for groups in (heads, kv_heads))
+        return _attention_kind(design, cross)(
             width=design.width,
             heads=heads,
             kv_heads=kv_heads,

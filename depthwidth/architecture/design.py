@@ -17,7 +17,9 @@ NORMS = ("layernorm", "rmsnorm")
 HEADS = ("lm", "masked-lm", "classifier", "projection", "attention-pooling", "patch-logits", "none")
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
 MIXERS = ("attention", "none")
-ATTENTION_CHOICES = ("kv_heads", "head_dim", "value_dim", "positions", "logit_scale", "attention_norm")
+ATTENTION_CHOICES = (
+    "kv_heads", "head_dim", "value_dim", "positions", "logit_scale", "attention_norm", "qk_norm", "chunk",
+)  # fmt: skip
 FEED_FORWARD_CHOICES = (
     "activation", "gated", "experts", "top_k", "shared_ffn", "shared_gate", "renormalized", "choice_bias",
 )  # fmt: skip
@@ -30,7 +32,7 @@ ENCODER_CHOICES = (
 )  # fmt: skip
 """The choices in which an encoder may differ from its decoder, besides its depth."""
 SOURCES = ("shared", "positions", "own")
-QK_NORMS = ("none", "head", "heads", "full")
+QK_NORMS = ("none", "head", "heads", "full", "unit")
 
 
 @frozen
@@ -73,8 +75,9 @@ class Design:
         `mixer_jitter` makes it a :class:`~depthwidth.layers.SparseMixer`.
     bias : linear maps have biases; `attention_bias` (query, key, value), `attention_out_bias` and `ffn_bias` override it.
         Without `key_bias` the key map has none in any case.
-    qk_norm : ``none``, ``head`` (a norm over each head's query and key), ``heads`` (with weights for each head) or ``full``
-        (over all heads together).
+    qk_norm : ``none``, ``head`` (a norm over each head's query and key), ``heads`` (with weights for each head), ``unit``
+        (without weights) or ``full`` (over all heads together).
+    chunk : tokens of a chunk, within which attention stays (:class:`~depthwidth.layers.ChunkedAttention`); None for all.
     sinks : as in :class:`~depthwidth.layers.Attention`; `inner_norm` is a norm before the last matrix of every branch.
     window : number of latest positions that a query may see, None for all; a sequence gives one value per block. Without a
         causal mask it is the number on each side, the query's own included.
@@ -151,6 +154,7 @@ class Design:
     up_activation: str = "identity"
     inner_norm: bool = False
     sinks: bool = False
+    chunk: int | None = None
     router: RouterRule = RouterRule()
     bias: bool = True
     attention_bias: bool | None = None

@@ -10,6 +10,7 @@ from .attention_pooling import AttentionPooling
 from .audio import AudioStem, TimeConvolution
 from .base import Branch, Child, Layer, Node, Run, component
 from .block import PLACEMENTS, Block, BlockLike, Residual
+from .chunked_attention import ChunkedAttention
 from .convolution import Convolution, ShortConvolution
 from .delta_net import GatedDeltaNet
 from .feed_forward import FeedForward, MixtureOfExperts
@@ -83,6 +84,7 @@ __all__ = [
     "Branch",
     "ChannelMix",
     "Child",
+    "ChunkedAttention",
     "ClassifierHead",
     "Constant",
     "Convolution",

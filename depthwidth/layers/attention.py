@@ -286,4 +286,6 @@ def _qk_norm(norm: Norm | None, head_dim: int) -> str:
     """A design's word for the norm of queries."""
     if norm is None:
         return "none"
-    return "full" if norm.width != head_dim else "heads" if norm.separate else "head"
+    if norm.width != head_dim:
+        return "full"
+    return "heads" if norm.separate else "head" if norm.affine else "unit"

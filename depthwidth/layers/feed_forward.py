@@ -453,6 +453,8 @@ class MixtureOfExperts(Branch):
         }
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        if self.rule.scales_input:
+            raise InputError(f"{site.role}: the moments of experts whose inputs the router scales are not known")
         router = site.at("router")
         scores, pull_router = self.router.moments(x, router)
         y, pull_expert = self.expert.moments(x, site.at("expert"))
@@ -516,8 +518,9 @@ class MixtureOfExperts(Branch):
         return routed
 
     def own_saved(self, run: Run) -> int:
-        # The router's input, which a shared part reads as well; every chosen expert's output, from which the gradient of its
-        # weight follows; the shared part's output if a learnt factor scales it; and the router's probabilities.
+        # The router's input, which a shared part reads as well; every chosen expert's output, or its input before the weight,
+        # from which the gradient of the weight follows; the shared part's output if a learnt factor scales it; and the router's
+        # probabilities.
         values = (self.shared is None) * self.width + self.top_k * self.width + self.shared_gate * self.width
         return run.positions * (values * run.value_bytes + self.experts * _PROBABILITY_BYTES)
 

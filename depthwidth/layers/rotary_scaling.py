@@ -53,9 +53,8 @@ class RotaryScaling:
                 raise InputError(f"RotaryScaling: {name}={shown(value)} is not a positive number")
         if not all(0 < value < math.inf for value in (*self.short, *self.long)):
             raise InputError("RotaryScaling: short and long hold what is not a positive number")
-        if (self.kind == "llama3" and self.fast <= self.slow) or (self.kind == "yarn" and self.fast < self.slow):
-            relation = "above" if self.kind == "llama3" else "at least"
-            raise InputError(f"RotaryScaling: fast={self.fast} is not {relation} slow={self.slow}")
+        if self.kind in ("llama3", "yarn") and self.fast < self.slow:  # Llama 4 has equal ends of the ramp: a step
+            raise InputError(f"RotaryScaling: fast={self.fast} is not at least slow={self.slow}")
 
     @property
     def partial(self) -> bool:
@@ -104,6 +103,8 @@ class RotaryScaling:
     def _kept(self, plain: Any) -> Any:
         """Share of each angle that Llama 3 keeps."""
         turns = self.original * plain / (2 * math.pi)
+        if self.fast == self.slow:
+            return (turns >= self.fast) * 1.0
         return ((turns - self.slow) / (self.fast - self.slow)).clip(0.0, 1.0)
 
     def _ramp(self, base: float, dims: int) -> Any:

@@ -27,6 +27,9 @@ class RouterRule:
     """True if the bias on the choice (``choice_bias`` of the mixture) is no parameter: the load of the experts moves it, no
     gradient does, and no count includes it."""
 
+    scales_input: bool = False
+    """True if the weights multiply the inputs of the experts instead of their outputs (Llama 4)."""
+
     def __post_init__(self) -> None:
         check_choice("RouterRule", SCORES, scores=self.scores)
         check_whole("RouterRule", groups=self.groups, top_groups=self.top_groups, counted=self.counted)

@@ -148,3 +148,18 @@ def test_deepscale_makes_scores_of_unit_variance_whatever_the_amplitude(name):
     frame = propagate(Transformer.from_config(config(TABLES[name])), "deepscale", context=16, variance=1.0)
     scores = frame[frame.site == "decoder.block.0.attention.scores"].iloc[0]
     assert scores.second_moment == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.hf
+@pytest.mark.slow
+def test_llama_4s_ramp_of_no_width_is_a_step():
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    table = {"rope_type": "llama3", "factor": 16.0, "high_freq_factor": 1.0, "low_freq_factor": 1.0,
+             "original_max_position_embeddings": 8192}  # fmt: skip
+    config = {"model_type": "llama4_text", "rope_parameters": {**table, "rope_theta": 500000.0}}
+    rotary = read_design(config).positions
+    theirs = transformers.AutoConfig.for_model(**{**config, "rope_parameters": dict(config["rope_parameters"])})
+    expected = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["llama3"](theirs, torch.device("cpu"))[0]
+    assert rotary.frequencies(128, 16) == pytest.approx(expected.numpy(), rel=1e-6)
+    plain = rotary.replace(scaling=None).frequencies(128, 16)
+    assert set(np.round(plain / rotary.frequencies(128, 16), 9)) == {1.0, 16.0}

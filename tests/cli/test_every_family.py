@@ -34,8 +34,10 @@ DEPTH = 18
 OVERFLOW = ("deepnorm", "admin", "unit-scaling", "t-fixup")
 """Schemes made for one place of the norms; elsewhere the stream may grow beyond floating point."""
 
+FEWER |= {"llama4_text": {"intermediate_size": 32, "intermediate_size_mlp": 32, "num_experts_per_tok": 1}}
 REFUSED = {
     "albert": "encoder: the moments of blocks that share their weights are not known\n",
+    "llama4_text": "the moments of (experts whose inputs the router scales are not|attention in chunks are) known",
     "modernbert": "encoder.block.attention: the moments of a window without a causal mask are not known\n",
     "vit_mae": "stem: the moments of fixed positions on a grid are not known\n",
 }
@@ -86,7 +88,7 @@ def answers(invoke, tmp_path, config, scheme, commands=None):
         ("init", path, "--scheme", scheme, "--json"),
     ):
         result = invoke(*arguments)
-        if REFUSED.get(config["model_type"], "no refusal") in result.error:
+        if re.search(REFUSED.get(config["model_type"], "no refusal"), result.error):
             assert arguments[0] == "moments"
             assert result.status == 2
             continue

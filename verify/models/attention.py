@@ -72,7 +72,10 @@ class Attention(Branch):
     clip: float | None = None
     late_norms = False
     """True if queries and keys are normalised after their rotation (Hunyuan)."""
-    settings: ClassVar = {"qkv_clip": "clip", "late_norms": "late_norms"}
+    temperature: tuple[float, float] | None = None
+    """If given, a rate b and a length n: without positions the query at p, from 1 on, is multiplied by
+    1 + b log(1 + floor(p / n)) (Llama 4)."""
+    settings: ClassVar = {"qkv_clip": "clip", "late_norms": "late_norms", "temperature": "temperature"}
 
     def __init__(self, layer: layers.Attention) -> None:
         super().__init__()
@@ -111,6 +114,10 @@ class Attention(Branch):
             q = scale_by(q, self.query.multiplier)
         if self.position is not None:
             q, k = self.position.encode(q, k, run)
+        elif self.temperature is not None:
+            rate, near = self.temperature
+            position = torch.arange(1, q.shape[-2] + 1, device=q.device)
+            q = q * (1 + rate * torch.log1p(torch.floor(position / near)))[:, None].to(q.dtype)
         if self.late_norms and self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         mask, causal = (None, False) if layer.cross else self._mask(x.shape[1], q, run)

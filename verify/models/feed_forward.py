@@ -99,7 +99,11 @@ class MixtureOfExperts(Branch):
         y = torch.zeros_like(flat)
         for expert in range(self.experts):
             token, place = torch.where(chosen == expert)
-            part = weights[token, place, None] * self.expert(flat[token], expert)
+            weight, read = weights[token, place, None], flat[token]
+            if self.rule.scales_input:
+                part = self.expert(weight.to(read.dtype) * read, expert)
+            else:
+                part = weight * self.expert(read, expert)
             y = y.index_add(0, token, part.to(y.dtype))
         if self.shared is not None:
             common = self.shared.branch(flat)

@@ -261,6 +261,10 @@ def _transposed(attention: Any, part: int) -> View:
     return lambda tensor: tensor.transpose(-2, -1)
 
 
+def _transposed_halves(attention: Any, part: int) -> View:
+    return lambda tensor: tensor.chunk(2, dim=-1)[part].transpose(-2, -1)
+
+
 def _alternating(attention: Any, part: int) -> View:
     return lambda tensor: tensor[..., part::2].transpose(-2, -1) if tensor.dim() > 2 else tensor[..., part::2]
 
@@ -304,6 +308,7 @@ _CUTS: dict[str, Callable[[Any, int], View]] = {
     "halves": _equal(2),
     "thirds": _equal(3),
     "transposed": _transposed,
+    "transposed_halves": _transposed_halves,
     "alternating": _alternating,
     "key_groups": _key_groups,
     "latent": _latent,

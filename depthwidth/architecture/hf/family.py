@@ -33,6 +33,7 @@ SETTINGS = {
     "late_norms": "True if queries and keys are normalised after their rotation",
     "backward_rotation": "True if rotary positions turn by the negative angle",
     "query_growth": "the rate and the length by which queries grow with the logarithm of their position (Ministral 3)",
+    "temperature": "the rate and the length by which queries grow in blocks without positions (Llama 4); None for none",
     "least_step": "the least step of a state-space mixer",
     "norm_before_gate": "True if a state-space mixer is normalised before its gate, not after it",
     "most_step": "the largest step of a state-space mixer",

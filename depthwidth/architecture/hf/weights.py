@@ -20,6 +20,7 @@ LAYOUTS = {
     "parts": "one after the other along the first dimension, each with the rows of its tensor",
     "groups": "for each group of heads, which the component has as `row_groups`, its rows of each tensor in turn",
     "key_groups": "for each key head its queries, its key and its value",
+    "transposed_halves": "two of equal size along the last dimension, stored as (inputs, outputs)",
     "transposed": "one, stored as (inputs, outputs)",
     "alternating": "two in turn along the last dimension, the matrices stored as (inputs, outputs)",
     "latent": "latent features, then the part of the keys that has positions",

@@ -41,6 +41,7 @@ SMALL_ONLY = SMALL_FIELDS | {
     "exaone4": {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]},
     "cohere2": {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]},
     "gemma3_text": {"sliding_window": 5, "sliding_window_pattern": 2},
+    "llama4_text": {**SMALL_FIELDS["llama4_text"], "attention_chunk_size": 4, "floor_scale": 3},
 }
 HEADLESS = ("OPTModel", "OPTForSequenceClassification", "OPTForQuestionAnswering")  # without a narrower embedding only
 CLASSES = [(name, model) for name, family in FAMILIES.items() for model in family.models if model not in HEADLESS]

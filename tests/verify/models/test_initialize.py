@@ -64,6 +64,7 @@ MORE = {
     "whisper": {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 36, **SMALL_SOUND},
     "gemma2": {"initializer_range": 0.05},
     "helium": {"head_dim": 8},
+    "llama4_text": {"intermediate_size": 40, "intermediate_size_mlp": 30, "moe_layers": [1]},
     "gpt_oss": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
     "granite": {"residual_multiplier": 0.3},
 }

@@ -46,6 +46,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "lfm2": ("lfm2",),
     "llama": ("llama", "mistral", "ministral3", "mixtral"),
     "m2m_100": ("m2m_100", "xglm"),
+    "llama4": ("llama4_text",),
     "mamba": ("mamba", "falcon_mamba", "mamba2"),
     "marian": ("marian", "pegasus"),
     "minicpm": ("minicpm3",),
