@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from mixer_strategies import mixer_fields
-from two_stacks import TWO_STACKS
+from two_stacks import TWO_STACKS, gemma_stacks
 
 from depthwidth import propagate
 from depthwidth.architecture import Transformer
@@ -28,6 +28,7 @@ SMALL = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8}, "gptj": {"rotary_dim": 2},
     "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16},
     **{key: {"num_layers": 2, "d_kv": 8} for key in ("t5", "mt5", "umt5", "switch_transformers")},
+    "t5gemma": gemma_stacks(),
     **{key: {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32} for key in (*TWO_STACKS, "whisper")},
     **{key: {"image_size": 16, "patch_size": 4} for key in IMAGES}, "helium": {"head_dim": 8},
     "llama4_text": {"intermediate_size": 32, "intermediate_size_mlp": 32},

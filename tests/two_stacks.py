@@ -63,6 +63,19 @@ PUBLISHED_TWO_STACKS: dict[str, tuple[dict[str, Any], int]] = {
     "xglm-564M": ({"model_type": "xglm", "architectures": ["XGLMForCausalLM"]}, 564463616),
     "biogpt": ({"model_type": "biogpt", "architectures": ["BioGptForCausalLM"]}, 346763264),
 }  # fmt: skip
+
+
+def gemma_stacks(depth: int = 2, window: int = 100) -> dict[str, Any]:
+    """Small stacks of different sizes for T5Gemma."""
+    both = {"vocab_size": 37, "max_position_embeddings": 16, "sliding_window": window}
+    encoder = {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 4, "intermediate_size": 10}
+    decoder = {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6, "intermediate_size": 12}
+    return {
+        "encoder": {**both, **encoder, "num_hidden_layers": depth + 1, "query_pre_attn_scalar": 9},
+        "decoder": {**both, **decoder, "num_hidden_layers": depth},
+    }
+
+
 SMALL_TWO_STACKS = {
     **{key: {"encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 9} for key in TWO_STACKS},
     "switch_transformers": {
@@ -72,6 +85,7 @@ SMALL_TWO_STACKS = {
         "num_sparse_encoder_layers": 2,
         "num_sparse_decoder_layers": 1,
     },
+    "t5gemma": gemma_stacks(window=4),
     "whisper": {"encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 9, **SMALL_SOUND},
 }
 
@@ -129,7 +143,28 @@ def sounds(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({"num_mel_bins": st.integers(1, 20), "max_source_positions": st.integers(2, 20)})
 
 
+def gemmas(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    def stack(heads: int) -> st.SearchStrategy[dict[str, Any]]:
+        return st.fixed_dictionaries(
+            {
+                "vocab_size": st.integers(8, 40),
+                "max_position_embeddings": st.just(30),
+                "hidden_size": st.integers(1, 3).map(lambda n: 4 * heads * n),
+                "num_hidden_layers": st.integers(1, 3),
+                "num_attention_heads": st.just(heads),
+                "num_key_value_heads": st.sampled_from([1, heads]),
+                "head_dim": st.sampled_from([4, 6]),
+                "intermediate_size": st.integers(1, 20),
+                "sliding_window": st.integers(1, 20),
+                "query_pre_attn_scalar": st.integers(1, 30),
+            }
+        )
+
+    return st.integers(1, 3).flatmap(lambda n: st.fixed_dictionaries({"encoder": stack(n), "decoder": stack(4 - n)}))
+
+
 FURTHER_TWO_STACKS = {
+    "t5gemma": gemmas,
     "switch_transformers": mixtures,
     "whisper": lambda config: st.tuples(two_stacks(config), twice_as_wide(config), sounds(config)).map(joined),
     **dict.fromkeys(("bart", "mbart", "blenderbot", "pegasus"), two_stacks),

@@ -226,9 +226,9 @@ class Template:
             kv_heads = heads // self.group
         window, encoder = self.design.window, self.design.encoder
         encoder_depth = max(1, round(depth * self.encoder_ratio)) if self.design.kind == "encoder-decoder" else depth
-        if encoder_depth != depth:  # the decoder's pattern of blocks, at another depth
-            pattern = {"blocks": self._blocks(encoder_depth, width, ffn), "window": _at_depth(window, encoder_depth)}
-            encoder = {**(encoder or {}), **pattern}
+        if encoder or encoder_depth != depth:  # the decoder's pattern of blocks, at another depth
+            own = _at_depth((encoder or {}).get("window", window), encoder_depth)
+            encoder = {**(encoder or {}), "blocks": self._blocks(encoder_depth, width, ffn), "window": own}
         design = replace(
             self.design,
             depth=depth,
@@ -322,7 +322,7 @@ def _quadratic(values: list[Fraction], unit: int) -> list[Fraction]:
 
 
 _ENCODER_SHAPE = (
-    "width", "heads", "kv_heads", "head_dim", "value_dim", "ffn", "shared_ffn", "window", "blocks", "embedding_width",
+    "width", "heads", "kv_heads", "head_dim", "value_dim", "ffn", "shared_ffn", "blocks", "embedding_width",
     "embedding_scale",
 )  # fmt: skip
 """The choices of an encoder that are its shape."""
@@ -330,7 +330,8 @@ _ENCODER_SHAPE = (
 
 def _without_shape(encoder: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """The choices of an encoder that remain if it has its decoder's shape."""
-    return {name: value for name, value in (encoder or {}).items() if name not in _ENCODER_SHAPE} or None
+    kept = {name: value for name, value in (encoder or {}).items() if name not in _ENCODER_SHAPE}
+    return {**kept, "window": _period(kept["window"])} if "window" in kept else kept or None
 
 
 _WIDTHS = ("ffn", "shared_ffn")

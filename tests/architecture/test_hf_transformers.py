@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import PUBLISHED, SMALL, SMALL_FIELDS, configs
+from two_stacks import gemma_stacks
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES, read_config, read_design, write_config
@@ -169,7 +170,8 @@ DERIVED = {("gpt_neo", "attention_types"): [[["global", "local"], 12]], ("esm", 
 
 
 # GPT-J and CodeGen have one base, whatever their file says, and Ministral 3 has none but that of its table.
-FIXED = ("gptj", "codegen", "modernbert", "ministral3")
+# Of T5Gemma each stack has its own table.
+FIXED = ("gptj", "codegen", "modernbert", "ministral3", "t5gemma")
 ROTATED = [name for name in FAMILIES if name not in FIXED and hasattr(read_design({"model_type": name}).positions, "base")]
 
 
@@ -219,6 +221,7 @@ SMALL_ONLY = SMALL_FIELDS | {
     # Hidden scores are counted, but those beyond a window are not, and eager attention computes them all.
     "mistral": {"sliding_window": None},
     "gemma2": {"sliding_window": 16},
+    "t5gemma": gemma_stacks(),
     "olmo3": {"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]},
     "exaone4": {"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]},
     "cohere2": {"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]},

@@ -7,7 +7,7 @@ import pytest
 from helpers import one_quick_in
 from mixer_strategies import has_recipe, mixer_fields
 from strategies import PUBLISHED
-from two_stacks import TWO_STACKS
+from two_stacks import TWO_STACKS, gemma_stacks
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES
@@ -21,6 +21,7 @@ IMAGES = ("vit", "vit_mae", "beit", "deit", "dinov2", "clip_vision_model", "sigl
 FEWER = {"gpt_neo": {"attention_types": [[["global", "local"], 9]], "window_size": 8}, "gptj": {"rotary_dim": 2},
          "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16}, "t5": {"num_layers": 18, "d_kv": 8},
          **{key: {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 8} for key in ("mt5", "umt5", "switch_transformers")},
+         "t5gemma": gemma_stacks(),
          **{key: {"encoder_layers": 3, "decoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 24}
             for key in (*TWO_STACKS, "whisper")},
          "helium": {"head_dim": 8}, **{key: {"image_size": 16, "patch_size": 4} for key in IMAGES},

@@ -73,9 +73,9 @@ def inputs(config, tree, length=11, source=7):
     batch = 2
     generator = torch.Generator().manual_seed(5)
 
-    def tokens(count):
-        first = min(2, tree.vocab - 1)
-        return torch.randint(first, tree.vocab, (batch, min(count, tree.context)), generator=generator)
+    def tokens(count, vocab=tree.vocab):
+        first = min(2, vocab - 1)
+        return torch.randint(first, vocab, (batch, min(count, tree.context)), generator=generator)
 
     if tree.stem.images:
         images = torch.randn(batch, tree.stem.channels, tree.stem.height, tree.stem.width_pixels, generator=generator)
@@ -84,7 +84,7 @@ def inputs(config, tree, length=11, source=7):
             return {"pixel_values": images, "noise": noise}, {"tokens": images}
         return {"pixel_values": images}, {"tokens": images}
     if tree.kind == "encoder-decoder":
-        text, read = tokens(length), tokens(source)
+        text, read = tokens(length), tokens(source, tree.reader.vocab or tree.vocab)
         if tree.reader.vocab == 0:
             read = torch.randn(batch, tree.reader.mel_bins, 2 * tree.reader.context, generator=generator)
             return {"input_features": read, "decoder_input_ids": text}, {"tokens": text, "source": read}

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 from helpers import one_quick_in
 from mixer_strategies import has_recipe, mixer_fields
-from two_stacks import SMALL_SOUND, TWO_STACKS
+from two_stacks import SMALL_SOUND, TWO_STACKS, gemma_stacks
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES, read_config
@@ -61,6 +61,7 @@ MORE = {
         "num_sparse_decoder_layers": 1,
         "initializer_factor": 0.7,
     },
+    "t5gemma": gemma_stacks(),
     "whisper": {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 36, **SMALL_SOUND},
     "gemma2": {"initializer_range": 0.05},
     "helium": {"head_dim": 8},

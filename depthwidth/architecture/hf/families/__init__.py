@@ -71,6 +71,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "starcoder": ("gpt_bigcode", "starcoder2"),
     "switch": ("switch_transformers",),
     "t5": ("t5", "mt5", "umt5"),
+    "t5gemma": ("t5gemma",),
     "vit": ("vit", "deit"),
     "vit_mae": ("vit_mae",),
     "whisper": ("whisper",),
