@@ -355,7 +355,7 @@ REFUSED = {
     "model_type is missing": {},
     "model_type=7 is not a supported family": {"model_type": 7},
     "model_type='lama' is not a supported family (did you mean 'llama'?)": {"model_type": "lama"},
-    "model_type='llava'": {"model_type": "llava", "text_config": {"model_type": "mamba"}},
+    "model_type='llava'": {"model_type": "llava", "text_config": {"model_type": "xlnet"}},
     "model_type='gemma3' is not a supported family (did you mean 'gemma3_text'?)": {"model_type": "gemma3"},
     "n_layer='12' is not a whole number": {"model_type": "gpt2", "n_layer": "12"},
     "n_layer=True is not": {"model_type": "gpt2", "n_layer": True},
