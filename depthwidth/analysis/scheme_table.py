@@ -12,7 +12,9 @@ from ..formulas.moments import zipf_match_probability
 from ..initialization import Recipe, recipe, schemes
 from ..layers.stem import SEGMENT_MATCH
 from ..signal import Signal, Site, Trace
-from .diagnosis import SEVERITIES, diagnose, gradient_log_normal
+from .diagnosis import SEVERITIES
+from .diagnosis.checks.gradient_spread import log_normal_of
+from .diagnosis.judge import findings_of, network_of
 
 DEPTHS = (12, 192, 1000)
 MADE_FOR = {
@@ -85,14 +87,14 @@ def input_correlation(tree: Transformer, made: Recipe) -> float:
 
 def _measured(tree: Transformer, name: str, norms: str) -> dict[str, Any]:
     made = recipe(tree, name)
-    r = input_correlation(tree, made)
+    network = network_of(tree, made, finite_width=False, correlation=input_correlation(tree, made))
     try:
-        findings = {f.name: f for f in diagnose(tree, made, remedies=(), finite_width=False, correlation=r)}
+        findings = {f.name: f for f in findings_of(network)}
     except InputError as error:
         nothing = dict.fromkeys(("growth", "correlation", "gradient", "gradient_low", "gradient_high"))
         return {**nothing, "verdict": "problem", "because": f"not predicted: {error}"}
     gradient = findings["gradient_ratio"].value
-    drift, variance = gradient_log_normal(tree, made, correlation=r) if norms == "post" else (0.0, 0.0)
+    drift, variance = log_normal_of(network) if norms == "post" else (0.0, 0.0)
     spread = math.sqrt(variance)
     band = (gradient * math.exp(drift - spread), gradient * math.exp(drift + spread)) if norms == "post" else (None, None)
     judged = [findings[key] for key in _JUDGED if key in findings]

@@ -318,16 +318,25 @@ def _evaluate(node: Node, values: Mapping[str, Any], by: str | None) -> tuple[An
 def _evaluate_pair(kind: str, u: Any, du: Any, v: Any, dv: Any, slope: bool) -> tuple[Any, Any]:
     numpy = _numpy()
     if kind == "+":
-        return u + v, du + dv
+        return u + v, du + dv if slope else 0.0
     if kind == "-":
-        return u - v, du - dv
+        return u - v, du - dv if slope else 0.0
     if kind == "*":
-        return u * v, (u * dv + du * v if slope else 0.0)
+        return u * v, (_sum_of_products(u, dv, du, v) if slope else 0.0)
     if kind == "/":
         u, v = numpy.float64(u), numpy.float64(v) if isinstance(v, float) else v  # Python floats raise an error for 1/0
         return u / v, ((du - u / v * dv) / v if slope else 0.0)
     larger = (u > v) == (kind == "max")
     return numpy.where(larger, u, v), (numpy.where(larger, du, dv) if slope else 0.0)
+
+
+def _sum_of_products(u: Any, dv: Any, du: Any, v: Any) -> Any:
+    """The sum u dv + du v, without the term of a constant, whose derivative is the float 0."""
+    if isinstance(dv, float) and dv == 0.0:
+        return du * v
+    if isinstance(du, float) and du == 0.0:
+        return u * dv
+    return u * dv + du * v
 
 
 def _evaluate_power(node: Node, values: Mapping[str, Any], by: str | None) -> tuple[Any, Any]:

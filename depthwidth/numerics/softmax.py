@@ -309,8 +309,8 @@ class _PairGrid:
             rows = [np.lib.stride_tricks.sliding_window_view(v, weights.size)[::parts] for v in values]
         else:
             z, weights = gauss_hermite(_PAIR_NODES) if shared else (np.zeros(1), np.ones(1))
-            columns = [quad.average_kernels(u + shared * node, _PAIR_STEP, own, orders, longest) for node in z]
-            rows = [np.concatenate([c[k] for c in columns]).T for k in range(2 + len(orders))]
+            columns = quad.average_kernels_around(u, shared * z, _PAIR_STEP, own, orders, longest)
+            rows = [column.T for column in columns]
         less, k0, k1, k2, *more = (np.ascontiguousarray(v) for v in rows)
         mirror = slice(None, None, -1) if rho < 0 else slice(None)  # sign of the common part of the logits in the second row
         less_m, k0_m, k1_m, k2_m = (np.ascontiguousarray(v[:, mirror].T) for v in (less, k0, k1, k2))

@@ -32,6 +32,7 @@ LEAST = -700.0  # lower limit of exponents, to avoid underflow
 _FEW = 4  # below this number of standard deviations, separate convolutions are faster
 _LARGE = 500_000  # above this number of elements, separate convolutions are used to save memory
 _NARROW_NODES = 24
+_MOST_PARTS = 4  # a step divided into more parts costs more than a Gauss-Hermite rule
 
 
 def average_kernels(u: Array, step: float, sigma: Array, orders: tuple[int, ...], longest: float = 0.0) -> list[Array]:
@@ -47,7 +48,7 @@ def average_kernels(u: Array, step: float, sigma: Array, orders: tuple[int, ...]
     """
     narrowest, widest = sigma[0], sigma[-1]
     parts = math.ceil(step / (COARSEST * narrowest)) if narrowest else 0
-    if 1 <= parts <= 4:
+    if 1 <= parts <= _MOST_PARTS:
         fine = step / parts
         above = DEVIATIONS * widest + min(4 * widest**2, longest + widest**2 / 2)
         below, above = math.ceil(DEVIATIONS * widest / fine), math.ceil(above / fine)
@@ -63,6 +64,18 @@ def average_kernels(u: Array, step: float, sigma: Array, orders: tuple[int, ...]
     # Narrow Gaussians: Gauss-Hermite nodes shared by all sigma, with weights for each sigma that are exact for polynomials.
     x, weights = _hermite_weights(widest, sigma)
     return [weights @ k for k in kernels(u + x[:, None], orders)]
+
+
+def average_kernels_around(
+    u: Array, shifts: Array, step: float, sigma: Array, orders: tuple[int, ...], longest: float = 0.0
+) -> list[Array]:
+    """:func:`average_kernels` for one standard deviation at the points `u` moved by each shift, each of shape (shifts, u)."""
+    if sigma[0] and math.ceil(step / (COARSEST * sigma[0])) <= _MOST_PARTS:
+        found = [average_kernels(u + shift, step, sigma, orders, longest) for shift in shifts]
+        return [np.concatenate(column) for column in zip(*found, strict=True)]
+    x, weights = _hermite_weights(sigma[0], sigma)
+    values = kernels((u + shifts[:, None])[:, None] + x[:, None], orders)
+    return [(weights @ value)[:, 0] for value in values]
 
 
 def kernels(y: Array, orders: tuple[int, ...]) -> list[Array]:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import re
 from pathlib import Path
 
@@ -73,6 +74,18 @@ def test_rows_are_those_of_propagate():
     assert row["growth"] == walk[last, "forward"]["second_moment"] / walk[first, "forward"]["second_moment"]
     assert row["gradient"] == walk[first, "gradient"]["second_moment"] / walk[last, "gradient"]["second_moment"]
     assert row["correlation"] == pytest.approx(walk[last, "forward"]["correlation"], rel=1e-12)
+
+
+def test_bands_are_those_of_the_propagated_network():
+    """One propagation gives the findings and the band, that of infinite width: the law is of first order in 1/width."""
+    (row,) = [r for r in scheme_rows((3,), ["xavier"], width=64, context=16) if r["norms"] == "post"]
+    tree = reference_tree(3, "post", 64, 16)
+    r = input_correlation(tree, recipe(tree, "xavier"))
+    drift, variance = gradient_log_normal(tree, "xavier", finite_width=False, correlation=r)
+    assert row["gradient_high"] == pytest.approx(row["gradient"] * math.exp(drift + math.sqrt(variance)), rel=1e-12)
+    other = gradient_log_normal(tree, "xavier", correlation=r)
+    assert other[1] != variance  # the corrections are seen by the two numbers
+    assert other == pytest.approx((drift, variance), rel=0.2)
 
 
 @pytest.mark.slow

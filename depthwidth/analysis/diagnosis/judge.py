@@ -58,14 +58,32 @@ def diagnose(
     Headroom is that of Gaussian values with the predicted variance: the largest of n is below ``sqrt(2 ln 2n)`` standard
     deviations on average. Outliers that develop in training are not included.
     """
+    network = network_of(tree, init, dtype, batch=batch, loss_scale=loss_scale, **given)
+    candidates = [_Candidate(network.setting, remedy) for remedy in remedies]
+    return [_with_remedy(check, found, network, candidates) for check in all_checks() for found in check.findings(network)]
+
+
+def network_of(
+    tree: Transformer,
+    init: str | Recipe = "shipped",
+    dtype: str = "bf16",
+    *,
+    batch: int = 1,
+    loss_scale: float = 1.0,
+    **given: Unpack[PropagationOptions],
+) -> Network:
+    """The network that :func:`diagnose` judges, with the same arguments; it is propagated once, when a check first asks."""
     check_whole("diagnose", batch=batch)
     if not (isinstance(loss_scale, (int, float)) and 0 < loss_scale < math.inf):
         raise InputError(f"diagnose: loss_scale={loss_scale} is not a positive number")
     setting = Setting(tree, formats_of(dtype), dtype == "fp8", batch, float(loss_scale), given)
     made = init if isinstance(init, Recipe) else recipe(tree, init)
-    network = Network(setting, made)
-    candidates = [_Candidate(setting, remedy) for remedy in remedies]
-    return [_with_remedy(check, found, network, candidates) for check in all_checks() for found in check.findings(network)]
+    return Network(setting, made)
+
+
+def findings_of(network: Network) -> list[Finding]:
+    """The findings of :func:`diagnose` without remedies."""
+    return [found for check in all_checks() for found in check.findings(network)]
 
 
 @dataclass

@@ -49,7 +49,12 @@ def gradient_log_normal(
     To first order in 1/width, for tokens that have aligned (:func:`~depthwidth.formulas.depth.post_norm_log_drift`).
     """
     made = init if isinstance(init, Recipe) else recipe(tree, init)
-    found = _log_normal(Network(Setting(tree, (number_format("fp32"),) * 2, False, 1, 1.0, given), made))
+    return log_normal_of(Network(Setting(tree, (number_format("fp32"),) * 2, False, 1, 1.0, given), made))
+
+
+def log_normal_of(network: Network) -> tuple[float, float]:
+    """:func:`gradient_log_normal` of a network that may be propagated already."""
+    found = _log_normal(network)
     return (0.0, 0.0) if found is None else found[1:]
 
 
