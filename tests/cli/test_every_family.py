@@ -40,6 +40,7 @@ REFUSED = {
     "albert": "encoder: the moments of blocks that share their weights are not known\n",
     "llama4_text": "the moments of (experts whose inputs the router scales are not|attention in chunks are) known",
     "modernbert": "encoder.block.attention: the moments of a window without a causal mask are not known\n",
+    "t5gemma": "encoder.block.attention: the moments of a window without a causal mask are not known\n",
     "vit_mae": "stem: the moments of fixed positions on a grid are not known\n",
 }
 """The sentence that refuses the moments of a family."""
