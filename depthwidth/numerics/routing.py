@@ -18,6 +18,9 @@ Array = Any
 DRAWS = 1 << 19
 """Number of random values per average. The standard error is about 1 % for 8 experts and 2 % for 128."""
 
+MOST_EXPERTS = 4096
+"""Largest number of experts; the draws of 2,048 pairs of tokens then take 64 MiB an array."""
+
 
 class Routing(NamedTuple):
     """Averages over the routing weights of one token and of two tokens."""
@@ -63,7 +66,7 @@ def routing(
     Raises
     ------
     InputError
-        if an argument is outside its range.
+        if an argument is outside its range, or there are more than :data:`MOST_EXPERTS` experts.
 
     Examples
     --------
@@ -107,7 +110,7 @@ def sparse_mixer_routing(variance: float, correlation: float, experts: int, jitt
     Raises
     ------
     InputError
-        if an argument is outside its range.
+        if an argument is outside its range, or there are more than :data:`MOST_EXPERTS` experts.
 
     Examples
     --------
@@ -159,6 +162,8 @@ def _picks(scores: Array, jitter: float) -> list[tuple[Array, Array, Array]]:
 def _standard_scores(experts: int) -> tuple[Array, Array]:
     import numpy as np
 
+    if experts > MOST_EXPERTS:
+        raise InputError(f"routing among {experts:,} experts is not followed; at most {MOST_EXPERTS:,} are")
     pairs = max(2048, DRAWS // (2 * experts))
     rng = np.random.default_rng(experts)
     return rng.standard_normal((pairs, experts)), rng.standard_normal((pairs, experts))

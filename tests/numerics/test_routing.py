@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from depthwidth.errors import InputError
-from depthwidth.numerics.routing import DRAWS, routing
+from depthwidth.numerics.routing import DRAWS, MOST_EXPERTS, routing, sparse_mixer_routing
 from depthwidth.numerics.softmax import overlap, pair_overlap
 
 
@@ -108,3 +108,9 @@ def test_experts_of_few_groups_meet_more_often_or_less():
 def test_nonsense_gets_one_sentence(given):
     with pytest.raises(InputError, match="is out of range"):
         routing(*given)
+
+
+@pytest.mark.parametrize("average", [lambda n: routing(1.0, 0.5, n, 2), lambda n: sparse_mixer_routing(1.0, 0.5, n, 0.01)])
+def test_more_experts_than_memory_holds_are_refused(average):
+    with pytest.raises(InputError, match="among 4,097 experts is not followed; at most 4,096 are"):
+        average(MOST_EXPERTS + 1)
