@@ -17,7 +17,7 @@ import numpy as np
 
 from ..checks import whole
 from ..errors import InputError
-from ..numerics.interpolation import lagrange_weights, spline_values
+from ..numerics.interpolation import lagrange_weights, spline, spline_values
 
 Array = Any
 
@@ -121,7 +121,7 @@ class Positions:
         length = self.length
         if length == 1:
             return np.zeros((1, 1))
-        rows = np.stack([self.bent_weights(a).mean(0) for a in range(self.count)]) if not self.dense else self._share
+        rows = self._share if self.dense or self.count == 1 else self.bent_sums[0][:, -1] / length
         return (length * self._share[:, None] * rows - np.diag(self._share)) / (length - 1)
 
     def bent_weights(self, node: int) -> Array:
@@ -139,6 +139,32 @@ class Positions:
         result[at - 1] = 0
         result[at - 1, node] = 1
         return result
+
+    @functools.cached_property
+    def bent_sums(self) -> tuple[Array, Array]:
+        """Sums of :meth:`bent_weights` over the positions up to each node; and of them over the position, from each node on.
+
+        Both of shape (bent node, node, n). Between two nodes the weights are polynomials of ln t, whose sums are those of its
+        powers: the time does not grow with the length times the square of the number of nodes.
+        """
+        count, length = self.count, self.length
+        position = np.arange(1, length)
+        starts = self.nodes[:-1] - 1
+        along = np.log(position) - np.repeat(np.log(self.nodes[:-1]), np.diff(self.nodes))
+        terms = np.stack([along**3, along**2, along, np.ones(position.size), 1 / position])
+        plain, divided = (np.add.reduceat(terms * share, starts, axis=1) for share in (1.0, 1 / position))
+        until, since = np.empty((2, count, count, count))
+        last = np.eye(count)
+        for node in range(count):
+            for sums, found in ((plain, until), (divided, since)):
+                parts = np.zeros((count, count))  # of the positions from each node to the next; the last has no next
+                parts[:node, : node + 1] = _interpolation_sums(self.nodes[: node + 1], sums[:, :node])
+                parts[node:-1, node:] = _interpolation_sums(self.nodes[node:], sums[:, node:])
+                found[node] = parts
+            until[node] = np.cumsum(np.concatenate([np.zeros((1, count)), until[node, :-1]]), axis=0) + last
+            since[node, -1] = last[-1] / length
+            since[node] = np.cumsum(since[node, ::-1], axis=0)[::-1]
+        return until, since
 
     def mean(self, values: Array) -> float:
         """Average over all positions of values at the nodes, shape (n,)."""
@@ -340,6 +366,20 @@ def _interpolation(nodes: Array, positions: Array) -> Array:
     return weights
 
 
+def _interpolation_sums(nodes: Array, sums: Array) -> Array:
+    """:func:`_interpolation` summed from each node until before the next; (nodes - 1, nodes).
+
+    `sums` has the sums of the third to the zeroth power of ln t since the node, and of 1/t; (5, nodes - 1).
+    """
+    if nodes.size == 1:
+        return np.zeros((0, 1))
+    if nodes.size == 2:
+        share = (sums[4] - sums[3] / nodes[0]) / (1 / nodes[1] - 1 / nodes[0])
+        return np.stack([sums[3] - share, share], axis=1)
+    summed: Array = np.einsum("ki,kin->in", sums[:4], spline(np.log(nodes), np.eye(nodes.size)))
+    return summed
+
+
 # ---- windows of attention ----
 
 
@@ -380,9 +420,16 @@ class Windows:
         self.askers = columns.T @ (queries.weights / size[:, None])
         """Sum over the positions that attend to source node b, each divided by its window's length; shape (n_k, n_q)"""
         squared = queries.weights / (size**2)[:, None]
-        self.both = np.stack([columns.T @ (column[:, None] * squared) for column in columns.T])
+        if causal and window is None:  # the positions that attend to two nodes are those that attend to the later one
+            order = np.arange(source.count)
+            self.both = (columns.T @ squared)[np.maximum.outer(order, order)]
+        else:
+            self.both = np.stack([columns.T @ (column[:, None] * squared) for column in columns.T])
         """Sum over the positions that attend to source nodes b and c, divided by the length squared; (n_k, n_k, n_q)"""
         # The same sums of functions of two positions, which bend where the two are equal.
+        if causal and window is None and queries is source and source.count > 1:
+            self.sums_beside, self.askers_beside = source.bent_sums
+            return
         self.sums_beside = np.empty((source.count, rows.size, source.count))
         for node in range(source.count):
             cumulative[1:] = np.cumsum(source.bent_weights(node), axis=0)
