@@ -111,7 +111,8 @@ def test_like_a_family_at_its_own_shape_is_that_model(family):
     design = read_design({"model_type": family})
     tree = Transformer.of_design(design)
     template = Template.like(design)
-    again = template._tree(tree.depth, tree.width, tree.head_dim, int(template.ffn_ratio * tree.width))
+    head_dim = tree.head_dim if tree.stack.first("as_attention") else template.head_dim  # which nothing reads without attention
+    again = template._tree(tree.depth, tree.width, head_dim, int(template.ffn_ratio * tree.width))
     assert again == tree
     assert template.polynomial(READINGS["parameters"]).exact(tree.depth, tree.width) == tree.parameters
 

@@ -149,7 +149,7 @@ def test_describe_counts_what_theory_does_not_reach(tmp_path):
     sizes, passed = answers(config, tokens=5)
     assert (found["parameters"], found["forward_flops"]) == (sizes["parameters"], passed["flops"])
     assert found["theory"] is False
-    assert found["notes"][0] == "config: model_type='mamba' is not a supported family"
+    assert found["notes"][0] == "config: model_type='bamba' is not a supported family"
     page = described(tmp_path, config, "--context", "5")
     assert page.exit_code == 0
     assert "theory does not reach this model" in page.output
@@ -167,17 +167,17 @@ def test_describe_counts_a_head_that_no_tree_describes(tmp_path):
 
 def test_without_the_library_there_is_a_hint(tmp_path, monkeypatch):
     monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
-    error = described(tmp_path, {"model_type": "mamba"}).exception
+    error = described(tmp_path, {"model_type": "bamba"}).exception
     assert isinstance(error, InputError)
     assert str(error) == (
-        "config: model_type='mamba' is not a supported family; pip install 'depthwidth[hf]' for the exact counts of any "
+        "config: model_type='bamba' is not a supported family; pip install 'depthwidth[hf]' for the exact counts of any "
         "model that transformers can build"
     )
 
 
 def test_time_and_memory_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(library, "LONGEST", 0.05)
-    error = described(tmp_path, {"model_type": "mamba", "num_hidden_layers": 10**9}).exception
+    error = described(tmp_path, {"model_type": "bamba", "num_hidden_layers": 10**9}).exception
     assert "transformers could not build it within" in str(error)
 
 

@@ -153,7 +153,7 @@ def test_attention_is_that_of_the_scores(model, tokens):
     with probe(model, ATTENTION, per_head=True) as rows:
         model(tokens)
     handle.remove()
-    q, k, _, mask, causal = kept[0]
+    q, k, _, mask, causal, *_ = kept[0]
     with torch.no_grad():
         scores = part.mix.scores(q, k.repeat_interleave(2, dim=1), mask, causal)
     weights = scores.softmax(-1)
@@ -183,7 +183,7 @@ def test_attention_with_every_kind_of_mask(more, tokens):
     with probe(model, ATTENTION) as rows:
         model(tokens)
     handle.remove()
-    q, k, _, mask, causal = kept[0]
+    q, k, _, mask, causal, *_ = kept[0]
     scores = mix.scores(q, k, mask, causal)
     agree(rows, f"{stack}.block.0.attention.mix", attention_of(scores.softmax(-1), scores))
 

@@ -51,6 +51,8 @@ EXAMPLES = {
     "mixture by sigmoids": layers.MixtureOfExperts(
         FEED_FORWARD, experts=6, top_k=2, choice_bias=True, rule=layers.RouterRule("sigmoid", 3, 2, 2, 1.5, untrained_bias=True)
     ),
+    "attention within chunks": layers.ChunkedAttention(width=WIDTH, heads=4, kv_heads=2, head_dim=4, value_dim=3, chunk=3),
+    "attention with a gate": layers.GatedAttention(width=WIDTH, heads=4, kv_heads=2, head_dim=4, value_dim=3),
     "attention with penalties": ATTENTION.replace(position=layers.ALiBi(), bias=False),
     "cross-attention": ATTENTION.replace(causal=False, memory_width=WIDTH),
     "attention with biases of its own": ATTENTION.replace(position=layers.BlockRelativeBias(heads=4), key_bias=False),
@@ -60,6 +62,16 @@ EXAMPLES = {
     "mixture with a shared part": layers.MixtureOfExperts(
         FEED_FORWARD.replace(gated=True), experts=3, top_k=1, shared=FEED_FORWARD, shared_gate=True
     ),
+    "sparse mixer": layers.SparseMixer(FEED_FORWARD, experts=4, top_k=2),
+    "trained activation": layers.TrainedActivation("xielu"),
+    "convolution": layers.Convolution(WIDTH, 3, bias=True),
+    "short convolution": layers.ShortConvolution(WIDTH),
+    "state space": layers.Mamba(WIDTH, inner=8, state=4, rank=3),
+    "state space with heads": layers.Mamba2(WIDTH, heads=4, head_dim=6, state=5, groups=2),
+    "delta net": layers.GatedDeltaNet(WIDTH, key_heads=2, value_heads=4, key_dim=3, value_dim=5),
+    "time mix": layers.TimeMix(WIDTH, inner=10),
+    "channel mix": layers.ChannelMix(WIDTH, 20),
+    "mixer beside attention": layers.ParallelMixer(layers.Mamba2(WIDTH, heads=4, head_dim=6, state=5), ATTENTION),
     "residual": layers.Residual(FEED_FORWARD, norm_in=layers.RMSNorm(WIDTH), norm_out=layers.RMSNorm(WIDTH)),
     "residual with a layer scale": layers.Residual(FEED_FORWARD, norm_in=layers.LayerNorm(WIDTH), layer_scale=0.1),
     "block": BLOCK,
@@ -150,6 +162,7 @@ INPUTS = {
     layers.Attention: lambda part: part(STREAM, Pass(STREAM[:, :SOURCE])),
     layers.LatentAttention: lambda part: part(STREAM, Pass()),
     layers.FeedForward: lambda part: part(STREAM, Pass()),
+    layers.Mixer: lambda part: part(STREAM, Pass()),
     layers.MixtureOfExperts: lambda part: part(STREAM, Pass()),
     layers.Residual: lambda part: part(STREAM, Pass()),
     layers.Block: lambda part: part(STREAM, Pass(STREAM[:, :SOURCE])),
@@ -171,7 +184,8 @@ def drawn(layer, seed=0):
 
 
 def output(layer, part):
-    return INPUTS.get(type(layer), lambda part: part(STREAM))(part)
+    given = (INPUTS[kind] for kind in type(layer).__mro__ if kind in INPUTS)
+    return next(given, lambda part: part(STREAM))(part)
 
 
 def test_every_component_has_an_example():
@@ -186,13 +200,26 @@ def test_parameters_are_the_components(name):
     assert sum(p.numel() for p in part.parameters()) == layer.parameters
 
 
+def uncounted(layer):
+    """Operations of a recurrence, for each position, that are products of elements in its module: torch counts matrices."""
+    if isinstance(layer, layers.Mamba):
+        return 4 * layer.inner * layer.state
+    if isinstance(layer, layers.Mamba2):
+        return 4 * layer.heads * layer.head_dim * layer.state
+    if isinstance(layer, layers.GatedDeltaNet):  # the update alone
+        return 2 * layer.value_heads * layer.key_dim * layer.value_dim
+    return sum(uncounted(child.layer) for child in layer.children())
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_operations_are_those_torch_counts(name):
-    """Hidden scores are counted, those outside of a window too."""
+    """Hidden scores are counted, those outside of a window or a chunk too."""
     layer = EXAMPLES[name]
     part = drawn(layer)
     counted = layer.replace(window=None) if hasattr(layer, "window") else layer
-    assert counted_flops(lambda: output(layer, part)) == counted.flops(RUN)
+    counted = counted.replace(chunk=LENGTH) if hasattr(layer, "chunk") else counted
+    found = counted_flops(lambda: output(layer, part)) + RUN.positions * uncounted(layer)
+    assert found == counted.flops(RUN)
 
 
 def test_a_count_that_is_off_is_seen():

@@ -12,14 +12,14 @@ from ..family import READERS, Choices, Family, Part, without
 from ..fields import Fields
 from ..parts import query_scale, rope, scaled_embedding, windows
 from ..weights import WeightNames, in_blocks
-from .gemma import GEMMA2
+from . import gemma
 from .llama import GATED_WEIGHTS
 
-_NAMES = without(GEMMA2.names, "attention_dropout", "tied") | {
+_NAMES = without(gemma.GEMMA2.names, "attention_dropout", "tied") | {
     "attention_bias": "attention_bias",
     "attention_out_bias": "attention_bias",
 }
-_DEFAULTS = {**GEMMA2.defaults, "num_key_value_heads": 4, "head_dim": 256, "attention_bias": False}
+_DEFAULTS = {**gemma.GEMMA2.defaults, "num_key_value_heads": 4, "head_dim": 256, "attention_bias": False}
 _PARTS = (rope(), scaled_embedding(), query_scale(), windows(lambda fields, block: block % 2 == 0))
 _ALIKE = ("norm_eps", "attention_bias", "score_softcap")
 """Choices that a tree has for both stacks together."""
@@ -96,7 +96,7 @@ T5GEMMA = Family(
     defaults={"encoder": None, "decoder": None, "dropout_rate": 0.0, "attention_dropout": 0.0},
     names={"dropout": "dropout_rate", "ffn_dropout": "dropout_rate", "attention_dropout": "attention_dropout"},
     only={"tie_word_embeddings": (True,)},
-    fixed={**GEMMA2.fixed, "source": "own", "tied": True},
+    fixed={**gemma.GEMMA2.fixed, "source": "own", "tied": True},
     models={
         "T5GemmaForConditionalGeneration": {"head": "lm", "kind": "encoder-decoder", "pooler": False},
         "T5GemmaModel": {"head": "none", "kind": "encoder-decoder", "pooler": False},

@@ -7,14 +7,14 @@ from typing import Any
 from ...design import Design
 from ..family import Choices, Family, Part, without
 from ..fields import Fields
-from .vit import VIT, image_part
+from . import vit
 
 
 def _hidden() -> Part:
     """``mask_ratio``, the share of the patches that are hidden; the encoder reads the others only."""
 
     def read(fields: Fields) -> Choices:
-        ratio, sizes = fields.rate("mask_ratio"), image_part().read(fields)
+        ratio, sizes = fields.rate("mask_ratio"), vit.image_part().read(fields)
         rows, columns = (side // sizes["patch"] for side in sizes["image"])
         kept = int(rows * columns * (1 - ratio))
         return {"kept_patches": None if kept == rows * columns else kept}
@@ -31,12 +31,12 @@ def _hidden() -> Part:
 
 VIT_MAE = Family(
     "vit_mae",
-    defaults={**without(VIT.defaults, "pooler_output_size", "pooler_act"), "mask_ratio": 0.75},
-    names=without(VIT.names, "pooler_width", "pooler_activation"),
-    fixed={**VIT.fixed, "patch_positions": "fixed", "embedding_dropout": 0.0},
+    defaults={**without(vit.VIT.defaults, "pooler_output_size", "pooler_act"), "mask_ratio": 0.75},
+    names=without(vit.VIT.names, "pooler_width", "pooler_activation"),
+    fixed={**vit.VIT.fixed, "patch_positions": "fixed", "embedding_dropout": 0.0},
     models={"ViTMAEModel": {"head": "none"}},
-    parts=(image_part(), _hidden()),
-    weights={name: role for name, role in VIT.weights.items() if not str(role).startswith("head")},
+    parts=(vit.image_part(), _hidden()),
+    weights={name: role for name, role in vit.VIT.weights.items() if not str(role).startswith("head")},
     # Its class means to draw patches by Xavier's rule and the class token normally, and returns before it does.
     initial_rule="normal-zero-tables",
 )
