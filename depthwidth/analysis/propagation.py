@@ -246,7 +246,7 @@ def _trace_tree(
         raise InputError(f"propagate: gradient={gradient!r} is not 'loss' or a second moment and a correlation")
     if not 0 <= segment_match <= 1:
         raise InputError(f"propagate: segment_match={segment_match} is not a probability")
-    behind = None if isinstance(gradient, str) else check_signal("propagate: gradient", *gradient, tokens=run.tokens)
+    at_output = None if isinstance(gradient, str) else check_signal("propagate: gradient", *gradient, tokens=run.tokens)
     given.check(max(run.tokens, run.memory or 0) if tree.kind == "encoder-decoder" else run.tokens)
     made = init if isinstance(init, Recipe) else recipe(tree, init)
     trace = Trace(made, run.tokens, run.memory or run.tokens, dropout, finite_width)
@@ -263,8 +263,8 @@ def _trace_tree(
     if head is not None:
         z, pull_head = head.features(y, root.at("head"))
         head.logits(z, root.at("head"), root.at("stem"))
-    if behind is not None:
-        back = behind.spread_over(y)
+    if at_output is not None:
+        back = at_output.spread_over(y)
     elif head is None or pull_head is None:
         raise InputError("propagate: gradient='loss' needs a language-model head; give a second moment and a correlation")
     else:

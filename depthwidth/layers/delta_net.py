@@ -86,7 +86,7 @@ class GatedDeltaNet(Mixer):
         return 6 * run.positions * self.values * self.key_dim
 
     def own_saved(self, run: Run) -> int:
-        # The input; input and output of the activation behind the convolution; strengths and steps; the gate, the normalised
+        # The input; input and output of the activation after the convolution; strengths and steps; the gate, the normalised
         # output, and their product. The recurrence computes its states again.
         mixed = 2 * self.keys + self.values
         values = self.width + 2 * mixed + 2 * self.value_heads + 3 * self.values

@@ -90,7 +90,7 @@ class Mamba2(Mixer):
         return 4 * run.positions * self.inner * self.state
 
     def own_saved(self, run: Run) -> int:
-        # The input; input and output of the activation behind the convolution; the steps; the gate, the scan's output, and the
+        # The input; input and output of the activation after the convolution; the steps; the gate, the scan's output, and the
         # input of the last map. The scan computes its states again.
         values = self.width + 2 * self.channels + self.heads + 3 * self.inner
         states = 0 if run.fused else self.inner * self.state

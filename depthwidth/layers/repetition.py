@@ -375,7 +375,7 @@ def _skip_growth(block: BlockLike, site: Site, layers: range) -> Array:
 
 
 def _skip_logarithms(block: BlockLike, site: Site, layers: range) -> Array:
-    """As :func:`_skip_growth`, whatever norms there are; minus infinity behind a skip path of factor 0."""
+    """As :func:`_skip_growth`, whatever norms there are; minus infinity after a skip path of factor 0."""
     import numpy as np
 
     found = np.zeros(len(layers) + 1)
@@ -388,7 +388,7 @@ def _skip_logarithms(block: BlockLike, site: Site, layers: range) -> Array:
 
 
 def _offset_shares(block: BlockLike, site: Site, layers: range) -> Array:
-    """Share of the mean over the features that is left at the input of each block, and behind the last: (blocks + 1,)."""
+    """Share of the mean over the features that is left at the input of each block, and after the last: (blocks + 1,)."""
     import numpy as np
 
     if any(part.norm_stream is not None for _, part in block.branches):
