@@ -333,8 +333,8 @@ def test_every_tensor_has_one_row(family, scheme):
             continue
         numbers = [row[key] for key in ("std", "mean", "multiplier", "learning_rate", "weight_decay")]
         assert all(math.isfinite(number) for number in numbers)
-        constant = kind == "vector" and isinstance(weight.tensor.start, Constant)  # xIELU's numbers
-        drawn = kind not in ("gain", "bias", "score_bias") and not constant
+        constant = kind in ("vector", "class_token") and isinstance(weight.tensor.start, Constant)  # xIELU, hidden patches
+        drawn = kind not in ("gain", "bias", "score_bias", "layer_scale") and not constant
         assert (row["std"] > 0) == drawn or (scheme, kind) == ("shipped", "score_bias")
         assert row["multiplier"] > 0
         assert row["learning_rate"] > 0
