@@ -15,6 +15,7 @@ import mpmath
 import numpy as np
 import pytest
 import sympy
+from helpers import one_quick_in
 
 from depthwidth.coefficients import laws
 from depthwidth.errors import InputError
@@ -123,7 +124,7 @@ def test_fitted_defaults_exist_and_lie_in_their_domain(f):
             assert parameter.domain.contains(parameter.default.value)
 
 
-@pytest.mark.parametrize("f", ALL, ids=by_name)
+@one_quick_in(4, "f", ALL, first=0, ids=by_name)
 def test_numbers_and_arrays_agree(f, rng):
     draws = [draw(f, rng) for _ in range(DRAWS)]
     one_by_one = [float(f(**values)) for values in draws]
@@ -131,7 +132,7 @@ def test_numbers_and_arrays_agree(f, rng):
     assert np.broadcast_to(together, DRAWS) == pytest.approx(one_by_one, rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("f", ALL, ids=by_name)
+@one_quick_in(4, "f", ALL, first=1, ids=by_name)
 def test_numbers_and_tensors_agree(f, rng):
     torch = pytest.importorskip("torch")
     draws = [draw(f, rng) for _ in range(DRAWS)]
@@ -142,7 +143,7 @@ def test_numbers_and_tensors_agree(f, rng):
     assert np.broadcast_to(together.numpy(), DRAWS) == pytest.approx(one_by_one, rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("f", ALL, ids=by_name)
+@one_quick_in(4, "f", ALL, first=2, ids=by_name)
 def test_numbers_and_the_symbolic_form_agree(f, rng):
     """Evaluated at 30 digits, so that the float path's own rounding shows."""
     compiled = sympy.lambdify([p.symbol() for p in f.parameters.values()], symbolic(f), "mpmath")
@@ -158,21 +159,21 @@ def test_numbers_and_the_symbolic_form_agree(f, rng):
         assert abs(found - exact) <= mpmath.mpf(10) ** -40 * max(1, abs(exact)), f"{f.name}: 50 digits were asked for"
 
 
-@pytest.mark.parametrize("f", ALL, ids=by_name)
+@one_quick_in(4, "f", ALL, first=3, ids=by_name)
 def test_the_symbolic_form_holds_no_rounded_number(f):
     """A decimal that is no sum of powers of two is another number to every precision; written as a fraction it is not."""
     for number in symbolic(f).atoms(sympy.Float):
         assert sympy.Rational(number).q <= 1024, f"{f.name}: {number} is a rounded number"
 
 
-@pytest.mark.parametrize("f", ALL, ids=by_name)
+@one_quick_in(4, "f", ALL, first=0, ids=by_name)
 def test_numbers_and_mpmath_agree(f, rng):
     values = draw(f, rng)
     result = f(**{name: mpmath.mpf(value) for name, value in values.items()})
     assert close(float(result), float(f(**values)))
 
 
-@pytest.mark.parametrize("f", ALL, ids=by_name)
+@one_quick_in(4, "f", ALL, first=1, ids=by_name)
 def test_latex_renders(f):
     symbolic(f)
     latex = f.latex()
@@ -191,7 +192,7 @@ def test_a_letter_without_its_backslash_is_seen():
     assert not BARE_GREEK.search(r"\gamma' = d_{out} \gamma")
 
 
-@pytest.mark.parametrize("f", ALL, ids=by_name)
+@one_quick_in(4, "f", ALL, first=2, ids=by_name)
 @pytest.mark.parametrize("kind", [np.int32, np.uint8, "tensor"])
 def test_integers_do_not_overflow(f, kind, rng):
     values = draw(f, rng)
@@ -223,7 +224,7 @@ def test_wide_models_of_integer_arrays_are_counted():
         assert count.body(np.array([96], dtype=np.int32), np.array([12288], dtype=np.int32), 12).tolist() != [173946175488]
 
 
-@pytest.mark.parametrize("f", ALL, ids=by_name)
+@one_quick_in(4, "f", ALL, first=3, ids=by_name)
 def test_gradients_at_the_ends_of_a_domain_are_numbers(f, rng):
     """Infinite if the derivative is; never NaN."""
     torch = pytest.importorskip("torch")
@@ -267,7 +268,7 @@ def extreme(domain, rng):
     return inside[rng.integers(len(inside))] if inside else domain.typical[0]
 
 
-@pytest.mark.parametrize("f", ALL, ids=by_name)
+@one_quick_in(4, "f", ALL, first=0, ids=by_name)
 def test_extreme_numbers_give_a_number_or_a_sentence(f, rng):
     right = draw(f, rng)
     for _ in range(6):
@@ -303,7 +304,7 @@ def outside(domain):
     return values
 
 
-@pytest.mark.parametrize("f", ALL, ids=by_name)
+@one_quick_in(4, "f", ALL, first=1, ids=by_name)
 def test_a_value_outside_its_domain_is_named(f, rng):
     right = draw(f, rng)
     for name, parameter in f.parameters.items():

@@ -312,7 +312,7 @@ ONE_OF_EACH = {config["model_type"]: config for config, _ in reversed(PUBLISHED.
 
 
 @pytest.mark.parametrize("scheme", schemes())
-@one_quick_in(5, "family", ONE_OF_EACH)
+@one_quick_in(12, "family", ONE_OF_EACH)
 def test_every_tensor_has_one_row(family, scheme):
     tree = read_config(ONE_OF_EACH[family])
     if scheme == "deepscale" and "mixer" in tree.stack.branches:
