@@ -282,7 +282,7 @@ def test_extreme_numbers_give_a_number_or_a_sentence(f, rng):
         assert result == result, f"{f.name} at {values}"
 
 
-@pytest.mark.parametrize("f", [f for f in ALL if len(f.parameters) > 1], ids=by_name)
+@one_quick_in(4, "f", [f for f in ALL if len(f.parameters) > 1], ids=by_name)
 def test_shapes_that_do_not_broadcast_are_named(f, rng):
     right = draw(f, rng)
     first, second = list(f.parameters)[:2]

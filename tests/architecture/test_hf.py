@@ -49,13 +49,13 @@ def outcome(call, *arguments):
     return InputError(text)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@one_quick_in(4, "name", PUBLISHED)
 def test_published_models_have_their_published_number_of_weights(name):
     config, weights = PUBLISHED[name]
     assert read_config(config).parameters == weights
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@one_quick_in(4, "name", PUBLISHED, first=1)
 def test_published_models_are_written_and_read_back(name):
     config, _ = PUBLISHED[name]
     tree = read_config(config)
@@ -158,7 +158,7 @@ def test_families_can_be_added_and_removed():
             del known[missing]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@one_quick_in(4, "family", FAMILIES, first=1)
 def test_a_file_that_leaves_everything_out_has_the_family_s_defaults(family):
     tree = read_config({"model_type": family})
     assert tree == read_config({"model_type": family, **FAMILIES[family].defaults})
@@ -695,7 +695,7 @@ def every_role():
     return roles | {role.rpartition(".")[0] for role in roles}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@one_quick_in(4, "family", FAMILIES)
 def test_weight_names_are_of_tensors_that_trees_have(family):
     for name, role in FAMILIES[family].weights.items():
         roles = [one for part in (role.roles if isinstance(role, Fused) else (role,)) for one in part.split("|")]

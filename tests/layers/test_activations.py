@@ -111,6 +111,7 @@ def accepted(function, *arguments):
     return None
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60) | st.lists(st.sampled_from(WORDS), max_size=40).map("".join))
 def test_no_text_does_anything_but_parse_or_be_refused(text):
     f = accepted(parse, text)

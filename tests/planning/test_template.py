@@ -105,7 +105,7 @@ def test_blocks_that_share_weights_are_refused():
     assert Template.like(own).at(3, 1024).encoder.sharing is None
 
 
-@pytest.mark.parametrize("family", [name for name in families() if name != "albert"])
+@one_quick_in(4, "family", [name for name in families() if name != "albert"])
 def test_like_a_family_at_its_own_shape_is_that_model(family):
     """Forgetting the shape and giving it again changes nothing, and the polynomial agrees."""
     design = read_design({"model_type": family})

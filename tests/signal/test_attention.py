@@ -398,6 +398,7 @@ def test_rotations_keep_scores_apart(rotated_draws, every):
     assert wrong[2] > 5 * error[2] + 0.04 * mean[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "causal"), [(Positions.smooth, True), (Positions.one, False)])
 def test_equal_tokens_of_the_same_covariance_are_like_others(make, causal):
     """Both kinds of pairs alike: the numbers of one kind, forward and back; unlike, a token's repetitions draw attention."""
