@@ -78,7 +78,7 @@ def register_activation(entry: ActivationEntry) -> ActivationEntry:
 
 
 def _xielu(torch: Any) -> Callable[..., Any]:
-    """XIELU with the two numbers as they are stored, before softplus."""
+    """XIELU of its two stored numbers, to which softplus is applied first."""
     softplus, half = torch.nn.functional.softplus, 0.5
 
     def xielu(x: Any, alpha_p: Any, alpha_n: Any) -> Any:

@@ -76,12 +76,9 @@ def routing(
     >>> routing(1.0, 1.0, 8, 8).pair_overlap == routing(1.0, 1.0, 8, 8).overlap
     True
     """
-    import numpy as np
-
     if not (variance >= 0 and -1 <= correlation <= 1 and 1 <= top_k <= experts):
         raise InputError(f"routing: variance={variance}, correlation={correlation}, top_k={top_k} of {experts} is out of range")
-    one, other = _standard_scores(experts)
-    second = correlation * one + np.sqrt(max(0.0, 1 - correlation**2)) * other if correlation < 1 else one
+    second = _other_scores(experts, correlation)
     rule = variance, top_k, renormalized, sigmoid, groups
     (p, w), (q, v) = _first_weights(experts, *rule), _weights(second, *rule)
     summed = renormalized or not sigmoid  # sigmoids that are not divided by their sum depend on one score each
@@ -122,9 +119,8 @@ def sparse_mixer_routing(variance: float, correlation: float, experts: int, jitt
 
     if not (variance >= 0 and -1 <= correlation <= 1 and experts >= 2 and 0 <= jitter < 1):
         raise InputError(f"sparse_mixer_routing: variance={variance}, correlation={correlation}, {experts=} is out of range")
-    one, other = _standard_scores(experts)
-    second = correlation * one + np.sqrt(max(0.0, 1 - correlation**2)) * other if correlation < 1 else one
-    here, there = (_picks(np.sqrt(variance) * scores, jitter) for scores in (one, second))
+    both = _standard_scores(experts)[0], _other_scores(experts, correlation)
+    here, there = (_picks(np.sqrt(variance) * scores, jitter) for scores in both)
 
     def met(kind: int, mine: Any, theirs: Any) -> float:
         """The mean over pairs of tokens of the products that the experts of both take part in."""
@@ -167,6 +163,14 @@ def _standard_scores(experts: int) -> tuple[Array, Array]:
     pairs = max(2048, DRAWS // (2 * experts))
     rng = np.random.default_rng(experts)
     return rng.standard_normal((pairs, experts)), rng.standard_normal((pairs, experts))
+
+
+def _other_scores(experts: int, correlation: float) -> Array:
+    """Standard scores of the second token of each pair, with this correlation with those of the first."""
+    import numpy as np
+
+    one, other = _standard_scores(experts)
+    return correlation * one + np.sqrt(max(0.0, 1 - correlation**2)) * other if correlation < 1 else one
 
 
 @functools.lru_cache(maxsize=1)

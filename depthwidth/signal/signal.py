@@ -287,7 +287,7 @@ def _after_dropout(x: AnySignal, rate: float) -> Any:
     y = x.times(factor, 1.0)
     if x.offset is None:
         return y
-    # The mean over the features stays; what the mask makes of it is part of the rest.
+    # The mask keeps the mean over the features. It adds variation, which is part of the rest.
     return y.of(y.second_moment + (factor - 1) * x.offset.second_moment, y.covariance).offset_as(x.offset)
 
 

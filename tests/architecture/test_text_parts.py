@@ -97,7 +97,7 @@ def test_the_usual_text_stack_of_each_model_is_that_of_transformers(whole):
     assert theirs == TEXT_PARTS[whole]
 
 
-# Models as they are published, and what transformers builds of their text_config.
+# The text_config of published models, and the parameters of the text model that transformers builds from it.
 INSIDE = {
     "llava": {"text_config": {"model_type": "llama", "vocab_size": 32064}},
     "llava_next": {"text_config": {"model_type": "mistral", "num_key_value_heads": 8, "intermediate_size": 14336}},

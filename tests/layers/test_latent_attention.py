@@ -77,8 +77,10 @@ LENGTH, R, R_GRADIENT = 16, 0.3, 0.2
 
 
 def simulated(draws, causal, query, rotary, turned=True, chunk=100):
-    """Of draws of weights, tokens and gradients behind a norm of the tokens: second moment and covariance of the output, and
-    of the gradient at the norm's input; with standard errors."""
+    """Second moment and covariance of the output, and of the gradient at the input of a norm of the tokens.
+
+    Means over draws of weights, tokens and output gradients, with standard errors.
+    """
     torch = pytest.importorskip("torch")
     d, heads, still, rot, value, rank, query_rank = SIZES.values()
     generator, found = torch.Generator().manual_seed(1), []

@@ -163,7 +163,7 @@ def test_blocks_evaluated_together_equal_blocks_evaluated_one_by_one(parallel, p
 ])  # fmt: skip
 @pytest.mark.parametrize("causal", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_mean_over_the_features_passes_many_blocks(causal, parallel, placement, skip, monkeypatch):
-    """What is left of it behind the last block, and everything else, by tables or samples and block by block."""
+    """Tables or samples give the same mean after the last block as a pass block by block, and the same moments."""
     x = tokens() if causal else Signal(1.0, 0.2)
     one, pair = 1.0 + 0.0 * x.second_moment, 1.0 + 0.0 * x.covariance
     x = x.offset_as(Offset(0.5 * one, 0.4 * pair, 0.3 * one, 0.1 * pair, WIDTH))

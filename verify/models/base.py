@@ -27,6 +27,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -79,6 +80,18 @@ def _maker(layer: layers.Layer) -> Maker | None:
 def optional(layer: layers.Layer | None) -> nn.Module | None:
     """The module of a component that may be absent."""
     return None if layer is None else module(layer)
+
+
+def add_tensors(owner: nn.Module, layer: layers.Layer) -> None:
+    """Give `owner` the component's own tensors as parameters, under the same names."""
+    for name, tensor in layer.tensors().items():
+        owner.register_parameter(name, nn.Parameter(torch.empty(tensor.shape)))
+
+
+def add_children(owner: nn.Module, layer: layers.Layer) -> None:
+    """Give `owner` the modules of the component's parts, under the same names."""
+    for name, part, *_ in layer.children():
+        owner.add_module(name, module(part))
 
 
 def scale_by(x: Tensor, factor: float) -> Tensor:

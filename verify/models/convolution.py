@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from depthwidth import layers
 
-from .base import Branch, Pass, builds, module, scale_by
+from .base import Branch, Pass, add_children, builds, scale_by
 
 
 @builds(layers.Convolution)
@@ -36,8 +36,7 @@ class ShortConvolution(Branch):
 
     def __init__(self, layer: layers.ShortConvolution) -> None:
         super().__init__()
-        for name, part, *_ in layer.children():
-            self.add_module(name, module(part))
+        add_children(self, layer)
 
     def branch(self, x: Tensor, run: Pass | None = None) -> Tensor:
         """Features (batch, length, width) to features of the same shape."""

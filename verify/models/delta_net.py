@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from depthwidth import layers
 
 from .activations import Activation
-from .base import Branch, Pass, builds, module
+from .base import Branch, Pass, add_children, add_tensors, builds
 
 _LEAST = 1e-6  # summand of a squared length before the division by its root, as in the kernels
 
@@ -22,10 +22,8 @@ class GatedDeltaNet(Branch):
     def __init__(self, layer: layers.GatedDeltaNet) -> None:
         super().__init__()
         self.layer = layer
-        for name, tensor in layer.tensors().items():
-            self.register_parameter(name, nn.Parameter(torch.empty(tensor.shape)))
-        for name, part, *_ in layer.children():
-            self.add_module(name, module(part))
+        add_tensors(self, layer)
+        add_children(self, layer)
         self.activation = Activation(layer.activation)
 
     def branch(self, x: Tensor, run: Pass | None = None) -> Tensor:

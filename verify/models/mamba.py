@@ -6,13 +6,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from depthwidth import layers
 
 from .activations import Activation
-from .base import Branch, Pass, builds, module
+from .base import Branch, Pass, add_children, add_tensors, builds
 
 
 @builds(layers.Mamba)
@@ -22,10 +22,8 @@ class Mamba(Branch):
     def __init__(self, layer: layers.Mamba) -> None:
         super().__init__()
         self.layer = layer
-        for name, tensor in layer.tensors().items():
-            self.register_parameter(name, nn.Parameter(torch.empty(tensor.shape)))
-        for name, part, *_ in layer.children():
-            self.add_module(name, module(part))
+        add_tensors(self, layer)
+        add_children(self, layer)
         self.activation = Activation(layer.activation)
 
     def branch(self, x: Tensor, run: Pass | None = None) -> Tensor:
@@ -72,10 +70,8 @@ class Mamba2(Branch):
     def __init__(self, layer: layers.Mamba2) -> None:
         super().__init__()
         self.layer = layer
-        for name, tensor in layer.tensors().items():
-            self.register_parameter(name, nn.Parameter(torch.empty(tensor.shape)))
-        for name, part, *_ in layer.children():
-            self.add_module(name, module(part))
+        add_tensors(self, layer)
+        add_children(self, layer)
         self.activation = Activation(layer.activation)
 
     def branch(self, x: Tensor, run: Pass | None = None) -> Tensor:

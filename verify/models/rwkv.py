@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from depthwidth import layers
 
-from .base import Branch, Pass, builds, module
+from .base import Branch, Pass, add_children, add_tensors, builds, module
 from .feed_forward import FeedForward
 
 
@@ -24,10 +24,8 @@ class TimeMix(Branch):
 
     def __init__(self, layer: layers.TimeMix) -> None:
         super().__init__()
-        for name, tensor in layer.tensors().items():
-            self.register_parameter(name, nn.Parameter(torch.empty(tensor.shape)))
-        for name, part, *_ in layer.children():
-            self.add_module(name, module(part))
+        add_tensors(self, layer)
+        add_children(self, layer)
 
     def branch(self, x: Tensor, run: Pass | None = None) -> Tensor:
         """Features (batch, length, width) to features of the same shape."""
@@ -56,8 +54,7 @@ class ChannelMix(FeedForward):
 
     def __init__(self, layer: layers.ChannelMix) -> None:
         super().__init__(layer)
-        for name, tensor in layer.tensors().items():
-            self.register_parameter(name, nn.Parameter(torch.empty(tensor.shape)))
+        add_tensors(self, layer)
         self.receptance = module(next(child.layer for child in layer.children() if child.name == "receptance"))
 
     def branch(self, x: Tensor, run: Pass | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Norms inside branches, trained activations and activated factors of a gate, as they are run, beside the prediction."""
+"""Measured and predicted moments of norms inside branches, trained activations and activated factors of a gate."""
 
 import math
 
