@@ -75,6 +75,8 @@ class Transformer(LengthCounts):
     def _set(self, *values: Any) -> None:
         for name, value in zip(("kind", "stem", "encoder", "decoder", "head", "context", "source"), values, strict=True):
             object.__setattr__(self, name, value)  # frozen for all but its constructors
+        for name, stack in self.stacks.items():
+            _check_block_inputs(self.reader if name == "encoder" else self.stem, stack, name)
 
     @classmethod
     def of_parts(
@@ -267,3 +269,15 @@ class Transformer(LengthCounts):
     def vocab(self) -> int:
         """Number of tokens; 0 for images."""
         return self.stem.vocab
+
+
+def _check_block_inputs(stem: Stem, stack: Stack, name: str) -> None:
+    """Refuse blocks that read a vector for each token which the stem of their stack does not make."""
+    for repeat in stack.repeats:
+        wanted = repeat.block.inputs_width
+        if wanted is not None and stem.block_inputs != (stack.depth, wanted):
+            made = "none" if stem.block_inputs is None else f"{stem.block_inputs[1]} for {stem.block_inputs[0]} blocks"
+            raise InputError(
+                f"Transformer: the {stack.depth} blocks of the {name} read {wanted} features a token from the stem, "
+                f"which makes {made}"
+            )

@@ -45,6 +45,7 @@ from .rwkv import ChannelMix, TimeMix
 from .sparse_mixer import SparseMixer
 from .stack import Repeat, Stack, shared_pattern
 from .stem import Embedding, SharedEmbedding, Stem, TokenStem
+from .streams import Streams
 from .tensor import (
     DRAW,
     FIXED,
@@ -138,6 +139,7 @@ __all__ = [
     "Stack",
     "Start",
     "Stem",
+    "Streams",
     "Tensor",
     "TimeConvolution",
     "TimeMix",

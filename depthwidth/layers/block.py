@@ -170,7 +170,15 @@ class BlockLike(Layer):
     plain blocks are propagated at once, all others one by one."""
     streams = 1
     """Copies of the residual stream that it keeps. A stack copies the stem's output before the first block, and takes the mean
-    of the copies after the last."""
+    of the copies after the last, unless it has :class:`~depthwidth.layers.Streams` of another kind."""
+
+    @property
+    def inputs_width(self) -> int | None:
+        """Features of the vector from the stem that it reads for each token beside the stream; None if it reads none.
+
+        The stem says in :attr:`~depthwidth.layers.Stem.block_inputs` that it makes one.
+        """
+        return None
 
     @property
     def norm(self) -> Norm | None:

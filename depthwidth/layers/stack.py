@@ -18,6 +18,7 @@ from .linear import Linear
 from .norms import Norm
 from .positions import Position
 from .repetition import FEW_BLOCKS, MANY_BLOCKS, apply_all_blocks, apply_sampled_blocks
+from .streams import Streams
 
 
 @component
@@ -69,6 +70,8 @@ class Stack(Layer):
     set of weights)."""
     contacts: Linear | None = None
     """A map from the attention weights of all heads to one logit for each pair of tokens (ESM), outside of the forward pass."""
+    copies: Streams | None = None
+    """The part that makes and joins the copies of the stream that its blocks keep; None for equal copies and their mean."""
 
     @classmethod
     def of(
@@ -78,18 +81,20 @@ class Stack(Layer):
         position: Position | None = None,
         sharing: tuple[int, ...] | None = None,
         contacts: Linear | None = None,
+        copies: Streams | None = None,
     ) -> Stack:
         """A stack of the given blocks in order, runs of equal ones joined."""
         repeats = tuple(Repeat(block, sum(1 for _ in run)) for block, run in groupby(blocks))
-        return cls(repeats, norm, position, sharing, contacts)
+        return cls(repeats, norm, position, sharing, contacts, copies)
 
     def __post_init__(self) -> None:
         if not self.repeats:
             raise InputError("Stack: it has no blocks; the depth is at least 1")
-
         streams = {repeat.block.streams for repeat in self.repeats}
         if len(streams) > 1:
             raise InputError(f"Stack: its blocks keep different numbers of streams ({', '.join(map(str, sorted(streams)))})")
+        if self.copies is not None and self.copies.count != self.streams:
+            raise InputError(f"Stack: its blocks keep {self.streams} streams, and it makes {self.copies.count} copies")
         if self.sharing is not None:
             self._check_sharing(self.sharing)
 
@@ -184,9 +189,10 @@ class Stack(Layer):
     def around(self) -> tuple[tuple[Child, ...], tuple[Child, ...]]:
         """The parts before the first block and after the last."""
         position = () if self.position is None else (Child("position", self.position),)
+        copies = () if self.copies is None else (Child("copies", self.copies),)
         norm = () if self.norm is None else (Child("norm", self.norm),)
         contacts = () if self.contacts is None else (Child("contacts", self.contacts, kind="classifier"),)
-        return position, (*norm, *contacts)
+        return (*position, *copies), (*norm, *contacts)
 
     @cached_property
     def branches(self) -> tuple[str, ...]:
@@ -225,6 +231,9 @@ class Stack(Layer):
         input_site = site.at("input")
         input_site.record(x)
         pulls: list[Pullback] = [input_site.record_gradient(lambda g: g)]
+        if self.copies is not None:
+            x, pull_copies = self.copies.open(x, site.at("copies"))
+            pulls.append(pull_copies)
         first = 0
         for repeat in self.repeats:
             trace.layer = first
@@ -232,6 +241,9 @@ class Stack(Layer):
             pulls.append(pull_blocks)
             first += repeat.times
         trace.layer = None
+        if self.copies is not None:
+            x, pull_copies = self.copies.close(x, site.at("copies"))
+            pulls.append(pull_copies)
         if self.norm is not None:
             last = x
             x, pull_norm = self.norm.moments(last, site.at("norm"))
@@ -260,7 +272,7 @@ class Stack(Layer):
 
         While the backward pass is in a block, everything that this block keeps is stored as well; the largest block counts.
         """
-        inputs = self.depth * run.positions * self.width * run.value_bytes
+        inputs = self.depth * run.positions * self.streams * self.width * run.value_bytes
         working = max(block.saved_bytes(run) for _, block, _ in self._distinct)
         around = sum(c.layer.saved_bytes(self.run_of(c.name, run)) for side in self.around for c in side)
         return inputs + working + around

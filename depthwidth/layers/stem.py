@@ -81,6 +81,11 @@ class Stem(Layer):
         return False
 
     @property
+    def block_inputs(self) -> tuple[int, int] | None:
+        """Number of blocks that it makes a vector for at each token, and features of the vector; None if it makes none."""
+        return None
+
+    @property
     def shares_tokens(self) -> bool:
         """True if its token table is that of the model's own stem."""
         return False

@@ -147,13 +147,32 @@ class Pass:
 
     memory: Tensor | None = None
     bias: Tensor | None = None
+    inputs: Tensor | None = None
+    """A vector from the stem for each token and block: (batch, length, blocks, features)."""
+    block: int = 0
+    """The number of the block at work."""
     tables: dict[Hashable, Any] = field(default_factory=dict)
+    kept: dict[Hashable, Any] = field(default_factory=dict)
+    """What a block leaves for later ones, such as its keys and values."""
 
     def table(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """The table of this key, computed on first use."""
         if key not in self.tables:
             self.tables[key] = make()
         return self.tables[key]
+
+    @property
+    def block_input(self) -> Tensor:
+        """The vectors of the block at work: (batch, length, features).
+
+        Raises
+        ------
+        InputError
+            if the stem made none.
+        """
+        if self.inputs is None:
+            raise InputError("the block reads a vector for each token from the stem, and there are none")
+        return self.inputs[:, :, self.block]
 
 
 class Branch(nn.Module):

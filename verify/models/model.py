@@ -56,11 +56,15 @@ class Model(nn.Module):
         if self.encoder is None or self.decoder is None:
             if source is not None:
                 raise InputError("source has no meaning for a model of one stack")
-            return (self.decoder or self.encoder)(self.stem(tokens, segments))
+            x = self.stem(tokens, segments)
+            return (self.decoder or self.encoder)(x, None, block_inputs(self.stem, tokens, x))
         if source is None:
             raise InputError("an encoder-decoder model takes source tokens besides its own: model(tokens, source=...)")
-        memory = self.encoder((self.stem if self.source is None else self.source)(source, segments))
-        return self.decoder(self.stem(tokens), memory)
+        reader = self.stem if self.source is None else self.source
+        x = reader(source, segments)
+        memory = self.encoder(x, None, block_inputs(reader, source, x))
+        x = self.stem(tokens)
+        return self.decoder(x, memory, block_inputs(self.stem, tokens, x))
 
     def forward(
         self,
@@ -126,6 +130,12 @@ class Model(nn.Module):
         if line is not None and line.trained:
             some = next(self.parameters())
             residual.alpha = nn.Parameter(torch.full((), residual.scale, dtype=some.dtype, device=some.device))
+
+
+def block_inputs(stem: nn.Module, tokens: Tensor, x: Tensor) -> Tensor | None:
+    """What the stem gives each block beside its output `x`: (batch, length, blocks, features); None if it gives nothing."""
+    make = getattr(stem, "block_inputs", None)
+    return None if make is None else make(tokens, x)
 
 
 def build(

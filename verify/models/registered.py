@@ -24,6 +24,7 @@ from . import (
     sparse_mixer,
     stack,
     stem,
+    streams,
 )
 
 __all__ = [
@@ -50,4 +51,5 @@ __all__ = [
     "sparse_mixer",
     "stack",
     "stem",
+    "streams",
 ]

@@ -22,10 +22,11 @@ class Stack(nn.Module):
 
     def __init__(self, layer: layers.Stack) -> None:
         super().__init__()
-        self.streams, self.sharing = layer.streams, layer.sharing
+        self.sharing = layer.sharing
         self.position = optional(layer.position)
         if self.position is not None:
             self.position.causal = layer.causal
+        self.copies = module(layer.copies or layers.Streams(layer.streams)) if layer.streams > 1 else None
         self.block = nn.ModuleList(module(block) for block in layer.blocks())
         self.norm = optional(layer.norm)
         self.contacts = optional(layer.contacts)
@@ -45,13 +46,18 @@ class Stack(nn.Module):
         self._share()
         return self
 
-    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
-        """The stream (batch, length, width) after the last block and norm; `memory` is another stack's output to attend to."""
-        run = Pass(memory, None if self.position is None else self.position(x.shape[1]))
-        if self.streams > 1:
-            x = x[:, None].expand(-1, self.streams, -1, -1)
-        for block in self.block:
+    def forward(self, x: Tensor, memory: Tensor | None = None, inputs: Tensor | None = None) -> Tensor:
+        """The stream (batch, length, width) after the last block and norm.
+
+        `memory` is another stack's output to attend to, `inputs` (batch, length, blocks, features) what blocks read beside the
+        stream.
+        """
+        run = Pass(memory, None if self.position is None else self.position(x.shape[1]), inputs)
+        if self.copies is not None:
+            x = self.copies.open(x)
+        for index, block in enumerate(self.block):
+            run.block = index
             x = block(x, run)
-        if self.streams > 1:
-            x = x.mean(1)
+        if self.copies is not None:
+            x = self.copies.close(x)
         return x if self.norm is None else self.norm(x)

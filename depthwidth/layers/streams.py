@@ -1,0 +1,31 @@
+"""The copies of the residual stream that the blocks of a stack keep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..checks import check_whole
+from ..signal import AnySignal, Pullback, Site
+from .base import Layer, component
+
+
+@component
+class Streams(Layer):
+    """Copies of the residual stream, made before the first block and joined after the last.
+
+    These are equal at the start, and their mean is read at the end. A subclass overrides :meth:`open` and :meth:`close`, and
+    its torch module the methods of the same names.
+    """
+
+    count: int
+
+    def __post_init__(self) -> None:
+        check_whole(type(self).__name__, smallest=2, count=self.count)
+
+    def open(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        """The moments of the copies, given those of the stem's output, and the map of a gradient back."""
+        return x, lambda g: g
+
+    def close(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        """The moments of the joined stream, given those of the last block's output, and the map of a gradient back."""
+        return x, lambda g: g
