@@ -54,6 +54,8 @@ def head_of(choices, model=""):
         return "answer"
     if choices["head"] == "lm":
         return "language"
+    if choices["head"] == "pretraining":
+        return "pre-training"
     if choices["head"] == "masked-lm":
         return "masked language"
     if choices.get("head") == "patch-logits":

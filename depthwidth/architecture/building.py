@@ -31,6 +31,7 @@ from ..layers import (
     PatchLogits,
     PatchMean,
     Pooler,
+    PretrainingHead,
     Projection,
     RelativeBias,
     Repeat,
@@ -242,19 +243,23 @@ class Builder:
             return PatchLogits(design.width, design.classes, self.stream_norm)
         if design.head == "attention-pooling":
             return self._attention_pooling()
-        classifies = design.head == "classifier"
+        classifies = design.head in ("classifier", "pretraining")
         pooler = self._pooler(every=classifies and design.classifier_reads not in FIRST)
         if design.head == "none":
             return pooler
+        classifier = None
         if classifies:
             features = pooler.outputs if pooler else design.width
-            return ClassifierHead(features, design.classes, pooler, design.classifier_bias, design.classifier_reads)
+            classifier = ClassifierHead(features, design.classes, pooler, design.classifier_bias, design.classifier_reads)
+        if design.head == "classifier":
+            return classifier
         features = design.embedding_width or design.width
         unembedding = Unembedding(features, design.vocab, design.tied, design.head_bias)
-        if design.head == "masked-lm":
+        if design.head in ("masked-lm", "pretraining"):
             transform, norm = Linear(design.width, features, design.transform_bias), self.norm_over(features)
             activation = design.head_activation or design.activation
-            return LanguageHead(unembedding, transform, norm, design.logit_softcap, activation, design.head_scale)
+            parts = (unembedding, transform, norm, design.logit_softcap, activation, design.head_scale)
+            return LanguageHead(*parts) if classifier is None else PretrainingHead(*parts, classifier)
         projection = Linear(design.width, features, bias=False) if features != design.width else None
         return LanguageHead(unembedding, projection, None, design.logit_softcap, scale=design.head_scale)
 

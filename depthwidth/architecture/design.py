@@ -14,7 +14,7 @@ from ..values import frozen
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
 KINDS = ("decoder", "encoder", "encoder-decoder")
 NORMS = ("layernorm", "rmsnorm")
-HEADS = ("lm", "masked-lm", "classifier", "projection", "attention-pooling", "patch-logits", "none")
+HEADS = ("lm", "masked-lm", "pretraining", "classifier", "projection", "attention-pooling", "patch-logits", "none")
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
 MIXERS = ("attention", "none")
 ATTENTION_CHOICES = (
@@ -91,7 +91,8 @@ class Design:
     residual_scale, head_scale : factors on the output of every branch and on the input of the language head's matrix.
     layer_scale : the start of trained factors on every branch's output, one for each feature; None for none.
     tied : the output matrix is the token embedding; `head_bias` gives it a bias.
-    head : ``lm``, ``masked-lm`` (after BERT's transform), ``classifier`` (with `classes` outputs; `classifier_bias` and
+    head : ``lm``, ``masked-lm`` (after BERT's transform), ``pretraining`` (that and a classifier beside it,
+        :class:`~depthwidth.layers.PretrainingHead`), ``classifier`` (with `classes` outputs; `classifier_bias` and
         `classifier_reads` as in :class:`~depthwidth.layers.ClassifierHead`), ``projection`` (one token's features;
         `projection_width`, `projection_bias` and `projection_reads` as in :class:`~depthwidth.layers.Projection`),
         ``attention-pooling``, ``patch-logits`` (`classes` for each patch), ``none``. The transform has `head_activation`, by

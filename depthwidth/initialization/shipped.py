@@ -46,6 +46,8 @@ def shipped(
         draft.rule = _doubled_gains(draft.rule)
     elif rule == "normal-zero-tables":
         draft.rule = _zero_tables(draft.rule)
+    if rule == "normal-by-classes":
+        draft.rule = _smaller_by_classes(draft.rule, std, name)
     if rule == "normal-router-bias":
         draft.rule = _drawn_router_biases(draft.rule, std, name)
     draft.extras["family"] = name
@@ -109,6 +111,15 @@ def _drawn_router_biases(plain: TensorRule, std: float, family: str) -> TensorRu
     def rule(weight: Weight) -> Choice:
         if weight.mixture is not None and weight.role.endswith(".router.bias"):
             return Choice(std, f"{family}: normal, as the router's matrix", weight_decay=0.0)
+        return plain(weight)
+
+    return rule
+
+
+def _smaller_by_classes(plain: TensorRule, std: float, family: str) -> TensorRule:
+    def rule(weight: Weight) -> Choice:
+        if weight.kind == "classifier":
+            return Choice(std / math.sqrt(weight.fan_out), f"{family}: normal, over the square root of the number of classes")
         return plain(weight)
 
     return rule

@@ -38,6 +38,7 @@ from .positions import (
     SinusoidalPositions,
     SinusoidalTable,
 )
+from .pretraining_head import PretrainingHead
 from .projection import Projection
 from .rotary_scaling import RotaryScaling
 from .router import RouterRule
@@ -120,6 +121,7 @@ __all__ = [
     "PatchStem",
     "Pooler",
     "Position",
+    "PretrainingHead",
     "Projection",
     "Proportional",
     "RMSNorm",

@@ -17,9 +17,9 @@ from .linear import Linear
 from .norms import Norm
 from .tensor import ZEROS, Tensor
 
-READS = ("first", "last", "every", "mean", "late", "first and mean", "first two")
+READS = ("first", "last", "end", "every", "mean", "late", "first and mean", "first two")
 """The tokens whose features a classifier may read."""
-FIRST = ("first", "mean", "first and mean", "first two")
+FIRST = ("first", "end", "mean", "first and mean", "first two")
 """Those of them for which the map to classes is applied once an input, not once a token."""
 _LOGIT_BYTES = 4  # the loss is computed in float32, whatever the precision of the activations
 
@@ -245,7 +245,7 @@ class ClassifierHead(Head):
 
     `reads` is ``first``; ``mean`` for the mean of all features; ``every`` for logits of each token (labels of tokens, both ends
     of an answer); ``last`` for those of the last one; ``late`` for the mean of the logits. For the last three, pooler and map
-    are applied to all tokens, as in the transformers library.
+    are applied to all tokens, as in the transformers library. ``end`` is the last token alone (BART, T5).
     Of images it is also ``first and mean``, one map of the class token's features beside the mean of the patches' (DINOv2); or
     ``first two``, the mean of two maps, one of the class token and one of the distillation token (DeiT).
     """

@@ -55,7 +55,11 @@ MULTILINGUAL = ("MT5ForConditionalGeneration", "UMT5ForConditionalGeneration")
 def known_difference(config):
     """What transformers 5 has more than the model the configuration describes, and why."""
     untied = config.get("tie_word_embeddings") is False
-    if untied and config["architectures"][0].endswith("ForMaskedLM") and FAMILIES[config["model_type"]].unused:
+    if (
+        untied
+        and config["architectures"][0].endswith(("ForMaskedLM", "ForPreTraining"))
+        and FAMILIES[config["model_type"]].unused
+    ):
         return config.get("vocab_size", 30522)  # the bias is there twice, once unused
     if untied and config["architectures"][0] in ("T5ForConditionalGeneration", *MULTILINGUAL):
         # The class ties the head whatever the file says, and unties it when it meets the published weights of T5 1.1.
@@ -160,6 +164,7 @@ LEGACY = {
     "modernbert": ("global_attn_every_n_layers",),
     "nomic_bert": ("tie_word_embeddings",),  # no field of its class
     "bloom": ("seq_length",),
+    "bart": ("num_labels",),  # no field of its own, but three by default
     **dict.fromkeys(("t5", "mt5", "umt5"), ("n_positions", "tie_word_embeddings")),
     "switch_transformers": ("n_positions",),
     "gemma3_text": ("sliding_window_pattern",),
@@ -233,7 +238,14 @@ BATCH, TOKENS, SOURCE = 2, 11, 7
 
 def small(family, model):
     sizes = {name: SMALL[choice] for choice, name in FAMILIES[family].names.items() if choice in SMALL}
-    return {"model_type": family, "pad_token_id": 0, **sizes, **SMALL_ONLY.get(family, {}), "architectures": [model]}
+    return {
+        "model_type": family,
+        "pad_token_id": 0,
+        "eos_token_id": 3,
+        **sizes,
+        **SMALL_ONLY.get(family, {}),
+        "architectures": [model],
+    }
 
 
 def measured(config):
@@ -247,7 +259,7 @@ def measured(config):
     if stem.images:
         inputs = {"pixel_values": torch.zeros(BATCH, stem.channels, stem.height, stem.width_pixels)}
     elif read_config(config).kind == "encoder-decoder":
-        inputs = {"input_ids": tokens[:, :SOURCE], "decoder_input_ids": tokens}
+        inputs = {"input_ids": tokens[:, : source_of(config)], "decoder_input_ids": tokens}
         reader = read_config(config).reader
         if reader.vocab == 0:
             inputs = {"input_features": torch.zeros(BATCH, reader.mel_bins, 2 * reader.context), "decoder_input_ids": tokens}
@@ -260,11 +272,16 @@ def measured(config):
     return counter.get_total_flops()
 
 
+def source_of(config):
+    """The length of the text that an encoder reads; classes for whole sequences take the ends of both texts at one place."""
+    return TOKENS if config["architectures"][0].endswith("SequenceClassification") else SOURCE
+
+
 def expected(config):
     tree = read_config(config)
     if tree.stem.images:
         return tree.forward_flops(batch=BATCH)
-    source = SOURCE if tree.kind == "encoder-decoder" and tree.reader.fixed_context is None else None
+    source = source_of(config) if tree.kind == "encoder-decoder" and tree.reader.fixed_context is None else None
     ours = tree.forward_flops(TOKENS, source=source, batch=BATCH)
     return ours + beyond_the_end(tree) + sum(node.active * scanned(node.layer, config) for node in tree.walk())
 

@@ -101,9 +101,11 @@ class ClassifierHead(nn.Module):
         """Features (batch, length, width) to logits (batch, classes), or (batch, length, classes) of each token."""
         if self.reads == "mean":
             x = x.mean(1, keepdim=True)
+        elif self.reads == "end":
+            x = x[:, -1:]
         if self.pooler is not None:
             x = self.pooler(x)
-        elif self.reads in ("first", "mean"):
+        elif self.reads in ("first", "end", "mean"):
             x = x[:, 0]
         elif self.reads == "first and mean":
             x = torch.cat((x[:, 0], x[:, 1:].mean(1)), dim=1)

@@ -48,6 +48,7 @@ INITIAL_RULES = {
     "normal-attention-by-depth": "the same for the output of attention alone (nanochat)",
     "normal-doubled-gains": "the same, and ones for gains that are stored as their difference from one (Nemotron)",
     "normal-zero-tables": "the same, and zeros for class tokens, positions and score biases (DeiT, BEiT)",
+    "normal-by-classes": "the same as the first, and over the square root of their number for a map to classes (T5Gemma)",
     "normal-router-bias": "the same as the first, and biases of routers normal too (gpt-oss)",
     "t5": "T5's rule, with one factor for all",
     "clip": "CLIP's rule, by width and depth",
@@ -160,7 +161,7 @@ class Family:
             config[name] = spelling_of(value) if READERS[choice] is Fields.activation else value
         for part in self.parts:
             config.update(part.write(design))
-        if design.head == "classifier":
+        if design.head in ("classifier", "pretraining"):
             config["num_labels"] = design.classes
         return config
 
@@ -184,7 +185,7 @@ class Family:
                 f"{self.model_type} config: architectures names {brief(name)}", f", and only {known} are supported"
             )
         choices = dict(self.models[name])
-        if choices.get("head") == "classifier" and "classes" not in choices:
+        if choices.get("head") in ("classifier", "pretraining") and "classes" not in choices:
             labels = fields.table("id2label")
             choices["classes"] = len(labels) or (2 if fields.raw("num_labels") is None else fields.whole("num_labels"))
         return choices
@@ -247,6 +248,10 @@ TASKS: dict[str, Choices] = {
 """The heads of a decoder's classes for other tasks: one class for the last token, one for each token, two logits a token for
 the ends of an answer."""
 ALL_TASKS = tuple(TASKS)
+END: Choices = {"head": "classifier", "pooler": True, "classifier_reads": "end", "kind": "encoder-decoder"}
+"""The head of an encoder-decoder's class for whole sequences, which reads the decoder's last token, the end of the text."""
+END_WEIGHTS = {"classification_head.dense": "head.pooler.linear", "classification_head.out_proj": "head.linear"}
+"""The weight names of this head."""
 TASK_WEIGHTS = {"score": "head.linear", "qa_outputs": "head.linear", "classifier": "head.linear"}
 """The weight names of these heads."""
 

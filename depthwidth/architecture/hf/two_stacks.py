@@ -7,7 +7,7 @@ from typing import Any
 
 from ...layers import SinusoidalTable
 from ..design import Design
-from .family import Choices, Part
+from .family import END, END_WEIGHTS, Choices, Part
 from .fields import Fields
 from .weights import WeightNames, in_blocks
 
@@ -78,11 +78,12 @@ def scaled_tokens(width: str = "d_model", field: str = "scale_embedding") -> Par
     )
 
 
-def models(prefix: str, head: str = "ForConditionalGeneration", *, answers: bool = False) -> dict[str, Choices]:
-    """The models with a language head and without one, and with `answers` one with two logits for each token of the decoder."""
+def models(prefix: str, head: str = "ForConditionalGeneration", *, tasks: bool = False) -> dict[str, Choices]:
+    """The models with a language head and without one, and with `tasks` those for classes of a sequence and for answers."""
     both: Choices = {"kind": "encoder-decoder", "pooler": False}
     found = {f"{prefix}{head}": {"head": "lm", **both}, f"{prefix}Model": {"head": "none", **both}}
-    if answers:
+    if tasks:
+        found[f"{prefix}ForSequenceClassification"] = END
         found[f"{prefix}ForQuestionAnswering"] = {"head": "classifier", "classifier_reads": "every", "classes": 2, **both}
     return found
 
@@ -110,6 +111,7 @@ def weights(head: str = "lm_head") -> WeightNames:
         "encoder.layer_norm": "encoder.norm",
         head: "head.unembedding",
         "qa_outputs": "head.linear",
+        **END_WEIGHTS,
         **in_blocks("encoder.layers.#", "encoder", block_weights()),
         **in_blocks("decoder.layers.#", "decoder", block_weights("self_attn", "encoder_attn")),
     }

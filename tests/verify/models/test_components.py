@@ -113,6 +113,11 @@ EXAMPLES = {
     "masked head": layers.LanguageHead(
         layers.Unembedding(WIDTH, 11, tied=True), layers.Linear(WIDTH, WIDTH), layers.LayerNorm(WIDTH)
     ),
+    "heads of a pre-training": layers.PretrainingHead(
+        layers.Unembedding(WIDTH, 11, tied=True), layers.Linear(WIDTH, WIDTH), layers.LayerNorm(WIDTH),
+        classifier=layers.ClassifierHead(WIDTH, 2, layers.Pooler(WIDTH, WIDTH)),
+    ),
+    "classifier of the end": layers.ClassifierHead(WIDTH, 3, pooler=layers.Pooler(WIDTH, WIDTH), reads="end"),
     "pooler": layers.Pooler(WIDTH, 5),
     "classifier": layers.ClassifierHead(WIDTH, 3),
     "classifier with a pooler": layers.ClassifierHead(WIDTH, 3, pooler=layers.Pooler(WIDTH, WIDTH)),
@@ -170,6 +175,7 @@ INPUTS = {
     layers.PatchStem: lambda part: torch.manual_seed(0) and part(IMAGES),
     layers.Unembedding: lambda part: part(STREAM, EMBEDDING),
     layers.LanguageHead: lambda part: part(STREAM, EMBEDDING),
+    layers.PretrainingHead: lambda part: torch.cat((part(STREAM, EMBEDDING).flatten(1), part.classifier(STREAM)), dim=1),
 }
 RUN = Run(LENGTH, memory=SOURCE, batch=BATCH)
 

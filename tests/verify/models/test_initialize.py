@@ -132,6 +132,25 @@ def test_shipped_is_what_transformers_does(family):
     assert abs(worst[3]) < 5, worst
 
 
+@pytest.mark.parametrize(
+    ("family", "model"),
+    [
+        ("bert", "BertForPreTraining"),
+        ("bart", "BartForSequenceClassification"),
+        ("t5", "T5ForSequenceClassification"),
+        ("t5gemma", "T5GemmaForSequenceClassification"),
+    ],
+)
+def test_shipped_of_other_heads(family, model):
+    torch.manual_seed(12)
+    config = config_of(family, model, num_labels=37)
+    tree = read_config(config)
+    found = recipe(tree, "shipped", **shipped_options(config))
+    rows = [row for row in deviations(built(config), tree, found) if row[0].startswith("head.")]
+    assert len(rows) > 1
+    assert max(abs(row[3]) for row in rows) < 5, rows
+
+
 @pytest.mark.parametrize("family", ["marian", "pegasus"])
 def test_stored_sines_and_cosines(family):
     """Those of the library's new model and of ours; a scheme leaves them alone and gives them no step."""

@@ -50,6 +50,7 @@ ALBERT = Family(
     fixed={**bert.BERT.fixed, "embedding_projection": "always"},
     models={
         "AlbertForMaskedLM": {"head": "masked-lm", "head_bias": True, "pooler": False},
+        "AlbertForPreTraining": {"head": "pretraining", "head_bias": True, "pooler": True, "classifier_reads": "first"},
         "AlbertModel": {"head": "none", "pooler": True},
         "AlbertForSequenceClassification": _POOLED,
         "AlbertForTokenClassification": TOKEN,
@@ -60,7 +61,8 @@ ALBERT = Family(
     weights={
         **without(bert.BERT.weights, "pooler.dense"),
         **TASK_WEIGHTS,
-        "pooler": "head.pooler.linear|head.linear",
+        "pooler": "head.pooler.linear|head.classifier.pooler.linear|head.linear",
+        "sop_classifier.classifier": "head.classifier.linear",
         "encoder.embedding_hidden_mapping_in": "stem.projection",
         "predictions": "head.unembedding",
         "predictions.decoder": "head.unembedding",

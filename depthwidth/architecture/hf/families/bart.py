@@ -9,13 +9,13 @@ _LEARNED = {"positions": "learned", "source": "positions", "embedding_scale": 1.
 
 BART = Family(
     "bart",
-    defaults=DEFAULTS,
+    defaults={**DEFAULTS, "num_labels": 3},
     names=NAMES,
     aliases=ALIASES,
     only=TIED,
     # The position tables have two more rows than there are positions, a relic of padding.
     fixed={**_LEARNED, "position_offset": 2, "placement": "post", "embedding_norm": True},
-    models=models("Bart", answers=True),
+    models=models("Bart", tasks=True),
     parts=(encoder_fields(), scaled_tokens()),
     weights=weights(),
     buffers=LOGIT_BIAS,
@@ -28,7 +28,7 @@ MBART = Family(
     aliases=ALIASES,
     only=TIED,
     fixed={**_LEARNED, "position_offset": 2, "embedding_norm": True},
-    models=models("MBart", answers=True),
+    models=models("MBart", tasks=True),
     parts=(encoder_fields(), scaled_tokens()),
     weights=weights(),
     buffers=LOGIT_BIAS,

@@ -77,7 +77,7 @@ _EMBEDDING_WEIGHTS = {
 _BERT_WEIGHTS = {
     **_EMBEDDING_WEIGHTS,
     **TASK_WEIGHTS,
-    "pooler.dense": "head.pooler.linear|head.linear",
+    "pooler.dense": "head.pooler.linear|head.classifier.pooler.linear|head.linear",
     **in_blocks(
         "encoder.layer.#",
         "encoder",
@@ -102,6 +102,7 @@ BERT = Family(
     fixed=_BERT_CHOICES,
     models={
         **bert_models("Bert"),
+        "BertForPreTraining": {"head": "pretraining", "head_bias": True, "pooler": True, "classes": 2},
         "BertForNextSentencePrediction": {"head": "classifier", "pooler": True, "classes": 2},
     },
     only=_BERT_ONLY,
@@ -112,7 +113,7 @@ BERT = Family(
         "cls.predictions.decoder": "head.unembedding",
         "cls.predictions.transform.dense": "head.transform",
         "cls.predictions.transform.LayerNorm": "head.norm",
-        "cls.seq_relationship": "head.linear",
+        "cls.seq_relationship": "head.linear|head.classifier.linear",
     },
     unused={"cls.predictions.bias": "cls.predictions.decoder.bias"},
 )

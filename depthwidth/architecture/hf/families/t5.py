@@ -7,7 +7,7 @@ from typing import Any
 from ....layers import BlockRelativeBias, RelativeBias
 from ....layers.positions import positions_as
 from ...design import Design
-from ..family import TOKEN, Choices, Family, Part
+from ..family import END, END_WEIGHTS, TOKEN, Choices, Family, Part
 from ..fields import Fields
 from ..parts import t5_feed_forward
 from ..weights import WeightNames, in_blocks
@@ -102,13 +102,14 @@ def plain_head(*, scaled: bool) -> Part:
 
 
 def models(prefix: str, *, tasks: bool = True) -> dict[str, Choices]:
-    """The models of both stacks, with a language head and without one, the encoder alone, and two for other tasks."""
+    """The models of both stacks, with a language head and without one, the encoder alone, and with `tasks` three for others."""
     found: dict[str, Choices] = {
         f"{prefix}ForConditionalGeneration": {"head": "lm", "kind": "encoder-decoder", "pooler": False},
         f"{prefix}Model": {"head": "none", "kind": "encoder-decoder", "pooler": False},
         f"{prefix}EncoderModel": {"head": "none", "kind": "encoder", "pooler": False},
     }
     if tasks:
+        found[f"{prefix}ForSequenceClassification"] = END
         found[f"{prefix}ForTokenClassification"] = {**TOKEN, "kind": "encoder"}
         found[f"{prefix}ForQuestionAnswering"] = {**TOKEN, "kind": "encoder-decoder"}  # as many logits as there are labels
     return found
@@ -155,6 +156,7 @@ WEIGHTS: WeightNames = {
     "lm_head": "head.unembedding",
     "qa_outputs": "head.linear",
     "classifier": "head.linear",
+    **END_WEIGHTS,
     **stack_weights("encoder", 1),
     **stack_weights("decoder", 2),
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 from ....layers.activation_entries import spelling_of
 from ...design import ENCODER_CHOICES, Design
-from ..family import READERS, Choices, Family, Part, without
+from ..family import READERS, TOKEN, Choices, Family, Part, without
 from ..fields import Fields
 from ..parts import query_scale, rope, scaled_embedding, windows
 from ..weights import WeightNames, in_blocks
@@ -100,6 +100,8 @@ T5GEMMA = Family(
     models={
         "T5GemmaForConditionalGeneration": {"head": "lm", "kind": "encoder-decoder", "pooler": False},
         "T5GemmaModel": {"head": "none", "kind": "encoder-decoder", "pooler": False},
+        "T5GemmaForSequenceClassification": {**TOKEN, "kind": "encoder-decoder", "classifier_reads": "last"},
+        "T5GemmaForTokenClassification": {**TOKEN, "kind": "encoder-decoder"},
     },
     parts=(_both_stacks(),),
     weights={
@@ -108,7 +110,9 @@ T5GEMMA = Family(
         "encoder.norm": "encoder.norm",
         "decoder.norm": "decoder.norm",
         "lm_head.out_proj": "head.unembedding",
+        "score.out_proj": "head.linear",
         **in_blocks("encoder.layers.#", "encoder", _block_weights("self_attn")),
         **in_blocks("decoder.layers.#", "decoder", _block_weights("self_attn", "cross_attn")),
     },
+    initial_rule="normal-by-classes",
 )

@@ -1,0 +1,33 @@
+"""The two heads with which BERT and ALBERT were trained: one for hidden tokens, one for pairs of sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import InputError
+from .base import Child, component
+from .head import ClassifierHead, LanguageHead
+
+
+@component
+class PretrainingHead(LanguageHead):
+    """A masked-language head, and beside it a `classifier` of the same features.
+
+    BERT's classifier says if one sentence follows the other (arXiv 1810.04805, section 3.1), ALBERT's if the two are in their
+    order (arXiv 1909.11942, section 3.1). The logits, their moments and the loss are those of the tokens.
+    """
+
+    classifier: ClassifierHead | None = None
+    """Required."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.classifier is None:
+            raise InputError("PretrainingHead: the classifier is missing; without one it is a LanguageHead")
+
+    def children(self) -> tuple[Child, ...]:
+        classifier = () if self.classifier is None else (Child("classifier", self.classifier),)
+        return (*super().children(), *classifier)
+
+    def choices(self) -> dict[str, Any]:
+        return super().choices() | {"head": "pretraining"}

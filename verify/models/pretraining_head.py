@@ -1,0 +1,18 @@
+# mypy: disable-error-code="misc, no-any-return"
+"""The two heads with which BERT and ALBERT were trained."""
+
+from __future__ import annotations
+
+from depthwidth import layers
+
+from .base import builds, module
+from .head import LanguageHead
+
+
+@builds(layers.PretrainingHead)
+class PretrainingHead(LanguageHead):
+    """Logits of tokens; those of a pair of sentences are ``head.classifier(features)``."""
+
+    def __init__(self, layer: layers.PretrainingHead) -> None:
+        super().__init__(layer)
+        self.classifier = module(layer.classifier)
