@@ -26,7 +26,7 @@ LAWS = [
 TABLES = [
     "completep_optimal_aspect", "gemstones_flop_optimal_shapes", "gemstones_models_loss", "gpt3_family",
     "levine2020_experiments", "levine2020_projections", "real_models", "separation_rank_exact_checks",
-    "t5_depth_sweep_narang2021",
+    "t5_depth_sweep_narang2021", "treeformer2023_headline",
 ]  # fmt: skip
 README = (data_directory() / "README.md").read_text(encoding="utf-8")
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from depthwidth.coefficients import coefficient
-from depthwidth.formulas import rules, separation, shape_penalty
+from depthwidth.formulas import rules, separation, shape_penalty, treeformer
 
 from .claims import Case, Drawn, Exact, between
 
@@ -87,4 +87,5 @@ EXACT = {
     "scaling.kaplan_nonembedding_parameters": Exact(nonembedding_parameters, tie=one_of_two_blocks),
     "separation.shallow_width_needed": Exact(shallow_width, tie=whole_networks),
     "shape_penalty.parameter_equivalent": Drawn(penalties),
+    "treeformer.poisson_empty_leaf_probability": Exact(treeformer.empty_leaf_probability),
 }
