@@ -1,7 +1,7 @@
 """Positions in attention scores: ranks, parameters, operations, bytes, and the variance that a score bias adds.
 
-One head has the scores A = Q K' / scale + B of n tokens. The scheme decides B: a product of two tables of d_p features (DIET-ABS),
-one number for each difference of positions (DIET-REL), for each bucket of them (T5), or a product with the query (Shaw).
+One head has the scores A = Q K' / scale + B of n tokens. The scheme decides B: a product of two tables of d_p features
+(DIET-ABS), one number for each difference of positions (DIET-REL) or bucket of them (T5), or a product with the query (Shaw).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ Tables = Annotated[
 ]
 Batch = Annotated[Any, Domain(1, symbol="B", unit="sequences", typical=(1, 256), **_WHOLE), "sequences"]
 Variance = Annotated[
-    Any, Domain(0, closed_low=True, symbol="sigma^2", unit=NATS2, typical=(0.1, 2.0)), "variance of the content's scores in a row"
+    Any,
+    Domain(0, closed_low=True, symbol="sigma^2", unit=NATS2, typical=(0.1, 2.0)),
+    "variance of the content's scores",
 ]
 BiasVariance = Annotated[
     Any, Domain(0, closed_low=True, symbol="beta^2", unit=NATS2, typical=(0.01, 1.0)), "variance of a score bias over its draw"
@@ -267,7 +269,9 @@ def relative_vector_flops(
     batch: Batch,
     tokens: Tokens,
     width: Annotated[Any, Domain(1, symbol="d", unit="dimensions", typical=(256, 4096), **_WHOLE), "all heads' dimensions"],
-    sides: Annotated[Any, Domain(1, 2, closed_high=True, symbol="m", typical=(1, 2), **_WHOLE), "1 for keys, 2 for keys and values"] = 1,
+    sides: Annotated[
+        Any, Domain(1, 2, closed_high=True, symbol="m", typical=(1, 2), **_WHOLE), "1 for keys, 2 for keys and values"
+    ] = 1,
 ) -> Any:
     r"""Operations of Shaw's relative vectors in one layer.
 
@@ -378,7 +382,9 @@ def biased_row_correlation(
     bias_variance: BiasVariance,
     own: Annotated[Any, Domain(0, 1, True, True, symbol="o", typical=(0.5, 1.0)), "as in the variance of a row"] = 1,
     pair: Annotated[
-        Any, Domain(-1, 1, True, True, symbol="c", typical=(0.0, 0.5)), "share of the bias that two rows have in common for a key"
+        Any,
+        Domain(-1, 1, True, True, symbol="c", typical=(0.0, 0.5)),
+        "share of it that two rows have in common for a key",
     ] = 0,
 ) -> Any:
     r"""Correlation, for one key, of the scores of two rows with a score bias.
