@@ -19,6 +19,8 @@ from .draft import Choice, Draft, Values, finite_number, scheme
 from .tensor_rules import stated_choice
 from .tensors import Weight, branch_counts
 
+ROUTER_STD = 0.1
+"""Standard deviation of a router's scores."""
 PATCH_CORRELATION = 0.2
 """Correlation of two image patches: an assumption, since the similarity of neighbouring patches depends on the images."""
 
@@ -204,9 +206,8 @@ def _block_choice(weight: Weight, rate: float, override: float | None, blocks: _
         reason = f"sqrt(sqrt((1 - p) / {name}) / fan-in): value and output together compensate for the averaging over tokens"
         return Choice(lambda block: math.sqrt(math.sqrt((1 - rate) / spread[block]) / weight.fan_in), reason)
     if kind == "router":
-        return Choice(
-            0.1 / math.sqrt(weight.fan_in), "0.1/sqrt(width), so that the chosen experts have nearly equal weights (ours)"
-        )
+        reason = f"{ROUTER_STD:g}/sqrt(width), so that the chosen experts have nearly equal weights (ours)"
+        return Choice(ROUTER_STD / math.sqrt(weight.fan_in), reason)
     if feed_forward is not None and kind in ("gate", "up", "down"):
         hidden_rate = 0.0 if override == 0 else feed_forward.dropout
         return _feed_forward_choice(weight, feed_forward, (1 - rate) * (1 - hidden_rate))
@@ -221,7 +222,7 @@ def _feed_forward_choice(weight: Weight, part: FeedForwardLike, keep: float) -> 
         std = (2 * keep / (part.width * part.hidden)) ** 0.25
         return Choice(std, "(2 (1 - p) / (width hidden))^(1/4); at four times the width, sqrt(sqrt((1 - p) / 2) / width)")
     if weight.kind != "down":
-        return Choice(1 / math.sqrt(weight.fan_in), "1/sqrt(width): unit variance at the input of the activation")
+        return _reading_choice(weight)
     reason = "sqrt((1 - p) / (hidden E f^2)) with the second moment of the activation"
     if part.normed_inside:
         reason = "sqrt((1 - p) / hidden), as the norm before this map fixes the variance"
@@ -232,11 +233,39 @@ def _feed_forward_choice(weight: Weight, part: FeedForwardLike, keep: float) -> 
     return Choice(math.sqrt(factor * keep / (part.hidden * second)), reason)
 
 
+def _reading_choice(weight: Weight) -> Choice:
+    """The choice for a matrix that reads the stream, or the stream times the weight of the expert."""
+    reason, mixture = "1/sqrt(width): unit variance at the input of the activation", weight.mixture
+    if mixture is None or not mixture.rule.scales_input or ".shared." in weight.role:
+        return Choice(1 / math.sqrt(weight.fan_in), reason)
+    square = _weight_squares(mixture) / mixture.top_k
+    return Choice(
+        1 / math.sqrt(square * weight.fan_in), f"{reason}, times the router's weight of {math.sqrt(square):.3g} (ours)"
+    )
+
+
+def _weight_squares(mixture: MixtureLike) -> float:
+    """E sum w^2 of the weights that a token's experts have; those that sum to 1 are taken as equal."""
+    from ..numerics.routing import routing
+
+    rule = mixture.rule
+    if mixture.renormalized:
+        return rule.factor**2 / mixture.top_k
+    groups = (rule.groups, rule.top_groups, rule.counted) if rule.limited else (1, 1, 1)
+    options = (mixture.experts, mixture.top_k, False, rule.scores == "sigmoid", groups)
+    return rule.factor**2 * routing(ROUTER_STD**2, 1.0, *options).overlap
+
+
 def _mixture_factor(weight: Weight, mixture: MixtureLike) -> tuple[float, str]:
     half = 0.5 if mixture.shared is not None else 1.0
     if ".shared." in weight.role:
         gate = ", after a gate of one half" if mixture.shared_gate else ""
         return half * (4.0 if gate else 1.0), f"half of the variance{gate} (ours)"
+    if mixture.rule.scales_input:
+        return half / mixture.top_k, f"over sqrt({mixture.top_k}), the number of experts in the sum (ours)"
+    if not mixture.renormalized:
+        square = _weight_squares(mixture)
+        return half / square, f"over {math.sqrt(square):.3g}, the root of the sum of the squares of the experts' weights (ours)"
     factor = mixture.rule.factor
     more = "" if factor == 1 else f" over their factor {factor:g}"
     return half * mixture.top_k / factor**2, f"times sqrt({mixture.top_k}){more}, the number of experts in the average (ours)"

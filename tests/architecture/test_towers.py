@@ -17,7 +17,7 @@ PUBLISHED = {
     "clip-vit-base-patch32": ({"model_type": "clip"}, 151277313),
     "siglip-base-patch16-224": ({"model_type": "siglip"}, 203155970),
     "small clip": ({"model_type": "clip", "projection_dim": 7, **SMALL}, 14969),
-    "small siglip": ({"model_type": "siglip", **SMALL}, None),
+    "small siglip": ({"model_type": "siglip", **SMALL, "text_config": {**TEXT, "projection_size": 16}}, None),
     "old clip": (
         {"model_type": "clip", "text_config_dict": TEXT, "vision_config_dict": SMALL["vision_config"], "text_config": None},
         None,
@@ -42,6 +42,35 @@ def test_the_sum_is_that_of_transformers(name):
     assert towers.joint == sum(p.numel() for p in joint.values())
     own = sum(p.numel() for name, p in model.named_parameters() if name.startswith(("text_model", "text_projection")))
     assert trees["text"].parameters == own != trees["vision"].parameters
+
+
+@pytest.mark.hf
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["small clip", "small siglip"])
+def test_the_whole_model_says_the_same(name):
+    """Similarities of images and texts, with the weights of both towers and those that belong to neither."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from verify import from_hf
+
+    torch.manual_seed(4)
+    config = json.loads(json.dumps(PUBLISHED[name][0]))
+    config["text_config"]["eos_token_id"] = 29
+    theirs = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**config)).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    ours = from_hf(theirs)
+    assert not ours.training
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    images, tokens = torch.randn(3, 3, 12, 12), torch.randint(2, 29, (2, 9))
+    tokens[:, -1] = 29
+    with torch.no_grad():
+        expected = theirs(input_ids=tokens, pixel_values=images).logits_per_image
+        assert expected.shape == (3, 2)
+        assert expected.std() > 0.01
+        assert (ours(images, tokens) - expected).abs().max() < 1e-4
+        ours.vision.head.get_parameter("linear.weight" if "clip" in name else "feed_forward.up.weight").add_(0.5)
+        assert (ours(images, tokens) - expected).abs().max() > 1e-3
 
 
 @pytest.mark.hf

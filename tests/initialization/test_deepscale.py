@@ -8,6 +8,7 @@ import pytest
 from depthwidth.architecture import Transformer
 from depthwidth.formulas.gaussian import relu_pair_moment
 from depthwidth.initialization import activation_second_moment, embedding_correlation, recipe
+from depthwidth.layers import RouterRule
 from depthwidth.numerics.softmax import overlap
 
 SMALL = {"depth": 2, "width": 64, "heads": 4, "vocab": 100, "context": 16}
@@ -110,3 +111,24 @@ def test_the_experts_of_a_mixture():
             assert 48 * down**2 * second * (0.25 if gate else 1.0) == pytest.approx(part)
     best = np.sort(np.exp(0.1 * rng.standard_normal((10_000, 8))), axis=1)[:, -2:]
     assert ((best / best.sum(1, keepdims=True)) ** 2).sum(1).mean() == pytest.approx(0.5, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    "rule", [RouterRule(), RouterRule(scores="sigmoid", factor=2.5), RouterRule("sigmoid", scales_input=True)]
+)
+def test_weights_of_experts_that_do_not_sum_to_one(rule):
+    """Qwen's norm_topk_prob=false, and the sigmoids of DeepSeek and of Llama 4, which multiply the experts' inputs."""
+    tree = Transformer(**SMALL, ffn=96, experts=24, top_k=2, renormalized=False, router=rule)
+    made = recipe(tree, "deepscale", dropout=0.0)
+    up, down = (std(made, f"decoder.block.feed_forward.expert.{name}.weight") for name in ("up", "down"))
+    scores = 0.1 * np.random.default_rng(6).standard_normal((20_000, 24))
+    weights = np.exp(scores) / np.exp(scores).sum(1, keepdims=True) if rule.scores == "softmax" else 1 / (1 + np.exp(-scores))
+    squares = rule.factor**2 * (np.sort(weights, axis=1)[:, -2:] ** 2).sum(1).mean()
+    if rule.scales_input:
+        assert 64 * up**2 * squares / 2 == pytest.approx(1, rel=0.02)
+        squares = 2.0
+    else:
+        assert 64 * up**2 == pytest.approx(1)
+    assert 96 * down**2 * activation_second_moment("gelu") * squares == pytest.approx(1, rel=0.02)
+    even = recipe(Transformer(**SMALL, ffn=96, experts=24, top_k=2), "deepscale", dropout=0.0)
+    assert std(even, "decoder.block.feed_forward.expert.down.weight") != pytest.approx(down, rel=0.1)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from depthwidth.architecture import Transformer
+from depthwidth.architecture.hf import FAMILIES, read_towers
 from depthwidth.architecture.hf.family import Family
 from depthwidth.errors import InputError
 from depthwidth.initialization import parameters
@@ -22,9 +23,10 @@ from depthwidth.initialization import parameters
 from .base import set_multiplier
 from .locate import family_of, locate, tree_of, unwrap
 from .model import Model, build
+from .towers import TwoTowers
 
 
-def from_hf(model: nn.Module) -> Model:
+def from_hf(model: nn.Module) -> Model | TwoTowers:
     """Our module with the weights of a transformers model: equal logits on equal inputs without padding.
 
     Parameters
@@ -34,7 +36,8 @@ def from_hf(model: nn.Module) -> Model:
     Returns
     -------
     A :class:`~verify.models.model.Model` on the same device, in the same precision and mode, with copies of the weights. Its
-    output is the library's ``logits``; without a head, the last hidden state or the pooler's output.
+    output is the library's ``logits``; without a head, the last hidden state or the pooler's output. Of a model of two towers
+    it is a :class:`~verify.models.towers.TwoTowers`, whose output is the library's ``logits_per_image``.
 
     Raises
     ------
@@ -55,20 +58,48 @@ def from_hf(model: nn.Module) -> Model:
     True
     """
     inner = unwrap(model)
-    tree, family = _live_tree(inner), family_of(inner)
-    reason = "" if family is None or family.unlike is None else family.unlike(inner.config.to_dict())
+    if next(inner.parameters()).is_meta:
+        raise InputError(f"{type(inner).__name__} has no weights yet to copy: give it a device first")
+    if towers := _towers_of(inner):
+        return towers
+    family = family_of(inner)
+    config = {} if family is None else inner.config.to_dict()
+    reason = "" if family is None or family.unlike is None else family.unlike(config)
     if reason:
         name = type(inner).__name__
         raise InputError(f"from_hf: the logits of this {name} are not those of its tree's module: {reason}")
+    return _copied(inner, _live_tree(inner), family, config)
+
+
+def _towers_of(model: nn.Module) -> TwoTowers | None:
+    """Both towers of a model; None for any other model."""
+    config = getattr(model, "config", None)
+    fields = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
+    towers = read_towers({**fields, "architectures": [type(model).__name__]})
+    if towers is None:
+        return None
+    trees, made = towers.trees, {}
+    for name, own in towers.configs.items():
+        part, family = nn.Module(), FAMILIES[own["model_type"]]
+        for module in towers.modules[name]:
+            part.add_module(module, model.get_submodule(module))
+        part.base_model_prefix, part.training = towers.modules[name][0], model.training
+        made[name] = _copied(part, trees[name], family, own)
+    joint = {name: value.detach().clone() for name, value in model.named_parameters(recurse=False)}
+    return TwoTowers(**made, **joint).train(model.training)
+
+
+def _copied(inner: nn.Module, tree: Transformer, family: Family | None, config: Mapping[str, Any]) -> Model:
+    """Our module of a `tree` with the weights of the library's module of a `config`."""
     first = next(inner.parameters())
-    if first.is_meta:
-        raise InputError(f"{type(inner).__name__} has no weights yet to copy: give it a device first")
     ours = build(tree, dtype=first.dtype, device="meta").to_empty(device=first.device)
     named = dict(ours.named_parameters())
     home = {(role, block): name for name, role, block, _ in parameters(tree)}
     theirs = dict(inner.named_parameters())
     with torch.no_grad():
-        for name, slices in locate(inner, tree, unused=_unused(theirs, family)).items():
+        for name, slices in locate(
+            inner, tree, None if family is None else family.weights, unused=_unused(theirs, family)
+        ).items():
             value = theirs[name].detach()
             if type(inner.get_submodule(name.rpartition(".")[0])).__name__ == "Conv1D" and value.dim() == 2:
                 slices = [one._replace(view=_transpose(one.view)) for one in slices]  # stored as (inputs, outputs)
@@ -81,8 +112,8 @@ def from_hf(model: nn.Module) -> Model:
         for name, place in family.buffers.items():
             _copy_buffer(ours, place, inner, name)
         _check_pairs(ours, family)
-        _apply_settings(ours, family, inner.config.to_dict())
-        factors = {} if family.factors is None else family.factors(inner.config.to_dict())
+        _apply_settings(ours, family, config)
+        factors = {} if family.factors is None else family.factors(config)
         for (role, _), name in home.items():
             if role in factors:
                 place, _, tensor = name.rpartition(".")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from depthwidth import layers
 
-from .base import builds, module
+from .base import builds, optional
 from .head import LanguageHead
 
 
@@ -15,4 +15,4 @@ class PretrainingHead(LanguageHead):
 
     def __init__(self, layer: layers.PretrainingHead) -> None:
         super().__init__(layer)
-        self.classifier = module(layer.classifier)
+        self.classifier = optional(layer.classifier)

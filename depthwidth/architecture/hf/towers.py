@@ -21,6 +21,8 @@ class Kind:
     """The class of the whole model."""
     classes: Mapping[str, tuple[str, str]]
     """The family and the class of each tower, ``text`` and ``vision``."""
+    modules: Mapping[str, tuple[str, ...]]
+    """The modules of the whole model that make up each tower."""
     shared: tuple[str, ...] = ()
     """Fields of the whole model that replace those of both towers."""
     joint: int = 0
@@ -36,6 +38,7 @@ KINDS = {
             "text": ("clip_text_model", "CLIPTextModelWithProjection"),
             "vision": ("clip_vision_model", "CLIPVisionModelWithProjection"),
         },
+        {"text": ("text_model", "text_projection"), "vision": ("vision_model", "visual_projection")},
         shared=("projection_dim",),
         joint=1,
         words="the factor on the similarity of an image and a text",
@@ -46,6 +49,7 @@ KINDS = {
             "text": ("siglip_text_model", "SiglipTextModel"),
             "vision": ("siglip_vision_model", "SiglipVisionModel"),
         },
+        {"text": ("text_model",), "vision": ("vision_model",)},
         joint=2,
         words="the factor on the similarity of an image and a text, and a summand",
     ),
@@ -61,6 +65,8 @@ class Towers:
     model_type: str
     configs: Mapping[str, Mapping[str, Any]]
     """The configuration of each tower alone, ``text`` and ``vision``."""
+    modules: Mapping[str, tuple[str, ...]]
+    """The modules of the library's model that make up each tower."""
     joint: int
     """Weights outside of both towers."""
     words: str
@@ -109,4 +115,4 @@ def read_towers(config: Mapping[str, Any] | Any) -> Towers | None:
         if not isinstance(own, Mapping):
             raise InputError(f"{model_type} config: {name}_config={brief(own)} is not an object")
         configs[name] = {**own, "model_type": family, "architectures": [model], **shared}
-    return Towers(model_type, configs, kind.joint, kind.words)
+    return Towers(model_type, configs, kind.modules, kind.joint, kind.words)
