@@ -40,6 +40,7 @@ from ..layers import (
     SparseMixer,
     Stack,
     Stem,
+    TreeAttention,
     Unembedding,
     shared_pattern,
 )
@@ -55,6 +56,9 @@ def _attention_kind(design: Design, cross: bool) -> Callable[..., Attention]:
         return partial(LatentAttention, latent=design.latent)
     if not cross and design.attention_gate:
         return GatedAttention
+    if not cross and design.tree is not None:
+        design.tree.check_tokens(design.context)
+        return partial(TreeAttention, tree=design.tree)
     return Attention if cross or design.chunk is None else partial(ChunkedAttention, chunk=design.chunk)
 
 

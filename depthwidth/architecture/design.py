@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..checks import check_choice, check_whole
 from ..errors import InputError, nearest, shown
-from ..layers import PLACEMENTS, Latent, Mixer, Position, Proportional, RouterRule
+from ..layers import PLACEMENTS, Latent, Mixer, Position, Proportional, RouterRule, Tree
 from ..values import frozen
 
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
@@ -18,7 +18,7 @@ HEADS = ("lm", "masked-lm", "pretraining", "classifier", "projection", "attentio
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
 MIXERS = ("attention", "none")
 ATTENTION_CHOICES = (
-    "kv_heads", "head_dim", "value_dim", "positions", "logit_scale", "attention_norm", "qk_norm", "chunk",
+    "kv_heads", "head_dim", "value_dim", "positions", "logit_scale", "attention_norm", "qk_norm", "chunk", "tree",
 )  # fmt: skip
 FEED_FORWARD_CHOICES = (
     "activation", "gated", "experts", "top_k", "shared_ffn", "shared_gate", "renormalized", "choice_bias",
@@ -78,6 +78,8 @@ class Design:
     qk_norm : ``none``, ``head`` (a norm over each head's query and key), ``heads`` (with weights for each head), ``unit``
         (without weights) or ``full`` (over all heads together).
     chunk : tokens of a chunk, within which attention stays (:class:`~depthwidth.layers.ChunkedAttention`); None for all.
+    tree : the trees of tree attention (:class:`~depthwidth.layers.TreeAttention`), of which an encoder only can have some; None
+        for full attention.
     sinks : as in :class:`~depthwidth.layers.Attention`; `inner_norm` is a norm before the last matrix of every branch.
     window : number of latest positions that a query may see, None for all; a sequence gives one value per block. Without a
         causal mask it is the number on each side, the query's own included.
@@ -156,6 +158,7 @@ class Design:
     inner_norm: bool = False
     sinks: bool = False
     chunk: int | None = None
+    tree: Tree | None = None
     router: RouterRule = RouterRule()
     bias: bool = True
     attention_bias: bool | None = None

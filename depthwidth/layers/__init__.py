@@ -64,6 +64,7 @@ from .tensor import (
     Tensor,
 )
 from .trained_activation import TrainedActivation
+from .tree_attention import Tree, TreeAttention
 
 __all__ = [
     "ACTIVATIONS",
@@ -147,6 +148,8 @@ __all__ = [
     "TimeMix",
     "TokenStem",
     "TrainedActivation",
+    "Tree",
+    "TreeAttention",
     "Unembedding",
     "component",
     "register_activation",

@@ -64,6 +64,8 @@ class Attention(Branch):
 
     factorised = False
     """True if keys and values are made from fewer features of a token (:class:`~depthwidth.layers.LatentAttention`)."""
+    routed = False
+    """True if a query sees the keys that a tree sends to its leaf (:class:`~depthwidth.layers.TreeAttention`)."""
 
     def __post_init__(self) -> None:
         dims = {"width": self.width, "heads": self.heads, "kv_heads": self.kv_heads}

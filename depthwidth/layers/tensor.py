@@ -70,6 +70,7 @@ KINDS = {
         Kind("segments", "a row for each segment", "table"),
         Kind("class_token", "the row before the patches of an image", "table"),
         Kind("table", "rows that are looked up", "table", generic=True),
+        Kind("routing", "features of a head to the sides of the nodes of its tree", "input"),
         Kind("patch", "pixels of a patch to the stream", "input"),
         Kind("mixing", "a few entries that mix heads, positions or copies of the stream", "input"),
         Kind("projection", "a narrow embedding to the stream", "hidden"),

@@ -354,6 +354,10 @@ def check_attention_alone(tree: Transformer) -> None:
         if mixers or block.as_attention is None:
             inside = ", ".join(mixers or [type(residual.branch).__name__ for _, residual in block.branches])
             raise InputError(f"heads: some blocks of this model have no softmax attention or not that alone, but {inside}")
+        if block.as_attention.routed:
+            raise InputError(
+                "heads: a query of tree attention sees the keys of a leaf, for which no allocation of heads is known"
+            )
 
 
 # From needs to heads.

@@ -121,8 +121,12 @@ class Attention(Branch):
         if self.late_norms and self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         mask, causal = (None, False) if layer.cross else self._mask(x.shape[1], q, run)
-        y = self.mix(q, k, v, mask, causal, self.sinks).transpose(1, 2).flatten(2)
+        y = self.mixed(q, k, v, mask, causal).transpose(1, 2).flatten(2)
         return y if self.inner_norm is None else self.inner_norm(y)
+
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """The mixed values of each head, with the arguments of :class:`Mix`."""
+        return self.mix(q, k, v, mask, causal, self.sinks)
 
     def _mask(self, length: int, q: Tensor, run: Pass) -> tuple[Tensor | None, bool]:
         """The mask for :class:`Mix`, or None; and True if the mask is the plain causal one."""

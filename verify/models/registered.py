@@ -26,6 +26,7 @@ from . import (
     stack,
     stem,
     streams,
+    tree_attention,
 )
 
 __all__ = [
@@ -54,4 +55,5 @@ __all__ = [
     "stack",
     "stem",
     "streams",
+    "tree_attention",
 ]

@@ -1,5 +1,6 @@
 """Checks that the module of every component passes: its parameters, its operations, its state saved and loaded."""
 
+import dataclasses
 import io
 
 import pytest
@@ -13,6 +14,7 @@ from small_models import counted_flops  # noqa: E402
 
 from verify.models import base, model  # noqa: E402, F401, the second registers all modules
 from verify.models.base import Pass, module  # noqa: E402
+from verify.models.tree_attention import take_census  # noqa: E402
 
 BATCH, LENGTH, SOURCE, WIDTH = 2, 6, 5, 12
 ATTENTION = layers.Attention(width=WIDTH, heads=4, kv_heads=2, head_dim=4, value_dim=3)
@@ -52,6 +54,12 @@ EXAMPLES = {
         FEED_FORWARD, experts=6, top_k=2, choice_bias=True, rule=layers.RouterRule("sigmoid", 3, 2, 2, 1.5, untrained_bias=True)
     ),
     "attention within chunks": layers.ChunkedAttention(width=WIDTH, heads=4, kv_heads=2, head_dim=4, value_dim=3, chunk=3),
+    "tree attention": layers.TreeAttention(
+        width=WIDTH, heads=2, kv_heads=2, head_dim=4, value_dim=3, causal=False, tree=layers.Tree(1, own_key=False)
+    ),
+    "tree attention over means": layers.TreeAttention(
+        width=WIDTH, heads=2, kv_heads=2, head_dim=4, value_dim=3, causal=False, tree=layers.Tree(2, "path")
+    ),
     "attention with a gate": layers.GatedAttention(width=WIDTH, heads=4, kv_heads=2, head_dim=4, value_dim=3),
     "attention with penalties": ATTENTION.replace(position=layers.ALiBi(), bias=False),
     "cross-attention": ATTENTION.replace(causal=False, memory_width=WIDTH),
@@ -166,6 +174,7 @@ INPUTS = {
     layers.ImageBias: lambda part: part(7),
     layers.Attention: lambda part: part(STREAM, Pass(STREAM[:, :SOURCE])),
     layers.LatentAttention: lambda part: part(STREAM, Pass()),
+    layers.TreeAttention: lambda part: part(STREAM, Pass()),
     layers.FeedForward: lambda part: part(STREAM, Pass()),
     layers.Mixer: lambda part: part(STREAM, Pass()),
     layers.MixtureOfExperts: lambda part: part(STREAM, Pass()),
@@ -212,6 +221,8 @@ def uncounted(layer):
         return 4 * layer.inner * layer.state
     if isinstance(layer, layers.Mamba2):
         return 4 * layer.heads * layer.head_dim * layer.state
+    if isinstance(layer, layers.TreeAttention) and not layer.tree.softmax:  # sums and weighted means of the nodes' values
+        return 3 * (layer.tree.height + 1) * layer.heads * layer.value_dim
     if isinstance(layer, layers.GatedDeltaNet):  # the update alone
         return 2 * layer.value_heads * layer.key_dim * layer.value_dim
     return sum(uncounted(child.layer) for child in layer.children())
@@ -224,6 +235,8 @@ def test_operations_are_those_torch_counts(name):
     part = drawn(layer)
     counted = layer.replace(window=None) if hasattr(layer, "window") else layer
     counted = counted.replace(chunk=LENGTH) if hasattr(layer, "chunk") else counted
+    for census in take_census(part, STREAM, Pass()) if isinstance(layer, layers.TreeAttention) else ():
+        counted = counted.replace(tree=dataclasses.replace(layer.tree, imbalance=census.imbalance))
     found = counted_flops(lambda: output(layer, part)) + RUN.positions * uncounted(layer)
     assert found == counted.flops(RUN)
 

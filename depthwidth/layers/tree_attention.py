@@ -1,0 +1,175 @@
+"""Tree attention: queries and keys go down a learned tree; a query sees the keys of its leaf, or mean values along its path."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+from ..checks import check_choice, check_whole
+from ..errors import InputError
+from ..formula import is_symbolic
+from ..formulas.treeformer import all_nodes_flops, leaf_scores, path_attention_flops, routing_flops
+from ..signal import AnySignal, Pullback, Site
+from ..values import frozen
+from .attention import Attention
+from .base import Run, component
+from .tensor import ZEROS, Constant, Tensor
+
+HIGHEST = 30
+"""Levels of a tree at most."""
+_INDEX_BYTES = 4  # the leaf of a query or a key
+
+
+@frozen
+class Tree:
+    """The tree of each head of :class:`TreeAttention`.
+
+    Parameters
+    ----------
+    height : levels of decisions, from 0; the tree has 2^height leaves.
+    reads : ``leaf`` (TF-attention: softmax over the keys of the query's leaf) or ``path`` (TC-attention: a weighted sum of the
+        mean values of the nodes on the query's path, the root included).
+    own_key : a query of TF-attention sees its own key beside those of its leaf. Without it a query in a leaf without keys has
+        an output of zero, and gradients through a nearly empty leaf can be large.
+    imbalance : query-key pairs that share a leaf, over those of balanced leaves, by which operations and memory are counted:
+        1 if balanced, 2^height if all share one leaf, below 1 if queries are where keys are not. :func:`verify.models.tree_attention.imbalance` measures it.
+    all_nodes : every node's hyperplane is evaluated, as one matrix product, instead of those along the path.
+    sharpness : factor on the scores of nodes in the sigmoid whose gradient the decisions have.
+
+    Raises
+    ------
+    InputError
+        if a value is out of range.
+    """
+
+    height: int
+    reads: str = "leaf"
+    own_key: bool = True
+    imbalance: float = 1.0
+    all_nodes: bool = False
+    sharpness: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_whole("Tree", 0, HIGHEST, height=self.height)
+        check_choice("Tree", ("leaf", "path"), reads=self.reads)
+        if not 0 <= self.imbalance <= self.leaves:
+            raise InputError(f"Tree: imbalance={self.imbalance:g} is not between 0 and the {self.leaves:,} leaves")
+        if not 0 < self.sharpness < float("inf"):
+            raise InputError(f"Tree: sharpness={self.sharpness:g} is not a number above 0")
+
+    @property
+    def leaves(self) -> int:
+        """Leaves of the tree."""
+        return 2**self.height
+
+    @property
+    def softmax(self) -> bool:
+        """True for TF-attention, which has scores; TC-attention has none."""
+        return self.reads == "leaf"
+
+    def check_tokens(self, tokens: Any) -> None:
+        """Refuse sequences of fewer tokens than leaves.
+
+        Raises
+        ------
+        InputError
+            if there are fewer.
+        """
+        if not is_symbolic(tokens) and tokens < self.leaves:
+            raise InputError(f"Tree: height={self.height} makes {self.leaves:,} leaves for a context of {tokens:,} tokens")
+
+
+@component
+class TreeAttention(Attention):
+    """Attention through a binary tree for each head (Treeformer: Madaan et al. 2023, arXiv 2208.09015).
+
+    A node has a hyperplane and a threshold; queries and keys pass through the same tree, and the sign of
+    ``hyperplane . x + threshold`` decides for one of two children. The nodes of a level follow each other: node j of level l is
+    number 2^l - 1 + j, and its children are 2 j and 2 j + 1 of the next level. It is a method for encoders: a tree of the keys
+    of a whole sequence has no causal form. The paper's body was not available; :class:`Tree` is our reading of the method.
+    """
+
+    tree: Tree = field(kw_only=True)
+
+    routed = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.causal:
+            raise InputError(
+                "TreeAttention: it has no causal form, as a leaf holds keys of the whole sequence; use kind='encoder'"
+            )
+        if self.cross or self.window is not None or self.sinks or self.softcap is not None:
+            raise InputError("TreeAttention: it has neither a memory, a window, sinks nor a soft cap")
+        if self.position is not None and self.position.penalties(1, 1.0) is not None:
+            raise InputError(f"TreeAttention: {type(self.position).__name__} does not rotate queries and keys")
+        if not is_symbolic(self.heads, self.kv_heads) and self.heads != self.kv_heads:
+            raise InputError(f"TreeAttention: kv_heads={self.kv_heads} is not heads={self.heads}; every head has its own tree")
+        if self.dropout and not self.tree.softmax:
+            raise InputError("TreeAttention: there are no attention weights to drop in means of nodes")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The hyperplanes (heads, nodes, head_dim), thresholds (heads, nodes), and of TC weights (heads, levels)."""
+        nodes, levels = self.tree.leaves - 1, self.tree.height + 1
+        found: dict[str, Tensor] = {}
+        if nodes:
+            found["planes"] = Tensor((self.heads, nodes, self.head_dim), "routing", self.head_dim, nodes)
+            found["thresholds"] = Tensor((self.heads, nodes), "bias", self.head_dim, nodes, start=ZEROS)
+        if not self.tree.softmax:
+            found["level_weights"] = Tensor((self.heads, levels), "vector", start=Constant(1 / levels))
+        return super().tensors() | found
+
+    def choices(self) -> dict[str, Any]:
+        return super().choices() | {"tree": self.tree}
+
+    def keys_seen(self, run: Run) -> int:
+        """Query-key pairs of one sequence and head in TF-attention, at the tree's imbalance; none in TC-attention."""
+        if not self.tree.softmax:
+            return 0
+        return self._pairs(run, 1)
+
+    def _pairs(self, run: Run, copies: int) -> int:
+        """Query-key pairs of as many sequences and heads, own keys included."""
+        pairs = round(copies * leaf_scores.body(run.tokens, self.tree.height, self.tree.imbalance))
+        return pairs + (copies * run.tokens if self._adds_own_key else 0)
+
+    @property
+    def _adds_own_key(self) -> bool:
+        return self.tree.own_key and self.tree.height > 0
+
+    def own_flops(self, run: Run) -> int:
+        """Operations of the sorted form, which evaluates the tree first; two per multiply-add, one per summand of a mean."""
+        tree, features = self.tree, self.heads * self.head_dim
+        route = all_nodes_flops if tree.all_nodes else routing_flops
+        flops = int(run.batch * route.body(run.tokens, tree.height, features))
+        if tree.softmax:
+            return flops + 2 * self._pairs(run, run.batch * self.heads) * (self.head_dim + self.value_dim)
+        values = self.heads * self.value_dim
+        means = path_attention_flops.body(run.tokens, tree.height, values) - routing_flops.body(run.tokens, tree.height, values)
+        return flops + int(run.batch * means)
+
+    def own_saved(self, run: Run) -> int:
+        """Bytes of the sorted form. The reference that trains in `verify` keeps matrices of all pairs instead."""
+        values = run.positions * (self.width + self.heads * (2 * self.head_dim + 2 * self.value_dim))
+        places = 2 * run.positions * self.heads * _INDEX_BYTES
+        if self.tree.softmax:
+            scores = 0 if run.fused else self._pairs(run, run.batch * self.heads)
+            sums = run.positions * self.heads * _INDEX_BYTES if run.fused else 0
+            return (values + scores) * run.value_bytes + places + sums
+        nodes = run.batch * self.heads * (2 * self.tree.leaves - 1) * self.value_dim
+        return (values + nodes) * run.value_bytes + places
+
+    def own_cache(self, run: Run) -> int:
+        return 0
+
+    def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        """Those of full attention for TF-attention without levels; otherwise refused.
+
+        Raises
+        ------
+        InputError
+            if the tree has levels, or reads means.
+        """
+        if self.tree.softmax and not self.tree.height:
+            return super().moments(x, site)
+        raise InputError(f"{site.role}: the moments of TreeAttention are not derived; only its counts are known")
