@@ -62,10 +62,8 @@ class Attention(Branch):
     key_bias: bool = True
     """False if the key map has no bias, whatever the others have (Whisper)."""
 
-    factorised = False
-    """True if keys and values are made from fewer features of a token (:class:`~depthwidth.layers.LatentAttention`)."""
-    routed = False
-    """True if a query sees the keys that a tree sends to its leaf (:class:`~depthwidth.layers.TreeAttention`)."""
+    factorised = routed = False
+    """True if keys and values are made from few features (`LatentAttention`); if trees route them (`TreeAttention`)."""
 
     def __post_init__(self) -> None:
         dims = {"width": self.width, "heads": self.heads, "kv_heads": self.kv_heads}

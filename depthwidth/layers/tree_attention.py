@@ -32,7 +32,8 @@ class Tree:
     own_key : a query of TF-attention sees its own key beside those of its leaf. Without it a query in a leaf without keys has
         an output of zero, and gradients through a nearly empty leaf can be large.
     imbalance : query-key pairs that share a leaf, over those of balanced leaves, by which operations and memory are counted:
-        1 if balanced, 2^height if all share one leaf, below 1 if queries are where keys are not. :func:`verify.models.tree_attention.imbalance` measures it.
+        1 if balanced, 2^height if all share one leaf, below 1 if queries are where keys are not.
+        :func:`verify.models.tree_attention.imbalance` measures it.
     all_nodes : every node's hyperplane is evaluated, as one matrix product, instead of those along the path.
     sharpness : factor on the scores of nodes in the sigmoid whose gradient the decisions have.
 
@@ -60,7 +61,7 @@ class Tree:
     @property
     def leaves(self) -> int:
         """Leaves of the tree."""
-        return 2**self.height
+        return 1 << self.height
 
     @property
     def softmax(self) -> bool:
@@ -130,7 +131,7 @@ class TreeAttention(Attention):
 
     def _pairs(self, run: Run, copies: int) -> int:
         """Query-key pairs of as many sequences and heads, own keys included."""
-        pairs = round(copies * leaf_scores.body(run.tokens, self.tree.height, self.tree.imbalance))
+        pairs: int = round(copies * leaf_scores.body(run.tokens, self.tree.height, self.tree.imbalance))
         return pairs + (copies * run.tokens if self._adds_own_key else 0)
 
     @property

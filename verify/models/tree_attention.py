@@ -1,4 +1,4 @@
-# mypy: disable-error-code="misc, no-any-return"
+# mypy: disable-error-code="misc, no-any-return, untyped-decorator"
 """Tree attention: a differentiable form with dense masks, by which it trains, and a sorted form that skips what no query sees.
 
 Shapes: queries and keys (batch, heads, length, dim), hyperplanes (heads, nodes, dim), thresholds (heads, nodes). Node j of
@@ -146,7 +146,7 @@ def sorted_leaf_attention(
         own_scores.masked_fill_((ask == seen)[query_order][:, None], -torch.inf)
     keys, values = keys[key_order], values[key_order]
     mixed = values.new_zeros(values.shape)
-    own_weights = values.new_zeros(len(values), 1) if own else None
+    own_weights = values.new_zeros(len(values), 1)
     start = key_start = 0
     sizes = torch.bincount(ask, minlength=groups * count), torch.bincount(seen, minlength=groups * count)
     for asking, held in zip(*(size.tolist() for size in sizes), strict=True):
@@ -332,11 +332,11 @@ def take_census(model: nn.Module, *inputs: Tensor) -> list[Census]:
 
     def look(mix: TreeMix, given: tuple[Any, ...], output: Tensor) -> None:
         q, k, _, planes, thresholds, *_ = given
-        places = [leaves(x, planes, thresholds) for x in (q, k)]
-        held = F.one_hot(places[1], planes.shape[1] + 1).sum(-2)
-        alone = held.gather(-1, places[0]) == 0
+        asking, seen = (leaves(x, planes, thresholds) for x in (q, k))
+        held = F.one_hot(seen, planes.shape[1] + 1).sum(-2)
+        alone = held.gather(-1, asking) == 0
         height = round(math.log2(planes.shape[1] + 1))
-        found.append(Census(imbalance(*places, height), float((held == 0).double().mean()), float(alone.double().mean())))
+        found.append(Census(imbalance(asking, seen, height), float((held == 0).double().mean()), float(alone.double().mean())))
 
     hooks = [part.mix.register_forward_hook(look) for part in tree_parts(model)]
     try:
