@@ -256,7 +256,7 @@ def _trace_tree(
     trace.positions = given.positions(tree, run.tokens)
     identity = given.identity(trace.positions)
     x, pull_stem = tree.stem.embed(root.at("stem"), identity, segment_match)
-    x = given.replaced(x, tree.width)
+    x = given.replaced(x, tree.stack.outer_width)
     y, pull = tree.stack.moments(x, root.at(tree.stack_name))
     head = tree.language_head
     z, pull_head = y, None
@@ -291,7 +291,7 @@ def _encode(tree: Transformer, root: Site, given: _Input, segment_match: float) 
     else:
         with trace.silence():  # the stem is recorded once, at the input of the last stack
             encoded, _ = tree.stem.embed(root.at("stem"), read, segment_match)
-    trace.memory, pull = tree.encoder.moments(given.replaced(encoded, tree.encoder.width), root.at("encoder"))
+    trace.memory, pull = tree.encoder.moments(given.replaced(encoded, tree.encoder.outer_width), root.at("encoder"))
     return lambda g: pull_source(pull(g))
 
 

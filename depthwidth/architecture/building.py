@@ -13,9 +13,11 @@ from ..errors import InputError
 from ..formula import is_symbolic
 from ..layers import (
     PLACEMENTS,
+    AltUp,
     Attention,
     AttentionPooling,
     Block,
+    BlockLike,
     Branch,
     ChunkedAttention,
     ClassifierHead,
@@ -33,10 +35,12 @@ from ..layers import (
     Pooler,
     PretrainingHead,
     Projection,
+    RecycledAltUp,
     RelativeBias,
     Repeat,
     Residual,
     RMSNorm,
+    SequenceAltUp,
     SparseMixer,
     Stack,
     Stem,
@@ -70,6 +74,14 @@ class Builder:
 
     def __init__(self, design: Design) -> None:
         self.design = design
+
+    @cached_property
+    def outer(self) -> Builder:
+        """The builder of the parts at the ends of a stack, which are wider if streams are parts of its input."""
+        design = self.design
+        if design.altup is None or design.altup_form != "full":
+            return self
+        return Builder(replace(design, width=design.altup * design.width, altup=None))
 
     @cached_property
     def stream_norm(self) -> Norm:
@@ -115,7 +127,7 @@ class Builder:
             key_norm=key_norm,
             scale=design.logit_scale,
             softcap=design.score_softcap,
-            memory_width=self.encoder_design.width if cross else None,
+            memory_width=Builder(self.encoder_design).outer.design.width if cross else None,
             dropout=design.attention_dropout,
             key_bias=design.key_bias,
             sinks=design.sinks and not cross,
@@ -163,8 +175,16 @@ class Builder:
             layer_scale=design.layer_scale,
         )
 
-    def block(self, heads: int, window: int | None = None, *, causal: bool, cross: bool = False) -> Block:
+    def block(self, heads: int, window: int | None = None, *, causal: bool, cross: bool = False) -> BlockLike:
         """One block."""
+        block, design = self._plain_block(heads, window, causal=causal, cross=cross), self.design
+        if design.altup is None:
+            return block
+        kind = AltUp if design.altup_form == "full" else RecycledAltUp
+        return kind(block, design.altup, design.altup_select)
+
+    def _plain_block(self, heads: int, window: int | None, *, causal: bool, cross: bool) -> Block:
+        """One block on one stream."""
         design = self.design
         if not isinstance(design.mixer, str) and design.mixer.width != design.width:
             name = type(design.mixer).__name__
@@ -185,7 +205,7 @@ class Builder:
         design = self.design
         heads = design.heads if design.heads is not None else self._default_heads() if design.attends else 1
         final = design.placement not in ("post", "none") if design.final_norm is None else design.final_norm
-        norm = self.stream_norm if final else None
+        norm = self.outer.stream_norm if final else None
         bias = _bias_table(design, heads[0] if isinstance(heads, Sequence) else heads)
         if not isinstance(heads, Sequence) and not isinstance(design.window, Sequence) and design.blocks is None:
             alike = Repeat(self.block(heads, design.window, causal=causal, cross=cross), depth)
@@ -193,7 +213,7 @@ class Builder:
         if depth > DEEPEST:
             raise InputError(f"Transformer: depth={depth} is too deep for per-block choices, at most {DEEPEST:,}")
         # Equal blocks must be one object, so that each is counted once.
-        distinct: dict[tuple[Any, ...], Block] = {}
+        distinct: dict[tuple[Any, ...], BlockLike] = {}
         blocks = []
         each = _per_block("heads", heads, depth), _per_block("window", design.window, depth), self._own_choices(depth)
         for head, window, own in zip(*each, strict=False):
@@ -214,7 +234,8 @@ class Builder:
         design = self.design
         if design.kind == "decoder":
             return None
-        return Builder(self.encoder_design).stack(design.encoder_depth or design.depth, causal=False)
+        stack = Builder(self.encoder_design).stack(design.encoder_depth or design.depth, causal=False)
+        return stack if design.sequence_stride is None else _strided(stack, design.sequence_stride)
 
     @cached_property
     def encoder_design(self) -> Design:
@@ -236,19 +257,21 @@ class Builder:
 
     def stem(self) -> Stem:
         """The stem, which turns the input into the residual stream."""
-        return stem_of(self.design, self.norm_over)
+        return stem_of(self.outer.design, self.outer.norm_over)
 
     def reader(self) -> Head | None:
         """The head; None if there is none."""
+        if self.outer is not self:
+            return self.outer.reader()
         design = self.design
         if design.head == "projection":
             return Projection(design.width, design.projection_width, design.projection_bias, design.projection_reads)
         if design.head == "patch-logits":
             return PatchLogits(design.width, design.classes, self.stream_norm)
         if design.head == "attention-pooling":
-            return self._attention_pooling()
+            return _attention_pooling(self)
         classifies = design.head in ("classifier", "pretraining")
-        pooler = self._pooler(every=classifies and design.classifier_reads not in FIRST)
+        pooler = _pooler(self, every=classifies and design.classifier_reads not in FIRST)
         if design.head == "none":
             return pooler
         classifier = None
@@ -267,24 +290,6 @@ class Builder:
         projection = Linear(design.width, features, bias=False) if features != design.width else None
         return LanguageHead(unembedding, projection, None, design.logit_softcap, scale=design.head_scale)
 
-    def _pooler(self, *, every: bool) -> Pooler | PatchMean | None:
-        design = self.design
-        if not design.pooler:
-            return None
-        if design.pooler_reads == "patches":
-            return PatchMean(design.width, self.stream_norm)
-        outputs = design.pooler_width or design.width
-        norm = self.norm_over(outputs) if design.pooler_norm else None
-        return Pooler(design.width, outputs, design.pooler_activation, norm, design.pooler_bias, every)
-
-    def _attention_pooling(self) -> AttentionPooling:
-        """A probe with the heads and the hidden features of the blocks."""
-        design = self.design
-        one = Builder(replace(design, experts=None, gated=False, qk_norm="none", logit_scale=None, score_softcap=None))
-        heads = design.heads if design.heads is not None else self._default_heads()
-        heads = heads if isinstance(heads, int) else heads[0]
-        return AttentionPooling(one.attention(heads, causal=False, cross=True), self.stream_norm, one.dense_feed_forward())
-
     def _head_dim(self, heads: int) -> int:
         width = self.design.width
         if not is_symbolic(width, heads):
@@ -300,6 +305,33 @@ class Builder:
         if not is_symbolic(design.width, head_dim) and design.width % head_dim:
             raise InputError(f"Transformer: width={design.width} is not a multiple of head_dim={head_dim}; give heads")
         return design.width // head_dim
+
+
+def _pooler(made: Builder, *, every: bool) -> Pooler | PatchMean | None:
+    design = made.design
+    if not design.pooler:
+        return None
+    if design.pooler_reads == "patches":
+        return PatchMean(design.width, made.stream_norm)
+    outputs = design.pooler_width or design.width
+    norm = made.norm_over(outputs) if design.pooler_norm else None
+    return Pooler(design.width, outputs, design.pooler_activation, norm, design.pooler_bias, every)
+
+
+def _attention_pooling(made: Builder) -> AttentionPooling:
+    """A probe with the heads and the hidden features of the blocks."""
+    design = made.design
+    one = Builder(replace(design, experts=None, gated=False, qk_norm="none", logit_scale=None, score_softcap=None))
+    heads = design.heads if design.heads is not None else made._default_heads()
+    heads = heads if isinstance(heads, int) else heads[0]
+    return AttentionPooling(one.attention(heads, causal=False, cross=True), made.stream_norm, one.dense_feed_forward())
+
+
+def _strided(stack: Stack, stride: int) -> Stack:
+    """A stack whose blocks between the first and the last work on every `stride`-th token."""
+    last = stack.depth - 1
+    blocks = (block if index in (0, last) else SequenceAltUp(block, stride) for index, block in enumerate(stack.blocks()))
+    return Stack.of(blocks, stack.norm, stack.position, stack.sharing, stack.contacts)
 
 
 def _contacts(design: Design, depth: int, heads: int) -> Linear | None:

@@ -8,7 +8,10 @@ from typing import Any, Literal
 
 from ..checks import check_choice, check_whole
 from ..errors import InputError, nearest, shown
+from ..formula import is_symbolic
 from ..layers import PLACEMENTS, Latent, Mixer, Position, Proportional, RouterRule, Tree
+from ..layers.altup import MOST_STREAMS
+from ..numerics.altup import SELECTIONS
 from ..values import frozen
 
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
@@ -31,6 +34,7 @@ ENCODER_CHOICES = (
     "embedding_scale", "embedding_width", "mel_bins",
 )  # fmt: skip
 """The choices in which an encoder may differ from its decoder, besides its depth."""
+ALTUP_FORMS = ("full", "recycled")
 SOURCES = ("shared", "positions", "own")
 QK_NORMS = ("none", "head", "heads", "full", "unit")
 
@@ -92,6 +96,11 @@ class Design:
     logit_scale, score_softcap, logit_softcap : see :class:`~depthwidth.layers.Attention` and the head.
     residual_scale, head_scale : factors on the output of every branch and on the input of the language head's matrix.
     layer_scale : the start of trained factors on every branch's output, one for each feature; None for none.
+    altup : streams of `width` features that blocks update in turn (:class:`~depthwidth.layers.AltUp`); None for one stream. The
+        embedding and the output matrix have `altup` times the width in the `altup_form` ``full``, and the width in
+        ``recycled``. `altup_select` is ``alternating`` or ``same``.
+    sequence_stride : blocks of an encoder between its first and its last work on every so many tokens
+        (:class:`~depthwidth.layers.SequenceAltUp`); None for all.
     tied : the output matrix is the token embedding; `head_bias` gives it a bias.
     head : ``lm``, ``masked-lm`` (after BERT's transform), ``pretraining`` (that and a classifier beside it,
         :class:`~depthwidth.layers.PretrainingHead`), ``classifier`` (with `classes` outputs; `classifier_bias` and
@@ -177,6 +186,10 @@ class Design:
     logit_softcap: float | None = None
     residual_scale: float = 1.0
     layer_scale: float | None = None
+    altup: int | None = None
+    altup_form: str = "full"
+    altup_select: str = "alternating"
+    sequence_stride: int | None = None
     head_scale: float = 1.0
     tied: bool = True
     head_bias: bool = False
@@ -227,6 +240,9 @@ class Design:
             check_choice("Transformer", MIXERS, mixer=self.mixer)
         check_choice("Transformer", ("first", "patches"), pooler_reads=self.pooler_reads)
         check_choice("Transformer", SOURCES, source=self.source)
+        check_choice("Transformer", ALTUP_FORMS, altup_form=self.altup_form)
+        check_choice("Transformer", SELECTIONS, altup_select=self.altup_select)
+        _check_updates(self)
         if isinstance(self.positions, str):
             check_choice("Transformer", POSITIONS, positions=self.positions)
         if self.encoder_depth is not None:
@@ -266,3 +282,19 @@ class Design:
             if name not in choices:
                 raise InputError(f"Transformer: {name} is missing")
         return cls(**choices)
+
+
+def _check_updates(design: Design) -> None:
+    """Refuse alternating updates that do not fit the model."""
+    if design.altup is not None:
+        check_whole("Transformer", smallest=2, largest=MOST_STREAMS, altup=design.altup)
+    stride = design.sequence_stride
+    if stride is None:
+        return
+    check_whole("Transformer", smallest=2, sequence_stride=stride)
+    if design.kind == "decoder":
+        raise InputError("Transformer: sequence_stride is that of an encoder's blocks, and a decoder has none")
+    if design.altup is not None:
+        raise InputError("Transformer: altup and sequence_stride are not combined; give one of them")
+    if not is_symbolic(design.context, stride) and stride > design.context:
+        raise InputError(f"Transformer: sequence_stride={stride} is larger than the context of {design.context} tokens")

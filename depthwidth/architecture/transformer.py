@@ -177,7 +177,7 @@ class Transformer(LengthCounts):
         """Bytes of the encoder's output, which every cross-attention reads."""
         if self.encoder is None or self.decoder is None:
             return 0
-        return run.memory * run.batch * self.encoder.width * run.value_bytes
+        return run.memory * run.batch * self.encoder.outer_width * run.value_bytes
 
     @property
     def reader(self) -> Stem:

@@ -5,6 +5,7 @@ To write one of your own, subclass :class:`Branch` (added to the residual stream
 """
 
 from .activation_entries import ACTIVATIONS, ActivationEntry, register_activation
+from .altup import AltUp, Parts, RecycledAltUp, SequenceAltUp, Summed
 from .attention import Attention
 from .attention_pooling import AttentionPooling
 from .audio import AudioStem, TimeConvolution
@@ -77,6 +78,7 @@ __all__ = [
     "ZEROS",
     "ALiBi",
     "ActivationEntry",
+    "AltUp",
     "Attention",
     "AttentionLike",
     "AttentionPooling",
@@ -117,6 +119,7 @@ __all__ = [
     "Node",
     "Norm",
     "ParallelMixer",
+    "Parts",
     "PatchLogits",
     "PatchMean",
     "PatchStem",
@@ -126,6 +129,7 @@ __all__ = [
     "Projection",
     "Proportional",
     "RMSNorm",
+    "RecycledAltUp",
     "RelativeBias",
     "Repeat",
     "Residual",
@@ -133,6 +137,7 @@ __all__ = [
     "RotaryScaling",
     "RouterRule",
     "Run",
+    "SequenceAltUp",
     "SharedEmbedding",
     "ShortConvolution",
     "SinusoidalPositions",
@@ -143,6 +148,7 @@ __all__ = [
     "Start",
     "Stem",
     "Streams",
+    "Summed",
     "Tensor",
     "TimeConvolution",
     "TimeMix",

@@ -14,6 +14,7 @@ from ..values import cached_property
 from .base import Branch, Child, Layer, Run, check_branch, component
 from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 from .norms import Norm
+from .streams import Streams
 from .tensor import Constant, Tensor
 
 PLACEMENTS = {
@@ -185,6 +186,20 @@ class BlockLike(Layer):
         """The norm that parallel branches share for their input; None if they share none."""
         return None
 
+    @property
+    def own_streams(self) -> Streams | None:
+        """The part that makes and joins its streams in a stack that states none; None for equal copies and their mean."""
+        return None
+
+    @property
+    def tells_repetitions(self) -> bool:
+        """True if it follows equal and different tokens apart, as plain blocks do."""
+        return self.plain
+
+    def without_shared_norm(self) -> BlockLike:
+        """The same block without the norm that parallel branches share."""
+        return self if self.norm is None else self.replace(norm=None)
+
     @cached_property
     def branches(self) -> tuple[tuple[str, Residual], ...]:
         """The residual branches in the order a signal meets them, each with its path from the block."""
@@ -232,8 +247,7 @@ def without_norms(block: BlockLike) -> BlockLike:
     def bare(residual: Residual) -> Residual:
         return replace(residual, norm_in=None, norm_out=None, norm_stream=None)
 
-    changed = block.replace_branches(bare)
-    return changed if changed.norm is None else changed.replace(norm=None)
+    return block.replace_branches(bare).without_shared_norm()
 
 
 def _residuals(layer: Layer, path: str) -> Iterator[tuple[str, Residual]]:

@@ -93,6 +93,8 @@ class Stack(Layer):
         streams = {repeat.block.streams for repeat in self.repeats}
         if len(streams) > 1:
             raise InputError(f"Stack: its blocks keep different numbers of streams ({', '.join(map(str, sorted(streams)))})")
+        if self.copies is None and self.repeats[0].block.own_streams is not None:
+            object.__setattr__(self, "copies", self.repeats[0].block.own_streams)
         if self.copies is not None and self.copies.count != self.streams:
             raise InputError(f"Stack: its blocks keep {self.streams} streams, and it makes {self.copies.count} copies")
         if self.sharing is not None:
@@ -133,6 +135,11 @@ class Stack(Layer):
         return self.repeats[0].block.width
 
     @property
+    def outer_width(self) -> int:
+        """Features of its input and output: those of a stream, unless streams are parts of a wider input."""
+        return self.width if self.copies is None else self.copies.outer_width(self.width)
+
+    @property
     def causal(self) -> bool:
         """True if tokens attend only to themselves and earlier ones."""
         return any(repeat.block.causal for repeat in self.repeats)
@@ -153,7 +160,7 @@ class Stack(Layer):
         blocks = [repeat.block for repeat in self.repeats]
         parts = [part.branch for block in blocks for _, part in block.branches]
         known = (branch.as_attention or branch.as_feed_forward or branch.as_mixture for branch in parts)
-        return all(block.plain for block in blocks) and all(known)
+        return all(block.tells_repetitions for block in blocks) and all(known)
 
     def blocks(self) -> Iterator[BlockLike]:
         """Every block from the first to the last."""

@@ -22,6 +22,10 @@ class Streams(Layer):
     def __post_init__(self) -> None:
         check_whole(type(self).__name__, smallest=2, count=self.count)
 
+    def outer_width(self, width: int) -> int:
+        """Features of the stack's input and output, given those of a stream."""
+        return width
+
     def open(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """The moments of the copies, given those of the stem's output, and the map of a gradient back."""
         return x, lambda g: g

@@ -163,7 +163,7 @@ class Site:
         if variance is None:
             init = self.trace.recipe.tensor(f"{self.role}.{tensor}")
             variance = self._weights[tensor] = _square(_product(init.std, init.multiplier))
-        return self._at_layer(variance)
+        return self.at_layer(variance)
 
     def gain(self, offset: float = 0.0, tensor: str = "weight") -> Number:
         """Mean square of a norm's gain, or of another factor on features, its forward multiplier included.
@@ -175,7 +175,7 @@ class Site:
             init = self.trace.recipe.tensor(f"{self.role}.{tensor}")
             means = _square(_product(init.mean + offset, init.multiplier))
             moments = self._weights[f"gain {tensor}"] = (means, _square(_product(init.std, init.multiplier)))
-        return self._at_layer(moments[0]) + self._at_layer(moments[1])
+        return self.at_layer(moments[0]) + self.at_layer(moments[1])
 
     def scales(self) -> tuple[Number, Number]:
         """The factors on a residual's skip path and on its branch."""
@@ -183,9 +183,10 @@ class Site:
         if scales is None:
             residual = self.trace.recipe.residual(self.role)
             scales = self._weights["scales"] = (residual.skip, residual.branch)
-        return self._at_layer(scales[0]), self._at_layer(scales[1])
+        return self.at_layer(scales[0]), self.at_layer(scales[1])
 
-    def _at_layer(self, value: Any) -> Number:
+    def at_layer(self, value: Any) -> Number:
+        """A number of the block at work, given one for every block alike or one for each."""
         if not isinstance(value, tuple):
             return float(value)
         layer = self.trace.layer

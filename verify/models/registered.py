@@ -1,6 +1,7 @@
 """The torch modules of the library's own components; importing this file registers them."""
 
 from . import (
+    altup,
     attention,
     attention_pooling,
     audio,
@@ -30,6 +31,7 @@ from . import (
 )
 
 __all__ = [
+    "altup",
     "attention",
     "attention_pooling",
     "audio",
