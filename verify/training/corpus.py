@@ -197,7 +197,7 @@ def _map_tokens(path: Path, kind: str, tokens: int) -> Tensor:
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 
 
-def _mix(x: Tensor) -> Tensor:
+def hashed(x: Tensor) -> Tensor:
     """Hash of each 64-bit integer (the finaliser of SplitMix64: Steele, Lea and Flood 2014)."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9 - (1 << 64)), (27, 0x94D049BB133111EB - (1 << 64))):
         x = (x ^ (x >> shift & (1 << (64 - shift)) - 1)) * factor
@@ -223,9 +223,9 @@ def window_starts(seed: int | Tensor, step: int, batch: int, windows: int, devic
     """
     seeds = torch.as_tensor(seed, dtype=torch.int64, device=device)
     # Three rounds of hashing, one per coordinate, so that neighbouring seeds and steps are unrelated.
-    key = _mix(_mix(seeds * 3 + _GOLDEN) * 3 + step + _GOLDEN)
+    key = hashed(hashed(seeds * 3 + _GOLDEN) * 3 + step + _GOLDEN)
     rows = torch.arange(batch, dtype=torch.int64, device=device)
-    return (_mix(key[..., None] * 3 + rows + _GOLDEN) & (1 << 63) - 1) % windows
+    return (hashed(key[..., None] * 3 + rows + _GOLDEN) & (1 << 63) - 1) % windows
 
 
 def _read_windows(tokens: Tensor, starts: Tensor, context: int) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,7 @@ from .settings import Training
 from .train import (
     Loss,
     Outcome,
+    Stages,
     WithLoss,
     autocast,
     check_tokens,
@@ -73,6 +74,7 @@ def train_ensemble(
     checkpoint_every: int = 0,
     groups: Sequence[Groups] | None = None,
     loss: Loss | None = None,
+    stages: Stages | None = None,
     device: torch.device | str | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> list[Outcome]:
@@ -93,6 +95,7 @@ def train_ensemble(
     loss, device : as in :func:`verify.training.train.train`. A custom loss must be thread-safe: if members run concurrently on
         a CPU, several threads call it. If the models draw random numbers (dropout), members run one after another, to keep the
         order of the draws.
+    stages : as in :func:`verify.training.train.train`, for all members; not for compiled models.
     on_step : called after each update with the number of updates so far and the losses, shape (members,), on the device.
 
     Returns
@@ -113,11 +116,12 @@ def train_ensemble(
     if mode not in ("auto", "batched", "loop"):
         raise InputError(f"train_ensemble: mode={shown(mode)} is not one of auto, batched, loop")
     with torch.random.fork_rng([place] if place.type == "cuda" else []):
-        run = _Ensemble(models, corpus.to(place), trainings, groups, loss or language_loss(models[0]))
+        run = _Ensemble(models, corpus.to(place), trainings, groups, loss or language_loss(models[0]), stages)
         run.folder = None if folder is None else Path(folder)
         checkpoint = run.find_checkpoint()
         if run.folder is not None and checkpoint is None:
             make_folder(run.folder)
+        run.enter_stage()
         chosen = checkpoint.state["mode"] if checkpoint else run.passes.fastest_mode() if mode == "auto" else mode
         run.set_mode(chosen)
         if checkpoint:
@@ -152,8 +156,11 @@ class _Ensemble:
         trainings: Sequence[Training],
         groups: Sequence[Groups] | None,
         loss: Loss,
+        stages: Stages | None = None,
     ) -> None:
-        self.trainings, self.training = list(trainings), trainings[0]
+        self.trainings, self.training, self.stages = list(trainings), trainings[0], stages
+        if stages is not None and self.training.compile:
+            raise InputError("train_ensemble: stages change the models, of which a compiled graph knows nothing; compile=False")
         for model in models:
             model.to(corpus.device).train()
         if groups is None:
@@ -182,7 +189,14 @@ class _Ensemble:
             "rates": rates,
             "start": start,
         }
+        what |= {} if self.stages is None else {"stages": self.stages.to_dict()}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    def enter_stage(self) -> None:
+        """Bring all members into the form of the next update."""
+        if self.stages is not None:
+            for model in (*self.members.models, self.members.code.model):
+                self.stages.apply(model, self.step)
 
     def update(self) -> Tensor:
         """One update of every member; returns the losses computed before it, shape (members,), on the device."""
@@ -213,6 +227,7 @@ class _Ensemble:
         wait_every = 10 if self.members.device.type == "cuda" else 1
         pending: list[Tensor] = []
         while self.step < steps and not all(at is not None for at in self.diverged_at):
+            self.enter_stage()
             if every and self.step % every == 0:
                 self.evaluate()
             pending.append(self.update())
@@ -226,6 +241,7 @@ class _Ensemble:
                 if at_checkpoint and self.step < steps:
                     self.save()
         if self.step == steps:
+            self.enter_stage()
             self.evaluate()
         self.save()
 

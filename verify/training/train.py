@@ -38,6 +38,9 @@ from ..files import write_whole
 from ..models.initialize import parameter_groups
 from .checkpoints import latest_checkpoint, save_checkpoint
 from .corpus import Corpus, mix_seeds
+from .loggers import Logger as Logger
+from .loggers import tensorboard as tensorboard
+from .loggers import wandb as wandb
 from .optim import Groups, clip, default_groups, make_optimizer, schedule_factor
 from .settings import Training
 
@@ -132,60 +135,21 @@ def _read_loss(output: Any, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits.flatten(0, -2).float(), targets.reshape(-1))
 
 
-class Logger(Protocol):
-    """Receives named numbers during training: made by :func:`tensorboard` or :func:`wandb`, or any object of this form."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Record the numbers of one step."""
-
-    def close(self) -> None:
-        """Close the logger; called once at the end, also after an error."""
-
-
-def tensorboard(folder: str | os.PathLike[str]) -> Logger:
-    """A logger that writes TensorBoard files (needs ``pip install tensorboard``)."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError("logging to TensorBoard needs the tensorboard library: pip install tensorboard") from None
-
-    class TensorBoard:
-        writer = SummaryWriter(str(folder))
-
-        def log(self, step: int, values: Mapping[str, float]) -> None:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
-
-        def close(self) -> None:
-            self.writer.close()
-
-    return TensorBoard()
-
-
-def wandb(**options: Any) -> Logger:
-    """A logger that writes to Weights and Biases (needs ``pip install wandb``); `options` go to ``wandb.init``."""
-    try:
-        import wandb as library
-    except ImportError:
-        raise InputError("logging to Weights and Biases needs the wandb library: pip install wandb") from None
-
-    class WandB:
-        run = library.init(**options)
-
-        def log(self, step: int, values: Mapping[str, float]) -> None:
-            self.run.log(dict(values), step=step)
-
-        def close(self) -> None:
-            self.run.finish()
-
-    return WandB()
-
-
 class Probe(Protocol):
     """Supplies a context for each update, in which measurements can be taken: see :func:`train`."""
 
     def __call__(self, model: nn.Module, step: int, optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any] | None:
         """A context in which to run update number `step`, or None if nothing is to be measured."""
+
+
+class Stages(Protocol):
+    """Changes a model between updates: :class:`verify.training.bootstrap.Bootstrap`."""
+
+    def apply(self, model: nn.Module, step: int) -> None:
+        """Bring the model into the form in which update number `step` trains it; of the number of all steps, the last form."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The stages as plain JSON, by which a run is told from others."""
 
 
 def measuring(steps: Callable[[int], bool] | Container[int], handle_rows: Callable[[list[Any]], None], **options: Any) -> Probe:
@@ -298,6 +262,7 @@ def train(
     tree: Transformer | None = None,
     groups: Groups | None = None,
     loss: Loss | None = None,
+    stages: Stages | None = None,
     device: torch.device | str | None = None,
     probes: Sequence[Probe] = (),
     loggers: Sequence[Logger] = (),
@@ -319,6 +284,7 @@ def train(
     recipe, tree : set the learning rate and weight decay of each tensor (:func:`verify.models.initialize.parameter_groups`).
     groups : parameter groups with their own ``lr`` and ``weight_decay``, instead of `recipe`.
     loss : function to minimise; by default :func:`language_loss`.
+    stages : changes the model between updates, and is part of the run: growing trees (:mod:`verify.training.bootstrap`).
     device : by default a GPU if there is one. On a CPU, results are bitwise repeatable for a fixed number of threads.
     probes : each is called before every update and may return a context for it; :func:`measuring` makes such a probe. It
         receives the uncompiled model. Gradients are kept until the contexts have exited, so a context can compare the weights
@@ -351,10 +317,11 @@ def train(
             groups = parameter_groups(model, recipe, training.learning_rate, training.weight_decay, tree=tree)
         elif groups is None:
             groups = default_groups(model, training.learning_rate, training.weight_decay)
-        run = _Run(model, corpus.to(place), training, groups, loss or language_loss(model), world)
+        run = _Run(model, corpus.to(place), training, groups, loss or language_loss(model), world, stages)
         stack.callback(run.release_group)
         run.folder = None if folder is None else Path(folder)
         done = run.restore()
+        run.enter_stage()
         if done is not None:
             return done
         if run.folder is not None:
@@ -441,8 +408,11 @@ def make_folder(place: Path) -> None:
 class _Run:
     """The state of a run: everything in a checkpoint, and objects derived from it."""
 
-    def __init__(self, model: nn.Module, corpus: Corpus, training: Training, groups: Groups, loss: Loss, world: _World) -> None:
-        self.model, self.corpus, self.training, self.world = model, corpus, training, world
+    def __init__(
+        self, model: nn.Module, corpus: Corpus, training: Training, groups: Groups, loss: Loss, world: _World,
+        stages: Stages | None = None,
+    ) -> None:  # fmt: skip
+        self.model, self.corpus, self.training, self.world, self.stages = model, corpus, training, world, stages
         self.folder: Path | None = None
         self.device = corpus.device
         self.share = world.share(training.batch)
@@ -473,7 +443,13 @@ class _Run:
         ]
         start = weights_digest(self.model.parameters())
         what = {"training": self.training.to_dict(), "corpus": self.corpus.identity(), "weights": weights, "start": start}
+        what |= {} if self.stages is None else {"stages": self.stages.to_dict()}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    def enter_stage(self) -> None:
+        """Bring the model into the form of the next update."""
+        if self.stages is not None:
+            self.stages.apply(self.model, self.step)
 
     def release_group(self) -> None:
         """Drop all references to the process group."""
@@ -726,6 +702,7 @@ def _loop(run: _Run, checkpoint_every: int, probes: Sequence[Probe], report: _Re
     pending: list[Tensor] = []  # losses still on the device
     run.model.train()
     while run.step < training.steps:
+        run.enter_stage()
         if training.evaluate_every and run.step % training.evaluate_every == 0:
             run.evaluate()
             report.report_evaluation()
@@ -748,6 +725,7 @@ def _loop(run: _Run, checkpoint_every: int, probes: Sequence[Probe], report: _Re
         if time_limit is not None and run.world.any(time.perf_counter() - run.started > time_limit):
             break
     if run.step == training.steps:
+        run.enter_stage()
         run.evaluate()
         report.report_evaluation()
         run.status = "finished"
