@@ -25,6 +25,8 @@ SIZES = {"depth": 2, "width": 16, "heads": 2, "kv_heads": 2, "head_dim": 8, "voc
 IMAGES = ("vit", "vit_mae", "beit", "deit", "dinov2", "clip_vision_model", "siglip_vision_model")
 SMALL = {
     "modernbert": {"local_attention": 8},
+    **{key: {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
+       for key in ("deberta", "deberta-v2")},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8}, "gptj": {"rotary_dim": 2},
     "codegen": {"rotary_dim": 2}, "opt": {"word_embed_proj_dim": 16},
     **{key: {"num_layers": 2, "d_kv": 8} for key in ("t5", "mt5", "umt5", "switch_transformers")},

@@ -61,6 +61,9 @@ GPT_NEO_TYPES = {"intermediate_size": None, "window_size": 256}
 DEEPSEEK_ROPE = {"type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707,
                  "original_max_position_embeddings": 4096}  # fmt: skip
 
+DEBERTA_V3 = {"relative_attention": True, "pos_att_type": "p2c|c2p", "position_biased_input": False, "position_buckets": 256,
+              "norm_rel_ebd": "layer_norm", "share_att_key": True, "max_relative_positions": -1}  # fmt: skip
+
 PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "gpt2": (gpt2(12, 768, 12), 124439808),
     "gpt2-medium": (gpt2(24, 1024, 16), 354823168),
@@ -205,6 +208,16 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "ModernBERT-large, masked": (
         {"model_type": "modernbert", "architectures": ["ModernBertForMaskedLM"], "hidden_size": 1024, "num_hidden_layers": 28,
          "num_attention_heads": 16, "intermediate_size": 2624}, 395881664
+    ),
+    "deberta-base": (
+        bert("deberta", "DebertaModel", 12, 768, 12, relative_attention=True, pos_att_type="c2p|p2c",
+             position_biased_input=False), 138601728
+    ),
+    "deberta-v3-base": (
+        bert("deberta-v2", "DebertaV2Model", 12, 768, 12, **DEBERTA_V3), 183831552
+    ),
+    "deberta-v3-large": (
+        bert("deberta-v2", "DebertaV2Model", 24, 1024, 16, **DEBERTA_V3), 434012160
     ),
     "mpnet-base": ({"model_type": "mpnet", "architectures": ["MPNetModel"], "max_position_embeddings": 514}, 109486464),
     "esm1b": (
@@ -571,6 +584,19 @@ FURTHER_PARTS = {
     "pooling": lambda config: st.fixed_dictionaries({"classifier_pooling": st.sampled_from(["late", "bos", "mean"])}),
     "one": lambda config: st.fixed_dictionaries({"use_sliding_window": FLAG, "sliding_window": st.integers(1, 20)}),
 }
+RELATIVE = st.just({"type_vocab_size": 0}) | st.fixed_dictionaries(
+    {
+        "relative_attention": st.just(True),
+        "position_biased_input": FLAG,
+        "pos_att_type": st.sampled_from(["c2p|p2c", ["p2c", "c2p"], ["c2p"], "p2c"]),
+        "max_relative_positions": st.sampled_from([-1, 4, 30]),
+        "max_position_embeddings": st.integers(6, 30),
+        "position_buckets": st.sampled_from([-1, 2, 4]),
+        "share_att_key": FLAG,
+        "norm_rel_ebd": st.sampled_from(["none", "layer_norm"]),
+        "legacy": FLAG,
+    }
+)
 FURTHER = {
     "gpt_neo": neo,
     "gptj": lambda config: st.fixed_dictionaries({"rotary_dim": st.just(2)}),
@@ -633,6 +659,7 @@ FURTHER = {
     "smollm3": with_rope("nope"),
     **dict.fromkeys(("xlm-roberta", "camembert"), lambda config: st.fixed_dictionaries({"pad_token_id": st.integers(0, 1)})),
     "roberta": lambda config: st.fixed_dictionaries({"pad_token_id": st.integers(0, 1)}),
+    **dict.fromkeys(("deberta", "deberta-v2"), lambda config: RELATIVE),
     "mpnet": lambda config: st.fixed_dictionaries({"max_position_embeddings": st.integers(5, 40)}),
     "esm": lambda config: st.fixed_dictionaries(
         {
@@ -743,6 +770,10 @@ SMALL_FIELDS: dict[str, dict[str, Any]] = {
     "minicpm3": {**SMALL_LATENT, "dim_model_base": 8},
     "glm4_moe": SMALL_GROUPS,
     "esm": {"mask_token_id": 1, "token_dropout": True, "emb_layer_norm_before": True},
+    **{
+        key: {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
+        for key in ("deberta", "deberta-v2")
+    },
     "gptj": {"rotary_dim": 2},
     "codegen": {"rotary_dim": 2, "n_head": 4},  # its query map is cut in four
     "opt": {"word_embed_proj_dim": 5},

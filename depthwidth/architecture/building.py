@@ -21,6 +21,7 @@ from ..layers import (
     Branch,
     ChunkedAttention,
     ClassifierHead,
+    DisentangledAttention,
     FeedForward,
     GatedAttention,
     Head,
@@ -58,6 +59,8 @@ def _attention_kind(design: Design, cross: bool) -> Callable[..., Attention]:
     """The kind of attention, as a function of the choices that all kinds share."""
     if not cross and design.latent is not None:
         return partial(LatentAttention, latent=design.latent)
+    if not cross and design.disentangled is not None:
+        return partial(DisentangledAttention, relative=design.disentangled)
     if not cross and design.attention_gate:
         return GatedAttention
     if not cross and design.tree is not None:

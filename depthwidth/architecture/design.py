@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ..checks import check_choice, check_whole
 from ..errors import InputError, nearest, shown
 from ..formula import is_symbolic
-from ..layers import PLACEMENTS, Latent, Mixer, Position, Proportional, RouterRule, Tree
+from ..layers import PLACEMENTS, Disentangled, Latent, Mixer, Position, Proportional, RouterRule, Tree
 from ..layers.altup import MOST_STREAMS
 from ..numerics.altup import SELECTIONS
 from ..values import frozen
@@ -52,6 +52,8 @@ class Design:
     head_dim : dimensions of a query or key; width / heads by default, 64 when neither is given.
     value_dim : dimensions of a value; `head_dim` by default.
     latent : sizes of multi-head latent attention; None for plain attention.
+    disentangled : the parts of scores that depend on relative positions, whose vectors are `score_bias`
+        (:class:`~depthwidth.layers.DisentangledAttention`); None for plain attention.
     ffn : hidden features of the feed-forward part; 4 * width by default, 0 for blocks without one.
     mixer : the branch between tokens: ``attention``, ``none``, or a component in its place, such as
         :class:`~depthwidth.layers.Mamba`, whose width is that of the design.
@@ -130,6 +132,7 @@ class Design:
     head_dim: int | None = None
     value_dim: int | None = None
     latent: Latent | None = None
+    disentangled: Disentangled | None = None
     ffn: int | None = None
     attention_gate: bool = False
     mixer: str | Mixer = "attention"

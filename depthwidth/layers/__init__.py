@@ -14,6 +14,7 @@ from .block import PLACEMENTS, Block, BlockLike, Residual
 from .chunked_attention import ChunkedAttention
 from .convolution import Convolution, ShortConvolution
 from .delta_net import GatedDeltaNet
+from .disentangled_attention import Disentangled, DisentangledAttention, RelativeVectors
 from .feed_forward import FeedForward, MixtureOfExperts
 from .gated_attention import GatedAttention
 from .head import ClassifierHead, Head, LanguageHead, Pooler, Unembedding
@@ -93,6 +94,8 @@ __all__ = [
     "ClassifierHead",
     "Constant",
     "Convolution",
+    "Disentangled",
+    "DisentangledAttention",
     "Draw",
     "Embedding",
     "FeedForward",
@@ -131,6 +134,7 @@ __all__ = [
     "RMSNorm",
     "RecycledAltUp",
     "RelativeBias",
+    "RelativeVectors",
     "Repeat",
     "Residual",
     "Rotary",

@@ -681,6 +681,8 @@ def every_role():
         {"model_type": "t5", "feed_forward_proj": "gated-gelu"},
         {"model_type": "marian", "share_encoder_decoder_embeddings": False},
         {"model_type": "phi", "qk_layernorm": True},
+        {"model_type": "deberta", "relative_attention": True, "pos_att_type": "c2p|p2c"},
+        {"model_type": "deberta-v2", "relative_attention": True, "pos_att_type": "c2p|p2c", "norm_rel_ebd": "layer_norm"},
         {"model_type": "beit", "use_relative_position_bias": True, "use_mask_token": True},
         {"model_type": "beit", "use_shared_relative_position_bias": True, "use_absolute_position_embeddings": True},
         {"model_type": "beit", "use_mean_pooling": False},

@@ -35,9 +35,14 @@ DEPTH = 18
 OVERFLOW = ("deepnorm", "admin", "unit-scaling", "t-fixup")
 """Schemes made for one place of the norms; elsewhere the stream may grow beyond floating point."""
 
+FEWER |= {key: {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
+          for key in ("deberta", "deberta-v2")}  # fmt: skip
 FEWER |= {"llama4_text": {"intermediate_size": 32, "intermediate_size_mlp": 32, "num_experts_per_tok": 1}}
 REFUSED = {
     "albert": "encoder: the moments of blocks that share their weights are not known\n",
+    **dict.fromkeys(
+        ("deberta", "deberta-v2"), "encoder.block.attention: the moments of disentangled attention are not known\n"
+    ),
     "llama4_text": "the moments of (experts whose inputs the router scales are not|attention in chunks are) known",
     "modernbert": "encoder.block.attention: the moments of a window without a causal mask are not known\n",
     "t5gemma": "encoder.block.attention: the moments of a window without a causal mask are not known\n",

@@ -529,7 +529,7 @@ def test_a_folders_own_tokenizer_is_used(tmp_path):
     assert "tokenizer.json' cannot be read" in refused(lambda: measure_heads(folder, text=text))
 
 
-UNMEASURED = {"gpt_neo", "gptj", "codegen", "bloom", "falcon", "mpnet", "mpt", "xglm"}
+UNMEASURED = {"gpt_neo", "gptj", "codegen", "bloom", "falcon", "mpnet", "mpt", "xglm", "deberta", "deberta-v2"}
 TWO_STACKS = {
     "t5", "mt5", "umt5", "t5gemma", "switch_transformers", "bart", "mbart", "blenderbot", "m2m_100", "marian", "pegasus",
     "whisper",

@@ -127,6 +127,16 @@ EXAMPLES = {
     "masked head": layers.LanguageHead(
         layers.Unembedding(WIDTH, 11, tied=True), layers.Linear(WIDTH, WIDTH), layers.LayerNorm(WIDTH)
     ),
+    "disentangled attention": layers.DisentangledAttention(
+        WIDTH, 4, 4, 3, 3, causal=False, relative=layers.Disentangled(span=4, longest=9)
+    ),
+    "disentangled attention with shared maps": layers.DisentangledAttention(
+        WIDTH, 4, 4, 3, 3, causal=False, relative=layers.Disentangled(span=4, to_content=False, shared=True)
+    ),
+    "disentangled attention, sliced": layers.DisentangledAttention(
+        WIDTH, 4, 4, 3, 3, causal=False, relative=layers.Disentangled(span=4, key_bias=False, sliced=True)
+    ),
+    "relative vectors": layers.RelativeVectors(4, WIDTH, layers.LayerNorm(WIDTH)),
     "heads of a pre-training": layers.PretrainingHead(
         layers.Unembedding(WIDTH, 11, tied=True), layers.Linear(WIDTH, WIDTH), layers.LayerNorm(WIDTH),
         classifier=layers.ClassifierHead(WIDTH, 2, layers.Pooler(WIDTH, WIDTH)),
@@ -154,6 +164,7 @@ EMBEDDING = torch.randn(11, WIDTH)
 IMAGES = torch.randn(BATCH, 3, 8, 12)
 STREAM = torch.randn(BATCH, LENGTH, WIDTH)
 SOUND = torch.randn(BATCH, WIDTH, 2 * LENGTH)
+VECTORS = torch.randn(8, WIDTH)
 TOKENS = torch.zeros(BATCH, LENGTH, dtype=torch.long)
 
 
@@ -179,6 +190,8 @@ INPUTS = {
     layers.RelativeBias: lambda part: part(LENGTH),
     layers.ImageBias: lambda part: part(7),
     layers.Attention: lambda part: part(STREAM, Pass(STREAM[:, :SOURCE])),
+    layers.DisentangledAttention: lambda part: part(STREAM, Pass(bias=VECTORS)),
+    layers.RelativeVectors: lambda part: part(LENGTH),
     layers.LatentAttention: lambda part: part(STREAM, Pass()),
     layers.TreeAttention: lambda part: part(STREAM, Pass()),
     layers.FeedForward: lambda part: part(STREAM, Pass()),

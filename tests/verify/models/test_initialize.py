@@ -38,11 +38,14 @@ LATENT = {"num_key_value_heads": 6, "kv_lora_rank": 20, "q_lora_rank": 28, "qk_n
           "v_head_dim": 8}  # fmt: skip
 GROUPS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1,
           "intermediate_size": 36}  # fmt: skip
+RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
 MORE = {
     "deepseek_v2": {**LATENT, **GROUPS},
     "deepseek_v3": {**LATENT, **GROUPS},
     "minicpm3": LATENT,
     "glm4_moe": GROUPS,
+    "deberta": RELATIVE,
+    "deberta-v2": {**RELATIVE, "position_buckets": 8, "norm_rel_ebd": "layer_norm"},
     "gptj": {"rotary_dim": 4},
     "codegen": {"rotary_dim": 4, "n_head": 4},
     "opt": {"word_embed_proj_dim": 32, "init_std": 0.006},

@@ -24,6 +24,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "bloom": ("bloom",),
     "clip": ("clip_vision_model", "clip_text_model"),
     "cohere": ("cohere", "cohere2"),
+    "deberta": ("deberta-v2", "deberta"),
     "deepseek": ("deepseek_v2", "deepseek_v3"),
     "dinov2": ("dinov2",),
     "electra": ("electra",),
