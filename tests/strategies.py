@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from encoder_strategies import DEBERTA_V3, RELATIVE, SMALL_RELATIVE
 from hypothesis import strategies as st
 from image_strategies import BEIT, BIASED, MASKED, hidden, images, square_images
 from mixer_strategies import (
@@ -60,9 +61,6 @@ GPT_NEO_TYPES = {"intermediate_size": None, "window_size": 256}
 
 DEEPSEEK_ROPE = {"type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707,
                  "original_max_position_embeddings": 4096}  # fmt: skip
-
-DEBERTA_V3 = {"relative_attention": True, "pos_att_type": "p2c|c2p", "position_biased_input": False, "position_buckets": 256,
-              "norm_rel_ebd": "layer_norm", "share_att_key": True, "max_relative_positions": -1}  # fmt: skip
 
 PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "gpt2": (gpt2(12, 768, 12), 124439808),
@@ -584,19 +582,6 @@ FURTHER_PARTS = {
     "pooling": lambda config: st.fixed_dictionaries({"classifier_pooling": st.sampled_from(["late", "bos", "mean"])}),
     "one": lambda config: st.fixed_dictionaries({"use_sliding_window": FLAG, "sliding_window": st.integers(1, 20)}),
 }
-RELATIVE = st.just({"type_vocab_size": 0}) | st.fixed_dictionaries(
-    {
-        "relative_attention": st.just(True),
-        "position_biased_input": FLAG,
-        "pos_att_type": st.sampled_from(["c2p|p2c", ["p2c", "c2p"], ["c2p"], "p2c"]),
-        "max_relative_positions": st.sampled_from([-1, 4, 30]),
-        "max_position_embeddings": st.integers(6, 30),
-        "position_buckets": st.sampled_from([-1, 2, 4]),
-        "share_att_key": FLAG,
-        "norm_rel_ebd": st.sampled_from(["none", "layer_norm"]),
-        "legacy": FLAG,
-    }
-)
 FURTHER = {
     "gpt_neo": neo,
     "gptj": lambda config: st.fixed_dictionaries({"rotary_dim": st.just(2)}),
@@ -770,10 +755,7 @@ SMALL_FIELDS: dict[str, dict[str, Any]] = {
     "minicpm3": {**SMALL_LATENT, "dim_model_base": 8},
     "glm4_moe": SMALL_GROUPS,
     "esm": {"mask_token_id": 1, "token_dropout": True, "emb_layer_norm_before": True},
-    **{
-        key: {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
-        for key in ("deberta", "deberta-v2")
-    },
+    **dict.fromkeys(("deberta", "deberta-v2"), SMALL_RELATIVE),
     "gptj": {"rotary_dim": 2},
     "codegen": {"rotary_dim": 2, "n_head": 4},  # its query map is cut in four
     "opt": {"word_embed_proj_dim": 5},
