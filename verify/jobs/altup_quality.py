@@ -1,0 +1,140 @@
+"""Alternating updates against dense models, on held-out text: at equal width, and at equal operations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from depthwidth.architecture import Transformer
+
+from ..rows import Row
+from . import Comparison, Job, Prediction, Run, Verdict, version_of
+from ._heads import BYTES, training_spec
+from ._training import TOGETHER, data_spec, decisions_of, measure_training, training_flops
+
+# layers, width, heads, context, steps, seeds
+_SIZES: dict[str, tuple[int, int, int, int, int, int]] = {
+    "tiny": (2, 16, 2, 16, 20, 1),
+    "small": (6, 32, 2, 64, 500, 3),
+    "gpu": (8, 256, 4, 128, 5000, 3),
+    "full": (12, 768, 12, 512, 50_000, 5),
+}
+FORMS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "recycled": {"altup": 2, "altup_form": "recycled"},
+    "same": {"altup": 2, "altup_select": "same"},
+    "altup": {"altup": 2},
+}
+TABLE, EQUAL = "table", "dense, equal FLOPs"
+"""A wider embedding and output matrix with trained projections, without AltUp; and a dense model of AltUp's operations."""
+
+
+def arms(layers: int, width: int, heads: int, context: int) -> dict[str, dict[str, Any]]:
+    """The tree of each arm, by name."""
+    base = {
+        "depth": layers, "width": width, "heads": heads, "head_dim": width // heads, "ffn": 4 * width, "vocab": 256,
+        "context": context, "positions": "rotary", "norm": "rmsnorm", "bias": False, "tied": False,
+    }  # fmt: skip
+    found = {name: base | more for name, more in FORMS.items()}
+    found[TABLE] = base | {"embedding_width": 2 * width}
+    asked = Transformer(**found["altup"]).flops_per_token()
+    found[EQUAL] = _with_flops(base, asked)
+    return found
+
+
+def _with_flops(base: dict[str, Any], asked: int) -> dict[str, Any]:
+    """The widest model with at most these operations a token, and then hidden features until it has as many."""
+
+    def flops(tree: Mapping[str, Any]) -> int:
+        return Transformer(**tree).flops_per_token()
+
+    tree = base
+    while flops(wider := {**tree, "width": tree["width"] + 2, "ffn": 4 * (tree["width"] + 2)}) <= asked:
+        tree = wider
+    each = (flops({**tree, "ffn": tree["ffn"] + 1}) - flops(tree)) or 1
+    return {**tree, "ffn": tree["ffn"] - (flops(tree) - asked) // each}
+
+
+def runs(size: str) -> Iterator[Run]:
+    """Each arm with each seed, on the same text in the same order."""
+    layers, width, heads, context, steps, seeds = _SIZES[size]
+    data = data_spec(BYTES[size])
+    for name, tree in arms(layers, width, heads, context).items():
+        for seed in range(seeds):
+            spec: dict[str, Any] = {
+                "arm": name, "tree": tree, "scheme": "shipped", "options": {"family": "llama"}, "data": data,
+                "training": training_spec(steps, context), "dtype": "float32",
+            }  # fmt: skip
+            spec["decided"] = decisions_of(spec)
+            made = Transformer(**tree)
+            labels = {"arm": name, "parameters": made.parameters, "flops_per_token": made.flops_per_token()}
+            yield Run(spec, seed, labels, cost=training_flops(spec))
+
+
+def predict(size: str) -> Iterator[Prediction]:
+    """The sign of a difference: the loss of AltUp less that of a dense model of equal operations is below 0."""
+    yield Prediction("loss_difference", 0.0, "altup.predict_flops", version_of("depthwidth.formulas.altup"), EQUAL)
+
+
+_PAIRS = (
+    ("altup", EQUAL),
+    ("altup", "dense"),
+    ("recycled", "dense"),
+    ("same", "dense"),
+    (TABLE, "dense"),
+    ("altup", "same"),
+    ("altup", TABLE),
+)
+"""The differences reported; the first decides."""
+
+
+def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
+    """AltUp must be better than the dense model of equal operations by more than twice the noise over seeds."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row.quantity == "loss":
+            found.setdefault(row.labels["arm"], []).append(row.value)
+    if not all(math.isfinite(loss) for losses in found.values() for loss in losses):
+        return Verdict("undecided", "a run diverged")
+    if any(name not in found for pair in _PAIRS for name in pair):
+        return Verdict("undecided", "runs are missing")
+    lines = []
+    for one, other in _PAIRS:
+        first, second = found[one], found[other]
+        note = f"{one} {mean(first):.4f}, {other} {mean(second):.4f}"
+        lines.append(Comparison(f"loss of {one} less that of {other}", None, mean(first) - mean(second),
+                                _noise(first, second), None, note))  # fmt: skip
+    decides = lines[0]
+    if decides.stderr is None or decides.measured is None:
+        return Verdict("undecided", "one seed does not show the noise", tuple(lines))
+    dense, table = lines[1].measured, lines[6].measured
+    summary = (
+        f"AltUp is {decides.measured:+.4f} +- {decides.stderr:.4f} nats from a dense model of equal FLOPs, {dense:+.4f} from "
+        f"one of equal width, {table:+.4f} from one with wider tables alone"
+    )
+    if abs(decides.measured) <= 2 * decides.stderr:
+        return Verdict("undecided", summary, tuple(lines))
+    return Verdict("holds" if decides.measured < 0 else "fails", summary, tuple(lines))
+
+
+def _noise(one: Sequence[float], other: Sequence[float]) -> float | None:
+    if min(len(one), len(other)) < 2:
+        return None
+    return math.sqrt(stdev(one) ** 2 / len(one) + stdev(other) ** 2 / len(other))
+
+
+JOB = Job(
+    name="altup-quality",
+    question="Is a two-fold wider representation by alternating updates a better buy than a wider dense model?",
+    claim="AltUp lowers the loss at nearly the operations of the dense model (Baykal et al. 2023, arXiv 2301.13310).",
+    measured="Held-out loss of small language models on bytes: dense, Recycled-AltUp, SameUp, AltUp, wider tables alone, and a "
+    "dense model of AltUp's FLOPs.",
+    criterion="AltUp is better than the dense model of equal FLOPs by more than two standard errors over seeds.",
+    runs=runs,
+    measure=measure_training,
+    judge=judge,
+    ensemble=TOGETHER,
+    predict=predict,
+)
