@@ -1,5 +1,6 @@
 """Every family, initialised by every scheme, through every command: an answer, or one sentence."""
 
+import inspect
 import json
 import re
 
@@ -9,8 +10,10 @@ from mixer_strategies import has_recipe, mixer_fields
 from strategies import PUBLISHED
 from two_stacks import TWO_STACKS, gemma_stacks
 
+from depthwidth.analysis import propagation
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES
+from depthwidth.errors import InputError
 from depthwidth.initialization import schemes
 
 SCHEMES = schemes()
@@ -32,6 +35,8 @@ MIXED = {"n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "first_k_dense
 FEWER |= {"deepseek_v2": LATENT | MIXED, "deepseek_v3": LATENT | MIXED, "minicpm3": LATENT, "glm4_moe": MIXED}
 DEPTH = 18
 """Two blocks more than are walked one by one if positions differ."""
+SHALLOW = 3
+"""Enough for blocks that are all alike, of a family whose stack need not be sampled."""
 OVERFLOW = ("deepnorm", "admin", "unit-scaling", "t-fixup")
 """Schemes made for one place of the norms; elsewhere the stream may grow beyond floating point."""
 
@@ -51,10 +56,10 @@ REFUSED = {
 """The sentence that refuses the moments of a family."""
 
 
-def small(family):
-    """A configuration of `family` with 18 narrow blocks."""
+def small(family, depth=DEPTH):
+    """A configuration of `family` with narrow blocks, 18 unless `depth` says otherwise."""
     names = FAMILIES[family].names
-    fields = {names[choice]: value for choice, value in ({"depth": DEPTH} | SMALL).items() if choice in names}
+    fields = {names[choice]: value for choice, value in ({"depth": depth} | SMALL).items() if choice in names}
     architecture = next(iter(FAMILIES[family].models))
     fields |= mixer_fields(family, SMALL["width"]) | FEWER.get(family, {})
     return {"model_type": family, "architectures": [architecture]} | fields
@@ -64,6 +69,51 @@ def published(family):
     """A published configuration of `family` of the most layers."""
     found = [config for config, _ in PUBLISHED.values() if config["model_type"] == family]
     return max(found, key=lambda config: Transformer.from_config(config).depth, default={"model_type": family})
+
+
+@pytest.fixture(autouse=True)
+def walked_once(monkeypatch):
+    """Commands that ask for the same pass get the same trace: most of their time is that of the pass.
+
+    A command that asked for another tree, recipe or option would get another trace, or the refusal of that pass.
+    """
+    walk = propagation._trace_tree
+    known = []
+
+    def walked(arguments, options):
+        try:
+            return walk(*arguments, **options), None
+        except (ArithmeticError, ValueError) as error:
+            return None, error
+
+    def remembered(*arguments, **options):
+        call = inspect.signature(walk).bind(*arguments, **options)
+        call.apply_defaults()
+        found = next((result for asked, result in known if asked == call.arguments), None)
+        if found is None:
+            found = walked(arguments, options)
+            known.append((call.arguments, found))
+        trace, refusal = found
+        if refusal is not None:
+            raise refusal
+        return trace
+
+    monkeypatch.setattr(propagation, "_trace_tree", remembered)
+
+
+def test_another_pass_is_walked_anew():
+    """The control of the fixture: equal questions have one trace, others have their own, and a refusal stays one."""
+    tree = Transformer(depth=1, width=16, heads=2, vocab=50, context=8)
+    trace = propagation.trace_tree(tree, "normal")
+    assert propagation.trace_tree(tree.replace(), "normal", gradient=(1.0, 0.0)) is trace
+    others = [propagation.trace_tree(tree, "xavier"), propagation.trace_tree(tree.replace(context=6), "normal")]
+    others += [
+        propagation.trace_tree(tree, "normal", **more) for more in ({"gradient": "loss"}, {"context": 7}, {"variance": 2.0})
+    ]
+    assert len({id(one) for one in (trace, *others)}) == 6
+    for _ in range(2):
+        with pytest.raises(InputError, match="segment_match=2 is not"):
+            propagation.trace_tree(tree, "normal", segment_match=2)
 
 
 def refuse(name):
@@ -138,13 +188,39 @@ def test_branches_of_size_zero_in_a_sampled_stack(family, scheme, invoke, tmp_pa
     assert set(inside) == {0.0}
 
 
+def depth_of_cells(family):
+    """18 blocks if they differ, and in every third family of equal ones, among which sampling knows no difference; else 3.
+
+    The blocks of Apertus are alike too, and each integrates a function of two tokens numerically.
+    """
+    stacks = Transformer.from_config(small(family)).stacks.values()
+    deep = any(len(stack.repeats) > 1 for stack in stacks) or list(FAMILIES).index(family) % 3 == 0
+    return DEPTH if deep and family != "apertus" else SHALLOW
+
+
+def schemes_of_cells(family):
+    """Two or three schemes, others than those of the next families in the list, and one whose branches are zero.
+
+    A command meets a scheme as the numbers of its recipe, and tests of initialisation check every recipe of every family. So a
+    scheme is run with an eighth of the families, and every family with some schemes.
+    """
+    return sorted({*SCHEMES[list(FAMILIES).index(family) % 8 :: 8], "rezero"})
+
+
+def test_every_scheme_meets_many_families_and_depths():
+    met = [(scheme, depth_of_cells(family)) for family in FAMILIES for scheme in schemes_of_cells(family)]
+    assert all(met.count((scheme, depth)) >= 3 for scheme in SCHEMES for depth in (SHALLOW, DEPTH))
+    assert {depth_of_cells(family) for family in ("gemma2", "deepseek_v3", "jamba", "t5gemma")} == {DEPTH}
+    assert schemes_of_cells("llama") != schemes_of_cells("m2m_100")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_every_third_scheme_of_a_small_model(family, invoke, tmp_path):
-    """All commands, of every family with a third of the schemes, so that neighbours in the list have the others."""
-    first = list(FAMILIES).index(family) % 3
-    for scheme in {*SCHEMES[first::3], "rezero"}:
-        answers(invoke, tmp_path, small(family), scheme)
+def test_a_small_model_of_every_family(family, invoke, tmp_path):
+    """All commands, under some schemes."""
+    config = small(family, depth_of_cells(family))
+    for scheme in schemes_of_cells(family):
+        answers(invoke, tmp_path, config, scheme)
 
 
 @pytest.mark.slow
