@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
-from typing import Any, cast
+from typing import Any
 
 from ..checks import DEEPEST, check_whole
 from ..errors import InputError
@@ -34,10 +34,10 @@ from ..layers import (
     PatchLogits,
     PatchMean,
     Pooler,
+    Position,
     PretrainingHead,
     Projection,
     RecycledAltUp,
-    RelativeBias,
     Repeat,
     Residual,
     RMSNorm,
@@ -107,6 +107,9 @@ class Builder:
         kv_heads = heads if design.kv_heads is None else design.kv_heads
         positions = design.positions if window is None or design.window_positions is None else design.window_positions
         value_dim = head_dim if design.value_dim is None else design.value_dim
+        scale = design.logit_scale
+        if scale is None and not cross:
+            scale = _content_scale(positions, design, heads, head_dim)
         query_norm = key_norm = None
         if design.qk_norm in ("head", "heads"):
             own = design.qk_norm == "heads"
@@ -128,7 +131,7 @@ class Builder:
             out_bias=design.bias if design.attention_out_bias is None else design.attention_out_bias,
             query_norm=query_norm,
             key_norm=key_norm,
-            scale=design.logit_scale,
+            scale=scale,
             softcap=design.score_softcap,
             memory_width=Builder(self.encoder_design).outer.design.width if cross else None,
             dropout=design.attention_dropout,
@@ -348,8 +351,14 @@ def _sharing(design: Design, depth: int) -> tuple[int, ...] | None:
     return None if groups is None else shared_pattern(depth, groups, design.group_blocks)
 
 
-def _bias_table(design: Design, heads: int) -> RelativeBias | None:
-    return cast("RelativeBias | None", position_of(design.score_bias or design.positions, "stack", design, heads))
+def _content_scale(positions: str | Position, design: Design, heads: int, head_dim: int) -> float | None:
+    """The factor on scores that goes with these positions; None for the usual one."""
+    found = (position_of(positions, home, design, heads) for home in ("attention", "stack"))
+    return next((one.content_scale(head_dim) for one in found if one is not None), None)
+
+
+def _bias_table(design: Design, heads: int) -> Position | None:
+    return position_of(design.score_bias or design.positions, "stack", design, heads)
 
 
 def _per_block(name: str, value: Any, depth: int) -> Iterable[Any]:

@@ -11,6 +11,7 @@ from ..errors import InputError, nearest, shown
 from ..formula import is_symbolic
 from ..layers import PLACEMENTS, Disentangled, Latent, Mixer, Position, Proportional, RouterRule, Tree
 from ..layers.altup import MOST_STREAMS
+from ..layers.position_entries import check_positions
 from ..numerics.altup import SELECTIONS
 from ..values import frozen
 
@@ -18,7 +19,6 @@ Kind = Literal["decoder", "encoder", "encoder-decoder"]
 KINDS = ("decoder", "encoder", "encoder-decoder")
 NORMS = ("layernorm", "rmsnorm")
 HEADS = ("lm", "masked-lm", "pretraining", "classifier", "projection", "attention-pooling", "patch-logits", "none")
-POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
 MIXERS = ("attention", "none")
 ATTENTION_CHOICES = (
     "kv_heads", "head_dim", "value_dim", "positions", "logit_scale", "attention_norm", "qk_norm", "chunk", "tree",
@@ -65,7 +65,8 @@ class Design:
     encoder : choices of the encoder of an encoder-decoder model, over those of the decoder: names of :data:`ENCODER_CHOICES`.
     source : the stem of that encoder: ``shared`` (one stem for both stacks), ``positions`` (one table of tokens, but other
         positions and another norm), ``own``.
-    positions : ``learned``, ``sinusoidal``, ``rotary``, ``alibi``, ``relative``, ``none``, or a component with its options.
+    positions : ``none``, a name of :data:`~depthwidth.layers.POSITION_ENTRIES` (``learned``, ``sinusoidal``, ``rotary``,
+        ``alibi``, ``relative``, ``diet-rel``, ``diet-abs``, ``shaw``, ``tupe``), or a component with its options.
     position_offset : rows of a learned table in addition to `context`.
     score_bias : a :class:`~depthwidth.layers.RelativeBias` in addition to `positions` (MPNet).
     contacts : a map from the attention weights of all heads to a logit for each pair of tokens (ESM).
@@ -247,7 +248,7 @@ class Design:
         check_choice("Transformer", SELECTIONS, altup_select=self.altup_select)
         _check_updates(self)
         if isinstance(self.positions, str):
-            check_choice("Transformer", POSITIONS, positions=self.positions)
+            check_positions("Transformer", self.positions)
         if self.encoder_depth is not None:
             check_whole("Transformer", encoder_depth=self.encoder_depth)
         if self.blocks is not None:

@@ -63,6 +63,10 @@ class LengthCounts(Layer):
             raise InputError("a source length has no meaning for a model of one stack")
         tokens = self.context if context is None else context
         _check_length(self.stem, "context", tokens)
+        for stack in self.stacks.values():
+            longest = stack.longest
+            if fixed is None and longest is not None and not is_symbolic(tokens, longest) and tokens > longest:
+                raise InputError(f"this model has score biases for {longest} positions; context={tokens} is beyond them")
         check_whole("count", context=tokens, batch=conventions.get("batch", 1))
         memory = 0
         if self.kind == "encoder-decoder":
@@ -137,6 +141,16 @@ class LengthCounts(Layer):
     ) -> int:
         """Bytes of the cached keys and values, and of the states of mixers, after `context` tokens of `batch` sequences."""
         return -(-self.cache_values(self.run(context, source, batch=batch)) * bits_of(dtype) // 8)
+
+    def score_bias_bytes(
+        self, context: int | None = None, *, source: int | None = None, batch: int = 1, dtype: str = "bf16"
+    ) -> int:
+        """Bytes of the score biases that trained tables give, for a kernel that reads them; at inference they are kept.
+
+        Counted for the positions of :mod:`depthwidth.layers.score_positions`: a number for each query, key and table, for any
+        batch, unless segments have biases too.
+        """
+        return -(-self.bias_values(self.run(context, source, batch=batch)) * bits_of(dtype) // 8)
 
     def activation_bytes(
         self,

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from ..checks import check_whole
+from ..formula import is_symbolic
 from ..layers import (
-    ALiBi,
     AudioStem,
     Embedding,
-    LearnedPositions,
     Linear,
     Norm,
     PatchStem,
     Position,
-    RelativeBias,
-    Rotary,
-    SinusoidalPositions,
+    PositionSizes,
     Stem,
     TokenStem,
 )
+from ..layers.position_entries import position_entry
 from .design import Design
 
 
@@ -59,18 +58,20 @@ def stem_of(design: Design, norm_over: Callable[[int], Norm]) -> Stem:
     )
 
 
-_POSITIONS: dict[str, Callable[[Design, int], Position]] = {
-    "learned": lambda design, heads: LearnedPositions(design.context, design.width, design.position_offset),
-    "sinusoidal": lambda design, heads: SinusoidalPositions(),
-    "rotary": lambda design, heads: Rotary(),
-    "alibi": lambda design, heads: ALiBi(),
-    "relative": lambda design, heads: RelativeBias(heads),
-}
+def _head_dim(design: Design, heads: int) -> int:
+    if design.head_dim is not None:
+        return design.head_dim
+    if not is_symbolic(design.width, heads):
+        check_whole("Transformer", heads=heads)
+    return design.width // heads
 
 
 def position_of(positions: str | Position, home: str, design: Design, heads: int = 1) -> Position | None:
     """The component of a design's positions, if this part of a model is its home."""
     if positions == "none":
         return None
-    component = _POSITIONS[positions](design, heads) if isinstance(positions, str) else positions
+    component = positions
+    if isinstance(component, str):
+        sizes = PositionSizes(design.context, design.width, heads, _head_dim(design, heads), design.position_offset)
+        component = position_entry("Transformer", component).make(sizes)
     return component.fitted(heads, design.width) if component.home == home else None

@@ -30,6 +30,7 @@ from .parallel_mixer import ParallelMixer
 from .patch_logits import PatchLogits
 from .patch_mean import PatchMean
 from .patch_stem import PatchStem
+from .position_entries import POSITION_ENTRIES, PositionEntry, PositionSizes, register_position
 from .positions import (
     ALiBi,
     BlockRelativeBias,
@@ -45,6 +46,7 @@ from .projection import Projection
 from .rotary_scaling import RotaryScaling
 from .router import RouterRule
 from .rwkv import ChannelMix, TimeMix
+from .score_positions import DietAbs, DietRel, SegmentBias, ShawVectors, UntiedPositions
 from .sparse_mixer import SparseMixer
 from .stack import Repeat, Stack, shared_pattern
 from .stem import Embedding, SharedEmbedding, Stem, TokenStem
@@ -76,6 +78,7 @@ __all__ = [
     "KINDS",
     "ONES",
     "PLACEMENTS",
+    "POSITION_ENTRIES",
     "ZEROS",
     "ALiBi",
     "ActivationEntry",
@@ -94,6 +97,8 @@ __all__ = [
     "ClassifierHead",
     "Constant",
     "Convolution",
+    "DietAbs",
+    "DietRel",
     "Disentangled",
     "DisentangledAttention",
     "Draw",
@@ -128,6 +133,8 @@ __all__ = [
     "PatchStem",
     "Pooler",
     "Position",
+    "PositionEntry",
+    "PositionSizes",
     "PretrainingHead",
     "Projection",
     "Proportional",
@@ -141,8 +148,10 @@ __all__ = [
     "RotaryScaling",
     "RouterRule",
     "Run",
+    "SegmentBias",
     "SequenceAltUp",
     "SharedEmbedding",
+    "ShawVectors",
     "ShortConvolution",
     "SinusoidalPositions",
     "SinusoidalTable",
@@ -161,7 +170,9 @@ __all__ = [
     "Tree",
     "TreeAttention",
     "Unembedding",
+    "UntiedPositions",
     "component",
     "register_activation",
+    "register_position",
     "shared_pattern",
 ]

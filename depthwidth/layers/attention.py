@@ -11,7 +11,7 @@ from ..formula import is_symbolic
 from ..formulas.moments import linear_second_moment, norm_moment
 from ..signal import AnySignal, DrawSpread, Pullback, Site, TokenSignal, finite
 from ..values import cached_property
-from .attention_moments import mix_exchangeable, mix_tokens
+from .attention_moments import mix_exchangeable, mix_tokens, starting_bias
 from .attention_sinks import through_sinks
 from .base import Branch, Child, Run, component
 from .interfaces import AttentionLike
@@ -202,7 +202,7 @@ class Attention(Branch):
         # All moments are proportional to the variance of the value weights, so one table serves layers that differ in it.
         weight = value.second_moment - bias
         mix = mix_tokens if isinstance(x, TokenSignal) else mix_exchangeable
-        mixed, pull_heads = mix(self, raw, x, source, query, weight, trace)
+        mixed, pull_heads = mix(self, raw, x, source, query, weight, trace, starting_bias(self, site))
         if self.sinks:
             logit = site.variance("sinks")
             mixed, pull_heads = through_sinks(self, mixed, pull_heads, raw, x, weight, rotated, logit, trace)
@@ -253,7 +253,7 @@ class Attention(Branch):
 
     def own_flops(self, run: Run) -> int:
         # Scores and the weighted sum of values; softmax is not a matrix product and is customarily left out.
-        return 2 * run.batch * self.keys_seen(run) * self.heads * (self.head_dim + self.value_dim)
+        return 2 * run.batch * self.keys_seen(run) * self.heads * _pair_dims(self)
 
     def own_saved(self, run: Run) -> int:
         keys = run.memory if self.cross else run.tokens
@@ -275,6 +275,14 @@ class Attention(Branch):
         if self.window is not None:
             kept = min(kept, self.window)
         return run.batch * kept * self.kv_heads * (self.head_dim + self.value_dim)
+
+
+def _pair_dims(attention: Attention) -> int:
+    """Features of the products that each head has for each pair of query and key."""
+    dims = attention.head_dim + attention.value_dim
+    if attention.position is None or attention.cross:
+        return dims
+    return dims + attention.position.pair_dims(attention.head_dim, attention.value_dim)
 
 
 def _pairs_on_both_sides(tokens: int, near: int, masked: bool) -> int:

@@ -6,11 +6,18 @@ The argument `attention` is the :class:`~depthwidth.layers.attention.Attention`.
 from __future__ import annotations
 
 import functools
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
 from ..formulas.moments import least_correlation
+from ..formulas.positions import biased_row_correlation, biased_score_variance, effective_head_dim
 from ..numerics.interpolation import Table
-from ..signal import AnySignal, Number, Signal, TokenSignal, Trace
+from ..signal import AnySignal, Number, Signal, Site, TokenSignal, Trace
+from .positions import BiasMoments
+
+if TYPE_CHECKING:
+    from ..numerics.softmax import OverlapTable
 
 _SCORE_STEP = 0.1
 """Step of the logarithm of the scores' variance between tables; the error of interpolation between them is 1e-4."""
@@ -33,6 +40,41 @@ def capped_variance(attention: Any, scores: Number) -> Number:
     return min(scores, LARGEST_SCORES) if isinstance(scores, float) else scores.clip(None, LARGEST_SCORES)
 
 
+_NEGLIGIBLE_BIAS = 1e-6
+"""Variance of a score bias, in nats^2, below which it counts as zero; it changes sum p^2 by this part of it."""
+_LARGEST_HEAD = 4096
+"""Dimensions from which the variance of a row with a score bias does not fluctuate."""
+
+
+def starting_bias(attention: Any, site: Site) -> BiasMoments | None:
+    """The score bias of an attention at the start: its own, or that of its stack; None if it is negligible.
+
+    Raises
+    ------
+    InputError
+        if it has both.
+    """
+    if attention.cross:
+        return None
+    own = None if attention.position is None else attention.position.score_bias(site.at("position"))
+    found = [one for one in (own, site.trace.score_bias) if one is not None and _largest(one.variance) > _NEGLIGIBLE_BIAS]
+    if len(found) > 1:
+        raise InputError(f"{site.role}: the moments of two score biases that start away from zero are not known")
+    return found[0] if found else None
+
+
+def _largest(value: Number) -> float:
+    return float(value) if isinstance(value, float | int) else float(value.max())
+
+
+def biased_head_dim(scores: float, bias: BiasMoments, head_dim: int | None) -> int | None:
+    """The head dimension at which a row fluctuates like one of this variance with the bias; None if it hardly does."""
+    if head_dim is None:
+        return None
+    found = effective_head_dim.body(max(scores, _TINY), float(bias.variance) * bias.own, head_dim, bias.rank)
+    return max(1, round(found)) if found < _LARGEST_HEAD else None
+
+
 def mix_tokens(
     attention: Any,
     scores: Number,
@@ -41,6 +83,7 @@ def mix_tokens(
     query: AnySignal,
     weight: Number,
     trace: Trace,
+    bias: BiasMoments | None = None,
 ) -> Any:
     """The heads' output, position by position, and the map from its gradient to the gradients of the two inputs.
 
@@ -55,9 +98,14 @@ def mix_tokens(
     bound = capped_variance(attention, largest) / largest if largest else 1.0
     unit = float(scores[-1]) if normed else float(scores[-1] / x.second_moment[-1] / _last_value(source.second_moment))
     large = largest * bound > _LARGE_SCORES and attention.head_dim >= _LARGE_HEAD
-    head_dim = attention.head_dim if trace.finite_width and not large else None
+    head_dim = own_dim = attention.head_dim if trace.finite_width and not large else None
+    if bias is not None:
+        apart = largest * bound * (1 - x.positions.pair_mean(x.covariance) / x.positions.mean(x.second_moment))
+        head_dim = _rounded(biased_head_dim(apart, bias, own_dim))
     dropout = attention.dropout if trace.dropout else 0.0
     slopes = score_slopes(attention, x)
+    if bias is not None and slopes:
+        raise InputError("the moments of score biases that start away from zero are not known beside penalties of distance")
     if slopes:
         from ..signal.alibi_attention import biased_attention
 
@@ -78,7 +126,8 @@ def mix_tokens(
         rotation=_rotation(attention, trace.length),
     )
     memory = _to_arrays(source) if attention.cross else None
-    mixed = attend(x.second_moment, x.covariance, unit * bound, memory=memory, normed=normed)
+    added = None if bias is None else (min(float(bias.variance) * bias.own, LARGEST_SCORES), bias.pair / bias.own, own_dim)
+    mixed = attend(x.second_moment, x.covariance, unit * bound, memory=memory, normed=normed, bias=added)
     return _scale_by_values(attention, mixed, x, source, weight)
 
 
@@ -95,6 +144,11 @@ def score_slopes(attention: Any, x: TokenSignal) -> tuple[float, ...] | None:
         slopes: tuple[float, ...] = attention.slopes
         return slopes
     return (0.0,) if isinstance(x.positions, Distances) else None
+
+
+def _rounded(head_dim: int | None) -> int | None:
+    """To a quarter of an octave, so that few tables serve all layers."""
+    return None if head_dim is None else max(1, round(2 ** (round(4 * math.log2(head_dim)) / 4)))
 
 
 def _rotation(attention: Any, length: int) -> Any:
@@ -127,9 +181,10 @@ def mix_exchangeable(
     query: Signal,
     weight: Number,
     trace: Trace,
+    bias: BiasMoments | None = None,
 ) -> Any:
     """The heads' output and the map from its gradient, as in :func:`mix_tokens`, for exchangeable tokens."""
-    parts = _read_table(attention, capped_variance(attention, scores), source, query, trace)
+    parts = _read_table(attention, capped_variance(attention, scores), source, query, trace, bias)
 
     def input_gradient(g: Signal, columns: Any, tokens: Signal) -> Signal:
         # The map is linear in the two moments of the gradient: a column for each entry of the 2 by 2 matrix.
@@ -144,7 +199,9 @@ def mix_exchangeable(
     return Signal(weight * parts[0], weight * parts[1]), pull
 
 
-def _read_table(attention: Any, scores: Number, source: Signal, query: Signal, trace: Trace) -> Any:
+def _read_table(
+    attention: Any, scores: Number, source: Signal, query: Signal, trace: Trace, bias: BiasMoments | None = None
+) -> Any:
     """The layer's moments for exchangeable tokens of second moment 1 and values of gain 1.
 
     The columns start with the second moment and covariance of the output. The 2 by 2 matrix follows, row by row, that maps the
@@ -153,15 +210,25 @@ def _read_table(attention: Any, scores: Number, source: Signal, query: Signal, t
     """
     moving = query.correlation if attention.cross else source.correlation
     equal = _equal_norms(source, trace)
+    if bias is not None and not isinstance(bias.variance, float | int):
+        bias = _one_bias(bias)
     if equal is None or isinstance(equal, bool):
-        return _look_up(attention, scores, source, moving, equal, trace)
+        return _look_up(attention, scores, source, moving, equal, trace, bias)
     import numpy as np
 
     # Only the first of several blocks reads tokens that no norm has passed.
     scores, moving = np.broadcast_arrays(scores, moving)
-    found = np.array(_look_up(attention, scores, source, moving, True, trace))
-    found[..., ~equal] = _look_up(attention, scores[~equal], source, moving[~equal], False, trace)
+    found = np.array(_look_up(attention, scores, source, moving, True, trace, bias))
+    found[..., ~equal] = _look_up(attention, scores[~equal], source, moving[~equal], False, trace, bias)
     return found
+
+
+def _one_bias(bias: BiasMoments) -> BiasMoments:
+    """The bias of blocks that are evaluated together, which must be alike."""
+    values: Any = bias.variance
+    if values.max() > values.min() * (1 + 1e-9):
+        raise InputError("the moments of score biases that start differently in different blocks are not known")
+    return bias._replace(variance=float(values.max()))
 
 
 def _equal_norms(source: Signal, trace: Trace) -> Any:
@@ -179,11 +246,19 @@ def _equal_norms(source: Signal, trace: Trace) -> Any:
     return none
 
 
-def _look_up(attention: Any, scores: Number, source: Signal, moving: Number, equal: bool | None, trace: Trace) -> Any:
+def _look_up(
+    attention: Any,
+    scores: Number,
+    source: Signal,
+    moving: Number,
+    equal: bool | None,
+    trace: Trace,
+    bias: BiasMoments | None = None,
+) -> Any:
     """The columns of :func:`_read_table` at the correlations `moving`, tokens of equal size or not."""
     rate = attention.dropout if trace.dropout else 0.0
     fixed = source.correlation if attention.cross else 0.0
-    settings = (attention, fixed, rate, equal, trace.length, trace.source_length)
+    settings = (attention, fixed, rate, equal, trace.length, trace.source_length, bias)
     family = trace.family(settings, functools.partial(_exchangeable_table, *settings), _SCORE_STEP)
     least = least_correlation.body(max(trace.length, 2))
 
@@ -210,6 +285,7 @@ def _columns(
     equal: bool | None,
     length: int,
     source_length: int,
+    bias: BiasMoments | None,
     r: Any,
 ) -> Any:
     """Rows of :func:`_read_table` for correlations r of the tokens.
@@ -243,7 +319,10 @@ def _columns(
         from ..numerics.softmax import overlap_table
 
         lowest = min(0.0, float(r.min()))
-        overlap = overlap_table(scores, length, attention.causal, settings["head_dim"], lowest)(r)
+        if bias is None:
+            overlap = overlap_table(scores, length, attention.causal, settings["head_dim"], lowest)(r)
+        else:
+            overlap = _biased_overlap(scores, bias, length, attention.causal, settings["head_dim"], lowest)(r)
     without = attention_moments(**settings, gradient_correlation=0.0, overlap=overlap)
     full = attention_moments(**settings, gradient_correlation=1.0, overlap=without.overlap)
     # A gradient of correlation 1 has covariance 1: the difference is the contribution of the covariance.
@@ -261,6 +340,46 @@ def _columns(
     for own, total in parts:
         columns += [heads * own, heads * (total - own)]
     return np.stack([np.broadcast_to(column, r.shape) for column in columns], axis=-1)
+
+
+_TINY = 1e-9
+
+
+@functools.lru_cache(maxsize=64)
+def _biased_overlap(
+    scores: float, bias: BiasMoments, length: int, causal: bool, head_dim: int | None, lowest: float
+) -> OverlapTable:
+    """The table of :func:`_biased_averages` over the correlation, cached."""
+    from ..numerics.softmax import OverlapTable
+
+    averages = functools.partial(_biased_averages, scores, bias, length, causal, head_dim)
+    return OverlapTable(scores, length, causal, head_dim, lowest, averages)
+
+
+def _biased_averages(scores: float, bias: BiasMoments, length: int, causal: bool, head_dim: int | None, r: Any) -> Any:
+    """The averages of a softmax of scores with a bias, at correlations r of the tokens, (A21) to (A23).
+
+    R and R2, which weigh by the queries alone, follow from those that weigh by the whole row in proportion of covariances.
+    """
+    import numpy as np
+
+    from ..numerics.softmax import AttentionOverlap, attention_overlap
+
+    beta, share, common = min(float(bias.variance), LARGEST_SCORES), bias.own, bias.pair
+    rows = []
+    for one in np.atleast_1d(r):
+        content = max((1 - float(one)) * scores, _TINY)
+        total = biased_score_variance.body(content, beta, share)
+        rho = min(1.0, biased_row_correlation.body(float(one), content, beta, share, common))
+        dims = biased_head_dim(content, bias, head_dim)
+        found = attention_overlap(total, rho, length, causal, dims)
+        longer, product = found.T, float(one) * found.T2
+        if head_dim is not None and dims is not None:
+            part = content / total * dims / head_dim
+            longer = longer + part * (found.R - found.T)
+            product = product + part * (1 + float(one) ** 2) / (1 + rho**2) * (found.R2 - rho * found.T2)
+        rows.append(found._replace(R=longer, R2=product))
+    return AttentionOverlap(*(np.reshape(values, np.shape(r)) for values in zip(*rows, strict=True)))
 
 
 def _last_value(values: Number) -> float:
@@ -283,10 +402,11 @@ def _exchangeable_table(
     equal: bool | None,
     length: int,
     source_length: int,
+    bias: BiasMoments | None,
     scores: float,
     lowest: float = 0.0,
     highest: float = 1.0,
 ) -> Table:
     """:func:`_columns` over the correlation, cached."""
-    columns = functools.partial(_columns, attention, scores, source, rate, equal, length, source_length)
+    columns = functools.partial(_columns, attention, scores, source, rate, equal, length, source_length, bias)
     return Table(columns, lowest, highest)

@@ -166,6 +166,10 @@ class Layer:
         """Values that this component alone caches for text generation, after `run.tokens` positions."""
         return 0
 
+    def own_bias(self, run: Run) -> int:
+        """Values of a score bias that this component alone makes in a pass, and keeps between passes at inference."""
+        return 0
+
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """The moments of the output, and the map of a gradient from the output to the input.
 
@@ -230,6 +234,10 @@ class Layer:
     def cache_values(self, run: Run) -> int:
         """Number of keys and values cached for text generation."""
         return self.own_cache(run) + sum(c.active * c.layer.cache_values(self.run_of(c.name, run)) for c in self.children())
+
+    def bias_values(self, run: Run) -> int:
+        """Values of the score biases that are made in a pass, and kept between passes at inference."""
+        return self.own_bias(run) + sum(c.active * c.layer.bias_values(self.run_of(c.name, run)) for c in self.children())
 
     def walk(self, site: str = "", copies: int = 1, active: int = 1) -> Iterator[Node]:
         """Every component of the tree, parents first. A repeated block appears once, with its number of copies."""

@@ -15,7 +15,7 @@ from ..formulas.moments import linear_second_moment
 from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, Spread, TokenSignal, finite
 from ..values import cached_property, frozen
 from .attention import Attention
-from .attention_moments import mix_exchangeable, mix_tokens
+from .attention_moments import mix_exchangeable, mix_tokens, starting_bias
 from .base import Child, Run, component
 from .linear import Linear
 from .norms import Norm, RMSNorm
@@ -176,7 +176,7 @@ class LatentAttention(Attention):
         share = round(float(moving[-1] / (still[-1] + moving[-1])), 3) if tokens else 0.0
         plain = self._plain(trace.finite_width, share)
         mix = mix_tokens if tokens else mix_exchangeable
-        mixed, pull_heads = mix(plain, raw, z, z, query, value.second_moment, trace)
+        mixed, pull_heads = mix(plain, raw, z, z, query, value.second_moment, trace, starting_bias(self, site))
         mixed = site.at("mix").record(mixed)
         y, pull_out = self.out.moments(mixed, site.at("out"))
 

@@ -5,16 +5,29 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ..checks import check_whole
 from ..errors import InputError, shown
-from ..signal import AnySignal, Offset, Site, TokenSignal
+from ..signal import AnySignal, Number, Offset, Site, TokenSignal
 from .base import Layer, component
 from .rotary_scaling import RotaryScaling
 from .tensor import FIXED, ZEROS, Tensor
 
 P = TypeVar("P", bound="Position")
+
+
+class BiasMoments(NamedTuple):
+    """The part of a score bias that a softmax sees, over draws of its tables."""
+
+    variance: Number
+    """Of an entry, in nats^2; a number, or one for each of several blocks"""
+    rank: float = float("inf")
+    """Features over which an entry is a sum of products; infinite for entries that are drawn themselves"""
+    own: float = 1.0
+    """Share of the variance that differs between the keys of a row"""
+    pair: float = 0.0
+    """Share that two rows have in common for one key"""
 
 
 @component
@@ -81,6 +94,24 @@ class Position(Layer):
     def mean_rotation(self, head_dim: int, length: int, causal: bool, reach: int | None = None) -> float:
         """That factor, averaged over the pairs of keys that a query sees, of `reach` keys or of all."""
         return 1.0
+
+    def content_scale(self, head_dim: int) -> float | None:
+        """The factor on the products of queries and keys that goes with these positions; None for the usual one."""
+        return None
+
+    def pair_dims(self, head_dim: int, value_dim: int) -> int:
+        """Features of the products that each head adds for each pair of query and key to those of scores and values."""
+        return 0
+
+    def score_bias(self, site: Site) -> BiasMoments | None:
+        """The score bias at the start, of which `site` has the tables; None if it is zero, or neglected.
+
+        Raises
+        ------
+        InputError
+            if its moments are not known.
+        """
+        return None
 
 
 def positions_as(kind: type[P], value: object) -> P | None:

@@ -149,6 +149,16 @@ class Stack(Layer):
         """True if causal scores fall with distance, on which the correlation of two tokens then depends."""
         return any(repeat.block.penalises_distance for repeat in self.repeats)
 
+    @property
+    def longest(self) -> int | None:
+        """The largest number of positions that the tables of its attention have; None without a limit."""
+        own = [self.position]
+        for repeat in self.repeats:
+            attention = repeat.block.as_attention
+            own.append(None if attention is None else attention.position)
+        known = [position.longest for position in own if position is not None and position.longest is not None]
+        return min(known, default=None)
+
     def first(self, name: str) -> Any:
         """A part of the first block that has it: ``as_attention``, ``as_feed_forward`` or ``as_mixture``; None if none has."""
         parts = (getattr(repeat.block, name) for repeat in self.repeats)
@@ -241,13 +251,14 @@ class Stack(Layer):
         if self.copies is not None:
             x, pull_copies = self.copies.open(x, site.at("copies"))
             pulls.append(pull_copies)
+        trace.score_bias = None if self.position is None else self.position.score_bias(site.at("position"))
         first = 0
         for repeat in self.repeats:
             trace.layer = first
             x, pull_blocks = repeat.moments(x, block_site)
             pulls.append(pull_blocks)
             first += repeat.times
-        trace.layer = None
+        trace.layer = trace.score_bias = None
         if self.copies is not None:
             x, pull_copies = self.copies.close(x, site.at("copies"))
             pulls.append(pull_copies)

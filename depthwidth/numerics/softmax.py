@@ -556,6 +556,7 @@ class OverlapTable:
     causal : each row attends to itself and to earlier tokens only.
     head_dim : as in :func:`attention_overlap`.
     lowest : least correlation, from -1 to 0.
+    averages : the averages at correlations r (n,), if they are not those of :func:`attention_overlap`.
 
     Notes
     -----
@@ -570,7 +571,13 @@ class OverlapTable:
     """
 
     def __init__(
-        self, score_variance: float, length: int, causal: bool = False, head_dim: int | None = None, lowest: float = 0.0
+        self,
+        score_variance: float,
+        length: int,
+        causal: bool = False,
+        head_dim: int | None = None,
+        lowest: float = 0.0,
+        averages: Callable[[Array], AttentionOverlap] | None = None,
     ) -> None:
         self.score_variance, self.length, self.causal, self.head_dim = score_variance, length, causal, head_dim
         self.lowest = lowest
@@ -578,7 +585,10 @@ class OverlapTable:
         for degree in (12, 24, 48) if head_dim is None else (16,):
             nodes = chebyshev_nodes(degree + 1)
             r = lowest + (1 - lowest) * (nodes + 1) / 2
-            values = np.array(attention_overlap((1 - r) * score_variance, r, length, causal, head_dim))
+            if averages is None:
+                values = np.array(attention_overlap((1 - r) * score_variance, r, length, causal, head_dim))
+            else:
+                values = np.array(averages(r))
             values[_R2] /= np.maximum(values[_T2], 1e-300)  # interpolate the ratio R2/T2, which may change sign
             self._logs = np.all(values > 0, axis=1)
             self._logs[_R2] = False

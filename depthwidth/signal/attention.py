@@ -45,6 +45,9 @@ from .positions import Positions, Windows, _interpolation, windows
 Array = Any
 Moments = tuple[Array, Array]
 """q (n,) and c (n, n) at the nodes"""
+Bias = tuple[float, float, int | None]
+"""Of a score bias: its variance within a row, the share of it that two rows have in common for a key, and the dimensions of a
+query, if heads are finite"""
 
 _NEGLIGIBLE = 3e-6  # coefficient of a table below which it is dropped
 _TOLERANCE = 1e-5  # remainder of the power series, relative to its sum
@@ -186,7 +189,13 @@ class TokenAttention:
         return tables
 
     def __call__(
-        self, q: Array, c: Array, score_gain: float = 1.0, memory: Moments | None = None, normed: bool = False
+        self,
+        q: Array,
+        c: Array,
+        score_gain: float = 1.0,
+        memory: Moments | None = None,
+        normed: bool = False,
+        bias: Bias | None = None,
     ) -> AttentionOutput:
         """The output of attention and its pullback.
 
@@ -196,6 +205,7 @@ class TokenAttention:
         score_gain : A, variance of a raw score q.k / sqrt(d_h) between tokens of second moment 1, in nats^2.
         memory : moments of the source in cross-attention.
         normed : queries and keys are normalised (QK-norm), so that scores depend on correlations only.
+        bias : a score bias that is drawn with the weights; `head_dim` is then that of (A23).
 
         Raises
         ------
@@ -212,7 +222,9 @@ class TokenAttention:
                 raise InputError(f"a second moment of the {what} is negative or not a number")
         if not 0 <= score_gain < math.inf:
             raise InputError(f"score_gain={score_gain} is negative or not finite")
-        return _Layer(self, (q, c), keys, float(score_gain), normed).output()
+        if bias is not None and self.queries.match is not None:
+            raise InputError("the moments of score biases that start away from zero are not known for repeated tokens apart")
+        return _Layer(self, (q, c), keys, float(score_gain), normed, bias).output()
 
 
 def _mean_over_pairs(values: Callable[[Array], Array], length: int) -> float:
@@ -294,8 +306,12 @@ class _Layer:
     Quantities of two rows are in flat arrays: the upper triangle of pairs of different rows, then each row with itself.
     """
 
-    def __init__(self, owner: TokenAttention, queries: Moments, source: Moments, gain: float, normed: bool) -> None:
-        self.owner, self.gain = owner, gain
+    def __init__(
+        self, owner: TokenAttention, queries: Moments, source: Moments, gain: float, normed: bool, bias: Bias | None = None
+    ) -> None:
+        self.owner, self.gain, self.bias = owner, gain, bias
+        self.extra: tuple[Array, Array] | None = None
+        """What the bias adds for a key paired with itself: to the weights of each row, and to their response"""
         (q, c), (qs, cs) = queries, source
         self.unit = q, qs
         if normed:
@@ -330,18 +346,27 @@ class _Layer:
             apart[n == 1] = apart[n > 1][:1]
         self.n, self.own = n, own + middle
         self.s2 = s2 = gain * q * apart
-        tables = owner.tables(float(s2.max()))
+        whole = s2 if self.bias is None else s2 + self.bias[0]
+        tables = owner.tables(float(whole.max()))
         if sums.dense:
             tables.at(n)
-        self.rows = rows = tables.row(s2)
+        self.rows = rows = tables.row(whole)
         root = np.sqrt(q)
-        roots, s = root[a] * root[b], np.sqrt(s2)
+        roots, s = root[a] * root[b], np.sqrt(whole)
         variance = s[a] * s[b]
         correlation = np.minimum(np.maximum(owner.flat(c) / np.maximum(roots, _LEAST), -1.0), 1.0)
+        if self.bias is not None:
+            content = np.sqrt(np.maximum(s2[a] * s2[b], _TINY))
+            tokens, correlation = correlation, (correlation * content + self.bias[1] * self.bias[0]) / variance
         pair = tables.pair(variance, correlation)
         exponent, slope, product = pair.exponent * (gain * roots), pair.slope, pair.product * roots
+        norm = rows.norm
+        if self.bias is not None:
+            exponent = exponent * variance / content
+            norm, moved = self._of_queries(rows.norm, pair.product, whole, content / variance, tokens, correlation)
+            product = moved * roots
         exponent[split:], slope[split:] = gain * q * rows.ratio, rows.slope
-        product[split:] = q * rows.norm
+        product[split:] = q * norm
         self.product = product
         # A token receives more attention (E p_j > 1/n) if its logit has more variance, or less covariance with the others.
         sums.weigh(0.5 * gain * (rows.attraction * q)[:, None] * (xq - 2 * column))
@@ -386,7 +411,30 @@ class _Layer:
         if owner.noise:
             covariance[split:] += owner.noise * rows.P * self.own
             response[split:] += owner.noise * self.own * apart * rows.T
+        if self.bias is not None:
+            self._bias_of_own_keys(apart, covariance[split:], response[split:])
         self.covariance, self.response = covariance, response
+
+    def _of_queries(
+        self, norm: Array, product: Array, whole: Array, share: Array, tokens: Array, rows: Array
+    ) -> tuple[Array, Array]:
+        """Norms and products of queries, from those of rows with the bias, in proportion of their covariances with the row."""
+        dims, own = self.owner.head_dim, self.bias[2] if self.bias is not None else None
+        if dims is None or own is None:
+            return np.ones_like(norm), tokens
+        part = self.s2 / whole * dims / own
+        both = share * dims / own * (1 + tokens**2) / (1 + rows**2)
+        return 1 + part * (norm - 1), tokens + both * (product - rows)
+
+    def _bias_of_own_keys(self, apart: Array, covariance: Array, response: Array) -> None:
+        """Add what a bias does for one key of one row: keys have it apart from their covariances, so the series lacks it."""
+        rows, n = self.rows, self.n
+        one = (1 - 1 / n) / n
+        grown = np.exp(rows.ratio * self.s2)
+        weights, responses = rows.P - 1 / n - one * (grown - 1), rows.T - one * grown * rows.slope
+        covariance += weights * apart
+        response += responses * apart * apart
+        self.extra = weights, responses * apart
 
     def _scale(self, q: Array, qs: Array) -> None:
         """Rescale from tokens of unit norm. The norms of the keys cancel those of the values of the same tokens."""
@@ -416,6 +464,10 @@ class _Layer:
             dropped = owner.noise * weighed[split:] * self.own * self.rows.T
             second = second + sums.query_sums(owner.noise * g[split:] * self.rows.P + dropped)
             covariance = covariance - sums.query_pair_sums(dropped * self.n / np.maximum(self.n - 1, 1))
+        if self.extra is not None:
+            added = g[split:] * self.extra[0] + weighed[split:] * self.extra[1]
+            second = second + sums.query_sums(added)
+            covariance = covariance - sums.query_pair_sums(added * self.n / np.maximum(self.n - 1, 1))
         return (ask[split:], owner.square(ask)), (second, covariance)
 
 

@@ -73,6 +73,8 @@ class Trace:
     finite_width: bool = True
     positions: Positions | None = None
     layer: int | range | None = None
+    score_bias: Any = None
+    """The score bias that the blocks of the stack at work share, :class:`~depthwidth.layers.positions.BiasMoments`"""
     memory: AnySignal | None = None
     """The encoder's output, which cross-attention reads"""
     memory_gradient: AnySignal | None = None

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from strategies import designs
 
-from depthwidth.architecture import Transformer, stems
-from depthwidth.architecture.design import POSITIONS, Design
+from depthwidth.architecture import Transformer
+from depthwidth.architecture.design import Design
 from depthwidth.errors import InputError
-from depthwidth.layers import Attention, Child, LayerNorm, Linear, Rotary, Stack
+from depthwidth.layers import POSITION_ENTRIES, Attention, Child, LayerNorm, Linear, Rotary, Stack
 
 SOME = settings(max_examples=80, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
@@ -416,8 +416,9 @@ def test_an_encoder_with_choices_and_a_stem_of_its_own():
 
 
 def test_every_position_by_name_has_a_component():
-    assert {*stems._POSITIONS, "none"} == set(POSITIONS)
-    for name in POSITIONS:
+    names = {"learned", "input", "rotary", "alibi", "relative", "t5", "diet-rel", "diet-abs", "shaw", "tupe"}
+    assert names <= set(POSITION_ENTRIES)
+    for name in (*POSITION_ENTRIES, "none"):
         found = Transformer(2, 64, 4, positions=name, vocab=50, context=16)
         parts = (found.stem.positions, found.attention.position, found.stack.position)
         assert len([part for part in parts if part is not None]) == (name != "none")

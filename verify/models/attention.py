@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -28,26 +29,35 @@ class Mix(nn.Module):
         self.scale, self.softcap, self.rate = scale, softcap, dropout
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, sinks: Tensor | None = None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        sinks: Tensor | None = None,
+        more: Callable[[Tensor], Tensor | None] | None = None,
     ) -> Tensor:
         """Queries (batch, heads, length, dim); keys and values (batch, kv_heads, source, dim).
 
         `mask` is true for keys that a query sees, or a summand of the scores; without a mask `causal` hides later keys. With
-        `sinks` (heads,) the denominator of the softmax has their exponential more.
+        `sinks` (heads,) the denominator of the softmax has their exponential more. `more` adds to the mixed values what it
+        makes of the weights (batch, heads, length, source).
         """
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
             k, v = (part[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2) for part in (k, v))
         rate = self.rate if self.training else 0.0
-        if sinks is not None:
-            scores = self.scores(q, k, mask, causal)
-            scores = torch.cat((scores, sinks[None, :, None, None].expand(*scores.shape[:-1], 1)), dim=-1)
-            weights = F.softmax(scores, dim=-1, dtype=torch.float32)[..., :-1].to(v.dtype)
-            return apply_dropout(weights, rate, True) @ v
-        if self.softcap is None:
+        if sinks is None and more is None and self.softcap is None:
             return F.scaled_dot_product_attention(q, k, v, mask, rate, causal, scale=self.scale)
-        weights = F.softmax(self.scores(q, k, mask, causal), dim=-1, dtype=torch.float32).to(v.dtype)
-        return apply_dropout(weights, rate, True) @ v
+        scores = self.scores(q, k, mask, causal)
+        if sinks is not None:
+            scores = torch.cat((scores, sinks[None, :, None, None].expand(*scores.shape[:-1], 1)), dim=-1)
+        precise = torch.promote_types(scores.dtype, torch.float32)
+        weights = F.softmax(scores, dim=-1, dtype=precise)[..., : k.shape[-2]].to(v.dtype)
+        weights = apply_dropout(weights, rate, True)
+        y, summand = weights @ v, None if more is None else more(weights)
+        return y if summand is None else y + summand
 
     def scores(self, q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """Scores (batch, heads, length, source), minus infinity for hidden keys; as many key heads as query heads."""
@@ -126,29 +136,50 @@ class Attention(Branch):
 
     def mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """The mixed values of each head, with the arguments of :class:`Mix`."""
-        return self.mix(q, k, v, mask, causal, self.sinks)
+        more = None
+        if self.position is not None and self.position.pairwise:
+            mask, causal, more = self._with_pairs(mask, causal, q), False, self.position.values
+        return self.mix(q, k, v, mask, causal, self.sinks, more)
+
+    def _with_pairs(self, mask: Tensor | None, causal: bool, q: Tensor) -> Tensor:
+        """The mask as a summand of the scores, with what the positions add for each query: (batch, heads, length, length)."""
+        summand: Tensor = self.position.scores(q, self.mix.scale)  # type: ignore[union-attr]
+        if causal:
+            mask = torch.ones(summand.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        if mask is None:
+            return summand
+        return summand.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else summand + mask
 
     def _mask(self, length: int, q: Tensor, run: Pass) -> tuple[Tensor | None, bool]:
         """The mask for :class:`Mix`, or None; and True if the mask is the plain causal one."""
         layer = self.layer
-        near = layer.window is not None and layer.window < length
+        near = self._near(length)
         biased = run.bias is not None or (self.position is not None and self.position.biased)
-        if not (near or biased):
+        if near is None and not biased:
             return None, layer.causal
         # Blocks with equal positions that have no weights share one mask.
         position = layer.position if layer.position is None or not layer.position.parameters else id(self)
-        key = ("mask", layer.causal, layer.window if near else None, layer.heads, position)
-        return run.table(key, functools.partial(self._build_mask, length, near, q, run)), False
+        key = ("mask", type(self), layer.causal, near, layer.heads, position)
+        return run.table(key, functools.partial(self._build_mask, length, q, run)), False
 
-    def _build_mask(self, length: int, near: bool, q: Tensor, run: Pass) -> Tensor:
-        position = torch.arange(length, device=q.device)
-        distance = position[:, None] - position
+    def _near(self, length: int) -> int | None:
+        """The number of keys within which a query sees any, if it does not see all of `length`."""
+        window = self.layer.window
+        return window if window is not None and window < length else None
+
+    def _seen(self, length: int, device: torch.device) -> Tensor:
+        """True for the keys that a query sees: (length, length)."""
+        position = torch.arange(length, device=device)
+        distance, near = position[:, None] - position, self._near(length)
         seen = distance >= 0 if self.layer.causal else torch.ones_like(distance, dtype=torch.bool)
-        if near and self.layer.window is not None:
-            seen = seen & ((distance if self.layer.causal else distance.abs()) < self.layer.window)
-        bias = run.bias
+        return seen if near is None else seen & ((distance if self.layer.causal else distance.abs()) < near)
+
+    def _build_mask(self, length: int, q: Tensor, run: Pass) -> Tensor:
+        seen, bias = self._seen(length, q.device), run.bias
         if self.position is not None and self.position.biased:
             own = self.position.bias(self.layer.heads, length, self.mix.scale, q.device)
+            between = self.position.between(run.segments)
+            own = own if between is None else own + between
             bias = own if bias is None else bias + own
         if bias is None:
             return seen

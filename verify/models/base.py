@@ -149,6 +149,8 @@ class Pass:
     bias: Tensor | None = None
     inputs: Tensor | None = None
     """A vector from the stem for each token and block: (batch, length, blocks, features)."""
+    segments: Tensor | None = None
+    """The segment of each token, which score biases read: (batch, length); None if all are 0."""
     block: int = 0
     """The number of the block at work."""
     tables: dict[Hashable, Any] = field(default_factory=dict)

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
 from depthwidth import layers
 
 from .attention import Attention
-from .base import Pass, builds
+from .base import builds
 
 
 @builds(layers.ChunkedAttention)
@@ -20,13 +18,9 @@ class ChunkedAttention(Attention):
 
     layer: layers.ChunkedAttention
 
-    def _mask(self, length: int, q: Tensor, run: Pass) -> tuple[Tensor | None, bool]:
-        chunk = self.layer.chunk
-        if length <= chunk:
-            return super()._mask(length, q, run)
-        return run.table(("chunks", chunk), functools.partial(_chunks, length, chunk, q.device)), False
+    def _near(self, length: int) -> int | None:
+        return self.layer.chunk if self.layer.chunk < length else None
 
-
-def _chunks(length: int, chunk: int, device: torch.device) -> Tensor:
-    position = torch.arange(length, device=device)
-    return (position[:, None] >= position) & (position[:, None] // chunk == position // chunk)
+    def _seen(self, length: int, device: torch.device) -> Tensor:
+        position, chunk = torch.arange(length, device=device), self.layer.chunk
+        return (position[:, None] >= position) & (position[:, None] // chunk == position // chunk)

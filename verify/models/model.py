@@ -57,12 +57,12 @@ class Model(nn.Module):
             if source is not None:
                 raise InputError("source has no meaning for a model of one stack")
             x = self.stem(tokens, segments)
-            return (self.decoder or self.encoder)(x, None, block_inputs(self.stem, tokens, x))
+            return (self.decoder or self.encoder)(x, None, block_inputs(self.stem, tokens, x), segments)
         if source is None:
             raise InputError("an encoder-decoder model takes source tokens besides its own: model(tokens, source=...)")
         reader = self.stem if self.source is None else self.source
         x = reader(source, segments)
-        memory = self.encoder(x, None, block_inputs(reader, source, x))
+        memory = self.encoder(x, None, block_inputs(reader, source, x), segments)
         x = self.stem(tokens)
         return self.decoder(x, memory, block_inputs(self.stem, tokens, x))
 

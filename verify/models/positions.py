@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Hashable
 from typing import ClassVar
 
 import torch
@@ -100,9 +101,56 @@ class ScorePosition(nn.Module):
         """Queries (batch, heads, length, dim) and keys (batch, kv_heads, length, dim) with their positions."""
         return q, k
 
+    pairwise = False
+    """True if it has products with each query, :meth:`scores`, and perhaps with its attention weights, :meth:`values`."""
+
     def bias(self, heads: int, length: int, scale: float, device: torch.device) -> Tensor:
         """The score bias (heads, length, length), if `scale` multiplies the products of queries and keys."""
         raise NotImplementedError
+
+    def between(self, segments: Tensor | None) -> Tensor | None:
+        """The score bias (batch or nothing, heads, length, length) of segments (batch, length), all 0 if None; None without."""
+        return None
+
+    def scores(self, q: Tensor, scale: float) -> Tensor:
+        """Summands of the scores that depend on the queries: (batch, heads, length, length)."""
+        raise NotImplementedError
+
+    def values(self, weights: Tensor) -> Tensor | None:
+        """Summands of the mixed values, given the attention weights (batch, heads, length, length); None if there are none."""
+        return None
+
+
+class TableBias(ScorePosition):
+    """A score bias that does not depend on the input. In evaluation it is kept from pass to pass until a weight changes."""
+
+    biased = True
+    _kept: tuple[Hashable, Tensor] | None = None
+
+    def table(self, length: int) -> Tensor:
+        """The score bias, computed: (heads, length, length)."""
+        raise NotImplementedError
+
+    def forward(self, length: int) -> Tensor:
+        """The score bias: (heads, length, length)."""
+        weights = list(self.parameters())
+        # Weights that another transformation of torch stands in for have neither an address nor a version.
+        alone = all(type(weight) is nn.Parameter and not weight.is_meta for weight in weights)
+        if self.training or torch.is_grad_enabled() or not alone or torch.compiler.is_compiling():
+            return self.table(length)
+        key = (length, self.causal, *((weight.data_ptr(), weight._version, weight.dtype) for weight in weights))
+        if self._kept is None or self._kept[0] != key:
+            self._kept = key, self.table(length)
+        return self._kept[1]
+
+    def train(self, mode: bool = True) -> TableBias:
+        """Set the mode, and drop what was kept."""
+        self._kept = None
+        return super().train(mode)
+
+    def bias(self, heads: int, length: int, scale: float, device: torch.device) -> Tensor:
+        """The score bias: (heads, length, length)."""
+        return self(length)
 
 
 @builds(layers.Rotary)
@@ -189,20 +237,18 @@ class ALiBi(ScorePosition):
 
 
 @builds(layers.RelativeBias)
-class RelativeBias(nn.Module):
+class RelativeBias(TableBias):
     """A trainable score bias for each head and bucket of distances, shared by the blocks of a stack (T5)."""
 
     multiplier = 1.0
-    causal = True
-    """True if queries see earlier keys only; the stack sets it."""
 
     def __init__(self, layer: layers.RelativeBias) -> None:
         super().__init__()
         self.max_distance = layer.max_distance
         self.weight = nn.Parameter(torch.empty(layer.buckets, layer.heads))
 
-    def forward(self, length: int) -> Tensor:
-        """The score bias: (heads, length, length)."""
+    def table(self, length: int) -> Tensor:
+        """The score bias, computed: (heads, length, length)."""
         position = torch.arange(length, device=self.weight.device)
         table = self.weight[self.bucket(position - position[:, None])]
         return scale_by(table.permute(2, 0, 1), self.multiplier)
@@ -227,10 +273,9 @@ class RelativeBias(nn.Module):
 
 
 @builds(layers.ImageBias)
-class ImageBias(ScorePosition):
+class ImageBias(TableBias):
     """A trainable score bias for each head and each difference of two patches' places; the first token is the class token."""
 
-    biased = True
     multiplier = 1.0
 
     def __init__(self, layer: layers.ImageBias) -> None:
@@ -238,12 +283,8 @@ class ImageBias(ScorePosition):
         self.layer = layer
         self.weight = nn.Parameter(torch.empty(layer.differences + 3, layer.heads))
 
-    def bias(self, heads: int, length: int, scale: float, device: torch.device) -> Tensor:
-        """The score bias: (heads, length, length)."""
-        return self(length)
-
-    def forward(self, length: int) -> Tensor:
-        """The score bias: (heads, length, length)."""
+    def table(self, length: int) -> Tensor:
+        """The score bias, computed: (heads, length, length)."""
         if length != self.layer.longest:
             raise InputError(f"this model has score biases for {self.layer.longest} tokens, not {length}")
         table = self.weight[self.places(self.weight.device)]
@@ -263,11 +304,5 @@ class ImageBias(ScorePosition):
 
 
 @builds(layers.BlockRelativeBias)
-class BlockRelativeBias(RelativeBias, ScorePosition):
+class BlockRelativeBias(RelativeBias):
     """The same in one block (umT5)."""
-
-    biased = True
-
-    def bias(self, heads: int, length: int, scale: float, device: torch.device) -> Tensor:
-        """The score bias: (heads, length, length)."""
-        return self(length)

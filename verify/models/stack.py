@@ -32,6 +32,13 @@ class Stack(nn.Module):
         self.contacts = optional(layer.contacts)
         self._share()
 
+    def _bias(self, length: int, segments: Tensor | None) -> Tensor | None:
+        """The score bias that all blocks share: (heads, length, length), or one for each sequence; None without."""
+        if self.position is None:
+            return None
+        bias, between = self.position(length), self.position.between(segments)
+        return bias if between is None else bias + between
+
     def _share(self) -> None:
         """Give blocks that share weights the parameters of the first of them; hooks and scales stay their own."""
         for index, first in enumerate(self.sharing or ()):
@@ -46,13 +53,15 @@ class Stack(nn.Module):
         self._share()
         return self
 
-    def forward(self, x: Tensor, memory: Tensor | None = None, inputs: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, memory: Tensor | None = None, inputs: Tensor | None = None, segments: Tensor | None = None
+    ) -> Tensor:
         """The stream (batch, length, width) after the last block and norm.
 
         `memory` is another stack's output to attend to, `inputs` (batch, length, blocks, features) what blocks read beside the
-        stream.
+        stream, `segments` (batch, length) the segments that score biases read.
         """
-        run = Pass(memory, None if self.position is None else self.position(x.shape[1]), inputs)
+        run = Pass(memory, self._bias(x.shape[1], segments), inputs, segments)
         if self.copies is not None:
             x = self.copies.open(x)
         for index, block in enumerate(self.block):

@@ -38,6 +38,11 @@ EXAMPLES = {
     "relative bias": layers.RelativeBias(heads=4),
     "image bias": layers.ImageBias(rows=2, columns=3, heads=4),
     "relative bias of a block": layers.BlockRelativeBias(heads=4),
+    "biases of segments": layers.SegmentBias(heads=4, segments=3),
+    "biases of differences": layers.DietRel(heads=4, context=9, segments=2),
+    "biases by two tables": layers.DietAbs(heads=4, context=9, rank=5, shared_heads=True),
+    "untied positions": layers.UntiedPositions(heads=4, context=9, width=WIDTH, head_dim=3),
+    "vectors of differences": layers.ShawVectors(head_dim=3, reach=2, heads=4),
     "attention": ATTENTION,
     "attention with everything": ATTENTION.replace(
         position=layers.Rotary(fraction=0.5), window=3, softcap=2.0, out_bias=False,
@@ -64,6 +69,10 @@ EXAMPLES = {
     "attention with penalties": ATTENTION.replace(position=layers.ALiBi(), bias=False),
     "cross-attention": ATTENTION.replace(causal=False, memory_width=WIDTH),
     "attention with biases of its own": ATTENTION.replace(position=layers.BlockRelativeBias(heads=4), key_bias=False),
+    "attention with vectors of differences": ATTENTION.replace(
+        value_dim=4, position=layers.ShawVectors(head_dim=4, reach=2, heads=4)
+    ),
+    "stack with two tables of positions": layers.Stack.of([BLOCK, BLOCK], position=layers.DietAbs(4, context=9, rank=5)),
     "feed-forward": FEED_FORWARD,
     "gated feed-forward": FEED_FORWARD.replace(gated=True, bias=False),
     "mixture": layers.MixtureOfExperts(FEED_FORWARD, experts=3, top_k=2),
@@ -165,6 +174,7 @@ IMAGES = torch.randn(BATCH, 3, 8, 12)
 STREAM = torch.randn(BATCH, LENGTH, WIDTH)
 SOUND = torch.randn(BATCH, WIDTH, 2 * LENGTH)
 VECTORS = torch.randn(8, WIDTH)
+SEGMENTS = torch.arange(BATCH * LENGTH).reshape(BATCH, LENGTH) % 2
 TOKENS = torch.zeros(BATCH, LENGTH, dtype=torch.long)
 
 
@@ -189,6 +199,8 @@ INPUTS = {
     layers.ALiBi: lambda part: part.bias(4, LENGTH, 1.0, STREAM.device),
     layers.RelativeBias: lambda part: part(LENGTH),
     layers.ImageBias: lambda part: part(7),
+    layers.SegmentBias: lambda part: part(LENGTH) + (0.0 if part.between(None) is None else part.between(SEGMENTS)),
+    layers.ShawVectors: lambda part: torch.cat([part.vectors(name, LENGTH) for name in ("key", "value")]),
     layers.Attention: lambda part: part(STREAM, Pass(STREAM[:, :SOURCE])),
     layers.DisentangledAttention: lambda part: part(STREAM, Pass(bias=VECTORS)),
     layers.RelativeVectors: lambda part: part(LENGTH),
