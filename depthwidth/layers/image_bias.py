@@ -24,6 +24,7 @@ class ImageBias(Position):
     """Patches along the width."""
     heads: int
     shared: bool = False
+    adds_scores = True
 
     def __post_init__(self) -> None:
         check_whole("ImageBias", rows=self.rows, columns=self.columns, heads=self.heads)

@@ -65,6 +65,10 @@ class LatentAttention(Attention):
             raise InputError("LatentAttention: it has neither sinks nor a norm of its joined heads")
         if self.position is not None and self.position.penalties(1, 1.0) is not None:
             raise InputError(f"LatentAttention: {type(self.position).__name__} does not rotate queries and keys")
+        if self.position is not None and self.position.pair_dims(self.head_dim, self.head_dim):
+            raise InputError(
+                f"LatentAttention: {type(self.position).__name__} has products with queries, part of which rotates"
+            )
         if not is_symbolic(self.heads, self.kv_heads) and self.heads != self.kv_heads:
             raise InputError(f"LatentAttention: kv_heads={self.kv_heads} is not heads={self.heads}; every head has its own key")
         if not is_symbolic(self.head_dim, self.latent.rotary) and self.head_dim <= self.latent.rotary:

@@ -40,6 +40,8 @@ class Position(Layer):
     home = ""
     """``stem`` (added to the embedding), ``attention`` (acts on its queries, keys or scores) or ``stack`` (a table of score
     biases that all blocks share)."""
+    adds_scores = False
+    """True if it adds to the scores of attention, beyond rotating queries and keys."""
 
     @property
     def word(self) -> str | Position:
@@ -329,6 +331,7 @@ class ALiBi(Position):
 
     scaled: bool = False
     home = "attention"
+    adds_scores = True
 
     @property
     def word(self) -> str | Position:
@@ -366,6 +369,7 @@ class RelativeBias(Position):
     buckets: int = 32
     max_distance: int = 128
     home = "stack"
+    adds_scores = True
 
     def __post_init__(self) -> None:
         check_whole("RelativeBias", heads=self.heads, buckets=self.buckets, max_distance=self.max_distance)

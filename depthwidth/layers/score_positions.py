@@ -28,6 +28,7 @@ class SegmentBias(Position):
     shared_layers: bool = False
     shared_heads: bool = False
 
+    adds_scores = True
     least_segments = 1
 
     def __post_init__(self) -> None:
@@ -188,6 +189,7 @@ class ShawVectors(Position):
     heads: int
     values: bool = True
     home = "attention"
+    adds_scores = True
 
     def __post_init__(self) -> None:
         check_whole("ShawVectors", head_dim=self.head_dim, heads=self.heads)

@@ -102,7 +102,7 @@ class TreeAttention(Attention):
             )
         if self.cross or self.window is not None or self.sinks or self.softcap is not None:
             raise InputError("TreeAttention: it has neither a memory, a window, sinks nor a soft cap")
-        if self.position is not None and self.position.penalties(1, 1.0) is not None:
+        if self.position is not None and self.position.adds_scores:
             raise InputError(f"TreeAttention: {type(self.position).__name__} does not rotate queries and keys")
         if not is_symbolic(self.heads, self.kv_heads) and self.heads != self.kv_heads:
             raise InputError(f"TreeAttention: kv_heads={self.kv_heads} is not heads={self.heads}; every head has its own tree")

@@ -228,3 +228,14 @@ def test_longer_sequences_are_refused():
     for positions in ("diet-rel", "diet-abs", "tupe"):
         with pytest.raises(InputError, match="score biases for 12 positions; a sequence of 13 is beyond them"):
             build(tree(positions), "normal", seed=0)(torch.zeros(1, 13, dtype=torch.long))
+
+
+def test_attention_that_cannot_take_them_says_so():
+    for positions, sentence in (("shaw", "LatentAttention: ShawVectors has products with queries"),):
+        with pytest.raises(InputError, match=sentence):
+            Transformer(2, 24, 3, positions=positions, latent=layers.Latent(rank=8, rotary=2), vocab=50, context=12)
+    for positions in ("diet-rel", "shaw", "alibi"):
+        with pytest.raises(InputError, match=r"TreeAttention: .* does not rotate queries and keys"):
+            Transformer(2, 24, 3, positions=positions, tree=layers.Tree(2), vocab=50, context=12, kind="encoder")
+    latent = Transformer(2, 24, 3, positions="diet-rel", latent=layers.Latent(rank=8, rotary=2), vocab=50, context=12)
+    assert build(latent, "normal", seed=0)(TOKENS).isfinite().all()
