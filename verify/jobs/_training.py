@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
 from depthwidth.initialization import Recipe, recipe
+from depthwidth.layers import Tree
 
 from ..rows import canonical, digest_of
 from . import Context, Ensemble, Measurement
@@ -165,8 +166,11 @@ def check_decisions(spec: Mapping[str, Any]) -> None:
 
 
 def tree_of(spec: Mapping[str, Any]) -> Transformer:
-    """The tree of a run."""
-    return Transformer(**spec["tree"])
+    """The tree of a run; the `tree` of tree attention is a mapping in a spec."""
+    choices = dict(spec["tree"])
+    if choices.get("tree") is not None:
+        choices["tree"] = Tree(**choices["tree"])
+    return Transformer(**choices)
 
 
 def recipe_of(spec: Mapping[str, Any]) -> Recipe:
