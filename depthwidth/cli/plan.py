@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from ..errors import InputError, shown
-from ..quantities import format_count, parse_count
+from ..quantities import format_bytes, format_count, parse_count
 from .options import COUNT, DTYPES, NUMBER, NumberFirst, Sections, formats, option
 from .output import emit, fitted_range, print_facts, print_table, say
 
 if TYPE_CHECKING:
+    from ..planning.altup_buy import AltUpBuy
     from ..planning.plan import Plan, RuleShape
 
 _APPLIES_TO = {
@@ -60,6 +61,7 @@ class _Plan(Sections, NumberFirst):
 @option("--positions", metavar="NAME", help="Positions: learned, sinusoidal, rotary, alibi, relative or none.")
 @option("--experts", type=COUNT, help="Number of experts per feed-forward layer.")
 @option("--top-k", type=COUNT, help="Experts per token.")
+@option("--altup", type=COUNT, metavar="K", help="Compare alternating updates of K streams with dense models of equal cost.")
 @option("--kind", metavar="NAME", help="Stacks: decoder, encoder or encoder-decoder.")
 @option("--tokens", type=COUNT, help="Number of training tokens (--flops).")
 @option("--tokens-per-parameter", type=NUMBER, metavar="R", help="Training tokens per parameter (--flops).", show_default="20")
@@ -89,6 +91,7 @@ def plan(
     recompute: str | None,
     masked: bool | None,
     plot: str | None,
+    altup: int | None,
     form: str | None,
     **design: Any,
 ) -> None:
@@ -140,7 +143,20 @@ def plan(
     found = make_plan(amount, rule=rule, kind=kind, template=template, **without_none(options))
     if plot is not None:
         plot_plan(found, plot)
-    emit(form, found.to_dict(), found.rows(), lambda: print_plan(found))
+    if altup is None:
+        emit(form, found.to_dict(), found.rows(), lambda: print_plan(found))
+        return
+    from ..planning.altup_buy import altup_buy
+
+    buy = altup_buy(found, altup)
+
+    def page() -> None:
+        print_plan(found)
+        if found.notes:
+            say("")
+        _print_altup(buy)
+
+    emit(form, found.to_dict() | {"altup": buy.to_dict()}, found.rows(), page)
 
 
 def _ratio(text: str) -> Fraction:
@@ -216,6 +232,44 @@ def _print_choices(plan: Plan) -> None:
         ),
         title="Shapes of equal budget",
     )  # fmt: skip
+
+
+def _print_altup(buy: AltUpBuy) -> None:
+    """Print the cost of alternating updates, the dense models of that cost, and what was measured on either side."""
+    from ..architecture.design import ALTUP_FORMS
+    from ..planning.altup_buy import QUANTITIES
+
+    dense = buy.dense
+    print_table(
+        ("form", "parameters", "training FLOPs per token", "training memory", "bytes of stream per token"),
+        (
+            (cost.form, *(f"{amount} ({over:+.2%})" for amount, over in zip(
+                (format_count(cost.parameters, 4), f"{cost.flops_per_token:.4g}", format_bytes(float(cost.memory), 4)),
+                cost.over(dense).values(), strict=True)), f"{cost.stream_bytes:,}")
+            for cost in buy.costs
+        ),
+        title=f"Alternating updates of {buy.streams} streams on the recommended shape",
+    )  # fmt: skip
+    print_table(
+        ("form", "equal in", "dense model", "depth", "width", "loss change"),
+        ((r.form, r.equal_in, r.direction, f"{r.depth:.2f}", f"{r.width:,.0f}", f"{r.loss_change:+.3%}") for r in buy.rivals),
+        title="Dense models of equal cost, before rounding, and their predicted loss",
+        words=("equal in", "dense model"),
+    )
+    needs = "; ".join(f"{form}: " + ", ".join(f"{buy.needed_gain(form, name):.3%} at equal {name}" for name in QUANTITIES)
+                      for form in ALTUP_FORMS)  # fmt: skip
+    say(f"{buy.table_share:.1%} of the parameters that the full form adds are its wider embedding and output matrix.")
+    say(f"To be the better buy AltUp must lower the loss by as much as these dense models: {needs}.", "")
+    print_table(
+        ("setting", "metric", "dense", "AltUp", "gain", "status"),
+        (
+            (e.setting, e.metric, *("" if v is None else f"{v:g}" for v in (e.baseline, e.altup)), f"{e.gain:+.3g}", e.status)
+            for e in buy.evidence if e.metric in ("accuracy of predicted spans, %", "SuperGLUE") or "T5" not in e.setting
+        ),
+        title="Measured gains; below zero AltUp is worse",
+        words=("metric", "status"),
+    )  # fmt: skip
+    say("No law predicts the loss with AltUp. Its authors report gains for T5, later trainings by others mixed ones.")
 
 
 def _interval(ends: tuple[float, float], form: str) -> str:

@@ -16,7 +16,7 @@ from ..checks import check_choice, check_whole
 from ..errors import InputError
 from ..formulas.altup import predict_flops
 from ..numerics.altup import SELECTIONS, active_stream, mixing
-from ..signal import AnySignal, Pullback, Signal, Site, Trace
+from ..signal import AnySignal, Pullback, Scales, Signal, Site, Trace
 from ..signal.streams import StreamSignal
 from .base import Child, Run, component
 from .block import BlockLike, check_block
@@ -158,33 +158,45 @@ class AltUp(BlockLike):
         # The prediction keeps all streams, of which the layer counts the active one; the correction keeps the innovation.
         return run.positions * self.k * self.width * run.value_bytes
 
-    def coefficients(self, site: Site) -> tuple[list[list[float]], list[float]]:
-        """P and g of the block at work, their multipliers included, under the trace's recipe.
+    def coefficients(self, recipe: Scales, role: str, index: int) -> tuple[list[list[float]], list[float]]:
+        """P and g in block `index` of a stack whose blocks have this role, multipliers included.
 
         Raises
         ------
         InputError
             if they are drawn at random: the moments are known for fixed ones.
         """
-        of, k = site.trace.recipe.tensor, self.k
-        found = []
+        k, found = self.k, []
         for name in ("predict", "correct"):
-            line = of(f"{site.role}.{name}")
-            if site.at_layer(line.std):
-                raise InputError(f"{site.role}.{name}: the moments of AltUp are known for fixed values, not for drawn ones")
-            found.append((line.mean, site.at_layer(line.multiplier)))
+            line = recipe.tensor(f"{role}.{name}")
+            if _of_block(line.std, index):
+                raise InputError(f"{role}.{name}: the moments of AltUp are known for fixed values, not for drawn ones")
+            found.append((line.mean, _of_block(line.multiplier, index)))
         (start, scale), (correct, factor) = found
         matrix = [[scale * (float(i == j) if start == "identity" else float(start)) for j in range(k)] for i in range(k)]
         return matrix, [factor * float(correct)] * k
+
+    def mixing(self, recipe: Scales, role: str, index: int) -> list[list[float]]:
+        """R of :func:`depthwidth.numerics.altup.mixing` in this block.
+
+        Raises
+        ------
+        InputError
+            if P and g are drawn at random, or the layer has norms after the sum.
+        """
+        active = active_stream(index, self.k, self.select)
+        skip = skip_of(self.layer, recipe, f"{role}.layer", index, type(self).__name__)
+        return mixing(*self.coefficients(recipe, role, index), active, skip)
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         if not isinstance(x, StreamSignal):
             return self._of_equal_copies(x, site)
         inner = site.at("layer")
-        skip = skip_of(self.layer, inner, type(self).__name__)
-        active = active_stream(site.trace.layer or 0, self.k, self.select)  # type: ignore[arg-type]
-        matrix, correction = self.coefficients(site)
-        mixed = mixing(matrix, correction, active, skip)
+        place = site.trace.recipe, site.role, _index(site)
+        skip = skip_of(self.layer, site.trace.recipe, inner.role, _index(site), type(self).__name__)
+        active = active_stream(_index(site), self.k, self.select)
+        _, correction = self.coefficients(*place)
+        mixed = self.mixing(*place)
         z = x.stream(active)
         y, pull_layer = self.layer.moments(z, inner)
         added = y.plus(z.times(-(skip**2)))
@@ -203,7 +215,7 @@ class AltUp(BlockLike):
     def _of_equal_copies(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """Of copies whose mean is read, which stay equal from an identity and ones: they are the stream of the layer alone."""
         identity = [[float(i == j) for j in range(self.k)] for i in range(self.k)]
-        if self.coefficients(site) != (identity, [1.0] * self.k):
+        if self.coefficients(site.trace.recipe, site.role, _index(site)) != (identity, [1.0] * self.k):
             raise InputError(f"{site.role}: moments of copies that do not stay equal need streams that are split or summed")
         y, pull = self.layer.moments(x, site.at("layer"))
         return site.record(y), site.record_gradient(pull)
@@ -225,7 +237,7 @@ class RecycledAltUp(AltUp):
         return Summed(self.k)
 
 
-def skip_of(block: BlockLike, site: Site, owner: str) -> float:
+def skip_of(block: BlockLike, recipe: Scales, role: str, index: int, owner: str) -> float:
     """The factor of a block's own skip paths, from its input to its output.
 
     Raises
@@ -234,9 +246,20 @@ def skip_of(block: BlockLike, site: Site, owner: str) -> float:
         if it has norms after the sum, or acts on the stream otherwise than by branches.
     """
     if not block.plain or any(part.norm_stream is not None for _, part in block.branches):
-        raise InputError(f"{site.role}: the moments of {owner} around blocks with norms after the sum are not known")
+        raise InputError(f"{role}: the moments of {owner} around blocks with norms after the sum are not known")
     parts = block.branches[:1] if block.parallel else block.branches
-    return float(math.prod(site.at(name).scales()[0] for name, _ in parts))
+    return math.prod(_of_block(recipe.residual(f"{role}.{name}").skip, index) for name, _ in parts)
+
+
+def _of_block(value: Any, index: int) -> float:
+    """A number of one block, given one for every block alike or one for each."""
+    return float(value[index] if isinstance(value, tuple) else value)
+
+
+def _index(site: Site) -> int:
+    """The number of the block at work: these blocks are followed one by one."""
+    layer = site.trace.layer
+    return layer if isinstance(layer, int) else 0
 
 
 class StridedSignal(Signal):
@@ -323,7 +346,7 @@ class SequenceAltUp(BlockLike):
             raise InputError(f"{site.role}: the moments of SequenceAltUp are known for exchangeable tokens alone")
         inner, trace = site.at("layer"), site.trace
         self._check_start(site)
-        if skip_of(self.layer, inner, "SequenceAltUp") != 1:
+        if skip_of(self.layer, trace.recipe, inner.role, _index(site), "SequenceAltUp") != 1:
             raise InputError(f"{site.role}: the moments of SequenceAltUp are known for skip paths without a factor")
         length, k = trace.length, self.stride
         count = -(-length // k)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import check_fraction
 from ..errors import InputError
-from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, finite
+from ..signal import AnySignal, DrawSpread, Number, Pullback, Scales, Site, finite
 from ..signal.residual import add_branch, add_gradient, branch_spread, post_norm_drift, pull_post_norm, residual_pullback
 from ..values import cached_property
 from .base import Branch, Child, Layer, Run, check_branch, component
@@ -189,6 +189,10 @@ class BlockLike(Layer):
     @property
     def own_streams(self) -> Streams | None:
         """The part that makes and joins its streams in a stack that states none; None for equal copies and their mean."""
+        return None
+
+    def mixing(self, recipe: Scales, role: str, index: int) -> Sequence[Sequence[float]] | None:
+        """The linear map of its streams apart from what branches add, in block `index` of a stack; None if it has none."""
         return None
 
     @property

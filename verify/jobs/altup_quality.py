@@ -33,13 +33,13 @@ TABLE, EQUAL = "table", "dense, equal FLOPs"
 
 def arms(layers: int, width: int, heads: int, context: int) -> dict[str, dict[str, Any]]:
     """The tree of each arm, by name."""
-    base = {
+    base: dict[str, Any] = {
         "depth": layers, "width": width, "heads": heads, "head_dim": width // heads, "ffn": 4 * width, "vocab": 256,
         "context": context, "positions": "rotary", "norm": "rmsnorm", "bias": False, "tied": False,
     }  # fmt: skip
     found = {name: base | more for name, more in FORMS.items()}
     found[TABLE] = base | {"embedding_width": 2 * width}
-    asked = Transformer(**found["altup"]).flops_per_token()
+    asked = int(Transformer(**found["altup"]).flops_per_token())
     found[EQUAL] = _with_flops(base, asked)
     return found
 
@@ -48,7 +48,7 @@ def _with_flops(base: dict[str, Any], asked: int) -> dict[str, Any]:
     """The widest model with at most these operations a token, and then hidden features until it has as many."""
 
     def flops(tree: Mapping[str, Any]) -> int:
-        return Transformer(**tree).flops_per_token()
+        return int(Transformer(**tree).flops_per_token())
 
     tree = base
     while flops(wider := {**tree, "width": tree["width"] + 2, "ffn": 4 * (tree["width"] + 2)}) <= asked:

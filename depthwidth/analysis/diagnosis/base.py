@@ -36,7 +36,7 @@ class Finding:
     """One number of a network at initialisation, and the thresholds that judge it."""
 
     name: str
-    """``gradient_ratio``, ``forward_growth``, ``correlation_at_top``, ``branch_share``, ``score_variance``,
+    """``gradient_ratio``, ``forward_growth``, ``stream_growth``, ``correlation_at_top``, ``branch_share``, ``score_variance``,
     ``effective_tokens``, ``overflow_KIND``, ``underflow_KIND`` (bits of headroom), ``gradient_spread``, ``depth_to_width``."""
     site: str
     """The site of the network with the worst value."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from depthwidth import Transformer, propagate, recipe
+from depthwidth import InputError, Transformer, propagate, recipe
 from depthwidth.formulas import altup
 from depthwidth.layers import AltUp, BlockLike, SequenceAltUp, component
 
@@ -209,3 +209,109 @@ def test_forty_eight_blocks_are_within_five_per_cent_of_a_simulation():
     rows = [*range(7, 49, 8), 48, 97]
     assert (excess(measured, error, expected, 0.05)[rows] < 1).all()
     assert (excess(measured, error, 1.2 * expected, 0.05)[rows[:-2], 0] > 1).all()
+
+
+# ---- together with sparse experts, cross-attention, positions ----
+
+PARTIAL = {"experts": 8, "top_k": 1, "ffn": 16, "shared_ffn": 96}
+
+
+def test_sparse_experts_inside_add_what_they_add_to_a_dense_model():
+    """The paper's partial experts: a shared feed-forward part, and many small ones beside it."""
+    trees = [Transformer(depth=2, width=64, **DENSE, **more) for more in ({}, {"altup": 2}, PARTIAL, {**PARTIAL, "altup": 2})]
+    plain, wide, mixed, both = (tree.parameters for tree in trees)
+    assert both - mixed == wide - plain
+    model = build(trees[3], "xavier", seed=0)
+    assert sum(p.numel() for p in model.parameters()) == both
+    assert counted_flops(trees[3]) == trees[3].flops(trees[3].run(TOKENS, batch=3))
+    outputs = propagate(trees[3], "xavier").query("direction == 'forward'")
+    assert (outputs.second_moment > 0).all()
+
+
+def test_cross_attention_reads_all_streams_of_the_encoder():
+    tree = Transformer(depth=2, encoder_depth=2, width=64, altup=3, **{**DENSE, "kind": "encoder-decoder"})
+    assert tree.decoder.repeats[0].block.layer.cross_attention.branch.memory_width == 3 * 64
+    model = build(tree, "xavier", seed=0)
+    assert model(tokens(), source=tokens(seed=1)).shape == (4, TOKENS, VOCAB)
+    frame = propagate(tree, "xavier")
+    assert {"encoder.block.1", "decoder.block.1"} <= set(frame.site)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned", "alibi", "relative"])
+@pytest.mark.parametrize("more", [{"altup": 2}, {"sequence_stride": 4, "depth": 3}])
+def test_every_kind_of_position_goes_with_it(positions, more):
+    tree = Transformer(**{"depth": 2, "width": 64, **DENSE, "positions": positions, **more})
+    assert torch.isfinite(build(tree, "xavier", seed=0)(tokens())).all()
+
+
+def test_a_strided_encoder_computes_on_its_bases_alone():
+    """What a token that is no base holds reaches only itself through a strided block."""
+    block = Transformer(**{"depth": 3, "width": 64, **DENSE, "sequence_stride": 4}).encoder.repeats[1].block
+    made = module(block).to_empty(device="cpu")
+    for weight in made.parameters():
+        weight.data = torch.ones_like(weight) if weight.dim() == 1 else torch.randn_like(weight) / 8
+    x = torch.randn(1, TOKENS, 64)
+    changed = x.clone()
+    changed[:, 5] += 1
+    moved = (made(changed, Pass()) - made(x, Pass())).abs().amax(-1)[0]
+    assert moved[5] > 0.5
+    assert moved[torch.arange(TOKENS) != 5].max() == 0
+    changed = x.clone()
+    changed[:, 4] += torch.randn(64)
+    assert ((made(changed, Pass()) - made(x, Pass())).abs().amax(-1)[0] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"altup": 0}, "altup=0 is not a whole number from 2"),
+        ({"altup": 2, "altup_form": "half"}, "altup_form='half' is not one of"),
+        ({"altup": 2, "altup_select": "random"}, "altup_select='random' is not one of alternating, same"),
+        ({"sequence_stride": 17}, "sequence_stride=17 is larger than the context of 16 tokens"),
+        ({"sequence_stride": 1}, "sequence_stride=1 is not a whole number from 2"),
+        ({"sequence_stride": 4, "kind": "decoder"}, "a decoder has none"),
+        ({"sequence_stride": 4, "altup": 2}, "altup and sequence_stride are not combined"),
+    ],
+)
+def test_settings_that_make_no_sense_get_one_sentence(more, sentence):
+    with pytest.raises(InputError, match=sentence) as refused:
+        Transformer(**{"depth": 3, "width": 64, **DENSE, **more})
+    assert "\n" not in str(refused.value)
+
+
+def test_moments_that_are_not_known_are_refused():
+    with pytest.raises(InputError, match="around blocks with norms after the sum are not known"):
+        propagate(Transformer(depth=2, width=64, altup=2, placement="post", **DENSE), "xavier")
+    tree = Transformer(depth=2, width=64, altup=2, **DENSE)
+    found = recipe(tree, "xavier")
+    drawn = tuple(line._replace(std=0.1) if line.role.endswith("predict") else line for line in found.tensors)
+    with pytest.raises(InputError, match="known for fixed values, not for drawn ones"):
+        propagate(tree, replace(found, tensors=drawn))
+
+
+@pytest.mark.parametrize("scheme", ["xavier", "normal", "deepscale", "t-fixup", "rezero"])
+def test_every_scheme_starts_with_unmixed_streams(scheme):
+    found = recipe(Transformer(depth=2, width=64, altup=2, **DENSE), scheme)
+    predict, correct = (found.tensor(f"encoder.block.{name}") for name in ("predict", "correct"))
+    assert (predict.mean, predict.std, correct.mean, correct.std) == ("identity", 0.0, 1.0, 0.0)
+
+
+def test_traffic_is_that_of_the_operators():
+    """Values that the operators of prediction, innovation and correction read and write, for 64 tokens of 3 streams."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Traffic(TorchDispatchMode):
+        values = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if function.__name__.split(".")[0] in ("bmm", "sub", "addcmul"):
+                self.values += sum(one.numel() for one in (*args, out) if isinstance(one, torch.Tensor))
+            return out
+
+    streams, width = 3, 64
+    made = with_values(AltUp(Affine(1.0, 0.0, 1, width), streams), predict=torch.eye(streams).tolist(), correct=[1.0] * streams)
+    with Traffic() as traffic, torch.no_grad():
+        made(torch.randn(4, streams, TOKENS, width, dtype=torch.float64), Pass())
+    weights = 4 * streams**2 + streams  # P for each sequence, and g
+    assert traffic.values - weights == 4 * TOKENS * altup.unfused_traffic(width, streams)
