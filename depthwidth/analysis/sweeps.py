@@ -191,8 +191,8 @@ class _Step(NamedTuple):
         centred = [norm is not None and norm.centred for norm in (part.norm_in, part.norm_stream)]
         return cls(table, eps_in, gain, eps, centred[0], centred[1], draw, part.normed, part.width)
 
-    def pass_through(self, x: Signal, way: _Way, skip: Array, branch: Array) -> tuple[Signal, _Way]:
-        """The stream after this branch, and the way of a gradient back from there."""
+    def pass_through(self, x: Signal, way: _Way, skip: Array, branch: Array, last: Array) -> tuple[Signal, _Way]:
+        """The stream after this branch, and the way of a gradient back from there; `last` is 1 where nothing follows."""
         import numpy as np
 
         skip2, branch2 = skip * skip, branch * branch
@@ -215,9 +215,11 @@ class _Step(NamedTuple):
         size = y.second_moment + self.stream_eps
         gain, pair_gain = (scale(1.0, size, self.stream_gain, k) for k in (known.gradient, known.gradient_covariance))
         if x.spread is not None:
-            drift, _ = post_norm_drift(x.times(skip2), added, draw, self.width)
-            back = pull_post_norm(Signal(gain, pair_gain), y, self.width, self.stream_centred, drift)
+            drift = post_norm_drift(x.times(skip2), added, draw, self.width)
+            back = drift.at_norm(pull_post_norm(Signal(gain, pair_gain), y, self.width, self.stream_centred, last))
             gain, pair_gain = back.second_moment, back.covariance
+            units = drift.path(Signal(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])), path.of)
+            path = _Matrix(*units.second_moment, *units.covariance)
         way = way.through(path, skip2, None, mixes=False)
         # The gradient passes the norm first, so the norm's factors are at the right of the residual's matrix.
         way = _Way(_Matrix(*(f * part for f, part in zip((gain, pair_gain) * 2, way.bare, strict=True))), None)
@@ -234,6 +236,13 @@ class _Matrix(NamedTuple):
     other: Array
     pair_one: Array
     pair_other: Array
+
+    def of(self, g: Signal) -> Signal:
+        """A gradient that has passed."""
+        return Signal(
+            self.one * g.second_moment + self.other * g.covariance,
+            self.pair_one * g.second_moment + self.pair_other * g.covariance,
+        )
 
     def after(self, first: _Matrix) -> _Matrix:
         """The product: `first`, then this map."""
@@ -308,10 +317,10 @@ def _ends_of_some(columns: dict[str, Array], steps: list[_Step], finite_width: b
     # From the gradient at the stack's output, and from its leaning there, which is 0.
     start = _flat(x, _Way(_Matrix(one, zero, zero, one), _Matrix(zero, zero, zero, zero) if leans else None))
 
-    def through_block(state: Array, skip: Array, branch: Array) -> Array:
+    def through_block(state: Array, skip: Array, branch: Array, last: Array) -> Array:
         x, way = _unflat(state, finite_width)
         for step in steps:
-            x, way = step.pass_through(x, way, skip, branch)
+            x, way = step.pass_through(x, way, skip, branch, last * float(step is steps[-1]))
         return _flat(x, way)
 
     ends, left = np.empty_like(start), np.ones(len(q), dtype=bool)
@@ -319,7 +328,9 @@ def _ends_of_some(columns: dict[str, Array], steps: list[_Step], finite_width: b
     if plain.any():
         # Branches add to an unscaled stream: their increments change slowly with the depth, and some blocks stand for all.
         scales = skip[plain], branch[plain]
-        ends[:, plain], good = sampled_ends(lambda state: through_block(state, *scales), start[:, plain], depth[plain])
+        ends[:, plain], good = sampled_ends(
+            lambda state: through_block(state, *scales, zero[plain]), start[:, plain], depth[plain]
+        )
         left[plain] = ~good
     if left.any():
         ends[:, left] = _block_by_block(through_block, start[:, left], depth[left], skip[left], branch[left])
@@ -328,7 +339,7 @@ def _ends_of_some(columns: dict[str, Array], steps: list[_Step], finite_width: b
 
 
 def _block_by_block(
-    through_block: Callable[[Array, Array, Array], Array], state: Array, depth: Array, skip: Array, branch: Array
+    through_block: Callable[[Array, Array, Array, Array], Array], state: Array, depth: Array, skip: Array, branch: Array
 ) -> Array:
     """The states after `depth` blocks, which ascend, so that finished settings drop off the start of the arrays."""
     import numpy as np
@@ -339,7 +350,7 @@ def _block_by_block(
         if finished > done:
             ends[:, done:finished], state = state[:, : finished - done], state[:, finished - done :]
             done = finished
-        state = through_block(state, skip[done:], branch[done:])
+        state = through_block(state, skip[done:], branch[done:], (depth[done:] == block + 1).astype(float))
     ends[:, done:] = state
     return ends
 

@@ -480,6 +480,131 @@ def gated_common_kurtosis(
     return (other_kurtosis * slopes * common + other_common * kurtosis) / (1 + slopes)
 
 
+Slopes = Annotated[
+    Any, Domain(0, symbol="s", typical=(0.5, 2)), "variance of the gate's input times E f'^2 / E f^2: the gate's share"
+]
+
+
+@formula(
+    kind="exact",
+    source="moments of the squared derivative of the product of a gate and an independent Gaussian factor",
+    status="derived",
+    symbol="kappa_s",
+    domain="a gate independent of the linear part; equal weights of both maps",
+)
+def gated_slope_kurtosis(
+    slope_kurtosis: Annotated[
+        Any, Domain(1, closed_low=True, symbol="kappa_s", typical=(1, 3)), "E f'^4 / (E f'^2)^2 of the activation"
+    ],
+    common: Annotated[Any, Domain(0, symbol="kappa_c", typical=(1, 4)), "E f^2 f'^2 / (E f^2 E f'^2) of the activation"],
+    kurtosis: Annotated[
+        Any, Domain(1, closed_low=True, symbol="kappa_4", typical=(3, 10)), "E f^4 / (E f^2)^2 of the activation"
+    ],
+    slopes: Slopes,
+    other_kurtosis: Annotated[
+        Any, Domain(1, closed_low=True, symbol="kappa_v", typical=(1, 3)), "E g^4 / (E g^2)^2 of the other factor g"
+    ] = 3,
+    other_common: Annotated[
+        Any, Domain(0, symbol="kappa_w", typical=(1, 4)), "E g^2 g'^2 / (E g^2 E g'^2) of the other factor"
+    ] = 1,
+    other_slope_kurtosis: Annotated[
+        Any, Domain(1, closed_low=True, symbol="kappa_t", typical=(1, 3)), "E g'^4 / (E g'^2)^2 of the other factor"
+    ] = 1,
+) -> Any:
+    r"""Ratio E j^2 / (E j)^2 of the squared derivative j of a gated unit's hidden feature by the input.
+
+    .. math:: \frac{s^2 \kappa_v \kappa_s + 2 s \kappa_c \kappa_w + \kappa_4 \kappa_t}{(1 + s)^2}
+
+    Derivation: docs/derivations/post-norm.md, (N5).
+
+    Returns
+    -------
+    A ratio. With h = f(u) v the derivative has the square f'(u)^2 v^2 for the gate and f(u)^2 for the linear map.
+
+    Examples
+    --------
+    >>> gated_slope_kurtosis(2.0, 2.0, 6.0, 1.0)  # ReGLU
+    4.0
+    """
+    both = slopes * slopes * other_kurtosis * slope_kurtosis + 2 * slopes * common * other_common
+    return (both + kurtosis * other_slope_kurtosis) / (1 + slopes) ** 2
+
+
+@formula(
+    kind="exact",
+    source="Stein's lemma, for Gaussian first matrices",
+    status="derived",
+    symbol="k^2",
+    domain="large widths",
+)
+def radial_share(
+    growth: Annotated[
+        Any,
+        Domain(0, closed_low=True, symbol="k", typical=(1, 2)),
+        "d ln E h^2 / d ln |x|^2 of a hidden feature h: E u f f' / E f^2 for an activation f(u), one more with a linear factor",
+    ],
+    slopes: Annotated[
+        Any,
+        Domain(0, symbol="s", typical=(0.5, 2)),
+        "input variance times E j / E h^2, j the squared derivative; one more with a linear factor",
+    ],
+) -> Any:
+    r"""Squared derivative of hidden features in the direction of the input, projected on the features, over its mean.
+
+    .. math:: \frac{|h^\top \partial h / \partial\hat x|^2 / |h|^2}{\mathrm{tr}\,(\partial h/\partial x)^2 / d} = \frac{k^2}{s}
+
+    Derivation: docs/derivations/finite-width.md, (W11).
+
+    Returns
+    -------
+    A ratio; 1 for all maps that are proportional to the size of their input, 0 for those that do not follow it.
+
+    Examples
+    --------
+    >>> radial_share(1.0, 1.0), radial_share(2.0, 2.0)  # ReLU, ReGLU
+    (1.0, 2.0)
+    """
+    return growth * growth / slopes
+
+
+@formula(
+    kind="asymptotic",
+    source="Gaussian last matrix, and first matrices of which the output takes one direction",
+    status="derived",
+    symbol="pi",
+    order=1,
+    domain="width to infinity",
+    accuracy=0.06,
+    within={"ratio": (0.5, 8), "radial": (1, 1), "common_kurtosis": (1, 2)},
+    given="two Gaussian matrices, linear or around a ReLU, widths of 64 and more",
+)
+def aligned_share(
+    ratio: Annotated[Any, Domain(0, symbol="m", typical=(1, 4)), "hidden features over the width"],
+    radial: Annotated[Any, Domain(0, closed_low=True, symbol="k^2", typical=(0.5, 3)), "from :func:`radial_share`"] = 1,
+    common_kurtosis: Annotated[
+        Any,
+        Domain(0, symbol="kappa_c", typical=(1, 6)),
+        "E h^2 j / (E h^2 E j), with j the square of a hidden feature's derivative; 2 for ReLU and 1 for a linear map",
+    ] = 2,
+) -> Any:
+    r"""Share of a branch's Jacobian J in the direction of its output f, which a norm of the output projects out, times d.
+
+    .. math:: \pi = \frac{|J^\top f|^2/|f|^2}{\mathrm{tr}\,JJ^\top/d} = 1 + k^2 + \frac{\kappa_c}{m}
+
+    Derivation: docs/derivations/finite-width.md, (W11).
+
+    Returns
+    -------
+    pi; mu_2 of :func:`~depthwidth.formulas.depth.feed_forward_matrix_moment` for linear maps and ReLU.
+
+    Examples
+    --------
+    >>> aligned_share(4), aligned_share(1, 1, 1)
+    (2.5, 3.0)
+    """
+    return 1 + radial + common_kurtosis / ratio
+
+
 @formula(
     kind="heuristic",
     source="the drift of collapsed tokens, in proportion to what tokens share",

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..checks import check_fraction
 from ..errors import InputError
 from ..signal import AnySignal, DrawSpread, Number, Pullback, Scales, Site, finite
-from ..signal.residual import add_branch, add_gradient, branch_spread, post_norm_drift, pull_post_norm, residual_pullback
+from ..signal.residual import (
+    PostNormDrift,
+    add_branch,
+    add_gradient,
+    branch_spread,
+    past_taken,
+    post_norm_drift,
+    pull_branch_norm,
+    pull_post_norm,
+    residual_pullback,
+)
 from ..values import cached_property
 from .base import Branch, Child, Layer, Run, check_branch, component
 from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
@@ -64,11 +74,11 @@ class Residual(Layer):
         added, draw = f.times(scale**2), draw.scaled(scale**2)
         y = summed = add_branch(x, added, draw.omega, self.width, skip, draw)
         pull_norm: Pullback | None = None
-        drift: Number = 0.0
+        drift = PostNormDrift(0.0)
         if self.norm_stream is not None:
             if x.spread:
-                drift, log_variance = post_norm_drift(x.times(skip**2), added, draw, self.width)
-                site.trace.record_log_variance(site.role, log_variance)
+                drift = post_norm_drift(x.times(skip**2), added, draw, self.width)
+                site.trace.record_log_variance(site.role, drift.log_variance)
             y, pull_norm = self.norm_stream.moments(y, site.at("norm_stream"))
             y = y.spread_as(summed.spread and summed.spread.after_norm(summed, y))
         site.record(finite(y, site.role))
@@ -76,12 +86,16 @@ class Residual(Layer):
         pull_scaled = _scaled(pull_branch, scale)
         norm = self.norm_stream
         if pull_norm is None or norm is None:
+            if self.norm_out is not None and x.spread:
+                pull_scaled = past_taken(pull_scaled, y, added, self.width)
             paths = [(pull_scaled, draw.whole is not None)]
             return y, site.record_gradient(residual_pullback(self.read(x), paths, skip, site.trace, normed=self.normed))
 
+        pull_stream = _pull_stream_norm(norm, summed, pull_norm, site.trace.ends_at(site.role))
+
         def pull(g: AnySignal) -> AnySignal:
-            g = pull_post_norm(pull_norm(g), summed, norm.width, norm.centred, drift)
-            return add_gradient(g, pull_scaled(g), skip)
+            g = drift.at_norm(pull_stream(g))
+            return add_gradient(g, drift.path(g, pull_scaled), skip)
 
         return y, site.record_gradient(pull)
 
@@ -95,15 +109,17 @@ class Residual(Layer):
             if part is None:
                 continue
             if name == "":
-                draw, read = self.branch.draw_spread(x, site), x
-            elif name == "norm_out":  # not by identity: both norms may be one object
-                if site.trace.finite_width:
-                    x = x.spread_as(branch_spread(x, draw, self.width, read))
-                    # A draw with a large output has a large Jacobian as well; the norm divides by the former alone.
-                    pulls.append(_divided(1 + draw.common / self.width))
-                draw = draw.normed()
+                draw = self.branch.draw_spread(x, site)
+                read = x if self.norm_in is None else x.spread_as(read.spread and read.spread.after_norm(read, x))
+            elif name == "norm_out" and self.norm_out and site.trace.finite_width:  # both norms may be one object
+                x = x.spread_as(branch_spread(x, draw, self.width, read))
+                pulls.append(pull_branch_norm(draw, x, self.width, self.norm_out.centred))
             x, pull_part = part.moments(x, site.at(name))
             pulls.append(pull_part)
+            if name == "" and self.norm_in is not None:
+                draw = draw.of_normed_input(x.averages[0])
+            elif name == "norm_out":
+                draw = draw.normed(x.averages[0])
 
         def pull(g: AnySignal) -> AnySignal:
             g = g.after_dropout(rate) if rate else g
@@ -358,6 +374,7 @@ class Block(BlockLike):
         for number, (name, branch) in enumerate(self.branches):
             output, pull_branch, draw = branch.branch_moments(y, site.at(name))
             _, scale = site.at(name).scales()
+            draw = draw if self.norm is None else draw.of_normed_input(output.averages[0])
             output, draw = output.times(scale**2), draw.scaled(scale**2)
             total = add_branch(total, output, draw.omega, self.width, None if number else skip, draw)
             paths.append((_scaled(pull_branch, scale), draw.whole is not None))
@@ -365,11 +382,11 @@ class Block(BlockLike):
         post_norm_pulls: list[Pullback] = []
         for name, branch in self.branches:  # the post-norms read the sum, one after the other
             if branch.norm_stream is not None:
-                summed = total
-                summed = branch.norm_stream.read(summed)
+                summed = branch.norm_stream.read(total)
                 total, pull_norm = branch.norm_stream.moments(summed, site.at(name).at("norm_stream"))
                 total = total.spread_as(summed.spread and summed.spread.after_norm(summed, total))
-                post_norm_pulls.append(pull_norm)
+                last = site.trace.ends_at(site.at(name).role)
+                post_norm_pulls.append(_pull_stream_norm(branch.norm_stream, summed, pull_norm, last))
         site.record(finite(total, site.role))
 
         ways = paths if pull_shared_norm is None else [(_together(paths, pull_shared_norm), False)]
@@ -389,8 +406,8 @@ class Block(BlockLike):
         return self.branches[0][1].width
 
 
-def _divided(factor: Number) -> Pullback:
-    return lambda g: g.times(1 / factor)
+def _pull_stream_norm(norm: Norm, summed: AnySignal, pull_norm: Pullback, last: Number) -> Pullback:
+    return lambda g: pull_post_norm(pull_norm(g), summed, norm.width, norm.centred, last)
 
 
 def _scaled(pull_branch: Pullback, scale: Number) -> Pullback:

@@ -15,7 +15,9 @@ from ..formulas.finite_width import (
     correlation_spread,
     gated_common_kurtosis,
     gated_kurtosis,
+    gated_slope_kurtosis,
     pair_kurtosis,
+    radial_share,
     two_sided_mean,
 )
 from ..formulas.moments import dropout_second_moment, linear_second_moment
@@ -140,21 +142,27 @@ class FeedForward(Branch):
         """
         first = self.gate or self.up
         variance = self._input_variance(first, x, site.at("gate" if self.gated else "up"))
-        second, slope, *_, third, common, kurtosis, slope_kurtosis = activation_tables(self.activation, site.trace)(
-            variance, 0.0
-        )
-        if self.gated and self.up_activation == "identity":
-            common = gated_common_kurtosis.body(common, kurtosis, variance * slope / second)
-            third, kurtosis = gated_kurtosis.body(third), gated_kurtosis.body(kurtosis)
-        elif self.gated:
-            other = activation_tables(self.up_activation, site.trace)(self._input_variance(self.up, x, site.at("up")), 0.0)
-            size, other_slope, *_, other_third, other_common, other_kurtosis, _ = other
-            share = slope * size / (second * other_slope)
-            common = gated_common_kurtosis.body(common, kurtosis, share, other_kurtosis, other_common)
-            third, kurtosis = gated_kurtosis.body(third, other_third), gated_kurtosis.body(kurtosis, other_kurtosis)
+        unit = _Unit.of(activation_tables(self.activation, site.trace), variance)
+        if not self.gated:
+            third, kurtosis, common, even = unit.third, unit.kurtosis, unit.common, 1.0
+            slope_kurtosis, growth, slopes = unit.slope_kurtosis, unit.growth, unit.slopes
+        else:
+            other = _LINEAR
+            if self.up_activation != "identity":
+                variance = self._input_variance(self.up, x, site.at("up"))
+                other = _Unit.of(activation_tables(self.up_activation, site.trace), variance)
+            share = unit.slopes / other.slopes
+            third, kurtosis = gated_kurtosis.body(unit.third, other.third), gated_kurtosis.body(unit.kurtosis, other.kurtosis)
+            common = gated_common_kurtosis.body(unit.common, unit.kurtosis, share, other.kurtosis, other.common)
+            slope_kurtosis = gated_slope_kurtosis.body(
+                unit.slope_kurtosis, unit.common, unit.kurtosis, share, other.kurtosis, other.common, other.slope_kurtosis
+            )
+            growth, slopes, even = unit.growth + other.growth, unit.slopes + other.slopes, (share**2 + 1) / (share + 1) ** 2
         size, covariance = x.averages
         pairs = pair_kurtosis.body(third, kurtosis, quotient(covariance, size))
-        draw = DrawSpread.of_matrices(self.hidden / self.width, kurtosis, slope_kurtosis, None, pairs, common)
+        radial = radial_share.body(growth, slopes)
+        ratio = self.hidden / self.width
+        draw = DrawSpread.of_matrices(ratio, kurtosis, slope_kurtosis, None, pairs, common, radial, growth, even)
         return draw.normed_inside() if self.inner_norm is not None else draw
 
     def _input_variance(self, first: Linear, x: AnySignal, site: Site) -> Number:
@@ -170,6 +178,30 @@ class FeedForward(Branch):
         values = self.width + self.hidden * ((3 if self.gated else 1) + (keeps_input(self.activation) or copied) + second)
         mask = self.hidden if self.dropout else 0
         return run.positions * (values * run.value_bytes + mask)
+
+
+class _Unit(NamedTuple):
+    """One factor of a hidden feature, a function f of a Gaussian input u."""
+
+    third: Number
+    """E f^3 / (E f^2 E f)"""
+    common: Number
+    """E f^2 f'^2 / (E f^2 E f'^2)"""
+    kurtosis: Number
+    slope_kurtosis: Number
+    growth: Number
+    """E u f f' / E f^2"""
+    slopes: Number
+    """Var(u) E f'^2 / E f^2"""
+
+    @classmethod
+    def of(cls, tables: TableFamily, variance: Number) -> _Unit:
+        """That of an activation whose input has this variance."""
+        second, slope, *_, third, common, kurtosis, slope_kurtosis, growth = tables(variance, 0.0)
+        return cls(third, common, kurtosis, slope_kurtosis, growth, quotient(variance * slope, second))
+
+
+_LINEAR = _Unit(3.0, 1.0, 3.0, 1.0, 1.0, 1.0)
 
 
 class HiddenMoments(NamedTuple):
@@ -273,9 +305,9 @@ def _angle(correlation: Number) -> Number:
 def activation_tables(name: str, trace: Trace) -> TableFamily:
     """Gaussian moments of an activation over its input's variance and the angle whose cosine is the correlation of two inputs.
 
-    Columns: E f^2, E f'^2, E f, E f(x) f(y), E f'(x) f'(y), the ratios E f^3 / (E f^2 E f) and E f^2 f'^2 / (E f^2 E f'^2), and
-    the kurtoses E f^4 / (E f^2)^2 and E f'^4 / (E f'^2)^2. As functions of the angle the moments are smooth, even if they have
-    a square-root branch in the correlation.
+    Columns: E f^2, E f'^2, E f, E f(x) f(y), E f'(x) f'(y), the ratios E f^3 / (E f^2 E f) and E f^2 f'^2 / (E f^2 E f'^2), the
+    kurtoses E f^4 / (E f^2)^2 and E f'^4 / (E f'^2)^2, and E x f f' / E f^2. As functions of the angle the moments are smooth,
+    even if they have a square-root branch in the correlation.
     """
     return trace.family(("activation", name), functools.partial(_activation_table, name), _VARIANCE_STEP)
 
@@ -295,7 +327,10 @@ def _activation_table(name: str, variance: float) -> Table:
         x = np.arange(-9.0, 9.0, 0.0625) + 0.03125  # no node at 0, where the slopes of some activations jump
         weights, inputs = np.exp(-x * x / 2), x * math.sqrt(variance)
         total = weights.sum()
-        value, slope = (part / np.abs(part).max() for part in (f(inputs), f.derivative(inputs)))
+        value, slope = f(inputs), f.derivative(inputs)
+        largest = np.abs(value).max()
+        growth = (weights @ (inputs * slope * value / largest)) / (weights @ (value * value / largest))
+        value, slope = value / largest, slope / np.abs(slope).max()
         squares = value**2, slope**2
         kurtoses = [(weights @ s**2) * total / (weights @ s) ** 2 for s in squares]
         common = (weights @ (squares[0] * squares[1])) * total / (weights @ squares[0]) / (weights @ squares[1])
@@ -303,7 +338,7 @@ def _activation_table(name: str, variance: float) -> Table:
         odd = abs(weights @ value) < _NO_MEAN * (weights @ np.abs(value))
         lowest = x * weights if odd else weights
         third = (lowest @ value**3) * total / (weights @ squares[0]) / (lowest @ value)
-        columns = (*single, *both, third, common, *kurtoses)
+        columns = (*single, *both, third, common, *kurtoses, growth)
         return np.stack([np.broadcast_to(column, rho.shape) for column in columns], axis=-1)
 
     return Table(columns, 0.0, math.pi)

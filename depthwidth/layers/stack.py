@@ -252,7 +252,7 @@ class Stack(Layer):
             x, pull_copies = self.copies.open(x, site.at("copies"))
             pulls.append(pull_copies)
         trace.score_bias = None if self.position is None else self.position.score_bias(site.at("position"))
-        first = 0
+        first, trace.end = 0, self._end(block_site.role)
         for repeat in self.repeats:
             trace.layer = first
             x, pull_blocks = repeat.moments(x, block_site)
@@ -274,6 +274,12 @@ class Stack(Layer):
             return g
 
         return x, site.record_gradient(pull)
+
+    def _end(self, role: str) -> tuple[str, int] | None:
+        """The residual and the block whose norm after the sum is the last part, as :attr:`Trace.end` has it."""
+        *_, (name, part) = self.repeats[-1].block.branches or (("", None),)
+        ends = self.norm is None and self.copies is None and part is not None and part.norm_stream is not None
+        return (f"{role}.{name}", self.depth - 1) if ends else None
 
     @property
     def _takes_off_means(self) -> bool:

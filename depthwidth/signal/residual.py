@@ -113,7 +113,7 @@ def advance(
     if pair is not None:
         first, first_branch, size, branch, variance, mean = pair
     if draw is not None:
-        spread = _respond(c, spread, a_pair, draw.whole, size, branch, variance, mean)
+        spread = _respond(c, spread, a, a_pair, q, draw, size, branch, variance, mean)
     v, w, u, x, z = spread
     shared = _spread(c, a_pair, width, omega)
     return (
@@ -132,36 +132,54 @@ def advance(
 def _respond(
     c: Number,
     spread: tuple[Number, ...],
+    a: Number,
     a_pair: Number,
-    whole: Number,
+    q: Number,
+    draw: DrawSpread,
     size: Number,
     branch: Number,
     variance: Number,
     mean: Callable[[Number], Number],
 ) -> tuple[Number, ...]:
-    """The spread with the responses of a branch to the correlation of the tokens that it reads, (W7).
+    """The spread with the responses of a branch to the correlation and the size of the tokens that it reads, (W7).
 
-    `size` to `mean` are those of :class:`Pair`.
+    `size` to `mean` are those of :class:`Pair`, `q` and `a` second moments of the stream and of the branch.
     """
     v, w, u, x, z = spread
-    inverse = quotient(1.0, size)
+    inverse, whole, growth = quotient(1.0, size), draw.whole, draw.growth
     r = c * inverse
     low = _below_one(r)
-    # Covariances of the mean correlation: with a token's second moment, with the mean covariance, with itself.
-    moment, covariance = (x - r * w) * inverse, (z - r * x) * inverse
-    itself = (covariance - r * moment) * inverse
     if whole is None:
-        slope = _bounded(_slope(branch, a_pair, low), _STEEPEST * branch)
-        u = u + slope * (u - r * (variance + w) / 2) * inverse
-        x = x + slope * moment
-    else:
-        own, slope = _bounded(_slope(whole, branch, low), whole), _bounded(_slope(whole, a_pair, low), whole)
-        sizes = own * (2 * moment + own * itself)
-        change = covariance + slope * itself
-        mixed = slope * moment + own * change
-        v, w, u, x = v + mean(sizes), w + sizes, u + mixed, x + mixed
-        return v, w, u, x, z + slope * (covariance + change)
-    return v, w, u, x, z + slope * (2 * covariance + slope * itself)
+        # One token's second moment follows itself, by `grown`; the covariance follows itself and both second moments.
+        slope = _bounded(_slope(branch, a_pair, low), _STEEPEST * branch) * inverse
+        grown, sizes = 1 + growth * branch * inverse, growth * a_pair * inverse - slope * r
+        own, kept = 1 + growth * quotient(a, q), 1 + slope
+        return (
+            own * own * v,
+            grown * grown * w,
+            grown * (kept * u + sizes * (variance + w) / 2),
+            grown * (kept * x + sizes * w),
+            kept * kept * z + sizes * (2 * kept * x + sizes * w),
+        )
+    # All outputs follow two means of what the branch reads: the slopes of its second moment and of its covariance.
+    own_size, own, pair_size, slope = _slopes_by_means(r, low, a_pair, draw, branch, inverse)
+    followed = own_size * w + own * x, own_size * x + own * z  # Cov of the second moment's change with either mean
+    pairs = pair_size * w + slope * x, pair_size * x + slope * z
+    shared = 2 * followed[0] + own_size * followed[0] + own * followed[1]
+    mixed = followed[1] + pairs[0] + own_size * pairs[0] + own * pairs[1]
+    covariances = z + 2 * pairs[1] + pair_size * pairs[0] + slope * pairs[1]
+    return v + mean(shared), w + shared, u + mixed, x + mixed, covariances
+
+
+def _slopes_by_means(
+    r: Number, low: Number, a_pair: Number, draw: DrawSpread, branch: Number, inverse: Number
+) -> tuple[Number, Number, Number, Number]:
+    """Slopes of the moments of a branch that mixes tokens, by their mean second moment and their mean covariance, (W7).
+
+    Those of the second moment, then those of the covariance; `inverse` is that of the stream's second moment.
+    """
+    own, slope = (_bounded(_slope(draw.whole, part, low), draw.whole) * inverse for part in (branch, a_pair))
+    return draw.growth * branch * inverse - own * r, own, draw.growth * a_pair * inverse - slope * r, slope
 
 
 def _itself(value: Number) -> Number:
@@ -267,27 +285,63 @@ def add_branch(
     return y.offset_as(x.offset if skip is None else x.offset.times(skip * skip))
 
 
-def post_norm_drift(kept: AnySignal, branch: AnySignal, draw: DrawSpread, width: int) -> tuple[Number, Number]:
-    """Corrections to the first-order factors of a post-norm block: mean and variance over draws of its log gradient.
+class PostNormDrift(NamedTuple):
+    """Corrections of order 1/width to the way of a gradient back through a post-norm block, on top of its norm's."""
 
-    At a norm's output the gradient has no component along the stream, so the norm's factor on the mean gradient, 1 + v, is too
-    large. The excess is known if all tokens are equal (:func:`~depthwidth.formulas.depth.post_norm_log_drift`); otherwise it is
-    taken in proportion to the correlation (:func:`~depthwidth.formulas.finite_width.collapsed_share`).
+    log_variance: Number
+    """Variance over draws of the logarithm of the block's factor"""
+    own: Number = 0.0
+    """Relative change of all that comes back, of a branch that acts on each token alone"""
+    through: Number = 0.0
+    """Relative change of what comes back through a branch that mixes tokens"""
+    beside: Number = 0.0
+    """Of such a branch, the product of both ways: a change by this part of the covariance"""
+    pair: Number = 1.0
+    """Factor on these of the covariance of two tokens, 2 - r^2"""
+
+    def at_norm(self, g: AnySignal) -> Any:
+        """The gradient `g` at the norm's input."""
+        return g.times(1 + self.own, 1 + self.pair * self.own)
+
+    def path(self, g: AnySignal, pull: Pullback) -> Any:
+        """What comes back through the branch, beside the skip path."""
+        y = pull(g.times(1 + self.through, 1 + self.pair * self.through))
+        return y.of(y.second_moment + self.beside * g.averages[1], y.covariance + self.pair * self.beside * g.covariance)
+
+
+def post_norm_drift(kept: AnySignal, branch: AnySignal, draw: DrawSpread, width: int) -> PostNormDrift:
+    """What follows from a gradient at a norm's output without a component along that, as all post-norm blocks have it.
+
+    Of a branch that acts on each token alone the drift is that of one token
+    (:func:`~depthwidth.formulas.depth.post_norm_log_drift`). Of one that mixes tokens it is that of the gradient that tokens
+    share; the rest passes the branch from one token to others, whose direction it does not know.
 
     Parameters
     ----------
     kept : the stream at the block's input, its residual scale included.
     branch : the branch's output, its residual scale included.
     draw : the variation between draws of the branch's weights.
-    width : features of the stream.
+    width : features that the norm divides by.
+
+    Notes
+    -----
+    Derivation: docs/derivations/post-norm.md, (N1), (N2) and (N6).
     """
     (q, c), (a, a_pair) = kept.averages, branch.averages
     correlation, strength = quotient(c + a_pair, q + a), quotient(a, q) + _NO_STRENGTH
     variance = post_norm_log_variance.body(strength, width, draw.omega, draw.common)
     # The norm's 1 + v is half the variance as if size and gradient of the branch varied on their own.
-    shared = variance - post_norm_log_variance.body(strength, width, draw.omega)
-    drift = post_norm_log_drift.body(strength, width, draw.backward) + shared / 2
-    return collapsed_share.body(correlation, drift), collapsed_share.body(correlation, variance)
+    shared = (variance - post_norm_log_variance.body(strength, width, draw.omega)) / 2
+    log_variance = collapsed_share.body(correlation, variance)
+    gain = quotient(draw.growth * draw.growth, draw.radial)
+    total = post_norm_log_drift.body(strength, width, draw.along, draw.growth, gain)
+    pair = 2 - correlation * correlation
+    if draw.whole is None:
+        return PostNormDrift(log_variance, total + shared, pair=pair)
+    # The gradient's second moment is multiplied by q + a, of which a comes back through the branch.
+    crossed = post_norm_log_drift.body(strength, width, 1.0, draw.growth, gain)
+    through = quotient((total - crossed) * (1 + strength), strength)
+    return PostNormDrift(log_variance, 0.0, through, crossed * (q + a), pair)
 
 
 def add_gradient(g: AnySignal, through_branch: AnySignal, skip: Number) -> Any:
@@ -299,31 +353,74 @@ _NO_STRENGTH = 1e-12
 """Replaces the strength of a branch if it, or its skip path, is 0; the drift is then 0."""
 
 
-def pull_post_norm(g: AnySignal, x: AnySignal, width: int, centred: bool, drift: Number) -> Any:
+def pull_post_norm(g: AnySignal, x: AnySignal, width: int, centred: bool, last: Number = 0.0) -> Any:
     """The gradient `g` at the input `x` of a norm after the sum, which :func:`norm_factors` has corrected as that of any norm.
 
     The gradient that comes from the next block of a post-norm stack has no component along the norm's output, so that the
-    projections are taken out again, and its mean follows (N1): 1 + v times 1 + `drift`.
+    projections are taken out again.
+
+    Parameters
+    ----------
+    last : 1 where the gradient comes from elsewhere, behind the last norm of a stack, and 0 before; a number, or one for each
+        block.
     """
     if x.spread is None:
         return g
     features = _features(width, centred)
-    v = width / features * x.spread.second_moment / x.second_moment**2
-    factor = (1 + drift) * (1 + v) / _gradient(v, features)
-    return g.times(factor, (1 + drift) / _projection(x.correlation, features))
+    own, pair = (last + (1 - last) / _projection(r, features) for r in (1.0, x.correlation))
+    return g.times(own, pair)
+
+
+def pull_branch_norm(draw: DrawSpread, x: AnySignal, width: int, centred: bool) -> Pullback:
+    """The correction of a gradient behind a norm of a branch's output `x`, which :func:`norm_factors` takes for any vector.
+
+    The norm takes off the component along the output, in which the branch's Jacobian is larger than in others (W11). And a draw
+    with a large output has a large Jacobian as well; the norm divides by the former alone.
+    """
+    features, size = _features(width, centred), 1 + draw.common / width
+    along = features / draw.along
+    own, pair = (_projection(r, along) / _projection(r, features) / size for r in (1.0, x.correlation))
+    return lambda g: g.times(own, pair)
+
+
+def past_taken(pull: Pullback, y: AnySignal, branch: AnySignal, width: int) -> Pullback:
+    """The way back through a normed branch, for a gradient from which the next norms took what is along the stream `y`.
+
+    The branch's own norm takes what is along its output. The squared cosine of both directions is the branch's share of the
+    stream, and that part is not there twice.
+    """
+    share, pair = quotient(branch.second_moment, y.second_moment), quotient(branch.pair_second_moment, y.pair_second_moment)
+    own, both = 1 + share / width, 1 + (2 - y.correlation**2) * pair / width
+    return lambda g: pull(g.times(own, both))
 
 
 def branch_spread(output: AnySignal, draw: DrawSpread, width: int, read: AnySignal) -> Spread:
-    """The spread of a branch's output for a norm of it: its own, and that of the stream if it reads that without a norm.
+    """The spread of a branch's output for a norm of it: its own, and what follows from the stream `read`.
 
-    Of the latter, the gain of the branch's gradient over its size follows one power of the second moment of what it reads,
-    whatever the activation: as a norm of `read` would.
+    Of a branch that acts on each token alone and reads the stream without a norm, the gain of the gradient over its size
+    follows one power of the second moment of what it reads, whatever the activation: as a norm of `read` would. One that mixes
+    tokens has an output whose size follows the means over tokens, and a gradient that does not.
     """
     own = Spread.of_branch(output, draw, width)
     if read.spread is None:
         return own
     q, pair, first = read.second_moment, read.pair_second_moment, read.first_second_moment
     v, w, u, *_ = read.spread
+    if draw.whole is not None:
+        inverse = quotient(1.0, pair)
+        r = read.covariance * inverse
+        w, x, z = read.spread[1], read.spread[3], read.spread[4]
+        own_size, slope, pair_size, pair_slope = _slopes_by_means(
+            r, _below_one(r), output.covariance, draw, output.pair_second_moment, inverse
+        )
+        followed = own_size * w + slope * x, own_size * x + slope * z
+        sizes, mixed = own_size * followed[0] + slope * followed[1], pair_size * followed[0] + pair_slope * followed[1]
+        each = read.positions.pair_mean(sizes) if isinstance(read, TokenSignal) else sizes
+        return own._replace(
+            second_moment=own.second_moment + each,
+            second_moments=own.second_moments + sizes,
+            covariance=own.covariance + mixed,
+        )
     both = output.pair_second_moment**2
     return own._replace(
         second_moment=own.second_moment + v / q**2 * output.second_moment**2,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InputError
 from ..formulas.depth import feed_forward_matrix_moment, feed_forward_matrix_spread
-from ..formulas.finite_width import gaussian_spread
+from ..formulas.finite_width import aligned_share, gaussian_spread
 from ..formulas.moments import dropout_second_moment, least_correlation
 
 if TYPE_CHECKING:
@@ -319,6 +319,12 @@ class DrawSpread(NamedTuple):
     """As omega, for the covariance of a token's squared norm with a product of two tokens; None for the same number"""
     common: Number = 0.0
     """Relative covariance of |f|^2 with the squared size of the Jacobian, times the width"""
+    along: Number = 3.0
+    """pi: |J'f|^2 / |f|^2 over its mean in all directions, tr J J' / d; 3 for two square matrices (W11)"""
+    radial: Number = 1.0
+    """Of `along`, the part by which the output follows the size of the input; 0 if it does not"""
+    growth: Number = 0.0
+    """d ln |f|^2 / d ln |x|^2 of a branch whose input no norm has seen; 0 of one that reads or adds a normalised signal"""
 
     @classmethod
     def of_matrices(
@@ -329,6 +335,9 @@ class DrawSpread(NamedTuple):
         whole: Number = None,
         pair_kurtosis: Number = None,
         common_kurtosis: Number = 1.0,
+        radial: Number = 1.0,
+        growth: Number = 1.0,
+        even: Number = 1.0,
     ) -> DrawSpread:
         """The variation of two Gaussian matrices with an activation between them.
 
@@ -340,14 +349,19 @@ class DrawSpread(NamedTuple):
         whole : second moment of the output for equal tokens, of a branch that mixes them.
         pair_kurtosis : E h^3 h' / (E h^2 E h h') of two tokens; by default the kurtosis.
         common_kurtosis : E h^2 j / (E h^2 E j), with j the square of a hidden feature's derivative; 1 for a linear map.
+        radial, growth : as the fields; 1 for all maps that are proportional to the size of their input.
+        even : sum of the squared shares of the first matrices in the squared derivative; 1 for a single one.
         """
         pairs = None if pair_kurtosis is None else feed_forward_matrix_spread.body(ratio, pair_kurtosis)
         return cls(
             feed_forward_matrix_spread.body(ratio, kurtosis),
-            feed_forward_matrix_moment.body(ratio, slope_kurtosis),
+            feed_forward_matrix_moment.body(ratio, slope_kurtosis, even),
             whole,
             pairs,
             (common_kurtosis - 1) / ratio,
+            aligned_share.body(ratio, radial, common_kurtosis),
+            radial,
+            growth,
         )
 
     @classmethod
@@ -363,20 +377,34 @@ class DrawSpread(NamedTuple):
             return sum(square * getattr(draw, name) for square, (_, draw) in zip(squares, parts, strict=True))
 
         omega, backward, pairs = (averaged(name) + crossed for name in ("omega", "backward", "pair_omega"))
-        return cls(omega, backward, None, pairs, averaged("common"))
+        radial, growth = (sum(share * getattr(draw, name) for share, draw in parts) for name in ("radial", "growth"))
+        along = (
+            1 + radial + sum(square * (draw.along - 1 - draw.radial) for square, (_, draw) in zip(squares, parts, strict=True))
+        )
+        return cls(omega, backward, None, pairs, averaged("common"), along, radial, growth)
 
     @property
     def pair_omega(self) -> Number:
         """Omega for the covariance of a token's squared norm with a product of two tokens."""
         return self.omega if self.pairs is None else self.pairs
 
-    def normed(self) -> DrawSpread:
-        """That of the branch and a norm of its output: all draws have one size."""
-        return DrawSpread(0.0 * self.omega, self.backward)
+    def normed(self, size: Number) -> DrawSpread:
+        """That of the branch and a norm of its output to second moment `size`, which all draws have."""
+        return DrawSpread(0.0 * self.omega, self.backward, None if self.whole is None else size)
+
+    def of_normed_input(self, size: Number) -> DrawSpread:
+        """That of the branch and a norm of what it reads, with outputs of second moment `size`: the norm takes a direction off.
+
+        That is the direction of the output's growth, of a branch that acts on each token alone. One that mixes tokens has the
+        direction of a mixture, of which each token has the share `size` / `whole`.
+        """
+        share = 1.0 if self.whole is None else quotient(size, self.whole)
+        return self._replace(along=self.along - share * self.radial, radial=(1 - share) * self.radial, growth=0.0 * self.growth)
 
     def normed_inside(self) -> DrawSpread:
         """That of the branch with a norm before its last matrix: the draw of that matrix alone changes its size."""
-        return self._replace(omega=0.0 * self.omega + feed_forward_matrix_spread.body(1.0, 1.0), pairs=None, common=0.0)
+        omega = 0.0 * self.omega + feed_forward_matrix_spread.body(1.0, 1.0)
+        return self._replace(omega=omega, pairs=None, common=0.0, along=1.0, radial=0.0, growth=0.0)
 
     def scaled(self, factor: Number) -> DrawSpread:
         """That of the branch with its output's second moment multiplied by `factor`."""

@@ -85,6 +85,19 @@ class Trace:
     log_variances: list[LogVariance] = field(default_factory=list)
     silent: bool = False
     """True while nothing is recorded"""
+    end: tuple[str, int] | None = None
+    """The residual, by its path without the block's number, and the block, whose norm after the sum ends the stack; None if
+    the stack ends otherwise"""
+
+    def ends_at(self, role: str) -> Number:
+        """1 if this residual of the current block ends the stack, otherwise 0; one number for each of several blocks."""
+        if self.end is None or role != self.end[0]:
+            return 0.0
+        if isinstance(self.layer, range):
+            import numpy as np
+
+            return (np.array(self.layer) == self.end[1]).astype(float)
+        return float(self.layer == self.end[1])
 
     def family(self, key: Any, make: Callable[[float], Table], step: float, same: float = 1e-6) -> TableFamily:
         """The :class:`~depthwidth.numerics.interpolation.TableFamily` of this key, private to this trace.

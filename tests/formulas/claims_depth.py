@@ -172,8 +172,8 @@ EXACT = {
     "depth.deepscale_correlation": Exact(deepscale_walk, draws=16),
     "depth.deepscale_correlation_limit": Exact(deepscale_limit),
     "depth.deepscale_correlation_rate": Exact(deepscale_step, {"layers": (48, 10**5)}),
-    "depth.feed_forward_matrix_moment": Exact(lambda ratio, slope_kurtosis, width: matrix_moment(ratio, slope_kurtosis, width),
-                                              {"width": (64, 4096)}),
+    "depth.feed_forward_matrix_moment": Exact(lambda ratio, slope_kurtosis, even, width: matrix_moment(
+        ratio, slope_kurtosis, width), {"width": (64, 4096)}),
     "depth.feed_forward_matrix_spread": Exact(matrix_spread, {"width": (64, 4096)}),
     "depth.post_norm_collapse": Exact(post_norm_gap),
     "depth.post_norm_layer_log_drift": Drawn(layers(0)),

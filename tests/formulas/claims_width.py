@@ -36,6 +36,23 @@ def not_equal_tokens(values, rng):
     values["width"] = min(values["width"], 4096.0)
 
 
+def aligned_shares(rng):
+    """Of two Gaussian matrices at the least width of the claim, which draws differ from the mean of by a tenth."""
+    cases, width, draws = [], 64, 300
+    for ratio, relu in ((0.5, False), (0.5, True), (2.0, True), (8.0, False), (8.0, True)):
+        hidden, found = round(ratio * width), []
+        for _ in range(draws):
+            x, first = rng.standard_normal(width), rng.standard_normal((hidden, width))
+            u, last = first @ x, rng.standard_normal((width, hidden))
+            jacobian = last @ (first * (u > 0)[:, None] if relu else first)
+            f = jacobian @ x
+            found.append((np.sum((jacobian.T @ f) ** 2) / (f @ f), np.sum(jacobian**2) / width))
+        along, mean = np.array(found).T
+        arguments = {"ratio": ratio, "radial": 1, "common_kurtosis": 2 if relu else 1}
+        cases.append(Case(arguments, along.mean() / mean.mean(), along.std() / mean.mean() / math.sqrt(draws)))
+    return cases
+
+
 # ---- two tokens of a stream, by their three products ----
 
 STREAMS = 80_000
@@ -189,6 +206,7 @@ def normed(moment, size, gain, factor, width, correlation, backward):
 
 EXACT = {
     "finite_width.correlation_spread": Exact(correlation_deviation, tie=not_equal_tokens, draws=24),
+    "finite_width.aligned_share": Drawn(aligned_shares),
     "finite_width.correlation_slope": Drawn(slopes),
     "finite_width.norm_covariance_factor": Drawn(norm_factors(backward=False)),
     "finite_width.norm_gradient_covariance_factor": Drawn(norm_factors(backward=True)),

@@ -127,7 +127,7 @@ def test_a_residual_branch_scales_and_adds():
 ])  # fmt: skip
 def test_kurtoses_of_hidden_features(name, kurtosis, slope_kurtosis):
     """By hand where they are rational; else by draws."""
-    *_, found, slope = activation_tables(name, start(Given()).trace)(1.3, 0.0)
+    *_, found, slope, _ = activation_tables(name, start(Given()).trace)(1.3, 0.0)
     if kurtosis is None:
         x = math.sqrt(1.3) * np.random.default_rng(5).standard_normal(1_000_000)
         f, df = (activation(name)(x), activation(name).derivative(x))
@@ -574,9 +574,10 @@ def test_the_drift_of_a_post_norm_residual_is_that_of_the_scaled_stream(skip):
     a = 0.25 / skip**2
     ((_, _, variance),) = site.trace.log_variances
     assert variance == pytest.approx(2 * (4 * a + 2.5 * a * a) / ((1 + a) ** 2 * d), rel=1e-9)
-    size, v = skip**2 + 0.25, skip**4 * 2 + 0.25 * (4 * skip**2 + 2.5 * 0.25)
+    size = skip**2 + 0.25
+    v = (2 * size**2 + 0.25 * (4 * skip**2 + 2.5 * 0.25)) / d / size**2  # the branch grows with what it reads
     drift = -(2 * a + 1.25 * a * a) / ((1 + a) ** 2 * d)
-    expected = (1 + v / d / size**2) / size * (1 + drift) * size
+    expected = (1 + v + v * v) * (1 + drift)
     assert pull(Signal(1.0, 0.0)).second_moment == pytest.approx(expected, rel=1e-9)
 
 
@@ -589,9 +590,14 @@ def test_the_mean_of_a_post_norm_gradient_counts_what_size_and_gradient_share():
     _, pull = layer.moments(gaussian(1.0, 1.0, d), site)
     ((_, _, variance),) = site.trace.log_variances
     assert variance == pytest.approx(2 * (4 * a + (3.25 - 0.25) * a * a) / ((1 + a) ** 2 * d), rel=1e-5)
-    v = (2 + a * (4 + 3.25 * a)) / d / (1 + a) ** 2
+    v = (2 * (1 + a) ** 2 + a * (4 + 3.25 * a)) / d / (1 + a) ** 2  # the branch grows with what it reads
     drift = -(2 * a + (1.5 + 0.25) * a * a) / ((1 + a) ** 2 * d)
-    assert pull(Signal(1.0, 0.0)).second_moment == pytest.approx((1 + v) * (1 + drift), rel=1e-5)
+    assert pull(Signal(1.0, 0.0)).second_moment == pytest.approx((1 + v + v * v) * (1 + drift), rel=1e-5)
+    # The last norm of a stack meets a gradient that may have a component along its output, which it takes off.
+    site.trace.end = (site.role, 0)
+    _, pull_last = layer.moments(gaussian(1.0, 1.0, d), site)
+    last = pull_last(Signal(1.0, 0.0)).second_moment
+    assert last == pytest.approx((1 + v + v * v) * (1 - 1 / d) * (1 + drift), rel=1e-5)
 
 
 def test_a_scaled_branch_is_one_of_smaller_weights():

@@ -17,13 +17,62 @@ pytestmark = pytest.mark.slow
 DRAWS, CORRELATION = 4000, 0.3
 
 
-def ends(placement, **choices):
+def ends(placement, depth=4, tensors=None, **choices):
     """The stack, and what is predicted at its input and top: gradient at the input, spread of the stream at the top."""
     tree = Transformer(
-        4, 36, 3, vocab=100, context=16, kind="encoder", norm="rmsnorm", activation="relu", bias=False, positions="none",
+        depth, 36, 3, vocab=100, context=16, kind="encoder", norm="rmsnorm", activation="relu", bias=False, positions="none",
         placement=placement, **choices,
     )  # fmt: skip
-    return tree, recipe(tree, "xavier")
+    return tree, recipe(tree, "xavier", tensors=tensors)
+
+
+UNIFORM = {"*.query.weight": 1e-4}
+"""Attention weights that do not depend on the tokens"""
+
+
+def gradients(tree, made, correlation=CORRELATION):
+    """Second moment and covariance of the gradient at the input, as predicted."""
+    frame = propagate(tree, made, variance=1.0, correlation=correlation).set_index(["site", "direction"])
+    return frame.loc[f"{tree.stack_name}.input", "gradient"][["second_moment", "covariance"]].to_numpy(dtype=float)
+
+
+def simulated_gradients(tree, made, correlation=CORRELATION, draws=8000):
+    """The same of many draws, with standard errors."""
+    parts = [simulate(tree, made, correlation, 400, seed)[1][0] for seed in range(draws // 400)]
+    found = np.concatenate(parts, axis=-1)
+    return found.mean(-1), found.std(-1) / math.sqrt(draws)
+
+
+def test_the_gradient_of_a_post_norm_block(monkeypatch):
+    """The last norm takes off what the given gradient has along its output; branches follow the size of a raw input."""
+    tree, made = ends("post", depth=1, tensors=UNIFORM)
+    found, errors = simulated_gradients(tree, made)
+    assert (abs(gradients(tree, made) - found) < 4 * errors + 0.01 * found).all()
+    with monkeypatch.context() as patch:
+        patch.setattr("depthwidth.signal.Trace.ends_at", lambda self, role: 0.0)
+        assert (gradients(tree, made) > found + 4 * errors).all()
+    attention, alike = ends("post", depth=1, tensors=UNIFORM | {"*.down.weight": 1e-5})
+    found, errors = simulated_gradients(attention, alike, 0.9)
+    assert abs(gradients(attention, alike, 0.9)[0] - found[0]) < 4 * errors[0] + 0.01 * found[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(DrawSpread, "growth", 0.0)  # as of a branch whose input a norm has seen
+        assert gradients(attention, alike, 0.9)[0] < found[0] - 4 * errors[0] - 0.01 * found[0]
+
+
+def test_the_gradient_of_a_post_norm_stack():
+    tree, made = ends("post", depth=4, tensors=UNIFORM)
+    found, errors = simulated_gradients(tree, made)
+    assert (abs(gradients(tree, made) - found) < 4 * errors + 0.01 * found).all()
+
+
+@pytest.mark.parametrize("placement", ["output", "sandwich"])
+def test_a_norm_of_a_branch_takes_off_the_direction_in_which_its_jacobian_is_large(placement, monkeypatch):
+    tree, made = ends(placement, depth=1, tensors=UNIFORM)
+    found, errors = simulated_gradients(tree, made)
+    assert abs(gradients(tree, made)[0] - found[0]) < 4 * errors[0] + 0.01 * found[0]
+    with monkeypatch.context() as patch:
+        patch.setattr("depthwidth.layers.block.pull_branch_norm", lambda *given: lambda g: g)
+        assert gradients(tree, made)[0] > found[0] + 4 * errors[0]
 
 
 def predicted(tree, made):
@@ -95,5 +144,5 @@ def test_norms_on_the_output_of_branches(monkeypatch):
         patch.setattr("depthwidth.layers.block.branch_spread", lambda *given: None)
         assert predicted(tree, made)[0] < gradient - 4 * error
     with monkeypatch.context() as patch:  # branches that differ between draws in spite of the norm
-        patch.setattr(DrawSpread, "normed", lambda self: self)
+        patch.setattr(DrawSpread, "normed", lambda self, size: self)
         assert predicted(tree, made)[1] > 1.05 * spread

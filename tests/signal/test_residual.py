@@ -233,22 +233,36 @@ def test_the_drift_of_a_post_norm_block_by_simulation(rng):
     back = np.einsum("nij,ni->nj", jacobian, g / size)
     logs = np.log((back**2).sum(1) / (g**2).sum(1))
     draw = DrawSpread.of_matrices(1.0, 3.0, 1.0)
-    drift, variance = post_norm_drift(Signal(1.0, 1.0), Signal(a, a), draw, d)
+    variance, drift, *_ = post_norm_drift(Signal(1.0, 1.0), Signal(a, a), draw, d)
     error = logs.std() / math.sqrt(draws)
     assert abs(logs.mean() - drift) < 5 * error + 4 / d**2
     assert abs(logs.mean() - 1.8 * drift) > 5 * error + 4 / d**2
     assert logs.var() == pytest.approx(variance, rel=5 * math.sqrt(2 / draws) + 2 / d)
-    # Two tokens share r of it.
+    # Two tokens share r of the variance; the drift is that of each token, and 2 - r^2 times that of their covariance.
     half = post_norm_drift(Signal(1.0, 0.5), Signal(a, 0.5 * a), draw, d)
-    assert half == pytest.approx((0.5 * drift, 0.5 * variance))
+    assert half == pytest.approx((0.5 * variance, drift, 0.0, 0.0, 1.75))
     # No branch, no drift; no skip path, the same at any size of the branch.
-    assert post_norm_drift(Signal(1.0, 1.0), Signal(0.0, 0.0), draw, d)[0] == pytest.approx(0.0, abs=1e-12)
+    assert post_norm_drift(Signal(1.0, 1.0), Signal(0.0, 0.0), draw, d).own == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_branch_that_mixes_equal_tokens_has_the_drift_of_one():
+    """Tokens and gradients all alike: both ways together and the branch's way add to the drift of a branch of one token."""
+    d, a, skip2 = 48, 0.7, 1.3
+    alone = post_norm_drift(Signal(skip2, skip2), Signal(a, a), DrawSpread.of_matrices(1.0, 3.0, 1.0), d)
+    mixing = post_norm_drift(Signal(skip2, skip2), Signal(a, a), DrawSpread.of_matrices(1.0, 3.0, 1.0, a), d)
+    g = Signal(1.0, 1.0)
+    back = mixing.path(g, lambda g: g.times(a))
+    assert skip2 + back.second_moment == pytest.approx((skip2 + a) * (1 + alone.own))
+    assert skip2 + back.covariance == pytest.approx((skip2 + a) * (1 + alone.own))
+    assert mixing.own == 0.0 > alone.own
 
 
 def test_the_drift_depends_on_the_ratio_of_branch_and_stream_alone():
-    draw, d = DrawSpread(3.25, 2.5), 48
+    draw, d = DrawSpread.of_matrices(4.0, 6.0, 2.0, common_kurtosis=2.0), 48  # ReLU
     small, large = (post_norm_drift(Signal(k, 0.4 * k), Signal(0.3 * k, 0.2 * k), draw, d) for k in (1.0, 7.0))
     assert small == pytest.approx(large)
     r, a = 0.6 / 1.3, 0.3
-    assert small[0] == pytest.approx(-r * (2 * a + 1.5 * a * a) / ((1 + a) ** 2 * d))
-    assert small[1] == pytest.approx(r * 2 * (4 * a + 3.25 * a * a) / ((1 + a) ** 2 * d))
+    shared = a * a * 0.25 / ((1 + a) ** 2 * d)
+    assert small.own == pytest.approx(-(2 * a + 1.5 * a * a) / ((1 + a) ** 2 * d) - shared)
+    assert small.pair == pytest.approx(2 - r * r)
+    assert small.log_variance == pytest.approx(r * 2 * (4 * a + 3.0 * a * a) / ((1 + a) ** 2 * d))

@@ -134,7 +134,7 @@ def residual_correlation(
     order=1,
     domain="width to infinity",
     accuracy=0.055,
-    within={"ratio": (0.25, 16), "slope_kurtosis": (1, 8)},
+    within={"ratio": (0.25, 16), "slope_kurtosis": (1, 8), "even": (1, 1)},
     given="widths of 64 and more",
 )
 def feed_forward_matrix_moment(
@@ -142,12 +142,17 @@ def feed_forward_matrix_moment(
     slope_kurtosis: Annotated[
         Any,
         Domain(1, closed_low=True, symbol="kappa_s", typical=(1, 3)),
-        "E f'^4 / (E f'^2)^2; 2 for ReLU, whose slope is 0 or 1, and 1 for a linear map",
+        "E j^2 / (E j)^2 of a hidden feature's squared derivative j; 2 for ReLU, whose slope is 0 or 1, and 1 for a linear map",
     ] = 2,
+    even: Annotated[
+        Any,
+        Domain(0, 1, closed_high=True, symbol="e", typical=(0.5, 1)),
+        "sum of the squared shares of the first matrices in E j; 1 for a single one, 1/2 for two of equal shares",
+    ] = 1,
 ) -> Any:
-    r"""Unevenness of the singular values of a plain feed-forward part: tr (J J')^2 / d over (tr J J' / d)^2.
+    r"""Unevenness of the singular values of a feed-forward part: tr (J J')^2 / d over (tr J J' / d)^2.
 
-    .. math:: \mu_2 = 2 + \frac{\kappa_s}{m}
+    .. math:: \mu_2 = 1 + e + \frac{\kappa_s}{m}
 
     Derivation: docs/derivations/post-norm.md, (N3).
 
@@ -160,7 +165,7 @@ def feed_forward_matrix_moment(
     >>> feed_forward_matrix_moment(4), feed_forward_matrix_moment(1, 1)
     (2.5, 3.0)
     """
-    return 2 + slope_kurtosis / ratio
+    return 1 + even + slope_kurtosis / ratio
 
 
 @formula(

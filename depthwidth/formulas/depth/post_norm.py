@@ -193,7 +193,7 @@ SpreadStrength = Annotated[
     order=1,
     domain="all tokens alike (r near 1), no dropout",
     accuracy=0.06,
-    within={"strength": (0.1, 2), "width": (64, math.inf), "matrix_moment": (2.1, 4)},
+    within={"strength": (0.1, 2), "width": (64, math.inf), "matrix_moment": (2.1, 4), "growth": (1, 1), "gain": (1, 1)},
     given="two Gaussian matrices, linear or around a ReLU",
 )
 def post_norm_log_drift(
@@ -202,12 +202,23 @@ def post_norm_log_drift(
     matrix_moment: Annotated[
         Any,
         Domain(1, closed_low=True, symbol="mu_2", typical=(2, 3)),
-        "from :func:`feed_forward_matrix_moment`: 3 for attention, 2.5 for a ReLU feed-forward part four times the width",
+        "3 for attention, 2.5 for a ReLU feed-forward part four times the width, as :func:`feed_forward_matrix_moment` has it;"
+        " otherwise pi of :func:`~depthwidth.formulas.finite_width.aligned_share`",
     ] = 3,
+    growth: Annotated[
+        Any,
+        Domain(0, closed_low=True, symbol="k", typical=(1, 2)),
+        "d ln |f|^2 / d ln |x|^2 of the branch f: 1 for a branch that is proportional to the size of its input",
+    ] = 1,
+    gain: Annotated[
+        Any,
+        Domain(0, closed_low=True, symbol="g", typical=(1, 2)),
+        "gain of the gradient's second moment through the branch over that of the signal's; 1 for linear maps and ReLU",
+    ] = 1,
 ) -> Any:
     r"""Expected logarithm of the factor by which one deep post-norm block multiplies the gradient's second moment.
 
-    .. math:: E \ln f = -\frac{2a + (\mu_2 - 1) a^2}{(1+a)^2 d}
+    .. math:: E \ln f = -\frac{2ka + (\mu_2 - 1) ga^2}{(1+a)(1+ga) d}
 
     Derivation: docs/derivations/post-norm.md, (N1).
 
@@ -221,7 +232,8 @@ def post_norm_log_drift(
     >>> round(attention + ffn, 3)
     -1.455
     """
-    return -(2 * strength + (matrix_moment - 1) * strength**2) / ((1 + strength) ** 2 * width)
+    through = gain * strength
+    return -(2 * growth * strength + (matrix_moment - 1) * strength * through) / ((1 + strength) * (1 + through) * width)
 
 
 @formula(

@@ -15,7 +15,7 @@ from ....formulas.depth import (
     post_norm_log_drift,
     post_norm_log_variance,
 )
-from ....formulas.finite_width import gated_common_kurtosis, gated_kurtosis
+from ....formulas.finite_width import gated_common_kurtosis, gated_kurtosis, gated_slope_kurtosis
 from ....initialization import Recipe, recipe
 from ....layers import Branch
 from ...propagation import PropagationOptions
@@ -98,24 +98,30 @@ def _matrix_moments(branch: Branch) -> tuple[float, float, float]:
     if part is None:
         return 3.0, 4.0, 0.0
     ratio = part.hidden / part.width
-    kurtosis, common = _kurtoses(part.activation, part.gated)
-    return feed_forward_matrix_moment(ratio), feed_forward_matrix_spread(ratio, kurtosis), (common - 1) / ratio
+    kurtosis, common, slope_kurtosis, even = _kurtoses(part.activation, part.gated)
+    moment = feed_forward_matrix_moment(ratio, slope_kurtosis, even)
+    return moment, feed_forward_matrix_spread(ratio, kurtosis), (common - 1) / ratio
 
 
 @functools.lru_cache(maxsize=32)
-def _kurtoses(name: str, gated: bool) -> tuple[float, float]:
-    """E h^4 / (E h^2)^2 of the hidden features h at unit variance, and E h^2 j / (E h^2 E j), j their squared slope."""
+def _kurtoses(name: str, gated: bool) -> tuple[float, float, float, float]:
+    """Four numbers of hidden features h at unit variance, with j their squared slope.
+
+    E h^4 / (E h^2)^2, E h^2 j / (E h^2 E j), E j^2 / (E j)^2, and the sum of the squared shares of the first matrices in E j.
+    """
     from ....layers.activations import activation
     from ....numerics.hermite import gauss_hermite
 
     x, weights = gauss_hermite(256)
     f, slope = activation(name)(x), activation(name).derivative(x)
     size, squared_slope = float(weights @ f**2), float(weights @ slope**2)
-    kurtosis = float(weights @ f**4) / size**2
+    kurtosis, slope_kurtosis = float(weights @ f**4) / size**2, float(weights @ slope**4) / squared_slope**2
     common = float(weights @ (f * slope) ** 2) / (size * squared_slope)
     if not gated:
-        return kurtosis, common
-    return gated_kurtosis(kurtosis), gated_common_kurtosis(common, kurtosis, squared_slope / size)
+        return kurtosis, common, slope_kurtosis, 1.0
+    share = squared_slope / size
+    both = gated_slope_kurtosis(slope_kurtosis, common, kurtosis, share)
+    return gated_kurtosis(kurtosis), gated_common_kurtosis(common, kurtosis, share), both, (share**2 + 1) / (share + 1) ** 2
 
 
 CHECK = Check(80, gradient_spread)
