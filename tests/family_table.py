@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from mixer_strategies import mixer_fields
+from stream_strategies import SMALL_STREAMS
 from two_stacks import TWO_STACKS, gemma_stacks
 
 from depthwidth import propagate
@@ -38,6 +39,7 @@ SMALL = {
 LATENT = {"num_key_value_heads": 2, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4,
           "v_head_dim": 8}  # fmt: skip
 MIXED = {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1, "intermediate_size": 32}
+SMALL |= SMALL_STREAMS
 SMALL |= {"deepseek_v2": LATENT | MIXED, "deepseek_v3": LATENT | MIXED, "minicpm3": LATENT, "glm4_moe": MIXED}
 SILENT = ("least_step", "most_step", "norm_before_gate", "backward_rotation", "late_norms", "coarse_penalty", "score_softcap")
 """Settings of logits that no moment of a new model depends on, or that a tree of the family has anyway."""

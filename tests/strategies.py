@@ -23,6 +23,7 @@ from mixer_strategies import (
     state_space,
     state_space_heads,
 )
+from stream_strategies import SMALL_STREAMS, gemma3n
 from two_stacks import FURTHER_TWO_STACKS, PUBLISHED_TWO_STACKS, SMALL_TWO_STACKS
 
 # Published configurations, without fields that no count depends on, and the number of weights stated by the authors or on the
@@ -113,6 +114,8 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         llama("gemma2", "Gemma2ForCausalLM", 46, 4608, 32, 16, 36864, 256000, head_dim=128, query_pre_attn_scalar=144),
         27227128320,
     ),
+    # The defaults of the library's class; the number of weights is what it builds.
+    "gemma-3n-E4B": ({"model_type": "gemma3n_text", "architectures": ["Gemma3nForCausalLM"]}, 6835235568),
     "gemma-3-1b": (
         llama("gemma3_text", "Gemma3ForCausalLM", 26, 1152, 4, 1, 6912, 262144, head_dim=256, **GEMMA3), 999885952
     ),
@@ -601,6 +604,7 @@ FURTHER = {
     "gemma": with_rope(),
     "gemma2": with_rope("layered", "query"),
     "gemma3_text": lambda config: st.tuples(layered(config), FURTHER_PARTS["query"](config)).map(joined),
+    "gemma3n_text": gemma3n,
     "olmo": with_rope(),
     "olmo2": with_rope(),
     "stablelm": with_rope("fraction", "query_norms"),
@@ -769,6 +773,7 @@ SMALL_FIELDS: dict[str, dict[str, Any]] = {
     "llama4_text": {"no_rope_layers": [1, 0], "moe_layers": [0], "intermediate_size": 7, "intermediate_size_mlp": 6},
     "lfm2": {"full_attn_idxs": [1], "intermediate_size": 12, "block_multiple_of": 2},
     **{family: mixer_fields(family, 24) for family in MIXED},
+    **SMALL_STREAMS,
     "granitemoehybrid": {**mixer_fields("granitemoehybrid", 24), "layer_types": ["linear_attention", "full_attention"]},
     "ernie4_5_moe": {"intermediate_size": 6},
     "smollm3": {"no_rope_layers": [1, 0]},

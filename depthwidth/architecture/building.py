@@ -14,10 +14,12 @@ from ..formula import is_symbolic
 from ..layers import (
     PLACEMENTS,
     AltUp,
+    AltUpRouting,
     Attention,
     AttentionPooling,
     Block,
     BlockLike,
+    BorrowedAttention,
     Branch,
     ChunkedAttention,
     ClassifierHead,
@@ -27,6 +29,9 @@ from ..layers import (
     Head,
     LanguageHead,
     LatentAttention,
+    Laurel,
+    LaurelBlock,
+    LayerGate,
     LayerNorm,
     Linear,
     MixtureOfExperts,
@@ -41,12 +46,15 @@ from ..layers import (
     Repeat,
     Residual,
     RMSNorm,
+    RoutedAltUp,
     SequenceAltUp,
+    SparseFeedForward,
     SparseMixer,
     Stack,
     Stem,
     TreeAttention,
     Unembedding,
+    ValueNormAttention,
     shared_pattern,
 )
 from ..layers.head import FIRST
@@ -66,6 +74,8 @@ def _attention_kind(design: Design, cross: bool) -> Callable[..., Attention]:
     if not cross and design.tree is not None:
         design.tree.check_tokens(design.context)
         return partial(TreeAttention, tree=design.tree)
+    if not cross and design.borrowed_keys:
+        return BorrowedAttention
     return Attention if cross or design.chunk is None else partial(ChunkedAttention, chunk=design.chunk)
 
 
@@ -118,7 +128,10 @@ class Builder:
             query_norm, key_norm = self.norm_over(head_dim * heads), self.norm_over(head_dim * kv_heads)
         elif design.qk_norm == "unit":
             query_norm, key_norm = (self.norm_over(head_dim, groups).replace(affine=False) for groups in (heads, kv_heads))
-        return _attention_kind(design, cross)(
+        kind = _attention_kind(design, cross)
+        if design.value_norm and not (cross or design.borrowed_keys):
+            kind = partial(ValueNormAttention, value_norm=self.norm_over(value_dim, kv_heads).replace(affine=False))
+        return kind(
             width=design.width,
             heads=heads,
             kv_heads=kv_heads,
@@ -164,7 +177,8 @@ class Builder:
             hidden = 4 * design.width if design.ffn is None else design.ffn
         norm = self.norm_over(hidden) if design.inner_norm else None
         options = (design.gated, bias, design.ffn_dropout, design.up_activation, norm)
-        return FeedForward(design.width, hidden, design.activation, *options)
+        kind = partial(SparseFeedForward, sparsity=design.sparsity) if design.sparsity else FeedForward
+        return kind(design.width, hidden, design.activation, *options)
 
     def residual(self, branch: Branch, *, bare: bool = False) -> Residual:
         """A branch with the norms of this design's placement, or `bare`."""
@@ -183,7 +197,10 @@ class Builder:
 
     def block(self, heads: int, window: int | None = None, *, causal: bool, cross: bool = False) -> BlockLike:
         """One block."""
-        block, design = self._plain_block(heads, window, causal=causal, cross=cross), self.design
+        made, design = self._plain_block(heads, window, causal=causal, cross=cross), self.design
+        block = made if design.laurel is None else _beside_laurel(made, Laurel(design.width, design.laurel, self.stream_norm))
+        if design.routed_altup is not None:
+            return _routed(block, design, self.stream_norm)
         if design.altup is None:
             return block
         kind = AltUp if design.altup_form == "full" else RecycledAltUp
@@ -338,6 +355,20 @@ def _strided(stack: Stack, stride: int) -> Stack:
     last = stack.depth - 1
     blocks = (block if index in (0, last) else SequenceAltUp(block, stride) for index, block in enumerate(stack.blocks()))
     return Stack.of(blocks, stack.norm, stack.position, stack.sharing, stack.contacts)
+
+
+def _beside_laurel(block: Block, laurel: Laurel) -> BlockLike:
+    """The block with a residual of low rank beside attention."""
+    if block.attention is None or block.feed_forward is None or block.mixer is not None:
+        raise InputError("Transformer: laurel needs attention and a feed-forward part in every block")
+    return LaurelBlock(block.attention, laurel, block.feed_forward)
+
+
+def _routed(block: BlockLike, design: Design, norm: Norm) -> BlockLike:
+    """The block on one of several copies of the stream, with its part of the per-layer embeddings."""
+    inputs, routing = design.layer_inputs, design.routed_altup or AltUpRouting()
+    gate = None if inputs is None else LayerGate(design.width, inputs.width, design.activation, norm)
+    return RoutedAltUp(block, norm, routing, gate)
 
 
 def _contacts(design: Design, depth: int, heads: int) -> Linear | None:

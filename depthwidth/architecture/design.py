@@ -9,7 +9,18 @@ from typing import Any, Literal
 from ..checks import check_choice, check_whole
 from ..errors import InputError, nearest, shown
 from ..formula import is_symbolic
-from ..layers import PLACEMENTS, Disentangled, Latent, Mixer, Position, Proportional, RouterRule, Tree
+from ..layers import (
+    PLACEMENTS,
+    AltUpRouting,
+    Disentangled,
+    Latent,
+    LayerInputs,
+    Mixer,
+    Position,
+    Proportional,
+    RouterRule,
+    Tree,
+)
 from ..layers.altup import MOST_STREAMS
 from ..layers.position_entries import check_positions
 from ..numerics.altup import SELECTIONS
@@ -22,9 +33,11 @@ HEADS = ("lm", "masked-lm", "pretraining", "classifier", "projection", "attentio
 MIXERS = ("attention", "none")
 ATTENTION_CHOICES = (
     "kv_heads", "head_dim", "value_dim", "positions", "logit_scale", "attention_norm", "qk_norm", "chunk", "tree",
+    "borrowed_keys",
 )  # fmt: skip
 FEED_FORWARD_CHOICES = (
     "activation", "gated", "experts", "top_k", "shared_ffn", "shared_gate", "renormalized", "choice_bias",
+    "sparsity",
 )  # fmt: skip
 BLOCK_CHOICES = ("ffn", "mixer", *ATTENTION_CHOICES, *FEED_FORWARD_CHOICES)
 """The choices that may differ between blocks, besides `heads` and `window`, which are sequences then."""
@@ -92,6 +105,12 @@ class Design:
         causal mask it is the number on each side, the query's own included.
         `window_positions`, if given, replaces `positions` in blocks with a window (Gemma 3's two rotary bases).
     attention_norm : False if attention reads the stream itself, without the norms of the placement (ModernBERT's first block).
+    value_norm : values have a norm without weights over each head (:class:`~depthwidth.layers.ValueNormAttention`).
+    borrowed_keys : attention has the keys and values of an earlier block (:class:`~depthwidth.layers.BorrowedAttention`).
+    sparsity : share of the hidden features that are cut to zero (:class:`~depthwidth.layers.SparseFeedForward`); 0 for none.
+    laurel : rank of the learned augmented residual beside attention (:class:`~depthwidth.layers.LaurelBlock`); None for none.
+    routed_altup : sizes of AltUp with coefficients from a router (:class:`~depthwidth.layers.RoutedAltUp`); None for none.
+    layer_inputs : sizes of per-layer embeddings (:class:`~depthwidth.layers.LayeredStem`); None for none.
     blocks : choices of single blocks, one mapping for each, over those of the whole design: names of :data:`BLOCK_CHOICES`
         (dense blocks among mixtures, blocks without positions).
     shared_groups, group_blocks : blocks that share weights (ALBERT): as many groups of blocks, each of `group_blocks`, share
@@ -182,6 +201,12 @@ class Design:
     window: int | Sequence[int | None] | None = None
     window_positions: str | Position | None = None
     attention_norm: bool = True
+    value_norm: bool = False
+    borrowed_keys: bool = False
+    sparsity: float = 0.0
+    laurel: int | None = None
+    routed_altup: AltUpRouting | None = None
+    layer_inputs: LayerInputs | None = None
     blocks: Sequence[Mapping[str, Any]] | None = None
     shared_groups: int | None = None
     group_blocks: int = 1
@@ -251,18 +276,8 @@ class Design:
             check_positions("Transformer", self.positions)
         if self.encoder_depth is not None:
             check_whole("Transformer", encoder_depth=self.encoder_depth)
-        if self.blocks is not None:
-            for name in {name for block in self.blocks for name in block}:
-                if name not in BLOCK_CHOICES:
-                    raise InputError(f"Transformer: blocks cannot differ in {shown(name)}{nearest(str(name), BLOCK_CHOICES)}")
-        for name in self.encoder or ():
-            if name not in ENCODER_CHOICES:
-                known = nearest(str(name), ENCODER_CHOICES)
-                raise InputError(f"Transformer: an encoder cannot differ from its decoder in {shown(name)}{known}")
-        if self.shared_norm and self.placement == "none":
-            raise InputError("Transformer: shared_norm=True is a norm, which placement='none' leaves out")
-        if self.shared_norm and not self.parallel:
-            raise InputError("Transformer: shared_norm needs parallel=True; branches in sequence have separate norms")
+        _check_differences(self)
+        _check_shared_norm(self)
 
     @property
     def attends(self) -> bool:
@@ -288,8 +303,38 @@ class Design:
         return cls(**choices)
 
 
+def _check_differences(design: Design) -> None:
+    """Refuse names of choices in which blocks, or an encoder and its decoder, cannot differ."""
+    for name in {name for block in design.blocks or () for name in block}:
+        if name not in BLOCK_CHOICES:
+            raise InputError(f"Transformer: blocks cannot differ in {shown(name)}{nearest(str(name), BLOCK_CHOICES)}")
+    for name in design.encoder or ():
+        if name not in ENCODER_CHOICES:
+            known = nearest(str(name), ENCODER_CHOICES)
+            raise InputError(f"Transformer: an encoder cannot differ from its decoder in {shown(name)}{known}")
+
+
+def _check_shared_norm(design: Design) -> None:
+    """Refuse a norm that branches share where there is none to share."""
+    if design.shared_norm and design.placement == "none":
+        raise InputError("Transformer: shared_norm=True is a norm, which placement='none' leaves out")
+    if design.shared_norm and not design.parallel:
+        raise InputError("Transformer: shared_norm needs parallel=True; branches in sequence have separate norms")
+
+
+def _check_routed_updates(design: Design) -> None:
+    """Refuse parts of Gemma 3n's blocks without the others that they need."""
+    if design.routed_altup is not None and design.altup is not None:
+        raise InputError("Transformer: altup and routed_altup are two forms of one thing; give one of them")
+    if design.layer_inputs is not None and design.routed_altup is None:
+        raise InputError("Transformer: layer_inputs are added to copies of the stream, which routed_altup makes")
+    if design.laurel is not None and (design.parallel or design.kind == "encoder-decoder"):
+        raise InputError("Transformer: laurel needs attention and a feed-forward part in sequence, in a model of one stack")
+
+
 def _check_updates(design: Design) -> None:
     """Refuse alternating updates that do not fit the model."""
+    _check_routed_updates(design)
     if design.altup is not None:
         check_whole("Transformer", smallest=2, largest=MOST_STREAMS, altup=design.altup)
     stride = design.sequence_stride

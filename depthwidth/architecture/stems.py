@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from ..checks import check_whole
 from ..formula import is_symbolic
 from ..layers import (
     AudioStem,
     Embedding,
+    LayeredStem,
     Linear,
     Norm,
     PatchStem,
@@ -47,7 +49,10 @@ def stem_of(design: Design, norm_over: Callable[[int], Norm]) -> Stem:
     features = design.embedding_width or design.width
     first, always = design.embedding_projection == "first", design.embedding_projection == "always"
     added = design.width if first else features  # features of positions and segments
-    return TokenStem(
+    kind: Callable[..., TokenStem] = TokenStem
+    if design.layer_inputs is not None:
+        kind = partial(LayeredStem, inputs=design.layer_inputs, depth=design.depth, eps=design.norm_eps)
+    return kind(
         tokens=Embedding(design.vocab, features),
         positions=position_of(design.positions, "stem", replace(design, width=added)),
         segments=Embedding(design.segments, added) if design.segments else None,

@@ -11,6 +11,7 @@ from .attention_pooling import AttentionPooling
 from .audio import AudioStem, TimeConvolution
 from .base import Branch, Child, Layer, Node, Run, component
 from .block import PLACEMENTS, Block, BlockLike, Residual
+from .borrowed_attention import BorrowedAttention
 from .chunked_attention import ChunkedAttention
 from .convolution import Convolution, ShortConvolution
 from .delta_net import GatedDeltaNet
@@ -21,6 +22,10 @@ from .head import ClassifierHead, Head, LanguageHead, Pooler, Unembedding
 from .image_bias import ImageBias
 from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 from .latent_attention import Latent, LatentAttention
+from .laurel import Laurel
+from .laurel_block import LaurelBlock
+from .layer_gate import LayerGate
+from .layered_stem import LayeredStem, LayerInputs
 from .linear import Linear
 from .mamba import Mamba
 from .mamba2 import Mamba2
@@ -42,11 +47,14 @@ from .positions import (
     SinusoidalTable,
 )
 from .pretraining_head import PretrainingHead
+from .projected_streams import ProjectedStreams
 from .projection import Projection
 from .rotary_scaling import RotaryScaling
+from .routed_altup import AltUpRouting, RoutedAltUp
 from .router import RouterRule
 from .rwkv import ChannelMix, TimeMix
 from .score_positions import DietAbs, DietRel, SegmentBias, ShawVectors, UntiedPositions
+from .sparse_feed_forward import SparseFeedForward
 from .sparse_mixer import SparseMixer
 from .stack import Repeat, Stack, shared_pattern
 from .stem import Embedding, SharedEmbedding, Stem, TokenStem
@@ -69,6 +77,7 @@ from .tensor import (
 )
 from .trained_activation import TrainedActivation
 from .tree_attention import Tree, TreeAttention
+from .value_norm import ValueNormAttention
 
 __all__ = [
     "ACTIVATIONS",
@@ -83,6 +92,7 @@ __all__ = [
     "ALiBi",
     "ActivationEntry",
     "AltUp",
+    "AltUpRouting",
     "Attention",
     "AttentionLike",
     "AttentionPooling",
@@ -90,6 +100,7 @@ __all__ = [
     "Block",
     "BlockLike",
     "BlockRelativeBias",
+    "BorrowedAttention",
     "Branch",
     "ChannelMix",
     "Child",
@@ -115,8 +126,13 @@ __all__ = [
     "LanguageHead",
     "Latent",
     "LatentAttention",
+    "Laurel",
+    "LaurelBlock",
     "Layer",
+    "LayerGate",
+    "LayerInputs",
     "LayerNorm",
+    "LayeredStem",
     "LearnedPositions",
     "Linear",
     "Mamba",
@@ -136,6 +152,7 @@ __all__ = [
     "PositionEntry",
     "PositionSizes",
     "PretrainingHead",
+    "ProjectedStreams",
     "Projection",
     "Proportional",
     "RMSNorm",
@@ -146,6 +163,7 @@ __all__ = [
     "Residual",
     "Rotary",
     "RotaryScaling",
+    "RoutedAltUp",
     "RouterRule",
     "Run",
     "SegmentBias",
@@ -155,6 +173,7 @@ __all__ = [
     "ShortConvolution",
     "SinusoidalPositions",
     "SinusoidalTable",
+    "SparseFeedForward",
     "SparseMixer",
     "Special",
     "Stack",
@@ -171,6 +190,7 @@ __all__ = [
     "TreeAttention",
     "Unembedding",
     "UntiedPositions",
+    "ValueNormAttention",
     "component",
     "register_activation",
     "register_position",

@@ -62,8 +62,8 @@ class Attention(Branch):
     key_bias: bool = True
     """False if the key map has no bias, whatever the others have (Whisper)."""
 
-    factorised = routed = False
-    """True if keys and values are made from few features (`LatentAttention`); if trees route them (`TreeAttention`)."""
+    factorised = routed = borrows = False
+    """True if keys and values: are made from few features (latent attention); are routed by trees; are an earlier block's."""
 
     def __post_init__(self) -> None:
         dims = {"width": self.width, "heads": self.heads, "kv_heads": self.kv_heads}

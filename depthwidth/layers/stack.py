@@ -97,6 +97,7 @@ class Stack(Layer):
             object.__setattr__(self, "copies", self.repeats[0].block.own_streams)
         if self.copies is not None and self.copies.count != self.streams:
             raise InputError(f"Stack: its blocks keep {self.streams} streams, and it makes {self.copies.count} copies")
+        _check_borrowed(self.repeats)
         if self.sharing is not None:
             self._check_sharing(self.sharing)
 
@@ -300,6 +301,21 @@ class Stack(Layer):
         working = max(block.saved_bytes(run) for _, block, _ in self._distinct)
         around = sum(c.layer.saved_bytes(self.run_of(c.name, run)) for side in self.around for c in side)
         return inputs + working + around
+
+
+def _check_borrowed(repeats: tuple[Repeat, ...]) -> None:
+    """Refuse attention that would have the keys and values of an earlier block, if there is no such block."""
+    own = set()
+    for repeat in repeats:
+        attention = repeat.block.as_attention
+        if attention is None:
+            continue
+        kind = attention.window, attention.kv_heads, attention.head_dim, attention.value_dim
+        if not attention.borrows:
+            own.add(kind)
+        elif kind not in own:
+            window = "no window" if attention.window is None else f"window={attention.window}"
+            raise InputError(f"Stack: no earlier block has keys and values for attention that borrows them, with {window}")
 
 
 def shared_pattern(depth: int, groups: int, group_blocks: int) -> tuple[int, ...]:

@@ -342,13 +342,17 @@ def present_shape(model: str) -> dict[str, int | None]:
 
 
 def check_attention_alone(tree: Transformer) -> None:
-    """Refuse a model in which a block mixes tokens by something else than softmax attention.
+    """Refuse a model in which a block mixes tokens by something else than softmax attention, or keeps copies of the stream.
 
     Raises
     ------
     InputError
         which names the mixer.
     """
+    if tree.stack.streams > 1:
+        raise InputError(
+            f"heads: the blocks of this model keep {tree.stack.streams} copies of the stream, of which heads read one"
+        )
     for block in (repeat.block for repeat in tree.stack.repeats):
         mixers = [type(residual.branch).__name__ for name, residual in block.branches if name == "mixer"]
         if mixers or block.as_attention is None:

@@ -241,6 +241,7 @@ SMALL_ONLY = SMALL_FIELDS | {
     "exaone4": {"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]},
     "cohere2": {"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]},
     "gemma3_text": {"sliding_window": 16},
+    "gemma3n_text": {**SMALL_FIELDS["gemma3n_text"], "sliding_window": 16},
     "llama4_text": {**SMALL_FIELDS["llama4_text"], "num_experts_per_tok": 3},  # the library runs all experts for every token
 }
 BATCH, TOKENS, SOURCE = 2, 11, 7

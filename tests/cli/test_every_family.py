@@ -8,6 +8,7 @@ import pytest
 from helpers import one_quick_in
 from mixer_strategies import has_recipe, mixer_fields
 from strategies import PUBLISHED
+from stream_strategies import SMALL_STREAMS
 from two_stacks import TWO_STACKS, gemma_stacks
 
 from depthwidth.analysis import propagation
@@ -42,12 +43,14 @@ OVERFLOW = ("deepnorm", "admin", "unit-scaling", "t-fixup")
 
 FEWER |= {key: {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
           for key in ("deberta", "deberta-v2")}  # fmt: skip
+FEWER |= SMALL_STREAMS
 FEWER |= {"llama4_text": {"intermediate_size": 32, "intermediate_size_mlp": 32, "num_experts_per_tok": 1}}
 REFUSED = {
     "albert": "encoder: the moments of blocks that share their weights are not known\n",
     **dict.fromkeys(
         ("deberta", "deberta-v2"), "encoder.block.attention: the moments of disentangled attention are not known\n"
     ),
+    "gemma3n_text": "decoder.copies: the moments of several copies of the stream that differ are not derived\n",
     "llama4_text": "the moments of (experts whose inputs the router scales are not|attention in chunks are) known",
     "modernbert": "encoder.block.attention: the moments of a window without a causal mask are not known\n",
     "t5gemma": "encoder.block.attention: the moments of a window without a causal mask are not known\n",

@@ -92,6 +92,7 @@ class Attention(Branch):
         self.layer = layer
         self.query, self.key, self.value = module(layer.query), module(layer.key), module(layer.value)
         self.query_norm, self.key_norm = optional(layer.query_norm), optional(layer.key_norm)
+        self.value_norm: nn.Module | None = None  # of kinds of attention that have one
         self.position = optional(layer.position)
         if self.position is not None:
             self.position.causal = layer.causal
@@ -117,7 +118,7 @@ class Attention(Branch):
         query_norm, key_norm = (None, None) if self.late_norms else (self.query_norm, self.key_norm)
         q = split_heads(q, layer.heads, layer.head_dim, query_norm, layer.query_norm)
         k = split_heads(k, layer.kv_heads, layer.head_dim, key_norm, layer.key_norm)
-        v = split_heads(v, layer.kv_heads, layer.value_dim)
+        v = split_heads(v, layer.kv_heads, layer.value_dim, self.value_norm)
         if self.clip is not None:
             q, k, v = (part.clamp(-self.clip, self.clip) for part in (q, k, v))
         if self.query.deferred:
@@ -130,6 +131,8 @@ class Attention(Branch):
             q = q * (1 + rate * torch.log1p(torch.floor(position / near)))[:, None].to(q.dtype)
         if self.late_norms and self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
+        if not layer.cross:
+            run.kept["keys and values", layer.window] = k, v
         mask, causal = (None, False) if layer.cross else self._mask(x.shape[1], q, run)
         y = self.mixed(q, k, v, mask, causal).transpose(1, 2).flatten(2)
         return y if self.inner_norm is None else self.inner_norm(y)

@@ -178,7 +178,7 @@ def _find_slices(
             else:
                 yield Slice(*key, _part(role.layout, owner, part))
         return
-    for one in role.split("|"):
+    for one in role.replace("#", str(block)).split("|"):
         for full in (f"{one}.{leaf}", one):
             key = (full, block if ".block." in full else None)
             if key in places:

@@ -17,6 +17,7 @@ TEXT_PARTS = {
     **dict.fromkeys(("lighton_ocr", "qianfan_ocr", "qwen3_asr"), "qwen3"),
     **dict.fromkeys(("aya_vision", "cohere2_vision"), "cohere2"),
     **dict.fromkeys(("gemma3", "shieldgemma2"), "gemma3_text"),
+    "gemma3n": "gemma3n_text",
     **dict.fromkeys(("granite_speech", "granite_speech_plus"), "granite"),
     **dict.fromkeys(("idefics2", "mistral3"), "mistral"),
     **dict.fromkeys(("blip-2", "instructblip", "instructblipvideo"), "opt"),

@@ -3,7 +3,8 @@
 A table maps the name of a module in the library's model to a role of the tree. ``#`` is the number of a block. The library's
 prefix of the base model (``model.``, ``transformer.``) is omitted. ``_*`` is the number of one of several equal parts, such as
 experts, whose tensors are one in the tree. A role may list alternatives, separated by ``|``; the first
-one in the tree applies. :class:`Fused` is for a parameter that holds several tensors.
+one in the tree applies, and ``#`` in it is the number of the name. :class:`Fused` is for a parameter that holds several
+tensors.
 """
 
 from __future__ import annotations

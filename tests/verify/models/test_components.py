@@ -22,6 +22,8 @@ FEED_FORWARD = layers.FeedForward(WIDTH, 20)
 BLOCK = layers.Block(
     layers.Residual(ATTENTION, norm_in=layers.LayerNorm(WIDTH)), layers.Residual(FEED_FORWARD, norm_in=layers.LayerNorm(WIDTH))
 )
+LAUREL = layers.LaurelBlock(BLOCK.attention, layers.Laurel(WIDTH, 3), BLOCK.feed_forward)
+GATE = layers.LayerGate(WIDTH, 5, "gelu", layers.RMSNorm(WIDTH))
 EXAMPLES = {
     "linear": layers.Linear(WIDTH, 7),
     "layer norm": layers.LayerNorm(WIDTH),
@@ -89,6 +91,24 @@ EXAMPLES = {
     "time mix": layers.TimeMix(WIDTH, inner=10),
     "channel mix": layers.ChannelMix(WIDTH, 20),
     "mixer beside attention": layers.ParallelMixer(layers.Mamba2(WIDTH, heads=4, head_dim=6, state=5), ATTENTION),
+    "attention with normalised values": layers.ValueNormAttention(
+        width=WIDTH, heads=4, kv_heads=2, head_dim=4, value_dim=3, value_norm=layers.RMSNorm(3, groups=2, affine=False)
+    ),
+    "attention with borrowed keys": layers.BorrowedAttention(
+        width=WIDTH, heads=4, kv_heads=2, head_dim=4, value_dim=3, position=layers.Rotary(), window=3
+    ),
+    "sparse feed-forward": layers.SparseFeedForward(WIDTH, 20, sparsity=0.6),
+    "gated sparse feed-forward": layers.SparseFeedForward(WIDTH, 20, gated=True, sparsity=0.9),
+    "residual of low rank": layers.Laurel(WIDTH, 3, layers.RMSNorm(WIDTH)),
+    "block with a residual of low rank": LAUREL,
+    "gate of a layer": GATE,
+    "stem with vectors for blocks": layers.LayeredStem(
+        layers.Embedding(11, WIDTH), scale=2.0, inputs=layers.LayerInputs(9, 4), depth=3
+    ),
+    "equal copies of the stream": layers.Streams(3),
+    "copies by matrices": layers.ProjectedStreams(3, WIDTH),
+    "routed AltUp": layers.RoutedAltUp(LAUREL, layers.RMSNorm(WIDTH), layers.AltUpRouting(3, 1), GATE),
+    "routed AltUp without vectors": layers.RoutedAltUp(BLOCK, layers.RMSNorm(WIDTH), layers.AltUpRouting(2)),
     "residual": layers.Residual(FEED_FORWARD, norm_in=layers.RMSNorm(WIDTH), norm_out=layers.RMSNorm(WIDTH)),
     "residual with a layer scale": layers.Residual(FEED_FORWARD, norm_in=layers.LayerNorm(WIDTH), layer_scale=0.1),
     "block": BLOCK,
@@ -178,6 +198,11 @@ SEGMENTS = torch.arange(BATCH * LENGTH).reshape(BATCH, LENGTH) % 2
 TOKENS = torch.zeros(BATCH, LENGTH, dtype=torch.long)
 
 
+GIFTS = torch.randn(BATCH, LENGTH, 1, 5)
+COPIES = torch.randn(BATCH, 3, LENGTH, WIDTH)
+KEPT = torch.randn(BATCH, 2, LENGTH, 4), torch.randn(BATCH, 2, LENGTH, 3)
+
+
 def of_shared_tokens(part, tokens=None):
     """The output for TOKENS, after another stem's table was lent to `tokens` if it has none."""
     tokens = part.tokens if tokens is None else tokens
@@ -206,6 +231,12 @@ INPUTS = {
     layers.RelativeVectors: lambda part: part(LENGTH),
     layers.LatentAttention: lambda part: part(STREAM, Pass()),
     layers.TreeAttention: lambda part: part(STREAM, Pass()),
+    layers.BorrowedAttention: lambda part: part(STREAM, Pass(kept={("keys and values", 3): KEPT})),
+    layers.LaurelBlock: lambda part: part(STREAM, Pass()),
+    layers.LayerGate: lambda part: part(STREAM, GIFTS[:, :, 0]),
+    layers.LayeredStem: lambda part: part.block_inputs(TOKENS, part(TOKENS)),
+    layers.Streams: lambda part: part.close(part.open(STREAM)),
+    layers.RoutedAltUp: lambda part: part(COPIES[:, : part.count], Pass(inputs=GIFTS)),
     layers.FeedForward: lambda part: part(STREAM, Pass()),
     layers.Mixer: lambda part: part(STREAM, Pass()),
     layers.MixtureOfExperts: lambda part: part(STREAM, Pass()),

@@ -41,6 +41,16 @@ SMALL_ONLY = SMALL_FIELDS | {
     "exaone4": {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]},
     "cohere2": {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]},
     "gemma3_text": {"sliding_window": 5, "sliding_window_pattern": 2},
+    "gemma3n_text": {
+        **SMALL_FIELDS["gemma3n_text"],
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2,
+        "sliding_window": 5,
+        "intermediate_size": [10, 11, 12, 13],
+        "activation_sparsity_pattern": [0.5, 0.0, 0.9, 0.0],
+        "altup_active_idx": 1,
+    },
     "llama4_text": {**SMALL_FIELDS["llama4_text"], "attention_chunk_size": 4, "floor_scale": 3},
 }
 HEADLESS = ("OPTModel", "OPTForSequenceClassification", "OPTForQuestionAnswering")  # without a narrower embedding only

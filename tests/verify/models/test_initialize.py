@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 from helpers import one_quick_in
 from mixer_strategies import has_recipe, mixer_fields
+from stream_strategies import SMALL_STREAMS
 from two_stacks import SMALL_SOUND, TWO_STACKS, gemma_stacks
 
 from depthwidth.architecture import Transformer
@@ -67,6 +68,7 @@ MORE = {
     "t5gemma": gemma_stacks(),
     "whisper": {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 36, **SMALL_SOUND},
     "gemma2": {"initializer_range": 0.05},
+    **SMALL_STREAMS,
     "helium": {"head_dim": 8},
     "llama4_text": {"intermediate_size": 40, "intermediate_size_mlp": 30, "moe_layers": [1]},
     "gpt_oss": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},

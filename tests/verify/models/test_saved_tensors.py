@@ -26,6 +26,13 @@ LLAMA = {
 # With values as wide as queries, without which torch has no fused kernel on a processor.
 LATENT = {**LLAMA, "head_dim": 16, "value_dim": 16, "latent": layers.Latent(20, 4, 28)}
 MIXTURE = {**LLAMA, "ffn": 40, "experts": 6, "top_k": 3}
+STREAMS = {
+    **LLAMA,
+    "placement": "sandwich",
+    "routed_altup": layers.AltUpRouting(3),
+    "layer_inputs": layers.LayerInputs(67, 8),
+    "laurel": 4,
+}
 TREES = {
     "GPT-2": {},
     "dropout": {"dropout": 0.1, "ffn_dropout": 0.1},
@@ -48,6 +55,10 @@ TREES = {
     "latent attention, queries of the stream": {**LATENT, "latent": layers.Latent(20, 4)},
     "short convolutions": {**LLAMA, "mixer": layers.ShortConvolution(48, 3)},
     "one branch a block": {**LLAMA, "depth": 3, "blocks": ({"ffn": 0}, {"mixer": "none"}, {"ffn": 0})},
+    "copies of the stream": STREAMS,
+    "normalised values": {**LLAMA, "value_norm": True},
+    "borrowed keys": {**LLAMA, "blocks": ({}, {"borrowed_keys": True})},
+    "cut features": {**LLAMA, "sparsity": 0.8},
     "mixture": MIXTURE,
     "mixture by sigmoids": {**MIXTURE, "router": layers.RouterRule("sigmoid", 3, 2, 2, 2.5)},
     "mixture, one expert": {**MIXTURE, "top_k": 1, "norm": "layernorm"},
@@ -100,13 +111,18 @@ def unfused_bytes(tree, source):
 
 
 def statistics_per_token(tree):
-    """Numbers a token that the count leaves out: two a norm, the weights of experts, the rotation's angles, one of the loss."""
+    """Numbers a token that the count leaves out.
+
+    They are two a norm, the weights of experts, the sizes of copies, the rotation's angles, and one of the loss.
+    """
     numbers = 4.0
     for node in tree.walk():
         if isinstance(node.layer, layers.Norm):
             numbers += 2 * node.active * node.layer.groups
         if isinstance(node.layer, layers.MixtureOfExperts):  # probabilities, weights before and after their sum, a gate
             numbers += node.active * (2 * node.layer.top_k + 3)
+        if isinstance(node.layer, layers.ProjectedStreams):  # mean squares of each copy and of the first, at both ends
+            numbers += 8 * (node.layer.count - 1)
         if isinstance(node.layer, layers.Rotary):
             numbers += tree.attention.head_dim / BATCH
     return numbers

@@ -35,6 +35,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "falcon": ("falcon",),
     "falcon_h1": ("falcon_h1",),
     "gemma": ("gemma", "gemma2", "gemma3_text"),
+    "gemma3n": ("gemma3n_text",),
     "glm": ("glm", "glm4", "glm4_moe"),
     "gpt": ("gpt2", "gpt_neo", "gptj", "codegen"),
     "gpt_neox": ("gpt_neox",),

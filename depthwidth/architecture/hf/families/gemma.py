@@ -59,7 +59,7 @@ GEMMA = Family(
     weights=llama_weights(),
 )
 
-_GEMMA2_DEFAULTS = {
+GEMMA2_DEFAULTS = {
     **without(_GEMMA_DEFAULTS, "hidden_act"),
     "hidden_size": 2304,
     "intermediate_size": 9216,
@@ -73,7 +73,7 @@ _GEMMA2_DEFAULTS = {
     "final_logit_softcapping": 30.0,
     "attn_logit_softcapping": 50.0,
 }
-_GEMMA2_NAMES = {
+GEMMA2_NAMES = {
     **GEMMA.names,
     "activation": "hidden_activation",
     "score_softcap": "attn_logit_softcapping",
@@ -81,7 +81,7 @@ _GEMMA2_NAMES = {
 }
 _GEMMA2_CHOICES = {**_GEMMA_CHOICES, "placement": "sandwich"}
 
-_GEMMA2_BLOCK: WeightNames = {
+GEMMA2_BLOCK: WeightNames = {
     **ATTENTION_WEIGHTS,
     "post_attention_layernorm": "attention.norm_out",
     "pre_feedforward_layernorm": "feed_forward.norm_in",
@@ -91,27 +91,27 @@ _GEMMA2_BLOCK: WeightNames = {
 
 GEMMA2 = Family(
     "gemma2",
-    defaults=_GEMMA2_DEFAULTS,
-    names=_GEMMA2_NAMES,
+    defaults=GEMMA2_DEFAULTS,
+    names=GEMMA2_NAMES,
     fixed=_GEMMA2_CHOICES,
     models=causal("Gemma2", tasks=ALL_TASKS[:2]),
     noted=BOTH_WAYS,
     parts=(rope(), scaled_embedding(), query_scale(), windows(lambda fields, block: block % 2 == 0)),
-    weights=llama_weights(_GEMMA2_BLOCK),
+    weights=llama_weights(GEMMA2_BLOCK),
 )
 
 
 GEMMA3 = Family(
     "gemma3_text",
     defaults={
-        **_GEMMA2_DEFAULTS,
+        **GEMMA2_DEFAULTS,
         "vocab_size": 262208,
         "max_position_embeddings": 131072,
         "final_logit_softcapping": None,
         "attn_logit_softcapping": None,
         "sliding_window_pattern": 6,
     },
-    names=_GEMMA2_NAMES,
+    names=GEMMA2_NAMES,
     fixed={**_GEMMA2_CHOICES, "qk_norm": "head"},
     models={
         "Gemma3ForCausalLM": {"head": "lm", "pooler": False},
@@ -120,7 +120,7 @@ GEMMA3 = Family(
     },
     noted=BOTH_WAYS,
     parts=(two_ropes(1000000.0, 10000.0, "rope_local_base_freq"), scaled_embedding(), query_scale(), windows(sliding_pattern)),
-    weights=llama_weights({**_GEMMA2_BLOCK, **QK_NORM_WEIGHTS}),
+    weights=llama_weights({**GEMMA2_BLOCK, **QK_NORM_WEIGHTS}),
     # The library reads attn_logit_softcapping and makes no use of it in this family (transformers 5); Gemma 3 has no such cap.
     settings={"score_softcap": None},
 )
