@@ -354,7 +354,7 @@ class _Input:
 
     def positions(self, tree: Transformer, tokens: int) -> Positions | None:
         """The positions to follow one by one; None for exchangeable tokens."""
-        from ..signal.positions import Distances, Positions
+        from ..signal.positions import Alike, Distances, Positions
 
         if self.tokens is not None:
             return Positions.every(tokens)
@@ -365,7 +365,7 @@ class _Input:
         apart = apart and tree.stack.tells_repetitions
         match = self.mean_match if apart else None
         if not tree.stack.causal and tokens > 1:
-            return None if match is None else Positions.one(tokens, match)
+            return None if match is None else Alike.of(tokens, match)
         return Positions.smooth(tokens, match)
 
     def identity(self, positions: Positions | None) -> AnySignal:

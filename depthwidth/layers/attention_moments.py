@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..formulas.moments import least_correlation
 from ..formulas.positions import biased_row_correlation, biased_score_variance, effective_head_dim
 from ..numerics.interpolation import Table
-from ..signal import AnySignal, Number, Signal, Site, TokenSignal, Trace
+from ..signal import AnySignal, Number, Signal, Site, TokenSignal, Trace, quotient
 from .positions import BiasMoments
 
 if TYPE_CHECKING:
@@ -90,8 +90,12 @@ def mix_tokens(
     The first gradient is that of the queries' input, the second that of the source in cross-attention, otherwise None.
     """
     from ..signal.attention import token_attention
-    from ..signal.positions import Positions
+    from ..signal.positions import Alike, Positions
 
+    if isinstance(x.positions, Alike):
+        if bias is not None:
+            raise InputError("the moments of score biases that start away from zero are not known for repeated tokens apart")
+        return _mix_alike(attention, scores, x, weight, trace)
     normed = attention.query_norm is not None
     # `unit` is for tokens of second moment 1. The bound on the largest variance is applied to all as a factor.
     largest = float(scores.max())
@@ -131,6 +135,44 @@ def mix_tokens(
     return _scale_by_values(attention, mixed, x, source, weight)
 
 
+def _mix_alike(attention: Any, scores: Number, x: TokenSignal, weight: Number, trace: Trace) -> Any:
+    """:func:`mix_tokens` for exchangeable tokens without a mask, pairs of equal tokens apart, of one block or of many."""
+    import numpy as np
+
+    from ..signal.alike_attention import Setting, alike_attention
+    from ..signal.attention import mean_over_pairs
+
+    q = x.second_moment
+    normed = attention.query_norm is not None
+    scores, weight = (np.broadcast_to(part, q.shape) for part in (scores, weight))
+    bounded = capped_variance(attention, scores)
+    large = (bounded > _LARGE_SCORES) & (attention.head_dim >= _LARGE_HEAD)
+    turned = _rotation(attention, trace.length)
+    setting = Setting(
+        trace.length,
+        float(x.positions.match or 0.0),
+        attention.width if trace.finite_width else None,
+        attention.dropout if trace.dropout else 0.0,
+        1.0 if turned is None else mean_over_pairs(turned, trace.length),
+    )
+    head_dims = np.where(large, 0, attention.head_dim) if trace.finite_width else np.zeros(q.shape, dtype=int)
+    unit = bounded if normed else quotient(bounded, q * q)
+    mixed = alike_attention(np.concatenate([x.covariance, q[None]]), unit, head_dims, setting, normed)
+    value = weight / q
+    gain = _gradient_gain(attention, value)
+
+    def pull(g: TokenSignal) -> tuple[TokenSignal, None]:
+        back = mixed.pull(gain * np.concatenate([g.covariance, g.second_moment[..., None, :]], axis=-2))
+        return x.of(back[..., 2, :], back[..., :2, :]), None
+
+    return x.of(value * mixed.covariance[2].clip(0.0), value * mixed.covariance[:2]), pull
+
+
+def _gradient_gain(attention: Any, value: Number) -> Number:
+    """Factor on the gradient of the heads' output, all heads together, for values of this size relative to the source."""
+    return value * attention.heads * attention.value_dim / attention.width
+
+
 def score_slopes(attention: Any, x: TokenSignal) -> tuple[float, ...] | None:
     """The slope of the score penalty of each head; a single zero if only other blocks have penalties.
 
@@ -160,7 +202,7 @@ def _rotation(attention: Any, length: int) -> Any:
 def _scale_by_values(attention: Any, mixed: Any, x: AnySignal, source: AnySignal, weight: Number) -> Any:
     """The heads' output and its pullback, given those for values with the second moment of the source."""
     value = _last_value(weight) / _last_value(source.second_moment)
-    gain = value * attention.heads * attention.value_dim / attention.width
+    gain = _gradient_gain(attention, value)
 
     def pull(g: AnySignal) -> tuple[AnySignal, AnySignal]:
         (query_side, query_pair), (source_side, source_pair) = mixed.pull(gain * g.second_moment, gain * g.covariance)

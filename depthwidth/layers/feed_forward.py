@@ -265,7 +265,7 @@ def _activated(name: str, x: AnySignal, width: float, tables: TableFamily) -> tu
     step = correlation_spread.body(rho, width)
     sides = [rho + step, rho - step] if math.isfinite(width) else [rho]
     pairs: list[Any]
-    if isinstance(x, TokenSignal) and not _share_tables(name, variances):
+    if isinstance(x, TokenSignal) and not (x.positions.alike or _share_tables(name, variances)):
         from .activations import activation
 
         f, first, other = activation(name), x.first_second_moment, x.other_second_moment

@@ -9,7 +9,7 @@ from typing import Any
 from ..checks import check_choice, check_whole
 from ..errors import InputError
 from ..formulas.moments import centred_moment, linear_second_moment
-from ..signal import AnySignal, Pullback, Site, Spread, TokenSignal
+from ..signal import AnySignal, Pullback, Site, Spread
 from .activation_entries import check_activation, keeps_input
 from .base import Child, Layer, Run, component
 from .feed_forward import activation_tables, hidden_moments
@@ -158,8 +158,7 @@ class LanguageHead(Head):
         pull = inner.record_gradient(lambda g: g.times(features.gate_gradient, features.gate_gradient_pair))
         if self.norm is not None and self.norm.centred:
             mean, centred = features.mean, centred_moment.body
-            first = mean[:, None] if isinstance(x, TokenSignal) else mean
-            hidden = hidden.of(centred(hidden.second_moment, mean, mean), centred(hidden.covariance, first, mean))
+            hidden = hidden.of(centred(hidden.second_moment, mean, mean), centred(hidden.covariance, x.at_first(mean), mean))
         if site.trace.finite_width:  # as for Gaussian features, nearly the case here
             hidden = hidden.spread_as(Spread.of_gaussian(hidden, self.unembedding.width))
         return hidden, pull

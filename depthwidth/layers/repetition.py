@@ -16,17 +16,33 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from ..numerics.interpolation import Table, lagrange_weights, spline_values
+from ..numerics.interpolation import PlaneTable, Table, lagrange_weights, spline_values
 from ..numerics.recursion import linear_states, sampled_states
-from ..signal import DrawSpread, LogVariance, Pullback, Record, Signal, Site, Spread, TokenSignal, Trace, finite, quotient
+from ..signal import (
+    AnySignal,
+    DrawSpread,
+    LogVariance,
+    Pullback,
+    Record,
+    Signal,
+    Site,
+    Spread,
+    TokenSignal,
+    Trace,
+    finite,
+    quotient,
+)
 from ..signal.residual import advance, covariance_factor
 from .block import BlockLike, Residual
 from .norms import Norm
 
 Array = Any
+_State = tuple[float, ...]
 
 FEW_BLOCKS = 2
 """Up to this many blocks of exchangeable tokens are evaluated one by one: arrays cost more than two evaluations."""
+FEW_OF_KINDS = 6
+"""The same of tokens whose pairs are of two kinds, which need larger tables."""
 MANY_BLOCKS = 16
 """Up to this many blocks of tokens that differ are evaluated one by one: sampling evaluates nearly all of them anyway."""
 
@@ -34,54 +50,100 @@ MANY_BLOCKS = 16
 # ---- exchangeable tokens ----
 
 
-def apply_all_blocks(block: BlockLike, x: Signal, site: Site, layers: range) -> tuple[Signal, Pullback]:
-    """All blocks together, as arrays, given the stream at the input of each from :func:`block_inputs`."""
+def apply_all_blocks(block: BlockLike, x: AnySignal, site: Site, layers: range) -> tuple[AnySignal, Pullback] | None:
+    """All blocks together, as arrays, given the stream at the input of each from :func:`block_inputs`.
+
+    None if there are few of them, tokens differ, or no tables are possible for tokens whose pairs are of two kinds.
+    """
+    if not isinstance(x, Signal) and not x.positions.of_kinds:
+        return None
+    if len(layers) <= (FEW_BLOCKS if isinstance(x, Signal) else FEW_OF_KINDS):
+        return None
+    inputs = block_inputs(block, x, site, layers)
+    if inputs is None:
+        return None
     import numpy as np
 
     trace = site.trace
-    inputs = block_inputs(block, x, site, layers)
     trace.layer = layers
     y, pull_blocks = block.moments(inputs, site)
-    spread = y.spread and Spread(*(float(v[-1]) for v in y.spread))
-    last = Signal(float(y.second_moment[-1]), float(y.covariance[-1]), spread)
+    last = _signal_of(x, [part[-1] for part in _columns_of(y)])
     if x.offset is not None:
         last = last.offset_as(x.offset.times(float(_offset_shares(block, site, layers)[-1])))
 
-    def pull(g: Signal) -> Signal:
+    def pull(g: AnySignal) -> AnySignal:
         # The moments of the gradient at a block's input are linear in the moments of that at its output, and in its leaning.
-        leans = y.spread is not None
-        count = 4 if leans else 2
+        half = 1 + _kinds_of(x)
+        count = half if y.spread is None else 2 * half
         with trace.silence():
-            unit = _moments_of(pull_blocks(_gradient_of(np.eye(count)[:, :, None])), count)
+            unit = _moments_of(pull_blocks(_gradient_of(x, np.eye(count)[:, :, None])), count)
         maps = [np.broadcast_to(part, (count, len(layers))) for part in unit]
         if len(maps) < count:  # no leaning comes back from a norm after the sum
             maps += [np.zeros((count, len(layers)))] * (count - len(maps))
         each = np.stack(maps, axis=0).transpose(2, 0, 1)[::-1]
-        start = np.array([float(part) for part in _moments_of(g, count)] + [0.0] * count)[:count]
+        start = np.array([float(np.ravel(part)[0]) for part in _moments_of(g, count)] + [0.0] * count)[:count]
         *outputs, end = linear_states(each, start)
-        pull_blocks(_gradient_of(np.array(outputs[::-1]).T))
-        return _gradient_of(end.tolist())
+        pull_blocks(_gradient_of(x, np.array(outputs[::-1]).T))
+        return _gradient_of(x, end.tolist() if isinstance(x, Signal) else end[:, None])
 
     return last, pull
 
 
-def _gradient_of(parts: Any) -> Signal:
-    """A gradient of two moments, followed by those of its leaning if there are four."""
-    second, covariance, *leaning = parts
-    return Signal(second, covariance, None, Signal(*leaning) if leaning else None)
+def _kinds_of(x: AnySignal) -> int:
+    """The number of covariances of a signal of exchangeable tokens: of one kind of pairs, or of two."""
+    return 1 if isinstance(x, Signal) else 2
 
 
-def _moments_of(g: Signal, count: int) -> list[Any]:
+def _gradient_of(like: AnySignal, parts: Any) -> Any:
+    """A gradient of second moment and covariances, followed by those of its leaning if there are twice as many."""
+    half = 1 + _kinds_of(like)
+    pairs = [parts[k + 1] if half == 2 else parts[k + 1 : k + 3].swapaxes(0, -2) for k in range(0, len(parts), half)]
+    g, *leaning = (like.of(one, pair) for one, pair in zip(parts[::half], pairs, strict=True))
+    return g.leaning_as(leaning[0] if leaning else None)
+
+
+def _moments_of(g: AnySignal, count: int) -> list[Any]:
     """The inverse of :func:`_gradient_of`, without the leaning if it has none."""
-    return [g.second_moment, g.covariance, *(g.leaning[:2] if g.leaning and count == 4 else ())]
+    half = 1 + _kinds_of(g)
+    parts = [g] if g.leaning is None or count == half else [g, g.leaning]
+    return [moment for part in parts for moment in _flat(part.second_moment, part.covariance, half > 2)]
 
 
-def block_inputs(block: BlockLike, x: Signal, site: Site, layers: range) -> Signal:
+def _flat(one: Any, pair: Any, kinds: bool) -> tuple[Any, ...]:
+    return (one, *pair.swapaxes(0, -2)) if kinds else (one, pair)
+
+
+def _columns_of(x: AnySignal) -> list[Any]:
+    """The moments of a signal, and its spread if it has one: an array over blocks for each token and each kind of pairs."""
+    kinds, spread = not isinstance(x, Signal), x.spread
+    columns = [*_flat(x.second_moment, x.covariance, kinds)]
+    if spread is None:
+        return columns
+    v, *others = spread
+    return [*columns, v, *(part for other in others for part in (other if kinds else [other]))]
+
+
+def _signal_of(like: AnySignal, columns: Any) -> Any:
+    """The inverse of :func:`_columns_of`, of arrays over blocks or of numbers."""
+    if isinstance(like, Signal):
+        q, c, *parts = columns if getattr(columns, "ndim", 0) else map(float, columns)
+        return Signal(q, c, Spread(*parts) if parts else None)
+    import numpy as np
+
+    columns = np.array(columns)
+    columns = columns[:, None] if columns.ndim == 1 else columns
+    q, c, parts = columns[0], columns[1:3], columns[3:]
+    spread = Spread(parts[0], *(parts[k : k + 2] for k in range(1, 9, 2))) if len(parts) else None
+    return like.of(q, c, spread)
+
+
+def block_inputs(block: BlockLike, x: AnySignal, site: Site, layers: range) -> Any:
     """The residual stream at the input of each of these equal blocks, as arrays, given that of the first.
 
     If every branch reads a normalised stream and all blocks have the same weight variances, the output of a branch depends on
-    one number, the correlation of two tokens. A table of it reduces the cost of a block to microseconds. Otherwise each block
-    is evaluated.
+    one number, the correlation of two tokens, or on two, those of different and of equal ones. A table of it reduces the cost
+    of a block to microseconds. Otherwise each block is evaluated, or, if there are two kinds of pairs, None is returned: such
+    blocks are sampled.
     """
     trace, first = site.trace, x
     states: list[tuple[float, ...]] = []
@@ -90,6 +152,8 @@ def block_inputs(block: BlockLike, x: Signal, site: Site, layers: range) -> Sign
         for trace.layer in layers:
             if steps is None and _reads_normalised(block, x, started=trace.layer > layers.start):
                 steps = [] if trace.recipe.varies(site.role) else _branch_tables(block, x, site)
+            if not (steps or isinstance(first, Signal)) and len(states) == _SINGLE:
+                return None
             if steps:
                 states += _tabulated_states(steps, block.parallel, x, layers.stop - trace.layer)
                 break
@@ -97,23 +161,27 @@ def block_inputs(block: BlockLike, x: Signal, site: Site, layers: range) -> Sign
             x, _ = block.moments(x, site)
     import numpy as np
 
-    columns = np.array(states).T
-    inputs = Signal(columns[0], columns[1], Spread(*columns[2:]) if first.spread else None)
+    inputs = _signal_of(first, np.array(states).T)
     finite(inputs, site.role)
     return inputs.offset_as(first.offset and first.offset.times(_offset_shares(block, site, layers)[:-1]))
 
 
-def _state(x: Signal) -> tuple[float, ...]:
-    return (x.second_moment, x.covariance, *(x.spread or ()))
+def _state(x: AnySignal) -> tuple[float, ...]:
+    """The columns of a single block's input, as numbers."""
+    if isinstance(x, Signal):
+        return (x.second_moment, x.covariance, *(x.spread or ()))
+    return tuple(float(part[0]) for part in _columns_of(x))
 
 
+_SINGLE = 3
+"""Blocks that are evaluated one by one before tables, if pairs are of two kinds: the first adds to a small embedding."""
 _SMALL_EPS = 2e-5
 """Largest epsilon of a norm, relative to the stream's second moment, at which the size of its output counts as constant."""
 
 
-def _reads_normalised(block: BlockLike, x: Signal, *, started: bool) -> bool:
+def _reads_normalised(block: BlockLike, x: AnySignal, *, started: bool) -> bool:
     """True if all branches read a normalised stream, which those of the first post-norm block do not."""
-    if x.covariance < 0:
+    if min(_state(x)[1 : 1 + _kinds_of(x)]) < 0:
         return False
     for _, part in block.branches:
         norm = (block.norm if block.parallel else None) or part.norm_in or part.norm_stream
@@ -125,9 +193,10 @@ def _reads_normalised(block: BlockLike, x: Signal, *, started: bool) -> bool:
 
 
 class _BranchTable(NamedTuple):
-    """A branch as a table: its output's moments as functions of the angle whose cosine is the correlation of its input."""
+    """A branch as a table: its output's moments as functions of the correlations of its input."""
 
-    table: Table
+    table: Any
+    """A :class:`Table` over the angle whose cosine is the correlation; :class:`_KindsTable` for two kinds of pairs"""
     skip: float | None
     """Factor on the stream; None for 1."""
     reads_norm: float | None
@@ -140,30 +209,78 @@ class _BranchTable(NamedTuple):
     width: int
 
 
+class _KindsTable:
+    """A branch's output for two kinds of pairs, over the correlations of different and of equal tokens.
+
+    Equal tokens correlate more than different ones, by at most 1, but for the rounding of corrections to first order. Each of
+    three regions has a table, made when first needed. The variables are the larger of the two angles whose cosines the
+    correlations are, and the ratio of the chords of both, in which moments are smooth even where a correlation is near 1; above
+    1 the excess takes the place of the ratio.
+    """
+
+    def __init__(self, outputs: Callable[[Any], Any], size: float) -> None:
+        """`outputs` maps the covariances (2, n) of tokens of second moment `size` to an array (n, m)."""
+        self._outputs, self._size = outputs, size
+        self._tables: dict[str, PlaneTable] = {}
+
+    def _table(self, region: str) -> PlaneTable:
+        import numpy as np
+
+        def values(angles: Any, ratios: Any) -> Any:
+            wide = np.cos(angles)
+            narrow = 1 - (1 - wide) * ratios**2 if region != "above" else 1 + _EXCESS * ratios
+            return self._outputs(self._size * np.stack([narrow, wide] if region == "lower" else [wide, narrow]))
+
+        return PlaneTable(values, 0.0, math.pi / 2, orders=9 if region != "above" else 3)
+
+    def __call__(self, cosine: float, equal: float) -> list[float]:
+        """The values at the correlation of two different tokens and of two equal ones."""
+        region = "above" if equal > 1 else "lower" if equal < cosine else "between"
+        table = self._tables.get(region)
+        if table is None:
+            table = self._tables[region] = self._table(region)
+        if region == "above":
+            return table(math.acos(cosine), min(1.0, (equal - 1) / _EXCESS))
+        wide, narrow = (1 - equal, 1 - cosine) if region == "lower" else (1 - cosine, 1 - equal)
+        return table(math.acos(1 - wide), math.sqrt(narrow / wide) if wide > 0 else 0.0)
+
+
+_EXCESS = 0.1
+"""Largest excess of a correlation over 1 that is told from larger ones."""
+
+
+def _angle_table(outputs: Callable[[Any], Any], size: float) -> Table:
+    """The same for one kind of pairs, over the angle."""
+    import numpy as np
+
+    return Table(lambda angles: outputs(size * np.cos(angles)), 0.0, math.pi / 2)
+
+
 def _norm_share(norm: Norm) -> float:
     return norm.width / max(norm.width - norm.centred, 2)
 
 
-def _branch_tables(block: BlockLike, x: Signal, site: Site) -> list[_BranchTable]:
+def _branch_tables(block: BlockLike, x: AnySignal, site: Site) -> list[_BranchTable]:
     """A table for each branch, at the stream's current size."""
     import numpy as np
 
-    size = x.second_moment
+    size = _state(x)[0]
 
-    def outputs(part: Residual, at: Site, draws: list[Any], angles: Any) -> Any:
-        y = Signal(np.full(angles.shape, size), size * np.cos(angles))
+    def outputs(part: Residual, at: Site, draws: list[Any], covariance: Any) -> Any:
+        y: AnySignal = x.of(np.full(covariance.shape[-1], size), covariance)
         if block.parallel and block.norm is not None:
             y, _ = block.norm.moments(y, site.at("norm"))
         f, _, draw = part.branch_moments(y, at)
         scale = at.scales()[1] ** 2
         draws.append(draw.scaled(scale))
-        columns = f.second_moment * scale, f.covariance * scale, draw.pair_omega
-        return np.stack([np.broadcast_to(column, angles.shape) for column in columns], axis=-1)
+        columns = *_columns_of(f.times(scale)), draw.pair_omega
+        return np.stack([np.broadcast_to(column, covariance.shape[-1:]) for column in columns], axis=-1)
 
     steps: list[_BranchTable] = []
     for name, part in block.branches:
         at, draws = site.at(name), list[Any]()
-        table = Table(functools.partial(outputs, part, at, draws), 0.0, math.pi / 2)
+        of_part = functools.partial(outputs, part, at, draws)
+        table: Any = _KindsTable(of_part, size) if isinstance(x, TokenSignal) else _angle_table(of_part, size)
         normalised, share = None, 1.0
         if part.norm_stream is not None:
             share = _norm_share(part.norm_stream)
@@ -172,19 +289,23 @@ def _branch_tables(block: BlockLike, x: Signal, site: Site) -> list[_BranchTable
         read = (block.norm if block.parallel else None) or part.norm_in
         # The stream is scaled once by branches in parallel.
         skip = None if at.scales()[0] == 1 or (block.parallel and steps) else at.scales()[0]
+        if not draws:  # they do not depend on the correlations
+            of_part(np.full((2, 1), 0.5 * size))
         draw = DrawSpread(*(None if part is None else float(np.max(part)) for part in draws[0]))
         reads = None if read is None else _norm_share(read)
         steps.append(_BranchTable(table, skip, reads, normalised, share, draw, part.width))
     return steps
 
 
-def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: Signal, times: int) -> list[tuple[float, ...]]:
+def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: AnySignal, times: int) -> list[tuple[float, ...]]:
     """The stream at the input of each of `times` blocks, from the tables of the branches.
 
     If branches are added to an unscaled stream, their increments change slowly with the depth, and only some blocks are
     evaluated.
     """
-    advance_block, state = _tabulated_block(steps, parallel), _state(x)
+    of_one = isinstance(x, Signal)
+    advance_block = _tabulated_block(steps, parallel) if of_one else _tabulated_kinds(steps, parallel, x.positions.match)
+    state = _state(x)
     if times > MANY_BLOCKS and all(step.skip is None and step.normalised is None for step in steps):
         sampled = sampled_states(advance_block, state, times)
         if sampled is not None:
@@ -227,6 +348,59 @@ def _tabulated_block(steps: list[_BranchTable], parallel: bool) -> Callable[[tup
         return (q, c) if spread is None else (q, c, *spread)
 
     return advance_block
+
+
+def _tabulated_kinds(steps: list[_BranchTable], parallel: bool, match: float) -> Callable[[_State], _State]:
+    """:func:`_tabulated_block` for two kinds of pairs, of different and of equal tokens; `match` is the share of the latter.
+
+    A pair of each kind advances as any pair does; only the variance of a token's second moment depends on both kinds.
+    """
+
+    def advance_block(state: _State) -> _State:
+        q, c, equal, *parts = state
+        spread = spread_equal = None
+        if parts:
+            v, w, w_equal, u, u_equal, x, x_equal, z, z_equal = parts
+            spread, spread_equal = (v, w, u, x, z), (v, w_equal, u_equal, x_equal, z_equal)
+        cosines = 1.0, 1.0
+        for k, step in enumerate(steps):
+            if k == 0 or not parallel:
+                read = step.reads_norm
+                cosines = min(1.0, _normed_cosine(q, c, spread, read)), _normed_cosine(q, equal, spread_equal, read)
+            a, a_pair, a_equal, pair_omega = step.table(*cosines)
+            more = step.draw.omega, step.width, step.skip, step.draw, pair_omega
+            _, c, spread = advance(q, c, spread, a, a_pair, *more)
+            q, equal, spread_equal = advance(q, equal, spread_equal, a, a_equal, *more)
+            if spread is not None and spread_equal is not None:
+                v = (1 - match) * spread[0] + match * spread_equal[0]
+                spread, spread_equal = (v, *spread[1:]), (v, *spread_equal[1:])
+            if step.normalised is not None:
+                c, spread = _normalised(q, c, spread, step.normalised, step.norm_share)
+                equal, spread_equal = _normalised(q, equal, spread_equal, step.normalised, step.norm_share)
+                q = step.normalised
+        if spread is None or spread_equal is None:
+            return q, c, equal
+        pairs = (part for both in zip(spread[1:], spread_equal[1:], strict=True) for part in both)
+        return q, c, equal, spread[0], *pairs
+
+    return advance_block
+
+
+def _normed_cosine(q: float, c: float, spread: tuple[float, ...] | None, share: float | None) -> float:
+    """The correlation of a pair after a norm of `share` width over features, or without one; at least 0."""
+    cosine = c / q
+    if share is not None and spread is not None:
+        cosine *= 1 + share * (covariance_factor(q, c, spread) - 1)
+    return max(0.0, cosine)
+
+
+def _normalised(q: float, c: float, spread: tuple[float, ...] | None, size: float, share: float) -> tuple[float, Any]:
+    """The covariance and the spread of a pair after a norm to the second moment `size`, of `share` width over features."""
+    after = size * (c / q)
+    if spread is None:
+        return after, None
+    after *= 1 + share * (covariance_factor(q, c, spread) - 1)
+    return after, tuple(Spread(*spread).after_norm(Signal(q, c), Signal(size, after)))
 
 
 # ---- tokens that differ ----

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..checks import DEEPEST, check_whole
 from ..errors import InputError, shown
-from ..signal import AnySignal, Pullback, Signal, Site
+from ..signal import AnySignal, Pullback, Site
 from ..signal.residual import lean_on_norm
 from ..values import cached_property
 from .base import Child, Layer, Run, component
@@ -17,7 +17,7 @@ from .block import BlockLike, check_block, without_norms
 from .linear import Linear
 from .norms import Norm
 from .positions import Position
-from .repetition import FEW_BLOCKS, MANY_BLOCKS, apply_all_blocks, apply_sampled_blocks
+from .repetition import MANY_BLOCKS, apply_all_blocks, apply_sampled_blocks
 from .streams import Streams
 
 
@@ -39,8 +39,10 @@ class Repeat(Layer):
         trace = site.trace
         first = trace.layer if isinstance(trace.layer, int) else 0
         layers = range(first, first + self.times)
-        if self.block.plain and isinstance(x, Signal) and self.times > FEW_BLOCKS:
-            return apply_all_blocks(self.block, x, site, layers)
+        if self.block.plain:
+            together = apply_all_blocks(self.block, x, site, layers)
+            if together is not None:
+                return together
         if self.block.plain and self.times > MANY_BLOCKS and not self.block.reads_memory:
             return apply_sampled_blocks(self.block, x, site, layers)
         pulls: list[Pullback] = []

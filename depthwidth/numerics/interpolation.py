@@ -61,6 +61,43 @@ class Table:
         return values
 
 
+class PlaneTable:
+    """Several functions of two variables: cubic splines over the first, Chebyshev polynomials over the second, in [0, 1].
+
+    Parameters
+    ----------
+    functions : maps two arrays of n points to the values of m functions, shape (n, m).
+    low, high : ends of the interval of the first variable.
+    nodes, orders : number of nodes of the two variables.
+    """
+
+    def __init__(self, functions: Callable[[Any, Any], Any], low: float, high: float, nodes: int = 65, orders: int = 9) -> None:
+        import numpy as np
+
+        from .chebyshev import chebyshev_coefficients, chebyshev_nodes
+
+        x, y = np.linspace(low, high, nodes), (chebyshev_nodes(orders) + 1) / 2
+        values = np.asarray(functions(np.repeat(x, orders), np.tile(y, nodes))).reshape(nodes, orders, -1)
+        along = chebyshev_coefficients(orders) @ values
+        coefficients = spline(x, along.reshape(nodes, -1)).transpose(1, 0, 2)
+        self._pieces = [np.ascontiguousarray(piece) for piece in coefficients]
+        self._low, self._step, self._orders = low, (high - low) / (nodes - 1), orders
+
+    def __call__(self, x: float, y: float) -> list[float]:
+        """The value of each function at `x` and `y`."""
+        import numpy as np
+
+        i = min(max(int((x - self._low) / self._step), 0), len(self._pieces) - 1)
+        t = x - self._low - i * self._step
+        s = 2 * y - 1
+        basis = [1.0, s]
+        for _ in range(self._orders - 2):
+            basis.append(2 * s * basis[-1] - basis[-2])
+        over_x = np.array((t * t * t, t * t, t, 1.0)) @ self._pieces[i]
+        values: list[float] = (np.array(basis) @ over_x.reshape(self._orders, -1)).tolist()
+        return values
+
+
 def spline(x: Any, values: Any) -> Any:
     """Coefficients of the cubic spline with "not a knot" ends through `values` at ascending `x`.
 

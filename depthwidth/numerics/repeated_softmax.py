@@ -23,23 +23,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .chebyshev import chebyshev_basis, chebyshev_coefficients, chebyshev_nodes
+
 Array = Any
+Number = Any
+"""A float, or an array over scores"""
 
 _SINGLE = 12
 """Ranks that are summed one by one; beyond, groups of ranks at this ratio stand for their middle."""
 _GROUP = 1.6
 _SCORES, _OWN, _SIZES = 20, 8, 3
 _TIMES = 56
+_RARE, _TERMS = 0.1, 7
+"""Number of a token's positions in a row below which exponentials are summed as a series, and its terms."""
+_LEAST = 1e-300
 
 
 class Repetition(NamedTuple):
     """Products of two probabilities of one token's positions, as multiples of those of two tokens taken at random."""
 
-    same_row: float
+    same_row: Number
     """G_1, of one row: n^2 E p_j p_l for two positions j, l of one token"""
-    other_row: float
+    other_row: Number
     """G_0, the same of two rows whose scores are independent"""
-    itself: float
+    itself: Number
     """n^2 E p_j^2, of one position in one row"""
 
 
@@ -115,20 +122,93 @@ def repetition(pair: float, n: float, shared: float, own: float, head_dim: int |
     squared = ((np.exp(s)[:, None] * np.exp(z)) ** 2 * decay) @ mix
     mean_lost = lost @ weight
 
-    def averages(others: float, measure: Array, *what: Array) -> list[Array]:
-        """Integrals over t of each E what e^(-others p lost) / A times Phi, for the tokens of each class."""
-        least = lost.min(axis=1)  # taken out, or long rows would leave the range of numbers
-        factor = np.exp(-others * (lost - least[:, None])[:, :, None] * p)
-        plain = np.einsum("tsc,s->tc", factor, weight)
-        small = np.einsum("tsc,s->tc", np.expm1(-others * lost[:, :, None] * p), weight)  # rare tokens, of which there are many
-        logarithm = np.where(small > -0.1, np.log1p(np.maximum(small, -0.5)), np.log(plain) - others * least[:, None] * p)
+    def averages(others: float, *what: tuple[Array, Array]) -> list[Array]:
+        """Integrals over t of each measure times E what e^(-others p lost) / A times Phi, for the tokens of each class."""
+        parts = np.stack([np.ones_like(lost), *(one for _, one in what)], axis=-1) * weight[:, None]
+        logarithm, means = _over_scores(others * p, lost, parts)
         log_phi = others * (np.log1p(-np.minimum(mean_lost, 1 - 1e-15)) + mean_lost) + logarithm @ count
-        found = (np.einsum("tsc,ts->tc", factor, one * weight) / plain for one in what)
-        return [(measure * np.exp(log_phi)) @ one for one in found]
+        phi = np.exp(log_phi)
+        return [(measure * phi) @ means[..., k] for k, (measure, _) in enumerate(what)]
 
-    (both,) = averages(n - 2, step * t, gained**2)
-    (alone,) = averages(n - 1, step, gained)
-    (single,) = averages(n - 1, step * t, squared)
+    (both,) = averages(n - 2, (step * t, gained**2))
+    alone, single = averages(n - 1, (step, gained), (step * t, squared))
     share = count * p * p / (count @ p**2)
     same, other = (n * n * float(share @ one) for one in (both, alone * alone))
     return Repetition(same, other, n * n * float((count * p) @ single))
+
+
+def _over_scores(rates: Array, lost: Array, parts: Array) -> tuple[Array, Array]:
+    """For the tokens of each class, ln A with A = E e^(-rate lost), and E what e^(-rate lost) / A.
+
+    Parameters
+    ----------
+    rates : of each class, descending; (classes,).
+    lost : (times, scores).
+    parts : weights of the scores, alone and times each `what`; (times, scores, 1 + k).
+
+    Returns
+    -------
+    Shapes (times, classes) and (times, classes, k).
+    """
+    frequent = int(np.searchsorted(-rates, -_RARE))
+    least = lost.min(axis=1, keepdims=True)  # taken out, or long rows would leave the range of numbers
+    sums = np.exp((least - lost)[:, None] * rates[:frequent, None]) @ parts
+    powers = np.empty((len(lost), _TERMS, lost.shape[1]))
+    powers[:, 0] = 1
+    for k in range(1, _TERMS):
+        np.multiply(powers[:, k - 1], lost / -k, out=powers[:, k])
+    series = powers @ parts  # (times, terms, 1 + k)
+    orders = np.vander(rates[frequent:], _TERMS, increasing=True)
+    rare = orders[:, 1:] @ series[:, 1:]
+    logarithm = np.concatenate([np.log(sums[..., 0]) - least * rates[:frequent], np.log1p(rare[..., 0])], axis=1)
+    sums = np.concatenate([sums, rare + series[:, :1]], axis=1)
+    return logarithm, sums[..., 1:] / sums[..., :1]
+
+
+# ---- tables ----
+
+
+def repetitions(pair: float, n: float, variance: Array, share: Array, head_dim: int | None = None) -> Repetition:
+    """:func:`repetition` for many scores, from tables: right to 3e-6 up to a variance of 3, to 1e-4 up to 6.
+
+    Beyond it is right to 1e-3, which is the error of the integrals there.
+
+    Parameters
+    ----------
+    pair, n, head_dim : as there.
+    variance : of the scores, nats^2; (m,).
+    share : of the variance that a token's positions share, in [0, 1]; (m,).
+    """
+    if head_dim is not None:
+        sizes, weights = _norms(head_dim)
+        each = repetitions(pair, n, np.multiply.outer(sizes, variance).ravel(), np.tile(share, sizes.size))
+        return Repetition(*(weights @ part.reshape(sizes.size, -1) for part in each))
+    domains = np.maximum(0, np.ceil(np.log2(np.maximum(variance, _FIRST_DOMAIN) / _FIRST_DOMAIN) - 1e-9)).astype(int)
+    found = np.empty((3, variance.size))
+    for domain in np.unique(domains).tolist():
+        at = domains == domain
+        low, high, table = _table(pair, n, domain)
+        over_x = chebyshev_basis(2 * (np.log1p(variance[at]) - low) / (high - low) - 1, table.shape[1])
+        over_y = chebyshev_basis(2 * share[at] - 1, table.shape[2])
+        found[:, at] = np.exp((np.tensordot(table, over_y, (2, 0)) * over_x).sum(1))
+    return Repetition(*found)
+
+
+_FIRST_DOMAIN = 3.0
+"""Variance up to which one table reaches; later ones reach from a multiple of it by a power of two to the next."""
+_NODES = 12, 12
+_MORE_NODES = 12, 16
+"""Of the variance and of the share, in the first domain and in later ones."""
+
+
+@functools.lru_cache(maxsize=64)
+def _table(pair: float, n: float, domain: int) -> tuple[float, float, Array]:
+    """Ends of ln(1 + variance), and Chebyshev coefficients of the logarithms over it and the share; (3, nodes, nodes)."""
+    low = math.log1p(_FIRST_DOMAIN * 2.0 ** (domain - 1)) if domain else 0.0
+    high = math.log1p(_FIRST_DOMAIN * 2.0**domain)
+    nodes = _MORE_NODES if domain else _NODES
+    variance, share = (chebyshev_nodes(count) for count in nodes)
+    variance, share = np.expm1(low + (high - low) * (variance + 1) / 2), (share + 1) / 2
+    values = [[repetition(pair, n, v * s, v * (1 - s)) for s in share.tolist()] for v in variance.tolist()]
+    to_x, to_y = (chebyshev_coefficients(count) for count in nodes)
+    return low, high, np.einsum("kx,ly,xyf->fkl", to_x, to_y, np.log(np.maximum(values, _LEAST)))

@@ -154,7 +154,7 @@ class TokenAttention:
         self.rotation_factor: Array | None = None
         """Factor of rotation on the covariance of the keys of two different tokens; (n, n)"""
         if rotation is not None and queries.alike:
-            self.rotation_factor = np.array([[_mean_over_pairs(rotation, queries.length)]])
+            self.rotation_factor = np.array([[mean_over_pairs(rotation, queries.length)]])
         elif rotation is not None:
             apart = np.abs(queries.nodes[:, None] - queries.nodes)
             if not self.sums.dense:  # two tokens near one node are a third of the way to its neighbours apart
@@ -227,7 +227,7 @@ class TokenAttention:
         return _Layer(self, (q, c), keys, float(score_gain), normed, bias).output()
 
 
-def _mean_over_pairs(values: Callable[[Array], Array], length: int) -> float:
+def mean_over_pairs(values: Callable[[Array], Array], length: int) -> float:
     """Mean of a function of the distance over all pairs of positions; beyond a few thousand, from a sample of distances."""
     every = np.arange(1, length)
     distance = every if length <= _DISTANCES else np.unique(np.geomspace(1, length - 1, _DISTANCES).astype(int))

@@ -93,6 +93,9 @@ class Positions:
         """True if one node stands for all of several positions."""
         return self.count == 1 and self.length > 1
 
+    of_kinds = False
+    """True if moments are those of one token and of two kinds of pairs, and may be arrays over blocks"""
+
     def pairs(self, values: Array) -> tuple[Array, Array]:
         """Values at the nodes, shape (n,), as values at the first and at the second token of each pair; the two broadcast."""
         return values[:, None], values
@@ -276,6 +279,58 @@ class Distances(Positions):
         return result
 
 
+@dataclass(frozen=True, eq=False)
+class Alike(Positions):
+    """A single node for exchangeable tokens without a mask, pairs of equal tokens apart, in one block or in several at once.
+
+    Moments of one token are an array q (n,) over n blocks; those of two different tokens and of two equal ones an array
+    c (2, n). Several gradients have more axes before these.
+    """
+
+    of_kinds = True
+
+    @classmethod
+    def of(cls, length: int, match: float) -> Alike:
+        """The positions of a sequence of two tokens or more.
+
+        Examples
+        --------
+        >>> Alike.of(64, 0.25).pair_mean(np.array([[0.0], [1.0]]))
+        0.25
+        """
+        return _alike(whole("Positions", "length", length), match)
+
+    @property
+    def alike(self) -> bool:
+        """Always true."""
+        return True
+
+    def pairs(self, values: Array) -> tuple[Array, Array]:
+        """The values themselves, twice."""
+        return values, values
+
+    def swap(self, values: Array) -> Array:
+        """The values themselves."""
+        return values
+
+    def of_any_pair(self, values: Array) -> Array:
+        """Values at pairs (2, n) of different and of equal tokens, averaged over both."""
+        match = 0.0 if self.match is None else self.match
+        return (1 - match) * values[0] + match * values[1]
+
+    def mean(self, values: Array) -> Any:
+        """The values themselves; of one block a number."""
+        return values if values.size > 1 else float(values[0])
+
+    def pair_mean_of_kind(self, values: Array) -> Any:
+        """The values themselves; of one block a number."""
+        return self.mean(values)
+
+    def uniform(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
+        """The moments q and c of one block with the same covariance for both kinds of pairs."""
+        return np.array([float(second_moment)]), np.full((2, 1), float(covariance))
+
+
 def _along(distance: Array, t: Any) -> Array:
     """A variable in which functions of the distance are smooth near both the token at t and the first token."""
     return np.log(distance / (t - distance))
@@ -308,6 +363,11 @@ def _every(length: int) -> Positions:
 @functools.lru_cache(maxsize=64)
 def _one(length: int, match: float | None = None) -> Positions:
     return Positions(np.array([length]), np.ones((length, 1)), length == 1, match=match)
+
+
+@functools.lru_cache(maxsize=64)
+def _alike(length: int, match: float) -> Alike:
+    return Alike(np.array([length]), np.ones((length, 1)), False, match=match)
 
 
 @functools.lru_cache(maxsize=64)

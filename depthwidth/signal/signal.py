@@ -177,17 +177,19 @@ class TokenSignal(NamedTuple):
         return quotient(self.covariance, self.pair_second_moment)
 
     @property
-    def averages(self) -> tuple[float, float]:
+    def averages(self) -> tuple[Number, Number]:
         """Second moment of a token and covariance of two different tokens, averaged over positions."""
         return self.positions.mean(self.second_moment), self.positions.pair_mean(self.covariance)
 
     @property
-    def deviation(self) -> float:
+    def deviation(self) -> Number:
         """As in :class:`Signal`."""
         if self.spread is None:
             return math.nan
-        shared = max(0.0, self.positions.pair_mean(self.spread.second_moments))
-        return math.sqrt(shared) / self.positions.mean(self.second_moment)
+        shared = self.positions.pair_mean(self.spread.second_moments)
+        shared = max(0.0, shared) if isinstance(shared, float) else shared.clip(0.0)
+        deviation: Number = shared**0.5 / self.positions.mean(self.second_moment)
+        return deviation
 
     def of(self, second_moment: Number, covariance: Number, spread: Spread | None = None) -> TokenSignal:
         """A signal at the same positions with these moments."""

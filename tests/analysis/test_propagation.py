@@ -337,7 +337,7 @@ def test_a_text_of_its_own_is_followed_position_by_position():
 def test_texts_of_zipfs_law_are_what_random_networks_read(kind, monkeypatch):
     """Moments after a block of 300 networks on texts over 100 tokens; by default, and position by position."""
     torch = pytest.importorskip("torch")
-    from depthwidth.signal.positions import Positions
+    from depthwidth.signal.positions import Alike, Positions
     from verify import apply_init, build
 
     vocab, length, draws = 100, 48, 300
@@ -364,9 +364,9 @@ def test_texts_of_zipfs_law_are_what_random_networks_read(kind, monkeypatch):
     assert (abs(after_a_block() - mean) < 3 * error + 0.015 * mean).all()
     if kind == "decoder":
         assert (abs(after_a_block("sample") - mean) < 3 * error + 0.02 * mean).all()
-    smooth, one = Positions.smooth, Positions.one  # the control: every pair with the mean correlation
+    smooth = Positions.smooth  # the control: every pair with the mean correlation
     monkeypatch.setattr(Positions, "smooth", lambda length, match=None: smooth(length))
-    monkeypatch.setattr(Positions, "one", lambda length, match=None: one(length))
+    monkeypatch.setattr(Alike, "of", lambda length, match: None)
     second, covariance = after_a_block()
     assert second < mean[0] - 3 * error[0]
     assert covariance > mean[1] + 4 * error[1]

@@ -10,7 +10,7 @@ from depthwidth.layers import Attention, Block, FeedForward, LayerNorm, Repeat, 
 from depthwidth.layers import repetition as module
 from depthwidth.layers.base import component
 from depthwidth.signal import Offset, Signal, Spread, TokenSignal
-from depthwidth.signal.positions import Positions
+from depthwidth.signal.positions import Alike, Positions
 
 WIDTH = 64
 SEEN = []
@@ -149,13 +149,56 @@ def test_blocks_evaluated_together_equal_blocks_evaluated_one_by_one(parallel, p
     scales = given(skip=skip, branch=0.7)
     one = block(Block, eps=1e-9, causal=False, placement=placement, parallel=parallel)
     together, front = evaluate(one, 40, x, scales)
-    monkeypatch.setattr("depthwidth.layers.stack.FEW_BLOCKS", 10**6)
+    monkeypatch.setattr("depthwidth.layers.repetition.FEW_BLOCKS", 10**6)
     monkeypatch.setattr("depthwidth.layers.stack.MANY_BLOCKS", 10**6)
     singly, exact = evaluate(one, 40, x, scales)
     assert together[:2] == pytest.approx(singly[:2], rel=1e-7)
     assert front[:2] == pytest.approx(exact[:2], rel=1e-6)
     if spread:
         assert tuple(together.spread) == pytest.approx(tuple(singly.spread), rel=1e-6, abs=1e-15)
+
+
+def of_kinds(different=0.2, equal=0.7, spread=True, length=12):
+    positions = Alike.of(length, 0.1)
+    x = TokenSignal(np.array([1.0]), np.array([[different], [equal]]), positions)
+    return x.spread_as(Spread.of_gaussian(x, WIDTH)) if spread else x
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("parallel", "placement", "skip"), [
+    (False, "pre", 1.0), (False, "pre", 0.9), (False, "post", 1.0), (True, "pre", 1.0), (True, "pre", 0.9),
+])  # fmt: skip
+@pytest.mark.parametrize("x", [of_kinds(), of_kinds(spread=False), of_kinds(0.3, 0.25), of_kinds(0.3, 1.0)])
+def test_blocks_of_two_kinds_of_pairs_together_equal_blocks_one_by_one(parallel, placement, skip, x, monkeypatch):
+    """Tables compared with the evaluation of each component, below, between and above the correlations that are usual."""
+    scales = given(skip=skip, branch=0.7)
+    one = block(Watched, eps=1e-9, causal=False, placement=placement, parallel=parallel)
+    together, front = evaluate(one, 24, x, scales)
+    assert SEEN[-1] == range(24)
+    monkeypatch.setattr("depthwidth.layers.repetition.FEW_OF_KINDS", 10**6)
+    monkeypatch.setattr("depthwidth.layers.stack.MANY_BLOCKS", 10**6)
+    singly, exact = evaluate(one, 24, x, scales)
+    assert [*range(24)] == SEEN
+    for found, known, rel in ((together, singly, 2e-6), (front, exact, 2e-5)):
+        assert found.second_moment == pytest.approx(known.second_moment, rel=rel)
+        assert found.covariance == pytest.approx(known.covariance, rel=rel)
+    if x.spread:
+        for found, known in zip(together.spread, singly.spread, strict=True):
+            assert found == pytest.approx(known, rel=2e-5, abs=1e-15)
+    assert singly.covariance[1] != pytest.approx(singly.covariance[0], rel=3e-6)  # kinds differ, or nothing was compared
+
+
+def test_blocks_of_two_kinds_of_pairs_without_tables_are_sampled(monkeypatch):
+    """A stream that no norm has seen, or one too small beside an epsilon after a few blocks."""
+    asked = []
+    monkeypatch.setattr("depthwidth.layers.stack.apply_sampled_blocks", lambda one, x, *others: asked.append(1) or (x, None))
+    bare = Block(*(Residual(part.branch) for _, part in block(causal=False).branches))
+    evaluate(bare, 20, of_kinds(spread=False), gradient=False)
+    evaluate(block(eps=1e-3, causal=False), 20, of_kinds(spread=False), gradient=False)
+    assert asked == [1, 1]
+    monkeypatch.setattr(module, "_branch_tables", lambda *others: asked.append(2) or [])
+    evaluate(block(eps=1e-9, causal=False), 20, of_kinds(spread=False), gradient=False)
+    assert asked == [1, 1, 2, 1]
 
 
 @pytest.mark.parametrize(("parallel", "placement", "skip"), [
@@ -171,7 +214,7 @@ def test_a_mean_over_the_features_passes_many_blocks(causal, parallel, placement
     scales = given(skip=skip, branch=0.7)
     one = block(Block, eps=1e-9, causal=causal, placement=placement, parallel=parallel, norm=LayerNorm)
     together, front = evaluate(one, 20, x, scales)
-    monkeypatch.setattr("depthwidth.layers.stack.FEW_BLOCKS", 10**6)
+    monkeypatch.setattr("depthwidth.layers.repetition.FEW_BLOCKS", 10**6)
     monkeypatch.setattr("depthwidth.layers.stack.MANY_BLOCKS", 10**6)
     singly, exact = evaluate(one, 20, x, scales)
     rel = 3e-5 if causal else 1e-6

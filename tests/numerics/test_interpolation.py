@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import CubicSpline
 
-from depthwidth.numerics.interpolation import Table, TableFamily, _weight, lagrange_weights, spline, spline_values
+from depthwidth.numerics.interpolation import PlaneTable, Table, TableFamily, _weight, lagrange_weights, spline, spline_values
 
 
 @pytest.mark.parametrize("nodes", [3, 4, 5, 20])
@@ -30,6 +30,19 @@ def test_a_table_reads_as_its_functions_in_floats_and_arrays():
     assert np.abs(table.of_array(x).T - curves(x)).max() < (3 / 128) ** 4 / 10
     assert table(1.234) == pytest.approx(curves(1.234).tolist(), abs=1e-8)
     assert table(1.234) == pytest.approx(table.of_array(np.array([1.234]))[:, 0].tolist(), rel=1e-13)
+
+
+def test_a_table_over_a_plane_reads_as_its_functions(rng):
+    """Splines over one variable, polynomials over the other; a few nodes are not enough."""
+
+    def surface(x, y):
+        return np.stack([np.sin(x) * np.exp(y), x**2 + y**3], axis=-1)
+
+    points = rng.uniform((0.0, 0.0), (1.5, 1.0), (20, 2)).tolist()
+    table, coarse = PlaneTable(surface, 0.0, 1.5), PlaneTable(surface, 0.0, 1.5, nodes=5, orders=3)
+    exact = [surface(x, y).tolist() for x, y in points]
+    assert [table(x, y) for x, y in points] == [pytest.approx(values, abs=1e-8) for values in exact]
+    assert max(abs(coarse(x, y)[0] - values[0]) for (x, y), values in zip(points, exact, strict=True)) > 1e-4
 
 
 def family():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from depthwidth.formulas.moments import zipf_match_probability
-from depthwidth.numerics.repeated_softmax import repetition, zipf_classes
+from depthwidth.numerics.repeated_softmax import repetition, repetitions, zipf_classes
 from depthwidth.numerics.softmax import overlap
 
 
@@ -70,3 +70,16 @@ def test_the_classes_of_tokens_have_the_match_probability(vocab):
 def test_long_rows_and_large_scores_stay_numbers():
     for pair, n, shared, own in [(0.0108, 131072.0, 64.0, 0.0), (0.0108, 500.0, 40.0, 24.0), (0.9999, 10.0, 1.0, 0.0)]:
         assert np.isfinite(repetition(pair, n, shared, own)).all()
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "low", "high", "error"), [(None, 0.0, 3.0, 1e-5), (64, 0.0, 2.0, 1e-5), (None, 3.0, 6.0, 1e-4)]
+)
+@pytest.mark.slow
+def test_tables_read_as_the_integrals(head_dim, low, high, error, rng):
+    variance, share = rng.uniform(low, high, 12), rng.uniform(0, 1, 12)
+    found = np.array(repetitions(0.02, 200.0, variance, share, head_dim))
+    points = zip(variance.tolist(), share.tolist(), strict=True)
+    exact = np.array([repetition(0.02, 200.0, v * s, v * (1 - s), head_dim) for v, s in points]).T
+    assert found == pytest.approx(exact, rel=error)
+    assert found != pytest.approx(exact, rel=1e-10)  # the tables were asked
