@@ -258,7 +258,8 @@ class Builder:
         if design.kind == "decoder":
             return None
         stack = Builder(self.encoder_design).stack(design.encoder_depth or design.depth, causal=False)
-        return stack if design.sequence_stride is None else _strided(stack, design.sequence_stride)
+        stride = self.encoder_design.sequence_stride
+        return stack if stride is None else _strided(stack, stride)
 
     @cached_property
     def encoder_design(self) -> Design:

@@ -44,7 +44,7 @@ BLOCK_CHOICES = ("ffn", "mixer", *ATTENTION_CHOICES, *FEED_FORWARD_CHOICES)
 PROJECTIONS = ("first", "last", "always")
 ENCODER_CHOICES = (
     "heads", *BLOCK_CHOICES, "width", "window", "window_positions", "blocks", "vocab", "context", "position_offset",
-    "embedding_scale", "embedding_width", "mel_bins",
+    "embedding_scale", "embedding_width", "mel_bins", "sequence_stride",
 )  # fmt: skip
 """The choices in which an encoder may differ from its decoder, besides its depth."""
 ALTUP_FORMS = ("full", "recycled")

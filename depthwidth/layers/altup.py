@@ -334,6 +334,9 @@ class SequenceAltUp(BlockLike):
     def children(self) -> tuple[Child, ...]:
         return (Child("layer", self.layer),)
 
+    def choices(self) -> dict[str, Any]:
+        return {"sequence_stride": self.stride}
+
     def run_of(self, child: str, run: Run) -> Run:
         return replace(run, tokens=-(-run.tokens // self.stride))
 

@@ -179,18 +179,18 @@ _SUITES = (
 def evidence() -> Iterator[Evidence]:
     """What was measured: by the paper with T5, and by others, each with its status."""
     rows = reference("altup2023_t5_quality")
-    dense = {row["model"]: row for row in rows if row["streams"] == "1"}
+    baselines = {row["model"]: row for row in rows if row["streams"] == "1"}
     for row in rows:
         if row["streams"] == "1":
             continue
         for column, metric in _SUITES:
-            before, after = float(dense[row["model"]][column]), float(row[column])
+            before, after = float(baselines[row["model"]][column]), float(row[column])
             setting = f"{row['model']}, K = {row['streams']}"
             yield Evidence(
                 setting, metric, before, after, after - before, row["status"], "Baykal et al. 2023, arXiv 2301.13310"
             )
     for row in reference("altup2023_replications"):
         sign = 1 if row["better"] == "higher" else -1
-        values = [float(row[name]) if row[name] else None for name in ("baseline", "altup")]
+        dense, wide = (float(row[name]) if row[name] else None for name in ("baseline", "altup"))
         setting = f"{row['setting']}, {row['model']}"
-        yield Evidence(setting, row["metric"], *values, sign * float(row["delta"]), row["status"], row["source"])
+        yield Evidence(setting, row["metric"], dense, wide, sign * float(row["delta"]), row["status"], row["source"])

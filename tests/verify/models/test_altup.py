@@ -315,3 +315,15 @@ def test_traffic_is_that_of_the_operators():
         made(torch.randn(4, streams, TOKENS, width, dtype=torch.float64), Pass())
     weights = 4 * streams**2 + streams  # P for each sequence, and g
     assert traffic.values - weights == 4 * TOKENS * altup.unfused_traffic(width, streams)
+
+
+def test_a_design_is_read_back_from_its_tree():
+    from depthwidth.architecture.hf.writing import design_of
+
+    sizes = {"depth": 4, "width": 64, "heads": 4, "vocab": VOCAB, "context": TOKENS}
+    for more in (*FORMS.values(), {"altup": 4, "kind": "encoder-decoder"}, {"sequence_stride": 4, "kind": "encoder"},
+                 {"sequence_stride": 4, "kind": "encoder-decoder"}):  # fmt: skip
+        tree = Transformer(**sizes, **more)
+        assert Transformer.of_design(design_of(tree)) == tree
+        with pytest.raises(InputError, match="cannot express"):
+            tree.to_config("llama")

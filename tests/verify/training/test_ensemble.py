@@ -106,8 +106,9 @@ def tree(**options):
         tree(positions="rotary", norm="rmsnorm", activation="silu", gated=True, kv_heads=2, tied=False),
         tree(positions="alibi", bias=False),
         tree(placement="post", positions="relative"),
+        tree(altup=2, positions="rotary"),
     ],
-    ids=["gpt2", "llama", "alibi", "post-norm, relative"],
+    ids=["gpt2", "llama", "alibi", "post-norm, relative", "alternating updates"],
 )
 def test_any_tree_can_be_an_ensemble(corpus, shape):
     brief = trainings(changed(BRIEF, evaluate_every=0))
