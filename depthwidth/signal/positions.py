@@ -314,9 +314,9 @@ class Alike(Positions):
         return values
 
     def of_any_pair(self, values: Array) -> Array:
-        """Values at pairs (2, n) of different and of equal tokens, averaged over both."""
+        """Values at pairs (..., 2, n) of different and of equal tokens, averaged over both."""
         match = 0.0 if self.match is None else self.match
-        return (1 - match) * values[0] + match * values[1]
+        return (1 - match) * values[..., 0, :] + match * values[..., 1, :]
 
     def mean(self, values: Array) -> Any:
         """The values themselves; of one block a number."""
