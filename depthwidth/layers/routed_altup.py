@@ -8,6 +8,7 @@ from ..checks import check_whole
 from ..errors import InputError, shown
 from ..formulas.altup import predict_flops
 from ..values import cached_property, frozen
+from .altup import MOST_STREAMS
 from .base import Child, Run, component
 from .block import BlockLike, check_block
 from .layer_gate import LayerGate
@@ -32,7 +33,7 @@ class AltUpRouting:
     clip: float | None = 120.0
 
     def __post_init__(self) -> None:
-        check_whole("AltUpRouting", smallest=2, streams=self.streams)
+        check_whole("AltUpRouting", smallest=2, largest=MOST_STREAMS, streams=self.streams)
         check_whole("AltUpRouting", smallest=0, largest=self.streams - 1, active=self.active)
         if self.clip is not None and not 0 < self.clip < float("inf"):
             raise InputError(f"AltUpRouting: clip={shown(self.clip)} is not a positive number")

@@ -163,6 +163,7 @@ def test_parts_that_do_not_fit_are_refused(choices, sentence):
     ("make", "sentence"),
     [
         (lambda: AltUpRouting(1), "streams=1 is not a whole number from 2"),
+        (lambda: AltUpRouting(10**9), "streams=1000000000 is not a whole number from 2 to 1,024"),
         (lambda: AltUpRouting(3, active=3), "active=3 is not a whole number from 0 to 2"),
         (lambda: AltUpRouting(clip=0.0), "clip=0.0 is not a positive number"),
         (lambda: altup(4, 2, block=altup(4, 2)), "the block inside keeps 2 copies of the stream, not one"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....layers import AltUpRouting, LayerInputs
+from ....layers.altup import MOST_STREAMS
 from ...design import Design
 from ..family import Choices, Family, Part, every_block, per_block, without
 from ..fields import Fields, as_number
@@ -87,7 +88,7 @@ def _streams() -> Part:
     """AltUp, Laurel and per-layer embeddings."""
 
     def read(fields: Fields) -> Choices:
-        streams = fields.whole("altup_num_inputs", smallest=2)
+        streams = fields.whole("altup_num_inputs", 2, MOST_STREAMS)
         active, clip = fields.whole("altup_active_idx", 0, streams - 1), fields.positive_or_none("altup_coef_clip")
         return {
             "routed_altup": AltUpRouting(streams, active, clip),
