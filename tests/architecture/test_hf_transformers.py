@@ -47,12 +47,13 @@ def undrawn():
 
 def built(config, device="meta", **more):
     """The model that transformers builds, without memory for its weights."""
+    kind = getattr(transformers, config["architectures"][0])  # loads its code, which keeps torch's functions as they are now
     with warnings.catch_warnings(), torch.device(device), undrawn() if device == "meta" else contextlib.nullcontext():
         warnings.simplefilter("ignore")
         parsed = parse(config)
         for name, value in more.items():
             setattr(parsed, name, value)
-        return getattr(transformers, config["architectures"][0])(parsed)
+        return kind(parsed)
 
 
 def count(config):
@@ -359,3 +360,11 @@ def test_the_comparison_of_operations_can_fail():
     assert expected({**llama, "num_key_value_heads": 2}) != measured(llama)
     t5 = small("t5", "T5ForConditionalGeneration")
     assert read_config(t5).forward_flops(TOKENS, source=TOKENS, batch=BATCH) != measured(t5)
+
+
+def test_models_draw_weights_after_one_without_draws():
+    """The library keeps torch's functions when it is loaded, so that it is loaded outside of :func:`undrawn`."""
+    small_one = small("llama", "LlamaForCausalLM")
+    built(small_one)
+    first = next(built(small_one, "cpu").parameters())
+    assert 0.01 < first.std() < 0.03

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from depthwidth import Transformer
 from depthwidth.errors import InputError
+from depthwidth.layers import AltUpRouting, LayerInputs
 from verify.models.initialize import apply_init, parameter_groups
 from verify.models.model import build
 from verify.training.checkpoints import latest_checkpoint
@@ -99,6 +100,12 @@ def tree(**options):
     return Transformer(depth=2, width=32, heads=4, vocab=32, context=16, **options)
 
 
+GEMMA = {
+    "value_norm": True, "laurel": 3, "routed_altup": AltUpRouting(3), "layer_inputs": LayerInputs(30, 4),
+    "blocks": ({"sparsity": 0.5}, {"borrowed_keys": True}),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "shape",
     [
@@ -107,8 +114,9 @@ def tree(**options):
         tree(positions="alibi", bias=False),
         tree(placement="post", positions="relative"),
         tree(altup=2, positions="rotary"),
+        tree(positions="rotary", norm="rmsnorm", gated=True, bias=False, placement="sandwich", qk_norm="head", **GEMMA),
     ],
-    ids=["gpt2", "llama", "alibi", "post-norm, relative", "alternating updates"],
+    ids=["gpt2", "llama", "alibi", "post-norm, relative", "alternating updates", "copies of the stream"],
 )
 def test_any_tree_can_be_an_ensemble(corpus, shape):
     brief = trainings(changed(BRIEF, evaluate_every=0))
