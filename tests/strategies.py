@@ -23,7 +23,7 @@ from mixer_strategies import (
     state_space,
     state_space_heads,
 )
-from stream_strategies import SMALL_STREAMS, gemma3n
+from stream_strategies import SMALL_STREAMS, gemma3n, mllama
 from two_stacks import FURTHER_TWO_STACKS, PUBLISHED_TWO_STACKS, SMALL_TWO_STACKS
 
 # Published configurations, without fields that no count depends on, and the number of weights stated by the authors or on the
@@ -114,7 +114,8 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         llama("gemma2", "Gemma2ForCausalLM", 46, 4608, 32, 16, 36864, 256000, head_dim=128, query_pre_attn_scalar=144),
         27227128320,
     ),
-    # The defaults of the library's class; the number of weights is what it builds.
+    # The defaults of the library's classes; the numbers of weights are what they build.
+    "Llama-3.2-11B-Vision, text": ({"model_type": "mllama_text_model", "architectures": ["MllamaForCausalLM"]}, 9775192080),
     "gemma-3n-E4B": ({"model_type": "gemma3n_text", "architectures": ["Gemma3nForCausalLM"]}, 6835235568),
     "gemma-3-1b": (
         llama("gemma3_text", "Gemma3ForCausalLM", 26, 1152, 4, 1, 6912, 262144, head_dim=256, **GEMMA3), 999885952
@@ -605,6 +606,7 @@ FURTHER = {
     "gemma2": with_rope("layered", "query"),
     "gemma3_text": lambda config: st.tuples(layered(config), FURTHER_PARTS["query"](config)).map(joined),
     "gemma3n_text": gemma3n,
+    "mllama_text_model": mllama,
     "olmo": with_rope(),
     "olmo2": with_rope(),
     "stablelm": with_rope("fraction", "query_norms"),

@@ -1,4 +1,4 @@
-"""Configurations of models that keep several copies of the stream, for the shared tests of families."""
+"""Configurations of models with copies of the stream, or blocks that read images, for the shared tests of families."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ SMALL_STREAMS: dict[str, dict[str, Any]] = {
         "intermediate_size": 32, "num_kv_shared_layers": 1, "vocab_size_per_layer_input": 33, "hidden_size_per_layer_input": 6,
         "laurel_rank": 3, "altup_num_inputs": 3,
     },
+    "mllama_text_model": {"cross_attention_layers": [1]},
 }  # fmt: skip
 """By family the fields of a small model of two blocks or more."""
 
@@ -44,3 +45,10 @@ def gemma3n(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     types = st.none() | st.lists(_KINDS, min_size=depth, max_size=depth)
     parts = st.builds(sharing, types, st.integers(0, 3)), st.builds(copies, st.integers(2, 4), st.integers(0, 3))
     return st.tuples(st.fixed_dictionaries(fields), *parts).map(joined)
+
+
+def mllama(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Blocks that read images, some of them beyond the last one; the first reads the text."""
+    reading = st.sets(st.integers(1, 5)).map(sorted)
+    bases = st.sampled_from([{}, {"rope_theta": 10000.0}])
+    return st.tuples(st.fixed_dictionaries({"cross_attention_layers": reading}), bases).map(joined)

@@ -34,6 +34,7 @@ from ..layers import (
     LayerGate,
     LayerNorm,
     Linear,
+    MemoryBlock,
     MixtureOfExperts,
     Norm,
     PatchLogits,
@@ -197,14 +198,14 @@ class Builder:
 
     def block(self, heads: int, window: int | None = None, *, causal: bool, cross: bool = False) -> BlockLike:
         """One block."""
+        if self.design.memory_block:
+            return _memory_block(self, heads)
         made, design = self._plain_block(heads, window, causal=causal, cross=cross), self.design
         block = made if design.laurel is None else _beside_laurel(made, Laurel(design.width, design.laurel, self.stream_norm))
         if design.routed_altup is not None:
             return _routed(block, design, self.stream_norm)
-        if design.altup is None:
-            return block
         kind = AltUp if design.altup_form == "full" else RecycledAltUp
-        return kind(block, design.altup, design.altup_select)
+        return block if design.altup is None else kind(block, design.altup, design.altup_select)
 
     def _plain_block(self, heads: int, window: int | None, *, causal: bool, cross: bool) -> Block:
         """One block on one stream."""
@@ -356,6 +357,16 @@ def _strided(stack: Stack, stride: int) -> Stack:
     last = stack.depth - 1
     blocks = (block if index in (0, last) else SequenceAltUp(block, stride) for index, block in enumerate(stack.blocks()))
     return Stack.of(blocks, stack.norm, stack.position, stack.sharing, stack.contacts)
+
+
+def _memory_block(builder: Builder, heads: int) -> BlockLike:
+    """A block that reads features of images as wide as the stream, with norms of each head's query and key."""
+    normed = Builder(replace(builder.design, qk_norm="head"))
+    feed_forward = builder.feed_forward()
+    if feed_forward is None:
+        raise InputError("Transformer: memory_block needs a feed-forward part")
+    attention = normed.attention(heads, causal=False, cross=True)
+    return MemoryBlock(builder.residual(attention), builder.residual(feed_forward))
 
 
 def _beside_laurel(block: Block, laurel: Laurel) -> BlockLike:

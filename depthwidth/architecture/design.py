@@ -39,7 +39,7 @@ FEED_FORWARD_CHOICES = (
     "activation", "gated", "experts", "top_k", "shared_ffn", "shared_gate", "renormalized", "choice_bias",
     "sparsity",
 )  # fmt: skip
-BLOCK_CHOICES = ("ffn", "mixer", *ATTENTION_CHOICES, *FEED_FORWARD_CHOICES)
+BLOCK_CHOICES = ("ffn", "mixer", "memory_block", *ATTENTION_CHOICES, *FEED_FORWARD_CHOICES)
 """The choices that may differ between blocks, besides `heads` and `window`, which are sequences then."""
 PROJECTIONS = ("first", "last", "always")
 ENCODER_CHOICES = (
@@ -73,6 +73,7 @@ class Design:
     attention_gate : the output of attention is gated (:class:`~depthwidth.layers.GatedAttention`).
     channel_mixer : a component in place of the feed-forward part.
     vocab, context : number of tokens in the vocabulary, and of positions; without effect for images.
+    spare_tokens : rows of the token table beyond `vocab`, whose tokens the head does not score.
     kind : ``decoder`` (causal), ``encoder`` (bidirectional) or ``encoder-decoder``.
     encoder_depth : blocks of the encoder of an encoder-decoder model; `depth` by default.
     encoder : choices of the encoder of an encoder-decoder model, over those of the decoder: names of :data:`ENCODER_CHOICES`.
@@ -111,6 +112,7 @@ class Design:
     laurel : rank of the learned augmented residual beside attention (:class:`~depthwidth.layers.LaurelBlock`); None for none.
     routed_altup : sizes of AltUp with coefficients from a router (:class:`~depthwidth.layers.RoutedAltUp`); None for none.
     layer_inputs : sizes of per-layer embeddings (:class:`~depthwidth.layers.LayeredStem`); None for none.
+    memory_block : a block of gated cross-attention to features of images (:class:`~depthwidth.layers.MemoryBlock`).
     blocks : choices of single blocks, one mapping for each, over those of the whole design: names of :data:`BLOCK_CHOICES`
         (dense blocks among mixtures, blocks without positions).
     shared_groups, group_blocks : blocks that share weights (ALBERT): as many groups of blocks, each of `group_blocks`, share
@@ -158,6 +160,7 @@ class Design:
     mixer: str | Mixer = "attention"
     channel_mixer: Proportional | None = None
     vocab: int = 50257
+    spare_tokens: int = 0
     context: int = 2048
     kind: Kind = "decoder"
     encoder_depth: int | None = None
@@ -207,6 +210,7 @@ class Design:
     laurel: int | None = None
     routed_altup: AltUpRouting | None = None
     layer_inputs: LayerInputs | None = None
+    memory_block: bool = False
     blocks: Sequence[Mapping[str, Any]] | None = None
     shared_groups: int | None = None
     group_blocks: int = 1
@@ -269,8 +273,6 @@ class Design:
             check_choice("Transformer", MIXERS, mixer=self.mixer)
         check_choice("Transformer", ("first", "patches"), pooler_reads=self.pooler_reads)
         check_choice("Transformer", SOURCES, source=self.source)
-        check_choice("Transformer", ALTUP_FORMS, altup_form=self.altup_form)
-        check_choice("Transformer", SELECTIONS, altup_select=self.altup_select)
         _check_updates(self)
         if isinstance(self.positions, str):
             check_positions("Transformer", self.positions)
@@ -308,10 +310,21 @@ def _check_differences(design: Design) -> None:
     for name in {name for block in design.blocks or () for name in block}:
         if name not in BLOCK_CHOICES:
             raise InputError(f"Transformer: blocks cannot differ in {shown(name)}{nearest(str(name), BLOCK_CHOICES)}")
+    _check_memory(design)
     for name in design.encoder or ():
         if name not in ENCODER_CHOICES:
             known = nearest(str(name), ENCODER_CHOICES)
             raise InputError(f"Transformer: an encoder cannot differ from its decoder in {shown(name)}{known}")
+
+
+def _check_memory(design: Design) -> None:
+    """Refuse spare rows of a table that is the output matrix too, and blocks that read images in a model of two stacks."""
+    check_whole("Transformer", smallest=0, spare_tokens=design.spare_tokens)
+    if design.spare_tokens and design.tied and design.head in ("lm", "masked-lm"):
+        raise InputError("Transformer: spare_tokens are rows without an output, which tied=True gives them")
+    reads = design.memory_block or any(own.get("memory_block") for own in design.blocks or ())
+    if reads and design.kind != "decoder":
+        raise InputError("Transformer: memory_block is one of a decoder alone; two stacks have cross-attention anyway")
 
 
 def _check_shared_norm(design: Design) -> None:
@@ -334,6 +347,8 @@ def _check_routed_updates(design: Design) -> None:
 
 def _check_updates(design: Design) -> None:
     """Refuse alternating updates that do not fit the model."""
+    check_choice("Transformer", ALTUP_FORMS, altup_form=design.altup_form)
+    check_choice("Transformer", SELECTIONS, altup_select=design.altup_select)
     _check_routed_updates(design)
     if design.altup is not None:
         check_whole("Transformer", smallest=2, largest=MOST_STREAMS, altup=design.altup)

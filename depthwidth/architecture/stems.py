@@ -53,7 +53,7 @@ def stem_of(design: Design, norm_over: Callable[[int], Norm]) -> Stem:
     if design.layer_inputs is not None:
         kind = partial(LayeredStem, inputs=design.layer_inputs, depth=design.depth, eps=design.norm_eps)
     return kind(
-        tokens=Embedding(design.vocab, features),
+        tokens=Embedding(design.vocab + design.spare_tokens, features),
         positions=position_of(design.positions, "stem", replace(design, width=added)),
         segments=Embedding(design.segments, added) if design.segments else None,
         norm=norm_over(added) if design.embedding_norm else None,

@@ -161,7 +161,9 @@ class Transformer(LengthCounts):
         """The fields of a design that belong to no component."""
         encoder_depth = self.encoder.depth if self.encoder is not None and self.decoder is not None else None
         sizes = {"kind": self.kind, "depth": self.depth, "width": self.width, "encoder_depth": encoder_depth}
-        return sizes | {"context": self.context} | ({"head": "none"} if self.head is None else {})
+        scored = self.vocab
+        spare = {"vocab": scored, "spare_tokens": self.stem.vocab - scored} if scored < self.stem.vocab else {}
+        return sizes | spare | {"context": self.context} | ({"head": "none"} if self.head is None else {})
 
     def run_of(self, child: str, run: Run) -> Run:
         """The sizes of a part's pass: an encoder reads the source, a decoder the target."""
@@ -267,8 +269,9 @@ class Transformer(LengthCounts):
 
     @property
     def vocab(self) -> int:
-        """Number of tokens; 0 for images."""
-        return self.stem.vocab
+        """Number of tokens, without those that the head does not score; 0 for images."""
+        head = self.language_head
+        return self.stem.vocab if head is None else min(self.stem.vocab, head.unembedding.vocab)
 
 
 def _check_block_inputs(stem: Stem, stack: Stack, name: str) -> None:

@@ -106,7 +106,7 @@ def deepscale(
     tokens = int(finite_number(name, "context", context or tree.context))
     embedding_dropout = tree.stem.dropout if dropout is None else dropout
     scales, recursions = {}, {}
-    memory = 0.0
+    memory: float | None = None
     for stack_name, stack in tree.stacks.items():
         count = branch_counts(tree)[stack_name]
         if k > count**alpha:
@@ -275,7 +275,7 @@ def _follow_depth(
     stack: Stack,
     scales: tuple[float, float],
     start: float,
-    memory: float,
+    memory: float | None,
     dropout: float | None,
     tokens: int,
     exact: bool,
@@ -290,11 +290,12 @@ def _follow_depth(
     for block in stack.blocks():
         added = 0.0
         block_input = r
-        for name, residual in block.branches:
+        passed_over = memory is None and block.reads_memory  # without anything to attend to, as in a text without images
+        for name, residual in () if passed_over else block.branches:
             rate = residual.dropout if dropout is None else dropout
             attention, feed_forward = residual.branch.as_attention, residual.branch.as_feed_forward
             if attention is not None:
-                correlation = memory if attention.cross else (block_input if block.parallel else r)
+                correlation = (memory or 0.0) if attention.cross else (block_input if block.parallel else r)
                 kind = (attention.causal, attention.window, attention.cross, attention.dropout)
                 if kind not in spreads:
                     spreads[kind] = _attention_spread(attention, tokens, dropout) if exact else _released_spread

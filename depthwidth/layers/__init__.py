@@ -29,6 +29,7 @@ from .layered_stem import LayeredStem, LayerInputs
 from .linear import Linear
 from .mamba import Mamba
 from .mamba2 import Mamba2
+from .memory_block import MemoryBlock
 from .mixer import Mixer, Proportional
 from .norms import LayerNorm, Norm, RMSNorm
 from .parallel_mixer import ParallelMixer
@@ -137,6 +138,7 @@ __all__ = [
     "Linear",
     "Mamba",
     "Mamba2",
+    "MemoryBlock",
     "Mixer",
     "MixtureLike",
     "MixtureOfExperts",

@@ -354,6 +354,8 @@ def check_attention_alone(tree: Transformer) -> None:
             f"heads: the blocks of this model keep {tree.stack.streams} copies of the stream, of which heads read one"
         )
     for block in (repeat.block for repeat in tree.stack.repeats):
+        if block.reads_memory and tree.encoder is None:
+            raise InputError("heads: some blocks of this model attend to images, not to the text")
         mixers = [type(residual.branch).__name__ for name, residual in block.branches if name == "mixer"]
         if mixers or block.as_attention is None:
             inside = ", ".join(mixers or [type(residual.branch).__name__ for _, residual in block.branches])

@@ -28,6 +28,7 @@ TEXT_PARTS = {
     "kimi_k25": "deepseek_v3",
     "lfm2_vl": "lfm2",
     "llama4": "llama4_text",
+    "mllama": "mllama_text_model",
     "paligemma": "gemma",
     "qwen2_5_vl": "qwen2_5_vl_text",
     "qwen2_vl": "qwen2_vl_text",

@@ -551,6 +551,9 @@ def test_every_family_is_measured_and_cut_or_refused_in_a_sentence(family, tmp_p
     if "mixer" in Transformer.from_config(path).stack.branches:
         assert "softmax attention" in refused(lambda: measure_heads(path))
         return
+    if any(repeat.block.reads_memory for repeat in Transformer.from_config(path).stack.repeats):
+        assert "attend to images" in refused(lambda: measure_heads(path))
+        return
     if Transformer.from_config(path).stack.streams > 1:
         assert "copies of the stream" in refused(lambda: measure_heads(path))
         return

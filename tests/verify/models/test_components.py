@@ -105,6 +105,9 @@ EXAMPLES = {
     "stem with vectors for blocks": layers.LayeredStem(
         layers.Embedding(11, WIDTH), scale=2.0, inputs=layers.LayerInputs(9, 4), depth=3
     ),
+    "block that reads images": layers.MemoryBlock(
+        layers.Residual(ATTENTION.replace(causal=False, memory_width=WIDTH), norm_in=layers.RMSNorm(WIDTH)), BLOCK.feed_forward
+    ),
     "equal copies of the stream": layers.Streams(3),
     "copies by matrices": layers.ProjectedStreams(3, WIDTH),
     "routed AltUp": layers.RoutedAltUp(LAUREL, layers.RMSNorm(WIDTH), layers.AltUpRouting(3, 1), GATE),
@@ -232,6 +235,7 @@ INPUTS = {
     layers.LatentAttention: lambda part: part(STREAM, Pass()),
     layers.TreeAttention: lambda part: part(STREAM, Pass()),
     layers.BorrowedAttention: lambda part: part(STREAM, Pass(kept={("keys and values", 3): KEPT})),
+    layers.MemoryBlock: lambda part: part(STREAM, Pass(STREAM[:, :SOURCE])),
     layers.LaurelBlock: lambda part: part(STREAM, Pass()),
     layers.LayerGate: lambda part: part(STREAM, GIFTS[:, :, 0]),
     layers.LayeredStem: lambda part: part.block_inputs(TOKENS, part(TOKENS)),

@@ -52,6 +52,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "mamba": ("mamba", "falcon_mamba", "mamba2"),
     "marian": ("marian", "pegasus"),
     "minicpm": ("minicpm3",),
+    "mllama": ("mllama_text_model",),
     "modernbert": ("modernbert",),
     "mpnet": ("mpnet",),
     "mpt": ("mpt",),
