@@ -1,6 +1,6 @@
 """Replace the predictions beside kept measurements by those of today's formulas.
 
-    python tests/predictions.py                       # both files of moments; measured values stay as they are
+    python tests/predictions.py                       # all files of moments; measured values stay as they are
     python tests/predictions.py transformers-init
 
 A formula that was corrected predicts something else for settings that were measured before. The measured numbers, their
@@ -19,10 +19,13 @@ from verify.jobs import find_job
 from verify.rows import Row, rows_from_csv, rows_to_csv
 
 MEASURED = Path(__file__).parents[1] / "data" / "measured"
-FILES = {"moments": "moments.csv", "transformers-init": "transformers_init.csv"}
+FILES = {
+    "moments": "moments.csv", "transformers-init": "transformers_init.csv", "attention-entropy": "attention_entropy.csv",
+}  # fmt: skip
 LABELS = {
     "moments": ("activation", "depth", "dropout", "mask", "placement", "scheme", "width"),
     "transformers-init": ("depth", "family", "width", "window"),
+    "attention-entropy": ("layers", "length", "model", "width"),
 }
 COMPUTED = ("relative_error", "z")
 """Labels that follow from a prediction."""

@@ -11,6 +11,7 @@ from depthwidth.cli import cli
 from depthwidth.errors import InputError
 from depthwidth.evidence import all_evidence, evidence
 from depthwidth.formula import find_formula
+from depthwidth.formulas._composites import find_composite
 
 HEADER = "job,run,site,quantity,predicted,value,stderr,seed,labels,device,date\n"
 
@@ -97,7 +98,7 @@ def test_broken_files_are_told_in_a_sentence(small, file, old, new, message):
 def test_every_line_of_the_kept_evidence_names_a_formula_and_rows():
     found = all_evidence()
     for name, items in found.items():
-        assert find_formula(name).name == name
+        assert (find_composite(name) or find_formula(name)).name == name
         assert all(item.settings > 0 and item.worst_at and item.date for item in items)
 
 

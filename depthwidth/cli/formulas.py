@@ -75,8 +75,9 @@ def formulas_show(name: str, form: str | None) -> None:
 
     whole = find_composite(name)
     if whole is not None:
-        about = whole.card() | {"documentation": whole.documentation}
-        emit(form, about, about["arguments"], lambda: _print_composite(about))
+        errors = evidence(whole.name)
+        about = whole.card() | {"documentation": whole.documentation, "evidence": [item.to_dict() for item in errors]}
+        emit(form, about, about["arguments"], lambda: _print_composite(about, errors))
         return
     found = find_formula(name)
     measured = evidence(found.name)
@@ -138,19 +139,44 @@ def _evaluate_composite(whole: Composite, values: dict[str, Any], form: str | No
     if not all(map(_finite, numbers.values())):
         raise InputError(f"{whole.name} leaves the range of floating-point numbers at these arguments")
     rows: list[Row] = [{"name": name, "value": value} for name, value in numbers.items()]
-    print_page = lambda: print_facts({name.replace("_", " "): f"{value:.6g}" for name, value in numbers.items()})  # noqa: E731
-    emit(form, {"name": whole.name, "value": numbers, "kind": whole.kind, "combines": list(whole.combines)}, rows, print_page)
+    claims = whole.accuracies()
+
+    def print_page() -> None:
+        accuracy = {claim["number"]: _accuracy(claim) for claim in claims}
+        cells = ((name.replace("_", " "), f"{value:.6g}", accuracy.get(name, "")) for name, value in numbers.items())
+        print_table(("number", "value", "accuracy"), cells, words=("number", "accuracy"))
+        say(*_claims(claims))
+
+    whole_card = {"name": whole.name, "value": numbers, "kind": whole.kind, "combines": list(whole.combines)}
+    emit(form, whole_card | {"accuracies": claims}, rows, print_page)
 
 
-def _print_composite(card: dict[str, Any]) -> None:
-    """Print a function that evaluates several formulas: its arguments, and the formulas."""
+def _accuracy(claim: dict[str, Any]) -> str:
+    """The accuracy of one number, in words."""
+    error = claim["accuracy"]
+    return "exact" if error == "exact" else "" if error is None else f"{100 * error:.3g} %"
+
+
+def _claims(claims: list[dict[str, Any]]) -> list[str]:
+    """What each formula claims, a line each."""
+    found = {name: claim for one in claims for name, claim in one["claims"].items()}
+    return [f"{name}: {claim}" for name, claim in found.items()]
+
+
+def _print_composite(card: dict[str, Any], measured: tuple[Evidence, ...]) -> None:
+    """Print a function that evaluates several formulas: its arguments, its accuracy, its errors, and the formulas."""
     say(f"  {card['summary']}", "", heading=card["name"])
-    print_facts({"kind": f"{card['kind']}; that and the accuracy of each number are its formula's", "source": card["source"]})
+    print_facts({"kind": card["kind"], "source": card["source"]})
     print_table(
         ("argument", "default", "meaning"),
         ((a["name"], "" if a["default"] is None else str(a["default"]), a["meaning"]) for a in card["arguments"]),
         words=("meaning",),
     )
+    claims = card["accuracies"]
+    cells = ((claim["number"].replace("_", " "), _accuracy(claim)) for claim in claims)
+    print_table(("number", "accuracy"), cells, words=("number", "accuracy"))
+    say(*_claims(claims), "")
+    _print_evidence(measured)
     say(f"It evaluates {', '.join(card['combines'])}.")
 
 

@@ -10,6 +10,7 @@ from inspect import cleandoc
 from typing import Any
 
 from ..errors import InputError, nearest, shown
+from ..formula import find_formula
 from ..values import frozen
 
 
@@ -19,8 +20,8 @@ class Composite:
 
     name: str
     """``topic.function``."""
-    combines: tuple[str, ...]
-    """The formulas that it evaluates, by name; its kind and its accuracy are theirs."""
+    numbers: tuple[tuple[str, tuple[str, ...]], ...]
+    """The numbers of its result, each with the formulas by whose sum it is given; all parts of a sum have one sign."""
     flags: tuple[str, ...] = ()
     """Arguments that are true or false."""
     left_out: tuple[str, ...] = ()
@@ -28,6 +29,26 @@ class Composite:
     source: str = "derived for this package"
     kind: str = "approximation"
     status: str = "derived"
+
+    @property
+    def combines(self) -> tuple[str, ...]:
+        """The formulas that it evaluates, by name."""
+        return tuple(dict.fromkeys(formula for _, formulas in self.numbers for formula in formulas))
+
+    def accuracies(self) -> list[dict[str, Any]]:
+        """What is claimed of each number: the largest relative error of its formulas, and the claim of each.
+
+        A sum of numbers of one sign is at most as far off as the worst of them.
+        """
+        found = []
+        for number, names in self.numbers:
+            formulas = [find_formula(name) for name in names]
+            claimed = [f for f in formulas if f.accuracy is not None]
+            exact = "exact" if all(f.kind == "exact" for f in formulas) else None
+            error = max((f.accuracy for f in claimed if f.accuracy is not None), default=None)
+            claims = {f.name: f.claim for f in claimed}
+            found.append({"number": number, "accuracy": error if claimed else exact, "claims": claims})
+        return found
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -73,6 +94,7 @@ class Composite:
             "validity": "",
             "order": None,
             "accuracy": None,
+            "accuracies": self.accuracies(),
             "measure": "relative",
             "within": {},
             "given": "",
@@ -118,10 +140,22 @@ class Composite:
 COMPOSITES = (
     Composite(
         "attention.attention_moments",
-        combines=(
-            "attention.output_second_moment", "attention.output_covariance", "attention.value_gradient_second_moment",
-            "attention.query_gradient_second_moment", "attention.key_gradient_second_moment",
-            "attention.value_gradient_covariance", "attention.query_gradient_covariance", "attention.key_gradient_covariance",
+        numbers=(
+            ("second_moment", ("attention.output_second_moment",)),
+            ("covariance", ("attention.output_covariance",)),
+            ("value_gradient", ("attention.value_gradient_second_moment",)),
+            ("query_gradient", ("attention.query_gradient_second_moment",)),
+            ("key_gradient", ("attention.key_gradient_second_moment",)),
+            (
+                "gradient",
+                (
+                    "attention.value_gradient_second_moment", "attention.query_gradient_second_moment",
+                    "attention.key_gradient_second_moment",
+                ),
+            ),
+            ("value_gradient_covariance", ("attention.value_gradient_covariance",)),
+            ("query_gradient_covariance", ("attention.query_gradient_covariance",)),
+            ("key_gradient_covariance", ("attention.key_gradient_second_moment", "attention.key_gradient_covariance")),
         ),
         flags=("causal", "equal_norms"),
         left_out=("overlap",),

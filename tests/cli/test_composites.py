@@ -44,6 +44,26 @@ def test_a_layer_s_moments_are_listed_shown_and_evaluated(invoke):
     assert "gradient" not in across
 
 
+def test_each_number_has_the_accuracy_of_its_worst_formula_and_the_layer_its_measured_errors(invoke):
+    def claimed(name):
+        return find_formula(f"attention.{name}").accuracy
+
+    card = json.loads(invoke("formulas", "show", "attention_moments", "--json").output)
+    stated = {one["number"]: one["accuracy"] for one in card["accuracies"]}
+    assert stated["second_moment"] == claimed("output_second_moment") > 0
+    assert stated["gradient"] == max(claimed(f"{path}_gradient_second_moment") for path in ("query", "key"))
+    assert stated["value_gradient"] == "exact"
+    page, value = (invoke("formulas", *command).output for command in (
+        ("show", "attention_moments"), ("eval", "attention_moments", *LAYER)))  # fmt: skip
+    for text in (page, value):
+        assert f"{100 * stated['covariance']:.3g} %" in text
+        assert find_formula("attention.output_covariance").claim in text
+    official = next(one for one in card["evidence"] if one["what"] == "attention official gradient_variance")
+    assert official["settings"] > 20_000
+    assert 0 < official["median_error"] < 0.001  # that of the published formulas is 2 %
+    assert "Evidence" in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

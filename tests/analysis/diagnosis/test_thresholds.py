@@ -16,6 +16,7 @@ from depthwidth.architecture.number_formats import number_format
 from depthwidth.initialization import recipe
 from depthwidth.initialization.recipes import ResidualScale
 from depthwidth.layers import Attention, FeedForward
+from depthwidth.layers.activations import activation as find_activation
 from depthwidth.numerics.softmax import overlap
 from depthwidth.signal import Signal, Site, Trace
 
@@ -127,6 +128,24 @@ def test_the_spread_of_the_gradient_between_draws(factor, severity):
     scale = brentq(excess, 0.05, 1.5, rtol=1e-4)
     expected = (pytest.approx(math.log(factor), rel=2e-3), severity)
     assert judged("gradient_spread", tree, with_residuals(plain, branch=scale)) == expected
+
+
+@pytest.mark.parametrize(("activation", "gated", "slope_kurtosis", "even"), [
+    ("relu", False, 2.0, 1.0), ("identity", False, 1.0, 1.0), ("gelu", False, None, 1.0), ("relu", True, 4.0, 0.5),
+    ("silu", True, None, None),
+])  # fmt: skip
+def test_the_slope_of_a_feed_forward_part_is_that_of_its_own_activation(activation, gated, slope_kurtosis, even):
+    """mu_2 = 1 + e + kappa_s / m; by draws where it is no rational number."""
+    m = 4
+    moment, _, _ = _matrix_moments(FeedForward(64, 64 * m, activation=activation, gated=gated))
+    if slope_kurtosis is None or even is None:
+        f = find_activation(activation)
+        u, v = np.random.default_rng(3).standard_normal((2, 2_000_000))
+        gate, linear = ((f.derivative(u) * v) ** 2, f(u) ** 2) if gated else (f.derivative(u) ** 2, np.zeros(1))
+        j = gate + linear
+        slope_kurtosis = float((j**2).mean() / j.mean() ** 2)
+        even = float((gate.mean() ** 2 + linear.mean() ** 2) / j.mean() ** 2)
+    assert moment == pytest.approx(1 + even + slope_kurtosis / m, rel=0.003)
 
 
 @one_quick_in(
