@@ -480,6 +480,73 @@ def gated_common_kurtosis(
     return (other_kurtosis * slopes * common + other_common * kurtosis) / (1 + slopes)
 
 
+Kernel = Annotated[
+    Any, Domain(1, closed_low=True, integer=True, symbol="n", unit="tokens", typical=(2, 8)), "taps of the convolution"
+]
+_CONVOLUTION = "moments of products of independent Gaussians"
+_TAPS = "Gaussian taps and tokens without correlation"
+
+
+@formula(kind="exact", source=_CONVOLUTION, status="derived", symbol="kappa_4", domain=_TAPS)
+def convolution_kurtosis(kernel: Kernel) -> Any:
+    r"""Kurtosis E h^4 / (E h^2)^2 of a feature h = c y, y = sum w_j b_j v_j, of a gated convolution.
+
+    .. math:: 3 \left(3 + \frac{24}{n}\right)
+
+    Derivation: docs/derivations/convolution.md, (V5).
+
+    Returns
+    -------
+    kappa_4
+
+    Examples
+    --------
+    >>> convolution_kurtosis(3)
+    33.0
+    """
+    return 9 + 72 / kernel
+
+
+@formula(kind="exact", source=_CONVOLUTION, status="derived", symbol="kappa_c", domain=_TAPS)
+def convolution_common_kurtosis(kernel: Kernel) -> Any:
+    r"""Ratio E h^2 j / (E h^2 E j) of such a feature h and the square j of its derivative by c and all b_j, v_j.
+
+    .. math:: 3 + \frac{24}{n}
+
+    Derivation: docs/derivations/convolution.md, (V5).
+
+    Returns
+    -------
+    kappa_c
+
+    Examples
+    --------
+    >>> convolution_common_kurtosis(3)
+    11.0
+    """
+    return 3 + 24 / kernel
+
+
+@formula(kind="exact", source=_CONVOLUTION, status="derived", symbol="kappa_s", domain=_TAPS)
+def convolution_slope_kurtosis(kernel: Kernel) -> Any:
+    r"""Ratio E j^2 / (E j)^2 of the square j of the derivative of such a feature by c and all b_j, v_j.
+
+    .. math:: \frac{1}{9} \left(19 + \frac{116}{n}\right)
+
+    Derivation: docs/derivations/convolution.md, (V5).
+
+    Returns
+    -------
+    kappa_s
+
+    Examples
+    --------
+    >>> convolution_slope_kurtosis(1)
+    15.0
+    """
+    return (19 + 116 / kernel) / 9
+
+
 Slopes = Annotated[
     Any, Domain(0, symbol="s", typical=(0.5, 2)), "variance of the gate's input times E f'^2 / E f^2: the gate's share"
 ]

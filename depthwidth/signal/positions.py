@@ -186,6 +186,29 @@ class Positions:
         kinds = () if self.match is None else (2,)
         return np.full(self.count, float(second_moment)), np.full((*kinds, self.count, self.count), float(covariance))
 
+    def moved(self, second_moment: Array, covariance: Array, steps: int) -> tuple[Array, Array]:
+        """The moments at the nodes of a signal whose tokens have moved by `steps` positions, to later ones if it is positive.
+
+        Positions that no token reaches have zeros. Nodes other than the first few stand for many positions: a move to earlier
+        ones leaves them the share of tokens that remain. Pairs of distances keep theirs. With equal and different tokens apart
+        both kinds of pairs have the mean of both, since the tokens before two equal ones are as any two.
+        """
+        if not steps:
+            return second_moment, covariance
+        length = self.length
+        left = max(0, length - abs(steps))
+        pairs = left * (left - 1) / max(1, length * (length - 1))
+        if self.alike or not isinstance(covariance, np.ndarray) or covariance.ndim == 1:
+            return second_moment * (left / length), covariance * pairs
+        at = self.nodes - steps
+        if steps > 0 or self.dense:
+            rows = np.where(((at >= 1) & (at <= length))[:, None], self.weights[np.clip(at, 1, length) - 1], 0.0)
+            shares = 1.0, 1.0
+        else:
+            rows, shares = self.weights[np.clip(at, 1, length) - 1], (left / length, pairs)
+        mixed = rows @ self.of_any_pair(covariance) @ rows.T
+        return shares[0] * (rows @ second_moment), shares[1] * (mixed if self.match is None else np.stack([mixed, mixed]))
+
     def at_every(self, second_moment: Array, covariance: Array) -> tuple[Array, Array]:
         """Moments q (L,) and c (L, L) at all positions, with q on the diagonal of c."""
         q = self.weights @ np.asarray(second_moment)

@@ -1,7 +1,9 @@
 """Mixers: counts of each component by hand, widths, what a block holds, and what is refused."""
 
 import json
+import math
 
+import numpy as np
 import pytest
 
 from depthwidth import Transformer, describe, propagate, recipe
@@ -22,6 +24,7 @@ from depthwidth.layers import (
     ShortConvolution,
     TimeMix,
 )
+from depthwidth.signal.positions import Positions
 
 SIZE = {"depth": 3, "vocab": 50, "context": 16, "norm": "rmsnorm", "bias": False, "positions": "none"}
 MIXERS = {
@@ -160,3 +163,93 @@ def test_plans_like_a_tree_of_mixers(invoke, tmp_path):
     result = invoke("plan", "1e9", "--like", path, "--json")
     assert result.status == 0, result.error
     assert abs(json.loads(result.output)["budget_miss"]) < 0.05
+
+
+CONVOLUTIONAL = {"norm": "rmsnorm", "activation": "relu", "bias": False, "positions": "none", "context": 16, "vocab": 50}
+
+
+def convolutional(width, **choices):
+    tree = Transformer(depth=1, width=width, heads=2, mixer=ShortConvolution(width, 3), **CONVOLUTIONAL | choices)
+    return tree, recipe(tree, "xavier")
+
+
+def test_moments_of_a_short_convolution_by_hand():
+    """Tokens of one second moment and of correlation 0.4 at infinite width; the first tokens have fewer taps."""
+    tree, made = convolutional(64)
+    frame = propagate(tree, made, variance=1.0, correlation=0.4, finite_width=False).set_index(["site", "direction"])
+    role, length, taps, r = "decoder.block.mixer", 16, 3, 0.4
+    size = {name: 64 * made.tensor(f"{role}.{name}.weight").std ** 2 for name in ("input_gate", "output_gate", "read", "write")}
+    whole = math.prod(size.values()) * made.tensor(f"{role}.convolution.weight").std ** 2
+    seen = np.minimum(np.arange(1, length + 1), taps)
+    pairs = np.minimum.outer(seen, seen)
+    both = (pairs.sum() - seen.sum()) / (length * (length - 1))
+    found = frame.loc["decoder.block.0.mixer.write", "forward"]
+    assert found.second_moment == pytest.approx(whole * seen.mean(), rel=1e-3)  # between nodes
+    # Pairs near the beginning are interpolated between nodes.
+    assert found.covariance == pytest.approx(whole * r**3 * both, rel=0.01)
+    # Three paths, each with the whole gain, to the tokens that the taps reach.
+    into = frame.loc["decoder.block.0.mixer.write", "gradient"].second_moment
+    out = frame.loc["decoder.block.0.mixer.norm_in", "gradient"].second_moment
+    assert out == pytest.approx(3 * into * whole * seen.mean(), rel=1e-3)
+
+
+def test_moved_tokens():
+    """Every position a node: an exact move. Few: the mean over positions is kept, and nothing stands before the start."""
+    second, pairs = np.arange(1.0, 6.0), np.add.outer(np.arange(1.0, 6.0), np.arange(1.0, 6.0))
+    every = Positions.every(5)
+    q, c = every.moved(second, pairs, 2)
+    assert q.tolist() == [0, 0, 1, 2, 3]
+    assert c[2:, 2:].tolist() == pairs[:3, :3].tolist()
+    assert not c[:2].any()
+    q, _ = every.moved(second, pairs, -2)
+    assert q.tolist() == [3, 4, 5, 0, 0]
+    few = Positions.smooth(64)
+    ones = few.uniform(1.0, 0.5)
+    for steps in (1, -2):
+        q, c = few.moved(*ones, steps)
+        left = 64 - abs(steps)
+        assert few.mean(q) == pytest.approx(left / 64, rel=1e-3)
+        assert few.pair_mean(c) == pytest.approx(0.5 * left * (left - 1) / (64 * 63), rel=2e-3)
+    assert few.moved(*ones, 0)[0] is ones[0]
+
+
+@pytest.mark.slow
+def test_a_stack_of_short_convolutions_against_draws(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from torch.nn import functional
+
+    tree, made = convolutional(64, ffn=0)
+    role, length, width, draws, r = "decoder.block.mixer", 16, 64, 3000, 0.4
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    def weight(name, *shape):
+        return drawn(draws // 10, *shape) * made.tensor(f"{role}.{name}.weight").std
+
+    def moments(y):
+        square = y.square().sum((1, 2))
+        pairs = (y.sum(1).square().sum(1) - square) / (length * (length - 1) * width)
+        return torch.stack([square / (length * width), pairs])
+
+    parts = []
+    for _ in range(10):
+        x = math.sqrt(r) * drawn(draws // 10, 1, width) + math.sqrt(1 - r) * drawn(draws // 10, length, width)
+        normed = x / (x.square().mean(-1, keepdim=True)).sqrt()
+        gate, late, read = (normed @ weight(name, width, width) for name in ("input_gate", "output_gate", "read"))
+        taps = weight("convolution", 3, 1, width)
+        mixed = sum(taps[:, j] * functional.pad(gate * read, (0, 0, j, 0))[:, :length] for j in range(3))
+        parts.append(moments(x + (late * mixed) @ weight("write", width, width)))
+    found = torch.cat(parts, 1).double()
+    mean, errors = found.mean(1), found.std(1) / math.sqrt(draws)
+
+    def predicted():
+        frame = propagate(tree, made, variance=1.0, correlation=r).set_index(["site", "direction"])
+        row = frame.loc["decoder.block.0", "forward"]
+        return torch.tensor([row.second_moment, row.covariance], dtype=torch.float64)
+
+    assert (abs(predicted() - mean) < 4 * errors + 0.003 * mean).all()
+    with monkeypatch.context() as patch:  # taps that reach before the first token
+        patch.setattr(Positions, "moved", lambda self, second, pairs, steps: (second, pairs))
+        assert predicted()[0] > mean[0] + 4 * errors[0]
