@@ -175,7 +175,7 @@ def convolutional(width, **choices):
 
 def test_moments_of_a_short_convolution_by_hand():
     """Tokens of one second moment and of correlation 0.4 at infinite width; the first tokens have fewer taps."""
-    tree, made = convolutional(64)
+    tree, made = convolutional(64, final_norm=False, ffn=0)
     frame = propagate(tree, made, variance=1.0, correlation=0.4, finite_width=False).set_index(["site", "direction"])
     role, length, taps, r = "decoder.block.mixer", 16, 3, 0.4
     size = {name: 64 * made.tensor(f"{role}.{name}.weight").std ** 2 for name in ("input_gate", "output_gate", "read", "write")}
