@@ -335,6 +335,8 @@ def _columns(
     In cross-attention r is the correlation of the queries' tokens, `source` that of the tokens attended to. `equal` is True if
     all tokens have one size; None means without corrections for finite width.
     """
+    import math
+
     import numpy as np
 
     from ..formulas.attention import attention_moments
@@ -347,7 +349,7 @@ def _columns(
         "signal": 1.0,
         "correlation": r,
         "length": length,
-        "width": attention.memory_width or attention.width,
+        "width": math.inf if equal is None else attention.memory_width or attention.width,
         "head_dim": None if equal is None else attention.head_dim,
         "score_gain": scores,
         "dropout": rate,

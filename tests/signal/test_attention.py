@@ -446,3 +446,27 @@ def test_texts_of_zipfs_law_against_drawn_scores(rng, causal):
     assert (abs(now - mean)[order] < 3 * error[order] + [0.02, 0.02, 0.05, 0.02] * mean[order]).all()
     assert abs(before - mean)[2] > 0.2 * mean[2]
     assert abs(before - mean)[0] > 0.05 * mean[0]
+
+
+def test_both_grains_are_one_at_infinite_width():
+    """Exchangeable tokens, whose layer is a table, and the same tokens position by position: no term of order 1/width is left."""
+    from depthwidth import Transformer, propagate
+
+    length, r = 12, 0.3
+    tree = Transformer(
+        1, 64, 2, vocab=100, context=length, kind="encoder", norm="rmsnorm", activation="relu", bias=False, positions="none"
+    )
+    gram = np.full((length, length), r) + (1 - r) * np.eye(length)
+    numbers = ["second_moment", "covariance"]
+    both = [
+        propagate(tree, "xavier", finite_width=False, **given).set_index(["site", "direction"])[numbers]
+        for given in ({"variance": 1.0, "correlation": r}, {"gram": gram})
+    ]
+    for site, direction in (("attention.mix", "forward"), ("attention.norm_in", "gradient")):
+        one, other = (frame.loc[f"encoder.block.0.{site}", direction].to_numpy(dtype=float) for frame in both)
+        assert one == pytest.approx(other, rel=1e-5)
+    # The same comparison tells corrections for the width apart.
+    narrow = propagate(tree, "xavier", variance=1.0, correlation=r).set_index(["site", "direction"])[numbers]
+    assert narrow.loc["encoder.block.0.attention.mix", "forward"].to_numpy(dtype=float) != pytest.approx(
+        both[0].loc["encoder.block.0.attention.mix", "forward"].to_numpy(dtype=float), rel=1e-3
+    )
