@@ -449,7 +449,7 @@ def test_texts_of_zipfs_law_against_drawn_scores(rng, causal):
 
 
 def test_both_grains_are_one_at_infinite_width():
-    """Exchangeable tokens, whose layer is a table, and the same tokens position by position: no term of order 1/width is left."""
+    """Exchangeable tokens, whose layer is a table, and the same position by position: no term of order 1/width is left."""
     from depthwidth import Transformer, propagate
 
     length, r = 12, 0.3
