@@ -198,15 +198,15 @@ class Branch(nn.Module):
         """The branch itself: features (batch, length, width) to features of the same shape."""
         raise NotImplementedError
 
-    def read(self, x: Tensor) -> Tensor:
+    def read_stream(self, x: Tensor) -> Tensor:
         """What the branch reads of the stream."""
         return x if self.norm_in is None else self.norm_in(x)
 
     def summand(self, x: Tensor, run: Pass) -> Tensor:
         """The summand of the stream: the branch with its norms, dropout and scale."""
-        return self.finish(self.branch(self.read(x), run))
+        return self.finish_branch(self.branch(self.read_stream(x), run))
 
-    def finish(self, y: Tensor) -> Tensor:
+    def finish_branch(self, y: Tensor) -> Tensor:
         """The summand of the stream, given the branch's output."""
         y = apply_dropout(y if self.norm_out is None else self.norm_out(y), self.rate, self.training)
         y = y if self.layer_scale is None else y * self.layer_scale

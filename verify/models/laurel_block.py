@@ -22,7 +22,7 @@ class LaurelBlock(nn.Module):
     def forward(self, x: Tensor, run: Pass) -> Tensor:
         """The stream (batch, length, width) after this block."""
         attention = self.attention
-        read = attention.read(x)
-        y = scale_by(x, attention.skip) + attention.finish(attention.branch(read, run))
+        read = attention.read_stream(x)
+        y = scale_by(x, attention.skip) + attention.finish_branch(attention.branch(read, run))
         y = SHARE * (y + self.laurel(read))
         return self.feed_forward(y if attention.norm_stream is None else attention.norm_stream(y), run)
