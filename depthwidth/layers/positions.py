@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ..checks import check_whole
 from ..errors import InputError, shown
+from ..numerics.distinct import distinct
 from ..signal import AnySignal, Number, Offset, Site, TokenSignal
 from .base import Layer, component
 from .rotary_scaling import RotaryScaling
@@ -415,7 +416,7 @@ def rotation_overlap(rotary: Rotary, head_dim: int, length: int, causal: bool, s
         return 1.0
     every = np.arange(1, length)
     # Beyond a few thousand positions a sample of the distances suffices.
-    distance = every if length <= 4096 else np.unique(np.geomspace(1, length - 1, 4096).astype(int))
+    distance = every if length <= 4096 else distinct(np.geomspace(1, length - 1, 4096).astype(int))
     kernel = np.interp(every, distance, rotary.rotation(head_dim, sequence or length)(distance))
     # In a row of n keys, n - t pairs have distance t.
     rows = np.arange(2, length + 1)

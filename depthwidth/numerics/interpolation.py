@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .distinct import distinct
+
 ALL = slice(None)
 """All functions of a table."""
 
@@ -151,7 +153,7 @@ def spline_values(x: Any, values: Any, at: Any) -> Any:
     coefficients = spline(x, values)
     interval = np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(x) - 2)
     found = np.empty((len(at), values.shape[1]))
-    for i in np.unique(interval):  # one small matrix product per interval
+    for i in distinct(interval):  # one small matrix product per interval
         inside = interval == i
         found[inside] = np.vander(at[inside] - x[i], 4) @ coefficients[:, i]
     return found
@@ -205,7 +207,7 @@ class TableFamily:
         total = 0.0
         for shift in (-1, 0, 1):
             weights = _weight(position - middle, shift)
-            for k in np.unique(middle):
+            for k in distinct(middle):
                 total = total + np.where(middle == k, weights, 0.0) * self._grid_table(int(k) + shift).of_array(x, functions)
         return total
 

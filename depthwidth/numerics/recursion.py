@@ -33,15 +33,15 @@ class _Gap(NamedTuple):
     """The same with the increment at the end of the gap among them, in the sums up to each step; shape (steps, known)"""
 
 
-@functools.lru_cache(maxsize=4)
-def _gaps(times: int) -> list[_Gap]:
+@functools.lru_cache(maxsize=8)
+def _gaps(times: int, reach: float = _REACH) -> list[_Gap]:
     import numpy as np
 
     logs = np.log(np.arange(times) + 0.5)
     evaluated, gaps = [0], list[_Gap]()
     while evaluated[-1] < times - 1:
         low = evaluated[-1]
-        high = min(times - 1, low + max(1, int(_REACH * low)))
+        high = min(times - 1, low + max(1, int(reach * low)))
         ahead = between = None
         if high - low > 1:
             at = logs[low:high]
@@ -82,11 +82,11 @@ class _Stretch(NamedTuple):
         return self.lower[:, settings] + np.einsum("sk,kms->ms", self.between[steps - 1], known)
 
 
-def _stretches(advance: Callable[[Array], Array], start: Array, times: int) -> Iterator[_Stretch]:
+def _stretches(advance: Callable[[Array], Array], start: Array, times: int, reach: float = _REACH) -> Iterator[_Stretch]:
     """Predict each evaluated state from the known increments, evaluate it, and correct it by the increment there."""
     import numpy as np
 
-    gaps = _gaps(times)
+    gaps = _gaps(times, reach)
     known = np.empty((len(gaps) + 1, *start.shape))
     lower, after = start, advance(start)
     known[0] = after - start
@@ -108,16 +108,17 @@ def _stretches(advance: Callable[[Array], Array], start: Array, times: int) -> I
         lower = upper
 
 
-def sampled_states(advance: Callable[[State], State], start: State, times: int) -> Array | None:
+def sampled_states(advance: Callable[[State], State], start: State, times: int, reach: float = _REACH) -> Array | None:
     """The states s_0 = `start` to s_(times - 1) of the recursion s_(l+1) = `advance`(s_l).
 
-    About 33 + 19 ln(times / 33) of them are evaluated.
+    About 33 + 19 ln(times / 33) of them are evaluated, or 17 + 10 ln(times / 17) with twice the reach.
 
     Parameters
     ----------
     advance : one step. Its increments are smooth in ln l.
     start : m numbers: a size, then others that are zero or compare with it.
     times : number of states.
+    reach : largest step relative to the number of steps before it.
 
     Returns
     -------
@@ -126,7 +127,7 @@ def sampled_states(advance: Callable[[State], State], start: State, times: int) 
     Notes
     -----
     The next evaluated state is predicted from the known increments, and corrected by the increment there. The relative error is
-    about 1e-9.
+    about 1e-9, and 1e-7 with twice the reach.
 
     Examples
     --------
@@ -140,7 +141,7 @@ def sampled_states(advance: Callable[[State], State], start: State, times: int) 
 
     states = np.empty((times, len(start)))
     states[0] = start
-    for stretch in _stretches(lambda state: np.array(advance(tuple(state.tolist()))), states[0], times):
+    for stretch in _stretches(lambda state: np.array(advance(tuple(state.tolist()))), states[0], times, reach):
         if not stretch.good:
             return None
         states[stretch.low + 1 : stretch.high + 1] = stretch.inside()

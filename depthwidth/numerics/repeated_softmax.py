@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .chebyshev import chebyshev_basis, chebyshev_coefficients, chebyshev_nodes
+from .distinct import distinct
 
 Array = Any
 Number = Any
@@ -185,7 +186,7 @@ def repetitions(pair: float, n: float, variance: Array, share: Array, head_dim: 
         return Repetition(*(weights @ part.reshape(sizes.size, -1) for part in each))
     domains = np.maximum(0, np.ceil(np.log2(np.maximum(variance, _FIRST_DOMAIN) / _FIRST_DOMAIN) - 1e-9)).astype(int)
     found = np.empty((3, variance.size))
-    for domain in np.unique(domains).tolist():
+    for domain in distinct(domains).tolist():
         at = domains == domain
         low, high, table = _table(pair, n, domain)
         over_x = chebyshev_basis(2 * (np.log1p(variance[at]) - low) / (high - low) - 1, table.shape[1])

@@ -31,6 +31,7 @@ from . import softmax_grid as quad
 from .bounds import LARGEST_VARIANCE
 from .bounds import LONGEST as LARGEST_LENGTH
 from .chebyshev import chebyshev_nodes
+from .distinct import distinct
 from .hermite import gauss_hermite
 from .softmax_grid import head_norms
 
@@ -174,7 +175,7 @@ def _row_averages(variance: Array, length: Array) -> Array:
     result = np.empty((len(Overlap._fields), variance.size))
     octave = np.ceil(np.log2(np.maximum(variance, 1e-3)))
     octave[variance == 0] = -np.inf
-    for value in np.unique(octave):
+    for value in distinct(octave):
         members = np.flatnonzero(octave == value)
         at_once = _ROWS_AT_ONCE if value <= 6 else _ROWS_AT_ONCE // 16
         for part in np.array_split(members, math.ceil(members.size / at_once)):
@@ -189,14 +190,15 @@ def _uniform_averages(n: Array) -> Array:
 
 
 def _octave_averages(variance: Array, n: Array) -> Array:
-    distinct, index = np.unique(variance, return_inverse=True)
-    sigma, widest = np.sqrt(distinct), math.sqrt(distinct[-1])
+    several = distinct(variance)
+    index = np.searchsorted(several, variance)
+    sigma, widest = np.sqrt(several), math.sqrt(several[-1])
     longest = math.log(n.max())
     low = quad.BELOW + quad.DEVIATIONS * widest + longest
     u = quad.STEP * np.arange(-math.ceil(low / quad.STEP), math.ceil((quad.ABOVE + quad.DEVIATIONS * widest) / quad.STEP))
     less, psi0, psi2, psi3, psi4 = quad.average_kernels(u, quad.STEP, sigma, (2, 3, 4), longest)
     log_psi0 = quad.log_psi(less, psi0)
-    if distinct.size == 1:  # one variance and many lengths: the sums are one matrix product
+    if several.size == 1:  # one variance and many lengths: the sums are one matrix product
         exponent = (n[:, None] - 1) * log_psi0
         powers = np.exp(np.maximum(exponent, quad.LEAST)) * quad.STEP
         weights = np.stack([psi2[0], psi3[0] / 2, psi4[0] / 6, psi2[0] ** 2 / 6 / psi0[0]], axis=1)
@@ -262,10 +264,10 @@ def pair_overlap(variance: Array, correlation: Array, length: Array, longer: Arr
         raise InputError("longer is below length")
     result = np.empty((len(PairOverlap._fields), variance.size))
     keys = np.stack([variance.ravel(), correlation.ravel()])
-    distinct, index = np.unique(keys, axis=1, return_inverse=True)
+    several, index = np.unique(keys, axis=1, return_inverse=True)
     index = index.ravel()
     lengths, longers = length.ravel(), longer.ravel()
-    for which, (s2, rho) in enumerate(distinct.T):
+    for which, (s2, rho) in enumerate(several.T):
         members = np.flatnonzero(index == which)
         result[:, members] = _pairs(float(s2), float(rho), lengths[members], longers[members])
     return _to_fields(PairOverlap, result, shape)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..numerics.distinct import distinct
 from ..numerics.repeated_softmax import Repetition, repetitions
 from ..numerics.softmax_responses import Growth, PairResponse, Responses, RowResponse, repelling_bases
 
@@ -149,7 +150,7 @@ def _scores(keys: Array, variance: Array, steep: Array, head_dims: Array, settin
 def _repetitions(variance: Array, shared: Array, head_dims: Array, setting: Setting) -> Repetition:
     """What repetitions receive in each block, whose heads differ in little but their kind."""
     found = np.empty((3, variance.size))
-    for head_dim in np.unique(head_dims):
+    for head_dim in distinct(head_dims):
         at = head_dims == head_dim
         found[:, at] = repetitions(setting.match, float(setting.length), variance[at], shared[at], int(head_dim) or None)
     return Repetition(*found)
@@ -174,8 +175,8 @@ def _tables(octave: int, length: int, head_dim: int | None) -> Responses:
 
 
 def _responses(variance: Array, correlation: Array, head_dims: Array, length: int) -> _Found:
-    """The responses at each block's variance, from tables up to a power of two above it."""
-    octaves = np.maximum(np.ceil(np.log2(np.maximum(variance, _TINY)) - _TINY), -10).astype(int)
+    """The responses at each block's variance, from tables up to a power of two above it, 1 or more: right to 2e-6 below."""
+    octaves = np.maximum(np.ceil(np.log2(np.maximum(variance, _TINY)) - _TINY), 0).astype(int)
     rows, pairs, growth = np.empty((len(RowResponse._fields), variance.size)), *np.empty((2, 3, *correlation.shape))
     far = np.zeros(correlation.shape, dtype=bool)
     for octave, head_dim in sorted(set(zip(octaves.tolist(), head_dims.tolist(), strict=True))):

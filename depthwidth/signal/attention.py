@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError
+from ..numerics.distinct import distinct
 from ..numerics.repeated_softmax import repetition
 from ..numerics.softmax_responses import Growth, PairResponse, Responses, RowResponse, repelling_bases
 from .positions import Positions, Windows, _interpolation, windows
@@ -181,8 +182,8 @@ class TokenAttention:
         return square, flat[..., self.split :] - np.diagonal(square, axis1=-2, axis2=-1)
 
     def tables(self, largest: float) -> _Tables:
-        """Integrals of the softmax for score variances up to `largest`, or a power of two above it."""
-        octave = max(-10, math.ceil(math.log2(max(largest, 1e-9)) - 1e-9))
+        """Integrals of the softmax for score variances up to 1, or a power of two from `largest` on: right to 2e-6 below 1."""
+        octave = max(0, math.ceil(math.log2(max(largest, 1e-9)) - 1e-9))
         tables = self._tables.get(octave)
         if tables is None:
             tables = self._tables[octave] = _Tables(2.0**octave, self.windows, self.head_dim, self.first, self.second)
@@ -230,7 +231,7 @@ class TokenAttention:
 def mean_over_pairs(values: Callable[[Array], Array], length: int) -> float:
     """Mean of a function of the distance over all pairs of positions; beyond a few thousand, from a sample of distances."""
     every = np.arange(1, length)
-    distance = every if length <= _DISTANCES else np.unique(np.geomspace(1, length - 1, _DISTANCES).astype(int))
+    distance = every if length <= _DISTANCES else distinct(np.geomspace(1, length - 1, _DISTANCES).astype(int))
     pairs = length - every
     return float(np.interp(every, distance, values(distance)) @ pairs / pairs.sum())
 
@@ -248,7 +249,7 @@ class _Tables:
     """:class:`~depthwidth.numerics.softmax_responses.Responses` for the rows of a mask."""
 
     def __init__(self, largest: float, mask: Windows, head_dim: int | None, first: Array, second: Array) -> None:
-        lengths = np.unique(mask.lengths.astype(int))
+        lengths = distinct(mask.lengths.astype(int))
         self.nodes = Positions.smooth(int(lengths[-1])).nodes if mask.dense else lengths
         self.responses = Responses(largest, tuple(int(n) for n in self.nodes), head_dim)
         self._first, self._second = first, second

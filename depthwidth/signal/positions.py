@@ -17,6 +17,7 @@ import numpy as np
 
 from ..checks import whole
 from ..errors import InputError
+from ..numerics.distinct import distinct
 from ..numerics.interpolation import lagrange_weights, spline, spline_values
 
 Array = Any
@@ -399,7 +400,7 @@ def _smooth(length: int, match: float | None = None) -> Positions:
         return _every(length)
     more = int(np.ceil(np.log(length / _FIRST) / np.log(_RATIO)))
     spaced = _FIRST * (length / _FIRST) ** (np.arange(1, more + 1) / more)
-    nodes = np.unique(np.concatenate([np.arange(1, _FIRST + 1), np.rint(spaced).astype(int)]))
+    nodes = distinct(np.concatenate([np.arange(1, _FIRST + 1), np.rint(spaced).astype(int)]))
     return Positions(nodes, _interpolation(nodes, np.arange(1, length + 1)), False, match=match)
 
 
