@@ -26,6 +26,7 @@ GROUPS = {
     "depthwidth.families": "a depthwidth.architecture.hf.Family",
     "depthwidth.jobs": "a verify.jobs.Job",
     "depthwidth.activations": "a depthwidth.layers.ActivationEntry",
+    "depthwidth.positions": "a depthwidth.layers.PositionEntry",
 }
 """The groups of entry points, and the object that each names."""
 

@@ -691,6 +691,8 @@ FURTHER = {
 
 # Random designs, with every option.
 
+POSITIONS = ["learned", "sinusoidal", "rotary", "alibi", "relative", "none", "diet-rel", "diet-abs", "tupe"]
+
 
 @st.composite
 def designs(draw: st.DrawFn, deepest: int = 40, **forced: Any) -> dict[str, Any]:
@@ -711,7 +713,9 @@ def designs(draw: st.DrawFn, deepest: int = 40, **forced: Any) -> dict[str, Any]
         "context": draw(st.integers(1, 50)),
         "parallel": parallel,
         "shared_norm": shared,
-        "positions": draw(st.sampled_from(["learned", "sinusoidal", "rotary", "alibi", "relative", "none"])),
+        "positions": draw(
+            st.sampled_from(["learned", "sinusoidal", "rotary", "alibi", "relative", "none", "diet-rel", "diet-abs", "tupe"])
+        ),
         "norm": draw(st.sampled_from(["layernorm", "rmsnorm"])),
         "placement": draw(st.sampled_from(["pre", "post", "sandwich", "output", *([] if shared else ["none"])])),
         "activation": draw(st.sampled_from(["relu", "gelu", "silu", "relu2"])),

@@ -28,6 +28,8 @@ tinylm = third_party:tinylm
 claim = third_party:JOB
 [depthwidth.activations]
 sharp = third_party:sharp
+[depthwidth.positions]
+parity = third_party:parity
 """
 METADATA = "Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: by hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -85,6 +87,11 @@ tree = tree.replace(encoder=replace(tree.encoder, repeats=(Repeat(block, 2),)))
 print(tree.parameters == sum(p.numel() for p in build(tree).parameters()))
 """
     assert run("-c", source).strip() == "True"
+
+
+@pytest.mark.slow
+def test_positions_are_planned_with(run):
+    assert "total parameters" in run("-m", "depthwidth", "plan", "10M", "--positions", "parity")
 
 
 @pytest.mark.slow

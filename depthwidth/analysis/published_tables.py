@@ -7,8 +7,8 @@ from typing import Any
 
 from ..coefficients import coefficient, reference, reference_tables
 from ..errors import InputError, nearest, shown
+from ..formulas import positions, shape_penalty
 from ..formulas import rules as laws
-from ..formulas import shape_penalty
 from ..formulas.scaling import kaplan_nonembedding_parameters
 from ..planning.caveats import penalty_error
 
@@ -95,9 +95,27 @@ def _real_model(row: Row) -> Row:
     }
 
 
+def _diet_parameters() -> list[Row]:
+    """Parameters of schemes of positions in BERT-Base as printed, beside the printed base with what each scheme adds."""
+    rows = [{column: _cell(text) for column, text in row.items()} for row in reference("diet2021_parameters")]
+    tokens, width, heads, head_dim, layers = 512, 768, 12, 64, 12
+    base = rows[0]
+    for row in rows:
+        tables = heads if row["shared"] == "layers" else heads * layers
+        added = {
+            "input": lambda: positions.input_position_parameters(tokens, width),
+            "shaw": lambda: positions.relative_vector_parameters(tokens - 1, head_dim, 4 * layers),
+            "diet-rel": lambda tables=tables: positions.relative_bias_parameters(tokens, tables),
+            "diet-abs": lambda row=row, tables=tables: positions.absolute_bias_parameters(tokens, row["rank"], tables),
+        }[row["positions"]]()
+        change = (added - positions.input_position_parameters(tokens, width)) / 1e6
+        row |= {f"{name}_computed": base[f"{name}_params_m"] + change for name in ("english", "multilingual")}
+    return rows
+
+
 _COMPUTED: dict[str, Callable[[Row], Row]] = {
     "levine2020-projections": _projection,
     "real-models": _real_model,
 }
-_WHOLE: dict[str, Callable[[], list[Row]]] = {"schemes": _schemes}
+_WHOLE: dict[str, Callable[[], list[Row]]] = {"schemes": _schemes, "diet2021-parameters": _diet_parameters}
 """Tables that are computed as a whole."""

@@ -63,15 +63,14 @@ class LengthCounts(Layer):
             raise InputError("a source length has no meaning for a model of one stack")
         tokens = self.context if context is None else context
         _check_length(self.stem, "context", tokens)
-        for stack in self.stacks.values():
-            longest = stack.longest
-            if fixed is None and longest is not None and not is_symbolic(tokens, longest) and tokens > longest:
-                raise InputError(f"this model has score biases for {longest} positions; context={tokens} is beyond them")
         check_whole("count", context=tokens, batch=conventions.get("batch", 1))
         memory = 0
         if self.kind == "encoder-decoder":
             memory = self._source_length(tokens, source)
             check_whole("count", source=memory)
+        for name, stack in self.stacks.items():
+            reads = "source" if name == "encoder" and memory else "context"
+            _check_biases(stack, reads, memory if reads == "source" else tokens)
         return Run(tokens=tokens, memory=memory, **conventions)
 
     def _source_length(self, tokens: int, source: int | None) -> int:
@@ -226,6 +225,12 @@ class LengthCounts(Layer):
             inner = layer.run_of(child.name, run)
             parts = copies * child.copies, trained * min(child.active, child.copies), active * child.active
             self._break_down(child.layer, path, parts, inner, rows)
+
+
+def _check_biases(stack: Stack, name: str, tokens: int) -> None:
+    longest = stack.longest
+    if longest is not None and not is_symbolic(tokens, longest) and tokens > longest:
+        raise InputError(f"this model has score biases for {longest} positions; {name}={tokens} is beyond them")
 
 
 def _check_length(stem: Stem, name: str, tokens: int) -> None:

@@ -58,7 +58,11 @@ class _Plan(Sections, NumberFirst):
 @option("--tied/--untied", default=None, help="Tie the output matrix to the token embedding or not.")
 @option("--bias/--no-bias", default=None, help="Linear layers with or without biases.")
 @option("--norm", metavar="NAME", help="Norm: layernorm or rmsnorm.")
-@option("--positions", metavar="NAME", help="Positions: learned, sinusoidal, rotary, alibi, relative or none.")
+@option(
+    "--positions",
+    metavar="NAME",
+    help="Positions: learned, rotary, alibi, relative, diet-rel, diet-abs, shaw, tupe, sinusoidal or none.",
+)
 @option("--experts", type=COUNT, help="Number of experts per feed-forward layer.")
 @option("--top-k", type=COUNT, help="Experts per token.")
 @option("--altup", type=COUNT, metavar="K", help="Compare alternating updates of K streams with dense models of equal cost.")

@@ -16,6 +16,7 @@ the tensor.
 from .activation_moment import activation_second_moment
 from .deepscale import deepscale_scales, embedding_correlation
 from .draft import Choice, Draft, Scheme, TensorRule, scheme
+from .position_rates import with_position_rate
 from .recipes import Mean, PerBlock, Recipe, ResidualScale, TensorInit, at_block
 from .registry import NoRecipeError, recipe, register_scheme, scheme_options, schemes
 from .shipped import shipped_options
@@ -50,4 +51,5 @@ __all__ = [
     "stacks",
     "stated_choice",
     "weights",
+    "with_position_rate",
 ]

@@ -68,11 +68,10 @@ class Attention(Branch):
     def __post_init__(self) -> None:
         dims = {"width": self.width, "heads": self.heads, "kv_heads": self.kv_heads}
         check_whole("Attention", **dims, head_dim=self.head_dim, value_dim=self.value_dim)
-        if self.window is not None:
-            check_whole("Attention", window=self.window)
-        if self.memory_width is not None:
-            check_whole("Attention", memory_width=self.memory_width)
+        given = {"window": self.window, "memory_width": self.memory_width}
+        check_whole("Attention", **{name: value for name, value in given.items() if value is not None})
         check_fraction("Attention", dropout=self.dropout)
+        _pair_dims(self)  # refuses positions of other sizes
         if not is_symbolic(self.heads, self.kv_heads) and self.heads % self.kv_heads:
             raise InputError(f"Attention: kv_heads={self.kv_heads} does not divide heads={self.heads}")
 

@@ -223,8 +223,6 @@ class TokenAttention:
                 raise InputError(f"a second moment of the {what} is negative or not a number")
         if not 0 <= score_gain < math.inf:
             raise InputError(f"score_gain={score_gain} is negative or not finite")
-        if bias is not None and self.queries.match is not None:
-            raise InputError("the moments of score biases that start away from zero are not known for repeated tokens apart")
         return _Layer(self, (q, c), keys, float(score_gain), normed, bias).output()
 
 
@@ -433,6 +431,10 @@ class _Layer:
         one = (1 - 1 / n) / n
         grown = np.exp(rows.ratio * self.s2)
         weights, responses = rows.P - 1 / n - one * (grown - 1), rows.T - one * grown * rows.slope
+        if isinstance(self.sums, _Repeated):
+            # Of the weight that a key takes from others, a part is from equal ones. Beside simulations of 50 words by Zipf's
+            # law and a bias of variance 2, variance and gradient are 7 and 11 % too high, without the bias 30 % too low.
+            weights, responses = (1 - self.sums.equal) * weights, (1 - self.sums.equal) * responses
         covariance += weights * apart
         response += responses * apart * apart
         self.extra = weights, responses * apart
@@ -712,6 +714,8 @@ class _Repeated(_Smooth):
     def __init__(self, mask: Windows, keys: Positions, match: float, head_dim: int | None) -> None:
         super().__init__(mask)
         self.keys, self.match, self.head_dim = keys, match, head_dim
+        self.equal = match
+        """The same by the weights of one row and one key"""
         self.share = match
         """Probability that two positions hold the same token, by the weights of two rows"""
 
@@ -736,6 +740,7 @@ class _Repeated(_Smooth):
         shared = min(1.0, apart / further)
         found = repetition(self.match, n, float(variance[row]) * shared, float(variance[row]) * (1 - shared), self.head_dim)
         self.share = self.match * found.other_row
+        self.equal = min(1.0, self.match * found.same_row)
         itself, equal = found.itself - 1, found.same_row / found.other_row - 1
         mean = (itself / n + self.share * equal) / max(1 - 1 / n - self.share, 1 / n)  # which centring takes off again
         itself, equal = (math.log1p(max(0.0, gain + mean)) / steep for gain in (itself, equal))

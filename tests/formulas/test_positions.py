@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers import agrees, check
 
+from depthwidth import table
 from depthwidth.errors import InputError
 from depthwidth.formulas import positions
 
@@ -122,6 +123,16 @@ def test_table_6():
     assert positions.segment_bias_parameters(2, LAYERS * HEADS) == 576
     # The control: a table for each layer alone (12 in all) is not the printed count of DIET-ABS.
     assert abs(110.1 + (positions.absolute_bias_parameters(N, 128, LAYERS) - N * WIDTH) / 1e6 - 128.6) > 1
+
+
+def test_the_table_prints_the_same_counts():
+    rows = {row["model"]: row for row in table("diet2021-parameters")}
+    assert len(rows) == 6
+    for model, row in rows.items():
+        for name in ("english", "multilingual"):
+            assert abs(row[f"{name}_computed"] - row[f"{name}_params_m"]) <= 0.1 + 1e-9
+        if model != "Devlin2018":
+            assert row["english_computed"] == pytest.approx(110.1 + added(model) / 1e6)
 
 
 def test_operations_and_bytes_of_the_sheet():

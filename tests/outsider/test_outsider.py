@@ -9,7 +9,18 @@ from helpers import one_quick_in
 from depthwidth import Transformer, describe, propagate, recipe
 from depthwidth.errors import InputError
 from depthwidth.initialization import schemes
-from depthwidth.layers import ACTIVATIONS, Block, FeedForward, LayerNorm, Repeat, Residual, Stack, register_activation
+from depthwidth.layers import (
+    ACTIVATIONS,
+    POSITION_ENTRIES,
+    Block,
+    FeedForward,
+    LayerNorm,
+    Repeat,
+    Residual,
+    Stack,
+    register_activation,
+    register_position,
+)
 
 torch = pytest.importorskip("torch")
 
@@ -22,13 +33,15 @@ WIDTH, TOKENS, VOCAB = 64, 16, 200
 
 
 @pytest.fixture(autouse=True)
-def activations():
-    """The registry as it was, after each test."""
-    before = dict(ACTIVATIONS)
+def registries():
+    """The registries as they were, after each test."""
+    before, positions = dict(ACTIVATIONS), dict(POSITION_ENTRIES)
     register_activation(third_party.sharp)
+    register_position(third_party.parity)
     yield
-    ACTIVATIONS.clear()
-    ACTIVATIONS.update(before)
+    for registry, entries in ((ACTIVATIONS, before), (POSITION_ENTRIES, positions)):
+        registry.clear()
+        registry.update(entries)
 
 
 def gated_mean(width=WIDTH, depth=2, **choices):
@@ -65,7 +78,12 @@ def sharp(width=WIDTH, depth=2, kind="encoder", **choices):
     return plain_tree(width, depth, kind, activation="sharp", **choices)
 
 
-TREES = [gated_mean, alternating, scale_norm, sharp]
+def parity(width=WIDTH, depth=2, kind="encoder", **choices):
+    """A transformer with positions of the user's."""
+    return plain_tree(width, depth, kind, positions="parity", **choices)
+
+
+TREES = [gated_mean, alternating, scale_norm, sharp, parity]
 
 
 def tokens(batch=2, seed=0):
@@ -248,7 +266,7 @@ def test_it_is_described(made):
     names = {row["component"] for row in data["components"]}
     assert data["parameters"] == tree.parameters
     expected = {"gated_mean": "Linear", "alternating": "Alternating", "scale_norm": "ScaleNorm", "sharp": "Linear"}
-    assert expected[made.__name__] in names
+    assert expected.get(made.__name__, "Parity") in names
     assert data["undiagnosed"] == ""
     assert data["diagnosis"]
 

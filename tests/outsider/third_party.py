@@ -1,4 +1,4 @@
-"""A user's own components, torch modules, activation, scheme, rule, family and job, written against the public API alone."""
+"""A user's own components, torch modules, positions, activation, scheme, rule, family and job, by the public API alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from depthwidth.initialization import Choice, Draft, scheme
 from depthwidth.layers import (
     IDENTITY,
     ONES,
+    ZEROS,
     ActivationEntry,
     Block,
     BlockLike,
@@ -19,12 +20,15 @@ from depthwidth.layers import (
     Child,
     Linear,
     Norm,
+    Position,
+    PositionEntry,
     Tensor,
     component,
 )
 from depthwidth.planning.rules import Rule
 from verify.jobs import Job
 from verify.models import base as models
+from verify.models import positions
 
 # ---- a residual branch: each token times the mean of all tokens ----
 
@@ -148,6 +152,40 @@ class ScaleNormModule(nn.Module):
 
     def forward(self, x):
         return self.multiplier * self.weight * x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+
+
+# ---- positions: a score bias for even and one for odd distances ----
+
+
+@component
+class Parity(Position):
+    """A trained score bias for each head and parity of the distance."""
+
+    heads: int
+    home = "attention"
+    adds_scores = True
+
+    def fitted(self, heads, width):
+        return replace(self, heads=heads)
+
+    def tensors(self):
+        return {"weight": Tensor((2, self.heads), "score_bias", start=ZEROS)}
+
+
+@models.builds(Parity)
+class ParityModule(positions.TableBias):
+    multiplier = 1.0
+
+    def __init__(self, layer):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(2, layer.heads))
+
+    def table(self, length):
+        place = torch.arange(length)
+        return self.multiplier * self.weight[(place[:, None] - place) % 2].permute(2, 0, 1)
+
+
+parity = PositionEntry("parity", lambda sizes: Parity(sizes.heads), "a score bias for even and one for odd distances")
 
 
 # ---- an activation, a scheme, a rule, a family, a job ----

@@ -192,11 +192,19 @@ def test_a_kept_bias_is_the_computed_one_until_a_weight_changes(position):
         assert not torch.equal(changed, first)
         model.train()
         assert torch.equal(model(TOKENS), changed)
-    # Kept, the bias costs no operations.
+    # Kept, the bias costs no operations, and the bytes that the tree says.
     whole = model.tree
     run = whole.run_of("encoder", whole.run(12))
     own = sum(node.active * node.layer.flops(run) for node in whole.walk() if node.layer == position)
     assert kept == whole.forward_flops(12, batch=3) - own
+    if whole.score_bias_bytes():  # those of T5 are not counted
+        model.eval()
+        with torch.no_grad():
+            model(TOKENS)
+        sizes = [part._kept[1].untyped_storage().nbytes() for part in homes]
+        assert sum(sizes) == whole.score_bias_bytes(12, batch=1 if position.segments == 0 else 3, dtype="fp32") / (
+            1 if position.segments == 0 else 3
+        )
 
 
 def test_segments_reach_every_block():
