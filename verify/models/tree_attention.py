@@ -94,20 +94,28 @@ def leaf_attention(
 ) -> Tensor:  # fmt: skip
     """TF-attention: softmax over the keys of the query's leaf, and its own key if `own_key`; (batch, heads, length, dim).
 
-    A query that sees no key has an output of zero. Hidden keys weigh at most as much as the largest visible one where a
-    decision is differentiated.
+    A query that sees no key has an output of zero. Where a decision is differentiated, a hidden key has the weight that it
+    would have in its own leaf: the derivative of a query's decision is the difference of the outputs of two leaves.
     """
-    same = memberships(q, planes, thresholds, sharpness)[-1] @ memberships(k, planes, thresholds, sharpness)[-1].mT
+    held = memberships(k, planes, thresholds, sharpness)[-1]
+    same = memberships(q, planes, thresholds, sharpness)[-1] @ held.mT
     if own_key:
         same = 1 - (1 - same) * (1 - torch.eye(q.shape[-2], dtype=q.dtype, device=q.device))
     scores = q @ k.mT * scale
     hidden = same.detach() < 0.5
-    largest = scores.detach().masked_fill(hidden, -torch.inf).amax(-1, keepdim=True)
-    largest = torch.where(largest.isfinite(), largest, torch.zeros_like(largest))
-    weights = same * (scores - largest).clamp(max=0.0).exp()
-    total = weights.sum(-1, keepdim=True)
-    weights = weights / torch.where(total > 0, total, torch.ones_like(total))
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1).nan_to_num(0.0)
+    if torch.is_grad_enabled():  # the weights stay as they are: the factors are 1 and 0
+        weights = torch.where(hidden, same * _weights_in_leaf(scores.detach(), held.detach()), weights * same)
+        total = weights.sum(-1, keepdim=True)
+        weights = weights / torch.where(total > 0.5, total, torch.ones_like(total))
     return apply_dropout(weights, dropout, True) @ v
+
+
+def _weights_in_leaf(scores: Tensor, held: Tensor) -> Tensor:
+    """The softmax weight of each key among those of its own leaf, for each query: (batch, heads, length, length)."""
+    raised = (scores - scores.amax(-1, keepdim=True)).exp()
+    total = raised @ held @ held.mT
+    return torch.where(total > 0, raised / total, torch.zeros_like(total))
 
 
 def path_attention(

@@ -130,6 +130,26 @@ def test_gradients_reach_the_tree_and_the_values(reads):
     assert (reached == 12) == (reads == "path")  # the root's mean holds every token
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_gradients_are_numbers_where_leaves_are_empty(own):
+    given = [x.requires_grad_() for x in drawn(length=6, height=4)]
+    y = trees.leaf_attention(*given, scale=0.5, own_key=own)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(y.square().sum(), given))
+
+
+def test_the_derivative_of_a_querys_decision_is_the_difference_of_two_leaves():
+    """Of a tree of one node and TF-attention, with as many keys on a side as there are."""
+    q, k, v, planes, thresholds = (x.double() for x in drawn(length=10, heads=1, batch=1, height=1))
+    q.requires_grad_()
+    y = trees.leaf_attention(q, k, v, planes, thresholds, scale=0.0, own_key=False)  # uniform within a leaf
+    found = torch.autograd.grad(y[0, 0, 3, 2], q)[0][0, 0, 3]
+    right = trees.leaves(k, planes, thresholds)[0, 0] == 1
+    apart = v[0, 0, right, 2].mean() - v[0, 0, ~right, 2].mean()
+    soft = torch.sigmoid((q[0, 0, 3] * planes[0, 0]).sum() + thresholds[0, 0])
+    assert torch.allclose(found, soft * (1 - soft) * apart * planes[0, 0])
+    assert 0 < right.sum() < 10
+
+
 def test_the_derivative_of_a_decision_is_the_sigmoids():
     """Of a tree of one node and TC-attention: moving a query from one mean to the other."""
     q, k, v, planes, thresholds = (x.double() for x in drawn(length=10, heads=1, batch=1, height=1))
