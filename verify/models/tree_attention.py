@@ -121,11 +121,19 @@ def _weights_in_leaf(scores: Tensor, held: Tensor) -> Tensor:
 def path_attention(
     q: Tensor, k: Tensor, v: Tensor, planes: Tensor, thresholds: Tensor, level_weights: Tensor, *, sharpness: float = 1.0
 ) -> Tensor:
-    """TC-attention: the mean values of the nodes on the query's path, weighted by level (heads, levels); an empty one is 0."""
+    """TC-attention: the mean values of the nodes on the query's path, weighted by level (heads, levels); an empty one is 0.
+
+    Where the decision of a key is differentiated, the key has the weight that it has in its own node, there and in the other.
+    """
     queries, keys = (memberships(x, planes, thresholds, sharpness) for x in (q, k))
     total = 0.0
     for level, (one, other) in enumerate(zip(queries, keys, strict=True)):
-        means = other.mT @ v / other.sum(-2)[..., None].clamp(min=1.0)
+        held = other.detach()
+        counts = held.sum(-2, keepdim=True).mT
+        means = held.mT @ v / counts.clamp(min=1.0)
+        if torch.is_grad_enabled():
+            moving = (other - held) / (held @ counts)  # zero, but for its derivative
+            means = means + moving.mT @ v.detach() - moving.sum(-2)[..., None] * means.detach()
         total = total + level_weights[:, level, None, None] * (one @ means)
     return total
 
