@@ -19,7 +19,7 @@ from .positions import BiasMoments
 if TYPE_CHECKING:
     from ..numerics.softmax import OverlapTable
 
-_SCORE_STEP = 0.1
+SCORE_STEP = 0.1
 """Step of the logarithm of the scores' variance between tables; the error of interpolation between them is 1e-4."""
 LARGEST_SCORES = 64.0
 """Largest variance of attention scores, in nats^2, that the softmax integrals cover; larger variances are set to it.
@@ -251,7 +251,7 @@ def _read_table(
     the queries' input, and a second matrix gives that of the source.
     """
     moving = query.correlation if attention.cross else source.correlation
-    equal = _equal_norms(source, trace)
+    equal = equal_norms(source, trace)
     if bias is not None and not isinstance(bias.variance, float | int):
         bias = _one_bias(bias)
     if equal is None or isinstance(equal, bool):
@@ -273,7 +273,7 @@ def _one_bias(bias: BiasMoments) -> BiasMoments:
     return bias._replace(variance=float(values.max()))
 
 
-def _equal_norms(source: Signal, trace: Trace) -> Any:
+def equal_norms(source: Signal, trace: Trace) -> Any:
     """True if all tokens have the same size in every draw, as after a norm; an array if blocks differ.
 
     None without corrections for finite width.
@@ -301,13 +301,13 @@ def _look_up(
     rate = attention.dropout if trace.dropout else 0.0
     fixed = source.correlation if attention.cross else 0.0
     settings = (attention, fixed, rate, equal, trace.length, trace.source_length, bias)
-    family = trace.family(settings, functools.partial(_exchangeable_table, *settings), _SCORE_STEP)
+    family = trace.family(settings, functools.partial(_exchangeable_table, *settings), SCORE_STEP)
     least = least_correlation.body(max(trace.length, 2))
 
     def repelling(moving: Number) -> Any:
         # Negative correlations are rare. They have tables of their own, so that the others keep all of their nodes.
         below = functools.partial(_exchangeable_table, *settings, lowest=least, highest=0.0)
-        return trace.family((*settings, least), below, _SCORE_STEP)(scores, moving)
+        return trace.family((*settings, least), below, SCORE_STEP)(scores, moving)
 
     if isinstance(moving, float):
         return family(scores, min(1.0, moving)) if moving >= 0 else repelling(max(least, moving))

@@ -169,10 +169,16 @@ class Stack(Layer):
 
     @property
     def tells_repetitions(self) -> bool:
-        """True if its blocks follow equal and different tokens apart: plain ones of attention and feed-forward parts."""
+        """True if its blocks follow equal and different tokens apart: plain ones of attention and feed-forward parts.
+
+        Trees send equal tokens to one leaf, for which averages over all pairs are known alone.
+        """
         blocks = [repeat.block for repeat in self.repeats]
         parts = [part.branch for block in blocks for _, part in block.branches]
-        known = (branch.as_attention or branch.as_feed_forward or branch.as_mixture for branch in parts)
+        known = (
+            not attention.routed if (attention := branch.as_attention) else branch.as_feed_forward or branch.as_mixture
+            for branch in parts
+        )
         return all(block.tells_repetitions for block in blocks) and all(known)
 
     def blocks(self) -> Iterator[BlockLike]:

@@ -9,11 +9,12 @@ from ..checks import check_choice, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..formulas.treeformer import all_nodes_flops, leaf_scores, path_attention_flops, routing_flops
-from ..signal import AnySignal, Pullback, Site
+from ..signal import AnySignal, Pullback, Site, TokenSignal, finite
 from ..values import frozen
 from .attention import Attention
 from .base import Run, component
 from .tensor import ZEROS, Constant, Tensor
+from .tree_moments import mix_tree
 
 HIGHEST = 30
 """Levels of a tree at most."""
@@ -164,13 +165,47 @@ class TreeAttention(Attention):
         return 0
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
-        """Those of full attention for TF-attention without levels; otherwise refused.
+        """The moments with hyperplanes drawn around the origin, on exchangeable tokens (docs/derivations/tree-attention.md).
+
+        The gradient includes that through the decisions, by the derivative of :mod:`verify.models.tree_attention`.
 
         Raises
         ------
         InputError
-            if the tree has levels, or reads means.
+            if positions rotate queries and keys, tokens differ by position, or a query does not see its own key.
         """
         if self.tree.softmax and not self.tree.height:
             return super().moments(x, site)
-        raise InputError(f"{site.role}: the moments of TreeAttention are not derived; only its counts are known")
+        self._check_moments(x, site)
+        trace = site.trace
+        query, _ = self.query.moments(x, site.at("query"))
+        key, _ = self.key.moments(x, site.at("key"))
+        value, _ = self.value.moments(x, site.at("value"))
+        query = self._apply_norm(self.query_norm, query, site, "query_norm")
+        key = self._apply_norm(self.key_norm, key, site, "key_norm")
+        gain = self.head_dim * (1 / self.head_dim if self.scale is None else self.scale**2)
+        raw = gain * query.second_moment * key.second_moment
+        if self.tree.softmax:
+            scores = site.at("scores")
+            scores.record(finite(x.of(raw, gain * query.first_second_moment * key.covariance), scores.role))
+        bias = site.at("value").variance("bias") if self.bias else 0.0
+        planes = site.variance("planes") if self.tree.height else 0.0
+        decisions = [planes * self.head_dim * one.second_moment for one in (query, key)]
+        mixed, pull = mix_tree(self, raw, x, decisions, value.second_moment - bias, trace)
+        mixed = site.at("mix").record(mixed.with_bias(bias))
+        pull_norm: Pullback = lambda g: g  # noqa: E731
+        if self.inner_norm is not None:
+            mixed, pull_norm = self.inner_norm.moments(mixed, site.at("inner_norm"))
+        y, pull_out = self.out.moments(mixed, site.at("out"))
+        pull_mixed = site.at("mix").record_gradient(pull)
+        return y, lambda g: pull_mixed(pull_norm(pull_out(g)))
+
+    def _check_moments(self, x: AnySignal, site: Site) -> None:
+        refused = f"{site.role}: the moments of tree attention are not derived"
+        if isinstance(x, TokenSignal):
+            raise InputError(f"{refused} position by position; leave out gram and arrays of token_match")
+        if self.position is not None:
+            raise InputError(f"{refused} where positions turn the queries and keys that the tree sends down")
+        if self.tree.softmax and not self.tree.own_key:
+            raise InputError(f"{refused} for queries that may see no key; use own_key=True")
+        self.tree.check_tokens(site.trace.length)
