@@ -78,8 +78,26 @@ def test_there_are_formulas_of_rules_separation_and_scaling():
     assert len({f.name for f in ALL}) == len(ALL)
 
 
+# Hundreds of formulas, each with many properties that take less time than a test by itself costs: a test checks several.
+
+
 @pytest.mark.parametrize("f", ALL, ids=by_name)
-def test_card_is_complete(f):
+def test_what_a_formula_declares(f):
+    """A complete card, a place in its topic, typical ranges, letters, and fitted defaults."""
+    card_is_complete(f)
+    topic = importlib.import_module(f"depthwidth.formulas.{f.topic}")
+    assert getattr(topic, f.__name__) is f
+    assert find_formula(f.__name__) is find_formula(f.name) is f
+    typical_range_lies_in_the_domain(f)
+    letters = [parameter.letter for parameter in f.parameters.values()]
+    assert len(set(letters)) == len(letters), "two arguments have one letter"
+    for parameter in f.parameters.values():
+        if isinstance(parameter.default, Fitted):
+            assert parameter.default.law in laws()
+            assert parameter.domain.contains(parameter.default.value)
+
+
+def card_is_complete(f):
     assert f.source
     assert f.kind in KINDS
     assert f.status in STATUSES
@@ -93,15 +111,7 @@ def test_card_is_complete(f):
     json.dumps(f.card())
 
 
-@pytest.mark.parametrize("f", ALL, ids=by_name)
-def test_a_topic_exports_its_formulas(f):
-    topic = importlib.import_module(f"depthwidth.formulas.{f.topic}")
-    assert getattr(topic, f.__name__) is f
-    assert find_formula(f.__name__) is find_formula(f.name) is f
-
-
-@pytest.mark.parametrize("f", ALL, ids=by_name)
-def test_typical_range_lies_in_the_domain(f):
+def typical_range_lies_in_the_domain(f):
     for parameter in f.parameters.values():
         low, high = parameter.domain.typical
         assert low < high
@@ -110,43 +120,28 @@ def test_typical_range_lies_in_the_domain(f):
             assert parameter.domain.contains(value), f"{f.name}: {parameter.name}={value} is typical but outside its domain"
 
 
-@pytest.mark.parametrize("f", ALL, ids=by_name)
-def test_arguments_have_letters_of_their_own(f):
-    letters = [parameter.letter for parameter in f.parameters.values()]
-    assert len(set(letters)) == len(letters)
-
-
-@pytest.mark.parametrize("f", ALL, ids=by_name)
-def test_fitted_defaults_exist_and_lie_in_their_domain(f):
-    for parameter in f.parameters.values():
-        if isinstance(parameter.default, Fitted):
-            assert parameter.default.law in laws()
-            assert parameter.domain.contains(parameter.default.value)
-
-
 @one_quick_in(4, "f", ALL, first=0, ids=by_name)
-def test_numbers_and_arrays_agree(f, rng):
+def test_numbers_arrays_multiple_precision_and_tensors_agree(f, rng):
     draws = [draw(f, rng) for _ in range(DRAWS)]
     one_by_one = [float(f(**values)) for values in draws]
-    together = f(**{name: np.array([values[name] for values in draws]) for name in f.parameters})
-    assert np.broadcast_to(together, DRAWS) == pytest.approx(one_by_one, rel=1e-9, abs=1e-12)
-
-
-@one_quick_in(4, "f", ALL, first=1, ids=by_name)
-def test_numbers_and_tensors_agree(f, rng):
+    columns = {name: np.array([values[name] for values in draws]) for name in f.parameters}
+    assert np.broadcast_to(f(**columns), DRAWS) == pytest.approx(one_by_one, rel=1e-9, abs=1e-12)
+    precise = f(**{name: mpmath.mpf(value) for name, value in draws[0].items()})
+    assert close(float(precise), one_by_one[0])
     torch = pytest.importorskip("torch")
-    draws = [draw(f, rng) for _ in range(DRAWS)]
-    one_by_one = [float(f(**values)) for values in draws]
-    columns = {name: torch.tensor([values[name] for values in draws], dtype=torch.float64) for name in f.parameters}
-    together = f(**columns)
-    assert torch.as_tensor(together).dtype == torch.float64
-    assert np.broadcast_to(together.numpy(), DRAWS) == pytest.approx(one_by_one, rel=1e-9, abs=1e-12)
+    tensor = f(**{name: torch.tensor(column, dtype=torch.float64) for name, column in columns.items()})
+    assert torch.as_tensor(tensor).dtype == torch.float64
+    assert np.broadcast_to(tensor.numpy(), DRAWS) == pytest.approx(one_by_one, rel=1e-9, abs=1e-12)
 
 
 @one_quick_in(4, "f", ALL, first=2, ids=by_name)
 def test_numbers_and_the_symbolic_form_agree(f, rng):
-    """Evaluated at 30 digits, so that the float path's own rounding shows."""
-    compiled = sympy.lambdify([p.symbol() for p in f.parameters.values()], symbolic(f), "mpmath")
+    """Evaluated at 30 digits, so that the float path's own rounding shows; the form is exact, and is typeset."""
+    form = symbolic(f)
+    for number in form.atoms(sympy.Float):  # a decimal that is no sum of powers of two is another number to every precision
+        assert sympy.Rational(number).q <= 1024, f"{f.name}: {number} is a rounded number"
+    latex_renders(f)
+    compiled = sympy.lambdify([p.symbol() for p in f.parameters.values()], form, "mpmath")
     for _ in range(DRAWS):
         values = draw(f, rng)
         with mpmath.workdps(30):
@@ -159,23 +154,7 @@ def test_numbers_and_the_symbolic_form_agree(f, rng):
         assert abs(found - exact) <= mpmath.mpf(10) ** -40 * max(1, abs(exact)), f"{f.name}: 50 digits were asked for"
 
 
-@one_quick_in(4, "f", ALL, first=3, ids=by_name)
-def test_the_symbolic_form_holds_no_rounded_number(f):
-    """A decimal that is no sum of powers of two is another number to every precision; written as a fraction it is not."""
-    for number in symbolic(f).atoms(sympy.Float):
-        assert sympy.Rational(number).q <= 1024, f"{f.name}: {number} is a rounded number"
-
-
-@one_quick_in(4, "f", ALL, first=0, ids=by_name)
-def test_numbers_and_mpmath_agree(f, rng):
-    values = draw(f, rng)
-    result = f(**{name: mpmath.mpf(value) for name, value in values.items()})
-    assert close(float(result), float(f(**values)))
-
-
-@one_quick_in(4, "f", ALL, first=1, ids=by_name)
-def test_latex_renders(f):
-    symbolic(f)
+def latex_renders(f):
     latex = f.latex()
     assert " = " in latex
     assert latex.count("{") == latex.count("}")
@@ -192,27 +171,26 @@ def test_a_letter_without_its_backslash_is_seen():
     assert not BARE_GREEK.search(r"\gamma' = d_{out} \gamma")
 
 
-@one_quick_in(4, "f", ALL, first=2, ids=by_name)
-@pytest.mark.parametrize("kind", [np.int32, np.uint8, "tensor"])
-def test_integers_do_not_overflow(f, kind, rng):
+@one_quick_in(4, "f", ALL, first=1, ids=by_name)
+def test_integers_do_not_overflow(f, rng):
     values = draw(f, rng)
     for name, value in values.items():
         whole = max(round(value), 1)
         values[name] = whole if value > 0.5 and f.parameters[name].domain.contains(whole) else value
-    if kind == "tensor":
-        torch = pytest.importorskip("torch")
-        given = {
-            name: torch.tensor([v], dtype=torch.int32 if isinstance(v, int) and v < 2**31 else torch.float64)
-            for name, v in values.items()
-        }
-    else:
-        small = {name for name, v in values.items() if isinstance(v, int) and v <= np.iinfo(kind).max}
-        given = {name: np.array([v], dtype=kind if name in small else float) for name, v in values.items()}
     try:
         expected = float(f(**{name: float(v) for name, v in values.items()}))
     except InputError:
         return  # the rounded values lie outside the formula's regime
-    assert np.asarray(f(**given), dtype=float) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    for kind in (np.int32, np.uint8):
+        small = {name for name, v in values.items() if isinstance(v, int) and v <= np.iinfo(kind).max}
+        given = {name: np.array([v], dtype=kind if name in small else float) for name, v in values.items()}
+        assert np.asarray(f(**given), dtype=float) == pytest.approx(expected, rel=1e-9, abs=1e-12), kind
+    torch = pytest.importorskip("torch")
+    tensors = {
+        name: torch.tensor([v], dtype=torch.int32 if isinstance(v, int) and v < 2**31 else torch.float64)
+        for name, v in values.items()
+    }
+    assert np.asarray(f(**tensors), dtype=float) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_wide_models_of_integer_arrays_are_counted():
@@ -268,30 +246,6 @@ def extreme(domain, rng):
     return inside[rng.integers(len(inside))] if inside else domain.typical[0]
 
 
-@one_quick_in(4, "f", ALL, first=0, ids=by_name)
-def test_extreme_numbers_give_a_number_or_a_sentence(f, rng):
-    right = draw(f, rng)
-    for _ in range(6):
-        values = {name: extreme(p.domain, rng) if rng.random() < 0.5 else right[name] for name, p in f.parameters.items()}
-        values = {name: round(v) if f.parameters[name].domain.integer else v for name, v in values.items()}
-        with np.errstate(all="ignore"):
-            try:
-                result = f(**values)
-            except InputError:
-                continue
-        assert result == result, f"{f.name} at {values}"
-
-
-@one_quick_in(4, "f", [f for f in ALL if len(f.parameters) > 1], ids=by_name)
-def test_shapes_that_do_not_broadcast_are_named(f, rng):
-    right = draw(f, rng)
-    first, second = list(f.parameters)[:2]
-    given = right | {first: np.array([right[first]] * 2), second: np.array([right[second]] * 3)}
-    with pytest.raises(InputError) as caught:
-        f(**given)
-    assert str(caught.value) == f"{f.name}: these shapes do not broadcast: {first} (2,), {second} (3,)"
-
-
 def outside(domain):
     """Values just outside an interval; a whole-number domain also refuses a half."""
     values = [math.nan]
@@ -304,9 +258,11 @@ def outside(domain):
     return values
 
 
-@one_quick_in(4, "f", ALL, first=1, ids=by_name)
-def test_a_value_outside_its_domain_is_named(f, rng):
+@one_quick_in(4, "f", ALL, first=2, ids=by_name)
+def test_numbers_at_and_beyond_the_ends_of_a_domain(f, rng):
+    """Extreme numbers give a number or a sentence; a value outside, and shapes that do not broadcast, are named."""
     right = draw(f, rng)
+    extreme_numbers_give_a_number_or_a_sentence(f, right, rng)
     for name, parameter in f.parameters.items():
         for wrong in outside(parameter.domain):
             with pytest.raises(InputError) as caught:
@@ -314,6 +270,24 @@ def test_a_value_outside_its_domain_is_named(f, rng):
             assert f"{f.name}: {name}={wrong} is outside {parameter.domain}" == str(caught.value)
             with np.errstate(invalid="ignore"), pytest.raises(InputError, match=f"{name}="):
                 f(**(right | {name: np.array([right[name], wrong])}))
+    if len(f.parameters) > 1:
+        first, second = list(f.parameters)[:2]
+        given = right | {first: np.array([right[first]] * 2), second: np.array([right[second]] * 3)}
+        with pytest.raises(InputError) as caught:
+            f(**given)
+        assert str(caught.value) == f"{f.name}: these shapes do not broadcast: {first} (2,), {second} (3,)"
+
+
+def extreme_numbers_give_a_number_or_a_sentence(f, right, rng):
+    for _ in range(6):
+        values = {name: extreme(p.domain, rng) if rng.random() < 0.5 else right[name] for name, p in f.parameters.items()}
+        values = {name: round(v) if f.parameters[name].domain.integer else v for name, v in values.items()}
+        with np.errstate(all="ignore"):
+            try:
+                result = f(**values)
+            except InputError:
+                continue
+        assert result == result, f"{f.name} at {values}"
 
 
 # ---- the decorator itself, on a formula of its own ----

@@ -29,7 +29,8 @@ FEWER = {"gpt_neo": {"attention_types": [[["global", "local"], 9]], "window_size
          **{key: {"encoder_layers": 3, "decoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 24}
             for key in (*TWO_STACKS, "whisper")},
          "helium": {"head_dim": 8}, **{key: {"image_size": 16, "patch_size": 4} for key in IMAGES},
-         "roberta": SHORT, "xlm-roberta": SHORT, "camembert": SHORT}  # fmt: skip
+         **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "esm", "mpnet"), SHORT)}  # fmt: skip
+FEWER["whisper"]["max_source_positions"] = 16
 LATENT = {"num_key_value_heads": 2, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4,
           "v_head_dim": 8}  # fmt: skip
 MIXED = {"n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 2, "intermediate_size": 32}
@@ -191,13 +192,14 @@ def test_branches_of_size_zero_in_a_sampled_stack(family, scheme, invoke, tmp_pa
     assert set(inside) == {0.0}
 
 
-def depth_of_cells(family):
+def depth_of_cells(family, scheme):
     """18 blocks if they differ, and in every third family of equal ones, among which sampling knows no difference; else 3.
 
-    The blocks of Apertus are alike too, and each integrates a function of two tokens numerically.
+    The blocks of Apertus are alike too, and each integrates a function of two tokens numerically. Branches of size zero in a
+    sampled stack have a test above.
     """
     stacks = Transformer.from_config(small(family)).stacks.values()
-    deep = any(len(stack.repeats) > 1 for stack in stacks) or list(FAMILIES).index(family) % 3 == 0
+    deep = any(len(stack.repeats) > 1 for stack in stacks) or (list(FAMILIES).index(family) % 3 == 0 and scheme != "rezero")
     return DEPTH if deep and family != "apertus" else SHALLOW
 
 
@@ -211,9 +213,9 @@ def schemes_of_cells(family):
 
 
 def test_every_scheme_meets_many_families_and_depths():
-    met = [(scheme, depth_of_cells(family)) for family in FAMILIES for scheme in schemes_of_cells(family)]
+    met = [(scheme, depth_of_cells(family, scheme)) for family in FAMILIES for scheme in schemes_of_cells(family)]
     assert all(met.count((scheme, depth)) >= 3 for scheme in SCHEMES for depth in (SHALLOW, DEPTH))
-    assert {depth_of_cells(family) for family in ("gemma2", "deepseek_v3", "jamba", "t5gemma")} == {DEPTH}
+    assert {depth_of_cells(family, "rezero") for family in ("gemma2", "deepseek_v3", "jamba", "t5gemma")} == {DEPTH}
     assert schemes_of_cells("llama") != schemes_of_cells("m2m_100")
 
 
@@ -221,13 +223,12 @@ def test_every_scheme_meets_many_families_and_depths():
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_a_small_model_of_every_family(family, invoke, tmp_path):
     """All commands, under some schemes."""
-    config = small(family, depth_of_cells(family))
     for scheme in schemes_of_cells(family):
-        answers(invoke, tmp_path, config, scheme)
+        answers(invoke, tmp_path, small(family, depth_of_cells(family, scheme)), scheme)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "scheme"), cells(24))
+@pytest.mark.parametrize(("family", "scheme"), cells(36))
 def test_published_depths(family, scheme, invoke, tmp_path):
     """A sample of the pairs at the deepest published size of the family: each costs a second or two."""
     path = tmp_path / "config.json"

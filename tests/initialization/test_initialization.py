@@ -311,20 +311,25 @@ SMALL = {"depth": 3, "width": 48, "heads": 6}
 ONE_OF_EACH = {config["model_type"]: config for config, _ in reversed(PUBLISHED.values()) if has_recipe(config)}
 
 
-@pytest.mark.parametrize("scheme", schemes())
 @one_quick_in(12, "family", ONE_OF_EACH)
-def test_every_tensor_has_one_row(family, scheme):
+def test_every_tensor_has_one_row(family):
+    """Under every scheme."""
     tree = read_config(ONE_OF_EACH[family])
-    if scheme == "deepscale" and "mixer" in tree.stack.branches:
-        with pytest.raises(InputError, match="follows attention and feed-forward parts along the depth, but mixer is a"):
-            recipe(tree, scheme)
-        return
-    found = recipe(tree, scheme)
+    every = {weight.role: weight for weight in weights(tree)}
+    count = len(list(parameters(tree)))
+    for scheme in schemes():
+        if scheme == "deepscale" and "mixer" in tree.stack.branches:
+            with pytest.raises(InputError, match="follows attention and feed-forward parts along the depth, but mixer is a"):
+                recipe(tree, scheme)
+            continue
+        every_tensor_has_one_row(tree, recipe(tree, scheme), every, count)
+
+
+def every_tensor_has_one_row(tree, found, every, count):
     rows = found.rows(tree)
     names = [row["parameter"] for row in rows]
-    assert len(names) == len(set(names)) == len(list(parameters(tree)))
+    assert len(names) == len(set(names)) == count
     assert sum(math.prod(row["shape"]) for row in rows) == tree.parameters
-    every = {weight.role: weight for weight in weights(tree)}
     for row in rows:
         weight = every[re.sub(r"\.block\.\d+", ".block", row["parameter"])]
         kind = weight.kind
@@ -335,7 +340,7 @@ def test_every_tensor_has_one_row(family, scheme):
         assert all(math.isfinite(number) for number in numbers)
         constant = kind in ("vector", "class_token") and isinstance(weight.tensor.start, Constant)  # xIELU, hidden patches
         drawn = kind not in ("gain", "bias", "score_bias", "layer_scale") and not constant
-        assert (row["std"] > 0) == drawn or (scheme, kind) == ("shipped", "score_bias")
+        assert (row["std"] > 0) == drawn or (found.scheme, kind) == ("shipped", "score_bias")
         assert row["multiplier"] > 0
         assert row["learning_rate"] > 0
         assert row["reason"]

@@ -199,10 +199,11 @@ def test_random_configurations_say_the_same(family, data):
         return
     ours = from_hf(theirs)
     assert sum(p.numel() for p in ours.parameters()) == ours.tree.parameters
+    found = difference(theirs, ours, config)
     # A norm over two or three features makes much of a rounding; where theirs in two precisions differs, none is right.
-    if family != "xglm":  # its code fails in double precision
+    if not found < CLOSE and family != "xglm":  # its code fails in double precision
         assume(difference(theirs, copy.deepcopy(theirs).double(), config) < CLOSE / 3)
-    assert difference(theirs, ours, config) < CLOSE
+    assert found < CLOSE
 
 
 @pytest.mark.parametrize(
