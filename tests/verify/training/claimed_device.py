@@ -20,7 +20,8 @@ from verify.training.corpus import Corpus, zipf_markov
 from verify.training.train import Training, measuring
 
 DEVICE = "claimed:0"
-SHAPE = {"depth": 2, "width": 32, "heads": 4, "vocab": 16, "context": 16}
+# One block, as another would be on the device of the first; and two micro-batches of unequal size.
+SHAPE = {"depth": 1, "width": 32, "heads": 4, "vocab": 16, "context": 16}
 TREES = {
     "learned": Transformer(**SHAPE, dropout=0.1),
     "rotary": Transformer(**SHAPE, positions="rotary", norm="rmsnorm", activation="silu", gated=True, kv_heads=2, bias=False),
@@ -101,7 +102,7 @@ def main(what, *names):
     corpus = zipf_markov(20_000, vocab=16, strength=2.0)
     models = {name: [build(TREES[name], seed=i) for i in range(3)] for name in names}
     training = Training(
-        steps=4, batch=8, context=16, micro_batch=3, warmup=2, evaluate_every=2,
+        steps=4, batch=4, context=16, micro_batch=3, warmup=2, evaluate_every=2,
         relative_clip=None if what == "ensemble" else 2.0,
     )  # fmt: skip
     claim()
