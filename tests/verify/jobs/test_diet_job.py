@@ -1,14 +1,19 @@
-"""The job on positions at its smallest size: its arms, tasks, trainings, and its verdict on made rows."""
+"""The job on positions at its smallest size: its arms, tasks, trainings, and its verdict on made and on committed rows."""
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from depthwidth import Transformer  # noqa: E402
+from depthwidth.coefficients import data_directory  # noqa: E402
 from verify.jobs import Context, find_job  # noqa: E402
 from verify.jobs.diet_positions import PROBED, RATES, SCHEMES, TASKS, arm, recipe_with_rate  # noqa: E402
 from verify.models.model import IGNORED  # noqa: E402
-from verify.rows import Row  # noqa: E402
+from verify.rows import Row, rows_from_csv  # noqa: E402
 
 
 def test_arms_have_equal_parameters():
@@ -90,3 +95,27 @@ def test_the_verdict():
     assert judge(rows()[:-6], ()).outcome == "undecided"
     assert judge([row for row in rows() if row.seed == 0], ()).outcome == "undecided"
     assert judge(rows(**{"bytes/none": float("inf")}), ()).summary == "a run diverged"
+
+
+def test_the_page_prints_the_committed_rows_and_their_verdict():
+    found = rows_from_csv((data_directory() / "measured" / "diet_positions.csv").read_bytes())
+    page = (Path(__file__).parents[3] / "docs" / "positions.md").read_text(encoding="utf-8")
+    verdict = find_job("diet-positions").judge(found, ())
+    assert f"the verdict is *{verdict.outcome}*" in page
+    losses = {}
+    for row in found:
+        losses.setdefault((row.labels["task"], row.labels["positions"], row.labels["rate"]), []).append(row.value)
+    assert all(len(values) == 3 for values in losses.values())
+    for (_, positions, _), values in losses.items():
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| `{positions}` |") and line.count("(0.") > 1]
+        assert f"{mean(values):.3f} ({stdev(values):.3f})" in line
+    gains = {line.what: line for line in verdict.comparisons}
+    for name in ("diet-rel", "diet-abs"):
+        assert gains[f"text: loss of {name} less that of input"].passes
+    # The control: positions at the input and DIET-REL exchanged.
+    other = {"input": "diet-rel", "diet-rel": "input"}
+    turned = [
+        replace(row, labels={**row.labels, "positions": other.get(row.labels["positions"], row.labels["positions"])})
+        for row in found
+    ]
+    assert not find_job("diet-positions").judge(turned, ()).comparisons[0].passes
