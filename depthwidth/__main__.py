@@ -10,14 +10,14 @@ import click
 
 from .cli import cli
 from .errors import InputError, printable, shown
+from .progress import doing
 
 
 def main() -> None:
     """Run the command line and exit."""
     _limit_threads(sys.argv[1:])
-    waiting = threading.Timer(2.0, _wait)
-    waiting.daemon = True
-    waiting.start()
+    done = threading.Event()
+    threading.Thread(target=_report, args=(done,), daemon=True).start()
     try:
         _check_words(sys.argv[1:])
         status = cli(prog_name="depthwidth", standalone_mode=False)
@@ -39,7 +39,7 @@ def main() -> None:
     except MemoryError:
         _fail("this takes more memory than there is", 3)
     finally:
-        waiting.cancel()
+        done.set()
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -65,10 +65,19 @@ def _check_words(arguments: list[str]) -> None:
             raise InputError(f"the argument {shown(word)} holds a null byte or half a character")
 
 
-def _wait() -> None:
-    """Say after some seconds that work goes on; jobs of ``verify`` tell of themselves."""
-    if sys.stderr.isatty() and "verify" not in sys.argv[1:2]:
-        print("Computing; Ctrl-C stops it.", file=sys.stderr)  # noqa: T201
+def _report(done: threading.Event, wait: float = 2.0) -> None:
+    """Say on a terminal that work goes on, and what is done, after `wait` seconds and then after twice as long each time.
+
+    Jobs of ``verify`` tell of themselves; with ``--json`` nothing is said.
+    """
+    if not sys.stderr.isatty() or "verify" in sys.argv[1:2] or "--json" in sys.argv:
+        return
+    passed = 0.0
+    while not done.wait(wait):
+        passed += wait
+        now = doing()
+        print(f"Computing for {passed:.0f} s{now and f', {now}'}; Ctrl-C stops it.", file=sys.stderr)  # noqa: T201
+        wait = passed
 
 
 def _silence() -> None:

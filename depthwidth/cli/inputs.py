@@ -51,7 +51,28 @@ def match_of(
     )
     if windows is None:
         return measured.value, sentence
+    _check_work(tree, length, 1 if mean else windows)
     return (found.match_matrix if mean else found.match_matrices)(length, windows), sentence
+
+
+LONGEST_WORK = 900.0
+"""Seconds of one processor that the moments of windows may take."""
+LARGEST_WORK = 8 * 2**30
+"""Bytes that they may take."""
+_SECONDS, _BYTES = 3.5e-9, 250
+"""Of a window and a block: times L^3, and times L^2. Measured with GPT-2's blocks and 512 and 1024 tokens."""
+
+
+def _check_work(tree: Any, length: int, windows: int) -> None:
+    """Refuse windows whose pairs of positions take too much, with a length that does not."""
+    depth = sum(stack.depth for stack in tree.stacks.values())
+    seconds, size = _SECONDS * depth * windows * length**3, _BYTES * depth * length**2
+    if seconds > LONGEST_WORK or size > LARGEST_WORK:
+        fewer = int(min((LONGEST_WORK / (_SECONDS * depth * windows)) ** (1 / 3), (LARGEST_WORK / (_BYTES * depth)) ** 0.5))
+        raise InputError(
+            f"--windows {windows} of {length:,} tokens, position by position through {depth} blocks, take about "
+            f"{seconds / 60:.2g} minutes and {size / 2**30:.2g} GiB; give --context {fewer} or less, or fewer windows"
+        )
 
 
 norms_option = option("--no-norms", is_flag=True, help="Leave out the norms of residual branches and the last one.")

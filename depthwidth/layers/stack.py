@@ -9,6 +9,7 @@ from typing import Any
 
 from ..checks import DEEPEST, check_whole
 from ..errors import InputError, shown
+from ..progress import during
 from ..signal import AnySignal, Pullback, Site
 from ..signal.residual import lean_on_norm
 from ..values import cached_property
@@ -262,11 +263,16 @@ class Stack(Layer):
             pulls.append(pull_copies)
         trace.score_bias = None if self.position is None else self.position.score_bias(site.at("position"))
         first, trace.end = 0, self._end(block_site.role)
-        for repeat in self.repeats:
-            trace.layer = first
-            x, pull_blocks = repeat.moments(x, block_site)
-            pulls.append(pull_blocks)
-            first += repeat.times
+
+        def at_block() -> str:
+            return f"{site.role} block {trace.layer + 1} of {self.depth}" if isinstance(trace.layer, int) else ""
+
+        with during(at_block):
+            for repeat in self.repeats:
+                trace.layer = first
+                x, pull_blocks = repeat.moments(x, block_site)
+                pulls.append(pull_blocks)
+                first += repeat.times
         trace.layer = trace.score_bias = None
         if self.copies is not None:
             x, pull_copies = self.copies.close(x, site.at("copies"))
@@ -278,8 +284,9 @@ class Stack(Layer):
         site.record(x := x.whole())
 
         def pull(g: AnySignal) -> AnySignal:
-            for pull_part in reversed(pulls):
-                g = pull_part(g)
+            with during(f"gradient through the {site.role}"):
+                for pull_part in reversed(pulls):
+                    g = pull_part(g)
             return g
 
         return x, site.record_gradient(pull)

@@ -534,18 +534,21 @@ class _Dense:
         Then the means of K^k over different tokens, and what is diagonal: if tokens do not repeat, the means again.
         """
         a, rows = self.a, self.a.shape[0]
-        self.x = np.empty((terms + 2, *x.shape))
-        self.x[0] = 1
+        self.x, self.rest = x, None
         full, diagonal = np.empty((2, terms + 2, rows, rows))
         covariances = np.empty((terms, rows, rows))
-        self.one = np.empty((terms + 2, rows, x.shape[0]))
-        self.x[1] = x
-        for k in range(2, terms + 2):
-            np.multiply(self.x[k - 1], x, out=self.x[k])
+        level = (a @ a.T) if np.ptp(xq) == 0 else None  # the sums of one second moment, as tokens have after a norm
+        power = np.ones_like(x)
         for k in range(terms + 2):
-            np.matmul(a, self.x[k], out=self.one[k])
-            np.matmul(self.one[k], a.T, out=full[k])
-            np.matmul(a * xq**k, a.T, out=diagonal[k])
+            one = a @ power
+            np.matmul(one, a.T, out=full[k])
+            diagonal[k] = (a * xq**k) @ a.T if level is None else xq[0] ** k * level
+            if k == 1:
+                self.one = one
+            if 1 <= k <= terms:
+                mixed = (one * self.one) @ a.T
+                np.add(mixed, mixed.T, out=covariances[k - 1])
+            power *= x
         # A token and its repetitions are equal.
         repeated = self.n / self.count
         longer = self.n[:, None] - self.n
@@ -553,33 +556,34 @@ class _Dense:
             longer > 0, repeated[:, None], np.where(longer < 0, repeated, np.sqrt(np.outer(repeated, repeated)))
         )
         for k in range(1, terms + 1):
-            mixed = (self.one[k] * self.one[1]) @ a.T
-            covariances[k - 1] = full[k + 1] - mixed - mixed.T + full[k] * full[1]
-        self.full, self.mean_values = full, full[1]
+            covariances[k - 1] = full[k + 1] - covariances[k - 1] + full[k] * full[1]
+        self.mean_values = full[1].copy()
         return covariances, full, diagonal, full
 
     def apart(self, rest: Array) -> tuple[Array, Array]:
         """Over two windows: the mean of a covariance that is not in the scores, and its covariance with K.
 
-        It is then stored after the powers of K for :meth:`back`.
+        It comes after the powers of K in :meth:`back`.
         """
-        a, x = self.a, self.x[1]
+        a = self.a
         one = a @ rest
         full = one @ a.T
-        mixed = (one * self.one[1]) @ a.T
-        self.x[-1], self.one[-1], self.full[-1] = rest, one, full
-        return full, a @ (rest * x) @ a.T - mixed - mixed.T + full * self.full[1]
+        mixed = (one * self.one) @ a.T
+        self.rest = rest
+        return full, a @ (rest * self.x) @ a.T - mixed - mixed.T + full * self.mean_values
 
     def back(self, g: Array, g_own: None, h: Array, extra: None) -> Moments:
-        a = self.a
+        # Powers of K and their sums are computed again: those of every layer at once took gigabytes.
+        a, powers = self.a, len(h) if self.rest is None else len(h) - 1
         inner = g.copy()
-        mixed = np.zeros_like(self.one[0])
-        result = np.zeros_like(self.x[0])
-        for k, part in enumerate(h, 1):
-            right = part @ a
-            result += self.x[k] * (a.T @ right)
-            mixed += self.one[k] * right
-            inner += part * self.full[k]
+        mixed, result = np.zeros_like(self.one), np.zeros_like(self.x)
+        power = np.ones_like(self.x)
+        for k, part in enumerate(h):
+            power = power * self.x if k < powers else self.rest
+            one, right = a @ power, part @ a
+            result += power * (a.T @ right)
+            mixed += one * right
+            inner += part * (one @ a.T)
         crossed = a.T @ mixed
         result += a.T @ inner @ a - crossed - crossed.T
         return np.diagonal(result).copy(), result
