@@ -4,7 +4,6 @@ Every column is read from the :class:`~depthwidth.architecture.hf.family.Family`
 small model of the family under ``shipped``.
 """
 
-import re
 import sys
 from pathlib import Path
 
@@ -116,8 +115,6 @@ if __name__ == "__main__":
     if "--write" in sys.argv:
         text = PAGE.read_text(encoding="utf-8")
         before, _, rest = text.partition(START)
-        page = before + START + made + END + rest.partition(END)[2]
-        page = re.sub(r"(?m)^## The \d+ families$", f"## The {len(FAMILIES)} families", page)
-        PAGE.write_text(page, encoding="utf-8")
+        PAGE.write_text(before + START + made + END + rest.partition(END)[2], encoding="utf-8")
     else:
         sys.stdout.write(made)

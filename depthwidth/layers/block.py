@@ -19,6 +19,7 @@ from ..signal.residual import (
     pull_branch_norm,
     pull_post_norm,
     residual_pullback,
+    scaled,
 )
 from ..values import cached_property
 from .base import Branch, Child, Layer, Run, check_branch, component
@@ -416,9 +417,7 @@ def _scaled(pull_branch: Pullback, scale: Number) -> Pullback:
 
 
 def _scaled_by(pull_branch: Pullback, square: Number) -> Pullback:
-    if isinstance(square, float) and square == 1:
-        return pull_branch
-    return lambda g: pull_branch(g.times(square))
+    return lambda g: pull_branch(scaled(g, square))
 
 
 def _together(paths: list[tuple[Pullback, bool]], pull_norm: Pullback) -> Pullback:

@@ -468,7 +468,7 @@ def residual_pullback(
 
     def pull_leaning(g: AnySignal) -> Any:
         bare = g.of(g.second_moment, g.covariance)
-        slid = None if g.leaning is None else _scaled(g.leaning, square)
+        slid = None if g.leaning is None else scaled(g.leaning, square)
         inverse, excess = sizes()
         through, leaning = list[Any](), list[Any]()
         for pull, mixes in paths:
@@ -487,7 +487,7 @@ def residual_pullback(
     return pull_leaning
 
 
-def _scaled(g: AnySignal, factor: Number) -> Any:
+def scaled(g: AnySignal, factor: Number) -> Any:
     """`g` times a factor that is 1 in most networks."""
     return g if isinstance(factor, float) and factor == 1 else g.times(factor)
 

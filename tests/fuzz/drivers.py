@@ -159,7 +159,32 @@ SMALL = {
     "intermediate_size": 48, "n_inner": 48, "d_ff": 48, "ffn_dim": 48, "max_position_embeddings": 24,
     "n_positions": 24, "n_ctx": 24,
     "head_dim": 8, "d_kv": 8, "hidden_dim": 48,
+    # Of families with experts, latent attention, mixers, two stacks, images and sounds.
+    "moe_intermediate_size": 24, "shared_expert_intermediate_size": 24, "moe_shared_expert_intermediate_size": 24,
+    "shared_intermediate_size": 24, "intermediate_size_mlp": 24, "num_experts": 4, "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "moe_num_experts": 4, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "moe_topk": 2, "moe_k": 2,
+    "kv_lora_rank": 8, "q_lora_rank": 12, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 8, "rotary_dim": 4,
+    "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 4, "mamba_num_heads": 4, "mamba_head_dim": 8,
+    "ssm_state_size": 4, "state_size": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 4,
+    "linear_value_head_dim": 4, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "num_decoder_layers": 2, "attention_heads": 4,
+    "image_size": 24, "patch_size": 8, "num_mel_bins": 8, "max_source_positions": 12, "max_target_positions": 24,
+    "embedding_size": 16, "projection_dim": 16, "sliding_window": 8, "local_attention": 8, "window_size": 8,
+    "attention_chunk_size": 8, "seq_length": 24, "max_seq_len": 24, "context_length": 24,
 }  # fmt: skip
+# What a family needs that differs from the same field of others.
+LATENT = {"num_key_value_heads": 4}
+STACK = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 24, "sliding_window": 30}  # fmt: skip
+OWN = {
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "minicpm3"), LATENT),
+    "falcon_h1": {"mamba_d_head": 8},
+    "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]]},
+    "mamba2": {"num_heads": 8},
+    "nemotron_h": {"n_groups": 2},
+    "t5gemma": {"encoder": STACK, "decoder": STACK},
+}
 ALWAYS = ("max_position_embeddings", "vocab_size")
 
 
@@ -169,7 +194,7 @@ def small_config(rng):
     family = FAMILIES[name]
     known = dict(family.defaults)
     config = {"model_type": name}
-    config |= {key: SMALL[key] for key in known if key in SMALL}
+    config |= {key: SMALL[key] for key in known if key in SMALL} | OWN.get(name, {})
     extra = [key for key in known if key not in SMALL]
     for key in rng.sample(extra, min(len(extra), rng.randrange(4))):
         config[key] = known[key]

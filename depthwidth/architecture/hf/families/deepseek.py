@@ -15,6 +15,7 @@ from ..rope import rope_table
 from ..weights import Fused, WeightNames
 from .llama import (
     ATTENTION_BIAS,
+    EXPERT_FIELDS,
     EXPERT_WEIGHTS,
     GATED_WEIGHTS,
     LLAMA_CHOICES,
@@ -53,12 +54,7 @@ MIXTURE_DEFAULTS: dict[str, Any] = {
     "first_k_dense_replace": 3,
     "norm_topk_prob": True,
 }
-MIXTURE_NAMES = {
-    "ffn": "moe_intermediate_size",
-    "experts": "n_routed_experts",
-    "top_k": "num_experts_per_tok",
-    "renormalized": "norm_topk_prob",
-}
+MIXTURE_NAMES = {**EXPERT_FIELDS, "experts": "n_routed_experts"}
 MIXTURE_WEIGHTS: WeightNames = {
     **GATED_WEIGHTS,
     **EXPERT_WEIGHTS,

@@ -11,7 +11,7 @@ from ..fields import Fields
 from ..parts import reciprocal, rope
 from ..weights import Fused
 from .granite import GRANITE_DEFAULTS, GRANITE_NAMES
-from .llama import LLAMA_CHOICES, llama_weights
+from .llama import ATTENTION_WEIGHTS, EXPERT_WEIGHTS, LLAMA_CHOICES, llama_weights
 from .mamba import MAMBA2_WEIGHTS, STEP_LIMITS, of_mixer
 
 _MIXER, _ATTENTION = ("linear_attention", "mamba"), ("full_attention", "attention")
@@ -131,16 +131,12 @@ GRANITE_MOE_HYBRID = Family(
     parts=(_positions(), reciprocal("logits_scaling", "head_scale"), _mixers(), _experts()),
     weights=llama_weights(
         {
+            **ATTENTION_WEIGHTS,
             "input_layernorm": "mixer.norm_in|attention.norm_in",
-            "self_attn.q_proj": "attention.query",
-            "self_attn.k_proj": "attention.key",
-            "self_attn.v_proj": "attention.value",
-            "self_attn.o_proj": "attention.out",
             **of_mixer("mamba", MAMBA2_WEIGHTS),
             "post_attention_layernorm": "feed_forward.norm_in",
             "block_sparse_moe.router": "feed_forward.router",
-            "block_sparse_moe.experts.gate_up_proj": Fused("halves", ("feed_forward.expert.gate", "feed_forward.expert.up")),
-            "block_sparse_moe.experts.down_proj": "feed_forward.expert.down",
+            **{name.replace("mlp.", "block_sparse_moe."): EXPERT_WEIGHTS[name] for name in without(EXPERT_WEIGHTS, "mlp.gate")},
             "shared_mlp.input_linear": Fused(
                 "halves", ("feed_forward.shared.gate|feed_forward.gate", "feed_forward.shared.up|feed_forward.up")
             ),

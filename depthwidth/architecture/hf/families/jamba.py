@@ -9,8 +9,8 @@ from ....layers.activation_entries import spelling_of
 from ...design import Design
 from ..family import Choices, Family, Part, causal, every_block, first_mixer, without
 from ..fields import Fields
-from ..weights import Fused
-from .llama import GATED_WEIGHTS, LLAMA_CHOICES, LLAMA_DEFAULTS, LLAMA_NAMES, llama_weights
+from ..weights import WeightNames
+from .llama import ATTENTION_WEIGHTS, EXPERT_WEIGHTS, GATED_WEIGHTS, LLAMA_CHOICES, LLAMA_DEFAULTS, LLAMA_NAMES, llama_weights
 from .mamba import MAMBA_WEIGHTS, of_mixer, step_rank
 
 
@@ -80,6 +80,8 @@ def _blocks() -> Part:
     return Part(read, write)
 
 
+_FEED_FORWARD: WeightNames = {**GATED_WEIGHTS, **without(EXPERT_WEIGHTS, "mlp.gate")}
+
 JAMBA = Family(
     "jamba",
     defaults={
@@ -108,20 +110,15 @@ JAMBA = Family(
     parts=(_blocks(),),
     weights=llama_weights(
         {
+            **ATTENTION_WEIGHTS,
             "input_layernorm": "mixer.norm_in|attention.norm_in",
-            "self_attn.q_proj": "attention.query",
-            "self_attn.k_proj": "attention.key",
-            "self_attn.v_proj": "attention.value",
-            "self_attn.o_proj": "attention.out",
             **of_mixer("mamba", MAMBA_WEIGHTS),
             "mamba.dt_layernorm": "mixer.step_norm",
             "mamba.b_layernorm": "mixer.write_norm",
             "mamba.c_layernorm": "mixer.read_norm",
             "pre_ff_layernorm": "feed_forward.norm_in",
-            **{name.replace("mlp.", "feed_forward."): role for name, role in GATED_WEIGHTS.items()},
+            **{name.replace("mlp.", "feed_forward."): role for name, role in _FEED_FORWARD.items()},
             "feed_forward.router": "feed_forward.router",
-            "feed_forward.experts.gate_up_proj": Fused("halves", ("feed_forward.expert.gate", "feed_forward.expert.up")),
-            "feed_forward.experts.down_proj": "feed_forward.expert.down",
         },
         last_norm="final_layernorm",
     ),

@@ -58,6 +58,12 @@ GATED_WEIGHTS: WeightNames = {
     "mlp.up_proj": "feed_forward.up",
     "mlp.down_proj": "feed_forward.down",
 }
+EXPERT_FIELDS = {
+    "ffn": "moe_intermediate_size",
+    "experts": "num_experts",
+    "top_k": "num_experts_per_tok",
+    "renormalized": "norm_topk_prob",
+}
 EXPERT_WEIGHTS: WeightNames = {
     "mlp.gate": "feed_forward.router",
     "mlp.experts.gate_up_proj": Fused("halves", ("feed_forward.expert.gate", "feed_forward.expert.up")),

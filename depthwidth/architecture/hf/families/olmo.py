@@ -8,6 +8,7 @@ from ..weights import WeightNames
 from .llama import (
     ATTENTION_BIAS,
     ATTENTION_WEIGHTS,
+    EXPERT_FIELDS,
     EXPERT_WEIGHTS,
     GATED_WEIGHTS,
     LLAMA_CHOICES,
@@ -78,9 +79,7 @@ OLMOE = Family(
     names={
         # Its norms over all queries are as wide as the stream, so that no other head dimension runs.
         **without(OLMO2.names, "head_dim"),
-        "experts": "num_experts",
-        "top_k": "num_experts_per_tok",
-        "renormalized": "norm_topk_prob",
+        **without(EXPERT_FIELDS, "ffn"),
     },
     aliases={"num_local_experts": "num_experts"},
     fixed={**LLAMA_CHOICES, "qk_norm": "full"},

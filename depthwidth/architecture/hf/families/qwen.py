@@ -14,6 +14,7 @@ from .llama import (
     ATTENTION_BIAS,
     ATTENTION_WEIGHTS,
     BLOCK_WEIGHTS,
+    EXPERT_FIELDS,
     EXPERT_WEIGHTS,
     GATED_WEIGHTS,
     LLAMA_CHOICES,
@@ -36,14 +37,6 @@ _QWEN_DEFAULTS = {
     "layer_types": None,
 }
 SPARSE_DEFAULTS = {"decoder_sparse_step": 1, "mlp_only_layers": None}
-EXPERT_FIELDS = {
-    "ffn": "moe_intermediate_size",
-    "experts": "num_experts",
-    "top_k": "num_experts_per_tok",
-    "renormalized": "norm_topk_prob",
-}
-
-
 SHARED_WEIGHTS: WeightNames = {
     "mlp.shared_expert_gate": "feed_forward.shared_gate",
     "mlp.shared_expert.gate_proj": "feed_forward.shared.gate",

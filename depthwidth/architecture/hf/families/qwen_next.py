@@ -10,8 +10,17 @@ from ..family import ALL_TASKS, Choices, Family, Part, causal, every_block, firs
 from ..fields import Fields
 from ..parts import rope
 from ..weights import Fused, WeightNames
-from .llama import ATTENTION_BIAS, EXPERT_WEIGHTS, GATED_WEIGHTS, LLAMA_CHOICES, LLAMA_DEFAULTS, LLAMA_NAMES, llama_weights
-from .qwen import EXPERT_FIELDS, SHARED_WEIGHTS, SPARSE_DEFAULTS, sparse_blocks
+from .llama import (
+    ATTENTION_BIAS,
+    EXPERT_FIELDS,
+    EXPERT_WEIGHTS,
+    GATED_WEIGHTS,
+    LLAMA_CHOICES,
+    LLAMA_DEFAULTS,
+    LLAMA_NAMES,
+    llama_weights,
+)
+from .qwen import SHARED_WEIGHTS, SPARSE_DEFAULTS, sparse_blocks
 
 _LINEAR, _FULL = "linear_attention", "full_attention"
 

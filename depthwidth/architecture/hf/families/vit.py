@@ -38,6 +38,21 @@ def image_part() -> Part:
     return Part(read, write)
 
 
+STEM_WEIGHTS = {
+    "embeddings.cls_token": "stem.class_token",
+    "embeddings.position_embeddings": "stem.positions",
+    "embeddings.patch_embeddings.projection": "stem.patch",
+}
+BRANCH_WEIGHTS = {
+    "attention.q_proj": "attention.query",
+    "attention.k_proj": "attention.key",
+    "attention.v_proj": "attention.value",
+    "attention.o_proj": "attention.out",
+    "mlp.fc1": "feed_forward.up",
+    "mlp.fc2": "feed_forward.down",
+}
+BLOCK_WEIGHTS = {**BRANCH_WEIGHTS, "layernorm_before": "attention.norm_in", "layernorm_after": "feed_forward.norm_in"}
+
 VIT = Family(
     "vit",
     defaults={
@@ -77,26 +92,11 @@ VIT = Family(
     },
     parts=(image_part(),),
     weights={
-        "embeddings.cls_token": "stem.class_token",
-        "embeddings.position_embeddings": "stem.positions",
-        "embeddings.patch_embeddings.projection": "stem.patch",
+        **STEM_WEIGHTS,
         "layernorm": "encoder.norm",
         "pooler.dense": "head.pooler.linear|head.linear",
         "classifier": "head.linear",
-        **in_blocks(
-            "layers.#",
-            "encoder",
-            {
-                "layernorm_before": "attention.norm_in",
-                "attention.q_proj": "attention.query",
-                "attention.k_proj": "attention.key",
-                "attention.v_proj": "attention.value",
-                "attention.o_proj": "attention.out",
-                "layernorm_after": "feed_forward.norm_in",
-                "mlp.fc1": "feed_forward.up",
-                "mlp.fc2": "feed_forward.down",
-            },
-        ),
+        **in_blocks("layers.#", "encoder", BLOCK_WEIGHTS),
     },
 )
 
