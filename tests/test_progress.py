@@ -26,9 +26,9 @@ def reported(monkeypatch, arguments, stream, work, *, speaks=False):
     monkeypatch.setattr(sys, "stderr", stream)
     done = threading.Event()
     thread = threading.Thread(target=_report, args=(done, 0.01), daemon=True)
-    thread.start()
 
     def wait():
+        thread.start()
         until = time.monotonic() + (10 if speaks else 0.05)
         while not stream.getvalue() and time.monotonic() < until:
             time.sleep(0.005)

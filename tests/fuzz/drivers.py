@@ -171,6 +171,7 @@ SMALL = {
     "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "num_decoder_layers": 2, "attention_heads": 4,
     "image_size": 24, "patch_size": 8, "num_mel_bins": 8, "max_source_positions": 12, "max_target_positions": 24,
     "embedding_size": 16, "projection_dim": 16, "sliding_window": 8, "local_attention": 8, "window_size": 8,
+    "vocab_size_per_layer_input": 97, "hidden_size_per_layer_input": 8, "laurel_rank": 8,
     "attention_chunk_size": 8, "seq_length": 24, "max_seq_len": 24, "context_length": 24,
 }  # fmt: skip
 # What a family needs that differs from the same field of others.
@@ -183,6 +184,7 @@ OWN = {
     "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]]},
     "mamba2": {"num_heads": 8},
     "nemotron_h": {"n_groups": 2},
+    "gemma3n_text": {"num_kv_shared_layers": 1},
     "t5gemma": {"encoder": STACK, "decoder": STACK},
 }
 ALWAYS = ("max_position_embeddings", "vocab_size")
