@@ -17,6 +17,9 @@ from .tensor import FIXED, ZEROS, Tensor
 
 P = TypeVar("P", bound="Position")
 
+MOST_ANGLES = 2**16
+"""Largest number of features whose angles are followed; their products with thousands of distances take gigabytes."""
+
 
 class BiasMoments(NamedTuple):
     """The part of a score bias that a softmax sees, over draws of its tables."""
@@ -187,6 +190,7 @@ class SinusoidalPositions(Position):
         """Angle per position of each sine, and of the cosine beside it, in vectors of `width` features."""
         import numpy as np
 
+        _check_angles(self, width)
         if self.to_end:
             pairs = width // 2
             return 10000.0 ** (-np.arange(pairs) / max(pairs - 1, 1))
@@ -317,6 +321,7 @@ class Rotary(Position):
         import numpy as np
 
         dims = self.rotated(head_dim)
+        _check_angles(self, dims)
         if self.scaling is not None and dims > 1:
             return self.scaling.frequencies(self.base, dims, head_dim, length)
         pairs = dims // 2
@@ -387,6 +392,13 @@ class BlockRelativeBias(RelativeBias):
     """The same with a table of its own in each block (umT5, arXiv 2304.09151)."""
 
     home = "attention"
+
+
+def _check_angles(position: Position, features: int) -> None:
+    """Refuse more features than an array of their angles should have."""
+    if features > MOST_ANGLES:
+        name = type(position).__name__
+        raise InputError(f"{name}: the angles of {features:,} features are not followed; at most {MOST_ANGLES:,}")
 
 
 @functools.lru_cache(maxsize=64)

@@ -310,8 +310,10 @@ def _evaluate(node: Node, values: Mapping[str, Any], by: str | None) -> tuple[An
     if kind == "neg":
         return -u, -du
     if kind in FUNCTIONS:
-        function = FUNCTIONS[kind]
-        return function.value(u), (function.slope(u) * du if by else 0.0)
+        function, value = FUNCTIONS[kind], FUNCTIONS[kind].value(u)
+        if not by:
+            return value, 0.0
+        return value, (value if kind == "exp" else function.slope(u)) * du  # exp is its own slope
     return _evaluate_pair(kind, u, du, *_evaluate(node.parts[1], values, by), bool(by))
 
 
@@ -325,7 +327,10 @@ def _evaluate_pair(kind: str, u: Any, du: Any, v: Any, dv: Any, slope: bool) -> 
         return u * v, (_sum_of_products(u, dv, du, v) if slope else 0.0)
     if kind == "/":
         u, v = numpy.float64(u), numpy.float64(v) if isinstance(v, float) else v  # Python floats raise an error for 1/0
-        return u / v, ((du - u / v * dv) / v if slope else 0.0)
+        ratio = u / v
+        if isinstance(dv, float) and dv == 0.0:
+            return ratio, (du / v if slope else 0.0)
+        return ratio, ((du - ratio * dv) / v if slope else 0.0)
     larger = (u > v) == (kind == "max")
     return numpy.where(larger, u, v), (numpy.where(larger, du, dv) if slope else 0.0)
 

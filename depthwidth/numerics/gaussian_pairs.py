@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .gaussian import ACCURACY, BLOCK, EXTENT, FINEST, ORDER, GaussianMoments, fill_panels, graded_panels, panel_steps
+from .gaussian import ACCURACY, EXTENT, FINEST, ORDER, GaussianMoments, fill_panels, graded_panels, panel_steps
 from .hermite import gauss_hermite
 
 TERMS = (64, 192, 768)
@@ -29,7 +29,7 @@ _NARROW = 0.15
 _LATTICE_ACCURACY = 4e-6
 _LATTICE_WIDEST = 40.0
 _LATTICE_REACH = 8.6
-_LATTICE_AT_ONCE = 60_000  # values that stay in the processor's cache
+_AT_ONCE = 60_000  # values that stay in the processor's cache
 
 Array = Any
 
@@ -152,7 +152,7 @@ class GaussianFunction(GaussianMoments):
             while stop < order.size:
                 most = max(most, points[order[stop]])
                 columns = max(2 * inner_points[order[stop]], 7) + 1
-                if (stop - start + 1) * (2 * most + 1) * columns > _LATTICE_AT_ONCE or (
+                if (stop - start + 1) * (2 * most + 1) * columns > _AT_ONCE or (
                     not inner_points[order[start]] and inner_points[order[stop]]
                 ):
                     break
@@ -210,7 +210,7 @@ class GaussianFunction(GaussianMoments):
         centre, width = mean + b * correlation * z, b * spread
         inner_finest = min(1 / width, EXTENT)
         steps = panel_steps(inner_finest)
-        total, rows = 0.0, max(1, BLOCK // ((2 * EXTENT + 2 + self._features.size * (2 * steps + 3)) * ORDER * 2**level))
+        total, rows = 0.0, max(1, _AT_ONCE // ((2 * EXTENT + 2 + self._features.size * (2 * steps + 3)) * ORDER * 2**level))
         for start in range(0, z.size, int(rows)):
             part = slice(start, start + int(rows))
             centres = (self._features - centre[part, None]) / width

@@ -316,3 +316,13 @@ def test_rotations_leave_the_mean_cosine_of_the_pairs_in_a_row(causal):
     assert rotation_overlap(Rotary(), head_dim, length, causal) == pytest.approx(expected, rel=1e-9)
     assert rotation_overlap(Rotary(fraction=0.25), head_dim, length, causal) > expected + 0.05
     assert rotation_overlap(Rotary(), head_dim, 1, causal) == 1.0
+
+
+@pytest.mark.parametrize("angles", [
+    lambda features: SinusoidalPositions().frequencies(features), lambda features: Rotary().frequencies(features, 8),
+])  # fmt: skip
+def test_angles_beyond_memory_are_refused(angles):
+    """A width of 10^12, as in a broken configuration."""
+    with pytest.raises(InputError, match=r"the angles of 1,000,000,000,000 features are not followed; at most 65,536"):
+        angles(10**12)
+    assert angles(2**16).size == 2**15
