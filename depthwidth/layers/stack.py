@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -263,11 +264,7 @@ class Stack(Layer):
             pulls.append(pull_copies)
         trace.score_bias = None if self.position is None else self.position.score_bias(site.at("position"))
         first, trace.end = 0, self._end(block_site.role)
-
-        def at_block() -> str:
-            return f"{site.role} block {trace.layer + 1} of {self.depth}" if isinstance(trace.layer, int) else ""
-
-        with during(at_block):
+        with during(partial(_at_block, site, self.depth)):
             for repeat in self.repeats:
                 trace.layer = first
                 x, pull_blocks = repeat.moments(x, block_site)
@@ -283,13 +280,7 @@ class Stack(Layer):
             pulls.append(lambda g: lean_on_norm(pull_norm(g), last))
         site.record(x := x.whole())
 
-        def pull(g: AnySignal) -> AnySignal:
-            with during(f"gradient through the {site.role}"):
-                for pull_part in reversed(pulls):
-                    g = pull_part(g)
-            return g
-
-        return x, site.record_gradient(pull)
+        return x, site.record_gradient(partial(_through, pulls, site.role))
 
     def _end(self, role: str) -> tuple[str, int] | None:
         """The residual and the block whose norm after the sum is the last part, as :attr:`Trace.end` has it."""
@@ -331,6 +322,20 @@ def _check_borrowed(repeats: tuple[Repeat, ...]) -> None:
         elif kind not in own:
             window = "no window" if attention.window is None else f"window={attention.window}"
             raise InputError(f"Stack: no earlier block has keys and values for attention that borrows them, with {window}")
+
+
+def _at_block(site: Site, depth: int) -> str:
+    """Words on the block that is followed."""
+    layer = site.trace.layer
+    return f"{site.role} block {layer + 1} of {depth}" if isinstance(layer, int) else ""
+
+
+def _through(pulls: list[Pullback], name: str, g: AnySignal) -> AnySignal:
+    """The gradient's way back through the parts of a stack."""
+    with during(f"gradient through the {name}"):
+        for pull_part in reversed(pulls):
+            g = pull_part(g)
+    return g
 
 
 def shared_pattern(depth: int, groups: int, group_blocks: int) -> tuple[int, ...]:
