@@ -145,13 +145,13 @@ def described(tmp_path, config, *options):
 
 @pytest.mark.slow
 def test_describe_counts_what_theory_does_not_reach(tmp_path, monkeypatch):
-    config = {"model_type": "deberta-v2", **MODELS["deberta-v2"]}
+    config = {"model_type": "megatron-bert", **TINY}
     monkeypatch.setattr(library, "_answers", functools.cache(library._answers))  # the second asks for the same
     found = json.loads(described(tmp_path, config, "--json", "--context", "5").output)
     sizes, passed = answers(config, tokens=5)
     assert (found["parameters"], found["forward_flops"]) == (sizes["parameters"], passed["flops"])
     assert found["theory"] is False
-    assert found["notes"][0] == "config: model_type='deberta-v2' is not a supported family"
+    assert found["notes"][0] == "config: model_type='megatron-bert' is not a supported family"
     page = described(tmp_path, config, "--context", "5")
     assert page.exit_code == 0
     assert "theory does not reach this model" in page.output
