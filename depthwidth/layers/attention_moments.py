@@ -93,9 +93,8 @@ def mix_tokens(
     from ..signal.positions import Alike, Positions
 
     if isinstance(x.positions, Alike):
-        if bias is not None:
-            raise InputError("the moments of score biases that start away from zero are not known for repeated tokens apart")
-        return _mix_alike(attention, scores, x, weight, trace)
+        found = _mix_alike(attention, scores, x, weight, trace)
+        return found if bias is None else _with_bias(attention, found, scores, x, weight, trace, bias)
     normed = attention.query_norm is not None
     # `unit` is for tokens of second moment 1. The bound on the largest variance is applied to all as a factor.
     largest = float(scores.max())
@@ -166,6 +165,33 @@ def _mix_alike(attention: Any, scores: Number, x: TokenSignal, weight: Number, t
         return x.of(back[..., 2, :], back[..., :2, :]), None
 
     return x.of(value * mixed.covariance[2].clip(0.0), value * mixed.covariance[:2]), pull
+
+
+def _with_bias(attention: Any, found: Any, scores: Number, x: TokenSignal, weight: Number, trace: Trace, bias: Any) -> Any:
+    """What :func:`_mix_alike` found, in proportion of exchangeable tokens of its mean correlation with the bias and without."""
+    import numpy as np
+
+    (mixed, pull), average = found, x.positions.of_any_pair
+    plain = Signal(x.second_moment, average(x.covariance))
+    scores, weight = (np.broadcast_to(part, x.second_moment.shape) for part in (scores, weight))
+    biased, unbiased = (mix_exchangeable(attention, scores, plain, plain, plain, weight, trace, one) for one in (bias, None))
+
+    def scaled(signal: TokenSignal, one: Signal, other: Signal) -> TokenSignal:
+        own, pair = (
+            np.where(np.abs(b) > _TINY, a / np.where(np.abs(b) > _TINY, b, 1.0), 1.0).clip(0.0, _LARGEST_CHANGE)
+            for a, b in ((one.second_moment, other.second_moment), (one.covariance, other.covariance))
+        )
+        return signal.times(own, pair[..., None, :])
+
+    def pull_biased(g: TokenSignal) -> tuple[TokenSignal, None]:
+        mean = Signal(g.second_moment, average(g.covariance))
+        return scaled(pull(g)[0], biased[1](mean)[0], unbiased[1](mean)[0]), None
+
+    return scaled(mixed, biased[0], unbiased[0]), pull_biased
+
+
+_LARGEST_CHANGE = 100.0
+"""Largest factor of a bias on a moment; a covariance near zero has none."""
 
 
 def _gradient_gain(attention: Any, value: Number) -> Number:

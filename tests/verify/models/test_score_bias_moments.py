@@ -134,3 +134,17 @@ def test_moments_that_are_not_known_are_refused():
     drawn = started(recipe(both, "xavier"), {"position.weight": 1.0, "position.query": 1.0, "position.key": 1.0})
     with pytest.raises(InputError, match="the moments of two score biases that start away from zero are not known"):
         propagate(both, drawn)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_texts_with_repeated_tokens(kind):
+    """The bias has its effect with equal tokens apart too, and none at a variance of zero."""
+    tree = stack(layers.DietRel(8, context=TOKENS), kind=kind)
+    made = recipe(tree, "xavier")
+    outputs = []
+    for std in (0.0, 1e-2, 1.4):
+        frame = propagate(tree, started(made, {"position.weight": std}))
+        site = f"{tree.stack_name}.block.0.attention"
+        outputs.append(float(frame[(frame.direction == "forward") & (frame.site == site)].second_moment.iloc[0]))
+    assert outputs[1] == pytest.approx(outputs[0], rel=1e-3)
+    assert outputs[2] > 1.2 * outputs[0]
