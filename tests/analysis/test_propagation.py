@@ -568,6 +568,7 @@ def test_an_embedding_norm_keeps_the_spread():
     assert other == pytest.approx(one, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_gram_matrix_reaches_the_encoder_of_an_encoder_decoder():
     tree = Transformer(2, 32, 2, kind="encoder-decoder", vocab=100, context=6, positions="none", head="none")
     gram = np.full((6, 6), 0.8) + 1.2 * np.eye(6)

@@ -76,6 +76,7 @@ def test_rows_are_those_of_propagate():
     assert row["correlation"] == pytest.approx(walk[last, "forward"]["correlation"], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_bands_are_those_of_the_propagated_network():
     """One propagation gives the findings and the band, that of infinite width: the law is of first order in 1/width."""
     (row,) = [r for r in scheme_rows((3,), ["xavier"], width=64, context=16) if r["norms"] == "post"]

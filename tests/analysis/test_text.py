@@ -213,6 +213,7 @@ def files(tmp_path):
     return config, text
 
 
+@pytest.mark.slow
 def test_moments_take_the_texts_matches(invoke, files):
     config, text = files
     rows = json.loads(invoke("moments", config, "--text", text, "--no-dropout", "--json").output)

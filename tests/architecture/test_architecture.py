@@ -37,6 +37,7 @@ def counts(tree, context=None):
     }
 
 
+@pytest.mark.slow
 @SOME
 @given(designs())
 def test_counts_are_whole_and_ordered(choices):
@@ -64,6 +65,7 @@ def test_the_rows_of_a_breakdown_add_up(choices):
     assert len({(row["site"], row["component"]) for row in rows}) == len(rows)
 
 
+@pytest.mark.slow
 @SOME
 @given(designs())
 def test_weights_are_the_sum_over_every_tensor(choices):
@@ -100,6 +102,7 @@ def operations(L, d, a, f, V, S):
 GPT = st.tuples(*[st.integers(1, 40)] * 2, st.integers(1, 8), *[st.integers(1, 60)] * 3)
 
 
+@pytest.mark.slow
 @SOME
 @given(GPT)
 def test_symbols_and_numbers_agree(sizes):

@@ -635,6 +635,7 @@ def test_any_object_is_read_or_refused(config):
     outcome(read_config, config)
 
 
+@pytest.mark.slow
 @settings(QUICK, max_examples=200)
 @given(data=st.binary(max_size=200))
 def test_any_file_is_read_or_refused(data, tmp_path_factory):

@@ -106,6 +106,7 @@ def test_models_without_two_towers_and_broken_files():
         read_config({"model_type": "clip", "architectures": ["CLIPForImageClassification"]})
 
 
+@pytest.mark.slow
 def test_describe_prints_both_towers(invoke, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"model_type": "clip", "projection_dim": 7, **SMALL}))

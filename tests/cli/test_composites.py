@@ -26,6 +26,7 @@ def test_each_says_what_it_takes_and_which_formulas_it_evaluates(whole):
     assert find_composite(whole.name) is find_composite(whole.name.partition(".")[2]) is whole
 
 
+@pytest.mark.slow
 def test_a_layer_s_moments_are_listed_shown_and_evaluated(invoke):
     assert "attention.attention_moments" in invoke("formulas", "list", "--topic", "attention").output
     assert "attention.attention_moments" not in invoke("formulas", "list", "--kind", "exact").output
@@ -44,6 +45,7 @@ def test_a_layer_s_moments_are_listed_shown_and_evaluated(invoke):
     assert "gradient" not in across
 
 
+@pytest.mark.slow
 def test_each_number_has_the_accuracy_of_its_worst_formula_and_the_layer_its_measured_errors(invoke):
     def claimed(name):
         return find_formula(f"attention.{name}").accuracy

@@ -192,6 +192,7 @@ def test_scaling_towards_one_is_the_plain_sum():
     assert near == pytest.approx(depth.pre_norm_second_moment(1.0, A, F, 48, 0.5), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_products_are_ratios_of_gamma_functions():
     q, j, s = sympy.Rational(7, 4), sympy.Rational(1, 3), sympy.Rational(5, 4)
     for layers in (0, 1, 7):

@@ -51,6 +51,7 @@ def test_sizes_that_do_not_fit_are_refused(problem):
         attention(**REFUSED[problem])
 
 
+@pytest.mark.slow
 def test_stretched_positions_enlarge_the_rotary_part_of_the_scores():
     """YaRN's factor a on queries and keys: a^4 in the variance of 2 of 6 dimensions."""
     stretched = attention(position=Rotary(scaling=RotaryScaling("yarn", 4.0, 8, amplitude=1.2)))

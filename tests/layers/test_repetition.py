@@ -188,6 +188,7 @@ def test_blocks_of_two_kinds_of_pairs_together_equal_blocks_one_by_one(parallel,
     assert singly.covariance[1] != pytest.approx(singly.covariance[0], rel=3e-6)  # kinds differ, or nothing was compared
 
 
+@pytest.mark.slow
 def test_blocks_of_two_kinds_of_pairs_without_tables_are_sampled(monkeypatch):
     """A stream that no norm has seen, or one too small beside an epsilon after a few blocks."""
     asked = []

@@ -93,6 +93,7 @@ def test_moments_are_those_of_a_simulation(tree, r, scores, gradient):
         assert off(mean[1:], error[1:], steep)[2] > 0.05
 
 
+@pytest.mark.slow
 def test_equal_tokens_are_mixed_to_themselves():
     """By TF-attention; a query of TC-attention may be alone on its side of the root."""
     second, pair, *_ = predicted({"height": 2}, 1.0, 1.0, 0.0)

@@ -193,6 +193,7 @@ def test_features_ask_for_heads():
     assert layer.parameters <= 700_000
 
 
+@pytest.mark.slow
 @given(st.integers(1, 8), st.sampled_from([1, 2, 4]), st.sampled_from([1, 8, 16]), st.sampled_from([64, 1024]))
 def test_constraints_hold(groups, kv_heads, multiple, context):
     made = allocate_heads(
@@ -271,6 +272,7 @@ def test_the_command_reads_a_configuration(invoke, tmp_path):
     assert "--width is" in invoke("heads", config, "--width", "64").error
 
 
+@pytest.mark.slow
 def test_the_command_draws(invoke, tmp_path):
     pytest.importorskip("matplotlib")
     target = tmp_path / "collapse.png"

@@ -148,6 +148,7 @@ def test_retrieval_ranks():
     assert [8 * math.ceil(h.comfortable_head_dim(n) / 8) for n in (1024, 4096, 32768)] == [32, 40, 48]
 
 
+@pytest.mark.slow
 def test_more_dimensions_never_hurt():
     errors = [h.best_retrieval_error(256, d) for d in (2, 4, 8, 16, 32)]
     assert all(a > b for a, b in pairwise(errors))

@@ -228,6 +228,7 @@ def test_sparse_experts_inside_add_what_they_add_to_a_dense_model():
     assert (outputs.second_moment > 0).all()
 
 
+@pytest.mark.slow
 def test_cross_attention_reads_all_streams_of_the_encoder():
     tree = Transformer(depth=2, encoder_depth=2, width=64, altup=3, **{**DENSE, "kind": "encoder-decoder"})
     assert tree.decoder.repeats[0].block.layer.cross_attention.branch.memory_width == 3 * 64

@@ -108,6 +108,7 @@ def test_variance_of_the_bias_from_its_tables(name):
     assert float(position.score_bias(site).variance) == pytest.approx(variance)
 
 
+@pytest.mark.slow
 def test_biases_that_start_at_zero_change_nothing():
     for positions in ("diet-rel", "diet-abs", "shaw"):
         for kind in ("encoder", "decoder"):
@@ -116,6 +117,7 @@ def test_biases_that_start_at_zero_change_nothing():
             assert one == other
 
 
+@pytest.mark.slow
 def test_a_bias_makes_rows_differ():
     """Positions decorrelate the rows of two tokens, so that the output's covariance falls and its second moment rises."""
     tree = stack(layers.DietRel(8, context=TOKENS))

@@ -203,6 +203,7 @@ def test_more_that_is_refused(rng):
         fit_law(POWER, [{**row, "loss": -1.0} for row in rows], START, logarithm=True)
 
 
+@pytest.mark.slow
 def test_a_fit_is_written_as_coefficients_are_read(rng, tmp_path, monkeypatch):
     from depthwidth import coefficients
 

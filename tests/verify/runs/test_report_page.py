@@ -33,6 +33,7 @@ def test_numbers_that_a_picture_cannot_show(value):
     assert page.endswith("</html>\n")
 
 
+@pytest.mark.slow
 def test_labels_that_a_jobs_own_pictures_do_not_know():
     page = as_page([report(row(predicted=1.0), job="optimal-width-transfer"), report(row(predicted=1.0), job="walk-of-nobody")])
     assert "This picture cannot be drawn" in page
