@@ -8,54 +8,32 @@ from functools import partial
 from itertools import repeat
 from typing import Any
 
+from .. import layers
 from ..checks import DEEPEST, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..layers import (
     PLACEMENTS,
-    AltUp,
-    AltUpRouting,
     Attention,
-    AttentionPooling,
     Block,
     BlockLike,
-    BorrowedAttention,
     Branch,
-    ChunkedAttention,
     ClassifierHead,
-    DisentangledAttention,
     FeedForward,
-    GatedAttention,
     Head,
     LanguageHead,
-    LatentAttention,
-    Laurel,
-    LaurelBlock,
-    LayerGate,
     LayerNorm,
     Linear,
-    MemoryBlock,
     MixtureOfExperts,
     Norm,
-    PatchLogits,
-    PatchMean,
     Pooler,
     Position,
-    PretrainingHead,
-    Projection,
-    RecycledAltUp,
     Repeat,
     Residual,
     RMSNorm,
-    RoutedAltUp,
-    SequenceAltUp,
-    SparseFeedForward,
-    SparseMixer,
     Stack,
     Stem,
-    TreeAttention,
     Unembedding,
-    ValueNormAttention,
     shared_pattern,
 )
 from ..layers.head import FIRST
@@ -67,17 +45,17 @@ from .stems import position_of, stem_of
 def _attention_kind(design: Design, cross: bool) -> Callable[..., Attention]:
     """The kind of attention, as a function of the choices that all kinds share."""
     if not cross and design.latent is not None:
-        return partial(LatentAttention, latent=design.latent)
+        return partial(layers.LatentAttention, latent=design.latent)
     if not cross and design.disentangled is not None:
-        return partial(DisentangledAttention, relative=design.disentangled)
+        return partial(layers.DisentangledAttention, relative=design.disentangled)
     if not cross and design.attention_gate:
-        return GatedAttention
+        return layers.GatedAttention
     if not cross and design.tree is not None:
         design.tree.check_tokens(design.context)
-        return partial(TreeAttention, tree=design.tree)
+        return partial(layers.TreeAttention, tree=design.tree)
     if not cross and design.borrowed_keys:
-        return BorrowedAttention
-    return Attention if cross or design.chunk is None else partial(ChunkedAttention, chunk=design.chunk)
+        return layers.BorrowedAttention
+    return Attention if cross or design.chunk is None else partial(layers.ChunkedAttention, chunk=design.chunk)
 
 
 class Builder:
@@ -131,7 +109,7 @@ class Builder:
             query_norm, key_norm = (self.norm_over(head_dim, groups).replace(affine=False) for groups in (heads, kv_heads))
         kind = _attention_kind(design, cross)
         if design.value_norm and not (cross or design.borrowed_keys):
-            kind = partial(ValueNormAttention, value_norm=self.norm_over(value_dim, kv_heads).replace(affine=False))
+            kind = partial(layers.ValueNormAttention, value_norm=self.norm_over(value_dim, kv_heads).replace(affine=False))
         return kind(
             width=design.width,
             heads=heads,
@@ -167,7 +145,7 @@ class Builder:
             return expert
         shared = None if design.shared_ffn is None else self.dense_feed_forward(design.shared_ffn)
         options = (design.shared_gate, design.renormalized, design.choice_bias, design.router_bias, design.router)
-        kind = MixtureOfExperts if design.mixer_jitter is None else partial(SparseMixer, jitter=design.mixer_jitter)
+        kind = MixtureOfExperts if design.mixer_jitter is None else partial(layers.SparseMixer, jitter=design.mixer_jitter)
         return kind(expert, design.experts, design.top_k, shared, *options)
 
     def dense_feed_forward(self, hidden: int | None = None) -> FeedForward:
@@ -178,7 +156,7 @@ class Builder:
             hidden = 4 * design.width if design.ffn is None else design.ffn
         norm = self.norm_over(hidden) if design.inner_norm else None
         options = (design.gated, bias, design.ffn_dropout, design.up_activation, norm)
-        kind = partial(SparseFeedForward, sparsity=design.sparsity) if design.sparsity else FeedForward
+        kind = partial(layers.SparseFeedForward, sparsity=design.sparsity) if design.sparsity else FeedForward
         return kind(design.width, hidden, design.activation, *options)
 
     def residual(self, branch: Branch, *, bare: bool = False) -> Residual:
@@ -201,11 +179,17 @@ class Builder:
         if self.design.memory_block:
             return _memory_block(self, heads)
         made, design = self._plain_block(heads, window, causal=causal, cross=cross), self.design
-        block = made if design.laurel is None else _beside_laurel(made, Laurel(design.width, design.laurel, self.stream_norm))
+        block = (
+            made
+            if design.laurel is None
+            else _beside_laurel(made, layers.Laurel(design.width, design.laurel, self.stream_norm))
+        )
         if design.routed_altup is not None:
             return _routed(block, design, self.stream_norm)
-        kind = AltUp if design.altup_form == "full" else RecycledAltUp
-        return block if design.altup is None else kind(block, design.altup, design.altup_select)
+        if design.altup is None:
+            return block
+        kind = layers.AltUp if design.altup_form == "full" else layers.RecycledAltUp
+        return kind(block, design.altup, design.altup_select)
 
     def _plain_block(self, heads: int, window: int | None, *, causal: bool, cross: bool) -> Block:
         """One block on one stream."""
@@ -290,9 +274,9 @@ class Builder:
             return self.outer.reader()
         design = self.design
         if design.head == "projection":
-            return Projection(design.width, design.projection_width, design.projection_bias, design.projection_reads)
+            return layers.Projection(design.width, design.projection_width, design.projection_bias, design.projection_reads)
         if design.head == "patch-logits":
-            return PatchLogits(design.width, design.classes, self.stream_norm)
+            return layers.PatchLogits(design.width, design.classes, self.stream_norm)
         if design.head == "attention-pooling":
             return _attention_pooling(self)
         classifies = design.head in ("classifier", "pretraining")
@@ -311,7 +295,7 @@ class Builder:
             transform, norm = Linear(design.width, features, design.transform_bias), self.norm_over(features)
             activation = design.head_activation or design.activation
             parts = (unembedding, transform, norm, design.logit_softcap, activation, design.head_scale)
-            return LanguageHead(*parts) if classifier is None else PretrainingHead(*parts, classifier)
+            return LanguageHead(*parts) if classifier is None else layers.PretrainingHead(*parts, classifier)
         projection = Linear(design.width, features, bias=False) if features != design.width else None
         return LanguageHead(unembedding, projection, None, design.logit_softcap, scale=design.head_scale)
 
@@ -332,30 +316,32 @@ class Builder:
         return design.width // head_dim
 
 
-def _pooler(made: Builder, *, every: bool) -> Pooler | PatchMean | None:
+def _pooler(made: Builder, *, every: bool) -> Pooler | layers.PatchMean | None:
     design = made.design
     if not design.pooler:
         return None
     if design.pooler_reads == "patches":
-        return PatchMean(design.width, made.stream_norm)
+        return layers.PatchMean(design.width, made.stream_norm)
     outputs = design.pooler_width or design.width
     norm = made.norm_over(outputs) if design.pooler_norm else None
     return Pooler(design.width, outputs, design.pooler_activation, norm, design.pooler_bias, every)
 
 
-def _attention_pooling(made: Builder) -> AttentionPooling:
+def _attention_pooling(made: Builder) -> layers.AttentionPooling:
     """A probe with the heads and the hidden features of the blocks."""
     design = made.design
     one = Builder(replace(design, experts=None, gated=False, qk_norm="none", logit_scale=None, score_softcap=None))
     heads = design.heads if design.heads is not None else made._default_heads()
     heads = heads if isinstance(heads, int) else heads[0]
-    return AttentionPooling(one.attention(heads, causal=False, cross=True), made.stream_norm, one.dense_feed_forward())
+    return layers.AttentionPooling(one.attention(heads, causal=False, cross=True), made.stream_norm, one.dense_feed_forward())
 
 
 def _strided(stack: Stack, stride: int) -> Stack:
     """A stack whose blocks between the first and the last work on every `stride`-th token."""
     last = stack.depth - 1
-    blocks = (block if index in (0, last) else SequenceAltUp(block, stride) for index, block in enumerate(stack.blocks()))
+    blocks = (
+        block if index in (0, last) else layers.SequenceAltUp(block, stride) for index, block in enumerate(stack.blocks())
+    )
     return Stack.of(blocks, stack.norm, stack.position, stack.sharing, stack.contacts)
 
 
@@ -366,21 +352,21 @@ def _memory_block(builder: Builder, heads: int) -> BlockLike:
     if feed_forward is None:
         raise InputError("Transformer: memory_block needs a feed-forward part")
     attention = normed.attention(heads, causal=False, cross=True)
-    return MemoryBlock(builder.residual(attention), builder.residual(feed_forward))
+    return layers.MemoryBlock(builder.residual(attention), builder.residual(feed_forward))
 
 
-def _beside_laurel(block: Block, laurel: Laurel) -> BlockLike:
+def _beside_laurel(block: Block, laurel: layers.Laurel) -> BlockLike:
     """The block with a residual of low rank beside attention."""
     if block.attention is None or block.feed_forward is None or block.mixer is not None:
         raise InputError("Transformer: laurel needs attention and a feed-forward part in every block")
-    return LaurelBlock(block.attention, laurel, block.feed_forward)
+    return layers.LaurelBlock(block.attention, laurel, block.feed_forward)
 
 
 def _routed(block: BlockLike, design: Design, norm: Norm) -> BlockLike:
     """The block on one of several copies of the stream, with its part of the per-layer embeddings."""
-    inputs, routing = design.layer_inputs, design.routed_altup or AltUpRouting()
-    gate = None if inputs is None else LayerGate(design.width, inputs.width, design.activation, norm)
-    return RoutedAltUp(block, norm, routing, gate)
+    inputs, routing = design.layer_inputs, design.routed_altup or layers.AltUpRouting()
+    gate = None if inputs is None else layers.LayerGate(design.width, inputs.width, design.activation, norm)
+    return layers.RoutedAltUp(block, norm, routing, gate)
 
 
 def _contacts(design: Design, depth: int, heads: int) -> Linear | None:

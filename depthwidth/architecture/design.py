@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..checks import check_choice, check_whole
 from ..errors import InputError, nearest, shown
 from ..formula import is_symbolic
 from ..layers import (
     PLACEMENTS,
-    AltUpRouting,
-    Disentangled,
-    Latent,
-    LayerInputs,
-    Mixer,
     Position,
-    Proportional,
     RouterRule,
-    Tree,
 )
-from ..layers.altup import MOST_STREAMS
 from ..layers.position_entries import check_positions
+from ..layers.streams import MOST_STREAMS
 from ..numerics.altup import SELECTIONS
 from ..values import frozen
+
+if TYPE_CHECKING:
+    from ..layers import AltUpRouting, Disentangled, Latent, LayerInputs, Mixer, Proportional, Tree
 
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
 KINDS = ("decoder", "encoder", "encoder-decoder")

@@ -6,15 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from .. import layers
 from ..checks import check_whole
 from ..formula import is_symbolic
 from ..layers import (
-    AudioStem,
     Embedding,
-    LayeredStem,
     Linear,
     Norm,
-    PatchStem,
     Position,
     PositionSizes,
     Stem,
@@ -29,7 +27,7 @@ def stem_of(design: Design, norm_over: Callable[[int], Norm]) -> Stem:
     dropout = design.dropout if design.embedding_dropout is None else design.embedding_dropout
     if design.patch is not None:
         height, width = design.image if isinstance(design.image, Sequence) else (design.image, design.image)
-        return PatchStem(
+        return layers.PatchStem(
             height,
             width,
             design.patch,
@@ -45,13 +43,13 @@ def stem_of(design: Design, norm_over: Callable[[int], Norm]) -> Stem:
             norm=norm_over(design.width) if design.embedding_norm else None,
         )
     if design.mel_bins is not None:
-        return AudioStem(design.mel_bins, design.context, design.width, dropout=dropout)
+        return layers.AudioStem(design.mel_bins, design.context, design.width, dropout=dropout)
     features = design.embedding_width or design.width
     first, always = design.embedding_projection == "first", design.embedding_projection == "always"
     added = design.width if first else features  # features of positions and segments
     kind: Callable[..., TokenStem] = TokenStem
     if design.layer_inputs is not None:
-        kind = partial(LayeredStem, inputs=design.layer_inputs, depth=design.depth, eps=design.norm_eps)
+        kind = partial(layers.LayeredStem, inputs=design.layer_inputs, depth=design.depth, eps=design.norm_eps)
     return kind(
         tokens=Embedding(design.vocab + design.spare_tokens, features),
         positions=position_of(design.positions, "stem", replace(design, width=added)),

@@ -4,81 +4,144 @@ To write one of your own, subclass :class:`Branch` (added to the residual stream
 :class:`Norm`, :class:`Position`, :class:`Stem`, :class:`Head` or plain :class:`Layer`, and decorate it with :func:`component`.
 """
 
-from .activation_entries import ACTIVATIONS, ActivationEntry, register_activation
-from .altup import AltUp, Parts, RecycledAltUp, SequenceAltUp, Summed
-from .attention import Attention
-from .attention_pooling import AttentionPooling
-from .audio import AudioStem, TimeConvolution
-from .base import Branch, Child, Layer, Node, Run, component
-from .block import PLACEMENTS, Block, BlockLike, Residual
-from .borrowed_attention import BorrowedAttention
-from .chunked_attention import ChunkedAttention
-from .convolution import Convolution, ShortConvolution
-from .delta_net import GatedDeltaNet
-from .disentangled_attention import Disentangled, DisentangledAttention, RelativeVectors
-from .feed_forward import FeedForward, MixtureOfExperts
-from .gated_attention import GatedAttention
-from .head import ClassifierHead, Head, LanguageHead, Pooler, Unembedding
-from .image_bias import ImageBias
-from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
-from .latent_attention import Latent, LatentAttention
-from .laurel import Laurel
-from .laurel_block import LaurelBlock
-from .layer_gate import LayerGate
-from .layered_stem import LayeredStem, LayerInputs
-from .linear import Linear
-from .mamba import Mamba
-from .mamba2 import Mamba2
-from .memory_block import MemoryBlock
-from .mixer import Mixer, Proportional
-from .norms import LayerNorm, Norm, RMSNorm
-from .parallel_mixer import ParallelMixer
-from .patch_logits import PatchLogits
-from .patch_mean import PatchMean
-from .patch_stem import PatchStem
-from .position_entries import POSITION_ENTRIES, PositionEntry, PositionSizes, register_position
-from .positions import (
-    ALiBi,
-    BlockRelativeBias,
-    LearnedPositions,
-    Position,
-    RelativeBias,
-    Rotary,
-    SinusoidalPositions,
-    SinusoidalTable,
-)
-from .pretraining_head import PretrainingHead
-from .projected_streams import ProjectedStreams
-from .projection import Projection
-from .rotary_scaling import RotaryScaling
-from .routed_altup import AltUpRouting, RoutedAltUp
-from .router import RouterRule
-from .rwkv import ChannelMix, TimeMix
-from .score_positions import DietAbs, DietRel, SegmentBias, ShawVectors, UntiedPositions
-from .sparse_feed_forward import SparseFeedForward
-from .sparse_mixer import SparseMixer
-from .stack import Repeat, Stack, shared_pattern
-from .stem import Embedding, SharedEmbedding, Stem, TokenStem
-from .streams import Streams
-from .tensor import (
-    DRAW,
-    FIXED,
-    IDENTITY,
-    KINDS,
-    ONES,
-    ZEROS,
-    Constant,
-    Draw,
-    Fixed,
-    Identity,
-    Kind,
-    Special,
-    Start,
-    Tensor,
-)
-from .trained_activation import TrainedActivation
-from .tree_attention import Tree, TreeAttention
-from .value_norm import ValueNormAttention
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .activation_entries import ACTIVATIONS, ActivationEntry, register_activation
+    from .altup import AltUp, Parts, RecycledAltUp, SequenceAltUp, Summed
+    from .attention import Attention
+    from .attention_pooling import AttentionPooling
+    from .audio import AudioStem, TimeConvolution
+    from .base import Branch, Child, Layer, Node, Run, component
+    from .block import PLACEMENTS, Block, BlockLike, Residual
+    from .borrowed_attention import BorrowedAttention
+    from .chunked_attention import ChunkedAttention
+    from .convolution import Convolution, ShortConvolution
+    from .delta_net import GatedDeltaNet
+    from .disentangled_attention import Disentangled, DisentangledAttention, RelativeVectors
+    from .feed_forward import FeedForward, MixtureOfExperts
+    from .gated_attention import GatedAttention
+    from .head import ClassifierHead, Head, LanguageHead, Pooler, Unembedding
+    from .image_bias import ImageBias
+    from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
+    from .latent_attention import Latent, LatentAttention
+    from .laurel import Laurel
+    from .laurel_block import LaurelBlock
+    from .layer_gate import LayerGate
+    from .layered_stem import LayeredStem, LayerInputs
+    from .linear import Linear
+    from .mamba import Mamba
+    from .mamba2 import Mamba2
+    from .memory_block import MemoryBlock
+    from .mixer import Mixer, Proportional
+    from .norms import LayerNorm, Norm, RMSNorm
+    from .parallel_mixer import ParallelMixer
+    from .patch_logits import PatchLogits
+    from .patch_mean import PatchMean
+    from .patch_stem import PatchStem
+    from .position_entries import POSITION_ENTRIES, PositionEntry, PositionSizes, register_position
+    from .positions import (
+        ALiBi,
+        BlockRelativeBias,
+        LearnedPositions,
+        Position,
+        RelativeBias,
+        Rotary,
+        SinusoidalPositions,
+        SinusoidalTable,
+    )
+    from .pretraining_head import PretrainingHead
+    from .projected_streams import ProjectedStreams
+    from .projection import Projection
+    from .rotary_scaling import RotaryScaling
+    from .routed_altup import AltUpRouting, RoutedAltUp
+    from .router import RouterRule
+    from .rwkv import ChannelMix, TimeMix
+    from .score_positions import DietAbs, DietRel, SegmentBias, ShawVectors, UntiedPositions
+    from .sparse_feed_forward import SparseFeedForward
+    from .sparse_mixer import SparseMixer
+    from .stack import Repeat, Stack, shared_pattern
+    from .stem import Embedding, SharedEmbedding, Stem, TokenStem
+    from .streams import Streams
+    from .tensor import (
+        DRAW,
+        FIXED,
+        IDENTITY,
+        KINDS,
+        ONES,
+        ZEROS,
+        Constant,
+        Draw,
+        Fixed,
+        Identity,
+        Kind,
+        Special,
+        Start,
+        Tensor,
+    )
+    from .trained_activation import TrainedActivation
+    from .tree_attention import Tree, TreeAttention
+    from .value_norm import ValueNormAttention
+
+# File -> the public names that it defines. A file is loaded when one of its names is first used, as most models need a few of
+# them. The imports above repeat this for type checkers.
+_FILES = {
+    "activation_entries": "ACTIVATIONS ActivationEntry register_activation",
+    "altup": "AltUp Parts RecycledAltUp SequenceAltUp Summed",
+    "attention": "Attention",
+    "attention_pooling": "AttentionPooling",
+    "audio": "AudioStem TimeConvolution",
+    "base": "Branch Child Layer Node Run component",
+    "block": "PLACEMENTS Block BlockLike Residual",
+    "borrowed_attention": "BorrowedAttention",
+    "chunked_attention": "ChunkedAttention",
+    "convolution": "Convolution ShortConvolution",
+    "delta_net": "GatedDeltaNet",
+    "disentangled_attention": "Disentangled DisentangledAttention RelativeVectors",
+    "feed_forward": "FeedForward MixtureOfExperts",
+    "gated_attention": "GatedAttention",
+    "head": "ClassifierHead Head LanguageHead Pooler Unembedding",
+    "image_bias": "ImageBias",
+    "interfaces": "AttentionLike FeedForwardLike MixtureLike",
+    "latent_attention": "Latent LatentAttention",
+    "laurel": "Laurel",
+    "laurel_block": "LaurelBlock",
+    "layer_gate": "LayerGate",
+    "layered_stem": "LayeredStem LayerInputs",
+    "linear": "Linear",
+    "mamba": "Mamba",
+    "mamba2": "Mamba2",
+    "memory_block": "MemoryBlock",
+    "mixer": "Mixer Proportional",
+    "norms": "LayerNorm Norm RMSNorm",
+    "parallel_mixer": "ParallelMixer",
+    "patch_logits": "PatchLogits",
+    "patch_mean": "PatchMean",
+    "patch_stem": "PatchStem",
+    "position_entries": "POSITION_ENTRIES PositionEntry PositionSizes register_position",
+    "positions": "ALiBi BlockRelativeBias LearnedPositions Position RelativeBias Rotary SinusoidalPositions SinusoidalTable",
+    "pretraining_head": "PretrainingHead",
+    "projected_streams": "ProjectedStreams",
+    "projection": "Projection",
+    "rotary_scaling": "RotaryScaling",
+    "routed_altup": "AltUpRouting RoutedAltUp",
+    "router": "RouterRule",
+    "rwkv": "ChannelMix TimeMix",
+    "score_positions": "DietAbs DietRel SegmentBias ShawVectors UntiedPositions",
+    "sparse_feed_forward": "SparseFeedForward",
+    "sparse_mixer": "SparseMixer",
+    "stack": "Repeat Stack shared_pattern",
+    "stem": "Embedding SharedEmbedding Stem TokenStem",
+    "streams": "Streams",
+    "tensor": "DRAW FIXED IDENTITY KINDS ONES ZEROS Constant Draw Fixed Identity Kind Special Start Tensor",
+    "trained_activation": "TrainedActivation",
+    "tree_attention": "Tree TreeAttention",
+    "value_norm": "ValueNormAttention",
+}
+_HOME = {name: file for file, names in _FILES.items() for name in names.split()}
 
 __all__ = [
     "ACTIVATIONS",
@@ -198,3 +261,15 @@ __all__ = [
     "register_position",
     "shared_pattern",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -20,7 +20,7 @@ from ..signal import AnySignal, Pullback, Scales, Signal, Site, Trace
 from ..signal.streams import StreamSignal
 from .base import Child, Run, component
 from .block import BlockLike, check_block
-from .streams import Streams
+from .streams import MOST_STREAMS, Streams
 from .tensor import IDENTITY, ONES, ZEROS, Tensor
 
 
@@ -219,10 +219,6 @@ class AltUp(BlockLike):
             raise InputError(f"{site.role}: moments of copies that do not stay equal need streams that are split or summed")
         y, pull = self.layer.moments(x, site.at("layer"))
         return site.record(y), site.record_gradient(pull)
-
-
-MOST_STREAMS = 1024
-"""Most streams: their matrices are followed entry by entry, and a typing error must not fill the memory."""
 
 
 @component

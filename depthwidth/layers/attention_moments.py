@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..formulas.moments import least_correlation
-from ..formulas.positions import biased_row_correlation, biased_score_variance, effective_head_dim
 from ..numerics.interpolation import Table
 from ..signal import AnySignal, Number, Signal, Site, TokenSignal, Trace, quotient
 from .positions import BiasMoments
@@ -71,6 +70,8 @@ def biased_head_dim(scores: float, bias: BiasMoments, head_dim: int | None) -> i
     """The head dimension at which a row fluctuates like one of this variance with the bias; None if it hardly does."""
     if head_dim is None:
         return None
+    from ..formulas.positions import effective_head_dim
+
     found = effective_head_dim.body(max(scores, _TINY), float(bias.variance) * bias.own, head_dim, bias.rank)
     return max(1, round(found)) if found < _LARGEST_HEAD else None
 
@@ -433,6 +434,7 @@ def _biased_averages(scores: float, bias: BiasMoments, length: int, causal: bool
     """
     import numpy as np
 
+    from ..formulas.positions import biased_row_correlation, biased_score_variance
     from ..numerics.softmax import AttentionOverlap, attention_overlap
 
     beta, share, common = min(float(bias.variance), LARGEST_SCORES), bias.own, bias.pair

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .. import layers
 from ..errors import InputError, nearest, shown
 from ..plugins import plugins
 from .positions import ALiBi, LearnedPositions, Position, RelativeBias, Rotary, SinusoidalPositions
-from .score_positions import DietAbs, DietRel, ShawVectors, UntiedPositions
 
 
 class PositionSizes(NamedTuple):
@@ -46,19 +46,19 @@ def _relative(sizes: PositionSizes) -> Position:
 
 
 def _diet_rel(sizes: PositionSizes) -> Position:
-    return DietRel(sizes.heads, context=sizes.context)
+    return layers.DietRel(sizes.heads, context=sizes.context)
 
 
 def _shaw(sizes: PositionSizes) -> Position:
-    return ShawVectors(sizes.head_dim, min(_REACH, sizes.context - 1), sizes.heads)
+    return layers.ShawVectors(sizes.head_dim, min(_REACH, sizes.context - 1), sizes.heads)
 
 
 def _diet_abs(sizes: PositionSizes) -> Position:
-    return DietAbs(sizes.heads, context=sizes.context, rank=sizes.head_dim)
+    return layers.DietAbs(sizes.heads, context=sizes.context, rank=sizes.head_dim)
 
 
 def _tupe(sizes: PositionSizes) -> Position:
-    return UntiedPositions(sizes.heads, context=sizes.context, width=sizes.width, head_dim=sizes.head_dim)
+    return layers.UntiedPositions(sizes.heads, context=sizes.context, width=sizes.width, head_dim=sizes.head_dim)
 
 
 POSITION_ENTRIES: dict[str, PositionEntry] = {

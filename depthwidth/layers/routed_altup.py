@@ -8,7 +8,7 @@ from ..checks import check_whole
 from ..errors import InputError, shown
 from ..formulas.altup import predict_flops
 from ..values import cached_property, frozen
-from .altup import MOST_STREAMS
+from .streams import MOST_STREAMS
 from .base import Child, Run, component
 from .block import BlockLike, check_block
 from .layer_gate import LayerGate

@@ -8,6 +8,9 @@ from ..checks import check_whole
 from ..signal import AnySignal, Pullback, Site
 from .base import Layer, component
 
+MOST_STREAMS = 1024
+"""Most streams: their matrices are followed entry by entry, and a typing error must not fill the memory."""
+
 
 @component
 class Streams(Layer):
