@@ -102,12 +102,15 @@ def _diet_parameters() -> list[Row]:
     base = rows[0]
     for row in rows:
         tables = heads if row["shared"] == "layers" else heads * layers
-        added = {
-            "input": lambda: positions.input_position_parameters(tokens, width),
-            "shaw": lambda: positions.relative_vector_parameters(tokens - 1, head_dim, 4 * layers),
-            "diet-rel": lambda tables=tables: positions.relative_bias_parameters(tokens, tables),
-            "diet-abs": lambda row=row, tables=tables: positions.absolute_bias_parameters(tokens, row["rank"], tables),
-        }[row["positions"]]()
+        match row["positions"]:
+            case "input":
+                added = positions.input_position_parameters(tokens, width)
+            case "shaw":
+                added = positions.relative_vector_parameters(tokens - 1, head_dim, 4 * layers)
+            case "diet-rel":
+                added = positions.relative_bias_parameters(tokens, tables)
+            case _:
+                added = positions.absolute_bias_parameters(tokens, row["rank"], tables)
         change = (added - positions.input_position_parameters(tokens, width)) / 1e6
         row |= {f"{name}_computed": base[f"{name}_params_m"] + change for name in ("english", "multilingual")}
     return rows

@@ -184,12 +184,7 @@ class Builder:
             if design.laurel is None
             else _beside_laurel(made, layers.Laurel(design.width, design.laurel, self.stream_norm))
         )
-        if design.routed_altup is not None:
-            return _routed(block, design, self.stream_norm)
-        if design.altup is None:
-            return block
-        kind = layers.AltUp if design.altup_form == "full" else layers.RecycledAltUp
-        return kind(block, design.altup, design.altup_select)
+        return _in_streams(block, design, self.stream_norm)
 
     def _plain_block(self, heads: int, window: int | None, *, causal: bool, cross: bool) -> Block:
         """One block on one stream."""
@@ -360,6 +355,16 @@ def _beside_laurel(block: Block, laurel: layers.Laurel) -> BlockLike:
     if block.attention is None or block.feed_forward is None or block.mixer is not None:
         raise InputError("Transformer: laurel needs attention and a feed-forward part in every block")
     return layers.LaurelBlock(block.attention, laurel, block.feed_forward)
+
+
+def _in_streams(block: BlockLike, design: Design, norm: Norm) -> BlockLike:
+    """The block on several copies of the stream, if the design has some."""
+    if design.routed_altup is not None:
+        return _routed(block, design, norm)
+    if design.altup is None:
+        return block
+    kind = layers.AltUp if design.altup_form == "full" else layers.RecycledAltUp
+    return kind(block, design.altup, design.altup_select)
 
 
 def _routed(block: BlockLike, design: Design, norm: Norm) -> BlockLike:

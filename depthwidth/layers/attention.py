@@ -12,6 +12,7 @@ from ..formulas.moments import linear_second_moment, norm_moment
 from ..signal import AnySignal, DrawSpread, Pullback, Site, TokenSignal, finite
 from ..values import cached_property
 from .attention_moments import mix_exchangeable, mix_tokens, starting_bias
+from .attention_sinks import through_sinks
 from .base import Branch, Child, Run, component
 from .interfaces import AttentionLike
 from .linear import Linear
@@ -202,8 +203,6 @@ class Attention(Branch):
         mix = mix_tokens if isinstance(x, TokenSignal) else mix_exchangeable
         mixed, pull_heads = mix(self, raw, x, source, query, weight, trace, starting_bias(self, site))
         if self.sinks:
-            from .attention_sinks import through_sinks
-
             logit = site.variance("sinks")
             mixed, pull_heads = through_sinks(self, mixed, pull_heads, raw, x, weight, rotated, logit, trace)
         mixed = site.at("mix").record(mixed.with_bias(bias))

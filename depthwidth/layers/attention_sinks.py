@@ -9,12 +9,13 @@ Derivation: docs/derivations/attention.md, (A20).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..formulas.attention.sinks import sink_gradient
-from ..numerics.sink import KeyShare, key_share
 from ..signal import AnySignal, Number, TokenSignal, Trace, quotient
 from .attention_moments import capped_variance
+
+if TYPE_CHECKING:
+    from ..numerics.sink import KeyShare
 
 _LEAST = 1e-9
 
@@ -36,6 +37,9 @@ def through_sinks(
     trace : the pass.
     """
     import numpy as np
+
+    from ..formulas.attention.sinks import sink_gradient
+    from ..numerics.sink import key_share
 
     size, covariance = x.averages
     common = np.clip(quotient(covariance, size), 0.0, 1.0)
@@ -74,6 +78,8 @@ def _averaged(
 ) -> tuple[KeyShare, Any]:
     """The averages over the rows of exchangeable tokens, and the keys of a row in the mean."""
     import numpy as np
+
+    from ..numerics.sink import KeyShare, key_share
 
     if not attention.causal:
         return key_share(variance, rotated * common, reach, logit), reach

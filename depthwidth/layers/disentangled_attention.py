@@ -154,7 +154,7 @@ class DisentangledAttention(Attention):
 def score_factor(head_dim: int, relative: Disentangled) -> float:
     """The factor on scores, one over the square root of the dimensions of all their parts.
 
-    >>> score_factor(64, Disentangled(span=512)) ** -2
+    >>> round(score_factor(64, Disentangled(span=512)) ** -2, 9)
     192.0
     """
     return 1 / math.sqrt(head_dim * relative.parts)

@@ -8,13 +8,13 @@ from ..checks import check_whole
 from ..errors import InputError, shown
 from ..formulas.altup import predict_flops
 from ..values import cached_property, frozen
-from .streams import MOST_STREAMS
 from .base import Child, Run, component
 from .block import BlockLike, check_block
 from .layer_gate import LayerGate
 from .linear import Linear
 from .norms import Norm
 from .projected_streams import ProjectedStreams
+from .streams import MOST_STREAMS
 
 
 @frozen

@@ -9,7 +9,7 @@ from helpers import exact_norm_correlation
 from scipy.special import roots_genlaguerre
 
 from depthwidth.formula import find_formula, formulas
-from depthwidth.formulas import attention, depth, gaussian, heads, moments, saturation
+from depthwidth.formulas import attention, depth, finite_width, gaussian, heads, moments, saturation
 from depthwidth.numerics.softmax import overlap
 
 LONG = 2.0 ** np.arange(14, 21)
@@ -127,6 +127,12 @@ EXACT = {
         MANY,
         lambda d: depth.feed_forward_matrix_spread(4, 6),
         lambda d: matrix_spread(4, 6, d),
+    ),
+    # Of a linear map the output's direction is one of the Jacobian's own, taken at random.
+    "finite_width.aligned_share": (
+        MANY,
+        lambda d: finite_width.aligned_share(4, 1, 1),
+        lambda d: matrix_moment(4, 1, d),
     ),
     "heads.fixed_query_error": (MANY, lambda n: heads.fixed_query_error(0.5, 0.3, n), lambda n: truncation(0.5, 0.3, n)),
     "heads.relative_truncation_error": (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....layers import AltUpRouting, LayerInputs
-from ....layers.altup import MOST_STREAMS
+from ....layers.streams import MOST_STREAMS
 from ...design import Design
 from ..family import Choices, Family, Part, every_block, per_block, without
 from ..fields import Fields, as_number
