@@ -178,13 +178,9 @@ class Builder:
         """One block."""
         if self.design.memory_block:
             return _memory_block(self, heads)
-        made, design = self._plain_block(heads, window, causal=causal, cross=cross), self.design
-        block = (
-            made
-            if design.laurel is None
-            else _beside_laurel(made, layers.Laurel(design.width, design.laurel, self.stream_norm))
-        )
-        return _in_streams(block, design, self.stream_norm)
+        plain = self._plain_block(heads, window, causal=causal, cross=cross)
+        block = _beside_laurel(plain, self.design, self.stream_norm)
+        return _in_streams(block, self.design, self.stream_norm)
 
     def _plain_block(self, heads: int, window: int | None, *, causal: bool, cross: bool) -> Block:
         """One block on one stream."""
@@ -350,11 +346,13 @@ def _memory_block(builder: Builder, heads: int) -> BlockLike:
     return layers.MemoryBlock(builder.residual(attention), builder.residual(feed_forward))
 
 
-def _beside_laurel(block: Block, laurel: layers.Laurel) -> BlockLike:
-    """The block with a residual of low rank beside attention."""
+def _beside_laurel(block: Block, design: Design, norm: Norm) -> BlockLike:
+    """The block with a residual of low rank beside attention, if the design has one."""
+    if design.laurel is None:
+        return block
     if block.attention is None or block.feed_forward is None or block.mixer is not None:
         raise InputError("Transformer: laurel needs attention and a feed-forward part in every block")
-    return layers.LaurelBlock(block.attention, laurel, block.feed_forward)
+    return layers.LaurelBlock(block.attention, layers.Laurel(design.width, design.laurel, norm), block.feed_forward)
 
 
 def _in_streams(block: BlockLike, design: Design, norm: Norm) -> BlockLike:

@@ -14,10 +14,17 @@ from depthwidth.formula import find_formula, formulas
 from depthwidth.formulas import saturation
 from depthwidth.numerics.softmax import overlap
 
-from . import claims_attention, claims_depth, claims_heads, claims_shapes, claims_width
+from . import claims_attention, claims_depth, claims_heads, claims_scale, claims_shapes, claims_width
 from .claims import Case, error
 
-EXACT = claims_attention.EXACT | claims_depth.EXACT | claims_heads.EXACT | claims_shapes.EXACT | claims_width.EXACT
+EXACT = (
+    claims_attention.EXACT
+    | claims_depth.EXACT
+    | claims_heads.EXACT
+    | claims_scale.EXACT
+    | claims_shapes.EXACT
+    | claims_width.EXACT
+)
 SEED = 20061246
 SLOW = {name for name in EXACT if name.startswith("attention.") and "softmax" not in name} | {
     "depth.deepscale_correlation", "depth.post_norm_layer_log_drift", "depth.post_norm_layer_log_variance",
