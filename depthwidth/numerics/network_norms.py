@@ -254,6 +254,28 @@ def training_margin(of_points: Any, share: float = 0.05) -> float:
     return float(np.quantile(_points(of_points), share))
 
 
+def counted_margin(of_points: Any, share: float = 0.1) -> float:
+    """Margin that the large comparisons of measures divide by: absolute value of the floor(share m)-th smallest of m.
+
+    Raises
+    ------
+    InputError
+        if there are too few points for that share.
+
+    Examples
+    --------
+    >>> counted_margin([3, 1, 0.2, 5, 2, 0.9, 4, 1.5, 2.5, 0.1], 0.2)
+    0.2
+    """
+    points = _points(of_points)
+    if not 0 <= share <= 1:
+        raise InputError(f"share={share} is outside [0, 1]")
+    number = math.floor(share * len(points) + 1e-9)  # 0.29 of 100 points are 29, in doubles a little fewer
+    if not number:
+        raise InputError(f"a share of {share} of {len(points)} points is less than one point")
+    return abs(float(np.sort(points)[number - 1]))
+
+
 def _points(of_points: Any) -> Array:
     found = np.asarray(of_points, dtype=float)
     if found.ndim != 1 or not found.size or not np.isfinite(found).all():

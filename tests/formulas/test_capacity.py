@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -221,7 +222,7 @@ def test_margins_of_the_small_network():
 
 
 def test_every_result_says_bound_measure_or_proxy():
-    natures = {f.__name__: f.validity.partition(":")[0].partition(",")[0].partition("'")[0] for f in formulas(topic="capacity")}
+    natures = {f.__name__: re.split("[,']", f.validity.rpartition(": ")[2])[0] for f in formulas(topic="capacity")}
     assert set(natures.values()) == {"a bound", "a measure", "a proxy"}
     assert len(natures) > 30
     for f in formulas(topic="capacity"):

@@ -103,6 +103,10 @@ def test_margins_and_their_percentiles():
     assert norms.training_margin(values) == pytest.approx(0.145)
     assert norms.training_margin(values, 0.1) == pytest.approx(0.19)
     assert norms.margin_loss(values, 0.2) == 0.2
+    assert norms.counted_margin(values) == 0.1
+    assert norms.counted_margin([-3.0, *range(1, 20)]) == 1.0
+    assert norms.counted_margin([-3.0, *range(1, 10)]) == 3.0
+    assert norms.counted_margin(range(1, 101), 0.29) == 29.0
     logits = np.array([[1.0, 4.0, 2.0], [3.0, 3.0, 0.0]])
     assert norms.margins(logits, [1, 0]).tolist() == [2.0, 0.0]
     assert norms.margins(logits, [0, 2]).tolist() == [-3.0, -3.0]
@@ -124,6 +128,7 @@ def test_margins_and_their_percentiles():
         (lambda: norms.margins(np.eye(2), [0.0, 1.0]), "expected 2 whole numbers"),
         (lambda: norms.training_margin([]), "one finite number or more"),
         (lambda: norms.training_margin([1.0], 2), "share=2"),
+        (lambda: norms.counted_margin([1.0, 2.0]), "a share of 0.1 of 2 points is less than one point"),
     ],
 )
 def test_a_wrong_argument_gets_one_sentence(call, sentence):

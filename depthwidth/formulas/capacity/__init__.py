@@ -1,6 +1,6 @@
 r"""Capacity of trained networks: PAC-Bayes and margin bounds, norm measures, bounds for attention.
 
-The `validity` of each formula begins with its nature. A *bound* holds with its constants. A *measure* is a number computed
+The `validity` of each formula ends with its nature. A *bound* holds with its constants. A *measure* is a number computed
 from weights and margins, to be compared between networks. A *proxy* is a bound whose constant is unknown: it orders networks,
 and is never a probability. Spectral bounds of trained networks are far above 1, so their use is that of a measure too.
 

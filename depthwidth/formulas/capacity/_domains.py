@@ -1,4 +1,4 @@
-"""Arguments and sources of the formulas of capacity, and the natures that their validity begins with."""
+"""Arguments and sources of the formulas of capacity, and the natures that their validity ends with."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ EDELMAN = "Edelman et al. 2022, arXiv 2110.10090"
 MAUREY = "Maurey's lemma, for the maps of Trauger, Tewari 2024, arXiv 2310.13088"
 VC = "Yang, Srebro, Li 2026, constants hidden"
 WHOLE: dict[str, Any] = {"closed_low": True, "integer": True}
-DRAWN = "a bound, with probability 1 - delta over the sample"
-MEASURE = "a measure"
-PROXY = "a proxy: the constant of the bound is unknown"
+DRAWN = "all samples but a share delta: a bound"
+MEASURE = "comparisons of networks: a measure"
+PROXY = "orders of magnitude: a proxy, as the constant of the bound is unknown"
 HALF, QUARTER, THIRD = (1 / Constant.of(n) for n in (2, 4, 3))
 
 Depth = Annotated[Any, Domain(1, symbol="d", unit="layers", typical=(2, 8), **WHOLE), "number of weight matrices"]

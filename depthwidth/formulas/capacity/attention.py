@@ -23,7 +23,7 @@ ScoreChange = Annotated[
     source=f"derivative of softmax; {EDELMAN}, Cor. A.7, has a factor 2",
     status="derived",
     symbol="D",
-    domain="a bound",
+    domain="all networks: a bound",
 )
 def head_perturbation(norm: InputNorm, value_norm: ValueNorm, value_change: ValueChange, score_change: ScoreChange) -> Any:
     r"""Largest change of an attention head's output if values and scores change, at any length.
@@ -53,7 +53,7 @@ InputSize = Annotated[Any, Domain(1, symbol="d_in", unit="dimensions", typical=(
 Outputs = Annotated[Any, Domain(1, symbol="d_out", unit="dimensions", typical=(8, 1024), **WHOLE), "features of the output"]
 
 
-@formula(kind="exact", source=MAUREY, status="derived", symbol="ln_N", domain="a bound")
+@formula(kind="exact", source=MAUREY, status="derived", symbol="ln_N", domain="all networks: a bound")
 def sparse_covering(
     norm: InputNorm, weight_norm: WeightNorm, resolution: Resolution, inputs: InputSize, outputs: Outputs
 ) -> Any:
@@ -84,7 +84,7 @@ LossRange = Annotated[Any, Domain(0, symbol="c", typical=(0.5, 2.0)), "largest l
     source="Dudley's entropy integral at its least",
     status="rederived",
     symbol="R",
-    domain="a bound, if 3 l C is at most c sqrt(m)",
+    domain="3 l C up to c sqrt(m): a bound",
 )
 def covered_rademacher(scale: CoveringScale, samples: Samples, lipschitz: Lipschitz = 1, largest: LossRange = 1) -> Any:
     r"""Rademacher complexity of a class with covering numbers of exp(C^2/epsilon^2).

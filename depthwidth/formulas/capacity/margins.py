@@ -35,7 +35,7 @@ RelativeChange = Annotated[
     source=f"Lemma 2 of {NEYSHABUR}",
     status="rederived",
     symbol="D",
-    domain="a bound, if no layer moves by more than s_i/d",
+    domain="changes of each layer up to s_i/d: a bound",
 )
 def perturbation_bound(norm: InputNorm, spectra: Spectra, relative_change: RelativeChange) -> Any:
     r"""Largest change of the output, in the 2-norm, if the weights change.
@@ -63,7 +63,7 @@ def perturbation_bound(norm: InputNorm, spectra: Spectra, relative_change: Relat
     source=f"proof of {NEYSHABUR}",
     status="rederived",
     symbol="t",
-    domain="a bound, of all layers with probability 1/2",
+    domain="all layers at once, with probability 1/2: a bound",
 )
 def noise_norm(depth: Depth, width: Width, noise: Noise) -> Any:
     r"""Spectral norm that Gaussian noise exceeds in no layer, with probability one half or more.
@@ -86,7 +86,9 @@ def noise_norm(depth: Depth, width: Width, noise: Noise) -> Any:
     return noise * sqrt(2 * width * log(4 * depth * width))
 
 
-@formula(kind="exact", source=f"constants of the proof of {NEYSHABUR}", status="derived", symbol="K", domain="a bound")
+@formula(
+    kind="exact", source=f"constants of the proof of {NEYSHABUR}", status="derived", symbol="K", domain="all networks: a bound"
+)
 def margin_divergence(
     depth: Depth, width: Width, norm: InputNorm, squared_spectra: SquaredSpectra, stable_ranks: StableRanks, margin: Margin
 ) -> Any:
@@ -107,7 +109,7 @@ def margin_divergence(
     return (42 * e) ** 2 / 2 * (depth * norm / margin) ** 2 * width * log(4 * width * depth) * spectral
 
 
-@formula(kind="exact", source=f"proof of {NEYSHABUR}", status="derived", symbol="N", domain="a bound")
+@formula(kind="exact", source=f"proof of {NEYSHABUR}", status="derived", symbol="N", domain="all networks: a bound")
 def covering_size(depth: Depth, samples: Samples) -> Any:
     r"""Scales of the weights over which the prior of the spectral margin bound is drawn.
 

@@ -173,7 +173,12 @@ def relative_sharpness(worst: Worst, loss: Loss) -> Any:
     return (worst - loss) / (1 + loss)
 
 
-@formula(kind="exact", source=f"{EXPLORING}, section 2.3", symbol="K", domain="a bound's divergence, exactly")
+@formula(
+    kind="exact",
+    source=f"{EXPLORING}, section 2.3",
+    symbol="K",
+    domain="a prior with the noise of the posterior: a bound's divergence",
+)
 def gaussian_divergence(squared_norm: SquaredNorm, noise: Noise) -> Any:
     r"""Divergence of Gaussian noise about the weights from the same noise about the prior's centre.
 
@@ -272,7 +277,7 @@ def geometric_norm_sum(squared_product: SquaredProduct, depth: Depth, margin: Ma
     >>> geometric_norm_sum(16, 2, 2)
     4.0
     """
-    return depth * (squared_product / margin**2) ** (1 / (1 * depth))
+    return depth * (squared_product / margin**2) ** (1 / depth)
 
 
 @formula(kind="exact", source=f"{JIANG}, eqs 48 and 49, by the code of {DZIUGAITE}", symbol="mu", domain=MEASURE)
@@ -306,7 +311,7 @@ Floor = Annotated[Any, Domain(0, symbol="epsilon", typical=(1e-4, 1e-2)), "noise
     kind="exact",
     source=f"{JIANG}, eqs 56 and 57, by the code of {DZIUGAITE}",
     symbol="mu",
-    domain="a measure: one weight's part",
+    domain="one weight: a measure's part",
 )
 def magnitude_flatness_term(
     squared_norm: SquaredNorm, weights: Weights, distance: Distance, noise: Noise, floor: Floor = 0.001
@@ -340,7 +345,7 @@ Difference = Annotated[
 TestPoints = Annotated[Any, Domain(1, symbol="n", typical=(5000, 20000), **WHOLE), "test points"]
 
 
-@formula(kind="exact", source=f"code of {DZIUGAITE}", symbol="W", domain="a measure: weight of a pair of networks")
+@formula(kind="exact", source=f"code of {DZIUGAITE}", symbol="W", domain="pairs of networks: a measure's weight")
 def pair_certainty(difference: Difference, test_points: TestPoints) -> Any:
     r"""Certainty that the order of two gaps is not the test set's noise, by Hoeffding's inequality for each.
 
