@@ -555,6 +555,70 @@ def upper_norm_bound(
     return sqrt(largest_gradient_norm) * sqrt(sqrt(2 * learning_rate / weight_decay))
 
 
+@formula(
+    kind="exact", source=f"{PAPER}, Theorem 4.8", status="primary", symbol="x_hi",
+    domain="with probability 1 - 5 delta, under clipping and Assumption 4.7, after the norm has relaxed",
+)  # fmt: skip
+def clipped_upper_norm_bound(
+    learning_rate: LearningRate,
+    weight_decay: WeightDecay,
+    largest_mean: Annotated[Any, Domain(0, symbol="mu_hi"), "largest clipped mean of squared gradients over all directions"],
+) -> Any:
+    r"""Norm that scale-invariant weights stay below under SGD with weight decay and relative clipping once they have relaxed.
+
+    .. math:: |x|^4 \le \frac{\eta\mu_{hi}}{\lambda}
+
+    The lower bound is :func:`lower_norm_bound` at the square root of the least clipped mean. Both means are
+    :func:`depthwidth.numerics.scale_invariance.clipped_mean`; no bound on the largest gradient is needed.
+
+    Returns
+    -------
+    A norm.
+
+    Examples
+    --------
+    >>> round(clipped_upper_norm_bound(0.1, 5e-4, 1.0) ** 2, 4)
+    14.1421
+    """
+    return sqrt(sqrt(learning_rate * largest_mean / weight_decay))
+
+
+@formula(kind="exact", source=f"{PAPER}, Lemma C.3", status="primary", symbol="g_max")
+def largest_gradient(sharpness: Sharpness) -> Any:
+    r"""Bound of the gradient norm of a scale-invariant loss at weights of norm 1.
+
+    .. math:: \max_{|x|=1} |\nabla L(x)| \le \pi\rho
+
+    Returns
+    -------
+    A gradient norm.
+
+    Examples
+    --------
+    >>> round(largest_gradient(22.6), 1)
+    71.0
+    """
+    return pi * sharpness
+
+
+@formula(kind="exact", source=f"{PAPER}, Lemma C.4", status="primary", symbol="R")
+def loss_range(sharpness: Sharpness) -> Any:
+    r"""Bound of the difference between the largest and the least value of a scale-invariant loss.
+
+    .. math:: \sup L - \inf L \le \pi^2\rho/2
+
+    Returns
+    -------
+    Units of the loss.
+
+    Examples
+    --------
+    >>> round(loss_range(4.0), 4)
+    19.7392
+    """
+    return pi**2 * sharpness / 2
+
+
 @formula(kind="exact", source=f"{PAPER}, Condition 4.4, by way of Condition G.2", status="primary", symbol="q")
 def least_gradient_share(
     learning_rate: LearningRate,

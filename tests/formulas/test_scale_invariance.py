@@ -223,6 +223,25 @@ def test_equivalent_starts_of_a_measured_table():
 SHARPNESS = 4.0
 
 
+def test_bounds_over_all_directions(rng):
+    """Of x'Ax/x'x by its Hessian at drawn directions of norm 1, and of cos(2 angle)."""
+    for _ in range(5):
+        matrix = rng.standard_normal((4, 4))
+        matrix += matrix.T
+        x = rng.standard_normal((4, 400))
+        x /= np.linalg.norm(x, axis=0)
+        value = np.einsum("in,ij,jn->n", x, matrix, x)
+        slope = 2 * (matrix @ x - value * x)
+        outer = np.einsum("in,jn->nij", slope, x)
+        hessian = 2 * (matrix - value[:, None, None] * np.eye(4)) - 2 * (outer + outer.transpose(0, 2, 1))
+        sharpness = np.abs(np.linalg.eigvalsh(hessian)).max()
+        assert np.linalg.norm(slope, axis=0).max() < law.largest_gradient(sharpness)
+        eigenvalues = np.linalg.eigvalsh(matrix)
+        assert eigenvalues[-1] - eigenvalues[0] < law.loss_range(sharpness)
+    assert 2 < law.largest_gradient(SHARPNESS) < 8 * 2
+    assert 2 < law.loss_range(SHARPNESS) < 10 * 2
+
+
 def test_no_step_takes_less_than_its_bound(rng):
     nearest = math.inf
     for _ in range(2_000):
@@ -308,6 +327,8 @@ def test_clipped_training_balances_at_the_clipped_mean(rng):
     assert np.mean(found) == pytest.approx(mean, rel=0.05)
     assert mean < 0.8 * squares.mean()
     assert mean / 2 < min(found) < max(found) < 2 * mean
+    assert 2 * decay / rate * law.clipped_upper_norm_bound(rate, decay, mean) ** 4 == pytest.approx(2 * mean)
+    assert 2 * decay / rate * law.lower_norm_bound(rate, decay, math.sqrt(mean)) ** 4 == pytest.approx(mean / 2)
 
 
 @pytest.mark.parametrize(
