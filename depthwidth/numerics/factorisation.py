@@ -1,7 +1,7 @@
 r"""Products of matrices under gradient flow and weight decay: flows on factors, their limits, and certificates of rank.
 
 The product is ``W = W_N ... W_1``, its factors listed in the order in which they act, W_1 first. A head's score matrix is the
-product of two, ``[W_K', W_Q]``. The flow on a symmetric factor, ``X = U U'``, is that on ``[U', U]``, which stay transposes.
+product of two, ``[W_K', W_Q]``. A symmetric product ``X = U U'`` has a flow of its own.
 """
 
 from __future__ import annotations
@@ -59,22 +59,56 @@ def gradient_flow(
     >>> round(float(w2[0, 0] * w1[0, 0]), 6)
     3.0
     """
+    start = _matrices(factors)
+    if not decay >= 0:
+        raise InputError("gradient flow: decay is at least 0")
+    return _integrated(lambda now: factor_rates(gradient(product(now)), now, decay), start, times, tolerance)
+
+
+def symmetric_flow(gradient: Gradient, factor: Array, times: Sequence[float], tolerance: float = 1e-8) -> list[Array]:
+    """The factor U along ``dU/dt = -G(U U') U``, the gradient flow on ``X = U U'`` with time in units of arXiv 1705.09280.
+
+    It is the flow on the factors ``[U', U]``. There, though, rounding grows: factors that are no longer transposes can fit
+    negative eigenvalues, which U U' cannot.
+
+    Parameters
+    ----------
+    gradient : symmetric, (n, n), of the loss with respect to X.
+    factor : U at time 0, (n, k).
+    times : the times to report, increasing and at least 0.
+    tolerance : relative error of a step of the integration.
+
+    Raises
+    ------
+    InputError
+        if U is no matrix, times do not increase, or the integration does not reach the last time.
+
+    >>> [u] = symmetric_flow(lambda x: x - 4.0, [[0.1]], [9.0])
+    >>> round(float(u[0, 0]), 6)
+    2.0
+    """
+    return [
+        u for [u] in _integrated(lambda now: [-gradient(now[0] @ now[0].T) @ now[0]], _matrices([factor]), times, tolerance)
+    ]
+
+
+def _integrated(
+    rates: Callable[[list[Array]], list[Array]], start: list[Array], times: Sequence[float], tolerance: float
+) -> list[list[Array]]:
+    """Matrices at each time, from their rates."""
     import numpy as np
     from scipy.integrate import solve_ivp
 
-    start = [np.array(one, float) for one in factors]
-    _require_chain(start)
     at = np.asarray(times, float)
-    if not at.size or at[0] < 0 or not (np.diff(at) > 0).all() or not np.isfinite(at).all() or not decay >= 0:
-        raise InputError("gradient flow: times are at least 0 and increase, and decay is at least 0")
+    if not at.size or at[0] < 0 or not (np.diff(at) > 0).all() or not np.isfinite(at).all():
+        raise InputError("gradient flow: times are at least 0 and increase")
     ends = np.cumsum([one.size for one in start])
 
     def unpacked(flat: Array) -> list[Array]:
         return [part.reshape(one.shape) for part, one in zip(np.split(flat, ends[:-1]), start, strict=True)]
 
     def rate(_: float, flat: Array) -> Array:
-        now = unpacked(flat)
-        return np.concatenate([one.ravel() for one in factor_rates(gradient(product(now)), now, decay)])
+        return np.concatenate([one.ravel() for one in rates(unpacked(flat))])
 
     flat = np.concatenate([one.ravel() for one in start])
     # Explicit steps keep the signs of directions that shrink exponentially, which implicit ones lose in their tolerance. The
@@ -222,6 +256,48 @@ def commuting_limit(measurements: Array, values: Array, start: Array) -> Array:
     raise InputError("commuting_limit: no positive entries were found that fit the measurements")
 
 
+def greedy_path(gradient: Gradient, size: int, ranks: int, push: float = 1e-4, time: float = 100.0) -> list[Array]:
+    """Matrices of greedy low-rank learning on ``X = U U'``: stations of a flow from an infinitesimal start, arXiv 2012.09839.
+
+    From the point of rank r a column is added to U along the top eigenvector of minus the gradient, `push` long, and the flow
+    is followed to the point of rank r + 1.
+
+    Parameters
+    ----------
+    gradient : symmetric, (size, size), of the loss with respect to X.
+    size, ranks : rows of X; the largest rank, at least 1 each.
+    push : length of an added column, above 0.
+    time : length of the flow at each rank.
+
+    Returns
+    -------
+    X at each rank from 1 on; fewer than `ranks` if minus the gradient has no eigenvalue above `push` left.
+
+    Raises
+    ------
+    InputError
+        if a size, a push or a time is not above 0.
+
+    >>> import numpy as np
+    >>> [x.round(3).diagonal().tolist() for x in greedy_path(lambda x: x - np.diag([2.0, 1.0, -1.0]), 3, 3)]
+    [[2.0, 0.0, 0.0], [2.0, 1.0, 0.0]]
+    """
+    import numpy as np
+
+    check_whole("greedy_path", size=size, ranks=ranks)
+    if not (push > 0 and time > 0):
+        raise InputError("greedy_path: push and time are above 0")
+    u, stations = np.zeros((size, 0)), [np.zeros((size, size))]
+    for _ in range(ranks):
+        sizes, basis = np.linalg.eigh(-np.asarray(gradient(stations[-1]), float))
+        if sizes[-1] <= push:
+            break
+        u = np.column_stack([u, push * basis[:, -1]])
+        [u] = symmetric_flow(gradient, u, [time])
+        stations.append(u @ u.T)
+    return stations[1:]
+
+
 def soft_thresholded(target: Array, decay: float, head_dim: int | None = None) -> Array:
     """Minimiser of ``|W - Y|^2 / 2 + decay |W|_*`` of rank at most `head_dim`: weight decay on the factors of W.
 
@@ -296,9 +372,14 @@ def certificate(slope: Array, matrix: Array, decay: float, tolerance: float = 1e
     return Certificate(ratios, rank, float(ratios.max(initial=0.0) - 1), misalignment, tolerance)
 
 
-def _require_chain(factors: Sequence[Array]) -> None:
-    if not factors or any(one.ndim != 2 for one in factors):
+def _matrices(factors: Sequence[Array]) -> list[Array]:
+    """Copies of factors whose shapes chain."""
+    import numpy as np
+
+    found = [np.array(one, float) for one in factors]
+    if not found or any(one.ndim != 2 for one in found):
         raise InputError("gradient flow: factors are one or more matrices")
-    for one, later in itertools.pairwise(factors):
+    for one, later in itertools.pairwise(found):
         if later.shape[1] != one.shape[0]:
             raise InputError(f"gradient flow: factors of shapes {one.shape} and {later.shape} do not chain")
+    return found

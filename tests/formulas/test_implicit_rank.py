@@ -9,7 +9,7 @@ from numerics.least_norm import least_nuclear_norm
 from depthwidth.coefficients import reference
 from depthwidth.errors import InputError
 from depthwidth.formulas import implicit_rank as law
-from depthwidth.numerics.factorisation import gradient_flow, product
+from depthwidth.numerics.factorisation import gradient_flow, greedy_path, product, symmetric_flow
 from depthwidth.numerics.spectra import effective_rank
 
 OBSERVED = np.array([(0, 2), (0, 3), (1, 2)])
@@ -25,9 +25,9 @@ def completion(entry):
     return (lambda w: seen * w - target), target
 
 
-def symmetric_flow(gradient, scale, times, size=4):
-    start = scale * np.eye(size)
-    return [product(one) for one in gradient_flow(gradient, [start, start], times)]
+def from_scale(gradient, scale, times):
+    """X of the flow from scale^2 I."""
+    return [u @ u.T for u in symmetric_flow(gradient, scale * np.eye(4), times)]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_the_first_phase_of_a_small_start():
     for scale in (1e-2, 1e-4, 1e-6):
         time = law.first_phase_time(scale, 0.5, top)
         at = time + np.linspace(0, 0.05, 51)
-        spectra = [np.linalg.eigvalsh(x)[::-1] for x in symmetric_flow(gradient, scale, at)]
+        spectra = [np.linalg.eigvalsh(x)[::-1] for x in from_scale(gradient, scale, at)]
         sizes = np.array([one[0] for one in spectra])
         assert np.interp(0.5, sizes, at) - time == pytest.approx(0.0175, abs=0.002)
         reached = spectra[int(np.searchsorted(sizes, 0.5))]
@@ -114,7 +114,7 @@ def test_the_flow_ends_at_rank_one_and_not_at_the_least_norm():
     rows = [row for row in reference("implicit_counterexample_4x4") if row["R"] == "2" and row["init"] == "identity"]
     norms = []
     for row in rows:
-        [end] = symmetric_flow(gradient, float(row["alpha"]), [60.0])
+        [end] = from_scale(gradient, float(row["alpha"]), [60.0])
         assert np.abs(gradient(end)).max() < 1e-4
         norms.append(np.linalg.norm(end, "nuc"))
         assert norms[-1] == pytest.approx(float(row["nuclear_norm"]), rel=5e-3)
@@ -123,6 +123,18 @@ def test_the_flow_ends_at_rank_one_and_not_at_the_least_norm():
     assert norms == sorted(norms)
     assert norms[-1] > 0.99 * law.counterexample_flow_norm(2)
     assert norms[-1] > 1.2 * law.counterexample_least_norm(2)
+
+
+def test_the_greedy_path_ends_where_the_flow_from_a_small_start_does():
+    """At the completion of rank one, in one step; the flow from a start of 0.1 ends elsewhere."""
+    gradient, _ = completion(2.0)
+    [end] = greedy_path(gradient, 4, 3)
+    one = np.outer([1, 2, 1, 2], [1, 2, 1, 2])
+    assert np.abs(end - one).max() < 1e-3
+    [small] = from_scale(gradient, 1e-8, [60.0])
+    [large] = from_scale(gradient, 0.1, [60.0])
+    assert np.abs(end - small).max() < 1e-3
+    assert np.abs(end - large).max() > 0.3
 
 
 def square(w):

@@ -14,10 +14,12 @@ from depthwidth.numerics.factorisation import (
     commuting_limit,
     factor_rates,
     gradient_flow,
+    greedy_path,
     imbalance,
     product,
     product_rate,
     soft_thresholded,
+    symmetric_flow,
 )
 from depthwidth.numerics.spectra import effective_rank, numerical_rank
 
@@ -86,15 +88,15 @@ def test_the_commuting_flow_ends_where_the_closed_form_says(rng):
     y = a @ np.array([1.0, 0.6, 0, 0, 0, 0])
     for scale in (1.0, 0.1, 0.01):
         start = scale * np.eye(6)
-        [factors] = gradient_flow(lambda x: np.diag(a.T @ (a @ np.diag(x) - y)), [start, start], [400.0])
-        end = product(factors)
+        [u] = symmetric_flow(lambda x: np.diag(a.T @ (a @ np.diag(x) - y)), start, [400.0])
+        end = u @ u.T
         limit = commuting_limit(a, y, np.full(6, scale**2))
         assert np.diag(end) == pytest.approx(limit, abs=1e-4)
         assert np.abs(end - np.diag(np.diag(end))).max() < 1e-12
 
 
 def test_the_commuting_limit_tends_to_the_least_sum(rng):
-    """And from a start that is not of one value it tends to no other, but from large starts it is far away."""
+    """From starts of one value, the nearer the smaller; from any start ln x moves within the span of the measurements."""
     a = rng.standard_normal((15, 40))
     truth = np.zeros(40)
     truth[:6] = 0.3 + rng.random(6)
@@ -214,8 +216,8 @@ def test_small_starts_reach_the_least_norm_only_with_enough_measurements(rng):
 
         for scale in (0.1, 1e-2, 1e-4):
             start = scale * np.eye(n)
-            [factors] = gradient_flow(gradient, [start, start], [300.0], tolerance=1e-6)
-            sizes = np.linalg.svd(product(factors), compute_uv=False)
+            [u] = symmetric_flow(gradient, start, [300.0], tolerance=1e-6)
+            sizes = np.linalg.svd(u, compute_uv=False) ** 2
             gaps[m, scale], ranks[m, scale] = sizes.sum() / least - 1, effective_rank(sizes)
     assert gaps[28, 0.1] > gaps[28, 1e-2] > gaps[28, 1e-4]
     assert gaps[28, 1e-4] < 1e-3
@@ -243,6 +245,8 @@ def test_measured_gaps_fall_with_the_start_only_with_enough_measurements():
         (lambda: gradient_flow(lambda w: w, [], [1.0]), "one or more matrices"),
         (lambda: commuting_limit([[1.0, 1.0]], [-1.0], [1.0, 1.0]), "no positive entries"),
         (lambda: commuting_limit([[1.0, 1.0]], [1.0], [1.0]), "A is (measurements, entries)"),
+        (lambda: greedy_path(lambda x: x, 2, 2, push=0.0), "push and time are above 0"),
+        (lambda: greedy_path(lambda x: x, 2, 0), "ranks"),
         (lambda: soft_thresholded(np.eye(2), -1.0), "decay is at least 0"),
         (lambda: soft_thresholded(np.eye(2), 1.0, 0), "head_dim"),
         (lambda: certificate(np.eye(2), np.eye(2), 0.0), "decay is above 0"),
@@ -253,6 +257,30 @@ def test_bad_input_gets_one_sentence(call, sentence):
     with pytest.raises(InputError) as caught:
         call()
     assert sentence in str(caught.value)
+
+
+def test_a_symmetric_product_fits_no_negative_eigenvalue(rng):
+    """It is the flow of [U', U] while those are transposes; unequal factors fit negative eigenvalues, as rounding would."""
+    target = np.diag([2.0, 1.0, -1.0])
+    start = 0.3 * rng.standard_normal((3, 3))
+    both = gradient_flow(lambda x: x - target, [start.T, start], [0.5, 1.5])
+    for u, factors in zip(symmetric_flow(lambda x: x - target, start, [0.5, 1.5]), both, strict=True):
+        assert product(factors) == pytest.approx(u @ u.T, abs=1e-6)
+    [u] = symmetric_flow(lambda x: x - target, start, [200.0])
+    assert u @ u.T == pytest.approx(np.diag([2, 1, 0]), abs=3e-3)
+    [factors] = gradient_flow(lambda x: x - target, [start.T, 1.01 * start], [200.0])
+    assert product(factors) == pytest.approx(target, abs=1e-5)
+
+
+def test_the_greedy_path_of_a_target_takes_its_eigenvalues_in_turn(rng):
+    basis = np.linalg.qr(rng.standard_normal((5, 5)))[0]
+    values = np.array([3.0, 2.0, 1.0, -1.0, -2.0])
+    target = (basis * values) @ basis.T
+    path = greedy_path(lambda x: x - target, 5, 5)
+    assert len(path) == 3
+    for rank, x in enumerate(path, 1):
+        kept = np.where(np.arange(5) < rank, values, 0)
+        assert np.abs(x - (basis * kept) @ basis.T).max() < 1e-5
 
 
 def test_a_product_of_zeros_is_certified_by_its_gradient_alone():
