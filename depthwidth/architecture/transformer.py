@@ -67,10 +67,11 @@ class Transformer(LengthCounts):
         return self
 
     def _set_design(self, design: Design) -> None:
+        stem = Builder(design).stem()
+        if stem.fixed_context is not None:
+            design = replace(design, context=stem.fixed_context)  # tables of score biases have a place for each of its tokens
         made = Builder(design)
-        stem = made.stem()
-        context = design.context if stem.fixed_context is None else stem.fixed_context
-        self._set(design.kind, stem, made.encoder(), made.decoder(), made.reader(), context, made.source())
+        self._set(design.kind, stem, made.encoder(), made.decoder(), made.reader(), design.context, made.source())
 
     def _set(self, *values: Any) -> None:
         for name, value in zip(("kind", "stem", "encoder", "decoder", "head", "context", "source"), values, strict=True):

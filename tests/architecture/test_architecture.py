@@ -13,7 +13,7 @@ from strategies import designs
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.design import Design
 from depthwidth.errors import InputError
-from depthwidth.layers import POSITION_ENTRIES, Attention, Child, LayerNorm, Linear, Rotary, Stack
+from depthwidth.layers import POSITION_ENTRIES, Attention, Child, LayerNorm, Linear, Position, Rotary, Stack
 
 SOME = settings(max_examples=80, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
@@ -185,7 +185,10 @@ def test_operations_grow_with_the_length(choices, context):
     assert tree.forward_flops(context) < tree.forward_flops(context + 1)
     assert tree.forward_flops(context, masked=True) < tree.forward_flops(context + 1, masked=True)
     assert tree.kv_cache_bytes(context) <= tree.kv_cache_bytes(context + 1)
-    assert 2 * tree.forward_flops(context) == tree.forward_flops(context, batch=2)
+    one, two, three = (tree.forward_flops(context, batch=batch) for batch in (1, 2, 3))
+    assert three - two == two - one
+    shared = 2 * one - two  # the same for any batch: score biases by products of tables
+    assert (shared > 0) == (choices["positions"] in ("diet-abs", "tupe"))
     assert tree.flops_per_token(context) * context * (2 if tree.encoder and tree.decoder else 1) == tree.forward_flops(context)
     assert isinstance(tree.flops_per_token(context), (int, Fraction))
 
@@ -207,7 +210,9 @@ def test_masked_operations_count_every_allowed_pair(choices):
     maps = sum(node.active * node.layer.own_flops(tree.run()) for node in tree.walk() if isinstance(node.layer, Linear))
     if choices["pooler"]:
         maps -= 2 * (tree.context - 1) * tree.width * tree.head.outputs  # it reads the first token alone
-    assert tree.forward_flops(masked=True) == maps + 2 * allowed * attention.heads * (attention.head_dim + attention.value_dim)
+    biases = sum(node.active * node.layer.own_flops(tree.run()) for node in tree.walk() if isinstance(node.layer, Position))
+    scores = 2 * allowed * attention.heads * (attention.head_dim + attention.value_dim)
+    assert tree.forward_flops(masked=True) == maps + biases + scores
 
 
 @pytest.mark.slow

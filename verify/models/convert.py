@@ -132,6 +132,8 @@ def _live_tree(model: nn.Module) -> Transformer:
     unembedding = getattr(head, "unembedding", None)
     if unembedding is None or not hasattr(model, "get_output_embeddings"):
         return tree
+    if sum(parameter.numel() for parameter in model.parameters()) == tree.parameters:
+        return tree  # DeBERTa's newer head names another matrix as that of its output
     output = model.get_output_embeddings()
     every = list(model.named_parameters(remove_duplicate=False))
     tied = output is not None and sum(parameter is output.weight for _, parameter in every) > 1

@@ -160,11 +160,11 @@ def test_describe_counts_what_theory_does_not_reach(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_describe_counts_a_head_that_no_tree_describes(tmp_path):
-    config = {"model_type": "bert", **TINY, "architectures": ["BertForPreTraining"]}
+    config = {"model_type": "bert", **TINY, "architectures": ["BertLMHeadModel"]}
     with pytest.raises(NoTreeError):
         read_config(config)
     found = json.loads(described(tmp_path, config, "--json").output)
-    assert found["model_class"] == "BertForPreTraining"
+    assert found["model_class"] == "BertLMHeadModel"
 
 
 def test_without_the_library_there_is_a_hint(tmp_path, monkeypatch):

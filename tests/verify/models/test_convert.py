@@ -287,10 +287,11 @@ def test_distances_beyond_the_last_bucket():
     with torch.no_grad():
         expected = theirs(input_ids=read, decoder_input_ids=text).logits
         assert (ours(text, source=read) - expected).abs().max() < CLOSE
-        for part in ours.modules():
+        other = from_hf(theirs)  # a model that has been run keeps its biases
+        for part in other.modules():
             if isinstance(part, RelativeBias):
                 part.max_distance = 50
-        assert (ours(text, source=read) - expected).abs().max() > 10 * CLOSE
+        assert (other(text, source=read) - expected).abs().max() > 10 * CLOSE
 
 
 @pytest.mark.parametrize(

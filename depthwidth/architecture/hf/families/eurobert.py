@@ -22,7 +22,7 @@ def _heads() -> Part:
         choices: Choices = {"head_bias": fields.flag("mlp_bias")}
         if fields.model() == "EuroBertForSequenceClassification":
             kind = fields.raw("classifier_pooling")
-            if kind not in _READS:
+            if not isinstance(kind, str) or kind not in _READS:
                 raise fields.wrong("classifier_pooling", f"is not one of {', '.join(_READS)}")
             choices["classifier_reads"] = _READS[kind]
         return choices

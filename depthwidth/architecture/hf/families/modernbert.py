@@ -48,7 +48,7 @@ def _heads() -> Part:
         choices |= {"transform_bias": bias, "pooler_bias": bias, "head_bias": fields.flag("decoder_bias")}
         if fields.model() in ("ModernBertForSequenceClassification", "ModernBertForMultipleChoice"):
             kind = fields.raw("classifier_pooling")
-            if kind not in _READS:
+            if not isinstance(kind, str) or kind not in _READS:
                 raise fields.wrong("classifier_pooling", f"is not one of {', '.join(_READS)}")
             choices["classifier_reads"] = _READS[kind]
         return choices
