@@ -53,6 +53,9 @@ MORE = {
     "gpt_neo": {"attention_types": [[["global"], 3]]},
     "falcon": {"multi_query": False},
     "gpt2": {"initializer_range": 0.03},
+    # Rows of positions up to the padding token's number (0, in MPNet always 1) are not used: a context of 24 remains.
+    **{key: {"max_position_embeddings": 25} for key in ("roberta", "xlm-roberta", "camembert", "esm")},
+    "mpnet": {"max_position_embeddings": 26},
     **{key: {"image_size": [12, 16], "patch_size": 4} for key in ("vit", "deit", "dinov2")},
     **{key: {"image_size": 16, "patch_size": 4} for key in ("vit_mae", "beit", "clip_vision_model", "siglip_vision_model")},
     **{key: {"num_layers": 3, "num_decoder_layers": 2, "d_kv": 6, "initializer_factor": 0.7} for key in ("t5", "mt5", "umt5")},
