@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,8 +14,8 @@ from ..initialization import Recipe, recipe
 from ..layers import BlockLike, Residual, Stack
 from ..numerics.interpolation import Table
 from ..numerics.recursion import sampled_ends
-from ..signal import DrawSpread, Signal, Site, Spread, Trace
-from ..signal.residual import add_branch, norm_factors, post_norm_drift, pull_post_norm
+from ..signal import DrawSpread, Pullback, Signal, Site, Spread, Trace
+from ..signal.residual import NormFactors, add_branch, branch_spread, norm_factors, past_taken, post_norm_drift, pull_post_norm
 
 if TYPE_CHECKING:
     import pandas
@@ -153,8 +154,8 @@ class _Step(NamedTuple):
     """A branch: a table over the angle whose cosine is its input's correlation, at second moment 1, and the norms around it."""
 
     table: Table
-    """The two output moments, the four entries of the gradient's matrix from the output to the norm's input, and omega for
-    pairs"""
+    """The two output moments, the four entries of the gradient's matrix from the output to the norm's input, the parts of
+    `draw` that follow the correlation, and, with a norm of the output, what :class:`_OutputNorm` reads"""
     eps_in: float | None
     """Epsilon of the norm that the branch reads, if it has one of its own"""
     stream_gain: float | None
@@ -164,20 +165,28 @@ class _Step(NamedTuple):
     stream_centred: bool
     draw: DrawSpread
     """At residual scale 1"""
+    varied: tuple[str, ...]
+    """Names of the parts of `draw` in the table"""
     normed: bool
     width: int
+    output_norm: _OutputNorm | None = None
+    """The norm of the branch's output, if it has one and width is finite"""
 
     @classmethod
     def of(cls, part: Residual, site: Site) -> _Step:
         import numpy as np
 
         shapes: list[DrawSpread] = []
+        varied = ("pair_omega",) if part.norm_stream is None or part.norm_in is None else ("pair_omega", "along", "radial")
+        output_norm = _OutputNorm.of(part, site) if site.trace.finite_width else None
 
         def columns(angles: Array) -> Array:
-            f, pull, shape = part.branch_moments(Signal(np.ones_like(angles), np.cos(angles)), site)
+            x = Signal(np.ones_like(angles), np.cos(angles))
+            f, pull, shape = part.branch_moments(x, site)
             shapes.append(shape)
-            unit = pull(Signal(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])))
-            found = (*f[:2], *unit.second_moment, *unit.covariance, shape.pair_omega)
+            found = [*f[:2], *_Matrix.of_map(pull), *(getattr(shape, name) for name in varied)]
+            if output_norm is not None:
+                found += output_norm.columns(x, site)
             return np.stack([np.broadcast_to(v, angles.shape) for v in found], axis=1)
 
         table = Table(columns, 0.0, math.pi / 2)
@@ -186,10 +195,10 @@ class _Step(NamedTuple):
             eps = part.norm_stream.eps
             left = part.norm_stream.moments(Signal(1.0, 1.0), site.at("norm_stream"))[0].second_moment
             gain = float(left) * (1 + eps)
-        draw = DrawSpread(*(v if v is None else float(np.max(v)) for v in shapes[0]))
         eps_in = None if part.norm_in is None else part.norm_in.eps
         centred = [norm is not None and norm.centred for norm in (part.norm_in, part.norm_stream)]
-        return cls(table, eps_in, gain, eps, centred[0], centred[1], draw, part.normed, part.width)
+        draw = _constant(shapes[0])
+        return cls(table, eps_in, gain, eps, centred[0], centred[1], draw, varied, part.normed, part.width, output_norm)
 
     def pass_through(self, x: Signal, way: _Way, skip: Array, branch: Array, last: Array) -> tuple[Signal, _Way]:
         """The stream after this branch, and the way of a gradient back from there; `last` is 1 where nothing follows."""
@@ -203,12 +212,19 @@ class _Step(NamedTuple):
             correlation, gain, pair_gain = (
                 correlation * known.covariance, gain * known.gradient, gain * known.gradient_covariance
             )  # fmt: skip
-        a, a_pair, one, other, pair_one, pair_other, pair_omega = self.table.of_array(np.arccos(correlation.clip(0.0, 1.0)))
-        added = Signal(a * branch2, a_pair * branch2)
+        a, a_pair, one, other, pair_one, pair_other, *more = self.table.of_array(np.arccos(correlation.clip(0.0, 1.0)))
         path = _Matrix(gain * one, gain * other, pair_gain * pair_one, pair_gain * pair_other)
-        draw = self.draw.scaled(branch2)._replace(pairs=pair_omega)
+        if self.output_norm is not None:
+            read = x if self.eps_in is None else _after_norm(x, correlation)
+            known = self.output_norm.factors(read, *more[len(self.varied) :])
+            a_pair = a_pair * known.covariance
+            path = path.before(known.gradient, known.gradient_covariance)
+        added = Signal(a * branch2, a_pair * branch2)
+        draw = self.draw.scaled(branch2)._replace(pairs=more[0], **dict(zip(self.varied[1:], more[1:], strict=False)))
         y = add_branch(x, added, draw.omega, self.width, skip, draw)
         if self.stream_gain is None:
+            if self.output_norm is not None:
+                path = _Matrix.of_map(past_taken(path.of, y, added, self.width))
             leans = x.spread is not None and self.normed
             return y, way.through(path, skip2, x if leans else None, mixes=draw.whole is not None)
         known, scale = norm_factors(y, self.width, self.stream_centred), norm_moment.body
@@ -218,15 +234,64 @@ class _Step(NamedTuple):
             drift = post_norm_drift(x.times(skip2), added, draw, self.width)
             back = drift.at_norm(pull_post_norm(Signal(gain, pair_gain), y, self.width, self.stream_centred, last))
             gain, pair_gain = back.second_moment, back.covariance
-            units = drift.path(Signal(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])), path.of)
-            path = _Matrix(*units.second_moment, *units.covariance)
+            path = _Matrix.of_map(functools.partial(drift.path, pull=path.of))
         way = way.through(path, skip2, None, mixes=False)
         # The gradient passes the norm first, so the norm's factors are at the right of the residual's matrix.
-        way = _Way(_Matrix(*(f * part for f, part in zip((gain, pair_gain) * 2, way.bare, strict=True))), None)
+        way = _Way(way.bare.before(gain, pair_gain), None)
         normed = Signal(
             scale(y.second_moment, size, self.stream_gain), scale(y.covariance, size, self.stream_gain, known.covariance)
         )
         return normed.spread_as(y.spread and y.spread.after_norm(y, normed)), way
+
+
+class _OutputNorm(NamedTuple):
+    """The norm of a branch's output: its factors at finite width follow the stream's spread, which a table has not seen."""
+
+    bare: Residual
+    """The branch up to that norm"""
+    draw: DrawSpread
+    """Of `bare`, of which the norm uses what does not follow the correlation"""
+    centred: bool
+
+    @classmethod
+    def of(cls, part: Residual, site: Site) -> _OutputNorm | None:
+        """None of a branch without such a norm."""
+        if part.norm_out is None:
+            return None
+        bare = part.replace(norm_out=None, layer_scale=None, dropout=0.0)
+        _, _, draw = bare.branch_moments(Signal(1.0, 0.5), site)
+        return cls(bare, _constant(draw), part.norm_out.centred)
+
+    def columns(self, x: Signal, site: Site) -> list[Array]:
+        """The moments of what it normalises, and omega for pairs."""
+        f, _, draw = self.bare.branch_moments(x, site)
+        return [*f[:2], draw.pair_omega]
+
+    def factors(self, read: Signal, size: Array, covariance: Array, pair_omega: Array) -> NormFactors:
+        """Its factors relative to those of a branch that reads a stream without a spread.
+
+        read : what the branch reads, with its spread.
+        size, covariance, pair_omega : the columns.
+        """
+        draw, width, output = self.draw._replace(pairs=pair_omega), self.bare.width, Signal(size, covariance)
+        alone, whole = (
+            norm_factors(output.spread_as(branch_spread(output, draw, width, x)), width, self.centred)
+            for x in (read.spread_as(None), read)
+        )
+        return NormFactors(*(new / known for new, known in zip(whole, alone, strict=True)))
+
+
+def _constant(draw: DrawSpread) -> DrawSpread:
+    """The variation between draws as plain numbers, of parts that do not follow the correlation."""
+    import numpy as np
+
+    return DrawSpread(*(part if part is None else float(np.max(part)) for part in draw))
+
+
+def _after_norm(x: Signal, correlation: Array) -> Signal:
+    """The stream at the output of a norm to second moment 1, where two tokens have this correlation."""
+    y = Signal(1.0 + 0.0 * correlation, correlation)
+    return y.spread_as(x.spread and x.spread.after_norm(x, y))
 
 
 class _Matrix(NamedTuple):
@@ -236,6 +301,14 @@ class _Matrix(NamedTuple):
     other: Array
     pair_one: Array
     pair_other: Array
+
+    @classmethod
+    def of_map(cls, pull: Pullback) -> _Matrix:
+        """The matrix of a linear map of gradients."""
+        import numpy as np
+
+        units = pull(Signal(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])))
+        return cls(*units.second_moment, *units.covariance)
 
     def of(self, g: Signal) -> Signal:
         """A gradient that has passed."""
@@ -249,6 +322,11 @@ class _Matrix(NamedTuple):
         a, b, c, d = self
         e, f, g, h = first
         return _Matrix(a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h)
+
+    def before(self, own: Array, pair: Array) -> _Matrix:
+        """The map of a gradient whose two moments are first multiplied by these factors."""
+        a, b, c, d = self
+        return _Matrix(own * a, pair * b, own * c, pair * d)
 
     def times(self, factor: Array) -> _Matrix:
         return _Matrix(*(factor * part for part in self))

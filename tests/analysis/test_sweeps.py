@@ -30,16 +30,18 @@ ENDS = ["top_variance", "top_correlation", "gradient", "front_gradient_correlati
 
 
 @one_quick_in(2, "finite_width", [False, True])
+@pytest.mark.parametrize("gated", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["relu", "gated"])
 @pytest.mark.parametrize("placement", ["pre", "post", "sandwich"])
-def test_both_ends_are_those_of_the_walk(placement, finite_width):
+def test_both_ends_are_those_of_the_walk(placement, gated, finite_width):
+    choices = {"activation": "silu", "gated": True} if gated else {}
     depths, correlations = [1, 48, 12], [0.2, 0.9, 0.0]
     variance = 1.0 if placement == "post" else 1.7
     frame = sweep(
-        stack(placement=placement), "xavier", depth=depths, variance=variance, correlation=correlations,
+        stack(placement=placement, **choices), "xavier", depth=depths, variance=variance, correlation=correlations,
         gradient=(2.0, 0.3), finite_width=finite_width,
     )  # fmt: skip
     for depth, r, found in zip(depths, correlations, frame[ENDS].to_numpy(), strict=True):
-        tree = stack(depth, placement)
+        tree = stack(depth, placement, **choices)
         expected = walked(
             tree, recipe(tree, "xavier"), variance=variance, correlation=r, gradient=(2.0, 0.3), finite_width=finite_width
         )
@@ -110,27 +112,48 @@ def test_tables_over_the_correlation_are_right_to_their_error():
             assert row == pytest.approx(np.broadcast_to(exact, 5), abs=2e-8)
 
 
+NORMS = [("in",), ("stream",), ("in", "out"), ("in", "stream"), ("out", "stream"), ("in", "out", "stream")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("placement", ["pre", "post"])
-def test_a_branch_takes_a_gradient_back_as_its_component_does(placement):
+@pytest.mark.parametrize("choices", [{}, {"activation": "silu", "gated": True, "dropout": 0.1}], ids=["relu", "gated"])
+@pytest.mark.parametrize("ends", [False, True], ids=["inside", "end"])
+@pytest.mark.parametrize("norms", NORMS, ids="+".join)
+def test_a_branch_takes_a_gradient_back_as_its_component_does(norms, ends, choices):
     """All four entries, with the factors of norms at finite width, which differ between the two moments by a few per cent."""
     from depthwidth.analysis.sweeps import _Matrix, _Step, _Way
+    from depthwidth.layers import LayerNorm
     from depthwidth.signal import Signal, Site, Spread, Trace
 
-    tree = stack(placement=placement)
+    tree = stack(placement="none", **choices)
     made = recipe(tree, "xavier")
-    site = Site(Trace(made, 64, 64, layer=0, finite_width=True), "encoder.block")
+    own = {f"norm_{name}": LayerNorm(128, affine=False) for name in norms}
+    # Of a post-norm the gradient from the next block and one from elsewhere differ.
+    given = float(ends)
 
     def stream(q, c):
         x = Signal(q, c)
         spread = Spread.of_gaussian(x, 128)
-        return x.spread_as(spread.after_norm(x, x) if placement == "post" else spread)
+        return x.spread_as(spread.after_norm(x, x) if "stream" in norms else spread)
 
-    for name, part in tree.stack.repeats[0].block.branches:
-        _, pull = part.moments(stream(1.0, 0.3), site.at(name))
+    for name, bare in tree.stack.repeats[0].block.branches:
+        part = bare.replace(**own)
+        trace = Trace(made, 64, 64, layer=0, finite_width=True)
+        trace.end = ("encoder.block." + name, 0) if ends else None
+        site = Site(trace, "encoder.block").at(name)
+        y, pull = part.moments(stream(1.0, 0.3), site)
         units = [pull(Signal(*unit)) for unit in ((1.0, 0.0), (0.0, 1.0))]
         exact = [units[0].second_moment, units[1].second_moment, units[0].covariance, units[1].covariance]
         one = np.ones(1)
         way = _Way(_Matrix(one, 0 * one, 0 * one, one))
-        _, way = _Step.of(part, site.at(name)).pass_through(stream(one, 0.3 * one), way, one, one)
-        assert np.ravel(way.bare) == pytest.approx(exact, rel=1e-5)
+        step, start = _Step.of(part, site), (stream(one, 0.3 * one), way, one, one)
+        after, way = step.pass_through(*start, given * one)
+        assert np.ravel(way.bare) == pytest.approx(exact, rel=2e-5)
+        assert np.ravel([after.second_moment, after.covariance]) == pytest.approx([y.second_moment, y.covariance], rel=2e-5)
+        assert np.ravel(after.spread) == pytest.approx(list(y.spread), rel=1e-4, abs=1e-9)
+        _, other_end = step.pass_through(*start, 1 - given * one)
+        assert (np.ravel(other_end.bare) != pytest.approx(exact, rel=1e-3)) == ("stream" in norms)
+        _, forgotten = step._replace(output_norm=None).pass_through(*start, given * one)
+        # Behind "stream" tokens have one size each, and only their correlation varies, which attention follows.
+        follows = "out" in norms and ("stream" not in norms or name == "attention")
+        assert (np.ravel(forgotten.bare) != pytest.approx(exact, rel=1e-4)) == follows
