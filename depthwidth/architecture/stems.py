@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 from .. import layers
@@ -52,7 +51,7 @@ def stem_of(design: Design, norm_over: Callable[[int], Norm]) -> Stem:
         kind = partial(layers.LayeredStem, inputs=design.layer_inputs, depth=design.depth, eps=design.norm_eps)
     return kind(
         tokens=Embedding(design.vocab + design.spare_tokens, features),
-        positions=position_of(design.positions, "stem", replace(design, width=added)),
+        positions=position_of(design.positions, "stem", design, width=added),
         segments=Embedding(design.segments, added) if design.segments else None,
         norm=norm_over(added) if design.embedding_norm else None,
         projection=Linear(features, design.width, bias=not first) if always or features != design.width else None,
@@ -61,20 +60,22 @@ def stem_of(design: Design, norm_over: Callable[[int], Norm]) -> Stem:
     )
 
 
-def _head_dim(design: Design, heads: int) -> int:
+def _head_dim(width: int, design: Design, heads: int) -> int:
     if design.head_dim is not None:
         return design.head_dim
-    if not is_symbolic(design.width, heads):
+    if not is_symbolic(width, heads):
         check_whole("Transformer", heads=heads)
-    return design.width // heads
+    return width // heads
 
 
-def position_of(positions: str | Position, home: str, design: Design, heads: int = 1) -> Position | None:
-    """The component of a design's positions, if this part of a model is its home."""
+def position_of(
+    positions: str | Position, home: str, design: Design, heads: int = 1, width: int | None = None
+) -> Position | None:
+    """The component of a design's positions, of `width` features or the design's, if this part of a model is its home."""
     if positions == "none":
         return None
-    component = positions
+    component, width = positions, width or design.width
     if isinstance(component, str):
-        sizes = PositionSizes(design.context, design.width, heads, _head_dim(design, heads), design.position_offset)
+        sizes = PositionSizes(design.context, width, heads, _head_dim(width, design, heads), design.position_offset)
         component = position_entry("Transformer", component).make(sizes)
-    return component.fitted(heads, design.width) if component.home == home else None
+    return component.fitted(heads, width) if component.home == home else None
