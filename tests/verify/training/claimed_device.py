@@ -102,7 +102,7 @@ def main(what, *names):
     corpus = zipf_markov(20_000, vocab=16, strength=2.0)
     models = {name: [build(TREES[name], seed=i) for i in range(3)] for name in names}
     training = Training(
-        steps=4, batch=4, context=16, micro_batch=3, warmup=2, evaluate_every=2,
+        steps=4, batch=4, context=16, micro_batch=3, warmup=2, evaluate_every=2, evaluate_batches=2,
         relative_clip=None if what == "ensemble" else 2.0,
     )  # fmt: skip
     claim()
