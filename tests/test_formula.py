@@ -81,7 +81,7 @@ def test_there_are_formulas_of_rules_separation_and_scaling():
 # Hundreds of formulas, each with many properties that take less time than a test by itself costs: a test checks several.
 
 
-@pytest.mark.parametrize("f", ALL, ids=by_name)
+@one_quick_in(3, "f", ALL, ids=by_name)
 def test_what_a_formula_declares(f):
     """A complete card, a place in its topic, typical ranges, letters, and fitted defaults."""
     card_is_complete(f)
@@ -120,7 +120,7 @@ def typical_range_lies_in_the_domain(f):
             assert parameter.domain.contains(value), f"{f.name}: {parameter.name}={value} is typical but outside its domain"
 
 
-@one_quick_in(4, "f", ALL, first=0, ids=by_name)
+@one_quick_in(8, "f", ALL, first=0, ids=by_name)
 def test_numbers_arrays_multiple_precision_and_tensors_agree(f, rng):
     draws = [draw(f, rng) for _ in range(DRAWS)]
     one_by_one = [float(f(**values)) for values in draws]
@@ -134,7 +134,7 @@ def test_numbers_arrays_multiple_precision_and_tensors_agree(f, rng):
     assert np.broadcast_to(tensor.numpy(), DRAWS) == pytest.approx(one_by_one, rel=1e-9, abs=1e-12)
 
 
-@one_quick_in(4, "f", ALL, first=2, ids=by_name)
+@one_quick_in(8, "f", ALL, first=2, ids=by_name)
 def test_numbers_and_the_symbolic_form_agree(f, rng):
     """Evaluated at 30 digits, so that the float path's own rounding shows; the form is exact, and is typeset."""
     form = symbolic(f)
@@ -171,7 +171,7 @@ def test_a_letter_without_its_backslash_is_seen():
     assert not BARE_GREEK.search(r"\gamma' = d_{out} \gamma")
 
 
-@one_quick_in(4, "f", ALL, first=1, ids=by_name)
+@one_quick_in(8, "f", ALL, first=1, ids=by_name)
 def test_integers_do_not_overflow(f, rng):
     values = draw(f, rng)
     for name, value in values.items():
@@ -202,7 +202,7 @@ def test_wide_models_of_integer_arrays_are_counted():
         assert count.body(np.array([96], dtype=np.int32), np.array([12288], dtype=np.int32), 12).tolist() != [173946175488]
 
 
-@one_quick_in(4, "f", ALL, first=3, ids=by_name)
+@one_quick_in(8, "f", ALL, first=3, ids=by_name)
 def test_gradients_at_the_ends_of_a_domain_are_numbers(f, rng):
     """Infinite if the derivative is; never NaN."""
     torch = pytest.importorskip("torch")
@@ -258,7 +258,7 @@ def outside(domain):
     return values
 
 
-@one_quick_in(4, "f", ALL, first=2, ids=by_name)
+@one_quick_in(8, "f", ALL, first=2, ids=by_name)
 def test_numbers_at_and_beyond_the_ends_of_a_domain(f, rng):
     """Extreme numbers give a number or a sentence; a value outside, and shapes that do not broadcast, are named."""
     right = draw(f, rng)

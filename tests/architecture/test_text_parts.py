@@ -9,6 +9,7 @@ import dataclasses
 import warnings
 
 import pytest
+from helpers import one_quick_in
 
 from depthwidth.architecture.hf import FAMILIES, find_family, notes_on, read_config
 from depthwidth.architecture.hf.text_parts import FLAT, TEXT_PARTS, TEXT_STACKS, by_family
@@ -88,7 +89,7 @@ def test_defaults_of_a_stack_are_those_of_transformers(text_type):
 
 
 @pytest.mark.hf
-@pytest.mark.parametrize("whole", TEXT_PARTS)
+@one_quick_in(5, "whole", TEXT_PARTS)
 def test_the_usual_text_stack_of_each_model_is_that_of_transformers(whole):
     try:
         theirs = transformers.AutoConfig.for_model(whole).text_config.model_type

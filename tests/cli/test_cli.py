@@ -111,7 +111,7 @@ def small(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("form", ["", "--json", "--csv", "--markdown"])
+@one_quick_in(4, "form", ["", "--json", "--csv", "--markdown"], first=1)
 def test_moments_and_recipes_print_in_every_form(invoke, small, form):
     for arguments in (("moments", small), ("moments", small, "--scheme", "deepscale", "--no-dropout", "--variance", "1"),
                       ("init", small), ("init", small, "--scheme", "shipped"), ("init",), ("derive", "relu_pair_moment"),

@@ -241,7 +241,7 @@ def test_published_depths(family, scheme, invoke, tmp_path):
     answers(invoke, tmp_path, config, scheme, commands)
 
 
-@one_quick_in(4, "family", list(FAMILIES))
+@one_quick_in(10, "family", list(FAMILIES))
 def test_plans_like_every_family(family, invoke, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(small(family)))

@@ -17,6 +17,7 @@ def test_what_the_planner_names_is_used():
     assert "depthwidth.planning.search" in used_formulas()["shape_penalty.loss_exponent"]
 
 
+@pytest.mark.slow
 def test_a_use_inside_a_used_formula_counts():
     """``attention_moments``, which a layer calls, calls an approximation that calls the variance of shares."""
     assert "depthwidth.layers.attention_moments" in used_formulas()["attention.common_share_variance"]

@@ -16,7 +16,7 @@ from depthwidth.numerics.retrieval import planted
 EXACT = golden("softmax_iid_logits_exact")
 
 
-@pytest.mark.parametrize("row", EXACT, ids=lambda r: f"{r['n']}-{r['sigma']}")
+@one_quick_in(4, "row", EXACT, ids=lambda r: f"{r['n']}-{r['sigma']}")
 def test_the_grid_of_exact_values(row):
     """n to 131072, sigma to 8; printed to six digits, the entropy computed there from two rounded numbers."""
     n, variance = int(row["n"]), float(row["sigma"]) ** 2
@@ -200,7 +200,7 @@ FINITE = {
 }
 
 
-@pytest.mark.parametrize("name", FINITE)
+@one_quick_in(3, "name", FINITE)
 def test_heads_of_a_few_dimensions(name, rng):
     """Logits as products of drawn queries and keys, within five standard errors; infinite heads are another number."""
     dims, n, sigma = 3, 24, 1.5

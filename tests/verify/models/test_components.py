@@ -4,6 +4,7 @@ import dataclasses
 import io
 
 import pytest
+from helpers import one_quick_in
 
 from depthwidth import layers
 from depthwidth.layers.base import Run
@@ -278,7 +279,7 @@ def test_every_component_has_an_example():
     assert {type(layer) for layer in EXAMPLES.values()} == ours
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@one_quick_in(4, "name", EXAMPLES, first=0)
 def test_parameters_are_the_components(name):
     layer = EXAMPLES[name]
     part = module(layer)
@@ -298,7 +299,7 @@ def uncounted(layer):
     return sum(uncounted(child.layer) for child in layer.children())
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@one_quick_in(4, "name", EXAMPLES, first=1)
 def test_operations_are_those_torch_counts(name):
     """Hidden scores are counted, those outside of a window or a chunk too."""
     layer = EXAMPLES[name]
@@ -316,7 +317,7 @@ def test_a_count_that_is_off_is_seen():
     assert counted_flops(lambda: output(layer, drawn(layer))) != layer.replace(hidden=21).flops(RUN)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@one_quick_in(4, "name", EXAMPLES, first=2)
 def test_a_saved_state_gives_the_same_output(name):
     layer = EXAMPLES[name]
     one, two = drawn(layer), drawn(layer, seed=1)
