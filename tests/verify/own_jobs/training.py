@@ -26,9 +26,9 @@ def judge(rows, predictions):
 JOB = Job(
     name="training",
     question="Does a training end?",
-    claim="None.",
+    claim="It ends, and is bit for bit the same after a kill.",
     measured="The losses.",
-    criterion="None.",
+    criterion="Compared in the test itself.",
     runs=runs,
     measure=measure_training,
     judge=judge,
