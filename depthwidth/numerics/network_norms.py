@@ -1,7 +1,7 @@
 """Norms, paths and margins of a network of matrices and ReLUs: the arguments of :mod:`depthwidth.formulas.capacity`.
 
-A network is a list of matrices, the first one first, each of shape (outputs, inputs); biases are left out, and norms with fixed
-statistics are to be folded into the matrices beforehand. All values are measures, computed in doubles.
+A network is a list of matrices, the first one first, each of shape (outputs, inputs); biases are left out. Fold norms with
+fixed statistics into the matrices first. All values are measures, computed in doubles.
 """
 
 from __future__ import annotations

@@ -361,7 +361,7 @@ def pull_post_norm(g: AnySignal, x: AnySignal, width: int, centred: bool, last: 
 
     Parameters
     ----------
-    last : 1 where the gradient comes from elsewhere, behind the last norm of a stack, and 0 before; a number, or one for each
+    last : 1 for the last norm of a stack, whose gradient comes from outside, and 0 for every other; a number, or one for each
         block.
     """
     if x.spread is None:
@@ -372,7 +372,9 @@ def pull_post_norm(g: AnySignal, x: AnySignal, width: int, centred: bool, last: 
 
 
 def pull_branch_norm(draw: DrawSpread, x: AnySignal, width: int, centred: bool) -> Pullback:
-    """The correction of a gradient behind a norm of a branch's output `x`, which :func:`norm_factors` takes for any vector.
+    """The correction of a gradient at the input of a norm whose input is a branch's output `x`.
+
+    :func:`norm_factors` takes the norm's input for any vector.
 
     The norm takes off the component along the output, in which the branch's Jacobian is larger than in others (W11). And a draw
     with a large output has a large Jacobian as well; the norm divides by the former alone.

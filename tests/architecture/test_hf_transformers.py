@@ -47,7 +47,7 @@ def undrawn():
 
 def built(config, device="meta", **more):
     """The model that transformers builds, without memory for its weights."""
-    kind = getattr(transformers, config["architectures"][0])  # loads its code, which keeps torch's functions as they are now
+    kind = getattr(transformers, config["architectures"][0])  # loads its code, which keeps references to torch's functions
     with warnings.catch_warnings(), torch.device(device), undrawn() if device == "meta" else contextlib.nullcontext():
         warnings.simplefilter("ignore")
         parsed = parse(config)

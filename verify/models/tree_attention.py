@@ -104,7 +104,7 @@ def leaf_attention(
     scores = q @ k.mT * scale
     hidden = same.detach() < 0.5
     weights = scores.masked_fill(hidden, -torch.inf).softmax(-1).nan_to_num(0.0)
-    if torch.is_grad_enabled():  # the weights stay as they are: the factors are 1 and 0
+    if torch.is_grad_enabled():  # the factors are 1 and 0, so that no weight changes
         weights = torch.where(hidden, same * _weights_in_leaf(scores.detach(), held.detach()), weights * same)
         total = weights.sum(-1, keepdim=True)
         weights = weights / torch.where(total > 0.5, total, torch.ones_like(total))
