@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .lazy import load_name
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -82,12 +84,7 @@ __all__ = [*_HOME, "formulas", "layers"]
 def __getattr__(name: str) -> Any:
     if name in ("formulas", "layers"):
         return import_module(f".{name}", __name__)
-    # No public name may equal the name of a submodule, because importing the submodule would hide it.
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
+    return load_name(__name__, name, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -50,7 +50,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 FLOORS = (
-    ("depthwidth.errors", "depthwidth.mathematics", "depthwidth.progress", "depthwidth.values"),
+    ("depthwidth.errors", "depthwidth.lazy", "depthwidth.mathematics", "depthwidth.progress", "depthwidth.values"),
     ("depthwidth.quantities", "depthwidth.coefficients", "depthwidth.files"),
     ("depthwidth.formula", "depthwidth.evidence"),
     ("depthwidth.checks",),

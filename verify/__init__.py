@@ -5,8 +5,9 @@ The names below are the public interface. Importing this package is fast, becaus
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from depthwidth.lazy import load_name
 
 if TYPE_CHECKING:
     from .measure.probes import probe as probe
@@ -29,11 +30,7 @@ __all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
+    return load_name(__name__, name, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -6,12 +6,13 @@ To write one of your own, subclass :class:`Branch` (added to the residual stream
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from ..lazy import load_name
 
 if TYPE_CHECKING:
     from .activation_entries import ACTIVATIONS, ActivationEntry, register_activation
-    from .altup import AltUp, Parts, RecycledAltUp, SequenceAltUp, Summed
+    from .altup import AltUp, PartStreams, RecycledAltUp, SequenceAltUp, SummedStreams
     from .attention import Attention
     from .attention_pooling import AttentionPooling
     from .audio import AudioStem, TimeConvolution
@@ -90,7 +91,7 @@ if TYPE_CHECKING:
 # them. The imports above repeat this for type checkers.
 _FILES = {
     "activation_entries": "ACTIVATIONS ActivationEntry register_activation",
-    "altup": "AltUp Parts RecycledAltUp SequenceAltUp Summed",
+    "altup": "AltUp PartStreams RecycledAltUp SequenceAltUp SummedStreams",
     "attention": "Attention",
     "attention_pooling": "AttentionPooling",
     "audio": "AudioStem TimeConvolution",
@@ -208,7 +209,7 @@ __all__ = [
     "Node",
     "Norm",
     "ParallelMixer",
-    "Parts",
+    "PartStreams",
     "PatchLogits",
     "PatchMean",
     "PatchStem",
@@ -245,7 +246,7 @@ __all__ = [
     "Start",
     "Stem",
     "Streams",
-    "Summed",
+    "SummedStreams",
     "Tensor",
     "TimeConvolution",
     "TimeMix",
@@ -264,11 +265,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
+    return load_name(__name__, name, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -25,7 +25,7 @@ from .tensor import IDENTITY, ONES, ZEROS, Tensor
 
 
 @component
-class Parts(Streams):
+class PartStreams(Streams):
     """Streams that are the equal parts of a wider input, joined side by side at the end."""
 
     def outer_width(self, width: int) -> int:
@@ -54,7 +54,7 @@ class Parts(Streams):
 
 
 @component
-class Summed(Streams):
+class SummedStreams(Streams):
     """Equal copies, and their sum at the end."""
 
     def choices(self) -> dict[str, Any]:
@@ -71,8 +71,33 @@ class Summed(Streams):
         return total, lambda g: StreamSignal.alike(g, count)
 
 
+class AroundBlock(BlockLike):
+    """A block that works by another one, its `layer`, and has that one's width, norms and inputs."""
+
+    layer: BlockLike
+
+    @property
+    def width(self) -> int:
+        """Features of one residual stream."""
+        return self.layer.width
+
+    @property
+    def inputs_width(self) -> int | None:
+        return self.layer.inputs_width
+
+    @property
+    def parallel(self) -> bool:  # type: ignore[override]
+        return self.layer.parallel
+
+    def without_shared_norm(self) -> BlockLike:
+        return self.replace(layer=self.layer.without_shared_norm())  # type: ignore[no-any-return]
+
+    def children(self) -> tuple[Child, ...]:
+        return (Child("layer", self.layer),)
+
+
 @component
-class AltUp(BlockLike):
+class AltUp(AroundBlock):
     """``x_i' = xhat_i + g_i (layer(x_j) - xhat_j)`` with ``xhat = P x``: one block's work on K streams.
 
     Parameters
@@ -112,41 +137,22 @@ class AltUp(BlockLike):
             raise InputError(f"{name}: its layer already keeps {self.layer.streams} streams")
 
     @property
-    def width(self) -> int:
-        """Features of one stream."""
-        return self.layer.width
-
-    @property
     def streams(self) -> int:  # type: ignore[override]
         return self.k
 
     @property
     def own_streams(self) -> Streams:
-        return Parts(self.k)
-
-    @property
-    def inputs_width(self) -> int | None:
-        return self.layer.inputs_width
-
-    @property
-    def parallel(self) -> bool:  # type: ignore[override]
-        return self.layer.parallel
+        return PartStreams(self.k)
 
     @property
     def tells_repetitions(self) -> bool:
         return self.layer.tells_repetitions
-
-    def without_shared_norm(self) -> BlockLike:
-        return self.replace(layer=self.layer.without_shared_norm())  # type: ignore[no-any-return]
 
     def tensors(self) -> dict[str, Tensor]:
         return {
             "predict": Tensor((self.k, self.k), "mixing", self.k, self.k, start=IDENTITY),
             "correct": Tensor((self.k,), "vector", start=ONES),
         }
-
-    def children(self) -> tuple[Child, ...]:
-        return (Child("layer", self.layer),)
 
     def choices(self) -> dict[str, Any]:
         return {"altup": self.k, "altup_select": self.select}
@@ -230,7 +236,7 @@ class RecycledAltUp(AltUp):
 
     @property
     def own_streams(self) -> Streams:
-        return Summed(self.k)
+        return SummedStreams(self.k)
 
 
 def skip_of(block: BlockLike, recipe: Scales, role: str, index: int, owner: str) -> float:
@@ -275,7 +281,7 @@ class StridedSignal(Signal):
 
 
 @component
-class SequenceAltUp(BlockLike):
+class SequenceAltUp(AroundBlock):
     """``y_i = yhat_i + b (layer(x)_base(i) - yhat_base(i))``, ``yhat_i = a_1 x_i + a_2 x_base(i)``: a block on each k-th token.
 
     The base of token i is token k floor(i / k); the layer sees bases alone, at consecutive positions.
@@ -304,31 +310,12 @@ class SequenceAltUp(BlockLike):
         if self.layer.streams > 1:
             raise InputError(f"SequenceAltUp: its layer keeps {self.layer.streams} streams; it works on one")
 
-    @property
-    def width(self) -> int:
-        """Features of the residual stream."""
-        return self.layer.width
-
-    @property
-    def inputs_width(self) -> int | None:
-        return self.layer.inputs_width
-
-    @property
-    def parallel(self) -> bool:  # type: ignore[override]
-        return self.layer.parallel
-
-    def without_shared_norm(self) -> BlockLike:
-        return self.replace(layer=self.layer.without_shared_norm())  # type: ignore[no-any-return]
-
     def tensors(self) -> dict[str, Tensor]:
         return {
             "own": Tensor((1,), "vector", start=ONES),
             "base": Tensor((1,), "vector", start=ZEROS),
             "correct": Tensor((1,), "vector", start=ONES),
         }
-
-    def children(self) -> tuple[Child, ...]:
-        return (Child("layer", self.layer),)
 
     def choices(self) -> dict[str, Any]:
         return {"sequence_stride": self.stride}

@@ -32,6 +32,7 @@ from .base import Run as Run
 from .base import Size as Size
 from .base import Verdict as Verdict
 from .base import check_size as check_size
+from .base import difference_error as difference_error
 from .base import outcome_of as outcome_of
 from .base import run_name as run_name
 from .versions import code_of as code_of

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from depthwidth.architecture import Transformer
 
 from ..rows import Row
-from . import Comparison, Job, Prediction, Run, Verdict, version_of
+from . import Comparison, Job, Prediction, Run, Verdict, difference_error, version_of
 from ._heads import BYTES, training_spec
 from ._training import TOGETHER, data_spec, decisions_of, measure_training, training_flops
 
@@ -104,8 +104,9 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     for one, other in _PAIRS:
         first, second = found[one], found[other]
         note = f"{one} {mean(first):.4f}, {other} {mean(second):.4f}"
+        noise = difference_error(first, second) if min(len(first), len(second)) > 1 else None
         lines.append(Comparison(f"loss of {one} less that of {other}", None, mean(first) - mean(second),
-                                _noise(first, second), None, note))  # fmt: skip
+                                noise, None, note))  # fmt: skip
     decides = lines[0]
     if decides.stderr is None or decides.measured is None:
         return Verdict("undecided", "one seed does not show the noise", tuple(lines))
@@ -117,12 +118,6 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     if abs(decides.measured) <= 2 * decides.stderr:
         return Verdict("undecided", summary, tuple(lines))
     return Verdict("holds" if decides.measured < 0 else "fails", summary, tuple(lines))
-
-
-def _noise(one: Sequence[float], other: Sequence[float]) -> float | None:
-    if min(len(one), len(other)) < 2:
-        return None
-    return math.sqrt(stdev(one) ** 2 / len(one) + stdev(other) ** 2 / len(other))
 
 
 JOB = Job(

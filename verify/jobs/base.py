@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import stdev
 from typing import Any, Literal
 
 from depthwidth.errors import InputError, shown
@@ -159,6 +161,17 @@ def outcome_of(met: int, failed: int, undecided: int = 0) -> Outcome:
     if not met:
         return "fails" if failed else "undecided"
     return "holds on a range" if failed or undecided else "holds"
+
+
+def difference_error(one: Sequence[float], other: Sequence[float]) -> float:
+    """The standard error of the difference of two means, of at least two independent values each.
+
+    Examples
+    --------
+    >>> difference_error([1.0, 3.0], [2.0, 2.0])
+    1.0
+    """
+    return math.sqrt(stdev(one) ** 2 / len(one) + stdev(other) ** 2 / len(other))
 
 
 Runs = Callable[[str], Iterable[Run]]

@@ -14,7 +14,19 @@ from depthwidth.initialization import Recipe
 from depthwidth.initialization.position_rates import with_position_rate
 
 from ..rows import Row, canonical
-from . import Comparison, Context, Ensemble, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from . import (
+    Comparison,
+    Context,
+    Ensemble,
+    Job,
+    Measurement,
+    Prediction,
+    Run,
+    Verdict,
+    difference_error,
+    outcome_of,
+    version_of,
+)
 from ._heads import BYTES
 from ._training import check_decisions, data_spec, decisions_of, planned_text, recipe_of, training_flops, training_of, tree_of
 
@@ -247,7 +259,7 @@ def _of_text(every: _Losses, best: _Best) -> Iterator[Comparison]:
     others = [name for name in SCHEMES if name not in ("input", "diet-rel", "diet-abs")]
     for name in ("diet-rel", "diet-abs", *others):
         place = best["bytes", name]
-        gain, noise = mean(every[place]) - mean(base), _noise(every[place], base)
+        gain, noise = mean(every[place]) - mean(base), difference_error(every[place], base)
         passes = gain < -2 * noise if name.startswith("diet") else None
         note = f"{mean(every[place]):.4f} at {place[2]} times the rate, input {mean(base):.4f} at {best['bytes', 'input'][2]}"
         yield Comparison(f"text: loss of {name} less that of input", None, gain, noise, passes, note)
@@ -257,7 +269,7 @@ def _of_counts(every: _Losses, best: _Best) -> Iterator[Comparison]:
     base = every[best["count", "none"]]
     for name in SCHEMES[1:]:
         place = best["count", name]
-        gain, noise = mean(every[place]) - mean(base), _noise(every[place], base)
+        gain, noise = mean(every[place]) - mean(base), difference_error(every[place], base)
         yield Comparison(f"counting: loss of {name} less that of none", None, gain, noise, gain > -max(2 * noise, MARGIN))
 
 
@@ -270,10 +282,6 @@ def _of_symbols(every: _Losses, best: _Best) -> Iterator[Comparison]:
             if name.startswith("diet"):
                 passes = found > UNSOLVED if (task, name) == ("permutation", "diet-rel") else found < SOLVED
             yield Comparison(f"{task}: loss of {name}", None, found, noise, passes)
-
-
-def _noise(one: Sequence[float], other: Sequence[float]) -> float:
-    return math.sqrt(stdev(one) ** 2 / len(one) + stdev(other) ** 2 / len(other))
 
 
 JOB = Job(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from ..rows import Row
-from . import Comparison, Job, Prediction, Run, Verdict, version_of
+from . import Comparison, Job, Prediction, Run, Verdict, difference_error, version_of
 from ._heads import BYTES, training_spec
 from ._training import TOGETHER, data_spec, decisions_of, measure_training, training_flops
 
@@ -63,9 +63,10 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     lines = []
     for count in counts:
         shared, fixed = found[count, "shared"], found[count, "fixed"]
+        noise = difference_error(shared, fixed) if min(len(shared), len(fixed)) > 1 else None
         note = f"shared width {mean(shared):.4f}, fixed size {mean(fixed):.4f}"
         lines.append(Comparison(f"{count} heads: loss of the fixed size less that of the shared width", None,
-                                mean(fixed) - mean(shared), _noise(shared, fixed), None, note))  # fmt: skip
+                                mean(fixed) - mean(shared), noise, None, note))  # fmt: skip
     last = lines[-1]
     if last.stderr is None or last.measured is None:
         return Verdict("undecided", "one seed does not show the noise", tuple(lines))
@@ -76,12 +77,6 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     if last.measured < -2 * last.stderr and best < counts[-1]:
         return Verdict("holds", summary, tuple(lines))
     return Verdict("fails" if last.measured > 2 * last.stderr else "undecided", summary, tuple(lines))
-
-
-def _noise(one: Sequence[float], other: Sequence[float]) -> float | None:
-    if min(len(one), len(other)) < 2:
-        return None
-    return math.sqrt(stdev(one) ** 2 / len(one) + stdev(other) ** 2 / len(other))
 
 
 JOB = Job(

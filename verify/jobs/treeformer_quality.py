@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import mean, stdev
+from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, difference_error, outcome_of, version_of
 from ._training import check_decisions, decisions_of, recipe_of, training_flops, training_of
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     lines, passed, words = [], [], []
     for reads in ("TF", "TC"):
         without, grown = losses[reads], losses[f"{reads} bootstrapped"]
-        gap, noise = mean(grown) - mean(without), _noise(without, grown)
+        gap, noise = mean(grown) - mean(without), difference_error(without, grown)
         passed.append(gap < -2 * noise)
         lines.append(Comparison(f"{reads}: loss with bootstrapping less that without", None, gap, noise, passed[-1]))
         share = -gap / (mean(without) - mean(losses["full"]))
@@ -135,16 +135,14 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         gap = mean(losses[arm]) - mean(losses["full"])
         note = f"imbalance {mean(pairs[arm]):.2f}" if arm in pairs else ""
         lines.append(
-            Comparison(f"{arm}: loss less that of full attention", None, gap, _noise(losses["full"], losses[arm]), None, note)
+            Comparison(
+                f"{arm}: loss less that of full attention", None, gap, difference_error(losses["full"], losses[arm]), None, note
+            )
         )
     gap = mean(losses["TC bootstrapped"]) - mean(losses["TF bootstrapped"])
-    noise = _noise(losses["TC bootstrapped"], losses["TF bootstrapped"])
+    noise = difference_error(losses["TC bootstrapped"], losses["TF bootstrapped"])
     lines.append(Comparison("TC less TF, both bootstrapped, at the same height", None, gap, noise, None))
     return Verdict(outcome_of(sum(passed), len(passed) - sum(passed)), "; ".join(words), tuple(lines))
-
-
-def _noise(one: Sequence[float], other: Sequence[float]) -> float:
-    return math.sqrt(stdev(one) ** 2 / len(one) + stdev(other) ** 2 / len(other))
 
 
 JOB = Job(

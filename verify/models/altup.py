@@ -15,8 +15,8 @@ from .base import Pass, add_tensors, builds, module, scale_by
 from .streams import Streams
 
 
-@builds(layers.Parts)
-class Parts(Streams):
+@builds(layers.PartStreams)
+class PartStreams(Streams):
     """Streams that are the equal parts of a wider input, joined side by side at the end."""
 
     def open(self, x: Tensor) -> Tensor:
@@ -28,8 +28,8 @@ class Parts(Streams):
         return x.transpose(1, 2).flatten(2)
 
 
-@builds(layers.Summed)
-class Summed(Streams):
+@builds(layers.SummedStreams)
+class SummedStreams(Streams):
     """Equal copies, and their sum at the end."""
 
     def open(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...checks import DEEPEST, LARGEST, is_whole, not_whole
@@ -153,6 +153,13 @@ class Fields:
         if value is not None and not isinstance(value, Mapping):
             raise self.wrong(name, "is not an object")
         return value or {}
+
+    def word(self, name: str, choices: Iterable[str]) -> str:
+        """A word from `choices`."""
+        value, known = self.raw(name), tuple(choices)
+        if not isinstance(value, str) or value not in known:
+            raise self.wrong(name, f"is not one of {', '.join(known)}")
+        return value
 
     def words(self, name: str, choices: tuple[str, ...], length: int) -> list[str] | None:
         """A list of `length` words from `choices`, or null."""

@@ -21,10 +21,7 @@ def _heads() -> Part:
     def read(fields: Fields) -> Choices:
         choices: Choices = {"head_bias": fields.flag("mlp_bias")}
         if fields.model() == "EuroBertForSequenceClassification":
-            kind = fields.raw("classifier_pooling")
-            if not isinstance(kind, str) or kind not in _READS:
-                raise fields.wrong("classifier_pooling", f"is not one of {', '.join(_READS)}")
-            choices["classifier_reads"] = _READS[kind]
+            choices["classifier_reads"] = _READS[fields.word("classifier_pooling", _READS)]
         return choices
 
     def write(design: Design) -> dict[str, Any]:

@@ -47,10 +47,7 @@ def _heads() -> Part:
         choices: Choices = {"head_activation": activation, "pooler_activation": activation}
         choices |= {"transform_bias": bias, "pooler_bias": bias, "head_bias": fields.flag("decoder_bias")}
         if fields.model() in ("ModernBertForSequenceClassification", "ModernBertForMultipleChoice"):
-            kind = fields.raw("classifier_pooling")
-            if not isinstance(kind, str) or kind not in _READS:
-                raise fields.wrong("classifier_pooling", f"is not one of {', '.join(_READS)}")
-            choices["classifier_reads"] = _READS[kind]
+            choices["classifier_reads"] = _READS[fields.word("classifier_pooling", _READS)]
         return choices
 
     def write(design: Design) -> dict[str, Any]:
