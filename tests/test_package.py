@@ -52,7 +52,7 @@ def test_an_unknown_name_is_an_attribute_error():
 FLOORS = (
     ("depthwidth.errors", "depthwidth.lazy", "depthwidth.mathematics", "depthwidth.progress", "depthwidth.values"),
     ("depthwidth.quantities", "depthwidth.coefficients", "depthwidth.files"),
-    ("depthwidth.formula", "depthwidth.evidence"),
+    ("depthwidth.formula", "depthwidth.evidence", "depthwidth.stored_tensors"),
     ("depthwidth.checks",),
     ("depthwidth.plugins",),
     ("depthwidth.numerics",),
