@@ -242,6 +242,7 @@ def _print_altup(buy: AltUpBuy) -> None:
     """Print the cost of alternating updates, the dense models of that cost, and what was measured on either side."""
     from ..architecture.design import ALTUP_FORMS
     from ..planning.altup_buy import QUANTITIES
+    from ..planning.caveats import with_error
 
     dense = buy.dense
     print_table(
@@ -256,14 +257,31 @@ def _print_altup(buy: AltUpBuy) -> None:
     )  # fmt: skip
     print_table(
         ("form", "equal in", "dense model", "depth", "width", "loss change"),
-        ((r.form, r.equal_in, r.direction, f"{r.depth:.2f}", f"{r.width:,.0f}", f"{r.loss_change:+.3%}") for r in buy.rivals),
+        (
+            (
+                r.form,
+                r.equal_in,
+                r.direction,
+                f"{r.depth:.2f}",
+                f"{r.width:,.0f}",
+                f"{r.loss_change:+.3%} +- {r.loss_change_stderr:.3%}",
+            )
+            for r in buy.rivals
+        ),
         title="Dense models of equal cost, before rounding, and their predicted loss",
         words=("equal in", "dense model"),
     )
-    needs = "; ".join(f"{form}: " + ", ".join(f"{buy.needed_gain(form, name):.3%} at equal {name}" for name in QUANTITIES)
-                      for form in ALTUP_FORMS)  # fmt: skip
+    needs = "; ".join(
+        f"{form}: "
+        + ", ".join(
+            f"{with_error(buy.needed_gain(form, name), buy.needed_gain_stderr(form, name), 3)} at equal {name}"
+            for name in QUANTITIES
+        )
+        for form in ALTUP_FORMS
+    )
     say(f"{buy.table_share:.1%} of the parameters that the full form adds are its wider embedding and output matrix.")
-    say(f"To be the better buy AltUp must lower the loss by as much as these dense models: {needs}.", "")
+    say(f"To be the better buy AltUp must lower the loss by as much as these dense models: {needs}.")
+    say("(+- one standard error of the measured exponent of the loss and of the penalty, if the rule is right)", "")
     print_table(
         ("setting", "metric", "dense", "AltUp", "gain", "status"),
         (

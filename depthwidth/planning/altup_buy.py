@@ -16,6 +16,7 @@ from ..architecture.design import ALTUP_FORMS
 from ..coefficients import reference
 from ..errors import InputError
 from ..formulas import shape_penalty
+from .caveats import loss_change_error
 from .plan import Plan
 from .rules import meet
 from .search import Search, at_depth
@@ -54,6 +55,8 @@ class Rival(NamedTuple):
     width: float
     loss_change: float
     """Predicted relative loss, compared with the dense shape of the plan."""
+    loss_change_stderr: float
+    """Its standard error, if the rule is right"""
 
 
 class Evidence(NamedTuple):
@@ -85,10 +88,19 @@ class AltUpBuy:
         """The plan's shape itself."""
         return self.costs[0]
 
+    def _best(self, form: str, equal_in: str) -> Rival | None:
+        rivals = (rival for rival in self.rivals if (rival.form, rival.equal_in) == (form, equal_in))
+        return min(rivals, key=lambda rival: rival.loss_change, default=None)
+
     def needed_gain(self, form: str, equal_in: str) -> float:
         """Relative loss by which the better dense model of equal cost beats the plan's shape: AltUp must gain as much."""
-        changes = [rival.loss_change for rival in self.rivals if (rival.form, rival.equal_in) == (form, equal_in)]
-        return max(0.0, -min(changes)) if changes else 0.0
+        best = self._best(form, equal_in)
+        return 0.0 if best is None else max(0.0, -best.loss_change)
+
+    def needed_gain_stderr(self, form: str, equal_in: str) -> float:
+        """The standard error of that dense model's loss; 0 if there is none."""
+        best = self._best(form, equal_in)
+        return 0.0 if best is None else best.loss_change_stderr
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -98,6 +110,9 @@ class AltUpBuy:
             "table_share": self.table_share,
             "rivals": [rival._asdict() for rival in self.rivals],
             "needed_gain": {form: {name: self.needed_gain(form, name) for name in QUANTITIES} for form in ALTUP_FORMS},
+            "needed_gain_stderr": {
+                form: {name: self.needed_gain_stderr(form, name) for name in QUANTITIES} for form in ALTUP_FORMS
+            },
             "evidence": [one._asdict() for one in self.evidence],
         }
 
@@ -158,7 +173,15 @@ def _rivals(plan: Plan, cost: Cost, dense: Cost) -> Iterator[Rival]:
         for direction, curve in (("wider", at_depth(depth)), ("deeper", lambda other: (other, float(width)))):
             found = meet(curve, quantity, asked)
             if found is not None:
-                yield Rival(cost.form, name, direction, *found, _loss_change(search, (depth, width), found))
+                own_shape = (depth, width)
+                error = loss_change_error(_placed(search, own_shape), _placed(search, found))
+                yield Rival(cost.form, name, direction, *found, _loss_change(search, own_shape, found), error)
+
+
+def _placed(search: Search, shape: tuple[float, float]) -> tuple[float, float | None, float]:
+    """Width, best width at its size, and size."""
+    size = search.size(*shape)
+    return shape[1], search.optimal_width(size), size
 
 
 def _loss_change(search: Search, dense: tuple[float, float], other: tuple[float, float]) -> float:

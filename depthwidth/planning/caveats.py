@@ -39,9 +39,33 @@ def penalty_error(width: float, best_width: float, size: float) -> float:
     )
 
 
-def with_error(penalty: float, error: float) -> str:
+def loss_change_error(before: tuple[float, float | None, float], after: tuple[float, float | None, float]) -> float:
+    """Standard error of the relative loss between two shapes, from the penalty's coefficients and the loss's exponent in size.
+
+    Both penalties have the same coefficients, so that errors of shapes alike cancel: the errors of :func:`penalty_error` do not
+    add up.
+
+    Parameters
+    ----------
+    before, after : width, best width at that size (None without one, and then no penalty) and size of each shape.
+    """
+    values = {name: coefficient("shape_penalty", name) for name in ("k", "x0", "s", "N_0")}
+    slopes = dict.fromkeys(("k", "x0", "s"), 0.0)
+    for sign, (width, best, size) in ((-1, before), (1, after)):
+        x = math.log(width / best) if best else 0.0
+        by_place = -2 * values["k"].value * x
+        drift = math.log(max(size, 1.0) / values["N_0"].value)
+        for name, slope in (("k", x**2), ("x0", by_place), ("s", by_place * drift)):
+            slopes[name] += sign * slope
+    points = (coefficient("shape_penalty", f"exponent_{size}").stderr or 0.0 for size in ("1e8", "1e9", "1e10"))
+    # The errors of the exponent, too, are joined by straight lines between its three points.
+    of_size = float(shape_penalty.loss_exponent(after[2], *points)) * math.log(after[2] / before[2])
+    return math.hypot(of_size, *(slope * (values[name].stderr or 0.0) for name, slope in slopes.items()))
+
+
+def with_error(penalty: float, error: float, decimals: int = 2) -> str:
     """A penalty in per cent with its standard error."""
-    return f"{penalty:.2%} +- {error:.2%}"
+    return f"{penalty:.{decimals}%} +- {error:.{decimals}%}"
 
 
 def shape_caveats(tree: Transformer) -> Iterator[str]:

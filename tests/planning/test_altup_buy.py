@@ -1,9 +1,14 @@
 """Alternating updates as a purchase: exact costs, dense models of equal cost, and both sides of the evidence."""
 
+import math
+
 import pytest
 
 from depthwidth import InputError, Transformer, plan
+from depthwidth.coefficients import coefficient
+from depthwidth.formulas.shape_penalty import loss_exponent
 from depthwidth.planning.altup_buy import QUANTITIES, altup_buy
+from depthwidth.planning.caveats import loss_change_error
 from depthwidth.planning.template import Template
 
 PLAN = plan("350M")
@@ -42,6 +47,40 @@ def test_the_needed_gain_is_that_of_the_better_dense_model():
     assert BUY.needed_gain("recycled", "parameters") < 1e-4
     four = altup_buy(PLAN, 4)
     assert four.needed_gain("full", "parameters") > 2 * BUY.needed_gain("full", "parameters")
+
+
+def test_the_error_of_a_loss_change_is_that_of_the_coefficients_moved_one_by_one():
+    """Each coefficient moved by its standard error moves the change itself; the root of the sum of squares is the error."""
+    names = ("k", "x0", "s", "exponent_1e8", "exponent_1e9", "exponent_1e10")
+    known = {name: coefficient("shape_penalty", name) for name in (*names, "N_0")}
+    sizes = {"before": 3e8, "after": 3.6e8}
+    places = {"before": (896.0, 1.2), "after": (1400.0, 1.1)}  # width, and its factor over the best width
+
+    def change(**moved):
+        at = {name: known[name].value + moved.get(name, 0.0) for name in names}
+        losses = {}
+        for name, (_, ratio) in places.items():
+            drift = math.log(sizes[name] / known["N_0"].value)
+            shift = moved.get("x0", 0.0) + moved.get("s", 0.0) * drift
+            losses[name] = 1 + at["k"] * (math.log(ratio) - shift) ** 2
+        slopes = (at[f"exponent_{size}"] for size in ("1e8", "1e9", "1e10"))
+        return losses["after"] / losses["before"] * 1.2 ** loss_exponent(3.6e8, *slopes)
+
+    one_by_one = [change(**{name: known[name].stderr}) - change() for name in ("k", "x0", "s")]
+    together = change(**{name: known[name].stderr for name in names[3:]}) - change()  # one fit's exponents move as one
+    given = ((width, width / places[name][1], sizes[name]) for name, (width, _) in places.items())
+    assert loss_change_error(*given) == pytest.approx(math.hypot(*one_by_one, together), rel=0.05)
+    assert loss_change_error((896, 896, 3e8), (896, 896, 3e8)) == 0
+    assert loss_change_error((896, None, 3e8), (900, None, 3e8)) == 0
+
+
+def test_every_change_has_an_error_and_the_needed_gain_that_of_its_dense_model():
+    for one in BUY.rivals:
+        assert 0 < one.loss_change_stderr < abs(one.loss_change)
+    for name in QUANTITIES:
+        best = min((o for o in BUY.rivals if (o.form, o.equal_in) == ("full", name)), key=lambda one: one.loss_change)
+        assert BUY.needed_gain_stderr("full", name) == best.loss_change_stderr
+        assert BUY.to_dict()["needed_gain_stderr"]["full"][name] == best.loss_change_stderr
 
 
 def test_both_sides_of_the_evidence_are_there():

@@ -67,6 +67,17 @@ def test_loss_exponents_are_those_of_the_fit_at_100_billion_tokens():
         assert fit.loss_exponent(parameters) == pytest.approx(shape_penalty.loss_exponent(parameters), abs=0.001)
 
 
+def test_the_errors_of_the_exponents_are_those_of_models_and_of_token_counts_together():
+    fits = [fit_shape_penalty(MODELS, loss_column(tokens)) for tokens in ("50B", "100B", "200B", "300B")]
+    left_out = [fit_shape_penalty([m for m in MODELS if m is not one]) for one in MODELS]
+    for size in ("1e8", "1e9", "1e10"):
+        over_models = math.sqrt((len(MODELS) - 1) * np.var([fit.loss_exponent(float(size)) for fit in left_out]))
+        over_tokens = np.std([fit.loss_exponent(float(size)) for fit in fits], ddof=1)
+        error = coefficient("shape_penalty", f"exponent_{size}").stderr
+        assert math.hypot(over_models, over_tokens) == pytest.approx(error, rel=0.05)
+        assert over_models < 0.6 * error
+
+
 def test_counting_12_w_squared_d_moves_the_best_width():
     rows = [{**row, "nonembedding_params": 12 * int(row["depth"]) * int(row["width"]) ** 2} for row in MODELS]
     found = [fit_shape_penalty(rows, loss_column(tokens)).x0 for tokens in ("50B", "100B", "200B", "300B")]
