@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .analysis.sweeps import sweep
     from .analysis.text import Text, read_text
     from .architecture import TrainingMemory, Transformer
-    from .architecture.design import Design
+    from .architecture.design import SCALE_INVARIANT, Design
     from .coefficients import Coefficient, coefficient, reference
     from .errors import AccuracyWarning, InputError
     from .formula import Formula, find_formula
@@ -39,6 +39,7 @@ _HOME = {
     "Transformer": "architecture",
     "TrainingMemory": "architecture",
     "Design": "architecture.design",
+    "SCALE_INVARIANT": "architecture.design",
     "Description": "analysis.description",
     "describe": "analysis.description",
     # shapes for a budget

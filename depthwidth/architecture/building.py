@@ -44,6 +44,9 @@ from .stems import position_of, stem_of
 
 def _attention_kind(design: Design, cross: bool) -> Callable[..., Attention]:
     """The kind of attention, as a function of the choices that all kinds share."""
+    if not cross and design.attention_weights == "relu":
+        _check_relu(design)
+        return layers.ReluAttention
     if not cross and design.latent is not None:
         return partial(layers.LatentAttention, latent=design.latent)
     if not cross and design.disentangled is not None:
@@ -56,6 +59,15 @@ def _attention_kind(design: Design, cross: bool) -> Callable[..., Attention]:
     if not cross and design.borrowed_keys:
         return layers.BorrowedAttention
     return Attention if cross or design.chunk is None else partial(layers.ChunkedAttention, chunk=design.chunk)
+
+
+def _check_relu(design: Design) -> None:
+    """Refuse ReLU scores with another kind of attention, or with a table of score biases outside of it."""
+    kinds = ("latent", "disentangled", "attention_gate", "tree", "borrowed_keys", "chunk", "value_norm")
+    if others := [name for name in kinds if getattr(design, name)]:
+        raise InputError(f"Transformer: attention_weights='relu' is a kind of attention, and so is {others[0]}; give one")
+    if _bias_table(design, 1) is not None:
+        raise InputError("Transformer: score biases of a stack have no meaning with attention_weights='relu'")
 
 
 class Builder:

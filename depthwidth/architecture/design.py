@@ -29,7 +29,7 @@ HEADS = ("lm", "masked-lm", "pretraining", "classifier", "projection", "attentio
 MIXERS = ("attention", "none")
 ATTENTION_CHOICES = (
     "kv_heads", "head_dim", "value_dim", "positions", "logit_scale", "attention_norm", "qk_norm", "chunk", "tree",
-    "borrowed_keys",
+    "borrowed_keys", "attention_weights",
 )  # fmt: skip
 FEED_FORWARD_CHOICES = (
     "activation", "gated", "experts", "top_k", "shared_ffn", "shared_gate", "renormalized", "choice_bias",
@@ -37,7 +37,7 @@ FEED_FORWARD_CHOICES = (
 )  # fmt: skip
 BLOCK_CHOICES = ("ffn", "mixer", "memory_block", *ATTENTION_CHOICES, *FEED_FORWARD_CHOICES)
 """The choices that may differ between blocks, besides `heads` and `window`, which are sequences then."""
-PROJECTIONS = ("first", "last", "always")
+PROJECTIONS = ("first", "last", "always", "plain")
 ENCODER_CHOICES = (
     "heads", *BLOCK_CHOICES, "width", "window", "window_positions", "blocks", "vocab", "context", "position_offset",
     "embedding_scale", "embedding_width", "mel_bins", "sequence_stride",
@@ -46,6 +46,37 @@ ENCODER_CHOICES = (
 ALTUP_FORMS = ("full", "recycled")
 SOURCES = ("shared", "positions", "own")
 QK_NORMS = ("none", "head", "heads", "full", "unit")
+ATTENTION_WEIGHTS = ("softmax", "relu")
+_WORDS = {
+    "kind": KINDS,
+    "norm": NORMS,
+    "placement": tuple(PLACEMENTS),
+    "head": HEADS,
+    "qk_norm": QK_NORMS,
+    "attention_weights": ATTENTION_WEIGHTS,
+    "embedding_projection": PROJECTIONS,
+    "pooler_reads": ("first", "patches"),
+    "source": SOURCES,
+}
+"""The choices that are one of several words."""
+SCALE_INVARIANT: Mapping[str, Any] = {
+    "kind": "encoder",
+    "attention_weights": "relu",
+    "activation": "relu",
+    "norm": "layernorm",
+    "norm_affine": False,
+    "norm_eps": 0.0,
+    "placement": "pre",
+    "bias": False,
+    "embedding_projection": "plain",
+    "tied": False,
+}
+"""The choices of a scale-invariant encoder (SIBERT: Li et al. 2022, arXiv 2202.00980): ``Transformer(12, 768, **choices)``.
+
+A positive factor on all weights of the stem and the encoder leaves the encoder's output as it is. Embedding and projection
+together give the stream the degree 2 of the branches, which have no biases and a normalised input; the last norm takes it to 0.
+Norms have neither weights nor an epsilon. A head is not scale invariant, so its output matrix is not the token table.
+"""
 
 
 @frozen
@@ -66,6 +97,9 @@ class Design:
     ffn : hidden features of the feed-forward part; 4 * width by default, 0 for blocks without one.
     mixer : the branch between tokens: ``attention``, ``none``, or a component in its place, such as
         :class:`~depthwidth.layers.Mamba`, whose width is that of the design.
+    attention_weights : ``softmax``, or ``relu``: positive scores over their sum, for an encoder
+        (:class:`~depthwidth.layers.ReluAttention`); with the other choices of :data:`SCALE_INVARIANT` the encoder is scale
+        invariant.
     attention_gate : the output of attention is gated (:class:`~depthwidth.layers.GatedAttention`).
     channel_mixer : a component in place of the feed-forward part.
     vocab, context : number of tokens in the vocabulary, and of positions; without effect for images.
@@ -134,7 +168,8 @@ class Design:
     segments, embedding_norm, embedding_width, embedding_scale : of the stem. An `embedding_width` below `width` implies a
         projection up and, for a language head, one down.
     embedding_projection : the place of that projection: ``first``, before positions and segments are added, without a bias;
-        ``last``, after them and their norm, with a bias; ``always``, likewise if the embedding is not narrower, too (ALBERT).
+        ``last``, after them and their norm, with a bias; ``always``, likewise if the embedding is not narrower, too (ALBERT);
+        ``plain``, like ``always`` without a bias.
     patch, image, channels : for images: patch side, image side or (height, width), colour channels. `class_token`,
         `distillation_token`, `mask_token`, `patch_bias`, `patch_positions` and `kept_patches` as in
         :class:`~depthwidth.layers.PatchStem`.
@@ -152,6 +187,7 @@ class Design:
     latent: Latent | None = None
     disentangled: Disentangled | None = None
     ffn: int | None = None
+    attention_weights: str = "softmax"
     attention_gate: bool = False
     mixer: str | Mixer = "attention"
     channel_mixer: Proportional | None = None
@@ -259,16 +295,10 @@ class Design:
 
     def __post_init__(self) -> None:
         check_whole("Transformer", depth=self.depth, width=self.width, context=self.context)
-        check_choice("Transformer", KINDS, kind=self.kind)
-        check_choice("Transformer", NORMS, norm=self.norm)
-        check_choice("Transformer", tuple(PLACEMENTS), placement=self.placement)
-        check_choice("Transformer", HEADS, head=self.head)
-        check_choice("Transformer", QK_NORMS, qk_norm=self.qk_norm)
-        check_choice("Transformer", PROJECTIONS, embedding_projection=self.embedding_projection)
+        for name, known in _WORDS.items():
+            check_choice("Transformer", known, **{name: getattr(self, name)})
         if isinstance(self.mixer, str):
             check_choice("Transformer", MIXERS, mixer=self.mixer)
-        check_choice("Transformer", ("first", "patches"), pooler_reads=self.pooler_reads)
-        check_choice("Transformer", SOURCES, source=self.source)
         _check_updates(self)
         if isinstance(self.positions, str):
             check_positions("Transformer", self.positions)

@@ -44,7 +44,8 @@ def stem_of(design: Design, norm_over: Callable[[int], Norm]) -> Stem:
     if design.mel_bins is not None:
         return layers.AudioStem(design.mel_bins, design.context, design.width, dropout=dropout)
     features = design.embedding_width or design.width
-    first, always = design.embedding_projection == "first", design.embedding_projection == "always"
+    place = design.embedding_projection
+    first, always = place == "first", place in ("always", "plain")
     added = design.width if first else features  # features of positions and segments
     kind: Callable[..., TokenStem] = TokenStem
     if design.layer_inputs is not None:
@@ -54,7 +55,9 @@ def stem_of(design: Design, norm_over: Callable[[int], Norm]) -> Stem:
         positions=position_of(design.positions, "stem", design, width=added),
         segments=Embedding(design.segments, added) if design.segments else None,
         norm=norm_over(added) if design.embedding_norm else None,
-        projection=Linear(features, design.width, bias=not first) if always or features != design.width else None,
+        projection=Linear(features, design.width, bias=place in ("last", "always"))
+        if always or features != design.width
+        else None,
         scale=design.embedding_scale,
         dropout=dropout,
     )

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .pretraining_head import PretrainingHead
     from .projected_streams import ProjectedStreams
     from .projection import Projection
+    from .relu_attention import ReluAttention
     from .rotary_scaling import RotaryScaling
     from .routed_altup import AltUpRouting, RoutedAltUp
     from .router import RouterRule
@@ -127,6 +128,7 @@ _FILES = {
     "pretraining_head": "PretrainingHead",
     "projected_streams": "ProjectedStreams",
     "projection": "Projection",
+    "relu_attention": "ReluAttention",
     "rotary_scaling": "RotaryScaling",
     "routed_altup": "AltUpRouting RoutedAltUp",
     "router": "RouterRule",
@@ -225,6 +227,7 @@ __all__ = [
     "RecycledAltUp",
     "RelativeBias",
     "RelativeVectors",
+    "ReluAttention",
     "Repeat",
     "Residual",
     "Rotary",

@@ -232,8 +232,12 @@ class TokenStem(Stem):
     @property
     def _projection_place(self) -> str:
         """A design's word for the place of the projection."""
-        if self.projection is None or not self.projection.bias:
+        if self.projection is None:
             return "first"
+        if not self.projection.bias:
+            own = [self._added_width, None if self.norm is None else self.norm.width]
+            same = self.projection.inputs == self.projection.outputs
+            return "plain" if same or self.projection.inputs in own else "first"
         return "last" if self.projection.inputs != self.projection.outputs else "always"
 
     def embed(self, site: Site, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:

@@ -68,6 +68,9 @@ EXAMPLES = {
     "tree attention over means": layers.TreeAttention(
         width=WIDTH, heads=2, kv_heads=2, head_dim=4, value_dim=3, causal=False, tree=layers.Tree(2, "path")
     ),
+    "attention by ReLU scores": layers.ReluAttention(
+        width=WIDTH, heads=4, kv_heads=2, head_dim=4, value_dim=3, causal=False, position=layers.Rotary()
+    ),
     "attention with a gate": layers.GatedAttention(width=WIDTH, heads=4, kv_heads=2, head_dim=4, value_dim=3),
     "attention with penalties": ATTENTION.replace(position=layers.ALiBi(), bias=False),
     "cross-attention": ATTENTION.replace(causal=False, memory_width=WIDTH),
