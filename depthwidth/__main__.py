@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from typing import Any
 
 import click
 
@@ -12,10 +13,14 @@ from .cli import cli
 from .errors import InputError, printable, shown
 from .progress import doing
 
+_HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""The exception with the help page of a group without a command; older releases of click print that page themselves."""
+
 
 def main() -> None:
     """Run the command line and exit."""
     _limit_threads(sys.argv[1:])
+    status: Any = None
     done = threading.Event()
     threading.Thread(target=_report, args=(done,), daemon=True).start()
     try:
@@ -24,6 +29,8 @@ def main() -> None:
         sys.stdout.flush()
     except InputError as error:
         _fail(str(error), 2)
+    except _HELP as error:
+        print(error.format_message())  # noqa: T201
     except click.ClickException as error:
         _fail(" ".join(error.format_message().split()), error.exit_code)
     except (click.Abort, KeyboardInterrupt):

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
+from .display import Overview, with_overview
 from .errors import AccuracyWarning, InputError, nearest, shown
 from .mathematics import library_of, minimum
 from .values import frozen
@@ -302,7 +303,56 @@ class _Checks:
         return value.astype(float) if hasattr(value.dtype, "kind") else value.double()
 
 
-class Formula(_Claim, _Checks):
+class _Symbolic:
+    """The closed form of a formula."""
+
+    symbol: str
+    body: Callable[..., Any]
+    name = property()
+    parameters: Any
+
+    @functools.cached_property
+    def expr(self) -> Any:
+        """The SymPy expression: the body applied to one symbol for each argument."""
+        import sympy  # noqa: F401  (the body's functions find it in sys.modules)
+
+        try:
+            return self.body(*(parameter.symbol() for parameter in self.parameters.values()))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self.name} has no closed symbolic form ({error})") from error
+
+    @functools.cached_property
+    def closed(self) -> bool:
+        """True if there is a SymPy expression; integrals and roots found by search have none."""
+        try:
+            return self.expr is not None
+        except InputError:
+            return False
+
+    def latex(self) -> str:
+        """The formula as a LaTeX equation.
+
+        Raises
+        ------
+        InputError
+            if it has no closed form.
+        """
+        import sympy
+
+        equation = sympy.Eq(sympy.Symbol(self.symbol), self.expr, evaluate=False)
+        names = {symbol: _letters(symbol.name) for symbol in equation.free_symbols}
+        return str(sympy.latex(equation, symbol_names={symbol: name for symbol, name in names.items() if name}))
+
+    def _repr_latex_(self) -> str | None:
+        """Its closed form for notebooks; None without one."""
+        try:
+            return f"$\\displaystyle {self.latex()}$"
+        except InputError:
+            return None
+
+
+@with_overview
+class Formula(_Claim, _Checks, _Symbolic):
     """A function with a source, a kind, a domain for each argument, and a symbolic form. Made by :func:`formula`.
 
     Calling it checks every argument, which takes a few microseconds. Three attributes skip the checks:
@@ -364,9 +414,6 @@ class Formula(_Claim, _Checks):
         """The first line of the docstring, its cross-references as plain names."""
         first = (self.body.__doc__ or "").strip().partition("\n")[0]
         return _without_markup(first)
-
-    def __repr__(self) -> str:
-        return f"<formula {self.name}({', '.join(self.parameters)})>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The body's value, after every argument is checked against its domain.
@@ -497,38 +544,6 @@ class Formula(_Claim, _Checks):
     def _outside(self, parameter: Parameter, value: Any) -> InputError:
         return InputError(f"{self.name}: {parameter.name}={value} is outside {parameter.domain}")
 
-    @functools.cached_property
-    def expr(self) -> Any:
-        """The SymPy expression: the body applied to one symbol for each argument."""
-        import sympy  # noqa: F401  (the body's functions find it in sys.modules)
-
-        try:
-            return self.body(*(parameter.symbol() for parameter in self.parameters.values()))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{self.name} has no closed symbolic form ({error})") from error
-
-    @functools.cached_property
-    def closed(self) -> bool:
-        """True if there is a SymPy expression; integrals and roots found by search have none."""
-        try:
-            return self.expr is not None
-        except InputError:
-            return False
-
-    def latex(self) -> str:
-        """The formula as a LaTeX equation.
-
-        Raises
-        ------
-        InputError
-            if it has no closed form.
-        """
-        import sympy
-
-        equation = sympy.Eq(sympy.Symbol(self.symbol), self.expr, evaluate=False)
-        names = {symbol: _letters(symbol.name) for symbol in equation.free_symbols}
-        return str(sympy.latex(equation, symbol_names={symbol: name for symbol, name in names.items() if name}))
-
     def card(self) -> dict[str, Any]:
         """Everything the formula says of itself, as plain data."""
         return {
@@ -552,6 +567,14 @@ class Formula(_Claim, _Checks):
                 for p in self.parameters.values()
             ],
         }
+
+    def overview(self) -> Overview:
+        """Summary, source, and the arguments with their domains, for a prompt or a notebook."""
+        card = self.card()
+        columns = ("name", "symbol", "domain", "unit", "meaning")
+        arguments = [tuple(one[column] for column in columns) for one in card["arguments"]]
+        facts = {"summary": card["summary"], "kind": f"{card['kind']}, {card['status']}", "source": card["source"]}
+        return Overview(f"Formula {self.name}({', '.join(self.parameters)})", facts, columns, arguments, columns)
 
 
 def _all_inside(domain: Domain, value: Any) -> bool:

@@ -8,11 +8,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..architecture import Transformer
+from ..architecture.dimensions import dimensions
 from ..architecture.number_formats import judged_dtype
+from ..display import Overview, with_overview
 from ..errors import InputError, shown
 from ..formulas import shape_penalty
 from ..layers import Run
-from ..planning.caveats import EXPERTS_CAVEAT, penalty_caveats, penalty_error, shape_caveats
+from ..planning.caveats import EXPERTS_CAVEAT, penalty_caveats, penalty_error, shape_caveats, with_error
 from ..planning.rules import meet, rules
 from ..quantities import format_bytes, plain_number
 
@@ -46,6 +48,7 @@ class Verdict:
     """Standard error of the loss penalty, from its curvature and from the measured place of the optimum."""
 
 
+@with_overview
 @dataclass(frozen=True)
 class Description:
     """A transformer's counts under stated conventions, with everything that ``depthwidth describe`` prints."""
@@ -69,22 +72,7 @@ class Description:
 
     def shape(self) -> dict[str, Any]:
         """The dimensions; if blocks differ, those of the first block that has the part."""
-        tree, stack = self.tree, self.tree.stack
-        attention, feed_forward, mixture = map(stack.first, ("as_attention", "as_feed_forward", "as_mixture"))
-        return {
-            "kind": tree.kind,
-            "depth": tree.depth,
-            "encoder_depth": tree.encoder.depth if tree.encoder is not None else None,
-            "width": tree.width,
-            "heads": attention.heads if attention else None,
-            "kv_heads": attention.kv_heads if attention else None,
-            "head_dim": attention.head_dim if attention else None,
-            "ffn": feed_forward.hidden if feed_forward else None,
-            "vocab": tree.vocab,
-            "context": tree.context,
-            "experts": mixture.experts if mixture else None,
-            "experts_per_token": mixture.top_k if mixture else None,
-        }
+        return dimensions(self.tree)
 
     def parameters(self) -> dict[str, int]:
         """Parameter counts, exact."""
@@ -216,6 +204,20 @@ class Description:
             "undiagnosed": self.undiagnosed,
             "components": self.rows(),
         }
+
+    def overview(self) -> Overview:
+        """Counts, costs and the shape beside the optimum of each rule, for a prompt or a notebook. Nothing is diagnosed."""
+        counts = {name.replace("_", " "): f"{value:,}" for name, value in self.parameters().items()}
+        return Overview(
+            f"Description of a transformer, {self.tree.kind}, {self.tree.depth} layers x {self.tree.width:,} wide",
+            counts | self.cost_facts(),
+            ("rule", "best depth", "best width", "loss penalty"),
+            [
+                (v.rule, f"{v.best_depth:.1f}", f"{v.best_width:,.0f}", with_error(v.loss_penalty, v.loss_penalty_stderr))
+                for v in self.verdicts
+            ],
+            whole=".to_dict()",
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per component; parameters, active parameters and operations add up to the totals."""

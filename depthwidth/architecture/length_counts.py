@@ -46,6 +46,31 @@ class LengthCounts(Layer):
         """The stacks by name, ``encoder`` before ``decoder``."""
         raise NotImplementedError
 
+    @property
+    def stack(self) -> Stack:
+        """The stack that the head reads: the decoder, or the encoder of an encoder-only model."""
+        return list(self.stacks.values())[-1]
+
+    @property
+    def stack_name(self) -> str:
+        """Name of :attr:`stack`, with which its sites and roles start: ``decoder``, or ``encoder`` without a decoder."""
+        return list(self.stacks)[-1]
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks of the stack that the head reads."""
+        return self.stack.depth
+
+    @property
+    def width(self) -> int:
+        """Features of the residual stream."""
+        return self.stack.width
+
+    @property
+    def vocab(self) -> int:
+        """Number of tokens."""
+        raise NotImplementedError
+
     def run(self, context: int | None = None, source: int | None = None, **conventions: Any) -> Run:
         """One pass over sequences of `context` tokens (and `source` tokens for the encoder of an encoder-decoder model).
 

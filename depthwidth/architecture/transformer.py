@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from ..display import Overview, with_overview
 from ..errors import InputError
 from ..layers import (
     Attention,
@@ -23,9 +24,11 @@ from ..layers import (
 from ..values import cached_property
 from .building import Builder
 from .design import Design, Kind
+from .dimensions import overview_of
 from .length_counts import LengthCounts
 
 
+@with_overview
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class Transformer(LengthCounts):
     """A transformer: a stem, an encoder or a decoder or both, and a head.
@@ -104,6 +107,10 @@ class Transformer(LengthCounts):
         self = cls.__new__(cls)
         self._set(kind, stem, encoder, decoder, head, context, source)
         return self
+
+    def overview(self) -> Overview:
+        """Dimensions and numbers of parameters, for a prompt or a notebook."""
+        return overview_of(self)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | str | Path) -> Transformer:
@@ -199,26 +206,6 @@ class Transformer(LengthCounts):
     def language_head(self) -> LanguageHead | None:
         """The language-model head; None if there is none."""
         return None if self.head is None else self.head.as_language_head
-
-    @property
-    def stack(self) -> Stack:
-        """The stack that the head reads: the decoder, or the encoder of an encoder-only model."""
-        return self.decoder or self.encoder  # type: ignore[return-value]
-
-    @property
-    def stack_name(self) -> str:
-        """Name of :attr:`stack`, with which its sites and roles start: ``decoder``, or ``encoder`` without a decoder."""
-        return "encoder" if self.decoder is None else "decoder"
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks of the stack that the head reads."""
-        return self.stack.depth
-
-    @property
-    def width(self) -> int:
-        """Features of the residual stream."""
-        return self.stack.width
 
     @property
     def first_block(self) -> BlockLike:

@@ -29,11 +29,24 @@ class _Option(click.Option):
 option = functools.partial(click.option, cls=_Option)
 
 
+FORMATS = {"json": "everything as JSON", "csv": "rows as CSV", "markdown": "rows as a Markdown table"}
+
+
 def formats(function: F) -> F:
-    """The options for the output format, which the command receives as `form`."""
-    for form, text in (("markdown", "rows as a Markdown table"), ("csv", "rows as CSV"), ("json", "everything as JSON")):
-        function = option(f"--{form}", "form", flag_value=form, help=f"Print {text}.")(function)
-    return function
+    """The options for the output format, which the command receives as `form`; more than one of them is refused."""
+
+    @functools.wraps(function)
+    def in_one_format(*args: Any, **given: Any) -> Any:
+        chosen = [form for form in FORMATS if given.pop(form)]
+        if len(chosen) > 1:
+            raise InputError(f"{' and '.join(f'--{form}' for form in chosen)} exclude each other; give one")
+        return function(*args, form=chosen[0] if chosen else None, **given)
+
+    command: Any = in_one_format
+    for form, text in reversed(FORMATS.items()):
+        command = option(f"--{form}", form, is_flag=True, help=f"Print {text}.")(command)
+    found: F = command
+    return found
 
 
 class _Count(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from ..display import aligned
 from ..errors import printable
 
 Row = Mapping[str, Any]
@@ -96,20 +97,9 @@ def _flat(value: Any) -> Any:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", words: Sequence[str] = ()) -> None:
     """Print an aligned table: the first column and those named in `words` to the left, the others to the right."""
-    lines = [list(map(printable, row)) for row in (columns, *rows)]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    left = [i == 0 or column in words for i, column in enumerate(columns)]
-
-    def line(cells: Sequence[str]) -> str:
-        aligned = (
-            f"{cell:<{width}}" if to_left else f"{cell:>{width}}"
-            for cell, width, to_left in zip(cells, widths, left, strict=True)
-        )
-        return "  ".join(aligned).rstrip()
-
     if title:
         say(heading=title)
-    say(line(lines[0]), "  ".join("-" * width for width in widths), *map(line, lines[1:]), "")
+    say(*aligned(columns, rows, words), "")
 
 
 def print_facts(facts: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import field
 from typing import Any, Literal, NamedTuple
 
 from ..architecture import Transformer
+from ..display import Overview, with_overview
 from ..errors import InputError, nearest, shown
 from ..values import frozen
 from .tensors import parameters
@@ -52,6 +53,7 @@ class ResidualScale(NamedTuple):
     """True if the branch scale is the initial value of a trainable scalar, one parameter more than the tree has."""
 
 
+@with_overview
 @frozen
 class Recipe:
     """The settings that a scheme gives one tree."""
@@ -100,6 +102,16 @@ class Recipe:
         """Instructions that the settings of the tensors cannot express, one sentence each."""
         return tuple(self.extras.get("notes", ()))
 
+    def overview(self) -> Overview:
+        """The source of the scheme and the settings of each role, for a prompt or a notebook."""
+        columns = ("tensor", "std", "mean", "multiplier", "learning rate", "weight decay")
+        rows = [
+            (line.role, *map(_range, (line.std, line.mean, line.multiplier, line.learning_rate, line.weight_decay)))
+            for line in self.tensors
+        ]
+        facts = {"source": self.source, "status": self.status, "tensors": str(len(self.tensors))}
+        return Overview(f"Recipe {self.scheme}", facts, columns, rows, whole=".rows(tree)")
+
     def rows(self, tree: Transformer) -> list[dict[str, Any]]:
         """One row for each tensor of `tree`, in the order of the forward pass; equal experts share one, stacked."""
         rows = []
@@ -147,6 +159,14 @@ class Recipe:
         if tree is not None:
             data |= {"parameters": self.rows(tree), "branches": self.residual_rows(tree)}
         return data
+
+
+def _range(value: PerBlock | Mean) -> str:
+    """A number, the word of a mean, or the least and the largest number of the blocks."""
+    if isinstance(value, str):
+        return value
+    low, high = (min(value), max(value)) if isinstance(value, tuple) else (value, value)
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
 def at_block(value: PerBlock, block: int | None) -> float:

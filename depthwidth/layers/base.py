@@ -123,9 +123,13 @@ class Layer:
     def __hash__(self) -> int:
         return self._hash
 
-    def __repr__(self) -> str:
+    def in_full(self) -> str:
+        """Every field of this component and of its parts, by which recorded runs know it."""
         values = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
         return f"{type(self).__name__}({values})"
+
+    def __repr__(self) -> str:
+        return self.in_full()
 
     def tensors(self) -> dict[str, Tensor]:
         """Each weight that this component holds itself, by name."""

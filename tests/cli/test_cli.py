@@ -409,3 +409,34 @@ def test_the_order_of_a_remainder_is_shown_where_one_is_stated(invoke):
     assert json.loads(invoke("formulas", "show", "norm_correlation", "--json").output)["order"] == 2
     assert "remainder" not in invoke("formulas", "show", "condensation_point").output
     assert json.loads(invoke("formulas", "show", "condensation_point", "--json").output)["order"] is None
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--json", "--csv"), ("--csv", "--markdown"), ("--json", "--csv", "--markdown")], ids=" ".join
+)
+@pytest.mark.parametrize("command", [("plan", "1B"), ("verify", "list"), ("formulas", "list")], ids=" ".join)
+def test_two_formats_are_refused(invoke, command, arguments):
+    result = invoke(*command, *arguments)
+    assert result.status == 2
+    assert result.error == f"Error: {' and '.join(arguments)} exclude each other; give one\n"
+
+
+@pytest.mark.parametrize("group", [(), ("verify",), ("formulas",)], ids=" ".join)
+def test_a_group_without_a_command_prints_its_help(invoke, group):
+    result = invoke(*group)
+    assert result.status == 0
+    assert result.output.startswith(f"Usage: {' '.join(('depthwidth', *group))} [OPTIONS] COMMAND")
+    assert "Commands:" in result.output
+    assert not result.error
+
+
+@pytest.mark.slow
+def test_a_shell_completes_commands_and_options():
+    def completions(words):
+        given = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1), "_DEPTHWIDTH_COMPLETE": "bash_complete"}
+        source = [sys.executable, "-m", "depthwidth"]
+        done = subprocess.run(source, capture_output=True, text=True, check=True, env=os.environ | given)  # noqa: S603
+        return done.stdout.split()
+
+    assert completions("depthwidth pl") == ["plain,plan"]
+    assert "plain,--markdown" in completions("depthwidth plan --m")

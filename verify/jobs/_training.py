@@ -148,7 +148,7 @@ def decisions_of(spec: Mapping[str, Any]) -> str:
     tree, made = tree_of(spec), recipe_of(spec)
     rows = [*made.rows(tree), *made.residual_rows(tree)]
     values = [[plain(value) for name, value in row.items() if name != "reason"] for row in rows]
-    return digest_of(canonical([repr(tree), values]).encode())
+    return digest_of(canonical([tree.in_full(), values]).encode())
 
 
 def check_decisions(spec: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any, Literal
 
+from depthwidth.display import Overview, with_overview
 from depthwidth.errors import InputError, shown
 
 from ..files import write_whole
@@ -52,6 +53,7 @@ OUTCOMES: dict[str, str] = {
 }
 
 
+@with_overview
 @dataclass(frozen=True)
 class Prediction:
     """A number that theory gives for a quantity to be measured."""
@@ -65,6 +67,14 @@ class Prediction:
     site: str = ""
     step: int | None = None
     stderr: float | None = None
+
+    def overview(self) -> Overview:
+        """The number and its source, for a prompt or a notebook."""
+        error = "" if self.stderr is None else f" +- {self.stderr:.2g}"
+        place = {"site": self.site} if self.site else {}
+        step = {} if self.step is None else {"step": f"{self.step:,}"}
+        facts = {"value": f"{self.value:.6g}{error}", **place, **step, "formula": self.formula, "version": self.version}
+        return Overview(f"Prediction of {self.quantity}", facts)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain data."""

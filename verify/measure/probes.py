@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from depthwidth.display import Overview, with_overview
 from depthwidth.errors import InputError, nearest, shown
 
 from ..models.locate import WRAPPERS
@@ -58,6 +59,7 @@ Steps = Collection[int] | Callable[[int], bool] | None
 _CHUNK = 2**24  # number of attention scores computed at once
 
 
+@with_overview
 class Rows(list[dict[str, Any]]):
     """Rows with the columns run, step, site, quantity, value and stderr."""
 
@@ -76,6 +78,17 @@ class Rows(list[dict[str, Any]]):
         if self._next is None:
             raise InputError("the probe has ended; call next_step inside its with block")
         self._next()
+
+    def overview(self) -> Overview:
+        """The number of rows, and the last measured value of each quantity at each site, for a prompt or a notebook."""
+        last = {(row["site"], row["quantity"]): row for row in self}
+        rows = [
+            (site, quantity, f"{row['value']:.4g}", "" if row["stderr"] is None else f"{row['stderr']:.2g}", str(row["step"]))
+            for (site, quantity), row in last.items()
+        ]
+        sites, quantities = ({key[i] for key in last} for i in (0, 1))
+        title = f"{len(self):,} rows of a probe, {len(sites):,} sites, {len(quantities)} quantities"
+        return Overview(title, {}, ("site", "quantity", "value", "stderr", "step"), rows, ("quantity",), ".frame()")
 
     def frame(self) -> Any:
         """The rows as a pandas DataFrame."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf.weights import WeightNames
+from depthwidth.display import Overview, with_overview
 from depthwidth.errors import InputError, shown
 from depthwidth.initialization import Mean, Recipe, TensorInit, at_block
 from depthwidth.initialization.tensors import site_of
@@ -27,6 +28,7 @@ from depthwidth.layers.base import Layer
 from .locate import Key, locate, places_of, tree_of, unwrap
 
 
+@with_overview
 @dataclass(frozen=True)
 class InitReport:
     """The work of :func:`apply_init`, and the work left to the model's code."""
@@ -40,6 +42,12 @@ class InitReport:
     """Tasks of the model's own code, one sentence each."""
     streams: tuple[str, ...] = ()
     """Residual streams with another size than in the recipe, since a skip scale was folded into branches, one sentence each."""
+
+    def overview(self) -> Overview:
+        """The numbers of tensors and what is left to do, for a prompt or a notebook."""
+        facts = {"initialised": f"{len(self.initialised):,} tensors", "folded": f"{len(self.folded):,} factors"}
+        rows = [("needs code", one) for one in self.needs_code] + [("stream", one) for one in self.streams]
+        return Overview("Initialisation of a model", facts, ("kind", "note"), rows, ("note",), ".to_dict()")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from depthwidth.display import Overview, with_overview
 from depthwidth.errors import InputError, nearest, printable, shown
 
 from ..files import write_whole
@@ -23,6 +24,7 @@ from .plans import make_plan, predictions_of
 from .store import Store
 
 
+@with_overview
 @dataclass(frozen=True)
 class Report:
     """One job of one size: its plan, its rows so far, and the verdict."""
@@ -32,6 +34,15 @@ class Report:
     done: int
     verdict: Verdict
     notes: tuple[str, ...]
+
+    def overview(self) -> Overview:
+        """The question, the criterion and the verdict, for a prompt or a notebook."""
+        facts = {name: str(self.plan[name]) for name in ("question", "criterion")}
+        facts |= {
+            "runs": f"{self.done} of {len(self.plan['runs'])}",
+            "outcome": f"{self.verdict.outcome}: {self.verdict.summary}",
+        }
+        return Overview(f"Report of {self.plan['job']}, {self.plan['size']}", facts)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""

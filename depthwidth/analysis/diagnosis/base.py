@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ...display import Overview, with_overview
 from .network import Network
 
 SEVERITIES = ("fine", "watch", "problem")
@@ -31,6 +32,7 @@ class Thresholds(NamedTuple):
         return SEVERITIES[2 if beyond[1] else 1 if beyond[0] else 0]
 
 
+@with_overview
 @dataclass(frozen=True)
 class Finding:
     """One number of a network at initialisation, and the thresholds that judge it."""
@@ -77,6 +79,15 @@ class Finding:
             "none of the remedies tried improves it" if self.remedy is None else f"{self.remedy} changes it to {self.after:.4g}"
         )
         return f"{self.severity.capitalize()}: {self.sentence}. Remedy: {mended}. Threshold: {self.source}."
+
+    def overview(self) -> Overview:
+        """The number, its threshold and the advice, for a prompt or a notebook."""
+        title = f"{self.name.replace('_', ' ')}, {self.severity}"
+        bound = f"{'at most' if self.rule.at_most else 'at least'} {self.threshold:.4g} ({self.source})"
+        facts = {"value": f"{self.value:.4g}", "threshold": bound, "site": self.site, "meaning": self.sentence}
+        if self.remedy is not None:
+            facts["remedy"] = f"{self.remedy} changes it to {self.after:.4g}"
+        return Overview(title, facts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data. ``direction`` is the side of ``threshold`` on which the value should lie."""
