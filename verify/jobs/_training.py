@@ -9,12 +9,13 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from depthwidth.architecture import Transformer
-from depthwidth.errors import InputError
+from depthwidth.errors import InputError, shown
 from depthwidth.initialization import Recipe, recipe
 from depthwidth.layers import Tree
 
@@ -174,8 +175,13 @@ def tree_of(spec: Mapping[str, Any]) -> Transformer:
 
 
 def recipe_of(spec: Mapping[str, Any]) -> Recipe:
-    """The recipe of a run."""
-    return recipe(tree_of(spec), spec["scheme"], **spec["options"])
+    """The recipe of a run, with the `changes` of its spec if it has any: fields of the recipe's lines, by the tensor's role."""
+    made = recipe(tree_of(spec), spec["scheme"], **spec["options"])
+    changes: Mapping[str, Mapping[str, Any]] = spec.get("changes", {})
+    unknown = set(changes) - {line.role for line in made.tensors}
+    if unknown:
+        raise InputError(f"changes of {', '.join(map(shown, sorted(unknown)))}: the model has no such tensors")
+    return replace(made, tensors=tuple(line._replace(**changes.get(line.role, {})) for line in made.tensors))
 
 
 def measure_training(spec: Mapping[str, Any], context: Context, model: Model | None = None) -> Iterator[Measurement]:
@@ -196,14 +202,20 @@ def measure_training(spec: Mapping[str, Any], context: Context, model: Model | N
 
 
 def measure_trainings(
-    specs: Sequence[Mapping[str, Any]], contexts: Sequence[Context], folder: Path
+    specs: Sequence[Mapping[str, Any]],
+    contexts: Sequence[Context],
+    folder: Path,
+    made: Callable[[Mapping[str, Any], Context], Model] | None = None,
 ) -> Iterator[tuple[Measurement, ...]]:
-    """The measurements of :func:`measure_training` for several runs of one :func:`shape_of`, trained in one program."""
+    """The measurements of :func:`measure_training` for several runs of one :func:`shape_of`, trained in one program.
+
+    `made` makes the fresh model of a run, :func:`model_of` if it is None.
+    """
     from ..models.initialize import parameter_groups
     from ..training.ensemble import train_ensemble
 
     both = list(zip(specs, contexts, strict=True))
-    models, plans = [model_of(*one) for one in both], [training_of(*one) for one in both]
+    models, plans = [(made or model_of)(*one) for one in both], [training_of(*one) for one in both]
     rates = [
         parameter_groups(model, recipe_of(spec), plan.learning_rate, plan.weight_decay, tree=tree_of(spec))
         for model, plan, spec in zip(models, plans, specs, strict=True)

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from depthwidth.architecture import Transformer
 
 from ..rows import Row
-from . import Comparison, Job, Prediction, Run, Verdict, difference_error, version_of
+from . import Comparison, Context, Ensemble, Job, Measurement, Prediction, Run, Verdict, difference_error, version_of
 from ._heads import BYTES, training_spec
-from ._training import TOGETHER, data_spec, decisions_of, measure_training, training_flops
+from ._training import (
+    data_spec,
+    decisions_of,
+    measure_training,
+    measure_trainings,
+    model_of,
+    shape_of,
+    training_flops,
+)
+
+if TYPE_CHECKING:
+    from ..models.model import Model
 
 # layers, width, heads, context, steps, seeds
 _SIZES: dict[str, tuple[int, int, int, int, int, int]] = {
@@ -27,8 +39,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "same": {"altup": 2, "altup_select": "same"},
     "altup": {"altup": 2},
 }
-TABLE, EQUAL = "table", "dense, equal FLOPs"
-"""A wider embedding and output matrix with trained projections, without AltUp; and a dense model of AltUp's operations."""
+TABLE, STILL, EQUAL = "table", "still", "dense, equal FLOPs"
+"""A wider embedding and output matrix with trained projections, without AltUp; SameUp whose second stream no block updates, so
+that its tables are as wide as AltUp's and nothing else is; and a dense model of AltUp's operations."""
 
 
 def arms(layers: int, width: int, heads: int, context: int) -> dict[str, dict[str, Any]]:
@@ -39,9 +52,24 @@ def arms(layers: int, width: int, heads: int, context: int) -> dict[str, dict[st
     }  # fmt: skip
     found = {name: base | more for name, more in FORMS.items()}
     found[TABLE] = base | {"embedding_width": 2 * width}
+    found[STILL] = base | FORMS["same"]
     asked = int(Transformer(**found["altup"]).flops_per_token())
     found[EQUAL] = _with_flops(base, asked)
     return found
+
+
+def changes_of(arm: str, width: int) -> dict[str, dict[str, float]]:
+    """The recipe's lines that differ in an arm.
+
+    The projections of wider tables start with a gain of one: with all matrices from N(0, 0.02^2) a token's vector would leave
+    its table and projection at a sixth of its size, near the epsilon of the first norm, and so would the output's. Still
+    streams keep their P and g.
+    """
+    if arm == TABLE:
+        return {"stem.projection.weight": {"std": (2 * width) ** -0.5}, "head.transform.weight": {"std": width**-0.5}}
+    if arm == STILL:
+        return {f"decoder.block.{name}": {"learning_rate": 0.0, "weight_decay": 0.0} for name in ("predict", "correct")}
+    return {}
 
 
 def _with_flops(base: dict[str, Any], asked: int) -> dict[str, Any]:
@@ -60,17 +88,47 @@ def _with_flops(base: dict[str, Any], asked: int) -> dict[str, Any]:
 def runs(size: str) -> Iterator[Run]:
     """Each arm with each seed, on the same text in the same order."""
     layers, width, heads, context, steps, seeds = _SIZES[size]
-    data = data_spec(BYTES[size])
-    for name, tree in arms(layers, width, heads, context).items():
+    trees = arms(layers, width, heads, context)
+    yield from runs_of(trees, width, training_spec(steps, context), BYTES[size], seeds)
+
+
+def runs_of(trees: Mapping[str, dict[str, Any]], width: int, training: dict[str, Any], text: int, seeds: int) -> Iterator[Run]:
+    """Each of these arms with each seed."""
+    data = data_spec(text)
+    for name, tree in trees.items():
+        spec: dict[str, Any] = {
+            "arm": name, "tree": tree, "scheme": "shipped", "options": {"family": "llama"}, "data": data,
+            "training": training, "dtype": "float32", "changes": changes_of(name, width),
+        }  # fmt: skip
+        spec["decided"] = decisions_of(spec)
+        made = Transformer(**tree)
+        labels = {"arm": name, "parameters": made.parameters, "flops_per_token": made.flops_per_token()}
         for seed in range(seeds):
-            spec: dict[str, Any] = {
-                "arm": name, "tree": tree, "scheme": "shipped", "options": {"family": "llama"}, "data": data,
-                "training": training_spec(steps, context), "dtype": "float32",
-            }  # fmt: skip
-            spec["decided"] = decisions_of(spec)
-            made = Transformer(**tree)
-            labels = {"arm": name, "parameters": made.parameters, "flops_per_token": made.flops_per_token()}
             yield Run(spec, seed, labels, cost=training_flops(spec))
+
+
+def model_for(spec: Mapping[str, Any], context: Context) -> Model:
+    """The fresh model of a run; in the arm of a still stream its blocks correct the first alone."""
+    import torch
+
+    model = model_of(spec, context)
+    with torch.no_grad():
+        for name, weight in model.named_parameters() if spec["arm"] == STILL else ():
+            if name.endswith(".correct"):
+                weight[1:] = 0.0
+    return model
+
+
+def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
+    """The losses of one training."""
+    return measure_training(spec, context, model_for(spec, context))
+
+
+def measure_together(
+    specs: Sequence[Mapping[str, Any]], contexts: Sequence[Context], folder: Path
+) -> Iterator[tuple[Measurement, ...]]:
+    """The measurements of :func:`measure` for several seeds of an arm, trained in one program."""
+    return measure_trainings(specs, contexts, folder, model_for)
 
 
 def predict(size: str) -> Iterator[Prediction]:
@@ -84,8 +142,10 @@ _PAIRS = (
     ("recycled", "dense"),
     ("same", "dense"),
     (TABLE, "dense"),
+    (STILL, "dense"),
     ("altup", "same"),
     ("altup", TABLE),
+    ("altup", STILL),
 )
 """The differences reported; the first decides."""
 
@@ -98,10 +158,12 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
             found.setdefault(row.labels["arm"], []).append(row.value)
     if not all(math.isfinite(loss) for losses in found.values() for loss in losses):
         return Verdict("undecided", "a run diverged")
-    if any(name not in found for pair in _PAIRS for name in pair):
+    if any(name not in found for name in ("altup", "dense", EQUAL)):
         return Verdict("undecided", "runs are missing")
     lines = []
     for one, other in _PAIRS:
+        if one not in found or other not in found:
+            continue
         first, second = found[one], found[other]
         note = f"{one} {mean(first):.4f}, {other} {mean(second):.4f}"
         noise = difference_error(first, second) if min(len(first), len(second)) > 1 else None
@@ -110,11 +172,10 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     decides = lines[0]
     if decides.stderr is None or decides.measured is None:
         return Verdict("undecided", "one seed does not show the noise", tuple(lines))
-    dense, table = lines[1].measured, lines[6].measured
-    summary = (
-        f"AltUp is {decides.measured:+.4f} +- {decides.stderr:.4f} nats from a dense model of equal FLOPs, {dense:+.4f} from "
-        f"one of equal width, {table:+.4f} from one with wider tables alone"
-    )
+    summary = f"AltUp is {decides.measured:+.4f} +- {decides.stderr:.4f} nats from a dense model of equal FLOPs"
+    for other, words in (("dense", "one of equal width"), (STILL, "one with its tables and a still stream")):
+        if other in found:
+            summary += f", {mean(found['altup']) - mean(found[other]):+.4f} from {words}"
     if abs(decides.measured) <= 2 * decides.stderr:
         return Verdict("undecided", summary, tuple(lines))
     return Verdict("holds" if decides.measured < 0 else "fails", summary, tuple(lines))
@@ -124,12 +185,12 @@ JOB = Job(
     name="altup-quality",
     question="Is a two-fold wider representation by alternating updates a better buy than a wider dense model?",
     claim="AltUp lowers the loss at nearly the operations of the dense model (Baykal et al. 2023, arXiv 2301.13310).",
-    measured="Held-out loss of small language models on bytes: dense, Recycled-AltUp, SameUp, AltUp, wider tables alone, and a "
-    "dense model of AltUp's FLOPs.",
+    measured="Held-out loss of small language models on bytes: dense, Recycled-AltUp, SameUp, AltUp, wider tables by trained "
+    "projections or by streams that no block updates, and a dense model of AltUp's FLOPs.",
     criterion="AltUp is better than the dense model of equal FLOPs by more than two standard errors over seeds.",
     runs=runs,
-    measure=measure_training,
+    measure=measure,
     judge=judge,
-    ensemble=TOGETHER,
+    ensemble=Ensemble(shape_of, measure_together),
     predict=predict,
 )

@@ -1,12 +1,17 @@
 """The jobs on alternating updates at their smallest size, and their verdicts on made rows."""
 
+import dataclasses
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from depthwidth import Transformer  # noqa: E402
+from depthwidth import InputError, Transformer  # noqa: E402
+from verify import build  # noqa: E402
 from verify.jobs import Context, find_job  # noqa: E402
-from verify.jobs.altup_quality import EQUAL, arms  # noqa: E402
+from verify.jobs._training import recipe_of  # noqa: E402
+from verify.jobs.altup_long import ARMS  # noqa: E402
+from verify.jobs.altup_quality import EQUAL, STILL, TABLE, arms, model_for  # noqa: E402
 from verify.rows import Row  # noqa: E402
 from verify.runs.plans import make_plan  # noqa: E402
 
@@ -19,11 +24,67 @@ def test_the_dense_model_of_equal_operations_has_no_fewer_and_hardly_more():
     assert trees["same"].parameters == trees["altup"].parameters == trees["recycled"].parameters + 2 * 256 * 32 + 32
 
 
+def planned(arm, name="altup-quality"):
+    return next(one for one in make_plan(find_job(name), "tiny")["runs"] if one["labels"]["arm"] == arm)["spec"]
+
+
+@pytest.mark.slow
+def test_no_block_updates_the_still_stream(tmp_path):
+    """Its part of the stack's output is its part of the embedding; in SameUp, whose tree is the same, it is not."""
+    tokens = torch.arange(16)[None]
+    moved = {}
+    for arm in (STILL, "same"):
+        spec = planned(arm)
+        model = model_for(spec, Context("cpu", tmp_path, 0))
+        seen = {}
+        model.stem.register_forward_hook(lambda _, given, found, seen=seen: seen.update(input=found))
+        model.decoder.norm.register_forward_pre_hook(lambda _, given, seen=seen: seen.update(output=given[0]))
+        with torch.no_grad():
+            model(tokens)
+        half = spec["tree"]["width"]
+        moved[arm] = [
+            float((seen["output"] - seen["input"])[..., part].abs().max()) for part in (slice(half), slice(half, None))
+        ]
+        rates = {line.role: line.learning_rate for line in recipe_of(spec).tensors}
+        for name in ("predict", "correct"):  # they stay as they are
+            assert rates[f"decoder.block.{name}"] == (0.0 if arm == STILL else 1.0)
+    assert moved[STILL][0] > 1e-3
+    assert moved[STILL][1] == 0
+    assert moved["same"][1] > 1e-3
+
+
+@pytest.mark.slow
+def test_wider_tables_start_with_projections_of_unit_gain(tmp_path):
+    """A token's vector leaves its projection at the size that it has in the table; as shipped, at a ninth of it."""
+    spec = planned(TABLE)
+    for changed, gain in ((spec, 1.0), ({**spec, "changes": {}}, 0.02 * 32**0.5)):
+        made = recipe_of(changed)
+        model = build(Transformer(**spec["tree"]), made, seed=0)
+        with torch.no_grad():
+            table, out = model.stem.table.detach(), model.stem(torch.arange(256)[None])
+        assert float(out.std() / table.std()) == pytest.approx(gain, rel=0.1)
+    with pytest.raises(InputError, match="the model has no such tensors"):
+        recipe_of({**spec, "changes": {"stem.nothing": {"std": 1.0}}})
+
+
+@pytest.mark.slow
+def test_the_long_job_is_evaluated_on_its_way(tmp_path):
+    job = find_job("altup-long")
+    context = [Context("cpu", tmp_path / str(seed), seed) for seed in range(2)]
+    spec = planned(STILL, "altup-long")
+    alone = {one.step: one.value for one in job.measure(spec, context[0]) if one.quantity == "validation_loss"}
+    assert list(alone) == [0, 4, 8, 12, 16, 20, 24]
+    assert alone[24] < alone[4]
+    context = [Context("cpu", tmp_path / f"together {seed}", seed) for seed in range(2)]
+    together = list(job.ensemble.measure([spec] * 2, context, tmp_path / "both"))
+    assert [one.value for one in together[0] if one.step == 24][:1] == pytest.approx([alone[24]], rel=1e-5)
+
+
 @pytest.mark.slow
 def test_it_trains_at_the_smallest_size(tmp_path):
     job = find_job("altup-quality")
     every = make_plan(job, "tiny")["runs"]
-    for number, about in enumerate(one for one in every if one["labels"]["arm"] in ("altup", EQUAL)):
+    for number, about in enumerate(one for one in every if one["labels"]["arm"] in ("altup", EQUAL, TABLE)):
         found = list(job.measure(about["spec"], Context("cpu", tmp_path / str(number), 0)))
         losses = {one.step: one.value for one in found if one.quantity == "validation_loss"}
         assert losses[20] < 5.45  # ln 256 = 5.545 at the start
@@ -49,7 +110,7 @@ def losses(**means):
     ]
 
 
-MEANS = {"dense": 2.2, "recycled": 2.19, "same": 2.15, "altup": 2.1, "table": 2.14, "equal": 2.18}
+MEANS = {"dense": 2.2, "recycled": 2.19, "same": 2.15, "altup": 2.1, "table": 2.14, "still": 2.12, "equal": 2.18}
 
 
 def test_the_verdict_on_losses():
@@ -58,7 +119,34 @@ def test_the_verdict_on_losses():
     assert judge(losses(**MEANS | {"equal": 2.05}), ()).outcome == "fails"
     assert judge(losses(**MEANS | {"equal": 2.1001}), ()).outcome == "undecided"
     assert judge(losses(dense=2.2, altup=2.1), ()).summary == "runs are missing"
+    assert judge(losses(**MEANS), ()).summary.endswith("-0.0200 from one with its tables and a still stream")
+    fewer = judge(losses(dense=2.2, altup=2.1, equal=2.18), ())
+    assert [line.what for line in fewer.comparisons] == [f"loss of altup less that of {one}" for one in (EQUAL, "dense")]
     assert judge(losses(**MEANS | {"same": float("inf")}), ()).summary == "a run diverged"
+
+
+def curves(**ends):
+    """Losses that fall to their ends, in two evaluations."""
+    return [
+        Row(quantity="validation_loss", step=step, value=ends[name] + more + 0.001 * seed, seed=seed, labels={"arm": arm})
+        for name, arm in zip(("altup", "still", "equal"), ARMS, strict=True) for step, more in ((10, 1.0), (20, 0.0))
+        for seed in range(3)
+    ]  # fmt: skip
+
+
+def test_the_verdict_on_the_long_training_is_that_of_its_end():
+    judge = find_job("altup-long").judge
+    assert judge(curves(altup=2.0, still=2.1, equal=2.1), ()).outcome == "holds"
+    assert judge(curves(altup=2.0, still=1.9, equal=2.1), ()).outcome == "holds on a range"
+    assert judge(curves(altup=2.0, still=1.9, equal=2.0), ()).outcome == "fails"
+    early = [
+        row if row.step == 20 or row.labels["arm"] != "altup" else dataclasses.replace(row, value=0.0)
+        for row in curves(altup=2.0, still=1.9, equal=1.9)
+    ]
+    assert judge(early, ()).outcome == "fails"
+    assert len(judge(early, ()).comparisons) == 4
+    assert judge(curves(altup=2.0, still=2.1, equal=2.1)[:-6], ()).summary == "runs are missing"
+    assert judge(curves(altup=2.0, still=2.1, equal=float("inf")), ()).summary == "a run diverged"
 
 
 def times(ratio):
