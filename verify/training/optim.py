@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from depthwidth.errors import InputError
 
+from .scale_invariant import scale_decaying, split_optimizer
 from .settings import Training
 
 Groups = list[dict[str, Any]]
@@ -57,6 +58,8 @@ def make_optimizer(training: Training, groups: Groups, device: torch.device) -> 
         raise InputError("train: the model has no trainable parameters")
     for group in groups:
         group["base"] = group["lr"]
+    if training.optimizer == "scale-invariant":
+        return split_optimizer(training, groups, _fused(device))
     if training.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=training.learning_rate, momentum=training.momentum, fused=_fused(device))
     return torch.optim.AdamW(
@@ -78,6 +81,8 @@ def clip(training: Training, optimizer: torch.optim.Optimizer) -> Tensor | None:
       lambda is the weight decay and eta the learning rate of their group (Li et al. 2022, arXiv 2202.00980, algorithm 1, with
       sqrt(C) = 2). C = 1 is the gradient norm of scale-invariant weights at equilibrium, so C must exceed 1.
 
+    With the optimizer ``scale-invariant`` the second is for scale-invariant weights alone, and the first for all others.
+
     Returns
     -------
     The norm of the gradient of all parameters before clipping, shape (), on their device; None if both thresholds are None.
@@ -85,28 +90,13 @@ def clip(training: Training, optimizer: torch.optim.Optimizer) -> Tensor | None:
     if training.clip is None and training.relative_clip is None:
         return None
     groups = optimizer.param_groups
-    parameters = [parameter for group in groups for parameter in group["params"]]
+    inside = [group for group in groups if group.get("scale_invariant")]
+    outside = [group for group in groups if not group.get("scale_invariant")]
+    parameters = [parameter for group in outside for parameter in group["params"]]
     norm: Tensor = nn.utils.clip_grad_norm_(parameters, math.inf if training.clip is None else training.clip)
+    if inside:
+        own = [parameter.grad for group in inside for parameter in group["params"] if parameter.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack([norm, *torch._foreach_norm(own)]))
     if training.relative_clip is not None:
-        _clip_to_weights(training.relative_clip, groups)
+        scale_decaying(inside or outside, training.relative_clip)
     return norm
-
-
-def _clip_to_weights(C: float, groups: Groups) -> None:
-    """Clip the gradient of all parameters with weight decay at ``sqrt(2 C lambda / eta)`` times the norm of the weights."""
-    decaying = [
-        (parameter, group["weight_decay"] / group["lr"])
-        for group in groups
-        if group["weight_decay"] > 0 and group["lr"] > 0
-        for parameter in group["params"]
-        if parameter.grad is not None
-    ]
-    if not decaying:
-        return
-    gradients = [parameter.grad for parameter, _ in decaying]
-    # Weight decay and learning rate may differ between groups, so each weight enters with its own ratio lambda / eta.
-    norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter, _ in decaying]))
-    ratios = torch.tensor([ratio for _, ratio in decaying], dtype=norms.dtype, device=norms.device)
-    limit = math.sqrt(2 * C) * torch.linalg.vector_norm(norms * ratios.sqrt())
-    length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    torch._foreach_mul_(gradients, (limit / length.clamp(min=1e-30)).clamp(max=1.0))

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from depthwidth.errors import InputError, nearest, shown
 
+OPTIMIZERS = ("adamw", "sgd", "scale-invariant")
+
 SCHEDULES = ("cosine", "linear", "constant", "wsd")
 
 _COUNTS = ("warmup", "evaluate_every", "evaluate_batches", "seed", "data_seed")
@@ -41,7 +43,9 @@ class Training:
     micro_batch: int | None = None
     """Sequences per forward pass of one process; by default its whole share of the batch. Gradients of micro-batches are
     averaged."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "scale-invariant"] = "adamw"
+    """``scale-invariant`` is SGD for scale-invariant weights and AdamW for all others, which groups tell apart
+    (:func:`verify.training.scale_invariant.scale_invariant_groups`)."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     """Decoupled weight decay: each update subtracts this times the learning rate times the weights."""
@@ -78,7 +82,7 @@ class Training:
     count as diverged."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("optimizer", ("adamw", "sgd")), ("schedule", SCHEDULES), ("precision", ("float32", "bfloat16"))):
+        for name, kind in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", ("float32", "bfloat16"))):
             value = getattr(self, name)
             if value not in kind:
                 raise InputError(f"Training: {name}={shown(value)} is not one of {', '.join(kind)}{nearest(str(value), kind)}")
@@ -102,6 +106,10 @@ class Training:
         for name in ("clip", "relative_clip"):
             if getattr(self, name) == 0:
                 raise InputError(f"Training: {name}=0 sets every gradient to zero; use None to disable clipping")
+        if self.relative_clip is not None and self.relative_clip <= 1:
+            raise InputError(
+                f"Training: relative_clip={shown(self.relative_clip)} is not above 1; at 1 the norm has no equilibrium"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain numbers and strings."""

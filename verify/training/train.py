@@ -439,6 +439,7 @@ class _Run:
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         weights = [
             [sorted([names[id(p)], list(p.shape)] for p in group["params"]), group["base"], group["weight_decay"]]
+            + ([True] if group.get("scale_invariant") else [])
             for group in groups
         ]
         start = weights_digest(self.model.parameters())
