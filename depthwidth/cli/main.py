@@ -25,6 +25,9 @@ COMMANDS = {
     "moments": Entry("depthwidth.cli.moments", "moments", "Predict signal and gradient moments at initialisation."),
     "init": Entry("depthwidth.cli.init", "init", "List the initialisation of every tensor under a scheme."),
     "heads": Entry("depthwidth.cli.heads", "heads", "Choose heads and head dimensions layer by layer."),
+    "effective-rank": Entry(
+        "depthwidth.cli.effective_rank", "effective_rank", "Measure the ranks that the heads of a checkpoint use."
+    ),
     "text": Entry("depthwidth.cli.text", "text", "Measure how often the tokens of a text repeat."),
     "formulas": Entry("depthwidth.cli.formulas", "formulas", "List, show and evaluate formulas."),
     "derive": Entry("depthwidth.cli.derive", "derive", "Derive a closed form step by step."),

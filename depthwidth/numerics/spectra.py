@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InputError
+from ..values import frozen
 
 Array = Any
+SHARE = 1e-3
+"""The share of the largest singular value up to which one does not count for :func:`numerical_rank`."""
 
 
 def effective_rank(sizes: Array) -> float:
@@ -51,7 +54,7 @@ def stable_rank(sizes: Array) -> float:
     return float((shares**2).sum())
 
 
-def numerical_rank(sizes: Array, share: float = 1e-3) -> int:
+def numerical_rank(sizes: Array, share: float = SHARE) -> int:
     """Number of singular values above a share of the largest; 0 of a matrix of zeros.
 
     Raises
@@ -66,6 +69,82 @@ def numerical_rank(sizes: Array, share: float = 1e-3) -> int:
 
     found = np.asarray(sizes, float)
     return int((_nonnegative("numerical rank", found) > share * found.max(initial=0.0)).sum())
+
+
+@frozen
+class Ranks:
+    """The ranks of a matrix, from the smoothest to the sharpest, and its norms. All are 0 of a matrix of zeros."""
+
+    effective: float
+    """Exponential of the entropy of the singular values' shares."""
+    stable: float
+    """Squared Frobenius norm over squared spectral norm."""
+    nuclear: float
+    """Nuclear norm over spectral norm."""
+    numerical: int
+    """Singular values above a share of the largest."""
+    spectral_norm: float
+    nuclear_norm: float
+
+
+def ranks(sizes: Array, share: float = SHARE) -> Ranks:
+    """All ranks of a matrix by its singular values.
+
+    Parameters
+    ----------
+    sizes : (r,) singular values, at least 0.
+    share : of the largest singular value, in [0, 1): a smaller one does not count for the numerical rank.
+
+    Raises
+    ------
+    InputError
+        if a value is negative or not finite, or the share is outside [0, 1).
+
+    >>> found = ranks([3.0, 1.0])
+    >>> found.stable.__round__(3), found.nuclear.__round__(3), found.numerical, found.nuclear_norm
+    (1.111, 1.333, 2, 4.0)
+    """
+    import numpy as np
+
+    if not 0 <= share < 1:
+        raise InputError(f"ranks: the share {share} is not in [0, 1)")
+    found = np.asarray(sizes, float)
+    count = numerical_rank(found, share)
+    if not count:
+        return Ranks(0.0, 0.0, 0.0, 0, 0.0, 0.0)
+    top, total = float(found.max()), float(found.sum())
+    return Ranks(effective_rank(found), stable_rank(found), total / top, count, top, total)
+
+
+def product_sizes(left: Array, right: Array) -> Array:
+    """Singular values of ``left @ right``, largest first, without the product: QR of both, and the small matrix between.
+
+    Parameters
+    ----------
+    left : (outputs, r).
+    right : (r, inputs).
+
+    Returns
+    -------
+    min(r, outputs, inputs) singular values; those beyond are 0.
+
+    >>> product_sizes([[3.0], [4.0]], [[0.0, 2.0]]).tolist()
+    [10.0]
+    """
+    import numpy as np
+
+    return np.linalg.svd(triangle(left) @ triangle(np.asarray(right).T).T, compute_uv=False)
+
+
+def triangle(value: Array) -> Array:
+    """The triangular factor of a matrix (m, r), of min(m, r) rows: products with it have the same singular values.
+
+    >>> abs(triangle([[3.0], [4.0]])).round(6).tolist()
+    [[5.0]]
+    """
+    import numpy as np
+
+    return np.linalg.qr(np.asarray(value, float), mode="r")
 
 
 def _checked(what: str, sizes: Array) -> Array:

@@ -383,9 +383,9 @@ def test_every_file_of_a_command_is_listed_and_fits_the_help_page(invoke):
     listed = {entry.module.rpartition(".")[2] for entry in COMMANDS.values()}
     shared = {"__init__", "main", "options", "output", "inputs", "plots"}
     assert {path.stem for path in folder.glob("*.py")} == listed - {"cli"} | shared
-    printed = invoke("--help").output
+    printed, width = invoke("--help").output, max(map(len, COMMANDS))
     for name, entry in COMMANDS.items():
-        assert f"  {name:<8}  {entry.summary}\n" in printed
+        assert f"  {name:<{width}}  {entry.summary}\n" in printed
 
 
 def test_the_help_names_every_number_format():

@@ -248,6 +248,7 @@ FREE = (
     "moments",
     "init",
     "heads",
+    "effective-rank",
     "text",
     "table",
     "formulas list",

@@ -1,8 +1,9 @@
 """A recipe on a live model: weights set in place, parameter groups for an optimizer, and a list of the model code's own tasks.
 
 No part of the model is replaced or wrapped, so compiled and sharded models keep working. Tensors are found by name
-(:mod:`verify.models.locate`): a model whose parameters have the tree's names (``decoder.block.3.attention.query.weight``) needs
-nothing else, and those of the transformers library are named by their :class:`~depthwidth.architecture.hf.family.Family`.
+(:mod:`depthwidth.initialization.named_tensors`): a model whose parameters have the tree's names
+(``decoder.block.3.attention.query.weight``) needs nothing else, and those of the transformers library are named by their
+:class:`~depthwidth.architecture.hf.family.Family`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from depthwidth.architecture.hf.weights import WeightNames
 from depthwidth.display import Overview, with_overview
 from depthwidth.errors import InputError, shown
 from depthwidth.initialization import Mean, Recipe, TensorInit, at_block
+from depthwidth.initialization.named_tensors import Key, places_of
 from depthwidth.initialization.tensors import site_of
 from depthwidth.layers import Residual, Stack
 from depthwidth.layers.base import Layer
 
-from .locate import Key, locate, places_of, tree_of, unwrap
+from .locate import locate, tree_of, unwrap
 
 
 @with_overview

@@ -1,0 +1,78 @@
+"""``depthwidth effective-rank``: the command and its page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import NUMBER, formats, option
+from .output import emit, print_table, say
+
+if TYPE_CHECKING:
+    from ..analysis.head_ranks import HeadRanks
+
+
+@click.command("effective-rank")
+@click.argument("checkpoint")
+@click.argument("config", required=False)
+@option("--tolerance", type=NUMBER, help="Share of the largest singular value below which one is 0.", default=1e-3)
+@option("--per-head", is_flag=True, help="Print each head, not each layer.")
+@formats
+def effective_rank(checkpoint: str, config: str | None, tolerance: float, per_head: bool, form: str | None) -> None:
+    """Measure the ranks that the heads of a CHECKPOINT use, of the dimensions they have.
+
+    CHECKPOINT is a safetensors file, its index, or a folder with one; CONFIG a config.json, by default the one beside it. Two
+    products are measured for each head: of query and key maps, and of value and output maps. The tensors are read one at a
+    time, without torch. Layers are summed up by the median over their heads.
+
+    \b
+    effective  exponential of the entropy of the singular values' shares
+    stable     squared Frobenius norm over squared spectral norm
+    nuclear    nuclear norm over spectral norm
+    numerical  singular values above --tolerance of the largest
+    balance    half the squared norms of both factors over the nuclear norm: 1 if weight decay has balanced them
+    """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
+    from ..analysis.head_ranks import head_ranks
+    from ..analysis.trained_weights import open_trained
+
+    found = head_ranks(open_trained(checkpoint, config), tolerance)
+    emit(form, found.to_dict() if form == "json" else None, found.rows(), lambda: print_ranks(found, per_head=per_head))
+
+
+def print_ranks(found: HeadRanks, *, per_head: bool = False) -> None:
+    """Print the ranks of layers, or of heads, and a sentence for each product."""
+    if per_head:
+        print_rank_table(found.rows(), "head")
+    else:
+        print_rank_table(found.layers(), "heads")
+    for sentence in found.sentences():
+        say(f"{sentence}.")
+    for note in found.notes:
+        say(f"Note: {note}.")
+
+
+def print_rank_table(rows: Iterable[Mapping[str, Any]], count: str) -> None:
+    """Print a table of ranks: one row per layer with its number of heads, or per head with its number."""
+    print_table(
+        ("layer", count, "product", "dimensions", "effective", "numerical", "stable", "nuclear", "spectral norm", "balance",
+         "effective at start"),
+        (
+            (
+                f"{row['stack']} {row['layer']}", str(row[count]), row["product"], str(row["dim"]), _range(row),
+                f"{row['numerical_rank']:g}", f"{row['stable_rank']:.1f}", f"{row['nuclear_rank']:.1f}",
+                f"{row.get('largest_spectral_norm', row.get('spectral_norm')):.4g}", f"{row['balance']:.3f}",
+                f"{row['start']:.1f}",
+            )
+            for row in rows
+        ),
+        title="Ranks of the products of a head's maps",
+        words=("product",),
+    )  # fmt: skip
+
+
+def _range(row: Mapping[str, Any]) -> str:
+    if "least_effective_rank" not in row:
+        return f"{row['effective_rank']:.1f}"
+    return f"{row['effective_rank']:.1f} ({row['least_effective_rank']:.1f} to {row['largest_effective_rank']:.1f})"
