@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .initialization import Recipe, recipe, schemes
     from .layers.activations import activation, gated
     from .planning.budget import Budget
+    from .planning.parallelism import Parallelism, TrainingSetup, training_memory
     from .planning.plan import Estimate, Plan, optimal_depth, optimal_width, plan
     from .planning.rules import Rule, find_rule
     from .planning.search import Shape
@@ -40,6 +41,9 @@ _HOME = {
     "TrainingMemory": "architecture",
     "Design": "architecture.design",
     "SCALE_INVARIANT": "architecture.design",
+    "Parallelism": "planning.parallelism",
+    "TrainingSetup": "planning.parallelism",
+    "training_memory": "planning.parallelism",
     "Description": "analysis.description",
     "describe": "analysis.description",
     # shapes for a budget

@@ -15,6 +15,7 @@ from ..errors import InputError, shown
 from ..formulas import shape_penalty
 from ..layers import Run
 from ..planning.caveats import EXPERTS_CAVEAT, penalty_caveats, penalty_error, shape_caveats, with_error
+from ..planning.parallelism import ONE_DEVICE, Parallelism, ParallelMemory, TrainingSetup, cache_bytes, training_memory
 from ..planning.rules import meet, rules
 from ..quantities import format_bytes, plain_number
 
@@ -62,6 +63,12 @@ class Description:
     init: str | Recipe = "shipped"
     diagnosed: bool | None = None
     """True to run the diagnosis, False to skip it; None to run it only if it is fast."""
+    cache_dtype: str | None = None
+    """Number format of keys and values; None for `dtype`, or bf16 if that is a format for weights only."""
+    parallelism: Parallelism = ONE_DEVICE
+    """The devices of a training."""
+    setup: TrainingSetup | None = None
+    """What a training keeps; None for AdamW in `dtype`."""
     notes: tuple[str, ...] = ()
     """Notes on the configuration that the tree was read from (:func:`~depthwidth.architecture.hf.notes_on`)."""
 
@@ -91,6 +98,7 @@ class Description:
         lengths: dict[str, Any] = {"context": self.run.tokens, "source": self.run.memory or None}
         flops = {"masked": self.masked, **lengths}
         memory = {"batch": self.batch, "dtype": self.dtype, **lengths}
+        cache = memory | {"dtype": self.cache_dtype or judged_dtype(self.dtype)}
         return {
             "counted_context": self.run.tokens,
             "counted_source": self.run.memory or None,
@@ -101,10 +109,20 @@ class Description:
             "training_flops_per_token": plain_number(tree.flops_per_token(training=True, **flops)),
             "weight_bytes": tree.weight_bytes(self.dtype),
             # A format of weights alone is not one of keys and values.
-            "kv_cache_bytes": tree.kv_cache_bytes(**memory | {"dtype": judged_dtype(self.dtype)}),
+            "cache_dtype": cache["dtype"],
+            "kv_cache_bytes": tree.kv_cache_bytes(**cache),
+            "device_kv_cache_bytes": cache_bytes(tree, self.parallelism, **cache),
             "training_memory": _with_total(tree.training_memory(**memory)),
             "training_memory_recomputed": _with_total(tree.training_memory(recompute="full", **memory)),
+            "device_memory": self.device_memory.to_dict(),
         }
+
+    @cached_property
+    def device_memory(self) -> ParallelMemory:
+        """Memory of each device in the training that is described."""
+        setup = TrainingSetup(dtype=self.dtype) if self.setup is None else self.setup
+        lengths = {"context": self.run.tokens, "source": self.run.memory or None}
+        return training_memory(self.tree, self.parallelism, setup, batch=self.batch, **lengths)
 
     def cost_facts(self) -> dict[str, str]:
         """:attr:`costs`, formatted for people."""
@@ -114,7 +132,7 @@ class Description:
             for kind in ("training_memory", "training_memory_recomputed")
         )
         parts = ", ".join(f"{name} {memory[name]}" for name in ("weights", "gradients", "optimizer", "activations"))
-        return {
+        facts = {
             "forward FLOPs per token": f"{costs['forward_flops_per_token']:.4g}",
             "training FLOPs per token": f"{costs['training_flops_per_token']:.4g}",
             "weights": format_bytes(costs["weight_bytes"]),
@@ -122,6 +140,24 @@ class Description:
             "training memory (Adam)": f"{memory['total']}: {parts}",
             "  with recomputation": f"{recomputed['total']}: activations {recomputed['activations']}",
         }
+        return facts | self._device_facts()
+
+    def _device_facts(self) -> dict[str, str]:
+        """Memory of the fullest device, if options on devices or on what is kept were given."""
+        found, plain = self.device_memory, TrainingSetup(dtype=self.dtype)
+        if found.parallelism == ONE_DEVICE and found.setup == plain:
+            return {}
+        parts = ", ".join(f"{name} {format_bytes(amount)}" for name, amount in found.fullest.parts().items() if amount)
+        stage = f", in stage {found.fullest.stage + 1} of {len(found.stages)}" if len(found.stages) > 1 else ""
+        facts = {
+            "devices": f"{found.parallelism.devices:,} ({found.parallelism})",
+            "training memory per device": f"{format_bytes(found.total)}{stage}: {parts}",
+        }
+        if found.setup.lora is not None or found.setup.frozen:
+            facts["trained parameters"] = f"{found.trained:,}"
+        if found.parallelism.tensor > 1 or found.parallelism.pipeline > 1:
+            facts["key-value cache per device"] = format_bytes(self.costs["device_kv_cache_bytes"])
+        return facts
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -240,6 +276,9 @@ def describe(
     dtype: str = "bf16",
     init: str | Recipe = "shipped",
     diagnosed: bool | None = None,
+    cache_dtype: str | None = None,
+    parallelism: Parallelism | None = None,
+    setup: TrainingSetup | None = None,
     notes: Sequence[str] = (),
 ) -> Description:
     """Count a transformer, compare its shape with the optimum of each rule, and diagnose its initialisation.
@@ -252,6 +291,9 @@ def describe(
     dtype : number format of weights and activations; int8, int4 and fp4 are for weights only, and the diagnosis then uses bf16.
     init : the initialisation to diagnose, a scheme or a recipe.
     diagnosed : whether to run the diagnosis; by default for up to 512 blocks.
+    cache_dtype : number format of keys and values; by default `dtype`, or bf16 if that is a format for weights only.
+    parallelism : the devices of a training; one by default.
+    setup : what a training keeps; AdamW in `dtype` by default.
     notes : sentences on the configuration that the tree was read from, which the description repeats.
 
     Raises
@@ -261,7 +303,10 @@ def describe(
     """
     if not isinstance(tree, Transformer):
         raise InputError(f"describe: {shown(tree)} is not a Transformer")
-    description = Description(tree, context, source, batch, masked, dtype, init, diagnosed, tuple(notes))
+    description = Description(
+        tree, context, source, batch, masked, dtype, init, diagnosed, cache_dtype, parallelism or ONE_DEVICE, setup,
+        tuple(notes),
+    )  # fmt: skip
     description.costs  # noqa: B018  (refuses bad lengths and formats here, not when it is printed)
     return description
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -15,7 +16,8 @@ from .number_formats import bits_of
 OPTIMIZERS = {"adam": 2, "momentum": 1, "sgd": 0}
 """Number of values that each optimizer stores per weight."""
 
-RECOMPUTE = ("none", "full")
+RECOMPUTE = ("none", "selective", "full")
+"""What the backward pass computes again: nothing; what attention computes from queries and keys; whole blocks."""
 
 
 @frozen
@@ -128,15 +130,18 @@ class LengthCounts(Layer):
         masked: bool = False,
         recompute: str = "none",
     ) -> int:
-        """Operations of a forward and a backward pass: those of three forward passes, or four for recomputed blocks.
+        """Operations of a forward and a backward pass: those of three forward passes, or four for what is recomputed.
 
-        The backward pass of a matrix product has two products of the same size.
+        The backward pass of a matrix product has two products of the same size. Selective recomputation repeats the scores of
+        attention and the weighted sums of values.
         """
         check_choice("training_flops", RECOMPUTE, recompute=recompute)
         run = self.run(context, source, batch=batch, masked=masked)
         recomputed = 0
         if recompute == "full":
             recomputed = sum(stack.flops(self.run_of(name, run)) for name, stack in self.stacks.items())
+        if recompute == "selective":
+            recomputed = self.score_flops(run)
         return 3 * self.flops(run) + recomputed
 
     def flops_per_token(
@@ -192,14 +197,16 @@ class LengthCounts(Layer):
         keys, values, outputs of the chosen experts, dropout masks (one byte), float32 logits. Kernels are taken as fused: norms
         keep only their input, attention keeps no scores, keys and values are not repeated for grouped queries; a few
         statistics a token are left out. Without `fused` the scores of every head are kept too, which gives the counts of
-        Korthikanti et al. 2022 (arXiv 2205.05198, section 4). With ``recompute="full"`` each block keeps only its input, and
-        the activations of one block exist at a time.
+        Korthikanti et al. 2022 (arXiv 2205.05198, section 4). With ``recompute="selective"`` neither scores nor their
+        statistics are kept. With ``recompute="full"`` each block keeps only its input, and the activations of one block exist
+        at a time.
         """
         check_choice("activation_bytes", RECOMPUTE, recompute=recompute)
         run = self.run(context, source, batch=batch, value_bytes=max(1, bits_of(dtype) // 8), fused=fused)
-        if recompute == "none":
-            return self.saved_bytes(run)
-        around = sum(c.layer.saved_bytes(self.run_of(c.name, run)) for c in self.children() if c.name not in self.stacks)
+        if recompute != "full":
+            return self.saved_bytes(replace(run, rescored=recompute == "selective"))
+        beside = [child for child in self.children() if child.name not in self.stacks]
+        around = self.own_saved(run) + sum(c.layer.saved_bytes(self.run_of(c.name, run)) for c in beside)
         return around + sum(stack.recomputed_bytes(self.run_of(name, run)) for name, stack in self.stacks.items())
 
     def training_memory(

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from ..quantities import format_bytes
 from .inputs import norms_option, recipe_of_fields
-from .options import COUNT, DTYPES, formats, option, scheme_option
+from .options import (
+    COUNT,
+    DTYPES,
+    Sections,
+    formats,
+    option,
+    parallel_options,
+    parallelism_of,
+    scheme_option,
+    setup_of,
+    setup_options,
+)
 from .output import emit, fitted_range, print_facts, print_table, say
 
 if TYPE_CHECKING:
@@ -18,16 +29,23 @@ if TYPE_CHECKING:
     from ..architecture.hf import NoTreeError, Towers
 
 
-@click.command()
+class _Describe(Sections):
+    sections: ClassVar = {"Devices": "--data-parallel", "Training": "--optimizer", "Output": "--json"}
+
+
+@click.command(cls=_Describe)
 @click.argument("config")
 @option("--context", type=COUNT, help="Sequence length in tokens.", show_default="the model's context")
 @option("--source", type=COUNT, help="Sequence length of the encoder.", show_default="as --context")
 @option("--batch", type=COUNT, default=1, help="Sequences per batch.")
 @option("--masked", is_flag=True, help="Exclude attention scores hidden by the causal mask from FLOPs.")
 @option("--dtype", metavar="NAME", default="bf16", help=f"Number format: {DTYPES}.")
+@option("--cache-dtype", metavar="NAME", help="Number format of keys and values.", show_default="as --dtype")
 @scheme_option("Initialisation scheme to diagnose; `depthwidth init` lists them.")
 @norms_option
 @option("--diagnosis/--no-diagnosis", "diagnosed", default=None, help="Run the diagnosis.", show_default="only if it is fast")
+@parallel_options
+@setup_options
 @formats
 def describe(
     config: str,
@@ -36,10 +54,12 @@ def describe(
     batch: int,
     masked: bool,
     dtype: str,
+    cache_dtype: str | None,
     scheme: str,
     no_norms: bool,
     diagnosed: bool | None,
     form: str | None,
+    **training: Any,
 ) -> None:
     """Count the model in a Hugging Face CONFIG, judge its shape, and diagnose its initialisation.
 
@@ -50,6 +70,8 @@ def describe(
     rules       the best shape by each rule at equal size, and the loss penalty
     components  parameters and FLOPs of each component
     diagnosis   findings on signal and gradient at initialisation
+
+    Options on devices and training count the memory of each device. --frozen takes components as the table names them.
 
     Each finding compares one predicted number with a threshold: gradients that vanish or explode, tokens that become alike,
     saturated attention, headroom of the number format, spread between seeds. A finding beyond its threshold is explained, with
@@ -65,7 +87,10 @@ def describe(
     from ..architecture.hf import NoTreeError, notes_on, read_json, read_towers
 
     fields = read_json(config)
-    conventions: dict[str, Any] = {"source": source, "batch": batch, "masked": masked, "dtype": dtype, "diagnosed": diagnosed}
+    conventions: dict[str, Any] = {
+        "source": source, "batch": batch, "masked": masked, "dtype": dtype, "diagnosed": diagnosed, "cache_dtype": cache_dtype,
+        "parallelism": parallelism_of(training), "setup": setup_of(training, dtype),
+    }  # fmt: skip
     try:
         towers = read_towers(fields)
         if towers is not None:

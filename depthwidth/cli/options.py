@@ -6,13 +6,16 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
 from ..checks import ceiling
 from ..errors import InputError, shown
 from ..quantities import parse_whole
+
+if TYPE_CHECKING:
+    from ..planning.parallelism import Parallelism, TrainingSetup
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,11 +91,72 @@ NUMBER = _Number()
 DTYPES = "fp64, fp32, tf32, fp16, bf16, fp8, e4m3, e5m2, int8, fp4, int4"
 """The names of number formats. Written out, as importing them would double the time of a help page; a test compares."""
 
+OPTIMIZERS = "adamw, adamw-8bit, adafactor, muon, momentum, sgd"
+"""The names of optimisers, written out like those of number formats."""
+
 
 def scheme_option(text: str) -> Callable[[F], F]:
     """The option for an initialisation scheme, with `text` as its help."""
     text += " shipped@5.10 is what version 5.10 of transformers does, shipped what the installed one does."
     return option("--scheme", metavar="NAME", default="shipped", help=text)
+
+
+PARALLEL = {
+    "data_parallel": "data", "tensor_parallel": "tensor", "sequence_parallel": "sequence", "pipeline_parallel": "pipeline",
+    "microbatches": "microbatches", "expert_parallel": "expert", "zero": "zero",
+}  # fmt: skip
+"""The names under which a command receives the options of :func:`parallel_options`, each with its field."""
+SETUP = ("optimizer", "gradients", "no_master", "recompute", "scores_kept", "lora", "lora_on", "frozen", "frozen_dtype")
+"""The options of :func:`setup_options`."""
+_ZERO = click.IntRange(0, 3)
+
+
+def parallel_options(function: F) -> F:
+    """The options that divide a training among devices; :func:`parallelism_of` reads them."""
+    for added in reversed((
+        option("--data-parallel", "--dp", type=COUNT, default=1, help="Replicas of the model."),
+        option("--tensor-parallel", "--tp", type=COUNT, default=1, help="Devices that divide heads and hidden features."),
+        option("--sequence-parallel", is_flag=True, help="Divide the tokens of norms and dropout among them as well."),
+        option("--pipeline-parallel", "--pp", type=COUNT, default=1, help="Stages of blocks, scheduled as 1F1B."),
+        option("--microbatches", type=COUNT, help="Micro-batches of a step.", show_default="as many as stages"),
+        option("--expert-parallel", "--ep", type=COUNT, default=1, help="Replicas that divide the experts."),
+        option("--zero", type=_ZERO, metavar="STAGE", default=0, help="Stage of ZeRO; 3 is fully sharded data parallelism."),
+    )):  # fmt: skip
+        function = added(function)
+    return function
+
+
+def setup_options(function: F) -> F:
+    """The options on what a training keeps; :func:`setup_of` reads them."""
+    for added in reversed((
+        option("--optimizer", metavar="NAME", default="adamw", help=f"Optimiser: {OPTIMIZERS}."),
+        option("--gradients", metavar="DTYPE", help="Number format of gradients.", show_default="as --dtype"),
+        option("--no-master", is_flag=True, help="Keep no float32 copy of the weights."),
+        option("--recompute", metavar="NAME", default="none", help="Recompute activations: none, selective or full."),
+        option("--scores-kept", is_flag=True, help="Keep the scores of attention, as kernels that are not fused do."),
+        option("--lora", type=COUNT, metavar="RANK", help="Train adapters of this rank on frozen weights."),
+        option("--lora-on", metavar="NAME", default="all", help="Maps with adapters: all, attention or query-value."),
+        option("--frozen", multiple=True, metavar="SITE", help="Component that is not trained; may be repeated."),
+        option("--frozen-dtype", metavar="DTYPE", help="Number format of frozen weights.", show_default="as --dtype"),
+    )):  # fmt: skip
+        function = added(function)
+    return function
+
+
+def parallelism_of(given: dict[str, Any]) -> Parallelism:
+    """Take the options of :func:`parallel_options` out of the values that a command received."""
+    from ..planning.parallelism import Parallelism
+
+    return Parallelism(**{field: given.pop(name) for name, field in PARALLEL.items()})
+
+
+def setup_of(given: dict[str, Any], dtype: str) -> TrainingSetup:
+    """Take the options of :func:`setup_options` out of the values that a command received."""
+    from ..planning.parallelism import TrainingSetup
+
+    own = {name: given.pop(name) for name in SETUP}
+    own["master"], own["fused"] = not own.pop("no_master"), not own.pop("scores_kept")
+    return TrainingSetup(dtype=dtype, **own)
 
 
 class Sections(click.Command):

@@ -71,7 +71,7 @@ class _Plan(Sections, NumberFirst):
 @option("--tokens-per-parameter", type=NUMBER, metavar="R", help="Training tokens per parameter (--flops).", show_default="20")
 @option("--batch", type=COUNT, help="Sequences per batch (--memory).", show_default="1")
 @option("--dtype", metavar="NAME", help=f"Number format (--memory, --weights): {DTYPES}.", show_default="bf16")
-@option("--recompute", metavar="NAME", help="Recompute activations: none or full (--memory).", show_default="none")
+@option("--recompute", metavar="NAME", help="Recompute activations: none, selective or full (--memory).", show_default="none")
 @option("--masked", is_flag=True, default=None, help="Exclude attention scores hidden by the causal mask (--flops).")
 @option("--plot", metavar="FILE", help="Plot the curve of equal budget with the rules and known models.")
 @formats

@@ -13,7 +13,7 @@ from ..signal import AnySignal, DrawSpread, Pullback, Site, TokenSignal, finite
 from ..values import cached_property
 from .attention_moments import mix_exchangeable, mix_tokens, starting_bias
 from .attention_sinks import through_sinks
-from .base import Branch, Child, Run, component
+from .base import Branch, Child, Run, component, share
 from .interfaces import AttentionLike
 from .linear import Linear
 from .norms import Norm
@@ -260,12 +260,34 @@ class Attention(Branch):
         values = run.positions * self.width  # the input, once for query, key and value together
         values += run.positions * self.heads * self.head_dim + source * self.kv_heads * (self.head_dim + self.value_dim)
         values += run.positions * self.heads * self.value_dim  # the input of the output map
-        if run.fused:
+        if run.fused and not run.rescored:
             return values * run.value_bytes + run.positions * self.heads * _LOGSUMEXP_BYTES
+        if run.rescored:
+            return values * run.value_bytes
         scores = run.positions * keys * self.heads
         # The softmax; with dropout also its dropped-out copy, and a mask of one byte per score.
         per_score = 2 * run.value_bytes + 1 if self.dropout else run.value_bytes
         return values * run.value_bytes + scores * per_score
+
+    def own_stream(self, run: Run) -> int:
+        return run.positions * self.width * run.value_bytes
+
+    def score_flops(self, run: Run) -> int:
+        return self.own_flops(run)
+
+    def sharded(self, devices: int) -> Any:
+        """A part of the heads; a key-value head is on several devices if there are fewer of them than devices."""
+        heads = share("Attention", devices, heads=self.heads)
+        if self.kv_heads % devices and devices % self.kv_heads:
+            raise InputError(f"Attention: kv_heads={self.kv_heads} cannot be divided evenly among {devices} devices")
+        kv_heads = max(1, self.kv_heads // devices)
+        sizes: dict[str, Any] = {"heads": heads, "kv_heads": kv_heads}
+        for name, copies in (("query_norm", devices), ("key_norm", self.kv_heads // kv_heads), ("inner_norm", devices)):
+            norm = getattr(self, name)
+            if norm is not None:
+                sizes[name] = norm.sharded_with(copies)
+        position = self.position
+        return self.replace(**sizes, position=position and position.fitted(heads, self.width))
 
     def own_cache(self, run: Run) -> int:
         if not (self.causal or self.cross):

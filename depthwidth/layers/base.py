@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 from ..errors import InputError
 from ..signal import AnySignal, DrawSpread, Pullback, Site
@@ -85,6 +85,8 @@ class Run:
         counted, as in the published 6N + 12LdT.
     value_bytes : size of one activation.
     fused : the attention kernel keeps no score matrix for the backward pass.
+    rescored : attention keeps nothing that it computes from queries and keys, and computes it again in the backward pass
+        (selective recomputation, Korthikanti et al. 2022, arXiv 2205.05198).
     """
 
     tokens: int
@@ -93,6 +95,7 @@ class Run:
     masked: bool = False
     value_bytes: int = 2
     fused: bool = True
+    rescored: bool = False
 
     @property
     def positions(self) -> int:
@@ -108,6 +111,8 @@ class Layer:
     """True if its own weights count as embedding: a table of tokens, positions or segments, or the output matrix."""
     owner = False
     """True if schemes ask it about the weights inside it (:attr:`depthwidth.initialization.Weight.owner`)."""
+    routed_parts: ClassVar[tuple[str, ...]] = ()
+    """Names of the parts whose copies expert parallelism divides among devices."""
 
     @cached_property
     def _values(self) -> tuple[Any, ...]:
@@ -174,6 +179,26 @@ class Layer:
         """Values of a score bias that this component alone makes in a pass, and keeps between passes at inference."""
         return 0
 
+    def own_stream(self, run: Run) -> int:
+        """The part of :meth:`own_saved` that has the features of the residual stream, which sequence parallelism divides."""
+        return 0
+
+    def sharded(self, devices: int) -> Any:
+        """The part of this component on each of so many devices that divide its features (tensor parallelism).
+
+        By default its parts are divided, and its own weights are on every device. Features are divided as in Megatron-LM
+        (Shoeybi et al. 2019, arXiv 1909.08053): heads, hidden features and rows of the vocabulary; norms and biases of outputs
+        are on every device.
+
+        Raises
+        ------
+        InputError
+            if heads or hidden features cannot be divided evenly.
+        """
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        divided = {name: _sharded(part, devices) for name, part in parts.items()}
+        return self.replace(**{name: part for name, part in divided.items() if part is not parts[name]})
+
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """The moments of the output, and the map of a gradient from the output to the input.
 
@@ -235,6 +260,14 @@ class Layer:
         """Bytes kept for the backward pass if nothing is recomputed."""
         return self.own_saved(run) + sum(c.active * c.layer.saved_bytes(self.run_of(c.name, run)) for c in self.children())
 
+    def stream_bytes(self, run: Run) -> int:
+        """The part of :meth:`saved_bytes` that has the features of the residual stream."""
+        return self.own_stream(run) + sum(c.active * c.layer.stream_bytes(self.run_of(c.name, run)) for c in self.children())
+
+    def score_flops(self, run: Run) -> int:
+        """Operations of attention's scores and weighted sums in a forward pass, which `rescored` repeats."""
+        return sum(c.active * c.layer.score_flops(self.run_of(c.name, run)) for c in self.children())
+
     def cache_values(self, run: Run) -> int:
         """Number of keys and values cached for text generation."""
         return self.own_cache(run) + sum(c.active * c.layer.cache_values(self.run_of(c.name, run)) for c in self.children())
@@ -273,6 +306,10 @@ class Branch(Layer):
     causal = False
     """True if it mixes positions, and each position reads only itself and earlier ones."""
 
+    def stream_bytes(self, run: Run) -> int:
+        """The part of its own bytes that has the features of the residual stream; those of its parts are features inside."""
+        return self.own_stream(run)
+
     @property
     def last(self) -> str:
         """Path, from the branch, of the output that is added to the stream: its last part by default."""
@@ -290,6 +327,29 @@ class Branch(Layer):
         By default that of two square Gaussian matrices in a row. It sets the corrections of order 1/width.
         """
         return DrawSpread.of_matrices(1.0, 3.0, 1.0)
+
+
+def _sharded(part: Any, devices: int) -> Any:
+    """A field's value on one of so many devices: components are divided, all else stays."""
+    if isinstance(part, Layer):
+        return part.sharded(devices)
+    if type(part) is tuple and any(isinstance(one, Layer) for one in part):
+        return tuple(_sharded(one, devices) for one in part)
+    return part
+
+
+def share(owner: str, devices: int, **values: int) -> int:
+    """The part of a count on each of so many devices.
+
+    Raises
+    ------
+    InputError
+        if they do not divide it evenly.
+    """
+    ((name, value),) = values.items()
+    if value % devices:
+        raise InputError(f"{owner}: {name}={value} cannot be divided evenly among {devices} devices")
+    return value // devices
 
 
 def check_branch(owner: str, branch: object) -> None:

@@ -163,6 +163,9 @@ class Residual(Layer):
         # The gradient of trained factors needs what they multiply.
         return mask + (0 if self.layer_scale is None else run.positions * self.width * run.value_bytes)
 
+    def own_stream(self, run: Run) -> int:
+        return self.own_saved(run)
+
 
 L = TypeVar("L", bound=Layer)
 
@@ -350,6 +353,9 @@ class Block(BlockLike):
     def own_saved(self, run: Run) -> int:
         # Parallel branches read one tensor, which each of them counts.
         return -run.positions * self.width * run.value_bytes * (len(self.branches) - 1) if self.parallel else 0
+
+    def own_stream(self, run: Run) -> int:
+        return self.own_saved(run)
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         if self.parallel:

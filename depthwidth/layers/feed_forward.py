@@ -25,7 +25,7 @@ from ..numerics.interpolation import Table, TableFamily
 from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, TokenSignal, Trace, quotient
 from ..values import cached_property
 from .activation_entries import check_activation, keeps_input, trained_numbers
-from .base import Branch, Child, Run, component
+from .base import Branch, Child, Run, component, share
 from .interfaces import FeedForwardLike, MixtureLike
 from .linear import Linear
 from .norms import Norm
@@ -178,6 +178,14 @@ class FeedForward(Branch):
         values = self.width + self.hidden * ((3 if self.gated else 1) + (keeps_input(self.activation) or copied) + second)
         mask = self.hidden if self.dropout else 0
         return run.positions * (values * run.value_bytes + mask)
+
+    def own_stream(self, run: Run) -> int:
+        return run.positions * self.width * run.value_bytes
+
+    def sharded(self, devices: int) -> Any:
+        norm = self.inner_norm
+        hidden = share(type(self).__name__, devices, hidden=self.hidden)
+        return self.replace(hidden=hidden, inner_norm=norm and norm.sharded_with(devices))
 
 
 class _Unit(NamedTuple):
@@ -461,6 +469,7 @@ class MixtureOfExperts(Branch):
         return (*parts, *((gate,) if self.shared_gate else ()), Child("shared", self.shared))
 
     last = "mix"
+    routed_parts = ("expert",)
 
     @property
     def width(self) -> int:
@@ -558,6 +567,9 @@ class MixtureOfExperts(Branch):
         # probabilities.
         values = (self.shared is None) * self.width + self.top_k * self.width + self.shared_gate * self.width
         return run.positions * (values * run.value_bytes + self.experts * _PROBABILITY_BYTES)
+
+    def own_stream(self, run: Run) -> int:
+        return run.positions * self.width * run.value_bytes  # what the router and a shared part read
 
 
 @functools.lru_cache(maxsize=64)

@@ -54,6 +54,13 @@ class Unembedding(Layer):
     def own_saved(self, run: Run) -> int:
         return run.positions * (self.width * run.value_bytes + self.vocab * _LOGIT_BYTES)
 
+    def own_stream(self, run: Run) -> int:
+        return run.positions * self.width * run.value_bytes
+
+    def sharded(self, devices: int) -> Any:
+        """A part of the vocabulary, which is filled up to a multiple of the devices."""
+        return self.replace(vocab=-(-self.vocab // devices))
+
 
 @component
 class Head(Layer):

@@ -8,7 +8,7 @@ from ..checks import check_whole
 from ..formulas.moments import norm_moment
 from ..signal import AnySignal, Number, Pullback, Site
 from ..signal.residual import norm_factors
-from .base import Layer, Run, component
+from .base import Layer, Run, component, share
 from .tensor import ZEROS, Constant, Tensor
 
 
@@ -77,6 +77,15 @@ class Norm(Layer):
 
     def own_saved(self, run: Run) -> int:
         return run.positions * self.width * self.groups * run.value_bytes  # its input; the statistics are negligible
+
+    def own_stream(self, run: Run) -> int:
+        return self.own_saved(run)
+
+    def sharded_with(self, parts: int) -> Norm:
+        """The same norm of a `parts`-th of the groups, or of the features if there is one group, as heads are divided."""
+        if self.groups > 1:
+            return self.replace(groups=share(type(self).__name__, parts, groups=self.groups))  # type: ignore[no-any-return]
+        return self.replace(width=share(type(self).__name__, parts, width=self.width))  # type: ignore[no-any-return]
 
 
 @component

@@ -11,7 +11,7 @@ from ..checks import check_whole
 from ..errors import InputError, shown
 from ..numerics.distinct import distinct
 from ..signal import AnySignal, Number, Offset, Site, TokenSignal
-from .base import Layer, component
+from .base import Layer, component, share
 from .rotary_scaling import RotaryScaling
 from .tensor import FIXED, ZEROS, Tensor
 
@@ -75,6 +75,10 @@ class Position(Layer):
         `identity` has second moment 1 and, for covariance, the probability that two positions hold the same token.
         """
         return x
+
+    def sharded(self, devices: int) -> Any:
+        heads = getattr(self, "heads", None)
+        return self if heads is None else self.replace(heads=share(type(self).__name__, devices, heads=heads))
 
     def fitted(self, heads: int, width: int) -> Position:
         """The same positions for attention of this number of heads, or for an embedding of this width."""

@@ -291,3 +291,10 @@ class TokenStem(Stem):
     def own_saved(self, run: Run) -> int:
         mask = run.positions * self.tokens.width if self.dropout else 0
         return mask + (run.positions * self.tokens.width * run.value_bytes if self.projection else 0)
+
+    def own_stream(self, run: Run) -> int:
+        return self.own_saved(run)
+
+    def sharded(self, devices: int) -> Any:
+        """A part of the vocabulary, which is filled up to a multiple of the devices; other tables stay whole."""
+        return self.replace(tokens=self.tokens.replace(rows=-(-self.tokens.rows // devices)))

@@ -155,8 +155,8 @@ class TreeAttention(Attention):
         values = run.positions * (self.width + self.heads * (2 * self.head_dim + 2 * self.value_dim))
         places = 2 * run.positions * self.heads * _INDEX_BYTES
         if self.tree.softmax:
-            scores = 0 if run.fused else self._pairs(run, run.batch * self.heads)
-            sums = run.positions * self.heads * _INDEX_BYTES if run.fused else 0
+            scores = 0 if run.fused or run.rescored else self._pairs(run, run.batch * self.heads)
+            sums = run.positions * self.heads * _INDEX_BYTES if run.fused and not run.rescored else 0
             return (values + scores) * run.value_bytes + places + sums
         nodes = run.batch * self.heads * (2 * self.tree.leaves - 1) * self.value_dim
         return (values + nodes) * run.value_bytes + places

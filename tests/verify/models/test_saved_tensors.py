@@ -142,6 +142,18 @@ def test_the_count_is_what_autograd_saves(name):
     assert 0 <= uncounted_per_token(tree) <= statistics_per_token(tree) < a_tensor_per_block
 
 
+# A single key head would be expanded without a copy, unlike the grouped queries that the operators here repeat.
+@pytest.mark.parametrize(
+    "choices", [TREES["dropout"], {**LLAMA, "heads": 8, "kv_heads": 4}, TREES["mixture with a shared part"], LATENT]
+)
+def test_the_count_of_one_device_of_two_is_what_its_model_saves(choices):
+    """The part of a tree on a tensor-parallel device is a tree, whose own module saves what the device would."""
+    tree = Transformer(**{**SIZE, **choices})
+    shard = tree.sharded(2)
+    assert 0 <= uncounted_per_token(shard) <= statistics_per_token(shard) < shard.width * shard.depth
+    assert saved_bytes(shard) < saved_bytes(tree)
+
+
 def test_a_count_that_leaves_out_the_outputs_of_experts_is_caught(monkeypatch):
     """Negative control: the features of one tensor a block are more than all statistics."""
     own_saved = layers.MixtureOfExperts.own_saved
