@@ -255,19 +255,7 @@ class Attention(Branch):
         return 2 * run.batch * self.keys_seen(run) * self.heads * _pair_dims(self)
 
     def own_saved(self, run: Run) -> int:
-        keys = run.memory if self.cross else run.tokens
-        source = keys * run.batch
-        values = run.positions * self.width  # the input, once for query, key and value together
-        values += run.positions * self.heads * self.head_dim + source * self.kv_heads * (self.head_dim + self.value_dim)
-        values += run.positions * self.heads * self.value_dim  # the input of the output map
-        if run.fused and not run.rescored:
-            return values * run.value_bytes + run.positions * self.heads * _LOGSUMEXP_BYTES
-        if run.rescored:
-            return values * run.value_bytes
-        scores = run.positions * keys * self.heads
-        # The softmax; with dropout also its dropped-out copy, and a mask of one byte per score.
-        per_score = 2 * run.value_bytes + 1 if self.dropout else run.value_bytes
-        return values * run.value_bytes + scores * per_score
+        return _saved(self, run)
 
     def own_stream(self, run: Run) -> int:
         return run.positions * self.width * run.value_bytes
@@ -276,18 +264,7 @@ class Attention(Branch):
         return self.own_flops(run)
 
     def sharded(self, devices: int) -> Any:
-        """A part of the heads; a key-value head is on several devices if there are fewer of them than devices."""
-        heads = share("Attention", devices, heads=self.heads)
-        if self.kv_heads % devices and devices % self.kv_heads:
-            raise InputError(f"Attention: kv_heads={self.kv_heads} cannot be divided evenly among {devices} devices")
-        kv_heads = max(1, self.kv_heads // devices)
-        sizes: dict[str, Any] = {"heads": heads, "kv_heads": kv_heads}
-        for name, copies in (("query_norm", devices), ("key_norm", self.kv_heads // kv_heads), ("inner_norm", devices)):
-            norm = getattr(self, name)
-            if norm is not None:
-                sizes[name] = norm.sharded_with(copies)
-        position = self.position
-        return self.replace(**sizes, position=position and position.fitted(heads, self.width))
+        return _sharded(self, devices)
 
     def own_cache(self, run: Run) -> int:
         if not (self.causal or self.cross):
@@ -296,6 +273,40 @@ class Attention(Branch):
         if self.window is not None:
             kept = min(kept, self.window)
         return run.batch * kept * self.kv_heads * (self.head_dim + self.value_dim)
+
+
+def _saved(attention: Attention, run: Run) -> int:
+    """Bytes that attention keeps for the backward pass."""
+    keys = run.memory if attention.cross else run.tokens
+    source = keys * run.batch
+    values = run.positions * attention.width  # the input, once for query, key and value together
+    values += run.positions * attention.heads * attention.head_dim + source * attention.kv_heads * (
+        attention.head_dim + attention.value_dim
+    )
+    values += run.positions * attention.heads * attention.value_dim  # the input of the output map
+    if run.fused and not run.rescored:
+        return values * run.value_bytes + run.positions * attention.heads * _LOGSUMEXP_BYTES
+    if run.rescored:
+        return values * run.value_bytes
+    scores = run.positions * keys * attention.heads
+    # The softmax; with dropout also its dropped-out copy, and a mask of one byte per score.
+    per_score = 2 * run.value_bytes + 1 if attention.dropout else run.value_bytes
+    return values * run.value_bytes + scores * per_score
+
+
+def _sharded(attention: Attention, devices: int) -> Any:
+    """A part of the heads; a key-value head is on several devices if there are fewer of them than devices."""
+    heads = share("Attention", devices, heads=attention.heads)
+    if attention.kv_heads % devices and devices % attention.kv_heads:
+        raise InputError(f"Attention: kv_heads={attention.kv_heads} cannot be divided evenly among {devices} devices")
+    kv_heads = max(1, attention.kv_heads // devices)
+    sizes: dict[str, Any] = {"heads": heads, "kv_heads": kv_heads}
+    for name, copies in (("query_norm", devices), ("key_norm", attention.kv_heads // kv_heads), ("inner_norm", devices)):
+        norm = getattr(attention, name)
+        if norm is not None:
+            sizes[name] = norm.sharded_with(copies)
+    position = attention.position
+    return attention.replace(**sizes, position=position and position.fitted(heads, attention.width))
 
 
 def _pair_dims(attention: Attention) -> int:
