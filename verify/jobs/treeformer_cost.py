@@ -17,6 +17,10 @@ LEAF = 64
 FACTOR = 2.0
 """Allowed factor between the measured and the predicted length of break-even."""
 FLOPS_TOLERANCE = 0.05
+OFTEN = 8192
+"""Tokens below which a length is timed more often, since its time is short and the machine is shared."""
+STEP_REPEATS = 16
+"""Repetitions of a step, which is short, for one of a whole attention."""
 
 
 class _Size(NamedTuple):
@@ -29,7 +33,7 @@ class _Size(NamedTuple):
 
 _SIZES: dict[str, _Size] = {
     "tiny": _Size((128, 512), 1, 16, 1, 1),
-    "small": _Size((512, 1024, 2048, 4096, 8192, 16384), 2, 64, 3, 2),
+    "small": _Size((256, 512, 1024, 2048, 4096, 8192, 16384), 2, 64, 3, 2),
     "gpu": _Size((512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), 8, 64, 3, 3),
     "full": _Size((512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072), 12, 64, 5, 5),
 }
@@ -45,8 +49,9 @@ def runs(size: str) -> Iterator[Run]:
     made, version = _SIZES[size], version_of("depthwidth.formulas.treeformer")
     common = {"heads": made.heads, "head_dim": made.head_dim, "repeats": made.repeats, "dtype": "float32"}
     for seed in range(made.seeds):
-        # Steps are timed at a length of their own, four leaves, from which those of the table are predicted.
-        yield Run({**common, "length": 4 * LEAF, "steps": True}, seed, {"part": "steps"}, cost=1e3)
+        # Steps are timed at lengths of their own, two and eight leaves, from which the break-even of the table is predicted.
+        steps = {**common, "repeats": STEP_REPEATS * made.repeats, "lengths": [2 * LEAF, 8 * LEAF], "steps": True}
+        yield Run(steps, seed, {"part": "steps"}, cost=1e3)
         for length in made.lengths:
             height = height_of(length)
             # Vectors around zero: their cosines have the variance 1/head_dim.
@@ -54,19 +59,20 @@ def runs(size: str) -> Iterator[Run]:
             flops = float(leaf_attention_flops(length, height, made.heads * made.head_dim, spread + 2**height / length))
             predicted = (Prediction("leaf_flops", flops, "treeformer.leaf_attention_flops", version),)
             labels = {"part": "length", "length": length, "height": height}
-            yield Run({**common, "length": length, "steps": False}, seed, labels, predicted, cost=length**2 / 1e3)
+            often = {**common, "repeats": made.repeats * max(1, OFTEN // length)}
+            yield Run({**often, "length": length, "steps": False}, seed, labels, predicted, cost=length**2 / 1e3)
 
 
 def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     """Times of one length, or of single steps."""
     from ..measure.tree_timing import attention_times, step_times
 
-    sizes = {"length": spec["length"], "heads": spec["heads"], "head_dim": spec["head_dim"]}
+    sizes = {"heads": spec["heads"], "head_dim": spec["head_dim"]}
     options = {"seed": context.seed, "repeats": spec["repeats"], "device": context.device}
     if spec["steps"]:
-        found: Any = step_times(**sizes, leaf=LEAF, **options)
+        found: Any = step_times(tuple(spec["lengths"]), **sizes, leaf=LEAF, **options)
     else:
-        found = attention_times(**sizes, height=height_of(spec["length"]), **options)
+        found = attention_times(spec["length"], **sizes, height=height_of(spec["length"]), **options)
     for name, value in found._asdict().items():
         unit = "" if name in ("leaf_flops", "imbalance") else "_seconds"
         yield Measurement(f"{name}{unit}", float(value))
@@ -75,18 +81,20 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
 def predicted_break_even(steps: Mapping[str, float], reads: str) -> float:
     """The length at which the times of steps add up to that of full attention, with leaves of :data:`LEAF` tokens.
 
-    A token of TF-attention takes two decisions a level, one sorting, and its share of a leaf; in TC-attention it takes two
-    decisions and one sum a level.
+    A token of TF-attention takes two decisions a level and its share in the leaf's attention, sorting included; in TC-attention
+    it takes two decisions and one sum a level. Kernels are started for each of them, whatever the length.
     """
     length = 1024.0
     for _ in range(100):
         height = max(1.0, math.log2(length / LEAF))
-        routing = 2 * height * steps["level_seconds"]
+        token, start = (2 * height * steps[f"level_{part}"] for part in ("seconds", "start_seconds"))
         if reads == "leaf":
-            token = routing + steps["token_seconds"] + steps["leaf_seconds"] / LEAF
+            token += steps["leaf_token_seconds"]
+            start += steps["leaf_start_seconds"]
         else:
-            token = routing + (height + 1) * steps["node_token_seconds"]
-        length = float(break_even_length(steps["pair_seconds"], token, 0.0))
+            token += (height + 1) * steps["node_token_seconds"]
+            start += (height + 1) * steps["node_start_seconds"]
+        length = float(break_even_length(steps["pair_seconds"], token, start))
     return length
 
 
@@ -125,6 +133,9 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         passes = abs(flops / expected - 1) <= FLOPS_TOLERANCE
         lines.append(Comparison(f"{length:,} tokens: operations of TF-attention", expected, flops, None, passes))
     unit, longest = {name: mean(values) for name, values in steps.items()}, max(found)
+    if "leaf_token_seconds" not in unit:
+        unit["leaf_token_seconds"] = unit["token_seconds"] + unit["leaf_seconds"] / LEAF
+        unit |= dict.fromkeys(("level_start_seconds", "leaf_start_seconds", "node_start_seconds"), 0.0)
     words = []
     for reads, name in (("leaf", "TF"), ("path", "TC")):
         times = {n: (_mean(its["full_seconds"]), _mean(its[f"{reads}_seconds"])) for n, its in found.items()}

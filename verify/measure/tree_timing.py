@@ -117,44 +117,63 @@ class Steps(NamedTuple):
     """full attention, per query-key pair"""
     level: float
     """a decision of one query or key"""
-    token: float
-    """sorting and gathering a token's query, key, value and output"""
-    leaf: float
-    """softmax attention within one leaf of as many queries and keys as were asked for"""
+    level_start: float
+    """starting the kernels of one level's decisions, of queries or of keys"""
+    leaf_token: float
+    """a token's share in TF-attention within leaves of the size asked for: sorting, gathering, and its leaf's attention"""
+    leaf_start: float
+    """starting it, once"""
     node_token: float
     """a token's share in sums, means and the weighted sum of one level of TC-attention"""
+    node_start: float
+    """starting those kernels, once a level"""
+
+
+def split_time(times: tuple[float, float], sizes: tuple[int, int]) -> tuple[float, float]:
+    """Time for each token, and of the start, from the times of a step at two numbers of tokens; neither is below 0.
+
+    Examples
+    --------
+    >>> split_time((3.0, 5.0), (1, 2))
+    (2.0, 1.0)
+    >>> split_time((3.0, 9.0), (1, 2))
+    (4.5, 0.0)
+    """
+    each = max(0.0, (times[1] - times[0]) / (sizes[1] - sizes[0]))
+    start = times[0] - sizes[0] * each
+    return (each, start) if start > 0 else (times[1] / sizes[1], 0.0)
 
 
 @torch.no_grad()
-def step_times(length: int, heads: int, head_dim: int, leaf: int, seed: int, repeats: int, device: str) -> Steps:
-    """Times of the steps: full attention at one length, decisions at two heights, and the rest of the tree without them."""
+def step_times(lengths: tuple[int, int], heads: int, head_dim: int, leaf: int, seed: int, repeats: int, device: str) -> Steps:
+    """Times of the steps: each at two lengths, which tells the tokens' share from that of the start.
+
+    On a short sequence half of a step's time is spent on starting its kernels, whatever the number of tokens.
+    """
     with one_thread():
-        height = max(1, round(math.log2(length / leaf)))
-        made = Heads.drawn(length, heads, head_dim, height, seed, device)
-        tokens = heads * length
-        pair = seconds(made.full_attention, device, repeats) / (tokens * length)
-        level = seconds(made.places, device, repeats) / (2 * tokens * height)
-        places = made.places()
+        heights = [max(1, round(math.log2(length / leaf))) for length in lengths]
+        # Leaves of one size at both lengths; and trees of one height, for what costs time at every level.
+        short, long = (
+            Heads.drawn(length, heads, head_dim, height, seed, device) for length, height in zip(lengths, heights, strict=True)
+        )
+        deep = Heads.drawn(lengths[0], heads, head_dim, heights[1], seed, device)
+        tokens, height = (heads * lengths[0], heads * lengths[1]), heights[1]
 
-        def move() -> None:
-            for place, tensors in zip(places, ((made.q, made.k, made.v), (made.k, made.v)), strict=True):
-                order = place.flatten().argsort(stable=True)
-                for one in tensors:
-                    one.reshape(-1, head_dim)[order]
-            moved = torch.empty_like(made.v).view(-1, head_dim)
-            moved[order] = made.v.view(-1, head_dim)
+        def split(of_short: Callable[[], object], of_long: Callable[[], object], calls: int = 1) -> tuple[float, float]:
+            """Seconds of a token, and of a start per head, of which one step has as many `calls`."""
+            times = seconds(of_short, device, repeats), seconds(of_long, device, repeats)
+            each, start = split_time(times, tokens)
+            return each / calls, start / calls / heads
 
-        q, k, v = (x[0, 0, :leaf].contiguous() for x in (made.q, made.k, made.v))
-        own, mixed = q[:, :1], torch.empty_like(v)
+        def leaf_step(made: Heads) -> Callable[[], Tensor]:
+            places, scale = made.places(), head_dim**-0.5
+            return lambda: sorted_leaf_attention(made.q, made.k, made.v, *places, made.height, scale=scale)
 
-        def attend() -> None:
-            for _ in range(64):
-                weights = torch.cat((q @ k.mT, own), dim=-1).softmax(-1)
-                torch.mm(weights[:, :-1], v, out=mixed)
+        def node_step(made: Heads) -> Callable[[], Tensor]:
+            places, weights = made.places(), made.q.new_full((heads, height + 1), 1 / (height + 1))
+            return lambda: summed_path_attention(made.v, *places, weights)
 
-        weights = made.q.new_full((heads, height + 1), 1 / (height + 1))
-        sums = seconds(lambda: summed_path_attention(made.v, *places, weights), device, repeats)
-        return Steps(
-            pair, level, seconds(move, device, repeats) / tokens, seconds(attend, device, repeats) / 64,
-            sums / (tokens * (height + 1)),
-        )  # fmt: skip
+        pair = seconds(long.full_attention, device, repeats) / (tokens[1] * lengths[1])
+        level = split(deep.places, long.places, 2 * height)
+        leaf_token = split(leaf_step(short), leaf_step(long))
+        return Steps(pair, *level, *leaf_token, *split(node_step(deep), node_step(long), height + 1))
