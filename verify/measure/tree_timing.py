@@ -130,7 +130,9 @@ class Steps(NamedTuple):
 
 
 def split_time(times: tuple[float, float], sizes: tuple[int, int]) -> tuple[float, float]:
-    """Time for each token, and of the start, from the times of a step at two numbers of tokens; neither is below 0.
+    """Time for each token, and of the start, from the times of a step at two numbers of tokens.
+
+    Times that give a share below 0, by noise or cache, are not split: all of the longer one is its tokens'.
 
     Examples
     --------
@@ -138,10 +140,12 @@ def split_time(times: tuple[float, float], sizes: tuple[int, int]) -> tuple[floa
     (2.0, 1.0)
     >>> split_time((3.0, 9.0), (1, 2))
     (4.5, 0.0)
+    >>> split_time((3.0, 2.0), (1, 2))
+    (1.0, 0.0)
     """
-    each = max(0.0, (times[1] - times[0]) / (sizes[1] - sizes[0]))
+    each = (times[1] - times[0]) / (sizes[1] - sizes[0])
     start = times[0] - sizes[0] * each
-    return (each, start) if start > 0 else (times[1] / sizes[1], 0.0)
+    return (each, start) if each > 0 and start > 0 else (times[1] / sizes[1], 0.0)
 
 
 @torch.no_grad()
