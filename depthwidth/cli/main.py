@@ -22,6 +22,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "plan": Entry("depthwidth.cli.plan", "plan", "Choose a shape for a budget of parameters, FLOPs or memory."),
     "describe": Entry("depthwidth.cli.describe", "describe", "Count a model, judge its shape and its initialisation."),
+    "serve": Entry("depthwidth.cli.serve", "serve", "Estimate the time to generate a token on accelerators."),
     "moments": Entry("depthwidth.cli.moments", "moments", "Predict signal and gradient moments at initialisation."),
     "init": Entry("depthwidth.cli.init", "init", "List the initialisation of every tensor under a scheme."),
     "heads": Entry("depthwidth.cli.heads", "heads", "Choose heads and head dimensions layer by layer."),

@@ -8,7 +8,6 @@ bytes, that of the fullest device.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..architecture import RECOMPUTE, Transformer
@@ -234,11 +233,10 @@ def training_memory(
     parallelism, setup = parallelism or ONE_DEVICE, setup or TrainingSetup()
     _check_frozen(tree, setup)
     _check_experts(tree, parallelism.expert)
-    own = _shard(tree, parallelism)
-    bytes_each = max(1, bits_of(setup.dtype) // 8)
-    run = own.run(context, source, batch=batch, value_bytes=bytes_each, fused=setup.fused)
-    run = replace(run, rescored=setup.recompute == "selective")
-    stages = _stages(own, run, parallelism.pipeline)
+    own, run, stages = stages_of(
+        tree, parallelism, context=context, source=source, batch=batch, value_bytes=max(1, bits_of(setup.dtype) // 8),
+        fused=setup.fused, rescored=setup.recompute == "selective",
+    )  # fmt: skip
     shared = own.own_saved(run)  # the output of an encoder, which every cross-attention reads
     memory = tuple(_Device(stage, number, parallelism, setup, shared).memory() for number, stage in enumerate(stages))
     whole = (held for stage in _stages(tree, run, 1) for held in _held(stage, setup))
@@ -264,12 +262,19 @@ def cache_bytes(
     InputError
         if heads, hidden features or blocks cannot be divided so.
     """
-    parallelism = parallelism or ONE_DEVICE
-    own = _shard(tree, parallelism)
-    run = own.run(context, source, batch=batch)
-    stages = _stages(own, run, parallelism.pipeline)
+    _, _, stages = stages_of(tree, parallelism or ONE_DEVICE, context=context, source=source, batch=batch)
     values = max(sum(part.active * part.layer.cache_values(part.run) for part in stage) for stage in stages)
     return -(-values * bits_of(dtype) // 8)
+
+
+def stages_of(tree: Transformer, parallelism: Parallelism, **conventions: Any) -> tuple[Transformer, Run, list[list[Part]]]:
+    """The tree of one tensor-parallel device, its pass, and the parts of each stage.
+
+    `conventions` are those of :meth:`~depthwidth.architecture.length_counts.LengthCounts.run`, lengths included.
+    """
+    own = _shard(tree, parallelism)
+    run = own.run(conventions.pop("context", None), conventions.pop("source", None), **conventions)
+    return own, run, _stages(own, run, parallelism.pipeline)
 
 
 def _shard(tree: Transformer, parallelism: Parallelism) -> Transformer:
@@ -280,7 +285,7 @@ def _shard(tree: Transformer, parallelism: Parallelism) -> Transformer:
 # Stages.
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """A part of a stage: copies of a component that each hold weights, and passes of each token through them."""
 
     site: str
@@ -292,12 +297,12 @@ class _Part(NamedTuple):
     """Features of a block's input, those of all copies of the stream; 0 if it is no block."""
 
 
-def _stages(tree: Transformer, run: Run, count: int) -> list[list[_Part]]:
+def _stages(tree: Transformer, run: Run, count: int) -> list[list[Part]]:
     """The parts of each stage.
 
     Numbers of blocks differ by one at most; the larger stages are the last, which hold fewest micro-batches.
     """
-    beside = [_Part(name, child, 1, 1, tree.run_of(name, run)) for name, child in _beside_stacks(tree)]
+    beside = [Part(name, child, 1, 1, tree.run_of(name, run)) for name, child in _beside_stacks(tree)]
     if count == 1:
         inside = [_stack_parts(name, stack, tree.run_of(name, run)) for name, stack in tree.stacks.items()]
         return [[*beside, *(part for parts in inside for part in parts)]]
@@ -305,7 +310,7 @@ def _stages(tree: Transformer, run: Run, count: int) -> list[list[_Part]]:
     inner = tree.run_of(name, run)
     stages = [*_block_parts(name, stack, inner, count)]
     before, after = (
-        [_Part(f"{name}.{c.name}", c.layer, 1, 1, stack.run_of(c.name, inner)) for c in side] for side in stack.around
+        [Part(f"{name}.{c.name}", c.layer, 1, 1, stack.run_of(c.name, inner)) for c in side] for side in stack.around
     )
     stages[0] = [*(part for part in beside if part.site != "head"), *stages[0]]
     for part in before:  # a table that blocks share is on every stage; copies of the stream are made once
@@ -315,7 +320,7 @@ def _stages(tree: Transformer, run: Run, count: int) -> list[list[_Part]]:
     head = tree.language_head
     if head is not None and head.unembedding.tied:  # the last stage has a copy of the embedding
         copy = Embedding(head.unembedding.vocab, head.unembedding.width)
-        stages[-1].append(_Part("stem.tokens", copy, 1, 1, run))
+        stages[-1].append(Part("stem.tokens", copy, 1, 1, run))
     return stages
 
 
@@ -331,17 +336,17 @@ def _divisible_stack(tree: Transformer, count: int) -> tuple[str, Stack]:
     return name, stack
 
 
-def _block_parts(name: str, stack: Stack, run: Run, count: int) -> list[list[_Part]]:
+def _block_parts(name: str, stack: Stack, run: Run, count: int) -> list[list[Part]]:
     """The runs of equal blocks of each stage."""
     bounds = [stack.depth * number // count for number in range(count + 1)]
-    stages: list[list[_Part]] = [[] for _ in range(count)]
+    stages: list[list[Part]] = [[] for _ in range(count)]
     first = 0
     for repeat in stack.repeats:
         last = first + repeat.times
         for stage, start, end in zip(stages, bounds, bounds[1:], strict=False):
             times = min(last, end) - max(first, start)
             if times > 0:
-                stage.append(_Part(f"{name}.block", repeat.block, times, times, run, stack.streams * stack.width))
+                stage.append(Part(f"{name}.block", repeat.block, times, times, run, stack.streams * stack.width))
         first = last
     return stages
 
@@ -352,11 +357,11 @@ def _beside_stacks(tree: Transformer) -> Iterator[tuple[str, Layer]]:
             yield child.name, child.layer
 
 
-def _stack_parts(name: str, stack: Stack, run: Run) -> list[_Part]:
+def _stack_parts(name: str, stack: Stack, run: Run) -> list[Part]:
     around = {child.name for side in stack.around for child in side}
     features = stack.streams * stack.width
     return [
-        _Part(f"{name}.{c.name}", c.layer, c.copies, c.active, stack.run_of(c.name, run), 0 if c.name in around else features)
+        Part(f"{name}.{c.name}", c.layer, c.copies, c.active, stack.run_of(c.name, run), 0 if c.name in around else features)
         for c in stack.children()
     ]
 
@@ -383,7 +388,7 @@ class _Held(NamedTuple):
         return found
 
 
-def _held(parts: list[_Part], setup: TrainingSetup) -> Iterator[_Held]:
+def _held(parts: list[Part], setup: TrainingSetup) -> Iterator[_Held]:
     """Every tensor of a stage, then the adapters."""
     for part in parts:
         yield from _tensors(part.layer, part.site, part.copies, setup, "", block=part.features > 0, routed=False)
@@ -461,7 +466,7 @@ def _check_frozen(tree: Transformer, setup: TrainingSetup) -> None:
 class _Device:
     """The bytes of one device of a stage."""
 
-    def __init__(self, parts: list[_Part], stage: int, parallelism: Parallelism, setup: TrainingSetup, shared: int) -> None:
+    def __init__(self, parts: list[Part], stage: int, parallelism: Parallelism, setup: TrainingSetup, shared: int) -> None:
         self.parts, self.stage, self.parallelism, self.setup, self.shared = parts, stage, parallelism, setup, shared
 
     def memory(self) -> DeviceMemory:
@@ -518,7 +523,7 @@ class _Device:
                 kept += part.active * self.saved(part)
         return flights * kept + sum(working.values())
 
-    def saved(self, part: _Part) -> int:
+    def saved(self, part: Part) -> int:
         """Bytes that one pass through one copy keeps, adapters' own features included."""
         saved, stream = part.layer.saved_bytes(part.run), part.layer.stream_bytes(part.run)
         narrow = 0

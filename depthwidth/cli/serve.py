@@ -1,0 +1,111 @@
+"""``depthwidth serve``: the command and its page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..quantities import format_bytes, parse_bytes
+from .options import COUNT, DTYPES, NUMBER, formats, option
+from .output import emit, print_facts, print_table, say
+
+if TYPE_CHECKING:
+    from ..planning.accelerators import Accelerator
+    from ..planning.latency import DecodeWork
+
+
+@click.command()
+@click.argument("config")
+@option("--accelerator", "names", multiple=True, metavar="NAME", help="Accelerator; may be repeated.", show_default="all known")
+@option("--memory", metavar="BYTES", help="Memory of one of your own.", show_default="its data sheet's")
+@option("--bandwidth", metavar="BYTES", help="Bandwidth of its memory per second, e.g. 3.35TB.", show_default="as above")
+@option("--peak", type=NUMBER, metavar="FLOPS", help="Its operations per second.", show_default="as above")
+@option("--link", metavar="BYTES", help="Bandwidth out of it per second.", show_default="as above")
+@option("--context", type=COUNT, help="Tokens of each sequence so far.", show_default="the model's context")
+@option("--batch", type=COUNT, default=1, help="Sequences of each replica.")
+@option("--dtype", metavar="NAME", default="bf16", help=f"Number format of the weights: {DTYPES}.")
+@option("--cache-dtype", metavar="NAME", help="Number format of keys and values.", show_default="as --dtype")
+@option("--tensor-parallel", "--tp", type=COUNT, default=1, help="Devices that divide heads and hidden features.")
+@option("--pipeline-parallel", "--pp", type=COUNT, default=1, help="Stages of blocks.")
+@option("--expert-parallel", "--ep", type=COUNT, default=1, help="Replicas that divide the experts.")
+@option("--branch-time", type=NUMBER, default=5e-6, metavar="S", help="Seconds of each residual branch beyond the roofline.")
+@option("--call-time", type=NUMBER, default=1e-5, metavar="S", help="Seconds of a collective call of few bytes.")
+@formats
+def serve(
+    config: str,
+    names: tuple[str, ...],
+    context: int | None,
+    batch: int,
+    dtype: str,
+    cache_dtype: str | None,
+    tensor_parallel: int,
+    pipeline_parallel: int,
+    expert_parallel: int,
+    branch_time: float,
+    call_time: float,
+    form: str | None,
+    **own: Any,
+) -> None:
+    """Estimate the time to generate one token with the model in a Hugging Face CONFIG, for each accelerator.
+
+    The time is that of a roofline: the bytes of weights and cache that a step reads over the bandwidth, or its operations over
+    the peak, whichever is longer. Each residual branch and each collective call adds a fixed time, which is a guess. It is a
+    proxy to compare shapes with; a real system is slower.
+    """
+    from ..architecture import Transformer
+    from ..planning.latency import Overheads, decode_work, serving_rows
+    from ..planning.parallelism import Parallelism
+
+    tree = Transformer.from_config(config)
+    devices = _chosen(names, own)
+    parallelism = Parallelism(data=expert_parallel, tensor=tensor_parallel, pipeline=pipeline_parallel, expert=expert_parallel)
+    conventions: dict[str, Any] = {"context": context, "batch": batch, "dtype": dtype, "cache_dtype": cache_dtype}
+    work = decode_work(tree, parallelism, **conventions)
+    rows = serving_rows(tree, devices, parallelism, Overheads(branch_time, call_time), **conventions)
+    data = {"work": work._asdict(), "context": context or tree.context, "batch": batch, "accelerators": rows}
+    emit(form, data, rows, lambda: _print(work, rows, context or tree.context, batch, dtype))
+
+
+def _chosen(names: tuple[str, ...], own: dict[str, Any]) -> list[Accelerator]:
+    """The accelerators asked for, with the numbers of one's own in each."""
+    from ..planning.accelerators import accelerator, accelerators
+
+    changes: dict[str, Any] = {
+        name: float(parse_bytes(own[name], name)) for name in ("memory", "bandwidth", "link") if own[name] is not None
+    }
+    if own["peak"] is not None:
+        changes |= {"bf16": own["peak"], "fp8": own["peak"], "tf32": own["peak"]}
+    found = [accelerator(name) for name in names] or list(accelerators().values())
+    if not changes:
+        return found
+    base = found[0] if names else accelerator("H100")
+    return [replace(base, name=f"{base.name}, changed", source="", **changes)]
+
+
+def _print(work: DecodeWork, rows: list[dict[str, Any]], context: int, batch: int, dtype: str) -> None:
+    say(f"One step of generation after {context:,} tokens, batch {batch:,}, weights in {dtype}, per tensor-parallel device:")
+    print_facts(
+        {
+            "weights read": format_bytes(work.weight_bytes),
+            "cache read": format_bytes(work.cache_bytes),
+            "operations": f"{work.flops:.4g}",
+            "branches in sequence": f"{work.branches:,}",
+            "collective calls": f"{work.calls:,}" + (f" of {format_bytes(work.call_bytes)}" if work.calls else ""),
+        }
+    )
+    print_table(
+        ("accelerator", "ms per step", "roofline", "branches", "calls", "bound", "tokens/s", "memory", "fits"),
+        (
+            (
+                row["accelerator"], f"{row['seconds'] * 1e3:.3g}", f"{row['roofline'] * 1e3:.3g}",
+                f"{row['branches'] * 1e3:.3g}", f"{row['calls'] * 1e3:.3g}", row["bound"], f"{row['tokens_per_second']:,.0f}",
+                format_bytes(row["memory"]), "yes" if row["fits"] else "no",
+            )
+            for row in rows
+        ),
+        title="Estimated time of a step, and memory of weights and cache on a device",
+        words=("bound", "fits"),
+    )  # fmt: skip
+    say("The roofline is a lower bound; the times of branches and calls are guesses (--branch-time, --call-time).")
