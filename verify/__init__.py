@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from depthwidth.lazy import load_name
 
 if TYPE_CHECKING:
+    from .measure.capacity import capacity as capacity
     from .measure.probes import probe as probe
     from .models.convert import from_hf as from_hf
     from .models.initialize import apply_init as apply_init
@@ -24,6 +25,7 @@ _HOME = {
     "apply_init": "models.initialize",
     "parameter_groups": "models.initialize",
     "probe": "measure.probes",
+    "capacity": "measure.capacity",
 }
 
 __all__ = list(_HOME)

@@ -26,6 +26,8 @@ MOST_STEPS = 500
 """Without convergence after them, the singular values of all but very large matrices are computed by LAPACK."""
 LARGEST_DECOMPOSED = 2048
 """The smaller dimension up to which they are: the decomposition takes some ten seconds there."""
+_MODERATE = (1e-100, 1e100)
+"""Largest entries with which a matrix is not copied to be scaled."""
 
 
 @frozen
@@ -76,6 +78,35 @@ def network(weights: Sequence[Any]) -> list[Array]:
     return found
 
 
+def with_biases(weights: Sequence[Any], biases: Sequence[Any]) -> list[Array]:
+    """The matrices of a network without biases that equals one with them on inputs with one more feature, which is 1.
+
+    A matrix W with bias b becomes ``[[W, b], [0, 1]]``, and the last one ``[W, b]``: ReLU leaves the 1 as it is.
+
+    Parameters
+    ----------
+    weights : the matrices, each (outputs, inputs).
+    biases : (outputs,) for each; None for a matrix without one.
+
+    Examples
+    --------
+    >>> with_biases([[[2.0]], [[3.0]]], [[0.5], None])
+    [array([[2. , 0.5], [0. , 1. ]]), array([[3., 0.]])]
+    """
+    matrices, found = network(weights), []
+    if len(biases) != len(matrices):
+        raise InputError(f"there are {len(biases)} biases, expected one, or None, for each of {len(matrices)} matrices")
+    for i, (w, bias) in enumerate(zip(matrices, biases, strict=True)):
+        b = np.zeros(len(w)) if bias is None else np.asarray(bias, dtype=float)
+        if b.shape != (len(w),) or not np.isfinite(b).all():
+            raise InputError(f"bias {i} is not {len(w)} finite numbers")
+        rows = [np.hstack([w, b[:, None]])]
+        if i < len(matrices) - 1:
+            rows.append(np.eye(1, w.shape[1] + 1, w.shape[1]))
+        found.append(np.vstack(rows))
+    return found
+
+
 def spectral_norm(value: Any, tolerance: float = TOLERANCE, seed: int = 0) -> SpectralNorm:
     """Largest singular value by power iteration on a block of random vectors, with the best pair in their span (Rayleigh-Ritz).
 
@@ -102,7 +133,10 @@ def spectral_norm(value: Any, tolerance: float = TOLERANCE, seed: int = 0) -> Sp
     scale = float(np.abs(w).max())
     if scale == 0:
         return SpectralNorm(0.0, 0.0, 0, True)
-    w = w / scale  # so that squares neither overflow nor vanish
+    if not _MODERATE[0] < scale < _MODERATE[1]:
+        w = w / scale  # so that squares neither overflow nor vanish
+    else:
+        scale = 1.0
     if w.shape[0] < w.shape[1]:
         w = w.T
     v = np.linalg.qr(np.random.default_rng(seed).standard_normal((w.shape[1], min(BLOCK, w.shape[1]))))[0]

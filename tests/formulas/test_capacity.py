@@ -240,3 +240,21 @@ def test_the_published_list_of_measures():
         "sharpness-init / -orig / -flatness",
         next(name for name in rows if name.startswith("optimisation")),
     }
+
+
+def test_the_best_division_of_a_resolution_over_parts():
+    """sum C_i^2/eps_i^2 under sum eps_i = eps is least at (sum C_i^(2/3))^3/eps^2; an even division costs more."""
+    parts, eps = np.array([1.0, 8.0, 0.3]), 0.7
+    best = capacity.joint_covering_scale(float((parts ** (2 / 3)).sum())) ** 2 / eps**2
+    shares = eps * parts ** (2 / 3) / (parts ** (2 / 3)).sum()
+    assert (parts**2 / shares**2).sum() == pytest.approx(best, rel=1e-12)
+    assert (parts**2 / (eps / 3) ** 2).sum() > 1.2 * best
+
+
+def test_the_covering_scale_of_a_map_bounds_its_covering_at_every_resolution():
+    """Rounding up at most doubles a number of 1 and more; where it is below 1 the zero map is the whole cover."""
+    norm, weight_norm = 2.0, 3.0
+    scale = capacity.map_covering_scale(norm, weight_norm, 5, 4)
+    for eps in np.linspace(0.01, norm * weight_norm * 0.999, 60):
+        assert capacity.sparse_covering(norm, weight_norm, float(eps), 5, 4) <= scale**2 / eps**2
+    assert capacity.sparse_covering(norm, weight_norm, 5.9, 5, 4) > 0.5 * scale**2 / 5.9**2  # without the factor 2 it fails

@@ -74,6 +74,53 @@ def sparse_covering(
     return (draws + -draws % 1) * log(2 * inputs * outputs + 1)
 
 
+@formula(kind="exact", source=MAUREY, status="derived", symbol="C", domain="resolutions below l B B_W: a bound")
+def map_covering_scale(
+    norm: InputNorm, weight_norm: WeightNorm, inputs: InputSize, outputs: Outputs, lipschitz: Lipschitz = 1
+) -> Any:
+    r"""C of linear maps of a bounded l1 norm, seen through a function with a Lipschitz constant.
+
+    .. math:: C = l B B_W \sqrt{2 \ln(2 d_{in} d_{out} + 1)}
+
+    Returns
+    -------
+    C of ln N <= C^2/epsilon^2.
+
+    Notes
+    -----
+    The factor 2 stands for the rounding up in :func:`sparse_covering`. At l B B_W and above the zero map covers all by itself.
+
+    Examples
+    --------
+    >>> round(map_covering_scale(1, 10, 64, 64) ** 2, 1)
+    1802.2
+    """
+    return lipschitz * norm * weight_norm * sqrt(2 * log(2 * inputs * outputs + 1))
+
+
+PartSum = Annotated[Any, Domain(0, symbol="t", typical=(1.0, 100.0)), "sum over parts of C^(2/3)"]
+
+
+@formula(
+    kind="exact", source="the best division of the resolution", status="derived", symbol="C", domain="sums of parts: a bound"
+)
+def joint_covering_scale(part_sum: PartSum) -> Any:
+    r"""C of a sum of parts, each covered by itself at its best share of the resolution.
+
+    .. math:: C = \Bigl(\sum_i C_i^{2/3}\Bigr)^{3/2}
+
+    Returns
+    -------
+    C of ln N <= C^2/epsilon^2.
+
+    Examples
+    --------
+    >>> joint_covering_scale(4)
+    8.0
+    """
+    return part_sum ** (3 * HALF)
+
+
 CoveringScale = Annotated[Any, Domain(0, symbol="C", typical=(0.1, 3.0)), "C of a class with ln N <= C^2/epsilon^2"]
 Lipschitz = Annotated[Any, Domain(0, symbol="l", typical=(0.5, 2.0)), "Lipschitz constant of the loss"]
 LossRange = Annotated[Any, Domain(0, symbol="c", typical=(0.5, 2.0)), "largest loss"]
