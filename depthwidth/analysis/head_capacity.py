@@ -15,10 +15,12 @@ import numpy as np
 
 from ..errors import InputError
 from ..formulas import capacity as laws
+from ..layers import AttentionLike
 from ..numerics.network_norms import group_norm, matrix
-from ..numerics.spectra import effective_rank, numerical_rank
+from ..numerics.spectra import product_sizes, ranks
 from ..values import frozen
 from .capacity import CapacityResult, evaluated, without_value
+from .head_ranks import Weights, attentions
 
 Array = Any
 
@@ -40,8 +42,8 @@ class HeadNorms:
     """Sum of its singular values."""
     score_rank: int
     """Singular values above a thousandth of the largest."""
-    score_effective_rank: float | None
-    """Exponential of the entropy of the singular values; None of a head without scores."""
+    score_effective_rank: float
+    """Exponential of the entropy of the singular values; 0 of a head without scores."""
     value_spectral: float
     """Spectral norm of W_V."""
     value_group: float
@@ -50,23 +52,6 @@ class HeadNorms:
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain data."""
         return dict(vars(self))
-
-
-def product_spectrum(left: Any, right: Any) -> Array:
-    """Singular values of ``left @ right``, largest first, without the product: QR of both, and the small matrix between.
-
-    Parameters
-    ----------
-    left : (outputs, r).
-    right : (r, inputs).
-
-    Examples
-    --------
-    >>> product_spectrum([[3.0], [4.0]], [[0.0, 2.0]]).tolist()
-    [10.0]
-    """
-    one, two = np.linalg.qr(matrix(left))[1], np.linalg.qr(matrix(right).T)[1]
-    return np.linalg.svd(one @ two.T, compute_uv=False)
 
 
 def head_norms(site: str, head: int, query: Any, key: Any, value: Any, out: Any, scale: float) -> HeadNorms:
@@ -90,13 +75,52 @@ def head_norms(site: str, head: int, query: Any, key: Any, value: Any, out: Any,
         raise InputError(
             f"{site} head {head}: query {q.shape} and key {k.shape}, or value {v.shape} and out {o.shape}, do not fit"
         )
-    spectrum = abs(scale) * product_spectrum(k.T, q)
+    own = ranks(abs(scale) * product_sizes(k.T, q))
     scores, values = scale * (k.T @ q), o @ v
     return HeadNorms(
-        site, head, float(spectrum[0]), group_norm(scores, 2, 1), float(np.abs(scores).sum()), float(spectrum.sum()),
-        numerical_rank(spectrum), effective_rank(spectrum) if spectrum[0] else None,
-        float(product_spectrum(o, v)[0]), group_norm(values, 2, 1), float(np.abs(values).sum()),
+        site, head, own.spectral_norm, group_norm(scores, 2, 1), float(np.abs(scores).sum()), own.nuclear_norm, own.numerical,
+        own.effective, float(product_sizes(o, v)[0]), group_norm(values, 2, 1), float(np.abs(values).sum()),
     )  # fmt: skip
+
+
+def layer_heads(weights: Weights) -> tuple[dict[str, tuple[HeadNorms, ...]], str]:
+    """The norms of all heads by attention layer, and the reason why layers are left out, empty if none is.
+
+    Parameters
+    ----------
+    weights : of a tree, a checkpoint's or a live model's; one layer's are held at a time.
+
+    Raises
+    ------
+    InputError
+        if a weight is not finite, or has another shape than the tree's.
+    """
+    found, reason = {}, "" if any(True for _ in attentions(weights.tree)) else "the model has no attention"
+    for stack, block, path, attention in attentions(weights.tree):
+        site, role = f"{stack}.block.{block}.{path}", f"{stack}.block.{path}"
+        if not getattr(attention, "plain", False):
+            reason = (
+                f"{site} is no plain attention of a stack to itself, without norms inside, to which the arguments are confined"
+            )
+            continue
+        maps = [weights.read(f"{role}.{name}.weight", block) for name in ("query", "key", "value", "out")]
+        if any(one is None for one in maps):
+            reason = f"the weights of {site} are not there"
+            continue
+        found[site] = _split(site, attention, maps)
+    return found, reason
+
+
+def _split(site: str, attention: AttentionLike, maps: Sequence[Array]) -> tuple[HeadNorms, ...]:
+    q, k, v, o = maps
+    dim, value_dim = attention.head_dim, attention.value_dim
+    heads = []
+    for head in range(attention.heads):
+        shared = head * attention.kv_heads // attention.heads
+        own, key = (slice(i * dim, (i + 1) * dim) for i in (head, shared))
+        value, out = (slice(i * value_dim, (i + 1) * value_dim) for i in (shared, head))
+        heads.append(head_norms(site, head, q[own], k[key], v[value], o[:, out], attention.score_scale))
+    return tuple(heads)
 
 
 _ALONE = (

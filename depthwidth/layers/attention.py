@@ -101,6 +101,11 @@ class Attention(Branch):
         return Linear(self.heads * self.value_dim, self.width, self.out_bias)
 
     @property
+    def plain(self) -> bool:
+        """True if a stack attends to itself by a softmax of products, without norms of queries, keys or joined heads."""
+        return type(self) is Attention and not self.cross and self.query_norm is None and self.inner_norm is None
+
+    @property
     def slopes(self) -> tuple[float, ...] | None:
         """Penalty on the scores of each head, in nats per position of distance; None without penalties or a causal mask."""
         if not self.causal or self.position is None:

@@ -370,7 +370,7 @@ def test_a_transformer_says_what_does_not_apply_and_what_does():
 
 def test_attention_of_another_kind_is_told():
     found = capacity(build(tree(qk_norm="head"), seed=1), tokens(), noisy=False)
-    assert "normalises queries and keys" in next(one.sentence for one in found.results if one.name == "attention layer gap")
+    assert "without norms inside" in next(one.sentence for one in found.results if one.name == "attention layer gap")
     assert found.heads == ()
 
 

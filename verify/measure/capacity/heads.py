@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthwidth.analysis.head_capacity import HeadNorms, head_norms
+from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
+from depthwidth.initialization import parameters
 
-from ...models.attention import Attention
 from ...models.convert import from_hf
 from ...models.model import Model
 from .points import Points
@@ -29,63 +29,40 @@ def our_model(model: nn.Module) -> Model:
     NoHeads
         if no tree describes it.
     """
-    if isinstance(model, Model):
-        return model
+    if _has_tree(model):
+        return model  # type: ignore[return-value]
     if not hasattr(model, "config"):
         raise NoHeads("attention heads are read in models of this package and of the transformers library")
     try:
         found = from_hf(model)
     except InputError as error:
         raise NoHeads(f"its heads are not read: {error}") from None
-    if not isinstance(found, Model):
+    if not _has_tree(found):
         raise NoHeads("it has two towers: measure each by itself")
-    return found
+    return found  # type: ignore[return-value]
 
 
-def layer_heads(model: Model) -> dict[str, tuple[HeadNorms, ...]]:
-    """The norms of all heads by attention layer, in the order of the blocks.
-
-    Raises
-    ------
-    NoHeads
-        if a layer's scores are not those of plain dot products.
-    """
-    found = {}
-    for name, part in model.named_modules():
-        if not isinstance(part, Attention):
-            continue
-        if type(part) is not Attention or part.layer.cross:
-            raise NoHeads(f"{name} is no plain self-attention, for which alone the covering arguments are written")
-        if part.query_norm is not None or part.inner_norm is not None:
-            raise NoHeads(f"{name} normalises queries and keys or its output, which the covering arguments leave out")
-        found[name] = _heads(name, part)
-    if not found:
-        raise NoHeads("it has no attention")
-    return found
+def _has_tree(model: nn.Module) -> bool:
+    return isinstance(getattr(model, "tree", None), Transformer)
 
 
-def _heads(site: str, part: Attention) -> tuple[HeadNorms, ...]:
-    layer: Any = part.layer
-    q, k, v, o = (_weight(one) for one in (part.query, part.key, part.value, part.out))
-    group = layer.heads // layer.kv_heads
-    dim, value_dim = layer.head_dim, layer.value_dim
-    found = []
-    for head in range(layer.heads):
-        shared = head // group
-        found.append(
-            head_norms(
-                site, head, q[head * dim : (head + 1) * dim], k[shared * dim : (shared + 1) * dim],
-                v[shared * value_dim : (shared + 1) * value_dim], o[:, head * value_dim : (head + 1) * value_dim],
-                part.mix.scale,
-            )
-        )  # fmt: skip
-    return tuple(found)
+class Live:
+    """The weights of a live model by the roles of its tree, with their multipliers."""
 
+    notes = ()
 
-def _weight(linear: nn.Module) -> Any:
-    weight: Any = linear.weight
-    factor: Any = getattr(linear, "multiplier", 1.0)
-    return factor * weight.detach().double().cpu().numpy()
+    def __init__(self, model: Model) -> None:
+        self.model, self.tree = model, model.tree
+        self.places = {(role, block): name for name, role, block, _ in parameters(model.tree)}
+
+    def read(self, role: str, block: int | None = None) -> Any:
+        """A tensor of the tree in doubles; None if there is none."""
+        name = self.places.get((role, block))
+        if name is None:
+            return None
+        place, _, tensor = name.rpartition(".")
+        owner: Any = self.model.get_submodule(place)
+        return getattr(owner, "multiplier", 1.0) * getattr(owner, tensor).detach().double().cpu().numpy()
 
 
 def input_norms(model: Model, points: Points | None, sites: Any) -> dict[str, float]:

@@ -20,7 +20,7 @@ from depthwidth.analysis.capacity import (
     state_results,
     without_value,
 )
-from depthwidth.analysis.head_capacity import HeadNorms, attention_results
+from depthwidth.analysis.head_capacity import HeadNorms, attention_results, layer_heads
 from depthwidth.errors import InputError, shown
 from depthwidth.formulas import capacity as laws
 from depthwidth.numerics.network_norms import TOLERANCE, spectral_norm, training_margin
@@ -28,7 +28,7 @@ from depthwidth.numerics.network_norms import TOLERANCE, spectral_norm, training
 from ...models.locate import unwrap
 from . import chains, noise
 from .chain import NoChain, find_chain
-from .heads import NoHeads, input_norms, layer_heads, our_model
+from .heads import Live, NoHeads, input_norms, our_model
 from .points import Fit, Parameters, Points
 
 SHARE = 0.05
@@ -348,7 +348,9 @@ def _of_attention(
 ) -> tuple[tuple[CapacityResult, ...], tuple[HeadNorms, ...]]:
     try:
         ours = our_model(model)
-        heads = layer_heads(ours)
+        heads, reason = layer_heads(Live(ours))
+        if not heads:
+            raise NoHeads(reason)
     except NoHeads as why:
         laws_of = (("attention covering order", laws.head_covering_order), ("attention layer gap", laws.rademacher_gap))
         return tuple(without_value(name, law, str(why)) for name, law in laws_of), ()
