@@ -24,6 +24,11 @@ _KINDS = {name: name for name in ("query", "key", "value", "out")}  # of the par
 _LOGSUMEXP_BYTES = 4  # a fused kernel keeps one float32 per query and head instead of the scores
 
 
+def _is_plain(layer: Attention) -> bool:
+    """True if a stack attends to itself by a softmax of products, without norms of queries, keys or joined heads."""
+    return type(layer) is Attention and not layer.cross and layer.query_norm is None and layer.inner_norm is None
+
+
 @component
 class Attention(Branch):
     """Softmax attention (Vaswani et al. 2017, arXiv 1706.03762).
@@ -62,6 +67,7 @@ class Attention(Branch):
     key_bias: bool = True
     """False if the key map has no bias, whatever the others have (Whisper)."""
 
+    plain = property(_is_plain)
     factorised = routed = borrows = False
     """True if keys and values: are made from few features (latent attention); are routed by trees; are an earlier block's."""
 
@@ -99,11 +105,6 @@ class Attention(Branch):
     def out(self) -> Linear:
         """The output map from the joined heads back to the residual stream."""
         return Linear(self.heads * self.value_dim, self.width, self.out_bias)
-
-    @property
-    def plain(self) -> bool:
-        """True if a stack attends to itself by a softmax of products, without norms of queries, keys or joined heads."""
-        return type(self) is Attention and not self.cross and self.query_norm is None and self.inner_norm is None
 
     @property
     def slopes(self) -> tuple[float, ...] | None:

@@ -29,21 +29,23 @@ def our_model(model: nn.Module) -> Model:
     NoHeads
         if no tree describes it.
     """
-    if _has_tree(model):
-        return model  # type: ignore[return-value]
+    own = _with_tree(model)
+    if own is not None:
+        return own
     if not hasattr(model, "config"):
         raise NoHeads("attention heads are read in models of this package and of the transformers library")
     try:
         found = from_hf(model)
     except InputError as error:
         raise NoHeads(f"its heads are not read: {error}") from None
-    if not _has_tree(found):
+    own = _with_tree(found)
+    if own is None:
         raise NoHeads("it has two towers: measure each by itself")
-    return found  # type: ignore[return-value]
+    return own
 
 
-def _has_tree(model: nn.Module) -> bool:
-    return isinstance(getattr(model, "tree", None), Transformer)
+def _with_tree(model: Any) -> Model | None:
+    return model if isinstance(getattr(model, "tree", None), Transformer) else None
 
 
 class Live:
