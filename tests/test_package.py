@@ -62,6 +62,7 @@ FLOORS = (
     ("depthwidth.architecture",),
     ("depthwidth.initialization",),
     ("depthwidth.planning",),
+    ("depthwidth.fitting",),
     ("depthwidth.analysis",),
     ("depthwidth.cli",),
     ("depthwidth.__main__",),

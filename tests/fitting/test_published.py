@@ -1,7 +1,7 @@
 """Fits against what was published of them; on made-up data with known coefficients; and on data they must not fit."""
 
-import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +9,38 @@ import pytest
 from helpers import check
 
 from depthwidth.coefficients import coefficient, covariance, reference
+from depthwidth.fitting import fit, read_runs
+from depthwidth.fitting.errors import jackknife, refit
+from depthwidth.fitting.fit import Reporter, minimum, objective_of, problem_of
+from depthwidth.fitting.laws import find_law
 from depthwidth.formulas import rules as laws
 from depthwidth.formulas import shape_penalty
-from verify.runs.fit import (
-    GEMSTONES_NAMES,
-    GemstonesRuns,
-    bootstrap_gemstones,
-    fit_gemstones,
-    fit_shape_penalty,
-    gemstones_objective,
-    jackknife_gemstones,
-)
 
 MODELS = reference("gemstones_models_loss")
-RUNS = Path(__file__).resolve().parents[4] / "shared" / "gemstones" / "training_runs.jsonl"
+PUBLISHED_RUNS = Path(os.environ.get("DEPTHWIDTH_PUBLISHED_RUNS") or Path(__file__).resolve().parents[3] / "shared")
+RUNS = PUBLISHED_RUNS / "gemstones" / "training_runs.jsonl"
 needs_runs = pytest.mark.skipif(not RUNS.exists(), reason="the published training runs are not beside this checkout")
+SUBSET = "step % 2385 == 0"
+
+
+class Penalty:
+    """The shape penalty of one row a model, by curvature, as the stored coefficients were fitted."""
+
+    def __init__(self, rows, loss="loss_nats_100B_tokens", size="nonembedding_params"):
+        found = fit(
+            rows, "shape-penalty", columns={"loss": loss, "non_embedding": size}, errors="curvature", held_out=False, starts=6
+        )
+        assert found.names == ("k", "x0", "s", "g", "E", "M")
+        self.k, self.x0, self.s, self.exponent, self.floor, self.amplitude = map(float, found.values)
+        self.stderr, self.fit = found.stderr[:3], found
+        self.residual_rms = found.residual_rms * math.sqrt((len(rows) - 6) / len(rows))
+
+    def loss_exponent(self, parameters):
+        falling = self.amplitude * (parameters / 2e8) ** -self.exponent
+        return -self.exponent * falling / (self.floor + falling)
+
+
+fit_shape_penalty = Penalty
 
 
 def loss_column(tokens):
@@ -40,6 +57,7 @@ def test_shape_penalty_is_reproduced(tokens):
     assert 0.0014 < fit.residual_rms < 0.00215
 
 
+@pytest.mark.slow
 def test_pooled_shape_penalty_covers_every_token_count():
     fits = [fit_shape_penalty(MODELS, loss_column(tokens)) for tokens in ("50B", "100B", "200B", "300B")]
     for i, (name, single) in enumerate((("k", 0.003), ("x0", 0.02), ("s", 0.02))):
@@ -52,6 +70,7 @@ def test_pooled_shape_penalty_covers_every_token_count():
         assert 0.5 < np.mean([fit.stderr[i] for fit in fits]) / single < 2
 
 
+@pytest.mark.slow
 def test_the_error_of_the_curvature_is_that_of_leaving_models_out():
     """The jackknife over models, 0.005, is twice the error within a fit: a few extreme shapes carry the curvature."""
     left_out = [fit_shape_penalty([m for m in MODELS if m is not one]).k for one in MODELS]
@@ -67,6 +86,7 @@ def test_loss_exponents_are_those_of_the_fit_at_100_billion_tokens():
         assert fit.loss_exponent(parameters) == pytest.approx(shape_penalty.loss_exponent(parameters), abs=0.001)
 
 
+@pytest.mark.slow
 def test_the_errors_of_the_exponents_are_those_of_models_and_of_token_counts_together():
     fits = [fit_shape_penalty(MODELS, loss_column(tokens)) for tokens in ("50B", "100B", "200B", "300B")]
     left_out = [fit_shape_penalty([m for m in MODELS if m is not one]) for one in MODELS]
@@ -78,6 +98,7 @@ def test_the_errors_of_the_exponents_are_those_of_models_and_of_token_counts_tog
         assert over_models < 0.6 * error
 
 
+@pytest.mark.slow
 def test_counting_12_w_squared_d_moves_the_best_width():
     rows = [{**row, "nonembedding_params": 12 * int(row["depth"]) * int(row["width"]) ** 2} for row in MODELS]
     found = [fit_shape_penalty(rows, loss_column(tokens)).x0 for tokens in ("50B", "100B", "200B", "300B")]
@@ -86,8 +107,7 @@ def test_counting_12_w_squared_d_moves_the_best_width():
 
 def test_best_width_at_a_fixed_total_is_narrower():
     """Fitted against all parameters: 0.66 to 0.69 times the curve at 2e8, 0.95 to 1.0 at 1e9, with twice the residual."""
-    rows = [{**row, "nonembedding_params": row["total_params"]} for row in MODELS]
-    fits = [fit_shape_penalty(rows, loss_column(tokens)) for tokens in ("50B", "100B", "200B", "300B")]
+    fits = [fit_shape_penalty(MODELS, loss_column(tokens), "total_params") for tokens in ("50B", "100B", "200B", "300B")]
     assert [f"{bound(math.exp(fit.x0) for fit in fits):.2f}" for bound in (min, max)] == ["0.66", "0.69"]
     assert all(0.95 < math.exp(fit.x0 + fit.s * math.log(5)) < 1.0 for fit in fits)
     assert all(fit.residual_rms > 0.0035 for fit in fits)
@@ -111,6 +131,7 @@ def test_known_coefficients_come_back():
     assert fit.residual_rms < 1e-8
 
 
+@pytest.mark.slow
 def test_stated_errors_are_the_scatter_of_repeated_fits(rng):
     fits = [fit_shape_penalty(made_up(noise=0.0015, rng=rng), "loss") for _ in range(60)]
     for i, (name, truth) in enumerate((("k", 0.04), ("x0", 0.2), ("s", -0.05))):
@@ -127,14 +148,37 @@ def test_no_penalty_is_found_where_there_is_none(rng):
 
 # ---- the Gemstones law ----
 
-PUBLISHED = np.array([coefficient("gemstones2025", name).value for name in GEMSTONES_NAMES])
-SHAPE = [GEMSTONES_NAMES.index(name) for name in ("ln_A", "alpha", "ln_B", "beta")]
+NAMES = ("alpha", "beta", "gamma", "zeta", "ln_A", "ln_B", "ln_C", "ln_D", "ln_epsilon")
+PUBLISHED = np.array([coefficient("gemstones2025", name).value for name in NAMES])
+SHAPE = [NAMES.index(name) for name in ("ln_A", "alpha", "ln_B", "beta")]
+
+
+class Gemstones:
+    """The problem of the law on some rows, in the coefficients of the paper: exponents and logarithms of factors."""
+
+    def __init__(self, runs, delta=1e-4):
+        law = find_law("gemstones")
+        self.runs = runs
+        self.problem, self.centres = problem_of(runs, law, objective_of(law, None, delta, True))
+        self.report = Reporter(self.problem, law, self.centres)
+
+    def theta(self, paper):
+        """The vector of the problem for coefficients of the paper: exponents positive, factors in scaled columns."""
+        centres = np.log([self.centres[name] for name in ("width", "depth", "parameters", "tokens")])
+        return np.concatenate([np.log(paper[:4]), paper[4:8] - paper[:4] * centres, paper[8:]])
+
+    def objective(self, paper):
+        return self.problem.value(self.theta(paper))
 
 
 @pytest.fixture(scope="module")
-def runs():
-    with RUNS.open(encoding="utf-8") as file:
-        return GemstonesRuns.of([json.loads(line) for line in file])
+def gemstones():
+    return Gemstones(read_runs(RUNS, find_law("gemstones").needs, where=[SUBSET]))
+
+
+@pytest.fixture(scope="module")
+def best(gemstones):
+    return minimum(gemstones.problem, find_law("gemstones"), 6, np.random.default_rng(0), ())[0]
 
 
 def invented(rng, noise):
@@ -147,50 +191,58 @@ def invented(rng, noise):
                 "run_name": f"{w}x{d}", "width": w, "depth": d, "params_active_precise": p, "tokens": billions * 1e9,
                 "step": 2385 * billions, "final_loss": loss * math.exp(noise * rng.standard_normal()),
             })  # fmt: skip
-    return GemstonesRuns.of(rows)
+    return rows
 
 
-def test_known_gemstones_coefficients_are_a_minimum(rng):
-    runs = invented(rng, noise=0.0)
-    truth = np.array([0.22, 0.48, 0.36, 0.49, *np.log([3, 0.8, 440, 35000, 1.5])])
-    assert gemstones_objective(runs, truth) < 1e-20
-    assert gemstones_objective(runs, PUBLISHED) > 1e-6
-    found = fit_gemstones(runs, truth + 0.02, delta=0.1)
-    assert gemstones_objective(runs, found, delta=0.1) < 1e-8
+TRUTH = np.array([0.22, 0.48, 0.36, 0.49, *np.log([3, 0.8, 440, 35000, 1.5])])
 
 
+def test_known_gemstones_coefficients_are_found_from_no_start(rng):
+    made = Gemstones(read_runs(invented(rng, noise=0.0), find_law("gemstones").needs), delta=0.1)
+    assert made.objective(TRUTH) < 1e-20
+    assert made.objective(PUBLISHED) > 1e-6
+    theta, reached, _ = minimum(made.problem, find_law("gemstones"), 6, rng, ())
+    assert made.problem.value(theta) < 1e-10
+    assert made.report.logarithms(theta) == pytest.approx(TRUTH, rel=0.02)
+    assert reached >= 1
+
+
+@pytest.mark.slow
 def test_resampling_without_noise_keeps_the_fit(rng):
-    runs = invented(rng, noise=0.0)
-    truth = np.array([0.22, 0.48, 0.36, 0.49, *np.log([3, 0.8, 440, 35000, 1.5])])
-    assert np.abs(jackknife_gemstones(runs, truth)).max() < 1e-6
-    assert bootstrap_gemstones(runs, truth, 3, rng) == pytest.approx(np.tile(truth, (3, 1)), abs=1e-3)
+    made = Gemstones(read_runs(invented(rng, noise=0.0), find_law("gemstones").needs))
+    theta = made.theta(TRUTH)
+    left = jackknife(made.problem, theta, made.runs.model)
+    assert np.abs(left.covariance(made.report.logarithms(left.thetas))).max() < 1e-6
+    assert np.abs(left.residuals).max() < 1e-4
+    times = np.bincount(rng.integers(0, 22, 22), minlength=22)[made.runs.model]
+    assert made.report.logarithms(refit(made.problem.taken(times.astype(float)), theta)) == pytest.approx(TRUTH, abs=1e-3)
 
 
 @needs_runs
-def test_published_fit_on_the_published_points(runs):
-    assert (runs.log_loss.size, runs.models) == (770, 22)
-    check(gemstones_objective(runs, PUBLISHED), "2.949708e-4")
-    predicted = sum(np.exp(PUBLISHED[4 + i] - PUBLISHED[i] * runs.logs[i]) for i in range(4)) + math.exp(PUBLISHED[8])
-    error = np.abs(predicted / np.exp(runs.log_loss) - 1)
+def test_published_fit_on_the_published_points(gemstones):
+    assert (gemstones.runs.rows, len(gemstones.runs.models)) == (770, 22)
+    check(gemstones.objective(PUBLISHED), "2.949708e-4")
+    error = np.abs(np.expm1(gemstones.problem.residuals(gemstones.theta(PUBLISHED))))
     check(100 * error.mean(), "0.39")
     check(100 * error.max(), "5.7")
 
 
 @needs_runs
-def test_refit_is_a_little_lower_and_close(runs):
-    found = fit_gemstones(runs, PUBLISHED)
-    assert gemstones_objective(runs, found) == pytest.approx(2.948053e-4, rel=1e-5)
-    errors = np.array([coefficient("gemstones2025", name).stderr for name in GEMSTONES_NAMES])
-    assert np.all(np.abs(found - PUBLISHED) < 0.3 * errors)
+def test_the_search_from_no_start_is_a_little_lower_and_close(gemstones, best):
+    assert gemstones.problem.value(best) == pytest.approx(2.948053e-4, rel=1e-6)
+    errors = np.array([coefficient("gemstones2025", name).stderr for name in NAMES])
+    assert np.all(np.abs(gemstones.report.logarithms(best) - PUBLISHED) < 0.3 * errors)
 
 
 @needs_runs
-def test_stored_covariance_is_the_jackknife(runs):
+@pytest.mark.slow
+def test_stored_covariance_is_the_jackknife(gemstones, best):
     moments = covariance("gemstones2025")
-    found = jackknife_gemstones(runs, fit_gemstones(runs, PUBLISHED))
-    stored = np.array([[moments[GEMSTONES_NAMES[i], GEMSTONES_NAMES[j]] for j in SHAPE] for i in SHAPE])
+    left = jackknife(gemstones.problem, best, gemstones.runs.model)
+    found = left.covariance(gemstones.report.logarithms(left.thetas))
+    stored = np.array([[moments[NAMES[i], NAMES[j]] for j in SHAPE] for i in SHAPE])
     assert found[np.ix_(SHAPE, SHAPE)] == pytest.approx(stored, rel=0.01)
-    for i, name in enumerate(GEMSTONES_NAMES):
+    for i, name in enumerate(NAMES):
         assert math.sqrt(found[i, i]) == pytest.approx(coefficient("gemstones2025", name).stderr, rel=0.01)
 
 
@@ -211,8 +263,10 @@ def test_stored_covariance_gives_the_stated_error_of_the_best_width():
 
 
 @needs_runs
-def test_single_coefficients_are_badly_determined(runs, rng):
-    """What the README says of them: a bootstrap over models moves alpha by most of its value, already in ten draws."""
-    fits = bootstrap_gemstones(runs, fit_gemstones(runs, PUBLISHED), 10, rng)
-    alpha = fits[:, GEMSTONES_NAMES.index("alpha")]
-    assert np.ptp(alpha) > PUBLISHED[0] / 2
+@pytest.mark.slow
+def test_single_coefficients_are_badly_determined():
+    """What the README says of them: a bootstrap over models moves alpha by most of its value, already in twelve draws."""
+    found = fit(RUNS, "gemstones", where=SUBSET, draws=12, starts=4, held_out=False)
+    assert np.ptp(found.draws[:, found.names.index("alpha")]) > PUBLISHED[0] / 2
+    assert found.verdicts["A"].startswith("not pinned down")
+    assert any("do not pin down" in sentence for sentence in found.sentences)
