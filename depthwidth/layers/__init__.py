@@ -12,6 +12,7 @@ from ..lazy import load_name
 
 if TYPE_CHECKING:
     from .activation_entries import ACTIVATIONS, ActivationEntry, register_activation
+    from .alibi import ALiBi
     from .altup import AltUp, PartStreams, RecycledAltUp, SequenceAltUp, SummedStreams
     from .attention import Attention
     from .attention_pooling import AttentionPooling
@@ -44,25 +45,19 @@ if TYPE_CHECKING:
     from .patch_mean import PatchMean
     from .patch_stem import PatchStem
     from .position_entries import POSITION_ENTRIES, PositionEntry, PositionSizes, register_position
-    from .positions import (
-        ALiBi,
-        BlockRelativeBias,
-        LearnedPositions,
-        Position,
-        RelativeBias,
-        Rotary,
-        SinusoidalPositions,
-        SinusoidalTable,
-    )
+    from .positions import LearnedPositions, Position
     from .pretraining_head import PretrainingHead
     from .projected_streams import ProjectedStreams
     from .projection import Projection
+    from .relative_bias import BlockRelativeBias, RelativeBias
     from .relu_attention import ReluAttention
+    from .rotary import Rotary
     from .rotary_scaling import RotaryScaling
     from .routed_altup import AltUpRouting, RoutedAltUp
     from .router import RouterRule
     from .rwkv import ChannelMix, TimeMix
     from .score_positions import DietAbs, DietRel, SegmentBias, ShawVectors, UntiedPositions
+    from .sinusoidal_positions import SinusoidalPositions, SinusoidalTable
     from .sparse_feed_forward import SparseFeedForward
     from .sparse_mixer import SparseMixer
     from .stack import Repeat, Stack, shared_pattern
@@ -92,6 +87,7 @@ if TYPE_CHECKING:
 # them. The imports above repeat this for type checkers.
 _FILES = {
     "activation_entries": "ACTIVATIONS ActivationEntry register_activation",
+    "alibi": "ALiBi",
     "altup": "AltUp PartStreams RecycledAltUp SequenceAltUp SummedStreams",
     "attention": "Attention",
     "attention_pooling": "AttentionPooling",
@@ -124,16 +120,19 @@ _FILES = {
     "patch_mean": "PatchMean",
     "patch_stem": "PatchStem",
     "position_entries": "POSITION_ENTRIES PositionEntry PositionSizes register_position",
-    "positions": "ALiBi BlockRelativeBias LearnedPositions Position RelativeBias Rotary SinusoidalPositions SinusoidalTable",
+    "positions": "LearnedPositions Position",
     "pretraining_head": "PretrainingHead",
     "projected_streams": "ProjectedStreams",
     "projection": "Projection",
+    "relative_bias": "BlockRelativeBias RelativeBias",
     "relu_attention": "ReluAttention",
+    "rotary": "Rotary",
     "rotary_scaling": "RotaryScaling",
     "routed_altup": "AltUpRouting RoutedAltUp",
     "router": "RouterRule",
     "rwkv": "ChannelMix TimeMix",
     "score_positions": "DietAbs DietRel SegmentBias ShawVectors UntiedPositions",
+    "sinusoidal_positions": "SinusoidalPositions SinusoidalTable",
     "sparse_feed_forward": "SparseFeedForward",
     "sparse_mixer": "SparseMixer",
     "stack": "Repeat Stack shared_pattern",

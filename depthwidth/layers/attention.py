@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .. import signal
 from ..checks import check_fraction, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..formulas.moments import linear_second_moment, norm_moment
-from ..signal import AnySignal, DrawSpread, Pullback, Site, TokenSignal, finite
 from ..values import cached_property
-from .attention_moments import mix_exchangeable, mix_tokens, starting_bias
-from .attention_sinks import through_sinks
 from .base import Branch, Child, Run, component, share
-from .interfaces import AttentionLike
 from .linear import Linear
 from .norms import Norm
 from .positions import Position
 from .tensor import ZEROS, Tensor
+
+if TYPE_CHECKING:
+    from ..signal import AnySignal, DrawSpread, Pullback, Site
+    from .interfaces import AttentionLike
 
 _KINDS = {name: name for name in ("query", "key", "value", "out")}  # of the parts' weights
 _LOGSUMEXP_BYTES = 4  # a fused kernel keeps one float32 per query and head instead of the scores
@@ -184,6 +185,9 @@ class Attention(Branch):
         return reach * (reach + 1) // 2 + (run.tokens - reach) * reach if run.masked else run.tokens * reach
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        from .attention_moments import mix_heads, starting_bias
+        from .attention_sinks import through_sinks
+
         trace = site.trace
         if self.window is not None and self.window < trace.length and not (self.causal or self.cross):
             raise InputError(f"{site.role}: the moments of a window without a causal mask are not known")
@@ -193,8 +197,8 @@ class Attention(Branch):
         query, _ = self.query.moments(x, site.at("query"))
         key, _ = self.key.moments(source, site.at("key"))
         value, _ = self.value.moments(source, site.at("value"))
-        query = self._apply_norm(self.query_norm, query, site, "query_norm")
-        key = self._apply_norm(self.key_norm, key, site, "key_norm")
+        query = after_norm(self.query_norm, query, site, "query_norm")
+        key = after_norm(self.key_norm, key, site, "key_norm")
         gain = self.head_dim * (1 / self.head_dim if self.scale is None else self.scale**2)
         if self.position is not None and not self.cross:
             gain *= self.position.score_gain(self.head_dim)
@@ -202,12 +206,11 @@ class Attention(Branch):
         scores = site.at("scores")
         # A rotation by the distance of two keys reduces the covariance of their scores.
         rotated = self._rotation_factor(trace.length)
-        scores.record(finite(x.of(raw, rotated * gain * query.first_second_moment * key.covariance), scores.role))
+        scores.record(signal.finite(x.of(raw, rotated * gain * query.first_second_moment * key.covariance), scores.role))
         bias = site.at("value").variance("bias") if self.bias else 0.0
         # All moments are proportional to the variance of the value weights, so one table serves layers that differ in it.
         weight = value.second_moment - bias
-        mix = mix_tokens if isinstance(x, TokenSignal) else mix_exchangeable
-        mixed, pull_heads = mix(self, raw, x, source, query, weight, trace, starting_bias(self, site))
+        mixed, pull_heads = mix_heads(self, raw, x, source, query, weight, trace, starting_bias(self, site))
         if self.sinks:
             logit = site.variance("sinks")
             mixed, pull_heads = through_sinks(self, mixed, pull_heads, raw, x, weight, rotated, logit, trace)
@@ -236,10 +239,6 @@ class Attention(Branch):
         reach = length if self.window is None else min(length, self.window)
         return self.position.mean_rotation(self.head_dim, length, self.causal, reach)
 
-    @staticmethod
-    def _apply_norm(norm: Norm | None, signal: AnySignal, site: Site, name: str) -> Any:
-        return signal if norm is None else norm.moments(signal, site.at(name))[0]
-
     def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
         """The spread of two Gaussian matrices, value and output; equal tokens have as large an output as values.
 
@@ -253,7 +252,8 @@ class Attention(Branch):
                 value = norm_moment.body(value, value + self.inner_norm.eps, self.inner_norm.gain(site.at("inner_norm")))
             whole = linear_second_moment.body(value, self.out.inputs, site.at("out").variance("weight"))
         rank = self.kv_heads * self.value_dim / self.width
-        draw = DrawSpread.of_matrices(rank, 3.0, 1.0, whole)  # the kurtosis of Gaussian hidden features, and of a slope of 1
+        # 3 and 1 are the kurtoses of Gaussian hidden features, and of a slope of 1.
+        draw = signal.DrawSpread.of_matrices(rank, 3.0, 1.0, whole)
         return draw.normed_inside() if self.inner_norm is not None else draw
 
     def own_flops(self, run: Run) -> int:
@@ -335,3 +335,8 @@ def _qk_norm(norm: Norm | None, head_dim: int) -> str:
     if norm.width != head_dim:
         return "full"
     return "heads" if norm.separate else "head" if norm.affine else "unit"
+
+
+def after_norm(norm: Norm | None, x: AnySignal, site: Site, name: str) -> Any:
+    """The signal after a norm, the part `name`; the signal itself without one."""
+    return x if norm is None else norm.moments(x, site.at(name))[0]

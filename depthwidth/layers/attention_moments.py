@@ -76,6 +76,11 @@ def biased_head_dim(scores: float, bias: BiasMoments, head_dim: int | None) -> i
     return max(1, round(found)) if found < _LARGEST_HEAD else None
 
 
+def mix_heads(attention: Any, scores: Number, x: AnySignal, *others: Any) -> Any:
+    """:func:`mix_tokens` or :func:`mix_exchangeable`, whichever is for the grain of `x`."""
+    return (mix_tokens if isinstance(x, TokenSignal) else mix_exchangeable)(attention, scores, x, *others)
+
+
 def mix_tokens(
     attention: Any,
     scores: Number,

@@ -11,8 +11,8 @@ from ..formulas.moments import linear_gradient, linear_second_moment
 from ..signal import AnySignal, Pullback, Site, Spread, TokenSignal, finite
 from .activation_entries import check_activation, keeps_input
 from .base import Child, Layer, Run, component
-from .feed_forward import activation_tables, hidden_moments
-from .positions import SinusoidalTable
+from .feed_forward_moments import activation_tables, hidden_moments
+from .sinusoidal_positions import SinusoidalTable
 from .stem import Stem
 from .tensor import ZEROS, Tensor
 

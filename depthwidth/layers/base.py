@@ -21,12 +21,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
+from .. import signal
 from ..errors import InputError
-from ..signal import AnySignal, DrawSpread, Pullback, Site
 from ..values import cached_property, frozen
-from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 from .tensor import Shape as Shape
 from .tensor import Tensor
+
+if TYPE_CHECKING:
+    from ..signal import AnySignal, DrawSpread, Pullback, Site
+    from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 
 
 class Child(NamedTuple):
@@ -326,7 +329,7 @@ class Branch(Layer):
 
         By default that of two square Gaussian matrices in a row. It sets the corrections of order 1/width.
         """
-        return DrawSpread.of_matrices(1.0, 3.0, 1.0)
+        return signal.DrawSpread.of_matrices(1.0, 3.0, 1.0)
 
 
 def _sharded(part: Any, devices: int) -> Any:

@@ -6,27 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .. import signal
 from ..checks import check_fraction
 from ..errors import InputError
-from ..signal import AnySignal, DrawSpread, Number, Pullback, Scales, Site, finite
-from ..signal.residual import (
-    PostNormDrift,
-    add_branch,
-    add_gradient,
-    branch_spread,
-    past_taken,
-    post_norm_drift,
-    pull_branch_norm,
-    pull_post_norm,
-    residual_pullback,
-    scaled,
-)
 from ..values import cached_property
 from .base import Branch, Child, Layer, Run, check_branch, component
-from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 from .norms import Norm
 from .streams import Streams
 from .tensor import Constant, Tensor
+
+if TYPE_CHECKING:
+    from ..signal import AnySignal, DrawSpread, Number, Pullback, Scales, Site
+    from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 
 PLACEMENTS = {
     "pre": ("norm_in",),
@@ -73,30 +64,30 @@ class Residual(Layer):
         skip, scale = site.scales()
         f, pull_branch, draw = self.branch_moments(x, site)
         added, draw = f.times(scale**2), draw.scaled(scale**2)
-        y = summed = add_branch(x, added, draw.omega, self.width, skip, draw)
+        y = summed = signal.add_branch(x, added, draw.omega, self.width, skip, draw)
         pull_norm: Pullback | None = None
-        drift = PostNormDrift(0.0)
+        drift = signal.PostNormDrift(0.0)
         if self.norm_stream is not None:
             if x.spread:
-                drift = post_norm_drift(x.times(skip**2), added, draw, self.width)
+                drift = signal.post_norm_drift(x.times(skip**2), added, draw, self.width)
                 site.trace.record_log_variance(site.role, drift.log_variance)
             y, pull_norm = self.norm_stream.moments(y, site.at("norm_stream"))
             y = y.spread_as(summed.spread and summed.spread.after_norm(summed, y))
-        site.record(finite(y, site.role))
+        site.record(signal.finite(y, site.role))
 
         pull_scaled = _scaled(pull_branch, scale)
         norm = self.norm_stream
         if pull_norm is None or norm is None:
             if self.norm_out is not None and x.spread:
-                pull_scaled = past_taken(pull_scaled, y, added, self.width)
+                pull_scaled = signal.past_taken(pull_scaled, y, added, self.width)
             paths = [(pull_scaled, draw.whole is not None)]
-            return y, site.record_gradient(residual_pullback(self.read(x), paths, skip, site.trace, normed=self.normed))
+            return y, site.record_gradient(signal.residual_pullback(self.read(x), paths, skip, site.trace, normed=self.normed))
 
         pull_stream = _pull_stream_norm(norm, summed, pull_norm, site.trace.ends_at(site.role))
 
         def pull(g: AnySignal) -> AnySignal:
             g = drift.at_norm(pull_stream(g))
-            return add_gradient(g, drift.path(g, pull_scaled), skip)
+            return signal.add_gradient(g, drift.path(g, pull_scaled), skip)
 
         return y, site.record_gradient(pull)
 
@@ -105,7 +96,7 @@ class Residual(Layer):
         rate = self.dropout if site.trace.dropout else 0.0
         pulls: list[Pullback] = []
         x = self.read(x)
-        draw, read = DrawSpread(0.0, 0.0), x
+        draw, read = signal.DrawSpread(0.0, 0.0), x
         for name, part in (("norm_in", self.norm_in), ("", self.branch), ("norm_out", self.norm_out)):
             if part is None:
                 continue
@@ -113,8 +104,8 @@ class Residual(Layer):
                 draw = self.branch.draw_spread(x, site)
                 read = x if self.norm_in is None else x.spread_as(read.spread and read.spread.after_norm(read, x))
             elif name == "norm_out" and self.norm_out and site.trace.finite_width:  # both norms may be one object
-                x = x.spread_as(branch_spread(x, draw, self.width, read))
-                pulls.append(pull_branch_norm(draw, x, self.width, self.norm_out.centred))
+                x = x.spread_as(signal.branch_spread(x, draw, self.width, read))
+                pulls.append(signal.pull_branch_norm(draw, x, self.width, self.norm_out.centred))
             x, pull_part = part.moments(x, site.at(name))
             pulls.append(pull_part)
             if name == "" and self.norm_in is not None:
@@ -376,14 +367,15 @@ class Block(BlockLike):
     def _parallel_moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """The moments of parallel branches: they read the same signal with independent weights, so their moments add."""
         y, pull_shared_norm = (x, None) if self.norm is None else self.norm.moments(x, site.at("norm"))
-        total, normed, paths = x, self.norm is not None, list[tuple[Pullback, bool]]()
+        total, normed = x, self.norm is not None
+        paths: list[tuple[Pullback, bool]] = []
         skip, _ = site.at(self.branches[0][0]).scales()  # parallel branches state one skip scale
         for number, (name, branch) in enumerate(self.branches):
             output, pull_branch, draw = branch.branch_moments(y, site.at(name))
             _, scale = site.at(name).scales()
             draw = draw if self.norm is None else draw.of_normed_input(output.averages[0])
             output, draw = output.times(scale**2), draw.scaled(scale**2)
-            total = add_branch(total, output, draw.omega, self.width, None if number else skip, draw)
+            total = signal.add_branch(total, output, draw.omega, self.width, None if number else skip, draw)
             paths.append((_scaled(pull_branch, scale), draw.whole is not None))
             normed = normed or branch.normed
         post_norm_pulls: list[Pullback] = []
@@ -394,11 +386,11 @@ class Block(BlockLike):
                 total = total.spread_as(summed.spread and summed.spread.after_norm(summed, total))
                 last = site.trace.ends_at(site.at(name).role)
                 post_norm_pulls.append(_pull_stream_norm(branch.norm_stream, summed, pull_norm, last))
-        site.record(finite(total, site.role))
+        site.record(signal.finite(total, site.role))
 
         ways = paths if pull_shared_norm is None else [(_together(paths, pull_shared_norm), False)]
         read = self.branches[0][1].read(x) if self.norm is None else self.norm.read(x)
-        pull_sum = residual_pullback(read, ways, skip, site.trace, normed=normed)
+        pull_sum = signal.residual_pullback(read, ways, skip, site.trace, normed=normed)
 
         def pull(g: AnySignal) -> AnySignal:
             for pull_norm in reversed(post_norm_pulls):
@@ -414,7 +406,7 @@ class Block(BlockLike):
 
 
 def _pull_stream_norm(norm: Norm, summed: AnySignal, pull_norm: Pullback, last: Number) -> Pullback:
-    return lambda g: pull_post_norm(pull_norm(g), summed, norm.width, norm.centred, last)
+    return lambda g: signal.pull_post_norm(pull_norm(g), summed, norm.width, norm.centred, last)
 
 
 def _scaled(pull_branch: Pullback, scale: Number) -> Pullback:
@@ -423,7 +415,7 @@ def _scaled(pull_branch: Pullback, scale: Number) -> Pullback:
 
 
 def _scaled_by(pull_branch: Pullback, square: Number) -> Pullback:
-    return lambda g: pull_branch(scaled(g, square))
+    return lambda g: pull_branch(signal.scaled(g, square))
 
 
 def _together(paths: list[tuple[Pullback, bool]], pull_norm: Pullback) -> Pullback:

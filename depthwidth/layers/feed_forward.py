@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from .. import layers, signal
 from ..checks import check_fraction, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
-from ..formulas.experts import router_gradient_gain, sigmoid_gate_second_moment
-from ..formulas.finite_width import (
-    correlation_spread,
-    gated_common_kurtosis,
-    gated_kurtosis,
-    gated_slope_kurtosis,
-    pair_kurtosis,
-    radial_share,
-    two_sided_mean,
-)
 from ..formulas.moments import dropout_second_moment, linear_second_moment
-from ..numerics.interpolation import Table, TableFamily
-from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, TokenSignal, Trace, quotient
 from ..values import cached_property
 from .activation_entries import check_activation, keeps_input, trained_numbers
 from .base import Branch, Child, Run, component, share
-from .interfaces import FeedForwardLike, MixtureLike
 from .linear import Linear
 from .norms import Norm
 from .router import SOFTMAX, RouterRule
 from .tensor import ZEROS, Tensor
-from .trained_activation import TrainedActivation
+
+if TYPE_CHECKING:
+    from ..numerics.interpolation import Table, TableFamily
+    from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, Trace
+    from .interfaces import FeedForwardLike, MixtureLike
 
 
 @component
@@ -78,7 +69,7 @@ class FeedForward(Branch):
 
     def children(self) -> tuple[Child, ...]:
         gate = () if self.gate is None else (Child("gate", self.gate, kind="gate"),)
-        own = (Child("activation", TrainedActivation(self.activation)),) if trained_numbers(self.activation) else ()
+        own = (Child("activation", layers.TrainedActivation(self.activation)),) if trained_numbers(self.activation) else ()
         norm = () if self.inner_norm is None else (Child("inner_norm", self.inner_norm),)
         reads = self.activation if self.inner_norm is None else ""
         return (*gate, Child("up", self.up, kind="up"), *own, *norm, Child("down", self.down, kind="down", reads=reads))
@@ -106,6 +97,8 @@ class FeedForward(Branch):
         return self.inner_norm is not None
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        from .feed_forward_moments import activation_tables, hidden_moments
+
         rate = self.dropout if site.trace.dropout else 0.0
         up, pull_up = self.up.moments(x, site.at("up"))
         gate, pull_gate = up, pull_up
@@ -140,29 +133,15 @@ class FeedForward(Branch):
 
         Example: ReLU, with kurtoses 6 and 2, and a hidden width of four times the width give 3.25 and 2.5.
         """
+        from .feed_forward_moments import LINEAR, Unit, activation_tables, hidden_spread
+
         first = self.gate or self.up
         variance = self._input_variance(first, x, site.at("gate" if self.gated else "up"))
-        unit = _Unit.of(activation_tables(self.activation, site.trace), variance)
-        if not self.gated:
-            third, kurtosis, common, even = unit.third, unit.kurtosis, unit.common, 1.0
-            slope_kurtosis, growth, slopes = unit.slope_kurtosis, unit.growth, unit.slopes
-        else:
-            other = _LINEAR
-            if self.up_activation != "identity":
-                variance = self._input_variance(self.up, x, site.at("up"))
-                other = _Unit.of(activation_tables(self.up_activation, site.trace), variance)
-            share = unit.slopes / other.slopes
-            third, kurtosis = gated_kurtosis.body(unit.third, other.third), gated_kurtosis.body(unit.kurtosis, other.kurtosis)
-            common = gated_common_kurtosis.body(unit.common, unit.kurtosis, share, other.kurtosis, other.common)
-            slope_kurtosis = gated_slope_kurtosis.body(
-                unit.slope_kurtosis, unit.common, unit.kurtosis, share, other.kurtosis, other.common, other.slope_kurtosis
-            )
-            growth, slopes, even = unit.growth + other.growth, unit.slopes + other.slopes, (share**2 + 1) / (share + 1) ** 2
-        size, covariance = x.averages
-        pairs = pair_kurtosis.body(third, kurtosis, quotient(covariance, size))
-        radial = radial_share.body(growth, slopes)
-        ratio = self.hidden / self.width
-        draw = DrawSpread.of_matrices(ratio, kurtosis, slope_kurtosis, None, pairs, common, radial, growth, even)
+        unit, other = Unit.of(activation_tables(self.activation, site.trace), variance), None
+        if self.gated and self.up_activation != "identity":
+            variance = self._input_variance(self.up, x, site.at("up"))
+            other = Unit.of(activation_tables(self.up_activation, site.trace), variance)
+        draw = hidden_spread(x, self.hidden / self.width, unit, (other or LINEAR) if self.gated else None)
         return draw.normed_inside() if self.inner_norm is not None else draw
 
     def _input_variance(self, first: Linear, x: AnySignal, site: Site) -> Number:
@@ -186,232 +165,6 @@ class FeedForward(Branch):
         norm = self.inner_norm
         hidden = share(type(self).__name__, devices, hidden=self.hidden)
         return self.replace(hidden=hidden, inner_norm=norm and norm.sharded_with(devices))
-
-
-class _Unit(NamedTuple):
-    """One factor of a hidden feature, a function f of a Gaussian input u."""
-
-    third: Number
-    """E f^3 / (E f^2 E f)"""
-    common: Number
-    """E f^2 f'^2 / (E f^2 E f'^2)"""
-    kurtosis: Number
-    slope_kurtosis: Number
-    growth: Number
-    """E u f f' / E f^2"""
-    slopes: Number
-    """Var(u) E f'^2 / E f^2"""
-
-    @classmethod
-    def of(cls, tables: TableFamily, variance: Number) -> _Unit:
-        """That of an activation whose input has this variance."""
-        second, slope, *_, third, common, kurtosis, slope_kurtosis, growth = tables(variance, 0.0)
-        return cls(third, common, kurtosis, slope_kurtosis, growth, quotient(variance * slope, second))
-
-
-_LINEAR = _Unit(3.0, 1.0, 3.0, 1.0, 1.0, 1.0)
-
-
-class HiddenMoments(NamedTuple):
-    """Moments of the hidden features after an activation or a gated product, and its factors on the moments of a gradient.
-
-    Names with `pair` refer to two different tokens, the others to one.
-    """
-
-    second_moment: Number
-    pair: Number
-    gate_gradient: Number
-    gate_gradient_pair: Number
-    mean: Number
-    linear_gradient: Number = 0.0
-    linear_gradient_pair: Number = 0.0
-
-
-def hidden_moments(
-    name: str,
-    gate: AnySignal,
-    linear: AnySignal | None,
-    width: float,
-    tables: TableFamily,
-    other: tuple[str, TableFamily] | None = None,
-) -> HiddenMoments:
-    """Moments of f(gate), or of f(gate) times an independent `linear` signal for a gated unit, or times an activation of it.
-
-    In a single network the correlation of two tokens deviates from its mean, by as much as that of `width` Gaussian features
-    (:func:`~depthwidth.formulas.finite_width.correlation_spread`). Pair moments are curved functions of it, those of gated
-    units most: they are averaged over one standard deviation to either side
-    (:func:`~depthwidth.formulas.finite_width.two_sided_mean`).
-
-    Parameters
-    ----------
-    name : the name of the activation f.
-    gate, linear : moments of the activation's input and of the other factor; `linear` is None without a gate.
-    width : number of features that a correlation averages over; infinite without corrections for finite width.
-    tables : the tables of the activation, from :func:`activation_tables`.
-    other : the name and the tables of an activation of `linear`; None for none.
-    """
-    second, slope, mean, pairs, step = _activated(name, gate, width, tables)
-    pair, slope_pair = (_average(values) for values in zip(*pairs, strict=True))
-    if linear is None:
-        return HiddenMoments(second, pair, slope, slope_pair, mean)
-    if other is not None:
-        v, v_slope, v_mean, v_pairs, _ = _activated(other[0], linear, width, other[1])
-        values = [
-            _average([one[k] * two[m] for one, two in zip(pairs, v_pairs, strict=True)]) for k, m in ((0, 0), (1, 0), (0, 1))
-        ]
-        return HiddenMoments(second * v, values[0], slope * v, values[1], mean * v_mean, second * v_slope, values[2])
-    v, c = linear.second_moment, linear.covariance
-    shift = linear.pair_second_moment * step
-    products = [c + shift, c - shift] if len(pairs) == 2 else [c]
-    both, slopes = (_average([product * values[k] for product, values in zip(products, pairs, strict=True)]) for k in (0, 1))
-    return HiddenMoments(second * v, both, slope * v, slopes, 0.0, second, pair)
-
-
-def _activated(name: str, x: AnySignal, width: float, tables: TableFamily) -> tuple[Any, Any, Any, list[Any], Number]:
-    """E f^2, E f'^2 and E f; the two pair moments at each side of the correlation; and half the distance of the sides."""
-    variances, rho = x.second_moment, x.correlation
-    step = correlation_spread.body(rho, width)
-    sides = [rho + step, rho - step] if math.isfinite(width) else [rho]
-    pairs: list[Any]
-    if isinstance(x, TokenSignal) and not (x.positions.alike or _share_tables(name, variances)):
-        from .activations import activation
-
-        f, first, other = activation(name), x.first_second_moment, x.other_second_moment
-        second, slope, mean = f.second_moment(variances), f.derivative_second_moment(variances), f.mean(variances)
-        pairs = [
-            (f.pair_moment(first, side, other_variance=other), f.derivative_pair_moment(first, side, other_variance=other))
-            for side in (side.clip(-1.0, 1.0) for side in sides)
-        ]
-    else:
-        second, slope, mean = tables(variances, 0.0, slice(3))
-        # If two variances are nearly equal, moments at their geometric mean are right to second order in the difference; for a
-        # power of x they are exact.
-        pairs = [tables(x.pair_second_moment, _angle(side), slice(3, 5)) for side in sides]
-    return second, slope, mean, pairs, step
-
-
-def _share_tables(name: str, variances: Any) -> bool:
-    """True if the pair moments of two tokens of these variances are those at the geometric mean of theirs."""
-    if variances.max() <= _ALIKE * variances.min():
-        return True
-    return bool(variances.min() > _WIDEST) and _growth_power(name) is not None
-
-
-def _average(sides: Sequence[Number]) -> Number:
-    """The mean over networks of a moment, given at both sides of the mean correlation or at the mean alone."""
-    return two_sided_mean.body(*sides) if len(sides) == 2 else sides[0]
-
-
-def _angle(correlation: Number) -> Number:
-    if isinstance(correlation, float):
-        return math.acos(min(1.0, max(-1.0, correlation)))
-    import numpy as np
-
-    return np.arccos(np.clip(correlation, -1.0, 1.0))
-
-
-def activation_tables(name: str, trace: Trace) -> TableFamily:
-    """Gaussian moments of an activation over its input's variance and the angle whose cosine is the correlation of two inputs.
-
-    Columns: E f^2, E f'^2, E f, E f(x) f(y), E f'(x) f'(y), the ratios E f^3 / (E f^2 E f) and E f^2 f'^2 / (E f^2 E f'^2), the
-    kurtoses E f^4 / (E f^2)^2 and E f'^4 / (E f'^2)^2, and E x f f' / E f^2. As functions of the angle the moments are smooth,
-    even if they have a square-root branch in the correlation.
-    """
-    return trace.family(("activation", name), functools.partial(_activation_table, name), _VARIANCE_STEP)
-
-
-@functools.lru_cache(maxsize=512)
-def _activation_table(name: str, variance: float) -> Table:
-    from .activations import activation
-
-    f = activation(name)
-
-    def columns(angles: Any) -> Any:
-        import numpy as np
-
-        rho = np.cos(angles)
-        single = f.second_moment(variance), f.derivative_second_moment(variance), f.mean(variance)
-        both = _pair_columns(name, variance, rho)
-        x = np.arange(-9.0, 9.0, 0.0625) + 0.03125  # no node at 0, where the slopes of some activations jump
-        weights, inputs = np.exp(-x * x / 2), x * math.sqrt(variance)
-        total = weights.sum()
-        value, slope = f(inputs), f.derivative(inputs)
-        largest = np.abs(value).max()
-        growth = (weights @ (inputs * slope * value / largest)) / (weights @ (value * value / largest))
-        value, slope = value / largest, slope / np.abs(slope).max()
-        squares = value**2, slope**2
-        kurtoses = [(weights @ s**2) * total / (weights @ s) ** 2 for s in squares]
-        common = (weights @ (squares[0] * squares[1])) * total / (weights @ squares[0]) / (weights @ squares[1])
-        # Of an odd activation, whose mean is 0, products of two tokens begin with the part that is linear in each.
-        odd = abs(weights @ value) < _NO_MEAN * (weights @ np.abs(value))
-        lowest = x * weights if odd else weights
-        third = (lowest @ value**3) * total / (weights @ squares[0]) / (lowest @ value)
-        columns = (*single, *both, third, common, *kurtoses, growth)
-        return np.stack([np.broadcast_to(column, rho.shape) for column in columns], axis=-1)
-
-    return Table(columns, 0.0, math.pi)
-
-
-def _pair_columns(name: str, variance: float, rho: Any) -> tuple[Any, Any]:
-    """E f(x) f(y) and E f'(x) f'(y) at the correlations of a table, the cosines of evenly spaced angles from 0 to pi."""
-    from .activations import activation
-
-    f = activation(name)
-    if variance <= _WIDE or {"pair_moment", "derivative_pair_moment"} <= set(f.closed_forms):
-        return f.pair_moment(variance, rho), f.derivative_pair_moment(variance, rho)
-    power = _growth_power(name) if variance > _WIDEST else None
-    if power is None:
-        return _circular_columns(name, variance, len(rho))
-    value, slope = _circular_columns(name, _WIDEST, len(rho))
-    grown = variance / _WIDEST
-    value, slope = value * grown**power, slope * grown ** (power - 1)
-    value[0], slope[0] = f.second_moment(variance), f.derivative_second_moment(variance)  # of a token with itself
-    return value, slope
-
-
-@functools.lru_cache(maxsize=64)
-def _circular_columns(name: str, variance: float, count: int) -> tuple[Any, Any]:
-    """The same by integrals on circles, which cost little for large variances; functions with kinks have none."""
-    import numpy as np
-
-    from ..numerics.circular_pairs import circular_pair_moments
-    from .activations import activation
-
-    f = activation(name)
-    rho = np.cos(np.linspace(0.0, math.pi, count))
-    found = []
-    for function, moment in ((f, f.pair_moment), (f.derivative, f.derivative_pair_moment)):
-        pairs = None if f.expression.kinks else circular_pair_moments(function, variance, count)
-        found.append(moment(variance, rho) if pairs is None else pairs)
-    return found[0], found[1]
-
-
-@functools.lru_cache(maxsize=64)
-def _growth_power(name: str) -> float | None:
-    """p, of at least 1, if f grows as the power p of x far from 0, on one side or on both; otherwise None."""
-    from .activations import activation
-
-    f, powers = activation(name), []
-    for side in (-1.0, 1.0):
-        near, middle, far = (abs(float(f(side * x))) for x in (_FAR, 2 * _FAR, 4 * _FAR))
-        if far:
-            powers.append(math.log2(far / middle) if middle else math.inf)
-            if not near or abs(far / middle / (middle / near) - 1) > _SAME_POWER:
-                return None
-    if not powers or max(powers) - min(powers) > _SAME_POWER or powers[0] < 1 - _SAME_POWER:
-        return None
-    return powers[0]
-
-
-_WIDE, _WIDEST = 100.0, 1e5
-"""Variances beyond which pair moments are integrated on a circle, and beyond which they are those of a power of x; at the
-second SiLU differs from its limit by 1e-5, and the slopes of two nearly equal or opposite inputs by 1e-4."""
-_FAR, _SAME_POWER = 1e4, 1e-6
-_NO_MEAN = 1e-9
-_ALIKE = 1.05
-"""Largest ratio of two tokens' variances at which they share a table, with errors below 1e-4."""
-_VARIANCE_STEP = 0.05
-"""Step of the logarithm of a variance between tables; the error of interpolation between them is 1e-5."""
 
 
 _PROBABILITY_BYTES = 4  # routers compute their softmax in float32, whatever the precision of the activations
@@ -497,13 +250,17 @@ class MixtureOfExperts(Branch):
         }
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        from ..formulas.experts import router_gradient_gain
+        from .feed_forward_moments import angle_of
+
         if self.rule.scales_input:
             raise InputError(f"{site.role}: the moments of experts whose inputs the router scales are not known")
         router = site.at("router")
         scores, pull_router = self.router.moments(x, router)
         y, pull_expert = self.expert.moments(x, site.at("expert"))
-        overlap, pair, jacobian, pair_jacobian = self.routing_tables(site.trace)(scores.averages[0], _angle(scores.correlation))
-        if isinstance(x, TokenSignal):
+        angle = angle_of(scores.correlation)
+        overlap, pair, jacobian, pair_jacobian = self.routing_tables(site.trace)(scores.averages[0], angle)
+        if isinstance(x, signal.TokenSignal):
             first = (0,) * max(1, overlap.ndim - 1)  # of tokens, given at pairs
             overlap, jacobian = overlap[first], jacobian[first]
         # A factor on the weights is one on the experts' part of the output.
@@ -542,6 +299,8 @@ class MixtureOfExperts(Branch):
         """Second moment of the learnt factor on the shared part; 1 without a gate."""
         if not self.shared_gate:
             return 1.0
+        from ..formulas.experts import sigmoid_gate_second_moment
+
         variance = linear_second_moment.body(x.averages[0], self.expert.width, site.at("shared_gate").variance("weight"))
         return sigmoid_gate_second_moment.body(variance)
 
@@ -552,9 +311,9 @@ class MixtureOfExperts(Branch):
         if self.shared is not None:
             with site.trace.silence():
                 routed, total = self._routed_part(x, site), self.moments(x, site)[0].averages[0]
-            share = quotient(routed, total)
+            share = signal.quotient(routed, total)
             parts.append((1 - share, self.shared.draw_spread(x, site.at("shared"))))
-        return DrawSpread.of_sum([*parts, *[(share / self.top_k, one)] * self.top_k])
+        return signal.DrawSpread.of_sum([*parts, *[(share / self.top_k, one)] * self.top_k])
 
     def _routed_part(self, x: AnySignal, site: Site) -> Number:
         """Second moment of the chosen experts' sum, averaged over positions."""
@@ -577,6 +336,7 @@ def _routing_table(
     experts: int, top_k: int, renormalized: bool, sigmoid: bool, groups: tuple[int, int, int], variance: float
 ) -> Table:
     """The four averages of :func:`~depthwidth.numerics.routing.routing` over the angle between two tokens."""
+    from ..numerics.interpolation import Table
     from ..numerics.routing import routing
 
     def columns(angles: Any) -> Any:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .. import signal
 from ..checks import check_choice, check_whole
 from ..errors import InputError
 from ..formulas.moments import centred_moment, linear_second_moment
-from ..signal import AnySignal, Pullback, Site, Spread
 from .activation_entries import check_activation, keeps_input
 from .base import Child, Layer, Run, component
-from .feed_forward import activation_tables, hidden_moments
 from .linear import Linear
 from .norms import Norm
 from .tensor import ZEROS, Tensor
+
+if TYPE_CHECKING:
+    from ..signal import AnySignal, Pullback, Site
 
 READS = ("first", "last", "end", "every", "mean", "late", "first and mean", "first two")
 """The tokens whose features a classifier may read."""
@@ -158,6 +160,8 @@ class LanguageHead(Head):
 
         A LayerNorm subtracts the mean over the features, which is not zero here, unlike in the stream.
         """
+        from .feed_forward_moments import activation_tables, hidden_moments
+
         width = self.unembedding.width if site.trace.finite_width else math.inf
         features = hidden_moments(self.activation, x, None, width, activation_tables(self.activation, site.trace))
         inner = site.at("activation")
@@ -167,7 +171,7 @@ class LanguageHead(Head):
             mean, centred = features.mean, centred_moment.body
             hidden = hidden.of(centred(hidden.second_moment, mean, mean), centred(hidden.covariance, x.at_first(mean), mean))
         if site.trace.finite_width:  # as for Gaussian features, nearly the case here
-            hidden = hidden.spread_as(Spread.of_gaussian(hidden, self.unembedding.width))
+            hidden = hidden.spread_as(signal.Spread.of_gaussian(hidden, self.unembedding.width))
         return hidden, pull
 
     def logits(self, x: AnySignal, site: Site, stem: Site) -> Any:

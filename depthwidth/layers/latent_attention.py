@@ -15,7 +15,7 @@ from ..formulas.moments import linear_second_moment
 from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, Spread, TokenSignal, finite
 from ..values import cached_property, frozen
 from .attention import Attention
-from .attention_moments import mix_exchangeable, mix_tokens, starting_bias
+from .attention_moments import mix_heads, starting_bias
 from .base import Child, Run, component
 from .linear import Linear
 from .norms import Norm, RMSNorm
@@ -175,12 +175,10 @@ class LatentAttention(Attention):
         rotated = self._mean_cosine(trace.length)
         pair = query.first_second_moment * (gain * key.covariance + rotated * rotary_gain * turned.covariance)
         scores.record(finite(x.of(raw, pair), scores.role))
-        tokens = isinstance(x, TokenSignal)
         # Of a thousandth, so that blocks that hardly differ share their tables.
-        share = round(float(moving[-1] / (still[-1] + moving[-1])), 3) if tokens else 0.0
+        share = round(float(moving[-1] / (still[-1] + moving[-1])), 3) if isinstance(x, TokenSignal) else 0.0
         plain = self._plain(trace.finite_width, share)
-        mix = mix_tokens if tokens else mix_exchangeable
-        mixed, pull_heads = mix(plain, raw, z, z, query, value.second_moment, trace, starting_bias(self, site))
+        mixed, pull_heads = mix_heads(plain, raw, z, z, query, value.second_moment, trace, starting_bias(self, site))
         mixed = site.at("mix").record(mixed)
         y, pull_out = self.out.moments(mixed, site.at("out"))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .. import signal
 from ..checks import check_whole
 from ..formulas.moments import linear_gradient, linear_second_moment
-from ..signal import AnySignal, Pullback, Site, finite
 from .base import Layer, Run, component
 from .tensor import ZEROS, Tensor
+
+if TYPE_CHECKING:
+    from ..signal import AnySignal, Pullback, Site
 
 
 @component
@@ -34,7 +37,7 @@ class Linear(Layer):
         if self.bias:
             y = y.with_bias(site.variance("bias"))
         gain = linear_gradient.body(1.0, self.outputs, weight)
-        return site.record(finite(y, site.role)), site.record_gradient(lambda g: g.times(gain))
+        return site.record(signal.finite(y, site.role)), site.record_gradient(lambda g: g.times(gain))
 
     def own_flops(self, run: Run) -> int:
         return 2 * run.positions * self.inputs * self.outputs

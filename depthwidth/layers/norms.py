@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .. import signal
 from ..checks import check_whole
 from ..formulas.moments import norm_moment
-from ..signal import AnySignal, Number, Pullback, Site
-from ..signal.residual import norm_factors
 from .base import Layer, Run, component, share
 from .tensor import ZEROS, Constant, Tensor
+
+if TYPE_CHECKING:
+    from ..signal import AnySignal, Number, Pullback, Site
 
 
 @component
@@ -54,7 +56,7 @@ class Norm(Layer):
         x = self.read(x)
         gain = self.gain(site)
         size, pair_size = x.second_moment + self.eps, x.pair_second_moment + self.eps
-        factors, scale = norm_factors(x, self.width, self.centred), norm_moment.body
+        factors, scale = signal.norm_factors(x, self.width, self.centred), norm_moment.body
         y = site.record(x.of(scale(x.second_moment, size, gain), scale(x.covariance, pair_size, gain, factors.covariance)))
         gradient_gain, pair_gradient_gain = (
             scale(1.0, size, gain, factors.gradient),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from .. import layers
 from ..errors import InputError, nearest, shown
 from ..plugins import plugins
-from .positions import ALiBi, LearnedPositions, Position, RelativeBias, Rotary, SinusoidalPositions
+from .positions import LearnedPositions, Position
 
 
 class PositionSizes(NamedTuple):
@@ -42,7 +42,7 @@ def _learned(sizes: PositionSizes) -> Position:
 
 
 def _relative(sizes: PositionSizes) -> Position:
-    return RelativeBias(sizes.heads)
+    return layers.RelativeBias(sizes.heads)
 
 
 def _diet_rel(sizes: PositionSizes) -> Position:
@@ -66,9 +66,9 @@ POSITION_ENTRIES: dict[str, PositionEntry] = {
     for entry in (
         PositionEntry("learned", _learned, "a trained vector for each position, added to the embedding"),
         PositionEntry("input", _learned, "another name of `learned`"),
-        PositionEntry("sinusoidal", lambda _: SinusoidalPositions(), "fixed sines and cosines, added to the embedding"),
-        PositionEntry("rotary", lambda _: Rotary(), "queries and keys rotated by the position"),
-        PositionEntry("alibi", lambda _: ALiBi(), "a fixed penalty linear in distance"),
+        PositionEntry("sinusoidal", lambda _: layers.SinusoidalPositions(), "fixed sines and cosines, added to the embedding"),
+        PositionEntry("rotary", lambda _: layers.Rotary(), "queries and keys rotated by the position"),
+        PositionEntry("alibi", lambda _: layers.ALiBi(), "a fixed penalty linear in distance"),
         PositionEntry("relative", _relative, "a score bias for each bucket of distances, shared by layers"),
         PositionEntry("t5", _relative, "another name of `relative`"),
         PositionEntry("diet-rel", _diet_rel, "a score bias for each difference of positions"),

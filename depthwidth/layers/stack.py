@@ -6,21 +6,22 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .. import signal
 from ..checks import DEEPEST, check_whole
 from ..errors import InputError, shown
 from ..progress import during
-from ..signal import AnySignal, Pullback, Site
-from ..signal.residual import lean_on_norm
 from ..values import cached_property
 from .base import Child, Layer, Run, component
 from .block import BlockLike, check_block, without_norms
 from .linear import Linear
 from .norms import Norm
 from .positions import Position
-from .repetition import MANY_BLOCKS, apply_all_blocks, apply_sampled_blocks
 from .streams import Streams
+
+if TYPE_CHECKING:
+    from ..signal import AnySignal, Pullback, Site
 
 
 @component
@@ -38,6 +39,8 @@ class Repeat(Layer):
         return (Child("", self.block, copies=self.times, active=self.times),)
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
+        from .repetition import MANY_BLOCKS, apply_all_blocks, apply_sampled_blocks
+
         trace = site.trace
         first = trace.layer if isinstance(trace.layer, int) else 0
         layers = range(first, first + self.times)
@@ -277,7 +280,7 @@ class Stack(Layer):
         if self.norm is not None:
             last = x
             x, pull_norm = self.norm.moments(last, site.at("norm"))
-            pulls.append(lambda g: lean_on_norm(pull_norm(g), last))
+            pulls.append(lambda g: signal.lean_on_norm(pull_norm(g), last))
         site.record(x := x.whole())
 
         return x, site.record_gradient(partial(_through, pulls, site.role))

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .. import signal
 from ..checks import check_fraction, check_whole
 from ..errors import InputError
-from ..signal import AnySignal, Pullback, Site, Spread
 from .base import Child, Layer, Run, component
 from .linear import Linear
 from .norms import Norm
 from .positions import Position
 from .tensor import Tensor
+
+if TYPE_CHECKING:
+    from ..signal import AnySignal, Pullback, Site
 
 _KINDS = {"tokens": "tokens", "segments": "segments", "projection": "projection"}  # of the parts' weights
 SEGMENT_MATCH = 2 / 3
@@ -147,7 +150,7 @@ class SharedEmbedding(Embedding):
         return {}
 
     def row_variance(self, site: Site) -> Any:
-        return Site(site.trace, "stem.tokens").variance("weight")
+        return signal.Site(site.trace, "stem.tokens").variance("weight")
 
 
 @component
@@ -247,7 +250,7 @@ class TokenStem(Stem):
         if not after_projection:
             x = self._add_positions(x, identity, segment_match, site)
         if site.trace.finite_width:
-            x = x.spread_as(Spread.of_gaussian(x, self.tokens.width))
+            x = x.spread_as(signal.Spread.of_gaussian(x, self.tokens.width))
         pulls: list[Pullback] = []
         if self.norm is not None:
             before = self.norm.read(x)
@@ -262,7 +265,7 @@ class TokenStem(Stem):
             if after_projection:
                 x = self._add_positions(x, identity, segment_match, site)
             if site.trace.finite_width:
-                x = x.spread_as(Spread.of_gaussian(x, min(self.projection.inputs, self.projection.outputs)))
+                x = x.spread_as(signal.Spread.of_gaussian(x, min(self.projection.inputs, self.projection.outputs)))
         site.record(x)
 
         def pull(g: AnySignal) -> AnySignal:

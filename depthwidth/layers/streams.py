@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..checks import check_whole
-from ..signal import AnySignal, Pullback, Site
 from .base import Layer, component
+
+if TYPE_CHECKING:
+    from ..signal import AnySignal, Pullback, Site
 
 MOST_STREAMS = 1024
 """Most streams: their matrices are followed entry by entry, and a typing error must not fill the memory."""

@@ -11,7 +11,7 @@ from ..formula import is_symbolic
 from ..formulas.treeformer import all_nodes_flops, leaf_scores, path_attention_flops, routing_flops
 from ..signal import AnySignal, Pullback, Site, TokenSignal, finite
 from ..values import frozen
-from .attention import Attention
+from .attention import Attention, after_norm
 from .base import Run, component
 from .tensor import ZEROS, Constant, Tensor
 from .tree_moments import mix_tree
@@ -181,8 +181,8 @@ class TreeAttention(Attention):
         query, _ = self.query.moments(x, site.at("query"))
         key, _ = self.key.moments(x, site.at("key"))
         value, _ = self.value.moments(x, site.at("value"))
-        query = self._apply_norm(self.query_norm, query, site, "query_norm")
-        key = self._apply_norm(self.key_norm, key, site, "key_norm")
+        query = after_norm(self.query_norm, query, site, "query_norm")
+        key = after_norm(self.key_norm, key, site, "key_norm")
         gain = self.head_dim * (1 / self.head_dim if self.scale is None else self.scale**2)
         raw = gain * query.second_moment * key.second_moment
         if self.tree.softmax:

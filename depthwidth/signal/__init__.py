@@ -1,20 +1,55 @@
 """The moments of a tensor at one site, in two grains; the recursion over residual branches; the trace that records them."""
 
-from .residual import NormFactors, add_branch, add_gradient, advance, norm_factors, post_norm_drift, pull_post_norm
-from .signal import (
-    AnySignal,
-    DrawSpread,
-    Number,
-    Offset,
-    Pullback,
-    Signal,
-    Spread,
-    TokenSignal,
-    check_signal,
-    finite,
-    quotient,
-)
-from .trace import LogVariance, Record, Scales, Site, Trace
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..lazy import load_name
+
+if TYPE_CHECKING:
+    from .residual import (
+        NormFactors,
+        PostNormDrift,
+        add_branch,
+        add_gradient,
+        advance,
+        branch_spread,
+        covariance_factor,
+        lean_on_norm,
+        norm_factors,
+        past_taken,
+        post_norm_drift,
+        pull_branch_norm,
+        pull_post_norm,
+        residual_pullback,
+        scaled,
+    )
+    from .signal import (
+        AnySignal,
+        DrawSpread,
+        Number,
+        Offset,
+        Pullback,
+        Signal,
+        Spread,
+        TokenSignal,
+        check_signal,
+        finite,
+        quotient,
+    )
+    from .trace import LogVariance, Record, Scales, Site, Trace
+
+# File -> the public names that it defines. A file is loaded when one of its names is first used: components are counted
+# without any. The imports above repeat this for type checkers.
+_FILES = {
+    "residual": (
+        "NormFactors PostNormDrift add_branch add_gradient advance branch_spread covariance_factor lean_on_norm norm_factors "
+        "past_taken post_norm_drift pull_branch_norm pull_post_norm residual_pullback scaled"
+    ),
+    "signal": "AnySignal DrawSpread Number Offset Pullback Signal Spread TokenSignal check_signal finite quotient",
+    "trace": "LogVariance Record Scales Site Trace",
+}
+_HOME = {name: file for file, names in _FILES.items() for name in names.split()}
 
 __all__ = [
     "AnySignal",
@@ -23,6 +58,7 @@ __all__ = [
     "NormFactors",
     "Number",
     "Offset",
+    "PostNormDrift",
     "Pullback",
     "Record",
     "Scales",
@@ -34,10 +70,25 @@ __all__ = [
     "add_branch",
     "add_gradient",
     "advance",
+    "branch_spread",
     "check_signal",
+    "covariance_factor",
     "finite",
+    "lean_on_norm",
     "norm_factors",
+    "past_taken",
     "post_norm_drift",
+    "pull_branch_norm",
     "pull_post_norm",
     "quotient",
+    "residual_pullback",
+    "scaled",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return load_name(__name__, name, _HOME)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -35,7 +35,7 @@ from depthwidth.layers import (
     TokenStem,
     Unembedding,
 )
-from depthwidth.layers.positions import rotation_overlap
+from depthwidth.layers.rotary import rotation_overlap
 
 MANY = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 RUN = Run(tokens=5, batch=2)

@@ -24,7 +24,7 @@ from depthwidth.layers import (
 )
 from depthwidth.layers.activations import activation
 from depthwidth.layers.attention_moments import LARGEST_SCORES, capped_variance
-from depthwidth.layers.feed_forward import activation_tables, hidden_moments
+from depthwidth.layers.feed_forward_moments import activation_tables, hidden_moments
 from depthwidth.layers.stem import SEGMENT_MATCH
 from depthwidth.numerics.routing import routing
 from depthwidth.numerics.softmax import overlap

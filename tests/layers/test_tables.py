@@ -9,8 +9,9 @@ from passes import Given, start
 
 from depthwidth.layers import Attention, MixtureOfExperts
 from depthwidth.layers.activations import activation
-from depthwidth.layers.feed_forward import FeedForward, activation_tables, hidden_moments
-from depthwidth.layers.positions import Rotary, rotation_overlap
+from depthwidth.layers.feed_forward import FeedForward
+from depthwidth.layers.feed_forward_moments import activation_tables, hidden_moments
+from depthwidth.layers.rotary import Rotary, rotation_overlap
 from depthwidth.numerics.routing import routing
 from depthwidth.signal import Signal, TokenSignal
 from depthwidth.signal.positions import Positions

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from depthwidth import activation
-from depthwidth.layers.feed_forward import _growth_power, _pair_columns
+from depthwidth.layers.feed_forward_moments import _growth_power, _pair_columns
 from depthwidth.numerics.circular_pairs import circular_pair_moments
 
 

@@ -9,7 +9,7 @@ from simulations import exchangeable, simulate, summary
 
 from depthwidth.errors import InputError
 from depthwidth.formulas.attention import attention_moments
-from depthwidth.layers.positions import Rotary
+from depthwidth.layers.rotary import Rotary
 from depthwidth.numerics.softmax import attention_overlap, overlap, pair_overlap
 from depthwidth.numerics.softmax_responses import Responses
 from depthwidth.signal.attention import TokenAttention

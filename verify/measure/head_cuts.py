@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from depthwidth.formulas import heads as laws
-from depthwidth.layers.positions import Rotary, positions_as
+from depthwidth.layers.positions import positions_as
+from depthwidth.layers.rotary import Rotary
 
 from .head_forms import LayerForms, ValueForms
 

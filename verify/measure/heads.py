@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
 from depthwidth.formulas import heads as laws
-from depthwidth.layers.positions import Rotary, positions_as
+from depthwidth.layers.positions import positions_as
+from depthwidth.layers.rotary import Rotary
 from depthwidth.planning.head_allocation import Allocation, LayerNeed, allocate_heads, diffuse_need, retrieval_need
 
 from ..models.locate import locate, tree_of

@@ -10,7 +10,7 @@ import pytest
 
 from depthwidth.coefficients import data_directory
 from depthwidth.formulas import heads as laws
-from depthwidth.layers.positions import Rotary, rotation_overlap
+from depthwidth.layers.rotary import Rotary, rotation_overlap
 from verify.jobs import find_job
 from verify.jobs.attention_entropy import TOLERANCE as ENTROPY_TOLERANCE
 from verify.jobs.head_allocation import EQUAL

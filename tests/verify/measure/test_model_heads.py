@@ -16,7 +16,7 @@ import pytest
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES
 from depthwidth.errors import InputError
-from depthwidth.layers.positions import Rotary
+from depthwidth.layers.rotary import Rotary
 
 torch = pytest.importorskip("torch")
 with warnings.catch_warnings():
