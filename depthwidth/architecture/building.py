@@ -18,15 +18,12 @@ from ..layers import (
     Block,
     BlockLike,
     Branch,
-    ClassifierHead,
     FeedForward,
     Head,
     LanguageHead,
     LayerNorm,
     Linear,
-    MixtureOfExperts,
     Norm,
-    Pooler,
     Position,
     Repeat,
     Residual,
@@ -36,7 +33,6 @@ from ..layers import (
     Unembedding,
     shared_pattern,
 )
-from ..layers.head import FIRST
 from ..values import cached_property
 from .design import Design
 from .stems import position_of, stem_of
@@ -157,7 +153,9 @@ class Builder:
             return expert
         shared = None if design.shared_ffn is None else self.dense_feed_forward(design.shared_ffn)
         options = (design.shared_gate, design.renormalized, design.choice_bias, design.router_bias, design.router)
-        kind = MixtureOfExperts if design.mixer_jitter is None else partial(layers.SparseMixer, jitter=design.mixer_jitter)
+        kind = (
+            layers.MixtureOfExperts if design.mixer_jitter is None else partial(layers.SparseMixer, jitter=design.mixer_jitter)
+        )
         return kind(expert, design.experts, design.top_k, shared, *options)
 
     def dense_feed_forward(self, hidden: int | None = None) -> FeedForward:
@@ -283,13 +281,14 @@ class Builder:
         if design.head == "attention-pooling":
             return _attention_pooling(self)
         classifies = design.head in ("classifier", "pretraining")
-        pooler = _pooler(self, every=classifies and design.classifier_reads not in FIRST)
+        pooler = _pooler(self, every=classifies and layers.ClassifierHead.reads_all(design.classifier_reads))
         if design.head == "none":
             return pooler
         classifier = None
         if classifies:
             features = pooler.outputs if pooler else design.width
-            classifier = ClassifierHead(features, design.classes, pooler, design.classifier_bias, design.classifier_reads)
+            options = (design.classifier_bias, design.classifier_reads)
+            classifier = layers.ClassifierHead(features, design.classes, pooler, *options)
         if design.head == "classifier":
             return classifier
         features = design.embedding_width or design.width
@@ -319,7 +318,7 @@ class Builder:
         return design.width // head_dim
 
 
-def _pooler(made: Builder, *, every: bool) -> Pooler | layers.PatchMean | None:
+def _pooler(made: Builder, *, every: bool) -> layers.Pooler | layers.PatchMean | None:
     design = made.design
     if not design.pooler:
         return None
@@ -327,7 +326,7 @@ def _pooler(made: Builder, *, every: bool) -> Pooler | layers.PatchMean | None:
         return layers.PatchMean(design.width, made.stream_norm)
     outputs = design.pooler_width or design.width
     norm = made.norm_over(outputs) if design.pooler_norm else None
-    return Pooler(design.width, outputs, design.pooler_activation, norm, design.pooler_bias, every)
+    return layers.Pooler(design.width, outputs, design.pooler_activation, norm, design.pooler_bias, every)
 
 
 def _attention_pooling(made: Builder) -> layers.AttentionPooling:

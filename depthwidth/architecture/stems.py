@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 from .. import layers
 from ..checks import check_whole
@@ -71,6 +71,12 @@ def _head_dim(width: int, design: Design, heads: int) -> int:
     return width // heads
 
 
+@lru_cache(maxsize=64)
+def _made(make: Callable[[PositionSizes], Position], sizes: PositionSizes) -> Position:
+    """The component of these sizes, of which each part of a model asks whether it is its home."""
+    return make(sizes)
+
+
 def position_of(
     positions: str | Position, home: str, design: Design, heads: int = 1, width: int | None = None
 ) -> Position | None:
@@ -80,5 +86,5 @@ def position_of(
     component, width = positions, width or design.width
     if isinstance(component, str):
         sizes = PositionSizes(design.context, width, heads, _head_dim(width, design, heads), design.position_offset)
-        component = position_entry("Transformer", component).make(sizes)
+        component = _made(position_entry("Transformer", component).make, sizes)
     return component.fitted(heads, width) if component.home == home else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..display import Overview, with_overview
 from ..errors import InputError
@@ -16,7 +16,6 @@ from ..layers import (
     FeedForward,
     Head,
     LanguageHead,
-    MixtureOfExperts,
     Run,
     Stack,
     Stem,
@@ -26,6 +25,9 @@ from .building import Builder
 from .design import Design, Kind
 from .dimensions import overview_of
 from .length_counts import LengthCounts
+
+if TYPE_CHECKING:
+    from ..layers import MixtureOfExperts
 
 
 @with_overview

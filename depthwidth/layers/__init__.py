@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from .block import PLACEMENTS, Block, BlockLike, Residual
     from .borrowed_attention import BorrowedAttention
     from .chunked_attention import ChunkedAttention
+    from .classifier import ClassifierHead, Pooler
     from .convolution import Convolution, ShortConvolution
     from .delta_net import GatedDeltaNet
     from .disentangled_attention import Disentangled, DisentangledAttention, RelativeVectors
-    from .feed_forward import FeedForward, MixtureOfExperts
+    from .feed_forward import FeedForward
     from .gated_attention import GatedAttention
-    from .head import ClassifierHead, Head, LanguageHead, Pooler, Unembedding
+    from .head import Head, LanguageHead, Unembedding
     from .image_bias import ImageBias
     from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
     from .latent_attention import Latent, LatentAttention
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from .mamba2 import Mamba2
     from .memory_block import MemoryBlock
     from .mixer import Mixer, Proportional
+    from .mixture import MixtureOfExperts
     from .norms import LayerNorm, Norm, RMSNorm
     from .parallel_mixer import ParallelMixer
     from .patch_logits import PatchLogits
@@ -96,12 +98,13 @@ _FILES = {
     "block": "PLACEMENTS Block BlockLike Residual",
     "borrowed_attention": "BorrowedAttention",
     "chunked_attention": "ChunkedAttention",
+    "classifier": "ClassifierHead Pooler",
     "convolution": "Convolution ShortConvolution",
     "delta_net": "GatedDeltaNet",
     "disentangled_attention": "Disentangled DisentangledAttention RelativeVectors",
-    "feed_forward": "FeedForward MixtureOfExperts",
+    "feed_forward": "FeedForward",
     "gated_attention": "GatedAttention",
-    "head": "ClassifierHead Head LanguageHead Pooler Unembedding",
+    "head": "Head LanguageHead Unembedding",
     "image_bias": "ImageBias",
     "interfaces": "AttentionLike FeedForwardLike MixtureLike",
     "latent_attention": "Latent LatentAttention",
@@ -114,6 +117,7 @@ _FILES = {
     "mamba2": "Mamba2",
     "memory_block": "MemoryBlock",
     "mixer": "Mixer Proportional",
+    "mixture": "MixtureOfExperts",
     "norms": "LayerNorm Norm RMSNorm",
     "parallel_mixer": "ParallelMixer",
     "patch_logits": "PatchLogits",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .. import signal
-from ..checks import check_choice, check_whole
+from ..checks import check_whole
 from ..errors import InputError
 from ..formulas.moments import centred_moment, linear_second_moment
 from .activation_entries import check_activation, keeps_input
@@ -19,10 +18,6 @@ from .tensor import ZEROS, Tensor
 if TYPE_CHECKING:
     from ..signal import AnySignal, Pullback, Site
 
-READS = ("first", "last", "end", "every", "mean", "late", "first and mean", "first two")
-"""The tokens whose features a classifier may read."""
-FIRST = ("first", "end", "mean", "first and mean", "first two")
-"""Those of them for which the map to classes is applied once an input, not once a token."""
 _LOGIT_BYTES = 4  # the loss is computed in float32, whatever the precision of the activations
 
 
@@ -213,86 +208,3 @@ class LanguageHead(Head):
         # The transform's input, and the activation's input if its derivative needs it: the norm keeps the output.
         kept = self.transform.outputs if self.norm is not None and keeps_input(self.activation) else 0
         return run.positions * (self.transform.inputs + kept) * run.value_bytes
-
-
-@component
-class Pooler(Head):
-    """A linear map, an activation and possibly a norm of the first token's features, as in BERT and ViT.
-
-    With `every` it reads each token's (ELECTRA's discriminator).
-    """
-
-    width: int
-    outputs: int
-    activation: str = "tanh"
-    norm: Norm | None = None
-    bias: bool = True
-    every: bool = False
-
-    def __post_init__(self) -> None:
-        check_activation("Pooler", self.activation)
-
-    @property
-    def linear(self) -> Linear:
-        """The linear map."""
-        return Linear(self.width, self.outputs, self.bias)
-
-    def children(self) -> tuple[Child, ...]:
-        linear = Child("linear", self.linear, kind="pooler")
-        return (linear,) if self.norm is None else (linear, Child("norm", self.norm))
-
-    def choices(self) -> dict[str, Any]:
-        options = {"pooler_activation": self.activation, "pooler_norm": self.norm is not None, "pooler_bias": self.bias}
-        return {"head": "none", "pooler": True, "pooler_width": self.outputs, **options}
-
-    def run_of(self, child: str, run: Run) -> Run:
-        return run if self.every else replace(run, tokens=1)
-
-
-@component
-class ClassifierHead(Head):
-    """One logit for each of `classes`, from the first token's features, after an optional `pooler`.
-
-    `reads` is ``first``; ``mean`` for the mean of all features; ``every`` for logits of each token (labels of tokens, both ends
-    of an answer); ``last`` for those of the last one; ``late`` for the mean of the logits. For the last three, pooler and map
-    are applied to all tokens, as in the transformers library. ``end`` is the last token alone (BART, T5).
-    Of images it is also ``first and mean``, one map of the class token's features beside the mean of the patches' (DINOv2); or
-    ``first two``, the mean of two maps, one of the class token and one of the distillation token (DeiT).
-    """
-
-    width: int
-    classes: int
-    pooler: Head | None = None
-    """A head with features for the map to classes, such as :class:`Pooler`."""
-    bias: bool = True
-    reads: str = "first"
-
-    def __post_init__(self) -> None:
-        check_choice("ClassifierHead", READS, reads=self.reads)
-        if self.pooler is not None and self.pooler.every != self.all_tokens:
-            words = "every=True" if self.all_tokens else "every=False"
-            raise InputError(f"ClassifierHead: the pooler needs {words}, as reads={self.reads!r}")
-
-    @property
-    def all_tokens(self) -> bool:
-        """True if the map to classes is applied to all tokens."""
-        return self.reads not in FIRST
-
-    def children(self) -> tuple[Child, ...]:
-        features = 2 * self.width if self.reads == "first and mean" else self.width
-        names = ("linear", "distilled") if self.reads == "first two" else ("linear",)
-        maps = tuple(Child(name, Linear(features, self.classes, self.bias), kind="classifier") for name in names)
-        return maps if self.pooler is None else (Child("pooler", self.pooler), *maps)
-
-    logits_tensor = "linear.weight"
-
-    def choices(self) -> dict[str, Any]:
-        return {
-            "head": "classifier",
-            "classes": self.classes,
-            "classifier_bias": self.bias,
-            "classifier_reads": self.reads,
-        }
-
-    def run_of(self, child: str, run: Run) -> Run:
-        return run if self.all_tokens else replace(run, tokens=1)

@@ -6,7 +6,8 @@ from typing import Any
 
 from ..errors import InputError
 from .base import Child, component
-from .head import ClassifierHead, LanguageHead
+from .classifier import ClassifierHead
+from .head import LanguageHead
 
 
 @component

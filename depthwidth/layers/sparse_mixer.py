@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..numerics.interpolation import Table, TableFamily
 from ..signal import Trace
 from .base import component
-from .feed_forward import MixtureOfExperts
+from .mixture import MixtureOfExperts
 
 
 @component

@@ -15,7 +15,6 @@ from ..quantities import format_bytes, format_count, parse_bytes, parse_count, p
 from . import policy
 from .budget import BUDGETS, Budget
 from .caveats import EXPERTS_CAVEAT, penalty_caveats, penalty_error, shape_caveats
-from .optima import FlopOptimum, gemstones_flop_optimum
 from .policy import DEFAULT_RULE
 from .rules import Curve, Quantity, Rule, default_rule, find_rule, meet, rules
 from .search import Search, Shape, at_depth
@@ -23,6 +22,8 @@ from .template import Template
 
 if TYPE_CHECKING:
     import pandas
+
+    from .optima import FlopOptimum
 
 
 class RuleShape(NamedTuple):
@@ -315,6 +316,8 @@ class _Planner:
         """The optimum of the Gemstones law for a FLOPs budget; None for other budgets and for images."""
         if self.budget.kind != "flops" or "gemstones2025" not in self.rules:
             return None
+        from .optima import gemstones_flop_optimum
+
         return gemstones_flop_optimum(float(self.budget.amount))
 
     def notes(self, tree: Transformer, shape: Shape, found: dict[str, RuleShape | None], others: list[Shape]) -> Iterator[str]:

@@ -229,8 +229,7 @@ class Template:
         if encoder or encoder_depth != depth:  # the decoder's pattern of blocks, at another depth
             own = _at_depth((encoder or {}).get("window", window), encoder_depth)
             encoder = {**(encoder or {}), "blocks": self._blocks(encoder_depth, width, ffn), "window": own}
-        design = replace(
-            self.design,
+        design = self.design.replace(
             depth=depth,
             encoder_depth=encoder_depth,
             encoder=encoder,
