@@ -323,7 +323,7 @@ def test_walking_some_blocks_of_a_causal_stack_is_walking_all(placement, scheme,
     )  # fmt: skip
     made = recipe(tree, scheme)
     some = propagate(tree, made, variance=1.0, correlation=0.2)
-    monkeypatch.setattr("depthwidth.layers.stack.MANY_BLOCKS", 10**6)
+    monkeypatch.setattr("depthwidth.layers.repetition.MANY_BLOCKS", 10**6)
     every = propagate(tree, made, variance=1.0, correlation=0.2)
     both = some.merge(every, on=["site", "direction"], suffixes=("", "_every"))
     assert len(both) == len(some) == len(every)

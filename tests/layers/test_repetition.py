@@ -62,7 +62,7 @@ def test_few_exchangeable_blocks_are_evaluated_one_by_one_and_more_together(time
 def test_up_to_sixteen_blocks_of_tokens_that_differ_are_evaluated_one_by_one(times, singly, monkeypatch):
     """Beyond that they may be sampled; steps longer than one begin where both ends are 14 blocks away."""
     asked = []
-    monkeypatch.setattr("depthwidth.layers.stack.apply_sampled_blocks", lambda one, x, *others: asked.append(1) or (x, None))
+    monkeypatch.setattr("depthwidth.layers.repetition.apply_sampled_blocks", lambda one, x, *others: asked.append(1) or (x, None))
     evaluate(block(), times, tokens(), gradient=False)
     assert (asked == []) == singly
     assert ([*range(times)] if singly else []) == SEEN
@@ -91,7 +91,7 @@ def test_sampled_blocks_end_where_all_blocks_do(skip, monkeypatch):
     """The stream to 1e-5 of its size for each step, the gradient to 1e-3."""
     scales = given(skip=skip, branch=0.5)
     some, front = evaluate(block(Block), 60, tokens(), scales)
-    monkeypatch.setattr("depthwidth.layers.stack.MANY_BLOCKS", 10**6)
+    monkeypatch.setattr("depthwidth.layers.repetition.MANY_BLOCKS", 10**6)
     every, exact = evaluate(block(Block), 60, tokens(), scales)
     size = every.averages[0]
     assert np.abs(some.second_moment - every.second_moment).max() < 3e-5 * size
@@ -108,7 +108,7 @@ def test_sampled_blocks_whose_skip_paths_grow(skip, branch, parallel, monkeypatc
     """A stream that grows by orders of magnitude from block to block, and one that no branch changes."""
     one, scales = block(Block, parallel=parallel), given(skip=skip, branch=branch)
     some, front = evaluate(one, 60, tokens(), scales)
-    monkeypatch.setattr("depthwidth.layers.stack.MANY_BLOCKS", 10**6)
+    monkeypatch.setattr("depthwidth.layers.repetition.MANY_BLOCKS", 10**6)
     every, exact = evaluate(one, 60, tokens(), scales)
     size = every.averages[0]
     assert np.abs(some.second_moment - every.second_moment).max() < 3e-5 * size
@@ -150,7 +150,7 @@ def test_blocks_evaluated_together_equal_blocks_evaluated_one_by_one(parallel, p
     one = block(Block, eps=1e-9, causal=False, placement=placement, parallel=parallel)
     together, front = evaluate(one, 40, x, scales)
     monkeypatch.setattr("depthwidth.layers.repetition.FEW_BLOCKS", 10**6)
-    monkeypatch.setattr("depthwidth.layers.stack.MANY_BLOCKS", 10**6)
+    monkeypatch.setattr("depthwidth.layers.repetition.MANY_BLOCKS", 10**6)
     singly, exact = evaluate(one, 40, x, scales)
     assert together[:2] == pytest.approx(singly[:2], rel=1e-7)
     assert front[:2] == pytest.approx(exact[:2], rel=1e-6)
@@ -176,7 +176,7 @@ def test_blocks_of_two_kinds_of_pairs_together_equal_blocks_one_by_one(parallel,
     together, front = evaluate(one, 24, x, scales)
     assert SEEN[-1] == range(24)
     monkeypatch.setattr("depthwidth.layers.repetition.FEW_OF_KINDS", 10**6)
-    monkeypatch.setattr("depthwidth.layers.stack.MANY_BLOCKS", 10**6)
+    monkeypatch.setattr("depthwidth.layers.repetition.MANY_BLOCKS", 10**6)
     singly, exact = evaluate(one, 24, x, scales)
     assert [*range(24)] == SEEN
     for found, known, rel in ((together, singly, 2e-6), (front, exact, 2e-5)):
@@ -192,7 +192,7 @@ def test_blocks_of_two_kinds_of_pairs_together_equal_blocks_one_by_one(parallel,
 def test_blocks_of_two_kinds_of_pairs_without_tables_are_sampled(monkeypatch):
     """A stream that no norm has seen, or one too small beside an epsilon after a few blocks."""
     asked = []
-    monkeypatch.setattr("depthwidth.layers.stack.apply_sampled_blocks", lambda one, x, *others: asked.append(1) or (x, None))
+    monkeypatch.setattr("depthwidth.layers.repetition.apply_sampled_blocks", lambda one, x, *others: asked.append(1) or (x, None))
     bare = Block(*(Residual(part.branch) for _, part in block(causal=False).branches))
     evaluate(bare, 20, of_kinds(spread=False), gradient=False)
     evaluate(block(eps=1e-3, causal=False), 20, of_kinds(spread=False), gradient=False)
@@ -216,7 +216,7 @@ def test_a_mean_over_the_features_passes_many_blocks(causal, parallel, placement
     one = block(Block, eps=1e-9, causal=causal, placement=placement, parallel=parallel, norm=LayerNorm)
     together, front = evaluate(one, 20, x, scales)
     monkeypatch.setattr("depthwidth.layers.repetition.FEW_BLOCKS", 10**6)
-    monkeypatch.setattr("depthwidth.layers.stack.MANY_BLOCKS", 10**6)
+    monkeypatch.setattr("depthwidth.layers.repetition.MANY_BLOCKS", 10**6)
     singly, exact = evaluate(one, 20, x, scales)
     rel = 3e-5 if causal else 1e-6
     assert together.averages == pytest.approx(singly.averages, rel=rel)

@@ -71,7 +71,7 @@ def test_a_norm_of_a_branch_takes_off_the_direction_in_which_its_jacobian_is_lar
     found, errors = simulated_gradients(tree, made)
     assert abs(gradients(tree, made)[0] - found[0]) < 4 * errors[0] + 0.01 * found[0]
     with monkeypatch.context() as patch:
-        patch.setattr("depthwidth.layers.block.pull_branch_norm", lambda *given: lambda g: g)
+        patch.setattr("depthwidth.signal.pull_branch_norm", lambda *given: lambda g: g)
         assert gradients(tree, made)[0] > found[0] + 4 * errors[0]
 
 
@@ -141,7 +141,7 @@ def test_norms_on_the_output_of_branches(monkeypatch):
     assert now[1] == pytest.approx(spread, rel=0.05)
     assert abs(now[2] - covariance) < 4 * covariance_error + 0.01 * covariance
     with monkeypatch.context() as patch:  # norms whose input has the same size in every draw
-        patch.setattr("depthwidth.layers.block.branch_spread", lambda *given: None)
+        patch.setattr("depthwidth.signal.branch_spread", lambda *given: None)
         assert predicted(tree, made)[0] < gradient - 4 * error
     with monkeypatch.context() as patch:  # branches that differ between draws in spite of the norm
         patch.setattr(DrawSpread, "normed", lambda self, size: self)
