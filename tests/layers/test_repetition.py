@@ -62,7 +62,9 @@ def test_few_exchangeable_blocks_are_evaluated_one_by_one_and_more_together(time
 def test_up_to_sixteen_blocks_of_tokens_that_differ_are_evaluated_one_by_one(times, singly, monkeypatch):
     """Beyond that they may be sampled; steps longer than one begin where both ends are 14 blocks away."""
     asked = []
-    monkeypatch.setattr("depthwidth.layers.repetition.apply_sampled_blocks", lambda one, x, *others: asked.append(1) or (x, None))
+    monkeypatch.setattr(
+        "depthwidth.layers.repetition.apply_sampled_blocks", lambda one, x, *others: asked.append(1) or (x, None)
+    )
     evaluate(block(), times, tokens(), gradient=False)
     assert (asked == []) == singly
     assert ([*range(times)] if singly else []) == SEEN
@@ -192,7 +194,9 @@ def test_blocks_of_two_kinds_of_pairs_together_equal_blocks_one_by_one(parallel,
 def test_blocks_of_two_kinds_of_pairs_without_tables_are_sampled(monkeypatch):
     """A stream that no norm has seen, or one too small beside an epsilon after a few blocks."""
     asked = []
-    monkeypatch.setattr("depthwidth.layers.repetition.apply_sampled_blocks", lambda one, x, *others: asked.append(1) or (x, None))
+    monkeypatch.setattr(
+        "depthwidth.layers.repetition.apply_sampled_blocks", lambda one, x, *others: asked.append(1) or (x, None)
+    )
     bare = Block(*(Residual(part.branch) for _, part in block(causal=False).branches))
     evaluate(bare, 20, of_kinds(spread=False), gradient=False)
     evaluate(block(eps=1e-3, causal=False), 20, of_kinds(spread=False), gradient=False)
