@@ -312,10 +312,6 @@ class Design:
         """True if the mixer of a block is softmax attention."""
         return any(own.get("mixer", self.mixer) == "attention" for own in self.blocks or ({},))
 
-    def replace(self, **changes: Any) -> Design:
-        """The same design with some choices changed, by less work than ``dataclasses.replace`` does for so many fields."""
-        return Design(**(vars(self) | changes))
-
     @classmethod
     def of(cls, **choices: Any) -> Design:
         """A design from named choices.
@@ -333,6 +329,11 @@ class Design:
             if name not in choices:
                 raise InputError(f"Transformer: {name} is missing")
         return cls(**choices)
+
+
+def changed(design: Design, **changes: Any) -> Design:
+    """The same design with some choices changed, by less work than ``dataclasses.replace`` does for so many fields."""
+    return Design(**(vars(design) | changes))
 
 
 def _check_differences(design: Design) -> None:

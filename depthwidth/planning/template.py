@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from ..architecture import Transformer
-from ..architecture.design import Design
+from ..architecture.design import Design, changed
 from ..checks import check_whole
 from ..errors import InputError, nearest, shown
 from ..values import frozen
@@ -229,7 +229,8 @@ class Template:
         if encoder or encoder_depth != depth:  # the decoder's pattern of blocks, at another depth
             own = _at_depth((encoder or {}).get("window", window), encoder_depth)
             encoder = {**(encoder or {}), "blocks": self._blocks(encoder_depth, width, ffn), "window": own}
-        design = self.design.replace(
+        design = changed(
+            self.design,
             depth=depth,
             encoder_depth=encoder_depth,
             encoder=encoder,
