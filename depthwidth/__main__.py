@@ -77,7 +77,8 @@ def _report(done: threading.Event, wait: float = 2.0) -> None:
 
     Jobs of ``verify`` tell of themselves; with ``--json`` nothing is said.
     """
-    if not sys.stderr.isatty() or "verify" in sys.argv[1:2] or "--json" in sys.argv:
+    own = sys.argv[1:2] == ["verify"] and sys.argv[2:3] != ["fit"]
+    if not sys.stderr.isatty() or own or "--json" in sys.argv:
         return
     passed = 0.0
     while not done.wait(wait):

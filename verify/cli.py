@@ -302,6 +302,8 @@ def fit(
 
     The left side is a measured quantity; the right side has coefficients, labels of the runs, and numbers.
     """
+    from depthwidth.cli.fit import print_fit
+
     from .runs.fit import fit_law, points, save_fit
 
     store = _existing(out)
@@ -320,26 +322,12 @@ def fit(
         raise InputError(
             f"{job} measured no {law.partition('=')[0].strip()!r} there; it measured {', '.join(known) or 'nothing'}"
         )
-    found = fit_law(law, taken, begin, logarithm=logarithm, group="run", method=method, draws=_positive(draws, "draws"))
+    found = fit_law(
+        law, taken, begin, logarithm=logarithm, group="run", method=method, draws=_positive(draws, "draws"), held_out=True
+    )
     if save is not None:
         save_fit(found, into or store.root / "fits", save, taken)
-    rows_out: list[Row] = list(found.rows())
-
-    def human() -> None:
-        print_table(
-            ("coefficient", "value", "standard error", "from", "to"),
-            ([row["name"], *(f"{row[key]:.6g}" for key in ("value", "stderr", "low", "high"))] for row in rows_out),
-            title=f"{found.law}",
-        )
-        scale = "relative" if logarithm else "absolute"
-        say(f"{found.points} points of {found.groups} runs; residuals {found.residual_rms:.3g} ({scale}, root mean square)")
-        say(f"errors by {found.method}; from .. to is the 68.3 % interval")
-
-    data = {
-        "law": found.law, "method": found.method, "coefficients": rows_out, "covariance": found.covariance.tolist(),
-        "residual_rms": found.residual_rms, "points": found.points, "runs": found.groups, "rows": found.rows_sha256,
-    }  # fmt: skip
-    emit(form, data, rows_out, human)
+    emit(form, found.to_dict(), found.rows(), lambda: print_fit(found))
 
 
 def _start(text: str) -> tuple[str, float]:

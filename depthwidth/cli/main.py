@@ -29,6 +29,7 @@ COMMANDS = {
     "effective-rank": Entry(
         "depthwidth.cli.effective_rank", "effective_rank", "Measure the ranks that the heads of a checkpoint use."
     ),
+    "fit": Entry("depthwidth.cli.fit", "fit", "Fit a law to training runs, with errors and a verdict."),
     "text": Entry("depthwidth.cli.text", "text", "Measure how often the tokens of a text repeat."),
     "formulas": Entry("depthwidth.cli.formulas", "formulas", "List, show and evaluate formulas."),
     "derive": Entry("depthwidth.cli.derive", "derive", "Derive a closed form step by step."),

@@ -223,7 +223,7 @@ def fit_runs(
             rms, influence, tried, reached,
         ),
         {name: (float(column.min()), float(column.max())) for name, column in runs.columns.items()}, centres,
-        runs.guesses, runs.notes, digest(runs.columns, law), raw_draws,
+        runs.guesses, runs.notes, digest(runs.columns, law), raw_draws, objective.logarithm,
         f"one factor for each of {int(problem.cells.max()) + 1} {' x '.join(law.cells)}" if problem.cells is not None else "",
     )  # fmt: skip
 

@@ -89,6 +89,8 @@ class Fit:
     """SHA-256 of the columns that were used, first 16 hexadecimal digits."""
     draws: Array
     """The bootstrap fits, shape (draws, coefficients)."""
+    logarithm: bool = True
+    """True if the logarithm was fitted, so that errors are relative."""
     factor: str = ""
     """In words, the factor of each cell that was eliminated; empty if there is none."""
 

@@ -69,11 +69,8 @@ def save(found: Fit, path: str | Path, *, edition: str = "", source: str = "", u
     InputError
         if the name is invalid or the file cannot be written.
     """
-    target = Path(path)
-    name = target.name.removesuffix(".csv")
-    if not name.isidentifier() or not name.islower() or target.suffix not in ("", ".csv"):
-        raise InputError(f"fit: the name of a law consists of lower-case letters, digits and _, not {shown(name)}")
-    target = target.with_name(f"{name}.csv")
+    name = check_name(path)
+    target = Path(path).with_name(f"{name}.csv")
     values = coefficient_rows(found, edition, source, unit)
     pairs = [
         {
@@ -94,6 +91,21 @@ def save(found: Fit, path: str | Path, *, edition: str = "", source: str = "", u
     except OSError as error:
         raise InputError(f"fit: {shown(str(target.parent))} cannot be written to ({error.strerror})") from None
     return target
+
+
+def check_name(path: str | Path) -> str:
+    """The name of the law that a file would hold.
+
+    Raises
+    ------
+    InputError
+        if it does not consist of lower-case letters, digits and underscores.
+    """
+    target = Path(path)
+    name = target.name.removesuffix(".csv")
+    if not name.isidentifier() or not name.islower() or target.suffix not in ("", ".csv"):
+        raise InputError(f"fit: the name of a law consists of lower-case letters, digits and _, not {shown(target.name)}")
+    return name
 
 
 def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bytes:
