@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from statistics import mean, stdev
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from statistics import mean
 from typing import Any
 
 from depthwidth.architecture import Transformer
@@ -13,6 +12,7 @@ from depthwidth.formulas import altup
 
 from ..rows import Row
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from ._timing import PASSES, ratio_of, seconds_of, times_in_turn
 
 # layers, width, heads, vocab, context, batch, repetitions, values copied to measure the rate of memory
 _SIZES: dict[str, tuple[int, int, int, int, int, int, int, int]] = {
@@ -66,10 +66,6 @@ def traffic_of(spec: Mapping[str, Any]) -> float:
     return float(_BYTES * per_token * made.depth * made.context * spec["batch"])
 
 
-PASSES = ("forward", "training")
-"""A forward pass without a gradient; forward and backward."""
-
-
 def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     """Time both models in turn, so that a slow machine slows both; processor time on a CPU, elapsed time on a GPU.
 
@@ -95,33 +91,15 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
         model(tokens, tokens)[1].backward()
 
     for site, work in zip(PASSES, (forward, training), strict=True):
-        times: dict[str, list[float]] = {name: [] for name in models}
-        for repetition in range(spec["repetitions"] + 1):
-            for name, model in models.items():
-                seconds = _seconds(lambda work=work, model=model: work(model), context.device)  # type: ignore[misc]
-                if repetition:  # the first one allocates memory and compiles kernels
-                    times[name].append(seconds)
-        ratios = [one / other for one, other in zip(times["altup"], times["dense"], strict=True)]
-        yield Measurement("time_ratio", mean(ratios), site, stderr=stdev(ratios) / math.sqrt(len(ratios)))
+        works = {name: partial(work, model) for name, model in models.items()}
+        times = times_in_turn(works, spec["repetitions"], context.device)
+        ratio, error = ratio_of(times, "altup", "dense")
+        yield Measurement("time_ratio", ratio, site, stderr=error)
         passes = 1 if site == "forward" else 3
         yield Measurement("flop_rate", passes * flops_of(spec["dense"], spec) / mean(times["dense"]), site)
     source, target = (torch.zeros(spec["copied"], device=context.device) for _ in range(2))
-    copies = [_seconds(lambda: target.copy_(source), context.device) for _ in range(6)][1:]
+    copies = [seconds_of(lambda: target.copy_(source), context.device) for _ in range(6)][1:]
     yield Measurement("byte_rate", 2 * _BYTES * spec["copied"] / mean(copies))
-
-
-def _seconds(work: Callable[[], Any], device: str) -> float:
-    import torch
-
-    if device == "cpu":
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def upper_end(labels: Mapping[str, Any], flop_rate: float, byte_rate: float) -> float:

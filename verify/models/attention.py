@@ -49,6 +49,8 @@ class Mix(nn.Module):
             k, v = (part[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2) for part in (k, v))
         rate = self.rate if self.training else 0.0
         if sinks is None and more is None and self.softcap is None:
+            if mask is not None and mask.dim() == 3:  # torch's fused kernel for processors refuses a mask of three dimensions
+                mask = mask[None]
             return F.scaled_dot_product_attention(q, k, v, mask, rate, causal, scale=self.scale)
         scores = self.scores(q, k, mask, causal)
         if sinks is not None:
@@ -178,15 +180,16 @@ class Attention(Branch):
         return seen if near is None else seen & ((distance if self.layer.causal else distance.abs()) < near)
 
     def _build_mask(self, length: int, q: Tensor, run: Pass) -> Tensor:
-        seen, bias = self._seen(length, q.device), run.bias
+        bias = run.bias
         if self.position is not None and self.position.biased:
             own = self.position.bias(self.layer.heads, length, self.mix.scale, q.device)
             between = self.position.between(run.segments)
             own = own if between is None else own + between
             bias = own if bias is None else bias + own
-        if bias is None:
-            return seen
-        return bias.masked_fill(~seen, -torch.inf).to(q.dtype)
+        if bias is not None and not self.layer.causal and self._near(length) is None:
+            return bias.to(q.dtype)
+        seen = self._seen(length, q.device)
+        return seen if bias is None else bias.masked_fill(~seen, -torch.inf).to(q.dtype)
 
 
 def split_heads(x: Tensor, heads: int, dim: int, norm: nn.Module | None = None, layer: layers.Norm | None = None) -> Tensor:

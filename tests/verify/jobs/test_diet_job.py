@@ -59,7 +59,7 @@ def test_tables_learn_faster_and_the_rest_does_not():
 @pytest.mark.slow
 def test_it_trains_resumes_and_trains_together_at_the_smallest_size(tmp_path):
     job = find_job("diet-positions")
-    picked = [*runs(task="bytes", positions="diet-rel", rate=15), *runs(task="count", positions="shaw", rate=1)]
+    picked = [*runs(task="bytes", positions="diet-rel", rate=15), *runs(task="count", positions="shaw", rate=15)]
     for number, run in enumerate(picked):
         context = Context("cpu", tmp_path / str(number), 0)
         found = list(job.measure(run.spec, context))

@@ -207,6 +207,32 @@ def test_a_kept_bias_is_the_computed_one_until_a_weight_changes(position):
         )
 
 
+@pytest.mark.parametrize("positions", ["diet-rel", "diet-abs", "t5", "alibi"])
+def test_biases_reach_the_fused_kernel_as_it_reads_them_fastest(positions, monkeypatch):
+    """Of four dimensions, since torch sends three to its slow form on a processor, and a table in one piece."""
+    model = build(tree(positions), "normal", seed=0).eval()
+    with torch.no_grad():
+        for part in model.modules():
+            for parameter in part.parameters(recurse=False) if hasattr(part, "_kept") else ():
+                parameter.normal_()
+    fused, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def watched(q, k, v, mask, *more, **options):
+        seen.append(mask)
+        found, slow = fused(q, k, v, mask, *more, **options), fused(q, k, v, mask[0], *more, **options)
+        assert torch.allclose(found, slow, atol=1e-6)
+        assert not torch.allclose(found, fused(q, k, v, None, *more, **options), atol=1e-3)
+        return found
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    with torch.no_grad():
+        model(TOKENS)
+    assert len(seen) == model.tree.depth
+    for mask in seen:
+        assert mask.dim() == 4
+        assert mask.is_contiguous()
+
+
 def test_segments_reach_every_block():
     model = build(tree(layers.DietRel(3, context=12, segments=2)), "normal", seed=0).eval()
     segments = (TOKENS % 2).long()
