@@ -23,9 +23,12 @@ from .options import (
 from .output import emit, fitted_range, print_facts, print_table, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from verify.measure.library import LibraryCounts
 
     from ..analysis.description import Description
+    from ..analysis.diagnosis import Finding
     from ..architecture.hf import NoTreeError, Towers
 
 
@@ -246,25 +249,38 @@ def _print_components(found: Description) -> None:
     )  # fmt: skip
 
 
+def _grouped(findings: Sequence[Finding]) -> list[tuple[Finding, str, str]]:
+    """Findings with their names and sites, the most severe first; overflows, and underflows, that are fine share a line each.
+
+    The finding of such a line is the one nearest to its threshold.
+    """
+    from ..analysis.diagnosis.base import SEVERITIES
+
+    lines: dict[tuple[str, str], list[Finding]] = {}
+    for one in findings:
+        kind = one.name.partition("_")[0] if one.name.startswith(("overflow_", "underflow_")) else one.name
+        lines.setdefault((kind, kind if one.severity == "fine" else one.name), []).append(one)
+    found = []
+    for (kind, _), alike in lines.items():
+        worst = min(alike, key=lambda one: one.value) if len(alike) > 1 else alike[0]
+        name = worst.name if len(alike) == 1 else f"{kind}, {len(alike)} kinds of tensor"
+        found.append((worst, name.replace("_", " "), worst.site))
+    return sorted(found, key=lambda line: -SEVERITIES.index(line[0].severity))
+
+
 def _print_diagnosis(found: Description) -> None:
-    """Print one line per finding, and a sentence on each that is not fine."""
+    """Print one line per finding, or per group of equal ones, and a sentence on each that is not fine."""
     if found.diagnosis:
         judged = found.diagnosed_dtype
         if judged != found.dtype:
             judged = f"{judged} (weights in {found.dtype})"
         print_table(
-            ("finding", "value", "threshold", "verdict", "site"),
-            (
-                (
-                    f.name.replace("_", " "), f"{f.value:.4g}", f"{'<' if f.rule.at_most else '>'} {f.threshold:.3g}",
-                    f.severity, f.site,
-                )
-                for f in found.diagnosis
-            ),
+            ("finding", "verdict", "value", "site"),
+            [(names, f.severity, f.comparison, site) for f, names, site in _grouped(found.diagnosis)],
             title=f"Diagnosis at initialisation, {found.diagnosed_context:,} tokens, {judged} (overflow and underflow in bits)",
-            words=("verdict", "site"),
-        )  # fmt: skip
-    for f in found.diagnosis:
+            words=("verdict", "value", "site"),
+        )
+    for f, _, _ in _grouped(found.diagnosis):
         if f.severity != "fine":
             say(f.advice)
     if found.undiagnosed:

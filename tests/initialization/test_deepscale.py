@@ -132,3 +132,14 @@ def test_weights_of_experts_that_do_not_sum_to_one(rule):
     assert 96 * down**2 * activation_second_moment("gelu") * squares == pytest.approx(1, rel=0.02)
     even = recipe(Transformer(**SMALL, ffn=96, experts=24, top_k=2), "deepscale", dropout=0.0)
     assert std(even, "decoder.block.feed_forward.expert.down.weight") != pytest.approx(down, rel=0.1)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("ffn", [64, 192])
+def test_the_feed_forward_part_keeps_the_variance(dropout, ffn):
+    """ReLU halves the second moment; each of two dropouts divides it by the share that it keeps."""
+    tree = Transformer(2, 64, heads=1, ffn=ffn, vocab=50, context=16, kind="encoder", activation="relu", dropout=dropout)
+    made = recipe(tree, "deepscale")
+    up, down = (made.tensor(f"encoder.block.feed_forward.{name}.weight").std for name in ("up", "down"))
+    kept = (1 - dropout) * (1 - tree.first_block.feed_forward.branch.dropout)
+    assert tree.width * up**2 / 2 * ffn * down**2 / kept == pytest.approx(1)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from ..base import OURS, Check, Finding, Thresholds, worst_stack
+from ..base import SEPARATED, Check, Finding, Thresholds, worst_stack
 from ..network import Network
 
-COLLAPSE = Thresholds(
-    0.9,
-    0.99,
-    f"{OURS}: query gradients are proportional to (1 - r)^2 (attention.query_gradient_second_moment; Noci et al. 2022, "
-    "arXiv 2206.03126): 1 % and 0.01 % are left",
-)
+COLLAPSE = Thresholds(0.97, 1 - 1.6e-6, SEPARATED)
+"""Gradients of queries are proportional to (1 - r)^2 (``attention.query_gradient_second_moment``; Noci et al. 2022, arXiv
+2206.03126)."""
 
 
 def correlation_at_top(network: Network, stack: str, depth: int) -> Finding | None:

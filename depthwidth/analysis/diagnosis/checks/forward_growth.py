@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ..base import Check, Finding, ratio_thresholds, worst_stack
+from ..base import BEYOND_RECORD, Check, Finding, ratio_thresholds, worst_stack
 from ..network import Network
 
-REASON = "beyond tenfold, a late block changes the stream a tenth as much as an early one (Sun et al. 2025, arXiv 2502.05795)"
+WATCHED, LIMIT = 150.0, 2e4
+"""Ratios, either way. Late blocks change a grown stream less than early ones (Sun et al. 2025, arXiv 2502.05795)."""
 
 
 def forward_growth(network: Network, stack: str, depth: int) -> Finding | None:
@@ -15,7 +16,9 @@ def forward_growth(network: Network, stack: str, depth: int) -> Finding | None:
         return None
     ratio = top / start
     sentence = f"the second moment of the signal after the last block is {ratio:.3g} times that after the first"
-    return Finding("forward_growth", f"{stack}.block.{depth - 1}", ratio, ratio_thresholds(ratio, REASON), sentence)
+    return Finding(
+        "forward_growth", f"{stack}.block.{depth - 1}", ratio, ratio_thresholds(ratio, BEYOND_RECORD, WATCHED, LIMIT), sentence
+    )
 
 
 CHECK = Check(20, worst_stack(forward_growth))

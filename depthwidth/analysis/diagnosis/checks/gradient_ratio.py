@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from ..base import Check, Finding, ratio_thresholds, worst_stack
+from ..base import SEPARATED, Check, Finding, ratio_thresholds, worst_stack
 from ..network import Network
 
-REASON = "beyond a factor of 10, one SGD step size or one clipping threshold cannot suit both ends"
+WATCHED, LIMIT = 3e3, 8e4
+"""Ratios, either way. Optimisers that scale each tensor's step, as Adam does, train far beyond the tenfold at which one step
+size stops to suit both ends."""
 
 
 def gradient_ratio(network: Network, stack: str, depth: int) -> Finding | None:
@@ -15,9 +17,9 @@ def gradient_ratio(network: Network, stack: str, depth: int) -> Finding | None:
     if not above:
         return None
     ratio = network.q(first, "gradient") / above
-    rule = ratio_thresholds(ratio, REASON)
+    rule = ratio_thresholds(ratio, SEPARATED, WATCHED, LIMIT)
     if rule.severity(ratio) == "fine":
-        verdict = "gradients stay within a factor of ten"
+        verdict = f"gradients stay within a factor of {WATCHED:,.0f}"
     else:
         verdict = "gradients explode towards the input" if ratio > 1 else "gradients vanish towards the input"
     sentence = f"the gradient variance at the first block is {ratio:.3g} times that at the last block: {verdict}"

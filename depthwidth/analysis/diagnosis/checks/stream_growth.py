@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ....numerics.altup import spectral_radius
-from ..base import Check, Finding, ratio_thresholds, worst_stack
+from ..base import OURS, TRAINABLE, Check, Finding, ratio_thresholds, worst_stack
 from ..network import Network
 
 REASON = "the linear part of alternating updates alone makes the streams grow or vanish, whatever the branches add"
@@ -17,7 +17,7 @@ def stream_growth(network: Network, stack: str, depth: int) -> Finding | None:
     if not known or len(known) < len(mixings):
         return None
     radius = spectral_radius(known)
-    rule = ratio_thresholds(radius, REASON)
+    rule = ratio_thresholds(radius, f"{OURS}: {REASON}; limit: {TRAINABLE}")
     verdict = "the streams keep their size" if rule.severity(radius) == "fine" else "they do not keep their size"
     sentence = f"over the {depth} blocks the mixing of streams has the spectral radius {radius:.3g}: {verdict}"
     return Finding("stream_growth", stack, radius, rule, sentence)
