@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from .initialization import Recipe, recipe, schemes
     from .layers.activations import activation, gated
     from .planning.budget import Budget
+    from .planning.estimates import Estimate, optimal_depth, optimal_width
+    from .planning.judging import Shape
     from .planning.parallelism import Parallelism, TrainingSetup, training_memory
-    from .planning.plan import Estimate, Plan, optimal_depth, optimal_width, plan
+    from .planning.plan import Plan, plan
     from .planning.rules import Rule, find_rule
-    from .planning.search import Shape
     from .planning.template import Template
 
 # Public name -> the module that defines it, by topic. The imports above repeat this for type checkers.
@@ -48,12 +49,12 @@ _HOME = {
     "describe": "analysis.description",
     # shapes for a budget
     "plan": "planning.plan",
-    "optimal_width": "planning.plan",
-    "optimal_depth": "planning.plan",
+    "optimal_width": "planning.estimates",
+    "optimal_depth": "planning.estimates",
     "Budget": "planning.budget",
     "Plan": "planning.plan",
-    "Shape": "planning.search",
-    "Estimate": "planning.plan",
+    "Shape": "planning.judging",
+    "Estimate": "planning.estimates",
     "Template": "planning.template",
     "Rule": "planning.rules",
     "find_rule": "planning.rules",

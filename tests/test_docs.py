@@ -30,6 +30,8 @@ def test_the_keys_of_the_contract_are_there(invoke, tmp_path):
     config.write_text('{"model_type": "gpt2"}')
     commands = {
         "plan BUDGET": ("plan", "1B"),
+        "compare A B ...": ("compare", "24x1024", "12x1408"),
+        "rules": ("rules",),
         "describe FILE": ("describe", config),
         "moments CONFIG": ("moments", config, "--context", "16"),
         "init CONFIG --scheme NAME": ("init", config, "--scheme", "deepscale"),

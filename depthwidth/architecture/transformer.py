@@ -115,8 +115,11 @@ class Transformer(LengthCounts):
         return overview_of(self)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any] | str | Path) -> Transformer:
-        """The transformer that a Hugging Face configuration describes, given as a mapping or as a ``config.json`` file.
+    def from_config(cls, config: Mapping[str, Any] | str | Path | Any) -> Transformer:
+        """The transformer that a Hugging Face configuration describes.
+
+        It is given as a mapping, as a ``config.json`` file or the folder that holds it, or as a configuration object of the
+        transformers library, whose ``to_dict()`` is read.
 
         Raises
         ------

@@ -21,6 +21,8 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "plan": Entry("depthwidth.cli.plan", "plan", "Choose a shape for a budget of parameters, FLOPs or memory."),
+    "compare": Entry("depthwidth.cli.compare", "compare", "Compare models: what their difference costs, with errors."),
+    "rules": Entry("depthwidth.cli.rules", "rules", "List the rules for depth and width, with their papers."),
     "describe": Entry("depthwidth.cli.describe", "describe", "Count a model, judge its shape and its initialisation."),
     "serve": Entry("depthwidth.cli.serve", "serve", "Estimate the time to generate a token on accelerators."),
     "moments": Entry("depthwidth.cli.moments", "moments", "Predict signal and gradient moments at initialisation."),

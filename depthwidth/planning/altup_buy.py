@@ -18,8 +18,8 @@ from ..errors import InputError
 from ..formulas import shape_penalty
 from .caveats import loss_change_error
 from .plan import Plan
-from .rules import meet
-from .search import Search, at_depth
+from .rules import at_depth, meet
+from .search import Search
 
 QUANTITIES = ("parameters", "training FLOPs per token", "training memory")
 """The quantities in which a dense model may equal one with AltUp."""
@@ -188,7 +188,7 @@ def _loss_change(search: Search, dense: tuple[float, float], other: tuple[float,
     """Relative loss of another shape, as :meth:`.Search.measure` has it: the penalties and the difference in size."""
     before, after = search.size(*dense), search.size(*other)
     by_size = (after / before) ** float(shape_penalty.loss_exponent(after))
-    return float((1 + search.penalty(*other)) / (1 + search.penalty(*dense)) * by_size - 1)
+    return float((1 + search.penalty(other[1], after)) / (1 + search.penalty(dense[1], before)) * by_size - 1)
 
 
 _SUITES = (

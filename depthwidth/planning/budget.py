@@ -120,12 +120,12 @@ class Budget:
         """Training tokens of a model of this size."""
         return self.tokens if self.tokens is not None else round(self.tokens_per_parameter * parameters)
 
-    def quantity(self, template: Template) -> Quantity:
-        """The amount as a function of continuous depth and width."""
+    def quantity(self, template: Template, trees: dict[tuple[int, int], Transformer] | None = None) -> Quantity:
+        """The amount as a function of continuous depth and width; `trees` as in :meth:`.Template.polynomial`."""
         if self.kind != "flops":
-            return template.polynomial(self.of).continuous()
-        per_token = template.polynomial(self.flops_per_token).continuous()
-        parameters = template.polynomial(lambda tree: tree.parameters).continuous()
+            return template.polynomial(self.of, trees).continuous()
+        per_token = template.polynomial(self.flops_per_token, trees).continuous()
+        parameters = template.polynomial(lambda tree: tree.parameters, trees).continuous()
 
         def flops(depth: float, width: float) -> float:
             tokens = self.tokens if self.tokens is not None else self.tokens_per_parameter * parameters(depth, width)

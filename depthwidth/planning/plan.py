@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..architecture import Transformer
-from ..checks import check_choice
-from ..errors import InputError, nearest, shown
-from ..quantities import format_bytes, format_count, parse_bytes, parse_count, plain_number
+from ..errors import InputError
+from ..quantities import format_bytes, format_count, plain_number
 from . import policy
-from .budget import BUDGETS, Budget
+from .budget import Budget
 from .caveats import EXPERTS_CAVEAT, penalty_caveats, penalty_error, shape_caveats
-from .policy import DEFAULT_RULE
-from .rules import Curve, Quantity, Rule, default_rule, find_rule, meet, rules
-from .search import Search, Shape, at_depth
+from .costs import costs, devices_of
+from .equal_budget import DepthRange
+from .judging import Shape
+from .known_models import known_beside
+from .limits import Limits
+from .requests import Request, read_request
+from .rules import Rule, at_depth, default_rule, find_rule, meet, rules
+from .search import Search
 from .template import Template
 
 if TYPE_CHECKING:
+    from os import PathLike
+    from pathlib import Path
+
     import pandas
 
     from .optima import FlopOptimum
@@ -53,6 +60,15 @@ class Band(NamedTuple):
     """The cause of the variation: a coefficient error, or the choice of rule."""
 
 
+class KnownShape(NamedTuple):
+    """A published model beside a plan."""
+
+    name: str
+    shape: Shape
+    tree: Transformer
+    source: str
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """The answer to a budget, with everything that the command line prints of it."""
@@ -70,6 +86,19 @@ class Plan:
     flop_optimum: FlopOptimum | None
     """For a FLOPs budget, the optimum of the Gemstones law over shapes and tokens, for its own block and vocabulary."""
     notes: tuple[str, ...]
+    limits: Limits
+    architecture: str
+    """The name of the preset, or words on where the architecture is from."""
+    best_depth: float | None
+    """The continuous depth of least predicted loss at exactly this budget; None if the rule has no shape there."""
+    ranges: tuple[DepthRange, ...]
+    """Depths at which little of the loss is lost, from the widest range to the narrowest; empty without a rule."""
+    least_loss: Shape | None
+    """The shape of least predicted loss within the limits, if it is another; None otherwise."""
+    without_limits: Shape | None
+    """The shape without the caller's limits, if there are some; None otherwise."""
+    known: tuple[KnownShape, ...]
+    """Published models of about this size, nearest first."""
 
     @cached_property
     def tree(self) -> Transformer:
@@ -134,14 +163,57 @@ class Plan:
             "vocab": self.tree.vocab,
             "context": self.tree.context,
             "notes": list(self.notes),
+            "limits": {name: value for name, value in asdict(self.limits).items() if value is not None},
+            "best_depth": self.best_depth,
+            "ranges": [one._asdict() for one in self.ranges],
+            "least_loss": None if self.least_loss is None else shape_dict(self.least_loss),
+            "without_limits": None if self.without_limits is None else shape_dict(self.without_limits),
+            "known_models": [{"model": one.name, **shape_dict(one.shape), "source": one.source} for one in self.known],
+            **costs(self.tree, self.budget, self.devices)._asdict(),
+            "devices": self.devices,
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """The recommended shape and the runners-up, one row each, by depth."""
-        labelled = [("recommended", self.shape), *(("runner-up", s) for s in self.runners_up)]
-        if self.gpt3_like is not None:
-            labelled.append(("gpt3-like", self.gpt3_like))
-        return [{"choice": label, **shape_dict(s)} for label, s in sorted(labelled, key=lambda pair: pair[1].depth)]
+        """The recommended shape, the runners-up and the known models, one row each, by depth, with their costs."""
+        labelled = [("recommended", self.shape), *(("runner-up", shape) for shape in self.runners_up)]
+        for label, shape in (("gpt3-like", self.gpt3_like), ("without limits", self.without_limits)):
+            labelled += [] if shape is None else [(label, shape)]
+        return self._rows(labelled)
+
+    def _rows(self, labelled: Iterable[tuple[str, Shape]]) -> list[dict[str, Any]]:
+        """Rows of shapes of this architecture and of the known models, by depth."""
+        trees = [(label, shape, self.template_at(shape)) for label, shape in labelled]
+        trees += [(one.name, one.shape, one.tree) for one in self.known]
+        return [
+            {"choice": label, **shape_dict(shape), **costs(tree, self.budget, self.devices)._asdict()}
+            for label, shape, tree in sorted(trees, key=lambda row: row[1].depth)
+        ]
+
+    def template_at(self, shape: Shape) -> Transformer:
+        """The tree of a shape of this plan's architecture."""
+        return self.template.at(shape.depth, shape.width)
+
+    @property
+    def devices(self) -> int:
+        """Devices among which the model is divided."""
+        return devices_of(self.template)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Five to seven shapes as rows, by depth: the suggestion, wider and deeper shapes, known models of that size.
+
+        If there are limits, the shape without them is among the rows.
+        """
+        free = self.without_limits
+        kept = {(self.shape.depth, self.shape.width): ("suggested", self.shape)}
+        if free is not None:
+            kept.setdefault((free.depth, free.width), ("without limits", free))
+        for share in policy.TABLE_DEPTHS if free is None else policy.TABLE_DEPTHS[1:]:
+            wanted = math.log(share * self.shape.depth)
+            left = [(abs(math.log(one.depth) - wanted), one) for one in self.runners_up if (one.depth, one.width) not in kept]
+            if left:
+                nearest = min(left)[1]
+                kept[nearest.depth, nearest.width] = "deeper" if nearest.depth > self.shape.depth else "wider", nearest
+        return self._rows(kept.values())
 
     def equal_budget_curve(self, points: int = 200) -> list[tuple[float, float]]:
         """Continuous (depth, width) of shapes that use the budget exactly, from a fifth of the depth to five times it."""
@@ -162,6 +234,15 @@ class Plan:
         amounts = (float(self.budget.amount) * 30 ** (2 * i / (points - 1) - 1) for i in range(points))
         return [shape for amount in amounts if (shape := meet(curve, quantity, amount)) is not None]
 
+    def save(self, path: str | PathLike[str], scheme: str = "shipped") -> tuple[Path, Path]:
+        """Write a configuration that transformers loads, and the recipe of a scheme beside it; both paths.
+
+        Raises what :func:`~depthwidth.planning.saving.save_model` raises.
+        """
+        from .saving import save_model
+
+        return save_model(self.tree, self.architecture, path, scheme)
+
     def frame(self) -> pandas.DataFrame:
         """:meth:`rows` as a data frame."""
         import pandas
@@ -175,11 +256,13 @@ def shape_dict(shape: Shape) -> dict[str, Any]:
 
 
 def plan(
-    budget: Budget | str | float,
+    budget: Budget | str | float | None = None,
     *,
     rule: str | None = None,
     kind: str = "parameters",
     template: Template | None = None,
+    preset: str | None = None,
+    like: Any = None,
     **options: Any,
 ) -> Plan:
     """The transformer to build with a budget.
@@ -190,8 +273,14 @@ def plan(
     rule : the rule whose curve decides between depth and width; one of :func:`~depthwidth.planning.rules.rules`, by default
         ``levine2020`` for text and ``sovit2023`` for images.
     kind : the quantity that the amount counts, one of :data:`BUDGETS`; ``parameters`` by default.
-    template : the architecture without its shape; that of GPT-3 by default.
-    options : the other fields of :class:`Budget`.
+    template : the architecture without its shape.
+    preset : the name of an architecture, instead of a template; ``gpt3`` by default.
+    like : a Hugging Face configuration whose architecture to keep: a file, a folder, a mapping, or the library's own object.
+    options : the budget by its kind (``flops=1e22``); ``depth``, ``width`` and ``layers_at_most``, which limit the shape
+        (:class:`~depthwidth.planning.limits.Limits`); the fields of :class:`Budget`; and, unless a template is given,
+        ``heads``, ``head_dim``, ``ffn_ratio``, ``tensor_parallel``, ``pipeline``, ``multiple``, ``vocab_multiple`` and choices
+        of :class:`~depthwidth.architecture.design.Design` (``vocab``, ``context``, ``kv_heads``, ...), whose ``kind`` is
+        called ``stacks`` here. A depth and a width together are a shape, whose own count is then the budget.
 
     Returns
     -------
@@ -208,37 +297,34 @@ def plan(
     >>> best = plan("1T").shape
     >>> best.depth, best.width
     (95, 29696)
+    >>> plan("7B", preset="llama3", tensor_parallel=8).shape.heads % 8
+    0
+    >>> plan(flops=1e22).budget.kind
+    'flops'
     """
-    template = Template.of() if template is None else template
-    if not isinstance(template, Template):
-        raise InputError(f"plan: template={shown(template)} is not a Template; make one with Template.of or Template.like")
-    if not isinstance(budget, Budget):
-        check_choice("plan", tuple(BUDGETS), kind=kind)
-        known = {field.name for field in fields(Budget)}
-        for name in options:
-            if name not in known:
-                raise InputError(f"plan: there is no option {shown(name)}{nearest(name, known)}")
-        parse = parse_bytes if kind in ("memory", "weights") else parse_count
-        budget = Budget(kind, parse(budget, "budget"), **options)
-    elif options:
-        raise InputError(f"plan: {next(iter(options))} belongs to the Budget that was given")
-    chosen = default_rule(images=template.design.patch is not None) if rule is None else find_rule(rule)
-    return _Planner(budget, chosen, template).plan()
+    request = read_request(budget, kind, template, preset, like, options)
+    images = request.template.design.patch is not None
+    return _Planner(request, default_rule(images=images) if rule is None else find_rule(rule)).plan()
+
+
+_FAMILIES = {"gpt3": "GPT", "llama2": "Llama", "llama3": "Llama", "mixtral": "Mistral"}
+"""The family of known models whose practice a preset follows."""
 
 
 class _Planner:
-    """Everything that a plan reports for one budget and one rule."""
+    """Everything that a plan reports for one request and one rule."""
 
-    def __init__(self, budget: Budget, rule: Rule, template: Template) -> None:
-        images = template.design.patch is not None
+    def __init__(self, request: Request, rule: Rule) -> None:
+        images = request.template.design.patch is not None
         if images != rule.images and not rule.comparison:
             known = ", ".join(rules(images))
             what = "images, which this design does not read" if rule.images else "text, but this design reads images"
             raise InputError(f"the rule {rule.name!r} is for {what}; known are {known}")
-        self.budget = budget
+        self.request = request
+        self.budget = request.budget
         self.rule = rule
         self.rules = rules(images) | {rule.name: rule}  # GPT-3's shapes may be asked for, for images too
-        self.search = Search(budget, rule, template)
+        self.search = Search(request.budget, rule, request.template, request.limits)
 
     def plan(self) -> Plan:
         """The whole plan."""
@@ -250,6 +336,9 @@ class _Planner:
         compared = [(s.depth, s.width) for s in optima.values() if not s.comparison]
         like = self.gpt3_like(shape)
         others = tuple(self.runners_up(shape))
+        least = search.least_loss()
+        differs = least is not None and (least.depth, least.width) != (shape.depth, shape.width)
+        level = search.level if search.judged else None
         return Plan(
             budget=self.budget,
             rule=self.rule,
@@ -263,7 +352,47 @@ class _Planner:
             tokens=self.budget.tokens_for(shape.parameters),
             flop_optimum=self.flop_optimum(),
             notes=tuple(self.notes(tree, shape, found, [*others, *filter(None, [like])])),
+            limits=self.request.limits,
+            architecture=self.request.architecture,
+            best_depth=None if level is None else level.best_depth(),
+            ranges=tuple(self.ranges()),
+            least_loss=search.measure(least, against=shape) if least is not None and differs else None,
+            without_limits=self.without_limits(shape),
+            known=tuple(self.known(shape)),
         )
+
+    def ranges(self) -> Iterator[DepthRange]:
+        """Depths at which little of the loss is lost, whatever the caller's limits."""
+        search = self.search
+        for loss in policy.NEGLIGIBLE_LOSSES if search.judged else ():
+            found = search.level.range_of(loss, search.template.least_depth, policy.DEEPEST)
+            if found is not None:
+                yield found
+
+    def without_limits(self, shape: Shape) -> Shape | None:
+        """The shape without the caller's limits; None if there are none."""
+        if not self.request.limits.any:
+            return None
+        free = Search(self.budget, self.rule, self.request.template)
+        return free.measure(free.recommend(), against=shape)
+
+    def known(self, shape: Shape) -> Iterator[KnownShape]:
+        """Published models of about this size, of which the first two differ in depth."""
+        design = self.request.template.design
+        if design.patch is not None or design.kind != "decoder":
+            return
+        family = _FAMILIES.get(self.request.architecture, "")
+        depths: list[int] = []
+        for one in known_beside(shape.parameters, experts=design.experts is not None, family=family):
+            if len(depths) == policy.KNOWN_MODELS or one.depth in depths:
+                continue
+            tree = one.tree()
+            try:
+                measured = self.search.measure_other(tree, against=shape)
+            except InputError:  # it has no such context
+                continue
+            depths.append(one.depth)
+            yield KnownShape(one.name, measured, tree, one.source)
 
     def rule_shape(self, rule: Rule) -> RuleShape | None:
         """The optimum of one rule at the budget; None if its curve does not meet it."""
@@ -281,7 +410,7 @@ class _Planner:
             depth=found[0],
             width=found[1],
             parameters=search.parameters(*found),
-            loss_penalty=None if own else search.penalty(*found),
+            loss_penalty=None if own else search.penalty(found[1], size),
             loss_penalty_stderr=None if best is None else penalty_error(found[1], best, size),
             extrapolated=rule.extrapolates(*found, size),
             comparison=rule.comparison,
@@ -301,9 +430,9 @@ class _Planner:
 
     def runners_up(self, shape: Shape) -> Iterator[Shape]:
         """Shapes of other depths for the same budget."""
-        depths = [shape.depth]
+        depths, search = [shape.depth], self.search.without_limits()
         for share in policy.RUNNER_UP_DEPTHS:
-            found = self.search.cheapest(self.search.shapes_of_depth(max(1, share * shape.depth)))
+            found = search.cheapest(search.shapes_of_depth(max(1, share * shape.depth)))
             if found is None or any(abs(math.log(found[1].depth / depth)) < policy.DISTINCT_DEPTHS for depth in depths):
                 continue
             other = self.search.measure(found[1], against=shape)
@@ -336,10 +465,11 @@ class _Planner:
             if own.extrapolated:
                 ranges = " and ".join(f"{name} {low:g} to {high:g}" for name, low, high in self.rule.fitted_on)
                 yield f"{self.rule.name} was fitted on {ranges}; this shape is outside that range"
-            if abs(math.log(shape.depth / own.depth)) > policy.MOVED:
+            best = self.search.centre
+            if abs(math.log(shape.depth / best[0])) > policy.MOVED:
                 yield (
-                    f"heads and hardware allow few widths here; the {self.rule.name} optimum before rounding is "
-                    f"{own.depth:.1f} layers x {own.width:,.0f} wide"
+                    "heads and hardware allow few widths here; the best shape before rounding is "
+                    f"{best[0]:.1f} layers x {best[1]:,.0f} wide"
                 )
         absent = [name for name, optimum in found.items() if optimum is None and name != self.rule.name]
         if absent:
@@ -350,12 +480,6 @@ class _Planner:
         ratios = [width / own.width for width in widths] if own is not None else []
         yield from penalty_caveats(tree, shape.trained_size, ratios)
         yield from shape_caveats(tree)
-        largest_miss = max(policy.BETTER_MISS, shape.budget_miss)
-        if any(s.loss_change < -policy.BETTER_LOSS and s.budget_miss <= largest_miss for s in others):
-            yield (
-                "a runner-up has a lower predicted loss: it spends less on the embedding, which the rule's curve ignores "
-                "(at a fixed total the best width is narrower than the curve's)"
-            )
 
 
 def _band(shapes: list[tuple[float, float]], over: str) -> Band | None:
@@ -363,114 +487,3 @@ def _band(shapes: list[tuple[float, float]], over: str) -> Band | None:
         return None
     depths, widths = zip(*shapes, strict=True)
     return Band((min(depths), max(depths)), (min(widths), max(widths)), over)
-
-
-class Estimate(NamedTuple):
-    """A continuous optimum and its uncertainty. ``float(estimate)`` is its value."""
-
-    value: float
-    low: float
-    high: float
-    """From the error of the rule's coefficients; equal to the value if the source gives none."""
-    over_rules: tuple[float, float]
-    """The smallest and the largest optimum of any rule."""
-    rule: str
-    kind: str
-    error: str
-    counted: str = ""
-    """The convention of the number of parameters that was given: :func:`plan` counts all of them by default."""
-
-    def __float__(self) -> float:
-        return self.value
-
-    def __str__(self) -> str:
-        spread = " to ".join(format_count(v) for v in self.over_rules)
-        moved = f"{format_count(self.low)} to {format_count(self.high)} within {self.error}; " if self.error else ""
-        return f"{format_count(self.value)} ({moved}{spread} across rules{self.counted and f'; {self.counted}'})"
-
-
-def optimal_width(
-    parameters: float | str | None = None,
-    *,
-    depth: float | None = None,
-    rule: str = DEFAULT_RULE,
-    c: float = 12,
-) -> Estimate:
-    """The optimal width for a number of parameters, or for a depth.
-
-    Parameters
-    ----------
-    parameters : N, non-embedding parameters, c L d^2; a number or text such as ``1T``.
-    depth : the number of blocks, instead of `parameters`.
-    rule : the rule whose curve to use, one of :func:`~depthwidth.planning.rules.rules`.
-    c : parameters per layer and squared width: 12 if the feed-forward width is four times the width.
-
-    Returns
-    -------
-    An :class:`Estimate`, continuous. For exact counts of a real architecture use :func:`plan`, whose budget includes the
-    embedding unless ``kind="non_embedding"``: at 7B the two differ by 1 % in width.
-
-    Raises
-    ------
-    InputError
-        if not exactly one of `parameters` and `depth` is given, or the rule is unknown or has no shape there.
-
-    Examples
-    --------
-    >>> round(float(optimal_width(parameters=1e12)), 1)
-    29657.0
-    >>> print(optimal_width(depth=24))
-    585 (578 to 591 within one standard error of the fit, whose covariance is recalled, not confirmed; 460 to 2.4K across rules)
-    """
-    return _estimate(parameters, depth, rule, c, given="depth", sought=1)
-
-
-def optimal_depth(
-    parameters: float | str | None = None,
-    *,
-    width: float | None = None,
-    rule: str = DEFAULT_RULE,
-    c: float = 12,
-) -> Estimate:
-    """The optimal depth for a number of parameters, or for a width; see :func:`optimal_width`.
-
-    Examples
-    --------
-    >>> round(float(optimal_depth(parameters="1T")), 3)
-    94.747
-    >>> round(float(optimal_depth(width=768)), 4)
-    28.9151
-    """
-    return _estimate(parameters, width, rule, c, given="width", sought=0)
-
-
-def _estimate(parameters: Any, fixed: Any, rule: str, c: float, given: str, sought: int) -> Estimate:
-    name = ("optimal_depth", "optimal_width")[sought]
-    if (parameters is None) == (fixed is None):
-        raise InputError(f"{name} takes either parameters or {given}")
-    chosen = find_rule(rule)
-    quantity: Quantity
-    if parameters is not None:
-        amount = float(parse_count(parameters, "parameters"))
-
-        def quantity(depth: float, width: float) -> float:
-            return c * depth * width**2
-
-    else:
-        amount = float(parse_count(fixed, given))
-
-        def quantity(depth: float, width: float) -> float:
-            return depth if given == "depth" else width
-
-    def at(curve: Curve) -> float | None:
-        found = meet(curve, quantity, amount)
-        return None if found is None else found[sought]
-
-    c = float(parse_count(c, "c"))
-    value = at(chosen.curve(c))
-    if value is None:
-        raise InputError(f"{name}: {rule} has no shape of {given if parameters is None else 'parameters'} {amount:g}")
-    moved = [value, *filter(None, map(at, chosen.variants(c).values()))]
-    every = [v for r in rules(chosen.images).values() if not r.comparison and (v := at(r.curve(c))) is not None]
-    counted = "" if parameters is None else f"{format_count(amount)} without the embedding, as c L d^2"
-    return Estimate(value, min(moved), max(moved), (min(every), max(every)), rule, chosen.kind, chosen.error, counted)

@@ -5,6 +5,10 @@ Losses are relative (1e-3 is 0.1 % of the loss); misses are relative distances f
 
 from __future__ import annotations
 
+import functools
+import math
+from fractions import Fraction
+
 # The default rule, if the caller names none.
 
 DEFAULT_RULE = "levine2020"
@@ -28,6 +32,14 @@ GOOD_ENOUGH = 2e-3
 UNUSUAL_HEADS = 2e-4
 """Loss that a head dimension must win for each step away from the usual one: a tenth of :data:`GOOD_ENOUGH`, as kernels are
 tuned for the usual one."""
+NEARER_CURVE = 1e-2
+"""Share of a shape's penalty at its own size that counts beside its loss at equal budget, to decide between depths of one
+width, which are equal by the latter."""
+UNEVEN_HEADS = 3e-5
+"""Loss that a number of heads must win for each factor of two that it lacks to divide among :data:`EVEN_AMONG` devices: in all
+less than a hundredth of a per cent, far below the error of the predicted loss."""
+EVEN_AMONG = 8
+"""Devices of one machine, among which tensor parallelism divides heads."""
 ROUNDING = 0.02
 """Screening counts feed-forward widths unrounded, so it keeps shapes up to this much above a limit. Half a step of 128 is 2.3 %
 of the 2,731 hidden features at width 1024, and those are two thirds of a block: 1.6 %."""
@@ -39,6 +51,8 @@ SEARCH_FACTORS = (1.25, 2.0, 8.0, 64.0)
 """Factors around the rule's width in which the search looks, one after the other, until a shape is good enough."""
 ROUND_AMOUNT = 1000
 """Budgets that are multiples of it were typed; others may be the count of a shape, which is then the plan."""
+OWN_WIDTHS = 12
+"""Widths at which a budget that was not typed is held against the exact counts of shapes."""
 DEEPEST = 10**6
 """Depths beyond it are not offered: a width that needs more is far too narrow."""
 HEAD_DIMS = (128, 96, 80, 64, 48, 32, 16, 8)
@@ -71,10 +85,36 @@ DISTINCT_DEPTHS = 0.08
 """In ln(depth). Shapes closer than 8 % in depth are the same advice, and only the first is listed."""
 MOVED = 0.15
 """In ln(depth). A recommendation further than this from its rule's own shape gets a note with the reason."""
-BETTER_LOSS = 5e-4
-"""A runner-up whose predicted loss is lower by more gets a note: a quarter of :data:`GOOD_ENOUGH`, as the search ends there."""
-BETTER_MISS = 0.01
-"""That note is for runners-up within 1 % above the budget; a larger shape is always better."""
+TABLE_DEPTHS = (1 / 2, 2 / 3, 3 / 2, 2)
+"""Depths of a plan's printed table, relative to the suggestion."""
+KNOWN_MODELS = 2
+"""Published models beside a plan."""
+FARTHEST_DEPTH = 4.0
+"""Factor from the rule's own depth within which the least loss is sought: the penalty was measured at widths from 0.4 to 2
+times the best, and at equal size half the width is four times the depth."""
+NEGLIGIBLE_LOSSES = (4e-3, 3e-4)
+"""Relative losses whose ranges of depth a plan states: what the published rules disagree by at most, and what no experiment
+resolves, as the loss of one model differs by more between seeds."""
+
+
+def head_dims_near(usual: int) -> list[int]:
+    """Head dimensions for a width that is given: multiples of 8 within a factor of 2 of the usual one, the nearest first.
+
+    >>> head_dims_near(64)[:5]
+    [64, 72, 56, 80, 48]
+    """
+    step = SMALLEST_STEP
+    found = range(-(-usual // (2 * step)) * step, 2 * usual + step, step)
+    return sorted((dim for dim in found if dim <= 2 * usual), key=lambda dim: abs(math.log(dim / usual)))
+
+
+def missing_factors(heads: int) -> int:
+    """Factors of two that a number of heads lacks to divide among :data:`EVEN_AMONG` devices.
+
+    >>> [missing_factors(heads) for heads in (32, 28, 26, 25)]
+    [0, 1, 2, 3]
+    """
+    return (EVEN_AMONG // math.gcd(heads, EVEN_AMONG)).bit_length() - 1
 
 
 def usual_head_dim(width: float) -> int:
@@ -84,6 +124,29 @@ def usual_head_dim(width: float) -> int:
     (64, 128)
     """
     return 128 if width >= LARGE_HEADS_FROM else 64
+
+
+KV_FACTOR = 2
+"""The number of key-value heads departs from the usual one by this factor at most: published families keep to 4, 8 or 16."""
+
+
+@functools.cache
+def kv_heads_near(heads: int, usual: Fraction, odd: frozenset[int], devices: int) -> int | None:
+    """The number of key-value heads nearest to `usual`; None if none within a factor of 2 suits.
+
+    It is a power of two, times one of the numbers `odd`, so that it divides among devices; it divides the query heads.
+
+    >>> [kv_heads_near(heads, Fraction(8), frozenset({1}), devices=1) for heads in (32, 28, 26)]
+    [8, 4, None]
+    """
+    found = {
+        size << power
+        for size in odd
+        for power in range(heads.bit_length())
+        if heads % (size << power) == 0 and ((size << power) % devices == 0 or devices % (size << power) == 0)
+    }
+    near = [number for number in found if usual <= number * KV_FACTOR and number <= usual * KV_FACTOR]
+    return min(near, key=lambda number: (abs(math.log(number / usual)), number), default=None)
 
 
 def width_step(width: float) -> int:

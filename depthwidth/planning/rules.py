@@ -86,9 +86,20 @@ def meet(curve: Curve, quantity: Quantity, amount: float) -> tuple[float, float]
     return None if root is None else curve(math.exp(root))
 
 
+def at_depth(depth: float) -> Curve:
+    """The curve of all widths at one depth."""
+    return lambda width: (depth, width)
+
+
 def rules(images: bool = False) -> dict[str, Rule]:
     """The rules for text, or for images, by name."""
     return {rule.name: rule for rule in _known().values() if rule.images == images}
+
+
+def rule_names() -> list[str]:
+    """The names of all rules, those of installed plug-ins included."""
+    add_plugins()
+    return list(_known())
 
 
 def default_rule(images: bool = False) -> Rule:

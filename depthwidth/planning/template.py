@@ -44,7 +44,7 @@ class Template:
     """A design without its depth and width.
 
     Widths are multiples of `multiple`, or of 64 or 128 by default, and hold a number of heads that divides evenly among the
-    key-value heads and among the `tensor_parallel` devices.
+    key-value heads and among the `tensor_parallel` devices. Depths are multiples of `pipeline`.
     """
 
     design: Design
@@ -55,7 +55,13 @@ class Template:
     tensor_parallel: int = 1
     multiple: int | None = None
     group: int = 1
-    """Query heads per key-value head, if that ratio is fixed; a fixed number of key-value heads is `design.kv_heads`."""
+    """Query heads per key-value head of the model that is followed; a fixed number of key-value heads is `design.kv_heads`."""
+    kv_usual: int | None = None
+    """Key-value heads of the preset or model that is followed; :meth:`kv_heads_at` departs from it by a factor of 2 at most."""
+    heads: int | None = None
+    """Query heads, if their number is given; the head dimension then follows from the width."""
+    pipeline: int = 1
+    """Stages of the pipeline among which blocks divide."""
     attention_ratio: Fraction = Fraction(1)
     """Dimensions of all query heads together over the width; 4 and 16 in T5's largest models."""
     shared_ratio: Fraction = Fraction(0)
@@ -79,76 +85,44 @@ class Template:
         head_dim: int | None = None,
         tensor_parallel: int = 1,
         multiple: int | None = None,
+        heads: int | None = None,
+        pipeline: int = 1,
+        vocab_multiple: int | None = None,
         **choices: Any,
     ) -> Template:
         """A preset with some choices of :class:`~depthwidth.architecture.design.Design` changed.
+
+        The vocabulary is rounded up to a multiple of `vocab_multiple`, if that is given.
 
         Raises
         ------
         InputError
             if the preset or a choice is unknown, or a choice is out of range.
         """
-        if preset not in PRESETS:
-            raise InputError(
-                f"there is no preset {shown(preset)}{nearest(str(preset), PRESETS)}; known are {', '.join(PRESETS)}"
-            )
-        for name in _SHAPE & set(choices):
-            raise InputError(f"plan: {name} is part of the shape to be found; give head_dim, kv_heads or ffn_ratio instead")
-        if PRESETS[preset].get("patch") and _TEXT & set(choices):
-            raise InputError(f"plan: {min(_TEXT & set(choices))} has no meaning for images")
-        design = Design.of(depth=1, width=64, **(PRESETS[preset] | choices))
-        if design.experts is None and "top_k" in choices:
-            raise InputError("plan: top_k has no meaning without experts")
+        design, usual = _preset(preset, choices, vocab_multiple)
         ratio = _FFN_RATIOS.get(preset, Fraction(8, 3) if design.gated else Fraction(4)) if ffn_ratio is None else ffn_ratio
-        return cls(design, ratio, head_dim, tensor_parallel, multiple)
+        return cls(design, ratio, head_dim, tensor_parallel, multiple, kv_usual=usual, heads=heads, pipeline=pipeline)
 
     @classmethod
-    def like(cls, design: Design, choices: Mapping[str, Any] | None = None, **shape: Any) -> Template:
+    def like(
+        cls, design: Design, choices: Mapping[str, Any] | None = None, *, vocab_multiple: int | None = None, **shape: Any
+    ) -> Template:
         """A design without its shape; its ratios, head dimension and pattern of windows are kept.
 
         `choices` change the design first; `shape` are fields of the template, which override the values kept. An encoder
-        keeps its depth relative to that of its decoder, and gets its features and heads.
+        keeps its depth relative to that of its decoder, and gets its features and heads. The vocabulary is rounded up to a
+        multiple of `vocab_multiple`, if that is given.
 
         Raises
         ------
         InputError
             if the blocks differ in their number of heads, or a value is out of range.
         """
-        tree = Transformer.of_design(replace(design, blocks=None, mixer="attention" if design.attends else design.mixer))
-        attention, ffn = tree.stack.first("as_attention"), _own_ffn(design, tree)
-        if not isinstance(design.heads, (int, type(None))):
-            raise InputError("plan: the blocks of this model differ in their number of heads; a plan has one number for all")
-        if any(len(stack.weight_sets) < stack.depth for stack in tree.stacks.values()):
-            raise InputError("plan: blocks of this model share weights, so that its budget does not fix its depth")
-        group = 1 if attention is None else attention.heads // attention.kv_heads
-        single = attention is not None and attention.kv_heads == 1
-        without_shape: dict[str, Any] = {
-            "depth": 1, "width": 64, "heads": None, "ffn": 0 if design.ffn == 0 else None, "head_dim": None,
-            "value_dim": None if design.latent is None else design.value_dim,
-            "kv_heads": 1 if single and design.latent is None else None, "encoder_depth": None, "pooler_width": None,
-            "embedding_width": design.embedding_width if design.embedding_width != design.width else None,
-            "window": _period(design.window), "blocks": None, "shared_groups": None,
-            "encoder": _without_shape(design.encoder),
-        }  # fmt: skip
-        kept = replace(design, **(without_shape | without_none(choices or {})))
-        if kept.kv_heads is not None:
-            group = 1
-        first_blocks, blocks = _pattern([_relative(block, ffn) for block in design.blocks or ()])
-        given: dict[str, Any] = {
-            "first_blocks": first_blocks,
-            "blocks": blocks,
-            "encoder_ratio": Fraction(design.encoder_depth or design.depth, design.depth),
-            "ffn_ratio": Fraction(ffn or 4 * tree.width, tree.width),
-            "head_dim": 1 if attention is None else attention.head_dim,
-            "group": group,
-            "attention_ratio": Fraction(1 if attention is None else attention.heads * attention.head_dim, tree.width),
-            "shared_ratio": Fraction(design.shared_ffn or 0, ffn or 1),
-            "scaled_embedding": design.embedding_scale != 1 and math.isclose(design.embedding_scale, math.sqrt(tree.width)),
-        }
+        kept, given = _kept_of(design, choices or {}, vocab_multiple, with_heads=shape.get("heads") is None)
         return cls(kept, **(given | without_none(shape)))
 
     def __post_init__(self) -> None:
-        for name in ("tensor_parallel", "multiple", "head_dim"):
+        for name in ("tensor_parallel", "pipeline", "multiple", "head_dim", "heads"):
             if getattr(self, name) is not None:
                 check_whole("plan", largest=2**20, **{name: getattr(self, name)})
         if not isinstance(self.ffn_ratio, (int, float, Fraction)):
@@ -158,33 +132,57 @@ class Template:
         # What a person types is a simple ratio; that of a model that is kept is exact.
         simple = 2**20 if isinstance(self.ffn_ratio, Fraction) else 1000
         object.__setattr__(self, "ffn_ratio", Fraction(self.ffn_ratio).limit_denominator(simple))
-        kv = self.design.kv_heads
-        if kv is not None and kv % self.tensor_parallel and self.tensor_parallel % kv:
-            raise InputError(
-                f"plan: kv_heads={kv} cannot be divided evenly among tensor_parallel={self.tensor_parallel} devices"
-            )
+        _check_heads(self)
 
     @property
     def exact(self) -> bool:
-        """True if its polynomials equal the counts of its trees: no feed-forward width is rounded."""
+        """True if its polynomials equal the counts of its trees: nothing is rounded for hardware."""
         ratios = (self.ffn_ratio, self.shared_ratio)
         whole = all(ratio.denominator == 1 for ratio in (*ratios, self.encoder_ratio))
-        return whole and self.tensor_parallel == 1 and not self.blocks
+        return whole and self.tensor_parallel == 1 and not self.blocks and self.kv_usual is None
 
     def head_dim_at(self, width: float) -> int:
         """Head dimension at about this width: the one given, or 128 for wide models, 64 for narrower ones."""
+        if self.heads is not None:
+            return max(policy.SMALLEST_STEP, int(width * self.attention_ratio) // self.heads)
         if self.head_dim is not None:
             return self.head_dim
         if width >= policy.NARROW:
             return policy.usual_head_dim(width)
         return max(policy.SMALLEST_STEP, int(2.0 ** int(math.log2(width) - 1)))
 
+    def with_kv_heads(self, kv_heads: int) -> Template:
+        """The same architecture with exactly this number of key-value heads at every width."""
+        return replace(self, design=replace(self.design, kv_heads=kv_heads), kv_usual=None, group=1)
+
+    def heads_at(self, width: int) -> int:
+        """Query heads at a width that holds whole ones."""
+        return self.heads or int(width * self.attention_ratio) // self.head_dim_at(width)
+
+    def kv_heads_at(self, heads: int) -> int | None:
+        """Key-value heads for a number of query heads; None if no suitable number divides them.
+
+        A number that was given is exact. That of a preset or a model is halved or doubled at most, to a number that divides
+        the query heads and divides among devices: powers of two, times the odd part of the usual number or of the devices'.
+        """
+        fixed = self.design.kv_heads
+        if fixed is not None or self.kv_usual is None:
+            kv = heads if fixed is None else fixed
+            return kv if heads % kv == 0 else None
+        odd = frozenset((_odd_part(self.kv_usual), _odd_part(self.tensor_parallel), 1))
+        return policy.kv_heads_near(heads, self._kv_wanted(heads), odd, self.tensor_parallel)
+
+    def _kv_wanted(self, heads: int) -> Fraction:
+        """Key-value heads before any rounding."""
+        return Fraction(heads, self.group) if self.group > 1 else Fraction(self.kv_usual or heads)
+
     def step_at(self, width: float) -> int:
         """The step of allowed widths near `width`."""
-        heads = math.lcm(self.design.kv_heads or 1, self.group, self.tensor_parallel)
-        if self.group > 1:  # then key-value heads grow with the width, and divide among the devices as well
-            heads = math.lcm(heads, self.group * self.tensor_parallel)
-        own = self._width_of(heads, self.head_dim_at(width))
+        if self.heads is not None:
+            return math.lcm(self._width_of(self.heads, policy.SMALLEST_STEP), self.multiple or 1, *self._mixer_steps)
+        # With a usual number of key-value heads, half of it suffices; `fits` sees to the rest.
+        kv = self.design.kv_heads or (max(1, self.kv_usual // 2) if self.kv_usual and self.group == 1 else 1)
+        own = self._width_of(math.lcm(kv, self.tensor_parallel), self.head_dim_at(width))
         return math.lcm(own, self.multiple or policy.width_step(width), *self._mixer_steps)
 
     @property
@@ -197,9 +195,18 @@ class Template:
         """The smallest width whose heads are a multiple of `heads`."""
         return (Fraction(heads * head_dim) / self.attention_ratio).numerator
 
+    def holds(self, width: int) -> bool:
+        """True if a width holds whole heads, which divide among key-value heads and devices, and whole mixers."""
+        inner = width * self.attention_ratio
+        heads = Fraction(self.heads or inner / self.head_dim_at(width))
+        whole = width > 0 and heads >= 1 and heads.denominator == 1 and (inner / heads).denominator == 1
+        if not whole or heads.numerator % self.tensor_parallel or any(width % step for step in self._mixer_steps):
+            return False
+        return self.kv_heads_at(heads.numerator) is not None
+
     def fits(self, width: int) -> bool:
-        """True if a width is a multiple of its step."""
-        return width > 0 and width % self.step_at(width) == 0
+        """True if a width is a multiple of its step, and holds its heads."""
+        return width > 0 and width % self.step_at(width) == 0 and self.holds(width)
 
     def widths_beside(self, width: float) -> list[int]:
         """The nearest allowed widths on either side."""
@@ -219,16 +226,18 @@ class Template:
         step = math.lcm(step, self.tensor_parallel)
         return self._tree(depth, width, self.head_dim_at(width), max(step, step * round(exact / step)))
 
-    def _tree(self, depth: int, width: int, head_dim: int, ffn: int) -> Transformer:
-        heads = int(width * self.attention_ratio) // head_dim
+    def _tree(self, depth: int, width: int, head_dim: int, ffn: int, *, rounded: bool = True) -> Transformer:
+        """The tree of given sizes; with key-value heads before any rounding if `rounded` is false."""
+        inner = int(width * self.attention_ratio)
+        heads, head_dim = (inner // head_dim, head_dim) if self.heads is None else (self.heads, inner // self.heads)
         kv_heads = self.design.kv_heads
-        if kv_heads is None and self.group > 1:
-            kv_heads = heads // self.group
+        if self.kv_usual is not None and kv_heads is None:
+            kv_heads = (self.kv_heads_at(heads) if rounded else None) or int(self._kv_wanted(heads))
         window, encoder = self.design.window, self.design.encoder
         encoder_depth = max(1, round(depth * self.encoder_ratio)) if self.design.kind == "encoder-decoder" else depth
         if encoder or encoder_depth != depth:  # the decoder's pattern of blocks, at another depth
             own = _at_depth((encoder or {}).get("window", window), encoder_depth)
-            encoder = {**(encoder or {}), "blocks": self._blocks(encoder_depth, width, ffn), "window": own}
+            encoder = {**(encoder or {}), "blocks": _blocks(self, encoder_depth, width, ffn), "window": own}
         design = changed(
             self.design,
             depth=depth,
@@ -243,7 +252,7 @@ class Template:
             channel_mixer=_at_width(self.design.channel_mixer, width),
             shared_ffn=int(self.shared_ratio * ffn) or self.design.shared_ffn,
             window=_at_depth(window, depth),
-            blocks=self._blocks(depth, width, ffn),
+            blocks=_blocks(self, depth, width, ffn),
             embedding_scale=math.sqrt(width) if self.scaled_embedding else self.design.embedding_scale,
         )
         return Transformer.of_design(design)
@@ -253,43 +262,31 @@ class Template:
         """The fewest blocks that have the pattern: the first ones that differ, and one beyond."""
         return len(self.first_blocks) + 1
 
-    def _blocks(self, depth: int, width: int, ffn: int) -> tuple[Mapping[str, Any], ...] | None:
-        """The choices of single blocks at a depth, a width and a feed-forward width; None if blocks do not differ."""
-        if not self.blocks:
-            return None
-        beyond = (self.blocks[layer % len(self.blocks)] for layer in range(depth))
-        return tuple(_absolute(block, width, ffn) for block in (*self.first_blocks, *beyond))[:depth]
-
-    def polynomial(self, reading: Callable[[Transformer], int | Fraction]) -> CountPolynomial:
+    def polynomial(
+        self, reading: Callable[[Transformer], int | Fraction], trees: dict[tuple[int, int], Transformer] | None = None
+    ) -> CountPolynomial:
         """The polynomial of `reading`, a count that is affine in the depth and quadratic in the width.
 
-        Trees at two depths and three widths determine it exactly, in rational arithmetic. The feed-forward width is not
-        rounded. An open head dimension is taken as that of width 1024.
+        Trees at two depths and three widths determine it exactly, in rational arithmetic. Neither the feed-forward width nor
+        the number of key-value heads is rounded. An open head dimension is taken as that of width 1024. `trees` keeps the
+        sampled trees, for other readings of the same template.
         """
+        return _sampled(self, reading, {} if trees is None else trees)
+
+    def _sampling(self) -> tuple[int, int, int, int]:
+        """Head dimension, unit of width, first depth and period of depths at which a count is sampled."""
         head_dim = self.head_dim_at(policy.REFERENCE_WIDTH)
         # A width at which the numbers of heads and of hidden features, those of a shared expert too, are whole.
+        kv = self.design.kv_heads or (self.kv_usual if self.kv_usual and self.group == 1 else 1)
+        heads, each = (math.lcm(kv, self.group), head_dim) if self.heads is None else (self.heads, policy.SMALLEST_STEP)
         unit = math.lcm(
-            self._width_of(math.lcm(self.design.kv_heads or 1, self.group), head_dim),
-            self.ffn_ratio.denominator * self.shared_ratio.denominator,
-            *self._mixer_steps,
+            self._width_of(heads, each), self.ffn_ratio.denominator * self.shared_ratio.denominator, *self._mixer_steps
         )
         if self.design.embedding_width in (unit, 2 * unit, 3 * unit):  # a model of that very width has no projection
             unit *= 4
         windows = len(self.design.window) if isinstance(self.design.window, Sequence) else 1
-        first, period = len(self.first_blocks), math.lcm(windows, len(self.blocks) or 1, self.encoder_ratio.denominator)
-
-        def sample(depth: int) -> list[Fraction]:
-            widths = (unit, 2 * unit, 3 * unit)
-            return _quadratic(
-                [Fraction(reading(self._tree(depth, w, head_dim, int(self.ffn_ratio * w)))) for w in widths], unit
-            )
-
-        once, twice = sample(first + period), sample(first + 2 * period)
-        per_block = [(b - a) / period for a, b in zip(once, twice, strict=True)]
-        return CountPolynomial(
-            tuple(a - (first + period) * b for a, b in zip(once, per_block, strict=True)),
-            tuple(per_block),
-        )
+        period = math.lcm(windows, len(self.blocks) or 1, self.encoder_ratio.denominator)
+        return head_dim, unit, len(self.first_blocks), period
 
 
 @frozen
@@ -313,6 +310,27 @@ class CountPolynomial:
         return lambda depth, width: (a0 + depth * b0) + width * ((a1 + depth * b1) + width * (a2 + depth * b2))
 
 
+def _sampled(
+    template: Template, reading: Callable[[Transformer], int | Fraction], trees: dict[tuple[int, int], Transformer]
+) -> CountPolynomial:
+    """:meth:`Template.polynomial`; trees that are known are not built again."""
+    head_dim, unit, first, period = template._sampling()
+
+    def tree(depth: int, width: int) -> Transformer:
+        if (depth, width) not in trees:
+            ffn = int(template.ffn_ratio * width)
+            trees[depth, width] = template._tree(depth, width, head_dim, ffn, rounded=False)
+        return trees[depth, width]
+
+    def sample(depth: int) -> list[Fraction]:
+        return _quadratic([Fraction(reading(tree(depth, width))) for width in (unit, 2 * unit, 3 * unit)], unit)
+
+    once, twice = sample(first + period), sample(first + 2 * period)
+    per_block = [(b - a) / period for a, b in zip(once, twice, strict=True)]
+    around = tuple(a - (first + period) * b for a, b in zip(once, per_block, strict=True))
+    return CountPolynomial(around, tuple(per_block))
+
+
 def _quadratic(values: list[Fraction], unit: int) -> list[Fraction]:
     """Coefficients of the parabola through `values` at unit, 2 unit and 3 unit, lowest first (Newton's differences)."""
     first, second, third = values
@@ -321,11 +339,104 @@ def _quadratic(values: list[Fraction], unit: int) -> list[Fraction]:
     return [first - slope - bend, slope / unit, bend / unit**2]
 
 
+def _preset(preset: str, choices: Mapping[str, Any], vocab_multiple: int | None) -> tuple[Design, int | None]:
+    """The design of a preset with some choices changed, and its usual number of key-value heads; None if it is exact."""
+    if preset not in PRESETS:
+        raise InputError(f"there is no preset {shown(preset)}{nearest(str(preset), PRESETS)}; known are {', '.join(PRESETS)}")
+    for name in _SHAPE & set(choices):
+        raise InputError(f"plan: {name} is part of the shape to be found; give head_dim, kv_heads or ffn_ratio instead")
+    if PRESETS[preset].get("patch") and _TEXT & set(choices):
+        raise InputError(f"plan: {min(_TEXT & set(choices))} has no meaning for images")
+    kept = PRESETS[preset] | dict(choices)
+    # The preset's number of key-value heads is a habit, one that the caller gives is exact.
+    usual = kept.pop("kv_heads") if "kv_heads" in PRESETS[preset] and "kv_heads" not in choices else None
+    design = _padded(Design.of(depth=1, width=64, **kept), vocab_multiple)
+    if design.experts is None and "top_k" in choices:
+        raise InputError("plan: top_k has no meaning without experts")
+    return design, usual
+
+
+def _check_heads(template: Template) -> None:
+    """Refuse heads that do not divide among devices or key-value heads."""
+    kv, heads, devices = template.design.kv_heads, template.heads, template.tensor_parallel
+    if kv is not None and kv % devices and devices % kv:
+        raise InputError(f"plan: kv_heads={kv} cannot be divided evenly among tensor_parallel={devices} devices")
+    if heads is not None and heads % devices:
+        raise InputError(f"plan: heads={heads} cannot be divided evenly among tensor_parallel={devices} devices")
+    if heads is not None and template.kv_heads_at(heads) is None:
+        shared = template.kv_usual if kv is None else kv
+        raise InputError(f"plan: heads={heads} cannot be divided evenly among {shared} key-value heads")
+
+
+def _kept_of(
+    design: Design, choices: Mapping[str, Any], vocab_multiple: int | None, *, with_heads: bool
+) -> tuple[Design, dict[str, Any]]:
+    """A design without its shape, and the fields of a template that keep its ratios and patterns.
+
+    The head dimension is kept if `with_heads`.
+    """
+    tree = Transformer.of_design(replace(design, blocks=None, mixer="attention" if design.attends else design.mixer))
+    attention, ffn = tree.stack.first("as_attention"), _own_ffn(design, tree)
+    if not isinstance(design.heads, (int, type(None))):
+        raise InputError("plan: the blocks of this model differ in their number of heads; a plan has one number for all")
+    if any(len(stack.weight_sets) < stack.depth for stack in tree.stacks.values()):
+        raise InputError("plan: blocks of this model share weights, so that its budget does not fix its depth")
+    group = 1 if attention is None else attention.heads // attention.kv_heads
+    single = attention is not None and attention.kv_heads == 1
+    without_shape: dict[str, Any] = {
+        "depth": 1, "width": 64, "heads": None, "ffn": 0 if design.ffn == 0 else None, "head_dim": None,
+        "value_dim": None if design.latent is None else design.value_dim,
+        "kv_heads": 1 if single and design.latent is None else None, "encoder_depth": None, "pooler_width": None,
+        "embedding_width": design.embedding_width if design.embedding_width != design.width else None,
+        "window": _period(design.window), "blocks": None, "shared_groups": None,
+        "encoder": _without_shape(design.encoder),
+    }  # fmt: skip
+    kept = _padded(replace(design, **(without_shape | without_none(choices))), vocab_multiple)
+    if kept.kv_heads is not None:
+        group = 1
+    first_blocks, blocks = _pattern([_relative(block, ffn) for block in design.blocks or ()])
+    given: dict[str, Any] = {
+        "first_blocks": first_blocks,
+        "blocks": blocks,
+        "encoder_ratio": Fraction(design.encoder_depth or design.depth, design.depth),
+        "ffn_ratio": Fraction(ffn or 4 * tree.width, tree.width),
+        "head_dim": 1 if attention is None else attention.head_dim if with_heads else None,
+        "group": group,
+        "kv_usual": attention.kv_heads if attention is not None and group > 1 else None,
+        "attention_ratio": Fraction(1 if attention is None else attention.heads * attention.head_dim, tree.width),
+        "shared_ratio": Fraction(design.shared_ffn or 0, ffn or 1),
+        "scaled_embedding": design.embedding_scale != 1 and math.isclose(design.embedding_scale, math.sqrt(tree.width)),
+    }
+    return kept, given
+
+
+def _padded(design: Design, multiple: int | None) -> Design:
+    """The design with its vocabulary rounded up to a multiple."""
+    if multiple is None:
+        return design
+    check_whole("plan", largest=2**20, vocab_multiple=multiple)
+    if design.patch is not None:
+        raise InputError("plan: vocab_multiple has no meaning for images")
+    return replace(design, vocab=-(-design.vocab // multiple) * multiple)
+
+
+def _odd_part(number: int) -> int:
+    return number // (number & -number)
+
+
 _ENCODER_SHAPE = (
     "width", "heads", "kv_heads", "head_dim", "value_dim", "ffn", "shared_ffn", "blocks", "embedding_width",
     "embedding_scale",
 )  # fmt: skip
 """The choices of an encoder that are its shape."""
+
+
+def _blocks(template: Template, depth: int, width: int, ffn: int) -> tuple[Mapping[str, Any], ...] | None:
+    """The choices of single blocks at a depth, a width and a feed-forward width; None if blocks do not differ."""
+    if not template.blocks:
+        return None
+    beyond = (template.blocks[layer % len(template.blocks)] for layer in range(depth))
+    return tuple(_absolute(block, width, ffn) for block in (*template.first_blocks, *beyond))[:depth]
 
 
 def _without_shape(encoder: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -45,6 +45,11 @@ def config(tmp_path):
         ("plan", "300M", "--preset", "vit"),
         ("plan", "100M", "--vocab", "256", "--context", "512", "--norm", "rmsnorm", "--positions", "alibi", "--no-bias"),
         ("plan", "1B", "--kind", "encoder-decoder"),
+        ("plan", "3B", "--depth", "24", "--rules", "--explain"),
+        ("plan", "--depth", "24", "--width", "1024", "--vocab-multiple", "128"),
+        ("plan", "7B", "--layers-at-most", "32", "--pipeline", "4", "--heads", "32"),
+        ("compare", "24x1024", "12x1408", "--preset", "llama2"),
+        ("rules",),
         ("table",),
         ("table", "levine2020-projections"),
         ("table", "real_models"),
@@ -79,12 +84,17 @@ def test_plan_prints_what_plan_returns(invoke):
 
 
 @pytest.mark.slow
-def test_every_penalty_is_printed_with_its_error(invoke, config):
+def test_every_loss_is_printed_with_its_error(invoke, config):
     found = plan("6.7e9")
-    printed = invoke("plan", "6.7e9").output
-    for penalty, error in ((s.loss_penalty, s.loss_penalty_stderr) for s in (found.shape, *found.runners_up, found.gpt3_like)):
-        assert error > 0
-        assert f"{penalty:.2%} +- {error:.2%}" in printed
+    printed = invoke("plan", "6.7e9", "--rules", "--explain").output
+    rows = found.table()
+    assert 5 <= len(rows) <= 7
+    for row in rows:
+        loss, error = row["loss_at_budget"], row["loss_at_budget_stderr"]
+        assert (error > 0) == (row["choice"] != "suggested")
+        assert error == 0 or f"{loss:+.2%} +- {error:.2%}" in printed
+    for one in found.ranges:
+        assert f"less than {one.loss * 100:g}% +- {max(one.stderr):.2%}" in printed
     others = [rule for rule in found.rules.values() if rule.loss_penalty is not None]
     assert len(others) > 3
     assert all(f"{rule.loss_penalty:.2%} +- {rule.loss_penalty_stderr:.2%}" in printed for rule in others)
@@ -274,6 +284,15 @@ def test_formulas_eval_with_a_letter_is_symbolic(invoke):
 BAD = [
     (("plan",), "plan takes one budget"),
     (("plan", "1T", "--flops", "1e20"), "plan takes one budget"),
+    (("plan", "1B", "--depth", "24", "--width", "1024"), "leave nothing to choose"),
+    (("plan", "--depth", "24"), "plan takes one budget"),
+    (("plan", "1B", "--depth", "0"), "depth '0' is not a positive size"),
+    (("plan", "1B", "--depth", "25", "--pipeline", "4"), "cannot be divided evenly among pipeline=4"),
+    (("plan", "1B", "--save", "config.txt"), "does not end in .json"),
+    (("plan", "1B", "--scheme", "xavier"), "--scheme has no meaning without --save"),
+    (("compare", "24x1024"), "two models or more"),
+    (("compare", "24x1024", "nowhere.json"), "nowhere.json"),
+    (("compare", "24x1024", "12x1408", "--rule", "levine"), "did you mean 'levine2020'"),
     (("plan", "1.3Q"), "unknown suffix 'Q'"),
     (("plan", "-1"), "budget '-1' is not a positive size"),
     (("plan", "0"), "budget '0' is not"),
@@ -381,7 +400,7 @@ print([name for name in files & set(sys.modules)], "depthwidth.architecture" in 
 def test_every_file_of_a_command_is_listed_and_fits_the_help_page(invoke):
     folder = Path(main.__file__).parent
     listed = {entry.module.rpartition(".")[2] for entry in COMMANDS.values()}
-    shared = {"__init__", "main", "options", "output", "inputs", "plots"}
+    shared = {"__init__", "main", "options", "output", "inputs", "plots", "plan_page"}
     assert {path.stem for path in folder.glob("*.py")} == listed - {"cli"} | shared
     printed, width = invoke("--help").output, max(map(len, COMMANDS))
     for name, entry in COMMANDS.items():

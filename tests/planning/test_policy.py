@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from depthwidth.planning.policy import ffn_step, width_step
+from depthwidth.architecture.hf import read_design
+from depthwidth.planning.policy import ffn_step, missing_factors, width_step
 from depthwidth.planning.template import Template
 
 
@@ -39,3 +40,27 @@ def test_hidden_features_are_rounded_to_the_steps_that_hardware_likes(edge, belo
 def test_heads_are_of_64_dimensions_below_a_width_of_1536_and_of_128_from_there(width, head_dim):
     """Narrow models have at least two heads."""
     assert Template.of("gpt3").head_dim_at(width) == head_dim
+
+
+def test_key_value_heads_depart_from_the_usual_number_by_a_factor_of_two():
+    template = Template.of("llama3")
+    assert [template.kv_heads_at(heads) for heads in (32, 28, 20, 26, 11)] == [8, 4, 4, None, None]
+    kept = Template.like(read_design({"model_type": "llama", "num_attention_heads": 32, "num_key_value_heads": 8}))
+    # A quarter of the heads; not the 11 of 44 heads, which divide among no devices.
+    assert [kept.kv_heads_at(heads) for heads in (32, 44, 40, 64, 88)] == [8, None, 8, 16, None]
+    small = {"model_type": "llama", "hidden_size": 960, "num_attention_heads": 15, "num_key_value_heads": 5}
+    five = Template.like(read_design(small))
+    assert five.kv_heads_at(15) == 5
+    assert Template.of("llama3", kv_heads=5).kv_heads_at(32) is None  # a number that was given is exact
+    assert Template.of("llama3", tensor_parallel=3).kv_heads_at(24) == 6
+
+
+def test_llama_has_widths_of_512_to_choose_from():
+    """With eight key-value heads of 128 at every width there were steps of 1024."""
+    template = Template.of("llama3", head_dim=128)
+    assert template.widths_beside(3600) == [3584, 4096]
+    assert Template.of("llama3", head_dim=128, kv_heads=8).widths_beside(3600) == [3072, 4096]
+
+
+def test_factors_of_two_that_heads_lack():
+    assert [missing_factors(heads) for heads in (8, 64, 12, 6, 7)] == [0, 0, 1, 2, 3]

@@ -136,18 +136,16 @@ def test_four_shapes_are_counted_exactly():
 
     def both(amount):
         one = search(amount, template=Template.of("llama2"))
-        shapes = list(one.shapes_around(one.optimum()[1], 1.25))
-        everything = min(
-            (one.cost(float(one.budget.of(tree)), one.penalty(tree.depth, tree.width)), (tree.depth, tree.width))
-            for tree in (one.template.at(*shape) for shape in set(shapes))
-        )
+        shapes = list(one.shapes_around(one.centre[1], 1.25))
+        trees = [one.template.at(*shape) for shape in set(shapes)]
+        everything = min((one.cost_of(tree), (tree.depth, tree.width)) for tree in trees)
         found, tree = one.cheapest(shapes)
         return (found, (tree.depth, tree.width)), everything
 
-    found, best = both(2_719_279_080)
+    found, best = both(2_992_322_690)
     assert found == best
-    assert found[1] == (46, 2176)
-    found, best = both(3_829_951_526)
+    assert found[1] == (56, 2048)
+    found, best = both(4_039_740_736)
     assert best[0] < found[0] < best[0] + 1e-5
 
 
@@ -198,3 +196,44 @@ def test_depths_beside_one_lie_within_a_fifth_of_it():
         far += sum(1.2 < factor < 1.25 for factor in factors.values())
     assert near > 3
     assert far > 3
+
+
+# Heads, stages and limits.
+
+
+@pytest.mark.parametrize(("heads", "lacking"), [(24, 0), (20, 1), (18, 2), (25, 3)])
+def test_heads_that_divide_among_few_devices_must_win_three_hundred_thousandths_a_factor(heads, lacking):
+    one = search(template=Template.of("gpt3", head_dim=64))
+    assert one.uneven(64 * heads) == pytest.approx(lacking * 3e-5)
+    assert search(template=Template.of("gpt3", heads=25)).uneven(64 * 25) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "holds"),
+    [
+        ({"depth": 24}, lambda tree: tree.depth == 24),
+        ({"width": 4096}, lambda tree: tree.width == 4096),
+        ({"layers_at_most": 32}, lambda tree: tree.depth <= 32),
+        ({"heads": 40}, lambda tree: tree.heads == 40),
+        ({"heads": 40, "head_dim": 128}, lambda tree: (tree.heads, tree.width) == (40, 5120)),
+        ({"pipeline": 8}, lambda tree: tree.depth % 8 == 0),
+        ({"tensor_parallel": 16}, lambda tree: tree.heads % 16 == 0),
+        ({"vocab_multiple": 1024}, lambda tree: tree.vocab == 50 * 1024),
+    ],
+    ids=str,
+)
+def test_limits_are_kept_and_the_budget_is_met(options, holds):
+    found = plan("7B", **options)
+    assert holds(found.tree)
+    assert not holds(plan("7B", layers_at_most=51, heads=26).tree) or "layers_at_most" in options
+    assert abs(found.shape.budget_miss) < 0.05
+    free = found.without_limits
+    if free is not None:
+        assert free.loss_at_budget < 0 < free.loss_at_budget_stderr
+
+
+def test_a_depth_and_a_width_are_a_shape_with_its_own_count():
+    found = plan(depth=24, width=1024)
+    assert (found.shape.depth, found.shape.width, found.shape.budget_miss) == (24, 1024, 0)
+    assert found.budget.amount == found.tree.parameters
+    assert found.without_limits.loss_at_budget < 0

@@ -27,6 +27,7 @@ __all__ = [
     "FAMILIES",
     "NoTreeError",
     "Towers",
+    "as_fields",
     "families",
     "find_family",
     "read_config",
@@ -75,8 +76,27 @@ def _add_plugins() -> None:
             register_family(family)
 
 
+def as_fields(config: Any) -> Mapping[str, Any]:
+    """The fields of a configuration: a mapping, a ``config.json`` file, a folder with one, or an object of transformers.
+
+    Raises
+    ------
+    InputError
+        if the file cannot be read, or the object has no fields.
+    """
+    if isinstance(config, Mapping):
+        return config
+    to_dict = getattr(config, "to_dict", None)
+    if not callable(to_dict) or isinstance(config, type):
+        return read_json(config)
+    found = to_dict()
+    if not isinstance(found, Mapping):
+        raise InputError(f"config: to_dict() of {brief(config)} is not a mapping")
+    return found
+
+
 def read_design(config: Mapping[str, Any] | str | PathLike[str]) -> Design:
-    """The design of a configuration: a mapping, a ``config.json`` file, or a folder with one.
+    """The design of a configuration: a mapping, a ``config.json`` file, a folder with one, or an object of transformers.
 
     Raises
     ------
@@ -89,9 +109,7 @@ def read_design(config: Mapping[str, Any] | str | PathLike[str]) -> Design:
     >>> read_design({"model_type": "gpt2", "n_layer": 24}).depth
     24
     """
-    if not isinstance(config, Mapping):
-        config = read_json(config)
-    config = text_part(config)
+    config = text_part(as_fields(config))
     model_type = config.get("model_type")
     family = find_family(model_type) if isinstance(model_type, str) else None
     if family is None:
@@ -207,7 +225,7 @@ def _nearest_family(word: str) -> str:
 
 
 def read_config(config: Mapping[str, Any] | str | PathLike[str]) -> Transformer:
-    """The tree of a configuration: a mapping, a ``config.json`` file, or a folder with one.
+    """The tree of a configuration: a mapping, a ``config.json`` file, a folder with one, or an object of transformers.
 
     Raises
     ------

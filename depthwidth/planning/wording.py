@@ -1,0 +1,157 @@
+"""The sentences of a plan: the range that costs little, the suggestion, its reasons, what is assumed, and every source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..coefficients import coefficient
+from ..formulas import shape_penalty
+from ..quantities import format_bytes, format_count
+from . import policy
+from .budget import TOKENS_PER_PARAMETER
+
+if TYPE_CHECKING:
+    from .judging import Shape
+    from .plan import Plan
+
+SMALLEST_SAID = 5e-7
+"""Relative loss below which two shapes are called equal: it would be printed as 0.0000 %."""
+SHIFTED = 0.05
+"""In ln(depth): a rule's own optimum that is further from the best depth at equal budget is mentioned."""
+
+
+def range_words(plan: Plan) -> str:
+    """The depths that cost little, as in ``28 to 113 layers lose less than 0.4% +- 0.18%, for 7B ...``."""
+    said: list[str] = []
+    for found in plan.ranges:
+        low, high = math.ceil(found.depth[0]), math.floor(found.depth[1])
+        if low > high:
+            continue
+        at = f"{low} to {high}" if high > low else f"{low}"
+        layers = " layers lose" if not said else ""
+        said.append(f"{at}{layers} less than {found.loss * 100:g}% +- {max(found.stderr):.2%}")
+    if not said:
+        return f"{plan.headline}, for {plan.budget}."
+    return f"{', '.join(said)}, for {plan.budget}."
+
+
+def suggestion(plan: Plan) -> str:
+    """The suggested shape in one line."""
+    shape = plan.shape
+    parts = [plan.headline]
+    if shape.heads:
+        shared = f" ({shape.kv_heads} key-value heads)" if shape.kv_heads != shape.heads else ""
+        parts.append(f"{shape.heads} heads of {shape.head_dim}{shared}")
+    if shape.ffn:
+        mixed = plan.tree.experts
+        parts.append(f"feed-forward {shape.ffn:,}" + (f", {mixed.experts} experts, {mixed.top_k} per token" if mixed else ""))
+    parts.append(f"{format_count(shape.parameters, 4)} parameters")
+    return f"{', '.join(parts)}, {abs(shape.budget_miss):.2%} {'below' if shape.budget_miss < 0 else 'above'} the budget"
+
+
+def reasons(plan: Plan) -> Iterator[str]:
+    """Why the shape was picked, one sentence each."""
+    shape, rule = plan.shape, plan.rule.name
+    better = _better(plan)
+    if plan.best_depth is None:
+        yield f"Picked as the nearest to the {rule} curve, which has no shape at this budget."
+    elif better is None:
+        heads = f" with heads of {shape.head_dim}" if shape.heads and plan.template.heads is None else ""
+        yield f"Picked for the least predicted loss ({rule}) of the shapes{heads} that meet the budget."
+    else:
+        gain = f"{-better.loss_at_budget:.4%}"
+        yield (
+            f"Picked within {gain} of the least predicted loss ({rule}): {better.depth} x {better.width:,} has it, but "
+            f"{_against(better, shape)}."
+        )
+    free = plan.without_limits
+    if free is not None:
+        same = (free.depth, free.width) == (shape.depth, shape.width)
+        less = f"{-free.loss_at_budget:.2%} +- {free.loss_at_budget_stderr:.2%}"
+        cost = "they cost nothing" if same else f"without them {free.depth} x {free.width:,} loses {less} less"
+        yield f"Limits: {plan.limits.words()}; {cost}."
+    own = plan.rules.get(rule)
+    if own is not None and plan.best_depth is not None and abs(math.log(plan.best_depth / own.depth)) > SHIFTED:
+        spent = (
+            "a wider shape spends more on its embedding"
+            if plan.best_depth > own.depth
+            else "a deeper shape spends more beside the weights of its blocks"
+        )
+        yield (
+            f"The {rule} curve has {own.depth:.1f} layers here, and compares blocks of equal size; at an equal budget "
+            f"{plan.best_depth:.1f} layers are best, as {spent}."
+        )
+
+
+def _better(plan: Plan) -> Shape | None:
+    """The shape within the limits whose predicted loss at equal budget is lower; None if there is none."""
+    limits, stages = plan.limits, plan.template.pipeline
+    allowed = [
+        one
+        for one in plan.runners_up
+        if (one.depth == limits.depth or limits.depth is None)
+        and (one.width == limits.width or limits.width is None)
+        and limits.within(one.depth, stages) == one.depth
+    ]
+    found = min([*allowed, *filter(None, [plan.least_loss])], key=lambda one: one.loss_at_budget, default=None)
+    return found if found is not None and found.loss_at_budget < -SMALLEST_SAID else None
+
+
+def _against(better: Shape, shape: Shape) -> str:
+    """The reason against a shape of lower predicted loss."""
+    if better.heads and policy.missing_factors(better.heads) > policy.missing_factors(shape.heads or 1):
+        return f"its {better.heads} heads divide among fewer devices"
+    if abs(better.budget_miss) > max(policy.FREE_MISS, abs(shape.budget_miss)):
+        return f"it is {abs(better.budget_miss):.1%} {'below' if better.budget_miss < 0 else 'above'} the budget"
+    if better.head_dim != shape.head_dim:
+        return f"it has heads of {better.head_dim}"
+    return "the difference is less than the search resolves"
+
+
+def assumed(plan: Plan) -> str:
+    """The assumptions in one line."""
+    tree, budget = plan.tree, plan.budget
+    parts = [f"{plan.architecture} architecture"]
+    if tree.stem.images:
+        parts.append("images")
+    else:
+        parts.append(f"context {tree.context:,}")
+        parts.append(f"vocabulary {tree.vocab:,}")
+    by = "" if budget.tokens is not None else f" ({budget.tokens_per_parameter:g} a parameter)"
+    parts.append(f"{format_count(plan.tokens)} training tokens{by}")
+    parts.append(f"{budget.dtype} with Adam")
+    parts.append(f"batches of {budget.batch}")
+    divided = f" ({plan.template.tensor_parallel} tensor x {plan.template.pipeline} pipeline)" if plan.devices > 1 else ""
+    parts.append(f"{plan.devices} device{'s' if plan.devices > 1 else ''}{divided}")
+    return ", ".join(parts)
+
+
+def explanations(plan: Plan) -> dict[str, str]:
+    """From each kind of number to its origin."""
+    k = coefficient("shape_penalty", "k")
+    exponent = float(shape_penalty.loss_exponent(plan.shape.trained_size))
+    found = {
+        "curve of best shapes": f"{plan.rule.name} ({plan.rule.kind}): {plan.rule.source}",
+        "loss of a shape": f"{k.value:g} +- {k.stderr:g} times the squared ln of width over best width; {k.source}",
+        "loss of a size": f"exponent {exponent:.3f} in parameters without the embedding, at this size; the same source",
+        "equal budget": "a shape that misses the budget is judged as though its depth were changed to meet it",
+        "standard error": "of curvature, place of the optimum and exponent, which shapes share; that of the rule is not in it",
+        "parameters, FLOPs": "counted tensor by tensor and product by product; docs/counting.md has the conventions",
+        "training memory": "weights, gradients, two moments of Adam and activations; temporary buffers and fragmentation are "
+        "left out; divided evenly among the devices",
+        "cache": "keys and values (or a mixer's state) of the context, over its tokens",
+        "training tokens": f"given; {TOKENS_PER_PARAMETER:g} a parameter by default (Hoffmann et al. 2022, arXiv 2203.15556)",
+        "widths": "multiples of 128 (finer below 1,024) that hold whole heads; policy.py has each number with its reason",
+    }
+    found |= {one.name: one.source for one in plan.known}
+    return found | _memory_words(plan)
+
+
+def _memory_words(plan: Plan) -> dict[str, str]:
+    """The budget in bytes, for each device."""
+    if not plan.budget.in_bytes:
+        return {}
+    each = format_bytes(float(plan.budget.amount) / plan.devices)
+    return {"budget": f"of the whole model: {each} on each device if everything divides evenly"}
