@@ -14,7 +14,9 @@ from ..display import Overview, with_overview
 from ..errors import InputError, shown
 from ..formulas import shape_penalty
 from ..layers import Run
+from ..planning.budget import TOKENS_PER_PARAMETER
 from ..planning.caveats import EXPERTS_CAVEAT, penalty_caveats, penalty_error, shape_caveats, with_error
+from ..planning.mixtures import MEMORY_NOTE, MixtureVerdict, mixture_verdicts
 from ..planning.parallelism import ONE_DEVICE, Parallelism, ParallelMemory, TrainingSetup, cache_bytes, training_memory
 from ..planning.rules import meet, rules
 from ..quantities import format_bytes, plain_number
@@ -217,13 +219,20 @@ class Description:
         """The reason why there is no diagnosis, one sentence; empty if there is one or none was asked for."""
         return self._diagnosis[1]
 
+    @cached_property
+    def mixture(self) -> tuple[MixtureVerdict, ...]:
+        """The dense model that a mixture is worth, by each law, at 20 tokens an active parameter; empty for a dense model."""
+        if self.tree.experts is None:
+            return ()
+        return mixture_verdicts(self.tree, TOKENS_PER_PARAMETER * self.tree.active_parameters)
+
     def findings(self) -> list[str]:
         """Notes on the shape and caveats on the verdicts, one sentence each."""
         tree = self.tree
         size = tree.trained_size
         found = [*self.notes, *shape_caveats(tree), *penalty_caveats(tree, size, (v.width_ratio for v in self.verdicts))]
         if tree.experts is not None:
-            found.append(EXPERTS_CAVEAT)
+            found += [EXPERTS_CAVEAT, MEMORY_NOTE]
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -233,6 +242,7 @@ class Description:
             **self.shape(),
             **self.costs,
             "verdicts": {verdict.rule: asdict(verdict) for verdict in self.verdicts},
+            "mixture": [verdict.to_dict() for verdict in self.mixture],
             "findings": self.findings(),
             "diagnosis": [finding.to_dict() for finding in self.diagnosis],
             "diagnosed_context": self.diagnosed_context,

@@ -8,6 +8,7 @@ import click
 
 from ..quantities import format_bytes
 from .inputs import norms_option, recipe_of_fields
+from .mixture_page import print_mixture
 from .options import (
     COUNT,
     DTYPES,
@@ -210,6 +211,8 @@ def print_description(found: Description) -> None:
                   f"attention scores hidden by the mask {'excluded' if costs['masked'] else 'included'}:")  # fmt: skip
     print_facts(found.cost_facts())
     _print_verdicts(found)
+    if found.mixture:
+        print_mixture(found.mixture, "20 training tokens per active parameter")
     _print_components(found)
     _print_diagnosis(found)
     for finding in found.findings():

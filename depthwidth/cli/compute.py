@@ -1,0 +1,110 @@
+"""``depthwidth compute``: the command and its page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import InputError
+from ..quantities import format_count, parse_count
+from .options import COUNT, NumberFirst, formats, option
+from .output import emit, print_table, say
+
+if TYPE_CHECKING:
+    from ..planning.compute import ComputeOptimum
+
+
+@click.command(cls=NumberFirst)
+@click.argument("flops")
+@option("--law", "names", multiple=True, metavar="NAME", help="Law of the loss; may be repeated.", show_default="all")
+@option("--served", metavar="TOKENS", help="Tokens read and written in the model's life, paid from FLOPS.", show_default="0")
+@option("--preset", metavar="NAME", help="Architecture: gpt3, llama2 or llama3.", show_default="gpt3")
+@option("--like", metavar="CONFIG", help="Architecture of a Hugging Face config.json, without its shape.")
+@option("--vocab", type=COUNT, help="Vocabulary size.")
+@option("--context", type=COUNT, help="Context length in tokens.")
+@option("--masked", is_flag=True, help="Exclude attention scores hidden by the causal mask.")
+@formats
+def compute(
+    flops: str,
+    names: tuple[str, ...],
+    served: str | None,
+    preset: str | None,
+    like: str | None,
+    masked: bool,
+    form: str | None,
+    **design: Any,
+) -> None:
+    """Find the width, depth and training tokens of least predicted loss for FLOPS, e.g. 1e21.
+
+    \b
+    depthwidth compute 1e21
+    depthwidth compute 1e21 --served 1T --preset llama3
+
+    FLOPS are operations of training, exact for the architecture; with --served they are those of training and of a forward pass
+    of each served token. Beside the optimum is the best shape at its parameters and tokens, if operations were free.
+    """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
+    from ..planning.compute import LAWS, compute_optimum, parameter_optimum
+    from ..planning.template import Template, without_none
+
+    choices = without_none(design)
+    if like is None:
+        template = Template.of("gpt3" if preset is None else preset, **choices)
+    elif preset is not None:
+        raise InputError("give --preset or --like, not both")
+    else:
+        from ..architecture.hf import read_design
+
+        template = Template.like(read_design(like), choices)
+    amount = float(parse_count(flops, "flops"))
+    tokens = 0.0 if served is None else float(parse_count(served, "served"))
+    found = [compute_optimum(amount, law, template, served=tokens, masked=masked) for law in names or LAWS]
+    free = [parameter_optimum(one.parameters, one.tokens, one.law, template) for one in found]
+    rows: list[dict[str, Any]] = [
+        {**one.to_dict(), "equal_parameters": {"depth": depth, "width": width, "loss": loss}}
+        for one, (depth, width, loss) in zip(found, free, strict=True)
+    ]
+    emit(form, rows, rows, lambda: _print(amount, tokens, found, rows))
+
+
+def _print(flops: float, served: float, found: list[ComputeOptimum], rows: list[dict[str, Any]]) -> None:
+    from ..planning.compute import LAWS
+
+    life = f", {format_count(served)} tokens served included" if served else ""
+    say(f"Least predicted loss for {flops:.4g} FLOPs{life}:")
+    print_table(
+        ("law", "layers", "width", "parameters", "tokens", "tokens / parameter", "loss", "outside its data in"),
+        (
+            (
+                one.law, f"{one.depth:.1f}", f"{one.width:,.0f}", format_count(one.parameters), format_count(one.tokens),
+                f"{one.tokens / one.parameters:.1f}", f"{one.loss:.4f}", ", ".join(one.extrapolated) or "nothing",
+            )
+            for one in found
+        ),
+        words=("outside its data in",),
+    )  # fmt: skip
+    print_table(
+        ("law", "layers", "width", "parameters", "tokens"),
+        ((one.law, *(_interval(one, name) for name in ("depth", "width", "parameters", "tokens"))) for one in found),
+        title="The middle 68 % over the error of the coefficients",
+    )
+    print_table(
+        ("law", "layers", "width", "loss"),
+        (
+            (row["law"], f"{row['equal_parameters']['depth']:.1f}", f"{row['equal_parameters']['width']:,.0f}",
+             f"{row['equal_parameters']['loss']:.4f}")
+            for row in rows
+        ),
+        title="Best shape at these parameters and tokens, whatever it costs",
+    )  # fmt: skip
+    for one in found:
+        say(f"{one.law}: {LAWS[one.law].words}.")
+        if one.at_edge:
+            say(f"{one.law}: the optimum is at the edge of the searched shapes; this law has none for this architecture.")
+
+
+def _interval(one: ComputeOptimum, name: str) -> str:
+    if one.bands is None:
+        return "not known"
+    low, high = one.bands[name]
+    return f"{low:,.1f} to {high:,.1f}" if name == "depth" else f"{format_count(low)} to {format_count(high)}"

@@ -1,0 +1,29 @@
+"""``depthwidth compute``: its JSON is the library's, its page says what is not known."""
+
+import json
+
+from depthwidth.planning.compute import LAWS, compute_optimum
+
+
+def test_the_json_is_the_library_s(invoke):
+    rows = json.loads(invoke("compute", "1e20", "--law", "hoffmann2022", "--served", "1B", "--json").output)
+    (row,) = rows
+    found = compute_optimum(1e20, "hoffmann2022", served=1e9).to_dict()
+    assert {name: row[name] for name in found} == json.loads(json.dumps(found))
+    assert row["equal_parameters"]["depth"] > row["depth"]
+
+
+def test_the_page(invoke):
+    page = invoke("compute", "1e21").output
+    for words in (*LAWS, "not known", "whatever it costs"):
+        assert words in page
+
+
+def test_what_is_wrong_is_one_sentence(invoke):
+    for arguments, words in (
+        (("-5",), "flops"), (("1e21", "--law", "none"), "law='none'"), (("1e21", "--served", "1e30"), "takes more than"),
+        (("1e21", "--preset", "mixtral"), "laws of its own"),
+    ):  # fmt: skip
+        result = invoke("compute", *arguments)
+        assert result.status == 2
+        assert words in result.error
