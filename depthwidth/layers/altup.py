@@ -329,7 +329,9 @@ class SequenceAltUp(AroundBlock):
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         if not isinstance(x, Signal):
-            raise InputError(f"{site.role}: the moments of SequenceAltUp are known for exchangeable tokens alone")
+            raise InputError(
+                f"{site.role}: the moments of SequenceAltUp are known without a causal mask, for exchangeable tokens"
+            )
         inner, trace = site.at("layer"), site.trace
         self._check_start(site)
         if skip_of(self.layer, trace.recipe, inner.role, _index(site), "SequenceAltUp") != 1:

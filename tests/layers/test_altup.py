@@ -2,7 +2,7 @@
 
 import pytest
 
-from depthwidth import InputError, Transformer
+from depthwidth import InputError, Transformer, propagate, recipe
 from depthwidth.coefficients import reference
 from depthwidth.formulas import altup
 from depthwidth.layers import AltUp, Block, RecycledAltUp, SequenceAltUp, Stack
@@ -95,6 +95,13 @@ def test_parts_that_do_not_fit_get_one_sentence():
     ):
         with pytest.raises(InputError, match=sentence):
             made()
+
+
+def test_moments_along_the_sequence_are_refused_under_a_causal_mask():
+    plain = Transformer(depth=2, width=32, heads=2, vocab=50, context=16)
+    strided = plain.replace(decoder=Stack.of([SequenceAltUp(plain.first_block, 4)] * 2, norm=plain.decoder.norm))
+    with pytest.raises(InputError, match="SequenceAltUp are known without a causal mask, for exchangeable tokens"):
+        propagate(strided, recipe(strided, "xavier"))
 
 
 def test_a_key_value_cache_is_that_of_the_layer():

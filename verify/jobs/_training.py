@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError, shown
 from depthwidth.initialization import Recipe, recipe
-from depthwidth.layers import Tree
+from depthwidth.layers import DietAbs, DietRel, Position, Tree
 
 from ..rows import canonical, digest_of
 from . import Context, Ensemble, Measurement
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 CORPUS_VARIABLE = "DEPTHWIDTH_CORPUS"
 """Environment variable with a file or folder of text to train on, instead of the sources of the installed packages."""
+SCORE_POSITIONS: Mapping[str, Callable[..., Position]] = {"diet-rel": DietRel, "diet-abs": DietAbs}
+"""Positions in scores that a spec gives with options."""
 CACHE_VARIABLE = "DEPTHWIDTH_CACHE"
 """Environment variable with the folder of cached tokens."""
 
@@ -167,8 +169,15 @@ def check_decisions(spec: Mapping[str, Any]) -> None:
 
 
 def tree_of(spec: Mapping[str, Any]) -> Transformer:
-    """The tree of a run; the `tree` of tree attention is a mapping in a spec."""
+    """The tree of a run; in a spec the `tree` of tree attention is a mapping, and `positions` may be one.
+
+    Such positions are a ``scheme`` of :data:`SCORE_POSITIONS` and the component's options beside heads and context.
+    """
     choices = dict(spec["tree"])
+    if isinstance(choices.get("positions"), Mapping):
+        options = dict(choices["positions"])
+        made = SCORE_POSITIONS[options.pop("scheme")]
+        choices["positions"] = made(choices["heads"], context=choices["context"], **options)
     if choices.get("tree") is not None:
         choices["tree"] = Tree(**choices["tree"])
     return Transformer(**choices)

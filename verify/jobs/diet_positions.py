@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from depthwidth.architecture import Transformer
 from depthwidth.initialization import Recipe
 from depthwidth.initialization.position_rates import with_position_rate
 
@@ -65,15 +64,30 @@ SOLVED, UNSOLVED, MARGIN = 0.1, 1.0, 0.02
 """Losses below which a synthetic task counts as learnt and above which as not, and the least gain that counts; nats."""
 
 
-def arm(task: str, positions: str, width: int, heads: int) -> dict[str, Any]:
+def arm(task: str, positions: str | Mapping[str, Any], width: int, heads: int) -> dict[str, Any]:
     """The tree of a scheme: an encoder with as many hidden features as give it the parameters of input-additive positions."""
     tree: dict[str, Any] = {
         "depth": _LAYERS, "width": width, "heads": heads, "ffn": 4 * width, "context": _TOKENS, "kind": "encoder",
         "vocab": 257 if task == "bytes" else _SYMBOLS, "positions": positions, "head": "masked-lm",
     }  # fmt: skip
-    asked = Transformer(**(tree | {"positions": "input"})).parameters
-    each = Transformer(**(tree | {"ffn": 4 * width + 1})).parameters - Transformer(**tree).parameters
-    return tree | {"ffn": 4 * width + round((asked - Transformer(**tree).parameters) / each)}
+
+    def parameters(**changed: Any) -> int:
+        return tree_of({"tree": tree | changed}).parameters
+
+    each = parameters(ffn=4 * width + 1) - parameters()
+    return tree | {"ffn": 4 * width + round((parameters(positions="input") - parameters()) / each)}
+
+
+def spec_of(task: str, tree: Mapping[str, Any], rate: int, steps: int, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The description of one training."""
+    spec: dict[str, Any] = {
+        "task": task, "tree": tree, "scheme": "xavier", "options": {}, "rate": rate, "data": data, "dtype": "float32",
+        "training": {
+            "steps": steps, "batch": 32, "context": _TOKENS, "learning_rate": 2e-3, "warmup": steps // 10,
+            "evaluate_batches": 16, "precision": "float32",
+        },
+    }  # fmt: skip
+    return spec | {"decided": decisions_of(spec)}
 
 
 def runs(size: str) -> Iterator[Run]:
@@ -86,15 +100,7 @@ def runs(size: str) -> Iterator[Run]:
             rates = RATES[:1] if positions in WITHOUT_TABLES else RATES if task == "bytes" else RATES[1:]
             for rate in rates:
                 for seed in range(made.seeds):
-                    spec: dict[str, Any] = {
-                        "task": task, "tree": arm(task, positions, made.width, made.heads), "scheme": "xavier", "options": {},
-                        "rate": rate, "data": data, "dtype": "float32",
-                        "training": {
-                            "steps": steps, "batch": 32, "context": _TOKENS, "learning_rate": 2e-3, "warmup": steps // 10,
-                            "evaluate_batches": 16, "precision": "float32",
-                        },
-                    }  # fmt: skip
-                    spec["decided"] = decisions_of(spec)
+                    spec = spec_of(task, arm(task, positions, made.width, made.heads), rate, steps, data)
                     labels = {"task": task, "positions": positions, "rate": rate}
                     yield Run(spec, seed, labels, cost=training_flops(spec))
 

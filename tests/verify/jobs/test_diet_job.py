@@ -10,8 +10,11 @@ torch = pytest.importorskip("torch")
 
 from depthwidth import Transformer  # noqa: E402
 from depthwidth.coefficients import data_directory  # noqa: E402
+from verify import build  # noqa: E402
 from verify.jobs import Context, find_job  # noqa: E402
+from verify.jobs._training import tree_of  # noqa: E402
 from verify.jobs.diet_positions import PROBED, RATES, SCHEMES, TASKS, arm, recipe_with_rate  # noqa: E402
+from verify.jobs.diet_sharing import SHARED  # noqa: E402
 from verify.models.model import IGNORED  # noqa: E402
 from verify.rows import Row, rows_from_csv  # noqa: E402
 
@@ -40,6 +43,52 @@ def test_tasks_are_what_they_say():
     _, turned = TASKS["shift"](tokens.roll(5, 1))
     assert torch.equal(turned, TASKS["shift"](tokens)[1].roll(5, 1))
     assert not torch.equal(TASKS["permutation"](tokens.roll(5, 1))[1], TASKS["permutation"](tokens)[1].roll(5, 1))
+
+
+@pytest.mark.slow
+def test_shared_tables_are_fewer_at_equal_parameters():
+    specs = {tuple(run.labels.values()): run.spec for run in find_job("diet-sharing").runs("tiny")}
+    trees = {place: tree_of(spec) for place, spec in specs.items()}
+    sizes = [tree.parameters for tree in trees.values()]
+    assert max(sizes) - min(sizes) < 0.01 * max(sizes)
+
+    def tables(scheme, shared):
+        model = build(trees[scheme, shared], "xavier", seed=0)
+        return sum(weight.numel() for name, weight in model.named_parameters() if ".position." in name)
+
+    for scheme in ("diet-rel", "diet-abs"):
+        assert tables(scheme, "none") == 2 * tables(scheme, "layers") == 2 * tables(scheme, "heads")  # of two layers, two heads
+
+
+@pytest.mark.slow
+def test_the_job_on_sharing_trains_at_the_smallest_size(tmp_path):
+    job = find_job("diet-sharing")
+    losses = set()
+    picked = [run for run in job.runs("tiny") if run.labels["positions"] == "diet-abs" and run.labels["shared"] != "none"]
+    for number, run in enumerate(picked):
+        found = list(job.measure(run.spec, Context("cpu", tmp_path / str(number), 0)))
+        losses.add(next(one.value for one in found if one.quantity == "loss"))
+    assert len(losses) == 2
+
+
+def test_the_verdict_on_sharing():
+    judge = find_job("diet-sharing").judge
+
+    def shared(**changed):
+        means = {(scheme, name): 2.5 + 0.1 * (name == "heads") for scheme in ("diet-rel", "diet-abs") for name in SHARED}
+        means |= {tuple(name.split("/")): value for name, value in changed.items()}
+        return [
+            Row(quantity="loss", value=value + 0.01 * seed, seed=seed, labels={"positions": scheme, "shared": name})
+            for (scheme, name), value in means.items() for seed in range(3)
+        ]  # fmt: skip
+
+    assert judge(shared(), ()).outcome == "holds"
+    for wrong in ({"diet-rel/heads": 2.5}, {"diet-abs/heads": 2.4}, {"diet-abs/layers": 2.6}, {"diet-rel/layers": 2.4}):
+        verdict = judge(shared(**wrong), ())
+        assert verdict.outcome == "holds on a range", wrong
+        assert verdict.summary.startswith("3 of the paper's 4 rules")
+    assert judge(shared(**{"diet-abs/layers": 2.4}), ()).outcome == "holds"
+    assert judge(shared()[:-3], ()).summary == "runs are missing"
 
 
 def runs(**wanted):
