@@ -20,7 +20,7 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "plan": Entry("depthwidth.cli.plan", "plan", "Choose a shape for a budget of parameters, FLOPs or memory."),
+    "plan": Entry("depthwidth.cli.plan", "plan", "Choose a shape for a budget of parameters, FLOPs or bytes."),
     "compare": Entry("depthwidth.cli.compare", "compare", "Compare models: what their difference costs, with errors."),
     "rules": Entry("depthwidth.cli.rules", "rules", "List the rules for depth and width, with their papers."),
     "describe": Entry("depthwidth.cli.describe", "describe", "Count a model, judge its shape and its initialisation."),
@@ -33,6 +33,7 @@ COMMANDS = {
         "depthwidth.cli.effective_rank", "effective_rank", "Measure the ranks that the heads of a checkpoint use."
     ),
     "fit": Entry("depthwidth.cli.fit", "fit", "Fit a law to training runs, with errors and a verdict."),
+    "check-invariance": Entry("depthwidth.cli.invariance", "check_invariance", "Tell which weights are scale invariant."),
     "text": Entry("depthwidth.cli.text", "text", "Measure how often the tokens of a text repeat."),
     "formulas": Entry("depthwidth.cli.formulas", "formulas", "List, show and evaluate formulas."),
     "derive": Entry("depthwidth.cli.derive", "derive", "Derive a closed form step by step."),

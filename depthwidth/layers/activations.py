@@ -19,8 +19,9 @@ from ..errors import InputError, nearest, shown
 from ..formula import Correlation, Domain, Formula, Positive, Real
 from ..formulas import gaussian
 from ..numerics.expressions import Expression, parse
+from ..numerics.homogeneity import Place, Powers, raised
 from ..values import frozen
-from .activation_entries import ACTIVATIONS, ActivationEntry, activation_entry, register_activation
+from .activation_entries import ACTIVATIONS, ActivationEntry, activation_entry, register_activation, trained_numbers
 
 __all__ = ["ACTIVATIONS", "GATED", "Activation", "ActivationEntry", "activation", "gated", "register_activation"]
 
@@ -366,6 +367,42 @@ def activation(name: str, slope: float | None = None) -> Activation:
         raise InputError(f"there is no activation {shown(name)}{nearest(name, known)}; known are {names} and expressions in x")
     expression = parse(name)
     return Activation(expression.text, expression)
+
+
+@functools.lru_cache(maxsize=64)
+def homogeneous_degree(name: str) -> float | None:
+    """The k with f(c x) = c^k f(x) for every c > 0, of an activation by name or as an expression; None if there is none.
+
+    It is told from values at seven sizes on both sides of 0.
+
+    >>> [homogeneous_degree(name) for name in ("relu", "relu2", "identity", "gelu", "max(x, 0.1*x)")]
+    [1.0, 2.0, 1.0, None, 1.0]
+    """
+    import numpy as np
+
+    f, size = activation(name), 2.0 ** np.arange(-6, 7, 2)
+    powers = []
+    for sign in (1.0, -1.0):
+        values = np.asarray(f(sign * size), dtype=float)
+        if not values.any():
+            continue
+        if not (values.all() and (np.sign(values) == np.sign(values[0])).all()):
+            return None
+        slopes = np.diff(np.log2(np.abs(values))) / 2
+        if np.ptp(slopes) > 1e-9:
+            return None
+        powers.append(round(float(slopes.mean()), 9))
+    return powers[0] if powers and len(set(powers)) == 1 else None
+
+
+def activated_degree(name: str, x: Powers, at: Place) -> Powers:
+    """The powers after an activation: multiplied by its degree, or zero for one that is not homogeneous, on that condition."""
+    reason = f"{name} is not homogeneous"
+    if names := trained_numbers(name):
+        at.require({**x, **{f"{at.path}.activation.{one}": 1 for one, _ in names}}, reason)
+        return {}
+    degree = homogeneous_degree(name)
+    return at.apply("gelu", x, reason=reason) if degree is None else raised(x, degree)
 
 
 def _leaky_relu(slope: float) -> Activation:

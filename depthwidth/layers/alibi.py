@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..numerics.homogeneity import Place, Powers
 from .base import component
 from .positions import Position
 
@@ -20,6 +21,9 @@ class ALiBi(Position):
     @property
     def word(self) -> str | Position:
         return self if self.scaled else "alibi"
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        return at.apply("sum", x, {}, reason="a fixed penalty is added to scores")
 
     def penalties(self, heads: int, scale: float) -> tuple[float, ...]:
         return self.slopes(heads, scale)

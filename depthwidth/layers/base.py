@@ -6,7 +6,8 @@ A component is a frozen dataclass, made with :func:`component`. It describes its
 - ``children()``: its parts, each with the number of copies that exist and the number a token passes through;
 - ``own_flops(run)``: the operations of its own matrix products in one forward pass;
 - ``own_saved(run)``, ``own_cache(run)``: bytes it keeps for the backward pass, values it keeps for generation;
-- ``moments(x, site)``: the second moments of its output, and the map of a gradient from its output to its input.
+- ``moments(x, site)``: the second moments of its output, and the map of a gradient from its output to its input;
+- ``degree(x, at)``: the degrees of its output in the weights, from which scale invariance is told.
 
 Every count of a tree is the sum of these over its nodes, in exact integers.
 
@@ -28,6 +29,7 @@ from .tensor import Shape as Shape
 from .tensor import Tensor
 
 if TYPE_CHECKING:
+    from ..numerics.homogeneity import Place, Powers
     from ..signal import AnySignal, DrawSpread, Pullback, Site
     from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 
@@ -217,6 +219,17 @@ class Layer:
             if the moments of this component are not known.
         """
         raise InputError(f"{site.role}: the moments of {type(self).__name__} are not known")
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        """The powers of the output in the weights, given those of the input (:mod:`depthwidth.numerics.homogeneity`).
+
+        Parameters
+        ----------
+        x : powers of the input.
+        at : the component's place, with the powers of its weights (``at.weight("weight")``), the places of its parts
+            (``at.at("query")``), ``at.through(part, x)`` for the powers of a part's output, and ``at.apply("sum", x, y)``.
+        """
+        return at.unknown(self, x)
 
     def run_of(self, child: str, run: Run) -> Run:
         """The sizes of `child`'s pass, given this component's `run`; the same by default."""

@@ -16,6 +16,7 @@ from .streams import Streams
 from .tensor import Constant, Tensor
 
 if TYPE_CHECKING:
+    from ..numerics.homogeneity import Place, Powers
     from ..signal import AnySignal, DrawSpread, Number, Pullback, Scales, Site
     from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 
@@ -90,6 +91,16 @@ class Residual(Layer):
             return signal.add_gradient(g, drift.path(g, pull_scaled), skip)
 
         return y, site.record_gradient(pull)
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        y = at.apply("sum", x, self.branch_degree(x, at), reason="a branch is added to a stream of another degree")
+        return y if self.norm_stream is None else at.at("norm_stream").through(self.norm_stream, y)
+
+    def branch_degree(self, x: Powers, at: Place) -> Powers:
+        """The powers of what is added to the stream."""
+        for name, part in (("norm_in", self.norm_in), ("", self.branch), ("norm_out", self.norm_out)):
+            x = x if part is None else at.at(name).through(part, x)
+        return x if self.layer_scale is None else at.apply("linear", x, own=at.weight("layer_scale"))
 
     def branch_moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback, DrawSpread]:
         """The branch with its norms and dropout, without the sum: output, pullback, and variation between draws."""
@@ -363,6 +374,20 @@ class Block(BlockLike):
             return g
 
         return x, site.record_gradient(pull)
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        if not self.parallel:
+            for name, branch in self.branches:
+                x = at.at(name).through(branch, x)
+            return x
+        read = x if self.norm is None else at.at("norm").through(self.norm, x)
+        for name, branch in self.branches:
+            added = branch.branch_degree(read, at.at(name))
+            x = at.at(name).apply("sum", x, added, reason="a branch is added to a stream of another degree")
+        for name, branch in self.branches:
+            if branch.norm_stream is not None:
+                x = at.at(name).at("norm_stream").through(branch.norm_stream, x)
+        return x
 
     def _parallel_moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """The moments of parallel branches: they read the same signal with independent weights, so their moments add."""

@@ -45,3 +45,5 @@ class ChunkedAttention(Attention):
         if site.trace.length > self.chunk:
             raise InputError(f"{site.role}: the moments of attention in chunks are known for up to {self.chunk:,} tokens")
         return super().moments(x, site)
+
+    degree = Attention.degree  # a mask leaves it as it is

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..checks import check_choice
 from ..errors import InputError
+from ..numerics.homogeneity import Place, Powers
 from .activation_entries import check_activation
 from .base import Child, Run, component
 from .head import Head
@@ -44,6 +45,12 @@ class Pooler(Head):
     def children(self) -> tuple[Child, ...]:
         linear = Child("linear", self.linear, kind="pooler")
         return (linear,) if self.norm is None else (linear, Child("norm", self.norm))
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        from .activations import activated_degree
+
+        x = activated_degree(self.activation, at.at("linear").through(self.linear, x), at)
+        return x if self.norm is None else at.at("norm").through(self.norm, x)
 
     def choices(self) -> dict[str, Any]:
         options = {"pooler_activation": self.activation, "pooler_norm": self.norm is not None, "pooler_bias": self.bias}
@@ -92,6 +99,11 @@ class ClassifierHead(Head):
         names = ("linear", "distilled") if self.reads == "first two" else ("linear",)
         maps = tuple(Child(name, Linear(features, self.classes, self.bias), kind="classifier") for name in names)
         return maps if self.pooler is None else (Child("pooler", self.pooler), *maps)
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        x = x if self.pooler is None else at.at("pooler").through(self.pooler, x)
+        maps = [at.at(part.name).through(part.layer, x) for part in self.children() if part.name != "pooler"]
+        return maps[0] if len(maps) == 1 else at.apply("sum", *maps, reason="the two maps to classes have different degrees")
 
     logits_tensor = "linear.weight"
 

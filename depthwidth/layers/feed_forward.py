@@ -16,6 +16,7 @@ from .linear import Linear
 from .norms import Norm
 
 if TYPE_CHECKING:
+    from ..numerics.homogeneity import Place, Powers
     from ..signal import AnySignal, DrawSpread, Number, Pullback, Site
     from .interfaces import FeedForwardLike
 
@@ -122,6 +123,19 @@ class FeedForward(Branch):
         if pull_norm is None:
             return y, lambda g: pull_inner(pull_down(g))
         return y, lambda g: pull_inner(pull_norm(pull_down(g)))
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        from .activations import activated_degree
+
+        hidden = at.at("up").through(self.up, x)
+        if self.gate is not None:
+            hidden = activated_degree(self.up_activation, hidden, at)
+            hidden = at.apply("product", hidden, activated_degree(self.activation, at.at("gate").through(self.gate, x), at))
+        else:
+            hidden = activated_degree(self.activation, hidden, at)
+        if self.inner_norm is not None:
+            hidden = at.at("inner_norm").through(self.inner_norm, hidden)
+        return at.at("down").through(self.down, hidden)
 
     def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
         """The spread that follows from the kurtoses of the hidden features and of their derivative.

@@ -16,6 +16,7 @@ from .norms import Norm
 from .tensor import ZEROS, Tensor
 
 if TYPE_CHECKING:
+    from ..numerics.homogeneity import Place, Powers
     from ..signal import AnySignal, Pullback, Site
 
 _LOGIT_BYTES = 4  # the loss is computed in float32, whatever the precision of the activations
@@ -41,6 +42,12 @@ class Unembedding(Layer):
         if self.bias:
             weights["bias"] = Tensor((self.vocab,), "bias", start=ZEROS)
         return weights
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        y = at.apply("linear", x, own={"stem.tokens.weight": 1} if self.tied else at.weight("weight"))
+        return (
+            at.apply("bias", y, own=at.weight("bias"), reason="a bias is added to logits of another degree") if self.bias else y
+        )
 
     def choices(self) -> dict[str, Any]:
         return {"tied": self.tied, "head_bias": self.bias}
@@ -129,6 +136,18 @@ class LanguageHead(Head):
         transform = () if self.transform is None else (Child("transform", self.transform, kind="transform"),)
         norm = () if self.norm is None else (Child("norm", self.norm),)
         return (*transform, *norm, Child("unembedding", self.unembedding))
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        from .activations import activated_degree
+
+        if self.transform is not None:
+            x = at.at("transform").through(self.transform, x)
+        if self.transform is not None and self.norm is not None:
+            x = activated_degree(self.activation, x, at)
+        if self.norm is not None:
+            x = at.at("norm").through(self.norm, x)
+        logits = at.at("unembedding").through(self.unembedding, x)
+        return logits if self.softcap is None else at.apply("gelu", logits, reason="tanh caps the logits")
 
     def features(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """The input of the output matrix, and the map from its gradient to the stream's."""

@@ -11,6 +11,7 @@ from .base import Layer, Run, component
 from .tensor import ZEROS, Tensor
 
 if TYPE_CHECKING:
+    from ..numerics.homogeneity import Place, Powers
     from ..signal import AnySignal, Pullback, Site
 
 
@@ -38,6 +39,12 @@ class Linear(Layer):
             y = y.with_bias(site.variance("bias"))
         gain = linear_gradient.body(1.0, self.outputs, weight)
         return site.record(signal.finite(y, site.role)), site.record_gradient(lambda g: g.times(gain))
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        y = at.apply("linear", x, own=at.weight("weight"))
+        return (
+            at.apply("bias", y, own=at.weight("bias"), reason="a bias is added to a map of another degree") if self.bias else y
+        )
 
     def own_flops(self, run: Run) -> int:
         return 2 * run.positions * self.inputs * self.outputs

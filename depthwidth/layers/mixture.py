@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..formula import is_symbolic
 from ..formulas.experts import router_gradient_gain, sigmoid_gate_second_moment
 from ..formulas.moments import linear_second_moment
+from ..numerics.homogeneity import Place, Powers
 from ..numerics.interpolation import Table, TableFamily
 from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, TokenSignal, Trace, quotient
 from .activation_entries import check_activation
@@ -75,6 +76,21 @@ class MixtureOfExperts(Branch):
             return parts
         gate = Child("shared_gate", Linear(self.expert.width, 1, bias=False), kind="shared_gate")
         return (*parts, *((gate,) if self.shared_gate else ()), Child("shared", self.shared))
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        """Experts are chosen by their order, and weighed by a function of the router's scores that is not homogeneous."""
+        scores = at.at("router").through(self.router, x)
+        if self.choice_bias and not self.rule.untrained_bias:
+            scores = at.apply("sum", scores, at.weight("choice_bias"), reason="a bias of another degree moves the choice")
+        at.apply("softmax", scores, reason=f"{self.rule.scores} of the router's scores")
+        y = at.at("expert").through(self.expert, x)
+        if self.shared is None:
+            return y
+        shared = at.at("shared").through(self.shared, x)
+        if self.shared_gate:
+            gate = Linear(self.expert.width, 1, bias=False)
+            at.apply("gelu", at.at("shared_gate").through(gate, x), reason="sigmoid of the shared part's gate")
+        return at.apply("sum", y, shared, reason="the shared part has another degree than the experts")
 
     last = "mix"
     routed_parts = ("expert",)

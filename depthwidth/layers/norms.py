@@ -11,6 +11,7 @@ from .base import Layer, Run, component, share
 from .tensor import ZEROS, Constant, Tensor
 
 if TYPE_CHECKING:
+    from ..numerics.homogeneity import Place, Powers
     from ..signal import AnySignal, Number, Pullback, Site
 
 
@@ -68,6 +69,17 @@ class Norm(Layer):
         """Mean square of its gain at `site`; 1 without weights."""
         return site.gain(self._offset) if self.affine else 1.0
 
+    def degree(self, x: Powers, at: Place) -> Powers:
+        if self.eps:
+            at.require(x, f"epsilon {self.eps:g} is added to the variance", exact=False)
+        y = at.apply("norm", x)
+        if not self.affine:
+            return y
+        gain = at.weight("weight")
+        if self.unit_offset:
+            at.require(gain, "the gain is one plus its weight")
+        return at.apply("linear", y, own=gain)
+
     @property
     def _offset(self) -> float:
         """Added to the stored gain before it is used."""
@@ -103,6 +115,11 @@ class LayerNorm(Norm):
     def tensors(self) -> dict[str, Tensor]:
         bias = {"bias": Tensor(self._shape, "bias", start=ZEROS)} if self.affine and self.bias else {}
         return super().tensors() | bias
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        y = super().degree(x, at)
+        biased = self.affine and self.bias
+        return at.apply("bias", y, own=at.weight("bias"), reason="a bias is added to a gain's output") if biased else y
 
     def choices(self) -> dict[str, Any]:
         return super().choices() | {"norm": "layernorm", "norm_bias": self.bias}

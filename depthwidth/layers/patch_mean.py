@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..checks import check_whole
+from ..numerics.homogeneity import Place, Powers
 from .base import Child, Run, component
 from .head import Head
 from .norms import Norm
@@ -28,6 +29,9 @@ class PatchMean(Head):
 
     def children(self) -> tuple[Child, ...]:
         return (Child("norm", self.norm),)
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        return at.at("norm").through(self.norm, x)
 
     def choices(self) -> dict[str, Any]:
         return {"head": "none", "pooler": True, "pooler_reads": "patches"}

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..checks import check_choice, check_fraction, check_whole
 from ..errors import InputError, shown
+from ..numerics.homogeneity import Place, Powers
 from ..signal import AnySignal, Pullback, Site, Spread
 from .base import Child, Run, component
 from .norms import Norm
@@ -119,6 +120,17 @@ class PatchStem(Stem):
 
     def children(self) -> tuple[Child, ...]:
         return () if self.norm is None else (Child("norm", self.norm),)
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        x = at.apply("linear", x, own=at.weight("patch.weight"))
+        if self.bias:
+            x = at.apply("bias", x, own=at.weight("patch.bias"), reason="a bias is added to patches of another degree")
+        for name in ("class_token", "distillation_token"):
+            if getattr(self, name):
+                x = at.apply("sum", x, at.weight(name), reason="a trained token stands beside patches of another degree")
+        if self.positions != "none":
+            x = at.apply("sum", x, at.weight("positions"), reason="vectors of positions are added to patches of another degree")
+        return x if self.norm is None else at.at("norm").through(self.norm, x)
 
     def embed(self, site: Site, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
         if self.positions == "fixed":

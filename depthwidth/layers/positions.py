@@ -11,6 +11,7 @@ from .base import Layer, component, share
 from .tensor import Tensor
 
 if TYPE_CHECKING:
+    from ..numerics.homogeneity import Place, Powers
     from ..signal import AnySignal, Number, Site
 
 P = TypeVar("P", bound="Position")
@@ -158,6 +159,9 @@ class LearnedPositions(Position):
     @property
     def longest(self) -> int | None:
         return self.context
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        return at.apply("sum", x, at.weight("weight"), reason="vectors of positions are added to a stream of another degree")
 
     def add(self, x: AnySignal, identity: AnySignal, site: Site, width: int) -> Any:
         return x.plus(identity.times(site.at("positions").variance("weight"), 0.0))

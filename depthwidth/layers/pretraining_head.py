@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InputError
+from ..numerics.homogeneity import Place, Powers
 from .base import Child, component
 from .classifier import ClassifierHead
 from .head import LanguageHead
@@ -29,6 +30,11 @@ class PretrainingHead(LanguageHead):
     def children(self) -> tuple[Child, ...]:
         classifier = () if self.classifier is None else (Child("classifier", self.classifier),)
         return (*super().children(), *classifier)
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        logits = super().degree(x, at)
+        classes = {} if self.classifier is None else at.at("classifier").through(self.classifier, x)
+        return at.apply("sum", logits, classes, reason="the head's two outputs have different degrees")
 
     def choices(self) -> dict[str, Any]:
         return super().choices() | {"head": "pretraining"}

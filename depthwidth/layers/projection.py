@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..checks import check_choice, check_whole
+from ..numerics.homogeneity import Place, Powers
 from .base import Child, Run, component
 from .head import Head
 from .linear import Linear
@@ -35,6 +36,9 @@ class Projection(Head):
         if self.outputs is None:
             return ()
         return (Child("linear", Linear(self.width, self.outputs, self.bias), kind="pooler"),)
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        return x if self.outputs is None else at.at("linear").through(Linear(self.width, self.outputs, self.bias), x)
 
     def choices(self) -> dict[str, Any]:
         width = {"projection_width": self.outputs, "projection_bias": self.bias}

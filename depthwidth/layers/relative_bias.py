@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..checks import check_whole
+from ..numerics.homogeneity import Place, Powers
 from .base import component
 from .positions import Position
 from .tensor import ZEROS, Tensor
@@ -29,9 +30,16 @@ class RelativeBias(Position):
     def tensors(self) -> dict[str, Tensor]:
         return {"weight": Tensor((self.buckets, self.heads), "score_bias", start=ZEROS)}
 
+    def degree(self, x: Powers, at: Place) -> Powers:
+        """The powers of the table, which attention adds to its scores."""
+        return at.weight("weight")
+
 
 @component
 class BlockRelativeBias(RelativeBias):
     """The same with a table of its own in each block (umT5, arXiv 2304.09151)."""
 
     home = "attention"
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        return at.apply("sum", x, at.weight("weight"), reason="a trained bias is added to scores of another degree")

@@ -24,6 +24,8 @@ class ReluAttention(Attention):
     It is for encoders: of a causal mask's first token, which sees itself alone, half the heads would have no weights.
     """
 
+    _softmax = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.causal:
@@ -38,6 +40,8 @@ class ReluAttention(Attention):
 
     def choices(self) -> dict[str, Any]:
         return super().choices() | {"attention_weights": "relu"}
+
+    degree = Attention.degree
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """Refused.

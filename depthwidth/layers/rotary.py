@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import InputError, shown
 from ..numerics.distinct import distinct
+from ..numerics.homogeneity import Place, Powers
 from .base import component
 from .positions import Position, check_angles
 from .rotary_scaling import RotaryScaling
@@ -34,6 +35,9 @@ class Rotary(Position):
             raise InputError(f"Rotary: base={shown(self.base)} is not positive")
         if self.scaling is not None and self.scaling.kind == "yarn" and self.base == 1:
             raise InputError("Rotary: base=1 has one angle for all dimensions, which YaRN cannot tell apart")
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        return x
 
     def rotated(self, head_dim: int) -> int:
         """Dimensions of a head that are rotated."""

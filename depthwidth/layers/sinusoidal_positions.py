@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..checks import check_whole
+from ..numerics.homogeneity import Place, Powers
 from ..signal import AnySignal, Offset, Site, TokenSignal
 from .base import component
 from .positions import Position, check_angles
@@ -36,6 +37,9 @@ class SinusoidalPositions(Position):
     @property
     def fixed_variance(self) -> float:
         return 0.5
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        return at.apply("sum", x, {}, reason="fixed sines and cosines are added")
 
     def frequencies(self, width: int) -> Any:
         """Angle per position of each sine, and of the cosine beside it, in vectors of `width` features."""
@@ -115,6 +119,11 @@ class SinusoidalTable(SinusoidalPositions):
 
     def tensors(self) -> dict[str, Tensor]:
         return {"weight": Tensor((self.rows, self.width), "positions", start=FIXED)}
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        return at.apply(
+            "sum", x, at.weight("weight"), reason="stored sines and cosines are added to a stream of another degree"
+        )
 
     @property
     def longest(self) -> int | None:

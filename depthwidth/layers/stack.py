@@ -21,6 +21,7 @@ from .positions import Position
 from .streams import Streams
 
 if TYPE_CHECKING:
+    from ..numerics.homogeneity import Place, Powers
     from ..signal import AnySignal, Pullback, Site
 
 
@@ -61,6 +62,26 @@ class Repeat(Layer):
             return g
 
         return x, pull
+
+
+def _degree(stack: Stack, x: Powers, at: Place) -> Powers:
+    """The powers of a stack's output. Of a run of equal blocks the first three are followed, after which nothing is new."""
+    walk = at.walk
+    walk.score_bias = None if stack.position is None else at.at("position").through(stack.position, {})
+    if stack.copies is not None or stack.streams > 1:
+        reason = "the degrees of several streams are not derived"
+        for index, block in enumerate(stack.blocks()):
+            at.at(f"block.{stack.first_use(index)}").unknown(block, x, reason)
+        for part in (child for side in stack.around for child in side):
+            at.at(part.name).unknown(part.layer, x, reason)
+        return {}
+    first = 0
+    for repeat in stack.repeats:
+        for index in range(first, first + min(repeat.times, _FOLLOWED)):
+            x = at.at(f"block.{stack.first_use(index)}").through(repeat.block, x)
+        first += repeat.times
+    walk.score_bias = None
+    return x if stack.norm is None else at.at("norm").through(stack.norm, x)
 
 
 @component
@@ -285,6 +306,8 @@ class Stack(Layer):
 
         return x, site.record_gradient(partial(_through, pulls, site.role))
 
+    degree = _degree
+
     def _end(self, role: str) -> tuple[str, int] | None:
         """The residual and the block whose norm after the sum is the last part, as :attr:`Trace.end` has it."""
         *_, (name, part) = self.repeats[-1].block.branches or (("", None),)
@@ -310,6 +333,10 @@ class Stack(Layer):
         working = max(block.saved_bytes(run) for _, block, _ in self._distinct)
         around = sum(c.layer.saved_bytes(self.run_of(c.name, run)) for side in self.around for c in side)
         return inputs + working + around
+
+
+_FOLLOWED = 3
+"""Equal blocks in a row whose degrees are followed: the first, one that reads its output, and one that reads that one's."""
 
 
 def _check_borrowed(repeats: tuple[Repeat, ...]) -> None:

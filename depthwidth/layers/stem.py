@@ -15,6 +15,7 @@ from .positions import Position
 from .tensor import Tensor
 
 if TYPE_CHECKING:
+    from ..numerics.homogeneity import Place, Powers
     from ..signal import AnySignal, Pullback, Site
 
 _KINDS = {"tokens": "tokens", "segments": "segments", "projection": "projection"}  # of the parts' weights
@@ -132,6 +133,9 @@ class Embedding(Layer):
     def tensors(self) -> dict[str, Tensor]:
         return {"weight": Tensor((self.rows, self.width), "table")}
 
+    def degree(self, x: Powers, at: Place) -> Powers:
+        return at.apply("embedding", x, own=at.weight("weight"))
+
     shared = False
     """True if it holds no rows itself and reads those of the model's own stem."""
 
@@ -148,6 +152,9 @@ class SharedEmbedding(Embedding):
 
     def tensors(self) -> dict[str, Tensor]:
         return {}
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        return at.apply("embedding", x, own={"stem.tokens.weight": 1})
 
     def row_variance(self, site: Site) -> Any:
         return signal.Site(site.trace, "stem.tokens").variance("weight")
@@ -274,6 +281,21 @@ class TokenStem(Stem):
             return g.after_dropout(rate)
 
         return x, site.record_gradient(pull)
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        x = at.at("tokens").through(self.tokens, x)
+        narrow = self.projection is not None and self.projection.inputs != self.projection.outputs
+        first = narrow and self._added_width == self.width
+        if self.projection is not None and first:
+            x = at.at("projection").through(self.projection, x)
+        if self.positions is not None:
+            x = at.at("positions").through(self.positions, x)
+        if self.segments is not None:
+            segments = at.at("segments").through(self.segments, {})
+            x = at.apply("sum", x, segments, reason="vectors of segments are added to a stream of another degree")
+        if self.norm is not None:
+            x = at.at("norm").through(self.norm, x)
+        return x if self.projection is None or first else at.at("projection").through(self.projection, x)
 
     @property
     def _added_width(self) -> int | None:

@@ -209,6 +209,7 @@ MEANINGS = (
     ("moments", "--attention"), ("moments", "--gradient", "loss"), ("moments", "--lengths", "8,4"), ("init",), ("init",
     "--csv"), ("heads",),
     ("plan", "1B", "--like"), ("plan", "1B", "--kv-heads", "4", "--like"), ("moments", "--variance", "1e-308"),
+    ("check-invariance",), ("check-invariance", "--twin", "--csv"),
 )  # fmt: skip
 
 

@@ -1,0 +1,87 @@
+"""``depthwidth check-invariance``: the command and its page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import InputError
+from ..quantities import format_count
+from .inputs import say_notes
+from .options import NumberFirst, formats, option
+from .output import emit, print_table, say
+
+if TYPE_CHECKING:
+    from ..analysis.invariance import Invariance, Scaling
+
+
+@click.command(cls=NumberFirst)
+@click.argument("config")
+@option("--weights", "patterns", multiple=True, metavar="PATTERN", help="Also scale together the weights whose roles match.")
+@option("--twin", is_flag=True, help="Check the scale-invariant encoder of the same sizes instead.")
+@option("--measure", is_flag=True, help="Measure it too, on a small model with the same parts (requires depthwidth[verify]).")
+@formats
+def check_invariance(config: str, patterns: tuple[str, ...], twin: bool, measure: bool, form: str | None) -> None:
+    """Tell which weights of CONFIG, a Hugging Face config.json, are scale invariant: together, and each alone.
+
+    A degree k says that a factor c on the weights multiplies the output by c^k; 0 is scale invariant. Weights of one role are
+    scaled together in all blocks. PATTERN is as for file names, such as '*.attention.query.*'; several joined by commas are one
+    group.
+    """
+    from ..analysis.invariance import scale_invariance, scale_invariant_twin
+    from ..architecture import Transformer
+    from ..architecture.hf import read_json
+
+    tree = Transformer.from_config(read_json(config))
+    tree = scale_invariant_twin(tree) if twin else tree
+    found = scale_invariance(tree, patterns)
+    measured = _measured(tree, found) if measure else None
+    data = found.to_dict() | ({} if measured is None else {"measured": measured})
+    emit(form, data, found.rows(), lambda: _print(config, found, measured, notes=not twin))
+
+
+def _measured(tree: Any, found: Invariance) -> list[dict[str, Any]]:
+    """The measured degrees beside those that were told."""
+    try:
+        from verify.measure.invariance import measure_tree
+    except ImportError:
+        raise InputError("--measure needs torch; pip install 'depthwidth[verify]'") from None
+    return [row.to_dict() for row in measure_tree(tree, found)]
+
+
+def _print(config: str, found: Invariance, measured: list[dict[str, Any]] | None, *, notes: bool) -> None:
+    beside = {} if measured is None else {row["name"]: row for row in measured}
+    columns = ("weights", "parameters", "degree", "breaks at", "reason")
+    extra = ("measured", "error") if measured is not None else ()
+    for title, every in (("Scaled together", found.groups), ("Scaled alone", found.each)):
+        print_table(
+            (*columns[:3], *extra, *columns[3:]),
+            (_line(one, beside.get(one.name) if extra else None, bool(extra)) for one in every),
+            title=title,
+            words=("breaks at", "reason"),
+        )
+    share = sum(one.parameters for one in found.each if one.name in found.invariant)
+    total = sum(one.parameters for one in found.each)
+    if found.invariant:
+        roles = "one role" if len(found.invariant) == 1 else f"{len(found.invariant)} roles"
+        say(f"Scale invariant: {format_count(share)} of {format_count(total)} parameters, in {roles}.")
+    else:
+        say("No weights are scale invariant, together or alone.")
+    if any(one.invariant and not one.exact for one in (*found.groups, *found.each)):
+        say("Note: a degree marked ~ holds while variances are far above the epsilon of a norm.")
+    if notes:
+        say_notes(config)
+
+
+def _line(one: Scaling, measured: dict[str, Any] | None, extra: bool) -> tuple[str, ...]:
+    place, reason = one.breaks[0] if one.breaks else ("", "")
+    more = f" (and {len(one.breaks) - 1} more)" if len(one.breaks) > 1 else ""
+    cells: tuple[str, ...] = (one.name, format_count(one.parameters), _degree(one.degree, one.exact))
+    if extra:
+        cells += ("", "") if measured is None else (_degree(measured["degree"], measured["exact"]), f"{measured['error']:.1e}")
+    return (*cells, place, reason + more)
+
+
+def _degree(degree: float | None, exact: bool) -> str:
+    return "none" if degree is None else f"{degree:g}" if exact else f"~{degree:g}"

@@ -1,0 +1,151 @@
+"""Measured degrees against those told from trees, and of models of the transformers library."""
+
+import pytest
+from helpers import one_quick_in
+
+from depthwidth import SCALE_INVARIANT, InputError, Transformer
+from depthwidth.analysis.invariance import scale_invariance
+
+torch = pytest.importorskip("torch")
+
+from verify.measure.invariance import measure_invariance, measure_tree  # noqa: E402
+
+SIZES = {"vocab": 50, "context": 16}
+PLAIN = {"norm_affine": False, "norm_eps": 0.0, "bias": False}
+LLAMA = {"norm": "rmsnorm", "gated": True, "bias": False, "positions": "rotary", "activation": "silu", "tied": False}
+TREES = {
+    "scale invariant": {**SCALE_INVARIANT, "head": "masked-lm"},
+    "scale invariant, rotary, narrow": {**SCALE_INVARIANT, "positions": "rotary", "embedding_width": 8, "head": "masked-lm"},
+    "bert": {"kind": "encoder", "placement": "post", "head": "masked-lm", "segments": 2, "embedding_norm": True},
+    "llama": LLAMA,
+    "qwen3": {**LLAMA, "qk_norm": "head"},
+    "t5": {"kind": "encoder-decoder", "positions": "relative", "norm": "rmsnorm"},
+    "experts": {"experts": 3, "shared_ffn": 8, "activation": "relu", **PLAIN},
+    "sandwich": {**PLAIN, "placement": "sandwich", "embedding_norm": True, "tied": False},
+    "parallel": {**PLAIN, "activation": "relu2", "qk_norm": "unit", "positions": "alibi", "parallel": True},
+    "gemma": {"norm": "rmsnorm", "norm_unit_offset": True, "bias": False, "score_softcap": 5.0, "logit_softcap": 30.0},
+    "layer scales": {**PLAIN, "layer_scale": 0.1, "placement": "output"},
+}
+
+
+@one_quick_in(12, "name", TREES, first=0)
+def test_measured_degrees_are_those_that_are_told(name):
+    """Both ways: no weight has a degree that the rules do not show, in these models."""
+    tree = Transformer(4, 32, 2, **TREES[name], **SIZES)
+    found = scale_invariance(tree)
+    measured = {row.name: row for row in measure_tree(tree, found)}
+    for one in (*found.groups, *found.each):
+        row = measured[one.name]
+        assert (row.degree, row.exact) == (one.degree, one.exact), (one, row)
+
+
+def library_model(kind, **options):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    torch.manual_seed(0)
+    if kind == "gpt2":
+        config = transformers.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2, n_positions=16, **options)
+        return transformers.GPT2LMHeadModel(config)
+    if kind == "bert":
+        return transformers.BertForMaskedLM(transformers.BertConfig(**sizes, **options))
+    config, model = {
+        "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+        "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+    }[kind]
+    return model(config(**sizes, num_key_value_heads=1, **options))
+
+
+TOKENS = torch.arange(24).reshape(2, 12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "options", "invariant", "linear"),
+    [
+        ("bert", {}, ("key.bias",), ()),
+        ("gpt2", {}, (), ()),
+        ("llama", {}, (), ("norm.weight", "lm_head.weight")),
+        ("qwen3", {"head_dim": 16}, ("q_proj.weight", "k_proj.weight"), ("norm.weight", "lm_head.weight")),
+    ],
+)
+def test_models_of_the_transformers_library(kind, options, invariant, linear):
+    rows = {row.name: row for row in measure_invariance(library_model(kind, **options), TOKENS)}
+    assert rows.pop("all weights").degree is None
+    found = {name for name, row in rows.items() if row.degree == 0}
+    assert found == {name for name in rows if name.endswith(invariant)}
+    ends = {name for name, row in rows.items() if row.degree == 1}
+    assert {name.removeprefix("model.") for name in ends} == set(linear)
+    assert all(row.used for name, row in rows.items() if not name.endswith("key.bias"))
+    if kind == "qwen3":
+        assert not rows["model.layers.0.self_attn.q_proj.weight"].exact  # the epsilon of its norm
+
+
+@pytest.mark.slow
+def test_a_library_model_is_left_as_it_is():
+    model = library_model("bert")
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    measure_invariance(model, TOKENS, each=False, patterns=("*query*, *key*",))
+    assert model.training
+    for name, weight in model.state_dict().items():
+        assert weight.dtype == before[name].dtype
+        assert torch.equal(weight, before[name])
+
+
+def mlp(**options):
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(8, 8, bias=False), torch.nn.LayerNorm(8, **options), torch.nn.Linear(8, 3)
+    return torch.nn.Sequential(*layers)
+
+
+def test_groups_patterns_and_unused_weights():
+    model = mlp(eps=0.0)
+    model.extra = torch.nn.Parameter(torch.ones(2))
+    x = torch.linspace(0, 1, 8, dtype=torch.float64)
+    options = {"patterns": ("2.*",), "groups": {"ends": ["0.weight"]}, "run": lambda one: one[2](one[1](one[0](x)))}
+    rows = {row.name: row for row in measure_invariance(model, **options)}
+    assert rows["2.*"].degree == 1
+    assert rows["ends"].degree == rows["0.weight"].degree == 0
+    assert rows["extra"].degree == 0
+    assert not rows["extra"].used
+    assert rows["0.weight"].used
+    assert rows["1.weight"].degree is None
+    assert rows["2.bias"].degree is None
+
+
+def test_an_epsilon_is_told_apart():
+    x = torch.randn(4, 8)
+    small, none = (measure_invariance(mlp(eps=eps), x)[1] for eps in (1e-6, 0.0))
+    assert (small.degree, small.exact) == (0, False)
+    assert (none.degree, none.exact) == (0, True)
+    assert none.error < 1e-12 < small.error
+
+
+@pytest.mark.parametrize(
+    ("break_it", "sentence"),
+    [
+        (lambda model: model[0].weight.data.fill_(float("nan")), "the weight 0.weight has values that are not finite"),
+        (lambda model: setattr(model[1], "forward", lambda x: x / 0), "the output of the model is not finite"),
+        (lambda model: setattr(model, "forward", lambda x: "words"), "a str without a tensor"),
+    ],
+)
+def test_models_that_cannot_be_measured_are_refused(break_it, sentence):
+    model = mlp()
+    break_it(model)
+    with pytest.raises(InputError, match=sentence):
+        measure_invariance(model, torch.ones(2, 8))
+
+
+def test_other_refusals():
+    x = torch.ones(2, 8)
+    with pytest.raises(InputError, match="no weights that could be scaled"):
+        measure_invariance(torch.nn.ReLU(), x)
+    with pytest.raises(InputError, match="no weight matches 'nothing'"):
+        measure_invariance(mlp(), x, patterns=("nothing",))
+    with pytest.raises(InputError, match="'other', which is no weight"):
+        measure_invariance(mlp(), x, groups={"one": ["other"]})
+    large = Transformer(12, 12288, 96, **SIZES)
+    with pytest.raises(InputError, match="give a smaller configuration"):
+        measure_tree(large, scale_invariance(large))
+    images = Transformer(2, 32, 2, kind="encoder", patch=4, image=8, head="classifier", classes=3)
+    with pytest.raises(InputError, match="models of tokens"):
+        measure_tree(images, scale_invariance(images))
