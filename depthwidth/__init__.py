@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .architecture.design import SCALE_INVARIANT, Design
     from .coefficients import Coefficient, coefficient, reference
     from .errors import AccuracyWarning, InputError
+    from .fitting import Fit, fit
     from .formula import Formula, find_formula
     from .initialization import Recipe, recipe, schemes
     from .layers.activations import activation, gated
@@ -58,6 +59,9 @@ _HOME = {
     "Template": "planning.template",
     "Rule": "planning.rules",
     "find_rule": "planning.rules",
+    # laws fitted to training runs
+    "fit": "fitting.fit",
+    "Fit": "fitting.result",
     # signal and gradient at initialisation, and initialisation schemes
     "propagate": "analysis.propagation",
     "sweep": "analysis.sweeps",

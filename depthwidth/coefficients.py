@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import math
 from pathlib import Path
 
 from .errors import InputError, nearest, shown
@@ -52,20 +53,73 @@ def coefficients(law: str) -> tuple[Coefficient, ...]:
     """
     if law not in laws():
         raise InputError(f"there are no coefficients for {shown(law)}{nearest(law, laws())}; there are for {', '.join(laws())}")
-    return tuple(
-        Coefficient(
-            law=law,
-            edition=row["edition"],
-            name=row["name"],
-            value=float(row["value"]),
-            stderr=float(row["stderr"]) if row["stderr"] else None,
-            unit=row["unit"],
-            status=row["status"],
-            source=row["source"],
-            note=row["note"],
-        )
-        for row in _rows(data_directory() / "coefficients" / f"{law}.csv")
+    return tuple(_coefficient(law, row) for row in _rows(data_directory() / "coefficients" / f"{law}.csv"))
+
+
+def _coefficient(law: str, row: dict[str, str]) -> Coefficient:
+    return Coefficient(
+        law=law,
+        edition=row["edition"],
+        name=row["name"],
+        value=float(row["value"]),
+        stderr=float(row["stderr"]) if row["stderr"] else None,
+        unit=row["unit"],
+        status=row["status"],
+        source=row["source"],
+        note=row["note"],
     )
+
+
+LARGEST_FILE = 2**20
+"""Bytes of a file of coefficients of one's own."""
+
+
+def coefficients_of_file(path: str | Path) -> tuple[tuple[Coefficient, ...], dict[tuple[str, str], float]]:
+    """The coefficients in a file of one's own, as ``depthwidth fit --save`` writes it, and the covariance beside it.
+
+    Returns
+    -------
+    The coefficients of its first edition, and the covariance of each pair in both orders; empty without such a file.
+
+    Raises
+    ------
+    InputError
+        if it cannot be read, or does not have the columns of ``data/coefficients``.
+    """
+    target = Path(path)
+    found = tuple(_coefficient(target.stem, row) for row in _rows_of_file(target, set(Coefficient.__annotations__) - {"law"}))
+    if not found:
+        raise InputError(f"coefficients {shown(str(path))} has no rows")
+    beside = target.with_suffix(".covariance.csv")
+    pairs: dict[tuple[str, str], float] = {}
+    if beside.exists():
+        for row in _rows_of_file(beside, {"edition", "row", "column", "value"}):
+            if row["edition"] == found[0].edition:
+                pairs[row["row"], row["column"]] = pairs[row["column"], row["row"]] = float(row["value"])
+    return tuple(one for one in found if one.edition == found[0].edition), pairs
+
+
+def _rows_of_file(path: Path, columns: set[str]) -> list[dict[str, str]]:
+    from .files import read_regular  # other commands read no file of anyone's
+
+    said = f"coefficients {shown(str(path), limit=300)}"
+    try:
+        rows = list(csv.DictReader(read_regular(path, "coefficients", LARGEST_FILE).decode("utf-8-sig").splitlines()))
+        if rows and columns - rows[0].keys():
+            raise InputError(f"{said} lacks the column {', '.join(sorted(columns - rows[0].keys()))}")
+        for row in rows:
+            if not all(isinstance(row[name], str) for name in columns):
+                raise InputError(f"{said} has a row of another length than its header")
+            for name in columns & {"value", "stderr"}:
+                if (row[name] or name == "value") and not math.isfinite(float(row[name])):
+                    raise ValueError
+    except (UnicodeDecodeError, csv.Error):
+        raise InputError(f"{said} is not comma-separated text in UTF-8") from None
+    except InputError:
+        raise
+    except ValueError:
+        raise InputError(f"{said} holds a value that is not a finite number") from None
+    return rows
 
 
 def editions(law: str) -> list[str]:

@@ -28,6 +28,8 @@ def test_every_command_line_of_the_readme_parses(invoke, tmp_path, monkeypatch):
 def test_the_keys_of_the_contract_are_there(invoke, tmp_path):
     config = tmp_path / "config.json"
     config.write_text('{"model_type": "gpt2"}')
+    runs = tmp_path / "runs.csv"
+    runs.write_text("width,loss\n" + "".join(f"{w},{2 + 30 / w**0.5 + 1e-3 * (w % 7)}\n" for w in range(60, 900, 100)))
     commands = {
         "plan BUDGET": ("plan", "1B"),
         "compare A B ...": ("compare", "24x1024", "12x1408"),
@@ -35,6 +37,7 @@ def test_the_keys_of_the_contract_are_there(invoke, tmp_path):
         "describe FILE": ("describe", config),
         "moments CONFIG": ("moments", config, "--context", "16"),
         "init CONFIG --scheme NAME": ("init", config, "--scheme", "deepscale"),
+        "fit RUNS": ("fit", runs, "--law", "loss = E + A * width**-p", "--errors", "curvature", "--starts", "4"),
         "formulas list": ("formulas", "list"),
         "formulas show NAME": ("formulas", "show", "levine_width"),
         "formulas eval NAME ...": ("formulas", "eval", "levine_width", "depth=3"),

@@ -51,7 +51,8 @@ def test_an_unknown_name_is_an_attribute_error():
 
 FLOORS = (
     ("depthwidth.errors", "depthwidth.lazy", "depthwidth.mathematics", "depthwidth.progress", "depthwidth.values"),
-    ("depthwidth.quantities", "depthwidth.coefficients", "depthwidth.files", "depthwidth.display"),
+    ("depthwidth.files",),
+    ("depthwidth.quantities", "depthwidth.coefficients", "depthwidth.display"),
     ("depthwidth.formula", "depthwidth.evidence", "depthwidth.stored_tensors"),
     ("depthwidth.checks",),
     ("depthwidth.plugins",),

@@ -397,15 +397,15 @@ def _by_curvature(
 def _resampled(
     problem: Problem, theta: Array, runs: Runs, report: Reporter, covariance: Array
 ) -> tuple[Array, HeldOut, tuple[str, str, float, float] | None]:
-    """Jackknife errors, predictions of unseen models, and the model that matters most."""
+    """Jackknife covariance, predictions of unseen models, and the model that matters most."""
     left = resampling.jackknife(problem, theta, runs.model)
     logs = report.logarithms(left.thetas)
-    errors = np.sqrt(np.diag(report.first_order(left.covariance(logs), theta)))
+    jackknife = report.first_order(left.covariance(logs), theta)
     with during("predicting large models from small ones"):
         held = out_of_sample(problem, theta, runs.model, left.residuals, order_of(runs.columns), resampling.refit)
-    spread = np.sqrt(np.diag(covariance)) if covariance.any() else errors
+    spread = np.sqrt(np.diag(covariance if covariance.any() else jackknife))
     influence = most_influential(problem.names, report.values(theta), spread, report.values(left.thetas), runs.models)
-    return errors, held, influence
+    return jackknife, held, influence
 
 
 def digest(columns: Mapping[str, Array], law: Law) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..display import Overview, with_overview
 from ..errors import InputError
 from .errors import ONE_SIGMA
 from .laws import Law
@@ -37,7 +38,8 @@ class HeldOut:
     """Mean over models of the law's squared error less that of the surface, and its standard error."""
 
 
-@dataclass(frozen=True)
+@with_overview
+@dataclass(frozen=True, repr=False)
 class Fit:
     """A law fitted to runs. All arrays follow the order of `names`."""
 
@@ -50,8 +52,9 @@ class Fit:
     """Ends of the 68.3 % interval of each coefficient by `method`, shape (coefficients, 2)."""
     intervals_95: Array
     """The same at 95 %."""
-    jackknife: Array | None
-    """Standard errors by leaving out one model at a time; None if that was not asked for."""
+    jackknife_covariance: Array | None
+    """The same by leaving out one model at a time; None if that was not asked for. Its changes are small, as linear error
+    propagation needs them."""
     method: str
     """``bootstrap``, ``curvature``, ``profile`` or ``none``."""
     objective: float
@@ -100,6 +103,11 @@ class Fit:
         return np.asarray(np.sqrt(np.diag(self.covariance)))
 
     @property
+    def jackknife(self) -> Array | None:
+        """Standard errors by leaving out one model at a time."""
+        return None if self.jackknife_covariance is None else np.asarray(np.sqrt(np.diag(self.jackknife_covariance)))
+
+    @property
     def correlation(self) -> Array:
         """Correlations of the coefficients by `method`, shape (coefficients, coefficients)."""
         error = np.where(self.stderr > 0, self.stderr, 1.0)
@@ -128,6 +136,17 @@ class Fit:
                 raise InputError(f"fit: a prediction of {self.law.name} needs {name}")
         given = self.values if values is None else values
         return self.law.right({**columns, **dict(zip(self.names, map(float, given), strict=True))})
+
+    def overview(self) -> Overview:
+        """The short form."""
+        facts = {"rows": f"{self.points:,} of {self.groups:,} models", "minimised": f"{self.minimised}, {self.objective:.6g}"}
+        facts["residual"] = f"{self.residual_rms:.3%}" if self.logarithm else f"{self.residual_rms:.4g}"
+        if self.held_out is not None:
+            facts["unseen models"] = f"{self.held_out.one_model:.3%}" if self.logarithm else f"{self.held_out.one_model:.4g}"
+        cells = [(row["name"], f"{row['value']:.5g}", f"{row['stderr']:.2g}", row["verdict"]) for row in self.rows()]
+        return Overview(
+            f"Fit of {self.law.text}", facts, ("coefficient", "value", "error", "verdict"), cells, ("verdict",), ".rows()"
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per coefficient."""

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import InputError, printable, shown
 from ..files import write_whole
 from .result import Fit
@@ -39,17 +42,28 @@ def coefficient_rows(
         }  # fmt: skip
 
     rows = []
-    for name, value, error, (low, high) in zip(found.names, found.values, found.stderr, found.intervals, strict=True):
+    errors = np.sqrt(np.diag(saved_covariance(found)))
+    for name, value, error, (low, high) in zip(found.names, found.values, errors, found.intervals, strict=True):
         note = f"{found.law.text}; 68.3 % interval {low:.6g} to {high:.6g}"
         if verdict := found.verdicts.get(name):
             note += f"; {verdict}"
         rows.append(row(name, value, repr(float(error)) if found.method != "none" else "", units.get(name, "1"), note))
     rows += [row(name, value, "", "1", "held fixed") for name, value in found.law.constants.items()]
     for name, (low, high) in found.ranges.items():
-        if name not in found.names and name != found.law.left:
+        if name not in found.names and name in found.law.needs and name != found.law.left:
             rows.append(row(f"{name}_min", low, "", "1", f"least {name} of the fitted rows"))
             rows.append(row(f"{name}_max", high, "", "1", f"largest {name} of the fitted rows"))
     return rows
+
+
+def saved_covariance(found: Fit) -> NDArray[np.float64]:
+    """The covariance that is written: of laws with power terms that of the jackknife, if there is one.
+
+    A bootstrap holds fits whose exponents are far off, and the formulas propagate errors to first order.
+    """
+    if found.law.terms and found.jackknife_covariance is not None:
+        return found.jackknife_covariance
+    return found.covariance
 
 
 def save(found: Fit, path: str | Path, *, edition: str = "", source: str = "", unit: Mapping[str, str] | None = None) -> Path:
@@ -71,13 +85,14 @@ def save(found: Fit, path: str | Path, *, edition: str = "", source: str = "", u
     """
     name = check_name(path)
     target = Path(path).with_name(f"{name}.csv")
+    matrix = saved_covariance(found)
     values = coefficient_rows(found, edition, source, unit)
     pairs = [
         {
             "edition": values[0]["edition"],
             "row": a,
             "column": b,
-            "value": repr(float(found.covariance[i, j])),
+            "value": repr(float(matrix[i, j])),
             "status": "measured",
         }
         for i, a in enumerate(found.names)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from ..coefficients import coefficient, covariance, reference
+from ..coefficients import coefficient, coefficients_of_file, covariance, reference
 from ..errors import InputError, nearest, shown
 from ..formula import Formula, Kind
 from ..formulas import rules as laws
@@ -108,13 +108,17 @@ def default_rule(images: bool = False) -> Rule:
 
 
 def find_rule(name: str) -> Rule:
-    """The rule called `name`.
+    """The rule called `name`, or that of a fit in the file `name`, which ends in ``.csv``.
 
     Raises
     ------
     InputError
         if there is none.
     """
+    if name in _READ:
+        return _READ[name]
+    if str(name).endswith(".csv"):
+        return rule_of_file(name)
     if name not in _known():
         add_plugins()
     known = _known()
@@ -149,6 +153,87 @@ def _known() -> dict[str, Rule]:
 
 _ADDED: dict[str, Rule] = {}
 """Rules that were registered."""
+_READ: dict[str, Rule] = {}
+"""Rules that were read from files, by name."""
+
+
+def rule_of_file(path: str) -> Rule:
+    """The rule that follows from a fit that ``depthwidth fit --save`` wrote: its name is that of the file.
+
+    Raises
+    ------
+    InputError
+        if the file cannot be read, or its law says nothing about shapes.
+    """
+    rows, covariances = coefficients_of_file(path)
+    law, name = rows[0].edition, rows[0].law
+    make = _OF_LAW.get(law)
+    if make is None:
+        raise InputError(
+            f"{shown(path)}: the law {shown(law)} has no shape of least loss; rules follow from {', '.join(_OF_LAW)}"
+        )
+    values = {row.name: row.value for row in rows}
+    try:
+        along, moved = make(values, covariances)
+    except KeyError as missing:
+        raise InputError(f"{shown(path)} lacks the coefficient {missing.args[0]} of the law {law}") from None
+    columns = {"parameters": "non_embedding"} if law == "shape-penalty" else {"depth": "depth", "width": "width"}
+    ranges = tuple(
+        (what, values[f"{column}_min"], values[f"{column}_max"])
+        for what, column in columns.items()
+        if f"{column}_min" in values and f"{column}_max" in values
+    )
+    name = name if name not in _known() else f"{name}.csv"
+    rule = Rule(name, rows[0].source, "fitted", along, ranges, moved=moved, error="one standard error of the fit")
+    _READ[name] = rule
+    return rule
+
+
+_Made = tuple[Callable[[float], Curve], Callable[[float], dict[str, Curve]]]
+
+
+def _of_power_terms(width: Formula, error: Formula, names: tuple[str, str, str, str]) -> Callable[..., _Made]:
+    """The rule of a law with a power of the width and one of the depth; `names` are its factors and exponents."""
+
+    def make(values: Mapping[str, float], covariances: Mapping[tuple[str, str], float]) -> _Made:
+        own = dict(zip(("A", "alpha", "B", "beta"), (values[name] for name in names), strict=True))
+        # Of a factor the law's own error formula takes the logarithm, whose error is the relative one.
+        scale = {"ln_A": 1 / own["A"], "alpha": 1.0, "ln_B": 1 / own["B"], "beta": 1.0}
+        terms = {}
+        for (i, a), (j, b) in itertools.combinations_with_replacement(enumerate(scale), 2):
+            entry = covariances.get((names[i], names[j]), 0.0) * scale[a] * scale[b]
+            terms[f"var_{a}" if a == b else f"cov_{a}_{b}"] = entry
+        curve = _by_depth(width, **own)
+        width_at = width.with_fixed(**own)
+        return _independent_of_c(curve), lambda c: _shifted(width_at, error.with_fixed(**terms, **own)) if covariances else {}
+
+    return make
+
+
+def _of_line(values: Mapping[str, float], covariances: Mapping[tuple[str, str], float]) -> _Made:
+    own = {"a": values["a"], "b": values["b"]}
+    width_at = laws.levine_width.with_fixed(**own)
+    terms = {"var_a": covariances.get(("a", "a"), 0.0), "var_b": covariances.get(("b", "b"), 0.0)}
+    terms["cov_ab"] = covariances.get(("a", "b"), 0.0)
+    curve = _by_depth(laws.levine_width, **own)
+    error_at = laws.levine_relative_width_error.with_fixed(**terms)
+    return _independent_of_c(curve), lambda c: _shifted(width_at, error_at) if covariances else {}
+
+
+def _of_penalty(values: Mapping[str, float], covariances: Mapping[tuple[str, str], float]) -> _Made:
+    own = {name: values[name] for name in ("x0", "s", "N_0")}
+    sizes = values["non_embedding_min"], values["non_embedding_max"]
+
+    def moved(c: float) -> dict[str, Curve]:
+        return {
+            f"{name} {sign:+d} standard error": _measured(c, sizes, **{**own, name: own[name] + sign * error})
+            for name in ("x0", "s")
+            for error in (math.sqrt(covariances.get((name, name), 0.0)),)
+            for sign in (-1, 1)
+            if error
+        }
+
+    return lambda c: _measured(c, sizes, **own), moved
 
 
 def _by_depth(width: Formula, **coefficients: float) -> Curve:
@@ -240,22 +325,32 @@ MEASURED_SIZES = (2.3e7, 1.8e9)
 """Sizes of the models on which the loss penalty and the best width were measured, in parameters without the embedding."""
 
 
-def _measured(c: float, **coefficients: float) -> Curve:
+def _measured(c: float, sizes: tuple[float, float] = MEASURED_SIZES, **coefficients: float) -> Curve:
     width_at = _lazily(shape_penalty.penalised_best_width, coefficients)
-    low, high = MEASURED_SIZES
+    low, high = sizes
 
     def curve(parameters: float) -> tuple[float, float]:
         # The drift was measured over two decades and is extrapolated by one more; further out it would reverse.
         if parameters < low / 10:
-            raise InputError("measured2025: the curve begins at a tenth of its smallest model")
+            raise InputError("the measured curve begins at a tenth of its smallest model")
         if parameters > high * 10:
-            raise OverflowError("measured2025: the curve ends at ten times its largest model")
+            raise OverflowError("the measured curve ends at ten times its largest model")
         width = width_at()(parameters)
         # The law gives the optimal width for a number of parameters; the depth follows from the parameters of a block.
         return parameters / (c * width**2), width
 
     return curve
 
+
+_OF_LAW: dict[str, Callable[..., _Made]] = {
+    "gemstones": _of_power_terms(laws.gemstones_width, laws.gemstones_relative_width_error, ("A", "alpha", "B", "beta")),
+    "inverse-depth": _of_power_terms(
+        laws.gemstones_width, laws.gemstones_relative_width_error, ("c_m", "alpha_m", "c_l", "alpha_l")
+    ),
+    "crossings": _of_line,
+    "shape-penalty": _of_penalty,
+}
+"""From the name of a law that was fitted to its rule."""
 
 _RULES = (
     Rule(

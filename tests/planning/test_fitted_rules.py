@@ -1,0 +1,110 @@
+"""Rules from fits in files: the curve is that of the formulas with the file's numbers, and a bad file gets one sentence."""
+
+import json
+import math
+
+import pytest
+
+from depthwidth import InputError, find_rule, plan
+from depthwidth.coefficients import coefficient, covariance
+from depthwidth.formulas import rules as laws
+from depthwidth.planning.rules import rule_of_file
+
+HEADER = "edition,name,value,stderr,unit,status,source,note\n"
+
+
+def written(folder, law, values, pairs=(), name="ours"):
+    path = folder / f"{name}.csv"
+    path.write_text(HEADER + "".join(f"{law},{key},{value!r},,1,measured,ours,\n" for key, value in values.items()))
+    if pairs:
+        lines = "".join(f"{law},{a},{b},{value!r},measured\n" for (a, b), value in dict(pairs).items())
+        path.with_suffix(".covariance.csv").write_text("edition,row,column,value,status\n" + lines)
+    return str(path)
+
+
+def known(law, *names):
+    return {name: coefficient(law, name).value for name in names}
+
+
+RANGES = {"depth_min": 3.0, "depth_max": 80.0, "width_min": 256.0, "width_max": 3072.0}
+
+
+def test_the_published_numbers_in_a_file_are_the_published_rule(tmp_path):
+    names = ("A", "alpha", "B", "beta")
+    pairs = {pair: value for pair, value in covariance("gemstones2025").items() if set(pair) <= set(names)}
+    path = written(tmp_path, "gemstones", known("gemstones2025", *names) | RANGES, pairs)
+    own, published = rule_of_file(path), find_rule("gemstones2025")
+    assert (own.name, own.kind, own.fitted_on) == ("ours", "fitted", published.fitted_on)
+    width = own.curve()(40.0)[1]
+    assert published.curve()(width) == pytest.approx((40.0, width))
+    for side, curve in own.variants().items():
+        assert curve(40.0)[1] == pytest.approx(published.variants()[side](40.0)[1], rel=1e-4)
+    one, other = plan("1B", rule=path), plan("1B", rule="gemstones2025")
+    assert (one.shape.depth, one.shape.width) == (other.shape.depth, other.shape.width)
+    assert one.coefficient_band.width == pytest.approx(other.coefficient_band.width, rel=1e-3)
+    assert "ours" in one.rules
+    assert "ours" not in other.rules
+
+
+def test_rules_of_the_other_laws(tmp_path):
+    liu = rule_of_file(written(tmp_path, "inverse-depth", known("liu2026", "c_m", "alpha_m", "c_l", "alpha_l"), name="liu"))
+    assert liu.curve()(30.0)[1] == pytest.approx(laws.liu_width(30.0))
+    line = rule_of_file(
+        written(
+            tmp_path,
+            "crossings",
+            known("levine2020", "a", "b"),
+            {("a", "a"): 9e-4, ("b", "b"): 1e-6, ("a", "b"): -2e-5},
+            "line",
+        )
+    )
+    assert line.curve()(24.0)[1] == pytest.approx(laws.levine_width(24.0))
+    up = line.variants()["plus one standard error"](24.0)[1]
+    assert math.log(up / laws.levine_width(24.0)) == pytest.approx(math.sqrt(9e-4 + 24**2 * 1e-6 - 2 * 24 * 2e-5))
+    sizes = {"non_embedding_min": 2.3e7, "non_embedding_max": 1.8e9}
+    measured = rule_of_file(
+        written(tmp_path, "shape-penalty", known("shape_penalty", "x0", "s", "N_0") | sizes, name="measured")
+    )
+    assert measured.curve()(2e8) == pytest.approx(find_rule("measured2025").curve()(2e8))
+    assert measured.fitted_on == (("parameters", 2.3e7, 1.8e9),)
+    changed = rule_of_file(
+        written(tmp_path, "shape-penalty", known("shape_penalty", "s", "N_0") | sizes | {"x0": 0.5}, name="moved")
+    )
+    assert changed.curve()(2e8)[1] == pytest.approx(math.exp(0.4) * measured.curve()(2e8)[1])
+
+
+def test_a_rule_is_found_again_by_its_name_and_hides_no_other(tmp_path):
+    path = written(tmp_path, "crossings", {"a": 5.0, "b": 0.06}, name="levine2020")
+    assert find_rule(path).name == "levine2020.csv"
+    assert find_rule("levine2020").curve()(24.0)[1] == pytest.approx(laws.levine_width(24.0))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "there is no coefficients"),
+        (b"", "has no rows"),
+        (HEADER.encode(), "has no rows"),
+        (b"a,b\n1,2\n", "lacks the column edition, name"),
+        (b"\xff\xfe", "has no rows|UTF-8"),
+        (HEADER.encode() + b"chinchilla,E,1.7,,nats,measured,ours,\n", "the law 'chinchilla' has no shape of least loss"),
+        (HEADER.encode() + b"crossings,a,5,,1,measured,ours,\n", "lacks the coefficient b of the law crossings"),
+        (HEADER.encode() + b"crossings,a,high,,1,measured,ours,\n", "a value that is not a finite number"),
+        (HEADER.encode() + b"crossings,a,nan,,1,measured,ours,\n", "a value that is not a finite number"),
+        (HEADER.encode() + b"crossings,a,5\n", "a row of another length"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(tmp_path, content, sentence):
+    path = tmp_path / "bad.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=sentence) as error:
+        plan("1B", rule=str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_plan_by_a_file_from_the_command_line(invoke, tmp_path):
+    path = written(tmp_path, "crossings", {"a": 5.0, "b": 0.06})
+    result = invoke("plan", "1B", "--rule", path)
+    assert result.status == 0
+    assert json.loads(invoke("plan", "1B", "--rule", path, "--json").output)["rule"] == "ours"
