@@ -12,6 +12,7 @@ evaluation of every block.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -312,9 +313,14 @@ def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: AnySignal, t
         sampled = sampled_states(advance_block, state, times, _STEP if of_one else _STEP_OF_KINDS)
         if sampled is not None:
             return [tuple(row) for row in sampled.tolist()]
-    states = [state]
-    for _ in range(times - 1):
-        states.append(advance_block(states[-1]))
+    states, seen = [state], {state: 0}
+    while len(states) < times:
+        state = advance_block(state)
+        if state in seen:  # tokens of a post-norm stack collapse: what follows are the same few roundings again and again
+            cycle = states[seen[state] :]
+            return [*states, *itertools.islice(itertools.cycle(cycle), times - len(states))]
+        seen[state] = len(states)
+        states.append(state)
     return states
 
 
