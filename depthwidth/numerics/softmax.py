@@ -42,7 +42,7 @@ _PAIR_STEP = 0.3
 _PAIR_BELOW = 24.0
 _PAIR_DEVIATIONS = 8.0
 _PAIR_NODES = 10
-_DEAD = -40.0
+DEAD = -40.0
 _ROWS_AT_ONCE = 1024
 
 Array = Any
@@ -299,7 +299,7 @@ class _PairGrid:
         low, high = _PAIR_BELOW + _PAIR_DEVIATIONS * sigma + longest, quad.ABOVE + _PAIR_DEVIATIONS * sigma
         u = _PAIR_STEP * np.arange(-math.ceil(low / _PAIR_STEP), math.ceil(high / _PAIR_STEP))
         less, k0 = (v[0] for v in quad.average_kernels(u, _PAIR_STEP, np.array([sigma]), (1,), longest)[:2])
-        u = u[(shortest - 1) * quad.log_psi(less, k0) > _DEAD]  # a range from the lower end up
+        u = u[(shortest - 1) * quad.log_psi(less, k0) > DEAD]  # a range from the lower end up
         parts = math.ceil(_PAIR_STEP / (quad.COARSEST * shared)) if shared else 0
         if 1 <= parts <= 4:
             step = _PAIR_STEP / parts

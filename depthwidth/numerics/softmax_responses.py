@@ -24,6 +24,7 @@ from .bounds import LARGEST_VARIANCE
 from .chebyshev import chebyshev_basis, chebyshev_coefficients, chebyshev_nodes
 from .softmax import (
     _PAIR_STEP,
+    DEAD,
     LARGEST_PAIR_VARIANCE,
     _PairGrid,
     _query_products,
@@ -77,11 +78,11 @@ def _pairs(s2: float, rho: float, lengths: Array) -> tuple[Array, Array]:
     stack = [grid.n11, grid.n11 - grid.n21 - grid.n12 + grid.n22, grid.cross]
     live = np.maximum(grid.log_both, LEAST)
     for i, n in enumerate(lengths):
-        powers = np.exp((n - 1) * live)
-        over_first = [
-            np.einsum("uv,uv->v", powers, part) for part in stack
-        ]  # summed over u; the rest depends on the second row
-        one, two, cross = (extra[i, i:] @ part for part in over_first)
+        end = np.count_nonzero((n - 1) * grid.log_psi0 > DEAD)  # beyond, neither row of this length has any weight
+        powers = np.exp((n - 1) * live[:end, :end])
+        # Summed over u; the rest depends on the second row.
+        over_first = [np.einsum("uv,uv->v", powers, part[:end, :end]) for part in stack]
+        one, two, cross = (extra[i, i:, :end] @ part for part in over_first)
         p2[i, i:] = p2[i:, i] = n * one
         t2[i, i:] = t2[i:, i] = n * (two + (n - 1) * cross)
     return p2 * _PAIR_STEP**2, t2 * _PAIR_STEP**2

@@ -144,7 +144,7 @@ def test_a_finer_grid_changes_pairs_little(monkeypatch):
         "_PAIR_STEP": 0.22,
         "_PAIR_BELOW": 32.0,
         "_PAIR_DEVIATIONS": 9.5,
-        "_DEAD": -60.0,
+        "DEAD": -60.0,
         "_PAIR_NODES": 16,
     }.items():
         monkeypatch.setattr(softmax_integrals, name, value)
