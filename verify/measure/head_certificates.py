@@ -1,0 +1,240 @@
+# mypy: disable-error-code="no-any-return"
+"""Certificates of the ranks of a model's heads under weight decay, from one gradient with respect to each product of maps.
+
+Coupled weight decay of both factors is a penalty on the nuclear norm of their product. At a minimum no singular value of the
+loss's gradient with respect to the product exceeds the decay, and the number of those equal to it bounds the rank
+(:func:`depthwidth.numerics.factorisation.certificate`). The gradient is that of the loss in the map from a token to a token,
+with everything else held: of scores, sums of ``x_q x_k'`` times the derivative of the loss by the score; of outputs, sums of
+the mixed input of a head times the derivative by the attention's output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthwidth.analysis.head_ranks import attentions
+from depthwidth.architecture import Transformer
+from depthwidth.errors import InputError
+from depthwidth.formulas.implicit_rank import useful_head_dim
+from depthwidth.numerics.factorisation import Certificate, certificate
+from depthwidth.numerics.spectra import Ranks, product_sizes, ranks
+
+from ..models.attention import Attention
+from ..models.locate import tree_of
+
+TOLERANCE = 1e-2
+"""Relative, of the singular values of gradients: trainings end near a minimum, not at one."""
+
+
+@dataclass(frozen=True)
+class HeadCertificate:
+    """The certificate of one product of one head, or of the heads that share a key or value, whose product is their stack."""
+
+    stack: str
+    layer: int
+    kv_head: int
+    product: str
+    """``query-key`` or ``value-output``."""
+    dim: int
+    """Dimensions of a head."""
+    ranks: Ranks
+    """Of the product as it is."""
+    found: Certificate
+
+    @property
+    def predicted(self) -> int:
+        """The largest rank of a minimiser with the present gradient, of the dimensions that there are."""
+        return int(useful_head_dim(self.dim, self.found.rank))
+
+    def to_dict(self) -> dict[str, Any]:
+        """One row of plain values."""
+        return {
+            "stack": self.stack,
+            "layer": self.layer,
+            "kv_head": self.kv_head,
+            "product": self.product,
+            "dim": self.dim,
+            "predicted_rank": self.predicted,
+            "gradient_rank": self.found.rank,
+            "numerical_rank": self.ranks.numerical,
+            "effective_rank": self.ranks.effective,
+            "excess": self.found.excess,
+            "misalignment": self.found.misalignment,
+            "optimal": self.found.optimal,
+        }
+
+
+def certify(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    decay: float,
+    *,
+    tolerance: float = TOLERANCE,
+    share: float = 1e-3,
+) -> list[HeadCertificate]:
+    """The certificates of all heads of a model of :func:`verify.build` or :func:`verify.from_hf`.
+
+    Parameters
+    ----------
+    model : it is used in evaluation mode, without dropout, and is unchanged afterwards.
+    batches : inputs and targets as the model takes them; gradients are averaged over batches, which should be those that the
+        model was trained on.
+    decay : coupled weight decay of the maps, above 0: SGD's. AdamW's decoupled decay has no certificate.
+    tolerance : relative, of the comparisons with the decay.
+    share : of the largest singular value, above which one counts for the numerical rank.
+
+    Raises
+    ------
+    InputError
+        if there are no batches, decay is not above 0, or an attention has no one product: rotary positions, norms of queries
+        and keys, caps and other maps between query and key.
+    """
+    if not decay > 0:
+        raise InputError(f"certify: decay={decay} is not above 0")
+    tree = tree_of(model)
+    watched = _watched(model, tree)
+    count, training = 0, model.training
+    model.eval()
+    try:
+        with contextlib.ExitStack() as stack:
+            for one in watched:
+                stack.enter_context(one.watching())
+            for tokens, targets in batches:
+                _, loss = model(tokens, targets)
+                torch.autograd.grad(loss, [one.anchor() for one in watched])
+                count += 1
+    finally:
+        model.train(training)
+    if not count:
+        raise InputError("certify: there are no batches")
+    return [row for one in watched for row in one.certificates(count, decay, tolerance, share)]
+
+
+def _watched(model: nn.Module, tree: Transformer) -> list[_Watched]:
+    found = []
+    for stack, layer, path, _ in attentions(tree):
+        module = model.get_submodule(f"{stack}.block.{layer}.{path}")
+        branch = getattr(module, "branch", module)
+        part = next((one for one in (module, branch) if type(one) is Attention), None)
+        reason = "it is of another kind" if part is None else _refusal(part)
+        if part is None or reason:
+            raise InputError(f"certify: the scores of block {layer} are no one product of maps, as {reason}")
+        found.append(_Watched(part, stack, layer))
+    if not found:
+        raise InputError("certify: the model has no attention")
+    return found
+
+
+def _refusal(module: Attention) -> str:
+    """The reason why the scores or outputs of an attention are not linear in the products of its maps; empty if they are."""
+    layer, position = module.layer, module.position
+    reasons = {
+        "positions rotate or multiply its queries and keys": position is not None
+        and bool(position.pairwise or position.rotated(layer.head_dim)),
+        "queries and keys are normalised": module.query_norm is not None or module.key_norm is not None,
+        "its joined heads are normalised": module.inner_norm is not None,
+        "scores are capped or values clipped": module.clip is not None or module.mix.softcap is not None,
+        "queries grow with position": module.temperature is not None,
+        "it reads another stack": layer.cross,
+        "its maps have fixed factors": any(m.multiplier != 1 for m in (module.query, module.key, module.value, module.out)),
+    }
+    return next((reason for reason, true in reasons.items() if true), "")
+
+
+@dataclass
+class _Watched:
+    """One attention during the passes: what it read, and the sums of its gradients."""
+
+    module: Attention
+    stack: str
+    layer: int
+    scores: Tensor | None = None
+    """Gradient with respect to the product of query and key maps, summed over passes: (heads, width, width)."""
+    outputs: Tensor | None = None
+    seen: dict[str, Tensor] = field(default_factory=dict)
+
+    def anchor(self) -> Tensor:
+        """A tensor of this pass whose gradient runs through everything that is watched."""
+        return self.seen["zeros"]
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Context in which passes of the model are watched."""
+        module = self.module
+
+        def mixed(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+            zeros = torch.zeros(*q.shape[:3], k.shape[-2], dtype=q.dtype, device=q.device, requires_grad=True)
+            if causal or mask is None:
+                seen = torch.ones(zeros.shape[-2:], dtype=torch.bool, device=q.device)
+                mask = seen.tril() if causal else seen
+            summand = zeros.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else zeros + mask
+            x = self.seen["input"]
+            with torch.no_grad():  # the same weights on the input itself: what a head mixes before its value map
+                every = x[:, None].expand(-1, k.shape[1], -1, -1)
+                self.seen["mixed"] = module.mix(q, k, every, summand, False, module.sinks)
+            self.seen["zeros"] = zeros
+            zeros.register_hook(self._add_scores)
+            return module.mix(q, k, v, summand, False, module.sinks)
+
+        def keep_input(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            self.seen["input"] = given[0].detach()
+
+        def keep_output(_: nn.Module, given: Any, y: Tensor) -> None:
+            if y.requires_grad:
+                y.register_hook(self._add_outputs)
+
+        hooks = [module.query.register_forward_pre_hook(keep_input), module.out.register_forward_hook(keep_output)]
+        module.mixed = mixed  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del module.mixed
+            for hook in hooks:
+                hook.remove()
+            self.seen.clear()
+
+    def _add_scores(self, slope: Tensor) -> None:
+        x = self.seen["input"].double()
+        found = self.module.mix.scale * torch.einsum("bqi,bhqk,bkj->hij", x, slope.double(), x)
+        self.scores = found if self.scores is None else self.scores + found
+
+    def _add_outputs(self, slope: Tensor) -> None:
+        found = torch.einsum("bhqi,bqj->hij", self.seen["mixed"].double(), slope.double())
+        self.outputs = found if self.outputs is None else self.outputs + found
+
+    def certificates(self, count: int, decay: float, tolerance: float, share: float) -> Iterator[HeadCertificate]:
+        """The certificates of this attention, by the mean gradient of `count` passes."""
+        layer, module = self.module.layer, self.module
+        size = layer.heads // layer.kv_heads
+        maps = {name: getattr(module, name).weight.detach().double().cpu().numpy() for name in ("query", "key", "value", "out")}
+        slopes = self._slopes(count)
+        for product, dim in (("query-key", layer.head_dim), ("value-output", layer.value_dim)):
+            for group in range(layer.kv_heads):
+                own, heads = slice(group * dim, (group + 1) * dim), slice(group * size * dim, (group + 1) * size * dim)
+                if product == "query-key":  # the stack of the queries, (size inputs, dim), with the key
+                    many = maps["query"][heads].reshape(size, dim, -1).transpose(0, 2, 1).reshape(-1, dim)
+                    slope, shared = (
+                        slopes[product][group * size : (group + 1) * size].reshape(-1, layer.width),
+                        maps["key"][own],
+                    )
+                else:  # the stack of the output maps, (size outputs, dim), with the value
+                    many = maps["out"][:, heads].reshape(-1, size, dim).transpose(1, 0, 2).reshape(-1, dim)
+                    slope = slopes[product][group * size : (group + 1) * size].transpose(0, 2, 1).reshape(-1, layer.width)
+                    shared = maps["value"][own]
+                found = certificate(slope, many @ shared, decay, tolerance)
+                measured = ranks(product_sizes(many, shared), share)
+                yield HeadCertificate(self.stack, self.layer, group, product, dim, measured, found)
+
+    def _slopes(self, count: int) -> Mapping[str, Any]:
+        if self.scores is None or self.outputs is None:
+            raise InputError(f"certify: the loss does not depend on the attention of block {self.layer}")
+        return {
+            "query-key": (self.scores / count).cpu().numpy(),
+            "value-output": (self.outputs / count).cpu().numpy(),
+        }
