@@ -36,6 +36,14 @@ class TrainedWeights:
     notes: tuple[str, ...]
     """What the checkpoint has beyond the tree, and what it lacks, one sentence each."""
 
+    def homes(self) -> dict[str, list[Key]]:
+        """The tensors of the tree that each stored tensor holds."""
+        found: dict[str, list[Key]] = {}
+        for key, parts in self.slices.items():
+            for name, _ in parts:
+                found.setdefault(name, []).append(key)
+        return found
+
     def read(self, role: str, block: int | None = None) -> Array | None:
         """A tensor of the tree in its own shape, matrices as (outputs, inputs); None if the checkpoint does not hold it.
 

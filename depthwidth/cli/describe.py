@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
+from ..errors import InputError
 from ..quantities import format_bytes
 from .inputs import norms_option, recipe_of_fields
 from .mixture_page import print_mixture
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from ..analysis.description import Description
     from ..analysis.diagnosis import Finding
+    from ..analysis.trained_description import TrainedDescription
     from ..architecture.hf import NoTreeError, Towers
 
 
@@ -47,6 +49,7 @@ class _Describe(Sections):
 @option("--cache-dtype", metavar="NAME", help="Number format of keys and values.", show_default="as --dtype")
 @scheme_option("Initialisation scheme to diagnose; `depthwidth init` lists them.")
 @norms_option
+@option("--trained", metavar="CHECKPOINT", help="Add ranks of heads, norms and capacity of trained weights (safetensors).")
 @option("--diagnosis/--no-diagnosis", "diagnosed", default=None, help="Run the diagnosis.", show_default="only if it is fast")
 @parallel_options
 @setup_options
@@ -61,13 +64,14 @@ def describe(
     cache_dtype: str | None,
     scheme: str,
     no_norms: bool,
+    trained: str | None,
     diagnosed: bool | None,
     form: str | None,
     **training: Any,
 ) -> None:
     """Count the model in a Hugging Face CONFIG, judge its shape, and diagnose its initialisation.
 
-    CONFIG is a config.json, or the folder that holds it; no weights are read. Four tables are printed:
+    CONFIG is a config.json, or the folder that holds it; no weights are read without --trained. Four tables are printed:
 
     \b
     counts      parameters, FLOPs per token and memory, exact
@@ -81,6 +85,9 @@ def describe(
     saturated attention, headroom of the number format, spread between seeds. A finding beyond its threshold is explained, with
     a remedy, its effect, and the source of the threshold.
 
+    With --trained three more follow: the ranks that heads use, norms of matrices, and measures of capacity. The checkpoint is
+    read one tensor at a time, without torch.
+
     A model of two towers, one for images and one for texts, is described as two trees, with the sum of their parameters and of
     those outside of both. A context is that of texts.
 
@@ -88,6 +95,7 @@ def describe(
     there are no rules and no diagnosis.
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
     from ..analysis.description import describe as make_description
+    from ..architecture import Transformer
     from ..architecture.hf import NoTreeError, notes_on, read_json, read_towers
 
     fields = read_json(config)
@@ -98,10 +106,12 @@ def describe(
     try:
         towers = read_towers(fields)
         if towers is not None:
+            _refuse_trained(trained, "two towers")
             _describe_towers(towers, scheme, form, context, conventions, norms=not no_norms)
             return
         tree, made = _tree_and_recipe(fields, scheme, diagnosed, norms=not no_norms)
     except NoTreeError as error:
+        _refuse_trained(trained, "no tree")
         counts = _library_counts(fields, error, context, source=source, batch=batch)
         emit(form, counts.to_dict(dtype) if form == "json" else None, counts.rows(), lambda: _print_counts(counts, dtype))
         return
@@ -112,7 +122,25 @@ def describe(
         notes=notes_on(fields),
         **conventions,
     )
-    emit(form, found.to_dict() if form == "json" else None, found.rows(), lambda: print_description(found))
+    if trained is None:
+        emit(form, found.to_dict() if form == "json" else None, found.rows(), lambda: print_description(found))
+        return
+    from ..analysis.trained_description import describe_trained
+    from ..analysis.trained_weights import weights_of
+    from ..stored_tensors import open_tensors
+
+    weights = describe_trained(weights_of(open_tensors(trained), Transformer.from_config(fields), fields))
+
+    def print_both() -> None:
+        print_description(found)
+        print_trained(weights)
+
+    emit(form, found.to_dict() | {"trained": weights.to_dict()} if form == "json" else None, found.rows(), print_both)
+
+
+def _refuse_trained(trained: str | None, what: str) -> None:
+    if trained is not None:
+        raise InputError(f"--trained reads the weights of one tree, and this configuration has {what}")
 
 
 def _tree_and_recipe(fields: Any, scheme: str, diagnosed: bool | None, *, norms: bool) -> tuple[Any, Any]:
@@ -288,3 +316,37 @@ def _print_diagnosis(found: Description) -> None:
             say(f.advice)
     if found.undiagnosed:
         say(f"Note: {found.undiagnosed}.")
+
+
+def print_trained(found: TrainedDescription) -> None:
+    """Print trained weights: ranks of heads by layer, norms by kind of matrix, measures of capacity, notes."""
+    from .effective_rank import print_rank_table
+
+    if found.ranks is not None:
+        print_rank_table(found.ranks.layers(), "heads")
+        for sentence in found.ranks.sentences():
+            say(f"{sentence}.")
+        say("")
+    print_table(
+        ("matrix", "copies", "outputs", "inputs", "spectral norm", "largest", "stable rank", "Frobenius norm"),
+        (
+            (
+                row["site"], str(row["copies"]), f"{row['outputs']:,}", f"{row['inputs']:,}", _number(row["spectral_norm"]),
+                _number(row["largest_spectral_norm"]), _number(row["stable_rank"]), _number(row["frobenius_norm"]),
+            )
+            for row in found.norms()
+        ),
+        title="Norms of the matrices, medians over blocks (of tables of embeddings there is no spectral norm)",
+    )  # fmt: skip
+    print_table(
+        ("measure", "value", "nature", "formula"),
+        ((one.name, _number(one.value), one.nature, one.formula) for one in found.capacity),
+        title="Capacity, by the weights alone",
+        words=("nature", "formula"),
+    )
+    for note in found.notes:
+        say(f"Note: {note}.")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -8,8 +8,7 @@ from statistics import mean, median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Run, Verdict, outcome_of
-from ._heads import BYTES
+from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._training import check_decisions, data_spec, decisions_of, model_of, planned_text
 
 if TYPE_CHECKING:
@@ -41,6 +40,10 @@ class _Size(NamedTuple):
 
 
 DECOUPLED = (0.1, 0.5, 2.0)
+BYTES = 1 << 21
+"""Of text: more than the largest run reads."""
+START = "at the start"
+"""The site of the mean effective rank over heads before training."""
 _SIZES: dict[str, _Size] = {
     "tiny": _Size(8, 4, 8, 20, (1e-2,), (4,), 1),
     "small": _Size(16, 96, 16, 1000, (3e-3, 1e-2, 2e-2), (4, 16), 3),
@@ -51,8 +54,10 @@ _SIZES: dict[str, _Size] = {
 
 def runs(size: str) -> Iterator[Run]:
     """Adam with coupled decay over head dimensions and decays; SGD and AdamW at the largest head dimension."""
+    from depthwidth.numerics.gaussian_product import starting_ranks
+
     made = _SIZES[size]
-    data = data_spec(BYTES[size])
+    data = data_spec(BYTES)
     largest = made.head_dims[-1]
     settings = [("adam", dim, decay) for dim in made.head_dims for decay in made.decays]
     settings += [("sgd", largest, decay) for decay in made.decays]
@@ -78,8 +83,12 @@ def runs(size: str) -> Iterator[Run]:
         }  # fmt: skip
         spec["decided"] = decisions_of(spec)
         labels = {"optimizer": optimizer, "head_dim": head_dim, "decay": decay}
+        start = Prediction(
+            "effective_rank", head_dim * starting_ranks(head_dim / made.width).effective,
+            "depthwidth.numerics.gaussian_product.starting_ranks", version_of("depthwidth.numerics.gaussian_product"), START,
+        )  # fmt: skip
         for seed in range(made.seeds):
-            yield Run(spec, seed, labels, cost=made.steps * made.sequences * made.context * made.width)
+            yield Run(spec, seed, labels, (start,), cost=made.steps * made.sequences * made.context * made.width)
 
 
 def whole_text(spec: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -120,6 +129,15 @@ def trained(spec: Mapping[str, Any], context: Context) -> Model:
     return model
 
 
+def effective_rank_of(model: Model) -> float:
+    """Mean effective rank of the products of query and key maps."""
+    from depthwidth.analysis.head_ranks import head_ranks
+
+    from ..models.live_weights import LiveWeights
+
+    return mean(one.ranks.effective for one in head_ranks(LiveWeights(model)).heads if one.product == "query-key")
+
+
 def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     """Train, and take the certificate of each head at the end by the gradient of the whole text."""
     import torch
@@ -127,6 +145,7 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
     from ..measure.head_certificates import certify
 
     check_decisions(spec)
+    yield Measurement("effective_rank", effective_rank_of(model_of(spec, context)), START)
     model, (inputs, targets) = trained(spec, context), whole_text(spec)
     inputs, targets = inputs.to(context.device), targets.to(context.device)
     with torch.no_grad():
@@ -146,7 +165,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[object]) -> Verdict:
     """Each setting and product; medians and means over heads and seeds. AdamW is reported, and not judged."""
     found: dict[tuple[str, int, float, str], dict[str, list[float]]] = {}
     for row in rows:
-        if " " in row.site:
+        if row.site not in ("", START):
             labels = row.labels
             key = (str(labels["optimizer"]), int(labels["head_dim"]), float(labels["decay"]), row.site.rpartition(" ")[0])
             found.setdefault(key, {}).setdefault(row.quantity, []).append(row.value)

@@ -87,11 +87,11 @@ def test_a_trained_model_meets_its_certificate_and_a_fresh_one_does_not():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    for row in certify(model, batches, decay, tolerance=0.1, share=1e-2):
-        assert row.found.misalignment < 0.1
-        assert row.found.optimal
-        assert row.ranks.numerical <= row.predicted < 12
-        assert row.ranks.numerical > 0
+    scores, outputs = certify(model, batches, decay, tolerance=0.1, share=1e-2)
+    assert scores.found.misalignment < 0.1
+    assert scores.found.optimal
+    assert 0 < scores.ranks.numerical <= scores.predicted < 12
+    assert outputs.found.misalignment < 0.3  # its loss is flatter
     assert fresh.found.misalignment > 0.5
     assert not fresh.found.optimal
 

@@ -1,0 +1,39 @@
+"""The weights of a live model as arrays, tensor by tensor: what :mod:`depthwidth.analysis.head_ranks` reads of a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from depthwidth.architecture import Transformer
+
+from .locate import locate, tree_of, unwrap
+
+
+class LiveWeights:
+    """The weights of a model of :func:`verify.build` or of the transformers library, by the roles of its tree.
+
+    Raises
+    ------
+    InputError
+        if the model's parameters are not those of its tree.
+    """
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, model: nn.Module, tree: Transformer | None = None) -> None:
+        self.model, self.tree = unwrap(model), tree_of(model) if tree is None else tree
+        self._parameters = dict(model.named_parameters())
+        self._places = {one.key: (name, one) for name, slices in locate(model, self.tree).items() for one in slices}
+
+    def read(self, role: str, block: int | None = None) -> Any:
+        """A tensor of the tree as an array of doubles, matrices as (outputs, inputs); None if there is none."""
+        if (role, block) not in self._places:
+            return None
+        name, one = self._places[role, block]
+        view = one.view(self._parameters[name].detach())
+        owner = self.model.get_submodule(name.rpartition(".")[0])
+        if view.dim() == 2 and type(owner).__name__ == "Conv1D":
+            view = view.T
+        return (view.flatten(0, -2) if view.dim() > 2 else view).double().cpu().numpy()
