@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from depthwidth.cli.options import COUNT, formats
+from depthwidth.cli.options import COUNT, NUMBER, formats
 from depthwidth.cli.output import Row, emit, print_facts, print_table, say
 from depthwidth.errors import InputError, shown
 
@@ -328,6 +328,85 @@ def fit(
     if save is not None:
         save_fit(found, into or store.root / "fits", save, taken)
     emit(form, found.to_dict(), found.rows(), lambda: print_fit(found))
+
+
+@commands.command()
+@click.argument("checkpoint")
+@click.option("--text", metavar="FILE", help="Measure on this text: a model folder of the transformers library alone.")
+@click.option("--context", type=COUNT, help="Tokens of a sequence.  [default: the model's, at most 1,024]")
+@click.option("--sequences", type=COUNT, default=8, show_default=True, help="Sequences of the text, at most 8.")
+@click.option("--samples", type=COUNT, help="Without a text: training points, by which measures are divided.")
+@click.option("--margin", type=NUMBER, help="Without a text: margin of the training points, by which measures are divided.")
+@click.option("--failure", type=NUMBER, default=0.05, show_default=True, help="Probability with which each bound may fail.")
+@click.option("--steps", type=COUNT, default=20, show_default=True, help="Steps of the ascent to the worst weights.")
+@click.option("--draws", type=COUNT, default=5, show_default=True, help="Noisy weights of each mean.")
+@click.option("--seed", type=COUNT, default=0, show_default=True, help="Seed of the noise.")
+@formats
+def capacity(
+    checkpoint: str, text: str | None, context: int | None, sequences: int, samples: int | None, margin: float | None,
+    failure: float, steps: int, draws: int, seed: int, form: str | None,
+) -> None:  # fmt: skip
+    """Measure the capacity of trained weights: bounds, measures and proxies, each with its nature.
+
+    CHECKPOINT is a safetensors file, its index, or a folder with one. By its weights alone it is read one tensor at a time, in
+    memory bounded by the largest. With --text it is a model folder: margins, sharpness, and bounds of noisy weights and of
+    attention are then measured on the first sequences of the text, as if the model had been trained on them.
+
+    Nothing is downloaded or unpickled.
+    """
+    from depthwidth.analysis.capacity import state_capacity
+    from depthwidth.stored_tensors import FLOATS, open_tensors
+
+    stored = open_tensors(checkpoint)
+    if text is None:
+        if context is not None:
+            raise InputError("--context applies with --text only")
+        names = [name for name, entry in stored.entries.items() if entry.dtype in FLOATS]
+        found: Any = state_capacity(((name, stored.read(name)) for name in names), samples=samples, margin=margin)
+        facts: dict[str, Any] = {"matrices": len(found.matrices), "tolerance": found.tolerance}
+    else:
+        if samples is not None or margin is not None:
+            raise InputError("--samples and --margin follow from the text; give them without --text")
+        settings: dict[str, Any] = {"failure": failure, "steps": steps, "draws": draws, "seed": seed}
+        found = _on_text(checkpoint, text, context, sequences, settings)
+        facts = {name: value for name, value in found.facts.items() if value is not None}
+    emit(form, found.to_dict() if form == "json" else None, found.rows(), lambda: _print_capacity(facts, found.results))
+
+
+def _on_text(checkpoint: str, text: str, context: int | None, sequences: int, settings: dict[str, Any]) -> Any:
+    """The capacity of a model folder on a text."""
+    if not Path(checkpoint).is_dir():
+        raise InputError(f"--text needs a model's folder, with config.json; {shown(checkpoint)} is a file")
+    if not 2 <= sequences <= 8:
+        raise InputError(f"--sequences {sequences} is not a whole number from 2 to 8")
+    try:
+        from .measure.capacity import capacity as measured
+        from .measure.head_models import calibration_tokens, load_model
+    except ImportError:
+        raise InputError("--text needs torch and transformers; pip install 'depthwidth[hf]'") from None
+    try:
+        model, tree, _ = load_model(checkpoint)
+        tokens, _ = calibration_tokens(tree, text=text, context=context, folder=Path(checkpoint))
+    except InputError as error:  # the loader is that of the measurement of heads
+        raise InputError(f"capacity: {str(error).removeprefix('heads: ')}") from None
+    if len(tokens) < 2:
+        raise InputError("capacity: the text has fewer than two sequences; give a longer one or a smaller --context")
+    return measured(model, tokens[:sequences], tolerance=1e-3, **settings)
+
+
+def _print_capacity(facts: dict[str, Any], results: Any) -> None:
+    print_facts({name: f"{value:.5g}" if isinstance(value, float) else str(value) for name, value in facts.items()})
+    lines = [
+        (
+            one.name, "does not apply" if one.value is None and not one.vacuous else "above 1" if one.value is None
+            else f"{one.value:.5g}", one.nature + (", says nothing" if one.vacuous else ""), one.formula, one.site,
+        )
+        for one in results
+    ]  # fmt: skip
+    print_table(("result", "value", "nature", "formula", "site"), lines, words=("nature", "formula", "site"))
+    for sentence in dict.fromkeys(one.sentence for one in results if one.sentence):
+        names = list(dict.fromkeys(one.name for one in results if one.sentence == sentence))
+        say(f"{', '.join(names)}: {sentence}.")
 
 
 def _start(text: str) -> tuple[str, float]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..formulas import capacity as laws
 from ..numerics.network_norms import matrix, spectral_norm
 from ..values import frozen
@@ -28,6 +28,8 @@ NATURES = {
     "measure": "a number to compare networks by; no bound follows from it alone",
     "proxy": "a bound whose constant is unknown: it orders networks, and is never a probability",
 }
+_ROWS = 2**14
+"""Rows of a table that are in double precision at once."""
 STATE_TOLERANCE = 1e-3
 """Relative, of the spectral norms of a state: a singular value lies within it, and the norm is off by its square or so."""
 _NATURE = re.compile(rf": an? ({'|'.join(NATURES)})\b")
@@ -136,13 +138,21 @@ def matrix_norms(name: str, value: Any, *, table: bool = False, tolerance: float
     >>> round(found.spectral, 9), found.frobenius, found.largest_row
     (4.0, 5.0, 4.0)
     """
-    w = matrix(value, name)
-    rows = np.sqrt(np.einsum("ij,ij->i", w, w))
-    found = None if table else spectral_norm(w, tolerance)
+    if table:  # in parts, as a table may be the largest tensor by far
+        w = np.asarray(value)
+        parts = [_row_norms(matrix(w[i : i + _ROWS], name)) for i in range(0, len(w) if w.ndim == 2 else 1, _ROWS)]
+        rows, found = np.concatenate(parts), None
+    else:
+        w = matrix(value, name)
+        rows, found = _row_norms(w), spectral_norm(w, tolerance)
     return MatrixNorms(
         name, len(w), w.shape[1], None if found is None else found.value, float(np.linalg.norm(rows)), float(rows.max()),
         found is None or found.converged,
     )  # fmt: skip
+
+
+def _row_norms(w: Array) -> Array:
+    return np.sqrt(np.einsum("ij,ij->i", w, w))
 
 
 @frozen
@@ -202,13 +212,15 @@ def state_results(sums: NormSums, *, samples: int | None = None, margin: float |
     >>> {one.name: round(one.value, 4) for one in state_results(sums)}["log-prod-of-spec"] == round(math.log(6), 4)
     True
     """
+    if samples is not None and not (type(samples) is int and 2 <= samples < 2**63):
+        raise InputError(f"samples={shown(samples)} is not a whole number from 2")
     logs = {"log-prod-of-spec": sums.log_spectral, "log-prod-of-fro": sums.log_frobenius}
     logs["log-spec-orig-main"] = sums.log_spectral + math.log(sums.stable_ranks)
     logs["log-sum-of-spec"] = math.log(sums.depth) + sums.log_spectral / sums.depth
     logs["log-sum-of-fro"] = math.log(sums.depth) + sums.log_frobenius / sums.depth
     if margin is not None:
-        if not margin > 0:
-            raise InputError(f"margin={margin} is not above 0")
+        if not 0 < margin < math.inf:
+            raise InputError(f"margin={margin} is not above 0 and finite")
         shift = 2 * math.log(margin)
         logs["log-prod-of-spec-over-margin"] = logs["log-prod-of-spec"] - shift
         logs["log-prod-of-fro-over-margin"] = logs["log-prod-of-fro"] - shift

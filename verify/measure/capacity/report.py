@@ -31,6 +31,8 @@ from .chain import NoChain, find_chain
 from .heads import Live, NoHeads, input_norms, our_model
 from .points import Fit, Parameters, Points
 
+MOST = 100_000
+"""Draws, and steps of an ascent."""
 SHARE = 0.05
 """Share of training points whose margin may be below the margin by which capacities are divided. Measures of the comparisons
 take the absolute value of the 10th percentile, as their code does."""
@@ -150,9 +152,9 @@ def checked_settings(failure: float, draws: int, steps: int, seed: int) -> None:
     """Refuse settings outside of their domains."""
     if isinstance(failure, bool) or not isinstance(failure, (int, float)) or not 0 < failure < 1:
         raise InputError(f"capacity: failure={shown(failure)} is not between 0 and 1")
-    for name, value, least in (("draws", draws, 1), ("steps", steps, 0), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"capacity: {name}={shown(value)} is not a whole number from {least}")
+    for name, value, least, most in (("draws", draws, 1, MOST), ("steps", steps, 0, MOST), ("seed", seed, 0, 2**40)):
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise InputError(f"capacity: {name}={shown(value)} is not a whole number from {least} to {most:,}")
 
 
 def _check_weights(model: nn.Module) -> None:
@@ -318,6 +320,11 @@ STANDARD = "of standard deviations; the published code passes variances in their
 
 def _flatness(points: Points, start: Parameters | None, near: noise.Near) -> Iterator[CapacityResult]:
     error, m = points.errors(points.parameters), points.counted
+    if error > 1 - noise.DROP:
+        for name in ("pacbayes-flatness", "pacbayes-mag-flatness", "pacbayes-orig"):
+            reason = f"the training accuracy is {1 - error:.3g}, which cannot fall by {noise.DROP}"
+            yield without_value(name, laws.flatness_measure, reason)
+        return
     plain = noise.largest_noise(points, error, near, magnitude=False)
     relative = noise.largest_noise(points, error, near, magnitude=True)
 
