@@ -101,3 +101,10 @@ def test_what_derivations_name_is_in_the_code():
         for number, cell in numbered_formulas(page).items():
             for name in re.findall(r"`([\w.]+)", cell):
                 assert name.rpartition(".")[2] in defined, f"{page.name} ({number}) names {name}"
+
+
+def test_every_page_is_on_the_map():
+    """The site takes its navigation from the map."""
+    folder = ROOT / "docs"
+    linked = set(re.findall(r"\]\(([^)#]+)", (folder / "README.md").read_text(encoding="utf-8")))
+    assert {page.name for page in folder.glob("*.md")} - {"README.md"} <= linked
