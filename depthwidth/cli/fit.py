@@ -14,7 +14,7 @@ from .output import emit, print_table, say
 if TYPE_CHECKING:
     from ..fitting import Fit
 
-LAWS = "gemstones, chinchilla, inverse-depth, shape-penalty"
+LAWS = "gemstones, chinchilla, inverse-depth, crossings, shape-penalty, head-size, conditional"
 """The names of laws. Written out, as importing them would slow the help page; a test compares."""
 
 
@@ -27,6 +27,7 @@ class _Fit(Sections):
 @option("--law", default="gemstones", metavar="LAW", help=f"{LAWS}, or a law of your own.")
 @option("--column", "columns", multiple=True, metavar="NAME=COLUMN", help="The column, or an expression, for a quantity.")
 @option("--where", multiple=True, metavar="CONDITION", help="Only these rows, e.g. 'step % 2385 == 0' or 'width >= 512'.")
+@option("--least", is_flag=True, help="Of rows equal in all that the law uses, keep the least loss: the best recipe.")
 @option("--start", "starts_at", multiple=True, metavar="NAME=VALUE", help="Of a law of your own: a coefficient near VALUE.")
 @option("--rule", metavar="NAME", help="Of shape-penalty: the rule around which it is taken.", show_default="levine2020")
 @option("--loss", metavar="NAME", help="What is minimised: huber or squares.", show_default="that of the law's paper")
@@ -43,7 +44,7 @@ class _Fit(Sections):
 def fit(
     runs: str, law: str, columns: tuple[str, ...], where: tuple[str, ...], starts_at: tuple[str, ...], rule: str | None,
     loss: str | None, delta: float | None, plain: bool, starts: int, seed: int, errors: str, draws: int, no_held_out: bool,
-    correlation: bool, save: str | None, form: str | None,
+    correlation: bool, save: str | None, least: bool, form: str | None,
 ) -> None:  # fmt: skip
     """Fit a law to RUNS, a .csv, .jsonl or .parquet table of training runs.
 
@@ -67,7 +68,7 @@ def fit(
     found = make_fit(
         runs, law, columns=pairs(columns, "column"), where=where,
         start={name: _number(name, value) for name, value in pairs(starts_at, "start").items()}, loss=loss, delta=delta,
-        logarithm=not plain, errors=errors, draws=draws, held_out=not no_held_out, starts=starts, seed=seed,
+        logarithm=not plain, errors=errors, draws=draws, held_out=not no_held_out, starts=starts, seed=seed, least=least,
         **({} if rule is None else {"rule": rule}),
     )  # fmt: skip
     path = None if save is None else write(found, save, source=runs)

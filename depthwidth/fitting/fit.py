@@ -16,7 +16,8 @@ from ..progress import during
 from . import errors as resampling
 from .held_out import held_out as out_of_sample
 from .held_out import order_of
-from .laws import Law, find_law, own_law, shape_penalty_law, two_sides
+from .laws import Law, find_law, own_law, two_sides
+from .prepare import prepared
 from .problem import Objective, Problem, random_starts
 from .result import Fit, HeldOut, central
 from .table import Runs, known_to, open_table, read_runs
@@ -51,6 +52,7 @@ def fit(
     starts: int = STARTS,
     seed: int = 0,
     rule: str = "levine2020",
+    least: bool = False,
 ) -> Fit:
     """Fit a law to a table of training runs.
 
@@ -73,6 +75,7 @@ def fit(
     starts : searches from random starts.
     seed : of the random numbers.
     rule : of the law ``shape-penalty``, the rule for shapes around which the penalty is taken.
+    least : of rows that are equal in all that the law uses, fit the one of least loss: the best of several recipes.
 
     Returns
     -------
@@ -93,14 +96,11 @@ def fit(
     where = (where,) if isinstance(where, str) else tuple(where)
     if "=" in law:
         known, table = _own(law, runs, columns, where, start)
+        table = table.least(known.left) if least else table
     else:
-        known = find_law(law)
         if start:
-            raise InputError(f"fit: {known.name} needs no start values; its searches start anywhere")
-        if known.name == "shape-penalty":
-            known, table = _penalty(runs, columns, where, rule)
-        else:
-            table = read_runs(runs, known.needs, columns=columns, where=where)
+            raise InputError(f"fit: {find_law(law).name} needs no start values; its searches start anywhere")
+        known, table = prepared(law, runs, columns, where, rule, least)
     return fit_runs(
         table, known, objective=objective_of(known, loss, delta, logarithm), errors=errors, draws=draws, held_out=held_out,
         starts=starts, seed=seed,
@@ -122,14 +122,6 @@ def _own(
     own = own_law(law, names, around(given))
     needed = [name for name in own.columns if name != left]
     return own, read_runs(table, [left, *needed], columns=columns, where=where)
-
-
-def _penalty(runs: Any, columns: Mapping[str, str] | None, where: Sequence[str], rule: str) -> tuple[Law, Runs]:
-    """The shape penalty with a term for tokens if these vary, and its table."""
-    plain = shape_penalty_law(rule, tokens=False)
-    table = read_runs(runs, plain.needs, columns=columns, where=where, optional=("tokens", "parameters"))
-    tokens = table.columns.get("tokens")
-    return shape_penalty_law(rule, tokens=tokens is not None and bool(np.ptp(tokens) > 0.01 * tokens.mean())), table
 
 
 def around(start: Mapping[str, float]) -> dict[str, tuple[float, float]]:

@@ -164,6 +164,58 @@ def shape_penalty_law(rule: str = "levine2020", tokens: bool = True) -> Law:
     )
 
 
+def head_size_law(cells: tuple[str, ...] = ("width", "depth")) -> Law:
+    """The quadratic penalty in the logarithm of the head dimension, with a factor for each cell of the columns `cells`."""
+    return Law(
+        "head-size",
+        "loss = 1 + q * log(head_dim / h)**2",
+        "quadratic penalty in ln head dimension, as in docs/fitting.md",
+        {"q": (0.002, 0.05), "h": (40.0, 300.0)},
+        ("q", "h"),
+        frozenset(("h",)),
+        units={"h": "dimensions"},
+        cells=cells,
+        inputs=("width", "depth", "head_dim", "loss"),
+    )
+
+
+def conditional_law(ratio: bool = True, tokens: bool = True) -> Law:
+    """The conditional law of width and feed-forward share, in the numbers that losses determine.
+
+    Each factor of the paper, a_0 + a_1 ln x + a_2/x, is its least value, which goes into the loss of the best shape, times
+    1 + kx (ln(x/xs) + xs/x - 1) with xs = a_2/a_1 and kx = a_1 over that least value; likewise for the ratio r.
+
+    Parameters
+    ----------
+    ratio : with the factor for the feed-forward share.
+    tokens : with a term for the number of training tokens.
+    """
+
+    def derive(columns: Columns) -> Columns:
+        size = columns["non_embedding"]
+        return {**columns, "size": size / REFERENCE_SIZE, "x": columns["width"] / np.sqrt(size)}
+
+    base = "E + M * size**-g" + (" + D * tokens**-zeta" if tokens else "")
+    share = " * (1 + kr * (log(ffn_ratio / rs) + rs / ffn_ratio - 1))" if ratio else ""
+    exponents = {"g": (0.05, 1.0)} | ({"zeta": EXPONENTS} if tokens else {})
+    factors = ("E", "M", *(["D"] if tokens else []))
+    places = {"xs": (0.03, 0.2)} | ({"rs": (0.3, 4.0)} if ratio else {})
+    curvatures = {"kx": (0.02, 0.5)} | ({"kr": (0.003, 0.1)} if ratio else {})
+    return Law(
+        "conditional",
+        f"loss = ({base}) * (1 + kx * (log(x / xs) + xs / x - 1)){share}",
+        "Bian et al. 2025, arXiv 2510.18245",
+        {**exponents, **curvatures, **places},
+        (*curvatures, *places, *exponents, *factors),
+        frozenset((*exponents, *factors, *places)),
+        (("D", "zeta", "tokens"),) if tokens else (),
+        dict.fromkeys(factors, "nats"),
+        inputs=("width", "non_embedding", "loss", *(["tokens"] if tokens else []), *(["ffn_ratio"] if ratio else [])),
+        derive=derive,
+        constants={"N_0": REFERENCE_SIZE},
+    )
+
+
 LAWS = {
     law.name: law
     for law in (
@@ -197,7 +249,17 @@ LAWS = {
             delta=1e-3,
             rule=True,
         ),
+        Law(
+            "crossings",
+            "width = exp(a + b * depth)",
+            "Levine et al. 2020, arXiv 2006.12467",
+            {"a": (3.0, 7.0), "b": (0.01, 0.2)},
+            ("a", "b"),
+            rule=True,
+        ),
         shape_penalty_law(),
+        head_size_law(),
+        conditional_law(),
     )
 }
 """Laws by name."""

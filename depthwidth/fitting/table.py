@@ -51,7 +51,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "model": ("model", "run_name", "run", "run_id", "name", "hyper_id"),
     "heads": ("heads", "n_head", "n_heads", "num_heads", "num_attention_heads"),
     "head_dim": ("head_dim", "head_size", "d_head", "kqv_size"),
-    "ffn": ("ffn", "d_ff", "intermediate_size", "n_inner"),
+    "ffn_ratio": ("ffn_ratio", "mlp_ratio", "mlp_attention_ratio"),
 }  # fmt: skip
 """Column names that are taken for each quantity, the first that a table has; case does not matter."""
 
@@ -87,6 +87,18 @@ class Runs:
         columns = {name: column[kept] for name, column in self.columns.items()}
         return Runs(columns, model, tuple(self.models[i] for i in models), self.guesses, self.notes)
 
+    def least(self, left: str) -> Runs:
+        """Of rows that are equal in all columns but `left`, the one with the least of it: the best of several recipes."""
+        others = np.stack([column for name, column in self.columns.items() if name != left])
+        _, cell = np.unique(others, axis=1, return_inverse=True)
+        order = np.lexsort((self.columns[left], cell.ravel()))
+        first = np.sort(order[np.unique(cell.ravel()[order], return_index=True)[1]])
+        if len(first) == self.rows:
+            return self
+        found = self.only(first)
+        note = f"{len(first):,} of {self.rows:,} rows are kept, each the least {left} of rows that are equal otherwise"
+        return Runs(found.columns, found.model, found.models, self.guesses, (*self.notes, note))
+
 
 def read_runs(
     source: Any,
@@ -119,14 +131,14 @@ def read_runs(
             raise InputError(f"fit: {shown(role)} is no quantity of this law{nearest(role, (*needs, *ROLES))}")
     tests = [_condition(text, table.names) for text in where]
     found = {role: _source(role, asked, table.names) for role in dict.fromkeys((*needs, *asked))}
-    extra = {role: guess for role in optional if role not in found and (guess := _guess(role, table.names)) is not None}
+    extra = {role: one for role in optional if role not in found and (one := guess(role, table.names)) is not None}
     missing = [role for role in needs if found[role] is None]
     if missing:
         has = ", ".join(map(str, table.names[:20])) + (", ..." if len(table.names) > 20 else "")
         raise InputError(f"fit: the table has no {_and(missing)}; name the column, as in {_EXAMPLE}; it has {has}")
     known = {role: text for role, text in found.items() if text is not None and role != "model"}
-    which = found.get("model") or _guess("model", table.names)
-    labels = [which] if which else [guess for role in _SHAPE if (guess := _guess(role, table.names)) is not None]
+    which = found.get("model") or guess("model", table.names)
+    labels = [which] if which else [one for role in _SHAPE if (one := guess(role, table.names)) is not None]
     used = {name for text in known.values() for name in _columns_of(text, table.names)}
     frame = table.read([*used, *(test.column for test in tests), *extra.values(), *labels])
     return _assemble(frame, known, extra, labels, which, tests)
@@ -136,7 +148,8 @@ def _and(words: Sequence[str]) -> str:
     return " and no ".join(words)
 
 
-def _guess(role: str, names: Sequence[str]) -> str | None:
+def guess(role: str, names: Sequence[str]) -> str | None:
+    """The column that is taken for a quantity, by its name; None if there is none."""
     lower: dict[str, str] = {}
     for name in names:
         lower.setdefault(name.lower(), name)
@@ -147,7 +160,7 @@ def _source(role: str, asked: Mapping[str, str], names: Sequence[str]) -> str | 
     if role in asked:
         _columns_of(asked[role], names)
         return asked[role]
-    return role if role in names else _guess(role, names)
+    return role if role in names else guess(role, names)
 
 
 def _columns_of(text: str, names: Sequence[str]) -> list[str]:
@@ -466,5 +479,4 @@ def known_to(name: str, names: Sequence[str], columns: Mapping[str, str]) -> boo
     """True if a name in a law is a column: of the table, in the caller's words, or a quantity whose column is guessed."""
     if name in columns or name in names:
         return True
-    guess = _guess(name, names)
-    return name in ROLES and guess is not None
+    return name in ROLES and guess(name, names) is not None
