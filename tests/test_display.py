@@ -11,6 +11,7 @@ import depthwidth
 from depthwidth.analysis.diagnosis import Finding
 from depthwidth.analysis.diagnosis.base import Thresholds
 from depthwidth.display import SHOWN_ROWS, Overview, aligned, with_overview
+from depthwidth.planning.compare import compare
 
 
 class Page(HTMLParser):
@@ -42,6 +43,8 @@ SMALL = depthwidth.Transformer(depth=2, width=64, heads=2, vocab=100, context=16
 OBJECTS = {
     "Transformer": lambda: TREE,
     "Description": lambda: depthwidth.describe(TREE),
+    "Plan": lambda: depthwidth.plan("350M", depth=12),
+    "Comparison": lambda: compare(["24x1024", "12x1408", "6x1984"]),
     "Recipe": lambda: depthwidth.recipe(SMALL, "deepscale"),
     "Finding": lambda: Finding(
         "gradient_ratio", "decoder.block.0", 30.0, Thresholds(10, 400, "ours"), "gradients grow", "scheme gpt2", 3.0

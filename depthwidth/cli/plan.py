@@ -147,7 +147,8 @@ def plan(
                 say("")
             print_altup(buy)
 
-    emit(form, found.to_dict() | ({} if buy is None else {"altup": buy.to_dict()}), found.rows(), page)
+    data = found.to_dict() | ({} if buy is None else {"altup": buy.to_dict()}) if form == "json" else None
+    emit(form, data, found.rows() if form in ("csv", "markdown") else [], page)
 
 
 def _asked(given: dict[str, str | None], words: dict[str, Any]) -> dict[str, str]:

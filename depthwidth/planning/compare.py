@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from ..architecture import Transformer
+from ..display import Overview, with_overview
 from ..errors import InputError, shown
 from ..formulas import shape_penalty
 from .budget import Budget
@@ -47,7 +48,8 @@ class Compared(NamedTuple):
     """The part that is due to the sizes, for the best shape of each."""
 
 
-@dataclass(frozen=True)
+@with_overview
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """The answer of ``depthwidth compare``."""
 
@@ -64,6 +66,19 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``depthwidth compare --json`` prints it."""
         return {"rule": self.rule.name, "models": self.rows(), "sentences": self.sentences(), "notes": list(self.notes)}
+
+    def overview(self) -> Overview:
+        """The models with their losses against the first, and a sentence on each."""
+        facts = {one.name: sentence for one, sentence in zip(self.models[1:], self.sentences(), strict=True)}
+        rows = [
+            (
+                one.name, str(one.depth), f"{one.width:,}", f"{one.parameters:,}",
+                f"{one.loss_change:+.2%} +- {one.loss_change_stderr:.2%}",
+            )
+            for one in self.models
+        ]  # fmt: skip
+        title = f"Comparison of {len(self.models)} models by {self.rule.name}"
+        return Overview(title, facts, ("model", "layers", "width", "parameters", "loss"), rows, whole=".rows()")
 
     def sentences(self) -> list[str]:
         """One sentence on each model but the first."""

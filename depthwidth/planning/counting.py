@@ -44,13 +44,13 @@ class Counts:
         kv_heads = template.kv_heads_at(template.heads_at(round(width)))
         # Counts are affine in the number of key-value heads.
         one, two = (readings[which](depth, width) for readings in self._by_kv_heads)
-        return usual if kv_heads is None else one + (kv_heads - 1) * (two - one)
+        return usual if kv_heads is None else one + (kv_heads / template.tensor_parallel - 1) * (two - one)
 
     @cached_property
     def _by_kv_heads(self) -> tuple[tuple[Quantity, Quantity], ...]:
-        """The amount and the size with one key-value head, and with two."""
+        """The amount and the size with one key-value head on each device, and with two."""
         found = []
-        for kv_heads in (1, 2):
+        for kv_heads in (self.template.tensor_parallel, 2 * self.template.tensor_parallel):
             trees: dict[tuple[int, int], Transformer] = {}
             template = self.template.with_kv_heads(kv_heads)
             size = template.polynomial(lambda tree: tree.trained_size, trees).continuous()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 from ..formulas import shape_penalty
@@ -71,6 +72,7 @@ class EqualBudget:
         best = self.best_width(size)
         return None if best is None else self.log_loss(size, float(self.penalty_of(found[1], best)))
 
+    @cached_property
     def best_depth(self) -> float:
         """The continuous depth of least loss, within a factor of the rule's own; the rule's own if it has no minimum."""
         start = math.log(self.optimum[0])
@@ -90,21 +92,21 @@ class EqualBudget:
 
     def range_of(self, loss: float, least: float, most: float) -> DepthRange | None:
         """The depths from `least` to `most` around the best one at which less than `loss` is lost; None without a rule."""
-        middle = math.log(self.best_depth())
+        middle = math.log(self.best_depth)
         floor = self.on_curve(middle)
         if floor is None:
             return None
-        limit = floor + math.log1p(loss)
-        ends = [self._end(middle, limit, bound) for bound in (math.log(least), math.log(most))]
+        ends = [self._end(middle, floor, math.log1p(loss), math.log(bound)) for bound in (least, most)]
         low, high = map(math.exp, ends)
         return DepthRange(loss, (low, high), (self._error(ends[0], middle), self._error(ends[1], middle)))
 
-    def _end(self, middle: float, limit: float, bound: float) -> float:
-        """The ln(depth) between the best one and a bound at which the loss reaches a limit; the bound if it never does."""
+    def _end(self, middle: float, floor: float, loss: float, bound: float) -> float:
+        """The ln(depth) between the best one and a bound at which so much is lost; the bound if it never is."""
 
         def excess(share: float) -> float:
             value = self.on_curve(middle + share * (bound - middle))
-            return math.inf if value is None else value - limit
+            # The loss is nearly a parabola, so that its root is nearly a straight line.
+            return math.inf if value is None else math.sqrt(max(0.0, value - floor)) - math.sqrt(loss)
 
         root = false_position(excess, 0.0, 1.0) if excess(1.0) > 0 else None
         return bound if root is None else middle + root * (bound - middle)

@@ -74,6 +74,8 @@ class Judge(Counts):
         self.even = True
         self.open_head_dim = template.head_dim is None and template.heads is None
         self.penalty_of = shape_penalty.shape_penalty.with_fixed()
+        self.exponent_of = shape_penalty.loss_exponent.with_fixed()
+        self.equivalent_of = shape_penalty.parameter_equivalent.with_fixed()
         # The head dimension follows from the width, and the width depends a little on the head dimension: two rounds suffice.
         near = float(policy.REFERENCE_WIDTH)
         for _ in range(2):
@@ -91,6 +93,7 @@ class Judge(Counts):
             self.__dict__.pop(name, None)
         self._costs: dict[tuple[int, int], float] = {}
         self._screened: dict[tuple[int, int], float] = {}
+        self._places: dict[tuple[float, ...], tuple[float, float | None, float]] = {}
         self._depths: dict[int, tuple[float, float] | None] = {}
 
     # Continuous shapes.
@@ -109,7 +112,7 @@ class Judge(Counts):
         """
         found = self.meet_budget(self.rule.curve(self.density)) or self.meet_budget(at_depth(self.template.least_depth))
         if found is None:
-            raise InputError(self.too_small())
+            raise InputError(too_small(self))
         return found
 
     @cached_property
@@ -132,7 +135,7 @@ class Judge(Counts):
             if found is None:
                 raise InputError(f"plan: a block of width {limits.width:,} already takes more than the budget of {self.budget}")
             return found
-        depth = self.level.best_depth() if self.judged else own[0]
+        depth = self.level.best_depth if self.judged else own[0]
         if limits.layers_at_most is not None:
             depth = min(depth, limits.layers_at_most)
         if limits.depth is not None:
@@ -143,21 +146,6 @@ class Judge(Counts):
         """The rule's width for a network of this size; None if it has none."""
         found = meet(self.rule.curve(self.density), self.size, size)
         return None if found is None else found[1]
-
-    def too_small(self) -> str:
-        """The sentence for a budget that no shape fits."""
-        template = replace(self.template, head_dim=policy.HEAD_DIMS[-1]) if self.open_head_dim else self.template
-        smallest = template.at(template.least_depth, template.widths_beside(1.0)[-1])
-        used = float(self.budget.of(smallest))
-        amount = format_bytes(used) if self.budget.in_bytes else f"{used:.3g}"
-        with_vocab = f" and a vocabulary of {smallest.vocab}" if smallest.vocab else ""
-        blocks, verb = ("one block", "takes") if smallest.depth == 1 else (f"{smallest.depth} blocks", "take")
-        vocab_counts = smallest.vocab and self.budget.kind != "non_embedding"
-        return (
-            f"the budget of {self.budget} is too small: "
-            f"{blocks} of width {smallest.width}{with_vocab} already {verb} {amount}; "
-            f"give {'a smaller vocab or ' if vocab_counts else ''}a larger budget"
-        )
 
     # The cost of a shape.
 
@@ -251,7 +239,7 @@ class Judge(Counts):
         size = tree.trained_size
         best = self.optimal_width(size) if best_width is None else best_width
         penalty = float(self.penalty_of(tree.width, best)) if best else 0.0
-        exponent = shape_penalty.loss_exponent(size)
+        exponent = self.exponent_of(size)
         amount = self.budget.of(tree)
         attention, feed_forward = map(tree.stack.first, ("as_attention", "as_feed_forward"))
         change = at_budget = at_budget_error = 0.0
@@ -275,7 +263,7 @@ class Judge(Counts):
             loss_change=change,
             loss_at_budget=at_budget,
             loss_at_budget_stderr=at_budget_error,
-            parameter_equivalent=float(shape_penalty.parameter_equivalent(penalty, exponent)),
+            parameter_equivalent=float(self.equivalent_of(penalty, exponent)),
             flops_per_token=float(tree.flops_per_token()),
         )
 
@@ -301,9 +289,32 @@ class Judge(Counts):
 
     def _at_budget(self, tree: Transformer, against: Shape) -> tuple[float, float]:
         """Relative loss of a tree compared with a shape if both used the budget exactly, and its standard error."""
-        own = self.level.at_budget((tree.depth, tree.width), tree.trained_size, float(self.budget.of(tree)))
-        other = self.level.at_budget((against.depth, against.width), against.trained_size, float(against.amount))
-        by_size = (own / other) ** float(shape_penalty.loss_exponent(other))
-        loss = (1 + self.penalty(tree.width, own)) / (1 + self.penalty(against.width, other)) * by_size - 1
-        places = ((against.width, other), (tree.width, own))
-        return loss, loss_change_error(*((width, self.optimal_width(size), size) for width, size in places))
+        other = self._place((against.depth, against.width), against.trained_size, float(against.amount))
+        own = self._place((tree.depth, tree.width), tree.trained_size, float(self.budget.of(tree)))
+        penalties = [float(self.penalty_of(width, best)) if best else 0.0 for width, best, _ in (other, own)]
+        by_size = (own[2] / other[2]) ** float(self.exponent_of(other[2]))
+        return (1 + penalties[1]) / (1 + penalties[0]) * by_size - 1, loss_change_error(other, own)
+
+    def _place(self, shape: tuple[int, int], size: float, amount: float) -> tuple[float, float | None, float]:
+        """Width, best width and size of a shape if its depth were changed to use the budget exactly."""
+        key = (*shape, size, amount)
+        if key not in self._places:
+            own = self.level.at_budget(shape, size, amount)
+            self._places[key] = shape[1], self.optimal_width(own), own
+        return self._places[key]
+
+
+def too_small(judge: Judge) -> str:
+    """The sentence for a budget that no shape fits."""
+    template = replace(judge.template, head_dim=policy.HEAD_DIMS[-1]) if judge.open_head_dim else judge.template
+    smallest = template.at(template.least_depth, template.widths_beside(1.0)[-1])
+    used = float(judge.budget.of(smallest))
+    amount = format_bytes(used) if judge.budget.in_bytes else f"{used:.3g}"
+    with_vocab = f" and a vocabulary of {smallest.vocab}" if smallest.vocab else ""
+    blocks, verb = ("one block", "takes") if smallest.depth == 1 else (f"{smallest.depth} blocks", "take")
+    vocab_counts = smallest.vocab and judge.budget.kind != "non_embedding"
+    return (
+        f"the budget of {judge.budget} is too small: "
+        f"{blocks} of width {smallest.width}{with_vocab} already {verb} {amount}; "
+        f"give {'a smaller vocab or ' if vocab_counts else ''}a larger budget"
+    )

@@ -45,9 +45,11 @@ class KnownModel(NamedTuple):
     """The other choices of its design."""
     source: str
 
-    def tree(self) -> Transformer:
-        """The whole model."""
-        return Transformer(self.depth, self.width, **self.choices)
+    def tree(self, context: int | None = None) -> Transformer:
+        """The whole model, at a context if its positions allow for any."""
+        learned = self.choices["positions"] == "learned"
+        choices = self.choices if context is None or learned else {**self.choices, "context": context}
+        return Transformer(self.depth, self.width, **choices)
 
 
 @cache
@@ -68,6 +70,16 @@ def _read(row: dict[str, str]) -> KnownModel:
     return KnownModel(
         row["model"], row["family"], int(row["parameters"]), depth, width, counted.get("experts"), choices, row["source"]
     )
+
+
+def family_of(architecture: str) -> str:
+    """The family of known models whose practice an architecture follows, by the name of a preset or model type; or nothing.
+
+    >>> family_of("llama3"), family_of("qwen2_moe"), family_of("mixtral"), family_of("t5")
+    ('Llama', 'Qwen', 'Mistral', '')
+    """
+    name = "mistral" if architecture == "mixtral" else architecture
+    return next((one.family for one in known_models() if name.startswith(one.family.lower())), "")
 
 
 def known_beside(parameters: int, *, experts: bool, family: str = "", within: float = 1.5) -> Iterator[KnownModel]:

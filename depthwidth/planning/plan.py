@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..architecture import Transformer
+from ..display import Overview, with_overview
 from ..errors import InputError
 from ..quantities import format_bytes, format_count, plain_number
 from . import policy
@@ -17,7 +18,7 @@ from .caveats import EXPERTS_CAVEAT, penalty_caveats, penalty_error, shape_cavea
 from .costs import costs, devices_of
 from .equal_budget import DepthRange
 from .judging import Shape
-from .known_models import known_beside
+from .known_models import family_of, known_beside
 from .limits import Limits
 from .requests import Request, read_request
 from .rules import Rule, at_depth, default_rule, find_rule, meet, rules
@@ -69,6 +70,7 @@ class KnownShape(NamedTuple):
     source: str
 
 
+@with_overview
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """The answer to a budget, with everything that the command line prints of it."""
@@ -234,6 +236,12 @@ class Plan:
         amounts = (float(self.budget.amount) * 30 ** (2 * i / (points - 1) - 1) for i in range(points))
         return [shape for amount in amounts if (shape := meet(curve, quantity, amount)) is not None]
 
+    def overview(self) -> Overview:
+        """The range of depths, the suggestion, its reasons, the assumptions, and the table."""
+        from .wording import plan_overview
+
+        return plan_overview(self)
+
     def save(self, path: str | PathLike[str], scheme: str = "shipped") -> tuple[Path, Path]:
         """Write a configuration that transformers loads, and the recipe of a scheme beside it; both paths.
 
@@ -307,10 +315,6 @@ def plan(
     return _Planner(request, default_rule(images=images) if rule is None else find_rule(rule)).plan()
 
 
-_FAMILIES = {"gpt3": "GPT", "llama2": "Llama", "llama3": "Llama", "mixtral": "Mistral"}
-"""The family of known models whose practice a preset follows."""
-
-
 class _Planner:
     """Everything that a plan reports for one request and one rule."""
 
@@ -354,7 +358,7 @@ class _Planner:
             notes=tuple(self.notes(tree, shape, found, [*others, *filter(None, [like])])),
             limits=self.request.limits,
             architecture=self.request.architecture,
-            best_depth=None if level is None else level.best_depth(),
+            best_depth=None if level is None else level.best_depth,
             ranges=tuple(self.ranges()),
             least_loss=search.measure(least, against=shape) if least is not None and differs else None,
             without_limits=self.without_limits(shape),
@@ -381,12 +385,12 @@ class _Planner:
         design = self.request.template.design
         if design.patch is not None or design.kind != "decoder":
             return
-        family = _FAMILIES.get(self.request.architecture, "")
+        family = family_of(self.request.architecture)
         depths: list[int] = []
         for one in known_beside(shape.parameters, experts=design.experts is not None, family=family):
             if len(depths) == policy.KNOWN_MODELS or one.depth in depths:
                 continue
-            tree = one.tree()
+            tree = one.tree(design.context)
             try:
                 measured = self.search.measure_other(tree, against=shape)
             except InputError:  # it has no such context
@@ -432,7 +436,7 @@ class _Planner:
         """Shapes of other depths for the same budget."""
         depths, search = [shape.depth], self.search.without_limits()
         for share in policy.RUNNER_UP_DEPTHS:
-            found = search.cheapest(search.shapes_of_depth(max(1, share * shape.depth)))
+            found = search.cheapest(search.shapes_of_depth(max(1, share * shape.depth)), policy.RUNNER_UP_SHORTLIST)
             if found is None or any(abs(math.log(found[1].depth / depth)) < policy.DISTINCT_DEPTHS for depth in depths):
                 continue
             other = self.search.measure(found[1], against=shape)

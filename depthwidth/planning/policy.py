@@ -45,12 +45,16 @@ ROUNDING = 0.02
 of the 2,731 hidden features at width 1024, and those are two thirds of a block: 1.6 %."""
 SHORTLIST = 4
 """Shapes that are counted exactly after screening, which is wrong by rounding alone."""
+RUNNER_UP_SHORTLIST = 2
+"""Shapes of one depth that are counted exactly: the two widths beside it are screened well enough."""
 SAMPLED_WIDTHS = 65
 """Target widths of one search: 0.7 % apart within a factor of 1.25, finer than steps of 128 up to a width of 18,000."""
 SEARCH_FACTORS = (1.25, 2.0, 8.0, 64.0)
 """Factors around the rule's width in which the search looks, one after the other, until a shape is good enough."""
 ROUND_AMOUNT = 1000
 """Budgets that are multiples of it were typed; others may be the count of a shape, which is then the plan."""
+MOST_STEPS = 1024
+"""Steps of the width beyond which no allowed one is sought: key-value heads and devices may exclude all of them."""
 OWN_WIDTHS = 12
 """Widths at which a budget that was not typed is held against the exact counts of shapes."""
 DEEPEST = 10**6

@@ -12,7 +12,7 @@ from typing import Self
 from ..architecture import Transformer
 from ..errors import InputError
 from . import policy
-from .judging import NO_LIMITS, Judge
+from .judging import NO_LIMITS, Judge, too_small
 from .limits import smallest_depth
 from .rules import Rule, at_depth, meet
 from .template import Template
@@ -44,7 +44,9 @@ class Search(Judge):
         found = other.nearest()
         return None if found is None else found[1]
 
-    def cheapest(self, shapes: Iterable[tuple[int, int]]) -> tuple[float, Transformer] | None:
+    def cheapest(
+        self, shapes: Iterable[tuple[int, int]], shortlist: int = policy.SHORTLIST
+    ) -> tuple[float, Transformer] | None:
         """The cost of the cheapest of these shapes, and its tree; None if all exceed a limit.
 
         All are screened by the polynomial; a few are then counted exactly, as rounding moves feed-forward widths.
@@ -53,7 +55,7 @@ class Search(Judge):
         best: tuple[float, Transformer] | None = None
         counted = 0
         for screen, (depth, width) in screened:
-            if math.isinf(screen) or counted == policy.SHORTLIST:
+            if math.isinf(screen) or counted == shortlist:
                 break
             tree = self.template.at(depth, width)
             cost = self.cost_of(tree)
@@ -132,7 +134,7 @@ class Search(Judge):
             beside = " or ".join(f"{found:,}" for found in self.template.widths_beside(self.limits.width))
             raise InputError(f"plan: width={self.limits.width} does not hold whole heads within the limits; {beside} does")
         if best is None or float(self.budget.of(best[2])) > self.amount * (1 + policy.LARGEST_OVERSHOOT):
-            raise InputError(self.too_small())
+            raise InputError(too_small(self))
         if self.template is not best[1]:
             self.use_template(best[1])
         return best[2]

@@ -209,13 +209,16 @@ class Template:
         return width > 0 and width % self.step_at(width) == 0 and self.holds(width)
 
     def widths_beside(self, width: float) -> list[int]:
-        """The nearest allowed widths on either side."""
+        """The nearest allowed widths on either side; refused in a sentence if there is none far and wide."""
         step = self.step_at(width)
         below, above = int(width / step) * step, (int(width / step) + 1) * step
         while below > 0 and not self.fits(below):
             below -= step
+        farthest = above + policy.MOST_STEPS * step
         while not self.fits(above):
             above += step
+            if above > farthest:
+                raise InputError(_no_width(self, step))
         return [found for found in (below, above) if found > 0]
 
     def at(self, depth: int, width: int) -> Transformer:
@@ -366,6 +369,14 @@ def _check_heads(template: Template) -> None:
     if heads is not None and template.kv_heads_at(heads) is None:
         shared = template.kv_usual if kv is None else kv
         raise InputError(f"plan: heads={heads} cannot be divided evenly among {shared} key-value heads")
+
+
+def _no_width(template: Template, step: int) -> str:
+    """The sentence for heads that never divide."""
+    return (
+        f"plan: no multiple of {step:,} holds heads that divide among about {template.kv_usual} key-value heads and "
+        f"tensor_parallel={template.tensor_parallel} devices; give kv_heads"
+    )
 
 
 def _kept_of(

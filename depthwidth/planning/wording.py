@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..coefficients import coefficient
+from ..display import Overview
 from ..formulas import shape_penalty
 from ..quantities import format_bytes, format_count
 from . import policy
@@ -14,7 +15,8 @@ from .budget import TOKENS_PER_PARAMETER
 
 if TYPE_CHECKING:
     from .judging import Shape
-    from .plan import Plan
+
+    Plan = Any  # a Plan, whose own file imports this one
 
 SMALLEST_SAID = 5e-7
 """Relative loss below which two shapes are called equal: it would be printed as 0.0000 %."""
@@ -126,6 +128,31 @@ def assumed(plan: Plan) -> str:
     divided = f" ({plan.template.tensor_parallel} tensor x {plan.template.pipeline} pipeline)" if plan.devices > 1 else ""
     parts.append(f"{plan.devices} device{'s' if plan.devices > 1 else ''}{divided}")
     return ", ".join(parts)
+
+
+def heads_words(row: Mapping[str, Any]) -> str:
+    """Heads as in ``24/8 x 128``: query heads, key-value heads if they are fewer, head dimension."""
+    shared = f"/{row['kv_heads']}" if row["kv_heads"] != row["heads"] else ""
+    return f"{row['heads']}{shared} x {row['head_dim']}" if row["heads"] else "-"
+
+
+def loss_words(row: Mapping[str, Any]) -> str:
+    """The loss of a row against the suggestion with its error; 0 for the suggestion."""
+    return "0" if row["choice"] == "suggested" else f"{row['loss_at_budget']:+.2%} +- {row['loss_at_budget_stderr']:.2%}"
+
+
+def plan_overview(plan: Plan) -> Overview:
+    """A plan at a prompt or in a notebook."""
+    facts = {"suggested": suggestion(plan), "why": " ".join(reasons(plan)), "assumed": assumed(plan)}
+    rows = [
+        (
+            row["choice"], str(row["depth"]), f"{row['width']:,}", heads_words(row), format_count(row["parameters"], 4),
+            loss_words(row),
+        )
+        for row in plan.table()
+    ]  # fmt: skip
+    columns = ("shape", "layers", "width", "heads", "parameters", "loss")
+    return Overview(range_words(plan).rstrip("."), facts, columns, rows, whole=".frame()")
 
 
 def explanations(plan: Plan) -> dict[str, str]:

@@ -43,6 +43,16 @@ def test_the_family_comes_first_and_then_the_nearest_in_size():
     assert list(known_beside(10**13, experts=False)) == []
 
 
+def test_known_models_are_counted_at_the_plans_context_and_those_of_its_family_come_first():
+    for context in (2048, 16384):
+        found = plan("7B", preset="llama3", context=context)
+        assert {one.tree.context for one in found.known} == {context}
+    like = plan("8B", like={"model_type": "qwen2", "num_key_value_heads": 4})
+    assert [one.name for one in like.known] == ["Qwen3 8B", "Qwen2.5 7B"]
+    assert plan("47B", preset="mixtral").known[0].name == "Mixtral 8x7B"
+    assert plan("350M").known[0].tree.context == 1024  # GPT-2's table of positions has no more rows
+
+
 def test_known_models_beside_a_plan_are_compared_by_their_ratio():
     found = plan("7B", preset="llama3")
     assert len({one.shape.depth for one in found.known}) == len(found.known) == 2

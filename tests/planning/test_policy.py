@@ -5,6 +5,7 @@ import math
 import pytest
 
 from depthwidth.architecture.hf import read_design
+from depthwidth.errors import InputError
 from depthwidth.planning.policy import ffn_step, missing_factors, width_step
 from depthwidth.planning.template import Template
 
@@ -53,6 +54,21 @@ def test_key_value_heads_depart_from_the_usual_number_by_a_factor_of_two():
     assert five.kv_heads_at(15) == 5
     assert Template.of("llama3", kv_heads=5).kv_heads_at(32) is None  # a number that was given is exact
     assert Template.of("llama3", tensor_parallel=3).kv_heads_at(24) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "like"),
+    [({"tensor_parallel": 17}, None), ({"multiple": 97 * 128}, {"model_type": "llama", "num_key_value_heads": 8})],
+)
+def test_heads_that_never_divide_get_one_sentence(options, like):
+    template = Template.of("llama3", **options) if like is None else Template.like(read_design(like), **options)
+    with pytest.raises(InputError, match=r"holds heads that divide among about 8 key-value heads.*give kv_heads"):
+        template.widths_beside(4096)
+    for devices in (1, 2, 3, 5, 6, 7, 8, 12, 16, 24, 32, 64):
+        width = Template.of("llama3", tensor_parallel=devices).widths_beside(4096)[-1]
+        tree = Template.of("llama3", tensor_parallel=devices).at(2, width)
+        assert tree.heads % devices == tree.heads % tree.kv_heads == 0
+        assert tree.kv_heads % devices == 0 or devices % tree.kv_heads == 0
 
 
 def test_llama_has_widths_of_512_to_choose_from():

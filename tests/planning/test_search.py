@@ -232,6 +232,25 @@ def test_limits_are_kept_and_the_budget_is_met(options, holds):
         assert free.loss_at_budget < 0 < free.loss_at_budget_stderr
 
 
+@pytest.mark.parametrize("devices", [3, 7, 16])
+def test_grouped_heads_divide_among_any_number_of_devices(devices):
+    found = plan("7B", preset="llama3", tensor_parallel=devices)
+    assert found.shape.heads % devices == 0
+    assert abs(found.shape.budget_miss) < 0.05
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_screened_counts_have_the_key_value_heads_of_each_width(devices):
+    """28 heads have four of them, 24 have eight; the hidden widths are not rounded here."""
+    template = Template.of("llama3", head_dim=128, tensor_parallel=devices)
+    one = Search(Budget("parameters", Fraction(7 * 10**9)), find_rule("levine2020"), template)
+    for width, kv_heads in ((3072, 8), (3584, 4)):
+        tree = template.at(40, width)
+        assert tree.kv_heads == kv_heads
+        assert one.rounded_quantity(40, width) == pytest.approx(tree.parameters, rel=1e-12)
+    assert one.quantity(40, 3584) != pytest.approx(template.at(40, 3584).parameters, rel=0.01)
+
+
 def test_a_depth_and_a_width_are_a_shape_with_its_own_count():
     found = plan(depth=24, width=1024)
     assert (found.shape.depth, found.shape.width, found.shape.budget_miss) == (24, 1024, 0)
