@@ -136,11 +136,13 @@ def print_heads(found: Allocation, report: Any) -> None:
 
 def _print_measured_heads(report: Any) -> None:
     print_table(
-        ("layer", "head", "kind", "logit std", "effective tokens", "entropy", "largest weight", "by position", "rank for 99 %"),
+        ("layer", "head", "kind", "logit std", "effective tokens", "entropy", "largest weight", "by position", "rank for 99 %",
+         "rank of weights"),
         (
             (
                 str(r["layer"]), str(r["head"]), r["kind"], f"{r['logit_std']:.3f}", f"{r['effective_tokens']:.1f}",
                 f"{r['entropy']:.3f}", f"{r['largest_weight']:.3f}", f"{r['positional_share']:.1%}", str(r["rank_99"]),
+                "" if r["weight_rank"] is None else f"{r['weight_rank']} ({r['weight_effective_rank']:.1f})",
             )
             for r in report.rows()
         ),

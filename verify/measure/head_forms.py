@@ -37,6 +37,13 @@ class HeadMeasure:
     """Squared singular values s_m^2 of the whitened query-key form in nats^2, largest first."""
     gains: tuple[float, ...]
     """Fraction of the values' variance that each whitened key direction predicts, in the order of `spectrum`."""
+    weight_rank: int | None = None
+    """Numerical rank of the product of the head's query and key maps, with their biases; None if the maps are unknown."""
+    weight_effective_rank: float | None = None
+    """Effective rank of that product."""
+    value_rank: int | None = None
+    """Numerical rank of the product of its value and output maps, with the value map's bias."""
+    value_effective_rank: float | None = None
 
     @property
     def rank_99(self) -> int:

@@ -35,11 +35,13 @@ from depthwidth.layers.positions import positions_as
 from depthwidth.layers.rotary import Rotary
 from depthwidth.planning.head_allocation import Allocation, LayerNeed, allocate_heads, diffuse_need, retrieval_need
 
+from ..models.live_weights import LiveWeights
 from ..models.locate import locate, tree_of
 from .attention import concentration
 from .head_cuts import cut_losses, query_key_spectrum, value_loss_curve
 from .head_forms import HeadMeasure, LayerForms, ValueForms
 from .head_models import calibration_tokens, check_measurable, load_model
+from .head_weights import capped_by_weights, weight_ranks
 
 SHARP_TOKENS, SHARP_WEIGHT, BY_POSITION = 4.0, 0.5, 0.9
 """Thresholds of the classification. A head is a retrieval head if half of its rows attend to at most 4 effective tokens, or if
@@ -88,6 +90,8 @@ class HeadsReport:
             need = replace(most, rank=min(most.rank, max(present, most.floor)), error=_mean_error(own))
             if values and self.values:
                 need = replace(need, **_value_need(self.values[index], self.tree.attention.kv_heads, tolerance))
+            layer_heads = [head for head in self.heads if head.layer == index]
+            need = capped_by_weights(need, layer_heads, self.tree.attention, values=bool(values and self.values))
             needs.append(need)
         return needs
 
@@ -357,9 +361,11 @@ def measure_model(
         values = tuple(_value_forms(sums, places.out(block)) for block, sums in enumerate(collector.layers))
     except InputError as error:  # the output map is unknown; queries and keys are measured without it
         values, notes = (), (*notes, f"value dimensions are unchanged: {error}")
+    weights = LiveWeights(model, tree)
     for layer, sums in enumerate(collector.layers):
         scale, heads = sums["scale"], sums["queries"].shape[0]
         group = heads // sums["keys"].shape[0]
+        of_weights = weight_ranks(weights, tree, layer)
         queries, keys = (sums["queries"] / sums["rows"]).cpu(), (sums["keys"] / sums["places"]).cpu()
         cross = (sums["values"] / sums["places"]).cpu()
         forms.append(LayerForms(queries, keys, scale))
@@ -390,6 +396,7 @@ def measure_model(
                     positional_share=share,
                     spectrum=tuple(spectrum),
                     gains=tuple(gains),
+                    **of_weights[head],
                 )
             )
     context, tokens = batches.shape[1], batches.numel()

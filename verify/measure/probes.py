@@ -33,6 +33,7 @@ from torch.overrides import TorchFunctionMode
 
 from depthwidth.display import Overview, with_overview
 from depthwidth.errors import InputError, nearest, shown
+from depthwidth.numerics.spectra import effective_rank, stable_rank
 
 from ..models.locate import WRAPPERS
 from .attention import concentration
@@ -281,14 +282,13 @@ def _ranks(x: Tensor) -> Tensor:
     x = torch.where(finite[..., None, None], x, 0.0)
     gram = x @ x.mT if x.shape[-2] <= x.shape[-1] else x.mT @ x
     squared = torch.linalg.eigvalsh(gram).clamp(min=0)
-    top = squared[..., -1]
     sizes = squared.sqrt()
     # Eigenvalues of the Gram matrix are accurate to 1e-16 of the largest, hence singular values to 1e-8 of the largest.
-    shares = torch.where(sizes > 1e-7 * sizes[..., -1:], sizes, 0.0)
-    shares = shares / shares.sum(-1, keepdim=True)
-    effective = torch.special.entr(shares).sum(-1).exp()
-    ranks = torch.stack((squared.sum(-1) / top, effective), dim=-1)
-    return torch.where((finite & (top > 0))[..., None], ranks, torch.nan)
+    sizes = torch.where(sizes > 1e-7 * sizes[..., -1:], sizes, 0.0)
+    known = (finite & (squared[..., -1] > 0)).reshape(-1).tolist()
+    each = zip(sizes.reshape(-1, sizes.shape[-1]).cpu().numpy(), known, strict=True)
+    ranks = [(stable_rank(one), effective_rank(one)) if valid else (math.nan, math.nan) for one, valid in each]
+    return torch.tensor(ranks, dtype=torch.float64, device=x.device).reshape(*sizes.shape[:-1], 2)
 
 
 def _mask_threshold(dtype: torch.dtype) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from depthwidth.architecture import Transformer
+from depthwidth.initialization.named_tensors import places_of
 
 from .locate import locate, tree_of, unwrap
 
@@ -25,10 +26,14 @@ class LiveWeights:
     def __init__(self, model: nn.Module, tree: Transformer | None = None) -> None:
         self.model, self.tree = unwrap(model), tree_of(model) if tree is None else tree
         self._parameters = dict(model.named_parameters())
+        self._shapes = {key: one.shape for key, one in places_of(self.tree).items()}
         self._places = {one.key: (name, one) for name, slices in locate(model, self.tree).items() for one in slices}
 
     def read(self, role: str, block: int | None = None) -> Any:
-        """A tensor of the tree as an array of doubles, matrices as (outputs, inputs); None if there is none."""
+        """A tensor of the tree as doubles in its shape, matrices as (outputs, inputs); None if there is none.
+
+        Of experts that are separate modules it is the last one.
+        """
         if (role, block) not in self._places:
             return None
         name, one = self._places[role, block]
@@ -36,4 +41,5 @@ class LiveWeights:
         owner = self.model.get_submodule(name.rpartition(".")[0])
         if view.dim() == 2 and type(owner).__name__ == "Conv1D":
             view = view.T
-        return (view.flatten(0, -2) if view.dim() > 2 else view).double().cpu().numpy()
+        shape = self._shapes[role, block]
+        return (view if one.copy is not None else view.reshape(shape)).double().cpu().numpy()

@@ -233,9 +233,31 @@ def test_a_head_of_low_rank_loses_nothing(model_of):
     report = measure_model(model, batches, tree=tree)
     made = report.allocate(multiple=1, tolerance=1e-9)
     assert {(layer.head_dim, layer.value_dim) for layer in made.layers} == {(5, 12)}
+    assert {head.weight_rank for head in report.heads} == {5}
+    assert all(4 < head.weight_effective_rank <= 5 for head in report.heads)
+    assert {head.value_rank for head in report.heads} == {12}
     found = shrink_heads(model, made)
     assert found.output_change < 1e-9
     assert max(row["logit_variance_lost"] for row in found.layers) < 1e-9
+
+
+def test_unused_weights_cap_what_a_layer_needs(model_of):
+    """Retrieval asks for dimensions that the product of the maps does not have: nothing is lost without them."""
+    model, tree, batches = model_of("gpt2")
+    report = measure_model(model, batches, tree=tree)
+    assert {head.weight_rank for head in report.heads} == {12}
+    sharp = tuple(replace(head, kind="retrieval") for head in report.heads)
+    plain = replace(report, heads=sharp).needs(share=1.0)
+    few = replace(report, heads=tuple(replace(head, weight_rank=3, value_rank=2) for head in sharp)).needs(share=1.0)
+    for before, after in zip(plain, few, strict=True):
+        assert (after.rank, after.value_rank) == (3, 2)
+        assert before.rank > 3
+        assert "W_Q W_K^T has 3 singular values" in after.criterion
+        assert "W_V W_O has 2 singular values" in after.value_criterion
+    unknown = replace(report, heads=tuple(replace(head, weight_rank=None, value_rank=None) for head in sharp))
+    assert [need.rank for need in unknown.needs(share=1.0)] == [need.rank for need in plain]
+    zero = replace(report, heads=tuple(replace(head, weight_rank=0) for head in sharp)).needs(share=1.0)
+    assert {need.rank for need in zero} == {1}
 
 
 def forms(seed=0, heads=2, kv_heads=1, d=8, rows=300):
@@ -685,6 +707,7 @@ def test_the_command_measures(invoke, tmp_path):
     assert len(found["measured"]) == 8
     assert {"layer", "heads", "head_dim", "criterion"} <= set(found["layers"][0])
     assert found["measured"][0]["kind"] == "diffuse"
+    assert {row["weight_rank"] for row in found["measured"]} == {12}
     for layer in found["layers"]:
         assert layer["value_dim"] < 12
         assert layer["value_criterion"] == "layer output within 5 %"
