@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import NUMBER, formats, option
+from ..errors import InputError
+from .options import COUNT, NUMBER, formats, option
 from .output import emit, print_table, say
 
 if TYPE_CHECKING:
@@ -19,8 +20,20 @@ if TYPE_CHECKING:
 @click.argument("config", required=False)
 @option("--tolerance", type=NUMBER, help="Share of the largest singular value below which one is 0.", default=1e-3)
 @option("--per-head", is_flag=True, help="Print each head, not each layer.")
+@option("--decay", type=NUMBER, help="Coupled weight decay of the training: adds certified ranks (requires depthwidth[hf]).")
+@option("--text", metavar="FILE", help="With --decay: the text of the training.", show_default="Python's standard library")
+@option("--context", type=COUNT, help="With --decay: tokens per sequence.", show_default="the model's, at most 1024")
 @formats
-def effective_rank(checkpoint: str, config: str | None, tolerance: float, per_head: bool, form: str | None) -> None:
+def effective_rank(
+    checkpoint: str,
+    config: str | None,
+    tolerance: float,
+    per_head: bool,
+    decay: float | None,
+    text: str | None,
+    context: int | None,
+    form: str | None,
+) -> None:
     """Measure the ranks that the heads of a CHECKPOINT use, of the dimensions they have.
 
     CHECKPOINT is a safetensors file, its index, or a folder with one; CONFIG a config.json, by default the one beside it. Two
@@ -33,12 +46,61 @@ def effective_rank(checkpoint: str, config: str | None, tolerance: float, per_he
     nuclear    nuclear norm over spectral norm
     numerical  singular values above --tolerance of the largest
     balance    half the squared norms of both factors over the nuclear norm: 1 if weight decay has balanced them
+
+    With --decay, and CHECKPOINT a folder, the gradient of the loss on a text with respect to each product certifies the rank
+    that this decay allows at a minimum. Decay must have been part of the gradient, as SGD's is; AdamW's has no certificate.
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
     from ..analysis.head_ranks import head_ranks
     from ..analysis.trained_weights import open_trained
 
+    for name, value in (("--text", text), ("--context", context)):
+        if value is not None and decay is None:
+            raise InputError(f"{name} applies with --decay only")
+    if config is not None and decay is not None:
+        raise InputError("with --decay CHECKPOINT is a folder, whose config.json is read; give no CONFIG")
     found = head_ranks(open_trained(checkpoint, config), tolerance)
-    emit(form, found.to_dict() if form == "json" else None, found.rows(), lambda: print_ranks(found, per_head=per_head))
+    if decay is None:
+        emit(form, found.to_dict() if form == "json" else None, found.rows(), lambda: print_ranks(found, per_head=per_head))
+        return
+    certificates, source = _certificates(checkpoint, decay, text, context, tolerance)
+
+    def print_both() -> None:
+        print_ranks(found, per_head=per_head)
+        _print_certificates(certificates, source, decay)
+
+    emit(form, found.to_dict() | {"certificates": certificates}, found.rows(), print_both)
+
+
+def _certificates(
+    checkpoint: str, decay: float, text: str | None, context: int | None, tolerance: float
+) -> tuple[list[dict[str, Any]], str]:
+    try:
+        from verify.measure.head_certificates import certify_folder
+    except ImportError:
+        raise InputError("--decay needs torch and transformers; pip install 'depthwidth[hf]'") from None
+    rows, source = certify_folder(checkpoint, decay, text=text, context=context, share=tolerance)
+    return [row.to_dict() for row in rows], source
+
+
+def _print_certificates(rows: list[dict[str, Any]], source: str, decay: float) -> None:
+    say("")
+    print_table(
+        ("layer", "key head", "product", "dimensions", "certified", "numerical", "effective", "largest / decay",
+         "misalignment"),
+        (
+            (
+                f"{row['stack']} {row['layer']}", str(row["kv_head"]), row["product"], str(row["dim"]),
+                str(row["predicted_rank"]), str(row["numerical_rank"]), f"{row['effective_rank']:.1f}",
+                f"{row['excess'] + 1:.3g}", f"{row['misalignment']:.3g}",
+            )
+            for row in rows
+        ),
+        title=f"Ranks that the gradient certifies at a decay of {decay:g}, on {source}",
+        words=("product",),
+    )  # fmt: skip
+    far = sum(not row["optimal"] for row in rows)
+    if far:
+        say(f"{far} of {len(rows)} products are at no minimum of this decay: their certified ranks say nothing.")
 
 
 def print_ranks(found: HeadRanks, *, per_head: bool = False) -> None:

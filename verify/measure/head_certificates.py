@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,13 +21,15 @@ from torch import Tensor, nn
 
 from depthwidth.analysis.head_ranks import attentions
 from depthwidth.architecture import Transformer
-from depthwidth.errors import InputError
+from depthwidth.errors import InputError, shown
 from depthwidth.formulas.implicit_rank import useful_head_dim
 from depthwidth.numerics.factorisation import Certificate, certificate
-from depthwidth.numerics.spectra import Ranks, product_sizes, ranks
+from depthwidth.numerics.spectra import SHARE, Ranks, product_sizes, ranks
 
 from ..models.attention import Attention
+from ..models.convert import from_hf
 from ..models.locate import tree_of
+from .head_models import calibration_tokens, load_model
 
 TOLERANCE = 1e-2
 """Relative, of the singular values of gradients: trainings end near a minimum, not at one."""
@@ -76,7 +79,7 @@ def certify(
     decay: float,
     *,
     tolerance: float = TOLERANCE,
-    share: float = 1e-3,
+    share: float = SHARE,
 ) -> list[HeadCertificate]:
     """The certificates of all heads of a model of :func:`verify.build` or :func:`verify.from_hf`.
 
@@ -114,6 +117,37 @@ def certify(
     if not count:
         raise InputError("certify: there are no batches")
     return [row for one in watched for row in one.certificates(count, decay, tolerance, share)]
+
+
+def certify_folder(
+    path: str | Path, decay: float, *, text: str | Path | None = None, context: int | None = None, share: float = SHARE
+) -> tuple[list[HeadCertificate], str]:
+    """The certificates of a decoder in a local folder, by the gradient of a text's next tokens.
+
+    Parameters
+    ----------
+    path : a folder with config.json and safetensors.
+    text : path of a UTF-8 file, of the text that the model was trained on; by default the start of Python's standard library,
+        on which the gradient of a model trained on something else is no training gradient.
+    context : tokens per sequence; by default the model's, at most 1024.
+
+    Returns
+    -------
+    The certificates, and a description of the tokens.
+
+    Raises
+    ------
+    InputError
+        if the model cannot be loaded or is no decoder, the text cannot be used, or scores are no product of maps.
+    """
+    if not Path(path).is_dir():
+        raise InputError(f"certify: {shown(str(path), limit=300)} is not a folder with config.json and safetensors")
+    loaded, tree, _ = load_model(path)
+    if not tree.attention.causal:
+        raise InputError("certify: only decoders have a loss by their own text, the next token's")
+    tokens, source = calibration_tokens(tree, text=text, context=context, folder=Path(path))
+    batches = [(row[None, :-1], row[None, 1:]) for row in tokens]
+    return certify(from_hf(loaded), batches, decay, share=share), source
 
 
 def _watched(model: nn.Module, tree: Transformer) -> list[_Watched]:

@@ -1,5 +1,7 @@
 """Certificates of ranks: the gradient by each product against those of its factors, at a minimum and away from one."""
 
+import json
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -121,3 +123,37 @@ def test_the_model_is_left_as_it_was():
     assert model.training
     assert "mixed" not in vars(model.get_submodule("decoder.block.0.attention"))
     assert all(one.grad is None for one in model.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.hf
+def test_the_command_certifies_a_folder(tmp_path, invoke):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 256, "bos_token_id": 0, "eos_token_id": 0}
+    torch.manual_seed(0)
+    gpt2 = transformers.GPT2Config(n_layer=1, n_embd=16, n_head=2, n_positions=16, **sizes)
+    transformers.GPT2LMHeadModel(gpt2).save_pretrained(tmp_path / "gpt2")
+    llama = transformers.LlamaConfig(
+        num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=16, max_position_embeddings=16, **sizes
+    )
+    transformers.LlamaForCausalLM(llama).save_pretrained(tmp_path / "llama")
+    words = ("effective-rank", tmp_path / "gpt2", "--decay", "0.01", "--context", "8")
+    found = json.loads(invoke(*words, "--json").output)
+    assert len(found["certificates"]) == 4
+    assert {row["dim"] for row in found["certificates"]} == {8}
+    page = invoke(*words).output
+    assert "Ranks that the gradient certifies at a decay of 0.01" in page
+    assert "of 4 products are at no minimum" in page
+    for arguments, sentence in (
+        (("effective-rank", tmp_path / "llama", "--decay", "0.1"), "positions rotate or multiply"),
+        (("effective-rank", tmp_path / "gpt2", "--decay", "-1"), "decay=-1.0 is not above 0"),
+        (("effective-rank", tmp_path / "gpt2", "--text", "x"), "--text applies with --decay only"),
+        (("effective-rank", tmp_path / "gpt2", tmp_path / "gpt2", "--decay", "1"), "give no CONFIG"),
+        (
+            ("effective-rank", tmp_path / "gpt2" / "model.safetensors", "--decay", "1"),
+            "is not a folder with config.json and safetensors",
+        ),
+    ):
+        result = invoke(*arguments)
+        assert (result.status, result.output) == (2, "")
+        assert sentence in result.error.splitlines()[-1]  # the library shows its progress before
