@@ -133,9 +133,6 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         passes = abs(flops / expected - 1) <= FLOPS_TOLERANCE
         lines.append(Comparison(f"{length:,} tokens: operations of TF-attention", expected, flops, None, passes))
     unit, longest = {name: mean(values) for name, values in steps.items()}, max(found)
-    if "leaf_token_seconds" not in unit:
-        unit["leaf_token_seconds"] = unit["token_seconds"] + unit["leaf_seconds"] / LEAF
-        unit |= dict.fromkeys(("level_start_seconds", "leaf_start_seconds", "node_start_seconds"), 0.0)
     words = []
     for reads, name in (("leaf", "TF"), ("path", "TC")):
         times = {n: (_mean(its["full_seconds"]), _mean(its[f"{reads}_seconds"])) for n, its in found.items()}

@@ -1,12 +1,15 @@
-"""The job on the time of score biases: its smallest run, the operations it predicts by, and its verdict on made rows."""
+"""The job on the time of score biases: its smallest run, its predictions, and its verdict on made and measured rows."""
+
+from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from depthwidth.coefficients import data_directory  # noqa: E402
 from verify.jobs import Context, find_job  # noqa: E402
 from verify.jobs.diet_speed import BASE, MODES, SCHEMES, flops_of, tree_of  # noqa: E402
-from verify.rows import Row  # noqa: E402
+from verify.rows import Row, rows_from_csv  # noqa: E402
 
 SIZES = {"layers": 3, "width": 16, "heads": 2, "context": 8, "batch": 2}
 
@@ -52,3 +55,18 @@ def test_the_verdict():
         assert judge(rows(**wrong), ()).outcome == "holds on a range", wrong
     assert judge(rows()[:-9], ()).summary == "runs are missing"
     assert judge([row for row in rows() if row.seed == 0], ()).outcome == "undecided"
+
+
+def test_the_page_prints_the_committed_rows_and_their_verdict():
+    found = rows_from_csv((data_directory() / "measured" / "diet_speed.csv").read_bytes())
+    page = (Path(__file__).parents[3] / "docs" / "positions.md").read_text(encoding="utf-8")
+    verdict = find_job("diet-speed").judge(found, ())
+    assert f"The verdict is *{verdict.outcome}*: nine of ten" in page
+    assert [line.passes for line in verdict.comparisons].count(True) == 9
+    (failed,) = [line for line in verdict.comparisons if line.passes is False]
+    assert failed.what.startswith("diet-abs, shared computed")
+    assert f"{failed.measured:.3f}({1000 * failed.stderr:.0f})" in page
+    for line in verdict.comparisons:
+        if ": time over" in line.what:
+            digits = 2 if "shaw" in line.what else 3
+            assert f"{line.measured:.{digits}f}({10**digits * line.stderr:.0f})" in page, line.what
