@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import pytest
 
@@ -13,7 +14,7 @@ from verify.jobs import Context, find_job
 from verify.jobs import capacity as job_of_capacity
 from verify.jobs import measure_ranking as job_of_ranking
 from verify.jobs._digits import digits, quantity_of
-from verify.rows import Row
+from verify.rows import Row, rows_from_csv
 from verify.runs.plans import make_plan
 
 
@@ -152,3 +153,19 @@ def test_certainty_of_pairs_and_missing_measures():
     assert (part.networks, part.by_hyperparameter) == (2, {"depth": 1.0})
     with pytest.raises(InputError, match="has 3 values, expected one for each of 4"):
         rank_measures({"mu": [1, 2, 3]}, gaps, settings)
+
+
+@pytest.mark.slow
+def test_the_page_has_the_psi_of_the_committed_rows():
+    from pathlib import Path
+
+    root = Path(__file__).parents[3]
+    rows = rows_from_csv((root / "data" / "measured" / "measure_ranking.csv").read_bytes())
+    verdict = find_job("measure-ranking").judge(rows, ())
+    assert verdict.outcome == "holds on a range"
+    psi = {line.what.removeprefix("Psi of "): line.measured for line in verdict.comparisons}
+    page = (root / "docs" / "capacity.md").read_text()
+    printed = re.findall(r"^\| `([a-z0-9-]+)`[^|]*\| ([+-][\d.]+) ±", page, re.MULTILINE)
+    assert len(printed) > 10
+    for name, value in printed:
+        assert psi[quantity_of(name)] == pytest.approx(float(value), abs=0.0051), name
