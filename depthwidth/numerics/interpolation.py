@@ -204,11 +204,13 @@ class TableFamily:
                 return total
         position = np.log(parameter) / self._step
         middle = np.rint(position).astype(int)
+        several = distinct(middle).tolist()
         total = 0.0
         for shift in (-1, 0, 1):
             weights = _weight(position - middle, shift)
-            for k in distinct(middle):
-                total = total + np.where(middle == k, weights, 0.0) * self._grid_table(int(k) + shift).of_array(x, functions)
+            for k in several:
+                here = weights if len(several) == 1 else np.where(middle == k, weights, 0.0)
+                total = total + here * self._grid_table(k + shift).of_array(x, functions)
         return total
 
     def _exact_table(self, parameter: float) -> Table | None:

@@ -205,12 +205,16 @@ def _octave_averages(variance: Array, n: Array) -> Array:
         m2, m3, m4, a22 = (powers @ weights).T * n
         exponent += log_psi0
     else:
-        log_psi0, psi2, psi3, psi4, psi0 = (v[index] for v in (log_psi0, psi2, psi3, psi4, psi0))
-        exponent = (n[:, None] - 1) * log_psi0
-        powers = np.exp(np.maximum(exponent, quad.LEAST)) * (quad.STEP * n[:, None])
-        m2, m3, m4 = (np.einsum("pu,pu->p", powers, v) for v in (psi2, psi3 / 2, psi4 / 6))
-        a22 = np.einsum("pu,pu->p", powers, psi2**2 / 6 / psi0)
-        exponent += log_psi0
+        exponent = log_psi0[index]
+        before = exponent * (n[:, None] - 1)
+        powers = np.exp(np.maximum(before, quad.LEAST))
+        exponent += before
+        weights = np.stack([psi2, psi3 / 2, psi4 / 6, psi2**2 / 6 / psi0], axis=2)
+        sums = np.empty((n.size, 4))
+        for k in range(several.size):
+            rows = index == k
+            sums[rows] = powers[rows] @ weights[k]
+        m2, m3, m4, a22 = (quad.STEP * n) * sums.T
     plain = -np.expm1(-np.exp(np.minimum(u, 5.0)))  # 1 - exp(-e^u)
     log_z = quad.STEP * (-np.expm1(np.maximum(exponent, quad.LEAST)) - plain).sum(-1)
     a22 = a22 * (n - 1)

@@ -497,6 +497,15 @@ def _coefficients(exponent: Array, slope: Array, off: Array, terms: int) -> tupl
     return norm * powers[1:], norm_slope * (powers[:-1] - centre * powers[1:])
 
 
+def _powers(x: Array, count: int) -> Array:
+    """The first `count` powers of x, from 1 on; shape (count, *x.shape)."""
+    powers = np.empty((count, *x.shape))
+    powers[0] = 1
+    for k in range(1, count):
+        np.multiply(powers[k - 1], x, out=powers[k])
+    return powers
+
+
 # ---- sums over windows ----
 
 
@@ -644,12 +653,7 @@ class _Smooth:
 
     def products(self, x: Array, xq: Array, terms: int, values: Moments | None = None) -> tuple[Array, ...]:
         a = self.a
-        self.x = np.empty((terms + 2, *x.shape))
-        self.xq = np.empty((terms + 2, xq.size))
-        self.x[0], self.xq[0] = 1, 1
-        for k in range(1, terms + 2):
-            np.multiply(self.x[k - 1], x, out=self.x[k])
-            np.multiply(self.xq[k - 1], xq, out=self.xq[k])
+        self.x, self.xq = _powers(x, terms + 2), _powers(xq, terms + 2)
         along = np.arange(xq.size)
         self.beyond = beyond = self.xq - self.x[:, along, along]
         self.one = one = _beside(self.a_beside, self.x)
@@ -677,6 +681,16 @@ class _Smooth:
         second, rest, mass = self._parts_back(g, g_own, h, extra)
         return second, rest + (self.x[1:-1] * mass).sum(0)
 
+    # A layer takes several gradients back.
+
+    @functools.cached_property
+    def _one_with_lone(self) -> Array:
+        return self.one[1:-1] + self.density * self.beyond[1:-1, None]
+
+    @functools.cached_property
+    def _full_own(self) -> Array:
+        return np.diagonal(self.full[1:-1], axis1=1, axis2=2)
+
     def _parts_back(self, g: Array, g_own: Array, h: Array, extra: Array) -> tuple[Array, Array, Array]:
         """The second moment of a key's gradient, the covariance without K^k, and what multiplies each K^k."""
         t, both, one, beyond = self.askers, self.both, self.one[1:-1], self.beyond[1:-1]
@@ -685,14 +699,11 @@ class _Smooth:
         # Sums over the other row; (k, row, key).
         right = np.matmul(h.transpose(1, 0, 2), self.askers_beside).transpose(1, 0, 2)
         mass = t @ right + (flat @ extra.T).T.reshape(-1, keys, keys)
-        lone = self.density * beyond[:, None]
         direct = (one * right).sum(0)
-        patch = ((one + lone) * extra[:, :, None] + beyond[:, None] * right).sum(0)
+        patch = (self._one_with_lone * extra[:, :, None] + beyond[:, None] * right).sum(0)
         crossed = t @ direct + np.einsum("bca,ac->bc", both, patch)
-        full = self.full[1:-1]
-        along = np.arange(rows)
-        inner = g + (h * full).sum(0)
-        inner_own = g_own + (extra * full[:, along, along]).sum(0)
+        inner = g + (h * self.full[1:-1]).sum(0)
+        inner_own = g_own + (extra * self._full_own).sum(0)
         over_other = np.matmul(inner[:, None, :], self.askers_beside)[:, 0]
         rest = t @ over_other + (flat @ inner_own).reshape(keys, keys) - crossed - crossed.T
         along = np.arange(keys)
@@ -770,7 +781,7 @@ class _Repeated(_Smooth):
     def products(self, x: Array, xq: Array, terms: int, values: Moments | None = None) -> tuple[Array, ...]:
         """As of windows without repetitions, of K for the scores and the covariances `values`."""
         v, vq = (x, xq) if values is None else values
-        self.x, self.xq = (np.stack([m**k for k in range(terms + 2)]) for m in (x, xq))
+        self.x, self.xq = _powers(x, terms + 2), _powers(xq, terms + 2)
         self.one, self.beyond, self.full = one, beyond, full = self._over_windows(self._average(self.x), self.xq)
         different = self._over_windows(self.x[:, 0], self.xq)[2]
         one_v, beyond_v, self.mean_values = self._over_windows(self._average(v), vq)

@@ -128,6 +128,12 @@ class Positions:
         rows = self._share if self.dense or self.count == 1 else self.bent_sums[0][:, -1] / length
         return (length * self._share[:, None] * rows - np.diag(self._share)) / (length - 1)
 
+    @functools.cached_property
+    def _share_of_kinds(self) -> Array:
+        """Shares of pairs, of each kind if there are two."""
+        share = self._pair_share
+        return share if self.match is None else np.stack([(1 - self.match) * share, self.match * share])
+
     def bent_weights(self, node: int) -> Array:
         """Interpolation weights for a function that is smooth on either side of one node but may bend there; (L, n).
 
@@ -176,11 +182,11 @@ class Positions:
 
     def pair_mean(self, values: Array) -> float:
         """Average over all pairs of different positions of values at pairs of nodes, shape (n, n); 0 for one position."""
-        return self.pair_mean_of_kind(self.of_any_pair(np.asarray(values)))
+        return _weighted_sum(self._share_of_kinds, np.asarray(values))
 
     def pair_mean_of_kind(self, values: Array) -> float:
         """As :meth:`pair_mean`, of values (n, n) at pairs of one kind: of different tokens, or of equal ones."""
-        return float((self._pair_share * values).sum())
+        return _weighted_sum(self._pair_share, np.asarray(values))
 
     def uniform(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
         """The moments q and c at the nodes of a signal with the same moments at every position."""
@@ -346,6 +352,10 @@ class Alike(Positions):
         """The values themselves; of one block a number."""
         return values if values.size > 1 else float(values[0])
 
+    def pair_mean(self, values: Array) -> Any:
+        """The average over both kinds; of one block a number."""
+        return self.mean(self.of_any_pair(np.asarray(values)))
+
     def pair_mean_of_kind(self, values: Array) -> Any:
         """The values themselves; of one block a number."""
         return self.mean(values)
@@ -353,6 +363,11 @@ class Alike(Positions):
     def uniform(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
         """The moments q and c of one block with the same covariance for both kinds of pairs."""
         return np.array([float(second_moment)]), np.full((2, 1), float(covariance))
+
+
+def _weighted_sum(weights: Array, values: Array) -> float:
+    """The sum of values times weights, in one pass where none has to be repeated."""
+    return float(np.vdot(weights, values) if values.shape == weights.shape else (weights * values).sum())
 
 
 def _along(distance: Array, t: Any) -> Array:
