@@ -39,6 +39,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..numerics.distinct import distinct
+from ..numerics.powers import powers_of
 from ..numerics.repeated_softmax import repetition
 from ..numerics.softmax_responses import Growth, PairResponse, Responses, RowResponse, repelling_bases
 from .positions import Positions, Windows, _interpolation, windows
@@ -497,15 +498,6 @@ def _coefficients(exponent: Array, slope: Array, off: Array, terms: int) -> tupl
     return norm * powers[1:], norm_slope * (powers[:-1] - centre * powers[1:])
 
 
-def _powers(x: Array, count: int) -> Array:
-    """The first `count` powers of x, from 1 on; shape (count, *x.shape)."""
-    powers = np.empty((count, *x.shape))
-    powers[0] = 1
-    for k in range(1, count):
-        np.multiply(powers[k - 1], x, out=powers[k])
-    return powers
-
-
 # ---- sums over windows ----
 
 
@@ -653,7 +645,7 @@ class _Smooth:
 
     def products(self, x: Array, xq: Array, terms: int, values: Moments | None = None) -> tuple[Array, ...]:
         a = self.a
-        self.x, self.xq = _powers(x, terms + 2), _powers(xq, terms + 2)
+        self.x, self.xq = powers_of(x, terms + 2), powers_of(xq, terms + 2)
         along = np.arange(xq.size)
         self.beyond = beyond = self.xq - self.x[:, along, along]
         self.one = one = _beside(self.a_beside, self.x)
@@ -781,7 +773,7 @@ class _Repeated(_Smooth):
     def products(self, x: Array, xq: Array, terms: int, values: Moments | None = None) -> tuple[Array, ...]:
         """As of windows without repetitions, of K for the scores and the covariances `values`."""
         v, vq = (x, xq) if values is None else values
-        self.x, self.xq = _powers(x, terms + 2), _powers(xq, terms + 2)
+        self.x, self.xq = powers_of(x, terms + 2), powers_of(xq, terms + 2)
         self.one, self.beyond, self.full = one, beyond, full = self._over_windows(self._average(self.x), self.xq)
         different = self._over_windows(self.x[:, 0], self.xq)[2]
         one_v, beyond_v, self.mean_values = self._over_windows(self._average(v), vq)
