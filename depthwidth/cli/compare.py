@@ -67,6 +67,9 @@ def _print(found: Comparison) -> None:
         shared = f"/{row['kv_heads']}" if row["kv_heads"] != row["heads"] else ""
         return f"{row['heads']}{shared} x {row['head_dim']}" if row["heads"] else "-"
 
+    def amount(size: float | None) -> str:
+        return "-" if size is None else format_bytes(size)
+
     print_table(
         ("model", "layers", "width", "heads", "parameters", "penalty of shape", "loss", "training FLOPs per token",
          "training memory", "cache per token"),
@@ -74,8 +77,8 @@ def _print(found: Comparison) -> None:
             (
                 row["name"], str(row["depth"]), f"{row['width']:,}", heads(row), format_count(row["parameters"], 4),
                 with_error(row["loss_penalty"], row["loss_penalty_stderr"]), loss(row),
-                f"{row['training_flops_per_token']:.3g}", format_bytes(row["training_memory_per_device"]),
-                "-" if row["kv_cache_bytes_per_token"] is None else format_bytes(row["kv_cache_bytes_per_token"]),
+                f"{row['training_flops_per_token']:.3g}", amount(row["training_memory_per_device"]),
+                amount(row["kv_cache_bytes_per_token"]),
             )
             for row in found.rows()
         ),

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import click
 
 from ..errors import InputError
-from .options import COUNT, DTYPES, NUMBER, NumberFirst, Sections, formats, option
+from .options import COUNT, DTYPES, NUMBER, OPTIMIZERS, NumberFirst, Sections, formats, option
 from .output import emit, say
 
 _APPLIES_TO = {
@@ -34,7 +34,7 @@ class _Plan(Sections, NumberFirst):
 @option("--non-embedding", "counts", flag_value="non_embedding", help="BUDGET excludes the embedding.")
 @option("--active", "counts", flag_value="active", help="BUDGET counts active parameters (mixtures of experts).")
 @option("--flops", metavar="N", help="Budget of training FLOPs, e.g. 1e22.")
-@option("--memory", metavar="BYTES", help="Budget of training memory of the whole model, e.g. 80GB.")
+@option("--memory", metavar="BYTES", help="Budget of training memory of each device, e.g. 80GB.")
 @option("--weights", metavar="BYTES", help="Budget of memory for all weights, e.g. 16GB.")
 @option("--rule", metavar="NAME", help="Rule for the ratio of depth to width.", show_default="levine2020, sovit2023 for images")
 @option("--depth", type=COUNT, help="Number of layers, if it is given.")
@@ -42,7 +42,7 @@ class _Plan(Sections, NumberFirst):
 @option("--layers-at-most", type=COUNT, metavar="N", help="Largest number of layers.")
 @option("--heads", type=COUNT, help="Number of query heads; the head dimension then follows from the width.")
 @option("--head-dim", type=COUNT, help="Head dimension.", show_default="128 from width 1536, 64 below, or as heads divide")
-@option("--tensor-parallel", "--tp", type=COUNT, default=1, help="Number of devices among which heads divide.")
+@option("--tensor-parallel", "--tp", type=COUNT, default=1, help="Number of devices that divide heads and hidden features.")
 @option("--pipeline", "--pipeline-parallel", "--pp", type=COUNT, default=1, help="Number of stages among which layers divide.")
 @option("--multiple", type=COUNT, help="Step of allowed widths.", show_default="128 from width 1024, finer below")
 @option("--preset", metavar="NAME", help="Architecture: gpt3, llama2, llama3, mixtral or vit.", show_default="gpt3")
@@ -70,6 +70,13 @@ class _Plan(Sections, NumberFirst):
 @option("--batch", type=COUNT, help="Sequences per batch, for memory.", show_default="1")
 @option("--dtype", metavar="NAME", help=f"Number format (--memory, --weights): {DTYPES}.", show_default="bf16")
 @option("--recompute", metavar="NAME", help="Recompute activations: none, selective or full, for memory.", show_default="none")
+@option("--data-parallel", "--dp", type=COUNT, help="Replicas of the model, for memory.", show_default="1")
+@option("--sequence-parallel", is_flag=True, default=None, help="Divide the tokens of norms and dropout as well, for memory.")
+@option("--microbatches", type=COUNT, help="Micro-batches of a step, for memory.", show_default="as many as stages")
+@option("--expert-parallel", "--ep", type=COUNT, help="Replicas that divide the experts, for memory.", show_default="1")
+@option("--zero", type=click.IntRange(0, 3), metavar="STAGE", help="Stage of ZeRO, for memory; 3 is FSDP.", show_default="0")
+@option("--optimizer", metavar="NAME", help=f"Optimiser, for memory: {OPTIMIZERS}.", show_default="adamw")
+@option("--gradients", metavar="DTYPE", help="Number format of gradients, for memory.", show_default="as --dtype")
 @option("--masked", is_flag=True, default=None, help="Exclude attention scores hidden by the causal mask (--flops).")
 @option("--rules", "with_rules", is_flag=True, help="Print the optimum of every rule as well, with its paper.")
 @option("--explain", is_flag=True, help="Say where every number comes from.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..quantities import format_bytes, format_count
 from .output import fitted_range, print_facts, print_table, say
@@ -24,6 +24,10 @@ def print_plan(plan: Plan, *, rules: bool = False, explain: bool = False) -> Non
     _print_table(plan)
     if rules:
         _print_rules(plan)
+    if plan.mixture:
+        from .mixture_page import print_mixture
+
+        print_mixture(plan.mixture, f"{format_count(plan.tokens)} training tokens")
     free = plan.flop_optimum
     if free is not None:
         optimum = f"{free.depth:.1f} layers x {free.width:,.0f} wide, trained on {format_count(free.tokens)} tokens"
@@ -51,14 +55,25 @@ def _print_table(plan: Plan) -> None:
 
     cached = any(row["kv_cache_bytes_per_token"] is not None for row in rows)
     several = plan.devices > 1
+    suggested = next((row["decode_seconds"] for row in rows if row["choice"] == "suggested"), None)
+
+    def seconds(row: dict[str, Any]) -> str:
+        return f"{row['decode_seconds'] / suggested:.2f}" if row["decode_seconds"] and suggested else "-"
+
+    def memory(row: dict[str, Any]) -> str:
+        amount = row["training_memory_per_device"]
+        return "-" if amount is None else format_bytes(amount)
+
     print_table(
         ("shape", "layers", "width", "heads", "parameters", "loss", "training FLOPs per token",
-         "training memory per device" if several else "training memory", *(("cache per token",) if cached else ())),
+         "training memory per device" if several else "training memory", *(("cache per token",) if cached else ()),
+         *(("time per token",) if suggested else ())),
         (
             (
                 row["choice"], str(row["depth"]), f"{row['width']:,}", heads(row), format_count(row["parameters"], 4),
-                loss(row), f"{row['training_flops_per_token']:.3g}", format_bytes(row["training_memory_per_device"]),
+                loss(row), f"{row['training_flops_per_token']:.3g}", memory(row),
                 *((format_bytes(row["kv_cache_bytes_per_token"] or 0),) if cached else ()),
+                *((seconds(row),) if suggested else ()),
             )
             for row in rows
         ),
@@ -66,6 +81,8 @@ def _print_table(plan: Plan) -> None:
     say(f"loss: predicted, against the suggestion at equal budget, +- one standard error, if {plan.rule.name} is right")
     if plan.known:
         say("(known models: the loss of their ratio of width to depth in this architecture; all else is their own)")
+    if suggested:
+        say("time per token: estimate for generation, against the suggestion; a proxy (`depthwidth serve` has its parts)")
     say("(other data sets have 0.6 to 2.5 times the measured curvature; --rules has other rules, --explain the sources)", "")
 
 

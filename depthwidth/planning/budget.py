@@ -6,11 +6,11 @@ import math
 from fractions import Fraction
 
 from ..architecture import RECOMPUTE, Transformer
-from ..architecture.number_formats import bits_of
 from ..checks import check_choice, check_whole
 from ..errors import InputError, shown
 from ..quantities import format_bytes, format_count
 from ..values import frozen
+from .parallelism import Parallelism, ParallelMemory, TrainingSetup, training_memory
 from .rules import Quantity
 from .template import Template
 
@@ -44,6 +44,10 @@ class Budget:
     context, batch : length and number of sequences; the design's context and 1 by default.
     masked : whether attention scores hidden by a causal mask are excluded from FLOPs.
     dtype, recompute : number format of weights and activations, and which activations are recomputed.
+    tensor_parallel, sequence_parallel, pipeline, microbatches, data_parallel, expert_parallel, zero : devices that divide a
+        training, as fields of :class:`~depthwidth.planning.parallelism.Parallelism`; a budget of memory is that of each device.
+    optimizer, gradients : optimiser and number format of gradients, as in
+        :class:`~depthwidth.planning.parallelism.TrainingSetup`.
 
     Raises
     ------
@@ -60,6 +64,15 @@ class Budget:
     masked: bool = False
     dtype: str = "bf16"
     recompute: str = "none"
+    tensor_parallel: int = 1
+    sequence_parallel: bool = False
+    pipeline: int = 1
+    microbatches: int | None = None
+    data_parallel: int = 1
+    expert_parallel: int = 1
+    zero: int = 0
+    optimizer: str = "adamw"
+    gradients: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.amount, (int, Fraction)) or not 0 < self.amount <= LARGEST_AMOUNT:
@@ -70,11 +83,29 @@ class Budget:
         object.__setattr__(self, "amount", Fraction(self.amount))
         check_choice("budget", tuple(BUDGETS), kind=self.kind)
         check_choice("budget", RECOMPUTE, recompute=self.recompute)
-        bits_of(self.dtype)
+        self.setup  # noqa: B018  (refuses unknown names)
+        self.parallelism  # noqa: B018
         if self.tokens is not None:
             check_whole("budget", tokens=self.tokens, largest=10**18)
         if not 0 < self.tokens_per_parameter < math.inf:
             raise InputError(f"budget: tokens_per_parameter={shown(self.tokens_per_parameter)} is not a positive number")
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """The devices of a training."""
+        return Parallelism(
+            data=self.data_parallel, tensor=self.tensor_parallel, sequence=self.sequence_parallel, pipeline=self.pipeline,
+            microbatches=self.microbatches, expert=self.expert_parallel, zero=self.zero,
+        )  # fmt: skip
+
+    @property
+    def setup(self) -> TrainingSetup:
+        """What a training keeps."""
+        return TrainingSetup(self.optimizer, self.dtype, self.gradients, recompute=self.recompute)
+
+    def memory(self, tree: Transformer) -> ParallelMemory:
+        """Memory of each device in training."""
+        return training_memory(tree, self.parallelism, self.setup, context=self.context, batch=self.batch)
 
     @property
     def cap(self) -> bool:
@@ -108,7 +139,7 @@ class Budget:
             case "flops":
                 return self.flops_per_token(tree) * self.tokens_for(tree.parameters)
             case "memory":
-                return tree.training_memory(self.context, batch=self.batch, dtype=self.dtype, recompute=self.recompute).total
+                return self.memory(tree).total
             case _:
                 return tree.weight_bytes(self.dtype)
 
@@ -122,6 +153,14 @@ class Budget:
 
     def quantity(self, template: Template, trees: dict[tuple[int, int], Transformer] | None = None) -> Quantity:
         """The amount as a function of continuous depth and width; `trees` as in :meth:`.Template.polynomial`."""
+        if self.kind == "memory" and self.pipeline > 1:
+            # Between the two ends a stage holds fewer micro-batches than the first, and neither embedding nor head.
+
+            def of_stage(end: int) -> Quantity:
+                return template.polynomial(lambda tree: self.memory(tree).stages[end].total, trees).continuous()
+
+            first, last = of_stage(0), of_stage(-1)
+            return lambda depth, width: max(first(depth, width), last(depth, width))
         if self.kind != "flops":
             return template.polynomial(self.of, trees).continuous()
         per_token = template.polynomial(self.flops_per_token, trees).continuous()

@@ -2,40 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..architecture import Transformer
 from ..architecture.number_formats import judged_dtype
+from ..errors import InputError
 from .budget import Budget
-from .template import Template
+from .parallelism import Parallelism
 
 
 class Costs(NamedTuple):
     """The costs of one model, under the conventions of a budget."""
 
     training_flops_per_token: float
-    training_memory_per_device: float
-    """Bytes of weights, gradients, Adam's moments and activations, divided evenly among the devices."""
+    training_memory_per_device: float | None
+    """Bytes of the fullest device; None if the model cannot be divided so."""
     kv_cache_bytes_per_token: float | None
     """Bytes in generation, averaged over the context; None for a model that generates nothing."""
+    decode_seconds: float | None
+    """Estimated time of a step of generation on the accelerator :data:`DEVICE`, one sequence, tensor and pipeline parallelism
+    as in training; None for other than decoders, or if the model cannot be divided so."""
 
 
-def costs(tree: Transformer, budget: Budget, devices: int = 1) -> Costs:
+DEVICE = "H100"
+"""The accelerator of the estimate of time."""
+
+
+def costs(tree: Transformer, budget: Budget) -> Costs:
     """The costs of a tree.
 
     Parameters
     ----------
     tree : the model.
-    budget : its context, batch, number format and recomputation are those of the counts.
-    devices : devices among which the model is divided.
+    budget : its context, batch, number format, recomputation, optimiser and devices are those of the counts.
     """
     dtype = judged_dtype(budget.dtype)
-    memory = tree.training_memory(budget.context, batch=budget.batch, dtype=dtype, recompute=budget.recompute).total
     tokens = tree.context if budget.context is None else budget.context
     cache = None if tree.kind == "encoder" else tree.kv_cache_bytes(budget.context, dtype=dtype) / tokens
-    return Costs(float(budget.flops_per_token(tree)), memory / devices, cache)
+    return Costs(float(budget.flops_per_token(tree)), _memory(tree, budget, dtype), cache, _seconds(tree, budget, dtype))
 
 
-def devices_of(template: Template) -> int:
-    """Devices among which a template's model is divided."""
-    return template.tensor_parallel * template.pipeline
+def _memory(tree: Transformer, budget: Budget, dtype: str) -> float | None:
+    try:
+        return replace(budget, dtype=dtype).memory(tree).total
+    except InputError:
+        return None
+
+
+def _seconds(tree: Transformer, budget: Budget, dtype: str) -> float | None:
+    if tree.kind != "decoder":
+        return None
+    from .accelerators import accelerator
+    from .latency import decode_time, decode_work
+
+    devices = Parallelism(tensor=budget.tensor_parallel, pipeline=budget.pipeline)
+    try:
+        work = decode_work(tree, devices, context=budget.context, dtype=dtype)
+    except InputError:
+        return None
+    return float(decode_time(work, accelerator(DEVICE), dtype).total)

@@ -16,7 +16,7 @@ from ..checks import check_choice, check_whole
 from ..errors import InputError, nearest, shown
 from ..layers import Embedding, Layer, Run, Stack
 from ..layers.tensor import KINDS, Kind, Tensor
-from ..values import cached_property, frozen
+from ..values import frozen
 from .optimizers import OPTIMIZERS
 
 ADAPTED = {"all": (), "attention": ("query", "key", "value", "out"), "query-value": ("query", "value")}
@@ -133,8 +133,7 @@ class TrainingSetup:
             raise InputError("training: frozen_dtype has no meaning if all weights are trained; give lora or frozen")
 
 
-@frozen
-class DeviceMemory:
+class DeviceMemory(NamedTuple):
     """Bytes of one device in training, by content; temporary buffers and fragmentation are left out."""
 
     weights: int
@@ -164,8 +163,7 @@ class DeviceMemory:
         return {**self.parts(), "total": self.total, "stage": self.stage}
 
 
-@frozen
-class ParallelMemory:
+class ParallelMemory(NamedTuple):
     """Bytes of a device of each stage of the pipeline."""
 
     stages: tuple[DeviceMemory, ...]
@@ -174,7 +172,7 @@ class ParallelMemory:
     trained: int
     """Weights that are trained, adapters included."""
 
-    @cached_property
+    @property
     def fullest(self) -> DeviceMemory:
         """The device that holds most."""
         return max(self.stages, key=lambda device: device.total)

@@ -15,7 +15,7 @@ from ..quantities import format_bytes, format_count, plain_number
 from . import policy
 from .budget import Budget
 from .caveats import EXPERTS_CAVEAT, penalty_caveats, penalty_error, shape_caveats
-from .costs import costs, devices_of
+from .costs import costs
 from .equal_budget import DepthRange
 from .judging import Shape
 from .known_models import family_of, known_beside
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     import pandas
 
+    from .mixtures import MixtureVerdict
     from .optima import FlopOptimum
 
 
@@ -171,7 +172,8 @@ class Plan:
             "least_loss": None if self.least_loss is None else shape_dict(self.least_loss),
             "without_limits": None if self.without_limits is None else shape_dict(self.without_limits),
             "known_models": [{"model": one.name, **shape_dict(one.shape), "source": one.source} for one in self.known],
-            **costs(self.tree, self.budget, self.devices)._asdict(),
+            "mixture": [verdict.to_dict() for verdict in self.mixture],
+            **costs(self.tree, self.budget)._asdict(),
             "devices": self.devices,
         }
 
@@ -187,7 +189,7 @@ class Plan:
         trees = [(label, shape, self.template_at(shape)) for label, shape in labelled]
         trees += [(one.name, one.shape, one.tree) for one in self.known]
         return [
-            {"choice": label, **shape_dict(shape), **costs(tree, self.budget, self.devices)._asdict()}
+            {"choice": label, **shape_dict(shape), **costs(tree, self.budget)._asdict()}
             for label, shape, tree in sorted(trees, key=lambda row: row[1].depth)
         ]
 
@@ -195,10 +197,19 @@ class Plan:
         """The tree of a shape of this plan's architecture."""
         return self.template.at(shape.depth, shape.width)
 
+    @cached_property
+    def mixture(self) -> tuple[MixtureVerdict, ...]:
+        """The dense model that the suggested mixture of experts is worth, by each law; empty for a dense model."""
+        if self.tree.experts is None:
+            return ()
+        from .mixtures import mixture_verdicts
+
+        return mixture_verdicts(self.tree, self.tokens)
+
     @property
     def devices(self) -> int:
         """Devices among which the model is divided."""
-        return devices_of(self.template)
+        return self.budget.parallelism.devices
 
     def table(self) -> list[dict[str, Any]]:
         """Five to seven shapes as rows, by depth: the suggestion, wider and deeper shapes, known models of that size.
@@ -455,10 +466,11 @@ class _Planner:
 
     def notes(self, tree: Transformer, shape: Shape, found: dict[str, RuleShape | None], others: list[Shape]) -> Iterator[str]:
         """Caveats on the numbers, one sentence each."""
-        devices = self.search.template.tensor_parallel
-        if self.budget.in_bytes and devices > 1:
-            each = format_bytes(float(self.budget.amount) / devices)
-            yield f"the budget is that of the whole model: {each} on each of {devices} devices if everything divides evenly"
+        devices = self.budget.parallelism.devices
+        if self.budget.kind == "memory" and devices > 1:
+            yield f"the budget is that of each of {devices} devices ({self.budget.parallelism})"
+        elif self.budget.kind == "weights" and devices > 1:
+            yield f"the budget is that of all weights, on {devices} devices together"
         own = found[self.rule.name]
         if own is None:
             yield (

@@ -36,7 +36,14 @@ class Request(NamedTuple):
     architecture: str
 
 
-def read_request(
+def read_request(*arguments: Any) -> Request:
+    """The request that the arguments of :func:`~depthwidth.planning.plan.plan` make; see :func:`_read`."""
+    found = _read(*arguments)
+    made = found.template  # the devices among which its heads and blocks divide are those of the training
+    return found._replace(budget=replace(found.budget, tensor_parallel=made.tensor_parallel, pipeline=made.pipeline))
+
+
+def _read(
     budget: Budget | str | float | None,
     kind: str,
     template: Template | None,

@@ -281,14 +281,15 @@ class Template:
         head_dim = self.head_dim_at(policy.REFERENCE_WIDTH)
         # A width at which the numbers of heads and of hidden features, those of a shared expert too, are whole.
         kv = self.design.kv_heads or (self.kv_usual if self.kv_usual and self.group == 1 else 1)
-        heads, each = (math.lcm(kv, self.group), head_dim) if self.heads is None else (self.heads, policy.SMALLEST_STEP)
-        unit = math.lcm(
-            self._width_of(heads, each), self.ffn_ratio.denominator * self.shared_ratio.denominator, *self._mixer_steps
-        )
+        devices = self.tensor_parallel  # among which heads and hidden features divide
+        divided = math.lcm(kv, self.group * devices), head_dim
+        heads, each = divided if self.heads is None else (self.heads, policy.SMALLEST_STEP)
+        ratios = self.ffn_ratio.denominator * self.shared_ratio.denominator * devices
+        unit = math.lcm(self._width_of(heads, each), ratios, *self._mixer_steps)
         if self.design.embedding_width in (unit, 2 * unit, 3 * unit):  # a model of that very width has no projection
             unit *= 4
         windows = len(self.design.window) if isinstance(self.design.window, Sequence) else 1
-        period = math.lcm(windows, len(self.blocks) or 1, self.encoder_ratio.denominator)
+        period = math.lcm(windows, len(self.blocks) or 1, self.encoder_ratio.denominator, self.pipeline)
         return head_dim, unit, len(self.first_blocks), period
 
 

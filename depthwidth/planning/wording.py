@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ..coefficients import coefficient
 from ..display import Overview
 from ..formulas import shape_penalty
-from ..quantities import format_bytes, format_count
+from ..quantities import format_count
 from . import policy
 from .budget import TOKENS_PER_PARAMETER
+from .costs import DEVICE
 
 if TYPE_CHECKING:
     from .judging import Shape
@@ -123,9 +124,9 @@ def assumed(plan: Plan) -> str:
         parts.append(f"vocabulary {tree.vocab:,}")
     by = "" if budget.tokens is not None else f" ({budget.tokens_per_parameter:g} a parameter)"
     parts.append(f"{format_count(plan.tokens)} training tokens{by}")
-    parts.append(f"{budget.dtype} with Adam")
+    parts.append(f"{budget.dtype} with {'Adam' if budget.optimizer == 'adamw' else budget.optimizer}")
     parts.append(f"batches of {budget.batch}")
-    divided = f" ({plan.template.tensor_parallel} tensor x {plan.template.pipeline} pipeline)" if plan.devices > 1 else ""
+    divided = f" ({plan.budget.parallelism})" if plan.devices > 1 else ""
     parts.append(f"{plan.devices} device{'s' if plan.devices > 1 else ''}{divided}")
     return ", ".join(parts)
 
@@ -166,8 +167,9 @@ def explanations(plan: Plan) -> dict[str, str]:
         "equal budget": "a shape that misses the budget is judged as though its depth were changed to meet it",
         "standard error": "of curvature, place of the optimum and exponent, which shapes share; that of the rule is not in it",
         "parameters, FLOPs": "counted tensor by tensor and product by product; docs/counting.md has the conventions",
-        "training memory": "weights, gradients, two moments of Adam and activations; temporary buffers and fragmentation are "
-        "left out; divided evenly among the devices",
+        "training memory": "of the fullest device: weights, gradients, states of the optimiser, activations; temporary buffers "
+        "and fragmentation are left out; docs/memory_and_serving.md",
+        "time per token": f"a roofline of one step of generation on {DEVICE}s, relative to the suggestion; the same page",
         "cache": "keys and values (or a mixer's state) of the context, over its tokens",
         "training tokens": f"given; {TOKENS_PER_PARAMETER:g} a parameter by default (Hoffmann et al. 2022, arXiv 2203.15556)",
         "widths": "multiples of 128 (finer below 1,024) that hold whole heads; policy.py has each number with its reason",
@@ -177,8 +179,6 @@ def explanations(plan: Plan) -> dict[str, str]:
 
 
 def _memory_words(plan: Plan) -> dict[str, str]:
-    """The budget in bytes, for each device."""
-    if not plan.budget.in_bytes:
-        return {}
-    each = format_bytes(float(plan.budget.amount) / plan.devices)
-    return {"budget": f"of the whole model: {each} on each device if everything divides evenly"}
+    """What a budget in bytes is of."""
+    words = {"memory": "of each device", "weights": "of all weights, on all devices together"}
+    return {"budget": words[plan.budget.kind]} if plan.budget.in_bytes else {}

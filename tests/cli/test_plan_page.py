@@ -64,7 +64,8 @@ def test_csv_has_a_row_for_every_shape_with_its_costs(invoke, preset):
     rows = plan("1B", preset=preset).rows()
     assert sum(row["choice"] == "recommended" for row in rows) == 1
     header = invoke("plan", "1B", "--preset", preset, "--csv").output.splitlines()[0].split(",")
-    assert header[-3:] == ["training_flops_per_token", "training_memory_per_device", "kv_cache_bytes_per_token"]
+    costs = ["training_flops_per_token", "training_memory_per_device", "kv_cache_bytes_per_token", "decode_seconds"]
+    assert header[-4:] == costs
 
 
 def test_rules_are_cited(invoke):

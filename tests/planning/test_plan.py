@@ -17,7 +17,9 @@ from depthwidth.formulas import rules as laws
 from depthwidth.formulas import shape_penalty
 from depthwidth.planning import policy
 from depthwidth.planning.budget import BUDGETS, Budget
+from depthwidth.planning.costs import costs
 from depthwidth.planning.estimates import optimal_depth, optimal_width
+from depthwidth.planning.parallelism import Parallelism, TrainingSetup, training_memory
 from depthwidth.planning.plan import plan
 from depthwidth.planning.rules import at_depth, meet, rules
 from depthwidth.planning.search import Search
@@ -378,8 +380,44 @@ def test_the_shapes_of_gpt3_may_be_asked_for_images():
 
 def test_memory_among_devices_is_told():
     template = Template.of("gpt3", tensor_parallel=8)
-    assert any("10 GB on each of 8 devices" in note for note in plan("80GB", kind="memory", template=template).notes)
+    assert any("each of 8 devices (8 tensor-parallel)" in note for note in plan("80GB", kind="memory", template=template).notes)
+    assert any("all weights, on 8 devices" in note for note in plan("80GB", kind="weights", template=template).notes)
     assert not any("devices" in note for note in plan("80GB", kind="memory").notes)
+
+
+@pytest.mark.parametrize(("divided", "preset"), [
+    ({"tensor_parallel": 8}, "llama3"),
+    pytest.param({"tensor_parallel": 2, "sequence_parallel": True}, "gpt3", marks=pytest.mark.slow),
+    pytest.param({"pipeline": 4, "zero": 1, "data_parallel": 8}, "llama3", marks=pytest.mark.slow),
+    pytest.param({"tensor_parallel": 4, "pipeline": 2, "gradients": "fp32"}, "llama2", marks=pytest.mark.slow),
+    pytest.param({"optimizer": "muon"}, "gpt3", marks=pytest.mark.slow),
+    pytest.param({"data_parallel": 4, "expert_parallel": 4}, "mixtral", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_a_budget_of_memory_is_that_of_each_device(divided, preset):
+    """The suggestion fills a device as training_memory counts it, and a plan for one device is another one."""
+    found = plan("80GB", kind="memory", preset=preset, **divided)
+    fields = {"tensor_parallel": "tensor", "sequence_parallel": "sequence", "pipeline": "pipeline", "data_parallel": "data",
+              "expert_parallel": "expert", "zero": "zero"}  # fmt: skip
+    devices = Parallelism(**{fields[name]: value for name, value in divided.items() if name in fields})
+    setup = TrainingSetup(**{name: value for name, value in divided.items() if name not in fields})
+    total = training_memory(found.tree, devices, setup).total
+    assert 0.85 * 80e9 < total <= 80e9
+    assert found.to_dict()["training_memory_per_device"] == total == found.shape.amount
+    assert found.to_dict()["devices"] == devices.devices
+    assert found.shape.parameters > 1.2 * plan("80GB", kind="memory", preset=preset).shape.parameters
+
+
+def test_a_model_that_cannot_be_divided_has_no_memory():
+    tree = Transformer(depth=4, width=64, heads=4, vocab=100, context=16)
+    budget = Budget("memory", 10**9, tensor_parallel=8)
+    assert costs(tree, budget)[1::2] == (None, None)
+    assert costs(tree, Budget("memory", 10**9)).training_memory_per_device == tree.training_memory().total
+
+
+def test_a_mixture_is_judged_by_its_laws():
+    found = plan("7B", preset="mixtral")
+    assert [verdict["law"] for verdict in found.to_dict()["mixture"]] == ["ling2025", "clark2022", "krajewski2024", "abnar2025"]
+    assert plan("7B").mixture == ()
 
 
 def test_an_optimum_says_what_its_number_of_parameters_counts():

@@ -1,0 +1,84 @@
+"""``depthwidth pareto``: the command and its page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..quantities import format_bytes, format_count, parse_count
+from .options import COUNT, DTYPES, NUMBER, NumberFirst, formats, option
+from .output import emit, print_table, say
+
+if TYPE_CHECKING:
+    from ..planning.candidates import Scores
+
+
+@click.command(cls=NumberFirst)
+@click.argument("parameters")
+@option("--tokens", metavar="N", help="Training tokens of each shape.", show_default="20 per parameter of the largest")
+@option("--law", metavar="NAME", default="hoffmann2022", help="Law of the loss: gemstones2025, hoffmann2022 or liu2026.")
+@option("--smallest", type=NUMBER, default=0.25, metavar="R", help="Parameters of the smallest shape over PARAMETERS.")
+@option("--accelerator", metavar="NAME", default="H100", help="Accelerator of generation; `depthwidth serve` lists them.")
+@option("--tensor-parallel", "--tp", type=COUNT, default=1, help="Devices that divide heads and hidden features.")
+@option("--context", type=COUNT, help="Tokens of each sequence.", show_default="the architecture's")
+@option("--batch", type=COUNT, default=1, help="Sequences in generation.")
+@option("--dtype", metavar="NAME", default="bf16", help=f"Number format: {DTYPES}.")
+@option("--preset", metavar="NAME", default="gpt3", help="Architecture: gpt3, llama2 or llama3.")
+@option("--vocab", type=COUNT, help="Vocabulary size.")
+@option("--rows", type=COUNT, default=12, help="Rows of the table.")
+@formats
+def pareto(
+    parameters: str,
+    tokens: str | None,
+    law: str,
+    smallest: float,
+    accelerator: str,
+    tensor_parallel: int,
+    context: int | None,
+    batch: int,
+    dtype: str,
+    preset: str,
+    vocab: int | None,
+    rows: int,
+    form: str | None,
+) -> None:
+    """List shapes of at most PARAMETERS, e.g. 7B, that no other beats in loss, latency and memory.
+
+    Every depth and allowed width is scored: predicted loss for equal training tokens, estimated time of a step of generation,
+    memory of weights and cache. The rows printed are spread evenly in the logarithm of the time; --json has the whole front.
+    """
+    from ..planning.accelerators import accelerator as accelerator_of
+    from ..planning.candidates import Scorer, thinned, unbeaten
+    from ..planning.parallelism import Parallelism, TrainingSetup
+    from ..planning.template import Template, without_none
+
+    largest = float(parse_count(parameters, "parameters"))
+    template = Template.of(preset, **without_none({"vocab": vocab, "tensor_parallel": tensor_parallel}))
+    scorer = Scorer(
+        template, accelerator_of(accelerator), 20 * largest if tokens is None else float(parse_count(tokens, "tokens")), law,
+        Parallelism(tensor=tensor_parallel), context=context, batch=batch, setup=TrainingSetup(dtype=dtype),
+    )  # fmt: skip
+    every = scorer.candidates(largest, smallest)
+    front = every.at(unbeaten(every.loss, every.decode_seconds, every.serving_memory))
+    shown = thinned(front, rows)
+    data: dict[str, Any] = {"candidates": len(every.depth), "tokens": scorer.tokens, "front": front.rows()}
+    emit(form, data, shown.rows(), lambda: _print(every, front, shown, scorer.tokens, law, accelerator))
+
+
+def _print(every: Scores, front: Scores, shown: Scores, tokens: float, law: str, accelerator: str) -> None:
+    say(f"{len(front.depth):,} of {len(every.depth):,} shapes are beaten by no other in loss, latency and memory "
+        f"({law}, {format_count(tokens)} training tokens, {accelerator}):")  # fmt: skip
+    least = float(every.loss.min())
+    print_table(
+        ("layers", "width", "parameters", "loss", "over the least", "ms per step", "memory", "training memory"),
+        (
+            (
+                f"{row['depth']}", f"{row['width']:,}", format_count(row["parameters"]), f"{row['loss']:.4f}",
+                f"{row['loss'] / least - 1:.2%}", f"{row['decode_seconds'] * 1e3:.3g}", format_bytes(row["serving_memory"]),
+                format_bytes(row["training_memory"]),
+            )
+            for row in shown.rows()
+        ),
+    )  # fmt: skip
+    say("Memory is that of weights and cache on a device, training memory that of one sequence. The times are a proxy.")
