@@ -112,6 +112,7 @@ def describe(
         tree, made = _tree_and_recipe(fields, scheme, diagnosed, norms=not no_norms)
     except NoTreeError as error:
         _refuse_trained(trained, "no tree")
+        _check_plain(error, conventions, dtype)
         counts = _library_counts(fields, error, context, source=source, batch=batch)
         emit(form, counts.to_dict(dtype) if form == "json" else None, counts.rows(), lambda: _print_counts(counts, dtype))
         return
@@ -190,6 +191,15 @@ def _describe_towers(
 
 
 _TOWERS = {"text": "texts", "vision": "images"}
+
+
+def _check_plain(error: NoTreeError, conventions: dict[str, Any], dtype: str) -> None:
+    """Refuse options that a model without a tree cannot follow."""
+    from ..planning.parallelism import ONE_DEVICE, TrainingSetup
+
+    plain = conventions["parallelism"] == ONE_DEVICE and conventions["setup"] == TrainingSetup(dtype=dtype)
+    if not plain or conventions["cache_dtype"] is not None:
+        raise InputError(f"the memory of devices and of caches is counted from a tree, and this model has none: {error.reason}")
 
 
 def _library_counts(fields: Any, error: NoTreeError, *lengths: int | None, **options: Any) -> LibraryCounts:

@@ -326,10 +326,10 @@ def _saved(attention: Attention, run: Run) -> int:
         attention.head_dim + attention.value_dim
     )
     values += run.positions * attention.heads * attention.value_dim  # the input of the output map
-    if run.fused and not run.rescored:
-        return values * run.value_bytes + run.positions * attention.heads * _LOGSUMEXP_BYTES
     if run.rescored:
         return values * run.value_bytes
+    if run.fused:
+        return values * run.value_bytes + run.positions * attention.heads * _LOGSUMEXP_BYTES
     scores = run.positions * keys * attention.heads
     # The softmax; with dropout also its dropped-out copy, and a mask of one byte per score.
     per_score = 2 * run.value_bytes + 1 if attention.dropout else run.value_bytes

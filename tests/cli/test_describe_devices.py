@@ -67,3 +67,12 @@ def test_what_does_not_fit_is_one_sentence(invoke, config, options, words):
     assert result.status == 2
     assert words in result.error
     assert "Traceback" not in result.error
+
+
+def test_a_model_without_a_tree_has_no_devices(invoke, tmp_path):
+    pytest.importorskip("transformers")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "vits"}))
+    result = invoke("describe", path, "--tp", "2")
+    assert result.status == 2
+    assert "is counted from a tree, and this model has none" in result.error
