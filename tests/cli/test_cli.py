@@ -21,6 +21,7 @@ from depthwidth.cli.main import COMMANDS
 from depthwidth.formula import formulas
 from depthwidth.formulas._composites import COMPOSITES
 from depthwidth.initialization import recipe, shipped_options
+from depthwidth.planning.optimizers import OPTIMIZERS
 from depthwidth.planning.plan import plan
 
 GPT2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}
@@ -409,6 +410,10 @@ def test_every_file_of_a_command_is_listed_and_fits_the_help_page(invoke):
 
 def test_the_help_names_every_number_format():
     assert ", ".join(DTYPES) == options.DTYPES
+
+
+def test_the_help_names_every_optimizer():
+    assert ", ".join(OPTIMIZERS) == options.OPTIMIZERS
 
 
 @pytest.mark.slow
