@@ -25,7 +25,7 @@ COMMANDS = {
     "rules": Entry("depthwidth.cli.rules", "rules", "List the rules for depth and width, with their papers."),
     "describe": Entry("depthwidth.cli.describe", "describe", "Count a model, judge its shape and its initialisation."),
     "compute": Entry("depthwidth.cli.compute", "compute", "Find the best shape and tokens for a number of FLOPs."),
-    "pareto": Entry("depthwidth.cli.pareto", "pareto", "List shapes that no other beats in loss, latency and memory."),
+    "pareto": Entry("depthwidth.cli.pareto", "pareto", "List shapes unbeaten in loss, latency and memory."),
     "serve": Entry("depthwidth.cli.serve", "serve", "Estimate the time to generate a token on accelerators."),
     "moments": Entry("depthwidth.cli.moments", "moments", "Predict signal and gradient moments at initialisation."),
     "init": Entry("depthwidth.cli.init", "init", "List the initialisation of every tensor under a scheme."),
