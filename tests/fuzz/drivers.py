@@ -245,6 +245,9 @@ LLAMA = {
 }  # fmt: skip
 FREE = (
     "plan",
+    "compute",
+    "pareto",
+    "serve",
     "describe",
     "moments",
     "init",
@@ -265,7 +268,9 @@ GOOD = {
     "fitted"),
     "dtype": ("bf16", "int4", "fp32"), "recompute": ("full", "none"), "gradient": ("loss", "unit"), "budget": ("1B",
     "1e9", "100M", "2**30"),
-    "tokenizer": ("bytes", "words", "ids"),
+    "tokenizer": ("bytes", "words", "ids"), "flops": ("1e19", "1e21"), "parameters": ("100M", "1B"), "law": ("liu2026",),
+    "names": ("H100", "hoffmann2022"), "optimizer": ("muon", "sgd"), "frozen": ("stem", "head"), "lora_on": ("attention",),
+    "zero": ("0", "3"), "served": ("1B",),
 }  # fmt: skip
 
 
