@@ -20,7 +20,7 @@ def test_every_command_line_of_the_readme_parses(invoke, tmp_path, monkeypatch):
     (tmp_path / "path" / "to" / "config.json").write_text('{"model_type": "llama"}')
     block = re.search(r"```sh\n(depthwidth plan 7B.*?)```", README, re.DOTALL)[1]
     lines = [line.partition("#")[0].split() for line in block.splitlines()]
-    assert len(lines) == 5
+    assert len(lines) == 8
     for _, *arguments in lines:
         assert invoke(*arguments).status == 0
 
@@ -34,6 +34,9 @@ def test_the_keys_of_the_contract_are_there(invoke, tmp_path):
         "plan BUDGET": ("plan", "1B"),
         "compare A B ...": ("compare", "24x1024", "12x1408"),
         "rules": ("rules",),
+        "compute FLOPS": ("compute", "1e20", "--law", "liu2026"),
+        "pareto PARAMETERS": ("pareto", "50M"),
+        "serve CONFIG": ("serve", str(config)),
         "describe FILE": ("describe", config),
         "moments CONFIG": ("moments", config, "--context", "16"),
         "init CONFIG --scheme NAME": ("init", config, "--scheme", "deepscale"),
