@@ -279,12 +279,11 @@ class Template:
     def _sampling(self) -> tuple[int, int, int, int]:
         """Head dimension, unit of width, first depth and period of depths at which a count is sampled."""
         head_dim = self.head_dim_at(policy.REFERENCE_WIDTH)
-        # A width at which the numbers of heads and of hidden features, those of a shared expert too, are whole.
+        # A width whose heads and hidden features, those of a shared expert too, are whole on each device.
         kv = self.design.kv_heads or (self.kv_usual if self.kv_usual and self.group == 1 else 1)
-        devices = self.tensor_parallel  # among which heads and hidden features divide
-        divided = math.lcm(kv, self.group * devices), head_dim
+        divided = math.lcm(kv, self.group * self.tensor_parallel), head_dim
         heads, each = divided if self.heads is None else (self.heads, policy.SMALLEST_STEP)
-        ratios = self.ffn_ratio.denominator * self.shared_ratio.denominator * devices
+        ratios = self.ffn_ratio.denominator * self.shared_ratio.denominator * self.tensor_parallel
         unit = math.lcm(self._width_of(heads, each), ratios, *self._mixer_steps)
         if self.design.embedding_width in (unit, 2 * unit, 3 * unit):  # a model of that very width has no projection
             unit *= 4
