@@ -68,6 +68,8 @@ class Template:
     """Hidden features of the shared expert over those of a routed one."""
     scaled_embedding: bool = False
     """True if the token embedding is multiplied by the square root of the width, as in Gemma."""
+    scaled_head: bool = False
+    """True if the head's input is divided by it, as in T5 with a tied embedding."""
     first_blocks: tuple[Mapping[str, Any], ...] = ()
     """Choices of the first blocks if they differ from what follows (dense blocks below mixtures), feed-forward widths as
     fractions of the design's."""
@@ -109,9 +111,8 @@ class Template:
     ) -> Template:
         """A design without its shape; its ratios, head dimension and pattern of windows are kept.
 
-        `choices` change the design first; `shape` are fields of the template, which override the values kept. An encoder
-        keeps its depth relative to that of its decoder, and gets its features and heads. The vocabulary is rounded up to a
-        multiple of `vocab_multiple`, if that is given.
+        `choices` change the design first; `shape` are fields that override those kept. An encoder keeps its depth relative to
+        that of its decoder, and gets its features and heads. `vocab_multiple` is as in :meth:`of`.
 
         Raises
         ------
@@ -125,13 +126,7 @@ class Template:
         for name in ("tensor_parallel", "pipeline", "multiple", "head_dim", "heads"):
             if getattr(self, name) is not None:
                 check_whole("plan", largest=2**20, **{name: getattr(self, name)})
-        if not isinstance(self.ffn_ratio, (int, float, Fraction)):
-            raise InputError(f"plan: ffn_ratio={shown(self.ffn_ratio)} is not a number")
-        if not 0 < self.ffn_ratio <= 1024:
-            raise InputError(f"plan: ffn_ratio={float(self.ffn_ratio):g} is not in (0, 1024]")
-        # What a person types is a simple ratio; that of a model that is kept is exact.
-        simple = 2**20 if isinstance(self.ffn_ratio, Fraction) else 1000
-        object.__setattr__(self, "ffn_ratio", Fraction(self.ffn_ratio).limit_denominator(simple))
+        object.__setattr__(self, "ffn_ratio", _checked_ratio(self.ffn_ratio))
         _check_heads(self)
 
     @property
@@ -214,12 +209,11 @@ class Template:
         below, above = int(width / step) * step, (int(width / step) + 1) * step
         while below > 0 and not self.fits(below):
             below -= step
-        farthest = above + policy.MOST_STEPS * step
-        while not self.fits(above):
+        for _ in range(policy.MOST_STEPS):
+            if self.fits(above):
+                return [found for found in (below, above) if found > 0]
             above += step
-            if above > farthest:
-                raise InputError(_no_width(self, step))
-        return [found for found in (below, above) if found > 0]
+        raise InputError(_no_width(self, step))
 
     def at(self, depth: int, width: int) -> Transformer:
         """The tree at a given shape, its feed-forward width rounded to a multiple that suits hardware."""
@@ -257,6 +251,7 @@ class Template:
             window=_at_depth(window, depth),
             blocks=_blocks(self, depth, width, ffn),
             embedding_scale=math.sqrt(width) if self.scaled_embedding else self.design.embedding_scale,
+            head_scale=width**-0.5 if self.scaled_head else self.design.head_scale,
         )
         return Transformer.of_design(design)
 
@@ -359,6 +354,16 @@ def _preset(preset: str, choices: Mapping[str, Any], vocab_multiple: int | None)
     return design, usual
 
 
+def _checked_ratio(ratio: Any) -> Fraction:
+    """A ratio of feed-forward width to width, exact."""
+    if not isinstance(ratio, (int, float, Fraction)):
+        raise InputError(f"plan: ffn_ratio={shown(ratio)} is not a number")
+    if not 0 < ratio <= 1024:
+        raise InputError(f"plan: ffn_ratio={float(ratio):g} is not in (0, 1024]")
+    # What a person types is a simple ratio; that of a model that is kept is exact.
+    return Fraction(ratio).limit_denominator(2**20 if isinstance(ratio, Fraction) else 1000)
+
+
 def _check_heads(template: Template) -> None:
     """Refuse heads that do not divide among devices or key-value heads."""
     kv, heads, devices = template.design.kv_heads, template.heads, template.tensor_parallel
@@ -416,6 +421,7 @@ def _kept_of(
         "kv_usual": attention.kv_heads if attention is not None and group > 1 else None,
         "attention_ratio": Fraction(1 if attention is None else attention.heads * attention.head_dim, tree.width),
         "shared_ratio": Fraction(design.shared_ffn or 0, ffn or 1),
+        "scaled_head": design.head_scale != 1 and math.isclose(design.head_scale, tree.width**-0.5),
         "scaled_embedding": design.embedding_scale != 1 and math.isclose(design.embedding_scale, math.sqrt(tree.width)),
     }
     return kept, given

@@ -157,6 +157,14 @@ def test_like_keeps_unusual_ratios():
     assert gemma2.at(4, 2304 * 2).stem.scale == pytest.approx((2304 * 2) ** 0.5)
 
 
+def test_like_scales_the_heads_input_of_t5_with_the_width():
+    template = Template.like(read_design({"model_type": "t5"}))
+    for width in (512, 1024):
+        assert template.at(2, width).language_head.scale == pytest.approx(width**-0.5, rel=1e-15)
+    granite = Template.like(read_design({"model_type": "granite", "logits_scaling": 4.0}))
+    assert granite.at(2, 1024).language_head.scale == granite.at(2, 2048).language_head.scale == 0.25
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
