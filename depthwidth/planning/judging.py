@@ -133,7 +133,7 @@ class Judge(Counts):
             width = float(limits.width)
             found = self.meet_budget(lambda depth: (depth, width))
             if found is None:
-                raise InputError(f"plan: a block of width {limits.width:,} already takes more than the budget of {self.budget}")
+                raise InputError(too_small(self))
             return found
         depth = self.level.best_depth if self.judged else own[0]
         if limits.layers_at_most is not None:
@@ -306,6 +306,8 @@ class Judge(Counts):
 
 def too_small(judge: Judge) -> str:
     """The sentence for a budget that no shape fits."""
+    if judge.limits.width is not None:
+        return f"plan: a block of width {judge.limits.width:,} already takes more than the budget of {judge.budget}"
     template = replace(judge.template, head_dim=policy.HEAD_DIMS[-1]) if judge.open_head_dim else judge.template
     smallest = template.at(template.least_depth, template.widths_beside(1.0)[-1])
     used = float(judge.budget.of(smallest))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -194,8 +195,11 @@ class Plan:
         ]
 
     def template_at(self, shape: Shape) -> Transformer:
-        """The tree of a shape of this plan's architecture."""
-        return self.template.at(shape.depth, shape.width)
+        """The tree of a shape of this plan's architecture, with the shape's own head dimension."""
+        template, head_dim = self.template, shape.head_dim
+        if template.heads is None and head_dim not in (0, template.head_dim_at(shape.width)):
+            template = replace(template, head_dim=head_dim)
+        return template.at(shape.depth, shape.width)
 
     @cached_property
     def mixture(self) -> tuple[MixtureVerdict, ...]:
@@ -444,13 +448,24 @@ class _Planner:
         return None if found is None else self.search.measure(found[1], against=shape)
 
     def runners_up(self, shape: Shape) -> Iterator[Shape]:
-        """Shapes of other depths for the same budget."""
+        """Shapes of other depths for the same budget; with other head dimensions if the usual one leaves few."""
         depths, search = [shape.depth], self.search.without_limits()
+        yield from self._runners_up(search, shape, depths)
+        if self.request.template.head_dim is None and self.request.template.heads is None and shape.head_dim:
+            for head_dim in policy.head_dims_by_distance(shape.head_dim):
+                if len(depths) > policy.FEW_RUNNERS_UP:
+                    return
+                with suppress(InputError):  # no width holds such heads
+                    yield from self._runners_up(search.with_head_dim(head_dim), shape, depths)
+
+    @staticmethod
+    def _runners_up(search: Search, shape: Shape, depths: list[int]) -> Iterator[Shape]:
+        """Shapes of other depths with one head dimension; theirs are added to `depths`."""
         for share in policy.RUNNER_UP_DEPTHS:
             found = search.cheapest(search.shapes_of_depth(max(1, share * shape.depth)), policy.RUNNER_UP_SHORTLIST)
             if found is None or any(abs(math.log(found[1].depth / depth)) < policy.DISTINCT_DEPTHS for depth in depths):
                 continue
-            other = self.search.measure(found[1], against=shape)
+            other = search.measure(found[1], against=shape)
             # If allowed widths are far apart, no shape of this depth may be near the budget.
             if abs(other.budget_miss) <= policy.RUNNER_UP_MISS:
                 depths.append(other.depth)

@@ -81,6 +81,8 @@ REFERENCE_WIDTH = 1024
 
 RUNNER_UP_DEPTHS = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 5 / 4, 3 / 2, 2)
 """Depths of the runners-up, relative to the recommended one: a quarter to twice, closer together near 1."""
+FEW_RUNNERS_UP = 4
+"""Runners-up below which other head dimensions are tried for more: the printed table has four."""
 NEAR_DEPTH = 1.2
 """Factor by which a runner-up may leave its intended depth to come closer to the budget: the ratio of two intended depths."""
 RUNNER_UP_MISS = 0.06
@@ -99,6 +101,15 @@ times the best, and at equal size half the width is four times the depth."""
 NEGLIGIBLE_LOSSES = (4e-3, 3e-4)
 """Relative losses whose ranges of depth a plan states: what the published rules disagree by at most, and what no experiment
 resolves, as the loss of one model differs by more between seeds."""
+
+
+def head_dims_by_distance(usual: int) -> list[int]:
+    """The other head dimensions that may be tried, the nearest first.
+
+    >>> head_dims_by_distance(128)[:3]
+    [96, 80, 64]
+    """
+    return sorted(set(HEAD_DIMS) - {usual}, key=lambda dim: abs(math.log(dim / usual)))
 
 
 def head_dims_near(usual: int) -> list[int]:

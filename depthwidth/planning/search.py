@@ -37,6 +37,12 @@ class Search(Judge):
         other._clear_cache()
         return other
 
+    def with_head_dim(self, head_dim: int) -> Self:
+        """The same search with another head dimension."""
+        other = copy.copy(self)
+        other.use_template(replace(self.template, head_dim=head_dim))
+        return other
+
     def least_loss(self) -> Transformer | None:
         """The shape of least predicted loss within the limits, however its heads divide."""
         other = copy.copy(self)
@@ -111,7 +117,7 @@ class Search(Judge):
             if the budget is too small for any shape.
         """
         usual = self.template.head_dim_at(policy.REFERENCE_WIDTH)
-        others = sorted(set(policy.HEAD_DIMS) - {usual}, key=lambda dim: abs(math.log(dim / usual)))
+        others = policy.head_dims_by_distance(usual)
         if self.limits.width is not None and self.open_head_dim:
             usual, *others = policy.head_dims_near(self.template.head_dim_at(self.limits.width))
         best: tuple[float, Template, Transformer] | None = None

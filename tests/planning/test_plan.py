@@ -160,6 +160,22 @@ def test_no_shape_of_the_budget_has_a_lower_loss_unless_a_sentence_says_why(pres
         assert ("of the least predicted loss" in " ".join(reasons(found))) == (best < -5e-7)
 
 
+def test_every_row_is_the_shape_that_it_names():
+    """The shape without limits may have another head dimension than the one within them."""
+    for budget, options in (("150M", {"layers_at_most": 24}), ("7B", {"layers_at_most": 32}), ("150M", {"tensor_parallel": 8})):
+        found = plan(budget, preset="llama3", **options)
+        for row in found.rows():
+            if row["choice"] in ("recommended", "runner-up", "without limits"):
+                shape = next(
+                    one
+                    for one in (found.shape, *found.runners_up, found.without_limits)
+                    if one is not None and (one.depth, one.width, one.head_dim) == (row["depth"], row["width"], row["head_dim"])
+                )
+                tree = found.template_at(shape)
+                assert (tree.heads, tree.kv_heads, tree.parameters) == (row["heads"], row["kv_heads"], row["parameters"])
+        assert len(found.runners_up) >= 3
+
+
 def test_a_shape_nearer_to_the_curve_is_not_recommended_where_the_embedding_is_large():
     """31 x 896 lies on the 2020 curve, 44 x 768 leaves more of 350M parameters to the blocks."""
     found = plan("350M")
@@ -299,9 +315,13 @@ def test_nonsense_gets_one_sentence(call, sentence):
 
 
 def shapes_beside(monkeypatch, first, then):
-    """Make the search find `first` at the first depth that is tried for a runner-up, `then` at all others."""
+    """Make the search find `first` at the first depth of a runner-up, `then` at all others, if whole heads fit in."""
     found = iter([first])
-    monkeypatch.setattr(Search, "shapes_of_depth", lambda self, depth: [next(found, then)])
+
+    def shapes(self, depth):
+        return [shape for shape in [next(found, then)] if self.template.fits(shape[1])]
+
+    monkeypatch.setattr(Search, "shapes_of_depth", shapes)
 
 
 @pytest.mark.parametrize(("depth", "distinct"), [(2166, False), (2167, True)])
