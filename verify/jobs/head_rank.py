@@ -37,6 +37,8 @@ class _Size(NamedTuple):
     head_dims: tuple[int, ...]
     """all for Adam, the last for the others"""
     seeds: int
+    longer: int
+    """updates of a second training by Adam, at the largest head dimension and the two largest decays"""
 
 
 DECOUPLED = (0.1, 0.5, 2.0)
@@ -45,24 +47,25 @@ BYTES = 1 << 21
 START = "at the start"
 """The site of the mean effective rank over heads before training."""
 _SIZES: dict[str, _Size] = {
-    "tiny": _Size(8, 4, 8, 20, (1e-2,), (4,), 1),
-    "small": _Size(16, 96, 16, 1000, (3e-3, 1e-2, 2e-2), (4, 16), 3),
-    "gpu": _Size(64, 2048, 64, 5000, (1e-3, 3e-3, 1e-2), (8, 32, 64), 3),
-    "full": _Size(256, 4096, 256, 50_000, (1e-4, 1e-3, 3e-3), (16, 64, 128), 5),
+    "tiny": _Size(8, 4, 8, 20, (1e-2,), (4,), 1, 30),
+    "small": _Size(16, 96, 16, 1000, (3e-3, 1e-2, 2e-2), (4, 16), 3, 3000),
+    "gpu": _Size(64, 2048, 64, 5000, (1e-3, 3e-3, 1e-2), (8, 32, 64), 3, 15_000),
+    "full": _Size(256, 4096, 256, 50_000, (1e-4, 1e-3, 3e-3), (16, 64, 128), 5, 150_000),
 }
 
 
 def runs(size: str) -> Iterator[Run]:
-    """Adam with coupled decay over head dimensions and decays; SGD and AdamW at the largest head dimension."""
+    """Adam with coupled decay over head dimensions and decays, and longer; SGD and AdamW at the largest head dimension."""
     from depthwidth.numerics.gaussian_product import starting_ranks
 
     made = _SIZES[size]
     data = data_spec(BYTES)
     largest = made.head_dims[-1]
-    settings = [("adam", dim, decay) for dim in made.head_dims for decay in made.decays]
-    settings += [("sgd", largest, decay) for decay in made.decays]
-    settings += [("adamw", largest, decay) for decay in DECOUPLED[: len(made.decays)]]
-    for optimizer, head_dim, decay in settings:
+    settings = [("adam", largest, decay, made.longer) for decay in made.decays[-2:]]
+    settings += [("adam", dim, decay, made.steps) for dim in made.head_dims for decay in made.decays]
+    settings += [("sgd", largest, decay, made.steps) for decay in made.decays]
+    settings += [("adamw", largest, decay, made.steps) for decay in DECOUPLED[: len(made.decays)]]
+    for optimizer, head_dim, decay, steps in settings:
         spec: dict[str, Any] = {
             # A trained gain of the norm before the maps would let decay shrink them for nothing: the loss stays, and no minimum
             # is attained. There is none here.
@@ -77,18 +80,18 @@ def runs(size: str) -> Iterator[Run]:
             "optimizer": optimizer,
             "learning_rate": RATES[optimizer],
             "decay": decay,
-            "steps": made.steps,
+            "steps": steps,
             "sequences": made.sequences,
             "dtype": "float32",
         }  # fmt: skip
         spec["decided"] = decisions_of(spec)
-        labels = {"optimizer": optimizer, "head_dim": head_dim, "decay": decay}
+        labels = {"optimizer": optimizer, "head_dim": head_dim, "decay": decay, "steps": steps}
         start = Prediction(
             "effective_rank", head_dim * starting_ranks(head_dim / made.width).effective,
             "depthwidth.numerics.gaussian_product.starting_ranks", version_of("depthwidth.numerics.gaussian_product"), START,
         )  # fmt: skip
         for seed in range(made.seeds):
-            yield Run(spec, seed, labels, (start,), cost=made.steps * made.sequences * made.context * made.width)
+            yield Run(spec, seed, labels, (start,), cost=steps * made.sequences * made.context * made.width)
 
 
 def whole_text(spec: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -163,14 +166,15 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
 
 def judge(rows: Sequence[Row], predictions: Sequence[object]) -> Verdict:
     """Each setting and product; medians and means over heads and seeds. AdamW is reported, and not judged."""
-    found: dict[tuple[str, int, float, str], dict[str, list[float]]] = {}
+    found: dict[tuple[str, int, float, int, str], dict[str, list[float]]] = {}
     for row in rows:
         if row.site not in ("", START):
             labels = row.labels
-            key = (str(labels["optimizer"]), int(labels["head_dim"]), float(labels["decay"]), row.site.rpartition(" ")[0])
+            setting = str(labels["optimizer"]), int(labels["head_dim"]), float(labels["decay"]), int(labels["steps"])
+            key = (*setting, row.site.rpartition(" ")[0])
             found.setdefault(key, {}).setdefault(row.quantity, []).append(row.value)
     lines, met, failed, far = [], 0, 0, 0
-    for (optimizer, head_dim, decay, product), its in sorted(found.items()):
+    for (optimizer, head_dim, decay, steps, product), its in sorted(found.items()):
         if not its.keys() >= {"certified_rank", "numerical_rank", "misalignment", "effective_rank"}:
             continue
         certified, measured = mean(its["certified_rank"]), mean(its["numerical_rank"])
@@ -185,7 +189,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[object]) -> Verdict:
             note += ": not near a minimum, not judged"
         else:
             note += ": decoupled decay, not judged"
-        what = f"{optimizer}, head dim {head_dim}, decay {decay:g}: rank of {product}"
+        what = f"{optimizer}, head dim {head_dim}, decay {decay:g}, {steps:,} updates: rank of {product}"
         lines.append(Comparison(what, certified, measured, None, passes, note))
     if not lines:
         return Verdict("undecided", "no rows")

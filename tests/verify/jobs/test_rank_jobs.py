@@ -73,7 +73,7 @@ def test_sensing_is_judged_by_its_criterion(given, outcome, failed):
 
 
 def rank_rows(optimizer, measured, certified, misalignment):
-    labels = {"optimizer": optimizer, "head_dim": 16, "decay": 0.01}
+    labels = {"optimizer": optimizer, "head_dim": 16, "decay": 0.01, "steps": 100}
     values = {"numerical_rank": measured, "certified_rank": certified, "misalignment": misalignment, "effective_rank": 3.0}
     return [
         Row(site=f"query-key {head}", quantity=name, value=value, seed=0, labels=labels)
@@ -109,4 +109,4 @@ def test_the_jobs_measure_what_they_say(tmp_path):
     assert min(found["implicit-rank", "gap"]) > -0.05  # a start of 0.001 has not always fitted yet
     assert max(found["implicit-rank", "effective_rank"]) <= 12
     assert set(found["head-rank", "numerical_rank"]) <= {0, 1, 2, 3, 4}
-    assert len(found["head-rank", "misalignment"]) == 3 * 4
+    assert len(found["head-rank", "misalignment"]) == 4 * 4
