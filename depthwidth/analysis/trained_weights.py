@@ -9,8 +9,9 @@ from typing import Any
 
 from ..architecture import Transformer
 from ..architecture.hf import find_family, notes_on, read_json, text_part
+from ..architecture.hf.weights import WeightNames
 from ..errors import InputError, shown
-from ..initialization.named_tensors import Key, Slice, base_prefix, named_tensors, places_of, stored_by_inputs
+from ..initialization.named_tensors import Key, NamedTensors, Slice, base_prefixes, named_tensors, places_of, stored_by_inputs
 from ..initialization.tensors import Weight, site_of
 from ..stored_tensors import StoredTensors, open_tensors
 from ..values import frozen
@@ -114,9 +115,7 @@ def weights_of(stored: StoredTensors, tree: Transformer, fields: Mapping[str, An
     arrays = {name: np.broadcast_to(np.zeros((), np.int8), one.shape) for name, one in stored.entries.items()}
     own = {name.removeprefix(_OWN_PREFIX): name for name in arrays if name.startswith(_OWN_PREFIX)}
     full = own or {_STORED_AS.get(name, name): name for name in arrays}
-    named = named_tensors(
-        {bare: arrays[name] for bare, name in full.items()}, tree, names, base_prefix(full, names), "the configuration"
-    )
+    named = _named({bare: arrays[name] for bare, name in full.items()}, tree, names)
     slices: dict[Key, tuple[tuple[str, Slice], ...]] = {}
     for bare, found in named.found.items():
         for one in found:
@@ -132,3 +131,20 @@ def weights_of(stored: StoredTensors, tree: Transformer, fields: Mapping[str, An
             notes.append(f"{what}: {', '.join(map(shown, some[:3]))}{more}")
     held = {key: parts for key, parts in slices.items() if key not in named.missing}
     return TrainedWeights(tree, stored, held, stored_by_inputs(names), places_of(tree), tuple(notes))
+
+
+def _named(arrays: Mapping[str, Array], tree: Transformer, names: WeightNames) -> NamedTensors:
+    """The roles of arrays, under the commonest prefix with which they fit the tree: other parts of a model are other trees.
+
+    Raises
+    ------
+    InputError
+        that of the commonest prefix, if they fit with none.
+    """
+    refused: InputError | None = None
+    for prefix in base_prefixes(arrays, names):
+        try:
+            return named_tensors(arrays, tree, names, prefix, "the configuration")
+        except InputError as error:
+            refused = refused or error
+    raise refused or InputError("there are no tensors")

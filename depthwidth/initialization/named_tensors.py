@@ -101,15 +101,19 @@ def stored_by_inputs(names: WeightNames) -> bool:
     return any(isinstance(role, Fused) and role.layout == "columns" for role in names.values())
 
 
-def base_prefix(names: Iterable[str], table: WeightNames) -> str:
-    """The prefix of names, with its dot, without which most of them are in a family's table: of the base model.
+def base_prefixes(names: Iterable[str], table: WeightNames) -> list[str]:
+    """Prefixes of names, with their dot, without which many of them are in a family's table: of a model, or of one inside.
 
-    >>> base_prefix(["model.norm.weight", "lm_head.weight"], {"norm": "decoder.norm", "lm_head": "head.unembedding"})
-    ''
-    >>> base_prefix(["model.layers.0.norm.weight", "lm_head.weight"], {"layers.#.norm": "decoder.norm"})
-    'model.'
+    Returns
+    -------
+    The commonest first. A model of several parts may have one for each; rare ones are left out.
+
+    >>> base_prefixes(["model.norm.weight", "lm_head.weight"], {"norm": "decoder.norm", "lm_head": "head.unembedding"})
+    ['model.', '']
+    >>> base_prefixes(["model.layers.0.norm.weight", "lm_head.weight"], {"layers.#.norm": "decoder.norm"})
+    ['model.']
     """
-    counts = {"": 0}
+    counts: dict[str, int] = {}
     numbers = max((one.count("#") for one in table), default=1)
     for name in names:
         parts = _template(name, numbers).split(".")[:-1]
@@ -117,9 +121,13 @@ def base_prefix(names: Iterable[str], table: WeightNames) -> str:
             if ".".join(parts[first:]) in table:
                 prefix = "".join(f"{part}." for part in parts[:first])
                 counts[prefix] = counts.get(prefix, 0) + 1
-    return max(counts, key=counts.__getitem__)
+    most = max(counts.values(), default=0)
+    found = sorted((prefix for prefix in counts if counts[prefix] >= _RARE * most), key=lambda one: -counts[one])
+    return found or [""]
 
 
+_RARE = 0.2
+"""The share of the commonest prefix's names below which one is rare."""
 _DEEPEST_PREFIX = 3
 """Parts of a prefix: ``model.language_model.model.`` has as many."""
 

@@ -162,6 +162,18 @@ def test_the_command_prints_what_the_library_returns(tmp_path, invoke):
     assert (result.status, result.error.count("\n")) == (2, 1)
 
 
+def test_the_text_stack_inside_a_model_of_images_is_found(tmp_path):
+    """Its vision part has the same names for other shapes, and more blocks."""
+    tensors = {name.replace("model.", "model.language_model.", 1): one for name, one in llama_tensors().items()}
+    parts = [f"model.vision_tower.encoder.layers.{i}.self_attn.{name}.weight" for i in range(9) for name in ATTENTION]
+    tensors |= dict.fromkeys(parts, np.ones((4, 4), np.float32))
+    config = {"model_type": "llava", "text_config": CONFIG, "vision_config": {"model_type": "clip_vision_model"}}
+    found = head_ranks(open_trained(saved(tmp_path, tensors, config)))
+    plain = head_ranks(open_trained(saved(tmp_path / "plain", llama_tensors())))
+    assert found.heads == plain.heads
+    assert any("vision_tower" in note and "left out" in note for note in found.notes)
+
+
 USUAL = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 30}
 GPT = {"n_layer": 2, "n_embd": 32, "n_head": 4, "vocab_size": 30, "n_positions": 8}
 FAMILIES = {
