@@ -194,7 +194,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[object]) -> Verdict:
     if not lines:
         return Verdict("undecided", "no rows")
     summary = f"{met} of {met + failed} settings near a minimum use the certified rank; {far} of coupled decay are not near one"
-    return Verdict(outcome_of(met, failed), summary, tuple(lines))
+    return Verdict(outcome_of(met, failed, far), summary, tuple(lines))
 
 
 JOB = Job(
