@@ -1,13 +1,14 @@
 """The measured rows on alternating updates still give the verdicts that docs/altup.md prints."""
 
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from depthwidth.coefficients import data_directory
-from verify.jobs import find_job
-from verify.jobs.altup_quality import EQUAL
+from verify.jobs import difference_error, find_job
+from verify.jobs.altup_quality import EQUAL, STILL, TABLE
 from verify.rows import rows_from_csv
 
 
@@ -40,3 +41,36 @@ def test_the_verdict_on_loss():
     other = {"altup": EQUAL, EQUAL: "altup"}
     turned = [replace(r, labels=r.labels | {"arm": other.get(r.labels["arm"], r.labels["arm"])}) for r in found]
     assert find_job("altup-quality").judge(turned, ()).outcome == "fails"
+
+
+def printed_page():
+    return " ".join((Path(__file__).resolve().parents[3] / "docs" / "altup.md").read_text(encoding="utf-8").split())
+
+
+def test_the_page_prints_the_longer_training_and_its_verdict():
+    found = rows("altup_long")
+    verdict = find_job("altup-long").judge(found, ())
+    page = printed_page()
+    assert f"The verdict is *{verdict.outcome}*" in page
+    assert len(verdict.comparisons) == 12
+    for line in verdict.comparisons:
+        assert f"{line.measured:+.3f} ± {line.stderr:.3f}" in page
+    dense = [line.measured for line in verdict.comparisons[:6]]
+    still = [line.measured for line in verdict.comparisons[6:]]
+    assert dense[0] < dense[2] < dense[-1] < 0  # the lead shrinks
+    assert still[-1] < still[2] < still[0]  # and this one grows
+    other = {"altup": STILL, STILL: "altup", EQUAL: "altup"}
+    turned = [replace(r, labels=r.labels | {"arm": other[r.labels["arm"]]}) for r in found if r.labels["arm"] != STILL]
+    turned += [replace(r, labels=r.labels | {"arm": EQUAL}) for r in found if r.labels["arm"] == "altup"]
+    assert find_job("altup-long").judge(turned, ()).outcome == "fails"
+
+
+def test_the_page_prints_the_controls_on_the_tables():
+    losses = {}
+    for row in rows("altup_tables"):
+        losses.setdefault(row.labels["arm"], []).append(row.value)
+    assert {name: len(values) for name, values in losses.items()} == dict.fromkeys(("altup", STILL, TABLE, EQUAL), 3)
+    page = printed_page()
+    for one, other in (("altup", EQUAL), (STILL, EQUAL), (TABLE, EQUAL), ("altup", STILL)):
+        gap = statistics.mean(losses[one]) - statistics.mean(losses[other])
+        assert f"{gap:+.3f} ± {difference_error(losses[one], losses[other]):.3f}" in page
