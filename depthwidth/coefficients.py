@@ -129,8 +129,9 @@ def editions(law: str) -> list[str]:
 
 def coefficient(law: str, name: str, edition: str = "") -> Coefficient:
     """The coefficient `name` of `law`, in `edition` or, by default, the first edition of its file."""
-    edition = edition or editions(law)[0]
-    for row in coefficients(law):
+    rows = coefficients(law)
+    edition = edition or rows[0].edition
+    for row in rows:
         if (row.edition, row.name) == (edition, name):
             return row
     known = [c.name for c in coefficients(law) if c.edition == edition]
