@@ -146,7 +146,9 @@ def print_fit(found: Fit, correlation: bool = False) -> None:
             ((name, *(f"{value:+.2f}" for value in row)) for name, row in zip(found.names, found.correlation, strict=True)),
         )
     _print_goodness(found)
-    say("", *(f"{sentence}." for sentence in found.sentences or ("The rows pin down every coefficient",)))
+    settled = () if bare or found.verdicts else ("The rows pin down every coefficient",)
+    for sentence in (*settled, *found.sentences):
+        say(f"{sentence}.")
     for note in (*found.notes, *((f"eliminated: {found.factor}",) if found.factor else ())):
         say(f"Note: {note}.")
 

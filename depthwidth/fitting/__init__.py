@@ -7,9 +7,23 @@
 (0.5, 3.125)
 """
 
-from .fit import fit, fit_runs
+from .fit import fit, fit_runs, objective_of
 from .laws import LAWS, Law, find_law, own_law
 from .result import Fit, HeldOut
+from .saving import save
 from .table import Runs, read_runs
 
-__all__ = ["LAWS", "Fit", "HeldOut", "Law", "Runs", "find_law", "fit", "fit_runs", "own_law", "read_runs"]
+__all__ = [
+    "LAWS",
+    "Fit",
+    "HeldOut",
+    "Law",
+    "Runs",
+    "find_law",
+    "fit",
+    "fit_runs",
+    "objective_of",
+    "own_law",
+    "read_runs",
+    "save",
+]

@@ -129,8 +129,8 @@ def around(start: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     return {name: tuple(sorted((value / 3, value * 3))) for name, value in start.items() if value}  # type: ignore[misc]
 
 
-def objective_of(law: Law, loss: str | None, delta: float | None, logarithm: bool) -> Objective:
-    """What a fit minimises, from the words of a caller and the law's paper.
+def objective_of(law: Law, loss: str | None = None, delta: float | None = None, logarithm: bool = True) -> Objective:
+    """What a fit minimises: by default what the law's paper does, else as :func:`fit` describes it.
 
     Raises
     ------

@@ -33,7 +33,7 @@ MOST_BYTES = 512 * 2**20
 """Bytes of a table that is read."""
 MOST_ROWS = 2_000_000
 """Rows of a table that is read."""
-THINNED = 20_000
+THINNED = 4_000
 """Rows that are fitted; of more, rows of each model are left out evenly."""
 
 ROLES: dict[str, tuple[str, ...]] = {

@@ -185,7 +185,7 @@ def test_a_million_rows_are_thinned_evenly():
     assert time.process_time() - start < 20
     assert found.rows == THINNED
     assert np.ptp(np.bincount(found.model)) <= 1
-    assert any("20,000 of 1,000,000 rows" in note for note in found.notes)
+    assert any("4,000 of 1,000,000 rows" in note for note in found.notes)
 
 
 def test_parquet_is_read_or_its_reader_named(tmp_path):
