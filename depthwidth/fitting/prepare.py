@@ -46,11 +46,27 @@ def _varies(runs: Runs, name: str) -> bool:
     return column is not None and bool(np.ptp(column) > 0.01 * np.abs(column).mean())
 
 
+def _own_tokens(runs: Runs) -> tuple[bool, Runs]:
+    """True if the tokens vary by more than a power of the size, so that they have a term of their own; and a note if not."""
+    if not _varies(runs, "tokens"):
+        return False, runs
+    size, tokens = np.log(runs["non_embedding"]), np.log(runs["tokens"])
+    rest = tokens - np.polyval(np.polyfit(size, tokens, 1), size) if np.ptp(size) > 0 else tokens - tokens.mean()
+    if rest.std() > _OWN:
+        return True, runs
+    return False, replace(runs, notes=(*runs.notes, "tokens follow the size and have no term of their own"))
+
+
+_OWN = 0.2
+"""Standard deviation of ln(tokens) beside a power of the size from which their own term can be told from that of the size."""
+
+
 def _penalty(table: Table, read: Read, given: dict[str, str], rule: str) -> tuple[Law, Runs]:
     """With a term for tokens if these vary."""
     needs = shape_penalty_law(rule, tokens=False).needs
     found = read(needs, given, ("tokens", "parameters"))
-    return shape_penalty_law(rule, tokens=_varies(found, "tokens")), found
+    own, found = _own_tokens(found)
+    return shape_penalty_law(rule, tokens=own), found
 
 
 def _head_size(table: Table, read: Read, given: dict[str, str], rule: str) -> tuple[Law, Runs]:
@@ -81,7 +97,8 @@ def _conditional(table: Table, read: Read, given: dict[str, str], rule: str) -> 
     """With a factor for the feed-forward share if the table has it and it varies, and a term for tokens likewise."""
     plain = conditional_law(ratio=False, tokens=False)
     found = read(plain.needs, given, ("tokens", "parameters", "ffn_ratio"))
-    return conditional_law(ratio=_varies(found, "ffn_ratio"), tokens=_varies(found, "tokens")), found
+    own, found = _own_tokens(found)
+    return conditional_law(ratio=_varies(found, "ffn_ratio"), tokens=own), found
 
 
 def _crossings(table: Table, read: Read, given: dict[str, str], rule: str) -> tuple[Law, Runs]:

@@ -27,8 +27,12 @@ Index = NDArray[np.intp]
 
 FAR = 1e100
 """Residual of a point at which a law has no finite value."""
+_ZERO = -200.0
+"""Logarithm below which a coefficient is zero."""
 _REVIVED = 1e-3
 """Change of the logarithm of the prediction (or of itself) that a coefficient found at zero is raised to."""
+_FLOORS = (1e-2, 1e-4, 1e-7)
+"""Singular values, relative to the largest, below which a direction is not stretched further."""
 _LADDER = (30.0, 10.0, 3.0, 1.0)
 """Thresholds of the refinement, in units of the one asked for."""
 
@@ -155,9 +159,14 @@ class Problem:
 
     def refine(self, theta: Array) -> Array:
         """The minimum of the objective that is reached from `theta`, shape (coefficients,)."""
+        return min(map(self._refined, self._with_revived(theta)), key=self.value)
+
+    def _refined(self, theta: Array) -> Array:
         delta = self.objective.delta
         if delta is None:
-            return self._descend(theta, 1e-15, 200)
+            for floor in _FLOORS:  # first without the directions that change little, along which a step soon leads far off
+                theta = self._descend(theta, 1e-15, 200, floor)
+            return theta
         for step in _LADDER:
             theta = self._descend_huber(theta, step * delta, 1e-6)
         return theta
@@ -165,16 +174,18 @@ class Problem:
     def refine_quickly(self, starts: Sequence[Array]) -> Array:
         """The least of the minima that are reached from starts near to them: for the many fits of a bootstrap."""
         delta = self.objective.delta
+        starts = [one for theta in starts for one in self._with_revived(theta)]
         if delta is None:
-            return min((self._descend(theta, 1e-8, 50) for theta in starts), key=self.value)
+            ends = (self._descend(self._descend(theta, 1e-8, 50, _FLOORS[0]), 1e-8, 50, _FLOORS[-1]) for theta in starts)
+            return min(ends, key=self.value)
         half = replace(self.objective, delta=10 * delta)
         upper = [self._descend_huber(theta, 10 * delta, 1e-2) for theta in starts]
         best = min(upper, key=lambda theta: half.of(self.residuals(theta), self.weights))
         return self._descend_huber(best, delta, 1e-3)
 
-    def _descend(self, theta: Array, fine: float, most: int) -> Array:
+    def _descend(self, theta: Array, fine: float, most: int, floor: float) -> Array:
         """Least squares by a trust region in whitened coordinates."""
-        frame = self._frame(theta, 1.0)
+        frame = self._frame(theta, 1.0, floor)
         roots = np.reshape(self._roots, (-1, 1))
         with np.errstate(all="ignore"):
             found = least_squares(
@@ -183,7 +194,7 @@ class Problem:
                 xtol=fine, ftol=fine, gtol=1e-15, max_nfev=most,
             )  # fmt: skip
         end = np.asarray(theta + frame @ found.x)
-        return end if np.isfinite(end).all() else theta
+        return end if np.isfinite(end).all() and self.value(end) <= self.value(theta) else theta
 
     def _descend_huber(self, theta: Array, delta: float, fine: float) -> Array:
         """A Huber loss by BFGS in coordinates whitened by its own weights.
@@ -210,7 +221,7 @@ class Problem:
         """Another objective of the same residuals."""
         return objective.of(self.residuals(theta), self.weights)
 
-    def _frame(self, theta: Array, far: Array | float) -> Array:
+    def _frame(self, theta: Array, far: Array | float, floor: float = _FLOORS[-1]) -> Array:
         """Directions in which the weighted residuals change alike, as columns; where nothing changes, steps of limited size."""
         residuals, jacobian = self.residuals_and_jacobian(theta)
         roots: Array = np.sqrt(far) * self._roots * np.ones_like(self.target)
@@ -220,7 +231,7 @@ class Problem:
         _, singular, rotation = np.linalg.svd(jacobian / lengths, full_matrices=False)
         size = float(np.linalg.norm(residuals * roots)) or 1.0
         scale = min(size, 1e3) / np.sqrt(len(self.target))
-        return np.asarray(scale * (rotation.T / np.maximum(singular, 1e-7 * max(singular[0], 1e-300))) / lengths[:, None])
+        return np.asarray(scale * (rotation.T / np.maximum(singular, floor * max(singular[0], 1e-300))) / lengths[:, None])
 
     # ---- the search by variable projection ----
 
@@ -269,20 +280,24 @@ class Problem:
                     xtol=1e-6, ftol=1e-8, gtol=1e-12, max_nfev=60,
                 )  # fmt: skip
             residuals, whole = self._best_linear(of(found.x))
-        return float(residuals @ residuals), self.theta(self._revived(whole))
+        return float(residuals @ residuals), self.theta(whole)
 
-    def _revived(self, values: Array) -> Array:
-        """Coefficients with those at zero a little above it, so that the refinement in their logarithm can raise them again."""
-        gone = [i for i, name in enumerate(self.names) if name in self.positive and not values[i] > 0]
+    def _with_revived(self, theta: Array) -> list[Array]:
+        """`theta`, and if it has coefficients at zero, the same with those a little above it.
+
+        A refinement in the logarithm of a coefficient cannot raise it from zero.
+        """
+        values = self.values(theta)
+        gone = [i for i, name in enumerate(self.names) if name in self.positive and theta[i] < _ZERO]
         if not gone:
-            return values
+            return [theta]
         found = values.copy()
         for i in gone:
             found[i] = 1.0
             slope = self.jacobian(self.theta(found))[:, i]
             rms = float(np.sqrt(np.mean(slope**2)))
             found[i] = _REVIVED / rms if rms > 0 else _REVIVED
-        return found
+        return [theta, self.theta(found)]
 
     def _best_linear(self, free: Mapping[str, float]) -> tuple[Array, Array]:
         """Residuals, shape (points,), and all coefficients, with the linear ones at their best for the others in `free`."""

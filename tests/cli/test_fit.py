@@ -29,6 +29,7 @@ def test_the_help_names_every_law():
     assert ", ".join(KNOWN) == LAWS
 
 
+@pytest.mark.slow
 def test_a_page_has_coefficients_goodness_and_a_verdict(invoke, table):
     result = invoke("fit", table, *QUICK, "--correlation")
     assert (result.status, result.error) == (0, "")

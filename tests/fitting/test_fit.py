@@ -102,6 +102,7 @@ def test_what_the_rows_cannot_pin_down_is_told(rng):
     assert "zeta" not in found.verdicts
 
 
+@pytest.mark.slow
 def test_an_own_law_needs_no_start(rng):
     rows = [{"model": i, "x": x, "y": 2 + 3 * x**-0.7 + rng.normal(0, 0.001)} for i, x in enumerate(np.geomspace(1, 1e4, 30))]
     found = fit(rows, "y = a + b * x**-q", logarithm=False, draws=20, starts=12)
@@ -114,6 +115,7 @@ def test_an_own_law_needs_no_start(rng):
         found.predict({"z": 1.0})
 
 
+@pytest.mark.slow
 def test_a_coefficient_that_runs_away_is_named(rng):
     """Losses without any trend have no exponent; `verify fit` gave such a factor an error of 2.7e18 without a word."""
     rows = [{"run": i, "size": s, "loss": 3 + rng.normal(0, 0.03)} for i, s in enumerate(np.geomspace(1e4, 1e7, 12))]

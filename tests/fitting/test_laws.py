@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from depthwidth import InputError
-from depthwidth.fitting import fit
+from depthwidth.fitting import fit, fit_runs, objective_of, read_runs
+from depthwidth.fitting.laws import shape_penalty_law
 from depthwidth.formulas import rules as laws
 
 QUICK = {"draws": 10, "starts": 6, "held_out": False}
@@ -24,6 +25,7 @@ def penalised(rng, k=0.05, noise=0.0003):
     return rows
 
 
+@pytest.mark.slow
 def test_crossings_of_depths_lie_on_the_curve_that_the_losses_have(rng):
     rows = penalised(rng, noise=0.0001)
     found = fit(rows, "crossings", **QUICK)
@@ -34,6 +36,16 @@ def test_crossings_of_depths_lie_on_the_curve_that_the_losses_have(rng):
     assert any("crossings of neighbouring depths" in note for note in found.notes)
     with pytest.raises(InputError, match="pairs of neighbouring depths cross, and a line with errors needs three"):
         fit([row | {"loss": 2 + 9 * row["nonembedding_params"] ** -0.2 - 0.01 * row["depth"]} for row in rows], "crossings")
+
+
+def test_tokens_that_follow_the_size_have_no_term_of_their_own(rng):
+    plain = penalised(rng)
+    options = {"errors": "none", "held_out": False, "starts": 2}
+    follow = fit([row | {"tokens": 20.0 * row["nonembedding_params"]} for row in plain], "shape-penalty", **options)
+    assert "zeta" not in follow.names
+    assert any("tokens follow the size" in note for note in follow.notes)
+    vary = [row | {"tokens": t, "loss": row["loss"] + 300 * t**-0.3} for row in plain[::2] for t in (1e9, 1e10, 1e11)]
+    assert fit(vary, "shape-penalty", **options)["zeta"] == pytest.approx(0.3, rel=0.1)
 
 
 def test_a_table_of_crossings_is_a_line(rng):
@@ -54,6 +66,7 @@ def heads(rng, q=0.01, best=110.0):
     return rows
 
 
+@pytest.mark.slow
 def test_head_size_with_a_factor_for_each_shape(rng):
     found = fit(heads(rng), "head-size", least=True, **QUICK)
     assert (found.points, found.groups) == (24, 6)
@@ -85,3 +98,16 @@ def test_the_conditional_law_finds_the_best_width_and_share(rng):
     narrow = fit([row for row in rows if row["ffn_ratio"] == 1.2], "conditional", **QUICK)
     assert "rs" not in narrow.names
     assert narrow["xs"] == pytest.approx(0.08, rel=0.05)
+
+
+@pytest.mark.slow
+def test_a_law_with_one_term_more_fits_no_worse(rng):
+    """Where the best constant is zero, the search passes through coefficients at zero and must not stay beside them."""
+    rows = [row | {"tokens": (row["nonembedding_params"] + 1e5 * row["width"]) * 20} for row in penalised(rng, noise=0.002)]
+    rows = [row | {"loss": row["loss"] - 1.69} for row in rows]  # the constant is then near zero
+    runs = read_runs(rows, shape_penalty_law().needs)
+    one, more = (
+        fit_runs(runs, law, objective=objective_of(law), errors="none", held_out=False, starts=8).objective
+        for law in (shape_penalty_law(tokens=False), shape_penalty_law(tokens=True))
+    )
+    assert more <= one * (1 + 1e-6)
