@@ -208,7 +208,7 @@ def fit_runs(
     return Fit(
         law, law.coefficients, values, covariance, inner, outer, jackknife, method, objective.of(residuals), str(objective),
         float(np.sqrt(scatter)), float(np.median(np.abs(residuals))), float(np.max(np.abs(residuals))),
-        float(1 - np.sum(residuals**2) / max(np.sum(problem._centred(logs - logs.mean()) ** 2), 1e-300)),
+        float(1 - np.sum(residuals**2) / max(np.sum(problem.centred(logs - logs.mean()) ** 2), 1e-300)),
         runs.rows, len(runs.models), failed, tried, reached, held, verdicts,
         sentences(
             law, law.coefficients, verdicts, correlation, term_sizes(law, law.coefficients, values, raw_draws, centres), held,

@@ -121,7 +121,7 @@ class Problem:
         with np.errstate(all="ignore"):
             error = np.log(value) - np.log(self.target) if self.objective.logarithm else value - self.target
         error = np.broadcast_to(error, self.target.shape)
-        return self._centred(np.clip(np.where(np.isfinite(error), error, FAR), -FAR, FAR))
+        return self.centred(np.clip(np.where(np.isfinite(error), error, FAR), -FAR, FAR))
 
     def jacobian(self, theta: Array) -> Array:
         """Derivatives of the residuals by `theta`, shape (points, coefficients)."""
@@ -139,17 +139,11 @@ class Problem:
                 found[i] = slope * values[i] if name in self.positive else slope
             if self.objective.logarithm:
                 found /= value
-        return self._errors(value), self._centred(np.clip(np.where(np.isfinite(found), found, 0.0), -FAR, FAR).T)
+        return self._errors(value), self.centred(np.clip(np.where(np.isfinite(found), found, 0.0), -FAR, FAR).T)
 
-    def _centred(self, each: Array) -> Array:
-        """`each` less its mean in its cell, which eliminates one factor a cell from a fit of logarithms by least squares."""
-        if self.cells is None:
-            return each
-        weights = np.ones(len(each)) if self.weights is None else self.weights
-        total = np.bincount(self.cells, weights)
-        if each.ndim == 1:
-            return each - (np.bincount(self.cells, weights * each) / total)[self.cells]
-        return np.stack([self._centred(column) for column in each.T], axis=1)
+    def centred(self, each: Array) -> Array:
+        """`each` less its mean in its cell, shape (points,) or (points, columns): it eliminates one factor a cell."""
+        return each if self.cells is None else _centred(each, self.cells, self.weights)
 
     def value(self, theta: Array) -> float:
         """The objective."""
@@ -319,6 +313,13 @@ class Problem:
         best = _solve(matrix, right, [name in self.positive for name in eliminated])
         by_name = {**free, **dict(zip(eliminated, best, strict=True))}
         return matrix @ best - right, np.array([by_name[name] for name in self.names])
+
+
+def _centred(each: Array, cells: Index, weights: Array | None) -> Array:
+    if each.ndim > 1:
+        return np.stack([_centred(column, cells, weights) for column in each.T], axis=1)
+    times = np.ones(len(each)) if weights is None else weights
+    return np.asarray(each - (np.bincount(cells, times * each) / np.bincount(cells, times))[cells])
 
 
 def _solve(matrix: Array, right: Array, positive: Sequence[bool]) -> Array:
