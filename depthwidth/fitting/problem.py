@@ -179,7 +179,7 @@ class Problem:
 
     def _descend(self, theta: Array, fine: float, most: int, floor: float) -> Array:
         """Least squares by a trust region in whitened coordinates."""
-        frame = self._frame(theta, 1.0, floor)
+        frame = _frame(self, theta, 1.0, floor)
         roots = np.reshape(self._roots, (-1, 1))
         with np.errstate(all="ignore"):
             found = least_squares(
@@ -198,7 +198,7 @@ class Problem:
         objective = replace(self.objective, delta=delta)
         times = 1.0 if self.weights is None else self.weights
         far = np.minimum(1.0, delta / np.maximum(np.abs(self.residuals(theta)), 1e-300))
-        frame = self._frame(theta, far)
+        frame = _frame(self, theta, far)
         scale = 100 / max(self.value_by(objective, theta), 1e-300)
 
         def scaled(z: Array) -> tuple[float, Array]:
@@ -214,18 +214,6 @@ class Problem:
     def value_by(self, objective: Objective, theta: Array) -> float:
         """Another objective of the same residuals."""
         return objective.of(self.residuals(theta), self.weights)
-
-    def _frame(self, theta: Array, far: Array | float, floor: float = _FLOORS[-1]) -> Array:
-        """Directions in which the weighted residuals change alike, as columns; where nothing changes, steps of limited size."""
-        residuals, jacobian = self.residuals_and_jacobian(theta)
-        roots: Array = np.sqrt(far) * self._roots * np.ones_like(self.target)
-        jacobian = np.clip(jacobian * np.reshape(roots, (-1, 1)), -FAR, FAR)
-        lengths = np.linalg.norm(jacobian, axis=0)
-        lengths = np.where(lengths > 0, lengths, 1.0)
-        _, singular, rotation = np.linalg.svd(jacobian / lengths, full_matrices=False)
-        size = float(np.linalg.norm(residuals * roots)) or 1.0
-        scale = min(size, 1e3) / np.sqrt(len(self.target))
-        return np.asarray(scale * (rotation.T / np.maximum(singular, floor * max(singular[0], 1e-300))) / lengths[:, None])
 
     # ---- the search by variable projection ----
 
@@ -313,6 +301,19 @@ class Problem:
         best = _solve(matrix, right, [name in self.positive for name in eliminated])
         by_name = {**free, **dict(zip(eliminated, best, strict=True))}
         return matrix @ best - right, np.array([by_name[name] for name in self.names])
+
+
+def _frame(problem: Problem, theta: Array, far: Array | float, floor: float = _FLOORS[-1]) -> Array:
+    """Directions in which the weighted residuals change alike, as columns; where nothing changes, steps of limited size."""
+    residuals, jacobian = problem.residuals_and_jacobian(theta)
+    roots: Array = np.sqrt(far) * problem._roots * np.ones_like(problem.target)
+    jacobian = np.clip(jacobian * np.reshape(roots, (-1, 1)), -FAR, FAR)
+    lengths = np.linalg.norm(jacobian, axis=0)
+    lengths = np.where(lengths > 0, lengths, 1.0)
+    _, singular, rotation = np.linalg.svd(jacobian / lengths, full_matrices=False)
+    size = float(np.linalg.norm(residuals * roots)) or 1.0
+    scale = min(size, 1e3) / np.sqrt(len(problem.target))
+    return np.asarray(scale * (rotation.T / np.maximum(singular, floor * max(singular[0], 1e-300))) / lengths[:, None])
 
 
 def _centred(each: Array, cells: Index, weights: Array | None) -> Array:
