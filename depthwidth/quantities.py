@@ -11,7 +11,9 @@ from .errors import InputError, shown
 _COUNTS = {"": 0, "K": 3, "M": 6, "B": 9, "T": 12}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15} | {
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "PIB": 2**50,
+    "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,
 }  # fmt: skip
+_OPERATIONS = {"FLOP": 1, "FLOPS": 1}
 _WHOLE = r"(?:[0-9]{1,3}(?:[_,][0-9]{3})+|[0-9]+)"
 _SIZE = re.compile(rf"(?P<number>(?:{_WHOLE}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,3}})?)\s*(?P<suffix>[A-Za-z]*)")
 _POWER = re.compile(r"(?P<base>[0-9]{1,6})\s*(?:\*\*|\^)\s*(?P<exponent>[0-9]{1,3})")
@@ -57,6 +59,25 @@ def parse_bytes(text: Any, what: str = "memory") -> Fraction:
         if it is not a positive finite size, with a sentence that names `what`.
     """
     return _parse(text, what, {"": 1, **_BYTES}, "80GB, 24GiB or 6.7e9 bytes")
+
+
+def parse_flops(text: Any, what: str = "flops") -> Fraction:
+    """Parse a positive number of floating-point operations: a number, or text such as ``1e22`` or ``1e22FLOPs``.
+
+    Raises
+    ------
+    InputError
+        if it is not a positive finite number, with a sentence that names `what`.
+    """
+    counts = {suffix: 10**power for suffix, power in _COUNTS.items()}
+    return _parse(text, what, counts | _OPERATIONS, "1e22, 1e22FLOPs or 6.7e9")
+
+
+def unit_of(text: Any) -> str:
+    """``bytes`` or ``flops`` for text with a unit that only those have, as ``80GB``, ``80G`` or ``1e22FLOPs``; else empty."""
+    match = _SIZE.fullmatch(text.strip()) if isinstance(text, str) and len(text) <= _LONGEST else None
+    suffix = match["suffix"].upper() if match else ""
+    return "flops" if suffix in _OPERATIONS else "bytes" if suffix in _BYTES and suffix not in _COUNTS else ""
 
 
 def _parse(text: Any, what: str, suffixes: dict[str, int], examples: str) -> Fraction:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthwidth.errors import InputError
-from depthwidth.quantities import format_bytes, format_count, parse_bytes, parse_count
+from depthwidth.quantities import format_bytes, format_count, parse_bytes, parse_count, parse_flops, unit_of
 
 
 @pytest.mark.parametrize(
@@ -31,11 +31,25 @@ def test_counts_are_exact(text, count):
         ("24 gib", 24 * 2**30),
         ("6.7e9", 6_700_000_000),
         ("1B", 1),
+        ("80G", 80 * 10**9),
+        ("16g", 16 * 10**9),
         ("2TB", 2 * 10**12),
     ],
 )
 def test_bytes_are_exact(text, size):
     assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize(("text", "unit"), [
+    ("80G", "bytes"), ("80gb", "bytes"), ("24 GiB", "bytes"), ("1e22FLOPs", "flops"), ("1e22 flop", "flops"),
+    ("7B", ""), ("1T", ""), ("350M", ""), ("6.7e9", ""), ("2**20", ""), (7e9, ""), (None, ""), ("x" * 1000, ""),
+])  # fmt: skip
+def test_units_that_only_bytes_or_operations_have(text, unit):
+    assert unit_of(text) == unit
+
+
+def test_operations_are_exact():
+    assert parse_flops("1e22FLOPs") == parse_flops("1e22") == 10**22
 
 
 @pytest.mark.parametrize(
@@ -45,7 +59,7 @@ def test_bytes_are_exact(text, size):
         "1.3BB", "0x10", "1e999", "1" * 70, "٣", "½", "1\n2", None, True, [], {}, float("nan"), float("inf"), -3, 0, 1j, b"1",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("parse", [parse_count, parse_bytes])
+@pytest.mark.parametrize("parse", [parse_count, parse_bytes, parse_flops])
 def test_anything_else_gets_one_sentence(parse, text):
     with pytest.raises(InputError) as caught:
         parse(text, "the budget")

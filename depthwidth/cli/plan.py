@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import click
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .options import COUNT, DTYPES, NUMBER, OPTIMIZERS, NumberFirst, Sections, formats, option
 from .output import emit, say
 
@@ -110,6 +110,8 @@ def plan(
 ) -> None:
     """Choose depth and width for BUDGET parameters (e.g. 1T, 1.3B, 6.7e9), or for --flops, --memory or --weights.
 
+    A unit says the kind of BUDGET: 80GB is training memory, 1e22FLOPs are FLOPs.
+
     \b
     depthwidth plan 1T
     depthwidth plan 7B --preset llama3 --tensor-parallel 8 --layers-at-most 48
@@ -119,9 +121,16 @@ def plan(
     loss, FLOPs, memory and cache. Counts are exact for the architecture, with embedding, biases, gates and experts. Options
     without a default follow the architecture.
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
+    from ..planning.budget import kind_by_unit
     from ..planning.plan import plan as make_plan
 
-    asked = _asked({"flops": flops, "memory": memory, "weights": weights, counts or "parameters": budget}, words)
+    given = {"flops": flops, "memory": memory, "weights": weights}
+    if budget is not None:
+        by_unit = counts or kind_by_unit(budget)
+        if given.get(by_unit) is not None:
+            raise InputError(f"{shown(budget)} and --{by_unit} are the same budget; give one")
+        given[by_unit] = budget
+    asked = _asked(given, words)
     kind = next(iter(asked), counts or "parameters")
     applied = {"tokens": tokens, "tokens_per_parameter": tokens_per_parameter, "dtype": dtype, "masked": masked}
     _check_options(kind, applied)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 from ..architecture import RECOMPUTE, Transformer
 from ..checks import check_choice, check_whole
 from ..errors import InputError, shown
-from ..quantities import format_bytes, format_count
+from ..quantities import format_bytes, format_count, unit_of
 from ..values import frozen
 from .parallelism import Parallelism, ParallelMemory, TrainingSetup, training_memory
 from .rules import Quantity
@@ -30,6 +31,16 @@ LARGEST_AMOUNT = 10**26
 """The largest budget accepted: shapes that use it up have dimensions beyond those that a component accepts."""
 TOKENS_PER_PARAMETER = 20.0
 """Training tokens per parameter, by default: compute-optimal by Hoffmann et al. 2022, arXiv 2203.15556."""
+
+
+def kind_by_unit(amount: Any, kind: str = "parameters") -> str:
+    """The kind of a budget given as text: ``80GB`` is training memory and ``1e22FLOPs`` are FLOPs, anything else is `kind`.
+
+    >>> kind_by_unit("7B"), kind_by_unit("80GB"), kind_by_unit("1e22FLOPs"), kind_by_unit("80GB", "weights")
+    ('parameters', 'memory', 'flops', 'weights')
+    """
+    unit = unit_of(amount) if kind == "parameters" else ""
+    return {"bytes": "memory", "flops": "flops", "": kind}[unit]
 
 
 @frozen

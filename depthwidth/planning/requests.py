@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from ..architecture.design import Design
 from ..checks import check_choice
 from ..errors import InputError, nearest, shown
-from ..quantities import parse_bytes, parse_count
+from ..quantities import parse_bytes, parse_count, parse_flops
 from . import policy
-from .budget import BUDGETS, Budget
+from .budget import BUDGETS, Budget, kind_by_unit
 from .limits import Limits
 from .template import Template, without_none
 
@@ -77,13 +77,13 @@ def _read(
         return Request(_unless_fixed(budget, limits), made, limits, architecture)
     check_choice("plan", tuple(BUDGETS), kind=kind)
     if budget is not None or not (amounts or _fixed(limits)):
-        amounts = {kind: budget, **amounts}
+        amounts = {kind_by_unit(budget, kind): budget, **amounts}
     if len(amounts) > 1:
         raise InputError(f"plan takes one budget, not {' and '.join(amounts)}")
     if not amounts:
         return Request(_own_budget(made, limits, conventions), made, limits, architecture)
     ((name, amount),) = amounts.items()
-    parse = parse_bytes if name in ("memory", "weights") else parse_count
+    parse = parse_bytes if name in ("memory", "weights") else parse_flops if name == "flops" else parse_count
     return Request(_unless_fixed(Budget(name, parse(amount, "budget"), **conventions), limits), made, limits, architecture)
 
 

@@ -464,3 +464,14 @@ def test_a_shell_completes_commands_and_options():
 
     assert completions("depthwidth pl") == ["plain,plan"]
     assert "plain,--markdown" in completions("depthwidth plan --m")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("unit", "option"), [("80G", ("--memory", "80GB")), ("1e22FLOPs", ("--flops", "1e22"))])
+def test_a_unit_says_the_kind_of_budget(invoke, unit, option):
+    assert invoke("plan", unit, "--json").output == invoke("plan", *option, "--json").output
+
+
+def test_a_budget_and_its_option_are_refused_together(invoke):
+    result = invoke("plan", "80GB", "--memory", "80GB")
+    assert (result.status, result.error) == (2, "Error: '80GB' and --memory are the same budget; give one\n")
