@@ -75,7 +75,8 @@ SCALE_INVARIANT: Mapping[str, Any] = {
 
 A positive factor on all weights of the stem and the encoder leaves the encoder's output as it is. Embedding and projection
 together give the stream the degree 2 of the branches, which have no biases and a normalised input; the last norm takes it to 0.
-Norms have neither weights nor an epsilon. A head is not scale invariant, so its output matrix is not the token table.
+Norms have neither weights nor an epsilon. A head is not scale invariant: its output matrix is not the token table, and its norm
+has an epsilon, as ReLU may leave nothing of a token.
 """
 
 

@@ -84,6 +84,19 @@ def test_each_choice_is_needed(change):
     assert float((one - other).norm() / one.norm()) > 1e-6
 
 
+def test_a_head_of_which_the_activation_leaves_nothing_is_finite():
+    """Its norm has an epsilon, which those of the body do not have."""
+    tree = encoder()
+    assert (tree.head.norm.eps, tree.encoder.norm.eps) == (1e-5, 0.0)
+    model = build(tree, "normal", seed=0)
+    with torch.no_grad():
+        model.head.transform.bias.fill_(-100.0)
+    logits, loss = model(torch.zeros(1, 12, dtype=torch.long), torch.ones(1, 12, dtype=torch.long))
+    loss.backward()
+    assert logits.isfinite().all()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters())
+
+
 def test_counts_of_the_encoder():
     """Two matrices make the stream, four and two each block; the head's transform alone has biases."""
     tree = encoder()
