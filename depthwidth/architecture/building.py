@@ -97,11 +97,6 @@ class Builder:
             return LayerNorm(features, groups, *options)
         return RMSNorm(features, groups, design.norm_affine, design.norm_eps, design.norm_unit_offset, separate)
 
-    def head_norm(self, features: int) -> Norm:
-        """A norm in a head: with an epsilon in any case, as what an activation makes of a token can be all zero."""
-        norm = self.norm_over(features)
-        return norm if norm.eps else norm.replace(eps=type(norm).eps)
-
     def attention(self, heads: int, window: int | None = None, *, causal: bool, cross: bool = False) -> Attention:
         """Self-attention of a block, or the cross-attention of a decoder's."""
         design = self.design
@@ -299,7 +294,7 @@ class Builder:
         features = design.embedding_width or design.width
         unembedding = Unembedding(features, design.vocab, design.tied, design.head_bias)
         if design.head in ("masked-lm", "pretraining"):
-            transform, norm = Linear(design.width, features, design.transform_bias), self.head_norm(features)
+            transform, norm = Linear(design.width, features, design.transform_bias), _in_head(self.norm_over(features))
             activation = design.head_activation or design.activation
             parts = (unembedding, transform, norm, design.logit_softcap, activation, design.head_scale)
             return LanguageHead(*parts) if classifier is None else layers.PretrainingHead(*parts, classifier)
@@ -323,6 +318,11 @@ class Builder:
         return design.width // head_dim
 
 
+def _in_head(norm: Norm) -> Norm:
+    """A norm in a head: with an epsilon in any case, as what an activation makes of a token can be all zero."""
+    return norm if norm.eps else norm.replace(eps=type(norm).eps)
+
+
 def _pooler(made: Builder, *, every: bool) -> layers.Pooler | layers.PatchMean | None:
     design = made.design
     if not design.pooler:
@@ -330,7 +330,7 @@ def _pooler(made: Builder, *, every: bool) -> layers.Pooler | layers.PatchMean |
     if design.pooler_reads == "patches":
         return layers.PatchMean(design.width, made.stream_norm)
     outputs = design.pooler_width or design.width
-    norm = made.head_norm(outputs) if design.pooler_norm else None
+    norm = _in_head(made.norm_over(outputs)) if design.pooler_norm else None
     return layers.Pooler(design.width, outputs, design.pooler_activation, norm, design.pooler_bias, every)
 
 
