@@ -1,0 +1,40 @@
+"""The measured rows on scale-invariant training still give the verdict that docs/scale_invariance.md prints."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from depthwidth.coefficients import data_directory
+from verify.jobs import find_job
+from verify.jobs.scale_invariance import INVARIANT, OPTIMIZERS
+from verify.rows import rows_from_csv
+
+
+def judged(rows):
+    job = find_job("scale-invariance")
+    return job.judge(rows, list(job.predict("small")))
+
+
+def test_the_verdict():
+    found = rows_from_csv((data_directory() / "measured" / "scale_invariance.csv").read_bytes(), "scale_invariance")
+    verdict = judged(found)
+    assert verdict.outcome == "fails"
+    assert [line.passes for line in verdict.comparisons[:3]] == [None, None, None]
+    laws = [line for line in verdict.comparisons if line.passes is not None]
+    assert [line.what for line in laws] == ["norm from start 1", "effective learning rate from start 1"]
+    assert not any(line.passes for line in laws)
+    page = " ".join((Path(__file__).resolve().parents[3] / "docs" / "scale_invariance.md").read_text(encoding="utf-8").split())
+    for line in laws:
+        digits = 3 if line.what.startswith("norm") else 4
+        assert f"{line.measured:.{digits}f} against {line.predicted:.{digits}f}" in page
+    losses = {line.what: line for line in verdict.comparisons if ": loss at start" in line.what}
+    for arm in OPTIMIZERS:
+        for start in ("0.01", "0.1", "1", "10", "100"):
+            assert f"{losses[f'{arm}: loss at start {start}, loss factor 1'].measured:.2f}" in page
+    # The control: a norm as the law has it.
+    told, found_norm = laws[0].predicted, laws[0].measured
+    turned = [replace(row, value=row.value * told / found_norm) if row.quantity == "norm" else row for row in found]
+    assert judged(turned).outcome == "holds on a range"
+    assert {row.labels["arm"] for row in found if row.quantity == "norm"} == {INVARIANT}
+    assert max(row.value for row in found if row.quantity == "loss") == pytest.approx(1.82, abs=0.01)
