@@ -11,11 +11,13 @@ from depthwidth.lazy import load_name
 
 if TYPE_CHECKING:
     from .measure.capacity import capacity as capacity
+    from .measure.invariance import measure_invariance as measure_invariance
     from .measure.probes import probe as probe
     from .models.convert import from_hf as from_hf
     from .models.initialize import apply_init as apply_init
     from .models.initialize import parameter_groups as parameter_groups
     from .models.model import build as build
+    from .training.scale_invariant import RelativeClipSGD as RelativeClipSGD
 
 # Public name -> the module that defines it. The imports above repeat this for type checkers. No public name may equal the name
 # of a submodule, because importing the submodule would hide it.
@@ -26,6 +28,8 @@ _HOME = {
     "parameter_groups": "models.initialize",
     "probe": "measure.probes",
     "capacity": "measure.capacity",
+    "measure_invariance": "measure.invariance",
+    "RelativeClipSGD": "training.scale_invariant",
 }
 
 __all__ = list(_HOME)
