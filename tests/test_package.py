@@ -26,6 +26,18 @@ print([m for m in ("torch", "verify", "sympy", "pandas", "scipy", "matplotlib", 
     assert in_fresh_python(source).strip() == "[]"
 
 
+def test_a_plan_loads_nothing_of_moments(in_fresh_python):
+    """The number of files is a large part of the time of `depthwidth plan`."""
+    source = """
+import sys, depthwidth
+depthwidth.plan("1T")
+print([m for m in sys.modules if m.startswith(("depthwidth.signal.", "depthwidth.formulas.depth", "depthwidth.formulas.finite_width"))])
+from depthwidth.signal import Signal
+print("depthwidth.signal.signal" in sys.modules)
+"""
+    assert in_fresh_python(source).split("\n")[:2] == ["[]", "True"]
+
+
 def test_every_public_name_is_there_and_documented():
     for name in depthwidth.__all__:
         assert getattr(depthwidth, name).__doc__
