@@ -31,7 +31,8 @@ def test_a_plan_loads_nothing_of_moments(in_fresh_python):
     source = """
 import sys, depthwidth
 depthwidth.plan("1T")
-print([m for m in sys.modules if m.startswith(("depthwidth.signal.", "depthwidth.formulas.depth", "depthwidth.formulas.finite_width"))])
+unused = "depthwidth.signal.", "depthwidth.formulas.depth", "depthwidth.formulas.finite_width"
+print([m for m in sys.modules if m.startswith(unused)])
 from depthwidth.signal import Signal
 print("depthwidth.signal.signal" in sys.modules)
 """
