@@ -70,6 +70,8 @@ def load_model(path: str | Path, seed: int = 0) -> tuple[nn.Module, Transformer,
         raise InputError(f"heads: {shown(others[0].name)} is not a safetensors file; no other format is read")
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # hides warnings about special tokens, which are not used here
+    bar = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -98,6 +100,8 @@ def load_model(path: str | Path, seed: int = 0) -> tuple[nn.Module, Transformer,
         raise InputError(f"heads: {shown(str(path))} cannot be loaded: {what}") from None
     finally:
         transformers.logging.set_verbosity(verbosity)
+        if bar:
+            transformers.utils.logging.enable_progress_bar()
 
 
 def check_weights(model: nn.Module, about: Mapping[str, Any]) -> None:
