@@ -220,7 +220,7 @@ def test_heads_that_divide_among_few_devices_must_win_three_hundred_thousandths_
         ({"tensor_parallel": 16}, lambda tree: tree.heads % 16 == 0),
         ({"vocab_multiple": 1024}, lambda tree: tree.vocab == 50 * 1024),
     ],
-    ids=str,
+    ids=lambda one: None if callable(one) else str(one),
 )
 def test_limits_are_kept_and_the_budget_is_met(options, holds):
     found = plan("7B", **options)
