@@ -17,7 +17,7 @@ from ..architecture.number_formats import judged_dtype
 from ..checks import check_choice, check_whole
 from ..errors import InputError
 from .accelerators import Accelerator
-from .compute import LAWS, Counts
+from .compute import LAWS, LawInput
 from .latency import DecodeWork, Overheads, decode_time, decode_work
 from .parallelism import ONE_DEVICE, DeviceMemory, Parallelism, TrainingSetup, cache_bytes, training_memory
 from .template import Template
@@ -141,7 +141,7 @@ class Scorer:
 
         depth, width = np.broadcast_arrays(np.asarray(depth, dtype=float), np.asarray(width, dtype=float))
         parameters = self.parameters(depth, width)
-        counts = Counts(width, depth, parameters, self.size(depth, width), self.tokens)
+        counts = LawInput(width, depth, parameters, self.size(depth, width), self.tokens)
         work = DecodeWork(**{name: count(depth, width) for name, count in self.work.items()}, devices=self.devices)
         time = decode_time(work, self.device, self.setup.dtype, self.overheads).total
         return Scores(

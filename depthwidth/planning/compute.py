@@ -32,7 +32,7 @@ _DEPTHS, _WIDTHS = (1.0, 1e4), (16.0, 1e6)
 
 
 @frozen
-class Counts:
+class LawInput:
     """What a law may ask of shapes; numbers or arrays."""
 
     width: Any
@@ -52,7 +52,7 @@ class LossLaw:
     source: str
     words: str
     """What it knows of the shape, and what its error covers."""
-    loss: Callable[[Counts, Mapping[str, float]], Any]
+    loss: Callable[[LawInput, Mapping[str, float]], Any]
     """Nats per token, given coefficients that replace the law's own."""
     coefficients: str
     """Name of the file of its coefficients."""
@@ -78,15 +78,15 @@ class LossLaw:
         ]  # fmt: skip
 
 
-def _gemstones(counts: Counts, moved: Mapping[str, float]) -> Any:
+def _gemstones(counts: LawInput, moved: Mapping[str, float]) -> Any:
     return gemstones_loss.with_fixed(**moved)(counts.width, counts.depth, counts.parameters, counts.tokens)
 
 
-def _liu(counts: Counts, moved: Mapping[str, float]) -> Any:
+def _liu(counts: LawInput, moved: Mapping[str, float]) -> Any:
     return liu_loss.with_fixed(**moved)(counts.width, counts.depth, counts.tokens)
 
 
-def _hoffmann(counts: Counts, moved: Mapping[str, float]) -> Any:
+def _hoffmann(counts: LawInput, moved: Mapping[str, float]) -> Any:
     penalty = shape_penalty.with_fixed()(counts.width, penalised_best_width.with_fixed()(counts.size))
     return hoffmann_loss.with_fixed(**moved)(counts.parameters, counts.tokens) * (1 + penalty)
 
@@ -163,9 +163,9 @@ class Architecture:
         self.serving = polynomial(lambda tree: tree.flops_per_token(context, **lengths))
         self.exact = template.polynomial(lambda tree: tree.parameters)
 
-    def counts(self, depth: Any, width: Any, tokens: Any) -> Counts:
+    def counts(self, depth: Any, width: Any, tokens: Any) -> LawInput:
         """The counts of shapes trained on so many tokens."""
-        return Counts(width, depth, self.parameters(depth, width), self.size(depth, width), tokens)
+        return LawInput(width, depth, self.parameters(depth, width), self.size(depth, width), tokens)
 
 
 def compute_optimum(
