@@ -41,6 +41,7 @@ def test_the_keys_of_the_contract_are_there(invoke, tmp_path):
         "moments CONFIG": ("moments", config, "--context", "16"),
         "init CONFIG --scheme NAME": ("init", config, "--scheme", "deepscale"),
         "fit RUNS": ("fit", runs, "--law", "loss = E + A * width**-p", "--errors", "curvature", "--starts", "4"),
+        "evidence": ("evidence",),
         "formulas list": ("formulas", "list"),
         "formulas show NAME": ("formulas", "show", "levine_width"),
         "formulas eval NAME ...": ("formulas", "eval", "levine_width", "depth=3"),

@@ -34,6 +34,7 @@ COMMANDS = {
         "depthwidth.cli.effective_rank", "effective_rank", "Measure the ranks that the heads of a checkpoint use."
     ),
     "fit": Entry("depthwidth.cli.fit", "fit", "Fit a law to training runs, with errors and a verdict."),
+    "evidence": Entry("depthwidth.cli.evidence", "evidence", "Judge the rules by training runs whose shapes vary."),
     "check-invariance": Entry("depthwidth.cli.invariance", "check_invariance", "Tell which weights are scale invariant."),
     "text": Entry("depthwidth.cli.text", "text", "Measure how often the tokens of a text repeat."),
     "formulas": Entry("depthwidth.cli.formulas", "formulas", "List, show and evaluate formulas."),

@@ -189,6 +189,19 @@ def rule_of_file(path: str) -> Rule:
     return rule
 
 
+def curves_of_law(law: str, values: Mapping[str, float]) -> Callable[[float], Curve]:
+    """From c to the curve of least loss of a law of :mod:`depthwidth.fitting` with the coefficients `values`.
+
+    Raises
+    ------
+    InputError
+        if the law says nothing about shapes.
+    """
+    if law not in _OF_LAW:
+        raise InputError(f"the law {shown(law)} has no shape of least loss; rules follow from {', '.join(_OF_LAW)}")
+    return _OF_LAW[law](values, {})[0]
+
+
 _Made = tuple[Callable[[float], Curve], Callable[[float], dict[str, Curve]]]
 
 

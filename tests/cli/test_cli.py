@@ -51,6 +51,7 @@ def config(tmp_path):
         ("plan", "7B", "--layers-at-most", "32", "--pipeline", "4", "--heads", "32"),
         ("compare", "24x1024", "12x1408", "--preset", "llama2"),
         ("rules",),
+        ("evidence", "--cells"),
         ("table",),
         ("table", "levine2020-projections"),
         ("table", "real_models"),
