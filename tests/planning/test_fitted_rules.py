@@ -8,7 +8,7 @@ import pytest
 from depthwidth import InputError, find_rule, plan
 from depthwidth.coefficients import coefficient, covariance
 from depthwidth.formulas import rules as laws
-from depthwidth.planning.rules import rule_of_file
+from depthwidth.planning.rules import curves_of_law, rule_of_file
 
 HEADER = "edition,name,value,stderr,unit,status,source,note\n"
 
@@ -108,3 +108,10 @@ def test_a_plan_by_a_file_from_the_command_line(invoke, tmp_path):
     result = invoke("plan", "1B", "--rule", path)
     assert result.status == 0
     assert json.loads(invoke("plan", "1B", "--rule", path, "--json").output)["rule"] == "ours"
+
+
+def test_the_curve_of_a_law_s_coefficients_is_that_of_the_formula():
+    curve = curves_of_law("crossings", known("levine2020", "a", "b"))(12)
+    assert curve(24.0)[1] == pytest.approx(laws.levine_width(24.0))
+    with pytest.raises(InputError, match="'chinchilla' has no shape of least loss"):
+        curves_of_law("chinchilla", {})
