@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, shown
+from ..checks import check_whole
+from ..errors import InputError
 from ..formulas import capacity as laws
 from ..numerics.network_norms import matrix, spectral_norm
 from ..values import frozen
@@ -212,8 +213,8 @@ def state_results(sums: NormSums, *, samples: int | None = None, margin: float |
     >>> {one.name: round(one.value, 4) for one in state_results(sums)}["log-prod-of-spec"] == round(math.log(6), 4)
     True
     """
-    if samples is not None and not (type(samples) is int and 2 <= samples < 2**63):
-        raise InputError(f"samples={shown(samples)} is not a whole number from 2")
+    if samples is not None:
+        check_whole("capacity", 2, 2**63 - 1, samples=samples)
     logs = {"log-prod-of-spec": sums.log_spectral, "log-prod-of-fro": sums.log_frobenius}
     logs["log-spec-orig-main"] = sums.log_spectral + math.log(sums.stable_ranks)
     logs["log-sum-of-spec"] = math.log(sums.depth) + sums.log_spectral / sums.depth

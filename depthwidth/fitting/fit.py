@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import check_whole
 from ..errors import InputError, nearest, shown
 from ..progress import during
 from . import errors as resampling
@@ -226,8 +227,7 @@ def _check(runs: Runs, law: Law, objective: Objective, errors: str, draws: int, 
     if objective.delta is not None and errors in ("curvature", "profile"):
         raise InputError(f"fit: errors by {errors} need least squares; use bootstrap, or loss squares")
     for name, value, low in (("draws", draws, 2), ("starts", starts, 1)):
-        if not isinstance(value, int) or not low <= value <= MOST_DRAWS:
-            raise InputError(f"fit: {name}={shown(value)} is not a whole number from {low} to {MOST_DRAWS:,}")
+        check_whole("fit", low, MOST_DRAWS, **{name: value})
     models, count = len(runs.models), len(law.coefficients)
     if models <= count:
         one = "run" if models == 1 else "runs"

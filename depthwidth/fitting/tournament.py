@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..coefficients import reference
+from ..checks import check_whole
 from ..errors import InputError, nearest, shown
 from ..formulas.compute_optimal import hoffmann_loss
 from ..planning.rules import Curve, Rule, curves_of_law, meet, rules
@@ -133,8 +134,7 @@ def tournament(
     InputError
         if the table cannot be used, has too few models, or its losses have no least width.
     """
-    if not isinstance(draws, int) or not 2 <= draws <= MOST_DRAWS:
-        raise InputError(f"evidence: draws={shown(draws)} is not a whole number from 2 to {MOST_DRAWS:,}")
+    check_whole("evidence", 2, MOST_DRAWS, draws=draws)
     for again in refit:
         if again not in REFITTED:
             raise InputError(

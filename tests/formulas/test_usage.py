@@ -14,7 +14,7 @@ from depthwidth.formulas._usage import used_formulas
 @pytest.mark.slow
 def test_what_the_planner_names_is_used():
     assert used_formulas()["rules.levine_width"] == ("depthwidth.analysis.published_tables", "depthwidth.planning.rules")
-    assert "depthwidth.planning.search" in used_formulas()["shape_penalty.loss_exponent"]
+    assert "depthwidth.planning.judging" in used_formulas()["shape_penalty.loss_exponent"]
 
 
 @pytest.mark.slow

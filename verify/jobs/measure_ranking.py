@@ -7,14 +7,16 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from depthwidth.analysis.measure_ranking import MeasureRank, rank_measures
 from depthwidth.errors import InputError
 
 from ..rows import Row
 from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._digits import DIGITS, POINTS, USES, digits, error_of, measurements, perceptron, train_until
+
+if TYPE_CHECKING:
+    from depthwidth.analysis.measure_ranking import MeasureRank
 
 # widths, matrices, batches, learning rates, samples, seeds
 _SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[float, ...], int, int]] = {
@@ -79,6 +81,8 @@ def cells_of(rows: Sequence[Row]) -> Cells:
 
 def ranking(cells: Cells, samples: int, without: int | None = None) -> tuple[MeasureRank, ...]:
     """All measures by Psi, averaged over the seeds of each cell; `without` one of them for a jackknife."""
+    from depthwidth.analysis.measure_ranking import rank_measures  # loads numpy, which a list of jobs does without
+
     cells = {key: {seed: one for seed, one in some.items() if seed != without} for key, some in cells.items()}
     cells = {key: some for key, some in cells.items() if some}
 
