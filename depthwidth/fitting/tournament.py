@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..coefficients import reference
 from ..checks import check_whole
+from ..coefficients import reference
 from ..errors import InputError, nearest, shown
 from ..formulas.compute_optimal import hoffmann_loss
 from ..planning.rules import Curve, Rule, curves_of_law, meet, rules
