@@ -17,10 +17,12 @@ import numpy as np
 from depthwidth.coefficients import coefficients, data_directory
 from depthwidth.fitting import fit, read_runs
 from depthwidth.fitting.tournament import head_sizes, published_scores, tournament
+from depthwidth.planning.rules import rules
 
 TOKENS_A_STEP = 4_194_304
 VOCABULARY = 50_304
 OWN = ("gemstones2025", "measured2025")
+JUDGED = [rule for rule in rules().values() if not rule.pooled]  # which is calibrated by tests/combined_rule.py
 
 
 def rms(errors):
@@ -114,12 +116,12 @@ def results(gemstones_folder, runs_folder):
     texts = {"dolma": list(gemstones(gemstones_folder)), **other_texts(runs_folder)}
     for text, rows in texts.items():
         where = late if text != "fineweb" else late[:1]
-        found = tournament(rows, name=f"gemstones/{text}", where=where, refit=OWN)
+        found = tournament(rows, name=f"gemstones/{text}", where=where, refit=OWN, candidates=JUDGED)
         tell_of(found)
         yield from found.scores
     grid = runs_folder / "gadre_grid" / "grid435.csv"
     good = {"where": ("width >= 512", "loss < 4.7"), "least": True, "name": "gadre"}
-    found = tournament(grid, **good)
+    found = tournament(grid, candidates=JUDGED, **good)
     tell_of(found)
     yield from found.scores
     yield from head_sizes(grid, **good)

@@ -20,7 +20,7 @@ from depthwidth.errors import InputError
 from depthwidth.formula import STATUSES
 
 LAWS = [
-    "completep2025", "depth_delusion2026", "gemstones2025", "heuristics", "kaplan2020", "levine2020", "liu2026",
+    "combined2026", "completep2025", "depth_delusion2026", "gemstones2025", "heuristics", "kaplan2020", "levine2020", "liu2026",
     "shape_penalty", "sovit2023",
 ]  # fmt: skip
 TABLES = [

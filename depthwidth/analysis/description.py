@@ -171,7 +171,7 @@ class Description:
         found = []
         for rule in rules(images=tree.stem.images).values():
             best = meet(rule.curve(density), lambda depth, width: density * depth * width**2, size)
-            if best is not None and not rule.comparison:
+            if best is not None and rule.independent:
                 penalty = float(shape_penalty.shape_penalty(tree.width, best[1]))
                 error = penalty_error(tree.width, best[1], size)
                 extrapolated = rule.extrapolates(*best, size)

@@ -36,6 +36,7 @@ def _rows() -> list[dict[str, Any]]:
             "fitted_on": {name: [low, high] for name, low, high in rule.fitted_on} or None,
             "error": rule.error or None,
             "optimum": not rule.comparison,
+            "pooled": rule.pooled,
             "source": rule.source,
         }
         for rule in found
@@ -57,3 +58,5 @@ def _print(rows: list[dict[str, Any]]) -> None:
             say(f"Default for {row['for']}: {row['rule']}.")
         if not row["optimum"]:
             say(f"{row['rule']} describes models that were built, not an optimum; it is left out of ranges across rules.")
+        if row["pooled"]:
+            say(f"{row['rule']} combines the sources of other rules; it is left out of ranges across rules.")

@@ -156,7 +156,7 @@ def _estimate(
     if value is None:
         raise InputError(f"{name}: {rule} has no shape of {given if parameters is None else 'parameters'} {amount:g}")
     moved = [value, *filter(None, map(at, chosen.variants(density).values()))]
-    every = [v for r in rules(chosen.images).values() if not r.comparison and (v := at(r.curve(density))) is not None]
+    every = [v for r in rules(chosen.images).values() if r.independent and (v := at(r.curve(density))) is not None]
     return Estimate(value, min(moved), max(moved), (min(every), max(every)), rule, chosen.kind, chosen.error, counted)
 
 

@@ -50,6 +50,7 @@ class RuleShape(NamedTuple):
     extrapolated: bool | None
     """True if this shape lies outside the range of the rule's data; None if its source does not state that range."""
     comparison: bool = False
+    """True if the range across rules leaves it out."""
     loss_penalty_stderr: float | None = None
     """Standard error of the loss penalty, as :attr:`~depthwidth.planning.search.Shape.loss_penalty_stderr`."""
 
@@ -432,7 +433,7 @@ class _Planner:
             loss_penalty=None if own else search.penalty(found[1], size),
             loss_penalty_stderr=None if best is None else penalty_error(found[1], best, size),
             extrapolated=rule.extrapolates(*found, size),
-            comparison=rule.comparison,
+            comparison=not rule.independent,
         )
 
     def coefficient_band(self) -> Band | None:

@@ -45,10 +45,17 @@ class Rule:
     """True if it was fitted on images, False if on text."""
     comparison: bool = False
     """True if it describes models that were built rather than an optimum; it is left out of the range across rules."""
+    pooled: bool = False
+    """True if it combines the sources of other rules: an optimum, but left out of the range across rules as well."""
     moved: Callable[[float], dict[str, Curve]] = lambda c: {}
     """From c to the same curve with its coefficients moved by their error, by the name of the change."""
     error: str = ""
     """The size of that change in words; empty if the source gives no error."""
+
+    @property
+    def independent(self) -> bool:
+        """True if it counts in ranges across rules, and judges shapes beside the others."""
+        return not self.comparison and not self.pooled
 
     def curve(self, c: float = 12) -> Curve:
         """The curve for blocks of c parameters per squared width: 12 if the feed-forward width is four times the width."""
@@ -355,6 +362,19 @@ def _measured(c: float, sizes: tuple[float, float] = MEASURED_SIZES, **coefficie
     return curve
 
 
+def _combined(c: float, moved: int = 0) -> Curve:
+    """The combined line, or that line moved by a number of its errors at each size."""
+    width_at, error_at = _lazily(laws.combined_optimal_width, {}), _lazily(laws.combined_relative_width_error, {})
+
+    def curve(parameters: float) -> tuple[float, float]:
+        width = width_at()(parameters)
+        if moved:
+            width *= math.exp(moved * error_at()(parameters))
+        return parameters / (c * width**2), width
+
+    return curve
+
+
 _OF_LAW: dict[str, Callable[..., _Made]] = {
     "gemstones": _of_power_terms(laws.gemstones_width, laws.gemstones_relative_width_error, ("A", "alpha", "B", "beta")),
     "inverse-depth": _of_power_terms(
@@ -424,5 +444,15 @@ _RULES = (
         laws.sovit_width.kind,
         _independent_of_c(_by_depth(laws.sovit_width)),
         images=True,
+    ),
+    Rule(
+        "combined2026",
+        laws.combined_optimal_width.source,
+        laws.combined_optimal_width.kind,
+        _combined,
+        fitted_on=(("parameters", 3.33728e6, 1e10),),
+        pooled=True,
+        moved=lambda c: {f"{sign:+d} standard error": _combined(c, sign) for sign in (-1, 1)},
+        error="one standard error, the spread between sources included",
     ),
 )

@@ -5,6 +5,7 @@ balanced; ``*_optimal_width`` and ``*_optimal_depth`` give the point of that cur
 ``*_error`` give one standard error. Every value is continuous: rounding to whole layers and head multiples comes last.
 """
 
+from .combined import combined_optimal_width, combined_relative_width_error
 from .completep import completep_aspect, completep_lowest_aspect
 from .constant_aspect import constant_aspect_depth, constant_aspect_width
 from .depth_delusion import depth_delusion_critical_depth, depth_delusion_critical_depth_power
