@@ -20,7 +20,7 @@ def test_every_command_line_of_the_readme_parses(invoke, tmp_path, monkeypatch):
     (tmp_path / "path" / "to" / "config.json").write_text('{"model_type": "llama"}')
     block = re.search(r"```sh\n(depthwidth plan 7B.*?)```", README, re.DOTALL)[1]
     lines = [line.partition("#")[0].split() for line in block.splitlines()]
-    assert len(lines) == 8
+    assert len(lines) == 7
     for _, *arguments in lines:
         assert invoke(*arguments).status == 0
 
