@@ -112,3 +112,7 @@ def test_every_page_is_on_the_map():
     folder = ROOT / "docs"
     linked = set(re.findall(r"\]\(([^)#]+)", (folder / "README.md").read_text(encoding="utf-8")))
     assert {page.name for page in folder.glob("*.md")} - {"README.md"} <= linked
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) <= 700
