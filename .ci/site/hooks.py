@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 import sys
@@ -29,6 +30,8 @@ def on_files(files: Files, config: Any) -> Files:
 
     for path, name in OUTSIDE.items():
         files.append(File.generated(config, name, content=(ROOT / path).read_text(encoding="utf-8")))
+    for book in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{book.stem}.md", content=_notebook_page(book)))
     made = atlas.pages()
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
@@ -48,14 +51,30 @@ def _navigation(files: Files) -> list[Any]:
         elif line.startswith("| ["):
             for match in _LINK.finditer(line.split(" | ")[0]):
                 name = _page_name(posixpath.normpath(posixpath.join("docs", match["path"])))
-                if name is not None and "/" not in name and files.get_file_from_path(name) is not None:
+                if name is not None and not name.startswith("derivations/") and files.get_file_from_path(name) is not None:
                     section.append({match["text"]: name})
     return found
 
 
 def _page_name(path: str) -> str | None:
     """The name on the site of a file of the project; None if it is no page."""
-    return OUTSIDE.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
+    inside = path.removeprefix("docs/").replace(".ipynb", ".md") if path.startswith("docs/") else None
+    return OUTSIDE.get(path) or inside
+
+
+def _notebook_page(book: Path) -> str:
+    """A notebook with its stored outputs as Markdown."""
+    parts = []
+    for cell in json.loads(book.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {"text/plain": output.get("text", "")})
+            if "text/html" in data:
+                parts.append(f"<div>{''.join(data['text/html'])}</div>")
+            else:
+                parts.append(f"```text\n{''.join(data['text/plain']).rstrip()}\n```")
+    return "\n\n".join(parts)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:

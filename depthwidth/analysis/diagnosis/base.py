@@ -89,8 +89,8 @@ class Finding:
     def overview(self) -> Overview:
         """The number, its threshold and the advice, for a prompt or a notebook."""
         title = f"{self.name.replace('_', ' ')}, {self.severity}"
-        bound = f"{'at most' if self.rule.at_most else 'at least'} {self.threshold:.4g} ({self.source})"
-        facts = {"value": f"{self.value:.4g}", "threshold": bound, "site": self.site, "meaning": self.sentence}
+        bound = f"{'at most' if self.rule.at_most else 'at least'} {_short(self.threshold, 3)} ({self.source})"
+        facts = {"value": _short(self.value, 4), "threshold": bound, "site": self.site, "meaning": self.sentence}
         if self.remedy is not None:
             facts["remedy"] = f"{self.remedy} changes it to {self.after:.4g}"
         return Overview(title, facts)
@@ -113,6 +113,9 @@ class Finding:
 
 
 def _short(value: float, digits: int) -> str:
+    """A number in a few digits; its distance from 1 if that is small, as of a correlation."""
+    if 0.999 < value < 1:
+        return f"1 - {1 - value:.2g}"
     return f"{value:,.0f}" if 1e3 <= value < 1e6 else f"{value:.{digits}g}"
 
 
