@@ -280,7 +280,7 @@ _OWN = ("depthwidth", "verify")
 
 
 class _Checks:
-    """What is asked of arguments whatever their domains: shapes that broadcast, real numbers, room for products."""
+    """Demands on arguments whatever their domains: shapes that broadcast, real numbers, room for products."""
 
     name: Any
     parameters: Any

@@ -26,6 +26,6 @@ def during(words: str | Callable[[], str]) -> Iterator[None]:
 
 
 def doing() -> str:
-    """What is being done, from the outermost to the innermost part; empty if nothing was said."""
+    """The work at hand, from the outermost to the innermost part; empty if nothing was said."""
     found = (words if isinstance(words, str) else words() for words in tuple(_NOW))
     return ", ".join(filter(None, found))

@@ -70,7 +70,7 @@ class Description:
     parallelism: Parallelism = ONE_DEVICE
     """The devices of a training."""
     setup: TrainingSetup | None = None
-    """What a training keeps; None for AdamW in `dtype`."""
+    """The tensors that a training keeps; None for AdamW in `dtype`."""
     notes: tuple[str, ...] = ()
     """Notes on the configuration that the tree was read from (:func:`~depthwidth.architecture.hf.notes_on`)."""
 

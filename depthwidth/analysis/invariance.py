@@ -1,6 +1,6 @@
 """The degrees of homogeneity of a model in its weights: which of them are scale invariant, alone and together.
 
-Weights are scale invariant if a positive factor on them leaves the output as it is (degree 0). It is told from the tree alone,
+Weights are scale invariant if a positive factor on them leaves the output as it is (degree 0). It follows from the tree alone,
 by the rules of :mod:`depthwidth.numerics.homogeneity`; nothing is drawn. :func:`verify.measure.invariance.measure_invariance`
 measures it on a torch module of any kind.
 """

@@ -35,7 +35,7 @@ class TrainedWeights:
     """True if matrices of blocks are stored as (inputs, outputs)."""
     places: Mapping[Key, Weight]
     notes: tuple[str, ...]
-    """What the checkpoint has beyond the tree, and what it lacks, one sentence each."""
+    """Tensors of the checkpoint beyond the tree, and missing ones, one sentence each."""
 
     def homes(self) -> dict[str, list[Key]]:
         """The tensors of the tree that each stored tensor holds."""

@@ -319,7 +319,7 @@ class Builder:
 
 
 def _in_head(norm: Norm) -> Norm:
-    """A norm in a head: with an epsilon in any case, as what an activation makes of a token can be all zero."""
+    """A norm in a head: with an epsilon in any case, as the output of an activation can be zero for a whole token."""
     return norm if norm.eps else norm.replace(eps=type(norm).eps)
 
 

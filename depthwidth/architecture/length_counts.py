@@ -17,7 +17,7 @@ OPTIMIZERS = {"adam": 2, "momentum": 1, "sgd": 0}
 """Number of values that each optimizer stores per weight."""
 
 RECOMPUTE = ("none", "selective", "full")
-"""What the backward pass computes again: nothing; what attention computes from queries and keys; whole blocks."""
+"""Work that the backward pass repeats: none; that of attention on queries and keys; that of whole blocks."""
 
 
 @frozen

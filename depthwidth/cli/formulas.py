@@ -158,7 +158,7 @@ def _accuracy(claim: dict[str, Any]) -> str:
 
 
 def _claims(claims: list[dict[str, Any]]) -> list[str]:
-    """What each formula claims, a line each."""
+    """The claim of each formula, a line each."""
     found = {name: claim for one in claims for name, claim in one["claims"].items()}
     return [f"{name}: {claim}" for name, claim in found.items()]
 

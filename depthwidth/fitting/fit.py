@@ -131,7 +131,7 @@ def around(start: Mapping[str, float]) -> dict[str, tuple[float, float]]:
 
 
 def objective_of(law: Law, loss: str | None = None, delta: float | None = None, logarithm: bool = True) -> Objective:
-    """What a fit minimises: by default what the law's paper does, else as :func:`fit` describes it.
+    """The objective of a fit: by default that of the law's paper, else as :func:`fit` describes it.
 
     Raises
     ------

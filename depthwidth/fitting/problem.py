@@ -72,7 +72,7 @@ class Problem:
     objective: Objective
     positive: frozenset[str] = frozenset()
     weights: Array | None = None
-    """How often each point counts, shape (points,)."""
+    """The number of times that each point counts, shape (points,)."""
     cells: Index | None = None
     """Cell of each point: each has a factor of its own, which is eliminated."""
 

@@ -76,12 +76,12 @@ class Fit:
     """Number of bootstrap fits that did not converge and are excluded from the errors."""
     starts: int
     reached: int
-    """How many of the searches from `starts` random starts end at the same minimum."""
+    """Number of the searches, from `starts` random starts, that end at the same minimum."""
     held_out: HeldOut | None
     verdicts: Mapping[str, str]
-    """What is wrong with a coefficient, in words, by name; a coefficient that the rows pin down is absent."""
+    """The fault of a coefficient, in words, by name; a coefficient that the rows pin down is absent."""
     sentences: tuple[str, ...]
-    """What must be known of the fit as a whole."""
+    """Caveats on the fit as a whole."""
     ranges: Mapping[str, tuple[float, float]]
     """Least and largest value of each column that was used."""
     centres: Mapping[str, float]
@@ -119,7 +119,7 @@ class Fit:
         return float(self.values[self.names.index(name)])
 
     def predict(self, columns: Mapping[str, Any], values: Array | None = None) -> Any:
-        """What the law predicts.
+        """The prediction of the law.
 
         Parameters
         ----------

@@ -71,7 +71,7 @@ class Runs:
     guesses: Mapping[str, str]
     """From a quantity to the column of the table that it was read from, or the expression."""
     notes: tuple[str, ...] = ()
-    """What was left out or assumed, one sentence each."""
+    """Omissions and assumptions, one sentence each."""
 
     @property
     def rows(self) -> int:

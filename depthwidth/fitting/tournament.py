@@ -176,7 +176,7 @@ class Surface:
     target: Array
     """ln loss, at equal tokens if these do not vary on their own, shape (rows,)."""
     by_tokens: Array
-    """What that added to ln loss."""
+    """The ln loss that this added."""
     model: Index
     centres: Array
     """Means of the logarithms, shape (2 or 3,)."""
@@ -308,7 +308,7 @@ def _rest(column: Array, design: Array) -> Array:
 
 
 def _of_tokens(runs: Runs, excess: Array) -> Array:
-    """What fewer tokens, by `excess` in their logarithm, would add to ln loss."""
+    """The ln loss that fewer tokens, by `excess` in their logarithm, would add."""
     size = runs.columns.get("parameters", runs["non_embedding"])
     tokens = runs["tokens"]
     return np.asarray(np.log(hoffmann_loss(size, tokens * np.exp(-excess)) / hoffmann_loss(size, tokens)))

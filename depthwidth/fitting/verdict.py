@@ -23,7 +23,7 @@ CONTRADICTED = (2.0, 1.25)
 
 
 def judge_coefficients(law: Law, names: Sequence[str], values: Array, intervals_95: Array) -> dict[str, str]:
-    """What is wrong with each coefficient that the rows do not pin down, by name."""
+    """The fault of each coefficient that the rows do not pin down, by name."""
     found = {}
     for name, value, (low, high) in zip(names, values, intervals_95, strict=True):
         ends = f"95 % from {_size(low)} to {_size(high)}"
@@ -58,7 +58,7 @@ def sentences(
     starts: int,
     reached: int,
 ) -> tuple[str, ...]:
-    """What must be known of the fit as a whole, most important first."""
+    """Caveats on the fit as a whole, most important first."""
     found = []
     if held_out is not None:
         found += _on_the_law(held_out, in_sample)

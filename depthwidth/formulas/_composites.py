@@ -36,7 +36,7 @@ class Composite:
         return tuple(dict.fromkeys(formula for _, formulas in self.numbers for formula in formulas))
 
     def accuracies(self) -> list[dict[str, Any]]:
-        """What is claimed of each number: the largest relative error of its formulas, and the claim of each.
+        """The claims on each number: the largest relative error of its formulas, and the claim of each.
 
         A sum of numbers of one sign is at most as far off as the worst of them.
         """

@@ -174,7 +174,7 @@ def _mix_alike(attention: Any, scores: Number, x: TokenSignal, weight: Number, t
 
 
 def _with_bias(attention: Any, found: Any, scores: Number, x: TokenSignal, weight: Number, trace: Trace, bias: Any) -> Any:
-    """What :func:`_mix_alike` found, in proportion of exchangeable tokens of its mean correlation with the bias and without."""
+    """The result of :func:`_mix_alike`, times the ratio of moments of exchangeable tokens with the bias to those without."""
     import numpy as np
 
     (mixed, pull), average = found, x.positions.of_any_pair

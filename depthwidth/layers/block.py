@@ -136,7 +136,7 @@ class Residual(Layer):
         return x.after_dropout(rate).times(factor), _scaled_by(pull, factor), draw.scaled(factor)
 
     def read(self, x: AnySignal) -> Any:
-        """What its first norm divides, or its branch reads, of the stream."""
+        """The part of the stream that its first norm divides, or its branch reads."""
         return x.whole() if self.norm_in is None else self.norm_in.read(x)
 
     @property

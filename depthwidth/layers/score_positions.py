@@ -66,7 +66,7 @@ class SegmentBias(Position):
 
 @component
 class DecoupledPositions(SegmentBias):
-    """What DIET's two kinds have in common: score biases of `context` positions, and of `segments` if there are some."""
+    """The common part of DIET's two kinds: score biases of `context` positions, and of `segments` if there are some."""
 
     segments: int = 0
     context: int = field(kw_only=True)

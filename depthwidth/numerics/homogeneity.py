@@ -136,7 +136,7 @@ class Condition(NamedTuple):
 
 
 class Walk:
-    """What the places of one pass through a tree share."""
+    """The state that the places of one pass through a tree share."""
 
     def __init__(self) -> None:
         self.conditions: list[Condition] = []

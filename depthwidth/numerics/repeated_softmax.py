@@ -91,7 +91,7 @@ def _norms(head_dim: int) -> tuple[Array, Array]:
 
 @functools.lru_cache(maxsize=4096)
 def repetition(pair: float, n: float, shared: float, own: float, head_dim: int | None = None) -> Repetition:
-    """What two positions of one token receive, relative to two tokens of the row.
+    """Weights of two positions of one token, relative to two tokens of the row.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ Array = Any
 _REACH, _STEP = 9.0, 0.125
 """Standard deviations on either side of a Gaussian mean, and the step between nodes."""
 _TAIL, _LOG_STEP = 14.0, 0.2
-"""How far the integral over ln t goes beyond the range of its integrand, and the step."""
+"""The distance by which the integral over ln t exceeds the range of its integrand, and the step."""
 
 
 class KeyShare(NamedTuple):

@@ -358,7 +358,7 @@ class PairSquares(NamedTuple):
 
 
 def pair_squares(variance: float, correlation: float, length: int) -> PairSquares:
-    r"""What the gradient of the cross-entropy needs of two rows of probabilities beside :func:`pair_overlap`.
+    r"""The averages that the gradient of the cross-entropy needs of two rows of probabilities beside :func:`pair_overlap`.
 
     Parameters
     ----------

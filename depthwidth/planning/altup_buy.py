@@ -200,7 +200,7 @@ _SUITES = (
 
 
 def evidence() -> Iterator[Evidence]:
-    """What was measured: by the paper with T5, and by others, each with its status."""
+    """The measurements: by the paper with T5, and by others, each with its status."""
     rows = reference("altup2023_t5_quality")
     baselines = {row["model"]: row for row in rows if row["streams"] == "1"}
     for row in rows:

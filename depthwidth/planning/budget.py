@@ -111,7 +111,7 @@ class Budget:
 
     @property
     def setup(self) -> TrainingSetup:
-        """What a training keeps."""
+        """The tensors that a training keeps."""
         return TrainingSetup(self.optimizer, self.dtype, self.gradients, recompute=self.recompute)
 
     def memory(self, tree: Transformer) -> ParallelMemory:

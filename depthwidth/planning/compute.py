@@ -33,7 +33,7 @@ _DEPTHS, _WIDTHS = (1.0, 1e4), (16.0, 1e6)
 
 @frozen
 class LawInput:
-    """What a law may ask of shapes; numbers or arrays."""
+    """The quantities of shapes that a law may use; numbers or arrays."""
 
     width: Any
     depth: Any
@@ -51,7 +51,7 @@ class LossLaw:
     name: str
     source: str
     words: str
-    """What it knows of the shape, and what its error covers."""
+    """The terms of the shape that it has, and the coefficients that its error covers."""
     loss: Callable[[LawInput, Mapping[str, float]], Any]
     """Nats per token, given coefficients that replace the law's own."""
     coefficients: str

@@ -12,7 +12,7 @@ from .template import Template
 
 @frozen
 class Limits:
-    """What a shape must be, whatever the rule says; without arguments it may be anything.
+    """Limits that a shape must keep, whatever the rule says; without arguments there are none.
 
     Parameters
     ----------

@@ -88,7 +88,7 @@ ONE_DEVICE = Parallelism()
 
 @frozen
 class TrainingSetup:
-    """What is trained and kept: optimiser, number formats, recomputation, frozen weights.
+    """The trained and kept tensors: optimiser, number formats, recomputation, frozen weights.
 
     Parameters
     ----------

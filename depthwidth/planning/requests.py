@@ -1,4 +1,4 @@
-"""What a caller asks of a plan, in words: a budget, an architecture, limits of the shape."""
+"""A request for a plan, in words: a budget, an architecture, limits of the shape."""
 
 from __future__ import annotations
 

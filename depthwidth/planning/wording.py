@@ -179,6 +179,6 @@ def explanations(plan: Plan) -> dict[str, str]:
 
 
 def _memory_words(plan: Plan) -> dict[str, str]:
-    """What a budget in bytes is of."""
+    """The content of a budget in bytes."""
     words = {"memory": "of each device", "weights": "of all weights, on all devices together"}
     return {"budget": words[plan.budget.kind]} if plan.budget.in_bytes else {}

@@ -148,7 +148,7 @@ def _scores(keys: Array, variance: Array, steep: Array, head_dims: Array, settin
 
 
 def _repetitions(variance: Array, shared: Array, head_dims: Array, setting: Setting) -> Repetition:
-    """What repetitions receive in each block, whose heads differ in little but their kind."""
+    """Weights of repetitions in each block, whose heads differ in little but their kind."""
     found = np.empty((3, variance.size))
     for head_dim in distinct(head_dims):
         at = head_dims == head_dim

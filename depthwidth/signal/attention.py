@@ -311,7 +311,7 @@ class _Layer:
     ) -> None:
         self.owner, self.gain, self.bias = owner, gain, bias
         self.extra: tuple[Array, Array] | None = None
-        """What the bias adds for a key paired with itself: to the weights of each row, and to their response"""
+        """The share of the bias for a key paired with itself: to the weights of each row, and to their response"""
         (q, c), (qs, cs) = queries, source
         self.unit = q, qs
         if normed:

@@ -304,13 +304,13 @@ class PostNormDrift(NamedTuple):
         return g.times(1 + self.own, 1 + self.pair * self.own)
 
     def path(self, g: AnySignal, pull: Pullback) -> Any:
-        """What comes back through the branch, beside the skip path."""
+        """The gradient that comes back through the branch, beside the skip path."""
         y = pull(g.times(1 + self.through, 1 + self.pair * self.through))
         return y.of(y.second_moment + self.beside * g.averages[1], y.covariance + self.pair * self.beside * g.covariance)
 
 
 def post_norm_drift(kept: AnySignal, branch: AnySignal, draw: DrawSpread, width: int) -> PostNormDrift:
-    """What follows from a gradient at a norm's output without a component along that, as all post-norm blocks have it.
+    """The consequences of a gradient at a norm's output without a component along that, as all post-norm blocks have it.
 
     Of a branch that acts on each token alone the drift is that of one token
     (:func:`~depthwidth.formulas.depth.post_norm_log_drift`). Of one that mixes tokens it is that of the gradient that tokens

@@ -226,7 +226,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
 
 _USUAL = (1.0, 1.0)
 _JUDGED = (("start", SGD), ("start", ADAM), ("loss", SGD))
-"""What is varied, and the ordinary arm that must spread more. AdamW leaves a factor on the loss out by itself."""
+"""The varied quantity, and the ordinary arm that must spread more. AdamW leaves a factor on the loss out by itself."""
 
 
 def _spread(

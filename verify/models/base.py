@@ -155,7 +155,7 @@ class Pass:
     """The number of the block at work."""
     tables: dict[Hashable, Any] = field(default_factory=dict)
     kept: dict[Hashable, Any] = field(default_factory=dict)
-    """What a block leaves for later ones, such as its keys and values."""
+    """Tensors that a block keeps for later ones, such as its keys and values."""
 
     def table(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """The table of this key, computed on first use."""
@@ -199,7 +199,7 @@ class Branch(nn.Module):
         raise NotImplementedError
 
     def read_stream(self, x: Tensor) -> Tensor:
-        """What the branch reads of the stream."""
+        """The part of the stream that the branch reads."""
         return x if self.norm_in is None else self.norm_in(x)
 
     def summand(self, x: Tensor, run: Pass) -> Tensor:

@@ -1,7 +1,7 @@
 """A torch module as a chain of matrices and ReLUs, if it is one: the networks of the margin bound and of path norms.
 
 The linear maps are found in the order in which a forward pass calls them, with the batch norms after them, and the chain's
-output is compared with the module's. A module that computes anything else is told by that, whatever its code looks like.
+output is compared with the module's. A module that computes anything else differs there, whatever its code looks like.
 """
 
 from __future__ import annotations
