@@ -7,7 +7,7 @@ size it has one best width, and the cost of another width follows in closed form
 ...         for w in (256, 384, 512, 768) for l in (6, 10, 16, 24)]
 >>> found = tournament(rows, draws=20)
 >>> found.models, sorted({score.rule for score in found.scores})[:2]
-(16, ['completep2025', 'gemstones2025'])
+(16, ['combined2026', 'completep2025'])
 """
 
 from __future__ import annotations
