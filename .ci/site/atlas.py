@@ -20,7 +20,7 @@ from depthwidth.formula import KINDS, STATUSES, Formula, Parameter, formulas
 from depthwidth.formulas._usage import used_formulas
 
 LONGEST_EXPRESSION = 400
-"""Operations of the longest closed form that is printed; longer ones are refused a line, as nobody reads them."""
+"""The largest number of operations in a closed form that the atlas prints."""
 POINTS = 61
 
 

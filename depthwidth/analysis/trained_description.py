@@ -101,7 +101,7 @@ def describe_trained(weights: TrainedWeights, share: float = SHARE) -> TrainedDe
     found = [pair for name in weights.stored.entries for pair in _norms_of(weights, name, homes.get(name, []))]
     left = [name for name, entry in weights.stored.entries.items() if entry.dtype not in FLOATS and len(entry.shape) > 1]
     if left:
-        notes.append(f"{len(left):,} tensors are left out, as they are stored as {weights.stored.entries[left[0]].dtype}")
+        notes.append(f"{len(left):,} tensors stored as {weights.stored.entries[left[0]].dtype} are left out")
     matrices = tuple(one for _, one in found)
     capacity: tuple[CapacityResult, ...] = ()
     try:

@@ -21,6 +21,13 @@ Granularity = Annotated[
 Tokens = Annotated[Any, Domain(0, symbol="D", unit="tokens", typical=(1e10, 1e12)), "training tokens"]
 Exponent = Domain(symbol="alpha", typical=(0.1, 0.6))
 
+# The arguments of both laws of Clark et al.
+SizeSlope = Annotated[Any, Domain(symbol="a", typical=(-0.09, -0.08)), "slope in log N"]
+ExpertSlope = Annotated[Any, Domain(symbol="b", typical=(-0.14, -0.1)), "slope in log E"]
+ProductSlope = Annotated[Any, Domain(symbol="c", typical=(0.009, 0.012)), "slope in their product"]
+FirstExperts = Annotated[Any, Domain(1, symbol="E_s", unit="experts", typical=(1.5, 5)), "experts at which the benefit begins"]
+LastExperts = Annotated[Any, Domain(1, symbol="E_m", unit="experts", typical=(300, 500)), "experts at which it ends"]
+
 
 @formula(
     kind="fitted",
@@ -87,16 +94,12 @@ def ling_efficiency_leverage(
 def clark_loss(
     parameters: Annotated[Size, "parameters of the dense model, active in the mixture"],
     experts: Experts,
-    a: Annotated[Any, Domain(symbol="a", typical=(-0.09, -0.08)), "slope in log N"] = fitted("clark2022", "a"),
-    b: Annotated[Any, Domain(symbol="b", typical=(-0.14, -0.1)), "slope in log E"] = fitted("clark2022", "b"),
-    c: Annotated[Any, Domain(symbol="c", typical=(0.009, 0.012)), "slope in their product"] = fitted("clark2022", "c"),
+    a: SizeSlope = fitted("clark2022", "a"),
+    b: ExpertSlope = fitted("clark2022", "b"),
+    c: ProductSlope = fitted("clark2022", "c"),
     d: Annotated[Any, Domain(symbol="d", typical=(1.1, 1.2)), "log of the loss at N = 1"] = fitted("clark2022", "d"),
-    E_start: Annotated[
-        Any, Domain(1, symbol="E_s", unit="experts", typical=(1.5, 5)), "experts at which the benefit begins"
-    ] = fitted("clark2022", "E_start"),
-    E_max: Annotated[Any, Domain(1, symbol="E_m", unit="experts", typical=(300, 500)), "experts at which it ends"] = fitted(
-        "clark2022", "E_max"
-    ),
+    E_start: FirstExperts = fitted("clark2022", "E_start"),
+    E_max: LastExperts = fitted("clark2022", "E_max"),
 ) -> Any:
     r"""Validation loss of a routed model from the size of its dense base and the number of experts.
 
@@ -131,15 +134,11 @@ def clark_loss(
 def clark_dense_equivalent(
     parameters: Annotated[Size, "parameters of the dense model, active in the mixture"],
     experts: Experts,
-    a: Annotated[Any, Domain(symbol="a", typical=(-0.09, -0.08)), "slope in log N"] = fitted("clark2022", "a"),
-    b: Annotated[Any, Domain(symbol="b", typical=(-0.14, -0.1)), "slope in log E"] = fitted("clark2022", "b"),
-    c: Annotated[Any, Domain(symbol="c", typical=(0.009, 0.012)), "slope in their product"] = fitted("clark2022", "c"),
-    E_start: Annotated[
-        Any, Domain(1, symbol="E_s", unit="experts", typical=(1.5, 5)), "experts at which the benefit begins"
-    ] = fitted("clark2022", "E_start"),
-    E_max: Annotated[Any, Domain(1, symbol="E_m", unit="experts", typical=(300, 500)), "experts at which it ends"] = fitted(
-        "clark2022", "E_max"
-    ),
+    a: SizeSlope = fitted("clark2022", "a"),
+    b: ExpertSlope = fitted("clark2022", "b"),
+    c: ProductSlope = fitted("clark2022", "c"),
+    E_start: FirstExperts = fitted("clark2022", "E_start"),
+    E_max: LastExperts = fitted("clark2022", "E_max"),
 ) -> Any:
     r"""Parameters of the dense model that has the loss of a routed one.
 

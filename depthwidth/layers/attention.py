@@ -47,7 +47,7 @@ def _degree(layer: Attention, x: Powers, at: Place) -> Powers:
     if at.walk.score_bias is not None and not layer.cross:
         scores = at.apply("sum", scores, at.walk.score_bias, reason="a score bias of another degree is added to scores")
     if layer.sinks:
-        scores = at.apply("sum", scores, at.weight("sinks"), reason="sinks of another degree stand beside scores")
+        scores = at.apply("sum", scores, at.weight("sinks"), reason="sinks are joined to scores of another degree")
     weights = at.apply("row_norm", at.apply("relu", scores))
     if layer._softmax:
         weights = at.apply("softmax", scores, reason="softmax of scores that are not of degree 0")

@@ -127,7 +127,7 @@ class PatchStem(Stem):
             x = at.apply("bias", x, own=at.weight("patch.bias"), reason="a bias is added to patches of another degree")
         for name in ("class_token", "distillation_token"):
             if getattr(self, name):
-                x = at.apply("sum", x, at.weight(name), reason="a trained token stands beside patches of another degree")
+                x = at.apply("sum", x, at.weight(name), reason="a trained token is joined to patches of another degree")
         if self.positions != "none":
             x = at.apply("sum", x, at.weight("positions"), reason="vectors of positions are added to patches of another degree")
         return x if self.norm is None else at.at("norm").through(self.norm, x)

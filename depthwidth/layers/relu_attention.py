@@ -14,8 +14,8 @@ from .base import component
 class ReluAttention(Attention):
     """``N(ReLU(Q K^T)) V``, N the division of each row by its sum (SIBERT: Li et al. 2022, arXiv 2202.00980).
 
-    Its weights stay as they are if all scores are multiplied by a positive factor, so that their degree of homogeneity in the
-    weights is 0. Two decisions keep this exact:
+    A positive factor on all scores leaves its attention weights unchanged: their degree of homogeneity is 0. Two
+    decisions keep this exact:
 
     - a row without a positive score has weights of zero, and no gradient. n symmetric scores leave one with probability 2^-n
       (:func:`~depthwidth.formulas.scale_invariance.dead_row_probability`);

@@ -102,7 +102,7 @@ def compare(
     Raises
     ------
     InputError
-        if there are fewer than two models, one cannot be read, or images stand beside texts.
+        if there are fewer than two models, one cannot be read, or some models read images and others texts.
 
     Examples
     --------

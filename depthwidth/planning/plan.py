@@ -65,7 +65,7 @@ class Band(NamedTuple):
 
 
 class KnownShape(NamedTuple):
-    """A published model beside a plan."""
+    """A published model with which a plan is compared."""
 
     name: str
     shape: Shape

@@ -1,4 +1,4 @@
-"""The numbers behind a plan that no formula and no paper gives, each with its reason.
+"""The numbers of a plan that no formula and no paper gives, each with its reason.
 
 Losses are relative (1e-3 is 0.1 % of the loss); misses are relative distances from the budget.
 """
@@ -94,7 +94,7 @@ MOVED = 0.15
 TABLE_DEPTHS = (1 / 2, 2 / 3, 3 / 2, 2)
 """Depths of a plan's printed table, relative to the suggestion."""
 KNOWN_MODELS = 2
-"""Published models beside a plan."""
+"""The number of published models that a plan lists."""
 FARTHEST_DEPTH = 4.0
 """Factor from the rule's own depth within which the least loss is sought: the penalty was measured at widths from 0.4 to 2
 times the best, and at equal size half the width is four times the depth."""

@@ -1,4 +1,4 @@
-"""The search behind a plan: shapes of whole numbers near the one of least loss that use up a budget, and the cost of each."""
+"""The search for a plan: whole-number shapes that use up a budget, near the one of least loss, and the cost of each."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_what_has_no_measures_is_noted(tensors, tmp_path, invoke):
     found = describe_trained(open_trained(saved(tmp_path, tensors | {"extra.3.scales": np.ones((2, 2), np.int8)}, UNTIED)))
     assert found.ranks is None
     assert any("no head was measured" in note for note in found.notes)
-    assert any("1 tensors are left out, as they are stored as I8" in note for note in found.notes)
+    assert any("1 tensors stored as I8 are left out" in note for note in found.notes)
     towers = tmp_path / "clip.json"
     towers.write_text('{"model_type": "clip"}')
     result = invoke("describe", towers, "--trained", tmp_path)

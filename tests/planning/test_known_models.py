@@ -1,4 +1,4 @@
-"""Known models: their counts are the published ones, and the nearest stand beside a plan."""
+"""Known models: their counts are the published ones, and a plan lists the nearest."""
 
 import pytest
 
