@@ -355,7 +355,7 @@ def cases() -> list[Case]:
 
 
 class Printed(NamedTuple):
-    """What one command left: exit status, or the name of an exception that nobody caught; output; error text."""
+    """Result of one command: exit status, or the name of an uncaught exception; output; error text."""
 
     status: int | str
     output: str

@@ -45,7 +45,7 @@ class Mutation:
     tests: str
     """Arguments of pytest, separated by spaces."""
     why: str
-    """What the number is."""
+    """Description of the number."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.old} -> {self.new}"

@@ -451,7 +451,7 @@ def configs(draw: st.DrawFn, family: Any) -> dict[str, Any]:
             config[name] = draw(FLAG)
     config |= draw(FURTHER.get(family.model_type, lambda config: st.just({}))(config))
     if family.models[model].get("head") in ("classifier", "pretraining"):
-        # DistilBERT's class for questions wants the two ends of an answer.
+        # DistilBERT's class for questions needs the two ends of an answer.
         config["num_labels"] = 2 if model.endswith("QuestionAnswering") else draw(st.integers(1, 9))
     return config
 

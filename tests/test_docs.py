@@ -1,4 +1,4 @@
-"""What the documents show is what the commands print. (Their Python examples run as doctests.)"""
+"""Commands print the output that the documents show. (The documents' Python examples run as doctests.)"""
 
 import json
 import re

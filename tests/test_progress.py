@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 
 
 def reported(monkeypatch, arguments, stream, work, *, speaks=False):
-    """What is printed while `work` is done, which gets a function that waits for the first line or 50 ms."""
+    """Text printed while `work` runs; `work` receives a function that waits for the first line or 50 ms."""
     monkeypatch.setattr(sys, "argv", ["depthwidth", *arguments])
     monkeypatch.setattr(sys, "stderr", stream)
     done = threading.Event()

@@ -188,7 +188,7 @@ class NumberFirst(click.Command):
     """A command whose first argument may be a negative number, so that it is refused as one and not as an unknown option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Move a first argument like ``-5`` behind ``--``."""
+        """Move a first argument like ``-5`` to after ``--``."""
         first = args[0] if args else ""
         if re.fullmatch(r"-(\d|\.\d|inf|nan).*", first, re.IGNORECASE) and "--" not in args:
             args = [*args[1:], "--", first]

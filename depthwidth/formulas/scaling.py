@@ -236,7 +236,7 @@ def liu_loss(
 
     Notes
     -----
-    Exponents 0.98 +- 0.08 in width, 1.2 +- 0.3 in depth, 0.30 +- 0.01 in tokens. The theory behind it has exponent 1 in depth:
+    Exponents 0.98 +- 0.08 in width, 1.2 +- 0.3 in depth, 0.30 +- 0.01 in tokens. Its theory has exponent 1 in depth:
     layers act mostly by averaging.
 
     Examples

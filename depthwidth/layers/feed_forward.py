@@ -159,8 +159,8 @@ class FeedForward(Branch):
         return variance + (site.variance("bias") if first.bias else 0.0)
 
     def own_saved(self, run: Run) -> int:
-        # The input; the activation's input if its derivative needs it; its output, or the copy that dropout makes of it; with a
-        # gate the activation's output, the other factor, and their product.
+        # The input; the activation's input if its derivative needs it; its output, or dropout's copy of it; with a gate the
+        # activation's output, the other factor, and their product.
         copied = bool(self.dropout) and not self.gated
         second = self.up_activation != "identity" and keeps_input(self.up_activation)
         values = self.width + self.hidden * ((3 if self.gated else 1) + (keeps_input(self.activation) or copied) + second)

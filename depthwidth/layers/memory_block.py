@@ -16,8 +16,8 @@ from .tensor import ZEROS, Tensor
 class MemoryBlock(BlockLike):
     """``y = x + tanh(a) cross_attention(x)``, then ``y + tanh(b) feed_forward(y)``: the block for images of Llama 3.2 Vision.
 
-    The numbers a and b are trained. They start at zero, so that a new block adds nothing. Cross-attention reads features that
-    another model makes of images. Without them, in a text alone, the block is passed over: it then has no operations and no
+    The numbers a and b are trained. They start at zero, so that a new block adds nothing. Cross-attention reads image
+    features from another model. Without them, in a text alone, the block is passed over: it then has no operations and no
     cache, and its output is its input.
     """
 

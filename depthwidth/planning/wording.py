@@ -55,7 +55,7 @@ def suggestion(plan: Plan) -> str:
 
 
 def reasons(plan: Plan) -> Iterator[str]:
-    """Why the shape was picked, one sentence each."""
+    """Reasons for the suggested shape, one sentence each."""
     shape, rule = plan.shape, plan.rule.name
     better = _better(plan)
     if plan.best_depth is None:

@@ -150,8 +150,8 @@ def test_one_block_by_hand():
     """A block of the published recursion, for tanh: attention, residual, norm, then tanh layer and norm."""
     f, p, beta, alpha = activation("tanh"), 0.5, 3.0, 0.7
     moment = laws.collapsed_output_second_moment(beta, p)
-    behind = laws.residual_attention_correlation(moment, p, 1.0, alpha)
-    expected = f.pair_moment(1.0, behind) / f.second_moment(1.0)
+    correlation = laws.residual_attention_correlation(moment, p, 1.0, alpha)
+    expected = f.pair_moment(1.0, correlation) / f.second_moment(1.0)
     found = trainability([beta], [alpha], depth=1)
     assert found.correlation[0, 0] == pytest.approx(expected, rel=1e-9)
     assert found.squared_sum[0, 0] == pytest.approx(1 - 2.0 / beta)

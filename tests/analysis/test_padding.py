@@ -118,7 +118,7 @@ def test_a_token_alone_attends_to_itself(kind):
 
 @pytest.mark.slow
 def test_of_many_lengths_some_are_walked(monkeypatch):
-    """What is interpolated between them is right to 1e-4 of a length's own numbers."""
+    """Interpolated values agree with a length's own numbers to 1e-4."""
     tree = small(depth=1, kind="encoder", context=64)
     lengths = [9, 10, 11, 12, 14, 15, 16, 17, 20, 22, 25, 30, 33, 36]
     walked = []

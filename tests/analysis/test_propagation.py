@@ -23,7 +23,7 @@ def stack(layers, placement, *, width=128, heads=2, length=64, **choices):
 
 
 def ends(tree, made, *, finite_width, **given):
-    """Second moment and correlation behind the last block, and the input gradient's second moment."""
+    """Second moment and correlation at the last block's output, and the input gradient's second moment."""
     rows = trace_tree(tree, made, variance=1.0, correlation=0.2, finite_width=finite_width, **given).records
     (top,) = [row for row in rows if (row.role, row.direction) == ("encoder", "forward")]
     (front,) = [row for row in rows if (row.role, row.direction) == ("encoder.input", "gradient")]
@@ -339,7 +339,7 @@ def test_walking_some_blocks_of_a_causal_stack_is_walking_all(placement, scheme,
 
 
 def test_a_text_of_its_own_is_followed_position_by_position():
-    """A text of one repeated token is one token: all positions are alike, whatever the mask makes of them."""
+    """A text of one repeated token is one token: all positions are alike under any mask."""
     tree = Transformer(3, 64, 2, vocab=100, context=12, positions="none")
     alike = propagate(tree, "xavier", token_match=np.ones((12, 12)), finite_width=False)
     stream = alike[(alike.direction == "forward") & alike.site.str.fullmatch(r"decoder\.block\.\d")]
@@ -500,7 +500,7 @@ def test_the_loss_starts_the_backward_pass(rng):
     tree = Transformer(1, width, 1, vocab=vocab, context=tokens, tied=False)
     made = recipe(tree, "normal", std=std)
     frame = propagate(tree, made, gradient="loss", token_match=1 / vocab)
-    behind = frame[(frame.direction == "gradient") & (frame.site == "decoder")].iloc[0]
+    top = frame[(frame.direction == "gradient") & (frame.site == "decoder")].iloc[0]
     top = frame[(frame.direction == "forward") & (frame.site == "decoder")].iloc[0]
     found = []
     for _ in range(draws):
@@ -513,8 +513,8 @@ def test_the_loss_starts_the_backward_pass(rng):
         p[np.arange(tokens), rng.integers(0, vocab, tokens)] -= 1
         found.append(((p @ weights) ** 2).mean())
     error = np.std(found) / math.sqrt(draws)
-    assert abs(np.mean(found) - behind.second_moment) < 5 * error
-    assert abs(np.mean(found) - 1.5 * behind.second_moment) > 5 * error
+    assert abs(np.mean(found) - top.second_moment) < 5 * error
+    assert abs(np.mean(found) - 1.5 * top.second_moment) > 5 * error
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def sentence(call, *arguments):
 
 
 def outcome(call, *arguments):
-    """What a call returns, or the error that it is refused with; any other error is a failure."""
+    """A call's value, or the error of its refusal; any other error is a failure."""
     try:
         return call(*arguments)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""What is read from a configuration is the model that transformers builds from it, weight by weight."""
+"""The tree read from a configuration equals the model that transformers builds, weight by weight."""
 
 import os
 
@@ -65,7 +65,7 @@ MULTILINGUAL = ("MT5ForConditionalGeneration", "UMT5ForConditionalGeneration")
 
 
 def known_difference(config):
-    """What transformers 5 has more than the model the configuration describes, and why."""
+    """Weights of transformers 5 that the configuration's model lacks, with the reason."""
     untied = config.get("tie_word_embeddings") is False
     if (
         untied

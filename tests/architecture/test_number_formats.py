@@ -1,4 +1,4 @@
-"""What each number format can hold, against NumPy, torch and its own arithmetic."""
+"""Range and precision of each number format, against NumPy, torch and its own arithmetic."""
 
 import numpy as np
 import pytest

@@ -44,7 +44,7 @@ def built(config, device="cpu"):
     with warnings.catch_warnings(), torch.device(device):
         warnings.simplefilter("ignore")
         parsed = transformers.AutoConfig.for_model(**copy.deepcopy(config))
-        parsed._experts_implementation = "eager"  # the grouped kernel wants widths of multiples of four
+        parsed._experts_implementation = "eager"  # the grouped kernel needs widths that are multiples of four
         return transformers.AutoModel.from_config(parsed).eval()
 
 

@@ -1,4 +1,4 @@
-"""What is printed holds nothing that a terminal or a spreadsheet would act on, whoever named it."""
+"""Printed names hold nothing that a terminal or a spreadsheet would act on."""
 
 import csv
 import io

@@ -77,7 +77,7 @@ def test_coefficients_come_back_within_their_errors(rng, loss):
 
 @pytest.mark.slow
 def test_a_law_of_the_wrong_form_is_told(rng):
-    """Losses in which width and depth do not add: the best width falls behind the depth, and both miss beside it."""
+    """Losses in which width and depth do not add: the best width falls short of the depth, and both single laws miss."""
 
     def interacting(w, d, p, t):
         return (1.8 + 200 * p**-0.3) * (1 + 0.08 * math.log(w / (60 * d**1.2)) ** 2) + 500 * t**-0.3

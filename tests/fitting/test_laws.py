@@ -102,7 +102,7 @@ def test_the_conditional_law_finds_the_best_width_and_share(rng):
 
 @pytest.mark.slow
 def test_a_law_with_one_term_more_fits_no_worse(rng):
-    """Where the best constant is zero, the search passes through coefficients at zero and must not stay beside them."""
+    """If the best constant is zero, the search passes through coefficients at zero and must not stay near them."""
     rows = [row | {"tokens": (row["nonembedding_params"] + 1e5 * row["width"]) * 20} for row in penalised(rng, noise=0.002)]
     rows = [row | {"loss": row["loss"] - 1.69} for row in rows]  # the constant is then near zero
     runs = read_runs(rows, shape_penalty_law().needs)

@@ -265,7 +265,7 @@ def test_stored_covariance_gives_the_stated_error_of_the_best_width():
 @needs_runs
 @pytest.mark.slow
 def test_single_coefficients_are_badly_determined():
-    """What the README says of them: a bootstrap over models moves alpha by most of its value, already in twelve draws."""
+    """The documented claim: a bootstrap over models moves alpha by most of its value, already in twelve draws."""
     found = fit(RUNS, "gemstones", where=SUBSET, draws=12, starts=4, held_out=False)
     assert np.ptp(found.draws[:, found.names.index("alpha")]) > PUBLISHED[0] / 2
     assert found.verdicts["A"].startswith("not pinned down")

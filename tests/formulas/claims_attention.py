@@ -93,7 +93,7 @@ def _covariance(laws):
 
 
 def _above(kind, what, formula):
-    """What a kind of tokens adds to the moments, both counted from the formula at their own correlation."""
+    """The part of the moments that one kind of tokens contributes, from the formula at that kind's correlation."""
 
     def value(laws):
         plain = {"second": attention.output_second_moment, "covariance": attention.output_covariance}[what]

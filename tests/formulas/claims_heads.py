@@ -150,7 +150,7 @@ def hardmax_shares(rng):
 
 
 def hardmax_dims(rng):
-    """What is missing from the largest rank falls as one over the dimension: the dimension at which it is 5 %."""
+    """The gap to the largest rank falls as one over the dimension: the dimension at which the gap is 5 %."""
     cases = []
     for length, draws in ((64, 1500), (256, 200), (1024, 30)):
         dim = round(heads.head_dim_for_hardmax_rank(length))

@@ -51,7 +51,7 @@ def walked(tree, made="xavier", **given):
 
 
 EPSILON = 1e-5
-"""What a LayerNorm adds to the variance it divides by, which the laws leave out; q is 1 or more in front of the norms here."""
+"""The epsilon that a LayerNorm adds to the variance; the laws leave it out. Here q is at least 1 at the input of each norm."""
 
 TOP, FRONT = ("encoder", "forward"), ("encoder.input", "gradient")
 
@@ -70,7 +70,7 @@ def test_a_pre_norm_stack_of_aligned_tokens_follows_the_laws(layers):
     assert shared[FRONT][1] == pytest.approx(depth.pre_norm_gradient_growth(1.0, A + F, A + F, layers), rel=slack)
     # What tokens share grows as the stream does: the product telescopes.
     assert shared[FRONT][1] == pytest.approx(q, rel=slack)
-    # Negative control: without the first attention in front of the feed-forward parts it is another number.
+    # Negative control: without the first attention, which precedes the feed-forward parts, it is another number.
     assert gamma - kappa != pytest.approx(depth.pre_norm_gradient_growth(1.0, F, A + F, layers), rel=0.01)
 
 
@@ -123,7 +123,7 @@ def test_sandwich_norm_grows_by_one_a_branch_whatever_the_weights():
     for scheme in ("xavier", "kaiming"):
         found = walked(stack(24, "sandwich"), scheme, correlation=1.0, gradient=(1.0, 0.0))
         assert found[TOP][0] == pytest.approx(depth.sandwich_norm_second_moment(1.0, 48), rel=10 * EPSILON)
-        # Behind a norm a feed-forward part of aligned tokens has J/a = 1, attention 0; the first finds q_0 + 1.
+        # With a norm at its input a feed-forward part of aligned tokens has J/a = 1, attention 0; the first finds q_0 + 1.
         gamma, kappa = found[FRONT]
         assert gamma - kappa == pytest.approx(depth.pre_norm_gradient_growth(2.0, 1.0, 2.0, 24), rel=10 * EPSILON)
 
@@ -454,10 +454,10 @@ def test_a_residual_sum_averages_correlations():
     c = skip**2 * q * r + branch**2 * a * rf
     assert sympy.simplify(depth.residual_correlation(r, rf, q, a, skip, branch) - c / (skip**2 * q + branch**2 * a)) == 0
     found = walked(stack(1), correlation=0.3)
-    before, behind = found["encoder.input", "forward"], found["encoder.block.0.attention", "forward"]
+    before, after = found["encoder.input", "forward"], found["encoder.block.0.attention", "forward"]
     out = found["encoder.block.0.attention.out", "forward"]
     law = depth.residual_correlation(before[1] / before[0], out[1] / out[0], before[0], out[0])
-    assert law == pytest.approx(behind[1] / behind[0], rel=1e-9)
+    assert law == pytest.approx(after[1] / after[0], rel=1e-9)
 
 
 def test_the_spread_of_a_collapsed_post_norm_layer():

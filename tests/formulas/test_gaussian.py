@@ -312,7 +312,7 @@ def test_homogeneous_pairs_equal_their_definition(family, rho):
 
 @one_quick_in(3, "family", ["gelu", "erf", "relu2"])
 def test_wide_and_narrow_inputs_against_quadrature(family):
-    """Where the plane is too wide for 50 digits: double precision, by a route that knows nothing of the formula."""
+    """Double precision by an independent route, for planes too wide for 50 digits."""
     numeric = Activation(family, activation(family).expression)
     rho = np.array([r for r in CORRELATIONS if abs(r) <= 0.99] + [1.0])
     for a, b in ((1e-6, 1e-6), (1e-6, 1.0), (30.0, 0.1), (1e3, 1e3)):

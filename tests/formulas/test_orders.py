@@ -192,7 +192,7 @@ def test_every_declared_order_is_tested():
 
 @pytest.mark.slow
 def test_the_exact_values_are_those_of_simulations(rng):
-    """What the formulas are held against, where this file derives it: to five standard errors of its own draws."""
+    """The references that this file derives itself agree with its own draws to five standard errors."""
     d, draws, ratio = 8, 8000, 4
     a, b = rng.standard_normal((draws, ratio * d, d)), rng.standard_normal((draws, d, ratio * d))
     on = math.sqrt(2) * (rng.random((draws, ratio * d)) < 0.5)

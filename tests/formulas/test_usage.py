@@ -1,4 +1,4 @@
-"""Which formulas the calculator reaches, followed through its source."""
+"""Formulas that the calculator reaches, traced through its source."""
 
 import json
 

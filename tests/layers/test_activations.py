@@ -102,7 +102,7 @@ WORDS = [*FUNCTIONS, "max", "min", "x", "x", "x", "pi", "e", "(", ")", "(", ")",
 
 
 def accepted(function, *arguments):
-    """What the function returns, or None where it refuses in one sentence. Any other error is a failure."""
+    """The function's value, or None if it refuses in one sentence. Any other error is a failure."""
     try:
         return function(*arguments)
     except InputError as refusal:

@@ -1,4 +1,4 @@
-"""Many copies of a block: which of them are evaluated, how exact the rest is, and the policy numbers behind that."""
+"""Many copies of a block: the copies that are evaluated, the accuracy of the rest, and the policy numbers that decide both."""
 
 import math
 

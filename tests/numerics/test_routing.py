@@ -1,4 +1,4 @@
-"""How a router shares tokens among experts: exact limits, and the derivative by the scores against finite differences."""
+"""Shares of tokens that a router gives to experts: exact limits; the derivative by the scores against finite differences."""
 
 import math
 
@@ -16,7 +16,7 @@ def softmaxes(scores):
 
 
 def test_with_all_experts_chosen_it_is_the_softmax(rng):
-    """Where k is n the averages are those of the softmax integrals, which are exact, to four standard errors of the sample.
+    """For k = n the averages equal those of the exact softmax integrals to four standard errors of the sample.
 
     The scatter of one pair of tokens is taken from other draws, and of the Jacobians diag(w) - w w' written out.
     """

@@ -229,7 +229,7 @@ def test_pullback_is_linear():
 
 
 def evolved(length):
-    """Gram matrix behind an attention block with a norm: early tokens have met fewer others."""
+    """Gram matrix at the output of an attention block with a norm: early tokens attend to fewer others."""
     mixing = np.tril(np.ones((length, length))) / np.arange(1, length + 1)[:, None]
     k = 0.5 * exchangeable(length, 0.1) + mixing @ exchangeable(length, 0.1) @ mixing.T
     return k / np.sqrt(np.outer(np.diagonal(k), np.diagonal(k)))

@@ -56,7 +56,7 @@ def killed_and_resumed(verb, folder, checkpoint, times, **environment):
 
 
 def values(folder):
-    """What was measured, without where and when."""
+    """Measured values without place and time."""
     from verify.rows import PROVENANCE
     from verify.runs.store import Store
 

@@ -34,7 +34,7 @@ _SIZES: dict[str, _Size] = {
 }
 BASE = "input"
 SCHEMES = ("diet-rel", "diet-rel, shared", "diet-abs", "diet-abs, shared", "t5", "tupe", "shaw")
-"""The word behind the comma says that all layers have the same tables; those of t5 and tupe do anyway."""
+"""The word after the comma says that all layers have the same tables; those of t5 and tupe do anyway."""
 MODES = ("kept", "computed", "training")
 """Inference with biases kept from pass to pass; inference that computes them in each pass; forward and backward."""
 FREE = 0.1

@@ -104,7 +104,7 @@ def measure_invariance(
     each : measure each weight alone, too.
     run : a function of the module that returns the output to compare; by default ``model(*inputs, **named)``. Of an output
         that is no tensor, the logits are compared, the last hidden state, or the first tensor of floating-point numbers.
-    copied : False to change the model itself, for want of memory.
+    copied : False to change the model itself, which saves memory.
 
     Raises
     ------

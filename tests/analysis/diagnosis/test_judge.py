@@ -265,8 +265,8 @@ def test_what_a_mixture_adds_is_what_its_experts_add_together():
     rows = {(r["site"], r["direction"]): r["second_moment"] for r in moments_of(tree, "xavier")}
     place = "decoder.block.0"
     streams = {"attention": rows["decoder.input", "forward"], "feed_forward": rows[f"{place}.attention", "forward"]}
-    behind = {"attention": rows[f"{place}.attention", "forward"], "feed_forward": rows[f"{place}.feed_forward", "forward"]}
-    shares = [math.sqrt(behind[name] / streams[name] - 1) for name in streams]
+    outputs = {"attention": rows[f"{place}.attention", "forward"], "feed_forward": rows[f"{place}.feed_forward", "forward"]}
+    shares = [math.sqrt(outputs[name] / streams[name] - 1) for name in streams]
     assert found(tree, "xavier")["branch_share"].value == pytest.approx(min(shares), rel=1e-6)
 
 

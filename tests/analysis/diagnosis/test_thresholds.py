@@ -76,7 +76,7 @@ def test_the_ratio_of_the_two_ends_of_a_stack(name, watched, limit, side, beyond
 ])  # fmt: skip
 @pytest.mark.parametrize(("dtype", "half_step"), [("fp16", 2.0**-11), ("bf16", 2.0**-8)])
 def test_the_share_of_the_weakest_branch(dtype, half_step, steps, severity):
-    """Half a step of fp16 is 2^-11 (10 bits behind the leading one), of bf16 2^-8 (7 bits)."""
+    """Half a step of fp16 is 2^-11 (10 bits after the leading one), of bf16 2^-8 (7 bits)."""
     tree, name = encoder(1), "branch_share"
     plain = recipe(tree, "xavier")
     share, _ = judged(name, tree, with_residuals(plain, branch=1e-3), dtype)
@@ -162,7 +162,7 @@ def test_depth_over_width(depth, width, severity):
 
 @one_quick_in(4, ("bits", "severity"), [(4.02, "fine"), (3.98, "watch"), (0.02, "watch"), (-0.02, "problem")], first=3)
 def test_bits_above_the_largest_value(bits, severity):
-    """A stream so large that branches behind norms do not count: bits fall by half the binary logarithm of its variance."""
+    """A stream so large that branches with norms do not count: bits fall by half the binary logarithm of its variance."""
     tree, name = encoder(1), "overflow_activations"
     now, _ = judged(name, tree, "xavier", variance=1e6)
     variance = 1e6 * 4 ** (now - bits)

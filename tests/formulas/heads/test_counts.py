@@ -1,4 +1,4 @@
-"""How many heads a task needs: worked values and published tables."""
+"""Numbers of heads that a task needs: worked values and published tables."""
 
 from helpers import check, table
 

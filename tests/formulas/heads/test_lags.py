@@ -62,7 +62,7 @@ def test_dedicated_heads_bound_shared_ones():
 
 
 def test_the_dedicated_bound_is_the_loss_of_dedicated_heads(rng):
-    """Truncated maps behind patterns that miss by epsilon^2, added up: uncorrelated maps, each with its own."""
+    """Sums of truncated maps after patterns that miss by epsilon^2: uncorrelated maps, each with its own pattern."""
     size, rank, lags = 8, 3, 2
     maps = [
         u * (1 / np.arange(1, size + 1)) @ v

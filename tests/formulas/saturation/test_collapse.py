@@ -25,5 +25,5 @@ def test_critical_residual_gain_is_the_stability_of_collapse():
         alpha = s.critical_residual_gain(value_variance, slope)
         for gain, grows in ((1.05 * alpha, True), (0.95 * alpha, False)):
             p = 1 - 1e-6
-            behind = s.residual_attention_correlation(s.collapsed_output_second_moment(0.5, p), p, value_variance, gain)
-            assert (slope * (1 - behind) > 1 - p) is grows
+            collapsed = s.residual_attention_correlation(s.collapsed_output_second_moment(0.5, p), p, value_variance, gain)
+            assert (slope * (1 - collapsed) > 1 - p) is grows

@@ -1,4 +1,4 @@
-"""What a job is, how jobs are found, and what makes two runs the same run."""
+"""The parts of a job, finding jobs, and the identity of runs."""
 
 import dataclasses
 import math

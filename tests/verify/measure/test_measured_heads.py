@@ -129,7 +129,7 @@ def test_the_page_says_of_logit_variance_what_the_rows_say():
 
 
 def test_training_makes_logits_less_gaussian():
-    """How far attention is from uniform, measured over predicted: within the experiment's 20 % early, below that later."""
+    """Distance of attention from uniform, measured over predicted: within the experiment's 20 % early, below that later."""
     ratios = {}
     uniform = sum(math.log(n) for n in range(33, 65)) / 32
     for r in rows("attention_training"):

@@ -23,7 +23,7 @@ def kept(job):
 
 
 def excess(row, factor=1.0):
-    """How far a prediction, times `factor`, is outside what is allowed; not positive where it is inside."""
+    """Distance by which `factor` times a prediction exceeds the tolerance; not positive within it."""
     predicted = factor * row.predicted
     allowed = TOLERANCE[row.quantity] * (1.0 if row.quantity == "correlation" else abs(row.value))
     return abs(predicted - row.value) - allowed - NOISE * row.stderr

@@ -333,7 +333,7 @@ def only_values(allocation, tree):
 
 
 def put_out(model, tree, batches):
-    """What the first layer's attention adds to the stream, a decoder's first token left out, (rows, width)."""
+    """Output of the first layer's attention, without a decoder's first token, (rows, width)."""
     with record_outputs([Places(model, tree).out(0).module]) as seen, torch.no_grad():
         model(batches)
     first = 1 if tree.attention.causal else 0
@@ -437,7 +437,7 @@ def test_a_budget_is_shared_by_queries_keys_and_values(model_of):
 
 
 def test_a_cut_is_measured_on_another_text(model_of):
-    """Sequences behind those that were calibrated on: all heads, queries, keys and values, cut together."""
+    """Sequences that follow the calibration set: all heads, queries, keys and values, cut together."""
     model, tree, batches = model_of("gpt2")
     held_out = calibration_tokens(tree, skip=8)[0]
     assert held_out.shape == batches.shape

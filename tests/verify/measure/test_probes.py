@@ -122,7 +122,7 @@ def test_errors_are_those_of_many_batches(model):
         for row in rows:
             values[row["quantity"]].append(row["value"])
             errors[row["quantity"]].append(row["stderr"])
-    # The norm behind the last block leaves the second moment 1; the scatter of the correlation is the test.
+    # The norm after the last block leaves the second moment 1; the scatter of the correlation is the test.
     scatter, claimed = torch.tensor(values["correlation"]).std(), torch.tensor(errors["correlation"]).mean()
     assert abs(claimed / scatter - 1) < 5 / math.sqrt(2 * 150)  # five standard errors of a standard deviation
     assert abs(claimed / (scatter * 16**0.5) - 1) > 0.5  # not that of a single sequence

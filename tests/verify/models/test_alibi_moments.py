@@ -31,7 +31,7 @@ def test_penalties_are_those_of_transformers():
 
 
 def simulated(tree, made, correlation, draws):
-    """Behind every block second moment and covariance, and the gradient's second moment in front of the first, with errors."""
+    """Moments at the output of each block, second moment of the gradient at the first input, with errors."""
     length, width, found = tree.context, tree.width, []
     for seed in range(draws):
         model, generator = build(tree, made, seed=seed).eval(), torch.Generator().manual_seed(seed)
@@ -68,9 +68,9 @@ def test_the_moments_of_a_stack_are_those_of_its_draws(name):
     means, errors = simulated(tree, made, correlation, draws)
 
     def predicted(frame):
-        behind = frame[(frame.direction == "forward") & frame.site.str.fullmatch(r"decoder\.block\.\d+")]
+        outputs = frame[(frame.direction == "forward") & frame.site.str.fullmatch(r"decoder\.block\.\d+")]
         front = frame[(frame.direction == "gradient") & (frame.site == "decoder.input")]
-        return np.array([*behind[["second_moment", "covariance"]].to_numpy().ravel(), front.second_moment.iloc[0]])
+        return np.array([*outputs[["second_moment", "covariance"]].to_numpy().ravel(), front.second_moment.iloc[0]])
 
     allowed = np.maximum(4 * errors, 0.03 * means)
     right, wrong = (np.abs(predicted(frames[which]) - means) / allowed for which in ("alibi", "none"))

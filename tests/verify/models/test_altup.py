@@ -246,7 +246,7 @@ def test_every_kind_of_position_goes_with_it(positions, more):
 
 
 def test_a_strided_encoder_computes_on_its_bases_alone():
-    """What a token that is no base holds reaches only itself through a strided block."""
+    """The content of a token that is no base reaches only that token through a strided block."""
     block = Transformer(**{"depth": 3, "width": 64, **DENSE, "sequence_stride": 4}).encoder.repeats[1].block
     made = module(block).to_empty(device="cpu")
     for weight in made.parameters():

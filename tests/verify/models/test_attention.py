@@ -14,7 +14,7 @@ from verify.models.base import Pass  # noqa: E402
 
 
 def later_tokens_matter(tree, place=5):
-    """Which positions' logits change when the token at `place` does."""
+    """Positions whose logits change if the token at `place` changes."""
     model = build(tree, "xavier", seed=0).eval()
     tokens = tokens_of(tree, batch=1)
     other = tokens.clone()

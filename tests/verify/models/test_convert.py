@@ -69,7 +69,7 @@ def built(config, seed=0):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         parsed = transformers.AutoConfig.for_model(**copy.deepcopy(config))
-        parsed._experts_implementation = "eager"  # the grouped kernel wants widths of multiples of four
+        parsed._experts_implementation = "eager"  # the grouped kernel needs widths that are multiples of four
         model = getattr(transformers, config["architectures"][0])(parsed)
     with torch.no_grad():
         for parameter in model.parameters():

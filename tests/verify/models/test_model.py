@@ -134,7 +134,7 @@ def test_autocast_keeps_the_function():
     ids=["gpt2", "llama", "alibi"],
 )
 def test_compiles_without_a_break(more):
-    """With the eager backend: the graph is whole, whatever a compiler then makes of it."""
+    """With the eager backend: the graph is whole, and independent of a compiler."""
     tree = Transformer(**SMALL, **more)
     model = build(tree, seed=0)
     compiled = torch.compile(model, backend="eager", fullgraph=True)

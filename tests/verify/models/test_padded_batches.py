@@ -50,7 +50,7 @@ class Stack:
         self.seen[site, "forward"] = numbers(x, real)
 
     def run(self, x, real, causal, generator, memory=None):
-        """The features behind the stack, of weights drawn anew."""
+        """The output of the stack, with newly drawn weights."""
         self.real = real
         with torch.no_grad():
             for weight in self.module.parameters():
@@ -134,7 +134,7 @@ def predicted(name, **given):
 
 
 def worst(name, rows, draws):
-    """How far predictions miss the criterion of the job `moments`, by quantity: the worst of all sites, 0 where all hit."""
+    """Distance of predictions from the criterion of the job `moments`, by quantity: the worst site, 0 if all meet it."""
     found = dict.fromkeys(TOLERANCE, 0.0)
     for (site, direction), values in simulated(name, draws).items():
         row, mean = rows[site, direction], values.mean(0)

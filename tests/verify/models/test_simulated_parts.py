@@ -47,10 +47,10 @@ def by_site(rows):
     return {(row["site"], row["direction"]): row for row in rows}
 
 
-def three(rows, behind, front):
+def three(rows, top_site, bottom_site):
     """Second moment and uncentred covariance at one site, and second moment of the gradient at another."""
-    top = rows[behind, "forward"]
-    return top["second_moment"], top["covariance"] + top["mean"] ** 2, rows[front, "gradient"]["second_moment"]
+    top = rows[top_site, "forward"]
+    return top["second_moment"], top["covariance"] + top["mean"] ** 2, rows[bottom_site, "gradient"]["second_moment"]
 
 
 # Routers.
@@ -173,6 +173,6 @@ def test_a_projection_before_the_output_matrix_is_part_of_the_walk():
     tree = Transformer(1, 64, 2, vocab=100, context=16, embedding_width=32, tied=False)
     rows = by_site(moments_of(tree, "xavier", gradient="loss"))
     assert ("head.activation", "forward") not in rows
-    behind, front = rows["head.transform", "gradient"], rows["decoder", "gradient"]
+    outer, inner = rows["head.transform", "gradient"], rows["decoder", "gradient"]
     made = recipe(tree, "xavier")
-    assert front["second_moment"] == pytest.approx(behind["second_moment"] * 32 * made.tensor("head.transform.weight").std ** 2)
+    assert inner["second_moment"] == pytest.approx(outer["second_moment"] * 32 * made.tensor("head.transform.weight").std ** 2)

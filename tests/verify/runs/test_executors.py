@@ -43,7 +43,7 @@ def values(store):
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    """What an undisturbed sweep finds."""
+    """Rows of an undisturbed sweep."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DEPTHWIDTH_JOBS", str(OWN))
         store = Store(tmp_path_factory.mktemp("undisturbed")).open()

@@ -112,7 +112,7 @@ def test_points_written_twice_are_no_new_runs(rng):
 
 @pytest.mark.slow
 def test_errors_over_runs_with_several_points_cover(rng):
-    """Where each run has its luck, the errors by curvature are the scatter of repeated fits; points as runs are far off."""
+    """With a random offset per run, errors by curvature equal the scatter of repeated fits; points as runs are far off."""
     sets, truth = 40, np.array([1.7, 12.0, 0.6, 40.0, 0.3])
     hits, naive = np.zeros(5), np.zeros(5)
     for _ in range(sets):
