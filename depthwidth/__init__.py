@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from .errors import AccuracyWarning, InputError
     from .fitting import Fit, fit
     from .formula import Formula, find_formula
+    from .hardware.parallelism import Parallelism, TrainingSetup, training_memory
     from .initialization import Recipe, recipe, schemes
     from .layers.activations import activation, gated
     from .planning.budget import Budget
     from .planning.estimates import Estimate, optimal_depth, optimal_width
     from .planning.judging import Shape
-    from .planning.parallelism import Parallelism, TrainingSetup, training_memory
     from .planning.plan import Plan, plan
     from .planning.rules import Rule, find_rule
     from .planning.template import Template
@@ -43,9 +43,9 @@ _HOME = {
     "TrainingMemory": "architecture",
     "Design": "architecture.design",
     "SCALE_INVARIANT": "architecture.design",
-    "Parallelism": "planning.parallelism",
-    "TrainingSetup": "planning.parallelism",
-    "training_memory": "planning.parallelism",
+    "Parallelism": "hardware.parallelism",
+    "TrainingSetup": "hardware.parallelism",
+    "training_memory": "hardware.parallelism",
     "Description": "analysis.description",
     "describe": "analysis.description",
     # shapes for a budget

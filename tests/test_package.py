@@ -75,6 +75,7 @@ FLOORS = (
     ("depthwidth.layers",),
     ("depthwidth.architecture",),
     ("depthwidth.initialization",),
+    ("depthwidth.hardware",),
     ("depthwidth.planning",),
     ("depthwidth.fitting",),
     ("depthwidth.analysis",),

@@ -13,11 +13,11 @@ from ..architecture.number_formats import judged_dtype
 from ..display import Overview, with_overview
 from ..errors import InputError, shown
 from ..formulas import shape_penalty
+from ..hardware.parallelism import ONE_DEVICE, Parallelism, ParallelMemory, TrainingSetup, cache_bytes, training_memory
 from ..layers import Run
 from ..planning.budget import TOKENS_PER_PARAMETER
 from ..planning.caveats import EXPERTS_CAVEAT, penalty_caveats, penalty_error, shape_caveats, with_error
 from ..planning.mixtures import MEMORY_NOTE, MixtureVerdict, mixture_verdicts
-from ..planning.parallelism import ONE_DEVICE, Parallelism, ParallelMemory, TrainingSetup, cache_bytes, training_memory
 from ..planning.rules import meet, rules
 from ..quantities import format_bytes, plain_number
 

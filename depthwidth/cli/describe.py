@@ -195,7 +195,7 @@ _TOWERS = {"text": "texts", "vision": "images"}
 
 def _check_plain(error: NoTreeError, conventions: dict[str, Any], dtype: str) -> None:
     """Refuse options that a model without a tree cannot follow."""
-    from ..planning.parallelism import ONE_DEVICE, TrainingSetup
+    from ..hardware.parallelism import ONE_DEVICE, TrainingSetup
 
     plain = conventions["parallelism"] == ONE_DEVICE and conventions["setup"] == TrainingSetup(dtype=dtype)
     if not plain or conventions["cache_dtype"] is not None:

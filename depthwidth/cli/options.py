@@ -15,7 +15,7 @@ from ..errors import InputError, shown
 from ..quantities import parse_whole
 
 if TYPE_CHECKING:
-    from ..planning.parallelism import Parallelism, TrainingSetup
+    from ..hardware.parallelism import Parallelism, TrainingSetup
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -145,14 +145,14 @@ def setup_options(function: F) -> F:
 
 def parallelism_of(given: dict[str, Any]) -> Parallelism:
     """Take the options of :func:`parallel_options` out of the values that a command received."""
-    from ..planning.parallelism import Parallelism
+    from ..hardware.parallelism import Parallelism
 
     return Parallelism(**{field: given.pop(name) for name, field in PARALLEL.items()})
 
 
 def setup_of(given: dict[str, Any], dtype: str) -> TrainingSetup:
     """Take the options of :func:`setup_options` out of the values that a command received."""
-    from ..planning.parallelism import TrainingSetup
+    from ..hardware.parallelism import TrainingSetup
 
     own = {name: given.pop(name) for name in SETUP}
     own["master"], own["fused"] = not own.pop("no_master"), not own.pop("scores_kept")

@@ -48,9 +48,9 @@ def pareto(
     Every depth and allowed width is scored: predicted loss for equal training tokens, estimated time of a step of generation,
     memory of weights and cache. The rows printed are spread evenly in the logarithm of the time; --json has the whole front.
     """
-    from ..planning.accelerators import accelerator as accelerator_of
+    from ..hardware.accelerators import accelerator as accelerator_of
+    from ..hardware.parallelism import Parallelism, TrainingSetup
     from ..planning.candidates import Scorer, thinned, unbeaten
-    from ..planning.parallelism import Parallelism, TrainingSetup
     from ..planning.template import Template, without_none
 
     largest = float(parse_count(parameters, "parameters"))

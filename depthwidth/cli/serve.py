@@ -12,8 +12,8 @@ from .options import COUNT, DTYPES, NUMBER, formats, option
 from .output import emit, print_facts, print_table, say
 
 if TYPE_CHECKING:
-    from ..planning.accelerators import Accelerator
-    from ..planning.latency import DecodeWork
+    from ..hardware.accelerators import Accelerator
+    from ..hardware.latency import DecodeWork
 
 
 @click.command()
@@ -55,8 +55,8 @@ def serve(
     proxy to compare shapes with; a real system is slower.
     """
     from ..architecture import Transformer
-    from ..planning.latency import Overheads, decode_work, serving_rows
-    from ..planning.parallelism import Parallelism
+    from ..hardware.latency import Overheads, decode_work, serving_rows
+    from ..hardware.parallelism import Parallelism
 
     tree = Transformer.from_config(config)
     devices = _chosen(names, own)
@@ -70,7 +70,7 @@ def serve(
 
 def _chosen(names: tuple[str, ...], own: dict[str, Any]) -> list[Accelerator]:
     """The accelerators asked for, with the numbers of one's own in each."""
-    from ..planning.accelerators import accelerator, accelerators
+    from ..hardware.accelerators import accelerator, accelerators
 
     changes: dict[str, Any] = {
         name: float(parse_bytes(own[name], name)) for name in ("memory", "bandwidth", "link") if own[name] is not None

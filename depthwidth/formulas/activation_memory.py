@@ -1,7 +1,7 @@
 """Bytes of activations of a transformer in training, by Korthikanti et al. 2022: tensor, sequence and pipeline parallelism.
 
 Their block is that of GPT: attention and a feed-forward part of four times the width, 16-bit activations, dropout masks of one
-byte, scores kept. :mod:`depthwidth.planning.parallelism` counts any tree; these are the letters of the paper, against which it
+byte, scores kept. :mod:`depthwidth.hardware.parallelism` counts any tree; these are the letters of the paper, against which it
 is checked.
 """
 

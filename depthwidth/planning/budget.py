@@ -9,9 +9,9 @@ from typing import Any
 from ..architecture import RECOMPUTE, Transformer
 from ..checks import check_choice, check_whole
 from ..errors import InputError, shown
+from ..hardware.parallelism import Parallelism, ParallelMemory, TrainingSetup, training_memory
 from ..quantities import format_bytes, format_count, unit_of
 from ..values import frozen
-from .parallelism import Parallelism, ParallelMemory, TrainingSetup, training_memory
 from .rules import Quantity
 from .template import Template
 
@@ -56,9 +56,9 @@ class Budget:
     masked : whether attention scores hidden by a causal mask are excluded from FLOPs.
     dtype, recompute : number format of weights and activations, and which activations are recomputed.
     tensor_parallel, sequence_parallel, pipeline, microbatches, data_parallel, expert_parallel, zero : devices that divide a
-        training, as fields of :class:`~depthwidth.planning.parallelism.Parallelism`; a budget of memory is that of each device.
+        training, as fields of :class:`~depthwidth.hardware.parallelism.Parallelism`; a budget of memory is that of each device.
     optimizer, gradients : optimiser and number format of gradients, as in
-        :class:`~depthwidth.planning.parallelism.TrainingSetup`.
+        :class:`~depthwidth.hardware.parallelism.TrainingSetup`.
 
     Raises
     ------

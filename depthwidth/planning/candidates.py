@@ -16,10 +16,10 @@ from ..architecture import Transformer
 from ..architecture.number_formats import judged_dtype
 from ..checks import check_choice, check_whole
 from ..errors import InputError
-from .accelerators import Accelerator
+from ..hardware.accelerators import Accelerator
+from ..hardware.latency import DecodeWork, Overheads, decode_time, decode_work
+from ..hardware.parallelism import ONE_DEVICE, DeviceMemory, Parallelism, TrainingSetup, cache_bytes, training_memory
 from .compute import LAWS, LawInput
-from .latency import DecodeWork, Overheads, decode_time, decode_work
-from .parallelism import ONE_DEVICE, DeviceMemory, Parallelism, TrainingSetup, cache_bytes, training_memory
 from .template import Template
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Scores(NamedTuple):
     loss: Any
     """Nats per token, by the law of the loss."""
     decode_seconds: Any
-    """Seconds of a step of generation, by :func:`~depthwidth.planning.latency.decode_time`."""
+    """Seconds of a step of generation, by :func:`~depthwidth.hardware.latency.decode_time`."""
     serving_memory: Any
     """Bytes of weights and cache on the fullest device."""
     training_memory: Any

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from ..architecture import Transformer
 from ..architecture.number_formats import judged_dtype
 from ..errors import InputError
+from ..hardware.parallelism import Parallelism
 from .budget import Budget
-from .parallelism import Parallelism
 
 
 class Costs(NamedTuple):
@@ -53,8 +53,8 @@ def _memory(tree: Transformer, budget: Budget, dtype: str) -> float | None:
 def _seconds(tree: Transformer, budget: Budget, dtype: str) -> float | None:
     if tree.kind != "decoder":
         return None
-    from .accelerators import accelerator
-    from .latency import decode_time, decode_work
+    from ..hardware.accelerators import accelerator
+    from ..hardware.latency import decode_time, decode_work
 
     devices = Parallelism(tensor=budget.tensor_parallel, pipeline=budget.pipeline)
     try:

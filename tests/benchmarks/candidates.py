@@ -12,10 +12,10 @@ import time
 
 import numpy as np
 
-from depthwidth.planning.accelerators import accelerator
+from depthwidth.hardware.accelerators import accelerator
+from depthwidth.hardware.latency import decode_time, decode_work
+from depthwidth.hardware.parallelism import cache_bytes, training_memory
 from depthwidth.planning.candidates import Scorer, unbeaten
-from depthwidth.planning.latency import decode_time, decode_work
-from depthwidth.planning.parallelism import cache_bytes, training_memory
 from depthwidth.planning.template import Template
 
 SHAPES, SAMPLE = 10_000, 40

@@ -20,8 +20,8 @@ from depthwidth.cli import main, options
 from depthwidth.cli.main import COMMANDS
 from depthwidth.formula import formulas
 from depthwidth.formulas._composites import COMPOSITES
+from depthwidth.hardware.optimizers import OPTIMIZERS
 from depthwidth.initialization import recipe, shipped_options
-from depthwidth.planning.optimizers import OPTIMIZERS
 from depthwidth.planning.plan import plan
 
 GPT2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}

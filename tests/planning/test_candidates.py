@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from depthwidth.errors import InputError
-from depthwidth.planning.accelerators import accelerator
+from depthwidth.hardware.accelerators import accelerator
+from depthwidth.hardware.latency import decode_time, decode_work
+from depthwidth.hardware.parallelism import Parallelism, TrainingSetup, cache_bytes, training_memory
 from depthwidth.planning.candidates import Scorer, thinned, unbeaten
-from depthwidth.planning.latency import decode_time, decode_work
-from depthwidth.planning.parallelism import Parallelism, TrainingSetup, cache_bytes, training_memory
 from depthwidth.planning.template import Template
 
 DEVICE = accelerator("H100")

@@ -15,11 +15,11 @@ from depthwidth.architecture.hf import read_design
 from depthwidth.errors import InputError
 from depthwidth.formulas import rules as laws
 from depthwidth.formulas import shape_penalty
+from depthwidth.hardware.parallelism import Parallelism, TrainingSetup, training_memory
 from depthwidth.planning import policy
 from depthwidth.planning.budget import BUDGETS, Budget
 from depthwidth.planning.costs import costs
 from depthwidth.planning.estimates import optimal_depth, optimal_width
-from depthwidth.planning.parallelism import Parallelism, TrainingSetup, training_memory
 from depthwidth.planning.plan import plan
 from depthwidth.planning.rules import at_depth, meet, rules
 from depthwidth.planning.search import Search

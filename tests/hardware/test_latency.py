@@ -7,9 +7,9 @@ from depthwidth import Transformer
 from depthwidth.coefficients import reference
 from depthwidth.errors import InputError
 from depthwidth.formulas.serving import touched_experts
-from depthwidth.planning.accelerators import Accelerator, accelerator, accelerators
-from depthwidth.planning.latency import DecodeWork, Overheads, decode_time, decode_work, serving_rows
-from depthwidth.planning.parallelism import Parallelism
+from depthwidth.hardware.accelerators import Accelerator, accelerator, accelerators
+from depthwidth.hardware.latency import DecodeWork, Overheads, decode_time, decode_work, serving_rows
+from depthwidth.hardware.parallelism import Parallelism
 
 LLAMA = {"positions": "rotary", "norm": "rmsnorm", "bias": False, "gated": True, "activation": "silu", "tied": False}
 NO_OVERHEADS = Overheads(0.0, 0.0)

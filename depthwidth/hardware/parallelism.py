@@ -92,7 +92,7 @@ class TrainingSetup:
 
     Parameters
     ----------
-    optimizer : one of :data:`~depthwidth.planning.optimizers.OPTIMIZERS`.
+    optimizer : one of :data:`~depthwidth.hardware.optimizers.OPTIMIZERS`.
     dtype : number format of weights and activations.
     gradients : number format of gradients; by default that of the weights. Megatron-LM accumulates them in ``fp32``.
     master : whether the optimiser keeps a float32 copy of weights in fewer bits.

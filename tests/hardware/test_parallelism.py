@@ -11,9 +11,9 @@ from depthwidth import Transformer
 from depthwidth.architecture.hf import FAMILIES
 from depthwidth.errors import InputError
 from depthwidth.formulas import activation_memory, sharding
+from depthwidth.hardware.optimizers import OPTIMIZERS
+from depthwidth.hardware.parallelism import DeviceMemory, Parallelism, TrainingSetup, cache_bytes, training_memory
 from depthwidth.layers import Latent
-from depthwidth.planning.optimizers import OPTIMIZERS
-from depthwidth.planning.parallelism import DeviceMemory, Parallelism, TrainingSetup, cache_bytes, training_memory
 
 LLAMA = {"positions": "rotary", "norm": "rmsnorm", "bias": False, "gated": True, "activation": "silu", "tied": False}
 TREES = {
