@@ -4,6 +4,9 @@ import os
 
 # Several test processes with one thread per core would slow each other down. It must be set before NumPy is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test asks the hub or reads a cache that happens to be there; those of tests/test_hub.py have a server of their own.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = os.path.join(os.sep, "nonexistent", "huggingface")
 
 import gc
 import subprocess

@@ -64,7 +64,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 FLOORS = (
     ("depthwidth.errors", "depthwidth.lazy", "depthwidth.mathematics", "depthwidth.progress", "depthwidth.values"),
-    ("depthwidth.files",),
+    ("depthwidth.files", "depthwidth.hub"),
     ("depthwidth.quantities", "depthwidth.coefficients", "depthwidth.display"),
     ("depthwidth.formula", "depthwidth.evidence", "depthwidth.stored_tensors"),
     ("depthwidth.checks",),

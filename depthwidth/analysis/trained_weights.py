@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..architecture import Transformer
-from ..architecture.hf import find_family, notes_on, read_json, text_part
+from ..architecture.hf import find_family, notes_on, read_source, text_part
 from ..architecture.hf.weights import WeightNames
 from ..errors import InputError, shown
 from ..initialization.named_tensors import Key, NamedTensors, Slice, base_prefixes, named_tensors, places_of, stored_by_inputs
@@ -91,7 +91,7 @@ def open_trained(checkpoint: str | os.PathLike[str], config: Any = None) -> Trai
     stored = open_tensors(checkpoint)
     place = Path(checkpoint)
     beside = place if place.is_dir() else place.parent
-    fields = config if isinstance(config, Mapping) else read_json(beside if config is None else config)
+    fields = config if isinstance(config, Mapping) else read_source(beside if config is None else config)
     return weights_of(stored, Transformer.from_config(fields), fields)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("models", nargs=-1, required=True)
 @option("--rule", metavar="NAME", help="Rule for the best shape.", show_default="levine2020, sovit2023 for images")
 @option("--preset", metavar="NAME", help="Architecture of shapes: gpt3, llama2, llama3, mixtral or vit.", show_default="gpt3")
-@option("--like", metavar="CONFIG", help="Architecture of shapes: that of a Hugging Face config.json.")
+@option("--like", metavar="CONFIG", help="Architecture of shapes: that of a config.json or repository.")
 @option("--head-dim", type=COUNT, help="Head dimension of shapes.", show_default="128 from width 1536, 64 below")
 @option("--vocab", type=COUNT, help="Vocabulary size of shapes.")
 @option("--context", type=COUNT, help="Sequence length in tokens.", show_default="each model's context")
@@ -44,8 +44,9 @@ def compare(
     depthwidth compare 32x4096 48x3328 --preset llama3
     depthwidth compare model-a/config.json folder-of-model-b 24x2048
 
-    A model is a Hugging Face config.json, a folder that holds one, or LAYERSxWIDTH, a shape of --preset or --like. Changes of
-    the loss are predicted for equal numbers of training tokens, against the first model.
+    A model is a Hugging Face config.json, the folder that holds it, the name of a repository of the hub, or LAYERSxWIDTH, a
+    shape of --preset or --like. Changes of the loss are predicted for equal numbers of training tokens, against the first
+    model.
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
     from ..planning.budget import Budget
     from ..planning.compare import compare as make_comparison

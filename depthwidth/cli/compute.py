@@ -8,6 +8,7 @@ import click
 
 from ..errors import InputError
 from ..quantities import format_count, parse_count
+from .inputs import say_source
 from .options import COUNT, NumberFirst, formats, option
 from .output import emit, print_table, say
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @option("--law", "names", multiple=True, metavar="NAME", help="Law of the loss; may be repeated.", show_default="all")
 @option("--served", metavar="TOKENS", help="Tokens read and written in the model's life, paid from FLOPS.", show_default="0")
 @option("--preset", metavar="NAME", help="Architecture: gpt3, llama2 or llama3.", show_default="gpt3")
-@option("--like", metavar="CONFIG", help="Architecture of a Hugging Face config.json, without its shape.")
+@option("--like", metavar="CONFIG", help="Architecture of a config.json or repository, without its shape.")
 @option("--vocab", type=COUNT, help="Vocabulary size.")
 @option("--context", type=COUNT, help="Context length in tokens.")
 @option("--masked", is_flag=True, help="Exclude attention scores hidden by the causal mask.")
@@ -47,15 +48,16 @@ def compute(
     from ..planning.compute import LAWS, compute_optimum, parameter_optimum
     from ..planning.template import Template, without_none
 
-    choices = without_none(design)
+    choices, fields = without_none(design), None
     if like is None:
         template = Template.of("gpt3" if preset is None else preset, **choices)
     elif preset is not None:
         raise InputError("give --preset or --like, not both")
     else:
-        from ..architecture.hf import read_design
+        from ..architecture.hf import read_design, read_source
 
-        template = Template.like(read_design(like), choices)
+        fields = read_source(like)
+        template = Template.like(read_design(fields), choices)
     amount = float(parse_count(flops, "flops"))
     tokens = 0.0 if served is None else float(parse_count(served, "served"))
     found = [compute_optimum(amount, law, template, served=tokens, masked=masked) for law in names or LAWS]
@@ -64,7 +66,12 @@ def compute(
         {**one.to_dict(), "equal_parameters": {"depth": depth, "width": width, "loss": loss}}
         for one, (depth, width, loss) in zip(found, free, strict=True)
     ]
-    emit(form, rows, rows, lambda: _print(amount, tokens, found, rows))
+
+    def page() -> None:
+        _print(amount, tokens, found, rows)
+        say_source(fields)
+
+    emit(form, rows, rows, page)
 
 
 def _print(flops: float, served: float, found: list[ComputeOptimum], rows: list[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ import click
 
 from ..errors import InputError
 from ..quantities import format_bytes
-from .inputs import norms_option, recipe_of_fields
+from .inputs import norms_option, recipe_of, say_source
 from .mixture_page import print_mixture
 from .options import (
     COUNT,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..analysis.description import Description
     from ..analysis.diagnosis import Finding
     from ..analysis.trained_description import TrainedDescription
-    from ..architecture.hf import NoTreeError, Towers
+    from ..architecture.hf import NoTreeError, SourcedFields, Towers
 
 
 class _Describe(Sections):
@@ -71,7 +71,9 @@ def describe(
 ) -> None:
     """Count the model in a Hugging Face CONFIG, judge its shape, and diagnose its initialisation.
 
-    CONFIG is a config.json, or the folder that holds it; no weights are read without --trained. Four tables are printed:
+    CONFIG is a config.json, the folder that holds it, or the name of a repository of the hub, owner/name or
+    owner/name@revision, whose config.json is read from the local cache or else from the hub. No weights are read without
+    --trained. Four tables are printed:
 
     \b
     counts      parameters, FLOPs per token and memory, exact
@@ -96,9 +98,10 @@ def describe(
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
     from ..analysis.description import describe as make_description
     from ..architecture import Transformer
-    from ..architecture.hf import NoTreeError, notes_on, read_json, read_towers
+    from ..architecture.hf import NoTreeError, notes_on, read_source, read_towers
 
-    fields = read_json(config)
+    fields = read_source(config)
+    read = {"read_from": fields.read_from}
     conventions: dict[str, Any] = {
         "source": source, "batch": batch, "masked": masked, "dtype": dtype, "diagnosed": diagnosed, "cache_dtype": cache_dtype,
         "parallelism": parallelism_of(training), "setup": setup_of(training, dtype),
@@ -107,14 +110,19 @@ def describe(
         towers = read_towers(fields)
         if towers is not None:
             _refuse_trained(trained, "two towers")
-            _describe_towers(towers, scheme, form, context, conventions, norms=not no_norms)
+            _describe_towers(towers, fields, scheme, form, context, conventions, norms=not no_norms)
             return
         tree, made = _tree_and_recipe(fields, scheme, diagnosed, norms=not no_norms)
     except NoTreeError as error:
         _refuse_trained(trained, "no tree")
         _check_plain(error, conventions, dtype)
         counts = _library_counts(fields, error, context, source=source, batch=batch)
-        emit(form, counts.to_dict(dtype) if form == "json" else None, counts.rows(), lambda: _print_counts(counts, dtype))
+
+        def page() -> None:
+            _print_counts(counts, dtype)
+            say_source(fields)
+
+        emit(form, counts.to_dict(dtype) | read if form == "json" else None, counts.rows(), page)
         return
     found = make_description(
         tree,
@@ -124,7 +132,7 @@ def describe(
         **conventions,
     )
     if trained is None:
-        emit(form, found.to_dict() if form == "json" else None, found.rows(), lambda: print_description(found))
+        emit(form, found.to_dict() | read if form == "json" else None, found.rows(), lambda: print_description(found))
         return
     from ..analysis.trained_description import describe_trained
     from ..analysis.trained_weights import weights_of
@@ -136,7 +144,7 @@ def describe(
         print_description(found)
         print_trained(weights)
 
-    emit(form, found.to_dict() | {"trained": weights.to_dict()} if form == "json" else None, found.rows(), print_both)
+    emit(form, found.to_dict() | read | {"trained": weights.to_dict()} if form == "json" else None, found.rows(), print_both)
 
 
 def _refuse_trained(trained: str | None, what: str) -> None:
@@ -151,7 +159,7 @@ def _tree_and_recipe(fields: Any, scheme: str, diagnosed: bool | None, *, norms:
 
     if diagnosed is not False:
         try:
-            return recipe_of_fields(fields, scheme, norms=norms)
+            return recipe_of(fields, scheme, norms=norms)
         except NoRecipeError:  # then there is no diagnosis either, as its own sentence says
             pass
     tree = Transformer.from_config(fields)
@@ -159,7 +167,14 @@ def _tree_and_recipe(fields: Any, scheme: str, diagnosed: bool | None, *, norms:
 
 
 def _describe_towers(
-    towers: Towers, scheme: str, form: str | None, context: int | None, conventions: dict[str, Any], *, norms: bool
+    towers: Towers,
+    whole: SourcedFields,
+    scheme: str,
+    form: str | None,
+    context: int | None,
+    conventions: dict[str, Any],
+    *,
+    norms: bool,
 ) -> None:
     """Print the description of both towers and the sum of their parameters."""
     from ..analysis.description import describe as make_description
@@ -182,11 +197,12 @@ def _describe_towers(
         words = {name: value if isinstance(value, str) else f"{value:,}" for name, value in facts.items()}
         print_facts({name.replace("_", " "): word for name, word in words.items()})
         say(f"Outside of both towers: {towers.words}.")
+        say_source(whole)
         for name, one in found.items():
             say(f"The tower for {_TOWERS[name]}:")
             print_description(one)
 
-    data = {**facts, "towers": {name: one.to_dict() for name, one in found.items()}} if form == "json" else None
+    data = {**facts, "read_from": whole.read_from, "towers": {name: one.to_dict() for name, one in found.items()}}
     emit(form, data, rows, print_page)
 
 

@@ -8,6 +8,7 @@ import click
 
 from ..errors import InputError, shown
 from ..quantities import format_count
+from .inputs import say_source
 from .options import COUNT, NUMBER, NumberFirst, formats, option
 from .output import emit, print_table, say
 
@@ -44,10 +45,11 @@ def heads(
 ) -> None:
     """Choose heads and head dimensions of every layer, for a new design or for MODEL, with the reason.
 
-    A new design needs --width, --layers and --context. MODEL is a Hugging Face config.json, or a model folder. Every layer is
-    assumed to retrieve single tokens unless --diffuse, --positional or --measure says otherwise. Savings are relative to the
-    present heads.
+    A new design needs --width, --layers and --context. MODEL is a Hugging Face config.json, a model's folder, or the name of a
+    repository of the hub. Every layer is assumed to retrieve single tokens unless --diffuse, --positional or --measure says
+    otherwise. Savings are relative to the present heads.
     """
+    from ..architecture.hf import read_source
     from ..planning.head_allocation import allocate_heads, design_needs, layer_ranges, present_shape
 
     if plot is not None:
@@ -61,10 +63,13 @@ def heads(
         raise InputError("--text applies with --measure only")
     if keep_values and not measure:
         raise InputError("--keep-values applies with --measure only: a new design keeps its value dimension")
+    fields = None
     if measure:
         found, report = _measured_heads(model, text, not keep_values, given, options)
     else:
-        shape = {} if model is None else present_shape(model)
+        if model is not None:
+            fields = read_source(model)
+        shape = {} if fields is None else present_shape(fields)
         for name in ("width", "layers"):
             if model is not None and name in given:
                 raise InputError(f"--{name} is given by {shown(model)}; give it for a new design only")
@@ -84,7 +89,12 @@ def heads(
     if plot is not None:
         plot_trainability(plot, length=found.context, depth=len(found.layers))
     data = found.to_dict() | ({} if report is None else {"measured": report.rows()})
-    emit(form, data, found.rows(), lambda: print_heads(found, report))
+
+    def page() -> None:
+        print_heads(found, report)
+        say_source(fields)
+
+    emit(form, data, found.rows(), page)
 
 
 def _measured_heads(

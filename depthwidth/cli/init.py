@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 def init(config: str | None, scheme: str, no_norms: bool, text: str | None, tokenizer: str | None, form: str | None) -> None:
     """List the initialisation of every tensor of the model in CONFIG, with reasons; without CONFIG, list the schemes.
 
-    CONFIG is a Hugging Face config.json, or the folder that holds it. If blocks differ, the table shows the first and the last
-    block; --json, --csv and --markdown list every tensor.
+    CONFIG is a Hugging Face config.json, the folder that holds it, or the name of a repository of the hub. If blocks differ,
+    the table shows the first and the last block; --json, --csv and --markdown list every tensor.
     """
+    from ..architecture.hf import read_source
     from ..initialization import embedding_correlation, recipe, scheme_options, schemes
 
     if text is not None and "embedding_correlation" not in scheme_options(scheme):
@@ -41,7 +42,8 @@ def init(config: str | None, scheme: str, no_norms: bool, text: str | None, toke
         known: list[Row] = [{"scheme": name} for name in schemes()]
         emit(form, known, known, lambda: say(*schemes()))
         return
-    tree, made = recipe_of(config, scheme, norms=not no_norms)
+    fields = read_source(config)
+    tree, made = recipe_of(fields, scheme, norms=not no_norms)
     match, source = match_of(tree, None, text, tokenizer, None, None)
     if match is not None:
         made = recipe(tree, scheme, embedding_correlation=embedding_correlation(tree, match))
@@ -50,7 +52,7 @@ def init(config: str | None, scheme: str, no_norms: bool, text: str | None, toke
     rows: list[Row] = made.rows(tree)
     emit(form, rows, rows, lambda: print_recipe(made))
     if form is None:
-        say_notes(config)
+        say_notes(fields)
 
 
 def print_recipe(made: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InputError
@@ -78,15 +79,8 @@ def _check_work(tree: Any, length: int, windows: int) -> None:
 norms_option = option("--no-norms", is_flag=True, help="Leave out the norms of residual branches and the last one.")
 
 
-def recipe_of(config: str, scheme: str, *, norms: bool = True) -> tuple[Any, Any]:
+def recipe_of(fields: Mapping[str, Any], scheme: str, *, norms: bool = True) -> tuple[Any, Any]:
     """The tree of a configuration, and the recipe of a scheme for it; without its norms if `norms` is false."""
-    from ..architecture.hf import read_json
-
-    return recipe_of_fields(read_json(config), scheme, norms=norms)
-
-
-def recipe_of_fields(fields: Any, scheme: str, *, norms: bool = True) -> tuple[Any, Any]:
-    """The tree of a configuration that is read already, and the recipe of a scheme for it."""
     from ..architecture import Transformer
     from ..initialization import recipe, shipped_options
 
@@ -99,9 +93,17 @@ def recipe_of_fields(fields: Any, scheme: str, *, norms: bool = True) -> tuple[A
     return tree, recipe(tree, name, **options)
 
 
-def say_notes(config: str) -> None:
-    """Print what the tree of a configuration leaves out, one sentence a line."""
-    from ..architecture.hf import notes_on, read_json
+def say_notes(fields: Mapping[str, Any]) -> None:
+    """Print where a configuration was read from, if not from the file named, and what its tree leaves out."""
+    from ..architecture.hf import notes_on
 
-    for note in notes_on(read_json(config)):
+    for note in notes_on(fields):
+        say(f"Note: {note}.")
+
+
+def say_source(fields: Mapping[str, Any] | None) -> None:
+    """Print where a configuration was read from, if not from the file that was named."""
+    from ..architecture.hf import source_notes
+
+    for note in () if fields is None else source_notes(fields):
         say(f"Note: {note}.")

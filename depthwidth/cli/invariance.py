@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 @option("--measure", is_flag=True, help="Measure it too, on a small model with the same parts (requires depthwidth[verify]).")
 @formats
 def check_invariance(config: str, patterns: tuple[str, ...], twin: bool, measure: bool, form: str | None) -> None:
-    """Tell which weights of CONFIG, a Hugging Face config.json, are scale invariant: together, and each alone.
+    """Tell which weights of CONFIG are scale invariant: together, and each alone.
+
+    CONFIG is a Hugging Face config.json, the folder that holds it, or the name of a repository of the hub.
 
     A degree k says that a factor c on the weights multiplies the output by c^k; 0 is scale invariant. Weights of one role are
     scaled together in all blocks. PATTERN is as for file names, such as '*.attention.query.*'; several joined by commas are one
@@ -31,14 +33,15 @@ def check_invariance(config: str, patterns: tuple[str, ...], twin: bool, measure
     """
     from ..analysis.invariance import scale_invariance, scale_invariant_twin
     from ..architecture import Transformer
-    from ..architecture.hf import read_json
+    from ..architecture.hf import read_source
 
-    tree = Transformer.from_config(read_json(config))
+    fields = read_source(config)
+    tree = Transformer.from_config(fields)
     tree = scale_invariant_twin(tree) if twin else tree
     found = scale_invariance(tree, patterns)
     measured = _measured(tree, found) if measure else None
     data = found.to_dict() | ({} if measured is None else {"measured": measured})
-    emit(form, data, found.rows(), lambda: _print(config, found, measured, notes=not twin))
+    emit(form, data, found.rows(), lambda: _print(fields, found, measured, notes=not twin))
 
 
 def _measured(tree: Any, found: Invariance) -> list[dict[str, Any]]:
@@ -50,7 +53,7 @@ def _measured(tree: Any, found: Invariance) -> list[dict[str, Any]]:
     return [row.to_dict() for row in measure_tree(tree, found)]
 
 
-def _print(config: str, found: Invariance, measured: list[dict[str, Any]] | None, *, notes: bool) -> None:
+def _print(fields: Any, found: Invariance, measured: list[dict[str, Any]] | None, *, notes: bool) -> None:
     beside = {} if measured is None else {row["name"]: row for row in measured}
     columns = ("weights", "parameters", "degree", "breaks at", "reason")
     extra = ("measured", "error") if measured is not None else ()
@@ -71,7 +74,7 @@ def _print(config: str, found: Invariance, measured: list[dict[str, Any]] | None
     if any(one.invariant and not one.exact for one in (*found.groups, *found.each)):
         say("Note: a degree marked ~ holds while variances are far above the epsilon of a norm.")
     if notes:
-        say_notes(config)
+        say_notes(fields)
 
 
 def _line(one: Scaling, measured: dict[str, Any] | None, extra: bool) -> tuple[str, ...]:

@@ -63,19 +63,21 @@ def moments(
 ) -> None:
     """Predict the moments of signal and gradient at initialisation, at every site of the model in CONFIG.
 
-    CONFIG is a Hugging Face config.json, or the folder that holds it. The table shows the residual stream; --json, --csv and
-    --markdown list every site.
+    CONFIG is a Hugging Face config.json, the folder that holds it, or the name of a repository of the hub. The table shows the
+    residual stream; --json, --csv and --markdown list every site.
 
     With --lengths, values are averaged over non-padding tokens; repeat a length to give it more weight. For an encoder-decoder
     model, a length is a pair decoder:encoder.
     """
     from ..analysis.propagation import moments_of
+    from ..architecture.hf import read_source
 
     if plot is not None:
         from .plots import check_target, plot_moments
 
         check_target(plot)
-    tree, made = recipe_of(config, scheme, norms=not no_norms)
+    fields = read_source(config)
+    tree, made = recipe_of(fields, scheme, norms=not no_norms)
     batch = None if lengths is None else _lengths(lengths)
     for name, value in (("--context", context), ("--windows", windows), ("--attention", attention or None)):
         if batch is not None and value is not None:
@@ -92,7 +94,7 @@ def moments(
         "gradient": _gradient(gradient, gradient_correlation), "context": context, "source": source, "dropout": not no_dropout,
     }  # fmt: skip
     if form is None:
-        say_notes(config)
+        say_notes(fields)
     if sentence and form is None:
         say(f"{sentence}", "")
     if attention:

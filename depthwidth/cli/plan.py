@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import click
 
 from ..errors import InputError, shown
+from .inputs import say_source
 from .options import COUNT, DTYPES, NUMBER, OPTIMIZERS, NumberFirst, Sections, formats, option
 from .output import emit, say
 
@@ -46,7 +47,7 @@ class _Plan(Sections, NumberFirst):
 @option("--pipeline", "--pipeline-parallel", "--pp", type=COUNT, default=1, help="Number of stages among which layers divide.")
 @option("--multiple", type=COUNT, help="Step of allowed widths.", show_default="128 from width 1024, finer below")
 @option("--preset", metavar="NAME", help="Architecture: gpt3, llama2, llama3, mixtral or vit.", show_default="gpt3")
-@option("--like", metavar="CONFIG", help="Architecture of a Hugging Face config.json, without its shape.")
+@option("--like", metavar="CONFIG", help="Architecture of a config.json or repository, without its shape.")
 @option("--vocab", type=COUNT, help="Vocabulary size.")
 @option("--vocab-multiple", type=COUNT, metavar="N", help="Round the vocabulary up to a multiple of N.")
 @option("--context", type=COUNT, help="Context length in tokens.")
@@ -121,6 +122,7 @@ def plan(
     loss, FLOPs, memory and cache. Counts are exact for the architecture, with embedding, biases, gates and experts. Options
     without a default follow the architecture.
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
+    from ..architecture.hf import read_source
     from ..planning.budget import kind_by_unit
     from ..planning.plan import plan as make_plan
 
@@ -143,7 +145,8 @@ def plan(
     if like is not None and preset is not None:
         raise InputError("give --preset or --like, not both")
     conventions: dict[str, Any] = {**applied, "batch": batch, "recompute": recompute}
-    found = make_plan(asked.get(kind), rule=rule, kind=kind, preset=preset, like=like, **conventions, **words)
+    fields = None if like is None else read_source(like)
+    found = make_plan(asked.get(kind), rule=rule, kind=kind, preset=preset, like=fields, **conventions, **words)
     if plot is not None:
         plot_plan(found, plot)
     if save is not None:
@@ -158,6 +161,7 @@ def plan(
         from .plan_page import print_altup, print_plan
 
         print_plan(found, rules=with_rules, explain=explain)
+        say_source(fields)
         if buy is not None:
             if found.notes:
                 say("")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..quantities import format_bytes, parse_bytes
+from .inputs import say_source
 from .options import COUNT, DTYPES, NUMBER, formats, option
 from .output import emit, print_facts, print_table, say
 
@@ -55,17 +56,24 @@ def serve(
     proxy to compare shapes with; a real system is slower.
     """
     from ..architecture import Transformer
+    from ..architecture.hf import read_source
     from ..hardware.latency import Overheads, decode_work, serving_rows
     from ..hardware.parallelism import Parallelism
 
-    tree = Transformer.from_config(config)
+    fields = read_source(config)
+    tree = Transformer.from_config(fields)
     devices = _chosen(names, own)
     parallelism = Parallelism(data=expert_parallel, tensor=tensor_parallel, pipeline=pipeline_parallel, expert=expert_parallel)
     conventions: dict[str, Any] = {"context": context, "batch": batch, "dtype": dtype, "cache_dtype": cache_dtype}
     work = decode_work(tree, parallelism, **conventions)
     rows = serving_rows(tree, devices, parallelism, Overheads(branch_time, call_time), **conventions)
     data = {"work": work._asdict(), "context": context or tree.context, "batch": batch, "accelerators": rows}
-    emit(form, data, rows, lambda: _print(work, rows, context or tree.context, batch, dtype))
+
+    def page() -> None:
+        say_source(fields)
+        _print(work, rows, context or tree.context, batch, dtype)
+
+    emit(form, data, rows, page)
 
 
 def _chosen(names: tuple[str, ...], own: dict[str, Any]) -> list[Accelerator]:

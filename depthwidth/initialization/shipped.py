@@ -151,10 +151,9 @@ def shipped_options(config: Mapping[str, Any] | str | PathLike[str]) -> dict[str
     >>> shipped_options({"model_type": "opt", "init_std": 0.006})
     {'family': 'opt', 'initializer_range': 0.006}
     """
-    from ..architecture.hf import read_design, text_part
-    from ..architecture.hf.files import read_json
+    from ..architecture.hf import read_design, read_source, text_part
 
-    fields = text_part(config if isinstance(config, Mapping) else read_json(config))
+    fields = text_part(config if isinstance(config, Mapping) else read_source(config))
     read_design(fields)  # a broken file gets a sentence about its fault
     for name in ("initializer_range", "init_std", "initializer_factor"):
         if fields.get(name) is not None:

@@ -113,7 +113,8 @@ def compare(
     if len(models) < 2:
         raise InputError("compare takes two models or more")
     made = Template.of() if template is None else template
-    trees = [_tree(model, made) for model in models]
+    read = [_read(model, made) for model in models]
+    trees = [tree for tree, _ in read]
     if len({tree.stem.images for tree in trees}) > 1:
         raise InputError("compare: models of images and models of texts have no common rule")
     chosen = default_rule(images=trees[0].stem.images) if rule is None else find_rule(rule)
@@ -122,19 +123,23 @@ def compare(
     compared = [
         _compared(_name(model, tree), tree, place, places[0]) for model, tree, place in zip(models, trees, places, strict=True)
     ]
-    return Comparison(chosen, tuple(compared), tuple(costs(tree, conventions) for tree in trees), tuple(_notes(trees, places)))
+    return Comparison(chosen, tuple(compared), tuple(costs(tree, conventions) for tree in trees), tuple(_notes(read, places)))
 
 
-def _tree(model: Any, template: Template) -> Transformer:
+def _read(model: Any, template: Template) -> tuple[Transformer, tuple[str, ...]]:
+    """The tree of a model, and notes on where its configuration was read from."""
     if isinstance(model, Transformer):
-        return model
+        return model, ()
     shape = _SHAPE.fullmatch(model) if isinstance(model, str) else None
     if shape is None:
-        return Transformer.from_config(model)
+        from ..architecture.hf import as_fields, source_notes
+
+        fields = as_fields(model)
+        return Transformer.from_config(fields), source_notes(fields)
     depth, width = int(shape[1]), int(shape[2])
     if depth < template.least_depth or width < 1:
         raise InputError(f"compare: {shown(model)} has no {template.least_depth} layers and a width")
-    return holding(template, width).at(depth, width)
+    return holding(template, width).at(depth, width), ()
 
 
 def _name(model: Any, tree: Transformer) -> str:
@@ -194,11 +199,11 @@ def _sentence(first: Compared, one: Compared) -> str:
     )
 
 
-def _notes(trees: Sequence[Transformer], places: Sequence[Place]) -> Iterator[str]:
-    """Caveats, each once."""
+def _notes(read: Sequence[tuple[Transformer, tuple[str, ...]]], places: Sequence[Place]) -> Iterator[str]:
+    """Notes on configurations, and caveats, each once."""
     seen = set()
-    for tree, (width, best, size) in zip(trees, places, strict=True):
-        for note in penalty_caveats(tree, size, [] if best is None else [width / best]):
+    for (tree, notes), (width, best, size) in zip(read, places, strict=True):
+        for note in (*notes, *penalty_caveats(tree, size, [] if best is None else [width / best])):
             if note not in seen:
                 seen.add(note)
                 yield note

@@ -320,7 +320,7 @@ _LONGEST_RANGES = 10_000
 """Characters that are read; a longer text is a mistake."""
 
 
-def present_shape(model: str) -> dict[str, int | None]:
+def present_shape(model: Any) -> dict[str, int | None]:
     """Width, layers, context and heads of a Hugging Face configuration, as arguments of :func:`allocate_heads`.
 
     Raises

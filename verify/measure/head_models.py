@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from depthwidth.architecture import Transformer
-from depthwidth.architecture.hf import FAMILIES, find_family
-from depthwidth.architecture.hf.files import read_json
+from depthwidth.architecture.hf import FAMILIES, find_family, read_source
 from depthwidth.errors import InputError, shown
 from depthwidth.planning.head_allocation import check_attention_alone
 
@@ -44,7 +43,7 @@ def load_model(path: str | Path, seed: int = 0) -> tuple[nn.Module, Transformer,
     InputError
         if the configuration cannot be read, or the weights are not safetensors or do not match the configuration.
     """
-    fields = read_json(path)
+    fields = read_source(path)
     tree = Transformer.from_config(fields)
     check_measurable(tree)
     family = str(fields.get("model_type"))

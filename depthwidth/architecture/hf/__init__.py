@@ -17,8 +17,8 @@ from ..transformer import Transformer
 from .families import FAMILIES
 from .family import Family
 from .fields import NoTreeError, brief
-from .files import read_json
 from .meta import is_params, llama_of
+from .sources import SourcedFields, read_source, source_notes
 from .text_parts import TEXT_PARTS, TEXT_STACKS, by_family, text_fields
 from .towers import Towers, read_towers
 from .writing import as_config
@@ -26,15 +26,17 @@ from .writing import as_config
 __all__ = [
     "FAMILIES",
     "NoTreeError",
+    "SourcedFields",
     "Towers",
     "as_fields",
     "families",
     "find_family",
     "read_config",
     "read_design",
-    "read_json",
+    "read_source",
     "read_towers",
     "register_family",
+    "source_notes",
     "write_config",
 ]
 
@@ -77,7 +79,7 @@ def _add_plugins() -> None:
 
 
 def as_fields(config: Any) -> Mapping[str, Any]:
-    """The fields of a configuration: a mapping, a ``config.json`` file, a folder with one, or an object of transformers.
+    """The fields of a configuration: a mapping, an object of transformers, or what :func:`read_source` reads.
 
     Raises
     ------
@@ -88,7 +90,7 @@ def as_fields(config: Any) -> Mapping[str, Any]:
         return config
     to_dict = getattr(config, "to_dict", None)
     if not callable(to_dict) or isinstance(config, type):
-        return read_json(config)
+        return read_source(config)
     found = to_dict()
     if not isinstance(found, Mapping):
         raise InputError(f"config: to_dict() of {brief(config)} is not a mapping")
@@ -173,7 +175,7 @@ def notes_on(config: Mapping[str, Any]) -> list[str]:
     []
     """
     part, towers = text_part(config), read_towers(config)
-    found = []
+    found = list(source_notes(config))
     if is_params(config):
         found.append("params.json does not state the context, which is taken to be that of the library's Llama, 2048 tokens")
     elif towers is not None:

@@ -32,6 +32,17 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     if inside:
         place = place / "config.json"
         name = _show_path(place)
+    return read_object(place, name)
+
+
+def read_object(place: Path, name: str) -> dict[str, Any]:
+    """The JSON object in a configuration file, which the sentence of an error calls `name`.
+
+    Raises
+    ------
+    InputError
+        as :func:`read_json` does.
+    """
     # Infinity is allowed, since some published configurations have an infinite limit.
     value = parse_json(read_regular(place, "config file", LARGEST_FILE, name), f"config file {name}", finite=False)
     if not isinstance(value, dict):

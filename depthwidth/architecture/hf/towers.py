@@ -10,7 +10,7 @@ from ...values import frozen
 from ..transformer import Transformer
 from .families import FAMILIES
 from .fields import NoTreeError, brief
-from .files import read_json
+from .sources import read_source
 
 
 @frozen
@@ -100,7 +100,7 @@ def read_towers(config: Mapping[str, Any] | Any) -> Towers | None:
     >>> {name: tree.parameters for name, tree in clip.trees.items()}, clip.parameters
     ({'text': 63428096, 'vision': 87849216}, 151277313)
     """
-    fields = config if isinstance(config, Mapping) else read_json(config)
+    fields = config if isinstance(config, Mapping) else read_source(config)
     model_type = fields.get("model_type")
     kind = KINDS.get(model_type) if isinstance(model_type, str) else None
     if kind is None or not isinstance(model_type, str):
