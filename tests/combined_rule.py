@@ -113,6 +113,21 @@ def kaplan(k):
     return source("kaplan2020", "primary", "argued: a gap of 0 to 3 %", [(size, (low + high) / 2, (high - low) / 2)])
 
 
+def mobilellm():
+    """Accuracies, not losses: the vertex of the parabola through the best shape of a class and its two neighbours."""
+    points = []
+    for name in ("125M", "350M"):
+        rows = sorted(
+            (row for row in reference("mobilellm_depth_width") if row["class"] == name), key=lambda row: int(row["depth"])
+        )
+        depth, width, accuracy = (np.array([float(row[key]) for row in rows]) for key in ("depth", "width", "accuracy"))
+        near = slice(accuracy.argmax() - 1, accuracy.argmax() + 2)
+        bend, slope, _ = np.polyfit(np.log(width[near]), accuracy[near], 2)
+        size = math.exp(np.log(12 * depth[near] * width[near] ** 2).mean())
+        points.append((size, -slope / (2 * bend), math.log(width[near].max() / width[near].min()) / 2))
+    return source("mobilellm2024", "secondary", "argued: between the neighbours of the best of four", points)
+
+
 def chinchilla():
     moved = {name: coefficient("liu2026", name) for name in ("alpha_m", "alpha_l")}
     points = []
@@ -129,7 +144,7 @@ def chinchilla():
 def sources():
     return [
         runs_source("gemstones", "gemstones"), runs_source("gadre", "gadre"), levine(), completep(), narang(),
-        kaplan(coefficient("shape_penalty", "k").value), chinchilla(),
+        kaplan(coefficient("shape_penalty", "k").value), mobilellm(), chinchilla(),
     ]  # fmt: skip
 
 
@@ -213,14 +228,14 @@ def cost_without(name):
     return float(np.mean(costs)), max(costs)
 
 
-OURS = "random effects over seven sources, tests/combined_rule.py"
+OURS = "random effects over eight sources, tests/combined_rule.py"
 
 
 def rows():
     found = sources()
     line = combined(found)
     sizes = np.concatenate([one.size for one in found])
-    pooled = "ln of the best width over ln N, seven sources"
+    pooled = "ln of the best width over ln N, eight sources"
     yield "N_0", math.exp(line.centre), None, "parameters", "measured", OURS, "size at which ln_width and slope are independent"
     yield "ln_width", line.height, math.sqrt(line.variance[0, 0]), "1", "measured", OURS, f"{pooled}: at N_0"
     yield "slope", line.slope, math.sqrt(line.variance[1, 1]), "1", "measured", OURS, f"{pooled}: slope"
@@ -249,6 +264,11 @@ def rows():
     for level in LEVELS:
         name = f"quantile_{100 * level:.0f}"
         yield name, line.half_width(level, 1.0), None, "1", "derived", OURS, f"half width of the {level:.0%} band, in errors"
+    cells = list(calibration(found))
+    yield "calibration_cells", len(cells), None, "1", "measured", OURS, "cells of sources left out, one source at a time"
+    for at, level in enumerate(LEVELS):
+        inside = sum(cell[4][at] for cell in cells)
+        yield f"inside_{100 * level:.0f}", inside, None, "1", "measured", OURS, f"those inside the {level:.0%} band"
     pooled_k = coefficient("shape_penalty", "k")
     yield (
         "k_low",

@@ -25,7 +25,8 @@ LAWS = [
 ]  # fmt: skip
 TABLES = [
     "completep_optimal_aspect", "gemstones_flop_optimal_shapes", "gemstones_models_loss", "gpt3_family", "jiang2020_measures",
-    "levine2020_experiments", "levine2020_projections", "real_models", "rule_tournament", "scale_invariance_digits_robustness",
+    "levine2020_experiments", "levine2020_projections", "mobilellm_depth_width", "real_models", "rule_tournament",
+    "scale_invariance_digits_robustness",
     "scale_invariance_equilibrium_checks", "scale_invariance_worked_values", "separation_rank_exact_checks",
     "sibert2022_downstream", "sibert2022_homogeneity", "sibert2022_hyperparameters",
     "t5_depth_sweep_narang2021", "treeformer2023_headline",

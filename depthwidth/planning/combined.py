@@ -44,7 +44,7 @@ def best_width_band(parameters: float | str, level: float = 0.9) -> WidthBand:
     --------
     >>> band = best_width_band(1e9)
     >>> round(band.low), round(band.width), round(band.high)
-    (1154, 1473, 1880)
+    (1159, 1470, 1865)
     """
     if level not in LEVELS:
         raise InputError(f"best_width_band: level={shown(level)} is not 0.5 or 0.9")
@@ -82,7 +82,7 @@ def penalty_band(width: float, parameters: float | str, level: float = 0.9) -> t
     --------
     >>> low, high = penalty_band(2048, 1e9)
     >>> f"{low:.2%} to {high:.2%}"
-    '0.02% to 3.37%'
+    '0.02% to 3.32%'
     """
     band = best_width_band(parameters, level)
     value = float(parse_count(width, "width"))

@@ -1,4 +1,4 @@
-"""The combined rule: one line through the best widths of seven sources, with the spread between them as part of its error."""
+"""The combined rule: one line through the best widths of eight sources, with the spread between them as part of its error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...formula import Domain, fitted, formula
 from ...mathematics import exp, log, sqrt
 from ._domains import Parameters
 
-COMBINED = "our random-effects fit to seven sources (docs/evidence.md)"
+COMBINED = "our random-effects fit to eight sources (docs/evidence.md)"
 _COMBINED_RANGE = "3.3e6 to 1e10 parameters without embeddings; one source below 2e7, one weak source above 3e9"
 CombinedCentre = Annotated[
     Any,
@@ -62,7 +62,7 @@ def combined_optimal_width(
     Examples
     --------
     >>> round(combined_optimal_width(1e9))
-    1473
+    1470
     """
     return exp(ln_width + slope * log(parameters / N_0))
 
@@ -83,12 +83,12 @@ def combined_relative_width_error(
 
     Returns
     -------
-    A relative error. Bands are Student's quantiles of it, with five degrees of freedom.
+    A relative error. Bands are Student's quantiles of it, with six degrees of freedom.
 
     Examples
     --------
     >>> round(combined_relative_width_error(1e9), 3)
-    0.121
+    0.122
     """
     x = log(parameters / N_0)
     return sqrt(height_error**2 + height_spread**2 + point_spread**2 + (slope_error**2 + slope_spread**2) * x**2)
