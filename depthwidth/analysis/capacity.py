@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -215,19 +215,16 @@ def state_results(sums: NormSums, *, samples: int | None = None, margin: float |
     """
     if samples is not None:
         check_whole("capacity", 2, 2**63 - 1, samples=samples)
+    if margin is not None and not 0 < margin < math.inf:
+        raise InputError(f"margin={margin} is not above 0 and finite")
+    gamma = 1 if margin is None else margin
     logs = {"log-prod-of-spec": sums.log_spectral, "log-prod-of-fro": sums.log_frobenius}
-    logs["log-spec-orig-main"] = sums.log_spectral + math.log(sums.stable_ranks)
-    logs["log-sum-of-spec"] = math.log(sums.depth) + sums.log_spectral / sums.depth
-    logs["log-sum-of-fro"] = math.log(sums.depth) + sums.log_frobenius / sums.depth
-    if margin is not None:
-        if not 0 < margin < math.inf:
-            raise InputError(f"margin={margin} is not above 0 and finite")
-        shift = 2 * math.log(margin)
-        logs["log-prod-of-spec-over-margin"] = logs["log-prod-of-spec"] - shift
-        logs["log-prod-of-fro-over-margin"] = logs["log-prod-of-fro"] - shift
-        logs["log-spec-orig-main"] -= shift
-        for name in ("spec", "fro"):
-            logs[f"log-sum-of-{name}-over-margin"] = logs[f"log-sum-of-{name}"] - shift / sums.depth
+    logs["log-spec-orig-main"] = of_logarithm(laws.spectral_margin_measure, sums.log_spectral, sums.stable_ranks, gamma)
+    for name, product in (("spec", sums.log_spectral), ("fro", sums.log_frobenius)):
+        logs[f"log-sum-of-{name}"] = of_logarithm(laws.geometric_norm_sum, product, sums.depth, 1)
+        if margin is not None:
+            logs[f"log-prod-of-{name}-over-margin"] = product - 2 * math.log(margin)
+            logs[f"log-sum-of-{name}-over-margin"] = of_logarithm(laws.geometric_norm_sum, product, sums.depth, margin)
     plain = {"params": float(sums.weights), "fro-over-spec": sums.stable_ranks, "param-norm": sums.squared_norm}
     found = {name: reported(value, samples, logarithm=False) for name, value in plain.items()}
     found |= {name: reported(value, samples, logarithm=True) for name, value in logs.items()}
@@ -243,9 +240,20 @@ def reported(value: float, samples: int | None, *, logarithm: bool) -> float:
     >>> reported(400.0, 10_000, logarithm=False), round(math.exp(reported(math.log(400), 10_000, logarithm=True)), 12)
     (0.2, 0.2)
     """
-    if logarithm:
-        return (value - (0.0 if samples is None else math.log(samples))) / 2
-    return math.sqrt(value) if samples is None else float(laws.reported_measure(value, samples))
+    # One sample is outside of the law's domain: it stands for no division.
+    law, points = (laws.reported_measure.body, 1) if samples is None else (laws.reported_measure, samples)
+    return of_logarithm(law, value, points) if logarithm else float(law(value, points))
+
+
+def of_logarithm(formula: Callable[..., Any], logarithm: float, *arguments: float) -> float:
+    """Logarithm of a formula whose first argument is given by its own, as products of deep models overflow doubles.
+
+    >>> of_logarithm(laws.geometric_norm_sum, 4000.0, 2, 1) == math.log(2) + 2000.0
+    True
+    """
+    import mpmath  # whose exponents have no limit; sympy depends on it
+
+    return float(mpmath.log(formula(mpmath.exp(logarithm), *arguments)))
 
 
 TABLE_NAMES = re.compile(r"(^|[._])(wte|wpe|embed\w*|\w*embeddings?|relative_attention_bias)([._]|$)")

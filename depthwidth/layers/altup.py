@@ -16,6 +16,7 @@ from ..checks import check_choice, check_whole
 from ..errors import InputError
 from ..formulas.altup import predict_flops
 from ..numerics.altup import SELECTIONS, active_stream, mixing
+from ..numerics.homogeneity import Place, Powers
 from ..signal import AnySignal, Pullback, Scales, Signal, Site, Trace
 from ..signal.streams import StreamSignal
 from .base import Child, Run, component
@@ -27,6 +28,8 @@ from .tensor import IDENTITY, ONES, ZEROS, Tensor
 @component
 class PartStreams(Streams):
     """Streams that are the equal parts of a wider input, joined side by side at the end."""
+
+    keeps_degree = True
 
     def outer_width(self, width: int) -> int:
         return self.count * width
@@ -56,6 +59,8 @@ class PartStreams(Streams):
 @component
 class SummedStreams(Streams):
     """Equal copies, and their sum at the end."""
+
+    keeps_degree = True
 
     def choices(self) -> dict[str, Any]:
         return {"altup_form": "recycled"}
@@ -194,6 +199,9 @@ class AltUp(AroundBlock):
         skip = skip_of(self.layer, recipe, f"{role}.layer", index, type(self).__name__)
         return mixing(*self.coefficients(recipe, role, index), active, skip)
 
+    def degree(self, x: Powers, at: Place) -> Powers:
+        return _corrected(self.layer, x, at.apply("product", x, at.weight("predict")), at)
+
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         if not isinstance(x, StreamSignal):
             return self._of_equal_copies(x, site)
@@ -237,6 +245,14 @@ class RecycledAltUp(AltUp):
     @property
     def own_streams(self) -> Streams:
         return SummedStreams(self.k)
+
+
+def _corrected(layer: BlockLike, x: Powers, predicted: Powers, at: Place) -> Powers:
+    """The powers of predictions that are corrected by what the layer computes beyond its own."""
+    y = at.at("layer").through(layer, x)
+    innovation = at.apply("sum", predicted, y, reason="a prediction has another degree than what the layer computes")
+    correction = at.apply("product", innovation, at.weight("correct"))
+    return at.apply("sum", predicted, correction, reason="a correction has another degree than its prediction")
 
 
 def skip_of(block: BlockLike, recipe: Scales, role: str, index: int, owner: str) -> float:
@@ -326,6 +342,11 @@ class SequenceAltUp(AroundBlock):
     def own_saved(self, run: Run) -> int:
         # The prediction keeps all tokens, of which the layer counts the bases; the correction keeps the bases' innovations.
         return run.positions * self.width * run.value_bytes
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        own, base = (at.apply("product", x, at.weight(name)) for name in ("own", "base"))
+        predicted = at.apply("sum", own, base, reason="a token's own part has another degree than its base's")
+        return _corrected(self.layer, x, predicted, at)
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         if not isinstance(x, Signal):

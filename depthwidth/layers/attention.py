@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..formula import is_symbolic
 from ..formulas.moments import linear_second_moment, norm_moment
 from ..values import cached_property
+from .attention_degrees import attention_degree
 from .base import Branch, Child, Run, component, share
 from .linear import Linear
 from .norms import Norm
@@ -18,7 +19,6 @@ from .positions import Position
 from .tensor import ZEROS, Tensor
 
 if TYPE_CHECKING:
-    from ..numerics.homogeneity import Place, Powers
     from ..signal import AnySignal, DrawSpread, Pullback, Site
     from .interfaces import AttentionLike
 
@@ -29,39 +29,6 @@ _LOGSUMEXP_BYTES = 4  # a fused kernel keeps one float32 per query and head inst
 def _is_plain(layer: Attention) -> bool:
     """True if a stack attends to itself by a softmax of products, without norms of queries, keys or joined heads."""
     return type(layer) is Attention and not layer.cross and layer.query_norm is None and layer.inner_norm is None
-
-
-def _degree(layer: Attention, x: Powers, at: Place) -> Powers:
-    """The powers of the output; the softmax has a condition on its scores, positive scores over their sum have none."""
-    source = (at.walk.memory or {}) if layer.cross else x
-    query, key = at.at("query").through(layer.query, x), at.at("key").through(_key_that_counts(layer), source)
-    if layer.query_norm is not None:
-        query = at.at("query_norm").through(layer.query_norm, query)
-    if layer.key_norm is not None:
-        key = at.at("key_norm").through(layer.key_norm, key)
-    scores = at.apply("product", query, key)
-    if layer.softcap is not None:
-        scores = at.apply("gelu", scores, reason="tanh caps the scores")
-    if layer.position is not None and not layer.cross:
-        scores = at.at("position").through(layer.position, scores)
-    if at.walk.score_bias is not None and not layer.cross:
-        scores = at.apply("sum", scores, at.walk.score_bias, reason="a score bias of another degree is added to scores")
-    if layer.sinks:
-        scores = at.apply("sum", scores, at.weight("sinks"), reason="sinks are joined to scores of another degree")
-    weights = at.apply("row_norm", at.apply("relu", scores))
-    if layer._softmax:
-        weights = at.apply("softmax", scores, reason="softmax of scores that are not of degree 0")
-    mixed = at.apply("product", weights, at.at("value").through(layer.value, source))
-    if layer.inner_norm is not None:
-        mixed = at.at("inner_norm").through(layer.inner_norm, mixed)
-    return at.at("out").through(layer.out, mixed)
-
-
-def _key_that_counts(layer: Attention) -> Linear:
-    """The key map without a bias that adds one number to all scores of a query, which the softmax leaves out."""
-    alike = layer._softmax and layer.softcap is None and layer.key_norm is None and not layer.sinks
-    turned = layer.position is not None and not layer.position.adds_scores and not layer.cross
-    return layer.key.replace(bias=False) if layer.key.bias and alike and not turned else layer.key
 
 
 @component
@@ -103,8 +70,8 @@ class Attention(Branch):
     """False if the key map has no bias, whatever the others have (Whisper)."""
 
     plain = property(_is_plain)
-    _softmax = True
-    degree = _degree
+    takes_softmax = True
+    degree = attention_degree
     factorised = routed = borrows = False
     """True if keys and values: are made from few features (latent attention); are routed by trees; are an earlier block's."""
 

@@ -12,6 +12,7 @@ from ..formulas.finite_width import (
     convolution_slope_kurtosis,
     correlation_spread,
 )
+from ..numerics.homogeneity import Place, Powers
 from ..signal import AnySignal, DrawSpread, Pullback, Site, TokenSignal
 from .base import Child, Layer, Run, component
 from .linear import Linear
@@ -54,6 +55,11 @@ class Convolution(Layer):
         if self.bias:
             y = y.with_bias(site.variance("bias"))
         return site.record(y), site.record_gradient(lambda g: over_taps(g, -1))
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        y = at.apply("linear", x, own=at.weight("weight"))
+        reason = "a bias is added to a convolution of another degree"
+        return at.apply("bias", y, own=at.weight("bias"), reason=reason) if self.bias else y
 
     def own_flops(self, run: Run) -> int:
         return 2 * run.positions * self.channels * self.kernel
@@ -108,6 +114,11 @@ class ShortConvolution(Mixer):
             return found.plus(pull_read(into.times(gate.second_moment, gate.covariance)))
 
         return y, pull
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        part = self.degrees_of_parts(at)
+        mixed = part("convolution", at.apply("product", part("input_gate", x), part("read", x)))
+        return part("write", at.apply("product", part("output_gate", x), mixed))
 
     def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
         """The spread of hidden features that are a Gaussian times a sum of products, for tokens without correlation."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from ..checks import check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
+from ..numerics.homogeneity import Place, Powers
 from .activation_entries import check_activation
 from .base import Child, Run, component
 from .convolution import Convolution
@@ -80,6 +81,23 @@ class GatedDeltaNet(Mixer):
             Child("norm", RMSNorm(self.value_dim, self.value_heads, eps=self.eps)),
             Child("out", Linear(self.values, self.width, bias=False), kind="out"),
         )
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        """Queries and keys have unit length, so that the state has the degree of the values."""
+        from .activations import activated_degree
+
+        part = self.degrees_of_parts(at)
+        query, key, value = (
+            activated_degree(self.activation, part("convolution", part(name, x)), at) for name in ("query", "key", "value")
+        )
+        for one in (query, key):
+            at.require(one, "an epsilon is added to the squared length", exact=False)
+        at.apply("gelu", part("strength", x), reason="sigmoid of the strengths")
+        steps = at.apply("bias", part("step", x), own=at.weight("step_bias"), reason="a bias is added to steps")
+        at.apply("gelu", steps, reason="softplus of the steps")
+        at.require(at.weight("log_decay"), "decays are exponentials of their weights")
+        at.apply("gelu", part("gate", x), reason="silu of the gate")
+        return part("out", part("norm", value))
 
     def own_flops(self, run: Run) -> int:
         # The value that the state holds for a key, its correction, and the query's value.

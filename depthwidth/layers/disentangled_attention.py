@@ -9,9 +9,11 @@ from typing import Any
 from ..checks import check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
+from ..numerics.homogeneity import Place, Powers
 from ..signal import AnySignal, Pullback, Site
 from ..values import cached_property, frozen
 from .attention import Attention
+from .attention_degrees import key_degree, query_degree
 from .base import Child, Run, component
 from .linear import Linear
 from .norms import Norm
@@ -87,6 +89,11 @@ class RelativeVectors(Position):
     def children(self) -> tuple[Child, ...]:
         return () if self.norm is None else (Child("norm", self.norm),)
 
+    def degree(self, x: Powers, at: Place) -> Powers:
+        """The powers of the vectors, which attention maps to keys and queries."""
+        vectors = at.weight("weight")
+        return vectors if self.norm is None else at.at("norm").through(self.norm, vectors)
+
     def run_of(self, child: str, run: Run) -> Run:
         return replace(run, tokens=2 * self.span, batch=1)
 
@@ -134,6 +141,29 @@ class DisentangledAttention(Attention):
         # The vectors are the same for every sequence of a batch.
         own = child in ("position_key", "position_query")
         return replace(run, tokens=self.relative.rows(run.tokens), batch=1) if own else super().run_of(child, run)
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        vectors = at.walk.score_bias
+        if vectors is None:
+            return at.unknown(self, x)
+        relative, reason = self.relative, "scores of positions have another degree than those of content"
+        # A bias of keys adds one number to all scores of a query, unless keys meet the vectors of positions.
+        own = self.key if relative.to_content else self.key.replace(bias=False)
+        query, key = query_degree(self, x, at), key_degree(self, x, at, own)
+        scores = at.apply("product", query, key)
+        if relative.to_position:
+            name, part = ("key", self.key) if self.position_key is None else ("position_key", self.position_key)
+            met = at.at(name).through(part.replace(bias=False), vectors)
+            scores = at.apply("sum", scores, at.apply("product", query, met), reason=reason)
+        if relative.to_content:
+            name, part = ("query", self.query) if self.position_query is None else ("position_query", self.position_query)
+            asking = at.at(name).through(part, vectors)
+            scores = at.apply("sum", scores, at.apply("product", asking, key), reason=reason)
+        weights = at.apply("softmax", scores, reason="softmax of scores that are not of degree 0")
+        mixed = at.apply("product", weights, at.at("value").through(self.value, x))
+        if self.inner_norm is not None:
+            mixed = at.at("inner_norm").through(self.inner_norm, mixed)
+        return at.at("out").through(self.out, mixed)
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         raise InputError(f"{site.role}: the moments of disentangled attention are not known")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InputError
+from ..numerics.homogeneity import Place, Powers
 from ..signal import AnySignal, Pullback, Site
 from .attention import Attention
+from .attention_degrees import joined_degree
 from .base import Child, Run, component
 from .linear import Linear
 
@@ -31,6 +33,10 @@ class GatedAttention(Attention):
 
     def choices(self) -> dict[str, Any]:
         return super().choices() | {"attention_gate": True}
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        at.apply("gelu", at.at("gate").through(self.gate, x), reason="sigmoid of the gate")
+        return at.at("out").through(self.out, joined_degree(self, x, at))
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """Refused.

@@ -12,9 +12,11 @@ from ..checks import check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..formulas.moments import linear_second_moment
+from ..numerics.homogeneity import Place, Powers
 from ..signal import AnySignal, DrawSpread, Number, Pullback, Site, Spread, TokenSignal, finite
 from ..values import cached_property, frozen
 from .attention import Attention
+from .attention_degrees import mixed_degree
 from .attention_moments import mix_heads, starting_bias
 from .base import Child, Run, component
 from .linear import Linear
@@ -150,6 +152,19 @@ class LatentAttention(Attention):
 
     def choices(self) -> dict[str, Any]:
         return super().choices() | {"latent": self.latent}
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        """A score is the sum of a product of latent features and one of the parts with positions."""
+        source = x
+        if self.query_latent is not None and self.query_latent_norm is not None:
+            source = at.at("query_latent").through(self.query_latent, x)
+            source = at.at("query_latent_norm").through(self.query_latent_norm, source)
+        query = at.at("query").through(self.query, source)
+        z = at.at("latent_norm").through(self.latent_norm, at.at("latent_map").through(self.latent_map, x))
+        key, turned = at.at("key").through(self.key, z), at.at("rotary_key").through(self.rotary_key, x)
+        key = at.apply("sum", key, turned, reason="keys with positions and those without have different degrees")
+        value = at.at("value").through(self.value, z)
+        return at.at("out").through(self.out, mixed_degree(self, at.apply("product", query, key), value, at))
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """The moments of plain attention between tokens of the latent features, which queries and rotary keys follow.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..checks import check_whole
+from ..numerics.homogeneity import Place, Powers
 from .activation_entries import check_activation
 from .base import Child, Run, component
 from .convolution import Convolution
@@ -66,6 +67,24 @@ class Mamba(Mixer):
             Child("step", Linear(self.rank, self.inner, bias=False)),
             Child("write", Linear(self.inner, self.width, self.bias), kind="write"),
         )
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        """Steps, decays and the gate are functions that are not homogeneous; the state is linear in the features."""
+        from .activations import activated_degree
+
+        part = self.degrees_of_parts(at)
+        u = activated_degree(self.activation, part("convolution", part("read", x)), at)
+        selected = part("select", u)
+        names = ("step_norm", "write_norm", "read_norm")
+        step, write, read = (selected if self.norm is None else part(name, selected) for name in names)
+        steps = at.apply("bias", part("step", step), own=at.weight("step_bias"), reason="a bias is added to steps")
+        at.apply("gelu", steps, reason="softplus of the steps")
+        at.require(at.weight("log_decay"), "decays are exponentials of their weights")
+        y = at.apply("product", u, write, read)
+        direct = at.apply("product", u, at.weight("direct"))
+        y = at.apply("sum", y, direct, reason="the direct path has another degree than the state")
+        at.apply("gelu", part("gate", x), reason="silu of the gate")
+        return part("write", y)
 
     def own_flops(self, run: Run) -> int:
         return 4 * run.positions * self.inner * self.state

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from ..checks import check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
+from ..numerics.homogeneity import Place, Powers
 from .activation_entries import check_activation
 from .base import Child, Run, component
 from .convolution import Convolution
@@ -85,6 +86,23 @@ class Mamba2(Mixer):
             *((Child("norm", norm),) if self.normed else ()),
             Child("write", Linear(self.inner, self.width, self.out_bias), kind="write"),
         )
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        """Steps, decays and the gate are functions that are not homogeneous; the state is linear in the features."""
+        from .activations import activated_degree
+
+        part = self.degrees_of_parts(at)
+        u, key, query = (
+            activated_degree(self.activation, part("convolution", part(name, x)), at) for name in ("read", "key", "query")
+        )
+        steps = at.apply("bias", part("step", x), own=at.weight("step_bias"), reason="a bias is added to steps")
+        at.apply("gelu", steps, reason="softplus of the steps")
+        at.require(at.weight("log_decay"), "decays are exponentials of their weights")
+        y = at.apply("product", u, key, query)
+        direct = at.apply("product", u, at.weight("direct"))
+        y = at.apply("sum", y, direct, reason="the direct path has another degree than the state")
+        at.apply("gelu", part("gate", x), reason="silu of the gate")
+        return part("write", part("norm", y) if self.normed else y)
 
     def own_flops(self, run: Run) -> int:
         return 4 * run.positions * self.inner * self.state

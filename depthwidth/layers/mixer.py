@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ..errors import InputError
 from ..signal import AnySignal, Pullback, Site
 from .base import Branch, component
+
+if TYPE_CHECKING:
+    from ..numerics.homogeneity import Place, Powers
 
 M = TypeVar("M")
 
@@ -45,6 +49,11 @@ class Mixer(Proportional):
     """
 
     causal = True
+
+    def degrees_of_parts(self, at: Place) -> Callable[[str, Powers], Powers]:
+        """The powers of a part's output, given its name and those of its input."""
+        parts = {child.name: child.layer for child in self.children()}
+        return lambda name, x: at.at(name).through(parts[name], x)
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """Refused, unless a subclass derives them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from ..errors import InputError
+from ..numerics.homogeneity import Place, Powers
 from ..signal import AnySignal
 from .attention import Attention
 from .base import Child, component
@@ -53,6 +54,10 @@ class ParallelMixer(Mixer):
 
     def children(self) -> tuple[Child, ...]:
         return Child("mixer", self.mixer), Child("attention", self.attention)
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        part = self.degrees_of_parts(at)
+        return at.apply("sum", part("mixer", x), part("attention", x), reason="the mixer has another degree than attention")
 
     def draw_spread(self, x: AnySignal, site: Any) -> Any:
         return self.mixer.draw_spread(x, site.at("mixer"))

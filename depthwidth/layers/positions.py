@@ -112,6 +112,14 @@ class Position(Layer):
         """Features of the products that each head adds for each pair of query and key to those of scores and values."""
         return 0
 
+    def key_degree(self, key: Powers, at: Place) -> Powers:
+        """The powers of what a query meets, given those of keys."""
+        return key
+
+    def value_degree(self, value: Powers, at: Place) -> Powers:
+        """The powers of what is mixed, given those of values."""
+        return value
+
     def score_bias(self, site: Site) -> BiasMoments | None:
         """The score bias at the start, of which `site` has the tables; None if it is zero, or neglected.
 

@@ -24,7 +24,7 @@ class ReluAttention(Attention):
     It is for encoders: of a causal mask's first token, which sees itself alone, half the heads would have no weights.
     """
 
-    _softmax = False
+    takes_softmax = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from ..checks import check_whole
 from ..errors import InputError
+from ..numerics.homogeneity import Place, Powers
 from ..signal import AnySignal, DrawSpread, Pullback, Site
 from .base import Child, Run, component
 from .feed_forward import FeedForward
@@ -48,6 +49,17 @@ class TimeMix(Mixer):
             Child("out", Linear(self.inner, self.width, bias=False), kind="out"),
         )
 
+    def degree(self, x: Powers, at: Place) -> Powers:
+        """Weights of the average are exponentials; shares of two tokens add up to one."""
+        part = self.degrees_of_parts(at)
+        for name in ("key_share", "value_share", "receptance_share"):
+            at.require(at.weight(name), "a share stands beside its rest")
+        at.apply("gelu", part("key", x), reason="exponentials of the keys")
+        for name in ("decay", "bonus"):
+            at.require(at.weight(name), f"exponentials of the {name}")
+        at.apply("gelu", part("receptance", x), reason="sigmoid of the receptance")
+        return part("out", part("value", x))
+
     def own_saved(self, run: Run) -> int:
         # The input, and its three mixtures with the token before; keys, values, receptances and their sigmoid, the average,
         # and the input of the last map.
@@ -77,6 +89,13 @@ class ChannelMix(FeedForward, Proportional):
     def children(self) -> tuple[Child, ...]:
         receptance = Child("receptance", Linear(self.width, self.width, bias=False), kind="gate")
         return (receptance, *super().children())
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        for name in self.tensors():
+            at.require(at.weight(name), "a share stands beside its rest")
+        receptance = Linear(self.width, self.width, bias=False)
+        at.apply("gelu", at.at("receptance").through(receptance, x), reason="sigmoid of the receptance")
+        return super().degree(x, at)
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """Refused.

@@ -11,6 +11,7 @@ from dataclasses import field, replace
 from ..checks import check_whole
 from ..errors import InputError
 from ..formulas import positions as laws
+from ..numerics.homogeneity import Place, Powers
 from ..signal import Site
 from ..values import cached_property
 from .base import Child, Run, component
@@ -53,6 +54,21 @@ class SegmentBias(Position):
             return {}
         return {"segments": Tensor((self.segments, self.segments, self.tables), "score_bias", start=ZEROS)}
 
+    def degree(self, x: Powers, at: Place) -> Powers:
+        """The powers of the tables that a stack's blocks share, which attention adds; else of the scores with their sum."""
+        tables = self.bias_degree(at)
+        if self.segments:
+            own = at.weight("segments")
+            tables = own if tables is None else at.apply("sum", tables, own, reason="biases of segments have another degree")
+        tables = tables or {}
+        if self.home == "stack":
+            return tables
+        return at.apply("sum", x, tables, reason="a trained bias is added to scores of another degree")
+
+    def bias_degree(self, at: Place) -> Powers | None:
+        """The powers of the biases of positions; None without them."""
+        return None
+
     def own_saved(self, run: Run) -> int:
         return self.own_bias(run) * run.value_bytes
 
@@ -90,6 +106,11 @@ class DietRel(DecoupledPositions):
         rows: int = laws.relative_bias_parameters.body(self.context, 1)
         return {"weight": Tensor((rows, self.tables), "score_bias", start=ZEROS)} | super().tensors()
 
+    degree = SegmentBias.degree
+
+    def bias_degree(self, at: Place) -> Powers:
+        return at.weight("weight")
+
     def score_bias(self, site: Site) -> BiasMoments | None:
         return BiasMoments(site.variance("weight"))
 
@@ -113,6 +134,11 @@ class DietAbs(DecoupledPositions):
         shape = (self.tables, self.context, self.rank)
         own = {"query": Tensor(shape, "score_bias", start=ZEROS), "key": Tensor(shape, "positions")}
         return own | super().tensors()
+
+    degree = SegmentBias.degree
+
+    def bias_degree(self, at: Place) -> Powers:
+        return at.apply("product", at.weight("query"), at.weight("key"))
 
     def own_flops(self, run: Run) -> int:
         flops: int = laws.absolute_bias_flops.body(run.tokens, self.rank, self.tables)
@@ -158,6 +184,12 @@ class UntiedPositions(SegmentBias):
     def tensors(self) -> dict[str, Tensor]:
         return {"weight": Tensor((self.context, self.width), "positions")} | super().tensors()
 
+    degree = SegmentBias.degree
+
+    def bias_degree(self, at: Place) -> Powers:
+        query, key = (at.at(name).through(self.map, at.weight("weight")) for name in ("query", "key"))
+        return at.apply("product", query, key)
+
     def children(self) -> tuple[Child, ...]:
         return Child("query", self.map, kind="query"), Child("key", self.map, kind="key")
 
@@ -201,6 +233,17 @@ class ShawVectors(Position):
     def tensors(self) -> dict[str, Tensor]:
         vectors = Tensor((2 * self.reach + 1, self.head_dim), "bias", start=ZEROS)
         return {"key": vectors, "value": vectors} if self.values else {"key": vectors}
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        return x
+
+    def key_degree(self, key: Powers, at: Place) -> Powers:
+        return at.apply("sum", key, at.weight("key"), reason="vectors of positions are added to keys of another degree")
+
+    def value_degree(self, value: Powers, at: Place) -> Powers:
+        if not self.values:
+            return value
+        return at.apply("sum", value, at.weight("value"), reason="vectors of positions are added to values of another degree")
 
     def pair_dims(self, head_dim: int, value_dim: int) -> int:
         if head_dim != self.head_dim or (self.values and value_dim != head_dim):

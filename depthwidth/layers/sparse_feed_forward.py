@@ -32,6 +32,8 @@ class SparseFeedForward(FeedForward):
     def choices(self) -> dict[str, Any]:
         return super().choices() | {"sparsity": self.sparsity}
 
+    degree = FeedForward.degree  # the cut is proportional to what it cuts
+
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """Refused.
 

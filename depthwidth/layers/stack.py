@@ -68,7 +68,7 @@ def _degree(stack: Stack, x: Powers, at: Place) -> Powers:
     """The powers of a stack's output. Of a run of equal blocks the first three are followed, after which nothing is new."""
     walk = at.walk
     walk.score_bias = None if stack.position is None else at.at("position").through(stack.position, {})
-    if stack.copies is not None or stack.streams > 1:
+    if stack.streams > 1 and not (stack.copies is not None and stack.copies.keeps_degree):
         reason = "the degrees of several streams are not derived"
         for index, block in enumerate(stack.blocks()):
             at.at(f"block.{stack.first_use(index)}").unknown(block, x, reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..checks import check_whole
 from .base import Layer, component
@@ -23,6 +23,9 @@ class Streams(Layer):
     """
 
     count: int
+
+    keeps_degree: ClassVar[bool] = False
+    """True if making and joining the copies has no weights, nor any sum of different degrees."""
 
     def __post_init__(self) -> None:
         check_whole(type(self).__name__, smallest=2, count=self.count)

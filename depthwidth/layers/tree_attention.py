@@ -9,9 +9,11 @@ from ..checks import check_choice, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..formulas.treeformer import all_nodes_flops, leaf_scores, path_attention_flops, routing_flops
+from ..numerics.homogeneity import Place, Powers
 from ..signal import AnySignal, Pullback, Site, TokenSignal, finite
 from ..values import frozen
 from .attention import Attention, after_norm
+from .attention_degrees import key_degree, mixed_degree, query_degree
 from .base import Run, component
 from .tensor import ZEROS, Constant, Tensor
 from .tree_moments import mix_tree
@@ -163,6 +165,22 @@ class TreeAttention(Attention):
 
     def own_cache(self, run: Run) -> int:
         return 0
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        """A decision is a sign: it stays as it is if a node's product and its threshold have one degree."""
+        query, key = query_degree(self, x, at), key_degree(self, x, at, self.key)
+        if self.tree.height:
+            for one in (query, key):
+                node = at.apply("product", one, at.weight("planes"))
+                at.apply("bias", node, own=at.weight("thresholds"), reason="a threshold has another degree than its hyperplane")
+        value = at.at("value").through(self.value, x)
+        if self.tree.softmax:
+            mixed = mixed_degree(self, at.apply("product", query, key), value, at)
+        else:
+            mixed = at.apply("linear", value, own=at.weight("level_weights"))
+            if self.inner_norm is not None:
+                mixed = at.at("inner_norm").through(self.inner_norm, mixed)
+        return at.at("out").through(self.out, mixed)
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """The moments with hyperplanes drawn around the origin, on exchangeable tokens (docs/derivations/tree-attention.md).

@@ -6,8 +6,10 @@ from dataclasses import field
 from typing import Any
 
 from ..errors import InputError
+from ..numerics.homogeneity import Place, Powers
 from ..signal import AnySignal, Pullback, Site
 from .attention import Attention
+from .attention_degrees import key_degree, mixed_degree, query_degree
 from .base import Child, component
 from .norms import Norm
 
@@ -31,6 +33,11 @@ class ValueNormAttention(Attention):
 
     def choices(self) -> dict[str, Any]:
         return super().choices() | {"value_norm": True}
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        scores = at.apply("product", query_degree(self, x, at), key_degree(self, x, at))
+        value = at.at("value_norm").through(self.value_norm, at.at("value").through(self.value, x))
+        return at.at("out").through(self.out, mixed_degree(self, scores, value, at))
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """Refused.

@@ -101,17 +101,34 @@ def test_a_bias_of_keys_is_left_out_by_the_softmax():
 
 def test_every_kind_of_model_is_told():
     """A component without degrees breaks what is in it and before it, with its reason, and nothing else."""
-    tree = Transformer(2, 32, mixer=layers.Mamba(32, inner=8, state=4, rank=3), tied=False, **SIZES)
-    found = alone(tree)
-    assert ("decoder.block.mixer", "the degrees of Mamba are not derived") in found["decoder.block.mixer.direct"].breaks
+
+    class Doubled(layers.ShortConvolution):
+        def moments(self, x, site):
+            return super().moments(x, site)
+
+    found = alone(Transformer(2, 32, mixer=Doubled(32), tied=False, **SIZES))
+    assert ("decoder.block.mixer", "the degrees of Doubled are not derived") in found["decoder.block.mixer.read.weight"].breaks
     assert found["decoder.norm.weight"].degree is None  # it has a bias beside it
     assert found["head.unembedding.weight"].degree == 1
-    streams = scale_invariance(Transformer(2, 32, 2, altup=2, **SIZES))
-    assert all(one.degree is None for one in streams.each if ".block." in one.name)
+    routed = scale_invariance(Transformer(2, 32, 2, routed_altup=layers.AltUpRouting(3), norm="rmsnorm", bias=False, **SIZES))
+    assert all(one.degree is None for one in routed.each if ".block." in one.name)
+    assert routed.groups[0].breaks[0][1] == "the degrees of several streams are not derived"
     two = scale_invariance(Transformer(2, 32, 2, kind="encoder-decoder", positions="relative", **SIZES))
     assert two.groups[0].name == "all weights"
     images = Transformer(2, 32, 2, kind="encoder", patch=4, image=8, head="classifier", classes=3)
     assert scale_invariance(images).groups[1].degree is None
+
+
+def test_alternating_updates_need_predictions_of_one_degree():
+    """P and g turn predictions and corrections into sums of different degrees; what a norm ends inside the block stays."""
+    free = {"norm_affine": False, "norm_eps": 0.0, "bias": False, "placement": "sandwich", "tied": False, "kind": "encoder"}
+    for more in ({"altup": 2}, {"altup": 3, "altup_form": "recycled"}, {"depth": 3, "sequence_stride": 4}):
+        found = alone(Transformer(**{"depth": 2, "width": 32, "heads": 2, **free, **SIZES, **more}))
+        assert found["encoder.block.layer.attention.out.weight"].degree == 0
+        assert found["encoder.block.correct"].degree is None
+        assert {"a correction has another degree than its prediction"} <= {
+            why for _, why in found["encoder.block.correct"].breaks
+        }
 
 
 def test_a_component_that_states_moments_and_no_degrees_is_unknown():

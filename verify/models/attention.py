@@ -22,6 +22,8 @@ class Mix(nn.Module):
 
     heads_apart = True
     """Its output keeps a dimension for the heads: (batch, heads, length, dim)."""
+    fused = True
+    """Its weights are those of torch's fused kernels, which take over if nothing but scores decides them."""
     settings: ClassVar = {"score_softcap": "softcap"}
 
     def __init__(self, scale: float, softcap: float | None, dropout: float) -> None:
@@ -48,18 +50,20 @@ class Mix(nn.Module):
         if groups > 1:
             k, v = (part[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2) for part in (k, v))
         rate = self.rate if self.training else 0.0
-        if sinks is None and more is None and self.softcap is None:
+        if self.fused and sinks is None and more is None and self.softcap is None:
             if mask is not None and mask.dim() == 3:  # torch's fused kernel for processors refuses a mask of three dimensions
                 mask = mask[None]
             return F.scaled_dot_product_attention(q, k, v, mask, rate, causal, scale=self.scale)
-        scores = self.scores(q, k, mask, causal)
-        if sinks is not None:
-            scores = torch.cat((scores, sinks[None, :, None, None].expand(*scores.shape[:-1], 1)), dim=-1)
-        precise = torch.promote_types(scores.dtype, torch.float32)
-        weights = F.softmax(scores, dim=-1, dtype=precise)[..., : k.shape[-2]].to(v.dtype)
-        weights = apply_dropout(weights, rate, True)
+        weights = apply_dropout(self.weights(self.scores(q, k, mask, causal), sinks).to(v.dtype), rate, True)
         y, summand = weights @ v, None if more is None else more(weights)
         return y if summand is None else y + summand
+
+    def weights(self, scores: Tensor, sinks: Tensor | None) -> Tensor:
+        """Weights of the values, in float32 or finer: (batch, heads, length, source)."""
+        keys = scores.shape[-1]
+        if sinks is not None:
+            scores = torch.cat((scores, sinks[None, :, None, None].expand(*scores.shape[:-1], 1)), dim=-1)
+        return F.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))[..., :keys]
 
     def scores(self, q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """Scores (batch, heads, length, source), minus infinity for hidden keys; as many key heads as query heads."""

@@ -124,6 +124,14 @@ def set_multiplier(owner: nn.Module, tensor: str, factor: float) -> None:
         raise InputError(f"the recipe multiplies the output of {tensor} by {factor:.6g}, but there is no {place} for it")
 
 
+def multiplier_of(owner: nn.Module, tensor: str) -> float:
+    """The factor by which a module multiplies the output of one of its tensors, as :func:`set_multiplier` set it."""
+    found = getattr(owner, "multipliers", {}).get(tensor)
+    if found is None:
+        found = getattr(owner, "multiplier", 1.0) if tensor == "weight" else 1.0
+    return float(found)
+
+
 class Undrawn:
     """A base class that keeps torch's modules from drawing weights on creation, since a recipe draws them."""
 

@@ -38,7 +38,7 @@ class GatedDeltaNet(Branch):
         )
         value = value.unflatten(-1, (layer.value_heads, layer.value_dim)).float()
         strength = torch.sigmoid(self.strength(x)).float()
-        kept = torch.exp(-self.log_decay.float().exp() * F.softplus(self.step(x).float() + self.step_bias))
+        kept = torch.exp(-self.log_decay.float().exp() * F.softplus(self.step(x).float() + self.step_bias.float()))
         state = torch.zeros(x.shape[0], layer.value_heads, layer.key_dim, layer.value_dim, device=x.device)
         outputs = []
         for t in range(x.shape[1]):

@@ -9,11 +9,16 @@ from torch import nn
 from depthwidth.architecture import Transformer
 from depthwidth.initialization.named_tensors import places_of
 
+from .base import multiplier_of
 from .locate import locate, tree_of, unwrap
 
 
 class LiveWeights:
     """The weights of a model of :func:`verify.build` or of the transformers library, by the roles of its tree.
+
+    Parameters
+    ----------
+    multiplied : true for weights times the factors that a recipe put on them, as a pass uses them; else as they are stored.
 
     Raises
     ------
@@ -23,7 +28,8 @@ class LiveWeights:
 
     notes: tuple[str, ...] = ()
 
-    def __init__(self, model: nn.Module, tree: Transformer | None = None) -> None:
+    def __init__(self, model: nn.Module, tree: Transformer | None = None, *, multiplied: bool = False) -> None:
+        self.multiplied = multiplied
         self.model, self.tree = unwrap(model), tree_of(model) if tree is None else tree
         self._parameters = dict(model.named_parameters())
         self._shapes = {key: one.shape for key, one in places_of(self.tree).items()}
@@ -38,8 +44,11 @@ class LiveWeights:
             return None
         name, one = self._places[role, block]
         view = one.view(self._parameters[name].detach())
-        owner = self.model.get_submodule(name.rpartition(".")[0])
+        place, _, tensor = name.rpartition(".")
+        owner = self.model.get_submodule(place)
         if view.dim() == 2 and type(owner).__name__ == "Conv1D":
             view = view.T
-        shape = self._shapes[role, block]
-        return (view if one.copy is not None else view.reshape(shape)).double().cpu().numpy()
+        if one.copy is None:
+            view = view.reshape(self._shapes[role, block])
+        factor = multiplier_of(owner, tensor) if self.multiplied else 1.0
+        return factor * view.double().cpu().numpy()

@@ -3,36 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from depthwidth import layers
 
 from .attention import Attention, Mix
-from .base import apply_dropout, builds
+from .base import builds
 
 
 class ReluMix(Mix):
     """The mix of values by ReLU scores over their sum; zero for a query without a positive score."""
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None,
-        causal: bool,
-        sinks: Tensor | None = None,
-        more: Callable[[Tensor], Tensor | None] | None = None,
-    ) -> Tensor:
-        """Arguments of :class:`~verify.models.attention.Mix`; `sinks` and `more` are never given."""
-        groups = q.shape[1] // k.shape[1]
-        if groups > 1:
-            k, v = (part[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2) for part in (k, v))
-        weights = relu_weights(self.scores(q, k, mask, causal)).to(v.dtype)
-        return apply_dropout(weights, self.rate, self.training) @ v
+    fused = False
+
+    def weights(self, scores: Tensor, sinks: Tensor | None) -> Tensor:
+        """Positive scores over their sum; `sinks` are never given."""
+        return relu_weights(scores)
 
 
 def relu_weights(scores: Tensor) -> Tensor:

@@ -3,15 +3,20 @@
 import pytest
 from helpers import one_quick_in
 
-from depthwidth import SCALE_INVARIANT, InputError, Transformer
+from depthwidth import SCALE_INVARIANT, InputError, Transformer, layers
 from depthwidth.analysis.invariance import scale_invariance
+from depthwidth.numerics.homogeneity import Place, Walk
 
 torch = pytest.importorskip("torch")
 
 from verify.measure.invariance import measure_invariance, measure_tree  # noqa: E402
+from verify.models.base import Pass, module  # noqa: E402
 
 SIZES = {"vocab": 50, "context": 16}
 PLAIN = {"norm_affine": False, "norm_eps": 0.0, "bias": False}
+FREE = {**PLAIN, "placement": "sandwich", "tied": False}
+"""Norms after the branches, so that degrees within a branch show."""
+ENCODER = {**FREE, "kind": "encoder"}
 LLAMA = {"norm": "rmsnorm", "gated": True, "bias": False, "positions": "rotary", "activation": "silu", "tied": False}
 TREES = {
     "scale invariant": {**SCALE_INVARIANT, "head": "masked-lm"},
@@ -25,18 +30,72 @@ TREES = {
     "parallel": {**PLAIN, "activation": "relu2", "qk_norm": "unit", "positions": "alibi", "parallel": True},
     "gemma": {"norm": "rmsnorm", "norm_unit_offset": True, "bias": False, "score_softcap": 5.0, "logit_softcap": 30.0},
     "layer scales": {**PLAIN, "layer_scale": 0.1, "placement": "output"},
-}
+    "short convolutions": {**FREE, "mixer": layers.ShortConvolution(32), "heads": None},
+    "gated": {**FREE, "attention_gate": True},
+    "latent": {**FREE, "latent": layers.Latent(rank=8, rotary=4, query_rank=8), "positions": "rotary"},
+    "disentangled": {**ENCODER, "disentangled": layers.Disentangled(8), "positions": layers.RelativeVectors(8, 32)},
+    "disentangled, one map": {
+        **ENCODER, "disentangled": layers.Disentangled(8, to_content=False, shared=True), "bias": True,
+        "positions": layers.RelativeVectors(8, 32, layers.RMSNorm(32, affine=False, eps=0.0)),
+    },
+    "trees, leaves": {**ENCODER, "tree": layers.Tree(2)},
+    "trees, paths": {**ENCODER, "tree": layers.Tree(2, "path")},
+    "alternating updates": {**FREE, "altup": 2, "activation": "relu"},
+    "diet-rel": {**FREE, "positions": "diet-rel", "qk_norm": "unit"},
+    "diet-abs": {**FREE, "positions": layers.DietAbs(2, context=16, rank=3)},
+    "tupe": {**FREE, "positions": "tupe"},
+    "shaw": {**FREE, "positions": "shaw"},
+    "sparse": {**FREE, "sparsity": 0.5, "activation": "relu"},
+    "norms of values": {**FREE, "value_norm": True},
+}  # fmt: skip
 
 
 @one_quick_in(12, "name", TREES, first=0)
 def test_measured_degrees_are_those_that_are_told(name):
     """Both ways: no weight has a degree that the rules do not show, in these models."""
-    tree = Transformer(4, 32, 2, **TREES[name], **SIZES)
+    tree = Transformer(4, 32, **{"heads": 2, **TREES[name]}, **SIZES)
     found = scale_invariance(tree)
     measured = {row.name: row for row in measure_tree(tree, found)}
     for one in (*found.groups, *found.each):
         row = measured[one.name]
         assert (row.degree, row.exact) == (one.degree, one.exact), (one, row)
+
+
+MIXERS = {
+    "mamba": layers.Mamba(16, inner=8, state=4, rank=3),
+    "mamba with norms": layers.Mamba(
+        16, inner=8, state=4, rank=3, activation="relu", kernel_bias=False, norm=layers.RMSNorm(4, affine=False, eps=0.0)
+    ),
+    "mamba 2": layers.Mamba2(16, heads=4, head_dim=4, state=4, eps=0.0),
+    "mamba 2 without a norm": layers.Mamba2(
+        16, heads=4, head_dim=4, state=4, activation="relu", kernel_bias=False, normed=False
+    ),
+    "delta net": layers.GatedDeltaNet(16, key_heads=2, value_heads=4, key_dim=4, value_dim=4),
+    "rwkv": layers.TimeMix(16, inner=16),
+    "rwkv, features": layers.ChannelMix(16, 32),
+    "parallel": layers.ParallelMixer(layers.Mamba(16, inner=8, state=4, rank=3), layers.Attention(16, 2, 2, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_measured_degrees_of_mixers_are_those_that_are_told(name):
+    """No scheme states their start, so that single ones are drawn here; each has a weight of degree 1, and others of none."""
+    layer = MIXERS[name]
+    made, walk = module(layer), Walk()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+    x = torch.randn(2, 6, 16, generator=generator, dtype=torch.float64)
+    told, found = layer.degree({}, Place("m", walk)), {}
+    for row in measure_invariance(made, run=lambda one: one.branch(x, Pass()))[1:]:
+        site = f"m.{row.name}"
+        exact = not any(one.broken_by({site}) for one in walk.conditions)
+        found[row.name] = told.get(site, 0) if exact else None
+        assert (row.degree, row.exact) == (found[row.name], exact), row
+    assert None in found.values()
+    if name != "parallel":  # of which each part is half of a sum
+        assert set(found.values()) & {1, 2}
 
 
 def library_model(kind, **options):

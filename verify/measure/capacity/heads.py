@@ -1,4 +1,4 @@
-"""The attention heads of a live model, ours or the transformers library's, and the norms of tokens that reach them."""
+"""A live model, ours or the transformers library's, as one of ours, and the norms of tokens that reach its heads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import nn
 
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
-from depthwidth.initialization import parameters
 
 from ...models.convert import from_hf
 from ...models.model import Model
@@ -46,25 +45,6 @@ def our_model(model: nn.Module) -> Model:
 
 def _with_tree(model: Any) -> Model | None:
     return model if isinstance(getattr(model, "tree", None), Transformer) else None
-
-
-class Live:
-    """The weights of a live model by the roles of its tree, with their multipliers."""
-
-    notes = ()
-
-    def __init__(self, model: Model) -> None:
-        self.model, self.tree = model, model.tree
-        self.places = {(role, block): name for name, role, block, _ in parameters(model.tree)}
-
-    def read(self, role: str, block: int | None = None) -> Any:
-        """A tensor of the tree in doubles; None if there is none."""
-        name = self.places.get((role, block))
-        if name is None:
-            return None
-        place, _, tensor = name.rpartition(".")
-        owner: Any = self.model.get_submodule(place)
-        return getattr(owner, "multiplier", 1.0) * getattr(owner, tensor).detach().double().cpu().numpy()
 
 
 def input_norms(model: Model, points: Points | None, sites: Any) -> dict[str, float]:

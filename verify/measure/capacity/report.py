@@ -25,10 +25,11 @@ from depthwidth.errors import InputError, shown
 from depthwidth.formulas import capacity as laws
 from depthwidth.numerics.network_norms import TOLERANCE, spectral_norm, training_margin
 
+from ...models.live_weights import LiveWeights
 from ...models.locate import unwrap
 from . import chains, noise
 from .chain import NoChain, find_chain
-from .heads import Live, NoHeads, input_norms, our_model
+from .heads import NoHeads, input_norms, our_model
 from .points import Fit, Parameters, Points
 
 MOST = 100_000
@@ -355,7 +356,7 @@ def _of_attention(
 ) -> tuple[tuple[CapacityResult, ...], tuple[HeadNorms, ...]]:
     try:
         ours = our_model(model)
-        heads, reason = layer_heads(Live(ours))
+        heads, reason = layer_heads(LiveWeights(ours, multiplied=True))
         if not heads:
             raise NoHeads(reason)
     except NoHeads as why:
