@@ -59,4 +59,4 @@ def _key_that_counts(layer: Any) -> Linear:
     alike = layer.takes_softmax and layer.softcap is None and layer.key_norm is None and not layer.sinks
     turned = layer.position is not None and not layer.position.adds_scores and not layer.cross
     key: Linear = layer.key
-    return key.replace(bias=False) if key.bias and alike and not turned else key  # type: ignore[no-any-return]
+    return key.replace(bias=False) if key.bias and alike and not turned else key

@@ -149,6 +149,37 @@ def test_the_verdict_on_the_long_training_is_that_of_its_end():
     assert judge(curves(altup=2.0, still=2.1, equal=float("inf")), ()).summary == "a run diverged"
 
 
+def widths(**leads):
+    """Losses of the three arms at two widths, with AltUp ahead of the dense model by so much."""
+    return [
+        Row(quantity="loss", value=value + 0.001 * seed, seed=seed, labels={"arm": arm, "width": width})
+        for width, lead in zip((32, 64), leads.values(), strict=True)
+        for arm, value in zip(ARMS, (2.5 - lead, 2.45, 2.5), strict=True)
+        for seed in range(3)
+    ]
+
+
+def test_the_verdict_on_two_widths():
+    judge = find_job("altup-width").judge
+    assert judge(widths(narrow=0.1, wide=0.05), ()).outcome == "holds"
+    assert judge(widths(narrow=0.1, wide=0.1), ()).outcome == "holds on a range"
+    assert judge(widths(narrow=0.1, wide=-0.1), ()).outcome == "holds on a range"
+    assert judge(widths(narrow=-0.1, wide=-0.2), ()).outcome == "fails"
+    assert [line.passes for line in judge(widths(narrow=0.1, wide=0.05), ()).comparisons] == [True, None, True, None, True]
+    assert judge(widths(narrow=0.1, wide=0.05)[:9], ()).summary == "runs are missing"
+    assert judge(widths(narrow=0.1, wide=float("inf")), ()).summary == "a run diverged"
+
+
+@pytest.mark.slow
+def test_both_widths_train_at_the_smallest_size(tmp_path):
+    job = find_job("altup-width")
+    every = make_plan(job, "tiny")["runs"]
+    assert [(one["labels"]["width"], one["labels"]["arm"]) for one in every] == [(w, arm) for w in (8, 16) for arm in ARMS]
+    (about,) = [one for one in every if (one["labels"]["width"], one["labels"]["arm"]) == (16, "altup")]
+    found = {one.quantity: one.value for one in job.measure(about["spec"], Context("cpu", tmp_path, 0))}
+    assert found["loss"] < 5.5  # ln 256 = 5.545 at the start
+
+
 def times(ratio):
     labels = {"form": "full, 2 streams", "dense_flops": 10**9, "added_flops": 10**8, "traffic_bytes": 10**7}
     values = {"time_ratio": ratio, "flop_rate": 1e10, "byte_rate": 1e9}
