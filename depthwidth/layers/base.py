@@ -30,7 +30,7 @@ from .tensor import Tensor
 
 if TYPE_CHECKING:
     from ..numerics.homogeneity import Place, Powers
-    from ..signal import AnySignal, DrawSpread, Pullback, Site
+    from ..signal import AnySignal, DrawSpread, NormedOutput, Pullback, Site
     from .interfaces import AttentionLike, FeedForwardLike, MixtureLike
 
 
@@ -343,6 +343,13 @@ class Branch(Layer):
         By default that of two square Gaussian matrices in a row. It sets the corrections of order 1/width.
         """
         return signal.DrawSpread.of_matrices(1.0, 3.0, 1.0)
+
+    def through_norm(self, x: AnySignal, site: Site, *, normed: bool) -> NormedOutput | None:
+        """Factors on the gradient through the branch and a norm of its output; None if :meth:`draw_spread` has them.
+
+        `x` is the input of the branch, and `normed` says that it is a norm's output.
+        """
+        return None
 
 
 def _sharded(part: Any, devices: int) -> Any:

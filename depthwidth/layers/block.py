@@ -107,16 +107,18 @@ class Residual(Layer):
         rate = self.dropout if site.trace.dropout else 0.0
         pulls: list[Pullback] = []
         x = self.read(x)
-        draw, read = signal.DrawSpread(0.0, 0.0), x
+        draw, read, through = signal.DrawSpread(0.0, 0.0), x, None
         for name, part in (("norm_in", self.norm_in), ("", self.branch), ("norm_out", self.norm_out)):
             if part is None:
                 continue
             if name == "":
                 draw = self.branch.draw_spread(x, site)
+                if self.norm_out is not None and site.trace.finite_width:
+                    through = self.branch.through_norm(x, site, normed=self.norm_in is not None)
                 read = x if self.norm_in is None else x.spread_as(read.spread and read.spread.after_norm(read, x))
             elif name == "norm_out" and self.norm_out and site.trace.finite_width:  # both norms may be one object
                 x = x.spread_as(signal.branch_spread(x, draw, self.width, read))
-                pulls.append(signal.pull_branch_norm(draw, x, self.width, self.norm_out.centred))
+                pulls.append(signal.pull_branch_norm(draw, x, self.width, self.norm_out.centred, through))
             x, pull_part = part.moments(x, site.at(name))
             pulls.append(pull_part)
             if name == "" and self.norm_in is not None:

@@ -17,7 +17,7 @@ from .norms import Norm
 
 if TYPE_CHECKING:
     from ..numerics.homogeneity import Place, Powers
-    from ..signal import AnySignal, DrawSpread, Number, Pullback, Site
+    from ..signal import AnySignal, DrawSpread, NormedOutput, Number, Pullback, Site
     from .interfaces import FeedForwardLike
 
 
@@ -152,6 +152,15 @@ class FeedForward(Branch):
             other = Unit.of(activation_tables(self.up_activation, site.trace), variance)
         draw = hidden_spread(x, self.hidden / self.width, unit, (other or LINEAR) if self.gated else None)
         return draw.normed_inside() if self.inner_norm is not None else draw
+
+    def through_norm(self, x: AnySignal, site: Site, *, normed: bool) -> NormedOutput | None:
+        """That of hidden features without a norm of their own, one factor of which is linear if there are two."""
+        if self.inner_norm is not None or (self.gated and self.up_activation != "identity"):
+            return None
+        from .normed_feed_forward import normed_output
+
+        variance = self._input_variance(self.gate or self.up, x, site.at("gate" if self.gated else "up"))
+        return normed_output(x, self.activation, variance, self.hidden, self.width, site.trace, gated=self.gated, normed=normed)
 
     def _input_variance(self, first: Linear, x: AnySignal, site: Site) -> Number:
         """Variance of the output of one of the first maps, averaged over tokens."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .signal import (
         AnySignal,
         DrawSpread,
+        NormedOutput,
         Number,
         Offset,
         Pullback,
@@ -46,7 +47,7 @@ _FILES = {
         "NormFactors PostNormDrift add_branch add_gradient advance branch_spread covariance_factor lean_on_norm norm_factors "
         "past_taken post_norm_drift pull_branch_norm pull_post_norm residual_pullback scaled"
     ),
-    "signal": "AnySignal DrawSpread Number Offset Pullback Signal Spread TokenSignal check_signal finite quotient",
+    "signal": "AnySignal DrawSpread NormedOutput Number Offset Pullback Signal Spread TokenSignal check_signal finite quotient",
     "trace": "LogVariance Record Scales Site Trace",
 }
 _HOME = {name: file for file, names in _FILES.items() for name in names.split()}
@@ -56,6 +57,7 @@ __all__ = [
     "DrawSpread",
     "LogVariance",
     "NormFactors",
+    "NormedOutput",
     "Number",
     "Offset",
     "PostNormDrift",

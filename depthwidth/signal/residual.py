@@ -29,7 +29,7 @@ from ..formulas.finite_width import (
     residual_spread,
 )
 from ..formulas.moments import residual_second_moment
-from .signal import AnySignal, DrawSpread, Number, Pullback, Spread, TokenSignal, quotient
+from .signal import AnySignal, DrawSpread, NormedOutput, Number, Pullback, Spread, TokenSignal, quotient
 
 if TYPE_CHECKING:
     from .trace import Trace
@@ -371,17 +371,25 @@ def pull_post_norm(g: AnySignal, x: AnySignal, width: int, centred: bool, last: 
     return g.times(own, pair)
 
 
-def pull_branch_norm(draw: DrawSpread, x: AnySignal, width: int, centred: bool) -> Pullback:
+def pull_branch_norm(
+    draw: DrawSpread, x: AnySignal, width: int, centred: bool, through: NormedOutput | None = None
+) -> Pullback:
     """The correction of a gradient at the input of a norm whose input is a branch's output `x`.
 
     :func:`norm_factors` takes the norm's input for any vector.
 
     The norm takes off the component along the output, in which the branch's Jacobian is larger than in others (W11). And a draw
-    with a large output has a large Jacobian as well; the norm divides by the former alone.
+    with a large output has a large Jacobian as well; the norm divides by the former alone. A branch that knows both by an
+    integral states them, `through` (W12).
     """
     features, size = _features(width, centred), 1 + draw.common / width
-    along = features / draw.along
-    own, pair = (_projection(r, along) / _projection(r, features) / size for r in (1.0, x.correlation))
+    r = x.correlation
+    if through is None:
+        along = features / draw.along
+        own, pair = (_projection(one, along) / _projection(one, features) / size for one in (1.0, r))
+    else:
+        own = through.gain * (features - 1) / (features - 2) / _gradient(draw.omega / features, features)
+        pair = through.pair * (1 - through.taken / features) / _projection(r, features)
     return lambda g: g.times(own, pair)
 
 

@@ -413,6 +413,17 @@ class DrawSpread(NamedTuple):
         return self if self.whole is None else self._replace(whole=self.whole * factor)
 
 
+class NormedOutput(NamedTuple):
+    """Factors on the gradient through a branch and a norm of its output, over the product of both at infinite width."""
+
+    gain: Number
+    """On the second moment; the norm's own 1 + 1/n, as of independent Gaussian outputs, comes in addition (W12)"""
+    pair: Number
+    """On the covariance, without what the norm takes off and the spread of its input (W13)"""
+    taken: Number
+    """n times the share of the covariance that the norm takes off"""
+
+
 def quotient(a: Number, b: Number) -> Number:
     """`a` over `b`, and 0 if `b` is 0."""
     if isinstance(b, float | int):
