@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from typing import Any
 
 import click
 
 from .cli import cli
+from .cli.live import make_room, reporting
 from .errors import InputError, printable, shown
-from .progress import doing
+from .progress import is_quiet
 
 _HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
 """The exception with the help page of a group without a command; older releases of click print that page themselves."""
@@ -21,11 +21,10 @@ def main() -> None:
     """Run the command line and exit."""
     _limit_threads(sys.argv[1:])
     status: Any = None
-    done = threading.Event()
-    threading.Thread(target=_report, args=(done,), daemon=True).start()
     try:
         _check_words(sys.argv[1:])
-        status = cli(prog_name="depthwidth", standalone_mode=False)
+        with reporting(not (_tells_of_itself(sys.argv[1:]) or is_quiet(sys.argv[1:]))):
+            status = cli(prog_name="depthwidth", standalone_mode=False)
         sys.stdout.flush()
     except InputError as error:
         _fail(str(error), 2)
@@ -45,8 +44,6 @@ def main() -> None:
         _fail(f"the output cannot be written: {error.strerror or error}", 3)
     except MemoryError:
         _fail("this takes more memory than there is", 3)
-    finally:
-        done.set()
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -56,9 +53,16 @@ def _limit_threads(arguments: list[str]) -> None:
     The matrices are small, so that threads mostly wait for each other: `describe` took 8 s of processor time with two threads
     on a busy machine, and 1.4 s with one. NumPy reads these variables when it is imported, which is later.
     """
-    if arguments[:1] != ["verify"] and "--measure" not in arguments:
-        for name in ("OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+    with_torch = arguments[:1] == ["verify"] and arguments[1:2] in (["run"], ["resume"], ["capacity"])
+    if not with_torch and "--measure" not in arguments:
+        for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
             os.environ.setdefault(name, "1")
+
+
+def _tells_of_itself(arguments: list[str]) -> bool:
+    """True for commands that show the progress of their runs themselves."""
+    watching = arguments[1:2] == ["status"] and "--watch" in arguments
+    return arguments[:1] == ["verify"] and (arguments[1:2] in (["run"], ["resume"]) or watching)
 
 
 def _check_words(arguments: list[str]) -> None:
@@ -72,28 +76,13 @@ def _check_words(arguments: list[str]) -> None:
             raise InputError(f"the argument {shown(word)} holds a null byte or half a character")
 
 
-def _report(done: threading.Event, wait: float = 2.0) -> None:
-    """Say on a terminal that work goes on, and what is done, after `wait` seconds and then after twice as long each time.
-
-    Jobs of ``verify`` tell of themselves; with ``--json`` nothing is said.
-    """
-    own = sys.argv[1:2] == ["verify"] and sys.argv[2:3] != ["fit"]
-    if not sys.stderr.isatty() or own or "--json" in sys.argv:
-        return
-    passed = 0.0
-    while not done.wait(wait):
-        passed += wait
-        now = doing()
-        print(f"Computing for {passed:.0f} s{now and f', {now}'}; Ctrl-C stops it.", file=sys.stderr)  # noqa: T201
-        wait = passed
-
-
 def _silence() -> None:
     """After a write failed: nothing more may be written to the output, not even at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(sentence: str, status: int) -> None:
+    make_room()
     print(f"Error: {printable(sentence)}", file=sys.stderr)  # noqa: T201
     sys.exit(status)
 

@@ -1,18 +1,18 @@
-"""The line that the command line prints while it computes."""
+"""The progress that a computation announces, and its display on the command line."""
 
 import io
 import json
 import re
 import sys
-import threading
 import time
 
 import numpy as np
 import pytest
 
 from depthwidth import Transformer, propagate
-from depthwidth.__main__ import _report
-from depthwidth.progress import doing, during
+from depthwidth.cli import live
+from depthwidth.cli.live import Computing, Display, Line, reporting
+from depthwidth.progress import announced, doing, during, facts_in_words, is_quiet, standing
 
 
 class Terminal(io.StringIO):
@@ -20,41 +20,118 @@ class Terminal(io.StringIO):
         return True
 
 
-def reported(monkeypatch, arguments, stream, work, *, speaks=False):
-    """Text printed while `work` runs; `work` receives a function that waits for the first line or 50 ms."""
-    monkeypatch.setattr(sys, "argv", ["depthwidth", *arguments])
+def shown(monkeypatch, stream, until, *, wanted=True):
+    """The text shown while parts of a computation are announced, until `until` is on the stream or 2 s are over."""
     monkeypatch.setattr(sys, "stderr", stream)
-    done = threading.Event()
-    thread = threading.Thread(target=_report, args=(done, 0.01), daemon=True)
-
-    def wait():
-        thread.start()
-        until = time.monotonic() + (10 if speaks else 0.05)
-        while not stream.getvalue() and time.monotonic() < until:
+    monkeypatch.setattr(live, "FIRST_S", 0.01)
+    monkeypatch.setattr(live, "LOG_S", 0.01)
+    with (
+        reporting(wanted, 0.01),
+        during("text 2 of 3", lambda: 1 / 3, 1 / 3),
+        during(lambda: "decoder block 7 of 12", lambda: 0.5),
+    ):
+        end = time.monotonic() + (10 if until else 0.1)
+        while (not until or until not in stream.getvalue()) and time.monotonic() < end:
             time.sleep(0.005)
-
-    work(wait)
-    done.set()
-    thread.join()
     return stream.getvalue()
 
 
-def test_a_terminal_is_told_what_is_done(monkeypatch):
-    def work(wait):
-        with during("text 2 of 3"), during(lambda: "decoder block 7 of 12"):
-            wait()
-
-    found = reported(monkeypatch, ["moments", "x"], Terminal(), work, speaks=True).splitlines()
-    assert found[0] == "Computing for 0 s, text 2 of 3, decoder block 7 of 12; Ctrl-C stops it."
+def test_a_log_gets_plain_lines(monkeypatch):
+    page = shown(monkeypatch, io.StringIO(), "\n")
+    assert page.splitlines()[0] == "Computing for 0 s, text 2 of 3, decoder block 7 of 12, 50% done; Ctrl-C stops it."
+    assert page.isprintable() or page.replace("\n", "").isprintable()
     assert doing() == ""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "stream"),
-    [(["moments", "x", "--json"], Terminal()), (["verify", "run"], Terminal()), (["moments", "x"], io.StringIO())],
-)
-def test_nothing_is_said_to_programs(monkeypatch, arguments, stream):
-    assert reported(monkeypatch, arguments, stream, lambda wait: wait()) == ""
+def test_a_terminal_shows_a_bar_and_removes_it(monkeypatch):
+    pytest.importorskip("rich")
+    monkeypatch.setenv("TERM", "xterm")
+    page = shown(monkeypatch, Terminal(), "50%")
+    assert "text 2 of 3, decoder block 7 of 12" in page
+    assert page.endswith("\x1b[2K")
+
+
+def test_a_terminal_without_rich_or_cursor_gets_plain_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    assert "\x1b" not in shown(monkeypatch, Terminal(), "50% done")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setitem(sys.modules, "rich.live", None)
+    assert "\x1b" not in shown(monkeypatch, Terminal(), "50% done")
+
+
+def test_nothing_is_shown_unless_it_is_wanted(monkeypatch):
+    assert shown(monkeypatch, Terminal(), "", wanted=False) == ""
+    monkeypatch.setenv("DEPTHWIDTH_QUIET", "")
+    assert is_quiet(["moments", "x", "--json"])
+    assert is_quiet(["moments", "x", "--quiet"])
+    assert not is_quiet(["moments", "x"])
+    monkeypatch.setenv("DEPTHWIDTH_QUIET", "1")
+    assert is_quiet(["moments", "x"])
+
+
+def test_shares_of_nested_parts_add_up():
+    assert standing().share is None
+    with during("outer", lambda: 0.25, 0.5):
+        assert standing().share == 0.25
+        with during("words alone"):
+            seen = [standing().share for _ in announced("shape", [1, 2, 3, 4])]
+        assert seen == [0.25, 0.375, 0.5, 0.625]
+        with during("too much", lambda: 7.0):
+            assert standing().share == 0.75
+    with during("no span", lambda: 0.5), during("inner", lambda: 1.0, facts=lambda: {"loss": 2.0}):
+        assert standing() == live.standing()
+        assert (standing().share, standing().facts) == (0.5, {"loss": 2.0})
+    with during("fails"), pytest.raises(ZeroDivisionError), during("inner"):
+        1 / 0  # noqa: B018
+    assert standing().words == ""
+
+
+def test_the_time_left_follows_the_measured_pace(monkeypatch):
+    clock, done = [100.0], [0.1]
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
+    computing = Computing()
+    with during("", lambda: done[0]):
+        assert computing.lines()[0].tail == ""  # nothing has been measured yet
+        clock[0], done[0] = 110.0, 0.2
+        assert computing.lines()[0].tail == "about 1 min left"  # 10 s a tenth
+        done[0] = 0.05  # another part
+        assert computing.lines()[0].tail == ""
+        clock[0], done[0] = 111.0, 0.55
+        assert computing.lines()[0].tail == "about 1 s left"
+
+
+def test_lines_in_a_log_become_rarer(monkeypatch):
+    clock, stream = [0.0], io.StringIO()
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
+    display = Display(stream)
+    times = []
+    for second in range(400):
+        clock[0], before = float(second), stream.tell()
+        display.show([Line("at work", 0.5, "about 3 s left")])
+        if stream.tell() > before:
+            times.append(second)
+    assert times == [10, 30, 70, 130, 190, 250, 310, 370]
+    assert stream.getvalue().splitlines()[0] == "at work, 50% done, about 3 s left"
+    display.tell("a run\nended \x1b[31m")  # names are anyone's
+    assert "\x1b" not in stream.getvalue()
+    clock[0] = 420.0
+    display.show([Line("at work")])
+    assert stream.getvalue().splitlines()[-1] == r"a run\nended \x1b[31m"
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_no_line_is_longer_than_the_terminal(width):
+    pytest.importorskip("rich")
+    from rich.console import Console
+
+    page = io.StringIO()
+    facts = facts_in_words({"step": 1234, "steps": 100_000, "loss": 3.14159, "rate": 1.2e7})
+    lines = [Line("0 of 6 runs done, 2 at work", 0.4, "about 2 h 30 min left"), Line(f"{facts}, [bold]moments[/] seed=1", None)]
+    Console(file=page, width=width, force_terminal=True, no_color=True).print(live._picture(lines, width))
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", page.getvalue()).splitlines()
+    assert len(plain) == 2
+    assert all(len(line) <= width for line in plain)
+    assert "[bold]" in page.getvalue() or width < 80  # a label is text, not markup
 
 
 def test_a_computation_says_its_text_and_block(monkeypatch):

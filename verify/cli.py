@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from depthwidth.cli.live import Display
 from depthwidth.cli.options import COUNT, NUMBER, formats
 from depthwidth.cli.output import Row, emit, print_facts, print_table, say
 from depthwidth.errors import InputError, shown
+from depthwidth.progress import is_quiet
 
 if TYPE_CHECKING:
     from .runs.executors import Executor
@@ -33,6 +35,7 @@ def _folder(function: F) -> F:
 def _how(function: F) -> F:
     """Options for the execution of runs."""
     for option in (
+        click.option("--quiet", is_flag=True, help="Show no progress."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
         click.option(
             "--address", metavar="ADDRESS", help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT.  [default: start one here]"
@@ -120,7 +123,7 @@ def run(names: tuple[str, ...], size: str, out: str, **how: Any) -> int:
     damaged = store.tidy()
     # One small model does not fill a GPU. It does fill a CPU, where single runs are repeatable bit for bit.
     plans = prepare(store, names, size, how["ensemble"], default=16 if device == "cuda" else 1)
-    return _carry_out(store, plans, damaged, chosen, device, how["ensemble"])
+    return _carry_out(store, plans, damaged, chosen, device, **how)
 
 
 @commands.command()
@@ -140,7 +143,7 @@ def resume(names: tuple[str, ...], out: str, **how: Any) -> int:
     plans, passed = load_plans(store, damaged, names, 16 if device == "cuda" else 1)
     for why in passed:
         say(f"Skipped: {why}.", error=True)
-    return max(_carry_out(store, plans, damaged, chosen, device, how["ensemble"]), 3 if passed else 0)
+    return max(_carry_out(store, plans, damaged, chosen, device, **how), 3 if passed else 0)
 
 
 def _existing(out: str) -> Store:
@@ -162,12 +165,15 @@ def _ready(device: str, executor_name: str, workers: int | None, address: str | 
     return device, executor(executor_name, workers=workers, device=device, address=address)
 
 
-def _carry_out(store: Store, plans: list[Any], damaged: list[Any], chosen: Executor, device: str, ensemble: int | None) -> int:
+def _carry_out(
+    store: Store, plans: list[Any], damaged: list[Any], chosen: Executor, on: str, ensemble: int | None, quiet: bool, **_: Any
+) -> int:
     from .runs.driver import carry_out
 
     for damage in damaged:
         say(f"Set aside {damage}; it will be measured again.", error=True)
-    summary = carry_out(store, plans, chosen, device, lambda line: say(line, error=True), damaged, ensemble)
+    display = None if quiet or is_quiet([]) else Display()
+    summary = carry_out(store, plans, chosen, on, display.tell if display else lambda _: None, damaged, ensemble, display)
     say(
         f"{summary.done} runs measured, {summary.before} already done"
         + (f", {summary.busy} in progress in another process" if summary.busy else "")
@@ -180,37 +186,22 @@ def _carry_out(store: Store, plans: list[Any], damaged: list[Any], chosen: Execu
 
 
 @commands.command()
+@click.option("--watch", is_flag=True, help="Keep the page current until every run has ended; Ctrl-C ends it earlier.")
 @_folder
 @formats
-def status(out: str, form: str | None) -> None:
+def status(watch: bool, out: str, form: str | None) -> None:
     """Show the runs that are done, running, failed and left, and the time left."""
-    from .runs.status import for_people, status_table
+    from .runs.status import status_lines, status_table
+    from .runs.watch import watch_status
 
     store = _existing(out)
+    if watch:
+        if form is not None:
+            raise InputError(f"--watch shows a page to people; leave out --{form}, or leave out --watch")
+        watch_status(store)
+        return
     rows: list[Row] = list(status_table(store))
-
-    def human() -> None:
-        print_table(
-            ("job", "size", "runs", "done", "running", "failed", "left", "time left"),
-            (
-                (
-                    row["job"], row["size"], *(str(row[key]) for key in ("runs", "done", "running", "failed", "left")),
-                    "" if row["done"] == row["runs"] else "not known yet" if row["seconds_left"] is None
-                    else for_people(row["seconds_left"]),
-                )
-                for row in rows
-            ),
-            words=("size",),
-        )  # fmt: skip
-        for row in rows:
-            for active in row["at_work"]:
-                say(f"running: {row['job']} {active['what']}, {active['share']:.0%} done")
-            for failed in row["failures"]:
-                say(f"failed: {row['job']} {failed['what']}: {failed['error'].partition(chr(10))[0]}")
-        for damage in store.damaged():
-            say(f"damaged: {damage}")
-
-    emit(form, rows, rows, human)
+    emit(form, rows, rows, lambda: say(*status_lines(rows, store.damaged())))
 
 
 @commands.command()

@@ -96,6 +96,16 @@ class FailureRecord(TypedDict):
     date: NotRequired[str]
 
 
+class ProgressRecord(TypedDict):
+    """The progress of a run at work, for people."""
+
+    share: Annotated[float, Meta(ge=0, le=1)]
+    step: NotRequired[Annotated[float, Meta(ge=0, le=1e15)]]
+    steps: NotRequired[Annotated[float, Meta(ge=0, le=1e15)]]
+    loss: NotRequired[float]
+    rate: NotRequired[Annotated[float, Meta(ge=0, le=1e15)]]
+
+
 Members = Annotated[list[RunName], Meta(min_length=1, max_length=10**6)]
 """The runs of an ensemble."""
 

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..formulas.moments import zipf_match_probability
 from ..initialization import Recipe, recipe
 from ..layers.stem import SEGMENT_MATCH
-from ..progress import during
+from ..progress import announced
 from ..signal import AnySignal, Pullback, Record, Signal, Site, Spread, TokenSignal, Trace, check_signal
 
 if TYPE_CHECKING:
@@ -141,11 +141,8 @@ def _columns_of(tree: Transformer, init: str | Recipe = "shipped", *, lengths: A
     texts = _texts(tree, given.get("token_match"), given.get("context"), lengths)
     if texts is not None:
         made = init if isinstance(init, Recipe) else recipe(tree, init)
-        tables = []
-        for number, one in enumerate(texts, 1):
-            with during(f"text {number} of {len(texts)}"):
-                tables.append(_uncentred(trace_tree(tree, made, **{**given, "token_match": one})))
-        return _averaged(tables)
+        traced = (trace_tree(tree, made, **{**given, "token_match": one}) for one in announced("text", texts))
+        return _averaged([_uncentred(trace) for trace in traced])
     if lengths is None:
         return _columns(trace_tree(tree, init, **given))
     from .padding import Batch

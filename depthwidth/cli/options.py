@@ -45,7 +45,7 @@ def formats(function: F) -> F:
             raise InputError(f"{' and '.join(f'--{form}' for form in chosen)} exclude each other; give one")
         return function(*args, form=chosen[0] if chosen else None, **given)
 
-    command: Any = in_one_format
+    command: Any = option("--quiet", is_flag=True, expose_value=False, help="Show no progress.")(in_one_format)
     for form, text in reversed(FORMATS.items()):
         command = option(f"--{form}", form, is_flag=True, help=f"Print {text}.")(command)
     found: F = command

@@ -17,6 +17,7 @@ import click
 
 from ..display import aligned
 from ..errors import printable
+from .live import make_room
 
 Row = Mapping[str, Any]
 
@@ -33,6 +34,7 @@ def say(*lines: str, heading: str = "", error: bool = False) -> None:
     heading : bold text at the start of the first.
     error : print to the standard error.
     """
+    make_room()
     first, *others = lines or ("",)
     bold = click.style(printable(heading), bold=True) if heading else ""
     click.echo("\n".join([bold + printable(first), *map(printable, others)]), err=error)
@@ -40,6 +42,7 @@ def say(*lines: str, heading: str = "", error: bool = False) -> None:
 
 def emit(form: str | None, data: Any, rows: Sequence[Row], human: Callable[[], None]) -> None:
     """Print `data` as JSON, `rows` as CSV or Markdown, or by default call `human`, which prints a page for people."""
+    make_room()
     if form == "json":
         click.echo(json.dumps(data, indent=2, allow_nan=False))
     elif form == "csv":

@@ -48,7 +48,7 @@ def bootstrap(problem: Problem, theta: Array, model: Index, draws: int, rng: np.
     count = int(model.max()) + 1
     fits: list[Array] = []
     failed = 0
-    with during(lambda: f"bootstrap {len(fits) + failed} of {draws}"):
+    with during(lambda: f"bootstrap {len(fits) + failed} of {draws}", lambda: (len(fits) + failed) / draws):
         for _ in range(draws):
             times = np.bincount(rng.integers(0, count, count), minlength=count)[model]
             try:
@@ -76,7 +76,7 @@ def jackknife(problem: Problem, theta: Array, model: Index) -> LeftOut:
     folds = int(fold.max()) + 1
     thetas: list[Array] = []
     residuals = np.zeros(len(problem.target))
-    with during(lambda: f"left out {len(thetas)} of {folds}"):
+    with during(lambda: f"left out {len(thetas)} of {folds}", lambda: len(thetas) / folds):
         for one in range(folds):
             kept = (fold != one).astype(float)
             part = problem.taken(kept)

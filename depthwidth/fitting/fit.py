@@ -266,7 +266,7 @@ def minimum(
         start.update((name, _anything(problem, rng, name in problem.positive)) for name in others)
     tried = [*guesses, *drawn] if free else [{}]
     state = {"at": 0}
-    with during(lambda: f"search {state['at'] + 1} of {len(tried)}"):
+    with during(lambda: f"search {state['at'] + 1} of {len(tried)}", lambda: state["at"] / len(tried)):
         found = problem.search(tried, lambda number: state.update(at=number))
     direct = [problem.theta(np.array([guess[name] for name in problem.names])) for guess in guesses[:1]]
     direct = [theta for theta in direct if np.abs(problem.residuals(theta)).max() < 1e99]

@@ -288,7 +288,7 @@ class Stack(Layer):
             pulls.append(pull_copies)
         trace.score_bias = None if self.position is None else self.position.score_bias(site.at("position"))
         first, trace.end = 0, self._end(block_site.role)
-        with during(partial(_at_block, site, self.depth)):
+        with during(partial(_at_block, site, self.depth), lambda: FORWARD_SHARE * first / self.depth):
             for repeat in self.repeats:
                 trace.layer = first
                 x, pull_blocks = repeat.moments(x, block_site)
@@ -354,6 +354,10 @@ def _check_borrowed(repeats: tuple[Repeat, ...]) -> None:
             raise InputError(f"Stack: no earlier block has keys and values for attention that borrows them, with {window}")
 
 
+FORWARD_SHARE = 0.65
+"""Share of the time of a pass that the moments forward take: reports of progress need it to a tenth."""
+
+
 def _at_block(site: Site, depth: int) -> str:
     """Words on the block that is followed."""
     layer = site.trace.layer
@@ -362,9 +366,11 @@ def _at_block(site: Site, depth: int) -> str:
 
 def _through(pulls: list[Pullback], name: str, g: AnySignal) -> AnySignal:
     """The gradient's way back through the parts of a stack."""
-    with during(f"gradient through the {name}"):
+    passed = 0
+    with during(f"gradient through the {name}", lambda: FORWARD_SHARE + (1 - FORWARD_SHARE) * passed / len(pulls)):
         for pull_part in reversed(pulls):
             g = pull_part(g)
+            passed += 1
     return g
 
 

@@ -354,7 +354,7 @@ def base_folder(folder):
     store.begin_ensemble(RUNS)
     work = folder / "work" / RUNS[1]
     work.mkdir()
-    (work / "progress").write_text("0.5")
+    (work / "progress").write_text(json.dumps({"share": 0.5, "step": 3, "loss": 1.5}))
 
 
 def harmed_file(rng, name, data):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import math
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any, Literal
 
 from depthwidth.display import Overview, with_overview
 from depthwidth.errors import InputError, shown
+from depthwidth.progress import Standing, standing
 
 from ..files import write_whole
 from ..rows import Row, canonical, digest_of
@@ -118,6 +120,10 @@ class Run:
     gpus: float = 0.0
 
 
+FACTS = ("step", "steps", "loss", "rate")
+"""Facts of a training that are kept of :attr:`depthwidth.progress.Standing.facts`."""
+
+
 @dataclass(frozen=True)
 class Context:
     """The surroundings of a run: everything that it is given beside its spec."""
@@ -128,11 +134,27 @@ class Context:
     """A folder for checkpoints, which no other process uses and which survives if this one is killed."""
     seed: int
     threads: int = 1
+    reported: list[float] = field(default_factory=list, compare=False, repr=False)
+    """The share that :meth:`progress` reported last, if it ever did."""
 
     def progress(self, done: float) -> None:
-        """Report the share of the work that is done, from 0 to 1, to ``depthwidth verify status``."""
+        """Report the share of the work that is done, from 0 to 1, to whoever shows the progress of the sweep.
+
+        A job need not: the progress of trainings, and of all that is announced with :func:`depthwidth.progress.during`, is
+        written every few seconds by itself.
+        """
+        self.reported[:] = [done]
+        self.write_progress(standing())
+
+    def write_progress(self, at: Standing) -> None:
+        """Write the share that was reported, or that of `at`, with the facts of `at`."""
+        share = self.reported[0] if self.reported else at.share
+        if share is None or not math.isfinite(share):
+            return
+        facts = {name: float(value) for name, value in at.facts.items() if name in FACTS and math.isfinite(value)}
+        record = {"share": round(min(1.0, max(0.0, share)), 4), **facts}
         with contextlib.suppress(OSError):  # a full disk shows when a checkpoint is written; this file is for people
-            write_whole(self.folder / "progress", f"{done:.4f}".encode())
+            write_whole(self.folder / "progress", json.dumps(record).encode())
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import depthwidth
+from depthwidth.cli.live import Display, Ticker
 from depthwidth.errors import InputError, shown
+from depthwidth.progress import for_people
 
 from ..jobs import find_job
 from ..rows import Row
 from .claims import Leases
 from .executors import Executor, Task, TaskResult
+from .live import Sweep, left_in_words
 from .plans import Plan, commit, now, predictions_of
-from .status import for_people, label
+from .status import label
 from .store import Damage, Store
 
 
@@ -54,6 +56,7 @@ def carry_out(
     tell: Tell = lambda _: None,
     damaged: Sequence[Damage] = (),
     ensemble: int | None = None,
+    display: Display | None = None,
 ) -> Summary:
     """Measure the runs of the plans that the store does not hold.
 
@@ -68,11 +71,13 @@ def carry_out(
     damaged : files that :meth:`Store.tidy` set aside before, to be reported.
     ensemble : largest number of runs in one program, if the job supports it (:class:`verify.jobs.Ensemble`); by default the
         number in the plan.
+    display : shows the runs at work and the time left; nothing is shown without one.
     """
     summary = Summary(damaged=list(damaged))
     todo = {run["run"]: (plan, run) for plan in plans for run in plan["runs"]}
-    clock = _Clock({name: run["cost"] for name, (_, run) in todo.items()})
-    with Leases(store) as leases:
+    sweep = Sweep(store, todo, executor.workers)
+    shown_live = contextlib.nullcontext() if display is None else Ticker(display, sweep.lines, 1.0)
+    with Leases(store) as leases, shown_live:
 
         def claimed(name: str) -> str:
             try:
@@ -87,9 +92,10 @@ def carry_out(
                 for name in (name for name in names if found[name] != "ours"):
                     summary.before += found[name] == "done"
                     summary.busy += found[name] == "busy"
-                    clock.costs.pop(name)
+                    sweep.drop(name)
                 ours = [name for name in names if found[name] == "ours"]
                 if ours:
+                    sweep.begin(ours)
                     # The checkpoint of an ensemble is that of all its members: those that have their rows already come along.
                     begun = store.ensemble_folder(names).is_dir() and "busy" not in found.values()
                     yield _task_of(store, {name: todo[name] for name in (names if begun else ours)}, device)
@@ -99,11 +105,11 @@ def carry_out(
                 name = result.task.run
                 plan, run = todo[name]
                 error = _finish(store, leases, plan, run, result, summary)
-                clock.passed(name)
+                sweep.end(name, result.wall_s)
                 settled = summary.before + summary.busy + summary.done + len(summary.failed)
-                left = f", about {for_people(seconds)} left" if (seconds := clock.left()) and settled < len(todo) else ""
+                left = left_in_words(sweep.left())
                 how = f"FAILED: {error.splitlines()[0]}" if error else for_people(result.wall_s)
-                tell(f"[{settled}/{len(todo)}] {plan['job']} {label(run)}: {how}{left}")
+                tell(f"[{settled}/{len(todo)}] {plan['job']} {label(run)}: {how}{left and f', {left}'}")
             if every.note:
                 tell(f"{len(every.runs)} runs were measured one by one, because together they failed: {every.note}")
             _clear(store, every.task, summary)
@@ -235,17 +241,3 @@ def build_rows(plan: Plan, run: Mapping[str, Any], result: TaskResult) -> list[R
     if missing := predicted.keys() - rows.keys():
         raise InputError(f"predicted but not measured: {shown(sorted(missing, key=str)[0])} and {len(missing) - 1} more")
     return list(rows.values())
-
-
-class _Clock:
-    """The time left, from the work that was done since the start."""
-
-    def __init__(self, costs: Mapping[str, float]) -> None:
-        self.costs = dict(costs)
-        self.began, self.done = time.monotonic(), 0.0
-
-    def passed(self, run: str) -> None:
-        self.done += self.costs.pop(run)
-
-    def left(self) -> float:
-        return (time.monotonic() - self.began) / self.done * sum(self.costs.values()) if self.done else 0.0

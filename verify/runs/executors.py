@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 from depthwidth.checks import ceiling, check_whole
 from depthwidth.errors import InputError, shown
+from depthwidth.progress import standing
 
 from ..jobs import JOBS_VARIABLE, Context, Job, Measurement, find_job
 
@@ -126,7 +127,7 @@ def _execute_alone(task: Task) -> TaskResult:
     error = ""
     try:
         job = _same_job(task)
-        with _context_of(task) as context:
+        with _context_of(task) as context, _progress_written([context]):
             found = _checked(job.measure(task.spec, context))
     except Exception as problem:
         error = _error_record(problem)
@@ -142,6 +143,7 @@ def _execute_together(task: Task) -> TaskResult:
             raise InputError(f"{task.job} has no ensemble, so its runs cannot be carried out together")
         with contextlib.ExitStack() as stack:
             contexts = [stack.enter_context(_context_of(one)) for one in task.runs]
+            stack.enter_context(_progress_written(contexts))
             specs = [one.spec for one in task.runs]
             found = [_checked(some) for some in ensemble.measure(specs, contexts, Path(task.together))]
         if len(found) != len(specs):
@@ -189,6 +191,31 @@ def _context_of(task: Task) -> Iterator[Context]:
     folder.mkdir(parents=True, exist_ok=True)
     with _alone_in(folder):
         yield Context(task.device, folder, task.seed, max(1, int(task.cpus)))
+
+
+PROGRESS_S = 2.0
+"""Seconds between two reports of a worker on its run."""
+
+
+@contextlib.contextmanager
+def _progress_written(contexts: Sequence[Context]) -> Iterator[None]:
+    """Write every few seconds what the computation says of its progress, for the processes that show it."""
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.wait(PROGRESS_S):
+            with contextlib.suppress(Exception):  # read while the computation goes on
+                at = standing()
+                for context in contexts:
+                    context.write_progress(at)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _result(task: Task, found: tuple[Measurement, ...], error: str, wall_s: float) -> TaskResult:

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from depthwidth.errors import InputError, shown
+from depthwidth.progress import during
 
 from .checkpoints import Checkpoint, latest_checkpoint, save_checkpoint
 from .corpus import Corpus
@@ -126,7 +127,7 @@ def train_ensemble(
         run.set_mode(chosen)
         if checkpoint:
             run.restore(checkpoint)
-        with run.passes.member_threads(chosen):
+        with run.passes.member_threads(chosen), during(done=lambda: run.step / run.training.steps, facts=run.facts):
             run.update_all(checkpoint_every or max(run.training.steps // 10, 1), on_step)
     return run.outcomes()
 
@@ -244,6 +245,11 @@ class _Ensemble:
             self.enter_stage()
             self.evaluate()
         self.save()
+
+    def facts(self) -> dict[str, float]:
+        """Step and mean loss of the members, for whoever shows the progress."""
+        losses = [its[-1] for its in self.losses if its]
+        return {"step": self.step, "steps": self.training.steps, **({"loss": sum(losses) / len(losses)} if losses else {})}
 
     def record_losses(self, rows: list[list[float]]) -> None:
         """Append new losses, one row per member; losses after a member's divergence are dropped."""

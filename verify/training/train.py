@@ -33,6 +33,7 @@ from torch.nn import functional
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError, shown
 from depthwidth.initialization import Recipe
+from depthwidth.progress import during
 
 from ..files import write_whole
 from ..models.initialize import parameter_groups
@@ -329,6 +330,7 @@ def train(
         # The caller's random state is restored at the end.
         stack.enter_context(torch.random.fork_rng([place] if place.type == "cuda" else []))
         report = stack.enter_context(_Report(run, () if world.rank else loggers, log_every, progress))
+        stack.enter_context(during(done=lambda: run.step / training.steps, facts=report.facts))
         _loop(run, checkpoint_every or max(training.steps // 10, 1), probes, report, time_limit)
         return run.finish()
 
@@ -663,7 +665,14 @@ class _Report:
             columns = ("training", BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn())
             self.bar = Progress(*columns, console=Console(stderr=True))
             self.task = self.bar.add_task("", total=run.training.steps, completed=run.step, loss=math.nan, rate=0.0)
-        self.last_report = (time.perf_counter(), run.step)
+        self.last_report = self.began = (time.perf_counter(), run.step)
+
+    def facts(self) -> dict[str, float]:
+        """Step, loss and tokens per second since the start, for whoever shows the progress."""
+        run, (then, step) = self.run, self.began
+        rate = (run.step - step) * run.training.batch * run.training.context / max(time.perf_counter() - then, 1e-9)
+        losses = run.losses[-1:]  # read while the training goes on
+        return {"step": run.step, "steps": run.training.steps, "rate": rate, **({"loss": losses[0]} if losses else {})}
 
     def __enter__(self) -> _Report:
         if self.bar is not None:
