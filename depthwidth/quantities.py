@@ -116,6 +116,15 @@ def plain_number(value: int | Fraction) -> int | float:
     return value.numerator if value.denominator == 1 else float(value)
 
 
+def numbered(number: float, noun: str) -> str:
+    """A number and its noun, which takes an s unless there is one of it.
+
+    >>> numbered(1, "layer"), numbered(1200, "layer")
+    ('1 layer', '1,200 layers')
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def format_count(value: float, digits: int = 3) -> str:
     """Format a count with `digits` significant digits: 1.3e9 becomes ``1.3B``, 29657 ``29.7K``.
 

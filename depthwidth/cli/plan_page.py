@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 def print_plan(plan: Plan, *, rules: bool = False, explain: bool = False) -> None:
     """Print a plan: the range that costs little, the suggestion, why, what is assumed, and shapes beside it."""
-    from ..planning.wording import assumed, explanations, range_words, reasons, suggestion
+    from ..planning.wording import assumed, explanations, range_words, reasons, suggestion, sureness
 
     say(heading=range_words(plan))
     say(f"Suggested: {suggestion(plan)}.")
     for reason in reasons(plan):
         say(reason)
+    for sentence in sureness(plan):
+        say(sentence)
     say(f"Assumed: {assumed(plan)}.", "")
     _print_table(plan)
     if rules:
@@ -82,7 +84,7 @@ def _print_table(plan: Plan) -> None:
     if plan.known:
         say("(known models: the loss of their ratio of width to depth in this architecture; all else is their own)")
     if suggested:
-        say("time per token: estimate for generation, against the suggestion; a proxy (`depthwidth serve` has its parts)")
+        say("time per token: estimate for generation, against the suggestion; a proxy, part of it guessed (`depthwidth serve`)")
     say("(other data sets have 0.6 to 2.5 times the measured curvature; --rules has other rules, --explain the sources)", "")
 
 

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Iterator
 
 from ..architecture import Transformer
-from ..coefficients import coefficient
+from ..coefficients import coefficient, reference
 from ..formulas import shape_penalty
 from ..quantities import format_count
+from . import policy
 from .rules import MEASURED_SIZES
 
 EXPERTS_CAVEAT = "for a mixture of experts, the rules are compared at its active parameters, not at all parameters"
@@ -28,6 +29,24 @@ def penalty_caveats(tree: Transformer, size: float, width_ratios: Iterable[float
     if any(not least <= math.log(ratio) <= most for ratio in width_ratios):
         measured = f"{math.exp(least):.1f} to {math.exp(most):.1f} times the optimum"
         yield f"penalties of widths outside {measured} extrapolate the measured parabola"
+
+
+def measured_cost(rule: str, size: float) -> Iterator[str]:
+    """A sentence if the shapes of a rule lost more than a little on public runs of about this size."""
+    cells: dict[str, dict[float, list[tuple[float, float]]]] = {"the Gemstones": {}, "the Gadre grid": {}}
+    for row in reference("rule_tournament"):
+        if row["rule"] == rule and row["parameters"] and row["refitted"] == "0":
+            of_runs = cells["the Gadre grid" if row["data"] == "gadre" else "the Gemstones"]
+            of_runs.setdefault(float(row["parameters"]), []).append((float(row["cost"]), float(row["stderr"])))
+    said = []
+    for runs, by_size in cells.items():
+        distance, judged = min(((abs(math.log(one / max(size, 1.0))), one) for one in by_size), default=(math.inf, 0.0))
+        if distance <= math.log(policy.SAME_SIZE):
+            cost, error = (sum(column) / len(column) for column in zip(*by_size[judged], strict=True))
+            if cost > policy.MEASURED_COST:
+                said.append(f"{with_error(cost, error)} at {format_count(judged)} parameters on {runs}")
+    if said:
+        yield f"shapes of {rule} lost {' and '.join(said)} against the best ones there (`depthwidth evidence`)"
 
 
 def penalty_error(width: float, best_width: float, size: float) -> float:

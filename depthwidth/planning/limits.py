@@ -6,6 +6,7 @@ import math
 
 from ..checks import LARGEST, check_whole
 from ..errors import InputError
+from ..quantities import numbered
 from ..values import frozen
 from .template import Template
 
@@ -47,9 +48,9 @@ class Limits:
     def words(self) -> str:
         """The limits in words, as in ``24 layers``; empty if there is none."""
         parts = (
-            f"{self.depth} layers" if self.depth is not None else "",
+            numbered(self.depth, "layer") if self.depth is not None else "",
             f"width {self.width:,}" if self.width is not None else "",
-            f"at most {self.layers_at_most} layers" if self.layers_at_most is not None else "",
+            "at most " + numbered(self.layers_at_most, "layer") if self.layers_at_most is not None else "",
         )
         return " and ".join(filter(None, parts))
 

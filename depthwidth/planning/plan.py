@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..architecture import Transformer
 from ..display import Overview, with_overview
 from ..errors import InputError
-from ..quantities import format_bytes, format_count, plain_number
+from ..quantities import format_bytes, format_count, numbered, plain_number
 from . import policy
 from .budget import Budget
-from .caveats import EXPERTS_CAVEAT, penalty_caveats, penalty_error, shape_caveats
+from .caveats import EXPERTS_CAVEAT, measured_cost, penalty_caveats, penalty_error, shape_caveats
 from .costs import costs
 from .equal_budget import DepthRange
 from .judging import Shape
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     import pandas
 
+    from .best_depth import BestDepth
     from .mixtures import MixtureVerdict
     from .optima import FlopOptimum
 
@@ -94,10 +95,10 @@ class Plan:
     limits: Limits
     architecture: str
     """The name of the preset, or words on where the architecture is from."""
-    best_depth: float | None
-    """The continuous depth of least predicted loss at exactly this budget; None if the rule has no shape there."""
+    best_depth: float
+    """The continuous depth of least predicted loss at exactly this budget."""
     ranges: tuple[DepthRange, ...]
-    """Depths at which little of the loss is lost, from the widest range to the narrowest; empty without a rule."""
+    """Depths at which little of the loss is lost, from the widest range to the narrowest."""
     least_loss: Shape | None
     """The shape of least predicted loss within the limits, if it is another; None otherwise."""
     without_limits: Shape | None
@@ -114,7 +115,9 @@ class Plan:
     def headline(self) -> str:
         """Depth and width, as in ``95 layers x 29,696 wide``."""
         encoder = self.tree.encoder.depth if self.tree.kind == "encoder-decoder" and self.tree.encoder else 0
-        layers = f"{encoder} + {self.shape.depth} layers (encoder + decoder)" if encoder else f"{self.shape.depth} layers"
+        layers = (
+            f"{encoder} + {self.shape.depth} layers (encoder + decoder)" if encoder else numbered(self.shape.depth, "layer")
+        )
         return f"{layers} x {self.shape.width:,} wide"
 
     def facts(self) -> dict[str, str]:
@@ -171,6 +174,7 @@ class Plan:
             "limits": {name: value for name, value in asdict(self.limits).items() if value is not None},
             "best_depth": self.best_depth,
             "ranges": [one._asdict() for one in self.ranges],
+            "best_depth_bands": [one._asdict() for one in self.best_depths],
             "least_loss": None if self.least_loss is None else shape_dict(self.least_loss),
             "without_limits": None if self.without_limits is None else shape_dict(self.without_limits),
             "known_models": [{"model": one.name, **shape_dict(one.shape), "source": one.source} for one in self.known],
@@ -215,6 +219,18 @@ class Plan:
     def devices(self) -> int:
         """Devices among which the model is divided."""
         return self.budget.parallelism.devices
+
+    @cached_property
+    def best_depths(self) -> tuple[BestDepth, ...]:
+        """The bands, of 50 % and of 90 %, in which the best depth is by all sources of evidence; empty for images."""
+        if self.rule.images or self.tree.stem.images:
+            return ()
+        from .best_depth import best_depths
+        from .counting import Counts
+
+        counts = Counts(self.budget)
+        counts.use_template(self.template)
+        return tuple(best_depths(counts, self.shape))
 
     def table(self) -> list[dict[str, Any]]:
         """Five to seven shapes as rows, by depth: the suggestion, wider and deeper shapes, known models of that size.
@@ -295,7 +311,8 @@ def plan(
     ----------
     budget : a :class:`Budget`, or an amount such as ``1T``, ``1.3B``, ``6.7e9``, or ``80GB`` for bytes.
     rule : the rule whose curve decides between depth and width; one of :func:`~depthwidth.planning.rules.rules`, by default
-        ``levine2020`` for text and ``sovit2023`` for images.
+        ``levine2020`` for text and ``sovit2023`` for images. If the default has no shape at a budget for text, as at a few
+        million parameters, ``combined2026`` decides, and a note says so.
     kind : the quantity that the amount counts, one of :data:`BUDGETS`; ``parameters`` by default.
     template : the architecture without its shape.
     preset : the name of an architecture, instead of a template; ``gpt3`` by default.
@@ -314,7 +331,8 @@ def plan(
     Raises
     ------
     InputError
-        if the budget is not a positive amount, is too small for any transformer of this design, or a name is unknown.
+        if the budget is not a positive amount, is too small for any transformer of this design, a name is unknown, or the rule
+        that was named has no shape at the budget.
 
     Examples
     --------
@@ -327,14 +345,25 @@ def plan(
     'flops'
     """
     request = read_request(budget, kind, template, preset, like, options)
-    images = request.template.design.patch is not None
-    return _Planner(request, default_rule(images=images) if rule is None else find_rule(rule)).plan()
+    if rule is not None:
+        return _Planner(request, find_rule(rule)).plan()
+    default = default_rule(images=request.template.design.patch is not None)
+    try:
+        return _Planner(request, default).plan()
+    except _NoShapeError:
+        if default.images:
+            raise
+    return _Planner(request, find_rule(policy.FALLBACK_RULE), instead_of=default).plan()
+
+
+class _NoShapeError(InputError):
+    """The curve of a rule does not meet the budget."""
 
 
 class _Planner:
     """Everything that a plan reports for one request and one rule."""
 
-    def __init__(self, request: Request, rule: Rule) -> None:
+    def __init__(self, request: Request, rule: Rule, instead_of: Rule | None = None) -> None:
         images = request.template.design.patch is not None
         if images != rule.images and not rule.comparison:
             known = ", ".join(rules(images))
@@ -344,7 +373,22 @@ class _Planner:
         self.budget = request.budget
         self.rule = rule
         self.rules = rules(images) | {rule.name: rule}  # GPT-3's shapes may be asked for, for images too
+        self.instead_of = instead_of
         self.search = Search(request.budget, rule, request.template, request.limits)
+        if not self.search.judged:
+            raise _NoShapeError(self.no_shape())
+
+    def no_shape(self) -> str:
+        """The sentence for a rule whose curve does not meet the budget."""
+        search = self.search
+        others = [
+            name
+            for name, rule in self.rules.items()
+            if not rule.comparison and search.meet_budget(rule.curve(search.density)) is not None
+        ]
+        having = f"; {', '.join(others)} have one" if len(others) > 1 else ""
+        why = "its curve begins above it or ends below it"
+        return f"plan: the rule {self.rule.name} has no shape at {self.budget}, as {why}{having}"
 
     def plan(self) -> Plan:
         """The whole plan."""
@@ -358,7 +402,6 @@ class _Planner:
         others = tuple(self.runners_up(shape))
         least = search.least_loss()
         differs = least is not None and (least.depth, least.width) != (shape.depth, shape.width)
-        level = search.level if search.judged else None
         return Plan(
             budget=self.budget,
             rule=self.rule,
@@ -374,7 +417,7 @@ class _Planner:
             notes=tuple(self.notes(tree, shape, found, [*others, *filter(None, [like])])),
             limits=self.request.limits,
             architecture=self.request.architecture,
-            best_depth=None if level is None else level.best_depth,
+            best_depth=search.level.best_depth,
             ranges=tuple(self.ranges()),
             least_loss=search.measure(least, against=shape) if least is not None and differs else None,
             without_limits=self.without_limits(shape),
@@ -384,7 +427,7 @@ class _Planner:
     def ranges(self) -> Iterator[DepthRange]:
         """Depths at which little of the loss is lost, whatever the caller's limits."""
         search = self.search
-        for loss in policy.NEGLIGIBLE_LOSSES if search.judged else ():
+        for loss in policy.NEGLIGIBLE_LOSSES:
             found = search.level.range_of(loss, search.template.least_depth, policy.DEEPEST)
             if found is not None:
                 yield found
@@ -487,30 +530,29 @@ class _Planner:
             yield f"the budget is that of each of {devices} devices ({self.budget.parallelism})"
         elif self.budget.kind == "weights" and devices > 1:
             yield f"the budget is that of all weights, on {devices} devices together"
+        if self.instead_of is not None:
+            yield f"{self.instead_of.name}, the default, has no shape at this budget; {self.rule.name} is followed"
         own = found[self.rule.name]
         if own is None:
+            raise AssertionError("a rule without a shape is refused")
+        if own.extrapolated:
+            ranges = " and ".join(f"{name} {low:g} to {high:g}" for name, low, high in self.rule.fitted_on)
+            yield f"{self.rule.name} was fitted on {ranges}; this shape is outside that range"
+        best = self.search.centre
+        if abs(math.log(shape.depth / best[0])) > policy.MOVED:
             yield (
-                f"{self.rule.name} has no shape at this budget, as its curve begins above it or ends below it; "
-                "the nearest shape that fits is given"
+                "heads and hardware allow few widths here; the best shape before rounding is "
+                f"{best[0]:.1f} layers x {best[1]:,.0f} wide"
             )
-        else:
-            if own.extrapolated:
-                ranges = " and ".join(f"{name} {low:g} to {high:g}" for name, low, high in self.rule.fitted_on)
-                yield f"{self.rule.name} was fitted on {ranges}; this shape is outside that range"
-            best = self.search.centre
-            if abs(math.log(shape.depth / best[0])) > policy.MOVED:
-                yield (
-                    "heads and hardware allow few widths here; the best shape before rounding is "
-                    f"{best[0]:.1f} layers x {best[1]:,.0f} wide"
-                )
+        yield from measured_cost(self.rule.name, shape.trained_size)
         absent = [name for name, optimum in found.items() if optimum is None and name != self.rule.name]
         if absent:
-            yield f"the curve of {' and of '.join(absent)} does not reach this budget"
+            curves, reach = ("curve", "does") if len(absent) == 1 else ("curves", "do")
+            yield f"the {curves} of {' and '.join(absent)} {reach} not reach this budget"
         if tree.experts is not None:
             yield EXPERTS_CAVEAT
         widths = [s.width for s in (shape, *others)] + [s.width for s in found.values() if s is not None]
-        ratios = [width / own.width for width in widths] if own is not None else []
-        yield from penalty_caveats(tree, shape.trained_size, ratios)
+        yield from penalty_caveats(tree, shape.trained_size, [width / own.width for width in widths])
         yield from shape_caveats(tree)
 
 

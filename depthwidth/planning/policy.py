@@ -15,6 +15,8 @@ DEFAULT_RULE = "levine2020"
 """For text: the only published curve with a fit, a covariance and a range of several sizes."""
 DEFAULT_IMAGE_RULE = "sovit2023"
 """For images: the only rule that was fitted on them."""
+FALLBACK_RULE = "combined2026"
+"""For text, if the default has no shape at a budget: it has one at any, and an error that grows beyond its sources."""
 
 # The cost of a shape that misses its budget.
 
@@ -101,6 +103,12 @@ times the best, and at equal size half the width is four times the depth."""
 NEGLIGIBLE_LOSSES = (4e-3, 3e-4)
 """Relative losses whose ranges of depth a plan states: what the published rules disagree by at most, and what no experiment
 resolves, as the loss of one model differs by more between seeds."""
+
+MEASURED_COST = 1e-3
+"""Cost of a rule's shapes on public runs of about the plan's size from which a note says so: a third of it is within the error
+of a cost there, and a third of the rules stay below it."""
+SAME_SIZE = 2.0
+"""Factor between sizes that count as about the same: cells of the public runs are a factor of 2.3 to 4.3 apart."""
 
 
 def head_dims_by_distance(usual: int) -> list[int]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ..coefficients import coefficient
 from ..display import Overview
 from ..formulas import shape_penalty
-from ..quantities import format_count
-from . import policy
+from ..hardware.latency import BRANCH_SECONDS, CALL_SECONDS
+from ..quantities import format_count, numbered
+from . import combined, policy
 from .budget import TOKENS_PER_PARAMETER
 from .costs import DEVICE
 
@@ -23,21 +24,50 @@ SMALLEST_SAID = 5e-7
 """Relative loss below which two shapes are called equal: it would be printed as 0.0000 %."""
 SHIFTED = 0.05
 """In ln(depth): a rule's own optimum that is further from the best depth at equal budget is mentioned."""
+EDGE = 0.98
+"""Share of the farthest ln(depth) that is sought from which the best depth counts as one that was cut off."""
 
 
 def range_words(plan: Plan) -> str:
     """The depths that cost little, as in ``28 to 113 layers lose less than 0.4% +- 0.18%, for 7B ...``."""
     said: list[str] = []
-    for found in plan.ranges:
+    for found in () if cut_off(plan) else plan.ranges:
         low, high = math.ceil(found.depth[0]), math.floor(found.depth[1])
         if low > high:
             continue
         at = f"{low} to {high}" if high > low else f"{low}"
-        layers = " layers lose" if not said else ""
+        layers = "" if said else " layer loses" if low == high == 1 else " layers lose"
         said.append(f"{at}{layers} less than {found.loss * 100:g}% +- {max(found.stderr):.2%}")
     if not said:
         return f"{plan.headline}, for {plan.budget}."
     return f"{', '.join(said)}, for {plan.budget}."
+
+
+def sureness(plan: Plan) -> Iterator[str]:
+    """The bands of the best depth by all sources, what the suggestion may lose there, and how often such bands hold."""
+    if not plan.best_depths:
+        return
+    bands, name = plan.best_depths, combined.LAW
+    far = bands[-1].extrapolated
+    depths = ", ".join(f"{max(1, round(low))} to {round(high):,} ({level:.0%})" for level, (low, high), *_ in bands)
+    least, most = (math.exp(coefficient("shape_penalty", end).value) for end in ("x_min", "x_max"))
+    measured = all(least <= plan.shape.width / width <= most for width in bands[-1].width)
+    losses = " or ".join(f"{band.loss[1]:.1%}" for band in bands)
+    beyond = ", beyond their sizes: every rule is inside" if far else ""
+    yield (
+        f"How sure: best depth {depths} layers by all sources ({name}{beyond}); "
+        f"the suggestion loses at most {losses} there{'' if measured else ' (extrapolated)'}."
+    )
+    if not far:
+        cells = coefficient(name, "calibration_cells").value
+        inside = " and ".join(f"{coefficient(name, f'inside_{100 * band.level:.0f}').value:.0f}" for band in bands)
+        yield f"(each source left out in turn, such bands held {inside} of {cells:.0f} cells)"
+
+
+def cut_off(plan: Plan) -> bool:
+    """True if the loss still falls at the depth at which the search for the best one ends."""
+    own = plan.rules.get(plan.rule.name)
+    return own is not None and abs(math.log(plan.best_depth / own.depth)) > EDGE * math.log(policy.FARTHEST_DEPTH)
 
 
 def suggestion(plan: Plan) -> str:
@@ -46,7 +76,7 @@ def suggestion(plan: Plan) -> str:
     parts = [plan.headline]
     if shape.heads:
         shared = f" ({shape.kv_heads} key-value heads)" if shape.kv_heads != shape.heads else ""
-        parts.append(f"{shape.heads} heads of {shape.head_dim}{shared}")
+        parts.append(f"{numbered(shape.heads, 'head')} of {shape.head_dim}{shared}")
     if shape.ffn:
         mixed = plan.tree.experts
         parts.append(f"feed-forward {shape.ffn:,}" + (f", {mixed.experts} experts, {mixed.top_k} per token" if mixed else ""))
@@ -58,9 +88,7 @@ def reasons(plan: Plan) -> Iterator[str]:
     """Reasons for the suggested shape, one sentence each."""
     shape, rule = plan.shape, plan.rule.name
     better = _better(plan)
-    if plan.best_depth is None:
-        yield f"Picked as the nearest to the {rule} curve, which has no shape at this budget."
-    elif better is None:
+    if better is None:
         heads = f" with heads of {shape.head_dim}" if shape.heads and plan.template.heads is None else ""
         yield f"Picked for the least predicted loss ({rule}) of the shapes{heads} that meet the budget."
     else:
@@ -76,7 +104,7 @@ def reasons(plan: Plan) -> Iterator[str]:
         cost = "they cost nothing" if same else f"without them {free.depth} x {free.width:,} loses {less} less"
         yield f"Limits: {plan.limits.words()}; {cost}."
     own = plan.rules.get(rule)
-    if own is not None and plan.best_depth is not None and abs(math.log(plan.best_depth / own.depth)) > SHIFTED:
+    if own is not None and abs(math.log(plan.best_depth / own.depth)) > SHIFTED:
         spent = (
             "a wider shape spends more on its embedding"
             if plan.best_depth > own.depth
@@ -86,6 +114,12 @@ def reasons(plan: Plan) -> Iterator[str]:
             f"The {rule} curve has {own.depth:.1f} layers here, and compares blocks of equal size; at an equal budget "
             f"{plan.best_depth:.1f} layers are best, as {spent}."
         )
+        if cut_off(plan):
+            share = plan.tree.embedding_parameters / plan.tree.parameters
+            yield (
+                f"The loss still falls there, {policy.FARTHEST_DEPTH:g} times from the curve, where the search ends: "
+                f"{share:.0%} of the parameters are the embedding, and a smaller vocabulary matters more than any rule."
+            )
 
 
 def _better(plan: Plan) -> Shape | None:
@@ -144,7 +178,9 @@ def loss_words(row: Mapping[str, Any]) -> str:
 
 def plan_overview(plan: Plan) -> Overview:
     """A plan at a prompt or in a notebook."""
-    facts = {"suggested": suggestion(plan), "why": " ".join(reasons(plan)), "assumed": assumed(plan)}
+    facts = {"suggested": suggestion(plan), "why": " ".join(reasons(plan))}
+    facts |= {"how sure": " ".join(sureness(plan)).removeprefix("How sure: ")} if plan.best_depths else {}
+    facts |= {"assumed": assumed(plan)}
     rows = [
         (
             row["choice"], str(row["depth"]), f"{row['width']:,}", heads_words(row), format_count(row["parameters"], 4),
@@ -169,7 +205,9 @@ def explanations(plan: Plan) -> dict[str, str]:
         "parameters, FLOPs": "counted tensor by tensor and product by product; docs/counting.md has the conventions",
         "training memory": "of the fullest device: weights, gradients, states of the optimiser, activations; temporary buffers "
         "and fragmentation are left out; docs/memory_and_serving.md",
-        "time per token": f"a roofline of one step of generation on {DEVICE}s, relative to the suggestion; the same page",
+        "best depth (how sure)": f"{combined.LAW}, whose error holds the spread between sources; docs/evidence.md",
+        "time per token": f"a roofline of one step of generation on {DEVICE}s, relative to the suggestion, plus "
+        f"{BRANCH_SECONDS * 1e6:g} us a branch and {CALL_SECONDS * 1e6:g} us a call, which are guesses; the same page",
         "cache": "keys and values (or a mixer's state) of the context, over its tokens",
         "training tokens": f"given; {TOKENS_PER_PARAMETER:g} a parameter by default (Hoffmann et al. 2022, arXiv 2203.15556)",
         "widths": "multiples of 128 (finer below 1,024) that hold whole heads; policy.py has each number with its reason",

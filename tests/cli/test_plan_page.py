@@ -6,7 +6,6 @@ import pytest
 
 from depthwidth.architecture import Transformer
 from depthwidth.planning.plan import plan
-from depthwidth.planning.wording import range_words, reasons
 
 
 def test_the_page_begins_with_the_range_the_suggestion_the_reason_and_the_assumptions(invoke):
@@ -46,9 +45,17 @@ def test_limits_say_what_they_cost(invoke):
 
 
 def test_a_rule_without_a_shape_says_so(invoke):
-    found = plan("1T", rule="measured2025")
-    assert range_words(found).startswith(found.headline)
-    assert "no shape at this budget" in next(reasons(found))
+    result = invoke("plan", "1T", "--rule", "measured2025")
+    assert (result.status, result.error.count("\n")) == (2, 1)
+    assert "measured2025 has no shape at 1T total parameters" in result.error
+
+
+def test_the_page_says_how_sure_it_is(invoke):
+    printed = invoke("plan", "7B").output
+    assert printed.index("How sure: ") < printed.index("Assumed: ")
+    assert "(50%)" in printed
+    bands = json.loads(invoke("plan", "7B", "--json").output)["best_depth_bands"]
+    assert [set(one) for one in bands] == [{"level", "depth", "width", "loss", "extrapolated"}] * 2
 
 
 def test_saving_writes_both_files(invoke, tmp_path):

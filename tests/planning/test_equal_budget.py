@@ -5,9 +5,8 @@ import math
 import pytest
 
 from depthwidth.formulas.shape_penalty import loss_exponent, shape_penalty
-from depthwidth.planning.budget import Budget
 from depthwidth.planning.plan import plan
-from depthwidth.planning.rules import at_depth, find_rule, meet
+from depthwidth.planning.rules import at_depth, meet
 from depthwidth.planning.search import Search
 from depthwidth.planning.template import Template
 
@@ -64,10 +63,3 @@ def test_the_least_loss_is_sought_within_a_factor_of_four_of_the_rules_depth():
     """An embedding of two thirds of 130M parameters would push the depth further."""
     found, one = search("130M", preset="llama3")
     assert found.best_depth == pytest.approx(4 * one.optimum()[0], rel=1e-6)
-
-
-def test_a_rule_without_a_shape_has_no_ranges():
-    found = plan("1T", rule="measured2025")
-    assert (found.ranges, found.best_depth) == ((), None)
-    assert find_rule("measured2025").comparison is False
-    assert Budget("parameters", found.budget.amount) == found.budget

@@ -1,0 +1,147 @@
+"""Rules over all budgets: no shape at the edge of a search without a sentence, and the bands of the best depth."""
+
+import math
+
+import pytest
+
+from depthwidth import InputError, plan
+from depthwidth.coefficients import coefficient
+from depthwidth.formulas import rules as laws
+from depthwidth.formulas import shape_penalty
+from depthwidth.planning import policy
+from depthwidth.planning.best_depth import best_depths
+from depthwidth.planning.combined import best_width_band
+from depthwidth.planning.counting import Counts
+from depthwidth.planning.rules import at_depth, find_rule, meet, rules
+from depthwidth.planning.search import Search
+from depthwidth.planning.wording import cut_off, range_words, reasons, sureness
+
+BUDGETS = ("10M", "30M", "100M", "1B", "10B", "100B", "1T", "10T")
+
+
+def check(budget, rule, preset):
+    """The plan, held to the promises; None if it is refused in one sentence."""
+    try:
+        found = plan(budget, rule=rule, preset=preset)
+    except InputError as error:
+        refused = str(error)
+        return None if "has no shape at" in refused and "\n" not in refused else pytest.fail(refused)
+    assert found.shape.depth > 1
+    own, said = found.rules[rule], [*reasons(found), *found.notes]
+    assert found.best_depth / own.depth * (1 + 1e-9) >= 1 / policy.FARTHEST_DEPTH
+    assert found.best_depth / own.depth <= policy.FARTHEST_DEPTH * (1 + 1e-9)
+    off = abs(math.log(found.best_depth / own.depth)) / math.log(policy.FARTHEST_DEPTH)
+    at_edge = any("where the search ends" in sentence for sentence in said)
+    assert at_edge == cut_off(found)
+    assert at_edge or off < 0.98
+    assert off > 0.95 or not at_edge
+    if at_edge:  # a range around a depth that is not the best would say nothing
+        assert range_words(found).startswith(found.headline)
+    if abs(math.log(found.shape.depth / found.best_depth)) > policy.MOVED:
+        assert any("before rounding" in note for note in found.notes)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["gpt3", "llama3"])
+@pytest.mark.parametrize("rule", sorted(rules()))
+def test_every_rule_at_every_budget(rule, preset):
+    found = {budget: check(budget, rule, preset) for budget in BUDGETS}
+    assert any(one is not None for one in found.values())
+
+
+def test_a_rule_that_ends_below_the_budget_is_refused():
+    for budget in ("1T", "10M"):
+        with pytest.raises(InputError, match=r"measured2025 has no shape at .*, combined2026 have one"):
+            plan(budget, rule="measured2025")
+    assert check("1B", "measured2025", "gpt3") is not None
+    # The control: the search alone has an answer, one layer, which was the suggestion once.
+    asked = plan("1T")
+    assert Search(asked.budget, find_rule("measured2025"), asked.template).recommend().depth == 1
+
+
+def test_the_default_without_a_shape_gives_way():
+    found = plan("10M", preset="llama3")
+    assert found.rule.name == policy.FALLBACK_RULE
+    assert found.notes[0] == f"levine2020, the default, has no shape at this budget; {policy.FALLBACK_RULE} is followed"
+    with pytest.raises(InputError, match="levine2020 has no shape"):
+        plan("10M", preset="llama3", rule="levine2020")
+    assert plan("1B").rule.name == "levine2020"
+
+
+def counts_of(found):
+    counts = Counts(found.budget)
+    counts.use_template(found.template)
+    return counts
+
+
+@pytest.mark.parametrize(("budget", "preset"), [("350M", "gpt3"), ("7B", "llama3"), ("1T", "gpt3")])
+def test_bands_of_the_best_depth_by_a_scan(budget, preset):
+    """By a second route: the least of the loss over a grid of depths, with the best width at either end of the band."""
+    found = plan(budget, preset=preset)
+    counts = counts_of(found)
+    size = found.shape.trained_size
+    exponent = float(shape_penalty.loss_exponent(size))
+    for band in best_depths(counts, found.shape):
+        width = best_width_band(size, band.level)
+        best = []
+        for edge in (width.low, width.high):
+            factor = edge / width.width
+
+            def loss(log_depth, factor=factor):
+                shape = meet(at_depth(math.exp(log_depth)), counts.quantity, counts.amount)
+                own = counts.size(*shape)
+                wanted = float(laws.combined_optimal_width(own)) * factor
+                return float(shape_penalty.shape_penalty(shape[1], wanted)) + exponent * math.log(own / size)
+
+            best.append(math.exp(min((0.02 * step for step in range(40, 500)), key=loss)))
+        assert sorted(best) == [pytest.approx(end, rel=0.06) for end in band.depth]
+        assert band.extrapolated == width.extrapolated
+        assert band.width[0] < band.width[1]
+
+
+def test_the_loss_in_a_band():
+    """A plan by the combined rule itself is in both bands and may lose nothing; one far from them must lose."""
+    half, most = plan("1B", rule="combined2026").best_depths
+    assert (half.level, most.level) == (0.5, 0.9)
+    assert half.loss[0] == most.loss[0] == 0
+    assert 0 < half.loss[1] < most.loss[1]
+    assert most.depth[0] < half.depth[0] < half.depth[1] < most.depth[1]
+    far = plan("1B", depth=6).best_depths
+    assert far[0].loss[0] > far[1].loss[0] > 0.005
+    k = coefficient("combined2026", "k_high")
+    largest = float(shape_penalty.shape_penalty(2 * most.width[0], most.width[0], k.value + k.stderr))
+    assert far[1].loss[1] > largest / 2
+    assert plan("1B", preset="vit").best_depths == ()
+
+
+def test_the_page_says_how_sure():
+    sure, calibrated = sureness(plan("7B"))
+    half, most = plan("7B").best_depths
+    for band, level in ((half, "50%"), (most, "90%")):
+        assert f"{band.depth[0]:.0f} to {band.depth[1]:.0f} ({level})" in sure
+    assert f"loses at most {half.loss[1]:.1%} or {most.loss[1]:.1%} there" in sure
+    inside, cells = (coefficient("combined2026", name).value for name in ("inside_50", "calibration_cells"))
+    assert f"held {inside:.0f} and " in calibrated
+    assert f" of {cells:.0f} cells" in calibrated
+    (beyond,) = sureness(plan("1T"))  # such bands cannot be checked
+    assert "beyond their sizes: every rule is inside" in beyond
+    assert list(sureness(plan("1B", preset="vit"))) == []
+
+
+def test_a_rule_that_lost_on_public_runs_of_this_size_says_so():
+    def said(budget, rule):
+        return [note for note in plan(budget, rule=rule).notes if "against the best ones there" in note]
+
+    (small,) = said("90M", "levine2020")
+    assert "0.19% +- 0.03% at 96.8M parameters on the Gemstones and 0.76% +- 0.32% at 53.3M parameters on the Gadre" in small
+    assert said("90M", "measured2025") == []
+    assert said("1B", "levine2020") == []
+    assert said("70B", "marin") == []
+    assert said("1B", "marin") != []
+
+
+def test_one_layer_is_one_layer():
+    found = plan("90M", depth=1)
+    assert found.headline.startswith("1 layer x ")
+    assert "1 layers" not in " ".join([*reasons(found), range_words(found), found.limits.words()])
