@@ -343,7 +343,8 @@ def certificate(slope: Array, matrix: Array, decay: float, tolerance: float = 1e
 
     Parameters
     ----------
-    slope : (m, n), gradient of the loss, without the penalty, with respect to the product.
+    slope : (m, n), gradient of the loss, without the penalty, with respect to the product. A complex one, by a complex product,
+        is the matrix G of the change ``Re <G, dW>``.
     matrix : (m, n), the product.
     decay : coupled weight decay of each factor, above 0. AdamW's decoupled decay has no such certificate.
     tolerance : relative tolerance of the comparisons, and the share of the largest singular value of W below which one is 0.
@@ -359,17 +360,40 @@ def certificate(slope: Array, matrix: Array, decay: float, tolerance: float = 1e
     """
     import numpy as np
 
-    g, w = np.asarray(slope, float), np.asarray(matrix, float)
+    kind = complex if np.iscomplexobj(slope) or np.iscomplexobj(matrix) else float
+    g, w = np.asarray(slope, kind), np.asarray(matrix, kind)
     if g.ndim != 2 or g.shape != w.shape or not decay > 0:
         raise InputError("certificate: gradient and product are matrices of one shape, and decay is above 0")
     ratios = np.linalg.svd(g, compute_uv=False) / decay
     left, sizes, right = np.linalg.svd(w, full_matrices=False)
     held = sizes > tolerance * sizes.max(initial=0.0)
-    left, right = left[:, held], right[held]
-    apart = (g @ right.T / decay + left, g.T @ left / decay + right.T)
+    left, right = left[:, held], right[held].conj().T
+    apart = (g @ right / decay + left, g.conj().T @ left / decay + right)
     misalignment = max((float(np.linalg.norm(one, 2)) for one in apart if one.size), default=0.0)
     rank = int((ratios >= 1 - tolerance).sum())
     return Certificate(ratios, rank, float(ratios.max(initial=0.0) - 1), misalignment, tolerance)
+
+
+def joint_certificate(parts: Sequence[tuple[Certificate, int, int]]) -> Certificate:
+    """The certificate of a head whose scores are sums of several products, each with its own penalty.
+
+    Parameters
+    ----------
+    parts : for each product its certificate, the largest rank that the head has for it, and the dimensions that a unit of rank
+        takes: 2 for a pair of dimensions that rotates, whose product is complex.
+
+    >>> used = certificate([[-0.5j]], [[4.5j]], 0.5)
+    >>> still = certificate([[0.2 + 0.1j]], [[0.0]], 0.5)
+    >>> both = joint_certificate([(used, 1, 2), (still, 1, 2)])
+    >>> both.rank, both.optimal, both.ratios.round(3).tolist()
+    (2, True, [1.0, 0.447])
+    """
+    import numpy as np
+
+    ratios = np.sort(np.concatenate([one.ratios for one, _, _ in parts]))[::-1]
+    rank = sum(size * min(one.rank, most) for one, most, size in parts)
+    excess, misalignment = (max(getattr(one, name) for one, _, _ in parts) for name in ("excess", "misalignment"))
+    return Certificate(ratios, rank, excess, misalignment, parts[0][0].tolerance)
 
 
 def _matrices(factors: Sequence[Array]) -> list[Array]:

@@ -11,11 +11,12 @@ the mixed input of a head times the derivative by the attention's output.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,12 +24,13 @@ from depthwidth.analysis.head_ranks import attentions
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError, shown
 from depthwidth.formulas.implicit_rank import useful_head_dim
-from depthwidth.numerics.factorisation import Certificate, certificate
+from depthwidth.numerics.factorisation import Certificate, certificate, joint_certificate
 from depthwidth.numerics.spectra import SHARE, Ranks, product_sizes, ranks
 
 from ..models.attention import Attention
 from ..models.convert import from_hf
 from ..models.locate import tree_of
+from ..models.positions import Rotary
 from .head_models import calibration_tokens, load_model
 
 TOLERANCE = 1e-2
@@ -95,8 +97,13 @@ def certify(
     Raises
     ------
     InputError
-        if there are no batches, decay is not above 0, or an attention has no one product: rotary positions, norms of queries
+        if there are no batches, decay is not above 0, or the scores of an attention are no products of maps: norms of queries
         and keys, caps and other maps between query and key.
+
+    Notes
+    -----
+    With rotary positions each pair of dimensions has a product of its own, of complex vectors (:class:`_WatchedRotary`). Ranks
+    count its two dimensions; gradients of all passes are kept, and a head costs one singular value decomposition for each pair.
     """
     if not decay > 0:
         raise InputError(f"certify: decay={decay} is not above 0")
@@ -158,8 +165,8 @@ def _watched(model: nn.Module, tree: Transformer) -> list[_Watched]:
         part = next((one for one in (module, branch) if type(one) is Attention), None)
         reason = "it is of another kind" if part is None else _refusal(part)
         if part is None or reason:
-            raise InputError(f"certify: the scores of block {layer} are no one product of maps, as {reason}")
-        found.append(_Watched(part, stack, layer))
+            raise InputError(f"certify: the scores of block {layer} are no products of maps, as {reason}")
+        found.append((_WatchedRotary if _rotates(part) else _Watched)(part, stack, layer))
     if not found:
         raise InputError("certify: the model has no attention")
     return found
@@ -169,16 +176,21 @@ def _refusal(module: Attention) -> str:
     """The reason why the scores or outputs of an attention are not linear in the products of its maps; empty if they are."""
     layer, position = module.layer, module.position
     reasons = {
-        "positions rotate or multiply its queries and keys": position is not None
-        and bool(position.pairwise or position.rotated(layer.head_dim)),
+        "positions multiply its queries and keys otherwise than by a rotation": position is not None
+        and bool(position.pairwise or (position.rotated(layer.head_dim) and not _rotates(module))),
         "queries and keys are normalised": module.query_norm is not None or module.key_norm is not None,
         "its joined heads are normalised": module.inner_norm is not None,
         "scores are capped or values clipped": module.clip is not None or module.mix.softcap is not None,
-        "queries grow with position": module.temperature is not None,
+        "queries grow with position": module.temperature is not None or getattr(position, "query_growth", None) is not None,
         "it reads another stack": layer.cross,
         "its maps have fixed factors": any(m.multiplier != 1 for m in (module.query, module.key, module.value, module.out)),
     }
     return next((reason for reason, true in reasons.items() if true), "")
+
+
+def _rotates(module: Attention) -> bool:
+    """True if positions turn pairs of dimensions by angles in proportion to the position."""
+    return type(module.position) is Rotary and module.position.rotated(module.layer.head_dim) > 0
 
 
 @dataclass
@@ -247,28 +259,101 @@ class _Watched:
         layer, module = self.module.layer, self.module
         size = layer.heads // layer.kv_heads
         maps = {name: getattr(module, name).weight.detach().double().cpu().numpy() for name in ("query", "key", "value", "out")}
-        slopes = self._slopes(count)
-        for product, dim in (("query-key", layer.head_dim), ("value-output", layer.value_dim)):
-            for group in range(layer.kv_heads):
-                own, heads = slice(group * dim, (group + 1) * dim), slice(group * size * dim, (group + 1) * size * dim)
-                if product == "query-key":  # the stack of the queries, (size inputs, dim), with the key
-                    many = maps["query"][heads].reshape(size, dim, -1).transpose(0, 2, 1).reshape(-1, dim)
-                    slope, shared = (
-                        slopes[product][group * size : (group + 1) * size].reshape(-1, layer.width),
-                        maps["key"][own],
-                    )
-                else:  # the stack of the output maps, (size outputs, dim), with the value
-                    many = maps["out"][:, heads].reshape(-1, size, dim).transpose(1, 0, 2).reshape(-1, dim)
-                    slope = slopes[product][group * size : (group + 1) * size].transpose(0, 2, 1).reshape(-1, layer.width)
-                    shared = maps["value"][own]
-                found = certificate(slope, many @ shared, decay, tolerance)
-                measured = ranks(product_sizes(many, shared), share)
-                yield HeadCertificate(self.stack, self.layer, group, product, dim, measured, found)
-
-    def _slopes(self, count: int) -> Mapping[str, Any]:
-        if self.scores is None or self.outputs is None:
+        if not self._reached or self.outputs is None:
             raise InputError(f"certify: the loss does not depend on the attention of block {self.layer}")
-        return {
-            "query-key": (self.scores / count).cpu().numpy(),
-            "value-output": (self.outputs / count).cpu().numpy(),
-        }
+        slopes = (self.outputs / count).cpu().numpy()
+        for group in range(layer.kv_heads):  # the stack of the queries, (size inputs, dim), with the key
+            dim = layer.head_dim
+            own, heads = slice(group * dim, (group + 1) * dim), slice(group * size * dim, (group + 1) * size * dim)
+            many = maps["query"][heads].reshape(size, dim, -1).transpose(0, 2, 1).reshape(-1, dim)
+            queries = slice(group * size, (group + 1) * size)
+            found, sizes = self._of_scores(queries, many, maps["key"][own], count, decay, tolerance)
+            yield HeadCertificate(self.stack, self.layer, group, "query-key", dim, ranks(sizes, share), found)
+        for group in range(layer.kv_heads):  # the stack of the output maps, (size outputs, dim), with the value
+            dim = layer.value_dim
+            own, heads = slice(group * dim, (group + 1) * dim), slice(group * size * dim, (group + 1) * size * dim)
+            many = maps["out"][:, heads].reshape(-1, size, dim).transpose(1, 0, 2).reshape(-1, dim)
+            slope = slopes[group * size : (group + 1) * size].transpose(0, 2, 1).reshape(-1, layer.width)
+            found = certificate(slope, many @ maps["value"][own], decay, tolerance)
+            measured = ranks(product_sizes(many, maps["value"][own]), share)
+            yield HeadCertificate(self.stack, self.layer, group, "value-output", dim, measured, found)
+
+    @property
+    def _reached(self) -> bool:
+        """True if a gradient has come to the scores."""
+        return self.scores is not None
+
+    def _of_scores(
+        self, queries: slice, many: Any, key: Any, count: int, decay: float, tolerance: float
+    ) -> tuple[Certificate, Any]:
+        """The certificate of the product of a key map (dim, width) and its query maps (heads width, dim), and its sizes."""
+        assert self.scores is not None  # noqa: S101
+        slope = (self.scores[queries] / count).cpu().numpy().reshape(-1, self.module.layer.width)
+        return certificate(slope, many @ key, decay, tolerance), product_sizes(many, key)
+
+
+@dataclass
+class _WatchedRotary(_Watched):
+    """Attention whose scores are a sum over pairs of dimensions that rotate, each with a product of its own.
+
+    With the two dimensions of a pair as the parts of a complex number, its scores are ``Re(e^{i(m-n)t} x_m' C x_n)``, where C
+    is the product of the pair's complex query and key vectors, of rank one. Decay of both is a penalty on the nuclear norm of
+    C, as for any product, so that a pair is used at a minimum only if the largest singular value of the gradient by C is the
+    decay. Dimensions that do not rotate have one real product.
+    """
+
+    passes: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """Inputs (batch, length, width), and gradients by the scores before their factor (batch, heads, length, length)."""
+
+    def _add_scores(self, slope: Tensor) -> None:
+        self.passes.append((self.seen["input"].double(), self.module.mix.scale * slope.double()))
+
+    @property
+    def _reached(self) -> bool:
+        return bool(self.passes)
+
+    def _of_scores(
+        self, queries: slice, many: Any, key: Any, count: int, decay: float, tolerance: float
+    ) -> tuple[Certificate, Any]:
+        position, dim = self._rotation, self.module.layer.head_dim
+        pairs = _pairs(position.layer.interleaved, position.rotated(dim))
+        factors = [(many[:, [one]] + 1j * many[:, [two]], key[[one]] - 1j * key[[two]]) for one, two in pairs]
+        sizes = [np.array([np.linalg.norm(query) * np.linalg.norm(shared)]) for query, shared in factors]
+        turned = 2 * len(pairs)
+        if turned < dim:
+            factors.append((many[:, turned:], key[turned:]))
+            sizes.append(product_sizes(*factors[-1]))
+        largest, parts = max(one.max() for one in sizes), []
+        for number, ((query, shared), own) in enumerate(zip(factors, sizes, strict=True)):
+            rotates = number < len(pairs)
+            # What is left of a pair that decay removes has a direction, and none that counts.
+            product = (own.max() > tolerance * largest) * (query @ shared)
+            found = certificate(self._slope(queries, count, number if rotates else None), product, decay, tolerance)
+            parts.append((found, 1, 2) if rotates else (found, dim - turned, 1))
+        twice = [one.repeat(2) if number < len(pairs) else one for number, one in enumerate(sizes)]
+        return joint_certificate(parts), np.sort(np.concatenate(twice))[::-1]
+
+    @property
+    def _rotation(self) -> Rotary:
+        assert isinstance(self.module.position, Rotary)  # noqa: S101
+        return self.module.position
+
+    def _slope(self, queries: slice, count: int, pair: int | None) -> Any:
+        """The gradient by the product of a pair, or of the dimensions that do not rotate: (heads width, width)."""
+        total: Tensor | float = 0.0
+        for x, slope in self.passes:
+            left = right = x
+            if pair is not None:
+                cos, sin = self._rotation.angles(x.shape[1], self.module.layer.head_dim, x.device)
+                turn = torch.complex(cos[:, pair].double(), (-sin if self._rotation.backward else sin)[:, pair].double())
+                left, right = x * turn.conj()[:, None], x * turn[:, None]
+            total = total + torch.einsum("bqi,bhqk,bkj->hij", left, slope[:, queries].to(left.dtype), right)
+        assert isinstance(total, Tensor)  # noqa: S101
+        return (total / count).cpu().numpy().reshape(-1, self.module.layer.width)
+
+
+def _pairs(interleaved: bool, rotated: int) -> list[tuple[int, int]]:
+    """The two dimensions of each pair that rotates."""
+    if interleaved:
+        return [(2 * i, 2 * i + 1) for i in range(rotated // 2)]
+    return [(i, rotated // 2 + i) for i in range(rotated // 2)]

@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from depthwidth import InputError, Transformer  # noqa: E402
+from depthwidth.layers import Rotary  # noqa: E402
 from depthwidth.numerics.factorisation import certificate  # noqa: E402
 from verify import build  # noqa: E402
 from verify.measure.head_certificates import certify  # noqa: E402
@@ -64,6 +65,65 @@ def test_gradients_of_products_give_those_of_their_factors(choices, monkeypatch)
             assert torch.allclose(one, grad, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("choices", [{}, {"fraction": 0.5}, {"interleaved": True}], ids=str)
+def test_gradients_of_rotating_pairs_give_those_of_their_vectors(choices, kv_heads, monkeypatch):
+    """With G the gradient by C = u v*, that by the complex vector u is G v and that by v is G* u, for every pair."""
+    position = Rotary(**choices)
+    model, batches = some(depth=1, head_dim=4, kv_heads=kv_heads, positions=position)
+    _, loss = model(*batches[0])
+    loss.backward()
+    slopes = []
+
+    def kept(slope, matrix, decay, tolerance):
+        slopes.append(torch.from_numpy(slope))
+        return certificate(slope, matrix, decay, tolerance)
+
+    monkeypatch.setattr("verify.measure.head_certificates.certificate", kept)
+    certify(model, batches, 0.1)
+    attention, size = model.decoder.block[0].attention, 4 // kv_heads
+    q, k = attention.query.weight.detach(), attention.key.weight.detach()
+    q_slope, k_slope = attention.query.weight.grad, attention.key.weight.grad
+    pairs = {"{}": [(0, 2), (1, 3)], "{'fraction': 0.5}": [(0, 1)], "{'interleaved': True}": [(0, 1), (2, 3)]}[str(choices)]
+    found = iter(slopes)
+    for group in range(kv_heads):
+        heads = range(group * size, (group + 1) * size)
+        for one, two in pairs:
+            slope = next(found)
+            u, own = (torch.cat([torch.complex(w[4 * h + one], w[4 * h + two]) for h in heads]) for w in (q, q_slope))
+            v, shared = (torch.complex(w[4 * group + one], w[4 * group + two]) for w in (k, k_slope))
+            assert torch.allclose(slope @ v, own, rtol=1e-9, atol=1e-12)
+            assert torch.allclose(slope.conj().T @ u, shared, rtol=1e-9, atol=1e-12)
+        if "fraction" in choices:  # the two dimensions that stay are a real product
+            slope, still = next(found), [4 * group + 2, 4 * group + 3]
+            many = torch.cat([q[[4 * h + 2, 4 * h + 3]].T for h in heads])
+            assert torch.allclose((slope.T @ many).T, k_slope[still], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_pairs_that_decay_removes_are_those_whose_gradient_stays_below_it():
+    """Of sixteen rotating dimensions that find the token three before; the pairs in use have a gradient of the decay."""
+    model, _ = some(depth=1, heads=1, head_dim=16, context=16, norm="rmsnorm", norm_affine=False, bias=False,
+                    positions=Rotary(base=30.0))  # fmt: skip
+    tokens = torch.randint(17, (4, 17), generator=torch.Generator().manual_seed(1))
+    batches = [(tokens[:, :-1], torch.cat([tokens[:, :3], tokens[:, :-4]], dim=1))]
+    decay = 0.06
+    fresh = certify(model, batches, decay)[0]
+    maps = [one for name, one in model.named_parameters() if ".attention." in name]
+    optimizer = torch.optim.Adam(maps, lr=2e-2, weight_decay=decay, betas=(0.9, 0.99))
+    for step in range(700):
+        optimizer.param_groups[0]["lr"] = 2e-2 * (1 - step / 700)
+        _, loss = model(*batches[0])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    scores = certify(model, batches, decay, tolerance=0.02, share=1e-2)[0]
+    assert scores.found.misalignment < 0.02 < 0.5 < fresh.found.misalignment
+    assert 0 < scores.ranks.numerical < 16  # of which each pair has two
+    assert scores.ranks.numerical % 2 == 0
+    assert scores.ranks.numerical <= scores.predicted
+
+
 def test_the_mean_over_batches_is_that_of_the_whole():
     model, [(tokens, targets)] = some()
     whole = certify(model, [(tokens, targets)], 0.1)
@@ -101,7 +161,7 @@ def test_a_trained_model_meets_its_certificate_and_a_fresh_one_does_not():
 @pytest.mark.parametrize(
     ("choices", "sentence"),
     [
-        ({"positions": "rotary", "head_dim": 4}, "positions rotate or multiply"),
+        ({"positions": "shaw"}, "positions multiply its queries and keys otherwise than by a rotation"),
         ({"qk_norm": "head"}, "queries and keys are normalised"),
         ({"score_softcap": 5.0}, "capped"),
     ],
@@ -144,8 +204,9 @@ def test_the_command_certifies_a_folder(tmp_path, invoke):
     page = invoke(*words).output
     assert "Ranks that the gradient certifies at a decay of 0.01" in page
     assert "of 4 products are at no minimum" in page
+    rotary = json.loads(invoke("effective-rank", tmp_path / "llama", "--decay", "0.01", "--context", "8", "--json").output)
+    assert {row["dim"] for row in rotary["certificates"]} == {8}
     for arguments, sentence in (
-        (("effective-rank", tmp_path / "llama", "--decay", "0.1"), "positions rotate or multiply"),
         (("effective-rank", tmp_path / "gpt2", "--decay", "-1"), "decay=-1.0 is not above 0"),
         (("effective-rank", tmp_path / "gpt2", "--text", "x"), "--text applies with --decay only"),
         (("effective-rank", tmp_path / "gpt2", tmp_path / "gpt2", "--decay", "1"), "give no CONFIG"),
