@@ -8,6 +8,7 @@ from passes import Given, start
 
 from depthwidth import Transformer, propagate, recipe
 from depthwidth.errors import InputError
+from depthwidth.initialization import at_block, schemes
 from depthwidth.layers import Rotary, Tree, TreeAttention
 from depthwidth.signal import Signal, TokenSignal
 from depthwidth.signal.positions import Positions
@@ -122,7 +123,7 @@ def test_what_is_not_derived_is_refused():
         layer(height=2).replace(position=Rotary()).moments(Signal(1.0, 0.3), site)
 
 
-@pytest.mark.parametrize("scheme", ["xavier", "gpt2", "deepscale", "mup", "unit-scaling", "shipped"])
+@pytest.mark.parametrize("scheme", schemes())
 def test_every_recipe_says_how_planes_start(scheme):
     """Forward passes do not depend on their size, gradients do; thresholds start at zero, levels with equal weights."""
     tree = Transformer(
@@ -138,7 +139,7 @@ def test_every_recipe_says_how_planes_start(scheme):
     )
     made = recipe(tree, scheme)
     line = made.tensor("encoder.block.attention.planes")
-    assert 0 < line.std <= 1
+    assert 0 < at_block(line.std, 0) <= 1
     assert line.reason
     assert made.tensor("encoder.block.attention.thresholds").std == 0
     assert made.tensor("encoder.block.attention.level_weights").mean == pytest.approx(1 / 3)

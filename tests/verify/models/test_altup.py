@@ -6,6 +6,7 @@ import pytest
 
 from depthwidth import InputError, Transformer, propagate, recipe
 from depthwidth.formulas import altup
+from depthwidth.initialization import schemes
 from depthwidth.layers import AltUp, BlockLike, SequenceAltUp, component
 
 torch = pytest.importorskip("torch")
@@ -290,11 +291,15 @@ def test_moments_that_are_not_known_are_refused():
         propagate(tree, replace(found, tensors=drawn))
 
 
-@pytest.mark.parametrize("scheme", ["xavier", "normal", "deepscale", "t-fixup", "rezero"])
+@pytest.mark.parametrize("scheme", schemes())
 def test_every_scheme_starts_with_unmixed_streams(scheme):
     found = recipe(Transformer(depth=2, width=64, altup=2, **DENSE), scheme)
     predict, correct = (found.tensor(f"encoder.block.{name}") for name in ("predict", "correct"))
     assert (predict.mean, predict.std, correct.mean, correct.std) == ("identity", 0.0, 1.0, 0.0)
+    strided = recipe(Transformer(depth=3, width=64, sequence_stride=4, **DENSE), scheme)
+    means = [strided.tensor(f"encoder.block.{name}").mean for name in ("own", "base", "correct")]
+    assert means == [1.0, 0.0, 1.0]
+    assert all(line.reason for made in (found, strided) for line in made.tensors)
 
 
 def test_traffic_is_that_of_the_operators():
