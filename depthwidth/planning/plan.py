@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -105,6 +105,8 @@ class Plan:
     """The shape without the caller's limits, if there are some; None otherwise."""
     known: tuple[KnownShape, ...]
     """Published models of about this size, nearest first."""
+    source: Mapping[str, Any] | None = None
+    """Fields of the configuration whose architecture the plan keeps; None without one."""
 
     @cached_property
     def tree(self) -> Transformer:
@@ -277,11 +279,13 @@ class Plan:
     def save(self, path: str | PathLike[str], scheme: str = "shipped") -> tuple[Path, Path]:
         """Write a configuration that transformers loads, and the recipe of a scheme beside it; both paths.
 
+        Of a plan like a configuration, fields that say nothing about the shape are kept.
+
         Raises what :func:`~depthwidth.planning.saving.save_model` raises.
         """
         from .saving import save_model
 
-        return save_model(self.tree, self.architecture, path, scheme)
+        return save_model(self.tree, self.architecture, path, scheme, self.source)
 
     def frame(self) -> pandas.DataFrame:
         """:meth:`rows` as a data frame."""
@@ -422,6 +426,7 @@ class _Planner:
             least_loss=search.measure(least, against=shape) if least is not None and differs else None,
             without_limits=self.without_limits(shape),
             known=tuple(self.known(shape)),
+            source=self.request.source,
         )
 
     def ranges(self) -> Iterator[DepthRange]:

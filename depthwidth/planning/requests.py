@@ -34,6 +34,8 @@ class Request(NamedTuple):
     template: Template
     limits: Limits
     architecture: str
+    source: Mapping[str, Any] | None = None
+    """Fields of the configuration whose architecture is kept; None without one."""
 
 
 def read_request(*arguments: Any) -> Request:
@@ -66,7 +68,7 @@ def _read(
     # A template has a context of its own, so that the option is the length to count at.
     counted = _CONVENTIONS if template is not None else _CONVENTIONS - {"context"}
     choices = {name: options[name] for name in (_DESIGN - counted) & set(options)}
-    made, architecture = _architecture(template, preset, like, shape, _renamed(choices))
+    made, architecture, source = _architecture(template, preset, like, shape, _renamed(choices))
     if made.heads is not None and made.head_dim is not None:
         limits = _with_width(limits, made)
     limits.check(made)
@@ -74,17 +76,19 @@ def _read(
     if isinstance(budget, Budget):
         if conventions or amounts:
             raise InputError(f"plan: {next(iter({**conventions, **amounts}))} belongs to the Budget that was given")
-        return Request(_unless_fixed(budget, limits), made, limits, architecture)
+        return Request(_unless_fixed(budget, limits), made, limits, architecture, source)
     check_choice("plan", tuple(BUDGETS), kind=kind)
     if budget is not None or not (amounts or _fixed(limits)):
         amounts = {kind_by_unit(budget, kind): budget, **amounts}
     if len(amounts) > 1:
         raise InputError(f"plan takes one budget, not {' and '.join(amounts)}")
     if not amounts:
-        return Request(_own_budget(made, limits, conventions), made, limits, architecture)
+        return Request(_own_budget(made, limits, conventions), made, limits, architecture, source)
     ((name, amount),) = amounts.items()
     parse = parse_bytes if name in ("memory", "weights") else parse_flops if name == "flops" else parse_count
-    return Request(_unless_fixed(Budget(name, parse(amount, "budget"), **conventions), limits), made, limits, architecture)
+    return Request(
+        _unless_fixed(Budget(name, parse(amount, "budget"), **conventions), limits), made, limits, architecture, source
+    )
 
 
 def _check_names(options: Mapping[str, Any]) -> None:
@@ -106,7 +110,7 @@ def template_of(preset: str | None = None, like: Any = None, options: Mapping[st
     _check_names(given)
     shape = {name: given[name] for name in _SHAPE & set(given)}
     choices = {name: value for name, value in given.items() if name not in shape}
-    return _architecture(None, preset, like, shape, _renamed(choices))
+    return _architecture(None, preset, like, shape, _renamed(choices))[:2]
 
 
 def _renamed(choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,8 +119,8 @@ def _renamed(choices: Mapping[str, Any]) -> dict[str, Any]:
 
 def _architecture(
     template: Template | None, preset: str | None, like: Any, shape: dict[str, Any], choices: dict[str, Any]
-) -> tuple[Template, str]:
-    """The template, and its name."""
+) -> tuple[Template, str, Mapping[str, Any] | None]:
+    """The template, its name, and the fields of the configuration that it is like."""
     if "ffn_ratio" in shape:
         shape["ffn_ratio"] = parse_ratio(shape["ffn_ratio"])
     if template is not None:
@@ -124,16 +128,16 @@ def _architecture(
             raise InputError(f"plan: template={shown(template)} is not a Template; make one with Template.of or Template.like")
         for name in (*shape, *choices, *(() if preset is None else ("preset",)), *(() if like is None else ("like",))):
             raise InputError(f"plan: {name} belongs to the template that was given")
-        return template, "given"
+        return template, "given", None
     if like is None:
         name = "gpt3" if preset is None else preset
-        return Template.of(name, **shape, **choices), str(name)
+        return Template.of(name, **shape, **choices), str(name), None
     if preset is not None:
         raise InputError("give preset or like, not both")
     from ..architecture.hf import as_fields, read_design, text_part
 
     fields = text_part(as_fields(like))
-    return Template.like(read_design(fields), choices, **shape), str(fields.get("model_type"))
+    return Template.like(read_design(fields), choices, **shape), str(fields.get("model_type")), fields
 
 
 def _fixed(limits: Limits) -> bool:
