@@ -278,14 +278,25 @@ class Judge(Counts):
         best = meet(self.rule.curve(density), lambda depth, width: density * depth * width**2, size)
         found = self.measure(tree, against, 0.0 if best is None else best[1])
         alike = self.meet_budget(lambda depth: (depth, depth * tree.width / tree.depth))
-        loss = None if alike is None else self.level.on_curve(math.log(alike[0]))
-        if alike is None or loss is None:
+        changed = None if alike is None else self.loss_at(alike[0], against)
+        if changed is None:
             return found
+        return found._replace(loss_at_budget=changed[0], loss_at_budget_stderr=changed[1])
+
+    def loss_at(self, depth: float, against: Shape) -> tuple[float, float] | None:
+        """Relative loss of the continuous shape of this depth at exactly the budget, compared with a shape's, and its error.
+
+        None if there is no such shape, or the rule has no best width there.
+        """
+        loss = self.level.on_curve(math.log(depth))
+        found = self.meet_budget(at_depth(depth))
+        if loss is None or found is None:
+            return None
         other = self.level.at_budget((against.depth, against.width), against.trained_size, float(against.amount))
         difference = loss - self.level.log_loss(other, self.penalty(against.width, other))
-        own_size = self.size(*alike)
-        places = (against.width, self.optimal_width(other), other), (alike[1], self.optimal_width(own_size), own_size)
-        return found._replace(loss_at_budget=math.expm1(difference), loss_at_budget_stderr=loss_change_error(*places))
+        size = self.size(*found)
+        places = (against.width, self.optimal_width(other), other), (found[1], self.optimal_width(size), size)
+        return math.expm1(difference), loss_change_error(*places)
 
     def _at_budget(self, tree: Transformer, against: Shape) -> tuple[float, float]:
         """Relative loss of a tree compared with a shape if both used the budget exactly, and its standard error."""

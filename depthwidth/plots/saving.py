@@ -1,0 +1,77 @@
+"""Writing pictures: the formats, and files that are whole or absent."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, shown
+from .theme import DARK, LIGHT, Theme, drawing
+
+FORMATS = (".png", ".pdf", ".svg", ".jpg")
+RESOLUTION = 200
+"""Pixels per inch of PNG and JPEG."""
+
+_METADATA: dict[str, dict[str, Any]] = {
+    ".svg": {"Date": None, "Creator": None}, ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    ".png": {"Software": None},
+}  # fmt: skip
+
+
+def check_target(path: str | Path) -> None:
+    """Refuse a file that cannot be written, before anything is computed for it.
+
+    Raises
+    ------
+    InputError
+        if its ending is not one of the formats, or its folder is missing or not writable.
+    """
+    if Path(path).suffix.lower() not in FORMATS:
+        raise InputError(f"plot: {shown(str(path))} does not end in {', '.join(FORMATS)}")
+    folder = Path(path).parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise InputError(f"plot: {shown(str(path))} cannot be written: its folder does not exist or is not writable")
+
+
+def save(figure: Any, path: str | Path) -> None:
+    """Write a figure in the format of the file's ending. The same figure always gives the same bytes: no date is in them.
+
+    Raises
+    ------
+    InputError
+        what :func:`check_target` raises, or if the file cannot be written.
+    """
+    from ..files import open_whole
+
+    check_target(path)
+    ending = Path(path).suffix.lower()
+    try:
+        with drawing(getattr(figure, "depthwidth_theme", LIGHT)), open_whole(Path(path)) as file:
+            # A picture that cannot be drawn or written leaves no file.
+            figure.savefig(file, dpi=RESOLUTION, format=ending.removeprefix("."), metadata=_METADATA.get(ending))
+    except OSError as error:
+        raise InputError(f"plot: {shown(str(path))} cannot be written ({error.strerror})") from None
+
+
+def svg_of(figure: Any) -> str:
+    """A figure as the text of one ``<svg>`` element, without a date."""
+    text = io.StringIO()
+    with drawing(getattr(figure, "depthwidth_theme", LIGHT)):
+        figure.savefig(text, format="svg", metadata=_METADATA[".svg"])
+    found = re.search(r"<svg.*</svg>", text.getvalue(), re.DOTALL)
+    return found[0] if found else ""
+
+
+def for_both_pages(svg: str, light: Theme = LIGHT, dark: Theme = DARK) -> str:
+    """An ``<svg>`` of the light theme with a style sheet that gives it the colours of the dark one on dark pages."""
+    pairs = [(light.background, dark.background), (light.text, dark.text), (light.muted, dark.muted), (light.grid, dark.grid),
+             (light.accent, dark.accent), *zip(light.series, dark.series, strict=True)]  # fmt: skip
+    rules = "".join(
+        f'[style*="{name}: {old}"]{{{name}:{new}!important}}' for old, new in pairs for name in ("fill", "stroke")
+    )
+    sheet = f"<style>@media (prefers-color-scheme: dark){{{rules}}}</style>"
+    head = svg.index(">") + 1
+    return svg[:head] + sheet + svg[head:]
