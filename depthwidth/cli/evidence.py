@@ -11,13 +11,14 @@ import click
 from ..errors import InputError
 from .options import COUNT, Sections, formats, option
 from .output import emit, print_table, say
+from .plots import picture_asked, plot_options
 
 if TYPE_CHECKING:
     from ..fitting.tournament import Score, Tournament
 
 
 class _Evidence(Sections):
-    sections: ClassVar = {"Table": "--column", "Judgement": "--refit", "Output": "--cells"}
+    sections: ClassVar = {"Table": "--column", "Judgement": "--refit", "Output": "--plot"}
 
 
 @click.command(cls=_Evidence)
@@ -29,11 +30,12 @@ class _Evidence(Sections):
 @option("--head-size", is_flag=True, help="Judge head dimensions at equal shape instead of rules.")
 @option("--draws", type=COUNT, help="Samples of models.", show_default="200, or 100 for head sizes")
 @option("--seed", type=COUNT, default=0, help="Seed of the samples.")
+@plot_options("Draw the mean cost of each rule with its error, and that of head dimensions.")
 @option("--cells", is_flag=True, help="List every size and token count, not the mean over them alone.")
 @formats
 def evidence(
     runs: str | None, columns: tuple[str, ...], where: tuple[str, ...], least: bool, refit: tuple[str, ...], head_size: bool,
-    draws: int | None, seed: int, cells: bool, form: str | None,
+    draws: int | None, seed: int, cells: bool, plot: str | None, theme: str | None, form: str | None,
 ) -> None:  # fmt: skip
     """Print what the shape that each rule prefers costs on runs whose shapes vary.
 
@@ -47,6 +49,7 @@ def evidence(
     from ..fitting.tournament import head_sizes, published_scores, tournament
     from .fit import pairs
 
+    picture = picture_asked(plot, theme)
     if runs is None:
         given = {"--column": columns, "--where": where, "--least": least, "--refit": refit, "--head-size": head_size}
         for name, value in {**given, "--draws": draws, "--seed": seed}.items():
@@ -65,6 +68,8 @@ def evidence(
             draws=200 if draws is None else draws, seed=seed,
         )  # fmt: skip
         scores = found.scores
+    if picture is not None:
+        picture.write("evidence_figure", scores)
     rows = [asdict(score) for score in scores if cells or score.parameters is None]
     emit(form, rows, rows, lambda: _print(scores, cells, found))
 

@@ -11,6 +11,7 @@ from ..quantities import format_count
 from .inputs import say_source
 from .options import COUNT, NUMBER, NumberFirst, formats, option
 from .output import emit, print_table, say
+from .plots import picture_asked, plot_options
 
 if TYPE_CHECKING:
     from ..planning.head_allocation import Allocation
@@ -38,10 +39,19 @@ if TYPE_CHECKING:
 @option("--measure", is_flag=True, help="Measure MODEL on a text instead of assuming needs (requires depthwidth[hf]).")
 @option("--keep-values", is_flag=True, help="With --measure: reduce queries and keys only, not values.")
 @option("--text", metavar="FILE", help="With --measure: the text.", show_default="Python's standard library")
-@option("--plot", metavar="FILE", help="Plot rank and entropy collapse over query-key gain and residual gain.")
+@plot_options("Draw dimensions and error of every layer, and your heads among known models.")
+@option("--plot-collapse", metavar="FILE", help="Draw rank and entropy collapse over query-key gain and residual gain.")
 @formats
 def heads(
-    model: str | None, measure: bool, keep_values: bool, text: str | None, plot: str | None, form: str | None, **options: Any
+    model: str | None,
+    measure: bool,
+    keep_values: bool,
+    text: str | None,
+    plot: str | None,
+    plot_collapse: str | None,
+    theme: str | None,
+    form: str | None,
+    **options: Any,
 ) -> None:
     """Choose heads and head dimensions of every layer, for a new design or for MODEL, with the reason.
 
@@ -52,10 +62,8 @@ def heads(
     from ..architecture.hf import read_source
     from ..planning.head_allocation import allocate_heads, design_needs, layer_ranges, present_shape
 
-    if plot is not None:
-        from .plots import check_target, plot_trainability
-
-        check_target(plot)
+    picture = picture_asked(plot, theme if plot is not None or plot_collapse is None else None)
+    collapse = picture_asked(plot_collapse, theme if plot_collapse is not None else None)
     whole = ("width", "layers", "context", "heads", "head_dim", "kv_heads", "value_dim", "multiple", "tensor_parallel",
              "budget", "features")  # fmt: skip
     given: dict[str, Any] = {name: options[name] for name in whole if options[name] is not None}
@@ -86,8 +94,10 @@ def heads(
         assumed = {name: options[name] for name in ("share", "tolerance") if options[name] is not None}
         needs = design_needs(layers, context, kinds=kinds, **assumed)
         found, report = allocate_heads(width, context, needs, **given), None
-    if plot is not None:
-        plot_trainability(plot, length=found.context, depth=len(found.layers))
+    if picture is not None:
+        picture.write("heads_figure", found, heads=options["heads"] if model is None else given.get("heads"))
+    if collapse is not None:
+        collapse.write("collapse_figure", found.context, len(found.layers))
     data = found.to_dict() | ({} if report is None else {"measured": report.rows()})
 
     def page() -> None:

@@ -12,6 +12,7 @@ from ..quantities import parse_whole
 from .inputs import match_of, norms_option, recipe_of, say_notes, tokenizer_option
 from .options import COUNT, NUMBER, formats, option, scheme_option
 from .output import Row, emit, print_table, say
+from .plots import picture_asked, plot_options
 
 if TYPE_CHECKING:
     from ..analysis.propagation import TraceOptions
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 @option("--gradient-correlation", type=NUMBER, help="Correlation of the unit gradient between tokens.", show_default="0")
 @option("--no-dropout", is_flag=True, help="Evaluate without dropout.")
 @option("--attention", is_flag=True, help="Print how concentrated each attention layer is, instead of moments.")
-@option("--plot", metavar="FILE", help="Plot variance, correlation and gradient along the depth.")
+@plot_options("Draw growth of signal and gradient and the correlation along the depth.")
+@option("--beside", multiple=True, metavar="NAME", help="Another scheme in the picture (--plot); may be repeated.")
 @formats
 def moments(
     config: str,
@@ -59,6 +61,8 @@ def moments(
     no_dropout: bool,
     attention: bool,
     plot: str | None,
+    theme: str | None,
+    beside: tuple[str, ...],
     form: str | None,
 ) -> None:
     """Predict the moments of signal and gradient at initialisation, at every site of the model in CONFIG.
@@ -72,10 +76,11 @@ def moments(
     from ..analysis.propagation import moments_of
     from ..architecture.hf import read_source
 
-    if plot is not None:
-        from .plots import check_target, plot_moments
-
-        check_target(plot)
+    picture = picture_asked(plot, theme)
+    if beside and picture is None:
+        raise InputError("--beside has no meaning without --plot")
+    if picture is not None and attention:
+        raise InputError("give --attention or --plot, not both")
     fields = read_source(config)
     tree, made = recipe_of(fields, scheme, norms=not no_norms)
     batch = None if lengths is None else _lengths(lengths)
@@ -104,8 +109,10 @@ def moments(
         emit(form, profile, profile, lambda: print_attention(profile))
         return
     rows: list[Row] = list(moments_of(tree, made, lengths=batch, **given))
-    if plot is not None:
-        plot_moments(rows, plot)
+    if picture is not None:
+        others = {name: recipe_of(fields, name, norms=not no_norms)[1] for name in beside}
+        moved = {name: moments_of(tree, other, lengths=batch, **given) for name, other in others.items()}
+        picture.write("moments_figure", {scheme: rows} | moved)
     emit(form, rows, rows, lambda: print_moments(rows))
 
 

@@ -10,6 +10,7 @@ from ..errors import InputError, shown
 from .inputs import say_source
 from .options import COUNT, DTYPES, NUMBER, OPTIMIZERS, NumberFirst, Sections, formats, option
 from .output import emit, say
+from .plots import picture_asked, plot_options
 
 _APPLIES_TO = {
     "tokens": ("flops",),
@@ -83,7 +84,7 @@ class _Plan(Sections, NumberFirst):
 @option("--explain", is_flag=True, help="Say where every number comes from.")
 @option("--save", metavar="FILE", help="Write a config.json that transformers loads, with the recipe beside it.")
 @option("--scheme", metavar="NAME", help="Initialisation scheme of that recipe (--save).", show_default="shipped")
-@option("--plot", metavar="FILE", help="Plot the curve of equal budget with the rules and known models.")
+@plot_options("Draw the loss over the depth, and the shapes of this budget with rules and known models.")
 @formats
 def plan(
     budget: str | None,
@@ -101,6 +102,7 @@ def plan(
     recompute: str | None,
     masked: bool | None,
     plot: str | None,
+    theme: str | None,
     with_rules: bool,
     explain: bool,
     save: str | None,
@@ -136,10 +138,7 @@ def plan(
     kind = next(iter(asked), counts or "parameters")
     applied = {"tokens": tokens, "tokens_per_parameter": tokens_per_parameter, "dtype": dtype, "masked": masked}
     _check_options(kind, applied)
-    if plot is not None:
-        from .plots import check_target, plot_plan
-
-        check_target(plot)
+    picture = picture_asked(plot, theme)
     if scheme is not None and save is None:
         raise InputError("--scheme has no meaning without --save")
     if like is not None and preset is not None:
@@ -147,8 +146,8 @@ def plan(
     conventions: dict[str, Any] = {**applied, "batch": batch, "recompute": recompute}
     fields = None if like is None else read_source(like)
     found = make_plan(asked.get(kind), rule=rule, kind=kind, preset=preset, like=fields, **conventions, **words)
-    if plot is not None:
-        plot_plan(found, plot)
+    if picture is not None:
+        picture.write("plan_figure", found)
     if save is not None:
         found.save(save, scheme or "shipped")
     buy = None

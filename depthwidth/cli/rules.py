@@ -8,16 +8,21 @@ import click
 
 from .options import formats
 from .output import emit, print_table, say
+from .plots import picture_asked, plot_options
 
 
 @click.command()
+@plot_options("Draw the best width over the size by every rule for text, with the bands of the combined one.")
 @formats
-def rules(form: str | None) -> None:
+def rules(plot: str | None, theme: str | None, form: str | None) -> None:
     """List the rules for the ratio of depth to width, with the range of their data and the paper of each.
 
     `depthwidth plan BUDGET --rules` prints the optimum of each rule at a budget, `depthwidth plan BUDGET --rule NAME` follows
     one of them.
     """
+    picture = picture_asked(plot, theme)
+    if picture is not None:
+        picture.write("rules_figure")
     rows = _rows()
     emit(form, rows, rows, lambda: _print(rows))
 

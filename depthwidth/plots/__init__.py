@@ -35,7 +35,10 @@ _HOME = {
     "DARK": "theme",
 }
 
-__all__ = list(_HOME)  # noqa: PLE0604
+__all__ = [
+    "DARK", "LIGHT", "Theme", "check_target", "collapse_figure", "evidence_figure", "heads_figure", "moments_figure",
+    "plan_figure", "rules_figure", "save",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -46,7 +46,9 @@ def collapse_figure(length: int, depth: int, activation: str = "tanh", betas: Se
         axes.grid(visible=False)
         axes.plot(found.boundary, found.residual_gain, color="white", linestyle="-", marker="", linewidth=1.8)
         if found.critical_gain is not None:
-            axes.plot(list(BETAS[:2]), [found.critical_gain] * 2, color="white", linestyle=(0, (5, 2)), marker="", linewidth=1.8)
+            axes.plot(
+                list(BETAS[:2]), [found.critical_gain] * 2, color="white", linestyle=(0, (5, 2)), marker="", linewidth=1.8
+            )
         if betas:
             inside = [min(beta, BETAS[1]) for beta in betas]
             axes.plot(inside, [0.02] * len(inside), linestyle="", marker="^", markersize=8, color=theme.accent, clip_on=False,

@@ -28,7 +28,7 @@ REFITTED = ", refitted"
 def evidence_figure(scores: Iterable[Score], *, theme: Theme) -> Any:
     """Mean cost of each rule on each data set with its 68.3 % interval, the cheapest rule on top; below it head dimensions.
 
-    A filled marker was measured: runs surround the preferred width at three sizes in four or more. A hollow one is extrapolated.
+    A filled marker was measured: runs surround the preferred width at three sizes in four. A hollow one is extrapolated.
 
     Parameters
     ----------
@@ -112,9 +112,9 @@ def _draw_heads(axes: Any, heads: Sequence[Score], sets: Sequence[str], theme: T
         axes.annotate(f"least at {best:.0f}", (best, 0), xytext=(0, 26), textcoords="offset points", ha="center", fontsize=8.5,
                       color=theme.muted, arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": theme.muted})  # fmt: skip
     for one, size in zip(heads, sizes, strict=True):
-        style = nth_style(sets.index(one.data), theme)
-        axes.errorbar([size], [one.cost], yerr=[[max(0.0, one.cost - one.low)], [max(0.0, one.high - one.cost)]], elinewidth=1.2,
-                      markersize=6, **_marker(one, style.point(), theme))  # fmt: skip
+        bar = [[max(0.0, one.cost - one.low)], [max(0.0, one.high - one.cost)]]
+        point = _marker(one, nth_style(sets.index(one.data), theme).point(), theme)
+        axes.errorbar([size], [one.cost], yerr=bar, elinewidth=1.2, markersize=6, **point)
     axes.set_xlim(min(sizes) / 1.15, max(sizes) * 1.15)
     top = max(one.high for one in heads)
     axes.set_ylim(-0.06 * top, 1.12 * top)
@@ -135,4 +135,6 @@ def _legend(figure: Any, sets: Sequence[str], theme: Theme) -> None:
     entries = [Line2D([], [], label=data, markersize=5, **nth_style(i, theme).point()) for i, data in enumerate(sets)]
     entries.append(Line2D([], [], label="hollow: extrapolated", linestyle="", marker="o", color=theme.muted,
                           markerfacecolor=theme.background, markersize=5))  # fmt: skip
-    figure.legend(handles=entries, loc="outside lower left", ncols=2 if len(sets) < 3 else 3, handletextpad=0.2, columnspacing=1.2)
+    figure.legend(
+        handles=entries, loc="outside lower left", ncols=2 if len(sets) < 3 else 3, handletextpad=0.2, columnspacing=1.2
+    )

@@ -12,7 +12,7 @@ from ..formulas.head_size import head_size_penalty
 from ..planning.head_allocation import Allocation
 from ..planning.known_models import known_models
 from . import ticks
-from .labels import Label, halo, place_labels
+from .labels import Label, ground, place_labels
 from .theme import Theme, new_figure, picture
 
 SMALL_LOSS = 1e-3
@@ -135,9 +135,10 @@ def _draw_models(axes: Any, found: Allocation, heads: int | None, theme: Theme) 
     for size in LINES:
         axes.plot(ends, [width / size for width in ends], color=theme.muted, linestyle=(0, (2, 2)), marker="", linewidth=0.8)
         top = min(right, high * size)
+        beside = (-9, -5) if top == right else (-4, -9)
         axes.annotate(
-            f"{size}", (top, top / size), xytext=(-9, -5) if top == right else (-4, -9), textcoords="offset points", fontsize=7.5,
-            color=theme.muted, ha="right", va="top", path_effects=halo(theme.background),
+            f"{size}", (top, top / size), xytext=beside, textcoords="offset points", fontsize=7.5, color=theme.muted,
+            ha="right", va="top", bbox=ground(theme.background),
         )  # fmt: skip
     published = _published()
     axes.plot(
@@ -164,7 +165,12 @@ def _model_labels(found: Allocation, heads: int | None, theme: Theme) -> Iterabl
     left, right = _limits(found)
     edge = math.exp(0.30 * math.log(right / left)) * left
     best = coefficient("gadre2024_head_size", "h", "w>=512").value
-    yield Label(edge, edge / best, f"costs under {ticks.percent(SMALL_LOSS)} on one data set", {"fontsize": 7.5, "color": theme.series[2]})
+    yield Label(
+        edge,
+        edge / best,
+        f"costs under {ticks.percent(SMALL_LOSS)} on one data set",
+        {"fontsize": 7.5, "color": theme.series[2]},
+    )
     places: dict[tuple[int, int], str] = {}
     for name, width, count in sorted(_published(), key=lambda row: abs(math.log(row[1] / found.width))):
         places.setdefault((width, count), name)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ..analysis.diagnosis.checks import correlation_at_top, forward_growth, gradient_ratio
 from ..errors import InputError
 from . import ticks
-from .labels import Label, halo, label_columns
+from .labels import Label, ground, label_columns
 from .theme import Theme, new_figure, picture, style_of
 
 Rows = Sequence[Mapping[str, Any]]
@@ -185,7 +185,7 @@ def _scale(row: Sequence[Any], quantity: _Quantity, values: list[float], theme: 
         row[0].annotate(
             severity, (0.01 if left else 0.99, at), xycoords=row[0].get_yaxis_transform(),
             xytext=(0, -2 if below else 2), textcoords="offset points", ha="left" if left else "right",
-            va="top" if below else "bottom", fontsize=7.5, color=theme.accent, path_effects=halo(theme.background),
+            va="top" if below else "bottom", fontsize=7.5, color=theme.accent, bbox=ground(theme.background),
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The picture of a plan: the loss along all shapes of its budget, above the map of depth and width with rules and known models."""
+"""The picture of a plan: the loss along all shapes of its budget, and their map with rules and known models."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from ..planning.known_models import known_models
 from ..planning.loss_curve import LossPoint, loss_curve
 from ..planning.plan import Plan
 from . import ticks
-from .labels import Label, label_columns, place_labels
+from .labels import Label, ground, label_columns, place_labels
 from .theme import Theme, new_figure, picture, style_of
 
+POINTS, RULE_POINTS = 81, 31
+"""Of the lines of this budget, and of each rule."""
 NEAR = 3.0
 """Factor in parameters within which a known model is on the map."""
 NAMES = 2
@@ -40,7 +42,7 @@ def plan_figure(plan: Plan, *, theme: Theme) -> Any:
     InputError
         if matplotlib is not installed or there is no such theme.
     """
-    curve = loss_curve(plan)
+    curve = loss_curve(plan, POINTS)
     figure = new_figure(7.4 if curve else 4.6)
     name = str(plan.budget)
     figure.suptitle(f"Shapes of {name}, {plan.architecture}", x=0.015, ha="left")
@@ -58,7 +60,7 @@ def plan_figure(plan: Plan, *, theme: Theme) -> Any:
 
 
 def _set_depths(axes: Any, plan: Plan) -> None:
-    curve = plan.equal_budget_curve()
+    curve = plan.equal_budget_curve(POINTS)
     axes.set_xscale("log")
     axes.set_xlim(curve[0][0], curve[-1][0])
     axes.set_xlabel("layers")
@@ -104,7 +106,7 @@ def _mark_ranges(axes: Any, plan: Plan, theme: Theme) -> None:
             middle = math.log(math.sqrt(low * high) / left) / math.log(right / left)
             axes.annotate(
                 words, (min(max(middle, 0.34), 0.66), 0.97 - 0.095 * number), xycoords="axes fraction", ha="center", va="top",
-                fontsize=8.5, color=theme.text, bbox={"boxstyle": "square,pad=0.12", "fc": theme.background, "ec": "none", "alpha": 0.75},
+                fontsize=8.5, color=theme.text, bbox=ground(theme.background),
             )  # fmt: skip
 
 
@@ -137,12 +139,12 @@ def _shape_labels(plan: Plan, theme: Theme) -> Iterable[Label]:
 
 
 def _draw_map(axes: Any, plan: Plan, theme: Theme) -> None:
-    curve = plan.equal_budget_curve()
+    curve = plan.equal_budget_curve(POINTS)
     axes.set_yscale("log")
     axes.set_ylim(curve[-1][1] / 1.15, curve[0][1] * 1.15)
     for found in plan.rules.values():
         style = style_of(found.rule, theme)
-        points = plan.rule_curve(found.rule)
+        points = plan.rule_curve(found.rule, RULE_POINTS)
         axes.plot(*zip(*points, strict=True), linewidth=0.9, alpha=0.6, zorder=2, **style.line())
         axes.plot([found.depth], [found.width], markersize=7, zorder=4, markeredgecolor=theme.background, **style.point())
     axes.plot(*zip(*curve, strict=True), color=theme.text, linestyle="-", marker="", linewidth=1.8, zorder=3)
@@ -193,13 +195,14 @@ def _models(axes: Any, plan: Plan) -> dict[tuple[int, int], list[str]]:
 
 
 def _model_labels(axes: Any, plan: Plan, theme: Theme) -> Iterable[Label]:
-    yield Label(
-        plan.shape.depth, plan.shape.width, "suggested", {"fontsize": 8.5, "color": theme.accent, "fontweight": "bold"}
-    )
+    yield Label(plan.shape.depth, plan.shape.width, "suggested", {"fontsize": 8.5, "color": theme.accent, "fontweight": "bold"})
     band = plan.coefficient_band
     if band is not None and band.depth[1] / band.depth[0] > SEEN:
-        end = max(point for point in plan.equal_budget_curve() if point[0] <= band.depth[1])
-        yield Label(*end, f"error of {plan.rule.name}", {"fontsize": 7.5, "color": style_of(plan.rule.name, theme).color})
+        inside = [point for point in plan.equal_budget_curve() if band.depth[0] <= point[0] <= band.depth[1]]
+        if inside:
+            yield Label(
+                *inside[-1], f"error of {plan.rule.name}", {"fontsize": 7.5, "color": style_of(plan.rule.name, theme).color}
+            )
     for (depth, width), names in list(_models(axes, plan).items())[:LABELLED]:
         more = f" +{len(names) - NAMES}" if len(names) > NAMES else ""
         yield Label(depth, width, ", ".join(names[:NAMES]) + more, {"fontsize": 7.5, "color": theme.muted})

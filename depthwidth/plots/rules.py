@@ -1,4 +1,4 @@
-"""The picture of the rules: the best width by each rule over that of the combined one, its bands, measured optima, known models."""
+"""The picture of the rules: the best width by each over that of the combined one, its bands, measured optima, known models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ..fitting.tournament import published_scores
 from ..formulas.rules import combined_optimal_width
 from ..formulas.scaling import kaplan_nonembedding_parameters
-from ..planning.combined import LAW, LEVELS, best_width_band
+from ..planning.combined import LAW, LEVELS, WidthBand, best_width_band
 from ..planning.known_models import KnownModel, known_models
 from ..planning.rules import Rule, meet, rules
 from . import ticks
@@ -20,7 +20,16 @@ SIZES = (1e6, 1e12)
 RATIOS = (0.33, 2.95)
 """Ends of the axis of widths."""
 POINTS = 49
-LABELLED = ("GPT-2 XL", "Llama 3.2 1B", "Llama 2 7B", "Gemma 2 27B", "Llama 3 70B", "GPT-3 175B", "Llama 3.1 405B", "SmolLM2 135M")
+LABELLED = (
+    "GPT-2 XL",
+    "Llama 3.2 1B",
+    "Llama 2 7B",
+    "Gemma 2 27B",
+    "Llama 3 70B",
+    "GPT-3 175B",
+    "Llama 3.1 405B",
+    "SmolLM2 135M",
+)
 """Known models that are labelled."""
 _SETS = {"gemstones": 3, "gadre": 1}
 
@@ -49,10 +58,9 @@ def rules_figure(*, theme: Theme) -> Any:
     sizes = [SIZES[0] * (SIZES[1] / SIZES[0]) ** (i / (POINTS - 1)) for i in range(POINTS)]
     for level in sorted(LEVELS, reverse=True):
         bands = [best_width_band(size, level) for size in sizes]
-        axes.fill_between(
-            sizes, [band.low / band.width for band in bands], [band.high / band.width for band in bands], linewidth=0, zorder=0.5,
-            color=style_of(LAW, theme).color, alpha=0.13 if level > 0.5 else 0.2,
-        )  # fmt: skip
+        low, high = ([edge / band.width for edge, band in zip(edges, bands, strict=True)] for edges in _edges(bands))
+        color, alpha = style_of(LAW, theme).color, 0.13 if level > min(LEVELS) else 0.2
+        axes.fill_between(sizes, low, high, linewidth=0, zorder=0.5, color=color, alpha=alpha)
     ends = [_draw_rule(axes, rule, sizes, theme) for rule in rules().values()]
     _draw_models(axes, theme)
     cells = _draw_optima(axes, theme)
@@ -66,6 +74,10 @@ def rules_figure(*, theme: Theme) -> Any:
     label_columns([(axes, [end for end in ends if end is not None])], leader=theme.muted)
     place_labels(axes, [*cells, *_model_labels(theme)], leader=theme.muted)
     return figure
+
+
+def _edges(bands: list[WidthBand]) -> tuple[list[float], list[float]]:
+    return [band.low for band in bands], [band.high for band in bands]
 
 
 def _ratio(width: float, size: float) -> float:
@@ -119,8 +131,4 @@ def _draw_optima(axes: Any, theme: Theme) -> list[Label]:
 
 def _model_labels(theme: Theme) -> list[Label]:
     style = {"fontsize": 7.5, "color": theme.muted}
-    return [
-        Label(*_place(one), one.name, style)
-        for one in known_models()
-        if one.name in LABELLED
-    ]
+    return [Label(*_place(one), one.name, style) for one in known_models() if one.name in LABELLED]

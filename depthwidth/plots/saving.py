@@ -57,21 +57,48 @@ def save(figure: Any, path: str | Path) -> None:
 
 
 def svg_of(figure: Any) -> str:
-    """A figure as the text of one ``<svg>`` element, without a date."""
+    """A figure as the text of one ``<svg>`` element, short and without a date."""
     text = io.StringIO()
     with drawing(getattr(figure, "depthwidth_theme", LIGHT)):
         figure.savefig(text, format="svg", metadata=_METADATA[".svg"])
     found = re.search(r"<svg.*</svg>", text.getvalue(), re.DOTALL)
-    return found[0] if found else ""
+    return _shorter(found[0]) if found else ""
+
+
+_DRAWING = re.compile(r"\bd=\"([^\"]*)\"")
+_PLACES = re.compile(r"\b(?:x|y|transform)=\"[^\"]*\"")
+_DIGITS = re.compile(r"(-?\d+\.\d\d)\d+")
+_STEP = re.compile(r"([A-Za-z])([^A-Za-z]*)")
+_GLYPH = re.compile(r"(id=\"|href=\"#)DejaVuSans(-[A-Z])?[a-z]*-")
+
+
+def _shorter(svg: str) -> str:
+    """The same drawing without comments, description and spaces, with coordinates to a hundredth of a point."""
+
+    def place(found: re.Match[str]) -> str:
+        # A transform ends in the scale of the letters, which keeps its digits.
+        moved, scale, rest = found[0].partition("scale")
+        return _DIGITS.sub(r"\1", moved) + scale + rest
+
+    def path(found: re.Match[str]) -> str:
+        parts, last = [], ""
+        for command, numbers in _STEP.findall(_DIGITS.sub(r"\1", found[1])):
+            parts.append(("" if command == last == "L" else command) + " ".join(numbers.split()))
+            last = command
+        return f'd="{" ".join(parts)}"'
+
+    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = _DRAWING.sub(path, _PLACES.sub(place, svg))
+    svg = _GLYPH.sub(lambda found: found[1] + (found[2] or "-R")[1:], svg)
+    return re.sub(r"\s*\n\s*", "\n", svg)
 
 
 def for_both_pages(svg: str, light: Theme = LIGHT, dark: Theme = DARK) -> str:
     """An ``<svg>`` of the light theme with a style sheet that gives it the colours of the dark one on dark pages."""
     pairs = [(light.background, dark.background), (light.text, dark.text), (light.muted, dark.muted), (light.grid, dark.grid),
              (light.accent, dark.accent), *zip(light.series, dark.series, strict=True)]  # fmt: skip
-    rules = "".join(
-        f'[style*="{name}: {old}"]{{{name}:{new}!important}}' for old, new in pairs for name in ("fill", "stroke")
-    )
+    rules = "".join(f'[style*="{name}: {old}"]{{{name}:{new}!important}}' for old, new in pairs for name in ("fill", "stroke"))
     sheet = f"<style>@media (prefers-color-scheme: dark){{{rules}}}</style>"
     head = svg.index(">") + 1
     return svg[:head] + sheet + svg[head:]

@@ -17,6 +17,9 @@ from ..values import frozen
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+MISSING = "plot: matplotlib is not installed; pip install 'depthwidth[plots]'"
+"""The sentence without the extra."""
+
 WIDTH = 5.6
 """Width of every picture in inches: at 400 pixels its text of 10 points is still 10 pixels high."""
 
@@ -38,7 +41,7 @@ class Theme:
 
     def rc(self) -> dict[str, Any]:
         """Settings of matplotlib."""
-        from matplotlib import cycler
+        from matplotlib.rcsetup import cycler
 
         return {
             "figure.facecolor": self.background, "axes.facecolor": self.background, "savefig.facecolor": self.background,
@@ -51,12 +54,20 @@ class Theme:
             "grid.color": self.grid, "grid.linewidth": 0.6, "lines.linewidth": 1.6, "lines.markersize": 5,
             "legend.frameon": False, "axes.formatter.useoffset": False, "axes.formatter.limits": (-4, 6),
             "axes.unicode_minus": True, "errorbar.capsize": 2,
-            "axes.prop_cycle": cycler(color=list(self.series)) + cycler(linestyle=list(_DASHES)) + cycler(marker=list(_MARKERS)),
+            "axes.prop_cycle": cycler(color=self.series) + cycler(linestyle=_DASHES) + cycler(marker=_MARKERS),
             "svg.hashsalt": "depthwidth", "svg.fonttype": "path", "pdf.fonttype": 42,
         }  # fmt: skip
 
 
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.3)), (0, (5, 1.4, 1.2, 1.4)), (0, (9, 2)), (0, (3, 1.2)), (0, (2, 2.4)))
+_DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.6)),
+    (0, (1.2, 1.3)),
+    (0, (5, 1.4, 1.2, 1.4)),
+    (0, (9, 2)),
+    (0, (3, 1.2)),
+    (0, (2, 2.4)),
+)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 LIGHT = Theme(
@@ -147,7 +158,7 @@ def drawing(theme: str | Theme = "light") -> Iterator[Theme]:
     try:
         import matplotlib as mpl
     except ImportError:
-        raise InputError("plot: matplotlib is not installed; pip install 'depthwidth[plots]'") from None
+        raise InputError(MISSING) from None
     with mpl.rc_context(found.rc()):
         yield found
 

@@ -108,6 +108,8 @@ def set_ticks(axis: Any, form: Callable[[float], str] = plain, most: int = MOST)
         texts = [f"10{str(round(math.log10(v))).translate(_SUPERSCRIPT)}" if _is_power(v) else plain(v) for v in found]
     else:
         texts = [form(value) for value in found]
+    if len(set(texts)) < len(texts):
+        texts = [plain(value) for value in found]
     axis.set_ticks(found, labels=texts)
     axis.set_ticks([], minor=True)
 

@@ -97,7 +97,7 @@ def test_what_can_be_no_path_is_refused_in_one_place(invoke, words, word):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ZeroDivisionError()], ids=["disk", "drawing"])
 def test_a_picture_that_fails_leaves_no_file(tmp_path, error):
-    from depthwidth.cli.plots import _save
+    from depthwidth.plots import save
 
     class Figure:
         def savefig(self, file, **_):
@@ -105,7 +105,7 @@ def test_a_picture_that_fails_leaves_no_file(tmp_path, error):
             raise error
 
     with pytest.raises((InputError, ZeroDivisionError)):
-        _save(Figure(), tmp_path / "plot.png")
+        save(Figure(), tmp_path / "plot.png")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -302,7 +302,7 @@ def options(rng, folder):
                 words.append(str(folder / rng.choice(files[parameter.name])))
             elif parameter.required or rng.random() < 0.5:
                 words.append(option_value(rng, parameter))
-        elif rng.random() < 0.17 and parameter.name not in ("measure", "plot", "html", "help"):
+        elif rng.random() < 0.17 and parameter.name not in ("measure", "plot", "plot_collapse", "html", "help"):
             name = rng.choice([*parameter.opts, *parameter.secondary_opts])
             files = {"text": "text.txt", "like": rng.choice(("gpt2.json", "llama.json"))}
             if parameter.is_flag:
