@@ -21,7 +21,7 @@ class LossPoint(NamedTuple):
 
 
 def loss_curve(plan: Plan, points: int = 121) -> list[LossPoint]:
-    """The loss of each shape of a plan's budget, from a fifth of its depth to five times it; empty without a rule's loss.
+    """The loss of each shape of a plan's budget, from a fifth of its depth to five times it.
 
     Parameters
     ----------
@@ -37,8 +37,6 @@ def loss_curve(plan: Plan, points: int = 121) -> list[LossPoint]:
     >>> round(least.depth), found.shape.depth, f"{least.loss:.3%} +- {least.stderr:.3%}"
     (41, 44, '-0.007% +- 0.008%')
     """
-    if plan.best_depth is None:
-        return []
     judge = Judge(plan.budget, plan.rule, plan.template)
     found = []
     for depth, width in plan.equal_budget_curve(points):

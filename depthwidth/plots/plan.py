@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from ..planning.combined import LAW, LEVELS
 from ..planning.known_models import known_models
 from ..planning.loss_curve import LossPoint, loss_curve
 from ..planning.plan import Plan
@@ -43,19 +44,16 @@ def plan_figure(plan: Plan, *, theme: Theme) -> Any:
         if matplotlib is not installed or there is no such theme.
     """
     curve = loss_curve(plan, POINTS)
-    figure = new_figure(7.4 if curve else 4.6)
-    name = str(plan.budget)
-    figure.suptitle(f"Shapes of {name}, {plan.architecture}", x=0.015, ha="left")
-    panels = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.35)) if curve else [figure.subplots()]
-    _set_depths(panels[-1], plan)
-    if curve:
-        _prepare_losses(panels[0], plan, curve, theme)
-    _draw_map(panels[-1], plan, theme)
+    figure = new_figure(7.4)
+    figure.suptitle(f"Shapes of {plan.budget}, {plan.architecture}", x=0.015, ha="left")
+    losses, shapes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.35))
+    _set_depths(shapes, plan)
+    _draw_losses(losses, plan, curve, theme)
+    _draw_map(shapes, plan, theme)
     # The column of the map takes its room first; then all other places are known.
-    label_columns([(panels[-1], _rule_labels(plan, theme))], leader=theme.muted)
-    if curve:
-        place_labels(panels[0], _shape_labels(plan, theme), leader=theme.muted)
-    place_labels(panels[-1], _model_labels(panels[-1], plan, theme), leader=theme.muted)
+    label_columns([(shapes, _rule_labels(plan, theme))], leader=theme.muted)
+    place_labels(losses, _shape_labels(plan, theme), leader=theme.muted)
+    place_labels(shapes, _model_labels(shapes, plan, theme), leader=theme.muted)
     return figure
 
 
@@ -70,7 +68,7 @@ def _set_depths(axes: Any, plan: Plan) -> None:
 # The loss.
 
 
-def _prepare_losses(axes: Any, plan: Plan, curve: list[LossPoint], theme: Theme) -> None:
+def _draw_losses(axes: Any, plan: Plan, curve: list[LossPoint], theme: Theme) -> None:
     depths, losses = [one.depth for one in curve], [one.loss for one in curve]
     axes.fill_between(
         depths, [one.loss - one.stderr for one in curve], [one.loss + one.stderr for one in curve],
@@ -86,8 +84,10 @@ def _prepare_losses(axes: Any, plan: Plan, curve: list[LossPoint], theme: Theme)
     top = max(3 * max(row["loss_at_budget"] for row in plan.table()), 0.005)
     top = min(top, max(losses))
     low = min(0.0, *(one.loss - one.stderr for one in curve), *(row["loss_at_budget"] for row in plan.table()))
-    axes.set_ylim(low - 0.06 * (top - low), 1.12 * top)
+    room = 0.22 if plan.best_depths else 0.06
+    axes.set_ylim(low - room * (top - low), 1.12 * top)
     _mark_ranges(axes, plan, theme)
+    _mark_best_depths(axes, plan, theme)
     ticks.set_ticks(axes.yaxis, ticks.percent)
     axes.set_ylabel("change of the loss")
     axes.set_title("Predicted loss at equal budget, against the suggestion")
@@ -108,6 +108,20 @@ def _mark_ranges(axes: Any, plan: Plan, theme: Theme) -> None:
                 words, (min(max(middle, 0.34), 0.66), 0.97 - 0.095 * number), xycoords="axes fraction", ha="center", va="top",
                 fontsize=8.5, color=theme.text, bbox=ground(theme.background),
             )  # fmt: skip
+
+
+def _mark_best_depths(axes: Any, plan: Plan, theme: Theme) -> None:
+    """Draw the bands of the best depth by all sources together along the lower edge."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    color, y = style_of(LAW, theme).color, low + 0.045 * (high - low)
+    for band in plan.best_depths:
+        ends = [min(max(end, left), right) for end in band.depth]
+        axes.plot(ends, [y, y], color=color, linestyle="-", marker="", linewidth=5 if band.level == min(LEVELS) else 2,
+                  solid_capstyle="butt", label=f"best depth {band.level:.0%}")  # fmt: skip
+    if plan.best_depths:
+        words = "best depth by all sources: 50 % and 90 %"
+        axes.annotate(words, (0.5, 0.075), xycoords="axes fraction", ha="center", va="bottom", fontsize=7.5, color=color,
+                      bbox=ground(theme.background))  # fmt: skip
 
 
 def _point_of(choice: str, theme: Theme) -> dict[str, Any]:

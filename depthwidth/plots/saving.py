@@ -69,6 +69,8 @@ _DRAWING = re.compile(r"\bd=\"([^\"]*)\"")
 _PLACES = re.compile(r"\b(?:x|y|transform)=\"[^\"]*\"")
 _DIGITS = re.compile(r"(-?\d+\.\d\d)\d+")
 _STEP = re.compile(r"([A-Za-z])([^A-Za-z]*)")
+_LETTER = re.compile(r' transform="translate\((\d+\.?\d*) 0\)"/>')
+"""The place of a letter in its line, in hundredths of the size of the font."""
 _GLYPH = re.compile(r"(id=\"|href=\"#)DejaVuSans(-[A-Z])?[a-z]*-")
 
 
@@ -83,12 +85,13 @@ def _shorter(svg: str) -> str:
     def path(found: re.Match[str]) -> str:
         parts, last = [], ""
         for command, numbers in _STEP.findall(_DIGITS.sub(r"\1", found[1])):
-            parts.append(("" if command == last == "L" else command) + " ".join(numbers.split()))
+            parts.append(("" if command == last and command in "LQ" else command) + " ".join(numbers.split()))
             last = command
         return f'd="{" ".join(parts)}"'
 
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = _LETTER.sub(lambda found: f' x="{float(found[1]):.0f}"/>', svg)
     svg = _DRAWING.sub(path, _PLACES.sub(place, svg))
     svg = _GLYPH.sub(lambda found: found[1] + (found[2] or "-R")[1:], svg)
     return re.sub(r"\s*\n\s*", "\n", svg)
@@ -98,6 +101,7 @@ def for_both_pages(svg: str, light: Theme = LIGHT, dark: Theme = DARK) -> str:
     """An ``<svg>`` of the light theme with a style sheet that gives it the colours of the dark one on dark pages."""
     pairs = [(light.background, dark.background), (light.text, dark.text), (light.muted, dark.muted), (light.grid, dark.grid),
              (light.accent, dark.accent), *zip(light.series, dark.series, strict=True)]  # fmt: skip
+    pairs = [pair for pair in pairs if pair[0] in svg]
     rules = "".join(f'[style*="{name}: {old}"]{{{name}:{new}!important}}' for old, new in pairs for name in ("fill", "stroke"))
     sheet = f"<style>@media (prefers-color-scheme: dark){{{rules}}}</style>"
     head = svg.index(">") + 1

@@ -51,7 +51,7 @@ PICTURES = {
     "plan of little": lambda theme: plan_figure(plan("10M"), theme=theme),
     "plan of much, with limits": lambda theme: plan_figure(plan("1T", layers_at_most=64), theme=theme),
     "plan of experts": lambda theme: plan_figure(plan("30B", preset="llama3", experts=64, top_k=8), theme=theme),
-    "plan without a loss": lambda theme: plan_figure(plan("1e6", rule="gpt3"), theme=theme),
+    "plan of bytes": lambda theme: plan_figure(plan("80GB", kind="memory", preset="llama3", rule="marin"), theme=theme),
     "plan for images": lambda theme: plan_figure(plan("1B", patch=14, image=224, channels=3, classes=10), theme=theme),
     "moments": lambda theme: moments_figure({name: moments_of(SMALL, name) for name in ("gpt2", "deepscale")}, theme=theme),
     "moments of many": lambda theme: moments_figure(
@@ -103,6 +103,9 @@ def test_a_plan_shows_the_numbers_of_its_table():
     bars = {round(float(bar[1][1] - bar[0][1]) / 2, 12) for group in losses.collections if hasattr(group, "get_segments")
             for bar in group.get_segments()}  # fmt: skip
     assert bars == {round(row["loss_at_budget_stderr"], 12) for row in table.values()}
+    for best in found.best_depths:
+        assert [x for x, _ in line_of(losses, f"best depth {best.level:.0%}")] == pytest.approx(best.depth)
+    assert len(found.best_depths) == 2
     assert points(shapes, "*") == {(found.shape.depth, found.shape.width)}
     for rule in found.rules.values():
         assert any((rule.depth, rule.width) == pytest.approx(place) for line in shapes.lines for place in line.get_xydata()
