@@ -79,8 +79,10 @@ def test_a_run_measures_norm_and_angle(tmp_path):
     for start in (1.0, 100.0):
         rows = list(JOB.measure(made[start].spec, Context("cpu", tmp_path / str(start), 0)))
         found[start] = {row.quantity: row.value for row in rows}
-    assert set(found[1.0]) == {"loss", "unigram_loss", "norm", "gradient", "angle"}
+    assert set(found[1.0]) == {"loss", "unigram_loss", "norm", "relaxed_norm", "gradient", "angle"}
     assert found[100.0]["norm"] > 50 * found[1.0]["norm"]
+    for start in (1.0, 100.0):  # gradients are orthogonal to the weights, so that each step of the law is a step of training
+        assert found[start]["relaxed_norm"] == pytest.approx(found[start]["norm"], rel=1e-4)
     assert found[100.0]["angle"] < 0.1 * found[1.0]["angle"]
 
 
