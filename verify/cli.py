@@ -14,7 +14,7 @@ from depthwidth.cli.live import Display
 from depthwidth.cli.options import COUNT, NUMBER, formats
 from depthwidth.cli.output import Row, emit, print_facts, print_table, say
 from depthwidth.errors import InputError, shown
-from depthwidth.progress import is_quiet
+from depthwidth.progress import announced, is_quiet
 
 if TYPE_CHECKING:
     from .runs.executors import Executor
@@ -353,7 +353,8 @@ def capacity(
         if context is not None:
             raise InputError("--context applies with --text only")
         names = [name for name, entry in stored.entries.items() if entry.dtype in FLOATS]
-        found: Any = state_capacity(((name, stored.read(name)) for name in names), samples=samples, margin=margin)
+        tensors = ((name, stored.read(name)) for name in announced("tensor", names))
+        found: Any = state_capacity(tensors, samples=samples, margin=margin)
         facts: dict[str, Any] = {"matrices": len(found.matrices), "tolerance": found.tolerance}
     else:
         if samples is not None or margin is not None:

@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..layers import AttentionLike
 from ..numerics.gaussian_product import starting_ranks
 from ..numerics.spectra import SHARE, Ranks, product_sizes, ranks, triangle
+from ..progress import announced
 from ..values import frozen
 
 Array = Any
@@ -161,7 +162,7 @@ def head_ranks(weights: Weights, share: float = SHARE) -> HeadRanks:
     ranks([1.0], share)  # refuses the share before anything is read
     found: list[HeadRank] = []
     skipped: dict[str, int] = {}
-    for stack, layer, path, attention in attentions(weights.tree):
+    for stack, layer, path, attention in announced("attention layer", list(attentions(weights.tree))):
         before = len(found)
         found += _of_attention(weights, stack, layer, path, attention, share)
         if len(found) == before:

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..formulas.moments import zipf_match_probability
 from ..initialization import Recipe, recipe
 from ..layers.stem import SEGMENT_MATCH
+from ..numerics.threads import one_thread
 from ..progress import announced
 from ..signal import AnySignal, Pullback, Record, Signal, Site, Spread, TokenSignal, Trace, check_signal
 
@@ -201,7 +202,8 @@ def trace_tree(tree: Transformer, init: str | Recipe = "shipped", *, smallest: i
     """
     import numpy as np
 
-    with np.errstate(over="ignore", invalid="ignore"):  # the next linear layer refuses an overflow, in a sentence
+    # The next linear layer refuses an overflow, in a sentence.
+    with np.errstate(over="ignore", invalid="ignore"), one_thread():
         try:
             trace = _trace_tree(tree, init, smallest=smallest, **given)
         except InputError:

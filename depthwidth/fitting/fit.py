@@ -153,6 +153,10 @@ def objective_of(law: Law, loss: str | None = None, delta: float | None = None, 
     return Objective(float(delta), logarithm)
 
 
+SEARCH_SHARE = 0.07
+"""Share of the time of a fit with errors that the search for the minimum takes: reports of progress need it to a tenth."""
+
+
 def fit_runs(
     runs: Runs,
     law: Law,
@@ -181,16 +185,20 @@ def fit_runs(
     _check(runs, law, objective, errors, draws, starts)
     rng = np.random.default_rng(seed)
     problem, centres = problem_of(runs, law, objective)
-    theta, reached, tried = minimum(problem, law, starts, rng, guesses)
+    with during(span=SEARCH_SHARE, done=lambda: 0.0):
+        theta, reached, tried = minimum(problem, law, starts, rng, guesses)
     if not law.terms and objective.delta is None:
         resampling.inverse_curvature(problem.jacobian(theta), law.coefficients)  # refuses a law that says the same twice
     report = Reporter(problem, law, centres)
     residuals = problem.residuals(theta)
     freedom = max(runs.rows - len(law.coefficients) - (int(problem.cells.max()) + 1 if problem.cells is not None else 0), 1)
     scatter = float(residuals @ residuals) / freedom
+    folds = min(len(runs.models), resampling.MOST_FOLDS) if held_out else 0
+    drawn = (1 - SEARCH_SHARE) * draws / (draws + 2 * folds) if errors == "bootstrap" else 0.0
     method, samples, failed = errors, np.empty((0, len(theta))), 0
     if errors == "bootstrap":
-        samples, failed = resampling.bootstrap(problem, theta, runs.model, draws, rng)
+        with during(span=drawn, done=lambda: SEARCH_SHARE):
+            samples, failed = resampling.bootstrap(problem, theta, runs.model, draws, rng)
         raw = report.values(samples)
         covariance, (inner, outer) = report.covariance(samples, theta), (central(raw), central(raw, 0.95))
     elif errors == "none":
@@ -198,7 +206,8 @@ def fit_runs(
         inner = outer = np.repeat(report.values(theta)[:, None], 2, axis=1)
     else:
         covariance, inner, outer = _by_curvature(problem, theta, runs, report, residuals, scatter, freedom, errors)
-    jackknife, held, influence = _resampled(problem, theta, runs, report, covariance) if held_out else (None, None, None)
+    with during(span=1 - SEARCH_SHARE - drawn, done=lambda: SEARCH_SHARE + drawn):
+        jackknife, held, influence = _resampled(problem, theta, runs, report, covariance) if held_out else (None, None, None)
     values = report.values(theta)
     raw_draws = report.values(samples) if len(samples) else samples
     verdicts = {} if errors == "none" else judge_coefficients(law, law.coefficients, values, outer)

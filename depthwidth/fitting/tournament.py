@@ -24,6 +24,7 @@ from ..coefficients import reference
 from ..errors import InputError, nearest, shown
 from ..formulas.compute_optimal import hoffmann_loss
 from ..planning.rules import Curve, Rule, curves_of_law, meet, rules
+from ..progress import announced
 from .fit import FAR_OFF, MOST_DRAWS, fit, fit_runs, objective_of
 from .laws import find_law, shape_penalty_law
 from .result import central
@@ -151,7 +152,7 @@ def tournament(
     if failed:
         notes.append(f"{failed} of {draws} samples of models have no least width and are left out of the errors")
     scores: list[Score] = []
-    for rule in list(rules().values() if candidates is None else candidates):
+    for rule in announced("rule", list(rules().values() if candidates is None else candidates)):
         judged = list(_scores(name, rule, surface, samples, None))
         if judged and rule.name in refit:
             judged.extend(_scores(name, rule, surface, samples, read))
@@ -252,7 +253,7 @@ class Surface:
         """Coefficients for models drawn with replacement, shape (draws, terms), and how many draws have no least width."""
         count = int(self.model.max()) + 1
         found = []
-        for _ in range(draws):
+        for _ in announced("sample", range(draws)):
             times = np.sqrt(np.bincount(rng.integers(0, count, count), minlength=count)[self.model])
             target = self.target + TOKEN_TERM_ERROR * rng.standard_normal() * self.by_tokens
             fitted, _, rank, _ = np.linalg.lstsq(self.design * times[:, None], target * times, rcond=1e-8)

@@ -34,6 +34,7 @@ from depthwidth.formulas import heads as laws
 from depthwidth.layers.positions import positions_as
 from depthwidth.layers.rotary import Rotary
 from depthwidth.planning.head_allocation import Allocation, LayerNeed, allocate_heads, diffuse_need, retrieval_need
+from depthwidth.progress import announced
 
 from ..models.live_weights import LiveWeights
 from ..models.locate import locate, tree_of
@@ -320,7 +321,7 @@ def run_passes(model: nn.Module, batches: Tensor, causal: bool) -> tuple[_Collec
     collector, ends = _Collector(causal), []
     device = next(model.parameters()).device
     with torch.no_grad(), _replace_attention(model, collector):
-        for row in batches:
+        for row in announced("sequence", list(batches)):
             collector.start()
             out = model(row[None].to(device))
             ends.append(

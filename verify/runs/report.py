@@ -15,6 +15,7 @@ from typing import Any
 
 from depthwidth.display import Overview, with_overview
 from depthwidth.errors import InputError, nearest, printable, shown
+from depthwidth.progress import announced
 
 from ..files import write_whole
 from ..jobs import Job, Prediction, Verdict, find_job
@@ -86,7 +87,8 @@ def reports(store: Store, names: Sequence[str] = (), *, now: bool = False) -> li
     if not plans:
         raise InputError(f"{shown(str(store.root))} holds no plan; `depthwidth verify run JOB` makes one")
     rows = store.rows()
-    return [_report(plan, rows, now) for plan in plans if not names or plan["job"] in names]
+    asked = [plan for plan in plans if not names or plan["job"] in names]
+    return [_report(plan, rows, now) for plan in announced("report", asked)]
 
 
 def _report(plan: Mapping[str, Any], rows: Mapping[str, list[Row]], now: bool) -> Report:
