@@ -38,7 +38,12 @@ class _Plan(Sections, NumberFirst):
 @option("--flops", metavar="N", help="Budget of training FLOPs, e.g. 1e22.")
 @option("--memory", metavar="BYTES", help="Budget of training memory of each device, e.g. 80GB.")
 @option("--weights", metavar="BYTES", help="Budget of memory for all weights, e.g. 16GB.")
-@option("--rule", metavar="NAME", help="Rule for the ratio of depth to width.", show_default="levine2020, sovit2023 for images")
+@option(
+    "--rule",
+    metavar="NAME",
+    help="Rule for the ratio of depth to width, or the FILE.csv of a fit.",
+    show_default="levine2020, sovit2023 for images",
+)
 @option("--depth", type=COUNT, help="Number of layers, if it is given.")
 @option("--width", type=COUNT, help="Width, if it is given; with --depth the shape is fixed, and BUDGET is its own count.")
 @option("--layers-at-most", type=COUNT, metavar="N", help="Largest number of layers.")

@@ -282,7 +282,8 @@ def own_law(text: str, coefficients: tuple[str, ...], ranges: Mapping[str, tuple
     right = two_sides(text)[1]
     if unused := set(coefficients) - right.variables:
         raise InputError(f"fit: the law does not mention {', '.join(sorted(unused))}")
-    return Law("own", text, "", dict(ranges), coefficients)
+    shapes = two_sides(text)[0] == "loss" and bool({"width", "depth"} & (right.variables - set(coefficients)))
+    return Law("own", text, "", dict(ranges), coefficients, rule=shapes)
 
 
 def find_law(name: str) -> Law:

@@ -12,6 +12,7 @@ from ..errors import InputError, shown
 from ..hardware.parallelism import Parallelism, ParallelMemory, TrainingSetup, training_memory
 from ..quantities import format_bytes, format_count, unit_of
 from ..values import frozen
+from . import policy
 from .rules import Quantity
 from .template import Template
 
@@ -29,8 +30,7 @@ _CAPS = ("flops", "memory", "weights")
 
 LARGEST_AMOUNT = 10**26
 """The largest budget accepted: shapes that use it up have dimensions beyond those that a component accepts."""
-TOKENS_PER_PARAMETER = 20.0
-"""Training tokens per parameter, by default: compute-optimal by Hoffmann et al. 2022, arXiv 2203.15556."""
+TOKENS_PER_PARAMETER = policy.TOKENS_PER_PARAMETER
 
 
 def kind_by_unit(amount: Any, kind: str = "parameters") -> str:

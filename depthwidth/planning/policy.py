@@ -64,6 +64,9 @@ DEEPEST = 10**6
 HEAD_DIMS = (128, 96, 80, 64, 48, 32, 16, 8)
 """Head dimensions that may be tried, all of them multiples of 8, as tensor cores need."""
 
+TOKENS_PER_PARAMETER = 20.0
+"""Training tokens per parameter, by default: compute-optimal by Hoffmann et al. 2022, arXiv 2203.15556."""
+
 # The shape itself.
 
 WIDE = 1024

@@ -174,10 +174,11 @@ def rule_of_file(path: str) -> Rule:
     """
     rows, covariances = coefficients_of_file(path)
     law, name = rows[0].edition, rows[0].law
-    make = _OF_LAW.get(law)
+    make = _of_own(rows[0].note) if law == OWN_LAW else _OF_LAW.get(law)
     if make is None:
         raise InputError(
-            f"{shown(path)}: the law {shown(law)} has no shape of least loss; rules follow from {', '.join(_OF_LAW)}"
+            f"{shown(path)}: the law {shown(law)} has no shape of least loss; rules follow from {', '.join(_OF_LAW)}, "
+            "and from a law of the loss in one's own words"
         )
     values = {row.name: row.value for row in rows}
     try:
@@ -254,6 +255,30 @@ def _of_penalty(values: Mapping[str, float], covariances: Mapping[tuple[str, str
         }
 
     return lambda c: _measured(c, sizes, **own), moved
+
+
+OWN_LAW = "own"
+"""The name under which a fit of a law in one's own words is saved; the law stands in the notes of its coefficients."""
+
+
+def _of_own(note: str) -> Callable[..., _Made]:
+    """The rule of a law in one's own words, whose shapes of least loss are found on a grid."""
+
+    def make(values: Mapping[str, float], covariances: Mapping[tuple[str, str], float]) -> _Made:
+        from .own_laws import OwnLaw, curve_of
+
+        law = OwnLaw(note.partition(";")[0], values)
+        least = functools.cache(law.least)
+        least(12.0)  # a law without an optimum is refused before it is asked for
+
+        def moved(c: float) -> dict[str, Curve]:
+            error = law.error(c, covariances)
+            named = {"minus one standard error": -error, "plus one standard error": error}
+            return {name: curve_of(least(c), c, shift) for name, shift in named.items()}
+
+        return lambda c: curve_of(least(c), c), lambda c: moved(c) if covariances else {}
+
+    return make
 
 
 def _by_depth(width: Formula, **coefficients: float) -> Curve:
