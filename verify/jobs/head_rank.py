@@ -39,6 +39,8 @@ class _Size(NamedTuple):
     seeds: int
     longer: int
     """updates of a second training by Adam, at the largest head dimension and the two largest decays"""
+    longest: int
+    """updates of a third, at the smaller one of these decays, whose minima are reached later"""
 
 
 DECOUPLED = (0.1, 0.5, 2.0)
@@ -47,10 +49,10 @@ BYTES = 1 << 21
 START = "at the start"
 """The site of the mean effective rank over heads before training."""
 _SIZES: dict[str, _Size] = {
-    "tiny": _Size(8, 4, 8, 20, (1e-2,), (4,), 1, 30),
-    "small": _Size(16, 96, 16, 1000, (3e-3, 1e-2, 2e-2), (4, 16), 3, 3000),
-    "gpu": _Size(64, 2048, 64, 5000, (1e-3, 3e-3, 1e-2), (8, 32, 64), 3, 15_000),
-    "full": _Size(256, 4096, 256, 50_000, (1e-4, 1e-3, 3e-3), (16, 64, 128), 5, 150_000),
+    "tiny": _Size(8, 4, 8, 20, (1e-2,), (4,), 1, 30, 40),
+    "small": _Size(16, 96, 16, 1000, (3e-3, 1e-2, 2e-2), (4, 16), 3, 3000, 10_000),
+    "gpu": _Size(64, 2048, 64, 5000, (1e-3, 3e-3, 1e-2), (8, 32, 64), 3, 15_000, 50_000),
+    "full": _Size(256, 4096, 256, 50_000, (1e-4, 1e-3, 3e-3), (16, 64, 128), 5, 150_000, 500_000),
 }
 
 
@@ -62,6 +64,7 @@ def runs(size: str) -> Iterator[Run]:
     data = data_spec(BYTES)
     largest = made.head_dims[-1]
     settings = [("adam", largest, decay, made.longer) for decay in made.decays[-2:]]
+    settings.append(("adam", largest, made.decays[-2:][0], made.longest))
     settings += [("adam", dim, decay, made.steps) for dim in made.head_dims for decay in made.decays]
     settings += [("sgd", largest, decay, made.steps) for decay in made.decays]
     settings += [("adamw", largest, decay, made.steps) for decay in DECOUPLED[: len(made.decays)]]

@@ -109,4 +109,4 @@ def test_the_jobs_measure_what_they_say(tmp_path):
     assert min(found["implicit-rank", "gap"]) > -0.05  # a start of 0.001 has not always fitted yet
     assert max(found["implicit-rank", "effective_rank"]) <= 12
     assert set(found["head-rank", "numerical_rank"]) <= {0, 1, 2, 3, 4}
-    assert len(found["head-rank", "misalignment"]) == 4 * 4
+    assert len(found["head-rank", "misalignment"]) == 5 * 4
