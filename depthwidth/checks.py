@@ -7,6 +7,7 @@ from typing import Any
 
 from .errors import InputError, shown
 from .formula import is_symbolic
+from .quantities import parse_whole
 
 LARGEST = 10**12
 """Largest dimension accepted: no network has a larger one, so a larger value is a mistake."""
@@ -36,6 +37,27 @@ CEILINGS = {
 def ceiling(name: str) -> int:
     """The largest value of a count called `name`."""
     return CEILINGS.get(name, LARGEST)
+
+
+def read_count(text: Any, what: str, name: str | None = None) -> int:
+    """A whole number from 1 in the notation of counts, up to the ceiling of its name.
+
+    Parameters
+    ----------
+    text : the number, such as ``128``, ``2K`` or ``2**20``.
+    what : the word by which sentences call it.
+    name : the name that has a ceiling; `what` by default.
+
+    Raises
+    ------
+    InputError
+        if it is no such number.
+    """
+    found = parse_whole(text, what)
+    name = what if name is None else name
+    if found > ceiling(name):
+        raise InputError(f"{name}={shown(text)} is above {ceiling(name):,}, the largest that is accepted")
+    return found
 
 
 def is_whole(value: Any, smallest: int = 1, largest: int = LARGEST) -> bool:

@@ -79,7 +79,7 @@ FLOORS = (
     ("depthwidth.planning",),
     ("depthwidth.fitting",),
     ("depthwidth.analysis",),
-    ("depthwidth.plots",),
+    ("depthwidth.explore", "depthwidth.plots"),
     ("depthwidth.cli",),
     ("depthwidth.__main__",),
     ("verify.files", "verify.records"),

@@ -40,6 +40,7 @@ COMMANDS = {
     "formulas": Entry("depthwidth.cli.formulas", "formulas", "List, show and evaluate formulas."),
     "derive": Entry("depthwidth.cli.derive", "derive", "Derive a closed form step by step."),
     "table": Entry("depthwidth.cli.table", "table", "Print a published table beside the formulas' values."),
+    "explore": Entry("depthwidth.cli.explore", "explore", "Serve a page on which settings move and results follow."),
     "verify": Entry("verify.cli", "commands", "Check predictions by training real transformers."),
 }
 """In the order of the help page."""

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
-from ..checks import ceiling
+from ..checks import read_count
 from ..errors import InputError, shown
-from ..quantities import parse_whole
 
 if TYPE_CHECKING:
     from ..hardware.parallelism import Parallelism, TrainingSetup
@@ -61,10 +60,7 @@ class _Count(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
         if isinstance(value, int):  # a default
             return value
         name = "count" if param is None or param.name is None else param.name
-        found = parse_whole(value, "count" if param is None else param.opts[0].lstrip("-").replace("-", "_"))
-        if found > ceiling(name):
-            raise InputError(f"{name}={shown(value)} is above {ceiling(name):,}, the largest that is accepted")
-        return found
+        return read_count(value, "count" if param is None else param.opts[0].lstrip("-").replace("-", "_"), name)
 
 
 COUNT = _Count()

@@ -17,6 +17,11 @@ _OF_WEIGHTS = frozenset(("_name_or_path", "_commit_hash", "auto_map", "quantizat
 """Fields that describe trained weights or their files, of which a plan has none."""
 
 
+def family_of_preset(architecture: str) -> str:
+    """The Hugging Face family that holds the models of a preset; another name is that of a family."""
+    return _FAMILIES.get(architecture, architecture)
+
+
 def save_model(
     tree: Transformer,
     architecture: str,
@@ -51,7 +56,7 @@ def save_model(
     target = Path(path)
     if target.suffix != ".json":
         raise InputError(f"save: {shown(str(path))} does not end in .json")
-    config = with_fields_of(source or {}, write_config(tree, _FAMILIES.get(architecture, architecture)), tree)
+    config = with_fields_of(source or {}, write_config(tree, family_of_preset(architecture)), tree)
     options = shipped_options(config) if scheme == "shipped" else {}
     made = recipe(tree, scheme, **options).to_dict(tree)
     beside = target.with_suffix(".recipe.json")

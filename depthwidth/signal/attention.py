@@ -41,7 +41,7 @@ from ..errors import InputError
 from ..numerics.distinct import distinct
 from ..numerics.powers import powers_of
 from ..numerics.repeated_softmax import repetition
-from ..numerics.softmax_responses import Growth, PairResponse, Responses, RowResponse, repelling_bases
+from ..numerics.softmax_responses import Growth, PairResponse, RowResponse, repelling_bases, responses
 from .positions import Positions, Windows, _interpolation, windows
 
 Array = Any
@@ -250,7 +250,7 @@ class _Tables:
     def __init__(self, largest: float, mask: Windows, head_dim: int | None, first: Array, second: Array) -> None:
         lengths = distinct(mask.lengths.astype(int))
         self.nodes = Positions.smooth(int(lengths[-1])).nodes if mask.dense else lengths
-        self.responses = Responses(largest, tuple(int(n) for n in self.nodes), head_dim)
+        self.responses = responses(largest, tuple(int(n) for n in self.nodes), head_dim)
         self._first, self._second = first, second
         self._pairs: Array = None
         pairs = self.responses.pairs

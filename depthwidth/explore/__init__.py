@@ -1,0 +1,5 @@
+"""A local page on which a person moves settings and sees shape, cost, stability and evidence change: ``depthwidth explore``.
+
+:mod:`.controls` lists the settings, :mod:`.state` maps settings to results and to the commands that give the same,
+:mod:`.charts` draws, :mod:`.page` writes HTML, :mod:`.server` serves it on the loopback interface.
+"""
