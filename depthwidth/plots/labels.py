@@ -57,8 +57,11 @@ def ground(background: Any) -> dict[str, Any]:
 
 def settle(figure: Any) -> Any:
     """Fix the layout of a figure, and return its renderer."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+    if not hasattr(figure.canvas, "get_renderer"):  # of a figure that was not begun here
+        FigureCanvasAgg(figure)
     if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
         figure.draw_without_rendering()
         figure.set_layout_engine("none")

@@ -50,7 +50,7 @@ def rules_figure(*, theme: Theme) -> Any:
     InputError
         if matplotlib is not installed or there is no such theme.
     """
-    figure = new_figure(5.6)
+    figure = new_figure(5.6, theme)
     figure.suptitle("Best width by size, over that of combined2026", x=0.015, ha="left")
     axes = figure.subplots()
     axes.set_xscale("log")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, shown
-from .theme import DARK, LIGHT, Theme, drawing
+from .theme import DARK, LIGHT, Theme, drawing, theme_in
 
 FORMATS = (".png", ".pdf", ".svg", ".jpg")
 RESOLUTION = 200
@@ -49,7 +49,7 @@ def save(figure: Any, path: str | Path) -> None:
     check_target(path)
     ending = Path(path).suffix.lower()
     try:
-        with drawing(getattr(figure, "depthwidth_theme", LIGHT)), open_whole(Path(path)) as file:
+        with drawing(theme_in(figure)), open_whole(Path(path)) as file:
             # A picture that cannot be drawn or written leaves no file.
             figure.savefig(file, dpi=RESOLUTION, format=ending.removeprefix("."), metadata=_METADATA.get(ending))
     except OSError as error:
@@ -59,7 +59,7 @@ def save(figure: Any, path: str | Path) -> None:
 def svg_of(figure: Any) -> str:
     """A figure as the text of one ``<svg>`` element, short and without a date."""
     text = io.StringIO()
-    with drawing(getattr(figure, "depthwidth_theme", LIGHT)):
+    with drawing(theme_in(figure)):
         figure.savefig(text, format="svg", metadata=_METADATA[".svg"])
     found = re.search(r"<svg.*</svg>", text.getvalue(), re.DOTALL)
     return _shorter(found[0]) if found else ""

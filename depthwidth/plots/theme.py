@@ -169,19 +169,24 @@ def picture(draw: F) -> F:
     @functools.wraps(draw)
     def themed(*given: Any, theme: str | Theme = "light", **options: Any) -> Any:
         with drawing(theme) as found:
-            figure = draw(*given, theme=found, **options)
-            figure.depthwidth_theme = found
-            return figure
+            return draw(*given, theme=found, **options)
 
     made: Any = themed
     return made  # type: ignore[no-any-return]
 
 
-def new_figure(height: float, width: float = WIDTH) -> Any:
-    """An empty figure of a width and a height in inches; to be called within :func:`drawing`."""
+def new_figure(height: float, theme: Theme = LIGHT) -> Any:
+    """An empty figure of a height in inches, which remembers its theme; to be called within :func:`drawing`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=100)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained", dpi=100)
     FigureCanvasAgg(figure)
+    figure.depthwidth_theme = theme
     return figure
+
+
+def theme_in(figure: Any) -> Theme:
+    """The theme of a figure; that of light pages if it was not begun here."""
+    found: Theme = getattr(figure, "depthwidth_theme", LIGHT)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -12,6 +13,9 @@ DECADES = 30.0
 """Ratio of the largest to the smallest value from which an axis of positive values is logarithmic."""
 MOST = 6
 """Ticks of an axis, at most."""
+
+PANEL, LETTER = 280.0, 5.6
+"""Width of a panel, and of a letter of a tick, in points."""
 
 _MANTISSAS = ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -38,12 +42,12 @@ def log_ticks(low: float, high: float, most: int = MOST) -> list[float]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     for mantissas in _MANTISSAS:
         found = [float(f"{m}e{k}") for k in range(first, last + 1) for m in mantissas]
-        found = [value for value in found if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
+        found = [value for value in found if math.isfinite(value) and low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
         if len(found) <= most:
             return found if len(found) > 1 else linear_ticks(low, high, most)
-    step = next(step for step in (2, 3, 4, 5, 10, 20, 50, 100) if (last - first) / step <= most - 1)
+    step = next(step for step in (2, 3, 4, 5, 10, 20, 50, 100, 200) if (last - first) / step <= most - 1)
     decades = [float(f"1e{k}") for k in range(first, last + 1) if k % step == 0]
-    return [value for value in decades if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
+    return [value for value in decades if math.isfinite(value) and low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
 
 
 def linear_ticks(low: float, high: float, most: int = MOST) -> list[float]:
@@ -54,6 +58,8 @@ def linear_ticks(low: float, high: float, most: int = MOST) -> list[float]:
     """
     if not high > low:
         return [low]
+    if not math.isfinite(high - low):
+        return [low, high]
     unit = 10.0 ** math.floor(math.log10((high - low) / most))
     for multiple in (1, 2, 2.5, 5, 10, 20):
         step = multiple * unit
@@ -99,19 +105,35 @@ def percent(value: float) -> str:
 
 
 def set_ticks(axis: Any, form: Callable[[float], str] = plain, most: int = MOST) -> None:
-    """Put ticks on an axis of matplotlib, by its scale and its present range."""
+    """Put ticks on an axis of matplotlib, by its scale and its present range: fewer than `most` if their texts would touch."""
     low, high = sorted(axis.get_view_interval())
     logarithmic = axis.get_scale() == "log"
-    found: Sequence[float] = log_ticks(low, high, most) if logarithmic else linear_ticks(low, high, most)
-    if form is plain and logarithmic and any(not 1e-3 <= value < 1e6 for value in found):
-        # One way of writing for the whole axis.
-        texts = [f"10{str(round(math.log10(v))).translate(_SUPERSCRIPT)}" if _is_power(v) else plain(v) for v in found]
-    else:
-        texts = [form(value) for value in found]
-    if len(set(texts)) < len(texts):
-        texts = [plain(value) for value in found]
+    for number in range(most, 1, -1):
+        found = log_ticks(low, high, number) if logarithmic else linear_ticks(low, high, number)
+        texts = _texts(found, form, logarithmic)
+        if axis.axis_name == "y" or _have_room(found, texts, (low, high), logarithmic):
+            break
     axis.set_ticks(found, labels=texts)
     axis.set_ticks([], minor=True)
+
+
+def _texts(found: Sequence[float], form: Callable[[float], str], logarithmic: bool) -> list[str]:
+    """The texts of ticks, in one way of writing for the whole axis."""
+    if form is plain and logarithmic and any(not 1e-3 <= value < 1e6 for value in found):
+        return [f"10{str(round(math.log10(v))).translate(_SUPERSCRIPT)}" if _is_power(v) else plain(v) for v in found]
+    texts = [form(value) for value in found]
+    return texts if len(set(texts)) == len(texts) else [plain(value) for value in found]
+
+
+def _have_room(found: Sequence[float], texts: Sequence[str], ends: tuple[float, float], logarithmic: bool) -> bool:
+    """True if neighbouring texts along the foot of a panel of the usual width stay apart."""
+    low, high = (math.log(end) for end in ends) if logarithmic else ends
+    places = [(math.log(value) if logarithmic else value) - low for value in found]
+    lengths = [max(map(len, text.split("\n"))) for text in texts]
+    return all(
+        (right - left) / (high - low) * PANEL > LETTER * (1 + (one + other) / 2)
+        for (left, one), (right, other) in itertools.pairwise(zip(places, lengths, strict=True))
+    )
 
 
 def _is_power(value: float) -> bool:

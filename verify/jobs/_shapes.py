@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -10,6 +9,7 @@ from typing import Any
 
 from depthwidth.formula import find_formula
 from depthwidth.formulas.scaling import kaplan_nonembedding_parameters
+from depthwidth.plots.measured import draw_means
 
 from ..rows import Row
 from . import Prediction, Run, version_of
@@ -74,21 +74,22 @@ def losses(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[float
 
 
 def draw_losses(
-    axes: Any, cells: Mapping[tuple[Any, ...], Sequence[float]], label: Callable[..., str], across: str
-) -> dict[tuple[Any, ...], Any]:
-    """Mean loss over seeds against the last label that :func:`losses` grouped by: one line for each value of the others."""
-    lines = {}
-    for group in sorted({key[:-1] for key in cells}):
-        points = sorted((key[-1], mean(cell)) for key, cell in cells.items() if key[:-1] == group)
-        points = [(x, loss) for x, loss in points if math.isfinite(loss)]
-        if points:
-            lines[group] = axes.plot(*zip(*points, strict=True), "o-", ms=4, label=label(*group))[0]
-    axes.set_xscale("log")
-    axes.set_xlabel(across)
-    axes.set_ylabel("validation loss (nats per token)")
-    axes.legend()
-    axes.grid(alpha=0.25)
-    return lines
+    axes: Any,
+    cells: Mapping[tuple[Any, ...], Sequence[float]],
+    label: Callable[..., str],
+    across: str,
+    marks: Mapping[tuple[Any, ...], float] = {},
+) -> None:
+    """Mean loss over seeds, with its standard error, against the last label that :func:`losses` grouped by.
+
+    There is one line for each value of the other labels.
+
+    `marks` are places on that axis, as of a predicted best one, by the values of the other labels.
+    """
+    groups = {label(*group): group for group in sorted({key[:-1] for key in cells})}
+    series = {name: {key[-1]: cell for key, cell in cells.items() if key[:-1] == group} for name, group in groups.items()}
+    marked = {name: marks[group] for name, group in groups.items() if group in marks}
+    draw_means(axes, series, across, "validation loss (nats per token)", marks=marked)
 
 
 def seed_noise(cells: Sequence[Sequence[float]]) -> float:

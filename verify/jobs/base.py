@@ -244,7 +244,8 @@ class Job:
     predict : predictions for the job as a whole, by size (a crossing, a slope).
     uses : further modules whose code decides the measured numbers. The module of `measure` and all modules of ``verify`` that
         it imports count by themselves; so does, through the spec, whatever a recipe decides.
-    figures : pictures for the report; each a title and a function that draws rows on matplotlib axes.
+    figures : pictures for the report; each a title and a function that draws rows on matplotlib axes, which have the look of
+        :mod:`depthwidth.plots` (``plots.measured.draw_means`` draws means over seeds with their errors).
     """
 
     name: str

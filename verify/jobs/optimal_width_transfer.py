@@ -10,6 +10,7 @@ from typing import Any
 from depthwidth.coefficients import coefficient
 from depthwidth.formulas.rules import levine_optimal_width
 from depthwidth.formulas.shape_penalty import loss_exponent
+from depthwidth.quantities import format_count
 
 from ..rows import Row
 from . import Comparison, Job, Prediction, Run, Verdict, outcome_of
@@ -119,9 +120,8 @@ def vertex_of(rows: Sequence[Row], parameters: float) -> tuple[float | None, flo
 
 def _draw(axes: Any, rows: Sequence[Row]) -> None:
     cells = losses(rows, "budget", "width")
-    lines = draw_losses(axes, cells, lambda budget: f"{budget:g} parameters", "width (dotted: predicted best)")
-    for (budget,), line in lines.items():
-        axes.axvline(float(levine_optimal_width(budget)), color=line.get_color(), ls=":")
+    best = {(budget,): float(levine_optimal_width(budget)) for budget, _ in cells}
+    draw_losses(axes, cells, lambda budget: f"{format_count(budget)} parameters", "width (dotted: predicted best)", best)
 
 
 JOB = Job(

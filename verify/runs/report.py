@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-import io
-import math
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +12,9 @@ from typing import Any
 
 from depthwidth.display import Overview, with_overview
 from depthwidth.errors import InputError, nearest, printable, shown
+from depthwidth.plots.measured import HEIGHT, draw_against
+from depthwidth.plots.saving import svg_of
+from depthwidth.plots.theme import drawing, new_figure
 from depthwidth.progress import announced
 
 from ..files import write_whole
@@ -258,37 +258,17 @@ def _pictures(one: Report) -> str:
 
 
 def _svg(draw: Draw, rows: Sequence[Row]) -> str:
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("html: matplotlib is not installed; pip install 'depthwidth[plots]'") from None
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    text = io.StringIO()
-    try:
-        draw(figure.subplots(), rows)
-        # With a fixed salt the same rows give the same page; without it the ids in the picture are random.
-        with matplotlib.rc_context({"svg.hashsalt": "depthwidth", "svg.fonttype": "path"}), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of numbers that a picture cannot show
-            figure.savefig(text, format="svg", metadata={"Date": None})
-    except Exception as error:  # a job, its rows and their labels may be anyone's: the other pictures are drawn
-        return f"<p>This picture cannot be drawn: {_safe(printable(describe_error(error)))}.</p>"
-    found = re.search(r"<svg.*</svg>", text.getvalue(), re.DOTALL)
-    return found[0] if found else ""
+    with drawing() as theme:
+        figure = new_figure(HEIGHT, theme)
+        try:
+            draw(figure.subplots(), rows)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of numbers that a picture cannot show
+                return svg_of(figure)
+        except Exception as error:  # a job, its rows and their labels may be anyone's: the other pictures are drawn
+            return f"<p>This picture cannot be drawn: {_safe(printable(describe_error(error)))}.</p>"
 
 
 def _against(axes: Any, rows: Sequence[Row]) -> None:
-    """All rows of one quantity, on logarithmic axes if all are positive, and the line of equality."""
-    triples = [(row.predicted, row.value, row.stderr or 0.0) for row in rows if row.predicted is not None]
-    triples = [triple for triple in triples if all(map(math.isfinite, triple))]
-    ends = [value for predicted, measured, _ in triples for value in (predicted, measured)]
-    if ends:
-        predicted, measured, errors = (list(column) for column in zip(*triples, strict=True))
-        axes.errorbar(predicted, measured, yerr=errors, fmt="o", ms=3, lw=0.8, alpha=0.7)
-        axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color="black", lw=0.8, zorder=0)
-        if min(ends) > 0:
-            axes.set_xscale("log")
-            axes.set_yscale("log", nonpositive="clip")
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("measured, with one standard error")
-    axes.grid(alpha=0.25)
+    """All rows of one quantity, with the line of equality."""
+    draw_against(axes, [(row.predicted, row.value, row.stderr or 0.0) for row in rows if row.predicted is not None])
