@@ -84,7 +84,7 @@ def biased_overlap(variance: Any, slope: float, lengths: Sequence[int], entropy:
     variances = np.atleast_1d(np.asarray(variance, dtype=float))
     n = np.asarray(lengths, dtype=int)
     if slope < _FLATTEST:
-        plain = overlap(variances[:, None], n[None, :])
+        plain = overlap(variances[:, None], n[None, :], entropy=entropy)
         return BiasedRow(plain.P, plain.M3, plain.A22, plain.T, plain.entropy, plain.log_partition)
     return BiasedRow(*np.stack([_rows(float(s2), float(slope), n, entropy) for s2 in variances], axis=1))
 

@@ -115,18 +115,19 @@ def repetition(pair: float, n: float, shared: float, own: float, head_dim: int |
     u = np.linspace(-9.0 - 1.5 * math.sqrt(shared), 4.5 + 1.5 * math.sqrt(shared), _TIMES)
     t = np.exp(u) / (n * middle)
     step = (u[1] - u[0]) * t  # dt
-    te = t[:, None] * np.exp(s)
-    each = te[..., None] * np.exp(z)
-    decay = np.exp(-each)
-    lost = (-np.expm1(-each)) @ mix  # 1 - psi
-    gained = (np.exp(s)[:, None] * np.exp(z) * decay) @ mix  # E e^(s + z) e^(-t e^(s + z)) over z
-    squared = ((np.exp(s)[:, None] * np.exp(z)) ** 2 * decay) @ mix
+    each = np.exp(s)[:, None] * np.exp(z)  # e^(s + z)
+    fallen = t[:, None, None] * -each
+    decay = each * np.exp(fallen)
+    lost = -(np.expm1(fallen, out=fallen).reshape(-1, z.size) @ mix).reshape(t.size, s.size)  # 1 - psi
+    gained = (decay.reshape(-1, z.size) @ mix).reshape(lost.shape)  # E e^(s + z) e^(-t e^(s + z)) over z
+    squared = (np.multiply(decay, each, out=decay).reshape(-1, z.size) @ mix).reshape(lost.shape)
     mean_lost = lost @ weight
+    orders = _powers(lost)
 
     def averages(others: float, *what: tuple[Array, Array]) -> list[Array]:
         """Integrals over t of each measure times E what e^(-others p lost) / A times Phi, for the tokens of each class."""
         parts = np.stack([np.ones_like(lost), *(one for _, one in what)], axis=-1) * weight[:, None]
-        logarithm, means = _over_scores(others * p, lost, parts)
+        logarithm, means = _over_scores(others * p, lost, orders, parts)
         log_phi = others * (np.log1p(-np.minimum(mean_lost, 1 - 1e-15)) + mean_lost) + logarithm @ count
         phi = np.exp(log_phi)
         return [(measure * phi) @ means[..., k] for k, (measure, _) in enumerate(what)]
@@ -138,13 +139,23 @@ def repetition(pair: float, n: float, shared: float, own: float, head_dim: int |
     return Repetition(same, other, n * n * float((count * p) @ single))
 
 
-def _over_scores(rates: Array, lost: Array, parts: Array) -> tuple[Array, Array]:
+def _powers(lost: Array) -> Array:
+    """(-lost)^k / k!, (times, terms, scores)."""
+    powers = np.empty((len(lost), _TERMS, lost.shape[1]))
+    powers[:, 0] = 1
+    for k in range(1, _TERMS):
+        np.multiply(powers[:, k - 1], lost / -k, out=powers[:, k])
+    return powers
+
+
+def _over_scores(rates: Array, lost: Array, orders: Array, parts: Array) -> tuple[Array, Array]:
     """For the tokens of each class, ln A with A = E e^(-rate lost), and E what e^(-rate lost) / A.
 
     Parameters
     ----------
     rates : of each class, descending; (classes,).
     lost : (times, scores).
+    orders : the result of :func:`_powers` for it.
     parts : weights of the scores, alone and times each `what`; (times, scores, 1 + k).
 
     Returns
@@ -153,14 +164,10 @@ def _over_scores(rates: Array, lost: Array, parts: Array) -> tuple[Array, Array]
     """
     frequent = int(np.searchsorted(-rates, -_RARE))
     least = lost.min(axis=1, keepdims=True)  # taken out, or long rows would leave the range of numbers
-    sums = np.exp((least - lost)[:, None] * rates[:frequent, None]) @ parts
-    powers = np.empty((len(lost), _TERMS, lost.shape[1]))
-    powers[:, 0] = 1
-    for k in range(1, _TERMS):
-        np.multiply(powers[:, k - 1], lost / -k, out=powers[:, k])
-    series = powers @ parts  # (times, terms, 1 + k)
-    orders = np.vander(rates[frequent:], _TERMS, increasing=True)
-    rare = orders[:, 1:] @ series[:, 1:]
+    powers = (least - lost)[:, None] * rates[:frequent, None]
+    sums = np.exp(powers, out=powers) @ parts
+    series = orders @ parts  # (times, terms, 1 + k)
+    rare = np.vander(rates[frequent:], _TERMS, increasing=True)[:, 1:] @ series[:, 1:]
     logarithm = np.concatenate([np.log(sums[..., 0]) - least * rates[:frequent], np.log1p(rare[..., 0])], axis=1)
     sums = np.concatenate([sums, rare + series[:, :1]], axis=1)
     return logarithm, sums[..., 1:] / sums[..., :1]

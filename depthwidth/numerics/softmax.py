@@ -18,6 +18,7 @@ Derivation: docs/derivations/softmax.md, (S1) to (S9).
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -44,6 +45,8 @@ _PAIR_DEVIATIONS = 8.0
 _PAIR_NODES = 10
 DEAD = -40.0
 _ROWS_AT_ONCE = 1024
+_ROWS_IN_CACHE = 64
+"""Rows whose exponents, some 300 each, stay in a processor's cache."""
 
 Array = Any
 _Fields = TypeVar("_Fields")
@@ -93,7 +96,7 @@ class PairOverlap(NamedTuple):
 # ---- one row ----
 
 
-def overlap(variance: Array, length: Array, head_dim: int | None = None) -> Overlap:
+def overlap(variance: Array, length: Array, head_dim: int | None = None, *, entropy: bool = True) -> Overlap:
     r"""Averages of a softmax over independent Gaussian logits.
 
     Parameters
@@ -102,6 +105,7 @@ def overlap(variance: Array, length: Array, head_dim: int | None = None) -> Over
     length : n, entries in the row. A whole number from 1 to 2^40, or an array that broadcasts against `variance`.
     head_dim : d_h, dimensions of a query. If it is given, logits are products of a Gaussian query with Gaussian keys: their
         variance is s2 times \|q\|^2/d_h, and averages include the norm of the query. None means infinite d_h.
+    entropy : False leaves out the entropy and ln Z, which take half of the time; they are then NaN.
 
     Returns
     -------
@@ -127,16 +131,16 @@ def overlap(variance: Array, length: Array, head_dim: int | None = None) -> Over
     [0.25, 0.392]
     """
     variance, length = _rows(variance, length)
-    return _to_fields(Overlap, _average_over_norms(variance.ravel(), length.ravel(), head_dim), variance.shape)
+    return _to_fields(Overlap, _average_over_norms(variance.ravel(), length.ravel(), head_dim, entropy=entropy), variance.shape)
 
 
-def _average_over_norms(variance: Array, length: Array, head_dim: int | None) -> Array:
+def _average_over_norms(variance: Array, length: Array, head_dim: int | None, *, entropy: bool) -> Array:
     if head_dim is None:
-        return _row_averages(variance, length)
+        return _row_averages(variance, length, entropy)
     scales, weights = _norms("overlap", variance, head_dim)
     spread = variance[:, None] * scales
     lengths = np.broadcast_to(length[:, None], spread.shape)
-    return _row_averages(spread.ravel(), lengths.ravel()).reshape(-1, *spread.shape) @ weights
+    return _row_averages(spread.ravel(), lengths.ravel(), entropy).reshape(-1, *spread.shape) @ weights
 
 
 def _norms(name: str, variance: Array, head_dim: int | None) -> tuple[Array, Array]:
@@ -170,7 +174,7 @@ def _to_fields(kind: Callable[..., _Fields], values: Array, shape: tuple[int, ..
     return kind(*(float(v[0]) if shape == () else v.reshape(shape) for v in values))
 
 
-def _row_averages(variance: Array, length: Array) -> Array:
+def _row_averages(variance: Array, length: Array, entropy: bool) -> Array:
     """The fields of :class:`Overlap` for flat arrays, shape (fields, elements). Variances in one octave share a grid."""
     result = np.empty((len(Overlap._fields), variance.size))
     octave = np.ceil(np.log2(np.maximum(variance, 1e-3)))
@@ -179,9 +183,10 @@ def _row_averages(variance: Array, length: Array) -> Array:
         members = np.flatnonzero(octave == value)
         at_once = _ROWS_AT_ONCE if value <= 6 else _ROWS_AT_ONCE // 16
         for part in np.array_split(members, math.ceil(members.size / at_once)):
-            result[:, part] = (
-                _uniform_averages(length[part]) if value == -np.inf else _octave_averages(variance[part], length[part])
-            )
+            if value == -np.inf:
+                result[:, part] = _uniform_averages(length[part])
+            else:
+                result[:, part] = _octave_averages(variance[part], length[part], entropy)
     return result
 
 
@@ -189,38 +194,41 @@ def _uniform_averages(n: Array) -> Array:
     return np.stack([1 / n, n**-2, n**-3, (n - 1) / n**3, (1 - 1 / n) / n, np.log(n), np.log(n)])
 
 
-def _octave_averages(variance: Array, n: Array) -> Array:
+def _octave_averages(variance: Array, n: Array, entropy: bool) -> Array:
     several = distinct(variance)
-    index = np.searchsorted(several, variance)
+    index: Array = np.searchsorted(several, variance)
     sigma, widest = np.sqrt(several), math.sqrt(several[-1])
     longest = math.log(n.max())
     low = quad.BELOW + quad.DEVIATIONS * widest + longest
     u = quad.STEP * np.arange(-math.ceil(low / quad.STEP), math.ceil((quad.ABOVE + quad.DEVIATIONS * widest) / quad.STEP))
     less, psi0, psi2, psi3, psi4 = quad.average_kernels(u, quad.STEP, sigma, (2, 3, 4), longest)
     log_psi0 = quad.log_psi(less, psi0)
-    if several.size == 1:  # one variance and many lengths: the sums are one matrix product
-        exponent = (n[:, None] - 1) * log_psi0
-        powers = np.exp(np.maximum(exponent, quad.LEAST)) * quad.STEP
-        weights = np.stack([psi2[0], psi3[0] / 2, psi4[0] / 6, psi2[0] ** 2 / 6 / psi0[0]], axis=1)
-        m2, m3, m4, a22 = (powers @ weights).T * n
-        exponent += log_psi0
-    else:
-        exponent = log_psi0[index]
-        before = exponent * (n[:, None] - 1)
-        powers = np.exp(np.maximum(before, quad.LEAST))
-        exponent += before
-        weights = np.stack([psi2, psi3 / 2, psi4 / 6, psi2**2 / 6 / psi0], axis=2)
-        sums = np.empty((n.size, 4))
-        for k in range(several.size):
-            rows = index == k
-            sums[rows] = powers[rows] @ weights[k]
-        m2, m3, m4, a22 = (quad.STEP * n) * sums.T
+    # Probabilities get nothing from the lower end, which the sum for ln Z needs: psi_2 falls as e^(2u), psi_3 and psi_4 faster.
+    start = int(np.argmax(psi2[-1] * math.exp(2 * longest) > _NOTHING))
+    weights = np.stack([part[:, start:] for part in (psi2, psi3 / 2, psi4 / 6, psi2**2 / 6 / psi0)], axis=2)
     plain = -np.expm1(-np.exp(np.minimum(u, 5.0)))  # 1 - exp(-e^u)
-    log_z = quad.STEP * (-np.expm1(np.maximum(exponent, quad.LEAST)) - plain).sum(-1)
+    sums, log_z = np.empty((n.size, 4)), np.full(n.size, math.nan)
+    order = np.argsort(index, kind="stable")
+    for some in np.array_split(order, math.ceil(n.size / _ROWS_IN_CACHE)):
+        exponent, own = log_psi0[index[some]], index[some]
+        powers = exponent[:, start:] * (n[some, None] - 1)
+        np.exp(np.maximum(powers, quad.LEAST, out=powers), out=powers)
+        edges = [0, *(np.flatnonzero(np.diff(own)) + 1).tolist(), some.size]
+        for first, last in itertools.pairwise(edges):
+            sums[some[first:last]] = powers[first:last] @ weights[own[first]]
+        if entropy:
+            exponent *= n[some, None]
+            np.expm1(np.maximum(exponent, quad.LEAST, out=exponent), out=exponent)
+            log_z[some] = -quad.STEP * (exponent + plain).sum(-1)
+    m2, m3, m4, a22 = (quad.STEP * n) * sums.T
     a22 = a22 * (n - 1)
     rows = np.stack([m2, m3, m4, a22, m2 - 2 * m3 + m4 + a22, log_z - variance * (1 - m2), log_z])
     rows[:, n == 1] = np.array([[1.0], [1.0], [1.0], [0.0], [0.0], [0.0], [0.0]])
     return rows
+
+
+_NOTHING = 1e-22
+"""Weight of a node, relative to 1 / n^2, below which it adds nothing to a sum of probabilities."""
 
 
 # ---- two rows ----
@@ -324,18 +332,44 @@ class _PairGrid:
         both = marginal[:, None] + (less_m.T @ weights)[None, :] - (less * weights) @ less_m
         self.log_both = quad.log_psi(both, (k0 * weights) @ k0_m)
         self.log_psi0 = quad.log_psi(marginal, k0 @ weights)
-        first, second = k1 * weights, k2 * weights
-        self.n11, self.n21, self.n22 = first @ k1_m, second @ k1_m, second @ k2_m
-        self.n12 = first @ k2_m
-        self.cross = self.n11 * self.n11 * np.exp(-np.maximum(self.log_both, quad.LEAST))
+        self._first, self._second = (k1 * weights, k1_m), (k2 * weights, k2_m)
+        self.n11 = self._product(self._first, self._first)
+        self.live = np.maximum(self.log_both, quad.LEAST)
+        self.cross = self.n11 * self.n11 * np.exp(-self.live)
         self.s2, self.rho = s2, rho
         if more:
-            self.n31, self.n20, self.n02 = (more[0] * weights) @ k1_m, second @ k0_m, (k0 * weights) @ k2_m
+            self.n31, self.n20, self.n02 = (more[0] * weights) @ k1_m, self._second[0] @ k0_m, (k0 * weights) @ k2_m
+
+    @staticmethod
+    def _product(one: tuple[Array, Array], other: tuple[Array, Array]) -> Array:
+        """E K K' of two kernels, each with the weights of its own row and as a column of the second."""
+        found: Array = one[0] @ other[1]
+        return found
+
+    @functools.cached_property
+    def n21(self) -> Array:
+        """E K_2 K_1'."""
+        return self._product(self._second, self._first)
+
+    @functools.cached_property
+    def n12(self) -> Array:
+        """E K_1 K_2'."""
+        return self._product(self._first, self._second)
+
+    @functools.cached_property
+    def n22(self) -> Array:
+        """E K_2 K_2'."""
+        return self._product(self._second, self._second)
+
+    def jacobians(self) -> Array:
+        """E (K_1 - K_2)(K_1' - K_2'), the diagonal part of the overlap of two Jacobians."""
+        (one, one_m), (two, two_m) = self._first, self._second
+        return self._product((one - two, one_m - two_m), (one - two, one_m - two_m))
 
     def squares(self, n: float) -> tuple[float, float]:
         """E sum p_i^2 sum p_j p'_j and E sum p_i^2 sum p'_j^2 for rows of n entries, of a grid with the orders 1, 2 and 3."""
         powers = np.exp(np.maximum((n - 1) * self.log_both, quad.LEAST)) * (_PAIR_STEP**2 * n)
-        others = (n - 1) * np.exp(-np.maximum(self.log_both, quad.LEAST))
+        others = (n - 1) * np.exp(-self.live)
         crossed = self.n31 + others * self.n20 * self.n11, self.n22 + others * self.n20 * self.n02
         return float(np.vdot(powers, crossed[0])) / 2, float(np.vdot(powers, crossed[1]))
 
@@ -516,11 +550,11 @@ def row_lengths(length: int) -> tuple[Array, Array]:
 
 def _causal_averages(s2: float, rho: float, length: float, head_dim: int | None) -> list[float]:
     n, weights = row_lengths(int(length))
-    p, m3, _, a22, t, entropy, log_z = _average_over_norms(np.full(n.size, s2), n, head_dim) @ weights
+    p, m3, _, a22, t, entropy, log_z = _average_over_norms(np.full(n.size, s2), n, head_dim, entropy=True) @ weights
     longer = t
     if head_dim is not None:
         variance, lengths, dims = _weight_by_norm(np.full(n.size, s2), head_dim, n)
-        longer = _average_over_norms(variance, lengths, dims)[Overlap._fields.index("T")] @ weights
+        longer = _average_over_norms(variance, lengths, dims, entropy=False)[Overlap._fields.index("T")] @ weights
     if length == 1:
         return [p, m3, a22, t, longer, 1.0, 0.0, 0.0, entropy, log_z]
     two = np.zeros(3)

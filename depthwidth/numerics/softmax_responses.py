@@ -62,8 +62,6 @@ class RowResponse(NamedTuple):
     """1 - 3 P + 2 M3 + 2 A22, the same response for the query path of the gradient"""
     attraction: Array
     """1 - 3 P + 2 M3, response of E p_j to the variance of logit j"""
-    entropy: Array
-    """nats"""
     P: Array
     """E sum p^2"""
     norm: Array
@@ -75,11 +73,12 @@ def _pairs(s2: float, rho: float, lengths: Array) -> tuple[Array, Array]:
     grid = _PairGrid(s2, rho, lengths[0], lengths[-1])
     extra = np.exp(np.maximum((lengths[None, :] - lengths[:, None])[..., None].clip(0) * grid.log_psi0, LEAST))
     p2, t2 = np.empty((2, lengths.size, lengths.size))
-    stack = [grid.n11, grid.n11 - grid.n21 - grid.n12 + grid.n22, grid.cross]
-    live = np.maximum(grid.log_both, LEAST)
+    stack, live = [grid.n11, grid.jacobians(), grid.cross], grid.live
+    room = np.empty(live.size)
     for i, n in enumerate(lengths):
         end = np.count_nonzero((n - 1) * grid.log_psi0 > DEAD)  # beyond, neither row of this length has any weight
-        powers = np.exp((n - 1) * live[:end, :end])
+        powers = np.multiply(n - 1, live[:end, :end], out=room[: end * end].reshape(end, end))
+        np.exp(powers, out=powers)
         # Summed over u; the rest depends on the second row.
         over_first = [np.einsum("uv,uv->v", powers, part[:end, :end]) for part in stack]
         one, two, cross = (extra[i, i:, :end] @ part for part in over_first)
@@ -120,13 +119,13 @@ class Responses:
         self._scale = math.log1p(largest)
         self._low = max(_LEAST_CORRELATION, -_REPULSION / largest)
         s2 = np.expm1((chebyshev_nodes(_ROW_VARIANCES) + 1) / 2 * self._scale)
-        row = overlap(s2[:, None], n[None, :], head_dim)
+        row = overlap(s2[:, None], n[None, :], head_dim, entropy=False)
         one = np.where(n == 1, 1.0, 1 - 1 / n)  # a row of one entry has no response; the value is arbitrary but finite
         grown = np.maximum((n * row.P - 1) / one, 0)
         fields = [
             _fill_length_one(np.log1p(grown) / s2[:, None], n), _fill_length_one(n * row.T / (one * (1 + grown)), n), row.T,
             1 - row.P - 4 * (row.P - row.M3) + 6 * row.A22, 1 - 3 * row.P + 2 * row.M3 + 2 * row.A22,
-            1 - 3 * row.P + 2 * row.M3, row.entropy, row.P,
+            1 - 3 * row.P + 2 * row.M3, row.P,
             self._norm(s2, n),
         ]  # fmt: skip
         self.row_table = np.einsum("kx,fxn->fkn", chebyshev_coefficients(_ROW_VARIANCES), np.stack(fields))
@@ -156,7 +155,7 @@ class Responses:
         if self.head_dim is None:
             return np.ones((s2.size, n.size))
         norms, weights = head_norms(self.head_dim, _NORM_NODES)
-        jacobians = overlap(np.minimum(s2[:, None, None] * norms, LARGEST_VARIANCE), n[:, None]).T * weights
+        jacobians = overlap(np.minimum(s2[:, None, None] * norms, LARGEST_VARIANCE), n[:, None], entropy=False).T * weights
         total = jacobians.sum(-1)
         return np.where(total > 0, (jacobians * norms).sum(-1) / np.where(total > 0, total, 1.0), 1.0)
 

@@ -67,7 +67,7 @@ class AttentionOutput(NamedTuple):
     covariance: Array
     """Between two tokens of the output; (n, n)"""
     rows: RowResponse
-    """The softmax of each node's row: P, entropy and their derivatives"""
+    """The softmax of each node's row: P and its derivatives"""
     score_variance: Array
     """Of the scores in each node's row, about their common part, nats^2; (n,)"""
     pull: Callable[[Array, Array], tuple[Moments, Moments]]

@@ -462,3 +462,14 @@ def test_the_norm_of_a_query_goes_with_the_jacobian_of_its_row(rng):
     assert abs(found.mean() - o.R) < 5 * error
     assert abs(found.mean() - o.T) > 5 * error
     assert attention_overlap(s2, 0.0, n).R == attention_overlap(s2, 0.0, n).T
+
+
+@pytest.mark.parametrize("head_dim", [None, 64])
+def test_probabilities_without_the_entropy(head_dim):
+    variances, lengths = VARIANCES[::3, None], LENGTHS
+    whole, short = (overlap(variances, lengths, head_dim, entropy=entropy) for entropy in (True, False))
+    for name in ("P", "M3", "M4", "A22", "T"):
+        assert getattr(short, name) == pytest.approx(getattr(whole, name), rel=1e-14, abs=0)
+    longer = lengths > 1
+    assert np.isnan(short.entropy[:, longer]).all()
+    assert np.isnan(short.log_partition[:, longer]).all()
