@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .. import signal
 from ..checks import check_fraction
 from ..errors import InputError
-from ..values import cached_property
+from ..values import cached_property, once
 from .base import Branch, Child, Layer, Run, check_branch, component
 from .norms import Norm
 from .streams import Streams
@@ -67,11 +67,14 @@ class Residual(Layer):
         added, draw = f.times(scale**2), draw.scaled(scale**2)
         y = summed = signal.add_branch(x, added, draw.omega, self.width, skip, draw)
         pull_norm: Pullback | None = None
-        drift = signal.PostNormDrift(0.0)
+
+        @once  # the recursion along the depth asks for no gradient
+        def drift() -> signal.PostNormDrift:
+            return signal.post_norm_drift(x.times(skip**2), added, draw, self.width) if x.spread else signal.PostNormDrift(0.0)
+
         if self.norm_stream is not None:
-            if x.spread:
-                drift = signal.post_norm_drift(x.times(skip**2), added, draw, self.width)
-                site.trace.record_log_variance(site.role, drift.log_variance)
+            if x.spread and not site.trace.silent:
+                site.trace.record_log_variance(site.role, drift().log_variance)
             y, pull_norm = self.norm_stream.moments(y, site.at("norm_stream"))
             y = y.spread_as(summed.spread and summed.spread.after_norm(summed, y))
         site.record(signal.finite(y, site.role))
@@ -87,8 +90,8 @@ class Residual(Layer):
         pull_stream = _pull_stream_norm(norm, summed, pull_norm, site.trace.ends_at(site.role))
 
         def pull(g: AnySignal) -> AnySignal:
-            g = drift.at_norm(pull_stream(g))
-            return signal.add_gradient(g, drift.path(g, pull_scaled), skip)
+            g = drift().at_norm(pull_stream(g))
+            return signal.add_gradient(g, drift().path(g, pull_scaled), skip)
 
         return y, site.record_gradient(pull)
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ..numerics.homogeneity import Place, Powers
     from ..signal import AnySignal, Pullback, Site
 
+_second_moment, _gradient = linear_second_moment.body, linear_gradient.body  # without checks: signals are checked
+
 
 @component
 class Linear(Layer):
@@ -34,10 +36,10 @@ class Linear(Layer):
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         weight = site.variance("weight")
-        y = x.whole().times(linear_second_moment.body(1.0, self.inputs, weight))
+        y = x.whole().times(_second_moment(1.0, self.inputs, weight))
         if self.bias:
             y = y.with_bias(site.variance("bias"))
-        gain = linear_gradient.body(1.0, self.outputs, weight)
+        gain = _gradient(1.0, self.outputs, weight)
         return site.record(signal.finite(y, site.role)), site.record_gradient(lambda g: g.times(gain))
 
     def degree(self, x: Powers, at: Place) -> Powers:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .. import signal
 from ..checks import check_whole
 from ..formulas.moments import norm_moment
+from ..values import once
 from .base import Layer, Run, component, share
 from .tensor import ZEROS, Constant, Tensor
 
@@ -57,13 +58,16 @@ class Norm(Layer):
         x = self.read(x)
         gain = self.gain(site)
         size, pair_size = x.second_moment + self.eps, x.pair_second_moment + self.eps
-        factors, scale = signal.norm_factors(x, self.width, self.centred), norm_moment.body
-        y = site.record(x.of(scale(x.second_moment, size, gain), scale(x.covariance, pair_size, gain, factors.covariance)))
-        gradient_gain, pair_gradient_gain = (
-            scale(1.0, size, gain, factors.gradient),
-            scale(1.0, pair_size, gain, factors.gradient_covariance),
-        )
-        return y, site.record_gradient(lambda g: g.times(gradient_gain, pair_gradient_gain))
+        spread, scale = signal.norm_spread(x, self.width, self.centred), norm_moment.body
+        factor = 1.0 if spread is None else spread.of_covariance()
+        y = site.record(x.of(scale(x.second_moment, size, gain), scale(x.covariance, pair_size, gain, factor)))
+
+        @once  # a norm passes several gradients, and many norms none
+        def gradient_gains() -> tuple[Number, Number]:
+            own, pair = (1.0, 1.0) if spread is None else spread.of_gradient()
+            return scale(1.0, size, gain, own), scale(1.0, pair_size, gain, pair)
+
+        return y, site.record_gradient(lambda g: g.times(*gradient_gains()))
 
     def gain(self, site: Site) -> Number:
         """Mean square of its gain at `site`; 1 without weights."""

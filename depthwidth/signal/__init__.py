@@ -9,6 +9,7 @@ from ..lazy import load_name
 if TYPE_CHECKING:
     from .residual import (
         NormFactors,
+        NormSpread,
         PostNormDrift,
         add_branch,
         add_gradient,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         covariance_factor,
         lean_on_norm,
         norm_factors,
+        norm_spread,
         past_taken,
         post_norm_drift,
         pull_branch_norm,
@@ -44,8 +46,8 @@ if TYPE_CHECKING:
 # without any. The imports above repeat this for type checkers.
 _FILES = {
     "residual": (
-        "NormFactors PostNormDrift add_branch add_gradient advance branch_spread covariance_factor lean_on_norm norm_factors "
-        "past_taken post_norm_drift pull_branch_norm pull_post_norm residual_pullback scaled"
+        "NormFactors NormSpread PostNormDrift add_branch add_gradient advance branch_spread covariance_factor lean_on_norm "
+        "norm_factors norm_spread past_taken post_norm_drift pull_branch_norm pull_post_norm residual_pullback scaled"
     ),
     "signal": "AnySignal DrawSpread NormedOutput Number Offset Pullback Signal Spread TokenSignal check_signal finite quotient",
     "trace": "LogVariance Record Scales Site Trace",
@@ -57,6 +59,7 @@ __all__ = [
     "DrawSpread",
     "LogVariance",
     "NormFactors",
+    "NormSpread",
     "NormedOutput",
     "Number",
     "Offset",
@@ -78,6 +81,7 @@ __all__ = [
     "finite",
     "lean_on_norm",
     "norm_factors",
+    "norm_spread",
     "past_taken",
     "post_norm_drift",
     "pull_branch_norm",

@@ -13,7 +13,6 @@ Derivation: docs/derivations/finite-width.md, (W3) to (W9).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +28,7 @@ from ..formulas.finite_width import (
     residual_spread,
 )
 from ..formulas.moments import residual_second_moment
+from ..values import once
 from .signal import AnySignal, DrawSpread, NormedOutput, Number, Pullback, Spread, TokenSignal, quotient
 
 if TYPE_CHECKING:
@@ -226,14 +226,36 @@ def covariance_factor(q: float, c: float, spread: tuple[float, ...]) -> Any:
     return _forward(v / square, w / square, u / product if product else 0.0)
 
 
-def norm_factors(x: AnySignal, width: int, centred: bool = False) -> NormFactors:
-    """All three factors of a norm over `width` features for a signal with a spread; 1 for a signal without one.
+class NormSpread(NamedTuple):
+    """The spread of a norm's input, relative to its moments and to the features that the norm divides by."""
+
+    second_moment: Number
+    both: Number
+    """Mean of both tokens' :attr:`second_moment`, in the shape of a covariance"""
+    second_moments: Number
+    covariance: Number
+    correlation: Number
+    """Of two tokens of the input"""
+    features: float
+
+    def of_covariance(self) -> Number:
+        """:attr:`NormFactors.covariance`."""
+        return _forward(self.both, self.second_moments, self.covariance)
+
+    def of_gradient(self) -> tuple[Number, Number]:
+        """:attr:`NormFactors.gradient` and :attr:`NormFactors.gradient_covariance`."""
+        pair = _gradient_pair(self.both, self.second_moments, self.correlation, self.features)
+        return _gradient(self.second_moment, self.features), pair
+
+
+def norm_spread(x: AnySignal, width: int, centred: bool = False) -> NormSpread | None:
+    """The spread of the input of a norm over `width` features; None for a signal without one.
 
     A norm that subtracts the mean over the features has one dimension less.
     """
     spread, features = x.spread, _features(width, centred)
     if spread is None:
-        return NormFactors(1.0, 1.0, 1.0)
+        return None
     q, pair = x.second_moment, x.pair_second_moment
     share = width / features
     v, w = share * spread.second_moment / q**2, share * spread.second_moments / pair**2
@@ -242,7 +264,13 @@ def norm_factors(x: AnySignal, width: int, centred: bool = False) -> NormFactors
     if isinstance(x, TokenSignal):  # the two tokens of a pair differ
         one, two = x.positions.pairs(v)
         u, both = (u + x.positions.swap(u)) / 2, (one + two) / 2
-    return NormFactors(_forward(both, w, u), _gradient(v, features), _gradient_pair(both, w, x.correlation, features))
+    return NormSpread(v, both, w, u, x.correlation, features)
+
+
+def norm_factors(x: AnySignal, width: int, centred: bool = False) -> NormFactors:
+    """All three factors of a norm over `width` features for a signal with a spread; 1 for a signal without one."""
+    spread = norm_spread(x, width, centred)
+    return NormFactors(1.0, 1.0, 1.0) if spread is None else NormFactors(spread.of_covariance(), *spread.of_gradient())
 
 
 def _features(width: int, centred: bool) -> float:
@@ -471,7 +499,7 @@ def residual_pullback(
         return pull_bare
     square = skip * skip
 
-    @functools.cache  # a residual passes several gradients, and many residuals none
+    @once  # a residual passes several gradients, and many residuals none
     def sizes() -> tuple[tuple[Number, Number], dict[bool, tuple[Number, Number]]]:
         v, w = _relative_sizes(x)
         return (1 / x.second_moment, 1 / x.pair_second_moment), {True: (w, w), False: (v, _mean_of_pair(x, v, w))}

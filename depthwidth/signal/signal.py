@@ -112,7 +112,7 @@ class Signal(NamedTuple):
 
     def whole(self) -> Any:
         """The moments with those of the mean over the features, for all who do not take it off."""
-        return _whole(self)
+        return self if self.offset is None else _whole(self)
 
     def offset_as(self, offset: Offset | None) -> Signal:
         """The same moments beside this mean over the features."""
@@ -212,7 +212,7 @@ class TokenSignal(NamedTuple):
 
     def whole(self) -> Any:
         """The moments with those of the mean over the features, for all who do not take it off."""
-        return _whole(self)
+        return self if self.offset is None else _whole(self)
 
     def offset_as(self, offset: Offset | None) -> TokenSignal:
         """The same moments beside this mean over the features."""
@@ -294,9 +294,7 @@ def _after_dropout(x: AnySignal, rate: float) -> Any:
 
 
 def _whole(x: AnySignal) -> Any:
-    """A signal with its mean over the features in its moments, and in its spread: (W10)."""
-    if x.offset is None:
-        return x
+    """A signal with its mean over the features, which it has, in its moments, and in its spread: (W10)."""
     m, pair, rest, rest_pair, width = x.offset
     y = x.of(x.second_moment + m, x.covariance + pair, x.spread)
     if x.spread is None:

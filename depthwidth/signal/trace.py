@@ -213,7 +213,8 @@ class Site:
 
     def record(self, signal: AnySignal, mean: Number = 0.0) -> Any:
         """Record the signal at a component's output here, and its mean over weights and inputs; return the signal."""
-        self.trace.record(self.role, self.trace.layer, "forward", mean, signal)
+        if not self.trace.silent:
+            self.trace.record(self.role, self.trace.layer, "forward", mean, signal)
         return signal
 
     def record_gradient(self, pull: Pullback) -> Pullback:
