@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import pickle
 
 import pytest
@@ -105,3 +106,69 @@ def test_a_cached_property_is_computed_once_for_each_instance():
     del one.area
     assert one.area == 4
     assert asked == [2, 3, 2]
+
+
+def families(decorator):
+    @decorator
+    class Base:
+        first: int
+        many: list[int] = dataclasses.field(default_factory=list)
+
+    @decorator
+    class Part(Base):
+        values: str = "a"
+        """A name that the initialiser could use itself"""
+        told: int = dataclasses.field(default=3, kw_only=True)
+        counted: int = dataclasses.field(default=0, init=False)
+        made: dict[str, int] = dataclasses.field(default_factory=dict, init=False)
+
+        def __post_init__(self):
+            if self.first < 0:
+                raise ValueError("negative")
+
+    return Part
+
+
+PART, PLAIN_PART = families(frozen), families(dataclasses.dataclass(frozen=True))
+
+
+def test_it_takes_arguments_as_a_dataclass_does():
+    calls = [((1,), {}), ((1, [2]), {"told": 4}), ((1, [2], "b"), {}), ((), {"first": 2, "values": "c"})]
+    for positional, named in calls:
+        one, other = PART(*positional, **named), PLAIN_PART(*positional, **named)
+        assert dataclasses.asdict(one) == dataclasses.asdict(other)
+    assert PART(1).many is not PART(1).many
+    assert PART(1).made is not PART(1).made
+    assert str(inspect.signature(PART)).replace("<factory>", "") == str(inspect.signature(PLAIN_PART)).replace("<factory>", "")
+    for refused in ((1, [], "a", 4), ()):
+        with pytest.raises(TypeError):
+            PART(*refused)
+    with pytest.raises(TypeError):
+        PART(1, counted=2)
+    with pytest.raises(ValueError, match="negative"):
+        PART(-1)
+
+
+def test_fields_are_neither_set_nor_deleted():
+    one = PART(1)
+    for change in (
+        lambda: setattr(one, "first", 2),
+        lambda: setattr(one, "new", 2),
+        lambda: delattr(one, "first"),
+        lambda: delattr(one, "new"),
+    ):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            change()
+    assert one == PART(1)
+
+
+def test_a_plain_frozen_dataclass_extends_it():
+    @dataclasses.dataclass(frozen=True)
+    class More(PART):
+        own: int = 5
+
+    assert More(1, own=6).own == 6
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        More(1).own = 7
+    with pytest.raises(TypeError, match="non-frozen"):
+        dataclasses.dataclass(type("Loose", (PART,), {}))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.util import find_spec
 from os import PathLike
 from typing import Any
 
@@ -65,8 +69,6 @@ def shipped(
 
 def _version(version: str | None) -> tuple[tuple[int, ...] | None, str]:
     """The numbers of a version of transformers, by default of the installed one, and words for it."""
-    from importlib import metadata
-
     from ..architecture.hf.family import version_numbers
 
     if version is not None:
@@ -74,11 +76,37 @@ def _version(version: str | None) -> tuple[tuple[int, ...] | None, str]:
         if not numbers:
             raise InputError(f"shipped: version={shown(version)} is not a version of transformers such as '5.15'")
         return numbers, str(version)
-    try:
-        found = metadata.version("transformers")
-    except metadata.PackageNotFoundError:
+    found = installed_version("transformers")
+    if found is None:
         return None, "in its latest version known here"
     return version_numbers(found), f"{found}, which is installed"
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed package; None if it is not installed.
+
+    It stands in the name of the folder ``PACKAGE-VERSION.dist-info``. ``importlib.metadata``, whose import takes as long as
+    that of click, is asked only if there is no such folder, or more than one.
+    """
+    folders = list[str]()
+    for place in sys.path:
+        with suppress(OSError):  # no folder
+            folders = [name for name in os.listdir(place or ".") if name.startswith(f"{package}-") and name.endswith(_FOLDER)]
+        if folders:
+            break
+    if len(folders) == 1:
+        return folders[0][len(package) + 1 : -len(_FOLDER)]
+    if not folders and find_spec(package) is None:
+        return None
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+_FOLDER = ".dist-info"
 
 
 _DEEP = {"normal-by-depth": WRITING, "normal-attention-by-depth": ("out",)}

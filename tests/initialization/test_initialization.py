@@ -5,6 +5,8 @@ import json
 import math
 import pkgutil
 import re
+import sys
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ from depthwidth.initialization import (
     shipped_options,
     weights,
 )
+from depthwidth.initialization.shipped import installed_version
 from depthwidth.layers.tensor import Constant
 
 BERT = {"kind": "encoder", "placement": "post", "segments": 2, "vocab": 30522, "context": 512, "head": "masked-lm",
@@ -451,16 +454,29 @@ def test_gpt2_of_a_version_of_transformers(version, std):
 
 
 def test_shipped_follows_the_installed_version(monkeypatch):
-    from importlib import metadata
-
     gpt2 = Transformer.from_config({"model_type": "gpt2"})
-
-    def absent(name):
-        raise metadata.PackageNotFoundError(name)
-
-    for found, std in ((lambda name: "5.9.2", 0.02), (lambda name: "5.16.0", 0.02 / 24**0.5), (absent, 0.02 / 24**0.5)):
-        monkeypatch.setattr(metadata, "version", found)
+    for found, std in (("5.9.2", 0.02), ("5.16.0", 0.02 / 24**0.5), (None, 0.02 / 24**0.5)):
+        monkeypatch.setattr("depthwidth.initialization.shipped.installed_version", lambda name, found=found: found)
         made = recipe(gpt2, "shipped", family="gpt2")
         assert made.tensor("decoder.block.attention.out.weight").std == pytest.approx(std, rel=1e-12)
     with pytest.raises(InputError, match="version='new' is not a version of transformers"):
         recipe(gpt2, "shipped", version="new")
+
+
+def test_the_installed_version_is_that_of_the_library(monkeypatch, tmp_path):
+    for package in ("numpy", "click", "pytest"):
+        assert installed_version(package) == metadata.version(package)
+    assert installed_version("no_such_package_here") is None
+    for name, version in (
+        ("one", "1.2"),
+        ("two", "3"),
+        ("two", "4"),
+    ):  # `two` was updated without the removal of the old folder
+        folder = tmp_path / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+    monkeypatch.setattr("sys.path", [str(tmp_path / "nothing"), str(tmp_path), *sys.path])
+    assert installed_version("one") == "1.2"
+    assert installed_version("two") == metadata.version("two")
+    (tmp_path / "bare.py").write_text("")  # a module without a version
+    assert installed_version("bare") is None
