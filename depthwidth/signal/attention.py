@@ -342,8 +342,8 @@ class _Layer:
         middle, reach = (low + high) / 2, (high - low) / 2
         x, xq = cs - middle, qs - middle
         own, apart, column, n = sums.window_moments(x, xq)
-        if n[0] == 1 and n.size > 1:  # a single token has no part that tokens do not share
-            apart[n == 1] = apart[n > 1][:1]
+        if n[0] == 1 and n.size > 1:  # a single token has no part that tokens do not share; nor has any, in windows of one
+            apart[n == 1] = apart[n > 1][:1] if n.max() > 1 else 0.0
         self.n, self.own = n, own + middle
         self.s2 = s2 = gain * q * apart
         whole = s2 if self.bias is None else s2 + self.bias[0]

@@ -125,7 +125,7 @@ class Positions:
         length = self.length
         if length == 1:
             return np.zeros((1, 1))
-        rows = self._share if self.dense or self.count == 1 else self.bent_sums[0][:, -1] / length
+        rows = self._share if self.dense or self.count == 1 else self._bent_share
         return (length * self._share[:, None] * rows - np.diag(self._share)) / (length - 1)
 
     @functools.cached_property
@@ -151,30 +151,10 @@ class Positions:
         return result
 
     @functools.cached_property
-    def bent_sums(self) -> tuple[Array, Array]:
-        """Sums of :meth:`bent_weights` over the positions up to each node; and of them over the position, from each node on.
-
-        Both of shape (bent node, node, n). Between two nodes the weights are polynomials of ln t, whose sums are those of its
-        powers: the time does not grow with the length times the square of the number of nodes.
-        """
-        count, length = self.count, self.length
-        position = np.arange(1, length)
-        starts = self.nodes[:-1] - 1
-        along = np.log(position) - np.repeat(np.log(self.nodes[:-1]), np.diff(self.nodes))
-        terms = np.stack([along**3, along**2, along, np.ones(position.size), 1 / position])
-        plain, divided = (np.add.reduceat(terms * share, starts, axis=1) for share in (1.0, 1 / position))
-        until, since = np.empty((2, count, count, count))
-        last = np.eye(count)
-        for node in range(count):
-            for sums, found in ((plain, until), (divided, since)):
-                parts = np.zeros((count, count))  # of the positions from each node to the next; the last has no next
-                parts[:node, : node + 1] = _interpolation_sums(self.nodes[: node + 1], sums[:, :node])
-                parts[node:-1, node:] = _interpolation_sums(self.nodes[node:], sums[:, node:])
-                found[node] = parts
-            until[node] = np.cumsum(np.concatenate([np.zeros((1, count)), until[node, :-1]]), axis=0) + last
-            since[node, -1] = last[-1] / length
-            since[node] = np.cumsum(since[node, ::-1], axis=0)[::-1]
-        return until, since
+    def _bent_share(self) -> Array:
+        """Average over all positions of :meth:`bent_weights`; (bent node, n)."""
+        stretches = _Stretches(self, np.array([], dtype=int), np.ones((1, self.length)))
+        return np.stack([stretches.sums(node=node).sum(0) for node in range(self.count)]) / self.length
 
     def mean(self, values: Array) -> float:
         """Average over all positions of values at the nodes, shape (n,)."""
@@ -465,18 +445,59 @@ def _interpolation(nodes: Array, positions: Array) -> Array:
     return weights
 
 
-def _interpolation_sums(nodes: Array, sums: Array) -> Array:
-    """:func:`_interpolation` summed from each node until before the next; (nodes - 1, nodes).
+def _interpolation_sums(nodes: Array, sums: Array, panel: Array) -> Array:
+    """:func:`_interpolation` summed over stretches of positions, each from node number `panel` on, before the next; (m, nodes).
 
-    `sums` has the sums of the third to the zeroth power of ln t since the node, and of 1/t; (5, nodes - 1).
+    `sums` has the sums of the third to the zeroth power of ln t since that node, and of 1/t; (5, m).
     """
-    if nodes.size == 1:
-        return np.zeros((0, 1))
     if nodes.size == 2:
         share = (sums[4] - sums[3] / nodes[0]) / (1 / nodes[1] - 1 / nodes[0])
         return np.stack([sums[3] - share, share], axis=1)
-    summed: Array = np.einsum("ki,kin->in", sums[:4], spline(np.log(nodes), np.eye(nodes.size)))
+    summed: Array = np.einsum("km,kmn->mn", sums[:4], spline(np.log(nodes), np.eye(nodes.size))[:, panel])
     return summed
+
+
+class _Stretches:
+    """Stretches of positions between nodes and cuts, and sums of interpolated functions over them.
+
+    Between two nodes the weights are polynomials of ln t, whose sums are those of its powers: the time does not grow with the
+    length times the square of the number of nodes. A sum over a range adds stretches, so that nothing cancels.
+
+    Parameters
+    ----------
+    positions : the positions with their nodes.
+    cuts : positions, counted from 0, at which ranges begin or end.
+    shares : factors of each position; shape (k, L).
+    """
+
+    def __init__(self, positions: Positions, cuts: Array, shares: Array) -> None:
+        self.nodes, length = positions.nodes, positions.length
+        starts = np.unique(np.concatenate([[0], self.nodes - 1, cuts]))
+        self.starts = starts[starts < length]
+        position = np.arange(1, length + 1)
+        before = np.maximum(np.searchsorted(self.nodes, position, side="right") - 1, 0)
+        self.panel = before[self.starts]
+        along = np.log(position) - np.log(self.nodes)[before]
+        terms = np.stack([along**3, along**2, along, np.ones(length), 1 / position])
+        self.powers = [np.add.reduceat(terms * share, self.starts, axis=1) for share in shares]
+
+    def inside(self, low: Array, high: Array) -> Array:
+        """1 for each stretch within the range from `low` until before `high`, counted from 0; (..., m)."""
+        return ((self.starts >= low[..., None]) & (self.starts < high[..., None])).astype(float)
+
+    def sums(self, share: int = 0, node: int = 0) -> Array:
+        """Sums of :meth:`Positions.bent_weights` times a share over each stretch; plain weights for node 0; (m, n)."""
+        count, powers, panel = self.nodes.size, self.powers[share], self.panel
+        if count == 1:
+            return powers[3][:, None]
+        result = np.zeros((panel.size, count))
+        left, right, last = panel < node, (panel >= node) & (panel < count - 1), panel == count - 1
+        if left.any():
+            result[left, : node + 1] = _interpolation_sums(self.nodes[: node + 1], powers[:, left], panel[left])
+        if right.any():
+            result[right, node:] = _interpolation_sums(self.nodes[node:], powers[:, right], panel[right] - node)
+        result[last, -1] = powers[3, last]
+        return result
 
 
 # ---- windows of attention ----
@@ -502,38 +523,30 @@ class Windows:
         rows = queries.nodes - 1
         self.lengths = (last - first + 1)[rows].astype(float)
         """Keys in the window of each node; shape (n,)"""
-        # Which of the source's nodes each position attends to; (L_q, n_k)
-        columns = ((source.nodes >= first[:, None]) & (source.nodes <= last[:, None])).astype(float)
         self.dense = queries.dense and source.dense
         if self.dense:
-            self.seen = columns
+            # Which of the source's nodes each position attends to; (L_q, n_k)
+            self.seen = ((source.nodes >= first[:, None]) & (source.nodes <= last[:, None])).astype(float)
             return
-        cumulative = np.concatenate([np.zeros((1, source.count)), np.cumsum(source.weights, axis=0)])
-        a, b = np.meshgrid(rows, rows, indexing="ij")
-        self.sums = cumulative[last[rows]] - cumulative[first[rows] - 1]
+        low, high = first[rows] - 1, last[rows]
+        keys = _Stretches(source, np.concatenate([low, high]), np.ones((1, source.length)))
+        inside = keys.inside(low, high)
+        self.sums = inside @ keys.sums()
         """Sum over the window of node a of a function given at source nodes b; shape (n_q, n_k)"""
-        high, low = np.minimum(last[a], last[b]), np.maximum(first[a], first[b]) - 1
-        self.common = cumulative[np.maximum(high, low)] - cumulative[low]
+        self.common = keys.inside(np.maximum.outer(low, low), np.minimum.outer(high, high)) @ keys.sums()
         """The same over the intersection of the windows of nodes a and a'; shape (n_q, n_q, n_k)"""
         size = (last - first + 1).astype(float)
-        self.askers = columns.T @ (queries.weights / size[:, None])
+        # The positions that attend to a source node form a range too, as windows only move on.
+        start, stop = np.searchsorted(last, source.nodes), np.searchsorted(first, source.nodes, side="right")
+        askers = _Stretches(queries, np.concatenate([start, stop]), np.stack([1 / size, 1 / size**2]))
+        asked = askers.inside(start, stop)
+        self.askers = asked @ askers.sums()
         """Sum over the positions that attend to source node b, each divided by its window's length; shape (n_k, n_q)"""
-        squared = queries.weights / (size**2)[:, None]
-        if causal and window is None:  # the positions that attend to two nodes are those that attend to the later one
-            order = np.arange(source.count)
-            self.both = (columns.T @ squared)[np.maximum.outer(order, order)]
-        else:
-            self.both = np.stack([columns.T @ (column[:, None] * squared) for column in columns.T])
+        self.both = askers.inside(np.maximum.outer(start, start), np.minimum.outer(stop, stop)) @ askers.sums(1)
         """Sum over the positions that attend to source nodes b and c, divided by the length squared; (n_k, n_k, n_q)"""
         # The same sums of functions of two positions, which bend where the two are equal.
-        if causal and window is None and queries is source and source.count > 1:
-            self.sums_beside, self.askers_beside = source.bent_sums
-            return
-        self.sums_beside = np.empty((source.count, rows.size, source.count))
-        for node in range(source.count):
-            cumulative[1:] = np.cumsum(source.bent_weights(node), axis=0)
-            self.sums_beside[node] = cumulative[last[rows]] - cumulative[first[rows] - 1]
-        self.askers_beside = np.stack([columns.T @ (queries.bent_weights(node) / size[:, None]) for node in range(rows.size)])
+        self.sums_beside = np.stack([inside @ keys.sums(node=node) for node in range(source.count)])
+        self.askers_beside = np.stack([asked @ askers.sums(node=node) for node in range(rows.size)])
 
 
 @functools.lru_cache(maxsize=64)
