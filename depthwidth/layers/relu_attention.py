@@ -44,11 +44,17 @@ class ReluAttention(Attention):
     degree = Attention.degree
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
-        """Refused.
+        """Refused: the gradient has no second moment.
+
+        With two positive scores in a row, which Gaussian ones are with probability n(n-1) 2^-(n+1), the mean square of the
+        derivative by one of them is 2/(3 pi r^2) at radius r, and its average over r dr diverges as a logarithm.
 
         Raises
         ------
         InputError
             always.
         """
-        raise InputError(f"{site.role}: the moments of attention by ReLU scores are not derived, only those of softmax")
+        raise InputError(
+            f"{site.role}: the moments of attention by ReLU scores are not derived: its gradient has no second moment, as rows "
+            "with two positive scores near zero show"
+        )

@@ -32,6 +32,10 @@ def test_the_verdict():
     for arm in OPTIMIZERS:
         for start in ("0.01", "0.1", "1", "10", "100"):
             assert f"{losses[f'{arm}: loss at start {start}, loss factor 1'].measured:.2f}" in page
+    (told,) = [line for line in verdict.comparisons if line.what == "norm from start 1, by all gradients before"]
+    assert told.passes is None  # it was added afterwards
+    assert told.measured == pytest.approx(told.predicted, rel=1e-7)
+    assert f"gives {told.predicted:.4f} where {told.measured:.4f} was measured" in page
     # The control: a norm as the law has it.
     told, found_norm = laws[0].predicted, laws[0].measured
     turned = [replace(row, value=row.value * told / found_norm) if row.quantity == "norm" else row for row in found]

@@ -175,6 +175,16 @@ def test_gradients_stay_finite_at_extreme_scores(factor):
     torch.testing.assert_close(scores.grad * factor, torch.tensor([[-3.0, 1.0, 0.0]]) / 16)
 
 
+def test_the_gradient_by_scores_has_no_second_moment():
+    """Of two positive scores at radius r its mean square is 2/(3 pi r^2): with density r dr every decade of r adds as much."""
+    angles = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000 * math.pi / 2
+    for radius in (1e-6, 1.0):
+        scores = radius * torch.stack((angles.cos(), angles.sin()), dim=1)
+        scores.requires_grad_()
+        (slope,) = torch.autograd.grad(relu_weights(scores)[:, 0].sum(), scores)
+        assert float(slope[:, 0].square().mean()) * radius**2 == pytest.approx(2 / (3 * math.pi), rel=1e-3)
+
+
 def test_dead_rows_are_as_frequent_as_predicted():
     generator = torch.Generator().manual_seed(0)
     for tokens in (1, 2, 4):
