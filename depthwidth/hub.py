@@ -27,6 +27,10 @@ _FILES = (
 """Endings of names of files: such a name is a path that is wrong, and no repository."""
 
 
+class NoFileError(InputError):
+    """A repository that can be read and has no such file."""
+
+
 class Repository(NamedTuple):
     """The name of a repository, with a revision of it: a branch, a tag or a commit."""
 
@@ -93,26 +97,65 @@ def hub_file(repository: Repository, filename: str, most: int) -> HubFile:
             f"{filename} of the repository {shown(str(repository))} is not in the cache of the hub; HF_HUB_OFFLINE is set, so "
             "that the hub is not asked"
         )
-    with _silent(huggingface_hub):
-        path = _in_time(lambda: _downloaded(huggingface_hub, repository, filename, most))
+    path = _asked(lambda: _downloaded(huggingface_hub, repository, filename, most), repository, filename)
     return HubFile(path, path.parents[filename.count("/")].name, cached=False)
 
 
-def _downloaded(library: Any, repository: Repository, filename: str, most: int) -> Path:
-    """The path of a file after its download to the cache; the library's exceptions become one sentence."""
-    about = {"library_name": "depthwidth"}
-    try:
-        url = library.hf_hub_url(repository.name, filename, revision=repository.revision)
-        size = library.get_hf_file_metadata(url, **about).size  # asked beforehand, as a download has no limit of its own
-        if size is not None and size > most:
-            raise InputError(
-                f"{filename} of the repository {shown(str(repository))} has {size:,} bytes; at most {most:,} are read"
+def hub_tensors(repository: Repository) -> dict[str, tuple[tuple[int, ...], str, int | None]] | None:
+    """Shape, number format and bytes of each tensor of a repository, from the headers of its safetensors files alone.
+
+    None if it has no ``model.safetensors`` and no index of several.
+
+    Raises
+    ------
+    InputError
+        as :func:`hub_file` does, or if a header is damaged.
+    """
+    import huggingface_hub
+
+    def headers() -> Any:
+        try:
+            return huggingface_hub.HfApi(library_name="depthwidth").get_safetensors_metadata(
+                repository.name, revision=repository.revision
             )
-        return Path(library.hf_hub_download(repository.name, filename, revision=repository.revision, **about))
+        except huggingface_hub.errors.NotASafetensorsRepoError:
+            return None
+
+    found = _asked(headers, repository, "model.safetensors")
+    if found is None:
+        return None
+    tensors: dict[str, tuple[tuple[int, ...], str, int | None]] = {}
+    for file in found.files_metadata.values():
+        for name, one in file.tensors.items():
+            shape, (start, stop) = tuple(one.shape), one.data_offsets
+            if not all(type(size) is int and size >= 0 for size in (*shape, stop - start)):
+                raise InputError(f"the headers of the repository {shown(str(repository))} are damaged at {shown(name)}")
+            tensors[name] = (shape, str(one.dtype), stop - start)
+    return tensors
+
+
+def _downloaded(library: Any, repository: Repository, filename: str, most: int) -> Path:
+    """The path of a file after its download to the cache."""
+    about = {"library_name": "depthwidth"}
+    url = library.hf_hub_url(repository.name, filename, revision=repository.revision)
+    size = library.get_hf_file_metadata(url, **about).size  # asked beforehand, as a download has no limit of its own
+    if size is not None and size > most:
+        raise InputError(f"{filename} of the repository {shown(str(repository))} has {size:,} bytes; at most {most:,} are read")
+    return Path(library.hf_hub_download(repository.name, filename, revision=repository.revision, **about))
+
+
+def _asked(work: Callable[[], T], repository: Repository, filename: str) -> T:
+    """The result of `work` with the library, whose exceptions become one sentence."""
+    import huggingface_hub as library
+
+    try:
+        with _silent(library):
+            return _in_time(work)
     except InputError:
         raise
     except Exception as error:  # the library's, and those of the one below it, whose name differs between versions
-        raise InputError(_reason(library, error, repository, filename)) from None
+        absent = isinstance(error, library.errors.RemoteEntryNotFoundError)
+        raise (NoFileError if absent else InputError)(_reason(library, error, repository, filename)) from None
 
 
 def _reason(library: Any, error: Exception, repository: Repository, filename: str) -> str:
@@ -130,12 +173,19 @@ def _reason(library: Any, error: Exception, repository: Repository, filename: st
         return f"the repository {shown(str(repository))} has no {filename}"
     if isinstance(error, errors.HFValidationError):
         return f"{name} is not the name of a repository"
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.SafetensorsParsingError):
+        return f"the header of a safetensors file of {name} is damaged"
+    return _fault(library, error, name)
+
+
+def _fault(library: Any, error: Exception, name: str) -> str:
+    """One sentence on a refusal of the server, a connection that fails, or a cache that cannot be written."""
+    hub, status = _endpoint(), getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return f"{hub} does not let you read {name} (status {status}): HF_TOKEN is wrong or lacks the permission"
     if status is not None:
         return f"{hub} answers with status {status}"
-    if isinstance(error, errors.FileMetadataError):
+    if isinstance(error, library.errors.FileMetadataError):
         return f"{hub} does not answer as the hub does"
     if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno is not None and error.filename):
         return f"the cache of the hub cannot be written: {error.strerror}"

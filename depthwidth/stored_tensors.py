@@ -32,7 +32,8 @@ OTHERS = {
 """Number formats that a file may hold and that are no weights by themselves."""
 UNREAD = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".npz", ".gguf")
 """Endings of checkpoints in other formats."""
-_INDEX = ".safetensors.index.json"
+INDEX = ".safetensors.index.json"
+"""End of the name of the file that says which of several files holds each tensor."""
 
 
 class StoredTensor(NamedTuple):
@@ -143,7 +144,7 @@ def open_tensors(path: str | os.PathLike[str]) -> StoredTensors:
         if folder:
             place = _in_folder(place, name)
     said = f"checkpoint {shown(str(place), limit=300)}"
-    if place.name.endswith(_INDEX):
+    if place.name.endswith(INDEX):
         return StoredTensors(_of_index(place, said), said)
     if place.suffix in UNREAD:
         raise _foreign(said)
@@ -158,8 +159,8 @@ def _in_folder(folder: Path, name: str) -> Path:
     """The file of a folder to read: the index, ``model.safetensors``, or the only safetensors file."""
     names = sorted(one.name for one in folder.iterdir())
     files = [one for one in names if one.endswith(".safetensors")]
-    indices = [one for one in names if one.endswith(_INDEX)]
-    for one in (f"model{_INDEX}", "model.safetensors"):
+    indices = [one for one in names if one.endswith(INDEX)]
+    for one in (f"model{INDEX}", "model.safetensors"):
         if one in names:
             return folder / one
     if len(indices) == 1:

@@ -22,6 +22,15 @@ FILES = {
     "owner/large": b" " * 6_000_000,
     "owner/slow": GPT,
 }
+_HEADER = json.dumps(
+    {"a.weight": {"dtype": "F16", "shape": [4, 2], "data_offsets": [0, 16]},
+     "a.bias": {"dtype": "F32", "shape": [4], "data_offsets": [16, 32]}}
+).encode()  # fmt: skip
+WEIGHTS = {
+    "owner/weights": len(_HEADER).to_bytes(8, "little") + _HEADER + bytes(32),
+    "owner/damaged-weights": (99).to_bytes(8, "little") + b"{" + bytes(200),
+}
+"""The ``model.safetensors`` of repositories without a configuration."""
 ERRORS = {
     "owner/no-config": (404, "EntryNotFound"),
     "owner/gated": (403, "GatedRepo"),
@@ -62,6 +71,10 @@ class _Hub(BaseHTTPRequestHandler):
         elif name in ERRORS:
             status, code = ERRORS[name]
             self.send(status, {"X-Error-Code": code} if code else {}, b"", body)
+        elif name in WEIGHTS and file == "model.safetensors":
+            self.send(200, {"X-Repo-Commit": COMMIT, "ETag": '"w"'}, WEIGHTS[name], body)
+        elif name in WEIGHTS:
+            self.send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b"", body)
         elif name not in FILES or (name == "owner/private" and not authorised):
             self.send(401, {"X-Error-Code": "RepoNotFound"}, b"", body)
         elif revision not in ("main", "old", COMMIT, OLDER):

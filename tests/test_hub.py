@@ -114,8 +114,19 @@ def test_each_answer_of_the_hub(hub, tmp_path):
         else:
             assert expected.format(hub=hub.address) in found[name]
             assert "\n" not in found[name]
-    # Nothing but config.json was asked for.
-    assert {path.partition("?")[0].rpartition("/")[2] for _, path, _ in hub.seen if "/resolve/" in path} == {"config.json"}
+    assert {path.rpartition("/")[2] for verb, path, _ in hub.seen if verb == "GET" and "/resolve/" in path} == {"config.json"}
+
+
+@pytest.mark.slow
+def test_a_repository_of_weights_alone_is_counted_by_their_headers(hub, tmp_path):
+    words = ("-m", "depthwidth", "describe", "owner/weights", "--json")
+    found = json.loads(run(*words, folder=tmp_path, HF_ENDPOINT=hub.address).stdout)
+    assert (found["parameters"], found["weight_bytes"], found["theory"]) == (12, 32, False)
+    assert found["read_from"] == "the headers of the tensors of owner/weights on the hub"
+    assert not list(tmp_path.rglob("*.safetensors"))  # no weights were downloaded
+    damaged = run("-m", "depthwidth", "describe", "owner/damaged-weights", folder=tmp_path, HF_ENDPOINT=hub.address)
+    assert (damaged.returncode, damaged.stderr.count("\n")) == (2, 1)
+    assert "the header of a safetensors file of 'owner/damaged-weights' is damaged" in damaged.stderr
 
 
 @pytest.mark.slow

@@ -35,6 +35,8 @@ class TrainedWeights:
     """True if matrices of blocks are stored as (inputs, outputs)."""
     places: Mapping[Key, Weight]
     notes: tuple[str, ...]
+    """Notes on the configuration, and :attr:`disagreements`."""
+    disagreements: tuple[str, ...] = ()
     """Tensors of the checkpoint beyond the tree, and missing ones, one sentence each."""
 
     def homes(self) -> dict[str, list[Key]]:
@@ -125,12 +127,15 @@ def weights_of(stored: StoredTensors, tree: Transformer, fields: Mapping[str, An
         raise InputError(f"{stored.said} has no tensor of the configuration: it is another model's")
     missing = [site_of(*key) for key in named.missing]
     notes = [] if fields is None else list(notes_on(fields))
+    disagreements: list[str] = []
     for what, some in (("tensors that the tree does not have are left out", named.strangers), ("tensors are missing", missing)):
         if some:
             more = f" and {len(some) - 3:,} more" if len(some) > 3 else ""
-            notes.append(f"{what}: {', '.join(map(shown, some[:3]))}{more}")
+            disagreements.append(f"{what}: {', '.join(map(shown, some[:3]))}{more}")
     held = {key: parts for key, parts in slices.items() if key not in named.missing}
-    return TrainedWeights(tree, stored, held, stored_by_inputs(names), places_of(tree), tuple(notes))
+    return TrainedWeights(
+        tree, stored, held, stored_by_inputs(names), places_of(tree), (*notes, *disagreements), tuple(disagreements)
+    )
 
 
 def _named(arrays: Mapping[str, Array], tree: Transformer, names: WeightNames) -> NamedTensors:

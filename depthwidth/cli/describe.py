@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..analysis.diagnosis import Finding
     from ..analysis.trained_description import TrainedDescription
     from ..architecture.hf import NoTreeError, SourcedFields, Towers
+    from ..stored_counts import StoredCounts
 
 
 class _Describe(Sections):
@@ -72,8 +73,9 @@ def describe(
     """Count the model in a Hugging Face CONFIG, judge its shape, and diagnose its initialisation.
 
     CONFIG is a config.json, the folder that holds it, or the name of a repository of the hub, owner/name or
-    owner/name@revision, whose config.json is read from the local cache or else from the hub. No weights are read without
-    --trained. Four tables are printed:
+    owner/name@revision, whose config.json is read from the local cache or else from the hub. It may also be a GGUF file, or
+    safetensors beside their config.json, of which the headers are read. No weights are read without --trained. Four tables are
+    printed:
 
     \b
     counts      parameters, FLOPs per token and memory, exact
@@ -98,9 +100,15 @@ def describe(
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
     from ..analysis.description import describe as make_description
     from ..architecture import Transformer
-    from ..architecture.hf import NoTreeError, notes_on, read_source, read_towers
+    from ..architecture.hf import NoConfigError, NoTreeError, notes_on, read_source, read_towers
 
-    fields = read_source(config)
+    try:
+        fields = read_source(config)
+    except NoConfigError as error:
+        _refuse_trained(trained, "no tree")
+        stored = error.counts
+        emit(form, stored.to_dict(), stored.rows(), lambda: _print_stored(stored))
+        return
     read = {"read_from": fields.read_from}
     conventions: dict[str, Any] = {
         "source": source, "batch": batch, "masked": masked, "dtype": dtype, "diagnosed": diagnosed, "cache_dtype": cache_dtype,
@@ -128,7 +136,7 @@ def describe(
         tree,
         context,
         init=made,
-        notes=notes_on(fields),
+        notes=[*notes_on(fields), *_disagreements(fields, tree, norms=not no_norms)],
         **conventions,
     )
     if trained is None:
@@ -247,6 +255,32 @@ def _print_counts(found: LibraryCounts, dtype: str) -> None:
         words=("class",),
     )
     for note in (*found.notes, *([f"the FLOPs were not counted: {found.uncounted}"] if found.uncounted else [])):
+        say(f"Note: {note}.")
+
+
+def _disagreements(fields: SourcedFields, tree: Any, *, norms: bool) -> list[str]:
+    """Notes on what the tensors that were named have beyond the tree of the configuration beside them, and lack."""
+    if fields.tensors is None or not norms:
+        return []
+    from ..analysis.stored_check import disagreements
+
+    return disagreements(fields.tensors, tree, fields)
+
+
+def _print_stored(found: StoredCounts) -> None:
+    """Print the counts of stored tensors: sizes, modules, notes."""
+    size = {} if found.bytes is None else {"bytes of weights": format_bytes(found.bytes)}
+    print_facts({"parameters": f"{found.parameters:,}", "tensors": f"{found.tensors:,}", **size, "read from": found.read_from})
+    rows, most = found.rows(), 200
+    print_table(
+        ("module", "number format", "copies", "parameters"),
+        ((row["site"], row["dtype"], f"{row['copies']:,}", f"{row['parameters']:,}") for row in rows[:most]),
+        title="Modules",
+        words=("number format",),
+    )
+    if len(rows) > most:
+        say(f"{len(rows) - most:,} more kinds of module are listed by --csv.")
+    for note in found.notes:
         say(f"Note: {note}.")
 
 

@@ -1,4 +1,4 @@
-"""Five drivers that hand the command line mutated inputs. A case is a pure function of its driver's name and its number.
+"""Six drivers that hand the command line mutated inputs. A case is a pure function of its driver's name and its number.
 
 A case fails if a traceback ends it, if it takes longer than :data:`LIMIT_S` seconds of processor or more than
 :data:`MEMORY` bytes beside what the process holds, if what it prints is no clean text, or if an error is not one sentence.
@@ -7,16 +7,19 @@ A case fails if a traceback ends it, if it takes longer than :data:`LIMIT_S` sec
 import contextlib
 import io
 import json
+import math
 import os
 import random
 import resource
 import shutil
 import signal
+import struct
 import sys
 import zipfile
 from pathlib import Path
 
 import click
+from gguf_files import llama_bytes
 
 from depthwidth.__main__ import main
 from depthwidth.architecture.hf import FAMILIES
@@ -510,7 +513,73 @@ def expressions(rng, folder):
         run("moments", folder / "config.json")
 
 
-DRIVERS = {one.__name__: one for one in (configurations, options, archives, files_under_out, expressions)}
+# Weights with and without a configuration.
+
+NUMBERS_8 = (0, 1, 2, 3, 7, 8, 9, 255, 2**16, 2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1)
+
+
+def damaged_bytes(rng, data):
+    """Bytes with one to three harms: cut, a byte or a number of eight changed, a piece doubled or left out."""
+    for _ in range(rng.choice((0, 1, 1, 1, 2, 3))):
+        at, what = rng.randrange(max(1, min(len(data), 2000))), rng.random()
+        if what < 0.15:
+            data = data[:at]
+        elif what < 0.4:
+            data = data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :]
+        elif what < 0.75:
+            data = data[:at] + struct.pack("<Q", rng.choice(NUMBERS_8)) + data[at + 8 :]
+        elif what < 0.9:
+            data = data[:at] + data[at : at + rng.randrange(64)] + data[at:]
+        else:
+            data = data[:at] + data[at + rng.randrange(64) :]
+    return data
+
+
+def safetensors_bytes(rng):
+    """A safetensors file of a few tensors with Llama's names, its header changed or damaged."""
+    tensors, start = {}, 0
+    for name, shape in (("model.embed_tokens.weight", [97, 32]), ("model.layers.0.self_attn.q_proj.weight", [32, 32]),
+                        ("model.norm.weight", [32])):  # fmt: skip
+        size = 2 * math.prod(shape)
+        tensors[name] = {"dtype": "F16", "shape": shape, "data_offsets": [start, start + size]}
+        start += size
+    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+        mutate(rng, tensors)
+    text = text_of(rng, tensors)
+    return len(text).to_bytes(8, "little") + text + bytes(start)
+
+
+STORED = (("describe", "--no-diagnosis"), ("describe", "--json"), ("describe", "--csv"), ("moments",), ("init",), ("serve",),
+          ("plan", "1B", "--like"), ("compare", "4x64"))  # fmt: skip
+
+
+def stored_files(rng, folder):
+    """A folder with some of a GGUF file, safetensors, an index, a configuration and a params.json, each perhaps harmed."""
+    place = folder / "model"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    index = {"weight_map": {"model.norm.weight": "model.safetensors"}}
+    mutate(rng, index)
+    params = {"dim": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 97, "multiple_of": 16}
+    mutate(rng, params)
+    kinds = {
+        "model.gguf": lambda: damaged_bytes(rng, llama_bytes()),
+        "model.safetensors": lambda: safetensors_bytes(rng),
+        "model.safetensors.index.json": lambda: text_of(rng, index),
+        "config.json": lambda: text_of(rng, LLAMA),
+        "params.json": lambda: text_of(rng, params),
+        "model-00001-of-00002.gguf": lambda: damaged_bytes(rng, llama_bytes()),
+    }
+    names = rng.sample(sorted(kinds), rng.choice((1, 1, 2, 3)))
+    for name in names:
+        if rng.random() < 0.03:
+            os.mkfifo(place / name)
+        else:
+            (place / name).write_bytes(kinds[name]())
+    run(*rng.choice(STORED), place if rng.random() < 0.4 else place / names[0])
+
+
+DRIVERS = {one.__name__: one for one in (configurations, options, archives, files_under_out, expressions, stored_files)}
 assert set(COMMANDS) >= {path.split()[0] for path in FREE}
 
 

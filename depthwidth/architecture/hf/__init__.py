@@ -18,13 +18,14 @@ from .families import FAMILIES
 from .family import Family
 from .fields import NoTreeError, brief
 from .meta import is_params, llama_of
-from .sources import SourcedFields, read_source, source_notes
+from .sources import NoConfigError, SourcedFields, read_source, source_notes
 from .text_parts import TEXT_PARTS, TEXT_STACKS, by_family, text_fields
 from .towers import Towers, read_towers
 from .writing import as_config
 
 __all__ = [
     "FAMILIES",
+    "NoConfigError",
     "NoTreeError",
     "SourcedFields",
     "Towers",

@@ -1,27 +1,47 @@
-"""The places a configuration is read from: a file, a folder, the cache of the Hugging Face hub, or the hub."""
+"""The places a configuration is read from: a file, a folder, a GGUF header, the cache of the Hugging Face hub, or the hub."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...hub import hub_file, repository_of
-from .fields import brief
+from ...files import reading
+from ...gguf_header import GGUFHeader, is_gguf, read_header
+from ...hub import NoFileError, Repository, hub_file, hub_tensors, repository_of
+from ...stored_counts import StoredCounts, stored_counts
+from ...stored_tensors import INDEX, open_tensors
+from ..transformer import Transformer
+from .families import FAMILIES
+from .fields import NoTreeError, brief
 from .files import LARGEST_FILE, read_json, read_object
+from .gguf import fields_of_header, notes_on_header
 
 
 class SourcedFields(dict[str, Any]):
     """The fields of a configuration, with the place they were read from."""
 
-    def __init__(self, fields: Mapping[str, Any], read_from: str, notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, fields: Mapping[str, Any], read_from: str, notes: tuple[str, ...] = (), tensors: Path | None = None
+    ) -> None:
         super().__init__(fields)
         self.read_from = read_from
         """The file, or the repository with its commit."""
         self.notes = notes
         """Notes on the reading, one sentence each."""
+        self.tensors = tensors
+        """The safetensors file or index that was named, if the configuration is the one beside it."""
+
+
+class NoConfigError(NoTreeError):
+    """Weights without a configuration, or of an architecture without a family: their headers are counted, and that is all."""
+
+    def __init__(self, reason: str, counts: StoredCounts) -> None:
+        super().__init__(reason, "; `depthwidth describe` counts what is stored")
+        self.counts = counts
 
 
 def read_source(path: str | os.PathLike[str]) -> SourcedFields:
@@ -29,24 +49,30 @@ def read_source(path: str | os.PathLike[str]) -> SourcedFields:
 
     Parameters
     ----------
-    path : a ``config.json``, a folder with one, or the name of a repository of the Hugging Face hub, with ``@revision`` if it
-        is not to be the newest. A file or folder of that name comes first, then the hub's local cache, then the hub.
+    path : a ``config.json``, a ``params.json``, a GGUF file, a safetensors file or index with its ``config.json`` beside it, a
+        folder that holds one of these, or the name of a repository of the Hugging Face hub, with ``@revision`` if it is not to
+        be the newest. A file or folder of that name comes first, then the hub's local cache, then the hub.
 
     Raises
     ------
     InputError
-        if there is none of that name, it cannot be read, or is no configuration.
+        if there is none of that name, it cannot be read, or is no configuration; a :class:`NoConfigError` for weights whose
+        configuration is not known.
     """
     repository = repository_of(path) if isinstance(path, str) else None
-    if repository is None or os.path.lexists(path):
-        return SourcedFields(read_json(path), os.fspath(path))
-    try:
-        found = hub_file(repository, "config.json", LARGEST_FILE)
-    except InputError as error:
-        raise InputError(f"there is no config file {brief(path, limit=300)}, and {error}") from None
-    source = found.source(repository)
-    fields = read_object(Path(found.path), f"config.json of {brief(str(repository), limit=300)}")
-    return SourcedFields(fields, source, (f"the configuration is {source}",))
+    if repository is not None and not os.path.lexists(path):
+        return _of_hub(repository)
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise InputError(f"config: {brief(path)} is neither a mapping nor the path of a file")
+    name, place = brief(os.fspath(path), limit=300), Path(path)
+    with reading("config file", name):
+        inside = _inside(place, name) if place.is_dir() else place
+    if is_gguf(inside) or inside.suffix == ".gguf":
+        return _of_gguf(inside)
+    if inside.suffix == ".safetensors" or inside.name.endswith(INDEX):
+        return _of_safetensors(inside)
+    notes = () if inside.name in ("config.json", place.name) else (f"the configuration is {brief(str(inside), limit=300)}",)
+    return SourcedFields(read_json(inside), str(inside) if notes else os.fspath(path), notes)
 
 
 def source_notes(fields: Mapping[str, Any]) -> tuple[str, ...]:
@@ -56,3 +82,78 @@ def source_notes(fields: Mapping[str, Any]) -> tuple[str, ...]:
     ()
     """
     return fields.notes if isinstance(fields, SourcedFields) else ()
+
+
+_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file of a folder to read: its configuration, its only model in GGUF, or its tensors."""
+    for file in ("config.json", "params.json"):
+        if os.path.lexists(folder / file):
+            return folder / file
+    names = sorted(one.name for one in folder.iterdir())
+    models = [one for one in names if one.endswith(".gguf")]
+    stems = {_PART.sub("", one) for one in models}
+    if len(stems) > 1:
+        raise InputError(f"folder {name} has no config.json and {len(stems)} models in GGUF: name one of them")
+    if models:
+        return folder / models[0]
+    stored = [one for one in names if one.endswith(INDEX)] or [one for one in names if one.endswith(".safetensors")]
+    if len(stored) > 1:
+        raise InputError(f"folder {name} has no config.json, and {len(stored)} safetensors files: name one of them")
+    if stored:
+        return folder / stored[0]
+    raise InputError(f"folder {name} has no config.json")
+
+
+def _of_gguf(path: Path) -> SourcedFields:
+    header = read_header(path)
+    try:
+        config = fields_of_header(header)
+    except NoTreeError as error:
+        counts = stored_counts(_shapes(header), str(path), error.reason)
+        raise NoConfigError(error.reason, counts) from None
+    source = f"the configuration is the header of {header.said}"
+    tree = Transformer.of_design(FAMILIES[config["model_type"]].design(config))
+    return SourcedFields(config, str(path), (source, *notes_on_header(header, tree)))
+
+
+def _shapes(header: GGUFHeader) -> dict[str, tuple[tuple[int, ...], str, int | None]]:
+    return {name: (one.shape, one.dtype, one.bytes) for name, one in header.tensors.items()}
+
+
+def _of_safetensors(path: Path) -> SourcedFields:
+    """The configuration beside a safetensors file."""
+    beside = path.parent / "config.json"
+    if os.path.lexists(beside):
+        note = f"the configuration is {brief(str(beside), limit=300)}, beside the tensors"
+        return SourcedFields(read_json(beside), str(beside), (note,), path)
+    stored = open_tensors(path)
+    reason = f"{stored.said} has no config.json beside it"
+    shapes = {name: (one.shape, one.dtype, one.stop - one.start) for name, one in stored.entries.items()}
+    raise NoConfigError(reason, stored_counts(shapes, str(path), reason))
+
+
+def _of_hub(repository: Repository) -> SourcedFields:
+    try:
+        found = hub_file(repository, "config.json", LARGEST_FILE)
+    except NoFileError as error:
+        shapes = _tensors_on_hub(repository)
+        if shapes is None:
+            raise InputError(f"there is no config file {brief(str(repository), limit=300)}, and {error}") from None
+        raise NoConfigError(
+            str(error), stored_counts(shapes, f"the headers of the tensors of {repository} on the hub", str(error))
+        ) from None
+    except InputError as error:
+        raise InputError(f"there is no config file {brief(str(repository), limit=300)}, and {error}") from None
+    source = found.source(repository)
+    fields = read_object(found.path, f"config.json of {brief(str(repository), limit=300)}")
+    return SourcedFields(fields, source, (f"the configuration is {source}",))
+
+
+def _tensors_on_hub(repository: Repository) -> dict[str, tuple[tuple[int, ...], str, int | None]] | None:
+    try:
+        return hub_tensors(repository)
+    except InputError as error:
+        raise InputError(f"the repository {brief(str(repository), limit=300)} has no config.json, and {error}") from None
