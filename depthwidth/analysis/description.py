@@ -73,6 +73,8 @@ class Description:
     """The tensors that a training keeps; None for AdamW in `dtype`."""
     notes: tuple[str, ...] = ()
     """Notes on the configuration that the tree was read from (:func:`~depthwidth.architecture.hf.notes_on`)."""
+    read_from: str | None = None
+    """The file or repository of that configuration; None for a tree that was not read."""
 
     @cached_property
     def run(self) -> Run:
@@ -240,6 +242,7 @@ class Description:
         return {
             **self.parameters(),
             **self.shape(),
+            "read_from": self.read_from,
             **self.costs,
             "verdicts": {verdict.rule: asdict(verdict) for verdict in self.verdicts},
             "mixture": [verdict.to_dict() for verdict in self.mixture],
@@ -290,6 +293,7 @@ def describe(
     parallelism: Parallelism | None = None,
     setup: TrainingSetup | None = None,
     notes: Sequence[str] = (),
+    read_from: str | None = None,
 ) -> Description:
     """Count a transformer, compare its shape with the optimum of each rule, and diagnose its initialisation.
 
@@ -305,6 +309,7 @@ def describe(
     parallelism : the devices of a training; one by default.
     setup : what a training keeps; AdamW in `dtype` by default.
     notes : sentences on the configuration that the tree was read from, which the description repeats.
+    read_from : the file or repository of that configuration, repeated too.
 
     Raises
     ------
@@ -315,7 +320,7 @@ def describe(
         raise InputError(f"describe: {shown(tree)} is not a Transformer")
     description = Description(
         tree, context, source, batch, masked, dtype, init, diagnosed, cache_dtype, parallelism or ONE_DEVICE, setup,
-        tuple(notes),
+        tuple(notes), read_from,
     )  # fmt: skip
     description.costs  # noqa: B018  (refuses bad lengths and formats here, not when it is printed)
     return description

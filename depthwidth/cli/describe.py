@@ -109,7 +109,6 @@ def describe(
         stored = error.counts
         emit(form, stored.to_dict(), stored.rows(), lambda: _print_stored(stored))
         return
-    read = {"read_from": fields.read_from}
     conventions: dict[str, Any] = {
         "source": source, "batch": batch, "masked": masked, "dtype": dtype, "diagnosed": diagnosed, "cache_dtype": cache_dtype,
         "parallelism": parallelism_of(training), "setup": setup_of(training, dtype),
@@ -130,17 +129,18 @@ def describe(
             _print_counts(counts, dtype)
             say_source(fields)
 
-        emit(form, counts.to_dict(dtype) | read if form == "json" else None, counts.rows(), page)
+        emit(form, counts.to_dict(dtype) | {"read_from": fields.read_from} if form == "json" else None, counts.rows(), page)
         return
     found = make_description(
         tree,
         context,
         init=made,
         notes=[*notes_on(fields), *_disagreements(fields, tree, norms=not no_norms)],
+        read_from=fields.read_from,
         **conventions,
     )
     if trained is None:
-        emit(form, found.to_dict() | read if form == "json" else None, found.rows(), lambda: print_description(found))
+        emit(form, found.to_dict() if form == "json" else None, found.rows(), lambda: print_description(found))
         return
     from ..analysis.trained_description import describe_trained
     from ..analysis.trained_weights import weights_of
@@ -152,7 +152,7 @@ def describe(
         print_description(found)
         print_trained(weights)
 
-    emit(form, found.to_dict() | read | {"trained": weights.to_dict()} if form == "json" else None, found.rows(), print_both)
+    emit(form, found.to_dict() | {"trained": weights.to_dict()} if form == "json" else None, found.rows(), print_both)
 
 
 def _refuse_trained(trained: str | None, what: str) -> None:

@@ -110,7 +110,7 @@ def test_every_loss_is_printed_with_its_error(invoke, config):
 @pytest.mark.slow
 def test_describe_prints_what_describe_returns(invoke, config):
     printed = json.loads(invoke("describe", config, "--json").output)
-    assert printed == json.loads(json.dumps(describe(Transformer.from_config(GPT2)).to_dict()))
+    assert printed == json.loads(json.dumps(describe(Transformer.from_config(GPT2), read_from=str(config)).to_dict()))
     assert printed["parameters"] == 124_439_808
     for key in ("parameters", "non_embedding_parameters", "depth", "width", "heads", "head_dim", "ffn", "vocab"):
         assert isinstance(printed[key], int)
