@@ -236,7 +236,7 @@ def _labels(frame: pandas.DataFrame, names: Sequence[str]) -> NDArray[Any]:
         return np.array([f"row {number + 1}" for number in range(len(frame))])
     distinct = frame[list(dict.fromkeys(names))].astype(str).drop_duplicates()
     words = [
-        " x ".join(cell.removesuffix(".0") for cell in row) if len(names) > 1 else row[0]
+        " x ".join(str(cell).removesuffix(".0") for cell in row) if len(names) > 1 else str(row[0])  # texts may lack a cell
         for row in distinct.itertuples(index=False)
     ]
     if len(distinct) == len(frame):

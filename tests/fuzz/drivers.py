@@ -248,6 +248,11 @@ LLAMA = {
 }  # fmt: skip
 FREE = (
     "plan",
+    "compare",
+    "rules",
+    "evidence",
+    "fit",
+    "check-invariance",
     "compute",
     "pareto",
     "serve",
@@ -271,7 +276,14 @@ GOOD = {
     "fitted"),
     "dtype": ("bf16", "int4", "fp32"), "recompute": ("full", "none"), "gradient": ("loss", "unit"), "budget": ("1B",
     "1e9", "100M", "2**30"),
-    "tokenizer": ("bytes", "words", "ids"), "flops": ("1e19", "1e21"), "parameters": ("100M", "1B"), "law": ("liu2026",),
+    "tokenizer": ("bytes", "words", "ids"), "flops": ("1e19", "1e21"), "parameters": ("100M", "1B"),
+    "law": ("liu2026", "chinchilla", "inverse-depth", "crossings", "shape-penalty", "head-size", "conditional", "gemstones",
+    "loss = E + A * width**-alpha + B / depth", "width = a + b * depth"),
+    "models": ("24x1024", "12x1408", "2 x 64", "1x1"), "refit": ("gemstones2025", "measured2025"),
+    "where": ("width > 100", "depth % 2 == 0", "tokens < 0"), "columns": ("tokens=depth", "loss=log(loss)", "parameters=width"),
+    "errors": ("bootstrap", "curvature", "profile", "none"), "starts_at": ("A=1", "alpha=0.5", "E=nan"), "loss": ("huber",
+    "squares"),
+    "accelerator": ("H100", "L4"), "smallest": ("0.1", "0.9"),
     "names": ("H100", "hoffmann2022"), "optimizer": ("muon", "sgd"), "frozen": ("stem", "head"), "lora_on": ("attention",),
     "zero": ("0", "3"), "served": ("1B",),
 }  # fmt: skip
@@ -291,26 +303,53 @@ def option_value(rng, parameter):
     return rng.choice(good) if rng.random() < 0.5 else rng.choice(WORDS)
 
 
+def runs_table(rng):
+    """A table of small runs, with one odd cell or name half of the time."""
+    rows = [["width", "depth", "parameters", "non_embedding", "tokens", "loss", "head_dim"]]
+    for width in (64, 96, 128, 192):
+        for depth in (2, 4, 8):
+            size = 12 * depth * width**2
+            loss = 1.5 + 8 * width**-0.5 + depth**-0.9 + 400 * size**-0.5
+            rows.append([str(one) for one in (width, depth, size + 97 * width, size, 20 * size, loss, 16)])
+    if rng.random() < 0.5:
+        row = rng.choice(rows)
+        row[rng.randrange(len(row))] = rng.choice(WORDS)
+    return "\n".join(",".join(row) for row in rows).encode("utf-8", "surrogatepass")
+
+
+BRIEF = {"fit": ("--draws", "2", "--starts", "1", "--no-held-out"), "evidence": ("--draws", "4")}
+"""Options that keep a command short; those of the case come after them, and count."""
+
+
 def options(rng, folder):
     """A command with odd values for some of its options."""
+    (folder / "runs.csv").write_bytes(runs_table(rng))
     for name, config in (("gpt2.json", PLAIN), ("llama.json", LLAMA)):
         (folder / name).write_text(json.dumps(config))
     (folder / "text.txt").write_text("a b a c a b " * 40)
     path = rng.choice(FREE)
-    words = path.split()
-    for parameter in command_of(path).params:
+    words = [*path.split(), *BRIEF.get(path, ())]
+    parameters = command_of(path).params
+    share = min(0.17, 3 / len(parameters))  # of many options, most would be odd and the first one refused
+    for parameter in parameters:
         if isinstance(parameter, click.Argument):
-            files = {"config": ("gpt2.json", "llama.json"), "model": ("gpt2.json", "llama.json"), "file": ("text.txt",)}
-            if parameter.name in files and rng.random() < 0.9:
+            files = {"config": ("gpt2.json", "llama.json"), "model": ("gpt2.json", "llama.json"), "file": ("text.txt",),
+                     "runs": ("runs.csv",)}  # fmt: skip
+            if parameter.nargs == -1:
+                words += [
+                    rng.choice((str(folder / "llama.json"), option_value(rng, parameter))) for _ in range(rng.randrange(4))
+                ]
+            elif parameter.name in files and rng.random() < 0.9:
                 words.append(str(folder / rng.choice(files[parameter.name])))
-            elif parameter.required or rng.random() < 0.5:
+            elif parameter.required or rng.random() < (0.9 if parameter.name == "budget" else 0.5):
                 words.append(option_value(rng, parameter))
-        elif rng.random() < 0.17 and parameter.name not in ("measure", "plot", "plot_collapse", "html", "help"):
+        elif rng.random() < share and parameter.name not in ("measure", "plot", "plot_collapse", "html", "help"):
             name = rng.choice([*parameter.opts, *parameter.secondary_opts])
-            files = {"text": "text.txt", "like": rng.choice(("gpt2.json", "llama.json"))}
+            files = {"text": "text.txt", "like": rng.choice(("gpt2.json", "llama.json")), "save": "mine.json"}
+            files |= {"save": "mine"} if path == "fit" else {}
             if parameter.is_flag:
                 words.append(name)
-            elif parameter.name in files and rng.random() < 0.9:
+            elif parameter.name in files and (rng.random() < 0.9 or parameter.name == "save"):
                 words += [name, str(folder / files[parameter.name])]
             else:
                 words += [name, option_value(rng, parameter)]

@@ -133,6 +133,20 @@ OPTIONS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("column", range(4))
+def test_a_table_of_runs_may_lack_a_cell(invoke, tmp_path, column):
+    """pandas keeps what is missing as a number, in a column that is told as text too."""
+    rows = [
+        [width, depth, 3 + (width / depth / 30 - 1) ** 2 / 50, 12 * depth * width**2]
+        for width in (64, 96, 128, 192) for depth in (2, 4, 8)
+    ]  # fmt: skip
+    rows[2][column] = ""
+    lines = [",".join(map(str, row)) for row in rows]
+    (tmp_path / "runs.csv").write_text("width,depth,loss,non_embedding\n" + "\n".join(lines))
+    result = invoke("evidence", tmp_path / "runs.csv", "--draws", "4")
+    assert (result.status, "have no finite number" in result.output + result.error) == (0, True), result.error
+
+
 @pytest.mark.parametrize("words", OPTIONS, ids=" ".join)
 def test_an_option_has_a_ceiling(invoke, tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
