@@ -99,7 +99,7 @@ def scheme_option(text: str) -> Callable[[F], F]:
 
 PARALLEL = {
     "data_parallel": "data", "tensor_parallel": "tensor", "sequence_parallel": "sequence", "pipeline_parallel": "pipeline",
-    "microbatches": "microbatches", "expert_parallel": "expert", "zero": "zero",
+    "microbatches": "microbatches", "expert_parallel": "expert", "zero": "zero", "context_parallel": "context",
 }  # fmt: skip
 """The names under which a command receives the options of :func:`parallel_options`, each with its field."""
 SETUP = ("optimizer", "gradients", "no_master", "recompute", "scores_kept", "lora", "lora_on", "frozen", "frozen_dtype")
@@ -116,6 +116,7 @@ def parallel_options(function: F) -> F:
         option("--pipeline-parallel", "--pp", type=COUNT, default=1, help="Stages of blocks, scheduled as 1F1B."),
         option("--microbatches", type=COUNT, help="Micro-batches of a step.", show_default="as many as stages"),
         option("--expert-parallel", "--ep", type=COUNT, default=1, help="Replicas that divide the experts."),
+        option("--context-parallel", "--cp", type=COUNT, default=1, help="Devices that divide each sequence (ring attention)."),
         option("--zero", type=_ZERO, metavar="STAGE", default=0, help="Stage of ZeRO; 3 is fully sharded data parallelism."),
     )):  # fmt: skip
         function = added(function)

@@ -81,6 +81,7 @@ class _Plan(Sections, NumberFirst):
 @option("--sequence-parallel", is_flag=True, default=None, help="Divide the tokens of norms and dropout as well, for memory.")
 @option("--microbatches", type=COUNT, help="Micro-batches of a step, for memory.", show_default="as many as stages")
 @option("--expert-parallel", "--ep", type=COUNT, help="Replicas that divide the experts, for memory.", show_default="1")
+@option("--context-parallel", "--cp", type=COUNT, help="Devices that divide each sequence, for memory.", show_default="1")
 @option("--zero", type=click.IntRange(0, 3), metavar="STAGE", help="Stage of ZeRO, for memory; 3 is FSDP.", show_default="0")
 @option("--optimizer", metavar="NAME", help=f"Optimiser, for memory: {OPTIMIZERS}.", show_default="adamw")
 @option("--gradients", metavar="DTYPE", help="Number format of gradients, for memory.", show_default="as --dtype")

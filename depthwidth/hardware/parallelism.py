@@ -37,6 +37,8 @@ class Parallelism:
         at least so many.
     expert : data-parallel devices that divide the experts of mixtures; loads are taken as equal.
     zero : stage of ZeRO: 0, or 1 to divide optimiser states among replicas, 2 gradients too, 3 weights too (as FSDP).
+    context : devices that divide the tokens of each sequence and pass keys and values round a ring (Liu, Zaharia, Abbeel 2023,
+        arXiv 2310.01889). They hold the same weights, so that ZeRO divides its states among them as well.
 
     Raises
     ------
@@ -51,9 +53,10 @@ class Parallelism:
     microbatches: int | None = None
     expert: int = 1
     zero: int = 0
+    context: int = 1
 
     def __post_init__(self) -> None:
-        counts = {"data": self.data, "tensor": self.tensor, "pipeline": self.pipeline, "expert": self.expert}
+        counts = {name: getattr(self, name) for name in ("data", "tensor", "pipeline", "expert", "context")}
         check_whole("parallelism", largest=2**20, **counts)
         if self.microbatches is not None:
             check_whole("parallelism", microbatches=self.microbatches)
@@ -69,7 +72,12 @@ class Parallelism:
     @property
     def devices(self) -> int:
         """All devices."""
-        return self.data * self.tensor * self.pipeline
+        return self.data * self.tensor * self.pipeline * self.context
+
+    @property
+    def replicas(self) -> int:
+        """Devices that hold the same weights: replicas of the data, and those that divide a sequence."""
+        return self.data * self.context
 
     def in_flight(self, stage: int) -> int:
         """Micro-batches whose activations a stage holds at once; stages count from 0."""
@@ -77,7 +85,7 @@ class Parallelism:
         return most if self.microbatches is None else min(most, self.microbatches)
 
     def __str__(self) -> str:
-        parts = [f"{getattr(self, name)} {name}-parallel" for name in ("data", "tensor", "pipeline", "expert")
+        parts = [f"{getattr(self, name)} {name}-parallel" for name in ("data", "tensor", "pipeline", "expert", "context")
                  if getattr(self, name) > 1]  # fmt: skip
         parts += ["sequence-parallel"] * self.sequence + [f"ZeRO stage {self.zero}"] * (self.zero > 0)
         return ", ".join(parts) or "one device"
@@ -231,14 +239,41 @@ def training_memory(
     parallelism, setup = parallelism or ONE_DEVICE, setup or TrainingSetup()
     _check_frozen(tree, setup)
     _check_experts(tree, parallelism.expert)
-    own, run, stages = stages_of(
-        tree, parallelism, context=context, source=source, batch=batch, value_bytes=max(1, bits_of(setup.dtype) // 8),
-        fused=setup.fused, rescored=setup.recompute == "selective",
-    )  # fmt: skip
+    conventions: dict[str, Any] = {
+        "batch": batch, "value_bytes": max(1, bits_of(setup.dtype) // 8), "fused": setup.fused,
+        "rescored": setup.recompute == "selective",
+    }  # fmt: skip
+    if parallelism.context > 1:
+        context = _share_of_sequence(tree, parallelism, context, conventions)
+    own, run, stages = stages_of(tree, parallelism, context=context, source=source, **conventions)
     shared = own.own_saved(run)  # the output of an encoder, which every cross-attention reads
     memory = tuple(_Device(stage, number, parallelism, setup, shared).memory() for number, stage in enumerate(stages))
     whole = (held for stage in _stages(tree, run, 1) for held in _held(stage, setup))
     return ParallelMemory(memory, parallelism, setup, sum(one.values for one in whole if one.trained))
+
+
+def _share_of_sequence(tree: Transformer, parallelism: Parallelism, context: int | None, conventions: dict[str, Any]) -> int:
+    """The tokens of one of the devices that divide a sequence.
+
+    If activations are in proportion to the tokens, a device keeps those of so many: a block of keys and values that passes by is
+    a temporary buffer.
+    """
+    devices = parallelism.context
+    if tree.stem.images or len(tree.stacks) > 1:
+        raise InputError(f"parallelism: context={devices} divides the sequences of a language model of one stack only")
+    tokens = tree.context if context is None else context
+    if tokens % devices:
+        raise InputError(f"parallelism: {tokens} tokens cannot be divided evenly among context={devices} devices")
+    whole, share = (
+        sum(part.active * part.layer.saved_bytes(part.run) for stage in found[2] for part in stage)
+        for found in (stages_of(tree, parallelism, context=length, **conventions) for length in (tokens, tokens // devices))
+    )
+    if whole != devices * share:
+        raise InputError(
+            f"parallelism: context={devices} needs activations in proportion to the tokens; this model keeps others, as "
+            "scores of attention that is not fused"
+        )
+    return tokens // devices
 
 
 def cache_bytes(
@@ -479,7 +514,7 @@ class _Device:
         total = dict.fromkeys(("weights", "gradients", "master", "optimizer"), 0)
         for routed in (False, True):
             among = self.parallelism.expert if routed else 1
-            replicas = self.parallelism.data // among
+            replicas = self.parallelism.replicas // among
             own = [one for one in held if one.routed == routed]
             trained = sum(one.values for one in own if one.trained) // among
             fixed = sum(one.values for one in own if not one.trained) // among
@@ -492,7 +527,7 @@ class _Device:
 
     def gathered(self, weight: int, gradient: int) -> int:
         """Bytes of the blocks that are whole for a while under stage 3 of ZeRO."""
-        if self.parallelism.zero < 3 or self.parallelism.data == 1:
+        if self.parallelism.zero < 3 or self.parallelism.replicas == 1:
             return 0
         largest = 0
         frozen = weight if self.setup.frozen_dtype is None else bits_of(self.setup.frozen_dtype)

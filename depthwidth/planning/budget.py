@@ -55,8 +55,8 @@ class Budget:
     context, batch : length and number of sequences; the design's context and 1 by default.
     masked : whether attention scores hidden by a causal mask are excluded from FLOPs.
     dtype, recompute : number format of weights and activations, and which activations are recomputed.
-    tensor_parallel, sequence_parallel, pipeline, microbatches, data_parallel, expert_parallel, zero : devices that divide a
-        training, as fields of :class:`~depthwidth.hardware.parallelism.Parallelism`; a budget of memory is that of each device.
+    tensor_parallel, sequence_parallel, pipeline, microbatches, data_parallel, expert_parallel, zero, context_parallel : devices
+        of a training, as fields of :class:`~depthwidth.hardware.parallelism.Parallelism`; a budget of memory is of each device.
     optimizer, gradients : optimiser and number format of gradients, as in
         :class:`~depthwidth.hardware.parallelism.TrainingSetup`.
 
@@ -84,6 +84,7 @@ class Budget:
     zero: int = 0
     optimizer: str = "adamw"
     gradients: str | None = None
+    context_parallel: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.amount, (int, Fraction)) or not 0 < self.amount <= LARGEST_AMOUNT:
@@ -106,7 +107,7 @@ class Budget:
         """The devices of a training."""
         return Parallelism(
             data=self.data_parallel, tensor=self.tensor_parallel, sequence=self.sequence_parallel, pipeline=self.pipeline,
-            microbatches=self.microbatches, expert=self.expert_parallel, zero=self.zero,
+            microbatches=self.microbatches, expert=self.expert_parallel, zero=self.zero, context=self.context_parallel,
         )  # fmt: skip
 
     @property

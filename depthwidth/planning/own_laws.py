@@ -77,7 +77,7 @@ class OwnLaw:
 
         decades = math.log10(SIZES[1] / SIZES[0])
         sizes = np.geomspace(*SIZES, round(PER_DECADE * decades) + 1)[:, None]
-        logs = np.linspace(*map(math.log, WIDTHS), GRID)
+        logs = np.linspace(math.log(WIDTHS[0]), math.log(WIDTHS[1]), GRID)
         loss = _loss(self.node, {**self.values, **moved}, sizes, np.exp(logs)[None, :], c)
         depth = sizes / (c * np.exp(2 * logs)[None, :])
         # Shapes that are too deep or too shallow, and places at which the law is no number, are not among the choices.

@@ -341,3 +341,33 @@ def test_a_device_adds_up():
     device = DeviceMemory(1, 2, 3, 4, 5, 6)
     assert device.total == 21
     assert device.to_dict()["total"] == 21
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_a_sequence_divided_among_devices(devices):
+    """Activations are those of a share of the tokens, exactly; weights are whole, and ZeRO divides among these devices too."""
+    tree, setup = small(), TrainingSetup()
+    whole = training_memory(tree, None, setup).fullest
+    share = training_memory(tree, Parallelism(context=devices), setup).fullest
+    assert share.activations == training_memory(tree, None, setup, context=tree.context // devices).fullest.activations
+    assert share.activations * devices == whole.activations
+    assert share._replace(activations=0) == whole._replace(activations=0)
+    for stage in (1, 2, 3):
+        among = training_memory(tree, Parallelism(context=devices, zero=stage), setup).fullest
+        replicas = training_memory(tree, Parallelism(data=devices, zero=stage), setup).fullest
+        assert among._replace(activations=0) == replicas._replace(activations=0)
+        assert among.optimizer < whole.optimizer
+    assert Parallelism(context=devices, data=2).devices == 2 * devices
+    assert f"{devices} context-parallel" in str(Parallelism(context=devices))
+
+
+def test_what_cannot_be_divided_by_tokens_is_refused():
+    tree, two = small(), Parallelism(context=2)
+    with pytest.raises(InputError, match="needs activations in proportion to the tokens"):
+        training_memory(tree, two, TrainingSetup(fused=False))
+    with pytest.raises(InputError, match="cannot be divided evenly among context=7"):
+        training_memory(tree, Parallelism(context=7))
+    with pytest.raises(InputError, match="of one stack only"):
+        training_memory(Transformer.from_config({"model_type": "t5"}), two)
+    with pytest.raises(InputError, match="context"):
+        Parallelism(context=0)

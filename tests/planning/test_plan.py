@@ -411,13 +411,14 @@ def test_memory_among_devices_is_told():
     pytest.param({"pipeline": 4, "zero": 1, "data_parallel": 8}, "llama3", marks=pytest.mark.slow),
     pytest.param({"tensor_parallel": 4, "pipeline": 2, "gradients": "fp32"}, "llama2", marks=pytest.mark.slow),
     pytest.param({"optimizer": "muon"}, "gpt3", marks=pytest.mark.slow),
+    pytest.param({"context_parallel": 4, "zero": 1}, "llama3", marks=pytest.mark.slow),
     pytest.param({"data_parallel": 4, "expert_parallel": 4}, "mixtral", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_budget_of_memory_is_that_of_each_device(divided, preset):
     """The suggestion fills a device as training_memory counts it, and a plan for one device is another one."""
     found = plan("80GB", kind="memory", preset=preset, **divided)
     fields = {"tensor_parallel": "tensor", "sequence_parallel": "sequence", "pipeline": "pipeline", "data_parallel": "data",
-              "expert_parallel": "expert", "zero": "zero"}  # fmt: skip
+              "expert_parallel": "expert", "zero": "zero", "context_parallel": "context"}  # fmt: skip
     devices = Parallelism(**{fields[name]: value for name, value in divided.items() if name in fields})
     setup = TrainingSetup(**{name: value for name, value in divided.items() if name not in fields})
     total = training_memory(found.tree, devices, setup).total
