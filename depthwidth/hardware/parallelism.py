@@ -255,8 +255,8 @@ def training_memory(
 def _share_of_sequence(tree: Transformer, parallelism: Parallelism, context: int | None, conventions: dict[str, Any]) -> int:
     """The tokens of one of the devices that divide a sequence.
 
-    If activations are in proportion to the tokens, a device keeps those of so many: a block of keys and values that passes by is
-    a temporary buffer.
+    If activations are in proportion to the tokens, a device keeps those of so many; a block of keys and values that passes by
+    is a temporary buffer.
     """
     devices = parallelism.context
     if tree.stem.images or len(tree.stacks) > 1:
