@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import Any
 
 import click
 
 from ..quantities import format_bytes, format_count, parse_count
 from .options import COUNT, DTYPES, NUMBER, NumberFirst, formats, option
 from .output import emit, print_table, say
-
-if TYPE_CHECKING:
-    from ..planning.candidates import Scores
 
 
 @click.command(cls=NumberFirst)
@@ -61,24 +59,47 @@ def pareto(
     )  # fmt: skip
     every = scorer.candidates(largest, smallest)
     front = every.at(unbeaten(every.loss, every.decode_seconds, every.serving_memory))
-    shown = thinned(front, rows)
-    data: dict[str, Any] = {"candidates": len(every.depth), "tokens": scorer.tokens, "front": front.rows()}
-    emit(form, data, shown.rows(), lambda: _print(every, front, shown, scorer.tokens, law, accelerator))
+    printed = thinned(front, rows).rows()  # the front holds the least loss of all
+
+    changed = {
+        (row["depth"], row["width"]): {"loss_change": float(change), "loss_change_stderr": _known(error)}
+        for row, change, error in zip(front.rows(), *scorer.loss_changes(front), strict=True)
+    }
+
+    def with_changes(found: list[dict[str, float]]) -> list[dict[str, Any]]:
+        return [{**row, **changed[row["depth"], row["width"]]} for row in found]
+
+    data: dict[str, Any] = {"candidates": len(every.depth), "tokens": scorer.tokens, "front": with_changes(front.rows())}
+    title = (f"{len(front.depth):,} of {len(every.depth):,} shapes are beaten by no other in loss, latency and memory "
+             f"({law}, {format_count(scorer.tokens)} training tokens, {accelerator}):")  # fmt: skip
+    emit(form, data, with_changes(printed), lambda: _print(title, with_changes(printed)))
 
 
-def _print(every: Scores, front: Scores, shown: Scores, tokens: float, law: str, accelerator: str) -> None:
-    say(f"{len(front.depth):,} of {len(every.depth):,} shapes are beaten by no other in loss, latency and memory "
-        f"({law}, {format_count(tokens)} training tokens, {accelerator}):")  # fmt: skip
-    least = float(every.loss.min())
+def _print(title: str, rows: list[dict[str, Any]]) -> None:
+    from ..planning.caveats import with_error
+
+    say(title)
+
+    def change(row: dict[str, Any]) -> str:
+        error = row["loss_change_stderr"]
+        return f"{row['loss_change']:.2%}" if error is None or not row["loss_change"] else with_error(row["loss_change"], error)
+
     print_table(
         ("layers", "width", "parameters", "loss", "over the least", "ms per step", "memory", "training memory"),
         (
             (
                 f"{row['depth']}", f"{row['width']:,}", format_count(row["parameters"]), f"{row['loss']:.4f}",
-                f"{row['loss'] / least - 1:.2%}", f"{row['decode_seconds'] * 1e3:.3g}", format_bytes(row["serving_memory"]),
+                change(row), f"{row['decode_seconds'] * 1e3:.3g}", format_bytes(row["serving_memory"]),
                 format_bytes(row["training_memory"]),
             )
-            for row in shown.rows()
+            for row in rows
         ),
     )  # fmt: skip
-    say("Memory is that of weights and cache on a device, training memory that of one sequence. The times are a proxy.")
+    say("over the least: +- one standard error of the law's coefficients, if it is right; without, their covariance is unknown")
+    say("Memory is that of weights and cache on a device, training memory that of one sequence. The times are a proxy, with")
+    say("guessed overheads (`depthwidth serve`).")
+
+
+def _known(error: float) -> float | None:
+    """A standard error; None for NaN."""
+    return None if math.isnan(error) else float(error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,9 +17,11 @@ from ..architecture import Transformer
 from ..architecture.number_formats import judged_dtype
 from ..checks import check_choice, check_whole
 from ..errors import InputError
+from ..formulas.shape_penalty import penalised_best_width
 from ..hardware.accelerators import Accelerator
 from ..hardware.latency import DecodeWork, Overheads, decode_time, decode_work
 from ..hardware.parallelism import ONE_DEVICE, DeviceMemory, Parallelism, TrainingSetup, cache_bytes, training_memory
+from .caveats import loss_change_error
 from .compute import LAWS, LawInput
 from .template import Template
 
@@ -148,6 +151,31 @@ class Scorer:
             depth, width, parameters, self.law.loss(counts, {}), time, self.serving_memory(depth, width),
             self.training_memory(depth, width),
         )  # fmt: skip
+
+    def loss_changes(self, scores: Scores) -> tuple[Any, Any]:
+        """Relative loss of shapes above the least one of them, and its standard error, each an array with one entry a shape.
+
+        The error is the scatter over draws of the law's coefficients, which all shapes share, and that of the shape penalty if
+        it is a factor of the loss; NaN if the law's covariance is not known.
+        """
+        import numpy as np
+
+        least = int(np.argmin(scores.loss))
+        size = self.size(scores.depth, scores.width)
+        counts = LawInput(scores.width, scores.depth, scores.parameters, size, self.tokens)
+        drawn = []
+        for moved in self.law.draws():
+            with suppress(InputError):  # a coefficient outside its domain, as an exponent below zero
+                loss = self.law.loss(counts, moved)
+                drawn.append(loss / loss[least] - 1)
+        error = np.std(drawn, axis=0) if drawn else np.full(len(scores.loss), np.nan)
+        if self.law.penalised:
+            best = np.asarray(penalised_best_width.with_fixed()(size))
+            error = np.hypot(error, [
+                loss_change_error((scores.width[least], best[least], size[least]), (width, own, size[least]))
+                for width, own in zip(scores.width, best, strict=True)
+            ])  # fmt: skip
+        return scores.loss / scores.loss[least] - 1, error
 
     def candidates(self, parameters: float, smallest: float = SMALLEST_SHARE, deepest: int = 512) -> Scores:
         """The scores of every shape of allowed width with at most so many parameters, and at least a share of them.

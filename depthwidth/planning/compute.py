@@ -60,6 +60,8 @@ class LossLaw:
     """Coefficients whose covariance is known, logarithms by the name ``ln_A``."""
     fitted_on: tuple[tuple[str, float, float], ...] = ()
     """Ranges of ``depth``, ``width``, ``parameters`` or ``tokens`` of its data."""
+    penalised: bool = False
+    """True if the shape penalty of this project is a factor of the loss."""
 
     def draws(self, number: int = DRAWS) -> list[dict[str, float]]:
         """Coefficients drawn from their covariance, which is taken as Gaussian; empty if it is not known."""
@@ -104,7 +106,7 @@ LAWS = {
             "hoffmann2022", hoffmann_loss.source,
             "parameters and tokens, times the shape penalty of this project; its error is that of the law, not of the penalty",
             _hoffmann, "hoffmann2022", ("E", "ln_A", "alpha", "ln_B", "beta"),
-            (("parameters", 5.7e7, 1.6e10), ("tokens", 2e8, 3e11)),
+            (("parameters", 5.7e7, 1.6e10), ("tokens", 2e8, 3e11)), penalised=True,
         ),
         LossLaw(
             "liu2026", liu_loss.source, "width, depth and tokens; the error of its coefficients together is not known",

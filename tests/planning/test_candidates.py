@@ -8,6 +8,7 @@ from depthwidth.hardware.accelerators import accelerator
 from depthwidth.hardware.latency import decode_time, decode_work
 from depthwidth.hardware.parallelism import Parallelism, TrainingSetup, cache_bytes, training_memory
 from depthwidth.planning.candidates import Scorer, thinned, unbeaten
+from depthwidth.planning.compute import LAWS, LawInput
 from depthwidth.planning.template import Template
 
 DEVICE = accelerator("H100")
@@ -92,3 +93,25 @@ REFUSED = [
 def test_what_is_wrong_is_one_sentence(make, words):
     with pytest.raises(InputError, match=words):
         make()
+
+
+def test_a_loss_above_the_least_has_an_error():
+    """The scatter over draws by a second route, one shape at a time; 0 for the best shape, and none without a covariance."""
+    shapes = ((12.0, 768.0), (24.0, 1024.0), (6.0, 512.0))
+    template = TEMPLATES["gpt3"][0]
+    by_law = {law: Scorer(template, DEVICE, 2e10, law) for law in LAWS}
+    scores = {law: scorer.score(*zip(*shapes, strict=True)) for law, scorer in by_law.items()}
+    scorer, law = by_law["gemstones2025"], LAWS["gemstones2025"]
+    change, error = scorer.loss_changes(scores["gemstones2025"])
+    assert (change[1], error[1]) == (0, 0)
+
+    def loss(depth, width, moved):
+        counts = LawInput(width, depth, scorer.parameters(depth, width), scorer.size(depth, width), 2e10)
+        return float(law.loss(counts, moved))
+
+    ratios = [loss(*shapes[2], moved) / loss(*shapes[1], moved) for moved in law.draws() if min(moved.values()) > 0]
+    assert error[2] == pytest.approx(np.std(ratios), rel=1e-9)
+    assert 0 < error[0] < error[2] < change[2]
+    change, error = by_law["hoffmann2022"].loss_changes(scores["hoffmann2022"])
+    assert error[1] == 0 < error[0] < error[2]
+    assert np.isnan(by_law["liu2026"].loss_changes(scores["liu2026"])[1]).all()

@@ -96,6 +96,7 @@ def test_inside_the_data_the_band_is_that_of_the_sources_alone():
     """Held to all rules everywhere, the band of half of the sources would hold nearly all of them."""
     band = best_width_band(1e8, 0.5)
     assert not band.extrapolated
+    assert band.high / band.width == pytest.approx(band.width / band.low)
     assert not band.low < meet(find_rule("levine2020").curve(), lambda depth, width: 12 * depth * width**2, 1e8)[1] < band.high
     ratio = math.log(best_width_band(1e8, 0.9).high / band.width) / math.log(band.high / band.width)
     assert ratio == pytest.approx(1.943180 / 0.717558, rel=1e-5)  # Student's quantiles at six degrees of freedom
