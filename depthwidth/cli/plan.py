@@ -130,7 +130,6 @@ def plan(
     loss, FLOPs, memory and cache. Counts are exact for the architecture, with embedding, biases, gates and experts. Options
     without a default follow the architecture.
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
-    from ..architecture.hf import read_source
     from ..planning.budget import kind_by_unit
     from ..planning.plan import plan as make_plan
 
@@ -150,7 +149,11 @@ def plan(
     if like is not None and preset is not None:
         raise InputError("give --preset or --like, not both")
     conventions: dict[str, Any] = {**applied, "batch": batch, "recompute": recompute}
-    fields = None if like is None else read_source(like)
+    fields = None
+    if like is not None:
+        from ..architecture.hf import read_source
+
+        fields = read_source(like)
     found = make_plan(asked.get(kind), rule=rule, kind=kind, preset=preset, like=fields, **conventions, **words)
     if picture is not None:
         picture.write("plan_figure", found)
