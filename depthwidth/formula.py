@@ -404,6 +404,17 @@ class Formula(_Claim, _Checks, _Symbolic):
             found[name] = Parameter(name, domain, parameter.default, meaning)
         return found
 
+    @functools.cached_property
+    def _defaults(self) -> dict[str, Any]:
+        """The defaults of the arguments that have one: a plan needs no more, and :attr:`parameters` reads their annotations."""
+        code = self.body.__code__
+        positional = code.co_varnames[: code.co_argcount]
+        stated = self.body.__defaults__ or ()
+        return {
+            **dict(zip(positional[len(positional) - len(stated) :], stated, strict=True)),
+            **(self.body.__kwdefaults__ or {}),
+        }
+
     @property
     def name(self) -> str:
         """``topic.function``, the name under which the command line knows it; a file in a topic's folder is not part of it."""
@@ -472,12 +483,7 @@ class Formula(_Claim, _Checks, _Symbolic):
         """
         for name, value in fixed.items():
             self._in_domain(self.parameters[name], value)
-        defaults = {
-            name: p.default.value if isinstance(p.default, Fitted) else p.default
-            for name, p in self.parameters.items()
-            if p.default is not _REQUIRED
-        }
-        filled = defaults | fixed
+        filled = {name: value.value if isinstance(value, Fitted) else value for name, value in self._defaults.items()} | fixed
         return functools.partial(self._form(filled.values()), **filled)
 
     def _checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

@@ -12,6 +12,7 @@ os.environ["HF_HOME"] = os.path.join(os.sep, "nonexistent", "huggingface")
 os.environ.setdefault("DEPTHWIDTH_QUIET", "1")
 
 import gc
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -32,6 +33,17 @@ def pytest_collection_finish():
     """Collect garbage while tests run only: modules and test items stay, and looking through them again takes seconds."""
     gc.enable()
     gc.freeze()
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Files of slow tests alone are not even imported by the quick ones, unless they are named."""
+    quick = config.getoption("-m") == "not slow" and collection_path.suffix == ".py"
+    if quick and WHOLLY_SLOW.search(collection_path.read_text(encoding="utf-8")):
+        return True
+    return None
+
+
+WHOLLY_SLOW = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -467,3 +467,15 @@ def test_plain_numbers_need_no_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     assert done.stdout.strip() == "[]"
+
+
+def test_defaults_are_those_of_the_declared_parameters():
+    """Plans read them without the annotations."""
+    for f in ALL:
+        declared = {
+            name: parameter.default
+            for name, parameter in f.parameters.items()
+            if parameter.default is not inspect.Parameter.empty
+        }
+        assert list(f._defaults) == list(declared), f.name
+        assert all(f._defaults[name] is default for name, default in declared.items()), f.name
