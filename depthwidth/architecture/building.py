@@ -51,6 +51,10 @@ def _attention_kind(design: Design, cross: bool) -> Callable[..., Attention]:
         return layers.GatedAttention
     if not cross and design.tree is not None:
         design.tree.check_tokens(design.context)
+        if not design.tree.softmax and _bias_table(design, 1) is not None:
+            raise InputError(
+                "Transformer: score biases of a stack have no meaning with tree=Tree(.., 'path'), which has no scores"
+            )
         return partial(layers.TreeAttention, tree=design.tree)
     if not cross and design.borrowed_keys:
         return layers.BorrowedAttention

@@ -14,6 +14,7 @@ from ..signal import AnySignal, Pullback, Site, TokenSignal, finite
 from ..values import frozen
 from .attention import Attention, after_norm
 from .attention_degrees import key_degree, mixed_degree, query_degree
+from .attention_moments import starting_bias
 from .base import Run, component
 from .tensor import ZEROS, Constant, Tensor
 from .tree_moments import mix_tree
@@ -106,7 +107,11 @@ class TreeAttention(Attention):
         if self.cross or self.window is not None or self.sinks or self.softcap is not None:
             raise InputError("TreeAttention: it has neither a memory, a window, sinks nor a soft cap")
         if self.position is not None and self.position.adds_scores:
-            raise InputError(f"TreeAttention: {type(self.position).__name__} does not rotate queries and keys")
+            name = type(self.position).__name__
+            if not self.tree.softmax:
+                raise InputError(f"TreeAttention: {name} adds to scores, and means of nodes have none")
+            if self.position.pair_dims(self.head_dim, self.value_dim):
+                raise InputError(f"TreeAttention: {name} has products with every query and key, of which a leaf has few")
         if not is_symbolic(self.heads, self.kv_heads) and self.heads != self.kv_heads:
             raise InputError(f"TreeAttention: kv_heads={self.kv_heads} is not heads={self.heads}; every head has its own tree")
         if self.dropout and not self.tree.softmax:
@@ -190,7 +195,8 @@ class TreeAttention(Attention):
         Raises
         ------
         InputError
-            if positions rotate queries and keys, tokens differ by position, or a query does not see its own key.
+            if positions rotate queries and keys or add biases that are not zero, tokens differ by position, or a query does not
+            see its own key.
         """
         if self.tree.softmax and not self.tree.height:
             return super().moments(x, site)
@@ -222,8 +228,11 @@ class TreeAttention(Attention):
         refused = f"{site.role}: the moments of tree attention are not derived"
         if isinstance(x, TokenSignal):
             raise InputError(f"{refused} position by position; leave out gram and arrays of token_match")
-        if self.position is not None:
+        if self.position is not None and not self.position.adds_scores:
             raise InputError(f"{refused} where positions turn the queries and keys that the tree sends down")
+        penalised = self.position is not None and self.position.penalties(self.heads, 1.0) is not None
+        if penalised or (self.tree.softmax and starting_bias(self, site) is not None):
+            raise InputError(f"{refused} for score biases that do not start at zero")
         if self.tree.softmax and not self.tree.own_key:
             raise InputError(f"{refused} for queries that may see no key; use own_key=True")
         self.tree.check_tokens(site.trace.length)

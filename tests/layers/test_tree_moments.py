@@ -9,7 +9,7 @@ from passes import Given, start
 from depthwidth import Transformer, propagate, recipe
 from depthwidth.errors import InputError
 from depthwidth.initialization import at_block, schemes
-from depthwidth.layers import Rotary, Tree, TreeAttention
+from depthwidth.layers import ALiBi, Rotary, Tree, TreeAttention
 from depthwidth.signal import Signal, TokenSignal
 from depthwidth.signal.positions import Positions
 
@@ -121,6 +121,18 @@ def test_what_is_not_derived_is_refused():
         layer(height=6).moments(Signal(1.0, 0.3), site)
     with pytest.raises(InputError, match="positions turn the queries and keys"):
         layer(height=2).replace(position=Rotary()).moments(Signal(1.0, 0.3), site)
+    with pytest.raises(InputError, match="score biases that do not start at zero"):
+        layer(height=2).replace(position=ALiBi()).moments(Signal(1.0, 0.3), site)
+
+
+def test_biases_that_start_at_zero_change_nothing():
+    sizes = {"depth": 2, "width": 32, "heads": 2, "vocab": 20, "context": 16, "kind": "encoder", "tree": Tree(2)}
+    plain, *biased = (propagate(Transformer(**sizes, positions=one), "xavier") for one in ("none", "diet-rel", "t5"))
+    for frame in biased:
+        merged = plain.merge(frame, on=["site", "direction"])
+        assert len(merged) > 10
+        assert np.allclose(merged.second_moment_x, merged.second_moment_y, rtol=1e-12)
+        assert np.allclose(merged.covariance_x, merged.covariance_y, rtol=1e-12)
 
 
 @pytest.mark.parametrize("scheme", schemes())

@@ -90,9 +90,11 @@ def imbalance(query_leaves: Tensor, key_leaves: Tensor, height: int) -> float:
 
 def leaf_attention(
     q: Tensor, k: Tensor, v: Tensor, planes: Tensor, thresholds: Tensor, *,
-    scale: float, own_key: bool = True, sharpness: float = 1.0, dropout: float = 0.0,
+    scale: float, own_key: bool = True, sharpness: float = 1.0, dropout: float = 0.0, bias: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """TF-attention: softmax over the keys of the query's leaf, and its own key if `own_key`; (batch, heads, length, dim).
+
+    A `bias`, (heads, length, length) or one for each sequence, is added to the scores.
 
     A query that sees no key has an output of zero. Where a decision is differentiated, a hidden key has the weight that it
     would have in its own leaf: the derivative of a query's decision is the difference of the outputs of two leaves.
@@ -101,7 +103,7 @@ def leaf_attention(
     same = memberships(q, planes, thresholds, sharpness)[-1] @ held.mT
     if own_key:
         same = 1 - (1 - same) * (1 - torch.eye(q.shape[-2], dtype=q.dtype, device=q.device))
-    scores = q @ k.mT * scale
+    scores = q @ k.mT * scale if bias is None else q @ k.mT * scale + bias
     hidden = same.detach() < 0.5
     weights = scores.masked_fill(hidden, -torch.inf).softmax(-1).nan_to_num(0.0)
     if torch.is_grad_enabled():  # the factors are 1 and 0, so that no weight changes
@@ -144,10 +146,12 @@ def path_attention(
 @torch.no_grad()
 def sorted_leaf_attention(
     q: Tensor, k: Tensor, v: Tensor, query_leaves: Tensor, key_leaves: Tensor, height: int, *,
-    scale: float, own_key: bool = True,
+    scale: float, own_key: bool = True, bias: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """TF-attention with queries and keys sorted by leaf, and one small softmax attention for each leaf that holds a query."""
     batch, heads, length, dim = q.shape
+    if bias is not None:
+        bias = bias.reshape(-1, length, length)  # of each head, or of each head of each sequence
     groups, count = batch * heads, 2**height
     first = count * torch.arange(groups, device=q.device)[:, None]
     ask, seen = ((one.reshape(groups, length) + first).flatten() for one in (query_leaves, key_leaves))
@@ -158,6 +162,8 @@ def sorted_leaf_attention(
     if own:
         own_values = values[query_order]
         own_scores = torch.bmm(q[:, None], keys[query_order][:, :, None])[:, :, 0]
+        if bias is not None:
+            own_scores += bias.diagonal(dim1=1, dim2=2).repeat(groups // len(bias), 1).flatten()[query_order, None]
         # In its leaf already, the own key is not seen twice.
         own_scores.masked_fill_((ask == seen)[query_order][:, None], -torch.inf)
     keys, values = keys[key_order], values[key_order]
@@ -165,12 +171,15 @@ def sorted_leaf_attention(
     own_weights = values.new_zeros(len(values), 1)
     start = key_start = 0
     sizes = torch.bincount(ask, minlength=groups * count), torch.bincount(seen, minlength=groups * count)
-    for asking, held in zip(*(size.tolist() for size in sizes), strict=True):
+    for number, (asking, held) in enumerate(zip(*(size.tolist() for size in sizes), strict=True)):
         rows, columns = slice(start, start + asking), slice(key_start, key_start + held)
         start, key_start = rows.stop, columns.stop
         if not asking or not (held or own):
             continue
         scores = q[rows] @ keys[columns].mT
+        if bias is not None:
+            place = query_order[rows, None] % length, key_order[columns] % length
+            scores += bias[number // count % len(bias)][place]
         if not own:
             torch.mm(scores.softmax(-1), values[columns], out=mixed[rows])
             continue
@@ -204,6 +213,12 @@ def summed_path_attention(v: Tensor, query_leaves: Tensor, key_leaves: Tensor, l
     return total.view(batch, heads, length, dim)
 
 
+def full_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, rate: float, scale: float) -> Tensor:
+    """Attention without a tree, as at height 0."""
+    bias = bias[None] if bias is not None and bias.dim() == 3 else bias
+    return F.scaled_dot_product_attention(q, k, v, bias, rate, scale=scale)
+
+
 class TreeMix(nn.Module):
     """Tree attention itself: queries, keys, values and the tree in, mixed values out. It has no weights; probes read it."""
 
@@ -217,23 +232,27 @@ class TreeMix(nn.Module):
         """True for the sorted form, which has no gradients; by default where no gradient is asked for."""
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, planes: Tensor, thresholds: Tensor, level_weights: Tensor | None
-    ) -> Tensor:
-        """Queries and keys (batch, heads, length, dim), values, hyperplanes, thresholds and, of TC, the weights of levels."""
+        self, q: Tensor, k: Tensor, v: Tensor, planes: Tensor, thresholds: Tensor, level_weights: Tensor | None,
+        bias: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Queries and keys (batch, heads, length, dim), values, hyperplanes, thresholds and, of TC, the weights of levels.
+
+        A `bias` of TF, (heads, length, length) or one for each sequence, is added to the scores.
+        """
         tree, height = self.tree, round(math.log2(planes.shape[1] + 1))
         rate = self.rate if self.training else 0.0
         if self._sorts(rate):
             places = (leaves(x, planes, thresholds, all_nodes=tree.all_nodes) for x in (q, k))
             if level_weights is not None:
                 return summed_path_attention(v, *places, level_weights)
-            return sorted_leaf_attention(q, k, v, *places, height, scale=self.scale, own_key=tree.own_key)
+            return sorted_leaf_attention(q, k, v, *places, height, scale=self.scale, own_key=tree.own_key, bias=bias)
         if level_weights is not None:
             return path_attention(q, k, v, planes, thresholds, level_weights, sharpness=tree.sharpness)
         if not height:
-            return F.scaled_dot_product_attention(q, k, v, None, rate, scale=self.scale)
+            return full_attention(q, k, v, bias, rate, self.scale)
         return leaf_attention(
             q, k, v, planes, thresholds,
-            scale=self.scale, own_key=tree.own_key, sharpness=tree.sharpness, dropout=rate,
+            scale=self.scale, own_key=tree.own_key, sharpness=tree.sharpness, dropout=rate, bias=bias,
         )  # fmt: skip
 
     def _sorts(self, rate: float) -> bool:
@@ -273,16 +292,13 @@ class TreeAttention(Attention):
 
     def mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """The mixed values of each head through the active levels."""
-        if mask is not None:
-            raise InputError(
-                "tree attention takes no biases on its scores: use positions that rotate or are added to the stream"
-            )
+        if mask is not None and not self.layer.tree.softmax:
+            raise InputError("tree attention by means of nodes has no scores that a bias could be added to")
         if self.height is FULL:
-            rate = self.mix.rate if self.training else 0.0
-            y = F.scaled_dot_product_attention(q, k, v, None, rate, scale=self.mix.scale)
+            y = full_attention(q, k, v, mask, self.mix.rate if self.training else 0.0, self.mix.scale)
         else:
             planes, thresholds = self._nodes(q, 2**self.height - 1)
-            y = self.mix(q, k, v, planes, thresholds, self._levels(self.height))
+            y = self.mix(q, k, v, planes, thresholds, self._levels(self.height), mask)
         unused = self._unused()
         # Every weight has a gradient at every height, zero if it is not used.
         return y if not unused or not torch.is_grad_enabled() else y + 0.0 * sum(part.sum() for part in unused)

@@ -39,6 +39,7 @@ TREES = {
         "positions": layers.RelativeVectors(8, 32, layers.RMSNorm(32, affine=False, eps=0.0)),
     },
     "trees, leaves": {**ENCODER, "tree": layers.Tree(2)},
+    "trees, biased": {**ENCODER, "tree": layers.Tree(2), "positions": "diet-rel"},
     "trees, paths": {**ENCODER, "tree": layers.Tree(2, "path")},
     "alternating updates": {**FREE, "altup": 2, "activation": "relu"},
     "diet-rel": {**FREE, "positions": "diet-rel", "qk_norm": "unit"},

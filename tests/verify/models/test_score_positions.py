@@ -269,7 +269,7 @@ def test_attention_that_cannot_take_them_says_so():
         with pytest.raises(InputError, match=sentence):
             Transformer(2, 24, 3, positions=positions, latent=layers.Latent(rank=8, rotary=2), vocab=50, context=12)
     for positions in ("diet-rel", "shaw", "alibi"):
-        with pytest.raises(InputError, match=r"TreeAttention: .* does not rotate queries and keys"):
-            Transformer(2, 24, 3, positions=positions, tree=layers.Tree(2), vocab=50, context=12, kind="encoder")
+        with pytest.raises(InputError, match=r"TreeAttention: .* adds to scores, and means of nodes have none"):
+            Transformer(2, 24, 3, positions=positions, tree=layers.Tree(2, "path"), vocab=50, context=12, kind="encoder")
     latent = Transformer(2, 24, 3, positions="diet-rel", latent=layers.Latent(rank=8, rotary=2), vocab=50, context=12)
     assert build(latent, "normal", seed=0)(TOKENS).isfinite().all()

@@ -75,6 +75,19 @@ def test_both_forms_of_leaf_attention_agree(height, own, all_nodes):
         assert torch.allclose(dense, torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=0.7), atol=2e-6)
 
 
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("sequences", [1, 2])
+def test_both_forms_agree_with_a_bias(sequences, own):
+    """Of each head, and of each head of each sequence, as biases of segments are."""
+    q, k, v, planes, thresholds = drawn(height=3)
+    bias = 2 * torch.randn(sequences, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    given = {"scale": 0.7, "own_key": own, "bias": bias if sequences == 2 else bias[0]}
+    places = [trees.leaves(x, planes, thresholds) for x in (q, k)]
+    dense = trees.leaf_attention(q, k, v, planes, thresholds, **given)
+    assert torch.allclose(dense, trees.sorted_leaf_attention(q, k, v, *places, 3, **given), atol=3e-6)
+    assert not torch.allclose(dense, trees.leaf_attention(q, k, v, planes, thresholds, **given | {"bias": None}), atol=0.1)
+
+
 @pytest.mark.parametrize("height", [0, 1, 4, 6])
 def test_both_forms_of_path_attention_agree(height):
     q, k, v, planes, thresholds = drawn(height=height)
@@ -283,7 +296,9 @@ REFUSED = {
     "no causal form": {"kind": "decoder", "head": "lm"},
     "makes 32 leaves for a context of 16 tokens": {"tree": Tree(5)},
     "neither a memory, a window": {"window": 4},
-    "ALiBi does not rotate": {"positions": "alibi"},
+    "ALiBi adds to scores, and means of nodes have none": {"positions": "alibi", "tree": Tree(2, "path")},
+    "score biases of a stack have no meaning with tree": {"positions": "relative", "tree": Tree(2, "path")},
+    "ShawVectors has products with every query and key": {"positions": "shaw"},
     "kv_heads=1 is not heads=2": {"kv_heads": 1},
     "no attention weights to drop": {"tree": Tree(2, "path"), "attention_dropout": 0.1},
 }
@@ -306,7 +321,24 @@ def test_trees_without_a_meaning_are_refused(problem, choices):
         Tree(**choices)
 
 
-def test_biases_of_scores_are_refused():
-    model = build(Transformer(**{**TREE, "positions": "relative"}, tree=Tree(2)), seed=0)
-    with pytest.raises(InputError, match="takes no biases on its scores"):
-        model(torch.zeros(1, 16, dtype=torch.long))
+@pytest.mark.parametrize("positions", ["diet-rel", "diet-abs", "t5", "tupe", "alibi"])
+def test_score_biases_reach_the_leaves(positions):
+    """In the form with masks and in the sorted one; a bias changes both, and full attention at height None."""
+    model = build(Transformer(**{**TREE, "positions": positions}, tree=Tree(2)), seed=0)
+    tokens = torch.randint(31, (2, 16), generator=torch.Generator().manual_seed(0))
+    if positions != "alibi":
+        with torch.no_grad():
+            before = model(tokens)
+            for name, weight in model.named_parameters():
+                if ".position." in name:
+                    weight.normal_(std=2.0)
+            assert not torch.allclose(model(tokens), before, atol=1e-3)
+    dense = model(tokens)
+    with torch.no_grad():
+        assert torch.allclose(model(tokens), dense, atol=1e-4)
+        trees.set_heights(model, [None, None])
+        assert not torch.allclose(model(tokens), dense, atol=1e-3)
+        full = Transformer(**{**TREE, "positions": positions})
+        plain = build(full, seed=1)
+        plain.load_state_dict({name: one for name, one in model.state_dict().items() if name in plain.state_dict()})
+        assert torch.allclose(model(tokens), plain(tokens), atol=1e-4)

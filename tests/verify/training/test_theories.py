@@ -21,6 +21,7 @@ FORMS = {
     "along the sequence": {"depth": 3, "sequence_stride": 4},
     "experts inside": {"altup": 2, "experts": 2, "top_k": 1, "ffn": 16},
     "TF": {"tree": layers.Tree(2)},
+    "TF with biases": {"tree": layers.Tree(2), "positions": "diet-rel"},
     "TC": {"tree": layers.Tree(2, "path")},
     "diet-rel": {"positions": "diet-rel"},
     "diet-abs": {"positions": layers.DietAbs(2, context=16, rank=3)},
