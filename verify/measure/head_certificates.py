@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -30,8 +30,10 @@ from depthwidth.numerics.spectra import SHARE, Ranks, product_sizes, ranks
 from ..models.attention import Attention
 from ..models.convert import from_hf
 from ..models.locate import tree_of
-from ..models.positions import Rotary
 from .head_models import calibration_tokens, load_model
+
+if TYPE_CHECKING:
+    from ..models.positions import Rotary
 
 TOLERANCE = 1e-2
 """Relative, of the singular values of gradients: trainings end near a minimum, not at one."""
@@ -190,7 +192,8 @@ def _refusal(module: Attention) -> str:
 
 def _rotates(module: Attention) -> bool:
     """True if positions turn pairs of dimensions by angles in proportion to the position."""
-    return type(module.position) is Rotary and module.position.rotated(module.layer.head_dim) > 0
+    position = module.position
+    return position is not None and position.turns_pairs and position.rotated(module.layer.head_dim) > 0
 
 
 @dataclass
@@ -335,8 +338,7 @@ class _WatchedRotary(_Watched):
 
     @property
     def _rotation(self) -> Rotary:
-        assert isinstance(self.module.position, Rotary)  # noqa: S101
-        return self.module.position
+        return cast("Rotary", self.module.position)
 
     def _slope(self, queries: slice, count: int, pair: int | None) -> Any:
         """The gradient by the product of a pair, or of the dimensions that do not rotate: (heads width, width)."""

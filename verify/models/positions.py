@@ -92,6 +92,8 @@ class ScorePosition(nn.Module):
     """True if it adds a bias to scores."""
     causal = True
     """True if queries see earlier keys only; the attention sets it."""
+    turns_pairs = False
+    """True if it turns pairs of dimensions by :meth:`Rotary.angles` of the position alone."""
 
     def rotated(self, head_dim: int) -> int:
         """Dimensions of a head that it rotates."""
@@ -159,6 +161,7 @@ class TableBias(ScorePosition):
 class Rotary(ScorePosition):
     """Rotation of queries and keys by angles proportional to the position, stretched as the component says."""
 
+    turns_pairs = True
     backward = False
     """True if angles have the other sign (nanochat)."""
     query_growth: tuple[float, float] | None = None
