@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from depthwidth.cli.live import Display
-from depthwidth.cli.options import COUNT, NUMBER, formats
+from depthwidth.cli.options import COUNT, NUMBER, Listing, formats
 from depthwidth.cli.output import Row, emit, print_facts, print_table, say
 from depthwidth.errors import InputError, shown
 from depthwidth.progress import announced, is_quiet
@@ -76,7 +76,7 @@ class _OnDisk(click.Command):
             return 3
 
 
-@click.group("verify")
+@click.group("verify", cls=Listing)
 def commands() -> None:
     """Check predictions on real transformers: run jobs, keep their rows, report."""
 

@@ -9,7 +9,7 @@ import click
 
 from ..errors import InputError, shown
 from ..quantities import parse_count
-from .options import formats, option
+from .options import Listing, formats, option
 from .output import Row, emit, print_facts, print_table, say
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..formulas._composites import Composite
 
 
-@click.group()
+@click.group(cls=Listing)
 def formulas() -> None:
     """List, show and evaluate formulas, with source, kind of claim and domain."""
 

@@ -29,7 +29,7 @@ def init(config: str | None, scheme: str, no_norms: bool, text: str | None, toke
     the table shows the first and the last block; --json, --csv and --markdown list every tensor.
     """
     from ..architecture.hf import read_source
-    from ..initialization import embedding_correlation, recipe, scheme_options, schemes
+    from ..initialization import embedding_correlation, recipe, scheme_lines, scheme_options, schemes
 
     if text is not None and "embedding_correlation" not in scheme_options(scheme):
         able = ", ".join(name for name in schemes() if "embedding_correlation" in scheme_options(name))
@@ -39,8 +39,8 @@ def init(config: str | None, scheme: str, no_norms: bool, text: str | None, toke
             raise InputError("--no-norms has no meaning without CONFIG")
         if text is not None or tokenizer is not None:
             raise InputError("--text and --tokenizer have no meaning without CONFIG")
-        known: list[Row] = [{"scheme": name} for name in schemes()]
-        emit(form, known, known, lambda: say(*schemes()))
+        known: list[Row] = list(scheme_lines())
+        emit(form, known, known, lambda: _print_schemes(known))
         return
     fields = read_source(config)
     tree, made = recipe_of(fields, scheme, norms=not no_norms)
@@ -53,6 +53,12 @@ def init(config: str | None, scheme: str, no_norms: bool, text: str | None, toke
     emit(form, rows, rows, lambda: print_recipe(made))
     if form is None:
         say_notes(fields)
+
+
+def _print_schemes(known: list[Row]) -> None:
+    rows = ((row["scheme"], row["starts"], row["source"]) for row in known)
+    print_table(("scheme", "starting values", "source"), rows, words=("starting values", "source"))
+    say("--scheme NAME chooses one of them.")
 
 
 def print_recipe(made: Recipe) -> None:

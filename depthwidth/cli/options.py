@@ -156,6 +156,17 @@ def setup_of(given: dict[str, Any], dtype: str) -> TrainingSetup:
     return TrainingSetup(dtype=dtype, **own)
 
 
+class Listing(click.Group):
+    """A group whose help lists each command with a whole sentence: click itself cuts what does not fit one line."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the section of commands."""
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, one.get_short_help_str(limit=10_000)) for name, one in found if one is not None and not one.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 class Sections(click.Command):
     """A command whose help lists its options in sections."""
 

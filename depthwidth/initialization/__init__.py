@@ -18,7 +18,7 @@ from .deepscale import deepscale_scales, embedding_correlation
 from .draft import Choice, Draft, Scheme, TensorRule, scheme
 from .position_rates import with_position_rate
 from .recipes import Mean, PerBlock, Recipe, ResidualScale, TensorInit, at_block
-from .registry import NoRecipeError, recipe, register_scheme, scheme_options, schemes
+from .registry import NoRecipeError, recipe, register_scheme, scheme_lines, scheme_options, schemes
 from .shipped import shipped_options
 from .tensor_rules import stated_choice
 from .tensors import TABLES, Weight, parameters, site_of, stacks, weights
@@ -44,6 +44,7 @@ __all__ = [
     "recipe",
     "register_scheme",
     "scheme",
+    "scheme_lines",
     "scheme_options",
     "schemes",
     "shipped_options",

@@ -190,6 +190,12 @@ class Scheme(NamedTuple):
     """The status of the source, in the words of data/README.md."""
 
     @property
+    def summary(self) -> str:
+        """The starting values in one line: the first line of the function's documentation."""
+        lines = inspect.cleandoc(self.make.__doc__ or "").splitlines()
+        return lines[0].replace("`", "").removesuffix(".") if lines else ""
+
+    @property
     def options(self) -> dict[str, Any]:
         """Its options and their defaults."""
         signature = inspect.signature(self.make)

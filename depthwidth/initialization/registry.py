@@ -51,6 +51,15 @@ def schemes() -> list[str]:
     return list(_SCHEMES)
 
 
+def scheme_lines() -> list[dict[str, str]]:
+    """A row for each of :func:`schemes`: its name, its starting values in one line, and its source.
+
+    >>> scheme_lines()[1]["starts"]
+    'The same std for every matrix and table'
+    """
+    return [{"scheme": name, "starts": _SCHEMES[name].summary, "source": _SCHEMES[name].source} for name in schemes()]
+
+
 def scheme_options(scheme: str) -> dict[str, Any]:
     """The options of a scheme and their defaults.
 
