@@ -402,7 +402,7 @@ print([name for name in files & set(sys.modules)], "depthwidth.architecture" in 
 def test_every_file_of_a_command_is_listed_and_fits_the_help_page(invoke):
     folder = Path(main.__file__).parent
     listed = {entry.module.rpartition(".")[2] for entry in COMMANDS.values()}
-    shared = {"__init__", "main", "options", "output", "inputs", "plots", "plan_page", "mixture_page"}
+    shared = {"__init__", "main", "options", "output", "inputs", "plots", "plan_page", "mixture_page", "live"}
     assert {path.stem for path in folder.glob("*.py")} == listed - {"cli"} | shared
     printed, width = invoke("--help").output, max(map(len, COMMANDS))
     for name, entry in COMMANDS.items():
