@@ -60,9 +60,11 @@ def _limit_threads(arguments: list[str]) -> None:
 
 
 def _tells_of_itself(arguments: list[str]) -> bool:
-    """True for commands that show the progress of their runs themselves."""
+    """True for commands that show the progress of their runs themselves, and for a page that is served until Ctrl-C."""
     watching = arguments[1:2] == ["status"] and "--watch" in arguments
-    return arguments[:1] == ["verify"] and (arguments[1:2] in (["run"], ["resume"]) or watching)
+    return arguments[:1] == ["explore"] or (
+        arguments[:1] == ["verify"] and (arguments[1:2] in (["run"], ["resume"]) or watching)
+    )
 
 
 def _check_words(arguments: list[str]) -> None:

@@ -15,6 +15,7 @@ from ..analysis.description import LONGEST_DIAGNOSED
 from ..analysis.diagnosis import Finding
 from ..analysis.diagnosis.base import SEVERITIES
 from ..analysis.diagnosis.judge import findings_of, network_of
+from ..architecture import Transformer
 from ..architecture.hf import write_config
 from ..errors import InputError
 from ..fitting.tournament import Score, published_scores
@@ -122,19 +123,23 @@ def stability(settings: Settings) -> Stability:
     batch = planned.budget.batch
     commands, unwritten = stability_commands(settings, planned, context)
     try:
-        network = network_of(tree, scheme, batch=batch, context=context)
-        rows, findings = network.rows, findings_of(network)
+        return Stability("", commands, unwritten, context, *_moments(tree, scheme, context, batch))
     except InputError as error:
         return Stability(str(error), commands, unwritten)
-    name = tree.stack_name
-    stream = re.compile(rf"{re.escape(name)}\.block\.\d+")
+
+
+@functools.lru_cache(maxsize=64)
+def _moments(
+    tree: Transformer, scheme: str, context: int, batch: int
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[Finding, ...]]:
+    """Second moments of signal and gradient after each block, and findings: the same for all plans with this tree."""
+    network = network_of(tree, scheme, batch=batch, context=context)
+    stream = re.compile(rf"{re.escape(tree.stack_name)}\.block\.\d+")
     found: dict[str, list[float]] = {"forward": [], "gradient": []}
-    for row in sorted((row for row in rows if stream.fullmatch(row["site"])), key=lambda row: row["layer"]):
+    for row in sorted((row for row in network.rows if stream.fullmatch(row["site"])), key=lambda row: row["layer"]):
         found[row["direction"]].append(row["second_moment"])
-    findings.sort(key=lambda one: -SEVERITIES.index(one.severity))
-    return Stability(
-        "", commands, unwritten, context, tuple(found["forward"]), tuple(found["gradient"]), tuple(findings)
-    )  # fmt: skip
+    findings = sorted(findings_of(network), key=lambda one: -SEVERITIES.index(one.severity))
+    return tuple(found["forward"]), tuple(found["gradient"]), tuple(findings)
 
 
 def plan_arguments(settings: Settings) -> tuple[str, ...]:

@@ -35,7 +35,8 @@ def best_depths(counts: Counts, shape: Shape) -> Iterator[BestDepth]:
     """The bands of both levels at the budget of `counts`, and the loss of `shape` there.
 
     At each end of the band of best widths the depth of least loss at the exact budget is sought, as for a plan's own rule. The
-    least loss has the smallest curvature of the sources and the largest loss the largest one, each moved by its error.
+    least loss has the smallest curvature of the sources and the largest loss the largest one, each moved by its error. There is
+    no band beyond the largest shapes that are sought, as at 1e19 parameters.
     """
     curvatures = [
         row.value + sign * (row.stderr or 0.0)
@@ -44,13 +45,20 @@ def best_depths(counts: Counts, shape: Shape) -> Iterator[BestDepth]:
     size = max(1.0, float(shape.trained_size))
     for level in LEVELS:
         band = best_width_band(size, level)
-        ends = [_Ends(counts, math.log(edge / band.width)) for edge in (band.high, band.low)]
+        try:
+            ends = [_Ends(counts, math.log(edge / band.width)) for edge in (band.high, band.low)]
+        except _BeyondSearchError:
+            return
         depths = [one.best_depth for one in ends]
         low, high = min(depths), max(depths)
         widths = sorted(found[1] for depth in depths if (found := meet(at_depth(depth), counts.quantity, counts.amount)))
         losses = [[one.loss(shape, k) for one in ends] for k in curvatures]
         least = 0.0 if low <= shape.depth <= high else min(losses[0])
         yield BestDepth(level, (low, high), (widths[0], widths[-1]), (least, max(losses[1])), band.extrapolated)
+
+
+class _BeyondSearchError(Exception):
+    """The budget is beyond the largest shapes that are sought."""
 
 
 class _Ends:
@@ -63,8 +71,8 @@ class _Ends:
         found = meet(
             lambda size: (size / (c * self.best_width(size) ** 2), self.best_width(size)), counts.quantity, counts.amount
         )
-        if found is None:  # the band's own curve has a shape at every size
-            raise AssertionError("the combined rule has no shape at this budget")
+        if found is None:  # the band's own curve has a shape at every size, but the search for it ends
+            raise _BeyondSearchError
         self.optimum = found
 
     def best_width(self, size: float) -> float:

@@ -162,6 +162,13 @@ def test_a_browser_opens_unless_it_is_not_wanted(extra, invoke, monkeypatch):
     assert opened == ([] if extra else [address])
 
 
+def test_no_progress_is_reported_while_the_page_is_served():
+    from depthwidth.__main__ import _tells_of_itself
+
+    assert _tells_of_itself(["explore", "--port", "0"])
+    assert not _tells_of_itself(["plan", "explore"])
+
+
 @pytest.mark.slow
 def test_the_command_serves_and_ctrl_c_ends_it():
     command = [sys.executable, "-m", "depthwidth", "explore", "--port", "0", "--no-browser"]

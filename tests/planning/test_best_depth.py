@@ -145,3 +145,10 @@ def test_one_layer_is_one_layer():
     found = plan("90M", depth=1)
     assert found.headline.startswith("1 layer x ")
     assert "1 layers" not in " ".join([*reasons(found), range_words(found), found.limits.words()])
+
+
+def test_beyond_the_largest_shapes_that_are_sought_there_is_no_band(invoke):
+    printed = invoke("plan", "1e20")
+    assert printed.status == 0
+    assert "How sure" not in printed.output
+    assert "How sure" in invoke("plan", "1e18").output
