@@ -49,13 +49,16 @@ def sureness(plan: Plan) -> Iterator[str]:
         return
     bands, name = plan.best_depths, combined.LAW
     far = bands[-1].extrapolated
-    depths = ", ".join(f"{max(1, round(low))} to {round(high):,} ({level:.0%})" for level, (low, high), *_ in bands)
+    depths = ", ".join(
+        f"{max(1, round(low))} to {round(high):,}{' layers' if level == bands[0].level else ''} ({level:.0%})"
+        for level, (low, high), *_ in bands
+    )
     least, most = (math.exp(coefficient("shape_penalty", end).value) for end in ("x_min", "x_max"))
     measured = all(least <= plan.shape.width / width <= most for width in bands[-1].width)
     losses = " or ".join(f"{band.loss[1]:.1%}" for band in bands)
     beyond = ", beyond their sizes: every rule is inside" if far else ""
     yield (
-        f"How sure: best depth {depths} layers by all sources ({name}{beyond}); "
+        f"How sure: best depth {depths}, by all sources ({name}{beyond}); "
         f"the suggestion loses at most {losses} there{'' if measured else ' (extrapolated)'}."
     )
     if not far:

@@ -343,6 +343,14 @@ def test_a_device_adds_up():
     assert device.to_dict()["total"] == 21
 
 
+def test_whole_blocks_under_stage_3_of_zero():
+    """Two blocks' weights, one in use and one on its way, and the gradients of one, in two bytes each; of one block its own."""
+    block = small(depth=2).parameters - small(depth=1).parameters
+    for depth, bytes_each in ((1, 4), (2, 6), (4, 6)):
+        assert training_memory(small(depth=depth), Parallelism(data=2, zero=3)).fullest.gathered == bytes_each * block
+    assert training_memory(small(), Parallelism(data=2, zero=2)).fullest.gathered == 0
+
+
 @pytest.mark.parametrize("devices", [2, 4, 8])
 def test_a_sequence_divided_among_devices(devices):
     """Activations are those of a share of the tokens, exactly; weights are whole, and ZeRO divides among these devices too."""

@@ -118,8 +118,8 @@ def test_the_loss_in_a_band():
 def test_the_page_says_how_sure():
     sure, calibrated = sureness(plan("7B"))
     half, most = plan("7B").best_depths
-    for band, level in ((half, "50%"), (most, "90%")):
-        assert f"{band.depth[0]:.0f} to {band.depth[1]:.0f} ({level})" in sure
+    for band, level in ((half, " layers (50%)"), (most, " (90%)")):
+        assert f"{band.depth[0]:.0f} to {band.depth[1]:.0f}{level}" in sure
     assert f"loses at most {half.loss[1]:.1%} or {most.loss[1]:.1%} there" in sure
     inside, cells = (coefficient("combined2026", name).value for name in ("inside_50", "calibration_cells"))
     assert f"held {inside:.0f} and " in calibrated
