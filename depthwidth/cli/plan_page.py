@@ -176,6 +176,7 @@ def print_altup(buy: AltUpBuy) -> None:
         words=("metric", "status"),
     )  # fmt: skip
     say("No law predicts the loss with AltUp. Its authors report gains for T5, later trainings by others mixed ones.")
+    say(buy.verdict())
 
 
 def _interval(ends: tuple[float, float], form: str) -> str:

@@ -7,6 +7,7 @@ others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -56,7 +57,7 @@ class Rival(NamedTuple):
     loss_change: float
     """Predicted relative loss, compared with the dense shape of the plan."""
     loss_change_stderr: float
-    """Its standard error, if the rule is right"""
+    """Its standard error, if the rule is right."""
 
 
 class Evidence(NamedTuple):
@@ -102,6 +103,33 @@ class AltUpBuy:
         best = self._best(form, equal_in)
         return 0.0 if best is None else best.loss_change_stderr
 
+    def loss_gains(self) -> dict[str, float]:
+        """By training and metric, the measured gain as a share of the dense model's loss: the unit of :meth:`needed_gain`.
+
+        A perplexity counts by its logarithm. Trainings without a loss, as T5's with its accuracies, are left out.
+        """
+        found = {}
+        for one in self.evidence:
+            if one.baseline is None or one.altup is None or "AltUp" not in one.setting:
+                continue
+            if "loss" in one.metric:
+                found[f"{one.setting}: {one.metric}"] = one.gain / one.baseline
+            elif one.metric == "val ppl":
+                found[f"{one.setting}: {one.metric}"] = 1 - math.log(one.altup) / math.log(one.baseline)
+        return found
+
+    def verdict(self) -> str:
+        """A sentence on how sure anyone is that AltUp is the better buy."""
+        gains = self.loss_gains().values()
+        needed = [self.needed_gain("full", name) for name in QUANTITIES]
+        reached = sum(gain >= min(needed) for gain in gains)
+        shown = "none of them gained as much" if not reached else f"{reached} of {len(gains)} gained as much"
+        measured, wanted = (f"{min(each):+.2%} to {max(each):+.2%}" for each in (gains, needed))
+        return (
+            f"How sure: as a share of the loss, trainings with AltUp beside a dense model gained {measured}, and the full form "
+            f"needs {wanted}; {shown}. Accuracies, as T5's, are no losses."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
@@ -114,6 +142,7 @@ class AltUpBuy:
                 form: {name: self.needed_gain_stderr(form, name) for name in QUANTITIES} for form in ALTUP_FORMS
             },
             "evidence": [one._asdict() for one in self.evidence],
+            "loss_gains": self.loss_gains(),
         }
 
 

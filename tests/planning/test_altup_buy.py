@@ -1,6 +1,7 @@
 """Alternating updates as a purchase: exact costs, dense models of equal cost, and both sides of the evidence."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -106,3 +107,16 @@ def test_a_plan_may_be_made_of_models_with_alternating_updates():
     found = plan("350M", template=Template.of("gpt3", altup=2))
     assert found.tree.stack.streams == 2
     assert found.tree.parameters == pytest.approx(350e6, rel=0.05)
+
+
+def test_the_verdict_has_one_unit():
+    gains = BUY.loss_gains()
+    assert gains["OLMo-1B, 500B tokens, AltUp x2: V2 eval loss"] == pytest.approx(-0.016 / 2.811)
+    (perplexity,) = (gain for name, gain in gains.items() if name.endswith("val ppl"))
+    assert perplexity == pytest.approx(1 - math.log(4.37) / math.log(4.27))
+    assert not any("T5" in name or "mHC" in name for name in gains)
+    assert f"{min(gains.values()):+.2%} to {max(gains.values()):+.2%}" in BUY.verdict()
+    assert "none of them gained as much" in BUY.verdict()
+    gain = BUY.evidence[-1]._replace(setting="AltUp", metric="loss", baseline=2.0, altup=1.9, gain=0.1)
+    lucky = replace(BUY, evidence=(gain,))
+    assert "1 of 1 gained as much" in lucky.verdict()
