@@ -46,7 +46,7 @@ def empty(figure):
 
 
 def inside(axes):
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    (left, right), (low, high) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
     for line in axes.lines:
         if not line.get_label().startswith("_leader"):
             yield from (left <= x <= right and low <= y <= high for x, y in line.get_xydata())

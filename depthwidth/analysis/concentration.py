@@ -239,6 +239,38 @@ def attention_profile(
     return found
 
 
+def query_key_gains(
+    tree: Transformer, init: str | Recipe = "shipped", **given: Unpack[PropagationOptions]
+) -> tuple[float, ...]:
+    """The query-key gain of every self-attention at initialisation, as :func:`trainability` has it: the root of ss/ln n.
+
+    Parameters
+    ----------
+    tree, init, given : as in :func:`depthwidth.analysis.propagation.propagate`.
+
+    Raises
+    ------
+    InputError
+        for the reasons of :func:`~depthwidth.analysis.propagation.propagate`, or if the context is a single token.
+
+    Examples
+    --------
+    >>> from depthwidth import Transformer
+    >>> [round(gain, 2) for gain in query_key_gains(Transformer(2, 64, 2, vocab=100, context=64), "xavier")]
+    [0.49, 0.49]
+    """
+    from .propagation import moments_of
+
+    tokens = tree.run(given.get("context"), given.get("source")).tokens
+    if tokens < 2:
+        raise InputError("query_key_gains: a context of one token has no logarithm to compare scores with")
+    return tuple(
+        math.sqrt(float(row["second_moment"]) / math.log(tokens))
+        for row in moments_of(tree, init, **given)
+        if row["direction"] == "forward" and row["site"].endswith(".attention.scores")
+    )
+
+
 class PhaseDiagram(NamedTuple):
     """Averages over a grid of logit scales (rows) and lengths (columns)."""
 

@@ -11,6 +11,7 @@ from ..quantities import format_count, parse_count
 from .inputs import say_source
 from .options import COUNT, NumberFirst, formats, option
 from .output import emit, print_table, say
+from .plots import picture_asked, plot_options
 
 if TYPE_CHECKING:
     from ..planning.compute import ComputeOptimum
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @option("--vocab", type=COUNT, help="Vocabulary size.")
 @option("--context", type=COUNT, help="Context length in tokens.")
 @option("--masked", is_flag=True, help="Exclude attention scores hidden by the causal mask.")
+@plot_options("Draw width, depth, parameters and tokens by each law, with errors.")
 @formats
 def compute(
     flops: str,
@@ -33,6 +35,8 @@ def compute(
     preset: str | None,
     like: str | None,
     masked: bool,
+    plot: str | None,
+    theme: str | None,
     form: str | None,
     **design: Any,
 ) -> None:
@@ -48,6 +52,7 @@ def compute(
     from ..planning.compute import LAWS, compute_optimum, parameter_optimum
     from ..planning.template import Template, without_none
 
+    picture = picture_asked(plot, theme)
     choices, fields = without_none(design), None
     if like is None:
         template = Template.of("gpt3" if preset is None else preset, **choices)
@@ -66,6 +71,9 @@ def compute(
         {**one.to_dict(), "equal_parameters": {"depth": depth, "width": width, "loss": loss}}
         for one, (depth, width, loss) in zip(found, free, strict=True)
     ]
+
+    if picture is not None:
+        picture.write("compute_figure", found)
 
     def page() -> None:
         _print(amount, tokens, found, rows)

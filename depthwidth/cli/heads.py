@@ -8,7 +8,7 @@ import click
 
 from ..errors import InputError, shown
 from ..quantities import format_count
-from .inputs import say_source
+from .inputs import recipe_of, say_source
 from .options import COUNT, NUMBER, NumberFirst, formats, option
 from .output import emit, print_table, say
 from .plots import picture_asked, plot_options
@@ -97,7 +97,7 @@ def heads(
     if picture is not None:
         picture.write("heads_figure", found, heads=options["heads"] if model is None else given.get("heads"))
     if collapse is not None:
-        collapse.write("collapse_figure", found.context, len(found.layers))
+        collapse.write("collapse_figure", found.context, len(found.layers), betas=_gains(fields, found.context))
     data = found.to_dict() | ({} if report is None else {"measured": report.rows()})
 
     def page() -> None:
@@ -105,6 +105,18 @@ def heads(
         say_source(fields)
 
     emit(form, data, found.rows(), page)
+
+
+def _gains(fields: Any, context: int) -> tuple[float, ...]:
+    """The query-key gains of a configuration's own initialisation; none of a design, or of a model without moments."""
+    from ..analysis.concentration import query_key_gains
+
+    if fields is None:
+        return ()
+    try:
+        return query_key_gains(*recipe_of(fields, "shipped"), context=context)
+    except InputError:
+        return ()
 
 
 def _measured_heads(

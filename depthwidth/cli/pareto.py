@@ -10,6 +10,7 @@ import click
 from ..quantities import format_bytes, format_count, parse_count
 from .options import COUNT, DTYPES, NUMBER, NumberFirst, formats, option
 from .output import emit, print_table, say
+from .plots import picture_asked, plot_options
 
 
 @click.command(cls=NumberFirst)
@@ -24,6 +25,7 @@ from .output import emit, print_table, say
 @option("--dtype", metavar="NAME", default="bf16", help=f"Number format: {DTYPES}.")
 @option("--preset", metavar="NAME", default="gpt3", help="Architecture: gpt3, llama2 or llama3.")
 @option("--vocab", type=COUNT, help="Vocabulary size.")
+@plot_options("Draw loss over latency, with memory.")
 @option("--rows", type=COUNT, default=12, help="Rows of the table.")
 @formats
 def pareto(
@@ -39,6 +41,8 @@ def pareto(
     preset: str,
     vocab: int | None,
     rows: int,
+    plot: str | None,
+    theme: str | None,
     form: str | None,
 ) -> None:
     """List shapes of at most PARAMETERS, e.g. 7B, that no other beats in loss, latency and memory.
@@ -51,6 +55,7 @@ def pareto(
     from ..planning.candidates import Scorer, thinned, unbeaten
     from ..planning.template import Template, without_none
 
+    picture = picture_asked(plot, theme)
     largest = float(parse_count(parameters, "parameters"))
     template = Template.of(preset, **without_none({"vocab": vocab, "tensor_parallel": tensor_parallel}))
     scorer = Scorer(
@@ -59,7 +64,8 @@ def pareto(
     )  # fmt: skip
     every = scorer.candidates(largest, smallest)
     front = every.at(unbeaten(every.loss, every.decode_seconds, every.serving_memory))
-    printed = thinned(front, rows).rows()  # the front holds the least loss of all
+    chosen = thinned(front, rows)
+    printed = chosen.rows()  # the front holds the least loss of all
 
     changed = {
         (row["depth"], row["width"]): {"loss_change": float(change), "loss_change_stderr": _known(error)}
@@ -69,6 +75,9 @@ def pareto(
     def with_changes(found: list[dict[str, float]]) -> list[dict[str, Any]]:
         return [{**row, **changed[row["depth"], row["width"]]} for row in found]
 
+    if picture is not None:
+        errors = [row["loss_change_stderr"] for row in with_changes(printed)]
+        picture.write("pareto_figure", front, chosen, errors, law=law)
     data: dict[str, Any] = {"candidates": len(every.depth), "tokens": scorer.tokens, "front": with_changes(front.rows())}
     title = (f"{len(front.depth):,} of {len(every.depth):,} shapes are beaten by no other in loss, latency and memory "
              f"({law}, {format_count(scorer.tokens)} training tokens, {accelerator}):")  # fmt: skip

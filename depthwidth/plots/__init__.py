@@ -13,9 +13,11 @@ from ..lazy import load_name
 
 if TYPE_CHECKING:
     from .collapse import collapse_figure
+    from .compute import compute_figure
     from .evidence import evidence_figure
     from .heads import heads_figure
     from .moments import moments_figure
+    from .pareto import pareto_figure
     from .plan import plan_figure
     from .rules import rules_figure
     from .saving import check_target, save
@@ -27,6 +29,8 @@ _HOME = {
     "moments_figure": "moments",
     "heads_figure": "heads",
     "collapse_figure": "collapse",
+    "compute_figure": "compute",
+    "pareto_figure": "pareto",
     "evidence_figure": "evidence",
     "save": "saving",
     "check_target": "saving",
@@ -36,8 +40,8 @@ _HOME = {
 }
 
 __all__ = [
-    "DARK", "LIGHT", "Theme", "check_target", "collapse_figure", "evidence_figure", "heads_figure", "moments_figure",
-    "plan_figure", "rules_figure", "save",
+    "DARK", "LIGHT", "Theme", "check_target", "collapse_figure", "compute_figure", "evidence_figure",
+    "heads_figure", "moments_figure", "pareto_figure", "plan_figure", "rules_figure", "save",
 ]  # fmt: skip
 
 

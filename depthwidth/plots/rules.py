@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..coefficients import coefficient
 from ..fitting.tournament import published_scores
 from ..formulas.rules import combined_optimal_width
 from ..formulas.scaling import kaplan_nonembedding_parameters
@@ -64,13 +65,15 @@ def rules_figure(*, theme: Theme) -> Any:
     ends = [_draw_rule(axes, rule, sizes, theme) for rule in rules().values()]
     _draw_models(axes, theme)
     cells = _draw_optima(axes, theme)
+    for name in ("non_embedding_min", "non_embedding_max"):
+        axes.axvline(coefficient(LAW, name).value, color=theme.muted, linestyle=":", marker="", linewidth=1.0)
     axes.set_xlim(*SIZES)
     axes.set_ylim(*RATIOS)
     ticks.set_ticks(axes.xaxis, lambda size: f"{ticks.count(size)}\n{combined_optimal_width(size):,.0f}", most=7)
     ticks.set_ticks(axes.yaxis, most=8)
     axes.set_xlabel("parameters without embeddings, and the width of combined2026")
     axes.set_ylabel("width over that of combined2026")
-    axes.set_title("Bands: 50 % and 90 % of sources")
+    axes.set_title("Bands: 50 % and 90 % of the sources; dotted: their ends")
     label_columns([(axes, [end for end in ends if end is not None])], leader=theme.muted)
     place_labels(axes, [*cells, *_model_labels(theme)], leader=theme.muted)
     return figure

@@ -145,6 +145,15 @@ def nth_style(index: int, theme: Theme) -> Style:
     return Style(theme.series[index % 7], _DASHES[(index + turn) % 7], _MARKERS[(index + 2 * turn) % 7])
 
 
+def ramp(theme: Theme) -> Any:
+    """A map from amounts to colours that stand out from the page, from little to much, in grey as well."""
+    import matplotlib as mpl
+    from matplotlib.colors import ListedColormap
+
+    low, high = (0.3, 1.0) if theme is DARK else (0.0, 0.85)
+    return ListedColormap([mpl.colormaps["cividis"](low + (high - low) * i / 255) for i in range(256)])
+
+
 @contextmanager
 def drawing(theme: str | Theme = "light") -> Iterator[Theme]:
     """The settings of a theme, for what is drawn and written within.

@@ -14,17 +14,23 @@ import matplotlib
 import numpy as np
 
 from depthwidth import InputError, Transformer, plan
-from depthwidth.analysis.concentration import trainability
+from depthwidth.analysis.concentration import query_key_gains, trainability
 from depthwidth.analysis.propagation import moments_of
 from depthwidth.fitting.tournament import head_sizes, published_scores
+from depthwidth.hardware.accelerators import accelerator
+from depthwidth.planning.candidates import Scorer, thinned, unbeaten
 from depthwidth.planning.combined import best_width_band
+from depthwidth.planning.compute import LAWS, compute_optimum
 from depthwidth.planning.head_allocation import allocate_heads, design_needs
 from depthwidth.planning.loss_curve import loss_curve
+from depthwidth.planning.template import Template
 from depthwidth.plots import (
     collapse_figure,
+    compute_figure,
     evidence_figure,
     heads_figure,
     moments_figure,
+    pareto_figure,
     plan_figure,
     rules_figure,
     save,
@@ -44,6 +50,17 @@ def of_two_stacks():
 def allocation():
     kinds = dict.fromkeys(range(8, 12), "diffuse")
     return allocate_heads(1024, 2048, design_needs(12, 2048, kinds=kinds), kv_heads=4)
+
+
+def optima():
+    return [compute_optimum(1e20, law, Template.of("gpt3")) for law in LAWS]
+
+
+def front():
+    scorer = Scorer(Template.of("gpt3"), accelerator("H100"), 1e10, "hoffmann2022")
+    every = scorer.candidates(5e8, 0.5)
+    best = every.at(unbeaten(every.loss, every.decode_seconds, every.serving_memory))
+    return best, thinned(best, 8)
 
 
 PICTURES = {
@@ -67,6 +84,9 @@ PICTURES = {
         [one for one in published_scores() if one.data == "gemstones/dclm"], theme=theme
     ),
     "rules": lambda theme: rules_figure(theme=theme),
+    "compute": lambda theme: compute_figure(optima(), theme=theme),
+    "compute by one law": lambda theme: compute_figure(optima()[:1], theme=theme),
+    "pareto": lambda theme: pareto_figure(*front(), law="hoffmann2022", theme=theme),
 }
 
 
@@ -187,6 +207,39 @@ def test_evidence_shows_each_mean_with_its_interval():
     assert {round(float(bar[1][0]), 9) for bar in bars} == {round(max(one.high, one.cost), 9) for one in means}
 
 
+@pytest.mark.slow
+def test_optima_and_fronts_are_those_of_their_tables():
+    found = optima()
+    panels = compute_figure(found).axes
+    for axes, name in zip(panels, ("depth", "width", "parameters", "tokens"), strict=True):
+        markers = [line for line in axes.lines if line.get_marker() not in "|_"]
+        assert [float(line.get_xdata()[0]) for line in markers] == [getattr(one, name) for one in found]
+        assert [line.get_markerfacecolor() == LIGHT.background for line in markers] == [
+            name in one.extrapolated for one in found
+        ]
+        bars = [bar[:, 0].tolist() for group in axes.collections for bar in group.get_segments()]
+        assert bars == [pytest.approx(one.bands[name]) for one in found if one.bands]
+    best, named = front()
+    axes = pareto_figure(best, named).axes[0]
+    assert np.allclose(axes.collections[0].get_offsets(), np.stack([1e3 * best.decode_seconds, best.loss], axis=1))
+    assert np.allclose(axes.collections[0].get_array(), best.serving_memory)
+    assert {text.get_text() for text in axes.texts} <= {f"{row['depth']} x {row['width']:,}" for row in named.rows()}
+
+
+@pytest.mark.slow
+def test_the_gains_of_a_model_are_marked():
+    gains = query_key_gains(SMALL, "xavier")
+    rows = moments_of(SMALL, "xavier")
+    scores = [
+        row["second_moment"] for row in rows if row["site"].endswith("attention.scores") and row["direction"] == "forward"
+    ]
+    assert [gain**2 * math.log(128) for gain in gains] == pytest.approx(scores)
+    with pytest.raises(InputError, match="one token"):
+        query_key_gains(SMALL, "xavier", context=1)
+    marked = collapse_figure(64, 2, betas=gains).axes[0]
+    assert any([float(x) for x in line.get_xdata()] == list(gains) for line in marked.lines)
+
+
 def test_evidence_needs_a_mean():
     with pytest.raises(InputError, match="no mean cost"):
         evidence_figure([one for one in published_scores() if one.parameters is not None])
@@ -253,6 +306,8 @@ def test_pictures_from_the_command_line(invoke, tmp_path):
         "collapse.png": ("heads", config, "--theme", "dark", "--plot-collapse"),
         "evidence.pdf": ("evidence", "--plot"),
         "rules.jpg": ("rules", "--plot"),
+        "pareto.png": ("pareto", "50M", "--plot"),
+        "compute.png": ("compute", "1e20", "--law", "liu2026", "--plot"),
     }
     for name, words in commands.items():
         done = invoke(*words, tmp_path / name)
