@@ -189,7 +189,7 @@ def new_figure(height: float, theme: Theme = LIGHT) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained", dpi=100)
+    figure: Any = Figure(figsize=(WIDTH, height), layout="constrained", dpi=100)
     FigureCanvasAgg(figure)
     figure.depthwidth_theme = theme
     return figure
