@@ -18,10 +18,15 @@ from depthwidth.errors import InputError
 from depthwidth.evidence import Evidence, all_evidence
 from depthwidth.formula import KINDS, STATUSES, Formula, Parameter, formulas
 from depthwidth.formulas._usage import used_formulas
+from depthwidth.plots import ticks
+from depthwidth.plots.saving import dark_colours
+from depthwidth.plots.theme import LIGHT
 
 LONGEST_EXPRESSION = 400
 """The largest number of operations in a closed form that the atlas prints."""
 POINTS = 61
+_DARK = "[data-md-color-scheme=slate] figure svg "
+"""The drawings of a page that is shown in dark colours."""
 
 
 def pages() -> dict[str, str]:
@@ -33,7 +38,7 @@ def pages() -> dict[str, str]:
     users, measured = used_formulas(), all_evidence()
     found = {"atlas/index.md": _index(topics)}
     for topic, members in topics.items():
-        lines = [f"# Formulas: {topic.replace('_', ' ')}", ""]
+        lines = [f"# Formulas: {topic.replace('_', ' ')}", "", f"<style>{dark_colours(within=_DARK)}</style>", ""]
         for one in members:
             lines += _entry(one, users.get(one.name, ()), measured.get(one.name, ()))
         found[f"atlas/{topic}.md"] = "\n".join(lines)
@@ -158,7 +163,7 @@ def _axes() -> Any:
     mpl.use("svg")
     from matplotlib import pyplot as plt
 
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "atlas", "font.size": 9})
+    mpl.rcParams.update(LIGHT.rc() | {"svg.fonttype": "none", "font.size": 9})
     figure, axes = plt.subplots(figsize=(4.2, 2.2))
     figure.subplots_adjust(0.18, 0.2, 0.97, 0.97)
     return axes
@@ -167,15 +172,17 @@ def _axes() -> Any:
 def _svg(xs: Any, ys: Any, name: str, symbol: str, at: str, *, logarithmic: bool) -> str:
     axes = _axes()
     axes.clear()
-    axes.plot(xs, ys, color="#3f51b5")
+    axes.plot(xs, ys, color=LIGHT.series[0], linestyle="-", marker="")
     if logarithmic:
         axes.set_xscale("log")
     if (ys > 0).all() and ys.max() / ys.min() >= 100:
         axes.set_yscale("log")
-    axes.minorticks_off()
+    axes.set_xlim(axes.get_xlim())
+    axes.set_ylim(axes.get_ylim())
+    ticks.set_ticks(axes.xaxis, most=5)
+    ticks.set_ticks(axes.yaxis, most=4)
     axes.set_xlabel(name)
     axes.set_ylabel(symbol)
-    axes.grid(alpha=0.3)
     text = io.StringIO()
     axes.figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     drawn = text.getvalue()

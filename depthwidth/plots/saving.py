@@ -97,12 +97,25 @@ def _shorter(svg: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", svg)
 
 
-def for_both_pages(svg: str, light: Theme = LIGHT, dark: Theme = DARK) -> str:
-    """An ``<svg>`` of the light theme with a style sheet that gives it the colours of the dark one on dark pages."""
+def dark_colours(svg: str = "", within: str = "", light: Theme = LIGHT, dark: Theme = DARK) -> str:
+    """Style rules that give a drawing of the light theme the colours of the dark one.
+
+    Parameters
+    ----------
+    svg : the drawing, whose colours alone are then named; without it all are.
+    within : a selector of elements around it, to which the rules are limited.
+    light, dark : the themes.
+    """
     pairs = [(light.background, dark.background), (light.text, dark.text), (light.muted, dark.muted), (light.grid, dark.grid),
              (light.accent, dark.accent), *zip(light.series, dark.series, strict=True)]  # fmt: skip
-    pairs = [pair for pair in pairs if pair[0] in svg]
-    rules = "".join(f'[style*="{name}: {old}"]{{{name}:{new}!important}}' for old, new in pairs for name in ("fill", "stroke"))
-    sheet = f"<style>@media (prefers-color-scheme: dark){{{rules}}}</style>"
+    return "".join(
+        f'{within}[style*="{name}: {old}"]{{{name}:{new}!important}}'
+        for old, new in pairs if not svg or old in svg for name in ("fill", "stroke")
+    )  # fmt: skip
+
+
+def for_both_pages(svg: str) -> str:
+    """An ``<svg>`` of the light theme with a style sheet that gives it the colours of the dark one on dark pages."""
+    sheet = f"<style>@media (prefers-color-scheme: dark){{{dark_colours(svg)}}}</style>"
     head = svg.index(">") + 1
     return svg[:head] + sheet + svg[head:]
