@@ -86,7 +86,7 @@ PICTURES = {
     "rules": lambda theme: rules_figure(theme=theme),
     "compute": lambda theme: compute_figure(optima(), theme=theme),
     "compute by one law": lambda theme: compute_figure(optima()[:1], theme=theme),
-    "pareto": lambda theme: pareto_figure(*front(), law="hoffmann2022", theme=theme),
+    "pareto": lambda theme: pareto_figure(*front(), [0.002] * 8, law="hoffmann2022", theme=theme),
 }
 
 
@@ -220,9 +220,12 @@ def test_optima_and_fronts_are_those_of_their_tables():
         bars = [bar[:, 0].tolist() for group in axes.collections for bar in group.get_segments()]
         assert bars == [pytest.approx(one.bands[name]) for one in found if one.bands]
     best, named = front()
-    axes = pareto_figure(best, named).axes[0]
+    errors = [0.01 * i for i in range(len(named.loss))]
+    axes = pareto_figure(best, named, errors).axes[0]
     assert np.allclose(axes.collections[0].get_offsets(), np.stack([1e3 * best.decode_seconds, best.loss], axis=1))
     assert np.allclose(axes.collections[0].get_array(), best.serving_memory)
+    bars = [bar[1][1] - bar[0][1] for group in axes.collections[1:] for bar in group.get_segments()]
+    assert bars == pytest.approx([2 * error * min(best.loss) for error in errors])
     assert {text.get_text() for text in axes.texts} <= {f"{row['depth']} x {row['width']:,}" for row in named.rows()}
 
 
