@@ -212,10 +212,12 @@ def status(watch: bool, out: str, form: str | None) -> None:
 @formats
 def report(names: tuple[str, ...], html: str | None, now: bool, out: str, form: str | None) -> None:
     """Compare predictions and measurements, claim by claim, with a verdict by the criterion stated beforehand."""
-    from .runs.report import page, reports
+    from .runs.report import reports
 
     found = reports(_existing(out), names, now=now)
     if html is not None:
+        from .runs.page import page
+
         page(found, html)
     emit(form, [one.to_dict() for one in found], [row for one in found for row in one.rows()], lambda: _print_reports(found))
     for damage in _existing(out).damaged_plans():
@@ -418,15 +420,17 @@ def _positive(value: int, name: str) -> int:
 
 
 def _print_reports(found: Any) -> None:
+    from .runs.margins import margin_in_words
+
     for one in found:
-        say(heading=f"{one.plan['job']} ({one.plan['size']}): {one.verdict.outcome}")
-        say(f"{one.verdict.summary}.", "")
+        say(heading=f"{one.plan['job']} ({one.plan['size']}): {one.standing}")
+        say(f"{one.verdict.summary}.", f"{margin_in_words(one.verdict)}.", "")
         facts = {key: one.plan[key] for key in ("question", "claim", "criterion")}
         print_facts(facts | {"runs": f"{one.done} of {len(one.plan['runs'])} done, predicted {one.plan['created']}"})
         lines = [
             (
                 line.what, *("" if v is None else f"{v:.5g}" for v in (line.predicted, line.measured, line.stderr)),
-                {True: "met", False: "NOT met", None: ""}[line.passes] + (f" ({line.note})" if line.note else ""),
+                _state_in_words(line),
             )
             for line in one.verdict.comparisons
         ]  # fmt: skip
@@ -434,3 +438,8 @@ def _print_reports(found: Any) -> None:
             print_table(("", "predicted", "measured", "standard error", "criterion"), lines, words=("criterion",))
         for note in one.notes:
             say(f"Note: {note}.")
+
+
+def _state_in_words(line: Any) -> str:
+    state = "noise" if line.is_noisy else {True: "met", False: "NOT met", None: ""}[line.passes]
+    return state + (f" ({line.note})" if line.note else "")

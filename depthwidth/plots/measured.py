@@ -15,6 +15,8 @@ LARGEST = 1e300
 """Size of a number from which the margins of an axis overflow."""
 MANY = 1e5
 """Number from which ticks are counts with K, M and B."""
+MOST_BARS = 400
+"""Points up to which each has an error bar of its own; of more, all bars are one line with gaps, which keeps a page small."""
 HEIGHT = 3.6
 """Of a picture in a report, in inches."""
 
@@ -30,8 +32,14 @@ def draw_against(axes: Any, triples: Iterable[tuple[float, float, float]]) -> No
     if ends:
         predicted, measured, errors = (list(column) for column in zip(*finite, strict=True))
         low, high = min(ends), max(ends)
-        axes.errorbar(predicted, measured, yerr=errors, markersize=3.5, elinewidth=0.8, capsize=0, alpha=0.75,
+        bars = errors if len(finite) <= MOST_BARS else None
+        axes.errorbar(predicted, measured, yerr=bars, markersize=3.5 if bars else 2.0, elinewidth=0.8, capsize=0, alpha=0.75,
                       **nth_style(0, theme).point())  # fmt: skip
+        if not bars:
+            ends_of_bars = [(x, y) for x, y, error in finite for y in (y - error, y + error, math.nan)]
+            axes.plot(
+                *zip(*ends_of_bars, strict=True), color=theme.series[0], linestyle="-", marker="", linewidth=0.8, alpha=0.75
+            )
         axes.plot([low, high], [low, high], color=theme.muted, linestyle="-", marker="", linewidth=0.9, zorder=0)
         if low > 0:
             axes.set_xscale("log")

@@ -143,7 +143,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(invoke, done, tmp_path):
     path = tmp_path / "report.html"
     assert invoke("verify", "report", "--out", done, "--html", path).status == 0
     text = path.read_text(encoding="utf-8")
-    assert text.count("<svg") == 1
+    assert text.count("<svg") >= 1
     assert "holds" in text
     assert "Every end lies within" in text
     for asking in ("<script", "<link", "<img", "src=", "@import", "url(http"):
@@ -155,7 +155,8 @@ def test_the_page_is_one_file_that_asks_for_nothing(invoke, done, tmp_path):
 
 def test_what_a_job_says_is_text_on_the_page(invoke, done):
     """Plans come from other machines: nothing in them may become part of the page's markup."""
-    from verify.runs.report import as_page, reports
+    from verify.runs.page import as_page
+    from verify.runs.report import reports
     from verify.runs.store import Store
 
     (found,) = reports(Store(done))

@@ -19,12 +19,15 @@ from types import ModuleType
 from depthwidth.errors import InputError, nearest, shown
 from depthwidth.plugins import plugins
 
+from .base import ABOVE_ZERO as ABOVE_ZERO
+from .base import BELOW_ZERO as BELOW_ZERO
 from .base import OUTCOMES as OUTCOMES
 from .base import SIZES as SIZES
 from .base import Comparison as Comparison
 from .base import Context as Context
 from .base import Ensemble as Ensemble
 from .base import Job as Job
+from .base import Limit as Limit
 from .base import Measurement as Measurement
 from .base import Outcome as Outcome
 from .base import Prediction as Prediction

@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from ..rows import Row
-from . import Comparison, Ensemble, Job, Prediction, Run, Verdict, difference_error, outcome_of, version_of
+from . import BELOW_ZERO, Comparison, Ensemble, Job, Prediction, Run, Verdict, difference_error, outcome_of, version_of
 from ._heads import BYTES, training_spec
 from ._training import shape_of
 from .altup_quality import EQUAL, STILL, arms, measure, measure_together, runs_of
@@ -59,7 +59,8 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
             gap, noise = mean(one) - mean(other), difference_error(one, other)
             passes = gap < -2 * noise if step == steps[-1] else None
             note = f"AltUp {mean(one):.4f}, {rival} {mean(other):.4f}"
-            lines.append(Comparison(f"loss of AltUp less that of {rival}, step {step:,}", None, gap, noise, passes, note))
+            what = f"loss of AltUp less that of {rival}, step {step:,}"
+            lines.append(Comparison(what, None, gap, noise, passes, note, None if passes is None else BELOW_ZERO))
     judged = [line for line in lines if line.passes is not None]
     words = "; ".join(
         f"AltUp is {line.measured:+.4f} +- {line.stderr:.4f} nats from {rival}"

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Any
 from depthwidth.architecture import Transformer
 
 from ..rows import Row
-from . import Comparison, Context, Ensemble, Job, Measurement, Prediction, Run, Verdict, difference_error, version_of
+from . import (
+    BELOW_ZERO,
+    Comparison,
+    Context,
+    Ensemble,
+    Job,
+    Measurement,
+    Prediction,
+    Run,
+    Verdict,
+    difference_error,
+    version_of,
+)
 from ._heads import BYTES, training_spec
 from ._training import (
     data_spec,
@@ -160,15 +172,17 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         return Verdict("undecided", "a run diverged")
     if any(name not in found for name in ("altup", "dense", EQUAL)):
         return Verdict("undecided", "runs are missing")
-    lines = []
+    lines: list[Comparison] = []
     for one, other in _PAIRS:
         if one not in found or other not in found:
             continue
         first, second = found[one], found[other]
         note = f"{one} {mean(first):.4f}, {other} {mean(second):.4f}"
         noise = difference_error(first, second) if min(len(first), len(second)) > 1 else None
-        lines.append(Comparison(f"loss of {one} less that of {other}", None, mean(first) - mean(second),
-                                noise, None, note))  # fmt: skip
+        gap = mean(first) - mean(second)
+        clear = not lines and noise is not None and abs(gap) > 2 * noise
+        lines.append(Comparison(f"loss of {one} less that of {other}", None, gap,
+                                noise, gap < 0 if clear else None, note, None if lines else BELOW_ZERO))  # fmt: skip
     decides = lines[0]
     if decides.stderr is None or decides.measured is None:
         return Verdict("undecided", "one seed does not show the noise", tuple(lines))

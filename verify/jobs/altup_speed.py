@@ -11,7 +11,7 @@ from depthwidth.architecture import Transformer
 from depthwidth.formulas import altup
 
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from . import Comparison, Context, Job, Limit, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._timing import PASSES, ratio_of, seconds_of, times_in_turn
 
 # layers, width, heads, vocab, context, batch, repetitions, values copied to measure the rate of memory
@@ -123,7 +123,8 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
             high = upper_end(ratio.labels, rate.value, memory.value)
             inside = ratio.predicted - 2 * ratio.stderr <= ratio.value <= high + 2 * ratio.stderr
             lines.append(Comparison(f"{form}, {site}: time over that of the dense model", ratio.predicted, ratio.value,
-                                    ratio.stderr, inside, f"with traffic {high:.3f}"))  # fmt: skip
+                                    ratio.stderr, inside, f"with traffic {high:.3f}",
+                                    Limit(ratio.predicted, high, -2)))  # fmt: skip
     if not lines:
         return Verdict("undecided", "runs are missing")
     met = sum(bool(line.passes) for line in lines)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import mean
 
 from ..rows import Row
-from . import Comparison, Ensemble, Job, Prediction, Run, Verdict, difference_error, outcome_of, version_of
+from . import BELOW_ZERO, Comparison, Ensemble, Job, Prediction, Run, Verdict, difference_error, outcome_of, version_of
 from ._heads import BYTES, training_spec
 from ._training import shape_of
 from .altup_quality import EQUAL, STILL, arms, measure, measure_together, runs_of
@@ -60,7 +60,8 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
             gap, noise = mean(one) - mean(other), difference_error(one, other)
             note = f"AltUp {mean(one):.4f}, {rival} {mean(other):.4f}"
             passes = gap < -2 * noise if rival == EQUAL else None
-            lines.append(Comparison(f"loss of AltUp less that of {rival}, width {width}", None, gap, noise, passes, note))
+            what = f"loss of AltUp less that of {rival}, width {width}"
+            lines.append(Comparison(what, None, gap, noise, passes, note, None if passes is None else BELOW_ZERO))
             if rival == EQUAL:
                 leads.append((gap, noise))
     (first, noise), (last, more) = leads[0], leads[-1]

@@ -11,7 +11,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from ..rows import Row, canonical
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from . import Comparison, Context, Job, Limit, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._heads import calibration_rows
 from ._training import corpus_of, data_spec, planned_text
 
@@ -149,9 +149,10 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         uniform = math.fsum(math.log(m) for m in range(n // 2 + 1, n + 1)) / (n - n // 2)
         measured, predicted = mean(row.value for row in its), its[0].expected
         noise = 3 * max((row.stderr or 0.0) for row in its)
-        passes = abs(measured - predicted) <= TOLERANCE * abs(uniform - measured) + noise
+        limit = Limit.around(predicted, TOLERANCE * abs(uniform - measured), -3)
+        passes = limit.is_met(measured, noise / 3)
         below = f"{uniform - measured:.4g} below uniform, predicted {uniform - predicted:.4g}"
-        lines.append(Comparison(f"{model} {site}: entropy", predicted, measured, noise / 3, passes, below))
+        lines.append(Comparison(f"{model} {site}: entropy", predicted, measured, noise / 3, passes, below, limit))
         good += [f"{model} {site}"] if passes else []
     outcome = outcome_of(len(good), len(layers) - len(good))
     named = f": {', '.join(good)}" if good and outcome != "holds" else ""

@@ -15,7 +15,7 @@ from depthwidth.errors import InputError
 from ..files import write_whole
 from ..records import read_record
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from . import Comparison, Context, Job, Limit, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._heads import BYTES, CALIBRATION_SEQUENCES, calibration_rows, fresh_gpt2, gpt2_config, training_spec
 from ._training import data_spec, planned_text, training_of
 
@@ -134,7 +134,8 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     for mark, sites in sorted(ratios.items()):
         worst = max(sites, key=lambda site: abs(sites[site] - 1))
         passes = abs(sites[worst] - 1) <= TOLERANCE
-        lines.append(Comparison(f"after {mark} updates: distance ratio, worst layer", 1.0, sites[worst], None, passes, worst))
+        what = f"after {mark} updates: distance ratio, worst layer"
+        lines.append(Comparison(what, 1.0, sites[worst], None, passes, worst, Limit.around(1.0, TOLERANCE)))
         good += [mark] if passes else []
     summary = f"logits are as concentrated as their variance says after {', '.join(map(str, good)) or 'no number of'} updates"
     return Verdict(outcome_of(len(good), len(ratios) - len(good)), summary, tuple(lines))

@@ -158,6 +158,73 @@ class Context:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """The measured values that meet a criterion.
+
+    Parameters
+    ----------
+    low, high : the ends; None if there is none.
+    sigmas : number of standard errors by which the value must lie inside of the ends; negative if it may lie that far outside.
+    tolerance : the deviation that the criterion allows aside from the noise, if the ends do not tell it.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    sigmas: float = 0.0
+    tolerance: float | None = None
+
+    @classmethod
+    def around(cls, center: float, tolerance: float, sigmas: float = 0.0) -> Limit:
+        """All values that differ from a center by at most a tolerance."""
+        return cls(center - tolerance, center + tolerance, sigmas, tolerance)
+
+    @classmethod
+    def forgiving(cls, margin: float, stderr: float, *, low: float | None = None, high: float | None = None) -> Limit:
+        """Ends that are a margin beyond `low` or `high`, or two standard errors if these are more.
+
+        Examples
+        --------
+        >>> Limit.forgiving(0.25, 0.5, low=0.0).ends(0.5), Limit.forgiving(0.25, 0.125, low=0.0).ends(0.125)
+        ((-1.0, inf), (-0.25, inf))
+        """
+        sigmas = -max(0.0, 2 - margin / stderr) if stderr else 0.0
+        return cls(None if low is None else low - margin, None if high is None else high + margin, sigmas, margin)
+
+    def ends(self, stderr: float | None) -> tuple[float, float]:
+        """The ends at a standard error; infinite if there is none.
+
+        Examples
+        --------
+        >>> Limit(high=0.0, sigmas=2).ends(0.1), Limit.around(1.0, 0.5).ends(None)
+        ((-inf, -0.2), (0.5, 1.5))
+        """
+        moved = self.sigmas * (stderr or 0.0)
+        low = -math.inf if self.low is None else self.low + moved
+        return low, math.inf if self.high is None else self.high - moved
+
+    def is_met(self, measured: float, stderr: float | None) -> bool:
+        """True if the value meets the criterion."""
+        low, high = self.ends(stderr)
+        return low < measured < high if self.sigmas > 0 else low <= measured <= high
+
+    def is_blurred(self, measured: float, stderr: float) -> bool:
+        """True if two standard errors exceed the deviation that the criterion allows, and reach beyond its ends."""
+        low, high = (-math.inf if self.low is None else self.low), (math.inf if self.high is None else self.high)
+        allowed = self.tolerance
+        if allowed is None:
+            if self.sigmas:  # the noise alone is the criterion, or a part of it
+                return False
+            allowed = min((high - low) / 2, abs(measured - low), abs(measured - high))
+        return 2 * stderr > allowed and not low <= measured - 2 * stderr <= measured + 2 * stderr <= high
+
+
+BELOW_ZERO = Limit(high=0.0, sigmas=2)
+"""A difference that is negative by two standard errors."""
+ABOVE_ZERO = Limit(low=0.0, sigmas=2)
+"""A difference that is positive by two standard errors."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """One line of a report: a prediction, the measurement, and whether the criterion is met."""
 
@@ -167,6 +234,15 @@ class Comparison:
     stderr: float | None = None
     passes: bool | None = None
     note: str = ""
+    limit: Limit | None = None
+    """The values that meet the criterion, if it is a limit on the measured one."""
+
+    @property
+    def is_noisy(self) -> bool:
+        """True if the criterion is met, but within a noise that exceeds what it allows: that decides nothing."""
+        if not self.passes or self.limit is None or self.measured is None or not self.stderr:
+            return False
+        return self.limit.is_blurred(self.measured, self.stderr)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain data."""

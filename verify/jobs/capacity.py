@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, difference_error, outcome_of, version_of
+from . import Comparison, Context, Job, Limit, Measurement, Prediction, Run, Verdict, difference_error, outcome_of, version_of
 from ._digits import DIGITS, USES, digits, error_of, measurements, perceptron, quantity_of, train_until
 from ._training import data_spec, planned_text
 
@@ -133,7 +133,9 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     late = [key for key, some in found.items() if not all(some["converged"])]
     below = sum(sum(some["bounds_below_one"]) for some in found.values())
     lines = [*_of_labels(found), *_of_widths(found)]
-    lines.append(Comparison("bounds on an error that are below 1, over all networks", 0.0, below, None, below == 0))
+    lines.append(
+        Comparison("bounds on an error that are below 1, over all networks", 0.0, below, None, below == 0, limit=Limit(high=0))
+    )
     met = sum(line.passes is True for line in lines)
     failed = [line.what for line in lines if line.passes is False]
     open_ = sum(line.passes is None for line in lines)
@@ -193,7 +195,7 @@ def _logs(found: Found, key: tuple[str, str, int, int], name: str) -> list[float
 def _line(what: str, predicted: float, one: Sequence[float], other: Sequence[float]) -> Comparison:
     difference, noise = mean(one) - mean(other), difference_error(one, other)
     passes = None if abs(difference - predicted) <= 2 * noise else difference > predicted
-    return Comparison(what, predicted, difference, noise, passes)
+    return Comparison(what, predicted, difference, noise, passes, limit=Limit(low=predicted, sigmas=2))
 
 
 JOB = Job(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..measure.component_settings import Problem, cells, sample, settings_of, site
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from . import Comparison, Context, Job, Limit, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 
 PERCENTILES = (50, 90, 99)
 ROUNDING = 0.05
@@ -178,12 +178,13 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
             gaps = {p: line[f"clean_p{p}"] - line[f"authors_p{p}"] for p in PERCENTILES}
             worst = max(gaps, key=lambda p: gaps[p])
             limit, passes = line[f"authors_p{worst}"], gaps[worst] <= ROUNDING
+            most = limit + ROUNDING
         else:
-            worst, limit = 90, BEYOND
+            worst, limit, most = 90, BEYOND, BEYOND
             passes = line["clean_p90"] <= BEYOND
         note = f"{line['settings']} settings, noise {line[f'noise_p{worst}']:.2g}"
         what = f"{name}, percentile {worst} of the error in per cent (predicted: the limit)"
-        lines.append(Comparison(what, limit, line[f"clean_p{worst}"], None, passes, note))
+        lines.append(Comparison(what, limit, line[f"clean_p{worst}"], None, passes, note, Limit(high=most)))
         good += [name] if passes else []
     if not lines:
         return Verdict("undecided", "no rows")

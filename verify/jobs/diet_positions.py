@@ -14,10 +14,12 @@ from depthwidth.initialization.position_rates import with_position_rate
 
 from ..rows import Row, canonical
 from . import (
+    BELOW_ZERO,
     Comparison,
     Context,
     Ensemble,
     Job,
+    Limit,
     Measurement,
     Prediction,
     Run,
@@ -268,7 +270,9 @@ def _of_text(every: _Losses, best: _Best) -> Iterator[Comparison]:
         gain, noise = mean(every[place]) - mean(base), difference_error(every[place], base)
         passes = gain < -2 * noise if name.startswith("diet") else None
         note = f"{mean(every[place]):.4f} at {place[2]} times the rate, input {mean(base):.4f} at {best['bytes', 'input'][2]}"
-        yield Comparison(f"text: loss of {name} less that of input", None, gain, noise, passes, note)
+        yield Comparison(
+            f"text: loss of {name} less that of input", None, gain, noise, passes, note, None if passes is None else BELOW_ZERO
+        )
 
 
 def _of_counts(every: _Losses, best: _Best) -> Iterator[Comparison]:
@@ -276,7 +280,10 @@ def _of_counts(every: _Losses, best: _Best) -> Iterator[Comparison]:
     for name in SCHEMES[1:]:
         place = best["count", name]
         gain, noise = mean(every[place]) - mean(base), difference_error(every[place], base)
-        yield Comparison(f"counting: loss of {name} less that of none", None, gain, noise, gain > -max(2 * noise, MARGIN))
+        limit = Limit(low=-max(2 * noise, MARGIN), tolerance=MARGIN)
+        yield Comparison(
+            f"counting: loss of {name} less that of none", None, gain, noise, gain > limit.ends(None)[0], limit=limit
+        )
 
 
 def _of_symbols(every: _Losses, best: _Best) -> Iterator[Comparison]:
@@ -284,10 +291,11 @@ def _of_symbols(every: _Losses, best: _Best) -> Iterator[Comparison]:
         for name in PROBED:
             losses = every[best[task, name]]
             found, noise = mean(losses), stdev(losses) / math.sqrt(len(losses))
-            passes = None
+            limit = None
             if name.startswith("diet"):
-                passes = found > UNSOLVED if (task, name) == ("permutation", "diet-rel") else found < SOLVED
-            yield Comparison(f"{task}: loss of {name}", None, found, noise, passes)
+                limit = Limit(low=UNSOLVED) if (task, name) == ("permutation", "diet-rel") else Limit(high=SOLVED)
+            passes = None if limit is None else limit.is_met(found, noise)
+            yield Comparison(f"{task}: loss of {name}", None, found, noise, passes, limit=limit)
 
 
 JOB = Job(

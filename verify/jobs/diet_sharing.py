@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 
 from ..rows import Row, canonical
-from . import Comparison, Ensemble, Job, Prediction, Run, Verdict, difference_error, outcome_of, version_of
+from . import ABOVE_ZERO, Comparison, Ensemble, Job, Limit, Prediction, Run, Verdict, difference_error, outcome_of, version_of
 from ._heads import BYTES
 from ._training import data_spec, training_flops
 from .diet_positions import MARGIN, RATES, arm, measure, measure_together, spec_of
@@ -64,13 +64,13 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         one, other = found[scheme, shared], found[scheme, "none"]
         gap, noise = mean(one) - mean(other), difference_error(one, other)
         # Worse beyond the noise; or not worse, or not better, beyond the noise and a margin.
-        passes = {
-            "worse": gap > 2 * noise,
-            "no worse": gap < max(2 * noise, MARGIN),
-            "no better": gap > -max(2 * noise, MARGIN),
-        }
+        limit = {
+            "worse": ABOVE_ZERO,
+            "no worse": Limit(high=max(2 * noise, MARGIN), tolerance=MARGIN),
+            "no better": Limit(low=-max(2 * noise, MARGIN), tolerance=MARGIN),
+        }[claim]
         what = f"{scheme}: loss with tables that {shared} share less that without, {claim} by the paper"
-        return Comparison(what, None, gap, noise, passes[claim], f"{mean(one):.4f}, {mean(other):.4f}")
+        return Comparison(what, None, gap, noise, limit.is_met(gap, noise), f"{mean(one):.4f}, {mean(other):.4f}", limit)
 
     lines = [
         line("diet-rel", "heads", "worse"),

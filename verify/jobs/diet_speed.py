@@ -12,7 +12,20 @@ from depthwidth.architecture import Transformer
 from depthwidth.layers import DietAbs, DietRel
 
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, difference_error, outcome_of, version_of
+from . import (
+    BELOW_ZERO,
+    Comparison,
+    Context,
+    Job,
+    Limit,
+    Measurement,
+    Prediction,
+    Run,
+    Verdict,
+    difference_error,
+    outcome_of,
+    version_of,
+)
 from ._timing import ratio_of, times_in_turn
 
 
@@ -139,13 +152,14 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
             values = found[scheme, mode]
             noise = stdev(values) / math.sqrt(len(values))
             judged = mode == "kept" and scheme.startswith("diet")
-            passes = mean(values) - 1 < FREE + 2 * noise if judged else None
+            limit = Limit(high=1 + FREE, sigmas=-2, tolerance=FREE) if judged else None
+            passes = None if limit is None else limit.is_met(mean(values), noise)
             what = f"{scheme}, {mode}: time over that of positions at the input"
-            lines.append(Comparison(what, expected[scheme, mode], mean(values), noise, passes))
+            lines.append(Comparison(what, expected[scheme, mode], mean(values), noise, passes, limit=limit))
     for one, mode, other, its in _PAIRS:
         first, second = found[one, mode], found[other, its]
         gap, noise = mean(first) - mean(second), difference_error(first, second)
-        lines.append(Comparison(f"{one} {mode} less {other} {its}", None, gap, noise, gap < -2 * noise))
+        lines.append(Comparison(f"{one} {mode} less {other} {its}", None, gap, noise, gap < -2 * noise, limit=BELOW_ZERO))
     judged_lines = [line.passes for line in lines if line.passes is not None]
     ratios = ", ".join(
         f"{mean(found[name, 'kept']):.3f} and {mean(found[name, 'computed']):.3f} ({name})" for name in SCHEMES[:4]

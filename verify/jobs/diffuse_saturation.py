@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from depthwidth.formulas.heads import diffuse_errors, power_spectrum
 
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from . import Comparison, Context, Job, Limit, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 
 LOWEST = 0.5
 """Least ratio of the trained error to the law. The law is that of infinitely long rows and overestimates short ones."""
@@ -79,11 +79,13 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     ratio = {key: mean(row.value for row in its) / its[0].expected for key, its in settings.items()}
     for (d, n), its in sorted(settings.items()):
         shorter = [ratio[key] for key in settings if key[0] == d and key[1] < n]
-        passes = LOWEST <= ratio[d, n] <= 1 and all(other < ratio[d, n] for other in shorter)
+        nearer = all(other < ratio[d, n] for other in shorter)
+        passes = LOWEST <= ratio[d, n] <= 1 and nearer
+        limit = Limit(LOWEST * its[0].expected, its[0].expected) if nearer else None
         values = [row.value for row in its]
         spread = stdev(values) if len(values) > 1 else its[0].stderr
         note = f"{ratio[d, n]:.3f} of the law"
-        lines.append(Comparison(f"d_h={d} n={n}", its[0].expected, mean(values), spread, passes, note))
+        lines.append(Comparison(f"d_h={d} n={n}", its[0].expected, mean(values), spread, passes, note, limit))
         good += [(d, n)] if passes else []
     summary = f"{len(good)} of {len(settings)} settings are below the law and nearer to it at greater length"
     return Verdict(outcome_of(len(good), len(settings) - len(good)), summary, tuple(lines))

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from . import Comparison, Context, Job, Limit, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._heads import BYTES, gpt2_config, training_spec
 from ._training import data_spec, planned_text, training_of
 
@@ -117,7 +117,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
             turned = [losses[at] - value for run, value in pairs if (at := (run, f"reversed{kind}.{share}")) in losses]
             note = f"the same dimensions in reverse order: {mean(turned):+.4f}" if turned else ""
             what = f"{meaning.format(share)}: loss allocated less uniform"
-            lines.append(Comparison(what, None, gap, noise, passes, note))
+            lines.append(Comparison(what, None, gap, noise, passes, note, Limit(high=0, sigmas=-2)))
             lower += gap < 0
             worse += passes is False
     if not lines:

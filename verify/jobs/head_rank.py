@@ -8,7 +8,7 @@ from statistics import mean, median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from . import Comparison, Context, Job, Limit, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._training import check_decisions, data_spec, decisions_of, model_of, planned_text
 
 if TYPE_CHECKING:
@@ -184,8 +184,10 @@ def judge(rows: Sequence[Row], predictions: Sequence[object]) -> Verdict:
         apart = median(its["misalignment"])
         note = f"effective rank {mean(its['effective_rank']):.1f}, misalignment {apart:.2g}"
         passes: bool | None = None
+        limit: Limit | None = None
         if optimizer in COUPLED and apart <= NEAR:
-            passes = abs(measured - certified) <= WITHIN
+            limit = Limit.around(certified, WITHIN)
+            passes = limit.is_met(measured, None)
             met, failed = met + passes, failed + (not passes)
         elif optimizer in COUPLED:
             far += 1
@@ -193,7 +195,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[object]) -> Verdict:
         else:
             note += ": decoupled decay, not judged"
         what = f"{optimizer}, head dim {head_dim}, decay {decay:g}, {steps:,} updates: rank of {product}"
-        lines.append(Comparison(what, certified, measured, None, passes, note))
+        lines.append(Comparison(what, certified, measured, None, passes, note, limit))
     if not lines:
         return Verdict("undecided", "no rows")
     summary = f"{met} of {met + failed} settings near a minimum use the certified rank; {far} of coupled decay are not near one"

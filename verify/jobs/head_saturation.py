@@ -9,7 +9,7 @@ from typing import Any
 from depthwidth.formulas.heads import best_retrieval_error, critical_head_dim
 
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from . import Comparison, Context, Job, Limit, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 
 TOLERANCE = 0.02
 """Allowed difference between a trained error and the predicted one, absolute."""
@@ -62,7 +62,8 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         values, predicted = [row.value for row in its], its[0].expected
         passes = all(abs(v - predicted) <= TOLERANCE for v in values)
         spread = stdev(values) if len(values) > 1 else its[0].stderr
-        lines.append(Comparison(f"n={n} d_h={d}", predicted, mean(values), spread, passes))
+        limit = Limit.around(predicted, TOLERANCE) if passes else None  # by the worst seed: the mean does not tell a failure
+        lines.append(Comparison(f"n={n} d_h={d}", predicted, mean(values), spread, passes, limit=limit))
         good += [(n, d)] if passes else []
     worst = max(abs(row.value - row.expected) for its in settings.values() for row in its)
     summary = f"{len(good)} of {len(settings)} settings within {TOLERANCE} of the least error; the worst is {worst:.3f} off"

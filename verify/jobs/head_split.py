@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from depthwidth.formulas.heads import dedicated_lag_loss
 
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from . import Comparison, Context, Job, Limit, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 
 TOLERANCE = 1e-4
 """Allowed relative loss below the floor: the rounding of a floor that training has reached."""
@@ -91,9 +91,10 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     for heads, its in sorted(counts.items()):
         below = heads < its[0].labels["length"]
         worst = min(its, key=lambda r: r.value - r.expected) if below else max(its, key=lambda r: r.value - r.expected)
-        passes = worst.value > worst.expected - TOLERANCE if below else worst.value <= worst.expected
+        limit = Limit(low=worst.expected - TOLERANCE) if below else Limit(high=worst.expected)
+        passes = limit.is_met(worst.value, None)
         what = f"{heads} heads: {'not below the floor' if below else 'not above dedicated heads'}, worst of {len(its)} draws"
-        lines.append(Comparison(what, worst.expected, worst.value, None, passes))
+        lines.append(Comparison(what, worst.expected, worst.value, None, passes, limit=limit))
         good += [heads] if passes else []
     summary = f"{len(good)} of {len(counts)} numbers of heads keep to their bound"
     return Verdict(outcome_of(len(good), len(counts) - len(good)), summary, tuple(lines))

@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, difference_error, outcome_of, version_of
+from . import Comparison, Context, Job, Limit, Measurement, Prediction, Run, Verdict, difference_error, outcome_of, version_of
 
 CLOSE = 1e-3
 """Largest relative gap to the least nuclear norm that counts as reaching it, with enough measurements."""
@@ -168,8 +168,9 @@ def _enough(
         if gaps:
             asked = scale <= SMALL
             yield Comparison(
-                f"{problem}: gap from a start of {scale:g}", 0.0, mean(gaps), None, mean(gaps) <= CLOSE if asked else None
-            )
+                f"{problem}: gap from a start of {scale:g}", 0.0, mean(gaps), None, mean(gaps) <= CLOSE if asked else None,
+                limit=Limit(high=CLOSE) if asked else None,
+            )  # fmt: skip
 
 
 def _few(found: Mapping[tuple[str, str, str], Sequence[float]], problem: str, scales: Sequence[float]) -> Iterator[Comparison]:
@@ -182,11 +183,17 @@ def _few(found: Mapping[tuple[str, str, str], Sequence[float]], problem: str, sc
     error = difference_error(there, here) if len(there) > 1 else None
     note = f"from {here and mean(here):.4g} at a start of {reference:g}"
     yield Comparison(
-        f"{problem}: gap from a start of {smallest:g}", mean(here), mean(there), error, mean(there) > mean(here), note
+        f"{problem}: gap from a start of {smallest:g}",
+        mean(here),
+        mean(there),
+        error,
+        mean(there) > mean(here),
+        note,
+        Limit(low=mean(here)),
     )
     yield Comparison(
         f"{problem}: effective rank from a start of {smallest:g}, below that of the least norm",
-        mean(least), mean(ranks), None, mean(ranks) < mean(least),
+        mean(least), mean(ranks), None, mean(ranks) < mean(least), limit=Limit(high=mean(least)),
     )  # fmt: skip
 
 
@@ -199,7 +206,7 @@ def _commuting(rows: Sequence[Row]) -> Iterator[Comparison]:
         worst = max(values, key=lambda pair: abs(pair[1] / pair[0] - 1))
         yield Comparison(
             f"commuting measurements: trace from a {site}, worst seed", worst[0], worst[1], None,
-            abs(worst[1] / worst[0] - 1) <= COMMUTING,
+            abs(worst[1] / worst[0] - 1) <= COMMUTING, limit=Limit.around(worst[0], COMMUTING * abs(worst[0])),
         )  # fmt: skip
 
 

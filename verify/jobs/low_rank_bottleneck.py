@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from ..rows import Row
-from . import Comparison, Job, Prediction, Run, Verdict, difference_error, version_of
+from . import BELOW_ZERO, Comparison, Job, Prediction, Run, Verdict, difference_error, version_of
 from ._heads import BYTES, training_spec
 from ._training import TOGETHER, data_spec, decisions_of, measure_training, training_flops
 
@@ -65,8 +65,10 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         shared, fixed = found[count, "shared"], found[count, "fixed"]
         noise = difference_error(shared, fixed) if min(len(shared), len(fixed)) > 1 else None
         note = f"shared width {mean(shared):.4f}, fixed size {mean(fixed):.4f}"
-        lines.append(Comparison(f"{count} heads: loss of the fixed size less that of the shared width", None,
-                                mean(fixed) - mean(shared), noise, None, note))  # fmt: skip
+        gap, judged = mean(fixed) - mean(shared), count == counts[-1]
+        passes = gap < 0 if judged and noise is not None and abs(gap) > 2 * noise else None
+        what = f"{count} heads: loss of the fixed size less that of the shared width"
+        lines.append(Comparison(what, None, gap, noise, passes, note, BELOW_ZERO if judged else None))
     last = lines[-1]
     if last.stderr is None or last.measured is None:
         return Verdict("undecided", "one seed does not show the noise", tuple(lines))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from depthwidth.errors import InputError
 
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from . import ABOVE_ZERO, Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._digits import DIGITS, POINTS, USES, digits, error_of, measurements, perceptron, train_until
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _pairs(psi: Mapping[str, float], parts: Sequence[Mapping[str, float]]) -> It
             difference = psi[above] - psi[below]
             noise = _jackknife([part[above] - part[below] for part in parts])
             passes = None if abs(difference) <= 2 * noise else difference > 0
-            yield Comparison(f"Psi of {above} less that of {below}", 0.0, difference, noise, passes)
+            yield Comparison(f"Psi of {above} less that of {below}", 0.0, difference, noise, passes, limit=ABOVE_ZERO)
 
 
 def _measures(whole: Mapping[str, MeasureRank], parts: Sequence[Mapping[str, float]]) -> Iterator[Comparison]:

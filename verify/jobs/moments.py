@@ -10,7 +10,7 @@ from typing import Any
 from depthwidth.analysis.propagation import propagate
 
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from . import Comparison, Context, Job, Limit, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 from ._training import check_decisions, decisions_of, recipe_of, tree_of
 
 CORRELATION = 0.2
@@ -144,7 +144,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
             note = "noise above the tolerance" if _allowed(row)[1] > _allowed(row)[0] else ""
             lines.append(
                 Comparison(f"{name}: {row.quantity} at {row.site}", row.predicted, row.value, row.stderr,
-                           _excess(row) <= 0, note)
+                           _excess(row) <= 0, note, Limit.around(row.expected, _allowed(row)[0], -NOISE))
             )  # fmt: skip
     summary = f"{len(passing)} of {len(stacks)} stacks are predicted within the tolerance at every site"
     if noisy:

@@ -13,7 +13,7 @@ from depthwidth.formulas.shape_penalty import loss_exponent
 from depthwidth.quantities import format_count
 
 from ..rows import Row
-from . import Comparison, Job, Prediction, Run, Verdict, outcome_of
+from . import Comparison, Job, Limit, Prediction, Run, Verdict, outcome_of
 from ._shapes import Budget, draw_losses, from_shape, losses, seed_noise, shape_run
 from ._training import TOGETHER, data_spec, measure_training
 
@@ -71,9 +71,10 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
         if not widths or not min(widths) < prediction.value < max(widths):
             met, why = None, "the predicted width is not among those that were trained"
         verdicts[prediction.site] = {True: "met", False: "not met", None: "undecided"}[met]
+        limit = Limit(prediction.value / FACTOR, prediction.value * FACTOR)
         error = None if best is None else (high - low) / 3.92  # of a 95 % interval
         note = why or f"95 % interval {low:.4g} to {high:.4g}"
-        lines.append(Comparison(f"{prediction.site} parameters: best width", prediction.value, best, error, met, note))
+        lines.append(Comparison(f"{prediction.site} parameters: best width", prediction.value, best, error, met, note, limit))
         if k is not None:
             lines.append(Comparison(f"{prediction.site} parameters: curvature", curvature, k))
     met_sizes, failed = ([size for size, v in verdicts.items() if v == which] for which in ("met", "not met"))

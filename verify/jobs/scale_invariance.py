@@ -12,7 +12,20 @@ from depthwidth.architecture.design import SCALE_INVARIANT
 from depthwidth.formulas.scale_invariance import angle_per_step, effective_learning_rate, equilibrium_norm, relaxed_norm
 
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, difference_error, outcome_of, version_of
+from . import (
+    BELOW_ZERO,
+    Comparison,
+    Context,
+    Job,
+    Limit,
+    Measurement,
+    Prediction,
+    Run,
+    Verdict,
+    difference_error,
+    outcome_of,
+    version_of,
+)
 from ._training import check_decisions, decisions_of, model_of, recipe_of, training_flops, training_of
 
 if TYPE_CHECKING:
@@ -262,7 +275,7 @@ def _spread(
     if min(learnt[INVARIANT], learnt[arm]) < LEARNT:
         return Comparison(what, None, gap, error, None, f"untested, as one learnt too little; {words}")
     span = ", ".join(f"{one[place]:g}" for one in sorted(kept))
-    return Comparison(what, None, gap, error, gap < -2 * error, f"{words} over {span}")
+    return Comparison(what, None, gap, error, gap < -2 * error, f"{words} over {span}", BELOW_ZERO)
 
 
 def _range(its: Mapping[tuple[float, float], list[float]], kept: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -285,7 +298,8 @@ def _laws(found: Mapping[tuple[str, float], list[float]], predictions: Sequence[
             ("effective learning rate", effective_learning_rate(eta, decay, size), eta / norm**2),
         ):
             passes = abs(value / told - 1) < MOST if start == 1 else None
-            yield Comparison(f"{what} from start {start:g}", told, value, None, passes)
+            limit = Limit.around(told, MOST * told) if start == 1 else None
+            yield Comparison(f"{what} from start {start:g}", told, value, None, passes, limit=limit)
         if told := found.get(("relaxed_norm", start)):
             note = "added after the first verdict, and not judged"
             yield Comparison(f"norm from start {start:g}, by all gradients before", mean(told), norm, None, None, note)

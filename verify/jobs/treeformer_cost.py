@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from depthwidth.formulas.treeformer import break_even_length, leaf_attention_flops, random_imbalance
 
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, outcome_of, version_of
+from . import Comparison, Context, Job, Limit, Measurement, Prediction, Run, Verdict, outcome_of, version_of
 
 LEAF = 64
 """Tokens of a balanced leaf; the height follows from the length."""
@@ -130,22 +130,26 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     for length, its in sorted(found.items()):
         flops = mean(row.value for row in its["leaf_flops"])
         expected = mean(row.expected for row in its["leaf_flops"])
+        limit = Limit.around(expected, FLOPS_TOLERANCE * expected)
         passes = abs(flops / expected - 1) <= FLOPS_TOLERANCE
-        lines.append(Comparison(f"{length:,} tokens: operations of TF-attention", expected, flops, None, passes))
+        lines.append(Comparison(f"{length:,} tokens: operations of TF-attention", expected, flops, None, passes, limit=limit))
     unit, longest = {name: mean(values) for name, values in steps.items()}, max(found)
     words = []
     for reads, name in (("leaf", "TF"), ("path", "TC")):
         times = {n: (_mean(its["full_seconds"]), _mean(its[f"{reads}_seconds"])) for n, its in found.items()}
         gains = [a.value / b.value for a, b in _pairs(found[longest], reads)]
         gain, error = mean(gains), stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None
-        lines.append(Comparison(f"{longest:,} tokens: full attention over {name}, time", None, gain, error, gain > 1))
+        lines.append(
+            Comparison(f"{longest:,} tokens: full attention over {name}, time", None, gain, error, gain > 1, limit=Limit(low=1))
+        )
         even, measured = predicted_break_even(unit, reads), measured_break_even(times)
         within = measured / FACTOR <= even <= FACTOR * measured
         if math.isinf(measured):
             within = even > longest / FACTOR
         elif not measured:  # the tree is faster at every length
             within = even <= FACTOR * min(found)
-        lines.append(Comparison(f"length of break-even of {name}, tokens", even, measured, None, within))
+        near = Limit(even / FACTOR, even * FACTOR) if 0 < measured < math.inf else None
+        lines.append(Comparison(f"length of break-even of {name}, tokens", even, measured, None, within, limit=near))
         words.append(f"{name} {gain:.1f} times as fast at {longest:,} tokens, even at {measured:,.0f} (predicted {even:,.0f})")
     judged = [line.passes for line in lines if line.passes is not None]
     return Verdict(outcome_of(sum(judged), len(judged) - sum(judged)), "; ".join(words), tuple(lines))

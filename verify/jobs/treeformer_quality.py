@@ -9,7 +9,19 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..rows import Row
-from . import Comparison, Context, Job, Measurement, Prediction, Run, Verdict, difference_error, outcome_of, version_of
+from . import (
+    BELOW_ZERO,
+    Comparison,
+    Context,
+    Job,
+    Measurement,
+    Prediction,
+    Run,
+    Verdict,
+    difference_error,
+    outcome_of,
+    version_of,
+)
 from ._training import check_decisions, decisions_of, recipe_of, training_flops, training_of
 
 if TYPE_CHECKING:
@@ -134,7 +146,7 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
 
     def line(one: str, other: str, what: str, judged: bool, note: str = "") -> Comparison:
         gap, noise = mean(losses[one]) - mean(losses[other]), difference_error(losses[one], losses[other])
-        return Comparison(what, None, gap, noise, gap < -2 * noise if judged else None, note)
+        return Comparison(what, None, gap, noise, gap < -2 * noise if judged else None, note, BELOW_ZERO if judged else None)
 
     lines, words = [], []
     for reads in ("TF", "TC"):

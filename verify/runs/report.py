@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import html
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from depthwidth.display import Overview, with_overview
-from depthwidth.errors import InputError, nearest, printable, shown
-from depthwidth.plots.measured import HEIGHT, draw_against
-from depthwidth.plots.saving import svg_of
-from depthwidth.plots.theme import drawing, new_figure
+from depthwidth.errors import InputError, nearest, shown
 from depthwidth.progress import announced
 
-from ..files import write_whole
-from ..jobs import Job, Prediction, Verdict, find_job
+from ..jobs import Comparison, Job, Outcome, Prediction, Verdict, find_job
 from ..rows import Row, finite_or_none
 from .executors import describe_error
+from .margins import flips, margin_in_words, outcome_in_noise, seeds_of
 from .plans import make_plan, predictions_of
 from .store import Store
 
@@ -35,13 +29,20 @@ class Report:
     done: int
     verdict: Verdict
     notes: tuple[str, ...]
+    judged: str = ""
+    """The outcome by the criterion on the rows that are there, if the verdict is another one because runs are missing."""
+
+    @property
+    def standing(self) -> Outcome:
+        """The outcome, if comparisons whose noise exceeds what the criterion allows count as undecided."""
+        return outcome_in_noise(self.verdict)
 
     def overview(self) -> Overview:
         """The question, the criterion and the verdict, for a prompt or a notebook."""
         facts = {name: str(self.plan[name]) for name in ("question", "criterion")}
         facts |= {
             "runs": f"{self.done} of {len(self.plan['runs'])}",
-            "outcome": f"{self.verdict.outcome}: {self.verdict.summary}",
+            "outcome": f"{self.standing}: {self.verdict.summary}",
         }
         return Overview(f"Report of {self.plan['job']}, {self.plan['size']}", facts)
 
@@ -49,17 +50,24 @@ class Report:
         """As plain data."""
         words = {k: self.plan[k] for k in ("job", "size", "question", "claim", "measured", "criterion", "created", "code")}
         return words | {
-            "runs": len(self.plan["runs"]), "done": self.done, "outcome": self.verdict.outcome,
-            "summary": self.verdict.summary, "comparisons": self.rows(), "notes": list(self.notes),
+            "runs": len(self.plan["runs"]), "done": self.done, "outcome": self.verdict.outcome, "standing": self.standing,
+            "summary": self.verdict.summary, "margin": margin_in_words(self.verdict),
+            "would_change": flips(self.verdict, len(seeds_of(self.measured))), "comparisons": self.rows(),
+            "notes": list(self.notes),
         }  # fmt: skip
 
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary for each comparison."""
         head = {"job": self.plan["job"], "size": self.plan["size"]}
-        return [
-            head | {k: finite_or_none(v) if isinstance(v, float) else v for k, v in line.to_dict().items()}
-            for line in self.verdict.comparisons
-        ]
+        return [head | _row_of(line) for line in self.verdict.comparisons]
+
+
+def _row_of(line: Comparison) -> dict[str, Any]:
+    """A comparison as plain data, with the ends of its limit at its standard error."""
+    low, high = (None, None) if line.limit is None else line.limit.ends(line.stderr)
+    found = {name: value for name, value in line.to_dict().items() if name != "limit"} | {"low": low, "high": high}
+    plain = {name: finite_or_none(value) if isinstance(value, float) else value for name, value in found.items()}
+    return plain | {"noisy": line.is_noisy}
 
 
 def reports(store: Store, names: Sequence[str] = (), *, now: bool = False) -> list[Report]:
@@ -125,11 +133,11 @@ def _report(plan: Mapping[str, Any], rows: Mapping[str, list[Row]], now: bool) -
         verdict = job.judge(measured, predictions)
     except Exception as error:  # a job may be anyone's
         verdict = Verdict("undecided", f"it could not be judged: {describe_error(error)}")
-    missing = len(plan["runs"]) - len(done)
+    missing, judged = len(plan["runs"]) - len(done), verdict.outcome
     if missing:
         notes.append(f"{missing} of {len(plan['runs'])} runs are missing")
         verdict = Verdict("undecided", f"So far: {verdict.outcome}. {verdict.summary}", verdict.comparisons)
-    return Report(plan, tuple(measured), len(done), verdict, tuple(notes))
+    return Report(plan, tuple(measured), len(done), verdict, tuple(notes), judged)
 
 
 def _changed(job: Job, plan: Mapping[str, Any]) -> str:
@@ -160,115 +168,3 @@ def _differing(recorded: Sequence[Prediction], other: Sequence[Prediction]) -> i
     """Number of recorded predictions that have another value among the others."""
     values = {(p.site, p.step, p.quantity): p.value for p in other}
     return sum(values.get((p.site, p.step, p.quantity), p.value) != p.value for p in recorded)
-
-
-# The page.
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: 0.15rem 0.7rem; text-align: left; }
-th { border-bottom: 1px solid #888; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
-tr.bad td { background: #fde8e8; } .holds { color: #17692d; } .fails { color: #a11; } .range, .undecided { color: #8a5a00; }
-svg { max-width: 100%; height: auto; } dt { font-weight: 600; } dd { margin: 0 0 0.4rem 1rem; }
-"""
-
-
-def page(found: Sequence[Report], path: str | Path) -> None:
-    """Write reports as one self-contained HTML file: no script, no link, pictures inside.
-
-    Raises
-    ------
-    InputError
-        if it cannot be written, or matplotlib is not installed.
-    """
-    target = Path(path)
-    if target.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"html: {shown(str(path))} does not end in .html")
-    text = as_page(found)
-    try:
-        write_whole(target, text.encode())
-    except OSError as error:
-        raise InputError(f"html: {shown(str(path))} cannot be written ({error.strerror})") from None
-
-
-def as_page(found: Sequence[Report]) -> str:
-    """The text of :func:`page`."""
-    body = "\n".join(_section(one) for one in found)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Predicted and measured</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>Predicted and measured</h1>\n{body}\n</body></html>\n"
-    )
-
-
-def _section(one: Report) -> str:
-    plan, verdict = one.plan, one.verdict
-    css = "range" if verdict.outcome == "holds on a range" else verdict.outcome
-    facts = {
-        "Question": plan["question"], "Claim": plan["claim"], "Measured": plan["measured"],
-        "Criterion, stated beforehand": plan["criterion"],
-        "Predicted": f"{plan['created']}; code {plan['code']}",
-        "Runs": f"{one.done} of {len(plan['runs'])} done" + _made_on(one.measured),
-    }  # fmt: skip
-    listed = "".join(f"<dt>{_safe(key)}</dt><dd>{_safe(value)}</dd>" for key, value in facts.items())
-    notes = "".join(f"<p>Note: {_safe(note)}.</p>" for note in one.notes)
-    return (
-        f'<h2>{_safe(plan["job"])} ({_safe(plan["size"])}): <span class="{css}">{_safe(verdict.outcome)}</span></h2>'
-        f"<p>{_safe(verdict.summary)}.</p><dl>{listed}</dl>{notes}{_pictures(one)}{_table(one)}"
-    )
-
-
-def _made_on(rows: Sequence[Row]) -> str:
-    devices = sorted({f"{row.device}, {row.dtype}" for row in rows})
-    return f"; on {'; '.join(devices)}" if devices else ""
-
-
-def _table(one: Report) -> str:
-    lines = []
-    for line in one.verdict.comparisons:
-        cells = "".join(
-            f'<td class="n">{"" if value is None else f"{value:.5g}"}</td>'
-            for value in (line.predicted, line.measured, line.stderr)
-        )
-        met = {True: "met", False: "not met", None: ""}[line.passes] + (f" ({line.note})" if line.note else "")
-        bad = ' class="bad"' if line.passes is False else ""
-        lines.append(f"<tr{bad}><td>{_safe(line.what)}</td>{cells}<td>{_safe(met)}</td></tr>")
-    head = "".join(f"<th>{name}</th>" for name in ("", "predicted", "measured", "standard error", "criterion"))
-    return f"<table><tr>{head}</tr>{''.join(lines)}</table>" if lines else ""
-
-
-def _safe(text: object) -> str:
-    return html.escape(printable(str(text)))
-
-
-Draw = Callable[[Any, Sequence[Row]], None]
-
-
-def _pictures(one: Report) -> str:
-    if not one.measured:
-        return ""
-    compared = [row for row in one.measured if row.predicted is not None]
-    quantities = sorted({row.quantity for row in compared})
-    pictures: list[tuple[str, Draw, Sequence[Row]]] = [
-        (f"Measured {quantity} against predicted", _against, [row for row in compared if row.quantity == quantity])
-        for quantity in quantities
-    ]
-    with contextlib.suppress(InputError):  # the job may not be installed; its rows are here
-        pictures += [(title, draw, one.measured) for title, draw in find_job(one.plan["job"]).figures]
-    return "".join(f"<h3>{_safe(title)}</h3>{_svg(draw, rows)}" for title, draw, rows in pictures)
-
-
-def _svg(draw: Draw, rows: Sequence[Row]) -> str:
-    with drawing() as theme:
-        figure = new_figure(HEIGHT, theme)
-        try:
-            draw(figure.subplots(), rows)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of numbers that a picture cannot show
-                return svg_of(figure)
-        except Exception as error:  # a job, its rows and their labels may be anyone's: the other pictures are drawn
-            return f"<p>This picture cannot be drawn: {_safe(printable(describe_error(error)))}.</p>"
-
-
-def _against(axes: Any, rows: Sequence[Row]) -> None:
-    """All rows of one quantity, with the line of equality."""
-    draw_against(axes, [(row.predicted, row.value, row.stderr or 0.0) for row in rows if row.predicted is not None])
