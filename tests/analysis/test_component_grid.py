@@ -48,7 +48,7 @@ def test_attention_with_unequal_norms_is_a_little_above_attention_with_equal_one
     found = predict("attention", settings)
     layer = attention_moments(1.0, 1 / 3, length=300, width=100, head_dim=64, score_gain=0.6**4, gradient_correlation=1 / 3)
     assert 1 < found["variance"] / layer.second_moment < 1.001
-    assert found["gradient_variance"] == pytest.approx(0.64 * layer.gradient, rel=1e-12)
+    assert 1 < found["gradient_variance"] / (0.64 * layer.gradient) < 1.001
 
 
 @pytest.mark.slow

@@ -143,11 +143,15 @@ def attention_moments(
     o = attention_overlap(s2, rho, length, causal, head_dim) if overlap is None else overlap
     if equal_norms is not None and head_dim is not None:
         o = _with_token_products(o, s2, rho, width, head_dim, equal_norms)
+    asked, beside = 1.0, 0.0
+    if equal_norms is not None and not causal:
+        o, asked, beside = _with_token_directions(o, s2, correlation, rho, length, width, head_dim, equal_norms)
     kappa = gradient * gradient_correlation
     # The correlation that the key path weighs; any number where the Jacobians do not overlap at all.
     rho_k = o.R2 / (o.T2 + _TINY)
     noise = query_noise(o.P, o.M3, o.A22)
     keys = key_gradient_second_moment(value_gain, gradient, kappa, correlation, rho_k, o.R, o.T2, s, asking, length, dropout)
+    keys = keys + value_gain * gradient * asking / length * beside
     value = value_gain * signal
     second_moment = output_second_moment(value, correlation, o.P, o.M3, o.A22, s, width, dropout)
     covariance = output_covariance(value, correlation, o.P2, rho, s, width)
@@ -162,7 +166,7 @@ def attention_moments(
         second_moment,
         covariance,
         value_gradient_second_moment(value_gain, gradient, kappa, o.P, o.P2, asking, length, dropout),
-        query_gradient_second_moment(value_gain, gradient, correlation, o.T, s, width, dropout, noise),
+        query_gradient_second_moment(value_gain, gradient, correlation, asked * o.T, s, width, dropout, noise),
         keys,
         value_gradient_covariance(value_gain, gradient, kappa, o.P, o.P2, asking, length),
         query_gradient_covariance(value_gain, kappa, correlation, o.T2, s, width, (1 - o.P) ** 2 - o.T2),
@@ -191,11 +195,37 @@ def _check_correlation(name: str, correlation: Any, length: Any) -> None:
 def _with_token_products(o: Any, s2: Any, rho: Any, width: Any, head_dim: int, equal_norms: bool) -> Any:
     """P2 and R2 with the spread of the product of the two asking tokens, x.x'/d, beside that of their queries, q.q'/d_h.
 
+    The key path weighs by the product after the map of the keys, which spreads it once more, by (1 + rho^2)/d; R and R2.
+
     dP2/drho = s2 T2 by Price's theorem, and dT2/drho is what R2 - rho T2 is of the queries' variance, (1 + rho^2)/d_h.
     """
     spread = ((1 - rho**2) ** 2 if equal_norms else 1 + rho**2) / width
-    growth = (o.R2 - rho * o.T2) * head_dim / (1 + rho**2) * spread
-    return o._replace(P2=o.P2 + s2 / 2 * growth, R2=o.R2 + growth)
+    mapped = (o.R2 - rho * o.T2) * head_dim
+    growth = mapped / (1 + rho**2) * spread
+    R = o.R + (o.R - o.T) * head_dim / width
+    return o._replace(P2=o.P2 + s2 / 2 * growth, R2=o.R2 + growth + mapped / width, R=R)
+
+
+def _with_token_directions(
+    o: Any, s2: Any, correlation: Any, rho: Any, length: Any, width: Any, head_dim: int | None, equal_norms: bool
+) -> tuple[Any, Any, Any]:
+    """The averages with what a key's logit tells of its token; the factor that the query path has besides; and the product of
+    the paths through keys and values, for a value gain of 1.
+
+    Derivation: docs/derivations/attention.md, (A24) to (A26).
+    """
+    from ...numerics.softmax_tokens import token_averages
+
+    found = token_averages(s2, length)
+    # Of the gradient at a query the part along it comes back through the logits; there are 1/d_h and 1/d of it.
+    asked = 1 + (found.aligned - 1) * (1 / width + (1 / head_dim if head_dim else 0.0))
+    share = (1 - correlation) ** 2 / width if equal_norms else 0.0
+    rows, jacobians = found.P_spread / width - share / 4 * found.P_tails, found.T_spread / width - share / 4 * found.T_tails
+    keys = 1 + jacobians - share * found.weighted
+    beside = 2 * o.P * abs(found.P_growth) / width  # never negative, but for rounding at variance 0
+    pairs = 1 + (0.8 * rho + 0.2 * rho**2) * rows
+    o = o._replace(P=o.P * (1 + rows), T=o.T * (1 + jacobians), R=o.R * keys, P2=o.P2 * pairs, R2=o.R2 * keys)
+    return o, asked - 2 * share * found.weighted, beside
 
 
 def _number_or_array(value: Any) -> Any:

@@ -1,0 +1,143 @@
+r"""Averages of a softmax row and its logits together, for attention between tokens of finite width.
+
+Given a query, the logits of a row are the components of the keys' tokens along one direction. Everything else of these tokens is
+independent of the weights, if tokens are Gaussian; if they are of one norm, a token with a large component there has less in all
+other directions, and the logits have lighter tails than Gaussian ones. All averages here are over n independent logits of
+variance s2, with :math:`\hat s = s/\sigma` and J the Jacobian of the softmax.
+
+Derivation: docs/derivations/attention.md, (A24) to (A26).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .chebyshev import chebyshev_basis, chebyshev_coefficients, chebyshev_nodes
+from .distinct import distinct
+
+Array = Any
+
+_STEP, _BELOW, _ABOVE, _DEVIATIONS = 0.4, 30.0, 3.75, 8.0
+_LOGITS = np.arange(-_DEVIATIONS, _DEVIATIONS + 0.05, 0.1)
+_NODES = 18
+_LEAST = -700.0
+
+
+class TokenAverages(NamedTuple):
+    """Averages over one row, in proportion to those of :class:`~depthwidth.numerics.softmax.Overlap`."""
+
+    aligned: Array
+    """E |J s^|^2 over T: 1 for logits without variance"""
+    weighted: Array
+    """E sum J_jl^2 (s^_l^2 - 1) over T: the keys that a gradient reaches have large logits"""
+    P_tails: Array
+    """Change of P by the fourth Hermite polynomial of every logit, over P: -k P for tails with an excess -24 k"""
+    T_tails: Array
+    """The same of T, over T"""
+    P_spread: Array
+    """s2^2 d2P/ds2^2 over P: P changes by P_spread v/2 if the variance of a row has the relative variance v"""
+    T_spread: Array
+    """The same of T, over T"""
+    P_growth: Array
+    """d ln P / d ln s2, half of E p.(J s) over P"""
+
+
+def token_averages(variance: Array, length: Array) -> TokenAverages:
+    """The averages for logits of variance s2, nats^2, in rows of n entries; the arguments broadcast.
+
+    By Chebyshev polynomials up to the next power of two of the largest variance: right to 1e-4 up to s2 = 8 and n = 512, to 0.02
+    up to 64. s2 >= 0, n >= 1.
+
+    Examples
+    --------
+    >>> found = token_averages(4.0, 64)
+    >>> print(f"{found.aligned:.2f} {found.weighted:.2f}")
+    0.72 4.00
+    """
+    variance, length = np.broadcast_arrays(np.asarray(variance, dtype=float), np.asarray(length, dtype=float))
+    flat, lengths = variance.ravel(), length.ravel()
+    octave = max(0, math.ceil(math.log2(max(float(flat.max(initial=0.0)), _TINY))))
+    found = np.empty((len(TokenAverages._fields), flat.size))
+    for n in distinct(lengths):
+        here = lengths == n
+        basis = chebyshev_basis(2 * np.log1p(flat[here]) / math.log1p(2.0**octave) - 1, _NODES)
+        found[:, here] = _coefficients(octave, float(n)) @ basis
+    return TokenAverages(*(float(v[0]) if variance.shape == () else v.reshape(variance.shape) for v in found))
+
+
+_TINY = 1e-9
+_AROUND = 0.1
+
+
+@functools.lru_cache(maxsize=256)
+def _coefficients(octave: int, n: float) -> Array:
+    """Chebyshev coefficients of the averages over ln(1 + s2), from 0 to a power of two."""
+    s2 = np.expm1((chebyshev_nodes(_NODES) + 1) / 2 * math.log1p(2.0**octave))
+    rows = []
+    for one in np.maximum(s2, _TINY).tolist():
+        (P, T, *found), below, above = (_averages(part * one, n) for part in (1.0, 1 - _AROUND, 1 + _AROUND))
+        spreads = [(above[k] + below[k] - 2 * middle) / middle / _AROUND**2 if T else 0.0 for k, middle in ((0, P), (1, T))]
+        rows.append([*found, *spreads, (above[0] - below[0]) / (2 * _AROUND * P)])
+    return np.array(rows).T @ chebyshev_coefficients(_NODES).T
+
+
+def _averages(s2: float, n: float) -> tuple[float, ...]:
+    """P, T, and the first four fields of :class:`TokenAverages`."""
+    if n < _FEWEST:
+        return 1.0, 0.0, 1.0, 0.0, 0.0, 0.0
+    sigma, z = math.sqrt(s2), _LOGITS
+    low, high = _BELOW + _DEVIATIONS * sigma + math.log(n), _ABOVE + _DEVIATIONS * sigma
+    u = _STEP * np.arange(-math.ceil(low / _STEP), math.ceil(high / _STEP))
+    density = np.exp(-z * z / 2)
+    density /= density.sum()
+    y = u[:, None] + sigma * z
+    t = np.exp(np.minimum(y, 6.0))
+    kernel = np.exp(-t)
+    # Columns: the averages weighed by 1, z, z^2 and He_4(z).
+    weights = density[:, None] * np.stack([np.ones_like(z), z, z * z, z**4 - 6 * z * z + 3], axis=1)
+    psi = [kernel @ weights]
+    less = -np.expm1(-t) @ weights
+    psi[0][:, 3] = -less[:, 3]
+    for _ in range(4):
+        kernel = kernel * t
+        psi.append(kernel @ weights)
+    log_psi = np.where(less[:, 0] < 0.5, np.log1p(-np.minimum(less[:, 0], 0.5)), np.log(np.maximum(psi[0][:, 0], 1e-300)))
+
+    def over_row(others: float, *factors: Array) -> float:
+        """The average of a product over so many different entries, of which `others` carry nothing else."""
+        powers = np.exp(np.maximum(others * log_psi, _LEAST))
+        return float(_STEP * (powers * math.prod(factors)).sum())
+
+    def tails(others: float, *orders: int) -> float:
+        """Of the same, the change by He_4 in every entry."""
+        plain = [psi[k][:, 0] for k in orders]
+        changed = others * over_row(others - 1, psi[0][:, 3], *plain) if others > 0 else 0.0
+        for place, k in enumerate(orders):
+            changed += over_row(others, psi[k][:, 3], *plain[:place], *plain[place + 1 :])
+        return changed
+
+    one, first, square = (lambda k: psi[k][:, 0]), (lambda k: psi[k][:, 1]), (lambda k: psi[k][:, 2])
+    two = n * (n - 1)
+    P, M3 = n * over_row(n - 1, one(2)), n / 2 * over_row(n - 1, one(3))
+    M4, A22 = n / 6 * over_row(n - 1, one(4)), two / 6 * over_row(n - 2, one(2), one(2))
+    T = P - 2 * M3 + M4 + A22
+    # sum_l z_l^2 p_l^2 (1 - 2 p_l + sum p^2)
+    weighted = n * over_row(n - 1, square(2) - square(3) + square(4) / 6) + two / 6 * over_row(n - 2, square(2), one(2))
+    # sum_j p_j^2 (z_j - sum_k p_k z_k)^2
+    own = n * over_row(n - 1, square(2) - square(3) + square(4) / 6)
+    crossed = two * (over_row(n - 2, first(2), first(1)) - over_row(n - 2, first(3), first(1)) / 3)
+    mean = two / 6 * over_row(n - 2, one(2), square(2))
+    if n > 2:
+        mean += two * (n - 2) / 6 * over_row(n - 3, one(2), first(1), first(1))
+    aligned = own - crossed + mean
+    P_tails = n * tails(n - 1, 2)
+    T_tails = P_tails - n * tails(n - 1, 3) + n / 6 * tails(n - 1, 4) + two / 6 * tails(n - 2, 2, 2)
+    return P, T, aligned / T, weighted / T - 1, P_tails / P, T_tails / T
+
+
+_FEWEST = 2
+"""A row of one entry has no Jacobian."""
