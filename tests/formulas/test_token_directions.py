@@ -62,7 +62,12 @@ def deviations():
         of = {name: float(value) for name, value in (part.split("=") for part in row.site.split())}
         if grid not in ("short", "large variance", "cross") or row.quantity not in MEASURED:
             continue
-        if of["correlation"] or of["score_variance"] != 4 or of["dropout"] or (grid == "cross") != row.quantity.startswith("query"):
+        if (
+            of["correlation"]
+            or of["score_variance"] != 4
+            or of["dropout"]
+            or (grid == "cross") != row.quantity.startswith("query")
+        ):
             continue
         width = of["width"]
         asking = {}
@@ -85,4 +90,3 @@ def test_the_simulations_that_were_kept(monkeypatch):
     assert max(now.values()) < 2
     monkeypatch.setattr(layer, "_with_token_directions", lambda o, *given: (o, 1.0, 0.0))
     assert all(before > 3 * now[name] for name, before in deviations().items())
-
