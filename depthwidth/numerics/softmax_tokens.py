@@ -1,8 +1,8 @@
 r"""Averages of a softmax row and its logits together, for attention between tokens of finite width.
 
-Given a query, the logits of a row are the components of the keys' tokens along one direction. Everything else of these tokens is
-independent of the weights, if tokens are Gaussian; if they are of one norm, a token with a large component there has less in all
-other directions, and the logits have lighter tails than Gaussian ones. All averages here are over n independent logits of
+Given a query, the logits of a row are the components of the keys' tokens along one direction. Everything else of these tokens
+is independent of the weights, if tokens are Gaussian; if they are of one norm, a token with a large component there has less in
+all other directions, and the logits have lighter tails than Gaussian ones. All averages here are over n independent logits of
 variance s2, with :math:`\hat s = s/\sigma` and J the Jacobian of the softmax.
 
 Derivation: docs/derivations/attention.md, (A24) to (A26).
@@ -49,8 +49,8 @@ class TokenAverages(NamedTuple):
 def token_averages(variance: Array, length: Array) -> TokenAverages:
     """The averages for logits of variance s2, nats^2, in rows of n entries; the arguments broadcast.
 
-    By Chebyshev polynomials up to the next power of two of the largest variance: right to 1e-4 up to s2 = 8 and n = 512, to 0.02
-    up to 64. s2 >= 0, n >= 1.
+    By Chebyshev polynomials up to the next power of two of the largest variance: right to 1e-4 up to s2 = 8 and n = 512, and to
+    0.02 up to 64. s2 >= 0, n >= 1.
 
     Examples
     --------
@@ -120,19 +120,19 @@ def _averages(s2: float, n: float) -> tuple[float, ...]:
             changed += over_row(others, psi[k][:, 3], *plain[:place], *plain[place + 1 :])
         return changed
 
-    one, first, square = (lambda k: psi[k][:, 0]), (lambda k: psi[k][:, 1]), (lambda k: psi[k][:, 2])
+    one, first, square = ([part[:, column] for part in psi] for column in range(3))
     two = n * (n - 1)
-    P, M3 = n * over_row(n - 1, one(2)), n / 2 * over_row(n - 1, one(3))
-    M4, A22 = n / 6 * over_row(n - 1, one(4)), two / 6 * over_row(n - 2, one(2), one(2))
+    P, M3 = n * over_row(n - 1, one[2]), n / 2 * over_row(n - 1, one[3])
+    M4, A22 = n / 6 * over_row(n - 1, one[4]), two / 6 * over_row(n - 2, one[2], one[2])
     T = P - 2 * M3 + M4 + A22
     # sum_l z_l^2 p_l^2 (1 - 2 p_l + sum p^2)
-    weighted = n * over_row(n - 1, square(2) - square(3) + square(4) / 6) + two / 6 * over_row(n - 2, square(2), one(2))
+    weighted = n * over_row(n - 1, square[2] - square[3] + square[4] / 6) + two / 6 * over_row(n - 2, square[2], one[2])
     # sum_j p_j^2 (z_j - sum_k p_k z_k)^2
-    own = n * over_row(n - 1, square(2) - square(3) + square(4) / 6)
-    crossed = two * (over_row(n - 2, first(2), first(1)) - over_row(n - 2, first(3), first(1)) / 3)
-    mean = two / 6 * over_row(n - 2, one(2), square(2))
+    own = n * over_row(n - 1, square[2] - square[3] + square[4] / 6)
+    crossed = two * (over_row(n - 2, first[2], first[1]) - over_row(n - 2, first[3], first[1]) / 3)
+    mean = two / 6 * over_row(n - 2, one[2], square[2])
     if n > 2:
-        mean += two * (n - 2) / 6 * over_row(n - 3, one(2), first(1), first(1))
+        mean += two * (n - 2) / 6 * over_row(n - 3, one[2], first[1], first[1])
     aligned = own - crossed + mean
     P_tails = n * tails(n - 1, 2)
     T_tails = P_tails - n * tails(n - 1, 3) + n / 6 * tails(n - 1, 4) + two / 6 * tails(n - 2, 2, 2)

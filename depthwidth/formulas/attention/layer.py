@@ -209,8 +209,9 @@ def _with_token_products(o: Any, s2: Any, rho: Any, width: Any, head_dim: int, e
 def _with_token_directions(
     o: Any, s2: Any, correlation: Any, rho: Any, length: Any, width: Any, head_dim: int | None, equal_norms: bool
 ) -> tuple[Any, Any, Any]:
-    """The averages with what a key's logit tells of its token; the factor that the query path has besides; and the product of
-    the paths through keys and values, for a value gain of 1.
+    """The averages with what a key's logit tells of its token; the query path's factor besides; the product of two paths.
+
+    These are the paths through keys and values, for a value gain of 1.
 
     Derivation: docs/derivations/attention.md, (A24) to (A26).
     """
