@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import InputError
+from ..numerics.homogeneity import Place, Powers
 from .attention import Attention
 from .base import Child, Run, component
 from .feed_forward import FeedForward
@@ -44,6 +45,13 @@ class AttentionPooling(Head):
 
     def choices(self) -> dict[str, Any]:
         return {"head": "attention-pooling"}
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        before, at.walk.memory = at.walk.memory, x
+        y = at.at("attention").through(self.attention, at.weight("probe"))
+        at.walk.memory = before
+        added = at.at("feed_forward").through(self.feed_forward, at.at("norm").through(self.norm, y))
+        return at.apply("sum", y, added, reason="a feed-forward part is added to a pooled token of another degree")
 
     def run_of(self, child: str, run: Run) -> Run:
         return replace(run, tokens=1, memory=run.tokens)

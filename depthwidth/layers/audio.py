@@ -8,6 +8,7 @@ from typing import Any
 
 from ..checks import check_fraction, check_whole
 from ..formulas.moments import linear_gradient, linear_second_moment
+from ..numerics.homogeneity import Place, Powers
 from ..signal import AnySignal, Pullback, Site, Spread, TokenSignal, finite
 from .activation_entries import check_activation, keeps_input
 from .base import Child, Layer, Run, component
@@ -52,6 +53,10 @@ class TimeConvolution(Layer):
         y = x.times(linear_second_moment.body(1.0, self.fan_in, weight)).with_bias(site.variance("bias"))
         gain = linear_gradient.body(1.0, self.fan_out, weight)
         return site.record(finite(y, site.role)), site.record_gradient(lambda g: g.times(gain))
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        y = at.apply("linear", x, own=at.weight("weight"))
+        return at.apply("bias", y, own=at.weight("bias"), reason="a bias is added to a convolution of another degree")
 
     def own_flops(self, run: Run) -> int:
         return 2 * run.positions * self.fan_in * self.outputs  # `run` has the steps of the output
@@ -116,6 +121,13 @@ class AudioStem(Stem):
         kept = keeps_input(self.activation)
         values = 2 * self.mel_bins + (2 + 2 * kept + kept) * self.width
         return run.positions * (values * run.value_bytes + (self.width if self.dropout else 0))
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        from .activations import activated_degree
+
+        for name, convolution in (("first", self.first), ("second", self.second)):
+            x = activated_degree(self.activation, at.at(name).through(convolution, x), at)
+        return at.at("positions").through(self.positions, x)
 
     def embed(self, site: Site, identity: AnySignal, segment_match: float) -> tuple[Any, Pullback]:
         # Spectrograms of unit variance, whose steps have the correlation of `identity`.

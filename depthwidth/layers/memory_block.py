@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import InputError
+from ..numerics.homogeneity import Place, Powers
 from ..signal import AnySignal, Pullback, Site
 from .base import Child, Run, component
 from .block import BlockLike, Residual
@@ -52,6 +53,17 @@ class MemoryBlock(BlockLike):
 
     def run_of(self, child: str, run: Run) -> Run:
         return run if run.memory else replace(run, tokens=0)
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        if at.walk.memory is None:  # it is passed over
+            return x
+        for name, part in (("cross_attention", self.cross_attention), ("feed_forward", self.feed_forward)):
+            place = at.at(name)
+            gate = "attention_gate" if name == "cross_attention" else "feed_forward_gate"
+            at.require(at.weight(gate), "tanh of a gate")
+            x = at.apply("sum", x, part.branch_degree(x, place), reason="a branch is added to a stream of another degree")
+            x = x if part.norm_stream is None else place.at("norm_stream").through(part.norm_stream, x)
+        return x
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """Those of the input, if there is nothing to attend to.

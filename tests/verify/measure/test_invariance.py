@@ -99,6 +99,40 @@ def test_measured_degrees_of_mixers_are_those_that_are_told(name):
         assert set(found.values()) & {1, 2}
 
 
+PARTS = {
+    "pooling": (
+        layers.AttentionPooling(
+            layers.Attention(16, 2, 2, 8, 8, causal=False, memory_width=16, bias=False, out_bias=False),
+            layers.RMSNorm(16, affine=False, eps=0.0), layers.FeedForward(16, 32, "relu", bias=False),
+        ),
+        lambda one, x: one(x),
+    ),
+    "sound": (layers.AudioStem(mel_bins=16, context=3, width=16), lambda one, x: one(x.transpose(1, 2))),
+    "memory": (
+        list(Transformer(2, 16, 2, blocks=({}, {"memory_block": True}), vocab=9, context=8, **PLAIN).decoder.blocks())[1],
+        lambda one, x: one(x, Pass(memory=x)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_measured_degrees_of_parts_are_those_that_are_told(name):
+    """Of what reads images, sounds or the features of another model, each by itself; those told are measured."""
+    layer, call = PARTS[name]
+    made, walk = module(layer), Walk()
+    walk.memory = {}
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+    x = torch.randn(2, 6, 16, generator=generator, dtype=torch.float64)
+    told = layer.degree({}, Place("m", walk))
+    for row in measure_invariance(made, run=lambda one: call(one, x))[1:]:
+        site = f"m.{row.name}"
+        exact = not any(one.broken_by({site}) for one in walk.conditions)
+        assert (row.degree, row.exact) == (told.get(site, 0) if exact else None, exact), row
+
+
 def library_model(kind, **options):
     transformers = pytest.importorskip("transformers")
     sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
