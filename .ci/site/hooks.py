@@ -24,19 +24,30 @@ _ASSET = re.compile(
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages that stand outside of docs/, and the atlas."""
+    """Add the pages that stand outside of docs/, the atlas and the reference, whose links are checked as all others are."""
     sys.path.insert(0, str(Path(__file__).parent))  # mkdocs restores the path after it has loaded a hook
     import atlas
+    import reference
 
     for path, name in OUTSIDE.items():
         files.append(File.generated(config, name, content=(ROOT / path).read_text(encoding="utf-8")))
     for book in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
         files.append(File.generated(config, f"notebooks/{book.stem}.md", content=_notebook_page(book)))
     made = atlas.pages()
-    for name, text in made.items():
+    try:
+        listed = reference.pages()
+    except reference.DeadLinkError as error:
+        raise PluginError(f"docstrings name what is not there: {error}") from None
+    for name, text in (made | listed).items():
         files.append(File.generated(config, name, content=text))
     derivations = sorted(f.src_uri for f in files.documentation_pages() if f.src_uri.startswith("derivations/"))
-    config.nav = [*_navigation(files), "changelog.md", {"Derivations": derivations}, {"Atlas of formulas": list(made)}]
+    config.nav = [
+        *_navigation(files),
+        "changelog.md",
+        {"Derivations": derivations},
+        {"Atlas of formulas": list(made)},
+        {"Reference": list(listed)},
+    ]
     return files
 
 

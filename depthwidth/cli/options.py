@@ -52,7 +52,7 @@ def formats(function: F) -> F:
 
 
 class _Count(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
-    """An option's value as :func:`parse_whole` reads it; errors call it by the option's name."""
+    """An option's value as :func:`~depthwidth.quantities.parse_whole` reads it; errors call it by the option's name."""
 
     name = "N"
 

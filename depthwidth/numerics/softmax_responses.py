@@ -139,7 +139,7 @@ class Responses:
 
     @functools.cached_property
     def repelling(self) -> Array:
-        """Coefficients as :attr:`pairs` of the :class:`Growth` of rows of any negative correlation.
+        """Coefficients as ``pairs`` of the :class:`Growth` of rows of any negative correlation.
 
         Made when first asked for: few rows repel, and theta may not exist for those that do.
         """

@@ -317,7 +317,7 @@ def plan(
     rule : the rule whose curve decides between depth and width; one of :func:`~depthwidth.planning.rules.rules`, by default
         ``levine2020`` for text and ``sovit2023`` for images. If the default has no shape at a budget for text, as at a few
         million parameters, ``combined2026`` decides, and a note says so.
-    kind : the quantity that the amount counts, one of :data:`BUDGETS`; ``parameters`` by default.
+    kind : the quantity that the amount counts, one of :data:`~depthwidth.planning.budget.BUDGETS`; ``parameters`` by default.
     template : the architecture without its shape.
     preset : the name of an architecture, instead of a template; ``gpt3`` by default.
     like : a Hugging Face configuration whose architecture to keep: a file, a folder, a mapping, or the library's own object.
