@@ -287,7 +287,7 @@ def spread(wanted: Sequence[float], distance: float, low: float, high: float) ->
 def label_columns(
     columns: Sequence[tuple[Any, Sequence[Label]]], *, leader: str = "gray", gap: float = 1.25, at: float = 1.045
 ) -> list[Any]:
-    """Place labels in columns on the right of axes whose limits are final, each with a leader to its point.
+    """Place labels in columns on the right of axes whose limits are final, each with a leader to its point if that is in sight.
 
     Call it before anything else that settles the layout: the columns take their room from the axes.
 
@@ -320,6 +320,8 @@ def label_columns(
         for text, label, place in zip(column, labels, places, strict=True):
             share = (place - frame.y0) / frame.height
             text.set_position((at, share))
+            if not _holds(_grown(_box(frame), 1.0), tuple(axes.transData.transform((label.x, label.y)))):
+                continue
             end = axes.transData.inverted().transform(axes.transAxes.transform((at - 0.007, share)))
             axes.plot([label.x, end[0]], [label.y, end[1]], color=leader, linestyle="-", marker="", linewidth=0.5, zorder=1.5,
                       clip_on=False, scalex=False, scaley=False, label="_leader")  # fmt: skip

@@ -51,7 +51,7 @@ def plan_figure(plan: Plan, *, theme: Theme) -> Any:
     _draw_losses(losses, plan, curve, theme)
     _draw_map(shapes, plan, theme)
     # The column of the map takes its room first; then all other places are known.
-    label_columns([(shapes, _rule_labels(plan, theme))], leader=theme.muted)
+    label_columns([(shapes, _rule_labels(shapes, plan, theme))], leader=theme.muted)
     place_labels(losses, _shape_labels(plan, theme), leader=theme.muted)
     place_labels(shapes, _model_labels(shapes, plan, theme), leader=theme.muted)
     return figure
@@ -185,10 +185,13 @@ def _draw_band(axes: Any, plan: Plan, theme: Theme) -> None:
                   solid_capstyle="butt")  # fmt: skip
 
 
-def _rule_labels(plan: Plan, theme: Theme) -> list[Label]:
+def _rule_labels(axes: Any, plan: Plan, theme: Theme) -> list[Label]:
+    """The names of the rules; of one whose optimum is out of sight, with its number of layers."""
+    left, right = axes.get_xlim()
     return [
         Label(
-            found.depth, found.width, found.rule,
+            found.depth, found.width,
+            found.rule if left <= found.depth <= right else f"{found.rule} at {found.depth:.3g}",
             {"fontsize": 8.5, "color": style_of(found.rule, theme).color,
              "fontweight": "bold" if found.rule == plan.rule.name else "normal"},
         )
@@ -199,9 +202,12 @@ def _rule_labels(plan: Plan, theme: Theme) -> list[Label]:
 def _models(axes: Any, plan: Plan) -> dict[tuple[int, int], list[str]]:
     """Known models on the map by shape, those nearest in size first."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    size = plan.shape.parameters
+    size, design = plan.shape.parameters, plan.template.design
+    if design.patch is not None or design.kind != "decoder":  # as in the table
+        return {}
+    alike = [one for one in known_models() if (one.experts is None) == (design.experts is None)]
     found: dict[tuple[int, int], list[str]] = {}
-    for one in sorted(known_models(), key=lambda one: abs(math.log(one.parameters / size))):
+    for one in sorted(alike, key=lambda one: abs(math.log(one.parameters / size))):
         inside = left < one.depth < right and low < one.width < high
         if inside and abs(math.log(one.parameters / size)) <= math.log(NEAR):
             found.setdefault((one.depth, one.width), []).append(one.name)

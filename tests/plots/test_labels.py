@@ -59,6 +59,9 @@ def test_a_column_keeps_its_order_and_its_distances():
         made = label_columns([(axes, [Label(1.0, 0.5 + 0.001 * i, f"line {i}") for i in range(8)])])
         heights = [text.get_position()[1] for text in made]
         assert heights == sorted(heights)
+        assert len(axes.lines) == 8
+        label_columns([(axes, [Label(-5.0, 0.5, "out of sight")])])
+        assert len(axes.lines) == 8
         assert faults(figure)["collisions"] == []
 
 

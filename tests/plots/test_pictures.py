@@ -103,6 +103,18 @@ def test_a_picture_is_sound(name):
         )  # fmt: skip
 
 
+@pytest.mark.slow
+def test_a_plan_for_images_stands_beside_no_language_models():
+    images, text = (
+        plan_figure(found).axes[1] for found in (plan("1B", patch=14, image=224, channels=3, classes=10), plan("1B"))
+    )
+    drawn = [{text.get_text() for text in axes.texts} for axes in (images, text)]
+    assert drawn[0] == {"suggested", "sovit2023"}
+    assert any("Llama" in words for words in drawn[1])
+    few = {text.get_text() for text in plan_figure(plan("10M")).axes[1].texts}
+    assert any(re.fullmatch(r"levine2020 at [\d.]+", words) for words in few)
+
+
 def points(axes, marker):
     """Where a marker stands, over all lines of it."""
     return {tuple(map(float, place)) for line in axes.lines if line.get_marker() == marker for place in line.get_xydata()}
