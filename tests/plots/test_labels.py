@@ -59,10 +59,10 @@ def test_a_column_keeps_its_order_and_its_distances():
         made = label_columns([(axes, [Label(1.0, 0.5 + 0.001 * i, f"line {i}") for i in range(8)])])
         heights = [text.get_position()[1] for text in made]
         assert heights == sorted(heights)
+        assert faults(figure)["collisions"] == []
         assert len(axes.lines) == 8
         label_columns([(axes, [Label(-5.0, 0.5, "out of sight")])])
         assert len(axes.lines) == 8
-        assert faults(figure)["collisions"] == []
 
 
 def test_spread_moves_no_further_than_it_must():
