@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import threading
 import webbrowser
@@ -34,7 +35,6 @@ def explore(port: int, no_browser: bool) -> None:
     say(f"The page is at {address}, for this machine only (loopback). Ctrl-C ends it.")
     if not no_browser:
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         serve(opened)
-    except KeyboardInterrupt:
-        say("Ended.")
+    say("Ended.")

@@ -104,12 +104,11 @@ class Stability:
 def answer(settings: Settings) -> Answer:
     """The plan of the settings; sentences on what is refused are those of the command line."""
     options, errors = _options(settings)
-    if not errors:
-        try:
-            return Answer(settings, {}, make_plan(settings.budget, kind=settings.kind, **options))
-        except InputError as error:
-            errors = {_field_of(str(error), settings): str(error)}
-    return Answer(settings, errors, None)
+    try:
+        found = make_plan(settings.budget, kind=settings.kind, **options)
+    except InputError as error:  # beside the sentences on other settings
+        errors.setdefault(_field_of(str(error), settings), str(error))
+    return Answer(settings, errors, None if errors else found)
 
 
 @functools.lru_cache(maxsize=64)
@@ -166,9 +165,10 @@ def stability_commands(settings: Settings, planned: Plan, context: int) -> tuple
         options = {"kind": settings.kind, **_options(settings)[0]}
         given = "".join(f", {name}={json.dumps(value)}" for name, value in options.items() if value is not None)
         source = (
-            "from depthwidth import plan, propagate; "
-            f"tree = plan({json.dumps(settings.budget)}{given}).tree; "
-            f"print(propagate(tree, {json.dumps(scheme)}, context={context}).to_csv())"
+            "from depthwidth import diagnose, plan, propagate; "
+            f"tree, scheme = plan({json.dumps(settings.budget)}{given}).tree, {json.dumps(scheme)}; "
+            f"print(propagate(tree, scheme, context={context}).to_csv()); "
+            f'print(*diagnose(tree, scheme, context={context}, batch={planned.budget.batch}), sep="\\n")'
         )
         return (shlex.join(("python", "-c", source)),), str(error)
     save = ("depthwidth", *plan_arguments(settings), "--save", FILE)

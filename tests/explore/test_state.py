@@ -92,8 +92,11 @@ def test_a_model_that_no_configuration_holds_has_a_line_of_python():
     program, *words = shlex.split(command)
     assert program == "python"
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True, timeout=120)  # noqa: S603
-    rows = [row for row in csv.DictReader(io.StringIO(done.stdout)) if row["site"].count(".") == 2 and "block" in row["site"]]
+    table, findings = done.stdout.split("\n\n", 1)
+    rows = [row for row in csv.DictReader(io.StringIO(table)) if row["site"].count(".") == 2 and "block" in row["site"]]
     assert [float(row["second_moment"]) for row in rows if row["direction"] == "forward"] == list(steady.forward)
+    for one in steady.findings:
+        assert repr(one).splitlines()[1] in findings
 
 
 REFUSED = {
@@ -140,6 +143,7 @@ def test_a_contradiction_is_told_beside_one_of_its_settings(query, place, invoke
 
 def test_every_bad_setting_is_told():
     assert set(answer(Settings.of({**SMALL, "vocab": "x", "batch": "y"})).errors) == {"vocab", "batch"}
+    assert set(answer(Settings.of({**SMALL, "vocab": "x", "budget": "y"})).errors) == {"vocab", "budget"}
 
 
 @pytest.mark.slow
