@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from typing import Any
@@ -12,6 +14,9 @@ from .cli import cli
 from .cli.live import make_room, reporting
 from .errors import InputError, printable, shown
 from .progress import is_quiet
+
+# A process that ends looks for garbage among all objects that it has: a sixth of the time of a plan. Frozen ones are left out.
+atexit.register(gc.freeze)
 
 _HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
 """The exception with the help page of a group without a command; older releases of click print that page themselves."""
