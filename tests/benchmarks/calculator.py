@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -39,8 +40,13 @@ def interleaved(a: Callable[[], object], b: Callable[[], object], repeats: int =
 
 
 def process(*command: str, environment: dict[str, str] | None = None) -> Callable[[], object]:
-    """A function that runs a command to its end and discards its output."""
-    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)  # noqa: S603
+    """A function that runs a command to its end and discards its output.
+
+    Compiled modules are kept, as those of an installed package are, whatever PYTHONDONTWRITEBYTECODE says.
+    """
+    given = os.environ if environment is None else environment
+    kept = {name: value for name, value in given.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=kept)  # noqa: S603
 
 
 def start_up() -> dict[str, object]:
