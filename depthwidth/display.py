@@ -34,7 +34,7 @@ class Overview(NamedTuple):
         left_out = len(self.rows) - 2 * half
         return (
             self.rows[:half],
-            f"... {left_out} rows more" + (f"; {self.whole} has all" if self.whole else ""),
+            f"... {left_out} row{'s' if left_out > 1 else ''} more" + (f"; {self.whole} has all" if self.whole else ""),
             self.rows[-half:],
         )
 

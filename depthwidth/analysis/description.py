@@ -19,7 +19,7 @@ from ..planning.budget import TOKENS_PER_PARAMETER
 from ..planning.caveats import EXPERTS_CAVEAT, penalty_caveats, penalty_error, shape_caveats, with_error
 from ..planning.mixtures import MEMORY_NOTE, MixtureVerdict, mixture_verdicts
 from ..planning.rules import meet, rules
-from ..quantities import format_bytes, plain_number
+from ..quantities import format_bytes, numbered, plain_number
 
 if TYPE_CHECKING:
     import pandas
@@ -258,7 +258,7 @@ class Description:
         """Counts, costs and the shape beside the optimum of each rule, for a prompt or a notebook. Nothing is diagnosed."""
         counts = {name.replace("_", " "): f"{value:,}" for name, value in self.parameters().items()}
         return Overview(
-            f"Description of a transformer, {self.tree.kind}, {self.tree.depth} layers x {self.tree.width:,} wide",
+            f"Description of a transformer, {self.tree.kind}, {numbered(self.tree.depth, 'layer')} x {self.tree.width:,} wide",
             counts | self.cost_facts(),
             ("rule", "best depth", "best width", "loss penalty"),
             [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import click
 
 from ..errors import InputError, shown
+from ..quantities import numbered
 from .options import COUNT, NUMBER, Sections, formats, option
 from .output import emit, print_table, say
 
@@ -111,7 +112,8 @@ def print_fit(found: Fit, correlation: bool = False) -> None:
     say(heading=found.law.text)
     if found.law.source:
         say(f"Form of {found.law.source}.")
-    say(f"{found.points:,} rows of {found.groups:,} models; {found.minimised}; objective {found.objective:.7g}.")
+    rows = f"{numbered(found.points, 'row')} of {numbered(found.groups, 'model')}"
+    say(f"{rows}; {found.minimised}; objective {found.objective:.7g}.")
     guesses = [f"{role} from {column}" for role, column in found.guesses.items() if role != column]
     if guesses:
         say(f"Columns: {', '.join(guesses)}.")

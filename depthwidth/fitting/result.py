@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..display import Overview, with_overview
 from ..errors import InputError
+from ..quantities import numbered
 from .errors import ONE_SIGMA
 from .laws import Law
 
@@ -139,7 +140,10 @@ class Fit:
 
     def overview(self) -> Overview:
         """The short form."""
-        facts = {"rows": f"{self.points:,} of {self.groups:,} models", "minimised": f"{self.minimised}, {self.objective:.6g}"}
+        facts = {
+            "rows": f"{self.points:,} of {numbered(self.groups, 'model')}",
+            "minimised": f"{self.minimised}, {self.objective:.6g}",
+        }
         facts["residual"] = f"{self.residual_rms:.3%}" if self.logarithm else f"{self.residual_rms:.4g}"
         if self.held_out is not None:
             facts["unseen models"] = f"{self.held_out.one_model:.3%}" if self.logarithm else f"{self.held_out.one_model:.4g}"

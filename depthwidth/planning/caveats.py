@@ -33,6 +33,9 @@ def penalty_caveats(tree: Transformer, size: float, width_ratios: Iterable[float
 
 def measured_cost(rule: str, size: float) -> Iterator[str]:
     """A sentence if the shapes of a rule lost more than a little on public runs of about this size."""
+    low, high = MEASURED_SIZES
+    if not low / policy.SAME_SIZE <= size <= high * policy.SAME_SIZE:
+        return
     cells: dict[str, dict[float, list[tuple[float, float]]]] = {"the Gemstones": {}, "the Gadre grid": {}}
     for row in reference("rule_tournament"):
         if row["rule"] == rule and row["parameters"] and row["refitted"] == "0":

@@ -13,6 +13,7 @@ from ..architecture import Transformer
 from ..display import Overview, with_overview
 from ..errors import InputError, shown
 from ..formulas import shape_penalty
+from ..quantities import numbered
 from .budget import Budget
 from .caveats import loss_change_error, penalty_caveats, penalty_error
 from .costs import Costs, costs
@@ -138,7 +139,7 @@ def _read(model: Any, template: Template) -> tuple[Transformer, tuple[str, ...]]
         return Transformer.from_config(fields), source_notes(fields)
     depth, width = int(shape[1]), int(shape[2])
     if depth < template.least_depth or width < 1:
-        raise InputError(f"compare: {shown(model)} has no {template.least_depth} layers and a width")
+        raise InputError(f"compare: {shown(model)} needs {numbered(template.least_depth, 'layer')} or more and a width")
     return holding(template, width).at(depth, width), ()
 
 
