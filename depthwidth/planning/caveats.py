@@ -32,24 +32,46 @@ def penalty_caveats(tree: Transformer, size: float, width_ratios: Iterable[float
 
 
 def measured_cost(rule: str, size: float) -> Iterator[str]:
-    """A sentence if the shapes of a rule lost more than a little on public runs of about this size."""
+    """A sentence if the shapes of a rule lost more than a little on public runs of about this size.
+
+    It names the rule that lost least of those that were not fitted to any of these runs.
+    """
     low, high = MEASURED_SIZES
     if not low / policy.SAME_SIZE <= size <= high * policy.SAME_SIZE:
         return
-    cells: dict[str, dict[float, list[tuple[float, float]]]] = {"the Gemstones": {}, "the Gadre grid": {}}
-    for row in reference("rule_tournament"):
-        if row["rule"] == rule and row["parameters"] and row["refitted"] == "0":
-            of_runs = cells["the Gadre grid" if row["data"] == "gadre" else "the Gemstones"]
-            of_runs.setdefault(float(row["parameters"]), []).append((float(row["cost"]), float(row["stderr"])))
-    said = []
-    for runs, by_size in cells.items():
-        distance, judged = min(((abs(math.log(one / max(size, 1.0))), one) for one in by_size), default=(math.inf, 0.0))
-        if distance <= math.log(policy.SAME_SIZE):
-            cost, error = (sum(column) / len(column) for column in zip(*by_size[judged], strict=True))
-            if cost > policy.MEASURED_COST:
-                said.append(f"{with_error(cost, error)} at {format_count(judged)} parameters on {runs}")
+    costs, fitted = _costs_beside(size)
+    said = [
+        f"{with_error(cost, error)} at {format_count(judged)} parameters on {runs}"
+        for runs, judged, cost, error in costs.get(rule, ())
+        if cost > policy.MEASURED_COST
+    ]
     if said:
-        yield f"shapes of {rule} lost {' and '.join(said)} against the best ones there (`depthwidth evidence`)"
+        mean = {name: sum(cell[2] for cell in each) / len(each) for name, each in costs.items() if name not in fitted}
+        best = min(mean, key=lambda name: mean[name])
+        less = f"; {best} lost {mean[best]:.2%}" if best != rule else ""
+        yield f"shapes of {rule} lost {' and '.join(said)} against the best ones there{less} (`depthwidth evidence`)"
+
+
+def _costs_beside(size: float) -> tuple[dict[str, list[tuple[str, float, float, float]]], set[str]]:
+    """By rule, its mean cost and error in the cells of public runs nearest to a size, and the rules fitted to some of them."""
+    cells: dict[tuple[str, str, float], list[tuple[float, float]]] = {}
+    fitted: set[str] = set()
+    for row in reference("rule_tournament"):
+        if row["refitted"] != "0":
+            fitted.add(row["rule"])
+        elif row["parameters"] and row["width"]:  # others are head dimensions
+            runs = "the Gadre grid" if row["data"] == "gadre" else "the Gemstones"
+            found = cells.setdefault((row["rule"], runs, float(row["parameters"])), [])
+            found.append((float(row["cost"]), float(row["stderr"])))
+    nearest: dict[str, float] = {}
+    for _, runs, judged in cells:
+        nearest[runs] = min(nearest.get(runs, judged), judged, key=lambda one: abs(math.log(one / size)))
+    costs: dict[str, list[tuple[str, float, float, float]]] = {}
+    for (rule, runs, judged), each in cells.items():
+        if judged == nearest[runs] and abs(math.log(judged / size)) <= math.log(policy.SAME_SIZE):
+            cost, error = (sum(column) / len(each) for column in zip(*each, strict=True))
+            costs.setdefault(rule, []).append((runs, judged, cost, error))
+    return costs, fitted
 
 
 def penalty_error(width: float, best_width: float, size: float) -> float:

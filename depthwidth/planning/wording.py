@@ -64,7 +64,7 @@ def sureness(plan: Plan) -> Iterator[str]:
     if not far:
         cells = coefficient(name, "calibration_cells").value
         inside = " and ".join(f"{coefficient(name, f'inside_{100 * band.level:.0f}').value:.0f}" for band in bands)
-        yield f"(each source left out in turn, such bands held {inside} of {cells:.0f} cells)"
+        yield f"(each source left out in turn, such bands held {inside} of {cells:.0f} best widths)"
 
 
 def cut_off(plan: Plan) -> bool:
