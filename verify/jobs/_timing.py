@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from statistics import mean, stdev
 from typing import Any
 
+from depthwidth.progress import announced
+
 PASSES = ("forward", "training")
 """A forward pass without a gradient; forward and backward."""
 
@@ -33,7 +35,7 @@ def times_in_turn(works: Mapping[str, Callable[[], Any]], repetitions: int, devi
     The first repetition, which allocates memory and compiles kernels, is not counted.
     """
     times: dict[str, list[float]] = {name: [] for name in works}
-    for repetition in range(repetitions + 1):
+    for repetition in announced("repetition", range(repetitions + 1)):
         for name, work in works.items():
             seconds = seconds_of(work, device)
             if repetition:

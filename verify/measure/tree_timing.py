@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.flop_counter import FlopCounterMode
 
+from depthwidth.progress import announced
+
 from ..models.tree_attention import imbalance, leaves, sorted_leaf_attention, summed_path_attention
 
 
@@ -34,7 +36,7 @@ def seconds(call: Callable[[], object], device: str, repeats: int) -> float:
     clock = time.perf_counter if cuda else time.thread_time
     best = math.inf
     call()  # not counted
-    for _ in range(repeats):
+    for _ in announced("repetition", range(repeats)):
         if cuda:
             torch.cuda.synchronize()
         start = clock()
@@ -103,7 +105,7 @@ def attention_times(length: int, heads: int, head_dim: int, height: int, seed: i
     with one_thread():
         made = Heads.drawn(length, heads, head_dim, height, seed, device)
         forms = (made.full_attention, made.leaf_attention, made.path_attention)
-        full, leaf, path = (seconds(form, device, repeats) for form in forms)
+        full, leaf, path = (seconds(form, device, repeats) for form in announced("form", forms))
         counter = FlopCounterMode(display=False)
         with counter:
             made.leaf_attention()

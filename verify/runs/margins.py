@@ -30,8 +30,13 @@ def seeds_of(rows: Iterable[Row]) -> list[int]:
 
 
 def distance(line: Comparison) -> float | None:
-    """From the measured value to the nearest end of its limit; negative if the value lies outside. None without a limit."""
+    """From the measured value to the nearest end of its limit; negative if the value lies outside.
+
+    None without a limit, or if the limit counts a noise that is not known.
+    """
     if line.limit is None or line.measured is None or not math.isfinite(line.measured):
+        return None
+    if line.limit.sigmas > 0 and line.stderr is None:
         return None
     low, high = line.limit.ends(line.stderr)
     return min(line.measured - low, high - line.measured)
@@ -56,6 +61,8 @@ def margin_in_words(verdict: Verdict) -> str:
     noisy = [line for line in lines if line.is_noisy]
     judged = sum(line.passes is not None for line in verdict.comparisons) or len(lines)
     if not lines:
+        if any(line.limit for line in verdict.comparisons):
+            return "The criterion counts the noise, which is not known, so no margin can be stated"
         return "The criterion is not a limit on one measured number, so no margin can be stated"
     first = lines[0]
     if noisy:
@@ -79,8 +86,16 @@ def _by(line: Comparison) -> str:
 
 
 def flips(verdict: Verdict, seeds: int) -> list[str]:
-    """For the comparisons nearest to their limit, the value or the number of seeds that would change them."""
-    return [f"{line.what}: {_flip(line, seeds)}" for line in nearest_first(verdict)[:MOST_FLIPS]]
+    """For the comparisons nearest to their limit, the value or the number of seeds that would change them.
+
+    Without limits, the comparisons that are not decided, each with the reason that its job gives.
+    """
+    if lines := nearest_first(verdict)[:MOST_FLIPS]:
+        return [f"{line.what}: {_flip(line, seeds)}" for line in lines]
+    waiting = [line for line in verdict.comparisons if line.passes is None and line.predicted is not None and line.note]
+    if verdict.outcome != "undecided":
+        return []
+    return [f"{line.what}, if it were measured; so far {line.note}" for line in waiting[:MOST_FLIPS]]
 
 
 def _flip(line: Comparison, seeds: int) -> str:

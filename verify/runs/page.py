@@ -284,7 +284,9 @@ def _line(line: Comparison) -> str:
 def _state(line: Comparison) -> tuple[str, str]:
     if line.is_noisy:
         return "open", "undecided: noise"
-    return {True: ("holds", "met"), False: ("fails", "not met"), None: ("unjudged", "not judged")}[line.passes]
+    if line.passes is None:
+        return "unjudged", "not judged" if line.limit is None else "not decided"
+    return ("holds", "met") if line.passes else ("fails", "not met")
 
 
 def _sentence(text: str) -> str:

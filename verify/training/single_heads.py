@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from depthwidth.errors import InputError
 from depthwidth.formulas import heads as laws
+from depthwidth.progress import during
 
 from .checkpoints import latest_checkpoint, save_checkpoint
 from .train import weights_digest
@@ -65,18 +66,20 @@ def fit_parameters(
                     memory.setdefault(int(place), {})[kind] = tensor
         optimizer.load_state_dict({"state": memory, "param_groups": found.state["groups"]})
         schedule.load_state_dict(found.state["schedule"])
-    for step in range(done + 1, steps + 1):
-        optimizer.zero_grad()
-        loss().backward()
-        optimizer.step()
-        schedule.step()
-        if folder is not None and (step == steps or step % max(1, steps // 10) == 0):
-            tensors = {f"parameter/{i}": parameter for i, parameter in enumerate(parameters)}
-            kept = optimizer.state_dict()
-            tensors |= {f"{name}/{i}": value for i, memory in kept["state"].items() for name, value in memory.items()}
-            state = {"identity": identity, "groups": kept["param_groups"], "schedule": schedule.state_dict()}
-            with contextlib.suppress(OSError):  # if the disk is full, training continues without this checkpoint
-                save_checkpoint(folder, step, {**tensors, "generator": generator.get_state()}, state)
+    step = done
+    with during(done=lambda: step / steps, facts=lambda: {"step": step, "steps": steps}):
+        for step in range(done + 1, steps + 1):
+            optimizer.zero_grad()
+            loss().backward()
+            optimizer.step()
+            schedule.step()
+            if folder is not None and (step == steps or step % max(1, steps // 10) == 0):
+                tensors = {f"parameter/{i}": parameter for i, parameter in enumerate(parameters)}
+                kept = optimizer.state_dict()
+                tensors |= {f"{name}/{i}": value for i, memory in kept["state"].items() for name, value in memory.items()}
+                state = {"identity": identity, "groups": kept["param_groups"], "schedule": schedule.state_dict()}
+                with contextlib.suppress(OSError):  # if the disk is full, training continues without this checkpoint
+                    save_checkpoint(folder, step, {**tensors, "generator": generator.get_state()}, state)
 
 
 def _errors(weights: Tensor, targets: Tensor, gain: Tensor | float) -> Tensor:

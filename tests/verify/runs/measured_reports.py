@@ -39,7 +39,8 @@ def report_of(name, rows=None):
         key = row.run or digest_of(canonical([row.seed, dict(row.labels)]).encode())
         its = runs.setdefault(key, {"run": key, "seed": row.seed, "labels": row.labels, "predictions": [], "cost": 1.0})
         if row.predicted is not None:
-            one = {"quantity": row.quantity, "value": row.predicted, "formula": row.formula, "version": "", "site": row.site}
+            formula, _, version = row.formula.partition(" ")
+            one = {"quantity": row.quantity, "value": row.predicted, "formula": formula, "version": version, "site": row.site}
             its["predictions"].append({**one, "step": row.step})
     predictions = [one.to_dict() for one in told(name)]
     plan = {**job.to_dict(), "job": name, "size": "small", "created": "2026-01-01T00:00:00Z", "predictions": predictions}

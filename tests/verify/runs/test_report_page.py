@@ -177,6 +177,20 @@ def test_margins_in_words():
         assert margin_in_words(Verdict("holds", "s", lines)) == words
 
 
+def test_a_limit_that_counts_a_noise_needs_one():
+    """One seed: the difference is on the right side of zero, which says nothing."""
+    one_seed = Verdict("undecided", "s", (Comparison("x", None, -0.1, None, None, limit=BELOW_ZERO),))
+    assert margin_in_words(one_seed) == "The criterion counts the noise, which is not known, so no margin can be stated"
+    assert flips(one_seed, 1) == []
+
+
+def test_what_is_not_decided_says_why():
+    crossing = Comparison("size of equal loss", 1e6, None, None, None, "the curves do not cross")
+    expected = "size of equal loss, if it were measured; so far the curves do not cross"
+    assert flips(Verdict("undecided", "s", (crossing,)), 2) == [expected]
+    assert flips(Verdict("holds", "s", (crossing,)), 2) == []
+
+
 def test_seeds_are_left_out_one_at_a_time():
     found = report_of("altup-quality")
     (said,) = without_each_seed(found.plan, found.measured, found.judged)
