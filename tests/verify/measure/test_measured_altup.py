@@ -74,3 +74,25 @@ def test_the_page_prints_the_controls_on_the_tables():
     for one, other in (("altup", EQUAL), (STILL, EQUAL), (TABLE, EQUAL), ("altup", STILL)):
         gap = statistics.mean(losses[one]) - statistics.mean(losses[other])
         assert f"{gap:+.3f} ± {difference_error(losses[one], losses[other]):.3f}" in page
+
+
+def test_the_page_prints_both_widths_and_the_verdict():
+    found = rows("altup_width")
+    verdict = find_job("altup-width").judge(found, ())
+    page = printed_page().partition("**Twice the width**")[2].partition("### Ours: time")[0]
+    assert f"The verdict is *{verdict.outcome}*" in page
+    *leads, change = verdict.comparisons
+    assert len(leads) == 4
+    for line in leads:
+        assert f"{line.measured:+.3f} ± {line.stderr:.3f}" in page
+    left = 100 * leads[2].measured / leads[0].measured
+    assert f"The lead falls by {change.measured:.3f} ± {change.stderr:.3f}, to {left:.0f} %" in page
+    losses = {}
+    for row in found:
+        losses.setdefault((row.labels["width"], row.labels["arm"]), []).append(row.value)
+    for width in (32, 64):
+        printed = " | ".join(f"{statistics.mean(losses[width, arm]):.3f}" for arm in ("altup", STILL, EQUAL))
+        assert f"| {width} | {printed} |" in page
+    # The control: widths exchanged.
+    turned = [replace(r, labels=r.labels | {"width": 96 - r.labels["width"]}) for r in found]
+    assert find_job("altup-width").judge(turned, ()).outcome == "holds on a range"
