@@ -6,6 +6,7 @@ The library says where the cache is and which server is the hub: it honours ``HF
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -132,6 +133,35 @@ def hub_tensors(repository: Repository) -> dict[str, tuple[tuple[int, ...], str,
                 raise InputError(f"the headers of the repository {shown(str(repository))} are damaged at {shown(name)}")
             tensors[name] = (shape, str(one.dtype), stop - start)
     return tensors
+
+
+def local_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """The path of a checkpoint: `path` itself, or, if there is none and it names a repository, its folder in the hub's cache.
+
+    Nothing is downloaded, as weights are large.
+
+    Raises
+    ------
+    InputError
+        if it names a repository of which the cache holds no safetensors.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"checkpoint: {shown(path)} is not a path")
+    repository = repository_of(path) if isinstance(path, str) else None
+    if repository is None or os.path.lexists(path):
+        return Path(path)
+    try:
+        import huggingface_hub
+    except ImportError:
+        return Path(path)
+    for file in ("model.safetensors.index.json", "model.safetensors"):
+        found = huggingface_hub.try_to_load_from_cache(repository.name, file, revision=repository.revision)
+        if isinstance(found, str):
+            return Path(found).parent
+    raise InputError(
+        f"there is no checkpoint {shown(path, limit=300)}, and the cache of the hub holds no safetensors of that name; weights "
+        "are not downloaded here, but by `hf download`"
+    )
 
 
 def _downloaded(library: Any, repository: Repository, filename: str, most: int) -> Path:

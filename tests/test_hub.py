@@ -216,3 +216,40 @@ def test_a_cache_that_cannot_be_written(hub, tmp_path):
     (tmp_path / "hub").write_text("a file in the place of the folder")
     found = read(["owner/model"], tmp_path, HF_ENDPOINT=hub.address)
     assert "the cache of the hub cannot be written" in found["owner/model"]
+
+
+def test_weights_in_the_cache_are_read_by_name(invoke, cached):
+    """`effective-rank` and `describe --trained` take the name of a repository whose weights the cache holds, and no other."""
+    from analysis.checkpoints import CONFIG, llama_tensors, saved
+
+    refused = invoke("effective-rank", "owner/model")
+    assert (refused.status, refused.error.count("\n")) == (2, 1)
+    assert "the cache of the hub holds no safetensors of that name; weights are not downloaded here" in refused.error
+    snapshot = cached / "hub" / "models--owner--model" / "snapshots" / COMMIT
+    (snapshot / "config.json").unlink()
+    saved(snapshot, llama_tensors(), CONFIG)
+    named = json.loads(invoke("effective-rank", "owner/model", "--json").output)
+    assert named["heads"] == json.loads(invoke("effective-rank", snapshot, "--json").output)["heads"]
+    found = json.loads(invoke("describe", "owner/model", "--trained", "owner/model@main", "--json").output)
+    assert found["trained"]["norms"]
+
+
+@pytest.mark.slow
+@pytest.mark.hf
+def test_heads_are_measured_by_name(invoke, cached):
+    pytest.importorskip("transformers")
+    from analysis.checkpoints import CONFIG, llama_tensors, saved
+
+    config = CONFIG | {"vocab_size": 256, "max_position_embeddings": 64}
+    tensors = llama_tensors()
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].repeat(7, axis=0)[:256]
+    refused = invoke("heads", "owner/model", "--measure")
+    assert "the cache of the hub holds no safetensors of that name" in refused.error
+    snapshot = cached / "hub" / "models--owner--model" / "snapshots" / COMMIT
+    (snapshot / "config.json").unlink()
+    saved(snapshot, tensors, config)
+    (cached / "text.txt").write_text("a text of a few words, " * 40)
+    words = ("--measure", "--text", cached / "text.txt", "--context", "16", "--json")
+    named, plain = (json.loads(invoke("heads", model, *words).output) for model in ("owner/model", snapshot))
+    assert named == plain
+    assert len(named["measured"]) == 8

@@ -348,9 +348,11 @@ def capacity(
     Nothing is downloaded or unpickled.
     """
     from depthwidth.analysis.capacity import state_capacity
+    from depthwidth.hub import local_checkpoint
     from depthwidth.stored_tensors import FLOATS, open_tensors
 
-    stored = open_tensors(checkpoint)
+    folder = local_checkpoint(checkpoint)
+    stored = open_tensors(folder)
     if text is None:
         if context is not None:
             raise InputError("--context applies with --text only")
@@ -362,15 +364,15 @@ def capacity(
         if samples is not None or margin is not None:
             raise InputError("--samples and --margin follow from the text; give them without --text")
         settings: dict[str, Any] = {"failure": failure, "steps": steps, "draws": draws, "seed": seed}
-        found = _on_text(checkpoint, text, context, sequences, settings)
+        found = _on_text(folder, text, context, sequences, settings)
         facts = {name: value for name, value in found.facts.items() if value is not None}
     emit(form, found.to_dict() if form == "json" else None, found.rows(), lambda: _print_capacity(facts, found.results))
 
 
-def _on_text(checkpoint: str, text: str, context: int | None, sequences: int, settings: dict[str, Any]) -> Any:
+def _on_text(checkpoint: Path, text: str, context: int | None, sequences: int, settings: dict[str, Any]) -> Any:
     """The capacity of a model folder on a text."""
-    if not Path(checkpoint).is_dir():
-        raise InputError(f"--text needs a model's folder, with config.json; {shown(checkpoint)} is a file")
+    if not checkpoint.is_dir():
+        raise InputError(f"--text needs a model's folder, with config.json; {shown(str(checkpoint))} is a file")
     if not 2 <= sequences <= 8:
         raise InputError(f"--sequences {sequences} is not a whole number from 2 to 8")
     try:
@@ -380,7 +382,7 @@ def _on_text(checkpoint: str, text: str, context: int | None, sequences: int, se
         raise InputError("--text needs torch and transformers; pip install 'depthwidth[hf]'") from None
     try:
         model, tree, _ = load_model(checkpoint)
-        tokens, _ = calibration_tokens(tree, text=text, context=context, folder=Path(checkpoint))
+        tokens, _ = calibration_tokens(tree, text=text, context=context, folder=checkpoint)
     except InputError as error:  # the loader is that of the measurement of heads
         raise InputError(f"capacity: {str(error).removeprefix('heads: ')}") from None
     if len(tokens) < 2:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ..architecture import Transformer
 from ..architecture.hf import find_family, notes_on, read_source, text_part
 from ..architecture.hf.weights import WeightNames
 from ..errors import InputError, shown
+from ..hub import local_checkpoint
 from ..initialization.named_tensors import Key, NamedTensors, Slice, base_prefixes, named_tensors, places_of, stored_by_inputs
 from ..initialization.tensors import Weight, site_of
 from ..stored_tensors import StoredTensors, open_tensors
@@ -82,7 +82,7 @@ def open_trained(checkpoint: str | os.PathLike[str], config: Any = None) -> Trai
 
     Parameters
     ----------
-    checkpoint : a safetensors file, its index, or a folder with one of them.
+    checkpoint : a safetensors file, its index, a folder with one of them, or the name of a repository in the hub's cache.
     config : a configuration, as a mapping or the path of a file or folder; by default the ``config.json`` beside it.
 
     Raises
@@ -90,8 +90,8 @@ def open_trained(checkpoint: str | os.PathLike[str], config: Any = None) -> Trai
     InputError
         if one of them cannot be read, a tensor does not fit the tree, or none is the tree's.
     """
-    stored = open_tensors(checkpoint)
-    place = Path(checkpoint)
+    place = local_checkpoint(checkpoint)
+    stored = open_tensors(place)
     beside = place if place.is_dir() else place.parent
     fields = config if isinstance(config, Mapping) else read_source(beside if config is None else config)
     return weights_of(stored, Transformer.from_config(fields), fields)

@@ -144,9 +144,11 @@ def describe(
         return
     from ..analysis.trained_description import describe_trained
     from ..analysis.trained_weights import weights_of
+    from ..hub import local_checkpoint
     from ..stored_tensors import open_tensors
 
-    weights = describe_trained(weights_of(open_tensors(trained), Transformer.from_config(fields), fields))
+    tensors = open_tensors(local_checkpoint(trained))
+    weights = describe_trained(weights_of(tensors, Transformer.from_config(fields), fields))
 
     def print_both() -> None:
         print_description(found)

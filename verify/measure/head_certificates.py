@@ -24,6 +24,7 @@ from depthwidth.analysis.head_ranks import attentions
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError, shown
 from depthwidth.formulas.implicit_rank import useful_head_dim
+from depthwidth.hub import local_checkpoint
 from depthwidth.numerics.factorisation import Certificate, certificate, joint_certificate
 from depthwidth.numerics.spectra import SHARE, Ranks, product_sizes, ranks
 
@@ -149,7 +150,8 @@ def certify_folder(
     InputError
         if the model cannot be loaded or is no decoder, the text cannot be used, or scores are no product of maps.
     """
-    if not Path(path).is_dir():
+    path = local_checkpoint(path)
+    if not path.is_dir():
         raise InputError(f"certify: {shown(str(path), limit=300)} is not a folder with config.json and safetensors")
     loaded, tree, _ = load_model(path)
     if not tree.attention.causal:

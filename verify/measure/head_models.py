@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES, find_family, read_source
 from depthwidth.errors import InputError, shown
+from depthwidth.hub import local_checkpoint
 from depthwidth.planning.head_allocation import check_attention_alone
 
 LONGEST_TEXT = 50_000_000
@@ -32,6 +33,8 @@ SEQUENCES = 8
 def load_model(path: str | Path, seed: int = 0) -> tuple[nn.Module, Transformer, str]:
     """Load a model from a local folder (config.json and safetensors), or build one with random weights from a configuration.
 
+    The folder may be that of a repository in the hub's cache, by its name.
+
     Nothing is downloaded or unpickled, and no code in the folder is run.
 
     Returns
@@ -43,7 +46,8 @@ def load_model(path: str | Path, seed: int = 0) -> tuple[nn.Module, Transformer,
     InputError
         if the configuration cannot be read, or the weights are not safetensors or do not match the configuration.
     """
-    fields = read_source(path)
+    place = local_checkpoint(path)
+    fields = read_source(place)
     tree = Transformer.from_config(fields)
     check_measurable(tree)
     family = str(fields.get("model_type"))
@@ -58,7 +62,7 @@ def load_model(path: str | Path, seed: int = 0) -> tuple[nn.Module, Transformer,
     known = FAMILIES[family].models
     class_name = next((name for name in fields.get("architectures") or () if name in known), next(iter(known)))
     plain = {key: value for key, value in fields.items() if key not in ("auto_map", "architectures", "_attn_implementation")}
-    folder = Path(path) if Path(path).is_dir() else None
+    folder = place if place.is_dir() else None
     weights = [] if folder is None else sorted(folder.glob("*.safetensors"))
     others = (
         []

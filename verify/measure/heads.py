@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError
 from depthwidth.formulas import heads as laws
+from depthwidth.hub import local_checkpoint
 from depthwidth.layers.positions import positions_as
 from depthwidth.layers.rotary import Rotary
 from depthwidth.planning.head_allocation import Allocation, LayerNeed, allocate_heads, diffuse_need, retrieval_need
@@ -472,6 +473,7 @@ def measure_heads(
         batches, source = calibration_tokens(tree, text=text, context=context)
         return measure_model(model, batches, tree=tree, source=source)
     loaded, tree, origin = load_model(model, seed)
-    folder = Path(model) if Path(model).is_dir() else None
+    place = local_checkpoint(model)
+    folder = place if place.is_dir() else None
     batches, source = calibration_tokens(tree, text=text, context=context, folder=folder)
     return measure_model(loaded, batches, tree=tree, source=source, notes=(f"measured with {origin}",))
