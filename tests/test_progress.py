@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
+import pty
 import re
+import subprocess
 import sys
 import time
 
@@ -173,3 +176,78 @@ def test_windows_that_take_too_much_are_refused_with_a_length_that_does_not(invo
     _check_work(tree, fewer, 8)  # the length that was named is taken
     with pytest.raises(ValueError, match=f"give --context {fewer}"):
         _check_work(tree, fewer + 2, 8)
+
+
+SLOW = """
+import sys, time
+from depthwidth.cli import live
+from depthwidth.cli.main import COMMANDS, Entry, cli
+from depthwidth.cli.options import formats
+from depthwidth.cli.output import emit, say
+from depthwidth.progress import announced
+live.LOG_S = 1.0
+
+@cli.command("slow")
+@formats
+def slow(form):
+    for _ in announced("window", range(30)):
+        time.sleep(0.1)
+    emit(form, {"answer": 42}, [], lambda: say("the answer is 42"))
+
+COMMANDS["slow"] = Entry("__main__", "slow", "")
+from depthwidth.__main__ import main
+main()
+"""
+
+
+def slow_command(*arguments, terminal):
+    """The output and the error stream of a command that takes three seconds; the error stream is a terminal or a pipe."""
+    environment = {**os.environ, "TERM": "xterm", "DEPTHWIDTH_QUIET": "", "NO_COLOR": "1", "COLUMNS": "40"}
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-c", SLOW, "slow", *arguments], stdout=subprocess.PIPE, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+
+    def collect():
+        page = b""
+        while True:
+            try:
+                read = os.read(ours, 65536)
+            except OSError:  # a terminal whose other side is closed
+                read = b""
+            if not read:
+                break
+            page += read
+        os.close(ours)
+        output = process.stdout.read().decode()
+        process.stdout.close()
+        assert process.wait(timeout=60) == 0
+        return output, page.decode()
+
+    return collect
+
+
+@pytest.mark.slow
+def test_a_real_command_in_a_terminal_and_in_a_log():
+    """Nothing of it on the output, none with --json or --quiet; forty columns are enough; a log has plain lines."""
+    kinds = {
+        name: slow_command(*arguments, terminal=terminal)
+        for name, arguments, terminal in (
+            ("terminal", (), True), ("log", (), False), ("quiet", ("--quiet",), True), ("json", ("--json",), True),
+        )
+    }  # fmt: skip
+    found = {name: collect() for name, collect in kinds.items()}
+    assert found["quiet"] == ("the answer is 42\n", "")
+    assert json.loads(found["json"][0]) == {"answer": 42}
+    assert found["json"][1] == ""
+    output, page = found["terminal"]
+    assert output == "the answer is 42\n"
+    assert re.search(r"Computing for 2 s.*\d\d%", page)
+    assert page.endswith("\x1b[2K")
+    assert not re.search(r"\x1b\[[0-9;]*m", page)
+    frames = re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "\n", page).replace("\r", "\n").splitlines()
+    assert max(map(len, frames)) <= 40
+    output, page = found["log"]
+    assert output == "the answer is 42\n"
+    assert re.fullmatch(r"(Computing for \d s, window \d+ of 30, \d+% done(, about \d+ s left)?; Ctrl-C stops it\.\n)+", page)
