@@ -18,7 +18,7 @@ def test_the_page_has_rows_by_time(invoke):
     assert "are beaten by no other" in page
     assert "a proxy" in page
     lines = page.splitlines()
-    assert len(lines) == 3 + 5 + 2
+    assert len(lines) == 3 + 5 + 4
 
 
 def test_what_is_wrong_is_one_sentence(invoke):
