@@ -11,6 +11,7 @@ from ..errors import InputError, shown
 from ..quantities import numbered
 from .options import COUNT, NUMBER, Sections, formats, option
 from .output import emit, print_table, say
+from .plots import picture_asked, plot_options
 
 if TYPE_CHECKING:
     from ..fitting import Fit
@@ -40,12 +41,13 @@ class _Fit(Sections):
 @option("--draws", type=COUNT, default=100, help="Bootstrap fits.")
 @option("--no-held-out", is_flag=True, help="Neither predict unseen models nor take the jackknife.")
 @option("--correlation", is_flag=True, help="Print the correlations of the coefficients.")
+@plot_options("Draw the intervals of coefficients and the errors of predictions.")
 @option("--save", metavar="FILE", help="Write coefficients as FILE.csv, which `plan --rule FILE.csv` uses.")
 @formats
 def fit(
     runs: str, law: str, columns: tuple[str, ...], where: tuple[str, ...], starts_at: tuple[str, ...], rule: str | None,
     loss: str | None, delta: float | None, plain: bool, starts: int, seed: int, errors: str, draws: int, no_held_out: bool,
-    correlation: bool, save: str | None, least: bool, form: str | None,
+    correlation: bool, save: str | None, least: bool, plot: str | None, theme: str | None, form: str | None,
 ) -> None:  # fmt: skip
     """Fit a law to RUNS, a .csv, .jsonl or .parquet table of training runs.
 
@@ -64,6 +66,7 @@ def fit(
 
     if rule is not None and law != "shape-penalty":
         raise InputError("--rule has no meaning without --law shape-penalty")
+    picture = picture_asked(plot, theme)
     if save is not None:
         check_name(save)
     found = make_fit(
@@ -72,6 +75,8 @@ def fit(
         logarithm=not plain, errors=errors, draws=draws, held_out=not no_held_out, starts=starts, seed=seed, least=least,
         **({} if rule is None else {"rule": rule}),
     )  # fmt: skip
+    if picture is not None:
+        picture.write("fit_figure", found)
     path = None if save is None else write(found, save, source=runs)
     emit(form, found.to_dict(), found.rows(), lambda: print_fit(found, correlation))
     if path is not None and form is None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .collapse import collapse_figure
     from .compute import compute_figure
     from .evidence import evidence_figure
+    from .fit import fit_figure
     from .heads import heads_figure
     from .moments import moments_figure
     from .pareto import pareto_figure
@@ -32,6 +33,7 @@ _HOME = {
     "compute_figure": "compute",
     "pareto_figure": "pareto",
     "evidence_figure": "evidence",
+    "fit_figure": "fit",
     "save": "saving",
     "check_target": "saving",
     "Theme": "theme",
@@ -40,7 +42,7 @@ _HOME = {
 }
 
 __all__ = [
-    "DARK", "LIGHT", "Theme", "check_target", "collapse_figure", "compute_figure", "evidence_figure",
+    "DARK", "LIGHT", "Theme", "check_target", "collapse_figure", "compute_figure", "evidence_figure", "fit_figure",
     "heads_figure", "moments_figure", "pareto_figure", "plan_figure", "rules_figure", "save",
 ]  # fmt: skip
 

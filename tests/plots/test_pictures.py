@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 import matplotlib
 import numpy as np
 
-from depthwidth import InputError, Transformer, plan
+from depthwidth import InputError, Transformer, fit, plan
 from depthwidth.analysis.concentration import query_key_gains, trainability
 from depthwidth.analysis.propagation import moments_of
 from depthwidth.fitting.tournament import head_sizes, published_scores
@@ -28,6 +28,7 @@ from depthwidth.plots import (
     collapse_figure,
     compute_figure,
     evidence_figure,
+    fit_figure,
     heads_figure,
     moments_figure,
     pareto_figure,
@@ -253,6 +254,27 @@ def test_the_gains_of_a_model_are_marked():
         query_key_gains(SMALL, "xavier", context=1)
     marked = collapse_figure(64, 2, betas=gains).axes[0]
     assert any([float(x) for x in line.get_xdata()] == list(gains) for line in marked.lines)
+
+
+@pytest.mark.slow
+def test_a_fit_shows_its_intervals_and_errors(invoke, tmp_path):
+    rows = [{"width": w, "loss": 2 + 30 / w**0.5 + 1e-3 * (w % 7)} for w in range(60, 900, 60)]
+    found = fit(rows, "loss = E + A * width**-p + B * width**-(p / 2)", draws=20, starts=4)
+    assert any(row["verdict"] for row in found.rows())
+    figure = fit_figure(found)
+    assert faults(figure) == SOUND
+    coefficients, errors = figure.axes
+    for place, row in enumerate(found.rows()):
+        drawn = [line for line in coefficients.lines if list(line.get_ydata()) == [place, place]]
+        wanted = sorted(max(-1.5, min(1.5, end / row["value"] - 1)) for end in (row["low"], row["high"]))
+        assert drawn[0].get_xdata() == pytest.approx(wanted)
+    dots = [line.get_xdata()[0] for line in errors.lines if line.get_marker() == "D"]
+    assert dots[:2] == [found.residual_rms, found.held_out.one_model]
+    runs = tmp_path / "runs.csv"
+    runs.write_text("width,loss\n" + "".join(f"{row['width']},{row['loss']}\n" for row in rows))
+    law = ("--law", "loss = E + A * width**-p", "--errors", "none", "--no-held-out", "--starts", "4")
+    assert invoke("fit", runs, *law, "--plot", tmp_path / "fit.png").status == 0
+    assert (tmp_path / "fit.png").stat().st_size > 5000
 
 
 def test_evidence_needs_a_mean():
