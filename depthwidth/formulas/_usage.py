@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +70,7 @@ def _sources() -> Iterator[tuple[str, Path]]:
 def _read(name: str, path: Path) -> _Module:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     module = _Module(tree=ast.parse(path.read_text(encoding="utf-8")))
-    for node in ast.walk(module.tree):
+    for node in _statements(module.tree):
         if isinstance(node, ast.ImportFrom):
             source = "." * node.level + (node.module or "")
             source = importlib.util.resolve_name(source, package) if node.level else source
@@ -82,6 +83,16 @@ def _read(name: str, path: Path) -> _Module:
         elif isinstance(node, ast.Assign):
             module.defined |= {target.id: node for target in node.targets if isinstance(target, ast.Name)}
     return module
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Every statement, the outer ones first; expressions, of which there are ten times as many, hold none."""
+    waiting = deque[ast.AST]([tree])
+    while waiting:
+        node = waiting.popleft()
+        yield node
+        for part in ("body", "handlers", "orelse", "finalbody", "cases"):
+            waiting.extend(getattr(node, part, ()))
 
 
 def _reached(first: Iterable[Name], leads: Callable[[Name], tuple[Name, ...]]) -> set[Name]:
@@ -117,20 +128,29 @@ def _references(modules: dict[str, _Module], name: str, node: ast.AST) -> Iterat
                 yield from _resolved(modules, source, attribute)
 
 
-def _names(node: ast.AST, hidden: frozenset[str] = frozenset(), attribute: str = "") -> Iterator[tuple[str, str]]:
+def _names(node: ast.AST) -> list[tuple[str, str]]:
     """The names below `node`, each with the attribute that is taken of it, if any.
 
     Arguments of the functions that a name is in are left out, since they may be called as a formula is.
     """
-    if isinstance(node, (ast.FunctionDef, ast.Lambda)):
-        hidden |= {argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
-    if isinstance(node, ast.Name):
-        if node.id not in hidden:
-            yield node.id, attribute
-        return
-    taken = node.attr if isinstance(node, ast.Attribute) else ""
-    for child in ast.iter_child_nodes(node):
-        yield from _names(child, hidden, taken)
+    found = list[tuple[str, str]]()
+
+    def visit(node: ast.AST, hidden: frozenset[str], attribute: str) -> None:
+        if isinstance(node, ast.Name):
+            if node.id not in hidden:
+                found.append((node.id, attribute))
+            return
+        if isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            hidden |= {argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
+        taken = node.attr if isinstance(node, ast.Attribute) else ""
+        for name in node._fields:
+            part = getattr(node, name, None)
+            for child in part if type(part) is list else (part,):
+                if isinstance(child, ast.AST):
+                    visit(child, hidden, taken)
+
+    visit(node, frozenset(), "")
+    return found
 
 
 def _resolved(modules: dict[str, _Module], source: str, what: str) -> Iterator[Name]:

@@ -10,14 +10,14 @@ from depthwidth.formula import formulas
 from depthwidth.formulas._composites import COMPOSITES
 from depthwidth.formulas._usage import used_formulas
 
+pytestmark = pytest.mark.slow  # the first of them reads the source of the whole package
 
-@pytest.mark.slow
+
 def test_what_the_planner_names_is_used():
     assert used_formulas()["rules.levine_width"] == ("depthwidth.analysis.published_tables", "depthwidth.planning.rules")
     assert "depthwidth.planning.judging" in used_formulas()["shape_penalty.loss_exponent"]
 
 
-@pytest.mark.slow
 def test_a_use_inside_a_used_formula_counts():
     """``attention_moments``, which a layer calls, calls an approximation that calls the variance of shares."""
     assert "depthwidth.layers.attention_moments" in used_formulas()["attention.common_share_variance"]
