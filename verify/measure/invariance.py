@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from depthwidth.analysis.invariance import Invariance
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError, shown
-from depthwidth.initialization import parameters
+from depthwidth.initialization import NoRecipeError, parameters
 from depthwidth.values import frozen
 
 from ..models.model import build
@@ -36,7 +36,7 @@ LARGEST_EPSILON = 1e-2
 """Relative error up to which epsilons are set to zero to see if they are what breaks it."""
 MOST_PARAMETERS = 200_000_000
 """Largest model that :func:`measure_tree` builds; it takes 8 bytes for each parameter, and as much once more."""
-_DRAWN = 0.02
+_DRAWN, _VECTOR = 0.02, 0.3
 _TOKENS, _BLOCKS = 16, 3
 _EPSILONS = ("eps", "epsilon", "variance_epsilon")
 
@@ -144,7 +144,7 @@ def measure_tree(tree: Transformer, found: Invariance, seed: int = 0) -> list[Me
             f"--measure builds the model with three blocks of each kind, and {small.parameters:,} parameters are above "
             f"{MOST_PARAMETERS:,}; give a smaller configuration"
         )
-    model = build(small, "normal", seed=seed)
+    model = _built(small, seed)
     sites: dict[str, list[str]] = {}
     for site, role, *_ in parameters(small):
         sites.setdefault(role, []).append(site)
@@ -160,6 +160,22 @@ def measure_tree(tree: Transformer, found: Invariance, seed: int = 0) -> list[Me
             row for row in measure_invariance(model, groups=groups, each=False, run=call, copied=False) if row.name in groups
         ]
     return rows
+
+
+def _built(tree: Transformer, seed: int) -> nn.Module:
+    """The model of a tree by the normal scheme; with all weights drawn if no scheme states a start, as degrees need none."""
+    try:
+        return build(tree, "normal", seed=seed)
+    except NoRecipeError:
+        model = build(tree, device="meta").to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for buffer in model.buffers():
+            buffer.zero_()
+        for weight in model.parameters():
+            size = weight.shape[-1] ** -0.5 if weight.dim() > 1 else _VECTOR
+            weight.copy_(size * torch.randn(weight.shape, generator=generator))
+    return model
 
 
 def _shortened(tree: Transformer) -> Transformer:

@@ -30,6 +30,8 @@ TREES = {
     "parallel": {**PLAIN, "activation": "relu2", "qk_norm": "unit", "positions": "alibi", "parallel": True},
     "gemma": {"norm": "rmsnorm", "norm_unit_offset": True, "bias": False, "score_softcap": 5.0, "logit_softcap": 30.0},
     "layer scales": {**PLAIN, "layer_scale": 0.1, "placement": "output"},
+    "mamba": {**FREE, "mixer": layers.Mamba(32, inner=8, state=4, rank=3), "heads": None},
+    "rwkv": {**FREE, "mixer": layers.TimeMix(32, inner=16), "heads": None},
     "short convolutions": {**FREE, "mixer": layers.ShortConvolution(32), "heads": None},
     "gated": {**FREE, "attention_gate": True},
     "latent": {**FREE, "latent": layers.Latent(rank=8, rotary=4, query_rank=8), "positions": "rotary"},
@@ -80,7 +82,7 @@ MIXERS = {
 
 @pytest.mark.parametrize("name", MIXERS)
 def test_measured_degrees_of_mixers_are_those_that_are_told(name):
-    """No scheme states their start, so that single ones are drawn here; each has a weight of degree 1, and others of none."""
+    """Single ones, with drawn weights; each has a weight of degree 1, and others of none."""
     layer = MIXERS[name]
     made, walk = module(layer), Walk()
     generator = torch.Generator().manual_seed(0)
