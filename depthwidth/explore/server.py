@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -55,15 +57,21 @@ def _plan(request: Request) -> Response:
     return JSONResponse(data, headers=_HEADERS)
 
 
-def _depth(request: Request) -> Response:
-    """The stability as a piece of HTML, and a sentence if the scheme is refused."""
-    steady = stability(Settings.of(request.query_params))
+async def _depth(request: Request) -> Response:
+    """The stability as a piece of HTML, and a sentence if the scheme is refused.
+
+    One is computed at a time, and none for settings that have been left meanwhile, so that they do not hold up the next.
+    """
+    async with request.app.state.one_at_a_time:
+        if await request.is_disconnected():
+            return Response(status_code=204)
+        steady = await run_in_threadpool(stability, Settings.of(request.query_params))
     return JSONResponse({"depth": page.depth(steady), "refused": steady.error}, headers=_HEADERS)
 
 
 def application() -> Starlette:
     """The application. It answers only requests that name this machine as host: a foreign name may lead here too."""
-    return Starlette(
+    made = Starlette(
         routes=[
             Route("/", _whole),
             Route("/plan", _plan),
@@ -72,6 +80,8 @@ def application() -> Starlette:
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
     )
+    made.state.one_at_a_time = asyncio.Lock()
+    return made
 
 
 def listening(port: int) -> socket.socket:

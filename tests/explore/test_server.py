@@ -5,6 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
 from html.parser import HTMLParser
@@ -12,15 +14,17 @@ from html.parser import HTMLParser
 import pytest
 
 pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
 pytest.importorskip("jinja2")
+pytest.importorskip("uvicorn")
+
+import uvicorn
 
 from depthwidth.errors import InputError
-from depthwidth.explore import page
+from depthwidth.explore import page, server
 from depthwidth.explore.charts import Dot, growth_chart, rules_chart
 from depthwidth.explore.controls import Settings, controls
 from depthwidth.explore.server import listening
-from depthwidth.explore.state import answer, stability
+from depthwidth.explore.state import Stability, answer, stability
 
 SMALL = {"budget": "20M", "preset": "gpt3", "vocab": "1000", "context": "128"}
 
@@ -150,8 +154,6 @@ def test_a_missing_extra_is_one_sentence(invoke, monkeypatch):
 def test_a_browser_opens_unless_it_is_not_wanted(extra, invoke, monkeypatch):
     import webbrowser
 
-    from depthwidth.explore import server
-
     opened = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
     monkeypatch.setattr(server, "serve", lambda socket: socket.close())
@@ -167,6 +169,46 @@ def test_no_progress_is_reported_while_the_page_is_served():
 
     assert _tells_of_itself(["explore", "--port", "0"])
     assert not _tells_of_itself(["plan", "explore"])
+
+
+@pytest.mark.slow
+def test_the_stability_of_settings_that_are_left_is_not_computed(monkeypatch):
+    computed, begun, free = [], threading.Event(), threading.Event()
+
+    def compute(settings):
+        computed.append(settings.budget)
+        begun.set()
+        assert free.wait(30)
+        return Stability("not known", ())
+
+    monkeypatch.setattr(server, "stability", compute)
+    opened = listening(0)
+    port = opened.getsockname()[1]
+    running = uvicorn.Server(uvicorn.Config(server.application(), log_level="warning", lifespan="off", ws="none"))
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [opened]})
+    thread.start()
+
+    def ask(budget):
+        connection = socket.create_connection(("127.0.0.1", port))
+        line = f"GET /depth?budget={budget} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+        connection.sendall(line.encode())
+        return connection
+
+    try:
+        first = ask("1M")
+        assert begun.wait(30)
+        left, last = ask("2M"), ask("3M")
+        left.close()
+        time.sleep(0.1)
+        free.set()
+        for connection in (first, last):
+            with connection, connection.makefile("rb") as answers:
+                assert b"not known" in answers.read()
+    finally:
+        free.set()
+        running.should_exit = True
+        thread.join(30)
+    assert computed == ["1M", "3M"]
 
 
 @pytest.mark.slow
