@@ -18,6 +18,7 @@ import numpy as np
 
 from .chebyshev import chebyshev_basis, chebyshev_coefficients, chebyshev_nodes
 from .distinct import distinct
+from .softmax import overlap
 
 Array = Any
 
@@ -77,18 +78,19 @@ _AROUND = 0.1
 def _coefficients(octave: int, n: float) -> Array:
     """Chebyshev coefficients of the averages over ln(1 + s2), from 0 to a power of two."""
     s2 = np.expm1((chebyshev_nodes(_NODES) + 1) / 2 * math.log1p(2.0**octave))
-    rows = []
-    for one in np.maximum(s2, _TINY).tolist():
-        (P, T, *found), below, above = (_averages(part * one, n) for part in (1.0, 1 - _AROUND, 1 + _AROUND))
-        spreads = [(above[k] + below[k] - 2 * middle) / middle / _AROUND**2 if T else 0.0 for k, middle in ((0, P), (1, T))]
-        rows.append([*found, *spreads, (above[0] - below[0]) / (2 * _AROUND * P)])
-    return np.array(rows).T @ chebyshev_coefficients(_NODES).T
+    s2 = np.maximum(s2, _TINY)
+    near = overlap(s2 * np.array([[1 - _AROUND], [1.0], [1 + _AROUND]]), n)
+    (P_below, P, P_above), (T_below, T, T_above) = near.P, near.T
+    whole = np.where(T > 0, T, 1.0)
+    spreads = (P_below + P_above - 2 * P) / P / _AROUND**2, (T_below + T_above - 2 * T) / whole / _AROUND**2
+    found = [*np.array([_averages(one, n) for one in s2.tolist()]).T, *spreads, (P_above - P_below) / (2 * _AROUND * P)]
+    return np.array(found) @ chebyshev_coefficients(_NODES).T
 
 
 def _averages(s2: float, n: float) -> tuple[float, ...]:
-    """P, T, and the first four fields of :class:`TokenAverages`."""
+    """The first four fields of :class:`TokenAverages`."""
     if n < _FEWEST:
-        return 1.0, 0.0, 1.0, 0.0, 0.0, 0.0
+        return 1.0, 0.0, 0.0, 0.0
     sigma, z = math.sqrt(s2), _LOGITS
     low, high = _BELOW + _DEVIATIONS * sigma + math.log(n), _ABOVE + _DEVIATIONS * sigma
     u = _STEP * np.arange(-math.ceil(low / _STEP), math.ceil(high / _STEP))
@@ -136,7 +138,7 @@ def _averages(s2: float, n: float) -> tuple[float, ...]:
     aligned = own - crossed + mean
     P_tails = n * tails(n - 1, 2)
     T_tails = P_tails - n * tails(n - 1, 3) + n / 6 * tails(n - 1, 4) + two / 6 * tails(n - 2, 2, 2)
-    return P, T, aligned / T, weighted / T - 1, P_tails / P, T_tails / T
+    return aligned / T, weighted / T - 1, P_tails / P, T_tails / T
 
 
 _FEWEST = 2

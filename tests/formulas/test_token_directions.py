@@ -8,7 +8,8 @@ import pytest
 
 from depthwidth.formulas.attention import attention_moments, layer
 from depthwidth.formulas.moments import norm_correlation
-from depthwidth.numerics.softmax_tokens import _averages, token_averages
+from depthwidth.numerics.softmax import overlap
+from depthwidth.numerics.softmax_tokens import token_averages
 from verify.rows import rows_from_csv
 
 CELLS = Path(__file__).parents[2] / "data" / "measured" / "components_cells.csv"
@@ -35,7 +36,7 @@ def test_averages_of_a_row_and_its_logits():
 
 
 def test_the_growth_of_sums_of_squares():
-    below, above, middle = (_averages(4.0 * x, 64)[0] for x in (0.99, 1.01, 1.0))
+    below, middle, above = overlap(4.0 * np.array([0.99, 1.0, 1.01]), 64).P
     found = token_averages(4.0, 64)
     assert found.P_growth == pytest.approx((above - below) / 0.02 / middle, rel=0.01)
     assert found.P_spread == pytest.approx((above + below - 2 * middle) / 1e-4 / middle, abs=0.01)
@@ -45,6 +46,15 @@ def test_small_variances_have_neither():
     found = token_averages(np.array([0.0, 1e-4]), 64)
     for part, limit in zip(found, (1, 0, 0, 0, 0, 0, 0), strict=True):
         assert abs(part - limit).max() < 0.01
+
+
+@pytest.mark.parametrize("r", [0.0, np.linspace(0, 0.9, 4)])
+def test_moments_stay_positive_where_the_first_order_is_not_enough(r):
+    found = attention_moments(
+        1.0, r, length=2048, width=8, head_dim=8, score_gain=16.0, gradient_correlation=0.0, equal_norms=True
+    )
+    for part in (found.second_moment, found.query_gradient, found.key_gradient, found.value_gradient):
+        assert np.all(part > 0)
 
 
 MEASURED = {

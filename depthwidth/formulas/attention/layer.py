@@ -202,7 +202,7 @@ def _with_token_products(o: Any, s2: Any, rho: Any, width: Any, head_dim: int, e
     spread = ((1 - rho**2) ** 2 if equal_norms else 1 + rho**2) / width
     mapped = (o.R2 - rho * o.T2) * head_dim
     growth = mapped / (1 + rho**2) * spread
-    R = o.R + (o.R - o.T) * head_dim / width
+    R = o.R * _grown((o.R - o.T) / (o.R + _TINY) * head_dim / width)
     return o._replace(P2=o.P2 + s2 / 2 * growth, R2=o.R2 + growth + mapped / width, R=R)
 
 
@@ -222,11 +222,33 @@ def _with_token_directions(
     asked = 1 + (found.aligned - 1) * (1 / width + (1 / head_dim if head_dim else 0.0))
     share = (1 - correlation) ** 2 / width if equal_norms else 0.0
     rows, jacobians = found.P_spread / width - share / 4 * found.P_tails, found.T_spread / width - share / 4 * found.T_tails
-    keys = 1 + jacobians - share * found.weighted
+    keys = _grown(jacobians - share * found.weighted)
     beside = 2 * o.P * abs(found.P_growth) / width  # never negative, but for rounding at variance 0
-    pairs = 1 + (0.8 * rho + 0.2 * rho**2) * rows
-    o = o._replace(P=o.P * (1 + rows), T=o.T * (1 + jacobians), R=o.R * keys, P2=o.P2 * pairs, R2=o.R2 * keys)
-    return o, asked - 2 * share * found.weighted, beside
+    pairs = _grown((0.8 * rho + 0.2 * rho**2) * rows)
+    o = o._replace(P=_at_most_one(o.P * _grown(rows)), T=o.T * _grown(jacobians), R=o.R * keys, P2=o.P2 * pairs, R2=o.R2 * keys)
+    return o, _grown(asked - 1 - 2 * share * found.weighted), beside
+
+
+def _grown(change: Any) -> Any:
+    """A factor of 1 and a change to first order, positive also where a small width makes the change large."""
+    if isinstance(change, float):
+        return 1 + change if change >= _MOST_LOST else -(_MOST_LOST**2) / change
+    import numpy
+
+    lost = numpy.minimum(change, _MOST_LOST)
+    return numpy.where(change >= _MOST_LOST, 1 + change, -(_MOST_LOST**2) / lost)
+
+
+_MOST_LOST = -0.5
+
+
+def _at_most_one(value: Any) -> Any:
+    """The value without the rounding of a product."""
+    if isinstance(value, float):
+        return min(value, 1.0)
+    import numpy
+
+    return numpy.minimum(value, 1.0)
 
 
 def _number_or_array(value: Any) -> Any:
