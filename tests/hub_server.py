@@ -62,7 +62,7 @@ class _Hub(BaseHTTPRequestHandler):
         revision, _, file = rest.partition("/")
         authorised = self.headers.get("authorization") == f"Bearer {TOKEN}"
         if name == "owner/hanging":
-            time.sleep(4)
+            time.sleep(8)
             self.close_connection = True
         elif name == "owner/no-hub":
             self.send(200, {}, b"<html>", body)

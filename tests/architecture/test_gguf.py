@@ -40,7 +40,8 @@ def test_a_header_written_here_agrees_with_itself(tmp_path):
     fields = read_source(llama(tmp_path / "model.gguf"))
     assert disagreement(fields) == []
     assert Transformer.from_config(fields).parameters == 24_736
-    assert fields.notes[0] == f"the configuration is the header of GGUF file {str(tmp_path / 'model.gguf')!r}"
+    file = f"GGUF file {str(tmp_path / 'model.gguf')!r}"
+    assert fields.notes[0] == f"the configuration is the header of {file}, whose tensors take 49.5 KB, most of them F16"
     assert fields.read_from == str(tmp_path / "model.gguf")
 
 

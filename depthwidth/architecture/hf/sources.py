@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from ...errors import InputError
 from ...files import reading
 from ...gguf_header import GGUFHeader, is_gguf, read_header
 from ...hub import NoFileError, Repository, hub_file, hub_tensors, repository_of
+from ...quantities import format_bytes
 from ...stored_counts import StoredCounts, stored_counts
 from ...stored_tensors import INDEX, open_tensors
 from ..transformer import Transformer
@@ -114,9 +116,19 @@ def _of_gguf(path: Path) -> SourcedFields:
     except NoTreeError as error:
         counts = stored_counts(_shapes(header), str(path), error.reason)
         raise NoConfigError(error.reason, counts) from None
-    source = f"the configuration is the header of {header.said}"
+    source = f"the configuration is the header of {header.said}, {_stored_words(header)}"
     tree = Transformer.of_design(FAMILIES[config["model_type"]].design(config))
     return SourcedFields(config, str(path), (source, *notes_on_header(header, tree)))
+
+
+def _stored_words(header: GGUFHeader) -> str:
+    """The bytes of the tensors and the number format of most of their weights."""
+    weights: dict[str, int] = {}
+    for one in header.tensors.values():
+        weights[one.dtype] = weights.get(one.dtype, 0) + math.prod(one.shape)
+    sizes = [one.bytes for one in header.tensors.values()]
+    size = "unknown bytes" if None in sizes else format_bytes(sum(one or 0 for one in sizes))
+    return f"whose tensors take {size}" + (f", most of them {max(weights, key=weights.__getitem__)}" if weights else "")
 
 
 def _shapes(header: GGUFHeader) -> dict[str, tuple[tuple[int, ...], str, int | None]]:
