@@ -102,23 +102,23 @@ def coefficients_of_file(path: str | Path) -> tuple[tuple[Coefficient, ...], dic
 def _rows_of_file(path: Path, columns: set[str]) -> list[dict[str, str]]:
     from .files import read_regular  # other commands read no file of anyone's
 
-    said = f"coefficients {shown(str(path), limit=300)}"
+    label = f"coefficients {shown(str(path), limit=300)}"
     try:
         rows = list(csv.DictReader(read_regular(path, "coefficients", LARGEST_FILE).decode("utf-8-sig").splitlines()))
         if rows and columns - rows[0].keys():
-            raise InputError(f"{said} lacks the column {', '.join(sorted(columns - rows[0].keys()))}")
+            raise InputError(f"{label} lacks the column {', '.join(sorted(columns - rows[0].keys()))}")
         for row in rows:
             if not all(isinstance(row[name], str) for name in columns):
-                raise InputError(f"{said} has a row of another length than its header")
+                raise InputError(f"{label} has a row of another length than its header")
             for name in columns & {"value", "stderr"}:
                 if (row[name] or name == "value") and not math.isfinite(float(row[name])):
                     raise ValueError
     except (UnicodeDecodeError, csv.Error):
-        raise InputError(f"{said} is not comma-separated text in UTF-8") from None
+        raise InputError(f"{label} is not comma-separated text in UTF-8") from None
     except InputError:
         raise
     except ValueError:
-        raise InputError(f"{said} holds a value that is not a finite number") from None
+        raise InputError(f"{label} holds a value that is not a finite number") from None
     return rows
 
 

@@ -1,6 +1,6 @@
 """Files: untrusted ones are read where reading ends, with bounds, and ours are written whole.
 
-What cannot be read is said in one sentence. After an interruption a file has its old content or its complete new one.
+A file that cannot be read gives one sentence. After an interruption a file has its old content or its complete new one.
 """
 
 from __future__ import annotations
@@ -92,13 +92,13 @@ def read_regular(path: Path, what: str, most: int, name: str | None = None) -> b
     return data
 
 
-def parse_json(data: bytes | str, said: str, finite: bool = True) -> Any:
+def parse_json(data: bytes | str, label: str, finite: bool = True) -> Any:
     """The value in JSON text from an untrusted file.
 
     Parameters
     ----------
     data : the text, or its bytes in UTF-8.
-    said : the file as the sentence of an error names it.
+    label : name of the file in the sentence of an error.
     finite : refuse what our own records never hold: NaN, infinities, whole numbers of more than 64 bits, and halves of
         characters (lone surrogates).
 
@@ -112,67 +112,67 @@ def parse_json(data: bytes | str, said: str, finite: bool = True) -> Any:
         try:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError:
-            raise InputError(f"{said} is not UTF-8 text") from None
+            raise InputError(f"{label} is not UTF-8 text") from None
     else:
         text = data
     if not text.strip():
-        raise InputError(f"{said} is empty")
+        raise InputError(f"{label} is empty")
     if sum(map(text.count, ",[{")) > MOST_VALUES:
-        raise InputError(f"{said} holds more than {MOST_VALUES:,} values")
+        raise InputError(f"{label} holds more than {MOST_VALUES:,} values")
     try:
-        value = json.loads(text, object_pairs_hook=lambda pairs: _without_duplicates(pairs, said))
+        value = json.loads(text, object_pairs_hook=lambda pairs: _without_duplicates(pairs, label))
     except json.JSONDecodeError as error:
-        raise InputError(f"{said} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise InputError(f"{label} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
-        raise InputError(f"{said} is nested too deeply") from None
+        raise InputError(f"{label} is nested too deeply") from None
     except InputError:
         raise
     except ValueError:  # Python refuses to read whole numbers of thousands of digits
-        raise InputError(f"{said} holds a number with too many digits") from None
-    _check_levels(value, said, finite)
+        raise InputError(f"{label} holds a number with too many digits") from None
+    _check_levels(value, label, finite)
     return value
 
 
-def _check_levels(value: Any, said: str, finite: bool) -> None:
+def _check_levels(value: Any, label: str, finite: bool) -> None:
     """Refuse deep nesting, and what `finite` excludes, level by level: without recursion."""
     level = [value]
     for _ in range(DEEPEST + 1):
         if finite:
             for one in level:
-                _check_plain(one, said)
+                _check_plain(one, label)
         inner: list[Any] = []
         for one in level:
             if isinstance(one, dict):
                 inner += one.values()
                 if finite:
                     for key in one:
-                        _check_plain(key, said)
+                        _check_plain(key, label)
             elif isinstance(one, list):
                 inner += one
         if not inner:
             return
         level = inner
-    raise InputError(f"{said} is nested too deeply")
+    raise InputError(f"{label} is nested too deeply")
 
 
-def _check_plain(value: Any, said: str) -> None:
+def _check_plain(value: Any, label: str) -> None:
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise InputError(f"{said} holds half a character: {shown(value)}")
+            raise InputError(f"{label} holds half a character: {shown(value)}")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise InputError(f"{said} holds {value}, which is not a finite number")
+            raise InputError(f"{label} holds {value}, which is not a finite number")
     elif isinstance(value, int) and value.bit_length() > 64:
-        raise InputError(f"{said} holds a whole number of more than 64 bits")
+        raise InputError(f"{label} holds a whole number of more than 64 bits")
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]], said: str) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]], label: str) -> dict[str, Any]:
     # JSON does not define which of two equal keys counts, so a file with both is ambiguous.
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise InputError(f"{said} has the key {shown(twice)} twice")
+        raise InputError(f"{label} has the key {shown(twice)} twice")
     return found
 
 

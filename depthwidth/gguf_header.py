@@ -70,7 +70,7 @@ class GGUFHeader:
     lengths: Mapping[str, int]
     """Number of values of every list, the long ones included."""
     tensors: Mapping[str, HeaderTensor]
-    said: str
+    label: str
     """The file as the sentence of an error names it."""
 
 
@@ -98,15 +98,15 @@ def read_header(path: str | os.PathLike[str]) -> GGUFHeader:
         return first
     found = re.fullmatch(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf", place.name)
     if type(count) is not int or not 1 < count <= MOST_PARTS or found is None or int(found["count"]) != count:
-        raise InputError(f"{first.said} is one part of a model in {shown(count)} files, and its name does not say which")
+        raise InputError(f"{first.label} is one part of a model in {shown(count)} files, and its name does not say which")
     parts = [_read(place.with_name(f"{found['stem']}-{i:05d}-of-{count:05d}.gguf")) for i in range(1, count + 1)]
     tensors: dict[str, HeaderTensor] = {}
     for part in parts:
         for name, tensor in part.tensors.items():
             if name in tensors:
-                raise InputError(f"{part.said} has the tensor {shown(name)}, which another part has too")
+                raise InputError(f"{part.label} has the tensor {shown(name)}, which another part has too")
             tensors[name] = tensor
-    return GGUFHeader(parts[0].metadata, parts[0].lengths, tensors, parts[0].said)
+    return GGUFHeader(parts[0].metadata, parts[0].lengths, tensors, parts[0].label)
 
 
 def _read(path: Path) -> GGUFHeader:
@@ -118,8 +118,8 @@ def _read(path: Path) -> GGUFHeader:
 class _Reader:
     """The bytes of one header, read from the front to the back."""
 
-    def __init__(self, file: BinaryIO, size: int, said: str) -> None:
-        self._file, self._size, self._said = file, size, said
+    def __init__(self, file: BinaryIO, size: int, label: str) -> None:
+        self._file, self._size, self._said = file, size, label
         self._place = 0
         self._values = 0
 

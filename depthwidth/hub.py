@@ -222,8 +222,8 @@ def _fault(library: Any, error: Exception, name: str) -> str:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "TimeoutException" in kinds:
         return f"{hub} does not answer in time"
-    said = " ".join(str(error).split())
-    return f"{hub} cannot be reached: {said[:200] or type(error).__name__}"
+    reason = " ".join(str(error).split())
+    return f"{hub} cannot be reached: {reason[:200] or type(error).__name__}"
 
 
 def _in_time(work: Callable[[], T]) -> T:

@@ -54,7 +54,7 @@ class StoredTensors:
     """The tensors of a checkpoint by name. Each reading opens the file anew; nothing is kept."""
 
     entries: Mapping[str, StoredTensor]
-    said: str
+    label: str
     """The checkpoint as the sentence of an error names it."""
 
     def read(self, name: str) -> Array:
@@ -84,13 +84,13 @@ class StoredTensors:
 
     def _entry(self, name: str) -> StoredTensor:
         if name not in self.entries:
-            raise InputError(f"{self.said} has no tensor {shown(name)}")
+            raise InputError(f"{self.label} has no tensor {shown(name)}")
         entry = self.entries[name]
         if entry.dtype not in FLOATS:
             reason = "quantised weights" if entry.dtype != "C64" else "complex numbers"
-            raise InputError(f"tensor {shown(name)} of {self.said} is stored as {entry.dtype}; {reason} are not read")
+            raise InputError(f"tensor {shown(name)} of {self.label} is stored as {entry.dtype}; {reason} are not read")
         if 0 in entry.shape:
-            raise InputError(f"tensor {shown(name)} of {self.said} is empty")
+            raise InputError(f"tensor {shown(name)} of {self.label} is empty")
         return entry
 
     def _rows(self, name: str, entry: StoredTensor, rows: int) -> Iterator[Array]:
@@ -105,10 +105,10 @@ class StoredTensors:
                 count = min(rows, first - row)
                 data = file.read(count * size)
                 if len(data) < count * size:
-                    raise InputError(f"{self.said} has become shorter while it was read")
+                    raise InputError(f"{self.label} has become shorter while it was read")
                 found = _numbers(data, entry.dtype).reshape(count, *rest)
                 if not np.isfinite(found).all():
-                    raise InputError(f"tensor {shown(name)} of {self.said} holds numbers that are not finite")
+                    raise InputError(f"tensor {shown(name)} of {self.label} holds numbers that are not finite")
                 yield found
 
 
@@ -143,16 +143,16 @@ def open_tensors(path: str | os.PathLike[str]) -> StoredTensors:
             raise InputError(f"there is no checkpoint {name}")
         if folder:
             place = _in_folder(place, name)
-    said = f"checkpoint {shown(str(place), limit=300)}"
+    label = f"checkpoint {shown(str(place), limit=300)}"
     if place.name.endswith(INDEX):
-        return StoredTensors(_of_index(place, said), said)
+        return StoredTensors(_of_index(place, label), label)
     if place.suffix in UNREAD:
-        raise _foreign(said)
-    return StoredTensors(_of_file(place, said), said)
+        raise _foreign(label)
+    return StoredTensors(_of_file(place, label), label)
 
 
-def _foreign(said: str) -> InputError:
-    return InputError(f"{said} is not a safetensors file; no other format is read, as a pickle can run code")
+def _foreign(label: str) -> InputError:
+    return InputError(f"{label} is not a safetensors file; no other format is read, as a pickle can run code")
 
 
 def _in_folder(folder: Path, name: str) -> Path:
@@ -175,59 +175,59 @@ def _in_folder(folder: Path, name: str) -> Path:
     raise InputError(f"folder {name} has no safetensors file")
 
 
-def _of_index(index: Path, said: str) -> dict[str, StoredTensor]:
+def _of_index(index: Path, label: str) -> dict[str, StoredTensor]:
     """The tensors of several files, by the index that says where each is."""
-    data = parse_json(read_regular(index, "checkpoint", LONGEST_INDEX), said)
+    data = parse_json(read_regular(index, "checkpoint", LONGEST_INDEX), label)
     places = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(places, dict) or not places or not all(isinstance(one, str) for one in places.values()):
-        raise InputError(f"{said} has no weight_map from the names of tensors to files")
+        raise InputError(f"{label} has no weight_map from the names of tensors to files")
     found: dict[str, dict[str, StoredTensor]] = {}
     for file in sorted(set(places.values())):
         # A name with a folder in it could lead out of the checkpoint.
         if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
-            raise InputError(f"{said} names {shown(file)}, which is not a safetensors file beside it")
+            raise InputError(f"{label} names {shown(file)}, which is not a safetensors file beside it")
         there = index.parent / file
         found[file] = _of_file(there, f"checkpoint {shown(str(there), limit=300)}")
     missing = [name for name, file in places.items() if name not in found[file]]
     if missing:
-        raise InputError(f"{said}: tensor {shown(missing[0])} is not in {shown(places[missing[0]])}")
+        raise InputError(f"{label}: tensor {shown(missing[0])} is not in {shown(places[missing[0]])}")
     return {name: found[file][name] for name, file in places.items()}
 
 
-def _of_file(path: Path, said: str) -> dict[str, StoredTensor]:
+def _of_file(path: Path, label: str) -> dict[str, StoredTensor]:
     """The tensors of one file, by its header."""
     name = shown(str(path), limit=300)
     with reading("checkpoint", name), open_regular(path, "checkpoint", name) as file:
         size = os.fstat(file.fileno()).st_size
-        header, first = _header(file, size, said)
-    found = {one: _entry(one, value, path, first, said) for one, value in header.items() if one != "__metadata__"}
+        header, first = _header(file, size, label)
+    found = {one: _entry(one, value, path, first, label) for one, value in header.items() if one != "__metadata__"}
     end = first
     for one, entry in sorted(found.items(), key=lambda pair: (pair[1].start, pair[1].stop)):
         if entry.start != end:
-            raise InputError(f"{said} is damaged: tensor {shown(one)} does not begin where the one before ends")
+            raise InputError(f"{label} is damaged: tensor {shown(one)} does not begin where the one before ends")
         end = entry.stop
     if end > size:
-        raise InputError(f"{said} is truncated: its header promises {end:,} bytes, and it has {size:,}")
+        raise InputError(f"{label} is truncated: its header promises {end:,} bytes, and it has {size:,}")
     return found
 
 
-def _header(file: BinaryIO, size: int, said: str) -> tuple[dict[str, Any], int]:
+def _header(file: BinaryIO, size: int, label: str) -> tuple[dict[str, Any], int]:
     """The header of a file and the place of the first tensor."""
     start = file.read(9)
     length = int.from_bytes(start[:8], "little")
     if len(start) < 9 or start[8:] != b"{" or length > LONGEST_HEADER:
-        raise _foreign(said)
+        raise _foreign(label)
     if 8 + length > size:
-        raise InputError(f"{said} is truncated: its header alone has {length:,} bytes, and it has {size:,}")
-    header = parse_json(start[8:] + file.read(length - 1), f"the header of {said}")
+        raise InputError(f"{label} is truncated: its header alone has {length:,} bytes, and it has {size:,}")
+    header = parse_json(start[8:] + file.read(length - 1), f"the header of {label}")
     if not isinstance(header, dict):
-        raise _foreign(said)
+        raise _foreign(label)
     return header, 8 + length
 
 
-def _entry(name: str, value: Any, path: Path, first: int, said: str) -> StoredTensor:
+def _entry(name: str, value: Any, path: Path, first: int, label: str) -> StoredTensor:
     """One entry of a header, checked."""
-    wrong = InputError(f"the header of {said} is damaged at tensor {shown(name)}")
+    wrong = InputError(f"the header of {label} is damaged at tensor {shown(name)}")
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
         raise wrong
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
@@ -235,10 +235,12 @@ def _entry(name: str, value: Any, path: Path, first: int, said: str) -> StoredTe
         raise wrong
     each = FLOATS.get(dtype, OTHERS.get(dtype)) if isinstance(dtype, str) else None
     if each is None:
-        raise InputError(f"tensor {shown(name)} of {said} is stored as {shown(dtype)}, an unknown number format")
+        raise InputError(f"tensor {shown(name)} of {label} is stored as {shown(dtype)}, an unknown number format")
     start, stop = offsets
     if stop - start != each * math.prod(shape):
-        raise InputError(f"{said} is damaged: tensor {shown(name)} has {stop - start:,} bytes for the shape {shape} in {dtype}")
+        raise InputError(
+            f"{label} is damaged: tensor {shown(name)} has {stop - start:,} bytes for the shape {shape} in {dtype}"
+        )
     return StoredTensor(dtype, tuple(shape), path, first + start, first + stop)
 
 

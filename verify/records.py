@@ -128,7 +128,7 @@ class CorpusRecord(TypedDict):
     identity: CorpusIdentity
 
 
-def check_record(value: Any, schema: Any, said: str) -> None:
+def check_record(value: Any, schema: Any, label: str) -> None:
     """Hold a plain value against its schema.
 
     Raises
@@ -140,7 +140,7 @@ def check_record(value: Any, schema: Any, said: str) -> None:
         msgspec.convert(value, schema, str_keys=True)
     except msgspec.ValidationError as error:
         text = str(error)
-        raise InputError(f"{said}: {text[0].lower()}{text[1:]}") from None
+        raise InputError(f"{label}: {text[0].lower()}{text[1:]}") from None
 
 
 def read_record(path: Path, schema: Any, what: str) -> Any:

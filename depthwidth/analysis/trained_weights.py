@@ -124,7 +124,7 @@ def weights_of(stored: StoredTensors, tree: Transformer, fields: Mapping[str, An
             slices[one.key] = (*slices.get(one.key, ()), (full[bare], one))
     slices = {key: tuple(sorted(parts, key=lambda part: part[1].copy or 0)) for key, parts in slices.items()}
     if not slices:
-        raise InputError(f"{stored.said} has no tensor of the configuration: it is another model's")
+        raise InputError(f"{stored.label} has no tensor of the configuration: it is another model's")
     missing = [site_of(*key) for key in named.missing]
     notes = [] if fields is None else list(notes_on(fields))
     disagreements: list[str] = []

@@ -360,45 +360,45 @@ def open_table(source: Any) -> Table:
     return Table(list(frame.columns), lambda names: frame[list(dict.fromkeys(names))])
 
 
-def _check_names(names: Sequence[str], said: str) -> None:
+def _check_names(names: Sequence[str], label: str) -> None:
     if not names:
-        raise InputError(f"{said} has no columns")
+        raise InputError(f"{label} has no columns")
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
-        raise InputError(f"{said} has the column {shown(twice)} twice")
+        raise InputError(f"{label} has the column {shown(twice)} twice")
 
 
 def _file(path: Path) -> Table:
     name = shown(str(path), limit=300)
-    said = f"table {name}"
+    label = f"table {name}"
     readers = {".csv": _csv, ".jsonl": _json_lines, ".ndjson": _json_lines, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise InputError(f"{said} ends in none of {', '.join(readers)}")
+        raise InputError(f"{label} ends in none of {', '.join(readers)}")
     with reading("table", name), open_regular(path, "table", name) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MOST_BYTES:
             raise InputError(
-                f"{said} has {size:,} bytes; at most {MOST_BYTES:,} are read: keep the columns and rows that count"
+                f"{label} has {size:,} bytes; at most {MOST_BYTES:,} are read: keep the columns and rows that count"
             )
-        return reader(path, file, said)
+        return reader(path, file, label)
 
 
-def _csv(path: Path, file: BinaryIO, said: str) -> Table:
+def _csv(path: Path, file: BinaryIO, label: str) -> Table:
     import pandas as pd
 
     start = file.readline(1 << 20)
     try:
         names = next(csv.reader(io.StringIO(start.decode("utf-8-sig"))), [])
     except (UnicodeDecodeError, csv.Error):
-        raise InputError(f"{said} is not comma-separated text in UTF-8") from None
+        raise InputError(f"{label} is not comma-separated text in UTF-8") from None
     names = [name.strip() for name in names]
-    _check_names(names, said)
+    _check_names(names, label)
 
     def read_columns(wanted: Sequence[str]) -> pandas.DataFrame:
         places = [names.index(name) for name in dict.fromkeys(wanted)]
         try:
-            with during(f"reading {said}"):
+            with during(f"reading {label}"):
                 frame = pd.read_csv(
                     path, usecols=places, header=None, skiprows=1, names=names, nrows=MOST_ROWS + 1, encoding="utf-8-sig",
                     skipinitialspace=True, low_memory=False, index_col=False,
@@ -407,26 +407,26 @@ def _csv(path: Path, file: BinaryIO, said: str) -> Table:
             return pd.DataFrame({name: [] for name in wanted})
         except (pd.errors.ParserError, UnicodeDecodeError, ValueError) as error:
             reason = str(error).partition("\n")[0].removeprefix("Error tokenizing data. C error: ")
-            raise InputError(f"{said} cannot be read: {shown(reason, limit=120)}") from None
+            raise InputError(f"{label} cannot be read: {shown(reason, limit=120)}") from None
         if len(frame) > MOST_ROWS:
-            raise InputError(f"{said} has more than {MOST_ROWS:,} rows; leave some out")
+            raise InputError(f"{label} has more than {MOST_ROWS:,} rows; leave some out")
         return frame
 
     return Table(names, read_columns)
 
 
-def _json_lines(path: Path, file: BinaryIO, said: str) -> Table:
+def _json_lines(path: Path, file: BinaryIO, label: str) -> Table:
     import pandas as pd
 
-    first = next(_objects(file, said), None)
+    first = next(_objects(file, label), None)
     if first is None:
-        raise InputError(f"{said} is empty")
+        raise InputError(f"{label} is empty")
     names = list(first)
 
     def read_columns(wanted: Sequence[str]) -> pandas.DataFrame:
         kept: dict[str, list[Any]] = {name: [] for name in wanted}
-        with during(f"reading {said}"), reading("table", said), open_regular(path, "table", said) as again:
-            for row in _objects(again, said):
+        with during(f"reading {label}"), reading("table", label), open_regular(path, "table", label) as again:
+            for row in _objects(again, label):
                 for name, column in kept.items():
                     column.append(row.get(name))
         return pd.DataFrame(kept)
@@ -434,22 +434,22 @@ def _json_lines(path: Path, file: BinaryIO, said: str) -> Table:
     return Table(names, read_columns)
 
 
-def _objects(file: BinaryIO, said: str) -> Iterator[dict[str, Any]]:
+def _objects(file: BinaryIO, label: str) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(file, 1):
         if number > MOST_ROWS:
-            raise InputError(f"{said} has more than {MOST_ROWS:,} rows; leave some out")
+            raise InputError(f"{label} has more than {MOST_ROWS:,} rows; leave some out")
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
-            raise InputError(f"{said} holds no JSON object in line {number}") from None
+            raise InputError(f"{label} holds no JSON object in line {number}") from None
         if not isinstance(row, dict):
-            raise InputError(f"{said} holds no JSON object in line {number}")
+            raise InputError(f"{label} holds no JSON object in line {number}")
         yield row
 
 
-def _parquet(path: Path, file: BinaryIO, said: str) -> Table:
+def _parquet(path: Path, file: BinaryIO, label: str) -> Table:
     import pandas as pd
 
     try:
@@ -460,17 +460,17 @@ def _parquet(path: Path, file: BinaryIO, said: str) -> Table:
         inside = pyarrow.parquet.ParquetFile(path)
         names, rows = list(inside.schema_arrow.names), inside.metadata.num_rows
     except (pyarrow.ArrowException, OSError):
-        raise InputError(f"{said} is not a Parquet file") from None
+        raise InputError(f"{label} is not a Parquet file") from None
     if rows > MOST_ROWS:
-        raise InputError(f"{said} has {rows:,} rows; at most {MOST_ROWS:,} are read")
-    _check_names(names, said)
+        raise InputError(f"{label} has {rows:,} rows; at most {MOST_ROWS:,} are read")
+    _check_names(names, label)
 
     def read_columns(wanted: Sequence[str]) -> pandas.DataFrame:
         try:
-            with during(f"reading {said}"):
+            with during(f"reading {label}"):
                 return pd.read_parquet(path, columns=list(dict.fromkeys(wanted)))
         except (pyarrow.ArrowException, OSError, ValueError) as error:
-            raise InputError(f"{said} cannot be read: {shown(str(error).partition(chr(10))[0], limit=120)}") from None
+            raise InputError(f"{label} cannot be read: {shown(str(error).partition(chr(10))[0], limit=120)}") from None
 
     return Table(names, read_columns)
 

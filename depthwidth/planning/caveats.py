@@ -40,16 +40,16 @@ def measured_cost(rule: str, size: float) -> Iterator[str]:
     if not low / policy.SAME_SIZE <= size <= high * policy.SAME_SIZE:
         return
     costs, fitted = _costs_beside(size)
-    said = [
+    losses = [
         f"{with_error(cost, error)} at {format_count(judged)} parameters on {runs}"
         for runs, judged, cost, error in costs.get(rule, ())
         if cost > policy.MEASURED_COST
     ]
-    if said:
+    if losses:
         mean = {name: sum(cell[2] for cell in each) / len(each) for name, each in costs.items() if name not in fitted}
         best = min(mean, key=lambda name: mean[name])
         less = f"; {best} lost {mean[best]:.2%}" if best != rule else ""
-        yield f"shapes of {rule} lost {' and '.join(said)} against the best ones there{less} (`depthwidth evidence`)"
+        yield f"shapes of {rule} lost {' and '.join(losses)} against the best ones there{less} (`depthwidth evidence`)"
 
 
 def _costs_beside(size: float) -> tuple[dict[str, list[tuple[str, float, float, float]]], set[str]]:

@@ -30,17 +30,17 @@ EDGE = 0.98
 
 def range_words(plan: Plan) -> str:
     """The depths that cost little, as in ``28 to 113 layers lose less than 0.4% +- 0.18%, for 7B ...``."""
-    said: list[str] = []
+    sentences: list[str] = []
     for found in () if cut_off(plan) else plan.ranges:
         low, high = math.ceil(found.depth[0]), math.floor(found.depth[1])
         if low > high:
             continue
         at = f"{low} to {high}" if high > low else f"{low}"
-        layers = "" if said else " layer loses" if low == high == 1 else " layers lose"
-        said.append(f"{at}{layers} less than {found.loss * 100:g}% +- {max(found.stderr):.2%}")
-    if not said:
+        layers = "" if sentences else " layer loses" if low == high == 1 else " layers lose"
+        sentences.append(f"{at}{layers} less than {found.loss * 100:g}% +- {max(found.stderr):.2%}")
+    if not sentences:
         return f"{plan.headline}, for {plan.budget}."
-    return f"{', '.join(said)}, for {plan.budget}."
+    return f"{', '.join(sentences)}, for {plan.budget}."
 
 
 def sureness(plan: Plan) -> Iterator[str]:

@@ -63,10 +63,10 @@ def collapse_figure(length: int, depth: int, activation: str = "tanh", betas: Se
     ticks.set_ticks(panels[1].xaxis)
     panels[0].tick_params(labelbottom=True)
     words = "query-key gain: scores have variance gain² ln n"
-    said = ["full line: entropy collapse on its right"]
+    notes = ["full line: entropy collapse on its right"]
     if found.critical_gain is not None:
-        said.append("dashes: rank collapse below, on the left of the line")
+        notes.append("dashes: rank collapse below, on the left of the line")
     if betas:
-        said.append("triangles: the layers of your model")
-    panels[1].set_xlabel("\n".join([words, *said]), loc="left")
+        notes.append("triangles: the layers of your model")
+    panels[1].set_xlabel("\n".join([words, *notes]), loc="left")
     return figure

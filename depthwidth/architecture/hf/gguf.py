@@ -134,10 +134,10 @@ def fields_of_header(header: GGUFHeader) -> dict[str, Any]:
     """
     name = header.metadata.get("general.architecture")
     if not isinstance(name, str):
-        raise InputError(f"{header.said} names no architecture (general.architecture)")
+        raise InputError(f"{header.label} names no architecture (general.architecture)")
     if name not in ARCHITECTURES:
         hint = f"{nearest(name, ARCHITECTURES)}; known are {', '.join(ARCHITECTURES)}"
-        raise NoTreeError(f"the architecture {brief(name)} of {header.said} has no family here", hint)
+        raise NoTreeError(f"the architecture {brief(name)} of {header.label} has no family here", hint)
     model_type, names, own = ARCHITECTURES[name]
     tied = model_type in _TIED or "output.weight" not in header.tensors
     config: dict[str, Any] = {"model_type": model_type, "tie_word_embeddings": tied}

@@ -46,8 +46,8 @@ def read_scaling(fields: Fields, table: Mapping[str, Any]) -> RotaryScaling | No
     InputError
         if the type is not known, or a number is missing or not of the kind that its type takes.
     """
-    said = table.get("rope_type", table.get("type"))
-    kind = "default" if said is None else said
+    named = table.get("rope_type", table.get("type"))
+    kind = "default" if named is None else named
     if not isinstance(kind, str):
         raise InputError(f"{fields.model_type} config: rope_type={brief(kind)} is not a word")
     kind = _RENAMED.get(kind, kind)

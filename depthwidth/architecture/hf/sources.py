@@ -116,7 +116,7 @@ def _of_gguf(path: Path) -> SourcedFields:
     except NoTreeError as error:
         counts = stored_counts(_shapes(header), str(path), error.reason)
         raise NoConfigError(error.reason, counts) from None
-    source = f"the configuration is the header of {header.said}, {_stored_words(header)}"
+    source = f"the configuration is the header of {header.label}, {_stored_words(header)}"
     tree = Transformer.of_design(FAMILIES[config["model_type"]].design(config))
     return SourcedFields(config, str(path), (source, *notes_on_header(header, tree)))
 
@@ -142,7 +142,7 @@ def _of_safetensors(path: Path) -> SourcedFields:
         note = f"the configuration is {brief(str(beside), limit=300)}, beside the tensors"
         return SourcedFields(read_json(beside), str(beside), (note,), path)
     stored = open_tensors(path)
-    reason = f"{stored.said} has no config.json beside it"
+    reason = f"{stored.label} has no config.json beside it"
     shapes = {name: (one.shape, one.dtype, one.stop - one.start) for name, one in stored.entries.items()}
     raise NoConfigError(reason, stored_counts(shapes, str(path), reason))
 

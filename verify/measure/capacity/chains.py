@@ -85,7 +85,7 @@ def results(
 
 
 def _capacities(sizes: NetworkNorms, margin: float, biases: list[Any]) -> Iterator[CapacityResult]:
-    said = BIASES if biases else ""
+    notes = BIASES if biases else ""
     shared = {"margin": margin}
     arguments: dict[str, dict[str, Any]] = {
         "l2": {"squared_norms": sizes.frobenius_product**2, "depth": sizes.depth, **shared},
@@ -98,7 +98,7 @@ def _capacities(sizes: NetworkNorms, margin: float, biases: list[Any]) -> Iterat
         if "margin" in given and margin <= 0:
             yield without_value(name, _ALL[name], no_margin(margin))
         else:
-            yield evaluated(name, _ALL[name], given, sentence=said)
+            yield evaluated(name, _ALL[name], given, sentence=notes)
 
 
 def _bounds(
@@ -108,10 +108,10 @@ def _bounds(
     """The margin bound at the best margin of the grid, and the expression under its O at the training margin."""
     largest = fit.input_norm if input_norm is None else input_norm
     assert largest is not None  # noqa: S101, a chain reads vectors
-    said = "of the data, strictly of all inputs" if input_norm is None else "given"
+    notes = "of the data, strictly of all inputs" if input_norm is None else "given"
     if any(b is not None for b in biases):
         weights, largest = with_biases(weights, biases), math.hypot(largest, 1)
-        said += "; biases are weights of one more input, which is 1"
+        notes += "; biases are weights of one more input, which is 1"
     sizes = network_norms(weights, tolerance)
     given: dict[str, Any] = {
         "depth": sizes.depth, "width": sizes.width, "norm": largest, "squared_spectra": sizes.spectral_product**2,
@@ -127,7 +127,7 @@ def _bounds(
             value = loss + gap.value
             sentence = (
                 f"test error; margin loss {loss:.3g} plus gap {gap.value:.3g} at margin {one:g}, of {len(MARGINS)} that are "
-                f"paid for; largest input {largest:.4g}, {said}"
+                f"paid for; largest input {largest:.4g}, {notes}"
             )
             best = CapacityResult(
                 "spectral margin bound", value, "bound", laws.spectral_margin_gap.name, "", value >= 1, sentence
