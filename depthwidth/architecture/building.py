@@ -296,7 +296,7 @@ class Builder:
         if design.head == "classifier":
             return classifier
         features = design.embedding_width or design.width
-        unembedding = Unembedding(features, design.vocab, design.tied, design.head_bias)
+        unembedding = Unembedding(features, design.vocab, design.tied, design.head_bias, design.spare_bias)
         if design.head in ("masked-lm", "pretraining"):
             transform, norm = Linear(design.width, features, design.transform_bias), _in_head(self.norm_over(features))
             activation = design.head_activation or design.activation

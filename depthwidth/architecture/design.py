@@ -99,8 +99,7 @@ class Design:
     mixer : the branch between tokens: ``attention``, ``none``, or a component in its place, such as
         :class:`~depthwidth.layers.Mamba`, whose width is that of the design.
     attention_weights : ``softmax``, or ``relu``: positive scores over their sum, for an encoder
-        (:class:`~depthwidth.layers.ReluAttention`); with the other choices of :data:`SCALE_INVARIANT` the encoder is scale
-        invariant.
+        (:class:`~depthwidth.layers.ReluAttention`); with the rest of :data:`SCALE_INVARIANT` the encoder is scale invariant.
     attention_gate : the output of attention is gated (:class:`~depthwidth.layers.GatedAttention`).
     channel_mixer : a component in place of the feed-forward part.
     vocab, context : number of tokens in the vocabulary, and of positions; without effect for images.
@@ -130,8 +129,7 @@ class Design:
     qk_norm : ``none``, ``head`` (a norm over each head's query and key), ``heads`` (with weights for each head), ``unit``
         (without weights) or ``full`` (over all heads together).
     chunk : tokens of a chunk, within which attention stays (:class:`~depthwidth.layers.ChunkedAttention`); None for all.
-    tree : the trees of tree attention (:class:`~depthwidth.layers.TreeAttention`), of which an encoder only can have some; None
-        for full attention.
+    tree : the trees of tree attention (:class:`~depthwidth.layers.TreeAttention`) of an encoder; None for full attention.
     sinks : as in :class:`~depthwidth.layers.Attention`; `inner_norm` is a norm before the last matrix of every branch.
     window : number of latest positions that a query may see, None for all; a sequence gives one value per block. Without a
         causal mask it is the number on each side, the query's own included.
@@ -156,7 +154,7 @@ class Design:
         ``recycled``. `altup_select` is ``alternating`` or ``same``.
     sequence_stride : blocks of an encoder between its first and its last work on every so many tokens
         (:class:`~depthwidth.layers.SequenceAltUp`); None for all.
-    tied : the output matrix is the token embedding; `head_bias` gives it a bias.
+    tied : the output matrix is the token embedding; `head_bias` gives it a bias, `spare_bias` another without effect.
     head : ``lm``, ``masked-lm`` (after BERT's transform), ``pretraining`` (that and a classifier beside it,
         :class:`~depthwidth.layers.PretrainingHead`), ``classifier`` (with `classes` outputs; `classifier_bias` and
         `classifier_reads` as in :class:`~depthwidth.layers.ClassifierHead`), ``projection`` (one token's features;
@@ -259,6 +257,7 @@ class Design:
     head_scale: float = 1.0
     tied: bool = True
     head_bias: bool = False
+    spare_bias: bool = False
     head: str = "lm"
     head_activation: str | None = None
     transform_bias: bool = True

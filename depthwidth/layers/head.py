@@ -24,16 +24,22 @@ _LOGIT_BYTES = 4  # the loss is computed in float32, whatever the precision of t
 
 @component
 class Unembedding(Layer):
-    """The matrix from features to one logit per token. With `tied` it is the token embedding and holds no weights itself."""
+    """The matrix from features to one logit per token. With `tied` it is the token embedding and holds no weights itself.
+
+    A `spare_bias` is a second bias that the logits do not depend on.
+    """
 
     width: int
     vocab: int
     tied: bool = True
     bias: bool = False
+    spare_bias: bool = False
     embedding = True
 
     def __post_init__(self) -> None:
         check_whole("Unembedding", width=self.width, vocab=self.vocab)
+        if self.spare_bias and not self.bias:
+            raise InputError("Unembedding: spare_bias is a second bias, and bias=False leaves out the first")
 
     def tensors(self) -> dict[str, Tensor]:
         weights = {}
@@ -41,6 +47,8 @@ class Unembedding(Layer):
             weights["weight"] = Tensor((self.vocab, self.width), "unembedding", self.width, self.vocab)
         if self.bias:
             weights["bias"] = Tensor((self.vocab,), "bias", start=ZEROS)
+        if self.spare_bias:
+            weights["spare_bias"] = Tensor((self.vocab,), "bias", start=ZEROS)
         return weights
 
     def degree(self, x: Powers, at: Place) -> Powers:
@@ -50,7 +58,7 @@ class Unembedding(Layer):
         )
 
     def choices(self) -> dict[str, Any]:
-        return {"tied": self.tied, "head_bias": self.bias}
+        return {"tied": self.tied, "head_bias": self.bias, "spare_bias": self.spare_bias}
 
     def own_flops(self, run: Run) -> int:
         return 2 * run.positions * self.width * self.vocab

@@ -19,6 +19,7 @@ from two_stacks import gemma_stacks
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES, read_config, read_design, write_config
+from depthwidth.errors import InputError
 from depthwidth.layers import Convolution, GatedDeltaNet, Mamba, Mamba2, Rotary, Run
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]
@@ -67,12 +68,6 @@ MULTILINGUAL = ("MT5ForConditionalGeneration", "UMT5ForConditionalGeneration")
 def known_difference(config):
     """Weights of transformers 5 that the configuration's model lacks, with the reason."""
     untied = config.get("tie_word_embeddings") is False
-    if (
-        untied
-        and config["architectures"][0].endswith(("ForMaskedLM", "ForPreTraining"))
-        and FAMILIES[config["model_type"]].unused
-    ):
-        return config.get("vocab_size", 30522)  # the bias is there twice, once unused
     if untied and config["architectures"][0] in ("T5ForConditionalGeneration", *MULTILINGUAL):
         # The class ties the head whatever the file says, and unties it when it meets the published weights of T5 1.1.
         default = 250112 if config["architectures"][0] in MULTILINGUAL else 32128
@@ -95,6 +90,39 @@ def test_every_model_class_of_a_family(name):
     for model in FAMILIES[config["model_type"]].models:
         one = {**config, "architectures": [model], "num_labels": 3}
         assert read_config(one).parameters == count(one), model
+
+
+MASKED = [
+    (family, model)
+    for family, entry in FAMILIES.items()
+    for model in entry.models
+    if model.endswith("ForMaskedLM") or entry.models[model].get("head") == "pretraining"
+]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("family", "model"), MASKED)
+def test_masked_language_heads_tied_and_not(family, model, tied):
+    """Untied, BERT's kind of head has a second bias, which the count has and its operations do not."""
+    config = {**small(family, model), "tie_word_embeddings": tied}
+    tree, theirs = read_config(config), built(config)
+    names = [name for name, _ in theirs.named_parameters() if name.endswith("bias")]
+    twice = any(name.removesuffix("decoder.bias") + "bias" in names for name in names if name.endswith("decoder.bias"))
+    assert tree.parameters == count(config)
+    assert tree.head.unembedding.spare_bias == (twice and not tied)
+    assert read_config(write_config(tree, family)) == tree
+
+
+def test_a_second_bias_is_counted_once_for_each_token():
+    config = {**small("bert", "BertForMaskedLM"), "tie_word_embeddings": False}
+    tree = read_config(config)
+    plain = tree.replace(head=tree.head.replace(unembedding=tree.head.unembedding.replace(spare_bias=False)))
+    assert count(config) == tree.parameters == plain.parameters + SMALL["vocab"]
+    assert tree.forward_flops(TOKENS) == plain.forward_flops(TOKENS)
+    with pytest.raises(InputError, match=r"bert cannot express head\.unembedding\.spare_bias=False"):
+        write_config(plain, "bert")
+    with pytest.raises(InputError, match="spare_bias is a second bias"):
+        Transformer(2, 12, 3, head_bias=False, spare_bias=True)
 
 
 def test_the_encoder_of_t5_alone():
@@ -147,6 +175,7 @@ EXPRESSED = {
 @given(shape=SHAPES)
 def test_trees_of_our_own_are_built_by_transformers(family, shape):
     more = {"head_scale": shape["width"] ** -0.5} if family == "t5" and shape["tied"] else {}
+    more |= {"spare_bias": not shape["tied"]} if family == "bert" else {}
     tree = Transformer(**shape, **EXPRESSED[family], **more)
     config = write_config(tree, family)
     assert read_config(config) == tree

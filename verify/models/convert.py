@@ -97,9 +97,7 @@ def _copied(inner: nn.Module, tree: Transformer, family: Family | None, config: 
     home = {(role, block): name for name, role, block, _ in parameters(tree)}
     theirs = dict(inner.named_parameters())
     with torch.no_grad():
-        for name, slices in locate(
-            inner, tree, None if family is None else family.weights, unused=_unused(theirs, family)
-        ).items():
+        for name, slices in locate(inner, tree, None if family is None else family.weights).items():
             value = theirs[name].detach()
             if type(inner.get_submodule(name.rpartition(".")[0])).__name__ == "Conv1D" and value.dim() == 2:
                 slices = [one._replace(view=_transpose(one.view)) for one in slices]  # stored as (inputs, outputs)
@@ -153,11 +151,6 @@ def _copy_buffers(ours: Model, theirs: nn.Module, family: Family | None) -> None
         if value is None:
             raise InputError(f"{type(theirs).__name__} has no buffer for {name}")
         buffer.copy_(value)
-
-
-def _unused(theirs: Mapping[str, nn.Parameter], family: Family | None) -> tuple[str, ...]:
-    pairs = {} if family is None else family.unused
-    return tuple(one for one, other in pairs.items() if one in theirs and other in theirs)
 
 
 def _copy_buffer(ours: Model, place: str, theirs: nn.Module, name: str) -> None:

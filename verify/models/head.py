@@ -26,6 +26,7 @@ class Unembedding(nn.Module):
         super().__init__()
         self.weight = None if layer.tied else nn.Parameter(torch.empty(layer.vocab, layer.width))
         self.bias = nn.Parameter(torch.empty(layer.vocab)) if layer.bias else None
+        self.spare_bias = nn.Parameter(torch.empty(layer.vocab)) if layer.spare_bias else None  # read by nothing
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Features (..., width) to logits (..., vocab)."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 
 from torch import nn
 
@@ -57,9 +56,7 @@ def tree_of(model: nn.Module) -> Transformer:
     return Transformer.from_config(fields)
 
 
-def locate(
-    model: nn.Module, tree: Transformer, names: WeightNames | None = None, *, unused: Collection[str] = ()
-) -> dict[str, list[Slice]]:
+def locate(model: nn.Module, tree: Transformer, names: WeightNames | None = None) -> dict[str, list[Slice]]:
     """The tensors of `tree` that each parameter of `model` holds.
 
     Parameters
@@ -67,7 +64,6 @@ def locate(
     model : any module; its parameters have the tree's names, or those of `names`.
     tree : the model's tree.
     names : weight names as in :mod:`depthwidth.architecture.hf.weights`; by default those of the model's family.
-    unused : names of parameters to leave out, which the model holds and does not use.
 
     Raises
     ------
@@ -85,7 +81,7 @@ def locate(
         plain = WRAPPERS.sub("", name)
         if plain.endswith(".alpha") and hasattr(inner, "apply_multipliers"):
             found[name] = []  # a trainable residual scale of ReZero's, which the tree does not have
-        elif plain not in unused:
+        else:
             arrays[plain], full[plain] = parameter, name
     named = named_tensors(arrays, tree, names, prefix)
     kind = type(inner).__name__

@@ -87,8 +87,6 @@ class Family:
     """The role of each module of the library's model (:mod:`depthwidth.architecture.hf.weights`)."""
     buffers: Mapping[str, str] = field(default_factory=dict)
     """Numbers of a model that are not its parameters and that its logits depend on: the place of each in a tree's model."""
-    unused: Mapping[str, str] = field(default_factory=dict)
-    """Parameters of a model that it does not use if it has another one: ``{unused: other}``."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the logits that are not in the tree: names of :data:`SETTINGS`, each with a value or a function of the
     configuration that returns it."""

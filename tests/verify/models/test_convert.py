@@ -160,6 +160,26 @@ def test_every_class_of_every_family_says_the_same(family, model):
     assert difference(theirs, ours, config) < CLOSE
 
 
+MASKED = [(family, model) for family, model in CLASSES if "MaskedLM" in model or model.endswith("tForPreTraining")]
+
+
+@pytest.mark.parametrize(("family", "model"), MASKED)
+def test_untied_masked_language_heads(family, model):
+    """The bias that the logits have and the one that they do not are told apart."""
+    config = small(family, model, tie_word_embeddings=False)
+    theirs = built(config)
+    ours = from_hf(theirs)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    assert difference(theirs, ours, config) < CLOSE
+    unembedding = ours.head.unembedding
+    if unembedding.spare_bias is not None:
+        with torch.no_grad():
+            unembedding.spare_bias += 1.0
+            assert difference(theirs, ours, config) < CLOSE
+            unembedding.bias += 1.0
+        assert difference(theirs, ours, config) > 0.5
+
+
 @pytest.mark.parametrize(("family", "name"), [("bert", "seq_relationship_logits"), ("albert", "sop_logits")])
 def test_the_second_head_of_a_pre_training(family, name):
     """The logits of a pair of sentences, from the same features."""

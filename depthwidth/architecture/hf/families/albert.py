@@ -57,14 +57,14 @@ ALBERT = Family(
         "AlbertForQuestionAnswering": TOKEN,
         "AlbertForMultipleChoice": {**_POOLED, "classes": 1},
     },
-    parts=(_groups(), bert.absolute_positions()),
+    parts=(_groups(), bert.absolute_positions(), bert.second_bias()),
     weights={
         **without(bert.BERT.weights, "pooler.dense"),
         **TASK_WEIGHTS,
         "pooler": "head.pooler.linear|head.classifier.pooler.linear|head.linear",
         "sop_classifier.classifier": "head.classifier.linear",
         "encoder.embedding_hidden_mapping_in": "stem.projection",
-        "predictions": "head.unembedding",
+        "predictions.bias": bert.FIRST_BIAS,
         "predictions.decoder": "head.unembedding",
         "predictions.dense": "head.transform",
         "predictions.LayerNorm": "head.norm",
@@ -83,5 +83,4 @@ ALBERT = Family(
             },
         ),
     },
-    unused={"predictions.bias": "predictions.decoder.bias"},
 )

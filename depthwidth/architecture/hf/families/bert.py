@@ -52,6 +52,14 @@ def absolute_positions() -> Part:
     return Part(read, lambda design: {})
 
 
+def second_bias() -> Part:
+    """The masked language head's two biases, which are one if it is tied; otherwise the first is not used."""
+    return Part(lambda fields: {"spare_bias": not fields.flag("tie_word_embeddings")}, lambda design: {})
+
+
+FIRST_BIAS = "head.unembedding.spare_bias|head.unembedding.bias"
+"""The role of the first of two biases."""
+
 _BERT_ONLY = {"is_decoder": (False,), "add_cross_attention": (False,)}
 
 
@@ -106,16 +114,15 @@ BERT = Family(
         "BertForNextSentencePrediction": {"head": "classifier", "pooler": True, "classes": 2},
     },
     only=_BERT_ONLY,
-    parts=(absolute_positions(),),
+    parts=(absolute_positions(), second_bias()),
     weights={
         **_BERT_WEIGHTS,
-        "cls.predictions": "head.unembedding",
+        "cls.predictions.bias": FIRST_BIAS,
         "cls.predictions.decoder": "head.unembedding",
         "cls.predictions.transform.dense": "head.transform",
         "cls.predictions.transform.LayerNorm": "head.norm",
         "cls.seq_relationship": "head.linear|head.classifier.linear",
     },
-    unused={"cls.predictions.bias": "cls.predictions.decoder.bias"},
 )
 
 
@@ -143,17 +150,16 @@ ROBERTA = Family(
     fixed={**_BERT_CHOICES, "head_activation": "gelu"},  # also if the blocks have another one
     models=bert_models("Roberta"),
     only=_BERT_ONLY,
-    parts=(_roberta_positions(), absolute_positions()),
+    parts=(_roberta_positions(), absolute_positions(), second_bias()),
     weights={
         **_BERT_WEIGHTS,
-        "lm_head": "head.unembedding",
+        "lm_head.bias": FIRST_BIAS,
         "lm_head.decoder": "head.unembedding",
         "lm_head.dense": "head.transform",
         "lm_head.layer_norm": "head.norm",
         "classifier.dense": "head.pooler.linear",
         "classifier.out_proj": "head.linear",
     },
-    unused={"lm_head.bias": "lm_head.decoder.bias"},
 )
 
 XLM_ROBERTA = replace(

@@ -111,10 +111,12 @@ def _same_width(name: str, model: str = "") -> Part:
 
 def _tied() -> Part:
     """The head's matrix is the table of tokens, by ``tie_word_embeddings`` or, if the head is not a ``legacy`` one, always."""
-    return Part(
-        lambda fields: {"tied": fields.flag("tie_word_embeddings") or not fields.flag("legacy")},
-        lambda design: {"tie_word_embeddings": design.tied},
-    )
+
+    def read(fields: Fields) -> Choices:
+        tied = fields.flag("tie_word_embeddings") or not fields.flag("legacy")
+        return {"tied": tied, "spare_bias": not tied}
+
+    return Part(read, lambda design: {"tie_word_embeddings": design.tied})
 
 
 def _models(prefix: str, *, choice: bool = False) -> dict[str, Choices]:
@@ -126,7 +128,6 @@ def _weights(maps: WeightNames) -> WeightNames:
     plain = {name: role for name, role in bert.BERT.weights.items() if ".attention.self." not in name}
     return {
         **plain,
-        "cls.predictions": "head.unembedding",
         "lm_predictions.lm_head": "head.unembedding",
         "lm_predictions.lm_head.dense": "head.transform",
         "lm_predictions.lm_head.LayerNorm": "head.norm",
@@ -179,7 +180,6 @@ DEBERTA_V2 = Family(
             "pos_query_proj": "attention.position_query",
         }
     ),
-    unused={"cls.predictions.bias": "cls.predictions.decoder.bias"},
 )
 
 DEBERTA = replace(

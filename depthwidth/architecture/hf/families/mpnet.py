@@ -36,7 +36,7 @@ MPNET = Family(
     models=bert.bert_models("MPNet"),
     # The code has 32 whatever the file says.
     only={"relative_attention_num_buckets": (32,)},
-    parts=(_positions(),),
+    parts=(_positions(), bert.second_bias()),
     weights={
         **{name: role for name, role in bert.ROBERTA.weights.items() if not name.startswith("encoder.")},
         "encoder.relative_attention_bias": "encoder.position",
@@ -55,5 +55,4 @@ MPNET = Family(
             },
         ),
     },
-    unused=bert.ROBERTA.unused,
 )

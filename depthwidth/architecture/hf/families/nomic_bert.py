@@ -26,7 +26,7 @@ NOMIC_BERT = Family(
         "NomicBertForSequenceClassification": {"head": "classifier", "pooler": True},
         "NomicBertForTokenClassification": TOKEN,
     },
-    parts=(rope(1000.0),),
+    parts=(rope(1000.0), bert.second_bias()),
     weights={
         **{name: role for name, role in bert.BERT.weights.items() if not name.startswith("encoder.")},
         **TASK_WEIGHTS,
@@ -45,5 +45,4 @@ NOMIC_BERT = Family(
             },
         ),
     },
-    unused=bert.BERT.unused,
 )
