@@ -55,6 +55,8 @@ def head_of(choices, model=""):
         return "attention pooling"  # or none: a field says
     if model.endswith("QuestionAnswering"):
         return "answer"
+    if choices.get("lone_decoder"):
+        return "language of the decoder alone"
     if choices["head"] == "lm":
         return "language"
     if choices["head"] == "pretraining":
@@ -96,6 +98,8 @@ def row_of(family):
     left = [WORDS[name] for name in family.settings if name not in SILENT]
     left += [f"`{name}`" for name in family.noted]
     refused = [f"`{name}` other than {' or '.join(f'`{one}`' for one in values)}" for name, values in family.only.items()]
+    if any(choices.get("lone_decoder") for choices in family.models.values()):
+        refused.append("`tie_word_embeddings` other than `True`, but for the decoder alone")
     return f"`{family.model_type}`", ", ".join(heads), moments_of(family), ", ".join(left), ", ".join(refused)
 
 

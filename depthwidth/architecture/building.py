@@ -192,8 +192,7 @@ class Builder:
         """One block."""
         if self.design.memory_block:
             return _memory_block(self, heads)
-        plain = self._plain_block(heads, window, causal=causal, cross=cross)
-        block = _beside_laurel(plain, self.design, self.stream_norm)
+        block = _beside_laurel(self._plain_block(heads, window, causal=causal, cross=cross), self.design, self.stream_norm)
         return _in_streams(block, self.design, self.stream_norm)
 
     def _plain_block(self, heads: int, window: int | None, *, causal: bool, cross: bool) -> Block:
@@ -204,7 +203,7 @@ class Builder:
             raise InputError(f"Transformer: the {name} has width={design.mixer.width}, and the model width={design.width}")
         feed_forward, bare = self.feed_forward(), not design.attention_norm
         attends = design.mixer == "attention"
-        return Block(
+        return (layers.LoneDecoderBlock if design.lone_decoder else Block)(
             mixer=None if isinstance(design.mixer, str) else self.residual(design.mixer),
             attention=self.residual(self.attention(heads, window, causal=causal), bare=bare) if attends else None,
             feed_forward=None if feed_forward is None else self.residual(feed_forward),
@@ -214,7 +213,7 @@ class Builder:
         )
 
     def stack(self, depth: int, *, causal: bool, cross: bool = False) -> Stack:
-        """The blocks of an encoder (not causal) or a decoder (causal, with cross-attention if there is an encoder)."""
+        """The blocks of an encoder (not causal) or a decoder (causal, with cross-attention if it is made for an encoder)."""
         design = self.design
         heads = design.heads if design.heads is not None else self._default_heads() if design.attends else 1
         final = design.placement not in ("post", "none") if design.final_norm is None else design.final_norm
@@ -266,8 +265,9 @@ class Builder:
 
     def decoder(self) -> Stack | None:
         """The causal stack; None if there is none."""
-        kind = self.design.kind
-        return None if kind == "encoder" else self.stack(self.design.depth, causal=True, cross=kind == "encoder-decoder")
+        own = self.design
+        cross = own.kind == "encoder-decoder" or own.lone_decoder
+        return None if own.kind == "encoder" else self.stack(own.depth, causal=True, cross=cross)
 
     def stem(self) -> Stem:
         """The stem, which turns the input into the residual stream."""

@@ -142,6 +142,7 @@ class Design:
     routed_altup : sizes of AltUp with coefficients from a router (:class:`~depthwidth.layers.RoutedAltUp`); None for none.
     layer_inputs : sizes of per-layer embeddings (:class:`~depthwidth.layers.LayeredStem`); None for none.
     memory_block : a block of gated cross-attention to features of images (:class:`~depthwidth.layers.MemoryBlock`).
+    lone_decoder : a decoder with cross-attention, but no encoder for it (:class:`~depthwidth.layers.LoneDecoderBlock`).
     blocks : choices of single blocks, one mapping for each, over those of the whole design: names of :data:`BLOCK_CHOICES`
         (dense blocks among mixtures, blocks without positions).
     shared_groups, group_blocks : blocks that share weights (ALBERT): as many groups of blocks, each of `group_blocks`, share
@@ -242,6 +243,7 @@ class Design:
     routed_altup: AltUpRouting | None = None
     layer_inputs: LayerInputs | None = None
     memory_block: bool = False
+    lone_decoder: bool = False
     blocks: Sequence[Mapping[str, Any]] | None = None
     shared_groups: int | None = None
     group_blocks: int = 1
@@ -356,6 +358,11 @@ def _check_memory(design: Design) -> None:
     reads = design.memory_block or any(own.get("memory_block") for own in design.blocks or ())
     if reads and design.kind != "decoder":
         raise InputError("Transformer: memory_block is one of a decoder alone; two stacks have cross-attention anyway")
+    if design.lone_decoder and (design.kind != "decoder" or design.parallel):
+        raise InputError("Transformer: lone_decoder=True needs kind='decoder' and branches in sequence")
+    others = [name for name in ("altup", "laurel", "routed_altup") if getattr(design, name)]
+    if design.lone_decoder and others:
+        raise InputError(f"Transformer: lone_decoder and {others[0]} are not combined; give one of them")
 
 
 def _check_shared_norm(design: Design) -> None:

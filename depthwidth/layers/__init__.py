@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .layer_gate import LayerGate
     from .layered_stem import LayeredStem, LayerInputs
     from .linear import Linear
+    from .lone_decoder import LoneDecoderBlock
     from .mamba import Mamba
     from .mamba2 import Mamba2
     from .memory_block import MemoryBlock
@@ -115,6 +116,7 @@ _FILES = {
     "linear": "Linear",
     "mamba": "Mamba",
     "mamba2": "Mamba2",
+    "lone_decoder": "LoneDecoderBlock",
     "memory_block": "MemoryBlock",
     "mixer": "Mixer Proportional",
     "mixture": "MixtureOfExperts",
@@ -205,6 +207,7 @@ __all__ = [
     "LayeredStem",
     "LearnedPositions",
     "Linear",
+    "LoneDecoderBlock",
     "Mamba",
     "Mamba2",
     "MemoryBlock",

@@ -113,6 +113,42 @@ def test_masked_language_heads_tied_and_not(family, model, tied):
     assert read_config(write_config(tree, family)) == tree
 
 
+LONE = [(name, one) for name, family in FAMILIES.items() for one in family.models if family.models[one].get("lone_decoder")]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("family", "model"), LONE)
+def test_decoders_without_their_encoders(family, model, tied):
+    """At the size of the library's defaults, with the weights of a cross-attention that nothing reads."""
+    config = {"model_type": family, "architectures": [model], "tie_word_embeddings": tied, "encoder_layers": 1}
+    tree, block = read_config(config), read_config(config).decoder.repeats[0].block
+    assert tree.parameters == count(config)
+    assert tree.parameters - tree.active_parameters == tree.depth * block.cross_attention.parameters > 0
+    assert read_config(write_config(tree, family)) == tree
+
+
+def test_every_decoder_without_its_encoder_is_read():
+    """No class of a family of two stacks is left out."""
+    both = {name for name, family in FAMILIES.items() if any("lone_decoder" in one for one in family.models.values())}
+    for name, family in FAMILIES.items():
+        if any(choices.get("kind") == "encoder-decoder" for choices in family.models.values()):
+            prefix = next(iter(family.models)).partition("For")[0].removesuffix("MTModel")
+            assert hasattr(transformers, f"{prefix}ForCausalLM") == (name in both), name
+
+
+MARIAN = {"model_type": "marian", "architectures": ["MarianForCausalLM"], "vocab_size": 37, "decoder_vocab_size": 29}
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_decoder_alone_has_the_vocabulary_of_its_own(share):
+    config = {**small("marian", "MarianForCausalLM"), **MARIAN, "share_encoder_decoder_embeddings": share}
+    assert read_config(config).parameters == count(config) != count({**config, "decoder_vocab_size": 37})
+    with pytest.raises(InputError, match="decoder_vocab_size=29 differs from vocab_size=37, the size of an untied output"):
+        read_config({**config, "tie_word_embeddings": False})
+    with pytest.raises(InputError, match="tie_word_embeddings=False is not supported, only True"):
+        read_config({**config, "tie_word_embeddings": False, "architectures": ["MarianMTModel"]})
+
+
 def test_a_second_bias_is_counted_once_for_each_token():
     config = {**small("bert", "BertForMaskedLM"), "tie_word_embeddings": False}
     tree = read_config(config)

@@ -191,10 +191,19 @@ def notes_on(config: Mapping[str, Any]) -> list[str]:
             f"model is not counted{_vision_words(config.get('vision_config'))}"
         )
     family = find_family(str(part.get("model_type")))
+    if family is not None and (named := _lone_decoder(family, part)):
+        found.append(f"{named} is a decoder alone: the weights of its cross-attention are counted, and it has nothing to read")
     for name, (usual, sentence) in ({} if family is None else family.noted).items():
         if part.get(name) not in (usual, None, False):
             found.append(f"{name}={brief(part[name])}: {sentence}")
     return found
+
+
+def _lone_decoder(family: Family, config: Mapping[str, Any]) -> str:
+    """The class that a configuration names, if it is that of a decoder without its encoder; empty for any other."""
+    named = config.get("architectures")
+    first = str(named[0]) if isinstance(named, (list, tuple)) and named else ""
+    return first if family.models.get(first, {}).get("lone_decoder") else ""
 
 
 def _vision_words(config: Any) -> str:

@@ -40,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "attention_dropout": 0.0,
     "activation_dropout": 0.0,
     "scale_embedding": False,
+    "tie_word_embeddings": True,
 }
 """BART's defaults, from which the others differ in a few."""
 
@@ -50,6 +51,32 @@ ALIASES = {
 }
 TIED: dict[str, tuple[Any, ...]] = {"tie_word_embeddings": (True,)}
 """Untied, the library keeps three tables of tokens, one of them unused."""
+ALONE: Choices = {
+    "head": "lm",
+    "kind": "decoder",
+    "lone_decoder": True,
+    "pooler": False,
+    **dict.fromkeys(("encoder", "encoder_depth")),
+    "source": "shared",
+}
+"""A decoder without its encoder: its configuration has the fields of both, and its cross-attention has nothing to read."""
+
+
+def is_alone(fields: Fields) -> bool:
+    """True if the file names the class of a decoder alone."""
+    return str(fields.model()).endswith("ForCausalLM")
+
+
+def tied_tables() -> Part:
+    """One table of tokens, or for a decoder alone one and an output matrix; two stacks are :data:`TIED`."""
+
+    def read(fields: Fields) -> Choices:
+        tied = fields.flag("tie_word_embeddings")
+        if not tied and not is_alone(fields):
+            raise fields.beyond("tie_word_embeddings", "is not supported, only True")
+        return {"tied": tied}
+
+    return Part(read, lambda design: {"tie_word_embeddings": design.tied})
 
 
 def encoder_fields(**own: Any) -> Part:
@@ -78,10 +105,17 @@ def scaled_tokens(width: str = "d_model", field: str = "scale_embedding") -> Par
     )
 
 
-def models(prefix: str, head: str = "ForConditionalGeneration", *, tasks: bool = False) -> dict[str, Choices]:
-    """The models with a language head and without one, and with `tasks` those for classes of a sequence and for answers."""
+def models(
+    prefix: str, head: str = "ForConditionalGeneration", *, tasks: bool = False, alone: bool = True
+) -> dict[str, Choices]:
+    """The models with a language head and without one, and of a decoder `alone`.
+
+    With `tasks` those for classes of a sequence and for answers, too.
+    """
     both: Choices = {"kind": "encoder-decoder", "pooler": False}
     found = {f"{prefix}{head}": {"head": "lm", **both}, f"{prefix}Model": {"head": "none", **both}}
+    if alone:
+        found[f"{prefix}ForCausalLM"] = ALONE
     if tasks:
         found[f"{prefix}ForSequenceClassification"] = END
         found[f"{prefix}ForQuestionAnswering"] = {"head": "classifier", "classifier_reads": "every", "classes": 2, **both}

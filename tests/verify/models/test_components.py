@@ -112,6 +112,10 @@ EXAMPLES = {
     "block that reads images": layers.MemoryBlock(
         layers.Residual(ATTENTION.replace(causal=False, memory_width=WIDTH), norm_in=layers.RMSNorm(WIDTH)), BLOCK.feed_forward
     ),
+    "block of a decoder alone": layers.LoneDecoderBlock(
+        BLOCK.attention, BLOCK.feed_forward, layers.Residual(ATTENTION.replace(causal=False, memory_width=WIDTH))
+    ),
+    "output matrix with a second bias": layers.Unembedding(WIDTH, 11, tied=False, bias=True, spare_bias=True),
     "equal copies of the stream": layers.Streams(3),
     "copies by matrices": layers.ProjectedStreams(3, WIDTH),
     "routed AltUp": layers.RoutedAltUp(LAUREL, layers.RMSNorm(WIDTH), layers.AltUpRouting(3, 1), GATE),

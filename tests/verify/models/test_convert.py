@@ -160,6 +160,24 @@ def test_every_class_of_every_family_says_the_same(family, model):
     assert difference(theirs, ours, config) < CLOSE
 
 
+LONE = [(family, model) for family, model in CLASSES if FAMILIES[family].models[model].get("lone_decoder")]
+
+
+@pytest.mark.parametrize("more", [{"tie_word_embeddings": False}, {"scale_embedding": True, "encoder_layers": 1}])
+@pytest.mark.parametrize(("family", "model"), LONE)
+def test_decoders_without_their_encoders(family, model, more):
+    """The weights of cross-attention are copied, and no logit depends on them."""
+    config = small(family, model, **more)
+    theirs = built(config)
+    ours = from_hf(theirs)
+    assert difference(theirs, ours, config) < CLOSE
+    with torch.no_grad():
+        ours.decoder.block[0].cross_attention.out.bias += 1.0
+        assert difference(theirs, ours, config) < CLOSE
+        ours.decoder.block[0].attention.out.bias += torch.randn(24)
+    assert difference(theirs, ours, config) > 10 * CLOSE
+
+
 MASKED = [(family, model) for family, model in CLASSES if "MaskedLM" in model or model.endswith("tForPreTraining")]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..family import Family
-from ..two_stacks import ALIASES, DEFAULTS, LOGIT_BIAS, NAMES, TIED, encoder_fields, models, scaled_tokens, weights
+from ..two_stacks import ALIASES, DEFAULTS, LOGIT_BIAS, NAMES, encoder_fields, models, scaled_tokens, tied_tables, weights
 
 _LEARNED = {"positions": "learned", "source": "positions", "embedding_scale": 1.0, "norm_eps": 1e-5}
 
@@ -12,11 +12,10 @@ BART = Family(
     defaults={**DEFAULTS, "num_labels": 3},
     names=NAMES,
     aliases=ALIASES,
-    only=TIED,
     # The position tables have two more rows than there are positions, a relic of padding.
     fixed={**_LEARNED, "position_offset": 2, "placement": "post", "embedding_norm": True},
     models=models("Bart", tasks=True),
-    parts=(encoder_fields(), scaled_tokens()),
+    parts=(tied_tables(), encoder_fields(), scaled_tokens()),
     weights=weights(),
     buffers=LOGIT_BIAS,
 )
@@ -26,10 +25,9 @@ MBART = Family(
     defaults=DEFAULTS,
     names=NAMES,
     aliases=ALIASES,
-    only=TIED,
     fixed={**_LEARNED, "position_offset": 2, "embedding_norm": True},
     models=models("MBart", tasks=True),
-    parts=(encoder_fields(), scaled_tokens()),
+    parts=(tied_tables(), encoder_fields(), scaled_tokens()),
     weights=weights(),
     buffers=LOGIT_BIAS,
 )
@@ -50,10 +48,9 @@ BLENDERBOT = Family(
     },
     names=NAMES,
     aliases=ALIASES,
-    only=TIED,
     fixed=_LEARNED,
     models=models("Blenderbot"),
-    parts=(encoder_fields(), scaled_tokens()),
+    parts=(tied_tables(), encoder_fields(), scaled_tokens()),
     weights=weights(),
     buffers=LOGIT_BIAS,
 )

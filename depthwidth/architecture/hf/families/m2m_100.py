@@ -41,7 +41,7 @@ M2M_100 = Family(
     aliases=ALIASES,
     only=TIED,
     fixed={"norm_eps": 1e-5},
-    models=models("M2M100"),
+    models=models("M2M100", alone=False),
     parts=(encoder_fields(), scaled_tokens(), _sinusoids()),
     weights=weights(),
 )

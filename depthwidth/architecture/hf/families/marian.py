@@ -12,11 +12,12 @@ from ..two_stacks import (
     DEFAULTS,
     LOGIT_BIAS,
     NAMES,
-    TIED,
     encoder_fields,
+    is_alone,
     models,
     scaled_tokens,
     stored_positions,
+    tied_tables,
     weights,
 )
 
@@ -26,6 +27,12 @@ def _vocabularies() -> Part:
 
     def read(fields: Fields) -> Choices:
         source, target = fields.whole("vocab_size"), fields.whole_or_none("decoder_vocab_size")
+        if is_alone(fields):
+            if target not in (None, source) and not fields.flag("tie_word_embeddings"):
+                raise fields.beyond(
+                    "decoder_vocab_size", f"differs from {fields.spell('vocab_size')}, the size of an untied output matrix"
+                )
+            return {"vocab": target or source}
         if fields.flag("share_encoder_decoder_embeddings"):
             if target not in (None, source):
                 raise fields.wrong(
@@ -53,10 +60,9 @@ MARIAN = Family(
     },
     names=NAMES,
     aliases=ALIASES,
-    only=TIED,
     fixed={"placement": "post", "norm_eps": 1e-5},
     models=models("Marian", "MTModel"),
-    parts=(encoder_fields(), scaled_tokens(), stored_positions(), _vocabularies()),
+    parts=(tied_tables(), encoder_fields(), scaled_tokens(), stored_positions(), _vocabularies()),
     weights=weights(),
     buffers=LOGIT_BIAS,
 )
@@ -66,10 +72,9 @@ PEGASUS = Family(
     defaults=DEFAULTS,
     names=NAMES,
     aliases=ALIASES,
-    only=TIED,
     fixed={"source": "positions", "norm_eps": 1e-5},
     models=models("Pegasus"),
-    parts=(encoder_fields(), scaled_tokens(), stored_positions()),
+    parts=(tied_tables(), encoder_fields(), scaled_tokens(), stored_positions()),
     weights=weights(),
     buffers=LOGIT_BIAS,
 )

@@ -7,7 +7,7 @@ from typing import Any
 from ...design import Design
 from ..family import Choices, Family, Part, without
 from ..fields import Fields
-from ..two_stacks import ALIASES, DEFAULTS, NAMES, TIED, encoder_fields, models, weights
+from ..two_stacks import ALIASES, DEFAULTS, NAMES, encoder_fields, models, tied_tables, weights
 
 
 def _sound() -> Part:
@@ -22,7 +22,7 @@ def _sound() -> Part:
     def write(design: Design) -> dict[str, Any]:
         encoder = design.encoder or {}
         sound = {"num_mel_bins": encoder.get("mel_bins"), "max_source_positions": encoder.get("context", design.context)}
-        return {**shape.write(design), **sound}
+        return {**shape.write(design), **({} if design.lone_decoder else sound)}
 
     return Part(read, write)
 
@@ -46,10 +46,9 @@ WHISPER = Family(
     },
     names={**NAMES, "context": "max_target_positions"},
     aliases=ALIASES,
-    only=TIED,
     # The class reads scale_embedding, and does not use it.
     fixed={"positions": "learned", "source": "own", "key_bias": False, "norm_eps": 1e-5},
     models=models("Whisper"),
-    parts=(_sound(),),
+    parts=(tied_tables(), _sound()),
     weights={**weights("proj_out"), "encoder.conv1": "source.first", "encoder.conv2": "source.second"},
 )
