@@ -586,6 +586,8 @@ FURTHER_PARTS = {
     "pooling": lambda config: st.fixed_dictionaries({"classifier_pooling": st.sampled_from(["late", "bos", "mean"])}),
     "one": lambda config: st.fixed_dictionaries({"use_sliding_window": FLAG, "sliding_window": st.integers(1, 20)}),
 }
+PADDING = st.fixed_dictionaries({"pad_token_id": st.integers(0, 1)})
+DECODERS = st.sampled_from([{}, {"is_decoder": True}, {"is_decoder": True, "add_cross_attention": True}])
 FURTHER = {
     "gpt_neo": neo,
     "gptj": lambda config: st.fixed_dictionaries({"rotary_dim": st.just(2)}),
@@ -648,8 +650,8 @@ FURTHER = {
     "gpt_bigcode": lambda config: st.fixed_dictionaries({"multi_query": FLAG, "scale_attn_weights": FLAG}),
     "gpt2": lambda config: st.fixed_dictionaries({"scale_attn_weights": FLAG, "scale_attn_by_inverse_layer_idx": FLAG}),
     "smollm3": with_rope("nope"),
-    **dict.fromkeys(("xlm-roberta", "camembert"), lambda config: st.fixed_dictionaries({"pad_token_id": st.integers(0, 1)})),
-    "roberta": lambda config: st.fixed_dictionaries({"pad_token_id": st.integers(0, 1)}),
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), lambda config: st.tuples(PADDING, DECODERS).map(joined)),
+    **dict.fromkeys(("bert", "electra"), lambda config: DECODERS),
     **dict.fromkeys(("deberta", "deberta-v2"), lambda config: RELATIVE),
     "mpnet": lambda config: st.fixed_dictionaries({"max_position_embeddings": st.integers(5, 40)}),
     "esm": lambda config: st.fixed_dictionaries(

@@ -202,8 +202,9 @@ def notes_on(config: Mapping[str, Any]) -> list[str]:
 def _lone_decoder(family: Family, config: Mapping[str, Any]) -> str:
     """The class that a configuration names, if it is that of a decoder without its encoder; empty for any other."""
     named = config.get("architectures")
-    first = str(named[0]) if isinstance(named, (list, tuple)) and named else ""
-    return first if family.models.get(first, {}).get("lone_decoder") else ""
+    first = str(named[0]) if isinstance(named, (list, tuple)) and named else next(iter(family.models))
+    crosses = "add_cross_attention" in family.defaults and config.get("add_cross_attention") is True
+    return first if crosses or family.models.get(first, {}).get("lone_decoder") else ""
 
 
 def _vision_words(config: Any) -> str:

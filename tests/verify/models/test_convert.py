@@ -178,6 +178,23 @@ def test_decoders_without_their_encoders(family, model, more):
     assert difference(theirs, ours, config) > 10 * CLOSE
 
 
+DECODING = [(family, model) for family, model in CLASSES if "is_decoder" in FAMILIES[family].defaults]
+
+
+@pytest.mark.parametrize(("family", "model"), DECODING)
+def test_encoders_as_decoders(family, model):
+    """A causal mask, and the weights of a cross-attention that has nothing to read."""
+    config = small(family, model, is_decoder=True, add_cross_attention=True)
+    theirs = built(config)
+    ours = from_hf(theirs)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    assert difference(theirs, ours, config) < CLOSE
+    both_ways = from_hf(built(small(family, model, is_decoder=False)))
+    both_ways.load_state_dict({name.replace("decoder.", "encoder."): value for name, value in ours.state_dict().items()
+                               if "cross_attention" not in name})  # fmt: skip
+    assert difference(theirs, both_ways, config) > 10 * CLOSE
+
+
 MASKED = [(family, model) for family, model in CLASSES if "MaskedLM" in model or model.endswith("tForPreTraining")]
 
 

@@ -65,6 +65,22 @@ def test_a_note_says_that_it_is_counted():
         == "MarianForCausalLM is a decoder alone: the weights of its cross-attention are counted, and it has nothing to read"
     )
     assert not notes_on({**SMALL, "architectures": ["MarianMTModel"]})
+    assert notes_on(ROBERTA) == [note.replace("Marian", "Roberta")]
+    assert not notes_on({**ROBERTA, "add_cross_attention": False})
+
+
+ROBERTA = {"model_type": "roberta", "architectures": ["RobertaForCausalLM"], "is_decoder": True, "add_cross_attention": True}
+
+
+def test_an_encoder_as_a_decoder():
+    """RoBERTa with a causal mask, and with the weights of cross-attention."""
+    encoder, decoder, lone = (
+        read_config({**ROBERTA, "is_decoder": decodes, "add_cross_attention": crosses})
+        for decodes, crosses in ((False, False), (True, False), (True, True))
+    )
+    assert (encoder.kind, decoder.kind, lone.kind) == ("encoder", "decoder", "decoder")
+    assert encoder.parameters == decoder.parameters == lone.active_parameters
+    assert lone.parameters - decoder.parameters == 12 * (4 * (768 * 768 + 768) + 2 * 768)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ _POOLED: Choices = {"head": "classifier", "pooler": True, "classifier_reads": "f
 ALBERT = Family(
     "albert",
     defaults={
-        **bert.BERT.defaults,
+        **bert.DEFAULTS,
         "vocab_size": 30000,
         "embedding_size": 128,
         "hidden_size": 4096,

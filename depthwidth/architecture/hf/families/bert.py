@@ -25,7 +25,7 @@ _BERT_NAMES = {
     "norm_eps": "layer_norm_eps",
     "tied": "tie_word_embeddings",
 }
-_BERT_DEFAULTS = {
+DEFAULTS = {
     "vocab_size": 30522,
     "max_position_embeddings": 512,
     "hidden_size": 768,
@@ -60,13 +60,37 @@ def second_bias() -> Part:
 FIRST_BIAS = "head.unembedding.spare_bias|head.unembedding.bias"
 """The role of the first of two biases."""
 
-_BERT_ONLY = {"is_decoder": (False,), "add_cross_attention": (False,)}
+DECODES = {"is_decoder": False, "add_cross_attention": False}
+"""The fields that make a decoder of the encoder, with their defaults."""
 
 
-def bert_models(prefix: str, *, pooled: bool = True) -> dict[str, Choices]:
-    """The models that most encoders have; the one without a head has a pooler if `pooled`."""
+def causal_mask() -> Part:
+    """A causal mask by ``is_decoder``, and with ``add_cross_attention`` attention to an encoder that is not there."""
+
+    def read(fields: Fields) -> Choices:
+        decodes, crosses = fields.flag("is_decoder"), fields.flag("add_cross_attention")
+        if crosses and not decodes:
+            raise fields.wrong("add_cross_attention", "needs is_decoder=True")
+        return {"kind": "decoder" if decodes else "encoder", "lone_decoder": crosses}
+
+    def write(design: Design) -> dict[str, Any]:
+        return {"is_decoder": design.kind == "decoder", "add_cross_attention": design.lone_decoder}
+
+    return Part(read, write)
+
+
+MASKED: Choices = {"head": "masked-lm", "head_bias": True, "pooler": False}
+"""The masked language head; the class for causal ones has the same, and its mask by ``is_decoder``."""
+
+
+def bert_models(prefix: str, *, pooled: bool = True, causal: str = "") -> dict[str, Choices]:
+    """The models that most encoders have, and the one for causal language, whose name ends on `causal`.
+
+    The one without a head has a pooler if `pooled`.
+    """
     return {
-        f"{prefix}ForMaskedLM": {"head": "masked-lm", "head_bias": True, "pooler": False},
+        f"{prefix}ForMaskedLM": MASKED,
+        **({f"{prefix}{causal}": MASKED} if causal else {}),
         f"{prefix}Model": {"head": "none", "pooler": pooled},
         # RoBERTa and DistilBERT keep the same linear map outside of the encoder.
         f"{prefix}ForSequenceClassification": {"head": "classifier", "pooler": True},
@@ -82,39 +106,50 @@ _EMBEDDING_WEIGHTS = {
     "embeddings.token_type_embeddings": "stem.segments",
     "embeddings.LayerNorm": "stem.norm",
 }
+_ATTENTION = {
+    "self.query": "query",
+    "self.key": "key",
+    "self.value": "value",
+    "output.dense": "out",
+    "output.LayerNorm": "norm_stream",
+}
+
+
+def _in_either(table: dict[str, str]) -> dict[str, str]:
+    """The names in all blocks of a stack that is an encoder or a decoder, of which the first has no cross-attention."""
+    stacks = {role: ("encoder", "decoder")[role.startswith("cross") :] for role in table.values()}
+    return {
+        f"encoder.layer.#.{name}": "|".join(f"{stack}.block.{role}" for stack in stacks[role]) for name, role in table.items()
+    }
+
+
 _BERT_WEIGHTS = {
     **_EMBEDDING_WEIGHTS,
     **TASK_WEIGHTS,
     "pooler.dense": "head.pooler.linear|head.classifier.pooler.linear|head.linear",
-    **in_blocks(
-        "encoder.layer.#",
-        "encoder",
+    **_in_either(
         {
-            "attention.self.query": "attention.query",
-            "attention.self.key": "attention.key",
-            "attention.self.value": "attention.value",
-            "attention.output.dense": "attention.out",
-            "attention.output.LayerNorm": "attention.norm_stream",
+            **{f"attention.{name}": f"attention.{role}" for name, role in _ATTENTION.items()},
+            **{f"crossattention.{name}": f"cross_attention.{role}" for name, role in _ATTENTION.items()},
             "intermediate.dense": "feed_forward.up",
             "output.dense": "feed_forward.down",
             "output.LayerNorm": "feed_forward.norm_stream",
-        },
+        }
     ),
 }
 
 
 BERT = Family(
     "bert",
-    defaults=_BERT_DEFAULTS,
+    defaults={**DEFAULTS, **DECODES},
     names=_BERT_NAMES,
     fixed=_BERT_CHOICES,
     models={
-        **bert_models("Bert"),
+        **bert_models("Bert", causal="LMHeadModel"),
         "BertForPreTraining": {"head": "pretraining", "head_bias": True, "pooler": True, "classes": 2},
         "BertForNextSentencePrediction": {"head": "classifier", "pooler": True, "classes": 2},
     },
-    only=_BERT_ONLY,
-    parts=(absolute_positions(), second_bias()),
+    parts=(causal_mask(), absolute_positions(), second_bias()),
     weights={
         **_BERT_WEIGHTS,
         "cls.predictions.bias": FIRST_BIAS,
@@ -145,12 +180,11 @@ def _roberta_positions() -> Part:
 
 ROBERTA = Family(
     "roberta",
-    defaults={**_BERT_DEFAULTS, "vocab_size": 50265, "pad_token_id": 1},
+    defaults={**DEFAULTS, **DECODES, "vocab_size": 50265, "pad_token_id": 1},
     names=without(_BERT_NAMES, "context"),
     fixed={**_BERT_CHOICES, "head_activation": "gelu"},  # also if the blocks have another one
-    models=bert_models("Roberta"),
-    only=_BERT_ONLY,
-    parts=(_roberta_positions(), absolute_positions(), second_bias()),
+    models=bert_models("Roberta", causal="ForCausalLM"),
+    parts=(causal_mask(), _roberta_positions(), absolute_positions(), second_bias()),
     weights={
         **_BERT_WEIGHTS,
         "lm_head.bias": FIRST_BIAS,
@@ -166,11 +200,11 @@ XLM_ROBERTA = replace(
     ROBERTA,
     model_type="xlm-roberta",
     defaults={**ROBERTA.defaults, "vocab_size": 30522},
-    models=bert_models("XLMRoberta"),
+    models=bert_models("XLMRoberta", causal="ForCausalLM"),
     # The head stands before the table in these classes, so that the shared matrix has the head's name.
     weights={**ROBERTA.weights, "lm_head.decoder": "head.unembedding|stem.tokens"},
 )
-CAMEMBERT = replace(XLM_ROBERTA, model_type="camembert", models=bert_models("Camembert"))
+CAMEMBERT = replace(XLM_ROBERTA, model_type="camembert", models=bert_models("Camembert", causal="ForCausalLM"))
 
 DISTILBERT = Family(
     "distilbert",

@@ -142,7 +142,7 @@ _CHOICES = {**without(bert.BERT.fixed, "positions")}
 DEBERTA_V2 = Family(
     "deberta-v2",
     defaults={
-        **bert.BERT.defaults,
+        **bert.DEFAULTS,
         "vocab_size": 128100,
         "hidden_size": 1536,
         "num_hidden_layers": 24,

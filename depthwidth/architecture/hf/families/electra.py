@@ -36,7 +36,8 @@ _POOLED: Choices = {"head": "classifier", "pooler": True, "classifier_reads": "f
 ELECTRA = Family(
     "electra",
     defaults={
-        **bert.BERT.defaults,
+        **bert.DEFAULTS,
+        **bert.DECODES,
         "embedding_size": 128,
         "hidden_size": 256,
         "num_attention_heads": 4,
@@ -48,7 +49,8 @@ ELECTRA = Family(
     names={**bert.BERT.names, "embedding_width": "embedding_size"},
     fixed={**bert.BERT.fixed, "embedding_projection": "last", "head_activation": "gelu"},
     models={
-        "ElectraForMaskedLM": {"head": "masked-lm", "head_bias": True, "pooler": False},
+        "ElectraForMaskedLM": bert.MASKED,
+        "ElectraForCausalLM": bert.MASKED,
         "ElectraForPreTraining": {"head": "classifier", "pooler": True, "classifier_reads": "every", "classes": 1},
         "ElectraModel": {"head": "none", "pooler": False},
         "ElectraForSequenceClassification": _POOLED,
@@ -56,8 +58,7 @@ ELECTRA = Family(
         "ElectraForQuestionAnswering": TOKEN,
         "ElectraForMultipleChoice": {**_POOLED, "classes": 1},
     },
-    only=bert.BERT.only,
-    parts=(_summary(), _discriminator(), bert.absolute_positions()),
+    parts=(bert.causal_mask(), _summary(), _discriminator(), bert.absolute_positions()),
     weights={
         **bert.BERT.weights,
         "embeddings_project": "stem.projection",

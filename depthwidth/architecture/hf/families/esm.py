@@ -59,7 +59,7 @@ def _embedding() -> Part:
 ESM = Family(
     "esm",
     defaults={
-        **without(bert.BERT.defaults, "type_vocab_size", "hidden_act"),
+        **without(bert.DEFAULTS, "type_vocab_size", "hidden_act"),
         "vocab_size": 33,  # the library has no default; all published models have this one
         "pad_token_id": 1,
         "max_position_embeddings": 1026,

@@ -30,7 +30,7 @@ def _positions() -> Part:
 
 MPNET = Family(
     "mpnet",
-    defaults={**without(bert.BERT.defaults, "type_vocab_size"), "vocab_size": 30527},
+    defaults={**without(bert.DEFAULTS, "type_vocab_size"), "vocab_size": 30527},
     names=without(bert.BERT.names, "context", "segments"),
     fixed=bert.ROBERTA.fixed,
     models=bert.bert_models("MPNet"),

@@ -10,7 +10,7 @@ from . import bert, llama
 NOMIC_BERT = Family(
     "nomic_bert",
     defaults={
-        **bert.BERT.defaults,
+        **bert.DEFAULTS,
         "vocab_size": 30528,
         "max_position_embeddings": 2048,
         "hidden_act": "silu",
