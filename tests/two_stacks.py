@@ -170,6 +170,8 @@ FURTHER_TWO_STACKS = {
     **dict.fromkeys(("bart", "mbart", "blenderbot", "pegasus"), two_stacks),
     "m2m_100": lambda config: st.tuples(two_stacks(config), twice_as_wide(config), paddings(config)).map(joined),
     "marian": lambda config: st.tuples(two_stacks(config), tables(config)).map(joined),
-    "xglm": lambda config: st.tuples(twice_as_wide(config), scaled(config)).map(joined),
+    "xglm": lambda config: st.tuples(
+        twice_as_wide(config), scaled(config), st.fixed_dictionaries({"add_cross_attention": FLAG})
+    ).map(joined),
     "biogpt": scaled,
 }

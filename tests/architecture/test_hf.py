@@ -692,6 +692,7 @@ def every_role():
         {"model_type": "lfm2", "full_attn_idxs": [1]},
         {"model_type": "bert", "tie_word_embeddings": False},
         {"model_type": "bert", "is_decoder": True, "add_cross_attention": True},
+        {"model_type": "xglm", "add_cross_attention": True},
         {"model_type": "granitemoehybrid", "layer_types": ["full_attention"] * 32, "num_local_experts": 0},
         {"model_type": "qwen3_next", "mlp_only_layers": [1]},
         {"model_type": "falcon_h1", "mamba_rms_norm": True},

@@ -163,8 +163,16 @@ def test_every_class_of_every_family_says_the_same(family, model):
 LONE = [(family, model) for family, model in CLASSES if FAMILIES[family].models[model].get("lone_decoder")]
 
 
-@pytest.mark.parametrize("more", [{"tie_word_embeddings": False}, {"scale_embedding": True, "encoder_layers": 1}])
-@pytest.mark.parametrize(("family", "model"), LONE)
+LONE_FIELDS = [{"tie_word_embeddings": False}, {"scale_embedding": True, "encoder_layers": 1}]
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "more"),
+    [
+        *((*one, more) for one in LONE for more in LONE_FIELDS),
+        *(("xglm", model, {"add_cross_attention": True}) for model in FAMILIES["xglm"].models),
+    ],
+)
 def test_decoders_without_their_encoders(family, model, more):
     """The weights of cross-attention are copied, and no logit depends on them."""
     config = small(family, model, **more)

@@ -46,6 +46,15 @@ M2M_100 = Family(
     weights=weights(),
 )
 
+
+def _unread_attention() -> Part:
+    """``add_cross_attention``: attention to an encoder that is not there."""
+    return Part(
+        lambda fields: {"lone_decoder": fields.flag("add_cross_attention")},
+        lambda design: {"add_cross_attention": design.lone_decoder},
+    )
+
+
 XGLM = Family(
     "xglm",
     defaults={
@@ -61,6 +70,7 @@ XGLM = Family(
         "activation_dropout": 0.0,
         "scale_embedding": True,
         "tie_word_embeddings": True,
+        "add_cross_attention": False,
     },
     names={
         "vocab": "vocab_size",
@@ -76,14 +86,13 @@ XGLM = Family(
         "tied": "tie_word_embeddings",
     },
     aliases={"hidden_size": "d_model", "num_attention_heads": "attention_heads", "num_hidden_layers": "num_layers"},
-    only={"add_cross_attention": (False,)},
     fixed={"norm_eps": 1e-5, "positions": SinusoidalPositions(halves=True, to_end=True, offset=2)},
     models=causal("XGLM"),
-    parts=(scaled_tokens(),),
+    parts=(scaled_tokens(), _unread_attention()),
     weights={
         "embed_tokens": "stem.tokens",
         "layer_norm": "decoder.norm",
         "lm_head": "head.unembedding",
-        **in_blocks("layers.#", "decoder", block_weights()),
+        **in_blocks("layers.#", "decoder", block_weights("self_attn", "encoder_attn")),
     },
 )
