@@ -102,7 +102,7 @@ ANSWERS = {
 
 @pytest.mark.slow
 def test_each_answer_of_the_hub(hub, tmp_path):
-    """What is there is read, and what is not is one sentence; no request goes to the place of another host with a token."""
+    """Existing files are read, missing ones give one sentence; no request to another host carries a token."""
     hub.seen.clear()
     found = read(list(ANSWERS), tmp_path, HF_ENDPOINT=hub.address, HF_HUB_ETAG_TIMEOUT="3", HF_HUB_DOWNLOAD_TIMEOUT="5")
     for name, expected in ANSWERS.items():

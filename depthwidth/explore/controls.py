@@ -20,7 +20,7 @@ LONGEST = 100
 
 @dataclass(frozen=True)
 class Settings:
-    """What a person chose, as text; an empty string leaves the choice to the architecture or to the default of the command."""
+    """Choices of a person, as text; an empty string leaves the choice to the architecture or to the command's default."""
 
     budget: str = "7B"
     kind: str = "parameters"
@@ -58,7 +58,7 @@ class Control(NamedTuple):
     choices: tuple[tuple[str, str], ...] = ()
     """Value and words of each choice; a field for text without any."""
     hint: str = ""
-    """What an empty field stands for."""
+    """The meaning of an empty field."""
     whole: bool = True
     """True for a field whose text is a whole number."""
     words: tuple[str, ...] = ()

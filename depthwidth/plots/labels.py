@@ -48,7 +48,7 @@ def overlap(one: Box, other: Box) -> float:
 
 
 def ground(background: Any) -> dict[str, Any]:
-    """A patch in the colour of the page behind a text, which keeps it readable across a line.
+    """A background patch in the page's colour, which keeps a text readable across a line.
 
     A rim around the letters would look better, but would take ten times the room in an SVG file.
     """

@@ -57,7 +57,7 @@ def chromium():
 
 
 class Watch:
-    """What a page says in the console and asks of the network."""
+    """Console messages and network requests of a page."""
 
     def __init__(self, page):
         self.said, self.asked = [], []

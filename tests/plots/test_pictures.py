@@ -117,7 +117,7 @@ def test_a_plan_for_images_stands_beside_no_language_models():
 
 
 def points(axes, marker):
-    """Where a marker stands, over all lines of it."""
+    """Positions of a marker, over all lines that have it."""
     return {tuple(map(float, place)) for line in axes.lines if line.get_marker() == marker for place in line.get_xydata()}
 
 

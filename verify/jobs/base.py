@@ -138,7 +138,7 @@ class Context:
     """The share that :meth:`progress` reported last, if it ever did."""
 
     def progress(self, done: float) -> None:
-        """Report the share of the work that is done, from 0 to 1, to whoever shows the progress of the sweep.
+        """Report the finished share of the work, from 0 to 1, for the display of the sweep's progress.
 
         A job need not: the progress of trainings, and of all that is announced with :func:`depthwidth.progress.during`, is
         written every few seconds by itself.

@@ -247,7 +247,7 @@ class _Ensemble:
         self.save()
 
     def facts(self) -> dict[str, float]:
-        """Step and mean loss of the members, for whoever shows the progress."""
+        """Step and mean loss of the members, for the display of progress."""
         losses = [its[-1] for its in self.losses if its]
         return {"step": self.step, "steps": self.training.steps, **({"loss": sum(losses) / len(losses)} if losses else {})}
 

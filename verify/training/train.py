@@ -668,7 +668,7 @@ class _Report:
         self.last_report = self.began = (time.perf_counter(), run.step)
 
     def facts(self) -> dict[str, float]:
-        """Step, loss and tokens per second since the start, for whoever shows the progress."""
+        """Step, loss and tokens per second since the start, for the display of progress."""
         run, (then, step) = self.run, self.began
         rate = (run.step - step) * run.training.batch * run.training.context / max(time.perf_counter() - then, 1e-9)
         losses = run.losses[-1:]  # read while the training goes on

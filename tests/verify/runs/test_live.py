@@ -166,7 +166,7 @@ def test_a_watch_ends_when_all_runs_have_ended(two_runs, monkeypatch):
 
 
 def in_terminal(*arguments, stop=None, width=100, **variables):
-    """What a command writes to a terminal of its own, and its exit status; after `stop` is seen, Ctrl-C."""
+    """Output of a command in its own terminal, and its exit status; Ctrl-C follows once `stop` is seen."""
     ours, theirs = pty.openpty()
     import fcntl
     import struct
