@@ -57,7 +57,7 @@ def token_averages(variance: Array, length: Array) -> TokenAverages:
     --------
     >>> found = token_averages(4.0, 64)
     >>> print(f"{found.aligned:.2f} {found.weighted:.2f}")
-    0.72 4.00
+    0.72 3.91
     """
     variance, length = np.broadcast_arrays(np.asarray(variance, dtype=float), np.asarray(length, dtype=float))
     flat, lengths = variance.ravel(), length.ravel()

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from depthwidth.numerics.threads import _VARIABLES
+
 SOURCE = """
 import numpy
 from threadpoolctl import threadpool_info
@@ -27,7 +29,7 @@ print(*seen)
 
 
 def seen(**variables):
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")} | variables
+    environment = {name: value for name, value in os.environ.items() if name not in _VARIABLES} | variables
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", SOURCE], capture_output=True, text=True, check=True, timeout=120, env=environment
     )

@@ -93,6 +93,8 @@ def _inside(folder: Path, name: str) -> Path:
     """The file of a folder to read: its configuration, its only model in GGUF, or its tensors."""
     for file in ("config.json", "params.json"):
         if os.path.lexists(folder / file):
+            if (folder / file).is_dir():
+                raise InputError(f"{file} in the folder {name} is not a regular file")
             return folder / file
     names = sorted(one.name for one in folder.iterdir())
     models = [one for one in names if one.endswith(".gguf")]
