@@ -1,6 +1,7 @@
 """Helpers shared by tests: comparison of computed with printed values, and tables of expected values."""
 
 import csv
+import signal
 from decimal import Decimal
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
 ROUNDING = Decimal("0.5001")  # tolerance in units of the last printed place: half a unit, as for correct rounding
+
+
+def heed_ctrl_c():
+    """Let a process that a test starts end by Ctrl-C: a shell makes its commands in the background ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def agrees(value, printed: str, digits: int | None = None, slack: float = 1.0) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers import heed_ctrl_c
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -42,7 +43,7 @@ LIMIT = 60_000
 def address():
     """The page, served by the command."""
     command = [sys.executable, "-m", "depthwidth", "explore", "--port", "0", "--no-browser"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)  # noqa: S603
     yield re.search(r"http://\S+/", process.stdout.readline())[0]
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
@@ -270,7 +271,7 @@ def test_without_scripts_a_button_computes(opened, chromium, address):
 
 def test_a_server_that_has_ended_is_said(chromium):
     command = [sys.executable, "-m", "depthwidth", "explore", "--port", "0", "--no-browser"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)  # noqa: S603
     address = re.search(r"http://\S+/", process.stdout.readline())[0]
     context = chromium.new_context()
     page = context.new_page()

@@ -12,6 +12,7 @@ import urllib.request
 from html.parser import HTMLParser
 
 import pytest
+from helpers import heed_ctrl_c
 
 pytest.importorskip("starlette")
 pytest.importorskip("jinja2")
@@ -214,7 +215,8 @@ def test_the_stability_of_settings_that_are_left_is_not_computed(monkeypatch):
 @pytest.mark.slow
 def test_the_command_serves_and_ctrl_c_ends_it():
     command = [sys.executable, "-m", "depthwidth", "explore", "--port", "0", "--no-browser"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, preexec_fn=heed_ctrl_c)  # noqa: S603
     try:
         address = re.search(r"http://\S+/", process.stdout.readline())[0]
         with urllib.request.urlopen(f"{address}?budget=7X") as got:  # noqa: S310

@@ -8,11 +8,13 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import heed_ctrl_c
 
 pytest.importorskip("torch")
 pytest.importorskip("rich")
@@ -165,6 +167,10 @@ def test_a_watch_ends_when_all_runs_have_ended(two_runs, monkeypatch):
     assert not CONTROL.search(page.getvalue())
 
 
+LONGEST_S = 300.0
+"""Seconds after which a command in a terminal counts as one that hangs."""
+
+
 def in_terminal(*arguments, stop=None, width=100, **variables):
     """Output of a command in its own terminal, and its exit status; Ctrl-C follows once `stop` is seen."""
     ours, theirs = pty.openpty()
@@ -174,10 +180,13 @@ def in_terminal(*arguments, stop=None, width=100, **variables):
 
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     surroundings = {**os.environ, "DEPTHWIDTH_JOBS": str(OWN), "TERM": "xterm", "DEPTHWIDTH_QUIET": "", **variables}
+    command = [sys.executable, "-m", "depthwidth", *map(str, arguments)]
     process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", "depthwidth", *map(str, arguments)], stdin=theirs, stdout=theirs, stderr=theirs, env=surroundings
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=surroundings, preexec_fn=heed_ctrl_c
     )
     os.close(theirs)
+    watchdog = threading.Timer(LONGEST_S, process.kill)
+    watchdog.start()
     page = b""
     while True:
         try:
@@ -191,6 +200,7 @@ def in_terminal(*arguments, stop=None, width=100, **variables):
             process.send_signal(signal.SIGINT)
             stop = None
     os.close(ours)
+    watchdog.cancel()
     return page.decode(), process.wait(timeout=60)
 
 
