@@ -160,11 +160,12 @@ def test_describe_counts_what_theory_does_not_reach(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_describe_counts_a_head_that_no_tree_describes(tmp_path):
-    config = {"model_type": "bert", **TINY, "architectures": ["BertLMHeadModel"]}
+    config = {"model_type": "gpt2", "vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32}
+    config["architectures"] = ["GPT2DoubleHeadsModel"]
     with pytest.raises(NoTreeError):
         read_config(config)
     found = json.loads(described(tmp_path, config, "--json").output)
-    assert found["model_class"] == "BertLMHeadModel"
+    assert found["model_class"] == "GPT2DoubleHeadsModel"
 
 
 def test_without_the_library_there_is_a_hint(tmp_path, monkeypatch):
