@@ -83,7 +83,7 @@ class Display:
 
     def tell(self, line: str) -> None:
         """Print a line that stays, above the bars."""
-        with self.lock, contextlib.suppress(ValueError):  # the stream is closed: nobody reads it
+        with self.lock, contextlib.suppress(ValueError):  # a closed stream raises it; the line is then lost
             if self._live is not None:
                 self._live.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
             else:

@@ -77,13 +77,7 @@ class Mamba(Mixer):
         selected = part("select", u)
         names = ("step_norm", "write_norm", "read_norm")
         step, write, read = (selected if self.norm is None else part(name, selected) for name in names)
-        steps = at.apply("bias", part("step", step), own=at.weight("step_bias"), reason="a bias is added to steps")
-        at.apply("gelu", steps, reason="softplus of the steps")
-        at.require(at.weight("log_decay"), "decays are exponentials of their weights")
-        y = at.apply("product", u, write, read)
-        direct = at.apply("product", u, at.weight("direct"))
-        y = at.apply("sum", y, direct, reason="the direct path has another degree than the state")
-        at.apply("gelu", part("gate", x), reason="silu of the gate")
+        y = self.degree_of_state(at, part("step", step), u, write, read, part("gate", x))
         return part("write", y)
 
     def own_flops(self, run: Run) -> int:

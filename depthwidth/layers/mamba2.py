@@ -95,13 +95,7 @@ class Mamba2(Mixer):
         u, key, query = (
             activated_degree(self.activation, part("convolution", part(name, x)), at) for name in ("read", "key", "query")
         )
-        steps = at.apply("bias", part("step", x), own=at.weight("step_bias"), reason="a bias is added to steps")
-        at.apply("gelu", steps, reason="softplus of the steps")
-        at.require(at.weight("log_decay"), "decays are exponentials of their weights")
-        y = at.apply("product", u, key, query)
-        direct = at.apply("product", u, at.weight("direct"))
-        y = at.apply("sum", y, direct, reason="the direct path has another degree than the state")
-        at.apply("gelu", part("gate", x), reason="silu of the gate")
+        y = self.degree_of_state(at, part("step", x), u, key, query, part("gate", x))
         return part("write", part("norm", y) if self.normed else y)
 
     def own_flops(self, run: Run) -> int:

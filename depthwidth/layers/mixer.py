@@ -55,6 +55,18 @@ class Mixer(Proportional):
         parts = {child.name: child.layer for child in self.children()}
         return lambda name, x: at.at(name).through(parts[name], x)
 
+    def degree_of_state(self, at: Place, step: Powers, u: Powers, write: Powers, read: Powers, gate: Powers) -> Powers:
+        """The powers of a gated state of the features `u`, which decays by learned steps, and of its direct path."""
+        steps = at.apply("bias", step, own=at.weight("step_bias"), reason="a bias is added to steps")
+        at.apply("gelu", steps, reason="softplus of the steps")
+        at.require(at.weight("log_decay"), "decays are exponentials of their weights")
+        direct = at.apply("product", u, at.weight("direct"))
+        y = at.apply(
+            "sum", at.apply("product", u, write, read), direct, reason="the direct path has another degree than the state"
+        )
+        at.apply("gelu", gate, reason="silu of the gate")
+        return y
+
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """Refused, unless a subclass derives them.
 

@@ -53,7 +53,7 @@ class TimeMix(Mixer):
         """Weights of the average are exponentials; shares of two tokens add up to one."""
         part = self.degrees_of_parts(at)
         for name in ("key_share", "value_share", "receptance_share"):
-            at.require(at.weight(name), "a share stands beside its rest")
+            at.require(at.weight(name), "a share and its complement add up to one")
         at.apply("gelu", part("key", x), reason="exponentials of the keys")
         for name in ("decay", "bonus"):
             at.require(at.weight(name), f"exponentials of the {name}")
@@ -92,7 +92,7 @@ class ChannelMix(FeedForward, Proportional):
 
     def degree(self, x: Powers, at: Place) -> Powers:
         for name in self.tensors():
-            at.require(at.weight(name), "a share stands beside its rest")
+            at.require(at.weight(name), "a share and its complement add up to one")
         receptance = Linear(self.width, self.width, bias=False)
         at.apply("gelu", at.at("receptance").through(receptance, x), reason="sigmoid of the receptance")
         return super().degree(x, at)

@@ -32,8 +32,7 @@ def collapse_figure(length: int, depth: int, activation: str = "tanh", betas: Se
     from ..analysis.concentration import trainability
 
     found = trainability(np.linspace(*BETAS), np.linspace(*GAINS), depth=depth, length=length, activation=activation)
-    figure = new_figure(7.0, theme)
-    figure.suptitle(f"Collapse after {depth} blocks on {length:,} tokens", x=0.015, ha="left")
+    figure = new_figure(7.0, theme, f"Collapse after {depth} blocks on {length:,} tokens")
     panels = figure.subplots(2, 1, sharex=True)
     shown = (
         (1 - found.correlation, "Tokens stay apart: 1 - correlation"),

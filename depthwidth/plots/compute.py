@@ -33,9 +33,9 @@ def compute_figure(found: Sequence[ComputeOptimum], *, theme: Theme) -> Any:
     InputError
         if matplotlib is not installed or there is no such theme.
     """
-    figure = new_figure(1.4 + 2 * (0.75 + 0.26 * len(found)), theme)
     flops = found[0].training_flops + found[0].serving_flops
-    figure.suptitle(f"Best shape for {ticks.plain(float(f'{flops:.3g}'))} FLOPs", x=0.015, ha="left")
+    heading = f"Best shape for {ticks.plain(float(f'{flops:.3g}'))} FLOPs"
+    figure = new_figure(1.4 + 2 * (0.75 + 0.26 * len(found)), theme, heading)
     panels = figure.subplots(2, 2, sharey=True)
     for axes, (name, title, form) in zip(panels.flat, _QUANTITIES, strict=True):
         axes.set_xscale("log")

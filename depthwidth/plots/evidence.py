@@ -49,8 +49,7 @@ def evidence_figure(scores: Iterable[Score], *, theme: Theme) -> Any:
     sets = list(dict.fromkeys(one.data for one in means))
     names = _ranked(rules)
     heights = [height for height, some in ((0.9 + (0.16 + 0.055 * len(sets)) * len(names), rules), (2.4, heads)) if some]
-    figure = new_figure(0.75 + 0.2 * math.ceil(len(sets) / 3) + sum(heights), theme)
-    figure.suptitle("Loss above that of the best shape", x=0.015, ha="left")
+    figure = new_figure(0.75 + 0.2 * math.ceil(len(sets) / 3) + sum(heights), theme, "Loss above that of the best shape")
     panels = list(figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0])
     if rules:
         _draw_rules(panels.pop(0), rules, names, sets, theme)

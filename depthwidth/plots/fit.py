@@ -32,9 +32,9 @@ def fit_figure(found: Fit, *, theme: Theme) -> Any:
         if matplotlib is not installed or there is no such theme.
     """
     rows, errors = found.rows(), _errors(found)
-    figure = new_figure(1.5 + 0.3 * len(rows) + 0.9 + 0.3 * len(errors), theme)
     name = "your law" if found.law.name == "own" else found.law.name
-    figure.suptitle(f"Fit of {name}: {found.points:,} rows of {found.groups:,} models", x=0.015, ha="left")
+    title = f"Fit of {name}: {found.points:,} rows of {found.groups:,} models"
+    figure = new_figure(1.5 + 0.3 * len(rows) + 0.9 + 0.3 * len(errors), theme, title)
     coefficients, predictions = figure.subplots(2, 1, height_ratios=(len(rows) + 1.2, len(errors) + 1.2))
     _draw_coefficients(coefficients, rows, theme)
     _draw_errors(predictions, errors, found.logarithm, theme)

@@ -40,8 +40,7 @@ def heads_figure(found: Allocation, *, heads: int | None = None, theme: Theme) -
     InputError
         if matplotlib is not installed or there is no such theme.
     """
-    figure = new_figure(7.8, theme)
-    figure.suptitle(f"Heads at width {found.width:,} and {found.context:,} tokens", x=0.015, ha="left")
+    figure = new_figure(7.8, theme, f"Heads at width {found.width:,} and {found.context:,} tokens")
     sizes, errors, models = figure.subplots(3, 1, height_ratios=(1, 0.8, 1.7))
     _draw_sizes(sizes, found, theme)
     _draw_errors(errors, found, theme)

@@ -101,8 +101,7 @@ def moments_figure(schemes: Mapping[str, Rows], *, theme: Theme) -> Any:
         raise InputError("plot: the rows have no residual stream after a block")
     highest = max(max(map(abs, _correlation(_stream(rows, stack, "forward")))) for rows in schemes.values() for stack in stacks)
     quantities = [SIGNAL, DISTANCE if highest > ALMOST else CORRELATION, GRADIENT]
-    figure = new_figure(0.5 + 3 * max(1.95, 0.17 * len(schemes) + 0.4), theme)
-    figure.suptitle("Residual stream at initialisation", x=0.015, ha="left")
+    figure = new_figure(0.5 + 3 * max(1.95, 0.17 * len(schemes) + 0.4), theme, "Residual stream at initialisation")
     panels = figure.subplots(3, len(stacks), sharex="col", sharey="row", squeeze=False)
     columns = []
     for quantity, row in zip(quantities, panels, strict=True):

@@ -35,8 +35,7 @@ def pareto_figure(
     """
     from matplotlib.colors import LogNorm, Normalize
 
-    figure = new_figure(4.6, theme)
-    figure.suptitle("Shapes that no other beats in loss, latency and memory", x=0.015, ha="left")
+    figure = new_figure(4.6, theme, "Shapes that no other beats in loss, latency and memory")
     axes = figure.subplots()
     times = [1e3 * float(seconds) for seconds in front.decode_seconds]
     losses, memory = [float(loss) for loss in front.loss], [float(amount) for amount in front.serving_memory]

@@ -44,8 +44,7 @@ def plan_figure(plan: Plan, *, theme: Theme) -> Any:
         if matplotlib is not installed or there is no such theme.
     """
     curve = loss_curve(plan, POINTS)
-    figure = new_figure(7.4, theme)
-    figure.suptitle(f"Shapes of {plan.budget}, {plan.architecture}", x=0.015, ha="left")
+    figure = new_figure(7.4, theme, f"Shapes of {plan.budget}, {plan.architecture}")
     losses, shapes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.35))
     _set_depths(shapes, plan)
     _draw_losses(losses, plan, curve, theme)

@@ -51,8 +51,7 @@ def rules_figure(*, theme: Theme) -> Any:
     InputError
         if matplotlib is not installed or there is no such theme.
     """
-    figure = new_figure(5.6, theme)
-    figure.suptitle("Best width by size, over that of combined2026", x=0.015, ha="left")
+    figure = new_figure(5.6, theme, "Best width by size, over that of combined2026")
     axes = figure.subplots()
     axes.set_xscale("log")
     axes.set_yscale("log")

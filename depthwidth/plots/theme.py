@@ -184,14 +184,16 @@ def picture(draw: F) -> F:
     return made  # type: ignore[no-any-return]
 
 
-def new_figure(height: float, theme: Theme = LIGHT) -> Any:
-    """An empty figure of a height in inches, which remembers its theme; to be called within :func:`drawing`."""
+def new_figure(height: float, theme: Theme = LIGHT, title: str = "") -> Any:
+    """An empty figure of a height in inches with a title, which remembers its theme; to be called within :func:`drawing`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure: Any = Figure(figsize=(WIDTH, height), layout="constrained", dpi=100)
     FigureCanvasAgg(figure)
     figure.depthwidth_theme = theme
+    if title:
+        figure.suptitle(title, x=0.015, ha="left")
     return figure
 
 

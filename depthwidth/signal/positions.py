@@ -461,7 +461,7 @@ class _Stretches:
     """Stretches of positions between nodes and cuts, and sums of interpolated functions over them.
 
     Between two nodes the weights are polynomials of ln t, whose sums are those of its powers: the time does not grow with the
-    length times the square of the number of nodes. A sum over a range adds stretches, so that nothing cancels.
+    length times the square of the number of nodes. A sum over a range adds stretches and subtracts none, so nothing cancels.
 
     Parameters
     ----------
@@ -536,7 +536,7 @@ class Windows:
         self.common = keys.inside(np.maximum.outer(low, low), np.minimum.outer(high, high)) @ keys.sums()
         """The same over the intersection of the windows of nodes a and a'; shape (n_q, n_q, n_k)"""
         size = (last - first + 1).astype(float)
-        # The positions that attend to a source node form a range too, as windows only move on.
+        # The positions that attend to a source node form a range too: the ends of windows never decrease.
         start, stop = np.searchsorted(last, source.nodes), np.searchsorted(first, source.nodes, side="right")
         askers = _Stretches(queries, np.concatenate([start, stop]), np.stack([1 / size, 1 / size**2]))
         asked = askers.inside(start, stop)

@@ -18,7 +18,7 @@ class LiveWeights:
 
     Parameters
     ----------
-    multiplied : true for weights times the factors that a recipe put on them, as a pass uses them; else as they are stored.
+    multiplied : true for the weights of a forward pass, multiplied by the recipe's factors; false for the stored weights.
 
     Raises
     ------

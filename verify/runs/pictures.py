@@ -144,7 +144,7 @@ WIDTH, HEIGHT = 180.0, 22.0
 def gauge(line: Comparison) -> str:
     """The measured value with two standard errors, the predicted one, and the values that meet the criterion, on one scale.
 
-    Empty if the value is not finite, or nothing stands beside it.
+    Empty if the value is not finite, or has neither a prediction nor a limit.
     """
     if line.measured is None or not math.isfinite(line.measured) or (line.limit is None and line.predicted is None):
         return ""
