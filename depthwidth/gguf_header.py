@@ -11,7 +11,8 @@ import math
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -83,6 +84,16 @@ def is_gguf(path: Path) -> bool:
         return False
 
 
+class OpenPart(NamedTuple):
+    """One file of a model, open for reading."""
+
+    file: BinaryIO
+    size: int
+    """Bytes of the whole file."""
+    label: str
+    """The file as the sentence of an error names it."""
+
+
 def read_header(path: str | os.PathLike[str]) -> GGUFHeader:
     """The header of a GGUF file; of one among several (``-00001-of-00003.gguf``), those of all together.
 
@@ -92,27 +103,38 @@ def read_header(path: str | os.PathLike[str]) -> GGUFHeader:
         if there is no such file, it is of another format or version, is truncated or damaged, or a part is missing.
     """
     place = Path(path)
-    first = _read(place)
+    return read_parts(place.name, lambda name: _opened(place.with_name(name)))
+
+
+def read_parts(name: str, opened: Callable[[str], AbstractContextManager[OpenPart]]) -> GGUFHeader:
+    """:func:`read_header` of a file that `opened` opens by its name, as it does the other files of the same model."""
+    first = _read(opened(name))
     count = first.metadata.get("split.count", 1)
     if count == 1:
         return first
-    found = re.fullmatch(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf", place.name)
+    found = re.fullmatch(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf", name)
     if type(count) is not int or not 1 < count <= MOST_PARTS or found is None or int(found["count"]) != count:
         raise InputError(f"{first.label} is one part of a model in {shown(count)} files, and its name does not say which")
-    parts = [_read(place.with_name(f"{found['stem']}-{i:05d}-of-{count:05d}.gguf")) for i in range(1, count + 1)]
+    parts = [_read(opened(f"{found['stem']}-{i:05d}-of-{count:05d}.gguf")) for i in range(1, count + 1)]
     tensors: dict[str, HeaderTensor] = {}
     for part in parts:
-        for name, tensor in part.tensors.items():
-            if name in tensors:
-                raise InputError(f"{part.label} has the tensor {shown(name)}, which another part has too")
-            tensors[name] = tensor
+        for tensor_name, tensor in part.tensors.items():
+            if tensor_name in tensors:
+                raise InputError(f"{part.label} has the tensor {shown(tensor_name)}, which another part has too")
+            tensors[tensor_name] = tensor
     return GGUFHeader(parts[0].metadata, parts[0].lengths, tensors, parts[0].label)
 
 
-def _read(path: Path) -> GGUFHeader:
+def _read(opened: AbstractContextManager[OpenPart]) -> GGUFHeader:
+    with opened as part:
+        return _Reader(*part).header()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[OpenPart]:
     name = shown(str(path), limit=300)
     with reading("GGUF file", name), open_regular(path, "GGUF file", name) as file:
-        return _Reader(file, os.fstat(file.fileno()).st_size, f"GGUF file {name}").header()
+        yield OpenPart(file, os.fstat(file.fileno()).st_size, f"GGUF file {name}")
 
 
 class _Reader:

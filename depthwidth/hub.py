@@ -6,13 +6,15 @@ The library says where the cache is and which server is the hub: it honours ``HF
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 from .errors import InputError, shown
 
@@ -20,7 +22,11 @@ T = TypeVar("T")
 LONGEST = 60.0
 """Seconds that one file may take in all. A connection, and each pause in an answer, has the library's limit of 10 s."""
 _PART = r"[A-Za-z0-9_][\w.-]{0,95}"
-_NAME = re.compile(rf"(?P<name>{_PART}(?:/{_PART})?)(?:@(?P<revision>[\w.][\w./-]{{0,99}}))?", re.ASCII)
+_NAME = re.compile(
+    rf"(?P<name>{_PART}(?:/{_PART})?)(?::(?P<model>[\w.-]{{1,99}}))?(?:@(?P<revision>[\w.][\w./-]{{0,99}}))?", re.ASCII
+)
+BLOCK = 2**20
+"""Bytes of one request for a part of a file."""
 _FILES = (
     ".json", ".jsonl", ".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".txt", ".csv", ".yaml", ".yml", ".toml",
     ".zip", ".py", ".md",
@@ -33,13 +39,16 @@ class NoFileError(InputError):
 
 
 class Repository(NamedTuple):
-    """The name of a repository, with a revision of it: a branch, a tag or a commit."""
+    """The name of a repository, with a revision of it (a branch, a tag or a commit) and one of its models in GGUF."""
 
     name: str
-    revision: str | None
+    revision: str | None = None
+    model: str | None = None
+    """The end of the name of a file, such as ``Q4_K_M``."""
 
     def __str__(self) -> str:
-        return self.name if self.revision is None else f"{self.name}@{self.revision}"
+        model = "" if self.model is None else f":{self.model}"
+        return self.name + model + ("" if self.revision is None else f"@{self.revision}")
 
 
 class HubFile(NamedTuple):
@@ -57,17 +66,19 @@ class HubFile(NamedTuple):
 
 
 def repository_of(name: str) -> Repository | None:
-    """The repository that a name can mean, ``owner/name``, ``name`` or either ``@revision``; None if it can mean none.
+    """The repository that a name can mean: ``owner/name`` or ``name``, then ``:model``, then ``@revision``; otherwise None.
 
     >>> repository_of("meta-llama/Llama-3.1-8B@main")
-    Repository(name='meta-llama/Llama-3.1-8B', revision='main')
+    Repository(name='meta-llama/Llama-3.1-8B', revision='main', model=None)
+    >>> repository_of("owner/Llama-GGUF:Q4_K_M").model
+    'Q4_K_M'
     >>> repository_of("../config.json") is None
     True
     """
     found = _NAME.fullmatch(name)
     if found is None or found["name"].lower().endswith(_FILES) or ".." in name or "--" in found["name"]:
         return None
-    return Repository(found["name"], found["revision"])
+    return Repository(found["name"], found["revision"], found["model"])
 
 
 def hub_file(repository: Repository, filename: str, most: int) -> HubFile:
@@ -85,14 +96,10 @@ def hub_file(repository: Repository, filename: str, most: int) -> HubFile:
         answer in time or answers unlike a hub, or the file is too large. The sentence continues one that says that there is no
         file of that name.
     """
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise InputError("pip install 'depthwidth[hub]' reads the repositories of the Hugging Face hub") from None
-
-    cached = huggingface_hub.try_to_load_from_cache(repository.name, filename, revision=repository.revision)
-    if isinstance(cached, str):
-        return HubFile(Path(cached), Path(cached).parents[filename.count("/")].name, cached=True)
+    huggingface_hub = _library()
+    cached = cached_file(repository, filename)
+    if cached is not None:
+        return cached
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         raise InputError(
             f"{filename} of the repository {shown(str(repository))} is not in the cache of the hub; HF_HUB_OFFLINE is set, so "
@@ -100,6 +107,105 @@ def hub_file(repository: Repository, filename: str, most: int) -> HubFile:
         )
     path = _asked(lambda: _downloaded(huggingface_hub, repository, filename, most), repository, filename)
     return HubFile(path, path.parents[filename.count("/")].name, cached=False)
+
+
+def cached_file(repository: Repository, filename: str) -> HubFile | None:
+    """A file of a repository from the cache; None if the cache has no such file of this revision.
+
+    Raises
+    ------
+    InputError
+        if the library is not installed.
+    """
+    cached = _library().try_to_load_from_cache(repository.name, filename, revision=repository.revision)
+    if not isinstance(cached, str):
+        return None
+    return HubFile(Path(cached), Path(cached).parents[filename.count("/")].name, cached=True)
+
+
+def hub_models(repository: Repository) -> list[str]:
+    """The names of the files in GGUF of a repository, sorted; projections of images and tables of importance left out.
+
+    Raises
+    ------
+    InputError
+        as :func:`hub_file` does.
+    """
+    library = _library()
+    if library.constants.HF_HUB_OFFLINE:
+        return cached_models(repository)
+    about = library.HfApi(library_name="depthwidth")
+    found = _asked(lambda: about.model_info(repository.name, revision=repository.revision), repository, "list of files")
+    return _models(one.rfilename for one in found.siblings or ())
+
+
+def cached_models(repository: Repository) -> list[str]:
+    """As :func:`hub_models`, from the cache alone; none if the library is not installed."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        return []
+    try:
+        found = huggingface_hub.snapshot_download(repository.name, revision=repository.revision, local_files_only=True)
+    except (OSError, ValueError):  # the library's exception for a repository that the cache does not have is one of both
+        return []
+    return _models(one.relative_to(found).as_posix() for one in Path(found).rglob("*"))
+
+
+@contextmanager
+def hub_stream(repository: Repository, filename: str) -> Iterator[tuple[BinaryIO, int, str]]:
+    """A file of a repository, of which only the parts that are read are downloaded; its size in bytes, and its commit.
+
+    Raises
+    ------
+    InputError
+        as :func:`hub_file` does, here or while the file is read.
+    """
+    library = _library()
+    url = library.hf_hub_url(repository.name, filename, revision=repository.revision)
+    about = {"library_name": "depthwidth"}
+    found = _asked(lambda: library.get_hf_file_metadata(url, **about), repository, filename)
+    if type(found.size) is not int or found.size < 0:
+        raise InputError(f"{_endpoint()} does not say how long {filename} of {shown(repository.name)} is")
+
+    end = time.monotonic() + LONGEST
+
+    def part(start: int, stop: int) -> bytes:
+        return _asked(lambda: _requested(library, url, start, stop), repository, filename, end - time.monotonic())
+
+    raw = _Parts(part, found.size)
+    with io.BufferedReader(raw, BLOCK) as file:
+        yield cast("BinaryIO", file), found.size, found.commit_hash or "unknown"
+
+
+class _Parts(io.RawIOBase):
+    """A file of known size that asks for each part when it is read."""
+
+    def __init__(self, part: Callable[[int, int], bytes], size: int) -> None:
+        self._part, self._size, self._place = part, size, 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a place, which may be beyond the end."""
+        self._place = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence])
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, or what is left of the file."""
+        stop = min(self._size, self._place + len(buffer))
+        if stop <= self._place:
+            return 0
+        data = self._part(self._place, stop)
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
 
 
 def hub_tensors(repository: Repository) -> dict[str, tuple[tuple[int, ...], str, int | None]] | None:
@@ -112,7 +218,7 @@ def hub_tensors(repository: Repository) -> dict[str, tuple[tuple[int, ...], str,
     InputError
         as :func:`hub_file` does, or if a header is damaged.
     """
-    import huggingface_hub
+    huggingface_hub = _library()
 
     def headers() -> Any:
         try:
@@ -164,6 +270,40 @@ def local_checkpoint(path: str | os.PathLike[str]) -> Path:
     )
 
 
+def _library() -> Any:
+    """The library; an InputError that names the extra if it is not installed."""
+    try:
+        import huggingface_hub
+        import huggingface_hub.constants
+        import huggingface_hub.utils
+    except ImportError:
+        raise InputError("pip install 'depthwidth[hub]' reads the repositories of the Hugging Face hub") from None
+    return huggingface_hub
+
+
+_NO_MODEL = re.compile(r"(^|[/._-])(mmproj|imatrix)([/._-])", re.IGNORECASE)
+
+
+def _models(names: Iterable[str]) -> list[str]:
+    return sorted(one for one in names if one.lower().endswith(".gguf") and not _NO_MODEL.search(one))
+
+
+def _requested(library: Any, url: str, start: int, stop: int) -> bytes:
+    """Bytes `start` to `stop` of a file; a server that would send more is not read further."""
+    headers = library.utils.build_hf_headers(library_name="depthwidth") | {"range": f"bytes={start}-{stop - 1}"}
+    limits = {"timeout": library.constants.HF_HUB_DOWNLOAD_TIMEOUT, "follow_redirects": True}
+    with library.utils.get_session().stream("GET", url, headers=headers, **limits) as response:
+        library.utils.hf_raise_for_status(response)
+        data = bytearray()
+        for piece in response.iter_bytes() if response.status_code == 206 else ():
+            data += piece
+            if len(data) > stop - start:
+                break
+    if len(data) != stop - start:
+        raise InputError(f"{_endpoint()} does not send parts of files as the hub does")
+    return bytes(data)
+
+
 def _downloaded(library: Any, repository: Repository, filename: str, most: int) -> Path:
     """The path of a file after its download to the cache."""
     about = {"library_name": "depthwidth"}
@@ -174,13 +314,13 @@ def _downloaded(library: Any, repository: Repository, filename: str, most: int) 
     return Path(library.hf_hub_download(repository.name, filename, revision=repository.revision, **about))
 
 
-def _asked(work: Callable[[], T], repository: Repository, filename: str) -> T:
-    """The result of `work` with the library, whose exceptions become one sentence."""
+def _asked(work: Callable[[], T], repository: Repository, filename: str, seconds: float | None = None) -> T:
+    """The result of `work` with the library, whose exceptions become one sentence; within :data:`LONGEST` by default."""
     import huggingface_hub as library
 
     try:
         with _silent(library):
-            return _in_time(work)
+            return _in_time(work, LONGEST if seconds is None else seconds)
     except InputError:
         raise
     except Exception as error:  # the library's, and those of the one below it, whose name differs between versions
@@ -226,8 +366,8 @@ def _fault(library: Any, error: Exception, name: str) -> str:
     return f"{hub} cannot be reached: {reason[:200] or type(error).__name__}"
 
 
-def _in_time(work: Callable[[], T]) -> T:
-    """The result of `work`, which is left to itself after :data:`LONGEST` seconds: a server may send one byte at a time."""
+def _in_time(work: Callable[[], T], seconds: float) -> T:
+    """The result of `work`, which is left to itself after so many seconds: a server may send one byte at a time."""
     results: list[T] = []
     errors: list[Exception] = []
 
@@ -239,7 +379,7 @@ def _in_time(work: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(LONGEST)
+    thread.join(max(0.0, seconds))
     if errors:
         raise errors[0]
     if not results:

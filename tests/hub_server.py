@@ -1,6 +1,7 @@
 """A server on this machine that speaks the part of the Hugging Face hub's protocol by which one file is downloaded."""
 
 import json
+import re
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -31,6 +32,10 @@ WEIGHTS = {
     "owner/damaged-weights": (99).to_bytes(8, "little") + b"{" + bytes(200),
 }
 """The ``model.safetensors`` of repositories without a configuration."""
+PLAIN = "owner/plain-server"
+"""A server that sends the whole file whatever part is asked for."""
+MODELS: dict[str, dict[str, bytes]] = {}
+"""The files in GGUF of repositories that hold nothing else, by repository; tests fill it."""
 ERRORS = {
     "owner/no-config": (404, "EntryNotFound"),
     "owner/gated": (403, "GatedRepo"),
@@ -58,6 +63,9 @@ class _Hub(BaseHTTPRequestHandler):
         if path.startswith("cdn/"):  # the place of another host, to which no token may be sent
             self.send(200, {}, self.content(path.removeprefix("cdn/")), body)
             return
+        if path.startswith("api/models/"):
+            self.listing(path.removeprefix("api/models/").partition("/revision/")[0], body)
+            return
         name, _, rest = path.partition("/resolve/")
         revision, _, file = rest.partition("/")
         authorised = self.headers.get("authorization") == f"Bearer {TOKEN}"
@@ -71,10 +79,8 @@ class _Hub(BaseHTTPRequestHandler):
         elif name in ERRORS:
             status, code = ERRORS[name]
             self.send(status, {"X-Error-Code": code} if code else {}, b"", body)
-        elif name in WEIGHTS and file == "model.safetensors":
-            self.send(200, {"X-Repo-Commit": COMMIT, "ETag": '"w"'}, WEIGHTS[name], body)
-        elif name in WEIGHTS:
-            self.send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b"", body)
+        elif name in MODELS or name in WEIGHTS:
+            self.part((MODELS.get(name) or {"model.safetensors": WEIGHTS[name]}).get(file), name, body)
         elif name not in FILES or (name == "owner/private" and not authorised):
             self.send(401, {"X-Error-Code": "RepoNotFound"}, b"", body)
         elif revision not in ("main", "old", COMMIT, OLDER):
@@ -85,6 +91,26 @@ class _Hub(BaseHTTPRequestHandler):
             self.send(307, {"Location": f"/owner/model/resolve/{revision}/{file}"}, b"", body)
         else:
             self.file(name, COMMIT if revision == "main" else OLDER if revision == "old" else revision, body=body)
+
+    def listing(self, name, body):
+        """The names of the files of a repository."""
+        files = MODELS.get(name, {"config.json": b""} if name in FILES else {})
+        found = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": one} for one in files]}
+        self.send(200, {}, json.dumps(found).encode(), body)
+
+    def part(self, data, name, body):
+        """The bytes that the request asks for, of a file that may be absent."""
+        if data is None:
+            self.send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b"", body)
+            return
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{sha1(data).hexdigest()}"'}  # noqa: S324
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range", ""))
+        if asked is None or name == PLAIN:
+            self.send(200, headers, data, body)
+            return
+        piece = data[int(asked[1]) : int(asked[2]) + 1]
+        self.server.sent.append(len(piece))
+        self.send(206, headers | {"Content-Range": f"bytes {asked[1]}-{asked[2]}/{len(data)}"}, piece, body)
 
     def content(self, name):
         found = FILES[name]
@@ -119,11 +145,11 @@ class _Hub(BaseHTTPRequestHandler):
 
 @contextmanager
 def hub():
-    """A hub, and another server that it redirects to; the hub's ``address``, and ``seen``, the requests of both."""
+    """A hub, and a server that it redirects to; ``seen`` are the requests of both, ``sent`` the lengths of parts of files."""
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), _Hub) for _ in range(2)]
-    seen = []
+    seen, sent = [], []
     for server in servers:
-        server.daemon_threads, server.block_on_close, server.seen = True, False, seen
+        server.daemon_threads, server.block_on_close, server.seen, server.sent = True, False, seen, sent
         server.address = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     servers[0].elsewhere = servers[1].address

@@ -5,14 +5,27 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...errors import InputError
 from ...files import reading
-from ...gguf_header import GGUFHeader, is_gguf, read_header
-from ...hub import NoFileError, Repository, hub_file, hub_tensors, repository_of
+from ...gguf_header import GGUFHeader, OpenPart, is_gguf, read_header, read_parts
+from ...hub import (
+    HubFile,
+    NoFileError,
+    Repository,
+    cached_file,
+    cached_models,
+    hub_file,
+    hub_models,
+    hub_stream,
+    hub_tensors,
+    repository_of,
+)
 from ...quantities import format_bytes
 from ...stored_counts import StoredCounts, stored_counts
 from ...stored_tensors import INDEX, open_tensors
@@ -53,7 +66,8 @@ def read_source(path: str | os.PathLike[str]) -> SourcedFields:
     ----------
     path : a ``config.json``, a ``params.json``, a GGUF file, a safetensors file or index with its ``config.json`` beside it, a
         folder that holds one of these, or the name of a repository of the Hugging Face hub, with ``@revision`` if it is not to
-        be the newest. A file or folder of that name comes first, then the hub's local cache, then the hub.
+        be the newest, and with ``:Q4_K_M`` for one of its models in GGUF. A file or folder of that name comes first, then the
+        hub's local cache, then the hub.
 
     Raises
     ------
@@ -112,15 +126,17 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _of_gguf(path: Path) -> SourcedFields:
-    header = read_header(path)
+    return _of_header(read_header(path), str(path))
+
+
+def _of_header(header: GGUFHeader, read_from: str, *notes: str) -> SourcedFields:
     try:
         config = fields_of_header(header)
     except NoTreeError as error:
-        counts = stored_counts(_shapes(header), str(path), error.reason)
-        raise NoConfigError(error.reason, counts) from None
+        raise NoConfigError(error.reason, stored_counts(_shapes(header), read_from, error.reason)) from None
     source = f"the configuration is the header of {header.label}, {_stored_words(header)}"
     tree = Transformer.of_design(FAMILIES[config["model_type"]].design(config))
-    return SourcedFields(config, str(path), (source, *notes_on_header(header, tree)))
+    return SourcedFields(config, read_from, (source, *notes, *notes_on_header(header, tree)))
 
 
 def _stored_words(header: GGUFHeader) -> str:
@@ -150,20 +166,71 @@ def _of_safetensors(path: Path) -> SourcedFields:
 
 
 def _of_hub(repository: Repository) -> SourcedFields:
+    if repository.model is not None:
+        return _of_hub_model(repository, hub_models(repository))
     try:
         found = hub_file(repository, "config.json", LARGEST_FILE)
-    except NoFileError as error:
-        shapes = _tensors_on_hub(repository)
-        if shapes is None:
-            raise InputError(f"there is no config file {brief(str(repository), limit=300)}, and {error}") from None
-        raise NoConfigError(
-            str(error), stored_counts(shapes, f"the headers of the tensors of {repository} on the hub", str(error))
-        ) from None
     except InputError as error:
-        raise InputError(f"there is no config file {brief(str(repository), limit=300)}, and {error}") from None
+        of_model = _without_config(repository, error)
+        if of_model is None:
+            raise InputError(f"there is no config file {brief(str(repository), limit=300)}, and {error}") from None
+        return of_model
     source = found.source(repository)
     fields = read_object(found.path, f"config.json of {brief(str(repository), limit=300)}")
     return SourcedFields(fields, source, (f"the configuration is {source}",))
+
+
+def _without_config(repository: Repository, error: InputError) -> SourcedFields | None:
+    """The configuration by the header of a model in GGUF, or None; `error` is the reason why there is no ``config.json``."""
+    if not isinstance(error, NoFileError):  # the hub cannot be asked
+        models = cached_models(repository)
+        return _of_hub_model(repository, models) if models else None
+    shapes = _tensors_on_hub(repository)
+    if shapes is not None:
+        read_from = f"the headers of the tensors of {repository} on the hub"
+        raise NoConfigError(str(error), stored_counts(shapes, read_from, str(error)))
+    models = hub_models(repository)
+    return _of_hub_model(repository, models) if models else None
+
+
+_USUAL_MODEL = "q4_k_m"
+"""The quantisation that llama.cpp reads of a repository unless another is named."""
+
+
+def _of_hub_model(repository: Repository, models: list[str]) -> SourcedFields:
+    """The configuration in the header of one of the models in GGUF of a repository."""
+    ends = {_model_name(one): one for one in reversed(models)}  # of a model in parts the first
+    wanted = _USUAL_MODEL if repository.model is None else repository.model.lower()
+    fitting = [one for name, one in ends.items() if re.search(rf"(^|[-._]){re.escape(wanted)}$", name.lower())]
+    if not fitting and repository.model is not None:
+        known = ", ".join(sorted(ends)[:20]) or "none"
+        raise InputError(f"no model in GGUF of {brief(repository.name)} ends in {brief(repository.model)}; it has {known}")
+    chosen = min(fitting or models)
+    notes = []
+    if repository.model is None and len(ends) > 1:
+        other = max(name for name, one in ends.items() if one != chosen)
+        notes = [f"the repository has {len(ends)} models in GGUF; {repository.name}:{other} reads another"]
+    cached = cached_file(repository, chosen)
+    if cached is not None:
+        header, source = read_header(cached.path), cached.source(repository)
+    else:
+        folder, source = PurePosixPath(chosen).parent, ""
+
+        @contextmanager
+        def opened(name: str) -> Iterator[OpenPart]:
+            nonlocal source
+            with hub_stream(repository, str(folder / name)) as (file, size, commit):
+                label = HubFile(Path(name), commit, cached=False).source(repository)
+                source = source or label
+                yield OpenPart(file, size, label)
+
+        header = read_parts(PurePosixPath(chosen).name, opened)
+    return _of_header(replace(header, label=source), source, *notes)
+
+
+def _model_name(file: str) -> str:
+    """The name of the model of a file: its own without the ending and the number of a part."""
+    return PurePosixPath(_PART.sub(".gguf", file)).stem
 
 
 def _tensors_on_hub(repository: Repository) -> dict[str, tuple[tuple[int, ...], str, int | None]] | None:
