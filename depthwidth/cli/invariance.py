@@ -72,7 +72,7 @@ def _print(fields: Any, found: Invariance, measured: list[dict[str, Any]] | None
     else:
         say("No weights are scale invariant, together or alone.")
     if any(one.invariant and not one.exact for one in (*found.groups, *found.each)):
-        say("Note: a degree marked ~ holds while variances are far above the epsilon of a norm.")
+        say("Note: a degree marked ~ holds while variances are far above the epsilon or the floor of a norm.")
     if notes:
         say_notes(fields)
 

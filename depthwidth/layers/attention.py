@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..formula import is_symbolic
 from ..formulas.moments import linear_second_moment, norm_moment
 from ..values import cached_property
-from .attention_degrees import attention_degree
+from .attention_degrees import attention_degree, value_degree
 from .base import Branch, Child, Run, component, share
 from .linear import Linear
 from .norms import Norm
@@ -71,7 +71,7 @@ class Attention(Branch):
 
     plain = property(_is_plain)
     takes_softmax = True
-    degree = attention_degree
+    degree, value_degree = attention_degree, value_degree
     factorised = routed = borrows = False
     """True if keys and values: are made from few features (latent attention); are routed by trees; are an earlier block's."""
 

@@ -17,11 +17,18 @@ def attention_degree(layer: Any, x: Powers, at: Place) -> Powers:
 def joined_degree(layer: Any, x: Powers, at: Place) -> Powers:
     """The powers of the joined heads, which the output map reads."""
     source = (at.walk.memory or {}) if layer.cross else x
-    query, key = query_degree(layer, x, at), key_degree(layer, source, at)
-    value = at.at("value").through(layer.value, source)
+    query = query_degree(layer, x, at)
+    if layer.borrows:
+        if layer.window not in at.walk.kept:
+            return at.unknown(layer, x, "the degrees of borrowed keys and values are not derived")
+        key, value = at.walk.kept[layer.window]
+        return mixed_degree(layer, at.apply("product", query, key), value, at)
+    key, value = key_degree(layer, source, at), layer.value_degree(source, at)
     if layer.position is not None and not layer.cross:
         place = at.at("position")
         key, value = layer.position.key_degree(key, place), layer.position.value_degree(value, place)
+    if not layer.cross:
+        at.walk.kept[layer.window] = key, value
     return mixed_degree(layer, at.apply("product", query, key), value, at)
 
 
@@ -35,6 +42,11 @@ def key_degree(layer: Any, source: Powers, at: Place, key: Linear | None = None)
     """The powers of keys, after their norm; by default without a bias that the softmax leaves out."""
     found = at.at("key").through(_key_that_counts(layer) if key is None else key, source)
     return found if layer.key_norm is None else at.at("key_norm").through(layer.key_norm, found)
+
+
+def value_degree(layer: Any, source: Powers, at: Place) -> Powers:
+    """The powers of values, given those of what they read."""
+    return at.at("value").through(layer.value, source)
 
 
 def mixed_degree(layer: Any, scores: Powers, value: Powers, at: Place) -> Powers:

@@ -7,6 +7,7 @@ from typing import Any
 from ..errors import InputError
 from ..signal import AnySignal, Pullback, Site
 from .attention import Attention
+from .attention_degrees import attention_degree
 from .base import Child, Run, component
 
 
@@ -29,6 +30,8 @@ class BorrowedAttention(Attention):
 
     def choices(self) -> dict[str, Any]:
         return super().choices() | {"borrowed_keys": True}
+
+    degree = attention_degree
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """Refused.

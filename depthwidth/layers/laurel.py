@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..checks import check_whole
 from ..errors import InputError
+from ..numerics.homogeneity import Place, Powers
 from .base import Child, Layer, Run, component
 from .linear import Linear
 from .norms import Norm
@@ -29,6 +30,12 @@ class Laurel(Layer):
         left, right = Linear(self.width, self.rank, False), Linear(self.rank, self.width, False)
         norm = () if self.norm is None else (Child("norm", self.norm),)
         return (Child("left", left, kind="read"), Child("right", right, kind="write"), *norm)
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        y = x
+        for child in self.children():
+            y = at.at(child.name).through(child.layer, y)
+        return at.apply("sum", x, y, reason="a map is added to a stream of another degree")
 
     def own_saved(self, run: Run) -> int:
         # The input of the second map; that of the first is the input of the branch beside it, which counts it.

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from ..errors import InputError
+from ..numerics.homogeneity import Place, Powers
 from .base import Child, component
 from .block import BlockLike, Residual
 from .laurel import Laurel
@@ -37,6 +38,15 @@ class LaurelBlock(BlockLike):
 
     def children(self) -> tuple[Child, ...]:
         return tuple(Child(name, getattr(self, name)) for name in ("attention", "laurel", "feed_forward"))
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        attention, place = self.attention, at.at("attention")
+        read = x if attention.norm_in is None else place.at("norm_in").through(attention.norm_in, x)
+        mapped = at.at("laurel").through(self.laurel, read)
+        reason = "a branch is added to a stream of another degree"
+        y = at.apply("sum", x, attention.branch_degree(x, place), mapped, reason=reason)
+        y = y if attention.norm_stream is None else place.at("norm_stream").through(attention.norm_stream, y)
+        return at.at("feed_forward").through(self.feed_forward, y)
 
     def choices(self) -> dict[str, Any]:
         return {"laurel": self.laurel.rank, "mixer": "attention", "parallel": False, "shared_norm": False}

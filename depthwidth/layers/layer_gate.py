@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..checks import check_whole
 from ..errors import InputError
+from ..numerics.homogeneity import Place, Powers
 from .activation_entries import check_activation, keeps_input
 from .base import Child, Layer, Run, component
 from .linear import Linear
@@ -37,6 +38,15 @@ class LayerGate(Layer):
     def children(self) -> tuple[Child, ...]:
         gate, write = Linear(self.width, self.features, False), Linear(self.features, self.width, False)
         return Child("gate", gate, kind="gate"), Child("write", write, kind="write"), Child("norm", self.norm)
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        from .activations import activated_degree
+
+        gate, write, norm = self.children()
+        read = at.apply("linear", x, own=at.weight("scale"))
+        opened = activated_degree(self.activation, at.at("gate").through(gate.layer, read), at)
+        gated = at.apply("product", opened, at.walk.block_inputs or {})
+        return at.at("norm").through(norm.layer, at.at("write").through(write.layer, gated))
 
     def own_saved(self, run: Run) -> int:
         # The stream, its scaled copy; the gate's activation, its input if the derivative needs it, the vector, their product.

@@ -6,6 +6,7 @@ from dataclasses import field
 from typing import Any
 
 from ..checks import check_whole
+from ..numerics.homogeneity import Place, Powers
 from ..values import cached_property, frozen
 from .base import Child, component
 from .linear import Linear
@@ -75,6 +76,15 @@ class LayeredStem(TokenStem):
             projection,
             Child("layer_norm", self.layer_norm),
         )
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        y = super().degree(x, at)
+        projected = at.at("layer_projection").through(self.layer_projection, y)
+        projected = at.at("layer_norm").through(self.layer_norm, projected)
+        rows = at.at("layer_tokens").through(self.layer_tokens, {})
+        reason = "rows of a table are added to a norm's output of another degree"
+        at.walk.block_inputs = at.apply("sum", projected, rows, reason=reason)
+        return y
 
     def table_scale(self, kind: str) -> float:
         return float(self.inputs.width**0.5) if kind == "table" else super().table_scale(kind)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..checks import check_whole
 from ..errors import InputError
+from ..numerics.homogeneity import Place, Powers
 from ..signal import AnySignal, Pullback, Site
 from ..values import cached_property
 from .base import Child, Run, component
@@ -46,6 +47,20 @@ class ProjectedStreams(Streams):
             always.
         """
         raise InputError(f"{site.role}: the moments of several copies of the stream that differ are not derived")
+
+    def open_degree(self, x: Powers, at: Place) -> Powers:
+        return self._sized("make", x, at)
+
+    def close_degree(self, x: Powers, at: Place) -> Powers:
+        return self._sized("join", x, at)
+
+    def _sized(self, name: str, x: Powers, at: Place) -> Powers:
+        """The powers of maps of `x` that have its root mean square, so that no weight of theirs has a degree."""
+        for copy in range(self.count - 1):
+            place = at.at(f"{name}_{copy}")
+            made = place.through(self.map, x)
+            place.require(made, f"the mean square has a floor of {self.floor:g}", exact=False)
+        return x
 
     def own_saved(self, run: Run) -> int:
         # The stem's output, the last block's copies, and at each end the outputs of the maps, which are rescaled.

@@ -7,6 +7,7 @@ from typing import Any
 from ..checks import check_whole
 from ..errors import InputError, shown
 from ..formulas.altup import predict_flops
+from ..numerics.homogeneity import Place, Powers
 from ..values import cached_property, frozen
 from .base import Child, Run, component
 from .block import BlockLike, check_block
@@ -110,6 +111,24 @@ class RoutedAltUp(BlockLike):
 
     def choices(self) -> dict[str, Any]:
         return {"routed_altup": self.routing}
+
+    def degree(self, x: Powers, at: Place) -> Powers:
+        mixing = at.at("predict").through(self.predict, self._modes_degree(x, at))
+        predicted = at.apply("sum", x, at.apply("product", mixing, x), reason="a map of the copies is added to them")
+        y = at.at("inner").through(self.block, predicted)
+        factors = at.at("correct").through(self.correct, self._modes_degree(y, at))
+        factors = at.apply("sum", {}, factors, reason="one is added to the factors of the correction")
+        added = at.apply("sum", predicted, y, reason="a prediction has another degree than what the block computes")
+        y = at.apply("sum", predicted, at.apply("product", factors, added))
+        if self.gate is None:
+            return y
+        given = at.at("gate").through(self.gate, y)
+        return at.apply("sum", y, given, reason="a gated vector is added to a stream of another degree")
+
+    def _modes_degree(self, x: Powers, at: Place) -> Powers:
+        """The powers of the weights of the modes, given those of a copy of the stream."""
+        routed = at.at("router").through(self.router, at.at("router_norm").through(self.router_norm, x))
+        return at.at("router").apply("gelu", routed, reason="tanh of a router")
 
     def own_flops(self, run: Run) -> int:
         return int(run.positions * predict_flops.body(self.width, self.streams))

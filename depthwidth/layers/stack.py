@@ -68,19 +68,15 @@ def _degree(stack: Stack, x: Powers, at: Place) -> Powers:
     """The powers of a stack's output. Of a run of equal blocks the first three are followed, after which nothing is new."""
     walk = at.walk
     walk.score_bias = None if stack.position is None else at.at("position").through(stack.position, {})
-    if stack.streams > 1 and not (stack.copies is not None and stack.copies.keeps_degree):
-        reason = "the degrees of several streams are not derived"
-        for index, block in enumerate(stack.blocks()):
-            at.at(f"block.{stack.first_use(index)}").unknown(block, x, reason)
-        for part in (child for side in stack.around for child in side):
-            at.at(part.name).unknown(part.layer, x, reason)
-        return {}
+    walk.kept.clear()
+    x = x if stack.copies is None else stack.copies.open_degree(x, at.at("copies"))
     first = 0
     for repeat in stack.repeats:
         for index in range(first, first + min(repeat.times, _FOLLOWED)):
             x = at.at(f"block.{stack.first_use(index)}").through(repeat.block, x)
         first += repeat.times
     walk.score_bias = None
+    x = x if stack.copies is None else stack.copies.close_degree(x, at.at("copies"))
     return x if stack.norm is None else at.at("norm").through(stack.norm, x)
 
 

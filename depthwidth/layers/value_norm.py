@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..numerics.homogeneity import Place, Powers
 from ..signal import AnySignal, Pullback, Site
 from .attention import Attention
-from .attention_degrees import key_degree, mixed_degree, query_degree
+from .attention_degrees import attention_degree
 from .base import Child, component
 from .norms import Norm
 
@@ -34,10 +34,10 @@ class ValueNormAttention(Attention):
     def choices(self) -> dict[str, Any]:
         return super().choices() | {"value_norm": True}
 
-    def degree(self, x: Powers, at: Place) -> Powers:
-        scores = at.apply("product", query_degree(self, x, at), key_degree(self, x, at))
-        value = at.at("value_norm").through(self.value_norm, at.at("value").through(self.value, x))
-        return at.at("out").through(self.out, mixed_degree(self, scores, value, at))
+    degree = attention_degree
+
+    def value_degree(self, source: Powers, at: Place) -> Powers:
+        return at.at("value_norm").through(self.value_norm, super().value_degree(source, at))
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """Refused.

@@ -11,7 +11,7 @@ function that is not homogeneous, powers have conditions to meet; factors that m
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..checks import check_choice
@@ -144,6 +144,10 @@ class Walk:
         """Powers of the encoder's output, which cross-attention reads."""
         self.score_bias: Powers | None = None
         """Powers of a table that all blocks of a stack add to their scores."""
+        self.block_inputs: Powers | None = None
+        """Powers of the vectors that the stem makes for the blocks."""
+        self.kept: dict[Hashable, tuple[Powers, Powers]] = {}
+        """Powers of the last keys and values, for each window: what later blocks borrow."""
 
 
 _STATED = ("moments", "embed", "children", "tensors")

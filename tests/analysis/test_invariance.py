@@ -110,9 +110,6 @@ def test_every_kind_of_model_is_told():
     assert ("decoder.block.mixer", "the degrees of Doubled are not derived") in found["decoder.block.mixer.read.weight"].breaks
     assert found["decoder.norm.weight"].degree is None  # it has a bias beside it
     assert found["head.unembedding.weight"].degree == 1
-    routed = scale_invariance(Transformer(2, 32, 2, routed_altup=layers.AltUpRouting(3), norm="rmsnorm", bias=False, **SIZES))
-    assert all(one.degree is None for one in routed.each if ".block." in one.name)
-    assert routed.groups[0].breaks[0][1] == "the degrees of several streams are not derived"
     two = scale_invariance(Transformer(2, 32, 2, kind="encoder-decoder", positions="relative", **SIZES))
     assert two.groups[0].name == "all weights"
     images = Transformer(2, 32, 2, kind="encoder", patch=4, image=8, head="classifier", classes=3)
@@ -129,6 +126,53 @@ def test_alternating_updates_need_predictions_of_one_degree():
         assert {"a correction has another degree than its prediction"} <= {
             why for _, why in found["encoder.block.correct"].breaks
         }
+
+
+GEMMA3N = {
+    "model_type": "gemma3n_text", "hidden_size": 24, "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 6, "intermediate_size": 32, "vocab_size": 40, "vocab_size_per_layer_input": 33,
+    "hidden_size_per_layer_input": 6,
+    "laurel_rank": 3, "altup_num_inputs": 3, "num_kv_shared_layers": 1, "layer_types": ["full_attention"] * 5,
+}  # fmt: skip
+
+
+def test_gemma_3n_is_invariant_before_each_norm():
+    """Routed copies, borrowed keys, LAuReL and per-layer embeddings; each break names its own part."""
+    found = alone(Transformer.from_config(GEMMA3N))
+    block = "decoder.block."
+    maps = {"inner.attention.query", "inner.attention.key", "inner.attention.value", "inner.attention.out", "inner.laurel.left",
+            "inner.laurel.right", "inner.feed_forward.up", "inner.feed_forward.down", "gate.write"}  # fmt: skip
+    copies = {f"decoder.copies.{name}_{copy}" for name in ("make", "join") for copy in (0, 1)}
+    invariant = {f"{one}.weight" for one in {block + one for one in maps} | copies | {"stem.layer_projection"}}
+    assert {name for name, one in found.items() if one.invariant} == invariant
+    reasons = {
+        f"{block}router.weight": "tanh of a router",
+        f"{block}predict.weight": "a map of the copies is added to them",
+        f"{block}correct.weight": "one is added to the factors of the correction",
+        f"{block}gate.norm.weight": "a gated vector is added to a stream of another degree",
+        f"{block}gate.scale": "gelu_tanh is not homogeneous",
+        f"{block}inner.laurel.norm.weight": "a map is added to a stream of another degree",
+        "stem.layer_tokens.weight": "rows of a table are added to a norm's output of another degree",
+        "decoder.copies.make_0.weight": "the mean square has a floor of 1e-05",
+    }
+    assert {name: found[name].breaks[0][1] for name in reasons} == reasons
+
+
+def test_copies_of_others_are_unknown():
+    """Equal copies and their mean keep degrees; a subclass with parts of its own has to state them."""
+
+    class Mapped(layers.Streams):
+        def children(self):
+            return (layers.Child("map", layers.Linear(4, 4, False)),)
+
+    for copies, degrees in ((layers.Streams(2), {"a": 1}), (Mapped(2), {})):
+        walk = Walk()
+        assert (
+            copies.open_degree({"a": 1}, Place("copies", walk))
+            == copies.close_degree({"a": 1}, Place("copies", walk))
+            == degrees
+        )
+        assert {one.reason for one in walk.conditions} == (set() if degrees else {"the degrees of Mapped are not derived"})
 
 
 def test_a_component_that_states_moments_and_no_degrees_is_unknown():

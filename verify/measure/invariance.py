@@ -38,7 +38,7 @@ MOST_PARAMETERS = 200_000_000
 """Largest model that :func:`measure_tree` builds; it takes 8 bytes for each parameter, and as much once more."""
 _DRAWN, _VECTOR = 0.02, 0.3
 _TOKENS, _BLOCKS = 16, 3
-_EPSILONS = ("eps", "epsilon", "variance_epsilon")
+_EPSILONS = ("eps", "epsilon", "variance_epsilon", "floor")
 
 
 @frozen
@@ -179,7 +179,9 @@ def _built(tree: Transformer, seed: int) -> nn.Module:
 
 
 def _shortened(tree: Transformer) -> Transformer:
-    """The tree with three blocks of each run of equal ones; all if some share their weights."""
+    """The tree with three blocks of each run of equal ones; all if some share weights, or the stem makes a vector for each."""
+    if tree.stem.block_inputs is not None:
+        return tree
     stacks = {
         name: stack.replace(repeats=tuple(one.replace(times=min(one.times, _BLOCKS)) for one in stack.repeats))
         for name, stack in tree.stacks.items()

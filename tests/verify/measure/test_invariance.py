@@ -50,6 +50,12 @@ TREES = {
     "shaw": {**FREE, "positions": "shaw"},
     "sparse": {**FREE, "sparsity": 0.5, "activation": "relu"},
     "norms of values": {**FREE, "value_norm": True},
+    "copies, routed": {**FREE, "routed_altup": layers.AltUpRouting(3, active=1), "activation": "relu", "embedding_scale": 30.0},
+    "gemma 3n": {
+        **FREE, "norm": "rmsnorm", "gated": True, "qk_norm": "head", "value_norm": True, "positions": "rotary", "laurel": 3,
+        "routed_altup": layers.AltUpRouting(3), "layer_inputs": layers.LayerInputs(33, 6),
+        "blocks": ({"sparsity": 0.5}, {}, {"borrowed_keys": True}, {"borrowed_keys": True}),
+    },
 }  # fmt: skip
 
 
@@ -61,7 +67,8 @@ def test_measured_degrees_are_those_that_are_told(name):
     measured = {row.name: row for row in measure_tree(tree, found)}
     for one in (*found.groups, *found.each):
         row = measured[one.name]
-        assert (row.degree, row.exact) == (one.degree, one.exact), (one, row)
+        untouched = row.error == 0 and all("floor" in reason for _, reason in one.breaks)  # of a mean square
+        assert (row.degree, row.exact) == (one.degree, one.exact or untouched), (one, row)
 
 
 MIXERS = {
@@ -147,11 +154,22 @@ def library_model(kind, **options):
     config, model = {
         "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
         "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+        "gemma3n": (transformers.Gemma3nTextConfig, transformers.Gemma3nForCausalLM),
     }[kind]
-    return model(config(**sizes, num_key_value_heads=1, **options))
+    return model(config(**{**sizes, "num_key_value_heads": 1, **options}))
 
 
 TOKENS = torch.arange(24).reshape(2, 12)
+GEMMA3N = {
+    "head_dim": 8, "num_kv_shared_layers": 1, "layer_types": ["full_attention"] * 2, "laurel_rank": 3, "pad_token_id": 30,
+    "rms_norm_eps": 1e-12, "vocab_size_per_layer_input": 33, "hidden_size_per_layer_input": 6, "altup_num_inputs": 3,
+    "activation_sparsity_pattern": [0.5, 0.0], "initializer_range": 0.2,
+}  # fmt: skip
+GEMMA3N_INVARIANT = (
+    "q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight", "up_proj.weight", "down_proj.weight", "_left.weight",
+    "_right.weight", "per_layer_projection.weight", "per_layer_model_projection.weight", "altup_projections.0.weight",
+    "altup_projections.1.weight", "altup_unembed_projections.0.weight", "altup_unembed_projections.1.weight",
+)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -162,6 +180,7 @@ TOKENS = torch.arange(24).reshape(2, 12)
         ("gpt2", {}, (), ()),
         ("llama", {}, (), ("norm.weight", "lm_head.weight")),
         ("qwen3", {"head_dim": 16}, ("q_proj.weight", "k_proj.weight"), ("norm.weight", "lm_head.weight")),
+        ("gemma3n", GEMMA3N, GEMMA3N_INVARIANT, ()),
     ],
 )
 def test_models_of_the_transformers_library(kind, options, invariant, linear):
