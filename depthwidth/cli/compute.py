@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..quantities import format_count, parse_count
 from .inputs import say_source
 from .options import COUNT, NumberFirst, formats, option
-from .output import emit, print_table, say
+from .output import emit, loss_with_error, print_table, say
 from .plots import picture_asked, plot_options
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def compute(
     FLOPS are operations of training, exact for the architecture; with --served they are those of training and of a forward pass
     of each served token. Beside the optimum is the best shape at its parameters and tokens, if operations were free.
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
-    from ..planning.compute import LAWS, compute_optimum, parameter_optimum
+    from ..planning.compute import LAWS, Architecture, compute_optimum, parameter_optimum
     from ..planning.template import Template, without_none
 
     picture = picture_asked(plot, theme)
@@ -67,10 +67,12 @@ def compute(
     tokens = 0.0 if served is None else float(parse_count(served, "served"))
     found = [compute_optimum(amount, law, template, served=tokens, masked=masked) for law in names or LAWS]
     free = [parameter_optimum(one.parameters, one.tokens, one.law, template) for one in found]
-    rows: list[dict[str, Any]] = [
-        {**one.to_dict(), "equal_parameters": {"depth": depth, "width": width, "loss": loss}}
-        for one, (depth, width, loss) in zip(found, free, strict=True)
-    ]
+    made = Architecture(template)
+    rows: list[dict[str, Any]] = []
+    for one, (depth, width, loss) in zip(found, free, strict=True):
+        error = LAWS[one.law].loss_error(made.counts(depth, width, one.tokens))
+        equal = {"depth": depth, "width": width, "loss": loss, "loss_stderr": None if error is None else float(error)}
+        rows.append({**one.to_dict(), "equal_parameters": equal})
 
     if picture is not None:
         picture.write("compute_figure", found)
@@ -92,7 +94,8 @@ def _print(flops: float, served: float, found: list[ComputeOptimum], rows: list[
         (
             (
                 one.law, f"{one.depth:.1f}", f"{one.width:,.0f}", format_count(one.parameters), format_count(one.tokens),
-                f"{one.tokens / one.parameters:.1f}", f"{one.loss:.4f}", ", ".join(one.extrapolated) or "nothing",
+                f"{one.tokens / one.parameters:.1f}", loss_with_error(one.loss, one.loss_stderr),
+                ", ".join(one.extrapolated) or "nothing",
             )
             for one in found
         ),
@@ -101,17 +104,18 @@ def _print(flops: float, served: float, found: list[ComputeOptimum], rows: list[
     print_table(
         ("law", "layers", "width", "parameters", "tokens"),
         ((one.law, *(_interval(one, name) for name in ("depth", "width", "parameters", "tokens"))) for one in found),
-        title="The middle 68 % over the error of the coefficients",
+        title="One standard error either way, of the law's coefficients",
     )
     print_table(
         ("law", "layers", "width", "loss"),
         (
             (row["law"], f"{row['equal_parameters']['depth']:.1f}", f"{row['equal_parameters']['width']:,.0f}",
-             f"{row['equal_parameters']['loss']:.4f}")
+             loss_with_error(row["equal_parameters"]["loss"], row["equal_parameters"]["loss_stderr"]))
             for row in rows
         ),
         title="Best shape at these parameters and tokens, whatever it costs",
     )  # fmt: skip
+    say("loss: +- one standard error of the law's coefficients, if it is right.")
     for one in found:
         say(f"{one.law}: {LAWS[one.law].words}.")
         if one.at_edge:

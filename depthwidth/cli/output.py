@@ -114,3 +114,12 @@ def print_facts(facts: Mapping[str, str]) -> None:
 def fitted_range(extrapolated: bool | None) -> str:
     """The place of a shape relative to the range that a rule was fitted on."""
     return "not stated" if extrapolated is None else "outside" if extrapolated else "inside"
+
+
+def loss_with_error(loss: float, error: float | None) -> str:
+    """A loss in nats with its standard error, or with the words that none is known.
+
+    >>> loss_with_error(2.5, 0.01), loss_with_error(2.5, None)
+    ('2.5000 +- 0.0100', '2.5000 +- not known')
+    """
+    return f"{loss:.4f} +- " + ("not known" if error is None else f"{error:.4f}")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..quantities import format_bytes, format_count, parse_count
 from .options import COUNT, DTYPES, NUMBER, NumberFirst, formats, option
-from .output import emit, print_table, say
+from .output import emit, loss_with_error, print_table, say
 from .plots import picture_asked, plot_options
+
+if TYPE_CHECKING:
+    from ..planning.compute import LossLaw
 
 
 @click.command(cls=NumberFirst)
@@ -51,6 +54,7 @@ def pareto(
     memory of weights and cache. The rows printed are spread evenly in the logarithm of the time; --json has the whole front.
     """
     from ..hardware.accelerators import accelerator as accelerator_of
+    from ..hardware.latency import GUESSES
     from ..hardware.parallelism import Parallelism, TrainingSetup
     from ..planning.candidates import Scorer, thinned, unbeaten
     from ..planning.template import Template, without_none
@@ -68,9 +72,13 @@ def pareto(
     printed = chosen.rows()  # the front holds the least loss of all
 
     changed = {
-        (row["depth"], row["width"]): {"loss_change": float(change), "loss_change_stderr": _known(error)}
-        for row, change, error in zip(front.rows(), *scorer.loss_changes(front), strict=True)
-    }
+        (row["depth"], row["width"]): {
+            "loss_stderr": _known(own), "loss_change": float(change), "loss_change_stderr": _known(error),
+        }
+        for row, own, change, error in zip(
+            front.rows(), scorer.loss_errors(front), *scorer.loss_changes(front), strict=True
+        )
+    }  # fmt: skip
 
     def with_changes(found: list[dict[str, float]]) -> list[dict[str, Any]]:
         return [{**row, **changed[row["depth"], row["width"]]} for row in found]
@@ -78,16 +86,19 @@ def pareto(
     if picture is not None:
         errors = [row["loss_change_stderr"] for row in with_changes(printed)]
         picture.write("pareto_figure", front, chosen, errors, law=law)
-    data: dict[str, Any] = {"candidates": len(every.depth), "tokens": scorer.tokens, "front": with_changes(front.rows())}
+    data: dict[str, Any] = {
+        "candidates": len(every.depth), "tokens": scorer.tokens, "guesses": GUESSES, "front": with_changes(front.rows()),
+    }  # fmt: skip
     title = (f"{len(front.depth):,} of {len(every.depth):,} shapes are beaten by no other in loss, latency and memory "
              f"({law}, {format_count(scorer.tokens)} training tokens, {accelerator}):")  # fmt: skip
-    emit(form, data, with_changes(printed), lambda: _print(title, with_changes(printed)))
+    emit(form, data, with_changes(printed), lambda: _print(title, with_changes(printed), scorer.law))
 
 
-def _print(title: str, rows: list[dict[str, Any]]) -> None:
+def _print(title: str, rows: list[dict[str, Any]], law: LossLaw) -> None:
     from ..planning.caveats import with_error
 
     say(title)
+    known = any(row["loss_stderr"] is not None for row in rows)
 
     def change(row: dict[str, Any]) -> str:
         error = row["loss_change_stderr"]
@@ -97,14 +108,18 @@ def _print(title: str, rows: list[dict[str, Any]]) -> None:
         ("layers", "width", "parameters", "loss", "over the least", "ms per step", "memory", "training memory"),
         (
             (
-                f"{row['depth']}", f"{row['width']:,}", format_count(row["parameters"]), f"{row['loss']:.4f}",
+                f"{row['depth']}", f"{row['width']:,}", format_count(row["parameters"]),
+                loss_with_error(row["loss"], row["loss_stderr"]) if known else f"{row['loss']:.4f}",
                 change(row), f"{row['decode_seconds'] * 1e3:.3g}", format_bytes(row["serving_memory"]),
                 format_bytes(row["training_memory"]),
             )
             for row in rows
         ),
     )  # fmt: skip
-    say("over the least: +- one standard error of the law's coefficients, if it is right; without, their covariance is unknown")
+    if known:
+        say("loss, over the least: +- one standard error of the law's coefficients, if it is right; shapes share them.")
+    else:
+        say(f"No error of these losses is known ({law.name}): {law.words}.")
     say("Memory is that of weights and cache on a device, training memory that of one sequence. The times are a proxy, with")
     say("guessed overheads (`depthwidth serve`).")
 

@@ -31,8 +31,16 @@ if TYPE_CHECKING:
 @option("--tensor-parallel", "--tp", type=COUNT, default=1, help="Devices that divide heads and hidden features.")
 @option("--pipeline-parallel", "--pp", type=COUNT, default=1, help="Stages of blocks.")
 @option("--expert-parallel", "--ep", type=COUNT, default=1, help="Replicas that divide the experts.")
-@option("--branch-time", type=NUMBER, default=5e-6, metavar="S", help="Seconds of each residual branch beyond the roofline.")
-@option("--call-time", type=NUMBER, default=1e-5, metavar="S", help="Seconds of a collective call of few bytes.")
+@option(
+    "--branch-time",
+    type=NUMBER,
+    metavar="S",
+    help="Seconds of each residual branch beyond the roofline.",
+    show_default="5e-06, a guess",
+)
+@option(
+    "--call-time", type=NUMBER, metavar="S", help="Seconds of a collective call of few bytes.", show_default="1e-05, a guess"
+)
 @formats
 def serve(
     config: str,
@@ -44,8 +52,8 @@ def serve(
     tensor_parallel: int,
     pipeline_parallel: int,
     expert_parallel: int,
-    branch_time: float,
-    call_time: float,
+    branch_time: float | None,
+    call_time: float | None,
     form: str | None,
     **own: Any,
 ) -> None:
@@ -57,7 +65,7 @@ def serve(
     """
     from ..architecture import Transformer
     from ..architecture.hf import read_source
-    from ..hardware.latency import Overheads, decode_work, serving_rows
+    from ..hardware.latency import GUESSES, Overheads, decode_work, serving_rows
     from ..hardware.parallelism import Parallelism
 
     fields = read_source(config)
@@ -66,12 +74,20 @@ def serve(
     parallelism = Parallelism(data=expert_parallel, tensor=tensor_parallel, pipeline=pipeline_parallel, expert=expert_parallel)
     conventions: dict[str, Any] = {"context": context, "batch": batch, "dtype": dtype, "cache_dtype": cache_dtype}
     work = decode_work(tree, parallelism, **conventions)
-    rows = serving_rows(tree, devices, parallelism, Overheads(branch_time, call_time), **conventions)
-    data = {"work": work._asdict(), "context": context or tree.context, "batch": batch, "accelerators": rows}
+    given = {"branch_seconds": branch_time, "call_seconds": call_time}
+    guesses = {name: GUESSES[name] for name, seconds in given.items() if seconds is None}
+    overheads = Overheads(*(GUESSES[name] if seconds is None else seconds for name, seconds in given.items()))
+    rows = [
+        {**row, "guessed_seconds": _guessed(work, guesses)}
+        for row in serving_rows(tree, devices, parallelism, overheads, **conventions)
+    ]
+    data = {
+        "work": work._asdict(), "context": context or tree.context, "batch": batch, "guesses": guesses, "accelerators": rows,
+    }  # fmt: skip
 
     def page() -> None:
         say_source(fields)
-        _print(work, rows, context or tree.context, batch, dtype)
+        _print(work, rows, context or tree.context, batch, dtype, guesses)
 
     emit(form, data, rows, page)
 
@@ -92,7 +108,14 @@ def _chosen(names: tuple[str, ...], own: dict[str, Any]) -> list[Accelerator]:
     return [replace(base, name=f"{base.name}, changed", source="", **changes)]
 
 
-def _print(work: DecodeWork, rows: list[dict[str, Any]], context: int, batch: int, dtype: str) -> None:
+def _guessed(work: DecodeWork, guesses: dict[str, float]) -> float:
+    """Seconds of a step that rest on guesses."""
+    return float(guesses.get("branch_seconds", 0.0) * work.branches + guesses.get("call_seconds", 0.0) * work.calls)
+
+
+def _print(
+    work: DecodeWork, rows: list[dict[str, Any]], context: int, batch: int, dtype: str, guesses: dict[str, float]
+) -> None:
     say(f"One step of generation after {context:,} tokens, batch {batch:,}, weights in {dtype}, per tensor-parallel device:")
     print_facts(
         {
@@ -116,4 +139,6 @@ def _print(work: DecodeWork, rows: list[dict[str, Any]], context: int, batch: in
         title="Estimated time of a step, and memory of weights and cache on a device",
         words=("bound", "fits"),
     )  # fmt: skip
-    say("The roofline is a lower bound; the times of branches and calls are guesses (--branch-time, --call-time).")
+    names = {"branch_seconds": "branches (--branch-time)", "call_seconds": "calls (--call-time)"}
+    rest = f"; the times of {' and '.join(names[name] for name in guesses)} are guesses" if guesses else ""
+    say(f"The roofline is a lower bound{rest}.")

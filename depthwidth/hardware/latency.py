@@ -25,6 +25,8 @@ BRANCH_SECONDS = 5e-6
 measured; compare shapes rather than believe it."""
 CALL_SECONDS = 1e-5
 """Time of a collective call of few bytes inside of a node. A guess of ours."""
+GUESSES = {"branch_seconds": BRANCH_SECONDS, "call_seconds": CALL_SECONDS}
+"""The parts of an estimated time that are guesses, for those who read numbers without the page beside them."""
 
 
 @frozen

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -155,27 +154,40 @@ class Scorer:
     def loss_changes(self, scores: Scores) -> tuple[Any, Any]:
         """Relative loss of shapes above the least one of them, and its standard error, each an array with one entry a shape.
 
-        The error is the scatter over draws of the law's coefficients, which all shapes share, and that of the shape penalty if
-        it is a factor of the loss; NaN if the law's covariance is not known.
+        The error is the scatter over the law's refits, which all shapes share, and that of the shape penalty if it is a factor
+        of the loss; NaN if no error of the law is known.
         """
         import numpy as np
 
         least = int(np.argmin(scores.loss))
-        size = self.size(scores.depth, scores.width)
-        counts = LawInput(scores.width, scores.depth, scores.parameters, size, self.tokens)
-        drawn = []
-        for moved in self.law.draws():
-            with suppress(InputError):  # a coefficient outside its domain, as an exponent below zero
-                loss = self.law.loss(counts, moved)
-                drawn.append(loss / loss[least] - 1)
-        error = np.std(drawn, axis=0) if drawn else np.full(len(scores.loss), np.nan)
-        if self.law.penalised:
+        counts = self._counts(scores)
+
+        def change(moved: Mapping[str, float]) -> Any:
+            loss = self.law.loss(counts, moved)
+            return loss / loss[least] - 1
+
+        error = self.law.spread(change)
+        if error is None:
+            error = np.full(len(scores.loss), np.nan)
+        elif self.law.penalised:
+            size = counts.size
             best = np.asarray(penalised_best_width.with_fixed()(size))
             error = np.hypot(error, [
                 loss_change_error((scores.width[least], best[least], size[least]), (width, own, size[least]))
                 for width, own in zip(scores.width, best, strict=True)
             ])  # fmt: skip
         return scores.loss / scores.loss[least] - 1, error
+
+    def loss_errors(self, scores: Scores) -> Any:
+        """Standard error of the loss of each shape, in nats, if the law is right; NaN if no error of the law is known."""
+        import numpy as np
+
+        error = self.law.loss_error(self._counts(scores))
+        return np.full(len(scores.loss), np.nan) if error is None else error
+
+    def _counts(self, scores: Scores) -> LawInput:
+        size = self.size(scores.depth, scores.width)
+        return LawInput(scores.width, scores.depth, scores.parameters, size, self.tokens)
 
     def candidates(self, parameters: float, smallest: float = SMALLEST_SHARE, deepest: int = 512) -> Scores:
         """The scores of every shape of allowed width with at most so many parameters, and at least a share of them.

@@ -66,7 +66,12 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``depthwidth compare --json`` prints it."""
-        return {"rule": self.rule.name, "models": self.rows(), "sentences": self.sentences(), "notes": list(self.notes)}
+        from ..hardware.latency import GUESSES
+
+        return {
+            "rule": self.rule.name, "models": self.rows(), "sentences": self.sentences(), "guesses": dict(GUESSES),
+            "notes": list(self.notes),
+        }  # fmt: skip
 
     def overview(self) -> Overview:
         """The models with their losses against the first, and a sentence on each."""

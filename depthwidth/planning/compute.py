@@ -10,16 +10,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..checks import check_choice
-from ..coefficients import coefficient, covariance
+from ..coefficients import coefficient, covariance, reference
 from ..errors import InputError, shown
 from ..formulas.compute_optimal import hoffmann_loss
 from ..formulas.scaling import gemstones_loss, liu_loss
 from ..formulas.shape_penalty import penalised_best_width, shape_penalty
 from ..values import frozen
+from .caveats import penalty_error
 from .template import Template
 
 if TYPE_CHECKING:
@@ -45,39 +47,86 @@ class LawInput:
 
 
 @frozen
+class Refits:
+    """Coefficients of one law by several fits, whose scatter is the law's error."""
+
+    fits: tuple[Mapping[str, float], ...]
+    """Coefficients that replace the law's own; empty if no error of the law is known."""
+    scale: float
+    """Standard error over standard deviation: 1 for draws, sqrt(n - 1) for n fits that leave out one model each."""
+
+
+@frozen
 class LossLaw:
     """A law of the loss from shape, size and tokens."""
 
     name: str
     source: str
     words: str
-    """The terms of the shape that it has, and the coefficients that its error covers."""
+    """The terms of the shape that it has, and what its error covers, or why none is known."""
     loss: Callable[[LawInput, Mapping[str, float]], Any]
     """Nats per token, given coefficients that replace the law's own."""
     coefficients: str
     """Name of the file of its coefficients."""
     moved: tuple[str, ...] = ()
     """Coefficients whose covariance is known, logarithms by the name ``ln_A``."""
+    left_out: str = ""
+    """Table of fits that leave out one model each, which is preferred to a covariance: far from linear, they hold more."""
     fitted_on: tuple[tuple[str, float, float], ...] = ()
     """Ranges of ``depth``, ``width``, ``parameters`` or ``tokens`` of its data."""
     penalised: bool = False
     """True if the shape penalty of this project is a factor of the loss."""
 
-    def draws(self, number: int = DRAWS) -> list[dict[str, float]]:
-        """Coefficients drawn from their covariance, which is taken as Gaussian; empty if it is not known."""
+    @functools.cached_property
+    def refits(self) -> Refits:
+        """Fits without one model each, or draws from the covariance, taken as Gaussian; none if the error is not known."""
+        if self.left_out:
+            rows = [
+                {name: float(text) for name, text in row.items() if name not in _NO_COEFFICIENTS}
+                for row in reference(self.left_out)
+            ]
+            return Refits(tuple(map(_without_logarithms, rows)), math.sqrt(len(rows) - 1))
         if not self.moved:
-            return []
+            return Refits((), math.nan)
         import numpy as np
 
         known = covariance(self.coefficients)
         matrix = np.array([[known[a, b] for b in self.moved] for a in self.moved])
         mean = [coefficient(self.coefficients, name).value for name in self.moved]
-        rows = np.random.default_rng(0).multivariate_normal(mean, matrix, number, check_valid="ignore", method="eigh")
-        return [
-            {name.removeprefix("ln_"): math.exp(value) if name.startswith("ln_") else value
-             for name, value in zip(self.moved, map(float, row), strict=True)}
-            for row in rows
-        ]  # fmt: skip
+        drawn = np.random.default_rng(0).multivariate_normal(mean, matrix, DRAWS, check_valid="ignore", method="eigh")
+        return Refits(tuple(_without_logarithms(dict(zip(self.moved, map(float, row), strict=True))) for row in drawn), 1.0)
+
+    def spread(self, quantity: Callable[[Mapping[str, float]], Any]) -> Any:
+        """Standard error of a quantity of the coefficients, an array or a number; None if no error of the law is known."""
+        import numpy as np
+
+        found = []
+        for moved in self.refits.fits:
+            with suppress(InputError):  # a coefficient outside its domain, as an exponent below zero
+                found.append(quantity(moved))
+        return self.refits.scale * np.std(found, axis=0) if found else None
+
+    def loss_error(self, counts: LawInput) -> Any:
+        """Standard error of the loss, in nats, if the law is right; None if no error of the law is known.
+
+        It holds the errors of all coefficients, and that of the shape penalty if it is a factor of the loss.
+        """
+        import numpy as np
+
+        error = self.spread(lambda moved: self.loss(counts, moved))
+        if error is None or not self.penalised:
+            return error
+        best = penalised_best_width.with_fixed()(counts.size)
+        bare = self.loss(counts, {}) / (1 + shape_penalty.with_fixed()(counts.width, best))
+        return np.hypot(error, bare * np.vectorize(penalty_error)(counts.width, best, counts.size))
+
+
+_NO_COEFFICIENTS = ("left_out_width", "left_out_depth", "status")
+
+
+def _without_logarithms(row: Mapping[str, float]) -> dict[str, float]:
+    """The same coefficients, ``A`` in place of ``ln_A``."""
+    return {name.removeprefix("ln_"): math.exp(value) if name.startswith("ln_") else value for name, value in row.items()}
 
 
 def _gemstones(counts: LawInput, moved: Mapping[str, float]) -> Any:
@@ -98,19 +147,20 @@ LAWS = {
     for law in (
         LossLaw(
             "gemstones2025", gemstones_loss.source,
-            "width, depth, parameters and tokens; its error is that of the coefficients of width and depth alone",
-            _gemstones, "gemstones2025", ("ln_A", "alpha", "ln_B", "beta"),
-            (("depth", 3, 80), ("width", 256, 3072), ("parameters", 4.8e7, 2e9), ("tokens", 1e10, 3.5e11)),
+            "width, depth, parameters and tokens; its error is that of leaving out one of its 22 models at a time",
+            _gemstones, "gemstones2025", left_out="gemstones_left_out",
+            fitted_on=(("depth", 3, 80), ("width", 256, 3072), ("parameters", 4.8e7, 2e9), ("tokens", 1e10, 3.5e11)),
         ),
         LossLaw(
             "hoffmann2022", hoffmann_loss.source,
-            "parameters and tokens, times the shape penalty of this project; its error is that of the law, not of the penalty",
+            "parameters and tokens, times the shape penalty of this project; the penalty's error is in that of the loss alone",
             _hoffmann, "hoffmann2022", ("E", "ln_A", "alpha", "ln_B", "beta"),
-            (("parameters", 5.7e7, 1.6e10), ("tokens", 2e8, 3e11)), penalised=True,
+            fitted_on=(("parameters", 5.7e7, 1.6e10), ("tokens", 2e8, 3e11)), penalised=True,
         ),
         LossLaw(
-            "liu2026", liu_loss.source, "width, depth and tokens; the error of its coefficients together is not known",
-            _liu, "liu2026", (), (("width", 448, 8192), ("depth", 3, 80)),
+            "liu2026", liu_loss.source,
+            "width, depth and tokens; its error is not known: the source gives errors of coefficients, but no covariance",
+            _liu, "liu2026", fitted_on=(("width", 448, 8192), ("depth", 3, 80)),
         ),
     )
 }  # fmt: skip
@@ -127,10 +177,13 @@ class ComputeOptimum:
     parameters: float
     tokens: float
     loss: float
+    loss_stderr: float | None
+    """Standard error of the loss of this shape, :meth:`LossLaw.loss_error`; None if that is not known."""
     training_flops: float
     serving_flops: float
     bands: Mapping[str, tuple[float, float]] | None
-    """The middle 68 % of each quantity over the error of the law's coefficients; None if that is not known."""
+    """The middle 68 % of each quantity over the law's refits, or its standard error either way in the logarithm if these leave
+    out one model each; None if that is not known."""
     extrapolated: tuple[str, ...]
     """Quantities outside the range of the law's data."""
     at_edge: bool
@@ -138,7 +191,10 @@ class ComputeOptimum:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        names = ("law", "depth", "width", "parameters", "tokens", "loss", "training_flops", "serving_flops", "at_edge")
+        names = (
+            "law", "depth", "width", "parameters", "tokens", "loss", "loss_stderr", "training_flops", "serving_flops",
+            "at_edge",
+        )  # fmt: skip
         bands = None if self.bands is None else {name: list(ends) for name, ends in self.bands.items()}
         return {**{name: getattr(self, name) for name in names}, "bands": bands, "extrapolated": list(self.extrapolated)}
 
@@ -189,7 +245,7 @@ def compute_optimum(
     template : the architecture; that of GPT-3 by default.
     served : tokens that the model will read and write in its life, each at the cost of a forward pass (Sardana et al. 2024).
     context, masked : length of sequences, and whether scores hidden by the mask are excluded.
-    errors : whether the optimum is found again for draws of the law's coefficients, about 0.2 s.
+    errors : whether errors are found; the optimum is then sought again by each of the law's refits, about 0.2 s.
 
     Raises
     ------
@@ -210,9 +266,6 @@ def compute_optimum(
     chosen = LAWS[law]
     budget = functools.partial(_budgeted, made, chosen, float(flops), float(served))
     depth, width, at_edge = _least(functools.partial(budget, {}))
-    bands = None
-    if errors and chosen.moved:
-        bands = _bands(made, float(flops), float(served), list(_moved_optima(chosen, budget)))
     each = float(made.training(depth, width)), float(made.serving(depth, width))
     serving = each[1] * served
     tokens = (flops - serving) / each[0]
@@ -220,10 +273,15 @@ def compute_optimum(
         raise InputError(f"compute: serving {served:g} tokens takes more than {flops:g} operations for any shape")
     counts = made.counts(depth, width, tokens)
     known = {"depth": depth, "width": width, "parameters": float(counts.parameters), "tokens": tokens}
+    bands = error = None
+    if errors:
+        error = chosen.loss_error(counts)
+        bands = _bands(made, float(flops), float(served), chosen.refits, list(_moved_optima(chosen, budget)), known)
     return ComputeOptimum(
         law=law,
         **known,
         loss=float(chosen.loss(counts, {})),
+        loss_stderr=None if error is None else float(error),
         training_flops=flops - serving,
         serving_flops=serving,
         bands=bands,
@@ -273,8 +331,8 @@ def parameter_optimum(
 
 
 def _moved_optima(law: LossLaw, budget: Callable[..., Any]) -> Iterator[tuple[float, float]]:
-    """The optimum for each draw of the coefficients; a draw without one is left out."""
-    for moved in law.draws():
+    """The optimum for each refit of the law; one without an optimum is left out."""
+    for moved in law.refits.fits:
         try:
             depth, width, edge = _least(functools.partial(budget, moved), coarse=True)
         except InputError:  # a coefficient outside its domain, as an exponent below zero
@@ -315,13 +373,21 @@ def _least(loss: Callable[[Any, Any], Any], *, coarse: bool = False) -> tuple[fl
 
 
 def _bands(
-    made: Architecture, flops: float, served: float, shapes: list[tuple[float, float]]
+    made: Architecture,
+    flops: float,
+    served: float,
+    refits: Refits,
+    shapes: list[tuple[float, float]],
+    best: Mapping[str, float],
 ) -> dict[str, tuple[float, float]] | None:
-    if len(shapes) < DRAWS // 2:  # most draws have no optimum: the law does not say where it is
+    if not shapes or len(shapes) < len(refits.fits) // 2:  # most have no optimum: the law does not say where it is
         return None
     import numpy as np
 
     depth, width = np.array(shapes).T
     tokens = (flops - made.serving(depth, width) * served) / made.training(depth, width)
     values = {"depth": depth, "width": width, "parameters": made.parameters(depth, width), "tokens": tokens}
-    return {name: tuple(map(float, np.quantile(value, (0.16, 0.84)))) for name, value in values.items()}  # type: ignore[misc]
+    if refits.scale == 1:
+        return {name: tuple(map(float, np.quantile(value, (0.16, 0.84)))) for name, value in values.items()}  # type: ignore[misc]
+    factors = {name: math.exp(refits.scale * float(np.std(np.log(value)))) for name, value in values.items()}
+    return {name: (best[name] / factor, best[name] * factor) for name, factor in factors.items()}

@@ -155,6 +155,8 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``depthwidth plan --json`` prints it."""
+        from ..hardware.latency import GUESSES
+
         best = shape_dict(self.shape)
         return {
             **best,
@@ -182,6 +184,7 @@ class Plan:
             "known_models": [{"model": one.name, **shape_dict(one.shape), "source": one.source} for one in self.known],
             "mixture": [verdict.to_dict() for verdict in self.mixture],
             **costs(self.tree, self.budget)._asdict(),
+            "guesses": dict(GUESSES),
             "devices": self.devices,
         }
 

@@ -19,7 +19,7 @@ _QUANTITIES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 @picture
 def compute_figure(found: Sequence[ComputeOptimum], *, theme: Theme) -> Any:
-    """The optimum of each law with the middle 68 % over the error of its coefficients, one panel a quantity.
+    """The optimum of each law, with one standard error of its coefficients either way, one panel a quantity.
 
     A hollow marker lies outside of the law's data in that quantity. A marker without a bar has an error that is not known.
 
@@ -48,7 +48,7 @@ def compute_figure(found: Sequence[ComputeOptimum], *, theme: Theme) -> Any:
         axes.set_yticks(range(len(found)), labels=[one.law for one in found])
         axes.grid(visible=False, axis="y")
         axes.set_title(title)
-    panels[1][0].set_xlabel("hollow: outside of the data; bar: the middle 68 %", loc="left", fontsize=8.5)
+    panels[1][0].set_xlabel("hollow: outside of the data; bar: one standard error", loc="left", fontsize=8.5)
     return figure
 
 

@@ -62,6 +62,8 @@ def pareto_figure(
     axes.set_ylabel(f"predicted loss ({law})" if law else "predicted loss")
     if any(errors):
         axes.set_title("Bars: one standard error against the least loss")
+    elif named is not None:
+        axes.set_title("No bars: the error of this law is not known")
     if named is not None:
         place_labels(axes, _labels(named, theme), leader=theme.muted)
     return figure

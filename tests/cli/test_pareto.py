@@ -1,6 +1,7 @@
 """``depthwidth pareto``: its front, its page, its refusals."""
 
 import json
+import re
 
 
 def test_the_front_is_beaten_by_none(invoke):
@@ -19,6 +20,18 @@ def test_the_page_has_rows_by_time(invoke):
     assert "a proxy" in page
     lines = page.splitlines()
     assert len(lines) == 3 + 5 + 4
+
+
+def test_every_loss_has_an_error_or_the_reason_why_not(invoke):
+    arguments = ("pareto", "200M", "--vocab", "1000", "--context", "256")
+    for row in json.loads(invoke(*arguments, "--json").output)["front"]:
+        assert row["loss_stderr"] > 0
+    for row in json.loads(invoke(*arguments, "--law", "liu2026", "--json").output)["front"]:
+        assert row["loss_stderr"] is row["loss_change_stderr"] is None
+    known, unknown = (invoke(*arguments, "--rows", 4, "--law", law).output for law in ("gemstones2025", "liu2026"))
+    assert len(re.findall(r"\d\.\d{4} \+- \d\.\d{4}", known)) == 4
+    assert "No error of these losses is known (liu2026)" in unknown
+    assert "No error of these losses" not in known
 
 
 def test_what_is_wrong_is_one_sentence(invoke):

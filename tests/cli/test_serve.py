@@ -26,6 +26,31 @@ def test_the_parts_of_a_time_sum_to_it(invoke, config):
     assert found["work"]["branches"] == 8
 
 
+def test_guesses_are_marked_for_programs_too(invoke, config):
+    def found(*options):
+        return json.loads(invoke("serve", config, "--tp", 2, "--json", *options).output)
+
+    plain = found()
+    assert plain["guesses"] == {"branch_seconds": 5e-6, "call_seconds": 1e-5}
+    for row in plain["accelerators"]:
+        assert row["guessed_seconds"] == pytest.approx(8 * 5e-6 + 10 * 1e-5)
+        assert row["guessed_seconds"] <= row["branches"] + row["calls"]
+    own = found("--branch-time", 5e-6)
+    assert own["guesses"] == {"call_seconds": 1e-5}
+    assert own["accelerators"][0]["guessed_seconds"] == pytest.approx(10 * 1e-5)
+    assert found("--branch-time", 0, "--call-time", 0)["guesses"] == {}
+    header = invoke("serve", config, "--csv").output.splitlines()[0]
+    assert header.endswith(",guessed_seconds")
+    for options, words in (
+        ((), "(--branch-time) and calls (--call-time) are guesses"),
+        (("--call-time", "0"), "(--branch-time) are"),
+    ):
+        assert words in invoke("serve", config, *options).output
+    measured = invoke("serve", config, "--call-time", "0", "--branch-time", "0").output
+    assert "lower bound." in measured
+    assert "guess" not in measured
+
+
 def test_an_accelerator_of_ones_own(invoke, config):
     def seconds(*options):
         rows = json.loads(invoke("serve", config, "--json", "--branch-time", 0, *options).output)["accelerators"]

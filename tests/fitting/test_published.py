@@ -17,6 +17,7 @@ from depthwidth.formulas import rules as laws
 from depthwidth.formulas import shape_penalty
 
 MODELS = reference("gemstones_models_loss")
+LEFT_OUT = reference("gemstones_left_out")
 PUBLISHED_RUNS = Path(os.environ.get("DEPTHWIDTH_PUBLISHED_RUNS") or Path(__file__).resolve().parents[3] / "shared")
 RUNS = PUBLISHED_RUNS / "gemstones" / "training_runs.jsonl"
 needs_runs = pytest.mark.skipif(not RUNS.exists(), reason="the published training runs are not beside this checkout")
@@ -244,6 +245,21 @@ def test_stored_covariance_is_the_jackknife(gemstones, best):
     assert found[np.ix_(SHAPE, SHAPE)] == pytest.approx(stored, rel=0.01)
     for i, name in enumerate(NAMES):
         assert math.sqrt(found[i, i]) == pytest.approx(coefficient("gemstones2025", name).stderr, rel=0.01)
+    rows = np.array([[float(row[name]) for name in NAMES] for row in LEFT_OUT])
+    assert gemstones.report.logarithms(left.thetas) == pytest.approx(rows, rel=1e-3)
+
+
+def test_the_stored_covariance_is_that_of_the_table_of_fits():
+    moments = covariance("gemstones2025")
+    rows = np.array([[float(row[name]) for name in NAMES] for row in LEFT_OUT])
+    shapes = [(row["left_out_width"], row["left_out_depth"]) for row in LEFT_OUT]
+    assert sorted(shapes) == sorted((row["width"], row["depth"]) for row in MODELS)
+    found = 21 * np.cov(rows.T, bias=True)
+    for i in SHAPE:
+        for j in SHAPE:
+            assert found[i, j] == pytest.approx(moments[NAMES[i], NAMES[j]], rel=1e-4)
+    for i, name in enumerate(NAMES):
+        assert math.sqrt(found[i, i]) == pytest.approx(coefficient("gemstones2025", name).stderr, rel=1e-4)
 
 
 def test_stored_covariance_gives_the_stated_error_of_the_best_width():

@@ -96,7 +96,7 @@ def test_what_is_wrong_is_one_sentence(make, words):
 
 
 def test_a_loss_above_the_least_has_an_error():
-    """The scatter over draws by a second route, one shape at a time; 0 for the best shape, and none without a covariance."""
+    """The scatter over refits by a second route, one shape at a time; 0 for the best shape, and none for a law without any."""
     shapes = ((12.0, 768.0), (24.0, 1024.0), (6.0, 512.0))
     template = TEMPLATES["gpt3"][0]
     by_law = {law: Scorer(template, DEVICE, 2e10, law) for law in LAWS}
@@ -109,9 +109,13 @@ def test_a_loss_above_the_least_has_an_error():
         counts = LawInput(width, depth, scorer.parameters(depth, width), scorer.size(depth, width), 2e10)
         return float(law.loss(counts, moved))
 
-    ratios = [loss(*shapes[2], moved) / loss(*shapes[1], moved) for moved in law.draws() if min(moved.values()) > 0]
-    assert error[2] == pytest.approx(np.std(ratios), rel=1e-9)
+    ratios = [loss(*shapes[2], moved) / loss(*shapes[1], moved) for moved in law.refits.fits]
+    assert len(ratios) == 22
+    assert error[2] == pytest.approx(21**0.5 * np.std(ratios), rel=1e-9)
+    own = scorer.loss_errors(scores["gemstones2025"])
+    assert own[2] == pytest.approx(21**0.5 * np.std([loss(*shapes[2], moved) for moved in law.refits.fits]), rel=1e-9)
     assert 0 < error[0] < error[2] < change[2]
     change, error = by_law["hoffmann2022"].loss_changes(scores["hoffmann2022"])
     assert error[1] == 0 < error[0] < error[2]
     assert np.isnan(by_law["liu2026"].loss_changes(scores["liu2026"])[1]).all()
+    assert np.isnan(by_law["liu2026"].loss_errors(scores["liu2026"])).all()

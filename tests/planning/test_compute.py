@@ -1,13 +1,16 @@
 """Optima at fixed FLOPs: least among neighbours, exact counts, closed form, the cost of serving, errors."""
 
+import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
+from depthwidth.coefficients import reference
 from depthwidth.errors import InputError
 from depthwidth.formulas.scaling import gemstones_flops_per_token, gemstones_parameters
 from depthwidth.planning import compute
-from depthwidth.planning.compute import LAWS, Architecture, compute_optimum, parameter_optimum
+from depthwidth.planning.compute import LAWS, Architecture, LawInput, compute_optimum, parameter_optimum
 from depthwidth.planning.optima import gemstones_flop_optimum
 from depthwidth.planning.template import Template
 
@@ -103,9 +106,55 @@ def test_bands_hold_the_optimum_and_say_what_is_not_known():
         for name, (low, high) in found.bands.items():
             assert low < getattr(found, name) < high
     assert compute_optimum(1e21, "liu2026").bands is None
+    assert compute_optimum(1e21, errors=False).bands is None
     wide, narrow = (compute_optimum(1e23, law).bands["parameters"] for law in ("gemstones2025", "hoffmann2022"))
     assert wide[1] / wide[0] > narrow[1] / narrow[0]
     assert compute_optimum(1e26, "gemstones2025").extrapolated == ("depth", "width", "parameters", "tokens")
+
+
+def test_the_error_of_a_loss_by_plain_loops():
+    """Each row of the table in the published sum of powers, and the closed jackknife formula."""
+    rows = reference("gemstones_left_out")
+    made = Architecture(Template.of())
+    for flops in (1e20, 1e22):
+        best = compute_optimum(flops)
+        losses = []
+        for row in rows:
+            one = {name: float(row[name]) for name in row if name not in ("left_out_width", "left_out_depth", "status")}
+            powers = zip("ABCD", ("alpha", "beta", "gamma", "zeta"), strict=True)
+            places = (best.width, best.depth, best.parameters, best.tokens)
+            terms = (
+                math.exp(one[f"ln_{factor}"]) * place ** -one[power]
+                for (factor, power), place in zip(powers, places, strict=True)
+            )
+            losses.append(sum(terms) + math.exp(one["ln_epsilon"]))
+        middle = sum(losses) / len(losses)
+        spread = sum((loss - middle) ** 2 for loss in losses)
+        assert best.loss_stderr == pytest.approx(math.sqrt(21 / 22 * spread), rel=1e-6)
+    counts = made.counts(1024, 28, 1e11)
+    assert compute_optimum(1e21, "liu2026").loss_stderr is None
+    assert LAWS["liu2026"].loss_error(counts) is None
+    assert compute_optimum(1e20, errors=False).loss_stderr is None
+
+
+def test_errors_of_a_loss_are_small_amid_the_data_and_grow_beyond_it():
+    law, one_of_them = LAWS["gemstones2025"], LawInput(1024, 28, 543482880, 440457216, 1e11)
+    inside = law.loss_error(one_of_them)
+    assert inside < 0.005
+    assert law.loss_error(Architecture(Template.of()).counts(68, 5323, 6.7e10)) > 5 * inside
+    # The control: the same coefficients without what they say together, each from another fit, say nothing.
+    fits = law.refits.fits
+    apart = [{name: fits[(i + 5 * j) % 22][name] for j, name in enumerate(fits[0])} for i in range(22)]
+    losses = [law.loss(one_of_them, one) for one in apart]
+    assert law.refits.scale * np.std(losses) > 20 * inside
+
+
+def test_the_error_of_a_penalised_loss_holds_that_of_the_penalty():
+    law, made = LAWS["hoffmann2022"], Architecture(Template.of())
+    at_best, far = (law.loss_error(made.counts(depth, width, 1e11)) for depth, width in ((36, 2048), (9, 4096)))
+    drawn = [np.std([law.loss(made.counts(9, 4096, 1e11), one) for one in law.refits.fits])]
+    assert far > 1.5 * drawn[0] > 0
+    assert at_best < far
 
 
 REFUSED = [
