@@ -70,7 +70,7 @@ class Attention(Branch):
     """False if the key map has no bias, whatever the others have (Whisper)."""
 
     plain = property(_is_plain)
-    takes_softmax = True
+    takes_softmax = pulls_several = True
     degree, value_degree = attention_degree, value_degree
     factorised = routed = borrows = False
     """True if keys and values: are made from few features (latent attention); are routed by trees; are an earlier block's."""
@@ -191,7 +191,7 @@ class Attention(Branch):
         from .attention_moments import mix_heads, starting_bias
         from .attention_sinks import through_sinks
 
-        trace = site.trace
+        trace, layer = site.trace, site.trace.layer
         if self.window is not None and self.window < trace.length and not (self.causal or self.cross):
             raise InputError(f"{site.role}: the moments of a window without a causal mask are not known")
         source = trace.memory if self.cross else x
@@ -222,7 +222,6 @@ class Attention(Branch):
         if self.inner_norm is not None:
             mixed, pull_norm = self.inner_norm.moments(mixed, site.at("inner_norm"))
         y, pull_out = self.out.moments(mixed, site.at("out"))
-        layer = trace.layer
 
         def pull(g: AnySignal) -> AnySignal:
             g, memory_gradient = pull_heads(g)

@@ -329,6 +329,11 @@ class Branch(Layer):
         return children[-1].name if children else ""
 
     @property
+    def pulls_several(self) -> bool:
+        """True if its pullback takes several gradients at once, along a first axis of the moments at each position."""
+        return False
+
+    @property
     def penalises_distance(self) -> bool:
         """True if attention scores fall with distance (ALiBi), on which the correlation of two tokens then depends."""
         return False

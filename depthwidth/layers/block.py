@@ -85,7 +85,8 @@ class Residual(Layer):
             if self.norm_out is not None and x.spread:
                 pull_scaled = signal.past_taken(pull_scaled, y, added, self.width)
             paths = [(pull_scaled, draw.whole is not None)]
-            return y, site.record_gradient(signal.residual_pullback(self.read(x), paths, skip, site.trace, normed=self.normed))
+            options = {"normed": self.normed, "several": self.branch.pulls_several}
+            return y, site.record_gradient(signal.residual_pullback(self.read(x), paths, skip, site.trace, **options))
 
         pull_stream = _pull_stream_norm(norm, summed, pull_norm, site.trace.ends_at(site.role))
 
@@ -420,7 +421,8 @@ class Block(BlockLike):
 
         ways = paths if pull_shared_norm is None else [(_together(paths, pull_shared_norm), False)]
         read = self.branches[0][1].read(x) if self.norm is None else self.norm.read(x)
-        pull_sum = signal.residual_pullback(read, ways, skip, site.trace, normed=normed)
+        several = all(branch.branch.pulls_several for _, branch in self.branches)
+        pull_sum = signal.residual_pullback(read, ways, skip, site.trace, normed=normed, several=several)
 
         def pull(g: AnySignal) -> AnySignal:
             for pull_norm in reversed(post_norm_pulls):

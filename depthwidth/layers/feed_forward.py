@@ -87,6 +87,8 @@ class FeedForward(Branch):
             "inner_norm": self.inner_norm is not None,
         }
 
+    pulls_several = True
+
     @property
     def normed_inside(self) -> bool:
         """True if a norm fixes the size of the hidden features."""

@@ -145,7 +145,13 @@ def _activated(name: str, x: AnySignal, width: float, tables: TableFamily) -> tu
         second, slope, mean = tables(variances, 0.0, slice(3))
         # If two variances are nearly equal, moments at their geometric mean are right to second order in the difference; for a
         # power of x they are exact.
-        pairs = [tables(x.pair_second_moment, angle_of(side), slice(3, 5)) for side in sides]
+        if isinstance(x, TokenSignal) and len(sides) == 2:  # both at once
+            import numpy as np
+
+            both = tables(x.pair_second_moment, angle_of(np.stack(sides)), slice(3, 5))
+            pairs = [both[:, 0], both[:, 1]]
+        else:
+            pairs = [tables(x.pair_second_moment, angle_of(side), slice(3, 5)) for side in sides]
     return second, slope, mean, pairs, step
 
 

@@ -93,6 +93,7 @@ class MixtureOfExperts(Branch):
         return at.apply("sum", y, shared, reason="the shared part has another degree than the experts")
 
     last = "mix"
+    pulls_several = True
     routed_parts = ("expert",)
 
     @property

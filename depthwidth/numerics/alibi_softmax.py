@@ -24,6 +24,7 @@ import numpy as np
 
 from . import softmax_grid as quad
 from .chebyshev import chebyshev_basis, chebyshev_coefficients, chebyshev_nodes
+from .distinct import distinct
 from .interpolation import lagrange_weights
 from .softmax import overlap
 from .softmax_grid import head_norms
@@ -103,7 +104,7 @@ def marginals(variance: float, slope: float, length: int) -> Array:
     grid = _Grid(variance, slope, length)
     # At large distances E p_d falls like exp(-m d), so its logarithm is interpolated.
     reach = min(length, math.ceil(_FORGOTTEN / slope))
-    at = np.unique(np.concatenate([np.arange(min(16, reach)), np.geomspace(1, reach, 80).astype(int) - 1, [reach - 1]]))
+    at = distinct(np.concatenate([np.arange(min(16, reach)), np.geomspace(1, reach, 80).astype(int) - 1, [reach - 1]]))
     product = grid.product(reach)
     tails = np.array([float(product @ grid.shifted(1, -slope * d)) for d in at])
     logs = np.log(np.maximum(tails, 1e-300)) + slope * at
@@ -263,11 +264,11 @@ def slope_groups(slopes: tuple[float, ...], nodes: int = SLOPE_NODES) -> tuple[t
     >>> len(many), round(sum(share for _, share in many), 12)
     (4, 1.0)
     """
-    distinct, counts = np.unique(np.asarray(slopes, dtype=float), return_counts=True)
+    slope, counts = np.unique(np.asarray(slopes, dtype=float), return_counts=True)
     shares = counts / counts.sum()
-    if distinct.size <= nodes:
-        return tuple(zip(distinct[::-1].tolist(), shares[::-1].tolist(), strict=True))
-    x = np.log(distinct)
+    if slope.size <= nodes:
+        return tuple(zip(slope[::-1].tolist(), shares[::-1].tolist(), strict=True))
+    x = np.log(slope)
     # The Lanczos iteration on the diagonal matrix of the logarithms gives a tridiagonal matrix with the nodes and weights.
     basis, alpha, beta = [np.sqrt(shares)], [], []
     for _ in range(nodes):
@@ -305,7 +306,7 @@ def concentration_of_heads(variance: Array, lengths: tuple[int, ...], slopes: tu
     s2 = np.asarray(variance, dtype=float)
     octave = np.ceil(np.log2(np.maximum(s2, _NO_SCORES)))
     squares, entropy = np.empty(s2.shape), np.empty(s2.shape)
-    for value in np.unique(octave):
+    for value in distinct(octave):
         coefficients = _heads_table(float(value), lengths, slopes)
         basis = chebyshev_basis(2 * (np.log2(np.maximum(s2, _NO_SCORES)) - value) + 1, _OCTAVE_NODES)
         basis = np.moveaxis(basis, 0, -1)

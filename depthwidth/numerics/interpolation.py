@@ -51,11 +51,19 @@ class Table:
 
     def of_array(self, x: Any, functions: slice = ALL) -> Any:
         """The values at an array `x` of any shape, of some functions if not of all; shape (functions, *x.shape)."""
+        return self.at_places(self.places(x), functions)
+
+    def places(self, x: Any) -> tuple[Any, Any]:
+        """The interval of each element of an array, and the distance from its lower end; alike for tables of one interval."""
         import numpy as np
 
         offset = x - self._low
         i = np.minimum(np.maximum((offset / self._step).astype(np.intp), 0), self._last)
-        t = offset - i * self._step
+        return i, offset - i * self._step
+
+    def at_places(self, places: tuple[Any, Any], functions: slice = ALL) -> Any:
+        """:meth:`of_array` at the result of :meth:`places`."""
+        i, t = places
         values, *others = self._coefficients[:, functions].take(i, axis=2)
         for coefficient in others:
             values *= t
@@ -181,7 +189,7 @@ class TableFamily:
         self._grid: dict[int, Table] = {}
 
     def __call__(self, parameter: Any, x: Any, functions: slice = ALL) -> Any:
-        """The values of some or all functions at `parameter` and `x`, which are both floats, or arrays that broadcast."""
+        """The values of some or all functions at `parameter` and `x`, floats or arrays that broadcast; an array comes first."""
         if isinstance(parameter, float) and isinstance(x, float):
             exact = self._exact_table(parameter)
             if exact is not None:
@@ -191,26 +199,43 @@ class TableFamily:
             return [sum(each) for each in zip(*columns, strict=True)]
         import numpy as np
 
-        parameter, x = np.broadcast_arrays(parameter, x)
+        parameter = np.asarray(parameter, dtype=float)
+        values_of = _look_up(x, functions, parameter.ndim)
+        found = self._of_exact_tables(parameter, values_of)
+        if found is None:
+            return self._of_grid(parameter, values_of)
+        shape = np.broadcast_shapes(parameter.shape, np.shape(x))
+        return found if found.shape[1:] == shape else np.broadcast_to(found, (len(found), *shape))
+
+    def _of_exact_tables(self, parameters: Any, values_of: Callable[[Table], Any]) -> Any:
+        """The values from tables for exactly these parameters; None without room for one for each."""
+        import numpy as np
+
+        first = float(parameters.flat[0])
+        if len(self._exact) == _EXACT_TABLES and self._exact_table(first) is None:
+            return None
         total: Any = None
-        for value, where in _groups(parameter, self._same):
+        for value, where in _groups(parameters, self._same):
             exact = self._exact_table(value)
             if exact is None:
-                break
-            found = exact.of_array(x, functions)
+                return None
+            found = values_of(exact)
             total = found if total is None else np.where(where, found, total)
-        else:
-            if total is not None:
-                return total
-        position = np.log(parameter) / self._step
+        return total
+
+    def _of_grid(self, parameters: Any, values_of: Callable[[Table], Any]) -> Any:
+        """The values by interpolation between the tables of the grid."""
+        import numpy as np
+
+        position = np.log(parameters) / self._step
         middle = np.rint(position).astype(int)
         several = distinct(middle).tolist()
-        total = 0.0
+        total: Any = 0.0
         for shift in (-1, 0, 1):
             weights = _weight(position - middle, shift)
             for k in several:
                 here = weights if len(several) == 1 else np.where(middle == k, weights, 0.0)
-                total = total + here * self._grid_table(k + shift).of_array(x, functions)
+                total = total + here * values_of(self._grid_table(k + shift))
         return total
 
     def _exact_table(self, parameter: float) -> Table | None:
@@ -232,6 +257,25 @@ class TableFamily:
         if k not in self._grid:
             self._grid[k] = self._make(math.exp(k * self._step))
         return self._grid[k]
+
+
+def _look_up(x: Any, functions: slice, axes: int) -> Callable[[Table], Any]:
+    """The map from a table to its values at `x`, for a parameter of so many axes.
+
+    A number gives numbers. An array has the same places in all tables of one interval, which are looked up once.
+    """
+    import numpy as np
+
+    if isinstance(x, float):
+        return lambda table: np.reshape(table(x, functions), (-1, *(1,) * axes))
+    places: list[Any] = []
+
+    def values_of(table: Table) -> Any:
+        if not places:
+            places.append(table.places(x))
+        return table.at_places(places[0], functions)
+
+    return values_of
 
 
 def lagrange_weights(nodes: Sequence[Any], at: Any) -> list[Any]:
@@ -267,5 +311,7 @@ def _groups(values: Any, same: float) -> list[tuple[float, Any]]:
         value = float(values[left][0])
         where = np.abs(values - value) <= same * value
         groups.append((value, where))
+        if where.all():
+            break
         left &= ~where
     return groups

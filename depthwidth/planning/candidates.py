@@ -20,6 +20,7 @@ from ..formulas.shape_penalty import penalised_best_width
 from ..hardware.accelerators import Accelerator
 from ..hardware.latency import DecodeWork, Overheads, decode_time, decode_work
 from ..hardware.parallelism import ONE_DEVICE, DeviceMemory, Parallelism, TrainingSetup, cache_bytes, training_memory
+from ..numerics.distinct import distinct
 from .caveats import loss_change_error
 from .compute import LAWS, LawInput
 from .template import Template
@@ -248,4 +249,4 @@ def thinned(scores: Scores, rows: int) -> Scores:
         return scores.at(order)
     logs = np.log(scores.decode_seconds[order])
     wanted = np.linspace(logs[0], logs[-1], rows)
-    return scores.at(order[np.unique([int(np.argmin(np.abs(logs - one))) for one in wanted])])
+    return scores.at(order[distinct([int(np.argmin(np.abs(logs - one))) for one in wanted])])

@@ -29,6 +29,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..numerics.alibi_softmax import BiasedRows, biased_rows, marginals, slope_groups
+from ..numerics.distinct import distinct
 from ..numerics.softmax import _query_products
 from .positions import Distances, Positions
 
@@ -594,9 +595,9 @@ class _Layout:
 
 def _knots(y: int, length: int) -> Array:
     """The positions between which a function that bends at y is nearly linear."""
-    steps = np.unique(np.rint(_KNOTS ** np.arange(math.log(length + 1) / math.log(_KNOTS) + 1)).astype(int))
+    steps = distinct(np.rint(_KNOTS ** np.arange(math.log(length + 1) / math.log(_KNOTS) + 1)).astype(int))
     knots = np.concatenate([[1, length, y], y - steps, y + steps, steps])
-    return np.unique(knots[(knots >= 1) & (knots <= length)])
+    return distinct(knots[(knots >= 1) & (knots <= length)])
 
 
 @functools.lru_cache(maxsize=16)

@@ -39,14 +39,11 @@ import numpy as np
 
 from ..errors import InputError
 from ..numerics.distinct import distinct
-from ..numerics.powers import powers_of
-from ..numerics.repeated_softmax import repetition
 from ..numerics.softmax_responses import Growth, PairResponse, RowResponse, repelling_bases, responses
 from .positions import Positions, Windows, _interpolation, windows
+from .window_sums import _TINY, Moments, _Dense, _Repeated, _Smooth, _sums
 
 Array = Any
-Moments = tuple[Array, Array]
-"""q (n,) and c (n, n) at the nodes"""
 Bias = tuple[float, float, int | None]
 """Of a score bias: its variance within a row, the share of it that two rows have in common for a key, and the dimensions of a
 query, if heads are finite"""
@@ -55,7 +52,6 @@ _NEGLIGIBLE = 3e-6  # coefficient of a table below which it is dropped
 _TOLERANCE = 1e-5  # remainder of the power series, relative to its sum
 _MOST_TERMS = 60
 _DISTANCES = 4096
-_TINY = 1e-9
 _LEAST = 1e-150  # replaces a second moment of 0
 
 
@@ -151,7 +147,7 @@ class TokenAttention:
             place[kind][upper] = place[kind][upper[::-1]] = along
         self._place = place if kinds == 2 else place[0]
         kind_of_pair = np.append(np.repeat(np.arange(kinds), upper[0].size), np.zeros(queries.count, dtype=int))
-        self._flat = (self.first, self.second) if kinds == 1 else (kind_of_pair, self.first, self.second)
+        self._flat = (kind_of_pair * queries.count + self.first) * queries.count + self.second
         self._tables: dict[int, _Tables] = {}
         self.rotation_factor: Array | None = None
         """Factor of rotation on the covariance of the keys of two different tokens; (n, n)"""
@@ -168,11 +164,12 @@ class TokenAttention:
 
         Its diagonal holds pairs of two different rows near a node, or of a row with itself if every position is a node.
         """
-        return flat[..., self._place]
+        return flat.take(self._place, axis=-1)
 
     def flat(self, square: Array) -> Array:
         """The values at pairs of rows of a matrix of pairs; at the end those near the nodes."""
-        values: Array = square[self._flat]
+        axes = 2 if self.queries.match is None else 3
+        values: Array = square.reshape(*square.shape[:-axes], -1).take(self._flat, axis=-1)
         return values
 
     def parts(self, flat: Array) -> tuple[Array, Array | None]:
@@ -454,25 +451,34 @@ class _Layer:
         return AttentionOutput(self.covariance[owner.split :], owner.square(self.covariance), self.rows, self.s2, self.pull)
 
     def pull(self, gq: Array, gc: Array) -> tuple[Moments, Moments]:
-        """The gradient at the input, given that at the output."""
+        """The gradient at the input, given that at the output; several gradients along the first axis if nodes are few."""
         owner, sums, split = self.owner, self.sums, self.owner.split
         g = owner.flat(np.asarray(gc, dtype=float))
-        g[split:] = gq
-        ask = self.gain * self.response * g
-        weighed = self.gain * self.product * g
-        powers = g * self.e + weighed * self.f
+        g[..., split:] = gq
+        ask, weighed = self._asked * g, self._weights * g
+        powers = g[..., None, :] * self.e + weighed[..., None, :] * self.f
         if self.rest is not None and sums.dense:
             powers = np.concatenate([powers, (weighed * self.slope)[None]])
         second, covariance = sums.back(*owner.parts(g), *owner.parts(powers))
         if owner.noise:
-            dropped = owner.noise * weighed[split:] * self.own * self.rows.T
-            second = second + sums.query_sums(owner.noise * g[split:] * self.rows.P + dropped)
+            dropped = owner.noise * weighed[..., split:] * self.own * self.rows.T
+            second = second + sums.query_sums(owner.noise * g[..., split:] * self.rows.P + dropped)
             covariance = covariance - sums.query_pair_sums(dropped * self.n / np.maximum(self.n - 1, 1))
         if self.extra is not None:
-            added = g[split:] * self.extra[0] + weighed[split:] * self.extra[1]
+            added = g[..., split:] * self.extra[0] + weighed[..., split:] * self.extra[1]
             second = second + sums.query_sums(added)
             covariance = covariance - sums.query_pair_sums(added * self.n / np.maximum(self.n - 1, 1))
-        return (ask[split:], owner.square(ask)), (second, covariance)
+        return (ask[..., split:], owner.square(ask)), (second, covariance)
+
+    # A layer takes several gradients back.
+
+    @functools.cached_property
+    def _asked(self) -> Array:
+        return self.gain * self.response
+
+    @functools.cached_property
+    def _weights(self) -> Array:
+        return self.gain * self.product
 
 
 def _terms(x: float) -> int:
@@ -496,301 +502,3 @@ def _coefficients(exponent: Array, slope: Array, off: Array, terms: int) -> tupl
     centre = norm * (powers * off[1:]).sum(0)
     norm_slope = norm * slope
     return norm * powers[1:], norm_slope * (powers[:-1] - centre * powers[1:])
-
-
-# ---- sums over windows ----
-
-
-class _Dense:
-    """Every position is a node: windows are rows of a matrix, and the diagonal of a covariance holds the second moments."""
-
-    dense = True
-
-    def __init__(self, mask: Windows) -> None:
-        self.seen, self.n = mask.seen, mask.lengths
-        self.even = self.seen / self.n[:, None]
-
-    def window_moments(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
-        """Per window: mean second moment, its part that tokens do not share, covariance with each key, number of tokens.
-
-        Repeated tokens count less: n - 1 is tr(K)^2 / |K|^2 of the centred covariances, their effective rank.
-        """
-        column = self.even @ x
-        own = self.even @ xq
-        total = (column * self.even).sum(1)
-        squares = ((self.even @ (x * x)) * self.even).sum(1) - 2 * (column * column * self.even).sum(1) + total * total
-        apart = np.maximum(own - total, 0.0)
-        known = squares > _TINY * (1e-30 + apart * apart)
-        self.count = np.where(known, 1 + apart * apart / np.where(known, squares, 1.0), self.n)
-        self.count = np.sqrt(np.minimum(np.maximum(self.count, 1.0), self.n) * self.n)
-        return own, apart / np.where(self.count > 1, 1 - 1 / self.count, 1.0), column, self.count
-
-    def weigh(self, logarithm: Array) -> None:
-        self.a = self.seen * np.exp(np.where(self.seen > 0, logarithm, 0.0))
-        self.a /= self.a.sum(1, keepdims=True)
-
-    def products(self, x: Array, xq: Array, terms: int) -> tuple[Array, ...]:
-        """Weighted covariances of K^k with K (k from 1), means of K^k over two windows, and their diagonal parts.
-
-        Then the means of K^k over different tokens, and what is diagonal: if tokens do not repeat, the means again.
-        """
-        a, rows = self.a, self.a.shape[0]
-        self.x, self.rest = x, None
-        full, diagonal = np.empty((2, terms + 2, rows, rows))
-        covariances = np.empty((terms, rows, rows))
-        level = (a @ a.T) if np.ptp(xq) == 0 else None  # the sums of one second moment, as tokens have after a norm
-        power = np.ones_like(x)
-        for k in range(terms + 2):
-            one = a @ power
-            np.matmul(one, a.T, out=full[k])
-            diagonal[k] = (a * xq**k) @ a.T if level is None else xq[0] ** k * level
-            if k == 1:
-                self.one = one
-            if 1 <= k <= terms:
-                mixed = (one * self.one) @ a.T
-                np.add(mixed, mixed.T, out=covariances[k - 1])
-            power *= x
-        # A token and its repetitions are equal.
-        repeated = self.n / self.count
-        longer = self.n[:, None] - self.n
-        diagonal *= np.where(
-            longer > 0, repeated[:, None], np.where(longer < 0, repeated, np.sqrt(np.outer(repeated, repeated)))
-        )
-        for k in range(1, terms + 1):
-            covariances[k - 1] = full[k + 1] - covariances[k - 1] + full[k] * full[1]
-        self.mean_values = full[1].copy()
-        return covariances, full, diagonal, full
-
-    def apart(self, rest: Array) -> tuple[Array, Array]:
-        """Over two windows: the mean of a covariance that is not in the scores, and its covariance with K.
-
-        It comes after the powers of K in :meth:`back`.
-        """
-        a = self.a
-        one = a @ rest
-        full = one @ a.T
-        mixed = (one * self.one) @ a.T
-        self.rest = rest
-        return full, a @ (rest * self.x) @ a.T - mixed - mixed.T + full * self.mean_values
-
-    def back(self, g: Array, g_own: None, h: Array, extra: None) -> Moments:
-        # Powers of K and their sums are computed again: those of every layer at once took gigabytes.
-        a, powers = self.a, len(h) if self.rest is None else len(h) - 1
-        inner = g.copy()
-        mixed, result = np.zeros_like(self.one), np.zeros_like(self.x)
-        power = np.ones_like(self.x)
-        for k, part in enumerate(h):
-            power = power * self.x if k < powers else self.rest
-            one, right = a @ power, part @ a
-            result += power * (a.T @ right)
-            mixed += one * right
-            inner += part * (one @ a.T)
-        crossed = a.T @ mixed
-        result += a.T @ inner @ a - crossed - crossed.T
-        return np.diagonal(result).copy(), result
-
-    def mean(self, values: Array) -> Array:
-        """Mean over each window."""
-        return self.even @ values
-
-    def query_sums(self, values: Array) -> Array:
-        """Sum over the rows that attend to each key, each divided by the row's length."""
-        return self.even.T @ values
-
-    def query_pair_sums(self, values: Array) -> Array:
-        return (self.even.T * values) @ self.even
-
-
-def _beside(sums: Array, x: Array) -> Array:
-    """Sums over the first position of functions x (..., n, n) that bend where the two positions are equal; (..., row, n)."""
-    if x.ndim == 2:
-        return np.matmul(sums, x.T[:, :, None])[..., 0].T
-    return np.matmul(sums, x.transpose(2, 1, 0)).transpose(2, 1, 0)
-
-
-class _Smooth:
-    """Few nodes. The diagonal, one token with itself, is not part of the smooth covariance and is stored separately."""
-
-    dense = False
-
-    def __init__(self, mask: Windows) -> None:
-        self.mask, self.n = mask, mask.lengths
-        self.even = mask.sums / self.n[:, None]
-        self.even_beside = mask.sums_beside / self.n[:, None]
-        along = np.arange(self.n.size)
-        self.alone = mask.common[along, along] / (self.n**2)[:, None]
-        self.inverse = 1 / self.n[:, None]
-        self.single = self.n == 1
-
-    def window_moments(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
-        beyond = xq - np.diagonal(x)
-        column = _beside(self.even_beside, x)
-        own = self.even @ xq
-        total = (column * self.even).sum(1) + self.alone @ beyond
-        apart = (own - total) / np.where(self.single, 1.0, 1 - 1 / self.n)
-        return own, np.maximum(apart, 0.0), column + beyond * self.inverse, self.n
-
-    def weigh(self, logarithm: Array) -> None:
-        mask = self.mask
-        density = np.exp(logarithm)
-        density /= (self.even * density).sum(1, keepdims=True)
-        self.a = self.even * density
-        self.a_beside = self.even_beside * density
-        self.density = density * self.inverse
-        transposed = density.T
-        self.askers = mask.askers * transposed
-        self.askers_beside = (mask.askers_beside * transposed).transpose(0, 2, 1)
-        self.common = mask.common * (self.density[:, None] * self.density)
-        self.both = mask.both * (transposed[:, None] * transposed)
-
-    def products(self, x: Array, xq: Array, terms: int, values: Moments | None = None) -> tuple[Array, ...]:
-        a = self.a
-        self.x, self.xq = powers_of(x, terms + 2), powers_of(xq, terms + 2)
-        along = np.arange(xq.size)
-        self.beyond = beyond = self.xq - self.x[:, along, along]
-        self.one = one = _beside(self.a_beside, self.x)
-        rows, keys = a.shape
-        flat = self.common.reshape(rows * rows, keys)
-        patch = (flat @ beyond.T).T.reshape(-1, rows, rows)
-        diagonal = (flat @ self.xq.T).T.reshape(-1, rows, rows)
-        self.full = full = one @ a.T + patch
-        self.mean_values = full[1]
-        lone = self.density * beyond[1]
-        mixed = (one[1:-1] * one[1]) @ a.T
-        pieces = one[1:-1] * beyond[1] + beyond[1:-1, None] * (one[1] + lone)  # (k, row, key)
-        mixed += np.matmul(self.common, pieces.transpose(1, 2, 0)).transpose(2, 0, 1)
-        return full[2:] - mixed - mixed.transpose(0, 2, 1) + full[1:-1] * full[1], full, diagonal, full
-
-    def apart(self, rest: Array) -> tuple[Array, Array]:
-        """Over two windows: the mean of a covariance that is not in the scores; it is smooth, and its response is 0."""
-        keys = rest.shape[0]
-        rows = self.n.size
-        lone = (self.common.reshape(rows * rows, keys) @ np.diagonal(rest)).reshape(rows, rows)
-        full = _beside(self.a_beside, rest) @ self.a.T - lone
-        return full, np.zeros_like(full)
-
-    def back(self, g: Array, g_own: Array, h: Array, extra: Array) -> Moments:
-        second, rest, mass = self._parts_back(g, g_own, h, extra)
-        return second, rest + (self.x[1:-1] * mass).sum(0)
-
-    # A layer takes several gradients back.
-
-    @functools.cached_property
-    def _one_with_lone(self) -> Array:
-        return self.one[1:-1] + self.density * self.beyond[1:-1, None]
-
-    @functools.cached_property
-    def _full_own(self) -> Array:
-        return np.diagonal(self.full[1:-1], axis1=1, axis2=2)
-
-    def _parts_back(self, g: Array, g_own: Array, h: Array, extra: Array) -> tuple[Array, Array, Array]:
-        """The second moment of a key's gradient, the covariance without K^k, and what multiplies each K^k."""
-        t, both, one, beyond = self.askers, self.both, self.one[1:-1], self.beyond[1:-1]
-        keys, rows = t.shape
-        flat = both.reshape(keys * keys, rows)
-        # Sums over the other row; (k, row, key).
-        right = np.matmul(h.transpose(1, 0, 2), self.askers_beside).transpose(1, 0, 2)
-        mass = t @ right + (flat @ extra.T).T.reshape(-1, keys, keys)
-        direct = (one * right).sum(0)
-        patch = (self._one_with_lone * extra[:, :, None] + beyond[:, None] * right).sum(0)
-        crossed = t @ direct + np.einsum("bca,ac->bc", both, patch)
-        inner = g + (h * self.full[1:-1]).sum(0)
-        inner_own = g_own + (extra * self._full_own).sum(0)
-        over_other = np.matmul(inner[:, None, :], self.askers_beside)[:, 0]
-        rest = t @ over_other + (flat @ inner_own).reshape(keys, keys) - crossed - crossed.T
-        along = np.arange(keys)
-        second = np.diagonal(rest) + (self.xq[1:-1] * mass[:, along, along]).sum(0)
-        return second, rest, mass
-
-    def mean(self, values: Array) -> Array:
-        return self.even @ values
-
-    def query_sums(self, values: Array) -> Array:
-        return self.mask.askers @ values
-
-    def query_pair_sums(self, values: Array) -> Array:
-        return self.mask.both @ values
-
-
-class _Repeated(_Smooth):
-    """Few nodes, and pairs of different and of equal tokens: a covariance K is an array (2, n, n).
-
-    Equal tokens get what Zipf's law gives them, (T8) and (T9).
-    """
-
-    def __init__(self, mask: Windows, keys: Positions, match: float, head_dim: int | None) -> None:
-        super().__init__(mask)
-        self.keys, self.match, self.head_dim = keys, match, head_dim
-        self.equal = match
-        """The same by the weights of one row and one key"""
-        self.share = match
-        """Probability that two positions hold the same token, by the weights of two rows"""
-
-    def window_moments(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
-        """As of different tokens, which decide how much the scores of a row vary."""
-        return super().window_moments(x[0], xq)
-
-    def stretched(self, x: Array, xq: Array, variance: Array, exponent: Array) -> Moments:
-        """K of the scores whose exponential gives equal tokens, and a token itself, what they have in a row of mean length.
-
-        Parameters
-        ----------
-        x, xq : K of pairs (2, n, n) and second moments (n,).
-        variance, exponent : of the scores in each row, and the factor of K in the exponent; (n,).
-        """
-        row = int(np.abs(self.n - self.keys.mean(self.n)).argmin())
-        steep, n = float(exponent[row]), max(2.0, float(self.n[row]))
-        apart, further = self.keys.pair_mean_of_kind(x[1] - x[0]), self.keys.mean(xq) - self.keys.pair_mean_of_kind(x[0])
-        self.share = self.match
-        if not (further > 0 and apart > _TINY * further and steep * apart > _TINY):
-            return x, xq
-        shared = min(1.0, apart / further)
-        found = repetition(self.match, n, float(variance[row]) * shared, float(variance[row]) * (1 - shared), self.head_dim)
-        self.share = self.match * found.other_row
-        self.equal = min(1.0, self.match * found.same_row)
-        itself, equal = found.itself - 1, found.same_row / found.other_row - 1
-        mean = (itself / n + self.share * equal) / max(1 - 1 / n - self.share, 1 / n)  # which centring takes off again
-        itself, equal = (math.log1p(max(0.0, gain + mean)) / steep for gain in (itself, equal))
-        near = np.diagonal(x[0])
-        return np.stack([x[0], x[0] + equal / apart * (x[1] - x[0])]), near + itself / further * (xq - near)
-
-    def _average(self, pairs: Array) -> Array:
-        """Values at pairs (..., 2, n, n) of different and of equal tokens, averaged over both."""
-        return (1 - self.share) * pairs[..., 0, :, :] + self.share * pairs[..., 1, :, :]
-
-    def _over_windows(self, pairs: Array, own: Array) -> tuple[Array, Array, Array]:
-        """Sums over one window and over two of values (..., n, n) of pairs, and what a token itself has beyond a pair."""
-        along, rows = np.arange(own.shape[-1]), self.a.shape[0]
-        beyond = own - pairs[..., along, along]
-        one = _beside(self.a_beside, pairs)
-        return one, beyond, one @ self.a.T + self._over_common(beyond).reshape(*pairs.shape[:-2], rows, rows)
-
-    def _over_common(self, own: Array) -> Array:
-        """Sums over what two windows have in common, of values (k, keys) or (keys,): (k, rows, rows)."""
-        rows, keys = self.a.shape
-        return (self.common.reshape(rows * rows, keys) @ own.reshape(-1, keys).T).T.reshape(-1, rows, rows)
-
-    def products(self, x: Array, xq: Array, terms: int, values: Moments | None = None) -> tuple[Array, ...]:
-        """As of windows without repetitions, of K for the scores and the covariances `values`."""
-        v, vq = (x, xq) if values is None else values
-        self.x, self.xq = powers_of(x, terms + 2), powers_of(xq, terms + 2)
-        self.one, self.beyond, self.full = one, beyond, full = self._over_windows(self._average(self.x), self.xq)
-        different = self._over_windows(self.x[:, 0], self.xq)[2]
-        one_v, beyond_v, self.mean_values = self._over_windows(self._average(v), vq)
-        products = self._over_windows(self._average(self.x[1:-1] * v), self.xq[1:-1] * vq)[2]
-        mixed = (one[1:-1] * one_v) @ self.a.T
-        pieces = one[1:-1] * beyond_v + beyond[1:-1, None] * (one_v + self.density * beyond_v)
-        mixed += np.matmul(self.common, pieces.transpose(1, 2, 0)).transpose(2, 0, 1)
-        covariances = products - mixed - mixed.transpose(0, 2, 1) + full[1:-1] * self.mean_values
-        return covariances, full, self._over_common(self.xq), different
-
-    def back(self, g: Array, g_own: Array, h: Array, extra: Array) -> Moments:
-        second, rest, mass = self._parts_back(g, g_own, h, extra)
-        weights = np.array([(1 - self.share) / (1 - self.match), self.share / self.match])
-        return second, weights[:, None, None] * (rest + (self.x[1:-1] * mass[:, None]).sum(0))
-
-
-def _sums(mask: Windows, keys: Positions, head_dim: int | None) -> _Dense | _Smooth:
-    if mask.dense:
-        return _Dense(mask)
-    return _Smooth(mask) if keys.match is None else _Repeated(mask, keys, keys.match, head_dim)

@@ -94,6 +94,11 @@ class Positions:
         """True if one node stands for all of several positions."""
         return self.count == 1 and self.length > 1
 
+    @property
+    def takes_several(self) -> bool:
+        """True if a pullback takes several gradients side by side, along the first axis of their moments."""
+        return not self.dense
+
     of_kinds = False
     """True if moments are those of one token and of two kinds of pairs, and may be arrays over blocks"""
 
@@ -213,6 +218,7 @@ class Distances(Positions):
     evenly spaced in their logarithm. Functions of pairs are smooth in ln t and in the logarithm of the distance.
     """
 
+    takes_several = False
     late: Array
     """Index of the node that is the first token of each pair; (P,)"""
     early: Array
@@ -298,6 +304,7 @@ class Alike(Positions):
     """
 
     of_kinds = True
+    takes_several = False
 
     @classmethod
     def of(cls, length: int, match: float) -> Alike:
@@ -416,14 +423,14 @@ def _distances(length: int) -> Distances:
     nodes = np.concatenate(
         [np.arange(1, _FIRST + 1), np.rint(spaced).astype(int), [length], length - np.rint(ending).astype(int)]
     )
-    nodes = np.unique(nodes[(nodes >= 1) & (nodes <= length)])
+    nodes = distinct(nodes[(nodes >= 1) & (nodes <= length)])
     late, early = [], []
     for node, t in enumerate(nodes.tolist()):
         half = t / 2
         more = int(np.ceil(np.log(max(half / _NEAR[-1], 1)) / np.log(_RATIO)))
         spaced = _NEAR[-1] * (half / _NEAR[-1]) ** (np.arange(1, more + 1) / max(more, 1))
         beginning = _FAR ** np.arange(np.log(max(half, 1)) / np.log(_FAR))
-        apart = np.unique(np.concatenate([_NEAR, np.rint(spaced).astype(int), t - np.rint(beginning).astype(int)]))
+        apart = distinct(np.concatenate([_NEAR, np.rint(spaced).astype(int), t - np.rint(beginning).astype(int)]))
         apart = apart[(apart >= 1) & (apart < t)]
         late += [node] * apart.size
         early += (t - apart).tolist()
@@ -472,7 +479,7 @@ class _Stretches:
 
     def __init__(self, positions: Positions, cuts: Array, shares: Array) -> None:
         self.nodes, length = positions.nodes, positions.length
-        starts = np.unique(np.concatenate([[0], self.nodes - 1, cuts]))
+        starts = distinct(np.concatenate([[0], self.nodes - 1, cuts]))
         self.starts = starts[starts < length]
         position = np.arange(1, length + 1)
         before = np.maximum(np.searchsorted(self.nodes, position, side="right") - 1, 0)

@@ -473,7 +473,7 @@ def lean_on_norm(g: AnySignal, x: AnySignal) -> Any:
 
 
 def residual_pullback(
-    x: AnySignal, paths: Sequence[tuple[Pullback, bool]], skip: Number, trace: Trace, *, normed: bool
+    x: AnySignal, paths: Sequence[tuple[Pullback, bool]], skip: Number, trace: Trace, *, normed: bool, several: bool = False
 ) -> Pullback:
     """The map of a gradient from the output of a residual without a norm after the sum to its input `x`.
 
@@ -485,6 +485,7 @@ def residual_pullback(
     paths : of each branch, the map of the gradient to x, and True if it mixes tokens.
     skip : the factor on the stream.
     normed : whether branches are normalised.
+    several : whether the paths take two gradients side by side, position by position.
 
     Notes
     -----
@@ -498,6 +499,8 @@ def residual_pullback(
 
         return pull_bare
     square = skip * skip
+    # Cross-attention adds each gradient to that of the encoder's output.
+    several = several and isinstance(x, TokenSignal) and x.positions.takes_several and trace.memory is None
 
     @once  # a residual passes several gradients, and many residuals none
     def sizes() -> tuple[tuple[Number, Number], dict[bool, tuple[Number, Number]]]:
@@ -510,11 +513,16 @@ def residual_pullback(
         inverse, excess = sizes()
         through, leaning = list[Any](), list[Any]()
         for pull, mixes in paths:
-            back = pull(bare)
-            leaning.append(back.times(*inverse))
-            if slid is not None:
+            if slid is None:
+                back, more = pull(bare), None
+            elif several:
+                back, more = pull(bare.beside(slid)).apart()
+            else:
+                back = pull(bare)
                 with trace.silence():
                     more = pull(slid)
+            leaning.append(back.times(*inverse))
+            if more is not None:
                 leaning.append(more)
                 back = back.plus(more.times(*excess[mixes]))
             through.append(back)

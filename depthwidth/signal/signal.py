@@ -226,6 +226,22 @@ class TokenSignal(NamedTuple):
         """The same moments with this spread."""
         return TokenSignal(self.second_moment, self.covariance, self.positions, spread, None, self.offset)
 
+    def beside(self, other: TokenSignal) -> TokenSignal:
+        """Two gradients, along the first axis of the moments, for pullbacks that take both at once."""
+        import numpy as np
+
+        pair = np.stack([self.second_moment, other.second_moment]), np.stack([self.covariance, other.covariance])
+        return self.of(*pair)
+
+    def apart(self) -> list[TokenSignal]:
+        """The gradients that are side by side."""
+        return [self.of(q, c) for q, c in zip(self.second_moment, self.covariance, strict=True)]
+
+    @property
+    def first(self) -> TokenSignal:
+        """The first of gradients that are side by side; the signal itself if it is alone."""
+        return self if self.second_moment.ndim == 1 else self.of(self.second_moment[0], self.covariance[0])
+
     def at_first(self, values: Number) -> Number:
         """Values of tokens as values of the first token of each pair; they broadcast against the covariance."""
         return self.positions.pairs(values)[0]

@@ -130,11 +130,12 @@ class Trace:
             self.records, self.log_variances = before
 
     def record(self, role: str, layer: int | range | None, direction: str, mean: Number, signal: AnySignal) -> None:
-        """Record the moments of a site."""
+        """Record the moments of a site; of gradients that are side by side, those of the first."""
         if self.silent:
             return
-        if isinstance(signal, TokenSignal) and not isinstance(mean, float):
-            mean = signal.positions.mean(mean)
+        if isinstance(signal, TokenSignal):
+            signal = signal.first
+            mean = mean if isinstance(mean, float) else signal.positions.mean(mean)
         signal = signal.whole()
         second, pair = signal.averages
         self.records.append(Record(role, layer, direction, mean, second, pair, signal.deviation))

@@ -83,6 +83,18 @@ def test_arrays_of_a_few_parameters_use_their_own_tables():
     assert found[1] == pytest.approx(parameters**2 / 2, rel=1e-12)
 
 
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_familys_parameters_and_points_broadcast(count):
+    """By tables of their own if the parameters are few, and between those of the grid if there are more."""
+    tables, _ = family()
+    parameters, x = np.linspace(1.0, 1.3, count), np.linspace(0.2, 0.8, 3)[:, None]
+    both = tables(parameters, x)
+    assert both.shape == (2, 3, count)
+    assert both == pytest.approx(tables(*np.broadcast_arrays(parameters, x)), rel=1e-15)
+    assert tables(parameters, 0.5) == pytest.approx(tables(parameters, np.full(count, 0.5)), rel=1e-15)
+    assert tables(1.0, x)[:, :, 0].T.tolist() == [pytest.approx(tables(1.0, float(one)), rel=1e-15) for one in x[:, 0]]
+
+
 def test_lagrange_weights_reproduce_polynomials_and_nothing_more(rng):
     nodes = [-2.0, -1.0, 0.5, 1.0, 3.0]
     for at in (-1.7, 0.5, 2.2):

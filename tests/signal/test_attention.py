@@ -215,6 +215,32 @@ def test_where_every_position_is_a_node_the_diagonal_of_a_covariance_means_nothi
         assert a[1] == pytest.approx(b[1])
 
 
+@pytest.mark.parametrize("match", [None, 0.05])
+def test_gradients_side_by_side_come_back_as_each_alone(match):
+    positions = Positions.smooth(40, match)
+    attend = TokenAttention(positions, causal=True, head_dim=16, width=64, dropout=0.1)
+    q, c = positions.uniform(1.0, 0.3)
+    layer = attend(q, c, 2.0, bias=(0.5, 0.4, 16))
+    each = [(1 + k * q / positions.nodes, 0.1 * (k + 1) + 0 * c) for k in range(3)]
+    together = layer.pull(*(np.stack(parts) for parts in zip(*each, strict=True)))
+    for k, (g, gc) in enumerate(each):
+        for (one, pair), (found, found_pair) in zip(layer.pull(g, gc), together, strict=True):
+            assert found[k] == pytest.approx(one, rel=1e-12, abs=1e-15)
+            assert found_pair[k] == pytest.approx(pair, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize("choices", [{}, {"experts": 4, "top_k": 2, "shared_ffn": 8}, {"parallel": True}])
+def test_a_gradient_and_its_leaning_come_back_together_as_one_after_the_other(monkeypatch, choices):
+    """All branches of a block take two gradients at once; branches that do not take them one by one."""
+    tree = Transformer(2, 16, 2, vocab=20, context=8, kind="decoder", **choices)
+    together = propagate(tree, "xavier", gradient="loss")
+    for component in {type(part.branch) for _, part in tree.decoder.repeats[0].block.branches}:
+        monkeypatch.setattr(component, "pulls_several", False)
+    alone = propagate(tree, "xavier", gradient="loss")
+    for name in ("second_moment", "covariance", "spread"):
+        np.testing.assert_allclose(together[name], alone[name], rtol=1e-12, atol=1e-18)
+
+
 def test_pullback_is_linear():
     positions = Positions.smooth(40)
     out = TokenAttention(positions, causal=True, head_dim=16, width=64, dropout=0.1)(*positions.uniform(1.0, 0.3))

@@ -1,0 +1,336 @@
+"""Sums of covariances over the windows of attention, weighed by its probabilities, forward and backward.
+
+The formulas are those of :mod:`.attention`. Windows of all positions are rows of a matrix, those of a few nodes sums of smooth
+functions.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from ..numerics.powers import powers_of
+from ..numerics.repeated_softmax import repetition
+from .positions import Positions, Windows
+
+Array = Any
+Moments = tuple[Array, Array]
+"""q (n,) and c (n, n) at the nodes"""
+_TINY = 1e-9
+
+
+class _Dense:
+    """Every position is a node: windows are rows of a matrix, and the diagonal of a covariance holds the second moments."""
+
+    dense = True
+
+    def __init__(self, mask: Windows) -> None:
+        self.seen, self.n = mask.seen, mask.lengths
+        self.even = self.seen / self.n[:, None]
+
+    def window_moments(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
+        """Per window: mean second moment, its part that tokens do not share, covariance with each key, number of tokens.
+
+        Repeated tokens count less: n - 1 is tr(K)^2 / |K|^2 of the centred covariances, their effective rank.
+        """
+        column = self.even @ x
+        own = self.even @ xq
+        total = (column * self.even).sum(1)
+        squares = ((self.even @ (x * x)) * self.even).sum(1) - 2 * (column * column * self.even).sum(1) + total * total
+        apart = np.maximum(own - total, 0.0)
+        known = squares > _TINY * (1e-30 + apart * apart)
+        self.count = np.where(known, 1 + apart * apart / np.where(known, squares, 1.0), self.n)
+        self.count = np.sqrt(np.minimum(np.maximum(self.count, 1.0), self.n) * self.n)
+        return own, apart / np.where(self.count > 1, 1 - 1 / self.count, 1.0), column, self.count
+
+    def weigh(self, logarithm: Array) -> None:
+        self.a = self.seen * np.exp(np.where(self.seen > 0, logarithm, 0.0))
+        self.a /= self.a.sum(1, keepdims=True)
+
+    def products(self, x: Array, xq: Array, terms: int) -> tuple[Array, ...]:
+        """Weighted covariances of K^k with K (k from 1), means of K^k over two windows, and their diagonal parts.
+
+        Then the means of K^k over different tokens, and what is diagonal: if tokens do not repeat, the means again.
+        """
+        a, rows = self.a, self.a.shape[0]
+        self.x, self.rest = x, None
+        full, diagonal = np.empty((2, terms + 2, rows, rows))
+        covariances = np.empty((terms, rows, rows))
+        level = (a @ a.T) if np.ptp(xq) == 0 else None  # the sums of one second moment, as tokens have after a norm
+        power = np.ones_like(x)
+        for k in range(terms + 2):
+            one = a @ power
+            np.matmul(one, a.T, out=full[k])
+            diagonal[k] = (a * xq**k) @ a.T if level is None else xq[0] ** k * level
+            if k == 1:
+                self.one = one
+            if 1 <= k <= terms:
+                mixed = (one * self.one) @ a.T
+                np.add(mixed, mixed.T, out=covariances[k - 1])
+            power *= x
+        # A token and its repetitions are equal.
+        repeated = self.n / self.count
+        longer = self.n[:, None] - self.n
+        diagonal *= np.where(
+            longer > 0, repeated[:, None], np.where(longer < 0, repeated, np.sqrt(np.outer(repeated, repeated)))
+        )
+        for k in range(1, terms + 1):
+            covariances[k - 1] = full[k + 1] - covariances[k - 1] + full[k] * full[1]
+        self.mean_values = full[1].copy()
+        return covariances, full, diagonal, full
+
+    def apart(self, rest: Array) -> tuple[Array, Array]:
+        """Over two windows: the mean of a covariance that is not in the scores, and its covariance with K.
+
+        It comes after the powers of K in :meth:`back`.
+        """
+        a = self.a
+        one = a @ rest
+        full = one @ a.T
+        mixed = (one * self.one) @ a.T
+        self.rest = rest
+        return full, a @ (rest * self.x) @ a.T - mixed - mixed.T + full * self.mean_values
+
+    def back(self, g: Array, g_own: None, h: Array, extra: None) -> Moments:
+        # Powers of K and their sums are computed again: those of every layer at once took gigabytes.
+        a, powers = self.a, len(h) if self.rest is None else len(h) - 1
+        inner = g.copy()
+        mixed, result = np.zeros_like(self.one), np.zeros_like(self.x)
+        power = np.ones_like(self.x)
+        for k, part in enumerate(h):
+            power = power * self.x if k < powers else self.rest
+            one, right = a @ power, part @ a
+            result += power * (a.T @ right)
+            mixed += one * right
+            inner += part * (one @ a.T)
+        crossed = a.T @ mixed
+        result += a.T @ inner @ a - crossed - crossed.T
+        return np.diagonal(result).copy(), result
+
+    def mean(self, values: Array) -> Array:
+        """Mean over each window."""
+        return self.even @ values
+
+    def query_sums(self, values: Array) -> Array:
+        """Sum over the rows that attend to each key, each divided by the row's length."""
+        return self.even.T @ values
+
+    def query_pair_sums(self, values: Array) -> Array:
+        return (self.even.T * values) @ self.even
+
+
+def _beside(sums: Array, x: Array) -> Array:
+    """Sums over the first position of functions x (..., n, n) that bend where the two positions are equal; (..., row, n)."""
+    if x.ndim == 2:
+        return np.matmul(sums, x.T[:, :, None])[..., 0].T
+    return np.matmul(sums, x.transpose(2, 1, 0)).transpose(2, 1, 0)
+
+
+class _Smooth:
+    """Few nodes. The diagonal, one token with itself, is not part of the smooth covariance and is stored separately."""
+
+    dense = False
+
+    def __init__(self, mask: Windows) -> None:
+        self.mask, self.n = mask, mask.lengths
+        self.even = mask.sums / self.n[:, None]
+        self.even_beside = mask.sums_beside / self.n[:, None]
+        along = np.arange(self.n.size)
+        self.alone = mask.common[along, along] / (self.n**2)[:, None]
+        self.inverse = 1 / self.n[:, None]
+        self.single = self.n == 1
+
+    def window_moments(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
+        beyond = xq - np.diagonal(x)
+        column = _beside(self.even_beside, x)
+        own = self.even @ xq
+        total = (column * self.even).sum(1) + self.alone @ beyond
+        apart = (own - total) / np.where(self.single, 1.0, 1 - 1 / self.n)
+        return own, np.maximum(apart, 0.0), column + beyond * self.inverse, self.n
+
+    def weigh(self, logarithm: Array) -> None:
+        mask = self.mask
+        density = np.exp(logarithm)
+        density /= (self.even * density).sum(1, keepdims=True)
+        self.a = self.even * density
+        self.a_beside = self.even_beside * density
+        self.density = density * self.inverse
+        transposed = density.T
+        self.askers = mask.askers * transposed
+        self.askers_beside = (mask.askers_beside * transposed).transpose(0, 2, 1)
+        self.common = mask.common * (self.density[:, None] * self.density)
+        self.both = mask.both * (transposed[:, None] * transposed)
+
+    def products(self, x: Array, xq: Array, terms: int, values: Moments | None = None) -> tuple[Array, ...]:
+        a = self.a
+        self.x, self.xq = powers_of(x, terms + 2), powers_of(xq, terms + 2)
+        along = np.arange(xq.size)
+        self.beyond = beyond = self.xq - self.x[:, along, along]
+        self.one = one = _beside(self.a_beside, self.x)
+        rows, keys = a.shape
+        flat = self.common.reshape(rows * rows, keys)
+        patch = (flat @ beyond.T).T.reshape(-1, rows, rows)
+        diagonal = (flat @ self.xq.T).T.reshape(-1, rows, rows)
+        self.full = full = one @ a.T + patch
+        self.mean_values = full[1]
+        lone = self.density * beyond[1]
+        mixed = (one[1:-1] * one[1]) @ a.T
+        pieces = one[1:-1] * beyond[1] + beyond[1:-1, None] * (one[1] + lone)  # (k, row, key)
+        mixed += np.matmul(self.common, pieces.transpose(1, 2, 0)).transpose(2, 0, 1)
+        return full[2:] - mixed - mixed.transpose(0, 2, 1) + full[1:-1] * full[1], full, diagonal, full
+
+    def apart(self, rest: Array) -> tuple[Array, Array]:
+        """Over two windows: the mean of a covariance that is not in the scores; it is smooth, and its response is 0."""
+        keys = rest.shape[0]
+        rows = self.n.size
+        lone = (self.common.reshape(rows * rows, keys) @ np.diagonal(rest)).reshape(rows, rows)
+        full = _beside(self.a_beside, rest) @ self.a.T - lone
+        return full, np.zeros_like(full)
+
+    def back(self, g: Array, g_own: Array, h: Array, extra: Array) -> Moments:
+        second, rest, mass = self._parts_back(g, g_own, h, extra)
+        return second, rest + (self.x[1:-1] * mass).sum(-3)
+
+    # A layer takes several gradients back.
+
+    @functools.cached_property
+    def _one_with_lone(self) -> Array:
+        return self.one[1:-1] + self.density * self.beyond[1:-1, None]
+
+    @functools.cached_property
+    def _full_own(self) -> Array:
+        return np.diagonal(self.full[1:-1], axis1=1, axis2=2)
+
+    def _parts_back(self, g: Array, g_own: Array, h: Array, extra: Array) -> tuple[Array, Array, Array]:
+        """The second moment of a key's gradient, the covariance without K^k, and what multiplies each K^k.
+
+        Several gradients are along the first axis of every argument.
+        """
+        t, one, beyond = self.askers, self.one[1:-1], self.beyond[1:-1]
+        keys, rows = t.shape
+        # Sums over the other row; (..., k, row, key).
+        right = self._beside_other(h.reshape(-1, rows, rows)).reshape(*h.shape[:-1], keys)
+        mass = t @ right + self._asked_of_both(extra)
+        direct = (one * right).sum(-3)
+        patch = (self._one_with_lone * extra[..., None] + beyond[:, None] * right).sum(-3)
+        crossed = t @ direct + np.einsum("bca,...ac->...bc", self.both, patch)
+        inner = g + (h * self.full[1:-1]).sum(-3)
+        inner_own = g_own + (extra * self._full_own).sum(-2)
+        over_other = self._beside_other(inner.reshape(-1, rows, rows)).reshape(*g.shape[:-1], keys)
+        rest = t @ over_other + self._asked_of_both(inner_own) - crossed - crossed.swapaxes(-1, -2)
+        along = np.arange(keys)
+        second = rest[..., along, along] + (self.xq[1:-1] * mass[..., along, along]).sum(-2)
+        return second, rest, mass
+
+    def _beside_other(self, pairs: Array) -> Array:
+        """Sums over the second row of values (m, rows, rows), for every key: (m, row, key)."""
+        return np.matmul(pairs.transpose(1, 0, 2), self.askers_beside).transpose(1, 0, 2)
+
+    def _asked_of_both(self, values: Array) -> Array:
+        """Sums over the rows that attend to two keys of values (..., rows): (..., keys, keys)."""
+        keys, _, rows = self.both.shape
+        return (self.both.reshape(keys * keys, rows) @ values.reshape(-1, rows).T).T.reshape(*values.shape[:-1], keys, keys)
+
+    def mean(self, values: Array) -> Array:
+        return self.even @ values
+
+    def query_sums(self, values: Array) -> Array:
+        return values @ self.mask.askers.T
+
+    def query_pair_sums(self, values: Array) -> Array:
+        return self._of_kinds((self.mask.both @ values[..., None, :, None])[..., 0])
+
+    def _of_kinds(self, pairs: Array) -> Array:
+        """The same values for both kinds of pairs, if there are two."""
+        return pairs
+
+
+class _Repeated(_Smooth):
+    """Few nodes, and pairs of different and of equal tokens: a covariance K is an array (2, n, n).
+
+    Equal tokens get what Zipf's law gives them, (T8) and (T9).
+    """
+
+    def __init__(self, mask: Windows, keys: Positions, match: float, head_dim: int | None) -> None:
+        super().__init__(mask)
+        self.keys, self.match, self.head_dim = keys, match, head_dim
+        self.equal = match
+        """The same by the weights of one row and one key"""
+        self.share = match
+        """Probability that two positions hold the same token, by the weights of two rows"""
+
+    def window_moments(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
+        """As of different tokens, which decide how much the scores of a row vary."""
+        return super().window_moments(x[0], xq)
+
+    def stretched(self, x: Array, xq: Array, variance: Array, exponent: Array) -> Moments:
+        """K of the scores whose exponential gives equal tokens, and a token itself, what they have in a row of mean length.
+
+        Parameters
+        ----------
+        x, xq : K of pairs (2, n, n) and second moments (n,).
+        variance, exponent : of the scores in each row, and the factor of K in the exponent; (n,).
+        """
+        row = int(np.abs(self.n - self.keys.mean(self.n)).argmin())
+        steep, n = float(exponent[row]), max(2.0, float(self.n[row]))
+        apart, further = self.keys.pair_mean_of_kind(x[1] - x[0]), self.keys.mean(xq) - self.keys.pair_mean_of_kind(x[0])
+        self.share = self.match
+        if not (further > 0 and apart > _TINY * further and steep * apart > _TINY):
+            return x, xq
+        shared = min(1.0, apart / further)
+        found = repetition(self.match, n, float(variance[row]) * shared, float(variance[row]) * (1 - shared), self.head_dim)
+        self.share = self.match * found.other_row
+        self.equal = min(1.0, self.match * found.same_row)
+        itself, equal = found.itself - 1, found.same_row / found.other_row - 1
+        mean = (itself / n + self.share * equal) / max(1 - 1 / n - self.share, 1 / n)  # which centring takes off again
+        itself, equal = (math.log1p(max(0.0, gain + mean)) / steep for gain in (itself, equal))
+        near = np.diagonal(x[0])
+        return np.stack([x[0], x[0] + equal / apart * (x[1] - x[0])]), near + itself / further * (xq - near)
+
+    def _average(self, pairs: Array) -> Array:
+        """Values at pairs (..., 2, n, n) of different and of equal tokens, averaged over both."""
+        return (1 - self.share) * pairs[..., 0, :, :] + self.share * pairs[..., 1, :, :]
+
+    def _over_windows(self, pairs: Array, own: Array) -> tuple[Array, Array, Array]:
+        """Sums over one window and over two of values (..., n, n) of pairs, and what a token itself has beyond a pair."""
+        along, rows = np.arange(own.shape[-1]), self.a.shape[0]
+        beyond = own - pairs[..., along, along]
+        one = _beside(self.a_beside, pairs)
+        return one, beyond, one @ self.a.T + self._over_common(beyond).reshape(*pairs.shape[:-2], rows, rows)
+
+    def _over_common(self, own: Array) -> Array:
+        """Sums over what two windows have in common, of values (k, keys) or (keys,): (k, rows, rows)."""
+        rows, keys = self.a.shape
+        return (self.common.reshape(rows * rows, keys) @ own.reshape(-1, keys).T).T.reshape(-1, rows, rows)
+
+    def products(self, x: Array, xq: Array, terms: int, values: Moments | None = None) -> tuple[Array, ...]:
+        """As of windows without repetitions, of K for the scores and the covariances `values`."""
+        v, vq = (x, xq) if values is None else values
+        self.x, self.xq = powers_of(x, terms + 2), powers_of(xq, terms + 2)
+        self.one, self.beyond, self.full = one, beyond, full = self._over_windows(self._average(self.x), self.xq)
+        different = self._over_windows(self.x[:, 0], self.xq)[2]
+        one_v, beyond_v, self.mean_values = self._over_windows(self._average(v), vq)
+        products = self._over_windows(self._average(self.x[1:-1] * v), self.xq[1:-1] * vq)[2]
+        mixed = (one[1:-1] * one_v) @ self.a.T
+        pieces = one[1:-1] * beyond_v + beyond[1:-1, None] * (one_v + self.density * beyond_v)
+        mixed += np.matmul(self.common, pieces.transpose(1, 2, 0)).transpose(2, 0, 1)
+        covariances = products - mixed - mixed.transpose(0, 2, 1) + full[1:-1] * self.mean_values
+        return covariances, full, self._over_common(self.xq), different
+
+    def back(self, g: Array, g_own: Array, h: Array, extra: Array) -> Moments:
+        second, rest, mass = self._parts_back(g, g_own, h, extra)
+        weights = np.array([(1 - self.share) / (1 - self.match), self.share / self.match])
+        of_kinds = (self.x[1:-1] * self._of_kinds(mass)).sum(-4)
+        return second, weights[:, None, None] * (self._of_kinds(rest) + of_kinds)
+
+    def _of_kinds(self, pairs: Array) -> Array:
+        return pairs[..., None, :, :]
+
+
+def _sums(mask: Windows, keys: Positions, head_dim: int | None) -> _Dense | _Smooth:
+    if mask.dense:
+        return _Dense(mask)
+    return _Smooth(mask) if keys.match is None else _Repeated(mask, keys, keys.match, head_dim)
