@@ -146,7 +146,7 @@ def _of_rows(formula: str, file: str, wanted: dict[str, str], rows: list[Measure
         noise = [float(row["stderr"]) / abs(labels_of(row).get("scale") or float(row["value"]) or 1.0) for row in decided]
         settings, known = (sum(int(labels_of(row).get("cells", 1)) for row in some) for some in (rows, decided))
     except (ValueError, ZeroDivisionError) as error:
-        raise InputError(f"{file} holds what is not a number ({error})") from error
+        raise InputError(f"{file} holds a value that is not a number ({error})") from error
     about = (formula, file, " ".join(wanted.values()), settings, settings - known)
     when = (max(row["date"] for row in rows), ", ".join(sorted({row["device"] for row in rows})))
     if not decided:

@@ -103,7 +103,7 @@ def hub_file(repository: Repository, filename: str, most: int) -> HubFile:
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         raise InputError(
             f"{filename} of the repository {shown(str(repository))} is not in the cache of the hub; HF_HUB_OFFLINE is set, so "
-            "that the hub is not asked"
+            "the hub is not asked"
         )
     path = _asked(lambda: _downloaded(huggingface_hub, repository, filename, most), repository, filename)
     return HubFile(path, path.parents[filename.count("/")].name, cached=False)
@@ -166,7 +166,7 @@ def hub_stream(repository: Repository, filename: str) -> Iterator[tuple[BinaryIO
     about = {"library_name": "depthwidth"}
     found = _asked(lambda: library.get_hf_file_metadata(url, **about), repository, filename)
     if type(found.size) is not int or found.size < 0:
-        raise InputError(f"{_endpoint()} does not say how long {filename} of {shown(repository.name)} is")
+        raise InputError(f"{_endpoint()} did not report the size of {filename} of {shown(repository.name)}")
 
     end = time.monotonic() + LONGEST
 

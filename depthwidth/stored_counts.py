@@ -71,7 +71,7 @@ def stored_counts(tensors: Mapping[str, tuple[tuple[int, ...], str, int | None]]
         rows,
         (
             reason,
-            "theory does not reach this model: there are counts of what is stored, and no rules, moments or initialisation",
+            "the theory does not cover this model: it has counts of stored tensors, but no rules, moments or initialisation",
             "a tied weight counts as often as it is stored",
         ),
     )

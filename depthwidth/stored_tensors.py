@@ -185,7 +185,7 @@ def _of_index(index: Path, label: str) -> dict[str, StoredTensor]:
     for file in sorted(set(places.values())):
         # A name with a folder in it could lead out of the checkpoint.
         if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
-            raise InputError(f"{label} names {shown(file)}, which is not a safetensors file beside it")
+            raise InputError(f"{label} names {shown(file)}, which is not a safetensors file in the same folder")
         there = index.parent / file
         found[file] = _of_file(there, f"checkpoint {shown(str(there), limit=300)}")
     missing = [name for name, file in places.items() if name not in found[file]]

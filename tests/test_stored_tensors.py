@@ -69,8 +69,8 @@ def test_an_index_names_the_file_of_each_tensor(tensors, tmp_path):
     for wrong, sentence in (
         ({"a": "two.safetensors"}, "tensor 'a' is not in 'two.safetensors'"),
         ({"a": "three.safetensors"}, "there is no checkpoint"),
-        ({"a": "../one.safetensors"}, "which is not a safetensors file beside it"),
-        ({"a": "one.bin"}, "which is not a safetensors file beside it"),
+        ({"a": "../one.safetensors"}, "which is not a safetensors file in the same folder"),
+        ({"a": "one.bin"}, "which is not a safetensors file in the same folder"),
         ({"a": 1}, "has no weight_map"),
         ({}, "has no weight_map"),
     ):

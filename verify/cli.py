@@ -44,13 +44,13 @@ def _how(function: F) -> F:
             "--ensemble",
             metavar="N",
             type=COUNT,
-            help="Most runs of one shape in one program.  [default: as in the plan; 16 on a GPU, 1 on a CPU for a new one]",
+            help="Maximum runs of one shape in one program.  [default: as in the plan; 16 on a GPU, 1 on a CPU for a new one]",
         ),
         click.option(
             "--workers",
             metavar="N",
             type=int,
-            help="Runs at once.  [default: one per GPU or processor; all that fit the cluster]",
+            help="Number of runs at a time.  [default: one per GPU or processor; all that fit the cluster]",
         ),
         click.option("--executor", "executor_name", type=click.Choice(["local", "ray"]), default="local", show_default=True),
     ):
@@ -103,11 +103,11 @@ def list_jobs(form: str | None) -> None:
 
 @commands.command()
 @click.argument("names", nargs=-1, required=True, metavar="JOB...")
-@click.option("--size", default="tiny", show_default=True, help="tiny, small, gpu or full.")
+@click.option("--size", default="tiny", show_default=True, help="Size of the job: tiny, small, gpu or full.")
 @_folder
 @_how
 def run(names: tuple[str, ...], size: str, out: str, **how: Any) -> int:
-    """Plan JOB, record its predictions, and measure what is missing.
+    """Plan JOB, record its predictions, and run the missing measurements.
 
     Runs with rows in the folder are not measured again. The exit status is 3 if a run failed, whatever the verdict.
     """
@@ -186,7 +186,7 @@ def _carry_out(
 
 
 @commands.command()
-@click.option("--watch", is_flag=True, help="Keep the page current until every run has ended; Ctrl-C ends it earlier.")
+@click.option("--watch", is_flag=True, help="Update the output until every run has ended, or until Ctrl-C.")
 @_folder
 @formats
 def status(watch: bool, out: str, form: str | None) -> None:
@@ -279,9 +279,11 @@ def import_command(file: str, out: str) -> int:
     help="A coefficient and its start value; may be repeated.",
 )
 @click.option("--site", default="", metavar="SITE", help="Use the quantities of this site.  [default: those without a site]")
-@click.option("--steps", default="last", show_default=True, help="last or all steps of each run.")
+@click.option("--steps", default="last", show_default=True, help="Steps of each run to use: last or all.")
 @click.option("--logarithm", is_flag=True, help="Fit the logarithm of both sides, for relative errors.")
-@click.option("--errors", "method", default="bootstrap", show_default=True, help="bootstrap, profile or curvature.")
+@click.option(
+    "--errors", "method", default="bootstrap", show_default=True, help="Source of the errors: bootstrap, profile or curvature."
+)
 @click.option("--draws", type=COUNT, default=300, show_default=True, metavar="N", help="Number of bootstrap samples over runs.")
 @click.option("--save", metavar="NAME", help="Write coefficients, covariance and rows as NAME.*.csv.")
 @click.option("--into", metavar="FOLDER", help="Folder for these files.  [default: DIR/fits]")
@@ -325,14 +327,16 @@ def fit(
 
 @commands.command()
 @click.argument("checkpoint")
-@click.option("--text", metavar="FILE", help="Measure on this text: a model folder of the transformers library alone.")
+@click.option(
+    "--text", metavar="FILE", help="Measure on this text; CHECKPOINT is then a model folder of the transformers library."
+)
 @click.option("--context", type=COUNT, help="Tokens of a sequence.  [default: the model's, at most 1,024]")
 @click.option("--sequences", type=COUNT, default=8, show_default=True, help="Sequences of the text, at most 8.")
-@click.option("--samples", type=COUNT, help="Without a text: training points, by which measures are divided.")
-@click.option("--margin", type=NUMBER, help="Without a text: margin of the training points, by which measures are divided.")
+@click.option("--samples", type=COUNT, help="Without --text: divide measures by this number of training points.")
+@click.option("--margin", type=NUMBER, help="Without --text: divide measures by this margin of the training points.")
 @click.option("--failure", type=NUMBER, default=0.05, show_default=True, help="Probability with which each bound may fail.")
 @click.option("--steps", type=COUNT, default=20, show_default=True, help="Steps of the ascent to the worst weights.")
-@click.option("--draws", type=COUNT, default=5, show_default=True, help="Noisy weights of each mean.")
+@click.option("--draws", type=COUNT, default=5, show_default=True, help="Number of noisy weights in each mean.")
 @click.option("--seed", type=COUNT, default=0, show_default=True, help="Seed of the noise.")
 @formats
 def capacity(
@@ -341,8 +345,8 @@ def capacity(
 ) -> None:  # fmt: skip
     """Measure the capacity of trained weights: bounds, measures and proxies, each with its nature.
 
-    CHECKPOINT is a safetensors file, its index, or a folder with one. By its weights alone it is read one tensor at a time, in
-    memory bounded by the largest. With --text it is a model folder: margins, sharpness, and bounds of noisy weights and of
+    CHECKPOINT is a safetensors file, its index, or a folder with one. Without --text it is read one tensor at a time, in memory
+    bounded by the largest tensor. With --text it must be a model folder: margins, sharpness, and bounds of noisy weights and of
     attention are then measured on the first sequences of the text, as if the model had been trained on them.
 
     Nothing is downloaded or unpickled.

@@ -81,7 +81,7 @@ class Batch:
             if len(pair) > 1 and not two:
                 raise InputError(f"propagate: lengths holds the pair {shown(given)}, and this model has one stack")
             if len(pair) > 1 and source is not None:
-                raise InputError("propagate: lengths holds pairs, which leaves no room for source")
+                raise InputError("propagate: lengths holds pairs, so source cannot be given as well")
             if not 1 <= len(pair) <= 2:
                 raise InputError(f"propagate: lengths holds {shown(given)}, which is not a length or a pair of them")
             one = _length(pair[0], tree.context)

@@ -150,10 +150,10 @@ def _columns_of(tree: Transformer, init: str | Recipe = "shipped", *, lengths: A
 
     context, source = given.pop("context", None), given.pop("source", None)
     if context is not None:
-        raise InputError(f"propagate: lengths leaves no room for context={context}; give one of the two")
+        raise InputError(f"propagate: lengths cannot be combined with context={context}; give one of the two")
     for name in ("gram", "token_match"):
         if given.get(name) is not None and not isinstance(given[name], float | int):
-            raise InputError(f"propagate: lengths leaves no room for {name} as an array, which has one length")
+            raise InputError(f"propagate: lengths cannot be combined with {name} as an array, which has one length")
     batch = Batch.of(tree, lengths, source)
     made = init if isinstance(init, Recipe) else recipe(tree, init)
 
@@ -183,7 +183,7 @@ def _texts(tree: Transformer, match: Any, context: int | None, lengths: Any) -> 
     if getattr(match, "ndim", 0) != 3:
         return None
     if len(match) == 0 or lengths is not None:
-        raise InputError("propagate: token_match holds no text, or lengths beside texts of one length")
+        raise InputError("propagate: token_match holds no text, or both lengths and texts of one length")
     return np.asarray(match)
 
 
@@ -316,7 +316,7 @@ class _Input:
 
         if gram is not None:
             if variance is not None or correlation is not None or match is not None:
-                raise InputError("propagate: gram leaves no room for variance, correlation or token_match")
+                raise InputError("propagate: gram cannot be combined with variance, correlation or token_match")
             gram = _token_array("gram", gram)
             if not (gram.diagonal() > 0).all():
                 raise InputError("propagate: gram has a second moment on its diagonal that is not positive")
@@ -329,7 +329,7 @@ class _Input:
         else:
             match = _token_array("token_match", match)
             if match.min() < 0 or match.max() > 1:
-                raise InputError("propagate: token_match holds what is not a probability")
+                raise InputError("propagate: token_match holds a value that is not a probability")
             _check_products("token_match", match + np.diag(1 - match.diagonal()))
         return cls(match, variance, correlation, gram)
 
@@ -423,7 +423,7 @@ def _token_array(name: str, values: Any) -> Any:
     if array.ndim != 2 or array.shape[0] != array.shape[1] or len(array) < 2:
         raise InputError(f"propagate: {name} has shape {array.shape}, not (L, L) over two tokens or more")
     if not np.isfinite(array).all() or not np.allclose(array, array.T, rtol=1e-6, atol=1e-9 * np.abs(array).max()):
-        raise InputError(f"propagate: {name} is not symmetric, or holds what is not a finite number")
+        raise InputError(f"propagate: {name} is not symmetric, or holds a value that is not a finite number")
     return array
 
 

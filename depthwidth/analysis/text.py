@@ -147,7 +147,7 @@ class Text:
         """
         passages = self._passages(length, windows)
         if len(passages) * length**2 > LARGEST_MATRICES:
-            raise InputError(f"text: {len(passages)} windows of {length:,} tokens are too much to follow position by position")
+            raise InputError(f"text: {len(passages)} windows of {length:,} tokens are too many to compute position by position")
         return np.stack([passage[:, None] == passage for passage in passages])
 
     def _passages(self, length: int, windows: int) -> list[Any]:
@@ -156,7 +156,7 @@ class Text:
         check_whole("text", largest=ceiling("windows"), windows=windows)
         if length > LONGEST_MATRIX:
             raise InputError(
-                f"text: windows of {length:,} tokens are not followed position by position; at most {LONGEST_MATRIX:,}"
+                f"text: windows of {length:,} tokens cannot be computed position by position; at most {LONGEST_MATRIX:,}"
             )
         if length > len(self):
             raise InputError(f"text {self.source} holds {len(self)} tokens ({self.kind}), fewer than the window of {length}")

@@ -109,7 +109,7 @@ def describe_trained(weights: TrainedWeights, share: float = SHARE) -> TrainedDe
     except InputError as error:
         notes.append(f"there are no measures of capacity: {error}")
     if not all(one.converged for one in matrices):
-        notes.append("some spectral norms are lower bounds of unknown distance, as the power iteration did not converge")
+        notes.append("some spectral norms are only lower bounds, because the power iteration did not converge")
     return TrainedDescription(ranks, matrices, capacity, tuple(site for site, _ in found), tuple(notes))
 
 

@@ -357,7 +357,7 @@ def _check_memory(design: Design) -> None:
         raise InputError("Transformer: spare_tokens are rows without an output, which tied=True gives them")
     reads = design.memory_block or any(own.get("memory_block") for own in design.blocks or ())
     if reads and design.kind != "decoder":
-        raise InputError("Transformer: memory_block is one of a decoder alone; two stacks have cross-attention anyway")
+        raise InputError("Transformer: memory_block needs a decoder alone; two stacks have cross-attention anyway")
     if design.lone_decoder and (design.kind != "decoder" or design.parallel):
         raise InputError("Transformer: lone_decoder=True needs kind='decoder' and branches in sequence")
     others = [name for name in ("altup", "laurel", "routed_altup") if getattr(design, name)]
@@ -376,9 +376,11 @@ def _check_shared_norm(design: Design) -> None:
 def _check_routed_updates(design: Design) -> None:
     """Refuse parts of Gemma 3n's blocks without the others that they need."""
     if design.routed_altup is not None and design.altup is not None:
-        raise InputError("Transformer: altup and routed_altup are two forms of one thing; give one of them")
+        raise InputError("Transformer: altup and routed_altup are two forms of one method; give one of them")
     if design.layer_inputs is not None and design.routed_altup is None:
-        raise InputError("Transformer: layer_inputs are added to copies of the stream, which routed_altup makes")
+        raise InputError(
+            "Transformer: layer_inputs needs routed_altup, which makes the copies of the stream that they are added to"
+        )
     if design.laurel is not None and (design.parallel or design.kind == "encoder-decoder"):
         raise InputError("Transformer: laurel needs attention and a feed-forward part in sequence, in a model of one stack")
 
@@ -395,7 +397,7 @@ def _check_updates(design: Design) -> None:
         return
     check_whole("Transformer", smallest=2, sequence_stride=stride)
     if design.kind == "decoder":
-        raise InputError("Transformer: sequence_stride is that of an encoder's blocks, and a decoder has none")
+        raise InputError("Transformer: sequence_stride applies to the blocks of an encoder, not of a decoder")
     if design.altup is not None:
         raise InputError("Transformer: altup and sequence_stride are not combined; give one of them")
     if not is_symbolic(design.context, stride) and stride > design.context:

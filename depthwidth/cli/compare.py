@@ -38,7 +38,7 @@ def compare(
     dtype: str,
     form: str | None,
 ) -> None:
-    """Compare MODELS, two or more: what the difference costs in loss, with its error, in FLOPs and in memory.
+    """Compare two or more MODELS in predicted loss (with its error), FLOPs and memory.
 
     \b
     depthwidth compare 32x4096 48x3328 --preset llama3

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command(cls=NumberFirst)
 @click.argument("flops")
 @option("--law", "names", multiple=True, metavar="NAME", help="Law of the loss; may be repeated.", show_default="all")
-@option("--served", metavar="TOKENS", help="Tokens read and written in the model's life, paid from FLOPS.", show_default="0")
+@option("--served", metavar="TOKENS", help="Tokens read and written in the model's life, charged to FLOPS.", show_default="0")
 @option("--preset", metavar="NAME", help="Architecture: gpt3, llama2 or llama3.", show_default="gpt3")
 @option("--like", metavar="CONFIG", help="Architecture of a config.json or repository, without its shape.")
 @option("--vocab", type=COUNT, help="Vocabulary size.")
@@ -46,8 +46,8 @@ def compute(
     depthwidth compute 1e21
     depthwidth compute 1e21 --served 1T --preset llama3
 
-    FLOPS are operations of training, exact for the architecture; with --served they are those of training and of a forward pass
-    of each served token. Beside the optimum is the best shape at its parameters and tokens, if operations were free.
+    FLOPS counts the operations of training, exact for the architecture; with --served also those of a forward pass of each
+    served token. The table also gives the best shape at the optimum's parameters and tokens, if operations were free.
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
     from ..planning.compute import LAWS, Architecture, compute_optimum, parameter_optimum
     from ..planning.template import Template, without_none
@@ -113,7 +113,7 @@ def _print(flops: float, served: float, found: list[ComputeOptimum], rows: list[
              loss_with_error(row["equal_parameters"]["loss"], row["equal_parameters"]["loss_stderr"]))
             for row in rows
         ),
-        title="Best shape at these parameters and tokens, whatever it costs",
+        title="Best shape at these parameters and tokens, if operations were free",
     )  # fmt: skip
     say("loss: +- one standard error of the law's coefficients, if it is right.")
     for one in found:

@@ -74,8 +74,8 @@ def describe(
 
     CONFIG is a config.json, the folder that holds it, or the name of a repository of the hub, owner/name or
     owner/name@revision, whose config.json is read from the local cache or else from the hub. It may also be a GGUF file, or
-    safetensors beside their config.json, of which the headers are read. No weights are read without --trained. Four tables are
-    printed:
+    a safetensors file in the folder of its config.json; only their headers are read. Weights are read only with --trained.
+    Four tables are printed:
 
     \b
     counts      parameters, FLOPs per token and memory, exact
@@ -89,14 +89,14 @@ def describe(
     saturated attention, headroom of the number format, spread between seeds. A finding beyond its threshold is explained, with
     a remedy, its effect, and the source of the threshold.
 
-    With --trained three more follow: the ranks that heads use, norms of matrices, and measures of capacity. The checkpoint is
-    read one tensor at a time, without torch.
+    With --trained, three more tables follow: the ranks that heads use, norms of matrices, and measures of capacity. The
+    checkpoint is read one tensor at a time, without torch.
 
-    A model of two towers, one for images and one for texts, is described as two trees, with the sum of their parameters and of
-    those outside of both. A context is that of texts.
+    A model of two towers, one for images and one for texts, is described as two trees, with their total parameters and those
+    outside both. --context applies to texts.
 
-    A model that no tree describes is built by transformers without weights, if that is installed: its counts are exact, and
-    there are no rules and no diagnosis.
+    A model without a tree here is built by the transformers library without weights, if it is installed: its counts are exact,
+    but there are no rules and no diagnosis.
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
     from ..analysis.description import describe as make_description
     from ..architecture import Transformer
@@ -398,12 +398,12 @@ def print_trained(found: TrainedDescription) -> None:
             )
             for row in found.norms()
         ),
-        title="Norms of the matrices, medians over blocks (of tables of embeddings there is no spectral norm)",
+        title="Norms of the matrices, medians over blocks (embedding tables have no spectral norm)",
     )  # fmt: skip
     print_table(
         ("measure", "value", "nature", "formula"),
         ((one.name, _number(one.value), one.nature, one.formula) for one in found.capacity),
-        title="Capacity, by the weights alone",
+        title="Capacity, from the weights alone",
         words=("nature", "formula"),
     )
     for note in found.notes:

@@ -34,11 +34,11 @@ def effective_rank(
     context: int | None,
     form: str | None,
 ) -> None:
-    """Measure the ranks that the heads of a CHECKPOINT use, of the dimensions they have.
+    """Measure the ranks that the heads of a CHECKPOINT use.
 
-    CHECKPOINT is a safetensors file, its index, or a folder with one; CONFIG a config.json, by default the one beside it. Two
-    products are measured for each head: of query and key maps, and of value and output maps. The tensors are read one at a
-    time, without torch. Layers are summed up by the median over their heads.
+    CHECKPOINT is a safetensors file, its index, or a folder with one; CONFIG is a config.json, by default that of the same
+    folder. Two products are measured for each head: of query and key maps, and of value and output maps. The tensors are read
+    one at a time, without torch. The row of a layer shows medians over its heads.
 
     \b
     effective  exponential of the entropy of the singular values' shares
@@ -47,8 +47,9 @@ def effective_rank(
     numerical  singular values above --tolerance of the largest
     balance    half the squared norms of both factors over the nuclear norm: 1 if weight decay has balanced them
 
-    With --decay, and CHECKPOINT a folder, the gradient of the loss on a text with respect to each product certifies the rank
-    that this decay allows at a minimum. Decay must have been part of the gradient, as SGD's is; AdamW's has no certificate.
+    With --decay, CHECKPOINT must be a folder. The gradient of the loss on a text with respect to each product then certifies
+    the rank that this decay allows at a minimum. The decay must have been part of the gradient, as in SGD; AdamW's decay has
+    no certificate.
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
     from ..analysis.head_ranks import head_ranks
     from ..analysis.trained_weights import open_trained
@@ -100,7 +101,7 @@ def _print_certificates(rows: list[dict[str, Any]], source: str, decay: float) -
     )  # fmt: skip
     far = sum(not row["optimal"] for row in rows)
     if far:
-        say(f"{far} of {len(rows)} products are at no minimum of this decay: their certified ranks say nothing.")
+        say(f"{far} of {len(rows)} products are not at a minimum of this decay; their certified ranks say nothing.")
 
 
 def print_ranks(found: HeadRanks, *, per_head: bool = False) -> None:

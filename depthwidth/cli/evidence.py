@@ -25,19 +25,19 @@ class _Evidence(Sections):
 @click.argument("runs", metavar="[RUNS]", required=False)
 @option("--column", "columns", multiple=True, metavar="NAME=COLUMN", help="The column, or an expression, for a quantity.")
 @option("--where", multiple=True, metavar="CONDITION", help="Only these rows, e.g. 'tokens >= 5e10' or 'width >= 512'.")
-@option("--least", is_flag=True, help="Of rows equal in shape and tokens, keep the least loss: the best recipe.")
-@option("--refit", multiple=True, metavar="RULE", help="gemstones2025 or measured2025, if RUNS are what it was fitted on.")
+@option("--least", is_flag=True, help="Among rows of equal shape and tokens, keep the least loss (best recipe).")
+@option("--refit", multiple=True, metavar="RULE", help="gemstones2025 or measured2025, if it was fitted to RUNS.")
 @option("--head-size", is_flag=True, help="Judge head dimensions at equal shape instead of rules.")
 @option("--draws", type=COUNT, help="Samples of models.", show_default="200, or 100 for head sizes")
 @option("--seed", type=COUNT, default=0, help="Seed of the samples.")
 @plot_options("Draw the mean cost of each rule with its error, and that of head dimensions.")
-@option("--cells", is_flag=True, help="List every size and token count, not the mean over them alone.")
+@option("--cells", is_flag=True, help="List every size and token count, not only the mean over them.")
 @formats
 def evidence(
     runs: str | None, columns: tuple[str, ...], where: tuple[str, ...], least: bool, refit: tuple[str, ...], head_size: bool,
     draws: int | None, seed: int, cells: bool, plot: str | None, theme: str | None, form: str | None,
 ) -> None:  # fmt: skip
-    """Print what the shape that each rule prefers costs on runs whose shapes vary.
+    """Print the cost of each rule's shape on runs of many shapes.
 
     \b
     depthwidth evidence
@@ -95,10 +95,10 @@ def _print(scores: Sequence[Score], cells: bool, found: Tournament | None) -> No
                 ),
                 title=f"{data}: each size",
             )  # fmt: skip
-    say("error, from and to: over resampled models; from .. to is the 68.3 % interval.")
-    say("shapes measured: share of sizes at which runs surround the preferred width; elsewhere the cost is extrapolated.")
+    say("error: standard error over resampled models; from, to: 68.3 % interval.")
+    say("shapes measured: share of sizes at which the runs enclose the preferred width; elsewhere the cost is extrapolated.")
     if any(score.refitted for score in scores):
-        say("refitted: the rule was fitted to these runs; it is fitted again without the model nearest to the best shape.")
+        say("refitted: the rule was fitted to these runs, and is refitted without the model nearest to the best shape.")
     if found is not None:
         say(
             f"{found.rows:,} rows of {found.models:,} models; a factor e of width from the best costs "

@@ -1,4 +1,4 @@
-"""``depthwidth explore``."""
+"""``depthwidth explore``: the command that serves the page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NEEDED = ("jinja2", "starlette", "uvicorn")
 @option("--port", type=click.IntRange(0, 65535), metavar="N", default=8765, help="Port of the page; 0 takes a free one.")
 @option("--no-browser", is_flag=True, help="Open no browser.")
 def explore(port: int, no_browser: bool) -> None:
-    """Serve a page on which settings move and shape, range, costs, stability and evidence follow.
+    """Serve a page with live settings that shows shape, range, costs, stability and evidence.
 
     The page is for this machine only (loopback), loads nothing from elsewhere, and shows the commands that print the same
     numbers. Ctrl-C ends it.

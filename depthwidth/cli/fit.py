@@ -29,17 +29,28 @@ class _Fit(Sections):
 @option("--law", default="gemstones", metavar="LAW", help=f"{LAWS}, or a law of your own.")
 @option("--column", "columns", multiple=True, metavar="NAME=COLUMN", help="The column, or an expression, for a quantity.")
 @option("--where", multiple=True, metavar="CONDITION", help="Only these rows, e.g. 'step % 2385 == 0' or 'width >= 512'.")
-@option("--least", is_flag=True, help="Of rows equal in all that the law uses, keep the least loss: the best recipe.")
-@option("--start", "starts_at", multiple=True, metavar="NAME=VALUE", help="Of a law of your own: a coefficient near VALUE.")
-@option("--rule", metavar="NAME", help="Of shape-penalty: the rule around which it is taken.", show_default="levine2020")
-@option("--loss", metavar="NAME", help="What is minimised: huber or squares.", show_default="that of the law's paper")
+@option("--least", is_flag=True, help="Among rows equal in the law's quantities, keep the least loss (best recipe).")
+@option(
+    "--start",
+    "starts_at",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="For a law of your own: the expected VALUE of a coefficient.",
+)
+@option("--rule", metavar="NAME", help="For shape-penalty: the rule that gives the best width.", show_default="levine2020")
+@option("--loss", metavar="NAME", help="Objective: huber or squares.", show_default="that of the law's paper")
 @option("--delta", type=NUMBER, help="Threshold of the Huber loss.", show_default="that of the law's paper, or 0.001")
-@option("--plain", is_flag=True, help="Fit plain errors instead of those of the logarithm.")
-@option("--starts", type=COUNT, default=24, help="Searches from random starts.")
+@option("--plain", is_flag=True, help="Fit the loss itself instead of its logarithm.")
+@option("--starts", type=COUNT, default=24, help="Number of random starts.")
 @option("--seed", type=COUNT, default=1, help="Seed of the starts and of the bootstrap.")
-@option("--errors", default="bootstrap", metavar="NAME", help="bootstrap over models, curvature, profile or none.")
-@option("--draws", type=COUNT, default=100, help="Bootstrap fits.")
-@option("--no-held-out", is_flag=True, help="Neither predict unseen models nor take the jackknife.")
+@option(
+    "--errors",
+    default="bootstrap",
+    metavar="NAME",
+    help="Source of the errors: bootstrap over models, curvature, profile or none.",
+)
+@option("--draws", type=COUNT, default=100, help="Number of bootstrap fits.")
+@option("--no-held-out", is_flag=True, help="Skip the prediction of unseen models and the jackknife.")
 @option("--correlation", is_flag=True, help="Print the correlations of the coefficients.")
 @plot_options("Draw the intervals of coefficients and the errors of predictions.")
 @option("--save", metavar="FILE", help="Write coefficients as FILE.csv, which `plan --rule FILE.csv` uses.")
@@ -56,9 +67,9 @@ def fit(
     depthwidth fit runs.jsonl --law chinchilla --column parameters=n_params --save our_law
     depthwidth fit runs.csv --law 'loss = E + A * width**-p + B / depth' --where 'tokens > 1e9'
 
-    Prints coefficients with their errors over models, how well the law fits, how well it predicts models that it has not seen,
-    and which coefficients the runs cannot pin down. Columns are guessed by name unless --column says otherwise. In a law of
-    your own every name without a column is a coefficient; it is never executed as code.
+    Prints the coefficients with their errors over models, the residuals, the errors on unseen models, and the coefficients that
+    the runs do not determine. Columns are guessed by name unless --column says otherwise. In a law of your own, every name
+    without a column is a coefficient; the law is never executed as code.
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
     from ..fitting import fit as make_fit
     from ..fitting.saving import check_name
@@ -146,7 +157,10 @@ def print_fit(found: Fit, correlation: bool = False) -> None:
     )  # fmt: skip
     if not bare:
         how = f"{len(found.draws)} bootstrap fits over models" if found.method == "bootstrap" else found.method
-        say(f"error, from and to: by {how}; from .. to is the 68.3 % interval; jackknife: leaving out one model at a time", "")
+        say(
+            f"error: standard error by {how}; from, to: 68.3 % interval; jackknife: error from leaving out one model at a time",
+            "",
+        )
     if correlation and not bare:
         print_table(
             ("correlation", *found.names),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )
 @option("--value-dim", type=COUNT, help="Value dimension (fixed for a new design).", show_default="as --head-dim")
 @option("--multiple", type=COUNT, help="Step of head dimensions.", show_default="8")
-@option("--tensor-parallel", "--tp", type=COUNT, help="Number of devices among which heads divide.", show_default="1")
+@option("--tensor-parallel", "--tp", type=COUNT, help="Number of devices that divide the heads.", show_default="1")
 @option("--budget", type=COUNT, help="Attention parameters of all layers together, e.g. 1.5B: finds the exact optimum.")
 @option("--features", type=COUNT, help="Positions or features per layer: each layer gets at least as many heads.")
 @option("--diffuse", metavar="LAYERS", help="Layers without retrieval, e.g. 20-31,3; an assumed power-law spectrum.")
@@ -150,7 +150,7 @@ def _measured_heads(
         return report.allocate(values=values, **assumed, **given), report
     except (torch.linalg.LinAlgError, numpy.linalg.LinAlgError):
         raise InputError(
-            "heads: the weights are too ill-conditioned to be measured, as an eigenvalue routine does not converge"
+            "heads: the weights are too ill-conditioned to be measured: an eigenvalue routine does not converge"
         ) from None
 
 

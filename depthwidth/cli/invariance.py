@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 
 @click.command(cls=NumberFirst)
 @click.argument("config")
-@option("--weights", "patterns", multiple=True, metavar="PATTERN", help="Also scale together the weights whose roles match.")
+@option("--weights", "patterns", multiple=True, metavar="PATTERN", help="Also scale all weights with matching roles together.")
 @option("--twin", is_flag=True, help="Check the scale-invariant encoder of the same sizes instead.")
-@option("--measure", is_flag=True, help="Measure it too, on a small model with the same parts (requires depthwidth[verify]).")
+@option(
+    "--measure", is_flag=True, help="Also measure degrees on a small model with the same parts (requires depthwidth[verify])."
+)
 @formats
 def check_invariance(config: str, patterns: tuple[str, ...], twin: bool, measure: bool, form: str | None) -> None:
-    """Tell which weights of CONFIG are scale invariant: together, and each alone.
+    """Find the scale-invariant weights of CONFIG: all together, and each alone.
 
     CONFIG is a Hugging Face config.json, the folder that holds it, or the name of a repository of the hub.
 
-    A degree k says that a factor c on the weights multiplies the output by c^k; 0 is scale invariant. Weights of one role are
-    scaled together in all blocks. PATTERN is as for file names, such as '*.attention.query.*'; several joined by commas are one
-    group.
+    With degree k, a factor c on the weights multiplies the output by c^k; degree 0 is scale invariant. Weights of one role are
+    scaled together in all blocks. PATTERN is like a file-name pattern, such as '*.attention.query.*'; patterns joined by commas
+    form one group.
     """
     from ..analysis.invariance import scale_invariance, scale_invariant_twin
     from ..architecture import Transformer

@@ -21,7 +21,7 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "plan": Entry("depthwidth.cli.plan", "plan", "Choose a shape for a budget of parameters, FLOPs or bytes."),
-    "compare": Entry("depthwidth.cli.compare", "compare", "Compare models: what their difference costs, with errors."),
+    "compare": Entry("depthwidth.cli.compare", "compare", "Compare the predicted loss and the cost of models."),
     "rules": Entry("depthwidth.cli.rules", "rules", "List the rules for depth and width, with their papers."),
     "describe": Entry("depthwidth.cli.describe", "describe", "Count a model, judge its shape and its initialisation."),
     "compute": Entry("depthwidth.cli.compute", "compute", "Find the best shape and tokens for a number of FLOPs."),
@@ -34,13 +34,13 @@ COMMANDS = {
         "depthwidth.cli.effective_rank", "effective_rank", "Measure the ranks that the heads of a checkpoint use."
     ),
     "fit": Entry("depthwidth.cli.fit", "fit", "Fit a law to training runs, with errors and a verdict."),
-    "evidence": Entry("depthwidth.cli.evidence", "evidence", "Judge the rules by training runs whose shapes vary."),
-    "check-invariance": Entry("depthwidth.cli.invariance", "check_invariance", "Tell which weights are scale invariant."),
+    "evidence": Entry("depthwidth.cli.evidence", "evidence", "Judge the rules on training runs of many shapes."),
+    "check-invariance": Entry("depthwidth.cli.invariance", "check_invariance", "Find the weights that are scale invariant."),
     "text": Entry("depthwidth.cli.text", "text", "Measure how often the tokens of a text repeat."),
     "formulas": Entry("depthwidth.cli.formulas", "formulas", "List, show and evaluate formulas."),
     "derive": Entry("depthwidth.cli.derive", "derive", "Derive a closed form step by step."),
-    "table": Entry("depthwidth.cli.table", "table", "Print a published table beside the formulas' values."),
-    "explore": Entry("depthwidth.cli.explore", "explore", "Serve a page on which settings move and results follow."),
+    "table": Entry("depthwidth.cli.table", "table", "Print a published table with our formulas' values."),
+    "explore": Entry("depthwidth.cli.explore", "explore", "Serve a page with live settings and results."),
     "verify": Entry("verify.cli", "commands", "Check predictions by training real transformers."),
 }
 """In the order of the help page."""
@@ -68,7 +68,7 @@ class _OnDemand(click.Group):
 @click.group(cls=_OnDemand, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="depthwidth")
 def cli() -> None:
-    """How deep, how wide: shapes, counts and signal moments of transformers, from published theory.
+    """Compute shapes, counts and signal moments of transformers from published theory.
 
     Every command prints a table, or the same numbers with --json, --csv or --markdown. `depthwidth COMMAND --help` explains
     a command.

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 @option("--correlation", type=NUMBER, help="Correlation of that input between tokens.", show_default="from Zipf's law")
 @option("--text", metavar="FILE", help="Take the correlation of the input from the repeated tokens of this text.")
 @tokenizer_option
-@option("--windows", type=COUNT, help="Follow positions one by one; moments are averaged over N windows of the text.")
-@option("--sampled", is_flag=True, help="Follow positions one by one in eight texts drawn from Zipf's law; up to 512 tokens.")
+@option("--windows", type=COUNT, help="Compute every position; moments are averaged over N windows of the text.")
+@option("--sampled", is_flag=True, help="Compute every position in eight texts drawn from Zipf's law; up to 512 tokens.")
 @option(
     "--gradient",
     metavar="KIND",
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 )
 @option("--gradient-correlation", type=NUMBER, help="Correlation of the unit gradient between tokens.", show_default="0")
 @option("--no-dropout", is_flag=True, help="Evaluate without dropout.")
-@option("--attention", is_flag=True, help="Print how concentrated each attention layer is, instead of moments.")
+@option("--attention", is_flag=True, help="Print the concentration of each attention layer instead of moments.")
 @plot_options("Draw growth of signal and gradient and the correlation along the depth.")
 @option("--beside", multiple=True, metavar="NAME", help="Another scheme in the picture (--plot); may be repeated.")
 @formats
@@ -151,7 +151,7 @@ def print_attention(rows: list[Row]) -> None:
             )
             for row in rows
         ),
-        title="Attention at initialisation",
+        title="Attention at initialisation (entropy in nats, logit variance in nats^2)",
     )
 
 

@@ -25,7 +25,7 @@ class _Option(click.Option):
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Names and help, or None if hidden."""
         record = super().get_help_record(ctx)
-        return None if record is None else (record[0], re.sub(r"\[default: \((.*)\)\]", r"[default: \1]", record[1]))
+        return None if record is None else (record[0], re.sub(r"\[default: \((.*)\)([;\]])", r"[default: \1\2", record[1]))
 
 
 option = functools.partial(click.option, cls=_Option)
@@ -93,7 +93,7 @@ OPTIMIZERS = "adamw, adamw-8bit, adafactor, muon, momentum, sgd"
 
 def scheme_option(text: str) -> Callable[[F], F]:
     """The option for an initialisation scheme, with `text` as its help."""
-    text += " shipped@5.10 is what version 5.10 of transformers does, shipped what the installed one does."
+    text += " shipped is that of the installed transformers, shipped@5.10 that of version 5.10."
     return option("--scheme", metavar="NAME", default="shipped", help=text)
 
 
@@ -112,7 +112,7 @@ def parallel_options(function: F) -> F:
     for added in reversed((
         option("--data-parallel", "--dp", type=COUNT, default=1, help="Replicas of the model."),
         option("--tensor-parallel", "--tp", type=COUNT, default=1, help="Devices that divide heads and hidden features."),
-        option("--sequence-parallel", is_flag=True, help="Divide the tokens of norms and dropout among them as well."),
+        option("--sequence-parallel", is_flag=True, help="Also divide the tokens of norms and dropout among these devices."),
         option("--pipeline-parallel", "--pp", type=COUNT, default=1, help="Stages of blocks, scheduled as 1F1B."),
         option("--microbatches", type=COUNT, help="Micro-batches of a step.", show_default="as many as stages"),
         option("--expert-parallel", "--ep", type=COUNT, default=1, help="Replicas that divide the experts."),
@@ -130,7 +130,7 @@ def setup_options(function: F) -> F:
         option("--gradients", metavar="DTYPE", help="Number format of gradients.", show_default="as --dtype"),
         option("--no-master", is_flag=True, help="Keep no float32 copy of the weights."),
         option("--recompute", metavar="NAME", default="none", help="Recompute activations: none, selective or full."),
-        option("--scores-kept", is_flag=True, help="Keep the scores of attention, as kernels that are not fused do."),
+        option("--scores-kept", is_flag=True, help="Keep the attention scores, as unfused kernels do."),
         option("--lora", type=COUNT, metavar="RANK", help="Train adapters of this rank on frozen weights."),
         option("--lora-on", metavar="NAME", default="all", help="Maps with adapters: all, attention or query-value."),
         option("--frozen", multiple=True, metavar="SITE", help="Component that is not trained; may be repeated."),

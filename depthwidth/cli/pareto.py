@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 @click.argument("parameters")
 @option("--tokens", metavar="N", help="Training tokens of each shape.", show_default="20 per parameter of the largest")
 @option("--law", metavar="NAME", default="hoffmann2022", help="Law of the loss: gemstones2025, hoffmann2022 or liu2026.")
-@option("--smallest", type=NUMBER, default=0.25, metavar="R", help="Parameters of the smallest shape over PARAMETERS.")
-@option("--accelerator", metavar="NAME", default="H100", help="Accelerator of generation; `depthwidth serve` lists them.")
+@option(
+    "--smallest", type=NUMBER, default=0.25, metavar="R", help="Parameters of the smallest shape, as a share of PARAMETERS."
+)
+@option("--accelerator", metavar="NAME", default="H100", help="Accelerator for generation; `depthwidth serve` lists them.")
 @option("--tensor-parallel", "--tp", type=COUNT, default=1, help="Devices that divide heads and hidden features.")
 @option("--context", type=COUNT, help="Tokens of each sequence.", show_default="the architecture's")
-@option("--batch", type=COUNT, default=1, help="Sequences in generation.")
+@option("--batch", type=COUNT, default=1, help="Sequences generated at once.")
 @option("--dtype", metavar="NAME", default="bf16", help=f"Number format: {DTYPES}.")
 @option("--preset", metavar="NAME", default="gpt3", help="Architecture: gpt3, llama2 or llama3.")
 @option("--vocab", type=COUNT, help="Vocabulary size.")
@@ -50,8 +52,8 @@ def pareto(
 ) -> None:
     """List shapes of at most PARAMETERS, e.g. 7B, that no other beats in loss, latency and memory.
 
-    Every depth and allowed width is scored: predicted loss for equal training tokens, estimated time of a step of generation,
-    memory of weights and cache. The rows printed are spread evenly in the logarithm of the time; --json has the whole front.
+    Every depth and allowed width is scored: predicted loss for equal training tokens, estimated time of a generation step,
+    memory of weights and cache. The printed rows are spread evenly in the logarithm of the time; --json has the whole front.
     """
     from ..hardware.accelerators import accelerator as accelerator_of
     from ..hardware.latency import GUESSES
@@ -89,7 +91,7 @@ def pareto(
     data: dict[str, Any] = {
         "candidates": len(every.depth), "tokens": scorer.tokens, "guesses": GUESSES, "front": with_changes(front.rows()),
     }  # fmt: skip
-    title = (f"{len(front.depth):,} of {len(every.depth):,} shapes are beaten by no other in loss, latency and memory "
+    title = (f"{len(front.depth):,} of {len(every.depth):,} shapes are unbeaten in loss, latency and memory "
              f"({law}, {format_count(scorer.tokens)} training tokens, {accelerator}):")  # fmt: skip
     emit(form, data, with_changes(printed), lambda: _print(title, with_changes(printed), scorer.law))
 

@@ -44,13 +44,15 @@ class _Plan(Sections, NumberFirst):
     help="Rule for the ratio of depth to width, or the FILE.csv of a fit.",
     show_default="levine2020, sovit2023 for images",
 )
-@option("--depth", type=COUNT, help="Number of layers, if it is given.")
-@option("--width", type=COUNT, help="Width, if it is given; with --depth the shape is fixed, and BUDGET is its own count.")
+@option("--depth", type=COUNT, help="Fixed number of layers.")
+@option("--width", type=COUNT, help="Fixed width; with --depth as well, BUDGET may be left out.")
 @option("--layers-at-most", type=COUNT, metavar="N", help="Largest number of layers.")
 @option("--heads", type=COUNT, help="Number of query heads; the head dimension then follows from the width.")
 @option("--head-dim", type=COUNT, help="Head dimension.", show_default="128 from width 1536, 64 below, or as heads divide")
 @option("--tensor-parallel", "--tp", type=COUNT, default=1, help="Number of devices that divide heads and hidden features.")
-@option("--pipeline", "--pipeline-parallel", "--pp", type=COUNT, default=1, help="Number of stages among which layers divide.")
+@option(
+    "--pipeline", "--pipeline-parallel", "--pp", type=COUNT, default=1, help="Number of pipeline stages that divide the layers."
+)
 @option("--multiple", type=COUNT, help="Step of allowed widths.", show_default="128 from width 1024, finer below")
 @option("--preset", metavar="NAME", help="Architecture: gpt3, llama2, llama3, mixtral or vit.", show_default="gpt3")
 @option("--like", metavar="CONFIG", help="Architecture of a config.json or repository, without its shape.")
@@ -78,7 +80,7 @@ class _Plan(Sections, NumberFirst):
 @option("--dtype", metavar="NAME", help=f"Number format (--memory, --weights): {DTYPES}.", show_default="bf16")
 @option("--recompute", metavar="NAME", help="Recompute activations: none, selective or full, for memory.", show_default="none")
 @option("--data-parallel", "--dp", type=COUNT, help="Replicas of the model, for memory.", show_default="1")
-@option("--sequence-parallel", is_flag=True, default=None, help="Divide the tokens of norms and dropout as well, for memory.")
+@option("--sequence-parallel", is_flag=True, default=None, help="Also divide the tokens of norms and dropout, for memory.")
 @option("--microbatches", type=COUNT, help="Micro-batches of a step, for memory.", show_default="as many as stages")
 @option("--expert-parallel", "--ep", type=COUNT, help="Replicas that divide the experts, for memory.", show_default="1")
 @option("--context-parallel", "--cp", type=COUNT, help="Devices that divide each sequence, for memory.", show_default="1")
@@ -86,11 +88,11 @@ class _Plan(Sections, NumberFirst):
 @option("--optimizer", metavar="NAME", help=f"Optimiser, for memory: {OPTIMIZERS}.", show_default="adamw")
 @option("--gradients", metavar="DTYPE", help="Number format of gradients, for memory.", show_default="as --dtype")
 @option("--masked", is_flag=True, default=None, help="Exclude attention scores hidden by the causal mask (--flops).")
-@option("--rules", "with_rules", is_flag=True, help="Print the optimum of every rule as well, with its paper.")
-@option("--explain", is_flag=True, help="Say where every number comes from.")
-@option("--save", metavar="FILE", help="Write a config.json that transformers loads, with the recipe beside it.")
+@option("--rules", "with_rules", is_flag=True, help="Also print the optimum of every rule, with its paper.")
+@option("--explain", is_flag=True, help="Print the origin of every number.")
+@option("--save", metavar="FILE", help="Write a config.json that transformers loads, and the recipe next to it.")
 @option("--scheme", metavar="NAME", help="Initialisation scheme of that recipe (--save).", show_default="shipped")
-@plot_options("Draw the loss over the depth, and the shapes of this budget with rules and known models.")
+@plot_options("Draw the loss against depth, and the shapes of this budget with rules and known models.")
 @formats
 def plan(
     budget: str | None,
@@ -119,16 +121,16 @@ def plan(
 ) -> None:
     """Choose depth and width for BUDGET parameters (e.g. 1T, 1.3B, 6.7e9), or for --flops, --memory or --weights.
 
-    A unit says the kind of BUDGET: 80GB is training memory, 1e22FLOPs are FLOPs.
+    A unit sets the kind of BUDGET: 80GB is training memory, 1e22FLOPs are FLOPs.
 
     \b
     depthwidth plan 1T
     depthwidth plan 7B --preset llama3 --tensor-parallel 8 --layers-at-most 48
     depthwidth plan --flops 1e22 --tokens 500B
 
-    Prints the range of layers that costs little, a suggestion inside it and why it was picked, and shapes beside it with their
-    loss, FLOPs, memory and cache. Counts are exact for the architecture, with embedding, biases, gates and experts. Options
-    without a default follow the architecture.
+    Prints the range of layers that costs little, a suggested shape with the reason, and a table of alternatives with loss,
+    FLOPs, memory and cache. Counts are exact for the architecture, with embedding, biases, gates and experts. Options without a
+    default follow the architecture.
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
     from ..planning.budget import kind_by_unit
     from ..planning.plan import plan as make_plan

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def print_plan(plan: Plan, *, rules: bool = False, explain: bool = False) -> None:
-    """Print a plan: the range that costs little, the suggestion, why, what is assumed, and shapes beside it."""
+    """Print a plan: the range that costs little, the suggestion, its reasons, the assumptions, and alternatives."""
     from ..planning.wording import assumed, explanations, range_words, reasons, suggestion, sureness
 
     say(heading=range_words(plan))
@@ -38,7 +38,7 @@ def print_plan(plan: Plan, *, rules: bool = False, explain: bool = False) -> Non
     if explain:
         say(heading="Counts")
         print_facts(plan.facts())
-        say(heading="Where the numbers come from")
+        say(heading="Origin of the numbers")
         print_facts(explanations(plan))
     for note in plan.notes:
         say(f"Note: {note}.")
@@ -82,9 +82,9 @@ def _print_table(plan: Plan) -> None:
     )  # fmt: skip
     say(f"loss: predicted, against the suggestion at equal budget, +- one standard error, if {plan.rule.name} is right")
     if plan.known:
-        say("(known models: the loss of their ratio of width to depth in this architecture; all else is their own)")
+        say("(known models: the loss of their ratio of width to depth in this architecture; their other numbers are their own)")
     if suggested:
-        say("time per token: estimate for generation, against the suggestion; a proxy, part of it guessed (`depthwidth serve`)")
+        say("time per token: estimate for generation, relative to the suggestion; a proxy, partly guessed (`depthwidth serve`)")
     say("(other data sets have 0.6 to 2.5 times the measured curvature; --rules has other rules, --explain the sources)", "")
 
 
@@ -123,7 +123,7 @@ def _print_rules(plan: Plan) -> None:
 
 
 def print_altup(buy: AltUpBuy) -> None:
-    """Print the cost of alternating updates, the dense models of that cost, and what was measured on either side."""
+    """Print the cost of alternating updates, the dense models of that cost, and measurements for and against."""
     from ..architecture.design import ALTUP_FORMS
     from ..planning.altup_buy import QUANTITIES
     from ..planning.caveats import with_error
@@ -164,7 +164,7 @@ def print_altup(buy: AltUpBuy) -> None:
         for form in ALTUP_FORMS
     )
     say(f"{buy.table_share:.1%} of the parameters that the full form adds are its wider embedding and output matrix.")
-    say(f"To be the better buy AltUp must lower the loss by as much as these dense models: {needs}.")
+    say(f"To be worth its cost, AltUp must lower the loss by as much as these dense models do: {needs}.")
     say("(+- one standard error of the measured exponent of the loss and of the penalty, if the rule is right)", "")
     print_table(
         ("setting", "metric", "dense", "AltUp", "gain", "status"),
@@ -175,7 +175,7 @@ def print_altup(buy: AltUpBuy) -> None:
         title="Measured gains; below zero AltUp is worse",
         words=("metric", "status"),
     )  # fmt: skip
-    say("No law predicts the loss with AltUp. Its authors report gains for T5, later trainings by others mixed ones.")
+    say("No law predicts the loss with AltUp. Its authors report gains for T5; later trainings by others have mixed results.")
     say(buy.verdict())
 
 

@@ -12,13 +12,13 @@ from .plots import picture_asked, plot_options
 
 
 @click.command()
-@plot_options("Draw the best width over the size by every rule for text, with the bands of the combined one.")
+@plot_options("Draw the best width against size for every rule for text, with the bands of the combined rule.")
 @formats
 def rules(plot: str | None, theme: str | None, form: str | None) -> None:
     """List the rules for the ratio of depth to width, with the range of their data and the paper of each.
 
-    `depthwidth plan BUDGET --rules` prints the optimum of each rule at a budget, `depthwidth plan BUDGET --rule NAME` follows
-    one of them.
+    `depthwidth plan BUDGET --rules` prints the optimum of each rule at a budget, `depthwidth plan BUDGET --rule NAME` uses one
+    of them.
     """
     picture = picture_asked(plot, theme)
     if picture is not None:
@@ -62,6 +62,6 @@ def _print(rows: list[dict[str, Any]]) -> None:
         if row["default"]:
             say(f"Default for {row['for']}: {row['rule']}.")
         if not row["optimum"]:
-            say(f"{row['rule']} describes models that were built, not an optimum; it is left out of ranges across rules.")
+            say(f"{row['rule']} describes published models, not an optimum; it is left out of ranges across rules.")
         if row["pooled"]:
             say(f"{row['rule']} combines the sources of other rules; it is left out of ranges across rules.")

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("config")
 @option("--accelerator", "names", multiple=True, metavar="NAME", help="Accelerator; may be repeated.", show_default="all known")
-@option("--memory", metavar="BYTES", help="Memory of one of your own.", show_default="its data sheet's")
-@option("--bandwidth", metavar="BYTES", help="Bandwidth of its memory per second, e.g. 3.35TB.", show_default="as above")
-@option("--peak", type=NUMBER, metavar="FLOPS", help="Its operations per second.", show_default="as above")
-@option("--link", metavar="BYTES", help="Bandwidth out of it per second.", show_default="as above")
+@option("--memory", metavar="BYTES", help="Memory of an accelerator of your own.", show_default="from its data sheet")
+@option("--bandwidth", metavar="BYTES", help="Its memory bandwidth in bytes per second, e.g. 3.35TB.", show_default="as above")
+@option("--peak", type=NUMBER, metavar="FLOPS", help="Its peak operations per second.", show_default="as above")
+@option("--link", metavar="BYTES", help="Its bandwidth to other devices, in bytes per second.", show_default="as above")
 @option("--context", type=COUNT, help="Tokens of each sequence so far.", show_default="the model's context")
-@option("--batch", type=COUNT, default=1, help="Sequences of each replica.")
+@option("--batch", type=COUNT, default=1, help="Sequences on each replica.")
 @option("--dtype", metavar="NAME", default="bf16", help=f"Number format of the weights: {DTYPES}.")
 @option("--cache-dtype", metavar="NAME", help="Number format of keys and values.", show_default="as --dtype")
 @option("--tensor-parallel", "--tp", type=COUNT, default=1, help="Devices that divide heads and hidden features.")
-@option("--pipeline-parallel", "--pp", type=COUNT, default=1, help="Stages of blocks.")
+@option("--pipeline-parallel", "--pp", type=COUNT, default=1, help="Pipeline stages.")
 @option("--expert-parallel", "--ep", type=COUNT, default=1, help="Replicas that divide the experts.")
 @option(
     "--branch-time",
@@ -38,9 +38,7 @@ if TYPE_CHECKING:
     help="Seconds of each residual branch beyond the roofline.",
     show_default="5e-06, a guess",
 )
-@option(
-    "--call-time", type=NUMBER, metavar="S", help="Seconds of a collective call of few bytes.", show_default="1e-05, a guess"
-)
+@option("--call-time", type=NUMBER, metavar="S", help="Seconds of a small collective call.", show_default="1e-05, a guess")
 @formats
 def serve(
     config: str,
@@ -59,9 +57,9 @@ def serve(
 ) -> None:
     """Estimate the time to generate one token with the model in a Hugging Face CONFIG, for each accelerator.
 
-    The time is that of a roofline: the bytes of weights and cache that a step reads over the bandwidth, or its operations over
-    the peak, whichever is longer. Each residual branch and each collective call adds a fixed time, which is a guess. It is a
-    proxy to compare shapes with; a real system is slower.
+    The time is that of a roofline: the bytes of weights and cache that a step reads divided by the bandwidth, or its operations
+    divided by the peak, whichever is longer. Each residual branch and each collective call adds a fixed time, which is a guess.
+    The result is a proxy for comparing shapes; a real system is slower.
     """
     from ..architecture import Transformer
     from ..architecture.hf import read_source

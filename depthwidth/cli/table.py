@@ -12,7 +12,7 @@ from .output import Row, emit, print_table
 @click.argument("name", required=False)
 @formats
 def table(name: str | None, form: str | None) -> None:
-    """Print the published table NAME beside the values of our formulas; without NAME, list the tables."""
+    """Print the published table NAME with the values of our formulas; without NAME, list the tables."""
     from ..analysis.published_tables import table as rows_of
     from ..analysis.published_tables import table_names
 

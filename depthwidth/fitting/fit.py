@@ -146,7 +146,7 @@ def objective_of(law: Law, loss: str | None = None, delta: float | None = None, 
             raise InputError("fit: delta is the threshold of the Huber loss and has no meaning for least squares")
         return Objective(None, logarithm)
     if law.cells:
-        raise InputError(f"fit: {law.name} is fitted by least squares, as its factors are eliminated by means")
+        raise InputError(f"fit: {law.name} is fitted by least squares, because its factors are eliminated by means")
     delta = (law.delta or 1e-3) if delta is None else delta
     if not (np.isfinite(delta) and delta > 0):
         raise InputError(f"fit: delta={shown(delta)} is not above 0")

@@ -89,7 +89,7 @@ def _head_size(table: Table, read: Read, given: dict[str, str], rule: str) -> tu
     kept = found.only(several)
     notes = [note for note in found.notes if "tells models apart" not in note]
     if not several.all():
-        notes.append(f"{np.sum(~several):,} rows of shapes with one head dimension say nothing and are left out")
+        notes.append(f"{np.sum(~several):,} rows of shapes with a single head dimension carry no information and are left out")
     return head_size_law(cells), replace(kept, model=model, models=tuple(map(str, models)), notes=tuple(notes))
 
 

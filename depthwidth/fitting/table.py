@@ -128,7 +128,7 @@ def read_runs(
     asked = dict(columns or {})
     for role in asked:
         if role not in ROLES and role not in needs:
-            raise InputError(f"fit: {shown(role)} is no quantity of this law{nearest(role, (*needs, *ROLES))}")
+            raise InputError(f"fit: {shown(role)} is not a quantity of this law{nearest(role, (*needs, *ROLES))}")
     tests = [_condition(text, table.names) for text in where]
     found = {role: _source(role, asked, table.names) for role in dict.fromkeys((*needs, *asked))}
     extra = {role: one for role in optional if role not in found and (one := guess(role, table.names)) is not None}
@@ -172,7 +172,7 @@ def _columns_of(text: str, names: Sequence[str]) -> list[str]:
     variables = sorted(read(text).variables)
     for name in variables:
         if name not in names:
-            raise InputError(f"fit: {shown(text)} uses {shown(name)}, which is no column{nearest(name, names)}")
+            raise InputError(f"fit: {shown(text)} uses {shown(name)}, which is not a column{nearest(name, names)}")
     return variables
 
 
@@ -201,7 +201,7 @@ def _assemble(
         raise InputError("fit: no row has a finite number in every column")
     if which is None:
         what = f"of equal {', '.join(labels)}" if labels else "taken one by one"
-        notes.append(f"no column tells models apart, so rows {what} are one model; name one with --column model=COLUMN")
+        notes.append(f"no column identifies models, so rows {what} are one model; name one with --column model=COLUMN")
     models, model = np.unique(_labels(frame, labels)[finite], return_inverse=True)
     kept_columns = {role: column[finite] for role, column in columns.items()}
     for role, name in extra.items():
@@ -227,7 +227,7 @@ def _fulfilling(frame: pandas.DataFrame, tests: Sequence[_Condition]) -> pandas.
 
 
 _SHAPE = ("width", "depth", "heads", "non_embedding", "parameters")
-"""Quantities of which equal values make a model, where no column tells models apart."""
+"""Quantities of which equal values make a model, where no column identifies models."""
 
 
 def _labels(frame: pandas.DataFrame, names: Sequence[str]) -> NDArray[Any]:
@@ -298,7 +298,7 @@ class _Condition:
             value = float(self.value)
         except ValueError:
             if self.step is not None or self.sign not in ("==", "!="):
-                raise InputError(f"fit: {shown(self.text)} compares with {shown(self.value)}, which is no number") from None
+                raise InputError(f"fit: {shown(self.text)} compares with {shown(self.value)}, which is not a number") from None
             return np.asarray(compare(column.astype(str).to_numpy(), self.value), dtype=bool)
         numbers = _numbers(column)
         with np.errstate(invalid="ignore"):
@@ -311,7 +311,7 @@ def _condition(text: str, names: Sequence[str]) -> _Condition:
         raise InputError(f"fit: {shown(text)} is no condition such as 'width >= 512' or 'step %% 100 == 0'".replace("%%", "%"))
     column, step = found["column"], found["step"]
     if column not in names:
-        raise InputError(f"fit: {shown(text)} is about {shown(column)}, which is no column{nearest(column, names)}")
+        raise InputError(f"fit: {shown(text)} is about {shown(column)}, which is not a column{nearest(column, names)}")
     if step is not None and int(step) == 0:
         raise InputError(f"fit: {shown(text)} divides by 0")
     return _Condition(text, column, None if step is None else int(step), found["sign"], found["value"])
@@ -379,7 +379,7 @@ def _file(path: Path) -> Table:
         size = os.fstat(file.fileno()).st_size
         if size > MOST_BYTES:
             raise InputError(
-                f"{label} has {size:,} bytes; at most {MOST_BYTES:,} are read: keep the columns and rows that count"
+                f"{label} has {size:,} bytes; at most {MOST_BYTES:,} are read: keep only the columns and rows that you need"
             )
         return reader(path, file, label)
 

@@ -224,7 +224,7 @@ class Surface:
         target = np.asarray(target + share)
         fitted, _, rank, _ = np.linalg.lstsq(design, target, rcond=1e-8)
         if rank < design.shape[1]:
-            raise InputError("evidence: width and size do not vary on their own, so that no shape can be judged")
+            raise InputError("evidence: width and size do not vary independently, so no shape can be judged")
         c = float(np.median(runs["non_embedding"] / (runs["depth"] * runs["width"] ** 2)))
         centres = np.array([q.mean() for q in quantities])
         made = cls(
@@ -260,7 +260,7 @@ class Surface:
             if rank == len(fitted) and fitted[self.bend] > 0:
                 found.append(fitted)
         if len(found) < max(2, draws // 2):
-            raise InputError("evidence: most samples of the models have no least width; the runs do not tell shapes apart")
+            raise InputError("evidence: most samples of the models have no least width; the runs do not distinguish shapes")
         return np.array(found), draws - len(found)
 
     def best(self, coefficients: Array, at: Array) -> Array:

@@ -132,7 +132,7 @@ def decode_work(
     (True, True, 24)
     """
     if tree.kind != "decoder":
-        raise InputError(f"the decoding of a model with kind {tree.kind!r} is not counted; give a decoder")
+        raise InputError(f"generation by a model with kind {tree.kind!r} is not counted; give a decoder")
     check_whole("latency", batch=batch)
     parallelism = parallelism or ONE_DEVICE
     own, run, stages = stages_of(tree, parallelism, context=context, batch=batch)

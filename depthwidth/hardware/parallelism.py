@@ -270,8 +270,8 @@ def _share_of_sequence(tree: Transformer, parallelism: Parallelism, context: int
     )
     if whole != devices * share:
         raise InputError(
-            f"parallelism: context={devices} needs activations in proportion to the tokens; this model keeps others, as "
-            "scores of attention that is not fused"
+            f"parallelism: context={devices} needs activations in proportion to the tokens; this model keeps others, such "
+            "as the scores of unfused attention"
         )
     return tokens // devices
 

@@ -110,9 +110,7 @@ def deepscale(
     for stack_name, stack in tree.stacks.items():
         count = branch_counts(tree)[stack_name]
         if k > count**alpha:
-            raise InputError(
-                f"deepscale: k={k:g} is more than the number of branches to the power alpha, so that beta exceeds 1"
-            )
+            raise InputError(f"deepscale: k={k:g} is more than the number of branches to the power alpha, so beta exceeds 1")
         together = len(stack.repeats[0].block.branches) if stack.repeats[0].block.parallel else 1
         scales[stack_name] = deepscale_scales(count, k, alpha, together)
         recursions[stack_name] = _follow_depth(
@@ -304,9 +302,7 @@ def _follow_depth(
                 output = (1 - rate) * covariance / variance
             elif feed_forward is None:
                 other = type(residual.branch).__name__
-                raise InputError(
-                    f"deepscale: it follows attention and feed-forward parts along the depth, but {name} is a {other}"
-                )
+                raise InputError(f"deepscale: the scheme is for attention and feed-forward parts, but {name} is a {other}")
             else:
                 nonlinearity = (feed_forward.activation, feed_forward.gated, feed_forward.up_activation)
                 if nonlinearity not in kernels:

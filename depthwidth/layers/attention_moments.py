@@ -58,7 +58,7 @@ def starting_bias(attention: Any, site: Site) -> BiasMoments | None:
     own = None if attention.position is None else attention.position.score_bias(site.at("position"))
     found = [one for one in (own, site.trace.score_bias) if one is not None and _largest(one.variance) > _NEGLIGIBLE_BIAS]
     if len(found) > 1:
-        raise InputError(f"{site.role}: the moments of two score biases that start away from zero are not known")
+        raise InputError(f"{site.role}: the moments of two score biases that do not start at zero are not known")
     return found[0] if found else None
 
 
@@ -114,7 +114,9 @@ def mix_tokens(
     dropout = attention.dropout if trace.dropout else 0.0
     slopes = score_slopes(attention, x)
     if bias is not None and slopes:
-        raise InputError("the moments of score biases that start away from zero are not known beside penalties of distance")
+        raise InputError(
+            "the moments of score biases that do not start at zero are not known together with penalties of distance"
+        )
     if slopes:
         from ..signal.alibi_attention import biased_attention
 

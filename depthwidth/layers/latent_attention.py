@@ -75,7 +75,7 @@ class LatentAttention(Attention):
             raise InputError(f"LatentAttention: kv_heads={self.kv_heads} is not heads={self.heads}; every head has its own key")
         if not is_symbolic(self.head_dim, self.latent.rotary) and self.head_dim <= self.latent.rotary:
             raise InputError(
-                f"LatentAttention: head_dim={self.head_dim} leaves no dimensions beside the {self.latent.rotary} that rotate"
+                f"LatentAttention: head_dim={self.head_dim} leaves no dimensions besides the {self.latent.rotary} that rotate"
             )
 
     @property

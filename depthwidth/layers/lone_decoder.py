@@ -23,9 +23,9 @@ class LoneDecoderBlock(Block):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cross_attention is None:
-            raise InputError("LoneDecoderBlock: it has no cross-attention to pass over, as a Block has none either")
+            raise InputError("LoneDecoderBlock: it has no unused cross-attention; use a Block")
         if self.parallel:
-            raise InputError("LoneDecoderBlock: its branches are in sequence; parallel=True puts them beside each other")
+            raise InputError("LoneDecoderBlock: its branches are in sequence; parallel=True makes them parallel")
 
     def choices(self) -> dict[str, Any]:
         return {**super().choices(), "lone_decoder": True}

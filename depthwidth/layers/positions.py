@@ -179,4 +179,4 @@ def check_angles(position: Position, features: int) -> None:
     """Refuse more features than an array of their angles should have."""
     if features > MOST_ANGLES:
         name = type(position).__name__
-        raise InputError(f"{name}: the angles of {features:,} features are not followed; at most {MOST_ANGLES:,}")
+        raise InputError(f"{name}: the angles of {features:,} features are not computed; at most {MOST_ANGLES:,}")

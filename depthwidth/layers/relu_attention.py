@@ -30,7 +30,7 @@ class ReluAttention(Attention):
         super().__post_init__()
         if self.causal:
             raise InputError(
-                "ReluAttention: it has no causal form, as half the heads of the first token would have no weights; "
+                "ReluAttention: it has no causal form, because half the heads of the first token would have no weights; "
                 "use kind='encoder'"
             )
         if self.cross or self.sinks or self.softcap is not None:
@@ -55,6 +55,6 @@ class ReluAttention(Attention):
             always.
         """
         raise InputError(
-            f"{site.role}: the moments of attention by ReLU scores are not derived: its gradient has no second moment, as rows "
-            "with two positive scores near zero show"
+            f"{site.role}: the moments of attention by ReLU scores are not derived: rows with two positive scores near "
+            "zero leave its gradient without a second moment"
         )

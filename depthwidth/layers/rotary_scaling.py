@@ -52,7 +52,7 @@ class RotaryScaling:
             if not 0 < value < math.inf:
                 raise InputError(f"RotaryScaling: {name}={shown(value)} is not a positive number")
         if not all(0 < value < math.inf for value in (*self.short, *self.long)):
-            raise InputError("RotaryScaling: short and long hold what is not a positive number")
+            raise InputError("RotaryScaling: short and long hold a value that is not a positive number")
         if self.kind in ("llama3", "yarn") and self.fast < self.slow:  # Llama 4 has equal ends of the ramp: a step
             raise InputError(f"RotaryScaling: fast={self.fast} is not at least slow={self.slow}")
 

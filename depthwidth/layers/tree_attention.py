@@ -102,7 +102,7 @@ class TreeAttention(Attention):
         super().__post_init__()
         if self.causal:
             raise InputError(
-                "TreeAttention: it has no causal form, as a leaf holds keys of the whole sequence; use kind='encoder'"
+                "TreeAttention: it has no causal form, because a leaf holds keys of the whole sequence; use kind='encoder'"
             )
         if self.cross or self.window is not None or self.sinks or self.softcap is not None:
             raise InputError("TreeAttention: it has neither a memory, a window, sinks nor a soft cap")

@@ -100,7 +100,7 @@ def _settings(settings: Mapping[str, Sequence[Any]], networks: int) -> list[tupl
             raise InputError(f"settings of {name!r} are {len(values)}, expected one for each of {networks} networks")
     rows = list(zip(*settings.values(), strict=True))
     if len(set(rows)) < len(rows):
-        raise InputError("two networks have all settings alike; average them beforehand")
+        raise InputError("two networks have equal settings; average them beforehand")
     return rows
 
 

@@ -159,7 +159,7 @@ def _standard_scores(experts: int) -> tuple[Array, Array]:
     import numpy as np
 
     if experts > MOST_EXPERTS:
-        raise InputError(f"routing among {experts:,} experts is not followed; at most {MOST_EXPERTS:,} are")
+        raise InputError(f"routing among {experts:,} experts is not computed; at most {MOST_EXPERTS:,} are supported")
     pairs = max(2048, DRAWS // (2 * experts))
     rng = np.random.default_rng(experts)
     return rng.standard_normal((pairs, experts)), rng.standard_normal((pairs, experts))

@@ -119,15 +119,15 @@ class AltUpBuy:
         return found
 
     def verdict(self) -> str:
-        """A sentence on how sure anyone is that AltUp is the better buy."""
+        """A sentence on the evidence that AltUp is worth its cost."""
         gains = self.loss_gains().values()
         needed = [self.needed_gain("full", name) for name in QUANTITIES]
         reached = sum(gain >= min(needed) for gain in gains)
         shown = "none of them gained as much" if not reached else f"{reached} of {len(gains)} gained as much"
         measured, wanted = (f"{min(each):+.2%} to {max(each):+.2%}" for each in (gains, needed))
         return (
-            f"How sure: as a share of the loss, trainings with AltUp beside a dense model gained {measured}, and the full form "
-            f"needs {wanted}; {shown}. Accuracies, as T5's, are no losses."
+            f"How sure: compared with dense models, trainings with AltUp gained {measured} of the loss, and the full form "
+            f"needs {wanted}; {shown}. T5 reports accuracies, which are not losses."
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def measured_cost(rule: str, size: float) -> Iterator[str]:
         mean = {name: sum(cell[2] for cell in each) / len(each) for name, each in costs.items() if name not in fitted}
         best = min(mean, key=lambda name: mean[name])
         less = f"; {best} lost {mean[best]:.2%}" if best != rule else ""
-        yield f"shapes of {rule} lost {' and '.join(losses)} against the best ones there{less} (`depthwidth evidence`)"
+        yield f"shapes of {rule} lost {' and '.join(losses)} against the best shapes there{less} (`depthwidth evidence`)"
 
 
 def _costs_beside(size: float) -> tuple[dict[str, list[tuple[str, float, float, float]]], set[str]]:

@@ -351,7 +351,7 @@ def check_attention_alone(tree: Transformer) -> None:
     """
     if tree.stack.streams > 1:
         raise InputError(
-            f"heads: the blocks of this model keep {tree.stack.streams} copies of the stream, of which heads read one"
+            f"heads: the blocks of this model keep {tree.stack.streams} copies of the stream, and heads read only one of them"
         )
     for block in (repeat.block for repeat in tree.stack.repeats):
         if block.reads_memory and tree.encoder is None:
@@ -362,7 +362,7 @@ def check_attention_alone(tree: Transformer) -> None:
             raise InputError(f"heads: some blocks of this model have no softmax attention or not that alone, but {inside}")
         if block.as_attention.routed:
             raise InputError(
-                "heads: a query of tree attention sees the keys of a leaf, for which no allocation of heads is known"
+                "heads: a query of tree attention sees only the keys of a leaf; no allocation of heads is known for it"
             )
 
 

@@ -55,7 +55,9 @@ class OwnLaw:
     def __init__(self, text: str, values: Mapping[str, float]) -> None:
         left, equals, right = text.partition("=")
         if not equals or left.strip() != "loss":
-            raise InputError(f"a rule follows from a law of the loss, as loss = E + A * width**-alpha, not from {shown(text)}")
+            raise InputError(
+                f"a rule follows from a law of the loss, such as loss = E + A * width**-alpha, not from {shown(text)}"
+            )
         self.text, self.node = text.strip(), read(right.strip())
         self.names = tuple(sorted(self.node.variables - set(COLUMNS)))
         missing = [name for name in self.names if name not in values]

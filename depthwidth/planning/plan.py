@@ -539,7 +539,7 @@ class _Planner:
         elif self.budget.kind == "weights" and devices > 1:
             yield f"the budget is that of all weights, on {devices} devices together"
         if self.instead_of is not None:
-            yield f"{self.instead_of.name}, the default, has no shape at this budget; {self.rule.name} is followed"
+            yield f"{self.instead_of.name}, the default, has no shape at this budget; {self.rule.name} is used instead"
         own = found[self.rule.name]
         if own is None:
             raise AssertionError("a rule without a shape is refused")

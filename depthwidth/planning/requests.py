@@ -176,7 +176,7 @@ def holding(template: Template, width: int) -> Template:
     elif template.holds(width):
         return template
     beside = " or ".join(f"{found:,}" for found in template.widths_beside(width))
-    raise InputError(f"plan: width={width} does not hold whole heads; {beside} does")
+    raise InputError(f"plan: width={width} holds no whole number of heads; {beside} does")
 
 
 def _own_budget(template: Template, limits: Limits, conventions: Mapping[str, Any]) -> Budget:

@@ -178,7 +178,7 @@ def rule_of_file(path: str) -> Rule:
     if make is None:
         raise InputError(
             f"{shown(path)}: the law {shown(law)} has no shape of least loss; rules follow from {', '.join(_OF_LAW)}, "
-            "and from a law of the loss in one's own words"
+            "and from a law of your own of the loss"
         )
     values = {row.name: row.value for row in rows}
     try:

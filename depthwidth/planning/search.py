@@ -138,7 +138,7 @@ class Search(Judge):
                 break
         if best is None and self.limits.width is not None:
             beside = " or ".join(f"{found:,}" for found in self.template.widths_beside(self.limits.width))
-            raise InputError(f"plan: width={self.limits.width} does not hold whole heads within the limits; {beside} does")
+            raise InputError(f"plan: width={self.limits.width} holds no whole number of heads within the limits; {beside} does")
         if best is None or float(self.budget.of(best[2])) > self.amount * (1 + policy.LARGEST_OVERSHOOT):
             raise InputError(too_small(self))
         if self.template is not best[1]:

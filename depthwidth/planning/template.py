@@ -396,7 +396,7 @@ def _kept_of(
     if not isinstance(design.heads, (int, type(None))):
         raise InputError("plan: the blocks of this model differ in their number of heads; a plan has one number for all")
     if any(len(stack.weight_sets) < stack.depth for stack in tree.stacks.values()):
-        raise InputError("plan: blocks of this model share weights, so that its budget does not fix its depth")
+        raise InputError("plan: blocks of this model share weights, so its budget does not determine its depth")
     group = 1 if attention is None else attention.heads // attention.kv_heads
     single = attention is not None and attention.kv_heads == 1
     without_shape: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The sentences of a plan: the range that costs little, the suggestion, its reasons, what is assumed, and every source."""
+"""The sentences of a plan: the range that costs little, the suggestion, its reasons, the assumptions, and every source."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def range_words(plan: Plan) -> str:
 
 
 def sureness(plan: Plan) -> Iterator[str]:
-    """The bands of the best depth by all sources, what the suggestion may lose there, and how often such bands hold."""
+    """The bands of the best depth over all sources, the suggestion's largest loss there, and the record of such bands."""
     if not plan.best_depths:
         return
     bands, name = plan.best_depths, combined.LAW
@@ -56,15 +56,15 @@ def sureness(plan: Plan) -> Iterator[str]:
     least, most = (math.exp(coefficient("shape_penalty", end).value) for end in ("x_min", "x_max"))
     measured = all(least <= plan.shape.width / width <= most for width in bands[-1].width)
     losses = " or ".join(f"{band.loss[1]:.1%}" for band in bands)
-    beyond = ", beyond their sizes: every rule is inside" if far else ""
+    beyond = ", beyond their sizes, so including every rule" if far else ""
     yield (
-        f"How sure: best depth {depths}, by all sources ({name}{beyond}); "
-        f"the suggestion loses at most {losses} there{'' if measured else ' (extrapolated)'}."
+        f"How sure: best depth {depths}, over all sources ({name}{beyond}); "
+        f"the suggestion loses at most {losses} against it{'' if measured else ' (extrapolated)'}."
     )
     if not far:
         cells = coefficient(name, "calibration_cells").value
         inside = " and ".join(f"{coefficient(name, f'inside_{100 * band.level:.0f}').value:.0f}" for band in bands)
-        yield f"(each source left out in turn, such bands held {inside} of {cells:.0f} best widths)"
+        yield f"(with each source left out in turn, such bands held {inside} of {cells:.0f} best widths)"
 
 
 def cut_off(plan: Plan) -> bool:
@@ -97,13 +97,13 @@ def reasons(plan: Plan) -> Iterator[str]:
     else:
         gain = f"{-better.loss_at_budget:.4%}"
         yield (
-            f"Picked within {gain} of the least predicted loss ({rule}): {better.depth} x {better.width:,} has it, but "
+            f"Picked although {better.depth} x {better.width:,} has {gain} less predicted loss ({rule}): "
             f"{_against(better, shape)}."
         )
     free = plan.without_limits
     if free is not None:
         same = (free.depth, free.width) == (shape.depth, shape.width)
-        less = f"{-free.loss_at_budget:.2%} +- {free.loss_at_budget_stderr:.2%}"
+        less = f"{-free.loss_at_budget:z.2%} +- {free.loss_at_budget_stderr:.2%}"
         cost = "they cost nothing" if same else f"without them {free.depth} x {free.width:,} loses {less} less"
         yield f"Limits: {plan.limits.words()}; {cost}."
     own = plan.rules.get(rule)
@@ -111,7 +111,7 @@ def reasons(plan: Plan) -> Iterator[str]:
         spent = (
             "a wider shape spends more on its embedding"
             if plan.best_depth > own.depth
-            else "a deeper shape spends more beside the weights of its blocks"
+            else "a deeper shape spends more outside the weights of its blocks"
         )
         yield (
             f"The {rule} curve has {own.depth:.1f} layers here, and compares blocks of equal size; at an equal budget "
@@ -204,16 +204,16 @@ def explanations(plan: Plan) -> dict[str, str]:
         "loss of a shape": f"{k.value:g} +- {k.stderr:g} times the squared ln of width over best width; {k.source}",
         "loss of a size": f"exponent {exponent:.3f} in parameters without the embedding, at this size; the same source",
         "equal budget": "a shape that misses the budget is judged as though its depth were changed to meet it",
-        "standard error": "of curvature, place of the optimum and exponent, which shapes share; that of the rule is not in it",
+        "standard error": "from the curvature, optimum and exponent that all shapes share; not that of the rule itself",
         "parameters, FLOPs": "counted tensor by tensor and product by product; docs/counting.md has the conventions",
         "training memory": "of the fullest device: weights, gradients, states of the optimiser, activations; temporary buffers "
         "and fragmentation are left out; docs/memory_and_serving.md",
-        "best depth (how sure)": f"{combined.LAW}, whose error holds the spread between sources; docs/evidence.md",
+        "best depth (how sure)": f"{combined.LAW}, whose error includes the spread between sources; docs/evidence.md",
         "time per token": f"a roofline of one step of generation on {DEVICE}s, relative to the suggestion, plus "
         f"{BRANCH_SECONDS * 1e6:g} us a branch and {CALL_SECONDS * 1e6:g} us a call, which are guesses; the same page",
         "cache": "keys and values (or a mixer's state) of the context, over its tokens",
         "training tokens": f"given; {TOKENS_PER_PARAMETER:g} a parameter by default (Hoffmann et al. 2022, arXiv 2203.15556)",
-        "widths": "multiples of 128 (finer below 1,024) that hold whole heads; policy.py has each number with its reason",
+        "widths": "multiples of 128 (finer below 1,024) with a whole number of heads; policy.py gives a reason for each number",
     }
     found |= {one.name: one.source for one in plan.known}
     return found | _memory_words(plan)

@@ -155,10 +155,10 @@ def test_one_token_and_what_a_window_hides_are_walked_for_themselves():
         ({"lengths": {4: 0}}, "lengths counts 0 sequences of 4, not a positive number"),
         ({"lengths": {4: math.nan}}, "lengths counts nan sequences"),
         ({"lengths": [(4, 5)]}, r"lengths holds the pair \(4, 5\), and this model has one stack"),
-        ({"lengths": [4], "context": 4}, "lengths leaves no room for context=4"),
+        ({"lengths": [4], "context": 4}, "lengths cannot be combined with context=4"),
         ({"lengths": [4], "source": 4}, "a source length has no meaning"),
-        ({"lengths": [4], "gram": np.eye(4)}, "lengths leaves no room for gram"),
-        ({"lengths": [4], "token_match": np.eye(4)}, "lengths leaves no room for token_match as an array"),
+        ({"lengths": [4], "gram": np.eye(4)}, "lengths cannot be combined with gram"),
+        ({"lengths": [4], "token_match": np.eye(4)}, "lengths cannot be combined with token_match as an array"),
     ],
     ids=str,
 )
@@ -174,7 +174,7 @@ def test_what_a_batch_is_not_said_of():
     for tree, given, sentence in (
         (two, {"lengths": [(4, 5, 6)]}, r"lengths holds \(4, 5, 6\), which is not a length or a pair"),
         (two, {"lengths": [(4, 1)]}, "lengths holds 1, not a whole number from 2"),
-        (two, {"lengths": [(4, 5)], "source": 5}, "lengths holds pairs, which leaves no room for source"),
+        (two, {"lengths": [(4, 5)], "source": 5}, "lengths holds pairs, so source cannot be given as well"),
         (two, {"lengths": pairs}, "lengths has 72 different pairs, more than 64"),
         (small(kind="encoder", patch=8, image=32), {"lengths": [4]}, "lengths have no meaning for images"),
     ):

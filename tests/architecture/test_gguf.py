@@ -90,7 +90,7 @@ def test_an_architecture_without_a_family_is_counted(invoke, tmp_path):
     assert {row["site"]: row["copies"] for row in result["components"]}["blk.*.attn_q"] == 2
     page = invoke("describe", path)
     assert (page.status, page.error) == (0, "")
-    assert "theory does not reach this model" in page.output
+    assert "the theory does not cover this model" in page.output
     assert invoke("moments", path).error.count("\n") == 1
 
 

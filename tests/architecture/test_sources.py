@@ -72,7 +72,7 @@ def test_weights_without_a_configuration_are_counted(invoke, tmp_path):
             Transformer.from_config(path)
     page = invoke("describe", folder)
     assert (page.status, page.error) == (0, "")
-    assert "theory does not reach this model" in page.output
+    assert "the theory does not cover this model" in page.output
     result = invoke("plan", "1B", "--like", folder)
     assert (result.status, result.error.count("\n")) == (2, 1)
     assert "--trained reads the weights" in invoke("describe", folder, "--trained", folder).error

@@ -247,7 +247,7 @@ def test_plans_like_every_family(family, invoke, tmp_path):
     path.write_text(json.dumps(small(family)))
     result = invoke("plan", "1e6", "--like", path, "--json")
     if family == "albert":
-        assert result.error == "Error: plan: blocks of this model share weights, so that its budget does not fix its depth\n"
+        assert result.error == "Error: plan: blocks of this model share weights, so its budget does not determine its depth\n"
         return
     assert result.status == 0, result.error
     assert json.loads(result.output)

@@ -30,9 +30,9 @@ def test_the_rules_and_the_sources_are_asked_for(invoke):
     plain, rules, explained = (invoke("plan", "1B", *more).output for more in ((), ("--rules",), ("--explain",)))
     assert "McLeish et al. 2025" in rules
     assert "Optimum of each rule" in rules
-    assert "Where the numbers come from" in explained
+    assert "Origin of the numbers" in explained
     assert "total parameters  " in explained
-    for word in ("McLeish", "Optimum of each rule", "Where the numbers come from"):
+    for word in ("McLeish", "Optimum of each rule", "Origin of the numbers"):
         assert word not in plain
 
 

@@ -57,7 +57,7 @@ def test_a_column_may_be_an_expression(tmp_path):
     columns = {"non_embedding": "total_params - 2*50*d_model", "loss": "val_loss"}
     found = read_runs(rows(), ("non_embedding", "loss"), columns=columns)
     assert found["non_embedding"][1] == 1e6 + 1 - 100 * 65
-    for text, sentence in (("__import__('os')", "holds"), ("total_params - heads", "uses 'heads', which is no column")):
+    for text, sentence in (("__import__('os')", "holds"), ("total_params - heads", "uses 'heads', which is not a column")):
         with pytest.raises(InputError, match=sentence):
             read_runs(rows(), ("non_embedding",), columns={"non_embedding": text})
 
@@ -66,7 +66,7 @@ def test_rows_of_one_shape_are_one_model_where_no_column_says(tmp_path):
     data = [{k: v for k, v in row.items() if k != "run_name"} for row in rows(4)]
     found = read_runs([*data, *data], NEEDS)
     assert (found.rows, len(found.models)) == (8, 4)
-    assert any("no column tells models apart" in note for note in found.notes)
+    assert any("no column identifies models" in note for note in found.notes)
     assert found.models[0] == "64 x 4 x 1000000"
 
 
@@ -89,11 +89,11 @@ def test_conditions_choose_rows(where, kept):
     ("where", "sentence"),
     [
         ("val_loss", "is no condition"),
-        ("los < 3", "is about 'los', which is no column"),
+        ("los < 3", "is about 'los', which is not a column"),
         ("d_model % 0 == 1", "divides by 0"),
-        ("run_name < r1", "which is no number"),
+        ("run_name < r1", "which is not a number"),
         ("val_loss > 1e9", "no row fulfils"),
-        ("__import__('os') == 1", "which is no column"),
+        ("__import__('os') == 1", "which is not a column"),
     ],
 )
 def test_a_bad_condition_is_one_sentence(where, sentence):

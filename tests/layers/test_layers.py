@@ -323,6 +323,6 @@ def test_rotations_leave_the_mean_cosine_of_the_pairs_in_a_row(causal):
 ])  # fmt: skip
 def test_angles_beyond_memory_are_refused(angles):
     """A width of 10^12, as in a broken configuration."""
-    with pytest.raises(InputError, match=r"the angles of 1,000,000,000,000 features are not followed; at most 65,536"):
+    with pytest.raises(InputError, match=r"the angles of 1,000,000,000,000 features are not computed; at most 65,536"):
         angles(10**12)
     assert angles(2**16).size == 2**15

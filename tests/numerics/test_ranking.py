@@ -66,7 +66,7 @@ def test_an_environment_is_the_same_in_both_orders():
         (lambda: kendall([1], [1]), "two networks at least"),
         (lambda: kendall([1, 2], [1]), "one number for each network"),
         (lambda: kendall([1, float("nan")], [1, 2]), "NaN or infinity"),
-        (lambda: granulated_kendall([1, 2], [1, 2], {"width": [8, 8]}), "all settings alike"),
+        (lambda: granulated_kendall([1, 2], [1, 2], {"width": [8, 8]}), "have equal settings"),
         (lambda: granulated_kendall([1, 2], [1, 2], {"width": [8]}), "one for each of 2 networks"),
         (lambda: granulated_kendall([1, 2], [1, 2], {"a": [1, 2], "b": [1, 2]}), "no two networks differ in one"),
         (lambda: sign_errors([1, 2], [1, 2], {"a": [1, 2]}, [[0, 1], [2, 0]]), "expected a symmetric 2 x 2"),

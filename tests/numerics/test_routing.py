@@ -112,5 +112,5 @@ def test_nonsense_gets_one_sentence(given):
 
 @pytest.mark.parametrize("average", [lambda n: routing(1.0, 0.5, n, 2), lambda n: sparse_mixer_routing(1.0, 0.5, n, 0.01)])
 def test_more_experts_than_memory_holds_are_refused(average):
-    with pytest.raises(InputError, match="among 4,097 experts is not followed; at most 4,096 are"):
+    with pytest.raises(InputError, match="among 4,097 experts is not computed; at most 4,096 are supported"):
         average(MOST_EXPERTS + 1)

@@ -63,7 +63,7 @@ def test_a_rule_that_ends_below_the_budget_is_refused():
 def test_the_default_without_a_shape_gives_way():
     found = plan("10M", preset="llama3")
     assert found.rule.name == policy.FALLBACK_RULE
-    assert found.notes[0] == f"levine2020, the default, has no shape at this budget; {policy.FALLBACK_RULE} is followed"
+    assert found.notes[0] == f"levine2020, the default, has no shape at this budget; {policy.FALLBACK_RULE} is used instead"
     with pytest.raises(InputError, match="levine2020 has no shape"):
         plan("10M", preset="llama3", rule="levine2020")
     assert plan("1B").rule.name == "levine2020"
@@ -123,7 +123,7 @@ def test_the_page_says_how_sure():
     half, most = plan("7B").best_depths
     for band, level in ((half, " layers (50%)"), (most, " (90%)")):
         assert f"{band.depth[0]:.0f} to {band.depth[1]:.0f}{level}" in sure
-    assert f"loses at most {half.loss[1]:.1%} or {most.loss[1]:.1%} there" in sure
+    assert f"loses at most {half.loss[1]:.1%} or {most.loss[1]:.1%} against it" in sure
     inside, cells = (coefficient("combined2026", name).value for name in ("inside_50", "calibration_cells"))
     assert f"held {inside:.0f} and " in calibrated
     assert f" of {cells:.0f} best widths" in calibrated
@@ -134,7 +134,7 @@ def test_the_page_says_how_sure():
 
 def test_a_rule_that_lost_on_public_runs_of_this_size_says_so():
     def said(budget, rule):
-        return [note for note in plan(budget, rule=rule).notes if "against the best ones there" in note]
+        return [note for note in plan(budget, rule=rule).notes if "against the best shapes there" in note]
 
     (small,) = said("90M", "levine2020")
     assert "0.19% +- 0.03% at 96.8M parameters on the Gemstones and 0.76% +- 0.32% at 53.3M parameters on the Gadre" in small

@@ -63,7 +63,7 @@ def test_a_shape_has_the_architecture_of_the_template():
         ([], "two models or more"),
         (["24x1024", "nowhere.json"], "nowhere.json"),
         (["24x1024", "0x1024"], "needs 1 layer or more and a width"),
-        (["24x1024", "24x1001"], "width=1001 does not hold whole heads"),
+        (["24x1024", "24x1001"], "width=1001 holds no whole number of heads"),
         (["24x1024", {"model_type": "vit"}], "no common rule"),
         (["24x1024", 5], "neither a mapping nor the path"),
     ],

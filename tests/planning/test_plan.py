@@ -298,7 +298,7 @@ def test_optimal_width_and_depth():
         (lambda: plan("7B", depth=24, width=1024), "leave nothing to choose"),
         (lambda: plan("7B", depth=25, pipeline=4), "depth=25 cannot be divided evenly among pipeline=4"),
         (lambda: plan("7B", depth=25, layers_at_most=24), "depth=25 is more than layers_at_most=24"),
-        (lambda: plan("7B", width=1001), "width=1001 does not hold whole heads"),
+        (lambda: plan("7B", width=1001), "width=1001 holds no whole number of heads"),
         (lambda: plan("7B", width=10**6), "already takes more than the budget"),
         (lambda: plan("7B", heads=30, head_dim=128, width=4096), "make a width of 3,840"),
         (lambda: plan("7B", heads=30, tensor_parallel=4), "heads=30 cannot be divided evenly among tensor_parallel=4"),

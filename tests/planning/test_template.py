@@ -99,7 +99,9 @@ def test_a_narrow_embedding_is_counted_between_the_sampled_widths():
 
 
 def test_blocks_that_share_weights_are_refused():
-    with pytest.raises(InputError, match="plan: blocks of this model share weights, so that its budget does not fix its depth"):
+    with pytest.raises(
+        InputError, match="plan: blocks of this model share weights, so its budget does not determine its depth"
+    ):
         Template.like(read_design({"model_type": "albert"}))
     own = read_design({"model_type": "albert", "num_hidden_groups": 12})
     assert Template.like(own).at(3, 1024).encoder.sharing is None

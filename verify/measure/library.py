@@ -120,7 +120,7 @@ def _counts(
     late = f"it took more than {LONGEST:.0f} s; give a shorter context"
     uncounted = late if passed is None else passed.get("reason", "")
     notes = [reason] if reason else []
-    notes.append("theory does not reach this model: there are counts, and no rules, moments or initialisation")
+    notes.append("the theory does not cover this model: it has counts, but no rules, moments or initialisation")
     if not sizes["as_named"]:
         named = shown(config.get("architectures"))
         notes.append(
@@ -128,7 +128,7 @@ def _counts(
         )
     if passed is not None and passed["flops"] is not None:
         notes.append(
-            "FLOPs are torch's count of the forward pass with attention spelled out: scores that a mask or a window hides count"
+            "FLOPs are torch's count of the forward pass without fused attention: scores hidden by a mask or a window count"
         )
     return LibraryCounts(
         model_type,

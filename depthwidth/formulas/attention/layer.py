@@ -189,7 +189,9 @@ def _check_correlation(name: str, correlation: Any, length: Any) -> None:
     fine = numpy.greater_equal(correlation, least)
     if not fine.all():
         wrong, bound = (numpy.broadcast_to(v, fine.shape)[~fine][0] for v in (correlation, least))
-        raise InputError(f"attention_moments: {name}={wrong:.4g} is below {bound:.4g}, the least that so many tokens can have")
+        raise InputError(
+            f"attention_moments: {name}={wrong:.4g} is below {bound:.4g}, the least value possible for that many tokens"
+        )
 
 
 def _with_token_products(o: Any, s2: Any, rho: Any, width: Any, head_dim: int, equal_norms: bool) -> Any:

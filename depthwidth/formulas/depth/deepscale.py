@@ -39,7 +39,7 @@ def deepscale_gradient_gain(
     (0.1346, 1.0)
     """
     share = k / blocks**alpha
-    require(share <= 1, "depth.deepscale_gradient_gain: k is more than blocks to the power alpha, so that beta exceeds 1")
+    require(share <= 1, "depth.deepscale_gradient_gain: k is more than blocks to the power alpha, so beta exceeds 1")
     return (1 + share * (gain - 1)) ** blocks
 
 

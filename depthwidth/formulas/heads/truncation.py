@@ -213,7 +213,7 @@ def weight_growth(spectrum: Sequence[float]) -> list[float]:
     """
     values = _spectrum(spectrum)
     if values[0] >= 0.5:
-        raise InputError(f"the largest squared singular value is {values[0]:.3g} nats^2; diffuse laws hold below 0.5 only")
+        raise InputError(f"the largest squared singular value is {values[0]:.3g} nats^2; diffuse laws hold only below 0.5")
     grown = [1.0]
     for v in values:
         grown.append(grown[-1] / math.sqrt(1 - 2 * v))

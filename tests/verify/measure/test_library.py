@@ -154,7 +154,7 @@ def test_describe_counts_what_theory_does_not_reach(tmp_path, monkeypatch):
     assert found["notes"][0] == "config: model_type='megatron-bert' is not a supported family"
     page = described(tmp_path, config, "--context", "5")
     assert page.exit_code == 0
-    assert "theory does not reach this model" in page.output
+    assert "the theory does not cover this model" in page.output
     assert f"{sizes['parameters']:,}" in page.output
 
 

@@ -100,7 +100,7 @@ def test_choices_that_do_not_fit_are_refused(choices, sentence):
 
 def test_blocks_that_do_not_fit_are_refused():
     block = TREE.decoder.repeats[0].block
-    with pytest.raises(InputError, match="no cross-attention to pass over"):
+    with pytest.raises(InputError, match="no unused cross-attention"):
         block.replace(cross_attention=None)
     with pytest.raises(InputError, match="its branches are in sequence"):
         block.replace(parallel=True)

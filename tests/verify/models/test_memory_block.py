@@ -94,7 +94,7 @@ def test_with_images_the_logits_are_those_of_transformers():
 @pytest.mark.parametrize(
     ("choices", "sentence"),
     [
-        ({"kind": "encoder", "memory_block": True}, "memory_block is one of a decoder alone"),
+        ({"kind": "encoder", "memory_block": True}, "memory_block needs a decoder alone"),
         ({"memory_block": True, "ffn": 0}, "memory_block needs a feed-forward part"),
         ({"spare_tokens": -1}, "spare_tokens=-1 is not a whole number from 0"),
     ],

@@ -135,7 +135,7 @@ def test_moments_are_refused_in_one_sentence():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"kind": "decoder", "head": "lm"}, "no causal form, as half the heads of the first token"),
+        ({"kind": "decoder", "head": "lm"}, "no causal form, because half the heads of the first token"),
         ({"score_softcap": 30.0}, "soft cap"),
         ({"positions": "alibi"}, "ALiBi adds to scores"),
         ({"positions": "relative"}, "score biases of a stack"),

@@ -144,8 +144,11 @@ CHOICES = {"depth": 2, "width": 24, "heads": 4, "vocab": 31, "context": 12}
 @pytest.mark.parametrize(
     ("choices", "sentence"),
     [
-        ({"layer_inputs": LayerInputs(31, 4)}, "layer_inputs are added to copies of the stream, which routed_altup makes"),
-        ({"altup": 2, "routed_altup": AltUpRouting()}, "altup and routed_altup are two forms of one thing"),
+        (
+            {"layer_inputs": LayerInputs(31, 4)},
+            "layer_inputs needs routed_altup, which makes the copies of the stream that they are added to",
+        ),
+        ({"altup": 2, "routed_altup": AltUpRouting()}, "altup and routed_altup are two forms of one method"),
         ({"laurel": 3, "parallel": True}, "laurel needs attention and a feed-forward part in sequence"),
         ({"laurel": 3, "ffn": 0}, "laurel needs attention and a feed-forward part in every block"),
         ({"laurel": 0}, "Laurel: rank=0 is not a whole number from 1"),

@@ -134,7 +134,7 @@ def test_moments_that_are_not_known_are_refused():
         propagate(vectors, started(recipe(vectors, "xavier"), {"position.key": 0.1}))
     both = stack("diet-rel", score_bias=layers.DietAbs(8, context=TOKENS, rank=2))
     drawn = started(recipe(both, "xavier"), {"position.weight": 1.0, "position.query": 1.0, "position.key": 1.0})
-    with pytest.raises(InputError, match="the moments of two score biases that start away from zero are not known"):
+    with pytest.raises(InputError, match="the moments of two score biases that do not start at zero are not known"):
         propagate(both, drawn)
 
 
