@@ -114,7 +114,7 @@ def read_parts(name: str, opened: Callable[[str], AbstractContextManager[OpenPar
         return first
     found = re.fullmatch(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf", name)
     if type(count) is not int or not 1 < count <= MOST_PARTS or found is None or int(found["count"]) != count:
-        raise InputError(f"{first.label} is one part of a model in {shown(count)} files, and its name does not state the part")
+        raise InputError(f"{first.label} is one part of a model in {shown(count)} files, and its name does not say which")
     parts = [_read(opened(f"{found['stem']}-{i:05d}-of-{count:05d}.gguf")) for i in range(1, count + 1)]
     tensors: dict[str, HeaderTensor] = {}
     for part in parts:

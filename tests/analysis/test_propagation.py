@@ -415,7 +415,7 @@ def test_moments_of_several_texts_are_averaged(rng):
     raw = np.mean([frame["covariance"] + frame["mean"] ** 2 for frame in each], axis=0)
     assert (together["covariance"] + together["mean"] ** 2).to_numpy() == pytest.approx(raw)
     for given in ({"token_match": matches[:0]}, {"token_match": matches, "lengths": [12]}):
-        with pytest.raises(InputError, match="token_match holds no text, or lengths"):
+        with pytest.raises(InputError, match="token_match holds no text, or both lengths"):
             propagate(tree, "xavier", **given)
     sample = "sample"
     with pytest.raises(InputError, match="up to 512 tokens"):
