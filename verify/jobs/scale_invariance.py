@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,7 +43,9 @@ LEARNT = 0.25
 """Least share of what can be learnt, from the frequencies of tokens to the best loss of all runs, for a comparison to count."""
 
 
-class _Size(NamedTuple):
+class Sizes(NamedTuple):
+    """Shape and length of the runs of one size."""
+
     layers: int
     width: int
     heads: int
@@ -54,11 +56,11 @@ class _Size(NamedTuple):
     seeds: int
 
 
-_SIZES: dict[str, _Size] = {
-    "tiny": _Size(1, 16, 2, 8, 8, 20, 4, 1),
-    "small": _Size(1, 24, 2, 8, 8, 700, 64, 3),
-    "gpu": _Size(2, 64, 4, 16, 16, 8000, 128, 3),
-    "full": _Size(12, 768, 12, 512, 4096, 200_000, 64, 5),
+_SIZES: dict[str, Sizes] = {
+    "tiny": Sizes(1, 16, 2, 8, 8, 20, 4, 1),
+    "small": Sizes(1, 24, 2, 8, 8, 700, 64, 3),
+    "gpu": Sizes(2, 64, 4, 16, 16, 8000, 128, 3),
+    "full": Sizes(12, 768, 12, 512, 4096, 200_000, 64, 5),
 }
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     INVARIANT: {
@@ -72,19 +74,24 @@ HEAD_RATE = 5e-3
 """Learning rate of the head of the scale-invariant encoder, by AdamW."""
 
 
-def settings() -> Iterator[tuple[float, float]]:
+Setting = tuple[float, float]
+"""A factor on the initial weights of the body, and one on the loss."""
+
+
+def settings() -> Iterator[Setting]:
     """Factors on the initial weights of the body, and on the loss."""
     yield from ((start, 1.0) for start in STARTS)
     yield from ((1.0, loss) for loss in LOSSES)
 
 
-def absorbed(start: float, loss: float, steps: int) -> bool:
+def absorbed(
+    start: float, loss: float, steps: int, made: Mapping[str, Any] = OPTIMIZERS[INVARIANT], cooldown: float = COOLDOWN
+) -> bool:
     """True if the law says that a run forgets these factors: eta lambda, summed over its steps, is at least |ln c|.
 
     By Lemma 2.4 the two act as one factor c on the initial weights, ``start/sqrt(loss)``.
     """
-    made = OPTIMIZERS[INVARIANT]
-    total: float = made["learning_rate"] * made["weight_decay"] * steps * (1 - COOLDOWN / 2)
+    total: float = made["learning_rate"] * made["weight_decay"] * steps * (1 - cooldown / 2)
     return abs(math.log(start / math.sqrt(loss))) <= total
 
 
@@ -92,19 +99,31 @@ def runs(size: str) -> Iterator[Run]:
     """Each arm at each setting with each seed."""
     made = _SIZES[size]
     corpus = {"tokens": 200_000 if size != "tiny" else 4000, "vocab": made.vocab, "strength": 3.0}
+    yield from runs_of(made, corpus, {arm: (optimizer, tuple(settings())) for arm, optimizer in OPTIMIZERS.items()}, COOLDOWN)
+
+
+def runs_of(
+    made: Sizes, corpus: Mapping[str, Any], arms: Mapping[str, tuple[Mapping[str, Any], Sequence[Setting]]], cooldown: float
+) -> Iterator[Run]:
+    """Each arm with its optimizer at each of its settings, with each seed."""
     sizes = {"depth": made.layers, "width": made.width, "heads": made.heads, "ffn": 2 * made.width, "vocab": made.vocab + 1,
              "context": made.context, "head": "masked-lm"}  # fmt: skip
-    for arm, optimizer in OPTIMIZERS.items():
+    for arm, (optimizer, varied) in arms.items():
         tree = {**sizes, **(dict(SCALE_INVARIANT) if arm == INVARIANT else {"kind": "encoder", "tied": False})}
-        training = {"steps": made.steps, "batch": made.batch, "context": made.context, "schedule": "wsd", "cooldown": COOLDOWN,
+        training = {"steps": made.steps, "batch": made.batch, "context": made.context, "schedule": "wsd", "cooldown": cooldown,
                     "final": 0.0, "evaluate_batches": 32, "diverged_above": 1e4, **optimizer}  # fmt: skip
-        for start, loss in settings():
+        for start, loss in varied:
             spec: dict[str, Any] = {
                 "arm": arm, "start": start, "loss_factor": loss, "tree": tree, "scheme": "normal", "options": {},
-                "corpus": corpus, "training": training, "dtype": "float32",
+                "corpus": dict(corpus), "training": training, "dtype": "float32",
             }  # fmt: skip
             spec["decided"] = decisions_of(spec)
-            labels = {"arm": arm, "start": start, "loss_factor": loss, "absorbed": absorbed(start, loss, made.steps)}
+            labels = {
+                "arm": arm,
+                "start": start,
+                "loss_factor": loss,
+                "absorbed": absorbed(start, loss, made.steps, arms[INVARIANT][0], cooldown),
+            }
             for seed in range(made.seeds):
                 yield Run(spec, seed, labels, cost=training_flops(spec))
 
@@ -130,7 +149,7 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
         groups = scale_invariant_groups(model, plan, BODY, HEAD_RATE, 0.0)
     else:
         groups = parameter_groups(model, recipe_of(spec), plan.learning_rate, plan.weight_decay, tree=model.tree)
-    watch = _Watch(body, range(*_watched(plan.steps)), plan.weight_decay)
+    watch = _Watch(body, range(*_watched(plan.steps, plan.cooldown)), plan.weight_decay)
     plain, factor = masked_loss(spec["corpus"]["vocab"], HIDDEN), spec["loss_factor"]
     outcome = train(
         model, corpus, plan, folder=context.folder / "training", groups=groups, device=context.device,
@@ -144,9 +163,9 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
         yield from watch.measurements()
 
 
-def _watched(steps: int) -> tuple[int, int]:
+def _watched(steps: int, cooldown: float) -> tuple[int, int]:
     """The updates in which norms are averaged: the last third of those at the full learning rate."""
-    stable = steps - round(COOLDOWN * steps)
+    stable = steps - round(cooldown * steps)
     return stable - stable // 3, stable
 
 
@@ -217,8 +236,19 @@ MOST = 0.05
 
 def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
     """Spread of the final loss over settings that a run forgets, and norms and learning rates against the law."""
-    losses: dict[str, dict[tuple[float, float], list[float]]] = {}
     found: dict[tuple[str, float], list[float]] = {}
+    for row in rows:
+        if row.quantity not in ("loss", "unigram_loss") and float(row.labels["loss_factor"]) == 1:
+            found.setdefault((row.quantity, float(row.labels["start"])), []).append(row.value)
+    return judge_spread(rows, dict.fromkeys(OPTIMIZERS, tuple(settings())), _laws(found, predictions))
+
+
+def judge_spread(rows: Sequence[Row], wanted: Mapping[str, Sequence[Setting]], further: Iterable[Comparison] = ()) -> Verdict:
+    """Spread of the final loss over settings that a run forgets, and `further` comparisons.
+
+    `wanted` has the settings of each arm.
+    """
+    losses: dict[str, dict[Setting, list[float]]] = {}
     unigram, forgotten = [], set()
     for row in rows:
         arm, setting = row.labels["arm"], (float(row.labels["start"]), float(row.labels["loss_factor"]))
@@ -228,16 +258,14 @@ def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
             losses.setdefault(arm, {}).setdefault(setting, []).append(row.value)
         elif row.quantity == "unigram_loss":
             unigram.append(row.value)
-        elif setting[1] == 1:
-            found.setdefault((row.quantity, setting[0]), []).append(row.value)
-    if any(setting not in losses.get(arm, {}) for arm in OPTIMIZERS for setting in settings()) or not unigram:
+    if any(setting not in losses.get(arm, {}) for arm, its in wanted.items() for setting in its) or not unigram:
         return Verdict("undecided", "runs are missing")
     if min(len(values) for its in losses.values() for values in its.values()) < 2:
         return Verdict("undecided", "one seed does not show the noise")
     best = min(mean(values) for its in losses.values() for values in its.values())
     learnt = {arm: (unigram[0] - mean(its[_USUAL])) / (unigram[0] - best) for arm, its in losses.items()}
     lines = [_spread(kind, arm, losses, learnt, forgotten) for kind, arm in _JUDGED]
-    lines += _laws(found, predictions)
+    lines += further
     judged = [one.passes for one in lines if one.passes is not None]
     lines += [
         Comparison(f"{arm}: loss at start {start:g}, loss factor {loss:g}", None, mean(values), _error(values))
@@ -261,7 +289,7 @@ def _spread(
 ) -> Comparison:
     """Spread of the scale-invariant encoder's mean loss over settings less that of an ordinary one."""
     place = 0 if kind == "start" else 1
-    varied = [one for one in settings() if one[1 - place] == 1]
+    varied = sorted(one for one in losses[arm] if one[1 - place] == 1)
     what = f"spread over the factors on the {kind}, less that of {arm}"
     kept = [one for one in varied if one in forgotten]
     own, own_noise = _range(losses[INVARIANT], kept or varied)

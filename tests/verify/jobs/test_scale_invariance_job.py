@@ -2,13 +2,14 @@
 
 import dataclasses
 import itertools
+import math
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from depthwidth.formulas.scale_invariance import angle_per_step, equilibrium_norm  # noqa: E402
-from verify.jobs import Context, find_job  # noqa: E402
+from verify.jobs import Context, find_job, scale_robustness  # noqa: E402
 from verify.jobs import scale_invariance as job  # noqa: E402
 from verify.rows import Row  # noqa: E402
 
@@ -68,6 +69,27 @@ def test_the_steps_that_the_law_asks_for():
     assert not job.absorbed(100.0, 1.0, 700)
     assert job.absorbed(100.0, 1.0, 1 + int(4.6052 / total))
     assert job.absorbed(1.0, 10.0, 700) == job.absorbed(10**-0.5, 1.0, 700)
+
+
+def test_the_long_runs_forget_all_factors():
+    """The small size of scale-robustness: a factor of 100 before the learning rate falls, in every arm's comparison."""
+    long = find_job("scale-robustness")
+    runs = list(long.runs("small"))
+    assert all(run.labels["absorbed"] for run in runs)
+    made = next(run.spec["training"] for run in runs if run.labels["arm"] == job.INVARIANT)
+    constant = made["learning_rate"] * made["weight_decay"] * made["steps"] * (1 - made["cooldown"])
+    assert constant > math.log(100)
+    labelled = {(run.labels["arm"], (run.labels["start"], run.labels["loss_factor"])) for run in runs}
+    assert labelled == {(arm, one) for arm, every in scale_robustness.SETTINGS.items() for one in every}
+
+    def rows(loss_of):
+        for run in runs:
+            arm, start, factor = (run.labels[name] for name in ("arm", "start", "loss_factor"))
+            for quantity, value in (("loss", loss_of(arm, start, factor) + 0.001 * run.seed), ("unigram_loss", 2.0)):
+                yield Row(job=long.name, run=f"{run.labels}", quantity=quantity, value=value, seed=run.seed, labels=run.labels)
+
+    assert long.judge(list(rows(robust)), []).outcome == "holds"
+    assert long.judge(list(rows(lambda *setting: 1.0)), []).outcome == "fails"
 
 
 @pytest.mark.slow
