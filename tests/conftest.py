@@ -11,6 +11,10 @@ os.environ["HF_HOME"] = os.path.join(os.sep, "nonexistent", "huggingface")
 # A command that is slow on a busy machine would print a line of progress; the tests of progress ask for it.
 os.environ.setdefault("DEPTHWIDTH_QUIET", "1")
 
+# Compiled files are kept even if the environment says otherwise: tests start many interpreters, each of which would compile
+# the packages anew, as each worker would its tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 import gc
 import re
 import subprocess
@@ -25,6 +29,7 @@ from hypothesis import settings
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
+sys.dont_write_bytecode = False  # see above
 
 gc.disable()  # until everything is collected: see below
 

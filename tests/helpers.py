@@ -63,3 +63,13 @@ def one_quick_in(every, names, cases, *, first=0, **more):
         if i % every != first:
             given[i] = pytest.param(*((case,) if single else case), marks=pytest.mark.slow)
     return pytest.mark.parametrize(names, given, **more)
+
+
+def statements(tree):
+    """The statements of a parsed source at every depth. `ast.walk` visits its expressions too, ten times as many."""
+    waiting = [tree]
+    for node in waiting:
+        yield node
+        for part in ("body", "handlers", "orelse", "finalbody", "cases"):
+            within = getattr(node, part, ())
+            waiting.extend(within if isinstance(within, list) else ())

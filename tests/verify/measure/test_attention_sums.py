@@ -28,27 +28,24 @@ def test_the_exact_averages_are_what_autograd_gives_on_average(causal, cross, sl
     ep = p / (1 - p)
     expected = [(sums["own"] + ep * sums["own_ep"]) / queries, (sums["all"] - sums["own"]) / (queries * (queries - 1))]
     expected += gradient_moments(sums, r_g, ep, length, queries, width, head, cross).values()
-    found = []
-    for _ in range(draws):
-        inputs = [x.clone().requires_grad_()]
-        if cross:
-            inputs.append(asking.clone().requires_grad_())
-        value = inputs[0] @ (torch.randn(width, head, **double) / width**0.5)
-        scores = (inputs[-1] @ wq) @ (inputs[0] @ wk).T / head**0.5
-        place = torch.arange(length)
-        if not cross:
-            scores = scores - slope * (place[:, None] - place).abs()
-        if causal:
-            scores = scores.masked_fill(torch.ones(length, length, dtype=torch.bool).triu(1), -math.inf)
-        kept = (torch.rand(queries, length, **double) >= p) / (1 - p)
-        y = (scores.softmax(-1) * kept) @ value
-        g = math.sqrt(r_g) * torch.randn(1, head, **double) + math.sqrt(1 - r_g) * torch.randn(queries, head, **double)
-        values = []
-        for t in (y.detach(), *torch.autograd.grad(y, inputs, g)):
-            own = t.square().sum()
-            values += [own / t.numel(), (t.sum(0).square().sum() - own) / (t.numel() * (t.shape[0] - 1))]
-        found.append(torch.stack(values))
-    found = torch.stack(found).numpy()
+    inputs = [one.expand(draws, *one.shape).clone().requires_grad_() for one in ([x, asking] if cross else [x])]
+    value = inputs[0] @ (torch.randn(draws, width, head, **double) / width**0.5)
+    scores = (inputs[-1] @ wq) @ (inputs[0] @ wk).mT / head**0.5
+    place = torch.arange(length)
+    if not cross:
+        scores = scores - slope * (place[:, None] - place).abs()
+    if causal:
+        scores = scores.masked_fill(torch.ones(length, length, dtype=torch.bool).triu(1), -math.inf)
+    kept = (torch.rand(draws, queries, length, **double) >= p) / (1 - p)
+    y = (scores.softmax(-1) * kept) @ value
+    g = math.sqrt(r_g) * torch.randn(draws, 1, head, **double)
+    g = g + math.sqrt(1 - r_g) * torch.randn(draws, queries, head, **double)
+    values = []
+    for t in (y.detach(), *torch.autograd.grad(y, inputs, g)):
+        own, (tokens, features) = t.square().sum((1, 2)), t.shape[1:]
+        pairs = t.sum(1).square().sum(1) - own
+        values += [own / (tokens * features), pairs / (tokens * features * (tokens - 1))]
+    found = torch.stack(values, 1).numpy()
     z = (found.mean(0) - np.array(expected)) / (found.std(0) / math.sqrt(draws))
     assert np.abs(z).max() < 4.5
     # A key path left out, or the mask left out, would be seen.
