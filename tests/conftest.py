@@ -16,6 +16,7 @@ os.environ.setdefault("DEPTHWIDTH_QUIET", "1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import gc
+import linecache
 import re
 import subprocess
 import sys
@@ -35,9 +36,11 @@ gc.disable()  # until everything is collected: see below
 
 
 def pytest_collection_finish():
-    """Collect garbage while tests run only: modules and test items stay, and looking through them again takes seconds."""
+    """Collect garbage while tests run only, and rarely: modules and test items stay, and looking through them takes seconds."""
     gc.enable()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    linecache.clearcache()  # it holds every source; each example that runs would ask for the date of each of them
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -51,7 +54,24 @@ def pytest_ignore_collect(collection_path, config):
 WHOLLY_SLOW = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)
 
 
+SLOW_EXAMPLES = {
+    "CONTRIBUTING.md",
+    "depthwidth.formulas._usage.used_formulas",
+    "depthwidth.planning.compute.compute_optimum",
+    "docs/derivations/finite-width.md",
+    "docs/derivations/heads.md",
+    "docs/fitting.md",
+    "docs/pictures.md",
+    "docs/training.md",
+}
+"""Pages and docstrings with examples that take more than 0.3 s."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by marks
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if {item.name, item.nodeid.partition("::")[0]} & SLOW_EXAMPLES:
+            item.add_marker(pytest.mark.slow)
     if "fuzz" not in (config.getoption("-m") or ""):
         for item in items:
             if item.get_closest_marker("fuzz"):

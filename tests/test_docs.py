@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRACT = (ROOT / "docs" / "contract.md").read_text(encoding="utf-8")
@@ -14,6 +16,7 @@ def test_the_readmes_sample_of_a_plan_is_what_the_command_prints(invoke):
     assert invoke("plan", "1T").output.startswith(sample)
 
 
+@pytest.mark.slow
 def test_every_command_line_of_the_readme_parses(invoke, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "path" / "to").mkdir(parents=True)
@@ -25,6 +28,7 @@ def test_every_command_line_of_the_readme_parses(invoke, tmp_path, monkeypatch):
         assert invoke(*arguments).status == 0
 
 
+@pytest.mark.slow
 def test_the_keys_of_the_contract_are_there(invoke, tmp_path):
     config = tmp_path / "config.json"
     config.write_text('{"model_type": "gpt2"}')

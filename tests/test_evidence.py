@@ -95,6 +95,7 @@ def test_broken_files_are_told_in_a_sentence(small, file, old, new, message):
         evidence("moments.norm_gradient", small)
 
 
+@pytest.mark.slow
 def test_every_line_of_the_kept_evidence_names_a_formula_and_rows():
     found = all_evidence()
     for name, items in found.items():

@@ -120,6 +120,7 @@ def test_a_job_is_listed(run):
     assert "outsider-claim" in run("-m", "depthwidth", "verify", "list")
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_for_what_is_known(run):
     source = """
 import sys, depthwidth

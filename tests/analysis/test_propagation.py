@@ -73,6 +73,7 @@ def test_worked_stacks(placement, scheme, layers, q, r, gamma, gamma_width):
     assert (1 - projection) * 0.98 * float(gamma_width) - 6e-4 < narrow[2] < (1 + leaning) * 1.02 * float(gamma_width) + 6e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("placement", "scheme", "layers"), [("pre", "xavier", 6), ("pre", "deepscale", 6), ("post", "xavier", 2)]
 )
@@ -303,8 +304,8 @@ def test_experts_share_a_token_by_the_weights_of_their_router():
     assert mix["covariance"] == pytest.approx(expert["covariance"] / 8, rel=0.05)
 
 
-@one_quick_in(
-    6,
+@pytest.mark.slow
+@pytest.mark.parametrize(
     ("placement", "scheme"),
     [
         ("pre", "xavier"),
@@ -314,7 +315,6 @@ def test_experts_share_a_token_by_the_weights_of_their_router():
         ("sandwich", "xavier"),
         ("pre", "ds-init"),
     ],
-    first=1,
 )
 def test_walking_some_blocks_of_a_causal_stack_is_walking_all(placement, scheme, monkeypatch):
     """Every site of every block: to 1e-4 forward and 1e-3 in gradients, as the walk promises."""

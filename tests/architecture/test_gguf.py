@@ -6,7 +6,6 @@ import struct
 
 import pytest
 from gguf_files import KEYS, MODELS, SHAPES, entry, header, info, word, write_file, write_model
-from helpers import one_quick_in
 
 from depthwidth import InputError, Transformer
 from depthwidth.architecture.hf import NoConfigError, read_source
@@ -15,8 +14,9 @@ from depthwidth.gguf_header import FORMATS, GGUFHeader, read_header
 gguf = pytest.importorskip("gguf")
 
 
+@pytest.mark.slow
 @pytest.mark.hf
-@one_quick_in(10, "name", MODELS)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_header_is_the_tree_of_its_configuration(tmp_path, name):
     """The tree equals that of the library's configuration, and its count that of the stored tensors."""
     pytest.importorskip("transformers")

@@ -123,7 +123,8 @@ def small(tmp_path):
     return path
 
 
-@one_quick_in(4, "form", ["", "--json", "--csv", "--markdown"], first=1)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["", "--json", "--csv", "--markdown"])
 def test_moments_and_recipes_print_in_every_form(invoke, small, form):
     for arguments in (("moments", small), ("moments", small, "--scheme", "deepscale", "--no-dropout", "--variance", "1"),
                       ("init", small), ("init", small, "--scheme", "shipped"), ("init",), ("derive", "relu_pair_moment"),

@@ -108,6 +108,7 @@ def walked_once(monkeypatch):
     monkeypatch.setattr(propagation, "_trace_tree", remembered)
 
 
+@pytest.mark.slow
 def test_another_pass_is_walked_anew():
     """The control of the fixture: equal questions have one trace, others have their own, and a refusal stays one."""
     tree = Transformer(depth=1, width=16, heads=2, vocab=50, context=8)

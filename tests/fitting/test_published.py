@@ -106,6 +106,7 @@ def test_counting_12_w_squared_d_moves_the_best_width():
     assert 0.155 < min(found) < max(found) < 0.185
 
 
+@pytest.mark.slow
 def test_best_width_at_a_fixed_total_is_narrower():
     """Fitted against all parameters: 0.66 to 0.69 times the curve at 2e8, 0.95 to 1.0 at 1e9, with twice the residual."""
     fits = [fit_shape_penalty(MODELS, loss_column(tokens), "total_params") for tokens in ("50B", "100B", "200B", "300B")]
@@ -198,6 +199,7 @@ def invented(rng, noise):
 TRUTH = np.array([0.22, 0.48, 0.36, 0.49, *np.log([3, 0.8, 440, 35000, 1.5])])
 
 
+@pytest.mark.slow
 def test_known_gemstones_coefficients_are_found_from_no_start(rng):
     made = Gemstones(read_runs(invented(rng, noise=0.0), find_law("gemstones").needs), delta=0.1)
     assert made.objective(TRUTH) < 1e-20

@@ -334,7 +334,8 @@ SIMULATED = [
 ]
 
 
-@one_quick_in(4, "case", SIMULATED, ids=["plain", "dropout", "causal", "grouped"])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SIMULATED, ids=["plain", "dropout", "causal", "grouped"])
 def test_simulated_layer(rng, case):
     mean, error, rows = simulate(rng, 600, **case)
     got = attention_moments(

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from helpers import one_quick_in
 from scipy.integrate import quad
 
 from depthwidth.formulas import finite_width as fw
@@ -59,7 +58,8 @@ def test_gaussian_and_residual_spreads_by_simulation(rng, r):
         assert abs(deviations(sample, expected[name] + 1.3 * increase[name])) > 5 or r < 0 or name == "w"
 
 
-@one_quick_in(3, "r", [0.0, 0.5, 0.9], first=2)
+@pytest.mark.slow
+@pytest.mark.parametrize("r", [0.0, 0.5, 0.9])
 def test_the_spread_of_a_sample_correlation(rng, r):
     """Its variance times d, extrapolated from two widths; the spread without its square root or square is told apart."""
     found = []

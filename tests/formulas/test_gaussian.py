@@ -232,7 +232,8 @@ def one_point(f, variance):
     return mpmath.quad(both, ends, method="gauss-legendre")
 
 
-@one_quick_in(6, "family", FAMILIES, first=1)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_one_point_moments_equal_their_definition(family):
     with mpmath.workdps(50):
         f, slope = mp_activation(family)
@@ -355,7 +356,8 @@ def test_price_theorem_by_finite_differences(family, a, b, rho):
         assert slope / math.sqrt(a * b) != pytest.approx(expected * 1.001 + 0.001, abs=1e-9 * max(scale, 1))
 
 
-@one_quick_in(3, ("family", "order"), [("identity", 1), ("relu", 1), ("leaky_relu", 1), ("relu2", 2)], first=1)
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "order"), [("identity", 1), ("relu", 1), ("leaky_relu", 1), ("relu2", 2)])
 @given(a=VARIANCE, rho=CORRELATION, factor=st.floats(0.01, 100))
 def test_ramps_are_homogeneous(family, order, a, rho, factor):
     assert of(family, "pair_moment")(a * factor, a * factor, rho) == pytest.approx(

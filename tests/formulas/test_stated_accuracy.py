@@ -28,7 +28,8 @@ EXACT = (
 SEED = 20061246
 SLOW = {name for name in EXACT if name.startswith("attention.") and "softmax" not in name} | {
     "depth.deepscale_correlation", "depth.post_norm_layer_log_drift", "depth.post_norm_layer_log_variance",
-    "depth.post_norm_log_drift", "depth.post_norm_log_variance", "depth.pre_norm_growth", "finite_width.norm_covariance_factor",
+    "depth.post_norm_log_drift", "depth.post_norm_log_variance", "depth.pre_norm_growth", "finite_width.aligned_share",
+    "finite_width.norm_covariance_factor",
     "finite_width.norm_gradient_covariance_factor", "heads.critical_head_dim", "heads.fixed_query_error",
     "heads.gaussian_hardmax_fraction", "heads.head_dim_for_hardmax_rank", "heads.relative_truncation_error",
     "saturation.condensed_entropy", "saturation.diffuse_finite_head_squared_sum", "saturation.typical_squared_sum",

@@ -304,6 +304,7 @@ def test_frozen_weights_have_no_gradients():
     assert found.fullest.gradients == 2 * found.trained
 
 
+@pytest.mark.slow
 @given(data=st.sampled_from([1, 2, 8]), tensor=st.sampled_from([1, 2, 4]), pipeline=st.integers(1, 4), zero=st.integers(0, 3))
 def test_more_division_never_takes_more_memory(data, tensor, pipeline, zero):
     tree = small(depth=4, tied=False)

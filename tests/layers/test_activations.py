@@ -201,7 +201,7 @@ def test_kinks_away_from_zero():
         assert shifted.pair_moment(1.0, rho) == pytest.approx(plain.pair_moment(1.0, rho, mean=-2.0), rel=1e-9)
 
 
-@one_quick_in(4,
+@one_quick_in(7,
     ("text", "second", "pair"),
     [
         ("x^3", lambda a, c: 15 * a**3, lambda a, c: 9 * a**2 * c + 6 * c**3),

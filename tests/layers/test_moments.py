@@ -516,6 +516,7 @@ def test_grouped_heads_of_one_token_by_hand():
     assert front.second_moment == pytest.approx([16 * 0.03 * 24 * 0.05])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [None, 0.5])
 def test_scores_of_two_tokens_by_hand(scale):
     """Second moment d_h scale^2 q_q q_k; the covariance of two scores is reduced by a rotation by one position."""

@@ -130,6 +130,7 @@ class Wavy(Watched):
         return x.plus(x.of(0 * x.second_moment + a, 0 * x.covariance + 0.3 * a)), lambda g: g
 
 
+@pytest.mark.slow
 def test_steps_are_halved_where_the_stream_bends():
     """A step errs by at most 1e-5 of the stream; most errors cancel, and all 300 blocks together err by less than that."""
     y, _ = evaluate(block(Wavy), 300, tokens(), gradient=False)

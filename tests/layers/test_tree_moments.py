@@ -125,6 +125,7 @@ def test_what_is_not_derived_is_refused():
         layer(height=2).replace(position=ALiBi()).moments(Signal(1.0, 0.3), site)
 
 
+@pytest.mark.slow
 def test_biases_that_start_at_zero_change_nothing():
     sizes = {"depth": 2, "width": 32, "heads": 2, "vocab": 20, "context": 16, "kind": "encoder", "tree": Tree(2)}
     plain, *biased = (propagate(Transformer(**sizes, positions=one), "xavier") for one in ("none", "diet-rel", "t5"))

@@ -53,7 +53,8 @@ def direct(s2, n):
         )
 
 
-@one_quick_in(7, "s2", [1e-4, 0.05, 0.5, 1.0, 4.0, 9.0, 50.0], first=3)
+@pytest.mark.slow
+@pytest.mark.parametrize("s2", [1e-4, 0.05, 0.5, 1.0, 4.0, 9.0, 50.0])
 def test_two_entries_against_multiple_precision(s2):
     p, t, log_z = direct(s2, 2)
     row = overlap(s2, 2)

@@ -81,6 +81,7 @@ def test_the_rule_is_the_formula():
     assert (low, high) == tuple(coefficient(LAW, f"non_embedding_{end}").value for end in ("min", "max"))
 
 
+@pytest.mark.slow
 @given(st.floats(4, 14).map(lambda power: 10.0**power))
 def test_bands_are_nested_and_hold_the_rules_beyond_the_data(size):
     half, most = best_width_band(size, 0.5), best_width_band(size, 0.9)

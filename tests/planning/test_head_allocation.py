@@ -68,6 +68,7 @@ def test_the_integer_split_of_two_groups():
         split_groups([lambda h, d: 1.0] * 2, 1)
 
 
+@pytest.mark.slow
 @given(st.floats(0.3, 3), st.floats(0.3, 3), st.integers(1, 60))
 def test_one_group_is_the_best_pair(p, q, budget):
     ((heads, dims),), error = split_groups([lambda h, d: h**-p + d**-q], budget)
@@ -181,6 +182,7 @@ def test_a_starved_look_up_layer_is_named():
     assert all("below the floor of 17" in layer.criterion for layer in made.layers)
 
 
+@pytest.mark.slow
 def test_features_ask_for_heads():
     made = allocate_heads(512, 512, design_needs(1, 512), heads=8, kv_heads=4, tensor_parallel=2, features=13)
     assert made.layers[0].heads == 16

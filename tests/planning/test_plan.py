@@ -48,7 +48,7 @@ def test_the_counts_are_those_of_the_tree_it_returns():
 
 
 @one_quick_in(4, "preset", [p for p in PRESETS if p != "vit"])
-@pytest.mark.parametrize("kind", ["parameters", "non_embedding", "active"])
+@one_quick_in(3, "kind", ["parameters", "non_embedding", "active"])
 @given(exponent=st.floats(9.2, 14.5))
 @settings(max_examples=6, deadline=None)
 def test_a_size_budget_is_met_within_two_percent(preset, kind, exponent):
@@ -167,6 +167,7 @@ def test_no_shape_of_the_budget_has_a_lower_loss_unless_a_sentence_says_why(pres
         assert ("less predicted loss" in " ".join(reasons(found))) == (best < -5e-7)
 
 
+@pytest.mark.slow
 def test_every_row_is_the_shape_that_it_names():
     """The shape without limits may have another head dimension than the one within them."""
     for budget, options in (("150M", {"layers_at_most": 24}), ("7B", {"layers_at_most": 32}), ("150M", {"tensor_parallel": 8})):
@@ -367,6 +368,7 @@ def test_a_shape_fifteen_per_cent_from_its_rule_is_explained(monkeypatch, side):
         assert bool(said) == explained, depth / own
 
 
+@pytest.mark.slow
 def test_an_optimum_counts_what_a_plan_counts():
     """The same number of parameters by both, and the closed form of the papers beside it."""
     for preset in ("gpt3", "llama3"):
@@ -454,8 +456,8 @@ def test_an_optimum_says_what_its_number_of_parameters_counts():
     assert not optimal_width(depth=24).counted
 
 
-@pytest.mark.parametrize("preset", ["gpt3", "llama3"])
-@pytest.mark.parametrize("amount", ["1T", "7.3B", "190M"])
+@one_quick_in(2, "preset", ["gpt3", "llama3"])
+@one_quick_in(3, "amount", ["1T", "7.3B", "190M"], first=1)
 def test_a_plan_for_the_count_of_a_plan_is_that_plan(preset, amount):
     first = plan(amount, template=Template.of(preset)).shape
     again = plan(first.parameters, template=Template.of(preset)).shape

@@ -308,10 +308,11 @@ def test_attention_agrees_with_its_simulation(name):
         assert abs((full[0] - means[0]) / (errors[0] + slack / 4 * means[0])) > 8
 
 
-@one_quick_in(5, ("length", "r", "r_g", "ss", "causal"), [
+@pytest.mark.slow
+@pytest.mark.parametrize(("length", "r", "r_g", "ss", "causal"), [
     (3, -0.4, -0.3, 1.0, False), (3, -0.5, 0.2, 4.0, False), (2, -0.9, -0.9, 2.0, False), (8, -0.14, -0.1, 2.0, True),
     (3, -0.5, 0.3, 6.0, True),
-], first=2)  # fmt: skip
+])  # fmt: skip
 def test_tokens_that_repel_agree_with_their_simulation(length, r, r_g, ss, causal):
     """Down to the least correlation that tokens can have, in both grains, at score covariances with no exponent."""
     rng = np.random.default_rng(17)
@@ -404,7 +405,8 @@ def rotated_draws():
     return np.array(found), (length, width, dims, r, gain)
 
 
-@one_quick_in(2, "every", [True, False], first=1)
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [True, False])
 def test_rotations_keep_scores_apart(rotated_draws, every):
     """Tokens that are nearly alike are still told apart by where they stand; without rotations the prediction is rejected."""
     draws, (length, width, dims, r, gain) = rotated_draws

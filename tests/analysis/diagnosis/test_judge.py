@@ -63,6 +63,7 @@ def test_a_shallow_stack_has_nothing_to_mend():
     assert {f.severity for f in diagnose(encoder(2), "xavier", **INPUT)} == {"fine"}
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_propagate():
     tree = encoder(6)
     rows = {(row["site"], row["direction"]): row for row in moments_of(tree, "xavier", **INPUT)}

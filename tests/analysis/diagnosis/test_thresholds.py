@@ -149,11 +149,9 @@ def test_the_slope_of_a_feed_forward_part_is_that_of_its_own_activation(activati
     assert moment == pytest.approx(1 + even + slope_kurtosis / m, rel=0.003)
 
 
-@one_quick_in(
-    4,
-    ("depth", "width", "severity"),
-    [(300, 200, "fine"), (301, 200, "watch"), (240, 16, "watch"), (241, 16, "problem")],
-    first=3,
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("depth", "width", "severity"), [(300, 200, "fine"), (301, 200, "watch"), (240, 16, "watch"), (241, 16, "problem")]
 )
 def test_depth_over_width(depth, width, severity):
     """Simulations went to 192 layers of width 128, 1.5; ten times that is beyond what first order can say."""

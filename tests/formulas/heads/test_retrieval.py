@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers import agrees, check, golden, one_quick_in, table
+from helpers import agrees, check, golden, table
 
 from depthwidth.errors import InputError
 from depthwidth.formulas import heads as h
@@ -46,7 +46,8 @@ NMSE = table("""
 """)
 
 
-@one_quick_in(5, "row", NMSE, ids=lambda r: r[0])
+@pytest.mark.slow
+@pytest.mark.parametrize("row", NMSE, ids=lambda r: r[0])
 def test_best_retrieval_error(row):
     n = int(row[0])
     for d, value in zip((4, 8, 12, 16, 24, 32), row[1:], strict=True):

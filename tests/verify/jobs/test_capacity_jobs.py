@@ -42,6 +42,7 @@ def test_a_run_twice_is_the_same_run(tmp_path):
     assert {"pacbayes_mag_flatness", "path_norm_over_margin", "params"} <= {found.quantity for found in one}
 
 
+@pytest.mark.slow
 def test_random_labels_are_those_of_the_training_points_alone():
     pytest.importorskip("sklearn")
     (x, y), (test_x, test_y) = digits(300, "true", 1)

@@ -262,6 +262,7 @@ def job(runs, measure=lambda spec, context: ()):
     return Job("made", "?", ".", ".", ".", lambda size: runs, measure, judge)
 
 
+@pytest.mark.slow
 def test_plans_that_make_no_sense():
     with pytest.raises(InputError, match="has no runs of size tiny"):
         make_plan(job([]), "tiny")

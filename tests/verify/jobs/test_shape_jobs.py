@@ -55,6 +55,7 @@ def test_a_crossing_is_found_where_it_is(rng):
     assert high / low < 2
 
 
+@pytest.mark.slow
 def test_a_right_crossing_holds_and_a_wrong_one_fails(rng):
     true = float(depth_pair_crossing(3, 6))
     assert judged("depth-crossing", crossing_rows(rng, true), pair_prediction()).outcome == "holds"

@@ -138,6 +138,7 @@ def test_moments_that_are_not_known_are_refused():
         propagate(both, drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 def test_texts_with_repeated_tokens(kind):
     """The bias has its effect with equal tokens apart too, and none at a variance of zero."""
