@@ -45,7 +45,7 @@ def read_count(text: Any, what: str, name: str | None = None) -> int:
     Parameters
     ----------
     text : the number, such as ``128``, ``2K`` or ``2**20``.
-    what : the word by which sentences call it.
+    what : its name in sentences.
     name : the name that has a ceiling; `what` by default.
 
     Raises

@@ -1,4 +1,4 @@
-"""Fitted numbers and published tables, read from ``data/``: every value with its error, its source and how sure we are.
+"""Fitted numbers and published tables, read from ``data/``: every value with its error, its source and its status.
 
 ``data/coefficients/LAW.csv`` holds the numbers of one law, ``data/coefficients/LAW.covariance.csv`` their covariance where
 there is one, and ``data/reference/NAME.csv`` a table as its source published it. ``data/README.md`` describes every column.
@@ -17,7 +17,7 @@ from .values import frozen
 
 @frozen
 class Coefficient:
-    """One fitted number. `stderr` is one standard error, None where the source gives none."""
+    """One fitted number. `stderr` is one standard error, None if the source gives none."""
 
     law: str
     edition: str
@@ -75,7 +75,7 @@ LARGEST_FILE = 2**20
 
 
 def coefficients_of_file(path: str | Path) -> tuple[tuple[Coefficient, ...], dict[tuple[str, str], float]]:
-    """The coefficients in a file of one's own, as ``depthwidth fit --save`` writes it, and the covariance beside it.
+    """The coefficients in a file of one's own, as ``depthwidth fit --save`` writes it, and the covariance next to it.
 
     Returns
     -------
@@ -142,7 +142,7 @@ def coefficient(law: str, name: str, edition: str = "") -> Coefficient:
 
 @functools.cache
 def covariance(law: str, edition: str = "") -> dict[tuple[str, str], float]:
-    """The covariance of the coefficients of `law`, both orders of each pair; empty where the source gives none."""
+    """The covariance of the coefficients of `law`, both orders of each pair; empty if the source gives none."""
     path = data_directory() / "coefficients" / f"{law}.covariance.csv"
     if not path.exists():
         return {}

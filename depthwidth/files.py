@@ -134,7 +134,7 @@ def parse_json(data: bytes | str, label: str, finite: bool = True) -> Any:
 
 
 def _check_levels(value: Any, label: str, finite: bool) -> None:
-    """Refuse deep nesting, and what `finite` excludes, level by level: without recursion."""
+    """Refuse deep nesting, and values that `finite` excludes, level by level, without recursion."""
     level = [value]
     for _ in range(DEEPEST + 1):
         if finite:

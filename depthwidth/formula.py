@@ -1,4 +1,4 @@
-"""``@formula``: a published or derived result as a function that knows what it claims.
+"""``@formula``: a published or derived result as a function that records its claim.
 
 A formula is written once, as a short pure function over :mod:`depthwidth.mathematics`. The decorator keeps the body as it
 is and adds: where the result comes from, what kind of claim it is, the domain of every argument (checked on every call), its
@@ -174,7 +174,7 @@ class Parameter:
 class _Documentation:
     """``__doc__`` of formulas: the body's docstring, with a section on its parameters made from their domains.
 
-    It is made when it is first asked for, since annotations take time to evaluate.
+    It is made on first use, because annotations take time to evaluate.
     """
 
     def __init__(self, of_the_class: str | None) -> None:
@@ -200,7 +200,7 @@ _PARAMETERS = "Parameters\n----------\n"
 
 
 class _Claim:
-    """The accuracy a formula states, and what it is stated for."""
+    """The accuracy that a formula states, and its range."""
 
     accuracy: float | None
     measure: str
@@ -466,7 +466,7 @@ class Formula(_Claim, _Checks, _Symbolic):
     def stable(self, numeric: Callable[..., Any]) -> Callable[..., Any]:
         """Declare the form to use for numbers, arrays and tensors if the body loses digits in floating point.
 
-        It takes the body's arguments. Symbols and mpmath numbers still go through the body, which says what the formula is.
+        It takes the body's arguments. Symbols and mpmath numbers still go through the body, which defines the formula.
         """
         self.numeric = numeric
         return numeric
@@ -479,7 +479,7 @@ class Formula(_Claim, _Checks, _Symbolic):
     def with_fixed(self, **fixed: float) -> Callable[..., Any]:
         """The formula with these arguments and all fitted defaults filled in, without checks: for inner loops on numbers.
 
-        It takes the arguments that remain, in order. What is fixed is checked here, once.
+        It takes the arguments that remain, in order. Fixed arguments are checked here, once.
         """
         for name, value in fixed.items():
             self._in_domain(self.parameters[name], value)
@@ -551,7 +551,7 @@ class Formula(_Claim, _Checks, _Symbolic):
         return InputError(f"{self.name}: {parameter.name}={value} is outside {parameter.domain}")
 
     def card(self) -> dict[str, Any]:
-        """Everything the formula says of itself, as plain data."""
+        """All metadata of the formula, as plain data."""
         return {
             "name": self.name,
             "summary": self.summary,
@@ -656,8 +656,8 @@ def formula(
     ----------
     kind : what sort of claim it is; one of :data:`KINDS`. The kind decides how the tests check it.
     source : paper, arXiv id, equation or table.
-    status : how the result reached us; one of :data:`STATUSES`.
-    symbol : what the left-hand side is called in the paper, in SymPy's spelling; the function's name by default.
+    status : origin of the result; one of :data:`STATUSES`.
+    symbol : the paper's letter for the left-hand side, in SymPy's spelling; the function's name by default.
     domain : the range of arguments in which the claim itself is made, in words, if that is narrower than the arguments'
         own domains (a fit extrapolated beyond its data still returns a number).
     order : for an asymptotic formula whose remainder is known to be of it: the remainder, relative to the exact value, falls as
@@ -667,7 +667,7 @@ def formula(
     measure : the error that the accuracy bounds: "relative" to the exact value, "absolute", the "factor" by which the formula
         is too large or too small, or the name of the argument that it is divided by.
     within : the range of each argument for which the accuracy is stated, if it is narrower than the argument's domain.
-    given : what the accuracy takes for granted of quantities that are not arguments, in words.
+    given : assumptions of the accuracy about quantities that are not arguments, in words.
     """
     if kind not in KINDS or status not in STATUSES:
         raise TypeError(f"a formula's kind is one of {', '.join(KINDS)} and its status one of {', '.join(STATUSES)}")

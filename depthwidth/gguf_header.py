@@ -1,8 +1,8 @@
 """The header of a GGUF file: its metadata and the shapes of its tensors. No weight is read, and nothing is mapped into memory.
 
 The file is untrusted. Every count and length is compared with the bytes that are there before anything is read, long lists
-(the tokens of a vocabulary) are passed over, and what is wrong is one sentence. The format's own package ``gguf`` maps the
-whole file, trusts its counts, and keeps several objects for each token.
+(the tokens of a vocabulary) are passed over, and each fault is reported in one sentence. The format's own package ``gguf``
+maps the whole file, trusts its counts, and keeps several objects for each token.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ class _Parts(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer, or what is left of the file."""
+        """Fill the buffer, or read the rest of the file."""
         stop = min(self._size, self._place + len(buffer))
         if stop <= self._place:
             return 0

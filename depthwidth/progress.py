@@ -1,7 +1,7 @@
 """The state of a long computation: words, the share that is done, and facts, for a progress bar or a log.
 
-A computation announces its parts with :func:`during` or :func:`announced`, from the outermost to the innermost. Whoever
-shows the progress reads it from another thread with :func:`standing`: the command line, or a worker of ``verify`` for its run.
+A computation announces its parts with :func:`during` or :func:`announced`, from the outermost to the innermost. The display
+reads it from another thread with :func:`standing`: the command line, or a worker of ``verify`` for its run.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def during(
     span: float = 0.0,
     facts: Callable[[], Mapping[str, float]] | None = None,
 ) -> Iterator[None]:
-    """Say what is done inside of the block.
+    """Announce the work done inside the block.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint in the safetensors format, read one at a time: memory is bounded by the largest that is asked for.
+"""Tensors of a checkpoint in the safetensors format, read one at a time: memory is bounded by the largest one read.
 
 A file is eight bytes of the header's length, the header in JSON, and the tensors' bytes one after the other. Only numbers are
 read; no other format is, as a pickle can run code.
@@ -176,7 +176,7 @@ def _in_folder(folder: Path, name: str) -> Path:
 
 
 def _of_index(index: Path, label: str) -> dict[str, StoredTensor]:
-    """The tensors of several files, by the index that says where each is."""
+    """The tensors of several files, located by their index."""
     data = parse_json(read_regular(index, "checkpoint", LONGEST_INDEX), label)
     places = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(places, dict) or not places or not all(isinstance(one, str) for one in places.values()):

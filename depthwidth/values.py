@@ -26,7 +26,7 @@ class cached_property(functools.cached_property[T]):  # noqa: N801, it replaces 
 
 
 def once(make: Callable[[], T]) -> Callable[[], T]:
-    """``functools.cache`` for a function without arguments, of which a recursion makes several a layer: a tenth of its cost.
+    """``functools.cache`` for functions without arguments, created several times per layer, at a tenth of its cost.
 
     Examples
     --------

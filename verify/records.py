@@ -1,6 +1,6 @@
 """The schemas of the records that are read back, and their one reader.
 
-Whoever can write to a folder of runs, or to an archive, can write anything into it. A record is therefore read as untrusted
+Anyone who can write to a folder of runs, or to an archive, can write anything into it. A record is therefore read as untrusted
 text (:func:`depthwidth.files.parse_json`) and held against its schema below before any of it is used.
 """
 
@@ -120,7 +120,7 @@ class CorpusIdentity(TypedDict):
 
 
 class CorpusRecord(TypedDict):
-    """``corpus.json`` beside the tokens."""
+    """``corpus.json`` in the folder of the tokens."""
 
     dtype: Literal["uint8", "int16", "int32", "int64"]
     source: dict[str, Any]

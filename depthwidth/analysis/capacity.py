@@ -38,7 +38,7 @@ _NATURE = re.compile(rf": an? ({'|'.join(NATURES)})\b")
 
 @frozen
 class CapacityResult:
-    """One number, what it may be used for, and its formula; or the reason why there is none."""
+    """One number, its permitted use and its formula; or the reason for its absence."""
 
     name: str
     value: float | None
@@ -80,7 +80,7 @@ def evaluated(
 
     Parameters
     ----------
-    of_error : true if the value bounds an error or a gap, which says nothing from 1 on.
+    of_error : true if the value bounds an error or a gap; such a bound says nothing from 1 on.
     """
     try:
         value = float(formula(**arguments))

@@ -1,4 +1,4 @@
-"""The description of one transformer: its counts, its shape beside the optimum of each rule, and the diagnosis."""
+"""The description of one transformer: its counts, its shape compared with the optimum of each rule, and the diagnosis."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LONGEST_DIAGNOSED = 4096
 
 @dataclass(frozen=True)
 class Verdict:
-    """A shape beside the optimum of one rule at equal non-embedding (active) parameters."""
+    """A shape compared with the optimum of one rule at equal non-embedding (active) parameters."""
 
     rule: str
     kind: str
@@ -165,7 +165,7 @@ class Description:
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """The shape beside the optimum of each rule."""
+        """The shape compared with the optimum of each rule."""
         tree = self.tree
         size = tree.trained_size
         # The tree's own parameters per layer and squared width stand in for the 12 of a plain block.
@@ -255,7 +255,7 @@ class Description:
         }
 
     def overview(self) -> Overview:
-        """Counts, costs and the shape beside the optimum of each rule, for a prompt or a notebook. Nothing is diagnosed."""
+        """Counts, costs and the shape against the optimum of each rule, for a prompt or a notebook. Nothing is diagnosed."""
         counts = {name.replace("_", " "): f"{value:,}" for name, value in self.parameters().items()}
         return Overview(
             f"Description of a transformer, {self.tree.kind}, {numbered(self.tree.depth, 'layer')} x {self.tree.width:,} wide",
@@ -307,7 +307,7 @@ def describe(
     diagnosed : whether to run the diagnosis; by default for up to 512 blocks.
     cache_dtype : number format of keys and values; by default `dtype`, or bf16 if that is a format for weights only.
     parallelism : the devices of a training; one by default.
-    setup : what a training keeps; AdamW in `dtype` by default.
+    setup : training states and saved tensors; AdamW in `dtype` by default.
     notes : sentences on the configuration that the tree was read from, which the description repeats.
     read_from : the file or repository of that configuration, repeated too.
 

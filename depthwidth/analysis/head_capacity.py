@@ -1,4 +1,4 @@
-"""Norms of attention heads, and what the published covering arguments give of them.
+"""Norms of attention heads, and the bounds that published covering arguments derive from them.
 
 A head takes tokens x, rows of norm at most B, to W_V sum_t p_t x_t with p = softmax(x_t' W_QK z) for the query token z. W_QK is
 the scaled product of key and query matrices, W_V that of output and value matrices: the layer's output is the sum of its heads.

@@ -32,7 +32,7 @@ class Scaling:
     degree : k, if a factor c on all of them multiplies the output by c^k; None if the rules do not show that it does.
     exact : False without a degree, and if an epsilon in a norm breaks it: it then holds while variances are far above that.
     breaks : the place and the reason of each break, those by epsilons last; equal ones of several blocks once.
-    of_head : True if the output is the head's, False if it is what the head reads.
+    of_head : True if the output is the head's, False if it is the head's input.
     """
 
     name: str

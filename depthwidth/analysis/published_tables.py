@@ -1,4 +1,4 @@
-"""Published tables beside what the formulas give: ``depthwidth table NAME``."""
+"""Published tables with the values of our formulas: ``depthwidth table NAME``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def table_names() -> list[str]:
 
 
 def table(name: str) -> list[Row]:
-    """The rows of a table: numbers where the cells are numbers, with computed columns where the formulas give any.
+    """The rows of a table: numbers for numeric cells, and computed columns if formulas give any.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def _cell(text: str) -> Any:
 
 
 def _projection(row: Row) -> Row:
-    """The paper's projection of one model beside the closed form at the same N = 12 L d^2, with its standard errors."""
+    """The paper's projection of one model and the closed form at the same N = 12 L d^2, with its standard errors."""
     trained = row["trained_depth"], row["trained_width"]
     parameters = kaplan_nonembedding_parameters(*trained) if all(trained) else row["nominal_params"]
     depth = laws.levine_optimal_depth(parameters)
@@ -83,7 +83,7 @@ def _projection(row: Row) -> Row:
 
 
 def _real_model(row: Row) -> Row:
-    """A model's shape beside the 2020 curve at the same size."""
+    """A model's shape and the 2020 curve at the same size."""
     parameters = kaplan_nonembedding_parameters(row["depth"], row["width"])
     best = laws.levine_optimal_width(parameters)
     return {
@@ -96,7 +96,7 @@ def _real_model(row: Row) -> Row:
 
 
 def _diet_parameters() -> list[Row]:
-    """Parameters of schemes of positions in BERT-Base as printed, beside the printed base with what each scheme adds."""
+    """Parameters of schemes of positions in BERT-Base: as printed, and the printed base plus each scheme's additions."""
     rows = [{column: _cell(text) for column, text in row.items()} for row in reference("diet2021_parameters")]
     tokens, width, heads, head_dim, layers = 512, 768, 12, 64, 12
     base = rows[0]

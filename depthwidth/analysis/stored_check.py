@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint beside the tree of its configuration: where they disagree. Headers are read, and no weights."""
+"""Differences between the tensors of a checkpoint and the tree of its configuration. Only headers are read, no weights."""
 
 from __future__ import annotations
 

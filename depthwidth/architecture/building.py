@@ -367,7 +367,7 @@ def _memory_block(builder: Builder, heads: int) -> BlockLike:
 
 
 def _beside_laurel(block: Block, design: Design, norm: Norm) -> BlockLike:
-    """The block with a residual of low rank beside attention, if the design has one."""
+    """The block with a low-rank residual parallel to attention, if the design has one."""
     if design.laurel is None:
         return block
     if block.attention is None or block.feed_forward is None or block.mixer is not None:

@@ -138,7 +138,7 @@ class Design:
     value_norm : values have a norm without weights over each head (:class:`~depthwidth.layers.ValueNormAttention`).
     borrowed_keys : attention has the keys and values of an earlier block (:class:`~depthwidth.layers.BorrowedAttention`).
     sparsity : share of the hidden features that are cut to zero (:class:`~depthwidth.layers.SparseFeedForward`); 0 for none.
-    laurel : rank of the learned augmented residual beside attention (:class:`~depthwidth.layers.LaurelBlock`); None for none.
+    laurel : rank of the learned augmented residual next to attention (:class:`~depthwidth.layers.LaurelBlock`); None for none.
     routed_altup : sizes of AltUp with coefficients from a router (:class:`~depthwidth.layers.RoutedAltUp`); None for none.
     layer_inputs : sizes of per-layer embeddings (:class:`~depthwidth.layers.LayeredStem`); None for none.
     memory_block : a block of gated cross-attention to features of images (:class:`~depthwidth.layers.MemoryBlock`).
@@ -366,7 +366,7 @@ def _check_memory(design: Design) -> None:
 
 
 def _check_shared_norm(design: Design) -> None:
-    """Refuse a norm that branches share where there is none to share."""
+    """Refuse a norm shared by branches if there is no norm to share."""
     if design.shared_norm and design.placement == "none":
         raise InputError("Transformer: shared_norm=True is a norm, which placement='none' leaves out")
     if design.shared_norm and not design.parallel:

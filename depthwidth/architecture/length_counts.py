@@ -130,7 +130,7 @@ class LengthCounts(Layer):
         masked: bool = False,
         recompute: str = "none",
     ) -> int:
-        """Operations of a forward and a backward pass: those of three forward passes, or four for what is recomputed.
+        """Operations of a forward and a backward pass: those of three forward passes, or of four for recomputed parts.
 
         The backward pass of a matrix product has two products of the same size. Selective recomputation repeats the scores of
         attention and the weighted sums of values.

@@ -261,7 +261,7 @@ def _print_counts(found: LibraryCounts, dtype: str) -> None:
 
 
 def _disagreements(fields: SourcedFields, tree: Any, *, norms: bool) -> list[str]:
-    """Notes on what the tensors that were named have beyond the tree of the configuration beside them, and lack."""
+    """Notes on tensors of the file that the tree of its configuration does not have, and on missing ones."""
     if fields.tensors is None or not norms:
         return []
     from ..analysis.stored_check import disagreements

@@ -94,7 +94,7 @@ def recipe_of(fields: Mapping[str, Any], scheme: str, *, norms: bool = True) -> 
 
 
 def say_notes(fields: Mapping[str, Any]) -> None:
-    """Print where a configuration was read from, if not from the file named, and what its tree leaves out."""
+    """Print the source of a configuration, if it is not the named file, and the parts that its tree leaves out."""
     from ..architecture.hf import notes_on
 
     for note in notes_on(fields):
@@ -102,7 +102,7 @@ def say_notes(fields: Mapping[str, Any]) -> None:
 
 
 def say_source(fields: Mapping[str, Any] | None) -> None:
-    """Print where a configuration was read from, if not from the file that was named."""
+    """Print the source of a configuration, if it is not the named file."""
     from ..architecture.hf import source_notes
 
     for note in () if fields is None else source_notes(fields):

@@ -47,7 +47,7 @@ def check_invariance(config: str, patterns: tuple[str, ...], twin: bool, measure
 
 
 def _measured(tree: Any, found: Invariance) -> list[dict[str, Any]]:
-    """The measured degrees beside those that were told."""
+    """The measured degrees, row by row."""
     try:
         from verify.measure.invariance import measure_tree
     except ImportError:

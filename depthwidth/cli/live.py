@@ -180,14 +180,14 @@ class Ticker:
         self.stop()
 
     def stop(self) -> None:
-        """End, and remove what is shown."""
+        """End, and clear the display."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2)
         self.display.hide()
 
     def rest(self) -> None:
-        """Remove what is shown, because something is about to be printed; it comes back if the work goes on."""
+        """Clear the display, because something is about to be printed; it comes back if the work goes on."""
         self._due = time.monotonic() + self.first
         self.display.hide()
 

@@ -1,4 +1,4 @@
-"""The table of what a mixture of experts is worth, for the pages of several commands."""
+"""The table of dense models equivalent to a mixture of experts, for several commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def print_mixture(verdicts: tuple[MixtureVerdict, ...], trained_on: str) -> None:
-    """Print one row a law, and how far they are apart."""
+    """Print one row per law, and the factor between the laws."""
     from ..planning.mixtures import spread
 
     print_table(

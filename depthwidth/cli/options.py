@@ -124,7 +124,7 @@ def parallel_options(function: F) -> F:
 
 
 def setup_options(function: F) -> F:
-    """The options on what a training keeps; :func:`setup_of` reads them."""
+    """The options on the states and saved tensors of a training; :func:`setup_of` reads them."""
     for added in reversed((
         option("--optimizer", metavar="NAME", default="adamw", help=f"Optimiser: {OPTIMIZERS}."),
         option("--gradients", metavar="DTYPE", help="Number format of gradients.", show_default="as --dtype"),

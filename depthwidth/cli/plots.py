@@ -13,7 +13,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Picture(NamedTuple):
-    """A picture that was asked for."""
+    """A requested picture."""
 
     path: str
     theme: str

@@ -91,7 +91,7 @@ def serve(
 
 
 def _chosen(names: tuple[str, ...], own: dict[str, Any]) -> list[Accelerator]:
-    """The accelerators asked for, with the numbers of one's own in each."""
+    """The requested accelerators, with the user's own numbers in each."""
     from ..hardware.accelerators import accelerator, accelerators
 
     changes: dict[str, Any] = {

@@ -43,7 +43,7 @@ class Settings:
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Settings:
-        """The settings of a query string; names that are no setting are left out, absent ones are the default."""
+        """The settings of a query string; unknown names are ignored, absent settings have their default."""
         return cls(**{one.name: query[one.name].strip()[:LONGEST] for one in fields(cls) if one.name in query})
 
 
@@ -75,7 +75,7 @@ class Control(NamedTuple):
         Raises
         ------
         InputError
-            if it is no whole number where one is expected, with the sentence of the command line.
+            if it is not a whole number although one is expected, with the sentence of the command line.
         """
         if not text:
             return None

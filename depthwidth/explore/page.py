@@ -57,7 +57,7 @@ def headline(found: Answer) -> Markup:
 
 
 def results(found: Answer) -> Markup:
-    """Shape, range, costs and the shapes beside it; empty if a setting is refused."""
+    """Shape, range, costs and alternatives; empty if a setting is refused."""
     plan = found.plan
     if plan is None:
         return Markup("")
@@ -89,7 +89,7 @@ def results(found: Answer) -> Markup:
 
 
 def evidence(found: Answer) -> Markup:
-    """The source of the rule, what it costs on public runs, and notes; empty if a setting is refused."""
+    """The source of the rule, its cost on public runs, and notes; empty if a setting is refused."""
     plan = found.plan
     if plan is None:
         return Markup("")
@@ -129,7 +129,7 @@ def hints(found: Answer) -> dict[str, str]:
 
 
 def values(found: Answer) -> dict[str, int]:
-    """For empty fields, the number that counts instead, at which their slider stands."""
+    """For empty fields, the number used instead, which is the position of their slider."""
     if found.plan is None or found.plan.tree.stem.images:
         return {}
     tree, mixed = found.plan.tree, found.plan.tree.experts
@@ -143,7 +143,7 @@ def _position(control: Control, text: str) -> int:
 
 
 def _bands(found: Answer) -> list[tuple[str, str, str, str]]:
-    """Intervals around the suggestion: their name, depths, widths, and what varies."""
+    """Intervals around the suggestion: name, depths, widths, and the varied quantity."""
     plan, rows = found.plan, []
     if plan is None:
         return []
@@ -188,7 +188,7 @@ def _cost_facts(found: Answer) -> list[tuple[str, str]]:
 
 
 def _table(found: Answer) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the shapes beside the suggestion."""
+    """Columns and rows of the alternatives to the suggestion."""
     columns = ["shape", "layers", "width", "heads", "parameters", "loss", "memory per device", "cache per token"]
     rows = []
     for row in found.plan.table() if found.plan is not None else ():

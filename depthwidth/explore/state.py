@@ -1,4 +1,4 @@
-"""From settings to results: the numbers of the page, and the commands that print the same. Knows nothing of HTML."""
+"""From settings to results: the numbers of the page, and the commands that print the same numbers. It contains no HTML."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Stability:
 
 @functools.lru_cache(maxsize=64)
 def answer(settings: Settings) -> Answer:
-    """The plan of the settings; sentences on what is refused are those of the command line."""
+    """The plan of the settings; refusals have the sentences of the command line."""
     options, errors = _options(settings)
     try:
         found = make_plan(settings.budget, kind=settings.kind, **options)
@@ -113,7 +113,7 @@ def answer(settings: Settings) -> Answer:
 
 @functools.lru_cache(maxsize=64)
 def stability(settings: Settings) -> Stability:
-    """The moments of the plan's tree under the chosen scheme, and what the diagnosis finds in them."""
+    """The moments of the plan's tree under the chosen scheme, and the findings of the diagnosis."""
     planned = answer(settings).plan
     if planned is None:
         return Stability("there is no model, as a setting is refused", ())
@@ -182,7 +182,7 @@ def stability_commands(settings: Settings, planned: Plan, context: int) -> tuple
 
 
 def _options(settings: Settings) -> tuple[dict[str, Any], dict[str, str]]:
-    """The arguments of :func:`~depthwidth.planning.plan.plan` beside the budget, and a sentence for each that is none."""
+    """The arguments of :func:`~depthwidth.planning.plan.plan` besides the budget, and a sentence for each invalid one."""
     options, errors = {}, {}
     for control in controls():
         if control.name in ("budget", "kind", "scheme"):

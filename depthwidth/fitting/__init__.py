@@ -1,4 +1,4 @@
-"""Laws fitted to training runs, with errors over models and a verdict on what the runs do not pin down.
+"""Laws fitted to training runs, with errors over models and a verdict on undetermined coefficients.
 
 >>> from depthwidth.fitting import fit
 >>> rows = [{"width": w, "depth": l, "loss": 2 + 30 * w**-0.5 + 3 / l} for w in (64, 128, 256, 512) for l in (4, 8, 16)]

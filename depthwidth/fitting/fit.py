@@ -63,7 +63,7 @@ def fit(
     law : a name of :data:`~depthwidth.fitting.laws.LAWS`, or a law such as ``loss = E + A * width**-alpha``: a column on the
         left; on the right numbers, columns, coefficients, ``+ - * / **`` and functions. It is parsed, never executed.
     columns : from a quantity (``width``, ``depth``, ``parameters``, ``tokens``, ``loss``, ``model`` ...) to the table's column
-        or an expression in its columns; the others are guessed, and :attr:`Fit.guesses` says how. ``model`` tells models apart.
+        or an expression in its columns; the others are guessed, see :attr:`Fit.guesses`. ``model`` identifies the model.
     where : conditions on rows, such as ``step % 2385 == 0``.
     start : of a law of your own, approximate values of coefficients; names without a value may be given as 0. By default every
         name of the law that the table has no column for is a coefficient, and starts are drawn at random.
@@ -111,7 +111,7 @@ def fit(
 def _own(
     law: str, runs: Any, columns: Mapping[str, str] | None, where: Sequence[str], start: Mapping[str, float] | None
 ) -> tuple[Law, Runs]:
-    """A user's own law, and the table of its columns; what is no column of the table is a coefficient."""
+    """A user's own law, and the table of its columns; names without a column are coefficients."""
     left, right = two_sides(law)
     table = open_table(runs)
     given = dict(start or {})
@@ -126,7 +126,7 @@ def _own(
 
 
 def around(start: Mapping[str, float]) -> dict[str, tuple[float, float]]:
-    """Ranges of start values within a factor of three of those given; a start of 0 says nothing."""
+    """Ranges of start values within a factor of three of those given; a start of 0 is ignored."""
     return {name: tuple(sorted((value / 3, value * 3))) for name, value in start.items() if value}  # type: ignore[misc]
 
 
@@ -290,7 +290,7 @@ def minimum(
 
 
 def _anything(problem: Problem, rng: np.random.Generator, positive: bool) -> float:
-    """A start for a coefficient of which nothing is known: any sign and size, in units of one or of a column's inverse."""
+    """A start for an unknown coefficient: any sign and size, in units of one or of a column's inverse."""
     size = 10 ** rng.uniform(-2, 0.7) * (1 if positive or rng.uniform() < 0.75 else -1)
     if problem.data and rng.uniform() < 0.3:
         column = list(problem.data.values())[rng.integers(len(problem.data))]
@@ -323,7 +323,7 @@ class Reporter:
         self.logs = np.array([law.units.get(name) == "nats" and name in law.positive for name in names])
 
     def logarithms(self, thetas: Array) -> Array:
-        """Coefficients, with factors and constants as logarithms: what is near to normal."""
+        """Coefficients, with factors and constants as logarithms, which are nearly normal."""
         found = np.where(self.logs, thetas, self.problem.values(thetas))
         exponents = self.problem.values(thetas)
         for factor, exponent, log_centre in self.factors:

@@ -1,4 +1,4 @@
-"""Errors of predictions for models that a fit has not seen, beside those of a plain quadratic surface."""
+"""Errors of predictions for unseen models, of a fit and of a plain quadratic surface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laws that can be fitted by name: expressions in columns of runs, with what is known of each coefficient beforehand."""
+"""The laws that can be fitted by name: expressions in columns of runs, with prior constraints on each coefficient."""
 
 from __future__ import annotations
 

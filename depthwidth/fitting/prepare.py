@@ -1,4 +1,4 @@
-"""The table of a law: what each named law asks of a table of runs, and the law's form for what the table holds."""
+"""The table of a law: the requirements of each named law on a table of runs, and the form of the law for this table."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ class Problem:
     def _descend_huber(self, theta: Array, delta: float, fine: float) -> Array:
         """A Huber loss by BFGS in coordinates whitened by its own weights.
 
-        The trust region of ``least_squares`` stops short of such minima: outside of the threshold it knows no curvature.
+        The trust region of ``least_squares`` stops short of such minima: beyond the threshold it has no curvature.
         """
         objective = replace(self.objective, delta=delta)
         times = 1.0 if self.weights is None else self.weights
@@ -304,7 +304,7 @@ class Problem:
 
 
 def _frame(problem: Problem, theta: Array, far: Array | float, floor: float = _FLOORS[-1]) -> Array:
-    """Directions in which the weighted residuals change alike, as columns; where nothing changes, steps of limited size."""
+    """Directions in which the weighted residuals change equally, as columns; if nothing changes, steps of limited size."""
     residuals, jacobian = problem.residuals_and_jacobian(theta)
     roots: Array = np.sqrt(far) * problem._roots * np.ones_like(problem.target)
     jacobian = np.clip(jacobian * np.reshape(roots, (-1, 1)), -FAR, FAR)

@@ -1,4 +1,4 @@
-"""The result of a fit: coefficients with errors, how well it fits, what it predicts of models that it has not seen."""
+"""The result of a fit: coefficients with errors, residuals, and predictions of unseen models."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def saved_covariance(found: Fit) -> NDArray[np.float64]:
 
 
 def save(found: Fit, path: str | Path, *, edition: str = "", source: str = "", unit: Mapping[str, str] | None = None) -> Path:
-    """Write a fit as ``NAME.csv``, with its covariance beside it as ``NAME.covariance.csv``.
+    """Write a fit as ``NAME.csv``, and its covariance as ``NAME.covariance.csv``.
 
     Parameters
     ----------

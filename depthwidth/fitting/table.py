@@ -1,4 +1,4 @@
-"""Tables of training runs: which column is what, which rows count, and which rows belong to one model."""
+"""Tables of training runs: meaning of the columns, selection of rows, and grouping by model."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def read_runs(
     source : path of a ``.csv``, ``.jsonl`` (or ``.ndjson``) or ``.parquet`` file, a DataFrame, or mappings, one a row.
     needs : quantities: names of :data:`ROLES`, or of columns of the table.
     columns : from a quantity to the table's column, or to an expression in its columns such as ``params - 2*50304*width``;
-        ``model`` is the column that tells models apart. The others are guessed by :data:`ROLES`.
+        ``model`` is the column that identifies models. The others are guessed by :data:`ROLES`.
     where : conditions on rows, such as ``step % 2385 == 0``, ``width >= 512`` or ``router == Dense``.
     optional : quantities that are read if the table has them.
 
@@ -329,7 +329,7 @@ class Table:
 
 
 def open_table(source: Any) -> Table:
-    """A table of runs, whose columns are read when they are asked for.
+    """A table of runs, whose columns are read on demand.
 
     Raises
     ------

@@ -127,7 +127,7 @@ def tournament(
     candidates : the rules; by default all rules for text.
     refit : names of rules of :data:`REFITTED` that were fitted on these runs. At each cell they are fitted again without the
         model whose shape is nearest to the best one; both results are listed.
-    draws : samples of models, of which errors are the scatter.
+    draws : samples of models; errors are the scatter over them.
     seed : of these samples.
 
     Raises
@@ -304,7 +304,7 @@ def _centred(columns: Sequence[Array]) -> Array:
 
 
 def _rest(column: Array, design: Array) -> Array:
-    """The column without what a linear fit of the design explains."""
+    """The residual of the column after a linear fit of the design."""
     return np.asarray(column - design @ np.linalg.lstsq(design, column, rcond=None)[0])
 
 
@@ -367,7 +367,7 @@ def _spread(drawn: Array) -> tuple[float, float, float]:
 
 
 def _refitted(rule: str, runs: Runs, left: int, surface: Surface) -> Curve:
-    """The rule as its law says it without one model."""
+    """The rule of its law refitted without one model."""
     law = find_law(REFITTED[rule])
     if law.name == "shape-penalty":
         law = shape_penalty_law(tokens=surface.dimensions == 3)

@@ -87,7 +87,7 @@ class Composite:
         ]
 
     def card(self) -> dict[str, Any]:
-        """Everything it says of itself, as plain data."""
+        """All its metadata, as plain data."""
         summary = self.documentation.partition("\n")[0]
         own = {"name": self.name, "summary": summary, "kind": self.kind, "source": self.source, "status": self.status}
         claims: dict[str, Any] = {

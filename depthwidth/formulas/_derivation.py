@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a derivation: what is done, and the expression it gives."""
+    """One step of a derivation: the operation and the resulting expression."""
 
     text: str
     expression: Any

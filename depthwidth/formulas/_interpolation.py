@@ -1,4 +1,4 @@
-"""The broken line through points, for tables that are no law."""
+"""Linear interpolation between points, for tables without a law."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one check a formula body may make: whether the arguments together lie where the claim was made."""
+"""The one check a formula body may make: a check that the arguments together lie in the range of the claim."""
 
 from __future__ import annotations
 

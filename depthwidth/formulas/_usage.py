@@ -25,7 +25,7 @@ _FORMULAS = __name__.rpartition(".")[0]
 
 @dataclass
 class _Module:
-    """The names that a module defines, with what each of them refers to, and those that it imports."""
+    """The names that a module defines, with the references of each, and those that it imports."""
 
     imported: dict[str, Name] = field(default_factory=dict)
     defined: dict[str, ast.AST] = field(default_factory=dict)
@@ -86,7 +86,7 @@ def _read(name: str, path: Path) -> _Module:
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """Every statement, the outer ones first; expressions, of which there are ten times as many, hold none."""
+    """Every statement, the outer ones first; expressions, which are ten times as many, contain none."""
     waiting = deque[ast.AST]([tree])
     while waiting:
         node = waiting.popleft()

@@ -1,4 +1,4 @@
-r"""Alternating updates (AltUp): K streams of width d, of which each block reads one and updates all.
+r"""Alternating updates (AltUp): K streams of width d; each block reads one and updates all.
 
 .. math:: \hat x = P x, \qquad y = B(x_j), \qquad x_i' = \hat x_i + g_i (y - \hat x_j)
 

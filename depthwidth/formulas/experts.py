@@ -36,7 +36,7 @@ def sigmoid_gate_second_moment(
 
     Notes
     -----
-    What of the gradient returns to the stream through the gate's score, of relative order s^2/16, is left out as well.
+    The part of the gradient that returns to the stream through the gate's score, of relative order s^2/16, is left out as well.
 
     Examples
     --------

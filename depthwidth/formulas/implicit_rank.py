@@ -331,7 +331,7 @@ def decayed_singular_value(
     size: Annotated[Any, Domain(0, closed_low=True, symbol="s", typical=(0.01, 3.0)), "singular value of the target Y"],
     decay: Decay,
 ) -> Any:
-    r"""Singular value of the product A B' that weight decay leaves, where the loss is half the squared distance to a target.
+    r"""Singular value of the product A B' that weight decay leaves, for a loss of half the squared distance to a target.
 
     .. math:: s_w = \max(s - \lambda, 0)
 

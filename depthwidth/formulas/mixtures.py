@@ -108,7 +108,7 @@ def clark_loss(
 
     Returns
     -------
-    Nats per token. With positive c the benefit of experts shrinks with size, and vanishes where a rise of c log N equals b.
+    Nats per token. With positive c the benefit of experts shrinks with size, and vanishes when the rise of c log N equals b.
 
     Notes
     -----

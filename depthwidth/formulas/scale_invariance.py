@@ -424,7 +424,7 @@ def least_decrease(
     norm: Norm,
     gradient: Annotated[Any, Domain(0, closed_low=True, symbol="g"), "norm of the loss's gradient at these weights"],
 ) -> Any:
-    r"""Lower bound of what one step of gradient descent with weight decay takes from a scale-invariant loss.
+    r"""Lower bound of the decrease that one step of gradient descent with weight decay causes in a scale-invariant loss.
 
     .. math::
 
@@ -671,7 +671,7 @@ def training_state_bytes(
     ],
     value_bytes: Annotated[Any, Domain(1, symbol="b", unit="bytes", typical=(2, 4), **_COUNT), "size of a number"] = 4,
 ) -> Any:
-    r"""Bytes of the parameters and of what the optimiser keeps for each; gradients and activations are not counted.
+    r"""Bytes of the parameters and of their optimiser states; gradients and activations are not counted.
 
     .. math:: B_s = (1 + s)\, b N
 

@@ -221,7 +221,7 @@ def training_memory(
     ----------
     tree : the whole transformer.
     parallelism : the devices; one by default.
-    setup : what is trained and kept; AdamW in bfloat16 with float32 states by default.
+    setup : trained weights and kept states; AdamW in bfloat16 with float32 states by default.
     context, source, batch : lengths, and sequences of one micro-batch on each replica.
 
     Raises

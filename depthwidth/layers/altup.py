@@ -248,7 +248,7 @@ class RecycledAltUp(AltUp):
 
 
 def _corrected(layer: BlockLike, x: Powers, predicted: Powers, at: Place) -> Powers:
-    """The powers of predictions that are corrected by what the layer computes beyond its own."""
+    """The powers of predictions after the correction by the layer's innovation."""
     y = at.at("layer").through(layer, x)
     innovation = at.apply("sum", predicted, y, reason="a prediction has another degree than what the layer computes")
     correction = at.apply("product", innovation, at.weight("correct"))

@@ -45,7 +45,7 @@ def key_degree(layer: Any, source: Powers, at: Place, key: Linear | None = None)
 
 
 def value_degree(layer: Any, source: Powers, at: Place) -> Powers:
-    """The powers of values, given those of what they read."""
+    """The powers of values, given those of their input."""
     return at.at("value").through(layer.value, source)
 
 

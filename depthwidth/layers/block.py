@@ -101,7 +101,7 @@ class Residual(Layer):
         return y if self.norm_stream is None else at.at("norm_stream").through(self.norm_stream, y)
 
     def branch_degree(self, x: Powers, at: Place) -> Powers:
-        """The powers of what is added to the stream."""
+        """The powers of the branch's output in the stream."""
         for name, part in (("norm_in", self.norm_in), ("", self.branch), ("norm_out", self.norm_out)):
             x = x if part is None else at.at(name).through(part, x)
         return x if self.layer_scale is None else at.apply("linear", x, own=at.weight("layer_scale"))
@@ -274,7 +274,7 @@ class BlockLike(Layer):
 
 
 def without_norms(block: BlockLike) -> BlockLike:
-    """The block without the norms of its residual branches, shared or not. What is inside of branches stays as it is."""
+    """The block without the norms of its residual branches, shared or not. Norms inside branches stay."""
 
     def bare(residual: Residual) -> Residual:
         return replace(residual, norm_in=None, norm_out=None, norm_stream=None)

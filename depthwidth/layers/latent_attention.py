@@ -1,4 +1,4 @@
-"""Multi-head latent attention: keys and values of all heads from few features of a token, which are what a cache keeps."""
+"""Multi-head latent attention: keys and values of all heads from few features of a token, which are cached in their place."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class LayeredStem(TokenStem):
 
     @cached_property
     def layer_norm(self) -> Norm:
-        """The norm of what the map returns, over the features of each block."""
+        """The norm of the map's output, over the features of each block."""
         return RMSNorm(self.inputs.width, self.depth, eps=self.eps)
 
     @property

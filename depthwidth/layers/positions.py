@@ -113,11 +113,11 @@ class Position(Layer):
         return 0
 
     def key_degree(self, key: Powers, at: Place) -> Powers:
-        """The powers of what a query meets, given those of keys."""
+        """The powers of the vectors that a query is multiplied with, given those of keys."""
         return key
 
     def value_degree(self, value: Powers, at: Place) -> Powers:
-        """The powers of what is mixed, given those of values."""
+        """The powers of the averaged vectors, given those of values."""
         return value
 
     def score_bias(self, site: Site) -> BiasMoments | None:

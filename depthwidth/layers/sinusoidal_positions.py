@@ -86,7 +86,7 @@ class SinusoidalPositions(Position):
     def mean_squares(self, width: int, identity: AnySignal, length: int, beside: Any = 0.0) -> tuple[Any, Any]:
         """Squares of :meth:`mean` and its products for two positions, at each or their means over `length` positions.
 
-        `beside` is the mean over the features of what the vectors are added to.
+        `beside` is the mean over the features of the stream that the vectors are added to.
         """
         import numpy as np
 

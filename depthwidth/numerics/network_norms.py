@@ -62,7 +62,7 @@ def matrix(value: Any, name: str = "matrix") -> Array:
 
 
 def network(weights: Sequence[Any]) -> list[Array]:
-    """The matrices of a network, each taking what the one before returns.
+    """The matrices of a network, each applied to the output of the one before.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-r"""Softmax over tokens that repeat: what a row gives to two positions of the same token, if frequencies follow Zipf's law.
+r"""Softmax over tokens that repeat: weights of a row on two positions of the same token, if frequencies follow Zipf's law.
 
 A row sees n positions, each with token v with probability p_v. The scores of one token are equal up to a part of their own:
 :math:`s_v + z_j`, of variances :math:`\sigma_e^2` and :math:`\sigma_i^2`. A frequent token takes part of the normalising sum

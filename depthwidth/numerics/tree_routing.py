@@ -27,7 +27,7 @@ _TINY = 1e-12
 
 
 class SideMoments(NamedTuple):
-    """Averages over z of what a side at one node tells of its keys, in units of the tokens' second moment."""
+    """Averages over z of the moments that a side of a node selects in its keys, in units of the tokens' second moment."""
 
     shift: float
     """(1 - r) E lambda^2: the squared mean of the keys' own part across the hyperplane"""

@@ -1,4 +1,4 @@
-"""Alternating updates as a purchase: what a K-fold wider representation costs, and what a dense model does at that cost.
+"""Value of alternating updates: the cost of a K-fold wider representation, and the dense model of equal cost.
 
 Costs are exact counts. The loss of dense models is predicted by the plan's rule and the measured penalty of shapes. No law
 predicts the loss with AltUp, so the comparison says how much it must gain, and lists what was measured by its authors and by

@@ -1,4 +1,4 @@
-"""Caveats beside a predicted loss penalty and a shape: limits of the measurements and of the rules."""
+"""Caveats on a predicted loss penalty and a shape: limits of the measurements and of the rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bands of the combined rule: for the best width at a size, and for what another width loses."""
+"""Bands of the combined rule: for the best width at a size, and for the loss of another width."""
 
 from __future__ import annotations
 

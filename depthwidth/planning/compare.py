@@ -1,4 +1,4 @@
-"""Two models or more side by side: what the difference in shape and in size costs, with its error."""
+"""Comparison of two or more models: cost of the differences in shape and size, with its error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Costs of a shape beside its loss: operations of training, memory on each device, cache in generation."""
+"""Costs of a shape besides its loss: operations of training, memory on each device, cache in generation."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class DepthRange(NamedTuple):
 
 
 class EqualBudget:
-    """Predicted loss of shapes compared at equal budget: the penalty of the shape, and what is left for the blocks.
+    """Predicted loss of shapes compared at equal budget: the penalty of the shape, and the parameters left for the blocks.
 
     A wider shape spends more of the budget on its embedding, so that fewer parameters remain for its blocks. A shape that
     misses the budget is judged as though its depth were changed to meet it.

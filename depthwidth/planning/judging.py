@@ -1,4 +1,4 @@
-"""Shapes beside a budget: their counts, their predicted loss, and the cost by which a search ranks them."""
+"""Shapes for a budget: their counts, their predicted loss, and the cost by which a search ranks them."""
 
 from __future__ import annotations
 

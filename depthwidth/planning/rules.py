@@ -1,7 +1,7 @@
-"""The published ways to choose a shape, each as a curve through (depth, width), and where a curve meets a budget.
+"""The published ways to choose a shape, each as a curve of (depth, width), and the point at which a curve meets a budget.
 
-A rule says nothing about embeddings, vocabularies or feed-forward widths: it says which depths and widths belong together.
-So a rule is a curve, and the exact count of the architecture at hand closes it (:func:`meet`).
+A rule does not cover embeddings, vocabularies or feed-forward widths; it states the depths and widths that belong together.
+A rule is therefore a curve, and the exact count of the architecture picks its point (:func:`meet`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Rule:
 
     @property
     def independent(self) -> bool:
-        """True if it counts in ranges across rules, and judges shapes beside the others."""
+        """True if it counts in ranges across rules, and judges shapes with the others."""
         return not self.comparison and not self.pooled
 
     def curve(self, c: float = 12) -> Curve:

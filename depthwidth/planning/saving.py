@@ -1,4 +1,4 @@
-"""A planned model as files: a configuration that transformers loads, and the recipe of its initialisation beside it."""
+"""A planned model as files: a configuration that transformers loads, and the recipe of its initialisation next to it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def save_model(
     scheme: str = "shipped",
     source: Mapping[str, Any] | None = None,
 ) -> tuple[Path, Path]:
-    """Write a configuration to `path`, and the recipe to a file beside it: ``config.recipe.json`` beside ``config.json``.
+    """Write a configuration to `path`, and the recipe to a file in the same folder: ``config.recipe.json`` for ``config.json``.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The picture of the tournament: what each rule's shape costs on runs whose shapes vary, and what head dimensions cost."""
+"""The picture of the tournament: costs of each rule's shape on runs of many shapes, and costs of head dimensions."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def _named(row: dict[str, Any]) -> str:
 
 
 def _errors(found: Fit) -> dict[str, float]:
-    """Root mean square errors of predictions by what was predicted from what, those that are known."""
+    """Known root mean square errors of predictions, by predicted and fitted models."""
     held, errors = found.held_out, {"fitted models": found.residual_rms}
     if held is not None:
         errors["each from the others"] = held.one_model

@@ -32,7 +32,7 @@ def heads_figure(found: Allocation, *, heads: int | None = None, theme: Theme) -
     Parameters
     ----------
     found : from :func:`~depthwidth.planning.head_allocation.allocate_heads`.
-    heads : the present number of heads, which is marked beside the allocated one; None leaves it out.
+    heads : the present number of heads, marked in addition to the allocated one; None leaves it out.
     theme : ``light`` or ``dark``.
 
     Raises

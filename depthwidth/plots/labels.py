@@ -25,7 +25,7 @@ LINE_STEP = 3.0
 
 @dataclass(frozen=True)
 class Label:
-    """A text beside a point of the data."""
+    """A label next to a data point."""
 
     x: float
     y: float

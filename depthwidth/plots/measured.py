@@ -24,7 +24,7 @@ HEIGHT = 3.6
 def draw_against(axes: Any, triples: Iterable[tuple[float, float, float]]) -> None:
     """Draw (predicted, measured, standard error) with the line of equality; on logarithmic axes if all are positive.
 
-    What is not finite, or beyond what an axis can hold, is left out.
+    Values that are not finite, or exceed the range of an axis, are left out.
     """
     theme = theme_in(axes.figure)
     finite = [triple for triple in triples if all(abs(value) < LARGEST for value in triple)]

@@ -156,7 +156,7 @@ def ramp(theme: Theme) -> Any:
 
 @contextmanager
 def drawing(theme: str | Theme = "light") -> Iterator[Theme]:
-    """The settings of a theme, for what is drawn and written within.
+    """Context with the settings of a theme, for drawing and writing.
 
     Raises
     ------

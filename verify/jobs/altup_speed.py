@@ -1,4 +1,4 @@
-"""The time that alternating updates add, against the one that their operations and their traffic predict."""
+"""The time that alternating updates add, compared with the prediction from operations and traffic."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BYTES = 4  # of a value in float32
 
 
 def runs(size: str) -> Iterator[Run]:
-    """One run for each form and number of streams, each beside the dense model."""
+    """One run for each form and number of streams, each with the dense model."""
     layers, width, heads, vocab, context, batch, repetitions, copied = _SIZES[size]
     dense = {
         "depth": layers, "width": width, "heads": heads, "vocab": vocab, "context": context, "positions": "rotary",

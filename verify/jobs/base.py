@@ -106,7 +106,7 @@ class Run:
         runs with the same spec, seed and code are the same run.
     seed : seed of all its random numbers.
     labels : a few plain values by which tables and fits group rows.
-    predictions : what theory says it will measure.
+    predictions : the values that theory predicts.
     cost : amount of work, in any unit that is the same for all runs of the job; the estimate of the time left uses it.
     cpus, gpus : processors and GPUs that it occupies. Half a GPU lets two runs share one.
     """
@@ -126,7 +126,7 @@ FACTS = ("step", "steps", "loss", "rate")
 
 @dataclass(frozen=True)
 class Context:
-    """The surroundings of a run: everything that it is given beside its spec."""
+    """The surroundings of a run: everything that it is given besides its spec."""
 
     device: str
     """``cpu`` or ``cuda``; on a machine with several GPUs each process sees only its own."""
@@ -239,7 +239,7 @@ class Comparison:
 
     @property
     def is_noisy(self) -> bool:
-        """True if the criterion is met, but within a noise that exceeds what it allows: that decides nothing."""
+        """True if the criterion is met, but the noise exceeds the allowed range, so nothing is decided."""
         if not self.passes or self.limit is None or self.measured is None or not self.stderr:
             return False
         return self.limit.is_blurred(self.measured, self.stderr)
@@ -342,7 +342,7 @@ class Job:
         """A digest of the code that decides the measured numbers: :func:`verify.jobs.versions.code_behind` of `measure`.
 
         Comments, docstrings and layout do not count. If a shared function measures, this job's own file is not part of it: the
-        run's spec holds all that the file says of a run.
+        run's spec holds everything in the file that describes a run.
         """
         return code_behind(sys.modules[self.measure.__module__], *self.uses)
 

@@ -75,7 +75,7 @@ def flops_of(scheme: str, made: Mapping[str, Any], mode: str) -> float:
 
 
 def runs(size: str) -> Iterator[Run]:
-    """One run for each scheme and seed, each beside positions at the input."""
+    """One run for each scheme and seed, each with positions at the input."""
     made = _SIZES[size]._asdict()
     seeds = made.pop("seeds")
     version = version_of("depthwidth.formulas.positions", "depthwidth.layers")

@@ -1,4 +1,4 @@
-"""The rank that heads of small language models use under weight decay, against the one that the gradient certifies."""
+"""The rank that heads of small language models use under weight decay, compared with the certificate of the gradient."""
 
 from __future__ import annotations
 

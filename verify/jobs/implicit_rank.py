@@ -141,7 +141,7 @@ def measure(spec: Mapping[str, Any], context: Context) -> Iterator[Measurement]:
 
 
 def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:
-    """Enough measurements, few, and commuting ones apart; means over seeds."""
+    """Enough measurements, few, and commuting ones, judged separately; means over seeds."""
     found: dict[tuple[str, str, str], list[float]] = {}
     for row in rows:
         found.setdefault((row.labels["problem"], row.site, row.quantity), []).append(row.value)

@@ -87,7 +87,7 @@ def settings() -> Iterator[Setting]:
 def absorbed(
     start: float, loss: float, steps: int, made: Mapping[str, Any] = OPTIMIZERS[INVARIANT], cooldown: float = COOLDOWN
 ) -> bool:
-    """True if the law says that a run forgets these factors: eta lambda, summed over its steps, is at least |ln c|.
+    """True if a run forgets these factors by the law: eta lambda, summed over its steps, is at least |ln c|.
 
     By Lemma 2.4 the two act as one factor c on the initial weights, ``start/sqrt(loss)``.
     """
@@ -170,7 +170,7 @@ def _watched(steps: int, cooldown: float) -> tuple[int, int]:
 
 
 def _entropy(tokens: torch.Tensor) -> float:
-    """Mean loss in nats of a model that knows how frequent each token is, and nothing else."""
+    """Mean loss in nats of a model that knows only the frequency of each token."""
     shares = tokens.long().bincount().double() / tokens.numel()
     return float(-(shares * shares.clamp(min=1e-300).log()).sum())
 

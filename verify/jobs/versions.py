@@ -1,4 +1,4 @@
-"""Versions of code: digests of what modules do, without comments, docstrings and layout."""
+"""Versions of code: digests of modules without comments, docstrings and layout."""
 
 from __future__ import annotations
 

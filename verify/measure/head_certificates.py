@@ -200,7 +200,7 @@ def _rotates(module: Attention) -> bool:
 
 @dataclass
 class _Watched:
-    """One attention during the passes: what it read, and the sums of its gradients."""
+    """One attention during the passes: its inputs, and the sums of its gradients."""
 
     module: Attention
     stack: str

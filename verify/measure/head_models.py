@@ -108,12 +108,12 @@ def load_model(path: str | Path, seed: int = 0) -> tuple[nn.Module, Transformer,
 
 
 def check_weights(model: nn.Module, about: Mapping[str, Any]) -> None:
-    """Refuse weights that are not those of the model: what the library cannot find it draws at random, unseeded.
+    """Refuse weights that are not those of the model: the library draws missing ones at random, unseeded.
 
     Parameters
     ----------
     model : as it was loaded.
-    about : what the library says of the loading: names of tensors under ``missing_keys``, ``unexpected_keys`` and
+    about : the library's report on loading: names of tensors under ``missing_keys``, ``unexpected_keys`` and
         ``mismatched_keys``.
 
     Raises

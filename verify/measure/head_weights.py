@@ -1,4 +1,4 @@
-"""The ranks of a head's weights as a criterion of its dimensions: what its products of maps do not use can be cut."""
+"""The ranks of a head's weights as a criterion for its dimensions: unused dimensions of its products can be cut."""
 
 from __future__ import annotations
 

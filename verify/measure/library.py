@@ -85,7 +85,7 @@ def library_counts(
     config : the fields of a ``config.json``, with a ``model_type`` that the library knows.
     context, source : tokens of each sequence, and of the encoder's input; by default the model's context, at most 2,048.
     batch : sequences, or images.
-    reason : why theory does not reach this model, one sentence.
+    reason : the reason why the theory does not cover this model, one sentence.
 
     Raises
     ------

@@ -90,7 +90,7 @@ class Heads(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Seconds of one layer and sequence, and what the counter of operations finds."""
+    """Seconds of one layer and sequence, and the counted operations."""
 
     full: float
     leaf: float

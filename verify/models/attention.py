@@ -151,7 +151,7 @@ class Attention(Branch):
         return self.mix(q, k, v, mask, causal, self.sinks, more)
 
     def _with_pairs(self, mask: Tensor | None, causal: bool, q: Tensor) -> Tensor:
-        """The mask as a summand of the scores, with what the positions add for each query: (batch, heads, length, length)."""
+        """The mask as a term of the scores, including the positions' term for each query: (batch, heads, length, length)."""
         summand: Tensor = self.position.scores(q, self.mix.scale)  # type: ignore[union-attr]
         if causal:
             mask = torch.ones(summand.shape[-2:], dtype=torch.bool, device=q.device).tril()

@@ -139,7 +139,7 @@ def _live_tree(model: nn.Module) -> Transformer:
 
 
 def _copy_buffers(ours: Model, theirs: nn.Module, family: Family | None) -> None:
-    """Copy what our modules hold beside their parameters, by the names that the family has for it."""
+    """Copy the buffers of our modules, by the names that the family has for them."""
     found = dict(theirs.named_buffers())
     names = {role: name for name, role in ({} if family is None else family.weights).items() if isinstance(role, str)}
     prefix = f"{getattr(theirs, 'base_model_prefix', '')}."
@@ -154,7 +154,7 @@ def _copy_buffers(ours: Model, theirs: nn.Module, family: Family | None) -> None
 
 
 def _copy_buffer(ours: Model, place: str, theirs: nn.Module, name: str) -> None:
-    """Copy numbers of a model that are no parameters; a model without a head has none for it."""
+    """Copy numbers of a model that are not parameters; a model without a head has none for it."""
     owner, _, attribute = place.rpartition(".")
     if name in dict(theirs.named_buffers()):
         setattr(ours.get_submodule(owner), attribute, theirs.get_buffer(name).detach().flatten().clone())
@@ -169,7 +169,7 @@ def _apply_settings(ours: Model, family: Family, config: Mapping[str, Any]) -> N
 
 
 def _check_pairs(ours: Model, family: Family) -> None:
-    """Refuse rotations of an odd number of dimensions where the library's code fails for them."""
+    """Refuse rotations of an odd number of dimensions if the library's code fails on them."""
     for part in ours.modules() if family.even_rotation else ():
         position = getattr(part, "position", None)
         turned = 0 if position is None else position.rotated(part.layer.head_dim)

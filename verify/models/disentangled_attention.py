@@ -1,5 +1,5 @@
 # mypy: disable-error-code="misc, no-any-return"
-"""Disentangled attention: scores of content beside those of content and relative position (DeBERTa)."""
+"""Disentangled attention: scores of content, and of content with relative position (DeBERTa)."""
 
 from __future__ import annotations
 

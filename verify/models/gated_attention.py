@@ -1,5 +1,5 @@
 # mypy: disable-error-code="misc, no-any-return"
-"""Attention with a gate on its output, and attention beside a mixer."""
+"""Attention with a gate on its output, and attention parallel to a mixer."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class InitReport:
     """Residual streams with another size than in the recipe, since a skip scale was folded into branches, one sentence each."""
 
     def overview(self) -> Overview:
-        """The numbers of tensors and what is left to do, for a prompt or a notebook."""
+        """The numbers of tensors and the remaining work, for a prompt or a notebook."""
         facts = {"initialised": f"{len(self.initialised):,} tensors", "folded": f"{len(self.folded):,} factors"}
         rows = [("needs code", one) for one in self.needs_code] + [("stream", one) for one in self.streams]
         return Overview("Initialisation of a model", facts, ("kind", "note"), rows, ("note",), ".to_dict()")

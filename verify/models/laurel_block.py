@@ -1,5 +1,5 @@
 # mypy: disable-error-code="misc, no-any-return"
-"""A block with a learned augmented residual layer beside attention."""
+"""A block with a learned augmented residual layer parallel to attention."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .base import Pass, add_children, builds, scale_by
 
 @builds(layers.LaurelBlock)
 class LaurelBlock(nn.Module):
-    """Attention and Laurel beside each other, then a feed-forward part."""
+    """Attention and Laurel in parallel, then a feed-forward part."""
 
     def __init__(self, layer: layers.LaurelBlock) -> None:
         super().__init__()

@@ -133,7 +133,7 @@ class Model(nn.Module):
 
 
 def block_inputs(stem: nn.Module, tokens: Tensor, x: Tensor) -> Tensor | None:
-    """The stem's second output for each block, beside `x`: (batch, length, blocks, features); None if it gives nothing."""
+    """The stem's second output for each block, besides `x`: (batch, length, blocks, features); None if it gives nothing."""
     make = getattr(stem, "block_inputs", None)
     return None if make is None else make(tokens, x)
 

@@ -41,7 +41,7 @@ class RoutedAltUp(nn.Module):
         return x + torch.einsum("blij,bjlw->bilw", mixing, x)
 
     def corrected(self, predicted: Tensor, computed: Tensor) -> Tensor:
-        """The predicted copies, each with a multiple of what the block (batch, length, width) adds to the active one."""
+        """The predicted copies, each plus a multiple of the block's innovation (batch, length, width)."""
         factors = 1 + self._map(self.correct, self.modes(computed))
         return predicted + factors.transpose(1, 2)[..., None] * (computed - predicted[:, self.active])[:, None]
 

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="misc, no-any-return, untyped-decorator"
-"""Tree attention: a differentiable form with dense masks, by which it trains, and a sorted form that skips what no query sees.
+"""Tree attention: a differentiable form with dense masks for training, and a sorted form that skips keys that no query sees.
 
 Shapes: queries and keys (batch, heads, length, dim), hyperplanes (heads, nodes, dim), thresholds (heads, nodes). Node j of
 level l is number 2^l - 1 + j, so that a shallower tree has the first nodes of a higher one.

@@ -52,7 +52,7 @@ class Left:
 
 
 def time_left(costs: Mapping[str, Sequence[float]], paces: Sequence[Pace], workers: int) -> Left:
-    """The time in which so many workers do the rest: the mean load, or the longest single run if that is more.
+    """The time that these workers need for the rest: the mean load, or the longest single run if that is more.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""From plans to rows: lease runs, hand them to an executor, store their rows. Doing it again does what is missing."""
+"""From plans to rows: lease runs, hand them to an executor, store their rows. Repeating it completes the missing runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .store import Damage, Store
 
 @dataclass
 class Summary:
-    """Counts of what a sweep did."""
+    """Counts of the runs of a sweep by outcome."""
 
     done: int = 0
     """Runs that were measured."""

@@ -56,7 +56,7 @@ class Task:
 
     @property
     def runs(self) -> tuple[Task, ...]:
-        """Itself and the runs beside it, each as a separate task."""
+        """The task's runs, each as a separate task."""
         return (replace(self, beside=(), together=""), *self.beside)
 
 
@@ -199,7 +199,7 @@ PROGRESS_S = 2.0
 
 @contextlib.contextmanager
 def _progress_written(contexts: Sequence[Context]) -> Iterator[None]:
-    """Write every few seconds what the computation says of its progress, for the processes that show it."""
+    """Write the progress of the computation every few seconds, for the processes that show it."""
     stop = threading.Event()
 
     def write() -> None:

@@ -17,7 +17,7 @@ MOST_SEEDS = 12
 
 
 def outcome_in_noise(verdict: Verdict) -> Outcome:
-    """The outcome, if comparisons whose noise exceeds what the criterion allows count as undecided."""
+    """The outcome, if comparisons count as undecided when their noise exceeds the allowed range."""
     noisy = [line for line in verdict.comparisons if line.is_noisy]
     if not noisy or verdict.outcome not in ("holds", "holds on a range"):
         return verdict.outcome

@@ -1,4 +1,4 @@
-"""The pictures of a report: gauges beside the numbers, and figures on the library's theme for light and dark pages."""
+"""The pictures of a report: gauges next to the numbers, and figures in the library's theme for light and dark pages."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def settings_of(rows: Sequence[Row]) -> dict[str, list[float]]:
 
 
 def _told_apart(places: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
-    """Number of settings that these labels tell apart."""
+    """Number of settings that these labels distinguish."""
     return len({tuple(str(place.get(key)) for key in keys) for place in places})
 
 

@@ -137,7 +137,7 @@ def load_plans(
 
     Parameters
     ----------
-    store, damaged : the folder, and what :meth:`Store.tidy` set aside there.
+    store, damaged : the folder, and the files that :meth:`Store.tidy` set aside there.
     names : jobs; all by default.
     default : number of runs in one program, of a damaged plan that does not tell it any more.
 

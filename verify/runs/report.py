@@ -34,7 +34,7 @@ class Report:
 
     @property
     def standing(self) -> Outcome:
-        """The outcome, if comparisons whose noise exceeds what the criterion allows count as undecided."""
+        """The outcome, if comparisons count as undecided when their noise exceeds the allowed range."""
         return outcome_in_noise(self.verdict)
 
     def overview(self) -> Overview:

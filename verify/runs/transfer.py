@@ -150,7 +150,7 @@ def _write_parquet(target: Path, rows: list[dict[str, Any]]) -> None:
 
 @dataclass
 class Imported:
-    """Counts of what an archive contained."""
+    """Counts of the contents of an archive."""
 
     new: int = 0
     """Runs that are new here."""
@@ -172,7 +172,7 @@ class Imported:
 def import_rows(store: Store, path: str | Path) -> Imported:
     """Add the plans and rows of an archive of :func:`export_rows`; doing it again adds nothing.
 
-    Where a run is here already with other values, ours stay and the difference is reported.
+    If a run is already here with other values, ours stay and the difference is reported.
 
     Raises
     ------

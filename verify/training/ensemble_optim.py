@@ -69,7 +69,7 @@ class MemberOptimizers:
         optimizer.step()
 
     def state(self) -> dict[str, Tensor]:
-        """The optimizers' tensors by names that do not depend on who shares an optimizer."""
+        """The optimizers' tensors by names that do not depend on the sharing of optimizers."""
         return {
             f"optimizer/{member}/{index}/{key}": value
             for members, optimizer in self._optimizers

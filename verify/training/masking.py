@@ -29,7 +29,7 @@ def masked_loss(mask_token: int, share: float = 0.15) -> Loss:
 
     Parameters
     ----------
-    mask_token : the token that stands in place of a hidden one; the model's vocabulary must have it.
+    mask_token : the token that replaces a hidden one; the model's vocabulary must have it.
     share : of the positions that are hidden.
 
     Raises

@@ -211,7 +211,7 @@ def scale_invariant_groups(
     ----------
     model : any module.
     training : its learning rate and weight decay are those of the scale-invariant weights.
-    invariant : the names of scale-invariant weights: their starts, or a function that tells them.
+    invariant : the names of scale-invariant weights: their prefixes, or a function that selects them.
     rate, decay : learning rate of all other weights, and weight decay of their matrices; by default as in `training`.
 
     Raises

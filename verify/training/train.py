@@ -150,7 +150,7 @@ class Stages(Protocol):
         """Bring the model into the form in which update number `step` trains it; of the number of all steps, the last form."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The stages as plain JSON, by which a run is told from others."""
+        """The stages as plain JSON, which identifies a run."""
 
 
 def measuring(steps: Callable[[int], bool] | Container[int], handle_rows: Callable[[list[Any]], None], **options: Any) -> Probe:

@@ -1,4 +1,4 @@
-"""Run every check on a network, and try remedies for what stands out."""
+"""Run every check on a network, and try remedies for its findings."""
 
 from __future__ import annotations
 

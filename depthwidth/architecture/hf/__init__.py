@@ -80,7 +80,7 @@ def _add_plugins() -> None:
 
 
 def as_fields(config: Any) -> Mapping[str, Any]:
-    """The fields of a configuration: a mapping, an object of transformers, or what :func:`read_source` reads.
+    """The fields of a configuration: a mapping, an object of transformers, or a source of :func:`read_source`.
 
     Raises
     ------
@@ -170,7 +170,7 @@ OTHER_NAMES = {"kimi_k2": "deepseek_v3"}
 
 
 def notes_on(config: Mapping[str, Any]) -> list[str]:
-    """Notes on a configuration that is read: what is left out of its tree, one sentence each.
+    """Notes on a configuration: the parts left out of its tree, one sentence each.
 
     >>> notes_on({"model_type": "gpt2"})
     []

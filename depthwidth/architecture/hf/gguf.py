@@ -1,6 +1,6 @@
 """The metadata of a GGUF header as a configuration of the Hugging Face family that it was converted from.
 
-What the header does not state, such as the activation, is the family's default, which is also what llama.cpp assumes.
+Choices that the header does not state, such as the activation, have the family's default, which is also what llama.cpp assumes.
 """
 
 from __future__ import annotations

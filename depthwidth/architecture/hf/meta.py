@@ -1,4 +1,4 @@
-"""Meta's ``params.json``, the file beside the published weights of Llama, as a configuration of the family ``llama``."""
+"""Meta's ``params.json``, the file published with the weights of Llama, as a configuration of the family ``llama``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rotary positions in configurations: ``rope_parameters``, or before transformers 5 ``rope_theta`` beside ``rope_scaling``."""
+"""Rotary positions in configurations: ``rope_parameters``, or before transformers 5 ``rope_theta`` and ``rope_scaling``."""
 
 from __future__ import annotations
 
@@ -160,5 +160,5 @@ def written_scaling(scaling: RotaryScaling | None) -> dict[str, Any]:
 
 
 def written_length(scaling: RotaryScaling | None) -> dict[str, Any]:
-    """The field beside the table that says the tokens of training, which some classes read before the table's own."""
+    """The field next to the table that states the tokens of training, which some classes read before the table's own."""
     return {_LENGTH: scaling.original} if scaling is not None and scaling.kind in ("longrope", "llama3", "yarn") else {}

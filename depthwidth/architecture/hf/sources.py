@@ -154,7 +154,7 @@ def _shapes(header: GGUFHeader) -> dict[str, tuple[tuple[int, ...], str, int | N
 
 
 def _of_safetensors(path: Path) -> SourcedFields:
-    """The configuration beside a safetensors file."""
+    """The configuration in the folder of a safetensors file."""
     beside = path.parent / "config.json"
     if os.path.lexists(beside):
         note = f"the configuration is {brief(str(beside), limit=300)}, beside the tensors"

@@ -22,7 +22,7 @@ e_p                    p/(1 - p) for dropout p on the probabilities
 The gradient reaches the input by three paths: values, queries and keys. The published theory keeps the first only; the
 names of its forms end in ``_published``.
 
-Derivation: docs/derivations/attention.md, whose numbers (A1) to (A20) stand at the functions.
+Derivation: docs/derivations/attention.md, which the functions cite by number, (A1) to (A26).
 """
 
 from .gradients import (

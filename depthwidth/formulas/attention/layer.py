@@ -211,7 +211,7 @@ def _with_token_products(o: Any, s2: Any, rho: Any, width: Any, head_dim: int, e
 def _with_token_directions(
     o: Any, s2: Any, correlation: Any, rho: Any, length: Any, width: Any, head_dim: int | None, equal_norms: bool
 ) -> tuple[Any, Any, Any]:
-    """The averages with what a key's logit tells of its token; the query path's factor besides; the product of two paths.
+    """Averages with the dependence of a token on its key's logit; the factor of the query path; the product of two paths.
 
     These are the paths through keys and values, for a value gain of 1.
 
@@ -232,7 +232,7 @@ def _with_token_directions(
 
 
 def _grown(change: Any) -> Any:
-    """A factor of 1 and a change to first order, positive also where a small width makes the change large."""
+    """A factor of 1 and a change to first order, positive even if a small width makes the change large."""
     if isinstance(change, float):
         return 1 + change if change >= _MOST_LOST else -(_MOST_LOST**2) / change
     import numpy

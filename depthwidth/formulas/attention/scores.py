@@ -47,7 +47,7 @@ def score_variance(raw_score_variance: Raw, correlation: Correlation) -> Any:
 
     Returns
     -------
-    nats^2. Attention collapses onto one token where this exceeds about 2 ln L.
+    nats^2. Attention collapses onto one token if this exceeds about 2 ln L.
 
     Examples
     --------

@@ -24,7 +24,7 @@ Plain = Annotated[
     domain="exchangeable tokens; the share of the keys independent of how they divide it",
 )
 def sink_gradient(slope: SlopeShare, plain: Plain, P: SumP2) -> Any:
-    r"""Gain of the gradient by which the scores of a row move together, through queries and keys.
+    r"""Gain of the gradient that moves the scores of a row together, through queries and keys.
 
     .. math:: f_S = u_2\, c\, (c + P)
 

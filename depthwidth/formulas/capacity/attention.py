@@ -1,4 +1,4 @@
-"""Bounds of covering numbers for linear maps and attention heads, and what they give for the test loss."""
+"""Bounds of covering numbers for linear maps and attention heads, and the resulting bounds of the test loss."""
 
 from __future__ import annotations
 

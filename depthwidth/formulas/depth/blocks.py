@@ -75,7 +75,7 @@ def attention_block_second_moment(
     ] = 1,
     dropout: OutputDropout = 0,
 ) -> Any:
-    r"""Second moment that an attention block adds to the stream: averaging keeps only what the tokens' values share.
+    r"""Second moment that an attention block adds to the stream: averaging keeps only the common part of the tokens' values.
 
     .. math:: a_A = \frac{A_v A_o r}{1-p}
 

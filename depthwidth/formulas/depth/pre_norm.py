@@ -168,7 +168,7 @@ def pre_norm_collapse_exponent(
 
     Returns
     -------
-    A number from -1 to 0. Attention adds to what tokens share alone; a ReLU part adds to their differences in proportion.
+    A number from -1 to 0. Attention adds to the tokens' common part only; a ReLU part adds to their differences in proportion.
 
     Examples
     --------

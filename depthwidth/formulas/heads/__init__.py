@@ -12,7 +12,7 @@ their names; statements that give an order without a constant are of kind ``heur
 A spectrum below is the squared singular values s_m^2, in nats^2, of the whitened query-key form C_q^(1/2) M C_k^(1/2): the part
 of the logits' variance that each direction carries, largest first.
 
-Derivation: docs/derivations/heads.md, whose numbers (H1) to (H27) stand at the functions.
+Derivation: docs/derivations/heads.md, which the functions cite by number, (H1) to (H27).
 """
 
 from .counts import (

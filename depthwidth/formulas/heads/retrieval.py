@@ -209,7 +209,7 @@ def unit_key_temperature(
 
     Returns
     -------
-    What the cosine is multiplied by; :func:`~depthwidth.formulas.saturation.gap_for_weight` is its floor at large d_h.
+    The factor on the cosine; :func:`~depthwidth.formulas.saturation.gap_for_weight` is its floor at large d_h.
 
     Examples
     --------

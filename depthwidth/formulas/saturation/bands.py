@@ -34,7 +34,7 @@ def diffuse_entropy(variance: RowVariance, length: RowLength) -> Any:
 
     Returns
     -------
-    nats. Beyond a variance of 2 ln L, where it is negative, it refuses.
+    nats. It refuses variances beyond 2 ln L, at which it would be negative.
 
     Examples
     --------

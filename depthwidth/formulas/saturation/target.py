@@ -69,7 +69,7 @@ def target_weight_squared(gap: Gap, variance: DistractorVariance, length: RowWit
 
 @formula(kind="exact", source=EXACT, status="derived", symbol="S_2'")
 def distractor_squared_sum(gap: Gap, variance: DistractorVariance, length: RowWithTarget) -> Any:
-    r"""Average of the distractors' squared attention weights beside one target.
+    r"""Average of the distractors' squared attention weights in the presence of one target.
 
     .. math:: E \sum_{j \ne t} p_j^2 = (n - 1) \int \psi_2(u) \exp(-e^{u + \Delta})\, \psi_0(u)^{n-2}\, du
 

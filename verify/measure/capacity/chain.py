@@ -28,7 +28,7 @@ NORMS = ("LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d"
 
 
 class NoChain(Exception):  # noqa: N818, an answer rather than an error
-    """The module is no chain of matrices and ReLUs; the message says why."""
+    """The module is not a chain of matrices and ReLUs; the message gives the reason."""
 
 
 @dataclass(frozen=True)

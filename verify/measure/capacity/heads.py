@@ -17,7 +17,7 @@ from .points import Points
 
 
 class NoHeads(Exception):  # noqa: N818, an answer rather than an error
-    """The heads of the model cannot be read; the message says why."""
+    """The heads of the model cannot be read; the message gives the reason."""
 
 
 def our_model(model: nn.Module) -> Model:

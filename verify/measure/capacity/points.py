@@ -149,7 +149,7 @@ def _losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _read(model: nn.Module, data: Any) -> tuple[Tensor, Tensor]:
-    """Inputs and targets, checked for what can be seen without the model's output."""
+    """Inputs and targets, after the checks that need no output of the model."""
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(one, "shape") for one in data):
         inputs, targets = (torch.as_tensor(one) for one in data)
     elif hasattr(data, "shape"):

@@ -1,4 +1,4 @@
-"""DeBERTa and DeBERTa v2, of which v3 is a set of weights."""
+"""DeBERTa and DeBERTa v2; v3 is a set of weights of v2."""
 
 from __future__ import annotations
 

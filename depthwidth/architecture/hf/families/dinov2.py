@@ -23,7 +23,7 @@ def _hidden(width: int, ratio: float, gated: bool) -> int:
 
 
 def _feed_forward() -> Part:
-    """``mlp_ratio``, and ``use_swiglu_ffn``, whose activation is SiLU whatever ``hidden_act`` says."""
+    """``mlp_ratio``, and ``use_swiglu_ffn``, whose activation is SiLU whatever the value of ``hidden_act``."""
 
     def read(fields: Fields) -> Choices:
         gated = fields.flag("use_swiglu_ffn")

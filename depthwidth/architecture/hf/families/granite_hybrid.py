@@ -71,7 +71,7 @@ def _mixers() -> Part:
 
 
 def _experts() -> Part:
-    """Experts beside a shared part, or without experts the shared part alone."""
+    """Experts and a shared part, or the shared part alone."""
 
     def read(fields: Fields) -> Choices:
         shared, experts = fields.whole("shared_intermediate_size"), fields.count("num_local_experts")

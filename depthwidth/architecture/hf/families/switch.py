@@ -1,4 +1,4 @@
-"""Switch Transformers: T5 with mixtures of experts, of which a token passes through one, in some blocks."""
+"""Switch Transformers: T5 with mixtures of experts in some blocks; a token passes through one expert."""
 
 from __future__ import annotations
 
