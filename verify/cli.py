@@ -336,12 +336,15 @@ def fit(
 @click.option("--margin", type=NUMBER, help="Without --text: divide measures by this margin of the training points.")
 @click.option("--failure", type=NUMBER, default=0.05, show_default=True, help="Probability with which each bound may fail.")
 @click.option("--steps", type=COUNT, default=20, show_default=True, help="Steps of the ascent to the worst weights.")
+@click.option(
+    "--worst-case", is_flag=True, help="With --text: also measure the largest changes of weights that accuracy bears."
+)
 @click.option("--draws", type=COUNT, default=5, show_default=True, help="Number of noisy weights in each mean.")
 @click.option("--seed", type=COUNT, default=0, show_default=True, help="Seed of the noise.")
 @formats
 def capacity(
     checkpoint: str, text: str | None, context: int | None, sequences: int, samples: int | None, margin: float | None,
-    failure: float, steps: int, draws: int, seed: int, form: str | None,
+    failure: float, steps: int, worst_case: bool, draws: int, seed: int, form: str | None,
 ) -> None:  # fmt: skip
     """Measure the capacity of trained weights: bounds, measures and proxies, each with its nature.
 
@@ -358,8 +361,9 @@ def capacity(
     folder = local_checkpoint(checkpoint)
     stored = open_tensors(folder)
     if text is None:
-        if context is not None:
-            raise InputError("--context applies with --text only")
+        for option, given in (("--context", context is not None), ("--worst-case", worst_case)):
+            if given:
+                raise InputError(f"{option} applies with --text only")
         names = [name for name, entry in stored.entries.items() if entry.dtype in FLOATS]
         tensors = ((name, stored.read(name)) for name in announced("tensor", names))
         found: Any = state_capacity(tensors, samples=samples, margin=margin)
@@ -367,7 +371,7 @@ def capacity(
     else:
         if samples is not None or margin is not None:
             raise InputError("--samples and --margin follow from the text; give them without --text")
-        settings: dict[str, Any] = {"failure": failure, "steps": steps, "draws": draws, "seed": seed}
+        settings: dict[str, Any] = {"failure": failure, "steps": steps, "worst_case": worst_case, "draws": draws, "seed": seed}
         found = _on_text(folder, text, context, sequences, settings)
         facts = {name: value for name, value in found.facts.items() if value is not None}
     emit(form, found.to_dict() if form == "json" else None, found.rows(), lambda: _print_capacity(facts, found.results))

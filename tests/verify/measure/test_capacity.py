@@ -248,6 +248,26 @@ def test_divergence_at_fixed_sharpness_is_the_formula_weight_by_weight():
 
 
 @pytest.mark.slow
+def test_the_largest_box_reaches_the_first_of_ten_points():
+    """Logits differ by 1 at x = 1 to 10; a box alpha lowers that by 2 alpha (x + 1), so that x = 10 turns first, then x = 9."""
+    net = nn.Linear(1, 2).double()
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[-1e-9], [1e-9]]))
+        net.bias.copy_(torch.tensor([-0.5, 0.5]))
+    made = Points(net, (torch.arange(1.0, 11.0, dtype=torch.float64)[:, None], torch.ones(10, dtype=torch.long)))
+    near = noise.Near(steps=12)
+    assert 1 / 22 <= noise.largest_box(made, 0.0, near, magnitude=False) <= 1 / 20
+    of_weights = noise.largest_box(made, 0.0, near, magnitude=True)  # 2 (alpha/2 + eps (x + 1)) = 1
+    assert 1 - 22 * noise.FLOOR <= of_weights <= 1 - 20 * noise.FLOOR
+    found = capacity(net, (made.inputs, made.targets), worst_case=True, draws=1, steps=12)
+    assert found.value("sharpness-mag-flatness") == pytest.approx(of_weights**-1 / math.sqrt(10))
+    assert "sharpness-flatness" not in {
+        one.name for one in capacity(net, (made.inputs, made.targets), draws=1, steps=1).results
+    }
+    wrong = capacity(net, (made.inputs, 0 * made.targets), worst_case=True, draws=1, steps=1)
+    assert "cannot fall" in next(one.sentence for one in wrong.results if one.name == "sharpness-flatness")
+
+
 def test_the_largest_noise_is_a_standard_deviation():
     """Noise of that deviation lowers the accuracy by a tenth; its square, which the published code passes, does not."""
     data = points(200, 6, 3)

@@ -60,6 +60,7 @@ def test_damaged_weights_and_misplaced_options_are_one_sentence(invoke, checkpoi
         ((path, "--margin", "0"), "margin=0"),
         ((path, "--margin", "inf"), "not a finite number"),
         ((path, "--context", "8"), "--context applies with --text only"),
+        ((path, "--worst-case"), "--worst-case applies with --text only"),
         ((path, "--text", path), "--text needs a model's folder"),
         ((tmp_path, "--text", path, "--samples", "5"), "follow from the text"),
     ):

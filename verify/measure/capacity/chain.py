@@ -56,7 +56,8 @@ class Chain:
         """Matrices (outputs, inputs) and biases of a state, with batch norms folded in, in doubles."""
         weights, biases = [], []
         for step in self.steps:
-            w, b = _array(state[f"{step.linear}.weight"]), state.get(f"{step.linear}.bias")
+            place = f"{step.linear}." if step.linear else ""  # a model may be one linear map
+            w, b = _array(state[f"{place}weight"]), state.get(f"{place}bias")
             bias = np.zeros(len(w)) if b is None else _array(b)
             for name in step.norms:
                 deviation = np.sqrt(_array(state[f"{name}.running_var"]) + self.epsilons[name])

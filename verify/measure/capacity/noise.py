@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -46,9 +46,15 @@ def worst_loss(points: Points, loss: float, near: Near, box: float = BOX) -> flo
     It is at least `loss`, the one at the weights themselves, and a lower bound of the true maximum.
     """
     reach = {name: box * (one.abs() + 1) for name, one in points.parameters.items()}
-    worst = loss
+    for found, weights in _ascents(points, reach, near):
+        loss = max(loss, found, points.loss(weights))
+    return loss
+
+
+def _ascents(points: Points, reach: Parameters, near: Near) -> Iterator[tuple[float, dict[str, Tensor]]]:
+    """For each start the largest loss along its ascent within |nu| <= reach, and the weights at the ascent's end."""
     for start in range(STARTS):
-        generator = _generator(points, near.seed, start)
+        generator, worst = _generator(points, near.seed, start), -math.inf
         nu = {name: (2 * _uniform(one, generator) - 1) * one if start else torch.zeros_like(one) for name, one in reach.items()}
         for _ in range(near.steps):
             found, gradient = points.loss_and_gradient({name: w + nu[name] for name, w in points.parameters.items()})
@@ -56,8 +62,7 @@ def worst_loss(points: Points, loss: float, near: Near, box: float = BOX) -> flo
             for name, most in reach.items():
                 moved = nu[name] + ASCENT_STEP * most * gradient[name].sign()
                 nu[name] = torch.minimum(torch.maximum(moved, -most), most)
-        worst = max(worst, points.loss({name: w + nu[name] for name, w in points.parameters.items()}))
-    return worst
+        yield worst, {name: w + nu[name] for name, w in points.parameters.items()}
 
 
 def expected_rise(points: Points, loss: float, scale: float, near: Near) -> float:
@@ -97,13 +102,35 @@ def largest_noise(points: Points, error: float, near: Near, *, magnitude: bool) 
     def spread(sigma: float) -> Callable[[Tensor], Tensor]:
         return lambda w: (sigma**2 * w**2 + FLOOR**2).sqrt() if magnitude else torch.full_like(w, sigma)
 
+    return _size_at_drop(lambda sigma: _mean(points, near, spread(sigma), points.errors) - error)
+
+
+def largest_box(points: Points, error: float, near: Near, *, magnitude: bool) -> float:
+    """The alpha up to which no change of the weights that is found costs a tenth of the training accuracy.
+
+    A weight's change is at most alpha, or alpha |w| + eps if it follows the `magnitude`. Changes are found by the ascent of
+    :func:`worst_loss`, and there may be worse ones: alpha is found from above.
+    """
+
+    def drop(alpha: float) -> float:
+        reach = {
+            name: alpha * one.abs() + FLOOR if magnitude else torch.full_like(one, alpha)
+            for name, one in points.parameters.items()
+        }
+        return max(points.errors(weights) for _, weights in _ascents(points, reach, near)) - error
+
+    return _size_at_drop(drop)
+
+
+def _size_at_drop(drop: Callable[[float], float]) -> float:
+    """The size at which the training accuracy falls by a tenth, by bisection on [0, 2]."""
     low, high = 0.0, LARGEST_NOISE
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        drop = _mean(points, near, spread(middle), points.errors) - error
-        if abs(drop - DROP) < DROP_WITHIN:
+        found = drop(middle)
+        if abs(found - DROP) < DROP_WITHIN:
             return middle
-        low, high = (middle, high) if drop < DROP else (low, middle)
+        low, high = (middle, high) if found < DROP else (low, middle)
     return (low + high) / 2
 
 

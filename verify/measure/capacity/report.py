@@ -86,6 +86,7 @@ def capacity(
     failure: float = 0.05,
     input_norm: float | None = None,
     noisy: bool = True,
+    worst_case: bool = False,
     draws: int = 10,
     steps: int = 60,
     seed: int = 0,
@@ -104,6 +105,7 @@ def capacity(
     failure : probability with which each bound may fail.
     input_norm : a bound on the norm of all inputs that can occur; by default the largest of the data.
     noisy : also measure sharpness, expected sharpness and the noise that the model bears: a few hundred passes over the data.
+    worst_case : with `noisy`, also measure the largest box of changes that the training accuracy bears: up to 60 ascents.
     draws : noisy weights of each mean.
     steps : of the ascent to the worst weights, from each of two starts.
     seed : of all random numbers.
@@ -144,7 +146,7 @@ def capacity(
         points = None if data is None else Points(inner, data, batch)
         fit = None if points is None else points.fit()
         near = noise.Near(draws, steps, seed)
-        return _report(inner, points, fit, start, failure, input_norm, near if noisy else None, tolerance)
+        return _report(inner, points, fit, start, failure, input_norm, near if noisy else None, tolerance, worst_case)
     finally:
         inner.train(was_training)
 
@@ -188,7 +190,7 @@ def _start(model: nn.Module, initial: Mapping[str, Tensor] | nn.Module | None) -
 
 def _report(
     model: nn.Module, points: Points | None, fit: Fit | None, start: Parameters | None, failure: float,
-    input_norm: float | None, near: noise.Near | None, tolerance: float,
+    input_norm: float | None, near: noise.Near | None, tolerance: float, worst_case: bool,
 ) -> CapacityReport:  # fmt: skip
     margin = None if fit is None else training_margin(fit.margins, SHARE)
     matrices = tuple(
@@ -204,6 +206,7 @@ def _report(
         results += _distances(model, start, samples, tolerance)
     if points is not None and fit is not None and near is not None:
         results += _of_noise(points, fit, start, failure, near)
+        results += _of_boxes(points, near) if worst_case else ()
     found, heads = _of_attention(model, points, failure)
     facts = {
         "model": type(model).__name__, "weights": sum(one.numel() for one in model.parameters()),
@@ -346,6 +349,21 @@ def _flatness(points: Points, start: Parameters | None, near: noise.Near) -> Ite
             yield line(name, value, laws.magnitude_flatness_term)
         else:
             yield without_value(name, laws.magnitude_flatness_term, "the sum of logarithms is negative and has no root")
+
+
+def _of_boxes(points: Points, near: noise.Near) -> Iterator[CapacityResult]:
+    """The worst-case counterparts of the flatness measures."""
+    error, law = points.errors(points.parameters), laws.reported_measure
+    for name, magnitude in (("sharpness-flatness", False), ("sharpness-mag-flatness", True)):
+        if error > 1 - noise.DROP:
+            yield without_value(name, law, f"the training accuracy is {1 - error:.3g}, which cannot fall by {noise.DROP}")
+            continue
+        alpha = noise.largest_box(points, error, near, magnitude=magnitude)
+        box = f"alpha |w| + {noise.FLOOR:g}" if magnitude else "alpha"
+        yield CapacityResult(
+            name, reported(alpha**-2, points.counted, logarithm=False), "measure", law.name,
+            sentence=f"alpha = {alpha:.4g}, from above: a weight moves by at most {box}; other sources take a ball of the norm",
+        )  # fmt: skip
 
 
 # ---- attention ----
