@@ -35,7 +35,7 @@ _SINGLE = 12
 _GROUP = 1.6
 _SCORES, _OWN, _SIZES = 20, 8, 3
 _TIMES = 56
-_RARE, _TERMS = 0.1, 7
+_RARE, _TERMS = 0.1, 9
 """Number of a token's positions in a row below which exponentials are summed as a series, and its terms."""
 _LEAST = 1e-300
 
@@ -100,77 +100,88 @@ def repetition(pair: float, n: float, shared: float, own: float, head_dim: int |
     shared, own : variances of a score's part that its token's positions share, and of the part of each, nats^2.
     head_dim : d_h, over whose queries' norms is averaged; None for the limit of infinite heads.
     """
-    if head_dim is not None:
-        sizes, weights = _norms(head_dim)
-        each = np.array([repetition(pair, n, shared * float(size), own * float(size)) for size in sizes])
-        return Repetition(*(float(part) for part in weights @ each))
-    if shared <= 0:
-        shared = 0.0
+    sizes, weights = (np.ones(1), np.ones(1)) if head_dim is None else _norms(head_dim)
+    each = _of_sizes(pair, n, max(0.0, shared) * sizes, max(0.0, own) * sizes)
+    return Repetition(*(float(part @ weights) for part in each))
+
+
+def _of_sizes(pair: float, n: float, shared: Array, own: Array) -> tuple[Array, Array, Array]:
+    """The fields of :class:`Repetition` for several variances side by side, (m,) each."""
     p, count = zipf_classes(pair)
     x, weight = _normal(_SCORES)
-    s = math.sqrt(shared) * x
-    z, mix = (np.zeros(1), np.ones(1)) if own <= 0 else tuple(_normal(_OWN))
-    z = math.sqrt(max(own, 0.0)) * z
-    middle = math.exp((shared + own) / 2)
-    u = np.linspace(-9.0 - 1.5 * math.sqrt(shared), 4.5 + 1.5 * math.sqrt(shared), _TIMES)
-    t = np.exp(u) / (n * middle)
-    step = (u[1] - u[0]) * t  # dt
-    each = np.exp(s)[:, None] * np.exp(z)  # e^(s + z)
-    fallen = t[:, None, None] * -each
-    decay = each * np.exp(fallen)
-    lost = -(np.expm1(fallen, out=fallen).reshape(-1, z.size) @ mix).reshape(t.size, s.size)  # 1 - psi
-    gained = (decay.reshape(-1, z.size) @ mix).reshape(lost.shape)  # E e^(s + z) e^(-t e^(s + z)) over z
-    squared = (np.multiply(decay, each, out=decay).reshape(-1, z.size) @ mix).reshape(lost.shape)
+    z, mix = _normal(_OWN) if own.any() else (np.zeros(1), np.ones(1))
+    reach = 1.5 * np.sqrt(shared)[:, None]
+    spacing = (13.5 + 2 * reach) / (_TIMES - 1)
+    t = np.exp(-9.0 - reach + spacing * np.arange(_TIMES)) / (n * np.exp((shared + own) / 2))[:, None]
+    step = spacing * t  # dt
+    each = np.exp(np.multiply.outer(np.sqrt(shared), x))[:, :, None] * np.exp(np.multiply.outer(np.sqrt(own), z))[:, None]
+    fallen = t[:, :, None, None] * -each[:, None]  # -t e^(s + z)
+    decay = np.exp(fallen)
+    decay *= each[:, None]
+    lost = np.expm1(fallen, out=fallen) @ -mix  # 1 - psi
+    # What is averaged: 1, E e^(s + z) e^(-t e^(s + z)) over z, its square, and the same with e^(2 (s + z)).
+    parts = np.empty((*lost.shape, 4))
+    parts[..., 0] = 1
+    np.matmul(decay, mix, out=parts[..., 1])
+    np.square(parts[..., 1], out=parts[..., 2])
+    decay *= each[:, None]
+    np.matmul(decay, mix, out=parts[..., 3])
+    parts *= weight[:, None]
     mean_lost = lost @ weight
-    orders = _powers(lost)
-
-    def averages(others: float, *what: tuple[Array, Array]) -> list[Array]:
-        """Integrals over t of each measure times E what e^(-others p lost) / A times Phi, for the tokens of each class."""
-        parts = np.stack([np.ones_like(lost), *(one for _, one in what)], axis=-1) * weight[:, None]
-        logarithm, means = _over_scores(others * p, lost, orders, parts)
-        log_phi = others * (np.log1p(-np.minimum(mean_lost, 1 - 1e-15)) + mean_lost) + logarithm @ count
-        phi = np.exp(log_phi)
-        return [(measure * phi) @ means[..., k] for k, (measure, _) in enumerate(what)]
-
-    (both,) = averages(n - 2, (step * t, gained**2))
-    alone, single = averages(n - 1, (step, gained), (step * t, squared))
+    lasting = np.log1p(-np.minimum(mean_lost, 1 - 1e-15)) + mean_lost
+    # Of the tokens of each class, beside all other positions but two, or but one.
+    logarithm, means = _over_scores(np.stack([(n - 2) * p, (n - 1) * p]), lost, parts)
+    phi_both, phi = (np.exp((n - k) * lasting + logarithm[..., 2 - k, :] @ count)[:, None] for k in (2, 1))
+    both, alone, single = (
+        ((measure[:, None] * weigh) @ means[..., which, :, k])[:, 0]
+        for measure, weigh, which, k in ((step * t, phi_both, 0, 1), (step, phi, 1, 0), (step * t, phi, 1, 2))
+    )
     share = count * p * p / (count @ p**2)
-    same, other = (n * n * float(share @ one) for one in (both, alone * alone))
-    return Repetition(same, other, n * n * float((count * p) @ single))
+    return n * n * (both @ share), n * n * (alone * alone @ share), n * n * (single @ (count * p))
 
 
 def _powers(lost: Array) -> Array:
-    """(-lost)^k / k!, (times, terms, scores)."""
-    powers = np.empty((len(lost), _TERMS, lost.shape[1]))
-    powers[:, 0] = 1
+    """(-lost)^k / k!, (.., terms, scores)."""
+    powers = np.empty((*lost.shape[:-1], _TERMS, lost.shape[-1]))
+    powers[..., 0, :] = 1
     for k in range(1, _TERMS):
-        np.multiply(powers[:, k - 1], lost / -k, out=powers[:, k])
+        np.multiply(powers[..., k - 1, :], lost / -k, out=powers[..., k, :])
     return powers
 
 
-def _over_scores(rates: Array, lost: Array, orders: Array, parts: Array) -> tuple[Array, Array]:
+def _over_scores(rates: Array, lost: Array, parts: Array) -> tuple[Array, Array]:
     """For the tokens of each class, ln A with A = E e^(-rate lost), and E what e^(-rate lost) / A.
 
     Parameters
     ----------
-    rates : of each class, descending; (classes,).
-    lost : (times, scores).
-    orders : the result of :func:`_powers` for it.
-    parts : weights of the scores, alone and times each `what`; (times, scores, 1 + k).
+    rates : of each class in each of several rows, descending; (rows, classes).
+    lost : ascending over times and scores; (m, times, scores).
+    parts : weights of the scores, alone and times each `what`; (m, times, scores, 1 + k).
 
     Returns
     -------
-    Shapes (times, classes) and (times, classes, k).
+    Shapes (m, times, rows, classes) and (m, times, rows, classes, k).
     """
-    frequent = int(np.searchsorted(-rates, -_RARE))
-    least = lost.min(axis=1, keepdims=True)  # taken out, or long rows would leave the range of numbers
-    powers = (least - lost)[:, None] * rates[:frequent, None]
-    sums = np.exp(powers, out=powers) @ parts
-    series = orders @ parts  # (times, terms, 1 + k)
-    rare = np.vander(rates[frequent:], _TERMS, increasing=True)[:, 1:] @ series[:, 1:]
-    logarithm = np.concatenate([np.log(sums[..., 0]) - least * rates[:frequent], np.log1p(rare[..., 0])], axis=1)
-    sums = np.concatenate([sums, rare + series[:, :1]], axis=1)
-    return logarithm, sums[..., 1:] / sums[..., :1]
+    flat = rates.ravel()
+    frequent, rare = np.flatnonzero(flat >= _RARE), np.flatnonzero(flat < _RARE)
+    early = int((flat.max() * lost[..., -1] < _RARE).all(0).sum())  # times at which no token has lost much
+    orders = flat[:, None] ** np.arange(1, _TERMS)
+    series = _powers(lost) @ parts
+    sums = np.empty((*lost.shape[:-1], flat.size, parts.shape[-1]))
+    logarithm = np.empty(sums.shape[:-1])
+    for times, classes in ((slice(early), slice(None)), (slice(early, None), rare)):
+        found = orders[classes] @ series[:, times, 1:]
+        logarithm[:, times, classes] = np.log1p(found[..., 0])
+        found += series[:, times, :1]
+        sums[:, times, classes] = found
+    late, least = lost[:, early:], lost[:, early:, :1]  # the least is taken out, or long rows would leave the range of numbers
+    if frequent.size:
+        powers = (least - late)[:, :, None] * flat[frequent, None]
+        found = np.exp(powers, out=powers) @ parts[:, early:]
+        logarithm[:, early:, frequent] = np.log(found[..., 0]) - least * flat[frequent]
+        sums[:, early:, frequent] = found
+    shape = (*lost.shape[:-1], *rates.shape)
+    return logarithm.reshape(shape), (sums[..., 1:] / sums[..., :1]).reshape(*shape, -1)
 
 
 # ---- tables ----
