@@ -64,7 +64,7 @@ class Residual(Layer):
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         skip, scale = site.scales()
         f, pull_branch, draw = self.branch_moments(x, site)
-        added, draw = f.times(scale**2), draw.scaled(scale**2)
+        added, draw = signal.scaled(f, scale**2), draw.scaled(scale**2)
         y = summed = signal.add_branch(x, added, draw.omega, self.width, skip, draw)
         pull_norm: Pullback | None = None
 

@@ -169,6 +169,12 @@ class Positions:
         """Average over all pairs of different positions of values at pairs of nodes, shape (n, n); 0 for one position."""
         return _weighted_sum(self._share_of_kinds, np.asarray(values))
 
+    def averages_of(self, moments: list[tuple[Array, Array]]) -> list[tuple[float, float]]:
+        """:meth:`mean` and :meth:`pair_mean` of several signals' moments of one token and of two."""
+        tokens, pairs = (np.array(values) for values in zip(*moments, strict=True))
+        means = pairs.reshape(len(pairs), -1) @ self._share_of_kinds.ravel()
+        return list(zip((tokens @ self._share).tolist(), means.tolist(), strict=True))
+
     def pair_mean_of_kind(self, values: Array) -> float:
         """As :meth:`pair_mean`, of values (n, n) at pairs of one kind: of different tokens, or of equal ones."""
         return _weighted_sum(self._pair_share, np.asarray(values))
@@ -342,6 +348,10 @@ class Alike(Positions):
     def pair_mean(self, values: Array) -> Any:
         """The average over both kinds; of one block a number."""
         return self.mean(self.of_any_pair(np.asarray(values)))
+
+    def averages_of(self, moments: list[tuple[Array, Array]]) -> list[tuple[Any, Any]]:
+        """The same of several signals."""
+        return [(self.mean(one), self.pair_mean(two)) for one, two in moments]
 
     def pair_mean_of_kind(self, values: Array) -> Any:
         """The values themselves; of one block a number."""

@@ -283,15 +283,17 @@ def add_branch(
 ) -> Any:
     """:func:`advance` on signals: the stream `x` times `skip`, plus `branch`, which is already scaled."""
     pair = None
+    if isinstance(skip, float) and skip == 1:  # in most networks
+        skip = None
     if x.spread is not None and isinstance(x, TokenSignal):
-        square = 1.0 if skip is None else skip * skip
+        kept = x if skip is None else x.times(skip * skip)
         one, two = x.positions.pairs(x.spread.second_moment)
         pair = Pair(
-            square * x.first_second_moment,
+            kept.first_second_moment,
             branch.first_second_moment,
-            square * x.pair_second_moment,
+            kept.pair_second_moment,
             branch.pair_second_moment,
-            square * square * (one + two) / 2,
+            (one + two) * (0.5 if skip is None else skip**4 / 2),
             x.positions.pair_mean,
         )
     q, c, spread = advance(

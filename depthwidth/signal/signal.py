@@ -442,10 +442,10 @@ def quotient(a: Number, b: Number) -> Number:
     """`a` over `b`, and 0 if `b` is 0."""
     if isinstance(b, float | int):
         return a / b if b else 0.0 * a
-    if b.all():  # nearly all calls; three times as quick
-        return a / b
     import numpy as np
 
+    if np.count_nonzero(b) == b.size:  # nearly all calls; three times as quick
+        return a / b
     return np.divide(a, b, out=np.zeros(np.broadcast_shapes(np.shape(a), b.shape)), where=b != 0)
 
 
@@ -458,7 +458,7 @@ def finite(signal: AnySignal, role: str) -> Any:
         if a second moment, or its variance over draws, is infinite or NaN.
     """
     for value in (signal.second_moment, signal.spread.second_moment) if signal.spread else (signal.second_moment,):
-        if not (math.isfinite(value) if isinstance(value, float) else bool((abs(value) < math.inf).all())):
+        if not math.isfinite(value if isinstance(value, float) else value.sum()):
             raise InputError(f"{role}: the moments overflow with this initialisation")
     return signal
 

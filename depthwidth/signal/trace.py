@@ -83,6 +83,8 @@ class Trace:
     families: dict[Any, TableFamily] = field(default_factory=dict)
     """The tables of this trace, see :meth:`family`"""
     log_variances: list[LogVariance] = field(default_factory=list)
+    _waiting: list[_Waiting] | None = field(default=None, init=False)
+    """Records whose averages are taken together, inside :meth:`divert`"""
     silent: bool = False
     """True while nothing is recorded"""
     end: tuple[str, int] | None = None
@@ -121,13 +123,14 @@ class Trace:
 
     @contextmanager
     def divert(self) -> Iterator[tuple[list[Record], list[LogVariance]]]:
-        """Record into two separate lists inside this context."""
-        before = self.records, self.log_variances
-        self.records, self.log_variances = [], []
+        """Record into two separate lists inside this context; the first is filled at its end."""
+        before = self.records, self.log_variances, self._waiting
+        self.records, self.log_variances, self._waiting = [], [], []
         try:
             yield self.records, self.log_variances
+            self.records += _averaged(self._waiting)
         finally:
-            self.records, self.log_variances = before
+            self.records, self.log_variances, self._waiting = before
 
     def record(self, role: str, layer: int | range | None, direction: str, mean: Number, signal: AnySignal) -> None:
         """Record the moments of a site; of gradients that are side by side, those of the first."""
@@ -137,8 +140,10 @@ class Trace:
             signal = signal.first
             mean = mean if isinstance(mean, float) else signal.positions.mean(mean)
         signal = signal.whole()
-        second, pair = signal.averages
-        self.records.append(Record(role, layer, direction, mean, second, pair, signal.deviation))
+        if self._waiting is not None:
+            self._waiting.append((role, layer, direction, mean, signal))
+            return
+        self.records.append(Record(role, layer, direction, mean, *signal.averages, signal.deviation))
 
     def record_log_variance(self, role: str, value: Number) -> None:
         """Record a residual's share of the variance of the log gradient at its input."""
@@ -152,6 +157,21 @@ class Trace:
         if isinstance(layer, range):
             gradient = Signal(float(gradient.second_moment.sum()), float(gradient.covariance.sum()))
         self.memory_gradient = gradient if self.memory_gradient is None else self.memory_gradient.plus(gradient)
+
+
+_Waiting = tuple[str, Any, str, Number, AnySignal]
+"""A :class:`Record` before its averages: role, layer, direction, mean and signal"""
+
+
+def _averaged(waiting: list[_Waiting]) -> list[Record]:
+    """The records; positions are averaged in one product, of signals at the same ones."""
+    signals = [signal for *_, signal in waiting]
+    shapes = {signal.covariance.shape if isinstance(signal, TokenSignal) else () for signal in signals}
+    if len(shapes) != 1 or () in shapes:
+        averages = [signal.averages for signal in signals]
+    else:
+        averages = signals[0].positions.averages_of([(signal.second_moment, signal.covariance) for signal in signals])
+    return [Record(*names, *both, signal.deviation) for (*names, signal), both in zip(waiting, averages, strict=True)]
 
 
 class Site:

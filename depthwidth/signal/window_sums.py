@@ -310,15 +310,21 @@ class _Repeated(_Smooth):
         """As of windows without repetitions, of K for the scores and the covariances `values`."""
         v, vq = (x, xq) if values is None else values
         self.x, self.xq = powers_of(x, terms + 2), powers_of(xq, terms + 2)
-        self.one, self.beyond, self.full = one, beyond, full = self._over_windows(self._average(self.x), self.xq)
-        different = self._over_windows(self.x[:, 0], self.xq)[2]
-        one_v, beyond_v, self.mean_values = self._over_windows(self._average(v), vq)
-        products = self._over_windows(self._average(self.x[1:-1] * v), self.xq[1:-1] * vq)[2]
-        mixed = (one[1:-1] * one_v) @ self.a.T
+        # In this order, side by side: powers of K, the same of different tokens, products of powers and values, and the values.
+        powers, different, products = (slice(k * (terms + 2), k * (terms + 2) + terms + 2 * (k < 2)) for k in range(3))
+        pairs, own = np.empty((products.stop + 1, *x.shape[1:])), np.empty((products.stop + 1, xq.size))
+        pairs[powers], own[powers] = self._average(self.x), self.xq
+        pairs[different], own[different] = self.x[:, 0], self.xq
+        pairs[products], own[products] = self._average(self.x[1:-1] * v), self.xq[1:-1] * vq
+        pairs[-1], own[-1] = self._average(v), vq
+        every, every_beyond, sums = self._over_windows(pairs, own)
+        self.one, self.beyond, self.full = one, beyond, full = every[powers], every_beyond[powers], sums[powers]
+        one_v, beyond_v, self.mean_values = every[-1], every_beyond[-1], sums[-1]
+        crossed = (one[1:-1] * one_v) @ self.a.T
         pieces = one[1:-1] * beyond_v + beyond[1:-1, None] * (one_v + self.density * beyond_v)
-        mixed += np.matmul(self.common, pieces.transpose(1, 2, 0)).transpose(2, 0, 1)
-        covariances = products - mixed - mixed.transpose(0, 2, 1) + full[1:-1] * self.mean_values
-        return covariances, full, self._over_common(self.xq), different
+        crossed += np.matmul(self.common, pieces.transpose(1, 2, 0)).transpose(2, 0, 1)
+        covariances = sums[products] - crossed - crossed.transpose(0, 2, 1) + full[1:-1] * self.mean_values
+        return covariances, full, self._over_common(self.xq), sums[different]
 
     def back(self, g: Array, g_own: Array, h: Array, extra: Array) -> Moments:
         second, rest, mass = self._parts_back(g, g_own, h, extra)
