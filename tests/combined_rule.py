@@ -7,6 +7,7 @@ calibration of docs/evidence.md, and writes data/coefficients/combined2026.csv.
 """
 
 import csv
+import functools
 import math
 import sys
 from dataclasses import dataclass
@@ -204,15 +205,27 @@ def combined(found):
     return Line(centre, *line, variance, tuple(spread), len(found) - 2)
 
 
-def calibration(found):
+def calibration(found, lines=None):
     """Per source: distance of each cell from the line of the others, in its standard errors, and if it is in the bands."""
     for left in found:
-        line = combined([one for one in found if one is not left])
+        line = lines[left.name] if lines else combined([one for one in found if one is not left])
         for size, seen, own in zip(left.size, left.log_width, left.stderr, strict=True):
             value, error = line.at(size)
             error = math.hypot(error, own)  # a cell is seen with its own error
             inside = [abs(seen - value) <= line.half_width(level, error) for level in LEVELS]
             yield left, size, seen - value, error, inside
+
+
+@functools.cache
+def lines_without():
+    """The line of the published sources without each of them, by its name."""
+    found = sources()
+    return {left.name: combined([one for one in found if one is not left]) for left in found}
+
+
+@functools.cache
+def published_calibration():
+    return tuple(calibration(sources(), lines_without()))
 
 
 def curvature(prefix):
@@ -224,7 +237,7 @@ def curvature(prefix):
 def cost_without(name):
     """Mean and largest cost, on a set of runs, of the line of the other sources."""
     k = curvature(name)[0]
-    costs = [math.expm1(k * off**2) for left, _, off, _, _ in calibration(sources()) if left.name == name]
+    costs = [math.expm1(k * off**2) for left, _, off, _, _ in published_calibration() if left.name == name]
     return float(np.mean(costs)), max(costs)
 
 
@@ -264,11 +277,14 @@ def rows():
     for level in LEVELS:
         name = f"quantile_{100 * level:.0f}"
         yield name, line.half_width(level, 1.0), None, "1", "derived", OURS, f"half width of the {level:.0%} band, in errors"
-    cells = list(calibration(found))
+    cells = published_calibration()
     yield "calibration_cells", len(cells), None, "1", "measured", OURS, "cells of sources left out, one source at a time"
     for at, level in enumerate(LEVELS):
         inside = sum(cell[4][at] for cell in cells)
         yield f"inside_{100 * level:.0f}", inside, None, "1", "measured", OURS, f"those inside the {level:.0%} band"
+    from loss_bands import rows_of_losses  # which takes the sources of this file
+
+    yield from rows_of_losses()
     pooled_k = coefficient("shape_penalty", "k")
     yield (
         "k_low",
@@ -300,13 +316,13 @@ def table():
 def page_table():
     """The sources and the calibration, as docs/evidence.md shows them."""
     found = sources()
-    cells = list(calibration(found))
+    cells = published_calibration()
     lines = [
         "| source | status | error | cells | off by | error of that | in 50 % | in 90 % |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for one in found:
-        own = [cell for cell in cells if cell[0] is one]
+        own = [cell for cell in cells if cell[0].name == one.name]
         off = ", ".join(f"{cell[2]:+.2f}" for cell in own)
         errors = f"{min(cell[3] for cell in own):.2f} to {max(cell[3] for cell in own):.2f}"
         inside = " | ".join(f"{sum(cell[4][at] for cell in own)}" for at in range(len(LEVELS)))

@@ -24,7 +24,8 @@ LAWS = [
     "shape_penalty", "sovit2023",
 ]  # fmt: skip
 TABLES = [
-    "completep_optimal_aspect", "gemstones_flop_optimal_shapes", "gemstones_left_out", "gemstones_models_loss", "gpt3_family",
+    "combined_calibration", "completep_optimal_aspect", "gadre_shapes_loss",
+    "gemstones_flop_optimal_shapes", "gemstones_left_out", "gemstones_models_loss", "gpt3_family",
     "jiang2020_measures",
     "levine2020_experiments", "levine2020_projections", "mobilellm_depth_width", "real_models", "rule_tournament",
     "scale_invariance_digits_robustness",

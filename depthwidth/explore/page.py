@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from ..errors import printable
-from ..planning.wording import assumed, heads_words, loss_words, range_words, reasons, suggestion, sureness
+from ..planning.wording import assumed, heads_words, loss_range, loss_words, range_words, reasons, suggestion, sureness
 from ..quantities import format_bytes, format_count
 from .charts import Dot, growth_chart, rules_chart
 from .controls import Control, Settings, groups
@@ -156,7 +156,7 @@ def _bands(found: Answer) -> list[tuple[str, str, str, str]]:
         if band is not None:
             rows.append((label, _between(band.depth, ".1f"), _between(band.width, ",.0f"), band.over))
     for best in plan.best_depths:
-        words = f"loses at most {best.loss[1]:.1%}"
+        words = f"loses {loss_range(*best.loss)}"
         rows.append((f"{best.level:.0%} of all sources", _between(best.depth, ".1f"), _between(best.width, ",.0f"), words))
     return rows
 

@@ -37,13 +37,14 @@ _CLOSE = 1e-14
 """Tolerance on the relative width of the bracket and on the value: a few rounding errors."""
 
 
-def false_position(function: Callable[[float], float], low: float, high: float) -> float | None:
+def false_position(function: Callable[[float], float], low: float, high: float, close: float = _CLOSE) -> float | None:
     """The root of an increasing function in a bracket, by the Illinois variant of false position; None if there is none.
 
     Parameters
     ----------
     function : increasing, and finite near its root. It may be infinite elsewhere; the bracket is then halved.
     low, high : ends of the bracket.
+    close : tolerance on the relative width of the bracket, and on the value.
 
     Notes
     -----
@@ -60,12 +61,12 @@ def false_position(function: Callable[[float], float], low: float, high: float) 
         return None
     kept = 0  # the end that the last step kept: -1 for high, 1 for low; its value is halved if the next step keeps it again
     for _ in range(_STEPS):
-        if high - low < _CLOSE * max(1.0, abs(high)):
+        if high - low < close * max(1.0, abs(high)):
             break
         finite = math.isfinite(below) and math.isfinite(above)
         middle = (low * above - high * below) / (above - below) if finite else (low + high) / 2
         value = function(middle)
-        if abs(value) < _CLOSE:
+        if abs(value) < close:
             return middle
         if value < 0:
             low, below = middle, value

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
-from ..coefficients import coefficient
+from ..coefficients import coefficient, reference
 from ..errors import InputError, shown
 from ..formulas import rules as laws
-from ..formulas import shape_penalty
+from ..numerics.roots import false_position
+from ..numerics.student import student_quantile, student_share
 from ..quantities import parse_count
 from ..values import frozen
 from .rules import meet, rules
@@ -27,6 +30,8 @@ class WidthBand:
     """Share of sources whose best width the band is to hold: 0.5 or 0.9."""
     extrapolated: bool
     """True beyond the sizes of all sources, where the band holds the widths of all rules."""
+    of_rules: tuple[float, float] | None = None
+    """Least and largest width of these rules; None if the band need not hold them."""
 
 
 def best_width_band(parameters: float | str, level: float = 0.9) -> WidthBand:
@@ -53,10 +58,11 @@ def best_width_band(parameters: float | str, level: float = 0.9) -> WidthBand:
     half = coefficient(LAW, f"quantile_{100 * level:.0f}").value * laws.combined_relative_width_error(size)
     low, high = width * math.exp(-half), width * math.exp(half)
     beyond = not coefficient(LAW, "non_embedding_min").value <= size <= coefficient(LAW, "non_embedding_max").value
-    if beyond:
-        widths = _widths_of_rules(size)
-        low, high = min(low, *widths), max(high, *widths)
-    return WidthBand(low, width, high, level, beyond)
+    if not beyond:
+        return WidthBand(low, width, high, level, beyond)
+    widths = _widths_of_rules(size)
+    ends = min(widths), max(widths)
+    return WidthBand(min(low, ends[0]), width, max(high, ends[1]), level, beyond, ends)
 
 
 def _widths_of_rules(size: float) -> list[float]:
@@ -70,8 +76,9 @@ def _widths_of_rules(size: float) -> list[float]:
 def penalty_band(width: float, parameters: float | str, level: float = 0.9) -> tuple[float, float]:
     """Least and largest relative loss of a width at a number of parameters without embeddings, above that of the best one.
 
-    The best width is anywhere in its band, and the curvature between that of over-trained models and that at 20 tokens a
-    parameter, each moved by its error.
+    The band lies between quantiles of the loss if the best width and the curvature follow Student's distributions of their own
+    sources; equal shares are left out below and above it. Beyond the sizes of the sources the band also holds the losses by the
+    best widths of all rules.
 
     Raises
     ------
@@ -82,14 +89,137 @@ def penalty_band(width: float, parameters: float | str, level: float = 0.9) -> t
     --------
     >>> low, high = penalty_band(2048, 1e9)
     >>> f"{low:.2%} to {high:.2%}"
-    '0.02% to 3.32%'
+    '0.04% to 2.72%'
     """
     band = best_width_band(parameters, level)
     value = float(parse_count(width, "width"))
-    least, most = coefficient(LAW, "k_low"), coefficient(LAW, "k_high")
-    nearest = min(max(value, band.low), band.high)
-    farthest = max(band.low, band.high, key=lambda edge: abs(math.log(edge / value)))
-    return (
-        shape_penalty.shape_penalty(value, nearest, least.value - (least.stderr or 0.0)),
-        shape_penalty.shape_penalty(value, farthest, most.value + (most.stderr or 0.0)),
-    )
+    size = float(parse_count(parameters, "parameters"))
+    return LossBand(level, size, math.log(value / band.width)).ends(band)
+
+
+class LossBand:
+    """A band for what a shape loses above the best one, if the best width and the curvature are those of one more source.
+
+    Along the shapes of one budget the loss is k x^2 + slope x, with x the ln of the width over the best one; the second term is
+    that of the size that a wider embedding takes away. The shape is held against the least of that curve.
+
+    Parameters
+    ----------
+    level : share of sources whose losses the band is to hold.
+    size : parameters without embeddings.
+    offset : ln of the shape's width over the combined rule's.
+    slope : change of the relative loss with ln(width) by the size alone; 0 at equal size.
+    rest : loss of the shape by its size that the slope leaves out, as for a shape far from the best one.
+    farthest : largest shift of the best ln(width) that the size may cause.
+    """
+
+    def __init__(
+        self,
+        level: float,
+        size: float,
+        offset: float,
+        slope: float = 0.0,
+        rest: float = 0.0,
+        *,
+        farthest: float = math.inf,
+    ) -> None:
+        self.level, self.offset, self.slope, self.rest, self.farthest = level, offset, slope, rest, farthest
+        self.error = float(laws.combined_relative_width_error(size))
+        self.degrees = int(coefficient(LAW, "degrees").value)
+
+    def ends(self, band: WidthBand) -> tuple[float, float]:
+        """Least and largest relative loss; beyond the sources they hold those by the best widths of all rules."""
+        low, high = (self.quantile((1 + sign * self.level) / 2) for sign in (-1, 1))
+        if band.of_rules:
+            widths = [math.log(edge / band.width) for edge in band.of_rules]
+            least, most = (_curvature((1 + sign * self.level) / 2) for sign in (-1, 1))
+            nearest = min(max(self.offset, widths[0]), widths[1])
+            low = min(low, self.lost(nearest, least))
+            high = max(high, *(self.lost(shift, most) for shift in widths))
+        return low, high
+
+    def lost(self, shift: float, k: float) -> float:
+        """The relative loss if the best ln(width) is shifted so far from the combined rule's."""
+        moved, left = self._at(k)
+        t = self.offset + moved - shift
+        return max(0.0, t * (k * t + left) + self.rest)
+
+    def _at(self, k: float) -> tuple[float, float]:
+        """The distance of the best width at this budget from that at equal size, and the slope that is left there."""
+        moved = max(-self.farthest, min(self.slope / (2 * k), self.farthest))
+        return moved, self.slope - 2 * k * moved
+
+    def quantile(self, share: float) -> float:
+        """The relative loss below which this share of all draws lies."""
+        nodes = [(weight, k, *self._at(k)) for weight, k in curvatures(_NODES)]
+
+        def excess(log_root: float) -> float:
+            by_shape, below = math.exp(2 * log_root) - self.rest, 0.0
+            for weight, k, moved, left in nodes:
+                half = left / (2 * k)
+                middle, reach = self.offset + moved + half, math.sqrt(max(0.0, half * half + by_shape / k))
+                upper, lower = (student_share((middle + way) / self.error, self.degrees) for way in (reach, -reach))
+                below += weight * (upper - lower)
+            # In the ln of the odds the shares are nearly straight over the logarithm of the loss.
+            return math.log(below / (1 - below)) - wanted if 0 < below < 1 else math.inf * (below - 0.5)
+
+        wanted = math.log(share / (1 - share))
+        log_root = false_position(excess, *_LOG_ROOTS, close=1e-6)
+        return 0.0 if log_root is None else math.exp(2 * log_root)
+
+
+_LOG_ROOTS = (math.log(1e-6), math.log(10.0))
+"""ln of the root of the least and of the largest loss that are sought."""
+_NODES = 15
+"""Curvatures that stand for all of them."""
+
+
+def _curvature(share: float) -> float:
+    """The curvature below which that of one more source is with this probability."""
+    log_k, error, degrees = (coefficient(LAW, name).value for name in ("ln_k", "k_error", "k_degrees"))
+    return math.exp(log_k + error * student_quantile(share, int(degrees)))
+
+
+@functools.cache
+def curvatures(number: int) -> tuple[tuple[float, float], ...]:
+    """So many curvatures that stand for all of them, with their weights, which come first and sum to 1."""
+    return tuple((weight, _curvature(share)) for weight, share in _shares(number))
+
+
+def shifts(number: int, error: float) -> list[tuple[float, float]]:
+    """So many distances of the best ln(width) from the combined rule's that stand for all of them, with their weights."""
+    degrees = int(coefficient(LAW, "degrees").value)
+    return [(weight, error * student_quantile(share, degrees)) for weight, share in _shares(number)]
+
+
+def _shares(number: int) -> list[tuple[float, float]]:
+    """Weights and shares (1 - cos a)/2 with a evenly over half a turn, so that they are closer together in the tails."""
+    angles = [math.pi * (i + 0.5) / number for i in range(number)]
+    total = sum(map(math.sin, angles))
+    return [(math.sin(angle) / total, (1 - math.cos(angle)) / 2) for angle in angles]
+
+
+def calibration_words() -> str:
+    """The measured shares of both kinds of bands, as in ``12 and 22 of 22 best widths, 34 and 53 of 55 losses``."""
+
+    def held(prefix: str, cells: str) -> str:
+        inside = " and ".join(f"{coefficient(LAW, f'{prefix}inside_{100 * level:.0f}').value:.0f}" for level in LEVELS)
+        return f"{inside} of {coefficient(LAW, cells).value:.0f}"
+
+    return f"{held('', 'calibration_cells')} best widths, {held('loss_', 'loss_cells')} losses"
+
+
+def calibration_rows() -> list[dict[str, Any]]:
+    """The cells of ``data/reference/combined_calibration.csv``: what each source measured, and its bands by the others.
+
+    ``value`` is the best width that a source found at a size, or the relative loss of one of its widths; both are seen with
+    errors of their own, which are in the bands.
+    """
+    words = ("quantity", "source", "status")
+    return [
+        {
+            name: text if name in words else int(text) if name.startswith("inside") else float(text) if text else None
+            for name, text in row.items()
+        }
+        for row in reference("combined_calibration")
+    ]

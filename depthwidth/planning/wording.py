@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SMALLEST_SAID = 5e-7
 """Relative loss below which two shapes are called equal: it would be printed as 0.0000 %."""
+LEAST_SAID = 5e-4
+"""Relative loss below which the lower end of a band is not said: it would be printed as 0.0 %."""
 SHIFTED = 0.05
 """In ln(depth): a rule's own optimum that is further from the best depth at equal budget is mentioned."""
 EDGE = 0.98
@@ -44,7 +46,7 @@ def range_words(plan: Plan) -> str:
 
 
 def sureness(plan: Plan) -> Iterator[str]:
-    """The bands of the best depth over all sources, the suggestion's largest loss there, and the record of such bands."""
+    """The bands of the best depth over all sources, those of the suggestion's loss against it, and the record of such bands."""
     if not plan.best_depths:
         return
     bands, name = plan.best_depths, combined.LAW
@@ -55,16 +57,19 @@ def sureness(plan: Plan) -> Iterator[str]:
     )
     least, most = (math.exp(coefficient("shape_penalty", end).value) for end in ("x_min", "x_max"))
     measured = all(least <= plan.shape.width / width <= most for width in bands[-1].width)
-    losses = " or ".join(f"{band.loss[1]:.1%}" for band in bands)
+    losses = ", ".join(f"{loss_range(*band.loss)} ({band.level:.0%})" for band in bands)
     beyond = ", beyond their sizes, so including every rule" if far else ""
     yield (
         f"How sure: best depth {depths}, over all sources ({name}{beyond}); "
-        f"the suggestion loses at most {losses} against it{'' if measured else ' (extrapolated)'}."
+        f"the suggestion loses {losses}{'' if measured else ' (extrapolated)'}."
     )
     if not far:
-        cells = coefficient(name, "calibration_cells").value
-        inside = " and ".join(f"{coefficient(name, f'inside_{100 * band.level:.0f}').value:.0f}" for band in bands)
-        yield f"(with each source left out in turn, such bands held {inside} of {cells:.0f} best widths)"
+        yield f"(with each source left out in turn, such bands held {combined.calibration_words()})"
+
+
+def loss_range(low: float, high: float) -> str:
+    """A band of a relative loss, as in ``up to 0.5%`` or ``3.2% to 6.7%``."""
+    return f"{low:.1%} to {high:.1%}" if low >= LEAST_SAID else f"up to {high:.1%}"
 
 
 def cut_off(plan: Plan) -> bool:

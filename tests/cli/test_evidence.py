@@ -31,11 +31,26 @@ def test_the_committed_results_are_printed(invoke):
     assert "measured2025, refitted" in page
 
 
+def test_the_measured_shares_of_the_bands_are_printed(invoke):
+    words = "12 and 22 of 22 best widths, 34 and 53 of 55 losses"
+    assert words in invoke("evidence").output
+    page = invoke("evidence", "--bands").output
+    assert words in page
+    rows = json.loads(invoke("evidence", "--bands", "--json").output)
+    assert [row["quantity"] for row in rows] == ["width"] * 22 + ["loss"] * 55
+    assert page.count("outside") == sum(2 - row["inside_50"] - row["inside_90"] for row in rows)
+    assert all(row["low_90"] < row["low_50"] < row["high_50"] < row["high_90"] for row in rows)
+    result = invoke("evidence", "--bands", "--cells")
+    assert result.status == 2
+    assert "--bands has no meaning with" in result.error
+
+
 def test_a_table_is_judged(invoke, table):
     result = invoke("evidence", table, "--draws", "10", "--cells")
     assert result.status == 0, result.error
     assert "runs: each size" in result.output
     assert "20 rows of 20 models" in result.output
+    assert "left out in turn" not in result.output
 
 
 @pytest.mark.parametrize(

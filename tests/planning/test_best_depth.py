@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from depthwidth import InputError, plan
@@ -10,8 +11,9 @@ from depthwidth.formulas import rules as laws
 from depthwidth.formulas import shape_penalty
 from depthwidth.planning import policy
 from depthwidth.planning.best_depth import best_depths
-from depthwidth.planning.combined import best_width_band
+from depthwidth.planning.combined import best_width_band, calibration_words
 from depthwidth.planning.counting import Counts
+from depthwidth.planning.equal_budget import EqualBudget
 from depthwidth.planning.rules import at_depth, find_rule, meet, rules
 from depthwidth.planning.search import Search
 from depthwidth.planning.wording import cut_off, range_words, reasons, sureness
@@ -100,21 +102,43 @@ def test_bands_of_the_best_depth_by_a_scan(budget, preset):
         assert band.width[0] < band.width[1]
 
 
-def test_the_loss_in_a_band():
-    """A plan by the combined rule itself is in both bands and may lose nothing; one far from them must lose."""
+@pytest.mark.parametrize(
+    ("budget", "limits"), [("1B", {}), ("1B", {"depth": 6}), ("7B", {}), ("350M", {"width": 512}), ("10M", {})]
+)
+def test_the_loss_in_a_band_by_draws(budget, limits):
+    """By a second route: for each draw of best width and curvature, the exact loss at equal budget against the best depth."""
+    found = plan(budget, rule="combined2026", **limits)
+    counts, shape, rng, draws = counts_of(found), found.shape, np.random.default_rng(2), 300
+    size = float(shape.trained_size)
+    log_k, error, degrees = (coefficient("combined2026", name).value for name in ("ln_k", "k_error", "k_degrees"))
+    ks = np.exp(log_k + error * rng.standard_t(degrees, draws))
+    shifts = laws.combined_relative_width_error(size) * rng.standard_t(coefficient("combined2026", "degrees").value, draws)
+    width_at, lost = laws.combined_optimal_width.with_fixed(), []
+    for k, shift in zip(ks, shifts, strict=True):
+
+        def best(n, shift=shift):
+            return width_at(n) * math.exp(shift)
+
+        optimum = meet(lambda n, best=best: (n / (counts.density * best(n) ** 2), best(n)), counts.quantity, counts.amount)
+        level = EqualBudget(counts.quantity, counts.amount, counts.size, best, optimum)
+        level.penalty_of = shape_penalty.shape_penalty.with_fixed(k=float(k))
+        own_size = level.at_budget((shape.depth, shape.width), size, float(shape.amount))
+        own = level.log_loss(own_size, level.penalty_of(shape.width, level.best_width(own_size)))
+        lost.append(max(0.0, math.expm1(own - level.on_curve(math.log(level.best_depth)))))
+    for band in found.best_depths:
+        below, above = (np.mean([way * (one - end) > 0 for one in lost]) for way, end in zip((-1, 1), band.loss, strict=True))
+        error = math.sqrt((1 - band.level) / 2 * (1 + band.level) / 2 / draws)
+        assert below == pytest.approx((1 - band.level) / 2, abs=3 * error) or band.loss[0] == 0  # of many draws it is the least
+        assert above == pytest.approx((1 - band.level) / 2, abs=3 * error)
+
+
+def test_bands_of_the_loss_are_nested_and_far_shapes_lose():
     half, most = plan("1B", rule="combined2026").best_depths
     assert (half.level, most.level) == (0.5, 0.9)
-    assert half.loss[0] == most.loss[0] == 0
-    assert 0 < half.loss[1] < most.loss[1]
+    assert 0 <= most.loss[0] <= half.loss[0] < half.loss[1] < most.loss[1]
     assert most.depth[0] < half.depth[0] < half.depth[1] < most.depth[1]
-    shallow = plan("1B", depth=6)
-    far = shallow.best_depths
-    assert far[0].loss[0] > far[1].loss[0] > 0.005
-    for loss, edge, name, sign in zip(far[1].loss, reversed(far[1].width), ("k_low", "k_high"), (-1, 1), strict=True):
-        k = coefficient("combined2026", name)
-        penalty = float(shape_penalty.shape_penalty(shallow.shape.width, edge, k.value + sign * k.stderr))
-        # Beside the penalty there is the size that the embedding leaves, which is nearly the same.
-        assert loss == pytest.approx(penalty, rel=0.3)
+    far = plan("1B", depth=6).best_depths
+    assert far[0].loss[0] > far[1].loss[0] > most.loss[1] / 2
     assert plan("1B", preset="vit").best_depths == ()
 
 
@@ -123,10 +147,11 @@ def test_the_page_says_how_sure():
     half, most = plan("7B").best_depths
     for band, level in ((half, " layers (50%)"), (most, " (90%)")):
         assert f"{band.depth[0]:.0f} to {band.depth[1]:.0f}{level}" in sure
-    assert f"loses at most {half.loss[1]:.1%} or {most.loss[1]:.1%} against it" in sure
-    inside, cells = (coefficient("combined2026", name).value for name in ("inside_50", "calibration_cells"))
-    assert f"held {inside:.0f} and " in calibrated
-    assert f" of {cells:.0f} best widths" in calibrated
+        assert f" up to {band.loss[1]:.1%} ({band.level:.0%})" in sure
+    assert calibrated == f"(with each source left out in turn, such bands held {calibration_words()})"
+    shallow = plan("1B", depth=6)
+    low, high = shallow.best_depths[0].loss
+    assert f"loses {low:.1%} to {high:.1%} (50%)" in next(iter(sureness(shallow)))
     (beyond,) = sureness(plan("1T"))  # such bands cannot be checked
     assert "beyond their sizes, so including every rule" in beyond
     assert list(sureness(plan("1B", preset="vit"))) == []
