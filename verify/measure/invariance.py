@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from depthwidth.analysis.invariance import Invariance
 from depthwidth.architecture import Transformer
 from depthwidth.errors import InputError, shown
-from depthwidth.initialization import NoRecipeError, parameters
+from depthwidth.initialization import parameters
 from depthwidth.values import frozen
 
 from ..models.model import build
@@ -36,7 +36,7 @@ LARGEST_EPSILON = 1e-2
 """Relative error up to which epsilons are set to zero to see if they are what breaks it."""
 MOST_PARAMETERS = 200_000_000
 """Largest model that :func:`measure_tree` builds; it takes 8 bytes for each parameter, and as much once more."""
-_DRAWN, _VECTOR = 0.02, 0.3
+_DRAWN, _VECTOR = 0.02, 1.0
 _TOKENS, _BLOCKS = 16, 3
 _EPSILONS = ("eps", "epsilon", "variance_epsilon", "floor")
 
@@ -137,7 +137,7 @@ def measure_tree(tree: Transformer, found: Invariance, seed: int = 0) -> list[Me
         if the tree reads images or sounds, or is too large with so few blocks.
     """
     small = _shortened(tree)
-    if not tree.vocab:
+    if not (tree.stem.vocab and tree.reader.vocab):
         raise InputError("--measure is for models of tokens")
     if small.parameters > MOST_PARAMETERS:
         raise InputError(
@@ -163,11 +163,8 @@ def measure_tree(tree: Transformer, found: Invariance, seed: int = 0) -> list[Me
 
 
 def _built(tree: Transformer, seed: int) -> nn.Module:
-    """The model of a tree by the normal scheme; with all weights drawn if no scheme states a start, as degrees need none."""
-    try:
-        return build(tree, "normal", seed=seed)
-    except NoRecipeError:
-        model = build(tree, device="meta").to_empty(device="cpu")
+    """The model of a tree with weights drawn so large that variances are far above epsilons; degrees need no scheme's start."""
+    model = build(tree, device="meta").to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for buffer in model.buffers():

@@ -71,6 +71,32 @@ def test_measured_degrees_are_those_that_are_told(name):
         assert (row.degree, row.exact) == (one.degree, one.exact or untouched), (one, row)
 
 
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50, "intermediate_size": 32}
+FAMILIES = {
+    "gemma2": {"head_dim": 8, "num_key_value_heads": 1},
+    "exaone4": {"num_key_value_heads": 1},
+    "falcon_mamba": {"state_size": 4, "time_step_rank": 4},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_measured_degrees_of_narrow_families_are_those_that_are_told(family):
+    """Weights are drawn so large that variances are far above the epsilons of norms, also where blocks are narrow."""
+    tree = Transformer.from_config({"model_type": family, **SMALL, **FAMILIES[family]})
+    found = scale_invariance(tree)
+    told = {one.name: one.degree for one in (*found.groups, *found.each)}
+    assert {row.name: row.degree for row in measure_tree(tree, found)} == told
+    assert any(one.invariant and not one.exact for one in found.each)
+
+
+def test_measuring_is_for_models_of_tokens():
+    for config in ({"model_type": "vit"}, {"model_type": "whisper"}):
+        tree = Transformer.from_config(config)
+        with pytest.raises(InputError, match="for models of tokens"):
+            measure_tree(tree, scale_invariance(tree))
+
+
 MIXERS = {
     "mamba": layers.Mamba(16, inner=8, state=4, rank=3),
     "mamba with norms": layers.Mamba(
