@@ -10,10 +10,36 @@ from verify.jobs import find_job
 from verify.jobs.scale_invariance import INVARIANT, OPTIMIZERS
 from verify.rows import rows_from_csv
 
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "scale_invariance.md"
+
 
 def judged(rows):
     job = find_job("scale-invariance")
     return job.judge(rows, list(job.predict("small")))
+
+
+def test_the_longer_runs_are_robust_to_the_loss_alone():
+    found = rows_from_csv((data_directory() / "measured" / "scale_robustness.csv").read_bytes(), "scale_robustness")
+    job = find_job("scale-robustness")
+    verdict = job.judge(found, ())
+    assert verdict.outcome == "holds on a range"
+    assert [line.passes for line in verdict.comparisons[:3]] == [False, False, True]
+    page = PAGE.read_text(encoding="utf-8")
+    for line in verdict.comparisons[3:]:
+        assert f"{line.measured:.2f} ± {line.stderr:.2f}" in page
+    # The control: the scale-invariant encoder ends alike from all starts.
+    usual = {
+        row.seed: row.value for row in found if row.labels["arm"] == INVARIANT and row.quantity == "loss" and of_usual(row)
+    }
+    alike = [
+        replace(row, value=usual[row.seed]) if row.quantity == "loss" and row.labels["arm"] == INVARIANT else row
+        for row in found
+    ]
+    assert job.judge(alike, ()).outcome == "holds"
+
+
+def of_usual(row):
+    return row.labels["start"] == row.labels["loss_factor"] == 1
 
 
 def test_the_verdict():
@@ -24,7 +50,7 @@ def test_the_verdict():
     laws = [line for line in verdict.comparisons if line.passes is not None]
     assert [line.what for line in laws] == ["norm from start 1", "effective learning rate from start 1"]
     assert not any(line.passes for line in laws)
-    page = " ".join((Path(__file__).resolve().parents[3] / "docs" / "scale_invariance.md").read_text(encoding="utf-8").split())
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
     for line in laws:
         digits = 3 if line.what.startswith("norm") else 4
         assert f"{line.measured:.{digits}f} against {line.predicted:.{digits}f}" in page
