@@ -359,6 +359,7 @@ class _Input:
     def positions(self, tree: Transformer, tokens: int) -> Positions | None:
         """The positions to follow one by one; None for exchangeable tokens."""
         from ..signal.positions import Alike, Distances, Positions
+        from ..signal.window_pairs import WindowPairs
 
         if self.tokens is not None:
             return Positions.every(tokens)
@@ -370,7 +371,8 @@ class _Input:
         match = self.mean_match if apart else None
         if not tree.stack.causal and tokens > 1:
             return None if match is None else Alike.of(tokens, match)
-        return Positions.smooth(tokens, match)
+        reaches = () if tree.kind == "encoder-decoder" else tree.stack.reaches(tokens)
+        return WindowPairs.of(tokens, reaches, match) if reaches else Positions.smooth(tokens, match)
 
     def identity(self, positions: Positions | None) -> AnySignal:
         """A signal of second moment 1 whose covariance is the match probability."""

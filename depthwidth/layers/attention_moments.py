@@ -97,6 +97,7 @@ def mix_tokens(
     """
     from ..signal.attention import token_attention
     from ..signal.positions import Alike, Positions
+    from ..signal.window_pairs import WindowPairs
 
     if isinstance(x.positions, Alike):
         found = _mix_alike(attention, scores, x, weight, trace)
@@ -126,7 +127,10 @@ def mix_tokens(
         )
         mixed: Any = attend_biased(x.second_moment, x.covariance, unit * bound, normed=normed)
         return _scale_by_values(attention, mixed, x, source, weight)
-    attend = token_attention(
+    attend_to = token_attention
+    if isinstance(x.positions, WindowPairs):
+        from ..signal.window_attention import window_attention as attend_to
+    attend = attend_to(
         x.positions,
         Positions.one(trace.source_length) if attention.cross else None,
         causal=attention.causal and not attention.cross,

@@ -41,7 +41,7 @@ from ..errors import InputError
 from ..numerics.distinct import distinct
 from ..numerics.softmax_responses import Growth, PairResponse, RowResponse, repelling_bases, responses
 from .positions import Positions, Windows, _interpolation, windows
-from .window_sums import _TINY, Moments, _Dense, _Repeated, _Smooth, _sums
+from .window_sums import _TINY, Moments, _sums
 
 Array = Any
 Bias = tuple[float, float, int | None]
@@ -132,7 +132,7 @@ class TokenAttention:
         self.windows = windows(queries, self.source, causal, window)
         self.head_dim, self.width = head_dim, width
         self.noise = dropout / (1 - dropout)
-        self.sums: _Dense | _Smooth = _sums(self.windows, self.source, head_dim)
+        self.sums: Any = _sums(self.windows, self.source, head_dim)
         rows = np.arange(queries.count)
         upper = np.triu_indices(queries.count, 0 if not self.sums.dense else 1)
         kinds = 1 if queries.match is None else 2
@@ -171,6 +171,14 @@ class TokenAttention:
         axes = 2 if self.queries.match is None else 3
         values: Array = square.reshape(*square.shape[:-axes], -1).take(self._flat, axis=-1)
         return values
+
+    def both(self, values: Array) -> Array:
+        """The product of the values of the two tokens of each pair: (n, n)."""
+        return values[:, None] * values
+
+    def of_rows(self, values: Array) -> Array:
+        """The same of what the sums over two windows give, for each pair of rows: (..., n, n)."""
+        return values[..., self.first, self.second]
 
     def parts(self, flat: Array) -> tuple[Array, Array | None]:
         """The matrix, and the excess of one row with itself over its diagonal; None if the diagonal already holds that."""
@@ -313,8 +321,8 @@ class _Layer:
         self.unit = q, qs
         if normed:
             root, root_s = (np.sqrt(np.maximum(m, _LEAST)) for m in (q, qs))
-            q, c = np.ones_like(q), c / (root[:, None] * root)
-            qs, cs = np.ones_like(qs), cs / (root_s[:, None] * root_s)
+            q, c = np.ones_like(q), c / owner.both(root)
+            qs, cs = np.ones_like(qs), cs / owner.both(root_s)
         self.q = q
         self.rest: Array | None = None  # the part of the values' covariance that is not in the scores
         values = cs
@@ -368,14 +376,14 @@ class _Layer:
         # A token receives more attention (E p_j > 1/n) if its logit has more variance, or less covariance with the others.
         sums.weigh(0.5 * gain * (rows.attraction * q)[:, None] * (xq - 2 * column))
         most = max(-exponent.min(), exponent.max())
-        if isinstance(sums, _Repeated):
+        if sums.stretches:
             scores = sums.stretched(x, xq, s2, exponent[split:])
             terms = _terms(max(float(np.abs(part).max()) for part in scores) * most)
             products = sums.products(*scores, terms, (values - middle, xq))
         else:
             terms = _terms(reach * most)
             products = sums.products(x, xq, terms)
-        covariances, _, diagonal, different = (v[:, a, b] for v in products)
+        covariances, _, diagonal, different = map(owner.of_rows, products)
         shared = diagonal[0]
         several = shared < 1 - _TINY  # two windows of the same single token have no pair of different tokens
         off = np.where(several, (different - diagonal) / np.where(several, 1 - shared, 1.0), diagonal)
@@ -388,13 +396,13 @@ class _Layer:
             self.e[:, far] = self.f[:, far] = 0
             self.e[0, far], self.f[0, far] = grown.growth * (gain * roots[far]), grown.slope
             slope[far], jacobian[far], product[far] = grown.slope, grown.slope, grown.product * roots[far]
-        covariance = sums.mean_values[a, b] + middle + (self.e * covariances).sum(0)
+        covariance = owner.of_rows(sums.mean_values) + middle + (self.e * covariances).sum(0)
         response = (self.f * covariances).sum(0)
         self.slope = slope
-        if self.rest is not None and not isinstance(sums, _Repeated):
+        if self.rest is not None and not sums.stretches:
             more, responding = sums.apart(self.rest)
-            covariance += more[a, b]
-            response += slope * responding[a, b]
+            covariance += owner.of_rows(more)
+            response += slope * owner.of_rows(responding)
         if owner.width is not None:
             # Products of tokens fluctuate: off the diagonal, this is their variance about the mean.
             stir = apart[a] * apart[b] / owner.width
@@ -429,7 +437,7 @@ class _Layer:
         one = (1 - 1 / n) / n
         grown = np.exp(rows.ratio * self.s2)
         weights, responses = rows.P - 1 / n - one * (grown - 1), rows.T - one * grown * rows.slope
-        if isinstance(self.sums, _Repeated):
+        if self.sums.stretches:
             # Of the weight that a key takes from others, a part is from equal ones. Beside simulations of 50 words by Zipf's
             # law and a bias of variance 2, variance and gradient are 7 and 11 % too high, without the bias 30 % too low.
             weights, responses = (1 - self.sums.equal) * weights, (1 - self.sums.equal) * responses

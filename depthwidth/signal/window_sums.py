@@ -26,6 +26,7 @@ class _Dense:
     """Every position is a node: windows are rows of a matrix, and the diagonal of a covariance holds the second moments."""
 
     dense = True
+    stretches = False
 
     def __init__(self, mask: Windows) -> None:
         self.seen, self.n = mask.seen, mask.lengths
@@ -133,6 +134,7 @@ class _Smooth:
     """Few nodes. The diagonal, one token with itself, is not part of the smooth covariance and is stored separately."""
 
     dense = False
+    stretches = False
 
     def __init__(self, mask: Windows) -> None:
         self.mask, self.n = mask, mask.lengths
@@ -248,35 +250,41 @@ class _Smooth:
         return pairs
 
 
-class _Repeated(_Smooth):
-    """Few nodes, and pairs of different and of equal tokens: a covariance K is an array (2, n, n).
+class _Repetitions:
+    """Windows in which pairs of different and of equal tokens are told apart: these get what Zipf's law gives, (T8) and (T9)."""
 
-    Equal tokens get what Zipf's law gives them, (T8) and (T9).
-    """
+    keys: Positions
+    n: Array
+    match: float
+    head_dim: int | None
+    share: float
+    """Probability that two positions hold the same token, by the weights of two rows"""
+    equal: float
+    """The same by the weights of one row and one key"""
 
-    def __init__(self, mask: Windows, keys: Positions, match: float, head_dim: int | None) -> None:
-        super().__init__(mask)
-        self.keys, self.match, self.head_dim = keys, match, head_dim
-        self.equal = match
-        """The same by the weights of one row and one key"""
-        self.share = match
-        """Probability that two positions hold the same token, by the weights of two rows"""
+    def row_mean(self, values: Array) -> float:
+        """The mean over all positions of values at the rows."""
+        return self.keys.mean(values)
 
-    def window_moments(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
-        """As of different tokens, which decide how much the scores of a row vary."""
-        return super().window_moments(x[0], xq)
+    def pair_mean(self, pairs: Array) -> float:
+        """The mean of values of one kind over the pairs of two tokens in a row."""
+        return self.keys.pair_mean_of_kind(pairs)
+
+    def near(self, pairs: Array) -> Array:
+        """Values of pairs at two tokens near each row."""
+        return np.diagonal(pairs)
 
     def stretched(self, x: Array, xq: Array, variance: Array, exponent: Array) -> Moments:
         """K of the scores whose exponential gives equal tokens, and a token itself, what they have in a row of mean length.
 
         Parameters
         ----------
-        x, xq : K of pairs (2, n, n) and second moments (n,).
+        x, xq : K of pairs (2, ...) and second moments (n,).
         variance, exponent : of the scores in each row, and the factor of K in the exponent; (n,).
         """
-        row = int(np.abs(self.n - self.keys.mean(self.n)).argmin())
+        row = int(np.abs(self.n - self.row_mean(self.n)).argmin())
         steep, n = float(exponent[row]), max(2.0, float(self.n[row]))
-        apart, further = self.keys.pair_mean_of_kind(x[1] - x[0]), self.keys.mean(xq) - self.keys.pair_mean_of_kind(x[0])
+        apart, further = self.pair_mean(x[1] - x[0]), self.row_mean(xq) - self.pair_mean(x[0])
         self.share = self.match
         if not (further > 0 and apart > _TINY * further and steep * apart > _TINY):
             return x, xq
@@ -287,8 +295,23 @@ class _Repeated(_Smooth):
         itself, equal = found.itself - 1, found.same_row / found.other_row - 1
         mean = (itself / n + self.share * equal) / max(1 - 1 / n - self.share, 1 / n)  # which centring takes off again
         itself, equal = (math.log1p(max(0.0, gain + mean)) / steep for gain in (itself, equal))
-        near = np.diagonal(x[0])
+        near = self.near(x[0])
         return np.stack([x[0], x[0] + equal / apart * (x[1] - x[0])]), near + itself / further * (xq - near)
+
+
+class _Repeated(_Repetitions, _Smooth):
+    """Few nodes, and pairs of different and of equal tokens: a covariance K is an array (2, n, n)."""
+
+    stretches = True
+
+    def __init__(self, mask: Windows, keys: Positions, match: float, head_dim: int | None) -> None:
+        super().__init__(mask)
+        self.keys, self.match, self.head_dim = keys, match, head_dim
+        self.equal = self.share = match
+
+    def window_moments(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
+        """As of different tokens, which decide how much the scores of a row vary."""
+        return super().window_moments(x[0], xq)
 
     def _average(self, pairs: Array) -> Array:
         """Values at pairs (..., 2, n, n) of different and of equal tokens, averaged over both."""
