@@ -299,6 +299,10 @@ def _encode(tree: Transformer, root: Site, given: _Input, segment_match: float) 
     return lambda g: pull_source(pull(g))
 
 
+_SHORT = 3
+"""From this multiple of the shortest window on, pairs of tokens are followed by their distance."""
+
+
 @dataclass(frozen=True)
 class _Input:
     """The tokens and the first block's input, as the caller gives them."""
@@ -371,8 +375,10 @@ class _Input:
         match = self.mean_match if apart else None
         if not tree.stack.causal and tokens > 1:
             return None if match is None else Alike.of(tokens, match)
-        reaches = () if tree.kind == "encoder-decoder" else tree.stack.reaches(tokens)
-        return WindowPairs.of(tokens, reaches, match) if reaches else Positions.smooth(tokens, match)
+        smooth = Positions.smooth(tokens, match)
+        reaches = () if smooth.dense or tree.kind == "encoder-decoder" else _windows_of(tree.stack, tokens)
+        short = reaches and tokens >= _SHORT * reaches[0]
+        return WindowPairs.of(tokens, reaches, match) if short else smooth
 
     def identity(self, positions: Positions | None) -> AnySignal:
         """A signal of second moment 1 whose covariance is the match probability."""
@@ -406,6 +412,13 @@ class _Input:
         else:
             return x
         return y.spread_as(x.spread and Spread.of_gaussian(y, width))
+
+
+def _windows_of(stack: Any, tokens: int) -> tuple[int, ...]:
+    """The sliding windows of a stack that are shorter than a sequence of so many tokens, ascending."""
+    attention = [repeat.block.as_attention for repeat in stack.repeats]
+    found = {part.window for part in attention if part is not None and part.window is not None}
+    return tuple(sorted(window for window in found if window < tokens))
 
 
 def _token_array(name: str, values: Any) -> Any:

@@ -174,12 +174,6 @@ class Stack(Layer):
         """True if causal scores fall with distance, on which the correlation of two tokens then depends."""
         return any(repeat.block.penalises_distance for repeat in self.repeats)
 
-    def reaches(self, tokens: int) -> tuple[int, ...]:
-        """The sliding windows of its attention that are shorter than a sequence of so many tokens, ascending."""
-        attention = (repeat.block.as_attention for repeat in self.repeats)
-        windows = {part.window for part in attention if part is not None}
-        return tuple(sorted(window for window in windows if window is not None and window < tokens))
-
     @property
     def longest(self) -> int | None:
         """The largest number of positions that the tables of its attention have; None without a limit."""

@@ -1,8 +1,8 @@
 r"""Softmax attention over sliding windows of a longer context, with pairs of tokens stored by their distance.
 
-The softmax is that of :mod:`.attention`, (T3) to (T6), with the marginals a = 1/n: that keys differ from their neighbours, (T7),
-moves moments by 3e-4 at score variance 1. Rows are those of all positions that occur in a pair; what a row has alone is computed at the
-nodes and interpolated. Sums over the windows of two rows are matrices over pairs, computed once for each window.
+The softmax is that of :mod:`.attention`, (T3) to (T6), with the marginals a = 1/n: that keys differ from their neighbours,
+(T7), moves moments by 3e-4 at score variance 1. Rows are those of all positions that occur in a pair; what a row has alone is
+computed at the nodes and interpolated. Sums over the windows of two rows are matrices over pairs, made once for each window.
 
 Derivation: docs/derivations/tokens.md, (T10).
 """
@@ -37,6 +37,7 @@ class WindowAttention(TokenAttention):
     >>> layer = WindowAttention(positions, window=8, head_dim=64, width=256)
     >>> out = layer(*positions.uniform(1.0, 0.2))
     >>> print(f"{positions.mean(out.second_moment):.3f} {positions.pair_mean(out.covariance):.3f}")
+    0.393 0.213
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class WindowAttention(TokenAttention):
         return self.sums.to_flat(values)
 
     def tables(self, largest: float) -> _Tables:
+        """As those of :class:`TokenAttention`."""
         octave = max(0, math.ceil(math.log2(max(largest, 1e-9)) - 1e-9))
         tables = self._tables.get(octave)
         if tables is None:
@@ -112,7 +114,8 @@ class WindowAttention(TokenAttention):
         q, c = np.asarray(q, dtype=float), np.asarray(c, dtype=float)
         shape = self.positions.uniform(0.0, 0.0)[1].shape
         if q.shape != (self.positions.count,) or c.shape != shape:
-            raise InputError(f"moments of the tokens have shapes {q.shape} and {c.shape}, not those of {self.positions.count} nodes")
+            n = self.positions.count
+            raise InputError(f"moments of the tokens have shapes {q.shape} and {c.shape}, not those of {n} nodes")
         if memory is not None:
             raise InputError("WindowAttention: a memory has no windows")
         if not (q.min() >= 0 and np.isfinite(c).all()):
@@ -135,8 +138,8 @@ class _RowTables(_Tables):
         self._kept = np.argwhere(np.abs(pairs).max((0, 3, 4)) > _NEGLIGIBLE).T
         self._spread = _interpolation(self.nodes, lengths)
         self._rows = self.responses.row_table @ self._spread.T
-        at_kept = self._spread @ pairs[:, self._kept[0], self._kept[1]] @ self._spread.T
-        self._pairs = np.ascontiguousarray(at_kept[..., self._first, self._second])
+        of_first = (self._spread @ pairs[:, self._kept[0], self._kept[1]])[..., self._first, :]
+        self._pairs = np.einsum("fkpm,pm->fkp", of_first, self._spread[self._second])
 
 
 class _WindowLayer(_Layer):
@@ -166,7 +169,7 @@ def window_attention(*arguments: Any, **options: Any) -> WindowAttention:
 
 
 class _Matrices(NamedTuple):
-    """Sums over windows, as matrices. With a_i(s) the weight of key s in row i, and sym(f)(i, i') = f(i, i') + f(i', i):"""
+    """Sums over windows, as matrices, with a_i(s) the weight of key s in row i, and sym(f)(i, i') = f(i, i') + f(i', i)."""
 
     one: Array
     """sum_s a_i(s) f(s, y) of symmetric f; (M, P)"""
@@ -238,42 +241,47 @@ class _Stored:
         return result
 
     def sums(self, low: Array, high: Array, factors: Array) -> Array:
-        """Sums of f(s, y) over s from `low` until before `high` for each ordered pair (., y), with factors of each s; (M, M)."""
-        position = np.arange(1, self.positions.length + 1)
-        cumulative = np.zeros((2, position.size + 1))
-        np.cumsum(factors, out=cumulative[0, 1:])
-        np.cumsum(factors * position, out=cumulative[1, 1:])
+        """Sums of f(s, y), with factors of each s, from `low` until before `high` for each ordered pair (., y); (M, M)."""
+        cumulative = _cumulative(factors)
         result = np.zeros((self.first.size, self.first.size))
         for k, y in enumerate(self.rows):
             members = np.flatnonzero(self.second == y)
-            if not members.size:
-                continue
-            knots = self.knots[k]
-            ends = np.append(knots[:-1], knots[-1] + 1)  # the last piece has its end
-            cut = np.clip(ends, low[members][:, None], np.maximum(low, high)[members][:, None]) - 1
-            m0, m1 = np.diff(cumulative[:, cut], axis=2)
-            right = (m1 - knots[:-1] * m0) / np.diff(knots)
-            shares = np.zeros((members.size, knots.size))
-            shares[:, :-1] += m0 - right
-            shares[:, 1:] += right
-            result[members] = shares @ self.between(k)
+            if members.size:
+                result[members] = _range_shares(cumulative, self.knots[k], low[members], high[members]) @ self.between(k)
         return result
 
     def own_sums(self, low: Array, high: Array, factors: Array) -> Array:
         """The same of a function h(s), which the nodes give; (len(low), m)."""
-        cumulative = np.zeros((self.positions.length + 1, self.positions.count))
-        np.cumsum(factors[:, None] * self.positions.weights, axis=0, out=cumulative[1:])
-        high = np.maximum(low, high)
-        result: Array = cumulative[high - 1] - cumulative[low - 1]
-        return result
+        knots = _chosen([self.positions.nodes, *self.knots[:: max(1, len(self.knots) - 1)]], 1, self.positions.length)
+        return _range_shares(_cumulative(factors), knots, low, high) @ self.positions.weights[knots - 1]
 
 
-@functools.lru_cache(maxsize=8)
+def _cumulative(factors: Array) -> Array:
+    """Sums of the factors, and of factors times positions, until before each position; (2, L + 1)."""
+    result = np.zeros((2, factors.size + 1))
+    np.cumsum(factors, out=result[0, 1:])
+    np.cumsum(factors * np.arange(1, factors.size + 1), out=result[1, 1:])
+    return result
+
+
+def _range_shares(cumulative: Array, knots: Array, low: Array, high: Array) -> Array:
+    """Weights of the values at the knots in sums from `low` until before `high` of what is linear between them; (n, knots)."""
+    ends = np.append(knots[:-1], knots[-1] + 1)  # the last piece has its end
+    cut = np.clip(ends, low[:, None], np.maximum(low, high)[:, None]) - 1
+    m0, m1 = np.diff(cumulative[:, cut], axis=2)
+    right = (m1 - knots[:-1] * m0) / np.diff(knots)
+    shares = np.zeros((low.size, knots.size))
+    shares[:, :-1] += m0 - right
+    shares[:, 1:] += right
+    return shares
+
+
+@functools.lru_cache(maxsize=4)
 def _stored(positions: WindowPairs) -> _Stored:
     return _Stored(positions)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=6)
 def _matrices(positions: WindowPairs, reach: int) -> _Matrices:
     stored, length, count = _stored(positions), positions.length, positions.late.size
     ones = np.ones(length)
@@ -294,14 +302,22 @@ def _matrices(positions: WindowPairs, reach: int) -> _Matrices:
         """For symmetric functions, without their values of a position with itself, which neighbours give."""
         return matrix[:, :count] + matrix[:, count : 2 * count] + matrix[:, 2 * count :] @ stored.beside
 
-    one, back_one = folded(over), folded(back)
+    one, back_one, turned, turned_both = folded(over), folded(back), over[:, swap], both[:, swap]
     at, until_at = np.maximum(low, low_y)[pair], np.minimum(until, until_y)[pair]
     common = stored.own_sums(at, np.minimum(i, y)[pair] + 1, ones) / (size[i - 1] * size[y - 1])[pair][:, None]
     back_common = stored.own_sums(np.maximum(i, y)[pair], until_at, 1 / size**2)
     return _Matrices(
-        one, over[swapped] @ one[swap], over[:, swap][pair] + over[:, swap][swapped], both[:, swap][pair] + both[:, swap][swapped], common,
-        back_one, back[swapped] @ back_one[swap], back[pair] + back[swapped], asked[pair] + asked[swapped], back_common,
-    )  # fmt: skip
+        one=one,
+        two=over[swapped] @ one[swap],
+        mixed=turned[pair] + turned[swapped],
+        mixed_common=turned_both[pair] + turned_both[swapped],
+        common=common,
+        back_one=back_one,
+        back_two=back[swapped] @ back_one[swap],
+        back_mixed=back[pair] + back[swapped],
+        back_mixed_common=asked[pair] + asked[swapped],
+        back_common=back_common,
+    )
 
 
 class _WindowSums(_Repetitions):
@@ -352,12 +368,6 @@ class _WindowSums(_Repetitions):
             return super().pair_mean(pairs)
         return self.keys.mean(self.mats.two[self.count :] @ pairs)
 
-    def pair_mean(self, pairs: Array) -> float:
-        """The mean over the pairs of a window, which may be much nearer than all pairs."""
-        if self.reach == self.keys.length:
-            return super().pair_mean(pairs)
-        return self.keys.mean(self.mats.two[self.count :] @ pairs)
-
     def near(self, pairs: Array) -> Array:
         """Values (P,) of two neighbours at each row."""
         return self.expand(self.beside @ pairs)
@@ -379,19 +389,27 @@ class _WindowSums(_Repetitions):
     def weigh(self, logarithm: Array) -> None:
         """Marginals are even."""
 
-    def _over_windows(self, pairs: Array, own: Array) -> tuple[Array, Array, Array]:
-        """Sums over one window and over two of values (..., P) of pairs, and what a token itself has beyond two neighbours."""
-        beyond = own - pairs @ self.beside.T
-        return pairs @ self.mats.one.T, beyond, pairs @ self.mats.two.T + beyond @ self.mats.common.T
+    def _beyond(self, pairs: Array, own: Array) -> Array:
+        """Values a token has with itself beyond those of two neighbours there (..., m), of values (..., P) of pairs."""
+        return own - pairs @ self.beside.T
+
+    def _over_two(self, pairs: Array, beyond: Array) -> Array:
+        """Sums over two windows of values (..., P) of pairs and what a token itself has beyond them; (..., P + m)."""
+        return pairs @ self.mats.two.T + beyond @ self.mats.common.T
 
     def products(self, x: Array, xq: Array, terms: int, values: Moments) -> tuple[Array, ...]:
         """As of windows without distances, of K for the scores and the covariances `values`."""
         v, vq = values[0], values[1][self.at]
         self.x, self.xq = powers_of(x, terms + 2), powers_of(xq[self.at], terms + 2)
-        self.one, self.beyond, self.full = one, beyond, full = self._over_windows(self._average(self.x), self.xq)
-        different = self._over_windows(self._different(self.x), self.xq)[2] if self.repeats else full
-        one_v, beyond_v, self.mean_values = self._over_windows(self._average(v), vq)
-        products = self._over_windows(self._average(self.x[1:-1] * v), self.xq[1:-1] * vq)[2]
+        average = self._average(self.x)
+        self.one, self.beyond = one, beyond = average @ self.mats.one.T, self._beyond(average, self.xq)
+        self.full = full = different = self._over_two(average, beyond)
+        if self.repeats:
+            different = self._over_two(self.x[:, 0], self._beyond(self.x[:, 0], self.xq))
+        one_v, beyond_v = self._average(v) @ self.mats.one.T, self._beyond(self._average(v), vq)
+        self.mean_values = self._over_two(self._average(v), beyond_v)
+        weighed = self._average(self.x[1:-1] * v)
+        products = self._over_two(weighed, self._beyond(weighed, self.xq[1:-1] * vq))
         key, key_v = self._keys(beyond), self._keys(beyond_v)
         pieces = one[1:-1] * key_v + key[1:-1] * (one_v + key_v / self.size)
         mixed = (one[1:-1] * one_v) @ self.mats.mixed.T + pieces @ self.mats.mixed_common.T
@@ -436,4 +454,3 @@ class _WindowSums(_Repetitions):
     def query_pair_sums(self, values: Array) -> Array:
         pairs = values[..., self.at] @ self.mats.back_common[: self.count].T
         return pairs[..., None, :] if self.repeats else pairs
-

@@ -25,8 +25,10 @@ from ..checks import whole
 from ..errors import InputError
 from .positions import Array, Positions, neighbor_weights
 
-_START, _STEP, _FAR = 2.0, 2.5, 4.0
-"""Ratios of successive nodes up to a window's length, of nodes and distances beyond it, and of first positions."""
+_FIRST, _START, _STEP, _FAR = 2.0, 1.5, 2.0, 4.0
+"""Ratios of successive nodes up to an eighth of a window, up to its length and beyond it, and of first positions."""
+_MOST = 7
+"""Most steps from a window's length to half the sequence; longer ones have larger steps."""
 _CLOSE = 3.0
 """Ratio of successive distances up to a quarter of a window."""
 _NEAR = (1.0, 1 / 2, 3 / 4, 1.5, 2.0, 3.0, 4.5, 7.0)
@@ -61,7 +63,9 @@ class WindowPairs(Positions):
         --------
         >>> positions = WindowPairs.of(64, (4,))
         >>> positions.nodes.tolist()
+        [1, 2, 3, 4, 6, 8, 16, 32, 46, 54, 58, 61, 62, 63, 64]
         >>> positions.early[positions.late == positions.count - 1].tolist()
+        [63, 62, 61, 60, 58, 56, 52, 46, 36, 32, 8, 2, 1]
         """
         length, short = whole("WindowPairs", "length", length), tuple(sorted({w for w in reaches if w < length}))
         if not (short and short[0] >= 1):
@@ -89,7 +93,7 @@ class WindowPairs(Positions):
         return distances
 
     def mean_around(self, values: Callable[[Array], Array]) -> Array:
-        """A function of the distance at each stored pair, averaged over the distances nearer to it than to other pairs; (P,)."""
+        """A function of the distance, averaged over the distances that are nearest to that of each stored pair; (P,)."""
         low, high = np.empty((2, self.late.size))
         for own in self._of_node:
             middles = (self.distances[own][1:] + self.distances[own][:-1]) / 2
@@ -132,7 +136,8 @@ class WindowPairs(Positions):
         later = np.maximum(np.maximum(one, other), 2)
         apart = np.maximum(np.abs(one - other), 1)
         several = np.flatnonzero(self.nodes >= 2)
-        place, share = _bent(self.nodes[several], later, _breaks(self.length, self.reaches), _along(self.length, self.reaches[0]))
+        breaks, variable = _breaks(self.length, self.reaches), _along(self.length, self.reaches[0])
+        place, share = _bent(self.nodes[several], later, breaks, variable)
         index, weights = np.zeros((later.size, 4, 4), dtype=int), np.zeros((later.size, 4, 4))
         for k, node in enumerate(several):
             row, column = np.nonzero(place == k)
@@ -242,7 +247,7 @@ def _refined(nodes: Array) -> Array:
 
 
 def _shares(knots: Array) -> Array:
-    """Weights of the values at ascending whole numbers in the sum over all of them from the first to the last, linearly between."""
+    """Weights of the values at ascending whole numbers in the sum over all from the first to the last, linear between them."""
     gaps = np.diff(knots)
     result = np.zeros(knots.size)
     result[:-1] += (gaps + 1) / 2  # of 0, 1/g, ..., (g-1)/g from a knot on, without the next
@@ -256,8 +261,9 @@ def _window_pairs(length: int, reaches: tuple[int, ...], match: float | None) ->
     scale, half = reaches[0], length / 2
     bends = [part for reach in reaches for part in (reach, length - reach + 1)]
     others = [part for reach in reaches for part in (1.5 * reach, 2 * reach)]
-    starts = [_steps(1, min(scale, half), _START), _steps(scale, half, _STEP)]
-    ends = [length - scale * np.array(_ENDING), length - _steps(_ENDING[-1] * scale, half, _STEP)]
+    first, step = max(1.0, min(scale, half) / 8), max(_STEP, (half / scale) ** (1 / _MOST))
+    starts = [_steps(first, min(scale, half), _START), _steps(scale, half, step), _steps(1, first, _FIRST)]
+    ends = [length - scale * np.array(_ENDING), length - _steps(_ENDING[-1] * scale, half, step)]
     nodes = _apart([[1, length], bends, [2, 4], others, *ends, *starts], 1, length)
     late, early = [], []
     for node, t in enumerate(nodes.tolist()[1:], 1):
@@ -265,7 +271,7 @@ def _window_pairs(length: int, reaches: tuple[int, ...], match: float | None) ->
         near = scale * np.array(_NEAR)
         parts = [
             [1, t - 1, *reaches, close], near[near <= middle], [1.5 * reach for reach in reaches if 1.5 * reach < t / 2],
-            _steps(1, close, _CLOSE), _steps(scale * _NEAR[-1], t / 2, _STEP), t - _steps(2, t / 2, _FAR), [t / 2],
+            _steps(1, close, _CLOSE), _steps(scale * _NEAR[-1], t / 2, step), t - _steps(2, t / 2, _FAR), [t / 2],
         ]  # fmt: skip
         apart = _apart(parts, 1, t - 1)
         late += [node] * apart.size
@@ -274,6 +280,4 @@ def _window_pairs(length: int, reaches: tuple[int, ...], match: float | None) ->
     index, weights = _bent(nodes, position, _breaks(length, reaches), _along(length, scale))
     every = np.zeros((length, nodes.size))
     np.add.at(every, (np.arange(length)[:, None], index), weights)
-    return WindowPairs(
-        nodes, every, False, np.array(late, dtype=int), np.array(early, dtype=int), reaches, match=match
-    )
+    return WindowPairs(nodes, every, False, np.array(late, dtype=int), np.array(early, dtype=int), reaches, match=match)

@@ -251,7 +251,7 @@ class _Smooth:
 
 
 class _Repetitions:
-    """Windows in which pairs of different and of equal tokens are told apart: these get what Zipf's law gives, (T8) and (T9)."""
+    """Windows with pairs of different and of equal tokens apart: equal ones get what Zipf's law gives, (T8) and (T9)."""
 
     keys: Positions
     n: Array
