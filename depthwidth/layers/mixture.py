@@ -130,7 +130,8 @@ class MixtureOfExperts(Branch):
         angle = angle_of(scores.correlation)
         overlap, pair, jacobian, pair_jacobian = self.routing_tables(site.trace)(scores.averages[0], angle)
         if isinstance(x, TokenSignal):
-            first = (0,) * max(1, overlap.ndim - 1)  # of tokens, given at pairs
+            # Those of tokens are given at pairs, and of one block are the same at all of them.
+            first = 0 if x.positions.of_kinds else (0,) * overlap.ndim
             overlap, jacobian = overlap[first], jacobian[first]
         # A factor on the weights is one on the experts' part of the output.
         overlap, pair, jacobian, pair_jacobian = (

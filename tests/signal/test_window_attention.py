@@ -189,3 +189,19 @@ def test_the_context_matters_little_for_short_windows():
     known, gradients = short_pairs != 0, (short_pairs < 0.01)[short_pairs != 0]
     ratio = long_pairs[known] / short_pairs[known] * np.where(gradients, 64, 1)
     assert ratio == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "choices", [{}, {"experts": 4, "top_k": 2}, {"positions": "rotary", "gated": True, "activation": "silu"}]
+)
+def test_equal_tokens_apart_agree_with_nodes_without_distances_in_long_windows(choices, monkeypatch):
+    """In windows of most of the context neighbouring tokens see nearly the same."""
+    tree = Transformer(2, 64, 2, vocab=97, context=96, **{"window": 72, "activation": "relu"} | choices)
+    monkeypatch.setattr("depthwidth.analysis.propagation._SHORT", 1)
+    got = averages(propagate(tree, "xavier"))
+    monkeypatch.setattr("depthwidth.analysis.propagation._SHORT", 10**9)
+    smooth = averages(propagate(tree, "xavier"))
+    second, covariance = largest(got, smooth)
+    assert second < 0.03  # few nodes sample rotations coarsely
+    assert covariance < 0.03
