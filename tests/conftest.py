@@ -24,6 +24,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import PATIENCE
 from hypothesis import settings
 
 # Every run uses the same examples, so that a failure in continuous integration can be reproduced locally.
@@ -110,7 +111,7 @@ def in_fresh_python():
     """Run Python source in a new interpreter and return its output."""
 
     def run(source):
-        done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False, timeout=120)  # noqa: S603
+        done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False, timeout=PATIENCE)  # noqa: S603
         assert done.returncode == 0, done.stderr
         return done.stdout
 

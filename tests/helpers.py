@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
+PATIENCE = 600
+"""Seconds after which a process or thread that a test waits for has hung; a busy machine takes minutes for seconds."""
 ROUNDING = Decimal("0.5001")  # tolerance in units of the last printed place: half a unit, as for correct rounding
 
 

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers import PATIENCE
 
 from depthwidth import Transformer, propagate
 from depthwidth.cli import live
@@ -24,7 +25,7 @@ class Terminal(io.StringIO):
 
 
 def shown(monkeypatch, stream, until, *, wanted=True):
-    """The text shown while parts of a computation are announced, until `until` is on the stream or 2 s are over."""
+    """The text shown while parts of a computation are announced, until `until` is on the stream; without it for a moment."""
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(live, "FIRST_S", 0.01)
     monkeypatch.setattr(live, "LOG_S", 0.01)
@@ -33,7 +34,7 @@ def shown(monkeypatch, stream, until, *, wanted=True):
         during("text 2 of 3", lambda: 1 / 3, 1 / 3),
         during(lambda: "decoder block 7 of 12", lambda: 0.5),
     ):
-        end = time.monotonic() + (10 if until else 0.1)
+        end = time.monotonic() + (PATIENCE if until else 0.1)
         while (not until or until not in stream.getvalue()) and time.monotonic() < end:
             time.sleep(0.005)
     return stream.getvalue()
@@ -179,7 +180,7 @@ def test_windows_that_take_too_much_are_refused_with_a_length_that_does_not(invo
 
 
 SLOW = """
-import sys, time
+import os, sys, time
 from depthwidth.cli import live
 from depthwidth.cli.main import COMMANDS, Entry, cli
 from depthwidth.cli.options import formats
@@ -190,8 +191,10 @@ live.LOG_S = 1.0
 @cli.command("slow")
 @formats
 def slow(form):
-    for _ in announced("window", range(30)):
+    for window in announced("window", range(30)):
         time.sleep(0.1)
+        while window == 25 and "SEEN" in os.environ and not os.path.exists(os.environ["SEEN"]):
+            time.sleep(0.1)
     emit(form, {"answer": 42}, [], lambda: say("the answer is 42"))
 
 COMMANDS["slow"] = Entry("__main__", "slow", "")
@@ -200,9 +203,13 @@ main()
 """
 
 
-def slow_command(*arguments, terminal):
-    """The output and the error stream of a command that takes three seconds; the error stream is a terminal or a pipe."""
+def slow_command(*arguments, terminal, seen=None):
+    """The output and the error stream of a command that takes three seconds; the error stream is a terminal or a pipe.
+
+    With a file `seen`, the command takes as long as it takes until something is on the error stream.
+    """
     environment = {**os.environ, "TERM": "xterm", "DEPTHWIDTH_QUIET": "", "NO_COLOR": "1", "COLUMNS": "40"}
+    environment |= {} if seen is None else {"SEEN": str(seen)}
     ours, theirs = pty.openpty() if terminal else os.pipe()
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-c", SLOW, "slow", *arguments], stdout=subprocess.PIPE, stderr=theirs, env=environment
@@ -219,20 +226,22 @@ def slow_command(*arguments, terminal):
             if not read:
                 break
             page += read
+            if seen is not None:
+                seen.touch()
         os.close(ours)
         output = process.stdout.read().decode()
         process.stdout.close()
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=PATIENCE) == 0
         return output, page.decode()
 
     return collect
 
 
 @pytest.mark.slow
-def test_a_real_command_in_a_terminal_and_in_a_log():
+def test_a_real_command_in_a_terminal_and_in_a_log(tmp_path):
     """Nothing of it on the output, none with --json or --quiet; forty columns are enough; a log has plain lines."""
     kinds = {
-        name: slow_command(*arguments, terminal=terminal)
+        name: slow_command(*arguments, terminal=terminal, seen=None if arguments else tmp_path / name)
         for name, arguments, terminal in (
             ("terminal", (), True), ("log", (), False), ("quiet", ("--quiet",), True), ("json", ("--json",), True),
         )
@@ -243,11 +252,11 @@ def test_a_real_command_in_a_terminal_and_in_a_log():
     assert found["json"][1] == ""
     output, page = found["terminal"]
     assert output == "the answer is 42\n"
-    assert re.search(r"Computing for 2 s.*\d\d%", page)
+    assert re.search(r"Computing for \d+ s.*\d\d%", page)
     assert page.endswith("\x1b[2K")
     assert not re.search(r"\x1b\[[0-9;]*m", page)
     frames = re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "\n", page).replace("\r", "\n").splitlines()
     assert max(map(len, frames)) <= 40
     output, page = found["log"]
     assert output == "the answer is 42\n"
-    assert re.fullmatch(r"(Computing for \d s, window \d+ of 30, \d+% done(, about \d+ s left)?; Ctrl-C stops it\.\n)+", page)
+    assert re.fullmatch(r"(Computing for \d+ s, window \d+ of 30, \d+% done(, about \d+ s left)?; Ctrl-C stops it\.\n)+", page)

@@ -8,6 +8,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from helpers import PATIENCE
 
 pytest.importorskip("hatchling")
 pytestmark = pytest.mark.slow
@@ -21,7 +22,9 @@ def wheel(tmp_path_factory):
     """The wheel, built by the backend that pyproject.toml names, without a network."""
     folder = tmp_path_factory.mktemp("wheel")
     source = f"from hatchling import build; print(build.build_wheel({str(folder)!r}))"
-    done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)  # noqa: S603
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     return folder / done.stdout.split()[-1]
 
@@ -71,7 +74,9 @@ def test_it_runs_in_an_empty_folder(wheel, tmp_path):
     for words in (("plan", "7B"), ("table", "gpt3-family"), ("evidence",), ("formulas", "show", "rules.levine_width")):
         command = [sys.executable, "-P", "-m", "depthwidth", *words]
         environment = {"PYTHONPATH": str(place), "PATH": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, check=False, timeout=100)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command, cwd=empty, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
         assert (done.returncode, done.stderr) == (0, ""), (words, done.stderr)
         assert len(done.stdout.splitlines()) > 5
     source = "import depthwidth, verify; print(depthwidth.__file__, verify.__file__)"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import one_quick_in
+from helpers import PATIENCE, one_quick_in
 
 from depthwidth.analysis.description import describe
 from depthwidth.analysis.propagation import moments_of
@@ -371,7 +371,7 @@ def test_a_reader_that_stops_early_sees_no_traceback():
     os.close(reader)
     done = subprocess.run(
         [sys.executable, "-m", "depthwidth", "formulas", "list", "--json"],
-        stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60,
+        stdout=writer, stderr=subprocess.PIPE, check=False, timeout=PATIENCE,
     )  # fmt: skip
     os.close(writer)
     assert done.stderr == b""

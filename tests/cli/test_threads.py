@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers import PATIENCE
 
 SOURCE = """
 import os, sys
@@ -24,7 +25,12 @@ def threads(*arguments, **variables):
     limits = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
     environment = {name: value for name, value in os.environ.items() if name not in limits} | variables
     done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", SOURCE, *arguments], capture_output=True, text=True, check=True, timeout=120, env=environment
+        [sys.executable, "-c", SOURCE, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE,
+        env=environment,
     )
     return int(done.stdout.rpartition("threads ")[2])
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import heed_ctrl_c
+from helpers import PATIENCE, heed_ctrl_c
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -46,7 +46,7 @@ def address():
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)  # noqa: S603
     yield re.search(r"http://\S+/", process.stdout.readline())[0]
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ def test_a_server_that_has_ended_is_said(chromium):
     page.goto(address + SMALL)
     page.wait_for_selector(DONE)
     process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=30)
+    printed, _ = process.communicate(timeout=PATIENCE)
     assert printed == "Ended.\n"
     page.fill("#vocab", "2000")
     page.wait_for_selector("body[data-state=unanswered]")

@@ -12,7 +12,7 @@ import urllib.request
 from html.parser import HTMLParser
 
 import pytest
-from helpers import heed_ctrl_c
+from helpers import PATIENCE, heed_ctrl_c
 
 pytest.importorskip("starlette")
 pytest.importorskip("jinja2")
@@ -179,7 +179,7 @@ def test_the_stability_of_settings_that_are_left_is_not_computed(monkeypatch):
     def compute(settings):
         computed.append(settings.budget)
         begun.set()
-        assert free.wait(30)
+        assert free.wait(PATIENCE)
         return Stability("not known", ())
 
     monkeypatch.setattr(server, "stability", compute)
@@ -197,7 +197,7 @@ def test_the_stability_of_settings_that_are_left_is_not_computed(monkeypatch):
 
     try:
         first = ask("1M")
-        assert begun.wait(30)
+        assert begun.wait(PATIENCE)
         left, last = ask("2M"), ask("3M")
         left.close()
         time.sleep(0.1)
@@ -208,7 +208,7 @@ def test_the_stability_of_settings_that_are_left_is_not_computed(monkeypatch):
     finally:
         free.set()
         running.should_exit = True
-        thread.join(30)
+        thread.join(PATIENCE)
     assert computed == ["1M", "3M"]
 
 
@@ -232,7 +232,7 @@ def test_the_command_serves_and_ctrl_c_ends_it():
         port = int(address.rstrip("/").rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)):  # an open connection does not hold it up
             process.send_signal(signal.SIGINT)
-            printed, errors = process.communicate(timeout=30)
+            printed, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0

@@ -9,6 +9,7 @@ import sys
 from dataclasses import fields
 
 import pytest
+from helpers import PATIENCE
 
 from depthwidth.explore.controls import Settings, controls
 from depthwidth.explore.state import answer, stability
@@ -91,7 +92,7 @@ def test_a_model_that_no_configuration_holds_has_a_line_of_python():
     (command,) = steady.commands
     program, *words = shlex.split(command)
     assert program == "python"
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True, timeout=120)  # noqa: S603
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True, timeout=PATIENCE)  # noqa: S603
     table, findings = done.stdout.split("\n\n", 1)
     rows = [row for row in csv.DictReader(io.StringIO(table)) if row["site"].count(".") == 2 and "block" in row["site"]]
     assert [float(row["second_moment"]) for row in rows if row["direction"] == "forward"] == list(steady.forward)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers import PATIENCE
 
 from depthwidth.numerics.threads import _VARIABLES
 
@@ -31,7 +32,7 @@ print(*seen)
 def seen(**variables):
     environment = {name: value for name, value in os.environ.items() if name not in _VARIABLES} | variables
     done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", SOURCE], capture_output=True, text=True, check=True, timeout=120, env=environment
+        [sys.executable, "-c", SOURCE], capture_output=True, text=True, check=True, timeout=PATIENCE, env=environment
     )
     return list(map(int, done.stdout.split()))
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +43,7 @@ def killed_and_resumed(verb, folder, checkpoint, times, **environment):
     for attempt in range(times + 1):
         verb = verb if attempt == 0 else ("resume",)
         process = command(*verb, "--out", folder, "--workers", "1", "--device", device, **environment)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while attempt < times and process.poll() is None and time.monotonic() < deadline:
             # glob.glob passes over a folder that is removed meanwhile; pathlib's raises.
             if len(list(folder.glob("rows/*.csv"))) >= attempt and glob.glob(str(folder / "work" / "*" / checkpoint)):
@@ -50,7 +51,7 @@ def killed_and_resumed(verb, folder, checkpoint, times, **environment):
                 kills += 1
                 break
             time.sleep(0.01)
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == (0 if attempt == times else -signal.SIGKILL), errors
     return kills
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import PATIENCE
 
 from depthwidth import InputError
 
@@ -290,12 +291,12 @@ def test_a_node_of_a_ray_cluster_dies_in_the_middle_of_a_sweep(store, expected, 
     process = subprocess.Popen(  # noqa: S603
         [*words, "--executor", "ray", "--address", cluster.address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.time() + 60
+    deadline = time.time() + PATIENCE
     # Both nodes are at work, each a part of the way, when one of them dies.
     while len(glob.glob(str(store.root / "work" / "*" / "progress"))) < 2 and time.time() < deadline and process.poll() is None:
         time.sleep(0.05)
     cluster.remove_node(cluster.nodes[1], allow_graceful=False)
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert "3 runs measured" in output
     assert values(store) == expected
@@ -307,7 +308,7 @@ def test_no_cluster_at_an_address_is_one_sentence(invoke, store):
     pytest.importorskip("ray", reason="ray is not installed: pip install 'depthwidth[ray]'")
     words = [sys.executable, "-m", "depthwidth", "verify", "run", "walk", "--out", str(store.root)]
     done = subprocess.run(  # noqa: S603
-        [*words, "--executor", "ray", "--address", "auto"], capture_output=True, text=True, check=False, timeout=60
+        [*words, "--executor", "ray", "--address", "auto"], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("Error: there is no Ray cluster at 'auto'")

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import heed_ctrl_c
+from helpers import PATIENCE, heed_ctrl_c
 
 pytest.importorskip("torch")
 pytest.importorskip("rich")
@@ -103,7 +103,7 @@ def test_a_worker_writes_what_its_computation_announces(tmp_path, monkeypatch):
 
     def measure(spec, context):
         with during("", lambda: 0.25, facts=lambda: {"step": 5, "loss": float("nan"), "unknown": 1.0}):
-            end = time.monotonic() + 20
+            end = time.monotonic() + PATIENCE
             while not file.exists() and time.monotonic() < end:
                 time.sleep(0.01)
         return ()
@@ -167,10 +167,6 @@ def test_a_watch_ends_when_all_runs_have_ended(two_runs, monkeypatch):
     assert not CONTROL.search(page.getvalue())
 
 
-LONGEST_S = 300.0
-"""Seconds after which a command in a terminal counts as one that hangs."""
-
-
 def in_terminal(*arguments, stop=None, width=100, **variables):
     """Output of a command in its own terminal, and its exit status; Ctrl-C follows once `stop` is seen."""
     ours, theirs = pty.openpty()
@@ -185,7 +181,7 @@ def in_terminal(*arguments, stop=None, width=100, **variables):
         command, stdin=theirs, stdout=theirs, stderr=theirs, env=surroundings, preexec_fn=heed_ctrl_c
     )
     os.close(theirs)
-    watchdog = threading.Timer(LONGEST_S, process.kill)
+    watchdog = threading.Timer(PATIENCE, process.kill)
     watchdog.start()
     page = b""
     while True:
@@ -201,7 +197,7 @@ def in_terminal(*arguments, stop=None, width=100, **variables):
             stop = None
     os.close(ours)
     watchdog.cancel()
-    return page.decode(), process.wait(timeout=60)
+    return page.decode(), process.wait(timeout=PATIENCE)
 
 
 @pytest.mark.slow

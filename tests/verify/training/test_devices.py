@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import PATIENCE
 from torch.utils import backend_registration
 
 pytestmark = [
@@ -21,7 +22,7 @@ SCRIPT = Path(__file__).parent / "claimed_device.py"
 def trained(*words):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.run(  # noqa: S603
-        [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=False, timeout=300, env=environment
+        [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=False, timeout=PATIENCE, env=environment
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import PATIENCE
 from train_script import run
 
 pytestmark = pytest.mark.slow
@@ -19,7 +20,7 @@ def torchrun(folder, processes=2):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parents[2]}{os.pathsep}{HERE}"}
     script = [str(HERE / "train_script.py"), str(folder), "shared"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *script]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180, env=environment)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE, env=environment)  # noqa: S603
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     # A gloo thread that outlives the group aborts the process at exit, but rarely: so check for such threads directly.

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import one_quick_in
+from helpers import PATIENCE, one_quick_in
 from small_gpt import SmallGPT
 from torch.nn import functional
 from train_script import TRAINING as SCRIPT
@@ -133,7 +133,7 @@ def test_loss_approaches_its_floor_and_does_not_pass_it():
 def script(folder, *arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parents[2]}{os.pathsep}{HERE}"}
     command = [sys.executable, str(HERE / "train_script.py"), str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)  # noqa: S603
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE, env=environment)  # noqa: S603
 
 
 @pytest.mark.slow
