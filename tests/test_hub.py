@@ -10,7 +10,7 @@ import pytest
 from helpers import PATIENCE
 from hub_server import COMMIT, GPT, OLDER, TOKEN
 
-from depthwidth.hub import repository_of
+from depthwidth.hub import Repository, repository_of
 
 pytest.importorskip("huggingface_hub")
 
@@ -73,7 +73,7 @@ def hub():
     ],
 )
 def test_names_of_repositories(name, expected):
-    assert repository_of(name) == expected
+    assert repository_of(name) == (None if expected is None else Repository(*expected))
 
 
 ANSWERS = {

@@ -129,8 +129,8 @@ def refuse(name):
     raise AssertionError(name)
 
 
-def answers(invoke, tmp_path, config, scheme, commands=None):
-    """Run all commands of one cell, and check that each answers; return what `moments --json` printed."""
+def answers(invoke, tmp_path, config, scheme, commands=None, *, pages=True):
+    """Run all commands of one cell, as `pages` too, and check that each answers; return what `moments --json` printed."""
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
     found = None
@@ -142,7 +142,7 @@ def answers(invoke, tmp_path, config, scheme, commands=None):
             assert "no scheme states the initialisation of" in refused.error
         commands = (("describe", path, "--scheme", scheme), ("describe", path, "--scheme", scheme, "--json"))
     mixed = any("mixer" in stack.branches for stack in Transformer.from_config(config).stacks.values())
-    for arguments in commands or (
+    every = commands or (
         ("describe", path, "--scheme", scheme),
         ("describe", path, "--scheme", scheme, "--json"),
         ("moments", path, "--scheme", scheme),
@@ -151,7 +151,8 @@ def answers(invoke, tmp_path, config, scheme, commands=None):
         ("moments", path, "--scheme", scheme, "--attention", "--json"),
         ("init", path, "--scheme", scheme),
         ("init", path, "--scheme", scheme, "--json"),
-    ):
+    )
+    for arguments in every if pages else [one for one in every if one[-1] == "--json"]:
         result = invoke(*arguments)
         if re.search(REFUSED.get(config["model_type"], "no refusal"), result.error):
             assert arguments[0] == "moments"
@@ -216,19 +217,27 @@ def schemes_of_cells(family):
     return sorted({*SCHEMES[list(FAMILIES).index(family) % 8 :: 8], "rezero"})
 
 
+def scheme_of_pages(family):
+    """One of the schemes of a family, another for the next family with the same ones: each is printed for several families."""
+    choices = schemes_of_cells(family)
+    return choices[list(FAMILIES).index(family) // 8 % len(choices)]
+
+
 def test_every_scheme_meets_many_families_and_depths():
     met = [(scheme, depth_of_cells(family, scheme)) for family in FAMILIES for scheme in schemes_of_cells(family)]
     assert all(met.count((scheme, depth)) >= 3 for scheme in SCHEMES for depth in (SHALLOW, DEPTH))
     assert {depth_of_cells(family, "rezero") for family in ("gemma2", "deepseek_v3", "jamba", "t5gemma")} == {DEPTH}
     assert schemes_of_cells("llama") != schemes_of_cells("m2m_100")
+    assert all(sum(scheme_of_pages(family) == scheme for family in FAMILIES) >= 3 for scheme in SCHEMES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_a_small_model_of_every_family(family, invoke, tmp_path):
-    """All commands, under some schemes."""
+    """All commands, under some schemes; under one of them as pages too."""
     for scheme in schemes_of_cells(family):
-        answers(invoke, tmp_path, small(family, depth_of_cells(family, scheme)), scheme)
+        config = small(family, depth_of_cells(family, scheme))
+        answers(invoke, tmp_path, config, scheme, pages=scheme == scheme_of_pages(family))
 
 
 @pytest.mark.slow

@@ -648,7 +648,7 @@ def test_a_training_that_is_killed_ends_with_the_same_loss_bit_for_bit(
     monkeypatch.setenv("DEPTHWIDTH_CORPUS", str(text))
     whole = tmp_path / "whole"
     sweep = ("run", "training", "--ensemble", ensemble)
-    assert invoke("verify", *sweep, "--out", whole, "--workers", "2").status == 0
+    assert invoke("verify", *sweep, "--out", whole, "--workers", "1").status == 0
     assert killed_and_resumed(sweep, walk, checkpoint, 2) == 2
     assert values(walk) == values(whole)
     assert len(values(walk)) == 4

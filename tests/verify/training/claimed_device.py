@@ -3,7 +3,7 @@
 The script registers a backend ``claimed``. Tensors on it are fake: they have shapes and types but no values, and an operation
 that also receives a tensor on the host fails, as it would on a GPU. Reading a value returns 1.
 
-    python claimed_device.py WHAT TREE...
+    python claimed_device.py WHAT[,WHAT...] TREE...
 """
 
 import sys
@@ -97,27 +97,32 @@ def claim():
     Corpus.identity = lambda _: {}
 
 
-def main(what, *names):
-    """Train each tree for four updates that use every feature; print the name of each that succeeds."""
+def main(ways, *names):
+    """Train each tree in each way; print the way and the name of each that succeeds."""
     corpus = zipf_markov(20_000, vocab=16, strength=2.0)
-    models = {name: [build(TREES[name], seed=i) for i in range(3)] for name in names}
+    models = {(what, name): [build(TREES[name], seed=i) for i in range(3)] for what in ways.split(",") for name in names}
+    claim()
+    with Claimed(allow_non_fake_inputs=True):
+        for (what, name), (first, *others) in models.items():
+            try_one(what, first, others, corpus)
+            sys.stdout.write(f"{what} {name}\n")
+
+
+def try_one(what, first, others, corpus):
+    """Train for four updates that use every feature."""
     training = Training(
         steps=4, batch=4, context=16, micro_batch=3, warmup=2, evaluate_every=2, evaluate_batches=2,
         relative_clip=None if what == "ensemble" else 2.0,
     )  # fmt: skip
-    claim()
-    with Claimed(allow_non_fake_inputs=True):
-        for name, (first, *others) in models.items():
-            if what == "ensemble":
-                outcomes = ensemble.train_ensemble([first, *others], corpus, training, mode="batched", device=DEVICE)
-            else:
-                rows = []
-                probes = [measuring({1}, rows.extend)] if what == "probes" else []
-                model = Stray(first) if what == "stray" else first
-                outcomes = [train.train(model, corpus, training, device=DEVICE, probes=probes, progress=False)]
-                assert bool(rows) == (what == "probes")
-            assert all(one.status == "finished" and one.steps == 4 for one in outcomes)
-            sys.stdout.write(f"{name} ")
+    if what == "ensemble":
+        outcomes = ensemble.train_ensemble([first, *others], corpus, training, mode="batched", device=DEVICE)
+    else:
+        rows = []
+        probes = [measuring({1}, rows.extend)] if what == "probes" else []
+        model = Stray(first) if what == "stray" else first
+        outcomes = [train.train(model, corpus, training, device=DEVICE, probes=probes, progress=False)]
+        assert bool(rows) == (what == "probes")
+    assert all(one.status == "finished" and one.steps == 4 for one in outcomes)
 
 
 if __name__ == "__main__":
