@@ -3,7 +3,8 @@
 Exchangeable tokens: :func:`block_inputs` computes the stream at the input of every block, from tables if norms permit, and
 :func:`apply_all_blocks` then evaluates all blocks together as arrays. Tokens that differ from each other:
 :func:`apply_sampled_blocks` evaluates the first blocks one by one and later ones at growing distances, since the increments of
-the stream change slowly along the depth; it interpolates between them.
+the stream change slowly along the depth; it interpolates between them. In the backward pass the evaluated blocks stand for
+those between them.
 
 The constants below trade time for accuracy. ``tests/layers/test_repetition.py`` compares time and accuracy with those of an
 evaluation of every block.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ..numerics.interpolation import PlaneTable, Table, lagrange_weights, spline_values
@@ -35,6 +36,7 @@ from ..signal import (
 )
 from ..signal.residual import advance, covariance_factor
 from .block import BlockLike, Residual
+from .gaps import Sample, pull_near, share_gap
 from .norms import Norm
 
 Array = Any
@@ -413,30 +415,52 @@ def _normalised(q: float, c: float, spread: tuple[float, ...] | None, size: floa
 
 # ---- tokens that differ ----
 
-_REACH = 0.2
-"""Largest step, relative to the distance to the nearer end of the stack: the first and last 10 blocks are all evaluated. The
-stream changes most in the first blocks, the gradient in the last."""
+_REACH = 0.3
+"""Largest step, relative to the number of blocks below less :data:`_ALONE`, and to the number of blocks whose branches add as
+much as the stream holds. In a post-norm stack the gradient may change within a few of the last blocks: half of it, relative to
+the number of blocks above."""
+_ALONE = 2
+"""Blocks that are left out of the number below, so that the first 10 blocks are all evaluated."""
+_SHRINKS = 0.7
+"""Ratio of the increments of two neighbours below which they count as a falling geometric series."""
 _TOLERANCE = 1e-5
 """Largest error of a step, relative to the stream's second moment; a step with a larger error is halved."""
-_NEGLIGIBLE = 3e-5
-"""Size of a term, relative to the gradient's second moment, below which the series over the blocks of a gap ends."""
+_SPREAD_TOLERANCE = 1e-3
+"""The same of the spread that all tokens share, relative to itself."""
 _KNOWN = 4
 """Number of evaluated blocks through which a polynomial, of one degree less, interpolates the increments of the stream."""
 
 
-class _Sample(NamedTuple):
-    """An evaluated block: its number, its pullback and its records."""
+class _Steps:
+    """The lengths of the steps between evaluated blocks, from the errors of those before; an error is in tolerances."""
 
-    layer: int
-    size: float
-    """Second moment of the stream at its input."""
-    pull: Pullback
-    records: list[Record]
-    log_variances: list[LogVariance]
+    def __init__(self) -> None:
+        self.length = 1
+        self._failures = 0
+        self._rest = 0
+        """Steps that must not be longer than the last one"""
+
+    def halve(self, length: int) -> int:
+        """The next try after a step of this length had too large an error; where many fail, fewer are tried."""
+        self._failures += 1
+        self._rest = min(2**self._failures, 16)
+        self.length = length // 2
+        return self.length
+
+    def grow(self, length: int, error: float | None) -> None:
+        """Allow the next step to be longer than one of this length; its error, None of a single one."""
+        if self._rest:
+            self._rest -= 1
+            self.length = length
+        elif error is None:
+            self.length = length + 1
+        else:
+            self._failures = 0
+            self.length = int(length * min(2.0, 0.8 * max(error, 1e-9) ** (-1 / _KNOWN)))
 
 
 class _Increments:
-    """The increments of the last few evaluated blocks, as a polynomial in ln(layers below / layers above)."""
+    """The increments of the last few evaluated blocks, as a polynomial in ln(l + 1/2), l the blocks below."""
 
     def __init__(self, depth: int) -> None:
         self._logs = _depth_variable(depth)
@@ -460,19 +484,17 @@ class _Increments:
 
 
 def _depth_variable(depth: int) -> Array:
-    """ln(l / (N - l)) at the middle of each of N blocks: a variable in which the stream is smooth near both ends."""
+    """ln(l + 1/2) at each of N blocks: a variable in which the stream and the gradient are smooth."""
     import numpy as np
 
-    middles = np.arange(depth) + 0.5
-    return np.log(middles / (depth - middles))
+    return np.log(np.arange(depth) + 0.5)
 
 
 def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: range) -> tuple[TokenSignal, Pullback]:
     """The output of all blocks and its pullback, from the evaluation of some; the step is halved until its error is below 1e-5.
 
-    The error is relative to the stream's size. The gradient passes through every block; the blocks of a gap act as mixtures of
-    the two evaluated blocks at its ends. Increments of the gradient cannot be extrapolated, since some patterns over the
-    positions die out within a few blocks. Error of the gradient: 1e-3.
+    The error is relative to the stream's size. Once the stream has stopped changing, as that of a post-norm stack whose tokens
+    have collapsed does, it is held. Error of the gradient: 1e-3, see :mod:`.gaps`.
 
     A skip path with a factor of its own multiplies the stream from block to block. States are divided by the product of these
     factors before they are interpolated, and gradients pass the product apart from the rest.
@@ -480,8 +502,10 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
     import numpy as np
 
     trace, times = site.trace, len(layers)
-    increments, samples, grown = _Increments(times), list[_Sample](), _skip_growth(block, site, layers)
+    increments, samples, grown = _Increments(times), list[Sample](), _skip_growth(block, site, layers)
     shares = None if x.offset is None else _offset_shares(block, site, layers)
+    # A norm after the sum may end the stack, and then acts on other gradients than that of any other block.
+    last = times - 2 if any(part.norm_stream is not None for _, part in block.branches) else times - 1
     count = len(x.second_moment)
     powers = np.ones(len(_flatten(x)))
     powers[count + x.covariance.size :] = 2.0  # variances of moments
@@ -495,52 +519,72 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
         return y if x.offset is None or shares is None else y.offset_as(x.offset.times(shares[layer]))
 
     before = layer = 0
-    step, state, left = 1, _flatten(x), _flatten(x)
+    steps, state, left, held, change = _Steps(), _flatten(x), _flatten(x), False, math.inf
     while True:
         trace.layer = layers.start + layer
         with trace.divert() as (records, log_variances):
             y, pull_block = block.moments(finite(at(state, layer), site.role), site)
         after = _flatten(y)
         increments.append(layer, scaled(after, layer + 1, 0) - scaled(state, layer, 0))
-        if layer - before > 1:
+        if layer - before > 1 and not held:
             corrected = scaled(left + increments.between(before, layer), 0, layer)
-            error = np.abs(corrected - state)[: count + x.covariance.size].max() / y.averages[0]
-            if error > _TOLERANCE:
+            error = _distance(y, corrected - state)
+            if error > 1:
                 increments.pop()
-                step = (layer - before) // 2
-                layer = before + step
+                layer = before + steps.halve(layer - before)
                 state = scaled(left + increments.between(before, layer), 0, layer)
                 continue
             after += scaled(corrected - state, layer, layer + 1)
             state = corrected
-            step += step // 2 + 1 if error < _TOLERANCE / 10 else 0
+            steps.grow(layer - before, error)
         else:
-            step += 1
-        samples.append(_Sample(layer, x.positions.mean(state[:count]), pull_block, records, log_variances))
+            steps.grow(0 if held else 1, None)
+        samples.append(Sample(layer, x.positions.mean(state[:count]), pull_block, records, log_variances))
         if layer == times - 1:
             break
+        alone = scaled(state, layer, layer + 1)
+        earlier, change = change, _distance(y, after - alone)
+        shrinks = layer - before == 1 and change < _SHRINKS * earlier
+        held = change * (min(times - layer, earlier / (earlier - change)) if shrinks else times - layer) <= 1
+        if last < times - 1:
+            limit = 0.5 * (last - layer)
+        else:
+            limit = quotient(1.0, abs(y.averages[0] / x.positions.mean(alone[:count]) - 1)) or times
         before, left = layer, scaled(after, layer + 1, 0)
-        step = max(1, min(step, int(_REACH * layer), int(_REACH * (times - 1 - layer))))
-        layer += step
-        state = scaled(left + increments.between(before, layer), 0, layer)
-    _record_all(trace, samples, layers)
+        layer += max(1, min(times if held else steps.length, int(_REACH * min(layer - _ALONE, limit)), last - layer))
+        state = scaled(left if held else left + increments.between(before, layer), 0, layer)
+    _record_all(trace, samples, layers, last)
 
     sizes = _stream_sizes(samples, times)
 
     def pull(g: TokenSignal) -> TokenSignal:
-        pulled = list[_Sample]()
+        pulled, above = list[Sample](), None
         for k in range(len(samples) - 1, -1, -1):
-            sample = samples[k]
-            with trace.divert() as (records, _):
-                g = sample.pull(g)
-            pulled.append(sample._replace(records=records, log_variances=[]))
+            sample, below, rest = samples[k], None, None
             if k and sample.layer - samples[k - 1].layer > 1:
-                with trace.silence():
-                    g = _cross_gap(g, sample, samples[k - 1], sizes, grown)
-        _record_all(trace, pulled, layers)
+                below, rest = share_gap(sample, samples[k - 1], sizes)
+            if above is not None:
+                g = g.times(math.exp(grown[samples[k + 1].layer] - grown[sample.layer + 1]))
+            g, records = pull_near(g, sample, above, below, math.exp(grown[sample.layer + 1] - grown[sample.layer]), trace)
+            pulled.append(sample._replace(records=records, log_variances=[]))
+            above = rest
+        _record_all(trace, pulled, layers, last)
         return g
 
     return at(after, times), pull
+
+
+def _distance(y: TokenSignal, change: Array) -> float:
+    """The size of a change of the state of a stream with moments like `y`, in tolerances."""
+    import numpy as np
+
+    count, pairs = len(y.second_moment), y.covariance.size
+    found = float(np.abs(change[: count + pairs]).max() / (_TOLERANCE * y.averages[0]))
+    if y.spread is not None:
+        shared = y.positions.pair_mean(y.spread.second_moments)
+        moved = y.positions.pair_mean(change[2 * count + pairs : 2 * (count + pairs)].reshape(y.covariance.shape))
+        found = max(found, float(quotient(abs(moved), _SPREAD_TOLERANCE * abs(shared))))
+    return found
 
 
 def _skip_growth(block: BlockLike, site: Site, layers: range) -> Array:
@@ -578,45 +622,6 @@ def _offset_shares(block: BlockLike, site: Site, layers: range) -> Array:
     return np.exp(_skip_logarithms(block, site, layers))
 
 
-def _cross_gap(g: TokenSignal, above: _Sample, below: _Sample, sizes: list[float], grown: Array) -> TokenSignal:
-    """The gradient at the lower end of a gap between two evaluated blocks, given that at the upper end.
-
-    Each block of the gap adds a mixture of the increments of these two, inversely proportional to the size of its input and
-    linear in ln(l + 1/2): block l maps g to s_l (1 + a_l B) g, with s_l from its skip paths. The product of these maps is a
-    polynomial in B, whose coefficients are the elementary symmetric polynomials of the a_l.
-    """
-    between = range(above.layer - 1, below.layer, -1)
-    reach = math.log((above.layer + 0.5) / (below.layer + 0.5))
-    shares = [math.log((layer + 0.5) / (below.layer + 0.5)) / reach for layer in between]
-    upper = [share * above.size / sizes[layer] for share, layer in zip(shares, between, strict=True)]
-    lower = [(1 - share) * below.size / sizes[layer] for share, layer in zip(shares, between, strict=True)]
-    each = [one + other for one, other in zip(upper, lower, strict=True)]
-    parts = [
-        (sample, math.exp(grown[sample.layer] - grown[sample.layer + 1]), sum(shares) / sum(each))
-        for sample, shares in ((above, upper), (below, lower))
-    ]
-    total, power = g, g
-    for coefficient in _symmetric_polynomials(each):
-        added = [sample.pull(power).times(back).plus(power.times(-1.0)).times(weight) for sample, back, weight in parts]
-        power = added[0].plus(added[1])
-        term = power.times(coefficient)
-        total = total.plus(term)
-        if abs(term.averages[0]) <= _NEGLIGIBLE * total.averages[0]:
-            break
-    return total.times(math.exp(grown[above.layer] - grown[below.layer + 1]))
-
-
-def _symmetric_polynomials(values: list[float]) -> Iterator[float]:
-    """Elementary symmetric polynomials of these numbers from degree 1: the coefficients of the product of all 1 + a x."""
-    import numpy as np
-
-    factors, before = np.array(values), np.ones(len(values))  # of one degree less, of all values before each
-    for _ in values:
-        upto = np.cumsum(factors * before)
-        yield float(upto[-1])
-        before[1:], before[0] = upto[:-1], 0.0
-
-
 def _flatten(x: TokenSignal) -> Array:
     """One vector of the moments, and of the spread if there is one."""
     import numpy as np
@@ -638,14 +643,13 @@ def _unflatten(like: TokenSignal, vector: Array) -> TokenSignal:
     return like.of(q, c.reshape(square), Spread(v, *(part.reshape(square) for part in shared)))
 
 
-def _stream_sizes(samples: list[_Sample], times: int) -> list[float]:
+def _stream_sizes(samples: list[Sample], times: int) -> Array:
     """Second moment of the stream at the input of each of `times` blocks; a logarithm is smooth under any skip path."""
     import numpy as np
 
     evaluated = np.array([float(sample.layer) for sample in samples])
     logs = np.log([[sample.size] for sample in samples])
-    sizes: list[float] = np.exp(spline_values(evaluated, logs, np.arange(times))[:, 0]).tolist()
-    return sizes
+    return np.exp(spline_values(evaluated, logs, np.arange(times))[:, 0])
 
 
 def _positive(group: Iterable[Record]) -> bool:
@@ -653,8 +657,8 @@ def _positive(group: Iterable[Record]) -> bool:
     return all(record.second_moment > 0 for record in group)
 
 
-def _record_all(trace: Trace, samples: list[_Sample], layers: range) -> None:
-    """Record every block, by interpolation between the records of the evaluated ones."""
+def _record_all(trace: Trace, samples: list[Sample], layers: range, last: int) -> None:
+    """Record every block: block `last` and those below it by interpolation between the evaluated ones, and all above it."""
     import numpy as np
 
     evaluated = np.array([sample.layer for sample in samples])
@@ -677,7 +681,10 @@ def _record_all(trace: Trace, samples: list[_Sample], layers: range) -> None:
     if not columns:  # a user's block may record nothing
         return
     known = np.array(columns).T[ascending]
-    along = (known if len(known) == len(layers) else spline_values(logs, known, every)).T
+    if len(known) < len(layers):
+        inner = slice(0, len(known) - (len(layers) - 1 - last))
+        known = np.concatenate([spline_values(logs[inner], known[inner], every[: last + 1]), known[inner.stop :]])
+    along = known.T
     for number, group in enumerate(groups):
         first = group[0]
         size, shares, means, spread = along[4 * number : 4 * number + 4]

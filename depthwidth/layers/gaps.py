@@ -1,0 +1,198 @@
+"""The gradient through blocks that are not evaluated, from the pullbacks of evaluated ones: a few pulls for a hundred blocks.
+
+The map of a block on gradients is 1 + B, with B small and slowly varying along the depth. The blocks of a gap between two
+evaluated blocks act as powers of the maps at its ends, such that the exponents of each block sum to 1. An evaluated block
+thus stands for its shares of two gaps; all of these are one power series in its B, with as many pulls as terms.
+
+Increments of the gradient cannot be extrapolated as those of the stream are: at early positions it grows with high powers of
+the depth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from ..signal import LogVariance, Pullback, Record, TokenSignal, Trace, quotient
+
+Array = Any
+
+_NEGLIGIBLE = 3e-4
+"""Size of a term, relative to the gradient, at which a power series in a block's map ends; what follows is extrapolated."""
+_TERMS = 24
+"""Largest number of terms of such a series."""
+_MORE = 3
+"""Terms that are extrapolated."""
+_STRONGEST = 1e6
+"""Largest increment of a block over that of the end which stands for it: that of a stream that grows fast is all rounding."""
+
+
+class Sample(NamedTuple):
+    """An evaluated block: its number, its pullback and its records."""
+
+    layer: int
+    size: float
+    """Second moment of the stream at its input."""
+    pull: Pullback
+    records: list[Record]
+    log_variances: list[LogVariance]
+
+
+class Blocks(NamedTuple):
+    """Blocks of a gap, as far as one of its ends stands for them.
+
+    With 1 + B the map of that end, block l acts as (1 + a_l B)^s_l.
+    """
+
+    strengths: Array
+    """a: the increment of each block over that of the end; shape (n,)"""
+    exponents: Array
+    """s: the share of each block; shape (n,)"""
+
+    @property
+    def total(self) -> float:
+        """The power of the end's map that has the same first order."""
+        return float(self.strengths @ self.exponents)
+
+
+def share_gap(above: Sample, below: Sample, sizes: Array) -> tuple[Blocks, Blocks]:
+    """The blocks of a gap between two evaluated blocks, shared between the upper and the lower one.
+
+    The increments of a block are inversely proportional to the size of its input, and linear in ln(l + 1/2) otherwise.
+    """
+    import numpy as np
+
+    between = np.arange(below.layer + 1, above.layer)
+    low, high = math.log(below.layer + 0.5), math.log(above.layer + 0.5)
+    share = (np.log(between + 0.5) - low) / (high - low)
+    upper, lower = (np.minimum(end.size / sizes[between], _STRONGEST) for end in (above, below))
+    return Blocks(upper, share), Blocks(lower, 1 - share)
+
+
+class _PowerSeries:
+    """The product of all (1 + a x)^s as a power series in x, whose coefficients are computed when they are first needed.
+
+    Its logarithm has the coefficients -sum s (-a)^m / m.
+    """
+
+    def __init__(self, blocks: Iterable[Blocks]) -> None:
+        self._powers = [(strengths, -exponents) for strengths, exponents in blocks]
+        self._logs, self._coefficients = [0.0], [1.0]
+
+    def __getitem__(self, degree: int) -> float:
+        logs, coefficients = self._logs, self._coefficients
+        while len(coefficients) <= degree:
+            self._powers = [(strengths, -power * strengths) for strengths, power in self._powers]
+            logs.append(sum(float(power.sum()) for _, power in self._powers))
+            m = len(coefficients)
+            coefficients.append(sum(logs[k] * coefficients[m - k] for k in range(1, m + 1)) / m)
+        return coefficients[degree]
+
+
+class _Gradients:
+    """Gradients of one shape as vectors, and the pullback of an evaluated block between them."""
+
+    def __init__(self, like: TokenSignal, sample: Sample, skip: float, trace: Trace) -> None:
+        self._like, self._pull, self._skip, self._trace = like, sample.pull, skip, trace
+
+    def signal(self, vector: Array) -> TokenSignal:
+        """The gradient of a vector."""
+        like = self._like
+        half = like.second_moment.size + like.covariance.size
+        g, *leaning = (
+            like.of(part[: like.second_moment.size], part[like.second_moment.size :].reshape(like.covariance.shape))
+            for part in (vector[:half], vector[half:])
+            if part.size
+        )
+        return g.leaning_as(leaning[0]) if leaning else g
+
+    def pull(self, vector: Array) -> tuple[Array, list[Record]]:
+        """The gradient before the block over the factor of its skip paths, and its records, given that after the block."""
+        with self._trace.divert() as (records, _):
+            back = self._pull(self.signal(vector))
+        return _gradient_vector(back) / self._skip, records
+
+    def power(self, vector: Array, count: float) -> Array:
+        """The block's map to a power, which need not be whole."""
+        while count > 0:
+            vector = vector + min(1.0, count) * (self.pull(vector)[0] - vector)
+            count -= 1
+        return vector
+
+    def sizes(self, vector: Array) -> tuple[float, float]:
+        """Second moment and covariance, averaged over positions."""
+        averages: tuple[float, float] = self.signal(vector).averages
+        return averages
+
+
+def _gradient_vector(g: TokenSignal) -> Array:
+    """One vector of the moments of a gradient, and of its leaning if it has one."""
+    import numpy as np
+
+    parts = (g,) if g.leaning is None else (g, g.leaning)
+    return np.concatenate([part.ravel() for one in parts for part in (one.second_moment, one.covariance)])
+
+
+def pull_near(
+    g: TokenSignal, sample: Sample, above: Blocks | None, below: Blocks | None, skip: float, trace: Trace
+) -> tuple[TokenSignal, list[Record]]:
+    """The gradient through an evaluated block and its shares of the gaps above and below it, and the records of that block.
+
+    The product of the maps of all of these is a power series in B, with `skip` (1 + B) the block's own map. The gradient at the
+    block's output, whose records these are, is a series of the same powers. Neighbours nearly commute, so that a gap may be
+    crossed with the map of its upper end first. Terms after the last are extrapolated. A series of growing terms is replaced by
+    repeated pulls.
+    """
+    import numpy as np
+
+    with trace.divert() as (records, _):
+        back = sample.pull(g)
+    if above is None and below is None:
+        return back, records
+    if g.leaning is None and back.leaning is not None:
+        g = g.leaning_as(g.times(0.0))
+    upper, lower = ([part] if part else [] for part in (above, below))
+    whole, before = _PowerSeries([*upper, Blocks(np.ones(1), np.ones(1)), *lower]), _PowerSeries(upper)
+    counts = [sum(part.total for part in parts) for parts in (upper, lower)]
+    space = _Gradients(g, sample, skip, trace)
+    length = g.positions.length
+    power, after = _gradient_vector(g), _gradient_vector(back) / skip
+    total, groups, (second, pair), largest = power, [records], g.averages, np.abs(power).max()
+    while True:
+        earlier, (earlier_second, earlier_pair), earlier_largest = power, (second, pair), largest
+        power = after - earlier
+        (second, pair), largest = space.sizes(power), np.abs(power).max()
+        terms = len(groups)
+        total = total + whole[terms] * power
+        size, covariance = space.sizes(total)
+        least = max(abs(covariance), abs(size) / length)
+        # Patterns that a block takes out in one step may grow from term to term, below the averages.
+        grows = terms > 1 and largest * sum(counts) > (terms + 1) * earlier_largest
+        if grows or terms >= _TERMS:
+            after, records = space.pull(space.power(_gradient_vector(g), counts[0]))
+            return space.signal(skip * space.power(after, counts[1])), records
+        small = abs(whole[terms]) * max(quotient(abs(second), abs(size)), quotient(abs(pair), least)) <= _NEGLIGIBLE
+        if small and (terms > 1 or above is None):
+            break
+        after, records = space.pull(power)
+        groups.append(records)
+    if terms > 1:
+        ratio = np.divide(power, earlier, out=np.zeros_like(power), where=earlier != 0).clip(-1.0, 1.0)
+        for degree in range(terms + 1, terms + 1 + _MORE):
+            power = power * ratio
+            total = total + whole[degree] * power
+    ratios = (min(1.0, max(-1.0, quotient(a, b))) for a, b in ((second, earlier_second), (pair, earlier_pair)))
+    return space.signal(skip * total), _combined(groups, [before[degree] for degree in range(terms + 1)], *ratios)
+
+
+def _combined(groups: list[list[Record]], weights: list[float], second: float, pair: float) -> list[Record]:
+    """The records of a sum of gradients with these weights, one more than there are; that one follows by the given ratios."""
+    *weights, last = weights
+    last_second, last_pair = last * second, last * pair
+    found = []
+    for group in zip(*groups, strict=True):
+        q = last_second * group[-1].second_moment + sum(w * each.second_moment for w, each in zip(weights, group, strict=True))
+        c = last_pair * group[-1].covariance + sum(w * each.covariance for w, each in zip(weights, group, strict=True))
+        found.append(group[0]._replace(second_moment=q, covariance=c))
+    return found

@@ -1,0 +1,130 @@
+"""The gradient through blocks that are not evaluated, compared with a loop over all of them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from depthwidth.layers.gaps import Blocks, Sample, _PowerSeries, pull_near, share_gap
+from depthwidth.signal import Record, TokenSignal, Trace
+from depthwidth.signal.positions import Positions
+
+N = 5
+LOW, HIGH = 20, 30
+SIZES = np.array([1.0 + 0.1 * layer for layer in range(HIGH + 1)])
+
+
+def trace():
+    return Trace(None, N, N)
+
+
+def sampled(layer, matrix, made, skip=1.0):
+    """A block that maps the second moments of a gradient by a matrix, and records the gradient at its output."""
+
+    def pull(g):
+        made.records.append(Record("block", layer, "gradient", 0.0, *g.averages))
+        return g.of(skip * (g.second_moment + matrix @ g.second_moment), skip * g.covariance)
+
+    return Sample(layer, SIZES[layer], pull, [], [])
+
+
+def gradient(rng):
+    return TokenSignal(rng.uniform(1, 2, N), np.zeros((N, N)), Positions.every(N))
+
+
+def crossed(matrix, g, skip=1.0):
+    """The gradient at the input of the lower of two evaluated blocks, given that at the output of the upper one; records."""
+    made = trace()
+    upper, lower = sampled(HIGH, matrix, made, skip), sampled(LOW, matrix, made, skip)
+    below, above = share_gap(upper, lower, SIZES)
+    g, first = pull_near(g, upper, None, below, skip, made)
+    g, second = pull_near(g, lower, above, None, skip, made)
+    return g, [*first, *second]
+
+
+def loop(matrix, g):
+    """The same with the map of every block, and the second moments at the output of the lower one."""
+    exact = g.second_moment + matrix @ g.second_moment
+    for layer in range(HIGH - 1, LOW, -1):
+        share = math.log((layer + 0.5) / (LOW + 0.5)) / math.log((HIGH + 0.5) / (LOW + 0.5))
+        strength = (share * SIZES[HIGH] + (1 - share) * SIZES[LOW]) / SIZES[layer]
+        exact = exact + strength * matrix @ exact
+    return exact + matrix @ exact, exact
+
+
+@pytest.mark.parametrize("skip", [1.0, 0.5])
+@pytest.mark.parametrize("size", [0.02, 0.25])
+def test_the_gradient_across_a_gap_is_a_product(size, skip, rng):
+    """Every block adds a mixture of the increments at both ends, over the size of its stream."""
+    matrix = size * rng.uniform(0.5, 1.0, (N, N)) / N
+    g = gradient(rng)
+    found, records = crossed(matrix, g, skip)
+    exact, output = loop(matrix, g)
+    # Powers of maps, a series that ends, and its extrapolated rest.
+    assert found.second_moment == pytest.approx(skip**2 * exact, rel=size / 100)
+    assert [record.second_moment for record in records] == pytest.approx(
+        [g.second_moment.mean(), skip * output.mean()], rel=size / 100
+    )
+    assert found.second_moment != pytest.approx(skip**2 * exact, rel=1e-9)
+    assert np.abs(exact / g.second_moment - 1).max() > 10 * size / 2  # the gap matters, or nothing was compared
+
+
+@pytest.mark.parametrize("size", [0.003, 0.02, 0.1])
+def test_a_series_ends_at_a_small_term_and_its_rest_is_geometric(size, rng):
+    """A map that is a number: as many pulls as terms above 3e-4 of their sum and one, at least two; the rest is exact."""
+    made, calls = trace(), []
+    one = sampled(LOW, size * np.eye(N), made)
+    one = one._replace(pull=lambda g, pull=one.pull: calls.append(1) or pull(g))
+    g, ones = gradient(rng), Blocks(np.ones(5), np.ones(5))
+    found, _ = pull_near(g, one, ones, None, 1.0, made)
+    exact = (1 + size) ** 6
+    assert found.second_moment == pytest.approx(exact * g.second_moment, rel=1e-9)
+    terms = [math.comb(6, m) * size**m / exact for m in range(1, 7)]
+    assert len(calls) == max(2, sum(term > 3e-4 for term in terms) + 1)
+    assert sum(terms[len(calls) :]) == 0 or sum(terms[len(calls) :]) > 1e-9  # what follows the last term counts
+
+
+def test_a_series_that_does_not_end_is_replaced_by_pulls(rng):
+    """Blocks that all but erase a gradient: the gap has as many maps as blocks."""
+    matrix = -0.9 * np.eye(N)
+    g = gradient(rng)
+    calls = []
+    made = trace()
+    upper = sampled(HIGH, matrix, made)
+    upper = upper._replace(pull=lambda g, pull=upper.pull: calls.append(1) or pull(g))
+    ones = Blocks(np.ones(9), np.ones(9))
+    found, records = pull_near(g, upper, ones, None, 1.0, made)
+    assert found.second_moment == pytest.approx(0.1**10 * g.second_moment, rel=1e-3)
+    assert records[0].second_moment == pytest.approx(0.1**9 * g.second_moment.mean(), rel=1e-3)
+    assert len(calls) < 40
+
+
+def test_a_block_next_to_its_neighbours_is_pulled_once(rng):
+    made = trace()
+    calls = []
+    one = sampled(LOW, 0.1 * np.eye(N), made)
+    one = one._replace(pull=lambda g, pull=one.pull: calls.append(1) or pull(g))
+    found, records = pull_near(gradient(rng), one, None, None, 1.0, made)
+    assert len(calls) == len(records) == 1
+    assert found.second_moment.shape == (N,)
+
+
+def test_the_shares_of_each_block_of_a_gap_sum_to_one():
+    made = trace()
+    below, above = share_gap(sampled(HIGH, 0, made), sampled(LOW, 0, made), SIZES)
+    assert below.exponents + above.exponents == pytest.approx(np.ones(HIGH - LOW - 1))
+    assert (np.diff(below.exponents) > 0).all()
+    assert below.strengths == pytest.approx(SIZES[HIGH] / SIZES[LOW + 1 : HIGH])
+    assert below.total + above.total == pytest.approx(9, rel=0.1)
+
+
+@pytest.mark.parametrize("x", [-0.3, 0.2])
+def test_the_power_series_of_a_product_of_powers(x):
+    parts = [Blocks(np.array([1.2, 0.7]), np.array([0.25, 0.5])), Blocks(np.ones(1), np.ones(1))]
+    series = _PowerSeries(parts)
+    exact = (1 + 1.2 * x) ** 0.25 * (1 + 0.7 * x) ** 0.5 * (1 + x)
+    assert sum(series[m] * x**m for m in range(25)) == pytest.approx(exact, rel=1e-12)
+    assert sum(series[m] * x**m for m in range(3)) != pytest.approx(exact, rel=1e-4)
+    assert [_PowerSeries([Blocks(np.array([2.0, 3.0, 5.0]), np.ones(3))])[m] for m in range(5)] == pytest.approx(
+        [1, 10, 31, 30, 0], abs=1e-12
+    )
