@@ -103,7 +103,9 @@ def say_notes(fields: Mapping[str, Any]) -> None:
 
 def say_source(fields: Mapping[str, Any] | None) -> None:
     """Print the source of a configuration, if it is not the named file."""
+    if fields is None:  # without an import of the readers of configurations
+        return
     from ..architecture.hf import source_notes
 
-    for note in () if fields is None else source_notes(fields):
+    for note in source_notes(fields):
         say(f"Note: {note}.")
