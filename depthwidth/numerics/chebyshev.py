@@ -19,7 +19,7 @@ def chebyshev_nodes(count: int) -> Array:
 @functools.lru_cache(maxsize=32)
 def chebyshev_coefficients(count: int) -> Array:
     """Matrix, shape (count, count), that maps values at the nodes to the Chebyshev coefficients of their interpolant."""
-    return np.linalg.inv(np.polynomial.chebyshev.chebvander(chebyshev_nodes(count), count - 1))
+    return np.linalg.inv(chebyshev_basis(chebyshev_nodes(count), count).T)
 
 
 def chebyshev_basis(x: Array, count: int) -> Array:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from .gauss import gauss_legendre
+
 Array = Any
 
 _RADII, _WIDEST = 160, 9.0
@@ -40,7 +42,7 @@ def circular_pair_moments(function: Callable[[Array], Array], variance: float, c
     >>> [round(float(moment), 12) for moment in circular_pair_moments(lambda x: x**2, 1.0, 3)]
     [3.0, 1.0, 3.0]
     """
-    nodes, weights = np.polynomial.legendre.leggauss(_RADII)
+    nodes, weights = gauss_legendre(_RADII)
     share = (nodes + 1) / 2
     radius = _WIDEST * share**2  # closer together near 0, where the curvature of f counts
     weights = weights * _WIDEST * share * radius * np.exp(-(radius**2) / 2)

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..errors import InputError
 from .chebyshev import chebyshev_nodes, chebyshev_weights
+from .gauss import gauss_legendre
 from .hermite import hermite_polynomials
 
 _NODES = 24  # in an octave of standard deviations
@@ -38,7 +39,7 @@ Array = Any
 
 @functools.lru_cache(maxsize=8)
 def _legendre(order: int) -> tuple[Array, Array]:
-    nodes, weights = np.polynomial.legendre.leggauss(order)
+    nodes, weights = gauss_legendre(order)
     return (nodes + 1) / 2, weights / 2
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .gauss import gauss_rule
+
 Array = Any
 
 
@@ -21,8 +23,7 @@ def gauss_hermite(nodes: int) -> tuple[Array, Array]:
     >>> float((weights * z**4).sum().round(12))
     3.0
     """
-    z, weights = np.polynomial.hermite_e.hermegauss(nodes)
-    return z, weights / weights.sum()
+    return gauss_rule(np.sqrt(np.arange(1.0, nodes + 1)))
 
 
 def hermite_polynomials(z: Array, terms: int) -> Array:

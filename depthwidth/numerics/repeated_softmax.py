@@ -25,6 +25,7 @@ import numpy as np
 
 from .chebyshev import chebyshev_basis, chebyshev_coefficients, chebyshev_nodes
 from .distinct import distinct
+from .hermite import gauss_hermite
 
 Array = Any
 Number = Any
@@ -75,12 +76,6 @@ def _classes_of(log_vocabulary: float) -> tuple[Array, Array]:
 
 
 @functools.lru_cache(maxsize=16)
-def _normal(nodes: int) -> tuple[Array, Array]:
-    x, w = np.polynomial.hermite_e.hermegauss(nodes)
-    return x, w / w.sum()
-
-
-@functools.lru_cache(maxsize=16)
 def _norms(head_dim: int) -> tuple[Array, Array]:
     """Nodes and weights of the average over |q|^2 / d_h of a query of Gaussian features: Gauss's of a gamma distribution."""
     alpha, k = head_dim / 2 - 1, np.arange(_SIZES)
@@ -108,8 +103,8 @@ def repetition(pair: float, n: float, shared: float, own: float, head_dim: int |
 def _of_sizes(pair: float, n: float, shared: Array, own: Array) -> tuple[Array, Array, Array]:
     """The fields of :class:`Repetition` for several variances side by side, (m,) each."""
     p, count = zipf_classes(pair)
-    x, weight = _normal(_SCORES)
-    z, mix = _normal(_OWN) if own.any() else (np.zeros(1), np.ones(1))
+    x, weight = gauss_hermite(_SCORES)
+    z, mix = gauss_hermite(_OWN) if own.any() else (np.zeros(1), np.ones(1))
     reach = 1.5 * np.sqrt(shared)[:, None]
     spacing = (13.5 + 2 * reach) / (_TIMES - 1)
     t = np.exp(-9.0 - reach + spacing * np.arange(_TIMES)) / (n * np.exp((shared + own) / 2))[:, None]

@@ -31,8 +31,9 @@ from ..mathematics import harmonic
 from . import softmax_grid as quad
 from .bounds import LARGEST_VARIANCE
 from .bounds import LONGEST as LARGEST_LENGTH
-from .chebyshev import chebyshev_nodes
+from .chebyshev import chebyshev_basis, chebyshev_nodes
 from .distinct import distinct
+from .gauss import gauss_legendre
 from .hermite import gauss_hermite
 from .softmax_grid import head_norms
 
@@ -543,7 +544,7 @@ def row_lengths(length: int) -> tuple[Array, Array]:
     if length <= _EXACT_ROWS:
         return exact, np.full(exact.size, 1 / length)
     low, high = math.log(_EXACT_ROWS + 0.5), math.log(length + 0.5)
-    nodes, weights = np.polynomial.legendre.leggauss(_SAMPLED_ROWS)
+    nodes, weights = gauss_legendre(_SAMPLED_ROWS)
     sampled = np.exp(low + (high - low) * (nodes + 1) / 2)
     return np.concatenate([exact, sampled]), np.concatenate([exact * 0 + 1, weights * (high - low) / 2 * sampled]) / length
 
@@ -633,7 +634,7 @@ class OverlapTable:
             self._logs = np.all(values > 0, axis=1)
             self._logs[_R2] = False
             values[self._logs] = np.log(values[self._logs])
-            self._coefficients = np.linalg.solve(np.polynomial.chebyshev.chebvander(nodes, degree), values.T)
+            self._coefficients = np.linalg.solve(chebyshev_basis(nodes, degree + 1).T, values.T)
             if np.abs(self._coefficients[-2:]).max() < _TABLE_TAIL:
                 break
 
@@ -643,7 +644,8 @@ class OverlapTable:
         low = self.lowest
         if not np.all((r >= low) & (r <= 1)):
             raise InputError(f"correlation is outside [{low:g}, 1]")
-        values = np.polynomial.chebyshev.chebval(2 * (r.ravel() - low) / (1 - low) - 1, self._coefficients)
+        basis = chebyshev_basis(2 * (r.ravel() - low) / (1 - low) - 1, len(self._coefficients))
+        values = self._coefficients.T @ basis
         values[self._logs] = np.exp(values[self._logs])
         values[_R2] *= values[_T2]
         return _to_fields(AttentionOverlap, values, r.shape)
