@@ -37,8 +37,9 @@ class Linear(Layer):
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         weight = site.variance("weight")
         y = x.whole().times(_second_moment(1.0, self.inputs, weight))
-        if self.bias:
-            y = y.with_bias(site.variance("bias"))
+        added = site.variance("bias") if self.bias else 0.0
+        if not (isinstance(added, float) and added == 0):  # which it is in most schemes
+            y = y.with_bias(added)
         gain = _gradient(1.0, self.outputs, weight)
         return site.record(signal.finite(y, site.role)), site.record_gradient(lambda g: g.times(gain))
 

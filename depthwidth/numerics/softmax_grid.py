@@ -49,30 +49,40 @@ def average_kernels(u: Array, step: float, sigma: Array, orders: tuple[int, ...]
     narrowest, widest = sigma[0], sigma[-1]
     parts = math.ceil(step / (COARSEST * narrowest)) if narrowest else 0
     if 1 <= parts <= _MOST_PARTS:
-        fine = step / parts
-        above = DEVIATIONS * widest + min(4 * widest**2, longest + widest**2 / 2)
-        below, above = math.ceil(DEVIATIONS * widest / fine), math.ceil(above / fine)
-        x = fine * np.arange(-below, above + 1)
-        weights = np.exp(np.maximum(-((x / sigma[:, None]) ** 2) / 2, LEAST))
-        weights *= (fine / math.sqrt(2 * math.pi)) / sigma[:, None]
-        y = u[0] + fine * np.arange(-below, parts * (u.size - 1) + above + 1)
-        values = np.stack(kernels(y, orders))
-        if sigma.size < _FEW or x.size * u.size > _LARGE:
+        fine, below, weights = _fine_window(step, sigma, parts, longest)
+        size = weights.shape[1]
+        values = np.stack(kernels(u[0] + fine * (np.arange(parts * (u.size - 1) + size) - below), orders))
+        if sigma.size < _FEW or size * u.size > _LARGE:
             return [np.stack([np.convolve(k, w[::-1], "valid")[::parts] for w in weights]) for k in values]
-        windows = np.lib.stride_tricks.sliding_window_view(values, x.size, axis=1)[:, ::parts]
+        windows = np.lib.stride_tricks.sliding_window_view(values, size, axis=1)[:, ::parts]
         return list(weights @ np.ascontiguousarray(windows).swapaxes(1, 2))
     # Narrow Gaussians: Gauss-Hermite nodes shared by all sigma, with weights for each sigma that are exact for polynomials.
     x, weights = _hermite_weights(widest, sigma)
     return [weights @ k for k in kernels(u + x[:, None], orders)]
 
 
+def _fine_window(step: float, sigma: Array, parts: int, longest: float) -> tuple[float, int, Array]:
+    """A step in so many parts, how many of them lie below the middle of a window, and weights over it; (sigma, window)."""
+    widest, fine = sigma[-1], step / parts
+    above = DEVIATIONS * widest + min(4 * widest**2, longest + widest**2 / 2)
+    below = math.ceil(DEVIATIONS * widest / fine)
+    x = fine * np.arange(-below, math.ceil(above / fine) + 1)
+    weights = np.exp(np.maximum(-((x / sigma[:, None]) ** 2) / 2, LEAST))
+    weights *= (fine / math.sqrt(2 * math.pi)) / sigma[:, None]
+    return fine, below, weights
+
+
 def average_kernels_around(
     u: Array, shifts: Array, step: float, sigma: Array, orders: tuple[int, ...], longest: float = 0.0
 ) -> list[Array]:
     """:func:`average_kernels` for one standard deviation at the points `u` moved by each shift, each of shape (shifts, u)."""
-    if sigma[0] and math.ceil(step / (COARSEST * sigma[0])) <= _MOST_PARTS:
-        found = [average_kernels(u + shift, step, sigma, orders, longest) for shift in shifts]
-        return [np.concatenate(column) for column in zip(*found, strict=True)]
+    parts = math.ceil(step / (COARSEST * sigma[0])) if sigma[0] else 0
+    if 1 <= parts <= _MOST_PARTS:
+        fine, below, weights = _fine_window(step, sigma, parts, longest)
+        x = fine * (np.arange(parts * (u.size - 1) + weights.shape[1]) - below)
+        values = np.stack(kernels(u[0] + shifts[:, None] + x, orders))
+        windows = np.lib.stride_tricks.sliding_window_view(values, weights.shape[1], axis=-1)[..., ::parts, :]
+        return list(np.ascontiguousarray(windows) @ weights[0])
     x, weights = _hermite_weights(sigma[0], sigma)
     values = kernels((u + shifts[:, None])[:, None] + x[:, None], orders)
     return [(weights @ value)[:, 0] for value in values]

@@ -38,6 +38,7 @@ _VARIANCES, _CORRELATIONS, _ROW_VARIANCES = 8, 6, 14  # Chebyshev nodes
 _LEAST_CORRELATION = -0.1
 _STEEP = 4.0  # nats^2
 _TINY = 1e-300
+_NOTHING = 1e-17  # n e^u at the lower end of the integrals for rows of n entries
 _SMALL_HEAD, _MORE_CORRELATIONS = 32, 9
 _LEAST_PRODUCT, _REPULSION = (
     -0.5,
@@ -76,12 +77,14 @@ def _pairs(s2: float, rho: float, lengths: Array) -> tuple[Array, Array]:
     stack, live = [grid.n11, grid.jacobians(), grid.cross], grid.live
     room = np.empty(live.size)
     for i, n in enumerate(lengths):
-        end = np.count_nonzero((n - 1) * grid.log_psi0 > DEAD)  # beyond, neither row of this length has any weight
-        powers = np.multiply(n - 1, live[:end, :end], out=room[: end * end].reshape(end, end))
+        # Beyond, neither row of this length has any weight; before, they have none beside that of longer rows.
+        begin, end = (np.count_nonzero((n - 1) * grid.log_psi0 > most) for most in (-_NOTHING, DEAD))
+        seen, count = slice(begin, end), end - begin
+        powers = np.multiply(n - 1, live[seen, seen], out=room[: count * count].reshape(count, count))
         np.exp(powers, out=powers)
         # Summed over u; the rest depends on the second row.
-        over_first = [np.einsum("uv,uv->v", powers, part[:end, :end]) for part in stack]
-        one, two, cross = (extra[i, i:, :end] @ part for part in over_first)
+        over_first = [np.einsum("uv,uv->v", powers, part[seen, seen]) for part in stack]
+        one, two, cross = (extra[i, i:, seen] @ part for part in over_first)
         p2[i, i:] = p2[i:, i] = n * one
         t2[i, i:] = t2[i:, i] = n * (two + (n - 1) * cross)
     return p2 * _PAIR_STEP**2, t2 * _PAIR_STEP**2
