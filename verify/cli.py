@@ -348,13 +348,13 @@ def capacity(
 ) -> None:  # fmt: skip
     """Measure the capacity of trained weights: bounds, measures and proxies, each with its nature.
 
-    CHECKPOINT is a safetensors file, its index, or a folder with one. Without --text it is read one tensor at a time, in memory
-    bounded by the largest tensor. With --text it must be a model folder: margins, sharpness, and bounds of noisy weights and of
-    attention are then measured on the first sequences of the text, as if the model had been trained on them.
+    CHECKPOINT is a safetensors file, its index, or a folder with one. Without --text it is read one tensor at a time, tables
+    and very large matrices in pieces. With --text it must be a model folder: margins, sharpness, and bounds of noisy weights
+    and of attention are then measured on the first sequences of the text, as if the model had been trained on them.
 
     Nothing is downloaded or unpickled.
     """
-    from depthwidth.analysis.capacity import state_capacity
+    from depthwidth.analysis.capacity import stored_capacity
     from depthwidth.hub import local_checkpoint
     from depthwidth.stored_tensors import FLOATS, open_tensors
 
@@ -365,8 +365,7 @@ def capacity(
             if given:
                 raise InputError(f"{option} applies with --text only")
         names = [name for name, entry in stored.entries.items() if entry.dtype in FLOATS]
-        tensors = ((name, stored.read(name)) for name in announced("tensor", names))
-        found: Any = state_capacity(tensors, samples=samples, margin=margin)
+        found: Any = stored_capacity(stored, announced("tensor", names), samples=samples, margin=margin)
         facts: dict[str, Any] = {"matrices": len(found.matrices), "tolerance": found.tolerance}
     else:
         if samples is not None or margin is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from ..values import frozen
 
 if TYPE_CHECKING:
     from ..formula import Formula
+    from ..stored_tensors import StoredTensors
 
 Array = Any
 
@@ -31,6 +32,8 @@ NATURES = {
 }
 _ROWS = 2**14
 """Rows of a table that are in double precision at once."""
+LARGEST_WHOLE = 2**26
+"""Numbers of a matrix that is read as a whole; of a larger one the smaller Gram matrix is summed over pieces."""
 STATE_TOLERANCE = 1e-3
 """Relative, of the spectral norms of a state: a singular value lies within it, and the norm is off by its square or so."""
 _NATURE = re.compile(rf": an? ({'|'.join(NATURES)})\b")
@@ -152,6 +155,40 @@ def matrix_norms(name: str, value: Any, *, table: bool = False, tolerance: float
     )  # fmt: skip
 
 
+def in_pieces(shape: Sequence[int], *, table: bool) -> bool:
+    """True if a stored matrix of this shape is read in pieces of rows."""
+    return len(shape) == 2 and (table or (math.prod(shape) > LARGEST_WHOLE and shape[0] >= shape[1]))
+
+
+def stored_norms(stored: StoredTensors, name: str, *, table: bool, tolerance: float = STATE_TOLERANCE) -> Iterator[MatrixNorms]:
+    """The norms of the matrices in a tensor of a checkpoint: of a stack one at a time, of a large matrix in pieces of rows."""
+    shape = stored.entries[name].shape
+    if len(shape) == _STACK:
+        for number, piece in enumerate(stored.pieces(name, most=1)):
+            yield matrix_norms(f"{name}[{number}]", piece[0], table=table, tolerance=tolerance)
+    elif in_pieces(shape, table=table):
+        yield _norms_by_pieces(stored, name, table=table, tolerance=tolerance)
+    else:
+        for part, value in matrices_in(name, stored.read(name)):
+            yield matrix_norms(part, value, table=table, tolerance=tolerance)
+
+
+def _norms_by_pieces(stored: StoredTensors, name: str, *, table: bool, tolerance: float) -> MatrixNorms:
+    """The norms of a tall matrix, read in pieces of rows; the spectral norm is the root of its Gram matrix's."""
+    rows, columns = stored.entries[name].shape
+    squared, largest = 0.0, 0.0
+    gram = None if table else np.zeros((columns, columns))
+    for piece in stored.pieces(name):
+        sizes = np.einsum("ij,ij->i", piece, piece, dtype=np.float64)
+        squared, largest = squared + float(sizes.sum()), max(largest, float(sizes.max()))
+        if gram is not None:
+            gram += piece.T @ piece
+    if gram is None:
+        return MatrixNorms(name, rows, columns, None, math.sqrt(squared), math.sqrt(largest))
+    found = spectral_norm(gram, tolerance)
+    return MatrixNorms(name, rows, columns, math.sqrt(found.value), math.sqrt(squared), math.sqrt(largest), found.converged)
+
+
 def _row_norms(w: Array) -> Array:
     return np.sqrt(np.einsum("ij,ij->i", w, w))
 
@@ -258,7 +295,7 @@ def of_logarithm(formula: Callable[..., Any], logarithm: float, *arguments: floa
 
 TABLE_NAMES = re.compile(r"(^|[._])(wte|wpe|embed\w*|\w*embeddings?|relative_attention_bias)([._]|$)")
 """Names of the tensors of checkpoints that hold tables, of which rows are taken."""
-_VECTORS = 1  # dimensions of biases and gains
+_VECTORS, _STACK = 1, 3  # dimensions of biases and gains, and of stacks of matrices
 
 
 @frozen
@@ -312,6 +349,24 @@ def state_capacity(
         for name, whole in tensors
         for part, value in matrices_in(name, whole)
     )
+    return StateCapacity(norms, state_results(norm_sums(norms), samples=samples, margin=margin), tolerance)
+
+
+def stored_capacity(
+    stored: StoredTensors, names: Iterable[str], *, samples: int | None = None, margin: float | None = None,
+    tolerance: float = STATE_TOLERANCE,
+) -> StateCapacity:  # fmt: skip
+    """:func:`state_capacity` of the named tensors of a checkpoint, of which tables and very large matrices are read in pieces.
+
+    Raises
+    ------
+    InputError
+        if a tensor holds NaN, is zero, or none is a matrix.
+    """
+    norms = tuple(
+        one for name in names
+        for one in stored_norms(stored, name, table=bool(TABLE_NAMES.search(name)), tolerance=tolerance)
+    )  # fmt: skip
     return StateCapacity(norms, state_results(norm_sums(norms), samples=samples, margin=margin), tolerance)
 
 

@@ -5,7 +5,6 @@ Tensors are read one at a time, tables and very large matrices in pieces, so tha
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 from collections.abc import Iterator, Sequence
@@ -14,19 +13,16 @@ from typing import Any
 from ..errors import InputError
 from ..initialization.named_tensors import Key
 from ..initialization.tensors import site_of
-from ..numerics.network_norms import spectral_norm
 from ..numerics.spectra import SHARE
 from ..stored_tensors import FLOATS
 from ..values import frozen
-from .capacity import TABLE_NAMES, CapacityResult, MatrixNorms, matrices_in, matrix_norms, norm_sums, state_results
+from .capacity import TABLE_NAMES, CapacityResult, MatrixNorms, in_pieces, matrix_norms, norm_sums, state_results, stored_norms
 from .head_ranks import HeadRanks, attentions, head_ranks
 from .trained_weights import TrainedWeights
 
 Array = Any
 TOLERANCE = 1e-2
 """Relative, of spectral norms: a singular value lies within it; those of large Gaussian matrices are 0.1 to 0.3 % too small."""
-LARGEST_WHOLE = 2**26
-"""Numbers of a matrix that is read as a whole; of a larger one the smaller Gram matrix is summed over pieces."""
 
 
 @frozen
@@ -120,35 +116,12 @@ def _norms_of(weights: TrainedWeights, name: str, homes: Sequence[Key]) -> Itera
         return
     site = homes[0][0].removesuffix(".weight") if homes else re.sub(r"(^|\.)\d+(?=\.)", r"\1#", name)
     table = weights.places[homes[0]].job.group == "table" if homes else bool(TABLE_NAMES.search(name))
-    if len(entry.shape) == 3:  # a stack of matrices, one at a time
-        for number, piece in enumerate(weights.stored.pieces(name, most=1)):
-            yield site, matrix_norms(f"{name}[{number}]", piece[0], table=table, tolerance=TOLERANCE)
-    elif len(entry.shape) == 2 and (table or (math.prod(entry.shape) > LARGEST_WHOLE and entry.shape[0] >= entry.shape[1])):
-        yield site, _by_pieces(weights, name, table=table)
-    elif homes:
+    if homes and len(entry.shape) != 3 and not in_pieces(entry.shape, table=table):
         for role, block in homes:
             value = weights.read(role, block)
             if value is not None and value.ndim > 1:
                 part = role.removesuffix(".weight")
                 yield part, matrix_norms(site_of(part, block), value.reshape(len(value), -1), tolerance=TOLERANCE)
     else:
-        for part, value in matrices_in(name, weights.stored.read(name)):
-            yield site, matrix_norms(part, value, table=table, tolerance=TOLERANCE)
-
-
-def _by_pieces(weights: TrainedWeights, name: str, *, table: bool) -> MatrixNorms:
-    """The norms of a tall matrix, read in pieces of rows; the spectral norm is that of its Gram matrix's root."""
-    import numpy as np
-
-    rows, columns = weights.stored.entries[name].shape
-    squared, largest = 0.0, 0.0
-    gram = None if table else np.zeros((columns, columns))
-    for piece in weights.stored.pieces(name):
-        sizes = np.einsum("ij,ij->i", piece, piece, dtype=np.float64)
-        squared, largest = squared + float(sizes.sum()), max(largest, float(sizes.max()))
-        if gram is not None:
-            gram += piece.T @ piece
-    if gram is None:
-        return MatrixNorms(name, rows, columns, None, math.sqrt(squared), math.sqrt(largest))
-    found = spectral_norm(gram, TOLERANCE)
-    return MatrixNorms(name, rows, columns, math.sqrt(found.value), math.sqrt(squared), math.sqrt(largest), found.converged)
+        for one in stored_norms(weights.stored, name, table=table, tolerance=TOLERANCE):
+            yield site, one

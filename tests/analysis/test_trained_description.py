@@ -8,7 +8,7 @@ import pytest
 from analysis.checkpoints import CONFIG, llama_tensors, saved
 
 from depthwidth import InputError
-from depthwidth.analysis import trained_description
+from depthwidth.analysis import capacity
 from depthwidth.analysis.head_ranks import head_ranks
 from depthwidth.analysis.trained_description import describe_trained
 from depthwidth.analysis.trained_weights import open_trained
@@ -51,7 +51,7 @@ def test_large_matrices_are_read_in_pieces(tensors, tmp_path, monkeypatch):
     """A head of 40 rows in pieces of 7 has the same norms; memory for pieces is that of a piece."""
     weights = open_trained(saved(tmp_path, tensors, UNTIED))
     whole = {one.name: one for one in describe_trained(weights).matrices}
-    monkeypatch.setattr(trained_description, "LARGEST_WHOLE", 100)
+    monkeypatch.setattr(capacity, "LARGEST_WHOLE", 100)
     kept = weights.stored.pieces.__func__
     monkeypatch.setattr(type(weights.stored), "pieces", lambda self, name, most=7 * 4 * 24: kept(self, name, most))
     pieces = {one.name: one for one in describe_trained(weights).matrices}
@@ -94,7 +94,7 @@ def test_the_command_adds_them_to_the_description(tensors, tmp_path, invoke):
     assert set(added) == {"effective_ranks", "norms", "matrices", "spectral_tolerance", "capacity", "notes"}
     page = invoke("describe", folder / "config.json", "--no-diagnosis", "--trained", folder / "model.safetensors").output
     assert page.startswith(invoke("describe", folder, "--no-diagnosis").output)
-    for title in ("Ranks of the products of a head's maps", "Norms of the matrices", "Capacity, by the weights alone"):
+    for title in ("Ranks of the products of a head's maps", "Norms of the matrices", "Capacity, from the weights alone"):
         assert title in page
     assert (
         invoke("describe", folder, "--no-diagnosis", "--trained", folder, "--csv").output

@@ -73,18 +73,44 @@ def test_memory_is_bounded_by_a_tensor(tmp_path):
     """Forty matrices of 1 MB each, read one at a time: the most that Python holds is a few of them in double precision."""
     import tracemalloc
 
-    from depthwidth.analysis.capacity import state_capacity
+    from depthwidth.analysis.capacity import stored_capacity
     from depthwidth.stored_tensors import open_tensors
 
     one = np.eye(512, dtype=np.float32)
     safetensors.save_file({f"w{i}": one for i in range(40)}, tmp_path / "model.safetensors")
     stored = open_tensors(tmp_path)
     tracemalloc.start()
-    found = state_capacity((name, stored.read(name)) for name in stored.entries)
+    found = stored_capacity(stored, stored.entries)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(found.matrices) == 40
     assert peak < 12 * one.nbytes
+
+
+def test_tables_and_large_matrices_in_pieces_have_the_norms_of_the_whole(tmp_path, monkeypatch):
+    from depthwidth.analysis import capacity
+    from depthwidth.stored_tensors import StoredTensors, open_tensors
+
+    draw = np.random.default_rng(0).standard_normal
+    state = {"wte.weight": draw((50, 6)), "head.weight": draw((40, 8)), "experts": draw((3, 4, 5)), "conv": draw((4, 3, 2, 2)),
+             "bias": draw(4)}  # fmt: skip
+    safetensors.save_file({name: one.astype(np.float32) for name, one in state.items()}, tmp_path / "model.safetensors")
+    stored, read = open_tensors(tmp_path), StoredTensors.read
+
+    def small_tensors_alone(self, name):
+        assert name in ("conv", "bias"), f"{name} was read as a whole"
+        return read(self, name)
+
+    whole = capacity.state_capacity((name, stored.read(name)) for name in stored.entries)
+    monkeypatch.setattr(capacity, "LARGEST_WHOLE", 100)
+    monkeypatch.setattr(StoredTensors, "read", small_tensors_alone)
+    found = capacity.stored_capacity(stored, stored.entries)
+    assert [one.name for one in found.matrices] == [one.name for one in whole.matrices]
+    for one, other in zip(found.matrices, whole.matrices, strict=True):
+        assert (one.spectral is None) == (other.spectral is None)
+        numbers = [(it.outputs, it.inputs, it.spectral or 0.0, it.frobenius, it.largest_row) for it in (one, other)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-3)
+    assert [one.value for one in found.results] == pytest.approx([one.value for one in whole.results], rel=1e-3)
 
 
 @pytest.mark.slow
