@@ -362,7 +362,7 @@ class _Input:
 
     def positions(self, tree: Transformer, tokens: int) -> Positions | None:
         """The positions to follow one by one; None for exchangeable tokens."""
-        from ..signal.positions import Alike, Distances, Positions
+        from ..signal.positions import ALL_NODES, Alike, Distances, Positions
         from ..signal.window_pairs import WindowPairs
 
         if self.tokens is not None:
@@ -375,10 +375,10 @@ class _Input:
         match = self.mean_match if apart else None
         if not tree.stack.causal and tokens > 1:
             return None if match is None else Alike.of(tokens, match)
-        smooth = Positions.smooth(tokens, match)
-        reaches = () if smooth.dense or tree.kind == "encoder-decoder" else _windows_of(tree.stack, tokens)
-        short = reaches and tokens >= _SHORT * reaches[0]
-        return WindowPairs.of(tokens, reaches, match) if short else smooth
+        reaches = () if tree.kind == "encoder-decoder" else _windows_of(tree.stack, tokens)
+        if tokens > ALL_NODES and reaches and tokens >= _SHORT * reaches[0]:
+            return WindowPairs.of(tokens, reaches, match)
+        return Positions.smooth(tokens, match)
 
     def identity(self, positions: Positions | None) -> AnySignal:
         """A signal of second moment 1 whose covariance is the match probability."""

@@ -40,7 +40,7 @@ import numpy as np
 from ..errors import InputError
 from ..numerics.distinct import distinct
 from ..numerics.softmax_responses import Growth, PairResponse, RowResponse, repelling_bases, responses
-from .positions import Positions, Windows, _interpolation, windows
+from .positions import Positions, Windows, _interpolation, smooth_nodes, windows
 from .window_sums import _TINY, Moments, _sums
 
 Array = Any
@@ -255,7 +255,7 @@ class _Tables:
 
     def __init__(self, largest: float, mask: Windows, head_dim: int | None, first: Array, second: Array) -> None:
         lengths = distinct(mask.lengths.astype(int))
-        self.nodes = Positions.smooth(int(lengths[-1])).nodes if mask.dense else lengths
+        self.nodes = smooth_nodes(int(lengths[-1])) if mask.dense else lengths
         self.responses = responses(largest, tuple(int(n) for n in self.nodes), head_dim)
         self._first, self._second = first, second
         self._pairs: Array = None

@@ -24,6 +24,8 @@ Array = Any
 
 _FIRST = 4  # the first positions are all nodes: there a single key matters most
 _RATIO = 1.7
+ALL_NODES = _FIRST + 2
+"""Length of the sequences up to which every position is a node."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -406,13 +408,20 @@ def _alike(length: int, match: float) -> Alike:
     return Alike(np.array([length]), np.ones((length, 1)), False, match=match)
 
 
-@functools.lru_cache(maxsize=64)
-def _smooth(length: int, match: float | None = None) -> Positions:
-    if length <= _FIRST + 2:
-        return _every(length)
+def smooth_nodes(length: int) -> Array:
+    """The nodes of :meth:`Positions.smooth`, without the interpolation to all positions."""
+    if length <= ALL_NODES:
+        return np.arange(1, length + 1)
     more = int(np.ceil(np.log(length / _FIRST) / np.log(_RATIO)))
     spaced = _FIRST * (length / _FIRST) ** (np.arange(1, more + 1) / more)
-    nodes = distinct(np.concatenate([np.arange(1, _FIRST + 1), np.rint(spaced).astype(int)]))
+    return distinct(np.concatenate([np.arange(1, _FIRST + 1), np.rint(spaced).astype(int)]))
+
+
+@functools.lru_cache(maxsize=64)
+def _smooth(length: int, match: float | None = None) -> Positions:
+    if length <= ALL_NODES:
+        return _every(length)
+    nodes = smooth_nodes(length)
     return Positions(nodes, _interpolation(nodes, np.arange(1, length + 1)), False, match=match)
 
 

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..numerics.powers import powers_of
 from ..numerics.softmax_responses import responses
 from .attention import _NEGLIGIBLE, AttentionOutput, Bias, TokenAttention, _Layer, _Tables
-from .positions import Array, Positions, _interpolation
+from .positions import Array, _interpolation, smooth_nodes
 from .window_pairs import WindowPairs, _chosen, _steps
 from .window_sums import Moments, _Repetitions
 
@@ -131,7 +131,7 @@ class _RowTables(_Tables):
 
     def __init__(self, largest: float, owner: WindowAttention) -> None:
         lengths = owner.sums.n
-        self.nodes = Positions.smooth(int(lengths.max())).nodes
+        self.nodes = smooth_nodes(int(lengths.max()))
         self.responses = responses(largest, tuple(int(n) for n in self.nodes), owner.head_dim)
         self._first, self._second = owner.first, owner.second
         pairs = self.responses.pairs
@@ -233,8 +233,8 @@ class _Stored:
     def between(self, k: int) -> Array:
         """Interpolation of a function of two positions, the second row k, to the knots of that row; (knots, M)."""
         knots, index, weights = self.knots[k], self._index[k], self._weights[k]
-        result = np.zeros((knots.size, self.first.size))
-        np.add.at(result, (np.arange(knots.size)[:, None], index), weights)
+        flat = (np.arange(knots.size)[:, None] * self.first.size + index).ravel()
+        result = np.bincount(flat, weights.ravel(), knots.size * self.first.size).reshape(knots.size, -1)
         same = int(np.searchsorted(knots, self.rows[k]))
         result[same] = 0
         result[same, 2 * self.count :] = self._own[k]

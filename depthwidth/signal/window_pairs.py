@@ -279,5 +279,6 @@ def _window_pairs(length: int, reaches: tuple[int, ...], match: float | None) ->
     position = np.arange(1, length + 1)
     index, weights = _bent(nodes, position, _breaks(length, reaches), _along(length, scale))
     every = np.zeros((length, nodes.size))
-    np.add.at(every, (np.arange(length)[:, None], index), weights)
+    for column in range(index.shape[1]):  # missing nodes repeat the first, with weight 0
+        every[position - 1, index[:, column]] += weights[:, column]
     return WindowPairs(nodes, every, False, np.array(late, dtype=int), np.array(early, dtype=int), reaches, match=match)
