@@ -71,7 +71,7 @@ class Judge(Counts):
         self.rule = rule
         self.limits = limits
         self.by_loss = True
-        self.even = True
+        self.choosy = True
         self.open_head_dim = template.head_dim is None and template.heads is None
         self.penalty_of = shape_penalty.shape_penalty.with_fixed()
         self.exponent_of = shape_penalty.loss_exponent.with_fixed()
@@ -102,6 +102,14 @@ class Judge(Counts):
         """The point at which a curve uses up the budget; None if it never does."""
         return meet(curve, self.quantity, self.amount)
 
+    def shape_by(self, rule: Rule) -> tuple[float, float] | None:
+        """A rule's shape at the budget; None if its curve never meets the budget, or only with less than one layer.
+
+        The combined rule, to which plans fall back, has a shape at any budget.
+        """
+        found = self.meet_budget(rule.curve(self.density))
+        return None if found is None or (found[0] < 1 and not rule.pooled) else found
+
     def optimum(self) -> tuple[float, float]:
         """The rule's shape at the budget; if its curve never meets the budget, the widest shape that the budget allows.
 
@@ -110,7 +118,7 @@ class Judge(Counts):
         InputError
             if the budget is too small for any shape.
         """
-        found = self.meet_budget(self.rule.curve(self.density)) or self.meet_budget(at_depth(self.template.least_depth))
+        found = self.shape_by(self.rule) or self.meet_budget(at_depth(self.template.least_depth))
         if found is None:
             raise InputError(too_small(self))
         return found
@@ -123,7 +131,7 @@ class Judge(Counts):
     @cached_property
     def judged(self) -> bool:
         """True if shapes are judged by their loss, False if by their distance from the rule's curve alone."""
-        return self.by_loss and self.meet_budget(self.rule.curve(self.density)) is not None
+        return self.by_loss and self.shape_by(self.rule) is not None
 
     @cached_property
     def centre(self) -> tuple[float, float]:
@@ -175,14 +183,28 @@ class Judge(Counts):
             # Depths of one width are alike at equal budget; the one nearer to the curve at its own size is taken.
             loss += policy.NEARER_CURVE * self.penalty(tree.width, tree.trained_size)
             self._costs[place] = math.inf if over else self.cost(float(amount), loss)
-        return self._costs[place] + self.uneven(tree.width)
+        return self._costs[place] + self.uneven(tree.width) + self.far(tree.width)
 
     def uneven(self, width: int) -> float:
         """The price of a number of heads that does not divide among the devices of a machine; 0 if it is given or ignored."""
         template = self.template
-        if not self.even or template.heads is not None:
+        if not self.choosy or template.heads is not None:
             return 0.0
         return policy.UNEVEN_HEADS * policy.missing_factors(template.heads_at(width))
+
+    def far(self, width: int) -> float:
+        """The price of a width whose depth at the budget is beyond those where the least loss is sought; 0 if ignored."""
+        found = self.depth_of(width) if self.choosy and self.judged else None
+        if found is None:
+            return 0.0
+        off = abs(math.log(found[0] / self.optimum()[0])) - math.log(policy.FARTHEST_DEPTH)
+        return policy.FAR_DEPTH * max(0.0, off)
+
+    def depth_of(self, width: int) -> tuple[float, float] | None:
+        """The continuous depth at which blocks of this width use up the budget, and the width; None if there is none."""
+        if width not in self._depths:
+            self._depths[width] = meet(lambda depth: (depth, width), self.rounded_quantity, self.amount)
+        return self._depths[width]
 
     def screened_cost(self, depth: int, width: int) -> float:
         """:meth:`cost` of a shape by its polynomials, without any rounding of its feed-forward width."""
@@ -190,7 +212,7 @@ class Judge(Counts):
             amount, size = (reading(depth, width) for reading in (self.rounded_quantity, self.rounded_size))
             loss = self.excess((depth, width), size, amount, screened=True)
             self._screened[depth, width] = self.cost(amount, loss)
-        return self._screened[depth, width] + self.uneven(width)
+        return self._screened[depth, width] + self.uneven(width) + self.far(width)
 
     def penalty(self, width: float, size: float) -> float:
         """Relative loss of this width compared with the rule's optimum at this size."""
@@ -315,13 +337,22 @@ class Judge(Counts):
         return self._places[key]
 
 
+def _smallest(judge: Judge) -> Transformer:
+    """The smallest allowed shape."""
+    template = replace(judge.template, head_dim=policy.HEAD_DIMS[-1]) if judge.open_head_dim else judge.template
+    return template.at(template.least_depth, template.widths_beside(1.0)[-1])
+
+
+def smallest_amount(judge: Judge) -> float:
+    """What the smallest allowed shape uses of the budget's quantity."""
+    return float(judge.budget.of(_smallest(judge)))
+
+
 def too_small(judge: Judge) -> str:
     """The sentence for a budget that no shape fits."""
     if judge.limits.width is not None:
         return f"plan: a block of width {judge.limits.width:,} already takes more than the budget of {judge.budget}"
-    template = replace(judge.template, head_dim=policy.HEAD_DIMS[-1]) if judge.open_head_dim else judge.template
-    smallest = template.at(template.least_depth, template.widths_beside(1.0)[-1])
-    used = float(judge.budget.of(smallest))
+    smallest, used = _smallest(judge), smallest_amount(judge)
     amount = format_bytes(used) if judge.budget.in_bytes else f"{used:.3g}"
     with_vocab = f" and a vocabulary of {smallest.vocab}" if smallest.vocab else ""
     blocks, verb = ("one block", "takes") if smallest.depth == 1 else (f"{smallest.depth} blocks", "take")

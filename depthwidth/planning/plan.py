@@ -18,7 +18,7 @@ from .budget import Budget
 from .caveats import EXPERTS_CAVEAT, measured_cost, penalty_caveats, penalty_error, shape_caveats
 from .costs import costs
 from .equal_budget import DepthRange
-from .judging import Shape
+from .judging import Shape, smallest_amount, too_small
 from .known_models import family_of, known_beside
 from .limits import Limits
 from .requests import Request, read_request
@@ -386,15 +386,17 @@ class _Planner:
             raise _NoShapeError(self.no_shape())
 
     def no_shape(self) -> str:
-        """The sentence for a rule whose curve does not meet the budget."""
+        """The sentence for a rule whose curve does not meet the budget, or has less than one layer there."""
         search = self.search
-        others = [
-            name
-            for name, rule in self.rules.items()
-            if not rule.comparison and search.meet_budget(rule.curve(search.density)) is not None
-        ]
+        curve = search.meet_budget(self.rule.curve(search.density))
+        if curve is not None and smallest_amount(search) > search.amount * (1 + policy.LARGEST_OVERSHOOT):
+            return too_small(search)
+        others = [name for name, rule in self.rules.items() if not rule.comparison and search.shape_by(rule) is not None]
         having = f"; {', '.join(others)} have one" if len(others) > 1 else ""
         why = "its curve begins above it or ends below it"
+        if curve is not None:
+            why = f"its curve has {curve[0]:.2f} layers there"
+            having += "; give a smaller vocab or a larger budget"
         return f"plan: the rule {self.rule.name} has no shape at {self.budget}, as {why}{having}"
 
     def plan(self) -> Plan:
@@ -468,7 +470,7 @@ class _Planner:
     def rule_shape(self, rule: Rule) -> RuleShape | None:
         """The optimum of one rule at the budget; None if its curve does not meet it."""
         search = self.search
-        found = search.meet_budget(rule.curve(search.density))
+        found = search.shape_by(rule)
         if found is None:
             return None
         own = rule.name == self.rule.name

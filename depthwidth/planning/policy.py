@@ -103,6 +103,11 @@ KNOWN_MODELS = 2
 FARTHEST_DEPTH = 4.0
 """Factor from the rule's own depth within which the least loss is sought: the penalty was measured at widths from 0.4 to 2
 times the best, and at equal size half the width is four times the depth."""
+FAR_DEPTH = 5e-3
+"""Loss that a shape must win for each factor e of depth beyond :data:`FARTHEST_DEPTH`, half of the error of a loss there.
+Without it budgets that are mostly embedding get hundreds of layers of a few dimensions, by a parabola that nothing supports."""
+FAR_ENOUGH = 4e-3
+"""Price of such a shape from which other head dimensions are tried for a nearer one: some nine times the rule's depth."""
 NEGLIGIBLE_LOSSES = (4e-3, 3e-4)
 """Relative losses whose ranges of depth a plan states: what the published rules disagree by at most, and what no experiment
 resolves, as the loss of one model differs by more between seeds."""

@@ -14,7 +14,7 @@ from ..errors import InputError
 from . import policy
 from .judging import NO_LIMITS, Judge, too_small
 from .limits import smallest_depth
-from .rules import Rule, at_depth, meet
+from .rules import Rule, at_depth
 from .template import Template
 
 
@@ -44,9 +44,9 @@ class Search(Judge):
         return other
 
     def least_loss(self) -> Transformer | None:
-        """The shape of least predicted loss within the limits, however its heads divide."""
+        """The shape of least predicted loss within the limits, however its heads divide or far from the rule's it is."""
         other = copy.copy(self)
-        other.even = False
+        other.choosy = False
         found = other.nearest()
         return None if found is None else found[1]
 
@@ -81,9 +81,7 @@ class Search(Judge):
 
     def shapes_of_width(self, width: int) -> Iterator[tuple[int, int]]:
         """The one or two depths at which blocks of `width` come closest to the budget."""
-        if width not in self._depths:
-            self._depths[width] = meet(lambda depth: (depth, width), self.rounded_quantity, self.amount)
-        found = self._depths[width]
+        found = self.depth_of(width)
         if found is not None and found[0] < policy.DEEPEST:
             yield from ((depth, width) for depth in self.limits.depths(found[0], self.template))
 
@@ -132,9 +130,11 @@ class Search(Judge):
             if found is None:
                 continue
             cost = found[0] + rank * policy.UNUSUAL_HEADS
-            if best is None or cost < best[0]:
+            # A shape that is good enough but far from the rule's gives way to a nearer one only if that is clearly better.
+            gain = policy.GOOD_ENOUGH if best is not None and best[0] < policy.GOOD_ENOUGH else 0.0
+            if best is None or cost < best[0] - gain:
                 best = cost, self.template, found[1]
-            if best[0] < policy.GOOD_ENOUGH:
+            if best[0] < policy.GOOD_ENOUGH and self.far(best[2].width) < policy.FAR_ENOUGH:
                 break
         if best is None and self.limits.width is not None:
             beside = " or ".join(f"{found:,}" for found in self.template.widths_beside(self.limits.width))

@@ -103,7 +103,7 @@ def reasons(plan: Plan) -> Iterator[str]:
         gain = f"{-better.loss_at_budget:.4%}"
         yield (
             f"Picked although {better.depth} x {better.width:,} has {gain} less predicted loss ({rule}): "
-            f"{_against(better, shape)}."
+            f"{_against(plan, better, shape)}."
         )
     free = plan.without_limits
     if free is not None:
@@ -144,12 +144,24 @@ def _better(plan: Plan) -> Shape | None:
     return found if found is not None and found.loss_at_budget < -SMALLEST_SAID else None
 
 
-def _against(better: Shape, shape: Shape) -> str:
+def _beyond(shape: Shape, plan: Plan) -> bool:
+    """True for a depth that is further from that of the rule's curve than the best depth is sought."""
+    own = plan.rules.get(plan.rule.name)
+    return own is not None and abs(math.log(shape.depth / own.depth)) > math.log(policy.FARTHEST_DEPTH)
+
+
+def _against(plan: Plan, better: Shape, shape: Shape) -> str:
     """The reason against a shape of lower predicted loss."""
-    if better.heads and policy.missing_factors(better.heads) > policy.missing_factors(shape.heads or 1):
+    even = -better.loss_at_budget < policy.missing_factors(1) * policy.UNEVEN_HEADS
+    if better.heads and even and policy.missing_factors(better.heads) > policy.missing_factors(shape.heads or 1):
         return f"its {better.heads} heads divide among fewer devices"
     if abs(better.budget_miss) > max(policy.FREE_MISS, abs(shape.budget_miss)):
         return f"it is {abs(better.budget_miss):.1%} {'below' if better.budget_miss < 0 else 'above'} the budget"
+    own = plan.rules.get(plan.rule.name)
+    if own is not None and _beyond(better, plan) and abs(math.log(better.depth / shape.depth)) > policy.MOVED:
+        return (
+            f"it has {better.depth / own.depth:,.3g} times the layers of the {plan.rule.name} curve, where its loss is a guess"
+        )
     if better.head_dim != shape.head_dim:
         return f"it has heads of {better.head_dim}"
     return "the difference is less than the search resolves"

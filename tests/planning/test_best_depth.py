@@ -62,6 +62,30 @@ def test_a_rule_that_ends_below_the_budget_is_refused():
     assert Search(asked.budget, find_rule("measured2025"), asked.template).recommend().depth == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("budget", "preset"), [("10M", "mixtral"), ("30M", "llama3"), ("3M", "gpt3"), ("10M", "llama2")])
+def test_a_budget_that_is_mostly_embedding(budget, preset):
+    """No shape of one layer, and none of hundreds: one further from the rule's curve than is sought must win clearly."""
+    found = plan(budget, preset=preset)
+    own = found.rules[found.rule.name].depth
+    assert 1 < found.shape.depth < 100
+    assert own >= 1
+    assert found.shape.depth / own < 50
+    far = found.least_loss
+    if far is not None and far.depth / own > 2 * policy.FARTHEST_DEPTH:
+        assert far.loss_at_budget < 0
+        assert "times the layers of the" in " ".join(reasons(found))
+
+
+def test_a_curve_with_less_than_one_layer_is_no_shape():
+    with pytest.raises(InputError, match=r"levine2020 has no shape at .*, as its curve has 0\.04 layers there; .* have one"):
+        plan("10M", rule="levine2020", preset="mixtral")
+    assert plan("10M", preset="mixtral").rule.name == policy.FALLBACK_RULE
+    with pytest.raises(InputError, match="is too small: one block of width 32"):
+        plan("1M", preset="llama3")
+    assert plan("1M", vocab=1000).shape.depth > 1
+
+
 def test_the_default_without_a_shape_gives_way():
     found = plan("10M", preset="llama3")
     assert found.rule.name == policy.FALLBACK_RULE
