@@ -158,6 +158,42 @@ def test_torchtitan_measures_what_is_counted_and_the_temporaries_of_the_loss():
     assert none > measured  # without recomputation it would not have run
 
 
+def predicted(tree, parallelism, batch, recompute="full"):
+    """GiB of the count, and of the temporaries of the loss, as in the test above."""
+    counted = training_memory(tree, parallelism, TrainingSetup(recompute=recompute), batch=batch).total
+    tokens = batch * tree.context / parallelism.context
+    return (counted + tokens * tree.vocab * (2 + 4 + 2) / parallelism.tensor) / 2**30
+
+
+def llama31(depth, width, heads, ffn, context):
+    return Transformer(
+        depth=depth, width=width, heads=heads, kv_heads=8, ffn=ffn, vocab=128256, context=context, positions="rotary",
+        norm="rmsnorm", bias=False, gated=True, activation="silu", tied=False,
+    )  # fmt: skip
+
+
+def test_other_figures_of_torchtitan_without_adjusting(pytestconfig):
+    """benchmarks/llama3_h100_202412_torchtitan.md, tables 1 to 4, and the same of H200; what fails is stated too."""
+    page = (pytestconfig.rootpath / "docs" / "memory_and_serving.md").read_text(encoding="utf-8")
+    for context, measured in ((2, 84.2), (4, 84.0), (8, 84.5)):
+        tree = llama31(32, 4096, 32, 14336, 32768 * context)
+        found = predicted(tree, Parallelism(data=8 // context, context=context, zero=3), 1)
+        assert f"{found:.1f}" == "76.8"
+        assert 0.9 < found / measured < 0.93
+    tree = llama31(32, 4096, 32, 14336, 8192)
+    devices = {n: predicted(tree, Parallelism(data=n, zero=3), 2) for n in (8, 32, 64, 128)}
+    for change in (devices[128] - devices[8], devices[64] - devices[32]):
+        assert f"| {change:.1f} |" in page
+    assert 0.9 < (devices[128] - devices[8]) / (67.0 - 82.4) < (devices[128] - devices[8]) / (61.8 - 76.8) < 0.95
+    assert devices[64] - devices[32] < 1.8 * (46.97 - 47.96)  # not predicted
+    most = predicted(tree, Parallelism(data=8, zero=3), 2, "none")
+    assert f"between {devices[8]:.1f} (whole blocks) and {most:.0f} (none)" in page
+    assert devices[8] < 77.0 < 82.4 < most
+    large = predicted(llama31(80, 8192, 64, 28672, 8192), Parallelism(data=32, tensor=8, sequence=True, zero=3), 16)
+    assert f"| {large:.1f} | 71.9" in page
+    assert large < 0.8 * 67.6  # not predicted
+
+
 @pytest.mark.slow
 def test_every_family_is_divided_or_refused_in_one_sentence():
     """A fifth of the families, at the sizes that are their defaults."""
