@@ -253,6 +253,10 @@ class Judge(Counts):
         steep = max(0.0, abs(miss) - policy.TOLERATED_MISS)
         return loss + self.loss_per_amount * max(0.0, abs(miss) - policy.FREE_MISS) + steep
 
+
+class Measurer(Judge):
+    """Shapes of whole numbers with their exact counts, and their losses against each other."""
+
     def measure(self, tree: Transformer, against: Shape | None = None, best_width: float | None = None) -> Shape:
         """A tree with its exact counts and its predicted cost, relative to another shape if one is given.
 

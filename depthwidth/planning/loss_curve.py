@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from .judging import Judge
+from .judging import Measurer
 from .plan import Plan
 
 
@@ -37,7 +37,7 @@ def loss_curve(plan: Plan, points: int = 121) -> list[LossPoint]:
     >>> round(least.depth), found.shape.depth, f"{least.loss:.3%} +- {least.stderr:.3%}"
     (41, 44, '-0.007% +- 0.008%')
     """
-    judge = Judge(plan.budget, plan.rule, plan.template)
+    judge = Measurer(plan.budget, plan.rule, plan.template)
     found = []
     for depth, width in plan.equal_budget_curve(points):
         changed = judge.loss_at(depth, plan.shape)

@@ -12,13 +12,13 @@ from typing import Self
 from ..architecture import Transformer
 from ..errors import InputError
 from . import policy
-from .judging import NO_LIMITS, Judge, too_small
+from .judging import NO_LIMITS, Measurer, too_small
 from .limits import smallest_depth
 from .rules import Rule, at_depth
 from .template import Template
 
 
-class Search(Judge):
+class Search(Measurer):
     """The search for the best shape."""
 
     def with_rule(self, rule: Rule) -> Self:
