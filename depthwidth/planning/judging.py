@@ -103,12 +103,8 @@ class Judge(Counts):
         return meet(curve, self.quantity, self.amount)
 
     def shape_by(self, rule: Rule) -> tuple[float, float] | None:
-        """A rule's shape at the budget; None if its curve never meets the budget, or only with less than one layer.
-
-        The combined rule, to which plans fall back, has a shape at any budget.
-        """
-        found = self.meet_budget(rule.curve(self.density))
-        return None if found is None or (found[0] < 1 and not rule.pooled) else found
+        """A rule's shape at the budget; None if its curve never meets the budget."""
+        return self.meet_budget(rule.curve(self.density))
 
     def optimum(self) -> tuple[float, float]:
         """The rule's shape at the budget; if its curve never meets the budget, the widest shape that the budget allows.
@@ -341,22 +337,13 @@ class Measurer(Judge):
         return self._places[key]
 
 
-def _smallest(judge: Judge) -> Transformer:
-    """The smallest allowed shape."""
-    template = replace(judge.template, head_dim=policy.HEAD_DIMS[-1]) if judge.open_head_dim else judge.template
-    return template.at(template.least_depth, template.widths_beside(1.0)[-1])
-
-
-def smallest_amount(judge: Judge) -> float:
-    """What the smallest allowed shape uses of the budget's quantity."""
-    return float(judge.budget.of(_smallest(judge)))
-
-
 def too_small(judge: Judge) -> str:
     """The sentence for a budget that no shape fits."""
     if judge.limits.width is not None:
         return f"plan: a block of width {judge.limits.width:,} already takes more than the budget of {judge.budget}"
-    smallest, used = _smallest(judge), smallest_amount(judge)
+    template = replace(judge.template, head_dim=policy.HEAD_DIMS[-1]) if judge.open_head_dim else judge.template
+    smallest = template.at(template.least_depth, template.widths_beside(1.0)[-1])
+    used = float(judge.budget.of(smallest))
     amount = format_bytes(used) if judge.budget.in_bytes else f"{used:.3g}"
     with_vocab = f" and a vocabulary of {smallest.vocab}" if smallest.vocab else ""
     blocks, verb = ("one block", "takes") if smallest.depth == 1 else (f"{smallest.depth} blocks", "take")

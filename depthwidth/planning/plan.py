@@ -18,7 +18,7 @@ from .budget import Budget
 from .caveats import EXPERTS_CAVEAT, measured_cost, penalty_caveats, penalty_error, shape_caveats
 from .costs import costs
 from .equal_budget import DepthRange
-from .judging import Shape, smallest_amount, too_small
+from .judging import Shape
 from .known_models import family_of, known_beside
 from .limits import Limits
 from .requests import Request, read_request
@@ -356,7 +356,9 @@ def plan(
         return _Planner(request, find_rule(rule)).plan()
     default = default_rule(images=request.template.design.patch is not None)
     try:
-        return _Planner(request, default).plan()
+        planner = _Planner(request, default)
+        if default.images or planner.search.optimum()[0] >= 1:  # less than one layer is no shape to follow
+            return planner.plan()
     except _NoShapeError:
         if default.images:
             raise
@@ -386,17 +388,11 @@ class _Planner:
             raise _NoShapeError(self.no_shape())
 
     def no_shape(self) -> str:
-        """The sentence for a rule whose curve does not meet the budget, or has less than one layer there."""
+        """The sentence for a rule whose curve does not meet the budget."""
         search = self.search
-        curve = search.meet_budget(self.rule.curve(search.density))
-        if curve is not None and smallest_amount(search) > search.amount * (1 + policy.LARGEST_OVERSHOOT):
-            return too_small(search)
         others = [name for name, rule in self.rules.items() if not rule.comparison and search.shape_by(rule) is not None]
         having = f"; {', '.join(others)} have one" if len(others) > 1 else ""
         why = "its curve begins above it or ends below it"
-        if curve is not None:
-            why = f"its curve has {curve[0]:.2f} layers there"
-            having += "; give a smaller vocab or a larger budget"
         return f"plan: the rule {self.rule.name} has no shape at {self.budget}, as {why}{having}"
 
     def plan(self) -> Plan:
