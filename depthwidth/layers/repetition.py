@@ -176,7 +176,7 @@ def _state(x: AnySignal) -> tuple[float, ...]:
     return tuple(float(part[0]) for part in _columns_of(x))
 
 
-_STEP, _STEP_OF_KINDS = 0.06, 0.12
+_STEP = 0.12
 """Largest distance between blocks that are evaluated by tables, relative to the depth there."""
 _SINGLE = 3
 """Blocks that are evaluated one by one before tables, if pairs are of two kinds: the first adds to a small embedding."""
@@ -312,7 +312,7 @@ def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: AnySignal, t
     advance_block = _tabulated_block(steps, parallel) if of_one else _tabulated_kinds(steps, parallel, x.positions.match)
     state = _state(x)
     if times > MANY_BLOCKS and all(step.skip is None and step.normalised is None for step in steps):
-        sampled = sampled_states(advance_block, state, times, _STEP if of_one else _STEP_OF_KINDS)
+        sampled = sampled_states(advance_block, state, times, _STEP)
         if sampled is not None:
             return [tuple(row) for row in sampled.tolist()]
     states, seen = [state], {state: 0}

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pandas
 
     from .best_depth import BestDepth
+    from .counting import Counts
     from .mixtures import MixtureVerdict
     from .optima import FlopOptimum
 
@@ -95,6 +96,8 @@ class Plan:
     limits: Limits
     architecture: str
     """The name of the preset, or words on where the architecture is from."""
+    counts: Counts
+    """Counts of the template's shapes, as the search has sampled them."""
     best_depth: float
     """The continuous depth of least predicted loss at exactly this budget."""
     ranges: tuple[DepthRange, ...]
@@ -231,11 +234,8 @@ class Plan:
         if self.rule.images or self.tree.stem.images:
             return ()
         from .best_depth import best_depths
-        from .counting import Counts
 
-        counts = Counts(self.budget)
-        counts.use_template(self.template)
-        return tuple(best_depths(counts, self.shape))
+        return tuple(best_depths(self.counts, self.shape))
 
     def table(self) -> list[dict[str, Any]]:
         """Five to seven shapes as rows, by depth: the suggestion, wider and deeper shapes, known models of that size.
@@ -422,6 +422,7 @@ class _Planner:
             notes=tuple(self.notes(tree, shape, found, [*others, *filter(None, [like])])),
             limits=self.request.limits,
             architecture=self.request.architecture,
+            counts=search,
             best_depth=search.level.best_depth,
             ranges=tuple(self.ranges()),
             least_loss=search.measure(least, against=shape) if least is not None and differs else None,
