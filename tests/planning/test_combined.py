@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from depthwidth import InputError, optimal_width, plan
 from depthwidth.coefficients import coefficient, coefficients
 from depthwidth.formulas import rules as laws
-from depthwidth.planning.combined import best_width_band, penalty_band
+from depthwidth.planning.combined import LossBand, best_width_band, curvatures, penalty_band, shifts
 from depthwidth.planning.rules import find_rule, meet, rules
 
 LAW = "combined2026"
@@ -108,6 +108,21 @@ def test_the_penalty_is_a_band():
     assert 0 <= low < 1e-5 < high < 0.01
     assert 0 < penalty_band(4000, 1e9)[0] < penalty_band(4000, 1e9)[1]
     assert penalty_band(4000, 1e9, 0.9)[1] > penalty_band(4000, 1e9, 0.5)[1]
+
+
+@pytest.mark.parametrize(("slope", "farthest"), [(0.03, math.inf), (-0.02, math.inf), (0.03, 0.05)])
+def test_a_loss_is_held_against_the_least_of_its_curve(slope, farthest):
+    """By a search along the curve, no farther than the size may move the best width; and quantiles by many draws of it."""
+    band = LossBand(0.9, 1e9, 0.2, slope, farthest=farthest)
+    places = np.linspace(-1, 1, 4001) * min(farthest, 2.0)
+    for k, shift in ((0.1, 0.0), (0.3, -0.4), (0.05, 0.5)):
+        x = 0.2 - shift
+        least = (k * places**2 + slope * places).min()
+        assert band.lost(shift, k) == pytest.approx(max(0.0, k * x**2 + slope * x - least), abs=1e-6)
+    drawn = [(band.lost(shift, k), weight * part) for weight, k in curvatures(15) for part, shift in shifts(401, band.error)]
+    lost, weights = np.array(sorted(drawn)).T
+    for share in (0.5, 0.95):
+        assert band.quantile(share) == pytest.approx(lost[np.searchsorted(weights.cumsum(), share)], rel=0.01)
 
 
 def test_no_other_number_moves():
