@@ -36,7 +36,7 @@ def test_weights_operations_and_cache_by_hand():
 
 
 REFUSED = {
-    "head_dim=2 leaves no dimensions beside the 2 that rotate": {"still": 0},
+    "head_dim=2 leaves no dimensions besides the 2 that rotate": {"still": 0},
     "kv_heads=1 is not heads=3": {"kv_heads": 1},
     "ALiBi does not rotate": {"position": ALiBi()},
     "neither norms of single heads nor a memory": {"query_norm": RMSNorm(6)},

@@ -178,7 +178,7 @@ def test_ranks_of_the_test_vector(exponent, total, diffuse, readout, absolute):
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: h.weight_growth([0.5]), "diffuse laws hold below 0.5"),
+        (lambda: h.weight_growth([0.5]), "diffuse laws hold only below 0.5"),
         (lambda: h.weight_growth([]), "at least one"),
         (lambda: h.readout_errors([0.1, 0.2]), "largest first"),
         (lambda: h.readout_errors([-0.1]), "none of them negative"),

@@ -174,7 +174,7 @@ def test_the_page_prints_the_committed_rows_of_sharing():
     found = rows_from_csv((data_directory() / "measured" / "diet_sharing.csv").read_bytes())
     page = (Path(__file__).parents[3] / "docs" / "positions.md").read_text(encoding="utf-8")
     verdict = find_job("diet-sharing").judge(found, ())
-    assert f"The verdict is *{verdict.outcome}*: the two rules of layers are met" in page
+    assert f"The verdict is *{verdict.outcome}*: the two rules for layers are met" in page
     assert [line.passes for line in verdict.comparisons] == [False, False, True, True]
     for line in verdict.comparisons:
         assert f"{line.measured:+.3f}({1000 * line.stderr:.0f})" in page, line.what

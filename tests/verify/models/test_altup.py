@@ -271,7 +271,7 @@ def test_a_strided_encoder_computes_on_its_bases_alone():
         ({"altup": 2, "altup_select": "random"}, "altup_select='random' is not one of alternating, same"),
         ({"sequence_stride": 17}, "sequence_stride=17 is larger than the context of 16 tokens"),
         ({"sequence_stride": 1}, "sequence_stride=1 is not a whole number from 2"),
-        ({"sequence_stride": 4, "kind": "decoder"}, "a decoder has none"),
+        ({"sequence_stride": 4, "kind": "decoder"}, "sequence_stride applies to the blocks of an encoder, not of a decoder"),
         ({"sequence_stride": 4, "altup": 2}, "altup and sequence_stride are not combined"),
     ],
 )
